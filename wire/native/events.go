@@ -166,6 +166,9 @@ func subscription(f *Frame, out *wire.Events) error {
 		if e.Reason == "" {
 			e.Reason = codeWord(e.Code)
 		}
+		if e.Retry == 0 && retryable(e.Code) {
+			e.Retry = time.Second
+		}
 	case TypeGap:
 		g := f.Gap
 		e = wire.Event{Kind: wire.EventGap, Key: g.Ch, Prev: g.P, Count: g.N, Cause: gapCauses[g.Why],
@@ -180,6 +183,11 @@ func subscription(f *Frame, out *wire.Events) error {
 	}
 	*out.Append(e.Kind) = e
 	return nil
+}
+
+// retryable is the fixed bit of the codes inside frames.
+func retryable(code uint16) bool {
+	return code == CodeRateLimited || code == CodeUnavailable || code == CodeInternal
 }
 
 // auth reports the lifetime of the credential. A server that wants a new one
@@ -206,7 +214,7 @@ func rejectsOf(list []Reject) []wire.Reject {
 	rs := make([]wire.Reject, len(list))
 	for i, r := range list {
 		code := code16(r.Code)
-		rs[i] = wire.Reject{Seq: r.S, Code: code, Reason: codeWord(code)}
+		rs[i] = wire.Reject{Seq: r.S, Code: code, Reason: codeWord(code), Unknown: code == CodeUnknownOutcome}
 	}
 	return rs
 }
