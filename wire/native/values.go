@@ -121,7 +121,11 @@ func (r *reader) text() []byte {
 	}
 	start := r.i
 	for i := start; i < r.end; i++ {
-		switch c := r.data[i]; {
+		c := r.data[i]
+		if plain[c] {
+			continue
+		}
+		switch {
 		case c == '"':
 			r.i = i + 1
 			return r.data[start:i]
