@@ -111,9 +111,21 @@ func scanKey(b []byte, i int) int {
 	return skipSpace(b, i+1)
 }
 
+// plain is the ASCII that stands for itself in a JSON string.
+var plain = func() (set [256]bool) {
+	for c := byte(' '); c < utf8.RuneSelf; c++ {
+		set[c] = c != '"' && c != '\\'
+	}
+	return set
+}()
+
 func scanString(b []byte, i int) int {
 	for i++; i < len(b); i++ {
-		switch c := b[i]; {
+		c := b[i]
+		if plain[c] {
+			continue
+		}
+		switch {
 		case c == '"':
 			return i + 1
 		case c < 0x20:
