@@ -228,7 +228,7 @@ func (c *codec) data(k *kind, object []byte, out *wire.Events) error {
 		if number, numbered, err = s.count(k.channel.number); err != nil {
 			return err
 		}
-		if !numbered && k.role != roleSnapshot {
+		if !numbered {
 			return &wire.CodeError{Code: 1002, Reason: fmt.Sprintf("a message of type %q without its number", k.name)}
 		}
 	}
@@ -243,15 +243,14 @@ func (c *codec) data(k *kind, object []byte, out *wire.Events) error {
 		u.state = subImplied
 		c.subscribed(u, k.channel, out)
 	}
-	if numbered && u.resumed > 0 {
-		// The resumed number may come again, and Replay ones before it.
-		if number < u.resumed && u.resumed-number > k.channel.replay {
-			e := out.Append(wire.EventReset)
-			e.Name = u.topic
-			e.Position.Offset = prev(number)
-			e.Cause = wire.CauseDiverged
-		}
-		u.resumed = 0
+	// The resumed number may come again, and Replay ones before it.
+	restarted := number < u.resumed && u.resumed-number > k.channel.replay
+	u.resumed = 0
+	if restarted {
+		e := out.Append(wire.EventReset)
+		e.Name = u.topic
+		e.Position.Offset = prev(number)
+		e.Cause = wire.CauseDiverged
 	}
 	c.watch(u, k.channel)
 	e := out.Append(wire.EventData)
@@ -264,7 +263,9 @@ func (c *codec) data(k *kind, object []byte, out *wire.Events) error {
 		SnapshotEnd: k.role == roleSnapshot,
 		Redelivered: k.role == roleRepeat,
 	}
-	if numbered && number > 0 { // a Prev cannot be written for 0: it sets no base, 1 does
+	// After a restart at 0 the new start is 0 as well, and the message must not
+	// look like a repeat of it.
+	if numbered && !(restarted && number == 0) {
 		e.Numbered = true
 		e.Position.Offset = number
 		e.Prev = prev(number)

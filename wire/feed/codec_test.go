@@ -176,7 +176,8 @@ func TestSameTypeInTwoChannels(t *testing.T) {
 		"subscribed book/A none", `data book/A update {"kind":"update","ch":"book","sym":"A","id":1}`)
 	expect(t, c, `{"kind":"again","ch":"book","sym":5}`,
 		"subscribed book/5 none", `data book/5 again again {"kind":"again","ch":"book","sym":5}`)
-	expect(t, c, `{"kind":"full","ch":"trades","sym":"A"}`, `data trades/A snapshot full {"kind":"full","ch":"trades","sym":"A"}`)
+	expect(t, c, `{"kind":"full","ch":"trades","sym":"A","id":2}`, `data trades/A (1,2] snapshot full {"kind":"full","ch":"trades","sym":"A","id":2}`)
+	expectCode(t, c, `{"kind":"full","ch":"trades","sym":"A"}`, 1002)
 }
 
 func TestNumbers(t *testing.T) {
@@ -188,7 +189,7 @@ func TestNumbers(t *testing.T) {
 		{`"42"`, "(41,42] match"},
 		{`18446744073709551615`, "(18446744073709551614,18446744073709551615] match"},
 		{`"18446744073709551615"`, "(18446744073709551614,18446744073709551615] match"},
-		{`0`, "match"}, // no number comes before it: it sets no base
+		{`0`, "(0,0] match"}, // no number comes before it
 	} {
 		m := `{"type":"match","product_id":"A","trade_id":` + test.id + `}`
 		expect(t, open(t, mustNew(t, Coinbase())), m, "subscribed matches/A by-number", "data matches/A "+test.want+" "+m)
@@ -208,7 +209,8 @@ func TestRestart(t *testing.T) {
 		first int
 		reset string
 	}{
-		{101, ""}, {150, ""}, {100, ""}, {99, "reset matches/A diverged at 98"}, {1, "reset matches/A diverged at 0"}, {0, "reset matches/A diverged at 0"},
+		{101, ""}, {150, ""}, {100, ""}, {99, "reset matches/A diverged at 98"}, {1, "reset matches/A diverged at 0"},
+		{0, "reset matches/A diverged at 0"},
 	} {
 		c := resume(t, Coinbase(), "matches/A", 100)
 		got, err := decode(c, match(test.first))
@@ -218,6 +220,9 @@ func TestRestart(t *testing.T) {
 		lines := strings.Split(got, "\n")
 		if test.reset == "" && len(lines) != 2 || test.reset != "" && (len(lines) != 3 || lines[1] != test.reset) {
 			t.Errorf("first number %d after 100: got\n%s\nwant a reset: %q", test.first, got, test.reset)
+		}
+		if test.first == 0 && !strings.HasPrefix(lines[2], "data matches/A match") {
+			t.Errorf("got %s: a restart at 0 must not look like a repeat of position 0", lines[2])
 		}
 		// Only the first number of a connection says so: a later one is late.
 		if got, err := decode(c, match(5)); err != nil || strings.Contains(got, "reset") {

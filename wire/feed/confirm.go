@@ -61,9 +61,6 @@ func (c *codec) confirm(k *kind, out *wire.Events) error {
 // endUnlisted ends what an earlier confirmation listed and this one does not.
 // What only data has implied is not judged: its confirmation is still to come.
 func (c *codec) endUnlisted(listed map[*sub]bool, out *wire.Events) {
-	if len(listed) == len(c.confirmed) {
-		return // the usual case; all that is listed is confirmed
-	}
 	var gone []*sub
 	for u := range c.confirmed {
 		if !listed[u] {

@@ -49,7 +49,6 @@ func TestSubscribeMessages(t *testing.T) {
 	for i := range many {
 		many[i] = fmt.Sprintf("ticker/P%d", i)
 	}
-	noChannel := bare()
 	for _, test := range []struct {
 		name   string
 		table  Table
@@ -72,7 +71,9 @@ func TestSubscribeMessages(t *testing.T) {
 				`{"op":"sub","depth":10,"syms":["C"],"ch":"book"}`,
 				`{"op":"sub","depth":10,"syms":["A"],"ch":"trades"}`,
 			}},
-		{"one product a message, no channel", noChannel, []string{"all/A", "all/B/C"},
+		{"one channel a message, the same product", exchange(), []string{"book/A", "trades/A"},
+			[]string{`{"op":"sub","depth":10,"syms":["A"],"ch":"book"}`, `{"op":"sub","depth":10,"syms":["A"],"ch":"trades"}`}},
+		{"one product a message, no channel", bare(), []string{"all/A", "all/B/C"},
 			[]string{`{"get":true,"what":"A"}`, `{"get":true,"what":"B/C"}`}},
 	} {
 		got := encode(t, open(t, mustNew(t, test.table), test.topics...))

@@ -55,14 +55,15 @@ type Channel struct {
 	Snapshots []string // of messages that hold the whole state
 	Repeats   []string // of messages that repeat the last one; marked Redelivered
 
-	// Number is the member that counts the messages of one product, by one, in
-	// all of Types and Repeats: a JSON number or a decimal string. A snapshot
-	// may lack it. Empty means that messages are not numbered.
+	// Number is the member that counts the messages of one product, by one: a
+	// JSON number or a decimal string below 2^64, in every message of the
+	// channel. Empty means that messages are not numbered.
 	Number string
 
 	// Replay is how many messages before the last one the server may repeat
-	// after a subscribe. A first number further back than that means that the
-	// feed has restarted.
+	// after a subscribe. A first number on a connection that is further back
+	// than that means that the feed has restarted; within a connection a number
+	// that was passed is a late repeat.
 	Replay uint64
 }
 
