@@ -206,7 +206,7 @@ func TestStoppedConsumerHoldsUpNobody(t *testing.T) {
 		const bytes = 256 << 10
 		stopped := live(t, c, "slow", &limpet.SubscribeOptions{Delivery: limpet.Delivery{Buffer: 1 << 20, Bytes: bytes}})
 		other := live(t, c, "fast", nil)
-		before := heapInUse()
+		before := limpettest.HeapInUse()
 		body := strings.Repeat("x", 1000)
 		const rounds = 3600
 		for i := range rounds {
@@ -223,7 +223,7 @@ func TestStoppedConsumerHoldsUpNobody(t *testing.T) {
 		}
 		// The server's log of the hour is in this process, too.
 		logged := int64(rounds * (1000 + 300))
-		if grown := heapInUse() - before; grown > logged+bytes+2<<20 {
+		if grown := limpettest.HeapInUse() - before; grown > logged+bytes+2<<20 {
 			t.Errorf("heap grew by %d bytes", grown)
 		}
 		if g := c.State().Generation; g != 1 {

@@ -121,6 +121,7 @@ func message(s, prev uint64, body string) native.Frame {
 // start makes a client of s with one subscription before the first connection.
 func (s *script) start(o limpet.Options) (*limpet.Client, *limpet.Subscription) {
 	o.HTTPClient = s.host.HTTPClient()
+	s.host.Inject(limpettest.Stall(time.Millisecond)) // so that HELLO carries the subscription
 	c, err := limpet.New(s.host.URL(), &o)
 	if err != nil {
 		s.t.Fatal(err)

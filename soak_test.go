@@ -5,7 +5,6 @@ import (
 	"flag"
 	"fmt"
 	"math/rand/v2"
-	"runtime"
 	"sync"
 	"testing"
 	"testing/synctest"
@@ -22,14 +21,6 @@ var (
 	soakSeed  = flag.Uint64("seed", 1, "first seed of the soak")
 	soakSeeds = flag.Uint64("seeds", 16, "how many seeds the soak tries")
 )
-
-func heapInUse() int64 {
-	runtime.GC()
-	runtime.GC()
-	var m runtime.MemStats
-	runtime.ReadMemStats(&m)
-	return int64(m.HeapAlloc)
-}
 
 // TestSoak runs publishers and subscribers through random faults, in both
 // encodings, and has the oracle decide I1 to I6, I9, I10 and I13.
