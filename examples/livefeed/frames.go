@@ -8,6 +8,7 @@ type stream struct {
 	status []byte // the first bytes, enough for "HTTP/1.1 101"
 	crlf   int    // how much of the blank line that ends the head was seen
 	framed bool   // the head is over
+	frames int    // whole ones seen
 	head   [14]byte
 	pos    int // bytes of the current frame that were seen; 0: between frames
 	size   int // of the current frame, head included; 0: not known yet
@@ -42,11 +43,13 @@ func (s *stream) step(b byte) {
 	}
 	if s.size > 0 && s.pos >= s.size {
 		s.pos, s.size = 0, 0
+		s.frames++
 	}
 }
 
-// open reports whether the server's answer was 101 and is complete.
-func (s *stream) open() bool { return s.framed && string(s.status) == "HTTP/1.1 101" }
+// open reports whether the server upgraded the connection and said something
+// on it: in limpet.v1, WELCOME.
+func (s *stream) open() bool { return s.frames > 0 && string(s.status) == "HTTP/1.1 101" }
 
 // within reports whether the stream stands inside a frame, at least the given
 // part of the way through it and before its last byte.

@@ -34,7 +34,7 @@ func (k kind) String() string {
 // fault is one thing that the proxy does to the connection that is next.
 type fault struct {
 	kind   kind
-	after  time.Duration // from the server's 101
+	after  time.Duration // from the server's first frame
 	answer int           // cut: instead of after, when this many bytes of the server's answer have passed; 0: not
 	up     bool          // reset: in a frame of the client, else of the server
 	inside float64       // reset: how far into the frame, 0 to 1

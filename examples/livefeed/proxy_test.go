@@ -102,12 +102,19 @@ func dial(t *testing.T, p *proxy) net.Conn {
 	return c
 }
 
-// upgrade reads the answer's head.
+// upgrade reads the answer's head and has one frame echoed.
 func upgrade(t *testing.T, c net.Conn) {
 	t.Helper()
 	head := make([]byte, len(okHead))
 	if _, err := io.ReadFull(c, head); err != nil || string(head) != okHead {
 		t.Fatalf("answer %q, %v", head, err)
+	}
+	first := frame(9)
+	if _, err := c.Write(first); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := io.ReadFull(c, make([]byte, len(first))); err != nil {
+		t.Fatal(err)
 	}
 }
 
@@ -303,13 +310,17 @@ func TestStreamKnowsItsPlace(t *testing.T) {
 	}
 	var s stream
 	for _, b := range []byte(okHead) {
+		s.step(b)
+	}
+	first := frame(3)
+	for _, b := range first {
 		if s.open() {
-			t.Fatal("open before the head's end")
+			t.Fatal("open before the first frame's end")
 		}
 		s.step(b)
 	}
 	if !s.open() {
-		t.Fatal("not open after the head")
+		t.Fatal("not open after the first frame")
 	}
 	pos, n := 0, 0
 	for i, b := range in {
@@ -326,7 +337,7 @@ func TestStreamKnowsItsPlace(t *testing.T) {
 	}
 
 	var other stream
-	for _, b := range []byte("HTTP/1.1 503 Service Unavailable\r\n\r\n") {
+	for _, b := range append([]byte("HTTP/1.1 503 Service Unavailable\r\n\r\n"), frame(1)...) {
 		other.step(b)
 	}
 	if other.open() {
