@@ -23,15 +23,20 @@ type localFeed struct {
 }
 
 func startServer(plan sabotage) (*localFeed, error) {
-	ln, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		return nil, err
-	}
-	f := &localFeed{log: server.NewMemoryLog(server.Retention{}), addr: ln.Addr().String(), ended: make(chan struct{})}
+	f := &localFeed{log: server.NewMemoryLog(server.Retention{}), ended: make(chan struct{})}
 	if plan.what != "" {
 		f.log = &saboteur{Log: f.log, plan: plan}
 	}
-	f.server = server.New(&server.Options{Log: f.log, Heartbeat: heartbeat})
+	var err error
+	if f.server, err = server.New(&server.Options{Log: f.log, Heartbeat: heartbeat}); err != nil {
+		return nil, err
+	}
+	ln, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		f.server.Close()
+		return nil, err
+	}
+	f.addr = ln.Addr().String()
 	f.http = &http.Server{Handler: f.server, ReadHeaderTimeout: 5 * time.Second}
 	go func() {
 		defer close(f.ended)

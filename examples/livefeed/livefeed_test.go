@@ -83,7 +83,10 @@ func TestSabotage(t *testing.T) {
 
 func TestRunningServer(t *testing.T) {
 	t.Parallel()
-	s := server.New(nil)
+	s, err := server.New(nil)
+	if err != nil {
+		t.Fatal(err)
+	}
 	h := httptest.NewServer(s)
 	defer h.Close()
 	defer s.Close()

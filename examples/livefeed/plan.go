@@ -54,7 +54,7 @@ const minFaults = 12
 var levels = []level{
 	{name: "none"},
 	{"mild", [kinds]int{cut: 12, refuse: 2}},
-	{"harsh", [kinds]int{cut: 5, reset: 5, blackhole: 4, refuse: 3}},
+	{"harsh", [kinds]int{cut: 6, reset: 6, blackhole: 4, refuse: 3}},
 }
 
 func findLevel(name string) (level, error) {
@@ -66,9 +66,9 @@ func findLevel(name string) (level, error) {
 	return level{}, fmt.Errorf("-faults %q: want none, mild or harsh", name)
 }
 
-// The time a connection lives before its fault. Reconnecting takes longer than
-// this, so a client under faults is more often away than there.
-const minLife, maxLife = 60 * time.Millisecond, 360 * time.Millisecond
+// The time a connection lives before its fault. Reconnecting takes about as
+// long, so the faults of a harsh run fill the ten seconds of the replay.
+const minLife, maxLife = 60 * time.Millisecond, 460 * time.Millisecond
 
 // schedule is the list of faults that seed means at level l: the same one on
 // every machine. What they hit depends on the clock.

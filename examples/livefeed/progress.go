@@ -36,7 +36,7 @@ func onTerminal(f *os.File) bool {
 }
 
 func startProgress(out io.Writer, live bool, look func() sample) *progress {
-	p := &progress{out: out, live: live, look: look,
+	p := &progress{out: out, live: live, look: look, past: []sample{{}},
 		notes: make(chan string, 64), quit: make(chan struct{}), done: make(chan struct{})}
 	go p.run()
 	return p
@@ -101,10 +101,8 @@ func (p *progress) print(line string) {
 func (p *progress) show() {
 	s := p.look()
 	rate := 0.0
-	if len(p.past) > 0 {
-		if d := s.elapsed - p.past[0].elapsed; d > 0 {
-			rate = float64(s.delivered-p.past[0].delivered) / d.Seconds()
-		}
+	if d := s.elapsed - p.past[0].elapsed; d > 0 {
+		rate = float64(s.delivered-p.past[0].delivered) / d.Seconds()
 	}
 	p.past = append(p.past, s)
 	for len(p.past) > 1 && s.elapsed-p.past[0].elapsed >= time.Second {

@@ -27,7 +27,7 @@ func exactResult(t *testing.T) *result {
 func TestResult(t *testing.T) {
 	r := exactResult(t)
 	want := "livefeed: events=1707 delivered=1707 lost=0 duplicated=0 reordered=0 alerts=85 acked=85 reconnects=14 " +
-		"faults=cut:5,reset:5,blackhole:4,refuse:3 elapsed=12.3s"
+		"faults=cut:6,reset:6,blackhole:4,refuse:3 elapsed=12.3s"
 	if r.line() != want || len(r.why()) != 0 {
 		t.Errorf("%s\n%s\n%q", r.line(), want, r.why())
 	}

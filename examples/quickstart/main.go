@@ -15,8 +15,10 @@ import (
 
 func main() {
 	ctx := context.Background()
-	backend := httptest.NewServer(server.New(nil)) // or any server that speaks limpet.v1
-	client, err := limpet.Dial(ctx, strings.Replace(backend.URL, "http", "ws", 1), nil)
+	backend, err := server.New(nil) // or any server that speaks limpet.v1
+	check(err)
+	web := httptest.NewServer(backend)
+	client, err := limpet.Dial(ctx, strings.Replace(web.URL, "http", "ws", 1), nil)
 	check(err)
 	defer client.Close()
 
