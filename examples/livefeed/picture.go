@@ -63,6 +63,7 @@ const (
 	deliveredColour = "#0072b2"
 	lagColour       = "#0072b2"
 	awayColour      = "#e8ebef"
+	holeColour      = "#c4cad2"
 	ackColour       = "#009e73"
 )
 
@@ -103,6 +104,13 @@ func picture(r *record, faults []mark, total int, caption string) string {
 		}
 		p(`<rect x="%.1f" y="%.0f" width="%.1f" height="%.0f" fill="%s"/>`,
 			x(s.from), sumTop, max(x(to)-x(s.from), 0.5), lagBottom-sumTop, awayColour)
+	}
+
+	for _, m := range faults {
+		if m.kind == blackhole {
+			from, to := x(m.from.Sub(r.start)), x(m.at.Sub(r.start))
+			p(`<rect x="%.1f" y="%.0f" width="%.1f" height="%.0f" fill="%s"/>`, from, sumTop, to-from, lagBottom-sumTop, holeColour)
+		}
 	}
 
 	most := 0
@@ -163,7 +171,7 @@ func legend(p func(string, ...any), n [kinds]int, acked int) {
 }
 
 var faultNames = [kinds]string{
-	cut: "cut (FIN)", reset: "reset inside a frame", blackhole: "black hole, until the client gives up", refuse: "refused dial",
+	cut: "cut (FIN)", reset: "reset inside a frame", blackhole: "black hole, in dark grey", refuse: "refused dial",
 }
 
 // glyph is the sign of a fault.

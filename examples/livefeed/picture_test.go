@@ -47,7 +47,7 @@ func TestPicture(t *testing.T) {
 		at := time.Duration(i) * time.Second
 		r.away = append(r.away, span{from: at, to: at + 300*time.Millisecond})
 		r.acked = append(r.acked, at)
-		faults = append(faults, mark{kind(i) % kinds, r.start.Add(at)})
+		faults = append(faults, mark{kind(i) % kinds, r.start.Add(at - 100*time.Millisecond), r.start.Add(at)})
 	}
 	svg := picture(r, faults, 1000, `harsh <&> "seed 1"`)
 	for d := xml.NewDecoder(strings.NewReader(svg)); ; {

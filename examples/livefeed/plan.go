@@ -66,9 +66,9 @@ func findLevel(name string) (level, error) {
 	return level{}, fmt.Errorf("-faults %q: want none, mild or harsh", name)
 }
 
-// The time a connection lives before its fault. Reconnecting takes about as
-// long, so the faults of a harsh run fill the ten seconds of the replay.
-const minLife, maxLife = 60 * time.Millisecond, 460 * time.Millisecond
+// The time a connection lives before its fault, chosen so that the faults of a
+// harsh run fill the ten seconds of the replay.
+const minLife, maxLife = 60 * time.Millisecond, 760 * time.Millisecond
 
 // schedule is the list of faults that seed means at level l: the same one on
 // every machine. What they hit depends on the clock.

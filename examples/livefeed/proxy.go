@@ -11,6 +11,7 @@ import (
 // mark is a fault that ended or refused a connection.
 type mark struct {
 	kind kind
+	from time.Time // of a black hole: when bytes began to vanish; else at
 	at   time.Time
 }
 
@@ -84,7 +85,7 @@ func (p *proxy) accept() {
 		f := p.take()
 		if f != nil && f.kind == refuse {
 			abort(c)
-			p.happen(f)
+			p.happen(f, time.Now())
 			continue
 		}
 		l := &link{p: p, client: c.(*net.TCPConn), fault: f, over: make(chan struct{})}
@@ -122,11 +123,11 @@ func (p *proxy) putBack(f *fault) {
 	p.inFlight--
 }
 
-// happen records a fault that did.
-func (p *proxy) happen(f *fault) {
+// happen records a fault that did, and that it had begun at from.
+func (p *proxy) happen(f *fault, from time.Time) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	p.marks = append(p.marks, mark{f.kind, time.Now()})
+	p.marks = append(p.marks, mark{f.kind, from, time.Now()})
 	p.inFlight--
 	if len(p.plan) == 0 && p.inFlight == 0 {
 		close(p.done)
@@ -167,6 +168,7 @@ type link struct {
 	mu      sync.Mutex // leaf
 	fault   *fault     // nil: none, or it has happened
 	swallow bool       // read and pass nothing on
+	hole    time.Time  // a black hole: since when
 	armed   bool       // a reset may happen in the chosen direction
 	any     bool       // or in either
 	up      stream     // what the client sends
@@ -279,7 +281,7 @@ func (l *link) plan(f *fault) {
 			l.cut()
 		case blackhole:
 			l.mu.Lock()
-			l.swallow = true // counted when the client gives up
+			l.swallow, l.hole = true, time.Now() // counted when the client gives up
 			l.mu.Unlock()
 		case reset:
 			l.mu.Lock()
@@ -300,14 +302,17 @@ func (l *link) plan(f *fault) {
 // strike takes the fault if it has not happened yet, and stops the traffic.
 func (l *link) strike() bool {
 	l.mu.Lock()
-	f := l.fault
+	f, from := l.fault, l.hole
 	l.fault = nil
 	l.swallow = true
 	l.mu.Unlock()
 	if f == nil {
 		return false
 	}
-	l.p.happen(f)
+	if from.IsZero() {
+		from = time.Now()
+	}
+	l.p.happen(f, from)
 	return true
 }
 

@@ -88,7 +88,11 @@ func run(ctx context.Context, cfg config, quakes []quake, out io.Writer, live bo
 		return fail("server", err)
 	}
 	defer s.feed.close()
-	if s.proxy, err = startProxy(s.feed.target(), schedule(cfg.level, cfg.seed)); err != nil {
+	plan := schedule(cfg.level, cfg.seed)
+	for i := range plan {
+		plan[i].after = time.Duration(float64(plan[i].after) / cfg.speed)
+	}
+	if s.proxy, err = startProxy(s.feed.target(), plan); err != nil {
 		return fail("proxy", err)
 	}
 	defer s.proxy.close()
