@@ -79,7 +79,7 @@ func (p *proxy) accept() {
 			if errors.Is(err, net.ErrClosed) {
 				return
 			}
-			time.Sleep(10 * time.Millisecond) // out of descriptors, or the like
+			<-time.After(10 * time.Millisecond) // out of descriptors, or the like
 			continue
 		}
 		f := p.take()
