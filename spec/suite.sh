@@ -17,6 +17,7 @@ finds() {
 
 echo "uplink"
 holds uplink.pml -DEXACT -DN=3 -DG=2
+holds uplink.pml -DEXACT -DN=3 -DG=2 -DNODEDUPE
 for m in NOFENCE STALEWELCOME ACKEARLY NOPERSISTCN LATESEQ; do
 	finds uplink.pml -DEXACT -DN=3 -DG=3 -D"$m"
 done
