@@ -123,7 +123,7 @@ const (
 	// Belonging to one subscription, named by Key or Name; kept in wire order.
 	EventData         EventKind = iota + 1 // Message, Position, Prev, Numbered
 	EventSubscribed                        // Position (delivery starts after it), Continuity, Head
-	EventUnsubscribed                      // Code, Reason, Retry: refused or ended
+	EventUnsubscribed                      // Code, Reason; Retry > 0: may be asked for again after it
 	EventGap                               // Prev, Position (last lost), Count, Cause
 	EventReset                             // Position (new), Cause
 
@@ -235,9 +235,10 @@ type Ack struct {
 
 // Reject is a final refusal of one message.
 type Reject struct {
-	Seq    uint64
-	Code   uint16
-	Reason string
+	Seq     uint64
+	Code    uint16
+	Reason  string
+	Unknown bool // the server cannot tell whether it accepted the message earlier
 }
 
 // Events collects events. The zero value is ready for use.

@@ -1,0 +1,532 @@
+package limpet
+
+import (
+	"context"
+	"math"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/google/uuid"
+	"github.com/limpet-go/limpet/wire"
+)
+
+// Outcome is what became of a published message.
+type Outcome uint32
+
+const (
+	Pending  Outcome = iota // nothing is known yet
+	Acked                   // the server took responsibility for it
+	Written                 // handed to the network; the dialect has no acknowledgements
+	Rejected                // the server refused it for good
+	Expired                 // its TTL passed before it was sent
+	Unsent                  // never sent, and the client has closed
+	Stored                  // in the outbox: the next client on it sends it
+	Unknown                 // it may or may not have been accepted
+)
+
+var outcomes = [...]string{"pending", "acked", "written", "rejected", "expired", "unsent", "stored", "unknown"}
+
+func (o Outcome) String() string {
+	if int(o) < len(outcomes) {
+		return outcomes[o]
+	}
+	return "outcome ?"
+}
+
+// Ack is the good end of a message: Acked or Written.
+type Ack struct {
+	ID      uuid.UUID
+	Outcome Outcome
+}
+
+// Receipt follows one published message to its outcome. It is safe for
+// concurrent use.
+type Receipt struct {
+	message wire.Message // loop only; Payload is dropped with the outcome
+	id      uuid.UUID
+	size    int // payload bytes that hold window room
+	expires time.Time
+	atLeast bool
+
+	// Owned by the loop.
+	firstSent time.Time
+	settled   bool // the server needs to hear nothing more of it
+
+	outcome atomic.Uint32
+	err     error // written before done closes
+	done    chan struct{}
+}
+
+// ID is the message's id: the one given in PublishOptions, or a new UUIDv7.
+func (r *Receipt) ID() uuid.UUID { return r.id }
+
+// Done is closed when the outcome is known.
+func (r *Receipt) Done() <-chan struct{} { return r.done }
+
+// Outcome is what is known now. It changes once, from Pending.
+func (r *Receipt) Outcome() Outcome { return Outcome(r.outcome.Load()) }
+
+// Wait blocks until the outcome is known or ctx ends; ctx ends the waiting, not
+// the message. The error is nil for Acked and Written, else an *Error that
+// wraps ErrRejected, ErrExpired, ErrUnsent or ErrOutcomeUnknown, or ctx's error.
+func (r *Receipt) Wait(ctx context.Context) (Ack, error) {
+	select {
+	case <-r.done:
+	default:
+		select {
+		case <-r.done:
+		case <-ctx.Done():
+			return Ack{ID: r.id}, ctx.Err()
+		}
+	}
+	return Ack{ID: r.id, Outcome: r.Outcome()}, r.err
+}
+
+func (r *Receipt) resolve(o Outcome, err error) bool {
+	if r.Outcome() != Pending {
+		return false
+	}
+	if err != nil {
+		r.err = err
+	}
+	r.outcome.Store(uint32(o))
+	close(r.done)
+	return true
+}
+
+// window holds what was published and is not settled, in order of sequence
+// number. It belongs to the loop. Sequence numbers are given at admission,
+// never at sending, and are dense: an expired slot is sent as a void message
+// (docs/protocol.md, decision D2).
+type window struct {
+	sessions bool
+	gate     *gate
+	stats    *counters
+	slots    []*Receipt
+	lo       uint64 // sequence number of slots[0]
+	tag      wire.ID
+	next     int    // first slot not sent on this connection
+	maxSent  uint64 // highest number sent in this session epoch
+	bytes    uint64 // payload bytes sent on this connection
+	credit   wire.Credit
+	pending  int       // receipts without an outcome
+	expiry   time.Time // not later than the first TTL to end; zero if there is none
+	single   uint64    // up to this number one message to a frame: a batch was too big
+}
+
+func newWindow(sessions bool, g *gate, c *counters) *window {
+	return &window{sessions: sessions, gate: g, stats: c, lo: 1}
+}
+
+func (w *window) hi() uint64 { return w.lo + uint64(len(w.slots)) - 1 }
+
+func (w *window) uplink() wire.Uplink { return wire.Uplink{Lo: w.lo, Hi: w.hi(), Tag: w.tag} }
+
+func (w *window) add(r *Receipt) {
+	r.message.Seq = w.hi() + 1
+	w.slots = append(w.slots, r)
+	w.pending++
+	w.stats.published.Add(1)
+	if !r.expires.IsZero() && (w.expiry.IsZero() || r.expires.Before(w.expiry)) {
+		w.expiry = r.expires
+	}
+}
+
+// resolve gives r its outcome. Its slot stays until the server settles it.
+func (w *window) resolve(r *Receipt, o Outcome, err error) {
+	if !r.resolve(o, err) {
+		return
+	}
+	w.pending--
+	w.stats.outcome(o)
+	r.message.Payload = nil
+}
+
+func (w *window) settle(r *Receipt, o Outcome, err error) {
+	r.settled = true
+	w.resolve(r, o, err)
+}
+
+// trim drops the settled head and gives its room back.
+func (w *window) trim() {
+	n, bytes := 0, 0
+	for n < len(w.slots) && w.slots[n].settled {
+		bytes += w.slots[n].size
+		w.tag = w.slots[n].message.ID
+		n++
+	}
+	if n == 0 {
+		return
+	}
+	clear(w.slots[:n])
+	w.slots = w.slots[n:]
+	w.lo += uint64(n)
+	w.next = max(0, w.next-n)
+	w.gate.leave(n, bytes)
+}
+
+// at returns the receipt of seq, nil if it is not in the window.
+func (w *window) at(seq uint64) *Receipt {
+	if seq < w.lo || seq > w.hi() {
+		return nil
+	}
+	return w.slots[seq-w.lo]
+}
+
+// ack applies what the server took responsibility for. An acknowledgement of
+// what was never sent is a violation, and nothing of it is applied
+// (docs/protocol.md, invariant I5).
+func (w *window) ack(a *wire.Ack) error {
+	top := a.To
+	for _, r := range a.Ranges {
+		if r.Lo > r.Hi {
+			return &wire.CodeError{Code: 4000, Reason: "acknowledged range is upside down"}
+		}
+		top = max(top, r.Hi)
+	}
+	for _, r := range a.Rejects {
+		top = max(top, r.Seq)
+	}
+	if top > w.maxSent {
+		return &wire.CodeError{Code: 4000, Reason: "acknowledged a message that was never sent"}
+	}
+	for _, rej := range a.Rejects {
+		if r := w.at(rej.Seq); r != nil {
+			w.reject(r, rej)
+		}
+	}
+	for seq := w.lo; seq <= a.To; seq++ {
+		w.settle(w.at(seq), Acked, nil)
+	}
+	for _, rg := range a.Ranges {
+		for seq := max(rg.Lo, w.lo); seq <= rg.Hi; seq++ {
+			w.settle(w.at(seq), Acked, nil)
+		}
+	}
+	if a.Cmd != 0 {
+		if r := w.at(a.Cmd / 4); r != nil && !r.firstSent.IsZero() {
+			w.settle(r, Acked, nil)
+		}
+	}
+	if a.HasCredit {
+		w.credit.N = max(w.credit.N, a.Credit.N)
+		w.credit.Bytes = max(w.credit.Bytes, a.Credit.Bytes)
+	}
+	w.trim()
+	return nil
+}
+
+func (w *window) reject(r *Receipt, rej wire.Reject) {
+	if rej.Unknown {
+		w.settle(r, Unknown, &Error{Op: "receipt", Class: ClassOutcome, Code: int(rej.Code), Detail: peerText(rej.Reason), Err: ErrOutcomeUnknown})
+		return
+	}
+	w.settle(r, Rejected, &Error{Op: "receipt", Class: ClassOutcome, Code: int(rej.Code), Detail: peerText(rej.Reason), Err: ErrRejected})
+}
+
+// resume applies what the server knew of the session when the connection
+// began. What it did not take is sent again, exactly and in order (I10).
+func (w *window) resume(ready *wire.Ready) error {
+	w.bytes, w.credit = 0, wire.Credit{}
+	if !w.sessions {
+		w.credit = wire.Credit{N: math.MaxUint64, Bytes: math.MaxUint64}
+		w.next = 0
+		return nil
+	}
+	a := ready.Ack
+	if !ready.Resumed {
+		w.renumber()
+		a = wire.Ack{HasCredit: a.HasCredit, Credit: a.Credit}
+	} else {
+		if a.To+1 < w.lo {
+			return &wire.CodeError{Code: 4402, Reason: "server forgot messages that it had acknowledged"}
+		}
+		if id, ok := w.idOf(a.To); ok && ready.Tag != (wire.ID{}) && id != ready.Tag {
+			return &wire.CodeError{Code: 4402, Reason: "server holds another message under our sequence number"}
+		}
+	}
+	if err := w.ack(&a); err != nil {
+		return err
+	}
+	w.next = 0
+	return nil
+}
+
+func (w *window) idOf(seq uint64) (wire.ID, bool) {
+	if seq+1 == w.lo {
+		return w.tag, w.tag != wire.ID{}
+	}
+	if r := w.at(seq); r != nil {
+		return r.message.ID, true
+	}
+	return wire.ID{}, false
+}
+
+// renumber starts a session epoch: what has an outcome leaves, the rest is
+// numbered from 1 and keeps its ids, by which the server knows it again.
+func (w *window) renumber() {
+	kept := w.slots[:0]
+	n, bytes := 0, 0
+	for _, r := range w.slots {
+		if r.Outcome() != Pending {
+			n, bytes = n+1, bytes+r.size
+			continue
+		}
+		kept = append(kept, r)
+		r.message.Seq = uint64(len(kept))
+	}
+	clear(w.slots[len(kept):])
+	w.slots = kept
+	w.lo, w.next, w.maxSent, w.tag, w.single = 1, 0, 0, wire.ID{}, 0
+	w.gate.leave(n, bytes)
+}
+
+// lost is the end of a connection. Where the language has no sessions, what
+// was sent and not acknowledged has an unknown outcome, unless the caller
+// rather has it twice.
+func (w *window) lost() {
+	if w.sessions {
+		return
+	}
+	for _, r := range w.slots[:w.next] {
+		if !r.settled && !r.atLeast {
+			w.settle(r, Unknown, &Error{Op: "receipt", Class: ClassOutcome, Err: ErrOutcomeUnknown})
+		}
+	}
+	w.next = 0
+	w.trim()
+}
+
+// batch appends the messages to send now to ops: as many as credit, maxBytes
+// and the peer's frame size allow, in order.
+func (w *window) batch(ops []wire.Op, now time.Time, maxBytes int) []wire.Op {
+	size, count := 0, 0
+	for w.next < len(w.slots) && size < maxBytes {
+		r := w.slots[w.next]
+		seq := w.lo + uint64(w.next)
+		if r.settled {
+			w.next++
+			continue
+		}
+		if seq > w.credit.N || w.bytes >= w.credit.Bytes && r.size > 0 {
+			break
+		}
+		alone := seq <= w.single
+		if alone && count > 0 {
+			break
+		}
+		m := &r.message
+		if r.Outcome() != Pending {
+			m.Void, m.Payload, m.Header, m.Type = true, nil, nil, ""
+		}
+		m.Resent = !r.firstSent.IsZero() && !r.atLeast
+		if m.Resent {
+			m.Age = now.Sub(r.firstSent)
+		}
+		if r.firstSent.IsZero() {
+			r.firstSent = now
+		} else {
+			w.stats.resent.Add(1)
+		}
+		ops = append(ops, wire.Op{Kind: wire.OpPublish, Cmd: seq*4 + 3, Message: m})
+		w.next++
+		count++
+		size += len(m.Payload) + 64
+		w.bytes += uint64(len(m.Payload))
+		w.maxSent = max(w.maxSent, seq)
+		if alone {
+			break
+		}
+	}
+	return ops
+}
+
+// unencodable resolves the message that the codec refused. Its slot is sent
+// as a void message: the numbering stays dense.
+func (w *window) unencodable(seq uint64, cause error) {
+	r := w.at(seq)
+	if r == nil {
+		return
+	}
+	w.next = int(seq - w.lo)
+	err := &Error{Op: "receipt", Class: ClassOutcome, Err: joinReason(ErrRejected, cause)}
+	if w.sessions {
+		w.resolve(r, Rejected, err)
+	} else {
+		w.settle(r, Rejected, err)
+		w.trim()
+	}
+}
+
+// tooBig handles a frame that the peer found too big: what was in flight is
+// sent again one message to a frame, and one that was alone is given up.
+func (w *window) tooBig() {
+	inFlight, last := 0, (*Receipt)(nil)
+	for i := range w.next {
+		if r := w.slots[i]; !r.settled && r.Outcome() == Pending {
+			inFlight++
+			if last == nil {
+				last = r
+			}
+		}
+	}
+	if last == nil {
+		return
+	}
+	if inFlight == 1 || last.message.Seq <= w.single {
+		w.resolve(last, Rejected, &Error{Op: "receipt", Class: ClassOutcome, Err: joinReason(ErrRejected, ErrTooBig)})
+	}
+	w.single = max(w.single, w.lo+uint64(w.next)-1)
+}
+
+// written resolves what a language without acknowledgements has handed over.
+func (w *window) written(through uint64) {
+	for seq := w.lo; seq <= through && seq <= w.hi(); seq++ {
+		w.settle(w.at(seq), Written, nil)
+	}
+	w.trim()
+}
+
+// expire ends what was never sent in time and returns when to look again.
+func (w *window) expire(now time.Time) {
+	if w.expiry.IsZero() || now.Before(w.expiry) {
+		return
+	}
+	w.expiry = time.Time{}
+	for _, r := range w.slots {
+		if r.expires.IsZero() || r.Outcome() != Pending || !r.firstSent.IsZero() {
+			continue
+		}
+		if r.expires.After(now) {
+			if w.expiry.IsZero() || r.expires.Before(w.expiry) {
+				w.expiry = r.expires
+			}
+			continue
+		}
+		err := &Error{Op: "receipt", Class: ClassOutcome, Err: ErrExpired}
+		if w.sessions {
+			w.resolve(r, Expired, err)
+		} else {
+			w.settle(r, Expired, err)
+		}
+	}
+	w.trim()
+}
+
+// close gives every waiting receipt its last outcome.
+func (w *window) close() {
+	for _, r := range w.slots {
+		if r.firstSent.IsZero() {
+			w.resolve(r, Unsent, &Error{Op: "receipt", Class: ClassOutcome, Err: ErrUnsent})
+		} else {
+			w.resolve(r, Unknown, &Error{Op: "receipt", Class: ClassOutcome, Err: ErrOutcomeUnknown})
+		}
+	}
+	w.slots = nil
+}
+
+// gate admits messages to the window: first come, first served. Its lock is a
+// leaf.
+type gate struct {
+	mu       sync.Mutex
+	messages int // room left
+	bytes    int
+	total    int // bytes in all
+	waiting  []*waiter
+	closed   error
+}
+
+type waiter struct {
+	messages, bytes int
+	ready           chan struct{}
+	err             error
+}
+
+func (g *gate) fits(n, bytes int) bool { return n <= g.messages && bytes <= g.bytes }
+
+// enter takes room for n messages of so many bytes together; with wait it
+// blocks until there is room or ctx ends.
+func (g *gate) enter(ctx context.Context, n, bytes int, wait bool) error {
+	if err := ctx.Err(); err != nil {
+		return err
+	}
+	g.mu.Lock()
+	if g.closed != nil {
+		defer g.mu.Unlock()
+		return g.closed
+	}
+	if len(g.waiting) == 0 && g.fits(n, bytes) {
+		g.messages -= n
+		g.bytes -= bytes
+		g.mu.Unlock()
+		return nil
+	}
+	if !wait {
+		g.mu.Unlock()
+		return ErrWindowFull
+	}
+	w := &waiter{messages: n, bytes: bytes, ready: make(chan struct{})}
+	g.waiting = append(g.waiting, w)
+	g.mu.Unlock()
+
+	select {
+	case <-w.ready:
+		return w.err
+	case <-ctx.Done():
+	}
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	for i, other := range g.waiting {
+		if other == w {
+			g.waiting = append(g.waiting[:i], g.waiting[i+1:]...)
+			g.admit()
+			return ctx.Err()
+		}
+	}
+	// Admitted, or refused by close, at the same moment.
+	if w.err != nil {
+		return w.err
+	}
+	g.messages += n
+	g.bytes += bytes
+	g.admit()
+	return ctx.Err()
+}
+
+func (g *gate) leave(n, bytes int) {
+	if n == 0 {
+		return
+	}
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	g.messages += n
+	g.bytes += bytes
+	g.admit()
+}
+
+func (g *gate) admit() {
+	for len(g.waiting) > 0 && g.fits(g.waiting[0].messages, g.waiting[0].bytes) {
+		w := g.waiting[0]
+		g.waiting[0] = nil
+		g.waiting = g.waiting[1:]
+		g.messages -= w.messages
+		g.bytes -= w.bytes
+		close(w.ready)
+	}
+}
+
+// close refuses whoever waits and whoever comes.
+func (g *gate) close(err error) {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	if g.closed != nil {
+		return
+	}
+	g.closed = err
+	for _, w := range g.waiting {
+		w.err = err
+		close(w.ready)
+	}
+	g.waiting = nil
+}

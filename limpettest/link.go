@@ -1,0 +1,323 @@
+package limpettest
+
+import (
+	"encoding/binary"
+	"fmt"
+	"net/http"
+	"strings"
+	"sync"
+	"time"
+)
+
+// link is one connection: two halves under one leaf lock. Nobody waits while
+// holding it; every wait is on its condition, which blocks durably in a
+// testing/synctest bubble.
+type link struct {
+	mu   sync.Mutex
+	cond sync.Cond
+
+	net   *Network
+	id    int
+	up    half
+	down  half
+	rules []Fault // not yet due
+	ended bool    // cut, reset or closed at both ends
+
+	clientClosed, serverClosed bool
+	tapped                     []Message
+}
+
+// half carries bytes in one direction, at most max at a time.
+type half struct {
+	dir     Dir
+	max     int
+	latency time.Duration
+	meter   meter
+
+	buf   []byte // buf[off:] is in flight
+	off   int
+	slots []slot // when those bytes arrive; empty: they have
+	hold  time.Time
+
+	writing bool // one writer at a time
+	hole    bool // what is written vanishes
+	gone    bool // nobody will read: writers get EPIPE
+	fin     bool // nothing will be written: readers get EOF after buf
+	finAt   time.Time
+	rst     bool // both ends get ECONNRESET, the reader after buf
+
+	readBy, writeBy deadline
+}
+
+// slot says that n bytes arrive at a time.
+type slot struct {
+	n  int
+	at time.Time
+}
+
+type deadline struct {
+	at    time.Time
+	timer *time.Timer
+}
+
+func (d *deadline) passed() bool { return !d.at.IsZero() && !time.Now().Before(d.at) }
+
+func newLink(n *Network, id int, faults []Fault) *link {
+	l := &link{net: n, id: id, rules: faults}
+	l.cond.L = &l.mu
+	l.up = half{dir: Up, max: n.buffer, latency: n.up}
+	l.down = half{dir: Down, max: n.buffer, latency: n.down}
+	l.up.meter.tap, l.down.meter.tap = n.tap, n.tap
+	return l
+}
+
+// wake wakes all who wait, from a timer.
+func (l *link) wake() {
+	l.mu.Lock()
+	l.cond.Broadcast()
+	l.mu.Unlock()
+}
+
+// wait waits for a change, or until at if that is set.
+func (l *link) wait(at time.Time) {
+	if at.IsZero() {
+		l.cond.Wait()
+		return
+	}
+	t := time.AfterFunc(time.Until(at), l.wake)
+	l.cond.Wait()
+	t.Stop()
+}
+
+// setDeadline changes d and lets those who wait look at it.
+func (l *link) setDeadline(d *deadline, at time.Time) {
+	if d.timer != nil {
+		d.timer.Stop()
+		d.timer = nil
+	}
+	d.at = at
+	if !at.IsZero() && !d.passed() {
+		d.timer = time.AfterFunc(time.Until(at), l.wake)
+	}
+	l.cond.Broadcast()
+}
+
+// arrived is how many bytes can be read now, and when more arrive.
+func (h *half) arrived() (n int, next time.Time) {
+	if len(h.slots) == 0 {
+		return h.flight(), time.Time{}
+	}
+	now := time.Now()
+	for _, s := range h.slots {
+		if s.at.After(now) {
+			return n, s.at
+		}
+		n += s.n
+	}
+	return n, time.Time{}
+}
+
+func (h *half) flight() int { return len(h.buf) - h.off }
+
+func (h *half) take(p []byte, arrived int) int {
+	n := copy(p, h.buf[h.off:h.off+arrived])
+	if h.off += n; h.off == len(h.buf) {
+		h.buf, h.off = h.buf[:0], 0
+	}
+	for left := n; left > 0 && len(h.slots) > 0; {
+		k := min(left, h.slots[0].n)
+		left -= k
+		if h.slots[0].n -= k; h.slots[0].n == 0 {
+			h.slots = h.slots[1:]
+		}
+	}
+	return n
+}
+
+func (h *half) put(p []byte) {
+	if len(p) == 0 {
+		return
+	}
+	before := h.flight()
+	if h.off > 0 && len(h.buf)+len(p) > cap(h.buf) {
+		h.buf = h.buf[:copy(h.buf, h.buf[h.off:])]
+		h.off = 0
+	}
+	h.buf = append(h.buf, p...)
+	at := h.arrival()
+	if at.IsZero() && len(h.slots) == 0 {
+		return
+	}
+	if len(h.slots) == 0 && before > 0 {
+		h.slots = append(h.slots, slot{before, time.Time{}})
+	}
+	h.slots = append(h.slots, slot{len(p), at})
+}
+
+// arrival is when something sent now arrives; zero means now.
+func (h *half) arrival() time.Time {
+	now := time.Now()
+	at := now.Add(h.latency)
+	if h.hold.After(at) {
+		at = h.hold
+	}
+	if k := len(h.slots); k > 0 && h.slots[k-1].at.After(at) {
+		at = h.slots[k-1].at
+	}
+	if !at.After(now) {
+		return time.Time{}
+	}
+	return at
+}
+
+// end marks the end of the stream: EOF for the reader after what is in flight.
+func (h *half) end() {
+	if !h.fin && !h.hole {
+		h.fin, h.finAt = true, h.arrival()
+	}
+}
+
+// transit passes p, bounded by the caller to the room there is, through the
+// meter and into the buffer, and lets the faults act that fall due. It returns
+// how much of p was taken.
+func (l *link) transit(h *half, p []byte) int {
+	q := p
+	for _, f := range l.rules {
+		if f.when.dir&h.dir != 0 {
+			if n, ok := h.meter.room(f.when); ok && n > 0 {
+				q = q[:min(int64(len(q)), n)]
+			}
+		}
+	}
+	n, k := h.meter.step(q)
+	if !h.hole && !h.gone {
+		h.put(q[:n])
+	}
+	switch k {
+	case markHead:
+		l.headEnd(h)
+	case markMessage:
+		if l.net.tap {
+			l.tapped = append(l.tapped, Message{
+				Conn: l.id, Dir: h.dir, Seq: l.net.seq.Add(1), At: time.Now(),
+				Text: h.meter.op == 1, Skipped: h.meter.skip, Data: h.meter.payload,
+			})
+			h.meter.payload = nil
+		}
+	}
+	l.strike()
+	return n
+}
+
+func (l *link) headEnd(h *half) {
+	switch status := h.meter.status(); {
+	case h.dir == Up:
+		h.meter.state = inHTTP
+	case status == http.StatusSwitchingProtocols:
+		l.up.meter.upgrade()
+		l.down.meter.upgrade()
+	case status/100 == 1:
+		h.meter.again()
+	default:
+		h.meter.state = inHTTP
+	}
+}
+
+// strike lets every fault act whose moment has come. A fault that acts may
+// bring the moment of none other: counts do not change here.
+func (l *link) strike() {
+	keep := l.rules[:0]
+	for _, f := range l.rules {
+		if l.due(f) {
+			l.act(f)
+		} else {
+			keep = append(keep, f)
+		}
+	}
+	l.rules = keep
+}
+
+func (l *link) due(f Fault) bool {
+	if f.kind == KindRefuseUpgrade {
+		return l.up.meter.state != inHead
+	}
+	w := f.when
+	return w.unit == unitNone || w.dir&Up != 0 && l.up.meter.reached(w) || w.dir&Down != 0 && l.down.meter.reached(w)
+}
+
+func (l *link) act(f Fault) {
+	switch f.kind {
+	case KindCut:
+		l.cut()
+	case KindReset:
+		l.reset()
+	case KindBlackHole:
+		if f.dirs&Up != 0 {
+			l.up.hole = true
+		}
+		if f.dirs&Down != 0 {
+			l.down.hole = true
+		}
+	case KindStall:
+		until := time.Now().Add(f.d)
+		l.up.hold, l.down.hold = until, until
+	case KindCloseWith:
+		l.down.put(closeFrame(f.code, f.reason))
+		l.down.end()
+		l.down.gone = true
+		l.up.end()
+		l.up.hole = true // the client's answer reaches nobody
+		l.ended = true
+	case KindRefuseUpgrade:
+		l.down.put(answer(f.status, f.header))
+		l.down.end()
+		l.up.hole = true
+	}
+	l.cond.Broadcast()
+}
+
+func (l *link) cut() {
+	for _, h := range []*half{&l.up, &l.down} {
+		h.hole = false // the end is told in both directions
+		h.end()
+		h.gone = true
+	}
+	l.ended = true
+	l.cond.Broadcast()
+}
+
+func (l *link) reset() {
+	for _, h := range []*half{&l.up, &l.down} {
+		h.rst, h.gone = true, true
+	}
+	l.ended = true
+	l.cond.Broadcast()
+}
+
+// closeFrame is an unmasked close frame (RFC 6455, section 5.5.1), its reason
+// cut to 123 bytes.
+func closeFrame(code uint16, reason string) []byte {
+	reason = reason[:min(len(reason), 123)]
+	b := []byte{0x88, byte(2 + len(reason))}
+	b = binary.BigEndian.AppendUint16(b, code)
+	return append(b, reason...)
+}
+
+// answer is an HTTP response without a useful body.
+func answer(status int, header http.Header) []byte {
+	h := header.Clone()
+	if h == nil {
+		h = http.Header{}
+	}
+	if h.Get("Date") == "" {
+		h.Set("Date", time.Now().UTC().Format(http.TimeFormat))
+	}
+	body := http.StatusText(status) + "\n"
+	h.Set("Content-Length", fmt.Sprint(len(body)))
+	h.Set("Connection", "close")
+	var b strings.Builder
+	fmt.Fprintf(&b, "HTTP/1.1 %03d %s\r\n", status, http.StatusText(status))
+	_ = h.Write(&b) // a strings.Builder does not fail
+	b.WriteString("\r\n" + body)
+	return []byte(b.String())
+}

@@ -1,0 +1,138 @@
+package limpet
+
+import (
+	"errors"
+
+	"github.com/limpet-go/limpet/wire"
+)
+
+// flush starts a write if there is something to write and none is under way:
+// what the protocol needs first, then subscriptions, then messages.
+func (l *loop) flush() {
+	l.registry.publish()
+	if l.conn == nil || l.writing || l.writeErr != nil {
+		return
+	}
+	frames := l.start
+	l.start = wire.Frames{}
+	ops := l.ops
+	l.ops = nil
+	if l.ready {
+		ops = l.askMore(ops)
+		ops = l.window.batch(ops, l.now, batchBytes)
+		if len(ops) == 0 && len(frames.List) == 0 && l.idle() && l.shutdown {
+			if l.bye || !l.c.cfg.traits.Fin {
+				l.end(nil)
+				return
+			}
+			l.bye = true
+			ops = append(ops, wire.Op{Kind: wire.OpBye})
+		}
+	} else {
+		ops = l.handshakeOps(ops)
+	}
+	through := l.encode(ops, &frames)
+	if len(frames.List) == 0 || l.conn == nil {
+		return
+	}
+	l.writing, l.writeSince = true, l.now
+	k := l.conn
+	l.c.spawn(&l.c.workers, func() { l.c.write(k, frames.List, through) })
+}
+
+// handshakeOps keeps back what may be said only after the welcome.
+func (l *loop) handshakeOps(ops []wire.Op) []wire.Op {
+	var now []wire.Op
+	for _, op := range ops {
+		if op.Kind == wire.OpStep || op.Kind == wire.OpPong || op.Kind == wire.OpPing {
+			now = append(now, op)
+		} else {
+			l.ops = append(l.ops, op)
+		}
+	}
+	return now
+}
+
+// askMore appends the subscriptions to ask for, so many at a time that half of
+// what was asked is answered before more is.
+func (l *loop) askMore(ops []wire.Op) []wire.Op {
+	confirms := l.c.cfg.traits.Confirms
+	if len(l.ask) == 0 || confirms && l.asking > subsAtOnce/2 {
+		return ops
+	}
+	for len(l.ask) > 0 && l.asking < subsAtOnce {
+		s := l.ask[0]
+		l.ask = l.ask[1:]
+		if s.asked || s.state.load().Phase == SubEnded {
+			continue
+		}
+		request := s.request(l.conn.gen)
+		s.asked = true
+		ops = append(ops, wire.Op{Kind: wire.OpSubscribe, Key: s.key, Cmd: s.key*4 + 1, Topic: s.topic, Subscribe: &request})
+		if confirms {
+			l.asking++
+		} else {
+			l.setSub(s, SubState{Phase: SubLive, Generation: l.conn.gen})
+		}
+	}
+	return ops
+}
+
+// encode spells ops and returns the highest sequence number among them. A
+// message that cannot be spelled is rejected, and the others are spelled in
+// the next round.
+func (l *loop) encode(ops []wire.Op, out *wire.Frames) (through uint64) {
+	for len(ops) > 0 {
+		err := l.codec.Encode(ops, out)
+		n := len(ops)
+		var oe *wire.OpError
+		if err != nil {
+			if !errors.As(err, &oe) || oe.Index < 0 || oe.Index >= len(ops) {
+				l.fault(&wire.CodeError{Code: 1002, Reason: "dialect cannot encode"})
+				return through
+			}
+			n = oe.Index
+		}
+		for i := range ops[:n] {
+			if ops[i].Kind == wire.OpPublish {
+				through = max(through, ops[i].Message.Seq)
+			}
+		}
+		if err == nil {
+			return through
+		}
+		switch bad := &ops[n]; bad.Kind {
+		case wire.OpPublish:
+			l.window.unencodable(bad.Message.Seq, oe.Err)
+			return through // messages come last: the rest is sent again from there
+		case wire.OpSubscribe:
+			l.refuseSub(bad.Key, oe.Err)
+		}
+		ops = ops[n+1:]
+	}
+	return through
+}
+
+func (l *loop) refuseSub(key uint64, cause error) {
+	s := l.c.routes.Load().byKey[key]
+	if s == nil {
+		return
+	}
+	err := &Error{Op: "Subscribe", Class: ClassInput, Err: joinReason(ErrRejected, cause)}
+	l.asking--
+	l.registry.remove(s)
+	l.draining = append(l.draining, s)
+	s.queue.finish(err)
+	l.setSub(s, SubState{Phase: SubEnded, Err: err})
+}
+
+// idle reports whether nothing is left to do before an ordered end.
+func (l *loop) idle() bool {
+	if l.window.pending > 0 {
+		return false
+	}
+	for len(l.draining) > 0 && l.draining[0].queue.drained() {
+		l.draining = l.draining[1:]
+	}
+	return len(l.draining) == 0
+}

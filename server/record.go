@@ -1,0 +1,221 @@
+package server
+
+import (
+	"crypto/rand"
+	"crypto/sha256"
+	"crypto/subtle"
+	"math/bits"
+	"slices"
+
+	"github.com/limpet-go/limpet/wire"
+	"github.com/limpet-go/limpet/wire/native"
+)
+
+// recentIDs is how many of the newest messages a record knows by id.
+const recentIDs = 64
+
+// record is what the server knows of a session (docs/protocol.md, section 3).
+// It knows nothing of connections, locks or clocks.
+type record struct {
+	sid       string
+	principal string
+	key       keyHash // of the newest resume key
+	prev      keyHash // of the one before it, until the client proved to have the newest; zero: none
+	cn        uint64
+	se        uint64
+	carried   uint64 // seqs up to it may hold messages first sent in an earlier epoch
+
+	ack      uint64   // every seq up to it has an outcome
+	tag      wire.ID  // id of message ack
+	hasTag   bool     // false at 0 and after messages that the client gave up
+	bitmap   []uint64 // outcomes above ack: bit (s mod window) of seq s; nil while there are none
+	window   uint64   // a multiple of 64
+	rejected []native.Reject
+	recent   [recentIDs]recentID
+}
+
+type recentID struct {
+	seq uint64
+	id  wire.ID
+}
+
+// has reports whether seq has an outcome.
+func (r *record) has(seq uint64) bool {
+	if seq <= r.ack {
+		return true
+	}
+	if r.bitmap == nil || seq-r.ack > r.window {
+		return false
+	}
+	i := seq % r.window
+	return r.bitmap[i/64]&(1<<(i%64)) != 0
+}
+
+// next is the lowest seq without an outcome.
+func (r *record) next() uint64 { return r.after(r.ack) }
+
+// after is the lowest seq above seq without an outcome.
+func (r *record) after(seq uint64) uint64 {
+	seq++
+	for r.has(seq) {
+		seq++
+	}
+	return seq
+}
+
+// mark gives seq, which must be in the window and have none, its outcome. Code 0
+// is acceptance.
+func (r *record) mark(seq uint64, id wire.ID, code uint64) {
+	r.recent[seq%recentIDs] = recentID{seq, id}
+	if code != 0 {
+		i, _ := slices.BinarySearchFunc(r.rejected, seq, func(n native.Reject, s uint64) int {
+			if n.S < s {
+				return -1
+			}
+			return 1
+		})
+		r.rejected = slices.Insert(r.rejected, i, native.Reject{S: seq, Code: code})
+	}
+	if seq != r.ack+1 {
+		if r.bitmap == nil {
+			r.bitmap = make([]uint64, r.window/64)
+		}
+		i := seq % r.window
+		r.bitmap[i/64] |= 1 << (i % 64)
+		return
+	}
+	r.ack = seq
+	for r.bitmap != nil && r.has(r.ack+1) {
+		i := (r.ack + 1) % r.window
+		r.bitmap[i/64] &^= 1 << (i % 64)
+		r.ack++
+	}
+	r.tag, r.hasTag = r.idOf(r.ack)
+	if !slices.ContainsFunc(r.bitmap, func(w uint64) bool { return w != 0 }) {
+		r.bitmap = nil
+	}
+	r.prune()
+}
+
+// prune forgets rejections that the client has proved to know: credit for seq s
+// travels with the outcomes up to s-window, so they are behind the window.
+func (r *record) prune() {
+	n := 0
+	for n < len(r.rejected) && uint64(len(r.rejected)-n) > r.window && r.rejected[n].S+r.window <= r.ack {
+		n++
+	}
+	r.rejected = slices.Delete(r.rejected, 0, n)
+}
+
+// idOf returns the id of message seq if the record still knows it.
+func (r *record) idOf(seq uint64) (wire.ID, bool) {
+	if seq == r.ack && r.hasTag {
+		if e := r.recent[seq%recentIDs]; e.seq == seq {
+			return e.id, true
+		}
+		return r.tag, true
+	}
+	if e := r.recent[seq%recentIDs]; e.seq == seq && seq != 0 {
+		return e.id, true
+	}
+	return wire.ID{}, false
+}
+
+// outcomeOf returns the code with which seq was rejected, or 0.
+func (r *record) outcomeOf(seq uint64) uint64 {
+	for _, n := range r.rejected {
+		if n.S == seq {
+			return n.Code
+		}
+	}
+	return 0
+}
+
+// sack lists the runs of seqs above ack that have an outcome, n at most.
+func (r *record) sack(n int) []wire.Range {
+	if r.bitmap == nil {
+		return nil
+	}
+	left := 0
+	for _, w := range r.bitmap {
+		left += bits.OnesCount64(w)
+	}
+	var out []wire.Range
+	for s := r.ack + 2; left > 0 && len(out) < n; s++ {
+		if !r.has(s) {
+			continue
+		}
+		lo := s
+		for r.has(s) {
+			s++
+			left--
+		}
+		out = append(out, wire.Range{Lo: lo, Hi: s - 1})
+	}
+	return out
+}
+
+// giveUp records that the client will never send the seqs below lo.
+func (r *record) giveUp(lo uint64, up *native.Uplink) {
+	for r.ack < lo-1 && r.bitmap != nil && lo-1-r.ack <= r.window {
+		i := (r.ack + 1) % r.window
+		r.bitmap[i/64] &^= 1 << (i % 64)
+		r.ack++
+	}
+	if r.ack < lo-1 {
+		r.ack, r.bitmap = lo-1, nil
+	}
+	r.tag, r.hasTag = up.Tag, up.HasTag
+	for r.bitmap != nil && r.has(r.ack+1) {
+		i := (r.ack + 1) % r.window
+		r.bitmap[i/64] &^= 1 << (i % 64)
+		r.ack++
+		r.tag, r.hasTag = r.idOf(r.ack)
+	}
+}
+
+// known forgets the rejections that the client has dealt with.
+func (r *record) settled(lo uint64) {
+	r.rejected = slices.DeleteFunc(r.rejected, func(n native.Reject) bool { return n.S < lo })
+}
+
+// rolledBack reports whether up contradicts the record, so that the client must
+// have lost part of what it once knew.
+func (r *record) rolledBack(up *native.Uplink) bool {
+	if up == nil {
+		return false
+	}
+	if up.Hi < r.ack {
+		return true
+	}
+	if !up.HasTag || up.Lo == 0 {
+		return false
+	}
+	id, ok := r.idOf(up.Lo - 1)
+	return ok && id != up.Tag
+}
+
+type keyHash [sha256.Size]byte
+
+// matches reports whether key is the newest resume key or the one before it.
+func (r *record) matches(key []byte) bool {
+	h := hashKey(key)
+	ok := subtle.ConstantTimeCompare(h[:], r.key[:])
+	old := subtle.ConstantTimeCompare(h[:], r.prev[:]) // the zero value is no hash of anything known
+	return ok|old == 1
+}
+
+// rotate makes a new resume key. The one that the client presented stays valid
+// until the client proves that it has the new one.
+func (r *record) rotate(presented []byte) []byte {
+	key := make([]byte, 32)
+	rand.Read(key) // never fails (crypto/rand)
+	r.prev = keyHash{}
+	if presented != nil {
+		r.prev = hashKey(presented)
+	}
+	r.key = hashKey(key)
+	return key
+}
+
+func hashKey(key []byte) keyHash { return sha256.Sum256(key) }

@@ -1,0 +1,371 @@
+package server
+
+import (
+	"container/list"
+	"context"
+	"crypto/rand"
+	"encoding/base64"
+	"errors"
+	"sync"
+	"time"
+
+	"github.com/limpet-go/limpet/wire"
+	"github.com/limpet-go/limpet/wire/native"
+)
+
+const (
+	conflictCount  = 3 // evictions of a live peer within conflictWindow, then 4007
+	conflictWindow = time.Minute
+	maxSack        = 32
+)
+
+// session is a record and the connection that speaks for it.
+type session struct {
+	ttl time.Duration
+
+	mu        sync.Mutex // leaf
+	rec       record
+	owner     *peer         // nil: detached
+	busy      bool          // the owner is between begin and finish
+	idle      chan struct{} // closed when busy ends; nil while nobody waits
+	gone      bool          // no longer in the table
+	discard   bool          // the client will not come back
+	expiry    *time.Timer   // of a detached session
+	conflicts [conflictCount]time.Time
+}
+
+var errGone = errors.New("session is gone")
+
+// fence makes p the owner, shuts the old one out and returns what the record
+// then says: one step for everybody else (docs/protocol.md, D5 and section 4).
+// Shutting out and looking are two holds of the lock with at most the old
+// owner's last acceptance between them, which began before the first.
+func (s *session) fence(ctx context.Context, p *peer, h *native.Hello, principal string) (*native.Welcome, error) {
+	s.mu.Lock()
+	r := &s.rec
+	if err := s.refuse(h, principal); err != nil {
+		s.mu.Unlock()
+		return nil, err
+	}
+	r.cn = h.CN
+	old := s.owner
+	s.owner = p
+	if s.expiry != nil {
+		s.expiry.Stop()
+		s.expiry = nil
+	}
+	var idle chan struct{}
+	if s.busy {
+		if s.idle == nil {
+			s.idle = make(chan struct{})
+		}
+		idle = s.idle
+	}
+	s.mu.Unlock()
+
+	if old != nil {
+		old.supersede()
+	}
+	if idle != nil {
+		select {
+		case <-idle:
+		case <-ctx.Done():
+			return nil, ctx.Err()
+		}
+	}
+
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.owner != p {
+		return nil, &fault{code: native.CloseSuperseded, reason: "superseded by a newer connection"}
+	}
+	if r.rolledBack(h.Up) {
+		return nil, errRolledBack
+	}
+	if up := h.Up; up != nil {
+		if up.Lo > r.ack+1 {
+			p.server.stats.uplinkGaps.Add(up.Lo - 1 - r.ack)
+			p.log.Warn("client gave messages up", "from", r.ack+1, "to", up.Lo-1)
+			r.giveUp(up.Lo, up)
+		}
+		r.settled(up.Lo)
+	}
+	return s.welcome(r.rotate(h.Key), true), nil
+}
+
+var errRolledBack = &fault{code: native.CloseRolledBack, reason: "the client lost part of what it knew"}
+
+// refuse applies the rules for a HELLO that must not have this session.
+func (s *session) refuse(h *native.Hello, principal string) error {
+	r := &s.rec
+	switch {
+	case s.gone || h.SE != 0 && h.SE != r.se:
+		return errGone
+	case !r.matches(h.Key) || r.principal != principal:
+		return &fault{code: native.CloseForbidden, reason: "not the owner of this session"}
+	case h.CN <= r.cn && r.rolledBack(h.Up):
+		return errRolledBack
+	case h.CN <= r.cn:
+		return &fault{code: native.CloseSuperseded, reason: "connection number is not the newest",
+			say: &native.Err{Code: native.CodeConflict, Msg: "connection number is not the newest", S: r.cn, HasS: true, Fatal: true}}
+	case s.owner != nil && time.Since(s.conflicts[0]) < conflictWindow:
+		return &fault{code: native.CloseSessionConflict, reason: "two owners of one session evict each other"}
+	}
+	return nil
+}
+
+func (s *session) welcome(key []byte, resumed bool) *native.Welcome {
+	r := &s.rec
+	w := &native.Welcome{CN: r.cn, SID: r.sid, Key: key, SE: r.se, Res: resumed, Ack: r.ack, Sack: r.sack(maxSack)}
+	w.Tag, w.HasTag = r.tag, r.hasTag
+	w.Out = append(w.Out, r.rejected...)
+	w.Cr.N = r.ack + r.window
+	return w
+}
+
+// conflicted notes that an evicted owner was alive.
+func (s *session) conflicted() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	copy(s.conflicts[:], s.conflicts[1:])
+	s.conflicts[conflictCount-1] = time.Now()
+}
+
+// proved notes that the client has the newest resume key.
+func (s *session) proved(p *peer) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.owner == p {
+		s.rec.prev = keyHash{}
+	}
+}
+
+// place says where seq stands.
+func (s *session) place(p *peer, seq uint64) (st standing) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	r := &s.rec
+	st.current = s.owner == p
+	st.known = r.has(seq)
+	st.next = seq == r.next()
+	st.id, st.hasID = r.idOf(seq)
+	st.code = r.outcomeOf(seq)
+	st.carried = seq <= r.carried
+	return st
+}
+
+type standing struct {
+	current bool // the connection owns the session
+	known   bool // seq has an outcome: code
+	next    bool // seq is the one to come
+	carried bool // may hold a message first sent in an earlier epoch
+	id      wire.ID
+	hasID   bool
+	code    uint64
+}
+
+// begin starts an acceptance. Between begin and finish no other connection
+// learns the state of the record. It returns false if p is not the owner.
+func (s *session) begin(p *peer) bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.owner != p {
+		return false
+	}
+	s.busy = true
+	return true
+}
+
+// finish ends an acceptance with the outcome of seq.
+func (s *session) finish(seq uint64, id wire.ID, code uint64) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.rec.mark(seq, id, code)
+	s.release()
+}
+
+// giveBack ends an acceptance without an outcome.
+func (s *session) giveBack() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.release()
+}
+
+func (s *session) release() {
+	s.busy = false
+	if s.idle != nil {
+		close(s.idle)
+		s.idle = nil
+	}
+}
+
+// acked returns what p may tell its client, and false if it is not the owner.
+func (s *session) acked(p *peer) (ack uint64, sack []wire.Range, ok bool) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.owner != p {
+		return 0, nil, false
+	}
+	return s.rec.ack, s.rec.sack(maxSack), true
+}
+
+// forget makes the session end with its connection.
+func (s *session) forget(p *peer) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.owner == p {
+		s.discard = true
+	}
+}
+
+// sessions is the table of all sessions.
+type sessions struct {
+	max    int
+	window uint64
+
+	mu     sync.Mutex // leaf; never held together with a session's
+	m      map[string]*session
+	parked list.List // *session, detached, the longest first; may hold ones bound again
+	at     map[*session]*list.Element
+	closed bool
+}
+
+// bind finds or makes the session of a HELLO and makes p its owner.
+func (t *sessions) bind(ctx context.Context, p *peer, h *native.Hello, principal string, ttl time.Duration) (*session, *native.Welcome, error) {
+	if h.SID != "" {
+		t.mu.Lock()
+		s := t.m[h.SID]
+		t.mu.Unlock()
+		if s != nil {
+			w, err := s.fence(ctx, p, h, principal)
+			if err == nil {
+				t.unpark(s)
+			}
+			if !errors.Is(err, errGone) {
+				return s, w, err
+			}
+		}
+	}
+	return t.create(p, h, principal, ttl)
+}
+
+func (t *sessions) create(p *peer, h *native.Hello, principal string, ttl time.Duration) (*session, *native.Welcome, error) {
+	s := &session{ttl: ttl, owner: p, rec: record{
+		sid: newSID(), principal: principal, cn: h.CN, se: h.SE + 1, window: t.window, carried: ^uint64(0),
+	}}
+	if h.Up != nil {
+		s.rec.carried = h.Up.Hi - h.Up.Lo + 1
+	}
+	w := s.welcome(s.rec.rotate(nil), false)
+	for {
+		t.mu.Lock()
+		if len(t.m) < t.max {
+			t.m[s.rec.sid] = s
+			t.mu.Unlock()
+			return s, w, nil
+		}
+		front := t.parked.Front()
+		if front == nil {
+			t.mu.Unlock()
+			return nil, nil, &fault{code: native.CloseOverloaded, reason: "too many sessions"}
+		}
+		oldest := t.parked.Remove(front).(*session)
+		delete(t.at, oldest)
+		t.mu.Unlock()
+		if oldest.drop() {
+			t.remove(oldest)
+		}
+	}
+}
+
+// leave detaches p from its session, which expires after its TTL.
+func (t *sessions) leave(s *session, p *peer) {
+	s.mu.Lock()
+	if s.owner != p {
+		s.mu.Unlock()
+		return
+	}
+	s.owner = nil
+	if s.discard {
+		s.gone = true
+		s.mu.Unlock()
+		t.remove(s)
+		return
+	}
+	s.expiry = time.AfterFunc(s.ttl, func() {
+		if s.drop() {
+			t.remove(s)
+		}
+	})
+	s.mu.Unlock()
+	t.park(s)
+}
+
+// drop ends a detached session. It returns false if the session is bound.
+func (s *session) drop() bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.owner != nil || s.gone {
+		return false
+	}
+	s.gone = true
+	if s.expiry != nil {
+		s.expiry.Stop()
+	}
+	return true
+}
+
+func (t *sessions) park(s *session) {
+	t.mu.Lock()
+	closed := t.closed
+	if t.m[s.rec.sid] == s && t.at[s] == nil { // sid never changes
+		t.at[s] = t.parked.PushBack(s)
+	}
+	t.mu.Unlock()
+	if closed {
+		s.drop()
+	}
+}
+
+func (t *sessions) unpark(s *session) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if e := t.at[s]; e != nil {
+		t.parked.Remove(e)
+		delete(t.at, s)
+	}
+}
+
+func (t *sessions) remove(s *session) {
+	t.unpark(s)
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	delete(t.m, s.rec.sid)
+}
+
+// close ends the timers of all sessions, and of those detached later.
+func (t *sessions) close() {
+	t.mu.Lock()
+	t.closed = true
+	all := make([]*session, 0, len(t.m))
+	for _, s := range t.m {
+		all = append(all, s)
+	}
+	t.mu.Unlock()
+	for _, s := range all {
+		s.drop()
+	}
+}
+
+func (t *sessions) len() int {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	return len(t.m)
+}
+
+// newSID returns 128 random bits: a name, not a credential.
+func newSID() string {
+	var b [16]byte
+	rand.Read(b[:]) // never fails (crypto/rand)
+	return base64.RawURLEncoding.EncodeToString(b[:])
+}

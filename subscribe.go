@@ -1,0 +1,261 @@
+package limpet
+
+import (
+	"context"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/limpet-go/limpet/wire"
+)
+
+// SubPhase is how far a subscription is.
+type SubPhase uint8
+
+const (
+	SubPending SubPhase = iota // not confirmed by the server on the present connection
+	SubLive                    // messages flow
+	SubEnded                   // closed or refused: see Err
+)
+
+func (p SubPhase) String() string {
+	switch p {
+	case SubPending:
+		return "pending"
+	case SubLive:
+		return "live"
+	case SubEnded:
+		return "ended"
+	}
+	return "phase ?"
+}
+
+// SubState is the state of a subscription at one moment.
+type SubState struct {
+	Phase      SubPhase
+	Generation uint64 // connection on which it was last confirmed
+	Since      time.Time
+	Err        error // SubEnded: why; nil for a clean end. SubPending: why it was refused, if it will be asked for again
+}
+
+// SubStats counts the messages of a subscription. Always
+// Received = Delivered + Dropped + Conflated + Waiting.
+type SubStats struct {
+	Received   uint64 // accepted from the server, without duplicates
+	Delivered  uint64 // handed to a consumer
+	Dropped    uint64 // by the overflow policy, or waiting when the subscription was closed
+	Conflated  uint64 // replaced by a newer one of the same key
+	Waiting    uint64 // in the queue, or in the hand of C
+	Duplicates uint64 // received again and discarded
+	Gaps       uint64 // gaps and resets put into the stream by the server or by missing numbers
+	Resets     uint64
+}
+
+// Subscription is a stream of messages that survives its connections. It is
+// safe for concurrent use.
+type Subscription struct {
+	client *Client
+	topic  string
+	queue  *queue
+	state  cell[SubState]
+
+	c            chan Message
+	startDeliver sync.Once
+
+	// Owned by the loop.
+	key      uint64
+	from     From
+	token    Secret
+	wireName string
+	asked    bool      // on the present connection
+	retry    time.Time // when to ask again after a refusal
+	retries  int
+}
+
+// Topic is what was subscribed to.
+func (s *Subscription) Topic() string { return s.topic }
+
+// State is the present state.
+func (s *Subscription) State() SubState { return s.state.load() }
+
+// WaitLive blocks until the server has confirmed the subscription, the
+// subscription has ended (its error) or ctx ends (ctx's error).
+func (s *Subscription) WaitLive(ctx context.Context) error {
+	st, err := s.state.wait(ctx, func(st SubState) bool { return st.Phase != SubPending })
+	if err != nil {
+		return err
+	}
+	if st.Phase == SubEnded {
+		if st.Err != nil {
+			return st.Err
+		}
+		return &Error{Op: "WaitLive", Class: ClassClosed, Err: ErrClosed}
+	}
+	return nil
+}
+
+// Stats counts what came and went.
+func (s *Subscription) Stats() SubStats {
+	q := s.queue
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	return SubStats{
+		Received: q.received, Delivered: q.delivered, Dropped: q.dropped,
+		Waiting: uint64(q.data + q.inHand), Duplicates: q.duplicates, Gaps: q.gaps, Resets: q.resets,
+	}
+}
+
+// Committed is the position up to which everything was acknowledged without a
+// hole: where another process may go on with FromResume. Zero if nothing was.
+func (s *Subscription) Committed() Position {
+	s.queue.mu.Lock()
+	defer s.queue.mu.Unlock()
+	return s.queue.committed
+}
+
+// Err is why the subscription ended: nil while it has not, and after a clean end.
+func (s *Subscription) Err() error {
+	if st := s.State(); st.Phase == SubEnded {
+		return st.Err
+	}
+	return nil
+}
+
+// Close ends the subscription at both ends. It does not wait; messages that
+// wait are dropped and counted. It may be called from a consumer.
+func (s *Subscription) Close() error {
+	s.queue.discard(nil)
+	s.client.inbox.post(unsubscribe{s})
+	return nil
+}
+
+// routes maps what a codec names to delivery queues. It is immutable.
+type routes struct {
+	byKey  map[uint64]*Subscription
+	byName map[string]*Subscription
+}
+
+// find is nil for a subscription that is no more.
+func (r *routes) find(ev *wire.Event) *Subscription {
+	if r == nil {
+		return nil
+	}
+	if ev.Name != "" {
+		return r.byName[ev.Name]
+	}
+	return r.byKey[ev.Key]
+}
+
+// registry holds the subscriptions in order of registration. It belongs to the
+// loop, which publishes an immutable snapshot for the reader before it hands
+// over any frame that names a new subscription.
+type registry struct {
+	traits wire.Traits
+	nextID uint64
+	subs   []*Subscription
+	dirty  bool // subs changed since the last publish
+	routes *atomic.Pointer[routes]
+}
+
+func (r *registry) add(s *Subscription) {
+	r.subs = append(r.subs, s)
+	r.dirty = true
+}
+
+func (r *registry) remove(s *Subscription) {
+	for i, other := range r.subs {
+		if other == s {
+			r.subs = append(r.subs[:i:i], r.subs[i+1:]...)
+			r.dirty = true
+			return
+		}
+	}
+}
+
+func (r *registry) named(topic string) *Subscription {
+	for _, s := range r.subs {
+		if s.topic == topic {
+			return s
+		}
+	}
+	return nil
+}
+
+func (r *registry) publish() {
+	if !r.dirty {
+		return
+	}
+	r.dirty = false
+	next := &routes{byKey: make(map[uint64]*Subscription, len(r.subs))}
+	if r.traits.ByName {
+		next.byName = make(map[string]*Subscription, len(r.subs))
+	}
+	for _, s := range r.subs {
+		next.byKey[s.key] = s
+		if r.traits.ByName {
+			next.byName[s.topic] = s
+		}
+	}
+	r.routes.Store(next)
+}
+
+// request is how s is asked for on connection gen: from the last message
+// received, or as the caller wished if there was none.
+func (s *Subscription) request(gen uint64) wire.Subscribe {
+	last, based, credit := s.queue.begin(gen)
+	w := wire.Subscribe{Key: s.key, Topic: s.topic, From: s.from, Credit: credit, Token: s.token.reveal()}
+	if based {
+		w.From, w.Position = FromResume, last
+	}
+	return w
+}
+
+// begin readies every subscription for connection gen, which fences the
+// earlier ones, and returns those that the handshake carries.
+func (r *registry) begin(gen uint64) []wire.Subscribe {
+	var first []wire.Subscribe
+	for _, s := range r.subs {
+		s.asked = false
+		if len(first) < r.traits.StartSubs {
+			first = append(first, s.request(gen))
+			s.asked = true
+		} else {
+			s.queue.begin(gen)
+		}
+	}
+	return first
+}
+
+// cell is a value that can be read at any time and waited for. One goroutine
+// sets it.
+type cell[T any] struct {
+	p atomic.Pointer[cellValue[T]]
+}
+
+type cellValue[T any] struct {
+	v       T
+	changed chan struct{}
+}
+
+func (c *cell[T]) set(v T) {
+	old := c.p.Swap(&cellValue[T]{v, make(chan struct{})})
+	if old != nil {
+		close(old.changed)
+	}
+}
+
+func (c *cell[T]) load() T { return c.p.Load().v }
+
+func (c *cell[T]) wait(ctx context.Context, ok func(T) bool) (T, error) {
+	for {
+		v := c.p.Load()
+		if ok(v.v) {
+			return v.v, nil
+		}
+		select {
+		case <-v.changed:
+		case <-ctx.Done():
+			return v.v, ctx.Err()
+		}
+	}
+}

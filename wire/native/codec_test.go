@@ -1,0 +1,171 @@
+package native
+
+import (
+	"bytes"
+	"errors"
+	"reflect"
+	"strings"
+	"testing"
+
+	"github.com/limpet-go/limpet/wire"
+)
+
+var testID = wire.ID{1, 0x98, 0x0f, 0x0e, 1, 2, 0x73, 4, 0x85, 6, 7, 8, 9, 10, 11, 12}
+
+const big = 1 << 60
+
+// every is each frame with every field set, and with as few as its sender may
+// set.
+var every = []struct {
+	name string
+	dir  Dir
+	json string
+	f    Frame
+}{
+	{"hello, least", FromClient, `{"t":"hello","cn":7}`, Frame{Type: TypeHello, Hello: &Hello{CN: 7}}},
+	{"hello, most", FromClient,
+		`{"t":"hello","cn":7,"sid":"s1","key":"AQID","se":2,"tok":"secret","up":{"lo":3,"hi":5,"tag":"AZgPDgECcwSFBgcICQoLDA"},` +
+			`"subs":[{"ch":1,"tp":"a/*","from":"last","ep":"e","o":9,"tag":"CQ","n":4,"cr":{"n":256,"b":1048576},"tok":"t2"},` +
+			`{"ch":2,"tp":"b","cr":{"n":0,"b":0}}],"feat":["x","y"],"ttl":60}`,
+		Frame{Type: TypeHello, Hello: &Hello{CN: 7, SID: "s1", Key: []byte{1, 2, 3}, SE: 2, Tok: "secret",
+			Up: &Uplink{Lo: 3, Hi: 5, Tag: testID, HasTag: true},
+			Subs: []Sub{{Ch: 1, Topic: "a/*", From: FromLast, Epoch: "e", O: 9, Tag: []byte{9}, N: 4,
+				Cr: Credit{256, 1 << 20}, Tok: "t2"}, {Ch: 2, Topic: "b"}},
+			Feat: []string{"x", "y"}, TTL: 60}}},
+	{"welcome, least", FromServer, `{"t":"welcome","cn":0,"sid":"","key":"","se":0,"res":false,"ack":0,"cr":{"n":0,"b":0}}`,
+		Frame{Type: TypeWelcome, Welcome: &Welcome{}}},
+	{"welcome, most", FromServer,
+		`{"t":"welcome","cn":7,"sid":"s","key":"Aw","se":1,"res":true,"ack":5,"tag":"AZgPDgECcwSFBgcICQoLDA",` +
+			`"sack":[[7,8],[10,10]],"out":[{"s":4,"code":2}],"cr":{"n":"1152921504606846976","b":9007199254740991},` +
+			`"hb":20000,"ttl":300,"dedup":600,"lim":{"batch":1,"payload":2,"headers":3,"hsize":4,"subs":5,"hsubs":6,"depth":7,"token":8},` +
+			`"spread":1000,"feat":["z"],"exp":90}`,
+		Frame{Type: TypeWelcome, Welcome: &Welcome{CN: 7, SID: "s", Key: []byte{3}, SE: 1, Res: true, Ack: 5, Tag: testID, HasTag: true,
+			Sack: []wire.Range{{Lo: 7, Hi: 8}, {Lo: 10, Hi: 10}}, Out: []Reject{{4, 2}}, Cr: Credit{big, 1<<53 - 1}, HB: 20000, TTL: 300, Dedup: 600,
+			Lim: &Limits{1, 2, 3, 4, 5, 6, 7, 8}, Spread: 1000, Feat: []string{"z"}, Exp: 90}}},
+	{"msg up", FromClient, `{"t":"msg","s":41,"id":"01980f0e-0102-7304-8506-0708090a0b0c","tp":"orders","d":{"q":1}}`,
+		Frame{Type: TypeMsg, Msg: Msg{S: 41, ID: testID, Topic: "orders", Payload: []byte(`{"q":1}`)}}},
+	{"msg up, void", FromClient, `{"t":"msg","s":42,"id":"01980f0e-0102-7304-8506-0708090a0b0c","fl":4}`,
+		Frame{Type: TypeMsg, Msg: Msg{S: 42, ID: testID, Flags: FlagVoid}}},
+	{"msg up, most", FromClient, `{"t":"msg","s":"9007199254740992","id":"01980f0e-0102-7304-8506-0708090a0b0c","tp":"o/ü\"\\\n\u0001","b":"AAH_","ct":"text/plain","h":{"a":"1","b":""},"age":"max","ttl":1500}`,
+		Frame{Type: TypeMsg, Msg: Msg{S: 1 << 53, ID: testID, Topic: "o/ü\"\\\n\x01", Payload: []byte{0, 1, 255}, Type: "text/plain",
+			Header: map[string]string{"a": "1", "b": ""}, HasAge: true, Age: AgeUnknown, TTL: 1500}}},
+	{"msg down", FromServer, `{"t":"msg","ch":3,"s":12,"p":0,"id":"01980f0e-0102-7304-8506-0708090a0b0c","tag":"CQ","age":0,"fl":3}`,
+		Frame{Type: TypeMsg, Msg: Msg{Ch: 3, S: 12, HasP: true, ID: testID, Tag: []byte{9}, HasAge: true, Flags: 3}}},
+	{"ack down", FromServer, `{"t":"ack","to":9,"x":[[11,12]],"n":[{"s":10,"code":4}],"cr":{"n":5,"b":6}}`,
+		Frame{Type: TypeAck, Ack: &Ack{To: 9, HasTo: true, X: []wire.Range{{Lo: 11, Hi: 12}}, Nak: []Reject{{10, 4}}, Cr: &Credit{5, 6}}}},
+	{"ack down, zero", FromServer, `{"t":"ack","to":0}`, Frame{Type: TypeAck, Ack: &Ack{HasTo: true}}},
+	{"ack up", FromClient, `{"t":"ack","dcr":[{"ch":3,"n":640,"b":1048576},{"ch":4,"n":0,"b":0}]}`,
+		Frame{Type: TypeAck, Ack: &Ack{Dcr: []ChCredit{{3, 640, 1 << 20}, {4, 0, 0}}}}},
+	{"sub", FromClient, `{"t":"sub","ch":1,"tp":"a","from":"new","cr":{"n":1,"b":2}}`,
+		Frame{Type: TypeSub, Sub: &Sub{Ch: 1, Topic: "a", From: FromNew, Cr: Credit{1, 2}}}},
+	{"subok", FromServer, `{"t":"subok","ch":1,"ep":"e","o":4,"tag":"CQ","head":9,"rec":true,"snap":true}`,
+		Frame{Type: TypeSubOK, SubOK: &SubOK{Ch: 1, Epoch: "e", O: 4, Tag: []byte{9}, Head: 9, Rec: true, Snap: true}}},
+	{"unsub", FromServer, `{"t":"unsub","ch":1,"code":2,"msg":"no","retry":100}`,
+		Frame{Type: TypeUnsub, Unsub: &Unsub{Ch: 1, Code: 2, Msg: "no", Retry: 100}}},
+	{"unsub up", FromClient, `{"t":"unsub","ch":0}`, Frame{Type: TypeUnsub, Unsub: &Unsub{}}},
+	{"gap", FromServer, `{"t":"gap","ch":1,"p":2,"to":5,"why":"forbidden","n":3,"tag":"CQ"}`,
+		Frame{Type: TypeGap, Gap: &Gap{Ch: 1, P: 2, To: 5, Why: GapForbidden, N: 3, Tag: []byte{9}}}},
+	{"gap, least", FromServer, `{"t":"gap","ch":1,"p":0,"to":5,"tag":""}`, Frame{Type: TypeGap, Gap: &Gap{Ch: 1, To: 5}}},
+	{"reset", FromServer, `{"t":"reset","ch":1,"ep":"e2","o":0,"tag":"","why":"ahead"}`,
+		Frame{Type: TypeReset, Reset: &Reset{Ch: 1, Epoch: "e2", Why: ResetAhead}}},
+	{"auth up", FromClient, `{"t":"auth","tok":"x"}`, Frame{Type: TypeAuth, Auth: &Auth{Tok: "x"}}},
+	{"auth down", FromServer, `{"t":"auth","exp":1,"need":2,"code":3}`, Frame{Type: TypeAuth, Auth: &Auth{Exp: 1, Need: 2, Code: 3}}},
+	{"goaway", FromServer, `{"t":"goaway","code":4300,"after":1,"spread":2,"dl":3,"url":"wss://h/","res":true}`,
+		Frame{Type: TypeGoAway, GoAway: &GoAway{Code: 4300, After: 1, Spread: 2, DL: 3, URL: "wss://h/", Res: true}}},
+	{"goaway up", FromClient, `{"t":"goaway","fin":true}`, Frame{Type: TypeGoAway, GoAway: &GoAway{Fin: true}}},
+	{"ping", FromServer, `{"t":"ping","n":5}`, Frame{Type: TypePing, N: 5}},
+	{"ping, zero", FromClient, `{"t":"ping"}`, Frame{Type: TypePing}},
+	{"pong", FromClient, `{"t":"pong","n":6}`, Frame{Type: TypePong, N: 6}},
+	{"err", FromServer, `{"t":"err","code":12,"msg":"m","ch":1,"s":0,"retry":2,"fatal":true}`,
+		Frame{Type: TypeErr, Err: &Err{Code: 12, Msg: "m", Ch: 1, HasS: true, Retry: 2, Fatal: true}}},
+}
+
+var encodings = []Encoding{JSON, Binary}
+
+func TestEveryFrame(t *testing.T) {
+	for _, tt := range every {
+		t.Run(tt.name, func(t *testing.T) {
+			text, err := Append(nil, JSON, []Frame{tt.f})
+			if err != nil || string(text) != tt.json {
+				t.Errorf("Append = %v\n got %s\nwant %s", err, text, tt.json)
+			}
+			for _, enc := range encodings {
+				data, err := Append([]byte("before"), enc, []Frame{tt.f})
+				if err != nil {
+					t.Fatal(err)
+				}
+				data = bytes.TrimPrefix(data, []byte("before"))
+				if size := Size(enc, &tt.f); size < len(data) {
+					t.Errorf("encoding %d: Size = %d, encoded %d", enc, size, len(data))
+				}
+				got, err := Decode(nil, enc, tt.dir, data, DefaultLimits)
+				if err != nil {
+					t.Fatalf("encoding %d: %v", enc, err)
+				}
+				if len(got) != 1 || !reflect.DeepEqual(got[0], tt.f) {
+					t.Errorf("encoding %d:\n got %+v\nwant %+v", enc, got, tt.f)
+				}
+			}
+		})
+	}
+}
+
+// A truncated batch is refused whole, wherever the cut is.
+func TestTruncated(t *testing.T) {
+	for _, enc := range encodings {
+		for _, tt := range every {
+			data, err := Append(nil, enc, []Frame{{Type: TypePing, N: 1}, tt.f})
+			if err != nil {
+				t.Fatal(err)
+			}
+			whole := map[int]bool{0: enc == Binary, len(data): true}
+			ping := []Frame{{Type: TypePing, N: 1}}
+			whole[Size(Binary, &ping[0])] = enc == Binary
+			for n := range data {
+				dst := []Frame{{Type: TypePong}}
+				got, err := Decode(dst, enc, tt.dir, data[:n:n], DefaultLimits)
+				if whole[n] {
+					continue
+				}
+				var code *wire.CodeError
+				if !errors.As(err, &code) || code.Code != CloseBadFrame || len(got) != 1 {
+					t.Fatalf("%s, encoding %d, cut at %d of %d: %d frames, %v", tt.name, enc, n, len(data), len(got), err)
+				}
+			}
+		}
+	}
+}
+
+func TestTopics(t *testing.T) {
+	for _, tt := range []struct {
+		topic    string
+		pub, sub bool
+	}{
+		{"a", true, true}, {"a/b", true, true}, {"ü/\uFFFD", true, true}, {"a*b/**c", true, true},
+		{strings.Repeat("x", 255), true, true}, {strings.Repeat("x", 256), false, false},
+		{strings.Repeat("x/", 15) + "x", true, true}, {strings.Repeat("x/", 16) + "x", false, false},
+		{"", false, false}, {"/", false, false}, {"a//b", false, false}, {"/a", false, false}, {"a/", false, false},
+		{"a\x00", false, false}, {"a\n", false, false}, {"a\x7f", false, false}, {"a\u0085", false, false}, {"a\xff", false, false},
+		{"*", false, true}, {"a/*/b", false, true}, {"**", false, true}, {"a/**", false, true}, {"**/a", false, false},
+	} {
+		for use, want := range map[wire.Use]bool{wire.UsePublish: tt.pub, wire.UseSubscribe: tt.sub} {
+			err := CheckTopic(use, tt.topic)
+			var fault *TopicError
+			if (err == nil) != want || err != nil && (!errors.As(err, &fault) || len(err.Error()) > 512) {
+				t.Errorf("CheckTopic(%d, %q) = %v", use, tt.topic, err)
+			}
+		}
+	}
+	for _, tt := range []struct {
+		pattern, topic string
+		want           bool
+	}{
+		{"a", "a", true}, {"a", "b", false}, {"a", "a/b", false}, {"a/b", "a", false},
+		{"*", "a", true}, {"*", "a/b", false}, {"a/*", "a/b", true}, {"a/*", "a", false}, {"a/*/c", "a/b/c", true}, {"a/*/c", "a/b/d", false},
+		{"**", "a", true}, {"**", "a/b/c", true}, {"a/**", "a", false}, {"a/**", "a/b", true}, {"a/**", "a/b/c", true}, {"*/**", "a", false}, {"b/**", "a/b", false},
+	} {
+		if got := Match(tt.pattern, tt.topic); got != tt.want {
+			t.Errorf("Match(%q, %q) = %v", tt.pattern, tt.topic, got)
+		}
+	}
+}

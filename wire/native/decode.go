@@ -1,0 +1,261 @@
+package native
+
+import "unicode/utf8"
+
+const (
+	reservedTypes = 64 // binary type numbers from here on are ignored if unknown
+	maxFeatures   = 32
+)
+
+// batch reads all frames of the batch.
+func (r *reader) batch(dst []Frame) []Frame {
+	n := len(dst)
+	if r.bin {
+		for r.i < len(r.data) && r.code == 0 {
+			r.end = len(r.data)
+			dst = r.frameBinary(dst)
+			r.count(len(dst) - n)
+		}
+		return dst
+	}
+	if !utf8.Valid(r.data) {
+		r.bad("the text is not UTF-8")
+		return dst
+	}
+	if r.token() != '[' {
+		dst = r.frameJSON(dst)
+	} else {
+		for k := 0; r.item(k); k++ {
+			dst = r.frameJSON(dst)
+			r.count(len(dst) - n)
+		}
+	}
+	if r.code == 0 && (r.token() != 0 || r.i < r.end) {
+		r.bad("something follows the batch")
+	}
+	return dst
+}
+
+func (r *reader) count(n int) {
+	if n > r.lim.Frames {
+		r.fail(CloseFrameTooBig, "too many frames in a batch")
+	}
+}
+
+// frameBinary reads length, envelope and body of one frame.
+func (r *reader) frameBinary(dst []Frame) []Frame {
+	r.wt = wireBytes
+	n, ok := r.span()
+	if !ok {
+		return dst
+	}
+	r.end = r.i + n
+	num := r.field()
+	if r.code != 0 {
+		return dst
+	}
+	if num > uint64(TypeErr) {
+		if num < reservedTypes {
+			r.fail(CloseProtocolError, "a frame has an unknown type")
+		}
+		r.skip()
+	} else {
+		dst = r.frame(dst, Type(num), object{})
+	}
+	if r.code == 0 && r.i != r.end {
+		r.bad("something follows the content of a frame")
+	}
+	return dst
+}
+
+// frameJSON reads one object. Its type decides how the rest is read, and may
+// stand anywhere in it.
+func (r *reader) frameJSON(dst []Frame) []Frame {
+	r.token()
+	start := r.i
+	r.expect('{')
+	for n := 0; r.member(n); n++ {
+		name := r.memberName()
+		if len(name) != 1 || name[0] != 't' {
+			r.skip()
+			continue
+		}
+		word := r.text()
+		if r.code != 0 {
+			return dst
+		}
+		t, known := typeNamed(word)
+		switch {
+		case known && n == 0:
+			return r.frame(dst, t, object{top: true, n: 1, seen: 1})
+		case known:
+			r.i = start
+			r.expect('{')
+			return r.frame(dst, t, object{top: true})
+		case len(word) >= 2 && word[0] == 'x' && word[1] == '-':
+			r.i = start
+			r.skip()
+			return dst
+		}
+		r.fail(CloseProtocolError, "a frame has an unknown type")
+		return dst
+	}
+	r.bad("a frame has no type")
+	return dst
+}
+
+// frame appends a frame of type t. o is where reading it stands in JSON.
+func (r *reader) frame(dst []Frame, t Type, o object) []Frame {
+	if !t.sentBy(r.dir) {
+		r.fail(CloseProtocolError, "a frame comes from the wrong side")
+		return dst
+	}
+	dst = append(dst, Frame{Type: t})
+	f := &dst[len(dst)-1]
+	if r.bin {
+		o = r.open(schemas[t])
+	}
+	o.s = schemas[t]
+	switch t {
+	case TypeMsg:
+		r.msg(&o, &f.Msg)
+	case TypeAck:
+		f.Ack = r.ack(&o)
+	case TypeHello:
+		f.Hello = r.hello(&o)
+	case TypeWelcome:
+		f.Welcome = r.welcome(&o)
+	case TypeSub:
+		f.Sub = new(Sub)
+		r.sub(&o, f.Sub)
+	case TypeSubOK:
+		f.SubOK = r.subok(&o)
+	case TypeUnsub:
+		f.Unsub = r.unsub(&o)
+	case TypeGap:
+		f.Gap = r.gap(&o)
+	case TypeReset:
+		f.Reset = r.reset(&o)
+	case TypeAuth:
+		f.Auth = r.auth(&o)
+	case TypeGoAway:
+		f.GoAway = r.goaway(&o)
+	case TypePing, TypePong:
+		f.N = r.ping(&o)
+	case TypeErr:
+		f.Err = r.err(&o)
+	}
+	return dst
+}
+
+func (r *reader) msg(o *object, m *Msg) {
+	r.header = 0
+	for r.next(o) {
+		switch o.num {
+		case 1:
+			m.Ch = r.uint()
+		case 2:
+			m.S = r.uint()
+		case 3:
+			m.P, m.HasP = r.uint(), true
+		case 4:
+			r.id(&m.ID)
+		case 5:
+			m.Topic = r.string()
+		case 6:
+			r.payload(m)
+		case 7:
+			m.Type = r.string()
+		case 8:
+			r.headers(m)
+		case 10:
+			m.Tag = r.mark()
+		case 11:
+			m.Age, m.HasAge = r.age(), true
+		case 12:
+			m.TTL = r.uint()
+		case 13:
+			m.Flags = r.uint()
+		default:
+			if !r.bin && len(o.name) == 1 && o.name[0] == 'b' {
+				r.once(o, 6)
+				m.Payload = r.bytes(r.lim.Payload, CloseFrameTooBig, payloadTooBig)
+				continue
+			}
+			r.skip()
+		}
+	}
+	r.require(o)
+	void := m.Flags&FlagVoid != 0
+	if void && len(m.Payload) != 0 {
+		r.bad("an expired slot has a payload")
+	}
+	// An expired slot is only a number and an id (docs/protocol.md, section 5).
+	if r.dir == FromClient && !void && o.seen&(1<<5) == 0 && r.code == 0 {
+		r.bad("a required field is missing")
+	}
+}
+
+const payloadTooBig = "a payload is longer than its limit"
+
+func (r *reader) payload(m *Msg) {
+	if r.bin {
+		m.Payload = r.bytes(r.lim.Payload, CloseFrameTooBig, payloadTooBig)
+		return
+	}
+	m.Payload = r.copied(r.value(), r.lim.Payload, CloseFrameTooBig, payloadTooBig)
+}
+
+// age takes the word max for an age that nobody knows.
+func (r *reader) age() uint64 {
+	if !r.bin && r.token() == '"' {
+		text := r.text()
+		if string(text) == "max" {
+			return AgeUnknown
+		}
+		return r.decimal(text)
+	}
+	return r.uint()
+}
+
+// headers reads the object h, or in binary one entry of it.
+func (r *reader) headers(m *Msg) {
+	if r.bin {
+		var k, v string
+		o := r.open(&entrySchema)
+		for r.next(&o) {
+			switch o.num {
+			case 1:
+				k = r.string()
+			case 2:
+				v = r.string()
+			default:
+				r.skip()
+			}
+		}
+		r.addHeader(m, k, v)
+		return
+	}
+	r.expect('{')
+	for n := 0; r.member(n); n++ {
+		k := string(r.memberName())
+		r.addHeader(m, k, r.string())
+	}
+}
+
+func (r *reader) addHeader(m *Msg, k, v string) {
+	r.header += len(k) + len(v)
+	if len(m.Header) >= r.lim.Headers || r.header > r.lim.HeaderSize {
+		r.fail(CloseFrameTooBig, "the headers are beyond their limits")
+	}
+	if _, ok := m.Header[k]; ok {
+		r.bad("a header is given twice")
+	}
+	if r.code != 0 {
+		return
+	}
+	if m.Header == nil {
+		m.Header = make(map[string]string)
+	}
+	m.Header[k] = v
+}

@@ -1,0 +1,74 @@
+package native
+
+import (
+	"fmt"
+
+	"github.com/limpet-go/limpet/wire"
+)
+
+// Options chooses what a client of limpet.v1 offers. The zero value is right
+// for most.
+type Options struct {
+	// Encoding is the only one to be offered. Zero offers both, binary first.
+	Encoding Encoding
+}
+
+// New returns the dialect limpet.v1. A nil o is the zero Options.
+func New(o *Options) wire.Dialect {
+	if o == nil {
+		o = new(Options)
+	}
+	return dialect{o.Encoding}
+}
+
+type dialect struct{ only Encoding }
+
+func (dialect) Name() string { return "limpet" }
+
+func (dialect) Traits() wire.Traits {
+	return wire.Traits{
+		Publish:     true,
+		Acks:        true,
+		Sessions:    true,
+		Resume:      true,
+		Credit:      true,
+		Unsubscribe: true,
+		Greeting:    true,
+		Confirms:    true,
+		Fin:         true,
+		Holes:       wire.HolesFault,
+		Ping:        wire.PingOp,
+		StartSubs:   MaxHelloSubs,
+		MaxPayload:  MaxPayload,
+	}
+}
+
+func (dialect) CheckTopic(use wire.Use, topic string) error { return CheckTopic(use, topic) }
+
+// Attempt offers the subprotocols. The credential travels in HELLO, never in
+// the URL.
+func (d dialect) Attempt(a *wire.Attempt) error {
+	switch d.only {
+	case 0:
+		a.Subprotocols = []string{subprotocolBinary, subprotocolJSON}
+	case JSON, Binary:
+		a.Subprotocols = []string{Subprotocol(d.only)}
+	default:
+		return fmt.Errorf("native: Options.Encoding %d is no encoding", d.only)
+	}
+	a.Dial = true
+	return nil
+}
+
+// Open fails with code 1002 if the server did not choose an encoding that was
+// offered (docs/protocol.md, section 1).
+func (d dialect) Open(r wire.Resume) (wire.Codec, error) {
+	enc, ok := EncodingOf(r.Subprotocol)
+	switch {
+	case r.Subprotocol == "":
+		return nil, &wire.CodeError{Code: 1002, Reason: "the server chose no subprotocol"}
+	case !ok || d.only != 0 && d.only != enc:
+		return nil, &wire.CodeError{Code: 1002, Reason: "the server chose subprotocol " + quoteShort(r.Subprotocol) + ", which was not offered"}
+	}
+	return &codec{enc: enc, resume: r}, nil
+}

@@ -1,0 +1,175 @@
+package native
+
+import (
+	"encoding/binary"
+	"slices"
+)
+
+// frame writes one frame: in JSON an object, in binary its length and an
+// envelope whose one field has the number of the type.
+func (w *writer) frame(f *Frame) {
+	if f.Type < TypeHello || f.Type > TypeErr {
+		w.fail("a frame without a type")
+		return
+	}
+	if !w.bin {
+		w.b = append(w.b, `{"t":"`...)
+		w.b = append(w.b, names[f.Type]...)
+		w.b = append(w.b, '"')
+		w.body(f)
+		w.b = append(w.b, '}')
+		return
+	}
+	if f.Type == TypeMsg {
+		body := msgSize(&f.Msg)
+		w.b = binary.AppendUvarint(w.b, uint64(1+uvarintLen(uint64(body))+body))
+		w.b = append(w.b, byte(TypeMsg)<<3|wireBytes)
+		w.b = binary.AppendUvarint(w.b, uint64(body))
+		w.msg(&f.Msg)
+		return
+	}
+	outer := w.length()
+	w.tag(int(f.Type), wireBytes)
+	inner := w.length()
+	w.body(f)
+	w.end(inner)
+	w.end(outer)
+}
+
+func (w *writer) body(f *Frame) {
+	switch {
+	case f.Type == TypeMsg:
+		w.msg(&f.Msg)
+	case f.Type == TypePing || f.Type == TypePong:
+		w.uintOpt(&pingSchema, 1, f.N)
+	case f.Type == TypeAck && f.Ack != nil:
+		w.ack(f.Ack)
+	case f.Type == TypeHello && f.Hello != nil:
+		w.hello(f.Hello)
+	case f.Type == TypeWelcome && f.Welcome != nil:
+		w.welcome(f.Welcome)
+	case f.Type == TypeSub && f.Sub != nil:
+		w.sub(f.Sub)
+	case f.Type == TypeSubOK && f.SubOK != nil:
+		w.subok(f.SubOK)
+	case f.Type == TypeUnsub && f.Unsub != nil:
+		w.unsub(f.Unsub)
+	case f.Type == TypeGap && f.Gap != nil:
+		w.gap(f.Gap)
+	case f.Type == TypeReset && f.Reset != nil:
+		w.reset(f.Reset)
+	case f.Type == TypeAuth && f.Auth != nil:
+		w.auth(f.Auth)
+	case f.Type == TypeGoAway && f.GoAway != nil:
+		w.goaway(f.GoAway)
+	case f.Type == TypeErr && f.Err != nil:
+		w.err(f.Err)
+	default:
+		w.fail("a " + f.Type.String() + " frame without its content")
+	}
+}
+
+func (w *writer) msg(m *Msg) {
+	s := &msgSchema
+	w.uintOpt(s, 1, m.Ch)
+	w.uint(s, 2, m.S)
+	if m.HasP {
+		w.uint(s, 3, m.P)
+	}
+	w.id(s, 4, &m.ID)
+	w.stringOpt(s, 5, m.Topic)
+	w.payload(m.Payload)
+	w.stringOpt(s, 7, m.Type)
+	if len(m.Header) != 0 {
+		w.header(m.Header)
+	}
+	w.markOpt(s, 10, m.Tag)
+	if m.HasAge {
+		if !w.bin && m.Age == AgeUnknown {
+			w.key("age")
+			w.quote("max")
+		} else {
+			w.uint(s, 11, m.Age)
+		}
+	}
+	w.uintOpt(s, 12, m.TTL)
+	w.uintOpt(s, 13, m.Flags)
+}
+
+// payload writes p so that the same bytes come out again: JSON with white space
+// around it would lose it as a bare value, so it travels as bytes.
+func (w *writer) payload(p []byte) {
+	switch {
+	case len(p) == 0 || w.bare:
+	case w.bin:
+		w.bytes(&msgSchema, 6, p)
+	case embeddable(p):
+		w.key("d")
+		w.b = append(w.b, p...)
+	default:
+		w.key("b")
+		w.base64(p)
+	}
+}
+
+// header writes the keys in order, so that equal messages have equal bytes.
+func (w *writer) header(h map[string]string) {
+	var room [MaxHeaders]string
+	keys := room[:0]
+	for k := range h {
+		keys = append(keys, k)
+	}
+	slices.Sort(keys)
+	if w.bin {
+		for _, k := range keys {
+			start := w.item(8, 0)
+			w.stringOpt(&entrySchema, 1, k)
+			w.stringOpt(&entrySchema, 2, h[k])
+			w.end(start)
+		}
+		return
+	}
+	w.key("h")
+	w.b = append(w.b, '{')
+	for i, k := range keys {
+		w.comma(i)
+		w.quote(k)
+		w.b = append(w.b, ':')
+		w.quote(h[k])
+	}
+	w.b = append(w.b, '}')
+}
+
+// msgSize is the length of what msg writes in binary.
+func msgSize(m *Msg) int {
+	n := 1 + uvarintLen(m.S) + 2 + len(m.ID)
+	if m.Ch != 0 {
+		n += 1 + uvarintLen(m.Ch)
+	}
+	if m.HasP {
+		n += 1 + uvarintLen(m.P)
+	}
+	n += fieldSize(len(m.Topic)) + fieldSize(len(m.Payload)) + fieldSize(len(m.Type)) + fieldSize(len(m.Tag))
+	for k, v := range m.Header {
+		entry := fieldSize(len(k)) + fieldSize(len(v))
+		n += 1 + uvarintLen(uint64(entry)) + entry
+	}
+	if m.HasAge {
+		n += 1 + uvarintLen(m.Age)
+	}
+	if m.TTL != 0 {
+		n += 1 + uvarintLen(m.TTL)
+	}
+	if m.Flags != 0 {
+		n += 1 + uvarintLen(m.Flags)
+	}
+	return n
+}
+
+// fieldSize is the length of a field of n bytes that is left out if empty.
+func fieldSize(n int) int {
+	if n == 0 {
+		return 0
+	}
+	return 1 + uvarintLen(uint64(n)) + n
+}

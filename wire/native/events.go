@@ -1,0 +1,227 @@
+package native
+
+import (
+	"math"
+	"time"
+
+	"github.com/limpet-go/limpet/wire"
+)
+
+// keepFrames is how many decoded frames keep their memory between two calls.
+const keepFrames = 64
+
+// serverLimits bounds what a server may send. The size of a message is bounded
+// by the client's read limit alone.
+var serverLimits = DecodeLimits{Batch: Unlimited, Payload: Unlimited}
+
+// Decode appends the events of one message.
+func (c *codec) Decode(f wire.Frame, out *wire.Events) error {
+	if f.Type != c.enc.FrameType() {
+		return &wire.CodeError{Code: CloseBadFrame, Reason: "a message of the wrong type for " + Subprotocol(c.enc)}
+	}
+	frames, err := Decode(c.frames[:0], c.enc, FromServer, f.Data, serverLimits)
+	if err != nil {
+		return err
+	}
+	n := len(out.List)
+	for i := range frames {
+		if err = c.event(&frames[i], out); err != nil {
+			clear(out.List[n:])
+			out.List = out.List[:n]
+			break
+		}
+	}
+	clear(frames)
+	if cap(frames) > keepFrames {
+		frames = nil
+	}
+	c.frames = frames
+	return err
+}
+
+func violation(reason string) error {
+	return &wire.CodeError{Code: CloseProtocolError, Reason: reason}
+}
+
+func (c *codec) event(f *Frame, out *wire.Events) error {
+	if !c.welcomed && f.Type != TypeWelcome && f.Type != TypeErr && f.Type != TypeGoAway {
+		return violation(f.Type.String() + " before welcome")
+	}
+	switch f.Type {
+	case TypeMsg:
+		return data(&f.Msg, out)
+	case TypeWelcome:
+		return c.welcome(f.Welcome, out)
+	case TypeAck:
+		out.Append(wire.EventAck).Ack = &wire.Ack{To: f.Ack.To, Ranges: f.Ack.X, Rejects: rejectsOf(f.Ack.Nak)}
+		if cr := f.Ack.Cr; cr != nil {
+			a := out.List[len(out.List)-1].Ack
+			a.HasCredit, a.Credit = true, wire.Credit{N: cr.N, Bytes: cr.B}
+		}
+	case TypeSubOK, TypeUnsub, TypeGap, TypeReset:
+		return subscription(f, out)
+	case TypeAuth:
+		auth(f.Auth, out)
+	case TypeGoAway:
+		e := out.Append(wire.EventGoAway)
+		e.Code, e.Delay, e.Spread = code16(f.GoAway.Code), millis(f.GoAway.After), millis(f.GoAway.Spread)
+		e.Reason = codeWord(e.Code)
+	case TypePing:
+		out.Append(wire.EventPing).N = f.N
+	case TypePong:
+		out.Append(wire.EventPong).N = f.N
+	case TypeErr:
+		e := out.Append(wire.EventError)
+		e.Code, e.Reason, e.Retry, e.Fatal = code16(f.Err.Code), f.Err.Msg, millis(f.Err.Retry), f.Err.Fatal
+		e.Key, e.N = f.Err.Ch, f.Err.S
+		if e.Reason == "" {
+			e.Reason = codeWord(e.Code)
+		}
+	}
+	return nil
+}
+
+// data reports a message. Its position has no epoch: that of the last subok or
+// reset holds.
+func data(m *Msg, out *wire.Events) error {
+	if m.Ch == 0 {
+		return errReserved
+	}
+	if m.Topic != "" && topicFault(wire.UsePublish, m.Topic) != "" {
+		return &wire.CodeError{Code: CloseBadFrame, Reason: "a message with a malformed topic"}
+	}
+	tag := string(m.Tag)
+	if tag == "" {
+		tag = string(m.ID[:])
+	}
+	e := out.Append(wire.EventData)
+	e.Key = m.Ch
+	e.Message = wire.Message{
+		ID:          m.ID,
+		Topic:       m.Topic,
+		Payload:     m.Payload,
+		Type:        m.Type,
+		Header:      m.Header,
+		TTL:         millis(m.TTL),
+		Void:        m.Flags&FlagVoid != 0,
+		Snapshot:    m.Flags&FlagSnapshot != 0,
+		SnapshotEnd: m.Flags&FlagSnapshotEnd != 0,
+		Redelivered: m.HasAge,
+	}
+	e.Position = wire.Position{Offset: m.S, Tag: tag}
+	e.Prev, e.Numbered = m.P, true
+	return nil
+}
+
+var errReserved = violation("channel 0 is reserved downlink")
+
+func (c *codec) welcome(h *Welcome, out *wire.Events) error {
+	switch {
+	case c.welcomed:
+		return violation("a second welcome")
+	case h.CN != c.resume.Conn:
+		return violation("a welcome for another connection")
+	}
+	c.welcomed = true
+	ready := &wire.Ready{
+		Conn:    h.CN,
+		Session: wire.Session{ID: h.SID, Key: h.Key, Epoch: h.SE},
+		Resumed: h.Res,
+		Ack: wire.Ack{To: h.Ack, Ranges: h.Sack, Rejects: rejectsOf(h.Out),
+			HasCredit: true, Credit: wire.Credit{N: h.Cr.N, Bytes: h.Cr.B}},
+		Tag:       h.Tag,
+		Heartbeat: millis(h.HB),
+		TTL:       duration(h.TTL, time.Second),
+		Dedup:     duration(h.Dedup, time.Second),
+		Spread:    millis(h.Spread),
+		Expires:   millis(h.Exp),
+	}
+	if l := h.Lim; l != nil {
+		ready.Limits = wire.Limits{Batch: clamp(l.Batch), Payload: clamp(l.Payload), Headers: clamp(l.Headers),
+			HeaderSize: clamp(l.HeaderSize), Subs: clamp(l.Subs), StartSubs: clamp(l.HelloSubs)}
+	}
+	out.Append(wire.EventReady).Ready = ready
+	return nil
+}
+
+var (
+	gapCauses   = [...]wire.Cause{wire.CauseExpired, wire.CauseTrimmed, wire.CauseDropped, wire.CauseForbidden}
+	resetCauses = [...]wire.Cause{wire.CauseEpoch, wire.CauseDiverged, wire.CauseAhead, wire.CauseUnverifiable}
+)
+
+// subscription reports what concerns one subscription and is no message.
+func subscription(f *Frame, out *wire.Events) error {
+	var e wire.Event
+	switch f.Type {
+	case TypeSubOK:
+		b := f.SubOK
+		e = wire.Event{Kind: wire.EventSubscribed, Key: b.Ch, Head: b.Head,
+			Position: wire.Position{Epoch: b.Epoch, Offset: b.O, Tag: string(b.Tag)}}
+		if b.Rec {
+			e.Continuity = wire.ContinuityProved
+		}
+	case TypeUnsub:
+		b := f.Unsub
+		e = wire.Event{Kind: wire.EventUnsubscribed, Key: b.Ch, Code: code16(b.Code), Reason: b.Msg, Retry: millis(b.Retry)}
+		if e.Reason == "" {
+			e.Reason = codeWord(e.Code)
+		}
+	case TypeGap:
+		g := f.Gap
+		e = wire.Event{Kind: wire.EventGap, Key: g.Ch, Prev: g.P, Count: g.N, Cause: gapCauses[g.Why],
+			Position: wire.Position{Offset: g.To, Tag: string(g.Tag)}}
+	case TypeReset:
+		b := f.Reset
+		e = wire.Event{Kind: wire.EventReset, Key: b.Ch, Cause: resetCauses[b.Why],
+			Position: wire.Position{Epoch: b.Epoch, Offset: b.O, Tag: string(b.Tag)}}
+	}
+	if e.Key == 0 {
+		return errReserved
+	}
+	*out.Append(e.Kind) = e
+	return nil
+}
+
+// auth reports the lifetime of the credential. A server that wants a new one
+// within a time is told apart from one that gives a lifetime by nothing: both
+// say how long the present one is good for.
+func auth(a *Auth, out *wire.Events) {
+	if a.Code != 0 {
+		e := out.Append(wire.EventError)
+		e.Code = code16(a.Code)
+		e.Reason = codeWord(e.Code)
+		return
+	}
+	expires := a.Exp
+	if a.Need != 0 && (expires == 0 || a.Need < expires) {
+		expires = a.Need
+	}
+	out.Append(wire.EventAuth).Expires = millis(expires)
+}
+
+func rejectsOf(list []Reject) []wire.Reject {
+	if len(list) == 0 {
+		return nil
+	}
+	rs := make([]wire.Reject, len(list))
+	for i, r := range list {
+		code := code16(r.Code)
+		rs[i] = wire.Reject{Seq: r.S, Code: code, Reason: codeWord(code)}
+	}
+	return rs
+}
+
+// Values beyond what the seam can say are cut to its greatest.
+
+func code16(v uint64) uint16 { return uint16(min(v, math.MaxUint16)) }
+
+func clamp(v uint64) int { return int(min(v, math.MaxInt)) }
+
+func millis(v uint64) time.Duration { return duration(v, time.Millisecond) }
+
+func duration(v uint64, unit time.Duration) time.Duration {
+	if v > uint64(math.MaxInt64/unit) {
+		return math.MaxInt64
+	}
+	return time.Duration(v) * unit
+}

@@ -1,0 +1,86 @@
+package native
+
+import "github.com/limpet-go/limpet/wire"
+
+// A packer joins frames into batches within the limits of the protocol.
+type packer struct {
+	enc   Encoding
+	out   *wire.Frames
+	room  int    // expected bytes of the batch
+	buf   []byte // the batch; in JSON it begins with a bracket
+	n     int    // frames in buf
+	frame Frame  // for the caller to fill in
+}
+
+// room guesses the bytes that ops need, up to one batch.
+func room(enc Encoding, ops []wire.Op) int {
+	envelope := 32
+	if enc == JSON {
+		envelope = 96
+	}
+	n := 2
+	for i := range ops {
+		n += envelope
+		if m := ops[i].Message; m != nil {
+			n += len(m.Topic) + len(m.Payload) + envelope
+		}
+		if n >= MaxBatch {
+			return MaxBatch
+		}
+	}
+	return n
+}
+
+// add appends f to the batch, or begins another one if f does not fit.
+func (p *packer) add(f *Frame) error {
+	if p.buf == nil {
+		p.buf = make([]byte, 0, p.room)
+	}
+	start := len(p.buf)
+	w := writer{b: p.buf, bin: p.enc == Binary}
+	if !w.bin {
+		c := byte(',')
+		if p.n == 0 {
+			c = '['
+		}
+		w.b = append(w.b, c)
+	}
+	w.frame(f)
+	if w.fault != "" {
+		return &frameError{w.fault}
+	}
+	p.buf = w.b
+	p.n++
+	closing := 0
+	if !w.bin {
+		closing = 1
+	}
+	if p.n == 1 || len(p.buf)+closing <= MaxBatch && p.n <= MaxFrames {
+		return nil
+	}
+	last := append(make([]byte, 0, max(p.room, len(p.buf)-start)), p.buf[start:]...)
+	p.buf, p.n = p.buf[:start], p.n-1
+	p.flush()
+	p.buf, p.n = last, 1
+	if !w.bin {
+		p.buf[0] = '['
+	}
+	return nil
+}
+
+// flush ends the batch. A JSON batch of one frame is that object.
+func (p *packer) flush() {
+	if p.n == 0 {
+		return
+	}
+	data := p.buf
+	if p.enc == JSON {
+		if p.n == 1 {
+			data = data[1:]
+		} else {
+			data = append(data, ']')
+		}
+	}
+	p.out.Append(p.enc.FrameType(), data)
+	p.buf, p.n = nil, 0
+}

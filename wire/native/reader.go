@@ -1,0 +1,265 @@
+package native
+
+// A reader takes fields out of a batch in either encoding. After the first
+// fault nothing more is read: every loop ends and every value is zero.
+type reader struct {
+	data    []byte
+	i, end  int // binary: end of the innermost message
+	bin     bool
+	dir     Dir
+	lim     DecodeLimits
+	wt      int    // binary: wire type of the field at i
+	header  int    // bytes of the headers of the message being read
+	scratch []byte // the last string that had escapes
+	code    uint16
+	reason  string
+}
+
+func (r *reader) fail(code uint16, reason string) {
+	if r.code == 0 {
+		r.code, r.reason = code, reason
+	}
+	r.i = r.end
+}
+
+func (r *reader) bad(reason string) { r.fail(CloseBadFrame, reason) }
+
+// An object is the state of reading one JSON object or binary message.
+type object struct {
+	s     *schema
+	top   bool // a JSON frame: t is its type
+	n     int
+	num   int // of the current field; 0: one to be skipped
+	seen  uint32
+	outer int // r.end of what surrounds it
+	name  []byte
+}
+
+func (r *reader) open(s *schema) object {
+	o := object{s: s, outer: r.end}
+	if !r.bin {
+		r.expect('{')
+		return o
+	}
+	if n, ok := r.span(); ok {
+		r.end = r.i + n
+	}
+	return o
+}
+
+// next moves to the next field of o. An unknown field has number 0.
+func (r *reader) next(o *object) bool {
+	for r.code == 0 {
+		if r.bin {
+			return r.nextBinary(o)
+		}
+		if !r.member(o.n) {
+			return false
+		}
+		o.n++
+		o.name = r.memberName()
+		if o.top && len(o.name) == 1 && o.name[0] == 't' {
+			r.once(o, 0)
+			r.skip()
+			continue
+		}
+		o.num = o.s.find(o.name, o.num+1)
+		if o.num != 0 {
+			r.once(o, o.num)
+		}
+		return r.code == 0
+	}
+	return false
+}
+
+func (r *reader) nextBinary(o *object) bool {
+	if r.i == r.end {
+		r.end = o.outer
+		return false
+	}
+	num := r.field()
+	o.num = 0
+	if num < uint64(len(o.s.keys)) && o.s.keys[num] != "" {
+		o.num = int(num)
+		if o.s.repeated&(1<<num) == 0 {
+			r.once(o, o.num)
+		}
+		o.seen |= 1 << num
+	}
+	return r.code == 0
+}
+
+// once refuses a second value of one field: two readers could disagree on it.
+func (r *reader) once(o *object, num int) {
+	if o.seen&(1<<num) != 0 {
+		r.bad("a field is given twice")
+	}
+	o.seen |= 1 << num
+}
+
+// require refuses an object without its required fields.
+func (r *reader) require(o *object) {
+	need := o.s.up
+	if r.dir == FromServer {
+		need = o.s.down
+	}
+	if r.code == 0 && o.seen&need != need {
+		r.bad("a required field is missing")
+	}
+}
+
+// find returns the number of a key, 0 if it is unknown. It looks from first
+// on, because keys usually come in the order of their numbers.
+func (s *schema) find(name []byte, first int) int {
+	for n := first; n < len(s.keys); n++ {
+		if s.keys[n] == string(name) {
+			return n
+		}
+	}
+	for n := 1; n < first && n < len(s.keys); n++ {
+		if s.keys[n] == string(name) {
+			return n
+		}
+	}
+	return 0
+}
+
+// field reads a binary field's key.
+func (r *reader) field() uint64 {
+	key := r.uvarint()
+	r.wt = int(key & 7)
+	if key>>3 == 0 || key>>3 > 1<<29-1 {
+		r.bad("a field number is out of range")
+	}
+	return key >> 3
+}
+
+// uvarint reads a varint, which must be as short as it can be.
+func (r *reader) uvarint() uint64 {
+	var v uint64
+	for shift := 0; r.i < r.end; shift += 7 {
+		c := r.data[r.i]
+		r.i++
+		if shift == 63 && c > 1 {
+			break
+		}
+		v |= uint64(c&0x7f) << shift
+		if c < 0x80 {
+			if c == 0 && shift > 0 {
+				break
+			}
+			return v
+		}
+	}
+	r.bad("a varint is cut short, too long or too large")
+	return 0
+}
+
+// span reads the length of a binary field and leaves i at its first byte.
+func (r *reader) span() (int, bool) {
+	if r.wt != wireBytes {
+		r.bad("a field has the wrong wire type")
+		return 0, false
+	}
+	n := r.uvarint()
+	if n > uint64(r.end-r.i) {
+		r.bad("a length is beyond the end")
+	}
+	return int(n), r.code == 0
+}
+
+// token skips space and returns the byte at i, 0 at the end.
+func (r *reader) token() byte {
+	for r.i < r.end {
+		if c := r.data[r.i]; !isSpace(c) {
+			return c
+		}
+		r.i++
+	}
+	return 0
+}
+
+func (r *reader) expect(c byte) bool {
+	if r.token() != c {
+		r.bad("the JSON is not what was expected")
+		return false
+	}
+	r.i++
+	return true
+}
+
+// member moves to member n of a JSON object, false at its end.
+func (r *reader) member(n int) bool { return r.more(n, '}') }
+
+// item moves to item n of a list, false at its end. In binary each item is a
+// field of its own.
+func (r *reader) item(n int) bool {
+	if r.bin {
+		return n == 0 && r.code == 0
+	}
+	return (n > 0 || r.expect('[')) && r.more(n, ']')
+}
+
+func (r *reader) more(n int, end byte) bool {
+	if r.code != 0 {
+		return false
+	}
+	switch c := r.token(); {
+	case c == end:
+		r.i++
+		return false
+	case n == 0:
+		return true
+	default:
+		return r.expect(',')
+	}
+}
+
+func (r *reader) memberName() []byte {
+	name := r.text()
+	r.expect(':')
+	return name
+}
+
+// skip passes the value of an unknown field.
+func (r *reader) skip() {
+	if !r.bin {
+		r.value()
+		return
+	}
+	switch r.wt {
+	case wireVarint:
+		r.uvarint()
+	case wireBytes:
+		if n, ok := r.span(); ok {
+			r.i += n
+		}
+	case wireI64:
+		r.advance(8)
+	case wireI32:
+		r.advance(4)
+	default:
+		r.bad("a field has the wrong wire type")
+	}
+}
+
+func (r *reader) advance(n int) {
+	if r.end-r.i < n {
+		r.bad("a field is cut short")
+		return
+	}
+	r.i += n
+}
+
+// value passes a JSON value and returns its bytes.
+func (r *reader) value() []byte {
+	r.token()
+	start := r.i
+	end := scan(r.data[:r.end], start, r.lim.Depth)
+	if end < 0 {
+		r.bad("a JSON value is malformed or nested too deep")
+		return nil
+	}
+	r.i = end
+	return r.data[start:end]
+}

@@ -1,0 +1,213 @@
+package native
+
+import "unicode/utf8"
+
+// deepest is the nesting that scan can follow: one bit a level.
+const deepest = 64
+
+func isSpace(c byte) bool { return c == ' ' || c == '\n' || c == '\r' || c == '\t' }
+
+func skipSpace(b []byte, i int) int {
+	for i < len(b) && isSpace(b[i]) {
+		i++
+	}
+	return i
+}
+
+// embeddable reports whether p can stand in a batch as a JSON value and come
+// out with the same bytes.
+func embeddable(p []byte) bool {
+	return len(p) > 0 && !isSpace(p[0]) && scan(p, 0, MaxDepth) == len(p) && utf8.Valid(p)
+}
+
+// scan returns the index after the JSON value that begins at b[i] (RFC 8259),
+// or -1 if there is none or it is nested deeper than depth. It does not check
+// UTF-8 and takes \u escapes as they are: lone surrogates are valid grammar.
+func scan(b []byte, i, depth int) int {
+	var objects uint64 // bit 0: the innermost container is an object
+	level := 0
+	for {
+		// A value.
+		if i >= len(b) {
+			return -1
+		}
+		switch c := b[i]; c {
+		case '{', '[':
+			if level == depth {
+				return -1
+			}
+			level++
+			objects <<= 1
+			i = skipSpace(b, i+1)
+			if i >= len(b) {
+				return -1
+			}
+			if c == '{' {
+				objects |= 1
+				if b[i] != '}' {
+					if i = scanKey(b, i); i < 0 {
+						return -1
+					}
+					continue
+				}
+			} else if b[i] != ']' {
+				continue
+			}
+			i++
+			level--
+			objects >>= 1
+		case '"':
+			i = scanString(b, i)
+		case 't':
+			i = scanWord(b, i, "true")
+		case 'f':
+			i = scanWord(b, i, "false")
+		case 'n':
+			i = scanWord(b, i, "null")
+		default:
+			i = scanNumber(b, i)
+		}
+		// What follows it.
+		for {
+			if i < 0 || level == 0 {
+				return i
+			}
+			i = skipSpace(b, i)
+			if i >= len(b) {
+				return -1
+			}
+			c := b[i]
+			i++
+			if c == ',' {
+				i = skipSpace(b, i)
+				if objects&1 == 1 {
+					if i = scanKey(b, i); i < 0 {
+						return -1
+					}
+				}
+				break
+			}
+			if c != '}' && c != ']' || (c == '}') != (objects&1 == 1) {
+				return -1
+			}
+			level--
+			objects >>= 1
+		}
+	}
+}
+
+// scanKey passes a member's name and colon and the space after it.
+func scanKey(b []byte, i int) int {
+	if i >= len(b) || b[i] != '"' {
+		return -1
+	}
+	if i = scanString(b, i); i < 0 {
+		return -1
+	}
+	i = skipSpace(b, i)
+	if i >= len(b) || b[i] != ':' {
+		return -1
+	}
+	return skipSpace(b, i+1)
+}
+
+func scanString(b []byte, i int) int {
+	for i++; i < len(b); i++ {
+		switch c := b[i]; {
+		case c == '"':
+			return i + 1
+		case c < 0x20:
+			return -1
+		case c == '\\':
+			i++
+			if i >= len(b) {
+				return -1
+			}
+			switch b[i] {
+			case '"', '\\', '/', 'b', 'f', 'n', 'r', 't':
+			case 'u':
+				if _, ok := hex4(b, i+1); !ok {
+					return -1
+				}
+				i += 4
+			default:
+				return -1
+			}
+		}
+	}
+	return -1
+}
+
+func scanWord(b []byte, i int, word string) int {
+	if len(b)-i < len(word) || string(b[i:i+len(word)]) != word {
+		return -1
+	}
+	return i + len(word)
+}
+
+func scanNumber(b []byte, i int) int {
+	if i < len(b) && b[i] == '-' {
+		i++
+	}
+	switch {
+	case i >= len(b):
+		return -1
+	case b[i] == '0':
+		i++
+	default:
+		if i = scanDigits(b, i); i < 0 {
+			return -1
+		}
+	}
+	if i < len(b) && b[i] == '.' {
+		if i = scanDigits(b, i+1); i < 0 {
+			return -1
+		}
+	}
+	if i < len(b) && (b[i] == 'e' || b[i] == 'E') {
+		i++
+		if i < len(b) && (b[i] == '+' || b[i] == '-') {
+			i++
+		}
+		return scanDigits(b, i)
+	}
+	return i
+}
+
+// scanDigits passes one digit or more.
+func scanDigits(b []byte, i int) int {
+	start := i
+	for i < len(b) && b[i]-'0' <= 9 {
+		i++
+	}
+	if i == start {
+		return -1
+	}
+	return i
+}
+
+// hex4 reads the four hex digits at b[i].
+func hex4(b []byte, i int) (rune, bool) {
+	if len(b)-i < 4 {
+		return 0, false
+	}
+	var r rune
+	for _, c := range b[i : i+4] {
+		d, ok := unhex(c)
+		if !ok {
+			return 0, false
+		}
+		r = r<<4 | rune(d)
+	}
+	return r, true
+}
+
+func unhex(c byte) (byte, bool) {
+	switch {
+	case c-'0' <= 9:
+		return c - '0', true
+	case c|0x20 >= 'a' && c|0x20 <= 'f':
+		return c | 0x20 - 'a' + 10, true
+	}
+	return 0, false
+}

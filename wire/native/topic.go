@@ -1,0 +1,119 @@
+package native
+
+import (
+	"fmt"
+	"strings"
+	"unicode/utf8"
+
+	"github.com/limpet-go/limpet/wire"
+)
+
+// Bounds of a topic (docs/protocol.md, section 1).
+const (
+	MaxTopic       = 255 // bytes
+	MaxTopicLevels = 16
+)
+
+// TopicError says why a topic cannot be used. Topic is the whole topic; the
+// text of the error quotes no more than its beginning.
+type TopicError struct {
+	Topic  string
+	Reason string
+}
+
+func (e *TopicError) Error() string {
+	return fmt.Sprintf("topic %s: %s", quoteShort(e.Topic), e.Reason)
+}
+
+// quoteShort quotes the first 64 bytes of s for a log line.
+func quoteShort(s string) string {
+	const most = 64
+	if len(s) <= most {
+		return fmt.Sprintf("%+q", s)
+	}
+	return fmt.Sprintf("%+q...", clip(s, most))
+}
+
+// clip returns the longest prefix of s that has at most n bytes and does not
+// end inside a character.
+func clip(s string, n int) string {
+	if len(s) <= n {
+		return s
+	}
+	for cut := n; cut > n-utf8.UTFMax && cut >= 0; cut-- {
+		if utf8.RuneStart(s[cut]) {
+			return s[:cut]
+		}
+	}
+	return s[:n]
+}
+
+// CheckTopic reports whether topic may be used for use, by the rules of
+// docs/protocol.md, section 1. The error is a *TopicError.
+func CheckTopic(use wire.Use, topic string) error {
+	if reason := topicFault(use, topic); reason != "" {
+		return &TopicError{topic, reason}
+	}
+	return nil
+}
+
+func topicFault(use wire.Use, topic string) string {
+	if topic == "" {
+		return "it is empty"
+	}
+	if len(topic) > MaxTopic {
+		return fmt.Sprintf("%d bytes, more than %d", len(topic), MaxTopic)
+	}
+	levels, start := 1, 0
+	for i, c := range topic {
+		switch {
+		case c == utf8.RuneError && !strings.HasPrefix(topic[i:], "\uFFFD"):
+			return "it is not UTF-8"
+		case c < 0x20 || c >= 0x7f && c < 0xa0:
+			return "it contains a control character"
+		case c == '/':
+			if reason := levelFault(use, topic[start:i], false); reason != "" {
+				return reason
+			}
+			levels, start = levels+1, i+1
+		}
+	}
+	if levels > MaxTopicLevels {
+		return fmt.Sprintf("%d levels, more than %d", levels, MaxTopicLevels)
+	}
+	return levelFault(use, topic[start:], true)
+}
+
+func levelFault(use wire.Use, level string, last bool) string {
+	switch {
+	case level == "":
+		return "a level is empty"
+	case level != "*" && level != "**":
+		return ""
+	case use == wire.UsePublish:
+		return "a wildcard cannot be published to"
+	case level == "**" && !last:
+		return "** is allowed as the last level only"
+	}
+	return ""
+}
+
+// Match reports whether topic is one that a subscription to pattern receives:
+// a whole level * stands for exactly one level, a final ** for one or more.
+// Both must have passed CheckTopic.
+func Match(pattern, topic string) bool {
+	for {
+		p, prest, pmore := strings.Cut(pattern, "/")
+		if p == "**" && !pmore {
+			return topic != ""
+		}
+		t, trest, tmore := strings.Cut(topic, "/")
+		if p != "*" && p != t || pmore != tmore {
+			return false
+		}
+		if !pmore {
+			return t != ""
+		}
+		pattern, topic = prest, trest
+	}
+}

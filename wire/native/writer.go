@@ -1,0 +1,294 @@
+package native
+
+import (
+	"encoding/base64"
+	"encoding/binary"
+	"encoding/hex"
+	"math/bits"
+	"strconv"
+	"unicode/utf8"
+
+	"github.com/limpet-go/limpet/wire"
+)
+
+// A writer spells fields in either encoding. Methods named like a type write
+// the field always, those that end in Opt only if it is not zero.
+type writer struct {
+	b     []byte
+	bin   bool
+	bare  bool   // leave payloads out: Size adds them
+	fault string // the first thing that could not be spelled
+}
+
+func (w *writer) fail(what string) {
+	if w.fault == "" {
+		w.fault = what
+	}
+}
+
+const (
+	wireVarint = 0
+	wireI64    = 1
+	wireBytes  = 2
+	wireI32    = 5
+
+	maxJSONNumber = 1<<53 - 1 // what every JSON reader keeps exactly
+)
+
+func uvarintLen(v uint64) int { return (bits.Len64(v|1) + 6) / 7 }
+
+func (w *writer) tag(num, wt int) {
+	w.b = binary.AppendUvarint(w.b, uint64(num)<<3|uint64(wt))
+}
+
+// key begins a JSON member. No value ends in a brace that opens.
+func (w *writer) key(k string) {
+	if w.b[len(w.b)-1] != '{' {
+		w.b = append(w.b, ',')
+	}
+	w.b = append(w.b, '"')
+	w.b = append(w.b, k...)
+	w.b = append(w.b, '"', ':')
+}
+
+func (w *writer) uint(s *schema, num int, v uint64) {
+	if w.bin {
+		w.tag(num, wireVarint)
+		w.b = binary.AppendUvarint(w.b, v)
+		return
+	}
+	w.key(s.keys[num])
+	w.jsonUint(v)
+}
+
+func (w *writer) jsonUint(v uint64) {
+	if v <= maxJSONNumber {
+		w.b = strconv.AppendUint(w.b, v, 10)
+		return
+	}
+	w.b = append(w.b, '"')
+	w.b = strconv.AppendUint(w.b, v, 10)
+	w.b = append(w.b, '"')
+}
+
+func (w *writer) uintOpt(s *schema, num int, v uint64) {
+	if v != 0 {
+		w.uint(s, num, v)
+	}
+}
+
+func (w *writer) bool(s *schema, num int, v bool) {
+	if w.bin {
+		n := uint64(0)
+		if v {
+			n = 1
+		}
+		w.uint(s, num, n)
+		return
+	}
+	w.key(s.keys[num])
+	w.b = strconv.AppendBool(w.b, v)
+}
+
+func (w *writer) boolOpt(s *schema, num int, v bool) {
+	if v {
+		w.bool(s, num, v)
+	}
+}
+
+// word writes an enumeration; its zero value is left out.
+func (w *writer) word(s *schema, num int, v uint8, words []string) {
+	switch {
+	case int(v) >= len(words):
+		w.fail(s.keys[num] + " has no such value")
+	case v == 0:
+	case w.bin:
+		w.uint(s, num, uint64(v))
+	default:
+		w.key(s.keys[num])
+		w.quote(words[v])
+	}
+}
+
+func (w *writer) string(s *schema, num int, v string) {
+	if !w.bin {
+		w.key(s.keys[num])
+		w.quote(v)
+		return
+	}
+	if !utf8.ValidString(v) {
+		w.fail(notUTF8)
+	}
+	w.tag(num, wireBytes)
+	w.b = binary.AppendUvarint(w.b, uint64(len(v)))
+	w.b = append(w.b, v...)
+}
+
+func (w *writer) stringOpt(s *schema, num int, v string) {
+	if v != "" {
+		w.string(s, num, v)
+	}
+}
+
+const notUTF8 = "a string is not UTF-8"
+
+const hexDigits = "0123456789abcdef"
+
+// quote writes a JSON string.
+func (w *writer) quote(v string) {
+	w.b = append(w.b, '"')
+	start := 0
+	for i := 0; i < len(v); {
+		c := v[i]
+		if c >= 0x20 && c != '"' && c != '\\' && c < utf8.RuneSelf {
+			i++
+			continue
+		}
+		if c >= utf8.RuneSelf {
+			r, n := utf8.DecodeRuneInString(v[i:])
+			if r == utf8.RuneError && n == 1 {
+				w.fail(notUTF8)
+			}
+			i += n
+			continue
+		}
+		w.b = append(w.b, v[start:i]...)
+		switch c {
+		case '"', '\\':
+			w.b = append(w.b, '\\', c)
+		case '\n':
+			w.b = append(w.b, '\\', 'n')
+		case '\r':
+			w.b = append(w.b, '\\', 'r')
+		case '\t':
+			w.b = append(w.b, '\\', 't')
+		default:
+			w.b = append(w.b, '\\', 'u', '0', '0', hexDigits[c>>4], hexDigits[c&15])
+		}
+		i++
+		start = i
+	}
+	w.b = append(w.b, v[start:]...)
+	w.b = append(w.b, '"')
+}
+
+func (w *writer) bytes(s *schema, num int, v []byte) {
+	if w.bin {
+		w.tag(num, wireBytes)
+		w.b = binary.AppendUvarint(w.b, uint64(len(v)))
+		w.b = append(w.b, v...)
+		return
+	}
+	w.key(s.keys[num])
+	w.base64(v)
+}
+
+func (w *writer) base64(v []byte) {
+	w.b = append(w.b, '"')
+	w.b = base64.RawURLEncoding.AppendEncode(w.b, v)
+	w.b = append(w.b, '"')
+}
+
+func (w *writer) bytesOpt(s *schema, num int, v []byte) {
+	if len(v) != 0 {
+		w.bytes(s, num, v)
+	}
+}
+
+func (w *writer) mark(s *schema, num int, tag []byte) {
+	if len(tag) > MaxTag {
+		w.fail("a tag is too long")
+		return
+	}
+	w.bytes(s, num, tag)
+}
+
+func (w *writer) markOpt(s *schema, num int, tag []byte) {
+	if len(tag) != 0 {
+		w.mark(s, num, tag)
+	}
+}
+
+// id writes a message id, in JSON as the text of a UUID (RFC 9562, section 4).
+func (w *writer) id(s *schema, num int, id *wire.ID) {
+	if w.bin {
+		w.bytes(s, num, id[:])
+		return
+	}
+	w.key(s.keys[num])
+	var text [38]byte
+	text[0], text[9], text[14], text[19], text[24], text[37] = '"', '-', '-', '-', '-', '"'
+	hex.Encode(text[1:9], id[:4])
+	hex.Encode(text[10:14], id[4:6])
+	hex.Encode(text[15:19], id[6:8])
+	hex.Encode(text[20:24], id[8:10])
+	hex.Encode(text[25:37], id[10:])
+	w.b = append(w.b, text[:]...)
+}
+
+// begin starts a nested object; end takes what it returned.
+func (w *writer) begin(s *schema, num int) int {
+	if w.bin {
+		w.tag(num, wireBytes)
+		return w.length()
+	}
+	w.key(s.keys[num])
+	w.b = append(w.b, '{')
+	return 0
+}
+
+// length reserves room for the length of what follows.
+func (w *writer) length() int {
+	w.b = append(w.b, 0)
+	return len(w.b)
+}
+
+func (w *writer) end(start int) {
+	if !w.bin {
+		w.b = append(w.b, '}')
+		return
+	}
+	n := len(w.b) - start
+	if n < 0x80 {
+		w.b[start-1] = byte(n)
+		return
+	}
+	more := uvarintLen(uint64(n)) - 1
+	for range more {
+		w.b = append(w.b, 0)
+	}
+	copy(w.b[start+more:], w.b[start:start+n])
+	binary.PutUvarint(w.b[start-1:], uint64(n))
+}
+
+// list begins a list, which is nothing in binary: its items carry the number.
+func (w *writer) list(s *schema, num int) {
+	if !w.bin {
+		w.key(s.keys[num])
+		w.b = append(w.b, '[')
+	}
+}
+
+func (w *writer) endList() {
+	if !w.bin {
+		w.b = append(w.b, ']')
+	}
+}
+
+// comma separates the items of a JSON list.
+func (w *writer) comma(i int) {
+	if !w.bin && i > 0 {
+		w.b = append(w.b, ',')
+	}
+}
+
+// item begins item i of a list of objects.
+func (w *writer) item(num, i int) int {
+	if w.bin {
+		w.tag(num, wireBytes)
+		return w.length()
+	}
+	w.comma(i)
+	w.b = append(w.b, '{')
+	return 0
+}
