@@ -191,7 +191,7 @@ func (r *reader) msg(o *object, m *Msg) {
 		r.bad("an expired slot has a payload")
 	}
 	// An expired slot is only a number and an id (docs/protocol.md, section 5).
-	if r.dir == FromClient && !void && o.seen&(1<<5) == 0 && r.code == 0 {
+	if r.dir == FromClient && !void && m.Topic == "" && r.code == 0 {
 		r.bad("a required field is missing")
 	}
 }

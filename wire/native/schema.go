@@ -28,7 +28,7 @@ var (
 	welcomeSchema = both(schema{keys: []string{1: "sid", 2: "key", 3: "se", 4: "res", 5: "ack",
 		6: "sack", 7: "out", 8: "cr", 10: "hb", 11: "ttl", 12: "dedup", 13: "lim", 14: "spread",
 		15: "feat", 18: "exp", 19: "tag", 20: "cn"}, repeated: mask(6, 7, 15)}, 1, 2, 3, 4, 5, 8, 20)
-	// A void message has no topic: the reader demands one of the others.
+	// The reader demands a topic of a client's message that is not void.
 	msgSchema = schema{keys: []string{1: "ch", 2: "s", 3: "p", 4: "id", 5: "tp", 6: "d", 7: "ct",
 		8: "h", 10: "tag", 11: "age", 12: "ttl", 13: "fl"}, repeated: mask(8),
 		up: mask(2, 4), down: mask(2, 3, 4)}
