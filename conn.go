@@ -317,6 +317,7 @@ func closeCode(err error) (code uint16, reason string) {
 // everything else, and of what changes a subscription's state.
 func (c *Client) read(k *conn, codec wire.Codec) {
 	var events wire.Events
+	names := make(map[string]uint64) // server-given name to subscription key
 	for {
 		f, err := k.receive()
 		if err == nil {
@@ -325,7 +326,7 @@ func (c *Client) read(k *conn, codec wire.Codec) {
 			events.Reset()
 			err = codec.Decode(f, &events)
 			if err == nil {
-				err = c.route(k, &events)
+				err = c.route(k, &events, names)
 			} else {
 				err = asViolation(err)
 			}
@@ -337,13 +338,18 @@ func (c *Client) read(k *conn, codec wire.Codec) {
 	}
 }
 
-func (c *Client) route(k *conn, events *wire.Events) error {
+func (c *Client) route(k *conn, events *wire.Events, names map[string]uint64) error {
 	var forLoop []wire.Event
 	var fault error
 	routes := c.routes.Load()
 	for i := range events.List {
 		ev := &events.List[i]
 		if ev.Kind.OfSubscription() {
+			if ev.Key == 0 {
+				ev.Key = names[ev.Name]
+			} else if ev.Kind == wire.EventSubscribed && ev.Name != "" {
+				names[ev.Name] = ev.Key
+			}
 			if s := routes.find(ev); s != nil {
 				if fault = s.queue.offer(k.gen, ev); fault != nil {
 					break

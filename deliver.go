@@ -67,12 +67,13 @@ type Message struct {
 	taken uint64
 }
 
-// Ack says that the message was processed. With SubscribeOptions.ManualAck
-// the committed position advances over the contiguous acknowledged prefix;
-// without it Ack does nothing. It may be called from any goroutine, more than
-// once, and after the client closed.
+// Ack says that the message was processed: the committed position advances
+// over the contiguous acknowledged prefix. It is needed with
+// SubscribeOptions.ManualAck, and for a message whose loop body was left by
+// break or return. It may be called from any goroutine, more than once, and
+// after the client closed. A Gap and a Reset need none.
 func (m Message) Ack() {
-	if m.queue != nil && m.queue.manual {
+	if m.queue != nil {
 		m.queue.acked(m.taken)
 	}
 }
@@ -117,7 +118,12 @@ type queue struct {
 	takes     uint64 // messages taken so far
 	unacked   []commit
 	committed Position
+	stuck     bool // a message was left unacknowledged for so long that nothing after it will be committed
 }
+
+// maxUnacked bounds, without ManualAck, what is remembered behind a message
+// whose loop body was left and that nobody acknowledged.
+const maxUnacked = 16 << 10
 
 type commit struct {
 	taken    uint64
@@ -572,7 +578,13 @@ func (q *queue) pop(most int) ([]Message, time.Duration) {
 		m := &ms[i]
 		q.takes++
 		m.taken = q.takes
-		q.unacked = append(q.unacked, commit{m.taken, m.Position, false})
+		if len(q.unacked) >= q.d.Buffer+maxUnacked {
+			q.stuck, q.unacked = true, nil
+		}
+		if !q.stuck {
+			loss := m.Kind == Gap || m.Kind == Reset
+			q.unacked = append(q.unacked, commit{m.taken, m.Position, loss})
+		}
 		q.bytes -= len(m.Payload)
 		if m.Kind == Data || m.Kind == Snapshot {
 			q.data--
@@ -689,7 +701,7 @@ func (s *Subscription) Batches(ctx context.Context) iter.Seq2[[]Message, error] 
 func (s *Subscription) C() <-chan Message {
 	s.startDeliver.Do(func() {
 		if !s.client.spawn(&s.client.delivers, s.deliver) {
-			close(s.c)
+			go s.deliver() // the client has ended: what is waiting is still to be had
 		}
 	})
 	return s.c

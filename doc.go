@@ -10,18 +10,18 @@
 // their subscription and never waits for a consumer. The wire language is a
 // plug, wire.Dialect; limpet.v1 is the default, and package server speaks it.
 //
-//	      your goroutines                     per subscription
-//	 Publish  Subscribe  Close             Messages(), C(): your code
-//	      |       |        |                          ^
-//	      v       v        v                          |  delivery queue
-//	 +------------------------------+                 |
-//	 | loop: state, window,         |-----------------|---> notifier --> Observer
-//	 |       registry, deadlines    |                 |
-//	 +--^--------^------------|-----+                 |
-//	    | dialed | control    | frames                |
-//	  dialer   reader --------|-----------------------+
-//	             ^          writer
-//	             +-- socket --+
+//	     your goroutines                     per subscription
+//	Publish  Subscribe  Close             Messages(), C(): your code
+//	     |       |        |                          ^
+//	     v       v        v                          |  delivery queue
+//	+------------------------------+                 |
+//	| loop: state, window,         |-----------------|---> notifier --> Observer
+//	|       registry, deadlines    |                 |
+//	+--^--------^------------|-----+                 |
+//	   | dialed | control    | frames                |
+//	 dialer   reader --------|-----------------------+
+//	            ^          writer
+//	            +-- socket --+
 //
 // See docs/design.md for who owns what, docs/protocol.md for limpet.v1,
 // docs/reconnect.md for the reconnection policy and docs/guarantees.md for what

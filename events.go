@@ -184,6 +184,7 @@ func (l *loop) hearOf(s *Subscription, ev *wire.Event) {
 		if s.state.load().Phase == SubPending {
 			l.asking--
 			s.retries, s.retry = 0, time.Time{}
+			s.wireName = ev.Name
 			l.setSub(s, SubState{Phase: SubLive, Generation: l.conn.gen})
 		}
 	case wire.EventGap:

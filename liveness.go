@@ -21,7 +21,7 @@ func (l *loop) tick() {
 		l.connect()
 		return
 	}
-	if l.shutdown && l.conn == nil && l.state.Phase == Waiting && l.idle() {
+	if l.shutdown && l.conn == nil && l.idle() {
 		l.end(nil)
 		return
 	}

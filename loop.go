@@ -179,7 +179,10 @@ func (l *loop) open(k *conn, token string) {
 	}
 	l.ready, l.writing, l.writeErr, l.last = false, false, nil, nil
 	l.pinging, l.acked, l.stable, l.bye = false, false, false, false
-	l.ops, l.ask, l.asking = nil, nil, len(subs)
+	l.ops, l.ask, l.asking = nil, nil, 0
+	if l.c.cfg.traits.Confirms {
+		l.asking = len(subs)
+	}
 	l.start.Reset()
 	l.goAway = 0
 	l.heartbeat = l.c.cfg.Heartbeat.Interval
@@ -238,6 +241,13 @@ func (l *loop) welcome(r *wire.Ready) {
 	l.state.Resumed = r.Resumed
 	l.state.NextAttempt = time.Time{}
 	l.set(Ready)
+	if !l.c.cfg.traits.Confirms {
+		for _, s := range l.registry.subs {
+			if s.asked {
+				l.setSub(s, SubState{Phase: SubLive, Generation: l.conn.gen})
+			}
+		}
+	}
 }
 
 // fail ends an attempt or the present connection and decides what comes next.
@@ -406,7 +416,7 @@ func (l *loop) cleanUp() {
 	clean := errors.Is(l.state.Cause, ErrClosed)
 	l.c.mu.Lock()
 	l.c.ended = true
-	l.c.orphans = l.registry.subs
+	l.c.orphans = append(l.registry.subs, l.draining...)
 	l.c.mu.Unlock()
 	l.c.workers.Wait()
 	if clean {

@@ -107,6 +107,7 @@ func (s *Subscription) Stats() SubStats {
 
 // Committed is the position up to which everything was acknowledged without a
 // hole: where another process may go on with FromResume. Zero if nothing was.
+// A message that is never acknowledged holds it where it is.
 func (s *Subscription) Committed() Position {
 	s.queue.mu.Lock()
 	defer s.queue.mu.Unlock()
@@ -137,13 +138,13 @@ type routes struct {
 
 // find is nil for a subscription that is no more.
 func (r *routes) find(ev *wire.Event) *Subscription {
-	if r == nil {
+	switch {
+	case r == nil:
 		return nil
+	case ev.Key != 0:
+		return r.byKey[ev.Key]
 	}
-	if ev.Name != "" {
-		return r.byName[ev.Name]
-	}
-	return r.byKey[ev.Key]
+	return r.byName[ev.Name]
 }
 
 // registry holds the subscriptions in order of registration. It belongs to the

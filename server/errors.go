@@ -10,8 +10,8 @@ import (
 
 // Errors of Publish.
 var (
-	ErrClosed = errors.New("server: closed")                                         // Close or Shutdown was called
-	ErrTopic  = errors.New("server: not a topic to publish to")                      // docs/protocol.md, section 1
+	ErrClosed = errors.New("server: closed")                                            // Close or Shutdown was called
+	ErrTopic  = errors.New("server: not a topic to publish to")                         // docs/protocol.md, section 1
 	ErrTooBig = errors.New("server: message exceeds the limits in Options and WELCOME") // payload or headers
 )
 

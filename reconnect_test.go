@@ -1,0 +1,156 @@
+package limpet_test
+
+import (
+	"context"
+	"errors"
+	"net/http"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/limpet-go/limpet"
+	"github.com/limpet-go/limpet/limpettest"
+)
+
+// bound is v of docs/reconnect.md, section 1, computed independently of the
+// library that draws.
+func bound(k int) time.Duration {
+	if k >= 20 {
+		return time.Minute
+	}
+	v := 500 * time.Millisecond
+	for i := 1; i < k; i++ {
+		v = v * 3 / 2
+	}
+	return min(v, 15*time.Second)
+}
+
+// checkEnvelope demands that no attempt starts earlier than half its bound
+// after the failure before it. Failures here take no time.
+func checkEnvelope(t *testing.T, dials []limpettest.Dial) {
+	t.Helper()
+	for i := 2; i < len(dials); i++ {
+		gap := dials[i].At.Sub(dials[i-1].At)
+		if least := bound(i) / 2; gap < least-time.Microsecond {
+			t.Errorf("attempt %d started %v after failure %d, the envelope allows %v", i+1, gap, i, least)
+		}
+	}
+}
+
+func TestAcceptThenDropForAnHour(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		srv := limpettest.NewServer(t, nil)
+		srv.Network.Each(func(int) limpettest.Fault { return limpettest.CutAfterFrames(limpettest.Up, 1) })
+		c, err := limpet.New(srv.URL(), &limpet.Options{HTTPClient: srv.HTTPClient()})
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer closeAndWait(t, c)
+		time.Sleep(time.Hour)
+		dials := srv.Network.Dials()
+		// v reaches 15 s at the tenth failure and 60 s at the twentieth.
+		if n := len(dials); n < 60 || n > 150 {
+			t.Errorf("%d attempts in an hour", n)
+		}
+		checkEnvelope(t, dials)
+		if s := c.State(); s.Phase == limpet.Ended {
+			t.Errorf("client gave up: %v", c.Err())
+		}
+	})
+}
+
+func TestOutageOfThirtyMinutes(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		srv := limpettest.NewServer(t, nil)
+		ctx := context.Background()
+		c, err := limpet.Dial(ctx, srv.URL(), &limpet.Options{HTTPClient: srv.HTTPClient()})
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer closeAndWait(t, c)
+		time.Sleep(time.Minute) // stable
+		before := len(srv.Network.Dials())
+		srv.Stop()
+		time.Sleep(30 * time.Minute)
+		if s := c.State(); s.Phase == limpet.Ready || s.Phase == limpet.Ended {
+			t.Fatalf("phase %v during the outage, cause %v", s.Phase, s.Cause)
+		}
+		checkEnvelope(t, srv.Network.Dials()[before:])
+		srv.Start()
+		back := time.Now()
+		if err := c.WaitReady(ctx); err != nil {
+			t.Fatal(err)
+		}
+		if took := time.Since(back); took > time.Minute {
+			t.Errorf("ready %v after the end of the outage", took)
+		}
+		if _, err := c.Send(ctx, "a", []byte("1"), nil); err != nil {
+			t.Error(err)
+		}
+	})
+}
+
+func TestRetryAfterIsNeverUndercut(t *testing.T) {
+	for name, h := range map[string]http.Header{
+		"seconds":      {"Retry-After": {"90"}},
+		"date":         {"Retry-After": {"Mon, 01 Jan 2024 00:01:30 GMT"}, "Date": {"Mon, 01 Jan 2024 00:00:00 GMT"}},
+		"milliseconds": {"X-Limpet-Retry-Ms": {"90000"}, "Retry-After": {"1"}},
+	} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				srv := limpettest.NewServer(t, nil)
+				srv.Inject(limpettest.RefuseUpgrade(503, h))
+				c, err := limpet.Dial(context.Background(), srv.URL(), &limpet.Options{HTTPClient: srv.HTTPClient()})
+				if err != nil {
+					t.Fatal(err)
+				}
+				defer closeAndWait(t, c)
+				d := srv.Network.Dials()
+				if gap := d[1].At.Sub(d[0].At); gap < 90*time.Second || gap > 100*time.Second {
+					t.Errorf("second attempt after %v", gap)
+				}
+			})
+		})
+	}
+}
+
+func TestStatusVerdicts(t *testing.T) {
+	for _, tc := range []struct {
+		status int
+		class  limpet.ErrorClass
+		final  bool
+	}{
+		{400, limpet.ClassHTTP, true}, {401, limpet.ClassAuth, true}, {403, limpet.ClassAuth, true},
+		{404, limpet.ClassHTTP, true}, {405, limpet.ClassHTTP, true}, {407, limpet.ClassProxy, true},
+		{408, limpet.ClassHTTP, false}, {410, limpet.ClassHTTP, true}, {421, limpet.ClassHTTP, false},
+		{425, limpet.ClassHTTP, false}, {426, limpet.ClassHTTP, true}, {429, limpet.ClassOverload, false},
+		{431, limpet.ClassHTTP, true}, {500, limpet.ClassHTTP, false}, {501, limpet.ClassHTTP, true},
+		{502, limpet.ClassHTTP, false}, {503, limpet.ClassOverload, false}, {504, limpet.ClassHTTP, false},
+		{520, limpet.ClassHTTP, false}, {200, limpet.ClassNotWebSocket, false}, {302, limpet.ClassNotWebSocket, false},
+	} {
+		t.Run(http.StatusText(tc.status), func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				srv := limpettest.NewServer(t, nil)
+				srv.Inject(limpettest.RefuseUpgrade(tc.status, http.Header{"Location": {"http://127.0.0.1:1/"}}))
+				c, err := limpet.New(srv.URL(), &limpet.Options{HTTPClient: srv.HTTPClient()})
+				if err != nil {
+					t.Fatal(err)
+				}
+				defer closeAndWait(t, c)
+				s, _ := c.WaitState(context.Background(), func(s limpet.State) bool { return s.Cause != nil })
+				if got := limpet.Class(s.Cause); got != tc.class {
+					t.Errorf("class %q, want %q: %v", got, tc.class, s.Cause)
+				}
+				var e *limpet.Error
+				if !errors.As(s.Cause, &e) || e.Code != tc.status {
+					t.Errorf("cause does not name the status: %v", s.Cause)
+				}
+				err = c.WaitReady(context.Background())
+				var p *limpet.PermanentError
+				if final := errors.As(err, &p); final != tc.final {
+					t.Errorf("final = %v, want %v: %v", final, tc.final, err)
+				}
+			})
+		})
+	}
+}

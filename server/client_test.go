@@ -1,0 +1,383 @@
+package server_test
+
+import (
+	"context"
+	"errors"
+	"io"
+	"net"
+	"net/http"
+	"os"
+	"slices"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/limpet-go/limpet/server"
+	"github.com/limpet-go/limpet/wire"
+	"github.com/limpet-go/limpet/wire/native"
+	"nhooyr.io/websocket"
+)
+
+// rig is a server on an in-memory listener, or on TCP outside a bubble.
+type rig struct {
+	t    testing.TB
+	srv  *server.Server
+	http *http.Server
+	l    net.Listener
+	dial func(context.Context) (net.Conn, error)
+	done chan struct{}
+}
+
+func newRig(t testing.TB, o *server.Options) *rig {
+	t.Helper()
+	srv, err := server.New(o)
+	if err != nil {
+		t.Fatal(err)
+	}
+	l := newPipes()
+	r := &rig{t: t, srv: srv, l: l, dial: l.dial, done: make(chan struct{})}
+	r.http = &http.Server{Handler: srv, ErrorLog: nil}
+	go func() {
+		defer close(r.done)
+		r.http.Serve(l)
+	}()
+	t.Cleanup(r.close)
+	return r
+}
+
+func (r *rig) close() {
+	r.srv.Close()
+	r.http.Close()
+	<-r.done
+}
+
+// upgrade dials with header and the subprotocols given.
+func (r *rig) upgrade(header http.Header, protocols ...string) (*websocket.Conn, *http.Response, error) {
+	tr := &http.Transport{DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) { return r.dial(ctx) }}
+	defer tr.CloseIdleConnections()
+	o := &websocket.DialOptions{
+		HTTPClient:   &http.Client{Transport: tr},
+		HTTPHeader:   header,
+		Subprotocols: protocols,
+	}
+	if host := header.Get("Host"); host != "" {
+		o.Host = host
+	}
+	return websocket.Dial(context.Background(), "ws://localhost/", o)
+}
+
+// client speaks frames.
+type client struct {
+	t   testing.TB
+	ws  *websocket.Conn
+	enc native.Encoding
+	in  []native.Frame
+}
+
+func (r *rig) connect(enc native.Encoding) *client {
+	r.t.Helper()
+	ws, _, err := r.upgrade(nil, native.Subprotocol(enc))
+	if err != nil {
+		r.t.Fatal(err)
+	}
+	ws.SetReadLimit(1 << 20)
+	c := &client{t: r.t, ws: ws, enc: enc}
+	r.t.Cleanup(func() { ws.CloseNow() })
+	return c
+}
+
+func (c *client) send(frames ...native.Frame) {
+	c.t.Helper()
+	data, err := native.Append(nil, c.enc, frames)
+	if err != nil {
+		c.t.Fatal(err)
+	}
+	c.raw(data)
+}
+
+func (c *client) raw(data []byte) {
+	c.t.Helper()
+	typ := websocket.MessageText
+	if c.enc == native.Binary {
+		typ = websocket.MessageBinary
+	}
+	if err := c.ws.Write(context.Background(), typ, data); err != nil {
+		c.t.Fatal("write:", err)
+	}
+}
+
+// read returns the next frame that is no ping, or the error of the connection.
+func (c *client) read() (native.Frame, error) {
+	for {
+		for len(c.in) > 0 {
+			f := c.in[0]
+			c.in = c.in[1:]
+			if f.Type != native.TypePing {
+				return f, nil
+			}
+		}
+		_, data, err := c.ws.Read(context.Background())
+		if err != nil {
+			return native.Frame{}, err
+		}
+		if c.in, err = native.Decode(nil, c.enc, native.FromServer, data, native.DefaultLimits); err != nil {
+			c.t.Fatalf("the server sent what cannot be decoded: %v", err)
+		}
+	}
+}
+
+// next returns the next frame, which must be of type want.
+func (c *client) next(want native.Type) native.Frame {
+	c.t.Helper()
+	f, err := c.read()
+	if err != nil {
+		c.t.Fatalf("waiting for %v: %v", want, err)
+	}
+	if f.Type != want {
+		c.t.Fatalf("got %v, want %v: %+v", f.Type, want, show(f))
+	}
+	return f
+}
+
+// closed reads to the end and returns the close code, -1 for none, and the
+// frames before it.
+func (c *client) closed() (int, []native.Frame) {
+	c.t.Helper()
+	var got []native.Frame
+	for {
+		f, err := c.read()
+		if err != nil {
+			return int(websocket.CloseStatus(err)), got
+		}
+		got = append(got, f)
+	}
+}
+
+// wantClose fails unless the connection ends with code.
+func (c *client) wantClose(code int) []native.Frame {
+	c.t.Helper()
+	got, frames := c.closed()
+	if got != code {
+		c.t.Fatalf("closed with %d, want %d", got, code)
+	}
+	return frames
+}
+
+func (c *client) hello(h native.Hello) *native.Welcome {
+	c.t.Helper()
+	c.send(native.Frame{Type: native.TypeHello, Hello: &h})
+	return c.next(native.TypeWelcome).Welcome
+}
+
+func (c *client) publish(seq uint64, topic, payload string) wire.ID {
+	c.t.Helper()
+	id := idOf(seq)
+	c.send(msg(seq, id, topic, payload))
+	return id
+}
+
+// acked reads acks until one reaches to and returns all rejections seen.
+func (c *client) acked(to uint64) (nak []native.Reject, last *native.Ack) {
+	c.t.Helper()
+	for {
+		a := c.next(native.TypeAck).Ack
+		nak = append(nak, a.Nak...)
+		if a.HasTo && a.To >= to {
+			if a.To != to {
+				c.t.Fatalf("ack of %d, want %d", a.To, to)
+			}
+			return nak, a
+		}
+	}
+}
+
+func msg(seq uint64, id wire.ID, topic, payload string) native.Frame {
+	return native.Frame{Type: native.TypeMsg, Msg: native.Msg{S: seq, ID: id, Topic: topic, Payload: []byte(payload)}}
+}
+
+func idOf(n uint64) wire.ID {
+	return wire.ID{0: 1, 8: byte(n >> 56), 9: byte(n >> 48), 10: byte(n >> 40), 11: byte(n >> 32), 12: byte(n >> 24), 13: byte(n >> 16), 14: byte(n >> 8), 15: byte(n)}
+}
+
+func sub(ch uint64, topic string, from native.From, n uint64) native.Frame {
+	return native.Frame{Type: native.TypeSub, Sub: &native.Sub{Ch: ch, Topic: topic, From: from, Cr: native.Credit{N: n, B: 1 << 30}}}
+}
+
+func credit(ch, n, b uint64) native.Frame {
+	return native.Frame{Type: native.TypeAck, Ack: &native.Ack{Dcr: []native.ChCredit{{Ch: ch, N: n, B: b}}}}
+}
+
+func show(f native.Frame) string {
+	b, _ := native.Append(nil, native.JSON, []native.Frame{f})
+	return string(b)
+}
+
+// pipes is a listener in memory whose connections are buffered, bounded, have
+// deadlines, and hold no lock while they wait.
+type pipes struct {
+	accepts chan net.Conn
+	closed  chan struct{}
+	once    sync.Once
+	size    int
+}
+
+func newPipes() *pipes {
+	return &pipes{accepts: make(chan net.Conn), closed: make(chan struct{}), size: 64 << 10}
+}
+
+func (l *pipes) Accept() (net.Conn, error) {
+	select {
+	case c := <-l.accepts:
+		return c, nil
+	case <-l.closed:
+		return nil, net.ErrClosed
+	}
+}
+func (l *pipes) Close() error   { l.once.Do(func() { close(l.closed) }); return nil }
+func (l *pipes) Addr() net.Addr { return addr{} }
+
+func (l *pipes) dial(ctx context.Context) (net.Conn, error) {
+	a, b := newHalf(l.size), newHalf(l.size)
+	client, srv := &end{in: a, out: b}, &end{in: b, out: a}
+	select {
+	case l.accepts <- srv:
+		return client, nil
+	case <-l.closed:
+		return nil, errors.New("connection refused")
+	case <-ctx.Done():
+		return nil, ctx.Err()
+	}
+}
+
+type addr struct{}
+
+func (addr) Network() string { return "pipe" }
+func (addr) String() string  { return "pipe" }
+
+// half is one direction.
+type half struct {
+	max int
+
+	mu       sync.Mutex
+	cond     *sync.Cond
+	buf      []byte
+	eof      bool // writer closed
+	broken   bool // reader closed
+	rd, wd   time.Time
+	rdt, wdt *time.Timer
+}
+
+func newHalf(n int) *half {
+	h := &half{max: n}
+	h.cond = sync.NewCond(&h.mu)
+	return h
+}
+
+func (h *half) read(p []byte) (int, error) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	for {
+		switch {
+		case h.broken:
+			return 0, net.ErrClosed
+		case expired(h.rd):
+			return 0, timeout{}
+		case len(h.buf) > 0:
+			n := copy(p, h.buf)
+			h.buf = slices.Delete(h.buf, 0, n)
+			h.cond.Broadcast()
+			return n, nil
+		case h.eof:
+			return 0, io.EOF
+		}
+		h.cond.Wait()
+	}
+}
+
+func (h *half) write(p []byte) (n int, err error) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	for len(p) > 0 {
+		switch {
+		case h.eof:
+			return n, net.ErrClosed
+		case h.broken:
+			return n, errors.New("broken pipe")
+		case expired(h.wd):
+			return n, timeout{}
+		}
+		room := h.max - len(h.buf)
+		if room <= 0 {
+			h.cond.Wait()
+			continue
+		}
+		k := min(room, len(p))
+		h.buf = append(h.buf, p[:k]...)
+		n, p = n+k, p[k:]
+		h.cond.Broadcast()
+	}
+	return n, nil
+}
+
+func expired(t time.Time) bool { return !t.IsZero() && !time.Now().Before(t) }
+
+func (h *half) deadline(at *time.Time, timer **time.Timer, t time.Time) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	*at = t
+	if *timer != nil {
+		(*timer).Stop()
+	}
+	if !t.IsZero() {
+		*timer = time.AfterFunc(time.Until(t), func() {
+			h.mu.Lock()
+			defer h.mu.Unlock()
+			h.cond.Broadcast()
+		})
+	}
+	h.cond.Broadcast()
+}
+
+func (h *half) set(f func()) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	f()
+	h.cond.Broadcast()
+}
+
+type end struct{ in, out *half }
+
+func (e *end) Read(p []byte) (int, error)  { return e.in.read(p) }
+func (e *end) Write(p []byte) (int, error) { return e.out.write(p) }
+func (e *end) Close() error {
+	e.in.set(func() { e.in.broken = true; stopTimer(e.in.rdt) })
+	e.out.set(func() { e.out.eof = true; stopTimer(e.out.wdt) })
+	return nil
+}
+func (e *end) LocalAddr() net.Addr  { return addr{} }
+func (e *end) RemoteAddr() net.Addr { return addr{} }
+func (e *end) SetDeadline(t time.Time) error {
+	e.SetReadDeadline(t)
+	return e.SetWriteDeadline(t)
+}
+func (e *end) SetReadDeadline(t time.Time) error {
+	e.in.deadline(&e.in.rd, &e.in.rdt, t)
+	return nil
+}
+func (e *end) SetWriteDeadline(t time.Time) error {
+	e.out.deadline(&e.out.wd, &e.out.wdt, t)
+	return nil
+}
+
+func stopTimer(t *time.Timer) {
+	if t != nil {
+		t.Stop()
+	}
+}
+
+type timeout struct{}
+
+func (timeout) Error() string   { return "i/o timeout" }
+func (timeout) Timeout() bool   { return true }
+func (timeout) Temporary() bool { return true }
+func (timeout) Is(e error) bool { return e == os.ErrDeadlineExceeded }

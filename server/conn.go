@@ -1,0 +1,205 @@
+package server
+
+import (
+	"bufio"
+	"context"
+	"crypto/tls"
+	"errors"
+	"io"
+	"net"
+	"net/http"
+	"os"
+	"sync/atomic"
+	"time"
+	"unicode/utf8"
+
+	"github.com/limpet-go/limpet/wire"
+	"nhooyr.io/websocket"
+)
+
+// socket is one WebSocket connection. This file is the only one that knows the
+// library. One goroutine reads, one other writes and closes; abort may be
+// called from anywhere.
+//
+// The library's Close may hang for ever when the peer stalls within a frame, and
+// its CloseNow waits for Close. Both return at once when the raw connection is
+// closed, so that is kept at the hijack and every close has a timer on it.
+type socket struct {
+	ws       *websocket.Conn
+	raw      *rawConn
+	answered atomic.Bool // the peer sent a close frame
+}
+
+// accept upgrades a request that has passed all checks of the server.
+func accept(w http.ResponseWriter, r *http.Request, token string, limit int64, stall time.Duration) (*socket, error) {
+	h := &hijacker{ResponseWriter: w, stall: stall}
+	ws, err := websocket.Accept(h, r, &websocket.AcceptOptions{
+		Subprotocols:       []string{token},
+		InsecureSkipVerify: true, // Options.Origins was applied before
+		CompressionMode:    websocket.CompressionDisabled,
+	})
+	if err != nil {
+		if h.raw != nil {
+			h.raw.abort()
+		}
+		return nil, err
+	}
+	ws.SetReadLimit(limit)
+	return &socket{ws: ws, raw: h.raw}, nil
+}
+
+// read returns the next message. It ends with an error when the connection
+// does; the library has then told a peer that broke RFC 6455 or the limit.
+func (s *socket) read() (wire.FrameType, []byte, error) {
+	typ, data, err := s.ws.Read(context.Background())
+	if err != nil { // data may be set, and then it is beyond the limit
+		if websocket.CloseStatus(err) != -1 {
+			s.answered.Store(true)
+		} else if !s.raw.failed.Load() {
+			s.drain()
+		}
+		return 0, nil, err
+	}
+	if typ == websocket.MessageBinary {
+		return wire.Binary, data, nil
+	}
+	return wire.Text, data, nil
+}
+
+// drain reads on for a moment, so that the close frame that the library has
+// just written is not lost in the reset that unread bytes would cause.
+func (s *socket) drain() {
+	s.raw.Conn.SetReadDeadline(time.Now().Add(closeGrace))
+	io.CopyN(io.Discard, s.raw.Conn, 1<<20)
+}
+
+// write sends one message, in fragments if it is long, so that the pong for a
+// ping that arrives meanwhile finds its way (docs/protocol.md, section 1).
+func (s *socket) write(t wire.FrameType, data []byte) error {
+	typ := websocket.MessageText
+	if t == wire.Binary {
+		typ = websocket.MessageBinary
+	}
+	if len(data) <= writeFragment {
+		return s.ws.Write(context.Background(), typ, data)
+	}
+	w, err := s.ws.Writer(context.Background(), typ)
+	if err != nil {
+		return err
+	}
+	for len(data) > 0 {
+		n := min(len(data), writeFragment)
+		if _, err := w.Write(data[:n]); err != nil {
+			return err
+		}
+		data = data[n:]
+	}
+	return w.Close()
+}
+
+// close makes the close handshake, for closeGrace at most, and then closes the
+// connection. It reports whether the peer took part.
+func (s *socket) close(code uint16, reason string) bool {
+	killed := new(atomic.Bool)
+	timer := time.AfterFunc(closeGrace, func() {
+		killed.Store(true)
+		s.raw.abort()
+	})
+	err := s.ws.Close(websocket.StatusCode(code), cut(reason, 123))
+	timer.Stop()
+	if err == nil && !killed.Load() && !s.raw.failed.Load() {
+		s.answered.Store(true)
+	}
+	s.abort()
+	return s.answered.Load()
+}
+
+// abort closes the connection at once.
+func (s *socket) abort() { s.raw.abort() }
+
+// finish ends the library's goroutine. The connection is closed already.
+func (s *socket) finish() { s.ws.CloseNow() }
+
+// stalled reports whether a write ended because the peer took no bytes.
+func stalled(err error) bool { return errors.Is(err, os.ErrDeadlineExceeded) }
+
+// cut shortens s to n bytes at most, between two characters.
+func cut(s string, n int) string {
+	if len(s) <= n {
+		return s
+	}
+	for n > 0 && !utf8.RuneStart(s[n]) {
+		n--
+	}
+	return s[:n]
+}
+
+// hijacker hands the library a connection of our own.
+type hijacker struct {
+	http.ResponseWriter
+	stall time.Duration
+	raw   *rawConn
+}
+
+func (h *hijacker) Hijack() (net.Conn, *bufio.ReadWriter, error) {
+	conn, rw, err := http.NewResponseController(h.ResponseWriter).Hijack()
+	if err != nil {
+		return nil, nil, err
+	}
+	h.raw = &rawConn{Conn: conn, stall: h.stall, start: time.Now()}
+	return h.raw, bufio.NewReadWriter(rw.Reader, bufio.NewWriter(h.raw)), nil
+}
+
+// rawConn is the connection below the library: it notes when bytes came in and
+// gives every few bytes of output a deadline of their own, so that a slow peer
+// lives and a stalled one does not.
+type rawConn struct {
+	net.Conn
+	stall  time.Duration
+	start  time.Time
+	heard  atomic.Int64 // time.Duration since start
+	failed atomic.Bool  // a read failed
+}
+
+const writePiece = 4 << 10
+
+func (c *rawConn) Read(p []byte) (int, error) {
+	n, err := c.Conn.Read(p)
+	if n > 0 {
+		c.touch()
+	}
+	if err != nil {
+		c.failed.Store(true)
+	}
+	return n, err
+}
+
+func (c *rawConn) Write(p []byte) (written int, err error) {
+	for len(p) > 0 && err == nil {
+		n := min(len(p), writePiece)
+		c.Conn.SetWriteDeadline(time.Now().Add(c.stall))
+		n, err = c.Conn.Write(p[:n])
+		written += n
+		p = p[n:]
+	}
+	return written, err
+}
+
+// Close is the library's way to close; it must not wait.
+func (c *rawConn) Close() error { return c.abort() }
+
+// abort closes below TLS, whose Close may wait 5 s to say so.
+func (c *rawConn) abort() error {
+	if t, ok := c.Conn.(*tls.Conn); ok {
+		return t.NetConn().Close()
+	}
+	return c.Conn.Close()
+}
+
+// touch counts this moment as a sign of life.
+func (c *rawConn) touch() { c.heard.Store(int64(time.Since(c.start))) }
+
+// silence is how long nothing came in.
+func (c *rawConn) silence() time.Duration {
+	return time.Since(c.start) - time.Duration(c.heard.Load())
+}

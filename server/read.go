@@ -1,0 +1,215 @@
+package server
+
+import (
+	"context"
+	"errors"
+	"time"
+
+	"github.com/limpet-go/limpet/wire"
+	"github.com/limpet-go/limpet/wire/native"
+)
+
+// read applies what the client says until the connection ends.
+func (p *peer) read() {
+	lim := native.DefaultLimits
+	lim.Payload = p.server.opt.MaxPayload
+	for {
+		p.sock.raw.touch()
+		p.working.Store(false)
+		typ, data, err := p.sock.read()
+		p.working.Store(true)
+		if err != nil {
+			p.stop(0, "the connection was closed or broke", true)
+			return
+		}
+		if err := p.batch(typ, data, lim); err != nil {
+			p.fail(err)
+			return
+		}
+		if p.ended() {
+			return
+		}
+	}
+}
+
+// batch applies one WebSocket message. Nothing of it is applied if it cannot be
+// decoded (docs/protocol.md, section 1).
+func (p *peer) batch(typ wire.FrameType, data []byte, lim native.DecodeLimits) error {
+	if typ != p.enc.FrameType() {
+		return &fault{code: native.CloseBadFrame, reason: "wrong type of WebSocket message for the subprotocol"}
+	}
+	frames, err := native.Decode(p.frames[:0], p.enc, native.FromClient, data, lim)
+	if err != nil {
+		var code *wire.CodeError
+		if errors.As(err, &code) {
+			return &fault{code: code.Code, reason: code.Reason}
+		}
+		return &fault{code: native.CloseBadFrame, reason: "not a batch"}
+	}
+	p.frames = frames
+	if p.session != nil && len(frames) > 0 {
+		p.session.proved(p)
+	}
+	published := false
+	for i := range frames {
+		if p.session == nil && frames[i].Type != native.TypeHello {
+			err = protocolError("the first frame is not hello")
+		} else {
+			err = p.apply(&frames[i])
+		}
+		if err != nil {
+			break
+		}
+		published = published || frames[i].Type == native.TypeMsg
+	}
+	clear(p.frames) // payloads belong to the log now
+	if cap(p.frames) > 256 {
+		p.frames = nil
+	}
+	if published {
+		p.acknowledge()
+	}
+	return err
+}
+
+func (p *peer) apply(f *native.Frame) error {
+	switch f.Type {
+	case native.TypeMsg:
+		return p.accept(&f.Msg)
+	case native.TypeAck:
+		for _, c := range f.Ack.Dcr {
+			if _, ok := p.live[c.Ch]; ok {
+				p.post(order{kind: orderCredit, credit: c})
+			}
+		}
+	case native.TypeHello:
+		if p.session != nil {
+			return protocolError("a second hello")
+		}
+		return p.hello(f.Hello)
+	case native.TypeSub:
+		return p.subscribe(f.Sub)
+	case native.TypeUnsub:
+		if _, ok := p.live[f.Unsub.Ch]; ok {
+			delete(p.live, f.Unsub.Ch)
+			p.post(order{kind: orderUnsubscribe, credit: native.ChCredit{Ch: f.Unsub.Ch}})
+		}
+	case native.TypePing:
+		p.send(native.Frame{Type: native.TypePong, N: f.N})
+	case native.TypeAuth:
+		p.send(native.Frame{Type: native.TypeErr, Err: &native.Err{Code: native.CodeBadRequest, Msg: "no refresh on a live connection: reconnect with the new token"}})
+	case native.TypeGoAway:
+		if f.GoAway.Fin {
+			p.session.forget(p)
+		}
+	case native.TypeErr:
+		p.log.Warn("client reports an error", "code", f.Err.Code, "text", quote(f.Err.Msg), "fatal", f.Err.Fatal)
+	}
+	return nil
+}
+
+// hello makes the connection live, or returns why not.
+func (p *peer) hello(h *native.Hello) error {
+	p.greeted.Store(true)
+	if h.CN == 0 {
+		return protocolError("connection numbers begin at 1")
+	}
+	if up := h.Up; up != nil {
+		if up.Lo == 0 && up.Hi == 0 {
+			up.Lo = 1
+		}
+		if up.Lo == 0 || up.Lo-1 > up.Hi {
+			return protocolError("hello.up is no range")
+		}
+	}
+	ctx, cancel := context.WithTimeout(p.ctx, authTimeout)
+	defer cancel()
+	who, err := p.server.opt.Hooks.authenticate(ctx, p.request, h.Tok)
+	h.Tok, p.request = "", nil // not needed any more
+	if err != nil {
+		p.server.stats.unauthenticated.Add(1)
+		return refusal(err)
+	}
+	p.who = who
+
+	o := p.server.opt
+	ttl := o.SessionTTL
+	if wanted := time.Duration(min(h.TTL, uint64(ttl/time.Second))) * time.Second; wanted > 0 {
+		ttl = wanted
+	}
+	s, w, err := p.server.sessions.bind(ctx, p, h, who.ID, ttl)
+	p.session = s // bound or not: leave knows
+	if err != nil {
+		return err
+	}
+	p.server.complete(w, ttl, who)
+	p.creditN.Store(w.Cr.N)
+	p.creditB.Store(w.Cr.B)
+	p.server.welcomed(p)
+	p.post(order{kind: orderWelcome, session: s, expires: who.Expires, frame: native.Frame{Type: native.TypeWelcome, Welcome: w}})
+	for i := range h.Subs {
+		if err := p.subscribe(&h.Subs[i]); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// refusal is how a connection ends whose HELLO was not authenticated.
+func refusal(err error) error {
+	f := &fault{code: native.CloseAuthInvalid, reason: "not authenticated"}
+	var e *Error
+	var p *panicError
+	switch {
+	case errors.As(err, &p):
+		f.code, f.reason = native.CloseInternal, "internal error"
+	case errors.As(err, &e) && e.Code >= 4000 && e.Code < 5000:
+		f.code, f.reason = uint16(e.Code), e.Reason
+		if e.Retry > 0 {
+			f.say = &native.Err{Code: native.CodeUnavailable, Msg: e.Reason, Retry: uint64(e.Retry.Milliseconds()), Fatal: true}
+		}
+	}
+	return f
+}
+
+// subscribe checks a subscription and hands it to write, or refuses it.
+func (p *peer) subscribe(q *native.Sub) error {
+	if q.Ch == 0 {
+		return protocolError("channel 0 is not for subscriptions")
+	}
+	if _, ok := p.live[q.Ch]; ok {
+		return protocolError("channel %d is in use", q.Ch)
+	}
+	refuse := func(code uint64, why string, retry time.Duration) error {
+		p.send(native.Frame{Type: native.TypeUnsub, Unsub: &native.Unsub{
+			Ch: q.Ch, Code: code, Msg: cut(why, native.MaxReason), Retry: uint64(retry.Milliseconds()),
+		}})
+		return nil
+	}
+	if len(p.live) >= p.server.opt.MaxSubs {
+		return refuse(native.CodeQuota, "too many subscriptions", 0)
+	}
+	if native.CheckTopic(wire.UseSubscribe, q.Topic) != nil {
+		return refuse(native.CodeBadRequest, "not a topic", 0)
+	}
+	if err := p.server.opt.Hooks.authorize(p.who, VerbSubscribe, q.Topic); err != nil {
+		return refuse(codeOf(err, native.CodeForbidden))
+	}
+	p.live[q.Ch] = struct{}{}
+	sub := *q
+	p.post(order{kind: orderSubscribe, sub: &sub})
+	return nil
+}
+
+// fail ends the connection because of an error of read.
+func (p *peer) fail(err error) {
+	var f *fault
+	if !errors.As(err, &f) {
+		f = &fault{code: native.CloseInternal, reason: "internal error"}
+		p.log.Error("connection failed", "error", err)
+	}
+	if f.say != nil {
+		p.send(native.Frame{Type: native.TypeErr, Err: f.say})
+	}
+	p.stop(f.code, f.reason, f.code == native.CloseSuperseded && f.say == nil)
+}

@@ -1,0 +1,326 @@
+// Package server is the reference server for limpet.v1 (docs/protocol.md): a
+// library on net/http that keeps sessions, one log of messages, and the promises
+// of the protocol.
+//
+// A session is a small record and outlives its connections; a HELLO with a
+// higher connection number takes it over, and from that moment on the older
+// connection changes nothing. What clients publish is appended to the log once,
+// then acknowledged. A subscription is a filter and its own sequential read of
+// the log, so the server buffers nothing for a slow consumer: it reads on when
+// there is credit. What retention has taken meanwhile is told as a gap.
+//
+//	        read (HTTP handler)            write
+//	client ----> decode, hooks, accept --> orders, acks ----> client
+//	                       |                  ^
+//	                       v append           | read
+//	                     [ Log ] -------------+
+package server
+
+import (
+	"container/list"
+	"context"
+	"fmt"
+	"net/http"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/google/uuid"
+	"github.com/limpet-go/limpet/wire"
+	"github.com/limpet-go/limpet/wire/native"
+)
+
+// Server speaks limpet.v1 on every path of the http.Server that it handles. It
+// is safe for concurrent use. Close or Shutdown ends it; the http.Server itself
+// does not know its connections any more once they are upgraded.
+type Server struct {
+	opt      *Options
+	sessions *sessions
+	ids      *ids
+	slots    slots
+	stats    counters
+	ctx      context.Context // of appends; ends with Close
+	cancel   context.CancelFunc
+
+	mu      sync.Mutex // leaf
+	peers   map[*peer]struct{}
+	joining int // upgrades under way
+	pending int // of peers and joining: not welcomed
+	closed  bool
+	idle    chan struct{} // closed when closed is set and nobody is left
+}
+
+// New returns a server. With a log that already holds messages it first reads
+// them all, to know their ids. The error names the options that are wrong.
+func New(o *Options) (*Server, error) {
+	opt, err := o.withDefaults()
+	if err != nil {
+		return nil, err
+	}
+	s := &Server{
+		opt:      opt,
+		sessions: &sessions{max: opt.MaxSessions, window: uint64(opt.Window), m: map[string]*session{}, at: map[*session]*list.Element{}},
+		ids:      newIDs(opt.Dedup, opt.MaxIDs),
+		slots:    slots{step: time.Second / time.Duration(opt.ReconnectRate)},
+		peers:    map[*peer]struct{}{},
+		idle:     make(chan struct{}),
+	}
+	if err := s.ids.load(opt.Log); err != nil {
+		return nil, fmt.Errorf("server: reading the log: %w", err)
+	}
+	s.ctx, s.cancel = context.WithCancel(context.Background())
+	return s, nil
+}
+
+// ServeHTTP upgrades a request and serves the connection until it ends. It
+// answers 403 to a Host or Origin that is not allowed, 426 to a request that is
+// no upgrade, 400 without a subprotocol of limpet.v1, and 503 with Retry-After
+// and X-Limpet-Retry-Ms when there are too many connections or the server is
+// being closed.
+func (s *Server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
+	enc, ok := s.admit(w, r)
+	if !ok {
+		s.stats.refused.Add(1)
+		return
+	}
+	sock, err := accept(w, r, native.Subprotocol(enc), s.opt.readLimit(), s.opt.WriteTimeout)
+	if err != nil {
+		s.stats.refused.Add(1)
+		s.opt.Logger.Debug("upgrade failed", "remote", r.RemoteAddr, "error", quote(err.Error()))
+		s.joined(nil)
+		return
+	}
+	p := newPeer(s, sock, enc, r)
+	s.joined(p)
+	p.serve()
+	s.left(p)
+}
+
+// admit decides on an upgrade request and answers it if it refuses. It counts a
+// permitted one as joining.
+func (s *Server) admit(w http.ResponseWriter, r *http.Request) (native.Encoding, bool) {
+	if !s.opt.hostAllowed(r.Host) || !s.opt.originAllowed(r) {
+		http.Error(w, "host or origin not allowed", http.StatusForbidden)
+		return 0, false
+	}
+	if !strings.EqualFold(r.Header.Get("Upgrade"), "websocket") {
+		w.Header().Set("Connection", "Upgrade")
+		w.Header().Set("Upgrade", "websocket")
+		http.Error(w, "this is a WebSocket endpoint", http.StatusUpgradeRequired)
+		return 0, false
+	}
+	enc, ok := subprotocol(r.Header)
+	if !ok {
+		http.Error(w, "Sec-WebSocket-Protocol must offer limpet.v1.bin or limpet.v1.json", http.StatusBadRequest)
+		return 0, false
+	}
+	s.mu.Lock()
+	full := s.closed || len(s.peers)+s.joining >= s.opt.MaxConns || s.pending >= s.opt.MaxPending
+	if !full {
+		s.joining++
+		s.pending++
+	}
+	s.mu.Unlock()
+	if full {
+		unavailable(w, s.slots.next(), "too many connections, or closing")
+		return 0, false
+	}
+	return enc, true
+}
+
+// joined turns a joining request into a peer, or with nil forgets it.
+func (s *Server) joined(p *peer) {
+	s.mu.Lock()
+	s.joining--
+	closed := s.closed
+	if p != nil {
+		p.pending = true
+		s.peers[p] = struct{}{}
+	} else {
+		s.pending--
+	}
+	s.settle()
+	s.mu.Unlock()
+	if p != nil && closed {
+		p.stop(native.CloseGoingAway, "going away", false)
+	}
+}
+
+// welcomed notes that p is no longer pending.
+func (s *Server) welcomed(p *peer) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	p.pending = false
+	s.pending--
+}
+
+func (s *Server) left(p *peer) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	delete(s.peers, p)
+	if p.pending {
+		s.pending--
+	}
+	s.settle()
+}
+
+// settle closes idle when the last one has left a closed server.
+func (s *Server) settle() {
+	if !s.closed || len(s.peers)+s.joining > 0 {
+		return
+	}
+	select {
+	case <-s.idle:
+	default:
+		close(s.idle)
+	}
+}
+
+// complete fills in what does not come from the record.
+func (s *Server) complete(w *native.Welcome, ttl time.Duration, who Principal) {
+	w.Cr.B = uint64(s.opt.WindowBytes)
+	w.HB = uint64(s.opt.Heartbeat.Milliseconds())
+	w.TTL = uint64(ttl / time.Second)
+	w.Dedup = uint64(s.opt.Dedup / time.Second)
+	w.Lim = &native.Limits{
+		Batch: batchLimit, Payload: uint64(s.opt.MaxPayload),
+		Headers: native.MaxHeaders, HeaderSize: native.MaxHeaderSize,
+		Subs: uint64(s.opt.MaxSubs), HelloSubs: helloSubs, Depth: native.MaxDepth, Token: native.MaxToken,
+	}
+	w.Spread = uint64(s.spread().Milliseconds())
+	if !who.Expires.IsZero() {
+		w.Exp = uint64(max(time.Until(who.Expires).Milliseconds(), 1))
+	}
+}
+
+// spread is the time in which all present clients can come back.
+func (s *Server) spread() time.Duration {
+	s.mu.Lock()
+	n := len(s.peers)
+	s.mu.Unlock()
+	return min(time.Duration(n)*time.Second/time.Duration(s.opt.ReconnectRate), maxSpread)
+}
+
+// PublishOptions are the optional parts of a message.
+type PublishOptions struct {
+	ID     wire.ID // zero: a new UUIDv7
+	Type   string  // content type
+	Header map[string]string
+	TTL    time.Duration
+}
+
+// Publish appends a message to the log and returns its offset. It copies
+// payload. An ID that is known already is not appended again; the offset is
+// then that of the first time. ctx bounds waiting for the log and for another
+// publisher of the same ID; when it ends within an append, whether the message
+// was appended is unknown and publishing it again under its ID is safe if the
+// log is so. Errors: ErrClosed, ErrTopic, ErrTooBig, an *Error if the same ID was
+// refused before, and those of the log.
+func (s *Server) Publish(ctx context.Context, topic string, payload []byte, o *PublishOptions) (uint64, error) {
+	var opt PublishOptions
+	if o != nil {
+		opt = *o
+	}
+	if err := native.CheckTopic(wire.UsePublish, topic); err != nil {
+		return 0, fmt.Errorf("%w: %w", ErrTopic, err)
+	}
+	e := Entry{Time: time.Now(), ID: opt.ID, Topic: topic, Payload: append([]byte{}, payload...), Type: opt.Type, TTL: opt.TTL}
+	if len(opt.Header) > 0 {
+		e.Header = make(map[string]string, len(opt.Header))
+	}
+	size := 0
+	for k, v := range opt.Header {
+		e.Header[k] = v
+		size += len(k) + len(v)
+	}
+	if len(payload) > s.opt.MaxPayload || len(opt.Header) > native.MaxHeaders || size > native.MaxHeaderSize {
+		return 0, ErrTooBig
+	}
+	s.mu.Lock()
+	closed := s.closed
+	s.mu.Unlock()
+	if closed {
+		return 0, ErrClosed
+	}
+	if e.ID == (wire.ID{}) {
+		id, err := uuid.NewV7()
+		if err != nil {
+			return 0, err
+		}
+		e.ID = wire.ID(id)
+	}
+	was, known, err := s.ids.reserve(ctx, e.ID)
+	switch {
+	case err != nil:
+		return 0, err
+	case known && was.code != 0:
+		return 0, &Error{Code: was.code, Reason: "this id was refused before"}
+	case known:
+		return was.offset, nil
+	}
+	offset, err := s.opt.Log.Append(ctx, e)
+	if err != nil {
+		s.ids.release(e.ID)
+		return 0, err
+	}
+	s.ids.resolve(e.ID, outcome{offset: offset})
+	return offset, nil
+}
+
+// Shutdown takes no more connections, tells every client to go away and come
+// back within the reconnect window, acknowledges what it has accepted, and
+// closes every connection with 4300. It returns when all have ended, or when ctx
+// ends; then it does what Close does and returns the error of ctx.
+func (s *Server) Shutdown(ctx context.Context) error {
+	spread := uint64(s.spread().Milliseconds())
+	for _, p := range s.shut() {
+		p.farewell(spread)
+	}
+	select {
+	case <-s.idle:
+		s.release()
+		return nil
+	case <-ctx.Done():
+		s.Close()
+		return ctx.Err()
+	}
+}
+
+// Close takes no more connections and breaks the ones there are. It returns
+// when they have ended, or after 100 ms: only hooks that are still running can
+// make it wait so long. The Log is left to its owner. Close may be called again.
+func (s *Server) Close() error {
+	for _, p := range s.shut() {
+		p.stop(0, "closed", true)
+		p.sock.abort() // also if the connection was ending in its own time
+	}
+	s.release()
+	timer := time.NewTimer(100 * time.Millisecond)
+	defer timer.Stop()
+	select {
+	case <-s.idle:
+	case <-timer.C:
+	}
+	return nil
+}
+
+// shut marks the server closed and returns who is there.
+func (s *Server) shut() []*peer {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.closed = true
+	s.settle()
+	all := make([]*peer, 0, len(s.peers))
+	for p := range s.peers {
+		all = append(all, p)
+	}
+	return all
+}
+
+func (s *Server) release() {
+	s.cancel()
+	s.sessions.close()
+}
+
+// quote makes text from outside fit for a log line.
+func quote(text string) string { return fmt.Sprintf("%+q", cut(text, 256)) }

@@ -1,0 +1,234 @@
+package server
+
+import (
+	"bytes"
+	"strings"
+	"time"
+
+	"github.com/limpet-go/limpet/wire/native"
+)
+
+// subscription is one filter on the log and its reader. It belongs to the
+// goroutine that writes its connection.
+type subscription struct {
+	ch      uint64
+	pattern string
+	wild    bool
+	epoch   string
+	next    uint64 // the log is read from here
+	last    uint64 // the position of the client once it has read all it was sent
+	credit  native.Credit
+	sent    native.Credit
+	starved bool // something matches at next and there is no credit for it
+}
+
+// place decides where a subscription starts and what the client is told first
+// (docs/protocol.md, section 4).
+func place(l Log, q *native.Sub) (*subscription, []native.Frame, error) {
+	v := l.View()
+	s := &subscription{
+		ch: q.Ch, pattern: q.Topic, wild: strings.Contains(q.Topic, "*"),
+		epoch: v.Epoch, credit: q.Cr,
+	}
+	resumed := false
+	switch q.From {
+	case native.FromResume:
+		why, ok := continuity(l, v, q)
+		if !ok {
+			return s, []native.Frame{s.restart(v, why)}, nil
+		}
+		s.last, resumed = q.O, true
+	case native.FromFirst:
+		s.last = v.First - 1
+	case native.FromLast:
+		n := max(q.N, 1)
+		at, err := s.back(l, v, n)
+		if err != nil {
+			return nil, nil, err
+		}
+		s.last = at
+	default:
+		s.last = v.Head
+	}
+	s.next = s.last + 1
+	ok := &native.SubOK{Ch: s.ch, Epoch: v.Epoch, O: s.last, Head: v.Head, Rec: resumed}
+	if resumed {
+		ok.Tag = q.Tag
+	} else {
+		ok.Tag = tagAt(l, v, s.last)
+	}
+	frames := []native.Frame{{Type: native.TypeSubOK, SubOK: ok}}
+	if s.next < v.First {
+		frames = append(frames, s.gap(v))
+	}
+	return s, frames, nil
+}
+
+// continuity is the resume rule: whether the client provably has everything up
+// to q.O, and if not, why.
+func continuity(l Log, v View, q *native.Sub) (native.ResetWhy, bool) {
+	switch {
+	case q.Epoch == "" || q.Epoch != v.Epoch:
+		return native.ResetEpoch, false
+	case q.O > v.Head:
+		return native.ResetAhead, false
+	case q.O == 0 || bytes.Equal(q.Tag, v.Base):
+		return 0, true
+	}
+	if q.O >= v.First {
+		if tag, held := l.Tag(q.O); held {
+			switch {
+			case len(q.Tag) == 0:
+				return native.ResetUnverifiable, false
+			case !bytes.Equal(tag, q.Tag):
+				return native.ResetDiverged, false
+			}
+			return 0, true
+		}
+	}
+	return native.ResetUnverifiable, v.NoRewind
+}
+
+// tagAt is a tag that proves offset later.
+func tagAt(l Log, v View, offset uint64) []byte {
+	if tag, ok := l.Tag(offset); ok {
+		return tag
+	}
+	return v.Base
+}
+
+// back finds the position before the n newest entries that match.
+func (s *subscription) back(l Log, v View, n uint64) (uint64, error) {
+	buf := make([]*Entry, readChunk)
+	end := v.Head + 1 // entries from here on were looked at
+	for end > v.First {
+		from := max(v.First, end-min(end, readChunk))
+		got, _, err := l.Read(from, buf[:min(end-from, readChunk)])
+		if err != nil {
+			return 0, err
+		}
+		for i := got - 1; i >= 0; i-- {
+			if e := buf[i]; e.Offset < end && native.Match(s.pattern, e.Topic) {
+				if n--; n == 0 {
+					return e.Offset - 1, nil
+				}
+				s.last = e.Offset
+			}
+		}
+		end = from
+	}
+	if s.last != 0 {
+		return s.last - 1, nil // fewer than n
+	}
+	return v.Head, nil
+}
+
+// restart begins anew at the oldest entry.
+func (s *subscription) restart(v View, why native.ResetWhy) native.Frame {
+	s.epoch, s.last, s.next, s.starved = v.Epoch, v.First-1, v.First, false
+	return native.Frame{Type: native.TypeReset, Reset: &native.Reset{
+		Ch: s.ch, Epoch: v.Epoch, O: s.last, Tag: v.Base, Why: why,
+	}}
+}
+
+// gap moves over what the log no longer holds.
+func (s *subscription) gap(v View) native.Frame {
+	f := native.Frame{Type: native.TypeGap, Gap: &native.Gap{
+		Ch: s.ch, P: s.last, To: v.First - 1, Why: native.GapExpired, Tag: v.Base,
+	}}
+	s.last, s.next = v.First-1, v.First
+	return f
+}
+
+// grant raises the credit; it never falls.
+func (s *subscription) grant(c native.Credit) {
+	s.credit.N = max(s.credit.N, c.N)
+	s.credit.B = max(s.credit.B, c.B)
+	if s.sent.N < s.credit.N && s.sent.B < s.credit.B {
+		s.starved = false
+	}
+}
+
+func (s *subscription) hasCredit() bool {
+	return s.sent.N < s.credit.N && s.sent.B < s.credit.B
+}
+
+// sink takes the frames of a batch. It returns false when there is no room.
+type sink interface {
+	offer(f *native.Frame) bool
+}
+
+// fill offers what the subscription may be sent, up to its turn. It returns true
+// if there is more to do at once: the batch is full or the turn is over.
+func (s *subscription) fill(l Log, v View, buf []*Entry, out sink) (more bool, err error) {
+	if v.Epoch != s.epoch {
+		f := s.restart(v, native.ResetEpoch)
+		if !out.offer(&f) {
+			s.epoch = "" // again with the next batch
+			return true, nil
+		}
+	}
+	if s.starved {
+		return false, nil
+	}
+	messages := 0
+	for scanned := 0; s.next <= v.Head || s.next < v.First; {
+		n, first, err := l.Read(s.next, buf)
+		if err != nil {
+			return false, err
+		}
+		if first > s.next {
+			// A gap costs no credit, but one is enough: a stopped consumer must
+			// not be sent a gap for every message that retention takes.
+			if !s.hasCredit() {
+				s.starved = true
+				return false, nil
+			}
+			old := *s
+			v.First = first
+			f := s.gap(v)
+			if !out.offer(&f) {
+				*s = old
+				return true, nil
+			}
+		}
+		if n == 0 {
+			return false, nil
+		}
+		for _, e := range buf[:n] {
+			if e.Offset < s.next {
+				continue
+			}
+			if native.Match(s.pattern, e.Topic) {
+				if !s.hasCredit() {
+					s.starved = true
+					return false, nil
+				}
+				f := s.message(e)
+				if messages == turnLimit || !out.offer(&f) {
+					return true, nil
+				}
+				messages++
+				s.sent.N++
+				s.sent.B += uint64(len(e.Payload))
+				s.last = e.Offset
+			}
+			s.next = e.Offset + 1
+		}
+		if scanned += n; scanned >= scanLimit {
+			return true, nil
+		}
+	}
+	return false, nil
+}
+
+func (s *subscription) message(e *Entry) native.Frame {
+	f := native.Frame{Type: native.TypeMsg, Msg: native.Msg{
+		Ch: s.ch, S: e.Offset, P: s.last, HasP: true, ID: e.ID,
+		Payload: e.Payload, Type: e.Type, Header: e.Header, TTL: uint64(e.TTL / time.Millisecond),
+	}}
+	if s.wild {
+		f.Msg.Topic = e.Topic
+	}
+	return f
+}

@@ -1,0 +1,338 @@
+package server
+
+import (
+	"cmp"
+	"slices"
+	"sync"
+	"time"
+
+	"github.com/limpet-go/limpet/wire/native"
+)
+
+// writer is the state of the goroutine that writes a connection.
+type writer struct {
+	p       *peer
+	session *session // nil before WELCOME
+	subs    []*subscription
+	byCh    map[uint64]*subscription
+	turn    int // whose turn comes first
+	entries []*Entry
+
+	frames []native.Frame // the batch being made
+	size   int
+	buf    *[]byte // nil between batches
+
+	wrote   time.Time
+	expires time.Time // of the principal; zero: never
+}
+
+var buffers = sync.Pool{New: func() any { return new([]byte) }}
+
+// write sends what is due until the connection ends, and ends it.
+func (p *peer) write() {
+	defer close(p.gone)
+	w := &writer{p: p, wrote: time.Now(), byCh: map[uint64]*subscription{}}
+	err := w.run()
+	w.shrink()
+	if err != nil {
+		if stalled(err) {
+			p.server.stats.slow.Add(1)
+			p.log.Warn("peer does not read", "code", native.CloseSlowConsumer)
+		}
+		p.stop(0, "writing failed", true)
+	}
+	p.mu.Lock()
+	end := p.end
+	p.mu.Unlock()
+	if end.code != 0 && err == nil {
+		p.sock.close(end.code, end.reason)
+	}
+	p.sock.abort()
+	if end.timer != nil {
+		end.timer.Stop()
+	}
+	p.sock.finish()
+	p.server.stats.subscriptions.Add(-int64(len(w.subs)))
+}
+
+// run returns nil when the connection shall end as p.end says.
+func (w *writer) run() error {
+	p := w.p
+	timer := time.NewTimer(p.server.opt.HelloTimeout)
+	defer timer.Stop()
+	for {
+		var changed <-chan struct{}
+		if len(w.subs) > 0 {
+			changed = p.server.opt.Log.Changed() // before the log is read
+		}
+		p.mu.Lock()
+		orders, end := p.queue, p.end
+		p.queue = nil
+		p.mu.Unlock()
+		if len(orders) >= queueLimit {
+			select {
+			case p.room <- struct{}{}:
+			default:
+			}
+		}
+		if end != nil && end.mute {
+			return nil
+		}
+		for i := range orders {
+			if err := w.obey(&orders[i]); err != nil {
+				return err
+			}
+		}
+		if err := w.acks(); err != nil {
+			return err
+		}
+		if end != nil {
+			return w.flush()
+		}
+		more, err := w.pump()
+		if err != nil {
+			return err
+		}
+		wait := w.watch()
+		if len(w.frames) > 0 {
+			if err := w.flush(); err != nil {
+				return err
+			}
+			continue
+		}
+		if more {
+			continue
+		}
+		w.shrink()
+		timer.Reset(wait)
+		select {
+		case <-p.wake:
+		case <-changed:
+		case <-timer.C:
+		}
+	}
+}
+
+// obey does what read asked for.
+func (w *writer) obey(o *order) error {
+	p := w.p
+	switch o.kind {
+	case orderSend:
+		return w.put(&o.frame)
+	case orderWelcome:
+		w.session, w.expires = o.session, o.expires
+		return w.put(&o.frame)
+	case orderSubscribe:
+		s, frames, err := place(p.server.opt.Log, o.sub)
+		if err != nil {
+			return w.broken(err)
+		}
+		w.subs = append(w.subs, s)
+		w.byCh[s.ch] = s
+		p.server.stats.subscriptions.Add(1)
+		for i := range frames {
+			w.count(&frames[i])
+			if err := w.put(&frames[i]); err != nil {
+				return err
+			}
+		}
+	case orderUnsubscribe:
+		if s := w.byCh[o.credit.Ch]; s != nil {
+			delete(w.byCh, s.ch)
+			i := slices.Index(w.subs, s)
+			w.subs = slices.Delete(w.subs, i, i+1)
+			p.server.stats.subscriptions.Add(-1)
+		}
+	case orderCredit:
+		if s := w.byCh[o.credit.Ch]; s != nil {
+			s.grant(native.Credit{N: o.credit.N, B: o.credit.B})
+		}
+	}
+	return nil
+}
+
+// broken ends the connection because the log cannot be read.
+func (w *writer) broken(err error) error {
+	w.p.log.Error("the log cannot be read", "error", err)
+	w.p.stop(native.CloseBackendUnavailable, "the log is not available", true)
+	return nil
+}
+
+// acks tells what was accepted since the last time, and grants credit with it.
+func (w *writer) acks() error {
+	p := w.p
+	p.mu.Lock()
+	due := p.ackDue
+	p.ackDue = false
+	p.mu.Unlock()
+	if !due || w.session == nil {
+		return nil
+	}
+	ack, sack, ok := w.session.acked(p)
+	if !ok {
+		return nil
+	}
+	p.mu.Lock()
+	naks := p.naks // after the record was read: see consume
+	p.naks = nil
+	p.mu.Unlock()
+	slices.SortFunc(naks, func(a, b native.Reject) int { return cmp.Compare(a.S, b.S) })
+	const chunk = 512 // an ack frame of its own stays within a batch
+	for len(naks) > chunk {
+		if err := w.put(&native.Frame{Type: native.TypeAck, Ack: &native.Ack{Nak: naks[:chunk]}}); err != nil {
+			return err
+		}
+		naks = naks[chunk:]
+	}
+	cr := native.Credit{
+		N: max(ack+uint64(p.server.opt.Window), p.creditN.Load()),
+		B: p.received.Load() + uint64(p.server.opt.WindowBytes),
+	}
+	p.creditN.Store(cr.N)
+	p.creditB.Store(cr.B)
+	return w.put(&native.Frame{Type: native.TypeAck, Ack: &native.Ack{To: ack, HasTo: true, X: sack, Nak: naks, Cr: &cr}})
+}
+
+// pump fills the batch from the log, each subscription in turn.
+func (w *writer) pump() (more bool, err error) {
+	if len(w.subs) == 0 {
+		return false, nil
+	}
+	if w.entries == nil {
+		w.entries = make([]*Entry, readChunk)
+	}
+	log := w.p.server.opt.Log
+	v := log.View()
+	w.turn %= len(w.subs)
+	for i := range w.subs {
+		s := w.subs[(w.turn+i)%len(w.subs)]
+		if s.starved && s.epoch == v.Epoch || s.next > v.Head && s.next >= v.First && s.epoch == v.Epoch {
+			continue
+		}
+		m, err := s.fill(log, v, w.entries, w)
+		if err != nil {
+			return false, w.broken(err)
+		}
+		more = more || m
+	}
+	w.turn++
+	return more, nil
+}
+
+// offer adds a frame to the batch if it fits or is alone.
+func (w *writer) offer(f *native.Frame) bool {
+	n := native.Size(w.p.enc, f)
+	if len(w.frames) > 0 && w.size+n > batchLimit-2 {
+		return false
+	}
+	w.frames = append(w.frames, *f)
+	w.size += n
+	w.count(f)
+	return true
+}
+
+// put adds a frame and writes what does not fit with it.
+func (w *writer) put(f *native.Frame) error {
+	n := native.Size(w.p.enc, f)
+	if len(w.frames) > 0 && w.size+n > batchLimit-2 || len(w.frames) >= native.MaxFrames {
+		if err := w.flush(); err != nil {
+			return err
+		}
+	}
+	w.frames = append(w.frames, *f)
+	w.size += n
+	return nil
+}
+
+func (w *writer) flush() error {
+	if len(w.frames) == 0 {
+		return nil
+	}
+	if w.buf == nil {
+		w.buf = buffers.Get().(*[]byte)
+	}
+	data, err := native.Append((*w.buf)[:0], w.p.enc, w.frames)
+	if err != nil {
+		return err
+	}
+	*w.buf = data
+	clear(w.frames)
+	w.frames, w.size = w.frames[:0], 0
+	if err := w.p.sock.write(w.p.enc.FrameType(), data); err != nil {
+		return err
+	}
+	w.wrote = time.Now()
+	return nil
+}
+
+// shrink gives memory back before a wait.
+func (w *writer) shrink() {
+	if cap(w.frames) > 16 {
+		w.frames = nil
+	}
+	w.entries = nil
+	if w.buf != nil {
+		buffers.Put(w.buf)
+		w.buf = nil
+	}
+}
+
+func (w *writer) count(f *native.Frame) {
+	st := &w.p.server.stats
+	switch f.Type {
+	case native.TypeMsg:
+		st.delivered.Add(1)
+	case native.TypeGap:
+		st.gaps.Add(1)
+	case native.TypeReset:
+		st.resets.Add(1)
+	}
+}
+
+// watch does what time demands and returns how long nothing more will be due.
+func (w *writer) watch() time.Duration {
+	p, o := w.p, w.p.server.opt
+	now := time.Now()
+	if w.session == nil {
+		left := p.started.Add(o.HelloTimeout).Sub(now)
+		if left > 0 {
+			return left
+		}
+		if !p.greeted.Load() {
+			p.stop(native.CloseHelloTimeout, "no hello", false)
+			return 0
+		}
+		if left = p.started.Add(o.HelloTimeout + authTimeout).Sub(now); left <= 0 {
+			p.stop(native.CloseInternal, "no decision on hello", true)
+			return 0
+		}
+		return left
+	}
+	wait := o.Heartbeat - now.Sub(w.wrote)
+	if wait <= 0 {
+		if len(w.frames) == 0 {
+			w.frames = append(w.frames, native.Frame{Type: native.TypePing, N: uint64(now.UnixMilli())})
+		}
+		wait = o.Heartbeat
+	}
+	patience := 5 * o.Heartbeat / 2
+	left := patience
+	if !p.working.Load() {
+		left = patience - p.sock.raw.silence()
+	}
+	if left <= 0 {
+		p.server.stats.dead.Add(1)
+		p.stop(native.CloseHeartbeatTimeout, "nothing received for 2.5 heartbeats", true)
+		return 0
+	}
+	wait = min(wait, left)
+	if !w.expires.IsZero() {
+		left := w.expires.Sub(now)
+		if left <= 0 {
+			p.stop(native.CloseAuthExpired, "the token has expired", false)
+			return 0
+		}
+		wait = min(wait, left)
+	}
+	return wait
+}
