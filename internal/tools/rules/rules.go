@@ -8,7 +8,6 @@ import (
 	"io/fs"
 	"path"
 	"regexp"
-	"slices"
 	"strings"
 )
 
@@ -89,7 +88,6 @@ var rules = []struct {
 	check func(*tree) []finding
 }{
 	{"file-length", fileLength},
-	{"package-name", packageName},
 	{"sleep", sleep},
 	{"unfinished", unfinished},
 	{"machine-path", machinePath},
@@ -109,21 +107,10 @@ func fileLength(t *tree) (out []finding) {
 	return out
 }
 
-func packageName(t *tree) (out []finding) {
-	for _, f := range t.goFiles {
-		switch n := strings.TrimSuffix(f.ast.Name.Name, "_test"); n {
-		case "util", "utils", "common", "types", "helper", "helpers", "misc":
-			out = append(out, finding{file: f.name, line: t.line(f.ast.Name.Pos()), what: "package " + n + " names no subject"})
-		}
-	}
-	return out
-}
-
-// sleep allows time.Sleep only where time is virtual: in a test file that imports
-// testing/synctest. Whether the call is inside a bubble is for review.
+// sleep finds time.Sleep outside tests: nothing can end such a wait. Of tests, internal/repo decides.
 func sleep(t *tree) (out []finding) {
 	for _, f := range t.goFiles {
-		if strings.HasSuffix(f.name, "_test.go") && imports(f.ast, "testing/synctest") {
+		if strings.HasSuffix(f.name, "_test.go") {
 			continue
 		}
 		ast.Inspect(f.ast, func(n ast.Node) bool {
@@ -132,16 +119,12 @@ func sleep(t *tree) (out []finding) {
 				return true
 			}
 			if x, ok := s.X.(*ast.Ident); ok && x.Name == "time" {
-				out = append(out, finding{file: f.name, line: t.line(s.Pos()), what: "time.Sleep outside a synctest bubble"})
+				out = append(out, finding{file: f.name, line: t.line(s.Pos()), what: "time.Sleep cannot be ended: use a timer"})
 			}
 			return true
 		})
 	}
 	return out
-}
-
-func imports(f *ast.File, pkg string) bool {
-	return slices.ContainsFunc(f.Imports, func(s *ast.ImportSpec) bool { return s.Path.Value == `"`+pkg+`"` })
 }
 
 var unfinishedRE = regexp.MustCompile(`\b(TO` + `DO|FIX` + `ME|X` + `XX)\b`)
