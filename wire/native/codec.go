@@ -185,7 +185,7 @@ func (e *frameError) Error() string { return "native: cannot encode: " + e.what 
 // it does not allocate.
 func Size(enc Encoding, f *Frame) int {
 	if f.Type == TypeMsg {
-		if enc == JSON {
+		if enc != Binary {
 			return msgSizeJSON(&f.Msg) + len(`,`)
 		}
 		body := msgSize(&f.Msg)
@@ -206,6 +206,9 @@ func Size(enc Encoding, f *Frame) int {
 // code; dst is then returned as it was.
 //
 // Decode checks shape, not sense: topics, numbers and order are the caller's.
+// A field given twice is refused, because two readers could disagree on it;
+// what the protocol says to ignore, and the inside of a payload, may say
+// anything that is well formed.
 func Decode(dst []Frame, enc Encoding, dir Dir, data []byte, lim DecodeLimits) ([]Frame, error) {
 	r := reader{data: data, end: len(data), bin: enc == Binary, dir: dir, lim: lim.withDefaults()}
 	n := len(dst)

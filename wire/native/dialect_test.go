@@ -471,3 +471,23 @@ func TestCodesHaveWords(t *testing.T) {
 		t.Error("an unknown code has a word")
 	}
 }
+
+func TestDialect(t *testing.T) {
+	d := New(nil)
+	tr := d.Traits()
+	if d.Name() != "limpet" || !(tr.Publish && tr.Acks && tr.Sessions && tr.Resume && tr.Credit && tr.Unsubscribe && tr.Greeting && tr.Confirms && tr.Fin) ||
+		tr.ByName || tr.RawStream || tr.Silent || tr.Holes != wire.HolesFault || tr.Ping != wire.PingOp || tr.StartSubs != 256 || tr.MaxPayload != 256<<10 {
+		t.Errorf("%s: %+v", d.Name(), tr)
+	}
+	if d.CheckTopic(wire.UseSubscribe, "a/**") != nil || d.CheckTopic(wire.UsePublish, "a/**") == nil {
+		t.Error("the topics are not those of the protocol")
+	}
+	for _, enc := range encodings {
+		if got, ok := EncodingOf(Subprotocol(enc)); !ok || got != enc {
+			t.Errorf("EncodingOf(%q) = %d, %t", Subprotocol(enc), got, ok)
+		}
+	}
+	if Subprotocol(0) != "" {
+		t.Error("no encoding has a subprotocol")
+	}
+}

@@ -53,11 +53,11 @@ func (c *codec) event(f *Frame, out *wire.Events) error {
 	case TypeWelcome:
 		return c.welcome(f.Welcome, out)
 	case TypeAck:
-		out.Append(wire.EventAck).Ack = &wire.Ack{To: f.Ack.To, Ranges: f.Ack.X, Rejects: rejectsOf(f.Ack.Nak)}
+		a := &wire.Ack{To: f.Ack.To, Ranges: f.Ack.X, Rejects: rejectsOf(f.Ack.Nak)}
 		if cr := f.Ack.Cr; cr != nil {
-			a := out.List[len(out.List)-1].Ack
 			a.HasCredit, a.Credit = true, wire.Credit{N: cr.N, Bytes: cr.B}
 		}
+		out.Append(wire.EventAck).Ack = a
 	case TypeSubOK, TypeUnsub, TypeGap, TypeReset:
 		return subscription(f, out)
 	case TypeAuth:
@@ -190,9 +190,8 @@ func retryable(code uint16) bool {
 	return code == CodeRateLimited || code == CodeUnavailable || code == CodeInternal
 }
 
-// auth reports the lifetime of the credential. A server that wants a new one
-// within a time is told apart from one that gives a lifetime by nothing: both
-// say how long the present one is good for.
+// auth reports the lifetime of the credential. A demand for a new one within a
+// time is a shorter lifetime of the present one.
 func auth(a *Auth, out *wire.Events) {
 	if a.Code != 0 {
 		e := out.Append(wire.EventError)

@@ -258,9 +258,8 @@ func (r *reader) id(id *wire.ID) {
 		return
 	}
 	for i, at := range uuidBytes {
-		hi, ok1 := unhex(text[at])
-		lo, ok2 := unhex(text[at+1])
-		if !ok1 || !ok2 {
+		hi, lo := unhex[text[at]], unhex[text[at+1]]
+		if hi|lo == noHex {
 			r.bad("an id is not a UUID")
 			return
 		}
