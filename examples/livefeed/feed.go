@@ -1,0 +1,141 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"net"
+	"net/http"
+	"net/url"
+	"strings"
+	"time"
+
+	"github.com/limpet-go/limpet"
+	"github.com/limpet-go/limpet/server"
+)
+
+// localFeed is a server in this process, on a real port.
+type localFeed struct {
+	server *server.Server
+	log    server.Log
+	http   *http.Server
+	addr   string
+	ended  chan struct{} // the HTTP server has returned
+}
+
+func startServer(plan sabotage) (*localFeed, error) {
+	f := &localFeed{log: server.NewMemoryLog(server.Retention{}), ended: make(chan struct{})}
+	if plan.what != "" {
+		f.log = &saboteur{Log: f.log, plan: plan}
+	}
+	var err error
+	if f.server, err = server.New(&server.Options{Log: f.log, Heartbeat: heartbeat}); err != nil {
+		return nil, err
+	}
+	ln, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		f.server.Close()
+		return nil, err
+	}
+	f.addr = ln.Addr().String()
+	f.http = &http.Server{Handler: f.server, ReadHeaderTimeout: 5 * time.Second}
+	go func() {
+		defer close(f.ended)
+		_ = f.http.Serve(ln)
+	}()
+	return f, nil
+}
+
+func (f *localFeed) target() string         { return f.addr }
+func (f *localFeed) url(addr string) string { return "ws://" + addr + "/" }
+
+func (f *localFeed) publish(ctx context.Context, topic string, b []byte) error {
+	_, err := f.server.Publish(ctx, topic, b, nil)
+	return err
+}
+
+// alerts reads the log itself, not what anybody was told.
+func (f *localFeed) alerts(_ context.Context, t *tally) error {
+	buf := make([]*server.Entry, 256)
+	for from := uint64(1); ; {
+		n, _, err := f.log.Read(from, buf)
+		if err != nil || n == 0 {
+			return err
+		}
+		for _, e := range buf[:n] {
+			if strings.HasPrefix(e.Topic, alertPrefix) {
+				t.observe(e.Payload)
+			}
+		}
+		from = buf[n-1].Offset + 1
+	}
+}
+
+func (f *localFeed) close() {
+	ctx, cancel := context.WithTimeout(context.Background(), 2*time.Second)
+	defer cancel()
+	_ = f.server.Shutdown(ctx)
+	f.http.Close()
+	<-f.ended
+}
+
+// remoteFeed is a server that runs elsewhere. A client of its own, connected
+// directly, publishes the events and listens to the alerts.
+type remoteFeed struct {
+	at     *url.URL
+	client *limpet.Client
+	alarms *limpet.Subscription
+}
+
+// endAlerts is the last message to alerts/*; no network has this name.
+const endAlerts = alertPrefix + "end"
+
+func useServer(ctx context.Context, at *url.URL) (*remoteFeed, error) {
+	c, err := limpet.Dial(ctx, at.String(), clientOptions())
+	if err != nil {
+		return nil, err
+	}
+	f := &remoteFeed{at: at, client: c}
+	// The counting comes after the run, so everything must find room until then.
+	f.alarms, err = c.Subscribe(ctx, alertTopics, &limpet.SubscribeOptions{Delivery: limpet.Delivery{Buffer: 10_000}})
+	if err == nil {
+		err = f.alarms.WaitLive(ctx)
+	}
+	if err != nil {
+		c.Close()
+		return nil, err
+	}
+	return f, nil
+}
+
+func (f *remoteFeed) target() string { return f.at.Host }
+
+func (f *remoteFeed) url(addr string) string {
+	u := *f.at
+	u.Host = addr
+	return u.String()
+}
+
+func (f *remoteFeed) publish(ctx context.Context, topic string, b []byte) error {
+	_, err := f.client.Send(ctx, topic, b, nil)
+	return err
+}
+
+func (f *remoteFeed) alerts(ctx context.Context, t *tally) error {
+	if err := f.publish(ctx, endAlerts, []byte(`{}`)); err != nil {
+		return err
+	}
+	for m, err := range f.alarms.Messages(ctx) {
+		switch {
+		case err != nil:
+			return err
+		case m.Kind == limpet.Gap || m.Kind == limpet.Reset:
+			return errors.New("the server lost some: " + m.Kind.String())
+		case m.Topic == endAlerts:
+			return nil
+		}
+		t.observe(m.Payload)
+	}
+	return errors.New("the subscription ended early")
+}
+
+func (f *remoteFeed) close() { closeClient(f.client) }

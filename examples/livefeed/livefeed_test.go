@@ -1,0 +1,115 @@
+package main
+
+import (
+	"bytes"
+	"context"
+	"net/http/httptest"
+	"os"
+	"path/filepath"
+	"regexp"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/limpet-go/limpet/server"
+)
+
+var lastLine = regexp.MustCompile(`^livefeed: events=1707 delivered=(\d+) lost=(\d+) duplicated=(\d+) reordered=(\d+) alerts=(\d+) acked=(\d+) ` +
+	`reconnects=(\d+) faults=cut:(\d+),reset:(\d+),blackhole:(\d+),refuse:(\d+) elapsed=\d+\.\ds$`)
+
+// start runs the program and returns its exit status, its output and the
+// fields of its last line.
+func start(ctx context.Context, t *testing.T, args ...string) (code int, out string, fields []string) {
+	t.Helper()
+	var b bytes.Buffer
+	code = livefeed(ctx, args, &b, &b, false)
+	out = b.String()
+	lines := strings.Split(strings.TrimSuffix(out, "\n"), "\n")
+	m := lastLine.FindStringSubmatch(lines[len(lines)-1])
+	if m == nil {
+		t.Fatalf("%q: the last line is not the result:\n%s", args, out)
+	}
+	return code, out, m[1:]
+}
+
+// delivered, lost, duplicated, reordered, alerts, acked
+var exactly = []string{"1707", "0", "0", "0", "85", "85"}
+
+func TestWithoutFaults(t *testing.T) {
+	t.Parallel()
+	file := filepath.Join(t.TempDir(), "run.svg")
+	code, out, f := start(t.Context(), t, "-faults", "none", "-speed", "50", "-picture", file)
+	if code != 0 || strings.Join(f, " ") != strings.Join(exactly, " ")+" 0 0 0 0 0" {
+		t.Errorf("exit %d\n%s", code, out)
+	}
+	if !strings.Contains(out, "heart-beat 200ms, back-off 50ms to 500ms") {
+		t.Errorf("the time constants are not told:\n%s", out)
+	}
+	if svg, err := os.ReadFile(file); err != nil || !bytes.Contains(svg, []byte("1707 earthquakes")) {
+		t.Errorf("picture: %v", err)
+	}
+}
+
+func TestFaults(t *testing.T) {
+	t.Parallel()
+	for _, level := range []string{"mild", "harsh"} {
+		t.Run(level, func(t *testing.T) {
+			t.Parallel()
+			if testing.Short() && level == "harsh" {
+				t.Skip("-short: a harsh run takes ten seconds; mild runs")
+			}
+			code, out, f := start(t.Context(), t, "-faults", level, "-speed", "4", "-seed", "3")
+			if code != 0 || strings.Join(f[:6], " ") != strings.Join(exactly, " ") {
+				t.Errorf("exit %d\n%s", code, out)
+			}
+		})
+	}
+}
+
+// The server is false, and the score sees it.
+func TestSabotage(t *testing.T) {
+	t.Parallel()
+	for plan, want := range map[string]string{
+		"lose:700":  "1706 1 0 0",
+		"dup:1707":  "1708 0 1 0",
+		"swap:1706": "1707 0 0 1",
+	} {
+		code, out, f := start(t.Context(), t, "-faults", "none", "-speed", "50", "-sabotage", plan)
+		if code != 1 || strings.Join(f[:4], " ") != want {
+			t.Errorf("%s: exit %d, want 1 and %s\n%s", plan, code, want, out)
+		}
+	}
+}
+
+func TestRunningServer(t *testing.T) {
+	t.Parallel()
+	s, err := server.New(nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	h := httptest.NewServer(s)
+	defer h.Close()
+	defer s.Close()
+	for range 2 { // what the first run left in the log is no concern of the second
+		code, out, f := start(t.Context(), t, "-faults", "none", "-speed", "20", "-addr", strings.Replace(h.URL, "http", "ws", 1))
+		if code != 0 || strings.Join(f[:6], " ") != strings.Join(exactly, " ") {
+			t.Errorf("exit %d\n%s", code, out)
+		}
+	}
+}
+
+// A run that cannot finish ends, with the last line.
+func TestDeadline(t *testing.T) {
+	t.Parallel()
+	for _, args := range [][]string{
+		{"-addr", "ws://127.0.0.1:1/"}, // nobody listens there
+		{"-speed", "0.01"},
+	} {
+		ctx, cancel := context.WithTimeout(t.Context(), 300*time.Millisecond)
+		code, out, f := start(ctx, t, args...)
+		cancel()
+		if code != 1 || f[1] == "0" {
+			t.Errorf("%q: exit %d\n%s", args, code, out)
+		}
+	}
+}

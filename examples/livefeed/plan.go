@@ -1,0 +1,107 @@
+package main
+
+import (
+	"fmt"
+	"math/rand/v2"
+	"time"
+)
+
+// kind is how a connection is ended.
+type kind int
+
+const (
+	cut       kind = iota // FIN to both ends at any moment
+	reset                 // RST to both ends inside a WebSocket frame
+	blackhole             // TCP stays up and carries nothing, until the client gives up
+	refuse                // the next dials are reset as soon as they are accepted
+	kinds
+)
+
+func (k kind) String() string {
+	switch k {
+	case cut:
+		return "cut"
+	case reset:
+		return "reset"
+	case blackhole:
+		return "blackhole"
+	case refuse:
+		return "refuse"
+	}
+	return fmt.Sprintf("kind %d", int(k))
+}
+
+// fault is one thing that the proxy does to the connection that is next.
+type fault struct {
+	kind   kind
+	after  time.Duration // from the server's first frame
+	answer int           // cut: instead of after, when this many bytes of the server's answer have passed; 0: not
+	up     bool          // reset: in a frame of the client, else of the server
+	inside float64       // reset: how far into the frame, 0 to 1
+	dials  int           // refuse: how many in a row
+}
+
+// level is a strength of the fault proxy: how many faults of each kind. A
+// refusal always follows one of the others, which makes the client dial.
+type level struct {
+	name   string
+	counts [kinds]int
+}
+
+// minFaults is how many faults a run must survive to prove anything.
+const minFaults = 12
+
+var levels = []level{
+	{name: "none"},
+	{"mild", [kinds]int{cut: 12, refuse: 2}},
+	{"harsh", [kinds]int{cut: 6, reset: 6, blackhole: 4, refuse: 3}},
+}
+
+func findLevel(name string) (level, error) {
+	for _, l := range levels {
+		if l.name == name {
+			return l, nil
+		}
+	}
+	return level{}, fmt.Errorf("-faults %q: want none, mild or harsh", name)
+}
+
+// The time a connection lives before its fault, chosen so that the faults of a
+// harsh run fill the ten seconds of the replay.
+const minLife, maxLife = 60 * time.Millisecond, 760 * time.Millisecond
+
+// schedule is the list of faults that seed means at level l: the same one on
+// every machine. What they hit depends on the clock.
+func schedule(l level, seed uint64) []fault {
+	r := rand.New(rand.NewPCG(seed, 0x6c696d706574))
+	var enders []fault
+	for k := range refuse {
+		for range l.counts[k] {
+			f := fault{kind: k, after: minLife + time.Duration(r.Int64N(int64(maxLife-minLife)))}
+			switch k {
+			case cut:
+				if r.IntN(4) == 0 { // the handshake, WELCOME included, is cut too
+					f.answer = 1 + r.IntN(600)
+				}
+			case reset:
+				f.up, f.inside = r.IntN(2) == 0, r.Float64()
+			}
+			enders = append(enders, f)
+		}
+	}
+	r.Shuffle(len(enders), func(i, j int) { enders[i], enders[j] = enders[j], enders[i] })
+
+	// Each spell of refusals follows another ender.
+	follows := map[int]bool{}
+	for _, i := range r.Perm(len(enders))[:min(l.counts[refuse], len(enders))] {
+		follows[i] = true
+	}
+	var out []fault
+	for i, f := range enders {
+		out = append(out, f)
+		if follows[i] {
+			out = append(out, fault{kind: refuse, dials: 1 + r.IntN(2)})
+		}
+	}
+	return out
+}
