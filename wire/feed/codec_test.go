@@ -113,13 +113,13 @@ func TestConfirmList(t *testing.T) {
 	expect(t, c, `{"type":"subscriptions","channels":[{"name":"level2","product_ids":["A","B"]}]}`)
 	expect(t, c, `{"type":"subscriptions","channels":[{"name":"level2","product_ids":["A","B"]},{"name":"matches","product_ids":["A"]}]}`)
 	expect(t, c, `{"type":"subscriptions","channels":[{"name":"level2","product_ids":["B"]},{"name":"matches","product_ids":["B","*",""]}]}`,
-		"subscribed matches/B by-number",
-		"unsubscribed level2/A 0 the server lists it no longer", "unsubscribed matches/A 0 the server lists it no longer")
+		"subscribed matches/B by-number") // and level2/A, matches/A are forgotten
 	expect(t, c, `{"type":"subscriptions","channels":[{"name":"level2","product_ids":["A","B"]},{"name":"matches","product_ids":["B"]}]}`,
 		"subscribed level2/A none")
-	expect(t, c, `{"type":"subscriptions","channels":[]}`,
-		"unsubscribed level2/A 0 the server lists it no longer", "unsubscribed level2/B 0 the server lists it no longer",
-		"unsubscribed matches/B 0 the server lists it no longer")
+	expect(t, c, `{"type":"subscriptions","channels":[]}`)
+	expect(t, c, `{"type":"snapshot","product_id":"B"}`, "subscribed level2/B none", `data level2/B snapshot snapshot {"type":"snapshot","product_id":"B"}`)
+	expect(t, c, `{"type":"subscriptions","channels":[{"name":"matches","product_ids":["A","B"]}]}`,
+		"subscribed matches/A by-number", "subscribed matches/B by-number")
 	for _, bad := range []string{
 		`{"type":"subscriptions"}`, `{"type":"subscriptions","channels":{}}`, `{"type":"subscriptions","channels":[1]}`,
 		`{"type":"subscriptions","channels":[{"name":{},"product_ids":[]}]}`,
@@ -135,7 +135,7 @@ func TestConfirmFlat(t *testing.T) {
 	expect(t, c, `{"kind":"ok","ch":["trades","book"],"sym":["A","B"]}`,
 		"subscribed trades/B by-number", "subscribed book/A none", "subscribed book/B none")
 	expect(t, c, `{"kind":"ok","ch":"other","sym":null}`)
-	expect(t, c, `{"kind":"bye","ch":"book","sym":"A"}`, "unsubscribed book/A 0 unsubscribed")
+	expect(t, c, `{"kind":"bye","ch":"book","sym":"A"}`)
 	expect(t, c, `{"kind":"ok","ch":"book","sym":"A"}`, "subscribed book/A none")
 }
 
@@ -256,7 +256,7 @@ func TestSequenceOfTheConnection(t *testing.T) {
 	expect(t, c, book(21, "A"), "data book/A update "+book(21, "A"))
 	expect(t, c, `{"kind":"beat","n":21}`, "reset book/A diverged at 0")
 	expect(t, c, book(22, "B"), "data book/B update "+book(22, "B"))
-	expect(t, c, `{"kind":"bye","ch":"book","sym":"B","n":23}`, "unsubscribed book/B 0 unsubscribed")
+	expect(t, c, `{"kind":"bye","ch":"book","sym":"B","n":23}`)
 	expect(t, c, `{"kind":"beat","n":30}`)
 	expectCode(t, c, `{"kind":"beat","n":-1}`, 1007)
 }

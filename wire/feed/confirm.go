@@ -3,8 +3,6 @@ package feed
 import (
 	"encoding/json"
 	"fmt"
-	"slices"
-	"strings"
 	"unicode/utf8"
 
 	"github.com/limpet-go/limpet/wire"
@@ -40,7 +38,7 @@ func (c *codec) confirm(k *kind, out *wire.Events) error {
 					continue
 				}
 				if k.role == roleEnded {
-					c.ended(u, 0, "unsubscribed", out)
+					c.forget(u)
 					continue
 				}
 				listed[u] = true
@@ -53,35 +51,23 @@ func (c *codec) confirm(k *kind, out *wire.Events) error {
 		}
 	}
 	if k.role == roleConfirm && c.dialect.confirm.Complete {
-		c.endUnlisted(listed, out)
+		// What only data has implied stays: its confirmation is still to come.
+		for u := range c.confirmed {
+			if !listed[u] {
+				c.forget(u)
+			}
+		}
 	}
 	return nil
 }
 
-// endUnlisted ends what an earlier confirmation listed and this one does not.
-// What only data has implied is not judged: its confirmation is still to come.
-func (c *codec) endUnlisted(listed map[*sub]bool, out *wire.Events) {
-	var gone []*sub
-	for u := range c.confirmed {
-		if !listed[u] {
-			gone = append(gone, u)
-		}
-	}
-	slices.SortFunc(gone, func(a, b *sub) int { return strings.Compare(a.topic, b.topic) })
-	for _, u := range gone {
-		c.ended(u, 0, "the server lists it no longer", out)
-	}
-}
-
-// ended forgets a subscription.
-func (c *codec) ended(u *sub, code uint16, reason string, out *wire.Events) {
+// forget makes u as if it had never been subscribed, so that its next
+// confirmation counts. The client is not told: the end is its own doing, and
+// the topic may already be subscribed anew, which the server confirms next.
+func (c *codec) forget(u *sub) {
 	delete(c.confirmed, u)
 	delete(c.whole, u)
 	*u = sub{topic: u.topic}
-	e := out.Append(wire.EventUnsubscribed)
-	e.Name = u.topic
-	e.Code = code
-	e.Reason = reason
 }
 
 // complain takes an error message.
@@ -108,7 +94,11 @@ func (c *codec) complain(out *wire.Events) error {
 	}
 	if ch := d.channel(string(channel)); ch != nil && len(product) > 0 {
 		if u := c.sub(ch, product); u != nil {
-			c.ended(u, codeBadRequest, reason, out)
+			c.forget(u)
+			e := out.Append(wire.EventUnsubscribed)
+			e.Name = u.topic
+			e.Code = codeBadRequest
+			e.Reason = reason
 			return nil
 		}
 	}

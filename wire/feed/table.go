@@ -98,7 +98,7 @@ type Confirm struct {
 	Products string // member of an entry: one product or a list of them
 
 	// Complete says that a confirmation lists all that is subscribed, so that
-	// what an earlier one listed and this one does not has ended.
+	// what an earlier one listed and this one does not is subscribed no longer.
 	Complete bool
 }
 
