@@ -17,8 +17,8 @@ import (
 	"github.com/limpet-go/limpet/server"
 )
 
-// feed starts the reference server on a loopback port.
-func feed(o *server.Options) (backend *server.Server, url string, stop func()) {
+// startServer starts the reference server on a loopback port.
+func startServer(o *server.Options) (backend *server.Server, url string, stop func()) {
 	backend, err := server.New(o)
 	if err != nil {
 		log.Fatal(err)
@@ -28,7 +28,7 @@ func feed(o *server.Options) (backend *server.Server, url string, stop func()) {
 }
 
 func ExampleDial() {
-	_, url, stop := feed(nil)
+	_, url, stop := startServer(nil)
 	defer stop()
 	ctx, cancel := context.WithTimeout(context.Background(), 10*time.Second)
 	defer cancel()
@@ -48,7 +48,7 @@ func ExampleDial() {
 }
 
 func ExampleClient_Publish() {
-	_, url, stop := feed(nil)
+	_, url, stop := startServer(nil)
 	defer stop()
 	ctx, cancel := context.WithTimeout(context.Background(), 10*time.Second)
 	defer cancel()
@@ -77,7 +77,7 @@ func ExampleClient_Publish() {
 }
 
 func ExampleClient_Subscribe() {
-	backend, url, stop := feed(nil)
+	backend, url, stop := startServer(nil)
 	defer stop()
 	ctx, cancel := context.WithTimeout(context.Background(), 10*time.Second)
 	defer cancel()
@@ -110,7 +110,7 @@ func ExampleClient_Subscribe() {
 // A consumer that keeps a sum must not add over a hole: loss is an element of
 // the stream.
 func ExampleMessage_gap() {
-	backend, url, stop := feed(&server.Options{Retention: server.Retention{Count: 3}})
+	backend, url, stop := startServer(&server.Options{Retention: server.Retention{Count: 3}})
 	defer stop()
 	ctx, cancel := context.WithTimeout(context.Background(), 10*time.Second)
 	defer cancel()
@@ -155,7 +155,7 @@ func ExampleMessage_gap() {
 // A service under an orchestrator: ready while messages can flow, and on
 // SIGTERM an ordered end within the time it is given.
 func ExampleClient_Shutdown() {
-	_, url, stop := feed(nil)
+	_, url, stop := startServer(nil)
 	defer stop()
 	client, err := limpet.New(url, nil)
 	if err != nil {
