@@ -191,6 +191,24 @@ func (c *client) acked(to uint64) (nak []native.Reject, last *native.Ack) {
 	}
 }
 
+// echo returns the ack and the delivery of a message that the client itself is
+// subscribed to; either may come first.
+func (c *client) echo() (ack *native.Ack, m native.Msg) {
+	c.t.Helper()
+	for range 2 {
+		f, err := c.read()
+		switch {
+		case err == nil && f.Type == native.TypeAck && ack == nil:
+			ack = f.Ack
+		case err == nil && f.Type == native.TypeMsg && m.S == 0:
+			m = f.Msg
+		default:
+			c.t.Fatalf("waiting for an ack and a message: %v %v", show(f), err)
+		}
+	}
+	return ack, m
+}
+
 func msg(seq uint64, id wire.ID, topic, payload string) native.Frame {
 	return native.Frame{Type: native.TypeMsg, Msg: native.Msg{S: seq, ID: id, Topic: topic, Payload: []byte(payload)}}
 }

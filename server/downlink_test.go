@@ -1,10 +1,14 @@
 package server_test
 
 import (
+	"bufio"
 	"bytes"
 	"context"
+	"encoding/binary"
 	"fmt"
+	"io"
 	"math/rand/v2"
+	"net/http"
 	"slices"
 	"testing"
 	"testing/synctest"
@@ -204,7 +208,7 @@ func TestCredit(t *testing.T) {
 			}
 		}
 		for _, step := range []struct{ n, b, want uint64 }{ // want: messages of 10 bytes so far
-			{0, 0, 0}, {0, 1000, 0}, {3, 0, 3}, {2, 10, 3}, {10, 999, 10}, {200, 999, 40},
+			{0, 0, 0}, {0, 1000, 0}, {3, 0, 3}, {2, 10, 3}, {10, 999, 10}, {2, 10, 10}, {200, 999, 40}, {1, 1, 40},
 		} {
 			c.send(credit(1, step.n, step.b))
 			drain()
@@ -212,8 +216,12 @@ func TestCredit(t *testing.T) {
 				t.Fatalf("%d messages after credit %d, %d; want %d", sent.N, step.n, step.b, step.want)
 			}
 		}
-		if others != 40 {
-			t.Errorf("the other subscription got %d of 40", others)
+		for range 5 { // what was granted stays granted
+			r.srv.Publish(context.Background(), "t", make([]byte, 10), nil)
+		}
+		drain()
+		if sent.N != 45 || others != 45 {
+			t.Errorf("%d and %d messages, want 45 of each", sent.N, others)
 		}
 	})
 }
@@ -286,6 +294,33 @@ func TestGapForSlowConsumer(t *testing.T) {
 		if st := r.srv.Stats(); st.Gaps != 1 || st.Delivered != 4 {
 			t.Fatalf("%d gaps, %d delivered", st.Gaps, st.Delivered)
 		}
+	})
+}
+
+// A gap that a resumed subscription begins with does not wait for credit; later
+// ones do, so that a stopped consumer is not sent one after the other.
+func TestGapAndCredit(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		r := newRig(t, &server.Options{Retention: server.Retention{Count: 2}})
+		publish := func(n int) {
+			for range n {
+				r.srv.Publish(context.Background(), "loud", nil, nil)
+			}
+		}
+		publish(10)
+		c := r.connect(native.JSON)
+		v := r.srv.Stats()
+		c.hello(native.Hello{CN: 1, Subs: []native.Sub{{Ch: 1, Topic: "quiet", From: native.FromResume, Epoch: v.Epoch}}})
+		c.next(native.TypeSubOK)
+		if g := c.next(native.TypeGap).Gap; g.P != 0 || g.To != 8 {
+			t.Fatalf("gap %+v", g)
+		}
+		for range 20 {
+			publish(500) // faster than the reader of the log, now and then
+			synctest.Wait()
+		}
+		c.send(native.Frame{Type: native.TypePing})
+		c.next(native.TypePong)
 	})
 }
 
@@ -478,6 +513,62 @@ func TestBatches(t *testing.T) {
 		}
 		if batches > 30 {
 			t.Errorf("%d batches for %d messages", batches, len(sizes))
+		}
+	})
+}
+
+// TestFragments: a long message is written in pieces, between which the library
+// can answer a ping.
+func TestFragments(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		r := newRig(t, nil)
+		payload := make([]byte, 100<<10)
+		r.srv.Publish(context.Background(), "t", payload, nil)
+		conn, err := r.dial(context.Background())
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer conn.Close()
+		if err := upgradeTo("localhost", "limpet.v1.bin").Write(conn); err != nil {
+			t.Fatal(err)
+		}
+		br := bufio.NewReader(conn)
+		if res, err := http.ReadResponse(br, nil); err != nil || res.StatusCode != 101 {
+			t.Fatalf("%v, %v", res, err)
+		}
+		hello := native.Frame{Type: native.TypeHello, Hello: &native.Hello{CN: 1}}
+		data, _ := native.Append(nil, native.Binary, []native.Frame{hello, sub(1, "t", native.FromFirst, 1)})
+		frame := append([]byte{0x82, 0x80 | byte(len(data)), 0, 0, 0, 0}, data...) // a mask of zeros
+		if _, err := conn.Write(frame); err != nil {
+			t.Fatal(err)
+		}
+		fragments, total := 0, 0
+		for total < len(payload) {
+			var head [2]byte
+			io.ReadFull(br, head[:])
+			n := int(head[1])
+			switch n {
+			case 126:
+				var b [2]byte
+				io.ReadFull(br, b[:])
+				n = int(binary.BigEndian.Uint16(b[:]))
+			case 127:
+				var b [8]byte
+				io.ReadFull(br, b[:])
+				n = int(binary.BigEndian.Uint64(b[:]))
+			}
+			if n > 32<<10 {
+				t.Fatalf("a frame of %d bytes", n)
+			}
+			if head[0]&0x0f == 0 || head[0]&0x80 == 0 {
+				fragments, total = fragments+1, total+n
+			}
+			if _, err := br.Discard(n); err != nil {
+				t.Fatal(err)
+			}
+		}
+		if fragments < 4 {
+			t.Errorf("%d fragments", fragments)
 		}
 	})
 }

@@ -40,10 +40,10 @@ func TestRoundTrip(t *testing.T) {
 			t.Fatalf("subok %+v", ok)
 		}
 		id := c.publish(1, "a/b", `{"x":1}`)
-		if a := c.next(native.TypeAck).Ack; a.To != 1 || a.Cr.N != 4097 {
+		a, m := c.echo()
+		if a.To != 1 || a.Cr.N != 4097 {
 			t.Fatalf("ack %+v", a)
 		}
-		m := c.next(native.TypeMsg).Msg
 		if m.S != 1 || m.P != 0 || m.ID != id || m.Topic != "a/b" || string(m.Payload) != `{"x":1}` {
 			t.Fatalf("msg %+v", m)
 		}
@@ -60,7 +60,9 @@ func TestRoundTrip(t *testing.T) {
 			t.Fatalf("subok %+v", ok)
 		}
 		c.publish(2, "a/c", `2`)
-		c.acked(2)
+		if a, m := c.echo(); a.To != 2 || m.S != 2 || m.P != 1 {
+			t.Fatalf("ack %+v, msg %+v", a, m)
+		}
 	})
 }
 
@@ -348,6 +350,12 @@ func TestConflict(t *testing.T) {
 			time.Sleep(2 * time.Second)
 		}
 	})
+}
+
+func TestRecordIsSmall(t *testing.T) {
+	if server.RecordSize > 2<<10 {
+		t.Errorf("a record has %d bytes (docs/protocol.md, I7)", server.RecordSize)
+	}
 }
 
 func TestSessionTTL(t *testing.T) {
