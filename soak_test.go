@@ -89,7 +89,7 @@ func soak(t *testing.T, seed uint64) {
 					t.Errorf("subscription %s ended: %v", name, err)
 					return
 				}
-				record(&rec, name, m)
+				note(&rec, name, m)
 				if name == "all" {
 					delivered <- m.Topic
 				}
@@ -164,8 +164,8 @@ func soak(t *testing.T, seed uint64) {
 	}
 }
 
-// record tells the oracle what a consumer got.
-func record(rec *limpettest.Recorder, sub string, m limpet.Message) {
+// note tells the oracle what a consumer got.
+func note(rec *limpettest.Recorder, sub string, m limpet.Message) {
 	switch m.Kind {
 	case limpet.Gap:
 		rec.Record(limpettest.Gap{Sub: sub, Epoch: m.Position.Epoch, From: m.Gap.After.Offset, To: m.Gap.To.Offset})

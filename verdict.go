@@ -40,6 +40,7 @@ func judge(d wire.Dialect, f *wire.Failure) decision {
 	if v.Class != "" {
 		dec.class = ErrorClass(v.Class)
 	}
+	dec.After = max(dec.After, v.After)
 	if dec.After == 0 {
 		dec.After = f.Retry
 	}
@@ -81,7 +82,7 @@ func byDialError(err error) decision {
 		return d
 	case errors.As(err, &authority), errors.As(err, &hostname), errors.As(err, &invalid), errors.As(err, &verify):
 		return act(wire.ActionStop, ClassTLS)
-	case errors.As(err, &record), errors.As(err, &alert):
+	case errors.As(err, &record), errors.As(err, &alert), errors.Is(err, http.ErrSchemeMismatch):
 		return act(wire.ActionBackOff, ClassTLS)
 	case errors.As(err, &dns):
 		return act(wire.ActionBackOff, ClassDNS)

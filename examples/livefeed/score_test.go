@@ -134,6 +134,11 @@ func TestTally(t *testing.T) {
 	if twice.exact() || twice.total != 86 {
 		t.Error("one twice is called exact")
 	}
+	more := all("")
+	more.observe([]byte(`{"quake":"nowhere","mag":9}`))
+	if more.exact() || more.total != 86 {
+		t.Error("one that nobody asked for is called exact")
+	}
 	other := all(strong.ID)
 	other.observe(wrong)
 	if other.exact() || other.total != 85 {

@@ -56,7 +56,9 @@ func run(dir string, table []mutation, out io.Writer) error {
 		}
 		if verdict != "caught" {
 			missed++
-			fmt.Fprintf(out, "%s\n", tail(output))
+			if output != "" {
+				fmt.Fprintf(out, "%s\n", tail(output))
+			}
 		}
 		fmt.Fprintf(out, "%-44s %5.1fs  %s\n", m.name, time.Since(began).Seconds(), verdict)
 	}
@@ -91,11 +93,14 @@ func checkGreen(dir string, table []mutation, out io.Writer) error {
 func try(dir string, m mutation) (verdict, output string, err error) {
 	name := filepath.Join(dir, filepath.FromSlash(m.file))
 	original, err := os.ReadFile(name)
+	if errors.Is(err, os.ErrNotExist) {
+		return "NOT APPLIED: there is no " + m.file, "", nil
+	}
 	if err != nil {
 		return "", "", err
 	}
 	if n := strings.Count(string(original), m.search); n != 1 {
-		return "", "", fmt.Errorf("the search text occurs %d times in %s, must be once", n, m.file)
+		return fmt.Sprintf("NOT APPLIED: the search text occurs %d times in %s", n, m.file), "", nil
 	}
 	broken := strings.Replace(string(original), m.search, m.replace, 1)
 	if err := os.WriteFile(name, []byte(broken), 0o644); err != nil {

@@ -235,3 +235,19 @@ func TestAppendFails(t *testing.T) {
 		}
 	}
 }
+
+// Both ends cut a text for people to its bound, between two characters.
+func TestReasonsAreCut(t *testing.T) {
+	long, want := "x"+strings.Repeat("ü", 200), "x"+strings.Repeat("ü", 127)
+	for _, f := range []Frame{{Type: TypeErr, Err: &Err{Msg: long}}, {Type: TypeUnsub, Unsub: &Unsub{Msg: long}}} {
+		text, err := Append(nil, JSON, []Frame{f})
+		if err != nil || !bytes.Contains(text, []byte(`"`+want+`"`)) {
+			t.Errorf("%v: %s", err, text)
+		}
+		text = bytes.Replace(text, []byte(want), []byte(long), 1)
+		got, err := Decode(nil, JSON, FromServer, text, DefaultLimits)
+		if err != nil || f.Err != nil && got[0].Err.Msg != want || f.Unsub != nil && got[0].Unsub.Msg != want {
+			t.Errorf("%+v, %v", got, err)
+		}
+	}
+}

@@ -97,8 +97,7 @@ func (w *writer) msg(m *Msg) {
 	w.uintOpt(s, 13, m.Flags)
 }
 
-// payload writes p so that the same bytes come out again: JSON with white space
-// around it would lose it as a bare value, so it travels as bytes.
+// payload writes p so that the same bytes come out again.
 func (w *writer) payload(p []byte) {
 	switch {
 	case len(p) == 0:

@@ -15,9 +15,9 @@ func skipSpace(b []byte, i int) int {
 }
 
 // embeddable reports whether p can stand in a batch as a JSON value and come
-// out with the same bytes.
+// out with the same bytes: white space around it would be lost.
 func embeddable(p []byte) bool {
-	return len(p) > 0 && !isSpace(p[0]) && scan(p, 0, MaxDepth) == len(p) && utf8.Valid(p)
+	return scan(p, 0, MaxDepth) == len(p) && utf8.Valid(p)
 }
 
 // scan returns the index after the JSON value that begins at b[i] (RFC 8259),
