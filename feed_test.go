@@ -214,15 +214,22 @@ type trade struct {
 	id      uint64
 }
 
-// recording reads coinbase.ws. It is not part of this project: see its licence
-// beside it.
+// recording reads coinbase.ws, which is not part of this project: its licence
+// lies beside it. LIMPET_DATA names its directory, or the one above that.
 func recording(t *testing.T) []feedRecord {
-	dir := os.Getenv("LIMPET_DATA")
-	if dir == "" {
-		dir = filepath.Join("..", "shared", "data")
+	dirs := []string{filepath.Join("..", "shared", "data")}
+	if dir := os.Getenv("LIMPET_DATA"); dir != "" {
+		dirs = []string{dir, filepath.Join(dir, "data")}
 	}
-	path := filepath.Join(dir, "coinbase.ws")
-	data, err := os.ReadFile(path)
+	var path string
+	var data []byte
+	err := fs.ErrNotExist
+	for _, dir := range dirs {
+		if errors.Is(err, fs.ErrNotExist) {
+			path = filepath.Join(dir, "coinbase.ws")
+			data, err = os.ReadFile(path)
+		}
+	}
 	if errors.Is(err, fs.ErrNotExist) {
 		fmt.Println("DATA MISSING: " + path)
 		t.Skip("no recording; LIMPET_DATA names the directory")
