@@ -193,6 +193,10 @@ func (l *loop) hearOf(s *Subscription, ev *wire.Event) {
 		if s.state.load().Phase == SubPending {
 			l.asking--
 		}
+		if ev.Code == 0 {
+			l.endSub(s, nil)
+			return
+		}
 		err := &Error{Op: "Subscribe", Field: "topic", Class: ClassOther, Code: int(ev.Code), Detail: peerText(ev.Reason), Err: ErrRejected}
 		s.asked = false
 		if ev.Retry > 0 {
@@ -204,11 +208,17 @@ func (l *loop) hearOf(s *Subscription, ev *wire.Event) {
 			l.setSub(s, SubState{Phase: SubPending, Err: err})
 			return
 		}
-		l.registry.remove(s)
-		l.draining = append(l.draining, s)
-		s.queue.finish(err)
-		l.setSub(s, SubState{Phase: SubEnded, Err: err})
+		l.endSub(s, err)
 	}
+}
+
+// endSub ends s after what is waiting.
+func (l *loop) endSub(s *Subscription, err error) {
+	l.registry.remove(s)
+	s.queue.finish(err)
+	l.drainedSubs()
+	l.draining = append(l.draining, s)
+	l.setSub(s, SubState{Phase: SubEnded, Err: err})
 }
 
 // downed is the end of a connection as its reader saw it.

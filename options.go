@@ -140,8 +140,9 @@ type SubscribeOptions struct {
 
 	Delivery Delivery
 
-	// ManualAck leaves acknowledging to Message.Ack. At most Delivery.Buffer
-	// messages are out unacknowledged; then the subscription waits.
+	// ManualAck leaves acknowledging to Message.Ack. From the oldest
+	// unacknowledged message on at most Delivery.Buffer are handed out; then the
+	// subscription waits.
 	ManualAck bool
 
 	Cursor CursorStore // not in this version: Subscribe returns ErrUnsupported

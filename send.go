@@ -2,6 +2,7 @@ package limpet
 
 import (
 	"errors"
+	"slices"
 
 	"github.com/limpet-go/limpet/wire"
 )
@@ -120,19 +121,15 @@ func (l *loop) refuseSub(key uint64, cause error) {
 	}
 	err := &Error{Op: "Subscribe", Class: ClassInput, Err: joinReason(ErrRejected, cause)}
 	l.asking--
-	l.registry.remove(s)
-	l.draining = append(l.draining, s)
-	s.queue.finish(err)
-	l.setSub(s, SubState{Phase: SubEnded, Err: err})
+	l.endSub(s, err)
 }
 
 // idle reports whether nothing is left to do before an ordered end.
-func (l *loop) idle() bool {
-	if l.window.pending > 0 {
-		return false
-	}
-	for len(l.draining) > 0 && l.draining[0].queue.drained() {
-		l.draining = l.draining[1:]
-	}
+func (l *loop) idle() bool { return l.window.pending == 0 && l.drainedSubs() }
+
+// drainedSubs forgets the ended subscriptions whose consumers have taken
+// everything and reports whether that was all of them.
+func (l *loop) drainedSubs() bool {
+	l.draining = slices.DeleteFunc(l.draining, func(s *Subscription) bool { return s.queue.drained() })
 	return len(l.draining) == 0
 }

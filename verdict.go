@@ -81,7 +81,7 @@ func byDialError(err error) decision {
 		return d
 	case errors.As(err, &authority), errors.As(err, &hostname), errors.As(err, &invalid), errors.As(err, &verify):
 		return act(wire.ActionStop, ClassTLS)
-	case errors.As(err, &record), errors.As(err, &alert):
+	case errors.As(err, &record), errors.As(err, &alert), errors.Is(err, http.ErrSchemeMismatch):
 		return act(wire.ActionBackOff, ClassTLS)
 	case errors.As(err, &dns):
 		return act(wire.ActionBackOff, ClassDNS)

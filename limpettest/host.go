@@ -134,7 +134,7 @@ func (h *Host) HTTPClient() *http.Client {
 // Inject appends faults to the network's script: see Network.Inject.
 func (h *Host) Inject(faults ...Fault) { h.Network.Inject(faults...) }
 
-// Stop begins an outage: every connection of the network is reset and dials are
+// Stop begins an outage: every connection to the host is reset and dials are
 // refused. It returns at once; stopping twice is as good as once.
 func (h *Host) Stop() {
 	h.mu.Lock()
@@ -144,7 +144,7 @@ func (h *Host) Stop() {
 	if srv != nil {
 		_ = ln.Close()  // it never fails
 		_ = srv.Close() // connections that are not hijacked
-		h.Network.ResetAll()
+		h.Network.strike(Fault{kind: KindReset}, h.addr)
 	}
 }
 

@@ -87,10 +87,18 @@ func TestHostOutage(t *testing.T) {
 func TestTwoHostsOnOneNetwork(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		n := limpettest.NewNetwork(nil)
-		for _, name := range []string{"a", "b"} {
-			limpettest.NewHandler(t, http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
+		var hosts []*limpettest.Host
+		for _, name := range []string{"a", "b", "c"} {
+			hosts = append(hosts, limpettest.NewHandler(t, http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+				if name == "c" {
+					hijackEcho(w, r)
+				}
 				_, _ = io.WriteString(w, name)
-			}), &limpettest.HostOptions{On: n, Addr: name + ".example:80"})
+			}), &limpettest.HostOptions{On: n, Addr: name + ".example:80"}))
+		}
+		kept, err := upgrade(t, hosts[2])
+		if err != nil {
+			t.Fatal(err)
 		}
 		for _, name := range []string{"a", "b"} {
 			resp, err := n.HTTPClient().Get("http://" + name + ".example/")
@@ -103,6 +111,9 @@ func TestTwoHostsOnOneNetwork(t *testing.T) {
 				t.Errorf("host %s answered %q", name, body)
 			}
 		}
+		hosts[0].Stop()
+		mustWrite(t, kept, "an outage of one host is none of another")
+		mustRead(t, kept, "an outage of one host is none of another")
 	})
 }
 

@@ -18,6 +18,7 @@ type link struct {
 
 	net   *Network
 	id    int
+	addr  string // that was dialled
 	up    half
 	down  half
 	rules []Fault // not yet due
@@ -62,8 +63,8 @@ type deadline struct {
 
 func (d *deadline) passed() bool { return !d.at.IsZero() && !time.Now().Before(d.at) }
 
-func newLink(n *Network, id int, faults []Fault) *link {
-	l := &link{net: n, id: id, rules: faults}
+func newLink(n *Network, id int, addr string, faults []Fault) *link {
+	l := &link{net: n, id: id, addr: addr, rules: faults}
 	l.cond.L = &l.mu
 	l.up = half{dir: Up, max: n.buffer, latency: n.up}
 	l.down = half{dir: Down, max: n.buffer, latency: n.down}

@@ -163,7 +163,7 @@ func (n *Network) dial(ctx context.Context, addr string) (*conn, error) {
 		}
 		return fail(os.NewSyscallError("connect", syscall.ECONNREFUSED))
 	}
-	l := newLink(n, id, faults)
+	l := newLink(n, id, addr, faults)
 	n.links[l] = struct{}{}
 	n.port++
 	local := &net.TCPAddr{IP: net.IPv4(127, 0, 0, 1), Port: n.port}
@@ -282,10 +282,13 @@ func (n *Network) Dials() []Dial {
 // Strike puts f on every connection that is open now. Counts are those of the
 // connection, so a count that has passed already acts at once. Refusals and
 // Clean do nothing.
-func (n *Network) Strike(f Fault) {
+func (n *Network) Strike(f Fault) { n.strike(f, "") }
+
+// strike puts f on the open connections to addr; empty means all.
+func (n *Network) strike(f Fault, addr string) {
 	for _, l := range n.all() {
 		l.mu.Lock()
-		if !l.ended {
+		if !l.ended && (addr == "" || addr == l.addr) {
 			for _, f := range f.flat() {
 				if f.kind != KindRefuse && f.kind != KindRefuseUpgrade {
 					l.rules = append(l.rules, f)

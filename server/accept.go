@@ -97,7 +97,7 @@ func (p *peer) consume(m *native.Msg, code uint64) error {
 func (p *peer) again(m *native.Msg, at standing) error {
 	if !at.hasID || at.id != m.ID {
 		return &fault{code: native.CloseRolledBack, reason: "a message id differs from the one known under its number",
-			say: &native.Err{Code: native.CodeIDConflict, Msg: "same number, other id", S: m.S, HasS: true, Fatal: true}}
+			say: &native.Err{Code: native.CodeIDConflict, Msg: "same number, other id", S: m.S, HasS: true}}
 	}
 	if at.code != 0 {
 		p.reject(m.S, at.code)

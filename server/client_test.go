@@ -381,3 +381,7 @@ func (timeout) Error() string   { return "i/o timeout" }
 func (timeout) Timeout() bool   { return true }
 func (timeout) Temporary() bool { return true }
 func (timeout) Is(e error) bool { return e == os.ErrDeadlineExceeded }
+
+func dialURL(url string, h *http.Client) (*websocket.Conn, *http.Response, error) {
+	return websocket.Dial(context.Background(), url, &websocket.DialOptions{HTTPClient: h, Subprotocols: []string{"limpet.v1.json"}})
+}

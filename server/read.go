@@ -166,7 +166,7 @@ func refusal(err error) error {
 	case errors.As(err, &e) && e.Code >= 4000 && e.Code < 5000:
 		f.code, f.reason = uint16(e.Code), e.Reason
 		if e.Retry > 0 {
-			f.say = &native.Err{Code: native.CodeUnavailable, Msg: e.Reason, Retry: uint64(e.Retry.Milliseconds()), Fatal: true}
+			f.say = &native.Err{Code: native.CodeUnavailable, Msg: cut(e.Reason, native.MaxReason), Retry: uint64(e.Retry.Milliseconds())}
 		}
 	}
 	return f
@@ -203,10 +203,20 @@ func (p *peer) subscribe(q *native.Sub) error {
 
 // fail ends the connection because of an error of read.
 func (p *peer) fail(err error) {
-	var f *fault
-	if !errors.As(err, &f) {
-		f = &fault{code: native.CloseInternal, reason: "internal error"}
+	var f fault
+	if shared := (*fault)(nil); errors.As(err, &shared) {
+		f = *shared
+	} else {
+		f = fault{code: native.CloseInternal, reason: "internal error"}
 		p.log.Error("connection failed", "error", err)
+	}
+	if f.say == nil {
+		switch f.code { // for a client behind something that swallows close codes
+		case native.CloseProtocolError, native.CloseBadFrame:
+			f.say = &native.Err{Code: native.CodeBadRequest, Msg: cut(f.reason, native.MaxReason)}
+		case native.CloseFrameTooBig:
+			f.say = &native.Err{Code: native.CodeTooBig, Msg: cut(f.reason, native.MaxReason)}
+		}
 	}
 	if f.say != nil {
 		p.send(native.Frame{Type: native.TypeErr, Err: f.say})

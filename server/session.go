@@ -107,7 +107,7 @@ func (s *session) refuse(h *native.Hello, principal string) error {
 		return errRolledBack
 	case h.CN <= r.cn:
 		return &fault{code: native.CloseSuperseded, reason: "connection number is not the newest",
-			say: &native.Err{Code: native.CodeConflict, Msg: "connection number is not the newest", S: r.cn, HasS: true, Fatal: true}}
+			say: &native.Err{Code: native.CodeConflict, Msg: "connection number is not the newest", S: r.cn, HasS: true}}
 	case s.owner != nil && time.Since(s.conflicts[0]) < conflictWindow:
 		return &fault{code: native.CloseSessionConflict, reason: "two owners of one session evict each other"}
 	}
@@ -267,7 +267,8 @@ func (t *sessions) create(p *peer, h *native.Hello, principal string, ttl time.D
 		front := t.parked.Front()
 		if front == nil {
 			t.mu.Unlock()
-			return nil, nil, &fault{code: native.CloseOverloaded, reason: "too many sessions"}
+			return nil, nil, &fault{code: native.CloseOverloaded, reason: "too many sessions",
+				say: &native.Err{Code: native.CodeUnavailable, Msg: "too many sessions", Retry: uint64(p.server.slots.next().Milliseconds())}}
 		}
 		oldest := t.parked.Remove(front).(*session)
 		delete(t.at, oldest)

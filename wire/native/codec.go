@@ -181,25 +181,23 @@ type frameError struct{ what string }
 func (e *frameError) Error() string { return "native: cannot encode: " + e.what }
 
 // Size is an upper bound of the bytes that f adds to a batch; a JSON batch of
-// more than one frame has two bytes more. It is exact except for a payload in
-// JSON, where it takes the longer of the two spellings.
+// more than one frame has two bytes more. In binary it is exact. For a message
+// it does not allocate.
 func Size(enc Encoding, f *Frame) int {
-	var scratch [512]byte
-	w := writer{b: scratch[:0], bin: enc == Binary, bare: true}
-	if f.Type != TypeMsg {
-		w.frame(f)
-		if w.bin {
-			return len(w.b)
+	if f.Type == TypeMsg {
+		if enc != Binary {
+			return msgSizeJSON(&f.Msg) + len(`,`)
 		}
-		return len(w.b) + 1
-	}
-	if w.bin {
 		body := msgSize(&f.Msg)
 		inner := 1 + uvarintLen(uint64(body)) + body
 		return uvarintLen(uint64(inner)) + inner
 	}
+	w := writer{bin: enc == Binary}
 	w.frame(f)
-	return len(w.b) + 1 + len(`,"b":""`) + (len(f.Msg.Payload)*4+2)/3
+	if w.bin {
+		return len(w.b)
+	}
+	return len(w.b) + len(`,`)
 }
 
 // Decode parses the batch in data, which dir sent, and appends its frames to
@@ -208,6 +206,9 @@ func Size(enc Encoding, f *Frame) int {
 // code; dst is then returned as it was.
 //
 // Decode checks shape, not sense: topics, numbers and order are the caller's.
+// A field given twice is refused, because two readers could disagree on it;
+// what the protocol says to ignore, and the inside of a payload, may say
+// anything that is well formed.
 func Decode(dst []Frame, enc Encoding, dir Dir, data []byte, lim DecodeLimits) ([]Frame, error) {
 	r := reader{data: data, end: len(data), bin: enc == Binary, dir: dir, lim: lim.withDefaults()}
 	n := len(dst)

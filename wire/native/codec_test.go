@@ -169,3 +169,85 @@ func TestTopics(t *testing.T) {
 		}
 	}
 }
+
+// A field from a later version changes nothing, in whichever object it stands.
+func TestUnknownFields(t *testing.T) {
+	for _, tt := range every {
+		if strings.Contains(tt.json, `"h":{`) || strings.Contains(tt.json, `"d":{`) {
+			continue
+		}
+		text := strings.ReplaceAll(tt.json, "{", `{"zz":[{"t":null},-1.5e-3],`)
+		got, err := Decode(nil, JSON, tt.dir, []byte(text), DefaultLimits)
+		if err != nil || len(got) != 1 || !reflect.DeepEqual(got[0], tt.f) {
+			t.Errorf("%s: %v\n got %+v\nwant %+v", tt.name, err, got, tt.f)
+		}
+	}
+}
+
+func TestEscapes(t *testing.T) {
+	text := `{"t":"err","code":1,"msg":"\"\\\/\b\f\n\r\t\u0041\u00fc\ud83d\udc1a\u2028"}`
+	got, err := Decode(nil, JSON, FromServer, []byte(text), DefaultLimits)
+	if err != nil || got[0].Err.Msg != "\"\\/\b\f\n\r\tA\u00fc\U0001F41A\u2028" {
+		t.Errorf("%v, %v", got, err)
+	}
+}
+
+// Payloads come out of both encodings as they went in; those that JSON would
+// change do not travel as JSON.
+func TestPayloads(t *testing.T) {
+	for payload, embedded := range map[string]bool{
+		"": false, "null": true, "1": true, `""`: true, "{}": true, "[ 1 ,\n2 ]": true, `{"a":1,"a":2}`: true, `"\ud800"`: true, "-0.0E+1": true,
+		" 1": false, "1 ": false, "\n": false, "{} ": false, "01": false, "1 2": false, "nul": false, "\"\xff\"": false, "\uFEFF1": false,
+		"\"\t\"": false, nested(32): true, nested(33): false, "\x00": false, `{"a":}`: false, `[1,]`: false, `"\u12"`: false,
+	} {
+		frames := []Frame{{Type: TypeMsg, Msg: Msg{S: 1, Topic: "a", Payload: []byte(payload)}}}
+		for _, enc := range encodings {
+			data, err := Append(nil, enc, frames)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if enc == JSON && bytes.Contains(data, []byte(`"d":`)) != embedded {
+				t.Errorf("%q travels as %s", payload, data)
+			}
+			got, err := Decode(nil, enc, FromClient, data, DefaultLimits)
+			if err != nil || string(got[0].Msg.Payload) != payload {
+				t.Errorf("encoding %d: %q came out as %+v, %v", enc, payload, got, err)
+			}
+		}
+	}
+}
+
+// A frame that no peer could read is refused by Append, and dst is as before.
+func TestAppendFails(t *testing.T) {
+	for _, f := range []Frame{
+		{}, {Type: 15}, {Type: TypeAck}, {Type: TypeHello}, {Type: TypeErr},
+		{Type: TypeMsg, Msg: Msg{Topic: "\xff"}},
+		{Type: TypeMsg, Msg: Msg{Header: map[string]string{"a": "\xff"}}},
+		{Type: TypeMsg, Msg: Msg{Tag: make([]byte, MaxTag+1)}},
+		{Type: TypeSub, Sub: &Sub{From: 4}},
+		{Type: TypeGap, Gap: &Gap{Why: 4}},
+	} {
+		for _, enc := range encodings {
+			got, err := Append([]byte("before"), enc, []Frame{{Type: TypePing}, f})
+			if err == nil || !strings.HasPrefix(err.Error(), "native: cannot encode: ") || string(got) != "before" {
+				t.Errorf("encoding %d, %+v: %q, %v", enc, f, got, err)
+			}
+		}
+	}
+}
+
+// Both ends cut a text for people to its bound, between two characters.
+func TestReasonsAreCut(t *testing.T) {
+	long, want := "x"+strings.Repeat("ü", 200), "x"+strings.Repeat("ü", 127)
+	for _, f := range []Frame{{Type: TypeErr, Err: &Err{Msg: long}}, {Type: TypeUnsub, Unsub: &Unsub{Msg: long}}} {
+		text, err := Append(nil, JSON, []Frame{f})
+		if err != nil || !bytes.Contains(text, []byte(`"`+want+`"`)) {
+			t.Errorf("%v: %s", err, text)
+		}
+		text = bytes.Replace(text, []byte(want), []byte(long), 1)
+		got, err := Decode(nil, JSON, FromServer, text, DefaultLimits)
+		if err != nil || f.Err != nil && got[0].Err.Msg != want || f.Unsub != nil && got[0].Unsub.Msg != want {
+			t.Errorf("%+v, %v", got, err)
+		}
+	}
+}

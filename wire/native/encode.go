@@ -3,6 +3,7 @@ package native
 import (
 	"encoding/binary"
 	"slices"
+	"unicode/utf8"
 )
 
 // frame writes one frame: in JSON an object, in binary its length and an
@@ -86,7 +87,7 @@ func (w *writer) msg(m *Msg) {
 	w.markOpt(s, 10, m.Tag)
 	if m.HasAge {
 		if !w.bin && m.Age == AgeUnknown {
-			w.key("age")
+			w.key(s, 11)
 			w.quote("max")
 		} else {
 			w.uint(s, 11, m.Age)
@@ -96,18 +97,17 @@ func (w *writer) msg(m *Msg) {
 	w.uintOpt(s, 13, m.Flags)
 }
 
-// payload writes p so that the same bytes come out again: JSON with white space
-// around it would lose it as a bare value, so it travels as bytes.
+// payload writes p so that the same bytes come out again.
 func (w *writer) payload(p []byte) {
 	switch {
-	case len(p) == 0 || w.bare:
+	case len(p) == 0:
 	case w.bin:
 		w.bytes(&msgSchema, 6, p)
 	case embeddable(p):
-		w.key("d")
+		w.key(&msgSchema, 6)
 		w.b = append(w.b, p...)
 	default:
-		w.key("b")
+		w.member(`,"b":`)
 		w.base64(p)
 	}
 }
@@ -129,7 +129,7 @@ func (w *writer) header(h map[string]string) {
 		}
 		return
 	}
-	w.key("h")
+	w.key(&msgSchema, 8)
 	w.b = append(w.b, '{')
 	for i, k := range keys {
 		w.comma(i)
@@ -162,6 +162,56 @@ func msgSize(m *Msg) int {
 	}
 	if m.Flags != 0 {
 		n += 1 + uvarintLen(m.Flags)
+	}
+	return n
+}
+
+// msgSizeJSON is the most that a message takes in JSON: the longer of the two
+// spellings of its payload.
+func msgSizeJSON(m *Msg) int {
+	const least = `{"t":"msg","s":,"id":"00000000-0000-0000-0000-000000000000"}`
+	n := len(least) + numberSize(m.S) + memberSize(5, len(m.Topic), quotedSize(m.Topic)) +
+		memberSize(6, len(m.Payload), 2+(len(m.Payload)*4+2)/3) + memberSize(7, len(m.Type), quotedSize(m.Type)) +
+		memberSize(10, len(m.Tag), 2+(len(m.Tag)*4+2)/3) + memberSize(1, int(min(m.Ch, 1)), numberSize(m.Ch)) +
+		memberSize(12, int(min(m.TTL, 1)), numberSize(m.TTL)) + memberSize(13, int(min(m.Flags, 1)), numberSize(m.Flags))
+	if m.HasP {
+		n += memberSize(3, 1, numberSize(m.P))
+	}
+	if m.HasAge {
+		n += memberSize(11, 1, numberSize(m.Age))
+	}
+	for k, v := range m.Header {
+		n += quotedSize(k) + quotedSize(v) + len(`:,`)
+	}
+	return n + memberSize(8, len(m.Header), len(`{}`))
+}
+
+// memberSize is the length of a member of msg whose value takes size bytes,
+// left out if present is zero.
+func memberSize(num, present, size int) int {
+	if present == 0 {
+		return 0
+	}
+	return len(msgSchema.members[num]) + size
+}
+
+func numberSize(v uint64) int {
+	n := 1
+	for w := v; w > 9; w /= 10 {
+		n++
+	}
+	if v > maxJSONNumber {
+		n += 2
+	}
+	return n
+}
+
+func quotedSize(v string) int {
+	n := 2 + len(v)
+	for i := range len(v) {
+		if c := v[i]; !plain[c] && c < utf8.RuneSelf {
+			n += len(`\u0000`) - 1
+		}
 	}
 	return n
 }

@@ -53,11 +53,11 @@ func (c *codec) event(f *Frame, out *wire.Events) error {
 	case TypeWelcome:
 		return c.welcome(f.Welcome, out)
 	case TypeAck:
-		out.Append(wire.EventAck).Ack = &wire.Ack{To: f.Ack.To, Ranges: f.Ack.X, Rejects: rejectsOf(f.Ack.Nak)}
+		a := &wire.Ack{To: f.Ack.To, Ranges: f.Ack.X, Rejects: rejectsOf(f.Ack.Nak)}
 		if cr := f.Ack.Cr; cr != nil {
-			a := out.List[len(out.List)-1].Ack
 			a.HasCredit, a.Credit = true, wire.Credit{N: cr.N, Bytes: cr.B}
 		}
+		out.Append(wire.EventAck).Ack = a
 	case TypeSubOK, TypeUnsub, TypeGap, TypeReset:
 		return subscription(f, out)
 	case TypeAuth:
@@ -166,6 +166,9 @@ func subscription(f *Frame, out *wire.Events) error {
 		if e.Reason == "" {
 			e.Reason = codeWord(e.Code)
 		}
+		if e.Retry == 0 && retryable(e.Code) {
+			e.Retry = time.Second
+		}
 	case TypeGap:
 		g := f.Gap
 		e = wire.Event{Kind: wire.EventGap, Key: g.Ch, Prev: g.P, Count: g.N, Cause: gapCauses[g.Why],
@@ -182,9 +185,13 @@ func subscription(f *Frame, out *wire.Events) error {
 	return nil
 }
 
-// auth reports the lifetime of the credential. A server that wants a new one
-// within a time is told apart from one that gives a lifetime by nothing: both
-// say how long the present one is good for.
+// retryable is the fixed bit of the codes inside frames.
+func retryable(code uint16) bool {
+	return code == CodeRateLimited || code == CodeUnavailable || code == CodeInternal
+}
+
+// auth reports the lifetime of the credential. A demand for a new one within a
+// time is a shorter lifetime of the present one.
 func auth(a *Auth, out *wire.Events) {
 	if a.Code != 0 {
 		e := out.Append(wire.EventError)
@@ -206,7 +213,7 @@ func rejectsOf(list []Reject) []wire.Reject {
 	rs := make([]wire.Reject, len(list))
 	for i, r := range list {
 		code := code16(r.Code)
-		rs[i] = wire.Reject{Seq: r.S, Code: code, Reason: codeWord(code)}
+		rs[i] = wire.Reject{Seq: r.S, Code: code, Reason: codeWord(code), Unknown: code == CodeUnknownOutcome}
 	}
 	return rs
 }

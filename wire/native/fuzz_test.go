@@ -2,6 +2,7 @@ package native
 
 import (
 	"bytes"
+	"encoding/json"
 	"reflect"
 	"testing"
 
@@ -176,4 +177,17 @@ func build(kind uint8, a, b, c uint64, s1, s2 string, payload, tag []byte) (Fram
 		f.Err = &Err{Code: a, Msg: s1, Ch: b, S: c, HasS: bit(0), Retry: b, Fatal: bit(1)}
 	}
 	return f, dir
+}
+
+// FuzzScan compares scan with the standard library.
+func FuzzScan(f *testing.F) {
+	for _, s := range []string{`{"a":[1,-2.5e+3,"\u00fc\n",true,false,null]}`, `[[],{}]`, `[1,]`, `{"a"}`, `"\x"`, "1e", "-", "01", `{"a":1,}`, "[", `"`, "[1}"} {
+		f.Add([]byte(s))
+	}
+	f.Fuzz(func(t *testing.T, b []byte) {
+		whole := len(b) > 0 && !isSpace(b[0]) && !isSpace(b[len(b)-1]) && bytes.Count(b, []byte("["))+bytes.Count(b, []byte("{")) <= deepest
+		if whole && (scan(b, 0, deepest) == len(b)) != json.Valid(b) {
+			t.Fatalf("%q: scan %d, valid %t", b, scan(b, 0, deepest), json.Valid(b))
+		}
+	})
 }

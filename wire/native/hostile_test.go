@@ -75,6 +75,7 @@ var refused = []struct {
 	{"an id without dashes", FromClient, 4001, `{"t":"msg","s":1,"tp":"a","id":"01980f0e0102730485060708090a0b0c"}`},
 	{"an id that is not hexadecimal", FromClient, 4001, `{"t":"msg","s":1,"tp":"a","id":"0198zf0e-0102-7304-8506-0708090a0b0c"}`},
 	{"an id with dashes elsewhere", FromClient, 4001, `{"t":"msg","s":1,"tp":"a","id":"01980f-0e0102-7304-8506-0708090a0b0c"}`},
+	{"an id with one dash more", FromClient, 4001, `{"t":"msg","s":1,"tp":"a","id":"01980f0e-0102-7304-8506-0708090a0b-c"}`},
 	{"bytes with padding", FromClient, 4001, `{` + up + `,"b":"MQ=="}`},
 	{"bytes in the other alphabet", FromClient, 4001, `{` + up + `,"b":"+/+/"}`},
 	{"bytes with a line end", FromClient, 4001, `{` + up + `,"b":"M\nQ"}`},

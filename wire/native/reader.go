@@ -89,7 +89,7 @@ func (r *reader) nextBinary(o *object) bool {
 	return r.code == 0
 }
 
-// once refuses a second value of one field: two readers could disagree on it.
+// once refuses a second value of one field.
 func (r *reader) once(o *object, num int) {
 	if o.seen&(1<<num) != 0 {
 		r.bad("a field is given twice")

@@ -15,9 +15,9 @@ func skipSpace(b []byte, i int) int {
 }
 
 // embeddable reports whether p can stand in a batch as a JSON value and come
-// out with the same bytes.
+// out with the same bytes: white space around it would be lost.
 func embeddable(p []byte) bool {
-	return len(p) > 0 && !isSpace(p[0]) && scan(p, 0, MaxDepth) == len(p) && utf8.Valid(p)
+	return scan(p, 0, MaxDepth) == len(p) && utf8.Valid(p)
 }
 
 // scan returns the index after the JSON value that begins at b[i] (RFC 8259),
@@ -111,9 +111,21 @@ func scanKey(b []byte, i int) int {
 	return skipSpace(b, i+1)
 }
 
+// plain is the ASCII that stands for itself in a JSON string.
+var plain = func() (set [256]bool) {
+	for c := byte(' '); c < utf8.RuneSelf; c++ {
+		set[c] = c != '"' && c != '\\'
+	}
+	return set
+}()
+
 func scanString(b []byte, i int) int {
 	for i++; i < len(b); i++ {
-		switch c := b[i]; {
+		c := b[i]
+		if plain[c] {
+			continue
+		}
+		switch {
 		case c == '"':
 			return i + 1
 		case c < 0x20:
@@ -193,8 +205,8 @@ func hex4(b []byte, i int) (rune, bool) {
 	}
 	var r rune
 	for _, c := range b[i : i+4] {
-		d, ok := unhex(c)
-		if !ok {
+		d := unhex[c]
+		if d == noHex {
 			return 0, false
 		}
 		r = r<<4 | rune(d)
@@ -202,12 +214,16 @@ func hex4(b []byte, i int) (rune, bool) {
 	return r, true
 }
 
-func unhex(c byte) (byte, bool) {
-	switch {
-	case c-'0' <= 9:
-		return c - '0', true
-	case c|0x20 >= 'a' && c|0x20 <= 'f':
-		return c | 0x20 - 'a' + 10, true
+// unhex is the value of each hex digit, noHex for any other byte.
+var unhex = func() (values [256]uint8) {
+	for c := range values {
+		values[c] = noHex
 	}
-	return 0, false
-}
+	for v := range uint8(16) {
+		values[hexDigits[v]] = v
+		values["0123456789ABCDEF"[v]] = v
+	}
+	return values
+}()
+
+const noHex = 0xff

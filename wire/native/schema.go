@@ -5,9 +5,10 @@ package native
 // bit n set for field n.
 type schema struct {
 	keys     []string
-	up       uint32 // required from a client
-	down     uint32 // required from a server
-	repeated uint32 // lists
+	up       uint32   // required from a client
+	down     uint32   // required from a server
+	repeated uint32   // lists
+	members  []string // how JSON begins a member: comma, key, colon
 }
 
 func mask(numbers ...int) (m uint32) {
@@ -59,6 +60,15 @@ var (
 	limitsSchema   = schema{keys: []string{1: "batch", 2: "payload", 3: "headers", 4: "hsize",
 		5: "subs", 6: "hsubs", 7: "depth", 8: "token"}}
 )
+
+func init() {
+	for _, s := range append([]*schema{&uplinkSchema, &creditSchema, &rejectSchema, &chCreditSchema, &limitsSchema}, schemas[1:]...) {
+		s.members = make([]string, len(s.keys))
+		for num, key := range s.keys {
+			s.members[num] = `,"` + key + `":`
+		}
+	}
+}
 
 var schemas = [...]*schema{TypeHello: &helloSchema, TypeWelcome: &welcomeSchema, TypeMsg: &msgSchema,
 	TypeAck: &ackSchema, TypeSub: &subSchema, TypeSubOK: &subokSchema, TypeUnsub: &unsubSchema,

@@ -121,7 +121,11 @@ func (r *reader) text() []byte {
 	}
 	start := r.i
 	for i := start; i < r.end; i++ {
-		switch c := r.data[i]; {
+		c := r.data[i]
+		if plain[c] {
+			continue
+		}
+		switch {
 		case c == '"':
 			r.i = i + 1
 			return r.data[start:i]
@@ -253,21 +257,18 @@ func (r *reader) id(id *wire.ID) {
 		r.bad("an id is not a UUID")
 		return
 	}
-	at := 0
-	for i := range id {
-		if text[at] == '-' {
-			at++
-		}
-		hi, ok1 := unhex(text[at])
-		lo, ok2 := unhex(text[at+1])
-		if !ok1 || !ok2 {
+	for i, at := range uuidBytes {
+		hi, lo := unhex[text[at]], unhex[text[at+1]]
+		if hi|lo == noHex {
 			r.bad("an id is not a UUID")
 			return
 		}
 		id[i] = hi<<4 | lo
-		at += 2
 	}
 }
+
+// uuidBytes is where each byte of a UUID stands in its text.
+var uuidBytes = [16]uint8{0, 2, 4, 6, 9, 11, 14, 16, 19, 21, 24, 26, 28, 30, 32, 34}
 
 // markID reads a tag that is the id of a message.
 func (r *reader) markID(id *wire.ID) {

@@ -3,7 +3,6 @@ package native
 import (
 	"encoding/base64"
 	"encoding/binary"
-	"encoding/hex"
 	"math/bits"
 	"strconv"
 	"unicode/utf8"
@@ -16,7 +15,6 @@ import (
 type writer struct {
 	b     []byte
 	bin   bool
-	bare  bool   // leave payloads out: Size adds them
 	fault string // the first thing that could not be spelled
 }
 
@@ -42,13 +40,13 @@ func (w *writer) tag(num, wt int) {
 }
 
 // key begins a JSON member. No value ends in a brace that opens.
-func (w *writer) key(k string) {
-	if w.b[len(w.b)-1] != '{' {
-		w.b = append(w.b, ',')
+func (w *writer) key(s *schema, num int) { w.member(s.members[num]) }
+
+func (w *writer) member(m string) {
+	if w.b[len(w.b)-1] == '{' {
+		m = m[1:]
 	}
-	w.b = append(w.b, '"')
-	w.b = append(w.b, k...)
-	w.b = append(w.b, '"', ':')
+	w.b = append(w.b, m...)
 }
 
 func (w *writer) uint(s *schema, num int, v uint64) {
@@ -57,7 +55,7 @@ func (w *writer) uint(s *schema, num int, v uint64) {
 		w.b = binary.AppendUvarint(w.b, v)
 		return
 	}
-	w.key(s.keys[num])
+	w.key(s, num)
 	w.jsonUint(v)
 }
 
@@ -86,7 +84,7 @@ func (w *writer) bool(s *schema, num int, v bool) {
 		w.uint(s, num, n)
 		return
 	}
-	w.key(s.keys[num])
+	w.key(s, num)
 	w.b = strconv.AppendBool(w.b, v)
 }
 
@@ -105,14 +103,14 @@ func (w *writer) word(s *schema, num int, v uint8, words []string) {
 	case w.bin:
 		w.uint(s, num, uint64(v))
 	default:
-		w.key(s.keys[num])
+		w.key(s, num)
 		w.quote(words[v])
 	}
 }
 
 func (w *writer) string(s *schema, num int, v string) {
 	if !w.bin {
-		w.key(s.keys[num])
+		w.key(s, num)
 		w.quote(v)
 		return
 	}
@@ -140,7 +138,7 @@ func (w *writer) quote(v string) {
 	start := 0
 	for i := 0; i < len(v); {
 		c := v[i]
-		if c >= 0x20 && c != '"' && c != '\\' && c < utf8.RuneSelf {
+		if plain[c] {
 			i++
 			continue
 		}
@@ -179,7 +177,7 @@ func (w *writer) bytes(s *schema, num int, v []byte) {
 		w.b = append(w.b, v...)
 		return
 	}
-	w.key(s.keys[num])
+	w.key(s, num)
 	w.base64(v)
 }
 
@@ -215,15 +213,12 @@ func (w *writer) id(s *schema, num int, id *wire.ID) {
 		w.bytes(s, num, id[:])
 		return
 	}
-	w.key(s.keys[num])
-	var text [38]byte
-	text[0], text[9], text[14], text[19], text[24], text[37] = '"', '-', '-', '-', '-', '"'
-	hex.Encode(text[1:9], id[:4])
-	hex.Encode(text[10:14], id[4:6])
-	hex.Encode(text[15:19], id[6:8])
-	hex.Encode(text[20:24], id[8:10])
-	hex.Encode(text[25:37], id[10:])
-	w.b = append(w.b, text[:]...)
+	w.key(s, num)
+	w.b = append(w.b, `"00000000-0000-0000-0000-000000000000"`...)
+	text := w.b[len(w.b)-37:]
+	for i, at := range uuidBytes {
+		text[at], text[at+1] = hexDigits[id[i]>>4], hexDigits[id[i]&15]
+	}
 }
 
 // begin starts a nested object; end takes what it returned.
@@ -232,7 +227,7 @@ func (w *writer) begin(s *schema, num int) int {
 		w.tag(num, wireBytes)
 		return w.length()
 	}
-	w.key(s.keys[num])
+	w.key(s, num)
 	w.b = append(w.b, '{')
 	return 0
 }
@@ -264,7 +259,7 @@ func (w *writer) end(start int) {
 // list begins a list, which is nothing in binary: its items carry the number.
 func (w *writer) list(s *schema, num int) {
 	if !w.bin {
-		w.key(s.keys[num])
+		w.key(s, num)
 		w.b = append(w.b, '[')
 	}
 }

@@ -1,0 +1,32 @@
+# Every target but mutate, help and tidy is a stage of .ci/run, so that a check by hand and
+# the gate are the same commands.
+
+.DEFAULT_GOAL := help
+.PHONY: help test race lint fuzz mutate spec vet-all ci
+
+help: ## this list
+	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-9s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+test: ## the tests, as README.md runs them
+	go test ./...
+
+race: ## the tests under the race detector, and which of them had no data
+	.ci/run race
+
+lint: ## gofmt, the rules of the code base, staticcheck, the three requirements
+	.ci/run fmt rules static deps
+
+fuzz: ## every fuzz target for a few seconds (FUZZTIME=5s)
+	.ci/run fuzz
+
+mutate: ## break each guard's subject on purpose: the guard must notice
+	.ci/run mutate
+
+spec: ## the protocol models, and mutations of them that must fail
+	.ci/run spec
+
+vet-all: ## go vet for linux, darwin and windows
+	.ci/run vet
+
+ci: ## everything, in the order of .ci/run
+	.ci/run

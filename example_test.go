@@ -1,0 +1,183 @@
+package limpet_test
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log"
+	"net/http"
+	"net/http/httptest"
+	"os"
+	"os/signal"
+	"strings"
+	"syscall"
+	"time"
+
+	"github.com/limpet-go/limpet"
+	"github.com/limpet-go/limpet/server"
+)
+
+// feed starts the reference server on a loopback port.
+func feed(o *server.Options) (backend *server.Server, url string, stop func()) {
+	backend, err := server.New(o)
+	if err != nil {
+		log.Fatal(err)
+	}
+	web := httptest.NewServer(backend)
+	return backend, "ws" + strings.TrimPrefix(web.URL, "http"), func() { backend.Close(); web.Close() }
+}
+
+func ExampleDial() {
+	_, url, stop := feed(nil)
+	defer stop()
+	ctx, cancel := context.WithTimeout(context.Background(), 10*time.Second)
+	defer cancel()
+
+	client, err := limpet.Dial(ctx, url, &limpet.Options{
+		// Asked before every attempt; Refresh says that the last one was refused.
+		Auth: func(ctx context.Context, info limpet.AttemptInfo) (limpet.Credential, error) {
+			return limpet.Credential{Token: "secret"}, nil
+		},
+	})
+	if err != nil {
+		log.Fatal(err)
+	}
+	defer client.Close()
+	fmt.Println(client.State().Phase)
+	// Output: ready
+}
+
+func ExampleClient_Publish() {
+	_, url, stop := feed(nil)
+	defer stop()
+	ctx, cancel := context.WithTimeout(context.Background(), 10*time.Second)
+	defer cancel()
+	client, err := limpet.Dial(ctx, url, nil)
+	if err != nil {
+		log.Fatal(err)
+	}
+	defer client.Close()
+
+	receipt, err := client.Publish(ctx, "orders/eu", []byte(`{"item":"limpet"}`), &limpet.PublishOptions{TTL: time.Minute})
+	if err != nil {
+		log.Fatal(err) // not admitted
+	}
+	_, err = receipt.Wait(ctx)
+	switch {
+	case err == nil:
+		fmt.Println(receipt.Outcome())
+	case limpet.SafeToRetry(err):
+		fmt.Println("it never left: publish it again")
+	case errors.Is(err, limpet.ErrOutcomeUnknown):
+		fmt.Println("ask the receiver for", receipt.ID())
+	default:
+		fmt.Println("refused:", err)
+	}
+	// Output: acked
+}
+
+func ExampleClient_Subscribe() {
+	backend, url, stop := feed(nil)
+	defer stop()
+	ctx, cancel := context.WithTimeout(context.Background(), 10*time.Second)
+	defer cancel()
+	client, err := limpet.Dial(ctx, url, nil)
+	if err != nil {
+		log.Fatal(err)
+	}
+	defer client.Close()
+
+	prices, err := client.Subscribe(ctx, "prices/*", &limpet.SubscribeOptions{
+		Delivery: limpet.Delivery{Buffer: 1000, Overflow: limpet.DropOldest},
+	})
+	if err != nil {
+		log.Fatal(err)
+	}
+	if err := prices.WaitLive(ctx); err != nil {
+		log.Fatal(err)
+	}
+	backend.Publish(ctx, "prices/ab", []byte("101.5"), nil)
+	for m, err := range prices.Messages(ctx) {
+		if err != nil {
+			log.Fatal(err)
+		}
+		fmt.Println(m.Kind, m.Topic, string(m.Payload))
+		break
+	}
+	// Output: data prices/ab 101.5
+}
+
+// A consumer that keeps a sum must not add over a hole: loss is an element of
+// the stream.
+func ExampleMessage_gap() {
+	backend, url, stop := feed(&server.Options{Retention: server.Retention{Count: 3}})
+	defer stop()
+	ctx, cancel := context.WithTimeout(context.Background(), 10*time.Second)
+	defer cancel()
+	for i := range 5 {
+		backend.Publish(ctx, "meter", []byte(fmt.Sprint(i+1)), nil)
+	}
+	client, err := limpet.Dial(ctx, url, nil)
+	if err != nil {
+		log.Fatal(err)
+	}
+	defer client.Close()
+
+	// Stopped after the first message, in an earlier process.
+	seen := limpet.Position{Epoch: backend.Stats().Epoch, Offset: 1}
+	meter, err := client.Subscribe(ctx, "meter", &limpet.SubscribeOptions{From: limpet.FromResume, Position: seen})
+	if err != nil {
+		log.Fatal(err)
+	}
+	for m, err := range meter.Messages(ctx) {
+		if err != nil {
+			log.Fatal(err)
+		}
+		switch m.Kind {
+		case limpet.Gap:
+			fmt.Printf("missing: %d to %d (%v)\n", m.Gap.After.Offset+1, m.Gap.To.Offset, m.Gap.Cause)
+		case limpet.Reset:
+			fmt.Println("start again: nothing can be said about what lies between")
+		default:
+			fmt.Println(string(m.Payload))
+		}
+		if m.Position.Offset == 5 {
+			break
+		}
+	}
+	// Output:
+	// missing: 2 to 2 (expired)
+	// 3
+	// 4
+	// 5
+}
+
+// A service under an orchestrator: ready while messages can flow, and on
+// SIGTERM an ordered end within the time it is given.
+func ExampleClient_Shutdown() {
+	_, url, stop := feed(nil)
+	defer stop()
+	client, err := limpet.New(url, nil)
+	if err != nil {
+		log.Fatal(err)
+	}
+	http.HandleFunc("/ready", func(w http.ResponseWriter, _ *http.Request) {
+		if s := client.State(); s.Phase != limpet.Ready || s.Draining {
+			http.Error(w, fmt.Sprint(s.Phase, s.Cause), http.StatusServiceUnavailable)
+		}
+	})
+
+	signals := make(chan os.Signal, 1)
+	signal.Notify(signals, syscall.SIGTERM)
+	defer signal.Stop(signals)
+	signals <- syscall.SIGTERM // what the orchestrator would do
+	<-signals
+
+	ctx, cancel := context.WithTimeout(context.Background(), 10*time.Second)
+	defer cancel()
+	if err := client.Shutdown(ctx); err != nil {
+		fmt.Println("not everything was flushed:", err)
+	}
+	fmt.Println(client.State().Phase)
+	// Output: ended
+}

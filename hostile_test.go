@@ -1,0 +1,355 @@
+package limpet_test
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net/http"
+	"strings"
+	"sync"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/limpet-go/limpet"
+	"github.com/limpet-go/limpet/limpettest"
+	"github.com/limpet-go/limpet/wire"
+	"github.com/limpet-go/limpet/wire/native"
+	"nhooyr.io/websocket"
+)
+
+// script is a server for one test: it speaks limpet.v1 in JSON as the test
+// tells it, right or wrong.
+type script struct {
+	t    *testing.T
+	host *limpettest.Host
+	talk func(p *scripted)
+
+	mu     sync.Mutex
+	closes []websocket.StatusCode // that the client closed with
+	conns  int
+}
+
+// scripted is one connection of a script.
+type scripted struct {
+	ctx    context.Context
+	ws     *websocket.Conn
+	number int
+	hello  *native.Hello
+}
+
+func newScript(t *testing.T, talk func(p *scripted)) *script {
+	s := &script{t: t, talk: talk}
+	s.host = limpettest.NewHandler(t, http.HandlerFunc(s.serve), nil)
+	return s
+}
+
+func (s *script) serve(w http.ResponseWriter, r *http.Request) {
+	ws, err := websocket.Accept(w, r, &websocket.AcceptOptions{Subprotocols: []string{native.Subprotocol(native.JSON)}})
+	if err != nil {
+		return
+	}
+	defer ws.CloseNow()
+	ctx, cancel := context.WithTimeout(context.Background(), time.Hour)
+	defer cancel()
+	s.mu.Lock()
+	s.conns++
+	p := &scripted{ctx: ctx, ws: ws, number: s.conns}
+	s.mu.Unlock()
+	if f := p.read(); len(f) == 0 || f[0].Hello == nil {
+		return
+	} else {
+		p.hello = f[0].Hello
+	}
+	s.talk(p)
+	for {
+		if _, _, err := ws.Read(ctx); err != nil {
+			s.mu.Lock()
+			s.closes = append(s.closes, websocket.CloseStatus(err))
+			s.mu.Unlock()
+			return
+		}
+	}
+}
+
+func (s *script) seen() (closes []websocket.StatusCode, conns int) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return append([]websocket.StatusCode(nil), s.closes...), s.conns
+}
+
+func (p *scripted) read() []native.Frame {
+	_, data, err := p.ws.Read(p.ctx)
+	if err != nil {
+		return nil
+	}
+	frames, _ := native.Decode(nil, native.JSON, native.FromClient, data, native.DefaultLimits)
+	return frames
+}
+
+func (p *scripted) text(s string) { p.ws.Write(p.ctx, websocket.MessageText, []byte(s)) }
+
+func (p *scripted) say(frames ...native.Frame) {
+	data, err := native.Append(nil, native.JSON, frames)
+	if err != nil {
+		panic(err)
+	}
+	p.text(string(data))
+}
+
+func (p *scripted) welcome() native.Frame {
+	return native.Frame{Type: native.TypeWelcome, Welcome: &native.Welcome{
+		CN: p.hello.CN, SID: "s", Key: []byte("k"), SE: 1, Cr: native.Credit{N: 100, B: 1 << 20},
+	}}
+}
+
+// subok confirms every subscription of the HELLO, as proved where it resumes.
+func (p *scripted) subok() []native.Frame {
+	var fs []native.Frame
+	for _, s := range p.hello.Subs {
+		fs = append(fs, native.Frame{Type: native.TypeSubOK, SubOK: &native.SubOK{
+			Ch: s.Ch, Epoch: "e", O: s.O, Tag: s.Tag, Rec: s.From == native.FromResume}})
+	}
+	return fs
+}
+
+func message(s, prev uint64, body string) native.Frame {
+	return native.Frame{Type: native.TypeMsg, Msg: native.Msg{Ch: 1, S: s, P: prev, HasP: true,
+		ID: wire.ID{byte(s)}, Payload: []byte(body)}}
+}
+
+// start makes a client of s with one subscription before the first connection.
+func (s *script) start(o limpet.Options) (*limpet.Client, *limpet.Subscription) {
+	o.HTTPClient = s.host.HTTPClient()
+	s.host.Inject(limpettest.Stall(time.Millisecond)) // so that HELLO carries the subscription
+	c, err := limpet.New(s.host.URL(), &o)
+	if err != nil {
+		s.t.Fatal(err)
+	}
+	s.t.Cleanup(func() { closeAndWait(s.t, c) })
+	sub, err := c.Subscribe(context.Background(), "a", &limpet.SubscribeOptions{Delivery: limpet.Delivery{Buffer: 8}})
+	if err != nil {
+		s.t.Fatal(err)
+	}
+	return c, sub
+}
+
+// A violation ends the connection with the right code, applies nothing of a
+// bad batch, and the client resumes.
+func TestViolations(t *testing.T) {
+	for name, tc := range map[string]struct {
+		code websocket.StatusCode
+		bad  func(p *scripted)
+	}{
+		"not JSON":              {4001, func(p *scripted) { p.text("{") }},
+		"bad batch":             {4001, func(p *scripted) { p.text(`[{"t":"msg","ch":1,"s":4,"p":3,"id":"01980f0e-0000-7000-8000-000000000000","d":"never"},{"t":"msg"}]`) }},
+		"binary in JSON":        {4001, func(p *scripted) { p.ws.Write(p.ctx, websocket.MessageBinary, []byte("{}")) }},
+		"not UTF-8":             {1007, func(p *scripted) { p.text("{\"t\":\"x-\xff\"}") }},
+		"unknown type":          {4000, func(p *scripted) { p.text(`{"t":"surprise"}`) }},
+		"client's frame":        {4000, func(p *scripted) { p.text(`{"t":"hello","cn":1}`) }},
+		"too big":               {1009, func(p *scripted) { p.text(`{"t":"x-big","d":"` + strings.Repeat("x", 70<<10) + `"}`) }},
+		"second welcome":        {4000, func(p *scripted) { p.say(p.welcome()) }},
+		"hole":                  {4000, func(p *scripted) { p.say(message(9, 8, "never")) }},
+		"gap that does not fit": {4000, func(p *scripted) { p.say(native.Frame{Type: native.TypeGap, Gap: &native.Gap{Ch: 1, P: 7, To: 9, Tag: []byte("x")}}) }},
+		"second subok":          {4000, func(p *scripted) { p.say(p.subok()...) }},
+		"ack of nothing":        {4000, func(p *scripted) { p.say(native.Frame{Type: native.TypeAck, Ack: &native.Ack{To: 5, HasTo: true}}) }},
+		"sack of nothing": {4000, func(p *scripted) {
+			p.say(native.Frame{Type: native.TypeAck, Ack: &native.Ack{X: []wire.Range{{Lo: 2, Hi: 1 << 60}}}})
+		}},
+		"more than the credit": {4204, func(p *scripted) {
+			for i := uint64(4); i < 30; i++ {
+				p.say(message(i, i-1, fmt.Sprint(i)))
+			}
+		}},
+		"gaps without end": {4000, func(p *scripted) {
+			for i := range uint64(100) {
+				p.say(native.Frame{Type: native.TypeGap, Gap: &native.Gap{Ch: 1, P: 3 + i, To: 4 + i, Tag: []byte("x")}},
+					native.Frame{Type: native.TypeReset, Reset: &native.Reset{Ch: 1, Epoch: "e", O: 4 + i, Tag: []byte("x")}})
+			}
+		}},
+	} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				s := newScript(t, func(p *scripted) {
+					p.say(append([]native.Frame{p.welcome()}, p.subok()...)...)
+					if p.number == 1 {
+						p.say(message(1, 0, "1"), message(2, 1, "2"), message(3, 2, "3"))
+						p.bad(tc.bad)
+						return
+					}
+					at := p.hello.Subs[0].O
+					p.say(message(at+1, at, "after"))
+				})
+				c, sub := s.start(limpet.Options{ReadLimit: 64 << 10})
+				st, _ := c.WaitState(context.Background(), func(s limpet.State) bool { return s.Cause != nil })
+				if limpet.Class(st.Cause) != limpet.ClassProtocol {
+					t.Errorf("cause %v of class %q", st.Cause, limpet.Class(st.Cause))
+				}
+				var got []string
+				for m, err := range sub.Messages(context.Background()) {
+					if err != nil {
+						t.Fatal(err)
+					}
+					if m.Kind == limpet.Data {
+						got = append(got, string(m.Payload))
+					}
+					if string(m.Payload) == "after" {
+						break
+					}
+				}
+				if strings.Join(got[:3], " ") != "1 2 3" || strings.Contains(strings.Join(got, " "), "never") {
+					t.Errorf("delivered %q", got)
+				}
+				if closes, _ := s.seen(); len(closes) == 0 || closes[0] != tc.code {
+					t.Errorf("client closed with %v, want %d", closes, tc.code)
+				}
+			})
+		})
+	}
+}
+
+func (p *scripted) bad(f func(*scripted)) { f(p) }
+
+// A server that breaks its language three times in a row at the same place
+// will do so for ever.
+func TestViolationsInARowAreFinal(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s := newScript(t, func(p *scripted) {
+			p.say(append([]native.Frame{p.welcome()}, p.subok()...)...)
+			p.text("{")
+		})
+		c, sub := s.start(limpet.Options{})
+		<-c.Done()
+		var p *limpet.PermanentError
+		if err := c.Err(); !errors.As(err, &p) || p.Class != limpet.ClassProtocol {
+			t.Errorf("ended with %v", err)
+		}
+		if _, conns := s.seen(); conns != 3 {
+			t.Errorf("after %d connections", conns)
+		}
+		for _, err := range sub.Messages(context.Background()) {
+			if !errors.As(err, &p) {
+				t.Errorf("subscription ended with %v", err)
+			}
+		}
+	})
+}
+
+func TestHandshakeViolations(t *testing.T) {
+	for name, talk := range map[string]func(p *scripted){
+		"another's welcome": func(p *scripted) {
+			w := p.welcome()
+			w.Welcome.CN++
+			p.say(w)
+		},
+		"message before welcome": func(p *scripted) { p.say(message(1, 0, "never")) },
+		"resumed a stranger": func(p *scripted) {
+			w := p.welcome()
+			w.Welcome.Res = true
+			p.say(w)
+		},
+		"ack beyond what was sent": func(p *scripted) {
+			w := p.welcome()
+			w.Welcome.Ack = 99
+			p.say(w, native.Frame{Type: native.TypeAck, Ack: &native.Ack{To: 99, HasTo: true}})
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				s := newScript(t, talk)
+				c, sub := s.start(limpet.Options{})
+				<-c.Done()
+				if limpet.Class(c.Err()) != limpet.ClassProtocol || sub.Stats().Received != 0 {
+					t.Errorf("%v, %+v", c.Err(), sub.Stats())
+				}
+				closes, _ := s.seen()
+				for _, code := range closes {
+					if code != 4000 {
+						t.Errorf("client closed with %d", code)
+					}
+				}
+			})
+		})
+	}
+}
+
+func TestSilentAfterUpgrade(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s := newScript(t, func(*scripted) {})
+		c, _ := s.start(limpet.Options{})
+		at := time.Now()
+		st, _ := c.WaitState(context.Background(), func(s limpet.State) bool { return s.Cause != nil })
+		if took := time.Since(at); took > 10*time.Second+time.Millisecond || st.Attempt != 1 {
+			t.Errorf("after %v: %+v", took, st)
+		}
+	})
+}
+
+func TestNoSubprotocolIsFinal(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		h := limpettest.NewHandler(t, http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+			if ws, err := websocket.Accept(w, r, nil); err == nil {
+				ws.Read(context.Background())
+				ws.CloseNow()
+			}
+		}), nil)
+		_, err := limpet.Dial(context.Background(), h.URL(), &limpet.Options{HTTPClient: h.HTTPClient()})
+		if !errors.Is(err, limpet.ErrSubprotocol) {
+			t.Errorf("%v", err)
+		}
+	})
+}
+
+// The same message again, or an older one, is dropped and counted.
+func TestRepeatsAreDropped(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s := newScript(t, func(p *scripted) {
+			p.say(append([]native.Frame{p.welcome()}, p.subok()...)...)
+			p.say(message(1, 0, "1"), message(2, 1, "2"), message(2, 1, "2"), message(1, 0, "1"), message(3, 2, "3"))
+		})
+		_, sub := s.start(limpet.Options{})
+		if got := payloads(collect(t, sub, 3)); got != "1 2 3" {
+			t.Errorf("%q", got)
+		}
+		if st := sub.Stats(); st.Duplicates != 2 || st.Received != 3 {
+			t.Errorf("%+v", st)
+		}
+	})
+}
+
+// One refused subscription leaves the others alone; a refusal that is not
+// final is asked again.
+func TestRefusedSubscriptions(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		asked := 0
+		s := newScript(t, func(p *scripted) {
+			p.say(p.welcome())
+			p.say(native.Frame{Type: native.TypeUnsub, Unsub: &native.Unsub{Ch: 1, Code: native.CodeForbidden, Msg: "not \x1b[31myours"}})
+			for f := p.read(); f != nil; f = p.read() {
+				for _, f := range f {
+					if f.Sub == nil {
+						continue
+					}
+					if asked++; asked < 4 {
+						p.say(native.Frame{Type: native.TypeUnsub, Unsub: &native.Unsub{Ch: f.Sub.Ch, Code: native.CodeRateLimited, Retry: 5000}})
+					} else {
+						p.say(native.Frame{Type: native.TypeSubOK, SubOK: &native.SubOK{Ch: f.Sub.Ch, Epoch: "e"}})
+					}
+				}
+			}
+		})
+		c, sub := s.start(limpet.Options{})
+		err := sub.WaitLive(context.Background())
+		if !errors.Is(err, limpet.ErrRejected) || sub.State().Phase != limpet.SubEnded || strings.Contains(err.Error(), "\x1b") {
+			t.Errorf("%q", err)
+		}
+		at := time.Now()
+		other, _ := c.Subscribe(context.Background(), "b", nil)
+		if err := other.WaitLive(context.Background()); err != nil {
+			t.Fatal(err)
+		}
+		if took := time.Since(at); took < 15*time.Second {
+			t.Errorf("live after %v, the server wanted three pauses of 5 s", took)
+		}
+	})
+}

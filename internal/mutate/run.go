@@ -1,0 +1,220 @@
+package main
+
+import (
+	"bytes"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"regexp"
+	"strings"
+	"time"
+)
+
+// mutation is one way to break what a guard watches.
+type mutation struct {
+	name    string // guard and breach: "oracle: forgets duplicates"
+	file    string // from the root of the tree
+	search  string // occurs exactly once in file
+	replace string // must still compile
+	test    string // the guard: arguments of go test, as narrow as possible, separated by spaces
+	says    string // optional: a regular expression that the red output must match
+}
+
+// result is what the guard's test did.
+type result uint8
+
+const (
+	green    result = iota // passed, at least one test ran
+	red                    // a test failed
+	unbuilt                // nothing was tested: it does not compile
+	untested               // nothing was tested: no test matches
+)
+
+func (r result) String() string {
+	return [...]string{"green", "red", "does not compile", "no test ran"}[r]
+}
+
+// run applies each mutation to the tree in dir, one at a time, and reports a table to out. The
+// error counts the mutations that were not caught; an empty table is an error too.
+func run(dir string, table []mutation, out io.Writer) error {
+	if len(table) == 0 {
+		return errors.New("no mutation to try")
+	}
+	if err := checkGreen(dir, table, out); err != nil {
+		return err
+	}
+	missed := 0
+	for _, m := range table {
+		began := time.Now()
+		verdict, output, err := try(dir, m)
+		if err != nil {
+			return fmt.Errorf("%s: %w", m.name, err)
+		}
+		if verdict != "caught" {
+			missed++
+			if output != "" {
+				fmt.Fprintf(out, "%s\n", tail(output))
+			}
+		}
+		fmt.Fprintf(out, "%-44s %5.1fs  %s\n", m.name, time.Since(began).Seconds(), verdict)
+	}
+	if missed > 0 {
+		return fmt.Errorf("%d of %d mutations not caught", missed, len(table))
+	}
+	fmt.Fprintf(out, "%d mutations, all caught\n", len(table))
+	return nil
+}
+
+// checkGreen runs every guard on the tree as it is: red says something about a mutation only if
+// the guard is green without it.
+func checkGreen(dir string, table []mutation, out io.Writer) error {
+	seen := map[string]bool{}
+	for _, m := range table {
+		if seen[m.test] {
+			continue
+		}
+		seen[m.test] = true
+		r, output, err := goTest(dir, m.test)
+		if err != nil {
+			return fmt.Errorf("%s: %w", m.name, err)
+		}
+		if r != green {
+			fmt.Fprintf(out, "%s\n", tail(output))
+			return fmt.Errorf("go test %s on the unchanged tree: %v", m.test, r)
+		}
+	}
+	return nil
+}
+
+func try(dir string, m mutation) (verdict, output string, err error) {
+	name := filepath.Join(dir, filepath.FromSlash(m.file))
+	original, err := os.ReadFile(name)
+	if errors.Is(err, os.ErrNotExist) {
+		return "NOT APPLIED: there is no " + m.file, "", nil
+	}
+	if err != nil {
+		return "", "", err
+	}
+	if n := strings.Count(string(original), m.search); n != 1 {
+		return fmt.Sprintf("NOT APPLIED: the search text occurs %d times in %s", n, m.file), "", nil
+	}
+	broken := strings.Replace(string(original), m.search, m.replace, 1)
+	if err := os.WriteFile(name, []byte(broken), 0o644); err != nil {
+		return "", "", err
+	}
+	r, output, err := goTest(dir, m.test)
+	if err := errors.Join(err, os.WriteFile(name, original, 0o644)); err != nil {
+		return "", "", err
+	}
+	switch {
+	case r == green:
+		return "SURVIVED", output, nil
+	case r != red:
+		return "PROVES NOTHING: " + r.String(), output, nil
+	case m.says != "":
+		re, err := regexp.Compile(m.says)
+		if err != nil {
+			return "", "", err
+		}
+		if !re.MatchString(output) {
+			return "RED FOR ANOTHER REASON: no match for " + m.says, output, nil
+		}
+	}
+	return "caught", output, nil
+}
+
+// goTest runs one guard. Tests that only the caller's machine could make fail have no place
+// here, so a minute is enough and stops a mutation that made a test hang.
+func goTest(dir, args string) (result, string, error) {
+	cmd := exec.Command("go", append([]string{"test", "-json", "-vet=off", "-count=1", "-timeout=60s"}, strings.Fields(args)...)...)
+	cmd.Dir = dir
+	cmd.Env = append(os.Environ(), "GOWORK=off")
+	raw, err := cmd.Output()
+	var exit *exec.ExitError
+	if err != nil && !errors.As(err, &exit) {
+		return 0, "", err
+	}
+	return classify(raw, err == nil, exit)
+}
+
+// classify reads the events of test2json: a package whose build failed has FailedBuild in its
+// fail event, which is what tells a red test from a tree that does not compile.
+func classify(raw []byte, passed bool, exit *exec.ExitError) (result, string, error) {
+	var text strings.Builder
+	ran, unbuiltPackage, failed := false, false, false
+	for line := range bytes.Lines(raw) {
+		var e struct{ Action, Test, Output, FailedBuild string }
+		if json.Unmarshal(line, &e) != nil {
+			text.Write(line)
+			continue
+		}
+		text.WriteString(e.Output)
+		switch e.Action {
+		case "run":
+			ran = true
+		case "build-fail":
+			unbuiltPackage = true
+		case "fail":
+			failed = true
+			unbuiltPackage = unbuiltPackage || e.FailedBuild != ""
+		}
+	}
+	if exit != nil {
+		text.Write(exit.Stderr)
+	}
+	switch {
+	case unbuiltPackage:
+		return unbuilt, text.String(), nil
+	case passed && ran:
+		return green, text.String(), nil
+	case failed && ran:
+		return red, text.String(), nil
+	case passed || failed:
+		return untested, text.String(), nil
+	}
+	return 0, "", fmt.Errorf("go test did not start: %s", text.String())
+}
+
+func tail(s string) string {
+	lines := strings.Split(strings.TrimRight(s, "\n"), "\n")
+	return strings.Join(lines[max(0, len(lines)-20):], "\n")
+}
+
+// copyTree copies what git knows and what it would add, so that uncommitted work is judged and
+// build output is not.
+func copyTree(from, to string) error {
+	cmd := exec.Command("git", "ls-files", "-z", "--cached", "--others", "--exclude-standard")
+	cmd.Dir = from
+	list, err := cmd.Output()
+	if err != nil {
+		return fmt.Errorf("git ls-files: %w", err)
+	}
+	for name := range strings.SplitSeq(strings.TrimRight(string(list), "\x00"), "\x00") {
+		info, err := os.Lstat(filepath.Join(from, name))
+		if errors.Is(err, os.ErrNotExist) {
+			continue // deleted, not yet committed
+		}
+		if err != nil {
+			return err
+		}
+		if !info.Mode().IsRegular() {
+			continue
+		}
+		b, err := os.ReadFile(filepath.Join(from, name))
+		if err != nil {
+			return err
+		}
+		dst := filepath.Join(to, name)
+		if err := os.MkdirAll(filepath.Dir(dst), 0o755); err != nil {
+			return err
+		}
+		if err := os.WriteFile(dst, b, info.Mode().Perm()); err != nil {
+			return err
+		}
+	}
+	return nil
+}

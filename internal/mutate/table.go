@@ -1,0 +1,10 @@
+package main
+
+import "slices"
+
+// table has, for each guard of the repository, at least one mutation that it must catch. To add
+// one: break the guarded code by hand, see the test red, and write down what was changed. The
+// search text should be whole statements, so that an unrelated edit does not hit it by accident.
+// Entries stand with their guard: what holds the repository together in table_repo.go, the oracle
+// in table_oracle.go, the wire language in table_wire.go, the client in table_client.go.
+var table = slices.Concat(ofRepo, ofOracle, ofWire, ofClient)

@@ -1,0 +1,68 @@
+package main
+
+const repo = "./internal/repo"
+
+// ofRepo: imports, modules, sleeping tests, leaks, and this program.
+var ofRepo = []mutation{
+	{
+		name:    "imports: wire needs a module",
+		file:    "wire/wire.go",
+		search:  "import \"time\"\n",
+		replace: "import (\n\t\"time\"\n\n\t_ \"github.com/google/uuid\"\n)\n",
+		test:    "-run ^TestImports$ " + repo,
+		says:    "limpet/wire imports",
+	},
+	{
+		name:    "imports: the server knows the client",
+		file:    "server/errors.go",
+		search:  "import (\n",
+		replace: "import (\n\t_ \"github.com/limpet-go/limpet\"\n",
+		test:    "-run ^TestImports$ " + repo,
+		says:    "limpet/server imports",
+	},
+	{
+		name:    "imports: a second file knows the library",
+		file:    "options.go",
+		search:  "import (\n",
+		replace: "import (\n\t_ \"nhooyr.io/websocket\"\n",
+		test:    "-run ^TestImports$ " + repo,
+		says:    "2 files import",
+	},
+	{
+		name:    "modules: one more than is allowed",
+		file:    "internal/repo/imports.go",
+		search:  "{Module, backoff, uuid, websocket}",
+		replace: "{Module, backoff, uuid}",
+		test:    "-run ^TestModules$ " + repo,
+		says:    "nhooyr.io/websocket is required",
+	},
+	{
+		name:    "sleeps: a test waits in real time",
+		file:    "internal/assert/assert_test.go",
+		search:  "func TestAssertions(t *testing.T) {\n",
+		replace: "func TestAssertions(t *testing.T) {\n\ttime.Sleep(1)\n",
+		test:    "-run ^TestNoSleeps$ " + repo,
+		says:    "assert_test.go:[0-9]+: time.Sleep",
+	},
+	{
+		name:    "leaks: a goroutine left behind is no failure",
+		file:    "internal/assert/leak.go",
+		search:  "tb.Errorf(\"goroutine left behind:",
+		replace: "tb.Logf(\"goroutine left behind:",
+		test:    "-run ^TestNoLeaks$ ./internal/assert",
+	},
+	{
+		name:    "mutate: green for red",
+		file:    "internal/mutate/run.go",
+		search:  "case failed && ran:\n\t\treturn red,",
+		replace: "case failed && ran:\n\t\treturn green,",
+		test:    "-run ^TestClassify$ ./internal/mutate",
+	},
+	{
+		name:    "mutate: what does not compile is red",
+		file:    "internal/mutate/run.go",
+		search:  "case unbuiltPackage:\n\t\treturn unbuilt,",
+		replace: "case unbuiltPackage:\n\t\treturn red,",
+		test:    "-run ^TestClassify$ ./internal/mutate",
+	},
+}

@@ -1,0 +1,122 @@
+// Package gate_test shows that the stages of .ci/run can fail: each runs on a small tree that
+// has the fault which the stage is for, and on the same tree without it.
+package gate_test
+
+import (
+	"maps"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"testing"
+)
+
+// sound is a tree on which the stages of this test pass.
+var sound = map[string]string{
+	"go.mod":    "module example.org/m\n\ngo 1.25\n",
+	"README.md": "# m\n\n```\n$ go get example.org/m\n```\n\n```\ngo run ./examples/livefeed\ngo test ./...\n```\n",
+	"m_test.go": "package m\n\nimport \"testing\"\n\nfunc TestM(t *testing.T) {}\n\nfunc FuzzM(f *testing.F) { f.Fuzz(func(*testing.T, []byte) {}) }\n",
+	"examples/livefeed/main.go": "package main\n\nimport (\n\t\"os\"\n\t\"slices\"\n)\n\n" +
+		"func main() {\n\tif slices.Contains(os.Args, \"-sabotage\") {\n\t\tos.Exit(1)\n\t}\n}\n",
+	"internal/mutate/main.go": "package main\n\nfunc main() {}\n",
+	"spec/suite.sh":           "#!/bin/sh\nexit 0\n",
+}
+
+const (
+	noData     = "package m\n\nimport (\n\t\"fmt\"\n\t\"testing\"\n)\n\nfunc TestM(t *testing.T) { fmt.Println(\"DATA MISSING: feed.ws\") }\n"
+	livefeed   = "examples/livefeed/main.go"
+	emptyMain  = "package main\n\nfunc main() {}\n"
+	failing    = "package main\n\nimport \"os\"\n\nfunc main() { os.Exit(1) }\n"
+	exitTwo    = "package main\n\nimport (\n\t\"os\"\n\t\"slices\"\n)\n\nfunc main() {\n\tif slices.Contains(os.Args, \"-sabotage\") {\n\t\tos.Exit(2)\n\t}\n}\n"
+	crashFuzz  = "package m\n\nimport \"testing\"\n\nfunc FuzzM(f *testing.F) {\n\tf.Add([]byte{1})\n\tf.Fuzz(func(t *testing.T, _ []byte) { t.Fatal(1) })\n}\n"
+	redTest    = "package m\n\nimport \"testing\"\n\nfunc TestM(t *testing.T) { t.Fatal(1) }\n"
+	badlyPut   = "package m\n\nfunc  f() {}\n"
+	windowsBug = "package m\n\nvar x int = \"\"\n"
+)
+
+func TestStagesFail(t *testing.T) {
+	for _, c := range []struct {
+		name, stage string
+		change      map[string]string // "" removes the file
+		data        bool              // the data directory exists
+		says        string
+	}{
+		{"no block of commands", "readme", map[string]string{"README.md": "# m\n\ngo test ./...\n"}, false, "README.md has no block"},
+		{"the demonstration fails", "readme", map[string]string{livefeed: failing}, false, "exit status 1"},
+		{"a test fails", "readme", map[string]string{"m_test.go": redTest}, false, "FAIL"},
+		{"not formatted", "fmt", map[string]string{"f.go": badlyPut}, false, "gofmt would change: f.go"},
+		{"other requirements", "deps", nil, false, "go list -m all differs"},
+		{"does not compile on one system", "vet", map[string]string{"m_windows.go": windowsBug}, false, "m_windows.go"},
+		{"a test fails", "race", map[string]string{"m_test.go": redTest}, false, "--- FAIL"},
+		{"data exists and is not found", "race", map[string]string{"m_test.go": noData}, true, "did not find its data"},
+		{"no fuzz target", "fuzz", map[string]string{"m_test.go": redTest}, false, "no fuzz target"},
+		{"a fuzz target fails", "fuzz", map[string]string{"m_test.go": crashFuzz}, false, "FAIL"},
+		{"a model fails", "spec", map[string]string{"spec/suite.sh": "#!/bin/sh\nexit 1\n"}, false, ""},
+		{"livefeed fails", "livefeed", map[string]string{livefeed: failing}, false, ""},
+		{"livefeed is blind", "livefeed", map[string]string{livefeed: emptyMain}, false, "exited 0, not 1"},
+		{"livefeed does not know its flags", "livefeed", map[string]string{livefeed: exitTwo}, false, "exited 2, not 1"},
+		{"a mutation survives", "mutate", map[string]string{"internal/mutate/main.go": failing}, false, ""},
+		{"a test fails now and then", "repeat", map[string]string{"m_test.go": redTest}, false, "FAIL"},
+		{"there is no such stage", "tets", nil, false, "no stage tets"},
+	} {
+		t.Run(c.stage+" "+c.name, func(t *testing.T) {
+			out, err := stage(t, c.stage, c.change, c.data)
+			if err == nil {
+				t.Fatalf("the stage passed:\n%s", out)
+			}
+			if !strings.Contains(out, c.says) {
+				t.Errorf("no %q in\n%s", c.says, out)
+			}
+		})
+	}
+}
+
+func TestStagesPass(t *testing.T) {
+	for _, s := range []string{"readme", "fmt", "fuzz", "livefeed", "mutate", "race", "repeat", "spec"} {
+		t.Run(s, func(t *testing.T) {
+			if out, err := stage(t, s, nil, true); err != nil {
+				t.Errorf("%v\n%s", err, out)
+			}
+		})
+	}
+	t.Run("race without the data directory", func(t *testing.T) {
+		out, err := stage(t, "race", map[string]string{"m_test.go": noData}, false)
+		if err != nil || !strings.Contains(out, "DATA MISSING") {
+			t.Errorf("%v\n%s", err, out)
+		}
+	})
+}
+
+// stage runs one stage of .ci/run on the sound tree with changes.
+func stage(t *testing.T, name string, change map[string]string, data bool) (string, error) {
+	t.Helper()
+	dir := t.TempDir()
+	script, err := os.ReadFile(filepath.FromSlash("../../../.ci/run"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	files := maps.Clone(sound)
+	maps.Copy(files, change)
+	files[".ci/run"] = string(script)
+	for name, text := range files {
+		path := filepath.Join(dir, "m", filepath.FromSlash(name))
+		if err := os.MkdirAll(filepath.Dir(path), 0o755); err != nil {
+			t.Fatal(err)
+		}
+		if err := os.WriteFile(path, []byte(text), 0o755); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if out, err := exec.Command("git", "init", "-q", filepath.Join(dir, "m")).CombinedOutput(); err != nil {
+		t.Fatalf("%v\n%s", err, out)
+	}
+	if data {
+		if err := os.Mkdir(filepath.Join(dir, "data"), 0o755); err != nil {
+			t.Fatal(err)
+		}
+	}
+	cmd := exec.Command("bash", filepath.Join(dir, "m", ".ci", "run"), name)
+	cmd.Env = append(os.Environ(), "LIMPET_DATA="+filepath.Join(dir, "data"), "FUZZTIME=1x", "TMPDIR="+dir)
+	out, err := cmd.CombinedOutput()
+	return string(out), err
+}

@@ -1,0 +1,240 @@
+package main
+
+import (
+	"fmt"
+	"go/ast"
+	"go/parser"
+	"go/token"
+	"io/fs"
+	"path"
+	"regexp"
+	"strings"
+)
+
+// finding is one breach of a rule.
+type finding struct {
+	file string
+	line int
+	what string
+	rule string
+}
+
+func (f finding) String() string {
+	return fmt.Sprintf("%s:%d: %s (%s)", f.file, f.line, f.what, f.rule)
+}
+
+type goFile struct {
+	name string
+	ast  *ast.File
+}
+
+// tree is the text of the repository, read once.
+type tree struct {
+	names   []string // of all text files, sorted
+	text    map[string]string
+	goFiles []goFile
+	fset    *token.FileSet
+}
+
+func (t *tree) line(p token.Pos) int { return t.fset.Position(p).Line }
+
+// load reads the files whose text the rules look at. Folders that begin with a dot, other than
+// .ci, and testdata are not ours to judge.
+func load(fsys fs.FS) (*tree, error) {
+	t := &tree{text: map[string]string{}, fset: token.NewFileSet()}
+	err := fs.WalkDir(fsys, ".", func(name string, d fs.DirEntry, err error) error {
+		if err != nil {
+			return err
+		}
+		base := path.Base(name)
+		if d.IsDir() {
+			if name != "." && (base[0] == '.' && base != ".ci" || base == "testdata" || base == "node_modules" || base == "bin") {
+				return fs.SkipDir
+			}
+			return nil
+		}
+		if !d.Type().IsRegular() || !isText(name) {
+			return nil
+		}
+		b, err := fs.ReadFile(fsys, name)
+		if err != nil {
+			return err
+		}
+		t.names = append(t.names, name)
+		t.text[name] = string(b)
+		if strings.HasSuffix(name, ".go") {
+			f, err := parser.ParseFile(t.fset, name, b, parser.ParseComments|parser.SkipObjectResolution)
+			if err != nil {
+				return err
+			}
+			t.goFiles = append(t.goFiles, goFile{name, f})
+		}
+		return nil
+	})
+	return t, err
+}
+
+func isText(name string) bool {
+	switch path.Ext(name) {
+	case ".go", ".md", ".sh", ".pml", ".proto", ".yml", ".yaml":
+		return true
+	}
+	return path.Base(name) == "Makefile" || path.Dir(name) == ".ci"
+}
+
+// rules in the order of CONTRIBUTING.md.
+var rules = []struct {
+	name  string
+	check func(*tree) []finding
+}{
+	{"file-length", fileLength},
+	{"sleep", sleep},
+	{"unfinished", unfinished},
+	{"machine-path", machinePath},
+	{"protocol-section", protocolSection},
+	{"proof", proof},
+	{"link", link},
+}
+
+const maxLines = 500
+
+func fileLength(t *tree) (out []finding) {
+	for _, f := range t.goFiles {
+		if n := strings.Count(t.text[f.name], "\n"); n > maxLines {
+			out = append(out, finding{file: f.name, line: n, what: fmt.Sprintf("%d lines, at most %d", n, maxLines)})
+		}
+	}
+	return out
+}
+
+// sleep finds time.Sleep outside tests: nothing can end such a wait. Of tests, internal/repo decides.
+func sleep(t *tree) (out []finding) {
+	for _, f := range t.goFiles {
+		if strings.HasSuffix(f.name, "_test.go") {
+			continue
+		}
+		ast.Inspect(f.ast, func(n ast.Node) bool {
+			s, ok := n.(*ast.SelectorExpr)
+			if !ok || s.Sel.Name != "Sleep" {
+				return true
+			}
+			if x, ok := s.X.(*ast.Ident); ok && x.Name == "time" {
+				out = append(out, finding{file: f.name, line: t.line(s.Pos()), what: "time.Sleep cannot be ended: use a timer"})
+			}
+			return true
+		})
+	}
+	return out
+}
+
+var unfinishedRE = regexp.MustCompile(`\b(TO` + `DO|FIX` + `ME|X` + `XX)\b`)
+
+func unfinished(t *tree) (out []finding) {
+	for _, f := range t.goFiles {
+		for _, g := range f.ast.Comments {
+			for _, c := range g.List {
+				if m := unfinishedRE.FindString(c.Text); m != "" {
+					out = append(out, finding{file: f.name, line: t.line(c.Pos()), what: m + ": finish it, or say in a document that it is missing"})
+				}
+			}
+		}
+	}
+	return out
+}
+
+var machinePathRE = regexp.MustCompile(`(^|[\s"'(=` + "`" + `])(/root/|/home/|/work/|/Users/)`)
+
+func machinePath(t *tree) (out []finding) {
+	for _, name := range t.names {
+		if strings.HasPrefix(name, "internal/tools/rules/") {
+			continue
+		}
+		out = append(out, match(t, name, machinePathRE, func(string) string { return "a path of one machine" })...)
+	}
+	return out
+}
+
+var (
+	sectionRE  = regexp.MustCompile(`docs/protocol\.md, sections? ([0-9]+)`)
+	protocolRE = regexp.MustCompile(`(?m)^## ([0-9]+) `)
+)
+
+// protocolSection finds citations of a section that the protocol does not have.
+func protocolSection(t *tree) (out []finding) {
+	have := map[string]bool{}
+	for _, m := range protocolRE.FindAllStringSubmatch(t.text["docs/protocol.md"], -1) {
+		have[m[1]] = true
+	}
+	for _, name := range t.names {
+		if strings.HasPrefix(name, "internal/tools/rules/") {
+			continue
+		}
+		out = append(out, match(t, name, sectionRE, func(m string) string {
+			if n := sectionRE.FindStringSubmatch(m)[1]; !have[n] {
+				return "docs/protocol.md has no section " + n
+			}
+			return ""
+		})...)
+	}
+	return out
+}
+
+var testNameRE = regexp.MustCompile("`((?:Test|Fuzz|Example)[A-Z][A-Za-z0-9_]*)")
+
+// proof demands that a test that docs/guarantees.md names exists.
+func proof(t *tree) []finding {
+	have := map[string]bool{}
+	for _, f := range t.goFiles {
+		for _, d := range f.ast.Decls {
+			if d, ok := d.(*ast.FuncDecl); ok && d.Recv == nil && strings.HasSuffix(f.name, "_test.go") {
+				have[d.Name.Name] = true
+			}
+		}
+	}
+	return match(t, "docs/guarantees.md", testNameRE, func(m string) string {
+		if n := testNameRE.FindStringSubmatch(m)[1]; !have[n] {
+			return "no test is called " + n
+		}
+		return ""
+	})
+}
+
+var linkRE = regexp.MustCompile(`\]\(([^)#\s]+)(#[^)]*)?\)`)
+
+// link finds relative links in documents to files that do not exist.
+func link(t *tree) (out []finding) {
+	for _, name := range t.names {
+		if path.Ext(name) != ".md" {
+			continue
+		}
+		out = append(out, match(t, name, linkRE, func(m string) string {
+			to := linkRE.FindStringSubmatch(m)[1]
+			if strings.Contains(to, ":") {
+				return ""
+			}
+			to = path.Join(path.Dir(name), to)
+			for _, n := range t.names {
+				if n == to || strings.HasPrefix(n, to+"/") {
+					return ""
+				}
+			}
+			if !isText(to) {
+				return "" // not read, so not known
+			}
+			return "links to " + to + ", which does not exist"
+		})...)
+	}
+	return out
+}
+
+// match applies say to every match of re in a file; a non-empty answer is a finding.
+func match(t *tree, name string, re *regexp.Regexp, say func(string) string) (out []finding) {
+	for i, l := range strings.Split(t.text[name], "\n") {
+		for _, m := range re.FindAllString(l, -1) {
+			if what := say(m); what != "" {
+				out = append(out, finding{file: name, line: i + 1, what: what})
+			}
+		}
+	}
+	return out
+}

@@ -1,0 +1,67 @@
+package main
+
+import (
+	"strings"
+	"testing"
+	"testing/fstest"
+)
+
+const protocol = "## 1 Connection\n\n## 2 Frames\n"
+
+// breaches has at least one file a rule that breaks it and nothing else, and the same file without
+// the breach.
+var breaches = []struct {
+	rule, file, text string
+	ok               string
+}{
+	{"file-length", "a.go", "package a\n" + strings.Repeat("\n", maxLines), "package a\n" + strings.Repeat("\n", maxLines-1)},
+	{"sleep", "a.go", "package a\nimport \"time\"\nfunc f() { time.Sleep(1) }\n", "package a\nimport \"time\"\nfunc f() { time.NewTimer(1) }\n"},
+	{"unfinished", "a.go", "package a\n// TO" + "DO: more\n", "package a\n// to do: nothing\n"},
+	{"machine-path", "a.md", "see /ro" + "ot/x\n", "see a/root/x\n"},
+	{"protocol-section", "a.md", "docs/protocol.md, section 3\n", "docs/protocol.md, section 2\n"},
+	{"proof", "docs/guarantees.md", "| I1 | `TestNothing` |\n", "| I1 | `TestThere` |\n"},
+	{"link", "docs/a.md", "[x](missing.md)\n", "[x](../docs/protocol.md#1-connection) [y](https://example.org/z.md)\n"},
+}
+
+// A rule that can no longer fail fails here.
+func TestRulesFind(t *testing.T) {
+	for _, c := range breaches {
+		if found := apply(t, c.file, c.text); len(found) != 1 || found[0].rule != c.rule || found[0].file != c.file {
+			t.Errorf("%s: found %v, want one breach in %s", c.rule, found, c.file)
+		}
+		if found := apply(t, c.file, c.ok); len(found) != 0 {
+			t.Errorf("%s: found %v in a tree without a breach", c.rule, found)
+		}
+	}
+}
+
+func apply(t *testing.T, file, text string) []finding {
+	t.Helper()
+	found, _, err := check(fstest.MapFS{
+		"docs/protocol.md": {Data: []byte(protocol)},
+		"there_test.go":    {Data: []byte("package there\nfunc TestThere() {}\n")},
+		file:               {Data: []byte(text)},
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return found
+}
+
+func TestEveryRuleHasABreach(t *testing.T) {
+	tested := map[string]bool{}
+	for _, c := range breaches {
+		tested[c.rule] = true
+	}
+	for _, r := range rules {
+		if !tested[r.name] {
+			t.Errorf("no breach for rule %s", r.name)
+		}
+	}
+}
+
+func TestAnEmptyTreeIsAnError(t *testing.T) {
+	if _, _, err := check(fstest.MapFS{"a.md": {Data: []byte("x")}}); err == nil {
+		t.Error("no error for a tree without Go files")
+	}
+}

@@ -1,0 +1,286 @@
+package limpettest
+
+import (
+	"cmp"
+	"fmt"
+	"slices"
+
+	"github.com/limpet-go/limpet/wire"
+	"github.com/limpet-go/limpet/wire/native"
+)
+
+// CheckFrames decides what the wire tells of docs/protocol.md, section 6, over
+// the messages that a network tapped, in order, from its beginning:
+//
+//   - I5: the server acknowledges nothing that was not sent.
+//   - I9: connection numbers rise within a session and are echoed; acks never
+//     fall, across connections too.
+//   - I10: after WELCOME exactly {s > ack} \ sack is sent, in order.
+//   - I13: nothing is sent without credit, in either direction.
+//
+// A connection whose first message is no HELLO of limpet.v1 is left out; after
+// a compressed message the rest of its connection is. That control frames pass
+// without credit (I13) cannot be seen here.
+func CheckFrames(tapped []Message) []Violation {
+	c := &frameChecker{conns: map[int]*wireConn{}, cns: map[string]uint64{}, sessions: map[sessionKey]*wireSession{}}
+	for i, m := range tapped {
+		c.index = i
+		c.message(m)
+	}
+	return c.found
+}
+
+type sessionKey struct {
+	sid   string
+	epoch uint64
+}
+
+// wireSession is one epoch of a session, over all its connections.
+type wireSession struct {
+	sent  uint64 // highest number sent
+	acked uint64
+}
+
+// wireConn is one connection. It starts with HELLO; until WELCOME session is nil.
+type wireConn struct {
+	id       int
+	ignored  bool
+	hello    *native.Hello
+	sid      string
+	session  *wireSession
+	last     uint64 // uplink: last number sent, or what WELCOME acknowledged
+	settled  []wire.Range
+	acked    uint64
+	credit   native.Credit // uplink
+	bytes    uint64
+	channels map[uint64]*wireChannel
+}
+
+type wireChannel struct {
+	credit   native.Credit
+	n, bytes uint64
+}
+
+type frameChecker struct {
+	index    int
+	found    []Violation
+	conns    map[int]*wireConn
+	cns      map[string]uint64 // highest connection number by session
+	sessions map[sessionKey]*wireSession
+	frames   []native.Frame
+}
+
+func (c *frameChecker) fail(conn *wireConn, invariant, format string, args ...any) {
+	what := fmt.Sprintf("connection %d: ", conn.id) + fmt.Sprintf(format, args...)
+	c.found = append(c.found, Violation{invariant, c.index, what})
+}
+
+func (c *frameChecker) message(m Message) {
+	conn := c.conns[m.Conn]
+	if conn == nil {
+		conn = &wireConn{id: m.Conn, channels: map[uint64]*wireChannel{}}
+		c.conns[m.Conn] = conn
+	}
+	if conn.ignored {
+		return
+	}
+	if m.Skipped {
+		conn.ignored = true
+		return
+	}
+	enc, dir := native.Binary, native.FromServer
+	if m.Text {
+		enc = native.JSON
+	}
+	if m.Dir == Up {
+		dir = native.FromClient
+	}
+	frames, err := native.Decode(c.frames[:0], enc, dir, m.Data, native.DecodeLimits{})
+	if conn.hello == nil && dir == native.FromClient && (err != nil || len(frames) == 0 || frames[0].Type != native.TypeHello) {
+		conn.ignored = true
+		return
+	}
+	if err != nil {
+		c.fail(conn, "wire", "%s message does not decode: %v", m.Dir, err)
+		conn.ignored = true
+		return
+	}
+	c.frames = frames
+	for i := range frames {
+		if m.Dir == Up {
+			c.up(conn, &frames[i])
+		} else {
+			c.down(conn, &frames[i])
+		}
+	}
+	clear(frames)
+}
+
+func (c *frameChecker) up(conn *wireConn, f *native.Frame) {
+	switch f.Type {
+	case native.TypeHello:
+		conn.hello = f.Hello
+		if f.Hello.SID != "" {
+			c.number(conn, f.Hello.SID)
+		}
+		for i := range f.Hello.Subs {
+			conn.subscribe(&f.Hello.Subs[i])
+		}
+	case native.TypeSub:
+		conn.subscribe(f.Sub)
+	case native.TypeMsg:
+		c.upMsg(conn, &f.Msg)
+	case native.TypeAck:
+		for _, d := range f.Ack.Dcr {
+			if ch := conn.channels[d.Ch]; ch != nil {
+				ch.credit.N, ch.credit.B = max(ch.credit.N, d.N), max(ch.credit.B, d.B)
+			}
+		}
+	}
+}
+
+func (conn *wireConn) subscribe(s *native.Sub) {
+	conn.channels[s.Ch] = &wireChannel{credit: s.Cr}
+}
+
+// number decides that the connection number of conn rises.
+func (c *frameChecker) number(conn *wireConn, sid string) {
+	if sid == conn.sid {
+		return
+	}
+	conn.sid = sid
+	if high := c.cns[sid]; conn.hello.CN <= high {
+		c.fail(conn, "I9", "connection number %d, after %d in the same session", conn.hello.CN, high)
+	}
+	c.cns[sid] = max(c.cns[sid], conn.hello.CN)
+}
+
+func (c *frameChecker) upMsg(conn *wireConn, m *native.Msg) {
+	if conn.session == nil {
+		c.fail(conn, "I10", "message %d was sent before WELCOME", m.S)
+		return
+	}
+	want := conn.last + 1
+	for _, r := range conn.settled { // ascending
+		if r.Lo <= want && want <= r.Hi {
+			want = r.Hi + 1
+		}
+	}
+	if m.S != want {
+		c.fail(conn, "I10", "message %d was sent, the next to send was %d", m.S, want)
+	}
+	conn.last = max(conn.last, m.S)
+	conn.session.sent = max(conn.session.sent, m.S)
+
+	size := uint64(len(m.Payload))
+	if m.S > conn.credit.N {
+		c.fail(conn, "I13", "message %d was sent with credit up to %d", m.S, conn.credit.N)
+	}
+	if overdrawn(conn.bytes, size, conn.credit.B) {
+		c.fail(conn, "I13", "message %d of %d bytes was sent after %d bytes, with credit for %d", m.S, size, conn.bytes, conn.credit.B)
+	}
+	conn.bytes += size
+}
+
+// overdrawn reports whether a payload may not be sent: one may overdraw what is
+// left, none may begin when nothing is.
+func overdrawn(used, size, credit uint64) bool {
+	return size > 0 && used >= credit
+}
+
+func (c *frameChecker) down(conn *wireConn, f *native.Frame) {
+	switch f.Type {
+	case native.TypeWelcome:
+		c.welcome(conn, f.Welcome)
+	case native.TypeAck:
+		c.ack(conn, f.Ack)
+	case native.TypeMsg:
+		c.downMsg(conn, &f.Msg)
+	}
+}
+
+func (c *frameChecker) welcome(conn *wireConn, w *native.Welcome) {
+	if conn.hello == nil {
+		c.fail(conn, "wire", "WELCOME without HELLO")
+		return
+	}
+	if w.CN != conn.hello.CN {
+		c.fail(conn, "I9", "WELCOME for connection number %d, HELLO had %d", w.CN, conn.hello.CN)
+	}
+	c.number(conn, w.SID)
+	k := sessionKey{w.SID, w.SE}
+	s := c.sessions[k]
+	if s == nil {
+		s = &wireSession{}
+		c.sessions[k] = s
+	}
+	conn.session = s
+	if w.Ack < s.acked {
+		c.fail(conn, "I9", "WELCOME acknowledges %d, %d was acknowledged before", w.Ack, s.acked)
+	}
+	conn.last, conn.credit = w.Ack, w.Cr
+	conn.settled = append(conn.settled[:0], w.Sack...)
+	for _, o := range w.Out {
+		conn.settled = append(conn.settled, wire.Range{Lo: o.S, Hi: o.S})
+	}
+	sortRanges(conn.settled)
+	c.acknowledged(conn, w.Ack)
+	for _, r := range w.Sack {
+		c.sentBefore(conn, r.Hi)
+	}
+}
+
+func (c *frameChecker) ack(conn *wireConn, a *native.Ack) {
+	if conn.session == nil {
+		c.fail(conn, "wire", "ack before WELCOME")
+		return
+	}
+	if a.HasTo {
+		if a.To < conn.acked {
+			c.fail(conn, "I9", "the ack fell from %d to %d", conn.acked, a.To)
+		}
+		c.acknowledged(conn, a.To)
+	}
+	for _, r := range a.X {
+		c.sentBefore(conn, r.Hi)
+	}
+	for _, n := range a.Nak {
+		c.sentBefore(conn, n.S)
+	}
+	if a.Cr != nil {
+		conn.credit.N, conn.credit.B = max(conn.credit.N, a.Cr.N), max(conn.credit.B, a.Cr.B)
+	}
+}
+
+func (c *frameChecker) acknowledged(conn *wireConn, to uint64) {
+	c.sentBefore(conn, to)
+	conn.acked = max(conn.acked, to)
+	conn.session.acked = max(conn.session.acked, to)
+}
+
+func (c *frameChecker) sentBefore(conn *wireConn, seq uint64) {
+	if seq > conn.session.sent {
+		c.fail(conn, "I5", "%d was acknowledged, the highest sent is %d", seq, conn.session.sent)
+	}
+}
+
+func (c *frameChecker) downMsg(conn *wireConn, m *native.Msg) {
+	ch := conn.channels[m.Ch]
+	if ch == nil {
+		c.fail(conn, "I13", "a message on channel %d, which has no subscription and no credit", m.Ch)
+		return
+	}
+	size := uint64(len(m.Payload))
+	ch.n++
+	if ch.n > ch.credit.N {
+		c.fail(conn, "I13", "channel %d: %d messages, with credit for %d", m.Ch, ch.n, ch.credit.N)
+	}
+	if overdrawn(ch.bytes, size, ch.credit.B) {
+		c.fail(conn, "I13", "channel %d: %d bytes after %d, with credit for %d", m.Ch, size, ch.bytes, ch.credit.B)
+	}
+	ch.bytes += size
+}
+
+func sortRanges(rs []wire.Range) {
+	slices.SortFunc(rs, func(a, b wire.Range) int { return cmp.Compare(a.Lo, b.Lo) })
+}

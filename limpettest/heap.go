@@ -1,0 +1,13 @@
+package limpettest
+
+import "runtime"
+
+// HeapInUse collects garbage and returns the bytes of live heap objects, for
+// tests that bound memory. What else the process holds, such as the log of a
+// server under test, is in it.
+func HeapInUse() int64 {
+	runtime.GC()
+	var m runtime.MemStats
+	runtime.ReadMemStats(&m)
+	return int64(m.HeapAlloc)
+}

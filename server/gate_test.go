@@ -1,0 +1,231 @@
+package server_test
+
+import (
+	"context"
+	"net"
+	"net/http"
+	"net/http/httptest"
+	"strconv"
+	"strings"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/limpet-go/limpet/server"
+	"github.com/limpet-go/limpet/wire/native"
+)
+
+const token = "limpet.v1.json"
+
+func TestHostAndOrigin(t *testing.T) {
+	opt := &server.Options{
+		Hosts:   []string{"feed.example.com", "exact.example.com:8443"},
+		Origins: []string{"https://app.example.com", "https://dev.example.com:3000"},
+	}
+	cases := []struct {
+		host    string
+		origins []string
+		status  int
+	}{
+		{"localhost:8080", nil, 101},
+		{"LOCALHOST", nil, 101},
+		{"127.0.0.1:1", nil, 101},
+		{"[::1]:8080", nil, 101},
+		{"[::1]", nil, 101},
+		{"feed.example.com", nil, 101},
+		{"feed.example.com:9000", nil, 101},
+		{"exact.example.com:8443", nil, 101},
+		{"exact.example.com", nil, 403},
+		{"exact.example.com:80", nil, 403},
+		{"evil.example", nil, 403},
+		{"localhost.evil.example", nil, 403},
+		{"127.0.0.1.evil.example:80", nil, 403},
+
+		{"evil.example", []string{"http://evil.example"}, 403}, // DNS rebinding
+		{"localhost:8080", []string{"http://localhost:8080"}, 101},
+		{"localhost:8080", []string{"http://localhost:9090"}, 403},
+		{"localhost:8080", []string{"http://127.0.0.1:8080"}, 403},
+		{"localhost", []string{"http://localhost"}, 101},
+		{"localhost:80", []string{"http://localhost"}, 101},
+		{"feed.example.com", []string{"https://feed.example.com"}, 101},
+		{"feed.example.com:443", []string{"https://feed.example.com"}, 101},
+		{"feed.example.com:443", []string{"http://feed.example.com"}, 403},
+		{"feed.example.com", []string{"https://app.example.com"}, 101},
+		{"feed.example.com", []string{"https://APP.example.com:443"}, 101},
+		{"feed.example.com", []string{"http://app.example.com"}, 403},
+		{"feed.example.com", []string{"https://app.example.com:444"}, 403},
+		{"feed.example.com", []string{"https://dev.example.com:3000"}, 101},
+		{"feed.example.com", []string{"https://dev.example.com"}, 403},
+		{"feed.example.com", []string{"https://evil.example"}, 403},
+		{"feed.example.com", []string{"https://feed.example.com.evil.example"}, 403},
+		{"feed.example.com", []string{"https://feed.example.com@evil.example"}, 403},
+		{"localhost", []string{"null"}, 403},
+		{"localhost", []string{""}, 403},
+		{"localhost", []string{"file://"}, 403},
+		{"localhost", []string{"http://localhost", "http://evil.example"}, 403},
+	}
+	synctest.Test(t, func(t *testing.T) {
+		r := newRig(t, opt)
+		for _, tc := range cases {
+			if got := r.status(upgradeTo(tc.host, token, tc.origins...)); got.StatusCode != tc.status {
+				t.Errorf("Host %q, Origin %q: %d, want %d", tc.host, tc.origins, got.StatusCode, tc.status)
+			}
+		}
+	})
+	synctest.Test(t, func(t *testing.T) {
+		r := newRig(t, &server.Options{Hosts: []string{"*"}})
+		if got := r.status(upgradeTo("any.example", token)); got.StatusCode != 101 {
+			t.Errorf("%d with every host allowed", got.StatusCode)
+		}
+	})
+}
+
+func upgradeTo(host, protocols string, origins ...string) *http.Request {
+	req, _ := http.NewRequest("GET", "http://localhost/", nil)
+	req.Host = host
+	req.Header = http.Header{
+		"Connection": {"Upgrade"}, "Upgrade": {"websocket"}, "Sec-Websocket-Version": {"13"},
+		"Sec-Websocket-Key": {"dGhlIHNhbXBsZSBub25jZQ=="}, "Origin": origins,
+	}
+	if protocols != "" {
+		req.Header.Set("Sec-WebSocket-Protocol", protocols)
+	}
+	return req
+}
+
+// status makes one request on a connection of its own and hangs up.
+func (r *rig) status(req *http.Request) *http.Response {
+	r.t.Helper()
+	tr := &http.Transport{DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) { return r.dial(ctx) }}
+	defer tr.CloseIdleConnections()
+	res, err := tr.RoundTrip(req)
+	if err != nil {
+		r.t.Fatal(err)
+	}
+	res.Body.Close()
+	return res
+}
+
+func TestSubprotocol(t *testing.T) {
+	cases := []struct {
+		offered string
+		status  int
+		chosen  string
+	}{
+		{"limpet.v1.json", 101, "limpet.v1.json"},
+		{"limpet.v1.bin, limpet.v1.json", 101, "limpet.v1.bin"},
+		{"limpet.v1.json,limpet.v1.bin", 101, "limpet.v1.json"},
+		{"limpet.v2.bin, limpet.v1.json", 101, "limpet.v1.json"},
+		{"", 400, ""},
+		{"graphql-ws", 400, ""},
+		{"LIMPET.v1.json", 400, ""},
+		{"limpet.v1.jsonx", 400, ""},
+	}
+	synctest.Test(t, func(t *testing.T) {
+		r := newRig(t, nil)
+		for _, tc := range cases {
+			res := r.status(upgradeTo("localhost", tc.offered))
+			if got := res.Header.Get("Sec-WebSocket-Protocol"); res.StatusCode != tc.status || got != tc.chosen {
+				t.Errorf("offered %q: %d with %q, want %d with %q", tc.offered, res.StatusCode, got, tc.status, tc.chosen)
+			}
+		}
+		plain, _ := http.NewRequest("GET", "http://localhost/", nil)
+		if res := r.status(plain); res.StatusCode != 426 || res.Header.Get("Upgrade") != "websocket" {
+			t.Errorf("no upgrade: %d", res.StatusCode)
+		}
+		if n := r.srv.Stats().Refused; n != 5 {
+			t.Errorf("%d refused, want 5", n)
+		}
+	})
+}
+
+// Over the limit each refused client gets a slot of its own.
+func TestOverload(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		r := newRig(t, &server.Options{MaxConns: 2, ReconnectRate: 2})
+		a := r.connect(native.JSON)
+		a.hello(native.Hello{CN: 1})
+		r.connect(native.JSON).hello(native.Hello{CN: 1})
+		last := 0
+		for range 4 {
+			res := r.status(upgradeTo("localhost", token))
+			ms, err := strconv.Atoi(res.Header.Get("X-Limpet-Retry-Ms"))
+			s, err2 := strconv.Atoi(res.Header.Get("Retry-After"))
+			if res.StatusCode != 503 || err != nil || err2 != nil || ms < 500 || s*1000 < ms || (s-1)*1000 >= ms {
+				t.Fatalf("%d, Retry-After %d, %d ms", res.StatusCode, s, ms)
+			}
+			if last != 0 && ms != last+500 {
+				t.Errorf("slot at %d ms after one at %d", ms, last)
+			}
+			last = ms
+		}
+		a.ws.CloseNow()
+		synctest.Wait()
+		if res := r.status(upgradeTo("localhost", token)); res.StatusCode != 101 {
+			t.Errorf("%d once there is room", res.StatusCode)
+		}
+	})
+	synctest.Test(t, func(t *testing.T) {
+		r := newRig(t, &server.Options{MaxPending: 1})
+		c := r.connect(native.JSON)
+		if res := r.status(upgradeTo("localhost", token)); res.StatusCode != 503 {
+			t.Errorf("%d with one connection waiting for HELLO", res.StatusCode)
+		}
+		c.hello(native.Hello{CN: 1})
+		if res := r.status(upgradeTo("localhost", token)); res.StatusCode != 101 {
+			t.Errorf("%d after its HELLO", res.StatusCode)
+		}
+	})
+}
+
+func TestOptions(t *testing.T) {
+	bad := []*server.Options{
+		{Heartbeat: -1}, {Dedup: time.Microsecond}, {Window: 63}, {Window: 100}, {Window: 8192}, {MaxConns: -1},
+		{MaxPayload: -1}, {Origins: []string{"example.com"}}, {Origins: []string{"https://example.com/path"}},
+	}
+	for _, o := range bad {
+		if _, err := server.New(o); err == nil || !strings.Contains(err.Error(), "Options.") {
+			t.Errorf("%+v: %v", o, err)
+		}
+	}
+	if _, err := server.New(nil); err != nil {
+		t.Error(err)
+	}
+}
+
+// One test over real sockets, TLS included.
+func TestRealSockets(t *testing.T) {
+	for _, secure := range []bool{false, true} {
+		srv, err := server.New(nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		web := httptest.NewUnstartedServer(srv)
+		if secure {
+			web.StartTLS()
+		} else {
+			web.Start()
+		}
+		r := &rig{t: t, srv: srv}
+		ws, _, err := dialURL(web.URL, web.Client())
+		if err != nil {
+			t.Fatal(err)
+		}
+		c := &client{t: r.t, ws: ws, enc: native.JSON}
+		c.hello(native.Hello{CN: 1, Subs: []native.Sub{{Ch: 1, Topic: "t", From: native.FromNew, Cr: native.Credit{N: 1, B: 1}}}})
+		c.next(native.TypeSubOK)
+		c.publish(1, "t", `"hello"`)
+		c.acked(1)
+		c.next(native.TypeMsg)
+		ctx, cancel := context.WithTimeout(context.Background(), 5*time.Second)
+		done := make(chan error)
+		go func() { done <- srv.Shutdown(ctx) }()
+		c.next(native.TypeGoAway)
+		c.wantClose(native.CloseGoingAway)
+		if err := <-done; err != nil {
+			t.Error(err)
+		}
+		cancel()
+		web.Close()
+	}
+}

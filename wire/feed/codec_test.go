@@ -1,0 +1,271 @@
+package feed
+
+import (
+	"errors"
+	"fmt"
+	"strings"
+	"testing"
+
+	"github.com/limpet-go/limpet/wire"
+)
+
+// show is an event as one line.
+func show(e *wire.Event) string {
+	switch e.Kind {
+	case wire.EventSubscribed:
+		return fmt.Sprintf("subscribed %s %s", e.Name, [...]string{"none", "by-number", "proved"}[e.Continuity])
+	case wire.EventUnsubscribed:
+		return fmt.Sprintf("unsubscribed %s %d %s", e.Name, e.Code, e.Reason)
+	case wire.EventReset:
+		return fmt.Sprintf("reset %s %s at %d", e.Name, e.Cause, e.Position.Offset)
+	case wire.EventError:
+		return fmt.Sprintf("error %d %s", e.Code, e.Reason)
+	case wire.EventData:
+		s := "data " + e.Name
+		if e.Numbered {
+			s += fmt.Sprintf(" (%d,%d]", e.Prev, e.Position.Offset)
+		}
+		if e.Message.Snapshot && e.Message.SnapshotEnd {
+			s += " snapshot"
+		}
+		if e.Message.Redelivered {
+			s += " again"
+		}
+		return s + " " + e.Message.Type + " " + string(e.Message.Payload)
+	}
+	return fmt.Sprintf("event %d", e.Kind)
+}
+
+func decode(c wire.Codec, text string) (string, error) {
+	var out wire.Events
+	err := c.Decode(wire.Frame{Type: wire.Text, Data: []byte(text)}, &out)
+	lines := make([]string, len(out.List))
+	for i := range out.List {
+		lines[i] = show(&out.List[i])
+	}
+	return strings.Join(lines, "\n"), err
+}
+
+// expect decodes text and compares the events, one a line.
+func expect(t *testing.T, c wire.Codec, text string, want ...string) {
+	t.Helper()
+	got, err := decode(c, text)
+	if err != nil {
+		t.Fatalf("%s: %v", text, err)
+	}
+	if w := strings.Join(want, "\n"); got != w {
+		t.Fatalf("%s\ngot:\n%s\nwant:\n%s", text, got, w)
+	}
+}
+
+func resume(t *testing.T, table Table, topic string, last uint64) wire.Codec {
+	t.Helper()
+	c, err := mustNew(t, table).Open(wire.Resume{Subs: []wire.Subscribe{
+		{Topic: topic, From: wire.FromResume, Position: wire.Position{Offset: last}},
+	}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return c
+}
+
+func TestPayloadIsACopyVerbatim(t *testing.T) {
+	c := open(t, mustNew(t, bare()))
+	frame := []byte(" [ {\"t\":\"x\", \"p\" : \"A\",\"v\":[1.50, {\"p\":\"B\"}]} ,\n{\"p\":\"\\u0042\",\"t\":\"\\u0078\"}]\r\n")
+	var out wire.Events
+	if err := c.Decode(wire.Frame{Type: wire.Text, Data: frame}, &out); err != nil {
+		t.Fatal(err)
+	}
+	clear(frame)
+	var got []string
+	for i := range out.List {
+		got = append(got, show(&out.List[i]))
+	}
+	want := "subscribed all/A none\n" +
+		"data all/A x {\"t\":\"x\", \"p\" : \"A\",\"v\":[1.50, {\"p\":\"B\"}]}\n" +
+		"subscribed all/B none\n" +
+		"data all/B x {\"p\":\"\\u0042\",\"t\":\"\\u0078\"}"
+	if g := strings.Join(got, "\n"); g != want {
+		t.Errorf("got:\n%s\nwant:\n%s", g, want)
+	}
+	if m := &out.List[1].Message; m.Topic != "all/A" {
+		t.Errorf("got topic %q", m.Topic)
+	}
+}
+
+func TestSubscribedOncePerConnectionWithoutConfirm(t *testing.T) {
+	d := mustNew(t, bare())
+	for range 2 {
+		c := open(t, d, "all/A")
+		expect(t, c, `{"t":"x","p":"A"}`, "subscribed all/A none", `data all/A x {"t":"x","p":"A"}`)
+		expect(t, c, `{"t":"x","p":"A"}`, `data all/A x {"t":"x","p":"A"}`)
+	}
+}
+
+func TestConfirmList(t *testing.T) {
+	c := open(t, mustNew(t, Coinbase()))
+	expect(t, c, `{"type":"subscriptions","channels":[{"name":"level2","product_ids":["A","B"]},{"name":"status","product_ids":["A"]}]}`,
+		"subscribed level2/A none", "subscribed level2/B none")
+	// Data before its confirmation is the confirmation, and no later one that
+	// does not list it ends it.
+	expect(t, c, `{"type":"last_match","trade_id":7,"product_id":"A"}`,
+		"subscribed matches/A by-number", `data matches/A (6,7] again last_match {"type":"last_match","trade_id":7,"product_id":"A"}`)
+	expect(t, c, `{"type":"subscriptions","channels":[{"name":"level2","product_ids":["A","B"]}]}`)
+	expect(t, c, `{"type":"subscriptions","channels":[{"name":"level2","product_ids":["A","B"]},{"name":"matches","product_ids":["A"]}]}`)
+	expect(t, c, `{"type":"subscriptions","channels":[{"name":"level2","product_ids":["B"]},{"name":"matches","product_ids":["B","*",""]}]}`,
+		"subscribed matches/B by-number") // and level2/A, matches/A are forgotten
+	expect(t, c, `{"type":"subscriptions","channels":[{"name":"level2","product_ids":["A","B"]},{"name":"matches","product_ids":["B"]}]}`,
+		"subscribed level2/A none")
+	expect(t, c, `{"type":"subscriptions","channels":[]}`)
+	expect(t, c, `{"type":"snapshot","product_id":"B"}`, "subscribed level2/B none", `data level2/B snapshot snapshot {"type":"snapshot","product_id":"B"}`)
+	expect(t, c, `{"type":"subscriptions","channels":[{"name":"matches","product_ids":["A","B"]}]}`,
+		"subscribed matches/A by-number", "subscribed matches/B by-number")
+	for _, bad := range []string{
+		`{"type":"subscriptions"}`, `{"type":"subscriptions","channels":{}}`, `{"type":"subscriptions","channels":[1]}`,
+		`{"type":"subscriptions","channels":[{"name":{},"product_ids":[]}]}`,
+		`{"type":"subscriptions","channels":[{"name":"level2","product_ids":[1]}]}`,
+	} {
+		expectCode(t, open(t, mustNew(t, Coinbase())), bad, 1007)
+	}
+}
+
+func TestConfirmFlat(t *testing.T) {
+	c := open(t, mustNew(t, exchange()))
+	expect(t, c, `{"kind":"ok","ch":"trades","sym":"A"}`, "subscribed trades/A by-number")
+	expect(t, c, `{"kind":"ok","ch":["trades","book"],"sym":["A","B"]}`,
+		"subscribed trades/B by-number", "subscribed book/A none", "subscribed book/B none")
+	expect(t, c, `{"kind":"ok","ch":"other","sym":null}`)
+	expect(t, c, `{"kind":"bye","ch":"book","sym":"A"}`)
+	expect(t, c, `{"kind":"ok","ch":"book","sym":"A"}`, "subscribed book/A none")
+}
+
+func TestErrors(t *testing.T) {
+	c := open(t, mustNew(t, exchange()), "book/A")
+	expect(t, c, `{"kind":"fail","why":"no such symbol","ch":"book","sym":"A"}`, "unsubscribed book/A 1 no such symbol")
+	expect(t, c, `{"kind":"fail","why":{"a":1},"ch":"book"}`, `error 1 {"a":1}`)
+	expect(t, c, `{"kind":"fail","ch":"none","sym":"A"}`, "error 1 the server reports an error")
+	c = open(t, mustNew(t, Coinbase()))
+	expect(t, c, `{"type":"error","message":"Failed to subscribe","reason":"X is not valid"}`, "error 1 Failed to subscribe: X is not valid")
+	long, err := decode(c, `{"type":"error","message":"`+strings.Repeat("é", 500)+`"}`)
+	if err != nil || len(long) > len("error 1 ")+maxReason || !strings.HasSuffix(long, "é...") {
+		t.Errorf("got %q, %v: want at most %d bytes, cut at a character", long, err, maxReason)
+	}
+}
+
+func TestTypesWithoutData(t *testing.T) {
+	c := open(t, mustNew(t, exchange()), "book/A")
+	expect(t, c, `{"kind":"beat"}`)
+	expect(t, c, `[{"kind":"beat"},{"kind":"news","sym":[]}]`)
+	expect(t, c, `[]`)
+	expect(t, c, `{"kind":"what"}`, `error 1 messages of type "what" are not in the feed's table`)
+	expect(t, c, `[{"kind":"what"},{"kind":"again","ch":"trades"}]`, `error 1 messages of type "again" are not in the feed's table`)
+	expect(t, c, `[{},{"kind":null}]`, `error 1 messages of type "" are not in the feed's table`)
+	for i := range 100 {
+		if _, err := decode(c, fmt.Sprintf(`{"kind":%d}`, i)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	expect(t, c, `{"kind":"yet another"}`)
+}
+
+func TestSameTypeInTwoChannels(t *testing.T) {
+	c := open(t, mustNew(t, exchange()))
+	expect(t, c, `{"kind":"update","ch":"trades","sym":"A","id":1}`,
+		"subscribed trades/A by-number", `data trades/A (0,1] update {"kind":"update","ch":"trades","sym":"A","id":1}`)
+	expect(t, c, `{"kind":"update","ch":"book","sym":"A","id":1}`,
+		"subscribed book/A none", `data book/A update {"kind":"update","ch":"book","sym":"A","id":1}`)
+	expect(t, c, `{"kind":"again","ch":"book","sym":5}`,
+		"subscribed book/5 none", `data book/5 again again {"kind":"again","ch":"book","sym":5}`)
+	expect(t, c, `{"kind":"full","ch":"trades","sym":"A","id":2}`, `data trades/A (1,2] snapshot full {"kind":"full","ch":"trades","sym":"A","id":2}`)
+	expectCode(t, c, `{"kind":"full","ch":"trades","sym":"A"}`, 1002)
+}
+
+func TestNumbers(t *testing.T) {
+	for _, test := range []struct {
+		id   string
+		want string
+	}{
+		{`1`, "(0,1] match"},
+		{`"42"`, "(41,42] match"},
+		{`18446744073709551615`, "(18446744073709551614,18446744073709551615] match"},
+		{`"18446744073709551615"`, "(18446744073709551614,18446744073709551615] match"},
+		{`0`, "(0,0] match"}, // no number comes before it
+	} {
+		m := `{"type":"match","product_id":"A","trade_id":` + test.id + `}`
+		expect(t, open(t, mustNew(t, Coinbase())), m, "subscribed matches/A by-number", "data matches/A "+test.want+" "+m)
+	}
+	for _, id := range []string{`-1`, `1.0`, `1.5`, `1e3`, `18446744073709551616`, `99999999999999999999999`, `""`, `"x"`, `" 1"`, `"+1"`, `true`, `[]`, `{}`} {
+		expectCode(t, open(t, mustNew(t, Coinbase())), `{"type":"match","product_id":"A","trade_id":`+id+`}`, 1007)
+	}
+	for _, m := range []string{`{"type":"match","product_id":"A","trade_id":null}`, `{"type":"match","product_id":"A"}`, `{"type":"match","trade_id":1}`, `{"type":"match","product_id":"","trade_id":1}`} {
+		expectCode(t, open(t, mustNew(t, Coinbase())), m, 1002)
+	}
+}
+
+// TestRestart is the first number of a connection against what was resumed.
+func TestRestart(t *testing.T) {
+	match := func(n int) string { return fmt.Sprintf(`{"type":"match","product_id":"A","trade_id":%d}`, n) }
+	for _, test := range []struct {
+		first int
+		reset string
+	}{
+		{101, ""}, {150, ""}, {100, ""}, {99, "reset matches/A diverged at 98"}, {1, "reset matches/A diverged at 0"},
+		{0, "reset matches/A diverged at 0"},
+	} {
+		c := resume(t, Coinbase(), "matches/A", 100)
+		got, err := decode(c, match(test.first))
+		if err != nil {
+			t.Fatal(err)
+		}
+		lines := strings.Split(got, "\n")
+		if test.reset == "" && len(lines) != 2 || test.reset != "" && (len(lines) != 3 || lines[1] != test.reset) {
+			t.Errorf("first number %d after 100: got\n%s\nwant a reset: %q", test.first, got, test.reset)
+		}
+		if test.first == 0 && !strings.HasPrefix(lines[2], "data matches/A match") {
+			t.Errorf("got %s: a restart at 0 must not look like a repeat of position 0", lines[2])
+		}
+		// Only the first number of a connection says so: a later one is late.
+		if got, err := decode(c, match(5)); err != nil || strings.Contains(got, "reset") {
+			t.Errorf("got %s, %v", got, err)
+		}
+	}
+	update := func(n int) string { return fmt.Sprintf(`{"kind":"update","ch":"trades","sym":"A","id":%d}`, n) }
+	for first, reset := range map[int]bool{97: false, 96: true} { // Replay is 3
+		got, err := decode(resume(t, exchange(), "trades/A", 100), update(first))
+		if err != nil || strings.Contains(got, "reset trades/A diverged") != reset {
+			t.Errorf("first number %d after 100: got\n%s, %v, want a reset: %v", first, got, err, reset)
+		}
+	}
+}
+
+func TestSequenceOfTheConnection(t *testing.T) {
+	c := open(t, mustNew(t, exchange()))
+	book := func(n int, sym string) string {
+		return fmt.Sprintf(`{"kind":"update","ch":"book","sym":"%s","n":%d}`, sym, n)
+	}
+	expect(t, c, `{"kind":"ok","ch":["book","trades"],"sym":["A","B"],"n":0}`,
+		"subscribed book/A none", "subscribed book/B none", "subscribed trades/A by-number", "subscribed trades/B by-number")
+	expect(t, c, `{"kind":"beat","n":"1"}`)
+	expect(t, c, book(2, "A"), "data book/A update "+book(2, "A"))
+	expect(t, c, `{"kind":"beat"}`)
+	// 3 is missing: whose it was nobody knows. trades has numbers of its own.
+	expect(t, c, book(4, "B"), "reset book/A lost at 0", "reset book/B lost at 0", "data book/B update "+book(4, "B"))
+	// A was told already and has had nothing since.
+	expect(t, c, `{"kind":"beat","n":9}`, "reset book/B lost at 0")
+	expect(t, c, `{"kind":"beat","n":20}`)
+	expect(t, c, book(21, "A"), "data book/A update "+book(21, "A"))
+	expect(t, c, `{"kind":"beat","n":21}`, "reset book/A diverged at 0")
+	expect(t, c, book(22, "B"), "data book/B update "+book(22, "B"))
+	expect(t, c, `{"kind":"bye","ch":"book","sym":"B","n":23}`)
+	expect(t, c, `{"kind":"beat","n":30}`)
+	expectCode(t, c, `{"kind":"beat","n":-1}`, 1007)
+}
+
+func expectCode(t *testing.T, c wire.Codec, text string, code uint16) {
+	t.Helper()
+	got, err := decode(c, text)
+	var ce *wire.CodeError
+	if !errors.As(err, &ce) || ce.Code != code || ce.Reason == "" {
+		t.Errorf("%.200q: got %q, %v, want code %d", text, got, err, code)
+	}
+}

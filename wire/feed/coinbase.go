@@ -1,0 +1,38 @@
+package feed
+
+import "github.com/limpet-go/limpet/wire"
+
+// Coinbase is the table of the Coinbase Exchange market data feed: the channels
+// "matches" (numbered by trade_id), "level2" (a snapshot, then changes without
+// numbers) and "ticker" (no numbers of its own: it skips trades under load).
+func Coinbase() Table {
+	request := func(kind string) Request {
+		return Request{
+			Fields:   []Field{{Name: "type", JSON: kind}},
+			Products: "product_ids",
+			Channels: "channels",
+		}
+	}
+	return Table{
+		Name:        "coinbase",
+		Subscribe:   request(`"subscribe"`),
+		Unsubscribe: request(`"unsubscribe"`),
+		Type:        "type",
+		Product:     "product_id",
+		Channels: []Channel{
+			{Name: "matches", Types: []string{"match"}, Repeats: []string{"last_match"}, Number: "trade_id"},
+			{Name: "level2", Types: []string{"l2update"}, Snapshots: []string{"snapshot"}},
+			{Name: "ticker", Types: []string{"ticker"}},
+		},
+		Confirm: Confirm{
+			Type:     "subscriptions",
+			List:     "channels",
+			Channel:  "name",
+			Products: "product_ids",
+			Complete: true,
+		},
+		Error:      ErrorMessage{Type: "error", Text: "message", Detail: "reason"},
+		Heartbeats: []string{"heartbeat"},
+		Ping:       wire.PingControl,
+	}
+}

@@ -1,0 +1,175 @@
+package feed
+
+import (
+	"encoding/json"
+	"fmt"
+	"unicode/utf8"
+
+	"github.com/limpet-go/limpet/wire"
+)
+
+// codeBadRequest is what a feed's complaints are in limpet's codes: exchanges
+// send words, not codes (docs/protocol.md, section 7).
+const codeBadRequest = 1
+
+// entry is one part of a confirmation.
+type entry struct{ channels, products []string }
+
+// confirm takes a confirmation of subscribing or of unsubscribing. Only what
+// it names is confirmed.
+func (c *codec) confirm(k *kind, out *wire.Events) error {
+	entries, err := c.entries()
+	if err != nil {
+		return &wire.CodeError{Code: 1007, Reason: fmt.Sprintf("a message of type %q has not the shape that the table says", k.name)}
+	}
+	listed := map[*sub]bool{}
+	for _, en := range entries {
+		for _, name := range en.channels {
+			ch := c.dialect.channel(name)
+			if ch == nil {
+				continue
+			}
+			for _, product := range en.products {
+				u := c.sub(ch, []byte(product))
+				if u == nil {
+					if c.count >= maxTopics {
+						return errTopics
+					}
+					continue
+				}
+				if k.role == roleEnded {
+					c.forget(u)
+					continue
+				}
+				listed[u] = true
+				if u.state == subNone {
+					c.subscribed(u, ch, out)
+				}
+				u.state = subConfirmed
+				c.confirmed[u] = struct{}{}
+			}
+		}
+	}
+	if k.role == roleConfirm && c.dialect.confirm.Complete {
+		// What only data has implied stays: its confirmation is still to come.
+		for u := range c.confirmed {
+			if !listed[u] {
+				c.forget(u)
+			}
+		}
+	}
+	return nil
+}
+
+// forget makes u as if it had never been subscribed, so that its next
+// confirmation counts. The client is not told: the end is its own doing, and
+// the topic may already be subscribed anew, which the server confirms next.
+func (c *codec) forget(u *sub) {
+	delete(c.confirmed, u)
+	delete(c.whole, u)
+	*u = sub{topic: u.topic}
+}
+
+// complain takes an error message.
+func (c *codec) complain(out *wire.Events) error {
+	d, s := c.dialect, &c.scan
+	reason := words(s.raw(d.text))
+	if detail := words(s.raw(d.detail)); detail != "" {
+		if reason != "" {
+			reason += ": "
+		}
+		reason += detail
+	}
+	if reason == "" {
+		reason = "the server reports an error"
+	}
+	reason = shorten(reason)
+	channel, err := s.text(d.errorChannel)
+	if err != nil {
+		return err
+	}
+	product, err := s.text(d.errorProduct)
+	if err != nil {
+		return err
+	}
+	if ch := d.channel(string(channel)); ch != nil && len(product) > 0 {
+		if u := c.sub(ch, product); u != nil {
+			c.forget(u)
+			e := out.Append(wire.EventUnsubscribed)
+			e.Name = u.topic
+			e.Code = codeBadRequest
+			e.Reason = reason
+			return nil
+		}
+	}
+	e := out.Append(wire.EventError)
+	e.Code = codeBadRequest
+	e.Reason = reason
+	return nil
+}
+
+// entries reads the parts of a confirmation. It is rare, so encoding/json does.
+func (c *codec) entries() ([]entry, error) {
+	d, s := c.dialect, &c.scan
+	if d.list < 0 {
+		en, err := newEntry(s.raw(d.confirmChannel), s.raw(d.confirmProducts))
+		return []entry{en}, err
+	}
+	var list []map[string]json.RawMessage
+	if err := json.Unmarshal(s.raw(d.list), &list); err != nil {
+		return nil, err
+	}
+	entries := make([]entry, 0, len(list))
+	for _, m := range list {
+		en, err := newEntry(m[d.confirm.Channel], m[d.confirm.Products])
+		if err != nil {
+			return nil, err
+		}
+		entries = append(entries, en)
+	}
+	return entries, nil
+}
+
+func newEntry(channels, products []byte) (en entry, err error) {
+	if en.channels, err = oneOrMany(channels); err != nil {
+		return en, err
+	}
+	en.products, err = oneOrMany(products)
+	return en, err
+}
+
+// oneOrMany reads a string or a list of them; an absent member is none.
+func oneOrMany(raw []byte) ([]string, error) {
+	if len(raw) == 0 || string(raw) == "null" {
+		return nil, nil
+	}
+	if raw[0] == '[' {
+		var many []string
+		err := json.Unmarshal(raw, &many)
+		return many, err
+	}
+	var one string
+	err := json.Unmarshal(raw, &one)
+	return []string{one}, err
+}
+
+// words is a value for a person to read: a string's text, else the JSON.
+func words(raw []byte) string {
+	var text string
+	if len(raw) > 0 && json.Unmarshal(raw, &text) != nil {
+		text = string(raw)
+	}
+	return text
+}
+
+// shorten cuts s at a character so that maxReason bytes are not exceeded.
+func shorten(s string) string {
+	if len(s) <= maxReason {
+		return s
+	}
+	n := maxReason - len("...")
+	for n > 0 && !utf8.RuneStart(s[n]) {
+		n--
+	}
+	return s[:n] + "..."
+}

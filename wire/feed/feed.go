@@ -1,0 +1,276 @@
+package feed
+
+import (
+	"errors"
+	"fmt"
+	"slices"
+	"strings"
+
+	"github.com/limpet-go/limpet/wire"
+)
+
+// ErrPublish is the refusal to publish: a feed takes no messages.
+var ErrPublish = errors.New("feed: the server takes no messages; subscribe only")
+
+// TopicError says why a topic cannot be subscribed.
+type TopicError struct {
+	Topic   string
+	Problem string
+}
+
+func (e *TopicError) Error() string {
+	return fmt.Sprintf("feed: topic %q: %s; want channel/product", e.Topic, e.Problem)
+}
+
+// role is what a message does.
+type role uint8
+
+const (
+	roleSilent role = iota
+	roleData
+	roleSnapshot
+	roleRepeat
+	roleConfirm
+	roleEnded
+	roleError
+)
+
+// kind is one type of message.
+type kind struct {
+	name    string
+	role    role
+	channel *channel // of data
+}
+
+type channel struct {
+	name   string
+	index  int
+	number int // index of the member in dialect.members, or -1
+	replay uint64
+	kinds  map[string]*kind // with Table.Channel
+}
+
+// dialect is a compiled Table. It is immutable.
+type dialect struct {
+	name        string
+	ping        wire.Ping
+	subscribe   *request
+	unsubscribe *request // nil: the server has none
+	channels    []*channel
+	kinds       map[string]*kind // by type
+	confirm     Confirm
+	complaint   ErrorMessage
+
+	// members are the names that a codec looks for in a message; the indices
+	// are -1 for what the table does not have.
+	members                                  []string
+	typ, chann, product, sequence            int
+	list, confirmChannel, confirmProducts    int
+	text, detail, errorChannel, errorProduct int
+}
+
+// New checks t and returns its dialect; the error is a *TableError. It keeps
+// nothing of t.
+func New(t Table) (wire.Dialect, error) {
+	if err := t.check(); err != nil {
+		return nil, err
+	}
+	d := &dialect{
+		name:      t.Name,
+		ping:      t.Ping,
+		subscribe: newRequest(&t.Subscribe),
+		kinds:     map[string]*kind{},
+		confirm:   t.Confirm,
+		complaint: t.Error,
+	}
+	if !t.Unsubscribe.none() {
+		d.unsubscribe = newRequest(&t.Unsubscribe)
+	}
+	d.typ, d.chann = d.member(t.Type), d.member(t.Channel)
+	d.product, d.sequence = d.member(t.Product), d.member(t.Sequence)
+	d.list = d.member(t.Confirm.List)
+	d.confirmChannel, d.confirmProducts = -1, -1
+	if t.Confirm.List == "" {
+		d.confirmChannel, d.confirmProducts = d.member(t.Confirm.Channel), d.member(t.Confirm.Products)
+	}
+	d.text, d.detail = d.member(t.Error.Text), d.member(t.Error.Detail)
+	d.errorChannel, d.errorProduct = d.member(t.Error.Channel), d.member(t.Error.Product)
+	if err := d.addService(&t); err != nil {
+		return nil, err
+	}
+	for i := range t.Channels {
+		if err := d.addChannel(i, &t.Channels[i]); err != nil {
+			return nil, err
+		}
+	}
+	return d, nil
+}
+
+// member is the index of a wanted member, added if it is new.
+func (d *dialect) member(name string) int {
+	if name == "" {
+		return -1
+	}
+	if i := slices.Index(d.members, name); i >= 0 {
+		return i
+	}
+	d.members = append(d.members, name)
+	return len(d.members) - 1
+}
+
+func (d *dialect) addService(t *Table) error {
+	for _, s := range []struct {
+		field, name string
+		role        role
+	}{
+		{"Confirm.Type", t.Confirm.Type, roleConfirm},
+		{"Confirm.Ended", t.Confirm.Ended, roleEnded},
+		{"Error.Type", t.Error.Type, roleError},
+	} {
+		if s.name == "" {
+			continue
+		}
+		if err := add(d.kinds, s.field, &kind{name: s.name, role: s.role}); err != nil {
+			return err
+		}
+	}
+	for _, s := range []struct {
+		field string
+		names []string
+	}{{"Heartbeats", t.Heartbeats}, {"Ignored", t.Ignored}} {
+		for i, name := range s.names {
+			if err := add(d.kinds, fmt.Sprintf("%s[%d]", s.field, i), &kind{name: name}); err != nil {
+				return err
+			}
+		}
+	}
+	return nil
+}
+
+func (d *dialect) addChannel(i int, t *Channel) error {
+	at := fmt.Sprintf("Channels[%d]", i)
+	if d.channel(t.Name) != nil {
+		return &TableError{at + ".Name", "is used twice"}
+	}
+	c := &channel{name: t.Name, index: i, number: d.member(t.Number), replay: t.Replay}
+	d.channels = append(d.channels, c)
+	kinds := d.kinds
+	if d.chann >= 0 {
+		c.kinds = map[string]*kind{}
+		kinds = c.kinds
+	}
+	for _, s := range []struct {
+		field string
+		names []string
+		role  role
+	}{{"Types", t.Types, roleData}, {"Snapshots", t.Snapshots, roleSnapshot}, {"Repeats", t.Repeats, roleRepeat}} {
+		for j, name := range s.names {
+			field := fmt.Sprintf("%s.%s[%d]", at, s.field, j)
+			if d.kinds[name] != nil && d.chann >= 0 {
+				return &TableError{field, "is already the type of another message"}
+			}
+			if err := add(kinds, field, &kind{name: name, role: s.role, channel: c}); err != nil {
+				return err
+			}
+		}
+	}
+	return nil
+}
+
+func add(kinds map[string]*kind, field string, k *kind) error {
+	if k.name == "" {
+		return &TableError{field, "is empty"}
+	}
+	if kinds[k.name] != nil {
+		return &TableError{field, "is already the type of another message"}
+	}
+	kinds[k.name] = k
+	return nil
+}
+
+// channel is the channel of that name, or nil. Tables have few.
+func (d *dialect) channel(name string) *channel {
+	for _, c := range d.channels {
+		if c.name == name {
+			return c
+		}
+	}
+	return nil
+}
+
+func (d *dialect) Name() string { return d.name }
+
+func (d *dialect) Traits() wire.Traits {
+	return wire.Traits{
+		Unsubscribe: d.unsubscribe != nil,
+		Confirms:    d.confirm.Type != "",
+		ByName:      true,
+		Holes:       wire.HolesLoss,
+		Ping:        d.ping,
+		StartSubs:   1 << 30,
+	}
+}
+
+func (d *dialect) CheckTopic(use wire.Use, topic string) error {
+	if use == wire.UsePublish {
+		return ErrPublish
+	}
+	_, _, err := d.split(topic)
+	return err
+}
+
+// split takes a topic apart; the error is a *TopicError.
+func (d *dialect) split(topic string) (*channel, string, error) {
+	if len(topic) > maxTopic {
+		return nil, "", &TopicError{topic[:32] + "...", "is longer than 255 bytes"}
+	}
+	name, product, _ := strings.Cut(topic, "/")
+	c := d.channel(name)
+	if c == nil {
+		return nil, "", &TopicError{topic, fmt.Sprintf("the feed has no channel %q", name)}
+	}
+	if err := checkProduct(product); err != nil {
+		return nil, "", &TopicError{topic, "the product " + err.Error()}
+	}
+	return c, product, nil
+}
+
+func (d *dialect) Attempt(a *wire.Attempt) error {
+	a.Dial = true
+	return nil
+}
+
+// Verdict leaves every failure to the client's tables: what exchanges send as
+// close codes follows the RFC.
+func (d *dialect) Verdict(wire.Failure) wire.Verdict { return wire.Verdict{} }
+
+func (d *dialect) Open(r wire.Resume) (wire.Codec, error) {
+	c := &codec{
+		dialect:   d,
+		topics:    make([]string, 0, len(r.Subs)),
+		subs:      make([]map[string]*sub, len(d.channels)),
+		whole:     map[*sub]struct{}{},
+		confirmed: map[*sub]struct{}{},
+	}
+	c.scan.wanted = d.members
+	c.scan.found = make([]span, len(d.members))
+	for i := range c.subs {
+		c.subs[i] = map[string]*sub{}
+	}
+	for i := range r.Subs {
+		s := &r.Subs[i]
+		ch, product, err := d.split(s.Topic)
+		if err != nil {
+			return nil, err
+		}
+		c.topics = append(c.topics, s.Topic)
+		entry := c.sub(ch, []byte(product))
+		if entry == nil {
+			return nil, errTopics
+		}
+		if ch.number >= 0 {
+			entry.resumed = s.Position.Offset
+		}
+	}
+	return c, nil
+}

@@ -1,0 +1,175 @@
+package feed
+
+import (
+	"encoding/json"
+	"errors"
+	"fmt"
+	"strings"
+	"testing"
+	"unicode/utf8"
+
+	"github.com/limpet-go/limpet/wire"
+)
+
+func nested(open, shut string, n int) string {
+	return strings.Repeat(open, n) + strings.Repeat(shut, n)
+}
+
+func TestHostileFrames(t *testing.T) {
+	d := mustNew(t, Coinbase())
+	for _, text := range []string{
+		"", " ", "\n", "x", "1", `"type"`, "null", "true", "{", "}", "[", "]", "[[]]", "[{}", "[{},]", "[,{}]", "[1]", "{}{}", "{} x", "[]]",
+		`{"type"}`, `{"type":}`, `{"type":"ticker",}`, `{,}`, `{type:"ticker"}`, `{'type':1}`, `{"type":"ticker"`, `{"type":"tick`,
+		`{"a":01}`, `{"a":-}`, `{"a":1.}`, `{"a":.5}`, `{"a":1e}`, `{"a":+1}`, `{"a":0x1}`, `{"a":NaN}`, `{"a":tru}`, `{"a":nul`, `{"a":truest}`,
+		`{"a":"\x"}`, `{"a":"\u12"}`, `{"a":"\u12g4"}`, `{"a":"\`, `{"a":"\u`, "{\"a\":\"\n\"}", "{\"a\":\"\x00\"}", "{\"a\"\x00:1}", "{}\x00",
+		"\ufeff{}", "{\"a\":\"\xff\"}", "{\"a\":\"\xc0\x80\"}", "{\"a\":\"\xed\xa0\x80\"}", "{\"\xfe\":1}",
+		`{"type":"ticker","type":"match"}`, `{"type":"ticker","typ\u0065":"match"}`, `{"type":{}}`, `{"type":[]}`, `{"type":true}`,
+		`{"type":"ticker","product_id":{}}`, `{"type":"ticker","product_id":false}`,
+		`{"a":` + nested("[", "]", maxDepth) + `}`,
+		nested(`{"a":`, "}", 100_000), strings.Repeat("[", 100_000), strings.Repeat(`{"":`, 100_000),
+	} {
+		expectCode(t, open(t, d), text, 1007)
+	}
+	if got, err := decode(open(t, d), `{"type":"heartbeat","a":`+nested("[", "]", maxDepth-1)+`}`); got != "" || err != nil {
+		t.Errorf("depth %d: got %q, %v, want it accepted", maxDepth, got, err)
+	}
+	var out wire.Events
+	var ce *wire.CodeError
+	err := open(t, d).Decode(wire.Frame{Type: wire.Binary, Data: []byte("{}")}, &out)
+	if !errors.As(err, &ce) || ce.Code != 1003 {
+		t.Errorf("binary: got %v, want code 1003", err)
+	}
+}
+
+// TestErrorsHoldNoPayload: reasons travel to the peer and into logs.
+func TestErrorsHoldNoPayload(t *testing.T) {
+	for _, text := range []string{`{"type":"match","product_id":"A","trade_id":"secret"}`, `{"secret":secret}`, `{"type":"ticker","product_id":["secret"]}`} {
+		_, err := decode(open(t, mustNew(t, Coinbase())), text)
+		if err == nil || strings.Contains(err.Error(), "secret") {
+			t.Errorf("%s: got %v", text, err)
+		}
+	}
+}
+
+// TestUnaskableTopics: no subscription can have such a name, so nobody gets it.
+func TestUnaskableTopics(t *testing.T) {
+	c := open(t, mustNew(t, Coinbase()))
+	for _, product := range []string{`*`, `A-*`, `\u0000`, `a\nb`, `/a`, `a//b`, strings.Repeat("a", 249)} {
+		expect(t, c, `{"type":"ticker","product_id":"`+product+`"}`)
+		expect(t, c, `{"type":"subscriptions","channels":[{"name":"ticker","product_ids":["`+product+`"]}]}`)
+	}
+}
+
+func TestTooManyTopics(t *testing.T) {
+	messages := map[string]func(i int) string{
+		"data": func(i int) string { return fmt.Sprintf(`{"type":"ticker","product_id":"P%d"}`, i) },
+		"confirm": func(i int) string {
+			return fmt.Sprintf(`{"type":"subscriptions","channels":[{"name":"ticker","product_ids":["P%d"]}]}`, i)
+		},
+	}
+	for name, message := range messages {
+		c := open(t, mustNew(t, Coinbase()))
+		for i := range maxTopics {
+			if _, err := decode(c, message(i)); err != nil {
+				t.Fatalf("%s: topic %d: %v", name, i, err)
+			}
+		}
+		expectCode(t, c, message(maxTopics), 1008)
+		if _, err := decode(c, message(0)); err != nil {
+			t.Errorf("%s: a known topic: %v", name, err)
+		}
+	}
+	subs := make([]wire.Subscribe, maxTopics+1)
+	for i := range subs {
+		subs[i].Topic = fmt.Sprintf("ticker/P%d", i)
+	}
+	if _, err := mustNew(t, Coinbase()).Open(wire.Resume{Subs: subs}); err == nil {
+		t.Error("Open accepted more topics than a connection may have")
+	}
+}
+
+// TestEventsAreBoundedByBytes: holes and empty confirmations are cheap to send,
+// so they must not make many events each.
+func TestEventsAreBoundedByBytes(t *testing.T) {
+	c := open(t, mustNew(t, exchange()))
+	var b strings.Builder
+	b.WriteString(`[{"kind":"ok","ch":"book","sym":["P"`)
+	for i := range 1000 {
+		fmt.Fprintf(&b, `,"P%d"`, i)
+	}
+	b.WriteString(`]}`)
+	for i := range 1000 {
+		fmt.Fprintf(&b, `,{"n":%d}`, 2*i)
+	}
+	b.WriteString(`]`)
+	var out wire.Events
+	if err := c.Decode(wire.Frame{Type: wire.Text, Data: []byte(b.String())}, &out); err != nil {
+		t.Fatal(err)
+	}
+	if n := len(out.List); n != 2*1001+1 { // subscribed, reset, and one strange type
+		t.Errorf("got %d events", n)
+	}
+}
+
+func FuzzDecode(f *testing.F) {
+	dialects := []wire.Dialect{mustNew(f, Coinbase()), mustNew(f, exchange()), mustNew(f, bare())}
+	for _, s := range []string{
+		`{"type":"match","product_id":"A","trade_id":5}`, `[{"type":"ticker","product_id":"A"},{"type":"heartbeat"}]`,
+		`{"type":"subscriptions","channels":[{"name":"level2","product_ids":["A"]}]}`, `{"type":"error","message":"m","reason":[1]}`,
+		`{"kind":"update","ch":"trades","sym":"A","id":"7","n":1}`, `{"kind":"ok","ch":["book"],"sym":"A","n":3}`, `{"kind":"bye","ch":"book","sym":"A"}`,
+		`{"kind":"fail","why":"\ud800","ch":"book","sym":"A"}`, `{"t":"x","p":"\u0041"}`, `{"a":[1.5e+3,-0,"\\\"",{"b":null}]}`, "\xff",
+	} {
+		f.Add([]byte(s), []byte(s), uint64(6))
+	}
+	f.Fuzz(func(t *testing.T, one, two []byte, last uint64) {
+		for _, d := range dialects {
+			c, err := d.Open(wire.Resume{Subs: []wire.Subscribe{{Topic: d.(*dialect).channels[0].name + "/A", Position: wire.Position{Offset: last}}}})
+			if err != nil {
+				t.Fatal(err)
+			}
+			live := map[string]bool{}
+			for _, data := range [][]byte{one, two} {
+				var out wire.Events
+				if c.Decode(wire.Frame{Type: wire.Text, Data: data}, &out) != nil {
+					return
+				}
+				if !json.Valid(data) || !utf8.Valid(data) {
+					t.Fatalf("accepted %q, which is not JSON in UTF-8", data)
+				}
+				checkEvents(t, d, live, data, &out)
+			}
+		}
+	})
+}
+
+// checkEvents is what must hold of every event, whatever the bytes were.
+func checkEvents(t *testing.T, d wire.Dialect, live map[string]bool, data []byte, out *wire.Events) {
+	for i := range out.List {
+		e := &out.List[i]
+		if !e.Kind.OfSubscription() {
+			if e.Kind != wire.EventError || e.Reason == "" || len(e.Reason) > 2*maxReason {
+				t.Fatalf("%q: event %+v", data, e)
+			}
+			continue
+		}
+		if err := d.CheckTopic(wire.UseSubscribe, e.Name); err != nil {
+			t.Fatalf("%q: event for a topic nobody can ask for: %v", data, err)
+		}
+		switch e.Kind {
+		case wire.EventSubscribed:
+			if live[e.Name] {
+				t.Fatalf("%q: %s subscribed twice", data, e.Name)
+			}
+			live[e.Name] = true
+		case wire.EventUnsubscribed:
+			delete(live, e.Name)
+		default:
+			if !live[e.Name] {
+				t.Fatalf("%q: %s before it is subscribed", data, show(e))
+			}
+		}
+		if e.Kind == wire.EventData && (e.Message.Topic != e.Name || !json.Valid(e.Message.Payload) || e.Numbered && e.Prev != prev(e.Position.Offset)) {
+			t.Fatalf("%q: %s", data, show(e))
+		}
+	}
+}

@@ -1,0 +1,172 @@
+package feed
+
+import (
+	"errors"
+	"strings"
+	"testing"
+
+	"github.com/limpet-go/limpet/wire"
+)
+
+// exchange is a table of our own with everything a table can have: a channel
+// member, numbers of the connection, numbers of a product, replay.
+func exchange() Table {
+	return Table{
+		Name:        "exchange",
+		Subscribe:   Request{Fields: []Field{{"op", `"sub"`}, {"depth", "10"}}, Channel: "ch", Products: "syms", Max: 2},
+		Unsubscribe: Request{Fields: []Field{{"op", `"unsub"`}}, Channel: "ch", Product: "sym"},
+		Type:        "kind",
+		Channel:     "ch",
+		Product:     "sym",
+		Sequence:    "n",
+		Channels: []Channel{
+			{Name: "trades", Types: []string{"update"}, Snapshots: []string{"full"}, Number: "id", Replay: 3},
+			{Name: "book", Types: []string{"update"}, Snapshots: []string{"full"}, Repeats: []string{"again"}},
+		},
+		Confirm:    Confirm{Type: "ok", Ended: "bye", Channel: "ch", Products: "sym"},
+		Error:      ErrorMessage{Type: "fail", Text: "why", Channel: "ch", Product: "sym"},
+		Heartbeats: []string{"beat"},
+		Ignored:    []string{"news"},
+		Ping:       wire.PingNone,
+	}
+}
+
+// bare is the poorest table: one channel, nothing optional.
+func bare() Table {
+	return Table{
+		Name:      "bare",
+		Subscribe: Request{Fields: []Field{{"get", "true"}}, Product: "what"},
+		Type:      "t",
+		Product:   "p",
+		Channels:  []Channel{{Name: "all", Types: []string{"x"}}},
+	}
+}
+
+func mustNew(t testing.TB, table Table) wire.Dialect {
+	t.Helper()
+	d, err := New(table)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return d
+}
+
+func TestNewNamesTheWrongField(t *testing.T) {
+	for _, test := range []struct {
+		field  string
+		change func(*Table)
+	}{
+		{"Name", func(t *Table) { t.Name = "" }},
+		{"Name", func(t *Table) { t.Name = "Upper" }},
+		{"Type", func(t *Table) { t.Type = "" }},
+		{"Product", func(t *Table) { t.Product = "" }},
+		{"Product", func(t *Table) { t.Product = t.Type }},
+		{"Channel", func(t *Table) { t.Channel = t.Type }},
+		{"Sequence", func(t *Table) { t.Sequence = t.Product }},
+		{"Channels", func(t *Table) { t.Channels = nil }},
+		{"Channels[0].Name", func(t *Table) { t.Channels[0].Name = "" }},
+		{"Channels[0].Name", func(t *Table) { t.Channels[0].Name = "a/b" }},
+		{"Channels[0].Name", func(t *Table) { t.Channels[0].Name = "a*" }},
+		{"Channels[0].Name", func(t *Table) { t.Channels[0].Name = strings.Repeat("a", 254) }},
+		{"Channels[1].Name", func(t *Table) { t.Channels[1].Name = "trades" }},
+		{"Channels[0].Types", func(t *Table) { t.Channels[0] = Channel{Name: "trades"} }},
+		{"Channels[0].Types[0]", func(t *Table) { t.Channels[0].Types[0] = "" }},
+		{"Channels[0].Types[0]", func(t *Table) { t.Channels[0].Types[0] = "beat" }},
+		{"Channels[0].Snapshots[0]", func(t *Table) { t.Channels[0].Snapshots[0] = "update" }},
+		{"Channels[1].Types[0]", func(t *Table) { t.Channel, t.Confirm.Products = "", "p" }}, // both have "update"
+		{"Channels[0].Number", func(t *Table) { t.Channels[0].Number = "n" }},
+		{"Channels[1].Replay", func(t *Table) { t.Channels[1].Replay = 1 }},
+		{"Subscribe.Fields[0].Name", func(t *Table) { t.Subscribe.Fields[0].Name = "" }},
+		{"Subscribe.Fields[1].Name", func(t *Table) { t.Subscribe.Fields[1].Name = "op" }},
+		{"Subscribe.Fields[0].JSON", func(t *Table) { t.Subscribe.Fields[0].JSON = "sub" }},
+		{"Subscribe.Fields[0].JSON", func(t *Table) { t.Subscribe.Fields[0].JSON = "\"\xff\"" }},
+		{"Subscribe.Channel", func(t *Table) { t.Subscribe.Channel = "op" }},
+		{"Subscribe.Channel", func(t *Table) { t.Subscribe.Channels = "chs" }},
+		{"Subscribe.Channels", func(t *Table) { t.Subscribe.Channel = "" }},
+		{"Subscribe.Product", func(t *Table) { t.Subscribe.Product = "one" }},
+		{"Subscribe.Products", func(t *Table) { t.Subscribe.Products = "" }},
+		{"Subscribe.Max", func(t *Table) { t.Subscribe.Max = -1 }},
+		{"Unsubscribe.Product", func(t *Table) { t.Unsubscribe.Product = "ch" }},
+		{"Confirm.Type", func(t *Table) { t.Confirm.Type = "" }},
+		{"Confirm.Type", func(t *Table) { t.Error.Type, t.Heartbeats = "", nil; t.Confirm.Type = ""; t.Error = ErrorMessage{} }},
+		{"Confirm.Channel", func(t *Table) { t.Confirm.Channel = "" }},
+		{"Confirm.Products", func(t *Table) { t.Confirm.Products = "" }},
+		{"Confirm.Ended", func(t *Table) { t.Confirm.Complete = true }},
+		{"Confirm.Ended", func(t *Table) { t.Confirm.Ended = "ok" }},
+		{"Error.Type", func(t *Table) { t.Error.Type = "" }},
+		{"Error.Type", func(t *Table) { t.Error.Type = "ok" }},
+		{"Error.Channel", func(t *Table) { t.Error.Channel = "" }},
+		{"Heartbeats[0]", func(t *Table) { t.Heartbeats[0] = "fail" }},
+		{"Ignored[0]", func(t *Table) { t.Ignored[0] = "" }},
+		{"Ping", func(t *Table) { t.Ping = wire.PingOp }},
+	} {
+		table := exchange()
+		test.change(&table)
+		d, err := New(table)
+		var te *TableError
+		if d != nil || !errors.As(err, &te) {
+			t.Errorf("%s: got %v, %v, want a *TableError", test.field, d, err)
+			continue
+		}
+		if te.Field != test.field || te.Problem == "" || !strings.Contains(err.Error(), test.field) {
+			t.Errorf("got %q, want field %s", err, test.field)
+		}
+	}
+}
+
+func TestNewKeepsNothingOfTheTable(t *testing.T) {
+	table := exchange()
+	d := mustNew(t, table)
+	table.Channels[0].Name, table.Subscribe.Fields[0].JSON, table.Heartbeats[0] = "x", "0", "y"
+	if err := d.CheckTopic(wire.UseSubscribe, "trades/A"); err != nil {
+		t.Error(err)
+	}
+	got := encode(t, open(t, d, "trades/A"))
+	if want := `{"op":"sub","depth":10,"syms":["A"],"ch":"trades"}`; len(got) != 1 || got[0] != want {
+		t.Errorf("got %q, want %q", got, want)
+	}
+}
+
+func TestTraits(t *testing.T) {
+	full := mustNew(t, exchange()).Traits()
+	if want := (wire.Traits{Unsubscribe: true, Confirms: true, ByName: true, Holes: wire.HolesLoss, Ping: wire.PingNone, StartSubs: 1 << 30}); full != want {
+		t.Errorf("got %+v, want %+v", full, want)
+	}
+	poor := mustNew(t, bare()).Traits()
+	if want := (wire.Traits{ByName: true, Holes: wire.HolesLoss, Ping: wire.PingControl, StartSubs: 1 << 30}); poor != want {
+		t.Errorf("got %+v, want %+v", poor, want)
+	}
+	d := mustNew(t, Coinbase())
+	if d.Name() != "coinbase" || !d.Traits().Confirms || !d.Traits().Unsubscribe {
+		t.Errorf("got %s %+v", d.Name(), d.Traits())
+	}
+	a := wire.Attempt{URL: "ws://127.0.0.1/"}
+	if err := d.Attempt(&a); err != nil || !a.Dial || a.Request != nil || a.URL != "ws://127.0.0.1/" {
+		t.Errorf("got %+v, %v: want a plain dial", a, err)
+	}
+	if v := d.Verdict(wire.Failure{Stage: wire.StageOpen, Code: 1008}); v != (wire.Verdict{}) {
+		t.Errorf("got %+v, want the client to decide", v)
+	}
+}
+
+func TestCheckTopic(t *testing.T) {
+	d := mustNew(t, Coinbase())
+	for _, topic := range []string{"matches/BTC-USD", "level2/ETH-EUR", "ticker/XBT/USD", "ticker/é", "matches/" + strings.Repeat("a", 247)} {
+		if err := d.CheckTopic(wire.UseSubscribe, topic); err != nil {
+			t.Errorf("%q: %v", topic, err)
+		}
+		if err := d.CheckTopic(wire.UsePublish, topic); !errors.Is(err, ErrPublish) {
+			t.Errorf("publish to %q: got %v, want ErrPublish", topic, err)
+		}
+	}
+	for _, topic := range []string{
+		"", "/", "matches", "matches/", "full/BTC-USD", "/BTC-USD", "matches/*", "matches/**", "*/BTC-USD", "matches/BTC-*",
+		"matches//A", "matches/A/", "matches/A//B", "matches/\x00", "matches/a\nb", "matches/\u0085", "matches/\xff",
+		"matches/" + strings.Repeat("a", 248),
+	} {
+		var te *TopicError
+		if err := d.CheckTopic(wire.UseSubscribe, topic); !errors.As(err, &te) {
+			t.Errorf("%q: got %v, want a *TopicError", topic, err)
+		}
+	}
+}
