@@ -65,6 +65,7 @@ type Message struct {
 	prev  uint64
 	queue *queue
 	taken uint64
+	gen   uint64 // the connection it came on
 }
 
 // Ack says that the message was processed: the committed position advances
@@ -85,7 +86,11 @@ type queue struct {
 	d      Delivery
 	manual bool
 	holes  wire.Holes
-	room   func() // consumers made room or the last message left: tells the loop; never called under mu
+
+	processed wire.Processed
+	tell      func(gen uint64, p Position) // the server wants to hear of it; never called under mu
+
+	room func() // consumers made room or the last message left: tells the loop; never called under mu
 
 	wake chan struct{} // 1 slot: there may be something to take
 	done chan struct{} // closed when nothing will be taken any more
@@ -109,6 +114,8 @@ type queue struct {
 	based     bool     // last means something
 	confirmed bool     // this connection said where delivery starts
 
+	repeats repeats
+
 	received, delivered, dropped, duplicates, gaps, resets uint64
 
 	rxN, rxBytes uint64 // received on this connection
@@ -129,18 +136,33 @@ type commit struct {
 	taken    uint64
 	position Position
 	acked    bool
+	gen      uint64
 }
 
-func newQueue(topic string, o *SubscribeOptions, holes wire.Holes, room func()) *queue {
+func newQueue(topic string, o *SubscribeOptions, t wire.Traits, room func()) *queue {
 	q := &queue{
-		topic: topic, d: o.Delivery, manual: o.ManualAck, holes: holes, room: room,
+		topic: topic, d: o.Delivery, manual: o.ManualAck, holes: t.Holes, processed: t.Processed, room: room,
 		wake: make(chan struct{}, 1), done: make(chan struct{}), cut: make(chan struct{}),
 	}
+	q.repeats.most = t.Repeats
 	if o.From == FromResume {
 		q.last, q.based, q.epoch = o.Position, true, o.Position.Epoch
 		q.committed = o.Position
 	}
 	return q
+}
+
+// fence ends the connection's say: position does not move until begin.
+func (q *queue) fence() {
+	q.mu.Lock()
+	q.gen = 0
+	q.mu.Unlock()
+}
+
+func (q *queue) position() (last Position, based bool) {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	return q.last, q.based
 }
 
 // begin fences every earlier connection and returns where to resume and how
@@ -295,6 +317,10 @@ func (q *queue) message(ev *wire.Event) error {
 	if ev.Position.Epoch != "" {
 		at.Epoch = ev.Position.Epoch
 	}
+	if q.repeats.add(ev.Message.ID) {
+		q.duplicates++
+		return nil
+	}
 	if ev.Numbered {
 		switch {
 		case !q.based:
@@ -324,9 +350,40 @@ func (q *queue) message(ev *wire.Event) error {
 	q.put(prev, Message{
 		Kind: kind, Topic: topic, ID: uuid.UUID(ev.Message.ID), Position: at,
 		Payload: ev.Message.Payload, Type: ev.Message.Type, Header: ev.Message.Header,
-		Redelivered: ev.Message.Redelivered, prev: ev.Prev, queue: q,
+		Redelivered: ev.Message.Redelivered, prev: ev.Prev, queue: q, gen: q.gen,
 	})
 	return nil
+}
+
+// repeats remembers the latest ids, for languages whose cursor includes the
+// last message. The zero value remembers none.
+type repeats struct {
+	most  int
+	seen  map[wire.ID]struct{}
+	order []wire.ID
+	next  int
+}
+
+// add reports whether id is among the latest, and remembers it.
+func (r *repeats) add(id wire.ID) bool {
+	if r.most == 0 || id == (wire.ID{}) {
+		return false
+	}
+	if _, ok := r.seen[id]; ok {
+		return true
+	}
+	if r.seen == nil {
+		r.seen = make(map[wire.ID]struct{})
+	}
+	if len(r.order) < r.most {
+		r.order = append(r.order, id)
+	} else {
+		delete(r.seen, r.order[r.next])
+		r.order[r.next] = id
+		r.next = (r.next + 1) % r.most
+	}
+	r.seen[id] = struct{}{}
+	return false
 }
 
 func violation(reason string) error { return &wire.CodeError{Code: 4000, Reason: reason} }
@@ -583,7 +640,7 @@ func (q *queue) pop(most int) ([]Message, time.Duration) {
 		}
 		if !q.stuck {
 			loss := m.Kind == Gap || m.Kind == Reset
-			q.unacked = append(q.unacked, commit{m.taken, m.Position, loss})
+			q.unacked = append(q.unacked, commit{m.taken, m.Position, loss, m.gen})
 		}
 		q.bytes -= len(m.Payload)
 		if m.Kind == Data || m.Kind == Snapshot {
@@ -620,13 +677,21 @@ func (q *queue) handed(ms []Message, delivered bool) {
 // prefix.
 func (q *queue) acked(taken uint64) {
 	q.mu.Lock()
+	var told commit
 	if n := len(q.unacked); n > 0 && taken >= q.unacked[0].taken && taken <= q.unacked[n-1].taken {
-		q.unacked[taken-q.unacked[0].taken].acked = true
+		c := &q.unacked[taken-q.unacked[0].taken]
+		if !c.acked && q.processed == wire.ProcessedEach {
+			told = *c
+		}
+		c.acked = true
 	}
 	n := 0
 	for n < len(q.unacked) && q.unacked[n].acked {
 		q.committed = q.unacked[n].position
 		n++
+	}
+	if n > 0 && q.processed == wire.ProcessedCumulative {
+		told = q.unacked[n-1]
 	}
 	if q.unacked = q.unacked[n:]; len(q.unacked) == 0 {
 		q.unacked = nil
@@ -635,6 +700,9 @@ func (q *queue) acked(taken uint64) {
 	q.mu.Unlock()
 	if n > 0 && q.manual {
 		q.signal()
+	}
+	if told.gen != 0 {
+		q.tell(told.gen, told.position)
 	}
 	if free {
 		q.room()

@@ -14,6 +14,7 @@ import (
 type attempt struct {
 	number  int
 	session wire.Session
+	subs    []wire.Subscribe
 	refresh bool
 	cause   error
 }
@@ -32,7 +33,7 @@ func (c *Client) dial(ctx context.Context, a attempt) dialed {
 		return fail(&userError{"Options.Auth", err})
 	}
 	w := &wire.Attempt{
-		Number: a.number, Session: a.session, Token: cred.Token.reveal(),
+		Number: a.number, Session: a.session, Token: cred.Token.reveal(), Subs: a.subs,
 		URL: c.cfg.url.String(), Header: c.cfg.Header.Clone(),
 	}
 	if w.Header == nil {

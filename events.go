@@ -92,6 +92,28 @@ func (e roomMade) apply(l *loop) {
 	l.ops = append(l.ops, wire.Op{Kind: wire.OpCredit, Key: s.key, Name: s.wireName, Credit: s.queue.credit()})
 }
 
+// processed says that messages were, on the connection that brought them.
+type processed struct {
+	s        *Subscription
+	gen      uint64
+	position Position
+}
+
+func (e processed) apply(l *loop) {
+	if l.conn == nil || l.conn.gen != e.gen || !e.s.asked || e.s.state.load().Phase == SubEnded {
+		return
+	}
+	if l.c.cfg.traits.Processed == wire.ProcessedCumulative {
+		for i := range l.ops {
+			if op := &l.ops[i]; op.Kind == wire.OpAck && op.Key == e.s.key {
+				op.Position = e.position
+				return
+			}
+		}
+	}
+	l.ops = append(l.ops, wire.Op{Kind: wire.OpAck, Key: e.s.key, Name: e.s.wireName, Position: e.position})
+}
+
 type retry struct{}
 
 func (retry) apply(l *loop) {

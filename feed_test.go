@@ -40,7 +40,7 @@ func (s *feedServer) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		return
 	}
 	defer ws.CloseNow()
-	asked := map[string]bool{}
+	asked, complete := map[string]bool{}, false
 	for {
 		_, text, err := ws.Read(context.Background())
 		if err != nil {
@@ -58,7 +58,8 @@ func (s *feedServer) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 				asked[channel+"/"+product] = true
 			}
 		}
-		if len(asked) == s.topics {
+		if !complete && len(asked) == s.topics {
+			complete = true
 			s.sessions <- ws
 		}
 	}
@@ -125,8 +126,14 @@ func newExchange(t *testing.T, rng *rand.Rand, table feed.Table, topics []string
 	return x
 }
 
-// connected waits for the next connection that has asked for everything.
-func (x *exchange) connected() { x.conn = <-x.server.sessions }
+// connected waits for the next connection that has asked for everything. The
+// one before it may be half open, so it is ended.
+func (x *exchange) connected() {
+	before := x.conn
+	if x.conn = <-x.server.sessions; before != nil {
+		before.CloseNow()
+	}
+}
 
 // send writes one frame and reports whether the connection is still good.
 func (x *exchange) send(text string) bool {
@@ -183,15 +190,15 @@ func (x *exchange) numbered(topic string, first uint64, want func(n uint64) stri
 	return gaps, next - 1
 }
 
-// record is a message of the recording.
-type record struct {
+// feedRecord is a message of the recording.
+type feedRecord struct {
 	Type    string `json:"type"`
 	Product string `json:"product_id"`
 	Trade   uint64 `json:"trade_id"`
 	text    string
 }
 
-func (r *record) topic() string {
+func (r *feedRecord) topic() string {
 	switch r.Type {
 	case "match", "last_match":
 		return "matches/" + r.Product
@@ -201,15 +208,28 @@ func (r *record) topic() string {
 	return "level2/" + r.Product
 }
 
-// recording reads coinbase.ws. It is not part of this project: see its licence
-// beside it.
-func recording(t *testing.T) []record {
-	dir := os.Getenv("LIMPET_DATA")
-	if dir == "" {
-		dir = filepath.Join("..", "shared", "data")
+// trade names a trade: ids are numbers within a product.
+type trade struct {
+	product string
+	id      uint64
+}
+
+// recording reads coinbase.ws, which is not part of this project: its licence
+// lies beside it. LIMPET_DATA names its directory, or the one above that.
+func recording(t *testing.T) []feedRecord {
+	dirs := []string{filepath.Join("..", "shared", "data")}
+	if dir := os.Getenv("LIMPET_DATA"); dir != "" {
+		dirs = []string{dir, filepath.Join(dir, "data")}
 	}
-	path := filepath.Join(dir, "coinbase.ws")
-	data, err := os.ReadFile(path)
+	var path string
+	var data []byte
+	err := fs.ErrNotExist
+	for _, dir := range dirs {
+		if errors.Is(err, fs.ErrNotExist) {
+			path = filepath.Join(dir, "coinbase.ws")
+			data, err = os.ReadFile(path)
+		}
+	}
 	if errors.Is(err, fs.ErrNotExist) {
 		fmt.Println("DATA MISSING: " + path)
 		t.Skip("no recording; LIMPET_DATA names the directory")
@@ -217,13 +237,13 @@ func recording(t *testing.T) []record {
 	if err != nil {
 		t.Fatal(err)
 	}
-	var records []record
+	var records []feedRecord
 	for line := range bytes.Lines(data) {
 		_, text, ok := strings.Cut(strings.TrimSpace(string(line)), ": ")
 		if !ok || strings.HasPrefix(string(line), "wss:") {
 			continue
 		}
-		r := record{text: text}
+		r := feedRecord{text: text}
 		if err := json.Unmarshal([]byte(text), &r); err != nil {
 			t.Fatalf("%s: %v in %.80s", path, err, line)
 		}
@@ -244,20 +264,20 @@ func TestCoinbaseRecording(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) { replay(t, rng, records) })
 }
 
-func replay(t *testing.T, rng *rand.Rand, records []record) {
+func replay(t *testing.T, rng *rand.Rand, records []feedRecord) {
 	var products, topics []string
-	snapshots := map[string]string{}  // by product
-	expected := map[string][]string{} // by topic without numbers: payloads, "" for a Reset
-	trades := map[string]*record{}    // by product: the newest, sent or not
-	sent := map[uint64]string{}       // by trade id: what was written to a good connection first
-	withheld := map[string][]uint64{} // by product
-	bases := map[string]uint64{}      // by product
-	deliver := func(r *record) {      // the model of what a client must see
+	snapshots := map[string]string{}   // by product
+	expected := map[string][]string{}  // by topic without numbers: payloads, "" for a Reset
+	trades := map[string]*feedRecord{} // by product: the newest, sent or not
+	sent := map[trade]string{}         // what was written to a good connection first
+	withheld := map[string][]uint64{}  // by product
+	bases := map[string]uint64{}       // by product
+	deliver := func(r *feedRecord) {   // the model of what a client must see
 		switch topic := r.topic(); {
 		case r.Trade == 0 || r.Type == "ticker":
 			expected[topic] = append(expected[topic], r.text)
-		case sent[r.Trade] == "":
-			sent[r.Trade] = r.text
+		case sent[trade{r.Product, r.Trade}] == "":
+			sent[trade{r.Product, r.Trade}] = r.text
 		}
 	}
 	for i := range records {
@@ -328,10 +348,10 @@ func replay(t *testing.T, rng *rand.Rand, records []record) {
 			again := *trades[product]
 			again.text = strings.Replace(again.text, `"type":"match"`, `"type":"last_match"`, 1)
 			again.Type = "last_match"
-			snapshot := &record{Type: "snapshot", Product: product, text: snapshots[product]}
+			snapshot := &feedRecord{Type: "snapshot", Product: product, text: snapshots[product]}
 			expected["level2/"+product] = append(expected["level2/"+product], "")
 			expected["ticker/"+product] = append(expected["ticker/"+product], "")
-			for _, r := range []*record{snapshot, &again} {
+			for _, r := range []*feedRecord{snapshot, &again} {
 				x.must(r.text)
 				deliver(r)
 			}
@@ -348,12 +368,12 @@ func replay(t *testing.T, rng *rand.Rand, records []record) {
 	for _, product := range products {
 		last := trades[product].Trade
 		for n := bases[product]; n <= last; n++ {
-			if sent[n] == "" {
+			if sent[trade{product, n}] == "" {
 				withheld[product] = append(withheld[product], n)
 			}
 		}
 		total += len(withheld[product])
-		gaps, end := x.numbered("matches/"+product, bases[product], func(n uint64) string { return sent[n] })
+		gaps, end := x.numbered("matches/"+product, bases[product], func(n uint64) string { return sent[trade{product, n}] })
 		if !slices.Equal(gaps, withheld[product]) || end != last {
 			t.Errorf("matches/%s: gaps %d up to %d, withheld %d up to %d", product, gaps, end, withheld[product], last)
 		}

@@ -141,18 +141,22 @@ func TestViolations(t *testing.T) {
 		code websocket.StatusCode
 		bad  func(p *scripted)
 	}{
-		"not JSON":              {4001, func(p *scripted) { p.text("{") }},
-		"bad batch":             {4001, func(p *scripted) { p.text(`[{"t":"msg","ch":1,"s":4,"p":3,"id":"01980f0e-0000-7000-8000-000000000000","d":"never"},{"t":"msg"}]`) }},
-		"binary in JSON":        {4001, func(p *scripted) { p.ws.Write(p.ctx, websocket.MessageBinary, []byte("{}")) }},
-		"not UTF-8":             {1007, func(p *scripted) { p.text("{\"t\":\"x-\xff\"}") }},
-		"unknown type":          {4000, func(p *scripted) { p.text(`{"t":"surprise"}`) }},
-		"client's frame":        {4000, func(p *scripted) { p.text(`{"t":"hello","cn":1}`) }},
-		"too big":               {1009, func(p *scripted) { p.text(`{"t":"x-big","d":"` + strings.Repeat("x", 70<<10) + `"}`) }},
-		"second welcome":        {4000, func(p *scripted) { p.say(p.welcome()) }},
-		"hole":                  {4000, func(p *scripted) { p.say(message(9, 8, "never")) }},
-		"gap that does not fit": {4000, func(p *scripted) { p.say(native.Frame{Type: native.TypeGap, Gap: &native.Gap{Ch: 1, P: 7, To: 9, Tag: []byte("x")}}) }},
-		"second subok":          {4000, func(p *scripted) { p.say(p.subok()...) }},
-		"ack of nothing":        {4000, func(p *scripted) { p.say(native.Frame{Type: native.TypeAck, Ack: &native.Ack{To: 5, HasTo: true}}) }},
+		"not JSON": {4001, func(p *scripted) { p.text("{") }},
+		"bad batch": {4001, func(p *scripted) {
+			p.text(`[{"t":"msg","ch":1,"s":4,"p":3,"id":"01980f0e-0000-7000-8000-000000000000","d":"never"},{"t":"msg"}]`)
+		}},
+		"binary in JSON": {4001, func(p *scripted) { p.ws.Write(p.ctx, websocket.MessageBinary, []byte("{}")) }},
+		"not UTF-8":      {1007, func(p *scripted) { p.text("{\"t\":\"x-\xff\"}") }},
+		"unknown type":   {4000, func(p *scripted) { p.text(`{"t":"surprise"}`) }},
+		"client's frame": {4000, func(p *scripted) { p.text(`{"t":"hello","cn":1}`) }},
+		"too big":        {1009, func(p *scripted) { p.text(`{"t":"x-big","d":"` + strings.Repeat("x", 70<<10) + `"}`) }},
+		"second welcome": {4000, func(p *scripted) { p.say(p.welcome()) }},
+		"hole":           {4000, func(p *scripted) { p.say(message(9, 8, "never")) }},
+		"gap that does not fit": {4000, func(p *scripted) {
+			p.say(native.Frame{Type: native.TypeGap, Gap: &native.Gap{Ch: 1, P: 7, To: 9, Tag: []byte("x")}})
+		}},
+		"second subok":   {4000, func(p *scripted) { p.say(p.subok()...) }},
+		"ack of nothing": {4000, func(p *scripted) { p.say(native.Frame{Type: native.TypeAck, Ack: &native.Ack{To: 5, HasTo: true}}) }},
 		"sack of nothing": {4000, func(p *scripted) {
 			p.say(native.Frame{Type: native.TypeAck, Ack: &native.Ack{X: []wire.Range{{Lo: 2, Hi: 1 << 60}}}})
 		}},

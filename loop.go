@@ -120,7 +120,7 @@ func (l *loop) connect() {
 	l.wakeAt = time.Time{}
 	l.c.counters.attempts.Add(1)
 	l.set(Connecting)
-	a := attempt{number: l.policy.k + 1, session: l.session, refresh: l.refresh, cause: l.state.Cause}
+	a := attempt{number: l.policy.k + 1, session: l.session, subs: l.registry.positions(), refresh: l.refresh, cause: l.state.Cause}
 	l.refresh = false
 	timeout := l.policy.dialTimeout
 	l.c.spawn(&l.c.workers, func() {
@@ -353,6 +353,7 @@ func (l *loop) disconnect(code uint16, reason string) {
 	l.pingAt, l.stableAt, l.handshakeBy, l.closeBy = time.Time{}, time.Time{}, time.Time{}, time.Time{}
 	l.window.lost()
 	for _, s := range l.registry.subs {
+		s.queue.fence()
 		if st := s.state.load(); st.Phase == SubLive {
 			l.setSub(s, SubState{Phase: SubPending, Generation: st.Generation})
 		}

@@ -204,6 +204,21 @@ func (r *registry) publish() {
 // received, or as the caller wished if there was none.
 func (s *Subscription) request(gen uint64) wire.Subscribe {
 	last, based, credit := s.queue.begin(gen)
+	return s.spell(last, based, credit)
+}
+
+// positions is what a cursor in a URL is made of: no connection can move it,
+// since the last one was fenced.
+func (r *registry) positions() []wire.Subscribe {
+	var subs []wire.Subscribe
+	for _, s := range r.subs {
+		last, based := s.queue.position()
+		subs = append(subs, s.spell(last, based, wire.Credit{}))
+	}
+	return subs
+}
+
+func (s *Subscription) spell(last Position, based bool, credit wire.Credit) wire.Subscribe {
 	w := wire.Subscribe{Key: s.key, Topic: s.topic, From: s.from, Credit: credit, Token: s.token.reveal()}
 	if based {
 		w.From, w.Position = FromResume, last

@@ -40,6 +40,7 @@ func judge(d wire.Dialect, f *wire.Failure) decision {
 	if v.Class != "" {
 		dec.class = ErrorClass(v.Class)
 	}
+	dec.After = max(dec.After, v.After)
 	if dec.After == 0 {
 		dec.After = f.Retry
 	}

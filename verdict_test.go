@@ -141,7 +141,7 @@ func TestDialErrorsHaveAClass(t *testing.T) {
 	plain := httptest.NewServer(http.NotFoundHandler())
 	defer plain.Close()
 	for url, want := range map[string]limpet.ErrorClass{
-		wsURL(closed):                                 limpet.ClassDial,
+		wsURL(closed): limpet.ClassDial,
 		"wss" + strings.TrimPrefix(plain.URL, "http"): limpet.ClassTLS,
 		"wss://no-such-host.invalid/?key=canary":      limpet.ClassDNS,
 		wsURL(plain) + "/?key=canary":                 limpet.ClassHTTP,

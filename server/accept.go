@@ -112,8 +112,7 @@ func (p *peer) horizon(m *native.Msg, at standing) uint64 {
 	if !m.HasAge {
 		return 0
 	}
-	dedup := p.server.opt.Dedup
-	if m.Age == native.AgeUnknown || m.Age >= uint64(dedup.Milliseconds()) {
+	if m.Age >= uint64(p.server.opt.Dedup.Milliseconds()) { // AgeUnknown is the greatest age
 		return native.CodeUnknownOutcome
 	}
 	// Ids forgotten early, for want of room, matter only to a message that may

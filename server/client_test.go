@@ -2,30 +2,24 @@ package server_test
 
 import (
 	"context"
-	"errors"
-	"io"
 	"net"
 	"net/http"
-	"os"
-	"slices"
-	"sync"
 	"testing"
-	"time"
 
+	"github.com/limpet-go/limpet/limpettest"
 	"github.com/limpet-go/limpet/server"
 	"github.com/limpet-go/limpet/wire"
 	"github.com/limpet-go/limpet/wire/native"
 	"nhooyr.io/websocket"
 )
 
-// rig is a server on an in-memory listener, or on TCP outside a bubble.
+// rig is a server on a network in memory.
 type rig struct {
-	t    testing.TB
-	srv  *server.Server
-	http *http.Server
-	l    net.Listener
-	dial func(context.Context) (net.Conn, error)
-	done chan struct{}
+	t       testing.TB
+	srv     *server.Server
+	http    *http.Server
+	network *limpettest.Network
+	done    chan struct{}
 }
 
 func newRig(t testing.TB, o *server.Options) *rig {
@@ -34,8 +28,12 @@ func newRig(t testing.TB, o *server.Options) *rig {
 	if err != nil {
 		t.Fatal(err)
 	}
-	l := newPipes()
-	r := &rig{t: t, srv: srv, l: l, dial: l.dial, done: make(chan struct{})}
+	network := limpettest.NewNetwork(nil)
+	l, err := network.Listen("localhost:80")
+	if err != nil {
+		t.Fatal(err)
+	}
+	r := &rig{t: t, srv: srv, network: network, done: make(chan struct{})}
 	r.http = &http.Server{Handler: srv, ErrorLog: nil}
 	go func() {
 		defer close(r.done)
@@ -49,6 +47,11 @@ func (r *rig) close() {
 	r.srv.Close()
 	r.http.Close()
 	<-r.done
+	r.network.Close()
+}
+
+func (r *rig) dial(ctx context.Context) (net.Conn, error) {
+	return r.network.DialContext(ctx, "tcp", "localhost:80")
 }
 
 // upgrade dials with header and the subprotocols given.
@@ -191,6 +194,24 @@ func (c *client) acked(to uint64) (nak []native.Reject, last *native.Ack) {
 	}
 }
 
+// echo returns the ack and the delivery of a message that the client itself is
+// subscribed to; either may come first.
+func (c *client) echo() (ack *native.Ack, m native.Msg) {
+	c.t.Helper()
+	for range 2 {
+		f, err := c.read()
+		switch {
+		case err == nil && f.Type == native.TypeAck && ack == nil:
+			ack = f.Ack
+		case err == nil && f.Type == native.TypeMsg && m.S == 0:
+			m = f.Msg
+		default:
+			c.t.Fatalf("waiting for an ack and a message: %v %v", show(f), err)
+		}
+	}
+	return ack, m
+}
+
 func msg(seq uint64, id wire.ID, topic, payload string) native.Frame {
 	return native.Frame{Type: native.TypeMsg, Msg: native.Msg{S: seq, ID: id, Topic: topic, Payload: []byte(payload)}}
 }
@@ -211,176 +232,6 @@ func show(f native.Frame) string {
 	b, _ := native.Append(nil, native.JSON, []native.Frame{f})
 	return string(b)
 }
-
-// pipes is a listener in memory whose connections are buffered, bounded, have
-// deadlines, and hold no lock while they wait.
-type pipes struct {
-	accepts chan net.Conn
-	closed  chan struct{}
-	once    sync.Once
-	size    int
-}
-
-func newPipes() *pipes {
-	return &pipes{accepts: make(chan net.Conn), closed: make(chan struct{}), size: 64 << 10}
-}
-
-func (l *pipes) Accept() (net.Conn, error) {
-	select {
-	case c := <-l.accepts:
-		return c, nil
-	case <-l.closed:
-		return nil, net.ErrClosed
-	}
-}
-func (l *pipes) Close() error   { l.once.Do(func() { close(l.closed) }); return nil }
-func (l *pipes) Addr() net.Addr { return addr{} }
-
-func (l *pipes) dial(ctx context.Context) (net.Conn, error) {
-	a, b := newHalf(l.size), newHalf(l.size)
-	client, srv := &end{in: a, out: b}, &end{in: b, out: a}
-	select {
-	case l.accepts <- srv:
-		return client, nil
-	case <-l.closed:
-		return nil, errors.New("connection refused")
-	case <-ctx.Done():
-		return nil, ctx.Err()
-	}
-}
-
-type addr struct{}
-
-func (addr) Network() string { return "pipe" }
-func (addr) String() string  { return "pipe" }
-
-// half is one direction.
-type half struct {
-	max int
-
-	mu       sync.Mutex
-	cond     *sync.Cond
-	buf      []byte
-	eof      bool // writer closed
-	broken   bool // reader closed
-	rd, wd   time.Time
-	rdt, wdt *time.Timer
-}
-
-func newHalf(n int) *half {
-	h := &half{max: n}
-	h.cond = sync.NewCond(&h.mu)
-	return h
-}
-
-func (h *half) read(p []byte) (int, error) {
-	h.mu.Lock()
-	defer h.mu.Unlock()
-	for {
-		switch {
-		case h.broken:
-			return 0, net.ErrClosed
-		case expired(h.rd):
-			return 0, timeout{}
-		case len(h.buf) > 0:
-			n := copy(p, h.buf)
-			h.buf = slices.Delete(h.buf, 0, n)
-			h.cond.Broadcast()
-			return n, nil
-		case h.eof:
-			return 0, io.EOF
-		}
-		h.cond.Wait()
-	}
-}
-
-func (h *half) write(p []byte) (n int, err error) {
-	h.mu.Lock()
-	defer h.mu.Unlock()
-	for len(p) > 0 {
-		switch {
-		case h.eof:
-			return n, net.ErrClosed
-		case h.broken:
-			return n, errors.New("broken pipe")
-		case expired(h.wd):
-			return n, timeout{}
-		}
-		room := h.max - len(h.buf)
-		if room <= 0 {
-			h.cond.Wait()
-			continue
-		}
-		k := min(room, len(p))
-		h.buf = append(h.buf, p[:k]...)
-		n, p = n+k, p[k:]
-		h.cond.Broadcast()
-	}
-	return n, nil
-}
-
-func expired(t time.Time) bool { return !t.IsZero() && !time.Now().Before(t) }
-
-func (h *half) deadline(at *time.Time, timer **time.Timer, t time.Time) {
-	h.mu.Lock()
-	defer h.mu.Unlock()
-	*at = t
-	if *timer != nil {
-		(*timer).Stop()
-	}
-	if !t.IsZero() {
-		*timer = time.AfterFunc(time.Until(t), func() {
-			h.mu.Lock()
-			defer h.mu.Unlock()
-			h.cond.Broadcast()
-		})
-	}
-	h.cond.Broadcast()
-}
-
-func (h *half) set(f func()) {
-	h.mu.Lock()
-	defer h.mu.Unlock()
-	f()
-	h.cond.Broadcast()
-}
-
-type end struct{ in, out *half }
-
-func (e *end) Read(p []byte) (int, error)  { return e.in.read(p) }
-func (e *end) Write(p []byte) (int, error) { return e.out.write(p) }
-func (e *end) Close() error {
-	e.in.set(func() { e.in.broken = true; stopTimer(e.in.rdt) })
-	e.out.set(func() { e.out.eof = true; stopTimer(e.out.wdt) })
-	return nil
-}
-func (e *end) LocalAddr() net.Addr  { return addr{} }
-func (e *end) RemoteAddr() net.Addr { return addr{} }
-func (e *end) SetDeadline(t time.Time) error {
-	e.SetReadDeadline(t)
-	return e.SetWriteDeadline(t)
-}
-func (e *end) SetReadDeadline(t time.Time) error {
-	e.in.deadline(&e.in.rd, &e.in.rdt, t)
-	return nil
-}
-func (e *end) SetWriteDeadline(t time.Time) error {
-	e.out.deadline(&e.out.wd, &e.out.wdt, t)
-	return nil
-}
-
-func stopTimer(t *time.Timer) {
-	if t != nil {
-		t.Stop()
-	}
-}
-
-type timeout struct{}
-
-func (timeout) Error() string   { return "i/o timeout" }
-func (timeout) Timeout() bool   { return true }
-func (timeout) Temporary() bool { return true }
-func (timeout) Is(e error) bool { return e == os.ErrDeadlineExceeded }
 
 func dialURL(url string, h *http.Client) (*websocket.Conn, *http.Response, error) {
 	return websocket.Dial(context.Background(), url, &websocket.DialOptions{HTTPClient: h, Subprotocols: []string{"limpet.v1.json"}})

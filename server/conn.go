@@ -23,11 +23,12 @@ import (
 //
 // The library's Close may hang for ever when the peer stalls within a frame, and
 // its CloseNow waits for Close. Both return at once when the raw connection is
-// closed, so that is kept at the hijack and every close has a timer on it.
+// closed, so that is kept at the hijack, and whoever closes sets a timer to abort.
 type socket struct {
 	ws       *websocket.Conn
 	raw      *rawConn
 	answered atomic.Bool // the peer sent a close frame
+	aborted  atomic.Bool // closed by us without one
 }
 
 // accept upgrades a request that has passed all checks of the server.
@@ -97,17 +98,11 @@ func (s *socket) write(t wire.FrameType, data []byte) error {
 	return w.Close()
 }
 
-// close makes the close handshake, for closeGrace at most, and then closes the
-// connection. It reports whether the peer took part.
+// close makes the close handshake and then closes the connection. It reports
+// whether the peer took part. The caller bounds it with abort.
 func (s *socket) close(code uint16, reason string) bool {
-	killed := new(atomic.Bool)
-	timer := time.AfterFunc(closeGrace, func() {
-		killed.Store(true)
-		s.raw.abort()
-	})
 	err := s.ws.Close(websocket.StatusCode(code), cut(reason, 123))
-	timer.Stop()
-	if err == nil && !killed.Load() && !s.raw.failed.Load() {
+	if err == nil && !s.aborted.Load() && !s.raw.failed.Load() {
 		s.answered.Store(true)
 	}
 	s.abort()
@@ -115,7 +110,10 @@ func (s *socket) close(code uint16, reason string) bool {
 }
 
 // abort closes the connection at once.
-func (s *socket) abort() { s.raw.abort() }
+func (s *socket) abort() {
+	s.aborted.Store(true)
+	s.raw.abort()
+}
 
 // finish ends the library's goroutine. The connection is closed already.
 func (s *socket) finish() { s.ws.CloseNow() }

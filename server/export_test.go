@@ -1,6 +1,13 @@
 package server
 
-import "github.com/limpet-go/limpet/wire"
+import (
+	"unsafe"
+
+	"github.com/limpet-go/limpet/wire"
+)
+
+// RecordSize is what an idle session with an empty window costs.
+const RecordSize = unsafe.Sizeof(record{})
 
 // Plant gives seqs an outcome in the record of a session, as if a store had
 // accepted them in another order.

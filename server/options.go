@@ -64,6 +64,7 @@ const (
 	scanLimit     = 4096
 	turnLimit     = 64 // messages of one subscription before the next has its turn
 	writeFragment = 32 << 10
+	maxSeq        = 1 << 62 // of a HELLO: sums with it must not overflow
 )
 
 func (o *Options) withDefaults() (*Options, error) {

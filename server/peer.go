@@ -31,6 +31,7 @@ type peer struct {
 	session *session
 	live    map[uint64]struct{} // channels in use
 	frames  []native.Frame
+	scolded bool // an err frame of the client was logged
 
 	greeted  atomic.Bool   // HELLO arrived
 	working  atomic.Bool   // read is not waiting for bytes
@@ -91,7 +92,14 @@ func newPeer(s *Server, sock *socket, enc native.Encoding, r *http.Request) *pee
 // serve returns when the connection is over.
 func (p *peer) serve() {
 	go p.write()
+	defer p.over()
 	p.read()
+}
+
+// over joins write and lets the session go. The connection was ended before,
+// unless a panic on its way to the HTTP server brought us here.
+func (p *peer) over() {
+	p.stop(0, "reading ended", true)
 	p.cancel()
 	if p.session != nil {
 		p.server.sessions.leave(p.session, p)

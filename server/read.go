@@ -103,7 +103,10 @@ func (p *peer) apply(f *native.Frame) error {
 			p.session.forget(p)
 		}
 	case native.TypeErr:
-		p.log.Warn("client reports an error", "code", f.Err.Code, "text", quote(f.Err.Msg), "fatal", f.Err.Fatal)
+		if !p.scolded { // once a connection: a peer must not fill the log
+			p.scolded = true
+			p.log.Warn("client reports an error", "code", f.Err.Code, "text", quote(f.Err.Msg), "fatal", f.Err.Fatal)
+		}
 	}
 	return nil
 }
@@ -118,7 +121,7 @@ func (p *peer) hello(h *native.Hello) error {
 		if up.Lo == 0 && up.Hi == 0 {
 			up.Lo = 1
 		}
-		if up.Lo == 0 || up.Lo-1 > up.Hi {
+		if up.Lo == 0 || up.Lo-1 > up.Hi || up.Hi > maxSeq {
 			return protocolError("hello.up is no range")
 		}
 	}

@@ -92,8 +92,8 @@ func (s *Server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	}
 	p := newPeer(s, sock, enc, r)
 	s.joined(p)
+	defer s.left(p)
 	p.serve()
-	s.left(p)
 }
 
 // admit decides on an upgrade request and answers it if it refuses. It counts a

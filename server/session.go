@@ -49,7 +49,7 @@ func (s *session) fence(ctx context.Context, p *peer, h *native.Hello, principal
 	}
 	r.cn = h.CN
 	old := s.owner
-	s.owner = p
+	s.owner, s.discard = p, false
 	if s.expiry != nil {
 		s.expiry.Stop()
 		s.expiry = nil

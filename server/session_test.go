@@ -40,10 +40,10 @@ func TestRoundTrip(t *testing.T) {
 			t.Fatalf("subok %+v", ok)
 		}
 		id := c.publish(1, "a/b", `{"x":1}`)
-		if a := c.next(native.TypeAck).Ack; a.To != 1 || a.Cr.N != 4097 {
+		a, m := c.echo()
+		if a.To != 1 || a.Cr.N != 4097 {
 			t.Fatalf("ack %+v", a)
 		}
-		m := c.next(native.TypeMsg).Msg
 		if m.S != 1 || m.P != 0 || m.ID != id || m.Topic != "a/b" || string(m.Payload) != `{"x":1}` {
 			t.Fatalf("msg %+v", m)
 		}
@@ -60,7 +60,9 @@ func TestRoundTrip(t *testing.T) {
 			t.Fatalf("subok %+v", ok)
 		}
 		c.publish(2, "a/c", `2`)
-		c.acked(2)
+		if a, m := c.echo(); a.To != 2 || m.S != 2 || m.P != 1 {
+			t.Fatalf("ack %+v, msg %+v", a, m)
+		}
 	})
 }
 
@@ -97,6 +99,7 @@ func TestHelloTable(t *testing.T) {
 		{name: "another id below lo", change: func(h *native.Hello) { h.Up = tag(4); h.Up.Lo = 6 }, code: native.CloseRolledBack},
 		{name: "gave messages up", change: func(h *native.Hello) { h.Up.Lo = 8 }, res: true},
 		{name: "cn 0", change: func(h *native.Hello) { h.CN = 0 }, code: native.CloseProtocolError, err: native.CodeBadRequest},
+		{name: "a number near the end", change: func(h *native.Hello) { h.Up.Hi = ^uint64(0); h.Up.Lo = h.Up.Hi }, code: native.CloseProtocolError, err: native.CodeBadRequest},
 		{name: "no range", change: func(h *native.Hello) { h.Up.Lo = 10 }, code: native.CloseProtocolError, err: native.CodeBadRequest},
 	}
 	for _, tc := range cases {
@@ -350,6 +353,12 @@ func TestConflict(t *testing.T) {
 	})
 }
 
+func TestRecordIsSmall(t *testing.T) {
+	if server.RecordSize > 2<<10 {
+		t.Errorf("a record has %d bytes (docs/protocol.md, I7)", server.RecordSize)
+	}
+}
+
 func TestSessionTTL(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		r := newRig(t, &server.Options{SessionTTL: time.Minute})
@@ -383,6 +392,26 @@ func TestSessionTTL(t *testing.T) {
 			if n := r.srv.Stats().Sessions; n != 0 {
 				t.Errorf("%d sessions after fin", n)
 			}
+		}
+	})
+}
+
+// A client that said it would not come back and does is welcome, and from then
+// on its session is kept like any other.
+func TestComesBackAfterFin(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		r := newRig(t, nil)
+		c := r.connect(native.JSON)
+		w := c.hello(native.Hello{CN: 1})
+		c.send(native.Frame{Type: native.TypeGoAway, GoAway: &native.GoAway{Fin: true}})
+		synctest.Wait()
+		for cn := uint64(2); cn <= 3; cn++ {
+			d := r.connect(native.JSON)
+			if w = d.hello(resume(w, cn, 1, 0)); !w.Res {
+				t.Fatalf("not resumed as %d", cn)
+			}
+			d.ws.CloseNow()
+			synctest.Wait()
 		}
 	})
 }

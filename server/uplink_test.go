@@ -173,6 +173,13 @@ func TestRestartOnTheSameLog(t *testing.T) {
 	})
 }
 
+func messages(n uint64) (list []native.Frame) {
+	for seq := uint64(1); seq <= n; seq++ {
+		list = append(list, msg(seq, idOf(seq), "t", "x"))
+	}
+	return list
+}
+
 func TestUplinkViolations(t *testing.T) {
 	void := func(seq uint64) native.Frame {
 		return native.Frame{Type: native.TypeMsg, Msg: native.Msg{S: seq, ID: idOf(seq), Flags: native.FlagVoid}}
@@ -192,6 +199,8 @@ func TestUplinkViolations(t *testing.T) {
 		{name: "a hole", frames: []native.Frame{msg(2, idOf(2), "t", "x")}, code: native.CloseProtocolError, err: native.CodeBadRequest},
 		{name: "seq 0", frames: []native.Frame{msg(0, idOf(2), "t", "x")}, code: native.CloseProtocolError, err: native.CodeBadRequest},
 		{name: "beyond the credit", frames: []native.Frame{msg(65, idOf(2), "t", "x")}, code: native.CloseProtocolError, err: native.CodeBadRequest},
+		{name: "65 with credit for 64", frames: messages(65), code: native.CloseProtocolError, err: native.CodeBadRequest, head: 64},
+		{name: "64 with credit for 64", frames: messages(64), head: 64},
 		{name: "on a channel", frames: []native.Frame{{Type: native.TypeMsg, Msg: native.Msg{Ch: 1, S: 1, ID: idOf(1), Topic: "t"}}}, code: native.CloseProtocolError, err: native.CodeBadRequest},
 		{name: "repeated", frames: []native.Frame{msg(1, idOf(1), "t", "x"), msg(1, idOf(1), "t", "x")}, head: 1},
 		{name: "same seq, other id", frames: []native.Frame{msg(1, idOf(1), "t", "x"), msg(1, idOf(2), "t", "x")}, code: native.CloseRolledBack, err: native.CodeIDConflict, head: 1},

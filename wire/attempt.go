@@ -13,7 +13,8 @@ type Attempt struct {
 	Number   int // of this attempt since the last stable connection, from 1
 	Session  Session
 	Token    string
-	Response *Response // what the last Request was answered
+	Subs     []Subscribe // every subscription, with its position: for languages whose cursor is in the URL
+	Response *Response   // what the last Request was answered
 
 	URL          string      // in: the endpoint; out: where to dial
 	Header       http.Header // in: the user's and the credential's; out: of the upgrade request
@@ -135,10 +136,10 @@ func (e *OpError) Unwrap() error { return e.Err }
 
 // TooBigError is the reason of an OpError for a message beyond a limit of the peer.
 type TooBigError struct {
-	What        string // "payload", "header"
+	What        string // "payload bytes", "header count"
 	Size, Limit int
 }
 
 func (e *TooBigError) Error() string {
-	return fmt.Sprintf("%s of %d bytes exceeds the peer's limit of %d", e.What, e.Size, e.Limit)
+	return fmt.Sprintf("%s: %d, the peer takes %d", e.What, e.Size, e.Limit)
 }

@@ -93,6 +93,7 @@ const (
 	OpStep                          // Step, from an Event
 	OpAuth                          // Token
 	OpBye                           // the session may be discarded
+	OpAck                           // Key, Name, Position: processed on this connection, see Traits.Processed
 	OpFault                         // Code, Reason: told to the peer before the connection is closed with Code
 )
 
@@ -108,6 +109,7 @@ type Op struct {
 	Topic     string
 	Subscribe *Subscribe
 	Message   *Message
+	Position  Position
 	Credit    Credit
 	N         uint64
 	Step      any
@@ -135,7 +137,7 @@ const (
 	EventPong   // N
 	EventGoAway // Code, Delay, Spread, Reason
 	EventAuth   // Expires
-	EventError  // Code, Reason, Retry, Fatal
+	EventError  // Code, Reason, Retry, Fatal; Key and N where it is about a subscription or a number
 )
 
 // OfSubscription reports whether an event belongs to one subscription.

@@ -66,23 +66,25 @@ const (
 // Traits is what a wire language can do. The zero value is the poorest: a
 // server that pushes messages without numbers and takes none.
 type Traits struct {
-	Publish     bool   // the client may send application messages
-	Acks        bool   // the server acknowledges them; without it a receipt ends as Written
-	Sessions    bool   // unacknowledged messages survive a connection by sequence number
-	Resume      bool   // the server resumes a subscription from a Position
-	Credit      bool   // the server respects credit per subscription, so a consumer may Block
-	Unsubscribe bool   // the client can end one subscription
-	Greeting    bool   // Decode reports Ready; without it a connection is ready once Start's frames are written
-	Confirms    bool   // Decode reports Subscribed or Unsubscribed for each subscription asked for
-	ByName      bool   // data is routed by Event.Name instead of Event.Key
-	RawStream   bool   // frames carry a byte stream
-	Silent      bool   // the client must never send a data frame
-	Fin         bool   // Op Bye tells the server that the session may be discarded
-	Holes       Holes  // what a missing number means
-	Ping        Ping   // how the client asks for a sign of life
-	StartSubs   int    // how many subscriptions Start carries; the others follow as Ops
-	MaxPayload  int    // bytes of one published payload before Ready has told the peer's limit; 0 means no limit
-	CloseCode   uint16 // the code of a clean close; 0 means 1000
+	Publish     bool      // the client may send application messages
+	Acks        bool      // the server acknowledges them; without it a receipt ends as Written
+	Sessions    bool      // unacknowledged messages survive a connection by sequence number
+	Resume      bool      // the server resumes a subscription from a Position
+	Credit      bool      // the server respects credit per subscription, so a consumer may Block
+	Unsubscribe bool      // the client can end one subscription
+	Greeting    bool      // Decode reports Ready; without it a connection is ready once Start's frames are written
+	Confirms    bool      // Decode reports Subscribed or Unsubscribed for each subscription asked for
+	ByName      bool      // data is routed by Event.Name instead of Event.Key
+	RawStream   bool      // frames carry a byte stream
+	Silent      bool      // the client must never send a data frame: no Op is encoded
+	Fin         bool      // Op Bye tells the server that the session may be discarded
+	Holes       Holes     // what a missing number means
+	Repeats     int       // so many ids are remembered for each subscription, and a message that repeats one is dropped: for cursors that include the last message, or servers that may repeat
+	Processed   Processed // what the server wants to hear of processed messages
+	Ping        Ping      // how the client asks for a sign of life
+	StartSubs   int       // how many subscriptions Start carries; the others follow as Ops
+	MaxPayload  int       // bytes of one published payload before Ready has told the peer's limit; 0 means no limit
+	CloseCode   uint16    // the code of a clean close; 0 means 1000
 }
 
 // Holes is what it means when a message does not join the one before it.
@@ -91,6 +93,15 @@ type Holes uint8
 const (
 	HolesFault Holes = iota // the server broke its promise: protocol error, resubscribe
 	HolesLoss               // messages were lost: a Gap, and on
+)
+
+// Processed is what a server wants to hear of the messages that were processed.
+type Processed uint8
+
+const (
+	ProcessedNothing    Processed = iota
+	ProcessedEach                 // an OpAck for each message, in any order
+	ProcessedCumulative           // an OpAck for the last of a contiguous run
 )
 
 // Ping is how a client asks an idle peer for a sign of life.

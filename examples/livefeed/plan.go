@@ -46,15 +46,17 @@ type fault struct {
 type level struct {
 	name   string
 	counts [kinds]int
+	life   time.Duration // the longest time a connection lives before its fault
 }
 
 // minFaults is how many faults a run must survive to prove anything.
 const minFaults = 12
 
+// levels, with lives that let the faults fill most of the ten seconds.
 var levels = []level{
 	{name: "none"},
-	{"mild", [kinds]int{cut: 12, refuse: 2}},
-	{"harsh", [kinds]int{cut: 6, reset: 6, blackhole: 4, refuse: 3}},
+	{"mild", [kinds]int{cut: 12, refuse: 2}, 1400 * time.Millisecond},
+	{"harsh", [kinds]int{cut: 6, reset: 6, blackhole: 4, refuse: 3}, 760 * time.Millisecond},
 }
 
 func findLevel(name string) (level, error) {
@@ -66,9 +68,11 @@ func findLevel(name string) (level, error) {
 	return level{}, fmt.Errorf("-faults %q: want none, mild or harsh", name)
 }
 
-// The time a connection lives before its fault, chosen so that the faults of a
-// harsh run fill the ten seconds of the replay.
-const minLife, maxLife = 60 * time.Millisecond, 760 * time.Millisecond
+const (
+	minLife        = 60 * time.Millisecond
+	handshakeCuts  = 4   // one cut in so many falls into the handshake,
+	handshakeBytes = 600 // which is over, WELCOME included, within so many
+)
 
 // schedule is the list of faults that seed means at level l: the same one on
 // every machine. What they hit depends on the clock.
@@ -76,14 +80,12 @@ func schedule(l level, seed uint64) []fault {
 	r := rand.New(rand.NewPCG(seed, 0x6c696d706574))
 	var enders []fault
 	for k := range refuse {
-		for range l.counts[k] {
-			f := fault{kind: k, after: minLife + time.Duration(r.Int64N(int64(maxLife-minLife)))}
-			switch k {
-			case cut:
-				if r.IntN(4) == 0 { // the handshake, WELCOME included, is cut too
-					f.answer = 1 + r.IntN(600)
-				}
-			case reset:
+		for i := range l.counts[k] {
+			f := fault{kind: k, after: minLife + time.Duration(r.Int64N(int64(l.life-minLife)))}
+			switch {
+			case k == cut && i%handshakeCuts == 0:
+				f.answer = 1 + r.IntN(handshakeBytes)
+			case k == reset:
 				f.up, f.inside = r.IntN(2) == 0, r.Float64()
 			}
 			enders = append(enders, f)

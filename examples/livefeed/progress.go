@@ -26,7 +26,7 @@ type progress struct {
 	notes chan string
 	quit  chan struct{}
 	done  chan struct{}
-	past  []sample // of the last second, oldest first
+	past  []sample // of the last second and the one before it, oldest first
 }
 
 // onTerminal reports whether f is a terminal that understands carriage return.
@@ -105,7 +105,7 @@ func (p *progress) show() {
 		rate = float64(s.delivered-p.past[0].delivered) / d.Seconds()
 	}
 	p.past = append(p.past, s)
-	for len(p.past) > 1 && s.elapsed-p.past[0].elapsed >= time.Second {
+	for len(p.past) > 1 && s.elapsed-p.past[1].elapsed >= time.Second {
 		p.past = p.past[1:]
 	}
 	if p.live {

@@ -264,6 +264,9 @@ func (l *link) look(dir *stream, data []byte) (pass []byte, act func()) {
 	return data, nil
 }
 
+// armedFor is how long a reset waits for a frame in its direction.
+const armedFor = time.Second
+
 // plan sets the clock of the fault. It runs under l.mu.
 func (l *link) plan(f *fault) {
 	l.p.wg.Add(1)
@@ -287,7 +290,7 @@ func (l *link) plan(f *fault) {
 			l.mu.Lock()
 			l.armed = true
 			l.mu.Unlock()
-			t.Reset(maxLife) // a direction in which nothing moves must not save the connection
+			t.Reset(armedFor) // a direction in which nothing moves must not save the connection
 			select {
 			case <-l.over:
 			case <-t.C:

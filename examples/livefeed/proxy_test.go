@@ -366,7 +366,7 @@ func TestSchedule(t *testing.T) {
 				if f.kind == refuse && (i == 0 || plan[i-1].kind == refuse || f.dials < 1) {
 					t.Errorf("%s, seed %d: fault %d is a refusal that nothing makes the client dial for", l.name, seed, i)
 				}
-				if f.kind != refuse && (f.after < minLife || f.after > maxLife) {
+				if f.kind != refuse && (f.after < minLife || f.after > l.life) {
 					t.Errorf("%s, seed %d: fault %d after %v", l.name, seed, i, f.after)
 				}
 			}

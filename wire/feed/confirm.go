@@ -62,8 +62,8 @@ func (c *codec) confirm(k *kind, out *wire.Events) error {
 }
 
 // forget makes u as if it had never been subscribed, so that its next
-// confirmation counts. The client is not told: the end is its own doing, and
-// the topic may already be subscribed anew, which the server confirms next.
+// confirmation counts. It tells no end: the client may have closed u and
+// subscribed the same topic anew, and by name an end would hit the new one.
 func (c *codec) forget(u *sub) {
 	delete(c.confirmed, u)
 	delete(c.whole, u)

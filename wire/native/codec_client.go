@@ -51,7 +51,7 @@ func (c *codec) Start(out *wire.Frames) error {
 
 func checkToken(token string) error {
 	if len(token) > MaxToken {
-		return &wire.TooBigError{What: "token", Size: len(token), Limit: MaxToken}
+		return &wire.TooBigError{What: "token bytes", Size: len(token), Limit: MaxToken}
 	}
 	return nil
 }
@@ -175,7 +175,7 @@ func (p *packer) publish(m *wire.Message) error {
 		return p.add(f)
 	}
 	if n := len(m.Payload); n > MaxPayload {
-		return &wire.TooBigError{What: "payload", Size: n, Limit: MaxPayload}
+		return &wire.TooBigError{What: "payload bytes", Size: n, Limit: MaxPayload}
 	}
 	if n := len(m.Header); n > MaxHeaders {
 		return &wire.TooBigError{What: "header count", Size: n, Limit: MaxHeaders}
@@ -185,7 +185,7 @@ func (p *packer) publish(m *wire.Message) error {
 		size += len(k) + len(v)
 	}
 	if size > MaxHeaderSize {
-		return &wire.TooBigError{What: "header", Size: size, Limit: MaxHeaderSize}
+		return &wire.TooBigError{What: "header bytes", Size: size, Limit: MaxHeaderSize}
 	}
 	f.Msg.Topic, f.Msg.Payload, f.Msg.Type, f.Msg.Header = m.Topic, m.Payload, m.Type, m.Header
 	f.Msg.TTL = ticks(m.TTL, time.Millisecond)

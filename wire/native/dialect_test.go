@@ -317,11 +317,11 @@ func TestEncodeFails(t *testing.T) {
 		op   wire.Op
 		big  string
 	}{
-		{"payload", wire.Op{Kind: wire.OpPublish, Message: &wire.Message{Topic: "a", Payload: make([]byte, MaxPayload+1)}}, "payload"},
-		{"headers", wire.Op{Kind: wire.OpPublish, Message: &wire.Message{Topic: "a", Header: map[string]string{"k": strings.Repeat("v", MaxHeaderSize)}}}, "header"},
+		{"payload", wire.Op{Kind: wire.OpPublish, Message: &wire.Message{Topic: "a", Payload: make([]byte, MaxPayload+1)}}, "payload bytes"},
+		{"headers", wire.Op{Kind: wire.OpPublish, Message: &wire.Message{Topic: "a", Header: map[string]string{"k": strings.Repeat("v", MaxHeaderSize)}}}, "header bytes"},
 		{"many headers", wire.Op{Kind: wire.OpPublish, Message: &wire.Message{Topic: "a", Header: many}}, "header count"},
-		{"token", wire.Op{Kind: wire.OpAuth, Token: strings.Repeat("x", MaxToken+1)}, "token"},
-		{"token of a subscription", wire.Op{Kind: wire.OpSubscribe, Subscribe: &wire.Subscribe{Token: strings.Repeat("x", MaxToken+1)}}, "token"},
+		{"token", wire.Op{Kind: wire.OpAuth, Token: strings.Repeat("x", MaxToken+1)}, "token bytes"},
+		{"token of a subscription", wire.Op{Kind: wire.OpSubscribe, Subscribe: &wire.Subscribe{Token: strings.Repeat("x", MaxToken+1)}}, "token bytes"},
 		{"not UTF-8", wire.Op{Kind: wire.OpPublish, Message: &wire.Message{Topic: "a", Type: "\xff"}}, ""},
 		{"no message", wire.Op{Kind: wire.OpPublish}, ""},
 		{"no subscription", wire.Op{Kind: wire.OpSubscribe}, ""},

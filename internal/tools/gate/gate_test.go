@@ -13,21 +13,21 @@ import (
 
 // sound is a tree on which the stages of this test pass.
 var sound = map[string]string{
-	"go.mod":    "module example.org/m\n\ngo 1.25\n",
-	"README.md": "# m\n\n```\n$ go get example.org/m\n```\n\n```\ngo run ./examples/livefeed\ngo test ./...\n```\n",
-	"m_test.go": "package m\n\nimport \"testing\"\n\nfunc TestM(t *testing.T) {}\n\nfunc FuzzM(f *testing.F) { f.Fuzz(func(*testing.T, []byte) {}) }\n",
-	"examples/livefeed/main.go": "package main\n\nimport (\n\t\"os\"\n\t\"slices\"\n)\n\n" +
-		"func main() {\n\tif slices.Contains(os.Args, \"-sabotage\") {\n\t\tos.Exit(1)\n\t}\n}\n",
+	"go.mod":                  "module example.org/m\n\ngo 1.25\n",
+	"README.md":               "# m\n\n```\n$ go get example.org/m\n```\n\n```\ngo run ./examples/livefeed\ngo test ./...\n```\n",
+	"m_test.go":               "package m\n\nimport \"testing\"\n\nfunc TestM(t *testing.T) {}\n\nfunc FuzzM(f *testing.F) { f.Fuzz(func(*testing.T, []byte) {}) }\n",
+	livefeed:                  demonstration,
 	"internal/mutate/main.go": "package main\n\nfunc main() {}\n",
 	"spec/suite.sh":           "#!/bin/sh\nexit 0\n",
 }
 
 const (
-	noData     = "package m\n\nimport (\n\t\"fmt\"\n\t\"testing\"\n)\n\nfunc TestM(t *testing.T) { fmt.Println(\"DATA MISSING: feed.ws\") }\n"
-	livefeed   = "examples/livefeed/main.go"
-	emptyMain  = "package main\n\nfunc main() {}\n"
-	failing    = "package main\n\nimport \"os\"\n\nfunc main() { os.Exit(1) }\n"
-	exitTwo    = "package main\n\nimport (\n\t\"os\"\n\t\"slices\"\n)\n\nfunc main() {\n\tif slices.Contains(os.Args, \"-sabotage\") {\n\t\tos.Exit(2)\n\t}\n}\n"
+	noData        = "package m\n\nimport (\n\t\"fmt\"\n\t\"testing\"\n)\n\nfunc TestM(t *testing.T) { fmt.Println(\"DATA MISSING: feed.ws\") }\n"
+	livefeed      = "examples/livefeed/main.go"
+	emptyMain     = "package main\n\nfunc main() {}\n"
+	failing       = "package main\n\nimport \"os\"\n\nfunc main() { os.Exit(1) }\n"
+	demonstration = "package main\n\nimport (\n\t\"fmt\"\n\t\"os\"\n\t\"slices\"\n)\n\nfunc main() {\n\tif slices.Contains(os.Args, \"-sabotage\") {\n" +
+		"\t\tfmt.Println(\"livefeed: lost=1 duplicated=1 reordered=1 end\")\n\t\tos.Exit(1)\n\t}\n}\n"
 	crashFuzz  = "package m\n\nimport \"testing\"\n\nfunc FuzzM(f *testing.F) {\n\tf.Add([]byte{1})\n\tf.Fuzz(func(t *testing.T, _ []byte) { t.Fatal(1) })\n}\n"
 	redTest    = "package m\n\nimport \"testing\"\n\nfunc TestM(t *testing.T) { t.Fatal(1) }\n"
 	badlyPut   = "package m\n\nfunc  f() {}\n"
@@ -54,7 +54,8 @@ func TestStagesFail(t *testing.T) {
 		{"a model fails", "spec", map[string]string{"spec/suite.sh": "#!/bin/sh\nexit 1\n"}, false, ""},
 		{"livefeed fails", "livefeed", map[string]string{livefeed: failing}, false, ""},
 		{"livefeed is blind", "livefeed", map[string]string{livefeed: emptyMain}, false, "exited 0, not 1"},
-		{"livefeed does not know its flags", "livefeed", map[string]string{livefeed: exitTwo}, false, "exited 2, not 1"},
+		{"livefeed does not know its flags", "livefeed", map[string]string{livefeed: strings.Replace(demonstration, "Exit(1)", "Exit(2)", 1)}, false, "exited 2, not 1"},
+		{"livefeed finds something else", "livefeed", map[string]string{livefeed: strings.Replace(demonstration, "duplicated=1", "duplicated=0", 1)}, false, "did not count duplicated=1"},
 		{"a mutation survives", "mutate", map[string]string{"internal/mutate/main.go": failing}, false, ""},
 		{"a test fails now and then", "repeat", map[string]string{"m_test.go": redTest}, false, "FAIL"},
 		{"there is no such stage", "tets", nil, false, "no stage tets"},

@@ -1,0 +1,264 @@
+package limpet_test
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"net/http"
+	"strings"
+	"sync"
+	"testing"
+	"testing/synctest"
+
+	"github.com/limpet-go/limpet"
+	"github.com/limpet-go/limpet/limpettest"
+	"github.com/limpet-go/limpet/wire"
+	"nhooyr.io/websocket"
+)
+
+// words is a small language that differs from limpet.v1 in everything that the
+// seam allows: a ticket fetched over HTTP before the dial, a challenge to answer
+// after it, messages before the handshake is over, names given by the server,
+// an inclusive cursor, no acknowledgement of what is published, but one for each
+// message processed.
+type words struct{ traits wire.Traits }
+
+func newWords() words {
+	return words{wire.Traits{Publish: true, Greeting: true, Confirms: true, Resume: true, StartSubs: 10,
+		Repeats: 4, Processed: wire.ProcessedEach, Holes: wire.HolesLoss, Ping: wire.PingControl}}
+}
+
+func (words) Name() string                           { return "words" }
+func (w words) Traits() wire.Traits                  { return w.traits }
+func (words) CheckTopic(wire.Use, string) error      { return nil }
+func (words) Verdict(wire.Failure) wire.Verdict      { return wire.Verdict{} }
+func (words) Open(r wire.Resume) (wire.Codec, error) { return &wordsCodec{r: r}, nil }
+
+func (words) Attempt(a *wire.Attempt) error {
+	if a.Response == nil {
+		a.Request = &wire.Request{Method: "GET", URL: "http" + strings.TrimPrefix(a.URL, "ws") + "/ticket"}
+		return nil
+	}
+	a.URL += "?ticket=" + string(a.Response.Body)
+	for _, s := range a.Subs {
+		a.URL += "&" + s.Topic + "=" + s.Position.Tag
+	}
+	a.Dial = true
+	return nil
+}
+
+type wordsCodec struct{ r wire.Resume }
+
+func (c *wordsCodec) Start(out *wire.Frames) error {
+	for _, s := range c.r.Subs {
+		out.Append(wire.Text, fmt.Appendf(nil, "sub %d %s %s", s.Key, s.Topic, s.Position.Tag))
+	}
+	return nil
+}
+
+func (c *wordsCodec) Decode(f wire.Frame, out *wire.Events) error {
+	w := strings.Fields(string(f.Data))
+	switch w[0] {
+	case "challenge":
+		out.Append(wire.EventStep).Step = w[1]
+	case "ready":
+		out.Append(wire.EventReady).Ready = &wire.Ready{}
+	case "is": // is KEY NAME
+		e := out.Append(wire.EventSubscribed)
+		fmt.Sscan(w[1], &e.Key)
+		e.Name, e.Continuity = w[2], wire.ContinuityByNumber
+	default: // NAME TAG
+		e := out.Append(wire.EventData)
+		e.Name, e.Position.Tag, e.Message.Payload = w[0], w[1], []byte(w[1])
+		copy(e.Message.ID[:], w[1])
+	}
+	return nil
+}
+
+func (c *wordsCodec) Encode(ops []wire.Op, out *wire.Frames) error {
+	for _, op := range ops {
+		switch op.Kind {
+		case wire.OpStep:
+			out.Append(wire.Text, fmt.Appendf(nil, "answer %v", op.Step))
+		case wire.OpPublish:
+			out.Append(wire.Text, fmt.Appendf(nil, "pub %s", op.Message.Payload))
+		case wire.OpAck:
+			out.Append(wire.Text, fmt.Appendf(nil, "ack %s %s", op.Name, op.Position.Tag))
+		}
+	}
+	return nil
+}
+
+// wordsServer hears everything and answers as the test says.
+type wordsServer struct {
+	host  *limpettest.Host
+	mu    sync.Mutex
+	heard []string
+	conns int
+}
+
+func newWordsServer(t *testing.T, talk func(conn int, say func(string), hear func() string)) *wordsServer {
+	s := &wordsServer{}
+	s.host = limpettest.NewHandler(t, http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		s.mu.Lock()
+		s.heard = append(s.heard, r.URL.String())
+		s.mu.Unlock()
+		if r.URL.Path == "/ticket" {
+			io.WriteString(w, "t1")
+			return
+		}
+		ws, err := websocket.Accept(w, r, nil)
+		if err != nil {
+			return
+		}
+		defer ws.CloseNow()
+		s.mu.Lock()
+		s.conns++
+		conn := s.conns
+		s.mu.Unlock()
+		ctx := context.Background()
+		hear := func() string {
+			_, data, err := ws.Read(ctx)
+			if err != nil {
+				return ""
+			}
+			s.mu.Lock()
+			s.heard = append(s.heard, string(data))
+			s.mu.Unlock()
+			return string(data)
+		}
+		talk(conn, func(text string) { ws.Write(ctx, websocket.MessageText, []byte(text)) }, hear)
+		for hear() != "" {
+		}
+	}), nil)
+	return s
+}
+
+func (s *wordsServer) all() string {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return strings.Join(s.heard, "\n")
+}
+
+func TestSeamIsWideEnough(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		srv := newWordsServer(t, func(conn int, say func(string), hear func() string) {
+			say(fmt.Sprintf("challenge %d", 41+conn))
+			for hear() != fmt.Sprintf("answer %d", 41+conn) {
+			}
+			say(fmt.Sprintf("is 1 n%d", conn)) // another name on every connection
+			if conn == 1 {
+				say("n1 a")
+				say("n1 b")
+			} else {
+				say("n2 b") // the cursor includes the last message
+				say("n2 c") // a replay, before the handshake is over
+			}
+			say("ready")
+		})
+		srv.host.Inject(limpettest.Clean(), limpettest.Stall(1), limpettest.Clean())
+		c, err := limpet.New(srv.host.URL(), &limpet.Options{HTTPClient: srv.host.HTTPClient(), Dialect: newWords()})
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer closeAndWait(t, c)
+		ctx := context.Background()
+		s, err := c.Subscribe(ctx, "topic", nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := s.WaitLive(ctx); err != nil {
+			t.Fatal(err)
+		}
+		got := payloads(collect(t, s, 2))
+		synctest.Wait()
+		srv.host.Network.CutAll()
+		if got += " " + payloads(collect(t, s, 1)); got != "a b c" {
+			t.Errorf("delivered %q", got)
+		}
+		if st := s.Stats(); st.Duplicates != 1 {
+			t.Errorf("%+v", st)
+		}
+		if err := c.WaitReady(ctx); err != nil {
+			t.Fatal(err)
+		}
+		r, err := c.Publish(ctx, "x", []byte("hello"), nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if ack, err := r.Wait(ctx); err != nil || ack.Outcome != limpet.Written {
+			t.Errorf("without acknowledgements a message ends as %v, %v", ack.Outcome, err)
+		}
+		synctest.Wait()
+		for _, want := range []string{"/ticket", "/?ticket=t1&topic=", "answer 42", "sub 1 topic \n", "ack n1 a", "ack n1 b",
+			"/?ticket=t1&topic=b", "answer 43", "sub 1 topic b", "ack n2 c", "pub hello"} {
+			if !strings.Contains(srv.all()+"\n", want) {
+				t.Errorf("the server did not hear %q:\n%s", want, srv.all())
+			}
+		}
+		if _, err := c.Subscribe(ctx, "y", &limpet.SubscribeOptions{Delivery: limpet.Delivery{Overflow: limpet.Block}}); !errors.Is(err, limpet.ErrUnsupported) || !strings.Contains(err.Error(), "Credit") {
+			t.Errorf("Block without credit: %v", err)
+		}
+	})
+}
+
+// A language without sessions cannot say what became of a message that was
+// under way when the connection broke.
+func TestOutcomeWithoutSessions(t *testing.T) {
+	for _, atLeastOnce := range []bool{false, true} {
+		synctest.Test(t, func(t *testing.T) {
+			srv := newWordsServer(t, func(conn int, say func(string), hear func() string) { say("ready") })
+			d := newWords()
+			d.traits.Acks = true // which never come
+			c, err := limpet.Dial(context.Background(), srv.host.URL(), &limpet.Options{HTTPClient: srv.host.HTTPClient(), Dialect: d})
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer closeAndWait(t, c)
+			r, err := c.Publish(context.Background(), "x", []byte("hello"), &limpet.PublishOptions{AtLeastOnce: atLeastOnce})
+			if err != nil {
+				t.Fatal(err)
+			}
+			synctest.Wait()
+			srv.host.Network.CutAll()
+			if _, err := c.WaitState(context.Background(), func(s limpet.State) bool { return s.Phase == limpet.Ready && s.Generation == 2 }); err != nil {
+				t.Fatal(err)
+			}
+			synctest.Wait()
+			want, sent := limpet.Unknown, 1
+			if atLeastOnce {
+				want, sent = limpet.Pending, 2
+			}
+			if r.Outcome() != want || strings.Count(srv.all(), "pub hello") != sent {
+				t.Errorf("AtLeastOnce %v: %v, heard\n%s", atLeastOnce, r.Outcome(), srv.all())
+			}
+		})
+	}
+}
+
+func TestSilentLanguageSendsNothing(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		srv := newWordsServer(t, func(conn int, say func(string), hear func() string) { say("is 1 n"); say("n a") })
+		d := newWords()
+		d.traits = wire.Traits{Silent: true, Ping: wire.PingNone, StartSubs: 1, Confirms: true, Processed: wire.ProcessedEach}
+		srv.host.Inject(limpettest.Clean(), limpettest.Stall(1))
+		c, err := limpet.New(srv.host.URL(), &limpet.Options{HTTPClient: srv.host.HTTPClient(), Dialect: d})
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer closeAndWait(t, c)
+		if _, err := c.Publish(context.Background(), "x", nil, nil); !errors.Is(err, limpet.ErrUnsupported) {
+			t.Errorf("Publish: %v", err)
+		}
+		s, err := c.Subscribe(context.Background(), "a", nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		collect(t, s, 1)
+		synctest.Wait()
+		if strings.Contains(srv.all(), "ack") {
+			t.Errorf("the server heard\n%s", srv.all())
+		}
+	})
+}
