@@ -142,5 +142,5 @@ func uniform(d time.Duration) time.Duration {
 	if d <= 0 {
 		return 0
 	}
-	return rand.N(d + 1)
+	return time.Duration(rand.Uint64N(uint64(d) + 1))
 }

@@ -44,6 +44,7 @@ func judge(d wire.Dialect, f *wire.Failure) decision {
 	if dec.After == 0 {
 		dec.After = f.Retry
 	}
+	dec.After = min(dec.After, maxRetryAfter)
 	return dec
 }
 
