@@ -228,7 +228,10 @@ func (l *loop) hearOf(s *Subscription, ev *wire.Event) {
 		s.asked = false
 		if ev.Retry > 0 {
 			s.retries++
-			s.retry = l.now.Add(ev.Retry + uniform(ev.Retry*time.Duration(min(s.retries, 10))))
+			// Refused again and again, it is asked for less and less often.
+			pause := min(ev.Retry, maxRetryAfter)
+			more := max(pause, l.c.cfg.Backoff.Initial) * time.Duration(min(s.retries, 10))
+			s.retry = l.now.Add(pause + more/2 + uniform(more/2))
 			if l.retryAt.IsZero() || s.retry.Before(l.retryAt) {
 				l.retryAt = s.retry
 			}
