@@ -113,6 +113,8 @@ type queue struct {
 	last      Position // last received
 	based     bool     // last means something
 	confirmed bool     // this connection said where delivery starts
+	lived     bool     // a connection did
+	found     *wire.Event
 
 	repeats repeats
 
@@ -216,11 +218,14 @@ func (q *queue) credit() wire.Credit {
 	return q.granted
 }
 
-// offer takes one event of connection gen. It never blocks. An error is a
+// offer takes one event of connection gen. It never blocks. Lost is the loss
+// that the queue found by itself, nil if there was none. An error is a
 // violation by the server.
-func (q *queue) offer(gen uint64, ev *wire.Event) error {
+func (q *queue) offer(gen uint64, ev *wire.Event) (lost *wire.Event, err error) {
 	q.mu.Lock()
-	err := q.accept(gen, ev)
+	q.found = nil
+	err = q.accept(gen, ev)
+	lost = q.found
 	free := q.d.Overflow != Block && q.starved()
 	waiting := len(q.items) > 0
 	q.mu.Unlock()
@@ -230,7 +235,7 @@ func (q *queue) offer(gen uint64, ev *wire.Event) error {
 	if free {
 		q.room()
 	}
-	return err
+	return lost, err
 }
 
 func (q *queue) accept(gen uint64, ev *wire.Event) error {
@@ -256,8 +261,8 @@ func (q *queue) subscribed(ev *wire.Event) error {
 	if q.confirmed && q.holes == wire.HolesFault {
 		return violation("subscription confirmed twice on one connection")
 	}
-	first := !q.confirmed
-	q.confirmed = true
+	first, again := !q.confirmed, q.lived
+	q.confirmed, q.lived = true, true
 	switch {
 	case ev.Continuity == wire.ContinuityProved:
 		if q.based && ev.Position.Epoch != q.epoch {
@@ -269,10 +274,14 @@ func (q *queue) subscribed(ev *wire.Event) error {
 		if !q.based {
 			q.last = ev.Position
 		}
+	case ev.Continuity == wire.ContinuityByNumber && again && first && !q.based:
+		// Live before and no number seen: the next one proves nothing.
+		q.find(Reset, ev.Position, 0, wire.CauseUnverifiable)
+		return q.crowded()
 	case ev.Continuity == wire.ContinuityByNumber:
 		return nil // the next number tells; the first of all is the base
 	case q.based && first:
-		q.lose(Reset, ev.Position, 0, wire.CauseUnverifiable)
+		q.find(Reset, ev.Position, 0, wire.CauseUnverifiable)
 		q.last = ev.Position
 	case first:
 		q.last = ev.Position
@@ -303,10 +312,10 @@ func (q *queue) message(ev *wire.Event) error {
 		if q.holes == wire.HolesFault {
 			return violation("message before the subscription was confirmed")
 		}
-		q.confirmed = true
-		if !ev.Numbered && q.based {
-			q.lose(Reset, Position{}, 0, wire.CauseUnverifiable)
+		if q.lived && ev.Numbered != q.based {
+			q.find(Reset, Position{}, 0, wire.CauseUnverifiable)
 		}
+		q.confirmed, q.lived = true, true
 	}
 	q.rxN++
 	q.rxBytes += uint64(len(ev.Message.Payload))
@@ -332,7 +341,7 @@ func (q *queue) message(ev *wire.Event) error {
 			return violation("a message is missing and no gap was told")
 		case ev.Prev > q.last.Offset:
 			lost := Position{Epoch: q.epoch, Offset: ev.Prev}
-			q.lose(Gap, lost, ev.Prev-q.last.Offset, wire.CauseLost)
+			q.find(Gap, lost, ev.Prev-q.last.Offset, wire.CauseLost)
 		}
 	}
 	q.based = true
@@ -481,6 +490,16 @@ func (q *queue) lose(k Kind, to Position, count uint64, why Cause) {
 		q.resets++
 	}
 	q.append(lossOf(k, q.last, to, count, why))
+}
+
+// find is lose for what nobody told.
+func (q *queue) find(k Kind, to Position, count uint64, why Cause) {
+	q.lose(k, to, count, why)
+	kind := wire.EventGap
+	if k == Reset {
+		kind = wire.EventReset
+	}
+	q.found = &wire.Event{Kind: kind, Cause: why}
 }
 
 func (q *queue) append(m Message) {
