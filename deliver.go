@@ -350,6 +350,10 @@ func (q *queue) message(ev *wire.Event) error {
 		kind = Snapshot
 	}
 	prev := q.last
+	after := ev.Prev
+	if prev.Epoch == at.Epoch {
+		after = max(after, prev.Offset) // what a filtered stream left out before it began is not missing
+	}
 	q.last = at
 	topic := ev.Message.Topic
 	if topic == "" {
@@ -359,7 +363,7 @@ func (q *queue) message(ev *wire.Event) error {
 	q.put(prev, Message{
 		Kind: kind, Topic: topic, ID: uuid.UUID(ev.Message.ID), Position: at,
 		Payload: ev.Message.Payload, Type: ev.Message.Type, Header: ev.Message.Header,
-		Redelivered: ev.Message.Redelivered, prev: ev.Prev, queue: q, gen: q.gen,
+		Redelivered: ev.Message.Redelivered, prev: after, queue: q, gen: q.gen,
 	})
 	return nil
 }
@@ -578,6 +582,7 @@ func (q *queue) endIfEmpty() bool {
 func (q *queue) take(ctx context.Context, max int) ([]Message, error) {
 	for {
 		if err := ctx.Err(); err != nil {
+			q.signal() // the word may have been for us: another consumer must have it
 			return nil, err
 		}
 		q.mu.Lock()
@@ -667,7 +672,26 @@ func (q *queue) pop(most int) ([]Message, time.Duration) {
 			q.inHand++
 		}
 	}
+	if q.manual {
+		q.advance() // over a loss, which nobody acknowledges
+	}
 	return ms, 0
+}
+
+// advance moves the committed position over the contiguous acknowledged prefix
+// and returns its length and its last message. Mu is held.
+func (q *queue) advance() (n int, last commit) {
+	for n < len(q.unacked) && q.unacked[n].acked {
+		q.committed = q.unacked[n].position
+		if q.unacked[n].gen != 0 {
+			last = q.unacked[n]
+		}
+		n++
+	}
+	if q.unacked = q.unacked[n:]; len(q.unacked) == 0 {
+		q.unacked = nil
+	}
+	return n, last
 }
 
 // handed counts ms as delivered, or as dropped when the stream ended in the
@@ -704,16 +728,9 @@ func (q *queue) acked(taken uint64) {
 		}
 		c.acked = true
 	}
-	n := 0
-	for n < len(q.unacked) && q.unacked[n].acked {
-		q.committed = q.unacked[n].position
-		n++
-	}
-	if n > 0 && q.processed == wire.ProcessedCumulative {
-		told = q.unacked[n-1]
-	}
-	if q.unacked = q.unacked[n:]; len(q.unacked) == 0 {
-		q.unacked = nil
+	n, last := q.advance()
+	if q.processed == wire.ProcessedCumulative {
+		told = last
 	}
 	free := n > 0 && q.starved()
 	q.mu.Unlock()
