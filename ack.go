@@ -343,13 +343,27 @@ func (w *window) batch(ops []wire.Op, now time.Time, maxBytes int) []wire.Op {
 }
 
 // unencodable resolves the message that the codec refused. Its slot is sent
-// as a void message: the numbering stays dense.
+// as a void message: the numbering stays dense. What batch had put behind it
+// was not sent either.
 func (w *window) unencodable(seq uint64, cause error) {
 	r := w.at(seq)
 	if r == nil {
 		return
 	}
-	w.next = int(seq - w.lo)
+	first := int(seq - w.lo)
+	for _, unsent := range w.slots[first:w.next] {
+		if unsent.settled {
+			continue
+		}
+		w.bytes -= uint64(len(unsent.message.Payload))
+		if !unsent.message.Resent && !unsent.atLeast {
+			unsent.firstSent = time.Time{}
+		}
+	}
+	w.next = first
+	for w.maxSent >= seq && w.at(w.maxSent).firstSent.IsZero() {
+		w.maxSent--
+	}
 	err := &Error{Op: "receipt", Class: ClassOutcome, Err: joinReason(ErrRejected, cause)}
 	if w.sessions {
 		w.resolve(r, Rejected, err)
@@ -432,7 +446,6 @@ type gate struct {
 	mu       sync.Mutex
 	messages int // room left
 	bytes    int
-	total    int // bytes in all
 	waiting  []*waiter
 	closed   error
 }

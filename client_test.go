@@ -691,8 +691,7 @@ func TestHangingAuthHoldsNothingUp(t *testing.T) {
 	})
 }
 
-// A handler that publishes from within its subscription, its observer and its
-// receipts must not hang (peers R2, R3).
+// A consumer that publishes must not hang, however small the window.
 func TestReentrance(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		srv := limpettest.NewServer(t, nil)
@@ -731,7 +730,7 @@ type observer func(limpet.Event)
 
 func (f observer) Observe(e limpet.Event) { f(e) }
 
-// Receipts resolve when the truth is known, not when the client closes (R2).
+// Receipts resolve when the truth is known, not when the client closes.
 func TestReceiptsSurviveAReconnect(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		srv := limpettest.NewServer(t, nil)
