@@ -212,6 +212,7 @@ func TestRealSockets(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
+		guard := time.AfterFunc(10*time.Second, func() { ws.CloseNow() }) // instead of hanging
 		c := &client{t: r.t, ws: ws, enc: native.JSON}
 		c.hello(native.Hello{CN: 1, Subs: []native.Sub{{Ch: 1, Topic: "t", From: native.FromNew, Cr: native.Credit{N: 1, B: 1}}}})
 		c.next(native.TypeSubOK)
@@ -226,6 +227,7 @@ func TestRealSockets(t *testing.T) {
 			t.Error(err)
 		}
 		cancel()
+		guard.Stop()
 		web.Close()
 	}
 }
