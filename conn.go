@@ -351,8 +351,13 @@ func (c *Client) route(k *conn, events *wire.Events, names map[string]uint64) er
 				names[ev.Name] = ev.Key
 			}
 			if s := routes.find(ev); s != nil {
-				if fault = s.queue.offer(k.gen, ev); fault != nil {
+				var lost *wire.Event
+				if lost, fault = s.queue.offer(k.gen, ev); fault != nil {
 					break
+				}
+				if lost != nil {
+					lost.Key = s.key
+					forLoop = append(forLoop, *lost)
 				}
 			}
 			if ev.Kind == wire.EventData {

@@ -113,6 +113,8 @@ type queue struct {
 	last      Position // last received
 	based     bool     // last means something
 	confirmed bool     // this connection said where delivery starts
+	lived     bool     // a connection did
+	found     *wire.Event
 
 	repeats repeats
 
@@ -216,11 +218,14 @@ func (q *queue) credit() wire.Credit {
 	return q.granted
 }
 
-// offer takes one event of connection gen. It never blocks. An error is a
+// offer takes one event of connection gen. It never blocks. Lost is the loss
+// that the queue found by itself, nil if there was none. An error is a
 // violation by the server.
-func (q *queue) offer(gen uint64, ev *wire.Event) error {
+func (q *queue) offer(gen uint64, ev *wire.Event) (lost *wire.Event, err error) {
 	q.mu.Lock()
-	err := q.accept(gen, ev)
+	q.found = nil
+	err = q.accept(gen, ev)
+	lost = q.found
 	free := q.d.Overflow != Block && q.starved()
 	waiting := len(q.items) > 0
 	q.mu.Unlock()
@@ -230,7 +235,7 @@ func (q *queue) offer(gen uint64, ev *wire.Event) error {
 	if free {
 		q.room()
 	}
-	return err
+	return lost, err
 }
 
 func (q *queue) accept(gen uint64, ev *wire.Event) error {
@@ -256,8 +261,8 @@ func (q *queue) subscribed(ev *wire.Event) error {
 	if q.confirmed && q.holes == wire.HolesFault {
 		return violation("subscription confirmed twice on one connection")
 	}
-	first := !q.confirmed
-	q.confirmed = true
+	first, again := !q.confirmed, q.lived
+	q.confirmed, q.lived = true, true
 	switch {
 	case ev.Continuity == wire.ContinuityProved:
 		if q.based && ev.Position.Epoch != q.epoch {
@@ -269,10 +274,14 @@ func (q *queue) subscribed(ev *wire.Event) error {
 		if !q.based {
 			q.last = ev.Position
 		}
+	case ev.Continuity == wire.ContinuityByNumber && again && first && !q.based:
+		// Live before and no number seen: the next one proves nothing.
+		q.find(Reset, ev.Position, 0, wire.CauseUnverifiable)
+		return q.crowded()
 	case ev.Continuity == wire.ContinuityByNumber:
 		return nil // the next number tells; the first of all is the base
 	case q.based && first:
-		q.lose(Reset, ev.Position, 0, wire.CauseUnverifiable)
+		q.find(Reset, ev.Position, 0, wire.CauseUnverifiable)
 		q.last = ev.Position
 	case first:
 		q.last = ev.Position
@@ -303,10 +312,10 @@ func (q *queue) message(ev *wire.Event) error {
 		if q.holes == wire.HolesFault {
 			return violation("message before the subscription was confirmed")
 		}
-		q.confirmed = true
-		if !ev.Numbered && q.based {
-			q.lose(Reset, Position{}, 0, wire.CauseUnverifiable)
+		if q.lived && ev.Numbered != q.based {
+			q.find(Reset, Position{}, 0, wire.CauseUnverifiable)
 		}
+		q.confirmed, q.lived = true, true
 	}
 	q.rxN++
 	q.rxBytes += uint64(len(ev.Message.Payload))
@@ -332,7 +341,7 @@ func (q *queue) message(ev *wire.Event) error {
 			return violation("a message is missing and no gap was told")
 		case ev.Prev > q.last.Offset:
 			lost := Position{Epoch: q.epoch, Offset: ev.Prev}
-			q.lose(Gap, lost, ev.Prev-q.last.Offset, wire.CauseLost)
+			q.find(Gap, lost, ev.Prev-q.last.Offset, wire.CauseLost)
 		}
 	}
 	q.based = true
@@ -341,6 +350,10 @@ func (q *queue) message(ev *wire.Event) error {
 		kind = Snapshot
 	}
 	prev := q.last
+	after := ev.Prev
+	if prev.Epoch == at.Epoch {
+		after = max(after, prev.Offset) // what a filtered stream left out before it began is not missing
+	}
 	q.last = at
 	topic := ev.Message.Topic
 	if topic == "" {
@@ -350,7 +363,7 @@ func (q *queue) message(ev *wire.Event) error {
 	q.put(prev, Message{
 		Kind: kind, Topic: topic, ID: uuid.UUID(ev.Message.ID), Position: at,
 		Payload: ev.Message.Payload, Type: ev.Message.Type, Header: ev.Message.Header,
-		Redelivered: ev.Message.Redelivered, prev: ev.Prev, queue: q, gen: q.gen,
+		Redelivered: ev.Message.Redelivered, prev: after, queue: q, gen: q.gen,
 	})
 	return nil
 }
@@ -479,6 +492,16 @@ func (q *queue) lose(k Kind, to Position, count uint64, why Cause) {
 	q.append(lossOf(k, q.last, to, count, why))
 }
 
+// find is lose for what nobody told.
+func (q *queue) find(k Kind, to Position, count uint64, why Cause) {
+	q.lose(k, to, count, why)
+	kind := wire.EventGap
+	if k == Reset {
+		kind = wire.EventReset
+	}
+	q.found = &wire.Event{Kind: kind, Cause: why}
+}
+
 func (q *queue) append(m Message) {
 	m.Topic, m.queue = q.topic, q
 	if n := len(q.items); n > 0 && q.join(n-1, m) {
@@ -559,6 +582,7 @@ func (q *queue) endIfEmpty() bool {
 func (q *queue) take(ctx context.Context, max int) ([]Message, error) {
 	for {
 		if err := ctx.Err(); err != nil {
+			q.signal() // the word may have been for us: another consumer must have it
 			return nil, err
 		}
 		q.mu.Lock()
@@ -648,7 +672,26 @@ func (q *queue) pop(most int) ([]Message, time.Duration) {
 			q.inHand++
 		}
 	}
+	if q.manual {
+		q.advance() // over a loss, which nobody acknowledges
+	}
 	return ms, 0
+}
+
+// advance moves the committed position over the contiguous acknowledged prefix
+// and returns its length and its last message. Mu is held.
+func (q *queue) advance() (n int, last commit) {
+	for n < len(q.unacked) && q.unacked[n].acked {
+		q.committed = q.unacked[n].position
+		if q.unacked[n].gen != 0 {
+			last = q.unacked[n]
+		}
+		n++
+	}
+	if q.unacked = q.unacked[n:]; len(q.unacked) == 0 {
+		q.unacked = nil
+	}
+	return n, last
 }
 
 // handed counts ms as delivered, or as dropped when the stream ended in the
@@ -685,16 +728,9 @@ func (q *queue) acked(taken uint64) {
 		}
 		c.acked = true
 	}
-	n := 0
-	for n < len(q.unacked) && q.unacked[n].acked {
-		q.committed = q.unacked[n].position
-		n++
-	}
-	if n > 0 && q.processed == wire.ProcessedCumulative {
-		told = q.unacked[n-1]
-	}
-	if q.unacked = q.unacked[n:]; len(q.unacked) == 0 {
-		q.unacked = nil
+	n, last := q.advance()
+	if q.processed == wire.ProcessedCumulative {
+		told = last
 	}
 	free := n > 0 && q.starved()
 	q.mu.Unlock()

@@ -206,13 +206,18 @@ func (l *loop) hearOf(s *Subscription, ev *wire.Event) {
 		if s.state.load().Phase == SubPending {
 			l.asking--
 			s.retries, s.retry = 0, time.Time{}
-			s.wireName = ev.Name
+			if ev.Name != "" {
+				s.wireName = ev.Name
+			}
 			l.setSub(s, SubState{Phase: SubLive, Generation: l.conn.gen})
 		}
 	case wire.EventGap:
 		l.c.notify.post(LossTold{s.topic, Gap, ev.Cause})
 	case wire.EventUnsubscribed:
 		if s.state.load().Phase == SubPending {
+			if ev.Code == 0 && ev.Key == 0 {
+				return // by its name: the end of an earlier subscription to the same topic
+			}
 			l.asking--
 		}
 		if ev.Code == 0 {
@@ -223,7 +228,10 @@ func (l *loop) hearOf(s *Subscription, ev *wire.Event) {
 		s.asked = false
 		if ev.Retry > 0 {
 			s.retries++
-			s.retry = l.now.Add(ev.Retry + uniform(ev.Retry*time.Duration(min(s.retries, 10))))
+			// Refused again and again, it is asked for less and less often.
+			pause := min(ev.Retry, maxRetryAfter)
+			more := max(pause, l.c.cfg.Backoff.Initial) * time.Duration(min(s.retries, 10))
+			s.retry = l.now.Add(pause + more/2 + uniform(more/2))
 			if l.retryAt.IsZero() || s.retry.Before(l.retryAt) {
 				l.retryAt = s.retry
 			}

@@ -357,3 +357,56 @@ func TestRefusedSubscriptions(t *testing.T) {
 		}
 	})
 }
+
+// Whatever pause a server asks for, the client neither panics nor turns the
+// pause into none.
+func TestAbsurdRetryOfASubscription(t *testing.T) {
+	for _, retry := range []uint64{1, 1 << 53, 1 << 62, 1<<64 - 1} {
+		t.Run(fmt.Sprint(retry), func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				asked := 0
+				s := newScript(t, func(p *scripted) {
+					p.say(p.welcome())
+					for {
+						asked++
+						p.say(native.Frame{Type: native.TypeUnsub, Unsub: &native.Unsub{Ch: 1, Code: native.CodeRateLimited, Retry: retry}})
+						for f := p.read(); ; f = p.read() {
+							if f == nil {
+								return
+							}
+							if f[0].Sub != nil {
+								break
+							}
+						}
+					}
+				})
+				s.start(limpet.Options{})
+				time.Sleep(10 * time.Second)
+				if asked < 1 || asked > 100 {
+					t.Errorf("asked %d times in ten seconds", asked)
+				}
+				if retry > 1 && asked != 1 {
+					t.Errorf("asked %d times although the server wants a pause of ages", asked)
+				}
+			})
+		})
+	}
+}
+
+func TestAbsurdRetryOfAConnection(t *testing.T) {
+	for _, retry := range []uint64{1 << 53, 1 << 62, 1<<64 - 1} {
+		t.Run(fmt.Sprint(retry), func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				s := newScript(t, func(p *scripted) {
+					p.say(p.welcome())
+					p.say(native.Frame{Type: native.TypeErr, Err: &native.Err{Code: 4200, Retry: retry, Fatal: true}})
+				})
+				c, _ := s.start(limpet.Options{})
+				st, _ := c.WaitState(context.Background(), func(s limpet.State) bool { return s.Phase == limpet.Waiting })
+				if wait := time.Until(st.NextAttempt); wait < 10*time.Minute || wait > 20*time.Minute {
+					t.Errorf("the next attempt is in %v", wait)
+				}
+			})
+		})
+	}
+}

@@ -121,7 +121,6 @@ func (l *loop) connect() {
 	l.c.counters.attempts.Add(1)
 	l.set(Connecting)
 	a := attempt{number: l.policy.k + 1, session: l.session, subs: l.registry.positions(), refresh: l.refresh, cause: l.state.Cause}
-	l.refresh = false
 	timeout := l.policy.dialTimeout
 	l.c.spawn(&l.c.workers, func() {
 		ctx, cancel := context.WithTimeout(l.c.ctx, timeout)
@@ -148,6 +147,10 @@ func (d dialed) apply(l *loop) {
 			d.conn.abandon()
 		}
 		return
+	}
+	var user *userError
+	if d.failure == nil || !errors.As(d.failure.Err, &user) {
+		l.refresh = false // Auth has answered
 	}
 	if d.failure != nil {
 		if d.timedOut {
@@ -274,6 +277,8 @@ func (l *loop) fail(f *wire.Failure) {
 			return
 		}
 	}
+	d.After = max(d.After, l.goAway)
+	l.goAway = 0
 	spread := l.spread
 	switch d.Action {
 	case wire.ActionStop:
@@ -285,20 +290,21 @@ func (l *loop) fail(f *wire.Failure) {
 			return
 		}
 		l.refused, l.refresh = l.now, true
-		l.policy.k++
+		l.policy.failed(0)
 		l.wait(d.After)
 		return
 	case wire.ActionRetryNow:
-		l.policy.k++
-		l.wait(d.After)
-		return
+		// Once: a peer that never lets us stay must not be hammered.
+		if l.policy.k == 0 {
+			l.policy.failed(0)
+			l.wait(d.After)
+			return
+		}
 	case wire.ActionNewSession:
 		l.session = wire.Session{}
 	case wire.ActionSpread:
 		spread = max(spread, d.Spread)
 	}
-	d.After = max(d.After, l.goAway)
-	l.goAway = 0
 	l.wait(l.policy.next(d, spread))
 }
 

@@ -1,8 +1,11 @@
 package limpet
 
 import (
+	"net/http"
 	"testing"
 	"time"
+
+	"github.com/limpet-go/limpet/wire"
 )
 
 // peers.md calls them R4 to R6: giving up after 15 minutes, a maximum that
@@ -72,5 +75,69 @@ func TestPolicyDialTimeoutGrowsOnTimeoutsOnly(t *testing.T) {
 	}
 	if p.dialTimeout != time.Minute {
 		t.Errorf("after ten time-outs: %v", p.dialTimeout)
+	}
+}
+
+func newTestPolicy() policy {
+	return newPolicy(Backoff{First: 500 * time.Millisecond, Initial: 500 * time.Millisecond, Max: 15 * time.Second, Multiplier: 1.5}, 10*time.Second)
+}
+
+// However a failure is counted, the draws keep to the envelope: a refresh, an
+// immediate retry, a floor of three, the cap.
+func TestPolicyEnvelopeAfterAnyMixture(t *testing.T) {
+	capped, overloaded, plain := decision{atCap: true}, decision{floor: 3}, decision{}
+	for name, mixture := range map[string][]any{
+		"skipped":             {"skip", plain, plain, plain},
+		"skipped over 20":     {"nineteen", "skip", plain, plain},
+		"floor":               {overloaded, plain, plain, plain},
+		"captive for hours":   {"nineteen", "nineteen", capped, capped, capped},
+		"overloaded for long": {"nineteen", "nineteen", overloaded, overloaded},
+	} {
+		for range 200 {
+			p := newTestPolicy()
+			for i, step := range mixture {
+				switch step {
+				case "skip":
+					p.failed(0)
+					continue
+				case "nineteen":
+					for range 19 {
+						p.next(plain, 0)
+					}
+					continue
+				}
+				got, v := p.next(step.(decision), 0), p.bound()
+				if p.k > 1 && (got < v/2-time.Microsecond || got > max(v, 15*time.Second)+time.Microsecond) {
+					t.Fatalf("%s: step %d, failure %d waits %v, want [%v, %v]", name, i, p.k, got, v/2, v)
+				}
+			}
+		}
+	}
+}
+
+func TestPolicyCapRespectsTheSpread(t *testing.T) {
+	p := newTestPolicy()
+	p.next(decision{}, 0)
+	for range 50 {
+		if got := p.next(decision{atCap: true}, 2*time.Minute); got < time.Minute || got > 2*time.Minute {
+			t.Fatalf("waits %v, the window is 2 min", got)
+		}
+	}
+}
+
+type opinionated struct {
+	wire.Dialect
+	verdict wire.Verdict
+}
+
+func (d opinionated) Verdict(wire.Failure) wire.Verdict { return d.verdict }
+
+// A dialect that knows what to do about a status need not read Retry-After.
+func TestVerdictKeepsTheSlotOfTheServer(t *testing.T) {
+	f := &wire.Failure{Stage: wire.StageUpgrade, Status: 503, Header: http.Header{"Retry-After": {"90"}}}
+	for action := wire.ActionDefault; action <= wire.ActionNewSession; action++ {
+		if d := judge(opinionated{verdict: wire.Verdict{Action: action}}, f); d.After != 90*time.Second {
+			t.Errorf("%v: waits %v, the server wants 90 s", action, d.After)
+		}
 	}
 }

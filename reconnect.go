@@ -104,28 +104,37 @@ func (p *policy) bound() time.Duration {
 	return min(p.o.Max, time.Duration(v))
 }
 
+// failed counts one more failure, and so many at least as floor says. The
+// library's interval grows with the count, whether its draw is used or not.
+func (p *policy) failed(floor int) (draw time.Duration) {
+	for more := max(1, floor-p.k); more > 0; more-- {
+		if p.k++; p.k == longAfter {
+			p.exponential = exponential(4*p.o.Max, 4*p.o.Max, p.o.Multiplier)
+		}
+		draw = p.exponential.NextBackOff()
+	}
+	return draw
+}
+
 // next counts one more failure and draws the wait before the next attempt. A
 // slot given by the server replaces the draw and is never undercut.
 func (p *policy) next(d decision, spread time.Duration) time.Duration {
-	p.k = max(p.k+1, d.floor)
-	if p.k == longAfter {
-		p.exponential = exponential(4*p.o.Max, 4*p.o.Max, p.o.Multiplier)
-	}
-	draw := p.exponential.NextBackOff()
+	draw := p.failed(d.floor)
 	v := p.bound()
+	if d.atCap {
+		v = max(v, p.o.Max)
+	}
 	spread = min(spread, maxSpread)
 	switch {
 	case d.After > 0:
 		return d.After + uniform(d.After/10)
-	case d.atCap:
-		return p.o.Max/2 + uniform(p.o.Max/2)
-	case p.k == 1 && p.o.First < 0 && spread == 0:
+	case p.k == 1 && !d.atCap && p.o.First < 0 && spread == 0:
 		return 0
-	case p.k == 1:
+	case p.k == 1 && !d.atCap:
 		return uniform(max(p.o.First, spread))
 	case v < spread:
 		return spread/2 + uniform(spread/2)
-	case d.floor > 0:
+	case d.atCap:
 		return v/2 + uniform(v/2)
 	}
 	return draw
@@ -142,5 +151,5 @@ func uniform(d time.Duration) time.Duration {
 	if d <= 0 {
 		return 0
 	}
-	return rand.N(d + 1)
+	return time.Duration(rand.Uint64N(uint64(d) + 1))
 }

@@ -14,6 +14,7 @@ import (
 	"github.com/limpet-go/limpet"
 	"github.com/limpet-go/limpet/limpettest"
 	"github.com/limpet-go/limpet/wire"
+	"github.com/limpet-go/limpet/wire/feed"
 	"nhooyr.io/websocket"
 )
 
@@ -259,6 +260,52 @@ func TestSilentLanguageSendsNothing(t *testing.T) {
 		synctest.Wait()
 		if strings.Contains(srv.all(), "ack") {
 			t.Errorf("the server heard\n%s", srv.all())
+		}
+	})
+}
+
+// A subscription that was live and saw no number has no base to prove
+// continuity from.
+func TestNoNumberBeforeTheBreakIsAReset(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		table := feed.Coinbase()
+		d, err := feed.New(table)
+		if err != nil {
+			t.Fatal(err)
+		}
+		srv := newWordsServer(t, func(conn int, say func(string), hear func() string) {
+			hear()
+			say(`{"type":"subscriptions","channels":[{"name":"matches","product_ids":["A-B"]}]}`)
+			if conn == 2 {
+				say(`{"type":"match","product_id":"A-B","trade_id":7}`)
+				say(`{"type":"match","product_id":"A-B","trade_id":9}`)
+			}
+		})
+		var seen []limpet.LossTold
+		var mu sync.Mutex
+		c, err := limpet.Dial(context.Background(), srv.host.URL(), &limpet.Options{HTTPClient: srv.host.HTTPClient(), Dialect: d,
+			Observer: observer(func(e limpet.Event) {
+				if l, ok := e.(limpet.LossTold); ok {
+					mu.Lock()
+					seen = append(seen, l)
+					mu.Unlock()
+				}
+			})})
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer closeAndWait(t, c)
+		s := live(t, c, "matches/A-B", nil)
+		srv.host.Network.CutAll()
+		ms := collect(t, s, 4)
+		if ms[0].Kind != limpet.Reset || ms[1].Position.Offset != 7 || ms[2].Kind != limpet.Gap || ms[2].Gap.To.Offset != 8 || ms[3].Position.Offset != 9 {
+			t.Errorf("got %s", payloads(ms))
+		}
+		synctest.Wait()
+		mu.Lock()
+		defer mu.Unlock()
+		if len(seen) != 2 || seen[0].Kind != limpet.Reset || seen[1].Kind != limpet.Gap {
+			t.Errorf("the observer saw %+v", seen)
 		}
 	})
 }

@@ -33,6 +33,7 @@ const maxStrikes = 3
 func judge(d wire.Dialect, f *wire.Failure) decision {
 	v := d.Verdict(*f)
 	dec := byTable(f)
+	slot := dec.After
 	if v.Action != wire.ActionDefault {
 		dec.Verdict = v
 		dec.atCap, dec.strike, dec.floor = false, false, 0
@@ -40,10 +41,13 @@ func judge(d wire.Dialect, f *wire.Failure) decision {
 	if v.Class != "" {
 		dec.class = ErrorClass(v.Class)
 	}
-	dec.After = max(dec.After, v.After)
+	if dec.After = v.After; dec.After == 0 {
+		dec.After = slot
+	}
 	if dec.After == 0 {
 		dec.After = f.Retry
 	}
+	dec.After = min(dec.After, maxRetryAfter)
 	return dec
 }
 

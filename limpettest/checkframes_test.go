@@ -137,6 +137,15 @@ func TestCheckFramesHasTeeth(t *testing.T) {
 	}
 }
 
+// What was rejected is not sent again, as little as what was taken.
+func TestCheckFramesRejected(t *testing.T) {
+	w := goodWire()
+	w[12].f.Welcome.Out = []native.Reject{{S: 2, Code: native.CodeForbidden}}
+	for _, v := range limpettest.CheckFrames(messages(t, native.JSON, slices.Delete(w, 13, 14))) {
+		t.Error(v)
+	}
+}
+
 // A connection that speaks another language is left alone; one that began in
 // limpet.v1 must go on in it.
 func TestCheckFramesForeign(t *testing.T) {

@@ -241,6 +241,21 @@ func TestBlackHole(t *testing.T) {
 		_ = server.SetReadDeadline(time.Time{})
 		wantReadErr(t, server, io.EOF)
 	})
+	bubble(t, "down", func(t *testing.T, n *limpettest.Network) {
+		client, server := upgraded(t, n, limpettest.BlackHole(limpettest.Down).AfterFrames(limpettest.Down, 0))
+		_ = server.Close()
+		_ = client.SetDeadline(time.Now().Add(time.Second))
+		mustWrite(t, client, strings.Repeat("x", 100_000)) // no RST comes back
+		wantReadErr(t, client, os.ErrDeadlineExceeded)
+	})
+	bubble(t, "half close", func(t *testing.T, n *limpettest.Network) {
+		client, server := upgraded(t, n, limpettest.BlackHole(limpettest.Up).AfterFrames(limpettest.Up, 0))
+		if err := client.(interface{ CloseWrite() error }).CloseWrite(); err != nil {
+			t.Fatal(err)
+		}
+		_ = server.SetReadDeadline(time.Now().Add(time.Second))
+		wantReadErr(t, server, os.ErrDeadlineExceeded)
+	})
 	bubble(t, "strike", func(t *testing.T, n *limpettest.Network) {
 		client, server := pair(t, n)
 		mustWrite(t, client, "before")
@@ -285,6 +300,21 @@ func TestStall(t *testing.T) {
 		if d := time.Since(start); d != 30*time.Second {
 			t.Errorf("all took %v, want 30s", d)
 		}
+	})
+	bubble(t, "two stalls", func(t *testing.T, n *limpettest.Network) {
+		client, server := pair(t, n)
+		start := time.Now()
+		n.Strike(limpettest.Stall(time.Minute))
+		mustWrite(t, server, "first")
+		n.Strike(limpettest.Stall(time.Second))
+		time.Sleep(2 * time.Second)
+		mustWrite(t, client, "up")
+		mustWrite(t, server, "second")
+		mustRead(t, server, "up") // a later stall does not shorten an earlier one
+		if d := time.Since(start); d != time.Minute {
+			t.Errorf("took %v, want a minute", d)
+		}
+		mustRead(t, client, "firstsecond")
 	})
 	bubble(t, "full buffer", func(t *testing.T, n *limpettest.Network) {
 		client, server := upgraded(t, n, limpettest.Stall(time.Minute).AfterFrames(limpettest.Down, 0))

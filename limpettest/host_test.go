@@ -117,6 +117,21 @@ func TestTwoHostsOnOneNetwork(t *testing.T) {
 	})
 }
 
+// A host closes the network that it made, and no other.
+func TestHostEnds(t *testing.T) {
+	shared := limpettest.NewNetwork(nil)
+	var own *limpettest.Network
+	t.Run("hosts", func(t *testing.T) {
+		own = limpettest.NewHandler(t, http.NotFoundHandler(), nil).Network
+		limpettest.NewHandler(t, http.NotFoundHandler(), &limpettest.HostOptions{On: shared})
+	})
+	for n, want := range map[*limpettest.Network]error{own: net.ErrClosed, shared: syscall.ECONNREFUSED} {
+		if _, err := n.DialContext(t.Context(), "tcp", "127.0.0.1:40001"); !errors.Is(err, want) {
+			t.Errorf("dial after the end: %v, want %v", err, want)
+		}
+	}
+}
+
 // On a loopback host real sockets see the same faults.
 func TestLoopback(t *testing.T) {
 	host := limpettest.NewHandler(t, http.HandlerFunc(hijackEcho), &limpettest.HostOptions{Loopback: true})

@@ -162,9 +162,6 @@ func (h *half) arrival() time.Time {
 	if h.hold.After(at) {
 		at = h.hold
 	}
-	if k := len(h.slots); k > 0 && h.slots[k-1].at.After(at) {
-		at = h.slots[k-1].at
-	}
 	if !at.After(now) {
 		return time.Time{}
 	}
@@ -261,7 +258,11 @@ func (l *link) act(f Fault) {
 		}
 	case KindStall:
 		until := time.Now().Add(f.d)
-		l.up.hold, l.down.hold = until, until
+		for _, h := range []*half{&l.up, &l.down} {
+			if until.After(h.hold) { // never back: what is in flight keeps its order
+				h.hold = until
+			}
+		}
 	case KindCloseWith:
 		l.down.put(closeFrame(f.code, f.reason))
 		l.down.end()

@@ -331,7 +331,11 @@ func TestReboot(t *testing.T) {
 			t.Errorf("held: %+v", h)
 		}
 		c := connect(t, srv, nil)
+		old := srv.Server
 		srv.Reboot(server.NewMemoryLog(server.Retention{}))
+		if _, err := old.Publish(t.Context(), "t", nil, nil); !errors.Is(err, server.ErrClosed) {
+			t.Errorf("the server from before Reboot: %v, want ErrClosed", err)
+		}
 		if c.fail() == nil {
 			t.Error("the connection survived Reboot")
 		}
