@@ -30,7 +30,7 @@ type Client struct {
 	done     chan struct{}
 
 	mu       sync.Mutex
-	ended    bool // no goroutine may be started
+	ended    bool            // no goroutine may be started
 	orphans  []*Subscription // whose consumers may still be taking after the loop ended
 	workers  sync.WaitGroup
 	delivers sync.WaitGroup
