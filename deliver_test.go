@@ -42,7 +42,7 @@ func resetAt(epoch string, offset uint64) *wire.Event {
 func offerAll(t *testing.T, q *queue, evs ...*wire.Event) {
 	t.Helper()
 	for _, ev := range evs {
-		if err := q.offer(1, ev); err != nil {
+		if _, err := q.offer(1, ev); err != nil {
 			t.Fatalf("offer %+v: %v", ev, err)
 		}
 	}
@@ -154,7 +154,7 @@ func TestQueueModel(t *testing.T) {
 		}
 		gen, last, epoch, epochs := uint64(1), uint64(rnd.IntN(10)), "e", 0
 		offer := func(ev *wire.Event) {
-			if err := q.offer(gen, ev); err != nil {
+			if _, err := q.offer(gen, ev); err != nil {
 				fail("%v", err)
 			}
 		}
@@ -187,7 +187,7 @@ func TestQueueModel(t *testing.T) {
 				if !based || p.Offset != last || p.Epoch != epoch {
 					fail("resumes from %v, received up to %s.%d", p, epoch, last)
 				}
-				if err := q.offer(gen-1, dataAt(last+1, last)); err != nil || q.last.Offset != last {
+				if _, err := q.offer(gen-1, dataAt(last+1, last)); err != nil || q.last.Offset != last {
 					fail("an old connection moved the position")
 				}
 				ev := subscribedAt(last)
