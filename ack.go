@@ -312,8 +312,8 @@ func (w *window) batch(ops []wire.Op, now time.Time, maxBytes int) []wire.Op {
 			break
 		}
 		alone := seq <= w.single
-		if alone && count > 0 {
-			break
+		if alone && (count > 0 || w.underWay()) {
+			break // so that the next complaint can only be about this one
 		}
 		m := &r.message
 		if r.Outcome() != Pending {
@@ -341,39 +341,61 @@ func (w *window) batch(ops []wire.Op, now time.Time, maxBytes int) []wire.Op {
 	return ops
 }
 
+// underWay reports whether something sent on this connection is not settled.
+func (w *window) underWay() bool {
+	for _, r := range w.slots[:w.next] {
+		if !r.settled {
+			return true
+		}
+	}
+	return false
+}
+
 // unencodable resolves the message that the codec refused. Its slot is sent
-// as a void message: the numbering stays dense. What batch had put behind it
-// was not sent either.
-func (w *window) unencodable(seq uint64, cause error) {
+// as a void message: the numbering stays dense. What stood behind it in the
+// batch of time now did not leave. It reports false if there is no such
+// message, or if even the void one was refused.
+func (w *window) unencodable(seq uint64, cause error, now time.Time) bool {
 	r := w.at(seq)
-	if r == nil {
-		return
+	if r == nil || r.Outcome() != Pending {
+		return false
 	}
 	first := int(seq - w.lo)
-	for _, unsent := range w.slots[first:w.next] {
-		if unsent.settled {
+	for i := w.next - 1; i >= first; i-- {
+		back := w.slots[i]
+		if back.settled {
 			continue
 		}
-		w.bytes -= uint64(len(unsent.message.Payload))
-		if !unsent.message.Resent && !unsent.atLeast {
-			unsent.firstSent = time.Time{}
+		w.bytes -= uint64(len(back.message.Payload))
+		switch {
+		case !back.firstSent.Equal(now):
+			w.stats.resent.Add(^uint64(0))
+		default:
+			back.firstSent = time.Time{}
+			if w.maxSent == w.lo+uint64(i) {
+				w.maxSent--
+			}
 		}
 	}
 	w.next = first
-	for w.maxSent >= seq && w.at(w.maxSent).firstSent.IsZero() {
-		w.maxSent--
-	}
 	err := &Error{Op: "receipt", Class: ClassOutcome, Err: joinReason(ErrRejected, cause)}
+	w.conclude(r, Rejected, err)
+	return true
+}
+
+// conclude resolves a message that the server has not settled: where it counts
+// sequence numbers it is still to hear of the slot.
+func (w *window) conclude(r *Receipt, o Outcome, err error) {
 	if w.sessions {
-		w.resolve(r, Rejected, err)
-	} else {
-		w.settle(r, Rejected, err)
-		w.trim()
+		w.resolve(r, o, err)
+		return
 	}
+	w.settle(r, o, err)
+	w.trim()
 }
 
 // tooBig handles a frame that the peer found too big: what was in flight is
-// sent again one message to a frame, and one that was alone is given up.
+// sent again one at a time, and one that was alone is given up.
 func (w *window) tooBig() {
 	inFlight, last := 0, (*Receipt)(nil)
 	for i := range w.next {
@@ -384,13 +406,10 @@ func (w *window) tooBig() {
 			}
 		}
 	}
-	if last == nil {
-		return
-	}
-	if inFlight == 1 || last.message.Seq <= w.single {
-		w.resolve(last, Rejected, &Error{Op: "receipt", Class: ClassOutcome, Err: joinReason(ErrRejected, ErrTooBig)})
-	}
 	w.single = max(w.single, w.lo+uint64(w.next)-1)
+	if inFlight == 1 {
+		w.conclude(last, Rejected, &Error{Op: "receipt", Class: ClassOutcome, Err: joinReason(ErrRejected, ErrTooBig)})
+	}
 }
 
 // written resolves what a language without acknowledgements has handed over.
