@@ -46,7 +46,7 @@ func (f *fifo[T]) remove(i int) {
 
 // reset empties the queue.
 func (f *fifo[T]) reset() {
-	clear(f.s)
+	clear(f.s[f.head:])
 	f.s, f.head = f.s[:0], 0
 	if cap(f.s) > keepCap {
 		f.s = nil
