@@ -25,9 +25,9 @@ func binmsg(s string) []byte           { return server(nil, 0x82, s) }
 func part(first byte, s string) []byte { return server(nil, first, s) }
 
 var (
-	bye      = server(nil, 0x88, closing(1000, "bye"))
-	big      = strings.Repeat("x", 100_000)
-	maximum  = strings.Repeat("m", testLimit)
+	bye     = server(nil, 0x88, closing(1000, "bye"))
+	big     = strings.Repeat("x", 100_000)
+	maximum = strings.Repeat("m", testLimit)
 )
 
 // codes lists the close frames' codes and every other frame whole.
