@@ -98,7 +98,11 @@ type upgrade struct {
 var errNot101 = errors.New("server refused the upgrade")
 
 func (u *upgrade) RoundTrip(req *http.Request) (*http.Response, error) {
-	resp, err := u.base.RoundTrip(req)
+	base, err := viaProxy(u.base, req)
+	if err != nil {
+		return nil, err
+	}
+	resp, err := base.RoundTrip(req)
 	if err != nil {
 		return nil, err
 	}
@@ -134,6 +138,7 @@ var sharedTransport = func() *http.Transport {
 	t.DisableKeepAlives = true
 	t.ForceAttemptHTTP2 = false
 	t.TLSClientConfig = &tls.Config{MinVersion: tls.VersionTLS12}
+	t.OnProxyConnectResponse = connected
 	return t
 }()
 
