@@ -8,6 +8,7 @@ import (
 	"sync"
 	"sync/atomic"
 	"time"
+	"unicode/utf8"
 
 	"github.com/google/uuid"
 	"github.com/limpet-go/limpet/wire"
@@ -29,8 +30,7 @@ type Client struct {
 	done     chan struct{}
 
 	mu       sync.Mutex
-	ended    bool // no goroutine may be started
-	err      error
+	ended    bool            // no goroutine may be started
 	orphans  []*Subscription // whose consumers may still be taking after the loop ended
 	workers  sync.WaitGroup
 	delivers sync.WaitGroup
@@ -193,8 +193,14 @@ func (c *Client) check(m *Outgoing) error {
 		return &Error{Op: opPublish, Field: "payload", Class: ClassInput,
 			Err: fmt.Errorf("%w: %d bytes, the limit is %d", ErrTooBig, len(m.Payload), most)}
 	}
+	if !utf8.ValidString(m.Type) {
+		return inputError(opPublish, "PublishOptions.Type", "is not UTF-8")
+	}
 	size := 0
 	for k, v := range m.Header {
+		if !utf8.ValidString(k) || !utf8.ValidString(v) {
+			return inputError(opPublish, "PublishOptions.Header", "entry %q is not UTF-8", k)
+		}
 		size += len(k) + len(v)
 	}
 	if len(m.Header) > 32 || size > 8<<10 {

@@ -39,6 +39,7 @@ type loop struct {
 	session  wire.Session
 	lost     time.Time // since when there is no ready connection
 	tried    time.Time // start of the last attempt
+	notUntil time.Time // the server's slot: no attempt before it, whatever happens
 	refresh  bool      // the next attempt needs a new credential
 	refused  time.Time // when a credential was last refused
 	strikes  int       // violations in a row, from the same positions
@@ -280,6 +281,7 @@ func (l *loop) fail(f *wire.Failure) {
 	}
 	d.After = max(d.After, l.goAway)
 	l.goAway = 0
+	l.notUntil = l.now.Add(d.After)
 	spread := l.spread
 	switch d.Action {
 	case wire.ActionStop:
@@ -316,9 +318,7 @@ func (l *loop) wait(delay time.Duration) {
 		return
 	}
 	l.wakeAt = l.now.Add(delay)
-	if soonest := l.tried.Add(minBetweenAttempts); l.wakeAt.Before(soonest) {
-		l.wakeAt = soonest
-	}
+	l.wakeAt = later(l.wakeAt, later(l.tried.Add(minBetweenAttempts), l.notUntil))
 	l.state.NextAttempt = l.wakeAt
 	l.set(Waiting)
 }

@@ -233,3 +233,44 @@ func TestGoAwayIsNeverUndercut(t *testing.T) {
 		})
 	}
 }
+
+// Retry skips the policy's own wait, never the slot that the server gave.
+func TestRetry(t *testing.T) {
+	for name, tc := range map[string]struct {
+		header http.Header
+		least  time.Duration
+		most   time.Duration
+	}{
+		"own wait": {nil, 100 * time.Millisecond, 100 * time.Millisecond},
+		"slot":     {http.Header{"Retry-After": {"60"}}, time.Minute, 66 * time.Second},
+	} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				srv := limpettest.NewServer(t, nil)
+				var faults []limpettest.Fault
+				for range 30 {
+					faults = append(faults, limpettest.RefuseUpgrade(503, tc.header))
+				}
+				srv.Inject(faults...)
+				c, err := limpet.New(srv.URL(), &limpet.Options{HTTPClient: srv.HTTPClient()})
+				if err != nil {
+					t.Fatal(err)
+				}
+				defer closeAndWait(t, c)
+				for i := range 30 {
+					if _, err := c.WaitState(context.Background(), func(s limpet.State) bool { return s.Phase == limpet.Waiting && s.Attempt == i+1 }); err != nil {
+						t.Fatal(err)
+					}
+					at, n := time.Now(), len(srv.Network.Dials())
+					c.Retry()
+					if _, err := c.WaitState(context.Background(), func(s limpet.State) bool { return s.Attempt == i+2 || s.Phase == limpet.Ready }); err != nil {
+						t.Fatal(err)
+					}
+					if gap := srv.Network.Dials()[n].At.Sub(at); gap > tc.most || gap < tc.least-time.Millisecond {
+						t.Fatalf("attempt %d came %v after Retry, want %v to %v", i+2, gap, tc.least, tc.most)
+					}
+				}
+			})
+		})
+	}
+}

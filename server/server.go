@@ -47,6 +47,7 @@ type Server struct {
 	joining int // upgrades under way
 	pending int // of peers and joining: not welcomed
 	closed  bool
+	broken  bool          // closed by Close: no goodbyes
 	idle    chan struct{} // closed when closed is set and nobody is left
 }
 
@@ -132,7 +133,7 @@ func (s *Server) admit(w http.ResponseWriter, r *http.Request) (native.Encoding,
 func (s *Server) joined(p *peer) {
 	s.mu.Lock()
 	s.joining--
-	closed := s.closed
+	closed, broken := s.closed, s.broken
 	if p != nil {
 		p.pending = true
 		s.peers[p] = struct{}{}
@@ -141,7 +142,11 @@ func (s *Server) joined(p *peer) {
 	}
 	s.settle()
 	s.mu.Unlock()
-	if p != nil && closed {
+	switch {
+	case p == nil:
+	case broken:
+		p.stop(0, "closed", true)
+	case closed:
 		p.stop(native.CloseGoingAway, "going away", false)
 	}
 }
@@ -273,7 +278,7 @@ func (s *Server) Publish(ctx context.Context, topic string, payload []byte, o *P
 // ends; then it does what Close does and returns the error of ctx.
 func (s *Server) Shutdown(ctx context.Context) error {
 	spread := uint64(s.spread().Milliseconds())
-	for _, p := range s.shut() {
+	for _, p := range s.shut(false) {
 		p.farewell(spread)
 	}
 	select {
@@ -290,7 +295,7 @@ func (s *Server) Shutdown(ctx context.Context) error {
 // when they have ended, or after 100 ms: only hooks that are still running can
 // make it wait so long. The Log is left to its owner. Close may be called again.
 func (s *Server) Close() error {
-	for _, p := range s.shut() {
+	for _, p := range s.shut(true) {
 		p.stop(0, "closed", true)
 		p.sock.abort() // also if the connection was ending in its own time
 	}
@@ -305,10 +310,11 @@ func (s *Server) Close() error {
 }
 
 // shut marks the server closed and returns who is there.
-func (s *Server) shut() []*peer {
+func (s *Server) shut(broken bool) []*peer {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.closed = true
+	s.broken = s.broken || broken
 	s.settle()
 	all := make([]*peer, 0, len(s.peers))
 	for p := range s.peers {
