@@ -14,13 +14,35 @@ import (
 	"github.com/limpet-go/limpet/wire/native"
 )
 
+// picky is a dialect that cannot spell one word.
+type picky struct{ wire.Dialect }
+
+type pickyCodec struct{ wire.Codec }
+
+func (d picky) Open(r wire.Resume) (wire.Codec, error) {
+	c, err := d.Dialect.Open(r)
+	return pickyCodec{c}, err
+}
+
+func (c pickyCodec) Encode(ops []wire.Op, out *wire.Frames) error {
+	for i, op := range ops {
+		if op.Kind == wire.OpPublish && string(op.Message.Payload) == "unspeakable" {
+			if err := c.Codec.Encode(ops[:i], out); err != nil {
+				return err
+			}
+			return &wire.OpError{Index: i, Err: errors.New("no word for it")}
+		}
+	}
+	return c.Codec.Encode(ops, out)
+}
+
 // A message that cannot be spelled is rejected alone, at once, and neither
 // delays the others nor uses up the server's credit.
 func TestUnspellableMessageHarmsNoOther(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		srv := limpettest.NewServer(t, nil)
-		c := dial(t, srv, nil)
-		bad := limpet.Outgoing{Topic: "a", PublishOptions: limpet.PublishOptions{Header: map[string]string{"k": "\xff"}}}
+		c := dial(t, srv, &limpet.Options{Dialect: picky{native.New(nil)}})
+		bad := limpet.Outgoing{Topic: "a", Payload: []byte("unspeakable")}
 		big := make([]byte, 60<<10)
 		at := time.Now()
 		for round := range 200 {

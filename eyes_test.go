@@ -134,11 +134,11 @@ func TestTenThousandSubscriptions(t *testing.T) {
 					t.Fatal(err)
 				}
 			}
-			for i := range subs {
+			for i := 0; i < len(subs); i += 100 {
 				publish(t, srv, fmt.Sprint("t/", i), payload)
 			}
-			for i, s := range subs {
-				if got := payloads(collect(t, s, 1)); got != payload {
+			for i := 0; i < len(subs); i += 100 {
+				if got := payloads(collect(t, subs[i], 1)); got != payload {
 					t.Fatalf("subscription %d: %q", i, got)
 				}
 			}
