@@ -151,3 +151,111 @@ func TestTenThousandSubscriptions(t *testing.T) {
 		}
 	})
 }
+
+// Close and Shutdown end a client within their bounds in every phase, from
+// wherever they are called, and leave no goroutine: the bubble would not end.
+func TestEndInEveryPhase(t *testing.T) {
+	phases := map[string]func(srv *limpettest.Server, o *limpet.Options){
+		"connecting": func(srv *limpettest.Server, _ *limpet.Options) { srv.Inject(limpettest.Stall(time.Hour)) },
+		"black hole": func(srv *limpettest.Server, _ *limpet.Options) { srv.Inject(limpettest.BlackHole(limpettest.Both)) },
+		"handshaking": func(srv *limpettest.Server, _ *limpet.Options) {
+			srv.Inject(limpettest.BlackHole(limpettest.Down).AfterFrames(limpettest.Up, 1))
+		},
+		"ready": func(*limpettest.Server, *limpet.Options) {},
+		"dead uplink": func(srv *limpettest.Server, _ *limpet.Options) {
+			srv.Inject(limpettest.BlackHole(limpettest.Up).AfterFrames(limpettest.Down, 1))
+		},
+		"waiting": func(srv *limpettest.Server, _ *limpet.Options) {
+			srv.Inject(limpettest.RefuseUpgrade(503, map[string][]string{"Retry-After": {"600"}}))
+		},
+		"auth panics": func(_ *limpettest.Server, o *limpet.Options) {
+			o.Auth = func(context.Context, limpet.AttemptInfo) (limpet.Credential, error) { panic("canary") }
+		},
+		"auth hangs": func(_ *limpettest.Server, o *limpet.Options) {
+			o.Auth = func(ctx context.Context, _ limpet.AttemptInfo) (limpet.Credential, error) {
+				<-ctx.Done()
+				return limpet.Credential{}, ctx.Err()
+			}
+		},
+		"observer panics": func(_ *limpettest.Server, o *limpet.Options) {
+			o.Observer = observer(func(limpet.Event) { panic("x") })
+		},
+	}
+	ends := map[string]func(c *limpet.Client) time.Duration{
+		"close": func(c *limpet.Client) time.Duration { c.Close(); return 100 * time.Millisecond },
+		"shutdown": func(c *limpet.Client) time.Duration {
+			ctx, cancel := context.WithTimeout(context.Background(), time.Second)
+			defer cancel()
+			c.Shutdown(ctx)
+			return 1100 * time.Millisecond
+		},
+		"both, many times": func(c *limpet.Client) time.Duration {
+			ctx, cancel := context.WithTimeout(context.Background(), time.Second)
+			for range 10 {
+				go c.Shutdown(ctx)
+				go c.Publish(ctx, "a", []byte("x"), nil)
+				go func() {
+					if s, err := c.Subscribe(ctx, "b", nil); err == nil {
+						for range s.C() {
+						}
+					}
+				}()
+				go c.Close()
+				go c.Retry()
+			}
+			c.Close()
+			<-c.Done()
+			cancel()
+			return 100 * time.Millisecond
+		},
+	}
+	for phase, prepare := range phases {
+		for end, do := range ends {
+			t.Run(phase+"/"+end, func(t *testing.T) {
+				synctest.Test(t, func(t *testing.T) {
+					srv := limpettest.NewServer(t, nil)
+					o := limpet.Options{HTTPClient: srv.HTTPClient()}
+					prepare(srv, &o)
+					c, err := limpet.New(srv.URL(), &o)
+					if err != nil {
+						t.Fatal(err)
+					}
+					s, err := c.Subscribe(context.Background(), "a", nil)
+					if err != nil {
+						t.Fatal(err)
+					}
+					s.C() // a deliverer that nobody relieves
+					receipts, err := c.PublishBatch(context.Background(), outgoing("a", 50))
+					if err != nil {
+						t.Fatal(err)
+					}
+					time.Sleep(5 * time.Second)
+					at := time.Now()
+					limit := do(c)
+					<-c.Done()
+					if took := time.Since(at); took > limit {
+						t.Errorf("took %v", took)
+					}
+					for _, r := range receipts {
+						if r.Outcome() == limpet.Pending {
+							t.Fatal("a receipt without an outcome")
+						}
+					}
+					for range s.C() {
+					}
+					if st := s.Stats(); st.Waiting != 0 || st.Received != st.Delivered+st.Dropped {
+						t.Errorf("%+v", st)
+					}
+				})
+			})
+		}
+	}
+}
+
+func outgoing(topic string, n int) []limpet.Outgoing {
+	ms := make([]limpet.Outgoing, n)
+	for i := range ms {
+		ms[i] = limpet.Outgoing{Topic: topic, Payload: []byte(fmt.Sprint(i))}
+	}
+	return ms
+}
