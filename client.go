@@ -40,6 +40,12 @@ type Client struct {
 	authBusy atomic.Bool
 }
 
+// String names the client by its host: a URL and a header may hold secrets.
+func (c *Client) String() string { return "limpet.Client(" + c.cfg.url.Host + ")" }
+
+// GoString is String.
+func (c *Client) GoString() string { return c.String() }
+
 // New makes a client that starts connecting in the background. url has the
 // scheme ws or wss. Errors are about url and o alone: *Error values, joined,
 // each naming its field.

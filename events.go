@@ -178,11 +178,12 @@ func (l *loop) hear(ev *wire.Event) {
 	case wire.EventReady:
 		l.welcome(ev.Ready)
 	case wire.EventAck:
+		open := l.window.pending
 		if err := l.window.ack(ev.Ack); err != nil {
 			l.fault(err)
 			return
 		}
-		l.acked = true
+		l.acked = l.acked || l.window.pending < open // a credit alone proves nothing
 	case wire.EventStep:
 		l.ops = append(l.ops, wire.Op{Kind: wire.OpStep, Step: ev.Step})
 	case wire.EventPing:
