@@ -17,7 +17,7 @@ import (
 )
 
 const (
-	fragment     = 32 << 10               // bytes of one frame on the plain path: control frames pass between two
+	fragment     = 4 << 10                // bytes of one frame on the plain path: a pong must get its turn within 5 s, on 8 kbit/s too
 	closeTimeout = time.Second            // of the close handshake, then the socket is closed
 	stallTimeout = 15 * time.Second       // a write must move bytes within it
 	bodyTimeout  = 500 * time.Millisecond // for the body of a refused upgrade

@@ -411,8 +411,10 @@ func (l *loop) end(why error) {
 		}
 		l.setSub(s, SubState{Phase: SubEnded, Err: why})
 	}
-	for _, s := range l.draining {
-		s.queue.discard(nil)
+	if why == nil {
+		for _, s := range l.draining {
+			s.queue.discard(nil)
+		}
 	}
 	l.c.cancel()
 }
