@@ -8,6 +8,7 @@ import (
 	"net"
 	"net/http"
 	"net/http/httptrace"
+	"sync"
 	"sync/atomic"
 	"time"
 	"unicode/utf8"
@@ -316,20 +317,21 @@ func closeCode(err error) (code uint16, reason string) {
 // subscription goes straight to its queue, in wire order; the loop hears of
 // everything else, and of what changes a subscription's state.
 func (c *Client) read(k *conn, codec wire.Codec) {
-	var events wire.Events
 	names := make(map[string]uint64) // server-given name to subscription key
 	for {
 		f, err := k.receive()
 		if err == nil {
 			c.counters.frames.Add(1)
 			c.counters.bytesRead.Add(uint64(len(f.Data)))
-			events.Reset()
-			err = codec.Decode(f, &events)
+			events := eventPool.Get().(*wire.Events)
+			err = codec.Decode(f, events)
 			if err == nil {
-				err = c.route(k, &events, names)
+				err = c.route(k, events, names)
 			} else {
 				err = asViolation(err)
 			}
+			events.Reset()
+			eventPool.Put(events)
 		}
 		if err != nil {
 			c.inbox.post(downed{k, err})
@@ -337,6 +339,10 @@ func (c *Client) read(k *conn, codec wire.Codec) {
 		}
 	}
 }
+
+// eventPool lends the memory of events for one frame: an idle connection holds
+// none.
+var eventPool = sync.Pool{New: func() any { return new(wire.Events) }}
 
 func (c *Client) route(k *conn, events *wire.Events, names map[string]uint64) error {
 	var forLoop []wire.Event
