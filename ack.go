@@ -3,6 +3,7 @@ package limpet
 import (
 	"context"
 	"math"
+	"sync"
 	"sync/atomic"
 	"time"
 
@@ -53,15 +54,27 @@ type Receipt struct {
 	settled   bool // the server needs to hear nothing more of it
 
 	outcome atomic.Uint32
-	err     error // written before done closes
-	done    chan struct{}
+	err     error // written before outcome
+
+	mu   sync.Mutex
+	done chan struct{} // made when somebody asks for it
 }
 
 // ID is the message's id: the one given in PublishOptions, or a new UUIDv7.
 func (r *Receipt) ID() uuid.UUID { return r.id }
 
 // Done is closed when the outcome is known.
-func (r *Receipt) Done() <-chan struct{} { return r.done }
+func (r *Receipt) Done() <-chan struct{} {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if r.done == nil {
+		r.done = make(chan struct{})
+		if r.Outcome() != Pending {
+			close(r.done)
+		}
+	}
+	return r.done
+}
 
 // Outcome is what is known now. It changes once, from Pending.
 func (r *Receipt) Outcome() Outcome { return Outcome(r.outcome.Load()) }
@@ -70,11 +83,9 @@ func (r *Receipt) Outcome() Outcome { return Outcome(r.outcome.Load()) }
 // the message. The error is nil for Acked and Written, else an *Error that
 // wraps ErrRejected, ErrExpired, ErrUnsent or ErrOutcomeUnknown, or ctx's error.
 func (r *Receipt) Wait(ctx context.Context) (Ack, error) {
-	select {
-	case <-r.done:
-	default:
+	if r.Outcome() == Pending {
 		select {
-		case <-r.done:
+		case <-r.Done():
 		case <-ctx.Done():
 			return Ack{ID: r.id}, ctx.Err()
 		}
@@ -89,8 +100,12 @@ func (r *Receipt) resolve(o Outcome, err error) bool {
 	if err != nil {
 		r.err = err
 	}
+	r.mu.Lock()
 	r.outcome.Store(uint32(o))
-	close(r.done)
+	if r.done != nil {
+		close(r.done)
+	}
+	r.mu.Unlock()
 	return true
 }
 

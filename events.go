@@ -20,6 +20,14 @@ func (e publish) apply(l *loop) {
 	}
 }
 
+// apply makes a receipt the event of its own admission.
+func (r *Receipt) apply(l *loop) {
+	l.window.add(r)
+	if l.ended {
+		l.window.close()
+	}
+}
+
 type pendingQuery struct{ reply chan []*Receipt }
 
 func (e pendingQuery) apply(l *loop) {

@@ -24,6 +24,7 @@ import (
 	"strings"
 	"sync"
 	"time"
+	"unicode/utf8"
 
 	"github.com/google/uuid"
 	"github.com/limpet-go/limpet/wire"
@@ -219,8 +220,8 @@ type PublishOptions struct {
 // then that of the first time. ctx bounds waiting for the log and for another
 // publisher of the same ID; when it ends within an append, whether the message
 // was appended is unknown and publishing it again under its ID is safe if the
-// log is so. Errors: ErrClosed, ErrTopic, ErrTooBig, an *Error if the same ID was
-// refused before, and those of the log.
+// log is so. Errors: ErrClosed, ErrTopic, ErrTooBig, ErrMessage, an *Error if the
+// same ID was refused before, and those of the log.
 func (s *Server) Publish(ctx context.Context, topic string, payload []byte, o *PublishOptions) (uint64, error) {
 	var opt PublishOptions
 	if o != nil {
@@ -233,10 +234,14 @@ func (s *Server) Publish(ctx context.Context, topic string, payload []byte, o *P
 	if len(opt.Header) > 0 {
 		e.Header = make(map[string]string, len(opt.Header))
 	}
-	size := 0
+	size, fit := len(opt.Type), utf8.ValidString(opt.Type) && opt.TTL >= 0
 	for k, v := range opt.Header {
 		e.Header[k] = v
 		size += len(k) + len(v)
+		fit = fit && utf8.ValidString(k) && utf8.ValidString(v)
+	}
+	if !fit {
+		return 0, ErrMessage
 	}
 	if len(payload) > s.opt.MaxPayload || len(opt.Header) > native.MaxHeaders || size > native.MaxHeaderSize {
 		return 0, ErrTooBig
@@ -263,13 +268,25 @@ func (s *Server) Publish(ctx context.Context, topic string, payload []byte, o *P
 	case known:
 		return was.offset, nil
 	}
-	offset, err := s.opt.Log.Append(ctx, e)
+	stored := false
+	defer func() {
+		if !stored {
+			s.ids.release(e.ID)
+		}
+	}()
+	offset, err := s.append(ctx, e)
 	if err != nil {
-		s.ids.release(e.ID)
 		return 0, err
 	}
+	stored = true
 	s.ids.resolve(e.ID, outcome{offset: offset})
 	return offset, nil
+}
+
+// append stores e. A log that panics has failed.
+func (s *Server) append(ctx context.Context, e Entry) (offset uint64, err error) {
+	defer recovered(&err)
+	return s.opt.Log.Append(ctx, e)
 }
 
 // Shutdown takes no more connections, tells every client to go away and come
