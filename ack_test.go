@@ -14,19 +14,19 @@ import (
 	"github.com/limpet-go/limpet/wire/native"
 )
 
-// picky is limpet.v1 without a way to spell one payload.
+// picky is a dialect that cannot spell one word.
 type picky struct{ wire.Dialect }
+
+type pickyCodec struct{ wire.Codec }
 
 func (d picky) Open(r wire.Resume) (wire.Codec, error) {
 	c, err := d.Dialect.Open(r)
 	return pickyCodec{c}, err
 }
 
-type pickyCodec struct{ wire.Codec }
-
 func (c pickyCodec) Encode(ops []wire.Op, out *wire.Frames) error {
-	for i := range ops {
-		if m := ops[i].Message; m != nil && string(m.Payload) == "unspellable" {
+	for i, op := range ops {
+		if op.Kind == wire.OpPublish && string(op.Message.Payload) == "unspeakable" {
 			if err := c.Codec.Encode(ops[:i], out); err != nil {
 				return err
 			}
@@ -42,7 +42,7 @@ func TestUnspellableMessageHarmsNoOther(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		srv := limpettest.NewServer(t, nil)
 		c := dial(t, srv, &limpet.Options{Dialect: picky{native.New(nil)}})
-		bad := limpet.Outgoing{Topic: "a", Payload: []byte("unspellable")}
+		bad := limpet.Outgoing{Topic: "a", Payload: []byte("unspeakable")}
 		big := make([]byte, 60<<10)
 		at := time.Now()
 		for round := range 200 {

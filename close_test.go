@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"net/http"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -143,7 +144,7 @@ func TestStalledWriteIsNoticed(t *testing.T) {
 // of 8 kbit/s: the library allows a pong five seconds.
 func TestPingsAreAnsweredOnASlowUplink(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		ponged := 0
+		var ponged atomic.Int32
 		h := limpettest.NewHandler(t, http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 			ws, err := websocket.Accept(w, r, nil)
 			if err != nil {
@@ -165,7 +166,7 @@ func TestPingsAreAnsweredOnASlowUplink(t *testing.T) {
 				if ws.Ping(ctx) != nil {
 					return
 				}
-				ponged++
+				ponged.Add(1)
 			}
 			<-ctx.Done()
 		}), &limpettest.HostOptions{Network: &limpettest.NetworkOptions{Buffer: 1024, Up: time.Second}})
@@ -180,8 +181,8 @@ func TestPingsAreAnsweredOnASlowUplink(t *testing.T) {
 			t.Fatal(err)
 		}
 		time.Sleep(80 * time.Second)
-		if st := c.State(); st.Generation != 1 || ponged != 4 {
-			t.Errorf("generation %d, %d pongs: %v", st.Generation, ponged, st.Cause)
+		if st := c.State(); st.Generation != 1 || ponged.Load() != 4 {
+			t.Errorf("generation %d, %d pongs: %v", st.Generation, ponged.Load(), st.Cause)
 		}
 	})
 }
