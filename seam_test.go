@@ -370,3 +370,26 @@ func TestUnusableTokenIsAuthsFault(t *testing.T) {
 		})
 	}
 }
+
+// A server that asks for steps and reads none of the answers is not remembered
+// for ever.
+func TestStepsWithoutEndAreAViolation(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		srv := newWordsServer(t, func(conn int, say func(string), hear func() string) {
+			for i := range 20_000 {
+				say(fmt.Sprintf("challenge %d%s", i, strings.Repeat("x", 100)))
+			}
+			time.Sleep(time.Minute)
+		})
+		srv.host.Network.Each(func(int) limpettest.Fault { return limpettest.Clean() })
+		c, err := limpet.New(srv.host.URL(), &limpet.Options{HTTPClient: srv.host.HTTPClient(), Dialect: newWords()})
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer closeAndWait(t, c)
+		st, _ := c.WaitState(context.Background(), func(s limpet.State) bool { return s.Cause != nil })
+		if limpet.Class(st.Cause) != limpet.ClassProtocol {
+			t.Errorf("class %q: %v", limpet.Class(st.Cause), st.Cause)
+		}
+	})
+}
