@@ -4,8 +4,10 @@ import (
 	"bytes"
 	"context"
 	"fmt"
+	"io"
 	"net/http"
 	"runtime/debug"
+	"unicode/utf8"
 
 	"github.com/limpet-go/limpet/wire"
 )
@@ -19,7 +21,10 @@ type attempt struct {
 	cause   error
 }
 
-const maxSteps = 3 // HTTP requests before a dial
+const (
+	maxSteps  = 3        // HTTP requests before a dial
+	stepLimit = 64 << 10 // bytes of an answer to one
+)
 
 // dial makes one attempt: credential, the dialect's HTTP steps, upgrade. It
 // runs on its own goroutine and ends when ctx does, whatever the caller's Auth
@@ -31,6 +36,9 @@ func (c *Client) dial(ctx context.Context, a attempt) dialed {
 	cred, err := c.credential(ctx, a)
 	if err != nil {
 		return fail(&userError{"Options.Auth", err})
+	}
+	if t := cred.Token.reveal(); len(t) > mostToken || !utf8.ValidString(t) {
+		return fail(&userError{"Options.Auth", fmt.Errorf("a token must be UTF-8 of at most %d bytes", mostToken)})
 	}
 	w := &wire.Attempt{
 		Number: a.number, Session: a.session, Token: cred.Token.reveal(), Subs: a.subs,
@@ -112,11 +120,22 @@ func (c *Client) step(ctx context.Context, r *wire.Request) (*wire.Response, err
 	if c.cfg.HTTPClient != nil {
 		copied := *c.cfg.HTTPClient
 		client = &copied
+		if client.Transport == nil {
+			client.Transport = sharedTransport
+		}
 	}
 	client.CheckRedirect = func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse }
 	resp, err := client.Do(req)
 	if err != nil {
 		return nil, err
 	}
-	return &wire.Response{Status: resp.StatusCode, Header: resp.Header, Body: readBounded(resp.Body, 64<<10)}, nil
+	defer resp.Body.Close()
+	body, err := io.ReadAll(io.LimitReader(resp.Body, stepLimit+1)) // ends with ctx
+	switch {
+	case err != nil:
+		return nil, err
+	case len(body) > stepLimit:
+		return nil, fmt.Errorf("the answer to an HTTP step has more than %d bytes", stepLimit)
+	}
+	return &wire.Response{Status: resp.StatusCode, Header: resp.Header, Body: body}, nil
 }
