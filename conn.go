@@ -317,7 +317,7 @@ func closeCode(err error) (code uint16, reason string) {
 // subscription goes straight to its queue, in wire order; the loop hears of
 // everything else, and of what changes a subscription's state.
 func (c *Client) read(k *conn, codec wire.Codec) {
-	names := make(map[string]uint64) // server-given name to subscription key
+	var names names
 	for {
 		f, err := k.receive()
 		if err == nil {
@@ -326,7 +326,7 @@ func (c *Client) read(k *conn, codec wire.Codec) {
 			events := eventPool.Get().(*wire.Events)
 			err = codec.Decode(f, events)
 			if err == nil {
-				err = c.route(k, events, names)
+				err = c.route(k, events, &names)
 			} else {
 				err = asViolation(err)
 			}
@@ -344,7 +344,7 @@ func (c *Client) read(k *conn, codec wire.Codec) {
 // none.
 var eventPool = sync.Pool{New: func() any { return new(wire.Events) }}
 
-func (c *Client) route(k *conn, events *wire.Events, names map[string]uint64) error {
+func (c *Client) route(k *conn, events *wire.Events, names *names) error {
 	var forLoop []wire.Event
 	var fault error
 	routes := c.routes.Load()
@@ -357,9 +357,9 @@ func (c *Client) route(k *conn, events *wire.Events, names map[string]uint64) er
 		}
 		n := run(rest)
 		if ev.Key == 0 {
-			ev.Key = names[ev.Name]
+			ev.Key = names.keys[ev.Name]
 		} else if ev.Kind == wire.EventSubscribed && ev.Name != "" {
-			names[ev.Name] = ev.Key
+			names.set(ev.Key, ev.Name)
 		}
 		if s := routes.find(ev); s != nil {
 			var lost []wire.Event
@@ -382,6 +382,21 @@ func (c *Client) route(k *conn, events *wire.Events, names map[string]uint64) er
 		}
 	}
 	return fault
+}
+
+// names are what the server calls subscriptions on one connection: one name a
+// key, the latest.
+type names struct {
+	keys  map[string]uint64
+	names map[uint64]string
+}
+
+func (n *names) set(key uint64, name string) {
+	if n.keys == nil {
+		n.keys, n.names = make(map[string]uint64), make(map[uint64]string)
+	}
+	delete(n.keys, n.names[key])
+	n.keys[name], n.names[key] = key, name
 }
 
 // run is how many events at the head are messages of one subscription; 1 if the

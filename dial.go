@@ -3,10 +3,12 @@ package limpet
 import (
 	"bytes"
 	"context"
+	"errors"
 	"fmt"
 	"io"
 	"net/http"
 	"runtime/debug"
+	"strings"
 	"unicode/utf8"
 
 	"github.com/limpet-go/limpet/wire"
@@ -68,9 +70,36 @@ func (c *Client) dial(ctx context.Context, a attempt) dialed {
 	k, failure := dialConn(ctx, &c.cfg, w)
 	if failure != nil {
 		failure.Attempt = a.number
+		failure.Body = c.redact(failure.Body, &cred)
 		return dialed{failure: failure}
 	}
 	return dialed{conn: k, token: w.Token}
+}
+
+// redact takes the credentials out of what a server answered: one that echoes
+// them must not bring them into errors and logs.
+func (c *Client) redact(body []byte, cred *Credential) []byte {
+	hide := func(secret string) {
+		if len(secret) >= 4 {
+			body = bytes.ReplaceAll(body, []byte(secret), []byte("[secret]"))
+		}
+	}
+	hide(cred.Token.reveal())
+	for _, h := range []http.Header{cred.Header, c.cfg.Header} {
+		for _, values := range h {
+			for _, v := range values {
+				hide(v)
+				_, word, _ := strings.Cut(v, " ") // of "Bearer word"
+				hide(word)
+			}
+		}
+	}
+	for _, values := range c.cfg.url.Query() {
+		for _, v := range values {
+			hide(v)
+		}
+	}
+	return body
 }
 
 // credential calls Auth on a goroutine that nobody waits for.
@@ -88,7 +117,7 @@ func (c *Client) credential(ctx context.Context, a attempt) (Credential, error) 
 	answers := make(chan answer, 1)
 	go func() {
 		defer c.authBusy.Store(false)
-		var ans answer
+		ans := answer{err: errors.New("it ended its goroutine")}
 		defer func() { answers <- ans }()
 		defer func() {
 			if p := recover(); p != nil {
