@@ -137,12 +137,11 @@ func (p *peer) judge(m *native.Msg) uint64 {
 	if m.TTL != 0 && m.HasAge && m.Age >= m.TTL {
 		return native.CodeExpired
 	}
-	hooks := &p.server.opt.Hooks
-	if err := hooks.authorize(p.who, VerbPublish, m.Topic); err != nil {
+	if err := p.authorize(VerbPublish, m.Topic); err != nil {
 		code, _, _ := codeOf(err, native.CodeForbidden)
 		return code
 	}
-	err := hooks.onPublish(p.ctx, p.who, Message{
+	err := p.onPublish(Message{
 		ID: m.ID, Topic: m.Topic, Payload: m.Payload, Type: m.Type, Header: m.Header, TTL: milliseconds(m.TTL),
 	})
 	if err != nil {

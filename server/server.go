@@ -285,7 +285,7 @@ func (s *Server) Publish(ctx context.Context, topic string, payload []byte, o *P
 
 // append stores e. A log that panics has failed.
 func (s *Server) append(ctx context.Context, e Entry) (offset uint64, err error) {
-	defer recovered(&err)
+	defer recovered(s.opt.Logger, &err)
 	return s.opt.Log.Append(ctx, e)
 }
 
