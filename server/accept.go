@@ -33,7 +33,7 @@ func (p *peer) accept(m *native.Msg) error {
 	}
 
 	ids := p.server.ids
-	o, known, err := ids.reserve(p.ctx, m.ID)
+	o, known, err := ids.reserve(p.ctx, m.ID, p.who.ID)
 	if err != nil {
 		return errSuperseded // p.ctx ended: so did the connection
 	}
@@ -52,10 +52,15 @@ func (p *peer) accept(m *native.Msg) error {
 	}()
 	code := p.horizon(m, at)
 	if code == 0 {
+		code = p.permit(m)
+	}
+	judged := code == 0
+	if judged {
 		code = p.judge(m)
 	}
 	if code != 0 {
-		if !retryable(code) {
+		// Whoever may not publish must not fill the memory of ids.
+		if judged && !retryable(code) {
 			ids.resolve(m.ID, outcome{code: code})
 			resolved = true
 		}
@@ -129,17 +134,22 @@ func (p *peer) horizon(m *native.Msg, at standing) uint64 {
 	return 0
 }
 
-// judge asks everything that may refuse a new message.
-func (p *peer) judge(m *native.Msg) uint64 {
+// permit decides whether this client may publish such a message at all.
+func (p *peer) permit(m *native.Msg) uint64 {
 	if native.CheckTopic(wire.UsePublish, m.Topic) != nil || m.ID == (wire.ID{}) {
 		return native.CodeBadRequest
-	}
-	if m.TTL != 0 && m.HasAge && m.Age >= m.TTL {
-		return native.CodeExpired
 	}
 	if err := p.authorize(VerbPublish, m.Topic); err != nil {
 		code, _, _ := codeOf(err, native.CodeForbidden)
 		return code
+	}
+	return 0
+}
+
+// judge decides on the message itself.
+func (p *peer) judge(m *native.Msg) uint64 {
+	if m.TTL != 0 && m.HasAge && m.Age >= m.TTL {
+		return native.CodeExpired
 	}
 	err := p.onPublish(Message{
 		ID: m.ID, Topic: m.Topic, Payload: m.Payload, Type: m.Type, Header: m.Header, TTL: milliseconds(m.TTL),

@@ -6,6 +6,7 @@ import (
 	"time"
 
 	"github.com/limpet-go/limpet/wire"
+	"github.com/limpet-go/limpet/wire/native"
 )
 
 // outcome is what became of a message.
@@ -33,6 +34,8 @@ type ids struct {
 
 type idEntry struct {
 	id      wire.ID
+	who     string        // the principal's ID
+	adopted bool          // from the log, which does not say who
 	at      time.Duration // since start
 	outcome outcome
 	pending bool          // reserved: no outcome yet
@@ -56,18 +59,23 @@ func newIDs(horizon time.Duration, maximum int) *ids {
 }
 
 // reserve returns the outcome of id if it is known. Otherwise the caller has
-// the id for itself until it calls resolve or release. It waits while somebody
-// else has it, until ctx ends.
-func (s *ids) reserve(ctx context.Context, id wire.ID) (o outcome, known bool, err error) {
+// the id for itself until it calls resolve or release. It waits while another
+// connection of who has it, until ctx ends. The outcome of somebody else's id is
+// not told.
+func (s *ids) reserve(ctx context.Context, id wire.ID, who string) (o outcome, known bool, err error) {
 	for {
 		now := time.Since(s.start)
 		s.mu.Lock()
 		s.expire(now)
 		e := s.known[id]
 		if e == nil {
-			s.known[id] = &idEntry{id: id, pending: true}
+			s.known[id] = &idEntry{id: id, who: who, pending: true}
 			s.mu.Unlock()
 			return outcome{}, false, nil
+		}
+		if e.who != who && !e.adopted {
+			s.mu.Unlock()
+			return outcome{code: native.CodeUnknownOutcome}, true, nil
 		}
 		if !e.pending {
 			o = e.outcome
@@ -174,7 +182,7 @@ func (s *ids) adopt(entry *Entry) {
 	if s.known[entry.ID] != nil {
 		return
 	}
-	e := &idEntry{id: entry.ID, at: entry.Time.Sub(s.start), outcome: outcome{offset: entry.Offset}}
+	e := &idEntry{id: entry.ID, adopted: true, at: entry.Time.Sub(s.start), outcome: outcome{offset: entry.Offset}}
 	s.known[e.id] = e
 	s.order = append(s.order, e)
 	s.expire(time.Since(s.start))

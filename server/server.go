@@ -221,7 +221,8 @@ type PublishOptions struct {
 // publisher of the same ID; when it ends within an append, whether the message
 // was appended is unknown and publishing it again under its ID is safe if the
 // log is so. Errors: ErrClosed, ErrTopic, ErrTooBig, ErrMessage, an *Error if the
-// same ID was refused before, and those of the log.
+// same ID was refused before or belongs to a client's principal, and those of the
+// log.
 func (s *Server) Publish(ctx context.Context, topic string, payload []byte, o *PublishOptions) (uint64, error) {
 	var opt PublishOptions
 	if o != nil {
@@ -259,12 +260,12 @@ func (s *Server) Publish(ctx context.Context, topic string, payload []byte, o *P
 		}
 		e.ID = wire.ID(id)
 	}
-	was, known, err := s.ids.reserve(ctx, e.ID)
+	was, known, err := s.ids.reserve(ctx, e.ID, "")
 	switch {
 	case err != nil:
 		return 0, err
 	case known && was.code != 0:
-		return 0, &Error{Code: was.code, Reason: "this id was refused before"}
+		return 0, &Error{Code: was.code, Reason: "this id was refused before, or a client with a principal uses it"}
 	case known:
 		return was.offset, nil
 	}
