@@ -3,13 +3,17 @@ package limpet_test
 import (
 	"context"
 	"fmt"
+	"net/http"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
 
 	"github.com/limpet-go/limpet"
 	"github.com/limpet-go/limpet/limpettest"
+	"github.com/limpet-go/limpet/wire"
+	"nhooyr.io/websocket"
 )
 
 // Close ends everything within 100 ms in every phase, whatever the peer does
@@ -132,6 +136,53 @@ func TestStalledWriteIsNoticed(t *testing.T) {
 		}
 		if st := c.Stats(); st.Acked != 10 {
 			t.Errorf("%+v", st)
+		}
+	})
+}
+
+// WebSocket pings of the peer are answered while a big message goes up a link
+// of 8 kbit/s: the library allows a pong five seconds.
+func TestPingsAreAnsweredOnASlowUplink(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var ponged atomic.Int32
+		h := limpettest.NewHandler(t, http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+			ws, err := websocket.Accept(w, r, nil)
+			if err != nil {
+				return
+			}
+			defer ws.CloseNow()
+			ws.SetReadLimit(1 << 20)
+			ctx, cancel := context.WithCancel(context.Background())
+			go func() {
+				defer cancel()
+				for {
+					if _, _, err := ws.Read(context.Background()); err != nil {
+						return
+					}
+				}
+			}()
+			for range 4 {
+				time.Sleep(10 * time.Second)
+				if ws.Ping(ctx) != nil {
+					return
+				}
+				ponged.Add(1)
+			}
+			<-ctx.Done()
+		}), &limpettest.HostOptions{Network: &limpettest.NetworkOptions{Buffer: 1024, Up: time.Second}})
+		d := retryNow{newWords()}
+		d.traits.Greeting, d.traits.Ping = false, wire.PingNone
+		c, err := limpet.Dial(context.Background(), h.URL(), &limpet.Options{HTTPClient: h.HTTPClient(), Dialect: d})
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer closeAndWait(t, c)
+		if _, err := c.Publish(context.Background(), "a", make([]byte, 100<<10), nil); err != nil {
+			t.Fatal(err)
+		}
+		time.Sleep(80 * time.Second)
+		if st := c.State(); st.Generation != 1 || ponged.Load() != 4 {
+			t.Errorf("generation %d, %d pongs: %v", st.Generation, ponged.Load(), st.Cause)
 		}
 	})
 }

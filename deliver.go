@@ -37,7 +37,8 @@ func (q *queue) discard(err error) {
 		q.finishing, q.err = true, err
 	}
 	q.dropped += uint64(q.data)
-	q.items, q.data, q.bytes, q.due = nil, 0, 0, 0
+	q.items.reset()
+	q.data, q.bytes, q.due = 0, 0, 0
 	if !q.ended {
 		q.ended = true
 		close(q.done)
@@ -58,7 +59,7 @@ func (q *queue) drained() bool {
 }
 
 func (q *queue) endIfEmpty() bool {
-	if !q.finishing || q.ended || len(q.items) > 0 {
+	if !q.finishing || q.ended || q.items.len() > 0 {
 		return false
 	}
 	q.ended = true
@@ -66,35 +67,48 @@ func (q *queue) endIfEmpty() bool {
 	return true
 }
 
-// take blocks until messages are due and returns max at most. They count as
-// waiting until handed is called. When the stream has ended it returns nil and
-// the stream's error; when ctx ends, its error.
-func (q *queue) take(ctx context.Context, max int) ([]Message, error) {
+// span is a run of messages that were processed, by their number of taking. The
+// zero value is none.
+type span struct{ from, to uint64 }
+
+// take blocks until messages are due and returns max at most, in dst if that
+// has room. They count as delivered, or, if kept, as waiting until handed is
+// called. Processed ones are acknowledged first. When the stream has ended it
+// returns nil and the stream's error; when ctx ends, its error.
+func (q *queue) take(ctx context.Context, dst []Message, max int, kept bool, processed span) ([]Message, error) {
 	for {
-		if err := ctx.Err(); err != nil {
-			q.signal() // the word may have been for us: another consumer must have it
-			return nil, err
-		}
 		q.mu.Lock()
-		ms, wait := q.pop(max)
-		free := len(ms) > 0 && q.starved()
-		end := len(ms) > 0 && q.endIfEmpty()
-		more := len(q.items) > 0
+		told := q.ack(processed)
+		ctxErr := ctx.Err()
+		var ms []Message
+		var wait time.Duration
+		if ctxErr == nil {
+			ms, wait = q.pop(dst, max, kept)
+		}
+		tell := processed.to != 0 || len(ms) > 0
+		tell = tell && (q.starved() || len(ms) > 0 && q.endIfEmpty())
+		more := q.items.len() > 0
 		ended, err := q.ended, q.err
 		q.mu.Unlock()
-		if len(ms) > 0 {
+		q.report(told)
+		processed = span{}
+		if tell {
+			q.room()
+		}
+		switch {
+		case ctxErr != nil:
+			q.signal() // the word may have been for us: another consumer must have it
+			return nil, ctxErr
+		case len(ms) > 0:
 			if more {
 				q.signal() // another consumer may be waiting
 			}
-			if free || end {
-				q.room()
-			}
 			return ms, nil
-		}
-		if ended {
+		case ended:
 			return nil, err
 		}
 		if err := q.pause(ctx, wait); err != nil {
+			q.signal()
 			return nil, err
 		}
 	}
@@ -118,13 +132,13 @@ func (q *queue) pause(ctx context.Context, wait time.Duration) error {
 }
 
 // pop takes what is due, or says how long until something is. Mu is held.
-func (q *queue) pop(most int) ([]Message, time.Duration) {
-	n := min(len(q.items), most)
+func (q *queue) pop(dst []Message, most int, kept bool) ([]Message, time.Duration) {
+	n := min(q.items.len(), most)
 	if n == 0 {
 		return nil, 0
 	}
 	if q.manual {
-		if n = min(n, q.d.Buffer-len(q.unacked)); n <= 0 {
+		if n = min(n, q.d.Buffer-q.unacked.len()); n <= 0 {
 			return nil, 0
 		}
 	}
@@ -134,32 +148,37 @@ func (q *queue) pop(most int) ([]Message, time.Duration) {
 			if wait := q.nextDue.Sub(now); wait > 0 {
 				return nil, wait
 			}
-			q.nextDue, q.due = now.Add(q.d.Every), len(q.items)
+			q.nextDue, q.due = now.Add(q.d.Every), q.items.len()
 		}
 		n = min(n, q.due)
 		q.due -= n
 	}
-	ms := make([]Message, n)
-	copy(ms, q.items)
-	clear(q.items[:n])
-	if q.items = q.items[n:]; len(q.items) == 0 {
-		q.items = nil
+	if cap(dst) < n {
+		dst = make([]Message, n)
 	}
+	ms := dst[:n]
+	copy(ms, q.items.all())
+	q.items.drop(n)
 	for i := range ms {
 		m := &ms[i]
 		q.takes++
 		m.taken = q.takes
-		if len(q.unacked) >= q.d.Buffer+maxUnacked {
-			q.stuck, q.unacked = true, nil
+		if q.unacked.len() >= q.d.Buffer+maxUnacked {
+			q.stuck = true
+			q.unacked.reset()
 		}
 		if !q.stuck {
-			loss := m.Kind == Gap || m.Kind == Reset
-			q.unacked = append(q.unacked, commit{m.taken, m.Position, loss, m.gen})
+			q.unacked.push(commit{m.taken, m.Position, m.Gap != nil, m.gen})
 		}
 		q.bytes -= len(m.Payload)
-		if m.Kind == Data || m.Kind == Snapshot {
+		switch {
+		case m.Gap != nil:
+		case kept:
 			q.data--
 			q.inHand++
+		default:
+			q.data--
+			q.delivered++
 		}
 	}
 	if q.manual {
@@ -171,16 +190,15 @@ func (q *queue) pop(most int) ([]Message, time.Duration) {
 // advance moves the committed position over the contiguous acknowledged prefix
 // and returns its length and its last message. Mu is held.
 func (q *queue) advance() (n int, last commit) {
-	for n < len(q.unacked) && q.unacked[n].acked {
-		q.committed = q.unacked[n].position
-		if q.unacked[n].gen != 0 {
-			last = q.unacked[n]
+	for n < q.unacked.len() && q.unacked.at(n).acked {
+		c := q.unacked.at(n)
+		q.committed = c.position
+		if c.gen != 0 {
+			last = *c
 		}
 		n++
 	}
-	if q.unacked = q.unacked[n:]; len(q.unacked) == 0 {
-		q.unacked = nil
-	}
+	q.unacked.drop(n)
 	return n, last
 }
 
@@ -189,7 +207,7 @@ func (q *queue) advance() (n int, last commit) {
 func (q *queue) handed(ms []Message, delivered bool) {
 	q.mu.Lock()
 	for i := range ms {
-		if ms[i].Kind == Gap || ms[i].Kind == Reset {
+		if ms[i].Gap != nil {
 			continue
 		}
 		q.inHand--
@@ -206,29 +224,41 @@ func (q *queue) handed(ms []Message, delivered bool) {
 	}
 }
 
-// acked marks one taken message as processed and commits the contiguous
-// prefix.
-func (q *queue) acked(taken uint64) {
-	q.mu.Lock()
-	var told commit
-	if n := len(q.unacked); n > 0 && taken >= q.unacked[0].taken && taken <= q.unacked[n-1].taken {
-		c := &q.unacked[taken-q.unacked[0].taken]
-		if !c.acked && q.processed == wire.ProcessedEach {
-			told = *c
+// ack marks taken messages as processed, commits the contiguous prefix and
+// returns what the server wants to hear. Mu is held.
+func (q *queue) ack(s span) (told []commit) {
+	if s.to == 0 || q.unacked.len() == 0 {
+		return nil
+	}
+	first := q.unacked.at(0).taken
+	for taken := max(s.from, first); taken <= s.to && taken-first < uint64(q.unacked.len()); taken++ {
+		c := q.unacked.at(int(taken - first))
+		if !c.acked && q.processed == wire.ProcessedEach && c.gen != 0 {
+			told = append(told, *c)
 		}
 		c.acked = true
 	}
-	n, last := q.advance()
-	if q.processed == wire.ProcessedCumulative {
-		told = last
+	if _, last := q.advance(); q.processed == wire.ProcessedCumulative && last.gen != 0 {
+		told = append(told, last)
 	}
-	free := n > 0 && q.starved()
+	return told
+}
+
+func (q *queue) report(told []commit) {
+	for _, c := range told {
+		q.tell(c.gen, c.position)
+	}
+}
+
+// acked is ack for one message.
+func (q *queue) acked(taken uint64) {
+	q.mu.Lock()
+	told := q.ack(span{taken, taken})
+	free := q.starved()
 	q.mu.Unlock()
-	if n > 0 && q.manual {
-		q.signal()
-	}
-	if told.gen != 0 {
-		q.tell(told.gen, told.position)
+	q.report(told)
+	if q.manual {
+		q.signal() // the window may have opened
 	}
 	if free {
 		q.room()
@@ -242,20 +272,21 @@ func (q *queue) acked(taken uint64) {
 // and the reason: ctx's error, or why the subscription ended.
 func (s *Subscription) Messages(ctx context.Context) iter.Seq2[Message, error] {
 	return func(yield func(Message, error) bool) {
+		var room [1]Message
+		var processed span
 		for {
-			ms, err := s.queue.take(ctx, 1)
+			ms, err := s.queue.take(ctx, room[:0], 1, false, processed)
 			if ms == nil {
 				if err != nil {
 					yield(Message{}, err)
 				}
 				return
 			}
-			s.queue.handed(ms, true)
 			if !yield(ms[0], nil) {
 				return
 			}
 			if !s.queue.manual {
-				s.queue.acked(ms[0].taken)
+				processed = span{ms[0].taken, ms[0].taken}
 			}
 		}
 	}
@@ -268,22 +299,21 @@ const maxBatch = 1024
 // messages, in one slice that the receiver owns.
 func (s *Subscription) Batches(ctx context.Context) iter.Seq2[[]Message, error] {
 	return func(yield func([]Message, error) bool) {
+		var processed span
 		for {
-			ms, err := s.queue.take(ctx, maxBatch)
+			ms, err := s.queue.take(ctx, nil, maxBatch, false, processed)
 			if ms == nil {
 				if err != nil {
 					yield(nil, err)
 				}
 				return
 			}
-			s.queue.handed(ms, true)
+			all := span{ms[0].taken, ms[len(ms)-1].taken} // the receiver may change ms
 			if !yield(ms, nil) {
 				return
 			}
 			if !s.queue.manual {
-				for i := range ms {
-					s.queue.acked(ms[i].taken)
-				}
+				processed = all
 			}
 		}
 	}
@@ -303,9 +333,10 @@ func (s *Subscription) C() <-chan Message {
 
 func (s *Subscription) deliver() {
 	defer close(s.c)
+	var room [1]Message
 	var before uint64
 	for {
-		ms, _ := s.queue.take(context.Background(), 1)
+		ms, _ := s.queue.take(context.Background(), room[:0], 1, true, span{})
 		if ms == nil {
 			return
 		}

@@ -42,7 +42,7 @@ func resetAt(epoch string, offset uint64) *wire.Event {
 func offerAll(t *testing.T, q *queue, evs ...*wire.Event) {
 	t.Helper()
 	for _, ev := range evs {
-		if _, err := q.offer(1, ev); err != nil {
+		if _, err := q.offer(1, []wire.Event{*ev}); err != nil {
 			t.Fatalf("offer %+v: %v", ev, err)
 		}
 	}
@@ -57,7 +57,7 @@ func TestLossHoldsNoPlaceUnderManualAck(t *testing.T) {
 		defer cancel()
 		var kinds []Kind
 		for len(kinds) < 5 {
-			ms, err := q.take(ctx, 1)
+			ms, err := q.take(ctx, nil, 1, true, span{})
 			if err != nil {
 				t.Fatalf("after %v: %v", kinds, err)
 			}
@@ -81,7 +81,7 @@ func TestProcessedIsToldAcrossALoss(t *testing.T) {
 		var told []uint64
 		q.tell = func(_ uint64, p Position) { told = append(told, p.Offset) }
 		offerAll(t, q, subscribedAt(0), dataAt(1, 0), gapTo(1, 3), dataAt(4, 3))
-		ms, err := q.take(context.Background(), 8)
+		ms, err := q.take(context.Background(), nil, 8, true, span{})
 		if err != nil || len(ms) != 3 {
 			t.Fatal(ms, err)
 		}
@@ -100,17 +100,17 @@ func TestEndedConsumerWakesAnother(t *testing.T) {
 			q := testQueue(Delivery{Buffer: 8, Overflow: DropOldest}, false, wire.Traits{})
 			offerAll(t, q, subscribedAt(0))
 			first, cancel := context.WithCancel(context.Background())
-			go q.take(first, 1)
+			go q.take(first, nil, 1, true, span{})
 			synctest.Wait()
 			second, stop := context.WithTimeout(context.Background(), time.Minute)
 			got := make(chan error, 1)
-			go func() { _, err := q.take(second, 1); got <- err }()
+			go func() { _, err := q.take(second, nil, 1, true, span{}); got <- err }()
 			synctest.Wait()
 			offerAll(t, q, dataAt(1, 0)) // wakes the first
 			cancel()
 			synctest.Wait()
 			q.mu.Lock()
-			waiting := len(q.items)
+			waiting := q.items.len()
 			q.mu.Unlock()
 			if waiting > 0 && len(got) == 0 {
 				t.Fatal("a message waits and a consumer waits")
@@ -128,7 +128,7 @@ func TestOverflowGapBeginsAtTheLastElement(t *testing.T) {
 		q := testQueue(Delivery{Buffer: 1, Overflow: overflow}, false, wire.Traits{})
 		offerAll(t, q, subscribedAt(100), dataAt(105, 90), dataAt(110, 105), dataAt(120, 110))
 		q.mu.Lock()
-		for _, m := range q.items {
+		for _, m := range q.items.all() {
 			if m.Kind == Gap && m.Gap.After.Offset < 100 {
 				t.Errorf("%v: gap after %d, delivery began at 100", overflow, m.Gap.After.Offset)
 			}
@@ -154,7 +154,7 @@ func TestQueueModel(t *testing.T) {
 		}
 		gen, last, epoch, epochs := uint64(1), uint64(rnd.IntN(10)), "e", 0
 		offer := func(ev *wire.Event) {
-			if _, err := q.offer(gen, ev); err != nil {
+			if _, err := q.offer(gen, []wire.Event{*ev}); err != nil {
 				fail("%v", err)
 			}
 		}
@@ -187,7 +187,7 @@ func TestQueueModel(t *testing.T) {
 				if !based || p.Offset != last || p.Epoch != epoch {
 					fail("resumes from %v, received up to %s.%d", p, epoch, last)
 				}
-				if _, err := q.offer(gen-1, dataAt(last+1, last)); err != nil || q.last.Offset != last {
+				if _, err := q.offer(gen-1, []wire.Event{*dataAt(last+1, last)}); err != nil || q.last.Offset != last {
 					fail("an old connection moved the position")
 				}
 				ev := subscribedAt(last)
@@ -195,7 +195,7 @@ func TestQueueModel(t *testing.T) {
 				offer(ev)
 			default:
 				q.mu.Lock()
-				ms, _ := q.pop(1 + rnd.IntN(3))
+				ms, _ := q.pop(nil, 1+rnd.IntN(3), true)
 				q.mu.Unlock()
 				q.handed(ms, true)
 				for _, m := range ms {
@@ -233,7 +233,7 @@ func TestQueueModel(t *testing.T) {
 			}
 			q.mu.Lock()
 			waiting, bytes, data := uint64(q.data+q.inHand), 0, 0
-			for _, m := range q.items {
+			for _, m := range q.items.all() {
 				bytes += len(m.Payload)
 				if m.Kind == Data {
 					data++

@@ -56,6 +56,7 @@ type loop struct {
 	ask        []*Subscription // to be asked for
 	asking     int             // asked for, not answered
 	writing    bool
+	again      bool // flush left something to encode
 	writeSince time.Time
 	armed      time.Time // what the timer was last set to
 	writeErr   error
@@ -260,12 +261,12 @@ func (l *loop) fail(f *wire.Failure) {
 	d := judge(l.c.cfg.Dialect, f)
 	why := cause(f, d)
 	l.state.Cause = why
+	if d.TooBig && l.ready {
+		l.window.tooBig()
+	}
 	l.disconnect(0, "")
 	if l.lost.IsZero() {
 		l.lost = l.now
-	}
-	if d.TooBig {
-		l.window.tooBig()
 	}
 	if d.strike {
 		if now := l.positions(); l.strikes > 0 && now == l.progress {
@@ -409,8 +410,10 @@ func (l *loop) end(why error) {
 		}
 		l.setSub(s, SubState{Phase: SubEnded, Err: why})
 	}
-	for _, s := range l.draining {
-		s.queue.discard(nil)
+	if why == nil {
+		for _, s := range l.draining {
+			s.queue.discard(nil)
+		}
 	}
 	l.c.cancel()
 }

@@ -8,7 +8,7 @@ import (
 func (q *queue) put(prev Position, m Message) {
 	full := q.data >= q.d.Buffer || q.data > 0 && q.bytes+len(m.Payload) > q.d.Bytes
 	if !full || q.d.Overflow == Block {
-		q.items = append(q.items, m)
+		q.items.push(m)
 		q.data++
 		q.bytes += len(m.Payload)
 		return
@@ -18,7 +18,7 @@ func (q *queue) put(prev Position, m Message) {
 		q.append(lossOf(Gap, prev, m.Position, 1, wire.CauseOverflow))
 		return
 	}
-	q.items = append(q.items, m)
+	q.items.push(m)
 	q.data++
 	q.bytes += len(m.Payload)
 	for q.data > q.d.Buffer || q.data > 1 && q.bytes > q.d.Bytes {
@@ -30,29 +30,27 @@ func (q *queue) put(prev Position, m Message) {
 // neighbours. Mu is held; there is a data message.
 func (q *queue) dropOldest() {
 	i := 0
-	for q.items[i].Kind == Gap || q.items[i].Kind == Reset {
+	for q.items.at(i).Gap != nil {
 		i++
 	}
-	m := q.items[i]
+	m := *q.items.at(i)
 	q.dropped++
 	q.data--
 	q.bytes -= len(m.Payload)
 	after := Position{Epoch: m.Position.Epoch, Offset: m.prev}
 	g := lossOf(Gap, after, m.Position, 1, wire.CauseOverflow)
 	g.Topic = q.topic
-	q.items[i] = g
-	if i+1 < len(q.items) && q.join(i, q.items[i+1]) {
+	*q.items.at(i) = g
+	if i+1 < q.items.len() && q.join(i, *q.items.at(i + 1)) {
 		q.remove(i + 1)
 	}
-	if i > 0 && q.join(i-1, q.items[i]) {
+	if i > 0 && q.join(i-1, *q.items.at(i)) {
 		q.remove(i)
 	}
 }
 
 func (q *queue) remove(i int) {
-	copy(q.items[i:], q.items[i+1:])
-	q.items[len(q.items)-1] = Message{}
-	q.items = q.items[:len(q.items)-1]
+	q.items.remove(i)
 	if q.due > i {
 		q.due--
 	}
@@ -60,7 +58,7 @@ func (q *queue) remove(i int) {
 
 // join extends the loss at items[i] by m if they are one.
 func (q *queue) join(i int, m Message) bool {
-	old := q.items[i]
+	old := q.items.at(i)
 	switch {
 	case old.Kind == Gap && m.Kind == Gap && old.Gap.To.Epoch == m.Gap.To.Epoch:
 		g := *old.Gap
@@ -70,12 +68,12 @@ func (q *queue) join(i int, m Message) bool {
 		} else {
 			g.Count = 0
 		}
-		q.items[i].Gap, q.items[i].Position = &g, g.To
+		old.Gap, old.Position = &g, g.To
 		return true
 	case old.Kind == Reset && m.Kind == Reset:
 		g := *old.Gap
 		g.To = m.Gap.To
-		q.items[i].Gap, q.items[i].Position = &g, g.To
+		old.Gap, old.Position = &g, g.To
 		return true
 	}
 	return false
@@ -107,15 +105,15 @@ func (q *queue) find(k Kind, to Position, count uint64, why Cause) {
 
 func (q *queue) append(m Message) {
 	m.Topic, m.queue = q.topic, q
-	if n := len(q.items); n > 0 && q.join(n-1, m) {
+	if n := q.items.len(); n > 0 && q.join(n-1, m) {
 		return
 	}
-	q.items = append(q.items, m)
+	q.items.push(m)
 }
 
 // crowded bounds what a server can pile up without sending a message.
 func (q *queue) crowded() error {
-	if len(q.items)-q.data > q.d.Buffer+16 {
+	if q.items.len()-q.data > q.d.Buffer+16 {
 		return violation("gaps and resets without end")
 	}
 	return nil

@@ -26,7 +26,7 @@ type queue struct {
 	cut  chan struct{} // closed by discard: what is in the deliverer's hand is dropped
 
 	mu        sync.Mutex
-	items     []Message // head is items[0]
+	items     fifo[Message]
 	bytes     int
 	data      int // data and snapshots in items
 	inHand    int // taken, not yet handed over
@@ -54,7 +54,7 @@ type queue struct {
 	asked        bool // room was told and no credit taken since
 
 	takes     uint64 // messages taken so far
-	unacked   []commit
+	unacked   fifo[commit]
 	committed Position
 	stuck     bool // a message was left unacknowledged for so long that nothing after it will be committed
 }
@@ -115,7 +115,7 @@ func (q *queue) allowance() wire.Credit {
 	}
 	held := q.data + q.inHand
 	if q.manual {
-		held = q.data + len(q.unacked)
+		held = q.data + q.unacked.len()
 	}
 	return wire.Credit{
 		N:     q.rxN + uint64(max(0, q.d.Buffer-held)),
@@ -147,16 +147,22 @@ func (q *queue) credit() wire.Credit {
 	return q.granted
 }
 
-// offer takes one event of connection gen. It never blocks. Lost is the loss
-// that the queue found by itself, nil if there was none. An error is a
-// violation by the server.
-func (q *queue) offer(gen uint64, ev *wire.Event) (lost *wire.Event, err error) {
+// offer takes events of connection gen, in wire order. It never blocks. Lost are
+// the losses that the queue found by itself. An error is a violation by the
+// server; what came before it was taken.
+func (q *queue) offer(gen uint64, events []wire.Event) (lost []wire.Event, err error) {
 	q.mu.Lock()
-	q.found = nil
-	err = q.accept(gen, ev)
-	lost = q.found
+	for i := range events {
+		q.found = nil
+		if err = q.accept(gen, &events[i]); err != nil {
+			break
+		}
+		if q.found != nil {
+			lost = append(lost, *q.found)
+		}
+	}
 	free := q.d.Overflow != Block && q.starved()
-	waiting := len(q.items) > 0
+	waiting := q.items.len() > 0
 	q.mu.Unlock()
 	if waiting {
 		q.signal()
