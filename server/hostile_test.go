@@ -127,7 +127,7 @@ func TestHookExits(t *testing.T) {
 type stepping struct{ server.Log }
 
 func (l stepping) Read(from uint64, dst []*server.Entry) (int, uint64, error) {
-	time.Sleep(10 * time.Millisecond)
+	<-time.After(10 * time.Millisecond)
 	return l.Log.Read(from, dst)
 }
 
