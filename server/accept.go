@@ -33,7 +33,8 @@ func (p *peer) accept(m *native.Msg) error {
 	}
 
 	ids := p.server.ids
-	o, known, err := ids.reserve(p.ctx, m.ID, p.who.ID)
+	k := idKey{id: m.ID, who: p.who.ID}
+	o, known, err := ids.reserve(p.ctx, k)
 	if err != nil {
 		return errSuperseded // p.ctx ended: so did the connection
 	}
@@ -47,7 +48,7 @@ func (p *peer) accept(m *native.Msg) error {
 			s.giveBack()
 		}
 		if !resolved {
-			ids.release(m.ID)
+			ids.release(k)
 		}
 	}()
 	code := p.horizon(m, at)
@@ -61,7 +62,7 @@ func (p *peer) accept(m *native.Msg) error {
 	if code != 0 {
 		// Whoever may not publish must not fill the memory of ids.
 		if judged && !retryable(code) {
-			ids.resolve(m.ID, outcome{code: code})
+			ids.resolve(k, outcome{code: code})
 			resolved = true
 		}
 		return p.consume(m, code)
@@ -78,7 +79,7 @@ func (p *peer) accept(m *native.Msg) error {
 		p.log.Error("the log refuses a message", "error", err)
 		return &fault{code: native.CloseBackendUnavailable, reason: "the log is not available"}
 	}
-	ids.resolve(m.ID, outcome{offset: offset})
+	ids.resolve(k, outcome{offset: offset})
 	resolved = true
 	s.finish(m.S, m.ID, 0)
 	p.server.stats.accepted.Add(1)

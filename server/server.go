@@ -221,8 +221,8 @@ type PublishOptions struct {
 // publisher of the same ID; when it ends within an append, whether the message
 // was appended is unknown and publishing it again under its ID is safe if the
 // log is so. Errors: ErrClosed, ErrTopic, ErrTooBig, ErrMessage, an *Error if the
-// same ID was refused before or belongs to a client's principal, and those of the
-// log.
+// same ID was refused before, and those of the log. The IDs of this program are
+// those of the clients whose Principal has no ID, and of no others.
 func (s *Server) Publish(ctx context.Context, topic string, payload []byte, o *PublishOptions) (uint64, error) {
 	var opt PublishOptions
 	if o != nil {
@@ -260,19 +260,20 @@ func (s *Server) Publish(ctx context.Context, topic string, payload []byte, o *P
 		}
 		e.ID = wire.ID(id)
 	}
-	was, known, err := s.ids.reserve(ctx, e.ID, "")
+	k := idKey{id: e.ID}
+	was, known, err := s.ids.reserve(ctx, k)
 	switch {
 	case err != nil:
 		return 0, err
 	case known && was.code != 0:
-		return 0, &Error{Code: was.code, Reason: "this id was refused before, or a client with a principal uses it"}
+		return 0, &Error{Code: was.code, Reason: "this id was refused before"}
 	case known:
 		return was.offset, nil
 	}
 	stored := false
 	defer func() {
 		if !stored {
-			s.ids.release(e.ID)
+			s.ids.release(k)
 		}
 	}()
 	offset, err := s.append(ctx, e)
@@ -280,7 +281,7 @@ func (s *Server) Publish(ctx context.Context, topic string, payload []byte, o *P
 		return 0, err
 	}
 	stored = true
-	s.ids.resolve(e.ID, outcome{offset: offset})
+	s.ids.resolve(k, outcome{offset: offset})
 	return offset, nil
 }
 
