@@ -88,7 +88,7 @@ func (k *conn) kill() {
 // a refusal is bounded in size and time.
 type upgrade struct {
 	base   http.RoundTripper
-	raw    net.Conn
+	nc     net.Conn
 	stream *stream
 	lent   *lent // to the library
 	status int
@@ -117,7 +117,7 @@ func (u *upgrade) RoundTrip(req *http.Request) (*http.Response, error) {
 		resp.Body.Close()
 		return nil, errors.New("transport does not hand the upgraded connection over")
 	}
-	u.stream = newStream(rwc, u.raw)
+	u.stream = newStream(rwc, u.nc)
 	u.lent = &lent{u.stream}
 	resp.Body = u.lent
 	return resp, nil
@@ -157,7 +157,7 @@ func dialConn(ctx context.Context, cfg *config, a *wire.Attempt, spawn func(func
 	up := &upgrade{base: client.Transport}
 	client.Transport = up
 	ctx = httptrace.WithClientTrace(ctx, &httptrace.ClientTrace{
-		GotConn: func(info httptrace.GotConnInfo) { up.raw = socketOf(info.Conn) },
+		GotConn: func(info httptrace.GotConnInfo) { up.nc = info.Conn },
 	})
 	ws, _, err := websocket.Dial(ctx, a.URL, &websocket.DialOptions{
 		HTTPClient:      client,

@@ -2,8 +2,10 @@ package limpet
 
 import (
 	"crypto/tls"
+	"errors"
 	"io"
 	"net"
+	"os"
 	"sync/atomic"
 	"time"
 )
@@ -14,6 +16,7 @@ import (
 type stream struct {
 	io.ReadWriteCloser
 	raw     net.Conn // the socket below TLS, nil if the transport did not tell
+	secure  bool     // there is TLS above it
 	epoch   time.Time
 	read    atomic.Int64 // when bytes were last received, ns since epoch
 	wrote   atomic.Int64 // when bytes were last accepted by the socket
@@ -21,8 +24,11 @@ type stream struct {
 	ended   atomic.Bool  // a read failed
 }
 
-func newStream(rwc io.ReadWriteCloser, raw net.Conn) *stream {
-	s := &stream{ReadWriteCloser: rwc, raw: raw, epoch: time.Now()}
+func newStream(rwc io.ReadWriteCloser, nc net.Conn) *stream {
+	s := &stream{ReadWriteCloser: rwc, raw: nc, epoch: time.Now()}
+	if t, ok := nc.(*tls.Conn); ok {
+		s.raw, s.secure = t.NetConn(), true
+	}
 	s.read.Store(1)
 	s.wrote.Store(1)
 	return s
@@ -42,10 +48,37 @@ func (s *stream) Read(p []byte) (int, error) {
 	return n, err
 }
 
-func (s *stream) Write(p []byte) (int, error) {
-	n, err := s.ReadWriteCloser.Write(p)
-	if n > 0 {
-		s.wrote.Store(s.now())
+// writeStep is how much is written without a look at how it goes: on a link of
+// 8 kbit/s a step takes half of stallTimeout.
+const writeStep = 8 << 10
+
+// Write shows progress while it lasts. A long write to a TCP socket is one
+// system call that is interrupted once a second while the peer is slow;
+// elsewhere it goes out in steps.
+func (s *stream) Write(p []byte) (n int, err error) {
+	tcp, _ := s.raw.(*net.TCPConn)
+	if s.secure || len(p) <= writeStep {
+		tcp = nil // TLS does not survive an interrupted write
+	}
+	for first := true; (n < len(p) || first) && err == nil; first = false {
+		step := p[n:]
+		if tcp != nil {
+			tcp.SetWriteDeadline(time.Now().Add(time.Second))
+		} else {
+			step = step[:min(len(step), writeStep)]
+		}
+		var m int
+		m, err = s.ReadWriteCloser.Write(step)
+		n += m
+		if m > 0 {
+			s.wrote.Store(s.now())
+		}
+		if tcp != nil && errors.Is(err, os.ErrDeadlineExceeded) {
+			err = nil
+		}
+	}
+	if tcp != nil {
+		tcp.SetWriteDeadline(time.Time{})
 	}
 	return n, err
 }
@@ -66,14 +99,6 @@ func (s *stream) kill() {
 		s.raw.Close()
 	}
 	s.ReadWriteCloser.Close()
-}
-
-// socketOf is the socket below TLS.
-func socketOf(c net.Conn) net.Conn {
-	if t, ok := c.(*tls.Conn); ok {
-		return t.NetConn()
-	}
-	return c
 }
 
 // lent is a stream as the library sees it. Without stream it is closed, which

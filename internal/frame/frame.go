@@ -53,6 +53,7 @@ const (
 	maxPongs      = 4 << 10  // bytes that wait to be written
 	fragment      = 32 << 10 // of a longer message: control frames pass between two
 	writeSize     = 64 << 10 // messages are joined up to it
+	minUnit       = 4 << 10  // of a slow peer, in place of both
 	windowSize    = 64 << 10 // of the stream, while there is traffic
 	parkedSize    = 1 << 10  // of the stream, while there is little
 	windowBatch   = 256
@@ -113,6 +114,7 @@ func New(stream io.ReadWriter, o Options) *Conn {
 	}
 	c := &Conn{stream: stream, o: o}
 	c.out.cond.L = &c.out.mu
+	c.out.unit = writeSize
 	var seed [32]byte
 	rand.Read(seed[:]) // it never fails
 	c.out.keys = mathrand.NewChaCha8(seed)

@@ -5,6 +5,7 @@ import (
 	"encoding/binary"
 	mathrand "math/rand/v2"
 	"sync"
+	"time"
 
 	"github.com/limpet-go/limpet/wire"
 )
@@ -23,8 +24,14 @@ type output struct {
 	shut    bool   // it has been handed to the stream
 	err     error  // of the stream; final
 
+	// Of the active writer.
 	keys *mathrand.ChaCha8 // mask keys: RFC 6455, section 10.3
+	unit int               // bytes handed to the stream at a time
 }
+
+// slowWrite is how long a write may take before the next ones are short, so
+// that a pong need not wait for long.
+const slowWrite = 200 * time.Millisecond
 
 // buffers hold what one write hands to the stream.
 var buffers = sync.Pool{New: func() any {
@@ -34,8 +41,9 @@ var buffers = sync.Pool{New: func() any {
 
 // Write writes messages, as many to one write of the stream as fit in 64 KiB,
 // and returns when the stream has taken all. Messages above 32 KiB go out in
-// fragments, so that control frames pass between two. The error is ErrClosing
-// once a close frame was sent, or the stream's own, which is final.
+// fragments, so that control frames pass between two. To a peer that takes them
+// slowly both are 4 KiB. The error is ErrClosing once a close frame was sent, or
+// the stream's own, which is final.
 func (c *Conn) Write(ms []wire.Frame) error {
 	if err := c.out.acquire(); err != nil {
 		return err
@@ -69,12 +77,12 @@ func (c *Conn) write(b []byte, ms []wire.Frame) (err error) {
 	for _, m := range ms {
 		first, rest := byte(m.Type), m.Data
 		for {
-			part := rest[:min(len(rest), fragment)]
+			part := rest[:min(len(rest), fragment, c.out.unit)]
 			rest = rest[len(part):]
 			if len(rest) == 0 {
 				first |= finBit
 			}
-			if len(b)+maxHeader+len(part) > cap(b) {
+			if len(b) > 0 && len(b)+maxHeader+len(part) > c.out.unit {
 				if b, err = c.flush(b); err != nil {
 					return err
 				}
@@ -164,7 +172,19 @@ func (c *Conn) put(b []byte) error {
 	if len(b) == 0 {
 		return nil
 	}
+	o := &c.out
+	if len(b) < minUnit/2 {
+		_, err := c.stream.Write(b)
+		return err
+	}
+	began := time.Now()
 	_, err := c.stream.Write(b)
+	switch took := time.Since(began); {
+	case took > slowWrite:
+		o.unit = minUnit
+	case took < slowWrite/4:
+		o.unit = min(2*o.unit, writeSize)
+	}
 	return err
 }
 
