@@ -8,6 +8,7 @@ import (
 	"net"
 	"net/http"
 	"net/http/httptrace"
+	"sync"
 	"time"
 	"unicode/utf8"
 
@@ -305,16 +306,18 @@ func closeCode(err error) (code uint16, reason string) {
 // subscription goes straight to its queue, in wire order; the loop hears of
 // everything else, and of what changes a subscription's state.
 func (c *Client) read(k *conn, codec wire.Codec) {
-	var events wire.Events
-	names := make(map[string]uint64) // server-given name to subscription key
+	var names names
 	for {
 		batch, err := k.receive()
+		events := eventPool.Get().(*wire.Events)
 		for len(batch) > 0 && err == nil {
-			batch, err = c.decode(k, codec, batch, &events)
-			if fault := c.route(k, &events, names); fault != nil {
+			batch, err = c.decode(k, codec, batch, events)
+			if fault := c.route(k, events, &names); fault != nil {
 				err = fault
 			}
+			events.Reset()
 		}
+		eventPool.Put(events)
 		if err != nil {
 			c.inbox.post(downed{k, err})
 			return
@@ -322,12 +325,15 @@ func (c *Client) read(k *conn, codec wire.Codec) {
 	}
 }
 
+// eventPool lends the memory of events for one frame: an idle connection holds
+// none.
+var eventPool = sync.Pool{New: func() any { return new(wire.Events) }}
+
 const routedAtOnce = 64 // events; one frame may hold more
 
 // decode decodes frames until there is enough to route, and returns the others.
 // Of a frame that is wrong nothing is applied; what came before it is.
 func (c *Client) decode(k *conn, codec wire.Codec, batch []wire.Frame, events *wire.Events) ([]wire.Frame, error) {
-	events.Reset()
 	for len(batch) > 0 && len(events.List) < routedAtOnce {
 		f := batch[0]
 		batch = batch[1:]
@@ -342,7 +348,7 @@ func (c *Client) decode(k *conn, codec wire.Codec, batch []wire.Frame, events *w
 	return batch, nil
 }
 
-func (c *Client) route(k *conn, events *wire.Events, names map[string]uint64) error {
+func (c *Client) route(k *conn, events *wire.Events, names *names) error {
 	var forLoop []wire.Event
 	var fault error
 	routes := c.routes.Load()
@@ -355,9 +361,9 @@ func (c *Client) route(k *conn, events *wire.Events, names map[string]uint64) er
 		}
 		n := run(rest)
 		if ev.Key == 0 {
-			ev.Key = names[ev.Name]
+			ev.Key = names.keys[ev.Name]
 		} else if ev.Kind == wire.EventSubscribed && ev.Name != "" {
-			names[ev.Name] = ev.Key
+			names.set(ev.Key, ev.Name)
 		}
 		if s := routes.find(ev); s != nil {
 			var lost []wire.Event
@@ -382,6 +388,21 @@ func (c *Client) route(k *conn, events *wire.Events, names map[string]uint64) er
 	return fault
 }
 
+// names are what the server calls subscriptions on one connection: one name a
+// key, the latest.
+type names struct {
+	keys  map[string]uint64
+	names map[uint64]string
+}
+
+func (n *names) set(key uint64, name string) {
+	if n.keys == nil {
+		n.keys, n.names = make(map[string]uint64), make(map[uint64]string)
+	}
+	delete(n.keys, n.names[key])
+	n.keys[name], n.names[key] = key, name
+}
+
 // run is how many events at the head are messages of one subscription; 1 if the
 // first is something else.
 func run(events []wire.Event) int {
@@ -399,15 +420,17 @@ func run(events []wire.Event) int {
 func (k *conn) readRoom() { <-k.ahead }
 
 // write writes frames and says how it went.
-func (c *Client) write(k *conn, frames []wire.Frame, through uint64) {
-	err := k.send(frames)
+func (c *Client) write(k *conn, frames *wire.Frames, through uint64) {
+	err := k.send(frames.List)
 	if err == nil {
 		n := 0
-		for i := range frames {
-			n += len(frames[i].Data)
+		for _, f := range frames.List {
+			n += len(f.Data)
 		}
 		c.counters.bytesWritten.Add(uint64(n))
 	}
+	frames.Reset()
+	framesPool.Put(frames)
 	c.inbox.post(wrote{k, err, through})
 }
 

@@ -9,12 +9,11 @@ import (
 )
 
 const (
-	batchBytes   = 64 << 10               // one write: control frames get their turn after it
-	subsAtOnce   = 256                    // subscriptions asked for and not answered
-	goodbye      = 100 * time.Millisecond // of Close, for the close frame
-	patience     = time.Second            // for the close frame that follows a fatal error frame
-	readsAhead   = 8                      // batches of events that the reader may have posted
-	maxHeartbeat = 10 * time.Minute
+	batchBytes = 64 << 10               // one write: control frames get their turn after it
+	subsAtOnce = 256                    // subscriptions asked for and not answered
+	goodbye    = 100 * time.Millisecond // of Close, for the close frame
+	patience   = time.Second            // for the close frame that follows a fatal error frame
+	readsAhead = 8                      // batches of events that the reader may have posted
 )
 
 // event is something that happened, or that somebody wants. Only apply
@@ -51,7 +50,7 @@ type loop struct {
 	conn       *conn
 	codec      wire.Codec
 	ready      bool
-	start      wire.Frames // of the codec, not yet written
+	start      *wire.Frames // of the codec, not yet written
 	ops        []wire.Op
 	ask        []*Subscription // to be asked for
 	asking     int             // asked for, not answered
@@ -189,7 +188,7 @@ func (l *loop) open(k *conn, token string) {
 	if l.c.cfg.traits.Confirms {
 		l.asking = len(subs)
 	}
-	l.start.Reset()
+	l.start = new(wire.Frames)
 	l.goAway = 0
 	l.heartbeat = l.c.cfg.Heartbeat.Interval
 	l.handshakeBy = l.now.Add(handshakeTimeout)
@@ -199,7 +198,7 @@ func (l *loop) open(k *conn, token string) {
 			l.ask = append(l.ask, s)
 		}
 	}
-	if err := codec.Start(&l.start); err != nil {
+	if err := codec.Start(l.start); err != nil {
 		l.fault(&wire.CodeError{Code: 1002, Reason: err.Error()})
 		return
 	}
@@ -280,8 +279,10 @@ func (l *loop) fail(f *wire.Failure) {
 			return
 		}
 	}
-	d.After = max(d.After, l.goAway)
-	l.goAway = 0
+	if l.goAway > 0 {
+		d.After, d.window = max(d.After, l.goAway), l.spread
+		l.goAway = 0
+	}
 	l.notUntil = l.now.Add(d.After)
 	spread := l.spread
 	switch d.Action {
