@@ -68,17 +68,17 @@ var ofFrame = []mutation{
 		says:    "pong",
 	},
 	{
-		name:    "frame: a second close frame",
+		name:    "frame: data after the close frame",
 		file:    "internal/frame/write.go",
-		search:  "if o.closing && !o.shut {",
-		replace: "if o.closing {",
-		test:    "-run ^TestCloseIsBounded$ ./internal/frame",
+		search:  "if !shut {",
+		replace: "if !shut || len(b) > 0 {",
+		test:    "-run ^TestCloseInsideAMessage$ ./internal/frame",
 	},
 	{
 		name:    "frame: a refusal is not drained",
 		file:    "internal/frame/close.go",
 		search:  "if !errors.As(err, &closed) && !errors.As(err, &refused) {",
-		replace: "if !errors.As(err, &closed) {",
+		replace: "if errors.As(err, &refused) || !errors.As(err, &closed) {",
 		test:    "-run ^TestRefusalArrives$ ./internal/frame",
 	},
 	{
