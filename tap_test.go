@@ -5,6 +5,7 @@ import (
 	"context"
 	"crypto/tls"
 	"crypto/x509"
+	"errors"
 	"fmt"
 	"io"
 	"net"
@@ -222,4 +223,59 @@ func TestPingsOfAPeerThatReadsLater(t *testing.T) {
 			t.Errorf("%d pongs, %+v", len(pongs), st)
 		}
 	})
+}
+
+// Empty fragments at a decent pace break no budget. They are no life either.
+func TestMessageThatDoesNotGrowIsNoLife(t *testing.T) {
+	for _, plain := range []bool{false, true} {
+		synctest.Test(t, func(t *testing.T) {
+			host := limpettest.NewHandler(t, quiet(func(nc net.Conn) {
+				_, err := nc.Write(fr(0x01, "a"))
+				for err == nil {
+					time.Sleep(time.Second)
+					_, err = nc.Write(fr(0x00, ""))
+				}
+			}), nil)
+			c, err := limpet.Dial(context.Background(), host.URL(), &limpet.Options{HTTPClient: host.HTTPClient(), Dialect: rawFrames{},
+				Heartbeat: limpet.Heartbeat{Interval: 10 * time.Second}, PlainFrames: plain})
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer closeAndWait(t, c)
+			at := time.Now()
+			st, err := c.WaitState(context.Background(), func(s limpet.State) bool { return s.Cause != nil })
+			if took := time.Since(at); err != nil || !errors.Is(st.Cause, limpet.ErrHeartbeat) || took > 26*time.Second {
+				t.Errorf("plain %v: after %v: %v", plain, took, st.Cause)
+			}
+		})
+	}
+}
+
+// A long message that grows is life, however long it takes.
+func TestMessageThatGrowsIsLife(t *testing.T) {
+	for _, plain := range []bool{false, true} {
+		synctest.Test(t, func(t *testing.T) {
+			host := limpettest.NewHandler(t, quiet(func(nc net.Conn) {
+				for b := bin(strings.Repeat("x", 70_000)); len(b) > 0; b = b[min(len(b), 1000):] {
+					time.Sleep(5 * time.Second)
+					nc.Write(b[:min(len(b), 1000)])
+				}
+				drain(nc)
+			}), nil)
+			host.Inject(limpettest.Stall(time.Millisecond)) // so that the subscription is there
+			c, err := limpet.New(host.URL(), &limpet.Options{HTTPClient: host.HTTPClient(), Dialect: rawFrames{},
+				Heartbeat: limpet.Heartbeat{Interval: 10 * time.Second}, PlainFrames: plain})
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer closeAndWait(t, c)
+			s, err := c.Subscribe(context.Background(), "x", nil)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if m := collect(t, s, 1)[0]; len(m.Payload) != 70_002 || c.State().Generation != 1 {
+				t.Errorf("plain %v: %d bytes on connection %d", plain, len(m.Payload), c.State().Generation)
+			}
+		})
+	}
 }

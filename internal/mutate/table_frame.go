@@ -89,6 +89,13 @@ var ofFrame = []mutation{
 		test:    "-run ^TestCloseIsBounded$ ./internal/frame",
 	},
 	{
+		name:    "frame: an unfinished message is not told of",
+		file:    "internal/frame/read.go",
+		search:  "if news && c.o.Grew != nil {",
+		replace: "if news && c.o.Grew != nil && !in.unfinished {",
+		test:    "-run ^TestMessageThatDoesNotGrowIsNoLife$ .",
+	},
+	{
 		name:    "tap: the library's goroutine stays",
 		file:    "conn.go",
 		search:  "\t\tws.CloseNow()\n\t\tk.socket",
