@@ -215,7 +215,9 @@ func (p *plain) receive() ([]wire.Frame, error) {
 		if len(b) == cap(b) {
 			b = append(b, 0)[:len(b)]
 		}
-		n, err := r.Read(b[len(b):cap(b)])
+		// In small steps: the library returns only when it has filled one, and
+		// what it has of it is no sign of life.
+		n, err := r.Read(b[len(b):min(cap(b), len(b)+fragment)])
 		if n > 0 {
 			b = b[:len(b)+n]
 			stream.unfinished(true)
