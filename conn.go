@@ -216,7 +216,13 @@ func (p *plain) receive() ([]wire.Frame, error) {
 		if len(b) == cap(b) {
 			b = append(b, 0)[:len(b)]
 		}
+<<<<<<< HEAD
 		n, err := r.Read(b[len(b):min(cap(b), len(b)+piece)])
+=======
+		// In small steps: the library returns only when it has filled one, and
+		// what it has of it is no sign of life.
+		n, err := r.Read(b[len(b):min(cap(b), len(b)+fragment)])
+>>>>>>> tap
 		if n > 0 {
 			b = b[:len(b)+n]
 			stream.unfinished(true)

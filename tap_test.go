@@ -242,8 +242,10 @@ func TestMessageThatDoesNotGrowIsNoLife(t *testing.T) {
 				t.Fatal(err)
 			}
 			defer closeAndWait(t, c)
+			ctx, cancel := context.WithTimeout(context.Background(), 5*time.Minute)
+			defer cancel()
 			at := time.Now()
-			st, err := c.WaitState(context.Background(), func(s limpet.State) bool { return s.Cause != nil })
+			st, err := c.WaitState(ctx, func(s limpet.State) bool { return s.Cause != nil })
 			if took := time.Since(at); err != nil || !errors.Is(st.Cause, limpet.ErrHeartbeat) || took > 26*time.Second {
 				t.Errorf("plain %v: after %v: %v", plain, took, st.Cause)
 			}
