@@ -23,16 +23,18 @@ var (
 )
 
 // TestSoak runs publishers and subscribers through random faults, in both
-// encodings, and has the oracle decide I1 to I6, I9, I10 and I13.
+// encodings and on both connection paths, and has the oracle decide I1 to I6, I9, I10 and I13.
 func TestSoak(t *testing.T) {
 	for seed := *soakSeed; seed < *soakSeed+*soakSeeds; seed++ {
-		t.Run(fmt.Sprintf("seed=%d", seed), func(t *testing.T) {
-			synctest.Test(t, func(t *testing.T) { soak(t, seed) })
-		})
+		for _, plain := range []bool{false, true} {
+			t.Run(fmt.Sprintf("seed=%d/plain=%v", seed, plain), func(t *testing.T) {
+				synctest.Test(t, func(t *testing.T) { soak(t, seed, plain) })
+			})
+		}
 	}
 }
 
-func soak(t *testing.T, seed uint64) {
+func soak(t *testing.T, seed uint64, plain bool) {
 	rnd := rand.New(rand.NewPCG(seed, 0))
 	small := rnd.IntN(2) == 0
 	netOpts := &limpettest.NetworkOptions{Tap: true, Up: time.Duration(rnd.IntN(20)) * time.Millisecond, Down: time.Duration(rnd.IntN(20)) * time.Millisecond}
@@ -66,11 +68,12 @@ func soak(t *testing.T, seed uint64) {
 		encoding = native.Binary
 	}
 	opts := &limpet.Options{
-		Dialect:    native.New(&native.Options{Encoding: encoding}),
-		HTTPClient: srv.HTTPClient(),
-		Heartbeat:  limpet.Heartbeat{Interval: time.Second},
-		Backoff:    limpet.Backoff{First: 50 * time.Millisecond, Initial: 50 * time.Millisecond, Max: 500 * time.Millisecond},
-		Window:     limpet.Window{Messages: 200},
+		Dialect:     native.New(&native.Options{Encoding: encoding}),
+		HTTPClient:  srv.HTTPClient(),
+		PlainFrames: plain,
+		Heartbeat:   limpet.Heartbeat{Interval: time.Second},
+		Backoff:     limpet.Backoff{First: 50 * time.Millisecond, Initial: 50 * time.Millisecond, Max: 500 * time.Millisecond},
+		Window:      limpet.Window{Messages: 200},
 	}
 	newClient := func() *limpet.Client {
 		c, err := limpet.New(srv.URL(), opts)

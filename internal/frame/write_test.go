@@ -305,6 +305,30 @@ func TestCloseIsBounded(t *testing.T) {
 	}
 }
 
+// Nothing follows the close frame, not even the rest of the message that was
+// being written.
+func TestCloseInsideAMessage(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		client, nc := pipe(t, 256)
+		c := over(client)
+		wrote := make(chan error, 1)
+		go func() { wrote <- c.Write(frames(strings.Repeat("d", 10*fragment), "next")) }()
+		synctest.Wait()
+		closed := make(chan struct{})
+		go func() { defer close(closed); c.Close(4321, "", time.Second) }()
+		synctest.Wait()
+		var r record
+		go r.from(nc)
+		assert.ErrorIs(t, <-wrote, ErrClosing)
+		<-closed
+		nc.Close()
+		synctest.Wait()
+		if got := r.frames(t); len(got) != 2 || got[1] != "close 4321" {
+			t.Errorf("sent %q", got)
+		}
+	})
+}
+
 // A refused frame: the code arrives although the peer goes on sending, which a
 // reset would prevent.
 func TestRefusalArrives(t *testing.T) {
