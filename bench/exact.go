@@ -103,7 +103,7 @@ func exact(s spec) (outcome, error) {
 	}()
 
 	m := startMeter(s)
-	errs <- publishNumbers(ctx, from, topic, s)
+	errs <- publishNumbers(ctx, from, topic, s, &seen)
 	var all tally
 	for range 2 {
 		t := <-streams
@@ -125,9 +125,14 @@ func exact(s spec) (outcome, error) {
 	return out, nil
 }
 
-func publishNumbers(ctx context.Context, c *limpet.Client, topic string, s spec) error {
+// publishNumbers stays within 8,192 messages of the consumer, so that the kills
+// hit both directions to the end.
+func publishNumbers(ctx context.Context, c *limpet.Client, topic string, s spec, seen *atomic.Int64) error {
 	payload := make([]byte, s.Size)
 	for i := range s.Messages {
+		for int64(i) > seen.Load()+8192 && ctx.Err() == nil {
+			<-time.After(100 * time.Microsecond)
+		}
 		binary.BigEndian.PutUint64(payload, uint64(i))
 		if _, err := c.Publish(ctx, topic, payload, nil); err != nil {
 			return err

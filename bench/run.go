@@ -111,7 +111,7 @@ func (b *bench) rowRounds(r *row) error {
 				s := spec{Row: r.id, Variant: v.name, Candidate: c.name}
 				v.with(&s)
 				if b.quick {
-					s.Messages, s.Clients, s.Kills = s.Messages/20, (s.Clients+19)/20, (s.Kills+4)/5
+					s.Messages, s.Clients, s.Kills = (s.Messages+19)/20, (s.Clients+19)/20, (s.Kills+4)/5
 				}
 				out, err := b.once(c, s)
 				if err != nil {
