@@ -54,15 +54,27 @@ type Receipt struct {
 	settled   bool // the server needs to hear nothing more of it
 
 	outcome atomic.Uint32
-	err     error // written before done closes
-	done    chan struct{}
+	err     error // written before outcome
+
+	mu   sync.Mutex
+	done chan struct{} // made when somebody asks for it
 }
 
 // ID is the message's id: the one given in PublishOptions, or a new UUIDv7.
 func (r *Receipt) ID() uuid.UUID { return r.id }
 
 // Done is closed when the outcome is known.
-func (r *Receipt) Done() <-chan struct{} { return r.done }
+func (r *Receipt) Done() <-chan struct{} {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if r.done == nil {
+		r.done = make(chan struct{})
+		if r.Outcome() != Pending {
+			close(r.done)
+		}
+	}
+	return r.done
+}
 
 // Outcome is what is known now. It changes once, from Pending.
 func (r *Receipt) Outcome() Outcome { return Outcome(r.outcome.Load()) }
@@ -71,11 +83,9 @@ func (r *Receipt) Outcome() Outcome { return Outcome(r.outcome.Load()) }
 // the message. The error is nil for Acked and Written, else an *Error that
 // wraps ErrRejected, ErrExpired, ErrUnsent or ErrOutcomeUnknown, or ctx's error.
 func (r *Receipt) Wait(ctx context.Context) (Ack, error) {
-	select {
-	case <-r.done:
-	default:
+	if r.Outcome() == Pending {
 		select {
-		case <-r.done:
+		case <-r.Done():
 		case <-ctx.Done():
 			return Ack{ID: r.id}, ctx.Err()
 		}
@@ -90,8 +100,12 @@ func (r *Receipt) resolve(o Outcome, err error) bool {
 	if err != nil {
 		r.err = err
 	}
+	r.mu.Lock()
 	r.outcome.Store(uint32(o))
-	close(r.done)
+	if r.done != nil {
+		close(r.done)
+	}
+	r.mu.Unlock()
 	return true
 }
 
@@ -313,8 +327,8 @@ func (w *window) batch(ops []wire.Op, now time.Time, maxBytes int) []wire.Op {
 			break
 		}
 		alone := seq <= w.single
-		if alone && count > 0 {
-			break
+		if alone && (count > 0 || w.underWay()) {
+			break // so that the next complaint can only be about this one
 		}
 		m := &r.message
 		if r.Outcome() != Pending {
@@ -342,25 +356,61 @@ func (w *window) batch(ops []wire.Op, now time.Time, maxBytes int) []wire.Op {
 	return ops
 }
 
+// underWay reports whether something sent on this connection is not settled.
+func (w *window) underWay() bool {
+	for _, r := range w.slots[:w.next] {
+		if !r.settled {
+			return true
+		}
+	}
+	return false
+}
+
 // unencodable resolves the message that the codec refused. Its slot is sent
-// as a void message: the numbering stays dense.
-func (w *window) unencodable(seq uint64, cause error) {
+// as a void message: the numbering stays dense. What stood behind it in the
+// batch of time now did not leave. It reports false if there is no such
+// message, or if even the void one was refused.
+func (w *window) unencodable(seq uint64, cause error, now time.Time) bool {
 	r := w.at(seq)
-	if r == nil {
+	if r == nil || r.Outcome() != Pending {
+		return false
+	}
+	first := int(seq - w.lo)
+	for i := w.next - 1; i >= first; i-- {
+		back := w.slots[i]
+		if back.settled {
+			continue
+		}
+		w.bytes -= uint64(len(back.message.Payload))
+		switch {
+		case !back.firstSent.Equal(now):
+			w.stats.resent.Add(^uint64(0))
+		default:
+			back.firstSent = time.Time{}
+			if w.maxSent == w.lo+uint64(i) {
+				w.maxSent--
+			}
+		}
+	}
+	w.next = first
+	err := &Error{Op: "receipt", Class: ClassOutcome, Err: joinReason(ErrRejected, cause)}
+	w.conclude(r, Rejected, err)
+	return true
+}
+
+// conclude resolves a message that the server has not settled: where it counts
+// sequence numbers it is still to hear of the slot.
+func (w *window) conclude(r *Receipt, o Outcome, err error) {
+	if w.sessions {
+		w.resolve(r, o, err)
 		return
 	}
-	w.next = int(seq - w.lo)
-	err := &Error{Op: "receipt", Class: ClassOutcome, Err: joinReason(ErrRejected, cause)}
-	if w.sessions {
-		w.resolve(r, Rejected, err)
-	} else {
-		w.settle(r, Rejected, err)
-		w.trim()
-	}
+	w.settle(r, o, err)
+	w.trim()
 }
 
 // tooBig handles a frame that the peer found too big: what was in flight is
-// sent again one message to a frame, and one that was alone is given up.
+// sent again one at a time, and one that was alone is given up.
 func (w *window) tooBig() {
 	inFlight, last := 0, (*Receipt)(nil)
 	for i := range w.next {
@@ -371,13 +421,10 @@ func (w *window) tooBig() {
 			}
 		}
 	}
-	if last == nil {
-		return
-	}
-	if inFlight == 1 || last.message.Seq <= w.single {
-		w.resolve(last, Rejected, &Error{Op: "receipt", Class: ClassOutcome, Err: joinReason(ErrRejected, ErrTooBig)})
-	}
 	w.single = max(w.single, w.lo+uint64(w.next)-1)
+	if inFlight == 1 {
+		w.conclude(last, Rejected, &Error{Op: "receipt", Class: ClassOutcome, Err: joinReason(ErrRejected, ErrTooBig)})
+	}
 }
 
 // written resolves what a language without acknowledgements has handed over.
@@ -424,109 +471,4 @@ func (w *window) close() {
 		}
 	}
 	w.slots = nil
-}
-
-// gate admits messages to the window: first come, first served. Its lock is a
-// leaf.
-type gate struct {
-	mu       sync.Mutex
-	messages int // room left
-	bytes    int
-	total    int // bytes in all
-	waiting  []*waiter
-	closed   error
-}
-
-type waiter struct {
-	messages, bytes int
-	ready           chan struct{}
-	err             error
-}
-
-func (g *gate) fits(n, bytes int) bool { return n <= g.messages && bytes <= g.bytes }
-
-// enter takes room for n messages of so many bytes together; with wait it
-// blocks until there is room or ctx ends.
-func (g *gate) enter(ctx context.Context, n, bytes int, wait bool) error {
-	if err := ctx.Err(); err != nil {
-		return err
-	}
-	g.mu.Lock()
-	if g.closed != nil {
-		defer g.mu.Unlock()
-		return g.closed
-	}
-	if len(g.waiting) == 0 && g.fits(n, bytes) {
-		g.messages -= n
-		g.bytes -= bytes
-		g.mu.Unlock()
-		return nil
-	}
-	if !wait {
-		g.mu.Unlock()
-		return ErrWindowFull
-	}
-	w := &waiter{messages: n, bytes: bytes, ready: make(chan struct{})}
-	g.waiting = append(g.waiting, w)
-	g.mu.Unlock()
-
-	select {
-	case <-w.ready:
-		return w.err
-	case <-ctx.Done():
-	}
-	g.mu.Lock()
-	defer g.mu.Unlock()
-	for i, other := range g.waiting {
-		if other == w {
-			g.waiting = append(g.waiting[:i], g.waiting[i+1:]...)
-			g.admit()
-			return ctx.Err()
-		}
-	}
-	// Admitted, or refused by close, at the same moment.
-	if w.err != nil {
-		return w.err
-	}
-	g.messages += n
-	g.bytes += bytes
-	g.admit()
-	return ctx.Err()
-}
-
-func (g *gate) leave(n, bytes int) {
-	if n == 0 {
-		return
-	}
-	g.mu.Lock()
-	defer g.mu.Unlock()
-	g.messages += n
-	g.bytes += bytes
-	g.admit()
-}
-
-func (g *gate) admit() {
-	for len(g.waiting) > 0 && g.fits(g.waiting[0].messages, g.waiting[0].bytes) {
-		w := g.waiting[0]
-		g.waiting[0] = nil
-		g.waiting = g.waiting[1:]
-		g.messages -= w.messages
-		g.bytes -= w.bytes
-		close(w.ready)
-	}
-}
-
-// close refuses whoever waits and whoever comes.
-func (g *gate) close(err error) {
-	g.mu.Lock()
-	defer g.mu.Unlock()
-	if g.closed != nil {
-		return
-	}
-	g.closed = err
-	for _, w := range g.waiting {
-		w.err = err
-		close(w.ready)
-	}
-	g.waiting = nil
 }

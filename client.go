@@ -5,9 +5,11 @@ import (
 	"fmt"
 	"iter"
 	"math"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
+	"unicode/utf8"
 
 	"github.com/google/uuid"
 	"github.com/limpet-go/limpet/wire"
@@ -20,6 +22,7 @@ type Client struct {
 	cfg      config
 	inbox    inbox
 	gate     gate
+	ids      *ids
 	counters counters
 	state    cell[State]
 	routes   atomic.Pointer[routes]
@@ -29,14 +32,19 @@ type Client struct {
 	done     chan struct{}
 
 	mu       sync.Mutex
-	ended    bool // no goroutine may be started
-	err      error
+	ended    bool            // no goroutine may be started
 	orphans  []*Subscription // whose consumers may still be taking after the loop ended
 	workers  sync.WaitGroup
 	delivers sync.WaitGroup
 
 	authBusy atomic.Bool
 }
+
+// String names the client by its host: a URL and a header may hold secrets.
+func (c *Client) String() string { return "limpet.Client(" + c.cfg.url.Host + ")" }
+
+// GoString is String.
+func (c *Client) GoString() string { return c.String() }
 
 // New makes a client that starts connecting in the background. url has the
 // scheme ws or wss. Errors are about url and o alone: *Error values, joined,
@@ -46,7 +54,7 @@ func New(url string, o *Options) (*Client, error) {
 	if err != nil {
 		return nil, err
 	}
-	c := &Client{cfg: cfg, done: make(chan struct{}), notify: newNotifier(&cfg.Options)}
+	c := &Client{cfg: cfg, ids: newIDs(), done: make(chan struct{}), notify: newNotifier(&cfg.Options)}
 	c.inbox.wake = make(chan struct{}, 1)
 	c.gate.messages, c.gate.bytes = cfg.Window.Messages, cfg.Window.Bytes
 	c.ctx, c.cancel = context.WithCancel(context.Background())
@@ -99,11 +107,14 @@ func (c *Client) Publish(ctx context.Context, topic string, payload []byte, o *P
 	if o != nil {
 		m.PublishOptions = *o
 	}
-	rs, err := c.admit(ctx, []Outgoing{m})
-	if err != nil {
+	if err := c.admit(ctx, []Outgoing{m}); err != nil {
 		return nil, err
 	}
-	return rs[0], nil
+	r := c.receipt(&m)
+	if !c.inbox.post(r) {
+		return nil, admissionError(ErrClosed)
+	}
+	return r, nil
 }
 
 // PublishBatch admits all messages or none, in order, with one receipt each.
@@ -111,7 +122,17 @@ func (c *Client) PublishBatch(ctx context.Context, ms []Outgoing) ([]*Receipt, e
 	if len(ms) == 0 {
 		return nil, nil
 	}
-	return c.admit(ctx, ms)
+	if err := c.admit(ctx, ms); err != nil {
+		return nil, err
+	}
+	rs := make([]*Receipt, len(ms))
+	for i := range ms {
+		rs[i] = c.receipt(&ms[i])
+	}
+	if !c.inbox.post(publish{rs}) {
+		return nil, admissionError(ErrClosed)
+	}
+	return slices.Clone(rs), nil // the caller may change its slice, the loop reads the other
 }
 
 // Send is Publish followed by Receipt.Wait. When ctx ends after the admission
@@ -124,32 +145,26 @@ func (c *Client) Send(ctx context.Context, topic string, payload []byte, o *Publ
 	return r.Wait(ctx)
 }
 
-func (c *Client) admit(ctx context.Context, ms []Outgoing) ([]*Receipt, error) {
+// admit checks messages and takes their room in the window.
+func (c *Client) admit(ctx context.Context, ms []Outgoing) error {
 	if !c.cfg.traits.Publish {
-		return nil, unsupported(opPublish, "", "dialect "+c.cfg.Dialect.Name()+" takes no messages")
+		return unsupported(opPublish, "", "dialect "+c.cfg.Dialect.Name()+" takes no messages")
 	}
 	bytes := 0
 	for i := range ms {
 		if err := c.check(&ms[i]); err != nil {
-			return nil, err
+			return err
 		}
 		bytes += len(ms[i].Payload)
 	}
 	if len(ms) > c.cfg.Window.Messages || bytes > c.cfg.Window.Bytes {
-		return nil, &Error{Op: opPublish, Field: "payload", Class: ClassInput,
+		return &Error{Op: opPublish, Field: "payload", Class: ClassInput,
 			Err: fmt.Errorf("%w: %d messages of %d bytes can never fit Options.Window", ErrTooBig, len(ms), bytes)}
 	}
 	if err := c.gate.enter(ctx, len(ms), bytes, !c.cfg.Window.FailFast); err != nil {
-		return nil, admissionError(err)
+		return admissionError(err)
 	}
-	rs := make([]*Receipt, len(ms))
-	for i := range ms {
-		rs[i] = receiptFor(&ms[i])
-	}
-	if !c.inbox.post(publish{rs}) {
-		return nil, admissionError(ErrClosed)
-	}
-	return rs, nil
+	return nil
 }
 
 func admissionError(err error) *Error {
@@ -160,12 +175,12 @@ func admissionError(err error) *Error {
 	return e
 }
 
-func receiptFor(m *Outgoing) *Receipt {
+func (c *Client) receipt(m *Outgoing) *Receipt {
 	id := m.ID
 	if id == uuid.Nil {
-		id = uuid.Must(uuid.NewV7())
+		id = c.ids.next(time.Now())
 	}
-	r := &Receipt{id: id, size: len(m.Payload), atLeast: m.AtLeastOnce, done: make(chan struct{})}
+	r := &Receipt{id: id, size: len(m.Payload), atLeast: m.AtLeastOnce}
 	r.message = wire.Message{
 		ID: wire.ID(id), Topic: m.Topic, Type: m.Type, TTL: m.TTL,
 		Payload: append([]byte(nil), m.Payload...),
@@ -193,8 +208,14 @@ func (c *Client) check(m *Outgoing) error {
 		return &Error{Op: opPublish, Field: "payload", Class: ClassInput,
 			Err: fmt.Errorf("%w: %d bytes, the limit is %d", ErrTooBig, len(m.Payload), most)}
 	}
+	if !utf8.ValidString(m.Type) {
+		return inputError(opPublish, "PublishOptions.Type", "is not UTF-8")
+	}
 	size := 0
 	for k, v := range m.Header {
+		if !utf8.ValidString(k) || !utf8.ValidString(v) {
+			return inputError(opPublish, "PublishOptions.Header", "entry %q is not UTF-8", k)
+		}
 		size += len(k) + len(v)
 	}
 	if len(m.Header) > 32 || size > 8<<10 {
@@ -233,7 +254,7 @@ func (c *Client) pending() []*Receipt {
 func (c *Client) Flush(ctx context.Context) error {
 	for _, r := range c.pending() {
 		select {
-		case <-r.done:
+		case <-r.Done():
 		case <-ctx.Done():
 			return ctx.Err()
 		}

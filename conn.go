@@ -17,7 +17,7 @@ import (
 )
 
 const (
-	fragment     = 32 << 10               // bytes of one WebSocket frame: control frames pass between two
+	fragment     = 4 << 10                // bytes of one WebSocket frame: a pong must get its turn within 5 s, on 8 kbit/s too
 	closeTimeout = time.Second            // of the close handshake, then the socket is closed
 	stallTimeout = 15 * time.Second       // a write must move bytes within it
 	bodyTimeout  = 500 * time.Millisecond // for the body of a refused upgrade
@@ -342,29 +342,31 @@ func (c *Client) route(k *conn, events *wire.Events, names map[string]uint64) er
 	var forLoop []wire.Event
 	var fault error
 	routes := c.routes.Load()
-	for i := range events.List {
-		ev := &events.List[i]
-		if ev.Kind.OfSubscription() {
-			if ev.Key == 0 {
-				ev.Key = names[ev.Name]
-			} else if ev.Kind == wire.EventSubscribed && ev.Name != "" {
-				names[ev.Name] = ev.Key
-			}
-			if s := routes.find(ev); s != nil {
-				var lost *wire.Event
-				if lost, fault = s.queue.offer(k.gen, ev); fault != nil {
-					break
-				}
-				if lost != nil {
-					lost.Key = s.key
-					forLoop = append(forLoop, *lost)
-				}
-			}
-			if ev.Kind == wire.EventData {
-				continue
-			}
+	for rest := events.List; len(rest) > 0 && fault == nil; {
+		ev := &rest[0]
+		if !ev.Kind.OfSubscription() {
+			forLoop = append(forLoop, *ev)
+			rest = rest[1:]
+			continue
 		}
-		forLoop = append(forLoop, *ev)
+		n := run(rest)
+		if ev.Key == 0 {
+			ev.Key = names[ev.Name]
+		} else if ev.Kind == wire.EventSubscribed && ev.Name != "" {
+			names[ev.Name] = ev.Key
+		}
+		if s := routes.find(ev); s != nil {
+			var lost []wire.Event
+			lost, fault = s.queue.offer(k.gen, rest[:n])
+			for i := range lost {
+				lost[i].Key = s.key
+			}
+			forLoop = append(forLoop, lost...)
+		}
+		if ev.Kind != wire.EventData && fault == nil {
+			forLoop = append(forLoop, *ev)
+		}
+		rest = rest[n:]
 	}
 	if len(forLoop) > 0 {
 		select {
@@ -374,6 +376,19 @@ func (c *Client) route(k *conn, events *wire.Events, names map[string]uint64) er
 		}
 	}
 	return fault
+}
+
+// run is how many events at the head are messages of one subscription; 1 if the
+// first is something else.
+func run(events []wire.Event) int {
+	n := 1
+	if events[0].Kind != wire.EventData {
+		return n
+	}
+	for n < len(events) && events[n].Kind == wire.EventData && events[n].Key == events[0].Key && events[n].Name == events[0].Name {
+		n++
+	}
+	return n
 }
 
 // readRoom is the loop's word that it applied one batch of events.

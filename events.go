@@ -20,6 +20,14 @@ func (e publish) apply(l *loop) {
 	}
 }
 
+// apply makes a receipt the event of its own admission.
+func (r *Receipt) apply(l *loop) {
+	l.window.add(r)
+	if l.ended {
+		l.window.close()
+	}
+}
+
 type pendingQuery struct{ reply chan []*Receipt }
 
 func (e pendingQuery) apply(l *loop) {
@@ -170,11 +178,12 @@ func (l *loop) hear(ev *wire.Event) {
 	case wire.EventReady:
 		l.welcome(ev.Ready)
 	case wire.EventAck:
+		open := l.window.pending
 		if err := l.window.ack(ev.Ack); err != nil {
 			l.fault(err)
 			return
 		}
-		l.acked = true
+		l.acked = l.acked || l.window.pending < open // a credit alone proves nothing
 	case wire.EventStep:
 		l.ops = append(l.ops, wire.Op{Kind: wire.OpStep, Step: ev.Step})
 	case wire.EventPing:

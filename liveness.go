@@ -138,6 +138,9 @@ func (l *loop) arm() time.Duration {
 		at(l.wakeAt)
 	}
 	if l.conn != nil {
+		if l.again && !l.writing {
+			at(l.now)
+		}
 		at(l.handshakeBy)
 		at(l.closeBy)
 		at(l.retryAt)

@@ -39,6 +39,7 @@ type loop struct {
 	session  wire.Session
 	lost     time.Time // since when there is no ready connection
 	tried    time.Time // start of the last attempt
+	notUntil time.Time // the server's slot: no attempt before it, whatever happens
 	refresh  bool      // the next attempt needs a new credential
 	refused  time.Time // when a credential was last refused
 	strikes  int       // violations in a row, from the same positions
@@ -55,6 +56,7 @@ type loop struct {
 	ask        []*Subscription // to be asked for
 	asking     int             // asked for, not answered
 	writing    bool
+	again      bool // flush left something to encode
 	writeSince time.Time
 	armed      time.Time // what the timer was last set to
 	writeErr   error
@@ -121,7 +123,6 @@ func (l *loop) connect() {
 	l.c.counters.attempts.Add(1)
 	l.set(Connecting)
 	a := attempt{number: l.policy.k + 1, session: l.session, subs: l.registry.positions(), refresh: l.refresh, cause: l.state.Cause}
-	l.refresh = false
 	timeout := l.policy.dialTimeout
 	l.c.spawn(&l.c.workers, func() {
 		ctx, cancel := context.WithTimeout(l.c.ctx, timeout)
@@ -148,6 +149,10 @@ func (d dialed) apply(l *loop) {
 			d.conn.abandon()
 		}
 		return
+	}
+	var user *userError
+	if d.failure == nil || !errors.As(d.failure.Err, &user) {
+		l.refresh = false // Auth has answered
 	}
 	if d.failure != nil {
 		if d.timedOut {
@@ -256,12 +261,12 @@ func (l *loop) fail(f *wire.Failure) {
 	d := judge(l.c.cfg.Dialect, f)
 	why := cause(f, d)
 	l.state.Cause = why
+	if d.TooBig && l.ready {
+		l.window.tooBig()
+	}
 	l.disconnect(0, "")
 	if l.lost.IsZero() {
 		l.lost = l.now
-	}
-	if d.TooBig {
-		l.window.tooBig()
 	}
 	if d.strike {
 		if now := l.positions(); l.strikes > 0 && now == l.progress {
@@ -274,6 +279,9 @@ func (l *loop) fail(f *wire.Failure) {
 			return
 		}
 	}
+	d.After = max(d.After, l.goAway)
+	l.goAway = 0
+	l.notUntil = l.now.Add(d.After)
 	spread := l.spread
 	switch d.Action {
 	case wire.ActionStop:
@@ -285,20 +293,21 @@ func (l *loop) fail(f *wire.Failure) {
 			return
 		}
 		l.refused, l.refresh = l.now, true
-		l.policy.k++
+		l.policy.failed(0)
 		l.wait(d.After)
 		return
 	case wire.ActionRetryNow:
-		l.policy.k++
-		l.wait(d.After)
-		return
+		// Once: a peer that never lets us stay must not be hammered.
+		if l.policy.k == 0 {
+			l.policy.failed(0)
+			l.wait(d.After)
+			return
+		}
 	case wire.ActionNewSession:
 		l.session = wire.Session{}
 	case wire.ActionSpread:
 		spread = max(spread, d.Spread)
 	}
-	d.After = max(d.After, l.goAway)
-	l.goAway = 0
 	l.wait(l.policy.next(d, spread))
 }
 
@@ -309,9 +318,7 @@ func (l *loop) wait(delay time.Duration) {
 		return
 	}
 	l.wakeAt = l.now.Add(delay)
-	if soonest := l.tried.Add(minBetweenAttempts); l.wakeAt.Before(soonest) {
-		l.wakeAt = soonest
-	}
+	l.wakeAt = later(l.wakeAt, later(l.tried.Add(minBetweenAttempts), l.notUntil))
 	l.state.NextAttempt = l.wakeAt
 	l.set(Waiting)
 }
@@ -403,8 +410,10 @@ func (l *loop) end(why error) {
 		}
 		l.setSub(s, SubState{Phase: SubEnded, Err: why})
 	}
-	for _, s := range l.draining {
-		s.queue.discard(nil)
+	if why == nil {
+		for _, s := range l.draining {
+			s.queue.discard(nil)
+		}
 	}
 	l.c.cancel()
 }

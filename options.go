@@ -11,6 +11,7 @@ import (
 	"net/url"
 	"strings"
 	"time"
+	"unicode/utf8"
 
 	"github.com/google/uuid"
 	"github.com/limpet-go/limpet/outbox"
@@ -168,7 +169,7 @@ const (
 // Delivery is the throttled delivery channel of a subscription: how much
 // waits for the consumer, what happens when that is full, and the pace.
 type Delivery struct {
-	Buffer   int // messages waiting at most; 256
+	Buffer   int // messages waiting at most; 256, no more than 2^30
 	Bytes    int // and bytes of payload; 1 MiB. One message may exceed it
 	Overflow Overflow
 	Every    time.Duration // hand over at most once per interval, everything that is due together; 0: at once
@@ -184,6 +185,13 @@ type config struct {
 	url    *url.URL
 	traits wire.Traits
 }
+
+// Bounds that no program needs to pass and that arithmetic survives.
+const (
+	longest    = 366 * 24 * time.Hour
+	mostBuffer = 1 << 30
+	mostToken  = 8 << 10 // docs/protocol.md, section 1
+)
 
 func newConfig(rawURL string, o *Options) (config, error) {
 	var c config
@@ -223,9 +231,12 @@ func newConfig(rawURL string, o *Options) (config, error) {
 	c.traits = c.Dialect.Traits()
 
 	duration := func(field string, v *time.Duration, def time.Duration) {
-		if *v < 0 {
+		switch {
+		case *v < 0:
 			refuse(inputError(op, field, "must not be negative, is %v", *v))
-		} else if *v == 0 {
+		case *v > longest:
+			refuse(inputError(op, field, "is %v, more than %v", *v, longest))
+		case *v == 0:
 			*v = def
 		}
 	}
@@ -236,8 +247,11 @@ func newConfig(rawURL string, o *Options) (config, error) {
 			*v = def
 		}
 	}
-	if c.Backoff.First == 0 {
-		c.Backoff.First = 500 * time.Millisecond
+	switch first := &c.Backoff.First; {
+	case *first > longest:
+		refuse(inputError(op, "Options.Backoff.First", "is %v, more than %v", *first, longest))
+	case *first == 0:
+		*first = 500 * time.Millisecond
 	}
 	duration("Options.Backoff.Initial", &c.Backoff.Initial, 500*time.Millisecond)
 	duration("Options.Backoff.Max", &c.Backoff.Max, 15*time.Second)
@@ -305,6 +319,10 @@ func (c *config) resolve(topic string, o *SubscribeOptions) (SubscribeOptions, e
 		return s, unsupported(op, "SubscribeOptions.Cursor", "comes in a later version; keep Subscription.Committed yourself")
 	case d.Buffer < 0:
 		return s, inputError(op, "Delivery.Buffer", "must not be negative, is %d", d.Buffer)
+	case d.Buffer > mostBuffer:
+		return s, inputError(op, "Delivery.Buffer", "is %d, more than %d", d.Buffer, mostBuffer)
+	case len(s.Token) > mostToken || !utf8.ValidString(s.Token.reveal()):
+		return s, inputError(op, "SubscribeOptions.Token", "must be UTF-8 of at most %d bytes", mostToken)
 	case d.Bytes < 0:
 		return s, inputError(op, "Delivery.Bytes", "must not be negative, is %d", d.Bytes)
 	case d.Every < 0:

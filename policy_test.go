@@ -8,8 +8,8 @@ import (
 	"github.com/limpet-go/limpet/wire"
 )
 
-// peers.md calls them R4 to R6: giving up after 15 minutes, a maximum that
-// jitter exceeds, and jitter that vanishes at the cap.
+// Three ways in which back-off goes wrong elsewhere: giving up after 15 minutes,
+// a maximum that jitter exceeds, and jitter that vanishes at the cap.
 
 func TestPolicyNeverGivesUp(t *testing.T) {
 	p := newPolicy(Backoff{First: 500 * time.Millisecond, Initial: 500 * time.Millisecond, Max: 15 * time.Second, Multiplier: 1.5}, 10*time.Second)

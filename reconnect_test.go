@@ -10,6 +10,9 @@ import (
 
 	"github.com/limpet-go/limpet"
 	"github.com/limpet-go/limpet/limpettest"
+	"github.com/limpet-go/limpet/wire"
+	"github.com/limpet-go/limpet/wire/native"
+	"nhooyr.io/websocket"
 )
 
 // bound is v of docs/reconnect.md, section 1, computed independently of the
@@ -149,6 +152,123 @@ func TestStatusVerdicts(t *testing.T) {
 				var p *limpet.PermanentError
 				if final := errors.As(err, &p); final != tc.final {
 					t.Errorf("final = %v, want %v: %v", final, tc.final, err)
+				}
+			})
+		})
+	}
+}
+
+// A refusal asks for a new credential until Auth has given one: a failure of
+// Auth in between must not bring the refused credential back.
+func TestRefreshIsAskedForUntilGiven(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		srv := limpettest.NewServer(t, nil)
+		srv.Inject(limpettest.RefuseUpgrade(401, nil))
+		var refresh []bool
+		c, err := limpet.Dial(context.Background(), srv.URL(), &limpet.Options{
+			HTTPClient: srv.HTTPClient(),
+			Auth: func(_ context.Context, info limpet.AttemptInfo) (limpet.Credential, error) {
+				refresh = append(refresh, info.Refresh)
+				if len(refresh) == 2 {
+					return limpet.Credential{}, errors.New("issuer is busy")
+				}
+				return limpet.Credential{}, nil
+			}})
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer closeAndWait(t, c)
+		if len(refresh) != 3 || refresh[0] || !refresh[1] || !refresh[2] {
+			t.Errorf("Auth was asked for a new credential: %v", refresh)
+		}
+	})
+}
+
+// retryNow is a language that wants to be back at once, whatever happens.
+type retryNow struct{ words }
+
+func (retryNow) Verdict(wire.Failure) wire.Verdict { return wire.Verdict{Action: wire.ActionRetryNow} }
+
+func (retryNow) Attempt(a *wire.Attempt) error {
+	a.Dial = true
+	return nil
+}
+
+func TestRetryNowIsNoHammer(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		srv := newWordsServer(t, func(int, func(string), func() string) {})
+		srv.host.Network.Each(func(int) limpettest.Fault { return limpettest.CutAfterFrames(limpettest.Up, 0) })
+		d := retryNow{newWords()}
+		d.traits.Greeting = false
+		c, err := limpet.New(srv.host.URL(), &limpet.Options{HTTPClient: srv.host.HTTPClient(), Dialect: d})
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer closeAndWait(t, c)
+		time.Sleep(time.Minute)
+		dials := srv.host.Network.Dials()
+		if n := len(dials); n < 5 || n > 30 {
+			t.Errorf("%d attempts in a minute", n)
+		}
+		checkEnvelope(t, dials)
+	})
+}
+
+// goaway.after holds for every way back.
+func TestGoAwayIsNeverUndercut(t *testing.T) {
+	for _, code := range []websocket.StatusCode{1000, 4100, 4200, 4300, 4400} {
+		synctest.Test(t, func(t *testing.T) {
+			s := newScript(t, func(p *scripted) {
+				p.say(p.welcome())
+				p.say(native.Frame{Type: native.TypeGoAway, GoAway: &native.GoAway{Code: 4300, After: 40_000}})
+				p.ws.Close(code, "")
+			})
+			c, _ := s.start(limpet.Options{Auth: func(context.Context, limpet.AttemptInfo) (limpet.Credential, error) {
+				return limpet.Credential{}, nil
+			}})
+			st, _ := c.WaitState(context.Background(), func(s limpet.State) bool { return s.Phase == limpet.Waiting })
+			if wait := time.Until(st.NextAttempt); wait < 40*time.Second {
+				t.Errorf("after %d the next attempt is in %v, the server wants 40 s", code, wait)
+			}
+		})
+	}
+}
+
+// Retry skips the policy's own wait, never the slot that the server gave.
+func TestRetry(t *testing.T) {
+	for name, tc := range map[string]struct {
+		header http.Header
+		least  time.Duration
+		most   time.Duration
+	}{
+		"own wait": {nil, 100 * time.Millisecond, 100 * time.Millisecond},
+		"slot":     {http.Header{"Retry-After": {"60"}}, time.Minute, 66 * time.Second},
+	} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				srv := limpettest.NewServer(t, nil)
+				var faults []limpettest.Fault
+				for range 30 {
+					faults = append(faults, limpettest.RefuseUpgrade(503, tc.header))
+				}
+				srv.Inject(faults...)
+				c, err := limpet.New(srv.URL(), &limpet.Options{HTTPClient: srv.HTTPClient()})
+				if err != nil {
+					t.Fatal(err)
+				}
+				defer closeAndWait(t, c)
+				for i := range 30 {
+					if _, err := c.WaitState(context.Background(), func(s limpet.State) bool { return s.Phase == limpet.Waiting && s.Attempt == i+1 }); err != nil {
+						t.Fatal(err)
+					}
+					at, n := time.Now(), len(srv.Network.Dials())
+					c.Retry()
+					if _, err := c.WaitState(context.Background(), func(s limpet.State) bool { return s.Attempt == i+2 || s.Phase == limpet.Ready }); err != nil {
+						t.Fatal(err)
+					}
+					if gap := srv.Network.Dials()[n].At.Sub(at); gap > tc.most || gap < tc.least-time.Millisecond {
+						t.Fatalf("attempt %d came %v after Retry, want %v to %v", i+2, gap, tc.least, tc.most)
+					}
 				}
 			})
 		})

@@ -10,6 +10,7 @@ import (
 // flush starts a write if there is something to write and none is under way:
 // what the protocol needs first, then subscriptions, then messages.
 func (l *loop) flush() {
+	l.again = false
 	l.registry.publish()
 	if l.conn == nil || l.writing || l.writeErr != nil {
 		return
@@ -107,7 +108,10 @@ func (l *loop) encode(ops []wire.Op, out *wire.Frames) (through uint64) {
 		}
 		switch bad := &ops[n]; bad.Kind {
 		case wire.OpPublish:
-			l.window.unencodable(bad.Message.Seq, oe.Err)
+			if !l.window.unencodable(bad.Message.Seq, oe.Err, l.now) {
+				l.fault(&wire.CodeError{Code: 1002, Reason: "dialect cannot encode"})
+			}
+			l.again = true
 			return through // messages come last: the rest is sent again from there
 		case wire.OpSubscribe:
 			l.refuseSub(bad.Key, oe.Err)

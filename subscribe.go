@@ -72,6 +72,12 @@ type Subscription struct {
 	retries  int
 }
 
+// String names the subscription by its topic.
+func (s *Subscription) String() string { return "limpet.Subscription(" + peerText(s.topic) + ")" }
+
+// GoString is String.
+func (s *Subscription) GoString() string { return s.String() }
+
 // Topic is what was subscribed to.
 func (s *Subscription) Topic() string { return s.topic }
 

@@ -33,10 +33,11 @@ const maxStrikes = 3
 func judge(d wire.Dialect, f *wire.Failure) decision {
 	v := d.Verdict(*f)
 	dec := byTable(f)
-	slot := dec.After
+	slot, tooBig := dec.After, dec.TooBig
 	if v.Action != wire.ActionDefault {
 		dec.Verdict = v
 		dec.atCap, dec.strike, dec.floor = false, false, 0
+		dec.TooBig = v.TooBig || tooBig // RFC 6455 knows 1009 in every language
 	}
 	if v.Class != "" {
 		dec.class = ErrorClass(v.Class)

@@ -346,6 +346,24 @@ func TestCloseWith(t *testing.T) {
 	})
 }
 
+// A connection that is ended ends for both sides, a black hole before it or not:
+// a handler must be able to return.
+func TestCloseWithAfterBlackHole(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		n := limpettest.NewNetwork(nil)
+		defer n.Close()
+		client, server := upgraded(t, n, limpettest.Clean())
+		n.Strike(limpettest.BlackHole(limpettest.Both))
+		n.Strike(limpettest.CloseWith(1001, "", 0))
+		if _, err := server.Read(make([]byte, 1)); err != io.EOF {
+			t.Errorf("the server reads %v", err)
+		}
+		if b, err := io.ReadAll(client); err != nil || len(b) != 4 {
+			t.Errorf("the client reads %x, %v", b, err)
+		}
+	})
+}
+
 func TestAll(t *testing.T) {
 	bubble(t, "", func(t *testing.T, n *limpettest.Network) {
 		start := time.Now()

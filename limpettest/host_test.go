@@ -117,6 +117,21 @@ func TestTwoHostsOnOneNetwork(t *testing.T) {
 	})
 }
 
+// net/http goes on with a dial that nobody wants any more. It must not outlive
+// the bubble.
+func TestHostEndsStalledDial(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		host := limpettest.NewHandler(t, http.NotFoundHandler(), nil)
+		host.Inject(limpettest.Stall(time.Hour))
+		client := host.HTTPClient()
+		client.Timeout = time.Second
+		var ne net.Error
+		if _, err := client.Get(host.HTTPURL()); !errors.As(err, &ne) || !ne.Timeout() {
+			t.Errorf("%v, want a timeout", err)
+		}
+	})
+}
+
 // A host closes the network that it made, and no other.
 func TestHostEnds(t *testing.T) {
 	shared := limpettest.NewNetwork(nil)

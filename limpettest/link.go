@@ -264,6 +264,7 @@ func (l *link) act(f Fault) {
 			}
 		}
 	case KindCloseWith:
+		l.up.hole, l.down.hole = false, false // as with a cut, both ends are told
 		l.down.put(closeFrame(f.code, f.reason))
 		l.down.end()
 		l.down.gone = true

@@ -37,6 +37,8 @@ type Network struct {
 	up, down        time.Duration
 	tap             bool
 	seq             atomic.Uint64
+	done            chan struct{} // closed by Close
+	once            sync.Once
 
 	mu        sync.Mutex
 	closed    bool
@@ -71,6 +73,7 @@ func NewNetwork(o *NetworkOptions) *Network {
 		up:        opt.Up,
 		down:      opt.Down,
 		tap:       opt.Tap,
+		done:      make(chan struct{}),
 		listeners: map[string]*listener{},
 		links:     map[*link]struct{}{},
 		port:      40000,
@@ -141,7 +144,7 @@ func (n *Network) dial(ctx context.Context, addr string) (*conn, error) {
 		case f.kind == KindRefuse:
 			return fail(os.NewSyscallError("connect", syscall.ECONNREFUSED))
 		case f.kind == KindStall && f.when.unit == unitNone:
-			if err := sleep(ctx, f.d); err != nil {
+			if err := n.sleep(ctx, f.d); err != nil {
 				return fail(err)
 			}
 		case f.kind != KindClean:
@@ -185,7 +188,9 @@ func (n *Network) dial(ctx context.Context, addr string) (*conn, error) {
 	return client, nil
 }
 
-func sleep(ctx context.Context, d time.Duration) error {
+// sleep also ends with the network: net/http does not cancel a dial that nobody
+// wants any more, and at the end of a bubble nothing may be left waiting.
+func (n *Network) sleep(ctx context.Context, d time.Duration) error {
 	t := time.NewTimer(d)
 	defer t.Stop()
 	select {
@@ -193,6 +198,8 @@ func sleep(ctx context.Context, d time.Duration) error {
 		return nil
 	case <-ctx.Done():
 		return ctx.Err()
+	case <-n.done:
+		return net.ErrClosed
 	}
 }
 
@@ -347,9 +354,10 @@ func (n *Network) sweep(l *link) {
 	}
 }
 
-// Close closes the listeners and resets the connections; dials fail from then
-// on with net.ErrClosed.
+// Close closes the listeners and resets the connections; dials, also those under
+// way, fail with net.ErrClosed or ECONNREFUSED.
 func (n *Network) Close() {
+	n.once.Do(func() { close(n.done) })
 	n.mu.Lock()
 	n.closed = true
 	listeners := make([]*listener, 0, len(n.listeners))

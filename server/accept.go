@@ -41,34 +41,40 @@ func (p *peer) accept(m *native.Msg) error {
 		p.server.stats.duplicates.Add(1)
 		return p.consume(m, o.code)
 	}
+	begun, resolved := false, false
+	defer func() { // also if a hook or the log ends this goroutine
+		if begun && !resolved {
+			s.giveBack()
+		}
+		if !resolved {
+			ids.release(m.ID)
+		}
+	}()
 	code := p.horizon(m, at)
 	if code == 0 {
 		code = p.judge(m)
 	}
 	if code != 0 {
-		if retryable(code) {
-			ids.release(m.ID)
-		} else {
+		if !retryable(code) {
 			ids.resolve(m.ID, outcome{code: code})
+			resolved = true
 		}
 		return p.consume(m, code)
 	}
 
-	if !s.begin(p) {
-		ids.release(m.ID)
+	if begun = s.begin(p); !begun {
 		return errSuperseded
 	}
-	offset, err := p.server.opt.Log.Append(p.server.ctx, Entry{
+	offset, err := p.server.append(p.server.ctx, Entry{
 		Time: time.Now(), ID: m.ID, Topic: m.Topic, Payload: m.Payload,
 		Type: m.Type, Header: m.Header, TTL: milliseconds(m.TTL),
 	})
 	if err != nil {
-		s.giveBack()
-		ids.release(m.ID)
 		p.log.Error("the log refuses a message", "error", err)
 		return &fault{code: native.CloseBackendUnavailable, reason: "the log is not available"}
 	}
 	ids.resolve(m.ID, outcome{offset: offset})
+	resolved = true
 	s.finish(m.S, m.ID, 0)
 	p.server.stats.accepted.Add(1)
 	return nil

@@ -220,6 +220,7 @@ func TestSubscribeViolations(t *testing.T) {
 		if m := c.next(native.TypeMsg).Msg; m.Ch != 2 {
 			t.Fatalf("msg %+v", m)
 		}
+		synctest.Wait()
 		if n := r.srv.Stats().Subscriptions; n != 2 {
 			t.Fatalf("%d subscriptions", n)
 		}

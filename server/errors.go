@@ -10,9 +10,10 @@ import (
 
 // Errors of Publish.
 var (
-	ErrClosed = errors.New("server: closed")                                            // Close or Shutdown was called
-	ErrTopic  = errors.New("server: not a topic to publish to")                         // docs/protocol.md, section 1
-	ErrTooBig = errors.New("server: message exceeds the limits in Options and WELCOME") // payload or headers
+	ErrClosed  = errors.New("server: closed")                                            // Close or Shutdown was called
+	ErrTopic   = errors.New("server: not a topic to publish to")                         // docs/protocol.md, section 1
+	ErrTooBig  = errors.New("server: message exceeds the limits in Options and WELCOME") // payload or headers
+	ErrMessage = errors.New("server: message cannot be delivered")                       // a string that is not UTF-8, a negative TTL
 )
 
 // Error is how a hook tells a client why it refuses. Code is a code of

@@ -48,7 +48,8 @@ func (o *Options) originAllowed(r *http.Request) bool {
 	case "https":
 		def = "443"
 	}
-	if def != "" && sameHost(u.Host, r.Host, def) {
+	// Without TLS here a proxy may have ended it: then the page may have either scheme.
+	if def != "" && (u.Scheme == "https" || r.TLS == nil) && sameHost(u.Host, r.Host, def) {
 		return true
 	}
 	for _, allowed := range o.Origins {

@@ -25,7 +25,7 @@ type Entry struct {
 
 // View is one consistent look at a log.
 type View struct {
-	Epoch string // never empty; positions of different epochs have nothing in common
+	Epoch string // UTF-8, 1 to 255 bytes; positions of different epochs have nothing in common
 
 	// Base is a tag that stands for any position of this incarnation of the log
 	// that holds no entry with a tag of its own, such as the one before First.

@@ -24,6 +24,7 @@ import (
 	"strings"
 	"sync"
 	"time"
+	"unicode/utf8"
 
 	"github.com/google/uuid"
 	"github.com/limpet-go/limpet/wire"
@@ -47,6 +48,7 @@ type Server struct {
 	joining int // upgrades under way
 	pending int // of peers and joining: not welcomed
 	closed  bool
+	broken  bool          // closed by Close: no goodbyes
 	idle    chan struct{} // closed when closed is set and nobody is left
 }
 
@@ -132,7 +134,7 @@ func (s *Server) admit(w http.ResponseWriter, r *http.Request) (native.Encoding,
 func (s *Server) joined(p *peer) {
 	s.mu.Lock()
 	s.joining--
-	closed := s.closed
+	closed, broken := s.closed, s.broken
 	if p != nil {
 		p.pending = true
 		s.peers[p] = struct{}{}
@@ -141,7 +143,11 @@ func (s *Server) joined(p *peer) {
 	}
 	s.settle()
 	s.mu.Unlock()
-	if p != nil && closed {
+	switch {
+	case p == nil:
+	case broken:
+		p.stop(0, "closed", true)
+	case closed:
 		p.stop(native.CloseGoingAway, "going away", false)
 	}
 }
@@ -214,8 +220,8 @@ type PublishOptions struct {
 // then that of the first time. ctx bounds waiting for the log and for another
 // publisher of the same ID; when it ends within an append, whether the message
 // was appended is unknown and publishing it again under its ID is safe if the
-// log is so. Errors: ErrClosed, ErrTopic, ErrTooBig, an *Error if the same ID was
-// refused before, and those of the log.
+// log is so. Errors: ErrClosed, ErrTopic, ErrTooBig, ErrMessage, an *Error if the
+// same ID was refused before, and those of the log.
 func (s *Server) Publish(ctx context.Context, topic string, payload []byte, o *PublishOptions) (uint64, error) {
 	var opt PublishOptions
 	if o != nil {
@@ -228,10 +234,14 @@ func (s *Server) Publish(ctx context.Context, topic string, payload []byte, o *P
 	if len(opt.Header) > 0 {
 		e.Header = make(map[string]string, len(opt.Header))
 	}
-	size := 0
+	size, fit := len(opt.Type), utf8.ValidString(opt.Type) && opt.TTL >= 0
 	for k, v := range opt.Header {
 		e.Header[k] = v
 		size += len(k) + len(v)
+		fit = fit && utf8.ValidString(k) && utf8.ValidString(v)
+	}
+	if !fit {
+		return 0, ErrMessage
 	}
 	if len(payload) > s.opt.MaxPayload || len(opt.Header) > native.MaxHeaders || size > native.MaxHeaderSize {
 		return 0, ErrTooBig
@@ -258,13 +268,25 @@ func (s *Server) Publish(ctx context.Context, topic string, payload []byte, o *P
 	case known:
 		return was.offset, nil
 	}
-	offset, err := s.opt.Log.Append(ctx, e)
+	stored := false
+	defer func() {
+		if !stored {
+			s.ids.release(e.ID)
+		}
+	}()
+	offset, err := s.append(ctx, e)
 	if err != nil {
-		s.ids.release(e.ID)
 		return 0, err
 	}
+	stored = true
 	s.ids.resolve(e.ID, outcome{offset: offset})
 	return offset, nil
+}
+
+// append stores e. A log that panics has failed.
+func (s *Server) append(ctx context.Context, e Entry) (offset uint64, err error) {
+	defer recovered(&err)
+	return s.opt.Log.Append(ctx, e)
 }
 
 // Shutdown takes no more connections, tells every client to go away and come
@@ -273,7 +295,7 @@ func (s *Server) Publish(ctx context.Context, topic string, payload []byte, o *P
 // ends; then it does what Close does and returns the error of ctx.
 func (s *Server) Shutdown(ctx context.Context) error {
 	spread := uint64(s.spread().Milliseconds())
-	for _, p := range s.shut() {
+	for _, p := range s.shut(false) {
 		p.farewell(spread)
 	}
 	select {
@@ -290,7 +312,7 @@ func (s *Server) Shutdown(ctx context.Context) error {
 // when they have ended, or after 100 ms: only hooks that are still running can
 // make it wait so long. The Log is left to its owner. Close may be called again.
 func (s *Server) Close() error {
-	for _, p := range s.shut() {
+	for _, p := range s.shut(true) {
 		p.stop(0, "closed", true)
 		p.sock.abort() // also if the connection was ending in its own time
 	}
@@ -305,10 +327,11 @@ func (s *Server) Close() error {
 }
 
 // shut marks the server closed and returns who is there.
-func (s *Server) shut() []*peer {
+func (s *Server) shut(broken bool) []*peer {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.closed = true
+	s.broken = s.broken || broken
 	s.settle()
 	all := make([]*peer, 0, len(s.peers))
 	for p := range s.peers {

@@ -177,6 +177,9 @@ func (s *subscription) fill(l Log, v View, buf []*Entry, out sink) (more bool, e
 		if err != nil {
 			return false, err
 		}
+		if l.View().Epoch != s.epoch {
+			return true, nil // what was read may be of another epoch
+		}
 		if first > s.next {
 			// A gap costs no credit, but one is enough: a stopped consumer must
 			// not be sent a gap for every message that retention takes.

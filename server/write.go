@@ -2,6 +2,8 @@ package server
 
 import (
 	"cmp"
+	"errors"
+	"net"
 	"slices"
 	"sync"
 	"time"
@@ -12,6 +14,7 @@ import (
 // writer is the state of the goroutine that writes a connection.
 type writer struct {
 	p       *peer
+	log     Log
 	session *session // nil before WELCOME
 	subs    []*subscription
 	byCh    map[uint64]*subscription
@@ -31,9 +34,12 @@ var buffers = sync.Pool{New: func() any { return new([]byte) }}
 // write sends what is due until the connection ends, and ends it.
 func (p *peer) write() {
 	defer close(p.gone)
-	w := &writer{p: p, wrote: time.Now(), byCh: map[uint64]*subscription{}}
+	w := &writer{p: p, log: readable{p.server.opt.Log, p.sock}, wrote: time.Now(), byCh: map[uint64]*subscription{}}
 	err := w.run()
 	w.shrink()
+	if panicked := (*panicError)(nil); errors.As(err, &panicked) {
+		err = w.broken(err)
+	}
 	if err != nil {
 		if stalled(err) {
 			p.server.stats.slow.Add(1)
@@ -55,15 +61,17 @@ func (p *peer) write() {
 	p.server.stats.subscriptions.Add(-int64(len(w.subs)))
 }
 
-// run returns nil when the connection shall end as p.end says.
-func (w *writer) run() error {
+// run returns nil when the connection shall end as p.end says. A log that
+// panics has failed.
+func (w *writer) run() (err error) {
+	defer recovered(&err)
 	p := w.p
 	timer := time.NewTimer(p.server.opt.HelloTimeout)
 	defer timer.Stop()
 	for {
 		var changed <-chan struct{}
 		if len(w.subs) > 0 {
-			changed = p.server.opt.Log.Changed() // before the log is read
+			changed = w.log.Changed() // before the log is read
 		}
 		p.mu.Lock()
 		orders, end := p.queue, p.end
@@ -123,7 +131,7 @@ func (w *writer) obey(o *order) error {
 		w.session, w.expires = o.session, o.expires
 		return w.put(&o.frame)
 	case orderSubscribe:
-		s, frames, err := place(p.server.opt.Log, o.sub)
+		s, frames, err := place(w.log, o.sub)
 		if err != nil {
 			return w.broken(err)
 		}
@@ -151,8 +159,25 @@ func (w *writer) obey(o *order) error {
 	return nil
 }
 
+// readable is a log for a connection: nobody waits for a long search through it
+// once the connection is closed.
+type readable struct {
+	Log
+	sock *socket
+}
+
+func (r readable) Read(from uint64, dst []*Entry) (int, uint64, error) {
+	if r.sock.aborted.Load() {
+		return 0, 0, net.ErrClosed
+	}
+	return r.Log.Read(from, dst)
+}
+
 // broken ends the connection because the log cannot be read.
 func (w *writer) broken(err error) error {
+	if errors.Is(err, net.ErrClosed) && w.p.sock.aborted.Load() {
+		return err
+	}
 	w.p.log.Error("the log cannot be read", "error", err)
 	w.p.stop(native.CloseBackendUnavailable, "the log is not available", true)
 	return nil
@@ -201,15 +226,14 @@ func (w *writer) pump() (more bool, err error) {
 	if w.entries == nil {
 		w.entries = make([]*Entry, readChunk)
 	}
-	log := w.p.server.opt.Log
-	v := log.View()
+	v := w.log.View()
 	w.turn %= len(w.subs)
 	for i := range w.subs {
 		s := w.subs[(w.turn+i)%len(w.subs)]
 		if s.starved && s.epoch == v.Epoch || s.next > v.Head && s.next >= v.First && s.epoch == v.Epoch {
 			continue
 		}
-		m, err := s.fill(log, v, w.entries, w)
+		m, err := s.fill(w.log, v, w.entries, w)
 		if err != nil {
 			return false, w.broken(err)
 		}

@@ -71,7 +71,11 @@ func TestAssertions(t *testing.T) {
 	}
 }
 
-func leakedFunction(stop chan struct{}) { <-stop }
+// leakedFunction takes from stop once to show that it runs, and then waits.
+func leakedFunction(stop chan struct{}) {
+	<-stop
+	<-stop
+}
 
 func TestNoLeaks(t *testing.T) {
 	t.Run("finds one", func(t *testing.T) {
@@ -80,6 +84,7 @@ func TestNoLeaks(t *testing.T) {
 		defer close(stop)
 		noLeaks(p, 10*time.Millisecond)
 		go leakedFunction(stop)
+		stop <- struct{}{}
 		p.end()
 		if len(p.failures) != 1 || !strings.Contains(p.failures[0], "leakedFunction") {
 			t.Errorf("failures: %q", p.failures)

@@ -14,7 +14,8 @@ const (
 	MaxFrames     = 4096      // frames of one batch
 	MaxPayload    = 256 << 10 // bytes of one payload
 	MaxHeaders    = 32
-	MaxHeaderSize = 8 << 10 // bytes of all header keys and values of a message
+	MaxHeaderSize = 8 << 10 // bytes of content type, header keys and values of a message
+	MaxName       = 255     // bytes of a session id and of an epoch
 	MaxHelloSubs  = 256
 	MaxSubs       = 10000 // subscriptions of one session
 	MaxDepth      = 32    // of a payload that travels as JSON
@@ -32,7 +33,7 @@ type DecodeLimits struct {
 	Frames     int // frames of a batch
 	Payload    int // bytes
 	Headers    int
-	HeaderSize int // bytes of all keys and values
+	HeaderSize int // bytes of content type, keys and values
 	Subs       int // of one hello
 	Depth      int // of nested JSON; 64 at most
 	Ranges     int // of one welcome.sack or ack.x

@@ -69,7 +69,7 @@ func subOf(s *wire.Subscribe) Sub {
 		b.From, b.O = FromResume, s.Position.Offset
 		// A position that this language cannot have given is sent without what
 		// makes it provable, so that the answer is a RESET.
-		if utf8.ValidString(s.Position.Epoch) {
+		if utf8.ValidString(s.Position.Epoch) && len(s.Position.Epoch) <= MaxName {
 			b.Epoch = s.Position.Epoch
 		}
 		if len(s.Position.Tag) <= MaxTag {
@@ -180,7 +180,7 @@ func (p *packer) publish(m *wire.Message) error {
 	if n := len(m.Header); n > MaxHeaders {
 		return &wire.TooBigError{What: "header count", Size: n, Limit: MaxHeaders}
 	}
-	size := 0
+	size := len(m.Type)
 	for k, v := range m.Header {
 		size += len(k) + len(v)
 	}

@@ -161,11 +161,12 @@ func (r *reader) msg(o *object, m *Msg) {
 		case 4:
 			r.id(&m.ID)
 		case 5:
-			m.Topic = r.string()
+			m.Topic = r.topic()
 		case 6:
 			r.payload(m)
 		case 7:
 			m.Type = r.string()
+			r.headerRoom(len(m.Type))
 		case 8:
 			r.headers(m)
 		case 10:
@@ -243,10 +244,27 @@ func (r *reader) headers(m *Msg) {
 	}
 }
 
+// topic reads the topic of a message. Of a client's that is too long only the
+// message is refused, by the server; a server's costs the connection.
+func (r *reader) topic() string {
+	if r.dir == FromClient {
+		return r.string()
+	}
+	return r.bounded(MaxTopic, "a topic is too long")
+}
+
+func (r *reader) headerRoom(n int) {
+	if r.header += n; r.header > r.lim.HeaderSize {
+		r.fail(CloseFrameTooBig, headersTooBig)
+	}
+}
+
+const headersTooBig = "the headers are beyond their limits"
+
 func (r *reader) addHeader(m *Msg, k, v string) {
-	r.header += len(k) + len(v)
-	if len(m.Header) >= r.lim.Headers || r.header > r.lim.HeaderSize {
-		r.fail(CloseFrameTooBig, "the headers are beyond their limits")
+	r.headerRoom(len(k) + len(v))
+	if len(m.Header) >= r.lim.Headers {
+		r.fail(CloseFrameTooBig, headersTooBig)
 	}
 	if _, ok := m.Header[k]; ok {
 		r.bad("a header is given twice")

@@ -129,7 +129,7 @@ func (r *reader) hello(o *object) *Hello {
 		case 1:
 			h.CN = r.uint()
 		case 2:
-			h.SID = r.string()
+			h.SID = r.name()
 		case 3:
 			h.Key = r.opaque()
 		case 4:
@@ -186,7 +186,7 @@ func (r *reader) welcome(o *object) *Welcome {
 	for r.next(o) {
 		switch o.num {
 		case 1:
-			h.SID = r.string()
+			h.SID = r.name()
 		case 2:
 			h.Key = r.opaque()
 		case 3:

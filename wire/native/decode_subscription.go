@@ -25,7 +25,7 @@ func (r *reader) sub(o *object, b *Sub) {
 		case 3:
 			b.From = From(r.word(fromWords))
 		case 4:
-			b.Epoch = r.string()
+			b.Epoch = r.name()
 		case 5:
 			b.O = r.uint()
 		case 6:
@@ -50,7 +50,7 @@ func (r *reader) subok(o *object) *SubOK {
 		case 1:
 			b.Ch = r.uint()
 		case 2:
-			b.Epoch = r.string()
+			b.Epoch = r.name()
 		case 3:
 			b.O = r.uint()
 		case 4:
@@ -120,7 +120,7 @@ func (r *reader) reset(o *object) *Reset {
 		case 1:
 			b.Ch = r.uint()
 		case 2:
-			b.Epoch = r.string()
+			b.Epoch = r.name()
 		case 3:
 			b.O = r.uint()
 		case 4:

@@ -105,6 +105,12 @@ var refused = []struct {
 	{"bytes of 256 KiB and 1", FromClient, 4207, `{` + up + `,"b":"` + strings.Repeat("A", (256<<10+1)*4/3+1) + `"}`},
 	{"33 headers", FromClient, 4207, `{` + up + `,"h":{` + headers(33, 1) + `}}`},
 	{"8 KiB and 1 of headers", FromClient, 4207, `{` + up + `,"h":{` + headers(1, 8<<10-3) + `}}`},
+	{"8 KiB and 1 of content type", FromClient, 4207, `{` + up + `,"ct":"` + strings.Repeat("x", 8<<10+1) + `"}`},
+	{"8 KiB and 1 of content type and header", FromClient, 4207, `{` + up + `,"ct":"` + strings.Repeat("x", 4<<10) + `","h":{` + headers(1, 4<<10-3) + `}}`},
+	{"a topic of 256 bytes", FromServer, 4001, `{"t":"msg","s":1,"p":0,"id":"` + idText + `","tp":"` + strings.Repeat("x", 256) + `"}`},
+	{"an epoch of 256 bytes in subok", FromServer, 4001, `{"t":"subok","ch":1,"o":1,"ep":"` + strings.Repeat("x", 256) + `"}`},
+	{"an epoch of 256 bytes in reset", FromServer, 4001, `{"t":"reset","ch":1,"o":1,"tag":"AA","ep":"` + strings.Repeat("x", 256) + `"}`},
+	{"a session id of 256 bytes", FromServer, 4001, `{"t":"welcome","cn":1,"key":"AA","se":1,"res":false,"ack":0,"cr":{},"sid":"` + strings.Repeat("x", 256) + `"}`},
 	{"a batch above 64 KiB", FromClient, 4207, `[{"t":"ping"},{` + up + `,"d":"` + strings.Repeat("x", 64<<10) + `"}]`},
 	{"4097 frames", FromClient, 4207, `[` + list(4097, `{"t":"ping"}`) + `]`},
 }

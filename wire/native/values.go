@@ -100,6 +100,9 @@ func (r *reader) bounded(most int, reason string) string {
 	return string(b)
 }
 
+// name reads a session id or an epoch.
+func (r *reader) name() string { return r.bounded(MaxName, "a session id or an epoch is too long") }
+
 // text returns the bytes of a string, valid until the next call. JSON was
 // checked for UTF-8 as a whole.
 func (r *reader) text() []byte {

@@ -1,0 +1,54 @@
+package limpet
+
+// fifo is a queue that keeps its memory: pushing and dropping cost no
+// allocation once it has grown, and an empty one gives a big block back. The
+// zero value is empty.
+type fifo[T any] struct {
+	s    []T
+	head int // s[head:] is in the queue
+}
+
+// keepCap is how much memory an empty fifo keeps, in elements.
+const keepCap = 64
+
+func (f *fifo[T]) len() int { return len(f.s) - f.head }
+
+// at is the element i places behind the head. The pointer is valid until the
+// next push.
+func (f *fifo[T]) at(i int) *T { return &f.s[f.head+i] }
+
+// all is what is in the queue, head first, valid until the next push.
+func (f *fifo[T]) all() []T { return f.s[f.head:] }
+
+func (f *fifo[T]) push(v T) {
+	if len(f.s) == cap(f.s) && f.head > len(f.s)/2 {
+		n := copy(f.s, f.s[f.head:])
+		clear(f.s[n:])
+		f.s, f.head = f.s[:n], 0
+	}
+	f.s = append(f.s, v)
+}
+
+// drop forgets n elements at the head.
+func (f *fifo[T]) drop(n int) {
+	clear(f.s[f.head : f.head+n])
+	f.head += n
+	if f.head == len(f.s) {
+		f.reset()
+	}
+}
+
+// remove takes the element i places behind the head out; it costs i.
+func (f *fifo[T]) remove(i int) {
+	copy(f.s[f.head+1:f.head+i+1], f.s[f.head:f.head+i])
+	f.drop(1)
+}
+
+// reset empties the queue.
+func (f *fifo[T]) reset() {
+	clear(f.s[f.head:])
+	f.s, f.head = f.s[:0], 0
+	if cap(f.s) > keepCap {
+		f.s = nil
+	}
+}

@@ -1,0 +1,40 @@
+package limpet
+
+import (
+	"math/rand/v2"
+	"slices"
+	"testing"
+)
+
+func TestFifo(t *testing.T) {
+	seed := rand.Uint64()
+	t.Logf("seed %d", seed)
+	rnd := rand.New(rand.NewPCG(seed, 0))
+	var f fifo[int]
+	var model []int
+	for i := range 20_000 {
+		switch k := rnd.IntN(10); {
+		case k < 5 || len(model) == 0:
+			f.push(i)
+			model = append(model, i)
+		case k < 8:
+			n := 1 + rnd.IntN(len(model))
+			f.drop(n)
+			model = model[n:]
+		default:
+			n := rnd.IntN(min(len(model), 4))
+			f.remove(n)
+			model = slices.Delete(slices.Clone(model), n, n+1)
+		}
+		if f.len() != len(model) || !slices.Equal(f.all(), model) {
+			t.Fatalf("step %d: %v, want %v", i, f.all(), model)
+		}
+		if len(model) > 0 && *f.at(len(model) - 1) != model[len(model)-1] {
+			t.Fatalf("step %d: the last is %d", i, *f.at(len(model) - 1))
+		}
+	}
+	f.reset()
+	if n := testing.AllocsPerRun(1000, func() { f.push(1); f.push(2); f.drop(1); f.drop(1) }); n != 0 {
+		t.Errorf("%v allocations", n)
+	}
+}

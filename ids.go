@@ -1,0 +1,37 @@
+package limpet
+
+import (
+	"crypto/rand"
+	"encoding/binary"
+	"sync"
+	"time"
+
+	"github.com/google/uuid"
+)
+
+// ids makes UUIDv7s (RFC 9562, section 5.7) for one client: 48 bits of
+// milliseconds, a counter in rand_a that orders those of one millisecond
+// (section 6.2, method 1), and 62 random bits that are drawn once and tell the
+// clients apart. The counter borrows from the future when it is full, so ids
+// rise strictly however fast they are made and wherever the clock goes.
+type ids struct {
+	mu     sync.Mutex
+	last   uint64 // milliseconds<<12 | counter
+	random uint64
+}
+
+func newIDs() *ids {
+	var b [8]byte
+	rand.Read(b[:])
+	return &ids{random: binary.BigEndian.Uint64(b[:])>>2 | 1<<63}
+}
+
+func (g *ids) next(now time.Time) (id uuid.UUID) {
+	g.mu.Lock()
+	g.last = max(g.last+1, uint64(now.UnixMilli())<<12)
+	last := g.last
+	g.mu.Unlock()
+	binary.BigEndian.PutUint64(id[:8], last>>12<<16|0x7000|last&0xfff)
+	binary.BigEndian.PutUint64(id[8:], g.random)
+	return id
+}

@@ -1,0 +1,120 @@
+package limpet
+
+import (
+	"github.com/limpet-go/limpet/wire"
+)
+
+// put adds a data message and applies the overflow policy.
+func (q *queue) put(prev Position, m Message) {
+	full := q.data >= q.d.Buffer || q.data > 0 && q.bytes+len(m.Payload) > q.d.Bytes
+	if !full || q.d.Overflow == Block {
+		q.items.push(m)
+		q.data++
+		q.bytes += len(m.Payload)
+		return
+	}
+	if q.d.Overflow == DropNewest {
+		q.dropped++
+		q.append(lossOf(Gap, prev, m.Position, 1, wire.CauseOverflow))
+		return
+	}
+	q.items.push(m)
+	q.data++
+	q.bytes += len(m.Payload)
+	for q.data > q.d.Buffer || q.data > 1 && q.bytes > q.d.Bytes {
+		q.dropOldest()
+	}
+}
+
+// dropOldest turns the oldest data message into a gap, joined with its
+// neighbours. Mu is held; there is a data message.
+func (q *queue) dropOldest() {
+	i := 0
+	for q.items.at(i).Gap != nil {
+		i++
+	}
+	m := *q.items.at(i)
+	q.dropped++
+	q.data--
+	q.bytes -= len(m.Payload)
+	after := Position{Epoch: m.Position.Epoch, Offset: m.prev}
+	g := lossOf(Gap, after, m.Position, 1, wire.CauseOverflow)
+	g.Topic = q.topic
+	*q.items.at(i) = g
+	if i+1 < q.items.len() && q.join(i, *q.items.at(i + 1)) {
+		q.remove(i + 1)
+	}
+	if i > 0 && q.join(i-1, *q.items.at(i)) {
+		q.remove(i)
+	}
+}
+
+func (q *queue) remove(i int) {
+	q.items.remove(i)
+	if q.due > i {
+		q.due--
+	}
+}
+
+// join extends the loss at items[i] by m if they are one.
+func (q *queue) join(i int, m Message) bool {
+	old := q.items.at(i)
+	switch {
+	case old.Kind == Gap && m.Kind == Gap && old.Gap.To.Epoch == m.Gap.To.Epoch:
+		g := *old.Gap
+		g.To = m.Gap.To
+		if g.Count != 0 && m.Gap.Count != 0 {
+			g.Count += m.Gap.Count
+		} else {
+			g.Count = 0
+		}
+		old.Gap, old.Position = &g, g.To
+		return true
+	case old.Kind == Reset && m.Kind == Reset:
+		g := *old.Gap
+		g.To = m.Gap.To
+		old.Gap, old.Position = &g, g.To
+		return true
+	}
+	return false
+}
+
+func lossOf(k Kind, after, to Position, count uint64, why Cause) Message {
+	return Message{Kind: k, Position: to, Gap: &Loss{After: after, To: to, Count: count, Cause: why}}
+}
+
+// lose puts a Gap or a Reset into the stream.
+func (q *queue) lose(k Kind, to Position, count uint64, why Cause) {
+	if k == Gap {
+		q.gaps++
+	} else {
+		q.resets++
+	}
+	q.append(lossOf(k, q.last, to, count, why))
+}
+
+// find is lose for what nobody told.
+func (q *queue) find(k Kind, to Position, count uint64, why Cause) {
+	q.lose(k, to, count, why)
+	kind := wire.EventGap
+	if k == Reset {
+		kind = wire.EventReset
+	}
+	q.found = &wire.Event{Kind: kind, Cause: why}
+}
+
+func (q *queue) append(m Message) {
+	m.Topic, m.queue = q.topic, q
+	if n := q.items.len(); n > 0 && q.join(n-1, m) {
+		return
+	}
+	q.items.push(m)
+}
+
+// crowded bounds what a server can pile up without sending a message.
+func (q *queue) crowded() error {
+	if q.items.len()-q.data > q.d.Buffer+16 {
+		return violation("gaps and resets without end")
+	}
+	return nil
+}

@@ -1,0 +1,156 @@
+package limpet_test
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/limpet-go/limpet"
+	"github.com/limpet-go/limpet/limpettest"
+)
+
+func TestTTLExpiresBeforeTheWire(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		srv := limpettest.NewServer(t, nil)
+		c := dial(t, srv, nil)
+		s := live(t, c, "a", nil)
+		srv.Stop()
+		synctest.Wait()
+		ctx := context.Background()
+		short, _ := c.Publish(ctx, "a", []byte("short"), &limpet.PublishOptions{TTL: time.Second})
+		long, _ := c.Publish(ctx, "a", []byte("long"), &limpet.PublishOptions{TTL: time.Hour})
+		at := time.Now()
+		_, err := short.Wait(ctx)
+		if !errors.Is(err, limpet.ErrExpired) || !limpet.SafeToRetry(err) || short.Outcome() != limpet.Expired || time.Since(at) != time.Second {
+			t.Errorf("after %v: %v, %v", time.Since(at), short.Outcome(), err)
+		}
+		srv.Start()
+		if _, err := long.Wait(ctx); err != nil {
+			t.Error(err)
+		}
+		if got := payloads(collect(t, s, 1)); got != "long" {
+			t.Errorf("delivered %q", got)
+		}
+	})
+}
+
+func TestFullWindow(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		srv := limpettest.NewServer(t, nil)
+		c := dial(t, srv, &limpet.Options{Window: limpet.Window{Messages: 2}})
+		srv.Stop()
+		ctx, cancel := context.WithTimeout(context.Background(), time.Second)
+		defer cancel()
+		for range 2 {
+			if _, err := c.Publish(ctx, "a", nil, nil); err != nil {
+				t.Fatal(err)
+			}
+		}
+		_, err := c.Publish(ctx, "a", nil, nil)
+		if !errors.Is(err, context.DeadlineExceeded) || !limpet.SafeToRetry(err) {
+			t.Errorf("full window: %v", err)
+		}
+		admitted := make(chan error, 1)
+		go func() {
+			_, err := c.Publish(context.Background(), "a", nil, nil)
+			admitted <- err
+		}()
+		srv.Start()
+		if err := <-admitted; err != nil {
+			t.Error(err)
+		}
+		if err := c.Flush(context.Background()); err != nil {
+			t.Error(err)
+		}
+		if st := c.Stats(); st.Acked != 3 {
+			t.Errorf("%+v", st)
+		}
+	})
+}
+
+func TestFailFastWindow(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		srv := limpettest.NewServer(t, nil)
+		c := dial(t, srv, &limpet.Options{Window: limpet.Window{Messages: 1, FailFast: true}})
+		srv.Stop()
+		if _, err := c.Publish(context.Background(), "a", nil, nil); err != nil {
+			t.Fatal(err)
+		}
+		if _, err := c.Publish(context.Background(), "a", nil, nil); !errors.Is(err, limpet.ErrWindowFull) || !limpet.SafeToRetry(err) {
+			t.Errorf("full window: %v", err)
+		}
+	})
+}
+
+func TestCloseGivesEveryMessageItsOutcome(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		srv := limpettest.NewServer(t, nil)
+		c := dial(t, srv, nil)
+		srv.Network.Strike(limpettest.BlackHole(limpettest.Both))
+		ctx := context.Background()
+		sent, _ := c.Publish(ctx, "a", []byte("left"), nil)
+		synctest.Wait()
+		srv.Stop()
+		synctest.Wait()
+		kept, _ := c.Publish(ctx, "a", []byte("kept"), nil)
+		at := time.Now()
+		c.Close()
+		<-c.Done()
+		if took := time.Since(at); took > 100*time.Millisecond {
+			t.Errorf("Close took %v", took)
+		}
+		if _, err := sent.Wait(ctx); sent.Outcome() != limpet.Unknown || !errors.Is(err, limpet.ErrOutcomeUnknown) || limpet.SafeToRetry(err) {
+			t.Errorf("sent: %v %v", sent.Outcome(), err)
+		}
+		if _, err := kept.Wait(ctx); kept.Outcome() != limpet.Unsent || !errors.Is(err, limpet.ErrUnsent) || !limpet.SafeToRetry(err) {
+			t.Errorf("kept: %v %v", kept.Outcome(), err)
+		}
+		if _, err := c.Publish(ctx, "a", nil, nil); !errors.Is(err, limpet.ErrClosed) {
+			t.Errorf("Publish after Close: %v", err)
+		}
+		if _, err := c.Subscribe(ctx, "a", nil); !errors.Is(err, limpet.ErrClosed) {
+			t.Errorf("Subscribe after Close: %v", err)
+		}
+		if err := c.WaitReady(ctx); !errors.Is(err, limpet.ErrClosed) || !errors.Is(c.Err(), limpet.ErrClosed) {
+			t.Errorf("WaitReady after Close: %v", err)
+		}
+		c.Close()
+		if err := c.Shutdown(ctx); err != nil {
+			t.Error(err)
+		}
+	})
+}
+
+func TestReceiptsSurviveAReconnect(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		srv := limpettest.NewServer(t, nil)
+		c := dial(t, srv, nil)
+		srv.Network.Strike(limpettest.BlackHole(limpettest.Both))
+		var rs []*limpet.Receipt
+		for i := range 5 {
+			r, err := c.Publish(context.Background(), "a", []byte(fmt.Sprint(i)), nil)
+			if err != nil {
+				t.Fatal(err)
+			}
+			rs = append(rs, r)
+		}
+		n := 0
+		for range c.Receipts() {
+			n++
+		}
+		if n != 5 {
+			t.Errorf("%d receipts are pending", n)
+		}
+		for i, r := range rs {
+			if _, err := r.Wait(context.Background()); err != nil {
+				t.Errorf("message %d: %v", i, err)
+			}
+		}
+		if st := c.Stats(); st.Resent == 0 || st.Acked != 5 {
+			t.Errorf("%+v", st)
+		}
+	})
+}
