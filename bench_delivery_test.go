@@ -2,6 +2,7 @@ package limpet
 
 import (
 	"context"
+	"strconv"
 	"sync"
 	"testing"
 
@@ -21,7 +22,7 @@ func benchSubscription() (*Subscription, []wire.Event) {
 	s.queue.tell = func(uint64, Position) {}
 	s.queue.begin(1)
 	confirm := wire.Event{Kind: wire.EventSubscribed, Continuity: wire.ContinuityProved, Position: Position{Epoch: "e"}}
-	if _, err := s.queue.offer(1, &confirm); err != nil {
+	if _, err := s.queue.offer(1, []wire.Event{confirm}); err != nil {
 		panic(err)
 	}
 	events := make([]wire.Event, benchBlock)
@@ -32,9 +33,10 @@ func benchSubscription() (*Subscription, []wire.Event) {
 }
 
 type benchFeed struct {
-	s      *Subscription
-	events []wire.Event
-	offset uint64
+	s        *Subscription
+	events   []wire.Event
+	together int // events in one offer: what one WebSocket message held
+	offset   uint64
 }
 
 func (f *benchFeed) offer(b *testing.B) {
@@ -43,7 +45,9 @@ func (f *benchFeed) offer(b *testing.B) {
 		ev.Prev = f.offset
 		f.offset++
 		ev.Position.Offset = f.offset
-		if _, err := f.s.queue.offer(1, ev); err != nil {
+	}
+	for events := f.events; len(events) > 0; events = events[f.together:] {
+		if _, err := f.s.queue.offer(1, events[:f.together]); err != nil {
 			b.Fatal(err)
 		}
 	}
@@ -52,11 +56,22 @@ func (f *benchFeed) offer(b *testing.B) {
 // BenchmarkDelivery puts blocks of messages into the delivery queue and takes
 // them out in each way there is, beside two yardsticks that do less.
 func BenchmarkDelivery(b *testing.B) {
-	perMessage := func(b *testing.B) { b.ReportMetric(benchBlock, "messages/op") }
+	for _, together := range []int{1, benchBlock} {
+		suffix := ""
+		if together > 1 {
+			suffix = ", offered by " + strconv.Itoa(together)
+		}
+		benchDelivery(b, suffix, together)
+	}
+	benchYardsticks(b)
+}
 
-	b.Run("Batches", func(b *testing.B) {
+func perMessage(b *testing.B) { b.ReportMetric(benchBlock, "messages/op") }
+
+func benchDelivery(b *testing.B, suffix string, together int) {
+	b.Run("Batches"+suffix, func(b *testing.B) {
 		s, events := benchSubscription()
-		f := benchFeed{s: s, events: events}
+		f := benchFeed{s: s, events: events, together: together}
 		b.ReportAllocs()
 		f.offer(b)
 		n, got := 0, 0
@@ -75,9 +90,9 @@ func BenchmarkDelivery(b *testing.B) {
 		}
 		perMessage(b)
 	})
-	b.Run("Messages", func(b *testing.B) {
+	b.Run("Messages"+suffix, func(b *testing.B) {
 		s, events := benchSubscription()
-		f := benchFeed{s: s, events: events}
+		f := benchFeed{s: s, events: events, together: together}
 		b.ReportAllocs()
 		f.offer(b)
 		n, got := 0, 0
@@ -96,9 +111,9 @@ func BenchmarkDelivery(b *testing.B) {
 		}
 		perMessage(b)
 	})
-	b.Run("C", func(b *testing.B) {
+	b.Run("C"+suffix, func(b *testing.B) {
 		s, events := benchSubscription()
-		f := benchFeed{s: s, events: events}
+		f := benchFeed{s: s, events: events, together: together}
 		c := s.C()
 		b.ReportAllocs()
 		for range b.N {
@@ -112,6 +127,9 @@ func BenchmarkDelivery(b *testing.B) {
 		for range c {
 		}
 	})
+}
+
+func benchYardsticks(b *testing.B) {
 	b.Run("yardstick: channel of 1024", func(b *testing.B) {
 		c := make(chan Message, 1024)
 		for range b.N {

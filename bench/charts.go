@@ -16,7 +16,7 @@ func latest(id string) (*row, rowResult, bool) {
 		if rows[i].id != id {
 			continue
 		}
-		for _, label := range []string{"after", "before", "current"} {
+		for _, label := range []string{"current", "before"} {
 			if res, ok := load(label).Rows[id]; ok {
 				return &rows[i], res, true
 			}

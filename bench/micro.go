@@ -15,6 +15,7 @@ var deliveryRow = row{
 	id: "P11", title: "the delivery channel, put in and taken out (P11)", metric: "cpu", unit: "ns a message",
 	micro: goBench("..", "BenchmarkDelivery", "BenchmarkDelivery/"),
 	compare: []comparison{
+		{variant: "", ours: "Batches, offered by 64", floor: 140, goal: 30},
 		{variant: "", ours: "Batches", floor: 140, goal: 30},
 		{variant: "", ours: "Messages", floor: 140, goal: 30},
 		{variant: "", ours: "C", floor: 140, goal: 30},
@@ -49,7 +50,7 @@ func goBench(dir, pattern, prefix string) func(*bench, *row) error {
 		}
 		res := rowResult{Samples: map[string][]outcome{}}
 		for _, m := range benchLine.FindAllStringSubmatch(string(text), -1) {
-			name := strings.TrimPrefix(m[1], prefix)
+			name := strings.ReplaceAll(strings.TrimPrefix(m[1], prefix), "_", " ")
 			out := outcome{}
 			f := strings.Fields(m[2])
 			for i := 0; i+1 < len(f); i += 2 {
