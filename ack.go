@@ -155,6 +155,8 @@ func (w *window) resolve(r *Receipt, o Outcome, err error) {
 	w.pending--
 	w.stats.outcome(o)
 	r.message.Payload = nil
+	w.gate.leave(0, r.size)
+	r.size = 0
 }
 
 func (w *window) settle(r *Receipt, o Outcome, err error) {

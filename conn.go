@@ -8,6 +8,7 @@ import (
 	"net"
 	"net/http"
 	"net/http/httptrace"
+	"sync"
 	"sync/atomic"
 	"time"
 	"unicode/utf8"
@@ -316,20 +317,21 @@ func closeCode(err error) (code uint16, reason string) {
 // subscription goes straight to its queue, in wire order; the loop hears of
 // everything else, and of what changes a subscription's state.
 func (c *Client) read(k *conn, codec wire.Codec) {
-	var events wire.Events
-	names := make(map[string]uint64) // server-given name to subscription key
+	var names names
 	for {
 		f, err := k.receive()
 		if err == nil {
 			c.counters.frames.Add(1)
 			c.counters.bytesRead.Add(uint64(len(f.Data)))
-			events.Reset()
-			err = codec.Decode(f, &events)
+			events := eventPool.Get().(*wire.Events)
+			err = codec.Decode(f, events)
 			if err == nil {
-				err = c.route(k, &events, names)
+				err = c.route(k, events, &names)
 			} else {
 				err = asViolation(err)
 			}
+			events.Reset()
+			eventPool.Put(events)
 		}
 		if err != nil {
 			c.inbox.post(downed{k, err})
@@ -338,7 +340,11 @@ func (c *Client) read(k *conn, codec wire.Codec) {
 	}
 }
 
-func (c *Client) route(k *conn, events *wire.Events, names map[string]uint64) error {
+// eventPool lends the memory of events for one frame: an idle connection holds
+// none.
+var eventPool = sync.Pool{New: func() any { return new(wire.Events) }}
+
+func (c *Client) route(k *conn, events *wire.Events, names *names) error {
 	var forLoop []wire.Event
 	var fault error
 	routes := c.routes.Load()
@@ -351,9 +357,9 @@ func (c *Client) route(k *conn, events *wire.Events, names map[string]uint64) er
 		}
 		n := run(rest)
 		if ev.Key == 0 {
-			ev.Key = names[ev.Name]
+			ev.Key = names.keys[ev.Name]
 		} else if ev.Kind == wire.EventSubscribed && ev.Name != "" {
-			names[ev.Name] = ev.Key
+			names.set(ev.Key, ev.Name)
 		}
 		if s := routes.find(ev); s != nil {
 			var lost []wire.Event
@@ -376,6 +382,21 @@ func (c *Client) route(k *conn, events *wire.Events, names map[string]uint64) er
 		}
 	}
 	return fault
+}
+
+// names are what the server calls subscriptions on one connection: one name a
+// key, the latest.
+type names struct {
+	keys  map[string]uint64
+	names map[uint64]string
+}
+
+func (n *names) set(key uint64, name string) {
+	if n.keys == nil {
+		n.keys, n.names = make(map[string]uint64), make(map[uint64]string)
+	}
+	delete(n.keys, n.names[key])
+	n.keys[name], n.names[key] = key, name
 }
 
 // run is how many events at the head are messages of one subscription; 1 if the

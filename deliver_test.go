@@ -252,3 +252,26 @@ func TestQueueModel(t *testing.T) {
 		}
 	}
 }
+
+// A stopped consumer of a stream that cannot be resumed costs its other
+// subscriptions nothing, however often the connection breaks.
+func TestResetsOfAStoppedConsumerAreJoined(t *testing.T) {
+	for _, overflow := range []Overflow{DropOldest, DropNewest} {
+		q := testQueue(Delivery{Buffer: 8, Overflow: overflow}, false, wire.Traits{Holes: wire.HolesLoss})
+		for gen := uint64(1); gen < 1000; gen++ {
+			q.begin(gen)
+			evs := []*wire.Event{{Kind: wire.EventSubscribed}}
+			for i := uint64(0); i < gen%20; i++ {
+				evs = append(evs, &wire.Event{Kind: wire.EventData, Message: wire.Message{Payload: []byte("x")}})
+			}
+			for _, ev := range evs {
+				if _, err := q.offer(gen, []wire.Event{*ev}); err != nil {
+					t.Fatalf("%v, connection %d: %v", overflow, gen, err)
+				}
+			}
+		}
+		if n := q.items.len(); n > 8+8+3 {
+			t.Errorf("%v: %d elements wait", overflow, n)
+		}
+	}
+}

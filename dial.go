@@ -3,9 +3,13 @@ package limpet
 import (
 	"bytes"
 	"context"
+	"errors"
 	"fmt"
+	"io"
 	"net/http"
 	"runtime/debug"
+	"strings"
+	"unicode/utf8"
 
 	"github.com/limpet-go/limpet/wire"
 )
@@ -19,7 +23,10 @@ type attempt struct {
 	cause   error
 }
 
-const maxSteps = 3 // HTTP requests before a dial
+const (
+	maxSteps  = 3        // HTTP requests before a dial
+	stepLimit = 64 << 10 // bytes of an answer to one
+)
 
 // dial makes one attempt: credential, the dialect's HTTP steps, upgrade. It
 // runs on its own goroutine and ends when ctx does, whatever the caller's Auth
@@ -31,6 +38,9 @@ func (c *Client) dial(ctx context.Context, a attempt) dialed {
 	cred, err := c.credential(ctx, a)
 	if err != nil {
 		return fail(&userError{"Options.Auth", err})
+	}
+	if t := cred.Token.reveal(); len(t) > mostToken || !utf8.ValidString(t) {
+		return fail(&userError{"Options.Auth", fmt.Errorf("a token must be UTF-8 of at most %d bytes", mostToken)})
 	}
 	w := &wire.Attempt{
 		Number: a.number, Session: a.session, Token: cred.Token.reveal(), Subs: a.subs,
@@ -60,9 +70,36 @@ func (c *Client) dial(ctx context.Context, a attempt) dialed {
 	k, failure := dialConn(ctx, &c.cfg, w)
 	if failure != nil {
 		failure.Attempt = a.number
+		failure.Body = c.redact(failure.Body, &cred)
 		return dialed{failure: failure}
 	}
 	return dialed{conn: k, token: w.Token}
+}
+
+// redact takes the credentials out of what a server answered: one that echoes
+// them must not bring them into errors and logs.
+func (c *Client) redact(body []byte, cred *Credential) []byte {
+	hide := func(secret string) {
+		if len(secret) >= 4 {
+			body = bytes.ReplaceAll(body, []byte(secret), []byte("[secret]"))
+		}
+	}
+	hide(cred.Token.reveal())
+	for _, h := range []http.Header{cred.Header, c.cfg.Header} {
+		for _, values := range h {
+			for _, v := range values {
+				hide(v)
+				_, word, _ := strings.Cut(v, " ") // of "Bearer word"
+				hide(word)
+			}
+		}
+	}
+	for _, values := range c.cfg.url.Query() {
+		for _, v := range values {
+			hide(v)
+		}
+	}
+	return body
 }
 
 // credential calls Auth on a goroutine that nobody waits for.
@@ -80,7 +117,7 @@ func (c *Client) credential(ctx context.Context, a attempt) (Credential, error) 
 	answers := make(chan answer, 1)
 	go func() {
 		defer c.authBusy.Store(false)
-		var ans answer
+		ans := answer{err: errors.New("it ended its goroutine")}
 		defer func() { answers <- ans }()
 		defer func() {
 			if p := recover(); p != nil {
@@ -112,11 +149,22 @@ func (c *Client) step(ctx context.Context, r *wire.Request) (*wire.Response, err
 	if c.cfg.HTTPClient != nil {
 		copied := *c.cfg.HTTPClient
 		client = &copied
+		if client.Transport == nil {
+			client.Transport = sharedTransport
+		}
 	}
 	client.CheckRedirect = func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse }
 	resp, err := client.Do(req)
 	if err != nil {
 		return nil, err
 	}
-	return &wire.Response{Status: resp.StatusCode, Header: resp.Header, Body: readBounded(resp.Body, 64<<10)}, nil
+	defer resp.Body.Close()
+	body, err := io.ReadAll(io.LimitReader(resp.Body, stepLimit+1)) // ends with ctx
+	switch {
+	case err != nil:
+		return nil, err
+	case len(body) > stepLimit:
+		return nil, fmt.Errorf("the answer to an HTTP step has more than %d bytes", stepLimit)
+	}
+	return &wire.Response{Status: resp.StatusCode, Header: resp.Header, Body: body}, nil
 }

@@ -185,6 +185,10 @@ func (l *loop) hear(ev *wire.Event) {
 		}
 		l.acked = l.acked || l.window.pending < open // a credit alone proves nothing
 	case wire.EventStep:
+		if len(l.ops) >= maxPongs {
+			l.fault(violation("steps without end"))
+			return
+		}
 		l.ops = append(l.ops, wire.Op{Kind: wire.OpStep, Step: ev.Step})
 	case wire.EventPing:
 		if len(l.ops) < maxPongs {
@@ -202,7 +206,7 @@ func (l *loop) hear(ev *wire.Event) {
 	}
 }
 
-// maxPongs bounds what a peer that pings and does not read can pile up.
+// maxPongs bounds what a peer that asks for answers and reads none can pile up.
 const maxPongs = 1024
 
 // hearOf follows what the queue of s was told already.

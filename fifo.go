@@ -1,14 +1,17 @@
 package limpet
 
-// fifo is a queue that keeps its memory: pushing and dropping cost no
-// allocation once it has grown, and an empty one gives a big block back. The
-// zero value is empty.
+import "sync"
+
+// fifo is a queue that keeps its memory while it is in use: pushing and dropping
+// cost no allocation once it has grown. The zero value is empty.
 type fifo[T any] struct {
 	s    []T
-	head int // s[head:] is in the queue
+	head int        // s[head:] is in the queue
+	pool *sync.Pool // of *[]T: where the memory of an empty fifo goes; nil: a little is kept
+	lent *[]T
 }
 
-// keepCap is how much memory an empty fifo keeps, in elements.
+// keepCap is how much memory an empty fifo without a pool keeps, in elements.
 const keepCap = 64
 
 func (f *fifo[T]) len() int { return len(f.s) - f.head }
@@ -21,6 +24,12 @@ func (f *fifo[T]) at(i int) *T { return &f.s[f.head+i] }
 func (f *fifo[T]) all() []T { return f.s[f.head:] }
 
 func (f *fifo[T]) push(v T) {
+	if f.s == nil && f.pool != nil {
+		if f.lent, _ = f.pool.Get().(*[]T); f.lent == nil {
+			f.lent = new([]T)
+		}
+		f.s = (*f.lent)[:0]
+	}
 	if len(f.s) == cap(f.s) && f.head > len(f.s)/2 {
 		n := copy(f.s, f.s[f.head:])
 		clear(f.s[n:])
@@ -48,7 +57,11 @@ func (f *fifo[T]) remove(i int) {
 func (f *fifo[T]) reset() {
 	clear(f.s[f.head:])
 	f.s, f.head = f.s[:0], 0
-	if cap(f.s) > keepCap {
+	if f.lent != nil {
+		*f.lent = f.s
+		f.pool.Put(f.lent)
+		f.s, f.lent = nil, nil
+	} else if cap(f.s) > keepCap {
 		f.s = nil
 	}
 }

@@ -73,7 +73,7 @@ func (g *gate) enter(ctx context.Context, n, bytes int, wait bool) error {
 }
 
 func (g *gate) leave(n, bytes int) {
-	if n == 0 {
+	if n == 0 && bytes == 0 {
 		return
 	}
 	g.mu.Lock()

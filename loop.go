@@ -9,12 +9,11 @@ import (
 )
 
 const (
-	batchBytes   = 64 << 10               // one write: control frames get their turn after it
-	subsAtOnce   = 256                    // subscriptions asked for and not answered
-	goodbye      = 100 * time.Millisecond // of Close, for the close frame
-	patience     = time.Second            // for the close frame that follows a fatal error frame
-	readsAhead   = 8                      // batches of events that the reader may have posted
-	maxHeartbeat = 10 * time.Minute
+	batchBytes = 64 << 10               // one write: control frames get their turn after it
+	subsAtOnce = 256                    // subscriptions asked for and not answered
+	goodbye    = 100 * time.Millisecond // of Close, for the close frame
+	patience   = time.Second            // for the close frame that follows a fatal error frame
+	readsAhead = 8                      // batches of events that the reader may have posted
 )
 
 // event is something that happened, or that somebody wants. Only apply
@@ -279,8 +278,10 @@ func (l *loop) fail(f *wire.Failure) {
 			return
 		}
 	}
-	d.After = max(d.After, l.goAway)
-	l.goAway = 0
+	if l.goAway > 0 {
+		d.After, d.window = max(d.After, l.goAway), l.spread
+		l.goAway = 0
+	}
 	l.notUntil = l.now.Add(d.After)
 	spread := l.spread
 	switch d.Action {

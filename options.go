@@ -70,7 +70,9 @@ type Heartbeat struct {
 	Interval time.Duration // 20 s; the server may lower it. Nothing received for 2.5 intervals: the peer is dead
 }
 
-// Window bounds what was published and has no outcome yet.
+// Window bounds what was published and is not settled yet. A message that
+// expired or was refused gives its bytes back at once, its place when the
+// server has heard of the empty slot.
 type Window struct {
 	Messages int  // 4,096
 	Bytes    int  // 16 MiB of payloads

@@ -46,6 +46,12 @@ func (q *queue) dropOldest() {
 	}
 	if i > 0 && q.join(i-1, *q.items.at(i)) {
 		q.remove(i)
+		i--
+	}
+	// Nothing is left between two restarts: they are one.
+	if i > 0 && i+1 < q.items.len() && q.items.at(i-1).Kind == Reset && q.join(i-1, *q.items.at(i + 1)) {
+		q.remove(i + 1)
+		q.remove(i)
 	}
 }
 
@@ -105,7 +111,12 @@ func (q *queue) find(k Kind, to Position, count uint64, why Cause) {
 
 func (q *queue) append(m Message) {
 	m.Topic, m.queue = q.topic, q
-	if n := q.items.len(); n > 0 && q.join(n-1, m) {
+	n := q.items.len()
+	if n > 0 && q.join(n-1, m) {
+		return
+	}
+	if n > 1 && m.Kind == Reset && q.items.at(n-1).Gap != nil && q.items.at(n-1).Gap.Cause == wire.CauseOverflow && q.join(n-2, m) {
+		q.remove(n - 1) // nothing was kept between two restarts
 		return
 	}
 	q.items.push(m)

@@ -154,3 +154,31 @@ func TestReceiptsSurviveAReconnect(t *testing.T) {
 		}
 	})
 }
+
+// What expired gives its bytes back at once: the window of an offline client
+// does not fill with what nobody wants any more.
+func TestExpiredMessagesGiveTheirBytesBack(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		srv := limpettest.NewServer(t, nil)
+		c := dial(t, srv, &limpet.Options{Window: limpet.Window{Messages: 100, Bytes: 1000, FailFast: true}})
+		srv.Stop()
+		synctest.Wait()
+		ctx := context.Background()
+		for round := range 10 {
+			r, err := c.Publish(ctx, "a", make([]byte, 900), &limpet.PublishOptions{TTL: time.Second})
+			if err != nil {
+				t.Fatalf("round %d: %v", round, err)
+			}
+			if _, err := r.Wait(ctx); !errors.Is(err, limpet.ErrExpired) {
+				t.Fatal(err)
+			}
+		}
+		srv.Start()
+		if _, err := c.Send(ctx, "a", make([]byte, 900), nil); err != nil {
+			t.Error(err)
+		}
+		if st := c.Stats(); st.Expired != 10 || st.Acked != 1 {
+			t.Errorf("%+v", st)
+		}
+	})
+}

@@ -70,11 +70,15 @@ type commit struct {
 	gen      uint64
 }
 
+// Many idle queues share the memory of a few busy ones.
+var messagePool, commitPool sync.Pool
+
 func newQueue(topic string, o *SubscribeOptions, t wire.Traits, room func()) *queue {
 	q := &queue{
 		topic: topic, d: o.Delivery, manual: o.ManualAck, holes: t.Holes, processed: t.Processed, room: room,
 		wake: make(chan struct{}, 1), done: make(chan struct{}), cut: make(chan struct{}),
 	}
+	q.items.pool, q.unacked.pool = &messagePool, &commitPool
 	q.repeats.most = t.Repeats
 	if o.From == FromResume {
 		q.last, q.based, q.epoch = o.Position, true, o.Position.Epoch

@@ -127,7 +127,7 @@ func (p *policy) next(d decision, spread time.Duration) time.Duration {
 	spread = min(spread, maxSpread)
 	switch {
 	case d.After > 0:
-		return d.After + uniform(d.After/10)
+		return d.After + uniform(max(d.After/10, d.window))
 	case p.k == 1 && !d.atCap && p.o.First < 0 && spread == 0:
 		return 0
 	case p.k == 1 && !d.atCap:

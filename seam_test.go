@@ -10,6 +10,7 @@ import (
 	"sync"
 	"testing"
 	"testing/synctest"
+	"time"
 
 	"github.com/limpet-go/limpet"
 	"github.com/limpet-go/limpet/limpettest"
@@ -306,6 +307,89 @@ func TestNoNumberBeforeTheBreakIsAReset(t *testing.T) {
 		defer mu.Unlock()
 		if len(seen) != 2 || seen[0].Kind != limpet.Reset || seen[1].Kind != limpet.Gap {
 			t.Errorf("the observer saw %+v", seen)
+		}
+	})
+}
+
+// An HTTP step takes the time of the attempt: half an answer is none.
+func TestSlowTicketIsReadWhole(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		dialled := make(chan string, 10)
+		h := limpettest.NewHandler(t, http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+			if r.URL.Path == "/ticket" {
+				io.WriteString(w, "first")
+				w.(http.Flusher).Flush()
+				time.Sleep(3 * time.Second)
+				io.WriteString(w, "second")
+				return
+			}
+			dialled <- r.URL.Query().Get("ticket")
+			if ws, err := websocket.Accept(w, r, nil); err == nil {
+				ws.Read(context.Background())
+				ws.CloseNow()
+			}
+		}), nil)
+		d := newWords()
+		d.traits.Greeting = false
+		c, err := limpet.Dial(context.Background(), h.URL(), &limpet.Options{HTTPClient: h.HTTPClient(), Dialect: d})
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer closeAndWait(t, c)
+		if got := <-dialled; got != "firstsecond" {
+			t.Errorf("dialled with ticket %q", got)
+		}
+	})
+}
+
+// A credential that no handshake can carry is the fault of Auth, not of the
+// server.
+func TestUnusableTokenIsAuthsFault(t *testing.T) {
+	for _, token := range []string{strings.Repeat("x", 8<<10+1), "\xff"} {
+		synctest.Test(t, func(t *testing.T) {
+			srv := limpettest.NewServer(t, nil)
+			calls := 0
+			c, err := limpet.New(srv.URL(), &limpet.Options{HTTPClient: srv.HTTPClient(),
+				Auth: func(context.Context, limpet.AttemptInfo) (limpet.Credential, error) {
+					if calls++; calls < 5 {
+						return limpet.Credential{Token: limpet.Secret(token)}, nil
+					}
+					return limpet.Credential{Token: "good"}, nil
+				}})
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer closeAndWait(t, c)
+			st, _ := c.WaitState(context.Background(), func(s limpet.State) bool { return s.Cause != nil })
+			if limpet.Class(st.Cause) != limpet.ClassUser {
+				t.Errorf("class %q: %v", limpet.Class(st.Cause), st.Cause)
+			}
+			if err := c.WaitReady(context.Background()); err != nil {
+				t.Error(err)
+			}
+		})
+	}
+}
+
+// A server that asks for steps and reads none of the answers is not remembered
+// for ever.
+func TestStepsWithoutEndAreAViolation(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		srv := newWordsServer(t, func(conn int, say func(string), hear func() string) {
+			for i := range 20_000 {
+				say(fmt.Sprintf("challenge %d%s", i, strings.Repeat("x", 100)))
+			}
+			time.Sleep(time.Minute)
+		})
+		srv.host.Network.Each(func(int) limpettest.Fault { return limpettest.Clean() })
+		c, err := limpet.New(srv.host.URL(), &limpet.Options{HTTPClient: srv.host.HTTPClient(), Dialect: newWords()})
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer closeAndWait(t, c)
+		st, _ := c.WaitState(context.Background(), func(s limpet.State) bool { return s.Cause != nil })
+		if limpet.Class(st.Cause) != limpet.ClassProtocol {
+			t.Errorf("class %q: %v", limpet.Class(st.Cause), st.Cause)
 		}
 	})
 }

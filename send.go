@@ -11,10 +11,10 @@ import (
 // what the protocol needs first, then subscriptions, then messages.
 func (l *loop) flush() {
 	l.again = false
-	l.registry.publish()
 	if l.conn == nil || l.writing || l.writeErr != nil {
 		return
 	}
+	l.registry.publish()
 	frames := l.start
 	l.start = wire.Frames{}
 	ops := l.ops

@@ -24,6 +24,8 @@ type decision struct {
 	atCap  bool  // wait as long as the policy ever does
 	floor  int   // count at least so many failures
 	strike bool  // final when it happens three times in a row
+
+	window time.Duration // after the slot, so wide (docs/protocol.md, section 8)
 }
 
 const maxStrikes = 3

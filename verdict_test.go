@@ -8,6 +8,7 @@ import (
 	"log/slog"
 	"net/http"
 	"net/http/httptest"
+	"runtime"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -217,4 +218,42 @@ func (b *lockedBuffer) String() string {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	return b.b.String()
+}
+
+// A server that repeats the credential in its refusal does not bring it into
+// errors and logs.
+func TestEchoedCredentialIsNotRepeated(t *testing.T) {
+	assert.NoLeaks(t)
+	web := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		w.WriteHeader(http.StatusBadRequest)
+		fmt.Fprintf(w, "bad request: %v %v", r.Header, r.URL)
+	}))
+	defer web.Close()
+	_, err := limpet.Dial(bounded(t), wsURL(web)+"/?key=canary-q", &limpet.Options{
+		Header: http.Header{"X-Api-Key": {"canary-h"}},
+		Auth: func(context.Context, limpet.AttemptInfo) (limpet.Credential, error) {
+			return limpet.Credential{Header: http.Header{"Authorization": {"Bearer canary-b"}}}, nil
+		}})
+	if text := fmt.Sprintf("%+v", err); !strings.Contains(text, "bad request") || strings.Contains(text, "canary") {
+		t.Errorf("%s", text)
+	}
+}
+
+func TestGoexitInAuthIsAFailure(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		srv := limpettest.NewServer(t, nil)
+		c, err := limpet.New(srv.URL(), &limpet.Options{HTTPClient: srv.HTTPClient(),
+			Auth: func(context.Context, limpet.AttemptInfo) (limpet.Credential, error) {
+				runtime.Goexit()
+				panic("not reached")
+			}})
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer closeAndWait(t, c)
+		s, err := c.WaitState(context.Background(), func(s limpet.State) bool { return s.Cause != nil || s.Phase == limpet.Ready })
+		if err != nil || limpet.Class(s.Cause) != limpet.ClassUser {
+			t.Errorf("%+v, %v", s, err)
+		}
+	})
 }

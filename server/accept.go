@@ -33,7 +33,8 @@ func (p *peer) accept(m *native.Msg) error {
 	}
 
 	ids := p.server.ids
-	o, known, err := ids.reserve(p.ctx, m.ID)
+	k := idKey{id: m.ID, who: p.who.ID}
+	o, known, err := ids.reserve(p.ctx, k)
 	if err != nil {
 		return errSuperseded // p.ctx ended: so did the connection
 	}
@@ -47,16 +48,21 @@ func (p *peer) accept(m *native.Msg) error {
 			s.giveBack()
 		}
 		if !resolved {
-			ids.release(m.ID)
+			ids.release(k)
 		}
 	}()
 	code := p.horizon(m, at)
 	if code == 0 {
+		code = p.permit(m)
+	}
+	judged := code == 0
+	if judged {
 		code = p.judge(m)
 	}
 	if code != 0 {
-		if !retryable(code) {
-			ids.resolve(m.ID, outcome{code: code})
+		// Whoever may not publish must not fill the memory of ids.
+		if judged && !retryable(code) {
+			ids.resolve(k, outcome{code: code})
 			resolved = true
 		}
 		return p.consume(m, code)
@@ -73,7 +79,7 @@ func (p *peer) accept(m *native.Msg) error {
 		p.log.Error("the log refuses a message", "error", err)
 		return &fault{code: native.CloseBackendUnavailable, reason: "the log is not available"}
 	}
-	ids.resolve(m.ID, outcome{offset: offset})
+	ids.resolve(k, outcome{offset: offset})
 	resolved = true
 	s.finish(m.S, m.ID, 0)
 	p.server.stats.accepted.Add(1)
@@ -129,20 +135,24 @@ func (p *peer) horizon(m *native.Msg, at standing) uint64 {
 	return 0
 }
 
-// judge asks everything that may refuse a new message.
-func (p *peer) judge(m *native.Msg) uint64 {
+// permit decides whether this client may publish such a message at all.
+func (p *peer) permit(m *native.Msg) uint64 {
 	if native.CheckTopic(wire.UsePublish, m.Topic) != nil || m.ID == (wire.ID{}) {
 		return native.CodeBadRequest
 	}
-	if m.TTL != 0 && m.HasAge && m.Age >= m.TTL {
-		return native.CodeExpired
-	}
-	hooks := &p.server.opt.Hooks
-	if err := hooks.authorize(p.who, VerbPublish, m.Topic); err != nil {
+	if err := p.authorize(VerbPublish, m.Topic); err != nil {
 		code, _, _ := codeOf(err, native.CodeForbidden)
 		return code
 	}
-	err := hooks.onPublish(p.ctx, p.who, Message{
+	return 0
+}
+
+// judge decides on the message itself.
+func (p *peer) judge(m *native.Msg) uint64 {
+	if m.TTL != 0 && m.HasAge && m.Age >= m.TTL {
+		return native.CodeExpired
+	}
+	err := p.onPublish(Message{
 		ID: m.ID, Topic: m.Topic, Payload: m.Payload, Type: m.Type, Header: m.Header, TTL: milliseconds(m.TTL),
 	})
 	if err != nil {

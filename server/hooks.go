@@ -3,7 +3,9 @@ package server
 import (
 	"context"
 	"fmt"
+	"log/slog"
 	"net/http"
+	"runtime/debug"
 	"time"
 
 	"github.com/limpet-go/limpet/wire"
@@ -48,7 +50,7 @@ type Message struct {
 // Hooks are the decisions that belong to the program around the server. They
 // run on the goroutine that reads the connection, with no lock held: a slow
 // hook holds up that connection and no other. Their context ends with the
-// connection. A panic counts as an internal error.
+// connection. A panic is logged and counts as an internal error.
 //
 // An error that is or wraps an *Error chooses the code the client is told. The
 // text of any other error is not told.
@@ -70,36 +72,42 @@ type Hooks struct {
 	OnPublish func(ctx context.Context, who Principal, m Message) error
 }
 
-func (h *Hooks) authenticate(ctx context.Context, r *http.Request, token string) (who Principal, err error) {
-	if h.Authenticate == nil {
+func (p *peer) authenticate(ctx context.Context, token string) (who Principal, err error) {
+	hook := p.server.opt.Hooks.Authenticate
+	if hook == nil {
 		return Principal{}, nil
 	}
-	defer recovered(&err)
-	return h.Authenticate(ctx, r, token)
+	defer recovered(p.log, &err)
+	return hook(ctx, p.request, token)
 }
 
-func (h *Hooks) authorize(who Principal, verb Verb, topic string) (err error) {
-	if h.Authorize == nil {
+func (p *peer) authorize(verb Verb, topic string) (err error) {
+	hook := p.server.opt.Hooks.Authorize
+	if hook == nil {
 		return nil
 	}
-	defer recovered(&err)
-	return h.Authorize(who, verb, topic)
+	defer recovered(p.log, &err)
+	return hook(p.who, verb, topic)
 }
 
-func (h *Hooks) onPublish(ctx context.Context, who Principal, m Message) (err error) {
-	if h.OnPublish == nil {
+func (p *peer) onPublish(m Message) (err error) {
+	hook := p.server.opt.Hooks.OnPublish
+	if hook == nil {
 		return nil
 	}
-	defer recovered(&err)
-	return h.OnPublish(ctx, who, m)
+	defer recovered(p.log, &err)
+	return hook(p.ctx, p.who, m)
 }
 
-func recovered(err *error) {
+// recovered makes a panic of a hook or of the log an error, and tells where it
+// came from.
+func recovered(log *slog.Logger, err *error) {
 	if v := recover(); v != nil {
+		log.Error("panic in a hook or in the log", "value", quote(fmt.Sprint(v)), "stack", string(debug.Stack()))
 		*err = &panicError{v}
 	}
 }
 
 type panicError struct{ value any }
 
-func (e *panicError) Error() string { return fmt.Sprintf("a hook panicked: %v", e.value) }
+func (e *panicError) Error() string { return fmt.Sprintf("panic in a hook or in the log: %v", e.value) }

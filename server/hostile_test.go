@@ -127,7 +127,7 @@ func TestHookExits(t *testing.T) {
 type stepping struct{ server.Log }
 
 func (l stepping) Read(from uint64, dst []*server.Entry) (int, uint64, error) {
-	time.Sleep(10 * time.Millisecond)
+	<-time.After(10 * time.Millisecond)
 	return l.Log.Read(from, dst)
 }
 
@@ -228,4 +228,43 @@ func TestOriginOverTLS(t *testing.T) {
 			t.Errorf("origin %s: %d, want %d", origin, res.StatusCode, want)
 		}
 	}
+}
+
+// Whoever knows how another's ids are made cannot have its messages swallowed
+// as repetitions, and whoever may not publish cannot make the server forget ids.
+func TestIDsOfOthers(t *testing.T) {
+	both(t, func(t *testing.T, enc native.Encoding) {
+		r := newRig(t, &server.Options{MaxIDs: 4, Hooks: server.Hooks{
+			Authenticate: func(_ context.Context, _ *http.Request, token string) (server.Principal, error) {
+				return server.Principal{ID: token}, nil
+			},
+			Authorize: func(who server.Principal, _ server.Verb, topic string) error {
+				if who.ID == "mallory" && topic != "junk" {
+					return errors.New("no")
+				}
+				return nil
+			},
+		}})
+		mallory, ann := r.connect(enc), r.connect(enc)
+		mallory.hello(native.Hello{CN: 1, Tok: "mallory"})
+		ann.hello(native.Hello{CN: 1, Tok: "ann"})
+		mallory.send(msg(1, idOf(1), "junk", "x"))
+		mallory.acked(1)
+		ann.send(msg(1, idOf(1), "orders", "mine"), msg(2, idOf(2), "orders", "mine"))
+		if nak, _ := ann.acked(2); len(nak) > 0 {
+			t.Fatalf("rejections %v", nak)
+		}
+		if offset, err := r.srv.Publish(context.Background(), "orders", nil, &server.PublishOptions{ID: idOf(1)}); err != nil || offset != 4 {
+			t.Errorf("publish under another's id: %d, %v", offset, err)
+		}
+		for s := range uint64(10) {
+			mallory.send(msg(s+2, idOf(s+100), "orders", "x"))
+		}
+		mallory.reached(11)
+		ann.send(msg(3, idOf(2), "orders", "mine"))
+		ann.acked(3)
+		if st := r.srv.Stats(); st.Head != 4 || st.Accepted != 3 || st.Duplicates != 1 {
+			t.Errorf("head %d, %d accepted, %d duplicates", st.Head, st.Accepted, st.Duplicates)
+		}
+	})
 }

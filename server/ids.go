@@ -22,7 +22,7 @@ type ids struct {
 	start time.Time
 
 	mu    sync.Mutex // leaf
-	known map[wire.ID]*idEntry
+	known map[idKey]*idEntry
 	order []*idEntry // by time, from head on
 	head  int
 
@@ -31,8 +31,17 @@ type ids struct {
 	forgotten time.Duration
 }
 
-type idEntry struct {
+// idKey is an id of one principal: whoever guesses another's ids, which rise in
+// small steps or are made from the caller's data, must not have its messages
+// taken for repetitions.
+type idKey struct {
 	id      wire.ID
+	who     string // the principal's ID
+	adopted bool   // from the log, which does not say who: counts for everybody
+}
+
+type idEntry struct {
+	key     idKey
 	at      time.Duration // since start
 	outcome outcome
 	pending bool          // reserved: no outcome yet
@@ -52,20 +61,23 @@ func (e *idEntry) settle() {
 const idMargin = time.Minute
 
 func newIDs(horizon time.Duration, maximum int) *ids {
-	return &ids{keep: horizon + idMargin, max: maximum, start: time.Now(), forgotten: -1 << 62, known: map[wire.ID]*idEntry{}}
+	return &ids{keep: horizon + idMargin, max: maximum, start: time.Now(), forgotten: -1 << 62, known: map[idKey]*idEntry{}}
 }
 
-// reserve returns the outcome of id if it is known. Otherwise the caller has
-// the id for itself until it calls resolve or release. It waits while somebody
-// else has it, until ctx ends.
-func (s *ids) reserve(ctx context.Context, id wire.ID) (o outcome, known bool, err error) {
+// reserve returns the outcome of k if it is known. Otherwise the caller has
+// the id for itself until it calls resolve or release. It waits while another
+// connection has it, until ctx ends.
+func (s *ids) reserve(ctx context.Context, k idKey) (o outcome, known bool, err error) {
 	for {
 		now := time.Since(s.start)
 		s.mu.Lock()
 		s.expire(now)
-		e := s.known[id]
+		e := s.known[k]
 		if e == nil {
-			s.known[id] = &idEntry{id: id, pending: true}
+			e = s.known[idKey{id: k.id, adopted: true}]
+		}
+		if e == nil {
+			s.known[k] = &idEntry{key: k, pending: true}
 			s.mu.Unlock()
 			return outcome{}, false, nil
 		}
@@ -88,11 +100,11 @@ func (s *ids) reserve(ctx context.Context, id wire.ID) (o outcome, known bool, e
 }
 
 // resolve stores the outcome of a reserved id.
-func (s *ids) resolve(id wire.ID, o outcome) {
+func (s *ids) resolve(k idKey, o outcome) {
 	now := time.Since(s.start)
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	e := s.known[id]
+	e := s.known[k]
 	e.outcome, e.at = o, now
 	e.settle()
 	s.order = append(s.order, e)
@@ -100,11 +112,11 @@ func (s *ids) resolve(id wire.ID, o outcome) {
 }
 
 // release gives a reserved id back without an outcome.
-func (s *ids) release(id wire.ID) {
+func (s *ids) release(k idKey) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	s.known[id].settle()
-	delete(s.known, id)
+	s.known[k].settle()
+	delete(s.known, k)
 }
 
 // remembers reports whether an id accepted age ago would still be known.
@@ -131,7 +143,7 @@ func (s *ids) expire(now time.Duration) {
 		if !old {
 			s.forgotten = max(s.forgotten, e.at)
 		}
-		delete(s.known, e.id)
+		delete(s.known, e.key)
 		s.order[s.head] = nil
 		s.head++
 	}
@@ -171,11 +183,12 @@ func (s *ids) load(l Log) error {
 func (s *ids) adopt(entry *Entry) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if s.known[entry.ID] != nil {
+	k := idKey{id: entry.ID, adopted: true}
+	if s.known[k] != nil {
 		return
 	}
-	e := &idEntry{id: entry.ID, at: entry.Time.Sub(s.start), outcome: outcome{offset: entry.Offset}}
-	s.known[e.id] = e
+	e := &idEntry{key: k, at: entry.Time.Sub(s.start), outcome: outcome{offset: entry.Offset}}
+	s.known[k] = e
 	s.order = append(s.order, e)
 	s.expire(time.Since(s.start))
 }

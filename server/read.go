@@ -127,7 +127,7 @@ func (p *peer) hello(h *native.Hello) error {
 	}
 	ctx, cancel := context.WithTimeout(p.ctx, authTimeout)
 	defer cancel()
-	who, err := p.server.opt.Hooks.authenticate(ctx, p.request, h.Tok)
+	who, err := p.authenticate(ctx, h.Tok)
 	h.Tok, p.request = "", nil // not needed any more
 	if err != nil {
 		p.server.stats.unauthenticated.Add(1)
@@ -195,7 +195,7 @@ func (p *peer) subscribe(q *native.Sub) error {
 	if native.CheckTopic(wire.UseSubscribe, q.Topic) != nil {
 		return refuse(native.CodeBadRequest, "not a topic", 0)
 	}
-	if err := p.server.opt.Hooks.authorize(p.who, VerbSubscribe, q.Topic); err != nil {
+	if err := p.authorize(VerbSubscribe, q.Topic); err != nil {
 		return refuse(codeOf(err, native.CodeForbidden))
 	}
 	p.live[q.Ch] = struct{}{}

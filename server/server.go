@@ -221,7 +221,8 @@ type PublishOptions struct {
 // publisher of the same ID; when it ends within an append, whether the message
 // was appended is unknown and publishing it again under its ID is safe if the
 // log is so. Errors: ErrClosed, ErrTopic, ErrTooBig, ErrMessage, an *Error if the
-// same ID was refused before, and those of the log.
+// same ID was refused before, and those of the log. The IDs of this program are
+// those of the clients whose Principal has no ID, and of no others.
 func (s *Server) Publish(ctx context.Context, topic string, payload []byte, o *PublishOptions) (uint64, error) {
 	var opt PublishOptions
 	if o != nil {
@@ -259,7 +260,8 @@ func (s *Server) Publish(ctx context.Context, topic string, payload []byte, o *P
 		}
 		e.ID = wire.ID(id)
 	}
-	was, known, err := s.ids.reserve(ctx, e.ID)
+	k := idKey{id: e.ID}
+	was, known, err := s.ids.reserve(ctx, k)
 	switch {
 	case err != nil:
 		return 0, err
@@ -271,7 +273,7 @@ func (s *Server) Publish(ctx context.Context, topic string, payload []byte, o *P
 	stored := false
 	defer func() {
 		if !stored {
-			s.ids.release(e.ID)
+			s.ids.release(k)
 		}
 	}()
 	offset, err := s.append(ctx, e)
@@ -279,13 +281,13 @@ func (s *Server) Publish(ctx context.Context, topic string, payload []byte, o *P
 		return 0, err
 	}
 	stored = true
-	s.ids.resolve(e.ID, outcome{offset: offset})
+	s.ids.resolve(k, outcome{offset: offset})
 	return offset, nil
 }
 
 // append stores e. A log that panics has failed.
 func (s *Server) append(ctx context.Context, e Entry) (offset uint64, err error) {
-	defer recovered(&err)
+	defer recovered(s.opt.Logger, &err)
 	return s.opt.Log.Append(ctx, e)
 }
 

@@ -1,11 +1,14 @@
 package server_test
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
+	"log/slog"
 	"net/http"
 	"slices"
+	"strings"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -295,7 +298,8 @@ func TestHooks(t *testing.T) {
 				return nil
 			},
 		}
-		r := newRig(t, &server.Options{Hooks: hooks})
+		var out bytes.Buffer
+		r := newRig(t, &server.Options{Hooks: hooks, Logger: slog.New(slog.NewTextHandler(&out, nil))})
 		for token, code := range map[string]int{"": native.CloseAuthRequired, "bad": native.CloseAuthInvalid,
 			"later": native.CloseOverloaded, "panic": native.CloseInternal} {
 			c := r.connect(native.JSON)
@@ -323,6 +327,12 @@ func TestHooks(t *testing.T) {
 			{S: 4, Code: native.CodeBadRequest}, {S: 5, Code: native.CodeInternal}, {S: 7, Code: native.CodeBadRequest}}
 		if !slices.Equal(nak, want) {
 			t.Errorf("rejections %v, want %v", nak, want)
+		}
+		r.srv.Close()
+		synctest.Wait()
+		// Each of the four panics can be found.
+		if text := out.String(); strings.Count(text, "msg=\"panic in a hook") != 4 || strings.Count(text, "uplink_test.go") < 4 {
+			t.Errorf("panics in the log:\n%s", text)
 		}
 	})
 }

@@ -64,7 +64,7 @@ func (p *peer) write() {
 // run returns nil when the connection shall end as p.end says. A log that
 // panics has failed.
 func (w *writer) run() (err error) {
-	defer recovered(&err)
+	defer recovered(w.p.log, &err)
 	p := w.p
 	timer := time.NewTimer(p.server.opt.HelloTimeout)
 	defer timer.Stop()

@@ -82,7 +82,7 @@ const (
 	ActionDefault    Action = iota // the client's own tables decide
 	ActionBackOff                  // wait, resume
 	ActionSpread                   // wait within the spread window, resume
-	ActionRetryNow                 // resume at once
+	ActionRetryNow                 // resume at once; from the second failure in a row on, back off
 	ActionRefresh                  // ask for a new credential once, then resume
 	ActionNewSession               // forget the session, then connect
 	ActionStop                     // permanent

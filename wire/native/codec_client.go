@@ -15,7 +15,6 @@ type codec struct {
 	resume wire.Resume
 
 	// Owned by Decode.
-	frames   []Frame
 	welcomed bool
 }
 

@@ -323,6 +323,7 @@ func TestEncodeFails(t *testing.T) {
 		{"token", wire.Op{Kind: wire.OpAuth, Token: strings.Repeat("x", MaxToken+1)}, "token bytes"},
 		{"token of a subscription", wire.Op{Kind: wire.OpSubscribe, Subscribe: &wire.Subscribe{Token: strings.Repeat("x", MaxToken+1)}}, "token bytes"},
 		{"not UTF-8", wire.Op{Kind: wire.OpPublish, Message: &wire.Message{Topic: "a", Type: "\xff"}}, ""},
+		{"a long type", wire.Op{Kind: wire.OpPublish, Message: &wire.Message{Topic: "a", Type: strings.Repeat("x", MaxHeaderSize+1)}}, "header bytes"},
 		{"no message", wire.Op{Kind: wire.OpPublish}, ""},
 		{"no subscription", wire.Op{Kind: wire.OpSubscribe}, ""},
 		{"a step", wire.Op{Kind: wire.OpStep}, ""},

@@ -2,13 +2,15 @@ package native
 
 import (
 	"math"
+	"sync"
 	"time"
 
 	"github.com/limpet-go/limpet/wire"
 )
 
-// keepFrames is how many decoded frames keep their memory between two calls.
-const keepFrames = 64
+// framePool lends the memory of decoded frames for one call, so that an idle
+// connection holds none.
+var framePool = sync.Pool{New: func() any { return new([]Frame) }}
 
 // serverLimits bounds what a server may send. The size of a message is bounded
 // by the client's read limit alone.
@@ -19,24 +21,43 @@ func (c *codec) Decode(f wire.Frame, out *wire.Events) error {
 	if f.Type != c.enc.FrameType() {
 		return &wire.CodeError{Code: CloseBadFrame, Reason: "a message of the wrong type for " + Subprotocol(c.enc)}
 	}
-	frames, err := Decode(c.frames[:0], c.enc, FromServer, f.Data, serverLimits)
+	lent := framePool.Get().(*[]Frame)
+	defer framePool.Put(lent)
+	frames, err := Decode((*lent)[:0], c.enc, FromServer, f.Data, serverLimits)
 	if err != nil {
 		return err
 	}
+	defer clear(frames)
+	*lent = frames
 	n := len(out.List)
+	tags := defaultTags(frames)
 	for i := range frames {
-		if err = c.event(&frames[i], out); err != nil {
+		if c.welcomed && frames[i].Type == TypeMsg && len(frames[i].Msg.Tag) == 0 {
+			err = data(&frames[i].Msg, tags[:len(wire.ID{})], out)
+			tags = tags[len(wire.ID{}):]
+		} else {
+			err = c.event(&frames[i], out)
+		}
+		if err != nil {
 			clear(out.List[n:])
 			out.List = out.List[:n]
 			break
 		}
 	}
-	clear(frames)
-	if cap(frames) > keepFrames {
-		frames = nil
-	}
-	c.frames = frames
 	return err
+}
+
+// defaultTags joins the ids of the messages without a tag of their own: one
+// string for all of them.
+func defaultTags(frames []Frame) string {
+	var room [16 * len(wire.ID{})]byte
+	ids := room[:0]
+	for i := range frames {
+		if m := &frames[i].Msg; frames[i].Type == TypeMsg && len(m.Tag) == 0 {
+			ids = append(ids, m.ID[:]...)
+		}
+	}
+	return string(ids)
 }
 
 func violation(reason string) error {
@@ -49,7 +70,7 @@ func (c *codec) event(f *Frame, out *wire.Events) error {
 	}
 	switch f.Type {
 	case TypeMsg:
-		return data(&f.Msg, out)
+		return data(&f.Msg, string(f.Msg.Tag), out)
 	case TypeWelcome:
 		return c.welcome(f.Welcome, out)
 	case TypeAck:
@@ -83,16 +104,12 @@ func (c *codec) event(f *Frame, out *wire.Events) error {
 
 // data reports a message. Its position has no epoch: that of the last subok or
 // reset holds.
-func data(m *Msg, out *wire.Events) error {
+func data(m *Msg, tag string, out *wire.Events) error {
 	if m.Ch == 0 {
 		return errReserved
 	}
 	if m.Topic != "" && topicFault(wire.UsePublish, m.Topic) != "" {
 		return &wire.CodeError{Code: CloseBadFrame, Reason: "a message with a malformed topic"}
-	}
-	tag := string(m.Tag)
-	if tag == "" {
-		tag = string(m.ID[:])
 	}
 	e := out.Append(wire.EventData)
 	e.Key = m.Ch

@@ -169,6 +169,9 @@ func TestAcceptedJSON(t *testing.T) {
 		{"bytes of 256 KiB", FromClient, 1, `{` + up + `,"b":"` + strings.Repeat("A", (256<<10*4+2)/3) + `"}`},
 		{"32 headers", FromClient, 1, `{` + up + `,"h":{` + headers(32, 1) + `}}`},
 		{"8 KiB of headers", FromClient, 1, `{` + up + `,"h":{` + headers(1, 8<<10-4) + `}}`},
+		{"a content type of 8 KiB", FromClient, 1, `{` + up + `,"ct":"` + strings.Repeat("x", 8<<10) + `"}`},
+		{"a topic of 255 bytes", FromServer, 1, `{"t":"msg","s":1,"p":0,"id":"` + idText + `","tp":"` + strings.Repeat("x", 255) + `"}`},
+		{"an epoch of 255 bytes", FromServer, 1, `{"t":"subok","ch":1,"o":1,"ep":"` + strings.Repeat("x", 255) + `"}`},
 		{"4096 frames", FromClient, 4096, `[` + list(4096, `{"t":"ping"}`) + `]`},
 	} {
 		got, err := Decode(nil, JSON, tt.dir, []byte(tt.json), DefaultLimits)
