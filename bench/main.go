@@ -93,7 +93,7 @@ func candidate(arg string) error {
 			if c.name != s.Candidate {
 				continue
 			}
-			bound := time.AfterFunc(3*time.Minute, func() { exitOn(fmt.Errorf("%s %s: no end after 3 minutes", s.Row, s.Candidate)) })
+			bound := time.AfterFunc(10*time.Minute, func() { exitOn(fmt.Errorf("%s %s: no end after 10 minutes", s.Row, s.Candidate)) })
 			defer bound.Stop()
 			out, err := c.run(s)
 			if err != nil {
