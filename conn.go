@@ -9,72 +9,54 @@ import (
 	"net/http"
 	"net/http/httptrace"
 	"sync"
-	"sync/atomic"
 	"time"
 	"unicode/utf8"
 
+	"github.com/limpet-go/limpet/internal/frame"
 	"github.com/limpet-go/limpet/wire"
 	"nhooyr.io/websocket"
 )
 
 const (
-	fragment     = 4 << 10                // bytes of one WebSocket frame: a pong must get its turn within 5 s, on 8 kbit/s too
+	fragment     = 4 << 10                // bytes of one frame on the plain path: a pong must get its turn within 5 s, on 8 kbit/s too
 	closeTimeout = time.Second            // of the close handshake, then the socket is closed
 	stallTimeout = 15 * time.Second       // a write must move bytes within it
 	bodyTimeout  = 500 * time.Millisecond // for the body of a refused upgrade
 	bodyLimit    = 1 << 10
 )
 
-// conn is one WebSocket connection. Its reader, its writer and the loop use
-// disjoint methods; kill is for everybody. It wraps the byte stream below
-// nhooyr.io/websocket: every received byte is a sign of life, and closing that
-// stream releases whatever the library is waiting for.
+// conn is one WebSocket connection: a socket, the byte stream below it, which
+// says when bytes came and went, and what the client keeps beside them. Its
+// reader, its writer and the loop use disjoint methods; kill is for everybody.
 type conn struct {
+	socket
 	gen         uint64
 	subprotocol string
-	ws          *websocket.Conn
+	plain       bool
 	stream      *stream
-	limit       int64
-	buf         []byte
 	ctx         context.Context // ends with kill: the library must never wait for longer
 	cancel      context.CancelFunc
 	ahead       chan struct{} // a slot for each batch of events posted and not applied
 }
 
-// stream is the byte stream of an upgraded connection.
-type stream struct {
-	io.ReadWriteCloser
-	raw     net.Conn // the socket below TLS, nil if the transport did not tell
-	epoch   time.Time
-	read    atomic.Int64 // when bytes were last received, ns since epoch
-	wrote   atomic.Int64 // when bytes were last accepted by the socket
-	message atomic.Int64 // while a message is being received: when its payload last grew; else 0
-}
+// socket reads and writes messages. There are two: tapped, whose frames are our
+// own, and plain, whose frames are those of the library (Options.PlainFrames).
+type socket interface {
+	// receive blocks until data messages have come, all that are at hand. They
+	// are valid until the next call. The reader's goroutine only.
+	receive() ([]wire.Frame, error)
 
-func (s *stream) now() int64 { return int64(time.Since(s.epoch)) + 1 }
+	// send writes messages, the big ones in fragments, so that a ping of the
+	// peer can be answered in between. The writer's goroutine only.
+	send(frames []wire.Frame) error
 
-func (s *stream) Read(p []byte) (int, error) {
-	n, err := s.ReadWriteCloser.Read(p)
-	if n > 0 {
-		s.read.Store(s.now())
-	}
-	return n, err
-}
+	// ping asks the peer for a sign of life. It may block until that comes.
+	ping() error
 
-func (s *stream) Write(p []byte) (int, error) {
-	n, err := s.ReadWriteCloser.Write(p)
-	if n > 0 {
-		s.wrote.Store(s.now())
-	}
-	return n, err
-}
-
-// kill closes the socket itself: tls.Conn.Close may wait for a stalled write.
-func (s *stream) kill() {
-	if s.raw != nil {
-		s.raw.Close()
-	}
-	s.ReadWriteCloser.Close()
+	// shut says goodbye with code and closes, within timeout whatever the peer
+	// does. With code 0 it says nothing but the answer to a goodbye of the
+	// peer's. Nobody else may be writing.
+	shut(code uint16, reason string, timeout time.Duration)
 }
 
 // lastRead is when the peer last gave a sign of life. A message whose payload
@@ -91,13 +73,24 @@ func (k *conn) lastWrote() time.Time {
 	return k.stream.epoch.Add(time.Duration(k.stream.wrote.Load()))
 }
 
+// abandon closes without a word of ours.
+func (k *conn) abandon() { k.shut(0, "", goodbye) }
+
+// kill ends everything that waits on the connection. It does not block on the
+// peer.
+func (k *conn) kill() {
+	k.cancel()
+	k.stream.kill()
+}
+
 // upgrade is the answer to one upgrade request. As RoundTripper it lets only a
 // 101 through to the library, so redirects are never followed and the body of
 // a refusal is bounded in size and time.
 type upgrade struct {
 	base   http.RoundTripper
-	raw    net.Conn
+	nc     net.Conn
 	stream *stream
+	lent   *lent // to the library
 	status int
 	header http.Header
 	body   []byte
@@ -106,7 +99,11 @@ type upgrade struct {
 var errNot101 = errors.New("server refused the upgrade")
 
 func (u *upgrade) RoundTrip(req *http.Request) (*http.Response, error) {
-	resp, err := u.base.RoundTrip(req)
+	base, err := viaProxy(u.base, req)
+	if err != nil {
+		return nil, err
+	}
+	resp, err := base.RoundTrip(req)
 	if err != nil {
 		return nil, err
 	}
@@ -120,10 +117,9 @@ func (u *upgrade) RoundTrip(req *http.Request) (*http.Response, error) {
 		resp.Body.Close()
 		return nil, errors.New("transport does not hand the upgraded connection over")
 	}
-	u.stream = &stream{ReadWriteCloser: rwc, raw: u.raw, epoch: time.Now()}
-	u.stream.read.Store(1)
-	u.stream.wrote.Store(1)
-	resp.Body = u.stream
+	u.stream = newStream(rwc, u.nc)
+	u.lent = &lent{u.stream}
+	resp.Body = u.lent
 	return resp, nil
 }
 
@@ -135,13 +131,6 @@ func readBounded(body io.ReadCloser, limit int64) []byte {
 	return b
 }
 
-func socketOf(c net.Conn) net.Conn {
-	if t, ok := c.(*tls.Conn); ok {
-		return t.NetConn()
-	}
-	return c
-}
-
 // sharedTransport serves every client without an HTTPClient of its own. An
 // upgraded connection leaves it; a refused one is not kept.
 var sharedTransport = func() *http.Transport {
@@ -150,12 +139,13 @@ var sharedTransport = func() *http.Transport {
 	t.DisableKeepAlives = true
 	t.ForceAttemptHTTP2 = false
 	t.TLSClientConfig = &tls.Config{MinVersion: tls.VersionTLS12}
+	t.OnProxyConnectResponse = connected
 	return t
 }()
 
 // dialConn makes one connection. The failure is nil on success; ctx bounds the
-// whole.
-func dialConn(ctx context.Context, cfg *config, a *wire.Attempt) (*conn, *wire.Failure) {
+// whole. spawn starts goroutines for the connection's life.
+func dialConn(ctx context.Context, cfg *config, a *wire.Attempt, spawn func(func()) bool) (*conn, *wire.Failure) {
 	client := &http.Client{Transport: sharedTransport}
 	if cfg.HTTPClient != nil {
 		copied := *cfg.HTTPClient
@@ -167,7 +157,7 @@ func dialConn(ctx context.Context, cfg *config, a *wire.Attempt) (*conn, *wire.F
 	up := &upgrade{base: client.Transport}
 	client.Transport = up
 	ctx = httptrace.WithClientTrace(ctx, &httptrace.ClientTrace{
-		GotConn: func(info httptrace.GotConnInfo) { up.raw = socketOf(info.Conn) },
+		GotConn: func(info httptrace.GotConnInfo) { up.nc = info.Conn },
 	})
 	ws, _, err := websocket.Dial(ctx, a.URL, &websocket.DialOptions{
 		HTTPClient:      client,
@@ -185,25 +175,42 @@ func dialConn(ctx context.Context, cfg *config, a *wire.Attempt) (*conn, *wire.F
 		}
 		return nil, f
 	}
-	ws.SetReadLimit(cfg.ReadLimit)
-	k := &conn{ws: ws, stream: up.stream, limit: cfg.ReadLimit, subprotocol: ws.Subprotocol(), ahead: make(chan struct{}, readsAhead)}
+	k := &conn{stream: up.stream, subprotocol: ws.Subprotocol(), plain: cfg.PlainFrames, ahead: make(chan struct{}, readsAhead)}
 	k.ctx, k.cancel = context.WithCancel(context.Background())
+	if k.plain {
+		ws.SetReadLimit(cfg.ReadLimit)
+		k.socket = &plain{conn: k, ws: ws, limit: cfg.ReadLimit}
+	} else {
+		// The handshake is all we wanted of the library. Its connection has
+		// read nothing yet; closing it ends its goroutine.
+		up.lent.stream = nil
+		ws.CloseNow()
+		k.socket = newTapped(k, cfg.ReadLimit, spawn)
+	}
 	return k, nil
 }
 
-// receive blocks until a whole data message has come. Its data is valid until
-// the next call. The reader's goroutine only.
-func (k *conn) receive() (wire.Frame, error) {
-	typ, r, err := k.ws.Reader(k.ctx)
+// plain is a socket on the library's frames.
+type plain struct {
+	conn  *conn
+	ws    *websocket.Conn
+	limit int64
+	buf   []byte
+	one   [1]wire.Frame
+}
+
+func (p *plain) receive() ([]wire.Frame, error) {
+	typ, r, err := p.ws.Reader(p.conn.ctx)
 	if err != nil {
-		return wire.Frame{}, err
+		return nil, err
 	}
-	k.stream.message.Store(k.stream.now())
-	defer k.stream.message.Store(0)
-	if cap(k.buf) > 64<<10 {
-		k.buf = nil
+	stream := p.conn.stream
+	stream.unfinished(true)
+	defer stream.unfinished(false)
+	if cap(p.buf) > 64<<10 {
+		p.buf = nil
 	}
-	b := k.buf[:0]
+	b := p.buf[:0]
 	for {
 		if len(b) == cap(b) {
 			b = append(b, 0)[:len(b)]
@@ -211,44 +218,47 @@ func (k *conn) receive() (wire.Frame, error) {
 		n, err := r.Read(b[len(b):cap(b)])
 		if n > 0 {
 			b = b[:len(b)+n]
-			k.stream.message.Store(k.stream.now())
+			stream.unfinished(true)
 		}
-		if int64(len(b)) > k.limit {
-			return wire.Frame{}, &wire.CodeError{Code: 1009, Reason: "message exceeds Options.ReadLimit"}
+		if int64(len(b)) > p.limit {
+			return nil, &wire.CodeError{Code: 1009, Reason: "message exceeds Options.ReadLimit"}
 		}
 		if err == io.EOF {
+			if stream.ended.Load() {
+				// The library takes it for the end of the message.
+				return nil, io.ErrUnexpectedEOF
+			}
 			break
 		}
 		if err != nil {
-			return wire.Frame{}, err
+			return nil, err
 		}
 	}
-	k.buf = b
-	f := wire.Frame{Type: wire.Binary, Data: b}
+	p.buf = b
+	p.one[0] = wire.Frame{Type: wire.Binary, Data: b}
 	if typ == websocket.MessageText {
 		// The library does not check (RFC 6455, section 8.1).
-		if f.Type = wire.Text; !utf8.Valid(b) {
-			return wire.Frame{}, &wire.CodeError{Code: 1007, Reason: "text message is not UTF-8"}
+		if p.one[0].Type = wire.Text; !utf8.Valid(b) {
+			return nil, &wire.CodeError{Code: 1007, Reason: "text message is not UTF-8"}
 		}
 	}
-	return f, nil
+	return p.one[:], nil
 }
 
-// send writes frames. Big ones go out in fragments, so that a ping of the peer
-// can be answered in between. The writer's goroutine only.
-func (k *conn) send(frames []wire.Frame) error {
+func (p *plain) send(frames []wire.Frame) error {
+	ctx := p.conn.ctx
 	for _, f := range frames {
 		typ := websocket.MessageBinary
 		if f.Type == wire.Text {
 			typ = websocket.MessageText
 		}
 		if len(f.Data) <= fragment {
-			if err := k.ws.Write(k.ctx, typ, f.Data); err != nil {
+			if err := p.ws.Write(ctx, typ, f.Data); err != nil {
 				return err
 			}
 			continue
 		}
-		w, err := k.ws.Writer(k.ctx, typ)
+		w, err := p.ws.Writer(ctx, typ)
 		if err != nil {
 			return err
 		}
@@ -266,49 +276,28 @@ func (k *conn) send(frames []wire.Frame) error {
 	return nil
 }
 
-// ping blocks until the peer answers a WebSocket ping or the connection dies.
-func (k *conn) ping() error { return k.ws.Ping(k.ctx) }
+// ping blocks until the peer answers or the connection dies.
+func (p *plain) ping() error { return p.ws.Ping(p.conn.ctx) }
 
-// shut says goodbye with code and closes, within timeout whatever the peer
-// does. Nobody else may be writing.
-func (k *conn) shut(code uint16, reason string, timeout time.Duration) {
-	timer := time.AfterFunc(timeout, k.kill)
-	k.ws.Close(websocket.StatusCode(code), closeReason(reason))
-	timer.Stop()
-	k.abandon()
-}
-
-// abandon closes without a word and lets the library's goroutine go.
-func (k *conn) abandon() {
-	k.kill()
-	k.ws.CloseNow()
-}
-
-// kill ends everything that waits on the connection. It does not block on the
-// peer.
-func (k *conn) kill() {
-	k.cancel()
-	k.stream.kill()
-}
-
-// closeReason fits a reason into a close frame: 123 bytes, whole runes.
-func closeReason(s string) string {
-	const most = 123
-	if len(s) <= most {
-		return s
+func (p *plain) shut(code uint16, reason string, timeout time.Duration) {
+	if code != 0 {
+		timer := time.AfterFunc(timeout, p.conn.kill)
+		p.ws.Close(websocket.StatusCode(code), frame.CloseReason(reason))
+		timer.Stop()
 	}
-	s = s[:most]
-	for len(s) > 0 && !utf8.ValidString(s) {
-		s = s[:len(s)-1]
-	}
-	return s
+	p.conn.kill()
+	p.ws.CloseNow() // lets the library's goroutine go
 }
 
 // closeCode is what the peer closed with; 0 if it did not.
 func closeCode(err error) (code uint16, reason string) {
-	var ce websocket.CloseError
-	if errors.As(err, &ce) && ce.Code > 0 {
-		return uint16(ce.Code), ce.Reason
+	var theirs websocket.CloseError
+	var ours *frame.CloseError
+	switch {
+	case errors.As(err, &ours):
+		return ours.Code, ours.Reason
+	case errors.As(err, &theirs) && theirs.Code > 0:
+		return uint16(theirs.Code), theirs.Reason
 	}
 	return 0, ""
 }
@@ -319,20 +308,16 @@ func closeCode(err error) (code uint16, reason string) {
 func (c *Client) read(k *conn, codec wire.Codec) {
 	var names names
 	for {
-		f, err := k.receive()
-		if err == nil {
-			c.counters.frames.Add(1)
-			c.counters.bytesRead.Add(uint64(len(f.Data)))
-			events := eventPool.Get().(*wire.Events)
-			err = codec.Decode(f, events)
-			if err == nil {
-				err = c.route(k, events, &names)
-			} else {
-				err = asViolation(err)
+		batch, err := k.receive()
+		events := eventPool.Get().(*wire.Events)
+		for len(batch) > 0 && err == nil {
+			batch, err = c.decode(k, codec, batch, events)
+			if fault := c.route(k, events, &names); fault != nil {
+				err = fault
 			}
 			events.Reset()
-			eventPool.Put(events)
 		}
+		eventPool.Put(events)
 		if err != nil {
 			c.inbox.post(downed{k, err})
 			return
@@ -343,6 +328,25 @@ func (c *Client) read(k *conn, codec wire.Codec) {
 // eventPool lends the memory of events for one frame: an idle connection holds
 // none.
 var eventPool = sync.Pool{New: func() any { return new(wire.Events) }}
+
+const routedAtOnce = 64 // events; one frame may hold more
+
+// decode decodes frames until there is enough to route, and returns the others.
+// Of a frame that is wrong nothing is applied; what came before it is.
+func (c *Client) decode(k *conn, codec wire.Codec, batch []wire.Frame, events *wire.Events) ([]wire.Frame, error) {
+	for len(batch) > 0 && len(events.List) < routedAtOnce {
+		f := batch[0]
+		batch = batch[1:]
+		c.counters.frames.Add(1)
+		c.counters.bytesRead.Add(uint64(len(f.Data)))
+		whole := len(events.List)
+		if err := codec.Decode(f, events); err != nil {
+			events.List = events.List[:whole]
+			return nil, asViolation(err)
+		}
+	}
+	return batch, nil
+}
 
 func (c *Client) route(k *conn, events *wire.Events, names *names) error {
 	var forLoop []wire.Event

@@ -169,6 +169,7 @@ func (d dialed) apply(l *loop) {
 func (l *loop) open(k *conn, token string) {
 	l.state.Generation++
 	k.gen = l.state.Generation
+	l.c.counters.plainFrames.Store(k.plain)
 	l.registry.publish()
 	subs := l.registry.begin(k.gen)
 	codec, err := l.c.cfg.Dialect.Open(wire.Resume{

@@ -210,6 +210,7 @@ type Stats struct {
 	BytesWritten uint64 // payload of WebSocket messages
 	BytesRead    uint64
 	Frames       uint64 // WebSocket data messages received
+	PlainFrames  bool   // the present connection, or the last one, has the library's frames: see Options.PlainFrames
 }
 
 type counters struct {
@@ -217,6 +218,7 @@ type counters struct {
 	published, resent               atomic.Uint64
 	outcomes                        [len(outcomes)]atomic.Uint64
 	bytesWritten, bytesRead, frames atomic.Uint64
+	plainFrames                     atomic.Bool
 }
 
 func (c *counters) outcome(o Outcome) { c.outcomes[o].Add(1) }
@@ -229,5 +231,6 @@ func (c *counters) stats() Stats {
 		Rejected: c.outcomes[Rejected].Load(), Expired: c.outcomes[Expired].Load(),
 		Unsent: c.outcomes[Unsent].Load(), Unknown: c.outcomes[Unknown].Load(),
 		BytesWritten: c.bytesWritten.Load(), BytesRead: c.bytesRead.Load(), Frames: c.frames.Load(),
+		PlainFrames: c.plainFrames.Load(),
 	}
 }

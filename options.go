@@ -39,6 +39,14 @@ type Options struct {
 	SessionTTL  time.Duration // how long the server should keep the session of a lost connection; 0: its default
 	ReadLimit   int64         // bytes of one received WebSocket message; 4 MiB. A longer one ends the connection with 1009
 
+	// PlainFrames leaves the frames of every connection to the WebSocket
+	// library that dials it. It is for comparing, and for the day when the
+	// client's own frame layer is suspected of a fault: a small message costs
+	// many times the CPU, each connection one more goroutine, masked and
+	// needlessly long frames of the server are accepted, floods of control
+	// frames are answered. Stats tells which is in use.
+	PlainFrames bool
+
 	// AllowInsecure permits ws:// to hosts other than this one. Without it
 	// only loopback may be reached in clear.
 	AllowInsecure bool
@@ -181,6 +189,9 @@ type Delivery struct {
 	Burst int                  // not in this version
 }
 
+// plainByDefault is a flag of the tests: they all run on both paths.
+var plainByDefault bool
+
 // config is Options with every default filled in.
 type config struct {
 	Options
@@ -201,6 +212,7 @@ func newConfig(rawURL string, o *Options) (config, error) {
 		c.Options = *o
 	}
 	c.Header = c.Header.Clone()
+	c.PlainFrames = c.PlainFrames || plainByDefault
 	const op = "New"
 	var errs []error
 	refuse := func(err *Error) { errs = append(errs, err) }

@@ -79,6 +79,7 @@ func byDialError(err error) decision {
 		alert     tls.AlertError
 		timeout   interface{ Timeout() bool }
 		user      *userError
+		proxy     *proxyError
 	)
 	switch {
 	case errors.As(err, &user):
@@ -98,6 +99,10 @@ func byDialError(err error) decision {
 		d := act(wire.ActionBackOff, ClassLocal)
 		d.atCap = true
 		return d
+	case errors.As(err, &proxy) && proxy.status == http.StatusProxyAuthRequired:
+		return act(wire.ActionStop, ClassProxy)
+	case errors.As(err, &proxy):
+		return act(wire.ActionBackOff, ClassProxy)
 	case errors.As(err, &timeout) && timeout.Timeout():
 		return act(wire.ActionBackOff, ClassTimeout)
 	}

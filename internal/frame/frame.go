@@ -1,0 +1,247 @@
+// Package frame speaks RFC 6455 frames over a byte stream that has been
+// upgraded already, as a client: strict in what it takes, masked in what it
+// writes, bounded in memory and time whatever the peer does.
+//
+// One goroutine reads, one writes messages; Ping and Close are for everybody.
+// The reader never writes: the pongs it owes wait in a bounded queue for the
+// active writer or for a goroutine that writes them. No lock is held while the
+// stream is read or written.
+package frame
+
+import (
+	"crypto/rand"
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"io"
+	mathrand "math/rand/v2"
+	"sync/atomic"
+	"unicode/utf8"
+
+	"github.com/limpet-go/limpet/wire"
+)
+
+// The opcodes of RFC 6455, section 5.2.
+const (
+	opContinuation = 0x0
+	opText         = 0x1
+	opBinary       = 0x2
+	opClose        = 0x8
+	opPing         = 0x9
+	opPong         = 0xa
+
+	finBit   = 0x80
+	rsvBits  = 0x70
+	maskBit  = 0x80
+	control  = 0x8 // of an opcode
+	length16 = 126
+	length64 = 127
+
+	maxControl = 125 // bytes of payload of a control frame
+	maxHeader  = 14
+)
+
+// The close codes that this package sends by itself (RFC 6455, section 7.4.1).
+const (
+	codeProtocol  = 1002
+	codeNoStatus  = 1005 // never on the wire: a close frame without a code
+	codeInvalid   = 1007
+	codePolicy    = 1008
+	codeTooBig    = 1009
+	codeInternal  = 1011
+	maxReason     = maxControl - 2
+	maxPongs      = 4 << 10  // bytes that wait to be written
+	fragment      = 32 << 10 // of a longer message: control frames pass between two
+	writeSize     = 64 << 10 // messages are joined up to it
+	minUnit       = 4 << 10  // of a slow peer, in place of both
+	windowSize    = 64 << 10 // of the stream, while there is traffic
+	parkedSize    = 1 << 10  // of the stream, while there is little
+	windowBatch   = 256
+	parkedBatch   = 16
+	keptMessage   = 1 << 20 // a buffer for joined messages above it is not used again
+	controlBudget = 1000    // frames that carry no data, in controlWindow
+)
+
+// CloseError is the close frame of the peer. Code is 1005 if it named none.
+type CloseError struct {
+	Code   uint16
+	Reason string
+}
+
+func (e *CloseError) Error() string {
+	return fmt.Sprintf("peer closed with %d %q", e.Code, e.Reason)
+}
+
+// ErrClosing is what Read and Write return once this side closes.
+var ErrClosing = errors.New("the connection is being closed")
+
+// Options configure a Conn.
+type Options struct {
+	ReadLimit int64 // bytes of one received message, fragments together
+
+	// Kill closes the connection at once, whatever the peer does, and lets
+	// every Read and Write of the stream return. It may be called more than
+	// once, by any goroutine.
+	Kill func()
+
+	// Go runs f on a goroutine, or returns false if none may be started any
+	// more. Nil means a go statement.
+	Go func(f func()) bool
+
+	// Grew, if not nil, is told before the stream is waited for: true if the
+	// payload of an unfinished message has grown, false once no message is
+	// unfinished. It belongs to the reader's goroutine.
+	Grew func(unfinished bool)
+}
+
+// Conn is the client's side of a WebSocket connection. Read is for one
+// goroutine at a time, Write for one at a time; Ping, Close and Finish may be
+// called by any.
+type Conn struct {
+	stream io.ReadWriter
+	o      Options
+
+	reading atomic.Bool // somebody is inside read, or is Close
+	closing atomic.Bool // Close was called
+	in      input
+	out     output
+}
+
+// New returns a Conn over stream, on which nothing but frames will come.
+func New(stream io.ReadWriter, o Options) *Conn {
+	if o.Go == nil {
+		o.Go = func(f func()) bool { go f(); return true }
+	}
+	c := &Conn{stream: stream, o: o}
+	c.out.cond.L = &c.out.mu
+	c.out.unit = writeSize
+	var seed [32]byte
+	rand.Read(seed[:]) // it never fails
+	c.out.keys = mathrand.NewChaCha8(seed)
+	c.in.park()
+	return c
+}
+
+func refuse(code uint16, reason string) error {
+	return &wire.CodeError{Code: code, Reason: reason}
+}
+
+// header is the fixed part of a frame and what it says.
+type header struct {
+	first  byte // FIN, RSV, opcode
+	size   int  // bytes of the header
+	length uint64
+}
+
+func (h header) fin() bool { return h.first&finBit != 0 }
+func (h header) op() byte  { return h.first & 0xf }
+
+// parseHeader reads the header at the beginning of b. A header that cannot be
+// right is refused as soon as the bytes that show it are there; size 0 means
+// that more bytes are needed.
+func parseHeader(b []byte, unfinished bool) (h header, err error) {
+	if len(b) == 0 {
+		return h, nil
+	}
+	h.first = b[0]
+	if err := checkFirst(b[0], unfinished); err != nil {
+		return h, err
+	}
+	if len(b) < 2 {
+		return h, nil
+	}
+	if b[1]&maskBit != 0 {
+		return h, refuse(codeProtocol, "masked frame")
+	}
+	n := b[1]
+	if h.op()&control != 0 && n > maxControl {
+		return h, refuse(codeProtocol, "control frame above 125 bytes")
+	}
+	switch {
+	case n < length16:
+		h.size, h.length = 2, uint64(n)
+	case n == length16 && len(b) >= 4:
+		h.size, h.length = 4, uint64(binary.BigEndian.Uint16(b[2:]))
+		if h.length < length16 {
+			return h, refuse(codeProtocol, "length in more bytes than needed")
+		}
+	case n == length64 && len(b) >= 10:
+		h.size, h.length = 10, binary.BigEndian.Uint64(b[2:])
+		if h.length>>63 != 0 {
+			return h, refuse(codeProtocol, "length above 2^63")
+		}
+		if h.length < 1<<16 {
+			return h, refuse(codeProtocol, "length in more bytes than needed")
+		}
+	}
+	return h, nil
+}
+
+func checkFirst(first byte, unfinished bool) error {
+	if first&rsvBits != 0 {
+		return refuse(codeProtocol, "reserved bit set")
+	}
+	switch op := first & 0xf; op {
+	case opContinuation:
+		if !unfinished {
+			return refuse(codeProtocol, "continuation of nothing")
+		}
+	case opText, opBinary:
+		if unfinished {
+			return refuse(codeProtocol, "new message inside an unfinished one")
+		}
+	case opClose, opPing, opPong:
+		if first&finBit == 0 {
+			return refuse(codeProtocol, "fragmented control frame")
+		}
+	default:
+		return refuse(codeProtocol, "reserved opcode")
+	}
+	return nil
+}
+
+// parseClose reads the payload of a close frame (RFC 6455, section 5.5.1).
+func parseClose(p []byte) error {
+	switch {
+	case len(p) == 0:
+		return &CloseError{Code: codeNoStatus}
+	case len(p) == 1:
+		return refuse(codeProtocol, "close frame of one byte")
+	}
+	code, reason := binary.BigEndian.Uint16(p), p[2:]
+	if !onWire(code) {
+		return refuse(codeProtocol, "close code not allowed")
+	}
+	if !utf8.Valid(reason) {
+		return refuse(codeInvalid, "close reason is not UTF-8")
+	}
+	return &CloseError{code, string(reason)}
+}
+
+// onWire reports whether a close frame may carry code: those registered with
+// IANA and the two private ranges.
+func onWire(code uint16) bool {
+	switch {
+	case code == 1004, code == codeNoStatus, code == 1006:
+		return false
+	case code >= 1000 && code <= 1014, code >= 3000 && code <= 4999:
+		return true
+	}
+	return false
+}
+
+// CloseReason fits a reason into a close frame: valid UTF-8, 123 bytes at
+// most, no character cut.
+func CloseReason(s string) string {
+	if len(s) > maxReason+utf8.UTFMax {
+		s = s[:maxReason+utf8.UTFMax]
+	}
+	valid := make([]byte, 0, maxReason)
+	for _, r := range s {
+		if len(valid)+utf8.RuneLen(r) > maxReason {
+			break
+		}
+		valid = utf8.AppendRune(valid, r)
+	}
+	return string(valid)
+}

@@ -1,0 +1,306 @@
+package frame
+
+import (
+	"crypto/subtle"
+	"encoding/binary"
+	mathrand "math/rand/v2"
+	"sync"
+	"time"
+
+	"github.com/limpet-go/limpet/wire"
+)
+
+// output is what is to be written. Its lock is a leaf, held to look and to
+// append. Whoever has set writing is the active writer and alone may use the
+// stream and keys; the others wait on cond.
+type output struct {
+	mu      sync.Mutex
+	cond    sync.Cond
+	writing bool
+	pongs   []byte // each a byte of length and the payload
+	ping    bool
+	closing bool   // nothing may follow but the close frame
+	payload []byte // of the close frame
+	shut    bool   // it has been handed to the stream
+	err     error  // of the stream; final
+
+	// Of the active writer.
+	keys *mathrand.ChaCha8 // mask keys: RFC 6455, section 10.3
+	unit int               // bytes handed to the stream at a time
+}
+
+// slowWrite is how long a write may take before the next ones are short, so
+// that a pong need not wait for long.
+const slowWrite = 200 * time.Millisecond
+
+// buffers hold what one write hands to the stream.
+var buffers = sync.Pool{New: func() any {
+	b := make([]byte, 0, writeSize)
+	return &b
+}}
+
+// Write writes messages, as many to one write of the stream as fit in 64 KiB,
+// and returns when the stream has taken all. Messages above 32 KiB go out in
+// fragments, so that control frames pass between two. To a peer that takes them
+// slowly both are 4 KiB. The error is ErrClosing once a close frame was sent, or
+// the stream's own, which is final.
+func (c *Conn) Write(ms []wire.Frame) error {
+	if err := c.out.acquire(); err != nil {
+		return err
+	}
+	p := buffers.Get().(*[]byte)
+	err := c.write((*p)[:0], ms)
+	return c.release(p, err)
+}
+
+// acquire makes the caller the active writer.
+func (o *output) acquire() error {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	for o.writing {
+		o.cond.Wait()
+	}
+	if o.err != nil {
+		return o.err
+	}
+	if o.shut {
+		return ErrClosing
+	}
+	o.writing = true
+	return nil
+}
+
+func (c *Conn) write(b []byte, ms []wire.Frame) (err error) {
+	if b, err = c.due(b); err != nil {
+		return err
+	}
+	for _, m := range ms {
+		first, rest := byte(m.Type), m.Data
+		for {
+			part := rest[:min(len(rest), fragment, c.out.unit)]
+			rest = rest[len(part):]
+			if len(rest) == 0 {
+				first |= finBit
+			}
+			if len(b) > 0 && len(b)+maxHeader+len(part) > c.out.unit {
+				if b, err = c.flush(b); err != nil {
+					return err
+				}
+			}
+			b = c.out.append(b, first, part)
+			if len(rest) == 0 {
+				break
+			}
+			if b, err = c.flush(b); err != nil {
+				return err
+			}
+			first = opContinuation
+		}
+	}
+	return c.put(b)
+}
+
+// flush writes b and begins the next buffer.
+func (c *Conn) flush(b []byte) ([]byte, error) {
+	if err := c.put(b); err != nil {
+		return b, err
+	}
+	return c.due(b[:0])
+}
+
+// due appends the control frames that wait. With a close frame among them it
+// writes what there is and returns ErrClosing.
+func (c *Conn) due(b []byte) ([]byte, error) {
+	o := &c.out
+	o.mu.Lock()
+	b = o.controls(b)
+	shut := o.shut
+	o.mu.Unlock()
+	if !shut {
+		return b, nil
+	}
+	if err := c.put(b); err != nil {
+		return b, err
+	}
+	return b, ErrClosing
+}
+
+// controls moves the waiting control frames to b.
+func (o *output) controls(b []byte) []byte {
+	for p := o.pongs; len(p) > 0; p = p[1+int(p[0]):] {
+		b = o.append(b, finBit|opPong, p[1:1+int(p[0])])
+	}
+	if o.pongs = o.pongs[:0]; cap(o.pongs) > 2*maxControl {
+		o.pongs = nil
+	}
+	if o.ping {
+		o.ping = false
+		b = o.append(b, finBit|opPing, nil)
+	}
+	if o.closing && !o.shut {
+		o.shut = true
+		b = o.append(b, finBit|opClose, o.payload)
+	}
+	return b
+}
+
+// release writes the control frames that came meanwhile and lets the next
+// writer go.
+func (c *Conn) release(p *[]byte, err error) error {
+	o := &c.out
+	for {
+		o.mu.Lock()
+		if err != nil && err != ErrClosing && o.err == nil {
+			o.err = err
+		}
+		b := o.controls((*p)[:0])
+		if len(b) == 0 || o.err != nil {
+			o.writing = false
+			o.cond.Broadcast()
+			o.mu.Unlock()
+			buffers.Put(p)
+			return err
+		}
+		o.mu.Unlock()
+		if failed := c.put(b); failed != nil {
+			err = failed
+		}
+	}
+}
+
+func (c *Conn) put(b []byte) error {
+	if len(b) == 0 {
+		return nil
+	}
+	o := &c.out
+	if len(b) < minUnit/2 {
+		_, err := c.stream.Write(b)
+		return err
+	}
+	began := time.Now()
+	_, err := c.stream.Write(b)
+	switch took := time.Since(began); {
+	case took > slowWrite:
+		o.unit = minUnit
+	case took < slowWrite/4:
+		o.unit = min(2*o.unit, writeSize)
+	}
+	return err
+}
+
+// settle writes the control frames that wait, whoever does it.
+func (c *Conn) settle() error {
+	if err := c.out.acquire(); err != nil {
+		return err
+	}
+	return c.release(buffers.Get().(*[]byte), nil)
+}
+
+// Ping sends a ping and returns when it is written; an answer shows as bytes
+// received. It fails as Write does.
+func (c *Conn) Ping() error {
+	c.out.mu.Lock()
+	c.out.ping = !c.out.closing
+	c.out.mu.Unlock()
+	return c.settle()
+}
+
+// pong queues the answer to a ping. When too many wait the oldest are left
+// out, as RFC 6455, section 5.5.3 permits.
+func (c *Conn) pong(p []byte) {
+	o := &c.out
+	o.mu.Lock()
+	if o.closing {
+		o.mu.Unlock()
+		return
+	}
+	for len(o.pongs)+1+len(p) > maxPongs {
+		o.pongs = o.pongs[:copy(o.pongs, o.pongs[1+int(o.pongs[0]):])]
+	}
+	o.pongs = append(append(o.pongs, byte(len(p))), p...)
+	c.startLocked()
+}
+
+// echo queues the answer to the peer's close frame (RFC 6455, section 5.5.1).
+func (c *Conn) echo(ce *CloseError) {
+	c.out.mu.Lock()
+	c.out.close(ce.Code, "")
+	c.startLocked()
+}
+
+// startLocked unlocks, and has the control frames written if nobody writes.
+func (c *Conn) startLocked() {
+	o := &c.out
+	start := !o.writing && o.err == nil
+	o.writing = o.writing || start
+	o.mu.Unlock()
+	if start && !c.o.Go(func() { _ = c.release(buffers.Get().(*[]byte), nil) }) { // the next writer gets the error
+		o.mu.Lock()
+		o.writing = false
+		o.cond.Broadcast()
+		o.mu.Unlock()
+	}
+}
+
+// close queues the one close frame.
+func (o *output) close(code uint16, reason string) {
+	if o.closing {
+		return
+	}
+	o.closing, o.ping, o.pongs = true, false, nil
+	if code == codeNoStatus {
+		return
+	}
+	if !onWire(code) {
+		code = codeInternal
+	}
+	o.payload = append(binary.BigEndian.AppendUint16(nil, code), CloseReason(reason)...)
+}
+
+func (o *output) wake() {
+	o.mu.Lock()
+	o.cond.Broadcast()
+	o.mu.Unlock()
+}
+
+// append appends a masked frame.
+func (o *output) append(b []byte, first byte, payload []byte) []byte {
+	switch n := len(payload); {
+	case n < length16:
+		b = append(b, first, maskBit|byte(n))
+	case n < 1<<16:
+		b = append(b, first, maskBit|length16, byte(n>>8), byte(n))
+	default:
+		b = binary.BigEndian.AppendUint64(append(b, first, maskBit|length64), uint64(n))
+	}
+	key := uint32(o.keys.Uint64())
+	b = binary.LittleEndian.AppendUint32(b, key)
+	at := len(b)
+	b = append(b, payload...)
+	mask(b[at:], key)
+	return b
+}
+
+// mask masks b in place from its first byte on.
+func mask(b []byte, key uint32) {
+	k := uint64(key)<<32 | uint64(key)
+	if len(b) >= 256 {
+		var pattern [1024]byte
+		binary.LittleEndian.PutUint64(pattern[:], k)
+		for n := 8; n < len(pattern) && n < len(b); n *= 2 {
+			copy(pattern[n:], pattern[:n])
+		}
+		for len(b) >= 8 {
+			n := min(len(b), len(pattern)) &^ 7
+			subtle.XORBytes(b[:n], b[:n], pattern[:n])
+			b = b[n:]
+		}
+	}
+	for len(b) >= 8 {
+		binary.LittleEndian.PutUint64(b, binary.LittleEndian.Uint64(b)^k)
+		b = b[8:]
+	}
+	for i := range b {
+		b[i] ^= byte(k >> (8 * i))
+	}
+}

@@ -1,0 +1,30 @@
+package limpet
+
+import (
+	"time"
+
+	"github.com/limpet-go/limpet/internal/frame"
+	"github.com/limpet-go/limpet/wire"
+)
+
+// tapped is a socket on frames of our own: the library dialled and checked the
+// handshake, then let the stream go (docs/decisions/0004).
+type tapped struct {
+	frames *frame.Conn
+}
+
+func newTapped(k *conn, limit int64, spawn func(func()) bool) *tapped {
+	return &tapped{frame.New(k.stream, frame.Options{
+		ReadLimit: limit, Kill: k.kill, Go: spawn, Grew: k.stream.unfinished,
+	})}
+}
+
+func (t *tapped) receive() ([]wire.Frame, error) { return t.frames.Read() }
+func (t *tapped) send(frames []wire.Frame) error { return t.frames.Write(frames) }
+
+// ping does not wait for the answer: whatever is received is a sign of life.
+func (t *tapped) ping() error { return t.frames.Ping() }
+
+func (t *tapped) shut(code uint16, reason string, timeout time.Duration) {
+	t.frames.Close(code, reason, timeout)
+}
