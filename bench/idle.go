@@ -16,10 +16,11 @@ import (
 func clients(n int) func(*spec) { return func(s *spec) { s.Clients = n } }
 
 var idlers = []contender{
-	{"limpet", "blast", idle(idleLimpet)},
+	{"limpet", "blast", idle(idleLimpet(false))},
 	{"nhooyr with a reader", "blast", idle(idleNhooyr)},
 	{"gorilla with a reader", "blast", idle(idleGorilla)},
 	{"nats.go over ws", "nats", idle(idleNATS)},
+	{"limpet, PlainFrames", "blast", idle(idleLimpet(true))},
 }
 
 var idleRow = row{
@@ -105,18 +106,20 @@ func openAll(s spec, open func(spec) (io.Closer, error)) ([]io.Closer, error) {
 	}
 }
 
-func idleLimpet(s spec) (io.Closer, error) {
-	ctx, cancel := context.WithTimeout(context.Background(), 30*time.Second)
-	defer cancel()
-	c, err := limpet.Dial(ctx, "ws://"+s.Addr+"/limpet", nil)
-	if err != nil {
-		return nil, err
+func idleLimpet(plain bool) func(spec) (io.Closer, error) {
+	return func(s spec) (io.Closer, error) {
+		ctx, cancel := context.WithTimeout(context.Background(), 30*time.Second)
+		defer cancel()
+		c, err := limpet.Dial(ctx, "ws://"+s.Addr+"/limpet", &limpet.Options{PlainFrames: plain})
+		if err != nil {
+			return nil, err
+		}
+		sub, err := c.Subscribe(ctx, "feed", nil)
+		if err != nil {
+			return nil, err
+		}
+		return c, sub.WaitLive(ctx)
 	}
-	sub, err := c.Subscribe(ctx, "feed", nil)
-	if err != nil {
-		return nil, err
-	}
-	return c, sub.WaitLive(ctx)
 }
 
 type closer func()

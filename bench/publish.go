@@ -22,9 +22,10 @@ var publishRow = row{
 	id: "P3", title: "acked publish, asynchronous, 64 B, window 4,000 (P3)", metric: "cpu", unit: "client CPU ns a message",
 	variants: []variant{{name: "64 B", with: sized(64, 100_000)}},
 	candidates: []contender{
-		{"limpet Publish, Flush", "limpet", limpetPublish(1, false)},
-		{"limpet PublishBatch of 64, Flush", "limpet", limpetPublish(64, false)},
-		{"limpet Publish, Wait on each receipt", "limpet", limpetPublish(1, true)},
+		{"limpet Publish, Flush", "limpet", limpetPublish(1, false, false)},
+		{"limpet PublishBatch of 64, Flush", "limpet", limpetPublish(64, false, false)},
+		{"limpet Publish, Wait on each receipt", "limpet", limpetPublish(1, true, false)},
+		{"limpet PublishBatch of 64, PlainFrames", "limpet", limpetPublish(64, false, true)},
 		{"JetStream PublishAsync", "nats", natsPublishAsync},
 	},
 	compare: []comparison{
@@ -35,10 +36,10 @@ var publishRow = row{
 	},
 }
 
-func limpetPublish(batch int, wait bool) func(spec) (outcome, error) {
+func limpetPublish(batch int, wait, plain bool) func(spec) (outcome, error) {
 	return func(s spec) (outcome, error) {
 		ctx := context.Background()
-		c, err := limpet.Dial(ctx, "ws://"+s.Addr+"/", &limpet.Options{Window: limpet.Window{Messages: publishWindow}})
+		c, err := limpet.Dial(ctx, "ws://"+s.Addr+"/", &limpet.Options{Window: limpet.Window{Messages: publishWindow}, PlainFrames: plain})
 		if err != nil {
 			return nil, err
 		}
@@ -54,7 +55,7 @@ func limpetPublish(batch int, wait bool) func(spec) (outcome, error) {
 		if st := c.Stats(); st.Acked != uint64(s.Messages)+1 {
 			return nil, fmt.Errorf("%d of %d messages acknowledged", st.Acked-1, s.Messages)
 		}
-		return out, nil
+		return with(out, c), nil
 	}
 }
 
@@ -151,7 +152,7 @@ var waitingRow = row{
 	id: "P4", title: "acked publish, 256 waiting goroutines, 64 B (P4)", metric: "cpu", unit: "client CPU ns a message",
 	variants: []variant{{name: "64 B", with: sized(64, 50_000)}},
 	candidates: []contender{
-		{"limpet Send", "limpet", limpetSend(waiting)},
+		{"limpet Send", "limpet", limpetSend(waiting, false)},
 		{"JetStream Publish", "nats", natsSend(waiting)},
 		{"autopaho QoS 1", "mqtt", mqttSend(waiting)},
 	},
@@ -165,7 +166,8 @@ var roundTripRow = row{
 	id: "P5", title: "acked round trip, one in flight, 64 B (P5)", metric: "p50", unit: "p50 in µs",
 	variants: []variant{{name: "64 B", with: sized(64, 5_000)}},
 	candidates: []contender{
-		{"limpet Send", "limpet", limpetSend(1)},
+		{"limpet Send", "limpet", limpetSend(1, false)},
+		{"limpet Send, PlainFrames", "limpet", limpetSend(1, true)},
 		{"nhooyr echo", "blast", nhooyrEcho},
 		{"JetStream Publish", "nats", natsSend(1)},
 		{"autopaho QoS 1", "mqtt", mqttSend(1)},
@@ -212,10 +214,10 @@ func rounds(s spec, goroutines int, do func() error) (outcome, error) {
 	return out, nil
 }
 
-func limpetSend(goroutines int) func(spec) (outcome, error) {
+func limpetSend(goroutines int, plain bool) func(spec) (outcome, error) {
 	return func(s spec) (outcome, error) {
 		ctx := context.Background()
-		c, err := limpet.Dial(ctx, "ws://"+s.Addr+"/", nil)
+		c, err := limpet.Dial(ctx, "ws://"+s.Addr+"/", &limpet.Options{PlainFrames: plain})
 		if err != nil {
 			return nil, err
 		}

@@ -24,11 +24,12 @@ var receiveRow = row{
 	id: "P1", title: "receive to the consumer's iterator (P1, P2)", metric: "cpu", unit: "client CPU ns a message",
 	variants: []variant{{name: "64 B", with: sized(64, 200_000)}, {name: "512 B", with: sized(512, 100_000)}},
 	candidates: []contender{
-		{"limpet Messages", "blast", limpetReceive(0, 1, false)},
-		{"limpet Batches", "blast", limpetReceive(0, 1, true)},
-		{"limpet Messages, Buffer 4096", "blast", limpetReceive(4096, 1, false)},
-		{"limpet Messages, packed by 64", "blast", limpetReceive(4096, 64, false)},
-		{"limpet Batches, packed by 64", "blast", limpetReceive(4096, 64, true)},
+		{"limpet Messages", "blast", limpetReceive(receiveAs{})},
+		{"limpet Batches", "blast", limpetReceive(receiveAs{batches: true})},
+		{"limpet Messages, Buffer 4096", "blast", limpetReceive(receiveAs{buffer: 4096})},
+		{"limpet Messages, packed by 64", "blast", limpetReceive(receiveAs{buffer: 4096, pack: 64})},
+		{"limpet Batches, packed by 64", "blast", limpetReceive(receiveAs{buffer: 4096, pack: 64, batches: true})},
+		{"limpet Messages, PlainFrames", "blast", limpetReceive(receiveAs{plain: true})},
 		{"nhooyr Reader", "blast", nhooyrReceive},
 		{"coder Reader", "blast", coderReceive},
 		{"gorilla NextReader", "blast", gorillaReceive},
@@ -39,19 +40,28 @@ var receiveRow = row{
 		{variant: "64 B", ours: "limpet Messages", against: "nhooyr Reader", inverse: true, floor: 0.85, goal: 5},
 		{variant: "512 B", ours: "limpet Messages", against: "nhooyr Reader", inverse: true, floor: 0.85, goal: 5},
 		{variant: "64 B", ours: "limpet Messages, packed by 64", against: "nhooyr Reader", inverse: true, floor: 0.85, goal: 5},
+		{variant: "64 B", ours: "limpet Messages, PlainFrames", against: "nhooyr Reader", inverse: true, floor: 0.85, goal: 0.85},
 		{variant: "64 B", ours: "limpet Messages", metric: "allocs", floor: 1, goal: 1},
+		{variant: "64 B", ours: "limpet Messages, PlainFrames", against: "nats.go Subscribe over ws", inverse: true, floor: 0.15, goal: 0.15},
 		{variant: "64 B", ours: "limpet Messages", against: "nats.go Subscribe over ws", inverse: true, floor: 0.15, goal: 1.5},
 		{variant: "512 B", ours: "limpet Messages", against: "nats.go Subscribe over ws", inverse: true, floor: 0.15, goal: 1.5},
 		{variant: "64 B", ours: "limpet Messages, packed by 64", against: "nats.go Subscribe over ws", inverse: true, floor: 0.15, goal: 1.5},
 	},
 }
 
-func limpetReceive(buffer, pack int, batches bool) func(spec) (outcome, error) {
+// receiveAs says how limpet receives. Pack is how many envelopes a WebSocket
+// message holds: 1, what a server sends when messages are rare, costs most.
+type receiveAs struct {
+	buffer, pack   int // 0: the defaults, 256 and 1
+	batches, plain bool
+}
+
+func limpetReceive(as receiveAs) func(spec) (outcome, error) {
 	return func(s spec) (outcome, error) {
-		s.Pack = pack
-		s.Messages -= s.Messages % pack
+		s.Pack = max(1, as.pack)
+		s.Messages -= s.Messages % s.Pack
 		ctx := context.Background()
-		c, err := limpet.Dial(ctx, "ws://"+s.Addr+"/limpet"+s.order().query(), nil)
+		c, err := limpet.Dial(ctx, "ws://"+s.Addr+"/limpet"+s.order().query(), &limpet.Options{PlainFrames: as.plain})
 		if err != nil {
 			return nil, err
 		}
@@ -59,16 +69,25 @@ func limpetReceive(buffer, pack int, batches bool) func(spec) (outcome, error) {
 		m := startMeter(s)
 		// The slowest part of the machine may be anything: with room for 4,096
 		// the server does not wait for credit.
-		o := &limpet.SubscribeOptions{Delivery: limpet.Delivery{Buffer: buffer, Bytes: buffer << 10}}
+		o := &limpet.SubscribeOptions{Delivery: limpet.Delivery{Buffer: as.buffer, Bytes: as.buffer << 10}}
 		sub, err := c.Subscribe(ctx, "feed", o)
 		if err != nil {
 			return nil, err
 		}
-		if err := take(sub, s.Messages, batches); err != nil {
+		if err := take(sub, s.Messages, as.batches); err != nil {
 			return nil, err
 		}
-		return m.stop(s.Messages), nil
+		return with(m.stop(s.Messages), c), nil
 	}
+}
+
+// with notes on which path the connection was, as the client says.
+func with(out outcome, c *limpet.Client) outcome {
+	out["plain"] = 0
+	if c.Stats().PlainFrames {
+		out["plain"] = 1
+	}
+	return out
 }
 
 func take(sub *limpet.Subscription, n int, batches bool) error {

@@ -35,7 +35,7 @@ var scaleSizesRow = row{
 		s.Size, s.Messages = n, min(100_000, 128<<20/n)
 	}),
 	candidates: []contender{
-		{"limpet", "blast", limpetReceive(0, 1, false)},
+		{"limpet", "blast", limpetReceive(receiveAs{})},
 		{"nhooyr Reader", "blast", nhooyrReceive},
 		{"gorilla NextReader", "blast", gorillaReceive},
 	},
