@@ -129,7 +129,7 @@ func natsPublishAsync(s spec) (outcome, error) {
 	m := startMeter(s)
 	var last jetstream.PubAckFuture
 	for range s.Messages {
-		if last, err = js.PublishAsync("bench", payload); err != nil {
+		if last, err = js.PublishAsync("bench", payload, jetstream.WithStallWait(30*time.Second)); err != nil {
 			return nil, err
 		}
 	}

@@ -116,7 +116,7 @@ func echo(w http.ResponseWriter, r *http.Request) {
 // serveLimpet is the reference server with a feed on topic tick. POST /burst
 // publishes a burst.
 func serveLimpet() (string, error) {
-	s, err := server.New(&server.Options{Retention: server.Retention{Count: 2_000_000, Bytes: -1}, MaxIDs: 2_000_000})
+	s, err := server.New(&server.Options{Retention: server.Retention{Count: 300_000, Bytes: -1}})
 	if err != nil {
 		return "", err
 	}
