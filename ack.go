@@ -52,6 +52,7 @@ type Receipt struct {
 	// Owned by the loop.
 	firstSent time.Time
 	settled   bool // the server needs to hear nothing more of it
+	mark      uint64
 
 	outcome atomic.Uint32
 	err     error // written before outcome
@@ -126,11 +127,19 @@ type window struct {
 	credit   wire.Credit
 	pending  int       // receipts without an outcome
 	expiry   time.Time // not later than the first TTL to end; zero if there is none
+	marks    []mark    // the last one is open
+	marked   uint64    // marks that were reached
 	single   uint64    // up to this number one message to a frame: a batch was too big
 }
 
 func newWindow(sessions bool, g *gate, c *counters) *window {
-	return &window{sessions: sessions, gate: g, stats: c, lo: 1}
+	return &window{sessions: sessions, gate: g, stats: c, lo: 1, marks: make([]mark, 1)}
+}
+
+// mark counts what was admitted between two calls of Flush and has no outcome.
+type mark struct {
+	pending int
+	done    chan struct{}
 }
 
 func (w *window) hi() uint64 { return w.lo + uint64(len(w.slots)) - 1 }
@@ -141,6 +150,9 @@ func (w *window) add(r *Receipt) {
 	r.message.Seq = w.hi() + 1
 	w.slots = append(w.slots, r)
 	w.pending++
+	last := len(w.marks) - 1
+	w.marks[last].pending++
+	r.mark = w.marked + uint64(last)
 	w.stats.published.Add(1)
 	if !r.expires.IsZero() && (w.expiry.IsZero() || r.expires.Before(w.expiry)) {
 		w.expiry = r.expires
@@ -153,10 +165,27 @@ func (w *window) resolve(r *Receipt, o Outcome, err error) {
 		return
 	}
 	w.pending--
+	w.marks[r.mark-w.marked].pending--
+	w.reach()
 	w.stats.outcome(o)
 	r.message.Payload = nil
 	w.gate.leave(0, r.size)
 	r.size = 0
+}
+
+// mark closes done when everything admitted so far has an outcome.
+func (w *window) mark(done chan struct{}) {
+	w.marks[len(w.marks)-1].done = done
+	w.marks = append(w.marks, mark{})
+	w.reach()
+}
+
+func (w *window) reach() {
+	for len(w.marks) > 1 && w.marks[0].pending == 0 {
+		close(w.marks[0].done)
+		w.marks = w.marks[1:]
+		w.marked++
+	}
 }
 
 func (w *window) settle(r *Receipt, o Outcome, err error) {

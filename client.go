@@ -252,14 +252,18 @@ func (c *Client) pending() []*Receipt {
 // Flush blocks until every message published before the call has an outcome,
 // or ctx ends (ctx's error).
 func (c *Client) Flush(ctx context.Context) error {
-	for _, r := range c.pending() {
-		select {
-		case <-r.Done():
-		case <-ctx.Done():
-			return ctx.Err()
-		}
+	f := flush{make(chan struct{})}
+	if !c.inbox.post(f) {
+		return nil
 	}
-	return nil
+	select {
+	case <-f.done:
+		return nil
+	case <-c.done:
+		return nil
+	case <-ctx.Done():
+		return ctx.Err()
+	}
 }
 
 // Subscribe registers a subscription and returns at once, connected or not;

@@ -420,15 +420,17 @@ func run(events []wire.Event) int {
 func (k *conn) readRoom() { <-k.ahead }
 
 // write writes frames and says how it went.
-func (c *Client) write(k *conn, frames []wire.Frame, through uint64) {
-	err := k.send(frames)
+func (c *Client) write(k *conn, frames *wire.Frames, through uint64) {
+	err := k.send(frames.List)
 	if err == nil {
 		n := 0
-		for i := range frames {
-			n += len(frames[i].Data)
+		for _, f := range frames.List {
+			n += len(f.Data)
 		}
 		c.counters.bytesWritten.Add(uint64(n))
 	}
+	frames.Reset()
+	framesPool.Put(frames)
 	c.inbox.post(wrote{k, err, through})
 }
 

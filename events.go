@@ -28,6 +28,11 @@ func (r *Receipt) apply(l *loop) {
 	}
 }
 
+// flush closes done when every message admitted before it has its outcome.
+type flush struct{ done chan struct{} }
+
+func (e flush) apply(l *loop) { l.window.mark(e.done) }
+
 type pendingQuery struct{ reply chan []*Receipt }
 
 func (e pendingQuery) apply(l *loop) {

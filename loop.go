@@ -50,7 +50,7 @@ type loop struct {
 	conn       *conn
 	codec      wire.Codec
 	ready      bool
-	start      wire.Frames // of the codec, not yet written
+	start      *wire.Frames // of the codec, not yet written
 	ops        []wire.Op
 	ask        []*Subscription // to be asked for
 	asking     int             // asked for, not answered
@@ -188,7 +188,7 @@ func (l *loop) open(k *conn, token string) {
 	if l.c.cfg.traits.Confirms {
 		l.asking = len(subs)
 	}
-	l.start.Reset()
+	l.start = new(wire.Frames)
 	l.goAway = 0
 	l.heartbeat = l.c.cfg.Heartbeat.Interval
 	l.handshakeBy = l.now.Add(handshakeTimeout)
@@ -198,7 +198,7 @@ func (l *loop) open(k *conn, token string) {
 			l.ask = append(l.ask, s)
 		}
 	}
-	if err := codec.Start(&l.start); err != nil {
+	if err := codec.Start(l.start); err != nil {
 		l.fault(&wire.CodeError{Code: 1002, Reason: err.Error()})
 		return
 	}

@@ -182,3 +182,43 @@ func TestExpiredMessagesGiveTheirBytesBack(t *testing.T) {
 		}
 	})
 }
+
+// Flush waits for what was published before it, and for nothing else.
+func TestFlush(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		srv := limpettest.NewServer(t, nil)
+		c := dial(t, srv, nil)
+		ctx := context.Background()
+		if err := c.Flush(ctx); err != nil {
+			t.Errorf("with nothing to wait for: %v", err)
+		}
+		srv.Stop()
+		synctest.Wait()
+		first, _ := c.Publish(ctx, "a", []byte("1"), &limpet.PublishOptions{TTL: time.Second})
+		early := make(chan error, 2)
+		go func() { early <- c.Flush(ctx) }()
+		go func() { early <- c.Flush(ctx) }()
+		synctest.Wait()
+		second, _ := c.Publish(ctx, "a", []byte("2"), nil)
+		for range 2 {
+			if err := <-early; err != nil || first.Outcome() == limpet.Pending {
+				t.Errorf("%v, the first is %v", err, first.Outcome())
+			}
+		}
+		if second.Outcome() != limpet.Pending {
+			t.Errorf("the second is %v", second.Outcome())
+		}
+		short, cancel := context.WithTimeout(ctx, time.Second)
+		defer cancel()
+		if err := c.Flush(short); !errors.Is(err, context.DeadlineExceeded) {
+			t.Errorf("with the second pending: %v", err)
+		}
+		late := make(chan error, 1)
+		go func() { late <- c.Flush(ctx) }()
+		synctest.Wait()
+		c.Close()
+		if err := <-late; err != nil || second.Outcome() != limpet.Unsent {
+			t.Errorf("%v, the second is %v", err, second.Outcome())
+		}
+	})
+}

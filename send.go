@@ -3,6 +3,7 @@ package limpet
 import (
 	"errors"
 	"slices"
+	"sync"
 
 	"github.com/limpet-go/limpet/wire"
 )
@@ -15,9 +16,12 @@ func (l *loop) flush() {
 		return
 	}
 	l.registry.publish()
-	frames := l.start
-	l.start = wire.Frames{}
-	ops := l.ops
+	frames := framesPool.Get().(*wire.Frames)
+	if l.start != nil {
+		frames, l.start = l.start, nil
+	}
+	lent := opsPool.Get().(*[]wire.Op)
+	ops := append((*lent)[:0], l.ops...)
 	l.ops = nil
 	if l.ready {
 		ops = l.askMore(ops)
@@ -33,14 +37,25 @@ func (l *loop) flush() {
 	} else {
 		ops = l.handshakeOps(ops)
 	}
-	through := l.encode(ops, &frames)
+	through := l.encode(ops, frames)
+	clear(ops)
+	*lent = ops
+	opsPool.Put(lent)
 	if len(frames.List) == 0 || l.conn == nil {
+		frames.Reset()
+		framesPool.Put(frames)
 		return
 	}
 	l.writing, l.writeSince = true, l.now
 	k := l.conn
-	l.c.spawn(&l.c.workers, func() { l.c.write(k, frames.List, through) })
+	l.c.spawn(&l.c.workers, func() { l.c.write(k, frames, through) })
 }
+
+// The memory of a write is lent for it: an idle client holds none.
+var (
+	framesPool = sync.Pool{New: func() any { return new(wire.Frames) }}
+	opsPool    = sync.Pool{New: func() any { return new([]wire.Op) }}
+)
 
 // handshakeOps keeps back what may be said only after the welcome.
 func (l *loop) handshakeOps(ops []wire.Op) []wire.Op {

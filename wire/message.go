@@ -29,6 +29,7 @@ type Frame struct {
 // Frames collects frames to be written. The zero value is ready for use.
 type Frames struct {
 	List []Frame
+	free [][]byte
 }
 
 // Append adds a frame. The receiver keeps data.
@@ -36,8 +37,36 @@ func (f *Frames) Append(t FrameType, data []byte) {
 	f.List = append(f.List, Frame{t, data})
 }
 
-// Reset empties f.
-func (f *Frames) Reset() { clear(f.List); f.List = f.List[:0] }
+// Buffer returns an empty buffer for the next frame with room for n bytes: that
+// of a frame which Reset dropped, where one is big enough.
+func (f *Frames) Buffer(n int) []byte {
+	if last := len(f.free) - 1; last >= 0 {
+		b := f.free[last]
+		f.free = f.free[:last]
+		if cap(b) >= n {
+			return b
+		}
+	}
+	return make([]byte, 0, n)
+}
+
+// keepBuffers and keepBytes bound what Reset keeps.
+const (
+	keepBuffers = 4
+	keepBytes   = 128 << 10
+)
+
+// Reset empties f and keeps some of its memory for Buffer: nobody may use the
+// data of its frames any more.
+func (f *Frames) Reset() {
+	for _, frame := range f.List {
+		if len(f.free) < keepBuffers && cap(frame.Data) <= keepBytes {
+			f.free = append(f.free, frame.Data[:0])
+		}
+	}
+	clear(f.List)
+	f.List = f.List[:0]
+}
 
 // Message is an application message in either direction.
 type Message struct {

@@ -247,7 +247,7 @@ func (o *output) close(code uint16, reason string) {
 	if o.closing {
 		return
 	}
-	o.closing, o.ping, o.pongs = true, false, nil
+	o.closing, o.ping = true, false // pongs that are owed still go first
 	if code == codeNoStatus {
 		return
 	}

@@ -21,7 +21,7 @@ var ofClient = []mutation{
 	{
 		name:    "policy: a slot of the server is undercut",
 		file:    "reconnect.go",
-		search:  "return d.After + uniform(d.After/10)",
+		search:  "return d.After + uniform(max(d.After/10, d.window))",
 		replace: "return uniform(d.After)",
 		test:    "-run ^TestPolicySlotReplacesTheDraw$ .",
 	},

@@ -34,7 +34,7 @@ func room(enc Encoding, ops []wire.Op) int {
 // add appends f to the batch, or begins another one if f does not fit.
 func (p *packer) add(f *Frame) error {
 	if p.buf == nil {
-		p.buf = make([]byte, 0, p.room)
+		p.buf = p.out.Buffer(p.room)
 	}
 	start := len(p.buf)
 	w := writer{b: p.buf, bin: p.enc == Binary}
@@ -58,7 +58,7 @@ func (p *packer) add(f *Frame) error {
 	if p.n == 1 || len(p.buf)+closing <= MaxBatch && p.n <= MaxFrames {
 		return nil
 	}
-	last := append(make([]byte, 0, max(p.room, len(p.buf)-start)), p.buf[start:]...)
+	last := append(p.out.Buffer(max(p.room, len(p.buf)-start)), p.buf[start:]...)
 	p.buf, p.n = p.buf[:start], p.n-1
 	p.flush()
 	p.buf, p.n = last, 1
