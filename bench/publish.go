@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"net/url"
 	"slices"
@@ -119,6 +120,17 @@ func jetStream(addr string, o ...nats.Option) (*nats.Conn, jetstream.JetStream, 
 	return nc, js, err
 }
 
+// publishAsync tries again when the window stayed full for the 200 ms that
+// JetStream waits.
+func publishAsync(js jetstream.JetStream, payload []byte) (jetstream.PubAckFuture, error) {
+	for {
+		f, err := js.PublishAsync("bench", payload)
+		if !errors.Is(err, jetstream.ErrTooManyStalledMsgs) {
+			return f, err
+		}
+	}
+}
+
 func natsPublishAsync(s spec) (outcome, error) {
 	nc, js, err := jetStream(s.Addr)
 	if err != nil {
@@ -129,7 +141,7 @@ func natsPublishAsync(s spec) (outcome, error) {
 	m := startMeter(s)
 	var last jetstream.PubAckFuture
 	for range s.Messages {
-		if last, err = js.PublishAsync("bench", payload, jetstream.WithStallWait(30*time.Second)); err != nil {
+		if last, err = publishAsync(js, payload); err != nil {
 			return nil, err
 		}
 	}

@@ -5,11 +5,9 @@ import (
 	"net"
 	"net/http"
 	"sync/atomic"
-	"time"
 
 	"github.com/limpet-go/limpet"
 	"github.com/nats-io/nats.go"
-	"github.com/nats-io/nats.go/jetstream"
 	"nhooyr.io/websocket"
 )
 
@@ -92,7 +90,7 @@ func natsWrites(s spec) (outcome, error) {
 	m, before := startMeter(s), d.writes.Load()
 	payload := make([]byte, s.Size)
 	for range s.Messages {
-		if _, err := js.PublishAsync("bench", payload, jetstream.WithStallWait(30*time.Second)); err != nil {
+		if _, err := publishAsync(js, payload); err != nil {
 			return nil, err
 		}
 	}
