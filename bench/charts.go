@@ -134,8 +134,10 @@ func short(v float64) string {
 	switch {
 	case v >= 1e6:
 		return strconv.FormatFloat(v/1e6, 'g', 3, 64) + " M"
-	case v >= 1e4:
-		return strconv.FormatFloat(v/1e3, 'g', 3, 64) + " k"
+	case v >= 1e5:
+		return strconv.FormatFloat(v/1e3, 'f', 0, 64) + " k"
+	case v >= 1000:
+		return number(v)
 	}
 	return strconv.FormatFloat(v, 'g', 3, 64)
 }
@@ -197,7 +199,7 @@ func goalsChart() string {
 			if j.samples == 0 || c.goal == 0 || j.median == 0 {
 				continue
 			}
-			b := bar{def.id + "  " + c.what(def), c.goal / j.median, c.goal / c.floor}
+			b := bar{c.row(def) + "  " + c.what(def), c.goal / j.median, c.goal / c.floor}
 			if c.inverse {
 				b.share, b.floor = 1/b.share, 1/b.floor
 			}
@@ -276,20 +278,21 @@ func curvesOf(id, title, xTitle, metric, yTitle string) string {
 	colours := []string{oursColour, otherColour, floorColour, missColour}
 	for i, cand := range def.candidates {
 		var points []string
-		var last float64
 		for k, v := range present {
 			s := res.metric(v.name, cand.name, metric)
 			if s.median <= 0 {
 				continue
 			}
-			last = y.at(s.median)
+			last := y.at(s.median)
 			points = append(points, fmt.Sprintf("%.1f,%.1f", x.at(xs[k]), last))
 			c.line(x.at(xs[k]), y.at(s.lo), x.at(xs[k]), y.at(s.hi), colours[i], 1.5)
 			fmt.Fprintf(c, `<circle cx="%.1f" cy="%.1f" r="3" fill="%s"/>`+"\n", x.at(xs[k]), last, colours[i])
-			c.text(x.at(xs[k])+4, last-6, "start", colours[i], short(math.Round(s.median)), 10)
+			if len(def.candidates) == 1 {
+				c.text(x.at(xs[k])+4, last-6, "start", colours[i], short(math.Round(s.median)), 10)
+			}
 		}
 		fmt.Fprintf(c, `<polyline points="%s" fill="none" stroke="%s" stroke-width="2"/>`+"\n", strings.Join(points, " "), colours[i])
-		c.text(right+10, last+4, "start", colours[i], cand.name, 12)
+		c.text(right+10, float64(top+10+18*i), "start", colours[i], cand.name, 12)
 	}
 	return c.done()
 }

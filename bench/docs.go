@@ -70,7 +70,7 @@ func verdicts(r *results) string {
 				continue
 			}
 			word := map[string]string{"goal": "**goal**", "floor": "floor", "missed": "**missed**"}[j.verdict]
-			fmt.Fprintf(&b, "| %s | %s | **%s** | %v | %s | %s | %s |\n", def.id, c.what(def), number(j.median), j.spread, number(c.floor), number(c.goal), word)
+			fmt.Fprintf(&b, "| %s | %s | **%s** | %v | %s | %s | %s |\n", c.row(def), c.what(def), number(j.median), j.spread, number(c.floor), number(c.goal), word)
 		}
 	}
 	return b.String()

@@ -180,8 +180,15 @@ func printRow(out io.Writer, r *row, res rowResult) {
 	w.Flush()
 	for _, c := range r.compare {
 		j := c.judge(r, res)
-		fmt.Fprintf(out, "  -> %s: %s (%v), floor %s, goal %s: %s\n", c.what(r), number(j.median), j.spread, number(c.floor), number(c.goal), j.verdict)
+		fmt.Fprintf(out, "  -> %s %s: %s (%v), floor %s, goal %s: %s\n", c.row(r), c.what(r), number(j.median), j.spread, number(c.floor), number(c.goal), j.verdict)
 	}
+}
+
+func (c comparison) row(r *row) string {
+	if c.id != "" {
+		return c.id
+	}
+	return r.id
 }
 
 func (c comparison) what(r *row) string {

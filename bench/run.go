@@ -39,6 +39,7 @@ type contender struct {
 
 // comparison is one verdict: ours against another candidate.
 type comparison struct {
+	id                     string // empty: the row's
 	variant, ours, against string // an empty against: the figure itself is judged
 	metric                 string // empty: the row's
 	inverse                bool   // more is better: theirs / ours
