@@ -23,16 +23,18 @@ var (
 )
 
 // TestSoak runs publishers and subscribers through random faults, in both
-// encodings, and has the oracle decide I1 to I6, I9, I10 and I13.
+// encodings and on both connection paths, and has the oracle decide I1 to I6, I9, I10 and I13.
 func TestSoak(t *testing.T) {
 	for seed := *soakSeed; seed < *soakSeed+*soakSeeds; seed++ {
-		t.Run(fmt.Sprintf("seed=%d", seed), func(t *testing.T) {
-			synctest.Test(t, func(t *testing.T) { soak(t, seed) })
-		})
+		for _, plain := range []bool{false, true} {
+			t.Run(fmt.Sprintf("seed=%d/plain=%v", seed, plain), func(t *testing.T) {
+				synctest.Test(t, func(t *testing.T) { soak(t, seed, plain) })
+			})
+		}
 	}
 }
 
-func soak(t *testing.T, seed uint64) {
+func soak(t *testing.T, seed uint64, plain bool) {
 	rnd := rand.New(rand.NewPCG(seed, 0))
 	small := rnd.IntN(2) == 0
 	netOpts := &limpettest.NetworkOptions{Tap: true, Up: time.Duration(rnd.IntN(20)) * time.Millisecond, Down: time.Duration(rnd.IntN(20)) * time.Millisecond}
@@ -43,9 +45,18 @@ func soak(t *testing.T, seed uint64) {
 	if rnd.IntN(3) == 0 {
 		keep.Count = 20 // so short that outages make gaps
 	}
+	log := &ledger{MemoryLog: server.NewMemoryLog(keep)}
 	srv := limpettest.NewServer(t, &limpettest.ServerOptions{
 		Network: netOpts,
-		Server:  &server.Options{Retention: keep, Heartbeat: time.Second, SessionTTL: time.Duration(1+rnd.IntN(60)) * time.Second},
+		Server: &server.Options{
+			Log: log, Heartbeat: time.Second, SessionTTL: time.Duration(1+rnd.IntN(60)) * time.Second, Window: 64,
+			Hooks: server.Hooks{OnPublish: func(_ context.Context, _ server.Principal, m server.Message) error {
+				if m.Type == "bad" {
+					return &server.Error{Code: native.CodeForbidden}
+				}
+				return nil
+			}},
+		},
 	})
 	script := limpettest.Schedule(seed, 40)
 	srv.Inject(script...)
@@ -57,11 +68,12 @@ func soak(t *testing.T, seed uint64) {
 		encoding = native.Binary
 	}
 	opts := &limpet.Options{
-		Dialect:    native.New(&native.Options{Encoding: encoding}),
-		HTTPClient: srv.HTTPClient(),
-		Heartbeat:  limpet.Heartbeat{Interval: time.Second},
-		Backoff:    limpet.Backoff{First: 50 * time.Millisecond, Initial: 50 * time.Millisecond, Max: 500 * time.Millisecond},
-		Window:     limpet.Window{Messages: 64},
+		Dialect:     native.New(&native.Options{Encoding: encoding}),
+		HTTPClient:  srv.HTTPClient(),
+		PlainFrames: plain,
+		Heartbeat:   limpet.Heartbeat{Interval: time.Second},
+		Backoff:     limpet.Backoff{First: 50 * time.Millisecond, Initial: 50 * time.Millisecond, Max: 500 * time.Millisecond},
+		Window:      limpet.Window{Messages: 200},
 	}
 	newClient := func() *limpet.Client {
 		c, err := limpet.New(srv.URL(), opts)
@@ -83,6 +95,9 @@ func soak(t *testing.T, seed uint64) {
 		if err != nil {
 			t.Fatal(err)
 		}
+		if keep.Count == 0 { // else it begins where the log does by then
+			rec.Record(limpettest.Subscribed{Sub: name, Epoch: log.View().Epoch})
+		}
 		consumers.Go(func() {
 			for m, err := range s.Messages(context.Background()) {
 				if err != nil {
@@ -90,14 +105,20 @@ func soak(t *testing.T, seed uint64) {
 					return
 				}
 				note(&rec, name, m)
-				if name == "all" {
+				if p := s.Committed(); p.Epoch != "" {
+					rec.Record(limpettest.Committed{Sub: name, Epoch: p.Epoch, Offset: p.Offset})
+				}
+				switch {
+				case m.Kind == limpet.Reset, m.Kind == limpet.Gap && keep.Count == 0:
+					t.Errorf("subscription %s: a %s after %v, and nothing was lost", name, m.Kind, m.Gap.After)
+				case name == "all":
 					delivered <- m.Topic
 				}
 			}
 		})
 	}
 
-	const publishers, each = 2, 100
+	const publishers, each = 3, 100
 	var publishing sync.WaitGroup
 	strikes := []limpettest.Fault{limpettest.CutAfterBytes(limpettest.Both, 0), limpettest.ResetAfterBytes(limpettest.Both, 0),
 		limpettest.BlackHole(limpettest.Both), limpettest.BlackHole(limpettest.Up), limpettest.BlackHole(limpettest.Down),
@@ -106,12 +127,16 @@ func soak(t *testing.T, seed uint64) {
 	publishing.Go(func() {
 		for range 8 {
 			time.Sleep(time.Duration(chaos.IntN(3000)) * time.Millisecond)
+			if chaos.IntN(8) == 0 {
+				srv.Reboot(nil) // its sessions are lost, its log is not
+				continue
+			}
 			srv.Network.Strike(strikes[chaos.IntN(len(strikes))])
 		}
 	})
 	var clients []*limpet.Client
 	for p := range publishers {
-		c := newClient()
+		c, closes := newClient(), p == 0 // in the middle, with messages under way
 		clients = append(clients, c)
 		pause := time.Duration(50+rnd.IntN(200)) * time.Millisecond
 		publishing.Go(func() {
@@ -120,16 +145,33 @@ func soak(t *testing.T, seed uint64) {
 				id := uuid.Must(uuid.NewV7())
 				payload := limpettest.Stamp(fmt.Sprintf("p%d", p), uint64(i+1), []byte(fmt.Sprintf("%d", i)))
 				rec.Record(limpettest.NewSent(id, payload))
-				r, err := c.Publish(ctx, fmt.Sprintf("t/%d", i%3), payload, &limpet.PublishOptions{ID: id})
+				o := &limpet.PublishOptions{ID: id}
+				switch i % 10 {
+				case 3:
+					o.Type = "bad"
+				case 7:
+					o.TTL = time.Second
+				}
+				r, err := c.Publish(ctx, fmt.Sprintf("t/%d", i%3), payload, o)
+				if closes && err != nil {
+					rec.Record(limpettest.Outcome{ID: id, Kind: "Unsent"})
+					continue
+				}
 				if err != nil {
 					t.Errorf("publish: %v", err)
 					return
 				}
 				receipts.Go(func() {
-					r.Wait(ctx)
+					_, err := r.Wait(ctx)
+					if (err == nil) != (r.Outcome() == limpet.Acked) {
+						t.Errorf("%v with error %v", r.Outcome(), err)
+					}
 					rec.Record(limpettest.Outcome{ID: r.ID(), Kind: r.Outcome().String()})
 				})
 				time.Sleep(pause)
+				if closes && i == each/2 {
+					c.Close()
+				}
 			}
 			receipts.Wait()
 		})
@@ -141,27 +183,57 @@ func soak(t *testing.T, seed uint64) {
 	// A last message, beyond the faults, so that the subscriber catches up.
 	rec.Record(limpettest.NewSent(uuid.Nil, limpettest.Stamp("server", 1, nil)))
 	srv.Server.Publish(ctx, "last", limpettest.Stamp("server", 1, nil), nil)
-	for topic := range delivered {
-		if topic == "last" {
-			break
+	for topic := ""; topic != "last"; {
+		select {
+		case topic = <-delivered:
+		case <-ctx.Done():
+			t.Errorf("no end after an hour: %+v", subscriber.State())
+			topic = "last"
 		}
 	}
 	time.Sleep(time.Minute)
 	for _, c := range append(clients, subscriber) {
-		if err := c.Shutdown(ctx); err != nil {
+		stopped, cancel := context.WithTimeout(context.Background(), time.Minute)
+		if err := c.Shutdown(stopped); err != nil {
 			t.Errorf("shutdown: %v", err)
 		}
+		cancel()
+		<-c.Done()
 	}
 	consumers.Wait()
-	if keep.Count == 0 {
-		for name, topic := range topics {
-			rec.Record(srv.Held(name, topic))
-		}
+	for name, topic := range topics {
+		rec.Record(log.held(name, topic))
 	}
 	rec.Verify(t, srv.Network)
 	if dials := len(srv.Network.Dials()); dials < 10 {
 		t.Errorf("the faults broke little: %d dials", dials)
 	}
+}
+
+// ledger remembers every append, also what retention has taken since.
+type ledger struct {
+	*server.MemoryLog
+	mu      sync.Mutex
+	entries []server.Entry
+}
+
+func (l *ledger) Append(ctx context.Context, e server.Entry) (uint64, error) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	offset, err := l.MemoryLog.Append(ctx, e)
+	e.Offset = offset
+	l.entries = append(l.entries, e)
+	return offset, err
+}
+
+func (l *ledger) held(sub, pattern string) limpettest.Held {
+	h := limpettest.Held{Sub: sub, Epoch: l.View().Epoch, Complete: true}
+	for _, e := range l.entries {
+		if native.Match(pattern, e.Topic) {
+			h.Entries = append(h.Entries, limpettest.HeldEntry{Offset: e.Offset, ID: uuid.UUID(e.ID)})
+		}
+	}
+	return h
 }
 
 // note tells the oracle what a consumer got.

@@ -13,16 +13,19 @@ import (
 // as far as the trace tells; CheckFrames decides what needs the wire. The trace
 // must be over: every client in it closed, every consumer ended.
 //
-//   - I1: every delivery was sent, under the same id, with the same bytes.
+//   - I1: every delivery was sent, under the same id, with the same bytes, and
+//     is what the log holds at its offset.
 //   - I2: offsets rise within an epoch, per key if there are keys, and the
-//     counters of one producer rise with them.
+//     counters of one producer rise with them. What a Gap told as lost does not
+//     come after it.
 //   - I3: no offset and no id is delivered twice between two resets.
-//   - I4: no hole without a Gap or Reset that covers it.
+//   - I4: no hole without a Gap or Reset that covers it, and no Gap that covers
+//     what was delivered.
 //   - I5: what was acknowledged is in the log; nothing is committed beyond what
 //     was delivered.
 //   - I6: every message sent has one outcome, and a true one: what is Unsent,
-//     Expired or Rejected is never delivered. A message Stored by one client
-//     gets another outcome from the next.
+//     Expired or Rejected is never delivered and in no log. A message Stored by
+//     one client gets another outcome from the next.
 //   - I9: commits never fall, and an epoch changes only with a Reset.
 func Check(t Trace) []Violation {
 	c := &checker{
@@ -68,10 +71,10 @@ type sent struct {
 // subscription follows one subscription through the trace.
 type subscription struct {
 	epoch     string
-	start     uint64            // delivery began after it
-	have      uint64            // everything up to it is delivered or told as lost
-	highest   map[string]uint64 // delivered, by key
-	offsets   map[uint64]bool   // delivered since the last reset
+	start     uint64               // delivery began after it
+	have      uint64               // everything up to it is delivered or told as lost
+	highest   map[string]uint64    // delivered, by key
+	offsets   map[uint64]uuid.UUID // delivered since the last reset
 	ids       map[uuid.UUID]bool
 	counters  map[string]uint64 // by producer
 	lost      []Gap
@@ -84,7 +87,7 @@ func (s *subscription) begin(epoch string, offset uint64) {
 	s.began = true
 	s.epoch, s.start, s.have = epoch, offset, offset
 	s.highest, s.counters = map[string]uint64{}, map[string]uint64{}
-	s.offsets, s.ids = map[uint64]bool{}, map[uuid.UUID]bool{}
+	s.offsets, s.ids = map[uint64]uuid.UUID{}, map[uuid.UUID]bool{}
 	s.lost, s.committed = nil, 0
 }
 
@@ -212,8 +215,9 @@ func (c *checker) applyDelivered(e Delivered) {
 		s.begin(e.Epoch, e.Offset-1)
 	}
 	s.keyed = s.keyed || e.Key != ""
+	_, again := s.offsets[e.Offset]
 	switch {
-	case s.offsets[e.Offset]:
+	case again:
 		c.fail("I3", "%s: offset %d was delivered twice", e.Sub, e.Offset)
 		return
 	case e.ID != uuid.Nil && s.ids[e.ID] && (m == nil || !m.MayRepeat):
@@ -223,6 +227,8 @@ func (c *checker) applyDelivered(e Delivered) {
 		c.fail("I2", "%s: offset %d was delivered after %d", e.Sub, e.Offset, high)
 	} else if high == 0 && !s.keyed && e.Offset <= s.start {
 		c.fail("I2", "%s: offset %d was delivered, but delivery begins after %d", e.Sub, e.Offset, s.start)
+	} else if !s.keyed && e.Offset <= s.have {
+		c.fail("I2", "%s: offset %d was delivered after it was told as lost, with everything up to %d", e.Sub, e.Offset, s.have)
 	} else if last := s.counters[e.Producer]; !s.keyed && e.Counter <= last && m != nil && !m.MayRepeat && !s.ids[e.ID] {
 		c.fail("I2", "%s: %s/%d was delivered after %s/%d", e.Sub, e.Producer, e.Counter, e.Producer, last)
 	}
@@ -230,7 +236,7 @@ func (c *checker) applyDelivered(e Delivered) {
 		c.fail("I4", "%s: %d follows %d, but %d was neither delivered nor told as lost (all is known up to %d)",
 			e.Sub, e.Offset, e.Prev, e.Prev, s.have)
 	}
-	s.offsets[e.Offset] = true
+	s.offsets[e.Offset] = e.ID
 	s.ids[e.ID] = true
 	s.highest[e.Key] = max(s.highest[e.Key], e.Offset)
 	s.counters[e.Producer] = max(s.counters[e.Producer], e.Counter)
@@ -271,6 +277,9 @@ func (c *checker) applyGap(e Gap) {
 	case e.From > s.have && !s.keyed:
 		c.fail("I4", "%s: a Gap begins after %d, but all is known only up to %d", e.Sub, e.From, s.have)
 	}
+	if high := s.highest[""]; !s.keyed && high > e.From {
+		c.fail("I4", "%s: a Gap covers (%d, %d], but %d was delivered", e.Sub, e.From, e.To, high)
+	}
 	s.lost = append(s.lost, e)
 	s.have = max(s.have, e.To)
 }
@@ -302,8 +311,12 @@ func (c *checker) complete(name string, s *subscription, end bool) {
 			continue
 		}
 		for _, e := range h.Entries {
+			id, delivered := s.offsets[e.Offset]
+			if delivered && id != e.ID {
+				c.fail("I1", "%s: %s was delivered at offset %d, where the log holds %s", name, id, e.Offset, e.ID)
+			}
 			switch {
-			case e.Offset <= s.start, s.offsets[e.Offset], told(e.Offset):
+			case e.Offset <= s.start, delivered, told(e.Offset):
 			case e.Offset <= s.have || end && h.Complete:
 				if missing++; missing == 1 {
 					c.fail("I4", "%s: offset %d is in the log and was neither delivered nor told as lost", name, e.Offset)
@@ -345,6 +358,8 @@ func (c *checker) end() {
 		case "unsent", "expired", "rejected":
 			if m.delivered > 0 {
 				c.fail("I6", "%s ended as %s, but was delivered by event %d", name, last, m.delivered-1)
+			} else if c.heldIDs[m.ID] {
+				c.fail("I6", "%s ended as %s, but is in the log", name, last)
 			}
 		case "acked":
 			if len(c.heldSubs) > 0 && !c.heldIDs[m.ID] {

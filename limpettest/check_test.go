@@ -93,6 +93,16 @@ func TestCheckHasTeeth(t *testing.T) {
 		{"other bytes", "I1", func(t trace) trace { return deliver(t, 5, func(d *limpettest.Delivered) { d.Sum ^= 1 }) }},
 		{"damaged", "I1", func(t trace) trace { return deliver(t, 5, func(d *limpettest.Delivered) { d.Damaged = true }) }},
 		{"other id", "I1", func(t trace) trace { return deliver(t, 5, func(d *limpettest.Delivered) { d.ID = id(77) }) }},
+		{"another message than the log's", "I1", func(t trace) trace {
+			h := t[24].(limpettest.Held)
+			h.Entries = slices.Clone(h.Entries)
+			h.Entries[1].ID, h.Entries[2].ID = h.Entries[2].ID, h.Entries[1].ID
+			t[24] = h
+			return t
+		}},
+		{"delivered after it was told as lost", "I2", func(t trace) trace {
+			return slices.Insert(slices.Delete(t, 11, 12), 12, trace{at(3, 14, 13)}...)
+		}},
 		{"order", "I2", func(t trace) trace { t[5], t[7] = t[7], t[5]; return t }},
 		{"order of a producer", "I2", func(t trace) trace {
 			a, b := at(2, 11, 9), at(1, 13, 11)
@@ -122,6 +132,7 @@ func TestCheckHasTeeth(t *testing.T) {
 		}},
 		{"missing gap", "I4", func(t trace) trace { t[12] = limpettest.Gap{Sub: "s", From: 16, To: 20}; return t }},
 		{"gap that begins too late", "I4", func(t trace) trace { t[12] = limpettest.Gap{Sub: "s", From: 15, To: 20}; return t }},
+		{"gap over what was delivered", "I4", func(t trace) trace { t[12] = limpettest.Gap{Sub: "s", From: 13, To: 20}; return t }},
 		{"gap over nothing", "I4", func(t trace) trace { t[12] = limpettest.Gap{Sub: "s", From: 14, To: 14}; return t }},
 		{"missing end", "I4", func(t trace) trace { return slices.Delete(t, 21, 22) }},
 		{"acknowledged and not held", "I5", func(t trace) trace {
@@ -141,6 +152,8 @@ func TestCheckHasTeeth(t *testing.T) {
 			return t
 		}},
 		{"unsent and delivered", "I6", func(t trace) trace { t[6] = limpettest.Outcome{ID: id(1), Kind: "Unsent"}; return t }},
+		{"rejected and in the log", "I6", func(t trace) trace { t[18] = limpettest.Outcome{ID: id(4), Kind: "Rejected"}; return t }},
+		{"expired and in the log", "I6", func(t trace) trace { t[18] = limpettest.Outcome{ID: id(4), Kind: "Expired"}; return t }},
 		{"commit falls", "I9", func(t trace) trace { t[13] = limpettest.Committed{Sub: "s", Epoch: "e", Offset: 12}; return t }},
 		{"epoch without reset", "I9", func(t trace) trace { return slices.Delete(t, 14, 15) }},
 		{"gap of another epoch", "I9", func(t trace) trace { t[12] = limpettest.Gap{Sub: "s", Epoch: "z", From: 14, To: 20}; return t }},

@@ -12,10 +12,13 @@ import (
 // CheckFrames decides what the wire tells of docs/protocol.md, section 6, over
 // the messages that a network tapped, in order, from its beginning:
 //
+//   - I2, I4: on each channel offsets rise from where SUBOK or RESET began, and
+//     every message and gap joins what was said before.
 //   - I5: the server acknowledges nothing that was not sent.
 //   - I9: connection numbers rise within a session and are echoed; acks never
 //     fall, across connections too.
-//   - I10: after WELCOME exactly {s > ack} \ sack is sent, in order.
+//   - I10: after WELCOME exactly {s > ack} \ sack is sent, in order; a number
+//     stands for one id.
 //   - I13: nothing is sent without credit, in either direction.
 //
 // A connection whose first message is no HELLO of limpet.v1 is left out; after
@@ -39,6 +42,7 @@ type sessionKey struct {
 type wireSession struct {
 	sent  uint64 // highest number sent
 	acked uint64
+	ids   map[uint64]wire.ID // by number
 }
 
 // wireConn is one connection. It starts with HELLO; until WELCOME session is nil.
@@ -59,6 +63,9 @@ type wireConn struct {
 type wireChannel struct {
 	credit   native.Credit
 	n, bytes uint64
+	began    bool   // SUBOK or RESET came
+	at       uint64 // everything up to it was sent or told
+	last     uint64 // at, if a message brought it there
 }
 
 type frameChecker struct {
@@ -169,6 +176,10 @@ func (c *frameChecker) upMsg(conn *wireConn, m *native.Msg) {
 	if m.S != want {
 		c.fail(conn, "I10", "message %d was sent, the next to send was %d", m.S, want)
 	}
+	if id, known := conn.session.ids[m.S]; known && id != m.ID {
+		c.fail(conn, "I10", "message %d was sent as %x, and is now %x", m.S, id, m.ID)
+	}
+	conn.session.ids[m.S] = m.ID
 	conn.last = max(conn.last, m.S)
 	conn.session.sent = max(conn.session.sent, m.S)
 
@@ -196,7 +207,47 @@ func (c *frameChecker) down(conn *wireConn, f *native.Frame) {
 		c.ack(conn, f.Ack)
 	case native.TypeMsg:
 		c.downMsg(conn, &f.Msg)
+	case native.TypeSubOK:
+		conn.begin(f.SubOK.Ch, f.SubOK.O)
+	case native.TypeReset:
+		conn.begin(f.Reset.Ch, f.Reset.O)
+	case native.TypeGap:
+		c.gap(conn, f.Gap)
 	}
+}
+
+func (conn *wireConn) begin(ch, offset uint64) {
+	if ch := conn.channels[ch]; ch != nil {
+		ch.began, ch.at, ch.last = true, offset, 0
+	}
+}
+
+func (c *frameChecker) gap(conn *wireConn, g *native.Gap) {
+	ch := conn.channels[g.Ch]
+	if ch == nil || !ch.began {
+		return
+	}
+	if g.P > ch.at {
+		c.fail(conn, "I4", "channel %d: a gap after %d, but all is known only up to %d", g.Ch, g.P, ch.at)
+	}
+	ch.at, ch.last = max(ch.at, g.To), 0
+}
+
+// chain decides that m joins what was said before it. The first message of a
+// filtered stream may name one from before its start.
+func (c *frameChecker) chain(conn *wireConn, ch *wireChannel, m *native.Msg) {
+	if !ch.began || m.Flags&native.FlagSnapshot != 0 {
+		return
+	}
+	switch {
+	case m.S <= ch.at:
+		c.fail(conn, "I2", "channel %d: message %d after %d", m.Ch, m.S, ch.at)
+	case m.P > ch.at:
+		c.fail(conn, "I4", "channel %d: message %d follows %d, but all is known only up to %d", m.Ch, m.S, m.P, ch.at)
+	case m.P < ch.last:
+		c.fail(conn, "I4", "channel %d: message %d follows %d, but %d was sent before it", m.Ch, m.S, m.P, ch.last)
+	}
+	ch.at, ch.last = max(ch.at, m.S), m.S
 }
 
 func (c *frameChecker) welcome(conn *wireConn, w *native.Welcome) {
@@ -211,7 +262,7 @@ func (c *frameChecker) welcome(conn *wireConn, w *native.Welcome) {
 	k := sessionKey{w.SID, w.SE}
 	s := c.sessions[k]
 	if s == nil {
-		s = &wireSession{}
+		s = &wireSession{ids: map[uint64]wire.ID{}}
 		c.sessions[k] = s
 	}
 	conn.session = s
@@ -270,6 +321,7 @@ func (c *frameChecker) downMsg(conn *wireConn, m *native.Msg) {
 		c.fail(conn, "I13", "a message on channel %d, which has no subscription and no credit", m.Ch)
 		return
 	}
+	c.chain(conn, ch, m)
 	size := uint64(len(m.Payload))
 	ch.n++
 	if ch.n > ch.credit.N {

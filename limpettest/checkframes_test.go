@@ -33,8 +33,22 @@ func uplink(seq uint64) native.Frame {
 	return native.Frame{Type: native.TypeMsg, Msg: native.Msg{S: seq, ID: wire.ID{1}, Topic: "t", Payload: []byte(`"12345678"`)}}
 }
 
-func downlink(offset uint64) native.Frame {
-	return native.Frame{Type: native.TypeMsg, Msg: native.Msg{Ch: 1, S: offset, HasP: true, P: offset - 1, ID: wire.ID{1}, Payload: []byte(`"12345"`)}}
+func downlink(offset uint64) native.Frame { return chained(offset, offset-1) }
+
+func chained(offset, prev uint64) native.Frame {
+	return native.Frame{Type: native.TypeMsg, Msg: native.Msg{Ch: 1, S: offset, HasP: true, P: prev, ID: wire.ID{1}, Payload: []byte(`"12345"`)}}
+}
+
+func subok(conn int, offset uint64) tapped {
+	return down(conn, native.Frame{Type: native.TypeSubOK, SubOK: &native.SubOK{Ch: 1, Epoch: "e", O: offset}})
+}
+
+func lossTold(conn int, prev, to uint64) tapped {
+	return down(conn, native.Frame{Type: native.TypeGap, Gap: &native.Gap{Ch: 1, P: prev, To: to, Tag: []byte("t")}})
+}
+
+func restarted(conn int, offset uint64) tapped {
+	return down(conn, native.Frame{Type: native.TypeReset, Reset: &native.Reset{Ch: 1, Epoch: "f", O: offset, Tag: []byte("t")}})
 }
 
 func ackTo(to uint64) native.Frame {
@@ -98,6 +112,23 @@ func TestCheckFramesHasTeeth(t *testing.T) {
 		name, want string
 		mutate     func(w []tapped) []tapped
 	}{
+		{"lower offset than the start", "I2", func(w []tapped) []tapped { w[20] = down(2, downlink(2)); return append(w[:20], subok(2, 2), w[20]) }},
+		{"offset twice on the wire", "I2", func(w []tapped) []tapped {
+			return append(w[:20], subok(2, 2), down(2, chained(3, 2)), down(2, chained(3, 2)))
+		}},
+		{"hole after the start", "I4", func(w []tapped) []tapped { return append(w[:20], subok(2, 2), down(2, chained(4, 3))) }},
+		{"hole between messages", "I4", func(w []tapped) []tapped {
+			return append(w[:20], subok(2, 2), down(2, chained(3, 2)), down(2, chained(5, 4)))
+		}},
+		{"a message that knows nothing of the one before", "I4", func(w []tapped) []tapped {
+			return append(w[:20], subok(2, 2), down(2, chained(3, 2)), down(2, chained(5, 2)))
+		}},
+		{"gap that leaves a hole", "I4", func(w []tapped) []tapped { return append(w[:20], subok(2, 2), lossTold(2, 3, 5)) }},
+		{"hole after a gap", "I4", func(w []tapped) []tapped {
+			return append(w[:20], subok(2, 2), lossTold(2, 2, 5), down(2, chained(8, 7)))
+		}},
+		{"hole after a reset", "I4", func(w []tapped) []tapped { return append(w[:20], subok(2, 2), restarted(2, 5), down(2, chained(8, 7))) }},
+		{"another message under the same number", "I10", func(w []tapped) []tapped { w[13].f.Msg.ID = wire.ID{9}; return w }},
 		{"ack of nothing sent", "I5", func(w []tapped) []tapped { w[10] = down(1, ackTo(5)); return w }},
 		{"welcome acknowledges nothing sent", "I5", func(w []tapped) []tapped { w[12].f.Welcome.Ack = 5; return w }},
 		{"sack of nothing sent", "I5", func(w []tapped) []tapped { w[12].f.Welcome.Sack[0].Hi = 9; return w }},
@@ -134,6 +165,23 @@ func TestCheckFramesHasTeeth(t *testing.T) {
 				t.Errorf("not seen as %s: %v", c.want, found)
 			}
 		})
+	}
+}
+
+// Chains that are allowed: a filtered stream begins below its start, and goes on
+// after a gap or a reset.
+func TestCheckFramesChains(t *testing.T) {
+	for _, w := range [][]tapped{
+		{subok(2, 9), down(2, chained(12, 3))},
+		{subok(2, 9), down(2, chained(12, 9)), down(2, chained(15, 12))},
+		{subok(2, 9), lossTold(2, 9, 14), down(2, chained(15, 14))},
+		{subok(2, 9), lossTold(2, 9, 14), down(2, chained(17, 11))},
+		{subok(2, 9), restarted(2, 4), down(2, chained(5, 4))},
+		{restarted(2, 4), down(2, chained(5, 4))},
+	} {
+		for _, v := range limpettest.CheckFrames(messages(t, native.JSON, append(goodWire()[:20], w...))) {
+			t.Error(v)
+		}
 	}
 }
 

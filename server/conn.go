@@ -53,6 +53,9 @@ func accept(w http.ResponseWriter, r *http.Request, token string, limit int64, s
 // does; the library has then told a peer that broke RFC 6455 or the limit.
 func (s *socket) read() (wire.FrameType, []byte, error) {
 	typ, data, err := s.ws.Read(context.Background())
+	if err == nil && s.raw.failed.Load() {
+		err = io.ErrUnexpectedEOF // the library takes it for the end of the message
+	}
 	if err != nil { // data may be set, and then it is beyond the limit
 		if websocket.CloseStatus(err) != -1 {
 			s.answered.Store(true)
@@ -165,6 +168,7 @@ func (c *rawConn) Read(p []byte) (int, error) {
 	n, err := c.Conn.Read(p)
 	if n > 0 {
 		c.touch()
+		return n, nil // an error is told again
 	}
 	if err != nil {
 		c.failed.Store(true)

@@ -2,6 +2,7 @@ package server_test
 
 import (
 	"context"
+	"math"
 	"net"
 	"net/http"
 	"net/http/httptest"
@@ -182,6 +183,7 @@ func TestOverload(t *testing.T) {
 func TestOptions(t *testing.T) {
 	bad := []*server.Options{
 		{Heartbeat: -1}, {Dedup: time.Microsecond}, {Window: 63}, {Window: 100}, {Window: 8192}, {MaxConns: -1},
+		{Dedup: math.MaxInt64}, {Heartbeat: math.MaxInt64}, {MaxPayload: math.MaxInt},
 		{MaxPayload: -1}, {Origins: []string{"example.com"}}, {Origins: []string{"https://example.com/path"}},
 	}
 	for _, o := range bad {

@@ -119,12 +119,13 @@ func (s *ids) release(k idKey) {
 	delete(s.known, k)
 }
 
-// remembers reports whether an id accepted age ago would still be known.
+// remembers reports whether an id accepted age ago would still be known. A
+// message may have been under way for long since its age was written.
 func (s *ids) remembers(age time.Duration) bool {
 	now := time.Since(s.start)
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	return now-age > s.forgotten
+	return now-age-idMargin > s.forgotten
 }
 
 func (s *ids) len() int {

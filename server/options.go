@@ -65,6 +65,8 @@ const (
 	turnLimit     = 64 // messages of one subscription before the next has its turn
 	writeFragment = 32 << 10
 	maxSeq        = 1 << 62 // of a HELLO: sums with it must not overflow
+	maxDuration   = 10 * 365 * 24 * time.Hour
+	maxPayload    = 1 << 30
 )
 
 func (o *Options) withDefaults() (*Options, error) {
@@ -116,8 +118,8 @@ func (o *Options) validate() error {
 		{"Heartbeat", o.Heartbeat}, {"HelloTimeout", o.HelloTimeout}, {"WriteTimeout", o.WriteTimeout},
 		{"SessionTTL", o.SessionTTL}, {"Dedup", o.Dedup},
 	} {
-		if d.v < time.Millisecond {
-			errs = append(errs, fmt.Errorf("server: Options.%s is %v; it must be at least 1ms", d.name, d.v))
+		if d.v < time.Millisecond || d.v > maxDuration {
+			errs = append(errs, fmt.Errorf("server: Options.%s is %v; it must be from 1ms to %v", d.name, d.v, maxDuration))
 		}
 	}
 	for _, n := range []struct {
@@ -131,6 +133,9 @@ func (o *Options) validate() error {
 		if n.v < 1 {
 			errs = append(errs, fmt.Errorf("server: Options.%s is %d; it must be positive", n.name, n.v))
 		}
+	}
+	if o.MaxPayload > maxPayload {
+		errs = append(errs, fmt.Errorf("server: Options.MaxPayload is %d; it must be at most %d", o.MaxPayload, maxPayload))
 	}
 	if o.Window < 64 || o.Window > 4096 || o.Window%64 != 0 {
 		errs = append(errs, fmt.Errorf("server: Options.Window is %d; it must be a multiple of 64 from 64 to 4096", o.Window))

@@ -112,7 +112,7 @@ func TestHorizon(t *testing.T) {
 // makes an old message from another session doubtful, but not one of its own.
 func TestIDsForgotten(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		r := newRig(t, &server.Options{Dedup: time.Minute, MaxIDs: 10})
+		r := newRig(t, &server.Options{Dedup: 10 * time.Minute, MaxIDs: 10})
 		c := r.connect(native.JSON)
 		c.hello(native.Hello{CN: 1})
 		for s := uint64(1); s <= 15; s++ {
@@ -122,21 +122,22 @@ func TestIDsForgotten(t *testing.T) {
 		if n := r.srv.Stats().IDs; n != 10 {
 			t.Fatalf("%d ids known, want 10", n)
 		}
-		time.Sleep(10 * time.Second)
+		time.Sleep(5 * time.Minute)
 
 		d := r.connect(native.JSON)
-		d.hello(native.Hello{CN: 5, SID: "lost", SE: 3, Up: &native.Uplink{Lo: 7, Hi: 9}})
+		d.hello(native.Hello{CN: 5, SID: "lost", SE: 3, Up: &native.Uplink{Lo: 7, Hi: 10}})
 		d.send(
-			aged(1, idOf(1), 11_000),   // was accepted, nobody knows
-			aged(2, idOf(15), 11_000),  // still known
-			aged(3, idOf(300), 9_000),  // younger than what was forgotten
-			aged(4, idOf(400), 11_000), // not of another session: the fourth of three
+			aged(1, idOf(1), 301_000),   // was accepted, nobody knows
+			aged(2, idOf(15), 301_000),  // still known
+			aged(3, idOf(300), 239_000), // younger than what was forgotten
+			aged(4, idOf(301), 241_000), // not, if it was under way for a minute since its age was written
+			aged(5, idOf(400), 301_000), // not of another session: the fifth of four
 		)
-		nak, _ := d.acked(4)
-		if len(nak) != 1 || nak[0] != (native.Reject{S: 1, Code: native.CodeUnknownOutcome}) {
+		nak, _ := d.acked(5)
+		if want := []native.Reject{{S: 1, Code: native.CodeUnknownOutcome}, {S: 4, Code: native.CodeUnknownOutcome}}; !slices.Equal(nak, want) {
 			t.Fatalf("rejections %v", nak)
 		}
-		time.Sleep(3 * time.Minute)
+		time.Sleep(12 * time.Minute)
 		r.srv.Publish(context.Background(), "t", nil, nil)
 		if n := r.srv.Stats().IDs; n != 1 {
 			t.Fatalf("%d ids known after the horizon, want 1", n)
@@ -148,16 +149,16 @@ func TestIDsForgotten(t *testing.T) {
 func TestRestartOnTheSameLog(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		log := server.NewMemoryLog(server.Retention{Count: 3})
-		r := newRig(t, &server.Options{Log: log})
+		r := newRig(t, &server.Options{Log: log, Heartbeat: time.Hour})
 		c := r.connect(native.JSON)
 		w := c.hello(native.Hello{CN: 1})
 		for s := uint64(1); s <= 4; s++ {
 			c.publish(s, "t", "x")
-			time.Sleep(time.Second)
+			time.Sleep(time.Minute)
 		}
 		c.reached(4)
 		r.srv.Close()
-		time.Sleep(time.Second)
+		time.Sleep(time.Minute)
 
 		r = newRig(t, &server.Options{Log: log})
 		c = r.connect(native.JSON)
@@ -165,9 +166,9 @@ func TestRestartOnTheSameLog(t *testing.T) {
 			t.Fatal("a session out of nothing")
 		}
 		c.send(
-			aged(1, idOf(1), 5000), // trimmed: nobody knows
-			aged(2, idOf(2), 4000), aged(3, idOf(3), 3000), aged(4, idOf(4), 2000),
-			aged(5, idOf(5), 500), // sent after all that
+			aged(1, idOf(1), 300_000), // trimmed: nobody knows
+			aged(2, idOf(2), 240_000), aged(3, idOf(3), 180_000), aged(4, idOf(4), 120_000),
+			aged(5, idOf(5), 30_000), // sent after all that
 		)
 		nak, _ := c.acked(5)
 		if len(nak) != 1 || nak[0] != (native.Reject{S: 1, Code: native.CodeUnknownOutcome}) || log.View().Head != 5 {

@@ -255,7 +255,7 @@ func (s *slow) Read(p []byte) (int, error) {
 		return 0, io.EOF
 	}
 	s.left--
-	time.Sleep(s.every)
+	<-time.After(s.every)
 	return copy(p, s.frame), nil
 }
 func (s *slow) Write(p []byte) (int, error) { return len(p), nil }

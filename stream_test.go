@@ -1,0 +1,70 @@
+package limpet
+
+import (
+	"io"
+	"net"
+	"testing"
+	"time"
+
+	"github.com/limpet-go/limpet/internal/assert"
+)
+
+// One long write to a socket whose peer reads a little and then waits: the
+// stamp moves before the write has ended, and every byte arrives.
+func TestLongWriteShowsProgress(t *testing.T) {
+	assert.NoLeaks(t)
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	assert.NoError(t, err)
+	defer l.Close()
+	client, err := net.Dial("tcp", l.Addr().String())
+	assert.NoError(t, err)
+	defer client.Close()
+	peer, err := l.Accept()
+	assert.NoError(t, err)
+	defer peer.Close()
+
+	s := newStream(client, client)
+	const size = 32 << 20
+	type result struct {
+		n   int
+		err error
+	}
+	wrote := make(chan result, 1)
+	go func() {
+		n, err := s.Write(make([]byte, size))
+		wrote <- result{n, err}
+	}()
+	_, err = io.ReadFull(peer, make([]byte, 1<<20))
+	assert.NoError(t, err)
+	for deadline := time.After(30 * time.Second); s.wrote.Load() <= 1; {
+		select {
+		case r := <-wrote:
+			t.Fatalf("32 MiB went into the buffers of the system: %+v", r)
+		case <-deadline:
+			t.Fatal("no progress shows")
+		case <-time.After(10 * time.Millisecond):
+		}
+	}
+	_, err = io.ReadFull(peer, make([]byte, size-1<<20))
+	assert.NoError(t, err)
+	if r := <-wrote; r.n != size || r.err != nil {
+		t.Errorf("wrote %d bytes, %v", r.n, r.err)
+	}
+	// No deadline stays behind.
+	_, err = s.Write([]byte("x"))
+	assert.NoError(t, err)
+}
+
+// The library may keep what it was lent; it finds it closed.
+func TestLentStreamIsTakenBack(t *testing.T) {
+	near, far := net.Pipe()
+	defer far.Close()
+	defer near.Close()
+	l := &lent{newStream(near, nil)}
+	l.stream = nil
+	assert.NoError(t, l.Close())
+	_, err := l.Read(make([]byte, 1))
+	assert.ErrorIs(t, err, net.ErrClosed)
+	_, err = l.Write(make([]byte, 1))
+	assert.ErrorIs(t, err, net.ErrClosed)
+}
