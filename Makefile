@@ -1,8 +1,8 @@
-# Every target but mutate, help and tidy is a stage of .ci/run, so that a check by hand and
+# Every target but bench, mutate, help and tidy is a stage of .ci/run, so that a check by hand and
 # the gate are the same commands.
 
 .DEFAULT_GOAL := help
-.PHONY: help test race lint fuzz mutate spec vet-all ci
+.PHONY: help test race lint fuzz mutate spec vet-all bench ci
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-9s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -27,6 +27,9 @@ spec: ## the protocol models, and mutations of them that must fail
 
 vet-all: ## go vet for linux, darwin and windows
 	.ci/run vet
+
+bench: ## compare with the peers, write docs/performance.md (BENCH="-rows P1,P3 -rounds 3")
+	cd bench && GOWORK=off go run . $(BENCH)
 
 ci: ## everything, in the order of .ci/run
 	.ci/run

@@ -5,7 +5,6 @@ import (
 	"fmt"
 	"iter"
 	"math"
-	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -110,7 +109,8 @@ func (c *Client) Publish(ctx context.Context, topic string, payload []byte, o *P
 	if err := c.admit(ctx, []Outgoing{m}); err != nil {
 		return nil, err
 	}
-	r := c.receipt(&m)
+	r := new(Receipt)
+	c.fill(r, &m, append([]byte(nil), payload...), time.Now())
 	if !c.inbox.post(r) {
 		return nil, admissionError(ErrClosed)
 	}
@@ -125,14 +125,24 @@ func (c *Client) PublishBatch(ctx context.Context, ms []Outgoing) ([]*Receipt, e
 	if err := c.admit(ctx, ms); err != nil {
 		return nil, err
 	}
+	// Together in memory: one allocation for all, and they leave together.
+	receipts := make([]Receipt, len(ms))
 	rs := make([]*Receipt, len(ms))
+	size := 0
 	for i := range ms {
-		rs[i] = c.receipt(&ms[i])
+		size += len(ms[i].Payload)
 	}
-	if !c.inbox.post(publish{rs}) {
+	payloads, now := make([]byte, 0, size), time.Now()
+	for i := range ms {
+		start := len(payloads)
+		payloads = append(payloads, ms[i].Payload...)
+		c.fill(&receipts[i], &ms[i], payloads[start:len(payloads):len(payloads)], now)
+		rs[i] = &receipts[i]
+	}
+	if !c.inbox.post(publish{receipts}) {
 		return nil, admissionError(ErrClosed)
 	}
-	return slices.Clone(rs), nil // the caller may change its slice, the loop reads the other
+	return rs, nil
 }
 
 // Send is Publish followed by Receipt.Wait. When ctx ends after the admission
@@ -175,16 +185,13 @@ func admissionError(err error) *Error {
 	return e
 }
 
-func (c *Client) receipt(m *Outgoing) *Receipt {
-	id := m.ID
-	if id == uuid.Nil {
-		id = c.ids.next(time.Now())
+// fill makes r the receipt of m. It keeps payload.
+func (c *Client) fill(r *Receipt, m *Outgoing, payload []byte, now time.Time) {
+	if r.id = m.ID; r.id == uuid.Nil {
+		r.id = c.ids.next(now)
 	}
-	r := &Receipt{id: id, size: len(m.Payload), atLeast: m.AtLeastOnce}
-	r.message = wire.Message{
-		ID: wire.ID(id), Topic: m.Topic, Type: m.Type, TTL: m.TTL,
-		Payload: append([]byte(nil), m.Payload...),
-	}
+	r.size, r.atLeast = len(payload), m.AtLeastOnce
+	r.message = wire.Message{ID: wire.ID(r.id), Topic: m.Topic, Type: m.Type, TTL: m.TTL, Payload: payload}
 	if len(m.Header) > 0 {
 		r.message.Header = make(map[string]string, len(m.Header))
 		for k, v := range m.Header {
@@ -192,9 +199,8 @@ func (c *Client) receipt(m *Outgoing) *Receipt {
 		}
 	}
 	if m.TTL > 0 {
-		r.expires = time.Now().Add(m.TTL)
+		r.expires = now.Add(m.TTL)
 	}
-	return r
 }
 
 func (c *Client) check(m *Outgoing) error {

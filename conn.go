@@ -19,6 +19,7 @@ import (
 
 const (
 	fragment     = 4 << 10                // bytes of one frame on the plain path: a pong must get its turn within 5 s, on 8 kbit/s too
+	piece        = 2 << 10                // of a message read at once on the plain path
 	closeTimeout = time.Second            // of the close handshake, then the socket is closed
 	stallTimeout = 15 * time.Second       // a write must move bytes within it
 	bodyTimeout  = 500 * time.Millisecond // for the body of a refused upgrade
@@ -217,7 +218,7 @@ func (p *plain) receive() ([]wire.Frame, error) {
 		}
 		// In small steps: the library returns only when it has filled one, and
 		// what it has of it is no sign of life.
-		n, err := r.Read(b[len(b):min(cap(b), len(b)+fragment)])
+		n, err := r.Read(b[len(b):min(cap(b), len(b)+piece)])
 		if n > 0 {
 			b = b[:len(b)+n]
 			stream.unfinished(true)

@@ -9,11 +9,11 @@ import (
 )
 
 // publish admits messages; their order is the order of the inbox.
-type publish struct{ receipts []*Receipt }
+type publish struct{ receipts []Receipt }
 
 func (e publish) apply(l *loop) {
-	for _, r := range e.receipts {
-		l.window.add(r)
+	for i := range e.receipts {
+		l.window.add(&e.receipts[i])
 	}
 	if l.ended {
 		l.window.close()

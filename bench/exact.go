@@ -1,0 +1,182 @@
+package main
+
+import (
+	"context"
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"io"
+	"math/rand/v2"
+	"net/http"
+	"sync/atomic"
+	"time"
+
+	"github.com/limpet-go/limpet"
+)
+
+// exactRow is about being right while being fast: run it with -rows P14 or
+// P14full, also with the race detector (go run -race).
+var exactRow = row{
+	id: "P14", title: "acked messages through random kills (P14)", metric: "wrong", unit: "messages lost, duplicated or out of order", rounds: 1,
+	variants: []variant{
+		{name: "100,000 messages, 20 kills", with: exactly(100_000, 20)},
+		{name: "1,000,000 messages, 100 kills", with: exactly(1_000_000, 100)},
+	},
+	candidates: []contender{{"limpet", "limpet", exact}},
+	compare: []comparison{
+		{variant: "100,000 messages, 20 kills", ours: "limpet"},
+		{variant: "1,000,000 messages, 100 kills", ours: "limpet"},
+	},
+}
+
+func exactly(messages, kills int) func(*spec) {
+	return func(s *spec) { s.Messages, s.Kills, s.Size = messages, kills, 64 }
+}
+
+// exact publishes numbered messages from one client to another, both behind a
+// proxy that kills at random, while a burst of 100,000 messages of 512 B hits
+// a second subscription. Client CPU is one core where taskset exists.
+func exact(s spec) (outcome, error) {
+	ctx, cancel := context.WithTimeout(context.Background(), time.Minute+time.Duration(s.Messages)*500*time.Microsecond) // the race detector is slow
+	defer cancel()
+	p, err := newProxy(s.Addr)
+	if err != nil {
+		return nil, err
+	}
+	topic := fmt.Sprintf("exact/%d", rand.Uint64())
+	o := &limpet.Options{Backoff: limpet.Backoff{First: -1, Initial: 10 * time.Millisecond, StableAfter: time.Millisecond}}
+	url := "ws://" + p.Addr().String() + "/"
+	to, err := limpet.Dial(ctx, url, o)
+	if err != nil {
+		return nil, err
+	}
+	defer to.Close()
+	from, err := limpet.Dial(ctx, url, o)
+	if err != nil {
+		return nil, err
+	}
+	defer from.Close()
+	sub, err := to.Subscribe(ctx, topic, nil)
+	if err != nil {
+		return nil, err
+	}
+	burst, err := to.Subscribe(ctx, "burst", nil)
+	if err != nil {
+		return nil, err
+	}
+	if err := errors.Join(sub.WaitLive(ctx), burst.WaitLive(ctx)); err != nil {
+		return nil, err
+	}
+
+	var seen atomic.Int64
+	var kills int
+	killed := make(chan struct{})
+	go func() {
+		defer close(killed)
+		each := int64(s.Messages / (s.Kills + 1))
+		for at := rand.Int64N(each); kills < s.Kills && ctx.Err() == nil; at += each/2 + rand.Int64N(each) {
+			for seen.Load() < min(at, int64(s.Messages-1)) && ctx.Err() == nil {
+				<-time.After(time.Millisecond)
+			}
+			p.kill()
+			kills++
+		}
+	}()
+	const burstSize = 100_000
+	streams := make(chan tally, 2)
+	errs := make(chan error, 4)
+	count := func(sub *limpet.Subscription, n int, seen *atomic.Int64) {
+		t, err := check(ctx, sub, n, seen)
+		streams <- t
+		errs <- err
+	}
+	go count(sub, s.Messages, &seen)
+	go count(burst, burstSize, new(atomic.Int64))
+	go func() {
+		<-time.After(100 * time.Millisecond)
+		r, err := http.Post("http://"+s.Addr+"/burst"+order{Messages: burstSize, Size: 512}.query(), "", nil)
+		if err == nil {
+			_, err = io.Copy(io.Discard, r.Body)
+			r.Body.Close()
+		}
+		errs <- err
+	}()
+
+	m := startMeter(s)
+	errs <- publishNumbers(ctx, from, topic, s, &seen)
+	var all tally
+	for range 2 {
+		t := <-streams
+		all.lost, all.again, all.order, all.gaps = all.lost+t.lost, all.again+t.again, all.order+t.order, all.gaps+t.gaps
+	}
+	for range 4 {
+		err = errors.Join(err, <-errs)
+	}
+	out := m.stop(s.Messages)
+	<-killed
+	if err != nil {
+		return nil, err
+	}
+	st := from.Stats()
+	out["lost"], out["duplicated"], out["reordered"], out["gaps"] = float64(all.lost), float64(all.again), float64(all.order), float64(all.gaps)
+	out["unacked"] = float64(s.Messages) - float64(st.Acked)
+	out["wrong"] = out["lost"] + out["duplicated"] + out["reordered"] + out["gaps"] + out["unacked"]
+	out["kills"], out["resumes"], out["resent"] = float64(kills), float64(st.Resumes+to.Stats().Resumes), float64(st.Resent)
+	return out, nil
+}
+
+// publishNumbers stays within 8,192 messages of the consumer, so that the kills
+// hit both directions to the end.
+func publishNumbers(ctx context.Context, c *limpet.Client, topic string, s spec, seen *atomic.Int64) error {
+	payload := make([]byte, s.Size)
+	for i := range s.Messages {
+		for int64(i) > seen.Load()+8192 && ctx.Err() == nil {
+			<-time.After(100 * time.Microsecond)
+		}
+		binary.BigEndian.PutUint64(payload, uint64(i))
+		if _, err := c.Publish(ctx, topic, payload, nil); err != nil {
+			return err
+		}
+	}
+	return c.Flush(ctx)
+}
+
+type tally struct{ lost, again, order, gaps int }
+
+// check takes n numbered messages and counts what is not as it was sent.
+func check(ctx context.Context, sub *limpet.Subscription, n int, seen *atomic.Int64) (tally, error) {
+	var t tally
+	next := uint64(0)
+	had := make([]bool, n)
+	for m, err := range sub.Messages(ctx) {
+		if err != nil {
+			return t, fmt.Errorf("%s after %d of %d messages: %w", sub.Topic(), next, n, err)
+		}
+		if m.Kind != limpet.Data {
+			t.gaps++
+			continue
+		}
+		i := binary.BigEndian.Uint64(m.Payload)
+		if i >= uint64(n) {
+			return t, fmt.Errorf("%s: message %d of %d", sub.Topic(), i, n)
+		}
+		switch {
+		case had[i]:
+			t.again++
+		case i < next:
+			t.order++
+		}
+		had[i] = true
+		next = max(next, i+1)
+		seen.Store(int64(next))
+		if next == uint64(n) {
+			break
+		}
+	}
+	for _, ok := range had {
+		if !ok {
+			t.lost++
+		}
+	}
+	return t, nil
+}

@@ -1,0 +1,9 @@
+package main
+
+// rows are those of docs/performance.md, in its order.
+var rows = []row{
+	receiveRow, publishRow, waitingRow, roundTripRow, writesRow,
+	idleRow, residentRow, recoverRow, recoverDefaultRow,
+	deliveryRow, codecRow, exactRow,
+	scaleClientsRow, scaleSubsRow, scaleSizesRow,
+}

@@ -1,0 +1,230 @@
+package main
+
+import (
+	"bytes"
+	"encoding/json"
+	"fmt"
+	"io"
+	"os"
+	"os/exec"
+	"slices"
+	"strings"
+	"time"
+)
+
+// row is one comparison of docs/performance.md.
+type row struct {
+	id, title  string
+	unit       string // of the metric in the table
+	metric     string
+	slow       bool // only when asked for
+	rounds     int  // 0: as asked for
+	variants   []variant
+	candidates []contender
+	compare    []comparison
+	micro      func(b *bench, r *row) error // measured by go test -bench instead
+}
+
+type variant struct {
+	name string
+	with func(*spec)
+	only []string // candidates; nil: all
+}
+
+type contender struct {
+	name   string
+	server string // kind of server process; empty: none
+	run    func(spec) (outcome, error)
+}
+
+// comparison is one verdict: ours against another candidate.
+type comparison struct {
+	id                     string // empty: the row's
+	variant, ours, against string // an empty against: the figure itself is judged
+	metric                 string // empty: the row's
+	inverse                bool   // more is better: theirs / ours
+	floor, goal            float64
+}
+
+// bench is one run of the program.
+type bench struct {
+	rounds  int
+	label   string
+	quick   bool
+	results *results
+	servers map[string]*process
+	pinned  bool
+}
+
+func (b *bench) run(only []string) error {
+	_, err := exec.LookPath("taskset")
+	b.pinned = err == nil
+	b.servers = map[string]*process{}
+	defer b.stopServers()
+	b.results.Machine = machine(b.pinned)
+	for i := range rows {
+		r := &rows[i]
+		if len(only) == 0 && r.slow || len(only) > 0 && !slices.Contains(only, r.id) {
+			continue
+		}
+		began, load := time.Now(), loadAverage()
+		if r.micro != nil {
+			err = r.micro(b, r)
+		} else {
+			err = b.rowRounds(r)
+		}
+		if err != nil {
+			return err
+		}
+		got := b.results.Rows[r.id]
+		got.Load = load + " to " + loadAverage()
+		got.Taken = began.UTC().Format("2006-01-02 15:04")
+		b.results.Rows[r.id] = got
+		printRow(os.Stdout, r, got)
+		if !b.quick {
+			if err := b.results.save(); err != nil {
+				return err
+			}
+		}
+		b.stopServers()
+	}
+	return nil
+}
+
+// rowRounds runs every candidate of every variant once a round, interleaved.
+func (b *bench) rowRounds(r *row) error {
+	res := rowResult{Samples: map[string][]outcome{}}
+	rounds := b.rounds
+	if r.rounds > 0 {
+		rounds = min(rounds, r.rounds)
+	}
+	if b.quick {
+		rounds = 1
+	}
+	for round := range rounds {
+		for _, v := range r.variants {
+			for i := range r.candidates {
+				// Another one begins each round: nobody is always first after a pause.
+				c := &r.candidates[(i+round)%len(r.candidates)]
+				if v.only != nil && !slices.Contains(v.only, c.name) {
+					continue
+				}
+				s := spec{Row: r.id, Variant: v.name, Candidate: c.name}
+				v.with(&s)
+				if b.quick {
+					s.Messages, s.Clients, s.Kills = (s.Messages+19)/20, (s.Clients+19)/20, (s.Kills+4)/5
+				}
+				out, err := b.once(c, s)
+				if err != nil {
+					return err
+				}
+				res.Samples[key(v.name, c.name)] = append(res.Samples[key(v.name, c.name)], out)
+			}
+		}
+	}
+	b.results.Rows[r.id] = res
+	return nil
+}
+
+func key(variant, name string) string { return variant + "|" + name }
+
+func (b *bench) once(c *contender, s spec) (outcome, error) {
+	if c.server != "" {
+		p := b.servers[c.server]
+		if p == nil {
+			var err error
+			if p, err = startServer(c.server, b.pinned); err != nil {
+				return nil, err
+			}
+			b.servers[c.server] = p
+		}
+		s.Addr = p.addr
+	}
+	arg, err := json.Marshal(s)
+	if err != nil {
+		return nil, err
+	}
+	cmd := self(b.pinned, "1", "candidate", string(arg))
+	var stdout bytes.Buffer
+	cmd.Stdout, cmd.Stderr = &stdout, os.Stderr
+	if err := cmd.Run(); err != nil {
+		return nil, fmt.Errorf("%s %s %s: %w", s.Row, s.Variant, s.Candidate, err)
+	}
+	var out outcome
+	err = json.Unmarshal(stdout.Bytes(), &out)
+	return out, err
+}
+
+func (b *bench) stopServers() {
+	for k, p := range b.servers {
+		p.stop()
+		delete(b.servers, k)
+	}
+}
+
+// self is this program in another role, on core cpu if pinned.
+func self(pinned bool, cpu string, args ...string) *exec.Cmd {
+	exe, err := os.Executable()
+	exitOn(err)
+	if pinned {
+		return exec.Command("taskset", append([]string{"-c", cpu, exe}, args...)...)
+	}
+	return exec.Command(exe, args...)
+}
+
+// process is a server of ours in its own process. It ends when its standard
+// input does, so it cannot outlive this program.
+type process struct {
+	cmd   *exec.Cmd
+	stdin io.WriteCloser
+	addr  string
+}
+
+func startServer(kind string, pinned bool) (*process, error) {
+	p := &process{cmd: self(pinned, "0", "serve", kind)}
+	p.cmd.Stderr = os.Stderr
+	var err error
+	if p.stdin, err = p.cmd.StdinPipe(); err != nil {
+		return nil, err
+	}
+	stdout, err := p.cmd.StdoutPipe()
+	if err != nil {
+		return nil, err
+	}
+	if err := p.cmd.Start(); err != nil {
+		return nil, err
+	}
+	line, err := readLine(stdout)
+	if err != nil {
+		p.stop()
+		return nil, fmt.Errorf("server %s did not start: %w", kind, err)
+	}
+	p.addr = strings.TrimSpace(line)
+	return p, nil
+}
+
+func readLine(r io.Reader) (string, error) {
+	var line []byte
+	one := make([]byte, 1)
+	for {
+		if _, err := io.ReadFull(r, one); err != nil {
+			return "", err
+		}
+		if one[0] == '\n' {
+			return string(line), nil
+		}
+		line = append(line, one[0])
+	}
+}
+
+func (p *process) stop() {
+	p.stdin.Close()
+	ended := make(chan struct{})
+	go func() { p.cmd.Wait(); close(ended) }()
+	select {
+	case <-ended:
+	case <-time.After(2 * time.Second):
+		p.cmd.Process.Kill()
+		<-ended
+	}
+}
