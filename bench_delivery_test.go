@@ -2,6 +2,7 @@ package limpet
 
 import (
 	"context"
+	"iter"
 	"strconv"
 	"sync"
 	"testing"
@@ -39,7 +40,7 @@ type benchFeed struct {
 	offset   uint64
 }
 
-func (f *benchFeed) offer(b *testing.B) {
+func (f *benchFeed) offer(b testing.TB) {
 	for i := range f.events {
 		ev := &f.events[i]
 		ev.Prev = f.offset
@@ -50,6 +51,26 @@ func (f *benchFeed) offer(b *testing.B) {
 		if _, err := f.s.queue.offer(1, events[:f.together]); err != nil {
 			b.Fatal(err)
 		}
+	}
+}
+
+// No message may cost an allocation of its own on its way to the consumer.
+// Half a one leaves room for the race detector, which empties pools at random.
+func TestDeliveryAllocates(t *testing.T) {
+	s, events := benchSubscription()
+	f := benchFeed{s: s, events: events, together: benchBlock}
+	next, stop := iter.Pull2(s.Messages(t.Context()))
+	defer stop()
+	n := testing.AllocsPerRun(100, func() {
+		f.offer(t)
+		for range benchBlock {
+			if _, err, ok := next(); err != nil || !ok {
+				t.Fatal("the stream ended", err)
+			}
+		}
+	})
+	if n >= benchBlock {
+		t.Errorf("%d messages through the delivery queue allocate %v times", benchBlock, n)
 	}
 }
 

@@ -39,7 +39,7 @@ var recoverRow = row{
 var recoverDefaultRow = row{
 	id: "P10", title: "kill to first message, default settings (P10)", metric: "p50", unit: "median in µs", rounds: 5,
 	variants: []variant{
-		{name: "default", with: kills(12), only: []string{"limpet", "autopaho"}},
+		{name: "default", with: kills(30), only: []string{"limpet", "autopaho"}},
 		{name: "default, 3 kills", with: kills(3), only: []string{"nats.go"}},
 	},
 	candidates: []contender{
