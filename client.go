@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"iter"
 	"math"
+	"regexp"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -60,10 +61,18 @@ func New(url string, o *Options) (*Client, error) {
 	c.state.set(State{Phase: Connecting, Since: time.Now()})
 	if c.notify != nil {
 		go c.notify.run() // user code: nobody waits for it
+		for key := range cfg.url.Query() {
+			if secretKeys.MatchString(key) {
+				c.notify.post(CredentialInURL{key})
+			}
+		}
 	}
 	go newLoop(c).run()
 	return c, nil
 }
+
+// secretKeys are names of query parameters that hold credentials.
+var secretKeys = regexp.MustCompile(`(?i)token|key|auth|secret|password|sig`)
 
 // Dial is New followed by WaitReady. On failure it closes the client and
 // returns why it could not connect: the permanent failure, or ctx's error
@@ -217,7 +226,7 @@ func (c *Client) check(m *Outgoing) error {
 	if !utf8.ValidString(m.Type) {
 		return inputError(opPublish, "PublishOptions.Type", "is not UTF-8")
 	}
-	size := 0
+	size := len(m.Type)
 	for k, v := range m.Header {
 		if !utf8.ValidString(k) || !utf8.ValidString(v) {
 			return inputError(opPublish, "PublishOptions.Header", "entry %q is not UTF-8", k)
@@ -225,7 +234,7 @@ func (c *Client) check(m *Outgoing) error {
 		size += len(k) + len(v)
 	}
 	if len(m.Header) > 32 || size > 8<<10 {
-		return inputError(opPublish, "PublishOptions.Header", "%d entries of %d bytes; at most 32 and 8 KiB", len(m.Header), size)
+		return inputError(opPublish, "PublishOptions.Header", "%d entries of %d bytes, the type included; at most 32 and 8 KiB", len(m.Header), size)
 	}
 	return nil
 }

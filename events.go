@@ -153,7 +153,8 @@ func (shutdown) apply(l *loop) {
 		l.draining = append(l.draining, s)
 		l.setSub(s, SubState{Phase: SubEnded})
 	}
-	l.set(l.state.Phase)
+	l.state.Draining = true
+	l.c.state.set(l.state)
 }
 
 // received carries what the reader read and did not keep to itself.

@@ -23,7 +23,7 @@ type Observer interface {
 //	Debug  StateChanged between attempts, SubscriptionChanged to pending
 //	Info   StateChanged to ready and to a clean end, SubscriptionChanged to live or ended
 //	Warn   StateChanged after a lost connection or the first failed attempt, LossTold, ServerSaid,
-//	       a refused subscription, EventsLost
+//	       a refused subscription, CredentialInURL, EventsLost
 //	Error  StateChanged to an end that is permanent
 type Event interface {
 	record() (slog.Level, string, []slog.Attr)
@@ -53,6 +53,12 @@ type LossTold struct {
 type ServerSaid struct {
 	Code   int
 	Reason string // quoted and cut
+}
+
+// CredentialInURL is sent once if the URL carries what looks like a credential:
+// proxies and servers log URLs. Options.Auth is the place for it.
+type CredentialInURL struct {
+	Key string // the name of the query parameter
 }
 
 // EventsLost says that the observer was too slow for Count events.
@@ -103,6 +109,10 @@ func (e LossTold) record() (slog.Level, string, []slog.Attr) {
 func (e ServerSaid) record() (slog.Level, string, []slog.Attr) {
 	return slog.LevelWarn, "limpet: server said", []slog.Attr{
 		slog.Int("code", e.Code), slog.String("reason", e.Reason)}
+}
+
+func (e CredentialInURL) record() (slog.Level, string, []slog.Attr) {
+	return slog.LevelWarn, "limpet: credential in the URL, use Options.Auth", []slog.Attr{slog.String("key", peerText(e.Key))}
 }
 
 func (e EventsLost) record() (slog.Level, string, []slog.Attr) {

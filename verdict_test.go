@@ -189,10 +189,14 @@ func TestLogging(t *testing.T) {
 		for _, want := range []string{
 			`level=INFO msg="limpet: ready"`, `level=WARN msg="limpet: waiting"`, `level=ERROR msg="limpet: ended"`,
 			`level=INFO msg="limpet: subscription"`, "class=overload", "class=auth",
+			`level=WARN msg="limpet: credential in the URL, use Options.Auth"`,
 		} {
 			if !strings.Contains(text, want) {
 				t.Errorf("the log lacks %s:\n%s", want, text)
 			}
+		}
+		if n := strings.Count(text, `"limpet: ready"`); n != 2 {
+			t.Errorf("two connections became ready, the log says so %d times:\n%s", n, text)
 		}
 		if strings.Contains(text, "canary") {
 			t.Errorf("the log holds a secret:\n%s", text)
