@@ -26,8 +26,9 @@ type Options struct {
 	Hosts []string
 
 	// Origins are the origins of browser pages that may connect, such as
-	// "https://app.example.com", besides pages from the same host and port.
-	// Requests without an Origin do not come from a page and are served.
+	// "https://app.example.com", besides pages from the same host and port; where
+	// this server ends TLS itself those must be https. Requests without an Origin
+	// do not come from a page and are served.
 	Origins []string
 
 	Heartbeat    time.Duration // default 20 s; a peer silent for 2.5 of it is removed

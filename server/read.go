@@ -200,6 +200,7 @@ func (p *peer) subscribe(q *native.Sub) error {
 	}
 	p.live[q.Ch] = struct{}{}
 	sub := *q
+	sub.Tok = "" // of no use here, and up to 8 KiB while the order waits
 	p.post(order{kind: orderSubscribe, sub: &sub})
 	return nil
 }

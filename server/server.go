@@ -33,7 +33,8 @@ import (
 
 // Server speaks limpet.v1 on every path of the http.Server that it handles. It
 // is safe for concurrent use. Close or Shutdown ends it; the http.Server itself
-// does not know its connections any more once they are upgraded.
+// does not know its connections any more once they are upgraded. Until then they
+// are its own: give it a ReadHeaderTimeout.
 type Server struct {
 	opt      *Options
 	sessions *sessions

@@ -39,7 +39,9 @@ func TestWithoutFaults(t *testing.T) {
 	t.Parallel()
 	file := filepath.Join(t.TempDir(), "run.svg")
 	code, out, f := start(t.Context(), t, "-faults", "none", "-speed", "50", "-picture", file)
-	if code != 0 || strings.Join(f, " ") != strings.Join(exactly, " ")+" 0 0 0 0 0" {
+	// Reconnects are not counted: on a busy machine half a second of silence,
+	// the limit here, is nothing.
+	if code != 0 || strings.Join(f[:6], " ") != strings.Join(exactly, " ") || strings.Join(f[7:], " ") != "0 0 0 0" {
 		t.Errorf("exit %d\n%s", code, out)
 	}
 	if !strings.Contains(out, "heart-beat 200ms, back-off 50ms to 500ms") {

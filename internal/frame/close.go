@@ -46,6 +46,7 @@ func (c *Conn) drain() {
 		o.cond.Wait()
 	}
 	o.mu.Unlock()
+	c.in.detach()
 	var err error
 	for err == nil {
 		_, err = c.read()

@@ -19,6 +19,7 @@ type input struct {
 	buf  []byte // of parked or of win
 	r, w int    // buf[r:w] is not parsed yet
 	busy bool   // the last read found much
+	own  bool   // detached: buf stays the same
 
 	batch []wire.Frame // handed out by the last Read
 	err   error        // why nothing more will come
@@ -251,6 +252,9 @@ func (c *Conn) fill() error {
 		return c.fillMessage()
 	}
 	switch {
+	case in.own:
+		in.w = copy(in.buf, in.buf[in.r:in.w])
+		in.r = 0
 	case in.busy && in.win == nil:
 		in.open()
 	case !in.busy && in.win != nil:
@@ -315,6 +319,19 @@ func (in *input) open() {
 	in.w = copy(in.win.data[:], in.buf[in.r:in.w])
 	in.r = 0
 	in.buf, in.batch = in.win.data[:], in.win.batch[:0]
+}
+
+// detach leaves the memory of the last batch to its receiver, who may still be
+// at it on another goroutine, and goes on in memory of its own.
+func (in *input) detach() {
+	own := new(window)
+	in.w = copy(own.data[:], in.buf[in.r:in.w])
+	in.r = 0
+	in.buf, in.batch, in.own = own.data[:], own.batch[:0], true
+	in.win = nil // not given back: the batch is in it
+	if in.handed {
+		in.msg, in.handed = nil, false
+	}
 }
 
 // park gives the window back: a connection that waits holds little.

@@ -1,5 +1,10 @@
 package main
 
+const (
+	soak        = "-run ^TestSoak$ . -args -seeds=2"
+	windowTests = "-run ^Test(RefusalsAreTold|SelectiveAckIsNotSentAgain|LostSessionRenumbers|UplinkCreditHolds)$ ."
+)
+
 // ofClient: the envelope of reconnection (docs/reconnect.md, section 1) and the promises that
 // depend on one statement.
 var ofClient = []mutation{
@@ -38,5 +43,103 @@ var ofClient = []mutation{
 		search:  "p.dialTimeout*16/10",
 		replace: "p.dialTimeout",
 		test:    "-run ^TestPolicyDialTimeoutGrowsOnTimeoutsOnly$ .",
+	},
+	{
+		name:    "resume: one message too early",
+		file:    "queue.go",
+		search:  "return q.last, q.based, q.granted\n",
+		replace: "early := q.last\n\tearly.Offset -= min(early.Offset, 1)\n\treturn early, q.based, q.granted\n",
+		test:    soak,
+		says:    "nothing was lost",
+	},
+	{
+		name:    "resume: as if it were new",
+		file:    "subscribe.go",
+		search:  "w.From, w.Position = FromResume, last",
+		replace: "w.From, w.Position = FromNew, last",
+		test:    soak,
+		says:    "nothing was lost",
+	},
+	{
+		name:    "fence: an old connection delivers",
+		file:    "queue.go",
+		search:  "if gen != q.gen || q.finishing {",
+		replace: "if q.finishing {",
+		test:    "-run ^TestQueueModel$ .",
+	},
+	{
+		name:    "receiver: a repeat is delivered",
+		file:    "queue.go",
+		search:  "case at.Offset <= q.last.Offset:\n",
+		replace: "case at.Offset < q.last.Offset:\n",
+		test:    "-run ^TestRepeatsAreDropped$ .",
+	},
+	{
+		name:    "receiver: a hole is let pass",
+		file:    "queue.go",
+		search:  "case ev.Prev > q.last.Offset && q.holes == wire.HolesFault:\n",
+		replace: "case ev.Prev > q.last.Offset+1<<40 && q.holes == wire.HolesFault:\n",
+		test:    "-run ^TestViolations$ .",
+	},
+	{
+		name:    "receiver: a gap is not told",
+		file:    "queue.go",
+		search:  "q.lose(Gap, to, ev.Count, ev.Cause)\n",
+		replace: "_ = ev.Cause\n",
+		test:    "-run ^TestRetentionShowsAsGap$ .",
+	},
+	{
+		name:    "receiver: a reset is not told",
+		file:    "queue.go",
+		search:  "q.lose(Reset, ev.Position, 0, ev.Cause)\n",
+		replace: "_ = ev.Cause\n",
+		test:    "-run ^TestResumeInANewClient$ .",
+	},
+	{
+		name:    "window: the server's credit is not kept",
+		file:    "ack.go",
+		search:  "if seq > w.credit.N || w.bytes >= w.credit.Bytes && r.size > 0 {",
+		replace: "if seq > w.credit.N+1<<40 {",
+		test:    windowTests,
+		says:    "I13",
+	},
+	{
+		name:    "window: a selective ack is ignored",
+		file:    "ack.go",
+		search:  "for _, rg := range a.Ranges {\n\t\tfor",
+		replace: "for _, rg := range a.Ranges[:0] {\n\t\tfor",
+		test:    windowTests,
+		says:    "FAIL: TestSelectiveAckIsNotSentAgain",
+	},
+	{
+		name:    "window: a retransmission has no age",
+		file:    "ack.go",
+		search:  "m.Resent = !r.firstSent.IsZero() && !r.atLeast\n",
+		replace: "m.Resent = false\n",
+		test:    windowTests,
+		says:    "without an age",
+	},
+	{
+		name:    "window: a new session keeps the numbers",
+		file:    "ack.go",
+		search:  "r.message.Seq = uint64(len(kept))\n",
+		replace: "r.message.Seq += 0\n",
+		test:    windowTests,
+		says:    "FAIL: TestLostSessionRenumbers",
+	},
+	{
+		name:    "window: rejected is acknowledged",
+		file:    "ack.go",
+		search:  "w.settle(r, Rejected, &Error{Op: \"receipt\", Class: ClassOutcome, Code: int(rej.Code)",
+		replace: "w.settle(r, Acked, &Error{Op: \"receipt\", Class: ClassOutcome, Code: int(rej.Code)",
+		test:    windowTests,
+		says:    "FAIL: TestRefusalsAreTold",
+	},
+	{
+		name:    "close: unknown is called unsent",
+		file:    "ack.go",
+		search:  "if r.firstSent.IsZero() {\n\t\t\tw.resolve(r, Unsent",
+		replace: "if !r.firstSent.IsZero() || r.size >= 0 {\n\t\t\tw.resolve(r, Unsent",
+		test:    "-run ^TestCloseGivesEveryMessageItsOutcome$ .",
 	},
 }

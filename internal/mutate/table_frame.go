@@ -124,4 +124,11 @@ var ofFrame = []mutation{
 		replace: "req.URL.Scheme == \"http\" ||",
 		test:    "-run ^TestProxyTunnel$ .",
 	},
+	{
+		name:    "frame: a close reads into what was handed out",
+		file:    "internal/frame/close.go",
+		search:  "	c.in.detach()\n",
+		replace: "",
+		test:    "-run ^TestCloseLeavesTheBatchAlone$ ./internal/frame",
+	},
 }

@@ -2,6 +2,7 @@ package native
 
 import (
 	"fmt"
+	"strings"
 	"time"
 	"unicode/utf8"
 
@@ -16,6 +17,7 @@ type codec struct {
 
 	// Owned by Decode.
 	welcomed bool
+	tags     strings.Builder
 }
 
 // Start writes HELLO.

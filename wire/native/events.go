@@ -2,6 +2,7 @@ package native
 
 import (
 	"math"
+	"strings"
 	"sync"
 	"time"
 
@@ -30,15 +31,8 @@ func (c *codec) Decode(f wire.Frame, out *wire.Events) error {
 	defer clear(frames)
 	*lent = frames
 	n := len(out.List)
-	tags := defaultTags(frames)
 	for i := range frames {
-		if c.welcomed && frames[i].Type == TypeMsg && len(frames[i].Msg.Tag) == 0 {
-			err = data(&frames[i].Msg, tags[:len(wire.ID{})], out)
-			tags = tags[len(wire.ID{}):]
-		} else {
-			err = c.event(&frames[i], out)
-		}
-		if err != nil {
+		if err = c.event(&frames[i], out); err != nil {
 			clear(out.List[n:])
 			out.List = out.List[:n]
 			break
@@ -47,17 +41,20 @@ func (c *codec) Decode(f wire.Frame, out *wire.Events) error {
 	return err
 }
 
-// defaultTags joins the ids of the messages without a tag of their own: one
-// string for all of them.
-func defaultTags(frames []Frame) string {
-	var room [16 * len(wire.ID{})]byte
-	ids := room[:0]
-	for i := range frames {
-		if m := &frames[i].Msg; frames[i].Type == TypeMsg && len(m.Tag) == 0 {
-			ids = append(ids, m.ID[:]...)
-		}
+// tagOf is a message's default tag, its id. Tags are cut from blocks: one
+// allocation for 64 of them.
+func (c *codec) tagOf(m *Msg) string {
+	if len(m.Tag) > 0 {
+		return string(m.Tag)
 	}
-	return string(ids)
+	const n = len(wire.ID{})
+	if c.tags.Cap()-c.tags.Len() < n {
+		c.tags = strings.Builder{}
+		c.tags.Grow(64 * n)
+	}
+	c.tags.Write(m.ID[:])
+	s := c.tags.String()
+	return s[len(s)-n:]
 }
 
 func violation(reason string) error {
@@ -70,7 +67,7 @@ func (c *codec) event(f *Frame, out *wire.Events) error {
 	}
 	switch f.Type {
 	case TypeMsg:
-		return data(&f.Msg, string(f.Msg.Tag), out)
+		return c.data(&f.Msg, out)
 	case TypeWelcome:
 		return c.welcome(f.Welcome, out)
 	case TypeAck:
@@ -104,7 +101,7 @@ func (c *codec) event(f *Frame, out *wire.Events) error {
 
 // data reports a message. Its position has no epoch: that of the last subok or
 // reset holds.
-func data(m *Msg, tag string, out *wire.Events) error {
+func (c *codec) data(m *Msg, out *wire.Events) error {
 	if m.Ch == 0 {
 		return errReserved
 	}
@@ -125,7 +122,7 @@ func data(m *Msg, tag string, out *wire.Events) error {
 		SnapshotEnd: m.Flags&FlagSnapshotEnd != 0,
 		Redelivered: m.HasAge,
 	}
-	e.Position = wire.Position{Offset: m.S, Tag: tag}
+	e.Position = wire.Position{Offset: m.S, Tag: c.tagOf(m)}
 	e.Prev, e.Numbered = m.P, true
 	return nil
 }

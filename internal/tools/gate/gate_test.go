@@ -16,6 +16,7 @@ var sound = map[string]string{
 	"go.mod":                  "module example.org/m\n\ngo 1.25\n",
 	"README.md":               "# m\n\n```\n$ go get example.org/m\n```\n\n```\ngo run ./examples/livefeed\ngo test ./...\n```\n",
 	"m_test.go":               "package m\n\nimport \"testing\"\n\nfunc TestM(t *testing.T) {}\n\nfunc FuzzM(f *testing.F) { f.Fuzz(func(*testing.T, []byte) {}) }\n",
+	"plain_test.go":           plainFlag,
 	livefeed:                  demonstration,
 	"internal/mutate/main.go": "package main\n\nfunc main() {}\n",
 	"spec/suite.sh":           "#!/bin/sh\nexit 0\n",
@@ -23,6 +24,7 @@ var sound = map[string]string{
 
 const (
 	noData        = "package m\n\nimport (\n\t\"fmt\"\n\t\"testing\"\n)\n\nfunc TestM(t *testing.T) { fmt.Println(\"DATA MISSING: feed.ws\") }\n"
+	plainFlag     = "package m\n\nimport (\n\t\"flag\"\n\t\"testing\"\n)\n\nvar plain = flag.Bool(\"plain\", false, \"\")\n\nfunc TestPlain(t *testing.T) { _ = *plain }\n"
 	livefeed      = "examples/livefeed/main.go"
 	emptyMain     = "package main\n\nfunc main() {}\n"
 	failing       = "package main\n\nimport \"os\"\n\nfunc main() { os.Exit(1) }\n"
@@ -48,6 +50,7 @@ func TestStagesFail(t *testing.T) {
 		{"other requirements", "deps", nil, false, "go list -m all differs"},
 		{"does not compile on one system", "vet", map[string]string{"m_windows.go": windowsBug}, false, "m_windows.go"},
 		{"a test fails", "race", map[string]string{"m_test.go": redTest}, false, "--- FAIL"},
+		{"a test fails on the library's frames", "race", map[string]string{"plain_test.go": strings.Replace(plainFlag, "_ = *plain", "if *plain { t.Fatal(1) }", 1)}, false, "FAIL: TestPlain"},
 		{"data exists and is not found", "race", map[string]string{"m_test.go": noData}, true, "did not find its data"},
 		{"no fuzz target", "fuzz", map[string]string{"m_test.go": redTest}, false, "no fuzz target"},
 		{"a fuzz target fails", "fuzz", map[string]string{"m_test.go": crashFuzz}, false, "FAIL"},
