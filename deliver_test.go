@@ -275,3 +275,27 @@ func TestResetsOfAStoppedConsumerAreJoined(t *testing.T) {
 		}
 	}
 }
+
+// A lost connection moves nothing any more, even before the next one begins:
+// positions may be read in between.
+func TestFenceBeforeTheNextConnection(t *testing.T) {
+	q := testQueue(Delivery{Buffer: 8, Overflow: Block}, false, wire.Traits{})
+	offerAll(t, q, subscribedAt(0), dataAt(1, 0))
+	q.fence()
+	offerAll(t, q, dataAt(2, 1))
+	if last, _ := q.position(); last.Offset != 1 || q.received != 1 {
+		t.Errorf("position %d, %d received after the fence", last.Offset, q.received)
+	}
+}
+
+// A server that renames a subscription for ever holds one name of it.
+func TestNamesAreBounded(t *testing.T) {
+	var n names
+	for i := range 1000 {
+		n.set(7, string(rune('a'+i%26))+string(rune('0'+i/26)))
+	}
+	n.set(8, "other")
+	if len(n.keys) != 2 || len(n.names) != 2 || n.keys[n.names[7]] != 7 || n.keys["other"] != 8 {
+		t.Errorf("%d names of 2 subscriptions", len(n.keys))
+	}
+}

@@ -111,6 +111,7 @@ func TestBadSubscribeAndPublishAreNamed(t *testing.T) {
 			{"a", 256<<10 + 1, limpet.PublishOptions{}, limpet.ErrTooBig},
 			{"a", 0, limpet.PublishOptions{TTL: -1}, nil},
 			{"a", 0, limpet.PublishOptions{Header: map[string]string{"k": strings.Repeat("v", 9<<10)}}, nil},
+			{"a", 0, limpet.PublishOptions{Type: strings.Repeat("t", 9<<10)}, nil},
 		} {
 			_, err := c.Publish(ctx, tc.topic, make([]byte, tc.payload), &tc.o)
 			var e *limpet.Error

@@ -141,3 +141,22 @@ func TestVerdictKeepsTheSlotOfTheServer(t *testing.T) {
 		}
 	}
 }
+
+// After the pause that a goaway asks for comes its window: the herd spreads
+// (docs/protocol.md, section 8).
+func TestPolicyGoAwaySpreads(t *testing.T) {
+	p := newPolicy(Backoff{First: 500 * time.Millisecond, Initial: 500 * time.Millisecond, Max: 15 * time.Second, Multiplier: 1.5}, 10*time.Second)
+	var longest time.Duration
+	for range 200 {
+		d := decision{window: 30 * time.Second}
+		d.After = 40 * time.Second
+		wait := p.next(d, 0)
+		if wait < 40*time.Second || wait > 70*time.Second {
+			t.Fatalf("waits %v, want 40 s and up to 30 s more", wait)
+		}
+		longest = max(longest, wait)
+	}
+	if longest < 60*time.Second {
+		t.Errorf("the longest of 200 waits is %v: the window is not used", longest)
+	}
+}

@@ -207,6 +207,24 @@ func TestLogging(t *testing.T) {
 	})
 }
 
+// An ordered end is told once: ready is not said a second time.
+func TestShutdownInTheLog(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var out lockedBuffer
+		srv := limpettest.NewServer(t, nil)
+		c := dial(t, srv, &limpet.Options{Logger: slog.New(slog.NewTextHandler(&out, nil))})
+		live(t, c, "a", nil)
+		if err := c.Shutdown(context.Background()); err != nil {
+			t.Fatal(err)
+		}
+		synctest.Wait()
+		text := out.String()
+		if strings.Count(text, `"limpet: ready"`) != 1 || strings.Count(text, `"limpet: ended"`) != 1 || strings.Contains(text, "level=ERROR") {
+			t.Errorf("%s", text)
+		}
+	})
+}
+
 type lockedBuffer struct {
 	mu sync.Mutex
 	b  bytes.Buffer
