@@ -27,6 +27,7 @@ type window struct {
 	marks    []mark    // the last one is open
 	marked   uint64    // marks that were reached
 	single   uint64    // up to this number one message to a frame: a batch was too big
+	told     int       // outcomes that somebody waited for, since the loop last looked
 }
 
 func newWindow(sessions bool, g *gate, c *counters) *window {
@@ -62,6 +63,9 @@ func (w *window) resolve(r *Receipt, o Outcome, err error) {
 		return
 	}
 	w.pending--
+	if r.done != nil {
+		w.told++
+	}
 	w.stats.outcome(o)
 	w.marks[r.mark-w.marked].pending--
 	w.reach()

@@ -431,6 +431,12 @@ func (b *inbox) take(empty []event) []event {
 	return events
 }
 
+func (b *inbox) len() int {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return len(b.events)
+}
+
 func (b *inbox) close() []event {
 	b.mu.Lock()
 	defer b.mu.Unlock()
