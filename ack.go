@@ -2,6 +2,7 @@ package limpet
 
 import (
 	"math"
+	"slices"
 	"sync"
 	"time"
 
@@ -289,8 +290,9 @@ func (w *window) batch(ops []wire.Op, messages []wire.Message, now time.Time, ma
 		if alone && (count > 0 || w.underWay()) {
 			break // so that the next complaint can only be about this one
 		}
-		messages = append(messages, wire.Message{Seq: seq, ID: wire.ID(r.id), Topic: r.topic, Payload: r.payload, Void: r.verdict != Pending})
-		m := &messages[len(messages)-1]
+		var m *wire.Message
+		messages, m = another(messages)
+		m.Seq, m.ID, m.Topic, m.Payload, m.Void = seq, wire.ID(r.id), r.topic, r.payload, r.verdict != Pending
 		if x := r.extra; x != nil {
 			m.TTL = x.ttl
 			if !m.Void {
@@ -305,7 +307,9 @@ func (w *window) batch(ops []wire.Op, messages []wire.Message, now time.Time, ma
 				m.Age = time.Duration(at - r.sent)
 			}
 		}
-		ops = append(ops, wire.Op{Kind: wire.OpPublish, Cmd: seq*4 + 3, Message: m})
+		var op *wire.Op
+		ops, op = another(ops)
+		op.Kind, op.Cmd, op.Message = wire.OpPublish, seq*4+3, m
 		w.next++
 		count++
 		size += len(m.Payload) + 64
@@ -316,6 +320,15 @@ func (w *window) batch(ops []wire.Op, messages []wire.Message, now time.Time, ma
 		}
 	}
 	return ops, messages
+}
+
+// another appends an empty element to s, whose memory behind its end is empty.
+func another[T any](s []T) ([]T, *T) {
+	if len(s) == cap(s) {
+		s = slices.Grow(s, 1)
+	}
+	s = s[:len(s)+1]
+	return s, &s[len(s)-1]
 }
 
 // underWay reports whether something sent on this connection is not settled.

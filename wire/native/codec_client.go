@@ -162,19 +162,17 @@ func (p *packer) publish(m *wire.Message) error {
 	if m == nil {
 		return errEmptyOp
 	}
-	f := &p.message
-	f.Type = TypeMsg
+	f := Frame{Type: TypeMsg, Msg: Msg{S: m.Seq, ID: m.ID}}
 	to := &f.Msg
-	to.S, to.ID, to.HasAge, to.Age, to.Flags = m.Seq, m.ID, m.Resent, 0, 0
 	if m.Resent {
-		to.Age = AgeUnknown
+		to.HasAge, to.Age = true, AgeUnknown
 		if m.Age >= 0 {
 			to.Age = ticks(m.Age, time.Millisecond)
 		}
 	}
 	if m.Void {
-		to.Topic, to.Payload, to.Type, to.Header, to.TTL, to.Flags = "", nil, "", nil, 0, FlagVoid
-		return p.add(f)
+		to.Flags = FlagVoid
+		return p.add(&f)
 	}
 	if n := len(m.Payload); n > MaxPayload {
 		return &wire.TooBigError{What: "payload bytes", Size: n, Limit: MaxPayload}
@@ -193,5 +191,5 @@ func (p *packer) publish(m *wire.Message) error {
 	}
 	to.Topic, to.Payload, to.Type, to.Header = m.Topic, m.Payload, m.Type, m.Header
 	to.TTL = ticks(m.TTL, time.Millisecond)
-	return p.add(f)
+	return p.add(&f)
 }

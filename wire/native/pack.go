@@ -4,12 +4,11 @@ import "github.com/limpet-go/limpet/wire"
 
 // A packer joins frames into batches within the limits of the protocol.
 type packer struct {
-	enc     Encoding
-	out     *wire.Frames
-	room    int    // expected bytes of the batch
-	buf     []byte // the batch; in JSON it begins with a bracket
-	n       int    // frames in buf
-	message Frame  // of publish, which sets the same fields every time
+	enc  Encoding
+	out  *wire.Frames
+	room int    // expected bytes of the batch
+	buf  []byte // the batch; in JSON it begins with a bracket
+	n    int    // frames in buf
 }
 
 // room guesses the bytes that ops need, up to one batch.
@@ -36,23 +35,21 @@ func (p *packer) add(f *Frame) error {
 	if p.buf == nil {
 		p.buf = p.out.Buffer(p.room)
 	}
-	start := len(p.buf)
-	w := writer{b: p.buf, bin: p.enc == Binary}
-	if !w.bin {
-		c := byte(',')
-		if p.n == 0 {
-			c = '['
+	start, fault := len(p.buf), ""
+	if p.enc == Binary && f.Type == TypeMsg {
+		var b []byte
+		if b, fault = appendMsg(p.buf, &f.Msg); fault == "" {
+			p.buf = b
 		}
-		w.b = append(w.b, c)
+	} else {
+		fault = p.spell(f)
 	}
-	w.frame(f)
-	if w.fault != "" {
-		return &frameError{w.fault}
+	if fault != "" {
+		return &frameError{fault}
 	}
-	p.buf = w.b
 	p.n++
 	closing := 0
-	if !w.bin {
+	if p.enc == JSON {
 		closing = 1
 	}
 	if p.n == 1 || len(p.buf)+closing <= MaxBatch && p.n <= MaxFrames {
@@ -62,10 +59,27 @@ func (p *packer) add(f *Frame) error {
 	p.buf, p.n = p.buf[:start], p.n-1
 	p.flush()
 	p.buf, p.n = last, 1
-	if !w.bin {
+	if p.enc == JSON {
 		p.buf[0] = '['
 	}
 	return nil
+}
+
+// spell appends f to the batch, or nothing if it cannot be spelled.
+func (p *packer) spell(f *Frame) (fault string) {
+	w := writer{b: p.buf, bin: p.enc == Binary}
+	if !w.bin {
+		c := byte(',')
+		if p.n == 0 {
+			c = '['
+		}
+		w.b = append(w.b, c)
+	}
+	w.frame(f)
+	if w.fault == "" {
+		p.buf = w.b
+	}
+	return w.fault
 }
 
 // flush ends the batch. A JSON batch of one frame is that object.
