@@ -119,8 +119,7 @@ func BenchmarkUplink(b *testing.B) {
 		}
 		s.ops, s.messages = l.window.batch(s.ops[:0], s.messages[:0], l.now, batchBytes)
 		through := l.encode(s.ops, frames)
-		clear(s.ops)
-		clear(s.messages)
+		s.reset()
 		frames.Reset()
 		if err := l.window.ack(&wire.Ack{To: through}); err != nil || l.window.pending != 0 {
 			b.Fatal(err, l.window.pending)

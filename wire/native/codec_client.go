@@ -162,8 +162,7 @@ func (p *packer) publish(m *wire.Message) error {
 	if m == nil {
 		return errEmptyOp
 	}
-	f := Frame{Type: TypeMsg, Msg: Msg{S: m.Seq, ID: m.ID}}
-	to := &f.Msg
+	to := Msg{S: m.Seq, ID: m.ID}
 	if m.Resent {
 		to.HasAge, to.Age = true, AgeUnknown
 		if m.Age >= 0 {
@@ -172,7 +171,7 @@ func (p *packer) publish(m *wire.Message) error {
 	}
 	if m.Void {
 		to.Flags = FlagVoid
-		return p.add(&f)
+		return p.addMsg(&to)
 	}
 	if n := len(m.Payload); n > MaxPayload {
 		return &wire.TooBigError{What: "payload bytes", Size: n, Limit: MaxPayload}
@@ -191,5 +190,5 @@ func (p *packer) publish(m *wire.Message) error {
 	}
 	to.Topic, to.Payload, to.Type, to.Header = m.Topic, m.Payload, m.Type, m.Header
 	to.TTL = ticks(m.TTL, time.Millisecond)
-	return p.add(&f)
+	return p.addMsg(&to)
 }

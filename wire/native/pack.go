@@ -32,41 +32,7 @@ func room(enc Encoding, ops []wire.Op) int {
 
 // add appends f to the batch, or begins another one if f does not fit.
 func (p *packer) add(f *Frame) error {
-	if p.buf == nil {
-		p.buf = p.out.Buffer(p.room)
-	}
-	start, fault := len(p.buf), ""
-	if p.enc == Binary && f.Type == TypeMsg {
-		var b []byte
-		if b, fault = appendMsg(p.buf, &f.Msg); fault == "" {
-			p.buf = b
-		}
-	} else {
-		fault = p.spell(f)
-	}
-	if fault != "" {
-		return &frameError{fault}
-	}
-	p.n++
-	closing := 0
-	if p.enc == JSON {
-		closing = 1
-	}
-	if p.n == 1 || len(p.buf)+closing <= MaxBatch && p.n <= MaxFrames {
-		return nil
-	}
-	last := append(p.out.Buffer(max(p.room, len(p.buf)-start)), p.buf[start:]...)
-	p.buf, p.n = p.buf[:start], p.n-1
-	p.flush()
-	p.buf, p.n = last, 1
-	if p.enc == JSON {
-		p.buf[0] = '['
-	}
-	return nil
-}
-
-// spell appends f to the batch, or nothing if it cannot be spelled.
-func (p *packer) spell(f *Frame) (fault string) {
+	start := p.begin()
 	w := writer{b: p.buf, bin: p.enc == Binary}
 	if !w.bin {
 		c := byte(',')
@@ -76,10 +42,48 @@ func (p *packer) spell(f *Frame) (fault string) {
 		w.b = append(w.b, c)
 	}
 	w.frame(f)
-	if w.fault == "" {
-		p.buf = w.b
+	return p.end(start, w.b, w.fault)
+}
+
+// addMsg is add for a message.
+func (p *packer) addMsg(m *Msg) error {
+	if p.enc == JSON {
+		return p.add(&Frame{Type: TypeMsg, Msg: *m})
 	}
-	return w.fault
+	start := p.begin()
+	b, fault := appendMsg(p.buf, m)
+	return p.end(start, b, fault)
+}
+
+func (p *packer) begin() (start int) {
+	if p.buf == nil {
+		p.buf = p.out.Buffer(p.room)
+	}
+	return len(p.buf)
+}
+
+// end takes b for the batch, whose last frame begins at start.
+func (p *packer) end(start int, b []byte, fault string) error {
+	if fault != "" {
+		return &frameError{fault}
+	}
+	p.buf = b
+	p.n++
+	closing := 0
+	if p.enc == JSON {
+		closing = 1
+	}
+	if p.n == 1 || len(b)+closing <= MaxBatch && p.n <= MaxFrames {
+		return nil
+	}
+	last := append(p.out.Buffer(max(p.room, len(b)-start)), b[start:]...)
+	p.buf, p.n = b[:start], p.n-1
+	p.flush()
+	p.buf, p.n = last, 1
+	if p.enc == JSON {
+		p.buf[0] = '['
+	}
+	return nil
 }
 
 // flush ends the batch. A JSON batch of one frame is that object.
