@@ -132,6 +132,7 @@ func uplink(b *testing.B, publish func(*Client) (int, error)) {
 			}
 			n, done = n+k, done+k
 		}
+		c.ids.tick()
 		events = c.inbox.take(events[:0])
 		for _, e := range events {
 			e.apply(l)

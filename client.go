@@ -119,10 +119,10 @@ func (c *Client) Publish(ctx context.Context, topic string, payload []byte, o *P
 	if err := c.admit(ctx, []Outgoing{m}); err != nil {
 		return nil, err
 	}
-	r, now := new(Receipt), time.Now()
-	r.fill(&m, append([]byte(nil), payload...), now)
+	r := new(Receipt)
+	r.fill(&m, append([]byte(nil), payload...))
 	if r.id == uuid.Nil {
-		r.id = c.ids.id(c.ids.take(now, 1))
+		r.id = c.ids.id(c.ids.take(1))
 	}
 	if !c.inbox.post(r) {
 		return nil, admissionError(ErrClosed)
@@ -145,13 +145,12 @@ func (c *Client) PublishBatch(ctx context.Context, ms []Outgoing) ([]*Receipt, e
 	for i := range ms {
 		size += len(ms[i].Payload)
 	}
-	payloads, now := make([]byte, 0, size), time.Now()
-	first := c.ids.take(now, len(ms))
+	payloads, first := make([]byte, 0, size), c.ids.take(len(ms))
 	for i := range ms {
 		start := len(payloads)
 		payloads = append(payloads, ms[i].Payload...)
 		r := &receipts[i]
-		r.fill(&ms[i], payloads[start:len(payloads):len(payloads)], now)
+		r.fill(&ms[i], payloads[start:len(payloads):len(payloads)])
 		if r.id == uuid.Nil {
 			r.id = c.ids.id(first + uint64(i))
 		}
@@ -210,14 +209,14 @@ func admissionError(err error) *Error {
 }
 
 // fill makes r the receipt of m. It keeps payload.
-func (r *Receipt) fill(m *Outgoing, payload []byte, now time.Time) {
+func (r *Receipt) fill(m *Outgoing, payload []byte) {
 	r.id, r.topic, r.payload, r.atLeast = m.ID, m.Topic, payload, m.AtLeastOnce
 	if m.Type == "" && len(m.Header) == 0 && m.TTL == 0 {
 		return
 	}
 	r.extra = &extra{kind: m.Type, header: maps.Clone(m.Header), ttl: m.TTL}
 	if m.TTL > 0 {
-		r.extra.expires = now.Add(m.TTL)
+		r.extra.expires = time.Now().Add(m.TTL)
 	}
 }
 

@@ -92,6 +92,7 @@ func (l *loop) run() {
 		}
 		l.gather()
 		l.now = time.Now()
+		l.c.ids.tick()
 		events = l.c.inbox.take(events[:0])
 		for i, e := range events {
 			e.apply(l)
