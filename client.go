@@ -119,8 +119,15 @@ func (c *Client) Publish(ctx context.Context, topic string, payload []byte, o *P
 	if err := c.admit(ctx, []Outgoing{m}); err != nil {
 		return nil, err
 	}
-	r := new(Receipt)
-	r.fill(&m, append([]byte(nil), payload...))
+	var r *Receipt
+	if n := len(payload); 0 < n && n <= shortPayload {
+		short := new(shortReceipt)
+		r = &short.Receipt
+		r.fill(&m, append(short.payload[:0], payload...))
+	} else {
+		r = new(Receipt)
+		r.fill(&m, append([]byte(nil), payload...))
+	}
 	if r.id == uuid.Nil {
 		r.id = c.ids.id(c.ids.take(1))
 	}

@@ -42,7 +42,7 @@ type Ack struct {
 type Receipt struct {
 	id      uuid.UUID
 	topic   string
-	payload []byte // holds room in the window; dropped with the outcome
+	payload []byte // holds room in the window; let go with the outcome
 	extra   *extra // nil for most
 
 	// Owned by the loop.
@@ -55,6 +55,15 @@ type Receipt struct {
 	state atomic.Uint32 // the Outcome; awaited while somebody waits for it
 	done  atomic.Pointer[signal]
 }
+
+// shortReceipt is a receipt with its short payload: one allocation, as small as
+// the two would be. A caller who keeps the receipt keeps these bytes.
+type shortReceipt struct {
+	Receipt
+	payload [shortPayload]byte
+}
+
+const shortPayload = 64
 
 // extra is what few messages have.
 type extra struct {
