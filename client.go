@@ -112,21 +112,22 @@ func (c *Client) WaitReady(ctx context.Context) error {
 // wraps ErrTooBig, ErrWindowFull, ErrClosed or ctx's error. In every one of
 // them the message was not admitted.
 func (c *Client) Publish(ctx context.Context, topic string, payload []byte, o *PublishOptions) (*Receipt, error) {
-	m := Outgoing{Topic: topic, Payload: payload}
+	ms := [1]Outgoing{{Topic: topic, Payload: payload}}
+	m := &ms[0]
 	if o != nil {
 		m.PublishOptions = *o
 	}
-	if err := c.admit(ctx, []Outgoing{m}); err != nil {
+	if err := c.admit(ctx, ms[:]); err != nil {
 		return nil, err
 	}
 	var r *Receipt
 	if n := len(payload); 0 < n && n <= shortPayload {
 		short := new(shortReceipt)
 		r = &short.Receipt
-		r.fill(&m, append(short.payload[:0], payload...))
+		r.fill(m, append(short.payload[:0], payload...))
 	} else {
 		r = new(Receipt)
-		r.fill(&m, append([]byte(nil), payload...))
+		r.fill(m, append([]byte(nil), payload...))
 	}
 	if r.id == uuid.Nil {
 		r.id = c.ids.id(c.ids.take(1))
