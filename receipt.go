@@ -128,6 +128,9 @@ func (r *Receipt) Wait(ctx context.Context) (Ack, error) {
 	return a, nil
 }
 
+// untold reports whether there is a verdict that nobody knows of.
+func (r *Receipt) untold() bool { return r.verdict != Pending && r.Outcome() == Pending }
+
 // tell makes the verdict known and reports whether somebody waited for it.
 func (r *Receipt) tell() bool {
 	if r.state.Swap(uint32(r.verdict)) != awaited {
