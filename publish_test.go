@@ -249,7 +249,7 @@ func TestIDsFollowTheClock(t *testing.T) {
 func TestOutcomeComesLast(t *testing.T) {
 	srv := limpettest.NewServer(t, nil)
 	c := dial(t, srv, &limpet.Options{Window: limpet.Window{Messages: 1, Bytes: 1, FailFast: true}})
-	for i := range 500 {
+	for i := range 2000 {
 		if _, err := c.Send(context.Background(), "a", []byte("x"), nil); err != nil {
 			t.Fatalf("message %d: %v", i, err)
 		}

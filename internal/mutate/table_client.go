@@ -136,6 +136,21 @@ var ofClient = []mutation{
 		says:    "FAIL: TestRefusalsAreTold",
 	},
 	{
+		name:    "window: an outcome is told before the room is free",
+		file:    "ack.go",
+		search:  "\tw.gate.leave(head, w.room)\n",
+		replace: "\tdefer w.gate.leave(head, w.room)\n",
+		test:    "-run ^TestOutcomeComesLast$ .",
+		says:    "is full",
+	},
+	{
+		name:    "ids: the clock stands still",
+		file:    "loop.go",
+		search:  "l.c.ids.tick()\n",
+		replace: "_ = l.c.ids\n",
+		test:    "-run ^TestIDsFollowTheClock$ .",
+	},
+	{
 		name:    "close: unknown is called unsent",
 		file:    "ack.go",
 		search:  "if r.sent == 0 {\n\t\t\tw.resolve(i, Unsent",
