@@ -362,7 +362,7 @@ func (c *Client) route(k *conn, events *wire.Events, names *names) error {
 			rest = rest[1:]
 			continue
 		}
-		n := run(rest)
+		n := together(rest)
 		if ev.Key == 0 {
 			ev.Key = names.keys[ev.Name]
 		} else if ev.Kind == wire.EventSubscribed && ev.Name != "" {
@@ -406,9 +406,9 @@ func (n *names) set(key uint64, name string) {
 	n.keys[name], n.names[key] = key, name
 }
 
-// run is how many events at the head are messages of one subscription; 1 if the
+// together is how many events at the head are messages of one subscription; 1 if the
 // first is something else.
-func run(events []wire.Event) int {
+func together(events []wire.Event) int {
 	n := 1
 	if events[0].Kind != wire.EventData {
 		return n

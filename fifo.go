@@ -9,6 +9,7 @@ type fifo[T any] struct {
 	head int        // s[head:] is in the queue
 	pool *sync.Pool // of *[]T: where the memory of an empty fifo goes; nil: a little is kept
 	lent *[]T
+	gave int // elements handed over with their memory, the last time
 }
 
 // keepCap is how much memory an empty fifo without a pool keeps, in elements.
@@ -23,19 +24,38 @@ func (f *fifo[T]) at(i int) *T { return &f.s[f.head+i] }
 // all is what is in the queue, head first, valid until the next push.
 func (f *fifo[T]) all() []T { return f.s[f.head:] }
 
-func (f *fifo[T]) push(v T) {
+func (f *fifo[T]) push(v T) { *f.next() = v }
+
+// next pushes a zero element and returns it to be filled in.
+func (f *fifo[T]) next() *T {
+	if len(f.s) == cap(f.s) {
+		f.grow()
+	}
+	n := len(f.s)
+	f.s = f.s[:n+1]
+	return &f.s[n]
+}
+
+// grow makes room for one element more. What lies behind the last element is
+// always zero.
+func (f *fifo[T]) grow() {
 	if f.s == nil && f.pool != nil {
 		if f.lent, _ = f.pool.Get().(*[]T); f.lent == nil {
 			f.lent = new([]T)
 		}
-		f.s = (*f.lent)[:0]
+		if f.s = (*f.lent)[:0]; cap(f.s) > 0 {
+			return
+		}
 	}
-	if len(f.s) == cap(f.s) && f.head > len(f.s)/2 {
+	if f.head > len(f.s)/2 {
 		n := copy(f.s, f.s[f.head:])
 		clear(f.s[n:])
 		f.s, f.head = f.s[:n], 0
+		return
 	}
-	f.s = append(f.s, v)
+	s := make([]T, len(f.s), max(2*len(f.s), f.gave, 4))
+	copy(s, f.s)
+	f.s = s
 }
 
 // drop forgets n elements at the head.
@@ -53,6 +73,15 @@ func (f *fifo[T]) remove(i int) {
 	f.drop(1)
 }
 
+// insert puts v before the element i places behind the head; it costs what
+// stands behind.
+func (f *fifo[T]) insert(i int, v T) {
+	f.push(v)
+	s := f.all()
+	copy(s[i+1:], s[i:])
+	s[i] = v
+}
+
 // reset empties the queue.
 func (f *fifo[T]) reset() {
 	clear(f.s[f.head:])
@@ -64,4 +93,16 @@ func (f *fifo[T]) reset() {
 	} else if cap(f.s) > keepCap {
 		f.s = nil
 	}
+}
+
+// give takes n elements off the head, into dst if it has room. The whole queue
+// is handed over as it is, with its memory, unless most of that is unused.
+func (f *fifo[T]) give(dst []T, n int) []T {
+	if all := f.all(); cap(dst) < n && n == len(all) && n > cap(f.s)/4 {
+		f.s, f.head, f.lent, f.gave = nil, 0, nil, n
+		return all[:n:n]
+	}
+	dst = append(dst[:0], f.all()[:n]...)
+	f.drop(n)
+	return dst
 }
