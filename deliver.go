@@ -3,6 +3,7 @@ package limpet
 import (
 	"context"
 	"iter"
+	"sync"
 	"time"
 )
 
@@ -66,9 +67,10 @@ func (q *queue) endIfEmpty() bool {
 }
 
 // take blocks until messages are due and returns max at most, in dst if that
-// has room. They count as delivered, or, if kept, as waiting until handed is
-// called. Processed ones are acknowledged first. When the stream has ended it
-// returns nil and the stream's error; when ctx ends, its error.
+// has room, else in memory lent by batches. They count as delivered, or, if
+// kept, as waiting until handed is called. Processed ones are acknowledged
+// first. When the stream has ended it returns nil and the stream's error; when
+// ctx ends, its error.
 func (q *queue) take(ctx context.Context, dst []Message, max int, kept bool, processed done) ([]Message, error) {
 	for {
 		q.mu.Lock()
@@ -147,7 +149,11 @@ func (q *queue) pop(dst []Message, most int, kept bool) ([]Message, time.Duratio
 		n = min(n, q.due)
 		q.due -= n
 	}
-	ms := q.items.give(dst, n)
+	if cap(dst) < n {
+		dst = batches.Get().(*[maxBatch]Message)[:0]
+	}
+	ms := append(dst[:0], q.items.all()[:n]...)
+	q.items.drop(n)
 	losses := 0
 	for i := range ms {
 		if ms[i].Gap != nil {
@@ -242,10 +248,15 @@ func (s *Subscription) Messages(ctx context.Context) iter.Seq2[Message, error] {
 }
 
 // maxBatch bounds one element of Batches.
-const maxBatch = 1024
+const maxBatch = 128
 
-// Batches is Messages with everything that is due together, at most 1,024
-// messages, in one slice that the receiver owns.
+// batches lends the memory of one batch.
+var batches = sync.Pool{New: func() any { return new([maxBatch]Message) }}
+
+// Batches is Messages with everything that is due together, at most 128
+// messages, in one slice. The slice is the receiver's until the next batch is
+// taken, then its memory is used again: keep messages with slices.Clone. Their
+// payloads are the receiver's for good.
 func (s *Subscription) Batches(ctx context.Context) iter.Seq2[[]Message, error] {
 	return func(yield func([]Message, error) bool) {
 		var processed done
@@ -259,12 +270,14 @@ func (s *Subscription) Batches(ctx context.Context) iter.Seq2[[]Message, error] 
 				return
 			}
 			last, processed = ms[len(ms)-1], done{ms[0].number, &last}
-			if !yield(ms, nil) {
+			if !yield(ms[:len(ms):len(ms)], nil) {
 				return
 			}
 			if s.queue.manual {
 				processed = done{}
 			}
+			clear(ms)
+			batches.Put((*[maxBatch]Message)(ms[:maxBatch]))
 		}
 	}
 }

@@ -9,7 +9,6 @@ type fifo[T any] struct {
 	head int        // s[head:] is in the queue
 	pool *sync.Pool // of *[]T: where the memory of an empty fifo goes; nil: a little is kept
 	lent *[]T
-	gave int // elements handed over with their memory, the last time
 }
 
 // keepCap is how much memory an empty fifo without a pool keeps, in elements.
@@ -53,7 +52,7 @@ func (f *fifo[T]) grow() {
 		f.s, f.head = f.s[:n], 0
 		return
 	}
-	s := make([]T, len(f.s), max(2*len(f.s), f.gave, 4))
+	s := make([]T, len(f.s), max(2*len(f.s), 4))
 	copy(s, f.s)
 	f.s = s
 }
@@ -93,16 +92,4 @@ func (f *fifo[T]) reset() {
 	} else if cap(f.s) > keepCap {
 		f.s = nil
 	}
-}
-
-// give takes n elements off the head, into dst if it has room. The whole queue
-// is handed over as it is, with its memory, unless most of that is unused.
-func (f *fifo[T]) give(dst []T, n int) []T {
-	if all := f.all(); cap(dst) < n && n == len(all) && n > cap(f.s)/4 {
-		f.s, f.head, f.lent, f.gave = nil, 0, nil, n
-		return all[:n:n]
-	}
-	dst = append(dst[:0], f.all()[:n]...)
-	f.drop(n)
-	return dst
 }
