@@ -370,11 +370,16 @@ const routedAtOnce = 64 // events; one frame may hold more
 // decode decodes frames until there is enough to route, and returns the others.
 // Of a frame that is wrong nothing is applied; what came before it is.
 func (c *Client) decode(k *conn, codec wire.Codec, batch []wire.Frame, events *wire.Events) ([]wire.Frame, error) {
+	frames, bytes := 0, 0
+	defer func() {
+		c.counters.frames.Add(uint64(frames))
+		c.counters.bytesRead.Add(uint64(bytes))
+	}()
 	for len(batch) > 0 && len(events.List) < routedAtOnce {
 		f := batch[0]
 		batch = batch[1:]
-		c.counters.frames.Add(1)
-		c.counters.bytesRead.Add(uint64(len(f.Data)))
+		frames++
+		bytes += len(f.Data)
 		whole := len(events.List)
 		if err := codec.Decode(f, events); err != nil {
 			events.List = events.List[:whole]
