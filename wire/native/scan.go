@@ -119,6 +119,14 @@ var plain = func() (set [256]bool) {
 	return set
 }()
 
+// plainEnd passes plain bytes from b[i] on.
+func plainEnd(b []byte, i int) int {
+	for i < len(b) && plain[b[i]] {
+		i++
+	}
+	return i
+}
+
 func scanString(b []byte, i int) int {
 	for i++; i < len(b); i++ {
 		c := b[i]
