@@ -210,7 +210,9 @@ func Size(enc Encoding, f *Frame) int {
 // what the protocol says to ignore, and the inside of a payload, may say
 // anything that is well formed.
 func Decode(dst []Frame, enc Encoding, dir Dir, data []byte, lim DecodeLimits) ([]Frame, error) {
-	r := reader{data: data, end: len(data), bin: enc == Binary, dir: dir, lim: lim}
+	var r reader
+	r.data, r.end, r.bin, r.dir = data, len(data), enc == Binary, dir
+	r.lim = lim
 	r.lim.setDefaults()
 	n := len(dst)
 	var u usual
