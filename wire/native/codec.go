@@ -219,8 +219,12 @@ func Decode(dst []Frame, enc Encoding, dir Dir, data []byte, lim DecodeLimits) (
 	for k := 0; r.another(k); k++ {
 		if end := u.find(data, r.i, enc, dir, &r.lim); end > 0 {
 			if payload, ok := u.take(); ok {
-				dst = append(dst, Frame{Type: TypeMsg, Msg: Msg{Ch: u.ch, S: u.s, P: u.p, HasP: dir == FromServer,
-					ID: u.id, Topic: string(u.topic), Payload: payload}})
+				dst = append(dst, Frame{})
+				f := &dst[len(dst)-1]
+				f.Type = TypeMsg
+				m := &f.Msg
+				m.Ch, m.S, m.P, m.HasP = u.ch, u.s, u.p, dir == FromServer
+				m.ID, m.Topic, m.Payload = u.id, string(u.topic), payload
 				r.i = end
 				r.count(len(dst) - n)
 				continue
