@@ -2,6 +2,7 @@ package limpet
 
 import (
 	"math"
+	"sync"
 	"time"
 
 	"github.com/limpet-go/limpet/wire"
@@ -15,23 +16,35 @@ type window struct {
 	sessions bool
 	gate     *gate
 	stats    *counters
-	slots    []*Receipt
-	lo       uint64 // sequence number of slots[0]
+	born     time.Time
+	slots    fifo[*Receipt]
+	lo       uint64 // sequence number of the first slot
 	tag      wire.ID
 	next     int    // first slot not sent on this connection
 	maxSent  uint64 // highest number sent in this session epoch
 	bytes    uint64 // payload bytes sent on this connection
 	credit   wire.Credit
-	pending  int       // receipts without an outcome
-	expiry   time.Time // not later than the first TTL to end; zero if there is none
-	marks    []mark    // the last one is open
-	marked   uint64    // marks that were reached
-	single   uint64    // up to this number one message to a frame: a batch was too big
+	pending  int            // receipts without an outcome
+	expiry   time.Time      // not later than the first TTL to end; zero if there is none
+	marks    []mark         // the last one is open
+	marked   uint32         // marks that were reached
+	single   uint64         // up to this number one message to a frame: a batch was too big
+	ruled    fifo[*Receipt] // have a verdict that nobody was told yet
+	room     int            // payload bytes that they gave up
+	told     int            // verdicts that somebody waited for, since the loop last looked
 }
 
+// Idle clients share the memory of a few busy ones.
+var slotPool sync.Pool
+
 func newWindow(sessions bool, g *gate, c *counters) *window {
-	return &window{sessions: sessions, gate: g, stats: c, lo: 1, marks: make([]mark, 1)}
+	w := &window{sessions: sessions, gate: g, stats: c, born: time.Now(), lo: 1, marks: make([]mark, 1)}
+	w.slots.pool, w.ruled.pool = &slotPool, &slotPool
+	return w
 }
+
+// clock is now as Receipt.sent has it.
+func (w *window) clock(now time.Time) int64 { return int64(now.Sub(w.born)) + 1 }
 
 // mark counts what was admitted between two calls of Flush and has no outcome.
 type mark struct {
@@ -39,35 +52,72 @@ type mark struct {
 	done    chan struct{}
 }
 
-func (w *window) hi() uint64 { return w.lo + uint64(len(w.slots)) - 1 }
+func (w *window) hi() uint64 { return w.lo + uint64(w.slots.len()) - 1 }
 
 func (w *window) uplink() wire.Uplink { return wire.Uplink{Lo: w.lo, Hi: w.hi(), Tag: w.tag} }
 
 func (w *window) add(r *Receipt) {
-	r.message.Seq = w.hi() + 1
-	w.slots = append(w.slots, r)
+	w.slots.push(r)
 	w.pending++
 	last := len(w.marks) - 1
 	w.marks[last].pending++
-	r.mark = w.marked + uint64(last)
-	w.stats.published.Add(1)
-	if !r.expires.IsZero() && (w.expiry.IsZero() || r.expires.Before(w.expiry)) {
-		w.expiry = r.expires
+	r.mark = w.marked + uint32(last)
+	if x := r.extra; x != nil && !x.expires.IsZero() && (w.expiry.IsZero() || x.expires.Before(w.expiry)) {
+		w.expiry = x.expires
 	}
 }
 
-// resolve gives r its outcome. Its slot stays until the server settles it.
+// resolve decides on r. Its slot stays until the server settles it. Whoever
+// calls it calls tell in the end.
 func (w *window) resolve(r *Receipt, o Outcome, err error) {
-	if !r.resolve(o, err) {
+	if r.verdict != Pending {
 		return
 	}
+	r.verdict = o
+	if err != nil {
+		if r.extra == nil {
+			r.extra = new(extra)
+		}
+		r.extra.err = err
+	}
 	w.pending--
-	w.stats.outcome(o)
 	w.marks[r.mark-w.marked].pending--
+	w.room += len(r.payload)
+	r.payload = nil
+	w.ruled.push(r)
+}
+
+// tell drops the settled head, gives back the room and makes the verdicts
+// known, in this order: what a receipt says is already true of the rest.
+func (w *window) tell() {
+	n := 0
+	for n < w.slots.len() && (*w.slots.at(n)).settled {
+		n++
+	}
+	if n > 0 {
+		w.tag = wire.ID((*w.slots.at(n - 1)).id)
+		w.slots.drop(n)
+		w.lo += uint64(n)
+		w.next = max(0, w.next-n)
+	}
+	w.gate.leave(n, w.room)
+	w.room = 0
+	var count [len(outcomes)]uint64
+	for _, r := range w.ruled.all() {
+		count[r.verdict]++
+	}
+	for o, n := range count {
+		if n > 0 {
+			w.stats.outcomes[o].Add(n)
+		}
+	}
+	for _, r := range w.ruled.all() {
+		if r.tell() {
+			w.told++
+		}
+	}
+	w.ruled.reset()
 	w.reach()
-	r.message.Payload = nil
-	w.gate.leave(0, r.size)
-	r.size = 0
 }
 
 // mark closes done when everything admitted so far has an outcome.
@@ -90,30 +140,12 @@ func (w *window) settle(r *Receipt, o Outcome, err error) {
 	w.resolve(r, o, err)
 }
 
-// trim drops the settled head and gives its room back.
-func (w *window) trim() {
-	n, bytes := 0, 0
-	for n < len(w.slots) && w.slots[n].settled {
-		bytes += w.slots[n].size
-		w.tag = w.slots[n].message.ID
-		n++
-	}
-	if n == 0 {
-		return
-	}
-	clear(w.slots[:n])
-	w.slots = w.slots[n:]
-	w.lo += uint64(n)
-	w.next = max(0, w.next-n)
-	w.gate.leave(n, bytes)
-}
-
 // at returns the receipt of seq, nil if it is not in the window.
 func (w *window) at(seq uint64) *Receipt {
 	if seq < w.lo || seq > w.hi() {
 		return nil
 	}
-	return w.slots[seq-w.lo]
+	return *w.slots.at(int(seq - w.lo))
 }
 
 // ack applies what the server took responsibility for. An acknowledgement of
@@ -147,7 +179,7 @@ func (w *window) ack(a *wire.Ack) error {
 		}
 	}
 	if a.Cmd != 0 {
-		if r := w.at(a.Cmd / 4); r != nil && !r.firstSent.IsZero() {
+		if r := w.at(a.Cmd / 4); r != nil && r.sent != 0 {
 			w.settle(r, Acked, nil)
 		}
 	}
@@ -155,7 +187,7 @@ func (w *window) ack(a *wire.Ack) error {
 		w.credit.N = max(w.credit.N, a.Credit.N)
 		w.credit.Bytes = max(w.credit.Bytes, a.Credit.Bytes)
 	}
-	w.trim()
+	w.tell()
 	return nil
 }
 
@@ -200,7 +232,7 @@ func (w *window) idOf(seq uint64) (wire.ID, bool) {
 		return w.tag, w.tag != wire.ID{}
 	}
 	if r := w.at(seq); r != nil {
-		return r.message.ID, true
+		return wire.ID(r.id), true
 	}
 	return wire.ID{}, false
 }
@@ -208,20 +240,17 @@ func (w *window) idOf(seq uint64) (wire.ID, bool) {
 // renumber starts a session epoch: what has an outcome leaves, the rest is
 // numbered from 1 and keeps its ids, by which the server knows it again.
 func (w *window) renumber() {
-	kept := w.slots[:0]
-	n, bytes := 0, 0
-	for _, r := range w.slots {
-		if r.Outcome() != Pending {
-			n, bytes = n+1, bytes+r.size
-			continue
+	kept := fifo[*Receipt]{pool: &slotPool}
+	for _, r := range w.slots.all() {
+		if r.verdict == Pending {
+			kept.push(r)
 		}
-		kept = append(kept, r)
-		r.message.Seq = uint64(len(kept))
 	}
-	clear(w.slots[len(kept):])
-	w.slots = kept
-	w.lo, w.next, w.maxSent, w.tag, w.single = 1, 0, 0, wire.ID{}, 0
-	w.gate.leave(n, bytes)
+	n := w.slots.len() - kept.len()
+	w.slots.reset()
+	w.slots, w.lo = kept, 1
+	w.next, w.maxSent, w.tag, w.single = 0, 0, wire.ID{}, 0
+	w.gate.leave(n, 0)
 }
 
 // lost is the end of a connection. Where the language has no sessions, what
@@ -231,45 +260,50 @@ func (w *window) lost() {
 	if w.sessions {
 		return
 	}
-	for _, r := range w.slots[:w.next] {
+	for _, r := range w.slots.all()[:w.next] {
 		if !r.settled && !r.atLeast {
 			w.settle(r, Unknown, &Error{Op: "receipt", Class: ClassOutcome, Err: ErrOutcomeUnknown})
 		}
 	}
 	w.next = 0
-	w.trim()
+	w.tell()
 }
 
-// batch appends the messages to send now to ops: as many as credit, maxBytes
-// and the peer's frame size allow, in order.
-func (w *window) batch(ops []wire.Op, now time.Time, maxBytes int) []wire.Op {
+// batch appends the messages to send now to ops, and what they point to to
+// messages: as many as credit, maxBytes and the peer's frame size allow, in
+// order.
+func (w *window) batch(ops []wire.Op, messages []wire.Message, now time.Time, maxBytes int) ([]wire.Op, []wire.Message) {
+	at := w.clock(now)
 	size, count := 0, 0
-	for w.next < len(w.slots) && size < maxBytes {
-		r := w.slots[w.next]
+	for w.next < w.slots.len() && size < maxBytes {
+		r := *w.slots.at(w.next)
 		seq := w.lo + uint64(w.next)
 		if r.settled {
 			w.next++
 			continue
 		}
-		if seq > w.credit.N || w.bytes >= w.credit.Bytes && r.size > 0 {
+		if seq > w.credit.N || w.bytes >= w.credit.Bytes && len(r.payload) > 0 {
 			break
 		}
 		alone := seq <= w.single
 		if alone && (count > 0 || w.underWay()) {
 			break // so that the next complaint can only be about this one
 		}
-		m := &r.message
-		if r.Outcome() != Pending {
-			m.Void, m.Payload, m.Header, m.Type = true, nil, nil, ""
+		messages = append(messages, wire.Message{Seq: seq, ID: wire.ID(r.id), Topic: r.topic, Payload: r.payload, Void: r.verdict != Pending})
+		m := &messages[len(messages)-1]
+		if x := r.extra; x != nil {
+			m.TTL = x.ttl
+			if !m.Void {
+				m.Type, m.Header = x.kind, x.header
+			}
 		}
-		m.Resent = !r.firstSent.IsZero() && !r.atLeast
-		if m.Resent {
-			m.Age = now.Sub(r.firstSent)
-		}
-		if r.firstSent.IsZero() {
-			r.firstSent = now
+		if r.sent == 0 {
+			r.sent = at
 		} else {
 			w.stats.resent.Add(1)
+			if m.Resent = !r.atLeast; m.Resent {
+				m.Age = time.Duration(at - r.sent)
+			}
 		}
 		ops = append(ops, wire.Op{Kind: wire.OpPublish, Cmd: seq*4 + 3, Message: m})
 		w.next++
@@ -281,12 +315,12 @@ func (w *window) batch(ops []wire.Op, now time.Time, maxBytes int) []wire.Op {
 			break
 		}
 	}
-	return ops
+	return ops, messages
 }
 
 // underWay reports whether something sent on this connection is not settled.
 func (w *window) underWay() bool {
-	for _, r := range w.slots[:w.next] {
+	for _, r := range w.slots.all()[:w.next] {
 		if !r.settled {
 			return true
 		}
@@ -300,21 +334,21 @@ func (w *window) underWay() bool {
 // message, or if even the void one was refused.
 func (w *window) unencodable(seq uint64, cause error, now time.Time) bool {
 	r := w.at(seq)
-	if r == nil || r.Outcome() != Pending {
+	if r == nil || r.verdict != Pending {
 		return false
 	}
 	first := int(seq - w.lo)
 	for i := w.next - 1; i >= first; i-- {
-		back := w.slots[i]
+		back := *w.slots.at(i)
 		if back.settled {
 			continue
 		}
-		w.bytes -= uint64(len(back.message.Payload))
+		w.bytes -= uint64(len(back.payload))
 		switch {
-		case !back.firstSent.Equal(now):
+		case back.sent != w.clock(now):
 			w.stats.resent.Add(^uint64(0))
 		default:
-			back.firstSent = time.Time{}
+			back.sent = 0
 			if w.maxSent == w.lo+uint64(i) {
 				w.maxSent--
 			}
@@ -323,18 +357,15 @@ func (w *window) unencodable(seq uint64, cause error, now time.Time) bool {
 	w.next = first
 	err := &Error{Op: "receipt", Class: ClassOutcome, Err: joinReason(ErrRejected, cause)}
 	w.conclude(r, Rejected, err)
+	w.tell()
 	return true
 }
 
 // conclude resolves a message that the server has not settled: where it counts
 // sequence numbers it is still to hear of the slot.
 func (w *window) conclude(r *Receipt, o Outcome, err error) {
-	if w.sessions {
-		w.resolve(r, o, err)
-		return
-	}
-	w.settle(r, o, err)
-	w.trim()
+	w.resolve(r, o, err)
+	r.settled = r.settled || !w.sessions
 }
 
 // tooBig handles a frame that the peer found too big: what was in flight is
@@ -342,7 +373,7 @@ func (w *window) conclude(r *Receipt, o Outcome, err error) {
 func (w *window) tooBig() {
 	inFlight, last := 0, (*Receipt)(nil)
 	for i := range w.next {
-		if r := w.slots[i]; !r.settled && r.Outcome() == Pending {
+		if r := *w.slots.at(i); !r.settled && r.verdict == Pending {
 			inFlight++
 			if last == nil {
 				last = r
@@ -352,6 +383,7 @@ func (w *window) tooBig() {
 	w.single = max(w.single, w.lo+uint64(w.next)-1)
 	if inFlight == 1 {
 		w.conclude(last, Rejected, &Error{Op: "receipt", Class: ClassOutcome, Err: joinReason(ErrRejected, ErrTooBig)})
+		w.tell()
 	}
 }
 
@@ -360,7 +392,7 @@ func (w *window) written(through uint64) {
 	for seq := w.lo; seq <= through && seq <= w.hi(); seq++ {
 		w.settle(w.at(seq), Written, nil)
 	}
-	w.trim()
+	w.tell()
 }
 
 // expire ends what was never sent in time and returns when to look again.
@@ -369,34 +401,31 @@ func (w *window) expire(now time.Time) {
 		return
 	}
 	w.expiry = time.Time{}
-	for _, r := range w.slots {
-		if r.expires.IsZero() || r.Outcome() != Pending || !r.firstSent.IsZero() {
+	for _, r := range w.slots.all() {
+		x := r.extra
+		if x == nil || x.expires.IsZero() || r.verdict != Pending || r.sent != 0 {
 			continue
 		}
-		if r.expires.After(now) {
-			if w.expiry.IsZero() || r.expires.Before(w.expiry) {
-				w.expiry = r.expires
+		if x.expires.After(now) {
+			if w.expiry.IsZero() || x.expires.Before(w.expiry) {
+				w.expiry = x.expires
 			}
 			continue
 		}
-		err := &Error{Op: "receipt", Class: ClassOutcome, Err: ErrExpired}
-		if w.sessions {
-			w.resolve(r, Expired, err)
-		} else {
-			w.settle(r, Expired, err)
-		}
+		w.conclude(r, Expired, &Error{Op: "receipt", Class: ClassOutcome, Err: ErrExpired})
 	}
-	w.trim()
+	w.tell()
 }
 
 // close gives every waiting receipt its last outcome.
 func (w *window) close() {
-	for _, r := range w.slots {
-		if r.firstSent.IsZero() {
+	for _, r := range w.slots.all() {
+		if r.sent == 0 {
 			w.resolve(r, Unsent, &Error{Op: "receipt", Class: ClassOutcome, Err: ErrUnsent})
 		} else {
 			w.resolve(r, Unknown, &Error{Op: "receipt", Class: ClassOutcome, Err: ErrOutcomeUnknown})
 		}
 	}
-	w.slots = nil
+	w.slots.reset()
+	w.tell()
 }

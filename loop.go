@@ -3,6 +3,7 @@ package limpet
 import (
 	"context"
 	"errors"
+	"runtime"
 	"time"
 
 	"github.com/limpet-go/limpet/wire"
@@ -89,6 +90,7 @@ func (l *loop) run() {
 		case <-l.c.inbox.wake:
 		case <-timer.C:
 		}
+		l.gather()
 		l.now = time.Now()
 		events = l.c.inbox.take(events[:0])
 		for i, e := range events {
@@ -104,6 +106,20 @@ func (l *loop) run() {
 		}
 	}
 	l.cleanUp()
+}
+
+// gather lets those run who were told an outcome, for as long as they publish:
+// what they have to say then leaves together.
+func (l *loop) gather() {
+	for n := l.c.inbox.len(); n < l.window.told; {
+		runtime.Gosched()
+		more := l.c.inbox.len()
+		if more == n {
+			break
+		}
+		n = more
+	}
+	l.window.told = 0
 }
 
 // set publishes a change of phase.

@@ -272,22 +272,35 @@ type Reject struct {
 	Unknown bool // the server cannot tell whether it accepted the message earlier
 }
 
-// Events collects events. The zero value is ready for use.
+// Events collects events. The zero value is ready for use. List may be read and
+// cut by its owner.
 type Events struct {
 	List []Event
+	used int // what Append gave out since Reset; all beyond is zero
 }
 
 // Append adds an empty event of kind and returns it to be filled in. The
 // pointer is valid until the next call.
 func (e *Events) Append(kind EventKind) *Event {
-	e.List = append(e.List, Event{Kind: kind})
-	return &e.List[len(e.List)-1]
+	n := len(e.List)
+	if n < cap(e.List) {
+		e.List = e.List[:n+1]
+	} else {
+		e.List = append(e.List, Event{})
+	}
+	ev := &e.List[n]
+	if n < e.used {
+		*ev = Event{} // one that was cut off
+	}
+	e.used = max(e.used, n+1)
+	ev.Kind = kind
+	return ev
 }
 
 // Reset empties e and keeps its memory.
 func (e *Events) Reset() {
-	clear(e.List)
-	e.List = e.List[:0]
+	clear(e.List[:min(max(e.used, len(e.List)), cap(e.List))])
+	e.List, e.used = e.List[:0], 0
 }
 
 var errPosition = errors.New("wire: not a position: want epoch.offset.tag, epoch and tag in base64url")

@@ -210,15 +210,21 @@ func Size(enc Encoding, f *Frame) int {
 // what the protocol says to ignore, and the inside of a payload, may say
 // anything that is well formed.
 func Decode(dst []Frame, enc Encoding, dir Dir, data []byte, lim DecodeLimits) ([]Frame, error) {
-	r := reader{data: data, end: len(data), bin: enc == Binary, dir: dir, lim: lim}
+	var r reader
+	r.data, r.end, r.bin, r.dir = data, len(data), enc == Binary, dir
+	r.lim = lim
 	r.lim.setDefaults()
 	n := len(dst)
 	var u usual
 	for k := 0; r.another(k); k++ {
 		if end := u.find(data, r.i, enc, dir, &r.lim); end > 0 {
 			if payload, ok := u.take(); ok {
-				dst = append(dst, Frame{Type: TypeMsg, Msg: Msg{Ch: u.ch, S: u.s, P: u.p, HasP: dir == FromServer,
-					ID: u.id, Topic: string(u.topic), Payload: payload}})
+				dst = append(dst, Frame{})
+				f := &dst[len(dst)-1]
+				f.Type = TypeMsg
+				m := &f.Msg
+				m.Ch, m.S, m.P, m.HasP = u.ch, u.s, u.p, dir == FromServer
+				m.ID, m.Topic, m.Payload = u.id, string(u.topic), payload
 				r.i = end
 				r.count(len(dst) - n)
 				continue

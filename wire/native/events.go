@@ -23,7 +23,9 @@ func (c *codec) Decode(f wire.Frame, out *wire.Events) error {
 	if f.Type != c.enc.FrameType() {
 		return &wire.CodeError{Code: CloseBadFrame, Reason: "a message of the wrong type for " + Subprotocol(c.enc)}
 	}
-	r := reader{data: f.Data, end: len(f.Data), bin: c.enc == Binary, dir: FromServer, lim: serverLimits}
+	var r reader
+	r.data, r.end, r.bin, r.dir = f.Data, len(f.Data), c.enc == Binary, FromServer
+	r.lim = serverLimits
 	var u usual
 	var err error
 	before, n := len(out.List), 0

@@ -4,12 +4,12 @@ import "github.com/limpet-go/limpet/wire"
 
 // A packer joins frames into batches within the limits of the protocol.
 type packer struct {
-	enc   Encoding
-	out   *wire.Frames
-	room  int    // expected bytes of the batch
-	buf   []byte // the batch; in JSON it begins with a bracket
-	n     int    // frames in buf
-	frame Frame  // for the caller to fill in
+	enc     Encoding
+	out     *wire.Frames
+	room    int    // expected bytes of the batch
+	buf     []byte // the batch; in JSON it begins with a bracket
+	n       int    // frames in buf
+	message Frame  // of publish, which sets the same fields every time
 }
 
 // room guesses the bytes that ops need, up to one batch.
