@@ -67,7 +67,9 @@ func New(url string, o *Options) (*Client, error) {
 			}
 		}
 	}
-	go newLoop(c).run()
+	c.inbox.start = newLoop(c).run
+	c.inbox.resting = true
+	c.inbox.post(begin{})
 	return c, nil
 }
 
@@ -397,13 +399,16 @@ func (c *Client) spawn(wg *sync.WaitGroup, f func()) bool {
 	return true
 }
 
-// inbox carries events to the loop. Its lock is a leaf.
+// inbox carries events to the loop, and starts it when it rests. Its lock is a
+// leaf.
 type inbox struct {
-	wake chan struct{} // 1 slot
+	wake  chan struct{} // 1 slot
+	start func()
 
-	mu     sync.Mutex
-	events []event
-	closed bool
+	mu      sync.Mutex
+	events  []event
+	resting bool // the loop has no goroutine
+	closed  bool
 }
 
 // post reports whether the loop will see e.
@@ -414,7 +419,13 @@ func (b *inbox) post(e event) bool {
 		return false
 	}
 	b.events = append(b.events, e)
+	start := b.resting
+	b.resting = false
 	b.mu.Unlock()
+	if start {
+		go b.start()
+		return true
+	}
 	select {
 	case b.wake <- struct{}{}:
 	default:
@@ -429,6 +440,18 @@ func (b *inbox) take(empty []event) []event {
 	events := b.events
 	b.events = empty
 	return events
+}
+
+// rest reports whether nothing waits. Then the next event starts the loop
+// anew, and its goroutine must end.
+func (b *inbox) rest() bool {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	if len(b.events) > 0 {
+		return false
+	}
+	b.events, b.resting = nil, true
+	return true
 }
 
 func (b *inbox) close() []event {

@@ -38,6 +38,11 @@ type conn struct {
 	ctx         context.Context // ends with kill: the library must never wait for longer
 	cancel      context.CancelFunc
 	ahead       chan struct{} // a slot for each batch of events posted and not applied
+
+	// Of the reader.
+	codec wire.Codec
+	names names
+	pace  pace
 }
 
 // socket reads and writes messages. There are two: tapped, whose frames are our
@@ -308,24 +313,31 @@ func closeCode(err error) (code uint16, reason string) {
 // read takes frames off a connection until it ends. What belongs to a
 // subscription goes straight to its queue, in wire order; the loop hears of
 // everything else, and of what changes a subscription's state.
-func (c *Client) read(k *conn, codec wire.Codec) {
-	var names names
+func (c *Client) read(k *conn) {
 	for {
-		batch, err := k.receive()
-		events := eventPool.Get().(*wire.Events)
-		for len(batch) > 0 && err == nil {
-			batch, err = c.decode(k, codec, batch, events)
-			if fault := c.route(k, events, &names); fault != nil {
-				err = fault
-			}
-			events.Reset()
-		}
-		eventPool.Put(events)
-		if err != nil {
+		batch, err := k.receive() // must fit a new stack
+		if err = c.handle(k, batch, err); err != nil {
 			c.inbox.post(downed{k, err})
 			return
 		}
+		if !k.pace.steady(time.Now()) {
+			c.spawn(&c.workers, func() { c.read(k) })
+			return
+		}
 	}
+}
+
+func (c *Client) handle(k *conn, batch []wire.Frame, err error) error {
+	events := eventPool.Get().(*wire.Events)
+	for len(batch) > 0 && err == nil {
+		batch, err = c.decode(k, batch, events)
+		if fault := c.route(k, events); fault != nil {
+			err = fault
+		}
+		events.Reset()
+	}
+	eventPool.Put(events)
+	return err
 }
 
 // eventPool lends the memory of events for one frame: an idle connection holds
@@ -336,14 +348,14 @@ const routedAtOnce = 64 // events; one frame may hold more
 
 // decode decodes frames until there is enough to route, and returns the others.
 // Of a frame that is wrong nothing is applied; what came before it is.
-func (c *Client) decode(k *conn, codec wire.Codec, batch []wire.Frame, events *wire.Events) ([]wire.Frame, error) {
+func (c *Client) decode(k *conn, batch []wire.Frame, events *wire.Events) ([]wire.Frame, error) {
 	for len(batch) > 0 && len(events.List) < routedAtOnce {
 		f := batch[0]
 		batch = batch[1:]
 		c.counters.frames.Add(1)
 		c.counters.bytesRead.Add(uint64(len(f.Data)))
 		whole := len(events.List)
-		if err := codec.Decode(f, events); err != nil {
+		if err := k.codec.Decode(f, events); err != nil {
 			events.List = events.List[:whole]
 			return nil, asViolation(err)
 		}
@@ -351,7 +363,7 @@ func (c *Client) decode(k *conn, codec wire.Codec, batch []wire.Frame, events *w
 	return batch, nil
 }
 
-func (c *Client) route(k *conn, events *wire.Events, names *names) error {
+func (c *Client) route(k *conn, events *wire.Events) error {
 	var forLoop []wire.Event
 	var fault error
 	routes := c.routes.Load()
@@ -364,9 +376,9 @@ func (c *Client) route(k *conn, events *wire.Events, names *names) error {
 		}
 		n := run(rest)
 		if ev.Key == 0 {
-			ev.Key = names.keys[ev.Name]
+			ev.Key = k.names.keys[ev.Name]
 		} else if ev.Kind == wire.EventSubscribed && ev.Name != "" {
-			names.set(ev.Key, ev.Name)
+			k.names.set(ev.Key, ev.Name)
 		}
 		if s := routes.find(ev); s != nil {
 			var lost []wire.Event

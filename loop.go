@@ -20,11 +20,13 @@ const (
 // receives the loop.
 type event interface{ apply(*loop) }
 
-// loop owns the state of a client. One goroutine runs it; nothing else touches
-// its fields.
+// loop owns the state of a client. One goroutine at a time runs it, none while
+// nothing happens; nothing else touches its fields.
 type loop struct {
-	c   *Client
-	now time.Time // of the present round
+	c     *Client
+	timer *time.Timer
+	now   time.Time // of the present round
+	pace  pace      // of the rounds
 
 	state    State
 	policy   policy
@@ -74,21 +76,15 @@ func newLoop(c *Client) *loop {
 	l.window = newWindow(c.cfg.traits.Sessions, &c.gate, &c.counters)
 	l.registry = registry{traits: c.cfg.traits, routes: &c.routes}
 	l.state = c.state.load()
+	l.timer = time.AfterFunc(forever, func() { c.inbox.post(elapsed{}) })
 	return l
 }
 
+// run does what the events of the inbox and the timer ask for. It returns at
+// the end of the client, or to rest.
 func (l *loop) run() {
-	timer := time.NewTimer(forever)
-	defer timer.Stop()
 	var events []event
-	l.now = time.Now()
-	l.lost = l.now
-	l.connect()
-	for !l.ended {
-		select {
-		case <-l.c.inbox.wake:
-		case <-timer.C:
-		}
+	for {
 		l.now = time.Now()
 		events = l.c.inbox.take(events[:0])
 		for i, e := range events {
@@ -100,11 +96,55 @@ func (l *loop) run() {
 		}
 		if !l.ended {
 			l.flush()
-			timer.Reset(l.arm())
 		}
+		if l.ended {
+			l.timer.Stop()
+			l.cleanUp()
+			return
+		}
+		l.timer.Reset(l.arm())
+		if !l.pace.steady(l.now) && l.c.inbox.rest() {
+			return
+		}
+		<-l.c.inbox.wake
 	}
-	l.cleanUp()
 }
+
+// pace tells wake-ups that follow each other closely from rare ones. A goroutine
+// that is woken rarely ends and leaves the waiting to a new one, or to none: the
+// runtime never shrinks a stack back to its first size, and many idle clients
+// are mostly stacks.
+type pace struct {
+	last time.Time
+	row  int // wake-ups in a row, each soon after the one before
+}
+
+const (
+	soon   = 100 * time.Millisecond
+	inARow = 32 // connecting takes fewer
+)
+
+func (p *pace) steady(now time.Time) bool {
+	if now.Sub(p.last) > soon {
+		p.row = 0
+	}
+	p.last = now
+	p.row++
+	return p.row > inARow
+}
+
+// begin is the first event of all.
+type begin struct{}
+
+func (begin) apply(l *loop) {
+	l.lost = l.now
+	l.connect()
+}
+
+// elapsed is the timer's word; the round looks for itself what is due.
+type elapsed struct{}
+
+func (elapsed) apply(*loop) {}
 
 // set publishes a change of phase.
 func (l *loop) set(p Phase) {
@@ -203,7 +243,8 @@ func (l *loop) open(k *conn, token string) {
 		return
 	}
 	l.set(Handshaking)
-	l.c.spawn(&l.c.workers, func() { l.c.read(k, codec) })
+	k.codec = codec
+	l.c.spawn(&l.c.workers, func() { l.c.read(k) })
 	if !l.c.cfg.traits.Greeting {
 		l.welcome(&wire.Ready{})
 	}
