@@ -27,8 +27,6 @@ type Client struct {
 	state    cell[State]
 	routes   atomic.Pointer[routes]
 	notify   *notifier
-	ctx      context.Context // ends with the client; for dials
-	cancel   context.CancelFunc
 	done     chan struct{}
 
 	mu       sync.Mutex
@@ -57,7 +55,6 @@ func New(url string, o *Options) (*Client, error) {
 	c := &Client{cfg: cfg, ids: newIDs(), done: make(chan struct{}), notify: newNotifier(&cfg.Options)}
 	c.inbox.wake = make(chan struct{}, 1)
 	c.gate.messages, c.gate.bytes = cfg.Window.Messages, cfg.Window.Bytes
-	c.ctx, c.cancel = context.WithCancel(context.Background())
 	c.state.set(State{Phase: Connecting, Since: time.Now()})
 	if c.notify != nil {
 		go c.notify.run() // user code: nobody waits for it

@@ -35,9 +35,9 @@ type conn struct {
 	subprotocol string
 	plain       bool
 	stream      *stream
-	ctx         context.Context // ends with kill: the library must never wait for longer
+	ctx         context.Context // on the plain path; ends with kill: the library must never wait for longer
 	cancel      context.CancelFunc
-	ahead       chan struct{} // a slot for each batch of events posted and not applied
+	ahead       ahead
 
 	// Of the reader.
 	codec wire.Codec
@@ -49,8 +49,9 @@ type conn struct {
 // own, and plain, whose frames are those of the library (Options.PlainFrames).
 type socket interface {
 	// receive blocks until data messages have come, all that are at hand. They
-	// are valid until the next call. The reader's goroutine only.
-	receive() ([]wire.Frame, error)
+	// are valid until the next call. With rest nothing is expected soon, and it
+	// holds little memory. The reader's goroutine only.
+	receive(rest bool) ([]wire.Frame, error)
 
 	// send writes messages, the big ones in fragments, so that a ping of the
 	// peer can be answered in between. The writer's goroutine only.
@@ -85,7 +86,10 @@ func (k *conn) abandon() { k.shut(0, "", goodbye) }
 // kill ends everything that waits on the connection. It does not block on the
 // peer.
 func (k *conn) kill() {
-	k.cancel()
+	if k.cancel != nil {
+		k.cancel()
+	}
+	k.ahead.end()
 	k.stream.kill()
 }
 
@@ -181,9 +185,10 @@ func dialConn(ctx context.Context, cfg *config, a *wire.Attempt, spawn func(func
 		}
 		return nil, f
 	}
-	k := &conn{stream: up.stream, subprotocol: ws.Subprotocol(), plain: cfg.PlainFrames, ahead: make(chan struct{}, readsAhead)}
-	k.ctx, k.cancel = context.WithCancel(context.Background())
+	k := &conn{stream: up.stream, subprotocol: ws.Subprotocol(), plain: cfg.PlainFrames}
+	k.ahead.cond.L = &k.ahead.mu
 	if k.plain {
+		k.ctx, k.cancel = context.WithCancel(context.Background())
 		ws.SetReadLimit(cfg.ReadLimit)
 		k.socket = &plain{conn: k, ws: ws, limit: cfg.ReadLimit}
 	} else {
@@ -205,7 +210,10 @@ type plain struct {
 	one   [1]wire.Frame
 }
 
-func (p *plain) receive() ([]wire.Frame, error) {
+func (p *plain) receive(rest bool) ([]wire.Frame, error) {
+	if rest {
+		p.buf = nil
+	}
 	typ, r, err := p.ws.Reader(p.conn.ctx)
 	if err != nil {
 		return nil, err
@@ -314,8 +322,8 @@ func closeCode(err error) (code uint16, reason string) {
 // subscription goes straight to its queue, in wire order; the loop hears of
 // everything else, and of what changes a subscription's state.
 func (c *Client) read(k *conn) {
-	for {
-		batch, err := k.receive() // must fit a new stack
+	for rest := true; ; rest = false {
+		batch, err := k.receive(rest) // must fit a new stack
 		if err = c.handle(k, batch, err); err != nil {
 			c.inbox.post(downed{k, err})
 			return
@@ -393,14 +401,46 @@ func (c *Client) route(k *conn, events *wire.Events) error {
 		}
 		rest = rest[n:]
 	}
-	if len(forLoop) > 0 {
-		select {
-		case k.ahead <- struct{}{}:
-			c.inbox.post(received{k, forLoop})
-		case <-k.ctx.Done():
-		}
+	if len(forLoop) > 0 && k.ahead.enter() {
+		c.inbox.post(received{k, forLoop})
 	}
 	return fault
+}
+
+// ahead counts the batches of events that the reader has posted and the loop
+// not applied. Its lock is a leaf.
+type ahead struct {
+	mu    sync.Mutex
+	cond  sync.Cond
+	n     int
+	ended bool
+}
+
+// enter waits for room for one more. It returns false once the connection is
+// dead.
+func (a *ahead) enter() bool {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	for a.n == readsAhead && !a.ended {
+		a.cond.Wait()
+	}
+	a.n++
+	return !a.ended
+}
+
+// leave is the loop's word that it applied one.
+func (a *ahead) leave() {
+	a.mu.Lock()
+	a.n--
+	a.mu.Unlock()
+	a.cond.Signal()
+}
+
+func (a *ahead) end() {
+	a.mu.Lock()
+	a.ended = true
+	a.mu.Unlock()
+	a.cond.Signal()
 }
 
 // names are what the server calls subscriptions on one connection: one name a
@@ -430,9 +470,6 @@ func run(events []wire.Event) int {
 	}
 	return n
 }
-
-// readRoom is the loop's word that it applied one batch of events.
-func (k *conn) readRoom() { <-k.ahead }
 
 // write writes frames and says how it went.
 func (c *Client) write(k *conn, frames *wire.Frames, through uint64) {

@@ -38,13 +38,14 @@ type loop struct {
 	ended    bool
 
 	session  wire.Session
-	lost     time.Time // since when there is no ready connection
-	tried    time.Time // start of the last attempt
-	notUntil time.Time // the server's slot: no attempt before it, whatever happens
-	refresh  bool      // the next attempt needs a new credential
-	refused  time.Time // when a credential was last refused
-	strikes  int       // violations in a row, from the same positions
-	progress uint64    // fingerprint of the positions at the last violation
+	lost     time.Time          // since when there is no ready connection
+	tried    time.Time          // start of the last attempt
+	hangUp   context.CancelFunc // ends the attempt under way
+	notUntil time.Time          // the server's slot: no attempt before it, whatever happens
+	refresh  bool               // the next attempt needs a new credential
+	refused  time.Time          // when a credential was last refused
+	strikes  int                // violations in a row, from the same positions
+	progress uint64             // fingerprint of the positions at the last violation
 	spread   time.Duration
 	goAway   time.Duration // not earlier than this after the coming loss
 
@@ -162,9 +163,9 @@ func (l *loop) connect() {
 	l.c.counters.attempts.Add(1)
 	l.set(Connecting)
 	a := attempt{number: l.policy.k + 1, session: l.session, subs: l.registry.positions(), refresh: l.refresh, cause: l.state.Cause}
-	timeout := l.policy.dialTimeout
+	ctx, cancel := context.WithTimeout(context.Background(), l.policy.dialTimeout)
+	l.hangUp = cancel
 	l.c.spawn(&l.c.workers, func() {
-		ctx, cancel := context.WithTimeout(l.c.ctx, timeout)
 		defer cancel()
 		d := l.c.dial(ctx, a)
 		d.timedOut = ctx.Err() == context.DeadlineExceeded
@@ -183,6 +184,7 @@ type dialed struct {
 }
 
 func (d dialed) apply(l *loop) {
+	l.hangUp = nil
 	if l.ended {
 		if d.conn != nil {
 			d.conn.abandon()
@@ -458,7 +460,9 @@ func (l *loop) end(why error) {
 			s.queue.discard(nil)
 		}
 	}
-	l.c.cancel()
+	if l.hangUp != nil {
+		l.hangUp()
+	}
 }
 
 // cleanUp waits for the goroutines of an ended client.

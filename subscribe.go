@@ -248,36 +248,62 @@ func (r *registry) begin(gen uint64) []wire.Subscribe {
 	return first
 }
 
-// cell is a value that can be read at any time and waited for. One goroutine
-// sets it.
+// cell is a value that can be read at any time and waited for. Its lock is a
+// leaf.
 type cell[T any] struct {
-	p atomic.Pointer[cellValue[T]]
-}
-
-type cellValue[T any] struct {
+	mu      sync.Mutex
 	v       T
-	changed chan struct{}
+	version uint64
+	changed chan struct{} // while somebody waits
 }
 
 func (c *cell[T]) set(v T) {
-	old := c.p.Swap(&cellValue[T]{v, make(chan struct{})})
-	if old != nil {
-		close(old.changed)
+	c.mu.Lock()
+	changed := c.changed
+	c.v, c.changed = v, nil
+	c.version++
+	c.mu.Unlock()
+	if changed != nil {
+		close(changed)
 	}
 }
 
-func (c *cell[T]) load() T { return c.p.Load().v }
+func (c *cell[T]) load() T {
+	v, _ := c.look()
+	return v
+}
+
+func (c *cell[T]) look() (v T, version uint64) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.v, c.version
+}
 
 func (c *cell[T]) wait(ctx context.Context, ok func(T) bool) (T, error) {
 	for {
-		v := c.p.Load()
-		if ok(v.v) {
-			return v.v, nil
+		v, version := c.look()
+		if ok(v) {
+			return v, nil
 		}
 		select {
-		case <-v.changed:
+		case <-c.after(version):
 		case <-ctx.Done():
-			return v.v, ctx.Err()
+			return v, ctx.Err()
 		}
 	}
+}
+
+var past = func() chan struct{} { c := make(chan struct{}); close(c); return c }()
+
+// after is closed once the value has a later version.
+func (c *cell[T]) after(version uint64) <-chan struct{} {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.version != version {
+		return past
+	}
+	if c.changed == nil {
+		c.changed = make(chan struct{})
+	}
+	return c.changed
 }
