@@ -53,7 +53,7 @@ func New(url string, o *Options) (*Client, error) {
 		return nil, err
 	}
 	c := &Client{cfg: cfg, ids: newIDs(), done: make(chan struct{}), notify: newNotifier(&cfg.Options)}
-	c.inbox.wake = make(chan struct{}, 1)
+	c.inbox.came.L = &c.inbox.mu
 	c.gate.messages, c.gate.bytes = cfg.Window.Messages, cfg.Window.Bytes
 	c.state.set(State{Phase: Connecting, Since: time.Now()})
 	if c.notify != nil {
@@ -399,10 +399,10 @@ func (c *Client) spawn(wg *sync.WaitGroup, f func()) bool {
 // inbox carries events to the loop, and starts it when it rests. Its lock is a
 // leaf.
 type inbox struct {
-	wake  chan struct{} // 1 slot
 	start func()
 
 	mu      sync.Mutex
+	came    sync.Cond
 	events  []event
 	resting bool // the loop has no goroutine
 	closed  bool
@@ -421,19 +421,19 @@ func (b *inbox) post(e event) bool {
 	b.mu.Unlock()
 	if start {
 		go b.start()
-		return true
-	}
-	select {
-	case b.wake <- struct{}{}:
-	default:
+	} else {
+		b.came.Signal()
 	}
 	return true
 }
 
-// take swaps the waiting events against an empty slice.
+// take waits for events and swaps them against an empty slice.
 func (b *inbox) take(empty []event) []event {
 	b.mu.Lock()
 	defer b.mu.Unlock()
+	for len(b.events) == 0 {
+		b.came.Wait()
+	}
 	events := b.events
 	b.events = empty
 	return events

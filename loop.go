@@ -52,21 +52,21 @@ type loop struct {
 	// Of the present connection.
 	conn       *conn
 	codec      wire.Codec
-	ready      bool
 	start      *wire.Frames // of the codec, not yet written
 	ops        []wire.Op
 	ask        []*Subscription // to be asked for
 	asking     int             // asked for, not answered
-	writing    bool
-	again      bool // flush left something to encode
 	writeSince time.Time
 	armed      time.Time // what the timer was last set to
 	writeErr   error
 	last       *wire.Event // a fatal error frame: its close frame is awaited
+	heartbeat  time.Duration
+	ready      bool
+	writing    bool
+	again      bool // flush left something to encode
 	pinging    bool
 	acked      bool // a message was acknowledged on it
 	stable     bool
-	heartbeat  time.Duration
 
 	// Deadlines; zero: none.
 	wakeAt, pingAt, stableAt, handshakeBy, closeBy, retryAt, graceUntil time.Time
@@ -75,7 +75,7 @@ type loop struct {
 func newLoop(c *Client) *loop {
 	l := &loop{c: c, policy: newPolicy(c.cfg.Backoff, c.cfg.DialTimeout)}
 	l.window = newWindow(c.cfg.traits.Sessions, &c.gate, &c.counters)
-	l.registry = registry{traits: c.cfg.traits, routes: &c.routes}
+	l.registry = registry{traits: &c.cfg.traits, routes: &c.routes}
 	l.state = c.state.load()
 	l.timer = time.AfterFunc(forever, func() { c.inbox.post(elapsed{}) })
 	return l
@@ -86,8 +86,8 @@ func newLoop(c *Client) *loop {
 func (l *loop) run() {
 	var events []event
 	for {
-		l.now = time.Now()
 		events = l.c.inbox.take(events[:0])
+		l.now = time.Now()
 		for i, e := range events {
 			e.apply(l)
 			events[i] = nil
@@ -107,7 +107,6 @@ func (l *loop) run() {
 		if !l.pace.steady(l.now) && l.c.inbox.rest() {
 			return
 		}
-		<-l.c.inbox.wake
 	}
 }
 

@@ -2,6 +2,7 @@ package limpet
 
 import (
 	"context"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -138,9 +139,12 @@ func (s *Subscription) Close() error {
 
 // routes maps what a codec names to delivery queues. It is immutable.
 type routes struct {
-	byKey  map[uint64]*Subscription
+	few    []*Subscription          // if there are only a few
+	byKey  map[uint64]*Subscription // else
 	byName map[string]*Subscription
 }
+
+const fewSubs = 8 // looked through faster than a map, and smaller
 
 // find is nil for a subscription that is no more.
 func (r *routes) find(ev *wire.Event) *Subscription {
@@ -148,16 +152,25 @@ func (r *routes) find(ev *wire.Event) *Subscription {
 	case r == nil:
 		return nil
 	case ev.Key != 0:
-		return r.byKey[ev.Key]
+		return r.keyed(ev.Key)
 	}
 	return r.byName[ev.Name]
+}
+
+func (r *routes) keyed(key uint64) *Subscription {
+	for _, s := range r.few {
+		if s.key == key {
+			return s
+		}
+	}
+	return r.byKey[key]
 }
 
 // registry holds the subscriptions in order of registration. It belongs to the
 // loop, which publishes an immutable snapshot for the reader before it hands
 // over any frame that names a new subscription.
 type registry struct {
-	traits wire.Traits
+	traits *wire.Traits
 	nextID uint64
 	subs   []*Subscription
 	dirty  bool // subs changed since the last publish
@@ -193,13 +206,18 @@ func (r *registry) publish() {
 		return
 	}
 	r.dirty = false
-	next := &routes{byKey: make(map[uint64]*Subscription, len(r.subs))}
+	next := new(routes)
+	if len(r.subs) <= fewSubs {
+		next.few = slices.Clone(r.subs)
+	} else {
+		next.byKey = make(map[uint64]*Subscription, len(r.subs))
+		for _, s := range r.subs {
+			next.byKey[s.key] = s
+		}
+	}
 	if r.traits.ByName {
 		next.byName = make(map[string]*Subscription, len(r.subs))
-	}
-	for _, s := range r.subs {
-		next.byKey[s.key] = s
-		if r.traits.ByName {
+		for _, s := range r.subs {
 			next.byName[s.topic] = s
 		}
 	}

@@ -23,24 +23,24 @@ type input struct {
 	buf    []byte // of parked or of win
 	r, w   int    // buf[r:w] is not parsed yet
 	little int    // reads in a row that found little
-	own    bool   // detached: buf stays the same
 
 	batch []wire.Frame // handed out by the last Read
 	err   error        // why nothing more will come
 
 	// A message that is not whole in buf: fragments, or one that is still
 	// coming.
-	unfinished bool
 	msg        []byte
-	text       bool
 	checked    int    // msg[:checked] is valid UTF-8
 	left       uint64 // of the payload of the present frame
+	unfinished bool
+	text       bool
 	inFrame    bool
 	final      bool // the present frame ends the message
 	grew       bool
 	told       bool // Options.Grew knows of it
 	handed     bool // msg is in batch: it must not be written to
 
+	own    bool // detached: buf stays the same
 	budget int
 	since  time.Time // of the budget
 
