@@ -292,7 +292,7 @@ func (c *Client) Subscribe(ctx context.Context, topic string, o *SubscribeOption
 	if err != nil {
 		return nil, err
 	}
-	s := &Subscription{client: c, topic: topic, c: make(chan Message), from: opts.From, token: opts.Token}
+	s := &Subscription{client: c, topic: topic, from: opts.From, token: opts.Token}
 	s.queue = newQueue(topic, &opts, c.cfg.traits, func() { c.inbox.post(roomMade{s}) })
 	s.queue.tell = func(gen uint64, p Position) { c.inbox.post(processed{s, gen, p}) }
 	s.state.set(SubState{Phase: SubPending, Since: time.Now()})

@@ -60,7 +60,7 @@ type Subscription struct {
 	queue  *queue
 	state  cell[SubState]
 
-	c            chan Message
+	c            chan Message // of C
 	startDeliver sync.Once
 
 	// Owned by the loop.
