@@ -28,8 +28,6 @@ type Client struct {
 	state    cell[State]
 	routes   atomic.Pointer[routes]
 	notify   *notifier
-	ctx      context.Context // ends with the client; for dials
-	cancel   context.CancelFunc
 	done     chan struct{}
 
 	mu       sync.Mutex
@@ -56,9 +54,8 @@ func New(url string, o *Options) (*Client, error) {
 		return nil, err
 	}
 	c := &Client{cfg: cfg, ids: newIDs(), done: make(chan struct{}), notify: newNotifier(&cfg.Options)}
-	c.inbox.wake = make(chan struct{}, 1)
+	c.inbox.came.L = &c.inbox.mu
 	c.gate.messages, c.gate.bytes = cfg.Window.Messages, cfg.Window.Bytes
-	c.ctx, c.cancel = context.WithCancel(context.Background())
 	c.state.set(State{Phase: Connecting, Since: time.Now()})
 	if c.notify != nil {
 		go c.notify.run() // user code: nobody waits for it
@@ -68,7 +65,9 @@ func New(url string, o *Options) (*Client, error) {
 			}
 		}
 	}
-	go newLoop(c).run()
+	c.inbox.start = newLoop(c).run
+	c.inbox.resting = true
+	c.inbox.post(begin{})
 	return c, nil
 }
 
@@ -303,7 +302,7 @@ func (c *Client) Subscribe(ctx context.Context, topic string, o *SubscribeOption
 	if err != nil {
 		return nil, err
 	}
-	s := &Subscription{client: c, topic: topic, c: make(chan Message), from: opts.From, token: opts.Token}
+	s := &Subscription{client: c, topic: topic, from: opts.From, token: opts.Token}
 	s.queue = newQueue(topic, &opts, c.cfg.traits, func() { c.inbox.post(roomMade{s}) })
 	s.queue.tell = func(gen uint64, p Position) { c.inbox.post(processed{s, gen, p}) }
 	s.state.set(SubState{Phase: SubPending, Since: time.Now()})
@@ -407,13 +406,16 @@ func (c *Client) spawn(wg *sync.WaitGroup, f func()) bool {
 	return true
 }
 
-// inbox carries events to the loop. Its lock is a leaf.
+// inbox carries events to the loop, and starts it when it rests. Its lock is a
+// leaf.
 type inbox struct {
-	wake chan struct{} // 1 slot
+	start func()
 
-	mu     sync.Mutex
-	events []event
-	closed bool
+	mu      sync.Mutex
+	came    sync.Cond
+	events  []event
+	resting bool // the loop has no goroutine
+	closed  bool
 }
 
 // post reports whether the loop will see e.
@@ -424,12 +426,25 @@ func (b *inbox) post(e event) bool {
 		return false
 	}
 	b.events = append(b.events, e)
+	start := b.resting
+	b.resting = false
 	b.mu.Unlock()
-	select {
-	case b.wake <- struct{}{}:
-	default:
+	if start {
+		go b.start()
+	} else {
+		b.came.Signal()
 	}
 	return true
+}
+
+// wait blocks until there are events and says how many.
+func (b *inbox) wait() int {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	for len(b.events) == 0 {
+		b.came.Wait()
+	}
+	return len(b.events)
 }
 
 // take swaps the waiting events against an empty slice.
@@ -441,10 +456,16 @@ func (b *inbox) take(empty []event) []event {
 	return events
 }
 
-func (b *inbox) len() int {
+// rest reports whether nothing waits. Then the next event starts the loop
+// anew, and its goroutine must end.
+func (b *inbox) rest() bool {
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	return len(b.events)
+	if len(b.events) > 0 {
+		return false
+	}
+	b.events, b.resting = nil, true
+	return true
 }
 
 func (b *inbox) close() []event {

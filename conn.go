@@ -37,17 +37,23 @@ type conn struct {
 	subprotocol string
 	plain       bool
 	stream      *stream
-	ctx         context.Context // ends with kill: the library must never wait for longer
+	ctx         context.Context // on the plain path; ends with kill: the library must never wait for longer
 	cancel      context.CancelFunc
-	ahead       chan struct{} // a slot for each batch of events posted and not applied
+	ahead       ahead
+
+	// Of the reader.
+	codec wire.Codec
+	names names
+	pace  pace
 }
 
 // socket reads and writes messages. There are two: tapped, whose frames are our
 // own, and plain, whose frames are those of the library (Options.PlainFrames).
 type socket interface {
 	// receive blocks until data messages have come, all that are at hand. They
-	// are valid until the next call. The reader's goroutine only.
-	receive() ([]wire.Frame, error)
+	// are valid until the next call. With rest nothing is expected soon, and it
+	// holds little memory. The reader's goroutine only.
+	receive(rest bool) ([]wire.Frame, error)
 
 	// send writes messages, the big ones in fragments, so that a ping of the
 	// peer can be answered in between. The writer's goroutine only.
@@ -82,7 +88,10 @@ func (k *conn) abandon() { k.shut(0, "", goodbye) }
 // kill ends everything that waits on the connection. It does not block on the
 // peer.
 func (k *conn) kill() {
-	k.cancel()
+	if k.cancel != nil {
+		k.cancel()
+	}
+	k.ahead.end()
 	k.stream.kill()
 }
 
@@ -140,6 +149,7 @@ var sharedTransport = func() *http.Transport {
 	t := http.DefaultTransport.(*http.Transport).Clone()
 	t.MaxResponseHeaderBytes = 64 << 10
 	t.DisableKeepAlives = true
+	t.ReadBufferSize, t.WriteBufferSize = 1<<10, 2<<10 // for the handshake only
 	t.ForceAttemptHTTP2 = false
 	t.TLSClientConfig = &tls.Config{MinVersion: tls.VersionTLS12}
 	t.OnProxyConnectResponse = connected
@@ -178,9 +188,10 @@ func dialConn(ctx context.Context, cfg *config, a *wire.Attempt, spawn func(func
 		}
 		return nil, f
 	}
-	k := &conn{stream: up.stream, subprotocol: ws.Subprotocol(), plain: cfg.PlainFrames, ahead: make(chan struct{}, readsAhead)}
-	k.ctx, k.cancel = context.WithCancel(context.Background())
+	k := &conn{stream: up.stream, subprotocol: ws.Subprotocol(), plain: cfg.PlainFrames}
+	k.ahead.cond.L = &k.ahead.mu
 	if k.plain {
+		k.ctx, k.cancel = context.WithCancel(context.Background())
 		ws.SetReadLimit(cfg.ReadLimit)
 		k.stream.whole = new(whole)
 		k.socket = &plain{conn: k, ws: ws, limit: cfg.ReadLimit}
@@ -206,8 +217,8 @@ type plain struct {
 }
 
 // receive takes as many messages as the library has whole.
-func (p *plain) receive() ([]wire.Frame, error) {
-	if cap(p.buf) > 2*joined {
+func (p *plain) receive(rest bool) ([]wire.Frame, error) {
+	if rest || cap(p.buf) > 2*joined {
 		p.buf = nil
 	}
 	p.buf, p.batch = p.buf[:0], p.batch[:0]
@@ -341,24 +352,31 @@ func closeCode(err error) (code uint16, reason string) {
 // read takes frames off a connection until it ends. What belongs to a
 // subscription goes straight to its queue, in wire order; the loop hears of
 // everything else, and of what changes a subscription's state.
-func (c *Client) read(k *conn, codec wire.Codec) {
-	var names names
-	for {
-		batch, err := k.receive()
-		events := eventPool.Get().(*wire.Events)
-		for len(batch) > 0 && err == nil {
-			batch, err = c.decode(k, codec, batch, events)
-			if fault := c.route(k, events, &names); fault != nil {
-				err = fault
-			}
-			events.Reset()
-		}
-		eventPool.Put(events)
-		if err != nil {
+func (c *Client) read(k *conn) {
+	for rest := true; ; rest = false {
+		batch, err := k.receive(rest) // must fit a new stack
+		if err = c.handle(k, batch, err); err != nil {
 			c.inbox.post(downed{k, err})
 			return
 		}
+		if !k.pace.steady(time.Now()) {
+			c.spawn(&c.workers, func() { c.read(k) })
+			return
+		}
 	}
+}
+
+func (c *Client) handle(k *conn, batch []wire.Frame, err error) error {
+	events := eventPool.Get().(*wire.Events)
+	for len(batch) > 0 && err == nil {
+		batch, err = c.decode(k, batch, events)
+		if fault := c.route(k, events); fault != nil {
+			err = fault
+		}
+		events.Reset()
+	}
+	eventPool.Put(events)
+	return err
 }
 
 // eventPool lends the memory of events for one frame: an idle connection holds
@@ -369,7 +387,7 @@ const routedAtOnce = 64 // events; one frame may hold more
 
 // decode decodes frames until there is enough to route, and returns the others.
 // Of a frame that is wrong nothing is applied; what came before it is.
-func (c *Client) decode(k *conn, codec wire.Codec, batch []wire.Frame, events *wire.Events) ([]wire.Frame, error) {
+func (c *Client) decode(k *conn, batch []wire.Frame, events *wire.Events) ([]wire.Frame, error) {
 	frames, bytes := 0, 0
 	defer func() {
 		c.counters.frames.Add(uint64(frames))
@@ -381,7 +399,7 @@ func (c *Client) decode(k *conn, codec wire.Codec, batch []wire.Frame, events *w
 		frames++
 		bytes += len(f.Data)
 		whole := len(events.List)
-		if err := codec.Decode(f, events); err != nil {
+		if err := k.codec.Decode(f, events); err != nil {
 			events.List = events.List[:whole]
 			return nil, asViolation(err)
 		}
@@ -389,7 +407,7 @@ func (c *Client) decode(k *conn, codec wire.Codec, batch []wire.Frame, events *w
 	return batch, nil
 }
 
-func (c *Client) route(k *conn, events *wire.Events, names *names) error {
+func (c *Client) route(k *conn, events *wire.Events) error {
 	var forLoop []wire.Event
 	var fault error
 	routes := c.routes.Load()
@@ -402,9 +420,9 @@ func (c *Client) route(k *conn, events *wire.Events, names *names) error {
 		}
 		n := together(rest)
 		if ev.Key == 0 {
-			ev.Key = names.keys[ev.Name]
+			ev.Key = k.names.keys[ev.Name]
 		} else if ev.Kind == wire.EventSubscribed && ev.Name != "" {
-			names.set(ev.Key, ev.Name)
+			k.names.set(ev.Key, ev.Name)
 		}
 		if s := routes.find(ev); s != nil {
 			var lost []wire.Event
@@ -419,14 +437,46 @@ func (c *Client) route(k *conn, events *wire.Events, names *names) error {
 		}
 		rest = rest[n:]
 	}
-	if len(forLoop) > 0 {
-		select {
-		case k.ahead <- struct{}{}:
-			c.inbox.post(received{k, forLoop})
-		case <-k.ctx.Done():
-		}
+	if len(forLoop) > 0 && k.ahead.enter() {
+		c.inbox.post(received{k, forLoop})
 	}
 	return fault
+}
+
+// ahead counts the batches of events that the reader has posted and the loop
+// not applied. Its lock is a leaf.
+type ahead struct {
+	mu    sync.Mutex
+	cond  sync.Cond
+	n     int
+	ended bool
+}
+
+// enter waits for room for one more. It returns false once the connection is
+// dead.
+func (a *ahead) enter() bool {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	for a.n == readsAhead && !a.ended {
+		a.cond.Wait()
+	}
+	a.n++
+	return !a.ended
+}
+
+// leave is the loop's word that it applied one.
+func (a *ahead) leave() {
+	a.mu.Lock()
+	a.n--
+	a.mu.Unlock()
+	a.cond.Signal()
+}
+
+func (a *ahead) end() {
+	a.mu.Lock()
+	a.ended = true
+	a.mu.Unlock()
+	a.cond.Signal()
 }
 
 // names are what the server calls subscriptions on one connection: one name a
@@ -456,9 +506,6 @@ func together(events []wire.Event) int {
 	}
 	return n
 }
-
-// readRoom is the loop's word that it applied one batch of events.
-func (k *conn) readRoom() { <-k.ahead }
 
 // write writes frames and says how it went.
 func (c *Client) write(k *conn, frames *wire.Frames, through uint64) {

@@ -38,15 +38,15 @@ func (q *queue) discard(err error) {
 	q.dropped += uint64(q.data)
 	q.items.reset()
 	q.data, q.bytes, q.due = 0, 0, 0
-	if !q.ended {
-		q.ended = true
-		close(q.done)
-	}
+	q.ended = true
 	if !q.discarded {
 		q.discarded = true
-		close(q.cut)
+		if q.cut != nil {
+			close(q.cut)
+		}
 	}
 	q.mu.Unlock()
+	q.signal()
 }
 
 // drained reports whether everything was handed over or dropped, and no more
@@ -62,7 +62,6 @@ func (q *queue) endIfEmpty() bool {
 		return false
 	}
 	q.ended = true
-	close(q.done)
 	return true
 }
 
@@ -96,11 +95,12 @@ func (q *queue) take(ctx context.Context, dst []Message, max int, kept bool, pro
 			q.signal() // the word may have been for us: another consumer must have it
 			return nil, ctxErr
 		case len(ms) > 0:
-			if more {
+			if more || ended {
 				q.signal() // another consumer may be waiting
 			}
 			return ms, nil
 		case ended:
+			q.signal()
 			return nil, err
 		}
 		if err := q.pause(ctx, wait); err != nil {
@@ -119,7 +119,6 @@ func (q *queue) pause(ctx context.Context, wait time.Duration) error {
 	}
 	select {
 	case <-q.wake:
-	case <-q.done:
 	case <-due:
 	case <-ctx.Done():
 		return ctx.Err()
@@ -287,11 +286,23 @@ func (s *Subscription) Batches(ctx context.Context) iter.Seq2[[]Message, error] 
 // several goroutines on one C need ManualAck. Err tells why it was closed.
 func (s *Subscription) C() <-chan Message {
 	s.startDeliver.Do(func() {
+		s.c = make(chan Message)
+		s.queue.cutter()
 		if !s.client.spawn(&s.client.delivers, s.deliver) {
 			go s.deliver() // the client has ended: what is waiting is still to be had
 		}
 	})
 	return s.c
+}
+
+// cutter makes cut.
+func (q *queue) cutter() {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	q.cut = make(chan struct{})
+	if q.discarded {
+		close(q.cut)
+	}
 }
 
 func (s *Subscription) deliver() {

@@ -20,8 +20,7 @@ type queue struct {
 	room func() // consumers made room or the last message left: tells the loop; never called under mu
 
 	wake chan struct{} // 1 slot: there may be something to take
-	done chan struct{} // closed when nothing will be taken any more
-	cut  chan struct{} // closed by discard: what is in the deliverer's hand is dropped
+	cut  chan struct{} // for a deliverer: closed by discard, what is in its hand is dropped
 
 	mu        sync.Mutex
 	items     fifo[Message]
@@ -32,8 +31,8 @@ type queue struct {
 	nextDue   time.Time
 	finishing bool  // no more comes in
 	err       error // why, nil for a clean end
-	ended     bool  // done is closed
-	discarded bool  // cut is closed
+	ended     bool  // nothing will be taken any more
+	discarded bool
 
 	gen       uint64 // the connection whose messages are accepted
 	epoch     string
@@ -61,7 +60,7 @@ var messagePool, runPool sync.Pool
 func newQueue(topic string, o *SubscribeOptions, t wire.Traits, room func()) *queue {
 	q := &queue{
 		topic: topic, d: o.Delivery, manual: o.ManualAck, holes: t.Holes, room: room,
-		wake: make(chan struct{}, 1), done: make(chan struct{}), cut: make(chan struct{}),
+		wake: make(chan struct{}, 1),
 	}
 	q.items.pool = &messagePool
 	q.progress = progress{
