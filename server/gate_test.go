@@ -180,6 +180,19 @@ func TestOverload(t *testing.T) {
 	})
 }
 
+// The window grows with the clients that would come back together: one that is
+// alone has none, and may return at once.
+func TestSpreadIsOfTheOthers(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		r := newRig(t, &server.Options{ReconnectRate: 2})
+		for n := range uint64(4) {
+			if w := r.connect(native.JSON).hello(native.Hello{CN: 1}); w.Spread != n*500 {
+				t.Errorf("beside %d others: a window of %d ms, want %d", n, w.Spread, n*500)
+			}
+		}
+	})
+}
+
 func TestOptions(t *testing.T) {
 	bad := []*server.Options{
 		{Heartbeat: -1}, {Dedup: time.Microsecond}, {Window: 63}, {Window: 100}, {Window: 8192}, {MaxConns: -1},

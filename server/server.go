@@ -200,10 +200,11 @@ func (s *Server) complete(w *native.Welcome, ttl time.Duration, who Principal) {
 	}
 }
 
-// spread is the time in which all present clients can come back.
+// spread is the time in which all present clients can come back. The first may
+// come at once: a client that is alone need not wait.
 func (s *Server) spread() time.Duration {
 	s.mu.Lock()
-	n := len(s.peers)
+	n := max(len(s.peers)-1, 0)
 	s.mu.Unlock()
 	return min(time.Duration(n)*time.Second/time.Duration(s.opt.ReconnectRate), maxSpread)
 }
