@@ -64,7 +64,7 @@ func New(o *Options) (*Server, error) {
 		opt:      opt,
 		sessions: &sessions{max: opt.MaxSessions, window: uint64(opt.Window), m: map[string]*session{}, at: map[*session]*list.Element{}},
 		ids:      newIDs(opt.Dedup, opt.MaxIDs),
-		slots:    slots{step: time.Second / time.Duration(opt.ReconnectRate)},
+		slots:    slotsFor(opt.ReconnectRate),
 		peers:    map[*peer]struct{}{},
 		idle:     make(chan struct{}),
 	}
