@@ -212,7 +212,7 @@ func BenchmarkHerd(b *testing.B) {
 			})
 		}
 	}
-	herds = append(herds, herd{"100,000 clients, queue longer than patience", 100_000, 1_000, 5 * time.Second, 30 * time.Second, 0})
+	herds = append(herds, herd{"100,000 clients, long queue", 100_000, 1_000, 5 * time.Second, 30 * time.Second, 0})
 	for _, h := range herds {
 		for name, client := range map[string]func(*herd, *time.Duration) herdClient{
 			"limpet": newOurs, "backoff v4 defaults": newLibrary,
