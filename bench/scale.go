@@ -15,7 +15,7 @@ import (
 
 var scaleClientsRow = row{
 	id: "S1", title: "clients in one process", metric: "cpu", unit: "client CPU ns a message", rounds: 3, slow: true,
-	variants: steps([]int{1, 10, 100, 1000, 2000, 5000, 10000, 19000}, func(s *spec, n int) {
+	variants: steps([]int{1, 10, 100, 1000, 2000, 5000, 10000, 19900}, func(s *spec, n int) {
 		s.Clients, s.Size, s.Messages = n, 64, max(200, 200_000/n)
 	}),
 	candidates: []contender{{"limpet", "blast", scaleClients}},
