@@ -42,7 +42,7 @@ func (s *stream) Read(p []byte) (int, error) {
 	if n > 0 {
 		s.read.Store(s.now())
 		if s.whole != nil {
-			s.whole.pass(p[:n])
+			s.whole.follow(p[:n])
 		}
 		return n, nil // an error is told again
 	}

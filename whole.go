@@ -16,7 +16,7 @@ type whole struct {
 	last     bool   // the frame ends a message
 }
 
-func (w *whole) pass(b []byte) {
+func (w *whole) follow(b []byte) {
 	for {
 		if n := min(w.left, uint64(len(b))); n > 0 {
 			w.left -= n

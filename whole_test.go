@@ -13,7 +13,7 @@ func TestWholeCountsMessages(t *testing.T) {
 		rnd := rand.New(rand.NewPCG(seed, 2))
 		var stream []byte
 		var ends []int // of messages
-		frame := func(first byte, n int) {
+		put := func(first byte, n int) {
 			stream = append(stream, first)
 			switch {
 			case n < 126:
@@ -31,19 +31,19 @@ func TestWholeCountsMessages(t *testing.T) {
 			size := []int{0, 1, rnd.IntN(126), 126 + rnd.IntN(500), 1 << 16}[rnd.IntN(40)*5/40]
 			first := byte(1 + rnd.IntN(2))
 			for rnd.IntN(3) == 0 {
-				frame(first, rnd.IntN(50))
+				put(first, rnd.IntN(50))
 				first = 0
 				if rnd.IntN(2) == 0 {
-					frame(0x89+byte(rnd.IntN(2)), rnd.IntN(20)) // a ping or a pong in between
+					put(0x89+byte(rnd.IntN(2)), rnd.IntN(20)) // a ping or a pong in between
 				}
 			}
-			frame(0x80|first, size)
+			put(0x80|first, size)
 			ends = append(ends, len(stream))
 		}
 		var w whole
 		for at := 0; at < len(stream); {
 			n := min(len(stream)-at, 1+rnd.IntN([]int{2, 20, 1 << 14}[seed%3]))
-			w.pass(stream[at : at+n])
+			w.follow(stream[at : at+n])
 			at += n
 			want := 0
 			for want < len(ends) && ends[want] <= at {
