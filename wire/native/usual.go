@@ -39,16 +39,17 @@ func (u *usual) find(data []byte, i int, enc Encoding, dir Dir, lim *DecodeLimit
 
 // take returns the payload as a copy, false if it is not base64url.
 func (u *usual) take() ([]byte, bool) {
-	if len(u.payload) == 0 {
+	text := u.payload
+	if len(text) == 0 {
 		return nil, true
 	}
 	if !u.base64 {
-		b := make([]byte, len(u.payload))
-		copy(b, u.payload)
+		b := make([]byte, len(text))
+		copy(b, text)
 		return b, true
 	}
-	b := make([]byte, base64url.DecodedLen(len(u.payload)))
-	_, err := base64url.Decode(b, u.payload)
+	b := make([]byte, base64url.DecodedLen(len(text)))
+	_, err := base64url.Decode(b, text)
 	return b, err == nil
 }
 

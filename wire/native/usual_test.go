@@ -128,37 +128,40 @@ func usualSeeds(tb testing.TB) (seeds [3][][]byte) {
 	return seeds
 }
 
-// TestUsual mutates usual batches byte by byte.
+// TestUsual mutates batches of usual messages byte by byte.
 func TestUsual(t *testing.T) {
-	const bytes = "\x00\x7f\x80\xff0 \"\\,}"
 	for _, enc := range encodings {
 		understood := 0
-		check := func(data []byte) {
-			for _, dir := range []Dir{FromServer, FromClient} {
-				understood += sameAsGeneral(t, enc, dir, data)
-			}
-		}
 		for _, seed := range usualSeeds(t)[enc] {
-			check(seed)
-			if len(seed) > 250 {
-				continue
-			}
-			for i := range seed {
-				check(seed[:i])
-				check(slices.Concat(seed[:i], seed[i+1:]))
-				check(slices.Concat(seed[:i], seed[i:i+1], seed[i:]))
-				for _, c := range []byte(bytes) {
+			for _, dir := range []Dir{FromServer, FromClient} {
+				understood += sameAsGeneral(t, enc, dir, seed)
+				if len(seed) > 250 || !beginsUsual(enc, dir, seed) {
+					continue
+				}
+				for i := range seed {
+					sameAsGeneral(t, enc, dir, seed[:i])
+					sameAsGeneral(t, enc, dir, slices.Concat(seed[:i], seed[i+1:]))
+					sameAsGeneral(t, enc, dir, slices.Concat(seed[:i], seed[i:i+1], seed[i:]))
 					was := seed[i]
-					seed[i] = c
-					check(seed)
+					for _, c := range []byte("\x00\x7f\x80\xff0 \"\\,}") {
+						seed[i] = c
+						understood += sameAsGeneral(t, enc, dir, seed)
+					}
 					seed[i] = was
 				}
 			}
 		}
-		if understood < 1000 {
+		if understood < 500 {
 			t.Errorf("encoding %d: only %d frames were understood", enc, understood)
 		}
 	}
+}
+
+// beginsUsual reports whether the first frame, alone or in a list, is usual.
+func beginsUsual(enc Encoding, dir Dir, data []byte) bool {
+	var u usual
+	data = bytes.TrimPrefix(data, []byte("["))
+	return u.find(data, 0, enc, dir, &DefaultLimits) > 0
 }
 
 // TestUsualIsTaken shows that the short way is one: a usual message is found,
