@@ -149,7 +149,6 @@ var sharedTransport = func() *http.Transport {
 	t := http.DefaultTransport.(*http.Transport).Clone()
 	t.MaxResponseHeaderBytes = 64 << 10
 	t.DisableKeepAlives = true
-	t.ReadBufferSize, t.WriteBufferSize = 1<<10, 2<<10 // for the handshake only
 	t.ForceAttemptHTTP2 = false
 	t.TLSClientConfig = &tls.Config{MinVersion: tls.VersionTLS12}
 	t.OnProxyConnectResponse = connected
