@@ -96,7 +96,7 @@ func BenchmarkUplink(b *testing.B) {
 	c.cfg.Dialect = native.New(nil)
 	c.cfg.Window = Window{Messages: 4096, Bytes: 1 << 20}
 	c.gate.messages, c.gate.bytes = c.cfg.Window.Messages, c.cfg.Window.Bytes
-	c.inbox.wake = make(chan struct{}, 1)
+	c.inbox.came.L = &c.inbox.mu
 	l := &loop{c: c, window: newWindow(true, &c.gate, &c.counters), codec: codec, now: time.Now()}
 	l.window.credit = wire.Credit{N: math.MaxUint64, Bytes: math.MaxUint64}
 	ms := make([]Outgoing, 64)
