@@ -117,7 +117,7 @@ func uplink(b *testing.B, publish func(*Client) (int, error)) {
 	c.cfg.traits = c.cfg.Dialect.Traits()
 	c.cfg.Window = Window{Messages: 4096, Bytes: 1 << 20}
 	c.gate.messages, c.gate.bytes = c.cfg.Window.Messages, c.cfg.Window.Bytes
-	c.inbox.wake = make(chan struct{}, 1)
+	c.inbox.came.L = &c.inbox.mu
 	l := &loop{c: c, window: newWindow(true, &c.gate, &c.counters), codec: codec, now: time.Now()}
 	l.window.credit = wire.Credit{N: math.MaxUint64, Bytes: math.MaxUint64}
 	frames, s := new(wire.Frames), new(say)

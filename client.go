@@ -28,8 +28,6 @@ type Client struct {
 	state    cell[State]
 	routes   atomic.Pointer[routes]
 	notify   *notifier
-	ctx      context.Context // ends with the client; for dials
-	cancel   context.CancelFunc
 	done     chan struct{}
 
 	mu       sync.Mutex
@@ -56,9 +54,8 @@ func New(url string, o *Options) (*Client, error) {
 		return nil, err
 	}
 	c := &Client{cfg: cfg, ids: newIDs(), done: make(chan struct{}), notify: newNotifier(&cfg.Options)}
-	c.inbox.wake = make(chan struct{}, 1)
+	c.inbox.came.L = &c.inbox.mu
 	c.gate.messages, c.gate.bytes = cfg.Window.Messages, cfg.Window.Bytes
-	c.ctx, c.cancel = context.WithCancel(context.Background())
 	c.state.set(State{Phase: Connecting, Since: time.Now()})
 	if c.notify != nil {
 		go c.notify.run() // user code: nobody waits for it
@@ -68,7 +65,9 @@ func New(url string, o *Options) (*Client, error) {
 			}
 		}
 	}
-	go newLoop(c).run()
+	c.inbox.start = newLoop(c).run
+	c.inbox.resting = true
+	c.inbox.post(begin{})
 	return c, nil
 }
 
@@ -310,7 +309,7 @@ func (c *Client) Subscribe(ctx context.Context, topic string, o *SubscribeOption
 	if err != nil {
 		return nil, err
 	}
-	s := &Subscription{client: c, topic: topic, c: make(chan Message), from: opts.From, token: opts.Token}
+	s := &Subscription{client: c, topic: topic, from: opts.From, token: opts.Token}
 	s.queue = newQueue(topic, &opts, c.cfg.traits, func() { c.inbox.post(roomMade{s}) })
 	s.queue.tell = func(gen uint64, p Position) { c.inbox.post(processed{s, gen, p}) }
 	s.state.set(SubState{Phase: SubPending, Since: time.Now()})

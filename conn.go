@@ -8,6 +8,7 @@ import (
 	"net"
 	"net/http"
 	"net/http/httptrace"
+	"slices"
 	"sync"
 	"time"
 	"unicode/utf8"
@@ -20,6 +21,7 @@ import (
 const (
 	fragment     = 4 << 10                // bytes of one frame on the plain path: a pong must get its turn within 5 s, on 8 kbit/s too
 	piece        = 2 << 10                // of a message read at once on the plain path
+	joined       = 32 << 10               // bytes of messages handed over together on the plain path
 	closeTimeout = time.Second            // of the close handshake, then the socket is closed
 	stallTimeout = 15 * time.Second       // a write must move bytes within it
 	bodyTimeout  = 500 * time.Millisecond // for the body of a refused upgrade
@@ -35,17 +37,23 @@ type conn struct {
 	subprotocol string
 	plain       bool
 	stream      *stream
-	ctx         context.Context // ends with kill: the library must never wait for longer
+	ctx         context.Context // on the plain path; ends with kill: the library must never wait for longer
 	cancel      context.CancelFunc
-	ahead       chan struct{} // a slot for each batch of events posted and not applied
+	ahead       ahead
+
+	// Of the reader.
+	codec wire.Codec
+	names names
+	pace  pace
 }
 
 // socket reads and writes messages. There are two: tapped, whose frames are our
 // own, and plain, whose frames are those of the library (Options.PlainFrames).
 type socket interface {
 	// receive blocks until data messages have come, all that are at hand. They
-	// are valid until the next call. The reader's goroutine only.
-	receive() ([]wire.Frame, error)
+	// are valid until the next call. With rest nothing is expected soon, and it
+	// holds little memory. The reader's goroutine only.
+	receive(rest bool) ([]wire.Frame, error)
 
 	// send writes messages, the big ones in fragments, so that a ping of the
 	// peer can be answered in between. The writer's goroutine only.
@@ -80,7 +88,10 @@ func (k *conn) abandon() { k.shut(0, "", goodbye) }
 // kill ends everything that waits on the connection. It does not block on the
 // peer.
 func (k *conn) kill() {
-	k.cancel()
+	if k.cancel != nil {
+		k.cancel()
+	}
+	k.ahead.end()
 	k.stream.kill()
 }
 
@@ -176,10 +187,12 @@ func dialConn(ctx context.Context, cfg *config, a *wire.Attempt, spawn func(func
 		}
 		return nil, f
 	}
-	k := &conn{stream: up.stream, subprotocol: ws.Subprotocol(), plain: cfg.PlainFrames, ahead: make(chan struct{}, readsAhead)}
-	k.ctx, k.cancel = context.WithCancel(context.Background())
+	k := &conn{stream: up.stream, subprotocol: ws.Subprotocol(), plain: cfg.PlainFrames}
+	k.ahead.cond.L = &k.ahead.mu
 	if k.plain {
+		k.ctx, k.cancel = context.WithCancel(context.Background())
 		ws.SetReadLimit(cfg.ReadLimit)
+		k.stream.whole = new(whole)
 		k.socket = &plain{conn: k, ws: ws, limit: cfg.ReadLimit}
 	} else {
 		// The handshake is all we wanted of the library. Its connection has
@@ -197,55 +210,85 @@ type plain struct {
 	ws    *websocket.Conn
 	limit int64
 	buf   []byte
-	one   [1]wire.Frame
+	batch []wire.Frame
+	got   uint64 // messages taken off the library
+	err   error  // to be told after a batch
 }
 
-func (p *plain) receive() ([]wire.Frame, error) {
-	typ, r, err := p.ws.Reader(p.conn.ctx)
-	if err != nil {
-		return nil, err
-	}
-	stream := p.conn.stream
-	stream.unfinished(true)
-	defer stream.unfinished(false)
-	if cap(p.buf) > 64<<10 {
+// receive takes as many messages as the library has whole.
+func (p *plain) receive(rest bool) ([]wire.Frame, error) {
+	if rest || cap(p.buf) > 2*joined {
 		p.buf = nil
 	}
-	b := p.buf[:0]
+	p.buf, p.batch = p.buf[:0], p.batch[:0]
+	for p.err == nil {
+		whole := p.conn.stream.whole.messages.Load() > p.got
+		if len(p.batch) > 0 && (!whole || len(p.batch) == routedAtOnce || len(p.buf) >= joined) {
+			return p.batch, nil
+		}
+		p.err = p.message(whole)
+	}
+	if len(p.batch) > 0 {
+		return p.batch, nil
+	}
+	return nil, p.err
+}
+
+// message reads one message behind the others in buf. If it is not whole yet
+// its progress is noted.
+func (p *plain) message(whole bool) error {
+	typ, r, err := p.ws.Reader(p.conn.ctx)
+	if err != nil {
+		return err
+	}
+	stream := p.conn.stream
+	if !whole {
+		stream.unfinished(true)
+		defer stream.unfinished(false)
+	}
+	b, start := p.buf, len(p.buf)
 	for {
 		if len(b) == cap(b) {
-			b = append(b, 0)[:len(b)]
+			b = slices.Grow(b, 512)
 		}
-		// In small steps: the library returns only when it has filled one, and
-		// what it has of it is no sign of life.
-		n, err := r.Read(b[len(b):min(cap(b), len(b)+piece)])
+		step := b[len(b):cap(b)]
+		if !whole {
+			// The library returns only when it has filled a step, and what it
+			// has of it is no sign of life.
+			step = step[:min(len(step), piece)]
+		}
+		n, err := r.Read(step)
 		if n > 0 {
 			b = b[:len(b)+n]
-			stream.unfinished(true)
+			if !whole {
+				stream.unfinished(true)
+			}
 		}
-		if int64(len(b)) > p.limit {
-			return nil, &wire.CodeError{Code: 1009, Reason: "message exceeds Options.ReadLimit"}
+		if int64(len(b)-start) > p.limit {
+			return &wire.CodeError{Code: 1009, Reason: "message exceeds Options.ReadLimit"}
 		}
 		if err == io.EOF {
-			if stream.ended.Load() {
+			if stream.ended.Load() && !whole {
 				// The library takes it for the end of the message.
-				return nil, io.ErrUnexpectedEOF
+				return io.ErrUnexpectedEOF
 			}
 			break
 		}
 		if err != nil {
-			return nil, err
+			return err
 		}
 	}
 	p.buf = b
-	p.one[0] = wire.Frame{Type: wire.Binary, Data: b}
+	p.got++
+	f := wire.Frame{Type: wire.Binary, Data: b[start:len(b):len(b)]}
 	if typ == websocket.MessageText {
 		// The library does not check (RFC 6455, section 8.1).
-		if p.one[0].Type = wire.Text; !utf8.Valid(b) {
-			return nil, &wire.CodeError{Code: 1007, Reason: "text message is not UTF-8"}
+		if f.Type = wire.Text; !utf8.Valid(f.Data) {
+			return &wire.CodeError{Code: 1007, Reason: "text message is not UTF-8"}
 		}
 	}
-	return p.one[:], nil
+	p.batch = append(p.batch, f)
+	return nil
 }
 
 func (p *plain) send(frames []wire.Frame) error {
@@ -308,24 +351,31 @@ func closeCode(err error) (code uint16, reason string) {
 // read takes frames off a connection until it ends. What belongs to a
 // subscription goes straight to its queue, in wire order; the loop hears of
 // everything else, and of what changes a subscription's state.
-func (c *Client) read(k *conn, codec wire.Codec) {
-	var names names
-	for {
-		batch, err := k.receive()
-		events := eventPool.Get().(*wire.Events)
-		for len(batch) > 0 && err == nil {
-			batch, err = c.decode(k, codec, batch, events)
-			if fault := c.route(k, events, &names); fault != nil {
-				err = fault
-			}
-			events.Reset()
-		}
-		eventPool.Put(events)
-		if err != nil {
+func (c *Client) read(k *conn) {
+	for rest := true; ; rest = false {
+		batch, err := k.receive(rest) // must fit a new stack
+		if err = c.handle(k, batch, err); err != nil {
 			c.inbox.post(downed{k, err})
 			return
 		}
+		if !k.pace.steady(time.Now()) {
+			c.spawn(&c.workers, func() { c.read(k) })
+			return
+		}
 	}
+}
+
+func (c *Client) handle(k *conn, batch []wire.Frame, err error) error {
+	events := eventPool.Get().(*wire.Events)
+	for len(batch) > 0 && err == nil {
+		batch, err = c.decode(k, batch, events)
+		if fault := c.route(k, events); fault != nil {
+			err = fault
+		}
+		events.Reset()
+	}
+	eventPool.Put(events)
+	return err
 }
 
 // eventPool lends the memory of events for one frame: an idle connection holds
@@ -336,14 +386,19 @@ const routedAtOnce = 64 // events; one frame may hold more
 
 // decode decodes frames until there is enough to route, and returns the others.
 // Of a frame that is wrong nothing is applied; what came before it is.
-func (c *Client) decode(k *conn, codec wire.Codec, batch []wire.Frame, events *wire.Events) ([]wire.Frame, error) {
+func (c *Client) decode(k *conn, batch []wire.Frame, events *wire.Events) ([]wire.Frame, error) {
+	frames, bytes := 0, 0
+	defer func() {
+		c.counters.frames.Add(uint64(frames))
+		c.counters.bytesRead.Add(uint64(bytes))
+	}()
 	for len(batch) > 0 && len(events.List) < routedAtOnce {
 		f := batch[0]
 		batch = batch[1:]
-		c.counters.frames.Add(1)
-		c.counters.bytesRead.Add(uint64(len(f.Data)))
+		frames++
+		bytes += len(f.Data)
 		whole := len(events.List)
-		if err := codec.Decode(f, events); err != nil {
+		if err := k.codec.Decode(f, events); err != nil {
 			events.List = events.List[:whole]
 			return nil, asViolation(err)
 		}
@@ -351,7 +406,7 @@ func (c *Client) decode(k *conn, codec wire.Codec, batch []wire.Frame, events *w
 	return batch, nil
 }
 
-func (c *Client) route(k *conn, events *wire.Events, names *names) error {
+func (c *Client) route(k *conn, events *wire.Events) error {
 	var forLoop []wire.Event
 	var fault error
 	routes := c.routes.Load()
@@ -362,11 +417,11 @@ func (c *Client) route(k *conn, events *wire.Events, names *names) error {
 			rest = rest[1:]
 			continue
 		}
-		n := run(rest)
+		n := together(rest)
 		if ev.Key == 0 {
-			ev.Key = names.keys[ev.Name]
+			ev.Key = k.names.keys[ev.Name]
 		} else if ev.Kind == wire.EventSubscribed && ev.Name != "" {
-			names.set(ev.Key, ev.Name)
+			k.names.set(ev.Key, ev.Name)
 		}
 		if s := routes.find(ev); s != nil {
 			var lost []wire.Event
@@ -381,14 +436,46 @@ func (c *Client) route(k *conn, events *wire.Events, names *names) error {
 		}
 		rest = rest[n:]
 	}
-	if len(forLoop) > 0 {
-		select {
-		case k.ahead <- struct{}{}:
-			c.inbox.post(received{k, forLoop})
-		case <-k.ctx.Done():
-		}
+	if len(forLoop) > 0 && k.ahead.enter() {
+		c.inbox.post(received{k, forLoop})
 	}
 	return fault
+}
+
+// ahead counts the batches of events that the reader has posted and the loop
+// not applied. Its lock is a leaf.
+type ahead struct {
+	mu    sync.Mutex
+	cond  sync.Cond
+	n     int
+	ended bool
+}
+
+// enter waits for room for one more. It returns false once the connection is
+// dead.
+func (a *ahead) enter() bool {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	for a.n == readsAhead && !a.ended {
+		a.cond.Wait()
+	}
+	a.n++
+	return !a.ended
+}
+
+// leave is the loop's word that it applied one.
+func (a *ahead) leave() {
+	a.mu.Lock()
+	a.n--
+	a.mu.Unlock()
+	a.cond.Signal()
+}
+
+func (a *ahead) end() {
+	a.mu.Lock()
+	a.ended = true
+	a.mu.Unlock()
+	a.cond.Signal()
 }
 
 // names are what the server calls subscriptions on one connection: one name a
@@ -406,9 +493,9 @@ func (n *names) set(key uint64, name string) {
 	n.keys[name], n.names[key] = key, name
 }
 
-// run is how many events at the head are messages of one subscription; 1 if the
+// together is how many events at the head are messages of one subscription; 1 if the
 // first is something else.
-func run(events []wire.Event) int {
+func together(events []wire.Event) int {
 	n := 1
 	if events[0].Kind != wire.EventData {
 		return n
@@ -418,9 +505,6 @@ func run(events []wire.Event) int {
 	}
 	return n
 }
-
-// readRoom is the loop's word that it applied one batch of events.
-func (k *conn) readRoom() { <-k.ahead }
 
 // write writes frames and says how it went.
 func (c *Client) write(k *conn, frames *wire.Frames, through uint64) {

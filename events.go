@@ -166,7 +166,7 @@ type received struct {
 }
 
 func (e received) apply(l *loop) {
-	e.conn.readRoom()
+	e.conn.ahead.leave()
 	for i := range e.events {
 		if l.conn != e.conn || l.ended {
 			return

@@ -3,30 +3,30 @@ package limpet
 import (
 	"context"
 	"errors"
-	"runtime"
 	"time"
 
 	"github.com/limpet-go/limpet/wire"
 )
 
 const (
-	batchBytes   = 64 << 10               // one write: control frames get their turn after it
-	subsAtOnce   = 256                    // subscriptions asked for and not answered
-	goodbye      = 100 * time.Millisecond // of Close, for the close frame
-	patience     = time.Second            // for the close frame that follows a fatal error frame
-	gatherAtMost = time.Millisecond       // then whoever is ready need not wait for the others
-	readsAhead   = 8                      // batches of events that the reader may have posted
+	batchBytes = 64 << 10               // one write: control frames get their turn after it
+	subsAtOnce = 256                    // subscriptions asked for and not answered
+	goodbye    = 100 * time.Millisecond // of Close, for the close frame
+	patience   = time.Second            // for the close frame that follows a fatal error frame
+	readsAhead = 8                      // batches of events that the reader may have posted
 )
 
 // event is something that happened, or that somebody wants. Only apply
 // receives the loop.
 type event interface{ apply(*loop) }
 
-// loop owns the state of a client. One goroutine runs it; nothing else touches
-// its fields.
+// loop owns the state of a client. One goroutine at a time runs it, none while
+// nothing happens; nothing else touches its fields.
 type loop struct {
-	c   *Client
-	now time.Time // of the present round
+	c     *Client
+	timer *time.Timer
+	now   time.Time // of the present round
+	pace  pace      // of the rounds
 
 	state    State
 	policy   policy
@@ -38,34 +38,35 @@ type loop struct {
 	ended    bool
 
 	session  wire.Session
-	lost     time.Time // since when there is no ready connection
-	tried    time.Time // start of the last attempt
-	notUntil time.Time // the server's slot: no attempt before it, whatever happens
-	refresh  bool      // the next attempt needs a new credential
-	refused  time.Time // when a credential was last refused
-	strikes  int       // violations in a row, from the same positions
-	progress uint64    // fingerprint of the positions at the last violation
+	lost     time.Time          // since when there is no ready connection
+	tried    time.Time          // start of the last attempt
+	hangUp   context.CancelFunc // ends the attempt under way
+	notUntil time.Time          // the server's slot: no attempt before it, whatever happens
+	refresh  bool               // the next attempt needs a new credential
+	refused  time.Time          // when a credential was last refused
+	strikes  int                // violations in a row, from the same positions
+	progress uint64             // fingerprint of the positions at the last violation
 	spread   time.Duration
 	goAway   time.Duration // not earlier than this after the coming loss
 
 	// Of the present connection.
 	conn       *conn
 	codec      wire.Codec
-	ready      bool
 	start      *wire.Frames // of the codec, not yet written
 	ops        []wire.Op
 	ask        []*Subscription // to be asked for
 	asking     int             // asked for, not answered
-	writing    bool
-	again      bool // flush left something to encode
 	writeSince time.Time
 	armed      time.Time // what the timer was last set to
 	writeErr   error
 	last       *wire.Event // a fatal error frame: its close frame is awaited
+	heartbeat  time.Duration
+	ready      bool
+	writing    bool
+	again      bool // flush left something to encode
 	pinging    bool
 	acked      bool // a message was acknowledged on it
 	stable     bool
-	heartbeat  time.Duration
 
 	// Deadlines; zero: none.
 	wakeAt, pingAt, stableAt, handshakeBy, closeBy, retryAt, graceUntil time.Time
@@ -74,27 +75,21 @@ type loop struct {
 func newLoop(c *Client) *loop {
 	l := &loop{c: c, policy: newPolicy(c.cfg.Backoff, c.cfg.DialTimeout)}
 	l.window = newWindow(c.cfg.traits.Sessions, &c.gate, &c.counters)
-	l.registry = registry{traits: c.cfg.traits, routes: &c.routes}
+	l.registry = registry{traits: &c.cfg.traits, routes: &c.routes}
 	l.state = c.state.load()
+	l.timer = time.AfterFunc(forever, func() { c.inbox.post(elapsed{}) })
 	return l
 }
 
+// run does what the events of the inbox and the timer ask for. It returns at
+// the end of the client, or to rest.
 func (l *loop) run() {
-	timer := time.NewTimer(forever)
-	defer timer.Stop()
 	var events []event
-	l.now = time.Now()
-	l.lost = l.now
-	l.connect()
-	for !l.ended {
-		select {
-		case <-l.c.inbox.wake:
-		case <-timer.C:
-		}
+	for {
 		l.gather()
+		events = l.c.inbox.take(events[:0])
 		l.now = time.Now()
 		l.c.ids.tick()
-		events = l.c.inbox.take(events[:0])
 		for i, e := range events {
 			e.apply(l)
 			events[i] = nil
@@ -104,30 +99,54 @@ func (l *loop) run() {
 		}
 		if !l.ended {
 			l.flush()
-			timer.Reset(l.arm())
 		}
-	}
-	l.cleanUp()
-}
-
-// gather lets those run who were told an outcome, for as long as they publish:
-// what they have to say then leaves together. One alone is not waited for, and
-// where the processor is busy with others nobody is for long.
-func (l *loop) gather() {
-	told := l.window.told
-	if l.window.told = 0; told < 2 {
-		return
-	}
-	began := time.Now()
-	for n := l.c.inbox.len(); n < told && time.Since(began) < gatherAtMost; {
-		runtime.Gosched()
-		more := l.c.inbox.len()
-		if more == n {
+		if l.ended {
+			l.timer.Stop()
+			l.cleanUp()
 			return
 		}
-		n = more
+		l.timer.Reset(l.arm())
+		if !l.pace.steady(l.now) && l.c.inbox.rest() {
+			return
+		}
 	}
 }
+
+// pace tells wake-ups that follow each other closely from rare ones. A goroutine
+// that is woken rarely ends and leaves the waiting to a new one, or to none: the
+// runtime never shrinks a stack back to its first size, and many idle clients
+// are mostly stacks.
+type pace struct {
+	last time.Time
+	row  int // wake-ups in a row, each soon after the one before
+}
+
+const (
+	soon   = 100 * time.Millisecond
+	inARow = 32 // connecting takes fewer
+)
+
+func (p *pace) steady(now time.Time) bool {
+	if now.Sub(p.last) > soon {
+		p.row = 0
+	}
+	p.last = now
+	p.row++
+	return p.row > inARow
+}
+
+// begin is the first event of all.
+type begin struct{}
+
+func (begin) apply(l *loop) {
+	l.lost = l.now
+	l.connect()
+}
+
+// elapsed is the timer's word; the round looks for itself what is due.
+type elapsed struct{}
+
+func (elapsed) apply(*loop) {}
 
 // set publishes a change of phase.
 func (l *loop) set(p Phase) {
@@ -145,9 +164,9 @@ func (l *loop) connect() {
 	l.c.counters.attempts.Add(1)
 	l.set(Connecting)
 	a := attempt{number: l.policy.k + 1, session: l.session, subs: l.registry.positions(), refresh: l.refresh, cause: l.state.Cause}
-	timeout := l.policy.dialTimeout
+	ctx, cancel := context.WithTimeout(context.Background(), l.policy.dialTimeout)
+	l.hangUp = cancel
 	l.c.spawn(&l.c.workers, func() {
-		ctx, cancel := context.WithTimeout(l.c.ctx, timeout)
 		defer cancel()
 		d := l.c.dial(ctx, a)
 		d.timedOut = ctx.Err() == context.DeadlineExceeded
@@ -166,6 +185,7 @@ type dialed struct {
 }
 
 func (d dialed) apply(l *loop) {
+	l.hangUp = nil
 	if l.ended {
 		if d.conn != nil {
 			d.conn.abandon()
@@ -226,7 +246,8 @@ func (l *loop) open(k *conn, token string) {
 		return
 	}
 	l.set(Handshaking)
-	l.c.spawn(&l.c.workers, func() { l.c.read(k, codec) })
+	k.codec = codec
+	l.c.spawn(&l.c.workers, func() { l.c.read(k) })
 	if !l.c.cfg.traits.Greeting {
 		l.welcome(&wire.Ready{})
 	}
@@ -440,7 +461,9 @@ func (l *loop) end(why error) {
 			s.queue.discard(nil)
 		}
 	}
-	l.c.cancel()
+	if l.hangUp != nil {
+		l.hangUp()
+	}
 }
 
 // cleanUp waits for the goroutines of an ended client.

@@ -60,9 +60,9 @@ const (
 // to the loop.
 type policy struct {
 	o           Backoff
-	first       time.Duration // dial timeout before any attempt timed out
-	k           int           // losses and failed attempts in a row
-	exponential *backoff.ExponentialBackOff
+	first       time.Duration               // dial timeout before any attempt timed out
+	k           int                         // losses and failed attempts in a row
+	exponential *backoff.ExponentialBackOff // nil before the first failure
 	dialTimeout time.Duration
 }
 
@@ -76,7 +76,7 @@ func newPolicy(o Backoff, dialTimeout time.Duration) policy {
 func (p *policy) reset() {
 	p.k = 0
 	p.dialTimeout = p.first
-	p.exponential = exponential(p.o.Initial, p.o.Max, p.o.Multiplier)
+	p.exponential = nil
 }
 
 // exponential draws U(v/2, v) where v grows from initial to limit: the library
@@ -108,8 +108,11 @@ func (p *policy) bound() time.Duration {
 // library's interval grows with the count, whether its draw is used or not.
 func (p *policy) failed(floor int) (draw time.Duration) {
 	for more := max(1, floor-p.k); more > 0; more-- {
-		if p.k++; p.k == longAfter {
+		switch p.k++; {
+		case p.k == longAfter:
 			p.exponential = exponential(4*p.o.Max, 4*p.o.Max, p.o.Multiplier)
+		case p.exponential == nil:
+			p.exponential = exponential(p.o.Initial, p.o.Max, p.o.Multiplier)
 		}
 		draw = p.exponential.NextBackOff()
 	}

@@ -161,7 +161,7 @@ func (l *loop) encode(ops []wire.Op, out *wire.Frames) (through uint64) {
 }
 
 func (l *loop) refuseSub(key uint64, cause error) {
-	s := l.c.routes.Load().byKey[key]
+	s := l.c.routes.Load().keyed(key)
 	if s == nil {
 		return
 	}

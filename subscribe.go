@@ -2,6 +2,7 @@ package limpet
 
 import (
 	"context"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -59,7 +60,7 @@ type Subscription struct {
 	queue  *queue
 	state  cell[SubState]
 
-	c            chan Message
+	c            chan Message // of C
 	startDeliver sync.Once
 
 	// Owned by the loop.
@@ -117,7 +118,7 @@ func (s *Subscription) Stats() SubStats {
 func (s *Subscription) Committed() Position {
 	s.queue.mu.Lock()
 	defer s.queue.mu.Unlock()
-	return s.queue.committed
+	return s.queue.progress.committed
 }
 
 // Err is why the subscription ended: nil while it has not, and after a clean end.
@@ -138,9 +139,12 @@ func (s *Subscription) Close() error {
 
 // routes maps what a codec names to delivery queues. It is immutable.
 type routes struct {
-	byKey  map[uint64]*Subscription
+	few    []*Subscription          // if there are only a few
+	byKey  map[uint64]*Subscription // else
 	byName map[string]*Subscription
 }
+
+const fewSubs = 8 // looked through faster than a map, and smaller
 
 // find is nil for a subscription that is no more.
 func (r *routes) find(ev *wire.Event) *Subscription {
@@ -148,16 +152,25 @@ func (r *routes) find(ev *wire.Event) *Subscription {
 	case r == nil:
 		return nil
 	case ev.Key != 0:
-		return r.byKey[ev.Key]
+		return r.keyed(ev.Key)
 	}
 	return r.byName[ev.Name]
+}
+
+func (r *routes) keyed(key uint64) *Subscription {
+	for _, s := range r.few {
+		if s.key == key {
+			return s
+		}
+	}
+	return r.byKey[key]
 }
 
 // registry holds the subscriptions in order of registration. It belongs to the
 // loop, which publishes an immutable snapshot for the reader before it hands
 // over any frame that names a new subscription.
 type registry struct {
-	traits wire.Traits
+	traits *wire.Traits
 	nextID uint64
 	subs   []*Subscription
 	dirty  bool // subs changed since the last publish
@@ -193,13 +206,18 @@ func (r *registry) publish() {
 		return
 	}
 	r.dirty = false
-	next := &routes{byKey: make(map[uint64]*Subscription, len(r.subs))}
+	next := new(routes)
+	if len(r.subs) <= fewSubs {
+		next.few = slices.Clone(r.subs)
+	} else {
+		next.byKey = make(map[uint64]*Subscription, len(r.subs))
+		for _, s := range r.subs {
+			next.byKey[s.key] = s
+		}
+	}
 	if r.traits.ByName {
 		next.byName = make(map[string]*Subscription, len(r.subs))
-	}
-	for _, s := range r.subs {
-		next.byKey[s.key] = s
-		if r.traits.ByName {
+		for _, s := range r.subs {
 			next.byName[s.topic] = s
 		}
 	}
@@ -248,36 +266,62 @@ func (r *registry) begin(gen uint64) []wire.Subscribe {
 	return first
 }
 
-// cell is a value that can be read at any time and waited for. One goroutine
-// sets it.
+// cell is a value that can be read at any time and waited for. Its lock is a
+// leaf.
 type cell[T any] struct {
-	p atomic.Pointer[cellValue[T]]
-}
-
-type cellValue[T any] struct {
+	mu      sync.Mutex
 	v       T
-	changed chan struct{}
+	version uint64
+	changed chan struct{} // while somebody waits
 }
 
 func (c *cell[T]) set(v T) {
-	old := c.p.Swap(&cellValue[T]{v, make(chan struct{})})
-	if old != nil {
-		close(old.changed)
+	c.mu.Lock()
+	changed := c.changed
+	c.v, c.changed = v, nil
+	c.version++
+	c.mu.Unlock()
+	if changed != nil {
+		close(changed)
 	}
 }
 
-func (c *cell[T]) load() T { return c.p.Load().v }
+func (c *cell[T]) load() T {
+	v, _ := c.look()
+	return v
+}
+
+func (c *cell[T]) look() (v T, version uint64) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.v, c.version
+}
 
 func (c *cell[T]) wait(ctx context.Context, ok func(T) bool) (T, error) {
 	for {
-		v := c.p.Load()
-		if ok(v.v) {
-			return v.v, nil
+		v, version := c.look()
+		if ok(v) {
+			return v, nil
 		}
 		select {
-		case <-v.changed:
+		case <-c.after(version):
 		case <-ctx.Done():
-			return v.v, ctx.Err()
+			return v, ctx.Err()
 		}
 	}
+}
+
+var past = func() chan struct{} { c := make(chan struct{}); close(c); return c }()
+
+// after is closed once the value has a later version.
+func (c *cell[T]) after(version uint64) <-chan struct{} {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.version != version {
+		return past
+	}
+	if c.changed == nil {
+		c.changed = make(chan struct{})
+	}
+	return c.changed
 }

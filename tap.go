@@ -19,7 +19,13 @@ func newTapped(k *conn, limit int64, spawn func(func()) bool) *tapped {
 	})}
 }
 
-func (t *tapped) receive() ([]wire.Frame, error) { return t.frames.Read() }
+func (t *tapped) receive(rest bool) ([]wire.Frame, error) {
+	if rest {
+		return t.frames.Wait()
+	}
+	return t.frames.Read()
+}
+
 func (t *tapped) send(frames []wire.Frame) error { return t.frames.Write(frames) }
 
 // ping does not wait for the answer: whatever is received is a sign of life.

@@ -9,12 +9,10 @@
 package frame
 
 import (
-	"crypto/rand"
 	"encoding/binary"
 	"errors"
 	"fmt"
 	"io"
-	mathrand "math/rand/v2"
 	"sync/atomic"
 	"unicode/utf8"
 
@@ -55,9 +53,9 @@ const (
 	writeSize     = 64 << 10 // messages are joined up to it
 	minUnit       = 4 << 10  // of a slow peer, in place of both
 	windowSize    = 64 << 10 // of the stream, while there is traffic
-	parkedSize    = 1 << 10  // of the stream, while there is little
+	parkedSize    = 512      // of the stream, while there is little
 	windowBatch   = 256
-	parkedBatch   = 16
+	parkedBatch   = 3
 	keptMessage   = 1 << 20 // a buffer for joined messages above it is not used again
 	controlBudget = 1000    // frames that carry no data, in controlWindow
 )
@@ -115,10 +113,8 @@ func New(stream io.ReadWriter, o Options) *Conn {
 	c := &Conn{stream: stream, o: o}
 	c.out.cond.L = &c.out.mu
 	c.out.unit = writeSize
-	var seed [32]byte
-	rand.Read(seed[:]) // it never fails
-	c.out.keys = mathrand.NewChaCha8(seed)
 	c.in.park()
+	c.in.little = rested
 	return c
 }
 

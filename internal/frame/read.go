@@ -10,39 +10,43 @@ import (
 	"github.com/limpet-go/limpet/wire"
 )
 
+// rested is after how many reads in a row that found little the window goes
+// back. One of them may be the rest of a message that did not fit in parked.
+const rested = 2
+
 // controlWindow bounds a flood of frames that carry no data: controlBudget of
 // them in it. An honest peer pings a few times a minute.
 const controlWindow = 10 * time.Second
 
 // input is what has been read. It belongs to whoever holds Conn.reading.
 type input struct {
-	buf  []byte // of parked or of win
-	r, w int    // buf[r:w] is not parsed yet
-	busy bool   // the last read found much
-	own  bool   // detached: buf stays the same
+	buf    []byte // of parked or of win
+	r, w   int    // buf[r:w] is not parsed yet
+	little int    // reads in a row that found little
 
 	batch []wire.Frame // handed out by the last Read
 	err   error        // why nothing more will come
 
 	// A message that is not whole in buf: fragments, or one that is still
 	// coming.
-	unfinished bool
 	msg        []byte
-	text       bool
 	checked    int    // msg[:checked] is valid UTF-8
 	left       uint64 // of the payload of the present frame
+	unfinished bool
+	text       bool
 	inFrame    bool
 	final      bool // the present frame ends the message
 	grew       bool
 	told       bool // Options.Grew knows of it
 	handed     bool // msg is in batch: it must not be written to
 
+	own    bool // detached: buf stays the same
 	budget int
 	since  time.Time // of the budget
 
 	win    *window
 	parked [parkedSize]byte
-	few    [parkedBatch]wire.Frame
+	frames [parkedBatch]wire.Frame
 }
 
 // window is the large buffer of a connection with traffic.
@@ -60,9 +64,17 @@ var windows = sync.Pool{New: func() any { return new(window) }}
 // with that code), ErrClosing if Close took over, io.EOF or
 // io.ErrUnexpectedEOF if the stream ended without a close frame, or the
 // stream's own. It is final; messages that came before it are returned first.
-func (c *Conn) Read() ([]wire.Frame, error) {
+func (c *Conn) Read() ([]wire.Frame, error) { return c.receive(false) }
+
+// Wait is Read where nothing is expected soon: it holds little memory.
+func (c *Conn) Wait() ([]wire.Frame, error) { return c.receive(true) }
+
+func (c *Conn) receive(rest bool) ([]wire.Frame, error) {
 	if !c.reading.CompareAndSwap(false, true) {
 		return nil, ErrClosing
+	}
+	if rest {
+		c.in.little = rested
 	}
 	batch, err := c.read()
 	c.reading.Store(false)
@@ -255,9 +267,9 @@ func (c *Conn) fill() error {
 	case in.own:
 		in.w = copy(in.buf, in.buf[in.r:in.w])
 		in.r = 0
-	case in.busy && in.win == nil:
+	case in.little == 0 && in.win == nil:
 		in.open()
-	case !in.busy && in.win != nil:
+	case in.little >= rested && in.win != nil:
 		in.park()
 	default:
 		in.w = copy(in.buf, in.buf[in.r:in.w])
@@ -266,8 +278,17 @@ func (c *Conn) fill() error {
 	space := in.buf[in.w:]
 	n, err := c.readSome(space)
 	in.w += n
-	in.busy = n == len(space) || n >= parkedSize
+	in.found(n, len(space))
 	return err
+}
+
+// found judges the traffic by a read.
+func (in *input) found(n, space int) {
+	if n == space || n >= parkedSize {
+		in.little = 0
+	} else {
+		in.little++
+	}
 }
 
 // fillMessage reads a long payload where it belongs.
@@ -281,7 +302,7 @@ func (c *Conn) fillMessage() error {
 	in.msg = in.msg[:at+n]
 	in.left -= uint64(n)
 	in.grew = in.grew || n > 0
-	in.busy = n >= parkedSize
+	in.found(n, parkedSize)
 	return err
 }
 
@@ -338,7 +359,7 @@ func (in *input) detach() {
 func (in *input) park() {
 	in.w = copy(in.parked[:], in.buf[in.r:in.w])
 	in.r = 0
-	in.buf, in.batch = in.parked[:], in.few[:0]
+	in.buf, in.batch = in.parked[:], in.frames[:0]
 	if in.win != nil {
 		clear(in.win.batch[:])
 		windows.Put(in.win)

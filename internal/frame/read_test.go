@@ -302,27 +302,58 @@ func TestRandomStreams(t *testing.T) {
 	}
 }
 
-// The large buffer goes back as soon as little comes.
+// The large buffer goes back as soon as little comes, or is expected.
 func TestParking(t *testing.T) {
-	s := &script{in: bytes.Repeat(text("a message"), 10_000)}
+	s := &script{}
 	c := New(s, Options{ReadLimit: testLimit, Kill: func() {}})
-	most := 0
-	for n := 0; n < 10_000; {
-		batch, err := c.Read()
-		assert.NoError(t, err)
-		n += len(batch)
-		most = max(most, len(batch))
+	few := map[string]func() error{
+		"little came": func() (err error) {
+			for range rested + 1 {
+				s.in = text("few")
+				_, err = c.Read()
+				assert.NoError(t, err)
+			}
+			return err
+		},
+		"Wait": func() error {
+			s.in = text("few")
+			_, err := c.Wait()
+			return err
+		},
 	}
-	if c.in.win == nil || most != windowBatch {
-		t.Errorf("a busy connection has a window: %v; batches of up to %d", c.in.win != nil, most)
+	for name, few := range few {
+		s.in = bytes.Repeat(text("a message"), 10_000)
+		most := 0
+		for n := 0; n < 10_000; {
+			batch, err := c.Read()
+			assert.NoError(t, err)
+			n += len(batch)
+			most = max(most, len(batch))
+		}
+		if c.in.win == nil || most != windowBatch {
+			t.Errorf("a busy connection has a window: %v; batches of up to %d", c.in.win != nil, most)
+		}
+		assert.NoError(t, few())
+		if c.in.win != nil || cap(c.in.msg) > parkedSize {
+			t.Errorf("%s: an idle connection keeps its window", name)
+		}
 	}
-	for range 2 {
-		s.in = text("few")
+}
+
+// A message that is longer than the small buffer comes in two reads; a run of
+// such does not take and give back the window for each.
+func TestWindowStaysForMessagesOfMiddleSize(t *testing.T) {
+	s := &pieces{}
+	for range 20 {
+		*s = append(*s, text(strings.Repeat("m", parkedSize*3/2)))
+	}
+	c := New(s, Options{ReadLimit: testLimit, Kill: func() {}})
+	for i := range 20 {
 		_, err := c.Read()
 		assert.NoError(t, err)
-	}
-	if c.in.win != nil || cap(c.in.msg) > parkedSize {
-		t.Error("an idle connection keeps its window")
+		if i > 0 && c.in.win == nil {
+			t.Fatalf("message %d: no window", i)
+		}
 	}
 }
 
@@ -348,7 +379,9 @@ func (s *pieces) Read(p []byte) (int, error) {
 		return 0, io.EOF
 	}
 	n := copy(p, (*s)[0])
-	*s = (*s)[1:]
+	if (*s)[0] = (*s)[0][n:]; len((*s)[0]) == 0 {
+		*s = (*s)[1:]
+	}
 	return n, nil
 }
 func (s *pieces) Write(p []byte) (int, error) { return len(p), nil }

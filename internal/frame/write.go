@@ -2,7 +2,7 @@ package frame
 
 import (
 	"encoding/binary"
-	mathrand "math/rand/v2"
+	"math/rand/v2"
 	"sync"
 	"time"
 
@@ -11,7 +11,7 @@ import (
 
 // output is what is to be written. Its lock is a leaf, held to look and to
 // append. Whoever has set writing is the active writer and alone may use the
-// stream and keys; the others wait on cond.
+// stream; the others wait on cond.
 type output struct {
 	mu      sync.Mutex
 	cond    sync.Cond
@@ -24,8 +24,7 @@ type output struct {
 	err     error  // of the stream; final
 
 	// Of the active writer.
-	keys *mathrand.ChaCha8 // mask keys: RFC 6455, section 10.3
-	unit int               // bytes handed to the stream at a time
+	unit int // bytes handed to the stream at a time
 }
 
 // slowWrite is how long a write may take before the next ones are short, so
@@ -272,7 +271,7 @@ func (o *output) append(b []byte, first byte, payload []byte) []byte {
 	default:
 		b = binary.BigEndian.AppendUint64(append(b, first, maskBit|length64), uint64(n))
 	}
-	key := uint32(o.keys.Uint64())
+	key := rand.Uint32() // of a ChaCha8 that the runtime seeds from the system: RFC 6455, section 10.3
 	b = binary.LittleEndian.AppendUint32(b, key)
 	at := len(b)
 	b = append(b, payload...)

@@ -18,6 +18,7 @@ type codec struct {
 	// Owned by Decode.
 	welcomed bool
 	tags     strings.Builder
+	topic    string // of the last usual message that had one
 }
 
 // Start writes HELLO.

@@ -14,6 +14,12 @@ func (w *writer) frame(f *Frame) {
 		return
 	}
 	if !w.bin {
+		if f.Type == TypeMsg {
+			w.b = append(w.b, `{"t":"msg"`...)
+			w.jsonMsg(&f.Msg)
+			w.b = append(w.b, '}')
+			return
+		}
 		w.b = append(w.b, `{"t":"`...)
 		w.b = append(w.b, names[f.Type]...)
 		w.b = append(w.b, '"')
@@ -38,8 +44,6 @@ func (w *writer) frame(f *Frame) {
 
 func (w *writer) body(f *Frame) {
 	switch {
-	case f.Type == TypeMsg:
-		w.msg(&f.Msg)
 	case f.Type == TypePing || f.Type == TypePong:
 		w.uintOpt(&pingSchema, 1, f.N)
 	case f.Type == TypeAck && f.Ack != nil:
@@ -69,15 +73,20 @@ func (w *writer) body(f *Frame) {
 	}
 }
 
-// msg writes m as JSON.
-func (w *writer) msg(m *Msg) {
-	s := &msgSchema
-	w.uintOpt(s, 1, m.Ch)
-	w.uint(s, 2, m.S)
-	if m.HasP {
-		w.uint(s, 3, m.P)
+// jsonMsg writes the members of m behind its type. The first ones are in every
+// message: one slice, keys as they stand.
+func (w *writer) jsonMsg(m *Msg) {
+	b := w.b
+	if m.Ch != 0 {
+		b = appendNumber(append(b, `,"ch":`...), m.Ch)
 	}
-	w.id(s, 4, &m.ID)
+	b = appendNumber(append(b, `,"s":`...), m.S)
+	if m.HasP {
+		b = appendNumber(append(b, `,"p":`...), m.P)
+	}
+	b = appendUUID(append(b, `,"id":`...), &m.ID)
+	w.b = b
+	s := &msgSchema
 	w.stringOpt(s, 5, m.Topic)
 	w.payload(m.Payload)
 	w.stringOpt(s, 7, m.Type)
@@ -151,10 +160,9 @@ func (w *writer) payload(p []byte) {
 	switch {
 	case len(p) == 0:
 	case embeddable(p):
-		w.key(&msgSchema, 6)
-		w.b = append(w.b, p...)
+		w.b = append(append(w.b, `,"d":`...), p...)
 	default:
-		w.member(`,"b":`)
+		w.b = append(w.b, `,"b":`...)
 		w.base64(p)
 	}
 }
