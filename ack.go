@@ -2,6 +2,7 @@ package limpet
 
 import (
 	"math"
+	"slices"
 	"sync"
 	"time"
 
@@ -24,14 +25,14 @@ type window struct {
 	maxSent  uint64 // highest number sent in this session epoch
 	bytes    uint64 // payload bytes sent on this connection
 	credit   wire.Credit
-	pending  int            // receipts without an outcome
-	expiry   time.Time      // not later than the first TTL to end; zero if there is none
-	marks    []mark         // the last one is open
-	marked   uint32         // marks that were reached
-	single   uint64         // up to this number one message to a frame: a batch was too big
-	ruled    fifo[*Receipt] // have a verdict that nobody was told yet
-	room     int            // payload bytes that they gave up
-	told     int            // verdicts that somebody waited for, since the loop last looked
+	pending  int       // receipts without an outcome
+	expiry   time.Time // not later than the first TTL to end; zero if there is none
+	marks    []mark    // the last one is open
+	marked   uint32    // marks that were reached
+	single   uint64    // up to this number one message to a frame: a batch was too big
+	ruled    [2]int    // slots with a verdict that nobody was told yet are in [from, to)
+	room     int       // payload bytes that they gave up
+	told     int       // verdicts that somebody waited for, since the loop last looked
 }
 
 // Idle clients share the memory of a few busy ones.
@@ -39,7 +40,7 @@ var slotPool sync.Pool
 
 func newWindow(sessions bool, g *gate, c *counters) *window {
 	w := &window{sessions: sessions, gate: g, stats: c, born: time.Now(), lo: 1, marks: make([]mark, 1)}
-	w.slots.pool, w.ruled.pool = &slotPool, &slotPool
+	w.slots.pool = &slotPool
 	return w
 }
 
@@ -67,9 +68,10 @@ func (w *window) add(r *Receipt) {
 	}
 }
 
-// resolve decides on r. Its slot stays until the server settles it. Whoever
+// resolve decides on slot i, which stays until the server settles it. Whoever
 // calls it calls tell in the end.
-func (w *window) resolve(r *Receipt, o Outcome, err error) {
+func (w *window) resolve(i int, o Outcome, err error) {
+	r := *w.slots.at(i)
 	if r.verdict != Pending {
 		return
 	}
@@ -84,39 +86,51 @@ func (w *window) resolve(r *Receipt, o Outcome, err error) {
 	w.marks[r.mark-w.marked].pending--
 	w.room += len(r.payload)
 	r.payload = nil
-	w.ruled.push(r)
+	if w.ruled[1] == 0 {
+		w.ruled[0] = i
+	}
+	w.ruled = [2]int{min(w.ruled[0], i), max(w.ruled[1], i+1)}
 }
 
-// tell drops the settled head, gives back the room and makes the verdicts
-// known, in this order: what a receipt says is already true of the rest.
+// settle is resolve for a slot of which the server needs to hear nothing more.
+func (w *window) settle(i int, o Outcome, err error) {
+	(*w.slots.at(i)).settled = true
+	w.resolve(i, o, err)
+}
+
+// tell gives back the room of what has an outcome, makes the outcomes known
+// and drops the settled head, in this order: what a receipt says is already
+// true of the rest.
 func (w *window) tell() {
-	n := 0
-	for n < w.slots.len() && (*w.slots.at(n)).settled {
-		n++
-	}
-	if n > 0 {
-		w.tag = wire.ID((*w.slots.at(n - 1)).id)
-		w.slots.drop(n)
-		w.lo += uint64(n)
-		w.next = max(0, w.next-n)
-	}
-	w.gate.leave(n, w.room)
-	w.room = 0
+	ruled := w.slots.all()[w.ruled[0]:w.ruled[1]]
 	var count [len(outcomes)]uint64
-	for _, r := range w.ruled.all() {
-		count[r.verdict]++
+	for _, r := range ruled {
+		if r.untold() {
+			count[r.verdict]++
+		}
 	}
 	for o, n := range count {
 		if n > 0 {
 			w.stats.outcomes[o].Add(n)
 		}
 	}
-	for _, r := range w.ruled.all() {
-		if r.tell() {
+	head := 0
+	for head < w.slots.len() && (*w.slots.at(head)).settled {
+		head++
+	}
+	w.gate.leave(head, w.room)
+	for _, r := range ruled {
+		if r.untold() && r.tell() {
 			w.told++
 		}
 	}
-	w.ruled.reset()
+	w.ruled, w.room = [2]int{}, 0
+	if head > 0 {
+		w.tag = wire.ID((*w.slots.at(head - 1)).id)
+		w.slots.drop(head)
+		w.lo += uint64(head)
+		w.next = max(0, w.next-head)
+	}
 	w.reach()
 }
 
@@ -135,17 +149,13 @@ func (w *window) reach() {
 	}
 }
 
-func (w *window) settle(r *Receipt, o Outcome, err error) {
-	r.settled = true
-	w.resolve(r, o, err)
-}
-
-// at returns the receipt of seq, nil if it is not in the window.
-func (w *window) at(seq uint64) *Receipt {
+// at returns the slot of seq and what is in it, nil if it is not in the window.
+func (w *window) at(seq uint64) (int, *Receipt) {
 	if seq < w.lo || seq > w.hi() {
-		return nil
+		return 0, nil
 	}
-	return *w.slots.at(int(seq - w.lo))
+	i := int(seq - w.lo)
+	return i, *w.slots.at(i)
 }
 
 // ack applies what the server took responsibility for. An acknowledgement of
@@ -166,21 +176,19 @@ func (w *window) ack(a *wire.Ack) error {
 		return &wire.CodeError{Code: 4000, Reason: "acknowledged a message that was never sent"}
 	}
 	for _, rej := range a.Rejects {
-		if r := w.at(rej.Seq); r != nil {
-			w.reject(r, rej)
+		if i, r := w.at(rej.Seq); r != nil {
+			w.reject(i, rej)
 		}
 	}
-	for seq := w.lo; seq <= a.To; seq++ {
-		w.settle(w.at(seq), Acked, nil)
-	}
+	w.settleTo(a.To, Acked)
 	for _, rg := range a.Ranges {
 		for seq := max(rg.Lo, w.lo); seq <= rg.Hi; seq++ {
-			w.settle(w.at(seq), Acked, nil)
+			w.settle(int(seq-w.lo), Acked, nil)
 		}
 	}
 	if a.Cmd != 0 {
-		if r := w.at(a.Cmd / 4); r != nil && r.sent != 0 {
-			w.settle(r, Acked, nil)
+		if i, r := w.at(a.Cmd / 4); r != nil && r.sent != 0 {
+			w.settle(i, Acked, nil)
 		}
 	}
 	if a.HasCredit {
@@ -191,12 +199,19 @@ func (w *window) ack(a *wire.Ack) error {
 	return nil
 }
 
-func (w *window) reject(r *Receipt, rej wire.Reject) {
+// settleTo settles what is numbered up to seq, which is not beyond the window.
+func (w *window) settleTo(seq uint64, o Outcome) {
+	for i := range int(max(seq+1, w.lo) - w.lo) {
+		w.settle(i, o, nil)
+	}
+}
+
+func (w *window) reject(i int, rej wire.Reject) {
 	if rej.Unknown {
-		w.settle(r, Unknown, &Error{Op: "receipt", Class: ClassOutcome, Code: int(rej.Code), Detail: peerText(rej.Reason), Err: ErrOutcomeUnknown})
+		w.settle(i, Unknown, &Error{Op: "receipt", Class: ClassOutcome, Code: int(rej.Code), Detail: peerText(rej.Reason), Err: ErrOutcomeUnknown})
 		return
 	}
-	w.settle(r, Rejected, &Error{Op: "receipt", Class: ClassOutcome, Code: int(rej.Code), Detail: peerText(rej.Reason), Err: ErrRejected})
+	w.settle(i, Rejected, &Error{Op: "receipt", Class: ClassOutcome, Code: int(rej.Code), Detail: peerText(rej.Reason), Err: ErrRejected})
 }
 
 // resume applies what the server knew of the session when the connection
@@ -231,7 +246,7 @@ func (w *window) idOf(seq uint64) (wire.ID, bool) {
 	if seq+1 == w.lo {
 		return w.tag, w.tag != wire.ID{}
 	}
-	if r := w.at(seq); r != nil {
+	if _, r := w.at(seq); r != nil {
 		return wire.ID(r.id), true
 	}
 	return wire.ID{}, false
@@ -260,9 +275,9 @@ func (w *window) lost() {
 	if w.sessions {
 		return
 	}
-	for _, r := range w.slots.all()[:w.next] {
+	for i, r := range w.slots.all()[:w.next] {
 		if !r.settled && !r.atLeast {
-			w.settle(r, Unknown, &Error{Op: "receipt", Class: ClassOutcome, Err: ErrOutcomeUnknown})
+			w.settle(i, Unknown, &Error{Op: "receipt", Class: ClassOutcome, Err: ErrOutcomeUnknown})
 		}
 	}
 	w.next = 0
@@ -289,8 +304,9 @@ func (w *window) batch(ops []wire.Op, messages []wire.Message, now time.Time, ma
 		if alone && (count > 0 || w.underWay()) {
 			break // so that the next complaint can only be about this one
 		}
-		messages = append(messages, wire.Message{Seq: seq, ID: wire.ID(r.id), Topic: r.topic, Payload: r.payload, Void: r.verdict != Pending})
-		m := &messages[len(messages)-1]
+		var m *wire.Message
+		messages, m = another(messages)
+		m.Seq, m.ID, m.Topic, m.Payload, m.Void = seq, wire.ID(r.id), r.topic, r.payload, r.verdict != Pending
 		if x := r.extra; x != nil {
 			m.TTL = x.ttl
 			if !m.Void {
@@ -305,7 +321,9 @@ func (w *window) batch(ops []wire.Op, messages []wire.Message, now time.Time, ma
 				m.Age = time.Duration(at - r.sent)
 			}
 		}
-		ops = append(ops, wire.Op{Kind: wire.OpPublish, Cmd: seq*4 + 3, Message: m})
+		var op *wire.Op
+		ops, op = another(ops)
+		op.Kind, op.Cmd, op.Message = wire.OpPublish, seq*4+3, m
 		w.next++
 		count++
 		size += len(m.Payload) + 64
@@ -316,6 +334,15 @@ func (w *window) batch(ops []wire.Op, messages []wire.Message, now time.Time, ma
 		}
 	}
 	return ops, messages
+}
+
+// another appends an element to s, which is as say.reset left it.
+func another[T any](s []T) ([]T, *T) {
+	if len(s) == cap(s) {
+		s = slices.Grow(s, 1)
+	}
+	s = s[:len(s)+1]
+	return s, &s[len(s)-1]
 }
 
 // underWay reports whether something sent on this connection is not settled.
@@ -333,11 +360,10 @@ func (w *window) underWay() bool {
 // batch of time now did not leave. It reports false if there is no such
 // message, or if even the void one was refused.
 func (w *window) unencodable(seq uint64, cause error, now time.Time) bool {
-	r := w.at(seq)
+	first, r := w.at(seq)
 	if r == nil || r.verdict != Pending {
 		return false
 	}
-	first := int(seq - w.lo)
 	for i := w.next - 1; i >= first; i-- {
 		back := *w.slots.at(i)
 		if back.settled {
@@ -356,28 +382,28 @@ func (w *window) unencodable(seq uint64, cause error, now time.Time) bool {
 	}
 	w.next = first
 	err := &Error{Op: "receipt", Class: ClassOutcome, Err: joinReason(ErrRejected, cause)}
-	w.conclude(r, Rejected, err)
+	w.conclude(first, Rejected, err)
 	w.tell()
 	return true
 }
 
 // conclude resolves a message that the server has not settled: where it counts
 // sequence numbers it is still to hear of the slot.
-func (w *window) conclude(r *Receipt, o Outcome, err error) {
-	w.resolve(r, o, err)
-	r.settled = r.settled || !w.sessions
+func (w *window) conclude(i int, o Outcome, err error) {
+	if w.sessions {
+		w.resolve(i, o, err)
+	} else {
+		w.settle(i, o, err)
+	}
 }
 
 // tooBig handles a frame that the peer found too big: what was in flight is
 // sent again one at a time, and one that was alone is given up.
 func (w *window) tooBig() {
-	inFlight, last := 0, (*Receipt)(nil)
-	for i := range w.next {
-		if r := *w.slots.at(i); !r.settled && r.verdict == Pending {
-			inFlight++
-			if last == nil {
-				last = r
-			}
+	inFlight, last := 0, 0
+	for i, r := range w.slots.all()[:w.next] {
+		if !r.settled && r.verdict == Pending {
+			inFlight, last = inFlight+1, i
 		}
 	}
 	w.single = max(w.single, w.lo+uint64(w.next)-1)
@@ -389,9 +415,7 @@ func (w *window) tooBig() {
 
 // written resolves what a language without acknowledgements has handed over.
 func (w *window) written(through uint64) {
-	for seq := w.lo; seq <= through && seq <= w.hi(); seq++ {
-		w.settle(w.at(seq), Written, nil)
-	}
+	w.settleTo(min(through, w.hi()), Written)
 	w.tell()
 }
 
@@ -401,7 +425,7 @@ func (w *window) expire(now time.Time) {
 		return
 	}
 	w.expiry = time.Time{}
-	for _, r := range w.slots.all() {
+	for i, r := range w.slots.all() {
 		x := r.extra
 		if x == nil || x.expires.IsZero() || r.verdict != Pending || r.sent != 0 {
 			continue
@@ -412,20 +436,20 @@ func (w *window) expire(now time.Time) {
 			}
 			continue
 		}
-		w.conclude(r, Expired, &Error{Op: "receipt", Class: ClassOutcome, Err: ErrExpired})
+		w.conclude(i, Expired, &Error{Op: "receipt", Class: ClassOutcome, Err: ErrExpired})
 	}
 	w.tell()
 }
 
 // close gives every waiting receipt its last outcome.
 func (w *window) close() {
-	for _, r := range w.slots.all() {
+	for i, r := range w.slots.all() {
 		if r.sent == 0 {
-			w.resolve(r, Unsent, &Error{Op: "receipt", Class: ClassOutcome, Err: ErrUnsent})
+			w.resolve(i, Unsent, &Error{Op: "receipt", Class: ClassOutcome, Err: ErrUnsent})
 		} else {
-			w.resolve(r, Unknown, &Error{Op: "receipt", Class: ClassOutcome, Err: ErrOutcomeUnknown})
+			w.resolve(i, Unknown, &Error{Op: "receipt", Class: ClassOutcome, Err: ErrOutcomeUnknown})
 		}
 	}
-	w.slots.reset()
 	w.tell()
+	w.slots.reset()
 }

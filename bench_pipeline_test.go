@@ -2,7 +2,9 @@ package limpet
 
 import (
 	"context"
+	"math"
 	"testing"
+	"time"
 
 	"github.com/limpet-go/limpet/wire"
 	"github.com/limpet-go/limpet/wire/native"
@@ -78,6 +80,69 @@ func pipeline(b *testing.B, enc native.Encoding, per int) {
 			if n++; n == per {
 				break
 			}
+		}
+	}
+}
+
+// BenchmarkUplink is the path of a message from its admission to its outcome,
+// without socket and goroutines: receipt, window, encoder, acknowledgement. One
+// operation is one message of 64 bytes, in writes of 512.
+func BenchmarkUplink(b *testing.B) {
+	ctx := context.Background()
+	ms := make([]Outgoing, 64)
+	for i := range ms {
+		ms[i] = Outgoing{Topic: "bench", Payload: make([]byte, 64)}
+	}
+	b.Run("Publish", func(b *testing.B) {
+		uplink(b, func(c *Client) (int, error) {
+			_, err := c.Publish(ctx, ms[0].Topic, ms[0].Payload, nil)
+			return 1, err
+		})
+	})
+	b.Run("PublishBatch of 64", func(b *testing.B) {
+		uplink(b, func(c *Client) (int, error) {
+			_, err := c.PublishBatch(ctx, ms)
+			return len(ms), err
+		})
+	})
+}
+
+func uplink(b *testing.B, publish func(*Client) (int, error)) {
+	codec, err := native.New(nil).Open(wire.Resume{Conn: 1, Subprotocol: native.Subprotocol(native.Binary)})
+	if err != nil {
+		b.Fatal(err)
+	}
+	c := &Client{ids: newIDs()}
+	c.cfg.Dialect = native.New(nil)
+	c.cfg.traits = c.cfg.Dialect.Traits()
+	c.cfg.Window = Window{Messages: 4096, Bytes: 1 << 20}
+	c.gate.messages, c.gate.bytes = c.cfg.Window.Messages, c.cfg.Window.Bytes
+	c.inbox.wake = make(chan struct{}, 1)
+	l := &loop{c: c, window: newWindow(true, &c.gate, &c.counters), codec: codec, now: time.Now()}
+	l.window.credit = wire.Credit{N: math.MaxUint64, Bytes: math.MaxUint64}
+	frames, s := new(wire.Frames), new(say)
+	var events []event
+	b.ReportAllocs()
+	b.ResetTimer()
+	for done := 0; done < b.N; {
+		for n := 0; n < 512; {
+			k, err := publish(c)
+			if err != nil {
+				b.Fatal(err)
+			}
+			n, done = n+k, done+k
+		}
+		c.ids.tick()
+		events = c.inbox.take(events[:0])
+		for _, e := range events {
+			e.apply(l)
+		}
+		s.ops, s.messages = l.window.batch(s.ops, s.messages, l.now, batchBytes)
+		through := l.encode(s.ops, frames)
+		s.reset()
+		frames.Reset()
+		if err := l.window.ack(&wire.Ack{To: through}); err != nil || l.window.pending != 0 {
+			b.Fatal(err, l.window.pending)
 		}
 	}
 }

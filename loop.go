@@ -10,11 +10,12 @@ import (
 )
 
 const (
-	batchBytes = 64 << 10               // one write: control frames get their turn after it
-	subsAtOnce = 256                    // subscriptions asked for and not answered
-	goodbye    = 100 * time.Millisecond // of Close, for the close frame
-	patience   = time.Second            // for the close frame that follows a fatal error frame
-	readsAhead = 8                      // batches of events that the reader may have posted
+	batchBytes   = 64 << 10               // one write: control frames get their turn after it
+	subsAtOnce   = 256                    // subscriptions asked for and not answered
+	goodbye      = 100 * time.Millisecond // of Close, for the close frame
+	patience     = time.Second            // for the close frame that follows a fatal error frame
+	gatherAtMost = time.Millisecond       // then whoever is ready need not wait for the others
+	readsAhead   = 8                      // batches of events that the reader may have posted
 )
 
 // event is something that happened, or that somebody wants. Only apply
@@ -92,6 +93,7 @@ func (l *loop) run() {
 		}
 		l.gather()
 		l.now = time.Now()
+		l.c.ids.tick()
 		events = l.c.inbox.take(events[:0])
 		for i, e := range events {
 			e.apply(l)
@@ -109,17 +111,22 @@ func (l *loop) run() {
 }
 
 // gather lets those run who were told an outcome, for as long as they publish:
-// what they have to say then leaves together.
+// what they have to say then leaves together. One alone is not waited for, and
+// where the processor is busy with others nobody is for long.
 func (l *loop) gather() {
-	for n := l.c.inbox.len(); n < l.window.told; {
+	told := l.window.told
+	if l.window.told = 0; told < 2 {
+		return
+	}
+	began := time.Now()
+	for n := l.c.inbox.len(); n < told && time.Since(began) < gatherAtMost; {
 		runtime.Gosched()
 		more := l.c.inbox.len()
 		if more == n {
-			break
+			return
 		}
 		n = more
 	}
-	l.window.told = 0
 }
 
 // set publishes a change of phase.

@@ -38,9 +38,8 @@ func (l *loop) flush() {
 		ops = l.handshakeOps(ops)
 	}
 	through := l.encode(ops, frames)
-	clear(ops)
-	clear(lent.messages)
-	lent.ops, lent.messages = ops[:0], lent.messages[:0]
+	lent.ops = ops
+	lent.reset()
 	sayPool.Put(lent)
 	if len(frames.List) == 0 || l.conn == nil {
 		frames.Reset()
@@ -61,7 +60,27 @@ var (
 // say is what one call of Encode is given.
 type say struct {
 	ops      []wire.Op
-	messages []wire.Message
+	messages []wire.Message // of the ops that publish
+}
+
+// reset empties s for window.batch, which sets what most messages have. To
+// clear all of it costs more while the garbage collector is at work.
+func (s *say) reset() {
+	for i := range s.ops {
+		if op := &s.ops[i]; op.Kind == wire.OpPublish {
+			op.Message = nil
+		} else {
+			*op = wire.Op{}
+		}
+	}
+	for i := range s.messages {
+		m := &s.messages[i]
+		m.Topic, m.Payload = "", nil
+		if m.Type != "" || m.Header != nil || m.TTL != 0 || m.Resent {
+			*m = wire.Message{}
+		}
+	}
+	s.ops, s.messages = s.ops[:0], s.messages[:0]
 }
 
 // handshakeOps keeps back what may be said only after the welcome.

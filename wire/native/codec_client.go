@@ -163,19 +163,16 @@ func (p *packer) publish(m *wire.Message) error {
 	if m == nil {
 		return errEmptyOp
 	}
-	f := &p.message
-	f.Type = TypeMsg
-	to := &f.Msg
-	to.S, to.ID, to.HasAge, to.Age, to.Flags = m.Seq, m.ID, m.Resent, 0, 0
+	to := Msg{S: m.Seq, ID: m.ID}
 	if m.Resent {
-		to.Age = AgeUnknown
+		to.HasAge, to.Age = true, AgeUnknown
 		if m.Age >= 0 {
 			to.Age = ticks(m.Age, time.Millisecond)
 		}
 	}
 	if m.Void {
-		to.Topic, to.Payload, to.Type, to.Header, to.TTL, to.Flags = "", nil, "", nil, 0, FlagVoid
-		return p.add(f)
+		to.Flags = FlagVoid
+		return p.addMsg(&to)
 	}
 	if n := len(m.Payload); n > MaxPayload {
 		return &wire.TooBigError{What: "payload bytes", Size: n, Limit: MaxPayload}
@@ -194,5 +191,5 @@ func (p *packer) publish(m *wire.Message) error {
 	}
 	to.Topic, to.Payload, to.Type, to.Header = m.Topic, m.Payload, m.Type, m.Header
 	to.TTL = ticks(m.TTL, time.Millisecond)
-	return p.add(f)
+	return p.addMsg(&to)
 }

@@ -28,11 +28,10 @@ func (w *writer) frame(f *Frame) {
 		return
 	}
 	if f.Type == TypeMsg {
-		body := msgSize(&f.Msg)
-		w.b = binary.AppendUvarint(w.b, uint64(1+uvarintLen(uint64(body))+body))
-		w.b = append(w.b, byte(TypeMsg)<<3|wireBytes)
-		w.b = binary.AppendUvarint(w.b, uint64(body))
-		w.binaryMsg(&f.Msg)
+		b, fault := appendMsg(w.b, &f.Msg)
+		if w.b = b; fault != "" {
+			w.fail(fault)
+		}
 		return
 	}
 	outer := w.length()
@@ -109,10 +108,12 @@ func (w *writer) jsonMsg(m *Msg) {
 	w.uintOpt(s, 13, m.Flags)
 }
 
-// binaryMsg writes the fields of m, whose lengths msgSize has added up. It is
-// the hot path: one slice, tags of one byte.
-func (w *writer) binaryMsg(m *Msg) {
-	b := w.b
+// appendMsg appends the binary frame of m. It is the hot path: the slice stays
+// in registers, every tag is one byte. fault says what could not be spelled.
+func appendMsg(b []byte, m *Msg) (_ []byte, fault string) {
+	size := msgSize(m)
+	b = binary.AppendUvarint(b, uint64(1+uvarintLen(uint64(size))+size))
+	b = binary.AppendUvarint(append(b, byte(TypeMsg)<<3|wireBytes), uint64(size))
 	if m.Ch != 0 {
 		b = binary.AppendUvarint(append(b, 1<<3|wireVarint), m.Ch)
 	}
@@ -121,24 +122,21 @@ func (w *writer) binaryMsg(m *Msg) {
 		b = binary.AppendUvarint(append(b, 3<<3|wireVarint), m.P)
 	}
 	b = append(append(b, 4<<3|wireBytes, byte(len(m.ID))), m.ID[:]...)
-	if m.Topic != "" {
-		b = append(binary.AppendUvarint(append(b, 5<<3|wireBytes), uint64(len(m.Topic))), m.Topic...)
-	}
-	if len(m.Payload) != 0 {
-		b = append(binary.AppendUvarint(append(b, 6<<3|wireBytes), uint64(len(m.Payload))), m.Payload...)
-	}
-	if m.Type != "" {
-		b = append(binary.AppendUvarint(append(b, 7<<3|wireBytes), uint64(len(m.Type))), m.Type...)
-	}
+	b = appendField(b, 5, m.Topic)
+	b = appendField(b, 6, m.Payload)
+	b = appendField(b, 7, m.Type)
 	if !utf8.ValidString(m.Topic) || !utf8.ValidString(m.Type) {
-		w.fail(notUTF8)
+		fault = notUTF8
 	}
-	w.b = b
 	if len(m.Header) != 0 {
+		w := writer{b: b, bin: true, fault: fault}
 		w.header(m.Header)
+		b, fault = w.b, w.fault
 	}
-	w.markOpt(&msgSchema, 10, m.Tag)
-	b = w.b
+	if len(m.Tag) > MaxTag {
+		fault = "a tag is too long"
+	}
+	b = appendField(b, 10, m.Tag)
 	if m.HasAge {
 		b = binary.AppendUvarint(append(b, 11<<3|wireVarint), m.Age)
 	}
@@ -148,7 +146,15 @@ func (w *writer) binaryMsg(m *Msg) {
 	if m.Flags != 0 {
 		b = binary.AppendUvarint(append(b, 13<<3|wireVarint), m.Flags)
 	}
-	w.b = b
+	return b, fault
+}
+
+// appendField appends the field num unless it is empty.
+func appendField[T string | []byte](b []byte, num byte, v T) []byte {
+	if len(v) == 0 {
+		return b
+	}
+	return append(binary.AppendUvarint(append(b, num<<3|wireBytes), uint64(len(v))), v...)
 }
 
 // payload writes p so that the same bytes come out again.
