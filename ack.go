@@ -2,6 +2,8 @@ package limpet
 
 import (
 	"math"
+	"slices"
+	"sync"
 	"time"
 
 	"github.com/limpet-go/limpet/wire"
@@ -15,8 +17,9 @@ type window struct {
 	sessions bool
 	gate     *gate
 	stats    *counters
-	slots    []*Receipt
-	lo       uint64 // sequence number of slots[0]
+	born     time.Time
+	slots    fifo[*Receipt]
+	lo       uint64 // sequence number of the first slot
 	tag      wire.ID
 	next     int    // first slot not sent on this connection
 	maxSent  uint64 // highest number sent in this session epoch
@@ -25,13 +28,24 @@ type window struct {
 	pending  int       // receipts without an outcome
 	expiry   time.Time // not later than the first TTL to end; zero if there is none
 	marks    []mark    // the last one is open
-	marked   uint64    // marks that were reached
+	marked   uint32    // marks that were reached
 	single   uint64    // up to this number one message to a frame: a batch was too big
+	ruled    [2]int    // slots with a verdict that nobody was told yet are in [from, to)
+	room     int       // payload bytes that they gave up
+	told     int       // verdicts that somebody waited for, since the loop last looked
 }
 
+// Idle clients share the memory of a few busy ones.
+var slotPool sync.Pool
+
 func newWindow(sessions bool, g *gate, c *counters) *window {
-	return &window{sessions: sessions, gate: g, stats: c, lo: 1, marks: make([]mark, 1)}
+	w := &window{sessions: sessions, gate: g, stats: c, born: time.Now(), lo: 1, marks: make([]mark, 1)}
+	w.slots.pool = &slotPool
+	return w
 }
+
+// clock is now as Receipt.sent has it.
+func (w *window) clock(now time.Time) int64 { return int64(now.Sub(w.born)) + 1 }
 
 // mark counts what was admitted between two calls of Flush and has no outcome.
 type mark struct {
@@ -39,35 +53,85 @@ type mark struct {
 	done    chan struct{}
 }
 
-func (w *window) hi() uint64 { return w.lo + uint64(len(w.slots)) - 1 }
+func (w *window) hi() uint64 { return w.lo + uint64(w.slots.len()) - 1 }
 
 func (w *window) uplink() wire.Uplink { return wire.Uplink{Lo: w.lo, Hi: w.hi(), Tag: w.tag} }
 
 func (w *window) add(r *Receipt) {
-	r.message.Seq = w.hi() + 1
-	w.slots = append(w.slots, r)
+	w.slots.push(r)
 	w.pending++
 	last := len(w.marks) - 1
 	w.marks[last].pending++
-	r.mark = w.marked + uint64(last)
-	w.stats.published.Add(1)
-	if !r.expires.IsZero() && (w.expiry.IsZero() || r.expires.Before(w.expiry)) {
-		w.expiry = r.expires
+	r.mark = w.marked + uint32(last)
+	if x := r.extra; x != nil && !x.expires.IsZero() && (w.expiry.IsZero() || x.expires.Before(w.expiry)) {
+		w.expiry = x.expires
 	}
 }
 
-// resolve gives r its outcome. Its slot stays until the server settles it.
-func (w *window) resolve(r *Receipt, o Outcome, err error) {
-	if !r.resolve(o, err) {
+// resolve decides on slot i, which stays until the server settles it. Whoever
+// calls it calls tell in the end.
+func (w *window) resolve(i int, o Outcome, err error) {
+	r := *w.slots.at(i)
+	if r.verdict != Pending {
 		return
 	}
+	r.verdict = o
+	if err != nil {
+		if r.extra == nil {
+			r.extra = new(extra)
+		}
+		r.extra.err = err
+	}
 	w.pending--
-	w.stats.outcome(o)
 	w.marks[r.mark-w.marked].pending--
+	w.room += len(r.payload)
+	r.payload = nil
+	if w.ruled[1] == 0 {
+		w.ruled[0] = i
+	}
+	w.ruled = [2]int{min(w.ruled[0], i), max(w.ruled[1], i+1)}
+}
+
+// settle is resolve for a slot of which the server needs to hear nothing more.
+func (w *window) settle(i int, o Outcome, err error) {
+	(*w.slots.at(i)).settled = true
+	w.resolve(i, o, err)
+}
+
+// tell gives back the room of what has an outcome, makes the outcomes known
+// and drops the settled head, in this order: what a receipt says is already
+// true of the rest.
+func (w *window) tell() {
+	ruled := w.slots.all()[w.ruled[0]:w.ruled[1]]
+	var count [len(outcomes)]uint64
+	for _, r := range ruled {
+		if r.Outcome() == Pending {
+			count[r.verdict]++
+		}
+	}
+	for o, n := range count[Pending+1:] {
+		if n > 0 {
+			w.stats.outcomes[int(Pending)+1+o].Add(n)
+		}
+	}
+	head := 0
+	for head < w.slots.len() && (*w.slots.at(head)).settled {
+		head++
+	}
+	w.gate.leave(head, w.room)
+	for _, r := range ruled {
+		if r.verdict != Pending && r.Outcome() == Pending && r.tell() {
+			w.told++
+		}
+	}
+	w.ruled, w.room = [2]int{}, 0
+	if head > 0 {
+		w.tag = wire.ID((*w.slots.at(head - 1)).id)
+		w.slots.drop(head)
+		w.lo += uint64(head)
+		w.next = max(0, w.next-head)
+	}
 	w.reach()
-	r.message.Payload = nil
-	w.gate.leave(0, r.size)
-	r.size = 0
 }
 
 // mark closes done when everything admitted so far has an outcome.
@@ -85,35 +149,13 @@ func (w *window) reach() {
 	}
 }
 
-func (w *window) settle(r *Receipt, o Outcome, err error) {
-	r.settled = true
-	w.resolve(r, o, err)
-}
-
-// trim drops the settled head and gives its room back.
-func (w *window) trim() {
-	n, bytes := 0, 0
-	for n < len(w.slots) && w.slots[n].settled {
-		bytes += w.slots[n].size
-		w.tag = w.slots[n].message.ID
-		n++
-	}
-	if n == 0 {
-		return
-	}
-	clear(w.slots[:n])
-	w.slots = w.slots[n:]
-	w.lo += uint64(n)
-	w.next = max(0, w.next-n)
-	w.gate.leave(n, bytes)
-}
-
-// at returns the receipt of seq, nil if it is not in the window.
-func (w *window) at(seq uint64) *Receipt {
+// at returns the slot of seq and what is in it, nil if it is not in the window.
+func (w *window) at(seq uint64) (int, *Receipt) {
 	if seq < w.lo || seq > w.hi() {
-		return nil
+		return 0, nil
 	}
-	return w.slots[seq-w.lo]
+	i := int(seq - w.lo)
+	return i, *w.slots.at(i)
 }
 
 // ack applies what the server took responsibility for. An acknowledgement of
@@ -134,37 +176,42 @@ func (w *window) ack(a *wire.Ack) error {
 		return &wire.CodeError{Code: 4000, Reason: "acknowledged a message that was never sent"}
 	}
 	for _, rej := range a.Rejects {
-		if r := w.at(rej.Seq); r != nil {
-			w.reject(r, rej)
+		if i, r := w.at(rej.Seq); r != nil {
+			w.reject(i, rej)
 		}
 	}
-	for seq := w.lo; seq <= a.To; seq++ {
-		w.settle(w.at(seq), Acked, nil)
-	}
+	w.settleTo(a.To, Acked)
 	for _, rg := range a.Ranges {
 		for seq := max(rg.Lo, w.lo); seq <= rg.Hi; seq++ {
-			w.settle(w.at(seq), Acked, nil)
+			w.settle(int(seq-w.lo), Acked, nil)
 		}
 	}
 	if a.Cmd != 0 {
-		if r := w.at(a.Cmd / 4); r != nil && !r.firstSent.IsZero() {
-			w.settle(r, Acked, nil)
+		if i, r := w.at(a.Cmd / 4); r != nil && r.sent != 0 {
+			w.settle(i, Acked, nil)
 		}
 	}
 	if a.HasCredit {
 		w.credit.N = max(w.credit.N, a.Credit.N)
 		w.credit.Bytes = max(w.credit.Bytes, a.Credit.Bytes)
 	}
-	w.trim()
+	w.tell()
 	return nil
 }
 
-func (w *window) reject(r *Receipt, rej wire.Reject) {
+// settleTo settles what is numbered up to seq, which is not beyond the window.
+func (w *window) settleTo(seq uint64, o Outcome) {
+	for i := range int(max(seq+1, w.lo) - w.lo) {
+		w.settle(i, o, nil)
+	}
+}
+
+func (w *window) reject(i int, rej wire.Reject) {
 	if rej.Unknown {
-		w.settle(r, Unknown, &Error{Op: "receipt", Class: ClassOutcome, Code: int(rej.Code), Detail: peerText(rej.Reason), Err: ErrOutcomeUnknown})
+		w.settle(i, Unknown, &Error{Op: "receipt", Class: ClassOutcome, Code: int(rej.Code), Detail: peerText(rej.Reason), Err: ErrOutcomeUnknown})
 		return
 	}
-	w.settle(r, Rejected, &Error{Op: "receipt", Class: ClassOutcome, Code: int(rej.Code), Detail: peerText(rej.Reason), Err: ErrRejected})
+	w.settle(i, Rejected, &Error{Op: "receipt", Class: ClassOutcome, Code: int(rej.Code), Detail: peerText(rej.Reason), Err: ErrRejected})
 }
 
 // resume applies what the server knew of the session when the connection
@@ -199,8 +246,8 @@ func (w *window) idOf(seq uint64) (wire.ID, bool) {
 	if seq+1 == w.lo {
 		return w.tag, w.tag != wire.ID{}
 	}
-	if r := w.at(seq); r != nil {
-		return r.message.ID, true
+	if _, r := w.at(seq); r != nil {
+		return wire.ID(r.id), true
 	}
 	return wire.ID{}, false
 }
@@ -208,20 +255,17 @@ func (w *window) idOf(seq uint64) (wire.ID, bool) {
 // renumber starts a session epoch: what has an outcome leaves, the rest is
 // numbered from 1 and keeps its ids, by which the server knows it again.
 func (w *window) renumber() {
-	kept := w.slots[:0]
-	n, bytes := 0, 0
-	for _, r := range w.slots {
-		if r.Outcome() != Pending {
-			n, bytes = n+1, bytes+r.size
-			continue
+	kept := fifo[*Receipt]{pool: &slotPool}
+	for _, r := range w.slots.all() {
+		if r.verdict == Pending {
+			kept.push(r)
 		}
-		kept = append(kept, r)
-		r.message.Seq = uint64(len(kept))
 	}
-	clear(w.slots[len(kept):])
-	w.slots = kept
-	w.lo, w.next, w.maxSent, w.tag, w.single = 1, 0, 0, wire.ID{}, 0
-	w.gate.leave(n, bytes)
+	n := w.slots.len() - kept.len()
+	w.slots.reset()
+	w.slots, w.lo = kept, 1
+	w.next, w.maxSent, w.tag, w.single = 0, 0, wire.ID{}, 0
+	w.gate.leave(n, 0)
 }
 
 // lost is the end of a connection. Where the language has no sessions, what
@@ -231,47 +275,55 @@ func (w *window) lost() {
 	if w.sessions {
 		return
 	}
-	for _, r := range w.slots[:w.next] {
+	for i, r := range w.slots.all()[:w.next] {
 		if !r.settled && !r.atLeast {
-			w.settle(r, Unknown, &Error{Op: "receipt", Class: ClassOutcome, Err: ErrOutcomeUnknown})
+			w.settle(i, Unknown, &Error{Op: "receipt", Class: ClassOutcome, Err: ErrOutcomeUnknown})
 		}
 	}
 	w.next = 0
-	w.trim()
+	w.tell()
 }
 
-// batch appends the messages to send now to ops: as many as credit, maxBytes
-// and the peer's frame size allow, in order.
-func (w *window) batch(ops []wire.Op, now time.Time, maxBytes int) []wire.Op {
+// batch appends the messages to send now to ops, and what they point to to
+// messages: as many as credit, maxBytes and the peer's frame size allow, in
+// order.
+func (w *window) batch(ops []wire.Op, messages []wire.Message, now time.Time, maxBytes int) ([]wire.Op, []wire.Message) {
+	at := w.clock(now)
 	size, count := 0, 0
-	for w.next < len(w.slots) && size < maxBytes {
-		r := w.slots[w.next]
+	for w.next < w.slots.len() && size < maxBytes {
+		r := *w.slots.at(w.next)
 		seq := w.lo + uint64(w.next)
 		if r.settled {
 			w.next++
 			continue
 		}
-		if seq > w.credit.N || w.bytes >= w.credit.Bytes && r.size > 0 {
+		if seq > w.credit.N || w.bytes >= w.credit.Bytes && len(r.payload) > 0 {
 			break
 		}
 		alone := seq <= w.single
 		if alone && (count > 0 || w.underWay()) {
 			break // so that the next complaint can only be about this one
 		}
-		m := &r.message
-		if r.Outcome() != Pending {
-			m.Void, m.Payload, m.Header, m.Type = true, nil, nil, ""
+		var m *wire.Message
+		messages, m = another(messages)
+		m.Seq, m.ID, m.Topic, m.Payload, m.Void = seq, wire.ID(r.id), r.topic, r.payload, r.verdict != Pending
+		if x := r.extra; x != nil {
+			m.TTL = x.ttl
+			if !m.Void {
+				m.Type, m.Header = x.kind, x.header
+			}
 		}
-		m.Resent = !r.firstSent.IsZero() && !r.atLeast
-		if m.Resent {
-			m.Age = now.Sub(r.firstSent)
-		}
-		if r.firstSent.IsZero() {
-			r.firstSent = now
+		if r.sent == 0 {
+			r.sent = at
 		} else {
 			w.stats.resent.Add(1)
+			if m.Resent = !r.atLeast; m.Resent {
+				m.Age = time.Duration(at - r.sent)
+			}
 		}
-		ops = append(ops, wire.Op{Kind: wire.OpPublish, Cmd: seq*4 + 3, Message: m})
+		var op *wire.Op
+		ops, op = another(ops)
+		op.Kind, op.Cmd, op.Message = wire.OpPublish, seq*4+3, m
 		w.next++
 		count++
 		size += len(m.Payload) + 64
@@ -281,12 +333,21 @@ func (w *window) batch(ops []wire.Op, now time.Time, maxBytes int) []wire.Op {
 			break
 		}
 	}
-	return ops
+	return ops, messages
+}
+
+// another appends an element to s, which is as say.reset left it.
+func another[T any](s []T) ([]T, *T) {
+	if len(s) == cap(s) {
+		s = slices.Grow(s, 1)
+	}
+	s = s[:len(s)+1]
+	return s, &s[len(s)-1]
 }
 
 // underWay reports whether something sent on this connection is not settled.
 func (w *window) underWay() bool {
-	for _, r := range w.slots[:w.next] {
+	for _, r := range w.slots.all()[:w.next] {
 		if !r.settled {
 			return true
 		}
@@ -299,22 +360,21 @@ func (w *window) underWay() bool {
 // batch of time now did not leave. It reports false if there is no such
 // message, or if even the void one was refused.
 func (w *window) unencodable(seq uint64, cause error, now time.Time) bool {
-	r := w.at(seq)
-	if r == nil || r.Outcome() != Pending {
+	first, r := w.at(seq)
+	if r == nil || r.verdict != Pending {
 		return false
 	}
-	first := int(seq - w.lo)
 	for i := w.next - 1; i >= first; i-- {
-		back := w.slots[i]
+		back := *w.slots.at(i)
 		if back.settled {
 			continue
 		}
-		w.bytes -= uint64(len(back.message.Payload))
+		w.bytes -= uint64(len(back.payload))
 		switch {
-		case !back.firstSent.Equal(now):
+		case back.sent != w.clock(now):
 			w.stats.resent.Add(^uint64(0))
 		default:
-			back.firstSent = time.Time{}
+			back.sent = 0
 			if w.maxSent == w.lo+uint64(i) {
 				w.maxSent--
 			}
@@ -322,45 +382,41 @@ func (w *window) unencodable(seq uint64, cause error, now time.Time) bool {
 	}
 	w.next = first
 	err := &Error{Op: "receipt", Class: ClassOutcome, Err: joinReason(ErrRejected, cause)}
-	w.conclude(r, Rejected, err)
+	w.conclude(first, Rejected, err)
+	w.tell()
 	return true
 }
 
 // conclude resolves a message that the server has not settled: where it counts
 // sequence numbers it is still to hear of the slot.
-func (w *window) conclude(r *Receipt, o Outcome, err error) {
+func (w *window) conclude(i int, o Outcome, err error) {
 	if w.sessions {
-		w.resolve(r, o, err)
-		return
+		w.resolve(i, o, err)
+	} else {
+		w.settle(i, o, err)
 	}
-	w.settle(r, o, err)
-	w.trim()
 }
 
 // tooBig handles a frame that the peer found too big: what was in flight is
 // sent again one at a time, and one that was alone is given up.
 func (w *window) tooBig() {
-	inFlight, last := 0, (*Receipt)(nil)
-	for i := range w.next {
-		if r := w.slots[i]; !r.settled && r.Outcome() == Pending {
-			inFlight++
-			if last == nil {
-				last = r
-			}
+	inFlight, last := 0, 0
+	for i, r := range w.slots.all()[:w.next] {
+		if !r.settled && r.verdict == Pending {
+			inFlight, last = inFlight+1, i
 		}
 	}
 	w.single = max(w.single, w.lo+uint64(w.next)-1)
 	if inFlight == 1 {
 		w.conclude(last, Rejected, &Error{Op: "receipt", Class: ClassOutcome, Err: joinReason(ErrRejected, ErrTooBig)})
+		w.tell()
 	}
 }
 
 // written resolves what a language without acknowledgements has handed over.
 func (w *window) written(through uint64) {
-	for seq := w.lo; seq <= through && seq <= w.hi(); seq++ {
-		w.settle(w.at(seq), Written, nil)
-	}
-	w.trim()
+	w.settleTo(min(through, w.hi()), Written)
+	w.tell()
 }
 
 // expire ends what was never sent in time and returns when to look again.
@@ -369,34 +425,31 @@ func (w *window) expire(now time.Time) {
 		return
 	}
 	w.expiry = time.Time{}
-	for _, r := range w.slots {
-		if r.expires.IsZero() || r.Outcome() != Pending || !r.firstSent.IsZero() {
+	for i, r := range w.slots.all() {
+		x := r.extra
+		if x == nil || x.expires.IsZero() || r.verdict != Pending || r.sent != 0 {
 			continue
 		}
-		if r.expires.After(now) {
-			if w.expiry.IsZero() || r.expires.Before(w.expiry) {
-				w.expiry = r.expires
+		if x.expires.After(now) {
+			if w.expiry.IsZero() || x.expires.Before(w.expiry) {
+				w.expiry = x.expires
 			}
 			continue
 		}
-		err := &Error{Op: "receipt", Class: ClassOutcome, Err: ErrExpired}
-		if w.sessions {
-			w.resolve(r, Expired, err)
-		} else {
-			w.settle(r, Expired, err)
-		}
+		w.conclude(i, Expired, &Error{Op: "receipt", Class: ClassOutcome, Err: ErrExpired})
 	}
-	w.trim()
+	w.tell()
 }
 
 // close gives every waiting receipt its last outcome.
 func (w *window) close() {
-	for _, r := range w.slots {
-		if r.firstSent.IsZero() {
-			w.resolve(r, Unsent, &Error{Op: "receipt", Class: ClassOutcome, Err: ErrUnsent})
+	for i, r := range w.slots.all() {
+		if r.sent == 0 {
+			w.resolve(i, Unsent, &Error{Op: "receipt", Class: ClassOutcome, Err: ErrUnsent})
 		} else {
-			w.resolve(r, Unknown, &Error{Op: "receipt", Class: ClassOutcome, Err: ErrOutcomeUnknown})
+			w.resolve(i, Unknown, &Error{Op: "receipt", Class: ClassOutcome, Err: ErrOutcomeUnknown})
 		}
 	}
-	w.slots = nil
+	w.tell()
+	w.slots.reset()
 }

@@ -57,20 +57,37 @@ func (f *benchFeed) offer(b testing.TB) {
 // No message may cost an allocation of its own on its way to the consumer.
 // Half a one leaves room for the race detector, which empties pools at random.
 func TestDeliveryAllocates(t *testing.T) {
-	s, events := benchSubscription()
-	f := benchFeed{s: s, events: events, together: benchBlock}
-	next, stop := iter.Pull2(s.Messages(t.Context()))
-	defer stop()
-	n := testing.AllocsPerRun(100, func() {
-		f.offer(t)
-		for range benchBlock {
-			if _, err, ok := next(); err != nil || !ok {
-				t.Fatal("the stream ended", err)
+	for name, loop := range map[string]func(s *Subscription, took func(int)){
+		"Messages": func(s *Subscription, took func(int)) {
+			for range s.Messages(t.Context()) {
+				took(1)
 			}
-		}
-	})
-	if n >= benchBlock {
-		t.Errorf("%d messages through the delivery queue allocate %v times", benchBlock, n)
+		},
+		"Batches": func(s *Subscription, took func(int)) {
+			for ms := range s.Batches(t.Context()) {
+				took(len(ms))
+			}
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			s, events := benchSubscription()
+			f := benchFeed{s: s, events: events, together: benchBlock}
+			next, stop := iter.Pull(func(yield func(int) bool) { loop(s, func(n int) { yield(n) }) })
+			n := testing.AllocsPerRun(100, func() {
+				f.offer(t)
+				for got := 0; got < benchBlock; {
+					n, ok := next()
+					if got += n; !ok {
+						t.Fatal("the stream ended")
+					}
+				}
+			})
+			if n >= benchBlock/2 {
+				t.Errorf("%d messages through the delivery queue allocate %v times", benchBlock, n)
+			}
+			s.queue.discard(nil)
+			stop()
+		})
 	}
 }
 

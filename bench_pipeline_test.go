@@ -2,7 +2,9 @@ package limpet
 
 import (
 	"context"
+	"math"
 	"testing"
+	"time"
 
 	"github.com/limpet-go/limpet/wire"
 	"github.com/limpet-go/limpet/wire/native"
@@ -78,6 +80,49 @@ func pipeline(b *testing.B, enc native.Encoding, per int) {
 			if n++; n == per {
 				break
 			}
+		}
+	}
+}
+
+// BenchmarkUplink is the path of a message from PublishBatch to its outcome,
+// without socket and goroutines: admission, window, encoder, acknowledgement.
+// One operation is one message of 64 bytes, of batches of 64 and writes of 512.
+func BenchmarkUplink(b *testing.B) {
+	codec, err := native.New(nil).Open(wire.Resume{Conn: 1, Subprotocol: native.Subprotocol(native.Binary)})
+	if err != nil {
+		b.Fatal(err)
+	}
+	c := &Client{cfg: config{traits: wire.Traits{Publish: true, Acks: true, Sessions: true}}, ids: newIDs()}
+	c.cfg.Dialect = native.New(nil)
+	c.cfg.Window = Window{Messages: 4096, Bytes: 1 << 20}
+	c.gate.messages, c.gate.bytes = c.cfg.Window.Messages, c.cfg.Window.Bytes
+	c.inbox.came.L = &c.inbox.mu
+	l := &loop{c: c, window: newWindow(true, &c.gate, &c.counters), codec: codec, now: time.Now()}
+	l.window.credit = wire.Credit{N: math.MaxUint64, Bytes: math.MaxUint64}
+	ms := make([]Outgoing, 64)
+	for i := range ms {
+		ms[i] = Outgoing{Topic: "bench", Payload: make([]byte, 64)}
+	}
+	frames, s := new(wire.Frames), new(say)
+	var events []event
+	b.ReportAllocs()
+	for done := 0; done < b.N; {
+		for range 8 {
+			if _, err := c.PublishBatch(context.Background(), ms); err != nil {
+				b.Fatal(err)
+			}
+			done += len(ms)
+		}
+		events = c.inbox.take(events[:0])
+		for _, e := range events {
+			e.apply(l)
+		}
+		s.ops, s.messages = l.window.batch(s.ops[:0], s.messages[:0], l.now, batchBytes)
+		through := l.encode(s.ops, frames)
+		s.reset()
+		frames.Reset()
+		if err := l.window.ack(&wire.Ack{To: through}); err != nil || l.window.pending != 0 {
+			b.Fatal(err, l.window.pending)
 		}
 	}
 }

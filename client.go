@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"iter"
+	"maps"
 	"math"
 	"regexp"
 	"sync"
@@ -117,8 +118,11 @@ func (c *Client) Publish(ctx context.Context, topic string, payload []byte, o *P
 	if err := c.admit(ctx, []Outgoing{m}); err != nil {
 		return nil, err
 	}
-	r := new(Receipt)
-	c.fill(r, &m, append([]byte(nil), payload...), time.Now())
+	r, now := new(Receipt), time.Now()
+	r.fill(&m, append([]byte(nil), payload...), now)
+	if r.id == uuid.Nil {
+		r.id = c.ids.id(c.ids.take(now, 1))
+	}
 	if !c.inbox.post(r) {
 		return nil, admissionError(ErrClosed)
 	}
@@ -141,11 +145,16 @@ func (c *Client) PublishBatch(ctx context.Context, ms []Outgoing) ([]*Receipt, e
 		size += len(ms[i].Payload)
 	}
 	payloads, now := make([]byte, 0, size), time.Now()
+	first := c.ids.take(now, len(ms))
 	for i := range ms {
 		start := len(payloads)
 		payloads = append(payloads, ms[i].Payload...)
-		c.fill(&receipts[i], &ms[i], payloads[start:len(payloads):len(payloads)], now)
-		rs[i] = &receipts[i]
+		r := &receipts[i]
+		r.fill(&ms[i], payloads[start:len(payloads):len(payloads)], now)
+		if r.id == uuid.Nil {
+			r.id = c.ids.id(first + uint64(i))
+		}
+		rs[i] = r
 	}
 	if !c.inbox.post(publish{receipts}) {
 		return nil, admissionError(ErrClosed)
@@ -168,8 +177,14 @@ func (c *Client) admit(ctx context.Context, ms []Outgoing) error {
 	if !c.cfg.traits.Publish {
 		return unsupported(opPublish, "", "dialect "+c.cfg.Dialect.Name()+" takes no messages")
 	}
-	bytes := 0
+	bytes, topic := 0, ""
 	for i := range ms {
+		if i == 0 || ms[i].Topic != topic {
+			topic = ms[i].Topic
+			if err := c.cfg.Dialect.CheckTopic(wire.UsePublish, topic); err != nil {
+				return topicError(opPublish, err)
+			}
+		}
 		if err := c.check(&ms[i]); err != nil {
 			return err
 		}
@@ -194,33 +209,28 @@ func admissionError(err error) *Error {
 }
 
 // fill makes r the receipt of m. It keeps payload.
-func (c *Client) fill(r *Receipt, m *Outgoing, payload []byte, now time.Time) {
-	if r.id = m.ID; r.id == uuid.Nil {
-		r.id = c.ids.next(now)
+func (r *Receipt) fill(m *Outgoing, payload []byte, now time.Time) {
+	r.id, r.topic, r.payload, r.atLeast = m.ID, m.Topic, payload, m.AtLeastOnce
+	if m.Type == "" && len(m.Header) == 0 && m.TTL == 0 {
+		return
 	}
-	r.size, r.atLeast = len(payload), m.AtLeastOnce
-	r.message = wire.Message{ID: wire.ID(r.id), Topic: m.Topic, Type: m.Type, TTL: m.TTL, Payload: payload}
-	if len(m.Header) > 0 {
-		r.message.Header = make(map[string]string, len(m.Header))
-		for k, v := range m.Header {
-			r.message.Header[k] = v
-		}
-	}
+	r.extra = &extra{kind: m.Type, header: maps.Clone(m.Header), ttl: m.TTL}
 	if m.TTL > 0 {
-		r.expires = now.Add(m.TTL)
+		r.extra.expires = now.Add(m.TTL)
 	}
 }
 
+// check checks what depends on nothing but m, the topic aside.
 func (c *Client) check(m *Outgoing) error {
-	if err := c.cfg.Dialect.CheckTopic(wire.UsePublish, m.Topic); err != nil {
-		return topicError(opPublish, err)
-	}
 	if m.TTL < 0 {
 		return inputError(opPublish, "PublishOptions.TTL", "must not be negative, is %v", m.TTL)
 	}
 	if most := c.cfg.traits.MaxPayload; most > 0 && len(m.Payload) > most {
 		return &Error{Op: opPublish, Field: "payload", Class: ClassInput,
 			Err: fmt.Errorf("%w: %d bytes, the limit is %d", ErrTooBig, len(m.Payload), most)}
+	}
+	if m.Type == "" && len(m.Header) == 0 {
+		return nil
 	}
 	if !utf8.ValidString(m.Type) {
 		return inputError(opPublish, "PublishOptions.Type", "is not UTF-8")
@@ -427,13 +437,20 @@ func (b *inbox) post(e event) bool {
 	return true
 }
 
-// take waits for events and swaps them against an empty slice.
-func (b *inbox) take(empty []event) []event {
+// wait blocks until there are events and says how many.
+func (b *inbox) wait() int {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	for len(b.events) == 0 {
 		b.came.Wait()
 	}
+	return len(b.events)
+}
+
+// take swaps the waiting events against an empty slice.
+func (b *inbox) take(empty []event) []event {
+	b.mu.Lock()
+	defer b.mu.Unlock()
 	events := b.events
 	b.events = empty
 	return events

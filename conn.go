@@ -8,6 +8,7 @@ import (
 	"net"
 	"net/http"
 	"net/http/httptrace"
+	"slices"
 	"sync"
 	"time"
 	"unicode/utf8"
@@ -20,6 +21,7 @@ import (
 const (
 	fragment     = 4 << 10                // bytes of one frame on the plain path: a pong must get its turn within 5 s, on 8 kbit/s too
 	piece        = 2 << 10                // of a message read at once on the plain path
+	joined       = 32 << 10               // bytes of messages handed over together on the plain path
 	closeTimeout = time.Second            // of the close handshake, then the socket is closed
 	stallTimeout = 15 * time.Second       // a write must move bytes within it
 	bodyTimeout  = 500 * time.Millisecond // for the body of a refused upgrade
@@ -190,6 +192,7 @@ func dialConn(ctx context.Context, cfg *config, a *wire.Attempt, spawn func(func
 	if k.plain {
 		k.ctx, k.cancel = context.WithCancel(context.Background())
 		ws.SetReadLimit(cfg.ReadLimit)
+		k.stream.whole = new(whole)
 		k.socket = &plain{conn: k, ws: ws, limit: cfg.ReadLimit}
 	} else {
 		// The handshake is all we wanted of the library. Its connection has
@@ -207,58 +210,85 @@ type plain struct {
 	ws    *websocket.Conn
 	limit int64
 	buf   []byte
-	one   [1]wire.Frame
+	batch []wire.Frame
+	got   uint64 // messages taken off the library
+	err   error  // to be told after a batch
 }
 
+// receive takes as many messages as the library has whole.
 func (p *plain) receive(rest bool) ([]wire.Frame, error) {
-	if rest {
+	if rest || cap(p.buf) > 2*joined {
 		p.buf = nil
 	}
+	p.buf, p.batch = p.buf[:0], p.batch[:0]
+	for p.err == nil {
+		whole := p.conn.stream.whole.messages.Load() > p.got
+		if len(p.batch) > 0 && (!whole || len(p.batch) == routedAtOnce || len(p.buf) >= joined) {
+			return p.batch, nil
+		}
+		p.err = p.message(whole)
+	}
+	if len(p.batch) > 0 {
+		return p.batch, nil
+	}
+	return nil, p.err
+}
+
+// message reads one message behind the others in buf. If it is not whole yet
+// its progress is noted.
+func (p *plain) message(whole bool) error {
 	typ, r, err := p.ws.Reader(p.conn.ctx)
 	if err != nil {
-		return nil, err
+		return err
 	}
 	stream := p.conn.stream
-	stream.unfinished(true)
-	defer stream.unfinished(false)
-	if cap(p.buf) > 64<<10 {
-		p.buf = nil
+	if !whole {
+		stream.unfinished(true)
+		defer stream.unfinished(false)
 	}
-	b := p.buf[:0]
+	b, start := p.buf, len(p.buf)
 	for {
 		if len(b) == cap(b) {
-			b = append(b, 0)[:len(b)]
+			b = slices.Grow(b, 512)
 		}
-		// In small steps: the library returns only when it has filled one, and
-		// what it has of it is no sign of life.
-		n, err := r.Read(b[len(b):min(cap(b), len(b)+piece)])
+		step := b[len(b):cap(b)]
+		if !whole {
+			// The library returns only when it has filled a step, and what it
+			// has of it is no sign of life.
+			step = step[:min(len(step), piece)]
+		}
+		n, err := r.Read(step)
 		if n > 0 {
 			b = b[:len(b)+n]
-			stream.unfinished(true)
+			if !whole {
+				stream.unfinished(true)
+			}
 		}
-		if int64(len(b)) > p.limit {
-			return nil, &wire.CodeError{Code: 1009, Reason: "message exceeds Options.ReadLimit"}
+		if int64(len(b)-start) > p.limit {
+			return &wire.CodeError{Code: 1009, Reason: "message exceeds Options.ReadLimit"}
 		}
 		if err == io.EOF {
-			if stream.ended.Load() {
+			if stream.ended.Load() && !whole {
 				// The library takes it for the end of the message.
-				return nil, io.ErrUnexpectedEOF
+				return io.ErrUnexpectedEOF
 			}
 			break
 		}
 		if err != nil {
-			return nil, err
+			return err
 		}
 	}
 	p.buf = b
-	p.one[0] = wire.Frame{Type: wire.Binary, Data: b}
+	p.got++
+	f := wire.Frame{Type: wire.Binary, Data: b[start:len(b):len(b)]}
 	if typ == websocket.MessageText {
 		// The library does not check (RFC 6455, section 8.1).
-		if p.one[0].Type = wire.Text; !utf8.Valid(b) {
-			return nil, &wire.CodeError{Code: 1007, Reason: "text message is not UTF-8"}
+		if f.Type = wire.Text; !utf8.Valid(f.Data) {
+			return &wire.CodeError{Code: 1007, Reason: "text message is not UTF-8"}
 		}
 	}
-	return p.one[:], nil
+	p.batch = append(p.batch, f)
+	return nil
 }
 
 func (p *plain) send(frames []wire.Frame) error {
@@ -357,11 +387,16 @@ const routedAtOnce = 64 // events; one frame may hold more
 // decode decodes frames until there is enough to route, and returns the others.
 // Of a frame that is wrong nothing is applied; what came before it is.
 func (c *Client) decode(k *conn, batch []wire.Frame, events *wire.Events) ([]wire.Frame, error) {
+	frames, bytes := 0, 0
+	defer func() {
+		c.counters.frames.Add(uint64(frames))
+		c.counters.bytesRead.Add(uint64(bytes))
+	}()
 	for len(batch) > 0 && len(events.List) < routedAtOnce {
 		f := batch[0]
 		batch = batch[1:]
-		c.counters.frames.Add(1)
-		c.counters.bytesRead.Add(uint64(len(f.Data)))
+		frames++
+		bytes += len(f.Data)
 		whole := len(events.List)
 		if err := k.codec.Decode(f, events); err != nil {
 			events.List = events.List[:whole]
@@ -382,7 +417,7 @@ func (c *Client) route(k *conn, events *wire.Events) error {
 			rest = rest[1:]
 			continue
 		}
-		n := run(rest)
+		n := together(rest)
 		if ev.Key == 0 {
 			ev.Key = k.names.keys[ev.Name]
 		} else if ev.Kind == wire.EventSubscribed && ev.Name != "" {
@@ -458,9 +493,9 @@ func (n *names) set(key uint64, name string) {
 	n.keys[name], n.names[key] = key, name
 }
 
-// run is how many events at the head are messages of one subscription; 1 if the
+// together is how many events at the head are messages of one subscription; 1 if the
 // first is something else.
-func run(events []wire.Event) int {
+func together(events []wire.Event) int {
 	n := 1
 	if events[0].Kind != wire.EventData {
 		return n

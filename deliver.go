@@ -3,9 +3,8 @@ package limpet
 import (
 	"context"
 	"iter"
+	"sync"
 	"time"
-
-	"github.com/limpet-go/limpet/wire"
 )
 
 func (q *queue) signal() {
@@ -66,31 +65,28 @@ func (q *queue) endIfEmpty() bool {
 	return true
 }
 
-// span is a run of messages that were processed, by their number of taking. The
-// zero value is none.
-type span struct{ from, to uint64 }
-
 // take blocks until messages are due and returns max at most, in dst if that
-// has room. They count as delivered, or, if kept, as waiting until handed is
-// called. Processed ones are acknowledged first. When the stream has ended it
-// returns nil and the stream's error; when ctx ends, its error.
-func (q *queue) take(ctx context.Context, dst []Message, max int, kept bool, processed span) ([]Message, error) {
+// has room, else in memory lent by batches. They count as delivered, or, if
+// kept, as waiting until handed is called. Processed ones are acknowledged
+// first. When the stream has ended it returns nil and the stream's error; when
+// ctx ends, its error.
+func (q *queue) take(ctx context.Context, dst []Message, max int, kept bool, processed done) ([]Message, error) {
 	for {
 		q.mu.Lock()
-		told := q.ack(processed)
+		told := q.progress.ack(processed)
 		ctxErr := ctx.Err()
 		var ms []Message
 		var wait time.Duration
 		if ctxErr == nil {
 			ms, wait = q.pop(dst, max, kept)
 		}
-		tell := processed.to != 0 || len(ms) > 0
+		tell := processed.last != nil || len(ms) > 0
 		tell = tell && (q.starved() || len(ms) > 0 && q.endIfEmpty())
 		more := q.items.len() > 0
 		ended, err := q.ended, q.err
 		q.mu.Unlock()
 		q.report(told)
-		processed = span{}
+		processed = done{}
 		if tell {
 			q.room()
 		}
@@ -137,7 +133,7 @@ func (q *queue) pop(dst []Message, most int, kept bool) ([]Message, time.Duratio
 		return nil, 0
 	}
 	if q.manual {
-		if n = min(n, q.d.Buffer-q.unacked.len()); n <= 0 {
+		if n = min(n, q.d.Buffer-q.progress.open.len()); n <= 0 {
 			return nil, 0
 		}
 	}
@@ -153,57 +149,34 @@ func (q *queue) pop(dst []Message, most int, kept bool) ([]Message, time.Duratio
 		q.due -= n
 	}
 	if cap(dst) < n {
-		dst = make([]Message, n)
+		dst = batches.Get().(*[maxBatch]Message)[:0]
 	}
-	ms := dst[:n]
-	copy(ms, q.items.all())
+	ms := append(dst[:0], q.items.all()[:n]...)
 	q.items.drop(n)
+	losses := 0
 	for i := range ms {
-		m := &ms[i]
-		q.takes++
-		m.taken = q.takes
-		if q.unacked.len() >= q.d.Buffer+maxUnacked {
-			q.stuck = true
-			q.unacked.reset()
+		if ms[i].Gap != nil {
+			losses++
 		}
-		if !q.stuck {
-			q.unacked.push(commit{m.taken, m.Position, m.Gap != nil, m.gen})
-		}
-		q.bytes -= len(m.Payload)
-		switch {
-		case m.Gap != nil:
-		case kept:
-			q.data--
-			q.inHand++
-		default:
-			q.data--
-			q.delivered++
-		}
+		q.bytes -= len(ms[i].Payload)
 	}
-	if q.manual {
-		q.advance() // over a loss, which nobody acknowledges
+	n -= losses
+	q.data -= n
+	if kept {
+		q.inHand += n
+	} else {
+		q.delivered += uint64(n)
+	}
+	q.progress.took(ms, losses)
+	if losses > 0 {
+		q.progress.advance() // over a loss, which nobody acknowledges
 	}
 	return ms, 0
 }
 
-// advance moves the committed position over the contiguous acknowledged prefix
-// and returns its length and its last message. Mu is held.
-func (q *queue) advance() (n int, last commit) {
-	for n < q.unacked.len() && q.unacked.at(n).acked {
-		c := q.unacked.at(n)
-		q.committed = c.position
-		if c.gen != 0 {
-			last = *c
-		}
-		n++
-	}
-	q.unacked.drop(n)
-	return n, last
-}
-
 // handed counts ms as delivered, or as dropped when the stream ended in the
-// deliverer's hand.
-func (q *queue) handed(ms []Message, delivered bool) {
+// deliverer's hand, and acknowledges what is processed.
+func (q *queue) handed(ms []Message, delivered bool, processed done) {
 	q.mu.Lock()
 	for i := range ms {
 		if ms[i].Gap != nil {
@@ -216,43 +189,25 @@ func (q *queue) handed(ms []Message, delivered bool) {
 			q.dropped++
 		}
 	}
+	told := q.progress.ack(processed)
 	tell := q.starved() || q.ended && q.inHand == 0
 	q.mu.Unlock()
+	q.report(told)
 	if tell {
 		q.room()
 	}
 }
 
-// ack marks taken messages as processed, commits the contiguous prefix and
-// returns what the server wants to hear. Mu is held.
-func (q *queue) ack(s span) (told []commit) {
-	if s.to == 0 || q.unacked.len() == 0 {
-		return nil
-	}
-	first := q.unacked.at(0).taken
-	for taken := max(s.from, first); taken <= s.to && taken-first < uint64(q.unacked.len()); taken++ {
-		c := q.unacked.at(int(taken - first))
-		if !c.acked && q.processed == wire.ProcessedEach && c.gen != 0 {
-			told = append(told, *c)
-		}
-		c.acked = true
-	}
-	if _, last := q.advance(); q.processed == wire.ProcessedCumulative && last.gen != 0 {
-		told = append(told, last)
-	}
-	return told
-}
-
-func (q *queue) report(told []commit) {
-	for _, c := range told {
-		q.tell(c.gen, c.position)
+func (q *queue) report(told []run) {
+	for i := range told {
+		q.tell(told[i].gen, told[i].position)
 	}
 }
 
-// acked is ack for one message.
-func (q *queue) acked(taken uint64) {
+// acked says that m was processed.
+func (q *queue) acked(m *Message) {
 	q.mu.Lock()
-	told := q.ack(span{taken, taken})
+	told := q.progress.ackOne(m)
 	free := q.starved()
 	q.mu.Unlock()
 	q.report(told)
@@ -272,7 +227,7 @@ func (q *queue) acked(taken uint64) {
 func (s *Subscription) Messages(ctx context.Context) iter.Seq2[Message, error] {
 	return func(yield func(Message, error) bool) {
 		var room [1]Message
-		var processed span
+		var processed done
 		for {
 			ms, err := s.queue.take(ctx, room[:0], 1, false, processed)
 			if ms == nil {
@@ -285,20 +240,26 @@ func (s *Subscription) Messages(ctx context.Context) iter.Seq2[Message, error] {
 				return
 			}
 			if !s.queue.manual {
-				processed = span{ms[0].taken, ms[0].taken}
+				processed = done{ms[0].number, &room[0]}
 			}
 		}
 	}
 }
 
 // maxBatch bounds one element of Batches.
-const maxBatch = 1024
+const maxBatch = 128
 
-// Batches is Messages with everything that is due together, at most 1,024
-// messages, in one slice that the receiver owns.
+// batches lends the memory of one batch.
+var batches = sync.Pool{New: func() any { return new([maxBatch]Message) }}
+
+// Batches is Messages with everything that is due together, at most 128
+// messages, in one slice. The slice is the receiver's until the next batch is
+// taken, then its memory is used again: keep messages with slices.Clone. Their
+// payloads are the receiver's for good.
 func (s *Subscription) Batches(ctx context.Context) iter.Seq2[[]Message, error] {
 	return func(yield func([]Message, error) bool) {
-		var processed span
+		var processed done
+		var last Message // the receiver may change ms
 		for {
 			ms, err := s.queue.take(ctx, nil, maxBatch, false, processed)
 			if ms == nil {
@@ -307,13 +268,15 @@ func (s *Subscription) Batches(ctx context.Context) iter.Seq2[[]Message, error] 
 				}
 				return
 			}
-			all := span{ms[0].taken, ms[len(ms)-1].taken} // the receiver may change ms
-			if !yield(ms, nil) {
+			last, processed = ms[len(ms)-1], done{ms[0].number, &last}
+			if !yield(ms[:len(ms):len(ms)], nil) {
 				return
 			}
-			if !s.queue.manual {
-				processed = all
+			if s.queue.manual {
+				processed = done{}
 			}
+			clear(ms)
+			batches.Put((*[maxBatch]Message)(ms[:maxBatch]))
 		}
 	}
 }
@@ -344,10 +307,10 @@ func (q *queue) cutter() {
 
 func (s *Subscription) deliver() {
 	defer close(s.c)
-	var room [1]Message
-	var before uint64
-	for {
-		ms, _ := s.queue.take(context.Background(), room[:0], 1, true, span{})
+	var room [2]Message
+	var before done
+	for i := 0; ; i = 1 - i {
+		ms, _ := s.queue.take(context.Background(), room[i:i], 1, true, done{})
 		if ms == nil {
 			return
 		}
@@ -357,14 +320,13 @@ func (s *Subscription) deliver() {
 			select {
 			case s.c <- ms[0]:
 			case <-s.queue.cut:
-				s.queue.handed(ms, false)
+				s.queue.handed(ms, false, done{})
 				return
 			}
 		}
-		s.queue.handed(ms, true)
-		if !s.queue.manual && before != 0 {
-			s.queue.acked(before)
+		s.queue.handed(ms, true, before)
+		if !s.queue.manual {
+			before = done{ms[0].number, &ms[0]}
 		}
-		before = ms[0].taken
 	}
 }

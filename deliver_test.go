@@ -57,18 +57,18 @@ func TestLossHoldsNoPlaceUnderManualAck(t *testing.T) {
 		defer cancel()
 		var kinds []Kind
 		for len(kinds) < 5 {
-			ms, err := q.take(ctx, nil, 1, true, span{})
+			ms, err := q.take(ctx, nil, 1, true, done{})
 			if err != nil {
 				t.Fatalf("after %v: %v", kinds, err)
 			}
-			q.handed(ms, true)
+			q.handed(ms, true, done{})
 			kinds = append(kinds, ms[0].Kind)
 		}
 		if want := []Kind{Gap, Reset, Gap, Reset, Data}; !slices.Equal(kinds, want) {
 			t.Errorf("got %v", kinds)
 		}
-		if q.committed != (Position{Epoch: "g", Offset: 9}) {
-			t.Errorf("committed %v, everything before message 10 is settled", q.committed)
+		if q.progress.committed != (Position{Epoch: "g", Offset: 9}) {
+			t.Errorf("committed %v, everything before message 10 is settled", q.progress.committed)
 		}
 	})
 }
@@ -81,7 +81,7 @@ func TestProcessedIsToldAcrossALoss(t *testing.T) {
 		var told []uint64
 		q.tell = func(_ uint64, p Position) { told = append(told, p.Offset) }
 		offerAll(t, q, subscribedAt(0), dataAt(1, 0), gapTo(1, 3), dataAt(4, 3))
-		ms, err := q.take(context.Background(), nil, 8, true, span{})
+		ms, err := q.take(context.Background(), nil, 8, true, done{})
 		if err != nil || len(ms) != 3 {
 			t.Fatal(ms, err)
 		}
@@ -100,11 +100,11 @@ func TestEndedConsumerWakesAnother(t *testing.T) {
 			q := testQueue(Delivery{Buffer: 8, Overflow: DropOldest}, false, wire.Traits{})
 			offerAll(t, q, subscribedAt(0))
 			first, cancel := context.WithCancel(context.Background())
-			go q.take(first, nil, 1, true, span{})
+			go q.take(first, nil, 1, true, done{})
 			synctest.Wait()
 			second, stop := context.WithTimeout(context.Background(), time.Minute)
 			got := make(chan error, 1)
-			go func() { _, err := q.take(second, nil, 1, true, span{}); got <- err }()
+			go func() { _, err := q.take(second, nil, 1, true, done{}); got <- err }()
 			synctest.Wait()
 			offerAll(t, q, dataAt(1, 0)) // wakes the first
 			cancel()
@@ -197,7 +197,7 @@ func TestQueueModel(t *testing.T) {
 				q.mu.Lock()
 				ms, _ := q.pop(nil, 1+rnd.IntN(3), true)
 				q.mu.Unlock()
-				q.handed(ms, true)
+				q.handed(ms, true, done{})
 				for _, m := range ms {
 					switch m.Kind {
 					case Reset:
@@ -245,8 +245,8 @@ func TestQueueModel(t *testing.T) {
 			if q.bytes != bytes || q.data != data || data > d.Buffer || d.Bytes > 0 && bytes > d.Bytes && data > 1 {
 				fail("step %d: holds %d messages (%d) of %d bytes (%d)", step, data, q.data, bytes, q.bytes)
 			}
-			if len(hand) > 0 && manual && q.committed.Epoch == hand[0].Position.Epoch && q.committed.Offset >= hand[0].Position.Offset {
-				fail("step %d: committed %v over %v, which is open", step, q.committed, hand[0].Position)
+			if len(hand) > 0 && manual && q.progress.committed.Epoch == hand[0].Position.Epoch && q.progress.committed.Offset >= hand[0].Position.Offset {
+				fail("step %d: committed %v over %v, which is open", step, q.progress.committed, hand[0].Position)
 			}
 			q.mu.Unlock()
 		}

@@ -15,6 +15,7 @@ func (e publish) apply(l *loop) {
 	for i := range e.receipts {
 		l.window.add(&e.receipts[i])
 	}
+	l.c.counters.published.Add(uint64(len(e.receipts)))
 	if l.ended {
 		l.window.close()
 	}
@@ -23,6 +24,7 @@ func (e publish) apply(l *loop) {
 // apply makes a receipt the event of its own admission.
 func (r *Receipt) apply(l *loop) {
 	l.window.add(r)
+	l.c.counters.published.Add(1)
 	if l.ended {
 		l.window.close()
 	}
@@ -37,8 +39,8 @@ type pendingQuery struct{ reply chan []*Receipt }
 
 func (e pendingQuery) apply(l *loop) {
 	var rs []*Receipt
-	for _, r := range l.window.slots {
-		if r.Outcome() == Pending {
+	for _, r := range l.window.slots.all() {
+		if r.verdict == Pending {
 			rs = append(rs, r)
 		}
 	}

@@ -23,19 +23,38 @@ func (f *fifo[T]) at(i int) *T { return &f.s[f.head+i] }
 // all is what is in the queue, head first, valid until the next push.
 func (f *fifo[T]) all() []T { return f.s[f.head:] }
 
-func (f *fifo[T]) push(v T) {
+func (f *fifo[T]) push(v T) { *f.next() = v }
+
+// next pushes a zero element and returns it to be filled in.
+func (f *fifo[T]) next() *T {
+	if len(f.s) == cap(f.s) {
+		f.grow()
+	}
+	n := len(f.s)
+	f.s = f.s[:n+1]
+	return &f.s[n]
+}
+
+// grow makes room for one element more. What lies behind the last element is
+// always zero.
+func (f *fifo[T]) grow() {
 	if f.s == nil && f.pool != nil {
 		if f.lent, _ = f.pool.Get().(*[]T); f.lent == nil {
 			f.lent = new([]T)
 		}
-		f.s = (*f.lent)[:0]
+		if f.s = (*f.lent)[:0]; cap(f.s) > 0 {
+			return
+		}
 	}
-	if len(f.s) == cap(f.s) && f.head > len(f.s)/2 {
+	if f.head > len(f.s)/2 {
 		n := copy(f.s, f.s[f.head:])
 		clear(f.s[n:])
 		f.s, f.head = f.s[:n], 0
+		return
 	}
-	f.s = append(f.s, v)
+	s := make([]T, len(f.s), max(2*len(f.s), 4))
+	copy(s, f.s)
+	f.s = s
 }
 
 // drop forgets n elements at the head.
@@ -51,6 +70,15 @@ func (f *fifo[T]) drop(n int) {
 func (f *fifo[T]) remove(i int) {
 	copy(f.s[f.head+1:f.head+i+1], f.s[f.head:f.head+i])
 	f.drop(1)
+}
+
+// insert puts v before the element i places behind the head; it costs what
+// stands behind.
+func (f *fifo[T]) insert(i int, v T) {
+	f.push(v)
+	s := f.all()
+	copy(s[i+1:], s[i:])
+	s[i] = v
 }
 
 // reset empties the queue.

@@ -3,7 +3,7 @@ package limpet
 import (
 	"crypto/rand"
 	"encoding/binary"
-	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/google/uuid"
@@ -15,8 +15,7 @@ import (
 // clients apart. The counter borrows from the future when it is full, so ids
 // rise strictly however fast they are made and wherever the clock goes.
 type ids struct {
-	mu     sync.Mutex
-	last   uint64 // milliseconds<<12 | counter
+	last   atomic.Uint64 // milliseconds<<12 | counter
 	random uint64
 }
 
@@ -26,12 +25,20 @@ func newIDs() *ids {
 	return &ids{random: binary.BigEndian.Uint64(b[:])>>2 | 1<<63}
 }
 
-func (g *ids) next(now time.Time) (id uuid.UUID) {
-	g.mu.Lock()
-	g.last = max(g.last+1, uint64(now.UnixMilli())<<12)
-	last := g.last
-	g.mu.Unlock()
-	binary.BigEndian.PutUint64(id[:8], last>>12<<16|0x7000|last&0xfff)
+// take reserves n ids, in a row from number first on.
+func (g *ids) take(now time.Time, n int) (first uint64) {
+	for {
+		last := g.last.Load()
+		first = max(last+1, uint64(now.UnixMilli())<<12)
+		if g.last.CompareAndSwap(last, first+uint64(n)-1) {
+			return first
+		}
+	}
+}
+
+// id is the id of a number that was taken.
+func (g *ids) id(number uint64) (id uuid.UUID) {
+	binary.BigEndian.PutUint64(id[:8], number>>12<<16|0x7000|number&0xfff)
 	binary.BigEndian.PutUint64(id[8:], g.random)
 	return id
 }

@@ -3,6 +3,7 @@ package limpet
 import (
 	"context"
 	"errors"
+	"runtime"
 	"time"
 
 	"github.com/limpet-go/limpet/wire"
@@ -86,6 +87,7 @@ func newLoop(c *Client) *loop {
 func (l *loop) run() {
 	var events []event
 	for {
+		l.gather()
 		events = l.c.inbox.take(events[:0])
 		l.now = time.Now()
 		for i, e := range events {
@@ -120,6 +122,20 @@ func (l *loop) expecting() bool {
 		return l.writing || l.asking > 0 || l.window.pending > 0
 	}
 	return false
+}
+
+// gather waits for events. It lets those run who were told an outcome, for as
+// long as they publish: what they have to say then leaves together.
+func (l *loop) gather() {
+	for n := l.c.inbox.wait(); n < l.window.told; {
+		runtime.Gosched()
+		more := l.c.inbox.wait()
+		if more == n {
+			break
+		}
+		n = more
+	}
+	l.window.told = 0
 }
 
 // pace tells wake-ups that follow each other closely from rare ones. A goroutine

@@ -231,8 +231,6 @@ type counters struct {
 	plainFrames                     atomic.Bool
 }
 
-func (c *counters) outcome(o Outcome) { c.outcomes[o].Add(1) }
-
 func (c *counters) stats() Stats {
 	return Stats{
 		Attempts: c.attempts.Load(), Connections: c.connections.Load(), Resumes: c.resumes.Load(),

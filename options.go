@@ -179,7 +179,7 @@ const (
 // Delivery is the throttled delivery channel of a subscription: how much
 // waits for the consumer, what happens when that is full, and the pace.
 type Delivery struct {
-	Buffer   int // messages waiting at most; 256, no more than 2^30
+	Buffer   int // messages waiting at most; 1,024, no more than 2^30
 	Bytes    int // and bytes of payload; 1 MiB. One message may exceed it
 	Overflow Overflow
 	Every    time.Duration // hand over at most once per interval, everything that is due together; 0: at once
@@ -357,7 +357,7 @@ func (c *config) resolve(topic string, o *SubscribeOptions) (SubscribeOptions, e
 		}
 	}
 	if d.Buffer == 0 {
-		d.Buffer = 256
+		d.Buffer = 1024
 	}
 	if d.Bytes == 0 {
 		d.Bytes = 1 << 20

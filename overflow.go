@@ -1,27 +1,46 @@
 package limpet
 
 import (
+	"github.com/google/uuid"
 	"github.com/limpet-go/limpet/wire"
 )
 
 // put adds a data message and applies the overflow policy.
-func (q *queue) put(prev Position, m Message) {
-	full := q.data >= q.d.Buffer || q.data > 0 && q.bytes+len(m.Payload) > q.d.Bytes
-	if !full || q.d.Overflow == Block {
-		q.items.push(m)
-		q.data++
-		q.bytes += len(m.Payload)
-		return
+func (q *queue) put(ev *wire.Event) {
+	epoch := ev.Position.Epoch
+	if epoch == "" {
+		epoch = q.epoch
 	}
-	if q.d.Overflow == DropNewest {
+	size := len(ev.Message.Payload)
+	full := q.d.Overflow != Block && (q.data >= q.d.Buffer || q.data > 0 && q.bytes+size > q.d.Bytes)
+	if full && q.d.Overflow == DropNewest {
 		q.dropped++
-		q.append(lossOf(Gap, prev, m.Position, 1, wire.CauseOverflow))
+		prev := q.last
+		q.last = Position{Epoch: epoch, Offset: ev.Position.Offset, Tag: ev.Position.Tag}
+		q.append(lossOf(Gap, prev, q.last, 1, wire.CauseOverflow))
 		return
 	}
-	q.items.push(m)
+	m := q.items.next()
+	q.numbered++
+	m.number, m.queue, m.gen = q.numbered, q, q.gen
+	m.Kind, m.Redelivered = Data, ev.Message.Redelivered
+	if ev.Message.Snapshot {
+		m.Kind = Snapshot
+	}
+	if m.Topic = ev.Message.Topic; m.Topic == "" {
+		m.Topic = q.topic
+	}
+	m.ID = uuid.UUID(ev.Message.ID)
+	m.Position.Epoch, m.Position.Offset, m.Position.Tag = epoch, ev.Position.Offset, ev.Position.Tag
+	m.Payload, m.Type, m.Header = ev.Message.Payload, ev.Message.Type, ev.Message.Header
+	m.prev = ev.Prev
+	if epoch == q.last.Epoch {
+		m.prev = max(m.prev, q.last.Offset) // what a filtered stream left out before it began is not missing
+	}
+	q.last.Epoch, q.last.Offset, q.last.Tag = epoch, ev.Position.Offset, ev.Position.Tag
 	q.data++
-	q.bytes += len(m.Payload)
-	for q.data > q.d.Buffer || q.data > 1 && q.bytes > q.d.Bytes {
+	q.bytes += size
+	for full && (q.data > q.d.Buffer || q.data > 1 && q.bytes > q.d.Bytes) {
 		q.dropOldest()
 	}
 }
@@ -39,7 +58,7 @@ func (q *queue) dropOldest() {
 	q.bytes -= len(m.Payload)
 	after := Position{Epoch: m.Position.Epoch, Offset: m.prev}
 	g := lossOf(Gap, after, m.Position, 1, wire.CauseOverflow)
-	g.Topic = q.topic
+	g.Topic, g.queue, g.number = q.topic, q, m.number
 	*q.items.at(i) = g
 	if i+1 < q.items.len() && q.join(i, *q.items.at(i + 1)) {
 		q.remove(i + 1)
@@ -110,7 +129,8 @@ func (q *queue) find(k Kind, to Position, count uint64, why Cause) {
 }
 
 func (q *queue) append(m Message) {
-	m.Topic, m.queue = q.topic, q
+	q.numbered++
+	m.Topic, m.queue, m.number = q.topic, q, q.numbered
 	n := q.items.len()
 	if n > 0 && q.join(n-1, m) {
 		return

@@ -4,7 +4,6 @@ import (
 	"sync"
 	"time"
 
-	"github.com/google/uuid"
 	"github.com/limpet-go/limpet/wire"
 )
 
@@ -16,8 +15,7 @@ type queue struct {
 	manual bool
 	holes  wire.Holes
 
-	processed wire.Processed
-	tell      func(gen uint64, p Position) // the server wants to hear of it; never called under mu
+	tell func(gen uint64, p Position) // the server wants to hear of it; never called under mu
 
 	room func() // consumers made room or the last message left: tells the loop; never called under mu
 
@@ -52,36 +50,28 @@ type queue struct {
 	granted      wire.Credit
 	asked        bool // room was told and no credit taken since
 
-	takes     uint64 // messages taken so far
-	unacked   fifo[commit]
-	committed Position
-	stuck     bool // a message was left unacknowledged for so long that nothing after it will be committed
-}
-
-// maxUnacked bounds, without ManualAck, what is remembered behind a message
-// whose loop body was left and that nobody acknowledged.
-const maxUnacked = 16 << 10
-
-type commit struct {
-	taken    uint64
-	position Position
-	acked    bool
-	gen      uint64
+	numbered uint64 // elements put in so far
+	progress progress
 }
 
 // Many idle queues share the memory of a few busy ones.
-var messagePool, commitPool sync.Pool
+var messagePool, runPool sync.Pool
 
 func newQueue(topic string, o *SubscribeOptions, t wire.Traits, room func()) *queue {
 	q := &queue{
-		topic: topic, d: o.Delivery, manual: o.ManualAck, holes: t.Holes, processed: t.Processed, room: room,
+		topic: topic, d: o.Delivery, manual: o.ManualAck, holes: t.Holes, room: room,
 		wake: make(chan struct{}, 1),
 	}
-	q.items.pool, q.unacked.pool = &messagePool, &commitPool
+	q.items.pool = &messagePool
+	q.progress = progress{
+		each: o.ManualAck || t.Processed == wire.ProcessedEach, processed: t.Processed,
+		most: o.Delivery.Buffer + maxUnacked,
+		open: fifo[run]{pool: &runPool},
+	}
 	q.repeats.most = t.Repeats
 	if o.From == FromResume {
 		q.last, q.based, q.epoch = o.Position, true, o.Position.Epoch
-		q.committed = o.Position
+		q.progress.committed = o.Position
 	}
 	return q
 }
@@ -118,7 +108,7 @@ func (q *queue) allowance() wire.Credit {
 	}
 	held := q.data + q.inHand
 	if q.manual {
-		held = q.data + q.unacked.len()
+		held = q.data + q.progress.open.len()
 	}
 	return wire.Credit{
 		N:     q.rxN + uint64(max(0, q.d.Buffer-held)),
@@ -156,12 +146,12 @@ func (q *queue) credit() wire.Credit {
 func (q *queue) offer(gen uint64, events []wire.Event) (lost []wire.Event, err error) {
 	q.mu.Lock()
 	for i := range events {
-		q.found = nil
 		if err = q.accept(gen, &events[i]); err != nil {
 			break
 		}
 		if q.found != nil {
 			lost = append(lost, *q.found)
+			q.found = nil
 		}
 	}
 	free := q.d.Overflow != Block && q.starved()
@@ -260,19 +250,14 @@ func (q *queue) message(ev *wire.Event) error {
 	if q.d.Overflow == Block && (q.rxN > q.granted.N || q.rxBytes-uint64(len(ev.Message.Payload)) > q.granted.Bytes) {
 		return &wire.CodeError{Code: 4204, Reason: "server sent more than the credit it was given"}
 	}
-	at := Position{Epoch: q.epoch, Offset: ev.Position.Offset, Tag: ev.Position.Tag}
-	if ev.Position.Epoch != "" {
-		at.Epoch = ev.Position.Epoch
-	}
 	if q.repeats.add(ev.Message.ID) {
 		q.duplicates++
 		return nil
 	}
-	if ev.Numbered {
+	offset := ev.Position.Offset
+	if ev.Numbered && q.based {
 		switch {
-		case !q.based:
-			q.based = true
-		case at.Offset <= q.last.Offset:
+		case offset <= q.last.Offset:
 			q.duplicates++
 			return nil
 		case ev.Prev > q.last.Offset && q.holes == wire.HolesFault:
@@ -283,26 +268,8 @@ func (q *queue) message(ev *wire.Event) error {
 		}
 	}
 	q.based = true
-	kind := Data
-	if ev.Message.Snapshot {
-		kind = Snapshot
-	}
-	prev := q.last
-	after := ev.Prev
-	if prev.Epoch == at.Epoch {
-		after = max(after, prev.Offset) // what a filtered stream left out before it began is not missing
-	}
-	q.last = at
-	topic := ev.Message.Topic
-	if topic == "" {
-		topic = q.topic
-	}
 	q.received++
-	q.put(prev, Message{
-		Kind: kind, Topic: topic, ID: uuid.UUID(ev.Message.ID), Position: at,
-		Payload: ev.Message.Payload, Type: ev.Message.Type, Header: ev.Message.Header,
-		Redelivered: ev.Message.Redelivered, prev: after, queue: q, gen: q.gen,
-	})
+	q.put(ev)
 	return nil
 }
 

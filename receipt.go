@@ -2,12 +2,10 @@ package limpet
 
 import (
 	"context"
-	"sync"
 	"sync/atomic"
 	"time"
 
 	"github.com/google/uuid"
-	"github.com/limpet-go/limpet/wire"
 )
 
 // Outcome is what became of a published message.
@@ -42,69 +40,90 @@ type Ack struct {
 // Receipt follows one published message to its outcome. It is safe for
 // concurrent use.
 type Receipt struct {
-	message wire.Message // loop only; Payload is dropped with the outcome
 	id      uuid.UUID
-	size    int // payload bytes that hold window room
-	expires time.Time
-	atLeast bool
+	topic   string
+	payload []byte // holds room in the window; dropped with the outcome
+	extra   *extra // nil for most
 
 	// Owned by the loop.
-	firstSent time.Time
-	settled   bool // the server needs to hear nothing more of it
-	mark      uint64
+	sent    int64   // when it was first handed to the network, by the window's clock; 0: never
+	mark    uint32  // the Flush that waits for it
+	verdict Outcome // the outcome, before anybody is told
+	settled bool    // the server needs to hear nothing more of it
+	atLeast bool
 
-	outcome atomic.Uint32
-	err     error // written before outcome
-
-	mu   sync.Mutex
-	done chan struct{} // made when somebody asks for it
+	state atomic.Uint32 // the Outcome; awaited while somebody waits for it
+	done  atomic.Pointer[signal]
 }
+
+// extra is what few messages have.
+type extra struct {
+	kind    string // content type
+	header  map[string]string
+	ttl     time.Duration
+	expires time.Time
+	err     error // written before the outcome
+}
+
+type signal struct{ c chan struct{} }
+
+// awaited is the state of a receipt whose done has to be closed.
+const awaited = uint32(Pending) | 1<<31
 
 // ID is the message's id: the one given in PublishOptions, or a new UUIDv7.
 func (r *Receipt) ID() uuid.UUID { return r.id }
 
 // Done is closed when the outcome is known.
 func (r *Receipt) Done() <-chan struct{} {
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	if r.done == nil {
-		r.done = make(chan struct{})
-		if r.Outcome() != Pending {
-			close(r.done)
-		}
+	if s := r.done.Load(); s != nil {
+		return s.c
 	}
-	return r.done
+	s := &signal{make(chan struct{})}
+	if !r.done.CompareAndSwap(nil, s) {
+		return r.done.Load().c
+	}
+	if !r.state.CompareAndSwap(uint32(Pending), awaited) {
+		close(s.c) // whoever told the outcome saw nobody waiting
+	}
+	return s.c
 }
 
 // Outcome is what is known now. It changes once, from Pending.
-func (r *Receipt) Outcome() Outcome { return Outcome(r.outcome.Load()) }
+func (r *Receipt) Outcome() Outcome {
+	s := r.state.Load()
+	if s == awaited {
+		return Pending
+	}
+	return Outcome(s)
+}
 
 // Wait blocks until the outcome is known or ctx ends; ctx ends the waiting, not
 // the message. The error is nil for Acked and Written, else an *Error that
 // wraps ErrRejected, ErrExpired, ErrUnsent or ErrOutcomeUnknown, or ctx's error.
 func (r *Receipt) Wait(ctx context.Context) (Ack, error) {
 	if r.Outcome() == Pending {
-		select {
-		case <-r.Done():
-		case <-ctx.Done():
-			return Ack{ID: r.id}, ctx.Err()
+		if ctx.Done() == nil {
+			<-r.Done()
+		} else {
+			select {
+			case <-r.Done():
+			case <-ctx.Done():
+				return Ack{ID: r.id}, ctx.Err()
+			}
 		}
 	}
-	return Ack{ID: r.id, Outcome: r.Outcome()}, r.err
+	a := Ack{ID: r.id, Outcome: r.Outcome()}
+	if r.extra != nil {
+		return a, r.extra.err
+	}
+	return a, nil
 }
 
-func (r *Receipt) resolve(o Outcome, err error) bool {
-	if r.Outcome() != Pending {
+// tell makes the verdict known and reports whether somebody waited for it.
+func (r *Receipt) tell() bool {
+	if r.state.Swap(uint32(r.verdict)) != awaited {
 		return false
 	}
-	if err != nil {
-		r.err = err
-	}
-	r.mu.Lock()
-	r.outcome.Store(uint32(o))
-	if r.done != nil {
-		close(r.done)
-	}
-	r.mu.Unlock()
+	close(r.done.Load().c)
 	return true
 }

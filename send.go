@@ -20,12 +20,12 @@ func (l *loop) flush() {
 	if l.start != nil {
 		frames, l.start = l.start, nil
 	}
-	lent := opsPool.Get().(*[]wire.Op)
-	ops := append((*lent)[:0], l.ops...)
+	lent := sayPool.Get().(*say)
+	ops := append(lent.ops, l.ops...)
 	l.ops = nil
 	if l.ready {
 		ops = l.askMore(ops)
-		ops = l.window.batch(ops, l.now, batchBytes)
+		ops, lent.messages = l.window.batch(ops, lent.messages, l.now, batchBytes)
 		if len(ops) == 0 && len(frames.List) == 0 && l.idle() && l.shutdown {
 			if l.bye || !l.c.cfg.traits.Fin {
 				l.end(nil)
@@ -38,9 +38,9 @@ func (l *loop) flush() {
 		ops = l.handshakeOps(ops)
 	}
 	through := l.encode(ops, frames)
-	clear(ops)
-	*lent = ops
-	opsPool.Put(lent)
+	lent.ops = ops
+	lent.reset()
+	sayPool.Put(lent)
 	if len(frames.List) == 0 || l.conn == nil {
 		frames.Reset()
 		framesPool.Put(frames)
@@ -54,8 +54,34 @@ func (l *loop) flush() {
 // The memory of a write is lent for it: an idle client holds none.
 var (
 	framesPool = sync.Pool{New: func() any { return new(wire.Frames) }}
-	opsPool    = sync.Pool{New: func() any { return new([]wire.Op) }}
+	sayPool    = sync.Pool{New: func() any { return new(say) }}
 )
+
+// say is what one call of Encode is given.
+type say struct {
+	ops      []wire.Op
+	messages []wire.Message // of the ops that publish
+}
+
+// reset empties s for window.batch, which sets what most messages have. To
+// clear all of it costs more while the garbage collector is at work.
+func (s *say) reset() {
+	for i := range s.ops {
+		if op := &s.ops[i]; op.Kind == wire.OpPublish {
+			op.Message = nil
+		} else {
+			*op = wire.Op{}
+		}
+	}
+	for i := range s.messages {
+		m := &s.messages[i]
+		m.Topic, m.Payload = "", nil
+		if m.Type != "" || m.Header != nil || m.TTL != 0 || m.Resent {
+			*m = wire.Message{}
+		}
+	}
+	s.ops, s.messages = s.ops[:0], s.messages[:0]
+}
 
 // handshakeOps keeps back what may be said only after the welcome.
 func (l *loop) handshakeOps(ops []wire.Op) []wire.Op {
@@ -113,10 +139,8 @@ func (l *loop) encode(ops []wire.Op, out *wire.Frames) (through uint64) {
 			}
 			n = oe.Index
 		}
-		for i := range ops[:n] {
-			if ops[i].Kind == wire.OpPublish {
-				through = max(through, ops[i].Message.Seq)
-			}
+		if n > 0 && ops[n-1].Kind == wire.OpPublish { // messages come last, in order
+			through = ops[n-1].Message.Seq
 		}
 		if err == nil {
 			return through

@@ -22,6 +22,7 @@ type stream struct {
 	wrote   atomic.Int64 // when bytes were last accepted by the socket
 	message atomic.Int64 // while a message is being received: when its payload last grew; else 0
 	ended   atomic.Bool  // a read failed
+	whole   *whole       // on the plain path
 }
 
 func newStream(rwc io.ReadWriteCloser, nc net.Conn) *stream {
@@ -40,6 +41,9 @@ func (s *stream) Read(p []byte) (int, error) {
 	n, err := s.ReadWriteCloser.Read(p)
 	if n > 0 {
 		s.read.Store(s.now())
+		if s.whole != nil {
+			s.whole.follow(p[:n])
+		}
 		return n, nil // an error is told again
 	}
 	if err != nil {

@@ -118,7 +118,7 @@ func (s *Subscription) Stats() SubStats {
 func (s *Subscription) Committed() Position {
 	s.queue.mu.Lock()
 	defer s.queue.mu.Unlock()
-	return s.queue.committed
+	return s.queue.progress.committed
 }
 
 // Err is why the subscription ended: nil while it has not, and after a clean end.

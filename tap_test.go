@@ -290,3 +290,33 @@ func TestMessageThatGrowsIsLife(t *testing.T) {
 		})
 	}
 }
+
+// What has come whole is delivered at once, however much of the next message
+// has come with it.
+func TestBeginningOfAMessageHoldsUpNone(t *testing.T) {
+	next := bin(strings.Repeat("y", 300))
+	for _, plain := range paths() {
+		for _, part := range []int{0, 1, 2, 3, 4, 5, len(next) - 1} {
+			synctest.Test(t, func(t *testing.T) {
+				host := limpettest.NewHandler(t, quiet(func(nc net.Conn) {
+					nc.Write(append(append(bin("a"), bin("b")...), next[:part]...))
+					drain(nc)
+				}), nil)
+				host.Inject(limpettest.Stall(time.Millisecond)) // so that the subscription is there
+				c, err := limpet.New(host.URL(), &limpet.Options{HTTPClient: host.HTTPClient(), Dialect: rawFrames{}, PlainFrames: plain})
+				if err != nil {
+					t.Fatal(err)
+				}
+				defer closeAndWait(t, c)
+				s, err := c.Subscribe(context.Background(), "x", nil)
+				if err != nil {
+					t.Fatal(err)
+				}
+				began := time.Now()
+				if ms := collect(t, s, 2); string(ms[0].Payload) != "b:a" || string(ms[1].Payload) != "b:b" || time.Since(began) > time.Second {
+					t.Errorf("plain %v, %d bytes of the next: %q and %q after %v", plain, part, ms[0].Payload, ms[1].Payload, time.Since(began))
+				}
+			})
+		}
+	}
+}

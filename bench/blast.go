@@ -33,16 +33,12 @@ const writeAtOnce = 64 << 10
 // rawBlast sends prepared WebSocket messages after the client's first.
 func rawBlast(w http.ResponseWriter, r *http.Request) {
 	o := orderOf(r)
+	all := rawStream(o) // before anybody waits
 	p, err := upgrade(w, r)
 	if err != nil {
 		return
 	}
 	defer p.Close()
-	var all []byte
-	payload := make([]byte, o.Size)
-	for range o.Messages {
-		all = append(appendHeader(all, opBinary, o.Size), payload...)
-	}
 	if _, err := p.next(); err != nil {
 		return
 	}
@@ -58,6 +54,14 @@ func rawBlast(w http.ResponseWriter, r *http.Request) {
 			return
 		}
 	}
+}
+
+func rawStream(o order) []byte {
+	all, payload := make([]byte, 0, o.Messages*(o.Size+10)), make([]byte, o.Size)
+	for range o.Messages {
+		all = append(appendHeader(all, opBinary, o.Size), payload...)
+	}
+	return all
 }
 
 // limpetBlast speaks as much limpet.v1 as a client needs to see, and sends

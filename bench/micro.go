@@ -36,6 +36,59 @@ var codecRow = row{
 	},
 }
 
+var herdRow = row{
+	id: "P15", title: "a herd comes back, in virtual time (P15)", metric: "all", unit: "last client / least possible",
+	variants: []variant{
+		{name: "10,000 clients, down 0 s"}, {name: "10,000 clients, down 5 s"}, {name: "10,000 clients, down 60 s"},
+		{name: "100,000 clients, down 0 s"}, {name: "100,000 clients, down 5 s"}, {name: "100,000 clients, down 60 s"},
+		{name: "100,000 clients, long queue"},
+	},
+	candidates: []contender{{name: "limpet"}, {name: "backoff v4 defaults"}},
+	micro:      herdBench,
+	compare: herdVerdicts("10,000 clients, down 5 s", "100,000 clients, down 5 s", "100,000 clients, down 60 s",
+		"100,000 clients, long queue"),
+}
+
+func herdVerdicts(variants ...string) (list []comparison) {
+	for _, v := range variants {
+		list = append(list,
+			comparison{variant: v, ours: "limpet", floor: 1.5, goal: 1.1},
+			comparison{variant: v, ours: "limpet", metric: "peak", floor: 3, goal: 2})
+	}
+	return list
+}
+
+// testBinary is the test binary of a package.
+type testBinary struct{ path, dir string }
+
+func buildTests(dir string) (testBinary, error) {
+	tmp, err := os.MkdirTemp("", "bench-micro-*")
+	if err != nil {
+		return testBinary{}, err
+	}
+	t := testBinary{filepath.Join(tmp, "bench.test"), dir}
+	build := exec.Command("go", "test", "-c", "-o", t.path, ".")
+	build.Dir = dir
+	if text, err := build.CombinedOutput(); err != nil {
+		t.remove()
+		return testBinary{}, fmt.Errorf("%s: %w\n%s", build, err, text)
+	}
+	return t, nil
+}
+
+func (t testBinary) remove() { os.RemoveAll(filepath.Dir(t.path)) }
+
+// run runs benchmarks and returns what they print and the CPU time they took.
+func (t testBinary) run(pattern, times string) (string, time.Duration, error) {
+	cmd := exec.Command(t.path, "-test.run", "^$", "-test.bench", pattern, "-test.benchmem", "-test.benchtime", times, "-test.cpu", "1")
+	cmd.Dir = t.dir
+	text, err := cmd.CombinedOutput()
+	if err != nil {
+		return "", 0, fmt.Errorf("%s: %w\n%s", cmd, err, text)
+	}
+	return string(text), cmd.ProcessState.UserTime() + cmd.ProcessState.SystemTime(), nil
+}
+
 var benchLine = regexp.MustCompile(`(?m)^(Benchmark\S+)\s+\d+\s+(.*)$`)
 
 // goBench runs each benchmark of one package once a round, in a process of its
@@ -43,31 +96,16 @@ var benchLine = regexp.MustCompile(`(?m)^(Benchmark\S+)\s+\d+\s+(.*)$`)
 // the wall time that go test reports is worthless on a busy machine.
 func goBench(dir, pattern, prefix string) func(*bench, *row) error {
 	return func(b *bench, r *row) error {
-		tmp, err := os.MkdirTemp("", "bench-micro-*")
+		tests, err := buildTests(dir)
 		if err != nil {
 			return err
 		}
-		defer os.RemoveAll(tmp)
-		binary := filepath.Join(tmp, "bench.test")
-		build := exec.Command("go", "test", "-c", "-o", binary, ".")
-		build.Dir = dir
-		if text, err := build.CombinedOutput(); err != nil {
-			return fmt.Errorf("%s: %w\n%s", build, err, text)
-		}
-		run := func(pattern, times string) (string, time.Duration, error) {
-			cmd := exec.Command(binary, "-test.run", "^$", "-test.bench", pattern, "-test.benchmem", "-test.benchtime", times, "-test.cpu", "1")
-			cmd.Dir = dir
-			text, err := cmd.CombinedOutput()
-			if err != nil {
-				return "", 0, fmt.Errorf("%s: %w\n%s", cmd, err, text)
-			}
-			return string(text), cmd.ProcessState.UserTime() + cmd.ProcessState.SystemTime(), nil
-		}
-		_, empty, err := run("^$", "1x")
+		defer tests.remove()
+		_, empty, err := tests.run("^$", "1x")
 		if err != nil {
 			return err
 		}
-		text, _, err := run(pattern, "20ms")
+		text, _, err := tests.run(pattern, "20ms")
 		if err != nil {
 			return err
 		}
@@ -76,14 +114,15 @@ func goBench(dir, pattern, prefix string) func(*bench, *row) error {
 		if b.quick {
 			rounds, last = 1, 20*time.Millisecond
 		}
-		for range rounds {
+		for round := range rounds {
+			b.progress(r, round, rounds)
 			for _, m := range benchLine.FindAllStringSubmatch(text, -1) {
 				out, err := benchFigures(m[2])
 				if err != nil {
 					return err
 				}
 				n := int(max(1, float64(last)/out["op"]))
-				_, cpu, err := run("^"+strings.ReplaceAll(regexp.QuoteMeta(m[1]), "/", "$/^")+"$", strconv.Itoa(n)+"x")
+				_, cpu, err := tests.run("^"+strings.ReplaceAll(regexp.QuoteMeta(m[1]), "/", "$/^")+"$", strconv.Itoa(n)+"x")
 				if err != nil {
 					return err
 				}
@@ -99,6 +138,39 @@ func goBench(dir, pattern, prefix string) func(*bench, *row) error {
 		b.results.Rows[r.id] = res
 		return nil
 	}
+}
+
+// herdBench runs the simulation of a herd once a round. Its figures are not of
+// time, so a busy machine does not matter.
+func herdBench(b *bench, r *row) error {
+	tests, err := buildTests("..")
+	if err != nil {
+		return err
+	}
+	defer tests.remove()
+	pattern, rounds := "^BenchmarkHerd$", b.rounds
+	if b.quick {
+		pattern, rounds = "^BenchmarkHerd$/^10,000", 1
+	}
+	res := rowResult{Samples: map[string][]outcome{}}
+	for round := range rounds {
+		b.progress(r, round, rounds)
+		text, _, err := tests.run(pattern, "1x")
+		if err != nil {
+			return err
+		}
+		for _, m := range benchLine.FindAllStringSubmatch(text, -1) {
+			out, err := benchFigures(m[2])
+			if err != nil {
+				return err
+			}
+			variant, name, _ := strings.Cut(strings.ReplaceAll(strings.TrimPrefix(m[1], "BenchmarkHerd/"), "_", " "), "/")
+			k := key(variant, name)
+			res.Samples[k] = append(res.Samples[k], outcome{"all": out["all"], "peak": out["peak"], "tries": out["tries"], "back": out["back"]})
+		}
+	}
+	b.results.Rows[r.id] = res
+	return nil
 }
 
 // benchFigures reads what follows the number of iterations.
@@ -117,6 +189,12 @@ func benchFigures(line string) (outcome, error) {
 			out["allocs"] = v
 		case "messages/op":
 			out["per"] = v
+		case "all/opt":
+			out["all"] = v
+		case "peak/R":
+			out["peak"] = v
+		case "tries", "back":
+			out[f[i+1]] = v
 		}
 	}
 	return out, nil

@@ -54,6 +54,7 @@ var receiveRow = row{
 type receiveAs struct {
 	buffer, pack   int // 0: the defaults, 256 and 1
 	batches, plain bool
+	raw            bool // a language without an envelope
 }
 
 func limpetReceive(as receiveAs) func(spec) (outcome, error) {
@@ -61,7 +62,12 @@ func limpetReceive(as receiveAs) func(spec) (outcome, error) {
 		s.Pack = max(1, as.pack)
 		s.Messages -= s.Messages % s.Pack
 		ctx := context.Background()
-		c, err := limpet.Dial(ctx, "ws://"+s.Addr+"/limpet"+s.order().query(), &limpet.Options{PlainFrames: as.plain})
+		opts, path, room := &limpet.Options{PlainFrames: as.plain}, "/limpet", as.buffer<<10
+		if as.raw {
+			opts.Dialect, opts.ReadLimit, path = raw{}, 4<<20, "/credit"
+			room = max(1<<20, 16*s.Size) // the default is one message of 1 MiB
+		}
+		c, err := limpet.Dial(ctx, "ws://"+s.Addr+path+s.order().query(), opts)
 		if err != nil {
 			return nil, err
 		}
@@ -69,7 +75,7 @@ func limpetReceive(as receiveAs) func(spec) (outcome, error) {
 		m := startMeter(s)
 		// The slowest part of the machine may be anything: with room for 4,096
 		// the server does not wait for credit.
-		o := &limpet.SubscribeOptions{Delivery: limpet.Delivery{Buffer: as.buffer, Bytes: as.buffer << 10}}
+		o := &limpet.SubscribeOptions{Delivery: limpet.Delivery{Buffer: as.buffer, Bytes: room}}
 		sub, err := c.Subscribe(ctx, "feed", o)
 		if err != nil {
 			return nil, err

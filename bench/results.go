@@ -226,10 +226,10 @@ var metricWords = map[string]string{
 	"cpu": "CPU ns", "wall": "wall ns", "allocs": "allocations", "bytes": "bytes allocated", "p50": "p50 µs", "p99": "p99 µs", "min": "least µs", "max": "most µs",
 	"perwrite": "messages a write", "memory": "heap + stack", "heap": "heap", "stack": "stack", "rss": "resident", "goroutines": "goroutines",
 	"connect": "CPU ns to connect", "wrong": "wrong", "lost": "lost", "duplicated": "duplicated", "reordered": "reordered", "gaps": "gaps",
-	"unacked": "not acked", "kills": "kills", "resumes": "resumes", "resent": "resent", "idlecpu": "CPU ns in 0.5 s idle", "plain": "plain path",
+	"unacked": "not acked", "kills": "kills", "resumes": "resumes", "resent": "resent", "all": "last client / least possible", "peak": "worst second / rate", "tries": "tries a client", "back": "share back", "idlecpu": "CPU ns in 0.5 s idle", "plain": "plain path",
 }
 
-var metricOrder = []string{"wrong", "lost", "duplicated", "reordered", "gaps", "unacked", "kills", "resumes", "resent", "p50", "p99", "min", "max", "perwrite",
+var metricOrder = []string{"wrong", "lost", "duplicated", "reordered", "gaps", "unacked", "kills", "resumes", "resent", "all", "peak", "tries", "back", "p50", "p99", "min", "max", "perwrite",
 	"cpu", "wall", "allocs", "bytes", "memory", "heap", "stack", "rss", "goroutines", "connect", "idlecpu", "plain"}
 
 func (r rowResult) metrics(k string) (list []string) {

@@ -102,6 +102,7 @@ func (b *bench) rowRounds(r *row) error {
 		rounds = 1
 	}
 	for round := range rounds {
+		b.progress(r, round, rounds)
 		for _, v := range r.variants {
 			for i := range r.candidates {
 				// Another one begins each round: nobody is always first after a pause.
@@ -124,6 +125,11 @@ func (b *bench) rowRounds(r *row) error {
 	}
 	b.results.Rows[r.id] = res
 	return nil
+}
+
+// progress says on standard error what goes on: a row may take minutes.
+func (b *bench) progress(r *row, round, rounds int) {
+	fmt.Fprintf(os.Stderr, "%s  %s, round %d of %d\n", time.Now().UTC().Format("15:04:05"), r.id, round+1, rounds)
 }
 
 func key(variant, name string) string { return variant + "|" + name }

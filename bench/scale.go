@@ -15,7 +15,7 @@ import (
 
 var scaleClientsRow = row{
 	id: "S1", title: "clients in one process", metric: "cpu", unit: "client CPU ns a message", rounds: 3, slow: true,
-	variants: steps([]int{1, 10, 100, 1000, 2000, 5000, 10000, 19000}, func(s *spec, n int) {
+	variants: steps([]int{1, 10, 100, 1000, 2000, 5000, 10000, 19900}, func(s *spec, n int) {
 		s.Clients, s.Size, s.Messages = n, 64, max(200, 200_000/n)
 	}),
 	candidates: []contender{{"limpet", "blast", scaleClients}},
@@ -31,20 +31,23 @@ var scaleSubsRow = row{
 
 var scaleSizesRow = row{
 	id: "S3", title: "size of a message", metric: "cpu", unit: "client CPU ns a message", rounds: 3, slow: true,
-	variants: steps([]int{16, 64, 256, 1 << 10, 4 << 10, 16 << 10, 64 << 10, 256 << 10}, func(s *spec, n int) {
-		s.Size, s.Messages = n, min(100_000, 128<<20/n)
-	}),
+	variants: append(
+		steps([]int{16, 64, 256, 1 << 10, 4 << 10, 16 << 10, 64 << 10, 256 << 10}, ofSize),
+		steps([]int{512 << 10, 1 << 20}, ofSize, "limpet, raw dialect", "nhooyr Reader", "gorilla NextReader")...), // more than limpet.v1 permits
 	candidates: []contender{
 		{"limpet", "blast", limpetReceive(receiveAs{})},
+		{"limpet, raw dialect", "blast", limpetReceive(receiveAs{raw: true})},
 		{"nhooyr Reader", "blast", nhooyrReceive},
 		{"gorilla NextReader", "blast", gorillaReceive},
 	},
 }
 
-func steps(at []int, set func(*spec, int)) []variant {
+func ofSize(s *spec, n int) { s.Size, s.Messages = n, min(100_000, 128<<20/n) }
+
+func steps(at []int, set func(*spec, int), only ...string) []variant {
 	var vs []variant
 	for _, n := range at {
-		vs = append(vs, variant{name: strconv.Itoa(n), with: func(s *spec) { set(s, n) }})
+		vs = append(vs, variant{name: strconv.Itoa(n), with: func(s *spec) { set(s, n) }, only: only})
 	}
 	return vs
 }

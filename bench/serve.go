@@ -52,6 +52,7 @@ func serveBlast() (string, error) {
 	mux := http.NewServeMux()
 	mux.HandleFunc("/raw", rawBlast)
 	mux.HandleFunc("/limpet", limpetBlast)
+	mux.HandleFunc("/credit", creditBlast)
 	mux.HandleFunc("/tick", tick)
 	mux.HandleFunc("/echo", echo)
 	return serveHTTP(mux)

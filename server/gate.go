@@ -106,6 +106,10 @@ type slots struct {
 
 const firstSlot = 500 * time.Millisecond
 
+// slotsFor gives three quarters of the rate to clients with a slot: others come
+// by themselves at the same time, in the windows of their back-off.
+func slotsFor(rate int) slots { return slots{step: time.Second * 4 / 3 / time.Duration(rate)} }
+
 func (s *slots) next() time.Duration {
 	now := time.Now()
 	s.mu.Lock()

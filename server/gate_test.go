@@ -156,8 +156,8 @@ func TestOverload(t *testing.T) {
 			if res.StatusCode != 503 || err != nil || err2 != nil || ms < 500 || s*1000 < ms || (s-1)*1000 >= ms {
 				t.Fatalf("%d, Retry-After %d, %d ms", res.StatusCode, s, ms)
 			}
-			if last != 0 && ms != last+500 {
-				t.Errorf("slot at %d ms after one at %d", ms, last)
+			if step := ms - last; last != 0 && step != 666 && step != 667 {
+				t.Errorf("slot at %d ms after one at %d: a quarter of the rate is for those without", ms, last)
 			}
 			last = ms
 		}
@@ -176,6 +176,19 @@ func TestOverload(t *testing.T) {
 		c.hello(native.Hello{CN: 1})
 		if res := r.status(upgradeTo("localhost", token)); res.StatusCode != 101 {
 			t.Errorf("%d after its HELLO", res.StatusCode)
+		}
+	})
+}
+
+// The window grows with the clients that would come back together: one that is
+// alone has none, and may return at once.
+func TestSpreadIsOfTheOthers(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		r := newRig(t, &server.Options{ReconnectRate: 2})
+		for n := range uint64(4) {
+			if w := r.connect(native.JSON).hello(native.Hello{CN: 1}); w.Spread != n*500 {
+				t.Errorf("beside %d others: a window of %d ms, want %d", n, w.Spread, n*500)
+			}
 		}
 	})
 }

@@ -64,7 +64,7 @@ func New(o *Options) (*Server, error) {
 		opt:      opt,
 		sessions: &sessions{max: opt.MaxSessions, window: uint64(opt.Window), m: map[string]*session{}, at: map[*session]*list.Element{}},
 		ids:      newIDs(opt.Dedup, opt.MaxIDs),
-		slots:    slots{step: time.Second / time.Duration(opt.ReconnectRate)},
+		slots:    slotsFor(opt.ReconnectRate),
 		peers:    map[*peer]struct{}{},
 		idle:     make(chan struct{}),
 	}
@@ -200,10 +200,11 @@ func (s *Server) complete(w *native.Welcome, ttl time.Duration, who Principal) {
 	}
 }
 
-// spread is the time in which all present clients can come back.
+// spread is the time in which all present clients can come back. The first may
+// come at once: a client that is alone need not wait.
 func (s *Server) spread() time.Duration {
 	s.mu.Lock()
-	n := len(s.peers)
+	n := max(len(s.peers)-1, 0)
 	s.mu.Unlock()
 	return min(time.Duration(n)*time.Second/time.Duration(s.opt.ReconnectRate), maxSpread)
 }

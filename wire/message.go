@@ -77,13 +77,13 @@ type Message struct {
 	Type    string // content type
 	Header  map[string]string
 	TTL     time.Duration // 0: none
-	Void    bool          // an expired slot: no payload, acknowledged like any other
 
 	// Resent says that the message may have been sent before, Age how long ago
 	// it was first handed to the network; a negative Age is unknown.
-	Resent bool
 	Age    time.Duration
+	Resent bool
 
+	Void        bool // an expired slot: no payload, acknowledged like any other
 	Snapshot    bool // part of a snapshot
 	SnapshotEnd bool // its last part
 	Redelivered bool // the server says that it delivered this before
@@ -177,15 +177,16 @@ type Event struct {
 	Kind EventKind
 	Key  uint64
 	Name string
-	Cmd  uint64
 
 	Message    Message
 	Position   Position
 	Prev       uint64 // the number of the message before this one in this subscription
 	Numbered   bool   // Position.Offset and Prev mean something
 	Continuity Continuity
-	Head       uint64
 	Cause      Cause
+	Fatal      bool // the connection must be closed; Code and Reason decide as a close code would
+	Code       uint16
+	Head       uint64
 	Count      uint64
 
 	Ready *Ready
@@ -193,13 +194,11 @@ type Event struct {
 	Step  any
 	N     uint64
 
-	Code    uint16
 	Reason  string
 	Retry   time.Duration // 0: not said
 	Delay   time.Duration
 	Spread  time.Duration
 	Expires time.Duration
-	Fatal   bool // the connection must be closed; Code and Reason decide as a close code would
 }
 
 // Continuity is what a restored subscription may claim about the messages
@@ -272,22 +271,35 @@ type Reject struct {
 	Unknown bool // the server cannot tell whether it accepted the message earlier
 }
 
-// Events collects events. The zero value is ready for use.
+// Events collects events. The zero value is ready for use. List may be read and
+// cut by its owner.
 type Events struct {
 	List []Event
+	used int // what Append gave out since Reset; all beyond is zero
 }
 
 // Append adds an empty event of kind and returns it to be filled in. The
 // pointer is valid until the next call.
 func (e *Events) Append(kind EventKind) *Event {
-	e.List = append(e.List, Event{Kind: kind})
-	return &e.List[len(e.List)-1]
+	n := len(e.List)
+	if n < cap(e.List) {
+		e.List = e.List[:n+1]
+	} else {
+		e.List = append(e.List, Event{})
+	}
+	ev := &e.List[n]
+	if n < e.used {
+		*ev = Event{} // one that was cut off
+	}
+	e.used = max(e.used, n+1)
+	ev.Kind = kind
+	return ev
 }
 
 // Reset empties e and keeps its memory.
 func (e *Events) Reset() {
-	clear(e.List)
-	e.List = e.List[:0]
+	clear(e.List[:min(max(e.used, len(e.List)), cap(e.List))])
+	e.List, e.used = e.List[:0], 0
 }
 
 var errPosition = errors.New("wire: not a position: want epoch.offset.tag, epoch and tag in base64url")

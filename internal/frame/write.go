@@ -1,7 +1,6 @@
 package frame
 
 import (
-	"crypto/subtle"
 	"encoding/binary"
 	"math/rand/v2"
 	"sync"
@@ -280,20 +279,21 @@ func (o *output) append(b []byte, first byte, payload []byte) []byte {
 	return b
 }
 
-// mask masks b in place from its first byte on.
+// mask masks b in place from its first byte on. A table to XOR with would be no
+// faster and make the stack of every new writer grow.
 func mask(b []byte, key uint32) {
 	k := uint64(key)<<32 | uint64(key)
-	if len(b) >= 256 {
-		var pattern [1024]byte
-		binary.LittleEndian.PutUint64(pattern[:], k)
-		for n := 8; n < len(pattern) && n < len(b); n *= 2 {
-			copy(pattern[n:], pattern[:n])
-		}
-		for len(b) >= 8 {
-			n := min(len(b), len(pattern)) &^ 7
-			subtle.XORBytes(b[:n], b[:n], pattern[:n])
-			b = b[n:]
-		}
+	for len(b) >= 64 {
+		v := b[:64]
+		binary.LittleEndian.PutUint64(v[0:], binary.LittleEndian.Uint64(v[0:])^k)
+		binary.LittleEndian.PutUint64(v[8:], binary.LittleEndian.Uint64(v[8:])^k)
+		binary.LittleEndian.PutUint64(v[16:], binary.LittleEndian.Uint64(v[16:])^k)
+		binary.LittleEndian.PutUint64(v[24:], binary.LittleEndian.Uint64(v[24:])^k)
+		binary.LittleEndian.PutUint64(v[32:], binary.LittleEndian.Uint64(v[32:])^k)
+		binary.LittleEndian.PutUint64(v[40:], binary.LittleEndian.Uint64(v[40:])^k)
+		binary.LittleEndian.PutUint64(v[48:], binary.LittleEndian.Uint64(v[48:])^k)
+		binary.LittleEndian.PutUint64(v[56:], binary.LittleEndian.Uint64(v[56:])^k)
+		b = b[64:]
 	}
 	for len(b) >= 8 {
 		binary.LittleEndian.PutUint64(b, binary.LittleEndian.Uint64(b)^k)

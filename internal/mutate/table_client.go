@@ -38,6 +38,13 @@ var ofClient = []mutation{
 		test:    "-run ^TestPolicySpread$ .",
 	},
 	{
+		name:    "policy: a herd comes back at once",
+		file:    "reconnect.go",
+		search:  "return uniform(max(p.o.First, spread))",
+		replace: "return uniform(p.o.First)",
+		test:    "-run ^TestHerd$ .",
+	},
+	{
 		name:    "policy: the dial timeout does not grow",
 		file:    "reconnect.go",
 		search:  "p.dialTimeout*16/10",

@@ -137,6 +137,20 @@ var ofServer = []mutation{
 		test:    "-run ^TestHostAndOrigin$ ./server",
 	},
 	{
+		name:    "server: a window for one that is alone",
+		file:    "server/server.go",
+		search:  "n := max(len(s.peers)-1, 0)",
+		replace: "n := len(s.peers)",
+		test:    "-run ^TestSpreadIsOfTheOthers$ ./server",
+	},
+	{
+		name:    "server: slots take the whole rate",
+		file:    "server/gate.go",
+		search:  "time.Second * 4 / 3",
+		replace: "time.Second",
+		test:    "-run ^TestOverload$ ./server",
+	},
+	{
 		name:    "server: a search goes on after Close",
 		file:    "server/write.go",
 		search:  "if r.sock.aborted.Load() {",

@@ -96,3 +96,32 @@ func BenchmarkDecode(b *testing.B) {
 		}
 	}
 }
+
+// BenchmarkEvents is the client's way: from bytes to events, the least that a
+// message has beside 64 bytes of payload.
+func BenchmarkEvents(b *testing.B) {
+	least := Frame{Type: TypeMsg, Msg: Msg{Ch: 3, S: 1048577, P: 1048576, HasP: true, ID: testID, Payload: envelope.Msg.Payload[:64]}}
+	for _, enc := range encodings {
+		for _, n := range []int{1, 64} {
+			b.Run(fmt.Sprintf("%s/%d", Subprotocol(enc), n), func(b *testing.B) {
+				frames := make([]Frame, n)
+				for i := range frames {
+					frames[i] = least
+				}
+				data, err := Append(nil, enc, frames)
+				if err != nil {
+					b.Fatal(err)
+				}
+				c, out := welcomed(b, enc), new(wire.Events)
+				b.SetBytes(int64(len(data)))
+				b.ReportAllocs()
+				for b.Loop() {
+					out.Reset()
+					if err := c.Decode(wire.Frame{Type: enc.FrameType(), Data: data}, out); err != nil {
+						b.Fatal(err)
+					}
+				}
+			})
+		}
+	}
+}

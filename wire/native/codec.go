@@ -61,7 +61,7 @@ var DefaultLimits = DecodeLimits{
 // is then the only bound.
 const Unlimited = math.MaxInt
 
-func (l DecodeLimits) withDefaults() DecodeLimits {
+func (l *DecodeLimits) setDefaults() {
 	def := func(v *int, d int) {
 		if *v <= 0 {
 			*v = d
@@ -79,7 +79,6 @@ func (l DecodeLimits) withDefaults() DecodeLimits {
 	def(&l.Credits, MaxSubs)
 	def(&l.Token, MaxToken)
 	l.Depth = min(l.Depth, deepest)
-	return l
 }
 
 // The two tokens of Sec-WebSocket-Protocol.
@@ -211,15 +210,35 @@ func Size(enc Encoding, f *Frame) int {
 // what the protocol says to ignore, and the inside of a payload, may say
 // anything that is well formed.
 func Decode(dst []Frame, enc Encoding, dir Dir, data []byte, lim DecodeLimits) ([]Frame, error) {
-	r := reader{data: data, end: len(data), bin: enc == Binary, dir: dir, lim: lim.withDefaults()}
+	var r reader
+	r.data, r.end, r.bin, r.dir = data, len(data), enc == Binary, dir
+	r.lim = lim
+	r.lim.setDefaults()
 	n := len(dst)
-	dst = r.batch(dst)
+	var u usual
+	for k := 0; r.another(k); k++ {
+		if end := u.find(data, r.i, enc, dir, &r.lim); end > 0 {
+			if payload, ok := u.take(); ok {
+				dst = append(dst, Frame{})
+				f := &dst[len(dst)-1]
+				f.Type = TypeMsg
+				m := &f.Msg
+				m.Ch, m.S, m.P, m.HasP = u.ch, u.s, u.p, dir == FromServer
+				m.ID, m.Topic, m.Payload = u.id, string(u.topic), payload
+				r.i = end
+				r.count(len(dst) - n)
+				continue
+			}
+		}
+		dst = r.any(dst)
+		r.count(len(dst) - n)
+	}
 	if r.code == 0 && len(data) > r.lim.Batch && len(dst) > n+1 {
 		r.fail(CloseFrameTooBig, "batch longer than its limit")
 	}
 	if r.code != 0 {
 		clear(dst[n:])
-		return dst[:n], &wire.CodeError{Code: r.code, Reason: r.reason}
+		return dst[:n], r.fault()
 	}
 	return dst, nil
 }

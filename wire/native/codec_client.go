@@ -18,6 +18,7 @@ type codec struct {
 	// Owned by Decode.
 	welcomed bool
 	tags     strings.Builder
+	topic    string // of the last usual message that had one
 }
 
 // Start writes HELLO.
@@ -96,12 +97,15 @@ func (c *codec) Encode(ops []wire.Op, out *wire.Frames) error {
 	var credits []ChCredit
 	err := error(nil)
 	for i := range ops {
-		if ops[i].Kind == wire.OpCredit {
-			cr := ops[i].Credit
-			credits = append(credits, ChCredit{ops[i].Key, cr.N, cr.Bytes})
-			continue
+		switch op := &ops[i]; op.Kind {
+		case wire.OpPublish:
+			err = p.publish(op.Message)
+		case wire.OpCredit:
+			credits = append(credits, ChCredit{op.Key, op.Credit.N, op.Credit.Bytes})
+		default:
+			err = p.op(op)
 		}
-		if err = p.op(&ops[i]); err != nil {
+		if err != nil {
 			err = &wire.OpError{Index: i, Err: err}
 			break
 		}
@@ -119,13 +123,10 @@ func (c *codec) Encode(ops []wire.Op, out *wire.Frames) error {
 // maxCredits keeps a frame of credits within one batch.
 const maxCredits = 512
 
-// op adds the frame for any op but a credit.
+// op adds the frame for any op but a message and a credit.
 func (p *packer) op(op *wire.Op) error {
-	f := &p.frame
-	*f = Frame{}
+	f := new(Frame)
 	switch op.Kind {
-	case wire.OpPublish:
-		return p.publish(op.Message)
 	case wire.OpSubscribe:
 		if op.Subscribe == nil {
 			return errEmptyOp
@@ -162,33 +163,33 @@ func (p *packer) publish(m *wire.Message) error {
 	if m == nil {
 		return errEmptyOp
 	}
-	f := &p.frame
-	f.Type = TypeMsg
-	f.Msg = Msg{S: m.Seq, ID: m.ID}
+	to := Msg{S: m.Seq, ID: m.ID}
 	if m.Resent {
-		f.Msg.HasAge, f.Msg.Age = true, AgeUnknown
+		to.HasAge, to.Age = true, AgeUnknown
 		if m.Age >= 0 {
-			f.Msg.Age = ticks(m.Age, time.Millisecond)
+			to.Age = ticks(m.Age, time.Millisecond)
 		}
 	}
 	if m.Void {
-		f.Msg.Flags = FlagVoid
-		return p.add(f)
+		to.Flags = FlagVoid
+		return p.addMsg(&to)
 	}
 	if n := len(m.Payload); n > MaxPayload {
 		return &wire.TooBigError{What: "payload bytes", Size: n, Limit: MaxPayload}
 	}
-	if n := len(m.Header); n > MaxHeaders {
-		return &wire.TooBigError{What: "header count", Size: n, Limit: MaxHeaders}
-	}
 	size := len(m.Type)
-	for k, v := range m.Header {
-		size += len(k) + len(v)
+	if n := len(m.Header); n > 0 {
+		if n > MaxHeaders {
+			return &wire.TooBigError{What: "header count", Size: n, Limit: MaxHeaders}
+		}
+		for k, v := range m.Header {
+			size += len(k) + len(v)
+		}
 	}
 	if size > MaxHeaderSize {
 		return &wire.TooBigError{What: "header bytes", Size: size, Limit: MaxHeaderSize}
 	}
-	f.Msg.Topic, f.Msg.Payload, f.Msg.Type, f.Msg.Header = m.Topic, m.Payload, m.Type, m.Header
-	f.Msg.TTL = ticks(m.TTL, time.Millisecond)
-	return p.add(f)
+	to.Topic, to.Payload, to.Type, to.Header = m.Topic, m.Payload, m.Type, m.Header
+	to.TTL = ticks(m.TTL, time.Millisecond)
+	return p.addMsg(&to)
 }

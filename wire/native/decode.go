@@ -7,33 +7,34 @@ const (
 	maxFeatures   = 32
 )
 
-// batch reads all frames of the batch.
-func (r *reader) batch(dst []Frame) []Frame {
-	n := len(dst)
+// another moves to frame k of the batch, false at its end.
+func (r *reader) another(k int) bool {
 	if r.bin {
-		for r.i < len(r.data) && r.code == 0 {
-			r.end = len(r.data)
-			dst = r.frameBinary(dst)
-			r.count(len(dst) - n)
-		}
-		return dst
+		r.end = len(r.data)
+		return r.i < r.end && r.code == 0
 	}
-	if !utf8.Valid(r.data) {
-		r.bad("the text is not UTF-8")
-		return dst
-	}
-	if r.token() != '[' {
-		dst = r.frameJSON(dst)
-	} else {
-		for k := 0; r.item(k); k++ {
-			dst = r.frameJSON(dst)
-			r.count(len(dst) - n)
+	if k == 0 {
+		if !utf8.Valid(r.data) {
+			r.bad("the text is not UTF-8")
+			return false
 		}
+		r.list = r.token() == '['
+	}
+	if r.list && r.item(k) || !r.list && k == 0 {
+		return true
 	}
 	if r.code == 0 && (r.token() != 0 || r.i < r.end) {
 		r.bad("something follows the batch")
 	}
-	return dst
+	return false
+}
+
+// any reads the frame at i, whatever it is.
+func (r *reader) any(dst []Frame) []Frame {
+	if r.bin {
+		return r.frameBinary(dst)
+	}
+	return r.frameJSON(dst)
 }
 
 func (r *reader) count(n int) {

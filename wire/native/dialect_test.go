@@ -14,7 +14,7 @@ import (
 	"github.com/limpet-go/limpet/wire"
 )
 
-func open(t *testing.T, enc Encoding, r wire.Resume) wire.Codec {
+func open(t testing.TB, enc Encoding, r wire.Resume) wire.Codec {
 	t.Helper()
 	r.Subprotocol = Subprotocol(enc)
 	c, err := New(nil).Open(r)
@@ -25,7 +25,7 @@ func open(t *testing.T, enc Encoding, r wire.Resume) wire.Codec {
 }
 
 // receive lets c read one message that holds frames.
-func receive(t *testing.T, c wire.Codec, enc Encoding, frames ...Frame) ([]wire.Event, error) {
+func receive(t testing.TB, c wire.Codec, enc Encoding, frames ...Frame) ([]wire.Event, error) {
 	t.Helper()
 	data, err := Append(nil, enc, frames)
 	if err != nil {
@@ -37,7 +37,7 @@ func receive(t *testing.T, c wire.Codec, enc Encoding, frames ...Frame) ([]wire.
 	return out.List, err
 }
 
-func welcomed(t *testing.T, enc Encoding) wire.Codec {
+func welcomed(t testing.TB, enc Encoding) wire.Codec {
 	t.Helper()
 	c := open(t, enc, wire.Resume{Conn: 1})
 	if _, err := receive(t, c, enc, Frame{Type: TypeWelcome, Welcome: &Welcome{CN: 1}}); err != nil {

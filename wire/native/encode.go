@@ -14,6 +14,12 @@ func (w *writer) frame(f *Frame) {
 		return
 	}
 	if !w.bin {
+		if f.Type == TypeMsg {
+			w.b = append(w.b, `{"t":"msg"`...)
+			w.jsonMsg(&f.Msg)
+			w.b = append(w.b, '}')
+			return
+		}
 		w.b = append(w.b, `{"t":"`...)
 		w.b = append(w.b, names[f.Type]...)
 		w.b = append(w.b, '"')
@@ -22,11 +28,10 @@ func (w *writer) frame(f *Frame) {
 		return
 	}
 	if f.Type == TypeMsg {
-		body := msgSize(&f.Msg)
-		w.b = binary.AppendUvarint(w.b, uint64(1+uvarintLen(uint64(body))+body))
-		w.b = append(w.b, byte(TypeMsg)<<3|wireBytes)
-		w.b = binary.AppendUvarint(w.b, uint64(body))
-		w.msg(&f.Msg)
+		b, fault := appendMsg(w.b, &f.Msg)
+		if w.b = b; fault != "" {
+			w.fail(fault)
+		}
 		return
 	}
 	outer := w.length()
@@ -39,8 +44,6 @@ func (w *writer) frame(f *Frame) {
 
 func (w *writer) body(f *Frame) {
 	switch {
-	case f.Type == TypeMsg:
-		w.msg(&f.Msg)
 	case f.Type == TypePing || f.Type == TypePong:
 		w.uintOpt(&pingSchema, 1, f.N)
 	case f.Type == TypeAck && f.Ack != nil:
@@ -70,14 +73,20 @@ func (w *writer) body(f *Frame) {
 	}
 }
 
-func (w *writer) msg(m *Msg) {
-	s := &msgSchema
-	w.uintOpt(s, 1, m.Ch)
-	w.uint(s, 2, m.S)
-	if m.HasP {
-		w.uint(s, 3, m.P)
+// jsonMsg writes the members of m behind its type. The first ones are in every
+// message: one slice, keys as they stand.
+func (w *writer) jsonMsg(m *Msg) {
+	b := w.b
+	if m.Ch != 0 {
+		b = appendNumber(append(b, `,"ch":`...), m.Ch)
 	}
-	w.id(s, 4, &m.ID)
+	b = appendNumber(append(b, `,"s":`...), m.S)
+	if m.HasP {
+		b = appendNumber(append(b, `,"p":`...), m.P)
+	}
+	b = appendUUID(append(b, `,"id":`...), &m.ID)
+	w.b = b
+	s := &msgSchema
 	w.stringOpt(s, 5, m.Topic)
 	w.payload(m.Payload)
 	w.stringOpt(s, 7, m.Type)
@@ -86,7 +95,7 @@ func (w *writer) msg(m *Msg) {
 	}
 	w.markOpt(s, 10, m.Tag)
 	if m.HasAge {
-		if !w.bin && m.Age == AgeUnknown {
+		if m.Age == AgeUnknown {
 			w.key(s, 11)
 			w.quote("max")
 		} else {
@@ -97,17 +106,63 @@ func (w *writer) msg(m *Msg) {
 	w.uintOpt(s, 13, m.Flags)
 }
 
+// appendMsg appends the binary frame of m. It is the hot path: the slice stays
+// in registers, every tag is one byte. fault says what could not be spelled.
+func appendMsg(b []byte, m *Msg) (_ []byte, fault string) {
+	size := msgSize(m)
+	b = binary.AppendUvarint(b, uint64(1+uvarintLen(uint64(size))+size))
+	b = binary.AppendUvarint(append(b, byte(TypeMsg)<<3|wireBytes), uint64(size))
+	if m.Ch != 0 {
+		b = binary.AppendUvarint(append(b, 1<<3|wireVarint), m.Ch)
+	}
+	b = binary.AppendUvarint(append(b, 2<<3|wireVarint), m.S)
+	if m.HasP {
+		b = binary.AppendUvarint(append(b, 3<<3|wireVarint), m.P)
+	}
+	b = append(append(b, 4<<3|wireBytes, byte(len(m.ID))), m.ID[:]...)
+	b = appendField(b, 5, m.Topic)
+	b = appendField(b, 6, m.Payload)
+	b = appendField(b, 7, m.Type)
+	if !utf8.ValidString(m.Topic) || !utf8.ValidString(m.Type) {
+		fault = notUTF8
+	}
+	if len(m.Header) != 0 {
+		w := writer{b: b, bin: true, fault: fault}
+		w.header(m.Header)
+		b, fault = w.b, w.fault
+	}
+	if len(m.Tag) > MaxTag {
+		fault = "a tag is too long"
+	}
+	b = appendField(b, 10, m.Tag)
+	if m.HasAge {
+		b = binary.AppendUvarint(append(b, 11<<3|wireVarint), m.Age)
+	}
+	if m.TTL != 0 {
+		b = binary.AppendUvarint(append(b, 12<<3|wireVarint), m.TTL)
+	}
+	if m.Flags != 0 {
+		b = binary.AppendUvarint(append(b, 13<<3|wireVarint), m.Flags)
+	}
+	return b, fault
+}
+
+// appendField appends the field num unless it is empty.
+func appendField[T string | []byte](b []byte, num byte, v T) []byte {
+	if len(v) == 0 {
+		return b
+	}
+	return append(binary.AppendUvarint(append(b, num<<3|wireBytes), uint64(len(v))), v...)
+}
+
 // payload writes p so that the same bytes come out again.
 func (w *writer) payload(p []byte) {
 	switch {
 	case len(p) == 0:
-	case w.bin:
-		w.bytes(&msgSchema, 6, p)
 	case embeddable(p):
-		w.key(&msgSchema, 6)
-		w.b = append(w.b, p...)
+		w.b = append(append(w.b, `,"d":`...), p...)
 	default:
-		w.member(`,"b":`)
+		w.b = append(w.b, `,"b":`...)
 		w.base64(p)
 	}
 }
@@ -150,9 +205,11 @@ func msgSize(m *Msg) int {
 		n += 1 + uvarintLen(m.P)
 	}
 	n += fieldSize(len(m.Topic)) + fieldSize(len(m.Payload)) + fieldSize(len(m.Type)) + fieldSize(len(m.Tag))
-	for k, v := range m.Header {
-		entry := fieldSize(len(k)) + fieldSize(len(v))
-		n += 1 + uvarintLen(uint64(entry)) + entry
+	if len(m.Header) != 0 {
+		for k, v := range m.Header {
+			entry := fieldSize(len(k)) + fieldSize(len(v))
+			n += 1 + uvarintLen(uint64(entry)) + entry
+		}
 	}
 	if m.HasAge {
 		n += 1 + uvarintLen(m.Age)

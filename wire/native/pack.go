@@ -4,12 +4,11 @@ import "github.com/limpet-go/limpet/wire"
 
 // A packer joins frames into batches within the limits of the protocol.
 type packer struct {
-	enc   Encoding
-	out   *wire.Frames
-	room  int    // expected bytes of the batch
-	buf   []byte // the batch; in JSON it begins with a bracket
-	n     int    // frames in buf
-	frame Frame  // for the caller to fill in
+	enc  Encoding
+	out  *wire.Frames
+	room int    // expected bytes of the batch
+	buf  []byte // the batch; in JSON it begins with a bracket
+	n    int    // frames in buf
 }
 
 // room guesses the bytes that ops need, up to one batch.
@@ -33,10 +32,7 @@ func room(enc Encoding, ops []wire.Op) int {
 
 // add appends f to the batch, or begins another one if f does not fit.
 func (p *packer) add(f *Frame) error {
-	if p.buf == nil {
-		p.buf = p.out.Buffer(p.room)
-	}
-	start := len(p.buf)
+	start := p.begin()
 	w := writer{b: p.buf, bin: p.enc == Binary}
 	if !w.bin {
 		c := byte(',')
@@ -46,23 +42,45 @@ func (p *packer) add(f *Frame) error {
 		w.b = append(w.b, c)
 	}
 	w.frame(f)
-	if w.fault != "" {
-		return &frameError{w.fault}
+	return p.end(start, w.b, w.fault)
+}
+
+// addMsg is add for a message.
+func (p *packer) addMsg(m *Msg) error {
+	if p.enc == JSON {
+		return p.add(&Frame{Type: TypeMsg, Msg: *m})
 	}
-	p.buf = w.b
+	start := p.begin()
+	b, fault := appendMsg(p.buf, m)
+	return p.end(start, b, fault)
+}
+
+func (p *packer) begin() (start int) {
+	if p.buf == nil {
+		p.buf = p.out.Buffer(p.room)
+	}
+	return len(p.buf)
+}
+
+// end takes b for the batch, whose last frame begins at start.
+func (p *packer) end(start int, b []byte, fault string) error {
+	if fault != "" {
+		return &frameError{fault}
+	}
+	p.buf = b
 	p.n++
 	closing := 0
-	if !w.bin {
+	if p.enc == JSON {
 		closing = 1
 	}
-	if p.n == 1 || len(p.buf)+closing <= MaxBatch && p.n <= MaxFrames {
+	if p.n == 1 || len(b)+closing <= MaxBatch && p.n <= MaxFrames {
 		return nil
 	}
-	last := append(p.out.Buffer(max(p.room, len(p.buf)-start)), p.buf[start:]...)
-	p.buf, p.n = p.buf[:start], p.n-1
+	last := append(p.out.Buffer(max(p.room, len(b)-start)), b[start:]...)
+	p.buf, p.n = b[:start], p.n-1
 	p.flush()
 	p.buf, p.n = last, 1
-	if !w.bin {
+	if p.enc == JSON {
 		p.buf[0] = '['
 	}
 	return nil

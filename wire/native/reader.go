@@ -1,11 +1,14 @@
 package native
 
+import "github.com/limpet-go/limpet/wire"
+
 // A reader takes fields out of a batch in either encoding. After the first
 // fault nothing more is read: every loop ends and every value is zero.
 type reader struct {
 	data    []byte
 	i, end  int // binary: end of the innermost message
 	bin     bool
+	list    bool // JSON: the batch is a list
 	dir     Dir
 	lim     DecodeLimits
 	wt      int    // binary: wire type of the field at i
@@ -21,6 +24,9 @@ func (r *reader) fail(code uint16, reason string) {
 	}
 	r.i = r.end
 }
+
+// fault is the error for what failed.
+func (r *reader) fault() error { return &wire.CodeError{Code: r.code, Reason: r.reason} }
 
 func (r *reader) bad(reason string) { r.fail(CloseBadFrame, reason) }
 

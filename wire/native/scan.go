@@ -1,11 +1,15 @@
 package native
 
-import "unicode/utf8"
+import (
+	"encoding/binary"
+	"math/bits"
+	"unicode/utf8"
+)
 
 // deepest is the nesting that scan can follow: one bit a level.
 const deepest = 64
 
-func isSpace(c byte) bool { return c == ' ' || c == '\n' || c == '\r' || c == '\t' }
+func isSpace(c byte) bool { return c <= ' ' && (c == ' ' || c == '\n' || c == '\r' || c == '\t') }
 
 func skipSpace(b []byte, i int) int {
 	for i < len(b) && isSpace(b[i]) {
@@ -31,33 +35,39 @@ func scan(b []byte, i, depth int) int {
 		if i >= len(b) {
 			return -1
 		}
+		start := i
 		switch c := b[i]; c {
+		case '"':
+			for i++; i < len(b) && plain[b[i]]; i++ {
+			}
+			if i < len(b) && b[i] == '"' {
+				i++
+			} else {
+				i = scanString(b, start)
+			}
 		case '{', '[':
 			if level == depth {
 				return -1
 			}
 			level++
 			objects <<= 1
-			i = skipSpace(b, i+1)
-			if i >= len(b) {
-				return -1
-			}
 			if c == '{' {
 				objects |= 1
-				if b[i] != '}' {
+			}
+			if i = skipSpace(b, i+1); i >= len(b) {
+				return -1
+			}
+			if b[i] != c+2 { // its end in ASCII
+				if c == '{' {
 					if i = scanKey(b, i); i < 0 {
 						return -1
 					}
-					continue
 				}
-			} else if b[i] != ']' {
 				continue
 			}
 			i++
 			level--
 			objects >>= 1
-		case '"':
-			i = scanString(b, i)
 		case 't':
 			i = scanWord(b, i, "true")
 		case 'f':
@@ -72,8 +82,7 @@ func scan(b []byte, i, depth int) int {
 			if i < 0 || level == 0 {
 				return i
 			}
-			i = skipSpace(b, i)
-			if i >= len(b) {
+			if i = skipSpace(b, i); i >= len(b) {
 				return -1
 			}
 			c := b[i]
@@ -101,7 +110,13 @@ func scanKey(b []byte, i int) int {
 	if i >= len(b) || b[i] != '"' {
 		return -1
 	}
-	if i = scanString(b, i); i < 0 {
+	start := i
+	for i++; i < len(b) && plain[b[i]]; i++ {
+	}
+	if i+2 < len(b) && b[i] == '"' && b[i+1] == ':' && b[i+2] > ' ' {
+		return i + 2
+	}
+	if i = scanString(b, start); i < 0 {
 		return -1
 	}
 	i = skipSpace(b, i)
@@ -119,16 +134,32 @@ var plain = func() (set [256]bool) {
 	return set
 }()
 
-func scanString(b []byte, i int) int {
-	for i++; i < len(b); i++ {
-		c := b[i]
-		if plain[c] {
-			continue
+// plainEnd passes plain bytes from b[i] on, eight at a time where it can.
+func plainEnd(b []byte, i int) int {
+	for len(b)-i >= 8 {
+		v := binary.LittleEndian.Uint64(b[i:])
+		// The lowest top bit that is set in odd is that of the first byte that is
+		// not plain: below 0x20, a quote, a backslash, or not ASCII.
+		odd := (v - ' '*ones) | (v ^ '"'*ones - ones) | (v ^ '\\'*ones - ones) | v
+		if odd &= 0x80 * ones; odd != 0 {
+			return i + bits.TrailingZeros64(odd)/8
 		}
-		switch {
+		i += 8
+	}
+	for i < len(b) && plain[b[i]] {
+		i++
+	}
+	return i
+}
+
+const ones = 0x0101010101010101
+
+func scanString(b []byte, i int) int {
+	for i = plainEnd(b, i+1); i < len(b); i = plainEnd(b, i+1) {
+		switch c := b[i]; {
 		case c == '"':
 			return i + 1
-		case c < 0x20:
+		case c < ' ':
 			return -1
 		case c == '\\':
 			i++

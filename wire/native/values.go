@@ -256,22 +256,28 @@ func (r *reader) id(id *wire.ID) {
 	if r.code != 0 {
 		return
 	}
-	if len(text) != 36 || text[8] != '-' || text[13] != '-' || text[18] != '-' || text[23] != '-' {
+	if len(text) != uuidLen || !parseUUID(id, (*[uuidLen]byte)(text)) {
 		r.bad("an id is not a UUID")
-		return
-	}
-	for i, at := range uuidBytes {
-		hi, lo := unhex[text[at]], unhex[text[at+1]]
-		if hi|lo == noHex {
-			r.bad("an id is not a UUID")
-			return
-		}
-		id[i] = hi<<4 | lo
 	}
 }
 
+const uuidLen = len("00000000-0000-0000-0000-000000000000")
+
 // uuidBytes is where each byte of a UUID stands in its text.
 var uuidBytes = [16]uint8{0, 2, 4, 6, 9, 11, 14, 16, 19, 21, 24, 26, 28, 30, 32, 34}
+
+func parseUUID(id *wire.ID, text *[uuidLen]byte) bool {
+	if text[8] != '-' || text[13] != '-' || text[18] != '-' || text[23] != '-' {
+		return false
+	}
+	all := uint8(0)
+	for i, at := range uuidBytes {
+		hi, lo := unhex[text[at]], unhex[text[at+1]]
+		all |= hi | lo
+		id[i] = hi<<4 | lo
+	}
+	return all != noHex
+}
 
 // markID reads a tag that is the id of a message.
 func (r *reader) markID(id *wire.ID) {

@@ -59,14 +59,13 @@ func (w *writer) uint(s *schema, num int, v uint64) {
 	w.jsonUint(v)
 }
 
-func (w *writer) jsonUint(v uint64) {
+func (w *writer) jsonUint(v uint64) { w.b = appendNumber(w.b, v) }
+
+func appendNumber(b []byte, v uint64) []byte {
 	if v <= maxJSONNumber {
-		w.b = strconv.AppendUint(w.b, v, 10)
-		return
+		return strconv.AppendUint(b, v, 10)
 	}
-	w.b = append(w.b, '"')
-	w.b = strconv.AppendUint(w.b, v, 10)
-	w.b = append(w.b, '"')
+	return append(strconv.AppendUint(append(b, '"'), v, 10), '"')
 }
 
 func (w *writer) uintOpt(s *schema, num int, v uint64) {
@@ -207,19 +206,23 @@ func (w *writer) markOpt(s *schema, num int, tag []byte) {
 	}
 }
 
-// id writes a message id, in JSON as the text of a UUID (RFC 9562, section 4).
-func (w *writer) id(s *schema, num int, id *wire.ID) {
-	if w.bin {
-		w.bytes(s, num, id[:])
-		return
-	}
-	w.key(s, num)
-	w.b = append(w.b, `"00000000-0000-0000-0000-000000000000"`...)
-	text := w.b[len(w.b)-37:]
+// appendUUID writes a message id as the text of a UUID (RFC 9562, section 4).
+func appendUUID(b []byte, id *wire.ID) []byte {
+	b = append(b, `"00000000-0000-0000-0000-000000000000"`...)
+	text := b[len(b)-uuidLen-1:]
 	for i, at := range uuidBytes {
-		text[at], text[at+1] = hexDigits[id[i]>>4], hexDigits[id[i]&15]
+		binary.LittleEndian.PutUint16(text[at:], hexPairs[id[i]])
 	}
+	return b
 }
+
+// hexPairs are the two digits of each byte.
+var hexPairs = func() (pairs [256]uint16) {
+	for v := range pairs {
+		pairs[v] = uint16(hexDigits[v>>4]) | uint16(hexDigits[v&15])<<8
+	}
+	return pairs
+}()
 
 // begin starts a nested object; end takes what it returned.
 func (w *writer) begin(s *schema, num int) int {

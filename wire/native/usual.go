@@ -1,0 +1,184 @@
+package native
+
+import (
+	"unicode/utf8"
+
+	"github.com/limpet-go/limpet/wire"
+)
+
+// A usual is a message frame as it mostly comes, found in place: the fields
+// that every message has, in the order in which this package writes them, and
+// no others. It is either understood as the general reader would or left to
+// it, which alone says what is wrong with a frame.
+type usual struct {
+	ch, s, p uint64
+	id       wire.ID
+	topic    []byte
+	payload  []byte
+	base64   bool // payload is the text of it
+}
+
+// find looks at the frame at data[i]. It returns where the frame ends, a
+// negative index if that is not a usual message.
+func (u *usual) find(data []byte, i int, enc Encoding, dir Dir, lim *DecodeLimits) int {
+	u.ch, u.p, u.topic, u.payload, u.base64 = 0, 0, nil, nil, false
+	if enc == Binary {
+		i = u.binary(data, i, dir == FromServer)
+	} else {
+		i = u.json(data, i, dir == FromServer, lim.Depth)
+	}
+	size := len(u.payload)
+	if u.base64 {
+		size = base64url.DecodedLen(size)
+	}
+	if size > lim.Payload || len(u.topic) > MaxTopic || len(u.topic) == 0 && dir == FromClient {
+		return -1
+	}
+	return i
+}
+
+// take returns the payload as a copy, false if it is not base64url.
+func (u *usual) take() ([]byte, bool) {
+	text := u.payload
+	if len(text) == 0 {
+		return nil, true
+	}
+	if !u.base64 {
+		b := make([]byte, len(text))
+		copy(b, text)
+		return b, true
+	}
+	b := make([]byte, base64url.DecodedLen(len(text)))
+	_, err := base64url.Decode(b, text)
+	return b, err == nil
+}
+
+// All below return a negative index for what is not usual, and pass it on.
+
+func (u *usual) binary(b []byte, i int, down bool) int {
+	n, i := uvarint(b, i)
+	if i < 0 || n > uint64(len(b)-i) {
+		return -1
+	}
+	b = b[:i+int(n)]
+	n, i = number(b, i, byte(TypeMsg)<<3|wireBytes)
+	if i < 0 || n != uint64(len(b)-i) {
+		return -1
+	}
+	if down {
+		u.ch, i = number(b, i, 1<<3|wireVarint)
+	}
+	u.s, i = number(b, i, 2<<3|wireVarint)
+	if down {
+		u.p, i = number(b, i, 3<<3|wireVarint)
+	}
+	const id = len(u.id)
+	if i < 0 || len(b)-i < 2+id || b[i] != 4<<3|wireBytes || b[i+1] != byte(id) {
+		return -1
+	}
+	u.id = wire.ID(b[i+2:])
+	i += 2 + id
+	if i < len(b) && b[i] == 5<<3|wireBytes {
+		u.topic, i = span(b, i+1)
+		if !utf8.Valid(u.topic) {
+			return -1
+		}
+	}
+	if i >= 0 && i < len(b) && b[i] == 6<<3|wireBytes {
+		u.payload, i = span(b, i+1)
+	}
+	if i != len(b) {
+		return -1
+	}
+	return i
+}
+
+// number reads the number behind key.
+func number(b []byte, i int, key byte) (uint64, int) {
+	if uint(i) >= uint(len(b)) || b[i] != key {
+		return 0, -1
+	}
+	return uvarint(b, i+1)
+}
+
+// span reads a length and that many bytes.
+func span(b []byte, i int) ([]byte, int) {
+	n, i := uvarint(b, i)
+	if i < 0 || n > uint64(len(b)-i) {
+		return nil, -1
+	}
+	return b[i : i+int(n)], i + int(n)
+}
+
+// uvarint reads a varint of at most 8 bytes, as short as it can be.
+func uvarint(b []byte, i int) (v uint64, next int) {
+	for shift := 0; i < len(b) && shift < 56; shift += 7 {
+		c := b[i]
+		i++
+		v |= uint64(c&0x7f) << shift
+		if c < 0x80 {
+			if c == 0 && shift > 0 {
+				break
+			}
+			return v, i
+		}
+	}
+	return 0, -1
+}
+
+func (u *usual) json(b []byte, i int, down bool, depth int) int {
+	i = after(b, i, `{"t":"msg"`)
+	if down {
+		u.ch, i = decimal(b, after(b, i, `,"ch":`))
+	}
+	u.s, i = decimal(b, after(b, i, `,"s":`))
+	if down {
+		u.p, i = decimal(b, after(b, i, `,"p":`))
+	}
+	i = after(b, i, `,"id":"`)
+	if i < 0 || len(b)-i < uuidLen || !parseUUID(&u.id, (*[uuidLen]byte)(b[i:])) {
+		return -1
+	}
+	i = after(b, i+uuidLen, `"`)
+	if next := after(b, i, `,"tp":"`); next > 0 {
+		i = plainEnd(b, next)
+		u.topic = b[next:i]
+		i = after(b, i, `"`)
+	}
+	if start := after(b, i, `,"d":`); start > 0 {
+		i = scan(b, start, depth)
+		if i < 0 {
+			return -1
+		}
+		u.payload = b[start:i]
+	} else if start := after(b, i, `,"b":"`); start > 0 {
+		i = plainEnd(b, start)
+		u.payload, u.base64 = b[start:i], true
+		i = after(b, i, `"`)
+	}
+	return after(b, i, `}`)
+}
+
+// after passes text.
+func after(b []byte, i int, text string) int {
+	if i < 0 || len(b)-i < len(text) || string(b[i:i+len(text)]) != text {
+		return -1
+	}
+	return i + len(text)
+}
+
+// decimal reads a number without quotes.
+func decimal(b []byte, i int) (v uint64, next int) {
+	if i < 0 {
+		return 0, -1
+	}
+	start := i
+	for i < len(b) && b[i]-'0' <= 9 && i-start < 16 {
+		v = v*10 + uint64(b[i]-'0')
+		i++
+	}
+	if i == start || i-start > 1 && b[start] == '0' || v > maxJSONNumber {
+		return 0, -1
+	}
+	return v, i
+}

@@ -1,0 +1,220 @@
+package native
+
+import (
+	"bytes"
+	"encoding/hex"
+	"os"
+	"path/filepath"
+	"reflect"
+	"slices"
+	"testing"
+
+	"github.com/limpet-go/limpet/wire"
+)
+
+// generalDecode is Decode without the short way for usual messages.
+func generalDecode(enc Encoding, dir Dir, data []byte, lim DecodeLimits) ([]Frame, error) {
+	r := reader{data: data, end: len(data), bin: enc == Binary, dir: dir, lim: lim}
+	r.lim.setDefaults()
+	var frames []Frame
+	for k := 0; r.another(k); k++ {
+		frames = r.any(frames)
+		r.count(len(frames))
+	}
+	if r.code == 0 && len(data) > r.lim.Batch && len(frames) > 1 {
+		r.fail(CloseFrameTooBig, "batch longer than its limit")
+	}
+	if r.code != 0 {
+		return nil, r.fault()
+	}
+	return frames, nil
+}
+
+// generalEvents is codec.Decode without it: all frames first, then events.
+func generalEvents(c *codec, data []byte) ([]wire.Event, error) {
+	frames, err := generalDecode(c.enc, FromServer, data, serverLimits)
+	if err != nil {
+		return nil, err
+	}
+	var out wire.Events
+	for i := range frames {
+		if err := c.event(&frames[i], &out); err != nil {
+			return nil, err
+		}
+	}
+	return out.List, nil
+}
+
+// sameAsGeneral checks that the short way changes nothing: the same frames and
+// the same events, or the same error. It returns how many frames there were.
+func sameAsGeneral(t *testing.T, enc Encoding, dir Dir, data []byte) int {
+	t.Helper()
+	input := bytes.Clone(data)
+	for _, lim := range []DecodeLimits{{}, {Payload: 8, Frames: 2, Batch: 300, Depth: 1}} {
+		want, wantErr := generalDecode(enc, dir, data, lim)
+		got, err := Decode(nil, enc, dir, input, lim)
+		if !reflect.DeepEqual(err, wantErr) || err == nil && !slices.EqualFunc(got, want, func(a, b Frame) bool { return reflect.DeepEqual(a, b) }) {
+			t.Fatalf("encoding %d, %q:\n got %+v, %v\nwant %+v, %v", enc, data, got, err, want, wantErr)
+		}
+	}
+	frames := 0
+	for _, welcomed := range []bool{true, false} {
+		want, wantErr := generalEvents(&codec{enc: enc, welcomed: welcomed, resume: wire.Resume{Conn: 1}}, data)
+		c := &codec{enc: enc, welcomed: welcomed, resume: wire.Resume{Conn: 1}}
+		out := wire.Events{List: []wire.Event{{Kind: wire.EventPong, N: 77}}}
+		err := c.Decode(wire.Frame{Type: enc.FrameType(), Data: input}, &out)
+		if out.List[0].N != 77 || !reflect.DeepEqual(err, wantErr) || !slices.EqualFunc(out.List[1:], want, func(a, b wire.Event) bool { return reflect.DeepEqual(a, b) }) {
+			t.Fatalf("encoding %d, %q:\n got %+v, %v\nwant %+v, %v", enc, data, out.List[1:], err, want, wantErr)
+		}
+		frames = max(frames, len(want))
+	}
+	if !bytes.Equal(input, data) {
+		t.Fatal("the input was changed")
+	}
+	return frames
+}
+
+// usualSeeds are batches of either encoding: what servers said in the golden
+// files, every frame alone and between messages, and odd ones.
+func usualSeeds(tb testing.TB) (seeds [3][][]byte) {
+	for _, enc := range encodings {
+		files, err := filepath.Glob(filepath.Join("testdata", "*"+map[Encoding]string{JSON: ".json.golden", Binary: ".bin.golden"}[enc]))
+		if err != nil || len(files) == 0 {
+			tb.Fatalf("no golden files, %v", err)
+		}
+		for _, name := range files {
+			text, err := os.ReadFile(name)
+			if err != nil {
+				tb.Fatal(err)
+			}
+			for line := range bytes.Lines(text) {
+				data := bytes.TrimSuffix(line[2:], []byte("\n"))
+				if line[0] == '=' {
+					continue
+				}
+				if enc == Binary {
+					if data, err = hex.DecodeString(string(data)); err != nil {
+						tb.Fatal(err)
+					}
+				}
+				seeds[enc] = append(seeds[enc], data)
+			}
+		}
+		least := Frame{Type: TypeMsg, Msg: Msg{Ch: 3, S: 12, P: 11, HasP: true, ID: testID}}
+		topical := Frame{Type: TypeMsg, Msg: Msg{Ch: 3, S: 1 << 20, P: 1 << 14, HasP: true, ID: testID, Topic: "a/b", Payload: []byte(`[{"a":-1.5e3}]`)}}
+		wild := Frame{Type: TypeMsg, Msg: Msg{Ch: 3, S: 300, P: 299, HasP: true, ID: testID, Topic: "a/*", Payload: []byte{0xff}}}
+		up := Frame{Type: TypeMsg, Msg: Msg{S: 1<<53 - 1, ID: testID, Topic: "a/b", Payload: []byte("\x00payload")}}
+		for _, frames := range [][]Frame{{least}, {topical}, {up}, {wild}, {least, topical}, {topical, wild, topical},
+			{least, {Type: TypePing, N: 1}, topical, topical}, {least, {Type: TypeSubOK, SubOK: &SubOK{}}, topical}, {up, up}} {
+			data, err := Append(nil, enc, frames)
+			if err != nil {
+				tb.Fatal(err)
+			}
+			seeds[enc] = append(seeds[enc], data)
+		}
+		for _, tt := range every {
+			data, err := Append(nil, enc, []Frame{tt.f})
+			if err != nil {
+				tb.Fatal(err)
+			}
+			seeds[enc] = append(seeds[enc], data)
+		}
+	}
+	for _, tt := range refused {
+		if len(tt.json) < 256 {
+			seeds[JSON] = append(seeds[JSON], []byte(tt.json))
+		}
+	}
+	return seeds
+}
+
+// TestUsual mutates batches of usual messages byte by byte.
+func TestUsual(t *testing.T) {
+	for _, enc := range encodings {
+		understood := 0
+		for _, seed := range usualSeeds(t)[enc] {
+			for _, dir := range []Dir{FromServer, FromClient} {
+				understood += sameAsGeneral(t, enc, dir, seed)
+				if len(seed) > 250 || !beginsUsual(enc, dir, seed) {
+					continue
+				}
+				for i := range seed {
+					sameAsGeneral(t, enc, dir, seed[:i])
+					sameAsGeneral(t, enc, dir, slices.Concat(seed[:i], seed[i+1:]))
+					sameAsGeneral(t, enc, dir, slices.Concat(seed[:i], seed[i:i+1], seed[i:]))
+					was := seed[i]
+					for _, c := range []byte("\x00\x7f\x80\xff0 \"\\,}") {
+						seed[i] = c
+						understood += sameAsGeneral(t, enc, dir, seed)
+					}
+					seed[i] = was
+				}
+			}
+		}
+		if understood < 500 {
+			t.Errorf("encoding %d: only %d frames were understood", enc, understood)
+		}
+	}
+}
+
+// beginsUsual reports whether the first frame, alone or in a list, is usual.
+func beginsUsual(enc Encoding, dir Dir, data []byte) bool {
+	var u usual
+	data = bytes.TrimPrefix(data, []byte("["))
+	return u.find(data, 0, enc, dir, &DefaultLimits) > 0
+}
+
+// TestUsualIsTaken shows that the short way is one: a usual message is found,
+// and what has one thing more or less is not.
+func TestUsualIsTaken(t *testing.T) {
+	down := Msg{Ch: 3, S: 1048577, P: 1048576, HasP: true, ID: testID, Topic: "a/b", Payload: []byte("{}")}
+	up := Msg{S: 5, ID: testID, Topic: "a/b", Payload: []byte("no JSON")}
+	for _, tt := range []struct {
+		dir    Dir
+		m      Msg
+		change func(*Msg)
+		want   bool
+	}{
+		{FromServer, down, func(*Msg) {}, true},
+		{FromServer, down, func(m *Msg) { m.Topic = "" }, true},
+		{FromServer, down, func(m *Msg) { m.Payload = nil }, true},
+		{FromServer, down, func(m *Msg) { m.Tag = []byte("t") }, false},
+		{FromServer, down, func(m *Msg) { m.Flags = FlagSnapshot }, false},
+		{FromServer, down, func(m *Msg) { m.Ch = 0 }, false},
+		{FromServer, down, func(m *Msg) { m.HasP = false }, false},
+		{FromClient, up, func(*Msg) {}, true},
+		{FromClient, up, func(m *Msg) { m.Topic = "" }, false},
+		{FromClient, up, func(m *Msg) { m.Type = "text/plain" }, false},
+	} {
+		tt.change(&tt.m)
+		for _, enc := range encodings {
+			data, err := Append(nil, enc, []Frame{{Type: TypeMsg, Msg: tt.m}})
+			if err != nil {
+				t.Fatal(err)
+			}
+			var u usual
+			if end := u.find(data, 0, enc, tt.dir, &DefaultLimits); end >= 0 != tt.want || tt.want && end != len(data) {
+				t.Errorf("encoding %d, %+v: end %d of %d", enc, tt.m, end, len(data))
+			}
+		}
+	}
+}
+
+// FuzzUsual decodes the same bytes by the short way and by the general one.
+func FuzzUsual(f *testing.F) {
+	for enc, seeds := range usualSeeds(f) {
+		for _, seed := range seeds {
+			f.Add(enc == int(Binary), true, seed)
+		}
+	}
+	f.Fuzz(func(t *testing.T, bin, server bool, data []byte) {
+		enc, dir := JSON, FromClient
+		if bin {
+			enc = Binary
+		}
+		if server {
+			dir = FromServer
+		}
+		sameAsGeneral(t, enc, dir, data)
+	})
+}
