@@ -108,10 +108,22 @@ func (l *loop) run() {
 			return
 		}
 		l.timer.Reset(l.arm())
-		if !l.pace.steady(l.now) && l.c.inbox.rest() {
+		if !l.pace.steady(l.now) && !l.expecting() && l.c.inbox.rest() {
 			return
 		}
 	}
+}
+
+// expecting reports whether something is under way whose end the loop will hear
+// of soon.
+func (l *loop) expecting() bool {
+	switch l.state.Phase {
+	case Connecting, Handshaking:
+		return true
+	case Ready:
+		return l.writing || l.asking > 0 || l.window.pending > 0
+	}
+	return false
 }
 
 // gather waits for events. It lets those run who were told an outcome, for as
