@@ -5,8 +5,8 @@
 // keeps what it sends until somebody has taken responsibility for it, and hands
 // messages to its consumers at the pace and under the policy that each chose.
 // What it could not do it says: missing messages are a Gap in the stream, an
-// uncertain fate is the outcome Unknown. One goroutine, the loop, owns all
-// session state; the reader hands messages straight to the delivery queue of
+// uncertain fate is the outcome Unknown. The loop, one goroutine at a time, owns
+// all session state; the reader hands messages straight to the delivery queue of
 // their subscription and never waits for a consumer. The wire language is a
 // plug, wire.Dialect; limpet.v1 is the default, and package server speaks it.
 //

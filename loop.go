@@ -3,17 +3,19 @@ package limpet
 import (
 	"context"
 	"errors"
+	"runtime"
 	"time"
 
 	"github.com/limpet-go/limpet/wire"
 )
 
 const (
-	batchBytes = 64 << 10               // one write: control frames get their turn after it
-	subsAtOnce = 256                    // subscriptions asked for and not answered
-	goodbye    = 100 * time.Millisecond // of Close, for the close frame
-	patience   = time.Second            // for the close frame that follows a fatal error frame
-	readsAhead = 8                      // batches of events that the reader may have posted
+	batchBytes   = 64 << 10               // one write: control frames get their turn after it
+	subsAtOnce   = 256                    // subscriptions asked for and not answered
+	goodbye      = 100 * time.Millisecond // of Close, for the close frame
+	patience     = time.Second            // for the close frame that follows a fatal error frame
+	gatherAtMost = time.Millisecond       // then whoever is ready need not wait for the others
+	readsAhead   = 8                      // batches of events that the reader may have posted
 )
 
 // event is something that happened, or that somebody wants. Only apply
@@ -87,9 +89,9 @@ func (l *loop) run() {
 	var events []event
 	for {
 		l.gather()
+		l.c.ids.tick()
 		events = l.c.inbox.take(events[:0])
 		l.now = time.Now()
-		l.c.ids.tick()
 		for i, e := range events {
 			e.apply(l)
 			events[i] = nil
@@ -106,9 +108,40 @@ func (l *loop) run() {
 			return
 		}
 		l.timer.Reset(l.arm())
-		if !l.pace.steady(l.now) && l.c.inbox.rest() {
+		if !l.pace.steady(l.now) && !l.expecting() && l.c.inbox.rest() {
 			return
 		}
+	}
+}
+
+// expecting reports whether something is under way whose end the loop will hear
+// of soon.
+func (l *loop) expecting() bool {
+	switch l.state.Phase {
+	case Connecting, Handshaking:
+		return true
+	case Ready:
+		return l.writing || l.asking > 0 || l.window.pending > 0
+	}
+	return false
+}
+
+// gather waits for events. It lets those run who were told an outcome, for as
+// long as they publish: what they have to say then leaves together. One alone
+// is not waited for, and where the processor is busy with others nobody is for
+// long.
+func (l *loop) gather() {
+	n, told := l.c.inbox.wait(), l.window.told
+	if l.window.told = 0; told < 2 {
+		return
+	}
+	for began := time.Now(); n < told && time.Since(began) < gatherAtMost; {
+		runtime.Gosched()
+		more := l.c.inbox.wait()
+		if more == n {
+			return
+		}
+		n = more
 	}
 }
 

@@ -35,9 +35,10 @@ type Dialect interface {
 	Verdict(Failure) Verdict
 }
 
-// Codec is the state of one connection. Decode belongs to the reader's
-// goroutine; Start and Encode belong to the client's loop. The halves share no
-// mutable state: what both need travels in Op and Event values.
+// Codec is the state of one connection. Decode belongs to the client's reader;
+// Start and Encode belong to its loop. Each half runs on one goroutine at a time,
+// not always the same. The halves share no mutable state: what both need travels
+// in Op and Event values.
 type Codec interface {
 	// Start appends the first frames of the connection.
 	Start(out *Frames) error

@@ -1,0 +1,76 @@
+package limpet_test
+
+import (
+	"context"
+	"net"
+	"runtime"
+	"strings"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/limpet-go/limpet"
+	"github.com/limpet-go/limpet/limpettest"
+)
+
+// running returns the numbers of the goroutines that are inside function.
+func running(function string) []string {
+	b := make([]byte, 1<<20)
+	var numbers []string
+	for _, g := range strings.Split(string(b[:runtime.Stack(b, true)]), "\n\n") {
+		if strings.Contains(g, function+"(") {
+			numbers = append(numbers, strings.Fields(g)[1])
+		}
+	}
+	return numbers
+}
+
+// A stack never shrinks to its first size, so after a rare message the waiting
+// goes on on a new one. Messages that follow each other closely have one
+// goroutine, and one loop.
+func TestStacksOfIdleConnections(t *testing.T) {
+	for _, plain := range paths() {
+		synctest.Test(t, func(t *testing.T) {
+			send := make(chan bool)
+			host := limpettest.NewHandler(t, quiet(func(nc net.Conn) {
+				for range send {
+					nc.Write([]byte{0x82, 1, 'x'})
+				}
+			}), nil)
+			c, err := limpet.Dial(context.Background(), host.URL(), &limpet.Options{HTTPClient: host.HTTPClient(), Dialect: rawFrames{}, PlainFrames: plain})
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer closeAndWait(t, c)
+			defer close(send)
+			// message sends one after a pause, wakes the loop as well, and
+			// returns who waits for the next.
+			message := func(pause time.Duration) (reader string, loops int) {
+				time.Sleep(pause)
+				send <- true
+				c.Retry()
+				synctest.Wait()
+				readers := running("limpet.(*Client).read")
+				if len(readers) != 1 {
+					t.Fatalf("plain %v: %d readers", plain, len(readers))
+				}
+				return readers[0], len(running("limpet.(*loop).run"))
+			}
+			first, _ := message(time.Second)
+			if second, loops := message(time.Second); second == first || loops != 0 {
+				t.Errorf("plain %v: a rare message left reader %s, before %s, and %d loops", plain, second, first, loops)
+			}
+			for range 40 {
+				message(time.Millisecond)
+			}
+			first, _ = message(time.Millisecond)
+			if second, loops := message(time.Millisecond); second != first || loops != 1 {
+				t.Errorf("plain %v: messages in close succession have readers %s and %s and %d loops", plain, first, second, loops)
+			}
+			first, _ = message(time.Millisecond)
+			if second, loops := message(time.Second); second == first || loops != 0 {
+				t.Errorf("plain %v: the first rare message left reader %s, before %s, and %d loops", plain, second, first, loops)
+			}
+		})
+	}
+}
