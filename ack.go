@@ -105,13 +105,13 @@ func (w *window) tell() {
 	ruled := w.slots.all()[w.ruled[0]:w.ruled[1]]
 	var count [len(outcomes)]uint64
 	for _, r := range ruled {
-		if r.Outcome() == Pending {
+		if r.untold() {
 			count[r.verdict]++
 		}
 	}
-	for o, n := range count[Pending+1:] {
+	for o, n := range count {
 		if n > 0 {
-			w.stats.outcomes[int(Pending)+1+o].Add(n)
+			w.stats.outcomes[o].Add(n)
 		}
 	}
 	head := 0
@@ -120,7 +120,7 @@ func (w *window) tell() {
 	}
 	w.gate.leave(head, w.room)
 	for _, r := range ruled {
-		if r.verdict != Pending && r.Outcome() == Pending && r.tell() {
+		if r.untold() && r.tell() {
 			w.told++
 		}
 	}

@@ -111,17 +111,25 @@ func (c *Client) WaitReady(ctx context.Context) error {
 // wraps ErrTooBig, ErrWindowFull, ErrClosed or ctx's error. In every one of
 // them the message was not admitted.
 func (c *Client) Publish(ctx context.Context, topic string, payload []byte, o *PublishOptions) (*Receipt, error) {
-	m := Outgoing{Topic: topic, Payload: payload}
+	ms := [1]Outgoing{{Topic: topic, Payload: payload}}
+	m := &ms[0]
 	if o != nil {
 		m.PublishOptions = *o
 	}
-	if err := c.admit(ctx, []Outgoing{m}); err != nil {
+	if err := c.admit(ctx, ms[:]); err != nil {
 		return nil, err
 	}
-	r, now := new(Receipt), time.Now()
-	r.fill(&m, append([]byte(nil), payload...), now)
+	var r *Receipt
+	if n := len(payload); 0 < n && n <= shortPayload {
+		short := new(shortReceipt)
+		r = &short.Receipt
+		r.fill(m, append(short.payload[:0], payload...))
+	} else {
+		r = new(Receipt)
+		r.fill(m, append([]byte(nil), payload...))
+	}
 	if r.id == uuid.Nil {
-		r.id = c.ids.id(c.ids.take(now, 1))
+		r.id = c.ids.id(c.ids.take(1))
 	}
 	if !c.inbox.post(r) {
 		return nil, admissionError(ErrClosed)
@@ -144,13 +152,12 @@ func (c *Client) PublishBatch(ctx context.Context, ms []Outgoing) ([]*Receipt, e
 	for i := range ms {
 		size += len(ms[i].Payload)
 	}
-	payloads, now := make([]byte, 0, size), time.Now()
-	first := c.ids.take(now, len(ms))
+	payloads, first := make([]byte, 0, size), c.ids.take(len(ms))
 	for i := range ms {
 		start := len(payloads)
 		payloads = append(payloads, ms[i].Payload...)
 		r := &receipts[i]
-		r.fill(&ms[i], payloads[start:len(payloads):len(payloads)], now)
+		r.fill(&ms[i], payloads[start:len(payloads):len(payloads)])
 		if r.id == uuid.Nil {
 			r.id = c.ids.id(first + uint64(i))
 		}
@@ -209,14 +216,14 @@ func admissionError(err error) *Error {
 }
 
 // fill makes r the receipt of m. It keeps payload.
-func (r *Receipt) fill(m *Outgoing, payload []byte, now time.Time) {
+func (r *Receipt) fill(m *Outgoing, payload []byte) {
 	r.id, r.topic, r.payload, r.atLeast = m.ID, m.Topic, payload, m.AtLeastOnce
 	if m.Type == "" && len(m.Header) == 0 && m.TTL == 0 {
 		return
 	}
 	r.extra = &extra{kind: m.Type, header: maps.Clone(m.Header), ttl: m.TTL}
 	if m.TTL > 0 {
-		r.extra.expires = now.Add(m.TTL)
+		r.extra.expires = time.Now().Add(m.TTL)
 	}
 }
 
@@ -404,75 +411,6 @@ func (c *Client) spawn(wg *sync.WaitGroup, f func()) bool {
 		f()
 	}()
 	return true
-}
-
-// inbox carries events to the loop, and starts it when it rests. Its lock is a
-// leaf.
-type inbox struct {
-	start func()
-
-	mu      sync.Mutex
-	came    sync.Cond
-	events  []event
-	resting bool // the loop has no goroutine
-	closed  bool
-}
-
-// post reports whether the loop will see e.
-func (b *inbox) post(e event) bool {
-	b.mu.Lock()
-	if b.closed {
-		b.mu.Unlock()
-		return false
-	}
-	b.events = append(b.events, e)
-	start := b.resting
-	b.resting = false
-	b.mu.Unlock()
-	if start {
-		go b.start()
-	} else {
-		b.came.Signal()
-	}
-	return true
-}
-
-// wait blocks until there are events and says how many.
-func (b *inbox) wait() int {
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	for len(b.events) == 0 {
-		b.came.Wait()
-	}
-	return len(b.events)
-}
-
-// take swaps the waiting events against an empty slice.
-func (b *inbox) take(empty []event) []event {
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	events := b.events
-	b.events = empty
-	return events
-}
-
-// rest reports whether nothing waits. Then the next event starts the loop
-// anew, and its goroutine must end.
-func (b *inbox) rest() bool {
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	if len(b.events) > 0 {
-		return false
-	}
-	b.events, b.resting = nil, true
-	return true
-}
-
-func (b *inbox) close() []event {
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	b.closed = true
-	return b.events
 }
 
 const forever = time.Duration(math.MaxInt64)

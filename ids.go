@@ -16,6 +16,7 @@ import (
 // rise strictly however fast they are made and wherever the clock goes.
 type ids struct {
 	last   atomic.Uint64 // milliseconds<<12 | counter
+	now    atomic.Uint64 // milliseconds; 0: to be read
 	random uint64
 }
 
@@ -26,15 +27,24 @@ func newIDs() *ids {
 }
 
 // take reserves n ids, in a row from number first on.
-func (g *ids) take(now time.Time, n int) (first uint64) {
+func (g *ids) take(n int) (first uint64) {
+	now := g.now.Load()
+	if now == 0 {
+		now = uint64(time.Now().UnixMilli())
+		g.now.Store(now)
+	}
 	for {
 		last := g.last.Load()
-		first = max(last+1, uint64(now.UnixMilli())<<12)
+		first = max(last+1, now<<12)
 		if g.last.CompareAndSwap(last, first+uint64(n)-1) {
 			return first
 		}
 	}
 }
+
+// tick has the clock read again. The loop calls it in every round, and whoever
+// takes an id for a message makes the loop go round.
+func (g *ids) tick() { g.now.Store(0) }
 
 // id is the id of a number that was taken.
 func (g *ids) id(number uint64) (id uuid.UUID) {

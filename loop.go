@@ -10,11 +10,12 @@ import (
 )
 
 const (
-	batchBytes = 64 << 10               // one write: control frames get their turn after it
-	subsAtOnce = 256                    // subscriptions asked for and not answered
-	goodbye    = 100 * time.Millisecond // of Close, for the close frame
-	patience   = time.Second            // for the close frame that follows a fatal error frame
-	readsAhead = 8                      // batches of events that the reader may have posted
+	batchBytes   = 64 << 10               // one write: control frames get their turn after it
+	subsAtOnce   = 256                    // subscriptions asked for and not answered
+	goodbye      = 100 * time.Millisecond // of Close, for the close frame
+	patience     = time.Second            // for the close frame that follows a fatal error frame
+	gatherAtMost = time.Millisecond       // then whoever is ready need not wait for the others
+	readsAhead   = 8                      // batches of events that the reader may have posted
 )
 
 // event is something that happened, or that somebody wants. Only apply
@@ -88,6 +89,7 @@ func (l *loop) run() {
 	var events []event
 	for {
 		l.gather()
+		l.c.ids.tick()
 		events = l.c.inbox.take(events[:0])
 		l.now = time.Now()
 		for i, e := range events {
@@ -125,17 +127,22 @@ func (l *loop) expecting() bool {
 }
 
 // gather waits for events. It lets those run who were told an outcome, for as
-// long as they publish: what they have to say then leaves together.
+// long as they publish: what they have to say then leaves together. One alone
+// is not waited for, and where the processor is busy with others nobody is for
+// long.
 func (l *loop) gather() {
-	for n := l.c.inbox.wait(); n < l.window.told; {
+	n, told := l.c.inbox.wait(), l.window.told
+	if l.window.told = 0; told < 2 {
+		return
+	}
+	for began := time.Now(); n < told && time.Since(began) < gatherAtMost; {
 		runtime.Gosched()
 		more := l.c.inbox.wait()
 		if more == n {
-			break
+			return
 		}
 		n = more
 	}
-	l.window.told = 0
 }
 
 // begin is the first event of all.

@@ -222,3 +222,39 @@ func TestFlush(t *testing.T) {
 		}
 	})
 }
+
+// An id tells when its message was published, however long the client slept.
+func TestIDsFollowTheClock(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		srv := limpettest.NewServer(t, nil)
+		c := dial(t, srv, nil)
+		for i := range 3 {
+			time.Sleep(time.Duration(i)*time.Hour + 17*time.Millisecond)
+			rs, err := c.PublishBatch(context.Background(), []limpet.Outgoing{{Topic: "a"}, {Topic: "a"}})
+			if err != nil {
+				t.Fatal(err)
+			}
+			for _, r := range rs {
+				sec, nsec := r.ID().Time().UnixTime()
+				if at := time.Unix(sec, nsec); time.Since(at).Abs() > time.Millisecond {
+					t.Errorf("an id of %v says %v", time.Now(), at)
+				}
+			}
+		}
+	})
+}
+
+// When somebody learns of an outcome, the room of the message is free and the
+// message counted.
+func TestOutcomeComesLast(t *testing.T) {
+	srv := limpettest.NewServer(t, nil)
+	c := dial(t, srv, &limpet.Options{Window: limpet.Window{Messages: 1, Bytes: 1, FailFast: true}})
+	for i := range 2000 {
+		if _, err := c.Send(context.Background(), "a", []byte("x"), nil); err != nil {
+			t.Fatalf("message %d: %v", i, err)
+		}
+		if st := c.Stats(); st.Acked != uint64(i)+1 {
+			t.Fatalf("%d of %d messages counted", st.Acked, i+1)
+		}
+	}
+}

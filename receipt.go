@@ -42,7 +42,7 @@ type Ack struct {
 type Receipt struct {
 	id      uuid.UUID
 	topic   string
-	payload []byte // holds room in the window; dropped with the outcome
+	payload []byte // holds room in the window; let go with the outcome
 	extra   *extra // nil for most
 
 	// Owned by the loop.
@@ -55,6 +55,15 @@ type Receipt struct {
 	state atomic.Uint32 // the Outcome; awaited while somebody waits for it
 	done  atomic.Pointer[signal]
 }
+
+// shortReceipt is a receipt with its short payload: one allocation, as small as
+// the two would be. A caller who keeps the receipt keeps these bytes.
+type shortReceipt struct {
+	Receipt
+	payload [shortPayload]byte
+}
+
+const shortPayload = 64
 
 // extra is what few messages have.
 type extra struct {
@@ -118,6 +127,9 @@ func (r *Receipt) Wait(ctx context.Context) (Ack, error) {
 	}
 	return a, nil
 }
+
+// untold reports whether there is a verdict that nobody knows of.
+func (r *Receipt) untold() bool { return r.verdict != Pending && r.Outcome() == Pending }
 
 // tell makes the verdict known and reports whether somebody waited for it.
 func (r *Receipt) tell() bool {

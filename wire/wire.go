@@ -50,7 +50,8 @@ type Codec interface {
 	Decode(f Frame, out *Events) error
 
 	// Encode appends the frames for ops, in order, packing as many into one
-	// frame as the peer's limits allow. When an op cannot be encoded it returns
+	// frame as the peer's limits allow. ops and what they point to are valid
+	// only during the call, payloads included. When an op cannot be encoded it returns
 	// an *OpError with that op's index: the ops before it are in out, the ones
 	// from it on are not.
 	Encode(ops []Op, out *Frames) error

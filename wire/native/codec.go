@@ -215,16 +215,15 @@ func Decode(dst []Frame, enc Encoding, dir Dir, data []byte, lim DecodeLimits) (
 	r.lim = lim
 	r.lim.setDefaults()
 	n := len(dst)
-	var u usual
 	for k := 0; r.another(k); k++ {
+		var u usual
 		if end := u.find(data, r.i, enc, dir, &r.lim); end > 0 {
 			if payload, ok := u.take(); ok {
 				dst = append(dst, Frame{})
 				f := &dst[len(dst)-1]
 				f.Type = TypeMsg
-				m := &f.Msg
-				m.Ch, m.S, m.P, m.HasP = u.ch, u.s, u.p, dir == FromServer
-				m.ID, m.Topic, m.Payload = u.id, string(u.topic), payload
+				u.msg(&f.Msg)
+				f.Msg.HasP, f.Msg.Payload = dir == FromServer, payload
 				r.i = end
 				r.count(len(dst) - n)
 				continue

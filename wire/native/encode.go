@@ -84,11 +84,13 @@ func (w *writer) jsonMsg(m *Msg) {
 	if m.HasP {
 		b = appendNumber(append(b, `,"p":`...), m.P)
 	}
-	b = appendUUID(append(b, `,"id":`...), &m.ID)
-	w.b = b
-	s := &msgSchema
-	w.stringOpt(s, 5, m.Topic)
+	w.b = appendUUID(append(b, `,"id":`...), &m.ID)
+	if m.Topic != "" {
+		w.b = append(w.b, `,"tp":`...)
+		w.quote(m.Topic)
+	}
 	w.payload(m.Payload)
+	s := &msgSchema
 	w.stringOpt(s, 7, m.Type)
 	if len(m.Header) != 0 {
 		w.header(m.Header)

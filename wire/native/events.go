@@ -26,11 +26,11 @@ func (c *codec) Decode(f wire.Frame, out *wire.Events) error {
 	var r reader
 	r.data, r.end, r.bin, r.dir = f.Data, len(f.Data), c.enc == Binary, FromServer
 	r.lim = serverLimits
-	var u usual
 	var err error
 	before, n := len(out.List), 0
 	for k := 0; r.another(k); k++ {
 		if c.welcomed && err == nil {
+			var u usual
 			if end := u.find(f.Data, r.i, c.enc, FromServer, &serverLimits); end > 0 && c.usual(&u, out) {
 				r.i = end
 				n++
@@ -81,10 +81,16 @@ func (c *codec) usual(u *usual, out *wire.Events) bool {
 	e := out.Append(wire.EventData)
 	e.Key, e.Prev, e.Numbered = u.ch, u.p, true
 	e.Position.Offset, e.Position.Tag = u.s, c.tagOf(&u.id)
-	e.Message.ID, e.Message.Payload = u.id, payload
+	m := &e.Message
+	m.ID, m.Payload = u.id, payload
 	if len(u.topic) > 0 {
-		e.Message.Topic = c.topic
+		m.Topic = c.topic
 	}
+	if len(u.typ) > 0 {
+		m.Type = string(u.typ)
+	}
+	m.TTL, m.Redelivered = millis(u.ttl), u.hasAge
+	m.Snapshot, m.SnapshotEnd = u.flags&FlagSnapshot != 0, u.flags&FlagSnapshotEnd != 0
 	return true
 }
 

@@ -6,35 +6,49 @@ import (
 	"github.com/limpet-go/limpet/wire"
 )
 
-// A usual is a message frame as it mostly comes, found in place: the fields
-// that every message has, in the order in which this package writes them, and
-// no others. It is either understood as the general reader would or left to
-// it, which alone says what is wrong with a frame.
+// A usual is a message frame as it mostly comes, found in place: its fields in
+// the order in which this package writes them, no headers, no tag of its own,
+// not void. It is either understood as the general reader would or left to it,
+// which alone says what is wrong with a frame.
 type usual struct {
 	ch, s, p uint64
 	id       wire.ID
 	topic    []byte
 	payload  []byte
 	base64   bool // payload is the text of it
+	typ      []byte
+	hasAge   bool
+	age      uint64
+	ttl      uint64
+	flags    uint64
 }
 
-// find looks at the frame at data[i]. It returns where the frame ends, a
+// find looks at the frame at data[i] and fills in u, which is zero. It returns where the frame ends, a
 // negative index if that is not a usual message.
 func (u *usual) find(data []byte, i int, enc Encoding, dir Dir, lim *DecodeLimits) int {
-	u.ch, u.p, u.topic, u.payload, u.base64 = 0, 0, nil, nil, false
 	if enc == Binary {
 		i = u.binary(data, i, dir == FromServer)
 	} else {
 		i = u.json(data, i, dir == FromServer, lim.Depth)
 	}
+	if i < 0 {
+		return -1
+	}
 	size := len(u.payload)
 	if u.base64 {
 		size = base64url.DecodedLen(size)
 	}
-	if size > lim.Payload || len(u.topic) > MaxTopic || len(u.topic) == 0 && dir == FromClient {
+	if size > lim.Payload || len(u.typ) > lim.HeaderSize || len(u.topic) > MaxTopic || len(u.topic) == 0 && dir == FromClient {
 		return -1
 	}
 	return i
+}
+
+// msg fills m, but for the payload.
+func (u *usual) msg(m *Msg) {
+	m.Ch, m.S, m.P, m.ID = u.ch, u.s, u.p, u.id
+	m.Topic, m.Type = string(u.topic), string(u.typ)
+	m.HasAge, m.Age, m.TTL, m.Flags = u.hasAge, u.age, u.ttl, u.flags
 }
 
 // take returns the payload as a copy, false if it is not base64url.
@@ -87,10 +101,37 @@ func (u *usual) binary(b []byte, i int, down bool) int {
 	if i >= 0 && i < len(b) && b[i] == 6<<3|wireBytes {
 		u.payload, i = span(b, i+1)
 	}
+	if i >= 0 && i < len(b) {
+		i = u.binaryRest(b, i)
+	}
 	if i != len(b) {
 		return -1
 	}
 	return i
+}
+
+func (u *usual) binaryRest(b []byte, i int) int {
+	if b[i] == 7<<3|wireBytes {
+		if u.typ, i = span(b, i+1); !utf8.Valid(u.typ) {
+			return -1
+		}
+	}
+	u.age, i, u.hasAge = numberOpt(b, i, 11<<3|wireVarint)
+	u.ttl, i, _ = numberOpt(b, i, 12<<3|wireVarint)
+	u.flags, i, _ = numberOpt(b, i, 13<<3|wireVarint)
+	if u.flags&FlagVoid != 0 {
+		return -1
+	}
+	return i
+}
+
+// numberOpt is number, and 0 where another key stands.
+func numberOpt(b []byte, i int, key byte) (uint64, int, bool) {
+	if i < 0 || i >= len(b) || b[i] != key {
+		return 0, i, false
+	}
+	v, i := uvarint(b, i+1)
+	return v, i, true
 }
 
 // number reads the number behind key.
@@ -127,7 +168,9 @@ func uvarint(b []byte, i int) (v uint64, next int) {
 }
 
 func (u *usual) json(b []byte, i int, down bool, depth int) int {
-	i = after(b, i, `{"t":"msg"`)
+	if i = after(b, i, `{"t":"msg"`); i < 0 {
+		return -1
+	}
 	if down {
 		u.ch, i = decimal(b, after(b, i, `,"ch":`))
 	}
@@ -156,7 +199,32 @@ func (u *usual) json(b []byte, i int, down bool, depth int) int {
 		u.payload, u.base64 = b[start:i], true
 		i = after(b, i, `"`)
 	}
-	return after(b, i, `}`)
+	if end := after(b, i, `}`); end > 0 || i < 0 {
+		return end
+	}
+	return after(b, u.jsonRest(b, i), `}`)
+}
+
+func (u *usual) jsonRest(b []byte, i int) int {
+	if start := after(b, i, `,"ct":"`); start > 0 {
+		i = plainEnd(b, start)
+		u.typ = b[start:i]
+		i = after(b, i, `"`)
+	}
+	if next := after(b, i, `,"age":`); next > 0 {
+		u.age, i = decimal(b, next)
+		u.hasAge = true
+	}
+	if next := after(b, i, `,"ttl":`); next > 0 {
+		u.ttl, i = decimal(b, next)
+	}
+	if next := after(b, i, `,"fl":`); next > 0 {
+		u.flags, i = decimal(b, next)
+	}
+	if u.flags&FlagVoid != 0 {
+		return -1
+	}
+	return i
 }
 
 // after passes text.

@@ -104,7 +104,9 @@ func usualSeeds(tb testing.TB) (seeds [3][][]byte) {
 		topical := Frame{Type: TypeMsg, Msg: Msg{Ch: 3, S: 1 << 20, P: 1 << 14, HasP: true, ID: testID, Topic: "a/b", Payload: []byte(`[{"a":-1.5e3}]`)}}
 		wild := Frame{Type: TypeMsg, Msg: Msg{Ch: 3, S: 300, P: 299, HasP: true, ID: testID, Topic: "a/*", Payload: []byte{0xff}}}
 		up := Frame{Type: TypeMsg, Msg: Msg{S: 1<<53 - 1, ID: testID, Topic: "a/b", Payload: []byte("\x00payload")}}
-		for _, frames := range [][]Frame{{least}, {topical}, {up}, {wild}, {least, topical}, {topical, wild, topical},
+		full := Frame{Type: TypeMsg, Msg: Msg{Ch: 3, S: 300, P: 299, HasP: true, ID: testID, Topic: "a", Payload: []byte("1"),
+			Type: "t/p", HasAge: true, Age: 200, TTL: 1000, Flags: FlagSnapshot | FlagSnapshotEnd}}
+		for _, frames := range [][]Frame{{least}, {topical}, {full}, {full, full}, {up}, {wild}, {least, topical}, {topical, wild, topical},
 			{least, {Type: TypePing, N: 1}, topical, topical}, {least, {Type: TypeSubOK, SubOK: &SubOK{}}, topical}, {up, up}} {
 			data, err := Append(nil, enc, frames)
 			if err != nil {
@@ -179,12 +181,17 @@ func TestUsualIsTaken(t *testing.T) {
 		{FromServer, down, func(m *Msg) { m.Topic = "" }, true},
 		{FromServer, down, func(m *Msg) { m.Payload = nil }, true},
 		{FromServer, down, func(m *Msg) { m.Tag = []byte("t") }, false},
-		{FromServer, down, func(m *Msg) { m.Flags = FlagSnapshot }, false},
+		{FromServer, down, func(m *Msg) { m.Header = map[string]string{"k": "v"} }, false},
+		{FromServer, down, func(m *Msg) { m.Flags, m.Type, m.TTL = FlagSnapshot, "text/plain", 5 }, true},
+		{FromServer, down, func(m *Msg) { m.HasAge, m.Age = true, 1 }, true},
+		{FromServer, down, func(m *Msg) { m.HasAge, m.Age = true, AgeUnknown }, false},
+		{FromServer, down, func(m *Msg) { m.Flags, m.Payload = FlagVoid, nil }, false},
 		{FromServer, down, func(m *Msg) { m.Ch = 0 }, false},
 		{FromServer, down, func(m *Msg) { m.HasP = false }, false},
 		{FromClient, up, func(*Msg) {}, true},
 		{FromClient, up, func(m *Msg) { m.Topic = "" }, false},
-		{FromClient, up, func(m *Msg) { m.Type = "text/plain" }, false},
+		{FromClient, up, func(m *Msg) { m.Type, m.HasAge, m.TTL = "text/plain", true, 1 }, true},
+		{FromClient, up, func(m *Msg) { m.Flags = FlagVoid }, false},
 	} {
 		tt.change(&tt.m)
 		for _, enc := range encodings {

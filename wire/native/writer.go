@@ -133,7 +133,7 @@ const hexDigits = "0123456789abcdef"
 
 // quote writes a JSON string.
 func (w *writer) quote(v string) {
-	w.b = append(w.b, '"')
+	b := append(w.b, '"')
 	start := 0
 	for i := 0; i < len(v); {
 		c := v[i]
@@ -149,24 +149,23 @@ func (w *writer) quote(v string) {
 			i += n
 			continue
 		}
-		w.b = append(w.b, v[start:i]...)
+		b = append(b, v[start:i]...)
 		switch c {
 		case '"', '\\':
-			w.b = append(w.b, '\\', c)
+			b = append(b, '\\', c)
 		case '\n':
-			w.b = append(w.b, '\\', 'n')
+			b = append(b, '\\', 'n')
 		case '\r':
-			w.b = append(w.b, '\\', 'r')
+			b = append(b, '\\', 'r')
 		case '\t':
-			w.b = append(w.b, '\\', 't')
+			b = append(b, '\\', 't')
 		default:
-			w.b = append(w.b, '\\', 'u', '0', '0', hexDigits[c>>4], hexDigits[c&15])
+			b = append(b, '\\', 'u', '0', '0', hexDigits[c>>4], hexDigits[c&15])
 		}
 		i++
 		start = i
 	}
-	w.b = append(w.b, v[start:]...)
-	w.b = append(w.b, '"')
+	w.b = append(append(b, v[start:]...), '"')
 }
 
 func (w *writer) bytes(s *schema, num int, v []byte) {

@@ -1,0 +1,72 @@
+package limpet
+
+import "sync"
+
+// inbox carries events to the loop, and starts it when it rests. Its lock is a
+// leaf.
+type inbox struct {
+	start func()
+
+	mu      sync.Mutex
+	came    sync.Cond
+	events  []event
+	resting bool // the loop has no goroutine
+	closed  bool
+}
+
+// post reports whether the loop will see e.
+func (b *inbox) post(e event) bool {
+	b.mu.Lock()
+	if b.closed {
+		b.mu.Unlock()
+		return false
+	}
+	b.events = append(b.events, e)
+	start := b.resting
+	b.resting = false
+	b.mu.Unlock()
+	if start {
+		go b.start()
+	} else {
+		b.came.Signal()
+	}
+	return true
+}
+
+// wait blocks until there are events and says how many.
+func (b *inbox) wait() int {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	for len(b.events) == 0 {
+		b.came.Wait()
+	}
+	return len(b.events)
+}
+
+// take swaps the waiting events against an empty slice.
+func (b *inbox) take(empty []event) []event {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	events := b.events
+	b.events = empty
+	return events
+}
+
+// rest reports whether nothing waits. Then the next event starts the loop
+// anew, and its goroutine must end.
+func (b *inbox) rest() bool {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	if len(b.events) > 0 {
+		return false
+	}
+	b.events, b.resting = nil, true
+	return true
+}
+
+func (b *inbox) close() []event {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	b.closed = true
+	return b.events
+}
