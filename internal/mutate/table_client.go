@@ -77,8 +77,8 @@ var ofClient = []mutation{
 	{
 		name:    "receiver: a repeat is delivered",
 		file:    "queue.go",
-		search:  "case at.Offset <= q.last.Offset:\n",
-		replace: "case at.Offset < q.last.Offset:\n",
+		search:  "case offset <= q.last.Offset:\n",
+		replace: "case offset < q.last.Offset:\n",
 		test:    "-run ^TestRepeatsAreDropped$ .",
 	},
 	{

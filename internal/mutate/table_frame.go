@@ -111,14 +111,14 @@ var ofFrame = []mutation{
 	},
 	{
 		name:    "idle: the reader keeps its stack",
-		file:    "conn.go",
+		file:    "read.go",
 		search:  "if !k.pace.steady(time.Now()) {",
 		replace: "if !k.pace.steady(time.Now()) && err != nil {",
 		test:    "-run ^TestStacksOfIdleConnections$ .",
 	},
 	{
 		name:    "idle: steady traffic begins on new stacks as well",
-		file:    "loop.go",
+		file:    "pace.go",
 		search:  "return p.row > inARow",
 		replace: "return p.row < 0",
 		test:    "-run ^TestStacksOfIdleConnections$ .",
@@ -133,8 +133,8 @@ var ofFrame = []mutation{
 	{
 		name:    "plain: a message cut by the end of the stream is delivered",
 		file:    "conn.go",
-		search:  "if stream.ended.Load() {",
-		replace: "if stream.ended.Load() && p.limit < 0 {",
+		search:  "if stream.ended.Load() && !whole {",
+		replace: "if stream.ended.Load() && !whole && p.limit < 0 {",
 		test:    "-run ^TestHostileFrames$ .",
 		says:    "/plain",
 	},
