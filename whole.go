@@ -10,7 +10,7 @@ import (
 // follows frames (RFC 6455, section 5.2) and checks nothing: the library does.
 type whole struct {
 	messages atomic.Uint64
-	header   [10]byte
+	header   [14]byte
 	have     int    // bytes of header
 	left     uint64 // bytes of payload to come
 	last     bool   // the frame ends a message
@@ -51,15 +51,18 @@ func (w *whole) follow(b []byte) {
 	}
 }
 
-// size is how many bytes the present header has, as far as is known.
+// size is how many bytes the present header has, as far as is known. The
+// library takes masked frames too, so the key is counted.
 func (w *whole) size() int {
-	switch {
-	case w.have < 2:
+	if w.have < 2 {
 		return 2
-	case w.header[1]&0x7f == 126:
-		return 4
-	case w.header[1]&0x7f == 127:
-		return 10
 	}
-	return 2
+	n := 2 + int(w.header[1]>>7)*4
+	switch w.header[1] & 0x7f {
+	case 126:
+		n += 2
+	case 127:
+		n += 8
+	}
+	return n
 }

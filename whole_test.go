@@ -14,14 +14,21 @@ func TestWholeCountsMessages(t *testing.T) {
 		var stream []byte
 		var ends []int // of messages
 		put := func(first byte, n int) {
+			masked := byte(0)
+			if rnd.IntN(4) == 0 {
+				masked = 0x80 // not allowed, but the library takes it
+			}
 			stream = append(stream, first)
 			switch {
 			case n < 126:
-				stream = append(stream, byte(n))
+				stream = append(stream, masked|byte(n))
 			case n < 1<<16:
-				stream = binary.BigEndian.AppendUint16(append(stream, 126), uint16(n))
+				stream = binary.BigEndian.AppendUint16(append(stream, masked|126), uint16(n))
 			default:
-				stream = binary.BigEndian.AppendUint64(append(stream, 127), uint64(n))
+				stream = binary.BigEndian.AppendUint64(append(stream, masked|127), uint64(n))
+			}
+			if masked != 0 {
+				stream = binary.BigEndian.AppendUint32(stream, rnd.Uint32())
 			}
 			for range n {
 				stream = append(stream, byte(rnd.Uint32()))

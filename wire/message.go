@@ -32,7 +32,8 @@ type Frames struct {
 	free [][]byte
 }
 
-// Append adds a frame. The receiver keeps data.
+// Append adds a frame. The receiver keeps data, and writes to its memory once
+// the frame was sent: nothing else may share it.
 func (f *Frames) Append(t FrameType, data []byte) {
 	f.List = append(f.List, Frame{t, data})
 }
@@ -272,7 +273,7 @@ type Reject struct {
 }
 
 // Events collects events. The zero value is ready for use. List may be read and
-// cut by its owner.
+// cut by its owner; only Append adds to it.
 type Events struct {
 	List []Event
 	used int // what Append gave out since Reset; all beyond is zero
