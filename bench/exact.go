@@ -94,7 +94,7 @@ func exact(s spec) (outcome, error) {
 	go count(burst, burstSize, new(atomic.Int64))
 	go func() {
 		<-time.After(100 * time.Millisecond)
-		r, err := http.Post("http://"+s.Addr+"/burst"+order{Messages: burstSize, Size: 512}.query(), "", nil)
+		r, err := http.Post("http://"+s.Addr+"/burst"+order{Messages: burstSize + 1, Size: 512}.query(), "", nil)
 		if err == nil {
 			_, err = io.Copy(io.Discard, r.Body)
 			r.Body.Close()
@@ -119,13 +119,29 @@ func exact(s spec) (outcome, error) {
 	}
 	st := from.Stats()
 	out["lost"], out["duplicated"], out["reordered"], out["gaps"] = float64(all.lost), float64(all.again), float64(all.order), float64(all.gaps)
-	out["unacked"] = float64(s.Messages) - float64(st.Acked)
+	out["unacked"] = float64(s.Messages+1) - float64(st.Acked)
 	out["wrong"] = out["lost"] + out["duplicated"] + out["reordered"] + out["gaps"] + out["unacked"]
 	out["kills"], out["resumes"], out["resent"] = float64(kills), float64(st.Resumes+to.Stats().Resumes), float64(st.Resent)
 	return out, nil
 }
 
-// publishNumbers stays within 8,192 messages of the consumer, so that the kills
+// putNumber makes payload message i, and numberOf reads it again.
+func putNumber(payload []byte, i uint64) {
+	binary.BigEndian.PutUint64(payload, i)
+	binary.BigEndian.PutUint64(payload[len(payload)-8:], ^i)
+}
+
+func numberOf(payload []byte) (i uint64, ok bool) {
+	if len(payload) < 16 {
+		return 0, false
+	}
+	i = binary.BigEndian.Uint64(payload)
+	return i, binary.BigEndian.Uint64(payload[len(payload)-8:]) == ^i
+}
+
+// publishNumbers publishes one message more when all others have their outcome:
+// it ends the stream, so that a repetition of the last ones is seen, too. It
+// stays within 8,192 messages of the consumer, so that the kills
 // hit both directions to the end.
 func publishNumbers(ctx context.Context, c *limpet.Client, topic string, s spec, seen *atomic.Int64) error {
 	payload := make([]byte, s.Size)
@@ -133,17 +149,22 @@ func publishNumbers(ctx context.Context, c *limpet.Client, topic string, s spec,
 		for int64(i) > seen.Load()+8192 && ctx.Err() == nil {
 			<-time.After(100 * time.Microsecond)
 		}
-		binary.BigEndian.PutUint64(payload, uint64(i))
+		putNumber(payload, uint64(i))
 		if _, err := c.Publish(ctx, topic, payload, nil); err != nil {
 			return err
 		}
 	}
-	return c.Flush(ctx)
+	if err := c.Flush(ctx); err != nil {
+		return err
+	}
+	putNumber(payload, uint64(s.Messages))
+	_, err := c.Send(ctx, topic, payload, nil)
+	return err
 }
 
 type tally struct{ lost, again, order, gaps int }
 
-// check takes n numbered messages and counts what is not as it was sent.
+// check takes n numbered messages and the one behind them, and counts what is not as it was sent.
 func check(ctx context.Context, sub *limpet.Subscription, n int, seen *atomic.Int64) (tally, error) {
 	var t tally
 	next := uint64(0)
@@ -156,9 +177,12 @@ func check(ctx context.Context, sub *limpet.Subscription, n int, seen *atomic.In
 			t.gaps++
 			continue
 		}
-		i := binary.BigEndian.Uint64(m.Payload)
-		if i >= uint64(n) {
-			return t, fmt.Errorf("%s: message %d of %d", sub.Topic(), i, n)
+		i, ok := numberOf(m.Payload)
+		if !ok || i > uint64(n) {
+			return t, fmt.Errorf("%s: message %d of %d, %d bytes", sub.Topic(), i, n, len(m.Payload))
+		}
+		if i == uint64(n) {
+			break
 		}
 		switch {
 		case had[i]:
@@ -169,9 +193,6 @@ func check(ctx context.Context, sub *limpet.Subscription, n int, seen *atomic.In
 		had[i] = true
 		next = max(next, i+1)
 		seen.Store(int64(next))
-		if next == uint64(n) {
-			break
-		}
 	}
 	for _, ok := range had {
 		if !ok {

@@ -52,7 +52,7 @@ var receiveRow = row{
 // receiveAs says how limpet receives. Pack is how many envelopes a WebSocket
 // message holds: 1, what a server sends when messages are rare, costs most.
 type receiveAs struct {
-	buffer, pack   int // 0: the defaults, 256 and 1
+	buffer, pack   int // 0: the defaults, 1,024 and 1
 	batches, plain bool
 	raw            bool // a language without an envelope
 }

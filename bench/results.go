@@ -112,18 +112,22 @@ func (c comparison) judge(r *row, res rowResult) verdict {
 	ours := res.Samples[key(c.variant, c.ours)]
 	var v []float64
 	for i, o := range ours {
-		x := o[metric]
+		x, ok := o[metric]
 		if c.against != "" {
 			theirs := res.Samples[key(c.variant, c.against)]
 			if i >= len(theirs) {
 				break
 			}
-			x /= theirs[i][metric]
+			y, compared := theirs[i][metric]
+			ok = ok && compared
+			x /= y
 			if c.inverse {
 				x = 1 / x
 			}
 		}
-		v = append(v, x)
+		if ok {
+			v = append(v, x)
+		}
 	}
 	j := verdict{comparison: c, spread: spreadOf(v), samples: len(v)}
 	reaches := func(mark float64) bool {
@@ -164,8 +168,9 @@ func number(v float64) string {
 
 func (s spread) String() string { return number(s.lo) + " to " + number(s.hi) }
 
-// printRow is the table of one row on a terminal.
-func printRow(out io.Writer, r *row, res rowResult) {
+// printRow is the table of one row on a terminal. A quick run is too short to be
+// judged.
+func printRow(out io.Writer, r *row, res rowResult, judged bool) {
 	fmt.Fprintf(out, "\n%s  %s  (load %s)\n", r.id, r.title, res.Load)
 	w := tabwriter.NewWriter(out, 2, 8, 2, ' ', 0)
 	for _, k := range res.order(r) {
@@ -179,6 +184,9 @@ func printRow(out io.Writer, r *row, res rowResult) {
 	}
 	w.Flush()
 	for _, c := range r.compare {
+		if !judged {
+			break
+		}
 		j := c.judge(r, res)
 		fmt.Fprintf(out, "  -> %s %s: %s (%v), floor %s, goal %s: %s\n", c.row(r), c.what(r), number(j.median), j.spread, number(c.floor), number(c.goal), j.verdict)
 	}

@@ -80,7 +80,7 @@ func (b *bench) run(only []string) error {
 		got.Load = load + " to " + loadAverage()
 		got.Taken = began.UTC().Format("2006-01-02 15:04")
 		b.results.Rows[r.id] = got
-		printRow(os.Stdout, r, got)
+		printRow(os.Stdout, r, got, !b.quick)
 		if !b.quick {
 			if err := b.results.save(); err != nil {
 				return err

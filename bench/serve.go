@@ -128,7 +128,7 @@ func serveLimpet() (string, error) {
 		o := orderOf(r)
 		payload := make([]byte, o.Size)
 		for i := range o.Messages {
-			binary.BigEndian.PutUint64(payload, uint64(i))
+			putNumber(payload, uint64(i))
 			if _, err := s.Publish(r.Context(), "burst", append([]byte(nil), payload...), nil); err != nil {
 				http.Error(w, err.Error(), http.StatusInternalServerError)
 				return

@@ -92,6 +92,7 @@ func BenchmarkDecode(b *testing.B) {
 						b.Fatal(err)
 					}
 				}
+				b.ReportMetric(float64(n), "messages/op")
 			})
 		}
 	}
