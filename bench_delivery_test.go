@@ -180,6 +180,18 @@ func benchYardsticks(b *testing.B) {
 		}
 		perMessage(b)
 	})
+	b.Run("yardstick: unbuffered channel", func(b *testing.B) {
+		c := make(chan Message)
+		go func() {
+			for range b.N * benchBlock {
+				c <- Message{}
+			}
+		}()
+		for range b.N * benchBlock {
+			<-c
+		}
+		perMessage(b)
+	})
 	b.Run("yardstick: mutex and slice", func(b *testing.B) {
 		var mu sync.Mutex
 		var list, spare []Message

@@ -316,13 +316,9 @@ func (s *Subscription) deliver() {
 		}
 		select {
 		case s.c <- ms[0]:
-		default:
-			select {
-			case s.c <- ms[0]:
-			case <-s.queue.cut:
-				s.queue.handed(ms, false, done{})
-				return
-			}
+		case <-s.queue.cut:
+			s.queue.handed(ms, false, done{})
+			return
 		}
 		s.queue.handed(ms, true, before)
 		if !s.queue.manual {

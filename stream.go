@@ -23,6 +23,8 @@ type stream struct {
 	message atomic.Int64 // while a message is being received: when its payload last grew; else 0
 	ended   atomic.Bool  // a read failed
 	whole   *whole       // on the plain path
+
+	interrupt time.Duration // deadline of a write to a TCP socket, since epoch; of whoever writes
 }
 
 func newStream(rwc io.ReadWriteCloser, nc net.Conn) *stream {
@@ -56,20 +58,21 @@ func (s *stream) Read(p []byte) (int, error) {
 // 8 kbit/s a step takes half of stallTimeout.
 const writeStep = 8 << 10
 
-// Write shows progress while it lasts. A long write to a TCP socket is one
-// system call that is interrupted once a second while the peer is slow;
-// elsewhere it goes out in steps.
+// Write shows progress while it lasts. A write to a TCP socket is one system
+// call that is interrupted within a second while the peer is slow; elsewhere it
+// goes out in steps, since TLS does not survive an interrupted write.
 func (s *stream) Write(p []byte) (n int, err error) {
 	tcp, _ := s.raw.(*net.TCPConn)
-	if s.secure || len(p) <= writeStep {
-		tcp = nil // TLS does not survive an interrupted write
+	if s.secure {
+		tcp = nil
 	}
 	for first := true; (n < len(p) || first) && err == nil; first = false {
 		step := p[n:]
-		if tcp != nil {
-			tcp.SetWriteDeadline(time.Now().Add(time.Second))
-		} else {
+		if tcp == nil {
 			step = step[:min(len(step), writeStep)]
+		} else if now := time.Duration(s.now()); now > s.interrupt-time.Second/2 {
+			s.interrupt = now + time.Second
+			tcp.SetWriteDeadline(s.epoch.Add(s.interrupt))
 		}
 		var m int
 		m, err = s.ReadWriteCloser.Write(step)
@@ -78,11 +81,8 @@ func (s *stream) Write(p []byte) (n int, err error) {
 			s.wrote.Store(s.now())
 		}
 		if tcp != nil && errors.Is(err, os.ErrDeadlineExceeded) {
-			err = nil
+			err, s.interrupt = nil, 0
 		}
-	}
-	if tcp != nil {
-		tcp.SetWriteDeadline(time.Time{})
 	}
 	return n, err
 }

@@ -50,9 +50,14 @@ func TestLongWriteShowsProgress(t *testing.T) {
 	if r := <-wrote; r.n != size || r.err != nil {
 		t.Errorf("wrote %d bytes, %v", r.n, r.err)
 	}
-	// No deadline stays behind.
-	_, err = s.Write([]byte("x"))
+	// A deadline that has passed is in nobody's way.
+	s.interrupt = time.Duration(s.now()) + time.Minute
+	assert.NoError(t, client.SetWriteDeadline(time.Now().Add(-time.Second)))
+	n, err := s.Write([]byte("x"))
 	assert.NoError(t, err)
+	if n != 1 {
+		t.Errorf("wrote %d bytes", n)
+	}
 }
 
 // The library may keep what it was lent; it finds it closed.

@@ -29,6 +29,9 @@ func (w *writer) frame(f *Frame) {
 	}
 	if f.Type == TypeMsg {
 		b, fault := appendMsg(w.b, &f.Msg)
+		if !utf8.ValidString(f.Msg.Topic) {
+			fault = notUTF8
+		}
 		if w.b = b; fault != "" {
 			w.fail(fault)
 		}
@@ -109,7 +112,8 @@ func (w *writer) jsonMsg(m *Msg) {
 }
 
 // appendMsg appends the binary frame of m. It is the hot path: the slice stays
-// in registers, every tag is one byte. fault says what could not be spelled.
+// in registers, every tag is one byte. fault says what could not be spelled; the
+// topic is the caller's to check.
 func appendMsg(b []byte, m *Msg) (_ []byte, fault string) {
 	size := msgSize(m)
 	b = binary.AppendUvarint(b, uint64(1+uvarintLen(uint64(size))+size))
@@ -125,7 +129,7 @@ func appendMsg(b []byte, m *Msg) (_ []byte, fault string) {
 	b = appendField(b, 5, m.Topic)
 	b = appendField(b, 6, m.Payload)
 	b = appendField(b, 7, m.Type)
-	if !utf8.ValidString(m.Topic) || !utf8.ValidString(m.Type) {
+	if len(m.Type) != 0 && !utf8.ValidString(m.Type) {
 		fault = notUTF8
 	}
 	if len(m.Header) != 0 {

@@ -1,14 +1,19 @@
 package native
 
-import "github.com/limpet-go/limpet/wire"
+import (
+	"unicode/utf8"
+
+	"github.com/limpet-go/limpet/wire"
+)
 
 // A packer joins frames into batches within the limits of the protocol.
 type packer struct {
-	enc  Encoding
-	out  *wire.Frames
-	room int    // expected bytes of the batch
-	buf  []byte // the batch; in JSON it begins with a bracket
-	n    int    // frames in buf
+	enc   Encoding
+	out   *wire.Frames
+	room  int    // expected bytes of the batch
+	buf   []byte // the batch; in JSON it begins with a bracket
+	n     int    // frames in buf
+	topic string // UTF-8: that of the last message
 }
 
 // room guesses the bytes that ops need, up to one batch.
@@ -49,6 +54,12 @@ func (p *packer) add(f *Frame) error {
 func (p *packer) addMsg(m *Msg) error {
 	if p.enc == JSON {
 		return p.add(&Frame{Type: TypeMsg, Msg: *m})
+	}
+	if m.Topic != p.topic {
+		if !utf8.ValidString(m.Topic) {
+			return &frameError{notUTF8}
+		}
+		p.topic = m.Topic
 	}
 	start := p.begin()
 	b, fault := appendMsg(p.buf, m)
