@@ -7,6 +7,7 @@ import (
 	"path/filepath"
 	"reflect"
 	"slices"
+	"strings"
 	"testing"
 
 	"github.com/limpet-go/limpet/wire"
@@ -155,6 +156,46 @@ func TestUsual(t *testing.T) {
 		}
 		if understood < 500 {
 			t.Errorf("encoding %d: only %d frames were understood", enc, understood)
+		}
+	}
+}
+
+// TestUsualOdd puts odd spellings of two fields at a time into a usual message.
+func TestUsualOdd(t *testing.T) {
+	numbers := []string{"0", "1", `"1"`, "01", "-1", "1.0", "1e3", " 7", "null", "9007199254740991", "9007199254740992", `"9007199254740992"`, "99999999999999999", `"18446744073709551615"`, `"max"`, ""}
+	texts := []string{`"a/b"`, `""`, `"a/*"`, `"*/**"`, `"ü"`, `"\u0061"`, `"a\n"`, "\"a\x7f\"", "\"a\x1f\"", "\"a\xff\"", `"` + strings.Repeat("x", MaxTopic) + `"`, `"` + strings.Repeat("x", MaxTopic+1) + `"`, `"a`, `"12345678"`, `"1234567\\"`}
+	payloads := []string{`,"d":null`, `,"d":{"a":[1,{}]}`, `,"d": 1`, `,"d":1 `, `,"d":01`, `,"d":"\ud800"`, `,"d":`, `,"b":""`, `,"b":"AA"`, `,"b":"AB"`, `,"b":"A"`, `,"b":"AA="`, `,"b":"A+"`, `,"b":"\u0041A"`,
+		`,"d":1,"b":"AA"`, `,"b":"AA","d":1`, `,"d":` + strings.Repeat("[", MaxDepth) + strings.Repeat("]", MaxDepth), `,"d":` + strings.Repeat("[", MaxDepth+1) + strings.Repeat("]", MaxDepth+1), `,"d":"` + strings.Repeat("x", 2*deepest) + `"`}
+	ids := []string{`"` + idText + `"`, strings.ToUpper(`"` + idText + `"`), `"` + idText[1:] + `"`, `"` + idText + `0"`, `"` + strings.ReplaceAll(idText, "-", "0") + `"`, `"\u00` + idText[4:] + `"`, "0"}
+	type field struct {
+		key    string
+		usual  string
+		others []string
+	}
+	fields := []field{{`,"ch":`, "3", numbers}, {`,"s":`, "12", numbers}, {`,"p":`, "11", numbers}, {`,"id":`, `"` + idText + `"`, ids}, {`,"tp":`, `"a"`, texts},
+		{"", `,"d":1`, payloads}, {`,"ct":`, `"t/p"`, texts}, {`,"age":`, "1", numbers}, {`,"ttl":`, "1", numbers}, {`,"fl":`, "1", append(numbers, "2", "3", "4", "7", "8")}}
+	for i := range fields {
+		for k := range i + 1 {
+			for _, odd := range fields[i].others {
+				for _, other := range append([]string{"absent"}, fields[k].others...) {
+					text := `{"t":"msg"`
+					for n, f := range fields {
+						switch {
+						case n == i:
+							text += f.key + odd
+						case n != k:
+							text += f.key + f.usual
+						case other != "absent":
+							text += f.key + other
+						}
+					}
+					text += "}"
+					sameAsGeneral(t, JSON, FromServer, []byte(text))
+					sameAsGeneral(t, JSON, FromServer, []byte("["+text+`,`+text+"]"))
+					up := strings.NewReplacer(`,"ch":3`, "", `,"p":11`, "").Replace(text)
+					sameAsGeneral(t, JSON, FromClient, []byte(up))
+				}
+			}
 		}
 	}
 }
