@@ -139,6 +139,14 @@ var ofFrame = []mutation{
 		says:    "/plain",
 	},
 	{
+		name:    "plain: the key of a masked frame is not counted",
+		file:    "whole.go",
+		search:  "n := 2 + int(w.header[1]>>7)*4",
+		replace: "n := 2",
+		test:    "-run ^TestHostileFrames$ .",
+		says:    "/plain",
+	},
+	{
 		name:    "stream: a long write shows no progress",
 		file:    "stream.go",
 		search:  "step = step[:min(len(step), writeStep)]",
