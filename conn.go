@@ -216,6 +216,7 @@ type plain struct {
 
 // receive takes as many messages as the library has whole.
 func (p *plain) receive(rest bool) ([]wire.Frame, error) {
+	clear(p.batch) // it holds the buffers of the last messages
 	if rest || cap(p.buf) > 2*joined {
 		p.buf = nil
 	}

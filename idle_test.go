@@ -74,3 +74,36 @@ func TestStacksOfIdleConnections(t *testing.T) {
 		})
 	}
 }
+
+// What a big message needed is given back when the connection waits for long.
+func TestBigMessageIsForgotten(t *testing.T) {
+	const size = 3 << 20
+	for _, plain := range paths() {
+		synctest.Test(t, func(t *testing.T) {
+			host := limpettest.NewHandler(t, quiet(func(nc net.Conn) {
+				nc.Write(fr(0x82, "x"))
+				time.Sleep(time.Second)
+				nc.Write(fr(0x82, strings.Repeat("x", size)))
+				drain(nc)
+			}), nil)
+			c, err := limpet.Dial(context.Background(), host.URL(), &limpet.Options{HTTPClient: host.HTTPClient(), Dialect: rawFrames{}, PlainFrames: plain})
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer closeAndWait(t, c)
+			sub, err := c.Subscribe(context.Background(), "x", nil)
+			if err != nil {
+				t.Fatal(err)
+			}
+			collect(t, sub, 1)
+			before := limpettest.HeapInUse()
+			if got := collect(t, sub, 1); len(got[0].Payload) != len("b:")+size {
+				t.Fatalf("%d bytes", len(got[0].Payload))
+			}
+			time.Sleep(time.Second)
+			if grown := limpettest.HeapInUse() - before; grown > size/2 {
+				t.Errorf("plain %v: %d bytes are held after a message of %d", plain, grown, size)
+			}
+		})
+	}
+}

@@ -269,7 +269,7 @@ func (c *Conn) fill() error {
 		in.r = 0
 	case in.little == 0 && in.win == nil:
 		in.open()
-	case in.little >= rested && in.win != nil:
+	case in.little >= rested:
 		in.park()
 	default:
 		in.w = copy(in.buf, in.buf[in.r:in.w])
@@ -355,11 +355,13 @@ func (in *input) detach() {
 	}
 }
 
-// park gives the window back: a connection that waits holds little.
+// park gives the window back and forgets the last batch: a connection that waits
+// holds little.
 func (in *input) park() {
 	in.w = copy(in.parked[:], in.buf[in.r:in.w])
 	in.r = 0
 	in.buf, in.batch = in.parked[:], in.frames[:0]
+	clear(in.frames[:])
 	if in.win != nil {
 		clear(in.win.batch[:])
 		windows.Put(in.win)

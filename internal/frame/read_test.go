@@ -340,6 +340,52 @@ func TestParking(t *testing.T) {
 	}
 }
 
+// A long message that came without a window leaves nothing behind either.
+func TestNothingOfALongMessageIsKept(t *testing.T) {
+	for _, size := range []int{windowSize / 2, windowSize, 2 * keptMessage} {
+		s := &held{in: [][]byte{binmsg(strings.Repeat("x", size)), text("few")}}
+		s.c = New(s, Options{ReadLimit: 2 * keptMessage, Kill: func() {}})
+		for _, want := range []int{size, len("few")} {
+			batch, err := s.c.Wait()
+			assert.NoError(t, err)
+			if len(batch) != 1 || len(batch[0].Data) != want {
+				t.Fatalf("%d messages, want one of %d bytes", len(batch), want)
+			}
+		}
+		if s.bytes > parkedSize {
+			t.Errorf("after a message of %d bytes %d are held while the connection waits", size, s.bytes)
+		}
+	}
+}
+
+// held is a stream that gives one piece after another and measures, when it
+// begins the last one, what its reader holds.
+type held struct {
+	c     *Conn
+	in    [][]byte
+	bytes int
+}
+
+func (s *held) Read(p []byte) (int, error) {
+	if len(s.in) == 1 && s.bytes == 0 {
+		in := &s.c.in
+		s.bytes = len(in.buf)
+		if in.win != nil {
+			s.bytes += windowSize
+		}
+		for _, f := range in.frames {
+			s.bytes = max(s.bytes, cap(f.Data))
+		}
+		s.bytes = max(s.bytes, cap(in.msg))
+	}
+	n := copy(p, s.in[0])
+	if s.in[0] = s.in[0][n:]; len(s.in[0]) == 0 {
+		s.in = s.in[1:]
+	}
+	return n, nil
+}
+func (s *held) Write(p []byte) (int, error) { return len(p), nil }
+
 // A message that is longer than the small buffer comes in two reads; a run of
 // such does not take and give back the window for each.
 func TestWindowStaysForMessagesOfMiddleSize(t *testing.T) {
