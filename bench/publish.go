@@ -105,8 +105,8 @@ func publishAll(c *limpet.Client, n, size, batch int, wait bool) error {
 	return c.Flush(ctx)
 }
 
-func jetStream(addr string, o ...nats.Option) (*nats.Conn, jetstream.JetStream, error) {
-	nc, err := nats.Connect("ws://"+addr, o...)
+func jetStream(addr string) (*nats.Conn, jetstream.JetStream, error) {
+	nc, err := nats.Connect("ws://" + addr)
 	if err != nil {
 		return nil, nil, err
 	}
