@@ -27,12 +27,14 @@ var deliveryRow = row{
 
 var codecRow = row{
 	id: "P12", title: "codec: an envelope of 194 B in JSON (P12)", metric: "cpu", unit: "CPU ns an envelope",
-	micro: goBench("../wire/native", "BenchmarkAppend|BenchmarkDecode", "Benchmark"),
+	micro: goBench("../wire/native", "BenchmarkAppend|BenchmarkDecode|BenchmarkEvents", "Benchmark"),
 	compare: []comparison{
 		{ours: "Append/limpet.v1.json", floor: 150, goal: 100},
 		{ours: "Append/limpet.v1.bin", floor: 150, goal: 100},
 		{ours: "Decode/limpet.v1.json/1", floor: 400, goal: 200},
 		{ours: "Decode/limpet.v1.bin/1", floor: 400, goal: 200},
+		{ours: "Events/limpet.v1.json/1", floor: 400, goal: 200},
+		{ours: "Events/limpet.v1.bin/1", floor: 400, goal: 200},
 	},
 }
 

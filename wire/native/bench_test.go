@@ -122,6 +122,7 @@ func BenchmarkEvents(b *testing.B) {
 						b.Fatal(err)
 					}
 				}
+				b.ReportMetric(float64(n), "messages/op")
 			})
 		}
 	}
