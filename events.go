@@ -139,7 +139,12 @@ func (retry) apply(l *loop) {
 
 type stop struct{}
 
-func (stop) apply(l *loop) { l.end(nil) }
+func (stop) apply(l *loop) {
+	if l.ended { // by a failure, which leaves consumers what is waiting
+		l.discard()
+	}
+	l.end(nil)
+}
 
 type shutdown struct{}
 

@@ -1,0 +1,100 @@
+package limpet
+
+import (
+	"context"
+	"errors"
+	"net/http"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/limpet-go/limpet/wire"
+)
+
+// offline is a client that waits an hour for its next attempt.
+func offline(t *testing.T) *Client {
+	c, err := New("wss://nowhere", &Options{
+		HTTPClient: &http.Client{Transport: nowhere{}},
+		Backoff:    Backoff{First: time.Hour, Initial: time.Hour, Max: time.Hour},
+		Window:     Window{Messages: 1 << 20},
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		c.Close()
+		<-c.Done()
+	})
+	synctest.Wait()
+	return c
+}
+
+type nowhere struct{}
+
+func (nowhere) RoundTrip(*http.Request) (*http.Response, error) { return nil, errors.New("nowhere") }
+
+type step func(*loop)
+
+func (f step) apply(l *loop) { f(l) }
+
+// A message that was admitted before the end may reach the loop after it.
+// Flush waits for its outcome, too.
+func TestFlushDuringTheEnd(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		c := offline(t)
+		admitted, blocked := new(Receipt), make(chan struct{})
+		c.inbox.post(step(func(l *loop) {
+			l.end(nil)
+			c.inbox.post(step(func(*loop) { <-blocked }))
+			c.inbox.post(admitted)
+		}))
+		synctest.Wait()
+		flushed := make(chan error)
+		go func() { flushed <- c.Flush(context.Background()) }()
+		time.AfterFunc(time.Millisecond, func() { close(blocked) })
+		if err := <-flushed; err != nil || admitted.Outcome() != Unsent {
+			t.Errorf("%v, the message is %v", err, admitted.Outcome())
+		}
+	})
+}
+
+// Close drops what waits for consumers, however soon after a permanent failure
+// it is called.
+func TestCloseDuringTheEnd(t *testing.T) {
+	for _, when := range []string{"in the round of the failure", "while the loop ends", "after the end"} {
+		t.Run(when, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				c := offline(t)
+				s, err := c.Subscribe(context.Background(), "a", nil)
+				if err != nil {
+					t.Fatal(err)
+				}
+				s.queue.mu.Lock()
+				s.queue.append(lossOf(Gap, Position{}, Position{Offset: 1}, 1, wire.CauseLost))
+				s.queue.mu.Unlock()
+				messages := s.C()
+				blocked := make(chan struct{})
+				c.inbox.post(step(func(l *loop) {
+					l.end(&PermanentError{ClassAuth, errors.New("no")})
+					if when == "in the round of the failure" {
+						c.Close()
+					}
+					c.inbox.post(step(func(*loop) { <-blocked }))
+				}))
+				synctest.Wait()
+				if when == "while the loop ends" {
+					c.Close()
+				}
+				close(blocked)
+				<-c.Done()
+				if when == "after the end" {
+					c.Close()
+				}
+				synctest.Wait()
+				if m, ok := <-messages; ok {
+					t.Errorf("after Close came %+v", m)
+				}
+			})
+		})
+	}
+}
