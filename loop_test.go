@@ -65,14 +65,7 @@ func TestCloseDuringTheEnd(t *testing.T) {
 		t.Run(when, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
 				c := offline(t)
-				s, err := c.Subscribe(context.Background(), "a", nil)
-				if err != nil {
-					t.Fatal(err)
-				}
-				s.queue.mu.Lock()
-				s.queue.append(lossOf(Gap, Position{}, Position{Offset: 1}, 1, wire.CauseLost))
-				s.queue.mu.Unlock()
-				messages := s.C()
+				messages := lossy(t, c).C()
 				blocked := make(chan struct{})
 				c.inbox.post(step(func(l *loop) {
 					l.end(&PermanentError{ClassAuth, errors.New("no")})
@@ -97,4 +90,52 @@ func TestCloseDuringTheEnd(t *testing.T) {
 			})
 		})
 	}
+}
+
+// Shutdown waits for a loss in the hand of C as for a message, and no longer
+// than its context.
+func TestShutdownWithALossInHand(t *testing.T) {
+	for _, taken := range []bool{true, false} {
+		synctest.Test(t, func(t *testing.T) {
+			c := offline(t)
+			messages := lossy(t, c).C()
+			synctest.Wait()
+			ctx, cancel := context.WithTimeout(context.Background(), time.Second)
+			defer cancel()
+			ended := make(chan error)
+			go func() { ended <- c.Shutdown(ctx) }()
+			synctest.Wait()
+			if taken {
+				if m := <-messages; m.Kind != Gap {
+					t.Errorf("the last element is %+v, want a gap", m)
+				}
+			}
+			if err := <-ended; (err == nil) != taken {
+				t.Errorf("taken %v: %v", taken, err)
+			}
+			synctest.Wait()
+			select {
+			case <-c.Done():
+			default:
+				t.Errorf("taken %v: the client has not ended", taken)
+				for range messages {
+				}
+			}
+			if m, ok := <-messages; ok {
+				t.Errorf("taken %v: and then %+v", taken, m)
+			}
+		})
+	}
+}
+
+// lossy is a subscription in which a gap waits.
+func lossy(t *testing.T, c *Client) *Subscription {
+	s, err := c.Subscribe(context.Background(), "a", nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	s.queue.mu.Lock()
+	s.queue.append(lossOf(Gap, Position{}, Position{Offset: 1}, 1, wire.CauseLost))
+	s.queue.mu.Unlock()
+	return s
 }
