@@ -132,7 +132,7 @@ func (e processed) apply(l *loop) {
 type retry struct{}
 
 func (retry) apply(l *loop) {
-	if !l.ended && l.state.Phase == Waiting {
+	if !l.ended && l.state.Phase == Waiting && later(l.now, l.earliest()).Before(l.wakeAt) {
 		l.wait(0)
 	}
 }

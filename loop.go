@@ -353,11 +353,13 @@ func (l *loop) wait(delay time.Duration) {
 		l.end(nil)
 		return
 	}
-	l.wakeAt = l.now.Add(delay)
-	l.wakeAt = later(l.wakeAt, later(l.tried.Add(minBetweenAttempts), l.notUntil))
+	l.wakeAt = later(l.now.Add(delay), l.earliest())
 	l.state.NextAttempt = l.wakeAt
 	l.set(Waiting)
 }
+
+// earliest is when the next attempt may be made.
+func (l *loop) earliest() time.Time { return later(l.tried.Add(minBetweenAttempts), l.notUntil) }
 
 // positions is a fingerprint of everything that moves when a connection gets
 // anywhere.

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"net/http"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -12,8 +13,11 @@ import (
 )
 
 // offline is a client that waits an hour for its next attempt.
-func offline(t *testing.T) *Client {
+func offline(t *testing.T) *Client { return watched(t, nil) }
+
+func watched(t *testing.T, o Observer) *Client {
 	c, err := New("wss://nowhere", &Options{
+		Observer:   o,
 		HTTPClient: &http.Client{Transport: nowhere{}},
 		Backoff:    Backoff{First: time.Hour, Initial: time.Hour, Max: time.Hour},
 		Window:     Window{Messages: 1 << 20},
@@ -138,4 +142,39 @@ func lossy(t *testing.T, c *Client) *Subscription {
 	s.queue.append(lossOf(Gap, Position{}, Position{Offset: 1}, 1, wire.CauseLost))
 	s.queue.mu.Unlock()
 	return s
+}
+
+// An observer that answers each wait with Retry is told of a wait once, not as
+// fast as the two can talk.
+func TestRetryThatChangesNothingIsNoNews(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var waits impatience
+		c := watched(t, &waits)
+		waits.client.Store(c)
+		c.Retry()
+		time.Sleep(minBetweenAttempts - 1)
+		if n := waits.n.Load(); n != 2 {
+			t.Errorf("told of %d waits, want the first and the one that Retry cut short", n)
+		}
+		time.Sleep(1)
+		synctest.Wait()
+		if n := c.Stats().Attempts; n != 2 {
+			t.Errorf("%d attempts", n)
+		}
+	})
+}
+
+type impatience struct {
+	client atomic.Pointer[Client]
+	n      atomic.Int32
+}
+
+func (o *impatience) Observe(e Event) {
+	s, ok := e.(StateChanged)
+	if !ok || s.State.Phase != Waiting || o.n.Add(1) > 1000 {
+		return
+	}
+	if c := o.client.Load(); c != nil {
+		c.Retry()
+	}
 }
