@@ -151,6 +151,20 @@ var ofClient = []mutation{
 		says:    "is full",
 	},
 	{
+		name:    "end: Close after a failure leaves what waits",
+		file:    "events.go",
+		search:  "\t\tl.discard()\n",
+		replace: "",
+		test:    "-run ^TestCloseDuringTheEnd$ .",
+	},
+	{
+		name:    "end: a loss in the hand of C does not count",
+		file:    "deliver.go",
+		search:  " && !q.lossHeld\n",
+		replace: "\n",
+		test:    "-run ^TestShutdownWithALossInHand$ .",
+	},
+	{
 		name:    "ids: the clock stands still",
 		file:    "loop.go",
 		search:  "l.c.ids.tick()\n",
