@@ -3,6 +3,7 @@ package limpet
 import (
 	"context"
 	"errors"
+	"fmt"
 	"net/http"
 	"sync/atomic"
 	"testing"
@@ -176,5 +177,34 @@ func (o *impatience) Observe(e Event) {
 	}
 	if c := o.client.Load(); c != nil {
 		c.Retry()
+	}
+}
+
+// Whoever learns of the first of many outcomes finds all of them counted and
+// their room free, while the others are still being told.
+func TestRoomIsFreeBeforeTheFirstIsTold(t *testing.T) {
+	const many = 100_000
+	for range 3 {
+		g, stats := new(gate), new(counters)
+		w := newWindow(true, g, stats)
+		receipts := make([]Receipt, many)
+		for i := range receipts {
+			w.add(&receipts[i])
+		}
+		told := receipts[0].Done()
+		found := make(chan error)
+		go func() {
+			<-told
+			err := g.enter(context.Background(), many, 0, false)
+			if n := stats.outcomes[Acked].Load(); n != many {
+				err = fmt.Errorf("%d of %d are counted, room: %w", n, many, err)
+			}
+			found <- err
+		}()
+		w.settleTo(many, Acked)
+		w.tell()
+		if err := <-found; err != nil {
+			t.Error(err)
+		}
 	}
 }

@@ -147,7 +147,7 @@ var ofClient = []mutation{
 		file:    "ack.go",
 		search:  "\tw.gate.leave(head, w.room)\n",
 		replace: "\tdefer w.gate.leave(head, w.room)\n",
-		test:    "-run ^TestOutcomeComesLast$ .",
+		test:    "-run ^TestRoomIsFreeBeforeTheFirstIsTold$ .",
 		says:    "is full",
 	},
 	{
