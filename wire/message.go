@@ -32,7 +32,7 @@ type Frames struct {
 	free [][]byte
 }
 
-// Append adds a frame. The receiver keeps data.
+// Append adds a frame. f keeps data, and Reset has it written over later.
 func (f *Frames) Append(t FrameType, data []byte) {
 	f.List = append(f.List, Frame{t, data})
 }
