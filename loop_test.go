@@ -153,11 +153,11 @@ func TestRetryThatChangesNothingIsNoNews(t *testing.T) {
 		c := watched(t, &waits)
 		waits.client.Store(c)
 		c.Retry()
-		time.Sleep(minBetweenAttempts - 1)
+		time.Sleep(minBetweenAttempts - time.Millisecond)
 		if n := waits.n.Load(); n != 2 {
 			t.Errorf("told of %d waits, want the first and the one that Retry cut short", n)
 		}
-		time.Sleep(1)
+		time.Sleep(time.Millisecond)
 		synctest.Wait()
 		if n := c.Stats().Attempts; n != 2 {
 			t.Errorf("%d attempts", n)
