@@ -145,28 +145,53 @@ func (c *Client) PublishBatch(ctx context.Context, ms []Outgoing) ([]*Receipt, e
 	if err := c.admit(ctx, ms); err != nil {
 		return nil, err
 	}
-	// Together in memory: one allocation for all, and they leave together.
-	receipts := make([]Receipt, len(ms))
 	rs := make([]*Receipt, len(ms))
-	size := 0
+	var together publish
+	var block []byte
+	first := c.ids.take(len(ms))
 	for i := range ms {
-		size += len(ms[i].Payload)
-	}
-	payloads, first := make([]byte, 0, size), c.ids.take(len(ms))
-	for i := range ms {
-		start := len(payloads)
-		payloads = append(payloads, ms[i].Payload...)
-		r := &receipts[i]
-		r.fill(&ms[i], payloads[start:len(payloads):len(payloads)])
+		if i%receiptsTogether == 0 {
+			together = append(together, make([]Receipt, min(receiptsTogether, len(ms)-i)))
+		}
+		r := &together[i/receiptsTogether][i%receiptsTogether]
+		var payload []byte
+		if payload, block = cut(block, ms[i:]); len(payload) > 0 {
+			copy(payload, ms[i].Payload)
+		}
+		r.fill(&ms[i], payload)
 		if r.id == uuid.Nil {
 			r.id = c.ids.id(first + uint64(i))
 		}
 		rs[i] = r
 	}
-	if !c.inbox.post(publish{receipts}) {
+	if !c.inbox.post(together) {
 		return nil, admissionError(ErrClosed)
 	}
 	return rs, nil
+}
+
+// What a batch shares in memory is bounded, since the last message without an
+// outcome holds all of it.
+const (
+	receiptsTogether = 64
+	bytesTogether    = 4 << 10
+)
+
+// cut cuts the memory of the first payload of ms off block, or off a new one
+// with room for those that follow.
+func cut(block []byte, ms []Outgoing) (payload, rest []byte) {
+	n := len(ms[0].Payload)
+	if n > len(block) {
+		size := n
+		for i := 1; i < len(ms) && size+len(ms[i].Payload) <= bytesTogether; i++ {
+			size += len(ms[i].Payload)
+		}
+		if size > bytesTogether {
+			return make([]byte, n), block
+		}
+		block = make([]byte, size)
+	}
+	return block[:n:n], block[n:]
 }
 
 // Send is Publish followed by Receipt.Wait. When ctx ends after the admission
@@ -284,9 +309,7 @@ func (c *Client) pending() []*Receipt {
 // or ctx ends (ctx's error).
 func (c *Client) Flush(ctx context.Context) error {
 	f := flush{make(chan struct{})}
-	if !c.inbox.post(f) {
-		return nil
-	}
+	c.inbox.post(f) // too late: the loop is giving the last outcomes, until done
 	select {
 	case <-f.done:
 		return nil

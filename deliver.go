@@ -54,7 +54,7 @@ func (q *queue) discard(err error) {
 func (q *queue) drained() bool {
 	q.mu.Lock()
 	defer q.mu.Unlock()
-	return q.ended && q.inHand == 0
+	return q.ended && q.inHand == 0 && !q.lossHeld
 }
 
 func (q *queue) endIfEmpty() bool {
@@ -164,6 +164,7 @@ func (q *queue) pop(dst []Message, most int, kept bool) ([]Message, time.Duratio
 	q.data -= n
 	if kept {
 		q.inHand += n
+		q.lossHeld = losses > 0
 	} else {
 		q.delivered += uint64(n)
 	}
@@ -178,6 +179,7 @@ func (q *queue) pop(dst []Message, most int, kept bool) ([]Message, time.Duratio
 // deliverer's hand, and acknowledges what is processed.
 func (q *queue) handed(ms []Message, delivered bool, processed done) {
 	q.mu.Lock()
+	q.lossHeld = false
 	for i := range ms {
 		if ms[i].Gap != nil {
 			continue

@@ -9,13 +9,15 @@ import (
 )
 
 // publish admits messages; their order is the order of the inbox.
-type publish struct{ receipts []Receipt }
+type publish [][]Receipt
 
 func (e publish) apply(l *loop) {
-	for i := range e.receipts {
-		l.window.add(&e.receipts[i])
+	for _, receipts := range e {
+		for i := range receipts {
+			l.window.add(&receipts[i])
+		}
+		l.c.counters.published.Add(uint64(len(receipts)))
 	}
-	l.c.counters.published.Add(uint64(len(e.receipts)))
 	if l.ended {
 		l.window.close()
 	}
@@ -132,14 +134,19 @@ func (e processed) apply(l *loop) {
 type retry struct{}
 
 func (retry) apply(l *loop) {
-	if !l.ended && l.state.Phase == Waiting {
+	if !l.ended && l.state.Phase == Waiting && later(l.now, l.earliest()).Before(l.wakeAt) {
 		l.wait(0)
 	}
 }
 
 type stop struct{}
 
-func (stop) apply(l *loop) { l.end(nil) }
+func (stop) apply(l *loop) {
+	if l.ended { // by a failure, which leaves consumers what is waiting
+		l.discard()
+	}
+	l.end(nil)
+}
 
 type shutdown struct{}
 

@@ -14,6 +14,10 @@ type fifo[T any] struct {
 // keepCap is how much memory an empty fifo without a pool keeps, in elements.
 const keepCap = 64
 
+// lendCap is up to which size memory goes to the pool: the next fifo may need
+// it for one element, and for long.
+const lendCap = 4096
+
 func (f *fifo[T]) len() int { return len(f.s) - f.head }
 
 // at is the element i places behind the head. The pointer is valid until the
@@ -42,7 +46,8 @@ func (f *fifo[T]) grow() {
 		if f.lent, _ = f.pool.Get().(*[]T); f.lent == nil {
 			f.lent = new([]T)
 		}
-		if f.s = (*f.lent)[:0]; cap(f.s) > 0 {
+		f.s, *f.lent = (*f.lent)[:0], nil
+		if cap(f.s) > 0 {
 			return
 		}
 	}
@@ -86,8 +91,10 @@ func (f *fifo[T]) reset() {
 	clear(f.s[f.head:])
 	f.s, f.head = f.s[:0], 0
 	if f.lent != nil {
-		*f.lent = f.s
-		f.pool.Put(f.lent)
+		if cap(f.s) <= lendCap {
+			*f.lent = f.s
+			f.pool.Put(f.lent)
+		}
 		f.s, f.lent = nil, nil
 	} else if cap(f.s) > keepCap {
 		f.s = nil

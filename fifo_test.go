@@ -3,6 +3,7 @@ package limpet
 import (
 	"math/rand/v2"
 	"slices"
+	"sync"
 	"testing"
 )
 
@@ -36,5 +37,22 @@ func TestFifo(t *testing.T) {
 	f.reset()
 	if n := testing.AllocsPerRun(1000, func() { f.push(1); f.push(2); f.drop(1); f.drop(1) }); n != 0 {
 		t.Errorf("%v allocations", n)
+	}
+}
+
+// What one queue needed in a burst is not held by another that has a single
+// element.
+func TestPoolKeepsNoBurst(t *testing.T) {
+	var pool sync.Pool
+	burst, idle := fifo[int]{pool: &pool}, fifo[int]{pool: &pool}
+	for range 100 { // with the race detector a pool forgets at random
+		for i := range lendCap + 1 {
+			burst.push(i)
+		}
+		burst.drop(burst.len())
+		if idle.push(1); cap(idle.s) > lendCap {
+			t.Fatalf("one element in memory for %d", cap(idle.s))
+		}
+		idle.drop(1)
 	}
 }

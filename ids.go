@@ -42,8 +42,9 @@ func (g *ids) take(n int) (first uint64) {
 	}
 }
 
-// tick has the clock read again. The loop calls it in every round, and whoever
-// takes an id for a message makes the loop go round.
+// tick has the clock read again. The loop calls it in every round, after it took
+// the events: whoever takes an id later posts the message later, and there is
+// another round.
 func (g *ids) tick() { g.now.Store(0) }
 
 // id is the id of a number that was taken.

@@ -2,7 +2,10 @@ package limpet
 
 import (
 	"bytes"
+	"context"
+	"sync"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"github.com/google/uuid"
@@ -35,4 +38,23 @@ func TestIDs(t *testing.T) {
 	if n := testing.AllocsPerRun(1000, func() { g.id(g.take(1)) }); n != 0 {
 		t.Errorf("%v allocations", n)
 	}
+}
+
+// However publishers and the loop meet, an idle client remembers no time: an
+// hour later it would be a lie.
+func TestIdleClientsReadTheClock(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		c := offline(t)
+		for i := range 20_000 {
+			var publishers sync.WaitGroup
+			for range 4 {
+				publishers.Go(func() { c.Publish(context.Background(), "a", nil, nil) })
+			}
+			publishers.Wait()
+			synctest.Wait()
+			if now := c.ids.now.Load(); now != 0 {
+				t.Fatalf("round %d: nothing happens, and the clock stands at %d", i, now)
+			}
+		}
+	})
 }

@@ -3,6 +3,7 @@ package limpet
 import (
 	"context"
 	"errors"
+	"slices"
 	"time"
 
 	"github.com/limpet-go/limpet/wire"
@@ -87,8 +88,8 @@ func (l *loop) run() {
 	var events []event
 	for {
 		l.gather()
-		l.c.ids.tick()
 		events = l.c.inbox.take(events[:0])
+		l.c.ids.tick()
 		l.now = time.Now()
 		for i, e := range events {
 			e.apply(l)
@@ -352,11 +353,13 @@ func (l *loop) wait(delay time.Duration) {
 		l.end(nil)
 		return
 	}
-	l.wakeAt = l.now.Add(delay)
-	l.wakeAt = later(l.wakeAt, later(l.tried.Add(minBetweenAttempts), l.notUntil))
+	l.wakeAt = later(l.now.Add(delay), l.earliest())
 	l.state.NextAttempt = l.wakeAt
 	l.set(Waiting)
 }
+
+// earliest is when the next attempt may be made.
+func (l *loop) earliest() time.Time { return later(l.tried.Add(minBetweenAttempts), l.notUntil) }
 
 // positions is a fingerprint of everything that moves when a connection gets
 // anywhere.
@@ -437,34 +440,38 @@ func (l *loop) end(why error) {
 	}
 	l.disconnect(code, "")
 	l.window.close()
-	for _, s := range l.registry.subs {
-		if why == nil {
-			s.queue.discard(nil)
-		} else {
-			s.queue.finish(why)
-		}
-		l.setSub(s, SubState{Phase: SubEnded, Err: why})
-	}
 	if why == nil {
-		for _, s := range l.draining {
-			s.queue.discard(nil)
-		}
+		l.discard()
+	}
+	for _, s := range l.registry.subs {
+		s.queue.finish(why)
+		l.setSub(s, SubState{Phase: SubEnded, Err: why})
 	}
 	if l.hangUp != nil {
 		l.hangUp()
 	}
 }
 
+// discard drops what waits for consumers.
+func (l *loop) discard() {
+	for _, s := range l.consumed() {
+		s.queue.discard(nil)
+	}
+}
+
+// consumed is the subscriptions whose consumers may still be taking.
+func (l *loop) consumed() []*Subscription { return slices.Concat(l.registry.subs, l.draining) }
+
 // cleanUp waits for the goroutines of an ended client.
 func (l *loop) cleanUp() {
+	l.c.mu.Lock()
+	l.c.ended = true
+	l.c.orphans = l.consumed()
+	l.c.mu.Unlock()
 	for _, e := range l.c.inbox.close() {
 		e.apply(l)
 	}
 	clean := errors.Is(l.state.Cause, ErrClosed)
-	l.c.mu.Lock()
-	l.c.ended = true
-	l.c.orphans = append(l.registry.subs, l.draining...)
-	l.c.mu.Unlock()
 	l.c.workers.Wait()
 	if clean {
 		l.c.delivers.Wait()

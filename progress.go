@@ -92,7 +92,7 @@ func (p *progress) ack(d done) (told []run) {
 		if r.acked {
 			continue
 		}
-		if r.acked = true; r.to == to {
+		if r.acked = true; r.to == to && r.gen == 0 { // else it is known, and the caller may have changed his copy
 			r.position, r.gen = d.last.Position, d.last.gen
 		}
 		if p.processed == wire.ProcessedEach && r.gen != 0 {

@@ -106,3 +106,19 @@ func TestProgressModel(t *testing.T) {
 		}
 	}
 }
+
+// A caller may write to his copy of a message before he acknowledges it.
+func TestAckOfAnAlteredMessage(t *testing.T) {
+	q := testQueue(Delivery{Buffer: 8}, true, wire.Traits{})
+	offerAll(t, q, subscribedAt(0), dataAt(1, 0))
+	ms, err := q.take(context.Background(), nil, 1, false, done{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	m := ms[0]
+	m.Position = Position{}
+	m.Ack()
+	if got := q.progress.committed; got != ms[0].Position {
+		t.Errorf("committed %+v, acknowledged was %+v", got, ms[0].Position)
+	}
+}

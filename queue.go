@@ -25,9 +25,10 @@ type queue struct {
 	mu        sync.Mutex
 	items     fifo[Message]
 	bytes     int
-	data      int // data and snapshots in items
-	inHand    int // taken, not yet handed over
-	due       int // items released by the pace
+	data      int  // data and snapshots in items
+	inHand    int  // data and snapshots taken, not yet handed over
+	lossHeld  bool // a gap or a reset is
+	due       int  // items released by the pace
 	nextDue   time.Time
 	finishing bool  // no more comes in
 	err       error // why, nil for a clean end

@@ -93,7 +93,7 @@ type Options struct {
 }
 
 // Conn is the client's side of a WebSocket connection. Read is for one
-// goroutine at a time, Write for one at a time; Ping, Close and Finish may be
+// goroutine at a time, Write for one at a time; Ping and Close may be
 // called by any.
 type Conn struct {
 	stream io.ReadWriter

@@ -147,8 +147,22 @@ var ofClient = []mutation{
 		file:    "ack.go",
 		search:  "\tw.gate.leave(head, w.room)\n",
 		replace: "\tdefer w.gate.leave(head, w.room)\n",
-		test:    "-run ^TestOutcomeComesLast$ .",
+		test:    "-run ^TestRoomIsFreeBeforeTheFirstIsTold$ .",
 		says:    "is full",
+	},
+	{
+		name:    "end: Close after a failure leaves what waits",
+		file:    "events.go",
+		search:  "\t\tl.discard()\n",
+		replace: "",
+		test:    "-run ^TestCloseDuringTheEnd$ .",
+	},
+	{
+		name:    "end: a loss in the hand of C does not count",
+		file:    "deliver.go",
+		search:  " && !q.lossHeld\n",
+		replace: "\n",
+		test:    "-run ^TestShutdownWithALossInHand$ .",
 	},
 	{
 		name:    "ids: the clock stands still",

@@ -1,0 +1,238 @@
+package limpet
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"math/rand/v2"
+	"net/http"
+	"sync/atomic"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/limpet-go/limpet/wire"
+)
+
+// offline is a client that waits an hour for its next attempt.
+func offline(t *testing.T) *Client { return watched(t, nil) }
+
+func watched(t *testing.T, o Observer) *Client {
+	c, err := New("wss://nowhere", &Options{
+		Observer:   o,
+		HTTPClient: &http.Client{Transport: nowhere{}},
+		Backoff:    Backoff{First: time.Hour, Initial: time.Hour, Max: time.Hour},
+		Window:     Window{Messages: 1 << 20},
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		c.Close()
+		<-c.Done()
+	})
+	synctest.Wait()
+	return c
+}
+
+type nowhere struct{}
+
+func (nowhere) RoundTrip(*http.Request) (*http.Response, error) { return nil, errors.New("nowhere") }
+
+type step func(*loop)
+
+func (f step) apply(l *loop) { f(l) }
+
+// A message that was admitted before the end may reach the loop after it.
+// Flush waits for its outcome, too.
+func TestFlushDuringTheEnd(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		c := offline(t)
+		admitted, blocked := new(Receipt), make(chan struct{})
+		c.inbox.post(step(func(l *loop) {
+			l.end(nil)
+			c.inbox.post(step(func(*loop) { <-blocked }))
+			c.inbox.post(admitted)
+		}))
+		synctest.Wait()
+		flushed := make(chan error)
+		go func() { flushed <- c.Flush(context.Background()) }()
+		time.AfterFunc(time.Millisecond, func() { close(blocked) })
+		if err := <-flushed; err != nil || admitted.Outcome() != Unsent {
+			t.Errorf("%v, the message is %v", err, admitted.Outcome())
+		}
+	})
+}
+
+// Close drops what waits for consumers, however soon after a permanent failure
+// it is called.
+func TestCloseDuringTheEnd(t *testing.T) {
+	for _, when := range []string{"in the round of the failure", "while the loop ends", "after the end"} {
+		t.Run(when, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				c := offline(t)
+				messages := lossy(t, c).C()
+				blocked := make(chan struct{})
+				c.inbox.post(step(func(l *loop) {
+					l.end(&PermanentError{ClassAuth, errors.New("no")})
+					if when == "in the round of the failure" {
+						c.Close()
+					}
+					c.inbox.post(step(func(*loop) { <-blocked }))
+				}))
+				synctest.Wait()
+				if when == "while the loop ends" {
+					c.Close()
+				}
+				close(blocked)
+				<-c.Done()
+				if when == "after the end" {
+					c.Close()
+				}
+				synctest.Wait()
+				if m, ok := <-messages; ok {
+					t.Errorf("after Close came %+v", m)
+				}
+			})
+		})
+	}
+}
+
+// Shutdown waits for a loss in the hand of C as for a message, and no longer
+// than its context.
+func TestShutdownWithALossInHand(t *testing.T) {
+	for _, taken := range []bool{true, false} {
+		synctest.Test(t, func(t *testing.T) {
+			c := offline(t)
+			messages := lossy(t, c).C()
+			synctest.Wait()
+			ctx, cancel := context.WithTimeout(context.Background(), time.Second)
+			defer cancel()
+			ended := make(chan error)
+			go func() { ended <- c.Shutdown(ctx) }()
+			synctest.Wait()
+			if taken {
+				if m := <-messages; m.Kind != Gap {
+					t.Errorf("the last element is %+v, want a gap", m)
+				}
+			}
+			if err := <-ended; (err == nil) != taken {
+				t.Errorf("taken %v: %v", taken, err)
+			}
+			synctest.Wait()
+			select {
+			case <-c.Done():
+			default:
+				t.Errorf("taken %v: the client has not ended", taken)
+				for range messages {
+				}
+			}
+			if m, ok := <-messages; ok {
+				t.Errorf("taken %v: and then %+v", taken, m)
+			}
+		})
+	}
+}
+
+// lossy is a subscription in which a gap waits.
+func lossy(t *testing.T, c *Client) *Subscription {
+	s, err := c.Subscribe(context.Background(), "a", nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	s.queue.mu.Lock()
+	s.queue.append(lossOf(Gap, Position{}, Position{Offset: 1}, 1, wire.CauseLost))
+	s.queue.mu.Unlock()
+	return s
+}
+
+// An observer that answers each wait with Retry is told of a wait once, not as
+// fast as the two can talk.
+func TestRetryThatChangesNothingIsNoNews(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var waits impatience
+		c := watched(t, &waits)
+		waits.client.Store(c)
+		c.Retry()
+		time.Sleep(minBetweenAttempts - time.Millisecond)
+		if n := waits.n.Load(); n != 2 {
+			t.Errorf("told of %d waits, want the first and the one that Retry cut short", n)
+		}
+		time.Sleep(time.Millisecond)
+		synctest.Wait()
+		if n := c.Stats().Attempts; n != 2 {
+			t.Errorf("%d attempts", n)
+		}
+	})
+}
+
+type impatience struct {
+	client atomic.Pointer[Client]
+	n      atomic.Int32
+}
+
+func (o *impatience) Observe(e Event) {
+	s, ok := e.(StateChanged)
+	if !ok || s.State.Phase != Waiting || o.n.Add(1) > 1000 {
+		return
+	}
+	if c := o.client.Load(); c != nil {
+		c.Retry()
+	}
+}
+
+// Whoever learns of the first of many outcomes finds all of them counted and
+// their room free, while the others are still being told.
+func TestRoomIsFreeBeforeTheFirstIsTold(t *testing.T) {
+	const many = 100_000
+	for range 3 {
+		g, stats := new(gate), new(counters)
+		w := newWindow(true, g, stats)
+		receipts := make([]Receipt, many)
+		for i := range receipts {
+			w.add(&receipts[i])
+		}
+		told := receipts[0].Done()
+		found := make(chan error)
+		go func() {
+			<-told
+			err := g.enter(context.Background(), many, 0, false)
+			if n := stats.outcomes[Acked].Load(); n != many {
+				err = fmt.Errorf("%d of %d are counted, room: %w", n, many, err)
+			}
+			found <- err
+		}()
+		w.settleTo(many, Acked)
+		w.tell()
+		if err := <-found; err != nil {
+			t.Error(err)
+		}
+	}
+}
+
+// The last message of a batch without an outcome holds what it shares memory
+// with: one block of payloads, however large the batch is.
+func TestBatchSharesLittleMemory(t *testing.T) {
+	for seed := range uint64(100) {
+		rnd := rand.New(rand.NewPCG(seed, 3))
+		ms := make([]Outgoing, 1+rnd.IntN(300))
+		most := []int{100, 1000, 10_000}[rnd.IntN(3)]
+		for i := range ms {
+			ms[i].Payload = make([]byte, rnd.IntN(most))
+		}
+		var block []byte
+		for i := range ms {
+			n, before := len(ms[i].Payload), len(block)
+			payload, rest := cut(block, ms[i:])
+			switch {
+			case len(payload) != n || cap(payload) != n:
+				t.Fatalf("seed %d: %d bytes of room %d for a payload of %d", seed, len(payload), cap(payload), n)
+			case n > bytesTogether && len(rest) != before:
+				t.Fatalf("seed %d: a payload of %d bytes shares its memory", seed, n)
+			case n <= bytesTogether && n > before && n+len(rest) > bytesTogether:
+				t.Fatalf("seed %d: a block of %d bytes", seed, n+len(rest))
+			}
+			block = rest
+		}
+	}
+}
