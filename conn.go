@@ -237,7 +237,9 @@ func (p *plain) receive(rest bool) ([]wire.Frame, error) {
 // message reads one message behind the others in buf. If it is not whole yet
 // its progress is noted.
 func (p *plain) message(whole bool) error {
-	typ, r, err := p.ws.Reader(p.conn.ctx)
+	// The library pays for a context that can end, and killing the stream ends
+	// its wait as well.
+	typ, r, err := p.ws.Reader(context.Background())
 	if err != nil {
 		return err
 	}
