@@ -26,10 +26,10 @@ func (b *bench) profile() error {
 		row             *row
 		messages        int
 	}{
-		{"receive, 64 B, Messages", "limpet Messages, Buffer 4096", &receiveRow, 3_000_000},
-		{"receive, 64 B, Batches, packed by 64", "limpet Batches, packed by 64", &receiveRow, 3_000_000},
-		{"acked publish, 64 B, PublishBatch of 64", "limpet PublishBatch of 64, Flush", &publishRow, 1_000_000},
-		{"acked publish, 64 B, Publish and Wait", "limpet Publish, Wait on each receipt", &publishRow, 1_000_000},
+		{"receive, 64 B, Messages", "limpet Messages, Buffer 4096", &receiveRow, 8_000_000},
+		{"receive, 64 B, Batches, packed by 64", "limpet Batches, packed by 64", &receiveRow, 8_000_000},
+		{"acked publish, 64 B, PublishBatch of 64", "limpet PublishBatch of 64, Flush", &publishRow, 4_000_000},
+		{"acked publish, 64 B, Publish and Wait", "limpet Publish, Wait on each receipt", &publishRow, 4_000_000},
 	} {
 		for i := range p.row.candidates {
 			c := &p.row.candidates[i]

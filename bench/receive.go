@@ -44,6 +44,7 @@ var receiveRow = row{
 		{variant: "64 B", ours: "limpet Messages", metric: "allocs", floor: 1, goal: 1},
 		{id: "P2", variant: "64 B", ours: "limpet Messages, PlainFrames", against: "nats.go Subscribe over ws", inverse: true, floor: 0.15, goal: 0.15},
 		{id: "P2", variant: "64 B", ours: "limpet Messages", against: "nats.go Subscribe over ws", inverse: true, floor: 0.15, goal: 1.5},
+		{id: "P2", variant: "64 B", ours: "limpet Batches", against: "nats.go Subscribe over ws", inverse: true, floor: 0.15, goal: 1.5},
 		{id: "P2", variant: "512 B", ours: "limpet Messages", against: "nats.go Subscribe over ws", inverse: true, floor: 0.15, goal: 1.5},
 		{id: "P2", variant: "64 B", ours: "limpet Messages, packed by 64", against: "nats.go Subscribe over ws", inverse: true, floor: 0.15, goal: 1.5},
 	},
