@@ -186,9 +186,6 @@ func cut(block []byte, ms []Outgoing) (payload, rest []byte) {
 		for i := 1; i < len(ms) && size+len(ms[i].Payload) <= bytesTogether; i++ {
 			size += len(ms[i].Payload)
 		}
-		if size > bytesTogether {
-			return make([]byte, n), block
-		}
 		block = make([]byte, size)
 	}
 	return block[:n:n], block[n:]

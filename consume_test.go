@@ -258,3 +258,36 @@ func TestRetentionShowsAsGap(t *testing.T) {
 		}
 	})
 }
+
+// A batch that was left stays as it is, and with ManualAck a finished loop body
+// acknowledges nothing.
+func TestBatchThatWasLeft(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		srv := limpettest.NewServer(t, nil)
+		c := dial(t, srv, nil)
+		s := live(t, c, "a", &limpet.SubscribeOptions{ManualAck: true})
+		take := func() (left []limpet.Message) {
+			for ms, err := range s.Batches(context.Background()) {
+				if err != nil {
+					t.Fatal(err)
+				}
+				if left != nil {
+					return ms
+				}
+				left = ms
+				publish(t, srv, "a", numbers(4, 6)...)
+				synctest.Wait()
+			}
+			return nil
+		}
+		publish(t, srv, "a", numbers(1, 3)...)
+		synctest.Wait()
+		left := take()
+		if p := s.Committed(); !p.IsZero() {
+			t.Errorf("committed %d, nothing was acknowledged", p.Offset)
+		}
+		if got := payloads(left); got != "4 5 6" {
+			t.Errorf("the batch that was left holds %q", got)
+		}
+	})
+}
