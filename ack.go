@@ -6,6 +6,7 @@ import (
 	"sync"
 	"time"
 
+	"github.com/limpet-go/limpet/internal/fifo"
 	"github.com/limpet-go/limpet/wire"
 )
 
@@ -18,7 +19,7 @@ type window struct {
 	gate     *gate
 	stats    *counters
 	born     time.Time
-	slots    fifo[*Receipt]
+	slots    fifo.Queue[*Receipt]
 	lo       uint64 // sequence number of the first slot
 	tag      wire.ID
 	next     int    // first slot not sent on this connection
@@ -40,7 +41,7 @@ var slotPool sync.Pool
 
 func newWindow(sessions bool, g *gate, c *counters) *window {
 	w := &window{sessions: sessions, gate: g, stats: c, born: time.Now(), lo: 1, marks: make([]mark, 1)}
-	w.slots.pool = &slotPool
+	w.slots.Pool = &slotPool
 	return w
 }
 
@@ -53,12 +54,12 @@ type mark struct {
 	done    chan struct{}
 }
 
-func (w *window) hi() uint64 { return w.lo + uint64(w.slots.len()) - 1 }
+func (w *window) hi() uint64 { return w.lo + uint64(w.slots.Len()) - 1 }
 
 func (w *window) uplink() wire.Uplink { return wire.Uplink{Lo: w.lo, Hi: w.hi(), Tag: w.tag} }
 
 func (w *window) add(r *Receipt) {
-	w.slots.push(r)
+	w.slots.Push(r)
 	w.pending++
 	last := len(w.marks) - 1
 	w.marks[last].pending++
@@ -71,7 +72,7 @@ func (w *window) add(r *Receipt) {
 // resolve decides on slot i, which stays until the server settles it. Whoever
 // calls it calls tell in the end.
 func (w *window) resolve(i int, o Outcome, err error) {
-	r := *w.slots.at(i)
+	r := *w.slots.At(i)
 	if r.verdict != Pending {
 		return
 	}
@@ -94,7 +95,7 @@ func (w *window) resolve(i int, o Outcome, err error) {
 
 // settle is resolve for a slot of which the server needs to hear nothing more.
 func (w *window) settle(i int, o Outcome, err error) {
-	(*w.slots.at(i)).settled = true
+	(*w.slots.At(i)).settled = true
 	w.resolve(i, o, err)
 }
 
@@ -102,7 +103,7 @@ func (w *window) settle(i int, o Outcome, err error) {
 // and drops the settled head, in this order: what a receipt says is already
 // true of the rest.
 func (w *window) tell() {
-	ruled := w.slots.all()[w.ruled[0]:w.ruled[1]]
+	ruled := w.slots.All()[w.ruled[0]:w.ruled[1]]
 	var count [len(outcomes)]uint64
 	for _, r := range ruled {
 		if r.untold() {
@@ -115,7 +116,7 @@ func (w *window) tell() {
 		}
 	}
 	head := 0
-	for head < w.slots.len() && (*w.slots.at(head)).settled {
+	for head < w.slots.Len() && (*w.slots.At(head)).settled {
 		head++
 	}
 	w.gate.leave(head, w.room)
@@ -126,8 +127,8 @@ func (w *window) tell() {
 	}
 	w.ruled, w.room = [2]int{}, 0
 	if head > 0 {
-		w.tag = wire.ID((*w.slots.at(head - 1)).id)
-		w.slots.drop(head)
+		w.tag = wire.ID((*w.slots.At(head - 1)).id)
+		w.slots.Drop(head)
 		w.lo += uint64(head)
 		w.next = max(0, w.next-head)
 	}
@@ -155,7 +156,7 @@ func (w *window) at(seq uint64) (int, *Receipt) {
 		return 0, nil
 	}
 	i := int(seq - w.lo)
-	return i, *w.slots.at(i)
+	return i, *w.slots.At(i)
 }
 
 // ack applies what the server took responsibility for. An acknowledgement of
@@ -255,14 +256,14 @@ func (w *window) idOf(seq uint64) (wire.ID, bool) {
 // renumber starts a session epoch: what has an outcome leaves, the rest is
 // numbered from 1 and keeps its ids, by which the server knows it again.
 func (w *window) renumber() {
-	kept := fifo[*Receipt]{pool: &slotPool}
-	for _, r := range w.slots.all() {
+	kept := fifo.Queue[*Receipt]{Pool: &slotPool}
+	for _, r := range w.slots.All() {
 		if r.verdict == Pending {
-			kept.push(r)
+			kept.Push(r)
 		}
 	}
-	n := w.slots.len() - kept.len()
-	w.slots.reset()
+	n := w.slots.Len() - kept.Len()
+	w.slots.Reset()
 	w.slots, w.lo = kept, 1
 	w.next, w.maxSent, w.tag, w.single = 0, 0, wire.ID{}, 0
 	w.gate.leave(n, 0)
@@ -275,7 +276,7 @@ func (w *window) lost() {
 	if w.sessions {
 		return
 	}
-	for i, r := range w.slots.all()[:w.next] {
+	for i, r := range w.slots.All()[:w.next] {
 		if !r.settled && !r.atLeast {
 			w.settle(i, Unknown, &Error{Op: "receipt", Class: ClassOutcome, Err: ErrOutcomeUnknown})
 		}
@@ -290,8 +291,8 @@ func (w *window) lost() {
 func (w *window) batch(ops []wire.Op, messages []wire.Message, now time.Time, maxBytes int) ([]wire.Op, []wire.Message) {
 	at := w.clock(now)
 	size, count := 0, 0
-	for w.next < w.slots.len() && size < maxBytes {
-		r := *w.slots.at(w.next)
+	for w.next < w.slots.Len() && size < maxBytes {
+		r := *w.slots.At(w.next)
 		seq := w.lo + uint64(w.next)
 		if r.settled {
 			w.next++
@@ -347,7 +348,7 @@ func another[T any](s []T) ([]T, *T) {
 
 // underWay reports whether something sent on this connection is not settled.
 func (w *window) underWay() bool {
-	for _, r := range w.slots.all()[:w.next] {
+	for _, r := range w.slots.All()[:w.next] {
 		if !r.settled {
 			return true
 		}
@@ -365,7 +366,7 @@ func (w *window) unencodable(seq uint64, cause error, now time.Time) bool {
 		return false
 	}
 	for i := w.next - 1; i >= first; i-- {
-		back := *w.slots.at(i)
+		back := *w.slots.At(i)
 		if back.settled {
 			continue
 		}
@@ -401,7 +402,7 @@ func (w *window) conclude(i int, o Outcome, err error) {
 // sent again one at a time, and one that was alone is given up.
 func (w *window) tooBig() {
 	inFlight, last := 0, 0
-	for i, r := range w.slots.all()[:w.next] {
+	for i, r := range w.slots.All()[:w.next] {
 		if !r.settled && r.verdict == Pending {
 			inFlight, last = inFlight+1, i
 		}
@@ -425,7 +426,7 @@ func (w *window) expire(now time.Time) {
 		return
 	}
 	w.expiry = time.Time{}
-	for i, r := range w.slots.all() {
+	for i, r := range w.slots.All() {
 		x := r.extra
 		if x == nil || x.expires.IsZero() || r.verdict != Pending || r.sent != 0 {
 			continue
@@ -443,7 +444,7 @@ func (w *window) expire(now time.Time) {
 
 // close gives every waiting receipt its last outcome.
 func (w *window) close() {
-	for i, r := range w.slots.all() {
+	for i, r := range w.slots.All() {
 		if r.sent == 0 {
 			w.resolve(i, Unsent, &Error{Op: "receipt", Class: ClassOutcome, Err: ErrUnsent})
 		} else {
@@ -451,5 +452,5 @@ func (w *window) close() {
 		}
 	}
 	w.tell()
-	w.slots.reset()
+	w.slots.Reset()
 }

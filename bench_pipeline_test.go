@@ -6,6 +6,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/limpet-go/limpet/internal/ids"
 	"github.com/limpet-go/limpet/wire"
 	"github.com/limpet-go/limpet/wire/native"
 )
@@ -112,7 +113,7 @@ func uplink(b *testing.B, publish func(*Client) (int, error)) {
 	if err != nil {
 		b.Fatal(err)
 	}
-	c := &Client{ids: newIDs()}
+	c := &Client{ids: ids.NewGenerator()}
 	c.cfg.Dialect = native.New(nil)
 	c.cfg.traits = c.cfg.Dialect.Traits()
 	c.cfg.Window = Window{Messages: 4096, Bytes: 1 << 20}
@@ -132,7 +133,7 @@ func uplink(b *testing.B, publish func(*Client) (int, error)) {
 			}
 			n, done = n+k, done+k
 		}
-		c.ids.tick()
+		c.ids.ExpireClock()
 		events = c.inbox.take(events[:0])
 		for _, e := range events {
 			e.apply(l)

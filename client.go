@@ -13,6 +13,8 @@ import (
 	"unicode/utf8"
 
 	"github.com/google/uuid"
+	"github.com/limpet-go/limpet/internal/ids"
+	"github.com/limpet-go/limpet/internal/watch"
 	"github.com/limpet-go/limpet/wire"
 )
 
@@ -23,9 +25,9 @@ type Client struct {
 	cfg      config
 	inbox    inbox
 	gate     gate
-	ids      *ids
+	ids      *ids.Generator
 	counters counters
-	state    cell[State]
+	state    watch.Value[State]
 	routes   atomic.Pointer[routes]
 	notify   *notifier
 	done     chan struct{}
@@ -53,10 +55,10 @@ func New(url string, o *Options) (*Client, error) {
 	if err != nil {
 		return nil, err
 	}
-	c := &Client{cfg: cfg, ids: newIDs(), done: make(chan struct{}), notify: newNotifier(&cfg.Options)}
+	c := &Client{cfg: cfg, ids: ids.NewGenerator(), done: make(chan struct{}), notify: newNotifier(&cfg.Options)}
 	c.inbox.came.L = &c.inbox.mu
 	c.gate.messages, c.gate.bytes = cfg.Window.Messages, cfg.Window.Bytes
-	c.state.set(State{Phase: Connecting, Since: time.Now()})
+	c.state.Set(State{Phase: Connecting, Since: time.Now()})
 	if c.notify != nil {
 		go c.notify.run() // user code: nobody waits for it
 		for key := range cfg.url.Query() {
@@ -92,7 +94,7 @@ func Dial(ctx context.Context, url string, o *Options) (*Client, error) {
 // WaitReady blocks until messages can flow, the client has ended (its error)
 // or ctx ends (ctx's error, with the cause of the last failed attempt).
 func (c *Client) WaitReady(ctx context.Context) error {
-	s, err := c.state.wait(ctx, func(s State) bool { return s.Phase == Ready || s.Phase == Ended })
+	s, err := c.state.Wait(ctx, func(s State) bool { return s.Phase == Ready || s.Phase == Ended })
 	switch {
 	case err != nil && s.Cause != nil:
 		return fmt.Errorf("%w; the last attempt failed: %w", err, s.Cause)
@@ -129,7 +131,7 @@ func (c *Client) Publish(ctx context.Context, topic string, payload []byte, o *P
 		r.fill(m, append([]byte(nil), payload...))
 	}
 	if r.id == uuid.Nil {
-		r.id = c.ids.id(c.ids.take(1))
+		r.id = c.ids.ID(c.ids.Reserve(1))
 	}
 	if !c.inbox.post(r) {
 		return nil, admissionError(ErrClosed)
@@ -148,7 +150,7 @@ func (c *Client) PublishBatch(ctx context.Context, ms []Outgoing) ([]*Receipt, e
 	rs := make([]*Receipt, len(ms))
 	var together publish
 	var block []byte
-	first := c.ids.take(len(ms))
+	first := c.ids.Reserve(len(ms))
 	for i := range ms {
 		if i%receiptsTogether == 0 {
 			together = append(together, make([]Receipt, min(receiptsTogether, len(ms)-i)))
@@ -160,7 +162,7 @@ func (c *Client) PublishBatch(ctx context.Context, ms []Outgoing) ([]*Receipt, e
 		}
 		r.fill(&ms[i], payload)
 		if r.id == uuid.Nil {
-			r.id = c.ids.id(first + uint64(i))
+			r.id = c.ids.ID(first + uint64(i))
 		}
 		rs[i] = r
 	}
@@ -332,7 +334,7 @@ func (c *Client) Subscribe(ctx context.Context, topic string, o *SubscribeOption
 	s := &Subscription{client: c, topic: topic, from: opts.From, token: opts.Token}
 	s.queue = newQueue(topic, &opts, c.cfg.traits, func() { c.inbox.post(roomMade{s}) })
 	s.queue.tell = func(gen uint64, p Position) { c.inbox.post(processed{s, gen, p}) }
-	s.state.set(SubState{Phase: SubPending, Since: time.Now()})
+	s.state.Set(SubState{Phase: SubPending, Since: time.Now()})
 	cmd := subscribe{s, make(chan error, 1)}
 	if !c.inbox.post(cmd) {
 		return nil, &Error{Op: "Subscribe", Class: ClassClosed, Err: ErrClosed}
@@ -349,13 +351,13 @@ func (c *Client) Subscribe(ctx context.Context, topic string, o *SubscribeOption
 }
 
 // State is the present state.
-func (c *Client) State() State { return c.state.load() }
+func (c *Client) State() State { return c.state.Load() }
 
 // WaitState blocks until ok returns true for the present state, which it
 // returns, or ctx ends. It is level-triggered: states that came and went
 // between two looks are not shown. ok runs on the caller's goroutine.
 func (c *Client) WaitState(ctx context.Context, ok func(State) bool) (State, error) {
-	return c.state.wait(ctx, ok)
+	return c.state.Wait(ctx, ok)
 }
 
 // Retry ends the present wait for the next attempt: the network is back.

@@ -110,7 +110,7 @@ func TestEndedConsumerWakesAnother(t *testing.T) {
 			cancel()
 			synctest.Wait()
 			q.mu.Lock()
-			waiting := q.items.len()
+			waiting := q.items.Len()
 			q.mu.Unlock()
 			if waiting > 0 && len(got) == 0 {
 				t.Fatal("a message waits and a consumer waits")
@@ -128,7 +128,7 @@ func TestOverflowGapBeginsAtTheLastElement(t *testing.T) {
 		q := testQueue(Delivery{Buffer: 1, Overflow: overflow}, false, wire.Traits{})
 		offerAll(t, q, subscribedAt(100), dataAt(105, 90), dataAt(110, 105), dataAt(120, 110))
 		q.mu.Lock()
-		for _, m := range q.items.all() {
+		for _, m := range q.items.All() {
 			if m.Kind == Gap && m.Gap.After.Offset < 100 {
 				t.Errorf("%v: gap after %d, delivery began at 100", overflow, m.Gap.After.Offset)
 			}
@@ -233,7 +233,7 @@ func TestQueueModel(t *testing.T) {
 			}
 			q.mu.Lock()
 			waiting, bytes, data := uint64(q.data+q.inHand), 0, 0
-			for _, m := range q.items.all() {
+			for _, m := range q.items.All() {
 				bytes += len(m.Payload)
 				if m.Kind == Data {
 					data++
@@ -270,7 +270,7 @@ func TestResetsOfAStoppedConsumerAreJoined(t *testing.T) {
 				}
 			}
 		}
-		if n := q.items.len(); n > 8+8+3 {
+		if n := q.items.Len(); n > 8+8+3 {
 			t.Errorf("%v: %d elements wait", overflow, n)
 		}
 	}

@@ -41,7 +41,7 @@ type pendingQuery struct{ reply chan []*Receipt }
 
 func (e pendingQuery) apply(l *loop) {
 	var rs []*Receipt
-	for _, r := range l.window.slots.all() {
+	for _, r := range l.window.slots.All() {
 		if r.verdict == Pending {
 			rs = append(rs, r)
 		}
@@ -82,14 +82,14 @@ func (e unsubscribe) apply(l *loop) {
 
 // release takes s out of the registry and tells the server.
 func (l *loop) release(s *Subscription) bool {
-	if s.state.load().Phase == SubEnded {
+	if s.state.Load().Phase == SubEnded {
 		return false
 	}
 	l.registry.remove(s)
 	if l.conn == nil || !s.asked {
 		return true
 	}
-	if s.state.load().Phase == SubPending {
+	if s.state.Load().Phase == SubPending {
 		l.asking--
 	}
 	if l.c.cfg.traits.Unsubscribe {
@@ -103,7 +103,7 @@ type roomMade struct{ s *Subscription }
 
 func (e roomMade) apply(l *loop) {
 	s := e.s
-	if l.conn == nil || !s.asked || !l.c.cfg.traits.Credit || s.state.load().Phase == SubEnded {
+	if l.conn == nil || !s.asked || !l.c.cfg.traits.Credit || s.state.Load().Phase == SubEnded {
 		return
 	}
 	l.ops = append(l.ops, wire.Op{Kind: wire.OpCredit, Key: s.key, Name: s.wireName, Credit: s.queue.credit()})
@@ -117,7 +117,7 @@ type processed struct {
 }
 
 func (e processed) apply(l *loop) {
-	if l.conn == nil || l.conn.gen != e.gen || !e.s.asked || e.s.state.load().Phase == SubEnded {
+	if l.conn == nil || l.conn.gen != e.gen || !e.s.asked || e.s.state.Load().Phase == SubEnded {
 		return
 	}
 	if l.c.cfg.traits.Processed == wire.ProcessedCumulative {
@@ -163,7 +163,7 @@ func (shutdown) apply(l *loop) {
 		l.setSub(s, SubState{Phase: SubEnded})
 	}
 	l.state.Draining = true
-	l.c.state.set(l.state)
+	l.c.state.Set(l.state)
 }
 
 // received carries what the reader read and did not keep to itself.
@@ -184,7 +184,7 @@ func (e received) apply(l *loop) {
 
 func (l *loop) hear(ev *wire.Event) {
 	if ev.Kind.OfSubscription() {
-		if s := l.c.routes.Load().find(ev); s != nil && s.state.load().Phase != SubEnded {
+		if s := l.c.routes.Load().find(ev); s != nil && s.state.Load().Phase != SubEnded {
 			l.hearOf(s, ev)
 		}
 		return
@@ -231,7 +231,7 @@ func (l *loop) hearOf(s *Subscription, ev *wire.Event) {
 		if ev.Kind == wire.EventReset {
 			l.c.notify.post(LossTold{s.topic, Reset, ev.Cause})
 		}
-		if s.state.load().Phase == SubPending {
+		if s.state.Load().Phase == SubPending {
 			l.asking--
 			s.retries, s.retry = 0, time.Time{}
 			if ev.Name != "" {
@@ -242,7 +242,7 @@ func (l *loop) hearOf(s *Subscription, ev *wire.Event) {
 	case wire.EventGap:
 		l.c.notify.post(LossTold{s.topic, Gap, ev.Cause})
 	case wire.EventUnsubscribed:
-		if s.state.load().Phase == SubPending {
+		if s.state.Load().Phase == SubPending {
 			if ev.Code == 0 && ev.Key == 0 {
 				return // by its name: the end of an earlier subscription to the same topic
 			}

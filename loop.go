@@ -77,7 +77,7 @@ func newLoop(c *Client) *loop {
 	l := &loop{c: c, policy: newPolicy(c.cfg.Backoff, c.cfg.DialTimeout)}
 	l.window = newWindow(c.cfg.traits.Sessions, &c.gate, &c.counters)
 	l.registry = registry{traits: &c.cfg.traits, routes: &c.routes}
-	l.state = c.state.load()
+	l.state = c.state.Load()
 	l.timer = time.AfterFunc(forever, func() { c.inbox.post(elapsed{}) })
 	return l
 }
@@ -89,7 +89,7 @@ func (l *loop) run() {
 	for {
 		l.gather()
 		events = l.c.inbox.take(events[:0])
-		l.c.ids.tick()
+		l.c.ids.ExpireClock()
 		l.now = time.Now()
 		for i, e := range events {
 			e.apply(l)
@@ -143,7 +143,7 @@ func (l *loop) set(p Phase) {
 	l.state.Phase, l.state.Since = p, l.now
 	l.state.Draining = l.shutdown
 	l.state.Attempt = l.policy.k
-	l.c.state.set(l.state)
+	l.c.state.Set(l.state)
 	l.c.notify.post(StateChanged{l.c.cfg.url.Host, l.state})
 }
 
@@ -399,7 +399,7 @@ func (l *loop) disconnect(code uint16, reason string) {
 	l.window.lost()
 	for _, s := range l.registry.subs {
 		s.queue.fence()
-		if st := s.state.load(); st.Phase == SubLive {
+		if st := s.state.Load(); st.Phase == SubLive {
 			l.setSub(s, SubState{Phase: SubPending, Generation: st.Generation})
 		}
 	}
@@ -418,7 +418,7 @@ func (l *loop) disconnect(code uint16, reason string) {
 
 func (l *loop) setSub(s *Subscription, st SubState) {
 	st.Since = l.now
-	s.state.set(st)
+	s.state.Set(st)
 	l.c.notify.post(SubscriptionChanged{s.topic, st})
 }
 

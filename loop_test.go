@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"math/rand/v2"
 	"net/http"
+	"sync"
 	"sync/atomic"
 	"testing"
 	"testing/synctest"
@@ -233,4 +234,24 @@ func TestBatchSharesLittleMemory(t *testing.T) {
 			block = rest
 		}
 	}
+}
+
+// However publishers and the loop meet, an idle client remembers no time: an
+// hour later it would be a lie.
+func TestIdleClientsReadTheClock(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		c := offline(t)
+		for i := range 20_000 {
+			var publishers sync.WaitGroup
+			for range 4 {
+				publishers.Go(func() { c.Publish(context.Background(), "a", nil, nil) })
+			}
+			publishers.Wait()
+			synctest.Wait()
+			time.Sleep(time.Hour)
+			if s, ns := c.ids.ID(c.ids.Reserve(1)).Time().UnixTime(); time.Since(time.Unix(s, ns)) > time.Millisecond {
+				t.Fatalf("round %d: an id of %v has the time %v", i, time.Now(), time.Unix(s, ns))
+			}
+		}
+	})
 }

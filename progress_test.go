@@ -45,7 +45,7 @@ func TestProgressModel(t *testing.T) {
 				}
 			case 1:
 				q.mu.Lock()
-				waits := q.items.len()
+				waits := q.items.Len()
 				q.mu.Unlock()
 				if waits == 0 {
 					break

@@ -106,7 +106,7 @@ func (l *loop) askMore(ops []wire.Op) []wire.Op {
 	for len(l.ask) > 0 && l.asking < subsAtOnce {
 		s := l.ask[0]
 		l.ask = l.ask[1:]
-		if s.asked || s.state.load().Phase == SubEnded {
+		if s.asked || s.state.Load().Phase == SubEnded {
 			continue
 		}
 		request := s.request(l.conn.gen)

@@ -7,6 +7,7 @@ import (
 	"sync/atomic"
 	"time"
 
+	"github.com/limpet-go/limpet/internal/watch"
 	"github.com/limpet-go/limpet/wire"
 )
 
@@ -58,7 +59,7 @@ type Subscription struct {
 	client *Client
 	topic  string
 	queue  *queue
-	state  cell[SubState]
+	state  watch.Value[SubState]
 
 	c            chan Message // of C
 	startDeliver sync.Once
@@ -83,12 +84,12 @@ func (s *Subscription) GoString() string { return s.String() }
 func (s *Subscription) Topic() string { return s.topic }
 
 // State is the present state.
-func (s *Subscription) State() SubState { return s.state.load() }
+func (s *Subscription) State() SubState { return s.state.Load() }
 
 // WaitLive blocks until the server has confirmed the subscription, the
 // subscription has ended (its error) or ctx ends (ctx's error).
 func (s *Subscription) WaitLive(ctx context.Context) error {
-	st, err := s.state.wait(ctx, func(st SubState) bool { return st.Phase != SubPending })
+	st, err := s.state.Wait(ctx, func(st SubState) bool { return st.Phase != SubPending })
 	if err != nil {
 		return err
 	}
@@ -264,64 +265,4 @@ func (r *registry) begin(gen uint64) []wire.Subscribe {
 		}
 	}
 	return first
-}
-
-// cell is a value that can be read at any time and waited for. Its lock is a
-// leaf.
-type cell[T any] struct {
-	mu      sync.Mutex
-	v       T
-	version uint64
-	changed chan struct{} // while somebody waits
-}
-
-func (c *cell[T]) set(v T) {
-	c.mu.Lock()
-	changed := c.changed
-	c.v, c.changed = v, nil
-	c.version++
-	c.mu.Unlock()
-	if changed != nil {
-		close(changed)
-	}
-}
-
-func (c *cell[T]) load() T {
-	v, _ := c.look()
-	return v
-}
-
-func (c *cell[T]) look() (v T, version uint64) {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	return c.v, c.version
-}
-
-func (c *cell[T]) wait(ctx context.Context, ok func(T) bool) (T, error) {
-	for {
-		v, version := c.look()
-		if ok(v) {
-			return v, nil
-		}
-		select {
-		case <-c.after(version):
-		case <-ctx.Done():
-			return v, ctx.Err()
-		}
-	}
-}
-
-var past = func() chan struct{} { c := make(chan struct{}); close(c); return c }()
-
-// after is closed once the value has a later version.
-func (c *cell[T]) after(version uint64) <-chan struct{} {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	if c.version != version {
-		return past
-	}
-	if c.changed == nil {
-		c.changed = make(chan struct{})
-	}
-	return c.changed
 }

@@ -1,4 +1,4 @@
-package limpet
+package fifo
 
 import (
 	"math/rand/v2"
@@ -11,31 +11,31 @@ func TestFifo(t *testing.T) {
 	seed := rand.Uint64()
 	t.Logf("seed %d", seed)
 	rnd := rand.New(rand.NewPCG(seed, 0))
-	var f fifo[int]
+	var f Queue[int]
 	var model []int
 	for i := range 20_000 {
 		switch k := rnd.IntN(10); {
 		case k < 5 || len(model) == 0:
-			f.push(i)
+			f.Push(i)
 			model = append(model, i)
 		case k < 8:
 			n := 1 + rnd.IntN(len(model))
-			f.drop(n)
+			f.Drop(n)
 			model = model[n:]
 		default:
 			n := rnd.IntN(min(len(model), 4))
-			f.remove(n)
+			f.Remove(n)
 			model = slices.Delete(slices.Clone(model), n, n+1)
 		}
-		if f.len() != len(model) || !slices.Equal(f.all(), model) {
-			t.Fatalf("step %d: %v, want %v", i, f.all(), model)
+		if f.Len() != len(model) || !slices.Equal(f.All(), model) {
+			t.Fatalf("step %d: %v, want %v", i, f.All(), model)
 		}
-		if len(model) > 0 && *f.at(len(model) - 1) != model[len(model)-1] {
-			t.Fatalf("step %d: the last is %d", i, *f.at(len(model) - 1))
+		if len(model) > 0 && *f.At(len(model) - 1) != model[len(model)-1] {
+			t.Fatalf("step %d: the last is %d", i, *f.At(len(model) - 1))
 		}
 	}
-	f.reset()
-	if n := testing.AllocsPerRun(1000, func() { f.push(1); f.push(2); f.drop(1); f.drop(1) }); n != 0 {
+	f.Reset()
+	if n := testing.AllocsPerRun(1000, func() { f.Push(1); f.Push(2); f.Drop(1); f.Drop(1) }); n != 0 {
 		t.Errorf("%v allocations", n)
 	}
 }
@@ -44,15 +44,15 @@ func TestFifo(t *testing.T) {
 // element.
 func TestPoolKeepsNoBurst(t *testing.T) {
 	var pool sync.Pool
-	burst, idle := fifo[int]{pool: &pool}, fifo[int]{pool: &pool}
+	burst, idle := Queue[int]{Pool: &pool}, Queue[int]{Pool: &pool}
 	for range 100 { // with the race detector a pool forgets at random
 		for i := range lendCap + 1 {
-			burst.push(i)
+			burst.Push(i)
 		}
-		burst.drop(burst.len())
-		if idle.push(1); cap(idle.s) > lendCap {
+		burst.Drop(burst.Len())
+		if idle.Push(1); cap(idle.s) > lendCap {
 			t.Fatalf("one element in memory for %d", cap(idle.s))
 		}
-		idle.drop(1)
+		idle.Drop(1)
 	}
 }
