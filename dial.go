@@ -11,6 +11,7 @@ import (
 	"strings"
 	"unicode/utf8"
 
+	"github.com/limpet-go/limpet/internal/socket"
 	"github.com/limpet-go/limpet/wire"
 )
 
@@ -67,7 +68,14 @@ func (c *Client) dial(ctx context.Context, a attempt) dialed {
 		}
 		w.Request = nil
 	}
-	k, failure := dialConn(ctx, &c.cfg, w, func(f func()) bool { return c.spawn(&c.workers, f) })
+	k := new(conn)
+	k.ahead.cond.L = &k.ahead.mu
+	var failure *wire.Failure
+	k.Conn, failure = socket.Dial(ctx, w, socket.Options{
+		HTTPClient: c.cfg.HTTPClient, ReadLimit: c.cfg.ReadLimit, LibraryFrames: c.cfg.PlainFrames,
+		Go:     func(f func()) bool { return c.spawn(&c.workers, f) },
+		OnKill: k.ahead.end,
+	})
 	if failure != nil {
 		failure.Attempt = a.number
 		failure.Body = c.redact(failure.Body, &cred)
@@ -145,14 +153,7 @@ func (c *Client) step(ctx context.Context, r *wire.Request) (*wire.Response, err
 	for k, v := range r.Header {
 		req.Header[k] = v
 	}
-	client := &http.Client{Transport: sharedTransport}
-	if c.cfg.HTTPClient != nil {
-		copied := *c.cfg.HTTPClient
-		client = &copied
-		if client.Transport == nil {
-			client.Transport = sharedTransport
-		}
-	}
+	client := socket.HTTPClient(c.cfg.HTTPClient)
 	client.CheckRedirect = func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse }
 	resp, err := client.Do(req)
 	if err != nil {

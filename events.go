@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"time"
 
+	"github.com/limpet-go/limpet/internal/socket"
 	"github.com/limpet-go/limpet/wire"
 )
 
@@ -294,7 +295,7 @@ func (e downed) apply(l *loop) {
 		l.fault(ce)
 		return
 	}
-	code, reason := closeCode(e.err)
+	code, reason := socket.CloseCode(e.err)
 	err := e.err
 	if l.writeErr != nil && code == 0 {
 		err = fmt.Errorf("%w (after a write failed: %w)", err, l.writeErr)
@@ -333,7 +334,7 @@ func (e wrote) apply(l *loop) {
 	if e.err != nil {
 		// The reader learns why: the close code is only there.
 		l.writeErr = e.err
-		e.conn.kill()
+		e.conn.Kill()
 		return
 	}
 	if !l.c.cfg.traits.Acks && e.through > 0 {

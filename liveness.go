@@ -35,7 +35,7 @@ func (l *loop) tick() {
 		l.broke(0, "", nil)
 	case l.silent():
 		l.fail(&wire.Failure{Stage: wire.StageOpen, Err: ErrHeartbeat})
-	case l.writing && due(later(l.conn.lastWrote(), l.writeSince).Add(stallTimeout), l.now):
+	case l.writing && due(later(l.conn.LastWrote(), l.writeSince).Add(stallTimeout), l.now):
 		l.fail(&wire.Failure{Stage: wire.StageOpen, Err: ErrStalled})
 	default:
 		l.beat()
@@ -59,7 +59,7 @@ func (l *loop) silent() bool {
 }
 
 func (l *loop) deadAt() time.Time {
-	at := l.conn.lastRead().Add(time.Duration(silentIntervals * float64(l.heartbeat)))
+	at := l.conn.LastRead().Add(time.Duration(silentIntervals * float64(l.heartbeat)))
 	if l.graceUntil.After(at) {
 		return l.graceUntil
 	}
@@ -82,7 +82,7 @@ func (l *loop) beat() {
 		l.pinging = true
 		k := l.conn
 		l.c.spawn(&l.c.workers, func() {
-			_ = k.ping() // its failure is the reader's to tell
+			_ = k.Ping() // its failure is the reader's to tell
 			l.c.inbox.post(ponged{k})
 		})
 	}
@@ -155,7 +155,7 @@ func (l *loop) arm() time.Duration {
 			}
 		}
 		if l.writing {
-			at(later(l.conn.lastWrote(), l.writeSince).Add(stallTimeout))
+			at(later(l.conn.LastWrote(), l.writeSince).Add(stallTimeout))
 		}
 	}
 	l.armed = next

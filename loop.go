@@ -202,11 +202,11 @@ func (d dialed) apply(l *loop) {
 func (l *loop) open(k *conn, token string) {
 	l.state.Generation++
 	k.gen = l.state.Generation
-	l.c.counters.plainFrames.Store(k.plain)
+	l.c.counters.plainFrames.Store(k.LibraryFrames)
 	l.registry.publish()
 	subs := l.registry.begin(k.gen)
 	codec, err := l.c.cfg.Dialect.Open(wire.Resume{
-		Conn: k.gen, Subprotocol: k.subprotocol, Session: l.session, Token: token,
+		Conn: k.gen, Subprotocol: k.Subprotocol, Session: l.session, Token: token,
 		Uplink: l.window.uplink(), Subs: subs, TTL: l.c.cfg.SessionTTL, ReadLimit: l.c.cfg.ReadLimit,
 	})
 	l.conn, l.codec = k, codec
@@ -412,7 +412,7 @@ func (l *loop) disconnect(code uint16, reason string) {
 			k.abandon()
 			return
 		}
-		k.shut(code, reason, timeout)
+		k.Close(code, reason, timeout)
 	})
 }
 

@@ -13,7 +13,7 @@ import (
 // everything else, and of what changes a subscription's state.
 func (c *Client) read(k *conn) {
 	for rest := true; ; rest = false {
-		batch, err := k.receive(rest) // must fit a new stack
+		batch, err := k.Receive(rest) // must fit a new stack
 		if err = c.handle(k, batch, err); err != nil {
 			c.inbox.post(downed{k, err})
 			return

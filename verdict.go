@@ -13,6 +13,7 @@ import (
 	"syscall"
 	"time"
 
+	"github.com/limpet-go/limpet/internal/socket"
 	"github.com/limpet-go/limpet/wire"
 )
 
@@ -79,7 +80,7 @@ func byDialError(err error) decision {
 		alert     tls.AlertError
 		timeout   interface{ Timeout() bool }
 		user      *userError
-		proxy     *proxyError
+		proxy     *socket.ProxyError
 	)
 	switch {
 	case errors.As(err, &user):
@@ -99,7 +100,7 @@ func byDialError(err error) decision {
 		d := act(wire.ActionBackOff, ClassLocal)
 		d.atCap = true
 		return d
-	case errors.As(err, &proxy) && proxy.status == http.StatusProxyAuthRequired:
+	case errors.As(err, &proxy) && proxy.Status == http.StatusProxyAuthRequired:
 		return act(wire.ActionStop, ClassProxy)
 	case errors.As(err, &proxy):
 		return act(wire.ActionBackOff, ClassProxy)

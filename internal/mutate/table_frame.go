@@ -97,7 +97,7 @@ var ofFrame = []mutation{
 	},
 	{
 		name:    "tap: the library's goroutine stays",
-		file:    "conn.go",
+		file:    "internal/socket/dial.go",
 		search:  "\t\tws.CloseNow()\n\t\tk.socket",
 		replace: "\t\tk.socket",
 		test:    "-run ^TestIdleCost$ .",
@@ -132,7 +132,7 @@ var ofFrame = []mutation{
 	},
 	{
 		name:    "plain: a message cut by the end of the stream is delivered",
-		file:    "conn.go",
+		file:    "internal/socket/dial.go",
 		search:  "if stream.ended.Load() && !whole {",
 		replace: "if stream.ended.Load() && !whole && p.limit < 0 {",
 		test:    "-run ^TestHostileFrames$ .",
@@ -140,7 +140,7 @@ var ofFrame = []mutation{
 	},
 	{
 		name:    "plain: the key of a masked frame is not counted",
-		file:    "whole.go",
+		file:    "internal/socket/counter.go",
 		search:  "n := 2 + int(w.header[1]>>7)*4",
 		replace: "n := 2",
 		test:    "-run ^TestHostileFrames$ .",
@@ -148,14 +148,14 @@ var ofFrame = []mutation{
 	},
 	{
 		name:    "stream: a long write shows no progress",
-		file:    "stream.go",
+		file:    "internal/socket/stream.go",
 		search:  "step = step[:min(len(step), writeStep)]",
 		replace: "step = step[:len(step)]",
 		test:    "-run ^TestPingsAreAnsweredOnASlowUplink$ .",
 	},
 	{
 		name:    "tunnel: ws:// is handed to the proxy as plain HTTP",
-		file:    "tunnel.go",
+		file:    "internal/socket/proxy.go",
 		search:  "req.URL.Scheme != \"http\" ||",
 		replace: "req.URL.Scheme == \"http\" ||",
 		test:    "-run ^TestProxyTunnel$ .",

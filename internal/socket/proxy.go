@@ -1,4 +1,4 @@
-package limpet
+package socket
 
 import (
 	"bufio"
@@ -14,22 +14,22 @@ import (
 	"sync/atomic"
 )
 
-// proxyError is a failure between here and the far side of an HTTP proxy. It
+// ProxyError is a failure between here and the far side of an HTTP proxy. It
 // names the proxy without its credentials.
-type proxyError struct {
-	host   string
-	status int // its answer to CONNECT, 0 if there was none
-	err    error
+type ProxyError struct {
+	Host   string
+	Status int // its answer to CONNECT, 0 if there was none
+	Err    error
 }
 
-func (e *proxyError) Error() string {
-	if e.status != 0 {
-		return fmt.Sprintf("proxy %s answered %d %s", e.host, e.status, http.StatusText(e.status))
+func (e *ProxyError) Error() string {
+	if e.Status != 0 {
+		return fmt.Sprintf("proxy %s answered %d %s", e.Host, e.Status, http.StatusText(e.Status))
 	}
-	return fmt.Sprintf("proxy %s: %v", e.host, e.err)
+	return fmt.Sprintf("proxy %s: %v", e.Host, e.Err)
 }
 
-func (e *proxyError) Unwrap() error { return e.err }
+func (e *ProxyError) Unwrap() error { return e.Err }
 
 // tunnel takes a ws:// upgrade through an HTTP proxy with CONNECT, as RFC 6455,
 // section 4.1 demands. http.Transport does so for https alone; a ws:// upgrade
@@ -50,7 +50,7 @@ func viaProxy(base http.RoundTripper, req *http.Request) (http.RoundTripper, err
 	proxy, err := t.Proxy(req)
 	if err != nil {
 		// Its text may hold the proxy's address with its credentials.
-		return nil, &proxyError{host: "unknown", err: errors.New("Transport.Proxy cannot name it; check HTTP_PROXY or the function")}
+		return nil, &ProxyError{Host: "unknown", Err: errors.New("Transport.Proxy cannot name it; check HTTP_PROXY or the function")}
 	}
 	if proxy == nil || req.URL.Scheme != "http" || proxy.Scheme != "http" && proxy.Scheme != "https" {
 		return base, nil // none, or http.Transport knows how
@@ -64,9 +64,9 @@ func (t *tunnel) RoundTrip(req *http.Request) (*http.Response, error) {
 	through.DisableKeepAlives = true // nobody else will use it
 	through.DialContext = t.dial
 	resp, err := through.RoundTrip(req)
-	var named *proxyError
+	var named *ProxyError
 	if err != nil && !errors.As(err, &named) && t.waiting.Load() {
-		return nil, &proxyError{host: t.proxy.Host, err: err}
+		return nil, &ProxyError{Host: t.proxy.Host, Err: err}
 	}
 	return resp, err
 }
@@ -83,7 +83,7 @@ func (t *tunnel) dial(ctx context.Context, network, addr string) (net.Conn, erro
 	t.waiting.Store(true)
 	nc, err := dial(ctx, network, net.JoinHostPort(t.proxy.Hostname(), port))
 	if err != nil {
-		return nil, &proxyError{host: t.proxy.Host, err: err}
+		return nil, &ProxyError{Host: t.proxy.Host, Err: err}
 	}
 	stop := context.AfterFunc(ctx, func() { nc.Close() })
 	whole := nc
@@ -116,7 +116,7 @@ func (t *tunnel) tlsConfig() *tls.Config {
 
 // connect asks the proxy at the other end of nc for addr.
 func (t *tunnel) connect(ctx context.Context, nc net.Conn, addr string) error {
-	fail := func(err error) error { return &proxyError{host: t.proxy.Host, err: err} }
+	fail := func(err error) error { return &ProxyError{Host: t.proxy.Host, Err: err} }
 	header := t.transport.ProxyConnectHeader.Clone()
 	if f := t.transport.GetProxyConnectHeader; f != nil {
 		h, err := f(ctx, t.proxy, addr)
@@ -161,5 +161,5 @@ func connected(_ context.Context, proxy *url.URL, _ *http.Request, resp *http.Re
 	if resp.StatusCode/100 == 2 {
 		return nil
 	}
-	return &proxyError{host: proxy.Host, status: resp.StatusCode}
+	return &ProxyError{Host: proxy.Host, Status: resp.StatusCode}
 }

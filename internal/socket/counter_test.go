@@ -1,4 +1,4 @@
-package limpet
+package socket
 
 import (
 	"encoding/binary"
