@@ -132,7 +132,7 @@ var ofFrame = []mutation{
 	},
 	{
 		name:    "plain: a message cut by the end of the stream is delivered",
-		file:    "internal/socket/dial.go",
+		file:    "internal/socket/library.go",
 		search:  "if stream.ended.Load() && !whole {",
 		replace: "if stream.ended.Load() && !whole && p.limit < 0 {",
 		test:    "-run ^TestHostileFrames$ .",

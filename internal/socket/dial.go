@@ -1,6 +1,3 @@
-// Package socket makes WebSocket connections and says when their peers last
-// gave a sign of life. It dials, through a proxy where there is one, and leaves
-// the frames to internal/frame or to the WebSocket library.
 package socket
 
 import (
@@ -11,20 +8,12 @@ import (
 	"net"
 	"net/http"
 	"net/http/httptrace"
-	"slices"
 	"time"
-	"unicode/utf8"
 
-	"github.com/limpet-go/limpet/internal/frame"
 	"github.com/limpet-go/limpet/wire"
-	"nhooyr.io/websocket"
 )
 
 const (
-	fragment    = 4 << 10                // bytes of one frame on the plain path: a pong must get its turn within 5 s, on 8 kbit/s too
-	piece       = 2 << 10                // of a message read at once on the plain path
-	joined      = 32 << 10               // bytes of messages handed over together on the plain path
-	together    = 64                     // messages handed over together on the plain path
 	bodyTimeout = 500 * time.Millisecond // for the body of a refused upgrade
 	bodyLimit   = 1 << 10
 )
@@ -41,64 +30,6 @@ type Options struct {
 
 	// OnKill is called by Kill before it closes the socket; perhaps often.
 	OnKill func()
-}
-
-// Conn is one WebSocket connection: a socket, and the byte stream below it,
-// which says when bytes came and went. Its reader, its writer and its owner
-// use disjoint methods; Kill is for everybody.
-type Conn struct {
-	socket
-	Subprotocol   string
-	LibraryFrames bool
-	stream        *stream
-	ctx           context.Context // on the plain path; ends with Kill: the library must never wait for longer
-	cancel        context.CancelFunc
-	onKill        func()
-}
-
-// socket reads and writes messages. There are two: tapped, whose frames are our
-// own, and plain, whose frames are those of the library (Options.PlainFrames).
-type socket interface {
-	// Receive blocks until data messages have come, all that are at hand. They
-	// are valid until the next call. With rest nothing is expected soon, and it
-	// holds little memory. The reader's goroutine only.
-	Receive(rest bool) ([]wire.Frame, error)
-
-	// Send writes messages, the big ones in fragments, so that a ping of the
-	// peer can be answered in between. The writer's goroutine only.
-	Send(frames []wire.Frame) error
-
-	// Ping asks the peer for a sign of life. It may block until that comes.
-	Ping() error
-
-	// Close says goodbye with code and closes, within timeout whatever the peer
-	// does. With code 0 it says nothing but the answer to a goodbye of the
-	// peer's. Nobody else may be writing.
-	Close(code uint16, reason string, timeout time.Duration)
-}
-
-// LastRead is when the peer last gave a sign of life. A message whose payload
-// does not grow is none, however many empty frames it is cut into.
-func (k *Conn) LastRead() time.Time {
-	at := k.stream.read.Load()
-	if m := k.stream.message.Load(); m != 0 {
-		at = min(at, m)
-	}
-	return k.stream.epoch.Add(time.Duration(at))
-}
-
-func (k *Conn) LastWrote() time.Time {
-	return k.stream.epoch.Add(time.Duration(k.stream.wrote.Load()))
-}
-
-// Kill ends everything that waits on the connection. It does not block on the
-// peer.
-func (k *Conn) Kill() {
-	if k.cancel != nil {
-		k.cancel()
-	}
-	k.onKill()
-	k.stream.kill()
 }
 
 // upgrade is the answer to one upgrade request. As RoundTripper it lets only a
@@ -183,12 +114,7 @@ func Dial(ctx context.Context, a *wire.Attempt, o Options) (*Conn, *wire.Failure
 	ctx = httptrace.WithClientTrace(ctx, &httptrace.ClientTrace{
 		GotConn: func(info httptrace.GotConnInfo) { up.nc = info.Conn },
 	})
-	ws, _, err := websocket.Dial(ctx, a.URL, &websocket.DialOptions{
-		HTTPClient:      client,
-		HTTPHeader:      a.Header,
-		Subprotocols:    a.Subprotocols,
-		CompressionMode: websocket.CompressionDisabled,
-	})
+	ws, err := handshake(ctx, client, a)
 	if err != nil {
 		if up.stream != nil {
 			up.stream.kill()
@@ -213,151 +139,4 @@ func Dial(ctx context.Context, a *wire.Attempt, o Options) (*Conn, *wire.Failure
 		k.socket = newTapped(k, o.ReadLimit, o.Go)
 	}
 	return k, nil
-}
-
-// plain is a socket on the library's frames.
-type plain struct {
-	conn  *Conn
-	ws    *websocket.Conn
-	limit int64
-	buf   []byte
-	batch []wire.Frame
-	got   uint64 // messages taken off the library
-	err   error  // to be told after a batch
-}
-
-// Receive takes as many messages as the library has whole.
-func (p *plain) Receive(rest bool) ([]wire.Frame, error) {
-	clear(p.batch) // it holds the buffers of the last messages
-	if rest || cap(p.buf) > 2*joined {
-		p.buf = nil
-	}
-	p.buf, p.batch = p.buf[:0], p.batch[:0]
-	for p.err == nil {
-		whole := p.conn.stream.whole.messages.Load() > p.got
-		if len(p.batch) > 0 && (!whole || len(p.batch) == together || len(p.buf) >= joined) {
-			return p.batch, nil
-		}
-		p.err = p.message(whole)
-	}
-	if len(p.batch) > 0 {
-		return p.batch, nil
-	}
-	return nil, p.err
-}
-
-// message reads one message behind the others in buf. If it is not whole yet
-// its progress is noted.
-func (p *plain) message(whole bool) error {
-	// The library pays for a context that can end, and killing the stream ends
-	// its wait as well.
-	typ, r, err := p.ws.Reader(context.Background())
-	if err != nil {
-		return err
-	}
-	stream := p.conn.stream
-	if !whole {
-		stream.unfinished(true)
-		defer stream.unfinished(false)
-	}
-	b, start := p.buf, len(p.buf)
-	for {
-		if len(b) == cap(b) {
-			b = slices.Grow(b, 512)
-		}
-		step := b[len(b):cap(b)]
-		if !whole {
-			// The library returns only when it has filled a step, and what it
-			// has of it is no sign of life.
-			step = step[:min(len(step), piece)]
-		}
-		n, err := r.Read(step)
-		if n > 0 {
-			b = b[:len(b)+n]
-			if !whole {
-				stream.unfinished(true)
-			}
-		}
-		if int64(len(b)-start) > p.limit {
-			return &wire.CodeError{Code: 1009, Reason: "message exceeds Options.ReadLimit"}
-		}
-		if err == io.EOF {
-			if stream.ended.Load() && !whole {
-				// The library takes it for the end of the message.
-				return io.ErrUnexpectedEOF
-			}
-			break
-		}
-		if err != nil {
-			return err
-		}
-	}
-	p.buf = b
-	p.got++
-	f := wire.Frame{Type: wire.Binary, Data: b[start:len(b):len(b)]}
-	if typ == websocket.MessageText {
-		// The library does not check (RFC 6455, section 8.1).
-		if f.Type = wire.Text; !utf8.Valid(f.Data) {
-			return &wire.CodeError{Code: 1007, Reason: "text message is not UTF-8"}
-		}
-	}
-	p.batch = append(p.batch, f)
-	return nil
-}
-
-func (p *plain) Send(frames []wire.Frame) error {
-	ctx := p.conn.ctx
-	for _, f := range frames {
-		typ := websocket.MessageBinary
-		if f.Type == wire.Text {
-			typ = websocket.MessageText
-		}
-		if len(f.Data) <= fragment {
-			if err := p.ws.Write(ctx, typ, f.Data); err != nil {
-				return err
-			}
-			continue
-		}
-		w, err := p.ws.Writer(ctx, typ)
-		if err != nil {
-			return err
-		}
-		for b := f.Data; len(b) > 0; {
-			n := min(len(b), fragment)
-			if _, err := w.Write(b[:n]); err != nil {
-				return err
-			}
-			b = b[n:]
-		}
-		if err := w.Close(); err != nil {
-			return err
-		}
-	}
-	return nil
-}
-
-// Ping blocks until the peer answers or the connection dies.
-func (p *plain) Ping() error { return p.ws.Ping(p.conn.ctx) }
-
-func (p *plain) Close(code uint16, reason string, timeout time.Duration) {
-	if code != 0 {
-		timer := time.AfterFunc(timeout, p.conn.Kill)
-		p.ws.Close(websocket.StatusCode(code), frame.CloseReason(reason))
-		timer.Stop()
-	}
-	p.conn.Kill()
-	p.ws.CloseNow() // lets the library's goroutine go
-}
-
-// CloseCode is what the peer closed with; 0 if it did not.
-func CloseCode(err error) (code uint16, reason string) {
-	var theirs websocket.CloseError
-	var ours *frame.CloseError
-	switch {
-	case errors.As(err, &ours):
-		return ours.Code, ours.Reason
-	case errors.As(err, &theirs) && theirs.Code > 0:
-		return uint16(theirs.Code), theirs.Reason
-	}
-	return 0, ""
 }
