@@ -98,8 +98,8 @@ var ofFrame = []mutation{
 	{
 		name:    "tap: the library's goroutine stays",
 		file:    "internal/socket/dial.go",
-		search:  "\t\tws.CloseNow()\n\t\tk.socket",
-		replace: "\t\tk.socket",
+		search:  "\t\tws.CloseNow()\n\t\tk.frames",
+		replace: "\t\tk.frames",
 		test:    "-run ^TestIdleCost$ .",
 	},
 	{

@@ -14,7 +14,7 @@ import (
 // which says when bytes came and went. Its reader, its writer and its owner
 // use disjoint methods; Kill is for everybody.
 type Conn struct {
-	socket
+	frames
 	Subprotocol   string
 	LibraryFrames bool
 	stream        *stream
@@ -23,13 +23,13 @@ type Conn struct {
 	onKill        func()
 }
 
-// socket reads and writes messages. There are two: tapped, whose frames are our
-// own, and plain, whose frames are those of the library (Options.PlainFrames).
-type socket interface {
+// frames reads and writes messages. There are two: *frame.Conn, whose frames are
+// our own, and plain, whose frames are those of the library.
+type frames interface {
 	// Receive blocks until data messages have come, all that are at hand. They
-	// are valid until the next call. With rest nothing is expected soon, and it
-	// holds little memory. The reader's goroutine only.
-	Receive(rest bool) ([]wire.Frame, error)
+	// are valid until the next call. While nothing is expected soon, idle makes
+	// it hold little memory. The reader's goroutine only.
+	Receive(idle bool) ([]wire.Frame, error)
 
 	// Send writes messages, the big ones in fragments, so that a ping of the
 	// peer can be answered in between. The writer's goroutine only.

@@ -10,6 +10,7 @@ import (
 	"net/http/httptrace"
 	"time"
 
+	"github.com/limpet-go/limpet/internal/frame"
 	"github.com/limpet-go/limpet/wire"
 )
 
@@ -130,13 +131,15 @@ func Dial(ctx context.Context, a *wire.Attempt, o Options) (*Conn, *wire.Failure
 		k.ctx, k.cancel = context.WithCancel(context.Background())
 		ws.SetReadLimit(o.ReadLimit)
 		k.stream.whole = new(whole)
-		k.socket = &plain{conn: k, ws: ws, limit: o.ReadLimit}
+		k.frames = &plain{conn: k, ws: ws, limit: o.ReadLimit}
 	} else {
 		// The handshake is all we wanted of the library. Its connection has
 		// read nothing yet; closing it ends its goroutine.
 		up.lent.stream = nil
 		ws.CloseNow()
-		k.socket = newTapped(k, o.ReadLimit, o.Go)
+		k.frames = frame.New(k.stream, frame.Options{
+			ReadLimit: o.ReadLimit, Kill: k.Kill, Go: o.Go, Grew: k.stream.unfinished,
+		})
 	}
 	return k, nil
 }
