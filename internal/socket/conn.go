@@ -1,4 +1,4 @@
-// Package socket makes WebSocket connections and says when their peers last
+// Package socket makes WebSocket connections and records when their peers last
 // gave a sign of life. It dials, through a proxy where there is one, and leaves
 // the frames to internal/frame or to the WebSocket library.
 package socket
@@ -10,60 +10,63 @@ import (
 	"github.com/limpet-go/limpet/wire"
 )
 
-// Conn is one WebSocket connection: a socket, and the byte stream below it,
-// which says when bytes came and went. Its reader, its writer and its owner
-// use disjoint methods; Kill is for everybody.
+// Conn is one WebSocket connection: frames above a byte stream that records
+// when bytes came and went. Its reader, its writer and its owner use disjoint
+// methods. Kill may be called from any goroutine.
 type Conn struct {
 	frames
 	Subprotocol   string
-	LibraryFrames bool
-	stream        *stream
-	ctx           context.Context // on the plain path; ends with Kill: the library must never wait for longer
-	cancel        context.CancelFunc
-	onKill        func()
+	LibraryFrames bool // the frames are the library's
+
+	stream *stream
+	ctx    context.Context // with the library's frames; ends with Kill, so that the library never waits longer
+	cancel context.CancelFunc
+	onKill func()
 }
 
-// frames reads and writes messages. There are two: *frame.Conn, whose frames are
-// our own, and plain, whose frames are those of the library.
+// frames reads and writes messages. *frame.Conn implements it with frames of
+// our own (docs/decisions/0004), libraryFrames with those of the library.
 type frames interface {
-	// Receive blocks until data messages have come, all that are at hand. They
-	// are valid until the next call. While nothing is expected soon, idle makes
-	// it hold little memory. The reader's goroutine only.
+	// Receive blocks until data messages have come and returns all that are at
+	// hand. They are valid until the next call. idle makes it hold little
+	// memory while it waits: nothing is expected soon. Only the reader's
+	// goroutine may call it.
 	Receive(idle bool) ([]wire.Frame, error)
 
 	// Send writes messages, the big ones in fragments, so that a ping of the
-	// peer can be answered in between. The writer's goroutine only.
+	// peer can be answered in between. Only the writer's goroutine may call it.
 	Send(frames []wire.Frame) error
 
 	// Ping asks the peer for a sign of life. It may block until that comes.
 	Ping() error
 
-	// Close says goodbye with code and closes, within timeout whatever the peer
-	// does. With code 0 it says nothing but the answer to a goodbye of the
-	// peer's. Nobody else may be writing.
+	// Close sends a close frame with code and closes the connection, within
+	// timeout whatever the peer does. With code 0 it sends only the answer to
+	// the peer's close frame, if one came. No other goroutine may be writing.
 	Close(code uint16, reason string, timeout time.Duration)
 }
 
 // LastRead is when the peer last gave a sign of life. A message whose payload
 // does not grow is none, however many empty frames it is cut into.
-func (k *Conn) LastRead() time.Time {
-	at := k.stream.read.Load()
-	if m := k.stream.message.Load(); m != 0 {
-		at = min(at, m)
+func (c *Conn) LastRead() time.Time {
+	at := c.stream.lastRead.Load()
+	if growth := c.stream.lastGrowth.Load(); growth != 0 {
+		at = min(at, growth)
 	}
-	return k.stream.epoch.Add(time.Duration(at))
+	return c.stream.epoch.Add(time.Duration(at))
 }
 
-func (k *Conn) LastWrote() time.Time {
-	return k.stream.epoch.Add(time.Duration(k.stream.wrote.Load()))
+// LastWrote is when the socket last accepted bytes.
+func (c *Conn) LastWrote() time.Time {
+	return c.stream.epoch.Add(time.Duration(c.stream.lastWrite.Load()))
 }
 
-// Kill ends everything that waits on the connection. It does not block on the
-// peer.
-func (k *Conn) Kill() {
-	if k.cancel != nil {
-		k.cancel()
+// Kill releases everything that waits on the connection, and never waits for
+// the peer.
+func (c *Conn) Kill() {
+	if c.cancel != nil {
+		c.cancel()
 	}
-	k.onKill()
-	k.stream.kill()
+	c.onKill()
+	c.stream.kill()
 }

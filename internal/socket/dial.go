@@ -14,42 +14,49 @@ import (
 	"github.com/limpet-go/limpet/wire"
 )
 
+// Of the body of a refused upgrade.
 const (
-	bodyTimeout = 500 * time.Millisecond // for the body of a refused upgrade
+	bodyTimeout = 500 * time.Millisecond
 	bodyLimit   = 1 << 10
 )
 
 // Options configure Dial.
 type Options struct {
-	HTTPClient    *http.Client // nil: one with a transport that all share
-	ReadLimit     int64        // bytes of one received message
-	LibraryFrames bool         // leave the frames to the WebSocket library
+	// HTTPClient makes the upgrade request. Nil means HTTPClient(nil).
+	HTTPClient *http.Client
 
-	// Go runs f on a goroutine for the connection's life, or returns false if
-	// none may be started any more.
+	// ReadLimit bounds the bytes of one received message.
+	ReadLimit int64
+
+	// LibraryFrames leaves the frames to the WebSocket library.
+	LibraryFrames bool
+
+	// Go runs f on a goroutine, or returns false if none may be started any
+	// more.
 	Go func(f func()) bool
 
-	// OnKill is called by Kill before it closes the socket; perhaps often.
+	// OnKill is called by Kill before it closes the socket, more than once if
+	// Kill is.
 	OnKill func()
 }
 
-// upgrade is the answer to one upgrade request. As RoundTripper it lets only a
-// 101 through to the library, so redirects are never followed and the body of
-// a refusal is bounded in size and time.
+// upgrade makes one upgrade request and keeps its answer. It lets only a 101
+// through to the library, so redirects are never followed and the body of a
+// refusal is bounded in size and time.
 type upgrade struct {
-	base   http.RoundTripper
-	nc     net.Conn
-	stream *stream
-	lent   *lent // to the library
-	status int
-	header http.Header
-	body   []byte
+	base    http.RoundTripper
+	nc      net.Conn // that carried the request
+	stream  *stream
+	library *detachableStream // the same stream, as the library has it
+	status  int
+	header  http.Header
+	body    []byte
 }
 
 var errNot101 = errors.New("server refused the upgrade")
 
 func (u *upgrade) RoundTrip(req *http.Request) (*http.Response, error) {
-	base, err := viaProxy(u.base, req)
+	base, err := throughProxy(u.base, req)
 	if err != nil {
 		return nil, err
 	}
@@ -68,8 +75,8 @@ func (u *upgrade) RoundTrip(req *http.Request) (*http.Response, error) {
 		return nil, errors.New("transport does not hand the upgraded connection over")
 	}
 	u.stream = newStream(rwc, u.nc)
-	u.lent = &lent{u.stream}
-	resp.Body = u.lent
+	u.library = &detachableStream{u.stream}
+	resp.Body = u.library
 	return resp, nil
 }
 
@@ -89,12 +96,12 @@ var sharedTransport = func() *http.Transport {
 	t.DisableKeepAlives = true
 	t.ForceAttemptHTTP2 = false
 	t.TLSClientConfig = &tls.Config{MinVersion: tls.VersionTLS12}
-	t.OnProxyConnectResponse = connected
+	t.OnProxyConnectResponse = checkConnectResponse
 	return t
 }()
 
-// HTTPClient is a copy of client, or of an empty one, with the shared transport
-// where it has none.
+// HTTPClient returns a copy of client, which may be nil. A client without a
+// transport gets the shared one.
 func HTTPClient(client *http.Client) *http.Client {
 	if client == nil {
 		return &http.Client{Transport: sharedTransport}
@@ -106,8 +113,8 @@ func HTTPClient(client *http.Client) *http.Client {
 	return &copied
 }
 
-// Dial makes one connection. The failure is nil on success; ctx bounds the
-// whole.
+// Dial makes one connection. The failure is nil on success. ctx bounds the
+// attempt, not the connection.
 func Dial(ctx context.Context, a *wire.Attempt, o Options) (*Conn, *wire.Failure) {
 	client := HTTPClient(o.HTTPClient)
 	up := &upgrade{base: client.Transport}
@@ -126,20 +133,20 @@ func Dial(ctx context.Context, a *wire.Attempt, o Options) (*Conn, *wire.Failure
 		}
 		return nil, f
 	}
-	k := &Conn{stream: up.stream, Subprotocol: ws.Subprotocol(), LibraryFrames: o.LibraryFrames, onKill: o.OnKill}
-	if k.LibraryFrames {
-		k.ctx, k.cancel = context.WithCancel(context.Background())
+	c := &Conn{stream: up.stream, Subprotocol: ws.Subprotocol(), LibraryFrames: o.LibraryFrames, onKill: o.OnKill}
+	if c.LibraryFrames {
+		c.ctx, c.cancel = context.WithCancel(context.Background())
 		ws.SetReadLimit(o.ReadLimit)
-		k.stream.whole = new(whole)
-		k.frames = &plain{conn: k, ws: ws, limit: o.ReadLimit}
+		c.stream.counter = new(messageCounter)
+		c.frames = &libraryFrames{conn: c, ws: ws, limit: o.ReadLimit}
 	} else {
-		// The handshake is all we wanted of the library. Its connection has
-		// read nothing yet; closing it ends its goroutine.
-		up.lent.stream = nil
+		// The library has done its part, the handshake. Its connection has read
+		// nothing yet; closing it ends its goroutine.
+		up.library.detach()
 		ws.CloseNow()
-		k.frames = frame.New(k.stream, frame.Options{
-			ReadLimit: o.ReadLimit, Kill: k.Kill, Go: o.Go, Grew: k.stream.unfinished,
+		c.frames = frame.New(c.stream, frame.Options{
+			ReadLimit: o.ReadLimit, Kill: c.Kill, Go: o.Go, Grew: c.stream.messageGrew,
 		})
 	}
-	return k, nil
+	return c, nil
 }

@@ -14,12 +14,7 @@ import (
 	"nhooyr.io/websocket"
 )
 
-const (
-	fragment = 4 << 10  // bytes of one frame on the plain path: a pong must get its turn within 5 s, on 8 kbit/s too
-	piece    = 2 << 10  // of a message read at once on the plain path
-	joined   = 32 << 10 // bytes of messages handed over together on the plain path
-	together = 64       // messages handed over together on the plain path
-)
+// This file is all that the client uses of the WebSocket library.
 
 // handshake dials and checks the answer.
 func handshake(ctx context.Context, client *http.Client, a *wire.Attempt) (*websocket.Conn, error) {
@@ -32,75 +27,83 @@ func handshake(ctx context.Context, client *http.Client, a *wire.Attempt) (*webs
 	return ws, err
 }
 
-// plain is a socket on the library's frames.
-type plain struct {
+const (
+	fragmentSize  = 4 << 10  // of a sent message: a pong must get its turn within 5 s, on a link of 8 kbit/s too
+	readStep      = 2 << 10  // of a message that is not complete yet
+	batchSize     = 32 << 10 // messages are received together up to it
+	batchMessages = 64
+)
+
+// libraryFrames reads and writes messages with the frames of the library.
+type libraryFrames struct {
 	conn  *Conn
 	ws    *websocket.Conn
 	limit int64
 	buf   []byte
 	batch []wire.Frame
-	got   uint64 // messages taken off the library
-	err   error  // to be told after a batch
+	taken uint64 // messages read from the library
+	err   error  // returned once the batch before it was
 }
 
-// Receive takes as many messages as the library has whole.
-func (p *plain) Receive(rest bool) ([]wire.Frame, error) {
-	clear(p.batch) // it holds the buffers of the last messages
-	if rest || cap(p.buf) > 2*joined {
-		p.buf = nil
+// Receive returns as many messages as the library has complete.
+func (l *libraryFrames) Receive(idle bool) ([]wire.Frame, error) {
+	clear(l.batch) // it holds the buffers of the last messages
+	if idle || cap(l.buf) > 2*batchSize {
+		l.buf = nil
 	}
-	p.buf, p.batch = p.buf[:0], p.batch[:0]
-	for p.err == nil {
-		whole := p.conn.stream.whole.messages.Load() > p.got
-		if len(p.batch) > 0 && (!whole || len(p.batch) == together || len(p.buf) >= joined) {
-			return p.batch, nil
+	l.buf, l.batch = l.buf[:0], l.batch[:0]
+	for l.err == nil {
+		complete := l.conn.stream.counter.complete.Load() > l.taken
+		if len(l.batch) > 0 && (!complete || len(l.batch) == batchMessages || len(l.buf) >= batchSize) {
+			return l.batch, nil
 		}
-		p.err = p.message(whole)
+		l.err = l.readMessage(complete)
 	}
-	if len(p.batch) > 0 {
-		return p.batch, nil
+	if len(l.batch) > 0 {
+		return l.batch, nil
 	}
-	return nil, p.err
+	return nil, l.err
 }
 
-// message reads one message behind the others in buf. If it is not whole yet
-// its progress is noted.
-func (p *plain) message(whole bool) error {
-	// The library pays for a context that can end, and killing the stream ends
-	// its wait as well.
-	typ, r, err := p.ws.Reader(context.Background())
+// readMessage appends one message to buf and to the batch. While the message is
+// not complete its growth is recorded.
+func (l *libraryFrames) readMessage(complete bool) error {
+	// A context that can end costs the library more on each call, and killing
+	// the stream ends its wait as well.
+	typ, r, err := l.ws.Reader(context.Background())
 	if err != nil {
 		return err
 	}
-	stream := p.conn.stream
-	if !whole {
-		stream.unfinished(true)
-		defer stream.unfinished(false)
+	stream := l.conn.stream
+	if !complete {
+		stream.messageGrew(true)
+		defer stream.messageGrew(false)
 	}
-	b, start := p.buf, len(p.buf)
+	b, start := l.buf, len(l.buf)
 	for {
 		if len(b) == cap(b) {
 			b = slices.Grow(b, 512)
 		}
 		step := b[len(b):cap(b)]
-		if !whole {
-			// The library returns only when it has filled a step, and what it
-			// has of it is no sign of life.
-			step = step[:min(len(step), piece)]
+		if !complete {
+			// The library returns only when it has filled a step, and until
+			// then nothing shows that the message grows.
+			step = step[:min(len(step), readStep)]
 		}
 		n, err := r.Read(step)
 		if n > 0 {
 			b = b[:len(b)+n]
-			if !whole {
-				stream.unfinished(true)
+			if !complete {
+				stream.messageGrew(true)
 			}
 		}
-		if int64(len(b)-start) > p.limit {
+		if int64(len(b)-start) > l.limit {
 			return &wire.CodeError{Code: 1009, Reason: "message exceeds Options.ReadLimit"}
 		}
 		if err == io.EOF {
-			if stream.ended.Load() && !whole {
-				// The library takes it for the end of the message.
+			if stream.readFailed.Load() && !complete {
+				// The library takes the end of the stream for the end of the
+				// message.
 				return io.ErrUnexpectedEOF
 			}
 			break
@@ -109,8 +112,8 @@ func (p *plain) message(whole bool) error {
 			return err
 		}
 	}
-	p.buf = b
-	p.got++
+	l.buf = b
+	l.taken++
 	f := wire.Frame{Type: wire.Binary, Data: b[start:len(b):len(b)]}
 	if typ == websocket.MessageText {
 		// The library does not check (RFC 6455, section 8.1).
@@ -118,29 +121,29 @@ func (p *plain) message(whole bool) error {
 			return &wire.CodeError{Code: 1007, Reason: "text message is not UTF-8"}
 		}
 	}
-	p.batch = append(p.batch, f)
+	l.batch = append(l.batch, f)
 	return nil
 }
 
-func (p *plain) Send(frames []wire.Frame) error {
-	ctx := p.conn.ctx
+func (l *libraryFrames) Send(frames []wire.Frame) error {
+	ctx := l.conn.ctx
 	for _, f := range frames {
 		typ := websocket.MessageBinary
 		if f.Type == wire.Text {
 			typ = websocket.MessageText
 		}
-		if len(f.Data) <= fragment {
-			if err := p.ws.Write(ctx, typ, f.Data); err != nil {
+		if len(f.Data) <= fragmentSize {
+			if err := l.ws.Write(ctx, typ, f.Data); err != nil {
 				return err
 			}
 			continue
 		}
-		w, err := p.ws.Writer(ctx, typ)
+		w, err := l.ws.Writer(ctx, typ)
 		if err != nil {
 			return err
 		}
 		for b := f.Data; len(b) > 0; {
-			n := min(len(b), fragment)
+			n := min(len(b), fragmentSize)
 			if _, err := w.Write(b[:n]); err != nil {
 				return err
 			}
@@ -154,27 +157,28 @@ func (p *plain) Send(frames []wire.Frame) error {
 }
 
 // Ping blocks until the peer answers or the connection dies.
-func (p *plain) Ping() error { return p.ws.Ping(p.conn.ctx) }
+func (l *libraryFrames) Ping() error { return l.ws.Ping(l.conn.ctx) }
 
-func (p *plain) Close(code uint16, reason string, timeout time.Duration) {
+func (l *libraryFrames) Close(code uint16, reason string, timeout time.Duration) {
 	if code != 0 {
-		timer := time.AfterFunc(timeout, p.conn.Kill)
-		p.ws.Close(websocket.StatusCode(code), frame.CloseReason(reason))
+		timer := time.AfterFunc(timeout, l.conn.Kill)
+		l.ws.Close(websocket.StatusCode(code), frame.CloseReason(reason))
 		timer.Stop()
 	}
-	p.conn.Kill()
-	p.ws.CloseNow() // lets the library's goroutine go
+	l.conn.Kill()
+	l.ws.CloseNow() // ends the library's goroutine
 }
 
-// CloseCode is what the peer closed with; 0 if it did not.
+// CloseCode returns the code and the reason of the peer's close frame, if err
+// is one. The code is 0 if it is not.
 func CloseCode(err error) (code uint16, reason string) {
-	var theirs websocket.CloseError
 	var ours *frame.CloseError
+	var library websocket.CloseError
 	switch {
 	case errors.As(err, &ours):
 		return ours.Code, ours.Reason
-	case errors.As(err, &theirs) && theirs.Code > 0:
-		return uint16(theirs.Code), theirs.Reason
+	case errors.As(err, &library) && library.Code > 0:
+		return uint16(library.Code), library.Reason
 	}
 	return 0, ""
 }

@@ -10,122 +10,126 @@ import (
 	"time"
 )
 
-// stream is the byte stream of an upgraded connection, whoever makes frames of
-// it: every received byte is a sign of life, and closing the socket below
-// releases whatever waits.
+// stream is the byte stream of an upgraded connection, whichever code makes
+// frames of it. Every received byte is a sign of life, and closing the socket
+// below it releases whatever waits.
 type stream struct {
 	io.ReadWriteCloser
-	raw     net.Conn // the socket below TLS, nil if the transport did not tell
-	secure  bool     // there is TLS above it
-	epoch   time.Time
-	read    atomic.Int64 // when bytes were last received, ns since epoch
-	wrote   atomic.Int64 // when bytes were last accepted by the socket
-	message atomic.Int64 // while a message is being received: when its payload last grew; else 0
-	ended   atomic.Bool  // a read failed
-	whole   *whole       // on the plain path
+	socket     net.Conn // below TLS; nil if the transport did not report it
+	overTLS    bool
+	epoch      time.Time
+	lastRead   atomic.Int64    // when bytes were last received, in ns since epoch
+	lastWrite  atomic.Int64    // when the socket last accepted bytes
+	lastGrowth atomic.Int64    // while a message is incomplete: when its payload last grew; else 0
+	readFailed atomic.Bool     // nothing more will come
+	counter    *messageCounter // with the library's frames only
 
-	interrupt time.Duration // deadline of a write to a TCP socket, since epoch; of whoever writes
+	writeDeadline time.Duration // of a TCP socket, since epoch; belongs to whoever writes
 }
 
 func newStream(rwc io.ReadWriteCloser, nc net.Conn) *stream {
-	s := &stream{ReadWriteCloser: rwc, raw: nc, epoch: time.Now()}
+	s := &stream{ReadWriteCloser: rwc, socket: nc, epoch: time.Now()}
 	if t, ok := nc.(*tls.Conn); ok {
-		s.raw, s.secure = t.NetConn(), true
+		s.socket, s.overTLS = t.NetConn(), true
 	}
-	s.read.Store(1)
-	s.wrote.Store(1)
+	s.lastRead.Store(1)
+	s.lastWrite.Store(1)
 	return s
 }
 
-func (s *stream) now() int64 { return int64(time.Since(s.epoch)) + 1 }
+// sinceEpoch is never 0.
+func (s *stream) sinceEpoch() int64 { return int64(time.Since(s.epoch)) + 1 }
 
 func (s *stream) Read(p []byte) (int, error) {
 	n, err := s.ReadWriteCloser.Read(p)
 	if n > 0 {
-		s.read.Store(s.now())
-		if s.whole != nil {
-			s.whole.follow(p[:n])
+		s.lastRead.Store(s.sinceEpoch())
+		if s.counter != nil {
+			s.counter.count(p[:n])
 		}
-		return n, nil // an error is told again
+		return n, nil // the next read returns the error again
 	}
 	if err != nil {
-		s.ended.Store(true)
+		s.readFailed.Store(true)
 	}
 	return n, err
 }
 
-// writeStep is how much is written without a look at how it goes: on a link of
-// 8 kbit/s a step takes half of stallTimeout.
+// writeStep is how many bytes are written before progress is recorded: on a
+// link of 8 kbit/s that takes 8 s, about half of what a stalled write may take.
 const writeStep = 8 << 10
 
-// Write shows progress while it lasts. A write to a TCP socket is one system
-// call that is interrupted within a second while the peer is slow; elsewhere it
-// goes out in steps, since TLS does not survive an interrupted write.
+// Write records progress while it lasts. A write to a TCP socket is one system
+// call, which a deadline interrupts within a second while the peer is slow.
+// Other streams are written in steps: TLS does not survive an interrupted
+// write.
 func (s *stream) Write(p []byte) (n int, err error) {
-	tcp, _ := s.raw.(*net.TCPConn)
-	if s.secure {
+	tcp, _ := s.socket.(*net.TCPConn)
+	if s.overTLS {
 		tcp = nil
 	}
 	for first := true; (n < len(p) || first) && err == nil; first = false {
 		step := p[n:]
 		if tcp == nil {
 			step = step[:min(len(step), writeStep)]
-		} else if now := time.Duration(s.now()); now > s.interrupt-time.Second/2 {
-			s.interrupt = now + time.Second
-			tcp.SetWriteDeadline(s.epoch.Add(s.interrupt))
+		} else if now := time.Duration(s.sinceEpoch()); now > s.writeDeadline-time.Second/2 {
+			s.writeDeadline = now + time.Second
+			tcp.SetWriteDeadline(s.epoch.Add(s.writeDeadline))
 		}
 		var m int
 		m, err = s.ReadWriteCloser.Write(step)
 		n += m
 		if m > 0 {
-			s.wrote.Store(s.now())
+			s.lastWrite.Store(s.sinceEpoch())
 		}
 		if tcp != nil && errors.Is(err, os.ErrDeadlineExceeded) {
-			err, s.interrupt = nil, 0
+			err, s.writeDeadline = nil, 0
 		}
 	}
 	return n, err
 }
 
-// unfinished says that the payload of an unfinished message has grown, or that
-// no message is unfinished any more.
-func (s *stream) unfinished(grew bool) {
-	if grew {
-		s.message.Store(s.now())
+// messageGrew records that the payload of an incomplete message has grown or,
+// with false, that no message is incomplete any more.
+func (s *stream) messageGrew(incomplete bool) {
+	if incomplete {
+		s.lastGrowth.Store(s.sinceEpoch())
 	} else {
-		s.message.Store(0)
+		s.lastGrowth.Store(0)
 	}
 }
 
 // kill closes the socket itself: tls.Conn.Close may wait for a stalled write.
 func (s *stream) kill() {
-	if s.raw != nil {
-		s.raw.Close()
+	if s.socket != nil {
+		s.socket.Close()
 	}
 	s.ReadWriteCloser.Close()
 }
 
-// lent is a stream as the library sees it. Without stream it is closed, which
-// the library may keep in its pools for as long as it likes.
-type lent struct{ stream *stream }
+// detachableStream is what the library reads from and writes to. Once detached
+// it is closed, so the library may keep it in its pools.
+type detachableStream struct{ stream *stream }
 
-func (l *lent) Read(p []byte) (int, error) {
-	if l.stream == nil {
+func (d *detachableStream) detach() { d.stream = nil }
+
+func (d *detachableStream) Read(p []byte) (int, error) {
+	if d.stream == nil {
 		return 0, net.ErrClosed
 	}
-	return l.stream.Read(p)
+	return d.stream.Read(p)
 }
 
-func (l *lent) Write(p []byte) (int, error) {
-	if l.stream == nil {
+func (d *detachableStream) Write(p []byte) (int, error) {
+	if d.stream == nil {
 		return 0, net.ErrClosed
 	}
-	return l.stream.Write(p)
+	return d.stream.Write(p)
 }
 
-func (l *lent) Close() error {
-	if l.stream == nil {
+func (d *detachableStream) Close() error {
+	if d.stream == nil {
 		return nil
 	}
-	return l.stream.Close()
+	return d.stream.Close()
 }
