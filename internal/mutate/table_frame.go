@@ -111,14 +111,14 @@ var ofFrame = []mutation{
 	},
 	{
 		name:    "idle: the reader keeps its stack",
-		file:    "read.go",
+		file:    "reader.go",
 		search:  "if !k.pace.steady(time.Now()) {",
 		replace: "if !k.pace.steady(time.Now()) && err != nil {",
 		test:    "-run ^TestStacksOfIdleConnections$ .",
 	},
 	{
 		name:    "idle: steady traffic begins on new stacks as well",
-		file:    "pace.go",
+		file:    "reader.go",
 		search:  "return p.row > inARow",
 		replace: "return p.row < 0",
 		test:    "-run ^TestStacksOfIdleConnections$ .",
