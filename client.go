@@ -37,8 +37,6 @@ type Client struct {
 	orphans  []*Subscription // whose consumers may still be taking after the loop ended
 	workers  sync.WaitGroup
 	delivers sync.WaitGroup
-
-	authBusy atomic.Bool
 }
 
 // String names the client by its host: a URL and a header may hold secrets.
@@ -419,6 +417,9 @@ func (c *Client) Err() error {
 	}
 	return nil
 }
+
+// spawnWorker starts f as one of the goroutines of a connection.
+func (c *Client) spawnWorker(f func()) bool { return c.spawn(&c.workers, f) }
 
 // spawn starts f as one of the goroutines that Done waits for.
 func (c *Client) spawn(wg *sync.WaitGroup, f func()) bool {

@@ -1,6 +1,7 @@
 package limpet
 
 import (
+	"sync"
 	"time"
 
 	"github.com/limpet-go/limpet/internal/socket"
@@ -10,34 +11,79 @@ import (
 const (
 	closeTimeout = time.Second      // of the close handshake, then the socket is closed
 	stallTimeout = 15 * time.Second // a write must move bytes within it
+	maxPosted    = 8                // batches of events that the reader has posted and the loop not applied
 )
 
-// conn is a connection and what the client keeps beside it.
+// conn is one connection as the loop sees it.
 type conn struct {
 	*socket.Conn
 	gen   uint64
-	ahead ahead
-
-	// Of the reader.
-	codec wire.Codec
-	names names
-	pace  pace
+	slots postSlots
 }
 
-// abandon closes without a word of ours.
-func (k *conn) abandon() { k.Close(0, "", goodbye) }
+func newConn() *conn {
+	c := new(conn)
+	c.slots.freed.L = &c.slots.mu
+	return c
+}
 
-// write writes frames and says how it went.
-func (c *Client) write(k *conn, frames *wire.Frames, through uint64) {
-	err := k.Send(frames.List)
+// abandon closes without a close frame, except for the answer to the peer's.
+func (c *conn) abandon() { c.Close(0, "", goodbye) }
+
+// postSlots bounds the batches of events that the reader posts ahead of the
+// loop. Its lock is a leaf.
+type postSlots struct {
+	mu     sync.Mutex
+	freed  sync.Cond
+	used   int
+	closed bool
+}
+
+// acquire waits for a slot. It returns false once the connection is dead.
+func (p *postSlots) acquire() bool {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	for p.used == maxPosted && !p.closed {
+		p.freed.Wait()
+	}
+	p.used++
+	return !p.closed
+}
+
+// release frees a slot: the loop has applied a batch.
+func (p *postSlots) release() {
+	p.mu.Lock()
+	p.used--
+	p.mu.Unlock()
+	p.freed.Signal()
+}
+
+func (p *postSlots) close() {
+	p.mu.Lock()
+	p.closed = true
+	p.mu.Unlock()
+	p.freed.Signal()
+}
+
+// writer makes one write, on a goroutine of its own.
+type writer struct {
+	conn     *conn
+	inbox    *inbox
+	counters *counters
+}
+
+// write writes frames, whose highest sequence number is through, and posts how
+// it went.
+func (w writer) write(frames *wire.Frames, through uint64) {
+	err := w.conn.Send(frames.List)
 	if err == nil {
 		n := 0
 		for _, f := range frames.List {
 			n += len(f.Data)
 		}
-		c.counters.bytesWritten.Add(uint64(n))
+		w.counters.bytesWritten.Add(uint64(n))
 	}
 	frames.Reset()
 	framesPool.Put(frames)
-	c.inbox.post(wrote{k, err, through})
+	w.inbox.post(wrote{w.conn, err, through})
 }

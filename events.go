@@ -170,26 +170,26 @@ func (shutdown) apply(l *loop) {
 // received carries what the reader read and did not keep to itself.
 type received struct {
 	conn   *conn
-	events []wire.Event
+	events []routedEvent
 }
 
 func (e received) apply(l *loop) {
-	e.conn.ahead.leave()
+	e.conn.slots.release()
 	for i := range e.events {
 		if l.conn != e.conn || l.ended {
 			return
 		}
-		l.hear(&e.events[i])
+		ev := &e.events[i]
+		switch {
+		case ev.sub == nil:
+			l.hear(&ev.event)
+		case ev.sub.state.Load().Phase != SubEnded:
+			l.hearOf(ev.sub, &ev.event)
+		}
 	}
 }
 
 func (l *loop) hear(ev *wire.Event) {
-	if ev.Kind.OfSubscription() {
-		if s := l.c.routes.Load().find(ev); s != nil && s.state.Load().Phase != SubEnded {
-			l.hearOf(s, ev)
-		}
-		return
-	}
 	switch ev.Kind {
 	case wire.EventReady:
 		l.welcome(ev.Ready)

@@ -50,7 +50,7 @@ func TestStacksOfIdleConnections(t *testing.T) {
 				send <- true
 				c.Retry()
 				synctest.Wait()
-				readers := running("limpet.(*Client).read")
+				readers := running("limpet.(*reader).run")
 				if len(readers) != 1 {
 					t.Fatalf("plain %v: %d readers", plain, len(readers))
 				}

@@ -14,7 +14,6 @@ const (
 	subsAtOnce = 256                    // subscriptions asked for and not answered
 	goodbye    = 100 * time.Millisecond // of Close, for the close frame
 	patience   = time.Second            // for the close frame that follows a fatal error frame
-	readsAhead = 8                      // batches of events that the reader may have posted
 )
 
 // event is something that happened, or that somebody wants. Only apply
@@ -24,10 +23,11 @@ type event interface{ apply(*loop) }
 // loop owns the state of a client. One goroutine at a time runs it, none while
 // nothing happens; nothing else touches its fields.
 type loop struct {
-	c     *Client
-	timer *time.Timer
-	now   time.Time // of the present round
-	pace  pace      // of the rounds
+	c        *Client
+	dialer   *dialer
+	timer    *time.Timer
+	now      time.Time // of the present round
+	wakeRate wakeRate  // of the rounds
 
 	state    State
 	policy   policy
@@ -77,6 +77,7 @@ func newLoop(c *Client) *loop {
 	l := &loop{c: c, policy: newPolicy(c.cfg.Backoff, c.cfg.DialTimeout)}
 	l.window = newWindow(c.cfg.traits.Sessions, &c.gate, &c.counters)
 	l.registry = registry{traits: &c.cfg.traits, routes: &c.routes}
+	l.dialer = &dialer{cfg: &c.cfg, inbox: &c.inbox, spawn: c.spawnWorker}
 	l.state = c.state.Load()
 	l.timer = time.AfterFunc(forever, func() { c.inbox.post(elapsed{}) })
 	return l
@@ -107,7 +108,7 @@ func (l *loop) run() {
 			return
 		}
 		l.timer.Reset(l.arm())
-		if !l.pace.steady(l.now) && !l.expecting() && l.c.inbox.rest() {
+		if !l.wakeRate.frequent(l.now) && !l.expecting() && l.c.inbox.rest() {
 			return
 		}
 	}
@@ -158,11 +159,7 @@ func (l *loop) connect() {
 	l.hangUp = cancel
 	l.c.spawn(&l.c.workers, func() {
 		defer cancel()
-		d := l.c.dial(ctx, a)
-		d.timedOut = ctx.Err() == context.DeadlineExceeded
-		if !l.c.inbox.post(d) && d.conn != nil {
-			d.conn.abandon()
-		}
+		l.dialer.run(ctx, a)
 	})
 }
 
@@ -236,8 +233,8 @@ func (l *loop) open(k *conn, token string) {
 		return
 	}
 	l.set(Handshaking)
-	k.codec = codec
-	l.c.spawn(&l.c.workers, func() { l.c.read(k) })
+	r := &reader{conn: k, codec: codec, routes: &l.c.routes, inbox: &l.c.inbox, counters: &l.c.counters, spawn: l.c.spawnWorker}
+	l.c.spawnWorker(r.run)
 	if !l.c.cfg.traits.Greeting {
 		l.welcome(&wire.Ready{})
 	}

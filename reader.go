@@ -3,33 +3,49 @@ package limpet
 import (
 	"errors"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/limpet-go/limpet/wire"
 )
 
-// read takes frames off a connection until it ends. What belongs to a
-// subscription goes straight to its queue, in wire order; the loop hears of
-// everything else, and of what changes a subscription's state.
-func (c *Client) read(k *conn) {
-	for rest := true; ; rest = false {
-		batch, err := k.Receive(rest) // must fit a new stack
-		if err = c.handle(k, batch, err); err != nil {
-			c.inbox.post(downed{k, err})
+// reader takes frames off one connection until it ends. What belongs to a
+// subscription goes straight to its queue, in wire order. The loop gets
+// everything else, and what changes a subscription's state.
+type reader struct {
+	conn     *conn
+	codec    wire.Codec
+	routes   *atomic.Pointer[routes]
+	inbox    *inbox
+	counters *counters
+	spawn    func(func()) bool
+
+	names    serverNames
+	wakeRate wakeRate
+}
+
+// run reads on until the connection ends, or lets a new goroutine go on.
+func (r *reader) run() {
+	for idle := true; ; idle = false {
+		// From here down to the socket, what waits for a message must fit the
+		// 2 KiB stack of a new goroutine: docs/decisions/0007.
+		batch, err := r.conn.Receive(idle)
+		if err = r.handle(batch, err); err != nil {
+			r.inbox.post(downed{r.conn, err})
 			return
 		}
-		if !k.pace.steady(time.Now()) {
-			c.spawn(&c.workers, func() { c.read(k) })
+		if !r.wakeRate.frequent(time.Now()) {
+			r.spawn(r.run)
 			return
 		}
 	}
 }
 
-func (c *Client) handle(k *conn, batch []wire.Frame, err error) error {
+func (r *reader) handle(batch []wire.Frame, err error) error {
 	events := eventPool.Get().(*wire.Events)
 	for len(batch) > 0 && err == nil {
-		batch, err = c.decode(k, batch, events)
-		if fault := c.route(k, events); fault != nil {
+		batch, err = r.decode(batch, events)
+		if fault := r.route(events); fault != nil {
 			err = fault
 		}
 		events.Reset()
@@ -38,147 +54,80 @@ func (c *Client) handle(k *conn, batch []wire.Frame, err error) error {
 	return err
 }
 
-// eventPool lends the memory of events for one frame: an idle connection holds
-// none.
+// eventPool holds the memory of decoded events: an idle connection needs none.
 var eventPool = sync.Pool{New: func() any { return new(wire.Events) }}
 
-const routedAtOnce = 64 // events; one frame may hold more
+// routedAtOnce is how many events are decoded before they are routed. One frame
+// may hold more.
+const routedAtOnce = 64
 
 // decode decodes frames until there is enough to route, and returns the others.
-// Of a frame that is wrong nothing is applied; what came before it is.
-func (c *Client) decode(k *conn, batch []wire.Frame, events *wire.Events) ([]wire.Frame, error) {
+// A frame with an error is dropped whole; what came before it counts.
+func (r *reader) decode(batch []wire.Frame, events *wire.Events) ([]wire.Frame, error) {
 	frames, bytes := 0, 0
 	defer func() {
-		c.counters.frames.Add(uint64(frames))
-		c.counters.bytesRead.Add(uint64(bytes))
+		r.counters.frames.Add(uint64(frames))
+		r.counters.bytesRead.Add(uint64(bytes))
 	}()
 	for len(batch) > 0 && len(events.List) < routedAtOnce {
 		f := batch[0]
 		batch = batch[1:]
 		frames++
 		bytes += len(f.Data)
-		whole := len(events.List)
-		if err := k.codec.Decode(f, events); err != nil {
-			events.List = events.List[:whole]
+		before := len(events.List)
+		if err := r.codec.Decode(f, events); err != nil {
+			events.List = events.List[:before]
 			return nil, asViolation(err)
 		}
 	}
 	return batch, nil
 }
 
-func (c *Client) route(k *conn, events *wire.Events) error {
-	var forLoop []wire.Event
+// routedEvent is an event for the loop, with the subscription that it belongs
+// to. sub is nil for an event of the whole connection.
+type routedEvent struct {
+	sub   *Subscription
+	event wire.Event
+}
+
+func (r *reader) route(events *wire.Events) error {
+	var forLoop []routedEvent
 	var fault error
-	routes := c.routes.Load()
+	routes := r.routes.Load()
 	for rest := events.List; len(rest) > 0 && fault == nil; {
 		ev := &rest[0]
 		if !ev.Kind.OfSubscription() {
-			forLoop = append(forLoop, *ev)
+			forLoop = append(forLoop, routedEvent{nil, *ev})
 			rest = rest[1:]
 			continue
 		}
-		n := together(rest)
+		n := leadingMessages(rest)
 		if ev.Key == 0 {
-			ev.Key = k.names.keys[ev.Name]
+			ev.Key = r.names.keys[ev.Name]
 		} else if ev.Kind == wire.EventSubscribed && ev.Name != "" {
-			k.names.set(ev.Key, ev.Name)
+			r.names.set(ev.Key, ev.Name)
 		}
-		if s := routes.find(ev); s != nil {
-			var lost []wire.Event
-			lost, fault = s.queue.offer(k.gen, rest[:n])
-			for i := range lost {
-				lost[i].Key = s.key
+		if sub := routes.find(ev); sub != nil {
+			var losses []wire.Event
+			losses, fault = sub.queue.offer(r.conn.gen, rest[:n])
+			for i := range losses {
+				forLoop = append(forLoop, routedEvent{sub, losses[i]})
 			}
-			forLoop = append(forLoop, lost...)
-		}
-		if ev.Kind != wire.EventData && fault == nil {
-			forLoop = append(forLoop, *ev)
+			if ev.Kind != wire.EventData && fault == nil {
+				forLoop = append(forLoop, routedEvent{sub, *ev})
+			}
 		}
 		rest = rest[n:]
 	}
-	if len(forLoop) > 0 && k.ahead.enter() {
-		c.inbox.post(received{k, forLoop})
+	if len(forLoop) > 0 && r.conn.slots.acquire() {
+		r.inbox.post(received{r.conn, forLoop})
 	}
 	return fault
 }
 
-// ahead counts the batches of events that the reader has posted and the loop
-// not applied. Its lock is a leaf.
-type ahead struct {
-	mu    sync.Mutex
-	cond  sync.Cond
-	n     int
-	ended bool
-}
-
-// enter waits for room for one more. It returns false once the connection is
-// dead.
-func (a *ahead) enter() bool {
-	a.mu.Lock()
-	defer a.mu.Unlock()
-	for a.n == readsAhead && !a.ended {
-		a.cond.Wait()
-	}
-	a.n++
-	return !a.ended
-}
-
-// leave is the loop's word that it applied one.
-func (a *ahead) leave() {
-	a.mu.Lock()
-	a.n--
-	a.mu.Unlock()
-	a.cond.Signal()
-}
-
-func (a *ahead) end() {
-	a.mu.Lock()
-	a.ended = true
-	a.mu.Unlock()
-	a.cond.Signal()
-}
-
-// names are what the server calls subscriptions on one connection: one name a
-// key, the latest.
-type names struct {
-	keys  map[string]uint64
-	names map[uint64]string
-}
-
-func (n *names) set(key uint64, name string) {
-	if n.keys == nil {
-		n.keys, n.names = make(map[string]uint64), make(map[uint64]string)
-	}
-	delete(n.keys, n.names[key])
-	n.keys[name], n.names[key] = key, name
-}
-
-// pace tells wake-ups that follow each other closely from rare ones. A goroutine
-// that is woken rarely ends and leaves the waiting to a new one, or to none: the
-// runtime never shrinks a stack back to its first size, and many idle clients
-// are mostly stacks.
-type pace struct {
-	last time.Time
-	row  int // wake-ups in a row, each soon after the one before
-}
-
-const (
-	soon   = 100 * time.Millisecond
-	inARow = 32 // connecting takes fewer
-)
-
-func (p *pace) steady(now time.Time) bool {
-	if now.Sub(p.last) > soon {
-		p.row = 0
-	}
-	p.last = now
-	p.row++
-	return p.row > inARow
-}
-
-// together is how many events at the head are messages of one subscription; 1 if the
-// first is something else.
-func together(events []wire.Event) int {
+// leadingMessages returns how many events at the head are messages of one
+// subscription, or 1 if the first event is no message.
+func leadingMessages(events []wire.Event) int {
 	n := 1
 	if events[0].Kind != wire.EventData {
 		return n
@@ -195,4 +144,43 @@ func asViolation(err error) error {
 		return ce
 	}
 	return &wire.CodeError{Code: 1002, Reason: err.Error()}
+}
+
+// serverNames are the server's names for the subscriptions of one connection. A
+// key has one name, the latest.
+type serverNames struct {
+	keys  map[string]uint64
+	names map[uint64]string
+}
+
+func (n *serverNames) set(key uint64, name string) {
+	if n.keys == nil {
+		n.keys, n.names = make(map[string]uint64), make(map[uint64]string)
+	}
+	delete(n.keys, n.names[key])
+	n.keys[name], n.names[key] = key, name
+}
+
+// wakeRate reports whether a goroutine wakes often enough to be worth keeping.
+// One that wakes rarely ends and leaves the waiting to a new goroutine, or to
+// none: the runtime never shrinks a stack back to its first size, and the memory
+// of many idle clients is mostly stacks (docs/decisions/0007).
+type wakeRate struct {
+	last  time.Time
+	wakes int // in a row, each at most maxInterval after the one before
+}
+
+const (
+	maxInterval = 100 * time.Millisecond
+	minWakes    = 32 // more than connecting takes
+)
+
+// frequent counts one more wake-up, at now.
+func (w *wakeRate) frequent(now time.Time) bool {
+	if now.Sub(w.last) > maxInterval {
+		w.wakes = 0
+	}
+	w.last = now
+	w.wakes++
+	return w.wakes > minWakes
 }

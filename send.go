@@ -47,8 +47,8 @@ func (l *loop) flush() {
 		return
 	}
 	l.writing, l.writeSince = true, l.now
-	k := l.conn
-	l.c.spawn(&l.c.workers, func() { l.c.write(k, frames, through) })
+	w := writer{l.conn, &l.c.inbox, &l.c.counters}
+	l.c.spawn(&l.c.workers, func() { w.write(frames, through) })
 }
 
 // The memory of a write is lent for it: an idle client holds none.

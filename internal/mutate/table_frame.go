@@ -105,22 +105,22 @@ var ofFrame = []mutation{
 	{
 		name:    "idle: the loop keeps its goroutine",
 		file:    "loop.go",
-		search:  "if !l.pace.steady(l.now) && ",
-		replace: "if l.ended && !l.pace.steady(l.now) && ",
+		search:  "if !l.wakeRate.frequent(l.now) && ",
+		replace: "if l.ended && !l.wakeRate.frequent(l.now) && ",
 		test:    "-run ^TestIdleCost$ .",
 	},
 	{
 		name:    "idle: the reader keeps its stack",
 		file:    "reader.go",
-		search:  "if !k.pace.steady(time.Now()) {",
-		replace: "if !k.pace.steady(time.Now()) && err != nil {",
+		search:  "if !r.wakeRate.frequent(time.Now()) {",
+		replace: "if !r.wakeRate.frequent(time.Now()) && err != nil {",
 		test:    "-run ^TestStacksOfIdleConnections$ .",
 	},
 	{
 		name:    "idle: steady traffic begins on new stacks as well",
 		file:    "reader.go",
-		search:  "return p.row > inARow",
-		replace: "return p.row < 0",
+		search:  "return w.wakes > minWakes",
+		replace: "return w.wakes < 0",
 		test:    "-run ^TestStacksOfIdleConnections$ .",
 	},
 	{
