@@ -319,37 +319,6 @@ func (c *Client) Flush(ctx context.Context) error {
 	}
 }
 
-// Subscribe registers a subscription and returns at once, connected or not;
-// WaitLive waits for the server. It is restored after every reconnect where it
-// stopped. Errors are local: a *Error that names the argument or wraps
-// ErrTopic, ErrUnsupported, ErrDuplicate or ErrClosed. ctx bounds the call.
-func (c *Client) Subscribe(ctx context.Context, topic string, o *SubscribeOptions) (*Subscription, error) {
-	if err := ctx.Err(); err != nil {
-		return nil, err
-	}
-	opts, err := c.cfg.resolve(topic, o)
-	if err != nil {
-		return nil, err
-	}
-	s := &Subscription{client: c, topic: topic, from: opts.From, token: opts.Token}
-	s.queue = newQueue(topic, &opts, c.cfg.traits, func() { c.inbox.post(roomMade{s}) })
-	s.queue.tell = func(gen uint64, p Position) { c.inbox.post(processed{s, gen, p}) }
-	s.state.Set(SubState{Phase: SubPending, Since: time.Now()})
-	cmd := subscribe{s, make(chan error, 1)}
-	if !c.inbox.post(cmd) {
-		return nil, &Error{Op: "Subscribe", Class: ClassClosed, Err: ErrClosed}
-	}
-	select {
-	case err := <-cmd.reply:
-		if err != nil {
-			return nil, err
-		}
-		return s, nil
-	case <-c.done:
-		return nil, &Error{Op: "Subscribe", Class: ClassClosed, Err: ErrClosed}
-	}
-}
-
 // State is the present state.
 func (c *Client) State() State { return c.state.Load() }
 

@@ -1,9 +1,7 @@
 package limpet
 
 import (
-	"runtime"
 	"sync"
-	"time"
 )
 
 // inbox carries events to the loop, and starts it when it rests. Its lock is a
@@ -74,24 +72,3 @@ func (b *inbox) close() []event {
 	b.closed = true
 	return b.events
 }
-
-// gather waits for events. It lets those run who were told an outcome, for as
-// long as they publish: what they have to say then leaves together. One alone
-// is not waited for, and where the processor is busy with others nobody is for
-// long.
-func (l *loop) gather() {
-	n, told := l.c.inbox.wait(), l.window.told
-	if l.window.told = 0; told < 2 {
-		return
-	}
-	for began := time.Now(); n < told && time.Since(began) < gatherAtMost; {
-		runtime.Gosched()
-		more := l.c.inbox.wait()
-		if more == n {
-			return
-		}
-		n = more
-	}
-}
-
-const gatherAtMost = time.Millisecond
