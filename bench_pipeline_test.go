@@ -118,28 +118,29 @@ func uplink(b *testing.B, publish func(*Client) (int, error)) {
 	c.cfg.traits = c.cfg.Dialect.Traits()
 	c.cfg.Window = Window{Messages: 4096, Bytes: 1 << 20}
 	c.gate.messages, c.gate.bytes = c.cfg.Window.Messages, c.cfg.Window.Bytes
-	c.inbox.came.L = &c.inbox.mu
-	l := &loop{c: c, window: newWindow(true, &c.gate, &c.counters), codec: codec, now: time.Now()}
+	c.inbox.arrived.L = &c.inbox.mu
+	l := &loop{c: c, window: newWindow(true, &c.gate, &c.counters), now: time.Now()}
 	l.window.credit = wire.Credit{N: math.MaxUint64, Bytes: math.MaxUint64}
-	frames, s := new(wire.Frames), new(say)
+	k := &link{codec: codec}
+	frames, s := new(wire.Frames), new(encodeArgs)
 	var events []event
 	b.ReportAllocs()
 	b.ResetTimer()
 	for done := 0; done < b.N; {
 		for n := 0; n < 512; {
-			k, err := publish(c)
+			published, err := publish(c)
 			if err != nil {
 				b.Fatal(err)
 			}
-			n, done = n+k, done+k
+			n, done = n+published, done+published
 		}
 		c.ids.ExpireClock()
 		events = c.inbox.take(events[:0])
 		for _, e := range events {
 			e.apply(l)
 		}
-		s.ops, s.messages = l.window.batch(s.ops, s.messages, l.now, batchBytes)
-		through := l.encode(s.ops, frames)
+		s.ops, s.messages = l.window.batch(s.ops, s.messages, l.now, maxWriteBytes)
+		through := l.encode(k, s.ops, frames)
 		s.reset()
 		frames.Reset()
 		if err := l.window.ack(&wire.Ack{To: through}); err != nil || l.window.pending != 0 {

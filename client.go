@@ -32,11 +32,10 @@ type Client struct {
 	notify   *notifier
 	done     chan struct{}
 
-	mu       sync.Mutex
-	ended    bool            // no goroutine may be started
-	orphans  []*Subscription // whose consumers may still be taking after the loop ended
-	workers  sync.WaitGroup
-	delivers sync.WaitGroup
+	goroutines goroutines
+
+	mu      sync.Mutex
+	orphans []*Subscription // whose consumers may still be taking after the loop ended
 
 	authBusy atomic.Bool
 }
@@ -56,7 +55,7 @@ func New(url string, o *Options) (*Client, error) {
 		return nil, err
 	}
 	c := &Client{cfg: cfg, ids: ids.NewGenerator(), done: make(chan struct{}), notify: newNotifier(&cfg.Options)}
-	c.inbox.came.L = &c.inbox.mu
+	c.inbox.arrived.L = &c.inbox.mu
 	c.gate.messages, c.gate.bytes = cfg.Window.Messages, cfg.Window.Bytes
 	c.state.Set(State{Phase: Connecting, Since: time.Now()})
 	if c.notify != nil {
@@ -67,9 +66,9 @@ func New(url string, o *Options) (*Client, error) {
 			}
 		}
 	}
-	c.inbox.start = newLoop(c).run
+	c.inbox.startLoop = newLoop(c).run
 	c.inbox.resting = true
-	c.inbox.post(begin{})
+	c.inbox.post(started{})
 	return c, nil
 }
 
@@ -292,7 +291,7 @@ func (c *Client) Receipts() iter.Seq[*Receipt] {
 }
 
 func (c *Client) pending() []*Receipt {
-	q := pendingQuery{make(chan []*Receipt, 1)}
+	q := listPending{make(chan []*Receipt, 1)}
 	if !c.inbox.post(q) {
 		return nil
 	}
@@ -330,7 +329,7 @@ func (c *Client) WaitState(ctx context.Context, ok func(State) bool) (State, err
 }
 
 // Retry ends the present wait for the next attempt: the network is back.
-func (c *Client) Retry() { c.inbox.post(retry{}) }
+func (c *Client) Retry() { c.inbox.post(reconnectNow{}) }
 
 // Stats counts what happened since New.
 func (c *Client) Stats() Stats { return c.counters.stats() }
@@ -348,7 +347,7 @@ func (c *Client) Shutdown(ctx context.Context) error {
 	case <-ctx.Done():
 	}
 	c.Close()
-	grace := time.NewTimer(goodbye)
+	grace := time.NewTimer(closeFrameTimeout)
 	defer grace.Stop()
 	select {
 	case <-c.done:
@@ -362,7 +361,7 @@ func (c *Client) Shutdown(ctx context.Context) error {
 // its outcome, Unsent or Unknown. It may be called from a consumer, more than
 // once, and always returns nil.
 func (c *Client) Close() error {
-	if c.inbox.post(stop{}) {
+	if c.inbox.post(closeNow{}) {
 		return nil
 	}
 	c.mu.Lock()
@@ -389,19 +388,36 @@ func (c *Client) Err() error {
 	return nil
 }
 
-// spawn starts f as one of the goroutines that Done waits for.
-func (c *Client) spawn(wg *sync.WaitGroup, f func()) bool {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	if c.ended {
+// goroutines starts the goroutines that Done waits for, and none after close.
+type goroutines struct {
+	connections sync.WaitGroup // dialers, readers, writers and what else serves a connection
+	deliverers  sync.WaitGroup
+
+	mu     sync.Mutex
+	closed bool
+}
+
+// spawn starts f, which serves a connection. It reports false after close.
+func (g *goroutines) spawn(f func()) bool { return g.spawnIn(&g.connections, f) }
+
+// spawnDeliverer starts f, which hands messages to a consumer. It reports false
+// after close.
+func (g *goroutines) spawnDeliverer(f func()) bool { return g.spawnIn(&g.deliverers, f) }
+
+func (g *goroutines) spawnIn(group *sync.WaitGroup, f func()) bool {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	if g.closed {
 		return false
 	}
-	wg.Add(1)
-	go func() {
-		defer wg.Done()
-		f()
-	}()
+	group.Go(f)
 	return true
+}
+
+func (g *goroutines) close() {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	g.closed = true
 }
 
 const forever = time.Duration(math.MaxInt64)

@@ -61,8 +61,8 @@ type socket interface {
 	// ping asks the peer for a sign of life. It may block until that comes.
 	ping() error
 
-	// shut says goodbye with code and closes, within timeout whatever the peer
-	// does. With code 0 it says nothing but the answer to a goodbye of the
+	// shut says closeFrameTimeout with code and closes, within timeout whatever the peer
+	// does. With code 0 it says nothing but the answer to a closeFrameTimeout of the
 	// peer's. Nobody else may be writing.
 	shut(code uint16, reason string, timeout time.Duration)
 }
@@ -82,7 +82,7 @@ func (k *conn) lastWrote() time.Time {
 }
 
 // abandon closes without a word of ours.
-func (k *conn) abandon() { k.shut(0, "", goodbye) }
+func (k *conn) abandon() { k.shut(0, "", closeFrameTimeout) }
 
 // kill ends everything that waits on the connection. It does not block on the
 // peer.

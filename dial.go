@@ -67,7 +67,7 @@ func (c *Client) dial(ctx context.Context, a attempt) dialed {
 		}
 		w.Request = nil
 	}
-	k, failure := dialConn(ctx, &c.cfg, w, func(f func()) bool { return c.spawn(&c.workers, f) })
+	k, failure := dialConn(ctx, &c.cfg, w, c.goroutines.spawn)
 	if failure != nil {
 		failure.Attempt = a.number
 		failure.Body = c.redact(failure.Body, &cred)

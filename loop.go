@@ -11,63 +11,83 @@ import (
 )
 
 const (
-	batchBytes = 64 << 10               // one write: control frames get their turn after it
-	subsAtOnce = 256                    // subscriptions asked for and not answered
-	goodbye    = 100 * time.Millisecond // of Close, for the close frame
-	patience   = time.Second            // for the close frame that follows a fatal error frame
-	readsAhead = 8                      // batches of events that the reader may have posted
+	maxWriteBytes     = 64 << 10               // of messages in one write: control frames get their turn after it
+	maxAsking         = 256                    // subscriptions asked for and not answered
+	closeFrameTimeout = 100 * time.Millisecond // Close waits for the close frame
+	fatalCloseTimeout = time.Second            // for the close frame that follows a fatal error frame
+	readsAhead        = 8                      // batches of events that the reader may have posted
 )
 
 // loop owns the state of a client. One goroutine at a time runs it, none while
-// nothing happens; nothing else touches its fields.
+// nothing happens, and nothing else touches its fields.
+//
+// What belongs to one connection is in link. The fields here outlive it.
 type loop struct {
-	c     *Client
-	timer *time.Timer
-	now   time.Time // of the present round
-	pace  pace      // of the rounds
+	c        *Client
+	timer    *time.Timer
+	timerAt  time.Time // when the timer fires; zero: never
+	now      time.Time // of the current round
+	wakeRate pace      // of the rounds
 
 	state    State
-	policy   policy
 	window   *window
 	registry registry
-	draining []*Subscription // ended by Shutdown, their consumers still taking
+	draining []*Subscription // ended, their consumers still taking
 	shutdown bool
-	bye      bool // told the server that the session may go
 	ended    bool
 
-	session  wire.Session
-	lost     time.Time          // since when there is no ready connection
-	tried    time.Time          // start of the last attempt
-	hangUp   context.CancelFunc // ends the attempt under way
-	notUntil time.Time          // the server's slot: no attempt before it, whatever happens
-	refresh  bool               // the next attempt needs a new credential
-	refused  time.Time          // when a credential was last refused
-	strikes  int                // violations in a row, from the same positions
-	progress uint64             // fingerprint of the positions at the last violation
-	spread   time.Duration
-	goAway   time.Duration // not earlier than this after the coming loss
+	link    *link // the connection in use; nil without one
+	session wire.Session
 
-	// Of the present connection.
-	conn       *conn
-	codec      wire.Codec
-	start      *wire.Frames // of the codec, not yet written
-	ops        []wire.Op
-	ask        []*Subscription // to be asked for
-	asking     int             // asked for, not answered
-	writeSince time.Time
-	armed      time.Time // what the timer was last set to
-	writeErr   error
-	last       *wire.Event // a fatal error frame: its close frame is awaited
+	// When to try again.
+	policy         policy
+	attemptAt      time.Time          // Waiting: when the next attempt is due
+	lastAttempt    time.Time          // when the last attempt started
+	cancelAttempt  context.CancelFunc // of the attempt in progress
+	disconnectedAt time.Time          // since when no connection is ready; zero while one is
+	earliestRetry  time.Time          // the server's slot: no attempt before it
+	spread         time.Duration      // the server's reconnect window
+	goAwayDelay    time.Duration      // the server's delay after the loss that it announced
+	askAgainAt     time.Time          // the earliest time at which a subscription is due to be asked for again
+
+	refreshCredential   bool      // the next attempt needs a new credential
+	credentialRefusedAt time.Time // when the server last refused one
+
+	violations         int    // in a row, with the same progress
+	violationsProgress uint64 // the progress at the last violation
+}
+
+// link is what the loop knows of one connection. A new connection is a new
+// link, so nothing of an old one survives in it, and two may exist at once.
+type link struct {
+	conn  *conn
+	codec wire.Codec
+	ready bool // the handshake is complete
+
+	// To be written.
+	start        *wire.Frames // the codec's first frames; nil once written
+	ops          []wire.Op
+	toAsk        []*Subscription
+	asking       int       // subscriptions asked for and not answered
+	writing      bool      // a write is in progress
+	writeStarted time.Time // when it started
+	unencoded    bool      // the last write left operations to encode
+	writeErr     error
+	byeSent      bool // the server knows that the session has ended
+
+	// Signs of life.
 	heartbeat  time.Duration
-	ready      bool
-	writing    bool
-	again      bool // flush left something to encode
 	pinging    bool
 	acked      bool // a message was acknowledged on it
-	stable     bool
+	stable     bool // it lasted long enough to forget earlier failures
+	fatalError *wire.Event
 
-	// Deadlines; zero: none.
-	wakeAt, pingAt, stableAt, handshakeBy, closeBy, retryAt, graceUntil time.Time
+	// Deadlines. Zero: none.
+	handshakeBy time.Time
+	closeBy     time.Time // for the close frame after fatalError
+	pingAt      time.Time
+	stableAt    time.Time
+	graceUntil  time.Time // the peer gets until then after the process stood still
 }
 
 func newLoop(c *Client) *loop {
@@ -79,8 +99,8 @@ func newLoop(c *Client) *loop {
 	return l
 }
 
-// run does what the events of the inbox and the timer ask for. It returns at
-// the end of the client, or to rest.
+// run handles the events of the inbox and what the timer makes due. It returns
+// when the client has ended, or to rest: then the next event starts it again.
 func (l *loop) run() {
 	var events []event
 	for {
@@ -96,32 +116,31 @@ func (l *loop) run() {
 			l.tick()
 		}
 		if !l.ended {
-			l.flush()
+			l.startWrite()
 		}
 		if l.ended {
 			l.timer.Stop()
 			l.cleanUp()
 			return
 		}
-		l.timer.Reset(l.arm())
-		if !l.pace.steady(l.now) && !l.expecting() && l.c.inbox.rest() {
+		l.timer.Reset(l.untilNextDeadline())
+		if !l.wakeRate.steady(l.now) && !l.expectsEvents() && l.c.inbox.rest() {
 			return
 		}
 	}
 }
 
-// gather waits for events. It lets those run who were told an outcome, for as
-// long as they publish: what they have to say then leaves together. One alone
-// is not waited for, and where the processor is busy with others nobody is for
-// long.
+// gather waits for events. When several callers have just learned an outcome,
+// it yields to them for at most gatherTimeout, so that what they publish next
+// leaves in one write. It does not wait for a single caller.
 func (l *loop) gather() {
-	n, told := l.c.inbox.wait(), l.window.told
-	if l.window.told = 0; told < 2 {
+	n, woken := l.c.inbox.await(), l.window.told
+	if l.window.told = 0; woken < 2 {
 		return
 	}
-	for began := time.Now(); n < told && time.Since(began) < gatherAtMost; {
+	for began := time.Now(); n < woken && time.Since(began) < gatherTimeout; {
 		runtime.Gosched()
-		more := l.c.inbox.wait()
+		more := l.c.inbox.await()
 		if more == n {
 			return
 		}
@@ -129,22 +148,22 @@ func (l *loop) gather() {
 	}
 }
 
-const gatherAtMost = time.Millisecond
+const gatherTimeout = time.Millisecond
 
-// expecting reports whether something is under way whose end the loop will hear
-// of soon.
-func (l *loop) expecting() bool {
+// expectsEvents reports whether something is in progress whose end the loop
+// will hear of soon.
+func (l *loop) expectsEvents() bool {
 	switch l.state.Phase {
 	case Connecting, Handshaking:
 		return true
 	case Ready:
-		return l.writing || l.asking > 0 || l.window.pending > 0
+		return l.link.writing || l.link.asking > 0 || l.window.pending > 0
 	}
 	return false
 }
 
-// set publishes a change of phase.
-func (l *loop) set(p Phase) {
+// enter publishes a change of phase.
+func (l *loop) enter(p Phase) {
 	l.state.Phase, l.state.Since = p, l.now
 	l.state.Draining = l.shutdown
 	l.state.Attempt = l.policy.k
@@ -152,21 +171,56 @@ func (l *loop) set(p Phase) {
 	l.c.notify.post(StateChanged{l.c.cfg.url.Host, l.state})
 }
 
-func (l *loop) setSub(s *Subscription, st SubState) {
+// enterSub publishes a change of a subscription's phase.
+func (l *loop) enterSub(s *Subscription, st SubState) {
 	st.Since = l.now
 	s.state.Set(st)
 	l.c.notify.post(SubscriptionChanged{s.topic, st})
 }
 
-// end is the end of the client: nil after Close and Shutdown.
-func (l *loop) end(why error) {
+// endSub ends s once its consumers have taken what is waiting.
+func (l *loop) endSub(s *Subscription, err error) {
+	l.registry.remove(s)
+	s.queue.finish(err)
+	l.forgetDrained()
+	l.draining = append(l.draining, s)
+	l.enterSub(s, SubState{Phase: SubEnded, Err: err})
+}
+
+// releaseSub takes s out of the registry and unsubscribes at the server. It
+// reports false if s has ended already.
+func (l *loop) releaseSub(s *Subscription) bool {
+	phase := s.state.Load().Phase
+	if phase == SubEnded {
+		return false
+	}
+	l.registry.remove(s)
+	if !l.askedOnLink(s) {
+		return true
+	}
+	if phase == SubPending {
+		l.link.asking--
+	}
+	if l.c.cfg.traits.Unsubscribe {
+		l.link.ops = append(l.link.ops, wire.Op{Kind: wire.OpUnsubscribe, Key: s.key, Cmd: s.key*4 + 2, Name: s.wireName, Topic: s.topic})
+	}
+	return true
+}
+
+// askedOnLink reports whether s was asked for on the connection in use.
+func (l *loop) askedOnLink(s *Subscription) bool {
+	return l.link != nil && s.askedGeneration == l.link.conn.gen
+}
+
+// end ends the client: err is nil after Close and Shutdown.
+func (l *loop) end(err error) {
 	if l.ended {
 		return
 	}
 	l.ended = true
 	closed := &Error{Op: "client", Class: ClassClosed, Err: ErrClosed}
-	l.state.Cause = why
-	if why == nil {
+	l.state.Cause = err
+	if err == nil {
 		l.state.Cause = closed
 	}
 	l.c.gate.close(l.state.Cause)
@@ -174,45 +228,55 @@ func (l *loop) end(why error) {
 	if code == 0 {
 		code = 1000
 	}
-	l.disconnect(code, "")
+	l.disconnect(l.link, code, "")
 	l.window.close()
-	if why == nil {
-		l.discard()
+	if err == nil {
+		l.discardWaiting()
 	}
 	for _, s := range l.registry.subs {
-		s.queue.finish(why)
-		l.setSub(s, SubState{Phase: SubEnded, Err: why})
+		s.queue.finish(err)
+		l.enterSub(s, SubState{Phase: SubEnded, Err: err})
 	}
-	if l.hangUp != nil {
-		l.hangUp()
+	if l.cancelAttempt != nil {
+		l.cancelAttempt()
 	}
 }
 
-// discard drops what waits for consumers.
-func (l *loop) discard() {
+// discardWaiting drops what waits for consumers.
+func (l *loop) discardWaiting() {
 	for _, s := range l.consumed() {
 		s.queue.discard(nil)
 	}
 }
 
-// consumed is the subscriptions whose consumers may still be taking.
+// consumed returns the subscriptions whose consumers may still be taking.
 func (l *loop) consumed() []*Subscription { return slices.Concat(l.registry.subs, l.draining) }
+
+// nothingPending reports whether every message has its outcome and every ended
+// subscription is drained: an ordered end may happen.
+func (l *loop) nothingPending() bool { return l.window.pending == 0 && l.forgetDrained() }
+
+// forgetDrained forgets the ended subscriptions whose consumers have taken
+// everything and reports whether none is left.
+func (l *loop) forgetDrained() bool {
+	l.draining = slices.DeleteFunc(l.draining, func(s *Subscription) bool { return s.queue.drained() })
+	return len(l.draining) == 0
+}
 
 // cleanUp waits for the goroutines of an ended client.
 func (l *loop) cleanUp() {
+	l.c.goroutines.close()
 	l.c.mu.Lock()
-	l.c.ended = true
 	l.c.orphans = l.consumed()
 	l.c.mu.Unlock()
 	for _, e := range l.c.inbox.close() {
 		e.apply(l)
 	}
-	clean := errors.Is(l.state.Cause, ErrClosed)
-	l.c.workers.Wait()
-	if clean {
-		l.c.delivers.Wait()
+	l.c.goroutines.connections.Wait()
+	if errors.Is(l.state.Cause, ErrClosed) {
+		l.c.goroutines.deliverers.Wait()
 	}
-	l.set(Ended)
+	l.enter(Ended)
 	l.c.notify.end()
 	close(l.c.done)
 }

@@ -10,14 +10,14 @@ import (
 
 // connect starts an attempt.
 func (l *loop) connect() {
-	l.tried = l.now
-	l.wakeAt = time.Time{}
+	l.lastAttempt = l.now
+	l.attemptAt = time.Time{}
 	l.c.counters.attempts.Add(1)
-	l.set(Connecting)
-	a := attempt{number: l.policy.k + 1, session: l.session, subs: l.registry.positions(), refresh: l.refresh, cause: l.state.Cause}
+	l.enter(Connecting)
+	a := attempt{number: l.policy.k + 1, session: l.session, subs: l.registry.positions(), refresh: l.refreshCredential, cause: l.state.Cause}
 	ctx, cancel := context.WithTimeout(context.Background(), l.policy.dialTimeout)
-	l.hangUp = cancel
-	l.c.spawn(&l.c.workers, func() {
+	l.cancelAttempt = cancel
+	l.c.goroutines.spawn(func() {
 		defer cancel()
 		d := l.c.dial(ctx, a)
 		d.timedOut = ctx.Err() == context.DeadlineExceeded
@@ -27,176 +27,169 @@ func (l *loop) connect() {
 	})
 }
 
-// open begins a connection. Every earlier one is fenced before the positions
-// to resume from are read.
-func (l *loop) open(k *conn, token string) {
+// open begins a connection. It fences every earlier connection before it reads
+// the positions to resume from.
+func (l *loop) open(c *conn, token string) {
 	l.state.Generation++
-	k.gen = l.state.Generation
-	l.c.counters.plainFrames.Store(k.plain)
-	l.registry.publish()
-	subs := l.registry.begin(k.gen)
+	c.gen = l.state.Generation
+	l.c.counters.plainFrames.Store(c.plain)
+	l.registry.publishRoutes()
+	subs := l.registry.startConnection(c.gen)
 	codec, err := l.c.cfg.Dialect.Open(wire.Resume{
-		Conn: k.gen, Subprotocol: k.subprotocol, Session: l.session, Token: token,
+		Conn: c.gen, Subprotocol: c.subprotocol, Session: l.session, Token: token,
 		Uplink: l.window.uplink(), Subs: subs, TTL: l.c.cfg.SessionTTL, ReadLimit: l.c.cfg.ReadLimit,
 	})
-	l.conn, l.codec = k, codec
+	k := &link{
+		conn: c, codec: codec, start: new(wire.Frames),
+		heartbeat:   l.c.cfg.Heartbeat.Interval,
+		handshakeBy: l.now.Add(handshakeTimeout),
+	}
+	l.link = k
 	if err != nil {
-		l.disconnect(1002, "subprotocol")
+		l.disconnect(k, 1002, "subprotocol")
 		l.end(&PermanentError{ClassProtocol, &Error{Op: "upgrade", Class: ClassProtocol, Err: joinReason(ErrSubprotocol, err)}})
 		return
 	}
-	l.ready, l.writing, l.writeErr, l.last = false, false, nil, nil
-	l.pinging, l.acked, l.stable, l.bye = false, false, false, false
-	l.ops, l.ask, l.asking = nil, nil, 0
+	l.goAwayDelay = 0
 	if l.c.cfg.traits.Confirms {
-		l.asking = len(subs)
+		k.asking = len(subs)
 	}
-	l.start = new(wire.Frames)
-	l.goAway = 0
-	l.heartbeat = l.c.cfg.Heartbeat.Interval
-	l.handshakeBy = l.now.Add(handshakeTimeout)
-	l.pingAt, l.stableAt, l.closeBy, l.graceUntil = time.Time{}, time.Time{}, time.Time{}, time.Time{}
 	for _, s := range l.registry.subs {
-		if !s.asked {
-			l.ask = append(l.ask, s)
+		if s.askedGeneration != c.gen {
+			k.toAsk = append(k.toAsk, s)
 		}
 	}
-	if err := codec.Start(l.start); err != nil {
-		l.fault(&wire.CodeError{Code: 1002, Reason: err.Error()})
+	if err := codec.Start(k.start); err != nil {
+		l.violated(k, &wire.CodeError{Code: 1002, Reason: err.Error()})
 		return
 	}
-	l.set(Handshaking)
-	k.codec = codec
-	l.c.spawn(&l.c.workers, func() { l.c.read(k) })
+	l.enter(Handshaking)
+	c.codec = codec
+	l.c.goroutines.spawn(func() { l.c.read(c) })
 	if !l.c.cfg.traits.Greeting {
-		l.welcome(&wire.Ready{})
+		l.welcome(k, &wire.Ready{})
 	}
 }
 
-// welcome makes the connection usable.
-func (l *loop) welcome(r *wire.Ready) {
+// welcome completes the handshake: messages can flow.
+func (l *loop) welcome(k *link, r *wire.Ready) {
 	switch {
-	case l.ready:
-		l.fault(&wire.CodeError{Code: 4000, Reason: "second welcome on one connection"})
+	case k.ready:
+		l.violated(k, &wire.CodeError{Code: 4000, Reason: "second welcome on one connection"})
 		return
-	case r.Conn != 0 && r.Conn != l.conn.gen:
-		l.fault(&wire.CodeError{Code: 4000, Reason: "welcome of another connection"})
+	case r.Conn != 0 && r.Conn != k.conn.gen:
+		l.violated(k, &wire.CodeError{Code: 4000, Reason: "welcome of another connection"})
 		return
 	case r.Resumed && r.Session.ID != l.session.ID:
-		l.fault(&wire.CodeError{Code: 4000, Reason: "resumed a session that is not ours"})
+		l.violated(k, &wire.CodeError{Code: 4000, Reason: "resumed a session that is not ours"})
 		return
 	}
 	if err := l.window.resume(r); err != nil {
 		l.session = wire.Session{}
-		l.fault(err)
+		l.violated(k, err)
 		return
 	}
-	l.ready = true
+	k.ready = true
+	k.handshakeBy = time.Time{}
+	if r.Heartbeat > 0 {
+		k.heartbeat = min(k.heartbeat, max(r.Heartbeat, 10*time.Millisecond))
+	}
+	// The first heartbeat is sent at a random moment: clients that reconnected
+	// together must not beat together.
+	k.pingAt = l.now.Add(uniform(k.heartbeat))
+	k.stableAt = l.now.Add(l.c.cfg.Backoff.StableAfter)
 	l.session = r.Session
 	l.spread = min(r.Spread, maxSpread)
-	if r.Heartbeat > 0 {
-		l.heartbeat = min(l.heartbeat, max(r.Heartbeat, 10*time.Millisecond))
-	}
-	l.handshakeBy = time.Time{}
-	// The first beat at a random moment: a herd that reconnected together must
-	// not beat together.
-	l.pingAt = l.now.Add(uniform(l.heartbeat))
-	l.stableAt = l.now.Add(l.c.cfg.Backoff.StableAfter)
-	l.lost = time.Time{}
+	l.disconnectedAt = time.Time{}
 	l.c.counters.connections.Add(1)
 	if r.Resumed {
 		l.c.counters.resumes.Add(1)
 	}
 	l.state.Resumed = r.Resumed
 	l.state.NextAttempt = time.Time{}
-	l.set(Ready)
+	l.enter(Ready)
 	if !l.c.cfg.traits.Confirms {
 		for _, s := range l.registry.subs {
-			if s.asked {
-				l.setSub(s, SubState{Phase: SubLive, Generation: l.conn.gen})
+			if l.askedOnLink(s) {
+				l.enterSub(s, SubState{Phase: SubLive, Generation: k.conn.gen})
 			}
 		}
 	}
 }
 
-// broke ends the present connection; a fatal error frame speaks where no close
-// frame did.
-func (l *loop) broke(code uint16, reason string, err error) {
-	f := &wire.Failure{Stage: wire.StageOpen, Code: code, Reason: reason, Err: err}
-	if !l.ready {
-		f.Stage = wire.StageHandshake
-	}
-	if l.last != nil {
-		f.Retry = l.last.Retry
+// connectionLost ends a connection that failed or that the peer closed. Where
+// no close frame came, an earlier fatal error frame gives the reason.
+func (l *loop) connectionLost(k *link, code uint16, reason string, err error) {
+	f := &wire.Failure{Stage: k.stage(), Code: code, Reason: reason, Err: err}
+	if k.fatalError != nil {
+		f.Retry = k.fatalError.Retry
 		if code == 0 {
-			f.Code, f.Reason = l.last.Code, l.last.Reason
+			f.Code, f.Reason = k.fatalError.Code, k.fatalError.Reason
 		}
 	}
-	l.fail(f)
+	l.fail(k, f)
 }
 
-// fault ends the connection for a violation by the peer.
-func (l *loop) fault(err error) {
+// violated ends a connection whose peer broke the protocol.
+func (l *loop) violated(k *link, err error) {
 	var ce *wire.CodeError
 	if !errors.As(err, &ce) {
 		ce = &wire.CodeError{Code: 1002, Reason: err.Error()}
 	}
-	stage := wire.StageOpen
-	if !l.ready {
-		stage = wire.StageHandshake
-	}
-	l.disconnect(ce.Code, ce.Reason)
-	l.fail(&wire.Failure{Stage: stage, Err: ce})
+	l.disconnect(k, ce.Code, ce.Reason)
+	l.fail(k, &wire.Failure{Stage: k.stage(), Err: ce})
 }
 
-// fail ends an attempt or the present connection and decides what comes next.
-func (l *loop) fail(f *wire.Failure) {
+// stage is where a failure of the connection counts as having happened.
+func (k *link) stage() wire.Stage {
+	if k.ready {
+		return wire.StageOpen
+	}
+	return wire.StageHandshake
+}
+
+// fail ends a connection, or an attempt if k is nil, and decides what comes
+// next.
+func (l *loop) fail(k *link, f *wire.Failure) {
 	f.Attempt = l.policy.k + 1
 	d := judge(l.c.cfg.Dialect, f)
 	why := cause(f, d)
 	l.state.Cause = why
-	if d.TooBig && l.ready {
+	if d.TooBig && k != nil && k.ready && l.link == k {
 		l.window.tooBig()
 	}
-	l.disconnect(0, "")
-	if l.lost.IsZero() {
-		l.lost = l.now
+	l.disconnect(k, 0, "")
+	if l.disconnectedAt.IsZero() {
+		l.disconnectedAt = l.now
 	}
-	if d.strike {
-		if now := l.positions(); l.strikes > 0 && now == l.progress {
-			l.strikes++
-		} else {
-			l.strikes, l.progress = 1, now
-		}
-		if l.strikes >= maxStrikes {
-			l.end(&PermanentError{d.class, why})
-			return
-		}
+	if d.strike && l.countViolation() >= maxViolations {
+		l.end(&PermanentError{d.class, why})
+		return
 	}
-	if l.goAway > 0 {
-		d.After, d.window = max(d.After, l.goAway), l.spread
-		l.goAway = 0
+	if l.goAwayDelay > 0 {
+		d.After, d.window = max(d.After, l.goAwayDelay), l.spread
+		l.goAwayDelay = 0
 	}
-	l.notUntil = l.now.Add(d.After)
+	l.earliestRetry = l.now.Add(d.After)
 	spread := l.spread
 	switch d.Action {
 	case wire.ActionStop:
 		l.end(&PermanentError{d.class, why})
 		return
 	case wire.ActionRefresh:
-		if l.c.cfg.Auth == nil || !l.refused.IsZero() && l.now.Sub(l.refused) < refreshOnce {
+		if l.c.cfg.Auth == nil || !l.credentialRefusedAt.IsZero() && l.now.Sub(l.credentialRefusedAt) < refreshOnce {
 			l.end(&PermanentError{ClassAuth, why})
 			return
 		}
-		l.refused, l.refresh = l.now, true
+		l.credentialRefusedAt, l.refreshCredential = l.now, true
 		l.policy.failed(0)
-		l.wait(d.After)
+		l.scheduleAttempt(d.After)
 		return
 	case wire.ActionRetryNow:
 		// Once: a peer that never lets us stay must not be hammered.
 		if l.policy.k == 0 {
 			l.policy.failed(0)
-			l.wait(d.After)
+			l.scheduleAttempt(d.After)
 			return
 		}
 	case wire.ActionNewSession:
@@ -204,26 +197,22 @@ func (l *loop) fail(f *wire.Failure) {
 	case wire.ActionSpread:
 		spread = max(spread, d.Spread)
 	}
-	l.wait(l.policy.next(d, spread))
+	l.scheduleAttempt(l.policy.next(d, spread))
 }
 
-// wait schedules the next attempt.
-func (l *loop) wait(delay time.Duration) {
-	if l.idle() && l.shutdown {
-		l.end(nil)
-		return
+// countViolation returns the number of violations in a row without progress in
+// between.
+func (l *loop) countViolation() int {
+	if now := l.progressCount(); l.violations > 0 && now == l.violationsProgress {
+		l.violations++
+	} else {
+		l.violations, l.violationsProgress = 1, now
 	}
-	l.wakeAt = later(l.now.Add(delay), l.earliest())
-	l.state.NextAttempt = l.wakeAt
-	l.set(Waiting)
+	return l.violations
 }
 
-// earliest is when the next attempt may be made.
-func (l *loop) earliest() time.Time { return later(l.tried.Add(minBetweenAttempts), l.notUntil) }
-
-// positions is a fingerprint of everything that moves when a connection gets
-// anywhere.
-func (l *loop) positions() uint64 {
+// progressCount changes whenever a connection gets anywhere.
+func (l *loop) progressCount() uint64 {
 	sum := l.window.lo
 	for _, s := range l.registry.subs {
 		s.queue.mu.Lock()
@@ -233,31 +222,45 @@ func (l *loop) positions() uint64 {
 	return sum
 }
 
-// disconnect lets the present connection go, with a close frame if code is
-// not 0.
-func (l *loop) disconnect(code uint16, reason string) {
-	k := l.conn
-	if k == nil {
+// scheduleAttempt starts the wait for the next attempt.
+func (l *loop) scheduleAttempt(delay time.Duration) {
+	if l.nothingPending() && l.shutdown {
+		l.end(nil)
 		return
 	}
-	l.conn, l.codec, l.ready, l.writing = nil, nil, false, false
-	l.pingAt, l.stableAt, l.handshakeBy, l.closeBy = time.Time{}, time.Time{}, time.Time{}, time.Time{}
+	l.attemptAt = later(l.now.Add(delay), l.earliestAttempt())
+	l.state.NextAttempt = l.attemptAt
+	l.enter(Waiting)
+}
+
+// earliestAttempt is the time before which no attempt is made, whoever asks.
+func (l *loop) earliestAttempt() time.Time {
+	return later(l.lastAttempt.Add(minBetweenAttempts), l.earliestRetry)
+}
+
+// disconnect lets a connection go, with a close frame if code is not 0. It does
+// nothing for a connection that was let go before, or for nil.
+func (l *loop) disconnect(k *link, code uint16, reason string) {
+	if k == nil || l.link != k {
+		return
+	}
+	l.link = nil
 	l.window.lost()
 	for _, s := range l.registry.subs {
 		s.queue.fence()
 		if st := s.state.Load(); st.Phase == SubLive {
-			l.setSub(s, SubState{Phase: SubPending, Generation: st.Generation})
+			l.enterSub(s, SubState{Phase: SubPending, Generation: st.Generation})
 		}
 	}
 	timeout := closeTimeout
 	if l.ended || l.shutdown {
-		timeout = goodbye
+		timeout = closeFrameTimeout
 	}
-	l.c.spawn(&l.c.workers, func() {
+	l.c.goroutines.spawn(func() {
 		if code == 0 {
-			k.abandon()
+			k.conn.abandon()
 			return
 		}
-		k.shut(code, reason, timeout)
+		k.conn.shut(code, reason, timeout)
 	})
 }

@@ -9,7 +9,7 @@ import (
 // tick does what is due.
 func (l *loop) tick() {
 	l.window.expire(l.now)
-	if max := l.c.cfg.Backoff.MaxElapsed; max > 0 && !l.lost.IsZero() && l.now.Sub(l.lost) >= max {
+	if limit := l.c.cfg.Backoff.MaxElapsed; limit > 0 && !l.disconnectedAt.IsZero() && l.now.Sub(l.disconnectedAt) >= limit {
 		why := &Error{Op: "connect", Class: ClassTimeout, Err: ErrMaxElapsed}
 		if l.state.Cause != nil {
 			why.Err = joinReason(ErrMaxElapsed, l.state.Cause)
@@ -17,113 +17,118 @@ func (l *loop) tick() {
 		l.end(&PermanentError{ClassTimeout, why})
 		return
 	}
-	if l.state.Phase == Waiting && due(l.wakeAt, l.now) {
+	if l.state.Phase == Waiting && due(l.attemptAt, l.now) {
 		l.connect()
 		return
 	}
-	if l.shutdown && l.conn == nil && l.idle() {
-		l.end(nil)
-		return
-	}
-	if l.conn == nil {
+	k := l.link
+	if k == nil {
+		if l.shutdown && l.nothingPending() {
+			l.end(nil)
+		}
 		return
 	}
 	switch {
-	case due(l.handshakeBy, l.now):
-		l.fail(&wire.Failure{Stage: wire.StageHandshake, Err: ErrHeartbeat})
-	case due(l.closeBy, l.now):
-		l.broke(0, "", nil)
-	case l.silent():
-		l.fail(&wire.Failure{Stage: wire.StageOpen, Err: ErrHeartbeat})
-	case l.writing && due(later(l.conn.lastWrote(), l.writeSince).Add(stallTimeout), l.now):
-		l.fail(&wire.Failure{Stage: wire.StageOpen, Err: ErrStalled})
+	case due(k.handshakeBy, l.now):
+		l.fail(k, &wire.Failure{Stage: wire.StageHandshake, Err: ErrHeartbeat})
+	case due(k.closeBy, l.now):
+		l.connectionLost(k, 0, "", nil)
+	case l.peerIsSilent(k):
+		l.fail(k, &wire.Failure{Stage: wire.StageOpen, Err: ErrHeartbeat})
+	case k.writing && due(k.stalledAt(), l.now):
+		l.fail(k, &wire.Failure{Stage: wire.StageOpen, Err: ErrStalled})
 	default:
-		l.beat()
-		l.settleDown()
-		l.askAgain()
+		l.sendHeartbeat(k)
+		l.checkStable(k)
+		l.askAgain(k)
 	}
 }
 
-// silent reports whether the peer is dead. After this process itself stood
-// still for long, the peer gets one more chance.
-func (l *loop) silent() bool {
-	if !l.ready || l.now.Before(l.deadAt()) {
+// peerIsSilent reports whether the peer is dead. After this process itself
+// stood still for long, the peer gets one more chance.
+func (l *loop) peerIsSilent(k *link) bool {
+	if !k.ready || l.now.Before(k.silentAt()) {
 		return false
 	}
-	if late := l.now.Sub(l.armed); l.graceUntil.IsZero() && !l.armed.IsZero() && late > l.heartbeat/2 {
-		l.graceUntil = l.now.Add(l.heartbeat)
-		l.pingAt = l.now
+	if late := l.now.Sub(l.timerAt); k.graceUntil.IsZero() && !l.timerAt.IsZero() && late > k.heartbeat/2 {
+		k.graceUntil = l.now.Add(k.heartbeat)
+		k.pingAt = l.now
 		return false
 	}
 	return true
 }
 
-func (l *loop) deadAt() time.Time {
-	at := l.conn.lastRead().Add(time.Duration(silentIntervals * float64(l.heartbeat)))
-	if l.graceUntil.After(at) {
-		return l.graceUntil
-	}
-	return at
+// silentAt is when the peer counts as dead if nothing is received before.
+func (k *link) silentAt() time.Time {
+	return later(k.conn.lastRead().Add(time.Duration(silentIntervals*float64(k.heartbeat))), k.graceUntil)
 }
 
-// beat asks the peer for a sign of life.
-func (l *loop) beat() {
-	if !due(l.pingAt, l.now) {
+// stalledAt is when the write in progress has failed if no byte moves before.
+func (k *link) stalledAt() time.Time {
+	return later(k.conn.lastWrote(), k.writeStarted).Add(stallTimeout)
+}
+
+// sendHeartbeat asks the peer for a sign of life.
+func (l *loop) sendHeartbeat(k *link) {
+	if !due(k.pingAt, l.now) {
 		return
 	}
-	l.pingAt = l.now.Add(l.heartbeat)
+	k.pingAt = l.now.Add(k.heartbeat)
 	switch l.c.cfg.traits.Ping {
 	case wire.PingOp:
-		l.ops = append(l.ops, wire.Op{Kind: wire.OpPing, N: l.conn.gen})
+		k.ops = append(k.ops, wire.Op{Kind: wire.OpPing, N: k.conn.gen})
 	case wire.PingControl:
-		if l.pinging {
+		if k.pinging {
 			return
 		}
-		l.pinging = true
-		k := l.conn
-		l.c.spawn(&l.c.workers, func() {
-			_ = k.ping() // its failure is the reader's to tell
-			l.c.inbox.post(ponged{k})
+		k.pinging = true
+		l.c.goroutines.spawn(func() {
+			_ = k.conn.ping() // the reader reports its failure
+			l.c.inbox.post(ponged{k.conn})
 		})
 	}
 }
 
-// settleDown forgets earlier failures once the connection has proved itself.
-func (l *loop) settleDown() {
-	if l.stable || !l.ready {
+// checkStable forgets earlier failures once the connection has lasted.
+func (l *loop) checkStable(k *link) {
+	if k.stable || !k.ready || !due(k.stableAt, l.now) && !due(l.stableEarly(k), l.now) {
 		return
 	}
-	early := l.acked && !l.now.Before(l.stableAt.Add(-l.c.cfg.Backoff.StableAfter*5/6))
-	if !early && !due(l.stableAt, l.now) {
-		return
-	}
-	l.stable = true
+	k.stable = true
 	l.policy.reset()
-	l.strikes = 0
+	l.violations = 0
+}
+
+// stableEarly is when a connection on which a message was acknowledged counts
+// as stable: after a sixth of the time.
+func (l *loop) stableEarly(k *link) time.Time {
+	if !k.acked {
+		return time.Time{}
+	}
+	return k.stableAt.Add(-l.c.cfg.Backoff.StableAfter * 5 / 6)
 }
 
 // askAgain takes up the subscriptions whose refusal was not final.
-func (l *loop) askAgain() {
-	if !due(l.retryAt, l.now) {
+func (l *loop) askAgain(k *link) {
+	if !due(l.askAgainAt, l.now) {
 		return
 	}
-	l.retryAt = time.Time{}
+	l.askAgainAt = time.Time{}
 	for _, s := range l.registry.subs {
 		switch {
-		case s.retry.IsZero() || s.asked:
-		case due(s.retry, l.now):
-			s.retry = time.Time{}
-			l.ask = append(l.ask, s)
-		case l.retryAt.IsZero() || s.retry.Before(l.retryAt):
-			l.retryAt = s.retry
+		case s.askAgainAt.IsZero() || l.askedOnLink(s):
+		case due(s.askAgainAt, l.now):
+			s.askAgainAt = time.Time{}
+			k.toAsk = append(k.toAsk, s)
+		case l.askAgainAt.IsZero() || s.askAgainAt.Before(l.askAgainAt):
+			l.askAgainAt = s.askAgainAt
 		}
 	}
 }
 
-func due(at, now time.Time) bool { return !at.IsZero() && !now.Before(at) }
-
-// arm returns how long until something is due. There is one timer a client.
-func (l *loop) arm() time.Duration {
+// untilNextDeadline returns how long until something is due. A client has one
+// timer.
+func (l *loop) untilNextDeadline() time.Duration {
 	next := time.Time{}
 	at := func(t time.Time) {
 		if !t.IsZero() && (next.IsZero() || t.Before(next)) {
@@ -131,39 +136,39 @@ func (l *loop) arm() time.Duration {
 		}
 	}
 	at(l.window.expiry)
-	if max := l.c.cfg.Backoff.MaxElapsed; max > 0 && !l.lost.IsZero() {
-		at(l.lost.Add(max))
+	if limit := l.c.cfg.Backoff.MaxElapsed; limit > 0 && !l.disconnectedAt.IsZero() {
+		at(l.disconnectedAt.Add(limit))
 	}
 	if l.state.Phase == Waiting {
-		at(l.wakeAt)
+		at(l.attemptAt)
 	}
-	if l.conn != nil {
-		if l.again && !l.writing {
+	if k := l.link; k != nil {
+		if k.unencoded && !k.writing {
 			at(l.now)
 		}
-		at(l.handshakeBy)
-		at(l.closeBy)
-		at(l.retryAt)
-		if l.ready {
-			at(l.pingAt)
-			at(l.deadAt())
-			if !l.stable {
-				at(l.stableAt)
-				if early := l.stableAt.Add(-l.c.cfg.Backoff.StableAfter * 5 / 6); l.acked {
-					at(early)
-				}
+		at(k.handshakeBy)
+		at(k.closeBy)
+		at(l.askAgainAt)
+		if k.ready {
+			at(k.pingAt)
+			at(k.silentAt())
+			if !k.stable {
+				at(k.stableAt)
+				at(l.stableEarly(k))
 			}
 		}
-		if l.writing {
-			at(later(l.conn.lastWrote(), l.writeSince).Add(stallTimeout))
+		if k.writing {
+			at(k.stalledAt())
 		}
 	}
-	l.armed = next
+	l.timerAt = next
 	if next.IsZero() {
 		return forever
 	}
 	return max(0, next.Sub(l.now))
 }
+
+func due(at, now time.Time) bool { return !at.IsZero() && !now.Before(at) }
 
 func later(a, b time.Time) time.Time {
 	if a.After(b) {

@@ -8,15 +8,19 @@ import (
 	"github.com/limpet-go/limpet/wire"
 )
 
-// event is something that happened, or that somebody wants. Only apply
-// receives the loop.
+// event is something that happened, or that a caller wants. Only apply receives
+// the loop.
+//
+// The events stand in the order of a life: an attempt, a connection and its
+// end, the timer, then what callers and consumers ask for, and the end of the
+// client. docs/design.md, section 4 has the table of phases and events.
 type event interface{ apply(*loop) }
 
-// begin is the first event of all.
-type begin struct{}
+// started is the first event of all.
+type started struct{}
 
-func (begin) apply(l *loop) {
-	l.lost = l.now
+func (started) apply(l *loop) {
+	l.disconnectedAt = l.now
 	l.connect()
 }
 
@@ -28,27 +32,27 @@ type dialed struct {
 	timedOut bool
 }
 
-func (d dialed) apply(l *loop) {
-	l.hangUp = nil
+func (e dialed) apply(l *loop) {
+	l.cancelAttempt = nil
 	if l.ended {
-		if d.conn != nil {
-			d.conn.abandon()
+		if e.conn != nil {
+			e.conn.abandon()
 		}
 		return
 	}
 	var user *userError
-	if d.failure == nil || !errors.As(d.failure.Err, &user) {
-		l.refresh = false // Auth has answered
+	if e.failure == nil || !errors.As(e.failure.Err, &user) {
+		l.refreshCredential = false // Auth has answered
 	}
-	if d.failure != nil {
-		if d.timedOut {
+	if e.failure != nil {
+		if e.timedOut {
 			l.policy.timedOut()
 		}
-		l.fail(d.failure)
+		l.fail(nil, e.failure)
 		return
 	}
 	l.policy.dialTimeout = l.policy.first
-	l.open(d.conn, d.token)
+	l.open(e.conn, e.token)
 }
 
 // received carries what the reader read and did not keep to itself.
@@ -60,108 +64,118 @@ type received struct {
 func (e received) apply(l *loop) {
 	e.conn.ahead.leave()
 	for i := range e.events {
-		if l.conn != e.conn || l.ended {
+		k := l.linkOf(e.conn)
+		if k == nil {
 			return
 		}
-		l.hear(&e.events[i])
+		if ev := &e.events[i]; ev.Kind.OfSubscription() {
+			if s := l.c.routes.Load().find(ev); s != nil && s.state.Load().Phase != SubEnded {
+				l.handleSubscription(k, s, ev)
+			}
+		} else {
+			l.handle(k, ev)
+		}
 	}
 }
 
-func (l *loop) hear(ev *wire.Event) {
-	if ev.Kind.OfSubscription() {
-		if s := l.c.routes.Load().find(ev); s != nil && s.state.Load().Phase != SubEnded {
-			l.hearOf(s, ev)
-		}
-		return
+// linkOf returns what the loop knows of a connection, or nil if the connection
+// or the client has ended: what comes from it counts no more.
+func (l *loop) linkOf(c *conn) *link {
+	if l.ended || l.link == nil || l.link.conn != c {
+		return nil
 	}
+	return l.link
+}
+
+// handle handles what concerns the whole connection.
+func (l *loop) handle(k *link, ev *wire.Event) {
 	switch ev.Kind {
 	case wire.EventReady:
-		l.welcome(ev.Ready)
+		l.welcome(k, ev.Ready)
 	case wire.EventAck:
 		open := l.window.pending
 		if err := l.window.ack(ev.Ack); err != nil {
-			l.fault(err)
+			l.violated(k, err)
 			return
 		}
-		l.acked = l.acked || l.window.pending < open // a credit alone proves nothing
+		k.acked = k.acked || l.window.pending < open // a credit alone proves nothing
 	case wire.EventStep:
-		if len(l.ops) >= maxPongs {
-			l.fault(violation("steps without end"))
+		if len(k.ops) >= maxReplies {
+			l.violated(k, violation("too many handshake steps"))
 			return
 		}
-		l.ops = append(l.ops, wire.Op{Kind: wire.OpStep, Step: ev.Step})
+		k.ops = append(k.ops, wire.Op{Kind: wire.OpStep, Step: ev.Step})
 	case wire.EventPing:
-		if len(l.ops) < maxPongs {
-			l.ops = append(l.ops, wire.Op{Kind: wire.OpPong, N: ev.N})
+		if len(k.ops) < maxReplies {
+			k.ops = append(k.ops, wire.Op{Kind: wire.OpPong, N: ev.N})
 		}
 	case wire.EventGoAway:
 		l.spread = min(max(l.spread, ev.Spread), maxSpread)
-		l.goAway = min(ev.Delay, maxRetryAfter)
+		l.goAwayDelay = min(ev.Delay, maxRetryAfter)
 		l.c.notify.post(ServerSaid{int(ev.Code), peerText(ev.Reason)})
 	case wire.EventError:
 		l.c.notify.post(ServerSaid{int(ev.Code), peerText(ev.Reason)})
-		if ev.Fatal && l.last == nil {
-			l.last, l.closeBy = ev, l.now.Add(patience)
+		if ev.Fatal && k.fatalError == nil {
+			k.fatalError, k.closeBy = ev, l.now.Add(fatalCloseTimeout)
 		}
 	}
 }
 
-// maxPongs bounds what a peer that asks for answers and reads none can pile up.
-const maxPongs = 1024
+// maxReplies bounds the replies that wait for a peer that asks for them and
+// does not read.
+const maxReplies = 1024
 
-// hearOf follows what the queue of s was told already.
-func (l *loop) hearOf(s *Subscription, ev *wire.Event) {
+// handleSubscription follows what the queue of s has received already.
+func (l *loop) handleSubscription(k *link, s *Subscription, ev *wire.Event) {
+	pending := s.state.Load().Phase == SubPending
 	switch ev.Kind {
 	case wire.EventSubscribed, wire.EventReset:
 		if ev.Kind == wire.EventReset {
 			l.c.notify.post(LossTold{s.topic, Reset, ev.Cause})
 		}
-		if s.state.Load().Phase == SubPending {
-			l.asking--
-			s.retries, s.retry = 0, time.Time{}
+		if pending {
+			k.asking--
+			s.refusals, s.askAgainAt = 0, time.Time{}
 			if ev.Name != "" {
 				s.wireName = ev.Name
 			}
-			l.setSub(s, SubState{Phase: SubLive, Generation: l.conn.gen})
+			l.enterSub(s, SubState{Phase: SubLive, Generation: k.conn.gen})
 		}
 	case wire.EventGap:
 		l.c.notify.post(LossTold{s.topic, Gap, ev.Cause})
 	case wire.EventUnsubscribed:
-		if s.state.Load().Phase == SubPending {
+		if pending {
 			if ev.Code == 0 && ev.Key == 0 {
 				return // by its name: the end of an earlier subscription to the same topic
 			}
-			l.asking--
+			k.asking--
 		}
 		if ev.Code == 0 {
 			l.endSub(s, nil)
 			return
 		}
-		err := &Error{Op: "Subscribe", Field: "topic", Class: ClassOther, Code: int(ev.Code), Detail: peerText(ev.Reason), Err: ErrRejected}
-		s.asked = false
-		if ev.Retry > 0 {
-			s.retries++
-			// Refused again and again, it is asked for less and less often.
-			pause := min(ev.Retry, maxRetryAfter)
-			more := max(pause, l.c.cfg.Backoff.Initial) * time.Duration(min(s.retries, 10))
-			s.retry = l.now.Add(pause + more/2 + uniform(more/2))
-			if l.retryAt.IsZero() || s.retry.Before(l.retryAt) {
-				l.retryAt = s.retry
-			}
-			l.setSub(s, SubState{Phase: SubPending, Err: err})
-			return
-		}
-		l.endSub(s, err)
+		l.refused(s, ev)
 	}
 }
 
-// endSub ends s after what is waiting.
-func (l *loop) endSub(s *Subscription, err error) {
-	l.registry.remove(s)
-	s.queue.finish(err)
-	l.drainedSubs()
-	l.draining = append(l.draining, s)
-	l.setSub(s, SubState{Phase: SubEnded, Err: err})
+// refused ends a subscription that the server refused, or puts it off if the
+// server said when to ask again. A subscription that is refused again and again
+// is asked for less and less often.
+func (l *loop) refused(s *Subscription, ev *wire.Event) {
+	err := &Error{Op: "Subscribe", Field: "topic", Class: ClassOther, Code: int(ev.Code), Detail: peerText(ev.Reason), Err: ErrRejected}
+	s.askedGeneration = 0
+	if ev.Retry <= 0 {
+		l.endSub(s, err)
+		return
+	}
+	s.refusals++
+	pause := min(ev.Retry, maxRetryAfter)
+	more := max(pause, l.c.cfg.Backoff.Initial) * time.Duration(min(s.refusals, 10))
+	s.askAgainAt = l.now.Add(pause + more/2 + uniform(more/2))
+	if l.askAgainAt.IsZero() || s.askAgainAt.Before(l.askAgainAt) {
+		l.askAgainAt = s.askAgainAt
+	}
+	l.enterSub(s, SubState{Phase: SubPending, Err: err})
 }
 
 // wrote is the end of one write.
@@ -172,13 +186,14 @@ type wrote struct {
 }
 
 func (e wrote) apply(l *loop) {
-	if l.conn != e.conn || l.ended {
+	k := l.linkOf(e.conn)
+	if k == nil {
 		return
 	}
-	l.writing = false
+	k.writing = false
 	if e.err != nil {
-		// The reader learns why: the close code is only there.
-		l.writeErr = e.err
+		// The reader learns why: only it sees the close code.
+		k.writeErr = e.err
 		e.conn.kill()
 		return
 	}
@@ -187,43 +202,45 @@ func (e wrote) apply(l *loop) {
 	}
 }
 
+// ponged is the end of one WebSocket ping.
 type ponged struct{ conn *conn }
 
 func (e ponged) apply(l *loop) {
-	if l.conn == e.conn {
-		l.pinging = false
+	if k := l.linkOf(e.conn); k != nil {
+		k.pinging = false
 	}
 }
 
-// downed is the end of a connection as its reader saw it.
-type downed struct {
+// readFailed is the end of a connection as its reader saw it.
+type readFailed struct {
 	conn *conn
 	err  error
 }
 
-func (e downed) apply(l *loop) {
-	if l.conn != e.conn || l.ended {
+func (e readFailed) apply(l *loop) {
+	k := l.linkOf(e.conn)
+	if k == nil {
 		return
 	}
 	var ce *wire.CodeError
 	if errors.As(e.err, &ce) {
-		l.fault(ce)
+		l.violated(k, ce)
 		return
 	}
 	code, reason := closeCode(e.err)
 	err := e.err
-	if l.writeErr != nil && code == 0 {
-		err = fmt.Errorf("%w (after a write failed: %w)", err, l.writeErr)
+	if k.writeErr != nil && code == 0 {
+		err = fmt.Errorf("%w (after a write failed: %w)", err, k.writeErr)
 	}
-	l.broke(code, reason, err)
+	l.connectionLost(k, code, reason, err)
 }
 
-// elapsed is the timer's word; the round looks for itself what is due.
+// elapsed wakes the loop when the timer fires. tick decides what is due.
 type elapsed struct{}
 
 func (elapsed) apply(*loop) {}
 
-// publish admits messages; their order is the order of the inbox.
+// publish admits messages. Their order is the order of the inbox.
 type publish [][]Receipt
 
 func (e publish) apply(l *loop) {
@@ -252,9 +269,10 @@ type flush struct{ done chan struct{} }
 
 func (e flush) apply(l *loop) { l.window.mark(e.done) }
 
-type pendingQuery struct{ reply chan []*Receipt }
+// listPending replies with the receipts that have no outcome.
+type listPending struct{ reply chan []*Receipt }
 
-func (e pendingQuery) apply(l *loop) {
+func (e listPending) apply(l *loop) {
 	var rs []*Receipt
 	for _, r := range l.window.slots.All() {
 		if r.verdict == Pending {
@@ -264,6 +282,7 @@ func (e pendingQuery) apply(l *loop) {
 	e.reply <- rs
 }
 
+// subscribe registers a subscription and replies with a local error or nil.
 type subscribe struct {
 	s     *Subscription
 	reply chan error
@@ -276,84 +295,71 @@ func (e subscribe) apply(l *loop) {
 	case l.c.cfg.traits.ByName && l.registry.named(s.topic) != nil:
 		e.reply <- &Error{Op: "Subscribe", Field: "topic", Class: ClassInput, Err: ErrDuplicate}
 	default:
-		l.registry.nextID++
-		s.key = l.registry.nextID
 		l.registry.add(s)
-		if l.conn != nil {
-			l.ask = append(l.ask, s)
+		if l.link != nil {
+			l.link.toAsk = append(l.link.toAsk, s)
 		}
 		e.reply <- nil
 	}
 }
 
+// unsubscribe ends a subscription that its owner closed.
 type unsubscribe struct{ s *Subscription }
 
 func (e unsubscribe) apply(l *loop) {
-	if l.ended || !l.release(e.s) {
+	if l.ended || !l.releaseSub(e.s) {
 		return
 	}
-	l.setSub(e.s, SubState{Phase: SubEnded})
+	l.enterSub(e.s, SubState{Phase: SubEnded})
 }
 
-// release takes s out of the registry and tells the server.
-func (l *loop) release(s *Subscription) bool {
-	if s.state.Load().Phase == SubEnded {
-		return false
-	}
-	l.registry.remove(s)
-	if l.conn == nil || !s.asked {
-		return true
-	}
-	if s.state.Load().Phase == SubPending {
-		l.asking--
-	}
-	if l.c.cfg.traits.Unsubscribe {
-		l.ops = append(l.ops, wire.Op{Kind: wire.OpUnsubscribe, Key: s.key, Cmd: s.key*4 + 2, Name: s.wireName, Topic: s.topic})
-	}
-	return true
-}
+// grantCredit follows when consumers took messages: the server may send more.
+type grantCredit struct{ s *Subscription }
 
-// roomMade says that a consumer took messages: more may be granted.
-type roomMade struct{ s *Subscription }
-
-func (e roomMade) apply(l *loop) {
+func (e grantCredit) apply(l *loop) {
 	s := e.s
-	if l.conn == nil || !s.asked || !l.c.cfg.traits.Credit || s.state.Load().Phase == SubEnded {
+	if !l.askedOnLink(s) || !l.c.cfg.traits.Credit || s.state.Load().Phase == SubEnded {
 		return
 	}
-	l.ops = append(l.ops, wire.Op{Kind: wire.OpCredit, Key: s.key, Name: s.wireName, Credit: s.queue.credit()})
+	l.link.ops = append(l.link.ops, wire.Op{Kind: wire.OpCredit, Key: s.key, Name: s.wireName, Credit: s.queue.credit()})
 }
 
-// processed says that messages were, on the connection that brought them.
-type processed struct {
+// sendProcessed follows when consumers processed messages. The server learns it
+// on the connection that brought them, or not at all.
+type sendProcessed struct {
 	s        *Subscription
 	gen      uint64
 	position Position
 }
 
-func (e processed) apply(l *loop) {
-	if l.conn == nil || l.conn.gen != e.gen || !e.s.asked || e.s.state.Load().Phase == SubEnded {
+func (e sendProcessed) apply(l *loop) {
+	s := e.s
+	if !l.askedOnLink(s) || l.link.conn.gen != e.gen || s.state.Load().Phase == SubEnded {
 		return
 	}
+	k := l.link
 	if l.c.cfg.traits.Processed == wire.ProcessedCumulative {
-		for i := range l.ops {
-			if op := &l.ops[i]; op.Kind == wire.OpAck && op.Key == e.s.key {
+		for i := range k.ops {
+			if op := &k.ops[i]; op.Kind == wire.OpAck && op.Key == s.key {
 				op.Position = e.position
 				return
 			}
 		}
 	}
-	l.ops = append(l.ops, wire.Op{Kind: wire.OpAck, Key: e.s.key, Name: e.s.wireName, Position: e.position})
+	k.ops = append(k.ops, wire.Op{Kind: wire.OpAck, Key: s.key, Name: s.wireName, Position: e.position})
 }
 
-type retry struct{}
+// reconnectNow ends the wait for the next attempt. It changes nothing if the
+// attempt could not be earlier.
+type reconnectNow struct{}
 
-func (retry) apply(l *loop) {
-	if !l.ended && l.state.Phase == Waiting && later(l.now, l.earliest()).Before(l.wakeAt) {
-		l.wait(0)
+func (reconnectNow) apply(l *loop) {
+	if !l.ended && l.state.Phase == Waiting && later(l.now, l.earliestAttempt()).Before(l.attemptAt) {
+		l.scheduleAttempt(0)
 	}
 }
 
+// shutdown begins the ordered end.
 type shutdown struct{}
 
 func (shutdown) apply(l *loop) {
@@ -363,20 +369,21 @@ func (shutdown) apply(l *loop) {
 	l.shutdown = true
 	l.c.gate.close(&Error{Op: "client", Class: ClassClosed, Err: ErrClosed})
 	for _, s := range append([]*Subscription(nil), l.registry.subs...) {
-		l.release(s)
+		l.releaseSub(s)
 		s.queue.finish(nil)
 		l.draining = append(l.draining, s)
-		l.setSub(s, SubState{Phase: SubEnded})
+		l.enterSub(s, SubState{Phase: SubEnded})
 	}
 	l.state.Draining = true
 	l.c.state.Set(l.state)
 }
 
-type stop struct{}
+// closeNow is the end at once.
+type closeNow struct{}
 
-func (stop) apply(l *loop) {
+func (closeNow) apply(l *loop) {
 	if l.ended { // by a failure, which leaves consumers what is waiting
-		l.discard()
+		l.discardWaiting()
 	}
 	l.end(nil)
 }

@@ -2,139 +2,142 @@ package limpet
 
 import (
 	"errors"
-	"slices"
 	"sync"
 
 	"github.com/limpet-go/limpet/wire"
 )
 
-// flush starts a write if there is something to write and none is under way:
-// what the protocol needs first, then subscriptions, then messages.
-func (l *loop) flush() {
-	l.again = false
-	if l.conn == nil || l.writing || l.writeErr != nil {
+// startWrite starts a write if there is something to write and none is in
+// progress: what the protocol needs first, then subscriptions, then messages.
+func (l *loop) startWrite() {
+	k := l.link
+	if k == nil {
 		return
 	}
-	l.registry.publish()
-	frames := framesPool.Get().(*wire.Frames)
-	if l.start != nil {
-		frames, l.start = l.start, nil
+	k.unencoded = false
+	if k.writing || k.writeErr != nil {
+		return
 	}
-	lent := sayPool.Get().(*say)
-	ops := append(lent.ops, l.ops...)
-	l.ops = nil
-	if l.ready {
-		ops = l.askMore(ops)
-		ops, lent.messages = l.window.batch(ops, lent.messages, l.now, batchBytes)
-		if len(ops) == 0 && len(frames.List) == 0 && l.idle() && l.shutdown {
-			if l.bye || !l.c.cfg.traits.Fin {
+	l.registry.publishRoutes()
+	frames := framesPool.Get().(*wire.Frames)
+	if k.start != nil {
+		frames, k.start = k.start, nil
+	}
+	args := encodeArgsPool.Get().(*encodeArgs)
+	ops := append(args.ops, k.ops...)
+	k.ops = nil
+	if k.ready {
+		ops = l.askForMore(k, ops)
+		ops, args.messages = l.window.batch(ops, args.messages, l.now, maxWriteBytes)
+		if len(ops) == 0 && len(frames.List) == 0 && l.nothingPending() && l.shutdown {
+			if k.byeSent || !l.c.cfg.traits.Fin {
 				l.end(nil)
 				return
 			}
-			l.bye = true
+			k.byeSent = true
 			ops = append(ops, wire.Op{Kind: wire.OpBye})
 		}
 	} else {
-		ops = l.handshakeOps(ops)
+		ops = k.handshakeOps(ops)
 	}
-	through := l.encode(ops, frames)
-	lent.ops = ops
-	lent.reset()
-	sayPool.Put(lent)
-	if len(frames.List) == 0 || l.conn == nil {
+	through := l.encode(k, ops, frames)
+	args.ops = ops
+	args.reset()
+	encodeArgsPool.Put(args)
+	if len(frames.List) == 0 || l.link != k {
 		frames.Reset()
 		framesPool.Put(frames)
 		return
 	}
-	l.writing, l.writeSince = true, l.now
-	k := l.conn
-	l.c.spawn(&l.c.workers, func() { l.c.write(k, frames, through) })
+	k.writing, k.writeStarted = true, l.now
+	l.c.goroutines.spawn(func() { l.c.write(k.conn, frames, through) })
 }
 
-// The memory of a write is lent for it: an idle client holds none.
+// Memory is borrowed for one write: an idle client holds none.
 var (
-	framesPool = sync.Pool{New: func() any { return new(wire.Frames) }}
-	sayPool    = sync.Pool{New: func() any { return new(say) }}
+	framesPool     = sync.Pool{New: func() any { return new(wire.Frames) }}
+	encodeArgsPool = sync.Pool{New: func() any { return new(encodeArgs) }}
 )
 
-// say is what one call of Encode is given.
-type say struct {
+// encodeArgs holds the arguments of one Encode call.
+type encodeArgs struct {
 	ops      []wire.Op
 	messages []wire.Message // of the ops that publish
 }
 
-// reset empties s for window.batch, which sets what most messages have. To
-// clear all of it costs more while the garbage collector is at work.
-func (s *say) reset() {
-	for i := range s.ops {
-		if op := &s.ops[i]; op.Kind == wire.OpPublish {
+// reset empties a for window.batch, which sets what most messages have.
+// Clearing all of it costs more while the garbage collector is at work.
+func (a *encodeArgs) reset() {
+	for i := range a.ops {
+		if op := &a.ops[i]; op.Kind == wire.OpPublish {
 			op.Message = nil
 		} else {
 			*op = wire.Op{}
 		}
 	}
-	for i := range s.messages {
-		m := &s.messages[i]
+	for i := range a.messages {
+		m := &a.messages[i]
 		m.Topic, m.Payload = "", nil
 		if m.Type != "" || m.Header != nil || m.TTL != 0 || m.Resent {
 			*m = wire.Message{}
 		}
 	}
-	s.ops, s.messages = s.ops[:0], s.messages[:0]
+	a.ops, a.messages = a.ops[:0], a.messages[:0]
 }
 
-// handshakeOps keeps back what may be said only after the welcome.
-func (l *loop) handshakeOps(ops []wire.Op) []wire.Op {
-	var now []wire.Op
+// handshakeOps returns the operations that are allowed before the welcome and
+// keeps the others for later.
+func (k *link) handshakeOps(ops []wire.Op) []wire.Op {
+	var allowed []wire.Op
 	for _, op := range ops {
 		if op.Kind == wire.OpStep || op.Kind == wire.OpPong || op.Kind == wire.OpPing {
-			now = append(now, op)
+			allowed = append(allowed, op)
 		} else {
-			l.ops = append(l.ops, op)
+			k.ops = append(k.ops, op)
 		}
 	}
-	return now
+	return allowed
 }
 
-// askMore appends the subscriptions to ask for, so many at a time that half of
-// what was asked is answered before more is.
-func (l *loop) askMore(ops []wire.Op) []wire.Op {
+// askForMore appends the subscriptions to ask for. At most maxAsking are
+// unanswered, and more are asked for once half of those were answered.
+func (l *loop) askForMore(k *link, ops []wire.Op) []wire.Op {
 	confirms := l.c.cfg.traits.Confirms
-	if len(l.ask) == 0 || confirms && l.asking > subsAtOnce/2 {
+	if len(k.toAsk) == 0 || confirms && k.asking > maxAsking/2 {
 		return ops
 	}
-	for len(l.ask) > 0 && l.asking < subsAtOnce {
-		s := l.ask[0]
-		l.ask = l.ask[1:]
-		if s.asked || s.state.Load().Phase == SubEnded {
+	for len(k.toAsk) > 0 && k.asking < maxAsking {
+		s := k.toAsk[0]
+		k.toAsk = k.toAsk[1:]
+		if s.askedGeneration == k.conn.gen || s.state.Load().Phase == SubEnded {
 			continue
 		}
-		request := s.request(l.conn.gen)
-		s.asked = true
+		request := s.request(k.conn.gen)
+		s.askedGeneration = k.conn.gen
 		ops = append(ops, wire.Op{Kind: wire.OpSubscribe, Key: s.key, Cmd: s.key*4 + 1, Topic: s.topic, Subscribe: &request})
 		if confirms {
-			l.asking++
+			k.asking++
 		} else {
-			l.setSub(s, SubState{Phase: SubLive, Generation: l.conn.gen})
+			l.enterSub(s, SubState{Phase: SubLive, Generation: k.conn.gen})
 		}
 	}
 	return ops
 }
 
-// encode spells ops and returns the highest sequence number among them. A
-// message that cannot be spelled is rejected, and the others are spelled in
+// encode encodes ops and returns the highest sequence number among them. A
+// message that cannot be encoded is rejected; those behind it are encoded in
 // the next round.
-func (l *loop) encode(ops []wire.Op, out *wire.Frames) (through uint64) {
+func (l *loop) encode(k *link, ops []wire.Op, out *wire.Frames) (through uint64) {
 	if l.c.cfg.traits.Silent {
 		return 0
 	}
 	for len(ops) > 0 {
-		err := l.codec.Encode(ops, out)
+		err := k.codec.Encode(ops, out)
 		n := len(ops)
 		var oe *wire.OpError
 		if err != nil {
 			if !errors.As(err, &oe) || oe.Index < 0 || oe.Index >= len(ops) {
-				l.fault(&wire.CodeError{Code: 1002, Reason: "dialect cannot encode"})
+				l.violated(k, &wire.CodeError{Code: 1002, Reason: "dialect cannot encode"})
 				return through
 			}
 			n = oe.Index
@@ -148,34 +151,17 @@ func (l *loop) encode(ops []wire.Op, out *wire.Frames) (through uint64) {
 		switch bad := &ops[n]; bad.Kind {
 		case wire.OpPublish:
 			if !l.window.unencodable(bad.Message.Seq, oe.Err, l.now) {
-				l.fault(&wire.CodeError{Code: 1002, Reason: "dialect cannot encode"})
+				l.violated(k, &wire.CodeError{Code: 1002, Reason: "dialect cannot encode"})
 			}
-			l.again = true
-			return through // messages come last: the rest is sent again from there
+			k.unencoded = true
+			return through // the messages behind it are sent again from there
 		case wire.OpSubscribe:
-			l.refuseSub(bad.Key, oe.Err)
+			if s := l.c.routes.Load().keyed(bad.Key); s != nil {
+				k.asking--
+				l.endSub(s, &Error{Op: "Subscribe", Class: ClassInput, Err: joinReason(ErrRejected, oe.Err)})
+			}
 		}
 		ops = ops[n+1:]
 	}
 	return through
-}
-
-func (l *loop) refuseSub(key uint64, cause error) {
-	s := l.c.routes.Load().keyed(key)
-	if s == nil {
-		return
-	}
-	err := &Error{Op: "Subscribe", Class: ClassInput, Err: joinReason(ErrRejected, cause)}
-	l.asking--
-	l.endSub(s, err)
-}
-
-// idle reports whether nothing is left to do before an ordered end.
-func (l *loop) idle() bool { return l.window.pending == 0 && l.drainedSubs() }
-
-// drainedSubs forgets the ended subscriptions whose consumers have taken
-// everything and reports whether that was all of them.
-func (l *loop) drainedSubs() bool {
-	l.draining = slices.DeleteFunc(l.draining, func(s *Subscription) bool { return s.queue.drained() })
-	return len(l.draining) == 0
 }

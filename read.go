@@ -15,11 +15,11 @@ func (c *Client) read(k *conn) {
 	for rest := true; ; rest = false {
 		batch, err := k.receive(rest) // must fit a new stack
 		if err = c.handle(k, batch, err); err != nil {
-			c.inbox.post(downed{k, err})
+			c.inbox.post(readFailed{k, err})
 			return
 		}
 		if !k.pace.steady(time.Now()) {
-			c.spawn(&c.workers, func() { c.read(k) })
+			c.goroutines.spawn(func() { c.read(k) })
 			return
 		}
 	}

@@ -66,9 +66,10 @@ type Subscription struct {
 	from     From
 	token    Secret
 	wireName string
-	asked    bool      // on the present connection
-	retry    time.Time // when to ask again after a refusal
-	retries  int
+
+	askedGeneration uint64    // the connection on which it was asked for; 0: none
+	refusals        int       // in a row
+	askAgainAt      time.Time // after a refusal that is not final
 }
 
 // String names the subscription by its topic.
@@ -148,8 +149,8 @@ func (c *Client) Subscribe(ctx context.Context, topic string, o *SubscribeOption
 		return nil, err
 	}
 	s := &Subscription{client: c, topic: topic, from: opts.From, token: opts.Token}
-	s.queue = newQueue(topic, &opts, c.cfg.traits, func() { c.inbox.post(roomMade{s}) })
-	s.queue.tell = func(gen uint64, p Position) { c.inbox.post(processed{s, gen, p}) }
+	s.queue = newQueue(topic, &opts, c.cfg.traits, func() { c.inbox.post(grantCredit{s}) })
+	s.queue.tell = func(gen uint64, p Position) { c.inbox.post(sendProcessed{s, gen, p}) }
 	s.state.Set(SubState{Phase: SubPending, Since: time.Now()})
 	cmd := subscribe{s, make(chan error, 1)}
 	if !c.inbox.post(cmd) {

@@ -28,7 +28,7 @@ type decision struct {
 	window time.Duration // after the slot, so wide (docs/protocol.md, section 8)
 }
 
-const maxStrikes = 3
+const maxViolations = 3
 
 // judge decides on a failure: the dialect first, then the tables of HTTP
 // statuses and close codes (docs/reconnect.md, sections 2 and 3).
