@@ -61,7 +61,7 @@ var ofClient = []mutation{
 	},
 	{
 		name:    "resume: as if it were new",
-		file:    "subscribe.go",
+		file:    "registry.go",
 		search:  "w.From, w.Position = FromResume, last",
 		replace: "w.From, w.Position = FromNew, last",
 		test:    soak,
@@ -152,8 +152,8 @@ var ofClient = []mutation{
 	},
 	{
 		name:    "end: Close after a failure leaves what waits",
-		file:    "events.go",
-		search:  "\t\tl.discard()\n",
+		file:    "loop_events.go",
+		search:  "\t\tl.discardWaiting()\n",
 		replace: "",
 		test:    "-run ^TestCloseDuringTheEnd$ .",
 	},
@@ -167,7 +167,7 @@ var ofClient = []mutation{
 	{
 		name:    "ids: the clock stands still",
 		file:    "loop.go",
-		search:  "l.c.ids.tick()\n",
+		search:  "l.c.ids.ExpireClock()\n",
 		replace: "_ = l.c.ids\n",
 		test:    "-run ^TestIDsFollowTheClock$ .",
 	},

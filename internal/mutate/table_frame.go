@@ -105,8 +105,8 @@ var ofFrame = []mutation{
 	{
 		name:    "idle: the loop keeps its goroutine",
 		file:    "loop.go",
-		search:  "if !l.pace.steady(l.now) && ",
-		replace: "if l.ended && !l.pace.steady(l.now) && ",
+		search:  "if !l.wakeRate.steady(l.now) && ",
+		replace: "if l.ended && !l.wakeRate.steady(l.now) && ",
 		test:    "-run ^TestIdleCost$ .",
 	},
 	{
