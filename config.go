@@ -13,6 +13,9 @@ import (
 	"github.com/limpet-go/limpet/wire/native"
 )
 
+// plainByDefault is a flag of the tests: they all run on both paths.
+var plainByDefault bool
+
 // config is Options with every default filled in.
 type config struct {
 	Options
@@ -22,11 +25,13 @@ type config struct {
 
 // Bounds that no program needs to pass and that arithmetic survives.
 const (
-	longest    = 366 * 24 * time.Hour
-	mostBuffer = 1 << 30
-	mostToken  = 8 << 10 // docs/protocol.md, section 1
+	maxDuration = 366 * 24 * time.Hour
+	maxBuffer   = 1 << 30
+	maxToken    = 8 << 10 // docs/protocol.md, section 1
 )
 
+// newConfig fills in the defaults of o. The error joins one *Error for each
+// field at fault.
 func newConfig(rawURL string, o *Options) (config, error) {
 	var c config
 	if o != nil {
@@ -34,11 +39,58 @@ func newConfig(rawURL string, o *Options) (config, error) {
 	}
 	c.Header = c.Header.Clone()
 	c.PlainFrames = c.PlainFrames || plainByDefault
-	const op = "New"
-	var errs []error
-	refuse := func(err *Error) { errs = append(errs, err) }
+	if c.Dialect == nil {
+		c.Dialect = native.New(nil)
+	}
+	c.traits = c.Dialect.Traits()
 
-	u, err := url.Parse(rawURL)
+	v := &validation{op: "New"}
+	c.url = v.url(rawURL, c.AllowInsecure)
+	v.backoff(&c.Backoff)
+	v.duration("Options.Heartbeat.Interval", &c.Heartbeat.Interval, 20*time.Second)
+	v.duration("Options.DialTimeout", &c.DialTimeout, 10*time.Second)
+	v.duration("Options.SessionTTL", &c.SessionTTL, 0)
+	v.count("Options.Window.Messages", &c.Window.Messages, 4096)
+	v.count("Options.Window.Bytes", &c.Window.Bytes, 16<<20)
+	if c.ReadLimit < 0 {
+		v.refuse("Options.ReadLimit", "must not be negative, is %d; there is no unlimited", c.ReadLimit)
+	} else if c.ReadLimit == 0 {
+		c.ReadLimit = 4 << 20
+	}
+	return c, errors.Join(v.errs...)
+}
+
+// validation checks fields, fills in their defaults and collects the errors.
+type validation struct {
+	op   string
+	errs []error
+}
+
+func (v *validation) refuse(field, format string, args ...any) {
+	v.errs = append(v.errs, inputError(v.op, field, format, args...))
+}
+
+func (v *validation) duration(field string, d *time.Duration, def time.Duration) {
+	switch {
+	case *d < 0:
+		v.refuse(field, "must not be negative, is %v", *d)
+	case *d > maxDuration:
+		v.refuse(field, "is %v, more than %v", *d, maxDuration)
+	case *d == 0:
+		*d = def
+	}
+}
+
+func (v *validation) count(field string, n *int, def int) {
+	if *n < 0 {
+		v.refuse(field, "must not be negative, is %d", *n)
+	} else if *n == 0 {
+		*n = def
+	}
+}
+
+func (v *validation) url(raw string, allowInsecure bool) *url.URL {
+	u, err := url.Parse(raw)
 	switch {
 	case err != nil:
 		// url.Error repeats the whole URL, which may hold a secret.
@@ -46,80 +98,19 @@ func newConfig(rawURL string, o *Options) (config, error) {
 		if errors.As(err, &ue) {
 			err = ue.Err
 		}
-		refuse(&Error{Op: op, Field: "url", Class: ClassInput, Err: err})
+		v.errs = append(v.errs, &Error{Op: v.op, Field: "url", Class: ClassInput, Err: err})
 	case u.Scheme != "ws" && u.Scheme != "wss":
-		refuse(inputError(op, "url", "scheme must be ws or wss, not %q", u.Scheme))
+		v.refuse("url", "scheme must be ws or wss, not %q", u.Scheme)
 	case u.Host == "" || u.Hostname() == "":
-		refuse(inputError(op, "url", "no host"))
+		v.refuse("url", "no host")
 	case u.User != nil:
-		refuse(inputError(op, "url", "user information does not belong in a URL; use Options.Auth"))
+		v.refuse("url", "user information does not belong in a URL; use Options.Auth")
 	case u.Fragment != "":
-		refuse(inputError(op, "url", "a fragment is not allowed (RFC 6455, section 3)"))
-	case u.Scheme == "ws" && !c.AllowInsecure && !loopback(u.Hostname()):
-		refuse(inputError(op, "url", "ws:// to %s would travel in clear; use wss:// or set Options.AllowInsecure", u.Hostname()))
+		v.refuse("url", "a fragment is not allowed (RFC 6455, section 3)")
+	case u.Scheme == "ws" && !allowInsecure && !loopback(u.Hostname()):
+		v.refuse("url", "ws:// to %s would travel in clear; use wss:// or set Options.AllowInsecure", u.Hostname())
 	}
-	c.url = u
-
-	if c.Dialect == nil {
-		c.Dialect = native.New(nil)
-	}
-	c.traits = c.Dialect.Traits()
-
-	duration := func(field string, v *time.Duration, def time.Duration) {
-		switch {
-		case *v < 0:
-			refuse(inputError(op, field, "must not be negative, is %v", *v))
-		case *v > longest:
-			refuse(inputError(op, field, "is %v, more than %v", *v, longest))
-		case *v == 0:
-			*v = def
-		}
-	}
-	count := func(field string, v *int, def int) {
-		if *v < 0 {
-			refuse(inputError(op, field, "must not be negative, is %d", *v))
-		} else if *v == 0 {
-			*v = def
-		}
-	}
-	switch first := &c.Backoff.First; {
-	case *first > longest:
-		refuse(inputError(op, "Options.Backoff.First", "is %v, more than %v", *first, longest))
-	case *first == 0:
-		*first = 500 * time.Millisecond
-	}
-	duration("Options.Backoff.Initial", &c.Backoff.Initial, 500*time.Millisecond)
-	duration("Options.Backoff.Max", &c.Backoff.Max, 15*time.Second)
-	duration("Options.Backoff.StableAfter", &c.Backoff.StableAfter, 30*time.Second)
-	duration("Options.Backoff.MaxElapsed", &c.Backoff.MaxElapsed, 0)
-	if m := &c.Backoff.Multiplier; *m == 0 {
-		*m = 1.5
-	} else if !(*m >= 1 && *m <= 10) {
-		refuse(inputError(op, "Options.Backoff.Multiplier", "must be from 1 to 10, is %v", *m))
-	}
-	if c.Backoff.Max < c.Backoff.Initial {
-		refuse(inputError(op, "Options.Backoff.Max", "%v is less than Initial, %v", c.Backoff.Max, c.Backoff.Initial))
-	}
-	duration("Options.Heartbeat.Interval", &c.Heartbeat.Interval, 20*time.Second)
-	duration("Options.DialTimeout", &c.DialTimeout, 10*time.Second)
-	duration("Options.SessionTTL", &c.SessionTTL, 0)
-	count("Options.Window.Messages", &c.Window.Messages, 4096)
-	count("Options.Window.Bytes", &c.Window.Bytes, 16<<20)
-	if c.ReadLimit < 0 {
-		refuse(inputError(op, "Options.ReadLimit", "must not be negative, is %d; there is no unlimited", c.ReadLimit))
-	} else if c.ReadLimit == 0 {
-		c.ReadLimit = 4 << 20
-	}
-	if len(c.Endpoints) > 0 {
-		refuse(unsupported(op, "Options.Endpoints", "several endpoints come in a later version"))
-	}
-	if c.Outbox != nil {
-		refuse(unsupported(op, "Options.Outbox", "a durable outbox comes in a later version"))
-	}
-	if c.Compression {
-		refuse(unsupported(op, "Options.Compression", "permessage-deflate comes in a later version"))
-	}
-	return c, errors.Join(errs...)
+	return u
 }
 
 func loopback(host string) bool {
@@ -130,8 +121,28 @@ func loopback(host string) bool {
 	return ip != nil && ip.IsLoopback()
 }
 
-// resolve fills the defaults of o in for a subscription to topic.
-func (c *config) resolve(topic string, o *SubscribeOptions) (SubscribeOptions, error) {
+func (v *validation) backoff(b *Backoff) {
+	if b.First > maxDuration {
+		v.refuse("Options.Backoff.First", "is %v, more than %v", b.First, maxDuration)
+	} else if b.First == 0 {
+		b.First = 500 * time.Millisecond
+	}
+	v.duration("Options.Backoff.Initial", &b.Initial, 500*time.Millisecond)
+	v.duration("Options.Backoff.Max", &b.Max, 15*time.Second)
+	v.duration("Options.Backoff.StableAfter", &b.StableAfter, 30*time.Second)
+	v.duration("Options.Backoff.MaxElapsed", &b.MaxElapsed, 0)
+	if b.Multiplier == 0 {
+		b.Multiplier = 1.5
+	} else if !(b.Multiplier >= 1 && b.Multiplier <= 10) {
+		v.refuse("Options.Backoff.Multiplier", "must be from 1 to 10, is %v", b.Multiplier)
+	}
+	if b.Max < b.Initial {
+		v.refuse("Options.Backoff.Max", "%v is less than Initial, %v", b.Max, b.Initial)
+	}
+}
+
+// subscribeOptions fills in the defaults of o for a subscription to topic.
+func (c *config) subscribeOptions(topic string, o *SubscribeOptions) (SubscribeOptions, error) {
 	const op = "Subscribe"
 	var s SubscribeOptions
 	if o != nil {
@@ -150,26 +161,20 @@ func (c *config) resolve(topic string, o *SubscribeOptions) (SubscribeOptions, e
 		return s, inputError(op, "SubscribeOptions.Position", "is only for FromResume")
 	case s.From != FromNew && !c.traits.Resume:
 		return s, unsupported(op, "SubscribeOptions.From", "dialect "+c.Dialect.Name()+" has no trait Resume")
-	case s.Cursor != nil:
-		return s, unsupported(op, "SubscribeOptions.Cursor", "comes in a later version; keep Subscription.Committed yourself")
 	case d.Buffer < 0:
 		return s, inputError(op, "Delivery.Buffer", "must not be negative, is %d", d.Buffer)
-	case d.Buffer > mostBuffer:
-		return s, inputError(op, "Delivery.Buffer", "is %d, more than %d", d.Buffer, mostBuffer)
-	case len(s.Token) > mostToken || !utf8.ValidString(s.Token.reveal()):
-		return s, inputError(op, "SubscribeOptions.Token", "must be UTF-8 of at most %d bytes", mostToken)
+	case d.Buffer > maxBuffer:
+		return s, inputError(op, "Delivery.Buffer", "is %d, more than %d", d.Buffer, maxBuffer)
+	case len(s.Token) > maxToken || !utf8.ValidString(s.Token.reveal()):
+		return s, inputError(op, "SubscribeOptions.Token", "must be UTF-8 of at most %d bytes", maxToken)
 	case d.Bytes < 0:
 		return s, inputError(op, "Delivery.Bytes", "must not be negative, is %d", d.Bytes)
 	case d.Every < 0:
 		return s, inputError(op, "Delivery.Every", "must not be negative, is %v", d.Every)
-	case d.Overflow > Latest:
+	case d.Overflow > DropNewest:
 		return s, inputError(op, "Delivery.Overflow", "unknown value %d", d.Overflow)
 	case d.Overflow == Block && !c.traits.Credit:
 		return s, unsupported(op, "Delivery.Overflow", "Block needs the trait Credit, which dialect "+c.Dialect.Name()+" lacks; use DropOldest")
-	case d.Overflow == Latest || d.Key != nil:
-		return s, unsupported(op, "Delivery.Overflow", "Latest and Key come in a later version")
-	case d.Rate != 0 || d.Burst != 0:
-		return s, unsupported(op, "Delivery.Rate", "Rate and Burst come in a later version; Every is there")
 	}
 	if d.Overflow == OverflowDefault {
 		d.Overflow = DropOldest

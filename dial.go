@@ -39,8 +39,8 @@ func (c *Client) dial(ctx context.Context, a attempt) dialed {
 	if err != nil {
 		return fail(&userError{"Options.Auth", err})
 	}
-	if t := cred.Token.reveal(); len(t) > mostToken || !utf8.ValidString(t) {
-		return fail(&userError{"Options.Auth", fmt.Errorf("a token must be UTF-8 of at most %d bytes", mostToken)})
+	if t := cred.Token.reveal(); len(t) > maxToken || !utf8.ValidString(t) {
+		return fail(&userError{"Options.Auth", fmt.Errorf("a token must be UTF-8 of at most %d bytes", maxToken)})
 	}
 	w := &wire.Attempt{
 		Number: a.number, Session: a.session, Token: cred.Token.reveal(), Subs: a.subs,

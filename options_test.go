@@ -12,11 +12,8 @@ import (
 
 	"github.com/limpet-go/limpet"
 	"github.com/limpet-go/limpet/limpettest"
-	"github.com/limpet-go/limpet/outbox"
 	"github.com/limpet-go/limpet/server"
 )
-
-type noStore struct{ outbox.Store }
 
 func TestBadOptionsAreNamed(t *testing.T) {
 	type o = limpet.Options
@@ -46,18 +43,12 @@ func TestBadOptionsAreNamed(t *testing.T) {
 		{"ws://localhost", o{Window: limpet.Window{Messages: -1}}, "Options.Window.Messages", limpet.ClassInput},
 		{"ws://localhost", o{Window: limpet.Window{Bytes: -1}}, "Options.Window.Bytes", limpet.ClassInput},
 		{"ws://localhost", o{ReadLimit: -1}, "Options.ReadLimit", limpet.ClassInput},
-		{"ws://localhost", o{Endpoints: []string{"wss://b"}}, "Options.Endpoints", limpet.ClassUnsupported},
-		{"ws://localhost", o{Outbox: noStore{}}, "Options.Outbox", limpet.ClassUnsupported},
-		{"ws://localhost", o{Compression: true}, "Options.Compression", limpet.ClassUnsupported},
 	} {
 		c, err := limpet.New(tc.url, &tc.o)
 		var e *limpet.Error
 		if c != nil || !errors.As(err, &e) || e.Field != tc.field || e.Class != tc.class {
 			t.Errorf("New(%q): %v", tc.url, err)
 			continue
-		}
-		if (tc.class == limpet.ClassUnsupported) != errors.Is(err, limpet.ErrUnsupported) {
-			t.Errorf("New(%q): %v", tc.url, err)
 		}
 		if strings.Contains(fmt.Sprintf("%+v", err), "canary") {
 			t.Errorf("the error repeats a secret: %v", err)
@@ -90,9 +81,6 @@ func TestBadSubscribeAndPublishAreNamed(t *testing.T) {
 			{"a", so{Position: limpet.Position{Epoch: "e"}}, nil},
 			{"a", so{Delivery: d{Buffer: -1}}, nil}, {"a", so{Delivery: d{Bytes: -1}}, nil},
 			{"a", so{Delivery: d{Every: -1}}, nil}, {"a", so{Delivery: d{Overflow: 77}}, nil},
-			{"a", so{Delivery: d{Overflow: limpet.Latest}}, limpet.ErrUnsupported},
-			{"a", so{Delivery: d{Rate: 1}}, limpet.ErrUnsupported}, {"a", so{Delivery: d{Burst: 1}}, limpet.ErrUnsupported},
-			{"a", so{Delivery: d{Key: func(limpet.Message) string { return "" }}}, limpet.ErrUnsupported},
 		} {
 			_, err := c.Subscribe(ctx, tc.topic, &tc.o)
 			var e *limpet.Error

@@ -38,12 +38,11 @@ type SubState struct {
 }
 
 // SubStats counts the messages of a subscription. Always
-// Received = Delivered + Dropped + Conflated + Waiting.
+// Received = Delivered + Dropped + Waiting.
 type SubStats struct {
 	Received   uint64 // accepted from the server, without duplicates
 	Delivered  uint64 // handed to a consumer
 	Dropped    uint64 // by the overflow policy, or waiting when the subscription was closed
-	Conflated  uint64 // replaced by a newer one of the same key
 	Waiting    uint64 // in the queue, or in the hand of C
 	Duplicates uint64 // received again and discarded
 	Gaps       uint64 // gaps and resets put into the stream by the server or by missing numbers
@@ -144,7 +143,7 @@ func (c *Client) Subscribe(ctx context.Context, topic string, o *SubscribeOption
 	if err := ctx.Err(); err != nil {
 		return nil, err
 	}
-	opts, err := c.cfg.resolve(topic, o)
+	opts, err := c.cfg.subscribeOptions(topic, o)
 	if err != nil {
 		return nil, err
 	}

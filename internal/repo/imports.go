@@ -63,11 +63,9 @@ type layer struct {
 // layers in order: the first that matches a package holds for it. A package
 // without a layer, a program or an example, may import all of the module.
 var layers = []layer{
-	{".", []string{"wire", "wire/native", "outbox", "internal/...", websocket, backoff, uuid}, nil},
+	{".", []string{"wire", "wire/native", "internal/...", websocket, backoff, uuid}, nil},
 	{"wire", nil, []string{"."}},
 	{"wire/...", []string{"wire", "wire/internal/..."}, []string{"."}}, // no dialect knows another
-	{"outbox", nil, []string{"."}},
-	{"outbox/...", []string{"outbox"}, []string{"."}},
 	{"server/...", []string{"wire", "wire/native", "server/...", "internal/...", websocket, uuid}, []string{"."}},
 	{"limpettest/...", []string{"wire", "wire/native", "server", "limpettest/...", uuid}, []string{"."}},
 	{"internal/assert", nil, []string{"."}},

@@ -111,7 +111,7 @@ func TestImportsHasTeeth(t *testing.T) {
 		p    Package
 		want int
 	}{
-		{"root", Package{ImportPath: Module, Imports: []string{"fmt", at("wire"), at("wire/native"), at("outbox"), at("internal/frame"), websocket, backoff, uuid}}, 0},
+		{"root", Package{ImportPath: Module, Imports: []string{"fmt", at("wire"), at("wire/native"), at("internal/frame"), websocket, backoff, uuid}}, 0},
 		{"root imports a dialect", Package{ImportPath: Module, Imports: []string{at("wire/stomp")}}, 1},
 		{"root imports the server", Package{ImportPath: Module, Imports: []string{at("server")}}, 1},
 		{"root imports the kit", Package{ImportPath: Module, Imports: []string{at("limpettest")}}, 1},
@@ -123,9 +123,6 @@ func TestImportsHasTeeth(t *testing.T) {
 		{"a dialect imports another", Package{ImportPath: at("wire/stomp"), Imports: []string{at("wire/native")}}, 1},
 		{"a dialect imports the root", Package{ImportPath: at("wire/stomp"), Imports: []string{Module}}, 1},
 		{"a dialect's test imports the root", Package{ImportPath: at("wire/stomp"), TestImports: []string{Module}}, 1},
-		{"outbox imports wire", Package{ImportPath: at("outbox"), Imports: []string{at("wire")}}, 1},
-		{"file outbox", Package{ImportPath: at("outbox/file"), Imports: []string{"os", at("outbox")}}, 0},
-		{"file outbox imports the root", Package{ImportPath: at("outbox/file"), Imports: []string{Module}}, 1},
 		{"server imports the root", Package{ImportPath: at("server"), Imports: []string{Module}}, 1},
 		{"a server test imports the root", Package{ImportPath: at("server"), XTestImports: []string{Module}}, 1},
 		{"kit imports the root", Package{ImportPath: at("limpettest"), Imports: []string{Module}}, 1},
