@@ -55,10 +55,10 @@ func newOurs(h *herd, _ *time.Duration) herdClient {
 
 func (o *ours) again(_ time.Duration, why *wire.Failure) time.Duration {
 	if why.Err == context.DeadlineExceeded {
-		o.timedOut()
+		o.extendDialTimeout()
 	}
 	d := judge(opinionated{}, why)
-	return max(o.next(d, o.spread), d.After)
+	return max(o.nextDelay(d, o.spread), d.After)
 }
 
 func (o *ours) patience() time.Duration { return o.dialTimeout }

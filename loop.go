@@ -166,7 +166,7 @@ func (l *loop) expectsEvents() bool {
 func (l *loop) enter(p Phase) {
 	l.state.Phase, l.state.Since = p, l.now
 	l.state.Draining = l.shutdown
-	l.state.Attempt = l.policy.k
+	l.state.Attempt = l.policy.failures
 	l.c.state.Set(l.state)
 	l.c.notify.post(StateChanged{l.c.cfg.url.Host, l.state})
 }

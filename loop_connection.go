@@ -14,7 +14,7 @@ func (l *loop) connect() {
 	l.attemptAt = time.Time{}
 	l.c.counters.attempts.Add(1)
 	l.enter(Connecting)
-	a := attempt{number: l.policy.k + 1, session: l.session, subs: l.registry.positions(), refresh: l.refreshCredential, cause: l.state.Cause}
+	a := attempt{number: l.policy.failures + 1, session: l.session, subs: l.registry.positions(), refresh: l.refreshCredential, cause: l.state.Cause}
 	ctx, cancel := context.WithTimeout(context.Background(), l.policy.dialTimeout)
 	l.cancelAttempt = cancel
 	l.c.goroutines.spawn(func() {
@@ -151,7 +151,7 @@ func (k *link) stage() wire.Stage {
 // fail ends a connection, or an attempt if k is nil, and decides what comes
 // next.
 func (l *loop) fail(k *link, f *wire.Failure) {
-	f.Attempt = l.policy.k + 1
+	f.Attempt = l.policy.failures + 1
 	d := judge(l.c.cfg.Dialect, f)
 	why := cause(f, d)
 	l.state.Cause = why
@@ -177,18 +177,18 @@ func (l *loop) fail(k *link, f *wire.Failure) {
 		l.end(&PermanentError{d.class, why})
 		return
 	case wire.ActionRefresh:
-		if l.c.cfg.Auth == nil || !l.credentialRefusedAt.IsZero() && l.now.Sub(l.credentialRefusedAt) < refreshOnce {
+		if l.c.cfg.Auth == nil || !l.credentialRefusedAt.IsZero() && l.now.Sub(l.credentialRefusedAt) < refusalMemory {
 			l.end(&PermanentError{ClassAuth, why})
 			return
 		}
 		l.credentialRefusedAt, l.refreshCredential = l.now, true
-		l.policy.failed(0)
+		l.policy.countFailure(0)
 		l.scheduleAttempt(d.After)
 		return
 	case wire.ActionRetryNow:
 		// Once: a peer that never lets us stay must not be hammered.
-		if l.policy.k == 0 {
-			l.policy.failed(0)
+		if l.policy.failures == 0 {
+			l.policy.countFailure(0)
 			l.scheduleAttempt(d.After)
 			return
 		}
@@ -197,7 +197,7 @@ func (l *loop) fail(k *link, f *wire.Failure) {
 	case wire.ActionSpread:
 		spread = max(spread, d.Spread)
 	}
-	l.scheduleAttempt(l.policy.next(d, spread))
+	l.scheduleAttempt(l.policy.nextDelay(d, spread))
 }
 
 // countViolation returns the number of violations in a row without progress in

@@ -95,7 +95,7 @@ func (l *loop) checkStable(k *link) {
 		return
 	}
 	k.stable = true
-	l.policy.reset()
+	l.policy.forgetFailures()
 	l.violations = 0
 }
 

@@ -46,12 +46,12 @@ func (e dialed) apply(l *loop) {
 	}
 	if e.failure != nil {
 		if e.timedOut {
-			l.policy.timedOut()
+			l.policy.extendDialTimeout()
 		}
 		l.fail(nil, e.failure)
 		return
 	}
-	l.policy.dialTimeout = l.policy.first
+	l.policy.dialTimeout = l.policy.firstDialTimeout
 	l.open(e.conn, e.token)
 }
 

@@ -14,11 +14,11 @@ import (
 func TestPolicyNeverGivesUp(t *testing.T) {
 	p := newPolicy(Backoff{First: 500 * time.Millisecond, Initial: 500 * time.Millisecond, Max: 15 * time.Second, Multiplier: 1.5}, 10*time.Second)
 	for k := 1; k <= 2000; k++ {
-		d := p.next(decision{}, 0)
+		d := p.nextDelay(decision{}, 0)
 		if d < 0 {
 			t.Fatalf("failure %d: stop", k)
 		}
-		v := p.bound()
+		v := p.delayBound()
 		low := v / 2
 		if k == 1 {
 			low, v = 0, 500*time.Millisecond
@@ -33,7 +33,7 @@ func TestPolicyJitterSurvivesTheCap(t *testing.T) {
 	p := newPolicy(Backoff{First: 500 * time.Millisecond, Initial: 500 * time.Millisecond, Max: 15 * time.Second, Multiplier: 1.5}, 10*time.Second)
 	seen := map[time.Duration]bool{}
 	for range 500 {
-		seen[p.next(decision{}, 0).Round(time.Millisecond)] = true
+		seen[p.nextDelay(decision{}, 0).Round(time.Millisecond)] = true
 	}
 	if len(seen) < 400 {
 		t.Errorf("500 draws gave %d different waits", len(seen))
@@ -43,11 +43,11 @@ func TestPolicyJitterSurvivesTheCap(t *testing.T) {
 func TestPolicySpread(t *testing.T) {
 	p := newPolicy(Backoff{First: 500 * time.Millisecond, Initial: 500 * time.Millisecond, Max: 15 * time.Second, Multiplier: 1.5}, 10*time.Second)
 	const w = time.Minute
-	if d := p.next(decision{}, w); d > w {
+	if d := p.nextDelay(decision{}, w); d > w {
 		t.Errorf("first wait %v, window %v", d, w)
 	}
 	for k := 2; k < 19; k++ {
-		if d := p.next(decision{}, w); d < w/2 || d > w {
+		if d := p.nextDelay(decision{}, w); d < w/2 || d > w {
 			t.Errorf("failure %d: waits %v outside [%v, %v]", k, d, w/2, w)
 		}
 	}
@@ -58,7 +58,7 @@ func TestPolicySlotReplacesTheDraw(t *testing.T) {
 	for range 100 {
 		d := decision{}
 		d.After = 40 * time.Second
-		if got := p.next(d, 0); got < 40*time.Second || got > 44*time.Second {
+		if got := p.nextDelay(d, 0); got < 40*time.Second || got > 44*time.Second {
 			t.Fatalf("slot of 40 s gave %v", got)
 		}
 	}
@@ -66,12 +66,12 @@ func TestPolicySlotReplacesTheDraw(t *testing.T) {
 
 func TestPolicyDialTimeoutGrowsOnTimeoutsOnly(t *testing.T) {
 	p := newPolicy(Backoff{First: 1, Initial: 1, Max: 1, Multiplier: 1}, 10*time.Second)
-	p.next(decision{}, 0)
+	p.nextDelay(decision{}, 0)
 	if p.dialTimeout != 10*time.Second {
 		t.Errorf("after a refusal: %v", p.dialTimeout)
 	}
 	for range 10 {
-		p.timedOut()
+		p.extendDialTimeout()
 	}
 	if p.dialTimeout != time.Minute {
 		t.Errorf("after ten time-outs: %v", p.dialTimeout)
@@ -98,17 +98,17 @@ func TestPolicyEnvelopeAfterAnyMixture(t *testing.T) {
 			for i, step := range mixture {
 				switch step {
 				case "skip":
-					p.failed(0)
+					p.countFailure(0)
 					continue
 				case "nineteen":
 					for range 19 {
-						p.next(plain, 0)
+						p.nextDelay(plain, 0)
 					}
 					continue
 				}
-				got, v := p.next(step.(decision), 0), p.bound()
-				if p.k > 1 && (got < v/2-time.Microsecond || got > max(v, 15*time.Second)+time.Microsecond) {
-					t.Fatalf("%s: step %d, failure %d waits %v, want [%v, %v]", name, i, p.k, got, v/2, v)
+				got, v := p.nextDelay(step.(decision), 0), p.delayBound()
+				if p.failures > 1 && (got < v/2-time.Microsecond || got > max(v, 15*time.Second)+time.Microsecond) {
+					t.Fatalf("%s: step %d, failure %d waits %v, want [%v, %v]", name, i, p.failures, got, v/2, v)
 				}
 			}
 		}
@@ -117,9 +117,9 @@ func TestPolicyEnvelopeAfterAnyMixture(t *testing.T) {
 
 func TestPolicyCapRespectsTheSpread(t *testing.T) {
 	p := newTestPolicy()
-	p.next(decision{}, 0)
+	p.nextDelay(decision{}, 0)
 	for range 50 {
-		if got := p.next(decision{atCap: true}, 2*time.Minute); got < time.Minute || got > 2*time.Minute {
+		if got := p.nextDelay(decision{atCap: true}, 2*time.Minute); got < time.Minute || got > 2*time.Minute {
 			t.Fatalf("waits %v, the window is 2 min", got)
 		}
 	}
@@ -150,7 +150,7 @@ func TestPolicyGoAwaySpreads(t *testing.T) {
 	for range 200 {
 		d := decision{window: 30 * time.Second}
 		d.After = 40 * time.Second
-		wait := p.next(d, 0)
+		wait := p.nextDelay(d, 0)
 		if wait < 40*time.Second || wait > 70*time.Second {
 			t.Fatalf("waits %v, want 40 s and up to 30 s more", wait)
 		}

@@ -40,8 +40,8 @@ var ofClient = []mutation{
 	{
 		name:    "policy: a herd comes back at once",
 		file:    "reconnect.go",
-		search:  "return uniform(max(p.o.First, spread))",
-		replace: "return uniform(p.o.First)",
+		search:  "return uniform(max(p.options.First, spread))",
+		replace: "return uniform(p.options.First)",
 		test:    "-run ^TestHerd$ .",
 	},
 	{
