@@ -19,8 +19,8 @@ import (
 )
 
 // Client is a connection that survives its sockets. It is safe for concurrent
-// use. A context given to a method bounds that call, never the client's life:
-// Shutdown or Close end it.
+// use. A context given to a method bounds that call, not the life of the
+// client: Shutdown or Close end it.
 type Client struct {
 	cfg      config
 	inbox    inbox
@@ -46,9 +46,9 @@ func (c *Client) String() string { return "limpet.Client(" + c.cfg.url.Host + ")
 // GoString is String.
 func (c *Client) GoString() string { return c.String() }
 
-// New makes a client that starts connecting in the background. url has the
-// scheme ws or wss. Errors are about url and o alone: *Error values, joined,
-// each naming its field.
+// New returns a client that connects in the background. It does not block. url
+// has the scheme ws or wss, and o may be nil. Errors concern only url and o:
+// they are joined *Error values of ClassInput, one for each field at fault.
 func New(url string, o *Options) (*Client, error) {
 	cfg, err := newConfig(url, o)
 	if err != nil {
@@ -59,7 +59,7 @@ func New(url string, o *Options) (*Client, error) {
 	c.gate.messages, c.gate.bytes = cfg.Window.Messages, cfg.Window.Bytes
 	c.state.Set(State{Phase: Connecting, Since: time.Now()})
 	if c.notify != nil {
-		go c.notify.run() // user code: nobody waits for it
+		go c.notify.run() // runs user code, so Done does not wait for it
 		for key := range cfg.url.Query() {
 			if secretKeys.MatchString(key) {
 				c.notify.post(CredentialInURL{key})
@@ -75,9 +75,10 @@ func New(url string, o *Options) (*Client, error) {
 // secretKeys are names of query parameters that hold credentials.
 var secretKeys = regexp.MustCompile(`(?i)token|key|auth|secret|password|sig`)
 
-// Dial is New followed by WaitReady. On failure it closes the client and
-// returns why it could not connect: the permanent failure, or ctx's error
-// joined with the cause of the last attempt.
+// Dial is New followed by WaitReady: it blocks until the client is ready, has
+// failed for good, or ctx ends. If it fails it closes the client and returns why
+// the client could not connect: a *PermanentError, or ctx's error wrapped
+// together with the cause of the last failed attempt.
 func Dial(ctx context.Context, url string, o *Options) (*Client, error) {
 	c, err := New(url, o)
 	if err != nil {
@@ -90,8 +91,9 @@ func Dial(ctx context.Context, url string, o *Options) (*Client, error) {
 	return c, nil
 }
 
-// WaitReady blocks until messages can flow, the client has ended (its error)
-// or ctx ends (ctx's error, with the cause of the last failed attempt).
+// WaitReady blocks until messages can flow. It returns an error if the client
+// has ended (the error of Err) or ctx ends (ctx's error, wrapped together with
+// the cause of the last failed attempt).
 func (c *Client) WaitReady(ctx context.Context) error {
 	s, err := c.state.Wait(ctx, func(s State) bool { return s.Phase == Ready || s.Phase == Ended })
 	switch {
@@ -318,27 +320,30 @@ func (c *Client) Flush(ctx context.Context) error {
 	}
 }
 
-// State is the present state.
+// State returns the current state.
 func (c *Client) State() State { return c.state.Load() }
 
-// WaitState blocks until ok returns true for the present state, which it
-// returns, or ctx ends. It is level-triggered: states that came and went
-// between two looks are not shown. ok runs on the caller's goroutine.
+// WaitState blocks until ok returns true for the current state, which it then
+// returns, or ctx ends; then it returns the last state seen and ctx's error. It
+// is level-triggered: ok does not see every state, only the latest one. ok runs
+// on the caller's goroutine.
 func (c *Client) WaitState(ctx context.Context, ok func(State) bool) (State, error) {
 	return c.state.Wait(ctx, ok)
 }
 
-// Retry ends the present wait for the next attempt: the network is back.
+// Retry skips the current backoff. Call it when you know that the network is
+// back. It starts no attempt earlier than the server asked for, or less than
+// 100 milliseconds after the last one.
 func (c *Client) Retry() { c.inbox.post(reconnectNow{}) }
 
-// Stats counts what happened since New.
+// Stats returns what happened since New.
 func (c *Client) Stats() Stats { return c.counters.stats() }
 
-// Shutdown ends the client in order: new work is refused, subscriptions end at
-// the server, consumers take what is waiting, every message gets its outcome,
-// the session is given back, the connection closed. When ctx ends first it is
-// Close, and the error is ctx's. A subscription whose messages nobody takes
-// holds Shutdown up until then.
+// Shutdown ends the client in order: it refuses new work, unsubscribes at the
+// server, lets consumers take what is waiting, waits until every message has its
+// outcome, ends the session and closes the connection. It blocks until then. If
+// ctx ends first it calls Close and returns ctx's error. A subscription without
+// a consumer delays Shutdown until ctx ends.
 func (c *Client) Shutdown(ctx context.Context) error {
 	c.inbox.post(shutdown{})
 	select {
@@ -356,10 +361,10 @@ func (c *Client) Shutdown(ctx context.Context) error {
 	return ctx.Err()
 }
 
-// Close ends the client now and does not wait; Done tells when everything has
-// stopped. What waits for a consumer is dropped and counted; every receipt gets
-// its outcome, Unsent or Unknown. It may be called from a consumer, more than
-// once, and always returns nil.
+// Close ends the client at once. It does not wait: Done is closed when everything
+// has stopped. Messages that wait for a consumer are dropped and counted. Every
+// receipt without an outcome ends as Unsent or Unknown. Close may be called from
+// a consumer, and more than once. It always returns nil.
 func (c *Client) Close() error {
 	if c.inbox.post(closeNow{}) {
 		return nil
@@ -374,13 +379,13 @@ func (c *Client) Close() error {
 	return nil
 }
 
-// Done is closed when the client has ended and its goroutines with it. Those
-// inside a function of the caller, and those that hold messages for C after a
-// permanent failure, may remain; Close ends the latter.
+// Done is closed when the client and its goroutines have ended. Goroutines that
+// are inside a function of the caller may remain, and after a permanent failure
+// those that hold messages for C; Close ends the latter.
 func (c *Client) Done() <-chan struct{} { return c.done }
 
-// Err is why the client ended: nil while it has not, ErrClosed after Close and
-// Shutdown, otherwise a *PermanentError.
+// Err returns why the client ended: nil while it has not ended, an error that
+// wraps ErrClosed after Close and Shutdown, otherwise a *PermanentError.
 func (c *Client) Err() error {
 	if s := c.State(); s.Phase == Ended {
 		return s.Cause

@@ -8,13 +8,14 @@ import (
 	"github.com/limpet-go/limpet/internal/watch"
 )
 
-// SubPhase is how far a subscription is.
+// SubPhase is what a subscription is doing.
 type SubPhase uint8
 
+// The phases of a subscription.
 const (
-	SubPending SubPhase = iota // not confirmed by the server on the present connection
+	SubPending SubPhase = iota // not confirmed on the current connection
 	SubLive                    // messages flow
-	SubEnded                   // closed or refused: see Err
+	SubEnded                   // closed, or refused by the server: see Err
 )
 
 func (p SubPhase) String() string {
@@ -31,22 +32,30 @@ func (p SubPhase) String() string {
 
 // SubState is the state of a subscription at one moment.
 type SubState struct {
-	Phase      SubPhase
-	Generation uint64 // connection on which it was last confirmed
-	Since      time.Time
-	Err        error // SubEnded: why; nil for a clean end. SubPending: why it was refused, if it will be asked for again
+	Phase SubPhase
+
+	// Generation is the connection on which it was last confirmed, as in
+	// State.Generation.
+	Generation uint64
+
+	// Since is when the phase began.
+	Since time.Time
+
+	// Err is, in the phase SubEnded, why the subscription ended, nil for a clean
+	// end. In the phase SubPending it is why the server refused it for now.
+	Err error
 }
 
 // SubStats counts the messages of a subscription. Always
 // Received = Delivered + Dropped + Waiting.
 type SubStats struct {
-	Received   uint64 // accepted from the server, without duplicates
+	Received   uint64 // from the server, without duplicates
 	Delivered  uint64 // handed to a consumer
-	Dropped    uint64 // by the overflow policy, or waiting when the subscription was closed
-	Waiting    uint64 // in the queue, or in the hand of C
+	Dropped    uint64 // by the overflow policy, or by closing the subscription
+	Waiting    uint64 // in the queue, or taken from it for C
 	Duplicates uint64 // received again and discarded
-	Gaps       uint64 // gaps and resets put into the stream by the server or by missing numbers
-	Resets     uint64
+	Gaps       uint64 // reported by the server, or found by missing numbers
+	Resets     uint64 // as Gaps
 }
 
 // Subscription is a stream of messages that survives its connections. It is
@@ -77,14 +86,15 @@ func (s *Subscription) String() string { return "limpet.Subscription(" + peerTex
 // GoString is String.
 func (s *Subscription) GoString() string { return s.String() }
 
-// Topic is what was subscribed to.
+// Topic returns the topic given to Subscribe.
 func (s *Subscription) Topic() string { return s.topic }
 
-// State is the present state.
+// State returns the current state.
 func (s *Subscription) State() SubState { return s.state.Load() }
 
-// WaitLive blocks until the server has confirmed the subscription, the
-// subscription has ended (its error) or ctx ends (ctx's error).
+// WaitLive blocks until the server has confirmed the subscription on the current
+// connection. It returns an error if the subscription has ended (its error, or
+// one that wraps ErrClosed after a clean end) or ctx ends (ctx's error).
 func (s *Subscription) WaitLive(ctx context.Context) error {
 	st, err := s.state.Wait(ctx, func(st SubState) bool { return st.Phase != SubPending })
 	if err != nil {
@@ -99,7 +109,7 @@ func (s *Subscription) WaitLive(ctx context.Context) error {
 	return nil
 }
 
-// Stats counts what came and went.
+// Stats returns the counts since Subscribe.
 func (s *Subscription) Stats() SubStats {
 	q := s.queue
 	q.mu.Lock()
@@ -110,16 +120,17 @@ func (s *Subscription) Stats() SubStats {
 	}
 }
 
-// Committed is the position up to which everything was acknowledged without a
-// hole: where another process may go on with FromResume. Zero if nothing was.
-// A message that is never acknowledged holds it where it is.
+// Committed returns the position up to which every message was acknowledged:
+// another process can continue from it with FromResume. It is zero before the
+// first acknowledgement. A message that is never acknowledged stops it.
 func (s *Subscription) Committed() Position {
 	s.queue.mu.Lock()
 	defer s.queue.mu.Unlock()
 	return s.queue.progress.committed
 }
 
-// Err is why the subscription ended: nil while it has not, and after a clean end.
+// Err returns why the subscription ended: nil while it has not ended and after a
+// clean end.
 func (s *Subscription) Err() error {
 	if st := s.State(); st.Phase == SubEnded {
 		return st.Err
@@ -127,18 +138,20 @@ func (s *Subscription) Err() error {
 	return nil
 }
 
-// Close ends the subscription at both ends. It does not wait; messages that
-// wait are dropped and counted. It may be called from a consumer.
+// Close ends the subscription here and at the server. It does not wait. Waiting
+// messages are dropped and counted. It may be called from a consumer, and more
+// than once. It always returns nil.
 func (s *Subscription) Close() error {
 	s.queue.discard(nil)
 	s.client.inbox.post(unsubscribe{s})
 	return nil
 }
 
-// Subscribe registers a subscription and returns at once, connected or not;
-// WaitLive waits for the server. It is restored after every reconnect where it
-// stopped. Errors are local: a *Error that names the argument or wraps
-// ErrTopic, ErrUnsupported, ErrDuplicate or ErrClosed. ctx bounds the call.
+// Subscribe registers a subscription. It does not wait for the server, connected
+// or not; Subscription.WaitLive does. After every reconnect the subscription is
+// restored where it stopped. Errors are local: an *Error that names the argument,
+// or that wraps ErrTopic, ErrUnsupported, ErrDuplicate or ErrClosed. ctx bounds
+// the call, not the subscription; o may be nil.
 func (c *Client) Subscribe(ctx context.Context, topic string, o *SubscribeOptions) (*Subscription, error) {
 	if err := ctx.Err(); err != nil {
 		return nil, err
