@@ -331,10 +331,10 @@ func (c *Client) WaitState(ctx context.Context, ok func(State) bool) (State, err
 	return c.state.Wait(ctx, ok)
 }
 
-// Retry skips the current backoff. Call it when you know that the network is
+// ReconnectNow skips the current backoff. Call it when you know that the network is
 // back. It starts no attempt earlier than the server asked for, or less than
 // 100 milliseconds after the last one.
-func (c *Client) Retry() { c.inbox.post(reconnectNow{}) }
+func (c *Client) ReconnectNow() { c.inbox.post(reconnectNow{}) }
 
 // Stats returns what happened since New.
 func (c *Client) Stats() Stats { return c.counters.stats() }

@@ -48,7 +48,7 @@ func TestStacksOfIdleConnections(t *testing.T) {
 			message := func(pause time.Duration) (reader string, loops int) {
 				time.Sleep(pause)
 				send <- true
-				c.Retry()
+				c.ReconnectNow()
 				synctest.Wait()
 				readers := running("limpet.(*Client).read")
 				if len(readers) != 1 {

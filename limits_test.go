@@ -201,7 +201,7 @@ func TestEndInEveryPhase(t *testing.T) {
 					}
 				}()
 				go c.Close()
-				go c.Retry()
+				go c.ReconnectNow()
 			}
 			c.Close()
 			<-c.Done()

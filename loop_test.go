@@ -154,7 +154,7 @@ func TestRetryThatChangesNothingIsNoNews(t *testing.T) {
 		var waits impatience
 		c := watched(t, &waits)
 		waits.client.Store(c)
-		c.Retry()
+		c.ReconnectNow()
 		time.Sleep(minBetweenAttempts - time.Millisecond)
 		if n := waits.n.Load(); n != 2 {
 			t.Errorf("told of %d waits, want the first and the one that Retry cut short", n)
@@ -178,7 +178,7 @@ func (o *impatience) Observe(e Event) {
 		return
 	}
 	if c := o.client.Load(); c != nil {
-		c.Retry()
+		c.ReconnectNow()
 	}
 }
 

@@ -262,7 +262,7 @@ func TestRetry(t *testing.T) {
 						t.Fatal(err)
 					}
 					at, n := time.Now(), len(srv.Network.Dials())
-					c.Retry()
+					c.ReconnectNow()
 					if _, err := c.WaitState(context.Background(), func(s limpet.State) bool { return s.Attempt == i+2 || s.Phase == limpet.Ready }); err != nil {
 						t.Fatal(err)
 					}
