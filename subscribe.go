@@ -156,14 +156,10 @@ func (c *Client) Subscribe(ctx context.Context, topic string, o *SubscribeOption
 	if err := ctx.Err(); err != nil {
 		return nil, err
 	}
-	opts, err := c.cfg.subscribeOptions(topic, o)
+	s, err := newSubscription(c, topic, o)
 	if err != nil {
 		return nil, err
 	}
-	s := &Subscription{client: c, topic: topic, from: opts.From, token: opts.Token}
-	s.queue = newQueue(topic, &opts, c.cfg.traits, func() { c.inbox.post(grantCredit{s}) })
-	s.queue.tell = func(gen uint64, p Position) { c.inbox.post(sendProcessed{s, gen, p}) }
-	s.state.Set(SubState{Phase: SubPending, Since: time.Now()})
 	cmd := subscribe{s, make(chan error, 1)}
 	if !c.inbox.post(cmd) {
 		return nil, &Error{Op: "Subscribe", Class: ClassClosed, Err: ErrClosed}
@@ -177,4 +173,16 @@ func (c *Client) Subscribe(ctx context.Context, topic string, o *SubscribeOption
 	case <-c.done:
 		return nil, &Error{Op: "Subscribe", Class: ClassClosed, Err: ErrClosed}
 	}
+}
+
+func newSubscription(c *Client, topic string, o *SubscribeOptions) (*Subscription, error) {
+	opts, err := c.cfg.subscribeOptions(topic, o)
+	if err != nil {
+		return nil, err
+	}
+	s := &Subscription{client: c, topic: topic, from: opts.From, token: opts.Token}
+	s.queue = newQueue(topic, &opts, c.cfg.traits, func() { c.inbox.post(grantCredit{s}) })
+	s.queue.tell = func(gen uint64, p Position) { c.inbox.post(sendProcessed{s, gen, p}) }
+	s.state.Set(SubState{Phase: SubPending, Since: time.Now()})
+	return s, nil
 }
