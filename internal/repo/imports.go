@@ -1,6 +1,6 @@
 // Package repo holds the rules about this repository that its tests check: who
 // may import whom, which modules the root may need, and that no test waits in
-// real time. The rules are those of docs/design.md, sections 1 and 6.
+// real time. The rules are those of docs/design.md, sections 1 and 7.
 package repo
 
 import (
