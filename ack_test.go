@@ -177,7 +177,7 @@ func TestTooBigWithoutSessions(t *testing.T) {
 			srv.host.Network.Each(func(int) limpettest.Fault { return limpettest.CloseWith(1009, "", 1).AfterFrames(limpettest.Up, 1) })
 			d := newWords()
 			d.traits.Acks = true
-			c, err := limpet.New(srv.host.URL(), &limpet.Options{HTTPClient: srv.host.HTTPClient(), Dialect: retryNow{d}})
+			c, err := limpet.New(srv.host.URL(), options(&limpet.Options{HTTPClient: srv.host.HTTPClient(), Dialect: retryNow{d}}))
 			if err != nil {
 				t.Fatal(err)
 			}

@@ -48,12 +48,12 @@ func TestRefusedTwiceIsFinal(t *testing.T) {
 		srv := limpettest.NewServer(t, nil)
 		srv.Network.Each(func(int) limpettest.Fault { return limpettest.RefuseUpgrade(401, nil) })
 		calls := 0
-		_, err := limpet.Dial(context.Background(), srv.URL(), &limpet.Options{
+		_, err := limpet.Dial(context.Background(), srv.URL(), options(&limpet.Options{
 			HTTPClient: srv.HTTPClient(),
 			Auth: func(context.Context, limpet.AttemptInfo) (limpet.Credential, error) {
 				calls++
 				return limpet.Credential{Header: http.Header{"Authorization": {"Bearer canary"}}}, nil
-			}})
+			}}))
 		var p *limpet.PermanentError
 		if !errors.As(err, &p) || p.Class != limpet.ClassAuth || calls != 2 {
 			t.Errorf("after %d calls: %v", calls, err)
@@ -69,13 +69,13 @@ func TestHangingAuthHoldsNothingUp(t *testing.T) {
 		srv := limpettest.NewServer(t, nil)
 		release := make(chan struct{})
 		var calls atomic.Int32
-		c, err := limpet.New(srv.URL(), &limpet.Options{
+		c, err := limpet.New(srv.URL(), options(&limpet.Options{
 			HTTPClient: srv.HTTPClient(),
 			Auth: func(context.Context, limpet.AttemptInfo) (limpet.Credential, error) {
 				calls.Add(1)
 				<-release // regardless of ctx
 				return limpet.Credential{}, nil
-			}})
+			}}))
 		if err != nil {
 			t.Fatal(err)
 		}

@@ -28,7 +28,7 @@ func dial(t testing.TB, srv *limpettest.Server, o *limpet.Options) *limpet.Clien
 		opts = *o
 	}
 	opts.HTTPClient = srv.HTTPClient()
-	c, err := limpet.Dial(context.Background(), srv.URL(), &opts)
+	c, err := limpet.Dial(context.Background(), srv.URL(), options(&opts))
 	if err != nil {
 		t.Fatal(err)
 	}

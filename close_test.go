@@ -52,7 +52,7 @@ func TestCloseInEveryPhase(t *testing.T) {
 				synctest.Test(t, func(t *testing.T) {
 					srv := limpettest.NewServer(t, &limpettest.ServerOptions{Network: &limpettest.NetworkOptions{Buffer: 4096}})
 					srv.Inject(tc.fault)
-					c, err := limpet.New(srv.URL(), &limpet.Options{HTTPClient: srv.HTTPClient()})
+					c, err := limpet.New(srv.URL(), options(&limpet.Options{HTTPClient: srv.HTTPClient()}))
 					if err != nil {
 						t.Fatal(err)
 					}
@@ -172,7 +172,7 @@ func TestPingsAreAnsweredOnASlowUplink(t *testing.T) {
 		}), &limpettest.HostOptions{Network: &limpettest.NetworkOptions{Buffer: 1024, Up: time.Second}})
 		d := retryNow{newWords()}
 		d.traits.Greeting, d.traits.Ping = false, wire.PingNone
-		c, err := limpet.Dial(context.Background(), h.URL(), &limpet.Options{HTTPClient: h.HTTPClient(), Dialect: d})
+		c, err := limpet.Dial(context.Background(), h.URL(), options(&limpet.Options{HTTPClient: h.HTTPClient(), Dialect: d}))
 		if err != nil {
 			t.Fatal(err)
 		}

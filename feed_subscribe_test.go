@@ -60,7 +60,7 @@ func TestFeedTopicAnewOnOneConnection(t *testing.T) {
 				t.Fatal(err)
 			}
 			host := limpettest.NewHandler(t, http.HandlerFunc(tickers), nil)
-			c, err := limpet.Dial(context.Background(), host.URL(), &limpet.Options{Dialect: dialect, HTTPClient: host.HTTPClient()})
+			c, err := limpet.Dial(context.Background(), host.URL(), options(&limpet.Options{Dialect: dialect, HTTPClient: host.HTTPClient()}))
 			if err != nil {
 				t.Fatal(err)
 			}

@@ -123,7 +123,7 @@ func message(s, prev uint64, body string) native.Frame {
 func (s *script) start(o limpet.Options) (*limpet.Client, *limpet.Subscription) {
 	o.HTTPClient = s.host.HTTPClient()
 	s.host.Inject(limpettest.Stall(time.Millisecond)) // so that HELLO carries the subscription
-	c, err := limpet.New(s.host.URL(), &o)
+	c, err := limpet.New(s.host.URL(), options(&o))
 	if err != nil {
 		s.t.Fatal(err)
 	}
@@ -298,7 +298,7 @@ func TestNoSubprotocolIsFinal(t *testing.T) {
 				ws.CloseNow()
 			}
 		}), nil)
-		_, err := limpet.Dial(context.Background(), h.URL(), &limpet.Options{HTTPClient: h.HTTPClient()})
+		_, err := limpet.Dial(context.Background(), h.URL(), options(&limpet.Options{HTTPClient: h.HTTPClient()}))
 		if !errors.Is(err, limpet.ErrSubprotocol) {
 			t.Errorf("%v", err)
 		}

@@ -134,10 +134,10 @@ func suffer(t *testing.T, tc frameCase, plain bool) outcome {
 	host := limpettest.NewHandler(t, http.HandlerFunc(s.serve), nil)
 	s.host = host
 	host.Inject(limpettest.Stall(time.Millisecond)) // so that the subscription is there
-	c, err := limpet.New(host.URL(), &limpet.Options{
+	c, err := limpet.New(host.URL(), options(&limpet.Options{
 		HTTPClient: host.HTTPClient(), Dialect: rawFrames{}, ReadLimit: hostileLimit, PlainFrames: plain,
 		Backoff: limpet.Backoff{First: time.Minute, Initial: time.Minute, Max: time.Minute},
-	})
+	}))
 	if err != nil {
 		t.Fatal(err)
 	}

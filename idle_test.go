@@ -37,7 +37,7 @@ func TestStacksOfIdleConnections(t *testing.T) {
 					nc.Write([]byte{0x82, 1, 'x'})
 				}
 			}), nil)
-			c, err := limpet.Dial(context.Background(), host.URL(), &limpet.Options{HTTPClient: host.HTTPClient(), Dialect: rawFrames{}, PlainFrames: plain})
+			c, err := limpet.Dial(context.Background(), host.URL(), options(&limpet.Options{HTTPClient: host.HTTPClient(), Dialect: rawFrames{}, PlainFrames: plain}))
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -86,7 +86,7 @@ func TestBigMessageIsForgotten(t *testing.T) {
 				nc.Write(fr(0x82, strings.Repeat("x", size)))
 				drain(nc)
 			}), nil)
-			c, err := limpet.Dial(context.Background(), host.URL(), &limpet.Options{HTTPClient: host.HTTPClient(), Dialect: rawFrames{}, PlainFrames: plain})
+			c, err := limpet.Dial(context.Background(), host.URL(), options(&limpet.Options{HTTPClient: host.HTTPClient(), Dialect: rawFrames{}, PlainFrames: plain}))
 			if err != nil {
 				t.Fatal(err)
 			}

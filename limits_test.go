@@ -42,7 +42,7 @@ func TestAbsurdBoundsAreNamed(t *testing.T) {
 			{Heartbeat: limpet.Heartbeat{Interval: math.MaxInt64}},
 		} {
 			o.HTTPClient = srv.HTTPClient()
-			c, err := limpet.New(srv.URL(), &o)
+			c, err := limpet.New(srv.URL(), options(&o))
 			var e *limpet.Error
 			if !errors.As(err, &e) || e.Field == "" {
 				t.Errorf("New: %v", err)
@@ -59,7 +59,7 @@ func TestPrintedClientsShowNoSecret(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		srv := limpettest.NewServer(t, nil)
 		o := limpet.Options{Header: map[string][]string{"Authorization": {"canary"}}, HTTPClient: srv.HTTPClient()}
-		c, err := limpet.Dial(context.Background(), srv.URL()+"/?key=canary", &o)
+		c, err := limpet.Dial(context.Background(), srv.URL()+"/?key=canary", options(&o))
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -216,7 +216,7 @@ func TestEndInEveryPhase(t *testing.T) {
 					srv := limpettest.NewServer(t, nil)
 					o := limpet.Options{HTTPClient: srv.HTTPClient()}
 					prepare(srv, &o)
-					c, err := limpet.New(srv.URL(), &o)
+					c, err := limpet.New(srv.URL(), options(&o))
 					if err != nil {
 						t.Fatal(err)
 					}

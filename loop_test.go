@@ -3,6 +3,7 @@ package limpet
 import (
 	"context"
 	"errors"
+	"flag"
 	"fmt"
 	"math/rand/v2"
 	"net/http"
@@ -18,12 +19,12 @@ import (
 func offline(t *testing.T) *Client { return watched(t, nil) }
 
 func watched(t *testing.T, o Observer) *Client {
-	c, err := New("wss://nowhere", &Options{
+	c, err := New("wss://nowhere", options(&Options{
 		Observer:   o,
 		HTTPClient: &http.Client{Transport: nowhere{}},
 		Backoff:    Backoff{First: time.Hour, Initial: time.Hour, Max: time.Hour},
 		Window:     Window{Messages: 1 << 20},
-	})
+	}))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -33,6 +34,12 @@ func watched(t *testing.T, o Observer) *Client {
 	})
 	synctest.Wait()
 	return c
+}
+
+// options is the helper of the same name in helpers_test.go.
+func options(o *Options) *Options {
+	o.PlainFrames = o.PlainFrames || flag.Lookup("plain").Value.String() == "true"
+	return o
 }
 
 type nowhere struct{}

@@ -189,9 +189,6 @@ type Delivery struct {
 	Burst int                  // not in this version
 }
 
-// plainByDefault is a flag of the tests: they all run on both paths.
-var plainByDefault bool
-
 // config is Options with every default filled in.
 type config struct {
 	Options
@@ -212,7 +209,6 @@ func newConfig(rawURL string, o *Options) (config, error) {
 		c.Options = *o
 	}
 	c.Header = c.Header.Clone()
-	c.PlainFrames = c.PlainFrames || plainByDefault
 	const op = "New"
 	var errs []error
 	refuse := func(err *Error) { errs = append(errs, err) }

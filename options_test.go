@@ -50,7 +50,7 @@ func TestBadOptionsAreNamed(t *testing.T) {
 		{"ws://localhost", o{Outbox: noStore{}}, "Options.Outbox", limpet.ClassUnsupported},
 		{"ws://localhost", o{Compression: true}, "Options.Compression", limpet.ClassUnsupported},
 	} {
-		c, err := limpet.New(tc.url, &tc.o)
+		c, err := limpet.New(tc.url, options(&tc.o))
 		var e *limpet.Error
 		if c != nil || !errors.As(err, &e) || e.Field != tc.field || e.Class != tc.class {
 			t.Errorf("New(%q): %v", tc.url, err)
@@ -63,7 +63,7 @@ func TestBadOptionsAreNamed(t *testing.T) {
 			t.Errorf("the error repeats a secret: %v", err)
 		}
 	}
-	_, err := limpet.New("ftp://x", &limpet.Options{ReadLimit: -1, DialTimeout: -1})
+	_, err := limpet.New("ftp://x", options(&limpet.Options{ReadLimit: -1, DialTimeout: -1}))
 	for _, field := range []string{"url", "ReadLimit", "DialTimeout"} {
 		if !strings.Contains(fmt.Sprint(err), field) {
 			t.Errorf("several faults at once, %s is not named: %v", field, err)
@@ -206,7 +206,7 @@ func TestOptionsAreCopied(t *testing.T) {
 		srv := limpettest.NewServer(t, &limpettest.ServerOptions{Server: &server.Options{}})
 		h := map[string][]string{"X-A": {"1"}}
 		o := &limpet.Options{HTTPClient: srv.HTTPClient(), Header: h}
-		a, err := limpet.New(srv.URL(), o)
+		a, err := limpet.New(srv.URL(), options(o))
 		if err != nil {
 			t.Fatal(err)
 		}

@@ -44,7 +44,7 @@ func TestAcceptThenDropForAnHour(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		srv := limpettest.NewServer(t, nil)
 		srv.Network.Each(func(int) limpettest.Fault { return limpettest.CutAfterFrames(limpettest.Up, 1) })
-		c, err := limpet.New(srv.URL(), &limpet.Options{HTTPClient: srv.HTTPClient()})
+		c, err := limpet.New(srv.URL(), options(&limpet.Options{HTTPClient: srv.HTTPClient()}))
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -66,7 +66,7 @@ func TestOutageOfThirtyMinutes(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		srv := limpettest.NewServer(t, nil)
 		ctx := context.Background()
-		c, err := limpet.Dial(ctx, srv.URL(), &limpet.Options{HTTPClient: srv.HTTPClient()})
+		c, err := limpet.Dial(ctx, srv.URL(), options(&limpet.Options{HTTPClient: srv.HTTPClient()}))
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -103,7 +103,7 @@ func TestRetryAfterIsNeverUndercut(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
 				srv := limpettest.NewServer(t, nil)
 				srv.Inject(limpettest.RefuseUpgrade(503, h))
-				c, err := limpet.Dial(context.Background(), srv.URL(), &limpet.Options{HTTPClient: srv.HTTPClient()})
+				c, err := limpet.Dial(context.Background(), srv.URL(), options(&limpet.Options{HTTPClient: srv.HTTPClient()}))
 				if err != nil {
 					t.Fatal(err)
 				}
@@ -135,7 +135,7 @@ func TestStatusVerdicts(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
 				srv := limpettest.NewServer(t, nil)
 				srv.Inject(limpettest.RefuseUpgrade(tc.status, http.Header{"Location": {"http://127.0.0.1:1/"}}))
-				c, err := limpet.New(srv.URL(), &limpet.Options{HTTPClient: srv.HTTPClient()})
+				c, err := limpet.New(srv.URL(), options(&limpet.Options{HTTPClient: srv.HTTPClient()}))
 				if err != nil {
 					t.Fatal(err)
 				}
@@ -165,7 +165,7 @@ func TestRefreshIsAskedForUntilGiven(t *testing.T) {
 		srv := limpettest.NewServer(t, nil)
 		srv.Inject(limpettest.RefuseUpgrade(401, nil))
 		var refresh []bool
-		c, err := limpet.Dial(context.Background(), srv.URL(), &limpet.Options{
+		c, err := limpet.Dial(context.Background(), srv.URL(), options(&limpet.Options{
 			HTTPClient: srv.HTTPClient(),
 			Auth: func(_ context.Context, info limpet.AttemptInfo) (limpet.Credential, error) {
 				refresh = append(refresh, info.Refresh)
@@ -173,7 +173,7 @@ func TestRefreshIsAskedForUntilGiven(t *testing.T) {
 					return limpet.Credential{}, errors.New("issuer is busy")
 				}
 				return limpet.Credential{}, nil
-			}})
+			}}))
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -200,7 +200,7 @@ func TestRetryNowIsNoHammer(t *testing.T) {
 		srv.host.Network.Each(func(int) limpettest.Fault { return limpettest.CutAfterFrames(limpettest.Up, 0) })
 		d := retryNow{newWords()}
 		d.traits.Greeting = false
-		c, err := limpet.New(srv.host.URL(), &limpet.Options{HTTPClient: srv.host.HTTPClient(), Dialect: d})
+		c, err := limpet.New(srv.host.URL(), options(&limpet.Options{HTTPClient: srv.host.HTTPClient(), Dialect: d}))
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -252,7 +252,7 @@ func TestRetry(t *testing.T) {
 					faults = append(faults, limpettest.RefuseUpgrade(503, tc.header))
 				}
 				srv.Inject(faults...)
-				c, err := limpet.New(srv.URL(), &limpet.Options{HTTPClient: srv.HTTPClient()})
+				c, err := limpet.New(srv.URL(), options(&limpet.Options{HTTPClient: srv.HTTPClient()}))
 				if err != nil {
 					t.Fatal(err)
 				}

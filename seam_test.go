@@ -160,7 +160,7 @@ func TestSeamIsWideEnough(t *testing.T) {
 			say("ready")
 		})
 		srv.host.Inject(limpettest.Clean(), limpettest.Stall(1), limpettest.Clean())
-		c, err := limpet.New(srv.host.URL(), &limpet.Options{HTTPClient: srv.host.HTTPClient(), Dialect: newWords()})
+		c, err := limpet.New(srv.host.URL(), options(&limpet.Options{HTTPClient: srv.host.HTTPClient(), Dialect: newWords()}))
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -213,7 +213,7 @@ func TestOutcomeWithoutSessions(t *testing.T) {
 			srv := newWordsServer(t, func(conn int, say func(string), hear func() string) { say("ready") })
 			d := newWords()
 			d.traits.Acks = true // which never come
-			c, err := limpet.Dial(context.Background(), srv.host.URL(), &limpet.Options{HTTPClient: srv.host.HTTPClient(), Dialect: d})
+			c, err := limpet.Dial(context.Background(), srv.host.URL(), options(&limpet.Options{HTTPClient: srv.host.HTTPClient(), Dialect: d}))
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -245,7 +245,7 @@ func TestSilentLanguageSendsNothing(t *testing.T) {
 		d := newWords()
 		d.traits = wire.Traits{Silent: true, Ping: wire.PingNone, StartSubs: 1, Confirms: true, Processed: wire.ProcessedEach}
 		srv.host.Inject(limpettest.Clean(), limpettest.Stall(1))
-		c, err := limpet.New(srv.host.URL(), &limpet.Options{HTTPClient: srv.host.HTTPClient(), Dialect: d})
+		c, err := limpet.New(srv.host.URL(), options(&limpet.Options{HTTPClient: srv.host.HTTPClient(), Dialect: d}))
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -284,14 +284,14 @@ func TestNoNumberBeforeTheBreakIsAReset(t *testing.T) {
 		})
 		var seen []limpet.LossTold
 		var mu sync.Mutex
-		c, err := limpet.Dial(context.Background(), srv.host.URL(), &limpet.Options{HTTPClient: srv.host.HTTPClient(), Dialect: d,
+		c, err := limpet.Dial(context.Background(), srv.host.URL(), options(&limpet.Options{HTTPClient: srv.host.HTTPClient(), Dialect: d,
 			Observer: observer(func(e limpet.Event) {
 				if l, ok := e.(limpet.LossTold); ok {
 					mu.Lock()
 					seen = append(seen, l)
 					mu.Unlock()
 				}
-			})})
+			})}))
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -331,7 +331,7 @@ func TestSlowTicketIsReadWhole(t *testing.T) {
 		}), nil)
 		d := newWords()
 		d.traits.Greeting = false
-		c, err := limpet.Dial(context.Background(), h.URL(), &limpet.Options{HTTPClient: h.HTTPClient(), Dialect: d})
+		c, err := limpet.Dial(context.Background(), h.URL(), options(&limpet.Options{HTTPClient: h.HTTPClient(), Dialect: d}))
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -349,13 +349,13 @@ func TestUnusableTokenIsAuthsFault(t *testing.T) {
 		synctest.Test(t, func(t *testing.T) {
 			srv := limpettest.NewServer(t, nil)
 			calls := 0
-			c, err := limpet.New(srv.URL(), &limpet.Options{HTTPClient: srv.HTTPClient(),
+			c, err := limpet.New(srv.URL(), options(&limpet.Options{HTTPClient: srv.HTTPClient(),
 				Auth: func(context.Context, limpet.AttemptInfo) (limpet.Credential, error) {
 					if calls++; calls < 5 {
 						return limpet.Credential{Token: limpet.Secret(token)}, nil
 					}
 					return limpet.Credential{Token: "good"}, nil
-				}})
+				}}))
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -382,7 +382,7 @@ func TestStepsWithoutEndAreAViolation(t *testing.T) {
 			time.Sleep(time.Minute)
 		})
 		srv.host.Network.Each(func(int) limpettest.Fault { return limpettest.Clean() })
-		c, err := limpet.New(srv.host.URL(), &limpet.Options{HTTPClient: srv.host.HTTPClient(), Dialect: newWords()})
+		c, err := limpet.New(srv.host.URL(), options(&limpet.Options{HTTPClient: srv.host.HTTPClient(), Dialect: newWords()}))
 		if err != nil {
 			t.Fatal(err)
 		}

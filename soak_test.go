@@ -76,7 +76,7 @@ func soak(t *testing.T, seed uint64, plain bool) {
 		Window:      limpet.Window{Messages: 200},
 	}
 	newClient := func() *limpet.Client {
-		c, err := limpet.New(srv.URL(), opts)
+		c, err := limpet.New(srv.URL(), options(opts))
 		if err != nil {
 			t.Fatal(err)
 		}

@@ -6,7 +6,6 @@ import (
 	"crypto/tls"
 	"crypto/x509"
 	"errors"
-	"flag"
 	"fmt"
 	"io"
 	"net"
@@ -25,7 +24,7 @@ import (
 // paths are the values of Options.PlainFrames that a test of both goes through:
 // with -plain there is only one.
 func paths() []bool {
-	if flag.Lookup("plain").Value.String() == "true" {
+	if *plainFlag {
 		return []bool{true}
 	}
 	return []bool{false, true}
@@ -53,7 +52,7 @@ func TestIdleCost(t *testing.T) {
 	for _, plain := range paths() {
 		synctest.Test(t, func(t *testing.T) {
 			host := limpettest.NewHandler(t, quiet(drain), nil)
-			c, err := limpet.Dial(context.Background(), host.URL(), &limpet.Options{HTTPClient: host.HTTPClient(), Dialect: rawFrames{}, PlainFrames: plain})
+			c, err := limpet.Dial(context.Background(), host.URL(), options(&limpet.Options{HTTPClient: host.HTTPClient(), Dialect: rawFrames{}, PlainFrames: plain}))
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -81,7 +80,7 @@ func TestTransportThatKeepsTheConnection(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		ctx, cancel := context.WithTimeout(context.Background(), time.Second)
 		defer cancel()
-		_, err := limpet.Dial(ctx, "ws://localhost", &limpet.Options{HTTPClient: &http.Client{Transport: readOnly{}}})
+		_, err := limpet.Dial(ctx, "ws://localhost", options(&limpet.Options{HTTPClient: &http.Client{Transport: readOnly{}}}))
 		if err == nil || !strings.Contains(err.Error(), "does not hand the upgraded connection over") {
 			t.Errorf("%v", err)
 		}
@@ -102,7 +101,7 @@ func TestClientTimeoutBoundsTheDialOnly(t *testing.T) {
 		client.Timeout = 2 * time.Second
 		srv.Inject(limpettest.Stall(time.Minute))
 		at := time.Now()
-		c, err := limpet.New(srv.URL(), &limpet.Options{HTTPClient: client})
+		c, err := limpet.New(srv.URL(), options(&limpet.Options{HTTPClient: client}))
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -126,7 +125,7 @@ func TestTransportWithoutTrace(t *testing.T) {
 		host := limpettest.NewHandler(t, quiet(drain), nil)
 		client := host.HTTPClient()
 		client.Transport = untraced{client.Transport}
-		c, err := limpet.Dial(context.Background(), host.URL(), &limpet.Options{HTTPClient: client, Dialect: rawFrames{}})
+		c, err := limpet.Dial(context.Background(), host.URL(), options(&limpet.Options{HTTPClient: client, Dialect: rawFrames{}}))
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -175,7 +174,7 @@ func TestCloseUnderTLSIsBounded(t *testing.T) {
 		transport.TLSClientConfig.RootCAs.AddCert(donor.Certificate())
 		d := retryNow{newWords()}
 		d.traits.Greeting = false
-		c, err := limpet.Dial(context.Background(), "wss://127.0.0.1", &limpet.Options{HTTPClient: client, Dialect: d})
+		c, err := limpet.Dial(context.Background(), "wss://127.0.0.1", options(&limpet.Options{HTTPClient: client, Dialect: d}))
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -213,7 +212,7 @@ func TestPingsOfAPeerThatReadsLater(t *testing.T) {
 			nc.SetReadDeadline(time.Time{})
 			drain(nc)
 		}), &limpettest.HostOptions{Network: &limpettest.NetworkOptions{Buffer: 256}})
-		c, err := limpet.Dial(context.Background(), host.URL(), &limpet.Options{HTTPClient: host.HTTPClient(), Dialect: rawFrames{}})
+		c, err := limpet.Dial(context.Background(), host.URL(), options(&limpet.Options{HTTPClient: host.HTTPClient(), Dialect: rawFrames{}}))
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -245,8 +244,8 @@ func TestMessageThatDoesNotGrowIsNoLife(t *testing.T) {
 					_, err = nc.Write(fr(0x00, ""))
 				}
 			}), nil)
-			c, err := limpet.Dial(context.Background(), host.URL(), &limpet.Options{HTTPClient: host.HTTPClient(), Dialect: rawFrames{},
-				Heartbeat: limpet.Heartbeat{Interval: 10 * time.Second}, PlainFrames: plain})
+			c, err := limpet.Dial(context.Background(), host.URL(), options(&limpet.Options{HTTPClient: host.HTTPClient(), Dialect: rawFrames{},
+				Heartbeat: limpet.Heartbeat{Interval: 10 * time.Second}, PlainFrames: plain}))
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -274,8 +273,8 @@ func TestMessageThatGrowsIsLife(t *testing.T) {
 				drain(nc)
 			}), nil)
 			host.Inject(limpettest.Stall(time.Millisecond)) // so that the subscription is there
-			c, err := limpet.New(host.URL(), &limpet.Options{HTTPClient: host.HTTPClient(), Dialect: rawFrames{},
-				Heartbeat: limpet.Heartbeat{Interval: 10 * time.Second}, PlainFrames: plain})
+			c, err := limpet.New(host.URL(), options(&limpet.Options{HTTPClient: host.HTTPClient(), Dialect: rawFrames{},
+				Heartbeat: limpet.Heartbeat{Interval: 10 * time.Second}, PlainFrames: plain}))
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -303,7 +302,7 @@ func TestBeginningOfAMessageHoldsUpNone(t *testing.T) {
 					drain(nc)
 				}), nil)
 				host.Inject(limpettest.Stall(time.Millisecond)) // so that the subscription is there
-				c, err := limpet.New(host.URL(), &limpet.Options{HTTPClient: host.HTTPClient(), Dialect: rawFrames{}, PlainFrames: plain})
+				c, err := limpet.New(host.URL(), options(&limpet.Options{HTTPClient: host.HTTPClient(), Dialect: rawFrames{}, PlainFrames: plain}))
 				if err != nil {
 					t.Fatal(err)
 				}

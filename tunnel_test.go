@@ -104,7 +104,7 @@ func TestProxyTunnel(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		srv := limpettest.NewServer(t, nil)
 		p := newProxy(t, srv.Network, says("HTTP/1.1 200 Connection established\r\n\r\n"))
-		c, err := limpet.Dial(context.Background(), srv.URL(), &limpet.Options{HTTPClient: proxied(srv)})
+		c, err := limpet.Dial(context.Background(), srv.URL(), options(&limpet.Options{HTTPClient: proxied(srv)}))
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -153,7 +153,7 @@ func TestProxyRefusals(t *testing.T) {
 					}
 					return says("HTTP/1.1 200 OK\r\n\r\n")(n, nc)
 				})
-				c, err := limpet.New(srv.URL(), &limpet.Options{HTTPClient: proxied(srv)})
+				c, err := limpet.New(srv.URL(), options(&limpet.Options{HTTPClient: proxied(srv)}))
 				if err != nil {
 					t.Fatal(err)
 				}
@@ -197,13 +197,13 @@ func TestProxyTLS(t *testing.T) {
 		transport.GetProxyConnectHeader = func(context.Context, *url.URL, string) (http.Header, error) {
 			return http.Header{"X-Extra": {"1"}}, nil
 		}
-		_, err = limpet.Dial(context.Background(), srv.URL(), &limpet.Options{HTTPClient: client})
+		_, err = limpet.Dial(context.Background(), srv.URL(), options(&limpet.Options{HTTPClient: client}))
 		if limpet.Class(err) != limpet.ClassTLS {
 			t.Errorf("unknown authority: %v", err)
 		}
 		transport.TLSClientConfig = &tls.Config{RootCAs: x509.NewCertPool()}
 		transport.TLSClientConfig.RootCAs.AddCert(donor.Certificate())
-		c, err := limpet.Dial(context.Background(), srv.URL(), &limpet.Options{HTTPClient: client})
+		c, err := limpet.Dial(context.Background(), srv.URL(), options(&limpet.Options{HTTPClient: client}))
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -220,7 +220,7 @@ func TestProxyIsDown(t *testing.T) {
 		srv := limpettest.NewServer(t, nil)
 		ctx, cancel := context.WithTimeout(context.Background(), time.Second)
 		defer cancel()
-		_, err := limpet.Dial(ctx, srv.URL(), &limpet.Options{HTTPClient: proxied(srv)})
+		_, err := limpet.Dial(ctx, srv.URL(), options(&limpet.Options{HTTPClient: proxied(srv)}))
 		if err == nil || !strings.Contains(err.Error(), "proxy "+proxyAddr) {
 			t.Errorf("%v", err)
 		}
@@ -236,7 +236,7 @@ func TestProxyFunctionFails(t *testing.T) {
 			return nil, errors.New("invalid proxy address http://user:canary@proxy")
 		}
 		for _, url := range []string{srv.URL(), "wss" + strings.TrimPrefix(srv.URL(), "ws")} {
-			c, err := limpet.New(url, &limpet.Options{HTTPClient: client})
+			c, err := limpet.New(url, options(&limpet.Options{HTTPClient: client}))
 			if err != nil {
 				t.Fatal(err)
 			}

@@ -74,11 +74,11 @@ func TestRedirectCarriesNothing(t *testing.T) {
 	defer other.Close()
 	for _, status := range []int{301, 302, 303, 307, 308} {
 		first := httptest.NewServer(http.RedirectHandler(other.URL, status))
-		c, err := limpet.New(wsURL(first), &limpet.Options{
+		c, err := limpet.New(wsURL(first), options(&limpet.Options{
 			Header: http.Header{"X-Api-Key": {"canary"}},
 			Auth: func(context.Context, limpet.AttemptInfo) (limpet.Credential, error) {
 				return limpet.Credential{Header: http.Header{"Authorization": {"canary"}}}, nil
-			}})
+			}}))
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -116,13 +116,13 @@ func TestTLS(t *testing.T) {
 	defer web.Close()
 	url := "wss" + strings.TrimPrefix(web.URL, "https")
 
-	_, err = limpet.Dial(bounded(t), url, nil)
+	_, err = limpet.Dial(bounded(t), url, options(nil))
 	var p *limpet.PermanentError
 	if !errors.As(err, &p) || p.Class != limpet.ClassTLS {
 		t.Errorf("unknown authority: %v", err)
 	}
 	client := web.Client()
-	c, err := limpet.Dial(bounded(t), url, &limpet.Options{HTTPClient: client})
+	c, err := limpet.Dial(bounded(t), url, options(&limpet.Options{HTTPClient: client}))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -147,7 +147,7 @@ func TestDialErrorsHaveAClass(t *testing.T) {
 		"wss://no-such-host.invalid/?key=canary":      limpet.ClassDNS,
 		wsURL(plain) + "/?key=canary":                 limpet.ClassHTTP,
 	} {
-		c, err := limpet.New(url, nil)
+		c, err := limpet.New(url, options(nil))
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -168,11 +168,11 @@ func TestLogging(t *testing.T) {
 		var out lockedBuffer
 		logger := slog.New(slog.NewTextHandler(&out, &slog.HandlerOptions{Level: slog.LevelDebug}))
 		srv := limpettest.NewServer(t, nil)
-		c, err := limpet.Dial(context.Background(), srv.URL()+"/?token=canary", &limpet.Options{
+		c, err := limpet.Dial(context.Background(), srv.URL()+"/?token=canary", options(&limpet.Options{
 			HTTPClient: srv.HTTPClient(), Logger: logger,
 			Auth: func(context.Context, limpet.AttemptInfo) (limpet.Credential, error) {
 				return limpet.Credential{Token: "canary", Header: http.Header{"Authorization": {"canary"}}}, nil
-			}})
+			}}))
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -251,11 +251,11 @@ func TestEchoedCredentialIsNotRepeated(t *testing.T) {
 		fmt.Fprintf(w, "bad request: %v %v", r.Header, r.URL)
 	}))
 	defer web.Close()
-	_, err := limpet.Dial(bounded(t), wsURL(web)+"/?key=canary-q", &limpet.Options{
+	_, err := limpet.Dial(bounded(t), wsURL(web)+"/?key=canary-q", options(&limpet.Options{
 		Header: http.Header{"X-Api-Key": {"canary-h"}},
 		Auth: func(context.Context, limpet.AttemptInfo) (limpet.Credential, error) {
 			return limpet.Credential{Header: http.Header{"Authorization": {"Bearer canary-b"}}}, nil
-		}})
+		}}))
 	if text := fmt.Sprintf("%+v", err); !strings.Contains(text, "bad request") || strings.Contains(text, "canary") {
 		t.Errorf("%s", text)
 	}
@@ -264,11 +264,11 @@ func TestEchoedCredentialIsNotRepeated(t *testing.T) {
 func TestGoexitInAuthIsAFailure(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		srv := limpettest.NewServer(t, nil)
-		c, err := limpet.New(srv.URL(), &limpet.Options{HTTPClient: srv.HTTPClient(),
+		c, err := limpet.New(srv.URL(), options(&limpet.Options{HTTPClient: srv.HTTPClient(),
 			Auth: func(context.Context, limpet.AttemptInfo) (limpet.Credential, error) {
 				runtime.Goexit()
 				panic("not reached")
-			}})
+			}}))
 		if err != nil {
 			t.Fatal(err)
 		}
