@@ -1,4 +1,4 @@
-package limpet_test
+package test
 
 import (
 	"bytes"
@@ -217,7 +217,7 @@ type trade struct {
 // recording reads coinbase.ws, which is not part of this project: its licence
 // lies beside it. LIMPET_DATA names its directory, or the one above that.
 func recording(t *testing.T) []feedRecord {
-	dirs := []string{filepath.Join("..", "shared", "data")}
+	dirs := []string{filepath.Join("..", "..", "shared", "data")}
 	if dir := os.Getenv("LIMPET_DATA"); dir != "" {
 		dirs = []string{dir, filepath.Join(dir, "data")}
 	}
