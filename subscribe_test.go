@@ -15,59 +15,6 @@ import (
 	"github.com/limpet-go/limpet/server"
 )
 
-func TestStoppedConsumerHoldsUpNobody(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
-		// The log of the server is in this process, too: a short one, so that
-		// the heap shows what the client holds.
-		srv := limpettest.NewServer(t, &limpettest.ServerOptions{Server: &server.Options{Retention: server.Retention{Count: 100}}})
-		c := dial(t, srv, nil)
-		const bytes, rounds = 256 << 10, 3600
-		stopped := live(t, c, "slow", &limpet.SubscribeOptions{Delivery: limpet.Delivery{Buffer: 1 << 20, Bytes: bytes}})
-		other := live(t, c, "fast", nil)
-		body := strings.Repeat("x", 1000)
-		before := limpettest.HeapInUse()
-		for i := range rounds {
-			publish(t, srv, "slow", body)
-			publish(t, srv, "fast", fmt.Sprint(i))
-			if got := collect(t, other, 1); payloads(got) != fmt.Sprint(i) {
-				t.Fatalf("round %d: %q", i, payloads(got))
-			}
-			time.Sleep(time.Second)
-		}
-		if grown := limpettest.HeapInUse() - before; grown > bytes+2<<20 {
-			t.Errorf("heap grew by %d bytes", grown)
-		}
-		st := stopped.Stats()
-		if held := int(st.Waiting) * len(body); held < bytes-len(body) || held > bytes+len(body) || st.Dropped != 0 {
-			t.Errorf("%d bytes wait, %d allowed; %+v", held, bytes, st)
-		}
-		if g := c.State().Generation; g != 1 {
-			t.Errorf("reconnected %d times", g-1)
-		}
-		// What the log has forgotten meanwhile is a gap; nothing is silent.
-		next, lost := uint64(1), uint64(0)
-		for m, err := range stopped.Messages(context.Background()) {
-			if err != nil {
-				t.Fatal(err)
-			}
-			if m.Kind == limpet.Gap {
-				lost += (m.Gap.To.Offset - m.Gap.After.Offset) / 2
-				next = m.Gap.To.Offset + 1 + m.Gap.To.Offset%2
-				continue
-			}
-			if m.Position.Offset != next {
-				t.Fatalf("offset %d, want %d", m.Position.Offset, next)
-			}
-			if next += 2; next > 2*rounds {
-				break
-			}
-		}
-		if got := stopped.Stats().Delivered + lost; got < rounds-1 || got > rounds+1 {
-			t.Errorf("%d delivered and lost of %d", got, rounds)
-		}
-	})
-}
-
 func TestOverflow(t *testing.T) {
 	for _, tc := range []struct {
 		policy limpet.Overflow

@@ -2,18 +2,16 @@ package test
 
 import (
 	"context"
+	"errors"
 	"fmt"
-	"net/http"
 	"strings"
-	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
 
 	"github.com/limpet-go/limpet"
 	"github.com/limpet-go/limpet/limpettest"
-	"github.com/limpet-go/limpet/wire"
-	"nhooyr.io/websocket"
+	"github.com/limpet-go/limpet/wire/native"
 )
 
 // Close ends everything within 100 ms in every phase, whatever the peer does
@@ -102,87 +100,189 @@ func stuckWriting(t *testing.T, srv *limpettest.Server, c *limpet.Client) {
 	synctest.Wait()
 }
 
-// A slow uplink that moves is not dead, at either end.
-func TestSlowUplinkSurvives(t *testing.T) {
+func TestShutdownFlushesAndDrains(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		srv := limpettest.NewServer(t, &limpettest.ServerOptions{Network: &limpettest.NetworkOptions{Buffer: 1024, Up: 100 * time.Millisecond}})
+		srv := limpettest.NewServer(t, nil)
 		c := dial(t, srv, nil)
-		// 1 KiB in 100 ms: 256 KiB take 26 s.
-		if _, err := c.Send(context.Background(), "a", make([]byte, 256<<10), nil); err != nil {
-			t.Error(err)
+		s := live(t, c, "a", nil)
+		publish(t, srv, "a", numbers(1, 5)...)
+		synctest.Wait()
+		r, _ := c.Publish(context.Background(), "b", []byte("x"), nil)
+		var got []limpet.Message
+		consumed := make(chan struct{})
+		go func() {
+			defer close(consumed)
+			for m, err := range s.Messages(context.Background()) {
+				if err != nil {
+					t.Error(err)
+				}
+				got = append(got, m)
+				time.Sleep(time.Second)
+			}
+		}()
+		ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
+		defer cancel()
+		if err := c.Shutdown(ctx); err != nil {
+			t.Errorf("Shutdown: %v", err)
 		}
-		if g := c.State().Generation; g != 1 {
-			t.Errorf("%d reconnects: %v", g-1, c.State().Cause)
+		<-consumed
+		if payloads(got) != "1 2 3 4 5" || r.Outcome() != limpet.Acked {
+			t.Errorf("consumed %q, receipt %v", payloads(got), r.Outcome())
+		}
+		synctest.Wait()
+		if n := srv.Server.Stats().Sessions; n != 0 {
+			t.Errorf("server keeps %d sessions after an ordered end", n)
 		}
 	})
 }
 
-// A write that moves nothing for 15 s is dead.
-func TestStalledWriteIsNoticed(t *testing.T) {
+func TestShutdownIsBounded(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		srv := limpettest.NewServer(t, &limpettest.ServerOptions{Network: &limpettest.NetworkOptions{Buffer: 4096}})
+		srv := limpettest.NewServer(t, nil)
 		c := dial(t, srv, nil)
-		stuckWriting(t, srv, c)
+		s := live(t, c, "a", nil)
+		publish(t, srv, "a", "nobody takes this")
+		synctest.Wait()
+		srv.Network.Strike(limpettest.BlackHole(limpettest.Both))
+		synctest.Wait()
+		c.Publish(context.Background(), "b", []byte("x"), nil)
+		ctx, cancel := context.WithTimeout(context.Background(), time.Second)
+		defer cancel()
 		at := time.Now()
-		s, err := c.WaitState(context.Background(), func(s limpet.State) bool { return s.Phase != limpet.Ready })
-		if err != nil {
-			t.Fatal(err)
+		err := c.Shutdown(ctx)
+		if took := time.Since(at); took > time.Second+100*time.Millisecond || !errors.Is(err, context.DeadlineExceeded) {
+			t.Errorf("after %v: %v", took, err)
 		}
-		if took := time.Since(at); took > 16*time.Second || limpet.Class(s.Cause) != limpet.ClassTimeout {
-			t.Errorf("after %v: %v", took, s.Cause)
-		}
-		if err := c.Flush(context.Background()); err != nil {
-			t.Error(err)
-		}
-		if st := c.Stats(); st.Acked != 10 {
+		<-c.Done()
+		if st := s.Stats(); st.Dropped != 1 {
 			t.Errorf("%+v", st)
 		}
 	})
 }
 
-// WebSocket pings of the peer are answered while a big message goes up a link
-// of 8 kbit/s: the library allows a pong five seconds.
-func TestPingsAreAnsweredOnASlowUplink(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
-		var ponged atomic.Int32
-		h := limpettest.NewHandler(t, http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-			ws, err := websocket.Accept(w, r, nil)
-			if err != nil {
-				return
+// Close and Shutdown end a client within their bounds in every phase, from
+// wherever they are called, and leave no goroutine: the bubble would not end.
+func TestEndInEveryPhase(t *testing.T) {
+	phases := map[string]func(srv *limpettest.Server, o *limpet.Options){
+		"connecting": func(srv *limpettest.Server, _ *limpet.Options) { srv.Inject(limpettest.Stall(time.Hour)) },
+		"black hole": func(srv *limpettest.Server, _ *limpet.Options) { srv.Inject(limpettest.BlackHole(limpettest.Both)) },
+		"handshaking": func(srv *limpettest.Server, _ *limpet.Options) {
+			srv.Inject(limpettest.BlackHole(limpettest.Down).AfterFrames(limpettest.Up, 1))
+		},
+		"ready": func(*limpettest.Server, *limpet.Options) {},
+		"dead uplink": func(srv *limpettest.Server, _ *limpet.Options) {
+			srv.Inject(limpettest.BlackHole(limpettest.Up).AfterFrames(limpettest.Down, 1))
+		},
+		"waiting": func(srv *limpettest.Server, _ *limpet.Options) {
+			srv.Inject(limpettest.RefuseUpgrade(503, map[string][]string{"Retry-After": {"600"}}))
+		},
+		"auth panics": func(_ *limpettest.Server, o *limpet.Options) {
+			o.Auth = func(context.Context, limpet.AttemptInfo) (limpet.Credential, error) { panic("canary") }
+		},
+		"auth hangs": func(_ *limpettest.Server, o *limpet.Options) {
+			o.Auth = func(ctx context.Context, _ limpet.AttemptInfo) (limpet.Credential, error) {
+				<-ctx.Done()
+				return limpet.Credential{}, ctx.Err()
 			}
-			defer ws.CloseNow()
-			ws.SetReadLimit(1 << 20)
-			ctx, cancel := context.WithCancel(context.Background())
-			go func() {
-				defer cancel()
-				for {
-					if _, _, err := ws.Read(context.Background()); err != nil {
-						return
+		},
+		"observer panics": func(_ *limpettest.Server, o *limpet.Options) {
+			o.Observer = observer(func(limpet.Event) { panic("x") })
+		},
+	}
+	ends := map[string]func(c *limpet.Client) time.Duration{
+		"close": func(c *limpet.Client) time.Duration { c.Close(); return 100 * time.Millisecond },
+		"shutdown": func(c *limpet.Client) time.Duration {
+			ctx, cancel := context.WithTimeout(context.Background(), time.Second)
+			defer cancel()
+			c.Shutdown(ctx)
+			return 1100 * time.Millisecond
+		},
+		"both, many times": func(c *limpet.Client) time.Duration {
+			ctx, cancel := context.WithTimeout(context.Background(), time.Second)
+			for range 10 {
+				go c.Shutdown(ctx)
+				go c.Publish(ctx, "a", []byte("x"), nil)
+				go func() {
+					if s, err := c.Subscribe(ctx, "b", nil); err == nil {
+						for range s.C() {
+						}
 					}
-				}
-			}()
-			for range 4 {
-				time.Sleep(10 * time.Second)
-				if ws.Ping(ctx) != nil {
-					return
-				}
-				ponged.Add(1)
+				}()
+				go c.Close()
+				go c.Retry()
 			}
-			<-ctx.Done()
-		}), &limpettest.HostOptions{Network: &limpettest.NetworkOptions{Buffer: 1024, Up: time.Second}})
-		d := retryNow{newWords()}
-		d.traits.Greeting, d.traits.Ping = false, wire.PingNone
-		c, err := limpet.Dial(context.Background(), h.URL(), options(&limpet.Options{HTTPClient: h.HTTPClient(), Dialect: d}))
-		if err != nil {
-			t.Fatal(err)
+			c.Close()
+			<-c.Done()
+			cancel()
+			return 100 * time.Millisecond
+		},
+	}
+	for phase, prepare := range phases {
+		for end, do := range ends {
+			t.Run(phase+"/"+end, func(t *testing.T) {
+				synctest.Test(t, func(t *testing.T) {
+					srv := limpettest.NewServer(t, nil)
+					o := limpet.Options{HTTPClient: srv.HTTPClient()}
+					prepare(srv, &o)
+					c, err := limpet.New(srv.URL(), options(&o))
+					if err != nil {
+						t.Fatal(err)
+					}
+					s, err := c.Subscribe(context.Background(), "a", nil)
+					if err != nil {
+						t.Fatal(err)
+					}
+					s.C() // a deliverer that nobody relieves
+					receipts, err := c.PublishBatch(context.Background(), outgoing("a", 50))
+					if err != nil {
+						t.Fatal(err)
+					}
+					time.Sleep(5 * time.Second)
+					at := time.Now()
+					limit := do(c)
+					<-c.Done()
+					if took := time.Since(at); took > limit {
+						t.Errorf("took %v", took)
+					}
+					for _, r := range receipts {
+						if r.Outcome() == limpet.Pending {
+							t.Fatal("a receipt without an outcome")
+						}
+					}
+					for range s.C() {
+					}
+					if st := s.Stats(); st.Waiting != 0 || st.Received != st.Delivered+st.Dropped {
+						t.Errorf("%+v", st)
+					}
+				})
+			})
 		}
-		defer closeAndWait(t, c)
-		if _, err := c.Publish(context.Background(), "a", make([]byte, 100<<10), nil); err != nil {
-			t.Fatal(err)
-		}
-		time.Sleep(80 * time.Second)
-		if st := c.State(); st.Generation != 1 || ponged.Load() != 4 {
-			t.Errorf("generation %d, %d pongs: %v", st.Generation, ponged.Load(), st.Cause)
+	}
+}
+
+// What waits when the server ended a subscription survives the permanent end
+// of the client, as everything else that waits does.
+func TestPermanentEndKeepsWhatWaits(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s := newScript(t, func(p *scripted) {
+			p.say(append([]native.Frame{p.welcome()}, p.subok()...)...)
+			p.say(message(1, 0, "1"), message(2, 1, "2"))
+			p.say(native.Frame{Type: native.TypeUnsub, Unsub: &native.Unsub{Ch: 1, Code: native.CodeRevoked}})
+			time.Sleep(time.Second)
+			p.ws.Close(4008, "")
+		})
+		c, sub := s.start(limpet.Options{})
+		<-c.Done()
+		if got := payloads(collect(t, sub, 2)); got != "1 2" {
+			t.Errorf("%q", got)
 		}
 	})
+}
+
+func outgoing(topic string, n int) []limpet.Outgoing {
+	ms := make([]limpet.Outgoing, n)
+	for i := range ms {
+		ms[i] = limpet.Outgoing{Topic: topic, Payload: []byte(fmt.Sprint(i))}
+	}
+	return ms
 }

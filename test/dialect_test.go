@@ -342,35 +342,6 @@ func TestSlowTicketIsReadWhole(t *testing.T) {
 	})
 }
 
-// A credential that no handshake can carry is the fault of Auth, not of the
-// server.
-func TestUnusableTokenIsAuthsFault(t *testing.T) {
-	for _, token := range []string{strings.Repeat("x", 8<<10+1), "\xff"} {
-		synctest.Test(t, func(t *testing.T) {
-			srv := limpettest.NewServer(t, nil)
-			calls := 0
-			c, err := limpet.New(srv.URL(), options(&limpet.Options{HTTPClient: srv.HTTPClient(),
-				Auth: func(context.Context, limpet.AttemptInfo) (limpet.Credential, error) {
-					if calls++; calls < 5 {
-						return limpet.Credential{Token: limpet.Secret(token)}, nil
-					}
-					return limpet.Credential{Token: "good"}, nil
-				}}))
-			if err != nil {
-				t.Fatal(err)
-			}
-			defer closeAndWait(t, c)
-			st, _ := c.WaitState(context.Background(), func(s limpet.State) bool { return s.Cause != nil })
-			if limpet.Class(st.Cause) != limpet.ClassUser {
-				t.Errorf("class %q: %v", limpet.Class(st.Cause), st.Cause)
-			}
-			if err := c.WaitReady(context.Background()); err != nil {
-				t.Error(err)
-			}
-		})
-	}
-}
-
 // A server that asks for steps and reads none of the answers is not remembered
 // for ever.
 func TestStepsWithoutEndAreAViolation(t *testing.T) {

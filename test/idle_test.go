@@ -107,3 +107,43 @@ func TestBigMessageIsForgotten(t *testing.T) {
 		})
 	}
 }
+
+// An idle connection is its reader, and on the plain path a goroutine of the
+// library's: the loop rests.
+func TestIdleCost(t *testing.T) {
+	for _, plain := range paths() {
+		synctest.Test(t, func(t *testing.T) {
+			host := limpettest.NewHandler(t, quiet(drain), nil)
+			c, err := limpet.Dial(context.Background(), host.URL(), options(&limpet.Options{HTTPClient: host.HTTPClient(), Dialect: rawFrames{}, PlainFrames: plain}))
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer closeAndWait(t, c)
+			synctest.Wait()
+			b := make([]byte, 1<<20)
+			ours, library := 0, 0
+			for _, g := range strings.Split(string(b[:runtime.Stack(b, true)]), "\n\n") {
+				switch {
+				case strings.Contains(g, "timeoutLoop"):
+					library++
+				case strings.Contains(g, "limpet-go/limpet.(*"):
+					ours++
+				}
+			}
+			if ours != 1 || (library == 1) != plain {
+				t.Errorf("plain %v: %d goroutines of the client, %d of the library:\n%s", plain, ours, library, b)
+			}
+		})
+	}
+}
+
+func TestIdleConnectionStaysUp(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		srv := limpettest.NewServer(t, nil)
+		c := dial(t, srv, nil)
+		time.Sleep(24 * time.Hour)
+		if s := c.State(); s.Generation != 1 || s.Phase != limpet.Ready {
+			t.Errorf("after an idle day: %+v", s)
+		}
+	})
+}

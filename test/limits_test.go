@@ -2,9 +2,7 @@ package test
 
 import (
 	"context"
-	"errors"
 	"fmt"
-	"math"
 	"strings"
 	"testing"
 	"testing/synctest"
@@ -12,109 +10,8 @@ import (
 
 	"github.com/limpet-go/limpet"
 	"github.com/limpet-go/limpet/limpettest"
-	"github.com/limpet-go/limpet/wire/native"
+	"github.com/limpet-go/limpet/server"
 )
-
-// Sizes and durations that no machine has are refused by name; they must not
-// overflow into their opposite.
-func TestAbsurdBoundsAreNamed(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
-		srv := limpettest.NewServer(t, nil)
-		c := dial(t, srv, nil)
-		for _, o := range []limpet.SubscribeOptions{
-			{Delivery: limpet.Delivery{Buffer: math.MaxInt}},
-			{Token: limpet.Secret(strings.Repeat("x", 8<<10+1))},
-			{Token: "\xff"},
-		} {
-			s, err := c.Subscribe(context.Background(), "a", &o)
-			var e *limpet.Error
-			if !errors.As(err, &e) || e.Field == "" {
-				t.Errorf("Subscribe: %v", err)
-				if s != nil {
-					s.Close()
-				}
-			}
-		}
-		for _, o := range []limpet.Options{
-			{Backoff: limpet.Backoff{Max: math.MaxInt64}},
-			{Backoff: limpet.Backoff{Initial: math.MaxInt64, Max: math.MaxInt64}},
-			{Backoff: limpet.Backoff{First: math.MaxInt64}},
-			{Heartbeat: limpet.Heartbeat{Interval: math.MaxInt64}},
-		} {
-			o.HTTPClient = srv.HTTPClient()
-			c, err := limpet.New(srv.URL(), options(&o))
-			var e *limpet.Error
-			if !errors.As(err, &e) || e.Field == "" {
-				t.Errorf("New: %v", err)
-				if c != nil {
-					closeAndWait(t, c)
-				}
-			}
-		}
-	})
-}
-
-// Printing what the caller holds shows no secret that it gave.
-func TestPrintedClientsShowNoSecret(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
-		srv := limpettest.NewServer(t, nil)
-		o := limpet.Options{Header: map[string][]string{"Authorization": {"canary"}}, HTTPClient: srv.HTTPClient()}
-		c, err := limpet.Dial(context.Background(), srv.URL()+"/?key=canary", options(&o))
-		if err != nil {
-			t.Fatal(err)
-		}
-		defer closeAndWait(t, c)
-		s, err := c.Subscribe(context.Background(), "a", &limpet.SubscribeOptions{Token: "canary"})
-		if err != nil {
-			t.Fatal(err)
-		}
-		synctest.Wait()
-		for _, v := range []any{c, s} {
-			for _, format := range []string{"%v", "%+v", "%#v", "%s"} {
-				if text := fmt.Sprintf(format, v); strings.Contains(text, "canary") {
-					t.Errorf("%s of a %T prints a secret", format, v)
-				}
-			}
-		}
-	})
-}
-
-// A credit is no acknowledged message: a server that only grants and drops is
-// not stable after five seconds.
-func TestCreditIsNoProofOfStability(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
-		s := newScript(t, func(p *scripted) {
-			p.say(append([]native.Frame{p.welcome()}, p.subok()...)...)
-			p.say(native.Frame{Type: native.TypeAck, Ack: &native.Ack{Cr: &native.Credit{N: 200, B: 1 << 20}}})
-			time.Sleep(6 * time.Second)
-			p.ws.CloseNow()
-		})
-		c, _ := s.start(limpet.Options{})
-		time.Sleep(2 * time.Minute)
-		if a := c.State().Attempt; a < 5 {
-			t.Errorf("%d failures in a row after two minutes of drops", a)
-		}
-	})
-}
-
-// What waits when the server ended a subscription survives the permanent end
-// of the client, as everything else that waits does.
-func TestPermanentEndKeepsWhatWaits(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
-		s := newScript(t, func(p *scripted) {
-			p.say(append([]native.Frame{p.welcome()}, p.subok()...)...)
-			p.say(message(1, 0, "1"), message(2, 1, "2"))
-			p.say(native.Frame{Type: native.TypeUnsub, Unsub: &native.Unsub{Ch: 1, Code: native.CodeRevoked}})
-			time.Sleep(time.Second)
-			p.ws.Close(4008, "")
-		})
-		c, sub := s.start(limpet.Options{})
-		<-c.Done()
-		if got := payloads(collect(t, sub, 2)); got != "1 2" {
-			t.Errorf("%q", got)
-		}
-	})
-}
 
 func TestTenThousandSubscriptions(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
@@ -152,110 +49,90 @@ func TestTenThousandSubscriptions(t *testing.T) {
 	})
 }
 
-// Close and Shutdown end a client within their bounds in every phase, from
-// wherever they are called, and leave no goroutine: the bubble would not end.
-func TestEndInEveryPhase(t *testing.T) {
-	phases := map[string]func(srv *limpettest.Server, o *limpet.Options){
-		"connecting": func(srv *limpettest.Server, _ *limpet.Options) { srv.Inject(limpettest.Stall(time.Hour)) },
-		"black hole": func(srv *limpettest.Server, _ *limpet.Options) { srv.Inject(limpettest.BlackHole(limpettest.Both)) },
-		"handshaking": func(srv *limpettest.Server, _ *limpet.Options) {
-			srv.Inject(limpettest.BlackHole(limpettest.Down).AfterFrames(limpettest.Up, 1))
-		},
-		"ready": func(*limpettest.Server, *limpet.Options) {},
-		"dead uplink": func(srv *limpettest.Server, _ *limpet.Options) {
-			srv.Inject(limpettest.BlackHole(limpettest.Up).AfterFrames(limpettest.Down, 1))
-		},
-		"waiting": func(srv *limpettest.Server, _ *limpet.Options) {
-			srv.Inject(limpettest.RefuseUpgrade(503, map[string][]string{"Retry-After": {"600"}}))
-		},
-		"auth panics": func(_ *limpettest.Server, o *limpet.Options) {
-			o.Auth = func(context.Context, limpet.AttemptInfo) (limpet.Credential, error) { panic("canary") }
-		},
-		"auth hangs": func(_ *limpettest.Server, o *limpet.Options) {
-			o.Auth = func(ctx context.Context, _ limpet.AttemptInfo) (limpet.Credential, error) {
-				<-ctx.Done()
-				return limpet.Credential{}, ctx.Err()
+// A consumer that publishes must not hang, however small the window.
+func TestReentrance(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		srv := limpettest.NewServer(t, nil)
+		observed := make(chan limpet.Event, 1000)
+		c := dial(t, srv, &limpet.Options{Window: limpet.Window{Messages: 4}, Observer: observer(func(e limpet.Event) { observed <- e })})
+		s := live(t, c, "ping", nil)
+		back := live(t, c, "pong", nil)
+		go func() {
+			for i := range 50 {
+				c.Publish(context.Background(), "ping", []byte(fmt.Sprint(i)), nil)
+				if i%10 == 5 {
+					srv.Network.CutAll()
+				}
 			}
-		},
-		"observer panics": func(_ *limpettest.Server, o *limpet.Options) {
-			o.Observer = observer(func(limpet.Event) { panic("x") })
-		},
-	}
-	ends := map[string]func(c *limpet.Client) time.Duration{
-		"close": func(c *limpet.Client) time.Duration { c.Close(); return 100 * time.Millisecond },
-		"shutdown": func(c *limpet.Client) time.Duration {
-			ctx, cancel := context.WithTimeout(context.Background(), time.Second)
-			defer cancel()
-			c.Shutdown(ctx)
-			return 1100 * time.Millisecond
-		},
-		"both, many times": func(c *limpet.Client) time.Duration {
-			ctx, cancel := context.WithTimeout(context.Background(), time.Second)
-			for range 10 {
-				go c.Shutdown(ctx)
-				go c.Publish(ctx, "a", []byte("x"), nil)
-				go func() {
-					if s, err := c.Subscribe(ctx, "b", nil); err == nil {
-						for range s.C() {
-						}
-					}
-				}()
-				go c.Close()
-				go c.Retry()
+		}()
+		go func() {
+			for m, err := range s.Messages(context.Background()) {
+				if err != nil {
+					return
+				}
+				if _, err := c.Send(context.Background(), "pong", m.Payload, nil); err != nil {
+					return
+				}
 			}
-			c.Close()
-			<-c.Done()
-			cancel()
-			return 100 * time.Millisecond
-		},
-	}
-	for phase, prepare := range phases {
-		for end, do := range ends {
-			t.Run(phase+"/"+end, func(t *testing.T) {
-				synctest.Test(t, func(t *testing.T) {
-					srv := limpettest.NewServer(t, nil)
-					o := limpet.Options{HTTPClient: srv.HTTPClient()}
-					prepare(srv, &o)
-					c, err := limpet.New(srv.URL(), options(&o))
-					if err != nil {
-						t.Fatal(err)
-					}
-					s, err := c.Subscribe(context.Background(), "a", nil)
-					if err != nil {
-						t.Fatal(err)
-					}
-					s.C() // a deliverer that nobody relieves
-					receipts, err := c.PublishBatch(context.Background(), outgoing("a", 50))
-					if err != nil {
-						t.Fatal(err)
-					}
-					time.Sleep(5 * time.Second)
-					at := time.Now()
-					limit := do(c)
-					<-c.Done()
-					if took := time.Since(at); took > limit {
-						t.Errorf("took %v", took)
-					}
-					for _, r := range receipts {
-						if r.Outcome() == limpet.Pending {
-							t.Fatal("a receipt without an outcome")
-						}
-					}
-					for range s.C() {
-					}
-					if st := s.Stats(); st.Waiting != 0 || st.Received != st.Delivered+st.Dropped {
-						t.Errorf("%+v", st)
-					}
-				})
-			})
+		}()
+		if got := payloads(collect(t, back, 50)); got != strings.Join(numbers(0, 49), " ") {
+			t.Errorf("got %q", got)
 		}
-	}
+		if len(observed) == 0 {
+			t.Error("the observer saw nothing")
+		}
+	})
 }
 
-func outgoing(topic string, n int) []limpet.Outgoing {
-	ms := make([]limpet.Outgoing, n)
-	for i := range ms {
-		ms[i] = limpet.Outgoing{Topic: topic, Payload: []byte(fmt.Sprint(i))}
-	}
-	return ms
+func TestStoppedConsumerHoldsUpNobody(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		// The log of the server is in this process, too: a short one, so that
+		// the heap shows what the client holds.
+		srv := limpettest.NewServer(t, &limpettest.ServerOptions{Server: &server.Options{Retention: server.Retention{Count: 100}}})
+		c := dial(t, srv, nil)
+		const bytes, rounds = 256 << 10, 3600
+		stopped := live(t, c, "slow", &limpet.SubscribeOptions{Delivery: limpet.Delivery{Buffer: 1 << 20, Bytes: bytes}})
+		other := live(t, c, "fast", nil)
+		body := strings.Repeat("x", 1000)
+		before := limpettest.HeapInUse()
+		for i := range rounds {
+			publish(t, srv, "slow", body)
+			publish(t, srv, "fast", fmt.Sprint(i))
+			if got := collect(t, other, 1); payloads(got) != fmt.Sprint(i) {
+				t.Fatalf("round %d: %q", i, payloads(got))
+			}
+			time.Sleep(time.Second)
+		}
+		if grown := limpettest.HeapInUse() - before; grown > bytes+2<<20 {
+			t.Errorf("heap grew by %d bytes", grown)
+		}
+		st := stopped.Stats()
+		if held := int(st.Waiting) * len(body); held < bytes-len(body) || held > bytes+len(body) || st.Dropped != 0 {
+			t.Errorf("%d bytes wait, %d allowed; %+v", held, bytes, st)
+		}
+		if g := c.State().Generation; g != 1 {
+			t.Errorf("reconnected %d times", g-1)
+		}
+		// What the log has forgotten meanwhile is a gap; nothing is silent.
+		next, lost := uint64(1), uint64(0)
+		for m, err := range stopped.Messages(context.Background()) {
+			if err != nil {
+				t.Fatal(err)
+			}
+			if m.Kind == limpet.Gap {
+				lost += (m.Gap.To.Offset - m.Gap.After.Offset) / 2
+				next = m.Gap.To.Offset + 1 + m.Gap.To.Offset%2
+				continue
+			}
+			if m.Position.Offset != next {
+				t.Fatalf("offset %d, want %d", m.Position.Offset, next)
+			}
+			if next += 2; next > 2*rounds {
+				break
+			}
+		}
+		if got := stopped.Stats().Delivered + lost; got < rounds-1 || got > rounds+1 {
+			t.Errorf("%d delivered and lost of %d", got, rounds)
+		}
+	})
 }

@@ -2,7 +2,6 @@ package test
 
 import (
 	"context"
-	"errors"
 	"net/http"
 	"testing"
 	"testing/synctest"
@@ -117,73 +116,6 @@ func TestRetryAfterIsNeverUndercut(t *testing.T) {
 	}
 }
 
-func TestStatusVerdicts(t *testing.T) {
-	for _, tc := range []struct {
-		status int
-		class  limpet.ErrorClass
-		final  bool
-	}{
-		{400, limpet.ClassHTTP, true}, {401, limpet.ClassAuth, true}, {403, limpet.ClassAuth, true},
-		{404, limpet.ClassHTTP, true}, {405, limpet.ClassHTTP, true}, {407, limpet.ClassProxy, true},
-		{408, limpet.ClassHTTP, false}, {410, limpet.ClassHTTP, true}, {421, limpet.ClassHTTP, false},
-		{425, limpet.ClassHTTP, false}, {426, limpet.ClassHTTP, true}, {429, limpet.ClassOverload, false},
-		{431, limpet.ClassHTTP, true}, {500, limpet.ClassHTTP, false}, {501, limpet.ClassHTTP, true},
-		{502, limpet.ClassHTTP, false}, {503, limpet.ClassOverload, false}, {504, limpet.ClassHTTP, false},
-		{520, limpet.ClassHTTP, false}, {200, limpet.ClassNotWebSocket, false}, {302, limpet.ClassNotWebSocket, false},
-	} {
-		t.Run(http.StatusText(tc.status), func(t *testing.T) {
-			synctest.Test(t, func(t *testing.T) {
-				srv := limpettest.NewServer(t, nil)
-				srv.Inject(limpettest.RefuseUpgrade(tc.status, http.Header{"Location": {"http://127.0.0.1:1/"}}))
-				c, err := limpet.New(srv.URL(), options(&limpet.Options{HTTPClient: srv.HTTPClient()}))
-				if err != nil {
-					t.Fatal(err)
-				}
-				defer closeAndWait(t, c)
-				s, _ := c.WaitState(context.Background(), func(s limpet.State) bool { return s.Cause != nil })
-				if got := limpet.Class(s.Cause); got != tc.class {
-					t.Errorf("class %q, want %q: %v", got, tc.class, s.Cause)
-				}
-				var e *limpet.Error
-				if !errors.As(s.Cause, &e) || e.Code != tc.status {
-					t.Errorf("cause does not name the status: %v", s.Cause)
-				}
-				err = c.WaitReady(context.Background())
-				var p *limpet.PermanentError
-				if final := errors.As(err, &p); final != tc.final {
-					t.Errorf("final = %v, want %v: %v", final, tc.final, err)
-				}
-			})
-		})
-	}
-}
-
-// A refusal asks for a new credential until Auth has given one: a failure of
-// Auth in between must not bring the refused credential back.
-func TestRefreshIsAskedForUntilGiven(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
-		srv := limpettest.NewServer(t, nil)
-		srv.Inject(limpettest.RefuseUpgrade(401, nil))
-		var refresh []bool
-		c, err := limpet.Dial(context.Background(), srv.URL(), options(&limpet.Options{
-			HTTPClient: srv.HTTPClient(),
-			Auth: func(_ context.Context, info limpet.AttemptInfo) (limpet.Credential, error) {
-				refresh = append(refresh, info.Refresh)
-				if len(refresh) == 2 {
-					return limpet.Credential{}, errors.New("issuer is busy")
-				}
-				return limpet.Credential{}, nil
-			}}))
-		if err != nil {
-			t.Fatal(err)
-		}
-		defer closeAndWait(t, c)
-		if len(refresh) != 3 || refresh[0] || !refresh[1] || !refresh[2] {
-			t.Errorf("Auth was asked for a new credential: %v", refresh)
-		}
-	})
-}
-
 // retryNow is a language that wants to be back at once, whatever happens.
 type retryNow struct{ words }
 
@@ -273,4 +205,22 @@ func TestRetry(t *testing.T) {
 			})
 		})
 	}
+}
+
+// A credit is no acknowledged message: a server that only grants and drops is
+// not stable after five seconds.
+func TestCreditIsNoProofOfStability(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s := newScript(t, func(p *scripted) {
+			p.say(append([]native.Frame{p.welcome()}, p.subok()...)...)
+			p.say(native.Frame{Type: native.TypeAck, Ack: &native.Ack{Cr: &native.Credit{N: 200, B: 1 << 20}}})
+			time.Sleep(6 * time.Second)
+			p.ws.CloseNow()
+		})
+		c, _ := s.start(limpet.Options{})
+		time.Sleep(2 * time.Minute)
+		if a := c.State().Attempt; a < 5 {
+			t.Errorf("%d failures in a row after two minutes of drops", a)
+		}
+	})
 }
