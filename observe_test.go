@@ -28,7 +28,7 @@ func TestLogging(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		live(t, c, "a", nil)
+		subscribeLive(t, c, "a", nil)
 		srv.Network.Strike(limpettest.CloseWith(4200, "line\nbreak", 0))
 		synctest.Wait()
 		if err := c.WaitReady(context.Background()); err != nil {
@@ -65,7 +65,7 @@ func TestShutdownInTheLog(t *testing.T) {
 		var out lockedBuffer
 		srv := limpettest.NewServer(t, nil)
 		c := dial(t, srv, &limpet.Options{Logger: slog.New(slog.NewTextHandler(&out, nil))})
-		live(t, c, "a", nil)
+		subscribeLive(t, c, "a", nil)
 		if err := c.Shutdown(context.Background()); err != nil {
 			t.Fatal(err)
 		}

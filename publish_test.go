@@ -18,7 +18,7 @@ func TestTTLExpiresBeforeTheWire(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		srv := limpettest.NewServer(t, nil)
 		c := dial(t, srv, nil)
-		s := live(t, c, "a", nil)
+		s := subscribeLive(t, c, "a", nil)
 		srv.Stop()
 		synctest.Wait()
 		ctx := context.Background()
@@ -266,7 +266,7 @@ func TestPayloadSizes(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		srv := limpettest.NewServer(t, nil)
 		c := dial(t, srv, nil)
-		s := live(t, c, "a", nil)
+		s := subscribeLive(t, c, "a", nil)
 		for _, n := range []int{0, 1, 125, 126, 65535, 65536, 100_000, 256 << 10} {
 			want := strings.Repeat("\x00\xffé", n/4+1)[:n]
 			if _, err := c.Send(context.Background(), "a", []byte(want), nil); err != nil {
@@ -283,7 +283,7 @@ func TestPublishBatch(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		srv := limpettest.NewServer(t, nil)
 		c := dial(t, srv, &limpet.Options{Window: limpet.Window{Messages: 10}})
-		s := live(t, c, "a", nil)
+		s := subscribeLive(t, c, "a", nil)
 		ctx := context.Background()
 		var ms []limpet.Outgoing
 		for i := range 10 {
@@ -321,7 +321,7 @@ func TestPublishAndSubscribe(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		srv := limpettest.NewServer(t, nil)
 		c := dial(t, srv, nil)
-		s := live(t, c, "quotes/*", nil)
+		s := subscribeLive(t, c, "quotes/*", nil)
 		id := uuid.New()
 		ack, err := c.Send(context.Background(), "quotes/ab", []byte(`{"px": 1}`), &limpet.PublishOptions{
 			ID: id, Type: "application/json", Header: map[string]string{"k": "v"}})

@@ -28,7 +28,7 @@ func TestOverflow(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
 				srv := limpettest.NewServer(t, nil)
 				c := dial(t, srv, nil)
-				s := live(t, c, "a", &limpet.SubscribeOptions{Delivery: limpet.Delivery{Buffer: 4, Overflow: tc.policy}})
+				s := subscribeLive(t, c, "a", &limpet.SubscribeOptions{Delivery: limpet.Delivery{Buffer: 4, Overflow: tc.policy}})
 				publish(t, srv, "a", numbers(1, 10)...)
 				synctest.Wait()
 				if got := payloads(collect(t, s, len(strings.Fields(tc.want)))); got != strings.ReplaceAll(tc.want, ",", ",") {
@@ -47,7 +47,7 @@ func TestEvery(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		srv := limpettest.NewServer(t, nil)
 		c := dial(t, srv, nil)
-		s := live(t, c, "a", &limpet.SubscribeOptions{Delivery: limpet.Delivery{Every: time.Second}})
+		s := subscribeLive(t, c, "a", &limpet.SubscribeOptions{Delivery: limpet.Delivery{Every: time.Second}})
 		var mu sync.Mutex
 		var at []time.Time
 		n := 0
@@ -88,7 +88,7 @@ func TestDeliveryChannel(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		srv := limpettest.NewServer(t, nil)
 		c := dial(t, srv, nil)
-		s := live(t, c, "a", nil)
+		s := subscribeLive(t, c, "a", nil)
 		publish(t, srv, "a", numbers(1, 5)...)
 		for i := 1; i <= 3; i++ {
 			if m := <-s.C(); string(m.Payload) != fmt.Sprint(i) {
@@ -117,7 +117,7 @@ func TestManualAckCommitsAPrefix(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		srv := limpettest.NewServer(t, nil)
 		c := dial(t, srv, nil)
-		s := live(t, c, "a", &limpet.SubscribeOptions{ManualAck: true, Delivery: limpet.Delivery{Buffer: 4}})
+		s := subscribeLive(t, c, "a", &limpet.SubscribeOptions{ManualAck: true, Delivery: limpet.Delivery{Buffer: 4}})
 		publish(t, srv, "a", numbers(1, 10)...)
 		var ms []limpet.Message
 		for m := range s.Messages(context.Background()) {
@@ -167,7 +167,7 @@ func TestResumeInANewClient(t *testing.T) {
 		srv := limpettest.NewServer(t, nil)
 		publish(t, srv, "a", numbers(1, 10)...)
 		c := dial(t, srv, nil)
-		s := live(t, c, "a", &limpet.SubscribeOptions{From: limpet.FromFirst})
+		s := subscribeLive(t, c, "a", &limpet.SubscribeOptions{From: limpet.FromFirst})
 		collect(t, s, 4)
 		text, err := s.Committed().MarshalText()
 		if err != nil {
@@ -178,12 +178,12 @@ func TestResumeInANewClient(t *testing.T) {
 		if err := p.UnmarshalText(text); err != nil {
 			t.Fatal(err)
 		}
-		s = live(t, dial(t, srv, nil), "a", &limpet.SubscribeOptions{From: limpet.FromResume, Position: p})
+		s = subscribeLive(t, dial(t, srv, nil), "a", &limpet.SubscribeOptions{From: limpet.FromResume, Position: p})
 		if got := payloads(collect(t, s, 6)); got != strings.Join(numbers(5, 10), " ") {
 			t.Errorf("got %q", got)
 		}
 		p.Epoch = "another"
-		s = live(t, dial(t, srv, nil), "a", &limpet.SubscribeOptions{From: limpet.FromResume, Position: p})
+		s = subscribeLive(t, dial(t, srv, nil), "a", &limpet.SubscribeOptions{From: limpet.FromResume, Position: p})
 		if got := collect(t, s, 1)[0]; got.Kind != limpet.Reset || got.Gap.Cause.String() != "epoch" {
 			t.Errorf("resume in another epoch gave %v", got.Kind)
 		}
@@ -194,7 +194,7 @@ func TestRetentionShowsAsGap(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		srv := limpettest.NewServer(t, &limpettest.ServerOptions{Server: &server.Options{Retention: server.Retention{Count: 5}}})
 		c := dial(t, srv, nil)
-		s := live(t, c, "a", nil)
+		s := subscribeLive(t, c, "a", nil)
 		publish(t, srv, "a", "1")
 		collect(t, s, 1)
 		srv.Stop()
@@ -212,7 +212,7 @@ func TestBatchThatWasLeft(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		srv := limpettest.NewServer(t, nil)
 		c := dial(t, srv, nil)
-		s := live(t, c, "a", &limpet.SubscribeOptions{ManualAck: true})
+		s := subscribeLive(t, c, "a", &limpet.SubscribeOptions{ManualAck: true})
 		take := func() (left []limpet.Message) {
 			for ms, err := range s.Batches(context.Background()) {
 				if err != nil {

@@ -18,7 +18,7 @@ import (
 // and wherever a consumer stands (docs/protocol.md, invariant I15).
 func TestCloseInEveryPhase(t *testing.T) {
 	stallInFrame := func(t *testing.T, srv *limpettest.Server, c *limpet.Client) {
-		live(t, c, "big", nil)
+		subscribeLive(t, c, "big", nil)
 		srv.Network.Strike(limpettest.Stall(time.Hour).AfterBytes(limpettest.Down, 1))
 		publish(t, srv, "big", strings.Repeat("x", 200<<10))
 		synctest.Wait()
@@ -39,7 +39,7 @@ func TestCloseInEveryPhase(t *testing.T) {
 		}},
 		"stuck writing": {limpettest.Clean(), stuckWriting},
 		"C is not read": {limpettest.Clean(), func(t *testing.T, srv *limpettest.Server, c *limpet.Client) {
-			s := live(t, c, "a", nil)
+			s := subscribeLive(t, c, "a", nil)
 			publish(t, srv, "a", "1", "2")
 			s.C()
 			synctest.Wait()
@@ -104,7 +104,7 @@ func TestShutdownFlushesAndDrains(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		srv := limpettest.NewServer(t, nil)
 		c := dial(t, srv, nil)
-		s := live(t, c, "a", nil)
+		s := subscribeLive(t, c, "a", nil)
 		publish(t, srv, "a", numbers(1, 5)...)
 		synctest.Wait()
 		r, _ := c.Publish(context.Background(), "b", []byte("x"), nil)
@@ -140,7 +140,7 @@ func TestShutdownIsBounded(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		srv := limpettest.NewServer(t, nil)
 		c := dial(t, srv, nil)
-		s := live(t, c, "a", nil)
+		s := subscribeLive(t, c, "a", nil)
 		publish(t, srv, "a", "nobody takes this")
 		synctest.Wait()
 		srv.Network.Strike(limpettest.BlackHole(limpettest.Both))

@@ -18,18 +18,18 @@ import (
 	"github.com/limpet-go/limpet/limpettest"
 )
 
-// paths are the values of Options.PlainFrames that a test of both goes through:
+// bothFrameLayers are the values of Options.PlainFrames that a test of both goes through:
 // with -plain there is only one.
-func paths() []bool {
+func bothFrameLayers() []bool {
 	if *plainFlag {
 		return []bool{true}
 	}
 	return []bool{false, true}
 }
 
-// quiet serves WebSocket connections without a WebSocket library: it answers
+// rawServer serves WebSocket connections without a WebSocket library: it answers
 // the upgrade and hands the connection to talk.
-func quiet(talk func(nc net.Conn)) http.Handler {
+func rawServer(talk func(nc net.Conn)) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		nc, _, err := w.(http.Hijacker).Hijack()
 		if err != nil {
@@ -46,7 +46,7 @@ func drain(nc net.Conn) { io.Copy(io.Discard, nc) }
 // A transport that does not say which socket it uses is closed as well.
 func TestTransportWithoutTrace(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		host := limpettest.NewHandler(t, quiet(drain), nil)
+		host := limpettest.NewHandler(t, rawServer(drain), nil)
 		client := host.HTTPClient()
 		client.Transport = untraced{client.Transport}
 		c, err := limpet.Dial(context.Background(), host.URL(), options(&limpet.Options{HTTPClient: client, Dialect: rawFrames{}}))
@@ -83,7 +83,7 @@ func TestCloseUnderTLSIsBounded(t *testing.T) {
 			t.Fatal(err)
 		}
 		stalled := make(chan struct{})
-		srv := &http.Server{Handler: quiet(func(nc net.Conn) {
+		srv := &http.Server{Handler: rawServer(func(nc net.Conn) {
 			nc.Write(fr(0x89, "are you there"))
 			<-stalled
 		})}
@@ -96,7 +96,7 @@ func TestCloseUnderTLSIsBounded(t *testing.T) {
 		transport := client.Transport.(*http.Transport)
 		transport.TLSClientConfig = &tls.Config{RootCAs: x509.NewCertPool()}
 		transport.TLSClientConfig.RootCAs.AddCert(donor.Certificate())
-		d := retryNow{newWords()}
+		d := retryNowDialect{newToyDialect()}
 		d.traits.Greeting = false
 		c, err := limpet.Dial(context.Background(), "wss://127.0.0.1", options(&limpet.Options{HTTPClient: client, Dialect: d}))
 		if err != nil {
@@ -124,10 +124,10 @@ func TestCloseUnderTLSIsBounded(t *testing.T) {
 // has come with it.
 func TestBeginningOfAMessageHoldsUpNone(t *testing.T) {
 	next := bin(strings.Repeat("y", 300))
-	for _, plain := range paths() {
+	for _, plain := range bothFrameLayers() {
 		for _, part := range []int{0, 1, 2, 3, 4, 5, len(next) - 1} {
 			synctest.Test(t, func(t *testing.T) {
-				host := limpettest.NewHandler(t, quiet(func(nc net.Conn) {
+				host := limpettest.NewHandler(t, rawServer(func(nc net.Conn) {
 					nc.Write(append(append(bin("a"), bin("b")...), next[:part]...))
 					drain(nc)
 				}), nil)

@@ -66,7 +66,7 @@ func TestFeedTopicAnewOnOneConnection(t *testing.T) {
 			}
 			t.Cleanup(func() { closeAndWait(t, c) })
 			for round := range 3 {
-				s := live(t, c, "ticker/A", nil)
+				s := subscribeLive(t, c, "ticker/A", nil)
 				if _, err := c.Subscribe(context.Background(), "ticker/A", nil); !errors.Is(err, limpet.ErrDuplicate) {
 					t.Errorf("a second subscription to the topic: %v, want ErrDuplicate", err)
 				}

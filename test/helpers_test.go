@@ -49,7 +49,7 @@ func dial(t testing.TB, srv *limpettest.Server, o *limpet.Options) *limpet.Clien
 	return c
 }
 
-func live(t testing.TB, c *limpet.Client, topic string, o *limpet.SubscribeOptions) *limpet.Subscription {
+func subscribeLive(t testing.TB, c *limpet.Client, topic string, o *limpet.SubscribeOptions) *limpet.Subscription {
 	t.Helper()
 	s, err := c.Subscribe(context.Background(), topic, o)
 	if err != nil {

@@ -105,7 +105,7 @@ func TestHostileFrames(t *testing.T) {
 			t.Errorf("two cases are called %q", tc.name)
 		}
 		seen[tc.name] = true
-		for _, plain := range paths() {
+		for _, plain := range bothFrameLayers() {
 			want, path := tc.want, "tap"
 			if plain {
 				path = "plain"

@@ -29,10 +29,10 @@ func running(function string) []string {
 // goes on on a new one. Messages that follow each other closely have one
 // goroutine, and one loop.
 func TestStacksOfIdleConnections(t *testing.T) {
-	for _, plain := range paths() {
+	for _, plain := range bothFrameLayers() {
 		synctest.Test(t, func(t *testing.T) {
 			send := make(chan bool)
-			host := limpettest.NewHandler(t, quiet(func(nc net.Conn) {
+			host := limpettest.NewHandler(t, rawServer(func(nc net.Conn) {
 				for range send {
 					nc.Write([]byte{0x82, 1, 'x'})
 				}
@@ -78,9 +78,9 @@ func TestStacksOfIdleConnections(t *testing.T) {
 // What a big message needed is given back when the connection waits for long.
 func TestBigMessageIsForgotten(t *testing.T) {
 	const size = 3 << 20
-	for _, plain := range paths() {
+	for _, plain := range bothFrameLayers() {
 		synctest.Test(t, func(t *testing.T) {
-			host := limpettest.NewHandler(t, quiet(func(nc net.Conn) {
+			host := limpettest.NewHandler(t, rawServer(func(nc net.Conn) {
 				nc.Write(fr(0x82, "x"))
 				time.Sleep(time.Second)
 				nc.Write(fr(0x82, strings.Repeat("x", size)))
@@ -111,9 +111,9 @@ func TestBigMessageIsForgotten(t *testing.T) {
 // An idle connection is its reader, and on the plain path a goroutine of the
 // library's: the loop rests.
 func TestIdleCost(t *testing.T) {
-	for _, plain := range paths() {
+	for _, plain := range bothFrameLayers() {
 		synctest.Test(t, func(t *testing.T) {
-			host := limpettest.NewHandler(t, quiet(drain), nil)
+			host := limpettest.NewHandler(t, rawServer(drain), nil)
 			c, err := limpet.Dial(context.Background(), host.URL(), options(&limpet.Options{HTTPClient: host.HTTPClient(), Dialect: rawFrames{}, PlainFrames: plain}))
 			if err != nil {
 				t.Fatal(err)

@@ -55,8 +55,8 @@ func TestReentrance(t *testing.T) {
 		srv := limpettest.NewServer(t, nil)
 		observed := make(chan limpet.Event, 1000)
 		c := dial(t, srv, &limpet.Options{Window: limpet.Window{Messages: 4}, Observer: observer(func(e limpet.Event) { observed <- e })})
-		s := live(t, c, "ping", nil)
-		back := live(t, c, "pong", nil)
+		s := subscribeLive(t, c, "ping", nil)
+		back := subscribeLive(t, c, "pong", nil)
 		go func() {
 			for i := range 50 {
 				c.Publish(context.Background(), "ping", []byte(fmt.Sprint(i)), nil)
@@ -91,8 +91,8 @@ func TestStoppedConsumerHoldsUpNobody(t *testing.T) {
 		srv := limpettest.NewServer(t, &limpettest.ServerOptions{Server: &server.Options{Retention: server.Retention{Count: 100}}})
 		c := dial(t, srv, nil)
 		const bytes, rounds = 256 << 10, 3600
-		stopped := live(t, c, "slow", &limpet.SubscribeOptions{Delivery: limpet.Delivery{Buffer: 1 << 20, Bytes: bytes}})
-		other := live(t, c, "fast", nil)
+		stopped := subscribeLive(t, c, "slow", &limpet.SubscribeOptions{Delivery: limpet.Delivery{Buffer: 1 << 20, Bytes: bytes}})
+		other := subscribeLive(t, c, "fast", nil)
 		body := strings.Repeat("x", 1000)
 		before := limpettest.HeapInUse()
 		for i := range rounds {

@@ -119,7 +119,7 @@ func TestPingsAreAnsweredOnASlowUplink(t *testing.T) {
 			}
 			<-ctx.Done()
 		}), &limpettest.HostOptions{Network: &limpettest.NetworkOptions{Buffer: 1024, Up: time.Second}})
-		d := retryNow{newWords()}
+		d := retryNowDialect{newToyDialect()}
 		d.traits.Greeting, d.traits.Ping = false, wire.PingNone
 		c, err := limpet.Dial(context.Background(), h.URL(), options(&limpet.Options{HTTPClient: h.HTTPClient(), Dialect: d}))
 		if err != nil {
@@ -141,7 +141,7 @@ func TestPingsAreAnsweredOnASlowUplink(t *testing.T) {
 func TestPingsOfAPeerThatReadsLater(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		later := make(chan []byte, 100)
-		host := limpettest.NewHandler(t, quiet(func(nc net.Conn) {
+		host := limpettest.NewHandler(t, rawServer(func(nc net.Conn) {
 			for i := range 50 {
 				nc.Write(fr(0x89, fmt.Sprintf("%0120d", i)))
 			}
@@ -175,9 +175,9 @@ func TestPingsOfAPeerThatReadsLater(t *testing.T) {
 
 // Empty fragments at a decent pace break no budget. They are no life either.
 func TestMessageThatDoesNotGrowIsNoLife(t *testing.T) {
-	for _, plain := range paths() {
+	for _, plain := range bothFrameLayers() {
 		synctest.Test(t, func(t *testing.T) {
-			host := limpettest.NewHandler(t, quiet(func(nc net.Conn) {
+			host := limpettest.NewHandler(t, rawServer(func(nc net.Conn) {
 				_, err := nc.Write(fr(0x01, "a"))
 				for err == nil {
 					time.Sleep(time.Second)
@@ -203,9 +203,9 @@ func TestMessageThatDoesNotGrowIsNoLife(t *testing.T) {
 
 // A long message that grows is life, however long it takes.
 func TestMessageThatGrowsIsLife(t *testing.T) {
-	for _, plain := range paths() {
+	for _, plain := range bothFrameLayers() {
 		synctest.Test(t, func(t *testing.T) {
-			host := limpettest.NewHandler(t, quiet(func(nc net.Conn) {
+			host := limpettest.NewHandler(t, rawServer(func(nc net.Conn) {
 				for b := bin(strings.Repeat("x", 70_000)); len(b) > 0; b = b[min(len(b), 1000):] {
 					time.Sleep(5 * time.Second)
 					nc.Write(b[:min(len(b), 1000)])

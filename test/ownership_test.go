@@ -18,7 +18,7 @@ import (
 // What a consumer was given stays as it was, and what a publisher passed may
 // be used again at once, whatever memory the client lends and takes back.
 func TestMessagesAreOwned(t *testing.T) {
-	for _, plain := range paths() {
+	for _, plain := range bothFrameLayers() {
 		for _, enc := range []native.Encoding{native.JSON, native.Binary} {
 			for _, batches := range []bool{false, true} {
 				t.Run(fmt.Sprintf("plain %t, %s, batches %t", plain, native.Subprotocol(enc), batches), func(t *testing.T) {
@@ -33,7 +33,7 @@ func messagesAreOwned(t *testing.T, o *limpet.Options, batches bool) {
 	const n = 3000
 	srv := limpettest.NewServer(t, nil)
 	from, to := dial(t, srv, o), dial(t, srv, o)
-	sub := live(t, to, "own/*", nil)
+	sub := subscribeLive(t, to, "own/*", nil)
 	ctx := context.Background()
 	sums := make(map[uuid.UUID][32]byte, n)
 	rnd := rand.New(rand.NewPCG(1, 2))

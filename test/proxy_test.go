@@ -109,7 +109,7 @@ func TestProxyTunnel(t *testing.T) {
 			t.Fatal(err)
 		}
 		defer closeAndWait(t, c)
-		s := live(t, c, "a", nil)
+		s := subscribeLive(t, c, "a", nil)
 		publish(t, srv, "a", "through")
 		if got := payloads(collect(t, s, 1)); got != "through" {
 			t.Errorf("delivered %q", got)
@@ -207,7 +207,7 @@ func TestProxyTLS(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		live(t, c, "a", nil)
+		subscribeLive(t, c, "a", nil)
 		closeAndWait(t, c)
 		if p.asked[0].Header.Get("X-Extra") != "1" {
 			t.Errorf("the proxy was asked %+v", p.asked[0])

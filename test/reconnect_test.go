@@ -116,21 +116,21 @@ func TestRetryAfterIsNeverUndercut(t *testing.T) {
 	}
 }
 
-// retryNow is a language that wants to be back at once, whatever happens.
-type retryNow struct{ words }
+// retryNowDialect is a language that wants to be back at once, whatever happens.
+type retryNowDialect struct{ toyDialect }
 
-func (retryNow) Verdict(wire.Failure) wire.Verdict { return wire.Verdict{Action: wire.ActionRetryNow} }
+func (retryNowDialect) Verdict(wire.Failure) wire.Verdict { return wire.Verdict{Action: wire.ActionRetryNow} }
 
-func (retryNow) Attempt(a *wire.Attempt) error {
+func (retryNowDialect) Attempt(a *wire.Attempt) error {
 	a.Dial = true
 	return nil
 }
 
 func TestRetryNowIsNoHammer(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		srv := newWordsServer(t, func(int, func(string), func() string) {})
+		srv := newToyServer(t, func(int, func(string), func() string) {})
 		srv.host.Network.Each(func(int) limpettest.Fault { return limpettest.CutAfterFrames(limpettest.Up, 0) })
-		d := retryNow{newWords()}
+		d := retryNowDialect{newToyDialect()}
 		d.traits.Greeting = false
 		c, err := limpet.New(srv.host.URL(), options(&limpet.Options{HTTPClient: srv.host.HTTPClient(), Dialect: d}))
 		if err != nil {

@@ -14,17 +14,17 @@ import (
 	"github.com/limpet-go/limpet/wire/native"
 )
 
-// picky is a dialect that cannot spell one word.
-type picky struct{ wire.Dialect }
+// rejectingDialect is a dialect that cannot spell one word.
+type rejectingDialect struct{ wire.Dialect }
 
-type pickyCodec struct{ wire.Codec }
+type rejectingCodec struct{ wire.Codec }
 
-func (d picky) Open(r wire.Resume) (wire.Codec, error) {
+func (d rejectingDialect) Open(r wire.Resume) (wire.Codec, error) {
 	c, err := d.Dialect.Open(r)
-	return pickyCodec{c}, err
+	return rejectingCodec{c}, err
 }
 
-func (c pickyCodec) Encode(ops []wire.Op, out *wire.Frames) error {
+func (c rejectingCodec) Encode(ops []wire.Op, out *wire.Frames) error {
 	for i, op := range ops {
 		if op.Kind == wire.OpPublish && string(op.Message.Payload) == "unspeakable" {
 			if err := c.Codec.Encode(ops[:i], out); err != nil {
@@ -41,7 +41,7 @@ func (c pickyCodec) Encode(ops []wire.Op, out *wire.Frames) error {
 func TestUnspellableMessageHarmsNoOther(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		srv := limpettest.NewServer(t, nil)
-		c := dial(t, srv, &limpet.Options{Dialect: picky{native.New(nil)}})
+		c := dial(t, srv, &limpet.Options{Dialect: rejectingDialect{native.New(nil)}})
 		bad := limpet.Outgoing{Topic: "a", Payload: []byte("unspeakable")}
 		big := make([]byte, 60<<10)
 		at := time.Now()
@@ -173,11 +173,11 @@ func TestTooBigHandshakeBlamesNoMessage(t *testing.T) {
 func TestTooBigWithoutSessions(t *testing.T) {
 	for _, atLeastOnce := range []bool{false, true} {
 		synctest.Test(t, func(t *testing.T) {
-			srv := newWordsServer(t, func(conn int, say func(string), hear func() string) { say("ready") })
+			srv := newToyServer(t, func(conn int, say func(string), hear func() string) { say("ready") })
 			srv.host.Network.Each(func(int) limpettest.Fault { return limpettest.CloseWith(1009, "", 1).AfterFrames(limpettest.Up, 1) })
-			d := newWords()
+			d := newToyDialect()
 			d.traits.Acks = true
-			c, err := limpet.New(srv.host.URL(), options(&limpet.Options{HTTPClient: srv.host.HTTPClient(), Dialect: retryNow{d}}))
+			c, err := limpet.New(srv.host.URL(), options(&limpet.Options{HTTPClient: srv.host.HTTPClient(), Dialect: retryNowDialect{d}}))
 			if err != nil {
 				t.Fatal(err)
 			}

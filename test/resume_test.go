@@ -21,7 +21,7 @@ func TestResumeAfterEveryKindOfBreak(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
 				srv := limpettest.NewServer(t, nil)
 				c := dial(t, srv, nil)
-				s := live(t, c, "a", nil)
+				s := subscribeLive(t, c, "a", nil)
 				publish(t, srv, "a", numbers(1, 3)...)
 				got := collect(t, s, 3)
 				srv.Network.Strike(f)

@@ -26,7 +26,7 @@ var (
 // encodings and on both connection paths, and has the oracle decide I1 to I6, I9, I10 and I13.
 func TestSoak(t *testing.T) {
 	for seed := *soakSeed; seed < *soakSeed+*soakSeeds; seed++ {
-		for _, plain := range paths() {
+		for _, plain := range bothFrameLayers() {
 			t.Run(fmt.Sprintf("seed=%d/plain=%v", seed, plain), func(t *testing.T) {
 				synctest.Test(t, func(t *testing.T) { soak(t, seed, plain) })
 			})
