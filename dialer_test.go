@@ -113,7 +113,7 @@ func TestRedirectCarriesNothing(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		s, err := c.WaitState(bounded(t), func(s limpet.State) bool { return s.Cause != nil })
+		s, err := c.WaitState(testContext(t), func(s limpet.State) bool { return s.Cause != nil })
 		if err != nil || !errors.Is(s.Cause, limpet.ErrRedirect) || limpet.Class(s.Cause) != limpet.ClassNotWebSocket {
 			t.Errorf("%d: %v %v", status, s.Cause, err)
 		}
@@ -127,8 +127,8 @@ func TestRedirectCarriesNothing(t *testing.T) {
 
 func wsURL(s *httptest.Server) string { return "ws" + strings.TrimPrefix(s.URL, "http") }
 
-// bounded ends a test on real sockets that would hang.
-func bounded(t testing.TB) context.Context {
+// testContext ends a test on real sockets that would hang.
+func testContext(t testing.TB) context.Context {
 	ctx, cancel := context.WithTimeout(context.Background(), 20*time.Second)
 	t.Cleanup(cancel)
 	return ctx
@@ -147,20 +147,20 @@ func TestTLS(t *testing.T) {
 	defer web.Close()
 	url := "wss" + strings.TrimPrefix(web.URL, "https")
 
-	_, err = limpet.Dial(bounded(t), url, options(nil))
+	_, err = limpet.Dial(testContext(t), url, options(nil))
 	var p *limpet.PermanentError
 	if !errors.As(err, &p) || p.Class != limpet.ClassTLS {
 		t.Errorf("unknown authority: %v", err)
 	}
 	client := web.Client()
-	c, err := limpet.Dial(bounded(t), url, options(&limpet.Options{HTTPClient: client}))
+	c, err := limpet.Dial(testContext(t), url, options(&limpet.Options{HTTPClient: client}))
 	if err != nil {
 		t.Fatal(err)
 	}
-	if _, err := c.Send(bounded(t), "a", []byte("x"), nil); err != nil {
+	if _, err := c.Send(testContext(t), "a", []byte("x"), nil); err != nil {
 		t.Error(err)
 	}
-	if err := c.Shutdown(bounded(t)); err != nil {
+	if err := c.Shutdown(testContext(t)); err != nil {
 		t.Error(err)
 	}
 	client.CloseIdleConnections()
@@ -182,7 +182,7 @@ func TestDialErrorsHaveAClass(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		s, err := c.WaitState(bounded(t), func(s limpet.State) bool { return s.Cause != nil })
+		s, err := c.WaitState(testContext(t), func(s limpet.State) bool { return s.Cause != nil })
 		if err != nil || limpet.Class(s.Cause) != want {
 			t.Errorf("%s: class %q, want %q: %v", url, limpet.Class(s.Cause), want, s.Cause)
 		}
@@ -202,7 +202,7 @@ func TestEchoedCredentialIsNotRepeated(t *testing.T) {
 		fmt.Fprintf(w, "bad request: %v %v", r.Header, r.URL)
 	}))
 	defer web.Close()
-	_, err := limpet.Dial(bounded(t), wsURL(web)+"/?key=canary-q", options(&limpet.Options{
+	_, err := limpet.Dial(testContext(t), wsURL(web)+"/?key=canary-q", options(&limpet.Options{
 		Header: http.Header{"X-Api-Key": {"canary-h"}},
 		Auth: func(context.Context, limpet.AttemptInfo) (limpet.Credential, error) {
 			return limpet.Credential{Header: http.Header{"Authorization": {"Bearer canary-b"}}}, nil
@@ -291,16 +291,16 @@ func TestTransportThatKeepsTheConnection(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		ctx, cancel := context.WithTimeout(context.Background(), time.Second)
 		defer cancel()
-		_, err := limpet.Dial(ctx, "ws://localhost", options(&limpet.Options{HTTPClient: &http.Client{Transport: readOnly{}}}))
+		_, err := limpet.Dial(ctx, "ws://localhost", options(&limpet.Options{HTTPClient: &http.Client{Transport: readOnlyTransport{}}}))
 		if err == nil || !strings.Contains(err.Error(), "does not hand the upgraded connection over") {
 			t.Errorf("%v", err)
 		}
 	})
 }
 
-type readOnly struct{}
+type readOnlyTransport struct{}
 
-func (readOnly) RoundTrip(r *http.Request) (*http.Response, error) {
+func (readOnlyTransport) RoundTrip(r *http.Request) (*http.Response, error) {
 	return &http.Response{StatusCode: 101, Body: io.NopCloser(strings.NewReader("")), Request: r}, nil
 }
 

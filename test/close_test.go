@@ -31,10 +31,10 @@ func TestCloseInEveryPhase(t *testing.T) {
 		"upgrading":   {limpettest.BlackHole(limpettest.Down), nil},
 		"handshaking": {limpettest.BlackHole(limpettest.Both).AfterFrames(limpettest.Up, 0), nil},
 		"waiting":     {limpettest.Refuse(1000), nil},
-		"ready":       {limpettest.Clean(), ready},
+		"ready":       {limpettest.Clean(), waitReady},
 		"peer stalls": {limpettest.Clean(), stallInFrame},
 		"half-open": {limpettest.Clean(), func(t *testing.T, srv *limpettest.Server, c *limpet.Client) {
-			ready(t, srv, c)
+			waitReady(t, srv, c)
 			srv.Network.Strike(limpettest.BlackHole(limpettest.Both))
 		}},
 		"stuck writing": {limpettest.Clean(), stuckWriting},
@@ -83,14 +83,14 @@ func TestCloseInEveryPhase(t *testing.T) {
 	}
 }
 
-func ready(t *testing.T, _ *limpettest.Server, c *limpet.Client) {
+func waitReady(t *testing.T, _ *limpettest.Server, c *limpet.Client) {
 	if err := c.WaitReady(context.Background()); err != nil {
 		t.Fatal(err)
 	}
 }
 
 func stuckWriting(t *testing.T, srv *limpettest.Server, c *limpet.Client) {
-	ready(t, srv, c)
+	waitReady(t, srv, c)
 	srv.Network.Strike(limpettest.Stall(time.Hour).AfterBytes(limpettest.Up, 1))
 	for i := range 10 {
 		if _, err := c.Publish(context.Background(), fmt.Sprint("a/", i), make([]byte, 100<<10), nil); err != nil {
@@ -264,10 +264,10 @@ func TestEndInEveryPhase(t *testing.T) {
 // of the client, as everything else that waits does.
 func TestPermanentEndKeepsWhatWaits(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		s := newScript(t, func(p *scripted) {
-			p.say(append([]native.Frame{p.welcome()}, p.subok()...)...)
-			p.say(message(1, 0, "1"), message(2, 1, "2"))
-			p.say(native.Frame{Type: native.TypeUnsub, Unsub: &native.Unsub{Ch: 1, Code: native.CodeRevoked}})
+		s := newScriptedServer(t, func(p *scriptedConn) {
+			p.send(append([]native.Frame{p.welcome()}, p.confirmations()...)...)
+			p.send(dataFrame(1, 0, "1"), dataFrame(2, 1, "2"))
+			p.send(native.Frame{Type: native.TypeUnsub, Unsub: &native.Unsub{Ch: 1, Code: native.CodeRevoked}})
 			time.Sleep(time.Second)
 			p.ws.Close(4008, "")
 		})

@@ -36,7 +36,7 @@ func rawServer(talk func(nc net.Conn)) http.Handler {
 			return
 		}
 		defer nc.Close()
-		io.WriteString(nc, rightHead(r.Header.Get("Sec-WebSocket-Key")))
+		io.WriteString(nc, upgradeResponse(r.Header.Get("Sec-WebSocket-Key")))
 		talk(nc)
 	})
 }
@@ -48,8 +48,8 @@ func TestTransportWithoutTrace(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		host := limpettest.NewHandler(t, rawServer(drain), nil)
 		client := host.HTTPClient()
-		client.Transport = untraced{client.Transport}
-		c, err := limpet.Dial(context.Background(), host.URL(), options(&limpet.Options{HTTPClient: client, Dialect: rawFrames{}}))
+		client.Transport = untracedTransport{client.Transport}
+		c, err := limpet.Dial(context.Background(), host.URL(), options(&limpet.Options{HTTPClient: client, Dialect: rawDialect{}}))
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -61,9 +61,9 @@ func TestTransportWithoutTrace(t *testing.T) {
 	})
 }
 
-type untraced struct{ http.RoundTripper }
+type untracedTransport struct{ http.RoundTripper }
 
-func (u untraced) RoundTrip(r *http.Request) (*http.Response, error) {
+func (u untracedTransport) RoundTrip(r *http.Request) (*http.Response, error) {
 	return u.RoundTripper.RoundTrip(r.WithContext(withoutValues{r.Context()}))
 }
 
@@ -84,7 +84,7 @@ func TestCloseUnderTLSIsBounded(t *testing.T) {
 		}
 		stalled := make(chan struct{})
 		srv := &http.Server{Handler: rawServer(func(nc net.Conn) {
-			nc.Write(fr(0x89, "are you there"))
+			nc.Write(rawFrame(0x89, "are you there"))
 			<-stalled
 		})}
 		served := make(chan struct{})
@@ -132,7 +132,7 @@ func TestBeginningOfAMessageHoldsUpNone(t *testing.T) {
 					drain(nc)
 				}), nil)
 				host.Inject(limpettest.Stall(time.Millisecond)) // so that the subscription is there
-				c, err := limpet.New(host.URL(), options(&limpet.Options{HTTPClient: host.HTTPClient(), Dialect: rawFrames{}, PlainFrames: plain}))
+				c, err := limpet.New(host.URL(), options(&limpet.Options{HTTPClient: host.HTTPClient(), Dialect: rawDialect{}, PlainFrames: plain}))
 				if err != nil {
 					t.Fatal(err)
 				}

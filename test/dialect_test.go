@@ -31,7 +31,7 @@ func newToyDialect() toyDialect {
 		Repeats: 4, Processed: wire.ProcessedEach, Holes: wire.HolesLoss, Ping: wire.PingControl}}
 }
 
-func (toyDialect) Name() string                           { return "words" }
+func (toyDialect) Name() string                           { return "toy" }
 func (w toyDialect) Traits() wire.Traits                  { return w.traits }
 func (toyDialect) CheckTopic(wire.Use, string) error      { return nil }
 func (toyDialect) Verdict(wire.Failure) wire.Verdict      { return wire.Verdict{} }

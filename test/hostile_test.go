@@ -23,50 +23,52 @@ import (
 func TestViolations(t *testing.T) {
 	for name, tc := range map[string]struct {
 		code websocket.StatusCode
-		bad  func(p *scripted)
+		bad  func(p *scriptedConn)
 	}{
-		"not JSON": {4001, func(p *scripted) { p.text("{") }},
-		"bad batch": {4001, func(p *scripted) {
-			p.text(`[{"t":"msg","ch":1,"s":4,"p":3,"id":"01980f0e-0000-7000-8000-000000000000","d":"never"},{"t":"msg"}]`)
+		"not JSON": {4001, func(p *scriptedConn) { p.sendText("{") }},
+		"bad batch": {4001, func(p *scriptedConn) {
+			p.sendText(`[{"t":"msg","ch":1,"s":4,"p":3,"id":"01980f0e-0000-7000-8000-000000000000","d":"never"},{"t":"msg"}]`)
 		}},
-		"binary in JSON": {4001, func(p *scripted) { p.ws.Write(p.ctx, websocket.MessageBinary, []byte("{}")) }},
-		"not UTF-8":      {1007, func(p *scripted) { p.text("{\"t\":\"x-\xff\"}") }},
-		"unknown type":   {4000, func(p *scripted) { p.text(`{"t":"surprise"}`) }},
-		"client's frame": {4000, func(p *scripted) { p.text(`{"t":"hello","cn":1}`) }},
-		"too big":        {1009, func(p *scripted) { p.text(`{"t":"x-big","d":"` + strings.Repeat("x", 70<<10) + `"}`) }},
-		"second welcome": {4000, func(p *scripted) { p.say(p.welcome()) }},
-		"hole":           {4000, func(p *scripted) { p.say(message(9, 8, "never")) }},
-		"gap that does not fit": {4000, func(p *scripted) {
-			p.say(native.Frame{Type: native.TypeGap, Gap: &native.Gap{Ch: 1, P: 7, To: 9, Tag: []byte("x")}})
+		"binary in JSON": {4001, func(p *scriptedConn) { p.ws.Write(p.ctx, websocket.MessageBinary, []byte("{}")) }},
+		"not UTF-8":      {1007, func(p *scriptedConn) { p.sendText("{\"t\":\"x-\xff\"}") }},
+		"unknown type":   {4000, func(p *scriptedConn) { p.sendText(`{"t":"surprise"}`) }},
+		"client's frame": {4000, func(p *scriptedConn) { p.sendText(`{"t":"hello","cn":1}`) }},
+		"too big":        {1009, func(p *scriptedConn) { p.sendText(`{"t":"x-big","d":"` + strings.Repeat("x", 70<<10) + `"}`) }},
+		"second welcome": {4000, func(p *scriptedConn) { p.send(p.welcome()) }},
+		"hole":           {4000, func(p *scriptedConn) { p.send(dataFrame(9, 8, "never")) }},
+		"gap that does not fit": {4000, func(p *scriptedConn) {
+			p.send(native.Frame{Type: native.TypeGap, Gap: &native.Gap{Ch: 1, P: 7, To: 9, Tag: []byte("x")}})
 		}},
-		"second subok":   {4000, func(p *scripted) { p.say(p.subok()...) }},
-		"ack of nothing": {4000, func(p *scripted) { p.say(native.Frame{Type: native.TypeAck, Ack: &native.Ack{To: 5, HasTo: true}}) }},
-		"sack of nothing": {4000, func(p *scripted) {
-			p.say(native.Frame{Type: native.TypeAck, Ack: &native.Ack{X: []wire.Range{{Lo: 2, Hi: 1 << 60}}}})
+		"second subok": {4000, func(p *scriptedConn) { p.send(p.confirmations()...) }},
+		"ack of nothing": {4000, func(p *scriptedConn) {
+			p.send(native.Frame{Type: native.TypeAck, Ack: &native.Ack{To: 5, HasTo: true}})
 		}},
-		"more than the credit": {4204, func(p *scripted) {
+		"sack of nothing": {4000, func(p *scriptedConn) {
+			p.send(native.Frame{Type: native.TypeAck, Ack: &native.Ack{X: []wire.Range{{Lo: 2, Hi: 1 << 60}}}})
+		}},
+		"more than the credit": {4204, func(p *scriptedConn) {
 			for i := uint64(4); i < 30; i++ {
-				p.say(message(i, i-1, fmt.Sprint(i)))
+				p.send(dataFrame(i, i-1, fmt.Sprint(i)))
 			}
 		}},
-		"gaps without end": {4000, func(p *scripted) {
+		"gaps without end": {4000, func(p *scriptedConn) {
 			for i := range uint64(100) {
-				p.say(native.Frame{Type: native.TypeGap, Gap: &native.Gap{Ch: 1, P: 3 + i, To: 4 + i, Tag: []byte("x")}},
+				p.send(native.Frame{Type: native.TypeGap, Gap: &native.Gap{Ch: 1, P: 3 + i, To: 4 + i, Tag: []byte("x")}},
 					native.Frame{Type: native.TypeReset, Reset: &native.Reset{Ch: 1, Epoch: "e", O: 4 + i, Tag: []byte("x")}})
 			}
 		}},
 	} {
 		t.Run(name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
-				s := newScript(t, func(p *scripted) {
-					p.say(append([]native.Frame{p.welcome()}, p.subok()...)...)
+				s := newScriptedServer(t, func(p *scriptedConn) {
+					p.send(append([]native.Frame{p.welcome()}, p.confirmations()...)...)
 					if p.number == 1 {
-						p.say(message(1, 0, "1"), message(2, 1, "2"), message(3, 2, "3"))
-						p.bad(tc.bad)
+						p.send(dataFrame(1, 0, "1"), dataFrame(2, 1, "2"), dataFrame(3, 2, "3"))
+						tc.bad(p)
 						return
 					}
 					at := p.hello.Subs[0].O
-					p.say(message(at+1, at, "after"))
+					p.send(dataFrame(at+1, at, "after"))
 				})
 				c, sub := s.start(limpet.Options{ReadLimit: 64 << 10})
 				st, _ := c.WaitState(context.Background(), func(s limpet.State) bool { return s.Cause != nil })
@@ -96,15 +98,13 @@ func TestViolations(t *testing.T) {
 	}
 }
 
-func (p *scripted) bad(f func(*scripted)) { f(p) }
-
 // A server that breaks its language three times in a row at the same place
 // will do so for ever.
 func TestViolationsInARowAreFinal(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		s := newScript(t, func(p *scripted) {
-			p.say(append([]native.Frame{p.welcome()}, p.subok()...)...)
-			p.text("{")
+		s := newScriptedServer(t, func(p *scriptedConn) {
+			p.send(append([]native.Frame{p.welcome()}, p.confirmations()...)...)
+			p.sendText("{")
 		})
 		c, sub := s.start(limpet.Options{})
 		<-c.Done()
@@ -124,27 +124,27 @@ func TestViolationsInARowAreFinal(t *testing.T) {
 }
 
 func TestHandshakeViolations(t *testing.T) {
-	for name, talk := range map[string]func(p *scripted){
-		"another's welcome": func(p *scripted) {
+	for name, talk := range map[string]func(p *scriptedConn){
+		"another's welcome": func(p *scriptedConn) {
 			w := p.welcome()
 			w.Welcome.CN++
-			p.say(w)
+			p.send(w)
 		},
-		"message before welcome": func(p *scripted) { p.say(message(1, 0, "never")) },
-		"resumed a stranger": func(p *scripted) {
+		"message before welcome": func(p *scriptedConn) { p.send(dataFrame(1, 0, "never")) },
+		"resumed a stranger": func(p *scriptedConn) {
 			w := p.welcome()
 			w.Welcome.Res = true
-			p.say(w)
+			p.send(w)
 		},
-		"ack beyond what was sent": func(p *scripted) {
+		"ack beyond what was sent": func(p *scriptedConn) {
 			w := p.welcome()
 			w.Welcome.Ack = 99
-			p.say(w, native.Frame{Type: native.TypeAck, Ack: &native.Ack{To: 99, HasTo: true}})
+			p.send(w, native.Frame{Type: native.TypeAck, Ack: &native.Ack{To: 99, HasTo: true}})
 		},
 	} {
 		t.Run(name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
-				s := newScript(t, talk)
+				s := newScriptedServer(t, talk)
 				c, sub := s.start(limpet.Options{})
 				<-c.Done()
 				if limpet.Class(c.Err()) != limpet.ClassProtocol || sub.Stats().Received != 0 {
@@ -163,7 +163,7 @@ func TestHandshakeViolations(t *testing.T) {
 
 func TestSilentAfterUpgrade(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		s := newScript(t, func(*scripted) {})
+		s := newScriptedServer(t, func(*scriptedConn) {})
 		c, _ := s.start(limpet.Options{})
 		at := time.Now()
 		st, _ := c.WaitState(context.Background(), func(s limpet.State) bool { return s.Cause != nil })
@@ -191,9 +191,9 @@ func TestNoSubprotocolIsFinal(t *testing.T) {
 // The same message again, or an older one, is dropped and counted.
 func TestRepeatsAreDropped(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		s := newScript(t, func(p *scripted) {
-			p.say(append([]native.Frame{p.welcome()}, p.subok()...)...)
-			p.say(message(1, 0, "1"), message(2, 1, "2"), message(2, 1, "2"), message(1, 0, "1"), message(3, 2, "3"))
+		s := newScriptedServer(t, func(p *scriptedConn) {
+			p.send(append([]native.Frame{p.welcome()}, p.confirmations()...)...)
+			p.send(dataFrame(1, 0, "1"), dataFrame(2, 1, "2"), dataFrame(2, 1, "2"), dataFrame(1, 0, "1"), dataFrame(3, 2, "3"))
 		})
 		_, sub := s.start(limpet.Options{})
 		if got := payloads(collect(t, sub, 3)); got != "1 2 3" {
@@ -210,18 +210,18 @@ func TestRepeatsAreDropped(t *testing.T) {
 func TestRefusedSubscriptions(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		asked := 0
-		s := newScript(t, func(p *scripted) {
-			p.say(p.welcome())
-			p.say(native.Frame{Type: native.TypeUnsub, Unsub: &native.Unsub{Ch: 1, Code: native.CodeForbidden, Msg: "not \x1b[31myours"}})
+		s := newScriptedServer(t, func(p *scriptedConn) {
+			p.send(p.welcome())
+			p.send(native.Frame{Type: native.TypeUnsub, Unsub: &native.Unsub{Ch: 1, Code: native.CodeForbidden, Msg: "not \x1b[31myours"}})
 			for f := p.read(); f != nil; f = p.read() {
 				for _, f := range f {
 					if f.Sub == nil {
 						continue
 					}
 					if asked++; asked < 4 {
-						p.say(native.Frame{Type: native.TypeUnsub, Unsub: &native.Unsub{Ch: f.Sub.Ch, Code: native.CodeRateLimited, Retry: 5000}})
+						p.send(native.Frame{Type: native.TypeUnsub, Unsub: &native.Unsub{Ch: f.Sub.Ch, Code: native.CodeRateLimited, Retry: 5000}})
 					} else {
-						p.say(native.Frame{Type: native.TypeSubOK, SubOK: &native.SubOK{Ch: f.Sub.Ch, Epoch: "e"}})
+						p.send(native.Frame{Type: native.TypeSubOK, SubOK: &native.SubOK{Ch: f.Sub.Ch, Epoch: "e"}})
 					}
 				}
 			}
@@ -249,11 +249,11 @@ func TestAbsurdRetryOfASubscription(t *testing.T) {
 		t.Run(fmt.Sprint(retry), func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
 				var count atomic.Int64
-				s := newScript(t, func(p *scripted) {
-					p.say(p.welcome())
+				s := newScriptedServer(t, func(p *scriptedConn) {
+					p.send(p.welcome())
 					for {
 						count.Add(1)
-						p.say(native.Frame{Type: native.TypeUnsub, Unsub: &native.Unsub{Ch: 1, Code: native.CodeRateLimited, Retry: retry}})
+						p.send(native.Frame{Type: native.TypeUnsub, Unsub: &native.Unsub{Ch: 1, Code: native.CodeRateLimited, Retry: retry}})
 						for f := p.read(); ; f = p.read() {
 							if f == nil {
 								return
@@ -282,9 +282,9 @@ func TestAbsurdRetryOfAConnection(t *testing.T) {
 	for _, retry := range []uint64{1 << 53, 1 << 62, 1<<64 - 1} {
 		t.Run(fmt.Sprint(retry), func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
-				s := newScript(t, func(p *scripted) {
-					p.say(p.welcome())
-					p.say(native.Frame{Type: native.TypeErr, Err: &native.Err{Code: 4200, Retry: retry, Fatal: true}})
+				s := newScriptedServer(t, func(p *scriptedConn) {
+					p.send(p.welcome())
+					p.send(native.Frame{Type: native.TypeErr, Err: &native.Err{Code: 4200, Retry: retry, Fatal: true}})
 				})
 				c, _ := s.start(limpet.Options{})
 				st, _ := c.WaitState(context.Background(), func(s limpet.State) bool { return s.Phase == limpet.Waiting })

@@ -13,8 +13,8 @@ import (
 	"github.com/limpet-go/limpet/limpettest"
 )
 
-// running returns the numbers of the goroutines that are inside function.
-func running(function string) []string {
+// goroutinesIn returns the numbers of the goroutines that are inside function.
+func goroutinesIn(function string) []string {
 	b := make([]byte, 1<<20)
 	var numbers []string
 	for _, g := range strings.Split(string(b[:runtime.Stack(b, true)]), "\n\n") {
@@ -37,7 +37,7 @@ func TestStacksOfIdleConnections(t *testing.T) {
 					nc.Write([]byte{0x82, 1, 'x'})
 				}
 			}), nil)
-			c, err := limpet.Dial(context.Background(), host.URL(), options(&limpet.Options{HTTPClient: host.HTTPClient(), Dialect: rawFrames{}, PlainFrames: plain}))
+			c, err := limpet.Dial(context.Background(), host.URL(), options(&limpet.Options{HTTPClient: host.HTTPClient(), Dialect: rawDialect{}, PlainFrames: plain}))
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -50,11 +50,11 @@ func TestStacksOfIdleConnections(t *testing.T) {
 				send <- true
 				c.Retry()
 				synctest.Wait()
-				readers := running("limpet.(*Client).read")
+				readers := goroutinesIn("limpet.(*Client).read")
 				if len(readers) != 1 {
 					t.Fatalf("plain %v: %d readers", plain, len(readers))
 				}
-				return readers[0], len(running("limpet.(*loop).run"))
+				return readers[0], len(goroutinesIn("limpet.(*loop).run"))
 			}
 			first, _ := message(time.Second)
 			if second, loops := message(time.Second); second == first || loops != 0 {
@@ -81,12 +81,12 @@ func TestBigMessageIsForgotten(t *testing.T) {
 	for _, plain := range bothFrameLayers() {
 		synctest.Test(t, func(t *testing.T) {
 			host := limpettest.NewHandler(t, rawServer(func(nc net.Conn) {
-				nc.Write(fr(0x82, "x"))
+				nc.Write(rawFrame(0x82, "x"))
 				time.Sleep(time.Second)
-				nc.Write(fr(0x82, strings.Repeat("x", size)))
+				nc.Write(rawFrame(0x82, strings.Repeat("x", size)))
 				drain(nc)
 			}), nil)
-			c, err := limpet.Dial(context.Background(), host.URL(), options(&limpet.Options{HTTPClient: host.HTTPClient(), Dialect: rawFrames{}, PlainFrames: plain}))
+			c, err := limpet.Dial(context.Background(), host.URL(), options(&limpet.Options{HTTPClient: host.HTTPClient(), Dialect: rawDialect{}, PlainFrames: plain}))
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -114,7 +114,7 @@ func TestIdleCost(t *testing.T) {
 	for _, plain := range bothFrameLayers() {
 		synctest.Test(t, func(t *testing.T) {
 			host := limpettest.NewHandler(t, rawServer(drain), nil)
-			c, err := limpet.Dial(context.Background(), host.URL(), options(&limpet.Options{HTTPClient: host.HTTPClient(), Dialect: rawFrames{}, PlainFrames: plain}))
+			c, err := limpet.Dial(context.Background(), host.URL(), options(&limpet.Options{HTTPClient: host.HTTPClient(), Dialect: rawDialect{}, PlainFrames: plain}))
 			if err != nil {
 				t.Fatal(err)
 			}

@@ -143,7 +143,7 @@ func TestPingsOfAPeerThatReadsLater(t *testing.T) {
 		later := make(chan []byte, 100)
 		host := limpettest.NewHandler(t, rawServer(func(nc net.Conn) {
 			for i := range 50 {
-				nc.Write(fr(0x89, fmt.Sprintf("%0120d", i)))
+				nc.Write(rawFrame(0x89, fmt.Sprintf("%0120d", i)))
 			}
 			time.Sleep(10 * time.Second)
 			nc.SetReadDeadline(time.Now().Add(time.Second))
@@ -152,7 +152,7 @@ func TestPingsOfAPeerThatReadsLater(t *testing.T) {
 			nc.SetReadDeadline(time.Time{})
 			drain(nc)
 		}), &limpettest.HostOptions{Network: &limpettest.NetworkOptions{Buffer: 256}})
-		c, err := limpet.Dial(context.Background(), host.URL(), options(&limpet.Options{HTTPClient: host.HTTPClient(), Dialect: rawFrames{}}))
+		c, err := limpet.Dial(context.Background(), host.URL(), options(&limpet.Options{HTTPClient: host.HTTPClient(), Dialect: rawDialect{}}))
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -178,13 +178,13 @@ func TestMessageThatDoesNotGrowIsNoLife(t *testing.T) {
 	for _, plain := range bothFrameLayers() {
 		synctest.Test(t, func(t *testing.T) {
 			host := limpettest.NewHandler(t, rawServer(func(nc net.Conn) {
-				_, err := nc.Write(fr(0x01, "a"))
+				_, err := nc.Write(rawFrame(0x01, "a"))
 				for err == nil {
 					time.Sleep(time.Second)
-					_, err = nc.Write(fr(0x00, ""))
+					_, err = nc.Write(rawFrame(0x00, ""))
 				}
 			}), nil)
-			c, err := limpet.Dial(context.Background(), host.URL(), options(&limpet.Options{HTTPClient: host.HTTPClient(), Dialect: rawFrames{},
+			c, err := limpet.Dial(context.Background(), host.URL(), options(&limpet.Options{HTTPClient: host.HTTPClient(), Dialect: rawDialect{},
 				Heartbeat: limpet.Heartbeat{Interval: 10 * time.Second}, PlainFrames: plain}))
 			if err != nil {
 				t.Fatal(err)
@@ -213,7 +213,7 @@ func TestMessageThatGrowsIsLife(t *testing.T) {
 				drain(nc)
 			}), nil)
 			host.Inject(limpettest.Stall(time.Millisecond)) // so that the subscription is there
-			c, err := limpet.New(host.URL(), options(&limpet.Options{HTTPClient: host.HTTPClient(), Dialect: rawFrames{},
+			c, err := limpet.New(host.URL(), options(&limpet.Options{HTTPClient: host.HTTPClient(), Dialect: rawDialect{},
 				Heartbeat: limpet.Heartbeat{Interval: 10 * time.Second}, PlainFrames: plain}))
 			if err != nil {
 				t.Fatal(err)

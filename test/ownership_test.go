@@ -56,7 +56,7 @@ func messagesAreOwned(t *testing.T, o *limpet.Options, batches bool) {
 			header["k"] = fmt.Sprint(rnd.Uint32())
 			m.Type, m.Header = fmt.Sprint("type ", rnd.IntN(9)), header
 		}
-		sums[m.ID] = sum(m.Topic, m.Payload, m.Type, m.Header)
+		sums[m.ID] = digest(m.Topic, m.Payload, m.Type, m.Header)
 		return m
 	}
 	done := make(chan error, 1)
@@ -108,7 +108,7 @@ func messagesAreOwned(t *testing.T, o *limpet.Options, batches bool) {
 		t.Fatal(err)
 	}
 	for i, m := range got {
-		if m.Kind != limpet.Data || sums[m.ID] != sum(m.Topic, m.Payload, m.Type, m.Header) || m.Position.String() != positions[i] {
+		if m.Kind != limpet.Data || sums[m.ID] != digest(m.Topic, m.Payload, m.Type, m.Header) || m.Position.String() != positions[i] {
 			t.Fatalf("message %d is not what it was: %v %q, %d bytes", i, m.Kind, m.Topic, len(m.Payload))
 		}
 		delete(sums, m.ID)
@@ -118,6 +118,6 @@ func messagesAreOwned(t *testing.T, o *limpet.Options, batches bool) {
 	}
 }
 
-func sum(topic string, payload []byte, kind string, header map[string]string) [32]byte {
+func digest(topic string, payload []byte, kind string, header map[string]string) [32]byte {
 	return sha256.Sum256(fmt.Appendf(nil, "%s %s %s %s", topic, kind, header["k"], payload))
 }

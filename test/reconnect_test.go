@@ -119,7 +119,9 @@ func TestRetryAfterIsNeverUndercut(t *testing.T) {
 // retryNowDialect is a language that wants to be back at once, whatever happens.
 type retryNowDialect struct{ toyDialect }
 
-func (retryNowDialect) Verdict(wire.Failure) wire.Verdict { return wire.Verdict{Action: wire.ActionRetryNow} }
+func (retryNowDialect) Verdict(wire.Failure) wire.Verdict {
+	return wire.Verdict{Action: wire.ActionRetryNow}
+}
 
 func (retryNowDialect) Attempt(a *wire.Attempt) error {
 	a.Dial = true
@@ -150,9 +152,9 @@ func TestRetryNowIsNoHammer(t *testing.T) {
 func TestGoAwayIsNeverUndercut(t *testing.T) {
 	for _, code := range []websocket.StatusCode{1000, 4100, 4200, 4300, 4400} {
 		synctest.Test(t, func(t *testing.T) {
-			s := newScript(t, func(p *scripted) {
-				p.say(p.welcome())
-				p.say(native.Frame{Type: native.TypeGoAway, GoAway: &native.GoAway{Code: 4300, After: 40_000}})
+			s := newScriptedServer(t, func(p *scriptedConn) {
+				p.send(p.welcome())
+				p.send(native.Frame{Type: native.TypeGoAway, GoAway: &native.GoAway{Code: 4300, After: 40_000}})
 				p.ws.Close(code, "")
 			})
 			c, _ := s.start(limpet.Options{Auth: func(context.Context, limpet.AttemptInfo) (limpet.Credential, error) {
@@ -211,9 +213,9 @@ func TestRetry(t *testing.T) {
 // not stable after five seconds.
 func TestCreditIsNoProofOfStability(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		s := newScript(t, func(p *scripted) {
-			p.say(append([]native.Frame{p.welcome()}, p.subok()...)...)
-			p.say(native.Frame{Type: native.TypeAck, Ack: &native.Ack{Cr: &native.Credit{N: 200, B: 1 << 20}}})
+		s := newScriptedServer(t, func(p *scriptedConn) {
+			p.send(append([]native.Frame{p.welcome()}, p.confirmations()...)...)
+			p.send(native.Frame{Type: native.TypeAck, Ack: &native.Ack{Cr: &native.Credit{N: 200, B: 1 << 20}}})
 			time.Sleep(6 * time.Second)
 			p.ws.CloseNow()
 		})

@@ -71,16 +71,16 @@ func TestUnspellableMessageHarmsNoOther(t *testing.T) {
 
 // tooBigServer takes messages, closes 1009 on the payload "big", and
 // acknowledges a second late.
-func tooBigServer(t *testing.T, took *[]string) *script {
+func tooBigServer(t *testing.T, took *[]string) *scriptedServer {
 	var accepted []wire.ID
-	return newScript(t, func(p *scripted) {
+	return newScriptedServer(t, func(p *scriptedConn) {
 		w := p.welcome()
 		to := uint64(len(accepted))
 		w.Welcome.Res, w.Welcome.Ack = p.number > 1, to
 		if to > 0 {
 			w.Welcome.Tag = accepted[to-1]
 		}
-		p.say(append([]native.Frame{w}, p.subok()...)...)
+		p.send(append([]native.Frame{w}, p.confirmations()...)...)
 		for f := p.read(); f != nil; f = p.read() {
 			for _, f := range f {
 				if f.Type == native.TypeMsg && string(f.Msg.Payload) == "big" {
@@ -96,7 +96,7 @@ func tooBigServer(t *testing.T, took *[]string) *script {
 						*took = append(*took, string(f.Msg.Payload))
 					}
 					late := native.Frame{Type: native.TypeAck, Ack: &native.Ack{To: to, HasTo: true}}
-					timer := time.AfterFunc(time.Second, func() { p.say(late) })
+					timer := time.AfterFunc(time.Second, func() { p.send(late) })
 					defer timer.Stop()
 				}
 			}
@@ -146,10 +146,10 @@ func TestTooBigBlamesTheRightMessage(t *testing.T) {
 // went out on an earlier connection.
 func TestTooBigHandshakeBlamesNoMessage(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		s := newScript(t, func(p *scripted) {
+		s := newScriptedServer(t, func(p *scriptedConn) {
 			switch p.number {
 			case 1:
-				p.say(append([]native.Frame{p.welcome()}, p.subok()...)...)
+				p.send(append([]native.Frame{p.welcome()}, p.confirmations()...)...)
 				p.read() // takes the message, tells nobody
 				p.ws.CloseNow()
 			case 2:
@@ -158,7 +158,7 @@ func TestTooBigHandshakeBlamesNoMessage(t *testing.T) {
 				w := p.welcome()
 				w.Welcome.Res, w.Welcome.Ack, w.Welcome.Tag = true, 1, p.hello.Up.Tag
 				w.Welcome.Tag = wire.ID{}
-				p.say(append([]native.Frame{w}, p.subok()...)...)
+				p.send(append([]native.Frame{w}, p.confirmations()...)...)
 			}
 		})
 		c, _ := s.start(limpet.Options{})

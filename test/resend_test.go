@@ -52,8 +52,8 @@ func TestRefusalsAreTold(t *testing.T) {
 	})
 }
 
-// uplinks takes messages until there are n of them.
-func (p *scripted) uplinks(n int) (ms []native.Msg) {
+// readMessages takes messages until there are n of them.
+func (p *scriptedConn) readMessages(n int) (ms []native.Msg) {
 	for len(ms) < n {
 		frames := p.read()
 		if frames == nil {
@@ -68,25 +68,25 @@ func (p *scripted) uplinks(n int) (ms []native.Msg) {
 	return ms
 }
 
-// resumed runs five messages through a connection of which the server
+// resumeAfterBreak runs five messages through a connection of which the server
 // acknowledges nothing, and returns what the next one brings after second has
 // been said.
-func resumed(t *testing.T, second func(w *native.Welcome, first []native.Msg) (expect int)) (first, again []native.Msg) {
+func resumeAfterBreak(t *testing.T, second func(w *native.Welcome, first []native.Msg) (expect int)) (first, again []native.Msg) {
 	synctest.Test(t, func(t *testing.T) {
 		taken := make(chan []native.Msg, 2)
-		s := newScript(t, func(p *scripted) {
+		s := newScriptedServer(t, func(p *scriptedConn) {
 			w := p.welcome()
 			if p.number == 1 {
-				p.say(append([]native.Frame{w}, p.subok()...)...)
-				first = p.uplinks(5)
-				p.say(native.Frame{Type: native.TypeAck, Ack: &native.Ack{To: 1, HasTo: true}})
+				p.send(append([]native.Frame{w}, p.confirmations()...)...)
+				first = p.readMessages(5)
+				p.send(native.Frame{Type: native.TypeAck, Ack: &native.Ack{To: 1, HasTo: true}})
 				synctest.Wait()
 				p.ws.CloseNow()
 				return
 			}
 			n := second(w.Welcome, first)
-			p.say(append([]native.Frame{w}, p.subok()...)...)
-			taken <- p.uplinks(n)
+			p.send(append([]native.Frame{w}, p.confirmations()...)...)
+			taken <- p.readMessages(n)
 		})
 		c, _ := s.start(limpet.Options{})
 		var ms []limpet.Outgoing
@@ -111,7 +111,7 @@ func seqsAndIDs(ms []native.Msg) (seqs []uint64, ids []wire.ID) {
 // What the server has, also out of order, is not sent again; the rest is, in
 // order and with its age (docs/protocol.md, I10).
 func TestSelectiveAckIsNotSentAgain(t *testing.T) {
-	first, again := resumed(t, func(w *native.Welcome, first []native.Msg) int {
+	first, again := resumeAfterBreak(t, func(w *native.Welcome, first []native.Msg) int {
 		w.Res, w.Ack, w.Tag, w.HasTag = true, 1, first[0].ID, true
 		w.Sack = []wire.Range{{Lo: 3, Hi: 4}}
 		return 2
@@ -130,7 +130,7 @@ func TestSelectiveAckIsNotSentAgain(t *testing.T) {
 // A server that lost the session gets what has no outcome under new numbers
 // and the old ids, with its age: it may have accepted it before.
 func TestLostSessionRenumbers(t *testing.T) {
-	first, again := resumed(t, func(w *native.Welcome, _ []native.Msg) int {
+	first, again := resumeAfterBreak(t, func(w *native.Welcome, _ []native.Msg) int {
 		w.SID, w.SE = "another", 2
 		return 4
 	})

@@ -14,33 +14,33 @@ import (
 	"nhooyr.io/websocket"
 )
 
-// script is a server for one test: it speaks limpet.v1 in JSON as the test
+// scriptedServer is a server for one test: it speaks limpet.v1 in JSON as the test
 // tells it, right or wrong.
-type script struct {
+type scriptedServer struct {
 	t    *testing.T
 	host *limpettest.Host
-	talk func(p *scripted)
+	talk func(p *scriptedConn)
 
 	mu     sync.Mutex
 	closes []websocket.StatusCode // that the client closed with
 	conns  int
 }
 
-// scripted is one connection of a script.
-type scripted struct {
+// scriptedConn is one connection of a script.
+type scriptedConn struct {
 	ctx    context.Context
 	ws     *websocket.Conn
 	number int
 	hello  *native.Hello
 }
 
-func newScript(t *testing.T, talk func(p *scripted)) *script {
-	s := &script{t: t, talk: talk}
+func newScriptedServer(t *testing.T, talk func(p *scriptedConn)) *scriptedServer {
+	s := &scriptedServer{t: t, talk: talk}
 	s.host = limpettest.NewHandler(t, http.HandlerFunc(s.serve), nil)
 	return s
 }
 
-func (s *script) serve(w http.ResponseWriter, r *http.Request) {
+func (s *scriptedServer) serve(w http.ResponseWriter, r *http.Request) {
 	ws, err := websocket.Accept(w, r, &websocket.AcceptOptions{Subprotocols: []string{native.Subprotocol(native.JSON)}})
 	if err != nil {
 		return
@@ -50,7 +50,7 @@ func (s *script) serve(w http.ResponseWriter, r *http.Request) {
 	defer cancel()
 	s.mu.Lock()
 	s.conns++
-	p := &scripted{ctx: ctx, ws: ws, number: s.conns}
+	p := &scriptedConn{ctx: ctx, ws: ws, number: s.conns}
 	s.mu.Unlock()
 	if f := p.read(); len(f) == 0 || f[0].Hello == nil {
 		return
@@ -68,13 +68,13 @@ func (s *script) serve(w http.ResponseWriter, r *http.Request) {
 	}
 }
 
-func (s *script) seen() (closes []websocket.StatusCode, conns int) {
+func (s *scriptedServer) seen() (closes []websocket.StatusCode, conns int) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	return append([]websocket.StatusCode(nil), s.closes...), s.conns
 }
 
-func (p *scripted) read() []native.Frame {
+func (p *scriptedConn) read() []native.Frame {
 	_, data, err := p.ws.Read(p.ctx)
 	if err != nil {
 		return nil
@@ -83,24 +83,24 @@ func (p *scripted) read() []native.Frame {
 	return frames
 }
 
-func (p *scripted) text(s string) { p.ws.Write(p.ctx, websocket.MessageText, []byte(s)) }
+func (p *scriptedConn) sendText(s string) { p.ws.Write(p.ctx, websocket.MessageText, []byte(s)) }
 
-func (p *scripted) say(frames ...native.Frame) {
+func (p *scriptedConn) send(frames ...native.Frame) {
 	data, err := native.Append(nil, native.JSON, frames)
 	if err != nil {
 		panic(err)
 	}
-	p.text(string(data))
+	p.sendText(string(data))
 }
 
-func (p *scripted) welcome() native.Frame {
+func (p *scriptedConn) welcome() native.Frame {
 	return native.Frame{Type: native.TypeWelcome, Welcome: &native.Welcome{
 		CN: p.hello.CN, SID: "s", Key: []byte("k"), SE: 1, Cr: native.Credit{N: 100, B: 1 << 20},
 	}}
 }
 
-// subok confirms every subscription of the HELLO, as proved where it resumes.
-func (p *scripted) subok() []native.Frame {
+// confirmations confirms every subscription of the HELLO, as proved where it resumes.
+func (p *scriptedConn) confirmations() []native.Frame {
 	var fs []native.Frame
 	for _, s := range p.hello.Subs {
 		fs = append(fs, native.Frame{Type: native.TypeSubOK, SubOK: &native.SubOK{
@@ -109,13 +109,13 @@ func (p *scripted) subok() []native.Frame {
 	return fs
 }
 
-func message(s, prev uint64, body string) native.Frame {
+func dataFrame(s, prev uint64, body string) native.Frame {
 	return native.Frame{Type: native.TypeMsg, Msg: native.Msg{Ch: 1, S: s, P: prev, HasP: true,
 		ID: wire.ID{byte(s)}, Payload: []byte(body)}}
 }
 
 // start makes a client of s with one subscription before the first connection.
-func (s *script) start(o limpet.Options) (*limpet.Client, *limpet.Subscription) {
+func (s *scriptedServer) start(o limpet.Options) (*limpet.Client, *limpet.Subscription) {
 	o.HTTPClient = s.host.HTTPClient()
 	s.host.Inject(limpettest.Stall(time.Millisecond)) // so that HELLO carries the subscription
 	c, err := limpet.New(s.host.URL(), options(&o))

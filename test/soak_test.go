@@ -104,7 +104,7 @@ func soak(t *testing.T, seed uint64, plain bool) {
 					t.Errorf("subscription %s ended: %v", name, err)
 					return
 				}
-				note(&rec, name, m)
+				recordDelivery(&rec, name, m)
 				if p := s.Committed(); p.Epoch != "" {
 					rec.Record(limpettest.Committed{Sub: name, Epoch: p.Epoch, Offset: p.Offset})
 				}
@@ -236,8 +236,8 @@ func (l *ledger) held(sub, pattern string) limpettest.Held {
 	return h
 }
 
-// note tells the oracle what a consumer got.
-func note(rec *limpettest.Recorder, sub string, m limpet.Message) {
+// recordDelivery tells the oracle what a consumer got.
+func recordDelivery(rec *limpettest.Recorder, sub string, m limpet.Message) {
 	switch m.Kind {
 	case limpet.Gap:
 		rec.Record(limpettest.Gap{Sub: sub, Epoch: m.Position.Epoch, From: m.Gap.After.Offset, To: m.Gap.To.Offset})

@@ -22,7 +22,7 @@ var ofFrame = []mutation{
 		search:  "if f.Type == wire.Text && !utf8.Valid(f.Data) {",
 		replace: "if f.Type == wire.Text && !utf8.Valid(f.Data[:0]) {",
 		test:    "-run ^TestHostileFrames$ ./test",
-		says:    "/tap",
+		says:    "/own",
 	},
 	{
 		name:    "frame: text that is not UTF-8, in an unfinished message",
