@@ -15,8 +15,8 @@ import (
 
 var plainFlag = flag.Bool("plain", false, "run every test on the frames of the WebSocket library")
 
-// options has a client of a test follow the flag -plain. Every call of
-// limpet.New and limpet.Dial in a test passes its options through here.
+// options makes a client of a test obey the flag -plain. Every call of limpet.New
+// and limpet.Dial in a test passes its options through here; internal/repo checks it.
 func options(o *limpet.Options) *limpet.Options {
 	if o == nil {
 		o = new(limpet.Options)
@@ -25,13 +25,15 @@ func options(o *limpet.Options) *limpet.Options {
 	return o
 }
 
-// closeAndWait ends c; a bubble must not be left before its goroutines end.
+// closeAndWait ends c and waits for its goroutines, which a synctest bubble must
+// not outlive.
 func closeAndWait(t testing.TB, c *limpet.Client) {
 	t.Helper()
 	c.Close()
 	<-c.Done()
 }
 
+// dial returns a client of srv that is ready, and closes it when the test ends.
 func dial(t testing.TB, srv *limpettest.Server, o *limpet.Options) *limpet.Client {
 	t.Helper()
 	var opts limpet.Options
@@ -47,6 +49,7 @@ func dial(t testing.TB, srv *limpettest.Server, o *limpet.Options) *limpet.Clien
 	return c
 }
 
+// subscribeLive subscribes and waits until the server has confirmed it.
 func subscribeLive(t testing.TB, c *limpet.Client, topic string, o *limpet.SubscribeOptions) *limpet.Subscription {
 	t.Helper()
 	s, err := c.Subscribe(context.Background(), topic, o)
@@ -59,7 +62,7 @@ func subscribeLive(t testing.TB, c *limpet.Client, topic string, o *limpet.Subsc
 	return s
 }
 
-// collect takes n messages of any kind.
+// collect takes the next n messages of any kind: data, gaps and resets.
 func collect(t testing.TB, s *limpet.Subscription, n int) []limpet.Message {
 	t.Helper()
 	ctx, cancel := context.WithTimeout(context.Background(), 10*time.Minute)
@@ -77,6 +80,7 @@ func collect(t testing.TB, s *limpet.Subscription, n int) []limpet.Message {
 	return ms
 }
 
+// publish has the server itself publish each payload to topic.
 func publish(t testing.TB, srv *limpettest.Server, topic string, payloads ...string) {
 	t.Helper()
 	for _, p := range payloads {
@@ -86,6 +90,7 @@ func publish(t testing.TB, srv *limpettest.Server, topic string, payloads ...str
 	}
 }
 
+// numbers are the payloads "from" to "to", in digits.
 func numbers(from, to int) []string {
 	var ps []string
 	for i := from; i <= to; i++ {
@@ -94,6 +99,7 @@ func numbers(from, to int) []string {
 	return ps
 }
 
+// payloads joins the payloads of ms; a gap and a reset show as what they are.
 func payloads(ms []limpet.Message) string {
 	var ps []string
 	for _, m := range ms {
@@ -109,11 +115,7 @@ func payloads(ms []limpet.Message) string {
 	return strings.Join(ps, " ")
 }
 
-type observer func(limpet.Event)
-
-func (f observer) Observe(e limpet.Event) { f(e) }
-
-// A flag that nothing obeys would run all tests on limpet's own frames twice.
+// If a client ignored -plain, the plain run would test limpet's own frames again.
 func TestPlainFlagIsObeyed(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		c := dial(t, limpettest.NewServer(t, nil), nil)

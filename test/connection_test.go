@@ -5,7 +5,6 @@ import (
 	"context"
 	"crypto/tls"
 	"crypto/x509"
-	"io"
 	"net"
 	"net/http"
 	"net/http/httptest"
@@ -17,31 +16,6 @@ import (
 	"github.com/limpet-go/limpet"
 	"github.com/limpet-go/limpet/limpettest"
 )
-
-// bothFrameLayers are the values of Options.PlainFrames that a test of both goes through:
-// with -plain there is only one.
-func bothFrameLayers() []bool {
-	if *plainFlag {
-		return []bool{true}
-	}
-	return []bool{false, true}
-}
-
-// rawServer serves WebSocket connections without a WebSocket library: it answers
-// the upgrade and hands the connection to talk.
-func rawServer(talk func(nc net.Conn)) http.Handler {
-	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		nc, _, err := w.(http.Hijacker).Hijack()
-		if err != nil {
-			return
-		}
-		defer nc.Close()
-		io.WriteString(nc, upgradeResponse(r.Header.Get("Sec-WebSocket-Key")))
-		talk(nc)
-	})
-}
-
-func drain(nc net.Conn) { io.Copy(io.Discard, nc) }
 
 // A transport that does not say which socket it uses is closed as well.
 func TestTransportWithoutTrace(t *testing.T) {

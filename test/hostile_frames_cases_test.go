@@ -12,23 +12,6 @@ import (
 
 const hostileLimit = 128 << 10 // Options.ReadLimit
 
-// rawFrame is an unmasked frame: first is FIN, RSV and opcode.
-func rawFrame(first byte, payload string) []byte {
-	switch n := len(payload); {
-	case n < 126:
-		return append([]byte{first, byte(n)}, payload...)
-	case n < 1<<16:
-		return append([]byte{first, 126, byte(n >> 8), byte(n)}, payload...)
-	default:
-		return append(binary.BigEndian.AppendUint64([]byte{first, 127}, uint64(n)), payload...)
-	}
-}
-
-// closePayload is the payload of a close frame.
-func closePayload(code int, reason string) string {
-	return string(binary.BigEndian.AppendUint16(nil, uint16(code))) + reason
-}
-
 func join(frames ...[]byte) []byte { return slices.Concat(frames...) }
 
 var (

@@ -3,8 +3,6 @@ package test
 import (
 	"bytes"
 	"context"
-	"crypto/sha1"
-	"encoding/base64"
 	"encoding/binary"
 	"fmt"
 	"net"
@@ -18,41 +16,7 @@ import (
 
 	"github.com/limpet-go/limpet"
 	"github.com/limpet-go/limpet/limpettest"
-	"github.com/limpet-go/limpet/wire"
 )
-
-// rawDialect is a language in which every WebSocket message is one message of
-// subscription 1, marked with its type.
-type rawDialect struct{}
-
-func (rawDialect) Name() string { return "rawframes" }
-func (rawDialect) Traits() wire.Traits {
-	return wire.Traits{StartSubs: 1, Confirms: true, Ping: wire.PingNone}
-}
-func (rawDialect) CheckTopic(wire.Use, string) error    { return nil }
-func (rawDialect) Verdict(wire.Failure) wire.Verdict    { return wire.Verdict{} }
-func (rawDialect) Open(wire.Resume) (wire.Codec, error) { return new(rawCodec), nil }
-func (rawDialect) Attempt(a *wire.Attempt) error        { a.Dial = true; return nil }
-
-type rawCodec struct{ confirmed bool }
-
-func (*rawCodec) Start(*wire.Frames) error             { return nil }
-func (*rawCodec) Encode([]wire.Op, *wire.Frames) error { return nil }
-
-func (c *rawCodec) Decode(f wire.Frame, out *wire.Events) error {
-	if !c.confirmed {
-		c.confirmed = true
-		out.Append(wire.EventSubscribed).Key = 1
-	}
-	mark := "b:"
-	if f.Type == wire.Text {
-		mark = "t:"
-	}
-	ev := out.Append(wire.EventData)
-	ev.Key = 1
-	ev.Message.Payload = append([]byte(mark), f.Data...)
-	return nil
-}
 
 // ending is what the hostile server does after its last byte, besides reading.
 type ending int
@@ -182,12 +146,6 @@ type hostileServer struct {
 	mu       sync.Mutex
 	served   bool
 	received bytes.Buffer
-}
-
-func upgradeResponse(key string) string {
-	sum := sha1.Sum([]byte(key + "258EAFA5-E914-47DA-95CA-C5AB0DC85B11"))
-	return "HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: websocket\r\nSec-WebSocket-Accept: " +
-		base64.StdEncoding.EncodeToString(sum[:]) + "\r\n\r\n"
 }
 
 func (s *hostileServer) serve(w http.ResponseWriter, r *http.Request) {
