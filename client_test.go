@@ -1,0 +1,155 @@
+package limpet_test
+
+import (
+	"context"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/limpet-go/limpet"
+	"github.com/limpet-go/limpet/limpettest"
+)
+
+// A tour of limpet in five tests: connect, publish, subscribe, break, shut down.
+//
+// They run in virtual time (testing/synctest) on the in-memory network of package
+// limpettest: ten seconds of an outage pass at once, and no port is opened.
+
+// Make one client and keep it for the life of the program. New does not wait for
+// the server, which may be down: the client tries until a connection is ready.
+func TestTourConnect(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		srv := limpettest.NewServer(t, nil)
+		srv.Stop()
+
+		client, err := limpet.New(srv.URL(), options(&limpet.Options{HTTPClient: srv.HTTPClient()}))
+		if err != nil {
+			t.Fatal(err) // a bad URL or option; never a server that is down
+		}
+		defer closeAndWait(t, client)
+
+		time.AfterFunc(10*time.Second, srv.Start)
+		if err := client.WaitReady(context.Background()); err != nil {
+			t.Fatal(err)
+		}
+		if state := client.State(); state.Phase != limpet.Ready {
+			t.Errorf("the client is %v, want ready", state.Phase)
+		}
+	})
+}
+
+// Publish returns once the message has a place in the send window. Its receipt
+// reports one outcome later: Acked means that the server has accepted the message.
+func TestTourPublish(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		client := dial(t, limpettest.NewServer(t, nil), nil)
+		ctx := context.Background()
+
+		receipt, err := client.Publish(ctx, "orders/eu", []byte(`{"item":"limpet"}`), nil)
+		if err != nil {
+			t.Fatal(err) // not admitted: nothing was sent, and nothing will be
+		}
+		if _, err := receipt.Wait(ctx); err != nil {
+			t.Fatal(err)
+		}
+		if receipt.Outcome() != limpet.Acked {
+			t.Errorf("the message is %v, want acked", receipt.Outcome())
+		}
+	})
+}
+
+// A subscription delivers through a queue of its own, which is bounded. A slow
+// consumer therefore costs no memory and delays no other subscription.
+func TestTourSubscribe(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		srv := limpettest.NewServer(t, nil)
+		client := dial(t, srv, nil)
+		ctx := context.Background()
+
+		prices, err := client.Subscribe(ctx, "prices/*", &limpet.SubscribeOptions{
+			Delivery: limpet.Delivery{Buffer: 100, Overflow: limpet.DropOldest},
+		})
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := prices.WaitLive(ctx); err != nil {
+			t.Fatal(err)
+		}
+		publish(t, srv, "prices/ab", "101.5")
+		for m, err := range prices.Messages(ctx) {
+			if err != nil {
+				t.Fatal(err) // the subscription or ctx has ended
+			}
+			if m.Topic != "prices/ab" || string(m.Payload) != "101.5" {
+				t.Errorf("received %q from %s", m.Payload, m.Topic)
+			}
+			break
+		}
+	})
+}
+
+// When the connection breaks, the client reconnects and continues where it stopped,
+// in both directions. What cannot be recovered appears in the stream as a Gap.
+func TestTourBreak(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		srv := limpettest.NewServer(t, nil)
+		client := dial(t, srv, nil)
+		ctx := context.Background()
+		ticks := subscribeLive(t, client, "ticks", nil)
+		publish(t, srv, "ticks", "1")
+
+		srv.Network.CutAll()
+		publish(t, srv, "ticks", "2") // while no one is connected
+		receipt, err := client.Publish(ctx, "ticks", []byte("3"), nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+
+		if got := payloads(collect(t, ticks, 3)); got != "1 2 3" {
+			t.Errorf("received %q", got)
+		}
+		if _, err := receipt.Wait(ctx); err != nil {
+			t.Error(err)
+		}
+		if n := client.Stats().Connections; n != 2 {
+			t.Errorf("%d connections, want 2", n)
+		}
+	})
+}
+
+// Shutdown sends what was published and lets consumers take what waits, but no
+// longer than ctx allows. Close ends the client at once. Both end every goroutine.
+func TestTourShutDown(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		srv := limpettest.NewServer(t, nil)
+		client := dial(t, srv, nil)
+		orders := subscribeLive(t, client, "orders", nil)
+		publish(t, srv, "orders", "1", "2", "3")
+		synctest.Wait() // they have arrived and wait for a consumer
+		receipt, err := client.Publish(context.Background(), "audit", []byte("stopping"), nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+
+		consumed := make(chan int)
+		go func() {
+			n := 0
+			for range orders.Messages(context.Background()) { // ends without an error
+				n++
+			}
+			consumed <- n
+		}()
+		ctx, cancel := context.WithTimeout(context.Background(), 10*time.Second)
+		defer cancel()
+		if err := client.Shutdown(ctx); err != nil {
+			t.Error(err)
+		}
+
+		if n := <-consumed; n != 3 || receipt.Outcome() != limpet.Acked {
+			t.Errorf("%d of 3 orders were consumed, the last message is %v", n, receipt.Outcome())
+		}
+		if state := client.State(); state.Phase != limpet.Ended {
+			t.Errorf("the client is %v, want ended", state.Phase)
+		}
+	})
+}
