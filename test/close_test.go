@@ -265,9 +265,9 @@ func TestEndInEveryPhase(t *testing.T) {
 func TestPermanentEndKeepsWhatWaits(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		s := newScriptedServer(t, func(p *scriptedConn) {
-			p.send(append([]native.Frame{p.welcome()}, p.confirmations()...)...)
-			p.send(dataFrame(1, 0, "1"), dataFrame(2, 1, "2"))
-			p.send(native.Frame{Type: native.TypeUnsub, Unsub: &native.Unsub{Ch: 1, Code: native.CodeRevoked}})
+			p.sendFrames(append([]native.Frame{p.welcome()}, p.confirmations()...)...)
+			p.sendFrames(dataFrame(1, 0, "1"), dataFrame(2, 1, "2"))
+			p.sendFrames(native.Frame{Type: native.TypeUnsub, Unsub: &native.Unsub{Ch: 1, Code: native.CodeRevoked}})
 			time.Sleep(time.Second)
 			p.ws.Close(4008, "")
 		})

@@ -34,26 +34,26 @@ func TestViolations(t *testing.T) {
 		"unknown type":   {4000, func(p *scriptedConn) { p.sendText(`{"t":"surprise"}`) }},
 		"client's frame": {4000, func(p *scriptedConn) { p.sendText(`{"t":"hello","cn":1}`) }},
 		"too big":        {1009, func(p *scriptedConn) { p.sendText(`{"t":"x-big","d":"` + strings.Repeat("x", 70<<10) + `"}`) }},
-		"second welcome": {4000, func(p *scriptedConn) { p.send(p.welcome()) }},
-		"hole":           {4000, func(p *scriptedConn) { p.send(dataFrame(9, 8, "never")) }},
+		"second welcome": {4000, func(p *scriptedConn) { p.sendFrames(p.welcome()) }},
+		"hole":           {4000, func(p *scriptedConn) { p.sendFrames(dataFrame(9, 8, "never")) }},
 		"gap that does not fit": {4000, func(p *scriptedConn) {
-			p.send(native.Frame{Type: native.TypeGap, Gap: &native.Gap{Ch: 1, P: 7, To: 9, Tag: []byte("x")}})
+			p.sendFrames(native.Frame{Type: native.TypeGap, Gap: &native.Gap{Ch: 1, P: 7, To: 9, Tag: []byte("x")}})
 		}},
-		"second subok": {4000, func(p *scriptedConn) { p.send(p.confirmations()...) }},
+		"second subok": {4000, func(p *scriptedConn) { p.sendFrames(p.confirmations()...) }},
 		"ack of nothing": {4000, func(p *scriptedConn) {
-			p.send(native.Frame{Type: native.TypeAck, Ack: &native.Ack{To: 5, HasTo: true}})
+			p.sendFrames(native.Frame{Type: native.TypeAck, Ack: &native.Ack{To: 5, HasTo: true}})
 		}},
 		"sack of nothing": {4000, func(p *scriptedConn) {
-			p.send(native.Frame{Type: native.TypeAck, Ack: &native.Ack{X: []wire.Range{{Lo: 2, Hi: 1 << 60}}}})
+			p.sendFrames(native.Frame{Type: native.TypeAck, Ack: &native.Ack{X: []wire.Range{{Lo: 2, Hi: 1 << 60}}}})
 		}},
 		"more than the credit": {4204, func(p *scriptedConn) {
 			for i := uint64(4); i < 30; i++ {
-				p.send(dataFrame(i, i-1, fmt.Sprint(i)))
+				p.sendFrames(dataFrame(i, i-1, fmt.Sprint(i)))
 			}
 		}},
 		"gaps without end": {4000, func(p *scriptedConn) {
 			for i := range uint64(100) {
-				p.send(native.Frame{Type: native.TypeGap, Gap: &native.Gap{Ch: 1, P: 3 + i, To: 4 + i, Tag: []byte("x")}},
+				p.sendFrames(native.Frame{Type: native.TypeGap, Gap: &native.Gap{Ch: 1, P: 3 + i, To: 4 + i, Tag: []byte("x")}},
 					native.Frame{Type: native.TypeReset, Reset: &native.Reset{Ch: 1, Epoch: "e", O: 4 + i, Tag: []byte("x")}})
 			}
 		}},
@@ -61,14 +61,14 @@ func TestViolations(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
 				s := newScriptedServer(t, func(p *scriptedConn) {
-					p.send(append([]native.Frame{p.welcome()}, p.confirmations()...)...)
+					p.sendFrames(append([]native.Frame{p.welcome()}, p.confirmations()...)...)
 					if p.number == 1 {
-						p.send(dataFrame(1, 0, "1"), dataFrame(2, 1, "2"), dataFrame(3, 2, "3"))
+						p.sendFrames(dataFrame(1, 0, "1"), dataFrame(2, 1, "2"), dataFrame(3, 2, "3"))
 						tc.bad(p)
 						return
 					}
 					at := p.hello.Subs[0].O
-					p.send(dataFrame(at+1, at, "after"))
+					p.sendFrames(dataFrame(at+1, at, "after"))
 				})
 				c, sub := s.start(limpet.Options{ReadLimit: 64 << 10})
 				st, _ := c.WaitState(context.Background(), func(s limpet.State) bool { return s.Cause != nil })
@@ -103,7 +103,7 @@ func TestViolations(t *testing.T) {
 func TestViolationsInARowAreFinal(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		s := newScriptedServer(t, func(p *scriptedConn) {
-			p.send(append([]native.Frame{p.welcome()}, p.confirmations()...)...)
+			p.sendFrames(append([]native.Frame{p.welcome()}, p.confirmations()...)...)
 			p.sendText("{")
 		})
 		c, sub := s.start(limpet.Options{})
@@ -128,18 +128,18 @@ func TestHandshakeViolations(t *testing.T) {
 		"another's welcome": func(p *scriptedConn) {
 			w := p.welcome()
 			w.Welcome.CN++
-			p.send(w)
+			p.sendFrames(w)
 		},
-		"message before welcome": func(p *scriptedConn) { p.send(dataFrame(1, 0, "never")) },
+		"message before welcome": func(p *scriptedConn) { p.sendFrames(dataFrame(1, 0, "never")) },
 		"resumed a stranger": func(p *scriptedConn) {
 			w := p.welcome()
 			w.Welcome.Res = true
-			p.send(w)
+			p.sendFrames(w)
 		},
 		"ack beyond what was sent": func(p *scriptedConn) {
 			w := p.welcome()
 			w.Welcome.Ack = 99
-			p.send(w, native.Frame{Type: native.TypeAck, Ack: &native.Ack{To: 99, HasTo: true}})
+			p.sendFrames(w, native.Frame{Type: native.TypeAck, Ack: &native.Ack{To: 99, HasTo: true}})
 		},
 	} {
 		t.Run(name, func(t *testing.T) {
@@ -192,8 +192,8 @@ func TestNoSubprotocolIsFinal(t *testing.T) {
 func TestRepeatsAreDropped(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		s := newScriptedServer(t, func(p *scriptedConn) {
-			p.send(append([]native.Frame{p.welcome()}, p.confirmations()...)...)
-			p.send(dataFrame(1, 0, "1"), dataFrame(2, 1, "2"), dataFrame(2, 1, "2"), dataFrame(1, 0, "1"), dataFrame(3, 2, "3"))
+			p.sendFrames(append([]native.Frame{p.welcome()}, p.confirmations()...)...)
+			p.sendFrames(dataFrame(1, 0, "1"), dataFrame(2, 1, "2"), dataFrame(2, 1, "2"), dataFrame(1, 0, "1"), dataFrame(3, 2, "3"))
 		})
 		_, sub := s.start(limpet.Options{})
 		if got := payloads(collect(t, sub, 3)); got != "1 2 3" {
@@ -211,17 +211,17 @@ func TestRefusedSubscriptions(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		asked := 0
 		s := newScriptedServer(t, func(p *scriptedConn) {
-			p.send(p.welcome())
-			p.send(native.Frame{Type: native.TypeUnsub, Unsub: &native.Unsub{Ch: 1, Code: native.CodeForbidden, Msg: "not \x1b[31myours"}})
+			p.sendFrames(p.welcome())
+			p.sendFrames(native.Frame{Type: native.TypeUnsub, Unsub: &native.Unsub{Ch: 1, Code: native.CodeForbidden, Msg: "not \x1b[31myours"}})
 			for f := p.read(); f != nil; f = p.read() {
 				for _, f := range f {
 					if f.Sub == nil {
 						continue
 					}
 					if asked++; asked < 4 {
-						p.send(native.Frame{Type: native.TypeUnsub, Unsub: &native.Unsub{Ch: f.Sub.Ch, Code: native.CodeRateLimited, Retry: 5000}})
+						p.sendFrames(native.Frame{Type: native.TypeUnsub, Unsub: &native.Unsub{Ch: f.Sub.Ch, Code: native.CodeRateLimited, Retry: 5000}})
 					} else {
-						p.send(native.Frame{Type: native.TypeSubOK, SubOK: &native.SubOK{Ch: f.Sub.Ch, Epoch: "e"}})
+						p.sendFrames(native.Frame{Type: native.TypeSubOK, SubOK: &native.SubOK{Ch: f.Sub.Ch, Epoch: "e"}})
 					}
 				}
 			}
@@ -250,10 +250,10 @@ func TestAbsurdRetryOfASubscription(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
 				var count atomic.Int64
 				s := newScriptedServer(t, func(p *scriptedConn) {
-					p.send(p.welcome())
+					p.sendFrames(p.welcome())
 					for {
 						count.Add(1)
-						p.send(native.Frame{Type: native.TypeUnsub, Unsub: &native.Unsub{Ch: 1, Code: native.CodeRateLimited, Retry: retry}})
+						p.sendFrames(native.Frame{Type: native.TypeUnsub, Unsub: &native.Unsub{Ch: 1, Code: native.CodeRateLimited, Retry: retry}})
 						for f := p.read(); ; f = p.read() {
 							if f == nil {
 								return
@@ -283,8 +283,8 @@ func TestAbsurdRetryOfAConnection(t *testing.T) {
 		t.Run(fmt.Sprint(retry), func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
 				s := newScriptedServer(t, func(p *scriptedConn) {
-					p.send(p.welcome())
-					p.send(native.Frame{Type: native.TypeErr, Err: &native.Err{Code: 4200, Retry: retry, Fatal: true}})
+					p.sendFrames(p.welcome())
+					p.sendFrames(native.Frame{Type: native.TypeErr, Err: &native.Err{Code: 4200, Retry: retry, Fatal: true}})
 				})
 				c, _ := s.start(limpet.Options{})
 				st, _ := c.WaitState(context.Background(), func(s limpet.State) bool { return s.Phase == limpet.Waiting })

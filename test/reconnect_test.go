@@ -153,8 +153,8 @@ func TestGoAwayIsNeverUndercut(t *testing.T) {
 	for _, code := range []websocket.StatusCode{1000, 4100, 4200, 4300, 4400} {
 		synctest.Test(t, func(t *testing.T) {
 			s := newScriptedServer(t, func(p *scriptedConn) {
-				p.send(p.welcome())
-				p.send(native.Frame{Type: native.TypeGoAway, GoAway: &native.GoAway{Code: 4300, After: 40_000}})
+				p.sendFrames(p.welcome())
+				p.sendFrames(native.Frame{Type: native.TypeGoAway, GoAway: &native.GoAway{Code: 4300, After: 40_000}})
 				p.ws.Close(code, "")
 			})
 			c, _ := s.start(limpet.Options{Auth: func(context.Context, limpet.AttemptInfo) (limpet.Credential, error) {
@@ -214,8 +214,8 @@ func TestRetry(t *testing.T) {
 func TestCreditIsNoProofOfStability(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		s := newScriptedServer(t, func(p *scriptedConn) {
-			p.send(append([]native.Frame{p.welcome()}, p.confirmations()...)...)
-			p.send(native.Frame{Type: native.TypeAck, Ack: &native.Ack{Cr: &native.Credit{N: 200, B: 1 << 20}}})
+			p.sendFrames(append([]native.Frame{p.welcome()}, p.confirmations()...)...)
+			p.sendFrames(native.Frame{Type: native.TypeAck, Ack: &native.Ack{Cr: &native.Credit{N: 200, B: 1 << 20}}})
 			time.Sleep(6 * time.Second)
 			p.ws.CloseNow()
 		})

@@ -80,7 +80,7 @@ func tooBigServer(t *testing.T, took *[]string) *scriptedServer {
 		if to > 0 {
 			w.Welcome.Tag = accepted[to-1]
 		}
-		p.send(append([]native.Frame{w}, p.confirmations()...)...)
+		p.sendFrames(append([]native.Frame{w}, p.confirmations()...)...)
 		for f := p.read(); f != nil; f = p.read() {
 			for _, f := range f {
 				if f.Type == native.TypeMsg && string(f.Msg.Payload) == "big" {
@@ -96,7 +96,7 @@ func tooBigServer(t *testing.T, took *[]string) *scriptedServer {
 						*took = append(*took, string(f.Msg.Payload))
 					}
 					late := native.Frame{Type: native.TypeAck, Ack: &native.Ack{To: to, HasTo: true}}
-					timer := time.AfterFunc(time.Second, func() { p.send(late) })
+					timer := time.AfterFunc(time.Second, func() { p.sendFrames(late) })
 					defer timer.Stop()
 				}
 			}
@@ -149,7 +149,7 @@ func TestTooBigHandshakeBlamesNoMessage(t *testing.T) {
 		s := newScriptedServer(t, func(p *scriptedConn) {
 			switch p.number {
 			case 1:
-				p.send(append([]native.Frame{p.welcome()}, p.confirmations()...)...)
+				p.sendFrames(append([]native.Frame{p.welcome()}, p.confirmations()...)...)
 				p.read() // takes the message, tells nobody
 				p.ws.CloseNow()
 			case 2:
@@ -158,7 +158,7 @@ func TestTooBigHandshakeBlamesNoMessage(t *testing.T) {
 				w := p.welcome()
 				w.Welcome.Res, w.Welcome.Ack, w.Welcome.Tag = true, 1, p.hello.Up.Tag
 				w.Welcome.Tag = wire.ID{}
-				p.send(append([]native.Frame{w}, p.confirmations()...)...)
+				p.sendFrames(append([]native.Frame{w}, p.confirmations()...)...)
 			}
 		})
 		c, _ := s.start(limpet.Options{})

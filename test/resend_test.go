@@ -77,15 +77,15 @@ func resumeAfterBreak(t *testing.T, second func(w *native.Welcome, first []nativ
 		s := newScriptedServer(t, func(p *scriptedConn) {
 			w := p.welcome()
 			if p.number == 1 {
-				p.send(append([]native.Frame{w}, p.confirmations()...)...)
+				p.sendFrames(append([]native.Frame{w}, p.confirmations()...)...)
 				first = p.readMessages(5)
-				p.send(native.Frame{Type: native.TypeAck, Ack: &native.Ack{To: 1, HasTo: true}})
+				p.sendFrames(native.Frame{Type: native.TypeAck, Ack: &native.Ack{To: 1, HasTo: true}})
 				synctest.Wait()
 				p.ws.CloseNow()
 				return
 			}
 			n := second(w.Welcome, first)
-			p.send(append([]native.Frame{w}, p.confirmations()...)...)
+			p.sendFrames(append([]native.Frame{w}, p.confirmations()...)...)
 			taken <- p.readMessages(n)
 		})
 		c, _ := s.start(limpet.Options{})

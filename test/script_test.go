@@ -85,7 +85,7 @@ func (p *scriptedConn) read() []native.Frame {
 
 func (p *scriptedConn) sendText(s string) { p.ws.Write(p.ctx, websocket.MessageText, []byte(s)) }
 
-func (p *scriptedConn) send(frames ...native.Frame) {
+func (p *scriptedConn) sendFrames(frames ...native.Frame) {
 	data, err := native.Append(nil, native.JSON, frames)
 	if err != nil {
 		panic(err)
