@@ -28,7 +28,7 @@ type transition struct {
 // comes from the connection in use where there is one, else from an earlier one.
 var transitions = []transition{
 	{"`started`: the first event, from `New`", nil, "connecting", "never", "never", "never"}, // how every client of this test begins
-	{"`dialed`: a connection", nil, "handshaking", "never", "never", "never"}, // as above
+	{"`dialed`: a connection", nil, "handshaking", "never", "never", "never"},                // as above
 	{"`dialed`: the attempt failed", func(l *loop) event {
 		defer l.cancelAttempt()
 		return dialed{failure: &wire.Failure{Stage: wire.StageDial, Err: errors.New("refused")}}
@@ -138,7 +138,7 @@ var phases = []struct {
 
 func startIn(t *testing.T, url string, o *Options) *Client {
 	o.Backoff = Backoff{First: time.Hour, Initial: time.Hour, Max: time.Hour}
-	c, err := New(url, o)
+	c, err := New(url, options(o))
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -1,8 +1,8 @@
 package main
 
 const (
-	soak        = "-run ^TestSoak$ . -args -seeds=2"
-	windowTests = "-run ^Test(RefusalsAreTold|SelectiveAckIsNotSentAgain|LostSessionRenumbers|UplinkCreditHolds)$ ."
+	soak        = "-run ^TestSoak$ ./test -args -seeds=2"
+	windowTests = "-run ^Test(RefusalsAreTold|SelectiveAckIsNotSentAgain|LostSessionRenumbers|UplinkCreditHolds)$ ./test"
 )
 
 // ofClient: the envelope of reconnection (docs/reconnect.md, section 1) and the promises that
@@ -79,14 +79,14 @@ var ofClient = []mutation{
 		file:    "queue.go",
 		search:  "case offset <= q.last.Offset:\n",
 		replace: "case offset < q.last.Offset:\n",
-		test:    "-run ^TestRepeatsAreDropped$ .",
+		test:    "-run ^TestRepeatsAreDropped$ ./test",
 	},
 	{
 		name:    "receiver: a hole is let pass",
 		file:    "queue.go",
 		search:  "case ev.Prev > q.last.Offset && q.holes == wire.HolesFault:\n",
 		replace: "case ev.Prev > q.last.Offset+1<<40 && q.holes == wire.HolesFault:\n",
-		test:    "-run ^TestViolations$ .",
+		test:    "-run ^TestViolations$ ./test",
 	},
 	{
 		name:    "receiver: a gap is not told",

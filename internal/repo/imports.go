@@ -1,6 +1,7 @@
 // Package repo holds the rules about this repository that its tests check: who
-// may import whom, which modules the root may need, and that no test waits in
-// real time. The rules are those of docs/design.md, sections 1 and 7.
+// may import whom, which modules the root may need, that no test waits in real
+// time, and that the clients of all tests obey the flag -plain. The rules are
+// those of docs/design.md, sections 1 and 7.
 package repo
 
 import (

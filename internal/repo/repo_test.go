@@ -104,6 +104,48 @@ func TestNoSleeps(t *testing.T) {
 	}
 }
 
+func TestClientsObeyPlain(t *testing.T) {
+	for _, dir := range []string{".", "test"} {
+		names, err := filepath.Glob(filepath.Join(root, dir, "*_test.go"))
+		if err != nil || len(names) == 0 {
+			t.Fatalf("%d test files in %s: %v", len(names), dir, err)
+		}
+		fset := token.NewFileSet()
+		for _, name := range names {
+			f, err := parser.ParseFile(fset, name, nil, parser.SkipObjectResolution)
+			if err != nil {
+				t.Fatal(err)
+			}
+			for _, found := range FrameLayers(fset, []*ast.File{f}) {
+				t.Error(found)
+			}
+		}
+	}
+}
+
+func TestFrameLayersHasTeeth(t *testing.T) {
+	for _, c := range []struct {
+		src  string
+		want int
+	}{
+		{`package limpet_test; func f() { limpet.New(url, options(&limpet.Options{})) }`, 0},
+		{`package limpet_test; func f() { limpet.New(url, &limpet.Options{}) }`, 1},
+		{`package test; func f() { limpet.Dial(ctx, url, nil); limpet.New(url, o) }`, 2},
+		{`package test; func f() { server.New(nil); feed.New(table) }`, 0},
+		{`package limpet; func f() { New(url, nil) }`, 1},
+		{`package limpet; func f() { New(url, options(o)); newWindow(o) }`, 0},
+	} {
+		fset := token.NewFileSet()
+		f, err := parser.ParseFile(fset, "x_test.go", c.src, parser.SkipObjectResolution)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if found := FrameLayers(fset, []*ast.File{f}); len(found) != c.want {
+			t.Errorf("%s: %q, want %d", c.src, found, c.want)
+		}
+	}
+}
+
 func TestImportsHasTeeth(t *testing.T) {
 	at := func(dir string) string { return strings.TrimSuffix(Module+"/"+dir, "/") }
 	for _, c := range []struct {

@@ -1,4 +1,4 @@
-package limpet_test
+package test
 
 import (
 	"context"
@@ -26,7 +26,7 @@ var (
 // encodings and on both connection paths, and has the oracle decide I1 to I6, I9, I10 and I13.
 func TestSoak(t *testing.T) {
 	for seed := *soakSeed; seed < *soakSeed+*soakSeeds; seed++ {
-		for _, plain := range paths() {
+		for _, plain := range bothFrameLayers() {
 			t.Run(fmt.Sprintf("seed=%d/plain=%v", seed, plain), func(t *testing.T) {
 				synctest.Test(t, func(t *testing.T) { soak(t, seed, plain) })
 			})
@@ -76,7 +76,7 @@ func soak(t *testing.T, seed uint64, plain bool) {
 		Window:      limpet.Window{Messages: 200},
 	}
 	newClient := func() *limpet.Client {
-		c, err := limpet.New(srv.URL(), opts)
+		c, err := limpet.New(srv.URL(), options(opts))
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -104,7 +104,7 @@ func soak(t *testing.T, seed uint64, plain bool) {
 					t.Errorf("subscription %s ended: %v", name, err)
 					return
 				}
-				note(&rec, name, m)
+				recordDelivery(&rec, name, m)
 				if p := s.Committed(); p.Epoch != "" {
 					rec.Record(limpettest.Committed{Sub: name, Epoch: p.Epoch, Offset: p.Offset})
 				}
@@ -236,8 +236,8 @@ func (l *ledger) held(sub, pattern string) limpettest.Held {
 	return h
 }
 
-// note tells the oracle what a consumer got.
-func note(rec *limpettest.Recorder, sub string, m limpet.Message) {
+// recordDelivery tells the oracle what a consumer got.
+func recordDelivery(rec *limpettest.Recorder, sub string, m limpet.Message) {
 	switch m.Kind {
 	case limpet.Gap:
 		rec.Record(limpettest.Gap{Sub: sub, Epoch: m.Position.Epoch, From: m.Gap.After.Offset, To: m.Gap.To.Offset})

@@ -1,10 +1,8 @@
-package limpet_test
+package test
 
 import (
 	"bytes"
 	"context"
-	"crypto/sha1"
-	"encoding/base64"
 	"encoding/binary"
 	"fmt"
 	"net"
@@ -18,41 +16,7 @@ import (
 
 	"github.com/limpet-go/limpet"
 	"github.com/limpet-go/limpet/limpettest"
-	"github.com/limpet-go/limpet/wire"
 )
-
-// rawFrames is a language in which every WebSocket message is one message of
-// subscription 1, marked with its type.
-type rawFrames struct{}
-
-func (rawFrames) Name() string { return "rawframes" }
-func (rawFrames) Traits() wire.Traits {
-	return wire.Traits{StartSubs: 1, Confirms: true, Ping: wire.PingNone}
-}
-func (rawFrames) CheckTopic(wire.Use, string) error    { return nil }
-func (rawFrames) Verdict(wire.Failure) wire.Verdict    { return wire.Verdict{} }
-func (rawFrames) Open(wire.Resume) (wire.Codec, error) { return new(rawCodec), nil }
-func (rawFrames) Attempt(a *wire.Attempt) error        { a.Dial = true; return nil }
-
-type rawCodec struct{ confirmed bool }
-
-func (*rawCodec) Start(*wire.Frames) error             { return nil }
-func (*rawCodec) Encode([]wire.Op, *wire.Frames) error { return nil }
-
-func (c *rawCodec) Decode(f wire.Frame, out *wire.Events) error {
-	if !c.confirmed {
-		c.confirmed = true
-		out.Append(wire.EventSubscribed).Key = 1
-	}
-	mark := "b:"
-	if f.Type == wire.Text {
-		mark = "t:"
-	}
-	ev := out.Append(wire.EventData)
-	ev.Key = 1
-	ev.Message.Payload = append([]byte(mark), f.Data...)
-	return nil
-}
 
 // ending is what the hostile server does after its last byte, besides reading.
 type ending int
@@ -105,8 +69,8 @@ func TestHostileFrames(t *testing.T) {
 			t.Errorf("two cases are called %q", tc.name)
 		}
 		seen[tc.name] = true
-		for _, plain := range paths() {
-			want, path := tc.want, "tap"
+		for _, plain := range bothFrameLayers() {
+			want, path := tc.want, "own"
 			if plain {
 				path = "plain"
 				if tc.plain != nil {
@@ -118,7 +82,7 @@ func TestHostileFrames(t *testing.T) {
 			}
 			t.Run(tc.name+"/"+path, func(t *testing.T) {
 				synctest.Test(t, func(t *testing.T) {
-					if got := suffer(t, tc, plain); !got.equal(want) {
+					if got := runFrameCase(t, tc, plain); !got.equal(want) {
 						t.Errorf("%v\nwant %v", got, want)
 					}
 				})
@@ -127,17 +91,17 @@ func TestHostileFrames(t *testing.T) {
 	}
 }
 
-// suffer runs a client against the server of tc until its first connection has
+// runFrameCase runs a client against the server of tc until its first connection has
 // ended at both ends.
-func suffer(t *testing.T, tc frameCase, plain bool) outcome {
+func runFrameCase(t *testing.T, tc frameCase, plain bool) outcome {
 	s := &hostileServer{t: t, tc: tc, ended: make(chan struct{})}
 	host := limpettest.NewHandler(t, http.HandlerFunc(s.serve), nil)
 	s.host = host
 	host.Inject(limpettest.Stall(time.Millisecond)) // so that the subscription is there
-	c, err := limpet.New(host.URL(), &limpet.Options{
-		HTTPClient: host.HTTPClient(), Dialect: rawFrames{}, ReadLimit: hostileLimit, PlainFrames: plain,
+	c, err := limpet.New(host.URL(), options(&limpet.Options{
+		HTTPClient: host.HTTPClient(), Dialect: rawDialect{}, ReadLimit: hostileLimit, PlainFrames: plain,
 		Backoff: limpet.Backoff{First: time.Minute, Initial: time.Minute, Max: time.Minute},
-	})
+	}))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -166,7 +130,7 @@ func suffer(t *testing.T, tc frameCase, plain bool) outcome {
 	}
 	got := outcome{sent: s.sent(), class: limpet.Class(st.Cause)}
 	for n := sub.Stats().Received; n > 0; n-- {
-		got.messages = append(got.messages, brief(string(collect(t, sub, 1)[0].Payload)))
+		got.messages = append(got.messages, shorten(string(collect(t, sub, 1)[0].Payload)))
 	}
 	return got
 }
@@ -184,12 +148,6 @@ type hostileServer struct {
 	received bytes.Buffer
 }
 
-func rightHead(key string) string {
-	sum := sha1.Sum([]byte(key + "258EAFA5-E914-47DA-95CA-C5AB0DC85B11"))
-	return "HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: websocket\r\nSec-WebSocket-Accept: " +
-		base64.StdEncoding.EncodeToString(sum[:]) + "\r\n\r\n"
-}
-
 func (s *hostileServer) serve(w http.ResponseWriter, r *http.Request) {
 	s.mu.Lock()
 	again := s.served
@@ -205,7 +163,7 @@ func (s *hostileServer) serve(w http.ResponseWriter, r *http.Request) {
 		return
 	}
 	defer nc.Close()
-	head := rightHead
+	head := upgradeResponse
 	if s.tc.head != nil {
 		head = s.tc.head
 	}
@@ -264,7 +222,7 @@ func (s *hostileServer) sent() (frames []string) {
 		case b[0] == 0x88:
 			frames = append(frames, "close")
 		case b[0] == 0x8a:
-			frames = append(frames, "pong "+brief(string(payload)))
+			frames = append(frames, "pong "+shorten(string(payload)))
 		default:
 			frames = append(frames, fmt.Sprintf("%#x %q", b[0], payload))
 		}
@@ -273,8 +231,8 @@ func (s *hostileServer) sent() (frames []string) {
 	return frames
 }
 
-// brief shortens what repeats: a count of identical strings stays readable.
-func brief(s string) string {
+// shorten shortens what repeats: a count of identical strings stays readable.
+func shorten(s string) string {
 	if len(s) < 60 {
 		return s
 	}

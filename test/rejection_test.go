@@ -1,4 +1,4 @@
-package limpet_test
+package test
 
 import (
 	"context"
@@ -14,17 +14,17 @@ import (
 	"github.com/limpet-go/limpet/wire/native"
 )
 
-// picky is a dialect that cannot spell one word.
-type picky struct{ wire.Dialect }
+// rejectingDialect is a dialect that cannot spell one word.
+type rejectingDialect struct{ wire.Dialect }
 
-type pickyCodec struct{ wire.Codec }
+type rejectingCodec struct{ wire.Codec }
 
-func (d picky) Open(r wire.Resume) (wire.Codec, error) {
+func (d rejectingDialect) Open(r wire.Resume) (wire.Codec, error) {
 	c, err := d.Dialect.Open(r)
-	return pickyCodec{c}, err
+	return rejectingCodec{c}, err
 }
 
-func (c pickyCodec) Encode(ops []wire.Op, out *wire.Frames) error {
+func (c rejectingCodec) Encode(ops []wire.Op, out *wire.Frames) error {
 	for i, op := range ops {
 		if op.Kind == wire.OpPublish && string(op.Message.Payload) == "unspeakable" {
 			if err := c.Codec.Encode(ops[:i], out); err != nil {
@@ -41,7 +41,7 @@ func (c pickyCodec) Encode(ops []wire.Op, out *wire.Frames) error {
 func TestUnspellableMessageHarmsNoOther(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		srv := limpettest.NewServer(t, nil)
-		c := dial(t, srv, &limpet.Options{Dialect: picky{native.New(nil)}})
+		c := dial(t, srv, &limpet.Options{Dialect: rejectingDialect{native.New(nil)}})
 		bad := limpet.Outgoing{Topic: "a", Payload: []byte("unspeakable")}
 		big := make([]byte, 60<<10)
 		at := time.Now()
@@ -71,16 +71,16 @@ func TestUnspellableMessageHarmsNoOther(t *testing.T) {
 
 // tooBigServer takes messages, closes 1009 on the payload "big", and
 // acknowledges a second late.
-func tooBigServer(t *testing.T, took *[]string) *script {
+func tooBigServer(t *testing.T, took *[]string) *scriptedServer {
 	var accepted []wire.ID
-	return newScript(t, func(p *scripted) {
+	return newScriptedServer(t, func(p *scriptedConn) {
 		w := p.welcome()
 		to := uint64(len(accepted))
 		w.Welcome.Res, w.Welcome.Ack = p.number > 1, to
 		if to > 0 {
 			w.Welcome.Tag = accepted[to-1]
 		}
-		p.say(append([]native.Frame{w}, p.subok()...)...)
+		p.sendFrames(append([]native.Frame{w}, p.confirmations()...)...)
 		for f := p.read(); f != nil; f = p.read() {
 			for _, f := range f {
 				if f.Type == native.TypeMsg && string(f.Msg.Payload) == "big" {
@@ -96,7 +96,7 @@ func tooBigServer(t *testing.T, took *[]string) *script {
 						*took = append(*took, string(f.Msg.Payload))
 					}
 					late := native.Frame{Type: native.TypeAck, Ack: &native.Ack{To: to, HasTo: true}}
-					timer := time.AfterFunc(time.Second, func() { p.say(late) })
+					timer := time.AfterFunc(time.Second, func() { p.sendFrames(late) })
 					defer timer.Stop()
 				}
 			}
@@ -146,10 +146,10 @@ func TestTooBigBlamesTheRightMessage(t *testing.T) {
 // went out on an earlier connection.
 func TestTooBigHandshakeBlamesNoMessage(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		s := newScript(t, func(p *scripted) {
+		s := newScriptedServer(t, func(p *scriptedConn) {
 			switch p.number {
 			case 1:
-				p.say(append([]native.Frame{p.welcome()}, p.subok()...)...)
+				p.sendFrames(append([]native.Frame{p.welcome()}, p.confirmations()...)...)
 				p.read() // takes the message, tells nobody
 				p.ws.CloseNow()
 			case 2:
@@ -158,7 +158,7 @@ func TestTooBigHandshakeBlamesNoMessage(t *testing.T) {
 				w := p.welcome()
 				w.Welcome.Res, w.Welcome.Ack, w.Welcome.Tag = true, 1, p.hello.Up.Tag
 				w.Welcome.Tag = wire.ID{}
-				p.say(append([]native.Frame{w}, p.subok()...)...)
+				p.sendFrames(append([]native.Frame{w}, p.confirmations()...)...)
 			}
 		})
 		c, _ := s.start(limpet.Options{})
@@ -173,11 +173,11 @@ func TestTooBigHandshakeBlamesNoMessage(t *testing.T) {
 func TestTooBigWithoutSessions(t *testing.T) {
 	for _, atLeastOnce := range []bool{false, true} {
 		synctest.Test(t, func(t *testing.T) {
-			srv := newWordsServer(t, func(conn int, say func(string), hear func() string) { say("ready") })
+			srv := newToyServer(t, func(conn int, say func(string), hear func() string) { say("ready") })
 			srv.host.Network.Each(func(int) limpettest.Fault { return limpettest.CloseWith(1009, "", 1).AfterFrames(limpettest.Up, 1) })
-			d := newWords()
+			d := newToyDialect()
 			d.traits.Acks = true
-			c, err := limpet.New(srv.host.URL(), &limpet.Options{HTTPClient: srv.host.HTTPClient(), Dialect: retryNow{d}})
+			c, err := limpet.New(srv.host.URL(), options(&limpet.Options{HTTPClient: srv.host.HTTPClient(), Dialect: retryNowDialect{d}}))
 			if err != nil {
 				t.Fatal(err)
 			}

@@ -1,4 +1,4 @@
-package limpet_test
+package test
 
 import (
 	"bufio"
@@ -87,14 +87,14 @@ func (p *proxy) serve(n *limpettest.Network, nc net.Conn, answer func(int, net.C
 	up.Wait()
 }
 
-func says(s string) func(int, net.Conn) bool {
+func answers(s string) func(int, net.Conn) bool {
 	return func(_ int, nc net.Conn) bool {
 		io.WriteString(nc, s)
 		return strings.HasPrefix(s, "HTTP/1.1 2")
 	}
 }
 
-func proxied(srv *limpettest.Server) *http.Client {
+func clientThroughProxy(srv *limpettest.Server) *http.Client {
 	client := srv.HTTPClient()
 	client.Transport.(*http.Transport).Proxy = http.ProxyURL(&url.URL{Scheme: "http", Host: proxyAddr, User: url.UserPassword("user", "canary-password")})
 	return client
@@ -103,13 +103,13 @@ func proxied(srv *limpettest.Server) *http.Client {
 func TestProxyTunnel(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		srv := limpettest.NewServer(t, nil)
-		p := newProxy(t, srv.Network, says("HTTP/1.1 200 Connection established\r\n\r\n"))
-		c, err := limpet.Dial(context.Background(), srv.URL(), &limpet.Options{HTTPClient: proxied(srv)})
+		p := newProxy(t, srv.Network, answers("HTTP/1.1 200 Connection established\r\n\r\n"))
+		c, err := limpet.Dial(context.Background(), srv.URL(), options(&limpet.Options{HTTPClient: clientThroughProxy(srv)}))
 		if err != nil {
 			t.Fatal(err)
 		}
 		defer closeAndWait(t, c)
-		s := live(t, c, "a", nil)
+		s := subscribeLive(t, c, "a", nil)
 		publish(t, srv, "a", "through")
 		if got := payloads(collect(t, s, 1)); got != "through" {
 			t.Errorf("delivered %q", got)
@@ -130,13 +130,13 @@ func TestProxyRefusals(t *testing.T) {
 		text   string
 		took   time.Duration
 	}{
-		"407":                {says("HTTP/1.1 407 Proxy Authentication Required\r\nProxy-Authenticate: Basic realm=\"x\"\r\n\r\n"), true, "407", 0},
-		"502":                {says("HTTP/1.1 502 Bad Gateway\r\nContent-Length: 0\r\n\r\n"), false, "502", 0},
-		"redirect":           {says("HTTP/1.1 302 Found\r\nLocation: http://elsewhere/\r\n\r\n"), false, "302", 0},
-		"not HTTP":           {says("SSH-2.0-proxy\r\n"), false, "malformed", 0},
-		"head without end":   {says("HTTP/1.1 200 OK\r\nX: " + strings.Repeat("x", 100_000)), false, "EOF", 0},
+		"407":                {answers("HTTP/1.1 407 Proxy Authentication Required\r\nProxy-Authenticate: Basic realm=\"x\"\r\n\r\n"), true, "407", 0},
+		"502":                {answers("HTTP/1.1 502 Bad Gateway\r\nContent-Length: 0\r\n\r\n"), false, "502", 0},
+		"redirect":           {answers("HTTP/1.1 302 Found\r\nLocation: http://elsewhere/\r\n\r\n"), false, "302", 0},
+		"not HTTP":           {answers("SSH-2.0-proxy\r\n"), false, "malformed", 0},
+		"head without end":   {answers("HTTP/1.1 200 OK\r\nX: " + strings.Repeat("x", 100_000)), false, "EOF", 0},
 		"closes":             {func(int, net.Conn) bool { return false }, false, "EOF", 0},
-		"speaks out of turn": {says("HTTP/1.1 200 OK\r\n\r\nHTTP/1.1 101 Switching Protocols\r\n\r\n"), false, "speaks", 0},
+		"speaks out of turn": {answers("HTTP/1.1 200 OK\r\n\r\nHTTP/1.1 101 Switching Protocols\r\n\r\n"), false, "speaks", 0},
 		"stalls":             {func(_ int, nc net.Conn) bool { io.Copy(io.Discard, nc); return false }, false, "deadline", 10 * time.Second},
 		"stalls after a part": {func(_ int, nc net.Conn) bool {
 			io.WriteString(nc, "HTTP/1.1 200")
@@ -151,9 +151,9 @@ func TestProxyRefusals(t *testing.T) {
 					if n == 1 {
 						return tc.answer(n, nc)
 					}
-					return says("HTTP/1.1 200 OK\r\n\r\n")(n, nc)
+					return answers("HTTP/1.1 200 OK\r\n\r\n")(n, nc)
 				})
-				c, err := limpet.New(srv.URL(), &limpet.Options{HTTPClient: proxied(srv)})
+				c, err := limpet.New(srv.URL(), options(&limpet.Options{HTTPClient: clientThroughProxy(srv)}))
 				if err != nil {
 					t.Fatal(err)
 				}
@@ -190,24 +190,24 @@ func TestProxyTLS(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		p := newProxyOn(t, srv.Network, tls.NewListener(l, &tls.Config{Certificates: donor.TLS.Certificates}), says("HTTP/1.1 200 OK\r\n\r\n"))
+		p := newProxyOn(t, srv.Network, tls.NewListener(l, &tls.Config{Certificates: donor.TLS.Certificates}), answers("HTTP/1.1 200 OK\r\n\r\n"))
 		client := srv.HTTPClient()
 		transport := client.Transport.(*http.Transport)
 		transport.Proxy = http.ProxyURL(&url.URL{Scheme: "https", Host: "example.com"})
 		transport.GetProxyConnectHeader = func(context.Context, *url.URL, string) (http.Header, error) {
 			return http.Header{"X-Extra": {"1"}}, nil
 		}
-		_, err = limpet.Dial(context.Background(), srv.URL(), &limpet.Options{HTTPClient: client})
+		_, err = limpet.Dial(context.Background(), srv.URL(), options(&limpet.Options{HTTPClient: client}))
 		if limpet.Class(err) != limpet.ClassTLS {
 			t.Errorf("unknown authority: %v", err)
 		}
 		transport.TLSClientConfig = &tls.Config{RootCAs: x509.NewCertPool()}
 		transport.TLSClientConfig.RootCAs.AddCert(donor.Certificate())
-		c, err := limpet.Dial(context.Background(), srv.URL(), &limpet.Options{HTTPClient: client})
+		c, err := limpet.Dial(context.Background(), srv.URL(), options(&limpet.Options{HTTPClient: client}))
 		if err != nil {
 			t.Fatal(err)
 		}
-		live(t, c, "a", nil)
+		subscribeLive(t, c, "a", nil)
 		closeAndWait(t, c)
 		if p.asked[0].Header.Get("X-Extra") != "1" {
 			t.Errorf("the proxy was asked %+v", p.asked[0])
@@ -220,7 +220,7 @@ func TestProxyIsDown(t *testing.T) {
 		srv := limpettest.NewServer(t, nil)
 		ctx, cancel := context.WithTimeout(context.Background(), time.Second)
 		defer cancel()
-		_, err := limpet.Dial(ctx, srv.URL(), &limpet.Options{HTTPClient: proxied(srv)})
+		_, err := limpet.Dial(ctx, srv.URL(), options(&limpet.Options{HTTPClient: clientThroughProxy(srv)}))
 		if err == nil || !strings.Contains(err.Error(), "proxy "+proxyAddr) {
 			t.Errorf("%v", err)
 		}
@@ -236,7 +236,7 @@ func TestProxyFunctionFails(t *testing.T) {
 			return nil, errors.New("invalid proxy address http://user:canary@proxy")
 		}
 		for _, url := range []string{srv.URL(), "wss" + strings.TrimPrefix(srv.URL(), "ws")} {
-			c, err := limpet.New(url, &limpet.Options{HTTPClient: client})
+			c, err := limpet.New(url, options(&limpet.Options{HTTPClient: client}))
 			if err != nil {
 				t.Fatal(err)
 			}

@@ -1,4 +1,4 @@
-package limpet_test
+package test
 
 import (
 	"bytes"
@@ -12,35 +12,18 @@ import (
 
 const hostileLimit = 128 << 10 // Options.ReadLimit
 
-// fr is an unmasked frame: first is FIN, RSV and opcode.
-func fr(first byte, payload string) []byte {
-	switch n := len(payload); {
-	case n < 126:
-		return append([]byte{first, byte(n)}, payload...)
-	case n < 1<<16:
-		return append([]byte{first, 126, byte(n >> 8), byte(n)}, payload...)
-	default:
-		return append(binary.BigEndian.AppendUint64([]byte{first, 127}, uint64(n)), payload...)
-	}
-}
-
-// cl is the payload of a close frame.
-func cl(code int, reason string) string {
-	return string(binary.BigEndian.AppendUint16(nil, uint16(code))) + reason
-}
-
 func join(frames ...[]byte) []byte { return slices.Concat(frames...) }
 
 var (
-	txt   = func(s string) []byte { return fr(0x81, s) }
-	bin   = func(s string) []byte { return fr(0x82, s) }
-	leave = fr(0x88, cl(1000, "")) // ends the cases in which nothing is wrong
+	txt   = func(s string) []byte { return rawFrame(0x81, s) }
+	bin   = func(s string) []byte { return rawFrame(0x82, s) }
+	leave = rawFrame(0x88, closePayload(1000, "")) // ends the cases in which nothing is wrong
 )
 
 // fine is what a client makes of messages, followed by leave.
 func fine(messages ...string) outcome {
 	for i, m := range messages {
-		messages[i] = brief(m)
+		messages[i] = shorten(m)
 	}
 	return outcome{messages, []string{"close 1000"}, limpet.ClassNetwork}
 }
@@ -114,52 +97,52 @@ func pingCases() []frameCase {
 	var ten []byte
 	var tenPongs []string
 	for i := range 10 {
-		ten = append(ten, fr(0x89, fmt.Sprint(i))...)
+		ten = append(ten, rawFrame(0x89, fmt.Sprint(i))...)
 		tenPongs = append(tenPongs, fmt.Sprint("pong ", i))
 	}
 	slow := ping("ten pings, byte by byte", ten, fine().after(tenPongs...))
 	slow.piece = 1
-	slowLong := ping("ping of 125, byte by byte", fr(0x89, p125), fine().after("pong "+brief(p125)))
+	slowLong := ping("ping of 125, byte by byte", rawFrame(0x89, p125), fine().after("pong "+shorten(p125)))
 	slowLong.piece = 1
 	return []frameCase{
-		ping("empty ping", fr(0x89, ""), fine().after("pong ")),
-		ping("ping", fr(0x89, "hello"), fine().after("pong hello")),
-		ping("ping that is not text", fr(0x89, "\x00\xff\xfe"), fine().after("pong \x00\xff\xfe")),
-		ping("ping of 125", fr(0x89, p125), fine().after("pong "+brief(p125))),
+		ping("empty ping", rawFrame(0x89, ""), fine().after("pong ")),
+		ping("ping", rawFrame(0x89, "hello"), fine().after("pong hello")),
+		ping("ping that is not text", rawFrame(0x89, "\x00\xff\xfe"), fine().after("pong \x00\xff\xfe")),
+		ping("ping of 125", rawFrame(0x89, p125), fine().after("pong "+shorten(p125))),
 		slowLong,
-		violation("ping of 126", fr(0x89, p125+"p")),
-		violation("ping of 65536", fr(0x89, strings.Repeat("p", 65536))),
-		violation("fragmented ping", join(fr(0x09, "a"), fr(0x80, "b"))),
-		violation("fragmented pong", fr(0x0a, "a")),
-		ping("pong nobody asked for", fr(0x8a, ""), fine()),
-		ping("pong nobody asked for, with payload", fr(0x8a, "hello"), fine()),
-		violation("pong of 126", fr(0x8a, p125+"p")),
-		ping("pong, then ping", join(fr(0x8a, "no"), fr(0x89, "yes")), fine().after("pong yes")),
+		violation("ping of 126", rawFrame(0x89, p125+"p")),
+		violation("ping of 65536", rawFrame(0x89, strings.Repeat("p", 65536))),
+		violation("fragmented ping", join(rawFrame(0x09, "a"), rawFrame(0x80, "b"))),
+		violation("fragmented pong", rawFrame(0x0a, "a")),
+		ping("pong nobody asked for", rawFrame(0x8a, ""), fine()),
+		ping("pong nobody asked for, with payload", rawFrame(0x8a, "hello"), fine()),
+		violation("pong of 126", rawFrame(0x8a, p125+"p")),
+		ping("pong, then ping", join(rawFrame(0x8a, "no"), rawFrame(0x89, "yes")), fine().after("pong yes")),
 		ping("ten pings", ten, fine().after(tenPongs...)),
 		slow,
-		ping("ping between messages", join(txt("a"), fr(0x89, "p"), txt("b")), fine("t:a", "t:b").after("pong p")),
-		ping("a hundred pongs", bytes.Repeat(fr(0x8a, ""), 100), fine()),
-		frameCase{name: "flood of pings", in: join(bytes.Repeat(fr(0x89, ""), 2000), leave), want: refused(1008).after(slices.Repeat([]string{"pong "}, 1001)...)}.
+		ping("ping between messages", join(txt("a"), rawFrame(0x89, "p"), txt("b")), fine("t:a", "t:b").after("pong p")),
+		ping("a hundred pongs", bytes.Repeat(rawFrame(0x8a, ""), 100), fine()),
+		frameCase{name: "flood of pings", in: join(bytes.Repeat(rawFrame(0x89, ""), 2000), leave), want: refused(1008).after(slices.Repeat([]string{"pong "}, 1001)...)}.
 			onPlain(fine().after(slices.Repeat([]string{"pong "}, 2000)...), unbounded),
-		frameCase{name: "flood of pongs", in: join(bytes.Repeat(fr(0x8a, ""), 2000), leave), want: refused(1008)}.onPlain(fine(), unbounded),
+		frameCase{name: "flood of pongs", in: join(bytes.Repeat(rawFrame(0x8a, ""), 2000), leave), want: refused(1008)}.onPlain(fine(), unbounded),
 	}
 }
 
 func reservedCases() (cases []frameCase) {
 	for rsv := 1; rsv < 8; rsv++ {
-		cases = append(cases, violation(fmt.Sprintf("reserved bits %03b on text", rsv), join(txt("a"), fr(0x81|byte(rsv)<<4, "b"), leave), "t:a"))
+		cases = append(cases, violation(fmt.Sprintf("reserved bits %03b on text", rsv), join(txt("a"), rawFrame(0x81|byte(rsv)<<4, "b"), leave), "t:a"))
 	}
 	for name, op := range map[string]byte{"binary": 0x82, "close": 0x88, "ping": 0x89, "pong": 0x8a} {
-		cases = append(cases, violation("reserved bit on "+name, fr(op|0x40, "")))
+		cases = append(cases, violation("reserved bit on "+name, rawFrame(op|0x40, "")))
 	}
 	cases = append(cases,
-		violation("reserved bit on a continuation", join(fr(0x01, "a"), fr(0x80|0x40, "b"))),
-		violation("reserved bit, byte by byte", fr(0xa1, "hello")),
+		violation("reserved bit on a continuation", join(rawFrame(0x01, "a"), rawFrame(0x80|0x40, "b"))),
+		violation("reserved bit, byte by byte", rawFrame(0xa1, "hello")),
 	)
 	for _, op := range []byte{3, 4, 5, 6, 7, 11, 12, 13, 14, 15} {
 		cases = append(cases,
-			violation(fmt.Sprintf("opcode %d", op), fr(0x80|op, "")),
-			violation(fmt.Sprintf("opcode %d with payload after a message", op), join(txt("a"), fr(0x80|op, "hello"), fr(0x89, "")), "t:a"))
+			violation(fmt.Sprintf("opcode %d", op), rawFrame(0x80|op, "")),
+			violation(fmt.Sprintf("opcode %d with payload after a message", op), join(txt("a"), rawFrame(0x80|op, "hello"), rawFrame(0x89, "")), "t:a"))
 	}
 	// RFC 6455, section 5.1: a client must close when a frame is masked.
 	for name, c := range map[string]struct {
@@ -186,31 +169,31 @@ func fragmentCases() []frameCase {
 		if i == 0 {
 			first = 1
 		}
-		letters = append(letters, fr(first, "x")...)
+		letters = append(letters, rawFrame(first, "x")...)
 	}
-	letters = append(letters, fr(0x80, "")...)
+	letters = append(letters, rawFrame(0x80, "")...)
 	return []frameCase{
-		frameOK("two fragments", join(fr(0x01, "a"), fr(0x80, "b")), "t:ab"),
-		frameOK("three binary fragments", join(fr(0x02, "a"), fr(0x00, "b"), fr(0x80, "c")), "b:abc"),
+		frameOK("two fragments", join(rawFrame(0x01, "a"), rawFrame(0x80, "b")), "t:ab"),
+		frameOK("three binary fragments", join(rawFrame(0x02, "a"), rawFrame(0x00, "b"), rawFrame(0x80, "c")), "b:abc"),
 		frameOK("a hundred fragments", letters, "t:"+strings.Repeat("x", 100)),
-		frameOK("empty fragments", join(fr(0x01, ""), fr(0x00, ""), fr(0x80, "")), "t:"),
-		frameOK("empty fragments around a full one", join(fr(0x01, ""), fr(0x00, "a"), fr(0x80, "")), "t:a"),
-		frameOK("fragments of 64 KiB", join(fr(0x02, strings.Repeat("f", 65536)), fr(0x80, strings.Repeat("f", 65536))), "b:"+strings.Repeat("f", 131072)),
-		frameOK("two fragmented messages", join(fr(0x01, "a"), fr(0x80, "b"), fr(0x02, "c"), fr(0x80, "d")), "t:ab", "b:cd"),
-		{name: "ping between fragments", in: join(fr(0x01, "a"), fr(0x89, "p"), fr(0x80, "b"), leave), want: fine("t:ab").after("pong p")},
-		{name: "pings between fragments, byte by byte", piece: 1, in: join(fr(0x01, "a"), fr(0x89, "p"), fr(0x00, "b"), fr(0x89, "q"), fr(0x80, "c"), leave), want: fine("t:abc").after("pong p", "pong q")},
-		frameOK("pong between fragments", join(fr(0x01, "a"), fr(0x8a, "p"), fr(0x80, "b")), "t:ab"),
-		{name: "close between fragments", in: join(fr(0x01, "a"), leave), want: fine()},
-		violation("continuation of nothing", fr(0x80, "a")),
-		violation("open continuation of nothing", join(fr(0x00, "a"), txt("b"))),
-		violation("empty continuation of nothing", fr(0x80, "")),
-		violation("continuation of nothing after a message", join(txt("a"), fr(0x80, "b"), txt("c")), "t:a"),
-		violation("continuation after the last fragment", join(fr(0x01, "a"), fr(0x80, "b"), fr(0x80, "c")), "t:ab"),
-		violation("text inside a fragmented text", join(fr(0x01, "a"), txt("b"))),
-		violation("binary inside a fragmented text", join(fr(0x01, "a"), bin("b"))),
-		violation("fragment of text inside a fragmented text", join(fr(0x01, "a"), fr(0x01, "b"))),
-		violation("text inside a fragmented binary", join(fr(0x02, "a"), fr(0x00, "b"), txt("c"))),
-		frameCase{name: "flood of empty fragments", in: join(fr(0x01, "a"), bytes.Repeat(fr(0x00, ""), 2000), fr(0x80, "b"), leave), want: refused(1008)}.
+		frameOK("empty fragments", join(rawFrame(0x01, ""), rawFrame(0x00, ""), rawFrame(0x80, "")), "t:"),
+		frameOK("empty fragments around a full one", join(rawFrame(0x01, ""), rawFrame(0x00, "a"), rawFrame(0x80, "")), "t:a"),
+		frameOK("fragments of 64 KiB", join(rawFrame(0x02, strings.Repeat("f", 65536)), rawFrame(0x80, strings.Repeat("f", 65536))), "b:"+strings.Repeat("f", 131072)),
+		frameOK("two fragmented messages", join(rawFrame(0x01, "a"), rawFrame(0x80, "b"), rawFrame(0x02, "c"), rawFrame(0x80, "d")), "t:ab", "b:cd"),
+		{name: "ping between fragments", in: join(rawFrame(0x01, "a"), rawFrame(0x89, "p"), rawFrame(0x80, "b"), leave), want: fine("t:ab").after("pong p")},
+		{name: "pings between fragments, byte by byte", piece: 1, in: join(rawFrame(0x01, "a"), rawFrame(0x89, "p"), rawFrame(0x00, "b"), rawFrame(0x89, "q"), rawFrame(0x80, "c"), leave), want: fine("t:abc").after("pong p", "pong q")},
+		frameOK("pong between fragments", join(rawFrame(0x01, "a"), rawFrame(0x8a, "p"), rawFrame(0x80, "b")), "t:ab"),
+		{name: "close between fragments", in: join(rawFrame(0x01, "a"), leave), want: fine()},
+		violation("continuation of nothing", rawFrame(0x80, "a")),
+		violation("open continuation of nothing", join(rawFrame(0x00, "a"), txt("b"))),
+		violation("empty continuation of nothing", rawFrame(0x80, "")),
+		violation("continuation of nothing after a message", join(txt("a"), rawFrame(0x80, "b"), txt("c")), "t:a"),
+		violation("continuation after the last fragment", join(rawFrame(0x01, "a"), rawFrame(0x80, "b"), rawFrame(0x80, "c")), "t:ab"),
+		violation("text inside a fragmented text", join(rawFrame(0x01, "a"), txt("b"))),
+		violation("binary inside a fragmented text", join(rawFrame(0x01, "a"), bin("b"))),
+		violation("fragment of text inside a fragmented text", join(rawFrame(0x01, "a"), rawFrame(0x01, "b"))),
+		violation("text inside a fragmented binary", join(rawFrame(0x02, "a"), rawFrame(0x00, "b"), txt("c"))),
+		frameCase{name: "flood of empty fragments", in: join(rawFrame(0x01, "a"), bytes.Repeat(rawFrame(0x00, ""), 2000), rawFrame(0x80, "b"), leave), want: refused(1008)}.
 			onPlain(fine("t:ab"), "the library takes any number; a message that does not grow is no sign of life"),
 	}
 }
@@ -230,15 +213,15 @@ func textCases() (cases []frameCase) {
 	bad := "κόσμε\xed\xa0\x80edited"
 	bytewise := frameCase{name: "bad text, byte by byte", in: txt(bad), piece: 1, want: refused(1007)}
 	waits := frameCase{name: "bad text in an unfinished frame", in: txt(bad + strings.Repeat("x", 1000))[:100], end: hangUp, want: refused(1007)}
-	inPart := frameCase{name: "bad text in an unfinished message", in: fr(0x01, bad), end: hangUp, want: refused(1007)}
+	inPart := frameCase{name: "bad text in an unfinished message", in: rawFrame(0x01, bad), end: hangUp, want: refused(1007)}
 	return append(cases,
 		bytewise,
 		waits.onPlain(cut(), lateText),
 		inPart.onPlain(cut(), lateText),
-		frameOK("character across fragments", join(fr(0x01, "\xce"), fr(0x80, "\xba")), "t:κ"),
-		frameOK("character across three fragments and a pong", join(fr(0x01, "\xf0\x9f"), fr(0x8a, ""), fr(0x00, "\x92"), fr(0x80, "\xa9")), "t:\U0001f4a9"),
-		frameCase{name: "character cut at the last fragment", in: join(fr(0x01, "a"), fr(0x80, "\xce")), want: refused(1007)},
-		frameCase{name: "bad text across fragments", in: join(fr(0x01, "\xed"), fr(0x80, "\xa0\x80")), want: refused(1007)},
+		frameOK("character across fragments", join(rawFrame(0x01, "\xce"), rawFrame(0x80, "\xba")), "t:κ"),
+		frameOK("character across three fragments and a pong", join(rawFrame(0x01, "\xf0\x9f"), rawFrame(0x8a, ""), rawFrame(0x00, "\x92"), rawFrame(0x80, "\xa9")), "t:\U0001f4a9"),
+		frameCase{name: "character cut at the last fragment", in: join(rawFrame(0x01, "a"), rawFrame(0x80, "\xce")), want: refused(1007)},
+		frameCase{name: "bad text across fragments", in: join(rawFrame(0x01, "\xed"), rawFrame(0x80, "\xa0\x80")), want: refused(1007)},
 		frameCase{name: "bad text, then a close", in: join(txt("\xff"), leave), want: refused(1007)}.onPlain(
 			outcome{nil, []string{"close 1007", "close 1000"}, limpet.ClassProtocol}, "the library answers a close frame although it sent one"),
 		frameOK("binary that is no text", bin("\xff\xfe\x80"), "b:\xff\xfe\x80"),
@@ -254,25 +237,25 @@ func closeCases() (cases []frameCase) {
 		if class == "" {
 			class = limpet.ClassNetwork
 		}
-		cases = append(cases, frameCase{name: fmt.Sprintf("close %d", code), in: join(txt("a"), fr(0x88, cl(code, "why"))),
+		cases = append(cases, frameCase{name: fmt.Sprintf("close %d", code), in: join(txt("a"), rawFrame(0x88, closePayload(code, "why"))),
 			want: outcome{[]string{"t:a"}, []string{fmt.Sprint("close ", code)}, class}})
 	}
 	for _, code := range []int{0, 1, 999, 1004, 1005, 1006, 1015, 1016, 1100, 2000, 2999, 5000, 65535} {
-		cases = append(cases, violation(fmt.Sprintf("close %d", code), fr(0x88, cl(code, "why"))))
+		cases = append(cases, violation(fmt.Sprintf("close %d", code), rawFrame(0x88, closePayload(code, "why"))))
 	}
 	return append(cases,
-		frameCase{name: "close without code", in: fr(0x88, ""), want: outcome{nil, []string{"close"}, limpet.ClassNetwork}},
-		violation("close of one byte", fr(0x88, "\x03")),
-		frameCase{name: "close with the longest reason", in: fr(0x88, cl(1000, r123)), want: fine()},
-		violation("close with a reason too long", fr(0x88, cl(1000, r123+"r"))),
-		frameCase{name: "close with a bad reason", in: fr(0x88, cl(1000, "\xed\xa0\x80")), want: refused(1007)}.onPlain(fine(), reasonText),
-		violation("fragmented close", fr(0x08, cl(1000, ""))),
-		frameCase{name: "two closes", in: join(leave, fr(0x88, cl(4000, ""))), want: fine()},
+		frameCase{name: "close without code", in: rawFrame(0x88, ""), want: outcome{nil, []string{"close"}, limpet.ClassNetwork}},
+		violation("close of one byte", rawFrame(0x88, "\x03")),
+		frameCase{name: "close with the longest reason", in: rawFrame(0x88, closePayload(1000, r123)), want: fine()},
+		violation("close with a reason too long", rawFrame(0x88, closePayload(1000, r123+"r"))),
+		frameCase{name: "close with a bad reason", in: rawFrame(0x88, closePayload(1000, "\xed\xa0\x80")), want: refused(1007)}.onPlain(fine(), reasonText),
+		violation("fragmented close", rawFrame(0x08, closePayload(1000, ""))),
+		frameCase{name: "two closes", in: join(leave, rawFrame(0x88, closePayload(4000, ""))), want: fine()},
 		frameCase{name: "text after close", in: join(leave, txt("never")), want: fine()},
-		frameCase{name: "ping after close", in: join(leave, fr(0x89, "never")), want: fine()},
+		frameCase{name: "ping after close", in: join(leave, rawFrame(0x89, "never")), want: fine()},
 		frameCase{name: "rubbish after close", in: join(leave, []byte{0xff, 0xff, 0xff, 0xff}), want: fine()},
 		frameCase{name: "close after a long message", in: join(bin(strings.Repeat("x", 100_000)), leave), want: fine("b:" + strings.Repeat("x", 100_000))},
-		frameCase{name: "close, byte by byte", piece: 1, in: fr(0x88, cl(4001, "bye")), want: outcome{nil, []string{"close 4001"}, limpet.ClassNetwork}},
+		frameCase{name: "close, byte by byte", piece: 1, in: rawFrame(0x88, closePayload(4001, "bye")), want: outcome{nil, []string{"close 4001"}, limpet.ClassNetwork}},
 		frameCase{name: "close and hang up", in: leave, end: hangUp, want: fine()},
 	)
 }
@@ -284,10 +267,10 @@ func limitCases() []frameCase {
 	return []frameCase{
 		frameOK("as long as allowed", bin(most), "b:"+most),
 		{name: "one byte too long", in: bin(most + "m"), want: refused(1009)},
-		{name: "one byte too long in fragments", in: join(fr(0x02, most), fr(0x80, "m")), want: refused(1009)},
+		{name: "one byte too long in fragments", in: join(rawFrame(0x02, most), rawFrame(0x80, "m")), want: refused(1009)},
 		frameCase{name: "claims 2^62", in: claim(0x82, 1<<62), end: hangUp, want: refused(1009)}.onPlain(cut(), "the library reads up to the limit before it refuses"),
 		frameCase{name: "claims 2^63", in: claim(0x82, 1<<63), want: refused(1002)}.onPlain(cut(), "the library gives up without a close frame"),
-		frameCase{name: "claims 2^63-1 in the second fragment", in: join(fr(0x02, "xx"), claim(0x80, 1<<63-1)), end: hangUp, want: refused(1009)}.
+		frameCase{name: "claims 2^63-1 in the second fragment", in: join(rawFrame(0x02, "xx"), claim(0x80, 1<<63-1)), end: hangUp, want: refused(1009)}.
 			onPlain(cut(), "the library reads up to the limit before it refuses"),
 		{name: "after messages, one too long", in: join(txt("a"), bin(most+"m")), want: refused(1009, "t:a")},
 		lenientOne(frameCase{name: "1 in two bytes", in: join([]byte{0x82, 126, 0, 1, 'x'}, leave), want: refused(1002)}),
@@ -311,8 +294,8 @@ func cutCases() (cases []frameCase) {
 			"after a header":         {[]byte{0x82, 5}, nil},
 			"inside a payload":       {join(txt("a"), []byte{0x82, 5, 'x'}), []string{"t:a"}},
 			"inside a long payload":  {join(txt("a"), bin(strings.Repeat("x", 70000))[:50000]), []string{"t:a"}},
-			"between fragments":      {fr(0x01, "a"), nil},
-			"after a second header":  {join(fr(0x02, "a"), []byte{0x80, 5}), nil},
+			"between fragments":      {rawFrame(0x01, "a"), nil},
+			"after a second header":  {join(rawFrame(0x02, "a"), []byte{0x80, 5}), nil},
 			"inside a ping":          {[]byte{0x89, 5, 'x'}, nil},
 			"inside a close":         {[]byte{0x88, 2, 3}, nil},
 			"inside a masked header": {[]byte{0x81, 126}, nil},
@@ -327,7 +310,7 @@ func cutCases() (cases []frameCase) {
 // both paths must agree.
 func upgradeCases() []frameCase {
 	with := func(name, old, new string, class limpet.ErrorClass) frameCase {
-		return frameCase{name: name, end: hangUp, head: func(key string) string { return strings.Replace(rightHead(key), old, new, 1) },
+		return frameCase{name: name, end: hangUp, head: func(key string) string { return strings.Replace(upgradeResponse(key), old, new, 1) },
 			in: txt("never"), want: outcome{class: class}}
 	}
 	says := func(name, head string, class limpet.ErrorClass) frameCase {
@@ -343,7 +326,7 @@ func upgradeCases() []frameCase {
 	dribble.end = stays
 	informal := frameOK("informational answers first", txt("a"), "t:a")
 	informal.head = func(key string) string {
-		return strings.Repeat("HTTP/1.1 103 Early Hints\r\nLink: </x>\r\n\r\n", 3) + rightHead(key)
+		return strings.Repeat("HTTP/1.1 103 Early Hints\r\nLink: </x>\r\n\r\n", 3) + upgradeResponse(key)
 	}
 	return []frameCase{
 		with("wrong Sec-WebSocket-Accept", "Accept: ", "Accept: x", limpet.ClassNotWebSocket),

@@ -1,4 +1,4 @@
-package limpet_test
+package test
 
 import (
 	"context"
@@ -19,25 +19,25 @@ import (
 	"nhooyr.io/websocket"
 )
 
-// words is a small language that differs from limpet.v1 in everything that the
+// toyDialect is a small language that differs from limpet.v1 in everything that the
 // seam allows: a ticket fetched over HTTP before the dial, a challenge to answer
 // after it, messages before the handshake is over, names given by the server,
 // an inclusive cursor, no acknowledgement of what is published, but one for each
 // message processed.
-type words struct{ traits wire.Traits }
+type toyDialect struct{ traits wire.Traits }
 
-func newWords() words {
-	return words{wire.Traits{Publish: true, Greeting: true, Confirms: true, Resume: true, StartSubs: 10,
+func newToyDialect() toyDialect {
+	return toyDialect{wire.Traits{Publish: true, Greeting: true, Confirms: true, Resume: true, StartSubs: 10,
 		Repeats: 4, Processed: wire.ProcessedEach, Holes: wire.HolesLoss, Ping: wire.PingControl}}
 }
 
-func (words) Name() string                           { return "words" }
-func (w words) Traits() wire.Traits                  { return w.traits }
-func (words) CheckTopic(wire.Use, string) error      { return nil }
-func (words) Verdict(wire.Failure) wire.Verdict      { return wire.Verdict{} }
-func (words) Open(r wire.Resume) (wire.Codec, error) { return &wordsCodec{r: r}, nil }
+func (toyDialect) Name() string                           { return "toy" }
+func (w toyDialect) Traits() wire.Traits                  { return w.traits }
+func (toyDialect) CheckTopic(wire.Use, string) error      { return nil }
+func (toyDialect) Verdict(wire.Failure) wire.Verdict      { return wire.Verdict{} }
+func (toyDialect) Open(r wire.Resume) (wire.Codec, error) { return &toyCodec{r: r}, nil }
 
-func (words) Attempt(a *wire.Attempt) error {
+func (toyDialect) Attempt(a *wire.Attempt) error {
 	if a.Response == nil {
 		a.Request = &wire.Request{Method: "GET", URL: "http" + strings.TrimPrefix(a.URL, "ws") + "/ticket"}
 		return nil
@@ -50,16 +50,16 @@ func (words) Attempt(a *wire.Attempt) error {
 	return nil
 }
 
-type wordsCodec struct{ r wire.Resume }
+type toyCodec struct{ r wire.Resume }
 
-func (c *wordsCodec) Start(out *wire.Frames) error {
+func (c *toyCodec) Start(out *wire.Frames) error {
 	for _, s := range c.r.Subs {
 		out.Append(wire.Text, fmt.Appendf(nil, "sub %d %s %s", s.Key, s.Topic, s.Position.Tag))
 	}
 	return nil
 }
 
-func (c *wordsCodec) Decode(f wire.Frame, out *wire.Events) error {
+func (c *toyCodec) Decode(f wire.Frame, out *wire.Events) error {
 	w := strings.Fields(string(f.Data))
 	switch w[0] {
 	case "challenge":
@@ -78,7 +78,7 @@ func (c *wordsCodec) Decode(f wire.Frame, out *wire.Events) error {
 	return nil
 }
 
-func (c *wordsCodec) Encode(ops []wire.Op, out *wire.Frames) error {
+func (c *toyCodec) Encode(ops []wire.Op, out *wire.Frames) error {
 	for _, op := range ops {
 		switch op.Kind {
 		case wire.OpStep:
@@ -92,16 +92,16 @@ func (c *wordsCodec) Encode(ops []wire.Op, out *wire.Frames) error {
 	return nil
 }
 
-// wordsServer hears everything and answers as the test says.
-type wordsServer struct {
+// toyServer hears everything and answers as the test says.
+type toyServer struct {
 	host  *limpettest.Host
 	mu    sync.Mutex
 	heard []string
 	conns int
 }
 
-func newWordsServer(t *testing.T, talk func(conn int, say func(string), hear func() string)) *wordsServer {
-	s := &wordsServer{}
+func newToyServer(t *testing.T, talk func(conn int, say func(string), hear func() string)) *toyServer {
+	s := &toyServer{}
 	s.host = limpettest.NewHandler(t, http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		s.mu.Lock()
 		s.heard = append(s.heard, r.URL.String())
@@ -137,7 +137,7 @@ func newWordsServer(t *testing.T, talk func(conn int, say func(string), hear fun
 	return s
 }
 
-func (s *wordsServer) all() string {
+func (s *toyServer) all() string {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	return strings.Join(s.heard, "\n")
@@ -145,7 +145,7 @@ func (s *wordsServer) all() string {
 
 func TestSeamIsWideEnough(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		srv := newWordsServer(t, func(conn int, say func(string), hear func() string) {
+		srv := newToyServer(t, func(conn int, say func(string), hear func() string) {
 			say(fmt.Sprintf("challenge %d", 41+conn))
 			for hear() != fmt.Sprintf("answer %d", 41+conn) {
 			}
@@ -160,7 +160,7 @@ func TestSeamIsWideEnough(t *testing.T) {
 			say("ready")
 		})
 		srv.host.Inject(limpettest.Clean(), limpettest.Stall(1), limpettest.Clean())
-		c, err := limpet.New(srv.host.URL(), &limpet.Options{HTTPClient: srv.host.HTTPClient(), Dialect: newWords()})
+		c, err := limpet.New(srv.host.URL(), options(&limpet.Options{HTTPClient: srv.host.HTTPClient(), Dialect: newToyDialect()}))
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -210,10 +210,10 @@ func TestSeamIsWideEnough(t *testing.T) {
 func TestOutcomeWithoutSessions(t *testing.T) {
 	for _, atLeastOnce := range []bool{false, true} {
 		synctest.Test(t, func(t *testing.T) {
-			srv := newWordsServer(t, func(conn int, say func(string), hear func() string) { say("ready") })
-			d := newWords()
+			srv := newToyServer(t, func(conn int, say func(string), hear func() string) { say("ready") })
+			d := newToyDialect()
 			d.traits.Acks = true // which never come
-			c, err := limpet.Dial(context.Background(), srv.host.URL(), &limpet.Options{HTTPClient: srv.host.HTTPClient(), Dialect: d})
+			c, err := limpet.Dial(context.Background(), srv.host.URL(), options(&limpet.Options{HTTPClient: srv.host.HTTPClient(), Dialect: d}))
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -241,11 +241,11 @@ func TestOutcomeWithoutSessions(t *testing.T) {
 
 func TestSilentLanguageSendsNothing(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		srv := newWordsServer(t, func(conn int, say func(string), hear func() string) { say("is 1 n"); say("n a") })
-		d := newWords()
+		srv := newToyServer(t, func(conn int, say func(string), hear func() string) { say("is 1 n"); say("n a") })
+		d := newToyDialect()
 		d.traits = wire.Traits{Silent: true, Ping: wire.PingNone, StartSubs: 1, Confirms: true, Processed: wire.ProcessedEach}
 		srv.host.Inject(limpettest.Clean(), limpettest.Stall(1))
-		c, err := limpet.New(srv.host.URL(), &limpet.Options{HTTPClient: srv.host.HTTPClient(), Dialect: d})
+		c, err := limpet.New(srv.host.URL(), options(&limpet.Options{HTTPClient: srv.host.HTTPClient(), Dialect: d}))
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -274,7 +274,7 @@ func TestNoNumberBeforeTheBreakIsAReset(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		srv := newWordsServer(t, func(conn int, say func(string), hear func() string) {
+		srv := newToyServer(t, func(conn int, say func(string), hear func() string) {
 			hear()
 			say(`{"type":"subscriptions","channels":[{"name":"matches","product_ids":["A-B"]}]}`)
 			if conn == 2 {
@@ -284,19 +284,19 @@ func TestNoNumberBeforeTheBreakIsAReset(t *testing.T) {
 		})
 		var seen []limpet.LossTold
 		var mu sync.Mutex
-		c, err := limpet.Dial(context.Background(), srv.host.URL(), &limpet.Options{HTTPClient: srv.host.HTTPClient(), Dialect: d,
+		c, err := limpet.Dial(context.Background(), srv.host.URL(), options(&limpet.Options{HTTPClient: srv.host.HTTPClient(), Dialect: d,
 			Observer: observer(func(e limpet.Event) {
 				if l, ok := e.(limpet.LossTold); ok {
 					mu.Lock()
 					seen = append(seen, l)
 					mu.Unlock()
 				}
-			})})
+			})}))
 		if err != nil {
 			t.Fatal(err)
 		}
 		defer closeAndWait(t, c)
-		s := live(t, c, "matches/A-B", nil)
+		s := subscribeLive(t, c, "matches/A-B", nil)
 		srv.host.Network.CutAll()
 		ms := collect(t, s, 4)
 		if ms[0].Kind != limpet.Reset || ms[1].Position.Offset != 7 || ms[2].Kind != limpet.Gap || ms[2].Gap.To.Offset != 8 || ms[3].Position.Offset != 9 {
@@ -329,9 +329,9 @@ func TestSlowTicketIsReadWhole(t *testing.T) {
 				ws.CloseNow()
 			}
 		}), nil)
-		d := newWords()
+		d := newToyDialect()
 		d.traits.Greeting = false
-		c, err := limpet.Dial(context.Background(), h.URL(), &limpet.Options{HTTPClient: h.HTTPClient(), Dialect: d})
+		c, err := limpet.Dial(context.Background(), h.URL(), options(&limpet.Options{HTTPClient: h.HTTPClient(), Dialect: d}))
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -342,47 +342,18 @@ func TestSlowTicketIsReadWhole(t *testing.T) {
 	})
 }
 
-// A credential that no handshake can carry is the fault of Auth, not of the
-// server.
-func TestUnusableTokenIsAuthsFault(t *testing.T) {
-	for _, token := range []string{strings.Repeat("x", 8<<10+1), "\xff"} {
-		synctest.Test(t, func(t *testing.T) {
-			srv := limpettest.NewServer(t, nil)
-			calls := 0
-			c, err := limpet.New(srv.URL(), &limpet.Options{HTTPClient: srv.HTTPClient(),
-				Auth: func(context.Context, limpet.AttemptInfo) (limpet.Credential, error) {
-					if calls++; calls < 5 {
-						return limpet.Credential{Token: limpet.Secret(token)}, nil
-					}
-					return limpet.Credential{Token: "good"}, nil
-				}})
-			if err != nil {
-				t.Fatal(err)
-			}
-			defer closeAndWait(t, c)
-			st, _ := c.WaitState(context.Background(), func(s limpet.State) bool { return s.Cause != nil })
-			if limpet.Class(st.Cause) != limpet.ClassUser {
-				t.Errorf("class %q: %v", limpet.Class(st.Cause), st.Cause)
-			}
-			if err := c.WaitReady(context.Background()); err != nil {
-				t.Error(err)
-			}
-		})
-	}
-}
-
 // A server that asks for steps and reads none of the answers is not remembered
 // for ever.
 func TestStepsWithoutEndAreAViolation(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		srv := newWordsServer(t, func(conn int, say func(string), hear func() string) {
+		srv := newToyServer(t, func(conn int, say func(string), hear func() string) {
 			for i := range 20_000 {
 				say(fmt.Sprintf("challenge %d%s", i, strings.Repeat("x", 100)))
 			}
 			time.Sleep(time.Minute)
 		})
 		srv.host.Network.Each(func(int) limpettest.Fault { return limpettest.Clean() })
-		c, err := limpet.New(srv.host.URL(), &limpet.Options{HTTPClient: srv.host.HTTPClient(), Dialect: newWords()})
+		c, err := limpet.New(srv.host.URL(), options(&limpet.Options{HTTPClient: srv.host.HTTPClient(), Dialect: newToyDialect()}))
 		if err != nil {
 			t.Fatal(err)
 		}

@@ -15,59 +15,6 @@ import (
 	"github.com/limpet-go/limpet/server"
 )
 
-func TestStoppedConsumerHoldsUpNobody(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
-		// The log of the server is in this process, too: a short one, so that
-		// the heap shows what the client holds.
-		srv := limpettest.NewServer(t, &limpettest.ServerOptions{Server: &server.Options{Retention: server.Retention{Count: 100}}})
-		c := dial(t, srv, nil)
-		const bytes, rounds = 256 << 10, 3600
-		stopped := live(t, c, "slow", &limpet.SubscribeOptions{Delivery: limpet.Delivery{Buffer: 1 << 20, Bytes: bytes}})
-		other := live(t, c, "fast", nil)
-		body := strings.Repeat("x", 1000)
-		before := limpettest.HeapInUse()
-		for i := range rounds {
-			publish(t, srv, "slow", body)
-			publish(t, srv, "fast", fmt.Sprint(i))
-			if got := collect(t, other, 1); payloads(got) != fmt.Sprint(i) {
-				t.Fatalf("round %d: %q", i, payloads(got))
-			}
-			time.Sleep(time.Second)
-		}
-		if grown := limpettest.HeapInUse() - before; grown > bytes+2<<20 {
-			t.Errorf("heap grew by %d bytes", grown)
-		}
-		st := stopped.Stats()
-		if held := int(st.Waiting) * len(body); held < bytes-len(body) || held > bytes+len(body) || st.Dropped != 0 {
-			t.Errorf("%d bytes wait, %d allowed; %+v", held, bytes, st)
-		}
-		if g := c.State().Generation; g != 1 {
-			t.Errorf("reconnected %d times", g-1)
-		}
-		// What the log has forgotten meanwhile is a gap; nothing is silent.
-		next, lost := uint64(1), uint64(0)
-		for m, err := range stopped.Messages(context.Background()) {
-			if err != nil {
-				t.Fatal(err)
-			}
-			if m.Kind == limpet.Gap {
-				lost += (m.Gap.To.Offset - m.Gap.After.Offset) / 2
-				next = m.Gap.To.Offset + 1 + m.Gap.To.Offset%2
-				continue
-			}
-			if m.Position.Offset != next {
-				t.Fatalf("offset %d, want %d", m.Position.Offset, next)
-			}
-			if next += 2; next > 2*rounds {
-				break
-			}
-		}
-		if got := stopped.Stats().Delivered + lost; got < rounds-1 || got > rounds+1 {
-			t.Errorf("%d delivered and lost of %d", got, rounds)
-		}
-	})
-}
-
 func TestOverflow(t *testing.T) {
 	for _, tc := range []struct {
 		policy limpet.Overflow
@@ -81,7 +28,7 @@ func TestOverflow(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
 				srv := limpettest.NewServer(t, nil)
 				c := dial(t, srv, nil)
-				s := live(t, c, "a", &limpet.SubscribeOptions{Delivery: limpet.Delivery{Buffer: 4, Overflow: tc.policy}})
+				s := subscribeLive(t, c, "a", &limpet.SubscribeOptions{Delivery: limpet.Delivery{Buffer: 4, Overflow: tc.policy}})
 				publish(t, srv, "a", numbers(1, 10)...)
 				synctest.Wait()
 				if got := payloads(collect(t, s, len(strings.Fields(tc.want)))); got != strings.ReplaceAll(tc.want, ",", ",") {
@@ -100,7 +47,7 @@ func TestEvery(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		srv := limpettest.NewServer(t, nil)
 		c := dial(t, srv, nil)
-		s := live(t, c, "a", &limpet.SubscribeOptions{Delivery: limpet.Delivery{Every: time.Second}})
+		s := subscribeLive(t, c, "a", &limpet.SubscribeOptions{Delivery: limpet.Delivery{Every: time.Second}})
 		var mu sync.Mutex
 		var at []time.Time
 		n := 0
@@ -141,7 +88,7 @@ func TestDeliveryChannel(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		srv := limpettest.NewServer(t, nil)
 		c := dial(t, srv, nil)
-		s := live(t, c, "a", nil)
+		s := subscribeLive(t, c, "a", nil)
 		publish(t, srv, "a", numbers(1, 5)...)
 		for i := 1; i <= 3; i++ {
 			if m := <-s.C(); string(m.Payload) != fmt.Sprint(i) {
@@ -170,7 +117,7 @@ func TestManualAckCommitsAPrefix(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		srv := limpettest.NewServer(t, nil)
 		c := dial(t, srv, nil)
-		s := live(t, c, "a", &limpet.SubscribeOptions{ManualAck: true, Delivery: limpet.Delivery{Buffer: 4}})
+		s := subscribeLive(t, c, "a", &limpet.SubscribeOptions{ManualAck: true, Delivery: limpet.Delivery{Buffer: 4}})
 		publish(t, srv, "a", numbers(1, 10)...)
 		var ms []limpet.Message
 		for m := range s.Messages(context.Background()) {
@@ -220,7 +167,7 @@ func TestResumeInANewClient(t *testing.T) {
 		srv := limpettest.NewServer(t, nil)
 		publish(t, srv, "a", numbers(1, 10)...)
 		c := dial(t, srv, nil)
-		s := live(t, c, "a", &limpet.SubscribeOptions{From: limpet.FromFirst})
+		s := subscribeLive(t, c, "a", &limpet.SubscribeOptions{From: limpet.FromFirst})
 		collect(t, s, 4)
 		text, err := s.Committed().MarshalText()
 		if err != nil {
@@ -231,12 +178,12 @@ func TestResumeInANewClient(t *testing.T) {
 		if err := p.UnmarshalText(text); err != nil {
 			t.Fatal(err)
 		}
-		s = live(t, dial(t, srv, nil), "a", &limpet.SubscribeOptions{From: limpet.FromResume, Position: p})
+		s = subscribeLive(t, dial(t, srv, nil), "a", &limpet.SubscribeOptions{From: limpet.FromResume, Position: p})
 		if got := payloads(collect(t, s, 6)); got != strings.Join(numbers(5, 10), " ") {
 			t.Errorf("got %q", got)
 		}
 		p.Epoch = "another"
-		s = live(t, dial(t, srv, nil), "a", &limpet.SubscribeOptions{From: limpet.FromResume, Position: p})
+		s = subscribeLive(t, dial(t, srv, nil), "a", &limpet.SubscribeOptions{From: limpet.FromResume, Position: p})
 		if got := collect(t, s, 1)[0]; got.Kind != limpet.Reset || got.Gap.Cause.String() != "epoch" {
 			t.Errorf("resume in another epoch gave %v", got.Kind)
 		}
@@ -247,7 +194,7 @@ func TestRetentionShowsAsGap(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		srv := limpettest.NewServer(t, &limpettest.ServerOptions{Server: &server.Options{Retention: server.Retention{Count: 5}}})
 		c := dial(t, srv, nil)
-		s := live(t, c, "a", nil)
+		s := subscribeLive(t, c, "a", nil)
 		publish(t, srv, "a", "1")
 		collect(t, s, 1)
 		srv.Stop()
@@ -265,7 +212,7 @@ func TestBatchThatWasLeft(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		srv := limpettest.NewServer(t, nil)
 		c := dial(t, srv, nil)
-		s := live(t, c, "a", &limpet.SubscribeOptions{ManualAck: true})
+		s := subscribeLive(t, c, "a", &limpet.SubscribeOptions{ManualAck: true})
 		take := func() (left []limpet.Message) {
 			for ms, err := range s.Batches(context.Background()) {
 				if err != nil {

@@ -1,4 +1,4 @@
-package limpet_test
+package test
 
 import (
 	"fmt"

@@ -1,4 +1,4 @@
-package limpet_test
+package test
 
 import (
 	"context"
@@ -13,8 +13,8 @@ import (
 	"github.com/limpet-go/limpet/limpettest"
 )
 
-// running returns the numbers of the goroutines that are inside function.
-func running(function string) []string {
+// goroutinesIn returns the numbers of the goroutines that are inside function.
+func goroutinesIn(function string) []string {
 	b := make([]byte, 1<<20)
 	var numbers []string
 	for _, g := range strings.Split(string(b[:runtime.Stack(b, true)]), "\n\n") {
@@ -29,15 +29,15 @@ func running(function string) []string {
 // goes on on a new one. Messages that follow each other closely have one
 // goroutine, and one loop.
 func TestStacksOfIdleConnections(t *testing.T) {
-	for _, plain := range paths() {
+	for _, plain := range bothFrameLayers() {
 		synctest.Test(t, func(t *testing.T) {
 			send := make(chan bool)
-			host := limpettest.NewHandler(t, quiet(func(nc net.Conn) {
+			host := limpettest.NewHandler(t, rawServer(func(nc net.Conn) {
 				for range send {
 					nc.Write([]byte{0x82, 1, 'x'})
 				}
 			}), nil)
-			c, err := limpet.Dial(context.Background(), host.URL(), &limpet.Options{HTTPClient: host.HTTPClient(), Dialect: rawFrames{}, PlainFrames: plain})
+			c, err := limpet.Dial(context.Background(), host.URL(), options(&limpet.Options{HTTPClient: host.HTTPClient(), Dialect: rawDialect{}, PlainFrames: plain}))
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -50,11 +50,11 @@ func TestStacksOfIdleConnections(t *testing.T) {
 				send <- true
 				c.ReconnectNow()
 				synctest.Wait()
-				readers := running("limpet.(*Client).read")
+				readers := goroutinesIn("limpet.(*Client).read")
 				if len(readers) != 1 {
 					t.Fatalf("plain %v: %d readers", plain, len(readers))
 				}
-				return readers[0], len(running("limpet.(*loop).run"))
+				return readers[0], len(goroutinesIn("limpet.(*loop).run"))
 			}
 			first, _ := message(time.Second)
 			if second, loops := message(time.Second); second == first || loops != 0 {
@@ -78,15 +78,15 @@ func TestStacksOfIdleConnections(t *testing.T) {
 // What a big message needed is given back when the connection waits for long.
 func TestBigMessageIsForgotten(t *testing.T) {
 	const size = 3 << 20
-	for _, plain := range paths() {
+	for _, plain := range bothFrameLayers() {
 		synctest.Test(t, func(t *testing.T) {
-			host := limpettest.NewHandler(t, quiet(func(nc net.Conn) {
-				nc.Write(fr(0x82, "x"))
+			host := limpettest.NewHandler(t, rawServer(func(nc net.Conn) {
+				nc.Write(rawFrame(0x82, "x"))
 				time.Sleep(time.Second)
-				nc.Write(fr(0x82, strings.Repeat("x", size)))
+				nc.Write(rawFrame(0x82, strings.Repeat("x", size)))
 				drain(nc)
 			}), nil)
-			c, err := limpet.Dial(context.Background(), host.URL(), &limpet.Options{HTTPClient: host.HTTPClient(), Dialect: rawFrames{}, PlainFrames: plain})
+			c, err := limpet.Dial(context.Background(), host.URL(), options(&limpet.Options{HTTPClient: host.HTTPClient(), Dialect: rawDialect{}, PlainFrames: plain}))
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -106,4 +106,44 @@ func TestBigMessageIsForgotten(t *testing.T) {
 			}
 		})
 	}
+}
+
+// An idle connection is its reader, and on the plain path a goroutine of the
+// library's: the loop rests.
+func TestIdleCost(t *testing.T) {
+	for _, plain := range bothFrameLayers() {
+		synctest.Test(t, func(t *testing.T) {
+			host := limpettest.NewHandler(t, rawServer(drain), nil)
+			c, err := limpet.Dial(context.Background(), host.URL(), options(&limpet.Options{HTTPClient: host.HTTPClient(), Dialect: rawDialect{}, PlainFrames: plain}))
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer closeAndWait(t, c)
+			synctest.Wait()
+			b := make([]byte, 1<<20)
+			ours, library := 0, 0
+			for _, g := range strings.Split(string(b[:runtime.Stack(b, true)]), "\n\n") {
+				switch {
+				case strings.Contains(g, "timeoutLoop"):
+					library++
+				case strings.Contains(g, "limpet-go/limpet.(*"):
+					ours++
+				}
+			}
+			if ours != 1 || (library == 1) != plain {
+				t.Errorf("plain %v: %d goroutines of the client, %d of the library:\n%s", plain, ours, library, b)
+			}
+		})
+	}
+}
+
+func TestIdleConnectionStaysUp(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		srv := limpettest.NewServer(t, nil)
+		c := dial(t, srv, nil)
+		time.Sleep(24 * time.Hour)
+		if s := c.State(); s.Generation != 1 || s.Phase != limpet.Ready {
+			t.Errorf("after an idle day: %+v", s)
+		}
+	})
 }

@@ -1,4 +1,4 @@
-package limpet_test
+package test
 
 import (
 	"bytes"
@@ -101,7 +101,7 @@ func newExchange(t *testing.T, rng *rand.Rand, table feed.Table, topics []string
 	x := &exchange{t: t, rng: rng, subs: map[string]*limpet.Subscription{}, streams: map[string]*[]limpet.Message{}}
 	x.server = &feedServer{topics: len(topics), sessions: make(chan *websocket.Conn, 1)}
 	x.host = limpettest.NewHandler(t, x.server, nil)
-	x.client, err = limpet.New(x.host.URL(), &limpet.Options{Dialect: dialect, HTTPClient: x.host.HTTPClient()})
+	x.client, err = limpet.New(x.host.URL(), options(&limpet.Options{Dialect: dialect, HTTPClient: x.host.HTTPClient()}))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -217,7 +217,7 @@ type trade struct {
 // recording reads coinbase.ws, which is not part of this project: its licence
 // lies beside it. LIMPET_DATA names its directory, or the one above that.
 func recording(t *testing.T) []feedRecord {
-	dirs := []string{filepath.Join("..", "shared", "data")}
+	dirs := []string{filepath.Join("..", "..", "shared", "data")}
 	if dir := os.Getenv("LIMPET_DATA"); dir != "" {
 		dirs = []string{dir, filepath.Join(dir, "data")}
 	}

@@ -1,4 +1,4 @@
-package limpet_test
+package test
 
 import (
 	"context"
@@ -18,7 +18,7 @@ import (
 // What a consumer was given stays as it was, and what a publisher passed may
 // be used again at once, whatever memory the client lends and takes back.
 func TestMessagesAreOwned(t *testing.T) {
-	for _, plain := range paths() {
+	for _, plain := range bothFrameLayers() {
 		for _, enc := range []native.Encoding{native.JSON, native.Binary} {
 			for _, batches := range []bool{false, true} {
 				t.Run(fmt.Sprintf("plain %t, %s, batches %t", plain, native.Subprotocol(enc), batches), func(t *testing.T) {
@@ -33,7 +33,7 @@ func messagesAreOwned(t *testing.T, o *limpet.Options, batches bool) {
 	const n = 3000
 	srv := limpettest.NewServer(t, nil)
 	from, to := dial(t, srv, o), dial(t, srv, o)
-	sub := live(t, to, "own/*", nil)
+	sub := subscribeLive(t, to, "own/*", nil)
 	ctx := context.Background()
 	sums := make(map[uuid.UUID][32]byte, n)
 	rnd := rand.New(rand.NewPCG(1, 2))
@@ -56,7 +56,7 @@ func messagesAreOwned(t *testing.T, o *limpet.Options, batches bool) {
 			header["k"] = fmt.Sprint(rnd.Uint32())
 			m.Type, m.Header = fmt.Sprint("type ", rnd.IntN(9)), header
 		}
-		sums[m.ID] = sum(m.Topic, m.Payload, m.Type, m.Header)
+		sums[m.ID] = digest(m.Topic, m.Payload, m.Type, m.Header)
 		return m
 	}
 	done := make(chan error, 1)
@@ -108,7 +108,7 @@ func messagesAreOwned(t *testing.T, o *limpet.Options, batches bool) {
 		t.Fatal(err)
 	}
 	for i, m := range got {
-		if m.Kind != limpet.Data || sums[m.ID] != sum(m.Topic, m.Payload, m.Type, m.Header) || m.Position.String() != positions[i] {
+		if m.Kind != limpet.Data || sums[m.ID] != digest(m.Topic, m.Payload, m.Type, m.Header) || m.Position.String() != positions[i] {
 			t.Fatalf("message %d is not what it was: %v %q, %d bytes", i, m.Kind, m.Topic, len(m.Payload))
 		}
 		delete(sums, m.ID)
@@ -118,6 +118,6 @@ func messagesAreOwned(t *testing.T, o *limpet.Options, batches bool) {
 	}
 }
 
-func sum(topic string, payload []byte, kind string, header map[string]string) [32]byte {
+func digest(topic string, payload []byte, kind string, header map[string]string) [32]byte {
 	return sha256.Sum256(fmt.Appendf(nil, "%s %s %s %s", topic, kind, header["k"], payload))
 }

@@ -1,4 +1,4 @@
-package limpet_test
+package test
 
 import (
 	"context"
@@ -60,13 +60,13 @@ func TestFeedTopicAnewOnOneConnection(t *testing.T) {
 				t.Fatal(err)
 			}
 			host := limpettest.NewHandler(t, http.HandlerFunc(tickers), nil)
-			c, err := limpet.Dial(context.Background(), host.URL(), &limpet.Options{Dialect: dialect, HTTPClient: host.HTTPClient()})
+			c, err := limpet.Dial(context.Background(), host.URL(), options(&limpet.Options{Dialect: dialect, HTTPClient: host.HTTPClient()}))
 			if err != nil {
 				t.Fatal(err)
 			}
 			t.Cleanup(func() { closeAndWait(t, c) })
 			for round := range 3 {
-				s := live(t, c, "ticker/A", nil)
+				s := subscribeLive(t, c, "ticker/A", nil)
 				if _, err := c.Subscribe(context.Background(), "ticker/A", nil); !errors.Is(err, limpet.ErrDuplicate) {
 					t.Errorf("a second subscription to the topic: %v, want ErrDuplicate", err)
 				}
