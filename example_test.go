@@ -33,12 +33,12 @@ func ExampleDial() {
 	ctx, cancel := context.WithTimeout(context.Background(), 10*time.Second)
 	defer cancel()
 
-	client, err := limpet.Dial(ctx, url, options(&limpet.Options{
+	client, err := limpet.Dial(ctx, url, &limpet.Options{
 		// Asked before every attempt; Refresh says that the last one was refused.
 		Auth: func(ctx context.Context, info limpet.AttemptInfo) (limpet.Credential, error) {
 			return limpet.Credential{Token: "secret"}, nil
 		},
-	}))
+	})
 	if err != nil {
 		log.Fatal(err)
 	}
@@ -52,7 +52,7 @@ func ExampleClient_Publish() {
 	defer stop()
 	ctx, cancel := context.WithTimeout(context.Background(), 10*time.Second)
 	defer cancel()
-	client, err := limpet.Dial(ctx, url, options(nil))
+	client, err := limpet.Dial(ctx, url, nil)
 	if err != nil {
 		log.Fatal(err)
 	}
@@ -81,7 +81,7 @@ func ExampleClient_Subscribe() {
 	defer stop()
 	ctx, cancel := context.WithTimeout(context.Background(), 10*time.Second)
 	defer cancel()
-	client, err := limpet.Dial(ctx, url, options(nil))
+	client, err := limpet.Dial(ctx, url, nil)
 	if err != nil {
 		log.Fatal(err)
 	}
@@ -117,7 +117,7 @@ func ExampleMessage_gap() {
 	for i := range 5 {
 		backend.Publish(ctx, "meter", []byte(fmt.Sprint(i+1)), nil)
 	}
-	client, err := limpet.Dial(ctx, url, options(nil))
+	client, err := limpet.Dial(ctx, url, nil)
 	if err != nil {
 		log.Fatal(err)
 	}
@@ -157,7 +157,7 @@ func ExampleMessage_gap() {
 func ExampleClient_Shutdown() {
 	_, url, stop := startServer(nil)
 	defer stop()
-	client, err := limpet.New(url, options(nil))
+	client, err := limpet.New(url, nil)
 	if err != nil {
 		log.Fatal(err)
 	}

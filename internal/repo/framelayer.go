@@ -4,15 +4,20 @@ import (
 	"fmt"
 	"go/ast"
 	"go/token"
+	"strings"
 )
 
 // FrameLayers returns the calls of New and Dial, of the root package, in the test
 // files of one package whose options are not a call of the helper options. Only
 // that helper reads the flag -plain: a client made without it would run on
-// limpet's own frames while the test claims the library's.
+// limpet's own frames while the test claims the library's. Examples are exempt:
+// readers copy them.
 func FrameLayers(fset *token.FileSet, files []*ast.File) (found []string) {
 	for _, f := range files {
 		ast.Inspect(f, func(n ast.Node) bool {
+			if f, ok := n.(*ast.FuncDecl); ok && strings.HasPrefix(f.Name.Name, "Example") {
+				return false
+			}
 			call, ok := n.(*ast.CallExpr)
 			if !ok || !makesClient(f, call.Fun) || len(call.Args) == 0 {
 				return true

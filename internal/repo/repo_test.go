@@ -131,6 +131,7 @@ func TestFrameLayersHasTeeth(t *testing.T) {
 		{`package limpet_test; func f() { limpet.New(url, options(&limpet.Options{})) }`, 0},
 		{`package limpet_test; func f() { limpet.New(url, &limpet.Options{}) }`, 1},
 		{`package test; func f() { limpet.Dial(ctx, url, nil); limpet.New(url, o) }`, 2},
+		{`package limpet_test; func ExampleNew() { limpet.New(url, nil) }`, 0},
 		{`package test; func f() { server.New(nil); feed.New(table) }`, 0},
 		{`package limpet; func f() { New(url, nil) }`, 1},
 		{`package limpet; func f() { New(url, options(o)); newWindow(o) }`, 0},
