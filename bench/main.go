@@ -15,6 +15,7 @@ import (
 	"flag"
 	"fmt"
 	"os"
+	"os/exec"
 	"strings"
 	"time"
 )
@@ -39,7 +40,10 @@ func main() {
 	profiles := flag.Bool("profiles", false, "only take CPU and allocation profiles")
 	flag.Parse()
 
-	b := &bench{rounds: *rounds, label: *label, quick: *quick}
+	program, err := os.Executable()
+	exitOn(err)
+	_, err = exec.LookPath("taskset")
+	b := &bench{rounds: *rounds, label: *label, quick: *quick, program: program, servers: map[string]*process{}, pinned: err == nil}
 	b.results = load(*label)
 	switch {
 	case *render:
