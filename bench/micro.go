@@ -70,7 +70,7 @@ func buildTests(dir string) (testBinary, error) {
 	}
 	t := testBinary{filepath.Join(tmp, "bench.test"), dir}
 	build := exec.Command("go", "test", "-c", "-o", t.path, ".")
-	build.Dir = dir
+	build.Dir, build.Env = dir, append(os.Environ(), "GOWORK=off")
 	if text, err := build.CombinedOutput(); err != nil {
 		t.remove()
 		return testBinary{}, fmt.Errorf("%s: %w\n%s", build, err, text)
@@ -111,7 +111,7 @@ type builtBench struct {
 
 type goBenchmark struct {
 	pattern, name string
-	figures       outcome // of a short run
+	op            float64 // ns of wall time of one iteration, in a short run
 }
 
 func (g *goBench) build(root string) (*builtBench, error) {
@@ -143,7 +143,7 @@ func (t *builtBench) find(g *goBench) (err error) {
 		t.list = append(t.list, goBenchmark{
 			pattern: "^" + strings.ReplaceAll(regexp.QuoteMeta(m[1]), "/", "$/^") + "$",
 			name:    strings.ReplaceAll(strings.TrimPrefix(m[1], g.prefix), "_", " "),
-			figures: figures,
+			op:      figures["op"],
 		})
 	}
 	if len(t.list) == 0 {
@@ -154,14 +154,22 @@ func (t *builtBench) find(g *goBench) (err error) {
 
 // once runs one benchmark for about the duration last.
 func (t *builtBench) once(g goBenchmark, last time.Duration) (outcome, error) {
-	n := int(max(1, float64(last)/g.figures["op"]))
-	_, cpu, err := t.run(g.pattern, strconv.Itoa(n)+"x")
+	n := int(max(1, float64(last)/g.op))
+	text, cpu, err := t.run(g.pattern, strconv.Itoa(n)+"x")
 	if err != nil {
 		return nil, err
 	}
-	per := max(1, g.figures["per"])
+	line := benchLine.FindStringSubmatch(text)
+	if line == nil {
+		return nil, fmt.Errorf("%s: no benchmark matches %s", t.dir, g.pattern)
+	}
+	out, err := benchFigures(line[2])
+	if err != nil {
+		return nil, err
+	}
+	per := max(1, out["per"])
 	// The testing package runs one iteration more, first.
-	return outcome{"cpu": float64(cpu-t.empty) / float64(n+1) / per, "allocs": g.figures["allocs"] / per}, nil
+	return outcome{"cpu": float64(cpu-t.empty) / float64(n+1) / per, "allocs": out["allocs"] / per}, nil
 }
 
 const goBenchLasts = 300 * time.Millisecond
