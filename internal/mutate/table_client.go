@@ -104,7 +104,7 @@ var ofClient = []mutation{
 	},
 	{
 		name:    "window: the server's credit is not kept",
-		file:    "ack.go",
+		file:    "window.go",
 		search:  "if seq > w.credit.N || w.bytes >= w.credit.Bytes && len(r.payload) > 0 {",
 		replace: "if seq > w.credit.N+1<<40 {",
 		test:    windowTests,
@@ -112,7 +112,7 @@ var ofClient = []mutation{
 	},
 	{
 		name:    "window: a selective ack is ignored",
-		file:    "ack.go",
+		file:    "window.go",
 		search:  "for _, rg := range a.Ranges {\n\t\tfor",
 		replace: "for _, rg := range a.Ranges[:0] {\n\t\tfor",
 		test:    windowTests,
@@ -120,7 +120,7 @@ var ofClient = []mutation{
 	},
 	{
 		name:    "window: a retransmission has no age",
-		file:    "ack.go",
+		file:    "window.go",
 		search:  "if m.Resent = !r.atLeast; m.Resent {",
 		replace: "if m.Resent = false; m.Resent {",
 		test:    windowTests,
@@ -128,7 +128,7 @@ var ofClient = []mutation{
 	},
 	{
 		name:    "window: a new session keeps the numbers",
-		file:    "ack.go",
+		file:    "window.go",
 		search:  "w.slots, w.lo = kept, 1\n",
 		replace: "w.slots, w.lo = kept, w.lo\n",
 		test:    windowTests,
@@ -136,7 +136,7 @@ var ofClient = []mutation{
 	},
 	{
 		name:    "window: rejected is acknowledged",
-		file:    "ack.go",
+		file:    "window.go",
 		search:  "w.settle(i, Rejected, &Error{Op: \"receipt\", Class: ClassOutcome, Code: int(rej.Code)",
 		replace: "w.settle(i, Acked, &Error{Op: \"receipt\", Class: ClassOutcome, Code: int(rej.Code)",
 		test:    windowTests,
@@ -144,7 +144,7 @@ var ofClient = []mutation{
 	},
 	{
 		name:    "window: an outcome is told before the room is free",
-		file:    "ack.go",
+		file:    "window.go",
 		search:  "\tw.gate.leave(head, w.room)\n",
 		replace: "\tdefer w.gate.leave(head, w.room)\n",
 		test:    "-run ^TestRoomIsFreeBeforeTheFirstIsTold$ .",
@@ -173,7 +173,7 @@ var ofClient = []mutation{
 	},
 	{
 		name:    "close: unknown is called unsent",
-		file:    "ack.go",
+		file:    "window.go",
 		search:  "if r.sent == 0 {\n\t\t\tw.resolve(i, Unsent",
 		replace: "if r.sent >= 0 {\n\t\t\tw.resolve(i, Unsent",
 		test:    "-run ^TestCloseGivesEveryMessageItsOutcome$ .",
