@@ -5,106 +5,115 @@ import (
 	"sync"
 )
 
-// gate admits messages to the window: first come, first served. Its lock is a
-// leaf.
-type gate struct {
-	mu       sync.Mutex
-	messages int // room left
+// admission admits messages to the window, in the order in which their
+// publishers asked. Its lock is a leaf.
+type admission struct {
+	mu           sync.Mutex
+	freeMessages int
+	freeBytes    int
+	waiters      []*admissionWaiter
+	closeErr     error // set by close: why no message is admitted any more
+}
+
+type admissionWaiter struct {
+	messages int
 	bytes    int
-	waiting  []*waiter
-	closed   error
+	admitted chan struct{} // closed on admission, or by close
+	err      error         // set by close before it closes admitted
 }
 
-type waiter struct {
-	messages, bytes int
-	ready           chan struct{}
-	err             error
+func (a *admission) fits(messages, bytes int) bool {
+	return messages <= a.freeMessages && bytes <= a.freeBytes
 }
 
-func (g *gate) fits(n, bytes int) bool { return n <= g.messages && bytes <= g.bytes }
-
-// enter takes room for n messages of so many bytes together; with wait it
-// blocks until there is room or ctx ends.
-func (g *gate) enter(ctx context.Context, n, bytes int, wait bool) error {
+// acquire reserves room for messages of bytes in total, all of it or none. If
+// there is none it returns ErrWindowFull, or blocks when wait is true until
+// there is room, ctx ends (its error) or the client closes (close's error).
+func (a *admission) acquire(ctx context.Context, messages, bytes int, wait bool) error {
 	if err := ctx.Err(); err != nil {
 		return err
 	}
-	g.mu.Lock()
-	if g.closed != nil {
-		defer g.mu.Unlock()
-		return g.closed
+	a.mu.Lock()
+	if a.closeErr != nil {
+		defer a.mu.Unlock()
+		return a.closeErr
 	}
-	if len(g.waiting) == 0 && g.fits(n, bytes) {
-		g.messages -= n
-		g.bytes -= bytes
-		g.mu.Unlock()
+	if len(a.waiters) == 0 && a.fits(messages, bytes) {
+		a.freeMessages -= messages
+		a.freeBytes -= bytes
+		a.mu.Unlock()
 		return nil
 	}
 	if !wait {
-		g.mu.Unlock()
+		a.mu.Unlock()
 		return ErrWindowFull
 	}
-	w := &waiter{messages: n, bytes: bytes, ready: make(chan struct{})}
-	g.waiting = append(g.waiting, w)
-	g.mu.Unlock()
+	w := &admissionWaiter{messages: messages, bytes: bytes, admitted: make(chan struct{})}
+	a.waiters = append(a.waiters, w)
+	a.mu.Unlock()
 
 	select {
-	case <-w.ready:
+	case <-w.admitted:
 		return w.err
 	case <-ctx.Done():
 	}
-	g.mu.Lock()
-	defer g.mu.Unlock()
-	for i, other := range g.waiting {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	for i, other := range a.waiters {
 		if other == w {
-			g.waiting = append(g.waiting[:i], g.waiting[i+1:]...)
-			g.admit()
+			a.waiters = append(a.waiters[:i], a.waiters[i+1:]...)
+			a.admitWaiters() // a smaller request behind this one may fit
 			return ctx.Err()
 		}
 	}
-	// Admitted, or refused by close, at the same moment.
+	// ctx ended at the moment of the admission, or of close: w is no longer in
+	// the list. An admission is undone.
 	if w.err != nil {
 		return w.err
 	}
-	g.messages += n
-	g.bytes += bytes
-	g.admit()
+	a.freeMessages += messages
+	a.freeBytes += bytes
+	a.admitWaiters()
 	return ctx.Err()
 }
 
-func (g *gate) leave(n, bytes int) {
-	if n == 0 && bytes == 0 {
+// release returns room to the window and admits those who wait for it.
+func (a *admission) release(messages, bytes int) {
+	if messages == 0 && bytes == 0 {
 		return
 	}
-	g.mu.Lock()
-	defer g.mu.Unlock()
-	g.messages += n
-	g.bytes += bytes
-	g.admit()
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	a.freeMessages += messages
+	a.freeBytes += bytes
+	a.admitWaiters()
 }
 
-func (g *gate) admit() {
-	for len(g.waiting) > 0 && g.fits(g.waiting[0].messages, g.waiting[0].bytes) {
-		w := g.waiting[0]
-		g.waiting[0] = nil
-		g.waiting = g.waiting[1:]
-		g.messages -= w.messages
-		g.bytes -= w.bytes
-		close(w.ready)
+// admitWaiters admits from the head of the list until a request does not fit.
+// The caller holds the lock.
+func (a *admission) admitWaiters() {
+	for len(a.waiters) > 0 && a.fits(a.waiters[0].messages, a.waiters[0].bytes) {
+		w := a.waiters[0]
+		a.waiters[0] = nil
+		a.waiters = a.waiters[1:]
+		a.freeMessages -= w.messages
+		a.freeBytes -= w.bytes
+		close(w.admitted)
 	}
 }
 
-// close refuses whoever waits and whoever comes.
-func (g *gate) close(err error) {
-	g.mu.Lock()
-	defer g.mu.Unlock()
-	if g.closed != nil {
+// close makes every present and later acquire return err. The first error
+// stays.
+func (a *admission) close(err error) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	if a.closeErr != nil {
 		return
 	}
-	g.closed = err
-	for _, w := range g.waiting {
+	a.closeErr = err
+	for _, w := range a.waiters {
 		w.err = err
-		close(w.ready)
+		close(w.admitted)
 	}
-	g.waiting = nil
+	a.waiters = nil
 }

@@ -117,9 +117,9 @@ func uplink(b *testing.B, publish func(*Client) (int, error)) {
 	c.cfg.Dialect = native.New(nil)
 	c.cfg.traits = c.cfg.Dialect.Traits()
 	c.cfg.Window = Window{Messages: 4096, Bytes: 1 << 20}
-	c.gate.messages, c.gate.bytes = c.cfg.Window.Messages, c.cfg.Window.Bytes
+	c.admission.freeMessages, c.admission.freeBytes = c.cfg.Window.Messages, c.cfg.Window.Bytes
 	c.inbox.came.L = &c.inbox.mu
-	l := &loop{c: c, window: newWindow(true, &c.gate, &c.counters), codec: codec, now: time.Now()}
+	l := &loop{c: c, window: newWindow(true, &c.admission, &c.counters), codec: codec, now: time.Now()}
 	l.window.credit = wire.Credit{N: math.MaxUint64, Bytes: math.MaxUint64}
 	frames, s := new(wire.Frames), new(say)
 	var events []event

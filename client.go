@@ -17,15 +17,15 @@ import (
 // use. A context given to a method bounds that call, never the client's life:
 // Shutdown or Close end it.
 type Client struct {
-	cfg      config
-	inbox    inbox
-	gate     gate
-	ids      *ids.Generator
-	counters counters
-	state    watch.Value[State]
-	routes   atomic.Pointer[routes]
-	notify   *notifier
-	done     chan struct{}
+	cfg       config
+	inbox     inbox
+	admission admission
+	ids       *ids.Generator
+	counters  counters
+	state     watch.Value[State]
+	routes    atomic.Pointer[routes]
+	notify    *notifier
+	done      chan struct{}
 
 	mu       sync.Mutex
 	ended    bool            // no goroutine may be started
@@ -52,7 +52,7 @@ func New(url string, o *Options) (*Client, error) {
 	}
 	c := &Client{cfg: cfg, ids: ids.NewGenerator(), done: make(chan struct{}), notify: newNotifier(&cfg.Options)}
 	c.inbox.came.L = &c.inbox.mu
-	c.gate.messages, c.gate.bytes = cfg.Window.Messages, cfg.Window.Bytes
+	c.admission.freeMessages, c.admission.freeBytes = cfg.Window.Messages, cfg.Window.Bytes
 	c.state.Set(State{Phase: Connecting, Since: time.Now()})
 	if c.notify != nil {
 		go c.notify.run() // user code: nobody waits for it

@@ -155,7 +155,7 @@ func (shutdown) apply(l *loop) {
 		return
 	}
 	l.shutdown = true
-	l.c.gate.close(&Error{Op: "client", Class: ClassClosed, Err: ErrClosed})
+	l.c.admission.close(&Error{Op: "client", Class: ClassClosed, Err: ErrClosed})
 	for _, s := range append([]*Subscription(nil), l.registry.subs...) {
 		l.release(s)
 		s.queue.finish(nil)

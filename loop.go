@@ -75,7 +75,7 @@ type loop struct {
 
 func newLoop(c *Client) *loop {
 	l := &loop{c: c, policy: newPolicy(c.cfg.Backoff, c.cfg.DialTimeout)}
-	l.window = newWindow(c.cfg.traits.Sessions, &c.gate, &c.counters)
+	l.window = newWindow(c.cfg.traits.Sessions, &c.admission, &c.counters)
 	l.registry = registry{traits: &c.cfg.traits, routes: &c.routes}
 	l.state = c.state.Load()
 	l.timer = time.AfterFunc(forever, func() { c.inbox.post(elapsed{}) })
@@ -433,7 +433,7 @@ func (l *loop) end(why error) {
 	if why == nil {
 		l.state.Cause = closed
 	}
-	l.c.gate.close(l.state.Cause)
+	l.c.admission.close(l.state.Cause)
 	code := l.c.cfg.traits.CloseCode
 	if code == 0 {
 		code = 1000

@@ -187,7 +187,7 @@ func (o *impatience) Observe(e Event) {
 func TestRoomIsFreeBeforeTheFirstIsTold(t *testing.T) {
 	const many = 100_000
 	for range 3 {
-		g, stats := new(gate), new(counters)
+		g, stats := new(admission), new(counters)
 		w := newWindow(true, g, stats)
 		receipts := make([]Receipt, many)
 		for i := range receipts {
@@ -197,7 +197,7 @@ func TestRoomIsFreeBeforeTheFirstIsTold(t *testing.T) {
 		found := make(chan error)
 		go func() {
 			<-told
-			err := g.enter(context.Background(), many, 0, false)
+			err := g.acquire(context.Background(), many, 0, false)
 			if n := stats.outcomes[Acked].Load(); n != many {
 				err = fmt.Errorf("%d of %d are counted, room: %w", n, many, err)
 			}

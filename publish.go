@@ -131,7 +131,7 @@ func (c *Client) admit(ctx context.Context, ms []Outgoing) error {
 		return &Error{Op: opPublish, Field: "payload", Class: ClassInput,
 			Err: fmt.Errorf("%w: %d messages of %d bytes can never fit Options.Window", ErrTooBig, len(ms), bytes)}
 	}
-	if err := c.gate.enter(ctx, len(ms), bytes, !c.cfg.Window.FailFast); err != nil {
+	if err := c.admission.acquire(ctx, len(ms), bytes, !c.cfg.Window.FailFast); err != nil {
 		return admissionError(err)
 	}
 	return nil

@@ -15,32 +15,32 @@ import (
 // never at sending, and are dense: an expired slot is sent as a void message
 // (docs/protocol.md, decision D2).
 type window struct {
-	sessions bool
-	gate     *gate
-	stats    *counters
-	born     time.Time
-	slots    fifo.Queue[*Receipt]
-	lo       uint64 // sequence number of the first slot
-	tag      wire.ID
-	next     int    // first slot not sent on this connection
-	maxSent  uint64 // highest number sent in this session epoch
-	bytes    uint64 // payload bytes sent on this connection
-	credit   wire.Credit
-	pending  int       // receipts without an outcome
-	expiry   time.Time // not later than the first TTL to end; zero if there is none
-	marks    []mark    // the last one is open
-	marked   uint32    // marks that were reached
-	single   uint64    // up to this number one message to a frame: a batch was too big
-	ruled    [2]int    // slots with a verdict that nobody was told yet are in [from, to)
-	room     int       // payload bytes that they gave up
-	told     int       // verdicts that somebody waited for, since the loop last looked
+	sessions  bool
+	admission *admission
+	stats     *counters
+	born      time.Time
+	slots     fifo.Queue[*Receipt]
+	lo        uint64 // sequence number of the first slot
+	tag       wire.ID
+	next      int    // first slot not sent on this connection
+	maxSent   uint64 // highest number sent in this session epoch
+	bytes     uint64 // payload bytes sent on this connection
+	credit    wire.Credit
+	pending   int       // receipts without an outcome
+	expiry    time.Time // not later than the first TTL to end; zero if there is none
+	marks     []mark    // the last one is open
+	marked    uint32    // marks that were reached
+	single    uint64    // up to this number one message to a frame: a batch was too big
+	ruled     [2]int    // slots with a verdict that nobody was told yet are in [from, to)
+	room      int       // payload bytes that they gave up
+	told      int       // verdicts that somebody waited for, since the loop last looked
 }
 
 // Idle clients share the memory of a few busy ones.
 var slotPool sync.Pool
 
-func newWindow(sessions bool, g *gate, c *counters) *window {
-	w := &window{sessions: sessions, gate: g, stats: c, born: time.Now(), lo: 1, marks: make([]mark, 1)}
+func newWindow(sessions bool, a *admission, c *counters) *window {
+	w := &window{sessions: sessions, admission: a, stats: c, born: time.Now(), lo: 1, marks: make([]mark, 1)}
 	w.slots.Pool = &slotPool
 	return w
 }
@@ -119,7 +119,7 @@ func (w *window) tell() {
 	for head < w.slots.Len() && (*w.slots.At(head)).settled {
 		head++
 	}
-	w.gate.leave(head, w.room)
+	w.admission.release(head, w.room)
 	for _, r := range ruled {
 		if r.untold() && r.tell() {
 			w.told++
@@ -266,7 +266,7 @@ func (w *window) renumber() {
 	w.slots.Reset()
 	w.slots, w.lo = kept, 1
 	w.next, w.maxSent, w.tag, w.single = 0, 0, wire.ID{}, 0
-	w.gate.leave(n, 0)
+	w.admission.release(n, 0)
 }
 
 // lost is the end of a connection. Where the language has no sessions, what

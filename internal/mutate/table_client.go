@@ -145,8 +145,8 @@ var ofClient = []mutation{
 	{
 		name:    "window: an outcome is told before the room is free",
 		file:    "window.go",
-		search:  "\tw.gate.leave(head, w.room)\n",
-		replace: "\tdefer w.gate.leave(head, w.room)\n",
+		search:  "\tw.admission.release(head, w.room)\n",
+		replace: "\tdefer w.admission.release(head, w.room)\n",
 		test:    "-run ^TestRoomIsFreeBeforeTheFirstIsTold$ .",
 		says:    "is full",
 	},
