@@ -8,107 +8,131 @@ import (
 	"github.com/google/uuid"
 )
 
-// Outcome is what became of a published message.
+// Outcome is what became of a published message: Pending at first, then
+// exactly one of the others, for good (docs/protocol.md, section 5).
 type Outcome uint32
 
 const (
-	Pending  Outcome = iota // nothing is known yet
-	Acked                   // the server took responsibility for it
-	Written                 // handed to the network; the dialect has no acknowledgements
-	Rejected                // the server refused it for good
-	Expired                 // its TTL passed before it was sent
-	Unsent                  // never sent, and the client has closed
-	Stored                  // in the outbox: the next client on it sends it
-	Unknown                 // it may or may not have been accepted
+	// Pending means that the outcome is not known yet.
+	Pending Outcome = iota
+	// Acked means that the server has accepted the message.
+	Acked
+	// Written means that the message was handed to the network and that the
+	// dialect has no acknowledgements: nothing more will be known.
+	Written
+	// Rejected means that the server refused the message, that the dialect
+	// cannot encode it, or that it is too big for the server.
+	Rejected
+	// Expired means that PublishOptions.TTL passed before the message was sent.
+	Expired
+	// Unsent means that the client ended before the message was sent. It is
+	// safe to publish it again.
+	Unsent
+	// Stored means that the message is in the outbox: the next client that
+	// opens it sends the message.
+	Stored
+	// Unknown means that the message was sent and may or may not have been
+	// accepted.
+	Unknown
 )
 
-var outcomes = [...]string{"pending", "acked", "written", "rejected", "expired", "unsent", "stored", "unknown"}
+var outcomeNames = [...]string{"pending", "acked", "written", "rejected", "expired", "unsent", "stored", "unknown"}
 
 func (o Outcome) String() string {
-	if int(o) < len(outcomes) {
-		return outcomes[o]
+	if int(o) < len(outcomeNames) {
+		return outcomeNames[o]
 	}
 	return "outcome ?"
 }
 
-// Ack is the good end of a message: Acked or Written.
+// Ack is the result of Send and Receipt.Wait.
 type Ack struct {
-	ID      uuid.UUID
+	// ID is the id of the message, as in Receipt.ID.
+	ID uuid.UUID
+	// Outcome is Acked or Written when the error is nil, Pending when the outcome
+	// is not known yet, and otherwise what the error describes.
 	Outcome Outcome
 }
 
 // Receipt follows one published message to its outcome. It is safe for
-// concurrent use.
+// concurrent use and remains valid after the client has closed.
 type Receipt struct {
 	id      uuid.UUID
 	topic   string
-	payload []byte // holds room in the window; let go with the outcome
-	extra   *extra // nil for most
+	payload []byte          // nil once the outcome is decided, which frees its room in the window
+	details *receiptDetails // nil for most messages
 
 	// Owned by the loop.
-	sent    int64   // when it was first handed to the network, by the window's clock; 0: never
-	mark    uint32  // the Flush that waits for it
-	verdict Outcome // the outcome, before anybody is told
-	settled bool    // the server needs to hear nothing more of it
-	atLeast bool
+	firstSent   int64   // when the message was first handed to the network, as window.timestamp; 0: never
+	flushPoint  uint32  // number of the flush point that counts the message
+	decided     Outcome // the outcome, before publishOutcome makes it visible
+	settled     bool    // the server needs to learn nothing more about the message
+	atLeastOnce bool
 
-	state atomic.Uint32 // the Outcome; awaited while somebody waits for it
-	done  atomic.Pointer[signal]
+	outcome    atomic.Uint32 // the Outcome that callers see, or awaited
+	doneSignal atomic.Pointer[outcomeSignal]
 }
 
-// shortReceipt is a receipt with its short payload: one allocation, as small as
-// the two would be. A caller who keeps the receipt keeps these bytes.
-type shortReceipt struct {
+// inlineReceipt is a Receipt together with its payload, in one allocation. The
+// bytes live as long as the receipt does.
+type inlineReceipt struct {
 	Receipt
-	payload [shortPayload]byte
+	inline [maxInlinePayload]byte
 }
 
-const shortPayload = 64
+const maxInlinePayload = 64
 
-// extra is what few messages have.
-type extra struct {
-	kind    string // content type
-	header  map[string]string
-	ttl     time.Duration
-	expires time.Time
-	err     error // written before the outcome
+// receiptDetails are the parts of a Receipt that few messages have.
+type receiptDetails struct {
+	contentType string
+	header      map[string]string
+	ttl         time.Duration
+	expires     time.Time
+	err         error // set before the outcome is published
 }
 
-type signal struct{ c chan struct{} }
+// outcomeSignal is closed with the outcome. Done makes it for its first caller.
+type outcomeSignal struct{ closed chan struct{} }
 
-// awaited is the state of a receipt whose done has to be closed.
+// awaited is the value of Receipt.outcome while the outcome is Pending and
+// doneSignal has to be closed.
 const awaited = uint32(Pending) | 1<<31
 
-// ID is the message's id: the one given in PublishOptions, or a new UUIDv7.
+// ID returns the id of the message: PublishOptions.ID, or the new UUIDv7 that
+// the client chose.
 func (r *Receipt) ID() uuid.UUID { return r.id }
 
-// Done is closed when the outcome is known.
+// Done returns a channel that is closed when the outcome is known: at the
+// latest when the client ends.
 func (r *Receipt) Done() <-chan struct{} {
-	if s := r.done.Load(); s != nil {
-		return s.c
+	if s := r.doneSignal.Load(); s != nil {
+		return s.closed
 	}
-	s := &signal{make(chan struct{})}
-	if !r.done.CompareAndSwap(nil, s) {
-		return r.done.Load().c
+	s := &outcomeSignal{make(chan struct{})}
+	if !r.doneSignal.CompareAndSwap(nil, s) {
+		return r.doneSignal.Load().closed
 	}
-	if !r.state.CompareAndSwap(uint32(Pending), awaited) {
-		close(s.c) // whoever told the outcome saw nobody waiting
+	if !r.outcome.CompareAndSwap(uint32(Pending), awaited) {
+		close(s.closed) // publishOutcome came first and had no channel to close
 	}
-	return s.c
+	return s.closed
 }
 
-// Outcome is what is known now. It changes once, from Pending.
+// Outcome returns what is known now. It does not block and changes only once,
+// from Pending.
 func (r *Receipt) Outcome() Outcome {
-	s := r.state.Load()
-	if s == awaited {
+	o := r.outcome.Load()
+	if o == awaited {
 		return Pending
 	}
-	return Outcome(s)
+	return Outcome(o)
 }
 
-// Wait blocks until the outcome is known or ctx ends; ctx ends the waiting, not
-// the message. The error is nil for Acked and Written, else an *Error that
-// wraps ErrRejected, ErrExpired, ErrUnsent or ErrOutcomeUnknown, or ctx's error.
+// Wait blocks until the outcome is known or ctx ends. The error is nil for
+// Acked and Written, and otherwise an *Error that wraps ErrRejected,
+// ErrExpired, ErrUnsent or ErrOutcomeUnknown. If ctx ends first, it is ctx's
+// error: the message stays on its way, and Wait may be called again. Every
+// outcome is known once the client has ended.
 func (r *Receipt) Wait(ctx context.Context) (Ack, error) {
 	if r.Outcome() == Pending {
 		if ctx.Done() == nil {
@@ -122,20 +146,21 @@ func (r *Receipt) Wait(ctx context.Context) (Ack, error) {
 		}
 	}
 	a := Ack{ID: r.id, Outcome: r.Outcome()}
-	if r.extra != nil {
-		return a, r.extra.err
+	if r.details != nil {
+		return a, r.details.err
 	}
 	return a, nil
 }
 
-// untold reports whether there is a verdict that nobody knows of.
-func (r *Receipt) untold() bool { return r.verdict != Pending && r.Outcome() == Pending }
+// unpublished reports whether the outcome is decided but not yet visible.
+func (r *Receipt) unpublished() bool { return r.decided != Pending && r.Outcome() == Pending }
 
-// tell makes the verdict known and reports whether somebody waited for it.
-func (r *Receipt) tell() bool {
-	if r.state.Swap(uint32(r.verdict)) != awaited {
+// publishOutcome makes the outcome visible and reports whether a caller waited
+// for it.
+func (r *Receipt) publishOutcome() bool {
+	if r.outcome.Swap(uint32(r.decided)) != awaited {
 		return false
 	}
-	close(r.done.Load().c)
+	close(r.doneSignal.Load().closed)
 	return true
 }

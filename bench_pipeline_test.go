@@ -138,11 +138,11 @@ func uplink(b *testing.B, publish func(*Client) (int, error)) {
 		for _, e := range events {
 			e.apply(l)
 		}
-		s.ops, s.messages = l.window.batch(s.ops, s.messages, l.now, batchBytes)
+		s.ops, s.messages = l.window.nextBatch(s.ops, s.messages, l.now, batchBytes)
 		through := l.encode(s.ops, frames)
 		s.reset()
 		frames.Reset()
-		if err := l.window.ack(&wire.Ack{To: through}); err != nil || l.window.pending != 0 {
+		if err := l.window.acknowledge(&wire.Ack{To: through}); err != nil || l.window.pending != 0 {
 			b.Fatal(err, l.window.pending)
 		}
 	}

@@ -35,14 +35,14 @@ func (r *Receipt) apply(l *loop) {
 // flush closes done when every message admitted before it has its outcome.
 type flush struct{ done chan struct{} }
 
-func (e flush) apply(l *loop) { l.window.mark(e.done) }
+func (e flush) apply(l *loop) { l.window.addFlushPoint(e.done) }
 
 type pendingQuery struct{ reply chan []*Receipt }
 
 func (e pendingQuery) apply(l *loop) {
 	var rs []*Receipt
 	for _, r := range l.window.slots.All() {
-		if r.verdict == Pending {
+		if r.decided == Pending {
 			rs = append(rs, r)
 		}
 	}
@@ -194,7 +194,7 @@ func (l *loop) hear(ev *wire.Event) {
 		l.welcome(ev.Ready)
 	case wire.EventAck:
 		open := l.window.pending
-		if err := l.window.ack(ev.Ack); err != nil {
+		if err := l.window.acknowledge(ev.Ack); err != nil {
 			l.fault(err)
 			return
 		}

@@ -80,11 +80,11 @@ func (b *inbox) close() []event {
 // is not waited for, and where the processor is busy with others nobody is for
 // long.
 func (l *loop) gather() {
-	n, told := l.c.inbox.wait(), l.window.told
-	if l.window.told = 0; told < 2 {
+	n, woken := l.c.inbox.wait(), l.window.woken
+	if l.window.woken = 0; woken < 2 {
 		return
 	}
-	for began := time.Now(); n < told && time.Since(began) < gatherAtMost; {
+	for began := time.Now(); n < woken && time.Since(began) < gatherAtMost; {
 		runtime.Gosched()
 		more := l.c.inbox.wait()
 		if more == n {

@@ -130,7 +130,7 @@ func (l *loop) arm() time.Duration {
 			next = t
 		}
 	}
-	at(l.window.expiry)
+	at(l.window.nextExpiry)
 	if max := l.c.cfg.Backoff.MaxElapsed; max > 0 && !l.lost.IsZero() {
 		at(l.lost.Add(max))
 	}

@@ -296,7 +296,7 @@ func (l *loop) fail(f *wire.Failure) {
 	why := cause(f, d)
 	l.state.Cause = why
 	if d.TooBig && l.ready {
-		l.window.tooBig()
+		l.window.frameTooBig()
 	}
 	l.disconnect(0, "")
 	if l.lost.IsZero() {
@@ -364,7 +364,7 @@ func (l *loop) earliest() time.Time { return later(l.tried.Add(minBetweenAttempt
 // positions is a fingerprint of everything that moves when a connection gets
 // anywhere.
 func (l *loop) positions() uint64 {
-	sum := l.window.lo
+	sum := l.window.firstSeq
 	for _, s := range l.registry.subs {
 		s.queue.mu.Lock()
 		sum += s.queue.received + s.queue.gaps + s.queue.resets
@@ -396,7 +396,7 @@ func (l *loop) disconnect(code uint16, reason string) {
 	}
 	l.conn, l.codec, l.ready, l.writing = nil, nil, false, false
 	l.pingAt, l.stableAt, l.handshakeBy, l.closeBy = time.Time{}, time.Time{}, time.Time{}, time.Time{}
-	l.window.lost()
+	l.window.connectionLost()
 	for _, s := range l.registry.subs {
 		s.queue.fence()
 		if st := s.state.Load(); st.Phase == SubLive {

@@ -203,8 +203,8 @@ func TestRoomIsFreeBeforeTheFirstIsTold(t *testing.T) {
 			}
 			found <- err
 		}()
-		w.settleTo(many, Acked)
-		w.tell()
+		w.settleThrough(many, Acked)
+		w.publishOutcomes()
 		if err := <-found; err != nil {
 			t.Error(err)
 		}
@@ -224,7 +224,7 @@ func TestBatchSharesLittleMemory(t *testing.T) {
 		var block []byte
 		for i := range ms {
 			n, before := len(ms[i].Payload), len(block)
-			payload, rest := cut(block, ms[i:])
+			payload, rest := allocatePayload(block, ms[i:])
 			if len(payload) != n || cap(payload) != n {
 				t.Fatalf("seed %d: %d bytes of room %d for a payload of %d", seed, len(payload), cap(payload), n)
 			}

@@ -226,7 +226,7 @@ type Stats struct {
 type counters struct {
 	attempts, connections, resumes  atomic.Uint64
 	published, resent               atomic.Uint64
-	outcomes                        [len(outcomes)]atomic.Uint64
+	outcomes                        [len(outcomeNames)]atomic.Uint64
 	bytesWritten, bytesRead, frames atomic.Uint64
 	plainFrames                     atomic.Bool
 }

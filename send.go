@@ -25,7 +25,7 @@ func (l *loop) flush() {
 	l.ops = nil
 	if l.ready {
 		ops = l.askMore(ops)
-		ops, lent.messages = l.window.batch(ops, lent.messages, l.now, batchBytes)
+		ops, lent.messages = l.window.nextBatch(ops, lent.messages, l.now, batchBytes)
 		if len(ops) == 0 && len(frames.List) == 0 && l.idle() && l.shutdown {
 			if l.bye || !l.c.cfg.traits.Fin {
 				l.end(nil)
@@ -63,7 +63,7 @@ type say struct {
 	messages []wire.Message // of the ops that publish
 }
 
-// reset empties s for window.batch, which sets what most messages have. To
+// reset empties s for window.nextBatch, which sets what most messages have. To
 // clear all of it costs more while the garbage collector is at work.
 func (s *say) reset() {
 	for i := range s.ops {
@@ -147,7 +147,7 @@ func (l *loop) encode(ops []wire.Op, out *wire.Frames) (through uint64) {
 		}
 		switch bad := &ops[n]; bad.Kind {
 		case wire.OpPublish:
-			if !l.window.unencodable(bad.Message.Seq, oe.Err, l.now) {
+			if !l.window.rejectUnencodable(bad.Message.Seq, oe.Err, l.now) {
 				l.fault(&wire.CodeError{Code: 1002, Reason: "dialect cannot encode"})
 			}
 			l.again = true
