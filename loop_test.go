@@ -182,22 +182,22 @@ func (o *impatience) Observe(e Event) {
 	}
 }
 
-// Whoever learns of the first of many outcomes finds all of them counted and
-// their room free, while the others are still being told.
-func TestRoomIsFreeBeforeTheFirstIsTold(t *testing.T) {
+// A caller that learns of the first of many outcomes finds all of them counted
+// and their room free, while the others are still being published.
+func TestRoomIsFreeBeforeTheFirstOutcome(t *testing.T) {
 	const many = 100_000
 	for range 3 {
-		g, stats := new(admission), new(counters)
-		w := newWindow(true, g, stats)
+		a, stats := new(admission), new(counters)
+		w := newWindow(true, a, stats)
 		receipts := make([]Receipt, many)
 		for i := range receipts {
 			w.add(&receipts[i])
 		}
-		told := receipts[0].Done()
+		first := receipts[0].Done()
 		found := make(chan error)
 		go func() {
-			<-told
-			err := g.acquire(context.Background(), many, 0, false)
+			<-first
+			err := a.acquire(context.Background(), many, 0, false)
 			if n := stats.outcomes[Acked].Load(); n != many {
 				err = fmt.Errorf("%d of %d are counted, room: %w", n, many, err)
 			}

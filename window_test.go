@@ -15,8 +15,9 @@ import (
 	"github.com/limpet-go/limpet/wire/native"
 )
 
-// A refusal of the server is told as what it is.
-func TestRefusalsAreTold(t *testing.T) {
+// A rejection by the server and an outcome that it does not know are reported
+// as what they are, with the code of the server.
+func TestRejectionsAreReported(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		srv := limpettest.NewServer(t, &limpettest.ServerOptions{Server: &server.Options{Hooks: server.Hooks{
 			OnPublish: func(_ context.Context, _ server.Principal, m server.Message) error {
@@ -146,7 +147,8 @@ func TestLostSessionRenumbers(t *testing.T) {
 	}
 }
 
-// The window of the server holds, however large the client's own is.
+// The client stays within the credit of the server, however large its own
+// window is.
 func TestUplinkCreditHolds(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		srv := limpettest.NewServer(t, &limpettest.ServerOptions{

@@ -2,7 +2,7 @@ package main
 
 const (
 	soak        = "-run ^TestSoak$ . -args -seeds=2"
-	windowTests = "-run ^Test(RefusalsAreTold|SelectiveAckIsNotSentAgain|LostSessionRenumbers|UplinkCreditHolds)$ ."
+	windowTests = "-run ^Test(RejectionsAreReported|SelectiveAckIsNotSentAgain|LostSessionRenumbers|UplinkCreditHolds)$ ."
 )
 
 // ofClient: the envelope of reconnection (docs/reconnect.md, section 1) and the promises that
@@ -103,7 +103,7 @@ var ofClient = []mutation{
 		test:    "-run ^TestResumeInANewClient$ .",
 	},
 	{
-		name:    "window: the server's credit is not kept",
+		name:    "window: the server's credit is not respected",
 		file:    "window.go",
 		search:  "if seq > w.credit.N || w.bytesSent >= w.credit.Bytes && len(r.payload) > 0 {",
 		replace: "if seq > w.credit.N+1<<40 {",
@@ -140,14 +140,14 @@ var ofClient = []mutation{
 		search:  "w.settle(i, Rejected, &Error{Op: opReceipt, Class: ClassOutcome, Code: int(reject.Code)",
 		replace: "w.settle(i, Acked, &Error{Op: opReceipt, Class: ClassOutcome, Code: int(reject.Code)",
 		test:    windowTests,
-		says:    "FAIL: TestRefusalsAreTold",
+		says:    "FAIL: TestRejectionsAreReported",
 	},
 	{
-		name:    "window: an outcome is told before the room is free",
+		name:    "window: an outcome is visible before the room is free",
 		file:    "window.go",
 		search:  "\tw.admission.release(head, w.freedBytes)\n",
 		replace: "\tdefer w.admission.release(head, w.freedBytes)\n",
-		test:    "-run ^TestRoomIsFreeBeforeTheFirstIsTold$ .",
+		test:    "-run ^TestRoomIsFreeBeforeTheFirstOutcome$ .",
 		says:    "is full",
 	},
 	{
