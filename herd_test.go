@@ -57,7 +57,7 @@ func (o *ours) again(_ time.Duration, why *wire.Failure) time.Duration {
 	if why.Err == context.DeadlineExceeded {
 		o.timedOut()
 	}
-	d := judge(opinionated{}, why)
+	d := decide(opinionated{}, why)
 	return max(o.next(d, o.spread), d.After)
 }
 

@@ -292,8 +292,8 @@ func (l *loop) welcome(r *wire.Ready) {
 // fail ends an attempt or the present connection and decides what comes next.
 func (l *loop) fail(f *wire.Failure) {
 	f.Attempt = l.policy.k + 1
-	d := judge(l.c.cfg.Dialect, f)
-	why := cause(f, d)
+	d := decide(l.c.cfg.Dialect, f)
+	why := failureError(f, d)
 	l.state.Cause = why
 	if d.TooBig && l.ready {
 		l.window.frameTooBig()
@@ -302,19 +302,19 @@ func (l *loop) fail(f *wire.Failure) {
 	if l.lost.IsZero() {
 		l.lost = l.now
 	}
-	if d.strike {
+	if d.violation {
 		if now := l.positions(); l.strikes > 0 && now == l.progress {
 			l.strikes++
 		} else {
 			l.strikes, l.progress = 1, now
 		}
-		if l.strikes >= maxStrikes {
+		if l.strikes >= maxViolations {
 			l.end(&PermanentError{d.class, why})
 			return
 		}
 	}
 	if l.goAway > 0 {
-		d.After, d.window = max(d.After, l.goAway), l.spread
+		d.After, d.slotWindow = max(d.After, l.goAway), l.spread
 		l.goAway = 0
 	}
 	l.notUntil = l.now.Add(d.After)

@@ -122,7 +122,7 @@ func (p *policy) failed(floor int) (draw time.Duration) {
 // next counts one more failure and draws the wait before the next attempt. A
 // slot given by the server replaces the draw and is never undercut.
 func (p *policy) next(d decision, spread time.Duration) time.Duration {
-	draw := p.failed(d.floor)
+	draw := p.failed(d.minFailures)
 	v := p.bound()
 	if d.atCap {
 		v = max(v, p.o.Max)
@@ -130,7 +130,7 @@ func (p *policy) next(d decision, spread time.Duration) time.Duration {
 	spread = min(spread, maxSpread)
 	switch {
 	case d.After > 0:
-		return d.After + uniform(max(d.After/10, d.window))
+		return d.After + uniform(max(d.After/10, d.slotWindow))
 	case p.k == 1 && !d.atCap && p.o.First < 0 && spread == 0:
 		return 0
 	case p.k == 1 && !d.atCap:
