@@ -50,7 +50,8 @@ var (
 	// ErrHeartbeat means that the peer was silent for 2.5 heartbeat intervals, or
 	// did not finish the handshake within 10 seconds.
 	ErrHeartbeat = errors.New("nothing received from the peer for too long")
-	// ErrStalled means that the peer did not read for too long.
+	// ErrStalled means that the peer did not read: no byte of a write was taken
+	// for 15 seconds.
 	ErrStalled = errors.New("nothing could be written to the peer for too long")
 	// ErrRedirect means that the server answered the upgrade with a redirect.
 	ErrRedirect = errors.New("server redirects and redirects are not followed; use the final URL")
