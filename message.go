@@ -42,8 +42,36 @@ func (k Kind) String() string {
 // Its fields are Epoch, Offset and Tag, see wire.Position.
 type Position = wire.Position
 
-// Cause says why messages are missing or why a stream was reset.
+// Cause says why messages are missing or why a stream was reset. It is one of
+// the constants below; a server may send others.
 type Cause = wire.Cause
+
+const (
+	// CauseUnknown means that the server gave no reason.
+	CauseUnknown = wire.CauseUnknown
+	// CauseExpired means that the messages are older than the server keeps them.
+	CauseExpired = wire.CauseExpired
+	// CauseTrimmed means that the log of the server was trimmed.
+	CauseTrimmed = wire.CauseTrimmed
+	// CauseDropped means that the server dropped the messages.
+	CauseDropped = wire.CauseDropped
+	// CauseForbidden means that the subscriber may not read the messages.
+	CauseForbidden = wire.CauseForbidden
+	// CauseEpoch means that the server has a new log: its positions are not
+	// comparable with earlier ones.
+	CauseEpoch = wire.CauseEpoch
+	// CauseDiverged means that the log holds another message at the position.
+	CauseDiverged = wire.CauseDiverged
+	// CauseAhead means that the position is beyond the end of the log.
+	CauseAhead = wire.CauseAhead
+	// CauseUnverifiable means that it cannot be proved that nothing is missing.
+	CauseUnverifiable = wire.CauseUnverifiable
+	// CauseLost means that a sequence number is missing in the stream.
+	CauseLost = wire.CauseLost
+	// CauseOverflow means that the client dropped the messages, since
+	// Delivery.Overflow says so.
+	CauseOverflow = wire.CauseOverflow
+)
 
 // Loss describes a Gap or a Reset.
 type Loss struct {
