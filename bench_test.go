@@ -120,9 +120,9 @@ func uplink(b *testing.B, publish func(*Client) (int, error)) {
 	c.cfg.Dialect = native.New(nil)
 	c.cfg.traits = c.cfg.Dialect.Traits()
 	c.cfg.Window = Window{Messages: 4096, Bytes: 1 << 20}
-	c.gate.messages, c.gate.bytes = c.cfg.Window.Messages, c.cfg.Window.Bytes
+	c.admission.freeMessages, c.admission.freeBytes = c.cfg.Window.Messages, c.cfg.Window.Bytes
 	c.inbox.arrived.L = &c.inbox.mu
-	l := &loop{c: c, window: newWindow(true, &c.gate, &c.counters), now: time.Now()}
+	l := &loop{c: c, window: newWindow(true, &c.admission, &c.counters), now: time.Now()}
 	l.window.credit = wire.Credit{N: math.MaxUint64, Bytes: math.MaxUint64}
 	k := &link{codec: codec}
 	frames, s := new(wire.Frames), new(encodeArgs)
@@ -142,11 +142,11 @@ func uplink(b *testing.B, publish func(*Client) (int, error)) {
 		for _, e := range events {
 			e.apply(l)
 		}
-		s.ops, s.messages = l.window.batch(s.ops, s.messages, l.now, maxWriteBytes)
+		s.ops, s.messages = l.window.nextBatch(s.ops, s.messages, l.now, maxWriteBytes)
 		through := l.encode(k, s.ops, frames)
 		s.reset()
 		frames.Reset()
-		if err := l.window.ack(&wire.Ack{To: through}); err != nil || l.window.pending != 0 {
+		if err := l.window.acknowledge(&wire.Ack{To: through}); err != nil || l.window.pending != 0 {
 			b.Fatal(err, l.window.pending)
 		}
 	}

@@ -92,7 +92,7 @@ type link struct {
 
 func newLoop(c *Client) *loop {
 	l := &loop{c: c, policy: newPolicy(c.cfg.Backoff, c.cfg.DialTimeout)}
-	l.window = newWindow(c.cfg.traits.Sessions, &c.gate, &c.counters)
+	l.window = newWindow(c.cfg.traits.Sessions, &c.admission, &c.counters)
 	l.registry = registry{traits: &c.cfg.traits, routes: &c.routes}
 	l.state = c.state.Load()
 	l.timer = time.AfterFunc(forever, func() { c.inbox.post(elapsed{}) })
@@ -134,8 +134,8 @@ func (l *loop) run() {
 // it yields to them for at most gatherTimeout, so that what they publish next
 // leaves in one write. It does not wait for a single caller.
 func (l *loop) gather() {
-	n, woken := l.c.inbox.await(), l.window.told
-	if l.window.told = 0; woken < 2 {
+	n, woken := l.c.inbox.await(), l.window.woken
+	if l.window.woken = 0; woken < 2 {
 		return
 	}
 	for began := time.Now(); n < woken && time.Since(began) < gatherTimeout; {
@@ -223,7 +223,7 @@ func (l *loop) end(err error) {
 	if err == nil {
 		l.state.Cause = closed
 	}
-	l.c.gate.close(l.state.Cause)
+	l.c.admission.close(l.state.Cause)
 	code := l.c.cfg.traits.CloseCode
 	if code == 0 {
 		code = 1000

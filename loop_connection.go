@@ -152,22 +152,22 @@ func (k *link) stage() wire.Stage {
 // next.
 func (l *loop) fail(k *link, f *wire.Failure) {
 	f.Attempt = l.policy.failures + 1
-	d := judge(l.c.cfg.Dialect, f)
-	why := cause(f, d)
+	d := decide(l.c.cfg.Dialect, f)
+	why := failureError(f, d)
 	l.state.Cause = why
 	if d.TooBig && k != nil && k.ready && l.link == k {
-		l.window.tooBig()
+		l.window.frameTooBig()
 	}
 	l.disconnect(k, 0, "")
 	if l.disconnectedAt.IsZero() {
 		l.disconnectedAt = l.now
 	}
-	if d.strike && l.countViolation() >= maxViolations {
+	if d.violation && l.countViolation() >= maxViolations {
 		l.end(&PermanentError{d.class, why})
 		return
 	}
 	if l.goAwayDelay > 0 {
-		d.After, d.window = max(d.After, l.goAwayDelay), l.spread
+		d.After, d.slotWindow = max(d.After, l.goAwayDelay), l.spread
 		l.goAwayDelay = 0
 	}
 	l.earliestRetry = l.now.Add(d.After)
@@ -213,7 +213,7 @@ func (l *loop) countViolation() int {
 
 // progressCount changes whenever a connection gets anywhere.
 func (l *loop) progressCount() uint64 {
-	sum := l.window.lo
+	sum := l.window.firstSeq
 	for _, s := range l.registry.subs {
 		s.queue.mu.Lock()
 		sum += s.queue.received + s.queue.gaps + s.queue.resets
@@ -245,7 +245,7 @@ func (l *loop) disconnect(k *link, code uint16, reason string) {
 		return
 	}
 	l.link = nil
-	l.window.lost()
+	l.window.connectionLost()
 	for _, s := range l.registry.subs {
 		s.queue.fence()
 		if st := s.state.Load(); st.Phase == SubLive {

@@ -135,7 +135,7 @@ func (l *loop) untilNextDeadline() time.Duration {
 			next = t
 		}
 	}
-	at(l.window.expiry)
+	at(l.window.nextExpiry)
 	if limit := l.c.cfg.Backoff.MaxElapsed; limit > 0 && !l.disconnectedAt.IsZero() {
 		at(l.disconnectedAt.Add(limit))
 	}

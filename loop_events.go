@@ -94,7 +94,7 @@ func (l *loop) handle(k *link, ev *wire.Event) {
 		l.welcome(k, ev.Ready)
 	case wire.EventAck:
 		open := l.window.pending
-		if err := l.window.ack(ev.Ack); err != nil {
+		if err := l.window.acknowledge(ev.Ack); err != nil {
 			l.violated(k, err)
 			return
 		}
@@ -267,7 +267,7 @@ func (r *Receipt) apply(l *loop) {
 // flush closes done when every message admitted before it has its outcome.
 type flush struct{ done chan struct{} }
 
-func (e flush) apply(l *loop) { l.window.mark(e.done) }
+func (e flush) apply(l *loop) { l.window.addFlushPoint(e.done) }
 
 // listPending replies with the receipts that have no outcome.
 type listPending struct{ reply chan []*Receipt }
@@ -275,7 +275,7 @@ type listPending struct{ reply chan []*Receipt }
 func (e listPending) apply(l *loop) {
 	var rs []*Receipt
 	for _, r := range l.window.slots.All() {
-		if r.verdict == Pending {
+		if r.decided == Pending {
 			rs = append(rs, r)
 		}
 	}
@@ -367,7 +367,7 @@ func (shutdown) apply(l *loop) {
 		return
 	}
 	l.shutdown = true
-	l.c.gate.close(&Error{Op: "client", Class: ClassClosed, Err: ErrClosed})
+	l.c.admission.close(&Error{Op: "client", Class: ClassClosed, Err: ErrClosed})
 	for _, s := range append([]*Subscription(nil), l.registry.subs...) {
 		l.releaseSub(s)
 		s.queue.finish(nil)

@@ -28,7 +28,7 @@ func (l *loop) startWrite() {
 	k.ops = nil
 	if k.ready {
 		ops = l.askForMore(k, ops)
-		ops, args.messages = l.window.batch(ops, args.messages, l.now, maxWriteBytes)
+		ops, args.messages = l.window.nextBatch(ops, args.messages, l.now, maxWriteBytes)
 		if len(ops) == 0 && len(frames.List) == 0 && l.nothingPending() && l.shutdown {
 			if k.byeSent || !l.c.cfg.traits.Fin {
 				l.end(nil)
@@ -65,7 +65,7 @@ type encodeArgs struct {
 	messages []wire.Message // of the ops that publish
 }
 
-// reset empties a for window.batch, which sets what most messages have.
+// reset empties a for window.nextBatch, which sets what most messages have.
 // Clearing all of it costs more while the garbage collector is at work.
 func (a *encodeArgs) reset() {
 	for i := range a.ops {
@@ -150,7 +150,7 @@ func (l *loop) encode(k *link, ops []wire.Op, out *wire.Frames) (through uint64)
 		}
 		switch bad := &ops[n]; bad.Kind {
 		case wire.OpPublish:
-			if !l.window.unencodable(bad.Message.Seq, oe.Err, l.now) {
+			if !l.window.rejectUnencodable(bad.Message.Seq, oe.Err, l.now) {
 				l.violated(k, &wire.CodeError{Code: 1002, Reason: "dialect cannot encode"})
 			}
 			k.unencoded = true

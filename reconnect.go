@@ -86,7 +86,7 @@ func (p *policy) countFailure(floor int) (draw time.Duration) {
 // A slot given by the server replaces the draw; the wait is never shorter than
 // the slot.
 func (p *policy) nextDelay(d decision, spread time.Duration) time.Duration {
-	draw := p.countFailure(d.floor)
+	draw := p.countFailure(d.minFailures)
 	v := p.delayBound()
 	if d.atCap {
 		v = max(v, p.options.Max)
@@ -94,7 +94,7 @@ func (p *policy) nextDelay(d decision, spread time.Duration) time.Duration {
 	spread = min(spread, maxSpread)
 	switch {
 	case d.After > 0:
-		return d.After + uniform(max(d.After/10, d.window))
+		return d.After + uniform(max(d.After/10, d.slotWindow))
 	case p.failures == 1 && !d.atCap && p.options.First < 0 && spread == 0:
 		return 0
 	case p.failures == 1 && !d.atCap:

@@ -57,7 +57,7 @@ func (o *ours) again(_ time.Duration, why *wire.Failure) time.Duration {
 	if why.Err == context.DeadlineExceeded {
 		o.extendDialTimeout()
 	}
-	d := judge(opinionated{}, why)
+	d := decide(opinionated{}, why)
 	return max(o.nextDelay(d, o.spread), d.After)
 }
 

@@ -85,7 +85,7 @@ func newTestPolicy() policy {
 // However a failure is counted, the draws keep to the envelope: a refresh, an
 // immediate retry, a floor of three, the cap.
 func TestPolicyEnvelopeAfterAnyMixture(t *testing.T) {
-	capped, overloaded, plain := decision{atCap: true}, decision{floor: 3}, decision{}
+	capped, overloaded, plain := decision{atCap: true}, decision{minFailures: 3}, decision{}
 	for name, mixture := range map[string][]any{
 		"skipped":             {"skip", plain, plain, plain},
 		"skipped over 20":     {"nineteen", "skip", plain, plain},
@@ -136,7 +136,7 @@ func (d opinionated) Verdict(wire.Failure) wire.Verdict { return d.verdict }
 func TestVerdictKeepsTheSlotOfTheServer(t *testing.T) {
 	f := &wire.Failure{Stage: wire.StageUpgrade, Status: 503, Header: http.Header{"Retry-After": {"90"}}}
 	for action := wire.ActionDefault; action <= wire.ActionNewSession; action++ {
-		if d := judge(opinionated{verdict: wire.Verdict{Action: action}}, f); d.After != 90*time.Second {
+		if d := decide(opinionated{verdict: wire.Verdict{Action: action}}, f); d.After != 90*time.Second {
 			t.Errorf("%v: waits %v, the server wants 90 s", action, d.After)
 		}
 	}
@@ -148,7 +148,7 @@ func TestPolicyGoAwaySpreads(t *testing.T) {
 	p := newPolicy(Backoff{First: 500 * time.Millisecond, Initial: 500 * time.Millisecond, Max: 15 * time.Second, Multiplier: 1.5}, 10*time.Second)
 	var longest time.Duration
 	for range 200 {
-		d := decision{window: 30 * time.Second}
+		d := decision{slotWindow: 30 * time.Second}
 		d.After = 40 * time.Second
 		wait := p.nextDelay(d, 0)
 		if wait < 40*time.Second || wait > 70*time.Second {

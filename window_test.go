@@ -7,29 +7,29 @@ import (
 	"testing"
 )
 
-// Whoever learns of the first of many outcomes finds all of them counted and
-// their room free, while the others are still being told.
-func TestRoomIsFreeBeforeTheFirstIsTold(t *testing.T) {
+// A caller that learns of the first of many outcomes finds all of them counted
+// and their room free, while the others are still being published.
+func TestRoomIsFreeBeforeTheFirstOutcome(t *testing.T) {
 	const many = 100_000
 	for range 3 {
-		g, stats := new(gate), new(counters)
+		g, stats := new(admission), new(counters)
 		w := newWindow(true, g, stats)
 		receipts := make([]Receipt, many)
 		for i := range receipts {
 			w.add(&receipts[i])
 		}
-		told := receipts[0].Done()
+		first := receipts[0].Done()
 		found := make(chan error)
 		go func() {
-			<-told
-			err := g.enter(context.Background(), many, 0, false)
+			<-first
+			err := g.acquire(context.Background(), many, 0, false)
 			if n := stats.outcomes[Acked].Load(); n != many {
 				err = fmt.Errorf("%d of %d are counted, room: %w", n, many, err)
 			}
 			found <- err
 		}()
-		w.settleTo(many, Acked)
-		w.tell()
+		w.settleThrough(many, Acked)
+		w.publishOutcomes()
 		if err := <-found; err != nil {
 			t.Error(err)
 		}
@@ -49,7 +49,7 @@ func TestBatchSharesLittleMemory(t *testing.T) {
 		var block []byte
 		for i := range ms {
 			n, before := len(ms[i].Payload), len(block)
-			payload, rest := cut(block, ms[i:])
+			payload, rest := allocatePayload(block, ms[i:])
 			if len(payload) != n || cap(payload) != n {
 				t.Fatalf("seed %d: %d bytes of room %d for a payload of %d", seed, len(payload), cap(payload), n)
 			}

@@ -9,7 +9,6 @@ import (
 
 	"github.com/limpet-go/limpet"
 	"github.com/limpet-go/limpet/limpettest"
-	"github.com/limpet-go/limpet/wire"
 	"github.com/limpet-go/limpet/wire/feed"
 )
 
@@ -227,7 +226,7 @@ func (g *generator) checkQuotes(topic string, connections uint64) {
 	reset := true
 	for i, m := range *g.streams[topic] {
 		switch {
-		case m.Kind == limpet.Reset && !reset && m.Gap.Cause == wire.CauseUnverifiable:
+		case m.Kind == limpet.Reset && !reset && m.Gap.Cause == limpet.CauseUnverifiable:
 			resets++
 			reset = true
 		case m.Kind == limpet.Snapshot && reset:

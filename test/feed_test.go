@@ -21,7 +21,6 @@ import (
 
 	"github.com/limpet-go/limpet"
 	"github.com/limpet-go/limpet/limpettest"
-	"github.com/limpet-go/limpet/wire"
 	"github.com/limpet-go/limpet/wire/feed"
 	"nhooyr.io/websocket"
 )
@@ -179,7 +178,7 @@ func (x *exchange) numbered(topic string, first uint64, want func(n uint64) stri
 			}
 			next++
 		case m.Kind == limpet.Gap && m.Gap.After.Offset == next-1 && m.Gap.To.Offset >= next &&
-			m.Gap.Count == m.Gap.To.Offset-m.Gap.After.Offset && m.Gap.Cause == wire.CauseLost:
+			m.Gap.Count == m.Gap.To.Offset-m.Gap.After.Offset && m.Gap.Cause == limpet.CauseLost:
 			for ; next <= m.Gap.To.Offset; next++ {
 				gaps = append(gaps, next)
 			}
@@ -411,7 +410,7 @@ func (x *exchange) unnumbered(topic string, want []string) {
 		}
 		ok := string(m.Payload) == want[i] && (m.Kind == limpet.Snapshot) == (m.Type == "snapshot")
 		if want[i] == "" {
-			ok = m.Kind == limpet.Reset && m.Gap.Cause == wire.CauseUnverifiable
+			ok = m.Kind == limpet.Reset && m.Gap.Cause == limpet.CauseUnverifiable
 		}
 		if !ok {
 			x.t.Fatalf("%s: element %d is %v %.100s, want %.100q", topic, i, m.Kind, m.Payload, want[i])

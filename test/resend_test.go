@@ -16,7 +16,7 @@ import (
 )
 
 // A refusal of the server is told as what it is.
-func TestRefusalsAreTold(t *testing.T) {
+func TestRejectionsAreReported(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		srv := limpettest.NewServer(t, &limpettest.ServerOptions{Server: &server.Options{Hooks: server.Hooks{
 			OnPublish: func(_ context.Context, _ server.Principal, m server.Message) error {

@@ -2,7 +2,7 @@ package main
 
 const (
 	soak        = "-run ^TestSoak$ ./test -args -seeds=2"
-	windowTests = "-run ^Test(RefusalsAreTold|SelectiveAckIsNotSentAgain|LostSessionRenumbers|UplinkCreditHolds)$ ./test"
+	windowTests = "-run ^Test(RejectionsAreReported|SelectiveAckIsNotSentAgain|LostSessionRenumbers|UplinkCreditHolds)$ ./test"
 )
 
 // ofClient: the envelope of reconnection (docs/reconnect.md, section 1) and the promises that
@@ -26,7 +26,7 @@ var ofClient = []mutation{
 	{
 		name:    "policy: a slot of the server is undercut",
 		file:    "reconnect.go",
-		search:  "return d.After + uniform(max(d.After/10, d.window))",
+		search:  "return d.After + uniform(max(d.After/10, d.slotWindow))",
 		replace: "return uniform(d.After)",
 		test:    "-run ^TestPolicySlotReplacesTheDraw$ .",
 	},
@@ -103,16 +103,16 @@ var ofClient = []mutation{
 		test:    "-run ^TestResumeInANewClient$ .",
 	},
 	{
-		name:    "window: the server's credit is not kept",
-		file:    "ack.go",
-		search:  "if seq > w.credit.N || w.bytes >= w.credit.Bytes && len(r.payload) > 0 {",
+		name:    "window: the server's credit is not respected",
+		file:    "window.go",
+		search:  "if seq > w.credit.N || w.bytesSent >= w.credit.Bytes && len(r.payload) > 0 {",
 		replace: "if seq > w.credit.N+1<<40 {",
 		test:    windowTests,
 		says:    "I13",
 	},
 	{
 		name:    "window: a selective ack is ignored",
-		file:    "ack.go",
+		file:    "window.go",
 		search:  "for _, rg := range a.Ranges {\n\t\tfor",
 		replace: "for _, rg := range a.Ranges[:0] {\n\t\tfor",
 		test:    windowTests,
@@ -120,34 +120,34 @@ var ofClient = []mutation{
 	},
 	{
 		name:    "window: a retransmission has no age",
-		file:    "ack.go",
-		search:  "if m.Resent = !r.atLeast; m.Resent {",
+		file:    "window.go",
+		search:  "if m.Resent = !r.atLeastOnce; m.Resent {",
 		replace: "if m.Resent = false; m.Resent {",
 		test:    windowTests,
 		says:    "without an age",
 	},
 	{
 		name:    "window: a new session keeps the numbers",
-		file:    "ack.go",
-		search:  "w.slots, w.lo = kept, 1\n",
-		replace: "w.slots, w.lo = kept, w.lo\n",
+		file:    "window.go",
+		search:  "w.slots, w.firstSeq = kept, 1\n",
+		replace: "w.slots, w.firstSeq = kept, w.firstSeq\n",
 		test:    windowTests,
 		says:    "FAIL: TestLostSessionRenumbers",
 	},
 	{
 		name:    "window: rejected is acknowledged",
-		file:    "ack.go",
-		search:  "w.settle(i, Rejected, &Error{Op: \"receipt\", Class: ClassOutcome, Code: int(rej.Code)",
-		replace: "w.settle(i, Acked, &Error{Op: \"receipt\", Class: ClassOutcome, Code: int(rej.Code)",
+		file:    "window.go",
+		search:  "w.settle(i, Rejected, &Error{Op: opReceipt, Class: ClassOutcome, Code: int(reject.Code)",
+		replace: "w.settle(i, Acked, &Error{Op: opReceipt, Class: ClassOutcome, Code: int(reject.Code)",
 		test:    windowTests,
-		says:    "FAIL: TestRefusalsAreTold",
+		says:    "FAIL: TestRejectionsAreReported",
 	},
 	{
-		name:    "window: an outcome is told before the room is free",
-		file:    "ack.go",
-		search:  "\tw.gate.leave(head, w.room)\n",
-		replace: "\tdefer w.gate.leave(head, w.room)\n",
-		test:    "-run ^TestRoomIsFreeBeforeTheFirstIsTold$ .",
+		name:    "window: an outcome is visible before the room is free",
+		file:    "window.go",
+		search:  "\tw.admission.release(head, w.freedBytes)\n",
+		replace: "\tdefer w.admission.release(head, w.freedBytes)\n",
+		test:    "-run ^TestRoomIsFreeBeforeTheFirstOutcome$ .",
 		says:    "is full",
 	},
 	{
@@ -173,9 +173,9 @@ var ofClient = []mutation{
 	},
 	{
 		name:    "close: unknown is called unsent",
-		file:    "ack.go",
-		search:  "if r.sent == 0 {\n\t\t\tw.resolve(i, Unsent",
-		replace: "if r.sent >= 0 {\n\t\t\tw.resolve(i, Unsent",
+		file:    "window.go",
+		search:  "if r.firstSent == 0 {\n\t\t\tw.resolve(i, Unsent",
+		replace: "if r.firstSent >= 0 {\n\t\t\tw.resolve(i, Unsent",
 		test:    "-run ^TestCloseGivesEveryMessageItsOutcome$ .",
 	},
 }
