@@ -28,7 +28,7 @@ spec: ## the protocol models, and mutations of them that must fail
 vet-all: ## go vet for linux, darwin and windows
 	.ci/run vet
 
-bench: ## compare with the peers, write docs/performance.md (BENCH="-rows P1,P3 -rounds 3")
+bench: ## compare with the peers, write docs/performance.md (BENCH="-rows P1,P3", or with another checkout: BENCH="-against DIR")
 	cd bench && GOWORK=off go run . $(BENCH)
 
 ci: ## everything, in the order of .ci/run

@@ -28,7 +28,7 @@ func newConn() *conn {
 }
 
 // abandon closes without a close frame, except for the answer to the peer's.
-func (c *conn) abandon() { c.Close(0, "", goodbye) }
+func (c *conn) abandon() { c.Close(0, "", closeFrameTimeout) }
 
 // postSlots bounds the batches of events that the reader posts ahead of the
 // loop. Its lock is a leaf.

@@ -290,7 +290,7 @@ func (s *Subscription) C() <-chan Message {
 	s.startDeliver.Do(func() {
 		s.c = make(chan Message)
 		s.queue.cutter()
-		if !s.client.spawn(&s.client.delivers, s.deliver) {
+		if !s.client.goroutines.spawnDeliverer(s.deliver) {
 			go s.deliver() // the client has ended: what is waiting is still to be had
 		}
 	})

@@ -18,10 +18,10 @@ import (
 
 // dialer makes attempts to connect, one at a time.
 type dialer struct {
-	cfg      *config
-	inbox    *inbox
-	spawn    func(func()) bool
-	authBusy atomic.Bool // a call of Auth has not returned
+	cfg        *config
+	inbox      *inbox
+	goroutines *goroutines
+	authBusy   atomic.Bool // a call of Auth has not returned
 }
 
 // attempt is what the loop tells the dialer about one attempt.
@@ -57,8 +57,8 @@ func (d *dialer) dial(ctx context.Context, a attempt) dialed {
 	if err != nil {
 		return fail(&userError{"Options.Auth", err})
 	}
-	if t := cred.Token.reveal(); len(t) > mostToken || !utf8.ValidString(t) {
-		return fail(&userError{"Options.Auth", fmt.Errorf("a token must be UTF-8 of at most %d bytes", mostToken)})
+	if t := cred.Token.reveal(); len(t) > maxToken || !utf8.ValidString(t) {
+		return fail(&userError{"Options.Auth", fmt.Errorf("a token must be UTF-8 of at most %d bytes", maxToken)})
 	}
 	w := &wire.Attempt{
 		Number: a.number, Session: a.session, Token: cred.Token.reveal(), Subs: a.subs,
@@ -92,7 +92,7 @@ func (d *dialer) dial(ctx context.Context, a attempt) dialed {
 	var failure *wire.Failure
 	c.Conn, failure = socket.Dial(ctx, w, socket.Options{
 		HTTPClient: d.cfg.HTTPClient, ReadLimit: d.cfg.ReadLimit, LibraryFrames: d.cfg.PlainFrames,
-		Go: d.spawn, OnKill: c.slots.close,
+		Go: d.goroutines.spawn, OnKill: c.slots.close,
 	})
 	if failure != nil {
 		failure.Attempt = a.number

@@ -13,12 +13,12 @@ import (
 // subscription goes straight to its queue, in wire order. The loop gets
 // everything else, and what changes a subscription's state.
 type reader struct {
-	conn     *conn
-	codec    wire.Codec
-	routes   *atomic.Pointer[routes]
-	inbox    *inbox
-	counters *counters
-	spawn    func(func()) bool
+	conn       *conn
+	codec      wire.Codec
+	routes     *atomic.Pointer[routes]
+	inbox      *inbox
+	counters   *counters
+	goroutines *goroutines
 
 	names    serverNames
 	wakeRate wakeRate
@@ -31,11 +31,11 @@ func (r *reader) run() {
 		// 2 KiB stack of a new goroutine: docs/decisions/0007.
 		batch, err := r.conn.Receive(idle)
 		if err = r.handle(batch, err); err != nil {
-			r.inbox.post(downed{r.conn, err})
+			r.inbox.post(readFailed{r.conn, err})
 			return
 		}
 		if !r.wakeRate.frequent(time.Now()) {
-			r.spawn(r.run)
+			r.goroutines.spawn(r.run)
 			return
 		}
 	}

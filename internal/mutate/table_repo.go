@@ -45,6 +45,22 @@ var ofRepo = []mutation{
 		says:    "assert_test.go:[0-9]+: time.Sleep",
 	},
 	{
+		name:    "plain: a client of a test takes no notice of the flag",
+		file:    "helpers_test.go",
+		search:  "limpet.Dial(context.Background(), srv.URL(), options(&opts))",
+		replace: "limpet.Dial(context.Background(), srv.URL(), &opts)",
+		test:    "-run ^TestClientsObeyPlain$ " + repo,
+		says:    "helpers_test.go:[0-9]+: pass the options of Dial",
+	},
+	{
+		name:    "plain: the flag is not read",
+		file:    "test/helpers_test.go",
+		search:  "o.PlainFrames = o.PlainFrames || *plainFlag\n",
+		replace: "_ = *plainFlag\n",
+		test:    "-run ^TestPlainFlagIsObeyed$ ./test -plain",
+		says:    "PlainFrames is false with -plain=true",
+	},
+	{
 		name:    "leaks: a goroutine left behind is no failure",
 		file:    "internal/assert/leak.go",
 		search:  "tb.Errorf(\"goroutine left behind:",

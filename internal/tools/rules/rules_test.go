@@ -15,6 +15,7 @@ var breaches = []struct {
 	ok               string
 }{
 	{"file-length", "a.go", "package a\n" + strings.Repeat("\n", maxLines), "package a\n" + strings.Repeat("\n", maxLines-1)},
+	{"names", "a.go", "package a\ntype t struct{ open int }\nfunc (t) open() {}\n", "package a\ntype t struct{ opened int }\nfunc (t) open() {}\n"},
 	{"sleep", "a.go", "package a\nimport \"time\"\nfunc f() { time.Sleep(1) }\n", "package a\nimport \"time\"\nfunc f() { time.NewTimer(1) }\n"},
 	{"unfinished", "a.go", "package a\n// TO" + "DO: more\n", "package a\n// to do: nothing\n"},
 	{"machine-path", "a.md", "see /ro" + "ot/x\n", "see a/root/x\n"},
