@@ -22,12 +22,12 @@ const (
 //
 // What belongs to one connection is in link. The fields here outlive it.
 type loop struct {
-	c        *Client
-	dialer   *dialer
-	timer    *time.Timer
-	timerAt  time.Time // when the timer fires; zero: never
-	now      time.Time // of the current round
-	wakeRate wakeRate  // of the rounds
+	c       *Client
+	dialer  *dialer
+	timer   *time.Timer
+	timerAt time.Time // when the timer fires; zero: never
+	now     time.Time // of the current round
+	wakes   wakeRate  // of the rounds
 
 	state    State
 	window   *window
@@ -125,7 +125,7 @@ func (l *loop) run() {
 			return
 		}
 		l.timer.Reset(l.untilNextDeadline())
-		if !l.wakeRate.frequent(l.now) && !l.expectsEvents() && l.c.inbox.rest() {
+		if !l.wakes.frequent(l.now) && !l.expectsEvents() && l.c.inbox.rest() {
 			return
 		}
 	}

@@ -71,9 +71,9 @@ func (e received) apply(l *loop) {
 		}
 		switch ev := &e.events[i]; {
 		case ev.sub == nil:
-			l.handle(k, &ev.event)
+			l.handle(k, &ev.Event)
 		case ev.sub.state.Load().Phase != SubEnded:
-			l.handleSubscription(k, ev.sub, &ev.event)
+			l.handleSubscription(k, ev.sub, &ev.Event)
 		}
 	}
 }

@@ -70,7 +70,7 @@ var transitions = []transition{
 	{"any event of an earlier connection", func(l *loop) event {
 		old := new(conn)
 		return inTurn{
-			received{old, []routedEvent{{event: wire.Event{Kind: wire.EventAck, Ack: &wire.Ack{To: 1 << 40}}}}},
+			received{old, []routedEvent{{Event: wire.Event{Kind: wire.EventAck, Ack: &wire.Ack{To: 1 << 40}}}}},
 			wrote{conn: old, err: errors.New("old")}, ponged{old}, readFailed{old, violation("old")},
 		}
 	}, "", "", "", ""},
@@ -258,7 +258,7 @@ func receivedOn(l *loop, events ...wire.Event) event {
 	c.slots.acquire()
 	e := received{conn: c}
 	for _, ev := range events {
-		e.events = append(e.events, routedEvent{event: ev})
+		e.events = append(e.events, routedEvent{Event: ev})
 	}
 	return e
 }

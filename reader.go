@@ -20,8 +20,8 @@ type reader struct {
 	counters   *counters
 	goroutines *goroutines
 
-	names    serverNames
-	wakeRate wakeRate
+	names serverNames
+	wakes wakeRate
 }
 
 // run reads on until the connection ends, or lets a new goroutine go on.
@@ -34,7 +34,7 @@ func (r *reader) run() {
 			r.inbox.post(readFailed{r.conn, err})
 			return
 		}
-		if !r.wakeRate.frequent(time.Now()) {
+		if !r.wakes.frequent(time.Now()) {
 			r.goroutines.spawn(r.run)
 			return
 		}
@@ -86,8 +86,8 @@ func (r *reader) decode(batch []wire.Frame, events *wire.Events) ([]wire.Frame, 
 // routedEvent is an event for the loop, with the subscription that it belongs
 // to. sub is nil for an event of the whole connection.
 type routedEvent struct {
-	sub   *Subscription
-	event wire.Event
+	sub *Subscription
+	wire.Event
 }
 
 func (r *reader) route(events *wire.Events) error {
@@ -167,7 +167,7 @@ func (n *serverNames) set(key uint64, name string) {
 // of many idle clients is mostly stacks (docs/decisions/0007).
 type wakeRate struct {
 	last  time.Time
-	wakes int // in a row, each at most maxInterval after the one before
+	count int // of wake-ups in a row, each at most maxInterval after the one before
 }
 
 const (
@@ -178,9 +178,9 @@ const (
 // frequent counts one more wake-up, at now.
 func (w *wakeRate) frequent(now time.Time) bool {
 	if now.Sub(w.last) > maxInterval {
-		w.wakes = 0
+		w.count = 0
 	}
 	w.last = now
-	w.wakes++
-	return w.wakes > minWakes
+	w.count++
+	return w.count > minWakes
 }

@@ -105,22 +105,22 @@ var ofFrame = []mutation{
 	{
 		name:    "idle: the loop keeps its goroutine",
 		file:    "loop.go",
-		search:  "if !l.wakeRate.frequent(l.now) && ",
-		replace: "if l.ended && !l.wakeRate.frequent(l.now) && ",
+		search:  "if !l.wakes.frequent(l.now) && ",
+		replace: "if l.ended && !l.wakes.frequent(l.now) && ",
 		test:    "-run ^TestIdleCost$ ./test",
 	},
 	{
 		name:    "idle: the reader keeps its stack",
 		file:    "reader.go",
-		search:  "if !r.wakeRate.frequent(time.Now()) {",
-		replace: "if !r.wakeRate.frequent(time.Now()) && err != nil {",
+		search:  "if !r.wakes.frequent(time.Now()) {",
+		replace: "if !r.wakes.frequent(time.Now()) && err != nil {",
 		test:    "-run ^TestStacksOfIdleConnections$ ./test",
 	},
 	{
 		name:    "idle: steady traffic begins on new stacks as well",
 		file:    "reader.go",
-		search:  "return w.wakes > minWakes",
-		replace: "return w.wakes < 0",
+		search:  "return w.count > minWakes",
+		replace: "return w.count < 0",
 		test:    "-run ^TestStacksOfIdleConnections$ ./test",
 	},
 	{
