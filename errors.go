@@ -170,8 +170,8 @@ func (e *PermanentError) Error() string {
 
 func (e *PermanentError) Unwrap() error { return e.Err }
 
-// ClassOf returns the class of err: ClassOther if err is not from this package,
-// "" if it is nil.
+// ClassOf returns the class of err: "" if it is nil, ClassTimeout for
+// context.DeadlineExceeded, ClassOther if it is not from this package.
 func ClassOf(err error) ErrorClass {
 	var e *Error
 	var p *PermanentError

@@ -109,7 +109,7 @@ type Message struct {
 	// Redelivered means that, as the server says, the message may have been
 	// delivered before.
 	Redelivered bool
-	// Loss describes the loss if Kind is Loss or Reset, otherwise it is nil.
+	// Loss describes the loss if Kind is Gap or Reset, otherwise it is nil.
 	Loss *Loss
 
 	prev   uint64 // the offset that it follows: nothing between the two is missing
