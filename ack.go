@@ -28,15 +28,12 @@ const (
 	// Unsent means that the client ended before the message was sent. It is
 	// safe to publish it again.
 	Unsent
-	// Stored means that the message is in the outbox: the next client that
-	// opens it sends the message.
-	Stored
 	// Unknown means that the message was sent and may or may not have been
 	// accepted.
 	Unknown
 )
 
-var outcomeNames = [...]string{"pending", "acked", "written", "rejected", "expired", "unsent", "stored", "unknown"}
+var outcomeNames = [...]string{"pending", "acked", "written", "rejected", "expired", "unsent", "unknown"}
 
 func (o Outcome) String() string {
 	if int(o) < len(outcomeNames) {

@@ -111,8 +111,8 @@ func (c *Client) WaitState(ctx context.Context, ok func(State) bool) (State, err
 	return c.state.Wait(ctx, ok)
 }
 
-// ReconnectNow skips the current backoff. Call it when you know that the network is
-// back. It starts no attempt earlier than the server asked for, or less than
+// ReconnectNow skips the current backoff. Call it when you know that the network
+// is back. It starts no attempt earlier than the server asked for, or less than
 // 100 milliseconds after the last one.
 func (c *Client) ReconnectNow() { c.inbox.post(reconnectNow{}) }
 

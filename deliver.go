@@ -155,7 +155,7 @@ func (q *queue) pop(dst []Message, most int, kept bool) ([]Message, time.Duratio
 	q.items.Drop(n)
 	losses := 0
 	for i := range ms {
-		if ms[i].Gap != nil {
+		if ms[i].Loss != nil {
 			losses++
 		}
 		q.bytes -= len(ms[i].Payload)
@@ -181,7 +181,7 @@ func (q *queue) handed(ms []Message, delivered bool, processed done) {
 	q.mu.Lock()
 	q.lossHeld = false
 	for i := range ms {
-		if ms[i].Gap != nil {
+		if ms[i].Loss != nil {
 			continue
 		}
 		q.inHand--

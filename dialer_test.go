@@ -39,7 +39,7 @@ func TestAuth(t *testing.T) {
 			}
 			return limpet.Credential{Token: good}, nil
 		}})
-		if len(infos) != 2 || infos[0].Refresh || !infos[1].Refresh || limpet.Class(infos[1].Cause) != limpet.ClassAuth {
+		if len(infos) != 2 || infos[0].Refresh || !infos[1].Refresh || limpet.ClassOf(infos[1].Cause) != limpet.ClassAuth {
 			t.Errorf("Auth was asked %+v", infos)
 		}
 		if s := c.State(); s.Phase != limpet.Ready || strings.Contains(fmt.Sprintf("%+v", s), "canary") {
@@ -114,7 +114,7 @@ func TestRedirectCarriesNothing(t *testing.T) {
 			t.Fatal(err)
 		}
 		s, err := c.WaitState(testContext(t), func(s limpet.State) bool { return s.Cause != nil })
-		if err != nil || !errors.Is(s.Cause, limpet.ErrRedirect) || limpet.Class(s.Cause) != limpet.ClassNotWebSocket {
+		if err != nil || !errors.Is(s.Cause, limpet.ErrRedirect) || limpet.ClassOf(s.Cause) != limpet.ClassNotWebSocket {
 			t.Errorf("%d: %v %v", status, s.Cause, err)
 		}
 		closeAndWait(t, c)
@@ -183,8 +183,8 @@ func TestDialErrorsHaveAClass(t *testing.T) {
 			t.Fatal(err)
 		}
 		s, err := c.WaitState(testContext(t), func(s limpet.State) bool { return s.Cause != nil })
-		if err != nil || limpet.Class(s.Cause) != want {
-			t.Errorf("%s: class %q, want %q: %v", url, limpet.Class(s.Cause), want, s.Cause)
+		if err != nil || limpet.ClassOf(s.Cause) != want {
+			t.Errorf("%s: class %q, want %q: %v", url, limpet.ClassOf(s.Cause), want, s.Cause)
 		}
 		if strings.Contains(fmt.Sprint(s.Cause), "canary") {
 			t.Errorf("the cause repeats the query: %v", s.Cause)
@@ -225,7 +225,7 @@ func TestGoexitInAuthIsAFailure(t *testing.T) {
 		}
 		defer closeAndWait(t, c)
 		s, err := c.WaitState(context.Background(), func(s limpet.State) bool { return s.Cause != nil || s.Phase == limpet.Ready })
-		if err != nil || limpet.Class(s.Cause) != limpet.ClassUser {
+		if err != nil || limpet.ClassOf(s.Cause) != limpet.ClassUser {
 			t.Errorf("%+v, %v", s, err)
 		}
 	})
@@ -276,8 +276,8 @@ func TestUnusableTokenIsAuthsFault(t *testing.T) {
 			}
 			defer closeAndWait(t, c)
 			st, _ := c.WaitState(context.Background(), func(s limpet.State) bool { return s.Cause != nil })
-			if limpet.Class(st.Cause) != limpet.ClassUser {
-				t.Errorf("class %q: %v", limpet.Class(st.Cause), st.Cause)
+			if limpet.ClassOf(st.Cause) != limpet.ClassUser {
+				t.Errorf("class %q: %v", limpet.ClassOf(st.Cause), st.Cause)
 			}
 			if err := c.WaitReady(context.Background()); err != nil {
 				t.Error(err)

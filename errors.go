@@ -23,7 +23,7 @@ var (
 	// ErrWindowFull is returned by Publish if Window.FailFast is set.
 	ErrWindowFull = errors.New("window of unacknowledged messages is full; wait for receipts or raise Options.Window")
 	// ErrRejected means that the server or the dialect refused a message or a
-	// subscription. Error.Code and Error.Detail are what the server said.
+	// subscription. Error.Code and Error.Detail are what the server sent.
 	ErrRejected = errors.New("rejected by the server or the dialect")
 	// ErrExpired is the error of a message with the outcome Expired.
 	ErrExpired = errors.New("message expired before it was sent; raise PublishOptions.TTL or publish it again")
@@ -170,9 +170,9 @@ func (e *PermanentError) Error() string {
 
 func (e *PermanentError) Unwrap() error { return e.Err }
 
-// Class returns the class of err: ClassOther if err is not from this package,
-// "" if it is nil.
-func Class(err error) ErrorClass {
+// ClassOf returns the class of err: "" if it is nil, ClassTimeout for
+// context.DeadlineExceeded, ClassOther if it is not from this package.
+func ClassOf(err error) ErrorClass {
 	var e *Error
 	var p *PermanentError
 	switch {

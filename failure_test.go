@@ -44,7 +44,7 @@ func TestCloseCodeVerdicts(t *testing.T) {
 				if !errors.As(s.Cause, &e) || e.Code != int(tc.code) || strings.Contains(s.Cause.Error(), "\x1b") {
 					t.Errorf("cause %q", s.Cause)
 				}
-				if got := limpet.Class(s.Cause); got != tc.class {
+				if got := limpet.ClassOf(s.Cause); got != tc.class {
 					t.Errorf("class %q, want %q", got, tc.class)
 				}
 				err = c.WaitReady(context.Background())
@@ -81,7 +81,7 @@ func TestStatusVerdicts(t *testing.T) {
 				}
 				defer closeAndWait(t, c)
 				s, _ := c.WaitState(context.Background(), func(s limpet.State) bool { return s.Cause != nil })
-				if got := limpet.Class(s.Cause); got != tc.class {
+				if got := limpet.ClassOf(s.Cause); got != tc.class {
 					t.Errorf("class %q, want %q: %v", got, tc.class, s.Cause)
 				}
 				var e *limpet.Error

@@ -105,7 +105,7 @@ func payloads(ms []limpet.Message) string {
 	for _, m := range ms {
 		switch m.Kind {
 		case limpet.Gap:
-			ps = append(ps, fmt.Sprintf("gap(%d,%d]", m.Gap.After.Offset, m.Gap.To.Offset))
+			ps = append(ps, fmt.Sprintf("gap(%d,%d]", m.Loss.After.Offset, m.Loss.To.Offset))
 		case limpet.Reset:
 			ps = append(ps, "reset")
 		default:

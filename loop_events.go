@@ -112,9 +112,9 @@ func (l *loop) handle(k *link, ev *wire.Event) {
 	case wire.EventGoAway:
 		l.spread = min(max(l.spread, ev.Spread), maxSpread)
 		l.goAwayDelay = min(ev.Delay, maxRetryAfter)
-		l.c.notify.post(ServerSaid{int(ev.Code), peerText(ev.Reason)})
+		l.c.notify.post(ServerNotice{int(ev.Code), peerText(ev.Reason)})
 	case wire.EventError:
-		l.c.notify.post(ServerSaid{int(ev.Code), peerText(ev.Reason)})
+		l.c.notify.post(ServerNotice{int(ev.Code), peerText(ev.Reason)})
 		if ev.Fatal && k.fatalError == nil {
 			k.fatalError, k.closeBy = ev, l.now.Add(fatalCloseTimeout)
 		}
@@ -131,7 +131,7 @@ func (l *loop) handleSubscription(k *link, s *Subscription, ev *wire.Event) {
 	switch ev.Kind {
 	case wire.EventSubscribed, wire.EventReset:
 		if ev.Kind == wire.EventReset {
-			l.c.notify.post(LossTold{s.topic, Reset, ev.Cause})
+			l.c.notify.post(LossReported{s.topic, Reset, ev.Cause})
 		}
 		if pending {
 			k.asking--
@@ -142,7 +142,7 @@ func (l *loop) handleSubscription(k *link, s *Subscription, ev *wire.Event) {
 			l.enterSub(s, SubState{Phase: SubLive, Generation: k.conn.gen})
 		}
 	case wire.EventGap:
-		l.c.notify.post(LossTold{s.topic, Gap, ev.Cause})
+		l.c.notify.post(LossReported{s.topic, Gap, ev.Cause})
 	case wire.EventUnsubscribed:
 		if pending {
 			if ev.Code == 0 && ev.Key == 0 {

@@ -13,10 +13,10 @@ const (
 	Data Kind = iota + 1
 	// Snapshot is an application message that replaces all earlier ones.
 	Snapshot
-	// Gap stands where messages are missing; Message.Gap describes them.
+	// Gap stands where messages are missing; Message.Loss describes them.
 	Gap
 	// Reset stands where the stream starts again without proof that nothing is
-	// missing; Message.Gap describes it.
+	// missing; Message.Loss describes it.
 	Reset
 )
 
@@ -109,8 +109,8 @@ type Message struct {
 	// Redelivered means that, as the server says, the message may have been
 	// delivered before.
 	Redelivered bool
-	// Gap describes the loss if Kind is Gap or Reset, otherwise it is nil.
-	Gap *Loss
+	// Loss describes the loss if Kind is Gap or Reset, otherwise it is nil.
+	Loss *Loss
 
 	prev   uint64 // the offset that it follows: nothing between the two is missing
 	queue  *queue

@@ -18,15 +18,15 @@ type Observer interface {
 }
 
 // Event is one of the event structs of this package: StateChanged,
-// SubscriptionChanged, LossTold, ServerSaid, CredentialInURL, EventsLost. Later
-// versions may add more, so a switch over them needs a default.
+// SubscriptionChanged, LossReported, ServerNotice, CredentialInURL, EventsLost.
+// Later versions may add more, so a switch over them needs a default.
 //
 // With Options.Logger each event is logged as well:
 //
 //	Debug  StateChanged between attempts, SubscriptionChanged to pending
 //	Info   StateChanged to ready and to a clean end, SubscriptionChanged to live or ended
-//	Warn   StateChanged after a lost connection or the first failed attempt, LossTold, ServerSaid,
-//	       a refused subscription, CredentialInURL, EventsLost
+//	Warn   StateChanged after a lost connection or the first failed attempt, LossReported,
+//	       ServerNotice, a refused subscription, CredentialInURL, EventsLost
 //	Error  StateChanged to an end that is permanent
 type Event interface {
 	record() (slog.Level, string, []slog.Attr)
@@ -48,9 +48,9 @@ type SubscriptionChanged struct {
 	State SubState
 }
 
-// LossTold reports that the server announced a gap or reset a stream. The
+// LossReported reports that the server announced a gap or reset a stream. The
 // consumer finds the same loss in the stream.
-type LossTold struct {
+type LossReported struct {
 	// Topic is the topic of the subscription.
 	Topic string
 	// Kind is Gap or Reset.
@@ -59,9 +59,9 @@ type LossTold struct {
 	Cause Cause
 }
 
-// ServerSaid reports an error or a notice that the server sent, for example
+// ServerNotice reports an error or a notice that the server sent, for example
 // that it is going away. If the connection ends as well, State.Cause says why.
-type ServerSaid struct {
+type ServerNotice struct {
 	// Code is the server's own code.
 	Code int
 	// Reason is the server's explanation, quoted, at most 256 bytes of it.
@@ -85,7 +85,7 @@ func (e StateChanged) record() (slog.Level, string, []slog.Attr) {
 	s := e.State
 	attrs := []slog.Attr{slog.String("host", e.Host), slog.Uint64("generation", s.Generation)}
 	if s.Cause != nil {
-		attrs = append(attrs, slog.String("class", string(Class(s.Cause))), slog.String("cause", s.Cause.Error()))
+		attrs = append(attrs, slog.String("class", string(ClassOf(s.Cause))), slog.String("cause", s.Cause.Error()))
 	}
 	level := slog.LevelDebug
 	switch s.Phase {
@@ -99,7 +99,7 @@ func (e StateChanged) record() (slog.Level, string, []slog.Attr) {
 		attrs = append(attrs, slog.Int("attempt", s.Attempt), slog.Time("next", s.NextAttempt))
 	case Ended:
 		level = slog.LevelInfo
-		if Class(s.Cause) != ClassClosed {
+		if ClassOf(s.Cause) != ClassClosed {
 			level = slog.LevelError
 		}
 	}
@@ -118,13 +118,13 @@ func (e SubscriptionChanged) record() (slog.Level, string, []slog.Attr) {
 	return level, "limpet: subscription", attrs
 }
 
-func (e LossTold) record() (slog.Level, string, []slog.Attr) {
+func (e LossReported) record() (slog.Level, string, []slog.Attr) {
 	return slog.LevelWarn, "limpet: " + e.Kind.String(), []slog.Attr{
 		slog.String("topic", peerText(e.Topic)), slog.String("cause", e.Cause.String())}
 }
 
-func (e ServerSaid) record() (slog.Level, string, []slog.Attr) {
-	return slog.LevelWarn, "limpet: server said", []slog.Attr{
+func (e ServerNotice) record() (slog.Level, string, []slog.Attr) {
+	return slog.LevelWarn, "limpet: server notice", []slog.Attr{
 		slog.Int("code", e.Code), slog.String("reason", e.Reason)}
 }
 

@@ -49,7 +49,7 @@ func (q *queue) put(ev *wire.Event) {
 // neighbours. Mu is held; there is a data message.
 func (q *queue) dropOldest() {
 	i := 0
-	for q.items.At(i).Gap != nil {
+	for q.items.At(i).Loss != nil {
 		i++
 	}
 	m := *q.items.At(i)
@@ -85,27 +85,27 @@ func (q *queue) remove(i int) {
 func (q *queue) join(i int, m Message) bool {
 	old := q.items.At(i)
 	switch {
-	case old.Kind == Gap && m.Kind == Gap && old.Gap.To.Epoch == m.Gap.To.Epoch:
-		g := *old.Gap
-		g.To = m.Gap.To
-		if g.Count != 0 && m.Gap.Count != 0 {
-			g.Count += m.Gap.Count
+	case old.Kind == Gap && m.Kind == Gap && old.Loss.To.Epoch == m.Loss.To.Epoch:
+		g := *old.Loss
+		g.To = m.Loss.To
+		if g.Count != 0 && m.Loss.Count != 0 {
+			g.Count += m.Loss.Count
 		} else {
 			g.Count = 0
 		}
-		old.Gap, old.Position = &g, g.To
+		old.Loss, old.Position = &g, g.To
 		return true
 	case old.Kind == Reset && m.Kind == Reset:
-		g := *old.Gap
-		g.To = m.Gap.To
-		old.Gap, old.Position = &g, g.To
+		g := *old.Loss
+		g.To = m.Loss.To
+		old.Loss, old.Position = &g, g.To
 		return true
 	}
 	return false
 }
 
 func lossOf(k Kind, after, to Position, count uint64, why Cause) Message {
-	return Message{Kind: k, Position: to, Gap: &Loss{After: after, To: to, Count: count, Cause: why}}
+	return Message{Kind: k, Position: to, Loss: &Loss{After: after, To: to, Count: count, Cause: why}}
 }
 
 // lose puts a Gap or a Reset into the stream.
@@ -135,7 +135,7 @@ func (q *queue) append(m Message) {
 	if n > 0 && q.join(n-1, m) {
 		return
 	}
-	if n > 1 && m.Kind == Reset && q.items.At(n-1).Gap != nil && q.items.At(n-1).Gap.Cause == wire.CauseOverflow && q.join(n-2, m) {
+	if n > 1 && m.Kind == Reset && q.items.At(n-1).Loss != nil && q.items.At(n-1).Loss.Cause == wire.CauseOverflow && q.join(n-2, m) {
 		q.remove(n - 1) // nothing was kept between two restarts
 		return
 	}

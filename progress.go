@@ -56,11 +56,11 @@ func (p *progress) took(ms []Message, losses int) {
 			return
 		}
 		n := 1
-		for !p.each && n < len(ms) && ms[0].Gap == nil && ms[n].Gap == nil {
+		for !p.each && n < len(ms) && ms[0].Loss == nil && ms[n].Loss == nil {
 			n++
 		}
 		last := &ms[n-1]
-		p.open.Push(run{span{ms[0].number, last.number}, last.Position, last.gen, ms[0].Gap != nil})
+		p.open.Push(run{span{ms[0].number, last.number}, last.Position, last.gen, ms[0].Loss != nil})
 		ms = ms[n:]
 	}
 }

@@ -164,7 +164,7 @@ func admit(ctx context.Context, cfg *config, a *admission, messages []Outgoing) 
 }
 
 func admissionError(err error) *Error {
-	e := &Error{Op: opPublish, Class: Class(err), Err: err}
+	e := &Error{Op: opPublish, Class: ClassOf(err), Err: err}
 	if e.Class == ClassOther {
 		e.Class = ClassFull // ctx was cancelled while the window was full
 	}

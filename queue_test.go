@@ -129,8 +129,8 @@ func TestOverflowGapBeginsAtTheLastElement(t *testing.T) {
 		offerAll(t, q, subscribedAt(100), dataAt(105, 90), dataAt(110, 105), dataAt(120, 110))
 		q.mu.Lock()
 		for _, m := range q.items.All() {
-			if m.Kind == Gap && m.Gap.After.Offset < 100 {
-				t.Errorf("%v: gap after %d, delivery began at 100", overflow, m.Gap.After.Offset)
+			if m.Kind == Gap && m.Loss.After.Offset < 100 {
+				t.Errorf("%v: gap after %d, delivery began at 100", overflow, m.Loss.After.Offset)
 			}
 		}
 		q.mu.Unlock()
@@ -203,10 +203,10 @@ func TestQueueModel(t *testing.T) {
 					case Reset:
 						outEpoch, outAt = m.Position.Epoch, m.Position.Offset
 					case Gap:
-						if m.Position.Epoch != outEpoch || m.Gap.After.Offset != outAt || m.Gap.To.Offset <= outAt || m.Gap.To != m.Position {
-							fail("step %d: gap %+v after %s.%d", step, *m.Gap, outEpoch, outAt)
+						if m.Position.Epoch != outEpoch || m.Loss.After.Offset != outAt || m.Loss.To.Offset <= outAt || m.Loss.To != m.Position {
+							fail("step %d: gap %+v after %s.%d", step, *m.Loss, outEpoch, outAt)
 						}
-						for at := outAt + 1; at <= m.Gap.To.Offset; at++ {
+						for at := outAt + 1; at <= m.Loss.To.Offset; at++ {
 							lost[fmt.Sprint(outEpoch, ".", at)] = true
 						}
 						outAt = m.Position.Offset

@@ -184,7 +184,7 @@ func TestResumeInANewClient(t *testing.T) {
 		}
 		p.Epoch = "another"
 		s = subscribeLive(t, dial(t, srv, nil), "a", &limpet.SubscribeOptions{From: limpet.FromResume, Position: p})
-		if got := collect(t, s, 1)[0]; got.Kind != limpet.Reset || got.Gap.Cause.String() != "epoch" {
+		if got := collect(t, s, 1)[0]; got.Kind != limpet.Reset || got.Loss.Cause.String() != "epoch" {
 			t.Errorf("resume in another epoch gave %v", got.Kind)
 		}
 	})

@@ -348,8 +348,8 @@ func (w *window) nextBatch(ops []wire.Op, messages []wire.Message, now time.Time
 	return ops, messages
 }
 
-// appendZeroed extends s by one element. The element is zero, or as say.reset
-// left it.
+// appendZeroed extends s by one element. The element is zero, or as
+// encodeArgs.reset left it.
 func appendZeroed[T any](s []T) ([]T, *T) {
 	if len(s) == cap(s) {
 		s = slices.Grow(s, 1)

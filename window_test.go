@@ -12,8 +12,8 @@ import (
 func TestRoomIsFreeBeforeTheFirstOutcome(t *testing.T) {
 	const many = 100_000
 	for range 3 {
-		g, stats := new(admission), new(counters)
-		w := newWindow(true, g, stats)
+		a, stats := new(admission), new(counters)
+		w := newWindow(true, a, stats)
 		receipts := make([]Receipt, many)
 		for i := range receipts {
 			w.add(&receipts[i])
@@ -22,7 +22,7 @@ func TestRoomIsFreeBeforeTheFirstOutcome(t *testing.T) {
 		found := make(chan error)
 		go func() {
 			<-first
-			err := g.acquire(context.Background(), many, 0, false)
+			err := a.acquire(context.Background(), many, 0, false)
 			if n := stats.outcomes[Acked].Load(); n != many {
 				err = fmt.Errorf("%d of %d are counted, room: %w", n, many, err)
 			}

@@ -282,11 +282,11 @@ func TestNoNumberBeforeTheBreakIsAReset(t *testing.T) {
 				say(`{"type":"match","product_id":"A-B","trade_id":9}`)
 			}
 		})
-		var seen []limpet.LossTold
+		var seen []limpet.LossReported
 		var mu sync.Mutex
 		c, err := limpet.Dial(context.Background(), srv.host.URL(), options(&limpet.Options{HTTPClient: srv.host.HTTPClient(), Dialect: d,
 			Observer: observer(func(e limpet.Event) {
-				if l, ok := e.(limpet.LossTold); ok {
+				if l, ok := e.(limpet.LossReported); ok {
 					mu.Lock()
 					seen = append(seen, l)
 					mu.Unlock()
@@ -299,7 +299,7 @@ func TestNoNumberBeforeTheBreakIsAReset(t *testing.T) {
 		s := subscribeLive(t, c, "matches/A-B", nil)
 		srv.host.Network.CutAll()
 		ms := collect(t, s, 4)
-		if ms[0].Kind != limpet.Reset || ms[1].Position.Offset != 7 || ms[2].Kind != limpet.Gap || ms[2].Gap.To.Offset != 8 || ms[3].Position.Offset != 9 {
+		if ms[0].Kind != limpet.Reset || ms[1].Position.Offset != 7 || ms[2].Kind != limpet.Gap || ms[2].Loss.To.Offset != 8 || ms[3].Position.Offset != 9 {
 			t.Errorf("got %s", payloads(ms))
 		}
 		synctest.Wait()
@@ -359,8 +359,8 @@ func TestStepsWithoutEndAreAViolation(t *testing.T) {
 		}
 		defer closeAndWait(t, c)
 		st, _ := c.WaitState(context.Background(), func(s limpet.State) bool { return s.Cause != nil })
-		if limpet.Class(st.Cause) != limpet.ClassProtocol {
-			t.Errorf("class %q: %v", limpet.Class(st.Cause), st.Cause)
+		if limpet.ClassOf(st.Cause) != limpet.ClassProtocol {
+			t.Errorf("class %q: %v", limpet.ClassOf(st.Cause), st.Cause)
 		}
 	})
 }

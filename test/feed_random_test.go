@@ -226,7 +226,7 @@ func (g *generator) checkQuotes(topic string, connections uint64) {
 	reset := true
 	for i, m := range *g.streams[topic] {
 		switch {
-		case m.Kind == limpet.Reset && !reset && m.Gap.Cause == limpet.CauseUnverifiable:
+		case m.Kind == limpet.Reset && !reset && m.Loss.Cause == limpet.CauseUnverifiable:
 			resets++
 			reset = true
 		case m.Kind == limpet.Snapshot && reset:

@@ -177,13 +177,13 @@ func (x *exchange) numbered(topic string, first uint64, want func(n uint64) stri
 				x.t.Fatalf("%s: number %d is\n%s\nwant\n%s", topic, next, m.Payload, want(next))
 			}
 			next++
-		case m.Kind == limpet.Gap && m.Gap.After.Offset == next-1 && m.Gap.To.Offset >= next &&
-			m.Gap.Count == m.Gap.To.Offset-m.Gap.After.Offset && m.Gap.Cause == limpet.CauseLost:
-			for ; next <= m.Gap.To.Offset; next++ {
+		case m.Kind == limpet.Gap && m.Loss.After.Offset == next-1 && m.Loss.To.Offset >= next &&
+			m.Loss.Count == m.Loss.To.Offset-m.Loss.After.Offset && m.Loss.Cause == limpet.CauseLost:
+			for ; next <= m.Loss.To.Offset; next++ {
 				gaps = append(gaps, next)
 			}
 		default:
-			x.t.Fatalf("%s: element %d is %v at %d %+v, want number %d", topic, i, m.Kind, m.Position.Offset, m.Gap, next)
+			x.t.Fatalf("%s: element %d is %v at %d %+v, want number %d", topic, i, m.Kind, m.Position.Offset, m.Loss, next)
 		}
 	}
 	return gaps, next - 1
@@ -410,7 +410,7 @@ func (x *exchange) unnumbered(topic string, want []string) {
 		}
 		ok := string(m.Payload) == want[i] && (m.Kind == limpet.Snapshot) == (m.Type == "snapshot")
 		if want[i] == "" {
-			ok = m.Kind == limpet.Reset && m.Gap.Cause == limpet.CauseUnverifiable
+			ok = m.Kind == limpet.Reset && m.Loss.Cause == limpet.CauseUnverifiable
 		}
 		if !ok {
 			x.t.Fatalf("%s: element %d is %v %.100s, want %.100q", topic, i, m.Kind, m.Payload, want[i])

@@ -128,7 +128,7 @@ func runFrameCase(t *testing.T, tc frameCase, plain bool) outcome {
 	if took := time.Since(at); took > 1100*time.Millisecond {
 		t.Errorf("the connection was closed only %v later", took)
 	}
-	got := outcome{sent: s.sent(), class: limpet.Class(st.Cause)}
+	got := outcome{sent: s.sent(), class: limpet.ClassOf(st.Cause)}
 	for n := sub.Stats().Received; n > 0; n-- {
 		got.messages = append(got.messages, shorten(string(collect(t, sub, 1)[0].Payload)))
 	}

@@ -72,8 +72,8 @@ func TestViolations(t *testing.T) {
 				})
 				c, sub := s.start(limpet.Options{ReadLimit: 64 << 10})
 				st, _ := c.WaitState(context.Background(), func(s limpet.State) bool { return s.Cause != nil })
-				if limpet.Class(st.Cause) != limpet.ClassProtocol {
-					t.Errorf("cause %v of class %q", st.Cause, limpet.Class(st.Cause))
+				if limpet.ClassOf(st.Cause) != limpet.ClassProtocol {
+					t.Errorf("cause %v of class %q", st.Cause, limpet.ClassOf(st.Cause))
 				}
 				var got []string
 				for m, err := range sub.Messages(context.Background()) {
@@ -147,7 +147,7 @@ func TestHandshakeViolations(t *testing.T) {
 				s := newScriptedServer(t, talk)
 				c, sub := s.start(limpet.Options{})
 				<-c.Done()
-				if limpet.Class(c.Err()) != limpet.ClassProtocol || sub.Stats().Received != 0 {
+				if limpet.ClassOf(c.Err()) != limpet.ClassProtocol || sub.Stats().Received != 0 {
 					t.Errorf("%v, %+v", c.Err(), sub.Stats())
 				}
 				closes, _ := s.seen()

@@ -120,8 +120,8 @@ func TestStoppedConsumerHoldsUpNobody(t *testing.T) {
 				t.Fatal(err)
 			}
 			if m.Kind == limpet.Gap {
-				lost += (m.Gap.To.Offset - m.Gap.After.Offset) / 2
-				next = m.Gap.To.Offset + 1 + m.Gap.To.Offset%2
+				lost += (m.Loss.To.Offset - m.Loss.After.Offset) / 2
+				next = m.Loss.To.Offset + 1 + m.Loss.To.Offset%2
 				continue
 			}
 			if m.Position.Offset != next {

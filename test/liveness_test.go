@@ -77,7 +77,7 @@ func TestStalledWriteIsNoticed(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		if took := time.Since(at); took > 16*time.Second || limpet.Class(s.Cause) != limpet.ClassTimeout {
+		if took := time.Since(at); took > 16*time.Second || limpet.ClassOf(s.Cause) != limpet.ClassTimeout {
 			t.Errorf("after %v: %v", took, s.Cause)
 		}
 		if err := c.Flush(context.Background()); err != nil {

@@ -163,8 +163,8 @@ func TestProxyRefusals(t *testing.T) {
 				if err != nil {
 					t.Fatal(err)
 				}
-				if limpet.Class(st.Cause) != limpet.ClassProxy || !strings.Contains(st.Cause.Error(), tc.text) || !strings.Contains(st.Cause.Error(), proxyAddr) {
-					t.Errorf("class %q: %v", limpet.Class(st.Cause), st.Cause)
+				if limpet.ClassOf(st.Cause) != limpet.ClassProxy || !strings.Contains(st.Cause.Error(), tc.text) || !strings.Contains(st.Cause.Error(), proxyAddr) {
+					t.Errorf("class %q: %v", limpet.ClassOf(st.Cause), st.Cause)
 				}
 				if text := fmt.Sprintf("%+v %#v", st, st.Cause); strings.Contains(text, "canary") {
 					t.Errorf("the credential shows: %s", text)
@@ -198,7 +198,7 @@ func TestProxyTLS(t *testing.T) {
 			return http.Header{"X-Extra": {"1"}}, nil
 		}
 		_, err = limpet.Dial(context.Background(), srv.URL(), options(&limpet.Options{HTTPClient: client}))
-		if limpet.Class(err) != limpet.ClassTLS {
+		if limpet.ClassOf(err) != limpet.ClassTLS {
 			t.Errorf("unknown authority: %v", err)
 		}
 		transport.TLSClientConfig = &tls.Config{RootCAs: x509.NewCertPool()}
@@ -241,7 +241,7 @@ func TestProxyFunctionFails(t *testing.T) {
 				t.Fatal(err)
 			}
 			st, _ := c.WaitState(context.Background(), func(s limpet.State) bool { return s.Cause != nil })
-			if text := fmt.Sprintf("%+v", st); limpet.Class(st.Cause) != limpet.ClassProxy || strings.Contains(text, "canary") {
+			if text := fmt.Sprintf("%+v", st); limpet.ClassOf(st.Cause) != limpet.ClassProxy || strings.Contains(text, "canary") {
 				t.Errorf("%s: %s", url, text)
 			}
 			closeAndWait(t, c)

@@ -15,7 +15,8 @@ import (
 	"github.com/limpet-go/limpet/wire/native"
 )
 
-// A refusal of the server is told as what it is.
+// A rejection by the server and an outcome that it does not know are reported
+// as what they are, with the code of the server.
 func TestRejectionsAreReported(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		srv := limpettest.NewServer(t, &limpettest.ServerOptions{Server: &server.Options{Hooks: server.Hooks{

@@ -110,7 +110,7 @@ func soak(t *testing.T, seed uint64, plain bool) {
 				}
 				switch {
 				case m.Kind == limpet.Reset, m.Kind == limpet.Gap && keep.Count == 0:
-					t.Errorf("subscription %s: a %s after %v, and nothing was lost", name, m.Kind, m.Gap.After)
+					t.Errorf("subscription %s: a %s after %v, and nothing was lost", name, m.Kind, m.Loss.After)
 				case name == "all":
 					delivered <- m.Topic
 				}
@@ -240,7 +240,7 @@ func (l *ledger) held(sub, pattern string) limpettest.Held {
 func recordDelivery(rec *limpettest.Recorder, sub string, m limpet.Message) {
 	switch m.Kind {
 	case limpet.Gap:
-		rec.Record(limpettest.Gap{Sub: sub, Epoch: m.Position.Epoch, From: m.Gap.After.Offset, To: m.Gap.To.Offset})
+		rec.Record(limpettest.Gap{Sub: sub, Epoch: m.Position.Epoch, From: m.Loss.After.Offset, To: m.Loss.To.Offset})
 	case limpet.Reset:
 		rec.Record(limpettest.Reset{Sub: sub, Epoch: m.Position.Epoch, Offset: m.Position.Offset})
 	default:
