@@ -82,7 +82,7 @@ func isText(name string) bool {
 	case ".go", ".md", ".sh", ".pml", ".proto", ".yml", ".yaml":
 		return true
 	}
-	return path.Base(name) == "Makefile" || path.Dir(name) == ".ci"
+	return path.Base(name) == "Makefile" || path.Dir(name) == "ci" || path.Dir(name) == ".ci"
 }
 
 // rules in the order of CONTRIBUTING.md.
