@@ -1,4 +1,4 @@
-// Package gate_test shows that the stages of .ci/run can fail: each runs on a small tree that
+// Package gate_test shows that the stages of ci/run can fail: each runs on a small tree that
 // has the fault which the stage is for, and on the same tree without it.
 package gate_test
 
@@ -98,17 +98,17 @@ func TestStagesPass(t *testing.T) {
 	})
 }
 
-// stage runs one stage of .ci/run on the sound tree with changes.
+// stage runs one stage of ci/run on the sound tree with changes.
 func stage(t *testing.T, name string, change map[string]string, data bool) (string, error) {
 	t.Helper()
 	dir := t.TempDir()
-	script, err := os.ReadFile(filepath.FromSlash("../../../.ci/run"))
+	script, err := os.ReadFile(filepath.FromSlash("../../../ci/run"))
 	if err != nil {
 		t.Fatal(err)
 	}
 	files := maps.Clone(sound)
 	maps.Copy(files, change)
-	files[".ci/run"] = string(script)
+	files["ci/run"] = string(script)
 	for name, text := range files {
 		path := filepath.Join(dir, "m", filepath.FromSlash(name))
 		if err := os.MkdirAll(filepath.Dir(path), 0o755); err != nil {
@@ -126,7 +126,7 @@ func stage(t *testing.T, name string, change map[string]string, data bool) (stri
 			t.Fatal(err)
 		}
 	}
-	cmd := exec.Command("bash", filepath.Join(dir, "m", ".ci", "run"), name)
+	cmd := exec.Command("bash", filepath.Join(dir, "m", "ci", "run"), name)
 	cmd.Env = append(os.Environ(), "LIMPET_DATA="+filepath.Join(dir, "data"), "FUZZTIME=1x", "PLAIN_FLOOR=4", "TMPDIR="+dir)
 	out, err := cmd.CombinedOutput()
 	return string(out), err

@@ -82,7 +82,7 @@ func isText(name string) bool {
 	case ".go", ".md", ".sh", ".pml", ".proto", ".yml", ".yaml":
 		return true
 	}
-	return path.Base(name) == "Makefile" || path.Dir(name) == ".ci"
+	return path.Base(name) == "Makefile" || path.Dir(name) == "ci" || path.Dir(name) == ".ci"
 }
 
 // rules in the order of CONTRIBUTING.md.
@@ -204,7 +204,7 @@ func protocolSection(t *tree) (out []finding) {
 	return out
 }
 
-var testNameRE = regexp.MustCompile("`((?:Test|Fuzz|Example)[A-Z][A-Za-z0-9_]*)")
+var testNameRE = regexp.MustCompile(`\b((?:Test|Fuzz|Example)[A-Z][A-Za-z0-9_]*)`)
 
 // proof demands that a test that docs/guarantees.md names exists.
 func proof(t *tree) []finding {

@@ -21,6 +21,7 @@ var breaches = []struct {
 	{"machine-path", "a.md", "see /ro" + "ot/x\n", "see a/root/x\n"},
 	{"protocol-section", "a.md", "docs/protocol.md, section 3\n", "docs/protocol.md, section 2\n"},
 	{"proof", "docs/guarantees.md", "| I1 | `TestNothing` |\n", "| I1 | `TestThere` |\n"},
+	{"proof", "docs/guarantees.md", "| I1 | TestThere, TestNothing |\n", "| I1 | TestThere |\n"},
 	{"link", "docs/a.md", "[x](missing.md)\n", "[x](../docs/protocol.md#1-connection) [y](https://example.org/z.md)\n"},
 }
 
