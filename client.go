@@ -31,8 +31,6 @@ type Client struct {
 
 	mu      sync.Mutex
 	orphans []*Subscription // whose consumers may still be taking after the loop ended
-
-	authBusy atomic.Bool
 }
 
 // String names the client by its host: a URL and a header may hold secrets.

@@ -13,6 +13,7 @@ import (
 	"syscall"
 	"time"
 
+	"github.com/limpet-go/limpet/internal/socket"
 	"github.com/limpet-go/limpet/wire"
 )
 
@@ -80,7 +81,7 @@ func decideByDialError(err error) decision {
 		alert     tls.AlertError
 		timeout   interface{ Timeout() bool }
 		user      *userError
-		proxy     *proxyError
+		proxy     *socket.ProxyError
 	)
 	switch {
 	case errors.As(err, &user):
@@ -100,7 +101,7 @@ func decideByDialError(err error) decision {
 		d := newDecision(wire.ActionBackOff, ClassLocal)
 		d.atCap = true
 		return d
-	case errors.As(err, &proxy) && proxy.status == http.StatusProxyAuthRequired:
+	case errors.As(err, &proxy) && proxy.Status == http.StatusProxyAuthRequired:
 		return newDecision(wire.ActionStop, ClassProxy)
 	case errors.As(err, &proxy):
 		return newDecision(wire.ActionBackOff, ClassProxy)

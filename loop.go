@@ -15,7 +15,6 @@ const (
 	maxAsking         = 256                    // subscriptions asked for and not answered
 	closeFrameTimeout = 100 * time.Millisecond // Close waits for the close frame
 	fatalCloseTimeout = time.Second            // for the close frame that follows a fatal error frame
-	readsAhead        = 8                      // batches of events that the reader may have posted
 )
 
 // loop owns the state of a client. One goroutine at a time runs it, none while
@@ -23,11 +22,12 @@ const (
 //
 // What belongs to one connection is in link. The fields here outlive it.
 type loop struct {
-	c        *Client
-	timer    *time.Timer
-	timerAt  time.Time // when the timer fires; zero: never
-	now      time.Time // of the current round
-	wakeRate pace      // of the rounds
+	c       *Client
+	dialer  *dialer
+	timer   *time.Timer
+	timerAt time.Time // when the timer fires; zero: never
+	now     time.Time // of the current round
+	wakes   wakeRate  // of the rounds
 
 	state    State
 	window   *window
@@ -92,6 +92,7 @@ type link struct {
 
 func newLoop(c *Client) *loop {
 	l := &loop{c: c, policy: newPolicy(c.cfg.Backoff, c.cfg.DialTimeout)}
+	l.dialer = &dialer{cfg: &c.cfg, inbox: &c.inbox, goroutines: &c.goroutines}
 	l.window = newWindow(c.cfg.traits.Sessions, &c.admission, &c.counters)
 	l.registry = registry{traits: &c.cfg.traits, routes: &c.routes}
 	l.state = c.state.Load()
@@ -124,7 +125,7 @@ func (l *loop) run() {
 			return
 		}
 		l.timer.Reset(l.untilNextDeadline())
-		if !l.wakeRate.steady(l.now) && !l.expectsEvents() && l.c.inbox.rest() {
+		if !l.wakes.frequent(l.now) && !l.expectsEvents() && l.c.inbox.rest() {
 			return
 		}
 	}

@@ -19,11 +19,7 @@ func (l *loop) connect() {
 	l.cancelAttempt = cancel
 	l.c.goroutines.spawn(func() {
 		defer cancel()
-		d := l.c.dial(ctx, a)
-		d.timedOut = ctx.Err() == context.DeadlineExceeded
-		if !l.c.inbox.post(d) && d.conn != nil {
-			d.conn.abandon()
-		}
+		l.dialer.run(ctx, a)
 	})
 }
 
@@ -32,11 +28,11 @@ func (l *loop) connect() {
 func (l *loop) open(c *conn, token string) {
 	l.state.Generation++
 	c.gen = l.state.Generation
-	l.c.counters.plainFrames.Store(c.plain)
+	l.c.counters.plainFrames.Store(c.LibraryFrames)
 	l.registry.publishRoutes()
 	subs := l.registry.startConnection(c.gen)
 	codec, err := l.c.cfg.Dialect.Open(wire.Resume{
-		Conn: c.gen, Subprotocol: c.subprotocol, Session: l.session, Token: token,
+		Conn: c.gen, Subprotocol: c.Subprotocol, Session: l.session, Token: token,
 		Uplink: l.window.uplink(), Subs: subs, TTL: l.c.cfg.SessionTTL, ReadLimit: l.c.cfg.ReadLimit,
 	})
 	k := &link{
@@ -64,8 +60,11 @@ func (l *loop) open(c *conn, token string) {
 		return
 	}
 	l.enter(Handshaking)
-	c.codec = codec
-	l.c.goroutines.spawn(func() { l.c.read(c) })
+	r := &reader{
+		conn: c, codec: codec, routes: &l.c.routes, inbox: &l.c.inbox, counters: &l.c.counters,
+		goroutines: &l.c.goroutines,
+	}
+	l.c.goroutines.spawn(r.run)
 	if !l.c.cfg.traits.Greeting {
 		l.welcome(k, &wire.Ready{})
 	}
@@ -261,6 +260,6 @@ func (l *loop) disconnect(k *link, code uint16, reason string) {
 			k.conn.abandon()
 			return
 		}
-		k.conn.shut(code, reason, timeout)
+		k.conn.Close(code, reason, timeout)
 	})
 }

@@ -60,12 +60,12 @@ func (l *loop) peerIsSilent(k *link) bool {
 
 // silentAt is when the peer counts as dead if nothing is received before.
 func (k *link) silentAt() time.Time {
-	return later(k.conn.lastRead().Add(time.Duration(silentIntervals*float64(k.heartbeat))), k.graceUntil)
+	return later(k.conn.LastRead().Add(time.Duration(silentIntervals*float64(k.heartbeat))), k.graceUntil)
 }
 
 // stalledAt is when the write in progress has failed if no byte moves before.
 func (k *link) stalledAt() time.Time {
-	return later(k.conn.lastWrote(), k.writeStarted).Add(stallTimeout)
+	return later(k.conn.LastWrote(), k.writeStarted).Add(stallTimeout)
 }
 
 // sendHeartbeat asks the peer for a sign of life.
@@ -83,7 +83,7 @@ func (l *loop) sendHeartbeat(k *link) {
 		}
 		k.pinging = true
 		l.c.goroutines.spawn(func() {
-			_ = k.conn.ping() // the reader reports its failure
+			_ = k.conn.Ping() // the reader reports its failure
 			l.c.inbox.post(ponged{k.conn})
 		})
 	}

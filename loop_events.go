@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"time"
 
+	"github.com/limpet-go/limpet/internal/socket"
 	"github.com/limpet-go/limpet/wire"
 )
 
@@ -58,22 +59,21 @@ func (e dialed) apply(l *loop) {
 // received carries what the reader read and did not keep to itself.
 type received struct {
 	conn   *conn
-	events []wire.Event
+	events []routedEvent
 }
 
 func (e received) apply(l *loop) {
-	e.conn.ahead.leave()
+	e.conn.slots.release()
 	for i := range e.events {
 		k := l.linkOf(e.conn)
 		if k == nil {
 			return
 		}
-		if ev := &e.events[i]; ev.Kind.OfSubscription() {
-			if s := l.c.routes.Load().find(ev); s != nil && s.state.Load().Phase != SubEnded {
-				l.handleSubscription(k, s, ev)
-			}
-		} else {
-			l.handle(k, ev)
+		switch ev := &e.events[i]; {
+		case ev.sub == nil:
+			l.handle(k, &ev.Event)
+		case ev.sub.state.Load().Phase != SubEnded:
+			l.handleSubscription(k, ev.sub, &ev.Event)
 		}
 	}
 }
@@ -194,7 +194,7 @@ func (e wrote) apply(l *loop) {
 	if e.err != nil {
 		// The reader learns why: only it sees the close code.
 		k.writeErr = e.err
-		e.conn.kill()
+		e.conn.Kill()
 		return
 	}
 	if !l.c.cfg.traits.Acks && e.through > 0 {
@@ -227,7 +227,7 @@ func (e readFailed) apply(l *loop) {
 		l.violated(k, ce)
 		return
 	}
-	code, reason := closeCode(e.err)
+	code, reason := socket.CloseCode(e.err)
 	err := e.err
 	if k.writeErr != nil && code == 0 {
 		err = fmt.Errorf("%w (after a write failed: %w)", err, k.writeErr)

@@ -70,7 +70,7 @@ var transitions = []transition{
 	{"any event of an earlier connection", func(l *loop) event {
 		old := new(conn)
 		return inTurn{
-			received{old, []wire.Event{{Kind: wire.EventAck, Ack: &wire.Ack{To: 1 << 40}}}},
+			received{old, []routedEvent{{Event: wire.Event{Kind: wire.EventAck, Ack: &wire.Ack{To: 1 << 40}}}}},
 			wrote{conn: old, err: errors.New("old")}, ponged{old}, readFailed{old, violation("old")},
 		}
 	}, "", "", "", ""},
@@ -255,8 +255,12 @@ func connOf(l *loop) *conn {
 
 func receivedOn(l *loop, events ...wire.Event) event {
 	c := connOf(l)
-	c.ahead.enter()
-	return received{c, events}
+	c.slots.acquire()
+	e := received{conn: c}
+	for _, ev := range events {
+		e.events = append(e.events, routedEvent{Event: ev})
+	}
+	return e
 }
 
 // untilCancelled is a network on which no attempt ends by itself.

@@ -50,7 +50,8 @@ func (l *loop) startWrite() {
 		return
 	}
 	k.writing, k.writeStarted = true, l.now
-	l.c.goroutines.spawn(func() { l.c.write(k.conn, frames, through) })
+	w := writer{k.conn, &l.c.inbox, &l.c.counters}
+	l.c.goroutines.spawn(func() { w.write(frames, through) })
 }
 
 // Memory is borrowed for one write: an idle client holds none.

@@ -290,7 +290,7 @@ func TestFenceBeforeTheNextConnection(t *testing.T) {
 
 // A server that renames a subscription for ever holds one name of it.
 func TestNamesAreBounded(t *testing.T) {
-	var n names
+	var n serverNames
 	for i := range 1000 {
 		n.set(7, string(rune('a'+i%26))+string(rune('0'+i/26)))
 	}

@@ -50,7 +50,7 @@ func TestStacksOfIdleConnections(t *testing.T) {
 				send <- true
 				c.ReconnectNow()
 				synctest.Wait()
-				readers := goroutinesIn("limpet.(*Client).read")
+				readers := goroutinesIn("limpet.(*reader).run")
 				if len(readers) != 1 {
 					t.Fatalf("plain %v: %d readers", plain, len(readers))
 				}

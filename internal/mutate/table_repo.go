@@ -22,7 +22,7 @@ var ofRepo = []mutation{
 	},
 	{
 		name:    "imports: a second file knows the library",
-		file:    "options.go",
+		file:    "internal/socket/proxy.go",
 		search:  "import (\n",
 		replace: "import (\n\t_ \"nhooyr.io/websocket\"\n",
 		test:    "-run ^TestImports$ " + repo,

@@ -64,11 +64,12 @@ type layer struct {
 // layers in order: the first that matches a package holds for it. A package
 // without a layer, a program or an example, may import all of the module.
 var layers = []layer{
-	{".", []string{"wire", "wire/native", "internal/...", websocket, backoff, uuid}, nil},
+	{".", []string{"wire", "wire/native", "internal/...", backoff, uuid}, nil},
 	{"wire", nil, []string{"."}},
 	{"wire/...", []string{"wire", "wire/internal/..."}, []string{"."}}, // no dialect knows another
 	{"server/...", []string{"wire", "wire/native", "server/...", "internal/...", websocket, uuid}, []string{"."}},
 	{"limpettest/...", []string{"wire", "wire/native", "server", "limpettest/...", uuid}, []string{"."}},
+	{"internal/socket", []string{"wire", "internal/frame", websocket}, []string{"."}},
 	{"internal/assert", nil, []string{"."}},
 }
 
@@ -130,9 +131,9 @@ func Imports(packages []Package) (found []string) {
 	return found
 }
 
-// Websocket returns the breaches of the rule that exactly one file of the root
-// package and one of the server import the WebSocket library, and no other
-// package does. Tests are free. imports lists the imports of one file.
+// Websocket returns the breaches of the rule that exactly one file of
+// internal/socket and one of the server import the WebSocket library, and no
+// other package does. Tests are free. imports lists the imports of one file.
 func Websocket(packages []Package, imports func(file string) ([]string, error)) (found []string, err error) {
 	for _, p := range packages {
 		if !strings.HasPrefix(p.ImportPath+"/", Module+"/") {
@@ -149,7 +150,7 @@ func Websocket(packages []Package, imports func(file string) ([]string, error)) 
 			}
 		}
 		want := 0
-		if p.ImportPath == Module || p.ImportPath == Module+"/server" {
+		if p.ImportPath == Module+"/internal/socket" || p.ImportPath == Module+"/server" {
 			want = 1
 		}
 		if len(files) != want {

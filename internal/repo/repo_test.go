@@ -154,7 +154,12 @@ func TestImportsHasTeeth(t *testing.T) {
 		p    Package
 		want int
 	}{
-		{"root", Package{ImportPath: Module, Imports: []string{"fmt", at("wire"), at("wire/native"), at("internal/frame"), websocket, backoff, uuid}}, 0},
+		{"root", Package{ImportPath: Module, Imports: []string{"fmt", at("wire"), at("wire/native"), at("internal/socket"), backoff, uuid}}, 0},
+		{"root imports the WebSocket library", Package{ImportPath: Module, Imports: []string{websocket}}, 1},
+		{"socket", Package{ImportPath: at("internal/socket"), Imports: []string{at("wire"), at("internal/frame"), websocket}}, 0},
+		{"socket imports the root", Package{ImportPath: at("internal/socket"), Imports: []string{Module}}, 1},
+		{"socket imports a dialect", Package{ImportPath: at("internal/socket"), Imports: []string{at("wire/native")}}, 1},
+		{"a socket test imports the root", Package{ImportPath: at("internal/socket"), TestImports: []string{Module}}, 1},
 		{"root imports a dialect", Package{ImportPath: Module, Imports: []string{at("wire/stomp")}}, 1},
 		{"root imports the server", Package{ImportPath: Module, Imports: []string{at("server")}}, 1},
 		{"root imports the kit", Package{ImportPath: Module, Imports: []string{at("limpettest")}}, 1},
@@ -196,8 +201,10 @@ func TestWebsocketHasTeeth(t *testing.T) {
 		p    Package
 		want int
 	}{
-		{Package{ImportPath: Module, Dir: "r", GoFiles: []string{"a.go", "c.go"}}, 0},
-		{Package{ImportPath: Module, Dir: "r", GoFiles: []string{"a.go", "b.go"}}, 1},
+		{Package{ImportPath: Module + "/internal/socket", Dir: "r", GoFiles: []string{"a.go", "c.go"}}, 0},
+		{Package{ImportPath: Module + "/internal/socket", Dir: "r", GoFiles: []string{"a.go", "b.go"}}, 1},
+		{Package{ImportPath: Module, Dir: "r", GoFiles: []string{"c.go"}}, 0},
+		{Package{ImportPath: Module, Dir: "r", GoFiles: []string{"a.go", "c.go"}}, 1},
 		{Package{ImportPath: Module + "/server", Dir: "r", GoFiles: []string{"c.go"}}, 1},
 		{Package{ImportPath: Module + "/wire", Dir: "w", GoFiles: []string{"a.go"}}, 1},
 	} {

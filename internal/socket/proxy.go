@@ -1,4 +1,4 @@
-package limpet
+package socket
 
 import (
 	"bufio"
@@ -14,59 +14,58 @@ import (
 	"sync/atomic"
 )
 
-// proxyError is a failure between here and the far side of an HTTP proxy. It
-// names the proxy without its credentials.
-type proxyError struct {
-	host   string
-	status int // its answer to CONNECT, 0 if there was none
-	err    error
+// ProxyError is a failure to get through an HTTP proxy. It names the proxy
+// without its credentials.
+type ProxyError struct {
+	Host   string
+	Status int // of the proxy's answer to CONNECT; 0 if there was none
+	Err    error
 }
 
-func (e *proxyError) Error() string {
-	if e.status != 0 {
-		return fmt.Sprintf("proxy %s answered %d %s", e.host, e.status, http.StatusText(e.status))
+func (e *ProxyError) Error() string {
+	if e.Status != 0 {
+		return fmt.Sprintf("proxy %s answered %d %s", e.Host, e.Status, http.StatusText(e.Status))
 	}
-	return fmt.Sprintf("proxy %s: %v", e.host, e.err)
+	return fmt.Sprintf("proxy %s: %v", e.Host, e.Err)
 }
 
-func (e *proxyError) Unwrap() error { return e.err }
+func (e *ProxyError) Unwrap() error { return e.Err }
 
 // tunnel takes a ws:// upgrade through an HTTP proxy with CONNECT, as RFC 6455,
-// section 4.1 demands. http.Transport does so for https alone; a ws:// upgrade
-// it would hand to the proxy as a request of its own, which few understand.
+// section 4.1 demands. http.Transport uses CONNECT for https only. It would send
+// a ws:// upgrade to the proxy as a plain request, which few proxies understand.
 type tunnel struct {
-	transport *http.Transport // the caller's
-	proxy     *url.URL
-	waiting   atomic.Bool // for the answer to CONNECT
+	transport  *http.Transport // the caller's
+	proxy      *url.URL
+	connecting atomic.Bool // the tunnel is not open yet
 }
 
-// viaProxy returns base, or what takes req through the proxy that base names
-// for it.
-func viaProxy(base http.RoundTripper, req *http.Request) (http.RoundTripper, error) {
+// throughProxy returns base, or a tunnel if base names a proxy for req.
+func throughProxy(base http.RoundTripper, req *http.Request) (http.RoundTripper, error) {
 	t, ok := base.(*http.Transport)
 	if !ok || t.Proxy == nil {
 		return base, nil
 	}
 	proxy, err := t.Proxy(req)
 	if err != nil {
-		// Its text may hold the proxy's address with its credentials.
-		return nil, &proxyError{host: "unknown", err: errors.New("Transport.Proxy cannot name it; check HTTP_PROXY or the function")}
+		// The text of err may hold the proxy's address with its credentials.
+		return nil, &ProxyError{Host: "unknown", Err: errors.New("Transport.Proxy cannot name it; check HTTP_PROXY or the function")}
 	}
 	if proxy == nil || req.URL.Scheme != "http" || proxy.Scheme != "http" && proxy.Scheme != "https" {
-		return base, nil // none, or http.Transport knows how
+		return base, nil // no proxy, or http.Transport handles it
 	}
 	return &tunnel{transport: t, proxy: proxy}, nil
 }
 
 func (t *tunnel) RoundTrip(req *http.Request) (*http.Response, error) {
-	through := t.transport.Clone()
-	through.Proxy = nil
-	through.DisableKeepAlives = true // nobody else will use it
-	through.DialContext = t.dial
-	resp, err := through.RoundTrip(req)
-	var named *proxyError
-	if err != nil && !errors.As(err, &named) && t.waiting.Load() {
-		return nil, &proxyError{host: t.proxy.Host, err: err}
+	transport := t.transport.Clone()
+	transport.Proxy = nil
+	transport.DisableKeepAlives = true // used once
+	transport.DialContext = t.dial
+	resp, err := transport.RoundTrip(req)
+	var known *ProxyError
+	if err != nil && !errors.As(err, &known) && t.connecting.Load() {
+		return nil, &ProxyError{Host: t.proxy.Host, Err: err}
 	}
 	return resp, err
 }
@@ -80,17 +79,17 @@ func (t *tunnel) dial(ctx context.Context, network, addr string) (net.Conn, erro
 	if port == "" {
 		port = map[string]string{"http": "80", "https": "443"}[t.proxy.Scheme]
 	}
-	t.waiting.Store(true)
+	t.connecting.Store(true)
 	nc, err := dial(ctx, network, net.JoinHostPort(t.proxy.Hostname(), port))
 	if err != nil {
-		return nil, &proxyError{host: t.proxy.Host, err: err}
+		return nil, &ProxyError{Host: t.proxy.Host, Err: err}
 	}
 	stop := context.AfterFunc(ctx, func() { nc.Close() })
-	whole := nc
+	proxyConn := nc
 	if t.proxy.Scheme == "https" {
-		whole = tls.Client(nc, t.tlsConfig())
+		proxyConn = tls.Client(nc, t.tlsConfig())
 	}
-	err = t.connect(ctx, whole, addr)
+	err = t.connect(ctx, proxyConn, addr)
 	if !stop() && err == nil {
 		err = ctx.Err()
 	}
@@ -98,8 +97,8 @@ func (t *tunnel) dial(ctx context.Context, network, addr string) (net.Conn, erro
 		nc.Close()
 		return nil, err
 	}
-	t.waiting.Store(false)
-	return whole, nil
+	t.connecting.Store(false)
+	return proxyConn, nil
 }
 
 func (t *tunnel) tlsConfig() *tls.Config {
@@ -114,9 +113,9 @@ func (t *tunnel) tlsConfig() *tls.Config {
 	return cfg
 }
 
-// connect asks the proxy at the other end of nc for addr.
+// connect asks the proxy at the other end of nc to open a tunnel to addr.
 func (t *tunnel) connect(ctx context.Context, nc net.Conn, addr string) error {
-	fail := func(err error) error { return &proxyError{host: t.proxy.Host, err: err} }
+	fail := func(err error) error { return &ProxyError{Host: t.proxy.Host, Err: err} }
 	header := t.transport.ProxyConnectHeader.Clone()
 	if f := t.transport.GetProxyConnectHeader; f != nil {
 		h, err := f(ctx, t.proxy, addr)
@@ -146,20 +145,20 @@ func (t *tunnel) connect(ctx context.Context, nc net.Conn, addr string) error {
 			return err
 		}
 	}
-	if err := connected(ctx, t.proxy, req, resp); err != nil {
+	if err := checkConnectResponse(ctx, t.proxy, req, resp); err != nil {
 		return err
 	}
 	if br.Buffered() > 0 {
-		return fail(errors.New("it speaks before it is spoken to"))
+		return fail(errors.New("sent data before the tunnel was open"))
 	}
 	return nil
 }
 
-// connected has the form of http.Transport.OnProxyConnectResponse, so that the
-// refusals of wss:// get the same error.
-func connected(_ context.Context, proxy *url.URL, _ *http.Request, resp *http.Response) error {
+// checkConnectResponse has the form of http.Transport.OnProxyConnectResponse, so
+// that a refused wss:// gets the same error.
+func checkConnectResponse(_ context.Context, proxy *url.URL, _ *http.Request, resp *http.Response) error {
 	if resp.StatusCode/100 == 2 {
 		return nil
 	}
-	return &proxyError{host: proxy.Host, status: resp.StatusCode}
+	return &ProxyError{Host: proxy.Host, Status: resp.StatusCode}
 }

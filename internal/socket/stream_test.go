@@ -1,4 +1,4 @@
-package limpet
+package socket
 
 import (
 	"io"
@@ -9,8 +9,8 @@ import (
 	"github.com/limpet-go/limpet/internal/assert"
 )
 
-// One long write to a socket whose peer reads a little and then waits: the
-// stamp moves before the write has ended, and every byte arrives.
+// One long write to a socket whose peer reads a little and then waits: progress
+// is recorded before the write has ended, and every byte arrives.
 func TestLongWriteShowsProgress(t *testing.T) {
 	assert.NoLeaks(t)
 	l, err := net.Listen("tcp", "127.0.0.1:0")
@@ -36,7 +36,7 @@ func TestLongWriteShowsProgress(t *testing.T) {
 	}()
 	_, err = io.ReadFull(peer, make([]byte, 1<<20))
 	assert.NoError(t, err)
-	for deadline := time.After(30 * time.Second); s.wrote.Load() <= 1; {
+	for deadline := time.After(30 * time.Second); s.lastWrite.Load() <= 1; {
 		select {
 		case r := <-wrote:
 			t.Fatalf("32 MiB went into the buffers of the system: %+v", r)
@@ -50,8 +50,8 @@ func TestLongWriteShowsProgress(t *testing.T) {
 	if r := <-wrote; r.n != size || r.err != nil {
 		t.Errorf("wrote %d bytes, %v", r.n, r.err)
 	}
-	// A deadline that has passed is in nobody's way.
-	s.interrupt = time.Duration(s.now()) + time.Minute
+	// A deadline that has passed does no harm.
+	s.writeDeadline = time.Duration(s.sinceEpoch()) + time.Minute
 	assert.NoError(t, client.SetWriteDeadline(time.Now().Add(-time.Second)))
 	n, err := s.Write([]byte("x"))
 	assert.NoError(t, err)
@@ -60,16 +60,16 @@ func TestLongWriteShowsProgress(t *testing.T) {
 	}
 }
 
-// The library may keep what it was lent; it finds it closed.
-func TestLentStreamIsTakenBack(t *testing.T) {
+// The library may keep the stream that it was given; it finds it closed.
+func TestDetachedStreamIsClosed(t *testing.T) {
 	near, far := net.Pipe()
 	defer far.Close()
 	defer near.Close()
-	l := &lent{newStream(near, nil)}
-	l.stream = nil
-	assert.NoError(t, l.Close())
-	_, err := l.Read(make([]byte, 1))
+	d := &detachableStream{newStream(near, nil)}
+	d.detach()
+	assert.NoError(t, d.Close())
+	_, err := d.Read(make([]byte, 1))
 	assert.ErrorIs(t, err, net.ErrClosed)
-	_, err = l.Write(make([]byte, 1))
+	_, err = d.Write(make([]byte, 1))
 	assert.ErrorIs(t, err, net.ErrClosed)
 }

@@ -9,12 +9,22 @@ import (
 	"net/http"
 	"runtime/debug"
 	"strings"
+	"sync/atomic"
 	"unicode/utf8"
 
+	"github.com/limpet-go/limpet/internal/socket"
 	"github.com/limpet-go/limpet/wire"
 )
 
-// attempt is what the dialer needs to know of the loop.
+// dialer makes attempts to connect, one at a time.
+type dialer struct {
+	cfg        *config
+	inbox      *inbox
+	goroutines *goroutines
+	authBusy   atomic.Bool // a call of Auth has not returned
+}
+
+// attempt is what the loop tells the dialer about one attempt.
 type attempt struct {
 	number  int
 	session wire.Session
@@ -28,14 +38,22 @@ const (
 	stepLimit = 64 << 10 // bytes of an answer to one
 )
 
+// run makes one attempt and posts how it went.
+func (d *dialer) run(ctx context.Context, a attempt) {
+	result := d.dial(ctx, a)
+	result.timedOut = ctx.Err() == context.DeadlineExceeded
+	if !d.inbox.post(result) && result.conn != nil {
+		result.conn.abandon()
+	}
+}
+
 // dial makes one attempt: credential, the dialect's HTTP steps, upgrade. It
-// runs on its own goroutine and ends when ctx does, whatever the caller's Auth
-// is doing.
-func (c *Client) dial(ctx context.Context, a attempt) dialed {
+// ends when ctx does, even if the caller's Auth does not.
+func (d *dialer) dial(ctx context.Context, a attempt) dialed {
 	fail := func(err error) dialed {
 		return dialed{failure: &wire.Failure{Stage: wire.StageDial, Attempt: a.number, Err: err}}
 	}
-	cred, err := c.credential(ctx, a)
+	cred, err := d.credential(ctx, a)
 	if err != nil {
 		return fail(&userError{"Options.Auth", err})
 	}
@@ -44,7 +62,7 @@ func (c *Client) dial(ctx context.Context, a attempt) dialed {
 	}
 	w := &wire.Attempt{
 		Number: a.number, Session: a.session, Token: cred.Token.reveal(), Subs: a.subs,
-		URL: c.cfg.url.String(), Header: c.cfg.Header.Clone(),
+		URL: d.cfg.url.String(), Header: d.cfg.Header.Clone(),
 	}
 	if w.Header == nil {
 		w.Header = http.Header{}
@@ -53,48 +71,56 @@ func (c *Client) dial(ctx context.Context, a attempt) dialed {
 		w.Header[http.CanonicalHeaderKey(k)] = append([]string(nil), v...)
 	}
 	for step := 0; ; step++ {
-		if err := c.cfg.Dialect.Attempt(w); err != nil {
+		if err := d.cfg.Dialect.Attempt(w); err != nil {
 			return fail(err)
 		}
 		if w.Dial {
 			break
 		}
-		if w.Request == nil || step == maxSteps {
-			return fail(fmt.Errorf("dialect %s does not come to dial", c.cfg.Dialect.Name()))
+		if w.Request == nil {
+			return fail(fmt.Errorf("dialect %s neither dials nor makes an HTTP request", d.cfg.Dialect.Name()))
 		}
-		if w.Response, err = c.step(ctx, w.Request); err != nil {
+		if step == maxSteps {
+			return fail(fmt.Errorf("dialect %s made more than %d HTTP requests without dialling", d.cfg.Dialect.Name(), maxSteps))
+		}
+		if w.Response, err = d.step(ctx, w.Request); err != nil {
 			return fail(err)
 		}
 		w.Request = nil
 	}
-	k, failure := dialConn(ctx, &c.cfg, w, c.goroutines.spawn)
+	c := newConn()
+	var failure *wire.Failure
+	c.Conn, failure = socket.Dial(ctx, w, socket.Options{
+		HTTPClient: d.cfg.HTTPClient, ReadLimit: d.cfg.ReadLimit, LibraryFrames: d.cfg.PlainFrames,
+		Go: d.goroutines.spawn, OnKill: c.slots.close,
+	})
 	if failure != nil {
 		failure.Attempt = a.number
-		failure.Body = c.redact(failure.Body, &cred)
+		failure.Body = d.redact(failure.Body, &cred)
 		return dialed{failure: failure}
 	}
-	return dialed{conn: k, token: w.Token}
+	return dialed{conn: c, token: w.Token}
 }
 
-// redact takes the credentials out of what a server answered: one that echoes
+// redact removes the credentials from a server's answer: a server that echoes
 // them must not bring them into errors and logs.
-func (c *Client) redact(body []byte, cred *Credential) []byte {
+func (d *dialer) redact(body []byte, cred *Credential) []byte {
 	hide := func(secret string) {
 		if len(secret) >= 4 {
 			body = bytes.ReplaceAll(body, []byte(secret), []byte("[secret]"))
 		}
 	}
 	hide(cred.Token.reveal())
-	for _, h := range []http.Header{cred.Header, c.cfg.Header} {
+	for _, h := range []http.Header{cred.Header, d.cfg.Header} {
 		for _, values := range h {
 			for _, v := range values {
 				hide(v)
-				_, word, _ := strings.Cut(v, " ") // of "Bearer word"
-				hide(word)
+				_, secret, _ := strings.Cut(v, " ") // of "Bearer secret"
+				hide(secret)
 			}
 		}
 	}
-	for _, values := range c.cfg.url.Query() {
+	for _, values := range d.cfg.url.Query() {
 		for _, v := range values {
 			hide(v)
 		}
@@ -102,12 +128,12 @@ func (c *Client) redact(body []byte, cred *Credential) []byte {
 	return body
 }
 
-// credential calls Auth on a goroutine that nobody waits for.
-func (c *Client) credential(ctx context.Context, a attempt) (Credential, error) {
-	if c.cfg.Auth == nil {
+// credential calls Auth, on a goroutine that may outlive the client.
+func (d *dialer) credential(ctx context.Context, a attempt) (Credential, error) {
+	if d.cfg.Auth == nil {
 		return Credential{}, nil
 	}
-	if !c.authBusy.CompareAndSwap(false, true) {
+	if !d.authBusy.CompareAndSwap(false, true) {
 		return Credential{}, fmt.Errorf("an earlier call has not returned although its context has ended")
 	}
 	type answer struct {
@@ -116,16 +142,16 @@ func (c *Client) credential(ctx context.Context, a attempt) (Credential, error) 
 	}
 	answers := make(chan answer, 1)
 	go func() {
-		defer c.authBusy.Store(false)
-		ans := answer{err: errors.New("it ended its goroutine")}
+		defer d.authBusy.Store(false)
+		ans := answer{err: errors.New("called runtime.Goexit")}
 		defer func() { answers <- ans }()
 		defer func() {
 			if p := recover(); p != nil {
 				ans.err = &PanicError{Value: p, Stack: debug.Stack()}
 			}
 		}()
-		ans.cred, ans.err = c.cfg.Auth(ctx, AttemptInfo{
-			Number: a.number, Host: c.cfg.url.Host, Refresh: a.refresh, Cause: a.cause,
+		ans.cred, ans.err = d.cfg.Auth(ctx, AttemptInfo{
+			Number: a.number, Host: d.cfg.url.Host, Refresh: a.refresh, Cause: a.cause,
 		})
 	}()
 	select {
@@ -136,8 +162,8 @@ func (c *Client) credential(ctx context.Context, a attempt) (Credential, error) 
 	}
 }
 
-// step makes one HTTP request of the dialect's.
-func (c *Client) step(ctx context.Context, r *wire.Request) (*wire.Response, error) {
+// step makes one of the dialect's HTTP requests.
+func (d *dialer) step(ctx context.Context, r *wire.Request) (*wire.Response, error) {
 	req, err := http.NewRequestWithContext(ctx, r.Method, r.URL, bytes.NewReader(r.Body))
 	if err != nil {
 		return nil, err
@@ -145,14 +171,7 @@ func (c *Client) step(ctx context.Context, r *wire.Request) (*wire.Response, err
 	for k, v := range r.Header {
 		req.Header[k] = v
 	}
-	client := &http.Client{Transport: sharedTransport}
-	if c.cfg.HTTPClient != nil {
-		copied := *c.cfg.HTTPClient
-		client = &copied
-		if client.Transport == nil {
-			client.Transport = sharedTransport
-		}
-	}
+	client := socket.HTTPClient(d.cfg.HTTPClient)
 	client.CheckRedirect = func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse }
 	resp, err := client.Do(req)
 	if err != nil {

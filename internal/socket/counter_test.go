@@ -1,4 +1,4 @@
-package limpet
+package socket
 
 import (
 	"encoding/binary"
@@ -8,7 +8,7 @@ import (
 
 // Whatever the frames and however the stream is cut, a message counts when its
 // last byte has passed and not before.
-func TestWholeCountsMessages(t *testing.T) {
+func TestCounterCountsCompleteMessages(t *testing.T) {
 	for seed := range uint64(200) {
 		rnd := rand.New(rand.NewPCG(seed, 2))
 		var stream []byte
@@ -47,16 +47,16 @@ func TestWholeCountsMessages(t *testing.T) {
 			put(0x80|first, size)
 			ends = append(ends, len(stream))
 		}
-		var w whole
+		var c messageCounter
 		for at := 0; at < len(stream); {
 			n := min(len(stream)-at, 1+rnd.IntN([]int{2, 20, 1 << 14}[seed%3]))
-			w.follow(stream[at : at+n])
+			c.count(stream[at : at+n])
 			at += n
 			want := 0
 			for want < len(ends) && ends[want] <= at {
 				want++
 			}
-			if got := int(w.messages.Load()); got != want {
+			if got := int(c.complete.Load()); got != want {
 				t.Fatalf("seed %d: %d messages after %d bytes, want %d", seed, got, at, want)
 			}
 		}
