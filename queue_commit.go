@@ -155,3 +155,24 @@ func (p *progress) advance() (last run) {
 	}
 	return last
 }
+
+// acked says that m was processed.
+func (q *queue) acked(m *Message) {
+	q.mu.Lock()
+	told := q.progress.ackOne(m)
+	free := q.starved()
+	q.mu.Unlock()
+	q.report(told)
+	if q.manual {
+		q.signal() // the window may have opened
+	}
+	if free {
+		q.room()
+	}
+}
+
+func (q *queue) report(told []run) {
+	for i := range told {
+		q.tell(told[i].gen, told[i].position)
+	}
+}

@@ -7,64 +7,6 @@ import (
 	"time"
 )
 
-func (q *queue) signal() {
-	select {
-	case q.wake <- struct{}{}:
-	default:
-	}
-}
-
-// finish ends the stream after what is waiting; err is what consumers get
-// last, nil for a clean end.
-func (q *queue) finish(err error) {
-	q.mu.Lock()
-	if !q.finishing {
-		q.finishing, q.err = true, err
-	}
-	end := q.endIfEmpty()
-	q.mu.Unlock()
-	if end {
-		q.room()
-	}
-	q.signal()
-}
-
-// discard ends the stream now and counts what was waiting as dropped.
-func (q *queue) discard(err error) {
-	q.mu.Lock()
-	if !q.finishing {
-		q.finishing, q.err = true, err
-	}
-	q.dropped += uint64(q.data)
-	q.items.Reset()
-	q.data, q.bytes, q.due = 0, 0, 0
-	q.ended = true
-	if !q.discarded {
-		q.discarded = true
-		if q.cut != nil {
-			close(q.cut)
-		}
-	}
-	q.mu.Unlock()
-	q.signal()
-}
-
-// drained reports whether everything was handed over or dropped, and no more
-// comes.
-func (q *queue) drained() bool {
-	q.mu.Lock()
-	defer q.mu.Unlock()
-	return q.ended && q.inHand == 0 && !q.lossHeld
-}
-
-func (q *queue) endIfEmpty() bool {
-	if !q.finishing || q.ended || q.items.Len() > 0 {
-		return false
-	}
-	q.ended = true
-	return true
-}
-
 // take blocks until messages are due and returns max at most, in dst if that
 // has room, else in memory lent by batches. They count as delivered, or, if
 // kept, as waiting until handed is called. Processed ones are acknowledged
@@ -196,27 +138,6 @@ func (q *queue) handed(ms []Message, delivered bool, processed done) {
 	q.mu.Unlock()
 	q.report(told)
 	if tell {
-		q.room()
-	}
-}
-
-func (q *queue) report(told []run) {
-	for i := range told {
-		q.tell(told[i].gen, told[i].position)
-	}
-}
-
-// acked says that m was processed.
-func (q *queue) acked(m *Message) {
-	q.mu.Lock()
-	told := q.progress.ackOne(m)
-	free := q.starved()
-	q.mu.Unlock()
-	q.report(told)
-	if q.manual {
-		q.signal() // the window may have opened
-	}
-	if free {
 		q.room()
 	}
 }

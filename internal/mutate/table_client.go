@@ -159,7 +159,7 @@ var ofClient = []mutation{
 	},
 	{
 		name:    "end: a loss in the hand of C does not count",
-		file:    "queue_take.go",
+		file:    "queue.go",
 		search:  " && !q.lossHeld\n",
 		replace: "\n",
 		test:    "-run ^TestShutdownWithALossInHand$ .",
