@@ -187,7 +187,10 @@ func TestQueueModel(t *testing.T) {
 				if !based || p.Offset != last || p.Epoch != epoch {
 					fail("resumes from %v, received up to %s.%d", p, epoch, last)
 				}
-				if _, err := q.offer(gen-1, []wire.Event{*dataAt(last+1, last)}); err != nil || q.last.Offset != last {
+				if _, err := q.offer(gen-1, []wire.Event{*dataAt(last+1, last)}); err != nil {
+					fail("%v", err)
+				}
+				if p, _ := q.position(); p.Offset != last {
 					fail("an old connection moved the position")
 				}
 				ev := subscribedAt(last)

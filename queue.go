@@ -6,6 +6,7 @@ import (
 
 	"github.com/google/uuid"
 	"github.com/limpet-go/limpet/internal/fifo"
+	"github.com/limpet-go/limpet/internal/sequence"
 	"github.com/limpet-go/limpet/wire"
 )
 
@@ -15,7 +16,6 @@ type queue struct {
 	topic  string
 	d      Delivery
 	manual bool
-	holes  wire.Holes
 
 	tell func(gen uint64, p Position) // the server wants to hear of it; never called under mu
 
@@ -37,15 +37,9 @@ type queue struct {
 	ended     bool  // nothing will be taken any more
 	discarded bool
 
-	gen       uint64 // the connection whose messages are accepted
-	epoch     string
-	last      Position // last received
-	based     bool     // last means something
-	confirmed bool     // this connection said where delivery starts
-	lived     bool     // a connection did
-	found     *wire.Event
-
-	repeats repeats
+	gen      uint64 // the connection whose messages are accepted
+	receiver sequence.Receiver
+	found    *wire.Event
 
 	received, delivered, dropped, duplicates, gaps, resets uint64
 
@@ -62,8 +56,8 @@ var messagePool, runPool sync.Pool
 
 func newQueue(topic string, o *SubscribeOptions, t wire.Traits, room func()) *queue {
 	q := &queue{
-		topic: topic, d: o.Delivery, manual: o.ManualAck, holes: t.Holes, room: room,
-		wake: make(chan struct{}, 1),
+		topic: topic, d: o.Delivery, manual: o.ManualAck, room: room,
+		wake: make(chan struct{}, 1), receiver: sequence.New(t),
 	}
 	q.items.Pool = &messagePool
 	q.progress = progress{
@@ -71,9 +65,8 @@ func newQueue(topic string, o *SubscribeOptions, t wire.Traits, room func()) *qu
 		most: o.Delivery.Buffer + maxUnacked,
 		open: fifo.Queue[run]{Pool: &runPool},
 	}
-	q.repeats.most = t.Repeats
 	if o.From == FromResume {
-		q.last, q.based, q.epoch = o.Position, true, o.Position.Epoch
+		q.receiver.ResumeFrom(o.Position)
 		q.progress.committed = o.Position
 	}
 	return q
@@ -89,7 +82,7 @@ func (q *queue) fence() {
 func (q *queue) position() (last Position, based bool) {
 	q.mu.Lock()
 	defer q.mu.Unlock()
-	return q.last, q.based
+	return q.receiver.Position()
 }
 
 // begin fences every earlier connection and returns where to resume and how
@@ -98,10 +91,11 @@ func (q *queue) begin(gen uint64) (last Position, based bool, c wire.Credit) {
 	q.mu.Lock()
 	defer q.mu.Unlock()
 	q.gen = gen
-	q.confirmed = false
+	q.receiver.StartConnection()
 	q.rxN, q.rxBytes, q.asked = 0, 0, false
 	q.granted = q.allowance()
-	return q.last, q.based, q.granted
+	last, based = q.receiver.Position()
+	return last, based, q.granted
 }
 
 // allowance is the credit that fits the free room. Mu is held.
@@ -170,160 +164,65 @@ func (q *queue) offer(gen uint64, events []wire.Event) (lost []wire.Event, err e
 }
 
 func (q *queue) accept(gen uint64, ev *wire.Event) error {
-	if gen != q.gen || q.finishing {
-		return nil
-	}
-	switch ev.Kind {
-	case wire.EventSubscribed:
-		return q.subscribed(ev)
-	case wire.EventReset:
-		q.lose(Reset, ev.Position, 0, ev.Cause)
-		q.epoch, q.last, q.based, q.confirmed = ev.Position.Epoch, ev.Position, true, true
-		return q.crowded()
-	case wire.EventGap:
-		return q.gap(ev)
-	case wire.EventData:
-		return q.message(ev)
-	}
-	return nil
-}
-
-func (q *queue) subscribed(ev *wire.Event) error {
-	if q.confirmed && q.holes == wire.HolesFault {
-		return violation("subscription confirmed twice on one connection")
-	}
-	first, again := !q.confirmed, q.lived
-	q.confirmed, q.lived = true, true
 	switch {
-	case ev.Continuity == wire.ContinuityProved:
-		if q.based && ev.Position.Epoch != q.epoch {
-			return violation("continuity claimed across epochs")
-		}
-		if q.based && ev.Position.Offset > q.last.Offset {
-			return violation("delivery starts after messages that were not received")
-		}
-		if !q.based {
-			q.last = ev.Position
-		}
-	case ev.Continuity == wire.ContinuityByNumber && again && first && !q.based:
-		// Live before and no number seen: the next one proves nothing.
-		q.find(Reset, ev.Position, 0, wire.CauseUnverifiable)
-		return q.crowded()
-	case ev.Continuity == wire.ContinuityByNumber:
-		return nil // the next number tells; the first of all is the base
-	case q.based && first:
-		q.find(Reset, ev.Position, 0, wire.CauseUnverifiable)
-		q.last = ev.Position
-	case first:
-		q.last = ev.Position
-	}
-	q.epoch, q.based = ev.Position.Epoch, true
-	return q.crowded()
-}
-
-func (q *queue) gap(ev *wire.Event) error {
-	if !q.confirmed && q.holes == wire.HolesFault {
-		return violation("gap before the subscription was confirmed")
-	}
-	if ev.Prev > q.last.Offset {
-		return violation("gap does not join the last message")
-	}
-	if ev.Position.Offset <= q.last.Offset {
-		return nil // known already
-	}
-	to := Position{Epoch: q.epoch, Offset: ev.Position.Offset, Tag: ev.Position.Tag}
-	q.lose(Gap, to, ev.Count, ev.Cause)
-	q.last = to
-	return q.crowded()
-}
-
-// message is the receiver machine of docs/protocol.md, section 5.
-func (q *queue) message(ev *wire.Event) error {
-	if !q.confirmed {
-		if q.holes == wire.HolesFault {
-			return violation("message before the subscription was confirmed")
-		}
-		if q.lived && ev.Numbered != q.based {
-			q.find(Reset, Position{}, 0, wire.CauseUnverifiable)
-		}
-		q.confirmed, q.lived = true, true
-	}
-	q.rxN++
-	q.rxBytes += uint64(len(ev.Message.Payload))
-	if q.d.Overflow == Block && (q.rxN > q.granted.N || q.rxBytes-uint64(len(ev.Message.Payload)) > q.granted.Bytes) {
-		return &wire.CodeError{Code: 4204, Reason: "server sent more than the credit it was given"}
-	}
-	if q.repeats.add(ev.Message.ID) {
-		q.duplicates++
+	case gen != q.gen || q.finishing:
 		return nil
+	case ev.Kind != wire.EventData:
+		return q.control(ev)
 	}
-	offset := ev.Position.Offset
-	if ev.Numbered && q.based {
-		switch {
-		case offset <= q.last.Offset:
-			q.duplicates++
-			return nil
-		case ev.Prev > q.last.Offset && q.holes == wire.HolesFault:
-			return violation("a message is missing and no gap was told")
-		case ev.Prev > q.last.Offset:
-			lost := Position{Epoch: q.epoch, Offset: ev.Prev}
-			q.find(Gap, lost, ev.Prev-q.last.Offset, wire.CauseLost)
+	size := len(ev.Message.Payload)
+	beyond := q.receiver.Open() && q.spend(size)
+	full := q.d.Overflow != Block && (q.data >= q.d.Buffer || q.data > 0 && q.bytes+size > q.d.Bytes)
+	var before Position
+	if full {
+		before, _ = q.receiver.Position()
+	}
+	step, err := q.receiver.Accept(ev, beyond)
+	if step.Loss != nil {
+		q.lose(step.Loss)
+	}
+	switch step.Effect {
+	case sequence.Duplicate:
+		q.duplicates++
+	case sequence.Next:
+		q.received++
+		if full && q.d.Overflow == DropNewest {
+			q.dropNewest(before)
+			break
+		}
+		q.put(ev, step.Previous)
+		if full {
+			q.dropOldest()
 		}
 	}
-	q.based = true
-	q.received++
-	q.put(ev)
-	return nil
+	return err
 }
 
-// repeats remembers the latest ids, for languages whose cursor includes the
-// last message. The zero value remembers none.
-type repeats struct {
-	most  int
-	seen  map[wire.ID]struct{}
-	order []wire.ID
-	next  int
+// control takes an event that is no message.
+func (q *queue) control(ev *wire.Event) error {
+	step, err := q.receiver.Accept(ev, false)
+	if step.Loss != nil {
+		q.lose(step.Loss)
+	}
+	if err != nil || step.Effect == sequence.Nothing && step.Loss == nil {
+		return err
+	}
+	return q.crowded()
 }
 
-// add reports whether id is among the latest, and remembers it.
-func (r *repeats) add(id wire.ID) bool {
-	if r.most == 0 || id == (wire.ID{}) {
-		return false
-	}
-	if _, ok := r.seen[id]; ok {
-		return true
-	}
-	if r.seen == nil {
-		r.seen = make(map[wire.ID]struct{})
-	}
-	if len(r.order) < r.most {
-		r.order = append(r.order, id)
-	} else {
-		delete(r.seen, r.order[r.next])
-		r.order[r.next] = id
-		r.next = (r.next + 1) % r.most
-	}
-	r.seen[id] = struct{}{}
-	return false
+// spend counts a message against the credit of the connection and reports
+// whether it is beyond it.
+func (q *queue) spend(size int) (beyond bool) {
+	q.rxN++
+	beyond = q.d.Overflow == Block && (q.rxN > q.granted.N || q.rxBytes > q.granted.Bytes)
+	q.rxBytes += uint64(size)
+	return beyond
 }
 
 func violation(reason string) error { return &wire.CodeError{Code: 4000, Reason: reason} }
 
-// put adds a data message and applies the overflow policy.
-func (q *queue) put(ev *wire.Event) {
-	epoch := ev.Position.Epoch
-	if epoch == "" {
-		epoch = q.epoch
-	}
-	size := len(ev.Message.Payload)
-	full := q.d.Overflow != Block && (q.data >= q.d.Buffer || q.data > 0 && q.bytes+size > q.d.Bytes)
-	if full && q.d.Overflow == DropNewest {
-		q.dropped++
-		prev := q.last
-		q.last = Position{Epoch: epoch, Offset: ev.Position.Offset, Tag: ev.Position.Tag}
-		q.append(lossOf(Gap, prev, q.last, 1, wire.CauseOverflow))
-		return
-	}
+// put adds a message.
+func (q *queue) put(ev *wire.Event, previous uint64) {
 	m := q.items.Next()
 	q.numbered++
 	m.number, m.queue, m.gen = q.numbered, q, q.gen
@@ -335,38 +234,26 @@ func (q *queue) put(ev *wire.Event) {
 		m.Topic = q.topic
 	}
 	m.ID = uuid.UUID(ev.Message.ID)
-	m.Position.Epoch, m.Position.Offset, m.Position.Tag = epoch, ev.Position.Offset, ev.Position.Tag
+	m.Position.Epoch, m.Position.Offset, m.Position.Tag = q.receiver.Epoch(), ev.Position.Offset, ev.Position.Tag
 	m.Payload, m.Type, m.Header = ev.Message.Payload, ev.Message.Type, ev.Message.Header
-	m.prev = ev.Prev
-	if epoch == q.last.Epoch {
-		m.prev = max(m.prev, q.last.Offset) // what a filtered stream left out before it began is not missing
-	}
-	q.last.Epoch, q.last.Offset, q.last.Tag = epoch, ev.Position.Offset, ev.Position.Tag
+	m.prev = previous
 	q.data++
-	q.bytes += size
-	for full && (q.data > q.d.Buffer || q.data > 1 && q.bytes > q.d.Bytes) {
-		q.dropOldest()
-	}
+	q.bytes += len(ev.Message.Payload)
 }
 
 // lose puts a Gap or a Reset into the stream.
-func (q *queue) lose(k Kind, to Position, count uint64, why Cause) {
-	if k == Gap {
-		q.gaps++
-	} else {
+func (q *queue) lose(loss *sequence.Loss) {
+	kind := Gap
+	if loss.Kind == wire.EventReset {
+		kind = Reset
 		q.resets++
+	} else {
+		q.gaps++
 	}
-	q.append(lossOf(k, q.last, to, count, why))
-}
-
-// find is lose for what nobody told.
-func (q *queue) find(k Kind, to Position, count uint64, why Cause) {
-	q.lose(k, to, count, why)
-	kind := wire.EventGap
-	if k == Reset {
-		kind = wire.EventReset
+	q.append(lossOf(kind, loss.After, loss.To, loss.Count, loss.Cause))
+	if loss.Detected {
+		q.found = &wire.Event{Kind: loss.Kind, Cause: loss.Cause}
 	}
-	q.found = &wire.Event{Kind: kind, Cause: why}
 }
 
 func (q *queue) append(m Message) {

@@ -4,9 +4,24 @@ import (
 	"github.com/limpet-go/limpet/wire"
 )
 
-// dropOldest turns the oldest data message into a gap, joined with its
-// neighbours. Mu is held; there is a data message.
+// dropNewest puts a gap in the place of the message that came last, after the
+// position before it. Mu is held.
+func (q *queue) dropNewest(before Position) {
+	q.dropped++
+	to, _ := q.receiver.Position()
+	q.append(lossOf(Gap, before, to, 1, wire.CauseOverflow))
+}
+
+// dropOldest makes room. Mu is held.
 func (q *queue) dropOldest() {
+	for q.data > q.d.Buffer || q.data > 1 && q.bytes > q.d.Bytes {
+		q.dropOne()
+	}
+}
+
+// dropOne turns the oldest data message into a gap, joined with its
+// neighbours. Mu is held; there is a data message.
+func (q *queue) dropOne() {
 	i := 0
 	for q.items.At(i).Gap != nil {
 		i++

@@ -71,6 +71,7 @@ var layers = []layer{
 	{"server/...", []string{"wire", "wire/native", "server/...", "internal/...", websocket, uuid}, []string{"."}},
 	{"limpettest/...", []string{"wire", "wire/native", "server", "limpettest/...", uuid}, []string{"."}},
 	{"internal/assert", nil, []string{"."}},
+	{"internal/sequence", []string{"wire"}, []string{"."}},
 }
 
 // matches reports whether the import path p is meant by pattern.
