@@ -332,8 +332,7 @@ func (c *Client) Subscribe(ctx context.Context, topic string, o *SubscribeOption
 		return nil, err
 	}
 	s := &Subscription{client: c, topic: topic, from: opts.From, token: opts.Token}
-	s.queue = newQueue(topic, &opts, c.cfg.traits, func() { c.inbox.post(roomMade{s}) })
-	s.queue.tell = func(gen uint64, p Position) { c.inbox.post(processed{s, gen, p}) }
+	s.queue = newQueue(topic, &opts, c.cfg.traits, s)
 	s.state.Set(SubState{Phase: SubPending, Since: time.Now()})
 	cmd := subscribe{s, make(chan error, 1)}
 	if !c.inbox.post(cmd) {

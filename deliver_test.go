@@ -16,10 +16,22 @@ func testQueue(d Delivery, manual bool, t wire.Traits) *queue {
 	if d.Bytes == 0 {
 		d.Bytes = 1 << 20
 	}
-	q := newQueue("t", &SubscribeOptions{Delivery: d, ManualAck: manual}, t, func() {})
-	q.tell = func(uint64, Position) {}
+	q := newQueue("t", &SubscribeOptions{Delivery: d, ManualAck: manual}, t, testOwner{})
 	q.begin(1)
 	return q
+}
+
+// testOwner hears of processed messages if it has a function for that.
+type testOwner struct {
+	processed func(gen uint64, p Position)
+}
+
+func (o testOwner) roomAvailable() {}
+
+func (o testOwner) positionProcessed(gen uint64, p Position) {
+	if o.processed != nil {
+		o.processed(gen, p)
+	}
 }
 
 func subscribedAt(offset uint64) *wire.Event {
@@ -79,7 +91,7 @@ func TestProcessedIsToldAcrossALoss(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		q := testQueue(Delivery{Buffer: 8, Overflow: DropOldest}, true, wire.Traits{Processed: wire.ProcessedCumulative})
 		var told []uint64
-		q.tell = func(_ uint64, p Position) { told = append(told, p.Offset) }
+		q.owner = testOwner{func(_ uint64, p Position) { told = append(told, p.Offset) }}
 		offerAll(t, q, subscribedAt(0), dataAt(1, 0), gapTo(1, 3), dataAt(4, 3))
 		ms, err := q.take(context.Background(), nil, 8, true, done{})
 		if err != nil || len(ms) != 3 {

@@ -18,12 +18,12 @@ func TestProgressModel(t *testing.T) {
 		traits := wire.Traits{Processed: wire.Processed(seed % 4 % 3)}
 		q := testQueue(Delivery{Buffer: 1 << 10, Overflow: DropOldest}, manual, traits)
 		heard := map[uint64]int{}
-		q.tell = func(gen uint64, p Position) {
+		q.owner = testOwner{func(gen uint64, p Position) {
 			if gen != 1 {
 				t.Fatalf("seed %d: told of connection %d", seed, gen)
 			}
 			heard[p.Offset]++
-		}
+		}}
 		offerAll(t, q, subscribedAt(0))
 		offset := uint64(0)
 		type taken struct {

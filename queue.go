@@ -10,16 +10,26 @@ import (
 	"github.com/limpet-go/limpet/wire"
 )
 
+// queueOwner is what a queue reports to. It is never called under the queue's
+// lock.
+type queueOwner interface {
+	// roomAvailable reports that more messages may be granted, or that the last
+	// one left.
+	roomAvailable()
+
+	// positionProcessed reports that the message at p, which came on connection
+	// gen, was processed; where processing is reported cumulatively, so was every
+	// message before it.
+	positionProcessed(gen uint64, p Position)
+}
+
 // queue is the delivery queue of one subscription. The reader puts in, in wire
 // order; consumers take out. Its lock is a leaf.
 type queue struct {
 	topic  string
 	d      Delivery
 	manual bool
-
-	tell func(gen uint64, p Position) // the server wants to hear of it; never called under mu
-
-	room func() // consumers made room or the last message left: tells the loop; never called under mu
+	owner  queueOwner
 
 	wake chan struct{} // 1 slot: there may be something to take
 	cut  chan struct{} // for a deliverer: closed by discard, what is in its hand is dropped
@@ -54,9 +64,9 @@ type queue struct {
 // Many idle queues share the memory of a few busy ones.
 var messagePool, runPool sync.Pool
 
-func newQueue(topic string, o *SubscribeOptions, t wire.Traits, room func()) *queue {
+func newQueue(topic string, o *SubscribeOptions, t wire.Traits, owner queueOwner) *queue {
 	q := &queue{
-		topic: topic, d: o.Delivery, manual: o.ManualAck, room: room,
+		topic: topic, d: o.Delivery, manual: o.ManualAck, owner: owner,
 		wake: make(chan struct{}, 1), receiver: sequence.New(t),
 	}
 	q.items.Pool = &messagePool
@@ -158,7 +168,7 @@ func (q *queue) offer(gen uint64, events []wire.Event) (lost []wire.Event, err e
 		q.signal()
 	}
 	if free {
-		q.room()
+		q.owner.roomAvailable()
 	}
 	return lost, err
 }
@@ -322,7 +332,7 @@ func (q *queue) finish(err error) {
 	end := q.endIfEmpty()
 	q.mu.Unlock()
 	if end {
-		q.room()
+		q.owner.roomAvailable()
 	}
 	q.signal()
 }

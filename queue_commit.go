@@ -167,12 +167,12 @@ func (q *queue) acked(m *Message) {
 		q.signal() // the window may have opened
 	}
 	if free {
-		q.room()
+		q.owner.roomAvailable()
 	}
 }
 
 func (q *queue) report(told []run) {
 	for i := range told {
-		q.tell(told[i].gen, told[i].position)
+		q.owner.positionProcessed(told[i].gen, told[i].position)
 	}
 }

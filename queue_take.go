@@ -30,7 +30,7 @@ func (q *queue) take(ctx context.Context, dst []Message, max int, kept bool, pro
 		q.report(told)
 		processed = done{}
 		if tell {
-			q.room()
+			q.owner.roomAvailable()
 		}
 		switch {
 		case ctxErr != nil:
@@ -138,7 +138,7 @@ func (q *queue) handed(ms []Message, delivered bool, processed done) {
 	q.mu.Unlock()
 	q.report(told)
 	if tell {
-		q.room()
+		q.owner.roomAvailable()
 	}
 }
 

@@ -138,6 +138,14 @@ func (s *Subscription) Close() error {
 	return nil
 }
 
+// roomAvailable implements queueOwner.
+func (s *Subscription) roomAvailable() { s.client.inbox.post(roomMade{s}) }
+
+// positionProcessed implements queueOwner.
+func (s *Subscription) positionProcessed(gen uint64, p Position) {
+	s.client.inbox.post(processed{s, gen, p})
+}
+
 // routes maps what a codec names to delivery queues. It is immutable.
 type routes struct {
 	few    []*Subscription          // if there are only a few
