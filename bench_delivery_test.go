@@ -20,7 +20,7 @@ func benchSubscription() (*Subscription, []wire.Event) {
 	s := &Subscription{c: make(chan Message), client: &Client{}}
 	o := &SubscribeOptions{Delivery: Delivery{Buffer: 4096, Bytes: 1 << 30, Overflow: DropOldest}}
 	s.queue = newQueue("bench", o, native.New(nil).Traits(), testOwner{})
-	s.queue.begin(1)
+	s.queue.startConnection(1)
 	confirm := wire.Event{Kind: wire.EventSubscribed, Continuity: wire.ContinuityProved, Position: Position{Epoch: "e"}}
 	if _, err := s.queue.offer(1, []wire.Event{confirm}); err != nil {
 		panic(err)

@@ -45,7 +45,7 @@ func pipeline(b *testing.B, enc native.Encoding, per int) {
 	s := &Subscription{}
 	o := SubscribeOptions{Delivery: Delivery{Buffer: 4096, Bytes: 1 << 20, Overflow: Block}}
 	s.queue = newQueue("bench", &o, wire.Traits{}, testOwner{})
-	s.queue.begin(1)
+	s.queue.startConnection(1)
 	decode(native.Frame{Type: native.TypeSubOK, SubOK: &native.SubOK{Ch: 1, Epoch: "e"}})
 	s.queue.offer(1, events.List)
 	start := s.queue.receiver
@@ -76,7 +76,7 @@ func pipeline(b *testing.B, enc native.Encoding, per int) {
 		if _, err := s.queue.offer(1, events.List); err != nil {
 			b.Fatal(err)
 		}
-		s.queue.credit()
+		s.queue.grant()
 		n := 0
 		for range s.Messages(context.Background()) {
 			if n++; n == per {

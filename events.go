@@ -106,7 +106,7 @@ func (e roomMade) apply(l *loop) {
 	if l.conn == nil || !s.asked || !l.c.cfg.traits.Credit || s.state.Load().Phase == SubEnded {
 		return
 	}
-	l.ops = append(l.ops, wire.Op{Kind: wire.OpCredit, Key: s.key, Name: s.wireName, Credit: s.queue.credit()})
+	l.ops = append(l.ops, wire.Op{Kind: wire.OpCredit, Key: s.key, Name: s.wireName, Credit: s.queue.grant()})
 }
 
 // processed says that messages were, on the connection that brought them.

@@ -57,10 +57,10 @@ type Message struct {
 	Redelivered bool
 	Gap         *Loss // for Gap and Reset
 
-	prev   uint64
-	queue  *queue
-	number uint64 // in the queue, rising
-	gen    uint64 // the connection it came on
+	previous   uint64
+	queue      *queue
+	number     uint64 // in the queue, rising
+	generation uint64 // the connection it came on
 }
 
 // Ack says that the message was processed: the committed position advances
@@ -70,6 +70,6 @@ type Message struct {
 // after the client closed. A Gap and a Reset need none.
 func (m Message) Ack() {
 	if m.queue != nil {
-		m.queue.acked(&m)
+		m.queue.ackMessage(&m)
 	}
 }

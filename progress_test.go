@@ -50,7 +50,7 @@ func TestProgressModel(t *testing.T) {
 				if waits == 0 {
 					break
 				}
-				ms, err := q.take(context.Background(), nil, 1+rnd.IntN(6), false, done{})
+				ms, err := q.take(context.Background(), nil, 1+rnd.IntN(6), false, processedRun{})
 				if err != nil {
 					t.Fatal(err)
 				}
@@ -74,9 +74,9 @@ func TestProgressModel(t *testing.T) {
 				ms := open[i].ms
 				open = append(open[:i], open[i+1:]...)
 				q.mu.Lock()
-				told := q.progress.ack(done{ms[0].number, &ms[len(ms)-1]})
+				told := q.tracker.acknowledge(processedRun{ms[0].number, &ms[len(ms)-1]})
 				q.mu.Unlock()
-				q.report(told)
+				q.reportProcessed(told)
 				for _, m := range ms {
 					acked[m.Position.Offset] = true
 				}
@@ -89,7 +89,7 @@ func TestProgressModel(t *testing.T) {
 				want = m.Position.Offset
 			}
 			q.mu.Lock()
-			got := q.progress.committed.Offset
+			got := q.tracker.committed.Offset
 			q.mu.Unlock()
 			if got != want {
 				t.Fatalf("seed %d step %d: committed %d, the acknowledged prefix ends at %d", seed, step, got, want)
@@ -111,14 +111,14 @@ func TestProgressModel(t *testing.T) {
 func TestAckOfAnAlteredMessage(t *testing.T) {
 	q := testQueue(Delivery{Buffer: 8}, true, wire.Traits{})
 	offerAll(t, q, subscribedAt(0), dataAt(1, 0))
-	ms, err := q.take(context.Background(), nil, 1, false, done{})
+	ms, err := q.take(context.Background(), nil, 1, false, processedRun{})
 	if err != nil {
 		t.Fatal(err)
 	}
 	m := ms[0]
 	m.Position = Position{}
 	m.Ack()
-	if got := q.progress.committed; got != ms[0].Position {
+	if got := q.tracker.committed; got != ms[0].Position {
 		t.Errorf("committed %+v, acknowledged was %+v", got, ms[0].Position)
 	}
 }

@@ -10,55 +10,55 @@ import (
 	"github.com/limpet-go/limpet/wire"
 )
 
-// queueOwner is what a queue reports to. It is never called under the queue's
-// lock.
+// queueOwner is what a queue reports to, never under its lock.
 type queueOwner interface {
-	// roomAvailable reports that more messages may be granted, or that the last
-	// one left.
+	// roomAvailable reports that consumers made room for more messages, or that
+	// the stream has ended and the last message was delivered.
 	roomAvailable()
 
-	// positionProcessed reports that the message at p, which came on connection
-	// gen, was processed; where processing is reported cumulatively, so was every
+	// positionProcessed reports that the message at p, received on connection
+	// gen, was processed. If the server acknowledges cumulatively, so was every
 	// message before it.
 	positionProcessed(gen uint64, p Position)
 }
 
-// queue is the delivery queue of one subscription. The reader puts in, in wire
-// order; consumers take out. Its lock is a leaf.
+// queue is the delivery queue of one subscription. The reader offers events in
+// wire order; consumers take messages. Its lock is a leaf. A comment "mu is
+// held" is a condition for the caller.
 type queue struct {
-	topic  string
-	d      Delivery
-	manual bool
-	owner  queueOwner
+	topic     string
+	delivery  Delivery
+	manualAck bool
+	owner     queueOwner
 
-	wake chan struct{} // 1 slot: there may be something to take
-	cut  chan struct{} // for a deliverer: closed by discard, what is in its hand is dropped
+	available     chan struct{} // 1 slot: there may be something to take
+	discardSignal chan struct{} // closed by discard: the deliverer drops what it holds; nil until C is used
 
-	mu        sync.Mutex
-	items     fifo.Queue[Message]
-	bytes     int
-	data      int  // data and snapshots in items
-	inHand    int  // data and snapshots taken, not yet handed over
-	lossHeld  bool // a gap or a reset is
-	due       int  // items released by the pace
-	nextDue   time.Time
-	finishing bool  // no more comes in
-	err       error // why, nil for a clean end
-	ended     bool  // nothing will be taken any more
-	discarded bool
+	mu          sync.Mutex
+	items       fifo.Queue[Message] // messages and losses that wait for a consumer
+	messages    int                 // how many of items are messages
+	bytes       int                 // their payloads
+	held        int                 // messages that the deliverer took and no consumer has received from C
+	lossHeld    bool                // the deliverer holds a gap or a reset
+	released    int                 // how many of items Delivery.Every allows to be taken
+	nextRelease time.Time
+	finishing   bool  // nothing more is accepted
+	endErr      error // why; nil for a clean end
+	ended       bool  // nothing more will be taken
+	discarded   bool  // by discard: what waited was dropped
 
-	gen      uint64 // the connection whose messages are accepted
-	receiver sequence.Receiver
-	found    *wire.Event
+	generation uint64 // the connection whose events are accepted; 0: none
+	receiver   sequence.Receiver
+	detected   *wire.Event // a loss that the server did not report, for offer to return
 
 	received, delivered, dropped, duplicates, gaps, resets uint64
 
-	rxN, rxBytes uint64 // received on this connection
-	granted      wire.Credit
-	asked        bool // room was told and no credit taken since
+	used         wire.Credit // by what this connection received
+	granted      wire.Credit // to this connection
+	roomReported bool        // since the last grant
 
-	numbered uint64 // elements put in so far
-	progress progress
+	lastNumber uint64 // of a message or loss
+	tracker    ackTracker
 }
 
 // Many idle queues share the memory of a few busy ones.
@@ -66,141 +66,146 @@ var messagePool, runPool sync.Pool
 
 func newQueue(topic string, o *SubscribeOptions, t wire.Traits, owner queueOwner) *queue {
 	q := &queue{
-		topic: topic, d: o.Delivery, manual: o.ManualAck, owner: owner,
-		wake: make(chan struct{}, 1), receiver: sequence.New(t),
+		topic: topic, delivery: o.Delivery, manualAck: o.ManualAck, owner: owner,
+		available: make(chan struct{}, 1), receiver: sequence.New(t),
 	}
 	q.items.Pool = &messagePool
-	q.progress = progress{
-		each: o.ManualAck || t.Processed == wire.ProcessedEach, processed: t.Processed,
-		most: o.Delivery.Buffer + maxUnacked,
-		open: fifo.Queue[run]{Pool: &runPool},
+	q.tracker = ackTracker{
+		perMessage: o.ManualAck || t.Processed == wire.ProcessedEach, reports: t.Processed,
+		limit:   o.Delivery.Buffer + maxUnacked,
+		unacked: fifo.Queue[takenRun]{Pool: &runPool},
 	}
 	if o.From == FromResume {
 		q.receiver.ResumeFrom(o.Position)
-		q.progress.committed = o.Position
+		q.tracker.committed = o.Position
 	}
 	return q
 }
 
-// fence ends the connection's say: position does not move until begin.
+// fence rejects every event of the current connection: the position stays until
+// startConnection.
 func (q *queue) fence() {
 	q.mu.Lock()
-	q.gen = 0
+	q.generation = 0
 	q.mu.Unlock()
 }
 
-func (q *queue) position() (last Position, based bool) {
+// resumePosition returns the position after which the stream can be resumed,
+// and whether it is known.
+func (q *queue) resumePosition() (last Position, known bool) {
 	q.mu.Lock()
 	defer q.mu.Unlock()
 	return q.receiver.Position()
 }
 
-// begin fences every earlier connection and returns where to resume and how
-// much may be sent.
-func (q *queue) begin(gen uint64) (last Position, based bool, c wire.Credit) {
+// startConnection makes gen the only connection whose events are accepted. It
+// returns where to resume and how much the server may send.
+func (q *queue) startConnection(gen uint64) (last Position, known bool, credit wire.Credit) {
 	q.mu.Lock()
 	defer q.mu.Unlock()
-	q.gen = gen
+	q.generation = gen
 	q.receiver.StartConnection()
-	q.rxN, q.rxBytes, q.asked = 0, 0, false
+	q.used, q.roomReported = wire.Credit{}, false
 	q.granted = q.allowance()
-	last, based = q.receiver.Position()
-	return last, based, q.granted
+	last, known = q.receiver.Position()
+	return last, known, q.granted
 }
 
-// allowance is the credit that fits the free room. Mu is held.
+// allowance returns the credit that fits the free room; mu is held.
 func (q *queue) allowance() wire.Credit {
-	if q.d.Overflow != Block {
-		return wire.Credit{N: q.rxN + uint64(q.d.Buffer), Bytes: q.rxBytes + uint64(q.d.Bytes)}
+	if q.delivery.Overflow != Block {
+		return wire.Credit{N: q.used.N + uint64(q.delivery.Buffer), Bytes: q.used.Bytes + uint64(q.delivery.Bytes)}
 	}
-	held := q.data + q.inHand
-	if q.manual {
-		held = q.data + q.progress.open.Len()
+	occupied := q.messages + q.held
+	if q.manualAck {
+		occupied = q.messages + q.tracker.unacked.Len()
 	}
 	return wire.Credit{
-		N:     q.rxN + uint64(max(0, q.d.Buffer-held)),
-		Bytes: q.rxBytes + uint64(max(0, q.d.Bytes-q.bytes)),
+		N:     q.used.N + uint64(max(0, q.delivery.Buffer-occupied)),
+		Bytes: q.used.Bytes + uint64(max(0, q.delivery.Bytes-q.bytes)),
 	}
 }
 
-// starved reports whether so much room came free that the server should hear
-// of it, once until credit is called. Mu is held.
-func (q *queue) starved() bool {
-	if q.asked || q.finishing {
+// roomToReport reports whether enough room came free for another grant. After
+// it has returned true it returns false until grant is called; mu is held.
+func (q *queue) roomToReport() bool {
+	if q.roomReported || q.finishing {
 		return false
 	}
 	c := q.allowance()
-	if c.N < q.granted.N+uint64(max(1, q.d.Buffer/2)) && c.Bytes < q.granted.Bytes+uint64(max(1, q.d.Bytes/2)) {
+	if c.N < q.granted.N+uint64(max(1, q.delivery.Buffer/2)) && c.Bytes < q.granted.Bytes+uint64(max(1, q.delivery.Bytes/2)) {
 		return false
 	}
-	q.asked = true
+	q.roomReported = true
 	return true
 }
 
-// credit is what to grant now.
-func (q *queue) credit() wire.Credit {
+// grant returns the credit that the server should have now.
+func (q *queue) grant() wire.Credit {
 	q.mu.Lock()
 	defer q.mu.Unlock()
-	q.asked = false
+	q.roomReported = false
 	c := q.allowance()
 	q.granted = wire.Credit{N: max(c.N, q.granted.N), Bytes: max(c.Bytes, q.granted.Bytes)}
 	return q.granted
 }
 
-// offer takes events of connection gen, in wire order. It never blocks. Lost are
-// the losses that the queue found by itself. An error is a violation by the
-// server; what came before it was taken.
-func (q *queue) offer(gen uint64, events []wire.Event) (lost []wire.Event, err error) {
+// offer accepts events of connection gen, in wire order. It does not block. It
+// returns the losses that the server did not report. An error is a violation by
+// the server; the events before it were accepted.
+func (q *queue) offer(gen uint64, events []wire.Event) (detected []wire.Event, err error) {
 	q.mu.Lock()
 	for i := range events {
 		if err = q.accept(gen, &events[i]); err != nil {
 			break
 		}
-		if q.found != nil {
-			lost = append(lost, *q.found)
-			q.found = nil
+		if q.detected != nil {
+			detected = append(detected, *q.detected)
+			q.detected = nil
 		}
 	}
-	free := q.d.Overflow != Block && q.starved()
+	room := q.delivery.Overflow != Block && q.roomToReport()
 	waiting := q.items.Len() > 0
 	q.mu.Unlock()
 	if waiting {
-		q.signal()
+		q.wakeConsumer()
 	}
-	if free {
+	if room {
 		q.owner.roomAvailable()
 	}
-	return lost, err
+	return detected, err
 }
 
+// accept accepts one event; mu is held.
 func (q *queue) accept(gen uint64, ev *wire.Event) error {
 	switch {
-	case gen != q.gen || q.finishing:
+	case gen != q.generation || q.finishing:
 		return nil
 	case ev.Kind != wire.EventData:
-		return q.control(ev)
+		return q.acceptControl(ev)
 	}
 	size := len(ev.Message.Payload)
-	beyond := q.receiver.Open() && q.spend(size)
-	full := q.d.Overflow != Block && (q.data >= q.d.Buffer || q.data > 0 && q.bytes+size > q.d.Bytes)
+	beyondCredit := q.receiver.Open() && q.useCredit(size)
+	full := q.delivery.Overflow != Block &&
+		(q.messages >= q.delivery.Buffer || q.messages > 0 && q.bytes+size > q.delivery.Bytes)
 	var before Position
 	if full {
 		before, _ = q.receiver.Position()
 	}
-	step, err := q.receiver.Accept(ev, beyond)
+	step, err := q.receiver.Accept(ev, beyondCredit)
 	if step.Loss != nil {
-		q.lose(step.Loss)
+		q.recordLoss(step.Loss)
 	}
 	switch step.Effect {
 	case sequence.Duplicate:
 		q.duplicates++
 	case sequence.Next:
 		q.received++
-		if full && q.d.Overflow == DropNewest {
+		if full && q.delivery.Overflow == DropNewest {
 			q.dropNewest(before)
 			break
 		}
-		q.put(ev, step.Previous)
+		q.appendMessage(ev, step.Previous)
 		if full {
 			q.dropOldest()
 		}
@@ -208,34 +213,35 @@ func (q *queue) accept(gen uint64, ev *wire.Event) error {
 	return err
 }
 
-// control takes an event that is no message.
-func (q *queue) control(ev *wire.Event) error {
+// acceptControl accepts an event that is not a message; mu is held.
+func (q *queue) acceptControl(ev *wire.Event) error {
 	step, err := q.receiver.Accept(ev, false)
 	if step.Loss != nil {
-		q.lose(step.Loss)
+		q.recordLoss(step.Loss)
 	}
 	if err != nil || step.Effect == sequence.Nothing && step.Loss == nil {
 		return err
 	}
-	return q.crowded()
+	return q.checkLosses()
 }
 
-// spend counts a message against the credit of the connection and reports
-// whether it is beyond it.
-func (q *queue) spend(size int) (beyond bool) {
-	q.rxN++
-	beyond = q.d.Overflow == Block && (q.rxN > q.granted.N || q.rxBytes > q.granted.Bytes)
-	q.rxBytes += uint64(size)
-	return beyond
+// useCredit counts a message of size bytes and reports whether the server had
+// no credit for it. The last message may exceed the bytes; mu is held.
+func (q *queue) useCredit(size int) (exceeded bool) {
+	q.used.N++
+	exceeded = q.delivery.Overflow == Block && (q.used.N > q.granted.N || q.used.Bytes > q.granted.Bytes)
+	q.used.Bytes += uint64(size)
+	return exceeded
 }
 
 func violation(reason string) error { return &wire.CodeError{Code: 4000, Reason: reason} }
 
-// put adds a message.
-func (q *queue) put(ev *wire.Event, previous uint64) {
+// appendMessage adds the message that the receiver has just accepted; mu is
+// held.
+func (q *queue) appendMessage(ev *wire.Event, previous uint64) {
 	m := q.items.Next()
-	q.numbered++
-	m.number, m.queue, m.gen = q.numbered, q, q.gen
+	q.lastNumber++
+	m.number, m.queue, m.generation = q.lastNumber, q, q.generation
 	m.Kind, m.Redelivered = Data, ev.Message.Redelivered
 	if ev.Message.Snapshot {
 		m.Kind = Snapshot
@@ -246,13 +252,13 @@ func (q *queue) put(ev *wire.Event, previous uint64) {
 	m.ID = uuid.UUID(ev.Message.ID)
 	m.Position.Epoch, m.Position.Offset, m.Position.Tag = q.receiver.Epoch(), ev.Position.Offset, ev.Position.Tag
 	m.Payload, m.Type, m.Header = ev.Message.Payload, ev.Message.Type, ev.Message.Header
-	m.prev = previous
-	q.data++
+	m.previous = previous
+	q.messages++
 	q.bytes += len(ev.Message.Payload)
 }
 
-// lose puts a Gap or a Reset into the stream.
-func (q *queue) lose(loss *sequence.Loss) {
+// recordLoss adds a gap or a reset to the stream; mu is held.
+func (q *queue) recordLoss(loss *sequence.Loss) {
 	kind := Gap
 	if loss.Kind == wire.EventReset {
 		kind = Reset
@@ -260,32 +266,34 @@ func (q *queue) lose(loss *sequence.Loss) {
 	} else {
 		q.gaps++
 	}
-	q.append(lossOf(kind, loss.After, loss.To, loss.Count, loss.Cause))
+	q.appendLoss(newLoss(kind, loss.After, loss.To, loss.Count, loss.Cause))
 	if loss.Detected {
-		q.found = &wire.Event{Kind: loss.Kind, Cause: loss.Cause}
+		q.detected = &wire.Event{Kind: loss.Kind, Cause: loss.Cause}
 	}
 }
 
-func (q *queue) append(m Message) {
-	q.numbered++
-	m.Topic, m.queue, m.number = q.topic, q, q.numbered
+// appendLoss adds a loss, or extends the one before it; mu is held.
+func (q *queue) appendLoss(m Message) {
+	q.lastNumber++
+	m.Topic, m.queue, m.number = q.topic, q, q.lastNumber
 	n := q.items.Len()
-	if n > 0 && q.join(n-1, m) {
+	if n > 0 && q.joinLoss(n-1, m) {
 		return
 	}
-	if n > 1 && m.Kind == Reset && q.items.At(n-1).Gap != nil && q.items.At(n-1).Gap.Cause == wire.CauseOverflow && q.join(n-2, m) {
-		q.remove(n - 1) // nothing was kept between two restarts
+	if n > 1 && m.Kind == Reset && q.items.At(n-1).Gap != nil && q.items.At(n-1).Gap.Cause == wire.CauseOverflow && q.joinLoss(n-2, m) {
+		q.removeItem(n - 1) // nothing is left between two resets: they are one
 		return
 	}
 	q.items.Push(m)
 }
 
-func lossOf(k Kind, after, to Position, count uint64, why Cause) Message {
-	return Message{Kind: k, Position: to, Gap: &Loss{After: after, To: to, Count: count, Cause: why}}
+func newLoss(kind Kind, after, to Position, count uint64, cause Cause) Message {
+	return Message{Kind: kind, Position: to, Gap: &Loss{After: after, To: to, Count: count, Cause: cause}}
 }
 
-// join extends the loss at items[i] by m if they are one.
-func (q *queue) join(i int, m Message) bool {
+// joinLoss extends the loss at items[i] by the loss m that follows it, if both
+// are gaps of one epoch or both are resets; mu is held.
+func (q *queue) joinLoss(i int, m Message) bool {
 	old := q.items.At(i)
 	switch {
 	case old.Kind == Gap && m.Kind == Gap && old.Gap.To.Epoch == m.Gap.To.Epoch:
@@ -307,64 +315,68 @@ func (q *queue) join(i int, m Message) bool {
 	return false
 }
 
-// crowded bounds what a server can pile up without sending a message.
-func (q *queue) crowded() error {
-	if q.items.Len()-q.data > q.d.Buffer+16 {
+// checkLosses bounds how many losses a server can send without a message; mu is
+// held.
+func (q *queue) checkLosses() error {
+	if q.items.Len()-q.messages > q.delivery.Buffer+16 {
 		return violation("gaps and resets without end")
 	}
 	return nil
 }
 
-func (q *queue) signal() {
+// wakeConsumer wakes one consumer, now or when it next waits.
+func (q *queue) wakeConsumer() {
 	select {
-	case q.wake <- struct{}{}:
+	case q.available <- struct{}{}:
 	default:
 	}
 }
 
-// finish ends the stream after what is waiting; err is what consumers get
-// last, nil for a clean end.
+// finish ends the stream after the messages that wait. err is the last thing
+// that consumers get; nil for a clean end.
 func (q *queue) finish(err error) {
 	q.mu.Lock()
 	if !q.finishing {
-		q.finishing, q.err = true, err
+		q.finishing, q.endErr = true, err
 	}
 	end := q.endIfEmpty()
 	q.mu.Unlock()
 	if end {
 		q.owner.roomAvailable()
 	}
-	q.signal()
+	q.wakeConsumer()
 }
 
-// discard ends the stream now and counts what was waiting as dropped.
+// discard ends the stream now; messages that wait are dropped and counted.
 func (q *queue) discard(err error) {
 	q.mu.Lock()
 	if !q.finishing {
-		q.finishing, q.err = true, err
+		q.finishing, q.endErr = true, err
 	}
-	q.dropped += uint64(q.data)
+	q.dropped += uint64(q.messages)
 	q.items.Reset()
-	q.data, q.bytes, q.due = 0, 0, 0
+	q.messages, q.bytes, q.released = 0, 0, 0
 	q.ended = true
 	if !q.discarded {
 		q.discarded = true
-		if q.cut != nil {
-			close(q.cut)
+		if q.discardSignal != nil {
+			close(q.discardSignal)
 		}
 	}
 	q.mu.Unlock()
-	q.signal()
+	q.wakeConsumer()
 }
 
-// drained reports whether everything was handed over or dropped, and no more
-// comes.
+// drained reports whether the stream has ended and everything in it was
+// delivered or dropped.
 func (q *queue) drained() bool {
 	q.mu.Lock()
 	defer q.mu.Unlock()
-	return q.ended && q.inHand == 0 && !q.lossHeld
+	return q.ended && q.held == 0 && !q.lossHeld
 }
 
+// endIfEmpty ends a stream that finishes, once nothing waits. It reports whether
+// it did; mu is held.
 func (q *queue) endIfEmpty() bool {
 	if !q.finishing || q.ended || q.items.Len() > 0 {
 		return false

@@ -7,172 +7,177 @@ import (
 	"github.com/limpet-go/limpet/wire"
 )
 
-// maxUnacked bounds, without ManualAck, what is remembered behind a message
-// whose loop body was left and that nobody acknowledged.
+// ackMessage acknowledges m.
+func (q *queue) ackMessage(m *Message) {
+	q.mu.Lock()
+	acked := q.tracker.acknowledgeOne(m)
+	room := q.roomToReport()
+	q.mu.Unlock()
+	q.reportProcessed(acked)
+	if q.manualAck {
+		q.wakeConsumer() // another message may be taken now
+	}
+	if room {
+		q.owner.roomAvailable()
+	}
+}
+
+func (q *queue) reportProcessed(acked []takenRun) {
+	for i := range acked {
+		q.owner.positionProcessed(acked[i].generation, acked[i].position)
+	}
+}
+
+// maxUnacked bounds, without ManualAck, how many messages are remembered behind
+// one that is never acknowledged because its loop body did not finish.
 const maxUnacked = 16 << 10
 
-// progress follows what consumers took until they have processed it, and
-// commits the contiguous prefix. It is used under the lock of its queue.
-type progress struct {
-	each      bool // every message stands for itself, else those that were taken together
-	processed wire.Processed
-	most      int
-	only      span            // what is open, where that is one run of messages: in place of open
-	open      fifo.Queue[run] // what is open, in order
-	committed Position
-	stuck     bool // a message was left unacknowledged for so long that nothing after it will be committed
+// ackTracker follows the messages that consumers have taken until they are
+// acknowledged, and commits the contiguous prefix. The lock of its queue guards
+// it.
+type ackTracker struct {
+	perMessage bool           // each message is tracked by itself, else those taken together are one run
+	reports    wire.Processed // what the server wants to know
+	limit      int            // of unacked
+	single     numberRange    // what is unacknowledged, if that is one run without a loss: unacked is empty then
+	unacked    fifo.Queue[takenRun]
+	committed  Position
+	abandoned  bool // limit was exceeded: nothing more is committed
 }
 
-// span is messages by their numbers in the queue. The zero value is none.
-type span struct{ from, to uint64 }
+// numberRange is a range of message numbers. The zero value is empty.
+type numberRange struct{ first, last uint64 }
 
-// run is messages that were taken together, or one that was cut off them. A
-// loss needs no acknowledgement and belongs to no connection.
-type run struct {
-	span
-	position Position // of the last, if acked or alone
-	gen      uint64   // the connection it came on
-	acked    bool
+// takenRun is a run of messages that were taken together, or a part of one. A
+// loss is a run of its own: it is acknowledged from the start and belongs to no
+// connection.
+type takenRun struct {
+	numberRange
+	position   Position // of the last message; unknown in a run that came from single or was split
+	generation uint64   // the connection it came on; 0: position is unknown
+	acked      bool
 }
 
-// done is messages that were processed: all of a run that was taken, or of
-// more than one. The zero value is none.
-type done struct {
-	from uint64
-	last *Message
+// processedRun is what a consumer has processed: everything it took at once, or
+// one message. The zero value is nothing.
+type processedRun struct {
+	first uint64 // number of the first message
+	last  *Message
 }
 
-// took adds what a consumer has taken, with so many losses in it.
-func (p *progress) took(ms []Message, losses int) {
-	if p.open.Len() == 0 && p.only.to == 0 && losses == 0 && !p.each && !p.stuck {
-		p.only = span{ms[0].number, ms[len(ms)-1].number}
+// track adds what a consumer has taken. losses is how many of ms are losses.
+func (t *ackTracker) track(ms []Message, losses int) {
+	if t.unacked.Len() == 0 && t.single.last == 0 && losses == 0 && !t.perMessage && !t.abandoned {
+		t.single = numberRange{ms[0].number, ms[len(ms)-1].number}
 		return
 	}
-	p.spread()
-	for len(ms) > 0 && !p.stuck {
-		if p.open.Len() >= p.most {
-			p.stuck = true
-			p.open.Reset()
+	t.expand()
+	for len(ms) > 0 && !t.abandoned {
+		if t.unacked.Len() >= t.limit {
+			t.abandoned = true
+			t.unacked.Reset()
 			return
 		}
 		n := 1
-		for !p.each && n < len(ms) && ms[0].Gap == nil && ms[n].Gap == nil {
+		for !t.perMessage && n < len(ms) && ms[0].Gap == nil && ms[n].Gap == nil {
 			n++
 		}
 		last := &ms[n-1]
-		p.open.Push(run{span{ms[0].number, last.number}, last.Position, last.gen, ms[0].Gap != nil})
+		t.unacked.Push(takenRun{numberRange{ms[0].number, last.number}, last.Position, last.generation, ms[0].Gap != nil})
 		ms = ms[n:]
 	}
 }
 
-// spread moves only to open.
-func (p *progress) spread() {
-	if p.only.to != 0 {
-		p.open.Push(run{span: p.only})
-		p.only.to = 0
+// expand moves single to unacked.
+func (t *ackTracker) expand() {
+	if t.single.last != 0 {
+		t.unacked.Push(takenRun{numberRange: t.single})
+		t.single.last = 0
 	}
 }
 
-// ack marks what is done as processed and returns what the server wants to
-// hear.
-func (p *progress) ack(d done) (told []run) {
-	if d.last == nil {
+// acknowledge marks what was processed, commits, and returns what to report to
+// the server.
+func (t *ackTracker) acknowledge(processed processedRun) (acked []takenRun) {
+	if processed.last == nil {
 		return nil
 	}
-	to := d.last.number
-	if p.only.to == to && p.only.from == d.from {
-		p.only.to, p.committed = 0, d.last.Position
-		if p.processed == wire.ProcessedCumulative && d.last.gen != 0 {
-			told = []run{{position: d.last.Position, gen: d.last.gen}}
+	last := processed.last
+	if t.single == (numberRange{processed.first, last.number}) {
+		t.single.last, t.committed = 0, last.Position
+		if t.reports == wire.ProcessedCumulative && last.generation != 0 {
+			acked = []takenRun{{position: last.Position, generation: last.generation}}
 		}
-		return told
+		return acked
 	}
-	p.spread()
-	for i := p.find(d.from); i < p.open.Len() && p.open.At(i).to <= to; i++ {
-		r := p.open.At(i)
+	t.expand()
+	for i := t.indexOf(processed.first); i < t.unacked.Len() && t.unacked.At(i).last <= last.number; i++ {
+		r := t.unacked.At(i)
 		if r.acked {
 			continue
 		}
-		if r.acked = true; r.to == to && r.gen == 0 { // else it is known, and the caller may have changed his copy
-			r.position, r.gen = d.last.Position, d.last.gen
+		r.acked = true
+		if r.last == last.number && r.generation == 0 {
+			// Where it is set, the caller's copy may have been changed.
+			r.position, r.generation = last.Position, last.generation
 		}
-		if p.processed == wire.ProcessedEach && r.gen != 0 {
-			told = append(told, *r)
-		}
-	}
-	if last := p.advance(); p.processed == wire.ProcessedCumulative && last.gen != 0 {
-		told = append(told, last)
-	}
-	return told
-}
-
-// ackOne is ack for one message, which may have been taken with others: then
-// it is cut off them.
-func (p *progress) ackOne(m *Message) (told []run) {
-	if p.only != (span{m.number, m.number}) {
-		p.spread()
-		if i := p.find(m.number); i < p.open.Len() && p.open.At(i).from <= m.number {
-			p.cut(i, m.number)
+		if t.reports == wire.ProcessedEach && r.generation != 0 {
+			acked = append(acked, *r)
 		}
 	}
-	return p.ack(done{m.number, m})
+	if r := t.commitPrefix(); t.reports == wire.ProcessedCumulative && r.generation != 0 {
+		acked = append(acked, r)
+	}
+	return acked
 }
 
-// find is the index of the run that number is in, or of the first after it.
-func (p *progress) find(number uint64) int {
-	return sort.Search(p.open.Len(), func(i int) bool { return p.open.At(i).to >= number })
+// acknowledgeOne acknowledges one message. If others were taken with it, their
+// run is split.
+func (t *ackTracker) acknowledgeOne(m *Message) (acked []takenRun) {
+	if t.single != (numberRange{m.number, m.number}) {
+		t.expand()
+		if i := t.indexOf(m.number); i < t.unacked.Len() && t.unacked.At(i).first <= m.number {
+			t.split(i, m.number)
+		}
+	}
+	return t.acknowledge(processedRun{m.number, m})
 }
 
-// cut makes a run of its own of one message in the run at i. Where a part ends
-// is told when it is acknowledged.
-func (p *progress) cut(i int, number uint64) {
-	if r := p.open.At(i); r.from < number && !r.acked {
-		before := run{span: span{r.from, number - 1}}
-		r.from = number
-		p.open.Insert(i, before)
+// indexOf returns the index of the run that contains number, or else of the
+// first run after it.
+func (t *ackTracker) indexOf(number uint64) int {
+	return sort.Search(t.unacked.Len(), func(i int) bool { return t.unacked.At(i).last >= number })
+}
+
+// split makes the message with number, in the run at i, a run of its own. The
+// parts learn their positions when they are acknowledged.
+func (t *ackTracker) split(i int, number uint64) {
+	if r := t.unacked.At(i); r.first < number && !r.acked {
+		before := takenRun{numberRange: numberRange{r.first, number - 1}}
+		r.first = number
+		t.unacked.Insert(i, before)
 		i++
 	}
-	if r := p.open.At(i); r.to > number && !r.acked {
-		r.from = number + 1
-		p.open.Insert(i, run{span: span{number, number}})
+	if r := t.unacked.At(i); r.last > number && !r.acked {
+		r.first = number + 1
+		t.unacked.Insert(i, takenRun{numberRange: numberRange{number, number}})
 	}
 }
 
-// advance commits the acknowledged prefix and returns its last run that is no
-// loss.
-func (p *progress) advance() (last run) {
+// commitPrefix commits the acknowledged prefix and returns the last run in it
+// that is not a loss.
+func (t *ackTracker) commitPrefix() (last takenRun) {
 	n := 0
-	for n < p.open.Len() && p.open.At(n).acked {
-		r := p.open.At(n)
-		p.committed = r.position
-		if r.gen != 0 {
+	for n < t.unacked.Len() && t.unacked.At(n).acked {
+		r := t.unacked.At(n)
+		t.committed = r.position
+		if r.generation != 0 {
 			last = *r
 		}
 		n++
 	}
 	if n > 0 {
-		p.open.Drop(n)
+		t.unacked.Drop(n)
 	}
 	return last
-}
-
-// acked says that m was processed.
-func (q *queue) acked(m *Message) {
-	q.mu.Lock()
-	told := q.progress.ackOne(m)
-	free := q.starved()
-	q.mu.Unlock()
-	q.report(told)
-	if q.manual {
-		q.signal() // the window may have opened
-	}
-	if free {
-		q.owner.roomAvailable()
-	}
-}
-
-func (q *queue) report(told []run) {
-	for i := range told {
-		q.owner.positionProcessed(told[i].gen, told[i].position)
-	}
 }

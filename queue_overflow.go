@@ -4,53 +4,54 @@ import (
 	"github.com/limpet-go/limpet/wire"
 )
 
-// dropNewest puts a gap in the place of the message that came last, after the
-// position before it. Mu is held.
+// dropNewest adds a gap in place of the message that the receiver has just
+// accepted after position before; mu is held.
 func (q *queue) dropNewest(before Position) {
 	q.dropped++
 	to, _ := q.receiver.Position()
-	q.append(lossOf(Gap, before, to, 1, wire.CauseOverflow))
+	q.appendLoss(newLoss(Gap, before, to, 1, wire.CauseOverflow))
 }
 
-// dropOldest makes room. Mu is held.
+// dropOldest drops messages from the head until the rest fits; mu is held.
 func (q *queue) dropOldest() {
-	for q.data > q.d.Buffer || q.data > 1 && q.bytes > q.d.Bytes {
-		q.dropOne()
+	for q.messages > q.delivery.Buffer || q.messages > 1 && q.bytes > q.delivery.Bytes {
+		q.dropFirst()
 	}
 }
 
-// dropOne turns the oldest data message into a gap, joined with its
-// neighbours. Mu is held; there is a data message.
-func (q *queue) dropOne() {
+// dropFirst turns the first message into a gap and joins it with its
+// neighbours; mu is held, and there is a message.
+func (q *queue) dropFirst() {
 	i := 0
 	for q.items.At(i).Gap != nil {
 		i++
 	}
 	m := *q.items.At(i)
 	q.dropped++
-	q.data--
+	q.messages--
 	q.bytes -= len(m.Payload)
-	after := Position{Epoch: m.Position.Epoch, Offset: m.prev}
-	g := lossOf(Gap, after, m.Position, 1, wire.CauseOverflow)
+	after := Position{Epoch: m.Position.Epoch, Offset: m.previous}
+	g := newLoss(Gap, after, m.Position, 1, wire.CauseOverflow)
 	g.Topic, g.queue, g.number = q.topic, q, m.number
 	*q.items.At(i) = g
-	if i+1 < q.items.Len() && q.join(i, *q.items.At(i + 1)) {
-		q.remove(i + 1)
+	if i+1 < q.items.Len() && q.joinLoss(i, *q.items.At(i + 1)) {
+		q.removeItem(i + 1)
 	}
-	if i > 0 && q.join(i-1, *q.items.At(i)) {
-		q.remove(i)
+	if i > 0 && q.joinLoss(i-1, *q.items.At(i)) {
+		q.removeItem(i)
 		i--
 	}
-	// Nothing is left between two restarts: they are one.
-	if i > 0 && i+1 < q.items.Len() && q.items.At(i-1).Kind == Reset && q.join(i-1, *q.items.At(i + 1)) {
-		q.remove(i + 1)
-		q.remove(i)
+	// Nothing is left between two resets: they are one.
+	if i > 0 && i+1 < q.items.Len() && q.items.At(i-1).Kind == Reset && q.joinLoss(i-1, *q.items.At(i + 1)) {
+		q.removeItem(i + 1)
+		q.removeItem(i)
 	}
 }
 
-func (q *queue) remove(i int) {
+// removeItem removes items[i]; mu is held.
+func (q *queue) removeItem(i int) {
 	q.items.Remove(i)
-	if q.due > i {
-		q.due--
+	if q.released > i {
+		q.released--
 	}
 }

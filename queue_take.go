@@ -7,52 +7,54 @@ import (
 	"time"
 )
 
-// take blocks until messages are due and returns max at most, in dst if that
-// has room, else in memory lent by batches. They count as delivered, or, if
-// kept, as waiting until handed is called. Processed ones are acknowledged
-// first. When the stream has ended it returns nil and the stream's error; when
-// ctx ends, its error.
-func (q *queue) take(ctx context.Context, dst []Message, max int, kept bool, processed done) ([]Message, error) {
+// take acknowledges what was processed, waits until something can be taken, and
+// returns at most limit messages and losses: in dst if it is large enough, else
+// in memory from batchPool. They count as delivered or, with hold, as waiting
+// until finishDelivery is called. When the stream has ended take returns nil and
+// the stream's error; when ctx ends, nil and its error.
+func (q *queue) take(ctx context.Context, dst []Message, limit int, hold bool, processed processedRun) ([]Message, error) {
 	for {
 		q.mu.Lock()
-		told := q.progress.ack(processed)
+		acked := q.tracker.acknowledge(processed)
 		ctxErr := ctx.Err()
 		var ms []Message
 		var wait time.Duration
 		if ctxErr == nil {
-			ms, wait = q.pop(dst, max, kept)
+			ms, wait = q.takeReady(dst, limit, hold)
 		}
-		tell := processed.last != nil || len(ms) > 0
-		tell = tell && (q.starved() || len(ms) > 0 && q.endIfEmpty())
+		report := processed.last != nil || len(ms) > 0
+		report = report && (q.roomToReport() || len(ms) > 0 && q.endIfEmpty())
 		more := q.items.Len() > 0
-		ended, err := q.ended, q.err
+		ended, err := q.ended, q.endErr
 		q.mu.Unlock()
-		q.report(told)
-		processed = done{}
-		if tell {
+		q.reportProcessed(acked)
+		processed = processedRun{}
+		if report {
 			q.owner.roomAvailable()
 		}
 		switch {
 		case ctxErr != nil:
-			q.signal() // the word may have been for us: another consumer must have it
+			q.wakeConsumer() // we may have received the signal for a message that we leave
 			return nil, ctxErr
 		case len(ms) > 0:
 			if more || ended {
-				q.signal() // another consumer may be waiting
+				q.wakeConsumer() // another consumer may be waiting
 			}
 			return ms, nil
 		case ended:
-			q.signal()
+			q.wakeConsumer()
 			return nil, err
 		}
-		if err := q.pause(ctx, wait); err != nil {
-			q.signal()
+		if err := q.waitAvailable(ctx, wait); err != nil {
+			q.wakeConsumer()
 			return nil, err
 		}
 	}
 }
 
-func (q *queue) pause(ctx context.Context, wait time.Duration) error {
+// waitAvailable blocks until something may be available, wait has passed if it
+// is not 0, or ctx ends: then it returns ctx's error.
+func (q *queue) waitAvailable(ctx context.Context, wait time.Duration) error {
 	var due <-chan time.Time
 	if wait > 0 {
 		t := time.NewTimer(wait)
@@ -60,7 +62,7 @@ func (q *queue) pause(ctx context.Context, wait time.Duration) error {
 		due = t.C
 	}
 	select {
-	case <-q.wake:
+	case <-q.available:
 	case <-due:
 	case <-ctx.Done():
 		return ctx.Err()
@@ -68,32 +70,33 @@ func (q *queue) pause(ctx context.Context, wait time.Duration) error {
 	return nil
 }
 
-// pop takes what is due, or says how long until something is. Mu is held.
-func (q *queue) pop(dst []Message, most int, kept bool) ([]Message, time.Duration) {
-	n := min(q.items.Len(), most)
+// takeReady takes what can be taken now. If Delivery.Every holds everything back
+// it returns for how long; mu is held.
+func (q *queue) takeReady(dst []Message, limit int, hold bool) (ms []Message, wait time.Duration) {
+	n := min(q.items.Len(), limit)
 	if n == 0 {
 		return nil, 0
 	}
-	if q.manual {
-		if n = min(n, q.d.Buffer-q.progress.open.Len()); n <= 0 {
+	if q.manualAck {
+		if n = min(n, q.delivery.Buffer-q.tracker.unacked.Len()); n <= 0 {
 			return nil, 0
 		}
 	}
-	if q.d.Every > 0 {
-		if q.due == 0 {
+	if q.delivery.Every > 0 {
+		if q.released == 0 {
 			now := time.Now()
-			if wait := q.nextDue.Sub(now); wait > 0 {
+			if wait := q.nextRelease.Sub(now); wait > 0 {
 				return nil, wait
 			}
-			q.nextDue, q.due = now.Add(q.d.Every), q.items.Len()
+			q.nextRelease, q.released = now.Add(q.delivery.Every), q.items.Len()
 		}
-		n = min(n, q.due)
-		q.due -= n
+		n = min(n, q.released)
+		q.released -= n
 	}
 	if cap(dst) < n {
-		dst = batches.Get().(*[maxBatch]Message)[:0]
+		dst = batchPool.Get().(*[maxBatch]Message)[:0]
 	}
-	ms := append(dst[:0], q.items.All()[:n]...)
+	ms = append(dst[:0], q.items.All()[:n]...)
 	q.items.Drop(n)
 	losses := 0
 	for i := range ms {
@@ -103,41 +106,41 @@ func (q *queue) pop(dst []Message, most int, kept bool) ([]Message, time.Duratio
 		q.bytes -= len(ms[i].Payload)
 	}
 	n -= losses
-	q.data -= n
-	if kept {
-		q.inHand += n
+	q.messages -= n
+	if hold {
+		q.held += n
 		q.lossHeld = losses > 0
 	} else {
 		q.delivered += uint64(n)
 	}
-	q.progress.took(ms, losses)
+	q.tracker.track(ms, losses)
 	if losses > 0 {
-		q.progress.advance() // over a loss, which nobody acknowledges
+		q.tracker.commitPrefix() // a loss needs no acknowledgement
 	}
 	return ms, 0
 }
 
-// handed counts ms as delivered, or as dropped when the stream ended in the
-// deliverer's hand, and acknowledges what is processed.
-func (q *queue) handed(ms []Message, delivered bool, processed done) {
+// finishDelivery counts messages that the deliverer held as delivered or as
+// dropped, and acknowledges what was processed.
+func (q *queue) finishDelivery(ms []Message, delivered bool, processed processedRun) {
 	q.mu.Lock()
 	q.lossHeld = false
 	for i := range ms {
 		if ms[i].Gap != nil {
 			continue
 		}
-		q.inHand--
+		q.held--
 		if delivered {
 			q.delivered++
 		} else {
 			q.dropped++
 		}
 	}
-	told := q.progress.ack(processed)
-	tell := q.starved() || q.ended && q.inHand == 0
+	acked := q.tracker.acknowledge(processed)
+	report := q.roomToReport() || q.ended && q.held == 0
 	q.mu.Unlock()
-	q.report(told)
-	if tell {
+	q.reportProcessed(acked)
+	if report {
 		q.owner.roomAvailable()
 	}
 }
@@ -149,10 +152,10 @@ func (q *queue) handed(ms []Message, delivered bool, processed done) {
 // and the reason: ctx's error, or why the subscription ended.
 func (s *Subscription) Messages(ctx context.Context) iter.Seq2[Message, error] {
 	return func(yield func(Message, error) bool) {
-		var room [1]Message
-		var processed done
+		var memory [1]Message
+		var processed processedRun
 		for {
-			ms, err := s.queue.take(ctx, room[:0], 1, false, processed)
+			ms, err := s.queue.take(ctx, memory[:0], 1, false, processed)
 			if ms == nil {
 				if err != nil {
 					yield(Message{}, err)
@@ -162,8 +165,8 @@ func (s *Subscription) Messages(ctx context.Context) iter.Seq2[Message, error] {
 			if !yield(ms[0], nil) {
 				return
 			}
-			if !s.queue.manual {
-				processed = done{ms[0].number, &room[0]}
+			if !s.queue.manualAck {
+				processed = processedRun{ms[0].number, &memory[0]}
 			}
 		}
 	}
@@ -172,8 +175,8 @@ func (s *Subscription) Messages(ctx context.Context) iter.Seq2[Message, error] {
 // maxBatch bounds one element of Batches.
 const maxBatch = 128
 
-// batches lends the memory of one batch.
-var batches = sync.Pool{New: func() any { return new([maxBatch]Message) }}
+// batchPool holds the memory of batches.
+var batchPool = sync.Pool{New: func() any { return new([maxBatch]Message) }}
 
 // Batches is Messages with everything that is due together, at most 128
 // messages, in one slice. The slice is the receiver's until the next batch is
@@ -181,8 +184,8 @@ var batches = sync.Pool{New: func() any { return new([maxBatch]Message) }}
 // payloads are the receiver's for good.
 func (s *Subscription) Batches(ctx context.Context) iter.Seq2[[]Message, error] {
 	return func(yield func([]Message, error) bool) {
-		var processed done
-		var last Message // the receiver may change ms
+		var processed processedRun
+		var last Message // a copy: the caller may change ms
 		for {
 			ms, err := s.queue.take(ctx, nil, maxBatch, false, processed)
 			if ms == nil {
@@ -191,15 +194,15 @@ func (s *Subscription) Batches(ctx context.Context) iter.Seq2[[]Message, error] 
 				}
 				return
 			}
-			last, processed = ms[len(ms)-1], done{ms[0].number, &last}
+			last, processed = ms[len(ms)-1], processedRun{ms[0].number, &last}
 			if !yield(ms[:len(ms):len(ms)], nil) {
 				return
 			}
-			if s.queue.manual {
-				processed = done{}
+			if s.queue.manualAck {
+				processed = processedRun{}
 			}
 			clear(ms)
-			batches.Put((*[maxBatch]Message)(ms[:maxBatch]))
+			batchPool.Put((*[maxBatch]Message)(ms[:maxBatch]))
 		}
 	}
 }
@@ -210,42 +213,44 @@ func (s *Subscription) Batches(ctx context.Context) iter.Seq2[[]Message, error] 
 func (s *Subscription) C() <-chan Message {
 	s.startDeliver.Do(func() {
 		s.c = make(chan Message)
-		s.queue.cutter()
+		s.queue.makeDiscardSignal()
 		if !s.client.spawn(&s.client.delivers, s.deliver) {
-			go s.deliver() // the client has ended: what is waiting is still to be had
+			go s.deliver() // the client has ended; what waits can still be received
 		}
 	})
 	return s.c
 }
 
-// cutter makes cut.
-func (q *queue) cutter() {
+// makeDiscardSignal prepares discardSignal for the deliverer.
+func (q *queue) makeDiscardSignal() {
 	q.mu.Lock()
 	defer q.mu.Unlock()
-	q.cut = make(chan struct{})
+	q.discardSignal = make(chan struct{})
 	if q.discarded {
-		close(q.cut)
+		close(q.discardSignal)
 	}
 }
 
+// deliver is the deliverer: the goroutine that sends to C until the stream ends.
+// It keeps the last two messages, so that the one before can be acknowledged.
 func (s *Subscription) deliver() {
 	defer close(s.c)
-	var room [2]Message
-	var before done
+	var memory [2]Message
+	var before processedRun
 	for i := 0; ; i = 1 - i {
-		ms, _ := s.queue.take(context.Background(), room[i:i], 1, true, done{})
+		ms, _ := s.queue.take(context.Background(), memory[i:i], 1, true, processedRun{})
 		if ms == nil {
 			return
 		}
 		select {
 		case s.c <- ms[0]:
-		case <-s.queue.cut:
-			s.queue.handed(ms, false, done{})
+		case <-s.queue.discardSignal:
+			s.queue.finishDelivery(ms, false, processedRun{})
 			return
 		}
-		s.queue.handed(ms, true, before)
-		if !s.queue.manual {
-			before = done{ms[0].number, &ms[0]}
+		s.queue.finishDelivery(ms, true, before)
+		if !s.queue.manualAck {
+			before = processedRun{ms[0].number, &ms[0]}
 		}
 	}
 }

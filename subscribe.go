@@ -109,7 +109,7 @@ func (s *Subscription) Stats() SubStats {
 	defer q.mu.Unlock()
 	return SubStats{
 		Received: q.received, Delivered: q.delivered, Dropped: q.dropped,
-		Waiting: uint64(q.data + q.inHand), Duplicates: q.duplicates, Gaps: q.gaps, Resets: q.resets,
+		Waiting: uint64(q.messages + q.held), Duplicates: q.duplicates, Gaps: q.gaps, Resets: q.resets,
 	}
 }
 
@@ -119,7 +119,7 @@ func (s *Subscription) Stats() SubStats {
 func (s *Subscription) Committed() Position {
 	s.queue.mu.Lock()
 	defer s.queue.mu.Unlock()
-	return s.queue.progress.committed
+	return s.queue.tracker.committed
 }
 
 // Err is why the subscription ended: nil while it has not, and after a clean end.
@@ -236,7 +236,7 @@ func (r *registry) publish() {
 // request is how s is asked for on connection gen: from the last message
 // received, or as the caller wished if there was none.
 func (s *Subscription) request(gen uint64) wire.Subscribe {
-	last, based, credit := s.queue.begin(gen)
+	last, based, credit := s.queue.startConnection(gen)
 	return s.spell(last, based, credit)
 }
 
@@ -245,7 +245,7 @@ func (s *Subscription) request(gen uint64) wire.Subscribe {
 func (r *registry) positions() []wire.Subscribe {
 	var subs []wire.Subscribe
 	for _, s := range r.subs {
-		last, based := s.queue.position()
+		last, based := s.queue.resumePosition()
 		subs = append(subs, s.spell(last, based, wire.Credit{}))
 	}
 	return subs
@@ -269,7 +269,7 @@ func (r *registry) begin(gen uint64) []wire.Subscribe {
 			first = append(first, s.request(gen))
 			s.asked = true
 		} else {
-			s.queue.begin(gen)
+			s.queue.startConnection(gen)
 		}
 	}
 	return first

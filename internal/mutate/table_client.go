@@ -54,8 +54,8 @@ var ofClient = []mutation{
 	{
 		name:    "resume: one message too early",
 		file:    "queue.go",
-		search:  "\treturn last, based, q.granted\n",
-		replace: "\tlast.Offset -= min(last.Offset, 1)\n\treturn last, based, q.granted\n",
+		search:  "\treturn last, known, q.granted\n",
+		replace: "\tlast.Offset -= min(last.Offset, 1)\n\treturn last, known, q.granted\n",
 		test:    soak,
 		says:    "nothing was lost",
 	},
@@ -70,7 +70,7 @@ var ofClient = []mutation{
 	{
 		name:    "fence: an old connection delivers",
 		file:    "queue.go",
-		search:  "case gen != q.gen || q.finishing:",
+		search:  "case gen != q.generation || q.finishing:",
 		replace: "case q.finishing:",
 		test:    "-run ^TestQueueModel$ .",
 	},
