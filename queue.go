@@ -319,7 +319,7 @@ func (q *queue) joinLoss(i int, m Message) bool {
 // held.
 func (q *queue) checkLosses() error {
 	if q.items.Len()-q.messages > q.delivery.Buffer+16 {
-		return violation("gaps and resets without end")
+		return violation("too many gaps without a message")
 	}
 	return nil
 }

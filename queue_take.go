@@ -145,11 +145,21 @@ func (q *queue) finishDelivery(ms []Message, delivered bool, processed processed
 	}
 }
 
-// Messages iterates over the stream. Several iterations, and C, share it: each
-// element goes to one of them. A normally finished loop body acknowledges its
-// message, unless ManualAck is set. It ends quietly when the subscription or
-// the client was closed by its owner; otherwise the last pair is a zero Message
-// and the reason: ctx's error, or why the subscription ended.
+// Messages iterates over the stream: messages, gaps and resets in order. The
+// iteration blocks until the next element can be taken: until one arrives, until
+// Delivery.Every has passed, and with ManualAck while Delivery.Buffer messages
+// are unacknowledged.
+//
+// A loop body that finishes normally acknowledges its message, unless ManualAck
+// is set. After break, return or a panic the message stays unacknowledged, until
+// Message.Ack is called.
+//
+// The iteration ends without an error when the subscription or the client was
+// closed or shut down. When ctx ends or the subscription fails, the last pair is
+// a zero Message and the reason.
+//
+// Iterations and C may be used at the same time: each element goes to one of
+// them.
 func (s *Subscription) Messages(ctx context.Context) iter.Seq2[Message, error] {
 	return func(yield func(Message, error) bool) {
 		var memory [1]Message
@@ -178,10 +188,12 @@ const maxBatch = 128
 // batchPool holds the memory of batches.
 var batchPool = sync.Pool{New: func() any { return new([maxBatch]Message) }}
 
-// Batches is Messages with everything that is due together, at most 128
-// messages, in one slice. The slice is the receiver's until the next batch is
-// taken, then its memory is used again: keep messages with slices.Clone. Their
-// payloads are the receiver's for good.
+// Batches is like Messages, but each element is a slice of all that can be taken
+// at once, at least 1 and at most 128 messages, gaps and resets. A loop body that
+// finishes normally acknowledges the whole batch, unless ManualAck is set.
+//
+// The slice is valid until the loop body ends; then its memory is reused. Use
+// slices.Clone to keep it. Payloads and headers are not reused.
 func (s *Subscription) Batches(ctx context.Context) iter.Seq2[[]Message, error] {
 	return func(yield func([]Message, error) bool) {
 		var processed processedRun
@@ -207,9 +219,13 @@ func (s *Subscription) Batches(ctx context.Context) iter.Seq2[[]Message, error] 
 	}
 }
 
-// C is the delivery channel: unbuffered, closed once, after the last message.
-// Taking a message acknowledges the one before it, unless ManualAck is set, so
-// several goroutines on one C need ManualAck. Err tells why it was closed.
+// C returns the channel that delivers the stream: messages, gaps and resets in
+// order. Every call returns the same channel. It is unbuffered, and closed when
+// the stream has ended; then Err says why.
+//
+// Receiving an element acknowledges the message before it, unless ManualAck is
+// set. Several goroutines that receive from C therefore need ManualAck. The last
+// message before the channel is closed stays unacknowledged: call Message.Ack.
 func (s *Subscription) C() <-chan Message {
 	s.startDeliver.Do(func() {
 		s.c = make(chan Message)

@@ -130,8 +130,10 @@ func (s *Subscription) Err() error {
 	return nil
 }
 
-// Close ends the subscription at both ends. It does not wait; messages that
-// wait are dropped and counted. It may be called from a consumer.
+// Close ends the subscription here and at the server. It does not wait for the
+// server and always returns nil. Messages that wait are dropped and counted as
+// SubStats.Dropped; iterations end without an error, and C is closed. It may be
+// called by any goroutine, a consumer included, and more than once.
 func (s *Subscription) Close() error {
 	s.queue.discard(nil)
 	s.client.inbox.post(unsubscribe{s})

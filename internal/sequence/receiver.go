@@ -99,7 +99,7 @@ func (r *Receiver) Accept(ev *wire.Event, beyondCredit bool) (step Step, err err
 		r.confirmed, r.wasLive = true, true
 	}
 	if beyondCredit {
-		return step, &wire.CodeError{Code: 4204, Reason: "server sent more than the credit it was given"}
+		return step, &wire.CodeError{Code: 4204, Reason: "server sent more than its credit allows"}
 	}
 	if r.recent.limit != 0 && r.recent.holds(ev.Message.ID) {
 		step.Effect = Duplicate
@@ -112,7 +112,7 @@ func (r *Receiver) Accept(ev *wire.Event, beyondCredit bool) (step Step, err err
 			return step, nil
 		case ev.Prev <= r.last.Offset:
 		case r.holes == wire.HolesFault:
-			return step, violation("a message is missing and no gap was told")
+			return step, violation("a message is missing and the server reported no gap")
 		default:
 			to := wire.Position{Epoch: r.epoch, Offset: ev.Prev}
 			step.Loss = r.detectLoss(wire.EventGap, to, ev.Prev-r.last.Offset, wire.CauseLost)
@@ -176,7 +176,7 @@ func (r *Receiver) gap(ev *wire.Event) (step Step, err error) {
 	case !r.Open():
 		return step, violation("gap before the subscription was confirmed")
 	case ev.Prev > r.last.Offset:
-		return step, violation("gap does not join the last message")
+		return step, violation("messages before the gap are missing")
 	case ev.Position.Offset <= r.last.Offset:
 		return step, nil // it is known
 	}

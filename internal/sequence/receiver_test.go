@@ -197,7 +197,7 @@ var rows = []row{
 		after:  func(r *Receiver) { r.last = at("e", 6, "g") },
 	},
 	{rule: "a gap that is known", before: live, event: gapOf(3, 5)},
-	{rule: "a gap that leaves a hole", before: live, event: gapOf(6, 7), err: "gap does not join the last message"},
+	{rule: "a gap that leaves a hole", before: live, event: gapOf(6, 7), err: "messages before the gap are missing"},
 	{rule: "a gap before the confirmation", before: again, event: gapOf(5, 7), err: "gap before the subscription was confirmed"},
 	{
 		rule: "a gap before the confirmation, where holes are losses", before: againLossy, event: gapOf(5, 7),
@@ -229,7 +229,7 @@ var rows = []row{
 		effect: Next, previous: 5,
 		after: func(r *Receiver) { r.last = at("e", 100, "t") },
 	},
-	{rule: "a hole", before: live, event: numbered(6, 7), err: "a message is missing and no gap was told"},
+	{rule: "a hole", before: live, event: numbered(6, 7), err: "a message is missing and the server reported no gap"},
 	{
 		rule: "a hole, where holes are losses: a gap, then the message", before: liveLossy, event: numbered(8, 9),
 		effect: Next, previous: 8,
@@ -293,15 +293,15 @@ var rows = []row{
 	},
 
 	// Credit.
-	{rule: "beyond the credit", before: live, event: numbered(5, 6), beyondCredit: true, err: "server sent more than the credit it was given"},
-	{rule: "beyond the credit, a duplicate", before: live, event: numbered(4, 5), beyondCredit: true, err: "server sent more than the credit it was given"},
-	{rule: "beyond the credit, after a hole", before: live, event: numbered(8, 9), beyondCredit: true, err: "server sent more than the credit it was given"},
+	{rule: "beyond the credit", before: live, event: numbered(5, 6), beyondCredit: true, err: "server sent more than its credit allows"},
+	{rule: "beyond the credit, a duplicate", before: live, event: numbered(4, 5), beyondCredit: true, err: "server sent more than its credit allows"},
+	{rule: "beyond the credit, after a hole", before: live, event: numbered(8, 9), beyondCredit: true, err: "server sent more than its credit allows"},
 	{rule: "beyond the credit, before the confirmation", before: again, event: numbered(5, 6), beyondCredit: true, err: "message before the subscription was confirmed"},
 	{
 		rule: "beyond the credit, after a reset was detected", before: againLossy, event: unnumbered(), beyondCredit: true,
 		loss:  &Loss{Kind: wire.EventReset, Detected: true, Cause: wire.CauseUnverifiable, After: at("e", 5, "t")},
 		after: func(r *Receiver) { r.confirmed = true },
-		err:   "server sent more than the credit it was given",
+		err:   "server sent more than its credit allows",
 	},
 
 	// Ids.
@@ -388,7 +388,7 @@ func reasonOf(t *testing.T, err error) string {
 	if !errors.As(err, &code) {
 		t.Fatalf("error %v without a close code", err)
 	}
-	if want := uint16(4000); code.Code != want && (code.Code != 4204 || code.Reason != "server sent more than the credit it was given") {
+	if want := uint16(4000); code.Code != want && (code.Code != 4204 || code.Reason != "server sent more than its credit allows") {
 		t.Errorf("close code %d for %q", code.Code, code.Reason)
 	}
 	return code.Reason
