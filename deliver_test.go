@@ -21,7 +21,7 @@ func testQueue(d Delivery, manual bool, t wire.Traits) *queue {
 	return q
 }
 
-// testOwner hears of processed messages if it has a function for that.
+// testOwner ignores what the queue reports, except to the function it may have.
 type testOwner struct {
 	processed func(gen uint64, p Position)
 }
@@ -60,7 +60,7 @@ func offerAll(t *testing.T, q *queue, evs ...*wire.Event) {
 	}
 }
 
-// A Gap and a Reset need no acknowledgement, so they hold nothing up.
+// A Gap and a Reset need no acknowledgement: they do not count as unacknowledged.
 func TestLossHoldsNoPlaceUnderManualAck(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		q := testQueue(Delivery{Buffer: 2, Overflow: DropOldest}, true, wire.Traits{})
@@ -85,13 +85,13 @@ func TestLossHoldsNoPlaceUnderManualAck(t *testing.T) {
 	})
 }
 
-// What the server hears of processed messages does not depend on a loss that
-// follows them.
+// A loss after processed messages does not change what is reported to the
+// server.
 func TestProcessedIsToldAcrossALoss(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		q := testQueue(Delivery{Buffer: 8, Overflow: DropOldest}, true, wire.Traits{Processed: wire.ProcessedCumulative})
-		var told []uint64
-		q.owner = testOwner{func(_ uint64, p Position) { told = append(told, p.Offset) }}
+		var reported []uint64
+		q.owner = testOwner{func(_ uint64, p Position) { reported = append(reported, p.Offset) }}
 		offerAll(t, q, subscribedAt(0), dataAt(1, 0), gapTo(1, 3), dataAt(4, 3))
 		ms, err := q.take(context.Background(), nil, 8, true, processedRun{})
 		if err != nil || len(ms) != 3 {
@@ -99,13 +99,13 @@ func TestProcessedIsToldAcrossALoss(t *testing.T) {
 		}
 		ms[0].Ack()
 		ms[2].Ack()
-		if !slices.Equal(told, []uint64{1, 4}) {
-			t.Errorf("told %v", told)
+		if !slices.Equal(reported, []uint64{1, 4}) {
+			t.Errorf("reported %v", reported)
 		}
 	})
 }
 
-// A consumer whose ctx ends passes the word on to the next one.
+// A consumer whose ctx ends leaves the message, and the signal, to another one.
 func TestEndedConsumerWakesAnother(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		for range 50 {
@@ -291,7 +291,7 @@ func TestResetsOfAStoppedConsumerAreJoined(t *testing.T) {
 	}
 }
 
-// A lost connection moves nothing any more, even before the next one begins:
+// A lost connection moves no position, not even before the next one starts:
 // positions may be read in between.
 func TestFenceBeforeTheNextConnection(t *testing.T) {
 	q := testQueue(Delivery{Buffer: 8, Overflow: Block}, false, wire.Traits{})
@@ -303,7 +303,7 @@ func TestFenceBeforeTheNextConnection(t *testing.T) {
 	}
 }
 
-// A server that renames a subscription for ever holds one name of it.
+// A server that keeps renaming a subscription makes the client hold one name.
 func TestNamesAreBounded(t *testing.T) {
 	var n names
 	for i := range 1000 {

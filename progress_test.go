@@ -8,21 +8,21 @@ import (
 	"github.com/limpet-go/limpet/wire"
 )
 
-// TestProgressModel takes messages alone and together and acknowledges them in
-// any order, more than once, alone and together: what is committed is always
-// the contiguous prefix.
+// TestProgressModel takes messages one by one and in batches, and acknowledges
+// them in any order, more than once, one by one and in batches: what is committed
+// is always the contiguous prefix.
 func TestProgressModel(t *testing.T) {
 	for seed := range uint64(500) {
 		rnd := rand.New(rand.NewPCG(seed, 1))
 		manual := seed%3 == 0
 		traits := wire.Traits{Processed: wire.Processed(seed % 4 % 3)}
 		q := testQueue(Delivery{Buffer: 1 << 10, Overflow: DropOldest}, manual, traits)
-		heard := map[uint64]int{}
+		reported := map[uint64]int{}
 		q.owner = testOwner{func(gen uint64, p Position) {
 			if gen != 1 {
-				t.Fatalf("seed %d: told of connection %d", seed, gen)
+				t.Fatalf("seed %d: reported for connection %d", seed, gen)
 			}
-			heard[p.Offset]++
+			reported[p.Offset]++
 		}}
 		offerAll(t, q, subscribedAt(0))
 		offset := uint64(0)
@@ -74,9 +74,9 @@ func TestProgressModel(t *testing.T) {
 				ms := open[i].ms
 				open = append(open[:i], open[i+1:]...)
 				q.mu.Lock()
-				told := q.tracker.acknowledge(processedRun{ms[0].number, &ms[len(ms)-1]})
+				processed := q.tracker.acknowledge(processedRun{ms[0].number, &ms[len(ms)-1]})
 				q.mu.Unlock()
-				q.reportProcessed(told)
+				q.reportProcessed(processed)
 				for _, m := range ms {
 					acked[m.Position.Offset] = true
 				}
@@ -96,18 +96,18 @@ func TestProgressModel(t *testing.T) {
 			}
 		}
 		for _, m := range order {
-			n, want := heard[m.Position.Offset], 0
+			n, want := reported[m.Position.Offset], 0
 			if traits.Processed == wire.ProcessedEach && m.Kind == Data && acked[m.Position.Offset] {
 				want = 1
 			}
 			if traits.Processed != wire.ProcessedCumulative && n != want {
-				t.Errorf("seed %d: the server heard of message %d %d times, want %d", seed, m.Position.Offset, n, want)
+				t.Errorf("seed %d: message %d was reported %d times, want %d", seed, m.Position.Offset, n, want)
 			}
 		}
 	}
 }
 
-// A caller may write to his copy of a message before he acknowledges it.
+// A caller may change its copy of a message before acknowledging it.
 func TestAckOfAnAlteredMessage(t *testing.T) {
 	q := testQueue(Delivery{Buffer: 8}, true, wire.Traits{})
 	offerAll(t, q, subscribedAt(0), dataAt(1, 0))
