@@ -89,14 +89,14 @@ var ofClient = []mutation{
 		test:    "-run ^TestViolations$ .",
 	},
 	{
-		name:    "receiver: a gap is not told",
+		name:    "receiver: a gap is not reported",
 		file:    "internal/sequence/receiver.go",
 		search:  "step.Loss, step.Effect = r.newLoss(wire.EventGap, to, ev.Count, ev.Cause), Start\n",
 		replace: "_ = ev.Cause\n",
 		test:    "-run ^TestRetentionShowsAsGap$ .",
 	},
 	{
-		name:    "receiver: a reset is not told",
+		name:    "receiver: a reset is not reported",
 		file:    "internal/sequence/receiver.go",
 		search:  "step.Loss, step.Effect = r.newLoss(wire.EventReset, ev.Position, 0, ev.Cause), Start\n",
 		replace: "_ = ev.Cause\n",
