@@ -280,7 +280,7 @@ func (q *queue) appendLoss(m Message) {
 	if n > 0 && q.joinLoss(n-1, m) {
 		return
 	}
-	if n > 1 && m.Kind == Reset && q.items.At(n-1).Gap != nil && q.items.At(n-1).Gap.Cause == wire.CauseOverflow && q.joinLoss(n-2, m) {
+	if n > 1 && m.Kind == Reset && q.items.At(n-1).Loss != nil && q.items.At(n-1).Loss.Cause == wire.CauseOverflow && q.joinLoss(n-2, m) {
 		q.removeItem(n - 1) // nothing is left between two resets: they are one
 		return
 	}
@@ -288,7 +288,7 @@ func (q *queue) appendLoss(m Message) {
 }
 
 func newLoss(kind Kind, after, to Position, count uint64, cause Cause) Message {
-	return Message{Kind: kind, Position: to, Gap: &Loss{After: after, To: to, Count: count, Cause: cause}}
+	return Message{Kind: kind, Position: to, Loss: &Loss{After: after, To: to, Count: count, Cause: cause}}
 }
 
 // joinLoss extends the loss at items[i] by the loss m that follows it, if both
@@ -296,20 +296,20 @@ func newLoss(kind Kind, after, to Position, count uint64, cause Cause) Message {
 func (q *queue) joinLoss(i int, m Message) bool {
 	old := q.items.At(i)
 	switch {
-	case old.Kind == Gap && m.Kind == Gap && old.Gap.To.Epoch == m.Gap.To.Epoch:
-		g := *old.Gap
-		g.To = m.Gap.To
-		if g.Count != 0 && m.Gap.Count != 0 {
-			g.Count += m.Gap.Count
+	case old.Kind == Gap && m.Kind == Gap && old.Loss.To.Epoch == m.Loss.To.Epoch:
+		g := *old.Loss
+		g.To = m.Loss.To
+		if g.Count != 0 && m.Loss.Count != 0 {
+			g.Count += m.Loss.Count
 		} else {
 			g.Count = 0
 		}
-		old.Gap, old.Position = &g, g.To
+		old.Loss, old.Position = &g, g.To
 		return true
 	case old.Kind == Reset && m.Kind == Reset:
-		g := *old.Gap
-		g.To = m.Gap.To
-		old.Gap, old.Position = &g, g.To
+		g := *old.Loss
+		g.To = m.Loss.To
+		old.Loss, old.Position = &g, g.To
 		return true
 	}
 	return false

@@ -79,11 +79,11 @@ func (t *ackTracker) track(ms []Message, losses int) {
 			return
 		}
 		n := 1
-		for !t.perMessage && n < len(ms) && ms[0].Gap == nil && ms[n].Gap == nil {
+		for !t.perMessage && n < len(ms) && ms[0].Loss == nil && ms[n].Loss == nil {
 			n++
 		}
 		last := &ms[n-1]
-		t.unacked.Push(takenRun{numberRange{ms[0].number, last.number}, last.Position, last.generation, ms[0].Gap != nil})
+		t.unacked.Push(takenRun{numberRange{ms[0].number, last.number}, last.Position, last.generation, ms[0].Loss != nil})
 		ms = ms[n:]
 	}
 }

@@ -23,7 +23,7 @@ func (q *queue) dropOldest() {
 // neighbours; mu is held, and there is a message.
 func (q *queue) dropFirst() {
 	i := 0
-	for q.items.At(i).Gap != nil {
+	for q.items.At(i).Loss != nil {
 		i++
 	}
 	m := *q.items.At(i)

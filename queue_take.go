@@ -100,7 +100,7 @@ func (q *queue) takeReady(dst []Message, limit int, hold bool) (ms []Message, wa
 	q.items.Drop(n)
 	losses := 0
 	for i := range ms {
-		if ms[i].Gap != nil {
+		if ms[i].Loss != nil {
 			losses++
 		}
 		q.bytes -= len(ms[i].Payload)
@@ -126,7 +126,7 @@ func (q *queue) finishDelivery(ms []Message, delivered bool, processed processed
 	q.mu.Lock()
 	q.lossHeld = false
 	for i := range ms {
-		if ms[i].Gap != nil {
+		if ms[i].Loss != nil {
 			continue
 		}
 		q.held--
@@ -230,7 +230,7 @@ func (s *Subscription) C() <-chan Message {
 	s.startDeliver.Do(func() {
 		s.c = make(chan Message)
 		s.queue.makeDiscardSignal()
-		if !s.client.spawn(&s.client.delivers, s.deliver) {
+		if !s.client.goroutines.spawnDeliverer(s.deliver) {
 			go s.deliver() // the client has ended; what waits can still be received
 		}
 	})

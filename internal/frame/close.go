@@ -13,7 +13,7 @@ import (
 // the connection. With code 0 there is no close frame but the answer to one
 // that the peer sent already. A second call returns at once.
 //
-// A Read that is under way goes on and sees the peer's close frame; no later
+// A Receive that is under way goes on and sees the peer's close frame; no later
 // one succeeds.
 func (c *Conn) Close(code uint16, reason string, within time.Duration) {
 	if !c.closing.CompareAndSwap(false, true) {

@@ -70,7 +70,7 @@ func (e *CloseError) Error() string {
 	return fmt.Sprintf("peer closed with %d %q", e.Code, e.Reason)
 }
 
-// ErrClosing is what Read and Write return once this side closes.
+// ErrClosing is what Receive and Send return once this side closes.
 var ErrClosing = errors.New("the connection is being closed")
 
 // Options configure a Conn.
@@ -92,8 +92,8 @@ type Options struct {
 	Grew func(unfinished bool)
 }
 
-// Conn is the client's side of a WebSocket connection. Read is for one
-// goroutine at a time, Write for one at a time; Ping and Close may be
+// Conn is the client's side of a WebSocket connection. Receive is for one
+// goroutine at a time, Send for one at a time; Ping and Close may be
 // called by any.
 type Conn struct {
 	stream io.ReadWriter

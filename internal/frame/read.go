@@ -24,7 +24,7 @@ type input struct {
 	r, w   int    // buf[r:w] is not parsed yet
 	little int    // reads in a row that found little
 
-	batch []wire.Frame // handed out by the last Read
+	batch []wire.Frame // handed out by the last Receive
 	err   error        // why nothing more will come
 
 	// A message that is not whole in buf: fragments, or one that is still
@@ -57,23 +57,19 @@ type window struct {
 
 var windows = sync.Pool{New: func() any { return new(window) }}
 
-// Read blocks until at least one message has come and returns all that are
+// Receive blocks until at least one message has come and returns all that are
 // whole. They are valid until the next call. Pings are answered and pongs
-// dropped on the way. The error is a *CloseError once the peer has closed, a
+// dropped on the way. While nothing is expected soon, idle makes it hold little
+// memory. The error is a *CloseError once the peer has closed, a
 // *wire.CodeError if it broke the protocol (nothing was sent to it: call Close
 // with that code), ErrClosing if Close took over, io.EOF or
 // io.ErrUnexpectedEOF if the stream ended without a close frame, or the
 // stream's own. It is final; messages that came before it are returned first.
-func (c *Conn) Read() ([]wire.Frame, error) { return c.receive(false) }
-
-// Wait is Read where nothing is expected soon: it holds little memory.
-func (c *Conn) Wait() ([]wire.Frame, error) { return c.receive(true) }
-
-func (c *Conn) receive(rest bool) ([]wire.Frame, error) {
+func (c *Conn) Receive(idle bool) ([]wire.Frame, error) {
 	if !c.reading.CompareAndSwap(false, true) {
 		return nil, ErrClosing
 	}
-	if rest {
+	if idle {
 		c.in.little = rested
 	}
 	batch, err := c.read()

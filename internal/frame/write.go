@@ -37,12 +37,12 @@ var buffers = sync.Pool{New: func() any {
 	return &b
 }}
 
-// Write writes messages, as many to one write of the stream as fit in 64 KiB,
+// Send writes messages, as many to one write of the stream as fit in 64 KiB,
 // and returns when the stream has taken all. Messages above 32 KiB go out in
 // fragments, so that control frames pass between two. To a peer that takes them
 // slowly both are 4 KiB. The error is ErrClosing once a close frame was sent, or
 // the stream's own, which is final.
-func (c *Conn) Write(ms []wire.Frame) error {
+func (c *Conn) Send(ms []wire.Frame) error {
 	if err := c.out.acquire(); err != nil {
 		return err
 	}
@@ -195,7 +195,7 @@ func (c *Conn) settle() error {
 }
 
 // Ping sends a ping and returns when it is written; an answer shows as bytes
-// received. It fails as Write does.
+// received. It fails as Send does.
 func (c *Conn) Ping() error {
 	c.out.mu.Lock()
 	c.out.ping = !c.out.closing
