@@ -47,12 +47,13 @@ func pipeline(b *testing.B, enc native.Encoding, per int) {
 	decode(native.Frame{Type: native.TypeWelcome, Welcome: &native.Welcome{CN: 1, SID: "s", Key: []byte("k"), SE: 1}})
 	s := &Subscription{}
 	o := SubscribeOptions{Delivery: Delivery{Buffer: 4096, Bytes: 1 << 20, Overflow: Block}}
-	s.queue = newQueue("bench", &o, wire.Traits{}, func() {})
-	s.queue.begin(1)
+	s.queue = newQueue("bench", &o, wire.Traits{}, testOwner{})
+	s.queue.startConnection(1)
 	decode(native.Frame{Type: native.TypeSubOK, SubOK: &native.SubOK{Ch: 1, Epoch: "e"}})
 	s.queue.offer(1, events.List)
+	start := s.queue.receiver
 	payload := []byte(`{"id":"0123456789","px":101.25,"qty":3,"side":"buy","seq":1234567}`)[:64]
-	// The same hundred frames over and over: the queue is told to forget.
+	// The same hundred frames over and over: the receiver starts again.
 	const laps = 100
 	var data [laps][]byte
 	for i := range data {
@@ -69,7 +70,7 @@ func pipeline(b *testing.B, enc native.Encoding, per int) {
 	b.ResetTimer()
 	for done, i := 0, 0; done < b.N; done, i = done+per, i+1 {
 		if i%laps == 0 {
-			s.queue.last = Position{Epoch: "e"}
+			s.queue.receiver = start
 		}
 		events.Reset()
 		if err := codec.Decode(wire.Frame{Type: typ, Data: data[i%laps]}, &events); err != nil {
@@ -78,7 +79,7 @@ func pipeline(b *testing.B, enc native.Encoding, per int) {
 		if _, err := s.queue.offer(1, events.List); err != nil {
 			b.Fatal(err)
 		}
-		s.queue.credit()
+		s.queue.grant()
 		n := 0
 		for range s.Messages(context.Background()) {
 			if n++; n == per {
@@ -160,9 +161,8 @@ const benchBlock = 64
 func benchSubscription() (*Subscription, []wire.Event) {
 	s := &Subscription{c: make(chan Message), client: &Client{}}
 	o := &SubscribeOptions{Delivery: Delivery{Buffer: 4096, Bytes: 1 << 30, Overflow: DropOldest}}
-	s.queue = newQueue("bench", o, native.New(nil).Traits(), func() {})
-	s.queue.tell = func(uint64, Position) {}
-	s.queue.begin(1)
+	s.queue = newQueue("bench", o, native.New(nil).Traits(), testOwner{})
+	s.queue.startConnection(1)
 	confirm := wire.Event{Kind: wire.EventSubscribed, Continuity: wire.ContinuityProved, Position: Position{Epoch: "e"}}
 	if _, err := s.queue.offer(1, []wire.Event{confirm}); err != nil {
 		panic(err)

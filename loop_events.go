@@ -321,7 +321,7 @@ func (e grantCredit) apply(l *loop) {
 	if !l.askedOnLink(s) || !l.c.cfg.traits.Credit || s.state.Load().Phase == SubEnded {
 		return
 	}
-	l.link.ops = append(l.link.ops, wire.Op{Kind: wire.OpCredit, Key: s.key, Name: s.wireName, Credit: s.queue.credit()})
+	l.link.ops = append(l.link.ops, wire.Op{Kind: wire.OpCredit, Key: s.key, Name: s.wireName, Credit: s.queue.grant()})
 }
 
 // sendProcessed follows when consumers processed messages. The server learns it

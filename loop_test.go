@@ -147,7 +147,7 @@ func lossy(t *testing.T, c *Client) *Subscription {
 		t.Fatal(err)
 	}
 	s.queue.mu.Lock()
-	s.queue.append(lossOf(Gap, Position{}, Position{Offset: 1}, 1, wire.CauseLost))
+	s.queue.appendLoss(newLoss(Gap, Position{}, Position{Offset: 1}, 1, wire.CauseLost))
 	s.queue.mu.Unlock()
 	return s
 }

@@ -112,10 +112,10 @@ type Message struct {
 	// Loss describes the loss if Kind is Gap or Reset, otherwise it is nil.
 	Loss *Loss
 
-	prev   uint64 // the offset that it follows: nothing between the two is missing
-	queue  *queue
-	number uint64 // in the queue, ascending
-	gen    uint64 // generation of the connection it came on
+	previous   uint64 // the offset that it follows: nothing between the two is missing
+	queue      *queue
+	number     uint64 // in the queue, ascending
+	generation uint64 // of the connection it came on
 }
 
 // Ack reports that the message has been processed. The committed position moves
@@ -126,6 +126,6 @@ type Message struct {
 // needs no Ack.
 func (m Message) Ack() {
 	if m.queue != nil {
-		m.queue.acked(&m)
+		m.queue.ackMessage(&m)
 	}
 }

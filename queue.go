@@ -4,306 +4,383 @@ import (
 	"sync"
 	"time"
 
+	"github.com/google/uuid"
 	"github.com/limpet-go/limpet/internal/fifo"
+	"github.com/limpet-go/limpet/internal/sequence"
 	"github.com/limpet-go/limpet/wire"
 )
 
-// queue is the delivery queue of one subscription. The reader puts in, in wire
-// order; consumers take out. Its lock is a leaf.
+// queueOwner is what a queue reports to, never under its lock.
+type queueOwner interface {
+	// roomAvailable reports that consumers made room for more messages, or that
+	// the stream has ended and the last message was delivered.
+	roomAvailable()
+
+	// positionProcessed reports that the message at p, received on connection
+	// gen, was processed. If the server acknowledges cumulatively, so was every
+	// message before it.
+	positionProcessed(gen uint64, p Position)
+}
+
+// queue is the delivery queue of one subscription. The reader offers events in
+// wire order; consumers take messages. Its lock is a leaf. A comment "mu is
+// held" is a condition for the caller.
 type queue struct {
-	topic  string
-	d      Delivery
-	manual bool
-	holes  wire.Holes
+	topic     string
+	delivery  Delivery
+	manualAck bool
+	owner     queueOwner
 
-	tell func(gen uint64, p Position) // the server wants to hear of it; never called under mu
+	available     chan struct{} // 1 slot: there may be something to take
+	discardSignal chan struct{} // closed by discard: the deliverer drops what it holds; nil until C is used
 
-	room func() // consumers made room or the last message left: tells the loop; never called under mu
+	mu          sync.Mutex
+	items       fifo.Queue[Message] // messages and losses that wait for a consumer
+	messages    int                 // how many of items are messages
+	bytes       int                 // their payloads
+	held        int                 // messages that the deliverer took and no consumer has received from C
+	lossHeld    bool                // the deliverer holds a gap or a reset
+	released    int                 // how many of items Delivery.Every allows to be taken
+	nextRelease time.Time
+	finishing   bool  // nothing more is accepted
+	endErr      error // why; nil for a clean end
+	ended       bool  // nothing more will be taken
+	discarded   bool  // by discard: what waited was dropped
 
-	wake chan struct{} // 1 slot: there may be something to take
-	cut  chan struct{} // for a deliverer: closed by discard, what is in its hand is dropped
-
-	mu        sync.Mutex
-	items     fifo.Queue[Message]
-	bytes     int
-	data      int  // data and snapshots in items
-	inHand    int  // data and snapshots taken, not yet handed over
-	lossHeld  bool // a gap or a reset is
-	due       int  // items released by the pace
-	nextDue   time.Time
-	finishing bool  // no more comes in
-	err       error // why, nil for a clean end
-	ended     bool  // nothing will be taken any more
-	discarded bool
-
-	gen       uint64 // the connection whose messages are accepted
-	epoch     string
-	last      Position // last received
-	based     bool     // last means something
-	confirmed bool     // this connection said where delivery starts
-	lived     bool     // a connection did
-	found     *wire.Event
-
-	repeats repeats
+	generation uint64 // the connection whose events are accepted; 0: none
+	receiver   sequence.Receiver
+	detected   *wire.Event // a loss that the server did not report, for offer to return
 
 	received, delivered, dropped, duplicates, gaps, resets uint64
 
-	rxN, rxBytes uint64 // received on this connection
-	granted      wire.Credit
-	asked        bool // room was told and no credit taken since
+	used         wire.Credit // by what this connection received
+	granted      wire.Credit // to this connection
+	roomReported bool        // since the last grant
 
-	numbered uint64 // elements put in so far
-	progress progress
+	lastNumber uint64 // of a message or loss
+	tracker    ackTracker
 }
 
 // Many idle queues share the memory of a few busy ones.
 var messagePool, runPool sync.Pool
 
-func newQueue(topic string, o *SubscribeOptions, t wire.Traits, room func()) *queue {
+func newQueue(topic string, o *SubscribeOptions, t wire.Traits, owner queueOwner) *queue {
 	q := &queue{
-		topic: topic, d: o.Delivery, manual: o.ManualAck, holes: t.Holes, room: room,
-		wake: make(chan struct{}, 1),
+		topic: topic, delivery: o.Delivery, manualAck: o.ManualAck, owner: owner,
+		available: make(chan struct{}, 1), receiver: sequence.New(t),
 	}
 	q.items.Pool = &messagePool
-	q.progress = progress{
-		each: o.ManualAck || t.Processed == wire.ProcessedEach, processed: t.Processed,
-		most: o.Delivery.Buffer + maxUnacked,
-		open: fifo.Queue[run]{Pool: &runPool},
+	q.tracker = ackTracker{
+		perMessage: o.ManualAck || t.Processed == wire.ProcessedEach, reports: t.Processed,
+		limit:   o.Delivery.Buffer + maxUnacked,
+		unacked: fifo.Queue[takenRun]{Pool: &runPool},
 	}
-	q.repeats.most = t.Repeats
 	if o.From == FromResume {
-		q.last, q.based, q.epoch = o.Position, true, o.Position.Epoch
-		q.progress.committed = o.Position
+		q.receiver.ResumeFrom(o.Position)
+		q.tracker.committed = o.Position
 	}
 	return q
 }
 
-// fence ends the connection's say: position does not move until begin.
+// fence rejects every event of the current connection: the position stays until
+// startConnection.
 func (q *queue) fence() {
 	q.mu.Lock()
-	q.gen = 0
+	q.generation = 0
 	q.mu.Unlock()
 }
 
-func (q *queue) position() (last Position, based bool) {
+// resumePosition returns the position after which the stream can be resumed,
+// and whether it is known.
+func (q *queue) resumePosition() (last Position, known bool) {
 	q.mu.Lock()
 	defer q.mu.Unlock()
-	return q.last, q.based
+	return q.receiver.Position()
 }
 
-// begin fences every earlier connection and returns where to resume and how
-// much may be sent.
-func (q *queue) begin(gen uint64) (last Position, based bool, c wire.Credit) {
+// startConnection makes gen the only connection whose events are accepted. It
+// returns where to resume and how much the server may send.
+func (q *queue) startConnection(gen uint64) (last Position, known bool, credit wire.Credit) {
 	q.mu.Lock()
 	defer q.mu.Unlock()
-	q.gen = gen
-	q.confirmed = false
-	q.rxN, q.rxBytes, q.asked = 0, 0, false
+	q.generation = gen
+	q.receiver.StartConnection()
+	q.used, q.roomReported = wire.Credit{}, false
 	q.granted = q.allowance()
-	return q.last, q.based, q.granted
+	last, known = q.receiver.Position()
+	return last, known, q.granted
 }
 
-// allowance is the credit that fits the free room. Mu is held.
+// allowance returns the credit that fits the free room; mu is held.
 func (q *queue) allowance() wire.Credit {
-	if q.d.Overflow != Block {
-		return wire.Credit{N: q.rxN + uint64(q.d.Buffer), Bytes: q.rxBytes + uint64(q.d.Bytes)}
+	if q.delivery.Overflow != Block {
+		return wire.Credit{N: q.used.N + uint64(q.delivery.Buffer), Bytes: q.used.Bytes + uint64(q.delivery.Bytes)}
 	}
-	held := q.data + q.inHand
-	if q.manual {
-		held = q.data + q.progress.open.Len()
+	occupied := q.messages + q.held
+	if q.manualAck {
+		occupied = q.messages + q.tracker.unacked.Len()
 	}
 	return wire.Credit{
-		N:     q.rxN + uint64(max(0, q.d.Buffer-held)),
-		Bytes: q.rxBytes + uint64(max(0, q.d.Bytes-q.bytes)),
+		N:     q.used.N + uint64(max(0, q.delivery.Buffer-occupied)),
+		Bytes: q.used.Bytes + uint64(max(0, q.delivery.Bytes-q.bytes)),
 	}
 }
 
-// starved reports whether so much room came free that the server should hear
-// of it, once until credit is called. Mu is held.
-func (q *queue) starved() bool {
-	if q.asked || q.finishing {
+// roomToReport reports whether enough room came free for another grant. After
+// it has returned true it returns false until grant is called; mu is held.
+func (q *queue) roomToReport() bool {
+	if q.roomReported || q.finishing {
 		return false
 	}
 	c := q.allowance()
-	if c.N < q.granted.N+uint64(max(1, q.d.Buffer/2)) && c.Bytes < q.granted.Bytes+uint64(max(1, q.d.Bytes/2)) {
+	if c.N < q.granted.N+uint64(max(1, q.delivery.Buffer/2)) && c.Bytes < q.granted.Bytes+uint64(max(1, q.delivery.Bytes/2)) {
 		return false
 	}
-	q.asked = true
+	q.roomReported = true
 	return true
 }
 
-// credit is what to grant now.
-func (q *queue) credit() wire.Credit {
+// grant returns the credit that the server should have now.
+func (q *queue) grant() wire.Credit {
 	q.mu.Lock()
 	defer q.mu.Unlock()
-	q.asked = false
+	q.roomReported = false
 	c := q.allowance()
 	q.granted = wire.Credit{N: max(c.N, q.granted.N), Bytes: max(c.Bytes, q.granted.Bytes)}
 	return q.granted
 }
 
-// offer takes events of connection gen, in wire order. It never blocks. Lost are
-// the losses that the queue found by itself. An error is a violation by the
-// server; what came before it was taken.
-func (q *queue) offer(gen uint64, events []wire.Event) (lost []wire.Event, err error) {
+// offer accepts events of connection gen, in wire order. It does not block. It
+// returns the losses that the server did not report. An error is a violation by
+// the server; the events before it were accepted.
+func (q *queue) offer(gen uint64, events []wire.Event) (detected []wire.Event, err error) {
 	q.mu.Lock()
 	for i := range events {
 		if err = q.accept(gen, &events[i]); err != nil {
 			break
 		}
-		if q.found != nil {
-			lost = append(lost, *q.found)
-			q.found = nil
+		if q.detected != nil {
+			detected = append(detected, *q.detected)
+			q.detected = nil
 		}
 	}
-	free := q.d.Overflow != Block && q.starved()
+	room := q.delivery.Overflow != Block && q.roomToReport()
 	waiting := q.items.Len() > 0
 	q.mu.Unlock()
 	if waiting {
-		q.signal()
+		q.wakeConsumer()
 	}
-	if free {
-		q.room()
+	if room {
+		q.owner.roomAvailable()
 	}
-	return lost, err
+	return detected, err
 }
 
+// accept accepts one event; mu is held.
 func (q *queue) accept(gen uint64, ev *wire.Event) error {
-	if gen != q.gen || q.finishing {
-		return nil
-	}
-	switch ev.Kind {
-	case wire.EventSubscribed:
-		return q.subscribed(ev)
-	case wire.EventReset:
-		q.lose(Reset, ev.Position, 0, ev.Cause)
-		q.epoch, q.last, q.based, q.confirmed = ev.Position.Epoch, ev.Position, true, true
-		return q.crowded()
-	case wire.EventGap:
-		return q.gap(ev)
-	case wire.EventData:
-		return q.message(ev)
-	}
-	return nil
-}
-
-func (q *queue) subscribed(ev *wire.Event) error {
-	if q.confirmed && q.holes == wire.HolesFault {
-		return violation("subscription confirmed twice on one connection")
-	}
-	first, again := !q.confirmed, q.lived
-	q.confirmed, q.lived = true, true
 	switch {
-	case ev.Continuity == wire.ContinuityProved:
-		if q.based && ev.Position.Epoch != q.epoch {
-			return violation("continuity claimed across epochs")
-		}
-		if q.based && ev.Position.Offset > q.last.Offset {
-			return violation("delivery starts after messages that were not received")
-		}
-		if !q.based {
-			q.last = ev.Position
-		}
-	case ev.Continuity == wire.ContinuityByNumber && again && first && !q.based:
-		// Live before and no number seen: the next one proves nothing.
-		q.find(Reset, ev.Position, 0, wire.CauseUnverifiable)
-		return q.crowded()
-	case ev.Continuity == wire.ContinuityByNumber:
-		return nil // the next number tells; the first of all is the base
-	case q.based && first:
-		q.find(Reset, ev.Position, 0, wire.CauseUnverifiable)
-		q.last = ev.Position
-	case first:
-		q.last = ev.Position
-	}
-	q.epoch, q.based = ev.Position.Epoch, true
-	return q.crowded()
-}
-
-func (q *queue) gap(ev *wire.Event) error {
-	if !q.confirmed && q.holes == wire.HolesFault {
-		return violation("gap before the subscription was confirmed")
-	}
-	if ev.Prev > q.last.Offset {
-		return violation("gap does not join the last message")
-	}
-	if ev.Position.Offset <= q.last.Offset {
-		return nil // known already
-	}
-	to := Position{Epoch: q.epoch, Offset: ev.Position.Offset, Tag: ev.Position.Tag}
-	q.lose(Gap, to, ev.Count, ev.Cause)
-	q.last = to
-	return q.crowded()
-}
-
-// message is the receiver machine of docs/protocol.md, section 5.
-func (q *queue) message(ev *wire.Event) error {
-	if !q.confirmed {
-		if q.holes == wire.HolesFault {
-			return violation("message before the subscription was confirmed")
-		}
-		if q.lived && ev.Numbered != q.based {
-			q.find(Reset, Position{}, 0, wire.CauseUnverifiable)
-		}
-		q.confirmed, q.lived = true, true
-	}
-	q.rxN++
-	q.rxBytes += uint64(len(ev.Message.Payload))
-	if q.d.Overflow == Block && (q.rxN > q.granted.N || q.rxBytes-uint64(len(ev.Message.Payload)) > q.granted.Bytes) {
-		return &wire.CodeError{Code: 4204, Reason: "server sent more than the credit it was given"}
-	}
-	if q.repeats.add(ev.Message.ID) {
-		q.duplicates++
+	case gen != q.generation || q.finishing:
 		return nil
+	case ev.Kind != wire.EventData:
+		return q.acceptControl(ev)
 	}
-	offset := ev.Position.Offset
-	if ev.Numbered && q.based {
-		switch {
-		case offset <= q.last.Offset:
-			q.duplicates++
-			return nil
-		case ev.Prev > q.last.Offset && q.holes == wire.HolesFault:
-			return violation("a message is missing and no gap was told")
-		case ev.Prev > q.last.Offset:
-			lost := Position{Epoch: q.epoch, Offset: ev.Prev}
-			q.find(Gap, lost, ev.Prev-q.last.Offset, wire.CauseLost)
+	size := len(ev.Message.Payload)
+	beyondCredit := q.receiver.Open() && q.useCredit(size)
+	full := q.delivery.Overflow != Block &&
+		(q.messages >= q.delivery.Buffer || q.messages > 0 && q.bytes+size > q.delivery.Bytes)
+	var before Position
+	if full {
+		before, _ = q.receiver.Position()
+	}
+	step, err := q.receiver.Accept(ev, beyondCredit)
+	if step.Loss != nil {
+		q.recordLoss(step.Loss)
+	}
+	switch step.Effect {
+	case sequence.Duplicate:
+		q.duplicates++
+	case sequence.Next:
+		q.received++
+		if full && q.delivery.Overflow == DropNewest {
+			q.dropNewest(before)
+			break
+		}
+		q.appendMessage(ev, step.Previous)
+		if full {
+			q.dropOldest()
 		}
 	}
-	q.based = true
-	q.received++
-	q.put(ev)
-	return nil
+	return err
 }
 
-// repeats remembers the latest ids, for languages whose cursor includes the
-// last message. The zero value remembers none.
-type repeats struct {
-	most  int
-	seen  map[wire.ID]struct{}
-	order []wire.ID
-	next  int
+// acceptControl accepts an event that is not a message; mu is held.
+func (q *queue) acceptControl(ev *wire.Event) error {
+	step, err := q.receiver.Accept(ev, false)
+	if step.Loss != nil {
+		q.recordLoss(step.Loss)
+	}
+	if err != nil || step.Effect == sequence.Nothing && step.Loss == nil {
+		return err
+	}
+	return q.checkLosses()
 }
 
-// add reports whether id is among the latest, and remembers it.
-func (r *repeats) add(id wire.ID) bool {
-	if r.most == 0 || id == (wire.ID{}) {
-		return false
-	}
-	if _, ok := r.seen[id]; ok {
-		return true
-	}
-	if r.seen == nil {
-		r.seen = make(map[wire.ID]struct{})
-	}
-	if len(r.order) < r.most {
-		r.order = append(r.order, id)
-	} else {
-		delete(r.seen, r.order[r.next])
-		r.order[r.next] = id
-		r.next = (r.next + 1) % r.most
-	}
-	r.seen[id] = struct{}{}
-	return false
+// useCredit counts a message of size bytes and reports whether the server had
+// no credit for it. The last message may exceed the bytes; mu is held.
+func (q *queue) useCredit(size int) (exceeded bool) {
+	q.used.N++
+	exceeded = q.delivery.Overflow == Block && (q.used.N > q.granted.N || q.used.Bytes > q.granted.Bytes)
+	q.used.Bytes += uint64(size)
+	return exceeded
 }
 
 func violation(reason string) error { return &wire.CodeError{Code: 4000, Reason: reason} }
+
+// appendMessage adds the message that the receiver has just accepted; mu is
+// held.
+func (q *queue) appendMessage(ev *wire.Event, previous uint64) {
+	m := q.items.Next()
+	q.lastNumber++
+	m.number, m.queue, m.generation = q.lastNumber, q, q.generation
+	m.Kind, m.Redelivered = Data, ev.Message.Redelivered
+	if ev.Message.Snapshot {
+		m.Kind = Snapshot
+	}
+	if m.Topic = ev.Message.Topic; m.Topic == "" {
+		m.Topic = q.topic
+	}
+	m.ID = uuid.UUID(ev.Message.ID)
+	m.Position.Epoch, m.Position.Offset, m.Position.Tag = q.receiver.Epoch(), ev.Position.Offset, ev.Position.Tag
+	m.Payload, m.Type, m.Header = ev.Message.Payload, ev.Message.Type, ev.Message.Header
+	m.previous = previous
+	q.messages++
+	q.bytes += len(ev.Message.Payload)
+}
+
+// recordLoss adds a gap or a reset to the stream; mu is held.
+func (q *queue) recordLoss(loss *sequence.Loss) {
+	kind := Gap
+	if loss.Kind == wire.EventReset {
+		kind = Reset
+		q.resets++
+	} else {
+		q.gaps++
+	}
+	q.appendLoss(newLoss(kind, loss.After, loss.To, loss.Count, loss.Cause))
+	if loss.Detected {
+		q.detected = &wire.Event{Kind: loss.Kind, Cause: loss.Cause}
+	}
+}
+
+// appendLoss adds a loss, or extends the one before it; mu is held.
+func (q *queue) appendLoss(m Message) {
+	q.lastNumber++
+	m.Topic, m.queue, m.number = q.topic, q, q.lastNumber
+	n := q.items.Len()
+	if n > 0 && q.joinLoss(n-1, m) {
+		return
+	}
+	if n > 1 && m.Kind == Reset && q.items.At(n-1).Loss != nil && q.items.At(n-1).Loss.Cause == wire.CauseOverflow && q.joinLoss(n-2, m) {
+		q.removeItem(n - 1) // nothing is left between two resets: they are one
+		return
+	}
+	q.items.Push(m)
+}
+
+func newLoss(kind Kind, after, to Position, count uint64, cause Cause) Message {
+	return Message{Kind: kind, Position: to, Loss: &Loss{After: after, To: to, Count: count, Cause: cause}}
+}
+
+// joinLoss extends the loss at items[i] by the loss m that follows it, if both
+// are gaps of one epoch or both are resets; mu is held.
+func (q *queue) joinLoss(i int, m Message) bool {
+	old := q.items.At(i)
+	switch {
+	case old.Kind == Gap && m.Kind == Gap && old.Loss.To.Epoch == m.Loss.To.Epoch:
+		g := *old.Loss
+		g.To = m.Loss.To
+		if g.Count != 0 && m.Loss.Count != 0 {
+			g.Count += m.Loss.Count
+		} else {
+			g.Count = 0
+		}
+		old.Loss, old.Position = &g, g.To
+		return true
+	case old.Kind == Reset && m.Kind == Reset:
+		g := *old.Loss
+		g.To = m.Loss.To
+		old.Loss, old.Position = &g, g.To
+		return true
+	}
+	return false
+}
+
+// checkLosses bounds how many losses a server can send without a message; mu is
+// held.
+func (q *queue) checkLosses() error {
+	if q.items.Len()-q.messages > q.delivery.Buffer+16 {
+		return violation("too many gaps without a message")
+	}
+	return nil
+}
+
+// wakeConsumer wakes one consumer, now or when it next waits.
+func (q *queue) wakeConsumer() {
+	select {
+	case q.available <- struct{}{}:
+	default:
+	}
+}
+
+// finish ends the stream after the messages that wait. err is the last thing
+// that consumers get; nil for a clean end.
+func (q *queue) finish(err error) {
+	q.mu.Lock()
+	if !q.finishing {
+		q.finishing, q.endErr = true, err
+	}
+	end := q.endIfEmpty()
+	q.mu.Unlock()
+	if end {
+		q.owner.roomAvailable()
+	}
+	q.wakeConsumer()
+}
+
+// discard ends the stream now; messages that wait are dropped and counted.
+func (q *queue) discard(err error) {
+	q.mu.Lock()
+	if !q.finishing {
+		q.finishing, q.endErr = true, err
+	}
+	q.dropped += uint64(q.messages)
+	q.items.Reset()
+	q.messages, q.bytes, q.released = 0, 0, 0
+	q.ended = true
+	if !q.discarded {
+		q.discarded = true
+		if q.discardSignal != nil {
+			close(q.discardSignal)
+		}
+	}
+	q.mu.Unlock()
+	q.wakeConsumer()
+}
+
+// drained reports whether the stream has ended and everything in it was
+// delivered or dropped.
+func (q *queue) drained() bool {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	return q.ended && q.held == 0 && !q.lossHeld
+}
+
+// endIfEmpty ends a stream that finishes, once nothing waits. It reports whether
+// it did; mu is held.
+func (q *queue) endIfEmpty() bool {
+	if !q.finishing || q.ended || q.items.Len() > 0 {
+		return false
+	}
+	q.ended = true
+	return true
+}

@@ -8,22 +8,22 @@ import (
 	"github.com/limpet-go/limpet/wire"
 )
 
-// TestProgressModel takes messages alone and together and acknowledges them in
-// any order, more than once, alone and together: what is committed is always
-// the contiguous prefix.
+// TestProgressModel takes messages one by one and in batches, and acknowledges
+// them in any order, more than once, one by one and in batches: what is committed
+// is always the contiguous prefix.
 func TestProgressModel(t *testing.T) {
 	for seed := range uint64(500) {
 		rnd := rand.New(rand.NewPCG(seed, 1))
 		manual := seed%3 == 0
 		traits := wire.Traits{Processed: wire.Processed(seed % 4 % 3)}
 		q := testQueue(Delivery{Buffer: 1 << 10, Overflow: DropOldest}, manual, traits)
-		heard := map[uint64]int{}
-		q.tell = func(gen uint64, p Position) {
+		reported := map[uint64]int{}
+		q.owner = testOwner{func(gen uint64, p Position) {
 			if gen != 1 {
-				t.Fatalf("seed %d: told of connection %d", seed, gen)
+				t.Fatalf("seed %d: reported for connection %d", seed, gen)
 			}
-			heard[p.Offset]++
-		}
+			reported[p.Offset]++
+		}}
 		offerAll(t, q, subscribedAt(0))
 		offset := uint64(0)
 		type taken struct {
@@ -50,7 +50,7 @@ func TestProgressModel(t *testing.T) {
 				if waits == 0 {
 					break
 				}
-				ms, err := q.take(context.Background(), nil, 1+rnd.IntN(6), false, done{})
+				ms, err := q.take(context.Background(), nil, 1+rnd.IntN(6), false, processedRun{})
 				if err != nil {
 					t.Fatal(err)
 				}
@@ -74,9 +74,9 @@ func TestProgressModel(t *testing.T) {
 				ms := open[i].ms
 				open = append(open[:i], open[i+1:]...)
 				q.mu.Lock()
-				told := q.progress.ack(done{ms[0].number, &ms[len(ms)-1]})
+				processed := q.tracker.acknowledge(processedRun{ms[0].number, &ms[len(ms)-1]})
 				q.mu.Unlock()
-				q.report(told)
+				q.reportProcessed(processed)
 				for _, m := range ms {
 					acked[m.Position.Offset] = true
 				}
@@ -89,36 +89,36 @@ func TestProgressModel(t *testing.T) {
 				want = m.Position.Offset
 			}
 			q.mu.Lock()
-			got := q.progress.committed.Offset
+			got := q.tracker.committed.Offset
 			q.mu.Unlock()
 			if got != want {
 				t.Fatalf("seed %d step %d: committed %d, the acknowledged prefix ends at %d", seed, step, got, want)
 			}
 		}
 		for _, m := range order {
-			n, want := heard[m.Position.Offset], 0
+			n, want := reported[m.Position.Offset], 0
 			if traits.Processed == wire.ProcessedEach && m.Kind == Data && acked[m.Position.Offset] {
 				want = 1
 			}
 			if traits.Processed != wire.ProcessedCumulative && n != want {
-				t.Errorf("seed %d: the server heard of message %d %d times, want %d", seed, m.Position.Offset, n, want)
+				t.Errorf("seed %d: message %d was reported %d times, want %d", seed, m.Position.Offset, n, want)
 			}
 		}
 	}
 }
 
-// A caller may write to his copy of a message before he acknowledges it.
+// A caller may change its copy of a message before acknowledging it.
 func TestAckOfAnAlteredMessage(t *testing.T) {
 	q := testQueue(Delivery{Buffer: 8}, true, wire.Traits{})
 	offerAll(t, q, subscribedAt(0), dataAt(1, 0))
-	ms, err := q.take(context.Background(), nil, 1, false, done{})
+	ms, err := q.take(context.Background(), nil, 1, false, processedRun{})
 	if err != nil {
 		t.Fatal(err)
 	}
 	m := ms[0]
 	m.Position = Position{}
 	m.Ack()
-	if got := q.progress.committed; got != ms[0].Position {
+	if got := q.tracker.committed; got != ms[0].Position {
 		t.Errorf("committed %+v, acknowledged was %+v", got, ms[0].Position)
 	}
 }

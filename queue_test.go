@@ -16,10 +16,22 @@ func testQueue(d Delivery, manual bool, t wire.Traits) *queue {
 	if d.Bytes == 0 {
 		d.Bytes = 1 << 20
 	}
-	q := newQueue("t", &SubscribeOptions{Delivery: d, ManualAck: manual}, t, func() {})
-	q.tell = func(uint64, Position) {}
-	q.begin(1)
+	q := newQueue("t", &SubscribeOptions{Delivery: d, ManualAck: manual}, t, testOwner{})
+	q.startConnection(1)
 	return q
+}
+
+// testOwner ignores what the queue reports, except to the function it may have.
+type testOwner struct {
+	processed func(gen uint64, p Position)
+}
+
+func (o testOwner) roomAvailable() {}
+
+func (o testOwner) positionProcessed(gen uint64, p Position) {
+	if o.processed != nil {
+		o.processed(gen, p)
+	}
 }
 
 func subscribedAt(offset uint64) *wire.Event {
@@ -48,7 +60,7 @@ func offerAll(t *testing.T, q *queue, evs ...*wire.Event) {
 	}
 }
 
-// A Gap and a Reset need no acknowledgement, so they hold nothing up.
+// A Gap and a Reset need no acknowledgement: they do not count as unacknowledged.
 func TestLossHoldsNoPlaceUnderManualAck(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		q := testQueue(Delivery{Buffer: 2, Overflow: DropOldest}, true, wire.Traits{})
@@ -57,54 +69,54 @@ func TestLossHoldsNoPlaceUnderManualAck(t *testing.T) {
 		defer cancel()
 		var kinds []Kind
 		for len(kinds) < 5 {
-			ms, err := q.take(ctx, nil, 1, true, done{})
+			ms, err := q.take(ctx, nil, 1, true, processedRun{})
 			if err != nil {
 				t.Fatalf("after %v: %v", kinds, err)
 			}
-			q.handed(ms, true, done{})
+			q.finishDelivery(ms, true, processedRun{})
 			kinds = append(kinds, ms[0].Kind)
 		}
 		if want := []Kind{Gap, Reset, Gap, Reset, Data}; !slices.Equal(kinds, want) {
 			t.Errorf("got %v", kinds)
 		}
-		if q.progress.committed != (Position{Epoch: "g", Offset: 9}) {
-			t.Errorf("committed %v, everything before message 10 is settled", q.progress.committed)
+		if q.tracker.committed != (Position{Epoch: "g", Offset: 9}) {
+			t.Errorf("committed %v, everything before message 10 is settled", q.tracker.committed)
 		}
 	})
 }
 
-// What the server hears of processed messages does not depend on a loss that
-// follows them.
+// A loss after processed messages does not change what is reported to the
+// server.
 func TestProcessedIsToldAcrossALoss(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		q := testQueue(Delivery{Buffer: 8, Overflow: DropOldest}, true, wire.Traits{Processed: wire.ProcessedCumulative})
-		var told []uint64
-		q.tell = func(_ uint64, p Position) { told = append(told, p.Offset) }
+		var reported []uint64
+		q.owner = testOwner{func(_ uint64, p Position) { reported = append(reported, p.Offset) }}
 		offerAll(t, q, subscribedAt(0), dataAt(1, 0), gapTo(1, 3), dataAt(4, 3))
-		ms, err := q.take(context.Background(), nil, 8, true, done{})
+		ms, err := q.take(context.Background(), nil, 8, true, processedRun{})
 		if err != nil || len(ms) != 3 {
 			t.Fatal(ms, err)
 		}
 		ms[0].Ack()
 		ms[2].Ack()
-		if !slices.Equal(told, []uint64{1, 4}) {
-			t.Errorf("told %v", told)
+		if !slices.Equal(reported, []uint64{1, 4}) {
+			t.Errorf("reported %v", reported)
 		}
 	})
 }
 
-// A consumer whose ctx ends passes the word on to the next one.
+// A consumer whose ctx ends leaves the message, and the signal, to another one.
 func TestEndedConsumerWakesAnother(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		for range 50 {
 			q := testQueue(Delivery{Buffer: 8, Overflow: DropOldest}, false, wire.Traits{})
 			offerAll(t, q, subscribedAt(0))
 			first, cancel := context.WithCancel(context.Background())
-			go q.take(first, nil, 1, true, done{})
+			go q.take(first, nil, 1, true, processedRun{})
 			synctest.Wait()
 			second, stop := context.WithTimeout(context.Background(), time.Minute)
 			got := make(chan error, 1)
-			go func() { _, err := q.take(second, nil, 1, true, done{}); got <- err }()
+			go func() { _, err := q.take(second, nil, 1, true, processedRun{}); got <- err }()
 			synctest.Wait()
 			offerAll(t, q, dataAt(1, 0)) // wakes the first
 			cancel()
@@ -183,11 +195,14 @@ func TestQueueModel(t *testing.T) {
 				offer(resetAt(epoch, last))
 			case op == 7 && rnd.IntN(4) == 0:
 				gen++
-				p, based, _ := q.begin(gen)
+				p, based, _ := q.startConnection(gen)
 				if !based || p.Offset != last || p.Epoch != epoch {
 					fail("resumes from %v, received up to %s.%d", p, epoch, last)
 				}
-				if _, err := q.offer(gen-1, []wire.Event{*dataAt(last+1, last)}); err != nil || q.last.Offset != last {
+				if _, err := q.offer(gen-1, []wire.Event{*dataAt(last+1, last)}); err != nil {
+					fail("%v", err)
+				}
+				if p, _ := q.resumePosition(); p.Offset != last {
 					fail("an old connection moved the position")
 				}
 				ev := subscribedAt(last)
@@ -195,9 +210,9 @@ func TestQueueModel(t *testing.T) {
 				offer(ev)
 			default:
 				q.mu.Lock()
-				ms, _ := q.pop(nil, 1+rnd.IntN(3), true)
+				ms, _ := q.takeReady(nil, 1+rnd.IntN(3), true)
 				q.mu.Unlock()
-				q.handed(ms, true, done{})
+				q.finishDelivery(ms, true, processedRun{})
 				for _, m := range ms {
 					switch m.Kind {
 					case Reset:
@@ -232,7 +247,7 @@ func TestQueueModel(t *testing.T) {
 				}
 			}
 			q.mu.Lock()
-			waiting, bytes, data := uint64(q.data+q.inHand), 0, 0
+			waiting, bytes, data := uint64(q.messages+q.held), 0, 0
 			for _, m := range q.items.All() {
 				bytes += len(m.Payload)
 				if m.Kind == Data {
@@ -242,11 +257,11 @@ func TestQueueModel(t *testing.T) {
 			if q.received != q.delivered+q.dropped+waiting || q.received != uint64(len(sent)) || q.delivered != counted {
 				fail("step %d: received %d (of %d), delivered %d (%d), dropped %d, waiting %d", step, q.received, len(sent), q.delivered, counted, q.dropped, waiting)
 			}
-			if q.bytes != bytes || q.data != data || data > d.Buffer || d.Bytes > 0 && bytes > d.Bytes && data > 1 {
-				fail("step %d: holds %d messages (%d) of %d bytes (%d)", step, data, q.data, bytes, q.bytes)
+			if q.bytes != bytes || q.messages != data || data > d.Buffer || d.Bytes > 0 && bytes > d.Bytes && data > 1 {
+				fail("step %d: holds %d messages (%d) of %d bytes (%d)", step, data, q.messages, bytes, q.bytes)
 			}
-			if len(hand) > 0 && manual && q.progress.committed.Epoch == hand[0].Position.Epoch && q.progress.committed.Offset >= hand[0].Position.Offset {
-				fail("step %d: committed %v over %v, which is open", step, q.progress.committed, hand[0].Position)
+			if len(hand) > 0 && manual && q.tracker.committed.Epoch == hand[0].Position.Epoch && q.tracker.committed.Offset >= hand[0].Position.Offset {
+				fail("step %d: committed %v over %v, which is open", step, q.tracker.committed, hand[0].Position)
 			}
 			q.mu.Unlock()
 		}
@@ -259,7 +274,7 @@ func TestResetsOfAStoppedConsumerAreJoined(t *testing.T) {
 	for _, overflow := range []Overflow{DropOldest, DropNewest} {
 		q := testQueue(Delivery{Buffer: 8, Overflow: overflow}, false, wire.Traits{Holes: wire.HolesLoss})
 		for gen := uint64(1); gen < 1000; gen++ {
-			q.begin(gen)
+			q.startConnection(gen)
 			evs := []*wire.Event{{Kind: wire.EventSubscribed}}
 			for i := uint64(0); i < gen%20; i++ {
 				evs = append(evs, &wire.Event{Kind: wire.EventData, Message: wire.Message{Payload: []byte("x")}})
@@ -276,19 +291,19 @@ func TestResetsOfAStoppedConsumerAreJoined(t *testing.T) {
 	}
 }
 
-// A lost connection moves nothing any more, even before the next one begins:
+// A lost connection moves no position, not even before the next one starts:
 // positions may be read in between.
 func TestFenceBeforeTheNextConnection(t *testing.T) {
 	q := testQueue(Delivery{Buffer: 8, Overflow: Block}, false, wire.Traits{})
 	offerAll(t, q, subscribedAt(0), dataAt(1, 0))
 	q.fence()
 	offerAll(t, q, dataAt(2, 1))
-	if last, _ := q.position(); last.Offset != 1 || q.received != 1 {
+	if last, _ := q.resumePosition(); last.Offset != 1 || q.received != 1 {
 		t.Errorf("position %d, %d received after the fence", last.Offset, q.received)
 	}
 }
 
-// A server that renames a subscription for ever holds one name of it.
+// A server that keeps renaming a subscription makes the client hold one name.
 func TestNamesAreBounded(t *testing.T) {
 	var n serverNames
 	for i := range 1000 {

@@ -53,7 +53,7 @@ func (r *registry) startConnection(gen uint64) []wire.Subscribe {
 			carried = append(carried, s.request(gen))
 			s.askedGeneration = gen
 		} else {
-			s.queue.begin(gen)
+			s.queue.startConnection(gen)
 		}
 	}
 	return carried
@@ -64,7 +64,7 @@ func (r *registry) startConnection(gen uint64) []wire.Subscribe {
 func (r *registry) positions() []wire.Subscribe {
 	var subs []wire.Subscribe
 	for _, s := range r.subs {
-		last, based := s.queue.position()
+		last, based := s.queue.resumePosition()
 		subs = append(subs, s.wireSubscribe(last, based, wire.Credit{}))
 	}
 	return subs
@@ -73,7 +73,7 @@ func (r *registry) positions() []wire.Subscribe {
 // request returns how s is asked for on connection gen: from the last message
 // received, or as the caller wished if there was none.
 func (s *Subscription) request(gen uint64) wire.Subscribe {
-	last, based, credit := s.queue.begin(gen)
+	last, based, credit := s.queue.startConnection(gen)
 	return s.wireSubscribe(last, based, credit)
 }
 

@@ -116,7 +116,7 @@ func (s *Subscription) Stats() SubStats {
 	defer q.mu.Unlock()
 	return SubStats{
 		Received: q.received, Delivered: q.delivered, Dropped: q.dropped,
-		Waiting: uint64(q.data + q.inHand), Duplicates: q.duplicates, Gaps: q.gaps, Resets: q.resets,
+		Waiting: uint64(q.messages + q.held), Duplicates: q.duplicates, Gaps: q.gaps, Resets: q.resets,
 	}
 }
 
@@ -126,7 +126,7 @@ func (s *Subscription) Stats() SubStats {
 func (s *Subscription) Committed() Position {
 	s.queue.mu.Lock()
 	defer s.queue.mu.Unlock()
-	return s.queue.progress.committed
+	return s.queue.tracker.committed
 }
 
 // Err returns why the subscription ended: nil while it has not ended and after a
@@ -138,13 +138,22 @@ func (s *Subscription) Err() error {
 	return nil
 }
 
-// Close ends the subscription here and at the server. It does not wait. Waiting
-// messages are dropped and counted. It may be called from a consumer, and more
-// than once. It always returns nil.
+// Close ends the subscription here and at the server. It does not wait for the
+// server. Waiting messages are dropped and counted as SubStats.Dropped,
+// iterations end without an error, and C is closed. It may be called from a
+// consumer, and more than once. It always returns nil.
 func (s *Subscription) Close() error {
 	s.queue.discard(nil)
 	s.client.inbox.post(unsubscribe{s})
 	return nil
+}
+
+// roomAvailable implements queueOwner.
+func (s *Subscription) roomAvailable() { s.client.inbox.post(grantCredit{s}) }
+
+// positionProcessed implements queueOwner.
+func (s *Subscription) positionProcessed(gen uint64, p Position) {
+	s.client.inbox.post(sendProcessed{s, gen, p})
 }
 
 // Subscribe registers a subscription. It does not wait for the server, connected
@@ -181,8 +190,7 @@ func newSubscription(c *Client, topic string, o *SubscribeOptions) (*Subscriptio
 		return nil, err
 	}
 	s := &Subscription{client: c, topic: topic, from: opts.From, token: opts.Token}
-	s.queue = newQueue(topic, &opts, c.cfg.traits, func() { c.inbox.post(grantCredit{s}) })
-	s.queue.tell = func(gen uint64, p Position) { c.inbox.post(sendProcessed{s, gen, p}) }
+	s.queue = newQueue(topic, &opts, c.cfg.traits, s)
 	s.state.Set(SubState{Phase: SubPending, Since: time.Now()})
 	return s, nil
 }

@@ -71,6 +71,7 @@ var layers = []layer{
 	{"limpettest/...", []string{"wire", "wire/native", "server", "limpettest/...", uuid}, []string{"."}},
 	{"internal/socket", []string{"wire", "internal/frame", websocket}, []string{"."}},
 	{"internal/assert", nil, []string{"."}},
+	{"internal/sequence", []string{"wire"}, []string{"."}},
 }
 
 // matches reports whether the import path p is meant by pattern.

@@ -1,0 +1,113 @@
+package sequence
+
+import (
+	"math/rand/v2"
+	"testing"
+
+	"github.com/limpet-go/limpet/wire"
+)
+
+// FuzzReceiver sends events of every kind and checks what must hold for all of
+// them: only a step moves the position, a loss begins where the stream was, and
+// between two messages nothing is missing in silence.
+func FuzzReceiver(f *testing.F) {
+	rnd := rand.New(rand.NewPCG(1, 2))
+	for range 300 {
+		data := make([]byte, 240)
+		for i := range data {
+			data[i] = byte(rnd.Uint32())
+		}
+		f.Add(data)
+	}
+	f.Fuzz(func(t *testing.T, data []byte) {
+		if len(data) < 2 {
+			return
+		}
+		r := New(wire.Traits{Holes: wire.Holes(data[0] % 2), Repeats: int(data[1] % 4)})
+		if data[1]&4 != 0 {
+			r.ResumeFrom(at("e", uint64(data[1]>>4), "t"))
+		}
+		for data = data[2:]; len(data) >= 6; data = data[6:] {
+			if data[0]&15 == 15 {
+				r.StartConnection()
+				continue
+			}
+			ev := eventFrom(data, r.last.Offset)
+			check(t, &r, &ev, data[5]&0x1f == 0)
+		}
+	})
+}
+
+// eventFrom makes an event near offset last of six bytes.
+func eventFrom(data []byte, last uint64) wire.Event {
+	near := func(b byte) uint64 { return max(last, 2) - 2 + uint64(b%8) }
+	kinds := []wire.EventKind{wire.EventSubscribed, wire.EventGap, wire.EventReset, wire.EventUnsubscribed}
+	ev := wire.Event{Kind: wire.EventData, Prev: near(data[1]), Position: at("", near(data[2]), "")}
+	if i := int(data[0] & 15); i < len(kinds) {
+		ev.Kind = kinds[i]
+	}
+	ev.Numbered = data[3]&7 != 0
+	if data[3]&0x70 == 0 {
+		ev.Position.Epoch = string('e' + rune(data[3]>>7))
+	}
+	ev.Continuity = wire.Continuity(data[4] % 4)
+	ev.Message.ID = wire.ID{data[4] >> 4}
+	ev.Count, ev.Cause = uint64(data[5]&3), wire.Cause(data[5]>>4)
+	return ev
+}
+
+func check(t *testing.T, r *Receiver, ev *wire.Event, beyondCredit bool) {
+	t.Helper()
+	before, known := r.Position()
+	step, err := r.Accept(ev, beyondCredit)
+	after, _ := r.Position()
+	fail := func(what string) {
+		t.Helper()
+		t.Fatalf("%s: %+v at %v made %+v, %v, at %v", what, *ev, before, step, err, after)
+	}
+	message := ev.Kind == wire.EventData
+	if err != nil && step.Effect != Nothing {
+		fail("an error with an effect")
+	}
+	if (step.Effect == Nothing || step.Effect == Duplicate) && after != before {
+		fail("the position moved")
+	}
+	if !message && (step.Effect == Next || step.Effect == Duplicate) {
+		fail("a message of nothing")
+	}
+	if message && err == nil && step.Effect != Next && step.Effect != Duplicate {
+		fail("a message without an effect")
+	}
+	if beyondCredit && message && err == nil {
+		fail("beyond the credit")
+	}
+	if l := step.Loss; l != nil {
+		if l.After != before {
+			fail("a loss that begins elsewhere")
+		}
+		if l.Kind == wire.EventGap && l.To.Offset <= before.Offset {
+			fail("an empty gap")
+		}
+		if l.Kind != wire.EventGap && l.Kind != wire.EventReset {
+			fail("a loss of no kind")
+		}
+	}
+	if step.Effect == Next {
+		if after.Offset != ev.Position.Offset || after.Tag != ev.Position.Tag || after.Epoch != r.Epoch() {
+			fail("another position")
+		}
+		if ev.Numbered && known && after.Offset <= before.Offset {
+			fail("a number that does not rise")
+		}
+		reached := before.Offset
+		if step.Loss != nil {
+			reached = max(reached, step.Loss.To.Offset)
+		}
+		if ev.Numbered && known && ev.Prev > reached {
+			fail("a silent loss")
+		}
+	}
+	if len(r.recent.order) > r.recent.limit || len(r.recent.known) != len(r.recent.order) {
+		fail("too many ids")
+	}
+}

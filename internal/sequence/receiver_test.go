@@ -1,0 +1,410 @@
+package sequence
+
+import (
+	"errors"
+	"reflect"
+	"testing"
+
+	"github.com/limpet-go/limpet/wire"
+)
+
+func at(epoch string, offset uint64, tag string) wire.Position {
+	return wire.Position{Epoch: epoch, Offset: offset, Tag: tag}
+}
+
+// numbered is a message with a number and the number before it.
+func numbered(prev, offset uint64) wire.Event {
+	return wire.Event{Kind: wire.EventData, Numbered: true, Prev: prev, Position: at("", offset, "t")}
+}
+
+// unnumbered is a message without either.
+func unnumbered() wire.Event { return wire.Event{Kind: wire.EventData} }
+
+func withEpoch(ev wire.Event, epoch string) wire.Event {
+	ev.Position.Epoch = epoch
+	return ev
+}
+
+func withID(ev wire.Event, id byte) wire.Event {
+	ev.Message.ID = wire.ID{id}
+	return ev
+}
+
+func confirmed(c wire.Continuity, p wire.Position) wire.Event {
+	return wire.Event{Kind: wire.EventSubscribed, Continuity: c, Position: p}
+}
+
+func gapOf(prev, to uint64) wire.Event {
+	return wire.Event{Kind: wire.EventGap, Prev: prev, Position: at("", to, "g"), Count: 2, Cause: wire.CauseExpired}
+}
+
+// States from which the rows start. At 5 the stream has reached (e, 5).
+var (
+	fresh      = Receiver{}
+	freshLossy = Receiver{holes: wire.HolesLoss}
+
+	live           = Receiver{last: at("e", 5, "t"), epoch: "e", positioned: true, confirmed: true, wasLive: true}
+	liveLossy      = with(live, func(r *Receiver) { r.holes = wire.HolesLoss })
+	again          = with(live, func(r *Receiver) { r.confirmed = false }) // on the next connection
+	againLossy     = with(liveLossy, func(r *Receiver) { r.confirmed = false })
+	restored       = with(again, func(r *Receiver) { r.wasLive = false }) // by ResumeFrom
+	noNumbers      = Receiver{holes: wire.HolesLoss, confirmed: true, wasLive: true}
+	noNumbersAgain = with(noNumbers, func(r *Receiver) { r.confirmed = false })
+)
+
+func with(r Receiver, change func(*Receiver)) Receiver {
+	change(&r)
+	return r
+}
+
+// row is one rule: in the state before, the event has this effect.
+type row struct {
+	rule         string
+	before       Receiver
+	event        wire.Event
+	beyondCredit bool
+
+	effect   Effect
+	previous uint64
+	loss     *Loss
+	after    func(*Receiver) // what differs from before; nil: nothing
+	err      string
+}
+
+// Rows that begin with "today's rule" hold until the rule is changed.
+var rows = []row{
+	// EventSubscribed.
+	{
+		rule: "the first confirmation is the base", before: fresh,
+		event:  confirmed(wire.ContinuityNone, at("e", 5, "t")),
+		effect: Start,
+		after: func(r *Receiver) {
+			r.last, r.epoch, r.positioned, r.confirmed, r.wasLive = at("e", 5, "t"), "e", true, true, true
+		},
+	},
+	{
+		rule: "so it is where continuity is proved", before: fresh,
+		event:  confirmed(wire.ContinuityProved, at("e", 5, "t")),
+		effect: Start,
+		after: func(r *Receiver) {
+			r.last, r.epoch, r.positioned, r.confirmed, r.wasLive = at("e", 5, "t"), "e", true, true, true
+		},
+	},
+	{
+		rule: "where numbers decide the first message is the base", before: freshLossy,
+		event: confirmed(wire.ContinuityByNumber, wire.Position{}),
+		after: func(r *Receiver) { r.confirmed, r.wasLive = true, true },
+	},
+	{
+		rule: "numbers decide after a break too", before: againLossy,
+		event: confirmed(wire.ContinuityByNumber, at("e", 9, "")),
+		after: func(r *Receiver) { r.confirmed = true },
+	},
+	{
+		rule: "no number was seen before the break: unverifiable", before: noNumbersAgain,
+		event: confirmed(wire.ContinuityByNumber, wire.Position{}),
+		loss:  &Loss{Kind: wire.EventReset, Detected: true, Cause: wire.CauseUnverifiable},
+		after: func(r *Receiver) { r.confirmed = true },
+	},
+	{
+		rule: "proved continuity changes nothing", before: again,
+		event:  confirmed(wire.ContinuityProved, at("e", 5, "t")),
+		effect: Start,
+		after:  func(r *Receiver) { r.confirmed = true },
+	},
+	{
+		rule: "a server may prove an earlier position: it repeats", before: again,
+		event:  confirmed(wire.ContinuityProved, at("e", 3, "s")),
+		effect: Start,
+		after:  func(r *Receiver) { r.confirmed = true },
+	},
+	{
+		rule: "proved after what was not received", before: again,
+		event: confirmed(wire.ContinuityProved, at("e", 6, "t")),
+		after: func(r *Receiver) { r.confirmed = true },
+		err:   "delivery starts after messages that were not received",
+	},
+	{
+		rule: "proved in another epoch", before: again,
+		event: confirmed(wire.ContinuityProved, at("f", 5, "t")),
+		after: func(r *Receiver) { r.confirmed = true },
+		err:   "continuity claimed across epochs",
+	},
+	{
+		rule: "an empty epoch is another one", before: again,
+		event: confirmed(wire.ContinuityProved, at("", 5, "t")),
+		after: func(r *Receiver) { r.confirmed = true },
+		err:   "continuity claimed across epochs",
+	},
+	{
+		rule: "a position of another process is held as well", before: restored,
+		event:  confirmed(wire.ContinuityProved, at("e", 5, "t")),
+		effect: Start,
+		after:  func(r *Receiver) { r.confirmed, r.wasLive = true, true },
+	},
+	{
+		rule: "continuity is not claimed: a reset", before: again,
+		event:  confirmed(wire.ContinuityNone, at("f", 2, "s")),
+		effect: Start,
+		loss:   &Loss{Kind: wire.EventReset, Detected: true, Cause: wire.CauseUnverifiable, After: at("e", 5, "t"), To: at("f", 2, "s")},
+		after:  func(r *Receiver) { r.last, r.epoch, r.confirmed = at("f", 2, "s"), "f", true },
+	},
+	{
+		rule: "confirmed twice", before: live,
+		event: confirmed(wire.ContinuityProved, at("e", 5, "t")),
+		err:   "subscription confirmed twice on one connection",
+	},
+	{
+		rule: "confirmed twice, where holes are losses: the position stays", before: liveLossy,
+		event:  confirmed(wire.ContinuityNone, at("e", 9, "s")),
+		effect: Start,
+	},
+
+	// EventReset.
+	{
+		rule: "a reset starts an epoch", before: live,
+		event:  wire.Event{Kind: wire.EventReset, Position: at("f", 2, "r"), Cause: wire.CauseEpoch},
+		effect: Start,
+		loss:   &Loss{Kind: wire.EventReset, Cause: wire.CauseEpoch, After: at("e", 5, "t"), To: at("f", 2, "r")},
+		after:  func(r *Receiver) { r.last, r.epoch = at("f", 2, "r"), "f" },
+	},
+	{
+		rule: "a reset confirms the subscription", before: again,
+		event:  wire.Event{Kind: wire.EventReset, Position: at("e", 2, "r"), Cause: wire.CauseDiverged},
+		effect: Start,
+		loss:   &Loss{Kind: wire.EventReset, Cause: wire.CauseDiverged, After: at("e", 5, "t"), To: at("e", 2, "r")},
+		after:  func(r *Receiver) { r.last, r.confirmed = at("e", 2, "r"), true },
+	},
+	{
+		rule: "today's rule: a first reset does not count as having been live", before: fresh,
+		event:  wire.Event{Kind: wire.EventReset, Position: at("e", 2, "r")},
+		effect: Start,
+		loss:   &Loss{Kind: wire.EventReset, To: at("e", 2, "r")},
+		after:  func(r *Receiver) { r.last, r.epoch, r.positioned, r.confirmed = at("e", 2, "r"), "e", true, true },
+	},
+
+	// EventGap.
+	{
+		rule: "a gap moves the position", before: live, event: gapOf(5, 7),
+		effect: Start,
+		loss:   &Loss{Kind: wire.EventGap, Cause: wire.CauseExpired, Count: 2, After: at("e", 5, "t"), To: at("e", 7, "g")},
+		after:  func(r *Receiver) { r.last = at("e", 7, "g") },
+	},
+	{
+		rule: "a gap may begin before the position", before: live, event: gapOf(2, 6),
+		effect: Start,
+		loss:   &Loss{Kind: wire.EventGap, Cause: wire.CauseExpired, Count: 2, After: at("e", 5, "t"), To: at("e", 6, "g")},
+		after:  func(r *Receiver) { r.last = at("e", 6, "g") },
+	},
+	{rule: "a gap that is known", before: live, event: gapOf(3, 5)},
+	{rule: "a gap that leaves a hole", before: live, event: gapOf(6, 7), err: "messages before the gap are missing"},
+	{rule: "a gap before the confirmation", before: again, event: gapOf(5, 7), err: "gap before the subscription was confirmed"},
+	{
+		rule: "a gap before the confirmation, where holes are losses", before: againLossy, event: gapOf(5, 7),
+		effect: Start,
+		loss:   &Loss{Kind: wire.EventGap, Cause: wire.CauseExpired, Count: 2, After: at("e", 5, "t"), To: at("e", 7, "g")},
+		after:  func(r *Receiver) { r.last = at("e", 7, "g") },
+	},
+
+	// EventData.
+	{
+		rule: "the next message", before: live, event: numbered(5, 6),
+		effect: Next, previous: 5,
+		after: func(r *Receiver) { r.last = at("e", 6, "t") },
+	},
+	{
+		rule: "a filtered stream skips offsets", before: live, event: numbered(5, 9),
+		effect: Next, previous: 5,
+		after: func(r *Receiver) { r.last = at("e", 9, "t") },
+	},
+	{
+		rule: "a filtered stream begins after an older entry", before: live, event: numbered(2, 6),
+		effect: Next, previous: 5,
+		after: func(r *Receiver) { r.last = at("e", 6, "t") },
+	},
+	{rule: "the same number is a duplicate", before: live, event: numbered(4, 5), effect: Duplicate},
+	{rule: "today's rule: a number that goes back is a duplicate", before: live, event: numbered(0, 1), effect: Duplicate},
+	{
+		rule: "today's rule: without the number before, a hole is not seen", before: liveLossy, event: numbered(0, 100),
+		effect: Next, previous: 5,
+		after: func(r *Receiver) { r.last = at("e", 100, "t") },
+	},
+	{rule: "a hole", before: live, event: numbered(6, 7), err: "a message is missing and the server reported no gap"},
+	{
+		rule: "a hole, where holes are losses: a gap, then the message", before: liveLossy, event: numbered(8, 9),
+		effect: Next, previous: 8,
+		loss:  &Loss{Kind: wire.EventGap, Detected: true, Cause: wire.CauseLost, Count: 3, After: at("e", 5, "t"), To: at("e", 8, "")},
+		after: func(r *Receiver) { r.last = at("e", 9, "t") },
+	},
+	{rule: "a message before the confirmation", before: again, event: numbered(5, 6), err: "message before the subscription was confirmed"},
+	{
+		rule: "a message confirms the subscription, where holes are losses", before: againLossy, event: numbered(5, 6),
+		effect: Next, previous: 5,
+		after: func(r *Receiver) { r.last, r.confirmed = at("e", 6, "t"), true },
+	},
+	{
+		rule: "the first number is the base", before: freshLossy, event: numbered(8, 9),
+		effect: Next, previous: 8,
+		after: func(r *Receiver) {
+			r.last, r.positioned, r.confirmed, r.wasLive = at("", 9, "t"), true, true, true
+		},
+	},
+	{
+		rule: "numbers only after the break prove nothing", before: noNumbersAgain, event: numbered(8, 9),
+		effect: Next, previous: 8,
+		loss:  &Loss{Kind: wire.EventReset, Detected: true, Cause: wire.CauseUnverifiable},
+		after: func(r *Receiver) { r.last, r.positioned, r.confirmed = at("", 9, "t"), true, true },
+	},
+	{
+		rule: "numbers only before the break prove nothing", before: againLossy, event: unnumbered(),
+		effect: Next, previous: 5,
+		loss:  &Loss{Kind: wire.EventReset, Detected: true, Cause: wire.CauseUnverifiable, After: at("e", 5, "t")},
+		after: func(r *Receiver) { r.last, r.confirmed = at("e", 0, ""), true },
+	},
+	{
+		rule: "today's rule: a message without a number makes the stream positioned", before: noNumbers, event: unnumbered(),
+		effect: Next,
+		after:  func(r *Receiver) { r.positioned = true },
+	},
+	{
+		rule: "today's rule: a message without a number sets the position to zero", before: live, event: unnumbered(),
+		effect: Next, previous: 5,
+		after: func(r *Receiver) { r.last = at("e", 0, "") },
+	},
+	{
+		rule: "today's rule: an epoch in a message moves the position, not the epoch", before: live,
+		event:  withEpoch(numbered(5, 6), "f"),
+		effect: Next, previous: 5,
+		after: func(r *Receiver) { r.last = at("f", 6, "t") },
+	},
+	{
+		rule: "today's rule: then the position itself is refused", before: with(again, func(r *Receiver) { r.last.Epoch = "f" }),
+		event: confirmed(wire.ContinuityProved, at("f", 5, "t")),
+		after: func(r *Receiver) { r.confirmed = true },
+		err:   "continuity claimed across epochs",
+	},
+	{
+		rule: "today's rule: an epoch before any confirmation is not kept", before: freshLossy,
+		event:  withEpoch(numbered(8, 9), "e"),
+		effect: Next, previous: 8,
+		after: func(r *Receiver) {
+			r.last, r.positioned, r.confirmed, r.wasLive = at("e", 9, "t"), true, true, true
+		},
+	},
+
+	// Credit.
+	{rule: "beyond the credit", before: live, event: numbered(5, 6), beyondCredit: true, err: "server sent more than its credit allows"},
+	{rule: "beyond the credit, a duplicate", before: live, event: numbered(4, 5), beyondCredit: true, err: "server sent more than its credit allows"},
+	{rule: "beyond the credit, after a hole", before: live, event: numbered(8, 9), beyondCredit: true, err: "server sent more than its credit allows"},
+	{rule: "beyond the credit, before the confirmation", before: again, event: numbered(5, 6), beyondCredit: true, err: "message before the subscription was confirmed"},
+	{
+		rule: "beyond the credit, after a reset was detected", before: againLossy, event: unnumbered(), beyondCredit: true,
+		loss:  &Loss{Kind: wire.EventReset, Detected: true, Cause: wire.CauseUnverifiable, After: at("e", 5, "t")},
+		after: func(r *Receiver) { r.confirmed = true },
+		err:   "server sent more than its credit allows",
+	},
+
+	// Ids.
+	{
+		rule: "without a limit ids are not compared", before: live, event: withID(numbered(5, 6), 1),
+		effect: Next, previous: 5,
+		after: func(r *Receiver) { r.last = at("e", 6, "t") },
+	},
+	{
+		rule: "a new id is remembered", before: with(live, remember(2, 1)), event: withID(numbered(5, 6), 2),
+		effect: Next, previous: 5,
+		after: func(r *Receiver) { remember(2, 1, 2)(r); r.last = at("e", 6, "t") },
+	},
+	{rule: "an id that is remembered is a duplicate, whatever its number", before: with(live, remember(2, 1)), event: withID(numbered(5, 6), 1), effect: Duplicate},
+	{
+		rule: "the oldest id is forgotten", before: with(live, remember(2, 1, 2)), event: withID(numbered(5, 6), 3),
+		effect: Next, previous: 5,
+		after: func(r *Receiver) { remember(2, 1, 2, 3)(r); r.last = at("e", 6, "t") },
+	},
+	{
+		rule: "a message without an id is not remembered", before: with(live, remember(2, 1)), event: numbered(5, 6),
+		effect: Next, previous: 5,
+		after: func(r *Receiver) { r.last = at("e", 6, "t") },
+	},
+
+	// Other events.
+	{rule: "an event of another kind", before: live, event: wire.Event{Kind: wire.EventUnsubscribed}},
+	{rule: "an event of the connection", before: live, event: wire.Event{Kind: wire.EventReady}},
+}
+
+func remember(limit int, ids ...byte) func(*Receiver) {
+	return func(r *Receiver) {
+		r.recent = recentIDs{limit: limit}
+		for _, id := range ids {
+			r.recent.holds(wire.ID{id})
+		}
+	}
+}
+
+// clone copies what Accept changes in place.
+func clone(r Receiver) Receiver {
+	ids := r.recent
+	r.recent.order = append([]wire.ID(nil), ids.order...)
+	if ids.known != nil {
+		r.recent.known = make(map[wire.ID]struct{})
+		for id := range ids.known {
+			r.recent.known[id] = struct{}{}
+		}
+	}
+	return r
+}
+
+func TestReceiver(t *testing.T) {
+	for _, row := range rows {
+		t.Run(row.rule, func(t *testing.T) {
+			want := clone(row.before)
+			if row.after != nil {
+				row.after(&want)
+			}
+			got := clone(row.before)
+			step, err := got.Accept(&row.event, row.beyondCredit)
+			if reason := reasonOf(t, err); reason != row.err {
+				t.Errorf("error %q, want %q", reason, row.err)
+			}
+			if step.Effect != row.effect || step.Previous != row.previous {
+				t.Errorf("effect %d after %d, want %d after %d", step.Effect, step.Previous, row.effect, row.previous)
+			}
+			if !reflect.DeepEqual(step.Loss, row.loss) {
+				t.Errorf("loss %+v, want %+v", step.Loss, row.loss)
+			}
+			if !reflect.DeepEqual(got, want) {
+				t.Errorf("state %+v, want %+v", got, want)
+			}
+		})
+	}
+}
+
+// reasonOf checks the close code of a violation.
+func reasonOf(t *testing.T, err error) string {
+	if err == nil {
+		return ""
+	}
+	var code *wire.CodeError
+	if !errors.As(err, &code) {
+		t.Fatalf("error %v without a close code", err)
+	}
+	if want := uint16(4000); code.Code != want && (code.Code != 4204 || code.Reason != "server sent more than its credit allows") {
+		t.Errorf("close code %d for %q", code.Code, code.Reason)
+	}
+	return code.Reason
+}
+
+func TestStartConnection(t *testing.T) {
+	r := live
+	if r.StartConnection(); !reflect.DeepEqual(r, again) {
+		t.Errorf("state %+v, want %+v", r, again)
+	}
+	r = New(wire.Traits{})
+	r.ResumeFrom(at("e", 5, "t"))
+	if !reflect.DeepEqual(r, restored) {
+		t.Errorf("state %+v, want %+v", r, restored)
+	}
+	if last, known := r.Position(); last != at("e", 5, "t") || !known || r.Epoch() != "e" {
+		t.Errorf("position %v %v in epoch %q", last, known, r.Epoch())
+	}
+}

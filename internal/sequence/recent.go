@@ -1,0 +1,35 @@
+package sequence
+
+import "github.com/limpet-go/limpet/wire"
+
+// recentIDs remembers the latest ids, for languages whose cursor includes the
+// last message. With limit 0 it remembers none.
+type recentIDs struct {
+	limit  int
+	known  map[wire.ID]struct{}
+	order  []wire.ID
+	oldest int // index in order, once there are limit ids
+}
+
+// holds reports whether id is among the latest, and remembers it. The limit
+// is not 0.
+func (r *recentIDs) holds(id wire.ID) bool {
+	if id == (wire.ID{}) {
+		return false
+	}
+	if _, ok := r.known[id]; ok {
+		return true
+	}
+	if r.known == nil {
+		r.known = make(map[wire.ID]struct{})
+	}
+	if len(r.order) < r.limit {
+		r.order = append(r.order, id)
+	} else {
+		delete(r.known, r.order[r.oldest])
+		r.order[r.oldest] = id
+		r.oldest = (r.oldest + 1) % r.limit
+	}
+	r.known[id] = struct{}{}
+	return false
+}

@@ -1,0 +1,183 @@
+package limpet
+
+import (
+	"sort"
+
+	"github.com/limpet-go/limpet/internal/fifo"
+	"github.com/limpet-go/limpet/wire"
+)
+
+// ackMessage acknowledges m.
+func (q *queue) ackMessage(m *Message) {
+	q.mu.Lock()
+	acked := q.tracker.acknowledgeOne(m)
+	room := q.roomToReport()
+	q.mu.Unlock()
+	q.reportProcessed(acked)
+	if q.manualAck {
+		q.wakeConsumer() // another message may be taken now
+	}
+	if room {
+		q.owner.roomAvailable()
+	}
+}
+
+func (q *queue) reportProcessed(acked []takenRun) {
+	for i := range acked {
+		q.owner.positionProcessed(acked[i].generation, acked[i].position)
+	}
+}
+
+// maxUnacked bounds, without ManualAck, how many messages are remembered behind
+// one that is never acknowledged because its loop body did not finish.
+const maxUnacked = 16 << 10
+
+// ackTracker follows the messages that consumers have taken until they are
+// acknowledged, and commits the contiguous prefix. The lock of its queue guards
+// it.
+type ackTracker struct {
+	perMessage bool           // each message is tracked by itself, else those taken together are one run
+	reports    wire.Processed // what the server wants to know
+	limit      int            // of unacked
+	single     numberRange    // what is unacknowledged, if that is one run without a loss: unacked is empty then
+	unacked    fifo.Queue[takenRun]
+	committed  Position
+	abandoned  bool // limit was exceeded: nothing more is committed
+}
+
+// numberRange is a range of message numbers. The zero value is empty.
+type numberRange struct{ first, last uint64 }
+
+// takenRun is a run of messages that were taken together, or a part of one. A
+// loss is a run of its own: it is acknowledged from the start and belongs to no
+// connection.
+type takenRun struct {
+	numberRange
+	position   Position // of the last message; unknown in a run that came from single or was split
+	generation uint64   // the connection it came on; 0: position is unknown
+	acked      bool
+}
+
+// processedRun is what a consumer has processed: everything it took at once, or
+// one message. The zero value is nothing.
+type processedRun struct {
+	first uint64 // number of the first message
+	last  *Message
+}
+
+// track adds what a consumer has taken. losses is how many of ms are losses.
+func (t *ackTracker) track(ms []Message, losses int) {
+	if t.unacked.Len() == 0 && t.single.last == 0 && losses == 0 && !t.perMessage && !t.abandoned {
+		t.single = numberRange{ms[0].number, ms[len(ms)-1].number}
+		return
+	}
+	t.expand()
+	for len(ms) > 0 && !t.abandoned {
+		if t.unacked.Len() >= t.limit {
+			t.abandoned = true
+			t.unacked.Reset()
+			return
+		}
+		n := 1
+		for !t.perMessage && n < len(ms) && ms[0].Loss == nil && ms[n].Loss == nil {
+			n++
+		}
+		last := &ms[n-1]
+		t.unacked.Push(takenRun{numberRange{ms[0].number, last.number}, last.Position, last.generation, ms[0].Loss != nil})
+		ms = ms[n:]
+	}
+}
+
+// expand moves single to unacked.
+func (t *ackTracker) expand() {
+	if t.single.last != 0 {
+		t.unacked.Push(takenRun{numberRange: t.single})
+		t.single.last = 0
+	}
+}
+
+// acknowledge marks what was processed, commits, and returns what to report to
+// the server.
+func (t *ackTracker) acknowledge(processed processedRun) (acked []takenRun) {
+	if processed.last == nil {
+		return nil
+	}
+	last := processed.last
+	if t.single == (numberRange{processed.first, last.number}) {
+		t.single.last, t.committed = 0, last.Position
+		if t.reports == wire.ProcessedCumulative && last.generation != 0 {
+			acked = []takenRun{{position: last.Position, generation: last.generation}}
+		}
+		return acked
+	}
+	t.expand()
+	for i := t.indexOf(processed.first); i < t.unacked.Len() && t.unacked.At(i).last <= last.number; i++ {
+		r := t.unacked.At(i)
+		if r.acked {
+			continue
+		}
+		r.acked = true
+		if r.last == last.number && r.generation == 0 {
+			// Where it is set, the caller's copy may have been changed.
+			r.position, r.generation = last.Position, last.generation
+		}
+		if t.reports == wire.ProcessedEach && r.generation != 0 {
+			acked = append(acked, *r)
+		}
+	}
+	if r := t.commitPrefix(); t.reports == wire.ProcessedCumulative && r.generation != 0 {
+		acked = append(acked, r)
+	}
+	return acked
+}
+
+// acknowledgeOne acknowledges one message. If others were taken with it, their
+// run is split.
+func (t *ackTracker) acknowledgeOne(m *Message) (acked []takenRun) {
+	if t.single != (numberRange{m.number, m.number}) {
+		t.expand()
+		if i := t.indexOf(m.number); i < t.unacked.Len() && t.unacked.At(i).first <= m.number {
+			t.split(i, m.number)
+		}
+	}
+	return t.acknowledge(processedRun{m.number, m})
+}
+
+// indexOf returns the index of the run that contains number, or else of the
+// first run after it.
+func (t *ackTracker) indexOf(number uint64) int {
+	return sort.Search(t.unacked.Len(), func(i int) bool { return t.unacked.At(i).last >= number })
+}
+
+// split makes the message with number, in the run at i, a run of its own. The
+// parts learn their positions when they are acknowledged.
+func (t *ackTracker) split(i int, number uint64) {
+	if r := t.unacked.At(i); r.first < number && !r.acked {
+		before := takenRun{numberRange: numberRange{r.first, number - 1}}
+		r.first = number
+		t.unacked.Insert(i, before)
+		i++
+	}
+	if r := t.unacked.At(i); r.last > number && !r.acked {
+		r.first = number + 1
+		t.unacked.Insert(i, takenRun{numberRange: numberRange{number, number}})
+	}
+}
+
+// commitPrefix commits the acknowledged prefix and returns the last run in it
+// that is not a loss.
+func (t *ackTracker) commitPrefix() (last takenRun) {
+	n := 0
+	for n < t.unacked.Len() && t.unacked.At(n).acked {
+		r := t.unacked.At(n)
+		t.committed = r.position
+		if r.generation != 0 {
+			last = *r
+		}
+		n++
+	}
+	if n > 0 {
+		t.unacked.Drop(n)
+	}
+	return last
+}

@@ -1,0 +1,57 @@
+package limpet
+
+import (
+	"github.com/limpet-go/limpet/wire"
+)
+
+// dropNewest adds a gap in place of the message that the receiver has just
+// accepted after position before; mu is held.
+func (q *queue) dropNewest(before Position) {
+	q.dropped++
+	to, _ := q.receiver.Position()
+	q.appendLoss(newLoss(Gap, before, to, 1, wire.CauseOverflow))
+}
+
+// dropOldest drops messages from the head until the rest fits; mu is held.
+func (q *queue) dropOldest() {
+	for q.messages > q.delivery.Buffer || q.messages > 1 && q.bytes > q.delivery.Bytes {
+		q.dropFirst()
+	}
+}
+
+// dropFirst turns the first message into a gap and joins it with its
+// neighbours; mu is held, and there is a message.
+func (q *queue) dropFirst() {
+	i := 0
+	for q.items.At(i).Loss != nil {
+		i++
+	}
+	m := *q.items.At(i)
+	q.dropped++
+	q.messages--
+	q.bytes -= len(m.Payload)
+	after := Position{Epoch: m.Position.Epoch, Offset: m.previous}
+	g := newLoss(Gap, after, m.Position, 1, wire.CauseOverflow)
+	g.Topic, g.queue, g.number = q.topic, q, m.number
+	*q.items.At(i) = g
+	if i+1 < q.items.Len() && q.joinLoss(i, *q.items.At(i + 1)) {
+		q.removeItem(i + 1)
+	}
+	if i > 0 && q.joinLoss(i-1, *q.items.At(i)) {
+		q.removeItem(i)
+		i--
+	}
+	// Nothing is left between two resets: they are one.
+	if i > 0 && i+1 < q.items.Len() && q.items.At(i-1).Kind == Reset && q.joinLoss(i-1, *q.items.At(i + 1)) {
+		q.removeItem(i + 1)
+		q.removeItem(i)
+	}
+}
+
+// removeItem removes items[i]; mu is held.
+func (q *queue) removeItem(i int) {
+	q.items.Remove(i)
+	if q.released > i {
+		q.released--
+	}
+}

@@ -1,0 +1,272 @@
+package limpet
+
+import (
+	"context"
+	"iter"
+	"sync"
+	"time"
+)
+
+// take acknowledges what was processed, waits until something can be taken, and
+// returns at most limit messages and losses: in dst if it is large enough, else
+// in memory from batchPool. They count as delivered or, with hold, as waiting
+// until finishDelivery is called. When the stream has ended take returns nil and
+// the stream's error; when ctx ends, nil and its error.
+func (q *queue) take(ctx context.Context, dst []Message, limit int, hold bool, processed processedRun) ([]Message, error) {
+	for {
+		q.mu.Lock()
+		acked := q.tracker.acknowledge(processed)
+		ctxErr := ctx.Err()
+		var ms []Message
+		var wait time.Duration
+		if ctxErr == nil {
+			ms, wait = q.takeReady(dst, limit, hold)
+		}
+		report := processed.last != nil || len(ms) > 0
+		report = report && (q.roomToReport() || len(ms) > 0 && q.endIfEmpty())
+		more := q.items.Len() > 0
+		ended, err := q.ended, q.endErr
+		q.mu.Unlock()
+		q.reportProcessed(acked)
+		processed = processedRun{}
+		if report {
+			q.owner.roomAvailable()
+		}
+		switch {
+		case ctxErr != nil:
+			q.wakeConsumer() // we may have received the signal for a message that we leave
+			return nil, ctxErr
+		case len(ms) > 0:
+			if more || ended {
+				q.wakeConsumer() // another consumer may be waiting
+			}
+			return ms, nil
+		case ended:
+			q.wakeConsumer()
+			return nil, err
+		}
+		if err := q.waitAvailable(ctx, wait); err != nil {
+			q.wakeConsumer()
+			return nil, err
+		}
+	}
+}
+
+// waitAvailable blocks until something may be available, wait has passed if it
+// is not 0, or ctx ends: then it returns ctx's error.
+func (q *queue) waitAvailable(ctx context.Context, wait time.Duration) error {
+	var due <-chan time.Time
+	if wait > 0 {
+		t := time.NewTimer(wait)
+		defer t.Stop()
+		due = t.C
+	}
+	select {
+	case <-q.available:
+	case <-due:
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+	return nil
+}
+
+// takeReady takes what can be taken now. If Delivery.Every holds everything back
+// it returns for how long; mu is held.
+func (q *queue) takeReady(dst []Message, limit int, hold bool) (ms []Message, wait time.Duration) {
+	n := min(q.items.Len(), limit)
+	if n == 0 {
+		return nil, 0
+	}
+	if q.manualAck {
+		if n = min(n, q.delivery.Buffer-q.tracker.unacked.Len()); n <= 0 {
+			return nil, 0
+		}
+	}
+	if q.delivery.Every > 0 {
+		if q.released == 0 {
+			now := time.Now()
+			if wait := q.nextRelease.Sub(now); wait > 0 {
+				return nil, wait
+			}
+			q.nextRelease, q.released = now.Add(q.delivery.Every), q.items.Len()
+		}
+		n = min(n, q.released)
+		q.released -= n
+	}
+	if cap(dst) < n {
+		dst = batchPool.Get().(*[maxBatch]Message)[:0]
+	}
+	ms = append(dst[:0], q.items.All()[:n]...)
+	q.items.Drop(n)
+	losses := 0
+	for i := range ms {
+		if ms[i].Loss != nil {
+			losses++
+		}
+		q.bytes -= len(ms[i].Payload)
+	}
+	n -= losses
+	q.messages -= n
+	if hold {
+		q.held += n
+		q.lossHeld = losses > 0
+	} else {
+		q.delivered += uint64(n)
+	}
+	q.tracker.track(ms, losses)
+	if losses > 0 {
+		q.tracker.commitPrefix() // a loss needs no acknowledgement
+	}
+	return ms, 0
+}
+
+// finishDelivery counts messages that the deliverer held as delivered or as
+// dropped, and acknowledges what was processed.
+func (q *queue) finishDelivery(ms []Message, delivered bool, processed processedRun) {
+	q.mu.Lock()
+	q.lossHeld = false
+	for i := range ms {
+		if ms[i].Loss != nil {
+			continue
+		}
+		q.held--
+		if delivered {
+			q.delivered++
+		} else {
+			q.dropped++
+		}
+	}
+	acked := q.tracker.acknowledge(processed)
+	report := q.roomToReport() || q.ended && q.held == 0
+	q.mu.Unlock()
+	q.reportProcessed(acked)
+	if report {
+		q.owner.roomAvailable()
+	}
+}
+
+// Messages iterates over the stream: messages, gaps and resets in order. The
+// iteration blocks until the next element can be taken: until one arrives, until
+// Delivery.Every has passed, and with ManualAck while Delivery.Buffer messages
+// are unacknowledged.
+//
+// A loop body that finishes normally acknowledges its message, unless ManualAck
+// is set. After break, return or a panic the message stays unacknowledged, until
+// Message.Ack is called.
+//
+// The iteration ends without an error when the subscription or the client was
+// closed or shut down. When ctx ends or the subscription fails, the last pair is
+// a zero Message and the reason.
+//
+// Iterations and C may be used at the same time: each element goes to one of
+// them.
+func (s *Subscription) Messages(ctx context.Context) iter.Seq2[Message, error] {
+	return func(yield func(Message, error) bool) {
+		var memory [1]Message
+		var processed processedRun
+		for {
+			ms, err := s.queue.take(ctx, memory[:0], 1, false, processed)
+			if ms == nil {
+				if err != nil {
+					yield(Message{}, err)
+				}
+				return
+			}
+			if !yield(ms[0], nil) {
+				return
+			}
+			if !s.queue.manualAck {
+				processed = processedRun{ms[0].number, &memory[0]}
+			}
+		}
+	}
+}
+
+// maxBatch bounds one element of Batches.
+const maxBatch = 128
+
+// batchPool holds the memory of batches.
+var batchPool = sync.Pool{New: func() any { return new([maxBatch]Message) }}
+
+// Batches is like Messages, but each element is a slice of all that can be taken
+// at once, at least 1 and at most 128 messages, gaps and resets. A loop body that
+// finishes normally acknowledges the whole batch, unless ManualAck is set.
+//
+// The slice is valid until the loop body ends; then its memory is reused. Use
+// slices.Clone to keep it. Payloads and headers are not reused.
+func (s *Subscription) Batches(ctx context.Context) iter.Seq2[[]Message, error] {
+	return func(yield func([]Message, error) bool) {
+		var processed processedRun
+		var last Message // a copy: the caller may change ms
+		for {
+			ms, err := s.queue.take(ctx, nil, maxBatch, false, processed)
+			if ms == nil {
+				if err != nil {
+					yield(nil, err)
+				}
+				return
+			}
+			last, processed = ms[len(ms)-1], processedRun{ms[0].number, &last}
+			if !yield(ms[:len(ms):len(ms)], nil) {
+				return
+			}
+			if s.queue.manualAck {
+				processed = processedRun{}
+			}
+			clear(ms)
+			batchPool.Put((*[maxBatch]Message)(ms[:maxBatch]))
+		}
+	}
+}
+
+// C returns the channel that delivers the stream: messages, gaps and resets in
+// order. Every call returns the same channel. It is unbuffered, and closed when
+// the stream has ended; then Err says why.
+//
+// Receiving an element acknowledges the message before it, unless ManualAck is
+// set. Several goroutines that receive from C therefore need ManualAck. The last
+// message before the channel is closed stays unacknowledged: call Message.Ack.
+func (s *Subscription) C() <-chan Message {
+	s.startDeliver.Do(func() {
+		s.c = make(chan Message)
+		s.queue.makeDiscardSignal()
+		if !s.client.goroutines.spawnDeliverer(s.deliver) {
+			go s.deliver() // the client has ended; what waits can still be received
+		}
+	})
+	return s.c
+}
+
+// makeDiscardSignal prepares discardSignal for the deliverer.
+func (q *queue) makeDiscardSignal() {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	q.discardSignal = make(chan struct{})
+	if q.discarded {
+		close(q.discardSignal)
+	}
+}
+
+// deliver is the deliverer: the goroutine that sends to C until the stream ends.
+// It keeps the last two messages, so that the one before can be acknowledged.
+func (s *Subscription) deliver() {
+	defer close(s.c)
+	var memory [2]Message
+	var before processedRun
+	for i := 0; ; i = 1 - i {
+		ms, _ := s.queue.take(context.Background(), memory[i:i], 1, true, processedRun{})
+		if ms == nil {
+			return
+		}
+		select {
+		case s.c <- ms[0]:
+		case <-s.queue.discardSignal:
+			s.queue.finishDelivery(ms, false, processedRun{})
+			return
+		}
+		s.queue.finishDelivery(ms, true, before)
+		if !s.queue.manualAck {
+			before = processedRun{ms[0].number, &ms[0]}
+		}
+	}
+}
