@@ -12,7 +12,7 @@ var ofWire = []mutation{
 	},
 	{
 		name:    "native: frames of a batch without bound",
-		file:    "wire/native/decode.go",
+		file:    "wire/native/reader.go",
 		search:  "if n > r.lim.Frames {",
 		replace: "if n > r.lim.Frames && n < 0 {",
 		test:    "-run ^TestRefused ./wire/native",
@@ -35,7 +35,7 @@ var ofWire = []mutation{
 	},
 	{
 		name:    "native: the short way takes text that is not UTF-8",
-		file:    "wire/native/usual.go",
+		file:    "wire/native/fastpath.go",
 		search:  "if !utf8.Valid(u.topic) {",
 		replace: "if !utf8.Valid(u.topic) && i < 0 {",
 		test:    "-run ^TestUsual$ ./wire/native",
@@ -43,7 +43,7 @@ var ofWire = []mutation{
 	},
 	{
 		name:    "native: the short way ends before the frame does",
-		file:    "wire/native/usual.go",
+		file:    "wire/native/fastpath.go",
 		search:  "if i != len(b) {",
 		replace: "if i > len(b) {",
 		test:    "-run ^TestUsual$ ./wire/native",
@@ -51,7 +51,7 @@ var ofWire = []mutation{
 	},
 	{
 		name:    "native: the short way takes a padded varint",
-		file:    "wire/native/usual.go",
+		file:    "wire/native/fastpath.go",
 		search:  "if c == 0 && shift > 0 {",
 		replace: "if c == 0 && shift > 56 {",
 		test:    "-run ^TestUsual$ ./wire/native",
@@ -59,7 +59,7 @@ var ofWire = []mutation{
 	},
 	{
 		name:    "native: the short way passes over a wrong topic",
-		file:    "wire/native/events.go",
+		file:    "wire/native/fastpath.go",
 		search:  "if topicFault(wire.UsePublish, topic) != \"\" {\n\t\t\treturn false",
 		replace: "if topicFault(wire.UsePublish, topic) == \"\\x00\" {\n\t\t\treturn false",
 		test:    "-run ^TestUsual$ ./wire/native",

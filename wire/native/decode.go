@@ -1,33 +1,9 @@
 package native
 
-import "unicode/utf8"
-
 const (
 	reservedTypes = 64 // binary type numbers from here on are ignored if unknown
 	maxFeatures   = 32
 )
-
-// another moves to frame k of the batch, false at its end.
-func (r *reader) another(k int) bool {
-	if r.bin {
-		r.end = len(r.data)
-		return r.i < r.end && r.code == 0
-	}
-	if k == 0 {
-		if !utf8.Valid(r.data) {
-			r.bad("the text is not UTF-8")
-			return false
-		}
-		r.list = r.token() == '['
-	}
-	if r.list && r.item(k) || !r.list && k == 0 {
-		return true
-	}
-	if r.code == 0 && (r.token() != 0 || r.i < r.end) {
-		r.bad("something follows the batch")
-	}
-	return false
-}
 
 // any reads the frame at i, whatever it is.
 func (r *reader) any(dst []Frame) []Frame {
@@ -35,12 +11,6 @@ func (r *reader) any(dst []Frame) []Frame {
 		return r.frameBinary(dst)
 	}
 	return r.frameJSON(dst)
-}
-
-func (r *reader) count(n int) {
-	if n > r.lim.Frames {
-		r.fail(CloseFrameTooBig, "too many frames in a batch")
-	}
 }
 
 // frameBinary reads length, envelope and body of one frame.

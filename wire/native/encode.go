@@ -2,6 +2,7 @@ package native
 
 import (
 	"encoding/binary"
+	"math/bits"
 	"slices"
 	"unicode/utf8"
 )
@@ -200,6 +201,8 @@ func (w *writer) header(h map[string]string) {
 	}
 	w.b = append(w.b, '}')
 }
+
+func uvarintLen(v uint64) int { return (bits.Len64(v|1) + 6) / 7 }
 
 // msgSize is the length of what msg writes in binary.
 func msgSize(m *Msg) int {

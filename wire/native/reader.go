@@ -1,6 +1,12 @@
 package native
 
-import "github.com/limpet-go/limpet/wire"
+import (
+	"math"
+	"time"
+	"unicode/utf8"
+
+	"github.com/limpet-go/limpet/wire"
+)
 
 // A reader takes fields out of a batch in either encoding. After the first
 // fault nothing more is read: every loop ends and every value is zero.
@@ -29,6 +35,34 @@ func (r *reader) fail(code uint16, reason string) {
 func (r *reader) fault() error { return &wire.CodeError{Code: r.code, Reason: r.reason} }
 
 func (r *reader) bad(reason string) { r.fail(CloseBadFrame, reason) }
+
+// another moves to frame k of the batch, false at its end.
+func (r *reader) another(k int) bool {
+	if r.bin {
+		r.end = len(r.data)
+		return r.i < r.end && r.code == 0
+	}
+	if k == 0 {
+		if !utf8.Valid(r.data) {
+			r.bad("the text is not UTF-8")
+			return false
+		}
+		r.list = r.token() == '['
+	}
+	if r.list && r.item(k) || !r.list && k == 0 {
+		return true
+	}
+	if r.code == 0 && (r.token() != 0 || r.i < r.end) {
+		r.bad("something follows the batch")
+	}
+	return false
+}
+
+func (r *reader) count(n int) {
+	if n > r.lim.Frames {
+		r.fail(CloseFrameTooBig, "too many frames in a batch")
+	}
+}
 
 // An object is the state of reading one JSON object or binary message.
 type object struct {
@@ -268,4 +302,19 @@ func (r *reader) value() []byte {
 	}
 	r.i = end
 	return r.data[start:end]
+}
+
+// Values beyond what the seam can say are cut to its greatest.
+
+func code16(v uint64) uint16 { return uint16(min(v, math.MaxUint16)) }
+
+func clamp(v uint64) int { return int(min(v, math.MaxInt)) }
+
+func millis(v uint64) time.Duration { return duration(v, time.Millisecond) }
+
+func duration(v uint64, unit time.Duration) time.Duration {
+	if v > uint64(math.MaxInt64/unit) {
+		return math.MaxInt64
+	}
+	return time.Duration(v) * unit
 }

@@ -3,7 +3,6 @@ package native
 import (
 	"encoding/base64"
 	"encoding/binary"
-	"math/bits"
 	"strconv"
 	"unicode/utf8"
 
@@ -32,8 +31,6 @@ const (
 
 	maxJSONNumber = 1<<53 - 1 // what every JSON reader keeps exactly
 )
-
-func uvarintLen(v uint64) int { return (bits.Len64(v|1) + 6) / 7 }
 
 func (w *writer) tag(num, wt int) {
 	w.b = binary.AppendUvarint(w.b, uint64(num)<<3|uint64(wt))

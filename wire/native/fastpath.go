@@ -1,10 +1,110 @@
 package native
 
 import (
+	"strings"
 	"unicode/utf8"
 
 	"github.com/limpet-go/limpet/wire"
 )
+
+// serverLimits bounds what a server may send. The size of a message is bounded
+// by the client's read limit alone.
+var serverLimits = func() DecodeLimits {
+	lim := DecodeLimits{Batch: Unlimited, Payload: Unlimited}
+	lim.setDefaults()
+	return lim
+}()
+
+// Decode appends the events of one message. Usual messages become events at
+// once, any other frame by way of a Frame. What is wrong with the shape of a
+// frame counts before what is wrong with the sense of an earlier one.
+func (c *codec) Decode(f wire.Frame, out *wire.Events) error {
+	if f.Type != c.enc.FrameType() {
+		return &wire.CodeError{Code: CloseBadFrame, Reason: "a message of the wrong type for " + Subprotocol(c.enc)}
+	}
+	var r reader
+	r.data, r.end, r.bin, r.dir = f.Data, len(f.Data), c.enc == Binary, FromServer
+	r.lim = serverLimits
+	var err error
+	before, n := len(out.List), 0
+	for k := 0; r.another(k); k++ {
+		if c.welcomed && err == nil {
+			var u usual
+			if end := u.find(f.Data, r.i, c.enc, FromServer, &serverLimits); end > 0 && c.usual(&u, out) {
+				r.i = end
+				n++
+				r.count(n)
+				continue
+			}
+		}
+		n += c.any(&r, out, &err)
+		r.count(n)
+	}
+	if r.code != 0 {
+		err = r.fault()
+	}
+	if err != nil {
+		clear(out.List[before:])
+		out.List = out.List[:before]
+	}
+	return err
+}
+
+// any reports the next frame, unless an earlier one was at fault, and returns
+// how many there were: none if it is of a type to be ignored.
+func (c *codec) any(r *reader, out *wire.Events, err *error) int {
+	var room [1]Frame
+	frames := r.any(room[:0])
+	if len(frames) > 0 && r.code == 0 && *err == nil {
+		*err = c.event(&frames[0], out)
+	}
+	return len(frames)
+}
+
+// usual reports u, false if the general way must be taken.
+func (c *codec) usual(u *usual, out *wire.Events) bool {
+	if u.ch == 0 {
+		return false
+	}
+	if len(u.topic) > 0 && string(u.topic) != c.topic {
+		topic := string(u.topic)
+		if topicFault(wire.UsePublish, topic) != "" {
+			return false
+		}
+		c.topic = topic
+	}
+	payload, ok := u.take()
+	if !ok {
+		return false
+	}
+	e := out.Append(wire.EventData)
+	e.Key, e.Prev, e.Numbered = u.ch, u.p, true
+	e.Position.Offset, e.Position.Tag = u.s, c.tagOf(&u.id)
+	m := &e.Message
+	m.ID, m.Payload = u.id, payload
+	if len(u.topic) > 0 {
+		m.Topic = c.topic
+	}
+	if len(u.typ) > 0 {
+		m.Type = string(u.typ)
+	}
+	m.TTL, m.Redelivered = millis(u.ttl), u.hasAge
+	m.Snapshot, m.SnapshotEnd = u.flags&FlagSnapshot != 0, u.flags&FlagSnapshotEnd != 0
+	return true
+}
+
+// tagOf is a message's default tag, its id. Tags are cut from blocks: one
+// allocation for 64 of them.
+func (c *codec) tagOf(id *wire.ID) string {
+	const n = len(id)
+	if c.tags.Cap()-c.tags.Len() < n {
+		c.tags = strings.Builder{}
+		c.tags.Grow(64 * n)
+	}
+	c.tags.Write(id[:])
+	s := c.tags.String()
+	return s[len(s)-n:]
+}
 
 // A usual is a message frame as it mostly comes, found in place: its fields in
 // the order in which this package writes them, no headers, no tag of its own,
