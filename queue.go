@@ -69,7 +69,7 @@ func newQueue(topic string, o *SubscribeOptions, t wire.Traits, room func()) *qu
 		most: o.Delivery.Buffer + maxUnacked,
 		open: fifo[run]{pool: &runPool},
 	}
-	q.repeats.most = t.Repeats
+	q.repeats.most = t.DedupWindow
 	if o.From == FromResume {
 		q.last, q.based, q.epoch = o.Position, true, o.Position.Epoch
 		q.progress.committed = o.Position

@@ -28,7 +28,7 @@ type words struct{ traits wire.Traits }
 
 func newWords() words {
 	return words{wire.Traits{Publish: true, Greeting: true, Confirms: true, Resume: true, StartSubs: 10,
-		Repeats: 4, Processed: wire.ProcessedEach, Holes: wire.HolesLoss, Ping: wire.PingControl}}
+		DedupWindow: 4, Processed: wire.ProcessedEach, Holes: wire.HolesLoss, Ping: wire.PingControl}}
 }
 
 func (words) Name() string                           { return "words" }

@@ -81,7 +81,7 @@ type Traits struct {
 	Silent      bool      // the client must never send a data frame: no Op is encoded
 	Fin         bool      // Op Bye tells the server that the session may be discarded
 	Holes       Holes     // what a missing number means
-	Repeats     int       // so many ids are remembered for each subscription, and a message that repeats one is dropped: for cursors that include the last message, or servers that may repeat
+	DedupWindow int       // so many ids are remembered for each subscription, and a message that repeats one is dropped: for cursors that include the last message, or servers that may repeat
 	Processed   Processed // what the server wants to hear of processed messages
 	Ping        Ping      // how the client asks for a sign of life
 	StartSubs   int       // how many subscriptions Start carries; the others follow as Ops

@@ -118,13 +118,13 @@ func (enc Encoding) FrameType() wire.FrameType {
 	return wire.Text
 }
 
-var names = [...]string{"", "hello", "welcome", "msg", "ack", "sub", "subok", "unsub",
+var typeNames = [...]string{"", "hello", "welcome", "msg", "ack", "sub", "subok", "unsub",
 	"gap", "reset", "auth", "goaway", "ping", "pong", "err"}
 
 // String is the name of t in JSON.
 func (t Type) String() string {
 	if t >= TypeHello && t <= TypeErr {
-		return names[t]
+		return typeNames[t]
 	}
 	return fmt.Sprintf("type %d", uint8(t))
 }
@@ -132,7 +132,7 @@ func (t Type) String() string {
 // typeNamed finds the type called name.
 func typeNamed(name []byte) (Type, bool) {
 	for t := TypeHello; t <= TypeErr; t++ {
-		if string(name) == names[t] {
+		if string(name) == typeNames[t] {
 			return t, true
 		}
 	}
@@ -140,7 +140,7 @@ func typeNamed(name []byte) (Type, bool) {
 }
 
 // sentBy reports whether a peer of direction d may send t.
-func (t Type) sentBy(d Dir) bool {
+func (t Type) sentBy(d Sender) bool {
 	switch t {
 	case TypeHello, TypeSub:
 		return d == FromClient
@@ -200,7 +200,7 @@ func Size(enc Encoding, f *Frame) int {
 	return len(w.b) + len(`,`)
 }
 
-// Decode parses the batch in data, which dir sent, and appends its frames to
+// Decode parses the batch in data, which sender sent, and appends its frames to
 // dst. Frames that the protocol says to ignore are left out. Nothing in the
 // result refers to data. An error is a *wire.CodeError that names the close
 // code; dst is then returned as it was.
@@ -209,28 +209,28 @@ func Size(enc Encoding, f *Frame) int {
 // A field given twice is refused, because two readers could disagree on it;
 // what the protocol says to ignore, and the inside of a payload, may say
 // anything that is well formed.
-func Decode(dst []Frame, enc Encoding, dir Dir, data []byte, lim DecodeLimits) ([]Frame, error) {
+func Decode(dst []Frame, enc Encoding, sender Sender, data []byte, lim DecodeLimits) ([]Frame, error) {
 	var r reader
-	r.data, r.end, r.bin, r.dir = data, len(data), enc == Binary, dir
+	r.data, r.end, r.bin, r.sender = data, len(data), enc == Binary, sender
 	r.lim = lim
 	r.lim.setDefaults()
 	n := len(dst)
-	for k := 0; r.another(k); k++ {
-		var u usual
-		if end := u.find(data, r.i, enc, dir, &r.lim); end > 0 {
-			if payload, ok := u.take(); ok {
+	for k := 0; r.nextFrame(k); k++ {
+		var fast fastMessage
+		if end := fast.find(data, r.i, enc, sender, &r.lim); end > 0 {
+			if payload, ok := fast.take(); ok {
 				dst = append(dst, Frame{})
 				f := &dst[len(dst)-1]
 				f.Type = TypeMsg
-				u.msg(&f.Msg)
-				f.Msg.HasP, f.Msg.Payload = dir == FromServer, payload
+				fast.msg(&f.Msg)
+				f.Msg.HasP, f.Msg.Payload = sender == FromServer, payload
 				r.i = end
-				r.count(len(dst) - n)
+				r.countFrames(len(dst) - n)
 				continue
 			}
 		}
-		dst = r.any(dst)
-		r.count(len(dst) - n)
+		dst = r.anyFrame(dst)
+		r.countFrames(len(dst) - n)
 	}
 	if r.code == 0 && len(data) > r.lim.Batch && len(dst) > n+1 {
 		r.fail(CloseFrameTooBig, "batch longer than its limit")

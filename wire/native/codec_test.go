@@ -17,10 +17,10 @@ const big = 1 << 60
 // every is each frame with every field set, and with as few as its sender may
 // set.
 var every = []struct {
-	name string
-	dir  Dir
-	json string
-	f    Frame
+	name   string
+	sender Sender
+	json   string
+	f      Frame
 }{
 	{"hello, least", FromClient, `{"t":"hello","cn":7}`, Frame{Type: TypeHello, Hello: &Hello{CN: 7}}},
 	{"hello, most", FromClient,
@@ -98,7 +98,7 @@ func TestEveryFrame(t *testing.T) {
 				if size := Size(enc, &tt.f); size < len(data) {
 					t.Errorf("encoding %d: Size = %d, encoded %d", enc, size, len(data))
 				}
-				got, err := Decode(nil, enc, tt.dir, data, DefaultLimits)
+				got, err := Decode(nil, enc, tt.sender, data, DefaultLimits)
 				if err != nil {
 					t.Fatalf("encoding %d: %v", enc, err)
 				}
@@ -123,7 +123,7 @@ func TestTruncated(t *testing.T) {
 			whole[Size(Binary, &ping[0])] = enc == Binary
 			for n := range data {
 				dst := []Frame{{Type: TypePong}}
-				got, err := Decode(dst, enc, tt.dir, data[:n:n], DefaultLimits)
+				got, err := Decode(dst, enc, tt.sender, data[:n:n], DefaultLimits)
 				if whole[n] {
 					continue
 				}
@@ -177,7 +177,7 @@ func TestUnknownFields(t *testing.T) {
 			continue
 		}
 		text := strings.ReplaceAll(tt.json, "{", `{"zz":[{"t":null},-1.5e-3],`)
-		got, err := Decode(nil, JSON, tt.dir, []byte(text), DefaultLimits)
+		got, err := Decode(nil, JSON, tt.sender, []byte(text), DefaultLimits)
 		if err != nil || len(got) != 1 || !reflect.DeepEqual(got[0], tt.f) {
 			t.Errorf("%s: %v\n got %+v\nwant %+v", tt.name, err, got, tt.f)
 		}

@@ -5,8 +5,8 @@ const (
 	maxFeatures   = 32
 )
 
-// any reads the frame at i, whatever it is.
-func (r *reader) any(dst []Frame) []Frame {
+// anyFrame reads the frame at i, whatever it is.
+func (r *reader) anyFrame(dst []Frame) []Frame {
 	if r.bin {
 		return r.frameBinary(dst)
 	}
@@ -77,7 +77,7 @@ func (r *reader) frameJSON(dst []Frame) []Frame {
 
 // frame appends a frame of type t. o is where reading it stands in JSON.
 func (r *reader) frame(dst []Frame, t Type, o object) []Frame {
-	if !t.sentBy(r.dir) {
+	if !t.sentBy(r.sender) {
 		r.fail(CloseProtocolError, "a frame comes from the wrong side")
 		return dst
 	}
@@ -141,7 +141,7 @@ func (r *reader) msg(o *object, m *Msg) {
 		case 8:
 			r.headers(m)
 		case 10:
-			m.Tag = r.mark()
+			m.Tag = r.tag()
 		case 11:
 			m.Age, m.HasAge = r.age(), true
 		case 12:
@@ -163,7 +163,7 @@ func (r *reader) msg(o *object, m *Msg) {
 		r.bad("an expired slot has a payload")
 	}
 	// An expired slot is only a number and an id (docs/protocol.md, section 5).
-	if r.dir == FromClient && !void && m.Topic == "" && r.code == 0 {
+	if r.sender == FromClient && !void && m.Topic == "" && r.code == 0 {
 		r.bad("a required field is missing")
 	}
 }
@@ -218,7 +218,7 @@ func (r *reader) headers(m *Msg) {
 // topic reads the topic of a message. Of a client's that is too long only the
 // message is refused, by the server; a server's costs the connection.
 func (r *reader) topic() string {
-	if r.dir == FromClient {
+	if r.sender == FromClient {
 		return r.string()
 	}
 	return r.bounded(MaxTopic, "a topic is too long")

@@ -171,7 +171,7 @@ func (r *reader) uplink() *Uplink {
 		case 2:
 			u.Hi = r.uint()
 		case 3:
-			r.markID(&u.Tag)
+			r.tagID(&u.Tag)
 			u.HasTag = true
 		default:
 			r.skip()
@@ -216,7 +216,7 @@ func (r *reader) welcome(o *object) *Welcome {
 		case 18:
 			h.Exp = r.uint()
 		case 19:
-			r.markID(&h.Tag)
+			r.tagID(&h.Tag)
 			h.HasTag = true
 		case 20:
 			h.CN = r.uint()
@@ -242,9 +242,9 @@ func (r *reader) limits() *Limits {
 	return l
 }
 
-// words reads a text for people, cut to its bound: a long one is no reason to
+// humanText reads a text for people, cut to its bound: a long one is no reason to
 // lose the code that it explains.
-func (r *reader) words() string {
+func (r *reader) humanText() string {
 	b := r.text()
 	return clip(string(b[:min(len(b), MaxReason+utf8.UTFMax)]), MaxReason)
 }
@@ -311,7 +311,7 @@ func (r *reader) err(o *object) *Err {
 		case 1:
 			e.Code = r.uint()
 		case 2:
-			e.Msg = r.words()
+			e.Msg = r.humanText()
 		case 3:
 			e.Ch = r.uint()
 		case 4:

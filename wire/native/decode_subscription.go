@@ -29,7 +29,7 @@ func (r *reader) sub(o *object, b *Sub) {
 		case 5:
 			b.O = r.uint()
 		case 6:
-			b.Tag = r.mark()
+			b.Tag = r.tag()
 		case 7:
 			b.N = r.uint()
 		case 11:
@@ -54,7 +54,7 @@ func (r *reader) subok(o *object) *SubOK {
 		case 3:
 			b.O = r.uint()
 		case 4:
-			b.Tag = r.mark()
+			b.Tag = r.tag()
 		case 5:
 			b.Head = r.uint()
 		case 6:
@@ -78,7 +78,7 @@ func (r *reader) unsub(o *object) *Unsub {
 		case 2:
 			b.Code = r.uint()
 		case 3:
-			b.Msg = r.words()
+			b.Msg = r.humanText()
 		case 4:
 			b.Retry = r.uint()
 		default:
@@ -104,7 +104,7 @@ func (r *reader) gap(o *object) *Gap {
 		case 5:
 			g.N = r.uint()
 		case 6:
-			g.Tag = r.mark()
+			g.Tag = r.tag()
 		default:
 			r.skip()
 		}
@@ -124,7 +124,7 @@ func (r *reader) reset(o *object) *Reset {
 		case 3:
 			b.O = r.uint()
 		case 4:
-			b.Tag = r.mark()
+			b.Tag = r.tag()
 		case 5:
 			b.Why = ResetWhy(r.word(resetWords))
 		default:

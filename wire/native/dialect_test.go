@@ -463,7 +463,7 @@ func TestVerdict(t *testing.T) {
 
 // Every code of the protocol has a word and, as a close code, a verdict.
 func TestCodesHaveWords(t *testing.T) {
-	for code, word := range words {
+	for code, word := range codeNames {
 		if word == "" || CodeWord(uint64(code)) != word || verdict(code) == (wire.Verdict{}) {
 			t.Errorf("%d: word %q, verdict %+v", code, word, verdict(code))
 		}

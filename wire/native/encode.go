@@ -22,7 +22,7 @@ func (w *writer) frame(f *Frame) {
 			return
 		}
 		w.b = append(w.b, `{"t":"`...)
-		w.b = append(w.b, names[f.Type]...)
+		w.b = append(w.b, typeNames[f.Type]...)
 		w.b = append(w.b, '"')
 		w.body(f)
 		w.b = append(w.b, '}')
@@ -39,7 +39,7 @@ func (w *writer) frame(f *Frame) {
 		return
 	}
 	outer := w.length()
-	w.tag(int(f.Type), wireBytes)
+	w.fieldKey(int(f.Type), wireBytes)
 	inner := w.length()
 	w.body(f)
 	w.end(inner)
@@ -99,7 +99,7 @@ func (w *writer) jsonMsg(m *Msg) {
 	if len(m.Header) != 0 {
 		w.header(m.Header)
 	}
-	w.markOpt(s, 10, m.Tag)
+	w.tagOpt(s, 10, m.Tag)
 	if m.HasAge {
 		if m.Age == AgeUnknown {
 			w.key(s, 11)

@@ -97,7 +97,7 @@ func (w *writer) hello(h *Hello) {
 		w.uint(&uplinkSchema, 1, h.Up.Lo)
 		w.uint(&uplinkSchema, 2, h.Up.Hi)
 		if h.Up.HasTag {
-			w.mark(&uplinkSchema, 3, h.Up.Tag[:])
+			w.tag(&uplinkSchema, 3, h.Up.Tag[:])
 		}
 		w.end(start)
 	}
@@ -123,7 +123,7 @@ func (w *writer) welcome(h *Welcome) {
 	w.bool(s, 4, h.Res)
 	w.uint(s, 5, h.Ack)
 	if h.HasTag {
-		w.mark(s, 19, h.Tag[:])
+		w.tag(s, 19, h.Tag[:])
 	}
 	w.ranges(s, 6, h.Sack)
 	w.rejects(s, 7, h.Out)
@@ -155,7 +155,7 @@ func (w *writer) sub(b *Sub) {
 	w.word(s, 3, uint8(b.From), fromWords)
 	w.stringOpt(s, 4, b.Epoch)
 	w.uintOpt(s, 5, b.O)
-	w.markOpt(s, 6, b.Tag)
+	w.tagOpt(s, 6, b.Tag)
 	w.uintOpt(s, 7, b.N)
 	w.credit(s, 11, b.Cr)
 	w.stringOpt(s, 13, b.Tok)
@@ -166,7 +166,7 @@ func (w *writer) subok(b *SubOK) {
 	w.uint(s, 1, b.Ch)
 	w.string(s, 2, b.Epoch)
 	w.uint(s, 3, b.O)
-	w.markOpt(s, 4, b.Tag)
+	w.tagOpt(s, 4, b.Tag)
 	w.uintOpt(s, 5, b.Head)
 	w.boolOpt(s, 6, b.Rec)
 	w.boolOpt(s, 7, b.Snap)
@@ -187,7 +187,7 @@ func (w *writer) gap(g *Gap) {
 	w.uint(s, 3, g.To)
 	w.word(s, 4, uint8(g.Why), gapWords)
 	w.uintOpt(s, 5, g.N)
-	w.mark(s, 6, g.Tag)
+	w.tag(s, 6, g.Tag)
 }
 
 func (w *writer) reset(r *Reset) {
@@ -195,7 +195,7 @@ func (w *writer) reset(r *Reset) {
 	w.uint(s, 1, r.Ch)
 	w.string(s, 2, r.Epoch)
 	w.uint(s, 3, r.O)
-	w.mark(s, 4, r.Tag)
+	w.tag(s, 4, r.Tag)
 	w.word(s, 5, uint8(r.Why), resetWords)
 }
 

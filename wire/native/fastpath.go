@@ -23,22 +23,22 @@ func (c *codec) Decode(f wire.Frame, out *wire.Events) error {
 		return &wire.CodeError{Code: CloseBadFrame, Reason: "a message of the wrong type for " + Subprotocol(c.enc)}
 	}
 	var r reader
-	r.data, r.end, r.bin, r.dir = f.Data, len(f.Data), c.enc == Binary, FromServer
+	r.data, r.end, r.bin, r.sender = f.Data, len(f.Data), c.enc == Binary, FromServer
 	r.lim = serverLimits
 	var err error
 	before, n := len(out.List), 0
-	for k := 0; r.another(k); k++ {
+	for k := 0; r.nextFrame(k); k++ {
 		if c.welcomed && err == nil {
-			var u usual
-			if end := u.find(f.Data, r.i, c.enc, FromServer, &serverLimits); end > 0 && c.usual(&u, out) {
+			var fast fastMessage
+			if end := fast.find(f.Data, r.i, c.enc, FromServer, &serverLimits); end > 0 && c.decodeFast(&fast, out) {
 				r.i = end
 				n++
-				r.count(n)
+				r.countFrames(n)
 				continue
 			}
 		}
-		n += c.any(&r, out, &err)
-		r.count(n)
+		n += c.decodeSlow(&r, out, &err)
+		r.countFrames(n)
 	}
 	if r.code != 0 {
 		err = r.fault()
@@ -50,46 +50,46 @@ func (c *codec) Decode(f wire.Frame, out *wire.Events) error {
 	return err
 }
 
-// any reports the next frame, unless an earlier one was at fault, and returns
+// decodeSlow reports the next frame, unless an earlier one was at fault, and returns
 // how many there were: none if it is of a type to be ignored.
-func (c *codec) any(r *reader, out *wire.Events, err *error) int {
+func (c *codec) decodeSlow(r *reader, out *wire.Events, err *error) int {
 	var room [1]Frame
-	frames := r.any(room[:0])
+	frames := r.anyFrame(room[:0])
 	if len(frames) > 0 && r.code == 0 && *err == nil {
 		*err = c.event(&frames[0], out)
 	}
 	return len(frames)
 }
 
-// usual reports u, false if the general way must be taken.
-func (c *codec) usual(u *usual, out *wire.Events) bool {
-	if u.ch == 0 {
+// decodeFast reports fast, false if the general way must be taken.
+func (c *codec) decodeFast(fast *fastMessage, out *wire.Events) bool {
+	if fast.ch == 0 {
 		return false
 	}
-	if len(u.topic) > 0 && string(u.topic) != c.topic {
-		topic := string(u.topic)
+	if len(fast.topic) > 0 && string(fast.topic) != c.topic {
+		topic := string(fast.topic)
 		if topicFault(wire.UsePublish, topic) != "" {
 			return false
 		}
 		c.topic = topic
 	}
-	payload, ok := u.take()
+	payload, ok := fast.take()
 	if !ok {
 		return false
 	}
 	e := out.Append(wire.EventData)
-	e.Key, e.Prev, e.Numbered = u.ch, u.p, true
-	e.Position.Offset, e.Position.Tag = u.s, c.tagOf(&u.id)
+	e.Key, e.Prev, e.Numbered = fast.ch, fast.p, true
+	e.Position.Offset, e.Position.Tag = fast.s, c.tagOf(&fast.id)
 	m := &e.Message
-	m.ID, m.Payload = u.id, payload
-	if len(u.topic) > 0 {
+	m.ID, m.Payload = fast.id, payload
+	if len(fast.topic) > 0 {
 		m.Topic = c.topic
 	}
-	if len(u.typ) > 0 {
-		m.Type = string(u.typ)
+	if len(fast.typ) > 0 {
+		m.Type = string(fast.typ)
 	}
-	m.TTL, m.Redelivered = millis(u.ttl), u.hasAge
-	m.Snapshot, m.SnapshotEnd = u.flags&FlagSnapshot != 0, u.flags&FlagSnapshotEnd != 0
+	m.TTL, m.Redelivered = millis(fast.ttl), fast.hasAge
+	m.Snapshot, m.SnapshotEnd = fast.flags&FlagSnapshot != 0, fast.flags&FlagSnapshotEnd != 0
 	return true
 }
 
@@ -106,11 +106,11 @@ func (c *codec) tagOf(id *wire.ID) string {
 	return s[len(s)-n:]
 }
 
-// A usual is a message frame as it mostly comes, found in place: its fields in
+// A fastMessage is a message frame in its common form, found in place: its fields in
 // the order in which this package writes them, no headers, no tag of its own,
 // not void. It is either understood as the general reader would or left to it,
 // which alone says what is wrong with a frame.
-type usual struct {
+type fastMessage struct {
 	ch, s, p uint64
 	id       wire.ID
 	topic    []byte
@@ -123,41 +123,41 @@ type usual struct {
 	flags    uint64
 }
 
-// find looks at the frame at data[i] and fills in u, which is zero. It returns where the frame ends, a
+// find looks at the frame at data[i] and fills in fast, which is zero. It returns where the frame ends, a
 // negative index if that is not a usual message.
-func (u *usual) find(data []byte, i int, enc Encoding, dir Dir, lim *DecodeLimits) int {
+func (fast *fastMessage) find(data []byte, i int, enc Encoding, sender Sender, lim *DecodeLimits) int {
 	if enc == Binary {
-		i = u.binary(data, i, dir == FromServer)
+		i = fast.binary(data, i, sender == FromServer)
 	} else {
-		i = u.json(data, i, dir == FromServer, lim.Depth)
+		i = fast.json(data, i, sender == FromServer, lim.Depth)
 	}
 	if i < 0 {
 		return -1
 	}
-	size := len(u.payload)
-	if u.base64 {
+	size := len(fast.payload)
+	if fast.base64 {
 		size = base64url.DecodedLen(size)
 	}
-	if size > lim.Payload || len(u.typ) > lim.HeaderSize || len(u.topic) > MaxTopic || len(u.topic) == 0 && dir == FromClient {
+	if size > lim.Payload || len(fast.typ) > lim.HeaderSize || len(fast.topic) > MaxTopic || len(fast.topic) == 0 && sender == FromClient {
 		return -1
 	}
 	return i
 }
 
 // msg fills m, but for the payload.
-func (u *usual) msg(m *Msg) {
-	m.Ch, m.S, m.P, m.ID = u.ch, u.s, u.p, u.id
-	m.Topic, m.Type = string(u.topic), string(u.typ)
-	m.HasAge, m.Age, m.TTL, m.Flags = u.hasAge, u.age, u.ttl, u.flags
+func (fast *fastMessage) msg(m *Msg) {
+	m.Ch, m.S, m.P, m.ID = fast.ch, fast.s, fast.p, fast.id
+	m.Topic, m.Type = string(fast.topic), string(fast.typ)
+	m.HasAge, m.Age, m.TTL, m.Flags = fast.hasAge, fast.age, fast.ttl, fast.flags
 }
 
 // take returns the payload as a copy, false if it is not base64url.
-func (u *usual) take() ([]byte, bool) {
-	text := u.payload
+func (fast *fastMessage) take() ([]byte, bool) {
+	text := fast.payload
 	if len(text) == 0 {
 		return nil, true
 	}
-	if !u.base64 {
+	if !fast.base64 {
 		b := make([]byte, len(text))
 		copy(b, text)
 		return b, true
@@ -169,7 +169,7 @@ func (u *usual) take() ([]byte, bool) {
 
 // All below return a negative index for what is not usual, and pass it on.
 
-func (u *usual) binary(b []byte, i int, down bool) int {
+func (fast *fastMessage) binary(b []byte, i int, down bool) int {
 	n, i := uvarint(b, i)
 	if i < 0 || n > uint64(len(b)-i) {
 		return -1
@@ -180,29 +180,29 @@ func (u *usual) binary(b []byte, i int, down bool) int {
 		return -1
 	}
 	if down {
-		u.ch, i = number(b, i, 1<<3|wireVarint)
+		fast.ch, i = number(b, i, 1<<3|wireVarint)
 	}
-	u.s, i = number(b, i, 2<<3|wireVarint)
+	fast.s, i = number(b, i, 2<<3|wireVarint)
 	if down {
-		u.p, i = number(b, i, 3<<3|wireVarint)
+		fast.p, i = number(b, i, 3<<3|wireVarint)
 	}
-	const id = len(u.id)
+	const id = len(fast.id)
 	if i < 0 || len(b)-i < 2+id || b[i] != 4<<3|wireBytes || b[i+1] != byte(id) {
 		return -1
 	}
-	u.id = wire.ID(b[i+2:])
+	fast.id = wire.ID(b[i+2:])
 	i += 2 + id
 	if i < len(b) && b[i] == 5<<3|wireBytes {
-		u.topic, i = span(b, i+1)
-		if !utf8.Valid(u.topic) {
+		fast.topic, i = span(b, i+1)
+		if !utf8.Valid(fast.topic) {
 			return -1
 		}
 	}
 	if i >= 0 && i < len(b) && b[i] == 6<<3|wireBytes {
-		u.payload, i = span(b, i+1)
+		fast.payload, i = span(b, i+1)
 	}
 	if i >= 0 && i < len(b) {
-		i = u.binaryRest(b, i)
+		i = fast.binaryRest(b, i)
 	}
 	if i != len(b) {
 		return -1
@@ -210,16 +210,16 @@ func (u *usual) binary(b []byte, i int, down bool) int {
 	return i
 }
 
-func (u *usual) binaryRest(b []byte, i int) int {
+func (fast *fastMessage) binaryRest(b []byte, i int) int {
 	if b[i] == 7<<3|wireBytes {
-		if u.typ, i = span(b, i+1); !utf8.Valid(u.typ) {
+		if fast.typ, i = span(b, i+1); !utf8.Valid(fast.typ) {
 			return -1
 		}
 	}
-	u.age, i, u.hasAge = numberOpt(b, i, 11<<3|wireVarint)
-	u.ttl, i, _ = numberOpt(b, i, 12<<3|wireVarint)
-	u.flags, i, _ = numberOpt(b, i, 13<<3|wireVarint)
-	if u.flags&FlagVoid != 0 {
+	fast.age, i, fast.hasAge = numberOpt(b, i, 11<<3|wireVarint)
+	fast.ttl, i, _ = numberOpt(b, i, 12<<3|wireVarint)
+	fast.flags, i, _ = numberOpt(b, i, 13<<3|wireVarint)
+	if fast.flags&FlagVoid != 0 {
 		return -1
 	}
 	return i
@@ -267,25 +267,25 @@ func uvarint(b []byte, i int) (v uint64, next int) {
 	return 0, -1
 }
 
-func (u *usual) json(b []byte, i int, down bool, depth int) int {
+func (fast *fastMessage) json(b []byte, i int, down bool, depth int) int {
 	if i = after(b, i, `{"t":"msg"`); i < 0 {
 		return -1
 	}
 	if down {
-		u.ch, i = decimal(b, after(b, i, `,"ch":`))
+		fast.ch, i = decimal(b, after(b, i, `,"ch":`))
 	}
-	u.s, i = decimal(b, after(b, i, `,"s":`))
+	fast.s, i = decimal(b, after(b, i, `,"s":`))
 	if down {
-		u.p, i = decimal(b, after(b, i, `,"p":`))
+		fast.p, i = decimal(b, after(b, i, `,"p":`))
 	}
 	i = after(b, i, `,"id":"`)
-	if i < 0 || len(b)-i < uuidLen || !parseUUID(&u.id, (*[uuidLen]byte)(b[i:])) {
+	if i < 0 || len(b)-i < uuidLen || !parseUUID(&fast.id, (*[uuidLen]byte)(b[i:])) {
 		return -1
 	}
 	i = after(b, i+uuidLen, `"`)
 	if next := after(b, i, `,"tp":"`); next > 0 {
 		i = plainEnd(b, next)
-		u.topic = b[next:i]
+		fast.topic = b[next:i]
 		i = after(b, i, `"`)
 	}
 	if start := after(b, i, `,"d":`); start > 0 {
@@ -293,35 +293,35 @@ func (u *usual) json(b []byte, i int, down bool, depth int) int {
 		if i < 0 {
 			return -1
 		}
-		u.payload = b[start:i]
+		fast.payload = b[start:i]
 	} else if start := after(b, i, `,"b":"`); start > 0 {
 		i = plainEnd(b, start)
-		u.payload, u.base64 = b[start:i], true
+		fast.payload, fast.base64 = b[start:i], true
 		i = after(b, i, `"`)
 	}
 	if end := after(b, i, `}`); end > 0 || i < 0 {
 		return end
 	}
-	return after(b, u.jsonRest(b, i), `}`)
+	return after(b, fast.jsonRest(b, i), `}`)
 }
 
-func (u *usual) jsonRest(b []byte, i int) int {
+func (fast *fastMessage) jsonRest(b []byte, i int) int {
 	if start := after(b, i, `,"ct":"`); start > 0 {
 		i = plainEnd(b, start)
-		u.typ = b[start:i]
+		fast.typ = b[start:i]
 		i = after(b, i, `"`)
 	}
 	if next := after(b, i, `,"age":`); next > 0 {
-		u.age, i = decimal(b, next)
-		u.hasAge = true
+		fast.age, i = decimal(b, next)
+		fast.hasAge = true
 	}
 	if next := after(b, i, `,"ttl":`); next > 0 {
-		u.ttl, i = decimal(b, next)
+		fast.ttl, i = decimal(b, next)
 	}
 	if next := after(b, i, `,"fl":`); next > 0 {
-		u.flags, i = decimal(b, next)
+		fast.flags, i = decimal(b, next)
 	}
-	if u.flags&FlagVoid != 0 {
+	if fast.flags&FlagVoid != 0 {
 		return -1
 	}
 	return i

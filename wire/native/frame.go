@@ -256,10 +256,10 @@ const (
 	Binary
 )
 
-// Dir is who sent a batch: required fields depend on it.
-type Dir uint8
+// Sender is who sent a batch: required fields depend on it.
+type Sender uint8
 
 const (
-	FromClient Dir = iota
+	FromClient Sender = iota
 	FromServer
 )

@@ -184,7 +184,7 @@ func TestProtoFile(t *testing.T) {
 		"Sub": &subSchema, "SubOK": &subokSchema, "Unsub": &unsubSchema, "Gap": &gapSchema, "Reset": &resetSchema,
 		"Auth": &authSchema, "GoAway": &goawaySchema, "Ping": &pingSchema, "Err": &errSchema, "Uplink": &uplinkSchema,
 		"Credit": &creditSchema, "Reject": &rejectSchema, "ChCredit": &chCreditSchema, "Range": &rangeSchema, "Limits": &limitsSchema,
-		"Frame": {keys: names[:]}}
+		"Frame": {keys: typeNames[:]}}
 	message := regexp.MustCompile(`(?ms)^message (\w+) \{(.*?)^\}`)
 	enum := regexp.MustCompile(`(?s)enum \w+ \{.*?\}`)
 	field := regexp.MustCompile(`(?m)^\s*(repeated |optional |)([\w<>, ]+?) (\w+) = (\d+);([^\n]*)`)

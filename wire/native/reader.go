@@ -15,7 +15,7 @@ type reader struct {
 	i, end  int // binary: end of the innermost message
 	bin     bool
 	list    bool // JSON: the batch is a list
-	dir     Dir
+	sender  Sender
 	lim     DecodeLimits
 	wt      int    // binary: wire type of the field at i
 	header  int    // bytes of the headers of the message being read
@@ -36,8 +36,8 @@ func (r *reader) fault() error { return &wire.CodeError{Code: r.code, Reason: r.
 
 func (r *reader) bad(reason string) { r.fail(CloseBadFrame, reason) }
 
-// another moves to frame k of the batch, false at its end.
-func (r *reader) another(k int) bool {
+// nextFrame moves to frame k of the batch, false at its end.
+func (r *reader) nextFrame(k int) bool {
 	if r.bin {
 		r.end = len(r.data)
 		return r.i < r.end && r.code == 0
@@ -58,7 +58,7 @@ func (r *reader) another(k int) bool {
 	return false
 }
 
-func (r *reader) count(n int) {
+func (r *reader) countFrames(n int) {
 	if n > r.lim.Frames {
 		r.fail(CloseFrameTooBig, "too many frames in a batch")
 	}
@@ -140,7 +140,7 @@ func (r *reader) once(o *object, num int) {
 // require refuses an object without its required fields.
 func (r *reader) require(o *object) {
 	need := o.s.up
-	if r.dir == FromServer {
+	if r.sender == FromServer {
 		need = o.s.down
 	}
 	if r.code == 0 && o.seen&need != need {

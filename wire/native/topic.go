@@ -27,11 +27,11 @@ func (e *TopicError) Error() string {
 
 // quoteShort quotes the first 64 bytes of s for a log line.
 func quoteShort(s string) string {
-	const most = 64
-	if len(s) <= most {
+	const shown = 64
+	if len(s) <= shown {
 		return fmt.Sprintf("%+q", s)
 	}
-	return fmt.Sprintf("%+q...", clip(s, most))
+	return fmt.Sprintf("%+q...", clip(s, shown))
 }
 
 // clip returns the longest prefix of s that has at most n bytes and does not

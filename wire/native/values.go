@@ -90,10 +90,10 @@ func (r *reader) word(words []string) uint8 {
 
 func (r *reader) string() string { return string(r.text()) }
 
-// bounded reads a string of most bytes at most.
-func (r *reader) bounded(most int, reason string) string {
+// bounded reads a string of at most limit bytes.
+func (r *reader) bounded(limit int, reason string) string {
 	b := r.text()
-	if len(b) > most {
+	if len(b) > limit {
 		r.bad(reason)
 		return ""
 	}
@@ -194,9 +194,9 @@ func (r *reader) unescape(s []byte) []byte {
 
 var base64url = base64.RawURLEncoding.Strict()
 
-// bytes returns a copy of a field of most bytes at most, nil if it is empty.
+// bytes returns a copy of a field of at most limit bytes, nil if it is empty.
 // Beyond that it fails with code.
-func (r *reader) bytes(most int, code uint16, reason string) []byte {
+func (r *reader) bytes(limit int, code uint16, reason string) []byte {
 	if r.bin {
 		n, ok := r.span()
 		if !ok {
@@ -204,11 +204,11 @@ func (r *reader) bytes(most int, code uint16, reason string) []byte {
 		}
 		b := r.data[r.i : r.i+n]
 		r.i += n
-		return r.copied(b, most, code, reason)
+		return r.copied(b, limit, code, reason)
 	}
 	text := r.text()
 	n := base64url.DecodedLen(len(text))
-	if n > most {
+	if n > limit {
 		r.fail(code, reason)
 	}
 	if r.code != 0 || len(text) == 0 {
@@ -223,8 +223,8 @@ func (r *reader) bytes(most int, code uint16, reason string) []byte {
 	return b
 }
 
-func (r *reader) copied(b []byte, most int, code uint16, reason string) []byte {
-	if len(b) > most {
+func (r *reader) copied(b []byte, limit int, code uint16, reason string) []byte {
+	if len(b) > limit {
 		r.fail(code, reason)
 	}
 	if r.code != 0 || len(b) == 0 {
@@ -238,7 +238,7 @@ func (r *reader) copied(b []byte, most int, code uint16, reason string) []byte {
 // opaque reads bytes that only the message bounds.
 func (r *reader) opaque() []byte { return r.bytes(Unlimited, 0, "") }
 
-func (r *reader) mark() []byte { return r.bytes(MaxTag, CloseBadFrame, "a tag is too long") }
+func (r *reader) tag() []byte { return r.bytes(MaxTag, CloseBadFrame, "a tag is too long") }
 
 // id reads a message id; in JSON the text of a UUID (RFC 9562, section 4).
 func (r *reader) id(id *wire.ID) {
@@ -279,8 +279,8 @@ func parseUUID(id *wire.ID, text *[uuidLen]byte) bool {
 	return all != noHex
 }
 
-// markID reads a tag that is the id of a message.
-func (r *reader) markID(id *wire.ID) {
+// tagID reads a tag that is the id of a message.
+func (r *reader) tagID(id *wire.ID) {
 	if r.bin {
 		r.id(id)
 		return

@@ -92,7 +92,7 @@ func stopClass(code uint16) string {
 	return classProtocol
 }
 
-var words = map[uint16]string{
+var codeNames = map[uint16]string{
 	CloseProtocolError: "protocol_error", CloseBadFrame: "bad_frame", CloseUnsupportedVersion: "unsupported_version",
 	CloseForbidden: "forbidden", CloseNotFound: "not_found", CloseQuota: "quota", CloseSuperseded: "superseded",
 	CloseSessionConflict: "session_conflict", CloseTerminated: "terminated_by_admin",
@@ -111,6 +111,6 @@ var words = map[uint16]string{
 
 // CodeWord is the name of a close code or of a code inside frames
 // (docs/protocol.md, section 7), empty if the protocol does not know it.
-func CodeWord(code uint64) string { return words[code16(code)] }
+func CodeWord(code uint64) string { return codeNames[code16(code)] }
 
-func codeWord(code uint16) string { return words[code] }
+func codeWord(code uint16) string { return codeNames[code] }

@@ -32,7 +32,7 @@ const (
 	maxJSONNumber = 1<<53 - 1 // what every JSON reader keeps exactly
 )
 
-func (w *writer) tag(num, wt int) {
+func (w *writer) fieldKey(num, wt int) {
 	w.b = binary.AppendUvarint(w.b, uint64(num)<<3|uint64(wt))
 }
 
@@ -48,7 +48,7 @@ func (w *writer) member(m string) {
 
 func (w *writer) uint(s *schema, num int, v uint64) {
 	if w.bin {
-		w.tag(num, wireVarint)
+		w.fieldKey(num, wireVarint)
 		w.b = binary.AppendUvarint(w.b, v)
 		return
 	}
@@ -113,7 +113,7 @@ func (w *writer) string(s *schema, num int, v string) {
 	if !utf8.ValidString(v) {
 		w.fail(notUTF8)
 	}
-	w.tag(num, wireBytes)
+	w.fieldKey(num, wireBytes)
 	w.b = binary.AppendUvarint(w.b, uint64(len(v)))
 	w.b = append(w.b, v...)
 }
@@ -167,7 +167,7 @@ func (w *writer) quote(v string) {
 
 func (w *writer) bytes(s *schema, num int, v []byte) {
 	if w.bin {
-		w.tag(num, wireBytes)
+		w.fieldKey(num, wireBytes)
 		w.b = binary.AppendUvarint(w.b, uint64(len(v)))
 		w.b = append(w.b, v...)
 		return
@@ -188,7 +188,7 @@ func (w *writer) bytesOpt(s *schema, num int, v []byte) {
 	}
 }
 
-func (w *writer) mark(s *schema, num int, tag []byte) {
+func (w *writer) tag(s *schema, num int, tag []byte) {
 	if len(tag) > MaxTag {
 		w.fail("a tag is too long")
 		return
@@ -196,9 +196,9 @@ func (w *writer) mark(s *schema, num int, tag []byte) {
 	w.bytes(s, num, tag)
 }
 
-func (w *writer) markOpt(s *schema, num int, tag []byte) {
+func (w *writer) tagOpt(s *schema, num int, tag []byte) {
 	if len(tag) != 0 {
-		w.mark(s, num, tag)
+		w.tag(s, num, tag)
 	}
 }
 
@@ -223,7 +223,7 @@ var hexPairs = func() (pairs [256]uint16) {
 // begin starts a nested object; end takes what it returned.
 func (w *writer) begin(s *schema, num int) int {
 	if w.bin {
-		w.tag(num, wireBytes)
+		w.fieldKey(num, wireBytes)
 		return w.length()
 	}
 	w.key(s, num)
@@ -279,7 +279,7 @@ func (w *writer) comma(i int) {
 // item begins item i of a list of objects.
 func (w *writer) item(num, i int) int {
 	if w.bin {
-		w.tag(num, wireBytes)
+		w.fieldKey(num, wireBytes)
 		return w.length()
 	}
 	w.comma(i)
