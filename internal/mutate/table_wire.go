@@ -67,7 +67,7 @@ var ofWire = []mutation{
 	},
 	{
 		name:    "wire: an event that was cut off comes back",
-		file:    "wire/message.go",
+		file:    "wire/event.go",
 		search:  "if n < e.used {",
 		replace: "if n < e.used && n < 0 {",
 		test:    "-run ^TestEvents$ ./wire",
