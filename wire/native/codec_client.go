@@ -15,12 +15,12 @@ type codec struct {
 	resume wire.Resume
 
 	// Owned by Decode.
-	welcomed bool
-	tags     strings.Builder
-	topic    string // of the last usual message that had one
+	welcomed bool            // WELCOME was received
+	tags     strings.Builder // block from which tagOf cuts
+	topic    string          // that of the last fast message with one: known to be valid
 }
 
-// Start writes HELLO.
+// Start appends HELLO. It fails if a token is too long.
 func (c *codec) Start(out *wire.Frames) error {
 	r := &c.resume
 	h := &Hello{
@@ -50,6 +50,7 @@ func (c *codec) Start(out *wire.Frames) error {
 	return err
 }
 
+// checkToken returns a *wire.TooBigError for a token beyond MaxToken.
 func checkToken(token string) error {
 	if len(token) > MaxToken {
 		return &wire.TooBigError{What: "token bytes", Size: len(token), Limit: MaxToken}
@@ -57,6 +58,7 @@ func checkToken(token string) error {
 	return nil
 }
 
+// subOf translates a subscription.
 func subOf(s *wire.Subscribe) Sub {
 	b := Sub{Ch: s.Key, Topic: s.Topic, Cr: Credit{s.Credit.N, s.Credit.Bytes}, Tok: s.Token}
 	switch s.From {
@@ -68,8 +70,8 @@ func subOf(s *wire.Subscribe) Sub {
 		b.From = FromLast
 	case wire.FromResume:
 		b.From, b.O = FromResume, s.Position.Offset
-		// A position that this language cannot have given is sent without what
-		// makes it provable, so that the answer is a RESET.
+		// A position that limpet.v1 cannot have produced is sent without the parts
+		// that prove it, so that the server answers RESET.
 		if utf8.ValidString(s.Position.Epoch) && len(s.Position.Epoch) <= MaxName {
 			b.Epoch = s.Position.Epoch
 		}
@@ -80,7 +82,7 @@ func subOf(s *wire.Subscribe) Sub {
 	return b
 }
 
-// ticks is d in units, rounded up, so that no positive time becomes none.
+// ticks returns d in units, rounded up so that no positive duration becomes zero.
 func ticks(d, unit time.Duration) uint64 {
 	if d <= 0 {
 		return 0

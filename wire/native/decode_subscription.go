@@ -1,5 +1,8 @@
 package native
 
+// The methods of reader below read the frame or the nested object that they are
+// named for, as those of decode_session.go do.
+
 func (r *reader) credit() (c Credit) {
 	o := r.open(&creditSchema)
 	for r.next(&o) {

@@ -2,6 +2,10 @@ package native
 
 import "github.com/limpet-go/limpet/wire"
 
+// The methods of writer below write the frame or the nested object that they are
+// named for. Field numbers are those of the frame table (docs/protocol.md,
+// section 2).
+
 func (w *writer) ack(a *Ack) {
 	s := &ackSchema
 	if a.HasTo {
@@ -143,7 +147,7 @@ func (w *writer) welcome(h *Welcome) {
 	w.uintOpt(s, 18, h.Exp)
 }
 
-// list is the members of l in the order of their numbers, from 1.
+// list returns the members of l in the order of their field numbers, from 1.
 func (l *Limits) list() [8]*uint64 {
 	return [...]*uint64{&l.Batch, &l.Payload, &l.Headers, &l.HeaderSize, &l.Subs, &l.HelloSubs, &l.Depth, &l.Token}
 }

@@ -6,10 +6,13 @@ import (
 	"github.com/limpet-go/limpet/wire"
 )
 
+// violation returns the error for a well-formed frame that breaks the protocol.
 func violation(reason string) error {
 	return &wire.CodeError{Code: CloseProtocolError, Reason: reason}
 }
 
+// event appends the event that f stands for. Before WELCOME only welcome, err and
+// goaway are allowed (docs/protocol.md, section 1).
 func (c *codec) event(f *Frame, out *wire.Events) error {
 	if !c.welcomed && f.Type != TypeWelcome && f.Type != TypeErr && f.Type != TypeGoAway {
 		return violation(f.Type.String() + " before welcome")
@@ -48,8 +51,8 @@ func (c *codec) event(f *Frame, out *wire.Events) error {
 	return nil
 }
 
-// data reports a message. Its position has no epoch: that of the last subok or
-// reset holds.
+// data appends the event of a message. Its position has no epoch: the epoch of
+// the last subok or reset applies.
 func (c *codec) data(m *Msg, out *wire.Events) error {
 	if m.Ch == 0 {
 		return errReserved
@@ -79,8 +82,10 @@ func (c *codec) data(m *Msg, out *wire.Events) error {
 	return nil
 }
 
-var errReserved = violation("channel 0 is reserved downlink")
+var errReserved = violation("channel 0 is reserved in frames from the server")
 
+// welcome checks that a welcome answers this connection's hello and appends
+// EventReady.
 func (c *codec) welcome(h *Welcome, out *wire.Events) error {
 	switch {
 	case c.welcomed:
@@ -110,12 +115,14 @@ func (c *codec) welcome(h *Welcome, out *wire.Events) error {
 	return nil
 }
 
+// Causes by the numbers of gap.why and reset.why.
 var (
 	gapCauses   = [...]wire.Cause{wire.CauseExpired, wire.CauseTrimmed, wire.CauseDropped, wire.CauseForbidden}
 	resetCauses = [...]wire.Cause{wire.CauseEpoch, wire.CauseDiverged, wire.CauseAhead, wire.CauseUnverifiable}
 )
 
-// subscription reports what concerns one subscription and is no message.
+// subscription appends the event of a frame about one subscription that is not a
+// message.
 func subscription(f *Frame, out *wire.Events) error {
 	var e wire.Event
 	switch f.Type {
@@ -151,13 +158,15 @@ func subscription(f *Frame, out *wire.Events) error {
 	return nil
 }
 
-// retryable is the fixed bit of the codes inside frames.
+// retryable reports whether a request that was refused with code can succeed
+// later: the column retry of docs/protocol.md, section 7.
 func retryable(code uint16) bool {
 	return code == CodeRateLimited || code == CodeUnavailable || code == CodeInternal
 }
 
-// auth reports the lifetime of the credential. A demand for a new one within a
-// time is a shorter lifetime of the present one.
+// auth appends the event of an auth: a refusal, or the lifetime of the
+// credential. A request for a new one within some time counts as a shorter
+// lifetime of the current one.
 func auth(a *Auth, out *wire.Events) {
 	if a.Code != 0 {
 		e := out.Append(wire.EventError)
@@ -172,6 +181,7 @@ func auth(a *Auth, out *wire.Events) {
 	out.Append(wire.EventAuth).Expires = millis(expires)
 }
 
+// rejectsOf translates rejections.
 func rejectsOf(list []Reject) []wire.Reject {
 	if len(list) == 0 {
 		return nil

@@ -7,6 +7,10 @@ import (
 	"github.com/limpet-go/limpet/wire"
 )
 
+// The steady path of a received message is in this file and in reader.go: Decode
+// tries the fast form of a message first and leaves any other frame to the
+// general reader (docs/decisions/0005).
+
 // serverLimits bounds what a server may send. The size of a message is bounded
 // by the client's read limit alone.
 var serverLimits = func() DecodeLimits {
@@ -15,9 +19,11 @@ var serverLimits = func() DecodeLimits {
 	return lim
 }()
 
-// Decode appends the events of one message. Usual messages become events at
-// once, any other frame by way of a Frame. What is wrong with the shape of a
-// frame counts before what is wrong with the sense of an earlier one.
+// Decode appends the events of one WebSocket message. A message in its common
+// form becomes an event directly, any other frame by way of a Frame. A syntax
+// error in the batch takes precedence over a protocol violation in an earlier
+// frame, because a batch is parsed completely before it is applied
+// (docs/protocol.md, section 1).
 func (c *codec) Decode(f wire.Frame, out *wire.Events) error {
 	if f.Type != c.enc.FrameType() {
 		return &wire.CodeError{Code: CloseBadFrame, Reason: "a message of the wrong type for " + Subprotocol(c.enc)}
@@ -50,8 +56,9 @@ func (c *codec) Decode(f wire.Frame, out *wire.Events) error {
 	return err
 }
 
-// decodeSlow reports the next frame, unless an earlier one was at fault, and returns
-// how many there were: none if it is of a type to be ignored.
+// decodeSlow reads the next frame with the general reader and appends its event,
+// unless an earlier frame of the batch was at fault. It returns how many frames
+// it read: none if the type is one to be ignored.
 func (c *codec) decodeSlow(r *reader, out *wire.Events, err *error) int {
 	var room [1]Frame
 	frames := r.anyFrame(room[:0])
@@ -61,7 +68,8 @@ func (c *codec) decodeSlow(r *reader, out *wire.Events, err *error) int {
 	return len(frames)
 }
 
-// decodeFast reports fast, false if the general way must be taken.
+// decodeFast appends the event of fast. It returns false if the general reader
+// must decode the frame.
 func (c *codec) decodeFast(fast *fastMessage, out *wire.Events) bool {
 	if fast.ch == 0 {
 		return false
@@ -93,8 +101,8 @@ func (c *codec) decodeFast(fast *fastMessage, out *wire.Events) bool {
 	return true
 }
 
-// tagOf is a message's default tag, its id. Tags are cut from blocks: one
-// allocation for 64 of them.
+// tagOf returns a message's default tag, its id. Tags are cut from blocks, so that
+// 64 of them cost one allocation.
 func (c *codec) tagOf(id *wire.ID) string {
 	const n = len(id)
 	if c.tags.Cap()-c.tags.Len() < n {
@@ -106,16 +114,16 @@ func (c *codec) tagOf(id *wire.ID) string {
 	return s[len(s)-n:]
 }
 
-// A fastMessage is a message frame in its common form, found in place: its fields in
-// the order in which this package writes them, no headers, no tag of its own,
-// not void. It is either understood as the general reader would or left to it,
-// which alone says what is wrong with a frame.
+// A fastMessage is a msg frame in its common form, decoded in place: its fields in
+// the order in which this package writes them, without headers, without a tag
+// and not void. Any other frame, malformed ones included, is left to the general
+// reader, so that there is one source of errors. The slices refer to the data.
 type fastMessage struct {
 	ch, s, p uint64
 	id       wire.ID
 	topic    []byte
 	payload  []byte
-	base64   bool // payload is the text of it
+	base64   bool // payload is base64url text
 	typ      []byte
 	hasAge   bool
 	age      uint64
@@ -123,8 +131,8 @@ type fastMessage struct {
 	flags    uint64
 }
 
-// find looks at the frame at data[i] and fills in fast, which is zero. It returns where the frame ends, a
-// negative index if that is not a usual message.
+// find decodes the frame at data[i] into fast, which must be zero. It returns the
+// index after the frame, negative if the frame is not a fastMessage.
 func (fast *fastMessage) find(data []byte, i int, enc Encoding, sender Sender, lim *DecodeLimits) int {
 	if enc == Binary {
 		i = fast.binary(data, i, sender == FromServer)
@@ -144,14 +152,15 @@ func (fast *fastMessage) find(data []byte, i int, enc Encoding, sender Sender, l
 	return i
 }
 
-// msg fills m, but for the payload.
+// msg copies fast to m, except for the payload.
 func (fast *fastMessage) msg(m *Msg) {
 	m.Ch, m.S, m.P, m.ID = fast.ch, fast.s, fast.p, fast.id
 	m.Topic, m.Type = string(fast.topic), string(fast.typ)
 	m.HasAge, m.Age, m.TTL, m.Flags = fast.hasAge, fast.age, fast.ttl, fast.flags
 }
 
-// take returns the payload as a copy, false if it is not base64url.
+// take returns a copy of the payload. It returns false if the payload is malformed
+// base64url.
 func (fast *fastMessage) take() ([]byte, bool) {
 	text := fast.payload
 	if len(text) == 0 {
@@ -167,8 +176,11 @@ func (fast *fastMessage) take() ([]byte, bool) {
 	return b, err == nil
 }
 
-// All below return a negative index for what is not usual, and pass it on.
+// Each function below takes an index into b and returns the index after what it
+// has read, or a negative one if something else stands there. A negative index
+// that is passed in comes out again.
 
+// binary reads length, envelope and fields 1 to 6: ch and p only if down is set.
 func (fast *fastMessage) binary(b []byte, i int, down bool) int {
 	n, i := uvarint(b, i)
 	if i < 0 || n > uint64(len(b)-i) {
@@ -210,6 +222,7 @@ func (fast *fastMessage) binary(b []byte, i int, down bool) int {
 	return i
 }
 
+// binaryRest reads the rarer fields: ct, age, ttl and fl.
 func (fast *fastMessage) binaryRest(b []byte, i int) int {
 	if b[i] == 7<<3|wireBytes {
 		if fast.typ, i = span(b, i+1); !utf8.Valid(fast.typ) {
@@ -225,7 +238,7 @@ func (fast *fastMessage) binaryRest(b []byte, i int) int {
 	return i
 }
 
-// numberOpt is number, and 0 where another key stands.
+// numberOpt is number for an optional field: false if another key stands there.
 func numberOpt(b []byte, i int, key byte) (uint64, int, bool) {
 	if i < 0 || i >= len(b) || b[i] != key {
 		return 0, i, false
@@ -234,7 +247,7 @@ func numberOpt(b []byte, i int, key byte) (uint64, int, bool) {
 	return v, i, true
 }
 
-// number reads the number behind key.
+// number reads key and the varint that follows it.
 func number(b []byte, i int, key byte) (uint64, int) {
 	if uint(i) >= uint(len(b)) || b[i] != key {
 		return 0, -1
@@ -251,7 +264,7 @@ func span(b []byte, i int) ([]byte, int) {
 	return b[i : i+int(n)], i + int(n)
 }
 
-// uvarint reads a varint of at most 8 bytes, as short as it can be.
+// uvarint reads a varint of at most 8 bytes in its shortest form.
 func uvarint(b []byte, i int) (v uint64, next int) {
 	for shift := 0; i < len(b) && shift < 56; shift += 7 {
 		c := b[i]
@@ -267,6 +280,7 @@ func uvarint(b []byte, i int) (v uint64, next int) {
 	return 0, -1
 }
 
+// json reads an object: ch and p only if down is set.
 func (fast *fastMessage) json(b []byte, i int, down bool, depth int) int {
 	if i = after(b, i, `{"t":"msg"`); i < 0 {
 		return -1
@@ -305,6 +319,7 @@ func (fast *fastMessage) json(b []byte, i int, down bool, depth int) int {
 	return after(b, fast.jsonRest(b, i), `}`)
 }
 
+// jsonRest reads the rarer members: ct, age, ttl and fl.
 func (fast *fastMessage) jsonRest(b []byte, i int) int {
 	if start := after(b, i, `,"ct":"`); start > 0 {
 		i = plainEnd(b, start)
@@ -327,7 +342,7 @@ func (fast *fastMessage) jsonRest(b []byte, i int) int {
 	return i
 }
 
-// after passes text.
+// after reads text itself.
 func after(b []byte, i int, text string) int {
 	if i < 0 || len(b)-i < len(text) || string(b[i:i+len(text)]) != text {
 		return -1
@@ -335,7 +350,7 @@ func after(b []byte, i int, text string) int {
 	return i + len(text)
 }
 
-// decimal reads a number without quotes.
+// decimal reads a number without quotes, at most 2^53-1.
 func decimal(b []byte, i int) (v uint64, next int) {
 	if i < 0 {
 		return 0, -1

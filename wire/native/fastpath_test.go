@@ -13,7 +13,7 @@ import (
 	"github.com/limpet-go/limpet/wire"
 )
 
-// slowDecode is Decode without the short way for usual messages.
+// slowDecode is Decode without the fast path.
 func slowDecode(enc Encoding, sender Sender, data []byte, lim DecodeLimits) ([]Frame, error) {
 	r := reader{data: data, end: len(data), bin: enc == Binary, sender: sender, lim: lim}
 	r.lim.setDefaults()
@@ -31,7 +31,7 @@ func slowDecode(enc Encoding, sender Sender, data []byte, lim DecodeLimits) ([]F
 	return frames, nil
 }
 
-// slowEvents is codec.Decode without it: all frames first, then events.
+// slowEvents is codec.Decode without the fast path: all frames first, then events.
 func slowEvents(c *codec, data []byte) ([]wire.Event, error) {
 	frames, err := slowDecode(c.enc, FromServer, data, serverLimits)
 	if err != nil {
@@ -46,8 +46,8 @@ func slowEvents(c *codec, data []byte) ([]wire.Event, error) {
 	return out.List, nil
 }
 
-// sameAsSlow checks that the short way changes nothing: the same frames and
-// the same events, or the same error. It returns how many frames there were.
+// sameAsSlow checks that the fast path changes nothing: the same frames and the
+// same events, or the same error. It returns how many frames there were.
 func sameAsSlow(t *testing.T, enc Encoding, sender Sender, data []byte) int {
 	t.Helper()
 	input := bytes.Clone(data)
@@ -75,8 +75,8 @@ func sameAsSlow(t *testing.T, enc Encoding, sender Sender, data []byte) int {
 	return frames
 }
 
-// fastPathSeeds are batches of either encoding: what servers said in the golden
-// files, every frame alone and between messages, and odd ones.
+// fastPathSeeds are batches of either encoding: the messages of the golden files,
+// every frame alone and between messages, and unusual ones.
 func fastPathSeeds(tb testing.TB) (seeds [3][][]byte) {
 	for _, enc := range encodings {
 		files, err := filepath.Glob(filepath.Join("testdata", "*"+map[Encoding]string{JSON: ".json.golden", Binary: ".bin.golden"}[enc]))
@@ -131,7 +131,7 @@ func fastPathSeeds(tb testing.TB) (seeds [3][][]byte) {
 	return seeds
 }
 
-// TestFastPath mutates batches of usual messages byte by byte.
+// TestFastPath mutates batches of fast messages byte by byte.
 func TestFastPath(t *testing.T) {
 	for _, enc := range encodings {
 		understood := 0
@@ -160,7 +160,8 @@ func TestFastPath(t *testing.T) {
 	}
 }
 
-// TestFastPathOddSpellings puts odd spellings of two fields at a time into a usual message.
+// TestFastPathOddSpellings puts unusual spellings of two fields at a time into a
+// fast message.
 func TestFastPathOddSpellings(t *testing.T) {
 	numbers := []string{"0", "1", `"1"`, "01", "-1", "1.0", "1e3", " 7", "null", "9007199254740991", "9007199254740992", `"9007199254740992"`, "99999999999999999", `"18446744073709551615"`, `"max"`, ""}
 	texts := []string{`"a/b"`, `""`, `"a/*"`, `"*/**"`, `"ü"`, `"\u0061"`, `"a\n"`, "\"a\x7f\"", "\"a\x1f\"", "\"a\xff\"", `"` + strings.Repeat("x", MaxTopic) + `"`, `"` + strings.Repeat("x", MaxTopic+1) + `"`, `"a`, `"12345678"`, `"1234567\\"`}
@@ -169,7 +170,7 @@ func TestFastPathOddSpellings(t *testing.T) {
 	ids := []string{`"` + idText + `"`, strings.ToUpper(`"` + idText + `"`), `"` + idText[1:] + `"`, `"` + idText + `0"`, `"` + strings.ReplaceAll(idText, "-", "0") + `"`, `"\u00` + idText[4:] + `"`, "0"}
 	type field struct {
 		key    string
-		usual  string
+		common string
 		others []string
 	}
 	fields := []field{{`,"ch":`, "3", numbers}, {`,"s":`, "12", numbers}, {`,"p":`, "11", numbers}, {`,"id":`, `"` + idText + `"`, ids}, {`,"tp":`, `"a"`, texts},
@@ -184,7 +185,7 @@ func TestFastPathOddSpellings(t *testing.T) {
 						case n == i:
 							text += f.key + odd
 						case n != k:
-							text += f.key + f.usual
+							text += f.key + f.common
 						case other != "absent":
 							text += f.key + other
 						}
@@ -200,15 +201,16 @@ func TestFastPathOddSpellings(t *testing.T) {
 	}
 }
 
-// beginsFast reports whether the first frame, alone or in a list, is usual.
+// beginsFast reports whether the first frame, alone or in a list, is a fast
+// message.
 func beginsFast(enc Encoding, sender Sender, data []byte) bool {
 	var fast fastMessage
 	data = bytes.TrimPrefix(data, []byte("["))
 	return fast.find(data, 0, enc, sender, &DefaultLimits) > 0
 }
 
-// TestFastPathIsTaken shows that the short way is one: a usual message is found,
-// and what has one thing more or less is not.
+// TestFastPathIsTaken shows which messages take the fast path, and that one field
+// more or less can exclude a message.
 func TestFastPathIsTaken(t *testing.T) {
 	down := Msg{Ch: 3, S: 1048577, P: 1048576, HasP: true, ID: testID, Topic: "a/b", Payload: []byte("{}")}
 	up := Msg{S: 5, ID: testID, Topic: "a/b", Payload: []byte("no JSON")}
@@ -248,7 +250,7 @@ func TestFastPathIsTaken(t *testing.T) {
 	}
 }
 
-// FuzzFastPath decodes the same bytes by the short way and by the general one.
+// FuzzFastPath decodes the same bytes with the fast path and without it.
 func FuzzFastPath(f *testing.F) {
 	for enc, seeds := range fastPathSeeds(f) {
 		for _, seed := range seeds {

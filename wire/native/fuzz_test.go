@@ -9,9 +9,9 @@ import (
 	"github.com/limpet-go/limpet/wire"
 )
 
-// decodeAny checks what must hold for every input: no panic, memory in
-// proportion, nothing shared with the input, and that what was understood can
-// be said again in both encodings.
+// decodeAny checks what must hold for every input: no panic, memory in proportion,
+// nothing shared with the input, and that what was decoded can be encoded again
+// in both encodings.
 func decodeAny(t *testing.T, enc Encoding, server bool, data []byte) {
 	sender := FromClient
 	if server {
@@ -25,7 +25,7 @@ func decodeAny(t *testing.T, enc Encoding, server bool, data []byte) {
 		}
 		return
 	}
-	if most := 160*len(data) + 1024; footprint(frames) > most {
+	if limit := 160*len(data) + 1024; footprint(frames) > limit {
 		t.Fatalf("%d bytes of frames from %d of input", footprint(frames), len(data))
 	}
 	clear(input)
@@ -41,7 +41,7 @@ func decodeAny(t *testing.T, enc Encoding, server bool, data []byte) {
 		if len(text) > size {
 			t.Fatalf("%d bytes, Size said %d", len(text), size)
 		}
-		// The other encoding may be longer than one batch may be.
+		// The other encoding may exceed the length of a batch.
 		lim := DecodeLimits{Batch: Unlimited}
 		got, err := Decode(nil, again, sender, text, lim)
 		if err != nil {
@@ -76,8 +76,8 @@ func FuzzBinary(f *testing.F) {
 	f.Fuzz(func(t *testing.T, server bool, data []byte) { decodeAny(t, Binary, server, data) })
 }
 
-// FuzzDifferential says the same frames in both encodings: either both can, or
-// neither, and both are understood alike, to the last byte of the payload.
+// FuzzDifferential encodes the same frames in both encodings: either both succeed
+// or neither, and both decode alike, to the last byte of the payload.
 func FuzzDifferential(f *testing.F) {
 	f.Add(uint8(3), uint64(1), uint64(2), uint64(3), "a/b", "text/plain", []byte(` {"a": 1}`), []byte{1})
 	f.Add(uint8(3), uint64(1)<<53, uint64(0), ^uint64(0), "ü", "\u2028\x00", []byte(`{"a" : [1e5, "\ud800"]}`), []byte{})
@@ -115,7 +115,7 @@ func FuzzDifferential(f *testing.F) {
 	})
 }
 
-// build makes a frame out of a fuzzer's values; bits of b choose what is set.
+// build makes a frame from a fuzzer's values; bits of b choose what is set.
 func build(kind uint8, a, b, c uint64, s1, s2 string, payload, tag []byte) (Frame, Sender) {
 	bit := func(n int) bool { return b>>n&1 == 1 }
 	id := wire.ID{byte(a), byte(b), byte(c), 15: byte(kind)}

@@ -181,7 +181,7 @@ func TestAcceptedJSON(t *testing.T) {
 	}
 }
 
-// Binary fields, spelled by hand.
+// Binary fields, encoded by hand.
 func cat(parts ...[]byte) []byte { return bytes.Join(parts, nil) }
 
 func num(n int, v uint64) []byte {
@@ -292,15 +292,15 @@ func manyHeaders(n int) (b []byte) {
 	return b
 }
 
-// What a hostile batch makes Decode allocate is bounded by its own length and
-// by the limits, whatever it claims.
+// What Decode allocates for a hostile batch is bounded by its length and by the
+// limits, whatever lengths it claims.
 func TestAllocationBounded(t *testing.T) {
 	for _, tt := range []struct {
 		name   string
 		enc    Encoding
 		sender Sender
 		data   []byte
-		most   uint64
+		limit  uint64
 	}{
 		{"a million ranges", JSON, FromServer, []byte(`{"t":"ack","x":[` + list(1e6, `[1,2]`) + `]}`), 8 << 10},
 		{"a million ranges", Binary, FromServer, batch(raw(4, bytes.Repeat(raw(2, cat(num(1, 1), num(2, 1))), 1e6))), 8 << 10},
@@ -315,14 +315,14 @@ func TestAllocationBounded(t *testing.T) {
 		runtime.ReadMemStats(&before)
 		frames, _ := Decode(nil, tt.enc, tt.sender, tt.data, DefaultLimits)
 		runtime.ReadMemStats(&after)
-		if got := after.TotalAlloc - before.TotalAlloc; got > tt.most {
-			t.Errorf("%s, encoding %d: %d bytes allocated, at most %d wanted", tt.name, tt.enc, got, tt.most)
+		if got := after.TotalAlloc - before.TotalAlloc; got > tt.limit {
+			t.Errorf("%s, encoding %d: %d bytes allocated, at most %d wanted", tt.name, tt.enc, got, tt.limit)
 		}
 		runtime.KeepAlive(frames)
 	}
 }
 
-// footprint is roughly what frames hold in memory.
+// footprint estimates the memory that frames hold.
 func footprint(frames []Frame) int {
 	n := len(frames) * int(unsafe.Sizeof(Frame{}))
 	for i := range frames {

@@ -8,6 +8,8 @@ import (
 	"github.com/limpet-go/limpet/wire"
 )
 
+// The steady path of a published message is in this file and in encode.go.
+
 // A packer joins frames into batches within the limits of the protocol.
 type packer struct {
 	enc   Encoding
@@ -15,10 +17,10 @@ type packer struct {
 	room  int    // expected bytes of the batch
 	buf   []byte // the batch; in JSON it begins with a bracket
 	n     int    // frames in buf
-	topic string // UTF-8: that of the last message
+	topic string // that of the last message: known to be UTF-8
 }
 
-// room guesses the bytes that ops need, up to one batch.
+// room estimates the bytes that ops need, up to one batch.
 func room(enc Encoding, ops []wire.Op) int {
 	envelope := 32
 	if enc == JSON {
@@ -37,7 +39,8 @@ func room(enc Encoding, ops []wire.Op) int {
 	return n
 }
 
-// add appends f to the batch, or begins another one if f does not fit.
+// add appends f to the batch, or starts another batch if f does not fit. In JSON
+// each frame is preceded by a bracket or a comma.
 func (p *packer) add(f *Frame) error {
 	start := p.begin()
 	w := writer{b: p.buf, bin: p.enc == Binary}
@@ -68,6 +71,7 @@ func (p *packer) addMsg(m *Msg) error {
 	return p.end(start, b, fault)
 }
 
+// begin makes sure that there is a buffer and returns where the next frame starts.
 func (p *packer) begin() (start int) {
 	if p.buf == nil {
 		p.buf = p.out.Buffer(p.room)
@@ -75,7 +79,10 @@ func (p *packer) begin() (start int) {
 	return len(p.buf)
 }
 
-// end takes b for the batch, whose last frame begins at start.
+// end makes b the batch; its last frame begins at start. If the batch has become
+// too big, it is flushed without that frame, which begins the next batch. A
+// frame that is too big for any batch travels alone (docs/protocol.md,
+// section 1).
 func (p *packer) end(start int, b []byte, fault string) error {
 	if fault != "" {
 		return &frameError{fault}
@@ -116,9 +123,9 @@ func (p *packer) flush() {
 	p.buf, p.n = nil, 0
 }
 
-// Encode packs the frames of ops into as few messages as the batch limit of
-// the protocol allows. Credits are absolute, so all of one call travel
-// together behind the rest, after the SUB that they may refer to.
+// Encode packs the frames of ops into as few WebSocket messages as the batch
+// limit allows. Credits are absolute, so those of one call travel together at
+// the end, after any SUB that they may refer to.
 func (c *codec) Encode(ops []wire.Op, out *wire.Frames) error {
 	p := packer{enc: c.enc, out: out, room: room(c.enc, ops)}
 	var credits []ChCredit
@@ -139,7 +146,7 @@ func (c *codec) Encode(ops []wire.Op, out *wire.Frames) error {
 	}
 	for len(credits) > 0 {
 		n := min(len(credits), maxCredits)
-		// A frame of numbers cannot fail.
+		// A frame of numbers always encodes.
 		_ = p.add(&Frame{Type: TypeAck, Ack: &Ack{Dcr: credits[:n]}})
 		credits = credits[n:]
 	}
@@ -147,10 +154,10 @@ func (c *codec) Encode(ops []wire.Op, out *wire.Frames) error {
 	return err
 }
 
-// maxCredits keeps a frame of credits within one batch.
+// maxCredits is how many credits one frame holds, so that it fits into a batch.
 const maxCredits = 512
 
-// op adds the frame for any op but a message and a credit.
+// op adds the frame of any op other than OpPublish and OpCredit.
 func (p *packer) op(op *wire.Op) error {
 	f := new(Frame)
 	switch op.Kind {
@@ -184,8 +191,9 @@ func (p *packer) op(op *wire.Op) error {
 	return p.add(f)
 }
 
-var errEmptyOp = fmt.Errorf("native: an op without its content")
+var errEmptyOp = fmt.Errorf("native: op has no content")
 
+// publish adds a message. It fails if the message exceeds a limit.
 func (p *packer) publish(m *wire.Message) error {
 	if m == nil {
 		return errEmptyOp
