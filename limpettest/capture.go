@@ -6,21 +6,21 @@ import (
 	"time"
 )
 
-// Message is a WebSocket data message that crossed the network, unmasked and
-// joined from its fragments. It is taken when its last byte was sent, whether
-// it arrived or not; a message that was cut short does not appear.
+// Message is a WebSocket data message that crossed the network, unmasked and joined
+// from its fragments. It is recorded when its last byte is sent, whether it arrives
+// or not. A message that was cut short does not appear.
 type Message struct {
-	Conn    int    // number of the dial, from 1
-	Dir     Dir    // Up or Down
-	Seq     uint64 // order within the network
-	At      time.Time
-	Text    bool
-	Skipped bool // compressed, or above 4 MiB: Data is missing
+	Conn    int       // number of the dial, from 1
+	Dir     Dir       // Up or Down
+	Seq     uint64    // order within the network
+	At      time.Time // when its last byte was sent
+	Text    bool      // a text message; otherwise binary
+	Skipped bool      // compressed, or longer than 4 MiB: Data is missing
 	Data    []byte
 }
 
-// Tapped returns the messages so far, in order, if NetworkOptions.Tap is set.
-// Every message is kept until the network is forgotten.
+// Tapped returns the messages so far, in order, if NetworkOptions.Tap is set. The
+// network keeps all of them.
 func (n *Network) Tapped() []Message {
 	var all []Message
 	for _, l := range n.all() {

@@ -43,7 +43,7 @@ func subok(conn int, offset uint64) tapped {
 	return down(conn, native.Frame{Type: native.TypeSubOK, SubOK: &native.SubOK{Ch: 1, Epoch: "e", O: offset}})
 }
 
-func lossTold(conn int, prev, to uint64) tapped {
+func lossReported(conn int, prev, to uint64) tapped {
 	return down(conn, native.Frame{Type: native.TypeGap, Gap: &native.Gap{Ch: 1, P: prev, To: to, Tag: []byte("t")}})
 }
 
@@ -55,8 +55,8 @@ func ackTo(to uint64) native.Frame {
 	return native.Frame{Type: native.TypeAck, Ack: &native.Ack{To: to, HasTo: true}}
 }
 
-// goodWire has a first connection with four messages, of which the server took
-// 1 and 3, and a second one that sends 2 and 4 again, and goes on.
+// goodWire has a first connection with four messages, of which the server accepted
+// 1 and 3, and a second one that sends 2 and 4 again and continues.
 func goodWire() []tapped {
 	second := welcome(8, 1, true)
 	second.Welcome.Sack = []wire.Range{{Lo: 3, Hi: 3}}
@@ -123,9 +123,9 @@ func TestCheckFramesHasTeeth(t *testing.T) {
 		{"a message that knows nothing of the one before", "I4", func(w []tapped) []tapped {
 			return append(w[:20], subok(2, 2), down(2, chained(3, 2)), down(2, chained(5, 2)))
 		}},
-		{"gap that leaves a hole", "I4", func(w []tapped) []tapped { return append(w[:20], subok(2, 2), lossTold(2, 3, 5)) }},
+		{"gap that leaves a hole", "I4", func(w []tapped) []tapped { return append(w[:20], subok(2, 2), lossReported(2, 3, 5)) }},
 		{"hole after a gap", "I4", func(w []tapped) []tapped {
-			return append(w[:20], subok(2, 2), lossTold(2, 2, 5), down(2, chained(8, 7)))
+			return append(w[:20], subok(2, 2), lossReported(2, 2, 5), down(2, chained(8, 7)))
 		}},
 		{"hole after a reset", "I4", func(w []tapped) []tapped { return append(w[:20], subok(2, 2), restarted(2, 5), down(2, chained(8, 7))) }},
 		{"another message under the same number", "I10", func(w []tapped) []tapped { w[13].f.Msg.ID = wire.ID{9}; return w }},
@@ -168,14 +168,14 @@ func TestCheckFramesHasTeeth(t *testing.T) {
 	}
 }
 
-// Chains that are allowed: a filtered stream begins below its start, and goes on
+// Chains that are allowed: a filtered stream begins below its start, and continues
 // after a gap or a reset.
 func TestCheckFramesChains(t *testing.T) {
 	for _, w := range [][]tapped{
 		{subok(2, 9), down(2, chained(12, 3))},
 		{subok(2, 9), down(2, chained(12, 9)), down(2, chained(15, 12))},
-		{subok(2, 9), lossTold(2, 9, 14), down(2, chained(15, 14))},
-		{subok(2, 9), lossTold(2, 9, 14), down(2, chained(17, 11))},
+		{subok(2, 9), lossReported(2, 9, 14), down(2, chained(15, 14))},
+		{subok(2, 9), lossReported(2, 9, 14), down(2, chained(17, 11))},
 		{subok(2, 9), restarted(2, 4), down(2, chained(5, 4))},
 		{restarted(2, 4), down(2, chained(5, 4))},
 	} {
@@ -185,7 +185,7 @@ func TestCheckFramesChains(t *testing.T) {
 	}
 }
 
-// What was rejected is not sent again, as little as what was taken.
+// Neither a rejected message nor an accepted one is sent again.
 func TestCheckFramesRejected(t *testing.T) {
 	w := goodWire()
 	w[12].f.Welcome.Out = []native.Reject{{S: 2, Code: native.CodeForbidden}}
@@ -194,8 +194,8 @@ func TestCheckFramesRejected(t *testing.T) {
 	}
 }
 
-// A connection that speaks another language is left alone; one that began in
-// limpet.v1 must go on in it.
+// A connection in another language is ignored; one that began in limpet.v1 must
+// continue in it.
 func TestCheckFramesForeign(t *testing.T) {
 	foreign := []limpettest.Message{{Conn: 1, Dir: limpettest.Up, Text: true, Data: []byte(`{"op":"subscribe"}`)},
 		{Conn: 1, Dir: limpettest.Down, Text: true, Data: []byte("anything")}}

@@ -54,7 +54,7 @@ func wsFrame(dir limpettest.Dir, fin bool, opcode byte, payload string) string {
 
 func text(dir limpettest.Dir, payload string) string { return wsFrame(dir, true, 1, payload) }
 
-// upgraded is a pair after the upgrade, dealt the fault f.
+// upgraded returns a pair after the upgrade, with the fault f.
 func upgraded(t *testing.T, n *limpettest.Network, f limpettest.Fault) (client, server net.Conn) {
 	t.Helper()
 	n.Inject(f)
@@ -112,7 +112,7 @@ func TestRefuse(t *testing.T) {
 
 func TestRefuseUpgrade(t *testing.T) {
 	bubble(t, "", func(t *testing.T, n *limpettest.Network) {
-		if _, err := n.Listen("127.0.0.1:80"); err != nil { // nobody accepts: the network answers
+		if _, err := n.Listen("127.0.0.1:80"); err != nil { // nothing accepts: the network answers
 			t.Fatal(err)
 		}
 		n.Inject(limpettest.RefuseUpgrade(503, http.Header{"Retry-After": {"7"}}))
@@ -214,7 +214,7 @@ func TestBlackHole(t *testing.T) {
 		mustRead(t, client, text(limpettest.Down, "last"))
 		mustWrite(t, server, strings.Repeat("x", 100_000))
 		mustWrite(t, client, strings.Repeat("y", 100_000))
-		_ = server.Close() // nobody is told
+		_ = server.Close() // neither end notices
 		_ = client.SetReadDeadline(time.Now().Add(time.Hour))
 		start := time.Now()
 		wantReadErr(t, client, os.ErrDeadlineExceeded)
@@ -237,7 +237,7 @@ func TestBlackHole(t *testing.T) {
 		mustRead(t, client, "heard")
 		_ = server.SetReadDeadline(time.Now().Add(time.Second))
 		wantReadErr(t, server, os.ErrDeadlineExceeded)
-		n.CutAll() // a cut is told even here
+		n.CutAll() // both ends see a cut even here
 		_ = server.SetReadDeadline(time.Time{})
 		wantReadErr(t, server, io.EOF)
 	})
@@ -346,8 +346,8 @@ func TestCloseWith(t *testing.T) {
 	})
 }
 
-// A connection that is ended ends for both sides, a black hole before it or not:
-// a handler must be able to return.
+// A connection that a fault ends is ended for both sides, even after a black hole: a
+// handler must be able to return.
 func TestCloseWithAfterBlackHole(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		n := limpettest.NewNetwork(nil)
@@ -383,7 +383,7 @@ func TestAll(t *testing.T) {
 	})
 }
 
-// An interim response is not the answer: frames are counted from the 101.
+// An informational response is not the answer: frames are counted from the 101.
 func TestInterimResponse(t *testing.T) {
 	bubble(t, "", func(t *testing.T, n *limpettest.Network) {
 		n.Inject(limpettest.CutAfterFrames(limpettest.Down, 1))
