@@ -7,7 +7,7 @@ const (
 	framesTest = "-run ^TestCheckFramesHasTeeth$ ./limpettest"
 )
 
-// ofOracle: one blind spot for each invariant that the oracle decides.
+// ofOracle: for each invariant that the oracle decides, a mutation that makes it miss a violation.
 var ofOracle = []mutation{
 	{
 		name:    "oracle: I1, other bytes",

@@ -1,6 +1,6 @@
 package main
 
-// ofServer: what the reference server must not do, each with the narrowest test that notices.
+// ofServer: what the reference server must not do, each with the narrowest test that detects it.
 var ofServer = []mutation{
 	{
 		name:    "server: accepts what the log refused",
