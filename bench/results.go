@@ -34,7 +34,7 @@ func load(label string) *results {
 	r := &results{Label: label, Rows: map[string]rowResult{}}
 	if b, err := os.ReadFile(resultsFile(label)); err == nil {
 		if err := json.Unmarshal(b, r); err != nil {
-			fmt.Fprintln(os.Stderr, "bench: figures of", label, "are not readable and begin anew:", err)
+			fmt.Fprintln(os.Stderr, "bench: figures of", label, "are not readable and are replaced:", err)
 		}
 	}
 	return r
@@ -95,7 +95,7 @@ func (r rowResult) metric(variant, name, metric string) spread {
 	return spreadOf(v)
 }
 
-// verdict is what became of one comparison.
+// verdict is the result of one comparison.
 type verdict struct {
 	comparison
 	spread
@@ -131,7 +131,7 @@ func (c comparison) judge(r *row, res rowResult) verdict {
 	}
 	j := verdict{comparison: c, spread: spreadOf(v), samples: len(v)}
 	reaches := func(mark float64) bool {
-		// Two figures are written down with at most three digits.
+		// Figures are written with at most three digits.
 		if c.inverse {
 			return j.median >= mark*0.995
 		}
@@ -168,7 +168,7 @@ func number(v float64) string {
 
 func (s spread) String() string { return number(s.lo) + " to " + number(s.hi) }
 
-// printRow is the table of one row on a terminal. A quick run is too short to be
+// printRow prints the table of one row on a terminal. A quick run is too short to be
 // judged.
 func printRow(out io.Writer, r *row, res rowResult, judged bool) {
 	fmt.Fprintf(out, "\n%s  %s  (load %s)\n", r.id, r.title, res.Load)
@@ -213,7 +213,7 @@ func (c comparison) what(r *row) string {
 	return s
 }
 
-// order is that of the row's definition, then the alphabet.
+// order is the order of the row's definition, then of the alphabet.
 func (r rowResult) order(def *row) (keys []string) {
 	for _, v := range def.variants {
 		for _, c := range def.candidates {
