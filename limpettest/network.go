@@ -64,9 +64,9 @@ type Network struct {
 
 // Dial is a dial that was made.
 type Dial struct {
-	At    time.Time
-	Addr  string
-	Fault Fault // the fault of this dial; Refuse(n) shows as Refuse(1)
+	At    time.Time // when it began
+	Addr  string    // address dialled
+	Fault Fault     // the fault of this dial; Refuse(n) shows as Refuse(1)
 }
 
 // maxDials bounds the dials that are remembered.

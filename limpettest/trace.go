@@ -12,7 +12,8 @@ import (
 
 // Event is one thing that a test observed: Sent, Outcome, Subscribed, Delivered,
 // Gap, Reset, Committed or Held. Events about one message, and events about one
-// subscription, must be recorded in the order in which they happened.
+// subscription, must be recorded in the order in which they happened. Sub is any name
+// that the test gives a subscription; Epoch and Offset are those of wire.Position.
 type Event interface{ event() }
 
 // Sent is a message that is about to be published by a client, or by the server if

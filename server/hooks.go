@@ -47,12 +47,12 @@ func (v Verb) String() string {
 // Message is what a client published, before it is accepted. A hook must not
 // change or keep Payload and Header.
 type Message struct {
-	ID      wire.ID
-	Topic   string
-	Payload []byte
-	Type    string
-	Header  map[string]string
-	TTL     time.Duration
+	ID      wire.ID           // message id, chosen by the client
+	Topic   string            // topic, without wildcards
+	Payload []byte            // content
+	Type    string            // content type
+	Header  map[string]string // application headers
+	TTL     time.Duration     // lifetime; 0: no end
 }
 
 // Hooks are the decisions of the program around the server. They run on the

@@ -47,17 +47,17 @@ type Attempt struct {
 
 // Request is an HTTP request that a dialect needs before the dial.
 type Request struct {
-	Method string
-	URL    string
-	Header http.Header
-	Body   []byte
+	Method string      // GET, POST, ...
+	URL    string      // absolute
+	Header http.Header // may be nil
+	Body   []byte      // may be empty
 }
 
 // Response is the answer to a Request. Its body has at most 64 KiB.
 type Response struct {
-	Status int
-	Header http.Header
-	Body   []byte
+	Status int         // HTTP status; redirects are not followed
+	Header http.Header // response header
+	Body   []byte      // whole body
 }
 
 // Stage is how far a connection had come when it failed.
@@ -177,7 +177,7 @@ type Verdict struct {
 
 // CodeError is a violation by the peer that ends the connection with Code.
 type CodeError struct {
-	Code   uint16
+	Code   uint16 // close code
 	Reason string // without payload and secrets
 }
 
@@ -186,8 +186,8 @@ func (e *CodeError) Error() string { return fmt.Sprintf("%s (close code %d)", e.
 
 // OpError says which op of an Encode call could not be encoded, and why.
 type OpError struct {
-	Index int
-	Err   error
+	Index int   // of the op in the argument of Encode
+	Err   error // reason
 }
 
 // Error returns the index of the op and the reason.
@@ -199,8 +199,9 @@ func (e *OpError) Unwrap() error { return e.Err }
 // TooBigError is the reason of an OpError for a message beyond a limit of the
 // peer.
 type TooBigError struct {
-	What        string // "payload bytes", "header count"
-	Size, Limit int
+	What  string // for example "payload bytes" or "header count"
+	Size  int    // of the message
+	Limit int    // of the peer
 }
 
 // Error returns what is too big, its size and the limit.

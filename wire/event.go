@@ -204,9 +204,9 @@ type Ack struct {
 
 // Reject is the final refusal of one message.
 type Reject struct {
-	Seq    uint64
-	Code   uint16
-	Reason string
+	Seq    uint64 // sequence number of the message
+	Code   uint16 // a code of the language
+	Reason string // text for people
 
 	// Unknown means that the server cannot tell whether it accepted the message
 	// earlier.

@@ -23,8 +23,8 @@ const (
 
 // Frame is one WebSocket data message.
 type Frame struct {
-	Type FrameType
-	Data []byte
+	Type FrameType // text or binary
+	Data []byte    // the payload, fragments joined
 }
 
 // Frames collects frames to be written. The zero value is ready for use. It is
@@ -175,20 +175,20 @@ const (
 // gives the kind (1 subscribe, 2 unsubscribe, 3 publish, 0 anything else), so
 // that the reader can classify a reply without shared state.
 type Op struct {
-	Kind      OpKind
-	Cmd       uint64
-	Key       uint64
-	Name      string
-	Topic     string
-	Subscribe *Subscribe
-	Message   *Message
-	Position  Position
-	Credit    Credit
-	N         uint64
-	Step      any
-	Token     string
-	Code      uint16
-	Reason    string
+	Kind      OpKind     // what to encode
+	Cmd       uint64     // command id
+	Key       uint64     // subscription, where Traits.ByName is false
+	Name      string     // subscription's topic, where Traits.ByName is true
+	Topic     string     // topic of the op
+	Subscribe *Subscribe // subscription to request
+	Message   *Message   // message to publish
+	Position  Position   // position processed
+	Credit    Credit     // credit granted
+	N         uint64     // number of a ping or pong
+	Step      any        // Event.Step of the event that asks for it
+	Token     string     // new credential
+	Code      uint16     // close code to come
+	Reason    string     // text for people
 }
 
 var errPosition = errors.New("wire: not a position: want epoch.offset.tag, epoch and tag in base64url")

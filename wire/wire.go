@@ -142,6 +142,7 @@ type Traits struct {
 // Holes is what it means when a message does not follow the one before it.
 type Holes uint8
 
+// The meanings of a missing number.
 const (
 	// HolesFault: the server broke its promise. The client treats it as a
 	// protocol error and subscribes again.
@@ -154,6 +155,7 @@ const (
 // Processed is what a server must be sent about messages that were processed.
 type Processed uint8
 
+// What is sent about processed messages.
 const (
 	// ProcessedNothing: no OpAck is sent.
 	ProcessedNothing Processed = iota
@@ -168,6 +170,7 @@ const (
 // Ping is how a client asks an idle server for a sign of life.
 type Ping uint8
 
+// The ways to ask for a sign of life.
 const (
 	PingControl Ping = iota // with a WebSocket ping frame
 	PingOp                  // by encoding an OpPing
@@ -227,9 +230,9 @@ type Uplink struct {
 // compares with what it holds at that offset. An opaque cursor travels in Tag
 // alone. The zero Position means no position. Positions are comparable with ==.
 type Position struct {
-	Epoch  string
-	Offset uint64
-	Tag    string
+	Epoch  string // names the incarnation of the log; opaque
+	Offset uint64 // number of the entry in the log
+	Tag    string // identifies the entry, or an opaque cursor
 }
 
 // IsZero reports whether p is the zero Position.
@@ -243,7 +246,10 @@ type Credit struct {
 }
 
 // Range is the closed interval of sequence numbers [Lo, Hi].
-type Range struct{ Lo, Hi uint64 }
+type Range struct {
+	Lo uint64 // first sequence number
+	Hi uint64 // last sequence number, at least Lo
+}
 
 // Limits are the peer's limits. A zero field means that the limit is unknown.
 type Limits struct {

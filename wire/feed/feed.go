@@ -15,7 +15,7 @@ var ErrPublish = errors.New("feed: the server accepts no messages; subscribe onl
 
 // TopicError says why a topic cannot be subscribed to.
 type TopicError struct {
-	Topic   string
+	Topic   string // at most 255 bytes; a longer one is cut
 	Problem string
 }
 
