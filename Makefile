@@ -1,4 +1,4 @@
-# Every target but bench, mutate, help and tidy is a stage of .ci/run, so that a check by hand and
+# Every target but bench, mutate, help and tidy is a stage of ci/run, so that a check by hand and
 # the gate are the same commands.
 
 .DEFAULT_GOAL := help
@@ -11,25 +11,25 @@ test: ## the tests, as README.md runs them
 	go test ./...
 
 race: ## the tests under the race detector, and which of them had no data
-	.ci/run race
+	ci/run race
 
 lint: ## gofmt, the rules of the code base, staticcheck, the three requirements
-	.ci/run fmt rules static deps
+	ci/run fmt rules static deps
 
 fuzz: ## every fuzz target for a few seconds (FUZZTIME=5s)
-	.ci/run fuzz
+	ci/run fuzz
 
 mutate: ## break each guard's subject on purpose: the guard must notice
-	.ci/run mutate
+	ci/run mutate
 
 spec: ## the protocol models, and mutations of them that must fail
-	.ci/run spec
+	ci/run spec
 
 vet-all: ## go vet for linux, darwin and windows
-	.ci/run vet
+	ci/run vet
 
-bench: ## compare with the peers, write docs/performance.md (BENCH="-rows P1,P3 -rounds 3")
+bench: ## compare with the peers, write docs/performance.md (BENCH="-rows P1,P3", or with another checkout: BENCH="-against DIR")
 	cd bench && GOWORK=off go run . $(BENCH)
 
-ci: ## everything, in the order of .ci/run
-	.ci/run
+ci: ## everything, in the order of ci/run
+	ci/run

@@ -2,296 +2,154 @@ package limpet_test
 
 import (
 	"context"
-	"errors"
-	"fmt"
-	"strings"
 	"testing"
 	"testing/synctest"
 	"time"
 
-	"github.com/google/uuid"
 	"github.com/limpet-go/limpet"
 	"github.com/limpet-go/limpet/limpettest"
 )
 
-// closeAndWait ends c; a bubble must not be left before its goroutines end.
-func closeAndWait(t testing.TB, c *limpet.Client) {
-	t.Helper()
-	c.Close()
-	<-c.Done()
-}
+// A tour of limpet in five tests: connect, publish, subscribe, break, shut down.
+//
+// They run in virtual time (testing/synctest) on the in-memory network of package
+// limpettest: ten seconds of an outage pass at once, and no port is opened.
 
-func dial(t testing.TB, srv *limpettest.Server, o *limpet.Options) *limpet.Client {
-	t.Helper()
-	var opts limpet.Options
-	if o != nil {
-		opts = *o
-	}
-	opts.HTTPClient = srv.HTTPClient()
-	c, err := limpet.Dial(context.Background(), srv.URL(), &opts)
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { closeAndWait(t, c) })
-	return c
-}
+// Make one client and keep it for the life of the program. New does not wait for
+// the server, which may be down: the client tries until a connection is ready.
+func TestTourConnect(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		srv := limpettest.NewServer(t, nil)
+		srv.Stop()
 
-func live(t testing.TB, c *limpet.Client, topic string, o *limpet.SubscribeOptions) *limpet.Subscription {
-	t.Helper()
-	s, err := c.Subscribe(context.Background(), topic, o)
-	if err != nil {
-		t.Fatal(err)
-	}
-	if err := s.WaitLive(context.Background()); err != nil {
-		t.Fatal(err)
-	}
-	return s
-}
-
-// collect takes n messages of any kind.
-func collect(t testing.TB, s *limpet.Subscription, n int) []limpet.Message {
-	t.Helper()
-	ctx, cancel := context.WithTimeout(context.Background(), 10*time.Minute)
-	defer cancel()
-	var ms []limpet.Message
-	for m, err := range s.Messages(ctx) {
+		client, err := limpet.New(srv.URL(), options(&limpet.Options{HTTPClient: srv.HTTPClient()}))
 		if err != nil {
-			t.Fatalf("after %d of %d messages: %v", len(ms), n, err)
+			t.Fatal(err) // a bad URL or option; never a server that is down
 		}
-		if ms = append(ms, m); len(ms) == n {
-			m.Ack()
-			break
-		}
-	}
-	return ms
-}
+		defer closeAndWait(t, client)
 
-func publish(t testing.TB, srv *limpettest.Server, topic string, payloads ...string) {
-	t.Helper()
-	for _, p := range payloads {
-		if _, err := srv.Server.Publish(context.Background(), topic, []byte(p), nil); err != nil {
+		time.AfterFunc(10*time.Second, srv.Start)
+		if err := client.WaitReady(context.Background()); err != nil {
 			t.Fatal(err)
 		}
-	}
-}
-
-func numbers(from, to int) []string {
-	var ps []string
-	for i := from; i <= to; i++ {
-		ps = append(ps, fmt.Sprint(i))
-	}
-	return ps
-}
-
-func payloads(ms []limpet.Message) string {
-	var ps []string
-	for _, m := range ms {
-		switch m.Kind {
-		case limpet.Gap:
-			ps = append(ps, fmt.Sprintf("gap(%d,%d]", m.Gap.After.Offset, m.Gap.To.Offset))
-		case limpet.Reset:
-			ps = append(ps, "reset")
-		default:
-			ps = append(ps, string(m.Payload))
-		}
-	}
-	return strings.Join(ps, " ")
-}
-
-func TestPublishAndSubscribe(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
-		srv := limpettest.NewServer(t, nil)
-		c := dial(t, srv, nil)
-		s := live(t, c, "quotes/*", nil)
-		id := uuid.New()
-		ack, err := c.Send(context.Background(), "quotes/ab", []byte(`{"px": 1}`), &limpet.PublishOptions{
-			ID: id, Type: "application/json", Header: map[string]string{"k": "v"}})
-		if err != nil || ack.Outcome != limpet.Acked || ack.ID != id {
-			t.Fatalf("ack %+v, error %v", ack, err)
-		}
-		m := collect(t, s, 1)[0]
-		if m.Kind != limpet.Data || m.Topic != "quotes/ab" || string(m.Payload) != `{"px": 1}` || m.ID != id ||
-			m.Type != "application/json" || m.Header["k"] != "v" || m.Position.IsZero() {
-			t.Errorf("message %+v", m)
+		if state := client.State(); state.Phase != limpet.Ready {
+			t.Errorf("the client is %v, want ready", state.Phase)
 		}
 	})
 }
 
-func TestResumeAfterEveryKindOfBreak(t *testing.T) {
-	for _, f := range []limpettest.Fault{
-		limpettest.CutAfterFrames(limpettest.Down, 0), limpettest.ResetAfterFrames(limpettest.Both, 0),
-		limpettest.BlackHole(limpettest.Both), limpettest.BlackHole(limpettest.Up), limpettest.BlackHole(limpettest.Down),
-		limpettest.CloseWith(1001, "bye", 0), limpettest.CloseWith(1011, "oops", 0), limpettest.CloseWith(4200, "busy", 0),
-		limpettest.CloseWith(4302, "restart", 0), limpettest.CloseWith(4400, "expired", 0),
-	} {
-		t.Run(f.String(), func(t *testing.T) {
-			synctest.Test(t, func(t *testing.T) {
-				srv := limpettest.NewServer(t, nil)
-				c := dial(t, srv, nil)
-				s := live(t, c, "a", nil)
-				publish(t, srv, "a", numbers(1, 3)...)
-				got := collect(t, s, 3)
-				srv.Network.Strike(f)
-				publish(t, srv, "a", numbers(4, 6)...)
-				r, err := c.Publish(context.Background(), "up", []byte("x"), nil)
-				if err != nil {
-					t.Fatal(err)
-				}
-				got = append(got, collect(t, s, 3)...)
-				if want := strings.Join(numbers(1, 6), " "); payloads(got) != want {
-					t.Errorf("got %q, want %q", payloads(got), want)
-				}
-				if ack, err := r.Wait(context.Background()); err != nil || ack.Outcome != limpet.Acked {
-					t.Errorf("publish across the break: %v %v", ack, err)
-				}
-				if st := s.Stats(); st.Gaps+st.Resets != 0 {
-					t.Errorf("%+v", st)
-				}
-			})
+// Publish returns once the message has a place in the send window. Its receipt
+// reports one outcome later: Acked means that the server has accepted the message.
+func TestTourPublish(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		client := dial(t, limpettest.NewServer(t, nil), nil)
+		ctx := context.Background()
+
+		receipt, err := client.Publish(ctx, "orders/eu", []byte(`{"item":"limpet"}`), nil)
+		if err != nil {
+			t.Fatal(err) // not admitted: nothing was sent, and nothing will be
+		}
+		if _, err := receipt.Wait(ctx); err != nil {
+			t.Fatal(err)
+		}
+		if receipt.Outcome() != limpet.Acked {
+			t.Errorf("the message is %v, want acked", receipt.Outcome())
+		}
+	})
+}
+
+// A subscription delivers through a queue of its own, which is bounded. A slow
+// consumer therefore costs no memory and delays no other subscription.
+func TestTourSubscribe(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		srv := limpettest.NewServer(t, nil)
+		client := dial(t, srv, nil)
+		ctx := context.Background()
+
+		prices, err := client.Subscribe(ctx, "prices/*", &limpet.SubscribeOptions{
+			Delivery: limpet.Delivery{Buffer: 100, Overflow: limpet.DropOldest},
 		})
-	}
-}
-
-func TestHalfOpenIsNoticedInTime(t *testing.T) {
-	for _, dirs := range []limpettest.Dir{limpettest.Both, limpettest.Up, limpettest.Down} {
-		t.Run(dirs.String(), func(t *testing.T) {
-			synctest.Test(t, func(t *testing.T) {
-				srv := limpettest.NewServer(t, nil)
-				c := dial(t, srv, &limpet.Options{Heartbeat: limpet.Heartbeat{Interval: 10 * time.Second}})
-				time.Sleep(time.Minute)
-				if g := c.State().Generation; g != 1 {
-					t.Fatalf("generation %d before the fault", g)
-				}
-				srv.Network.Strike(limpettest.BlackHole(dirs))
-				at := time.Now()
-				s, err := c.WaitState(context.Background(), func(s limpet.State) bool { return s.Phase != limpet.Ready })
-				if err != nil {
-					t.Fatal(err)
-				}
-				// A dead uplink shows when the server gives up on us.
-				limit := 25 * time.Second
-				if dirs == limpettest.Up {
-					limit += 50 * time.Second
-				}
-				if took := time.Since(at); took > limit {
-					t.Errorf("noticed after %v: %v", took, s.Cause)
-				}
-				if dirs != limpettest.Up && !errors.Is(s.Cause, limpet.ErrHeartbeat) {
-					t.Errorf("cause %v", s.Cause)
-				}
-			})
-		})
-	}
-}
-
-func TestIdleConnectionStaysUp(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
-		srv := limpettest.NewServer(t, nil)
-		c := dial(t, srv, nil)
-		time.Sleep(24 * time.Hour)
-		if s := c.State(); s.Generation != 1 || s.Phase != limpet.Ready {
-			t.Errorf("after an idle day: %+v", s)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := prices.WaitLive(ctx); err != nil {
+			t.Fatal(err)
+		}
+		publish(t, srv, "prices/ab", "101.5")
+		for m, err := range prices.Messages(ctx) {
+			if err != nil {
+				t.Fatal(err) // the subscription or ctx has ended
+			}
+			if m.Topic != "prices/ab" || string(m.Payload) != "101.5" {
+				t.Errorf("received %q from %s", m.Payload, m.Topic)
+			}
+			break
 		}
 	})
 }
 
-func TestShutdownFlushesAndDrains(t *testing.T) {
+// When the connection breaks, the client reconnects and continues where it stopped,
+// in both directions. What cannot be recovered appears in the stream as a Gap.
+func TestTourBreak(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		srv := limpettest.NewServer(t, nil)
-		c := dial(t, srv, nil)
-		s := live(t, c, "a", nil)
-		publish(t, srv, "a", numbers(1, 5)...)
-		synctest.Wait()
-		r, _ := c.Publish(context.Background(), "b", []byte("x"), nil)
-		var got []limpet.Message
-		consumed := make(chan struct{})
+		client := dial(t, srv, nil)
+		ctx := context.Background()
+		ticks := subscribeLive(t, client, "ticks", nil)
+		publish(t, srv, "ticks", "1")
+
+		srv.Network.CutAll()
+		publish(t, srv, "ticks", "2") // while no one is connected
+		receipt, err := client.Publish(ctx, "ticks", []byte("3"), nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+
+		if got := payloads(collect(t, ticks, 3)); got != "1 2 3" {
+			t.Errorf("received %q", got)
+		}
+		if _, err := receipt.Wait(ctx); err != nil {
+			t.Error(err)
+		}
+		if n := client.Stats().Connections; n != 2 {
+			t.Errorf("%d connections, want 2", n)
+		}
+	})
+}
+
+// Shutdown sends what was published and lets consumers take what waits, but no
+// longer than ctx allows. Close ends the client at once. Both end every goroutine.
+func TestTourShutDown(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		srv := limpettest.NewServer(t, nil)
+		client := dial(t, srv, nil)
+		orders := subscribeLive(t, client, "orders", nil)
+		publish(t, srv, "orders", "1", "2", "3")
+		synctest.Wait() // they have arrived and wait for a consumer
+		receipt, err := client.Publish(context.Background(), "audit", []byte("stopping"), nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+
+		consumed := make(chan int)
 		go func() {
-			defer close(consumed)
-			for m, err := range s.Messages(context.Background()) {
-				if err != nil {
-					t.Error(err)
-				}
-				got = append(got, m)
-				time.Sleep(time.Second)
+			n := 0
+			for range orders.Messages(context.Background()) { // ends without an error
+				n++
 			}
+			consumed <- n
 		}()
-		ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
+		ctx, cancel := context.WithTimeout(context.Background(), 10*time.Second)
 		defer cancel()
-		if err := c.Shutdown(ctx); err != nil {
-			t.Errorf("Shutdown: %v", err)
+		if err := client.Shutdown(ctx); err != nil {
+			t.Error(err)
 		}
-		<-consumed
-		if payloads(got) != "1 2 3 4 5" || r.Outcome() != limpet.Acked {
-			t.Errorf("consumed %q, receipt %v", payloads(got), r.Outcome())
+
+		if n := <-consumed; n != 3 || receipt.Outcome() != limpet.Acked {
+			t.Errorf("%d of 3 orders were consumed, the last message is %v", n, receipt.Outcome())
 		}
-		synctest.Wait()
-		if n := srv.Server.Stats().Sessions; n != 0 {
-			t.Errorf("server keeps %d sessions after an ordered end", n)
+		if state := client.State(); state.Phase != limpet.Ended {
+			t.Errorf("the client is %v, want ended", state.Phase)
 		}
 	})
 }
-
-func TestShutdownIsBounded(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
-		srv := limpettest.NewServer(t, nil)
-		c := dial(t, srv, nil)
-		s := live(t, c, "a", nil)
-		publish(t, srv, "a", "nobody takes this")
-		synctest.Wait()
-		srv.Network.Strike(limpettest.BlackHole(limpettest.Both))
-		synctest.Wait()
-		c.Publish(context.Background(), "b", []byte("x"), nil)
-		ctx, cancel := context.WithTimeout(context.Background(), time.Second)
-		defer cancel()
-		at := time.Now()
-		err := c.Shutdown(ctx)
-		if took := time.Since(at); took > time.Second+100*time.Millisecond || !errors.Is(err, context.DeadlineExceeded) {
-			t.Errorf("after %v: %v", took, err)
-		}
-		<-c.Done()
-		if st := s.Stats(); st.Dropped != 1 {
-			t.Errorf("%+v", st)
-		}
-	})
-}
-
-// A consumer that publishes must not hang, however small the window.
-func TestReentrance(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
-		srv := limpettest.NewServer(t, nil)
-		observed := make(chan limpet.Event, 1000)
-		c := dial(t, srv, &limpet.Options{Window: limpet.Window{Messages: 4}, Observer: observer(func(e limpet.Event) { observed <- e })})
-		s := live(t, c, "ping", nil)
-		back := live(t, c, "pong", nil)
-		go func() {
-			for i := range 50 {
-				c.Publish(context.Background(), "ping", []byte(fmt.Sprint(i)), nil)
-				if i%10 == 5 {
-					srv.Network.CutAll()
-				}
-			}
-		}()
-		go func() {
-			for m, err := range s.Messages(context.Background()) {
-				if err != nil {
-					return
-				}
-				if _, err := c.Send(context.Background(), "pong", m.Payload, nil); err != nil {
-					return
-				}
-			}
-		}()
-		if got := payloads(collect(t, back, 50)); got != strings.Join(numbers(0, 49), " ") {
-			t.Errorf("got %q", got)
-		}
-		if len(observed) == 0 {
-			t.Error("the observer saw nothing")
-		}
-	})
-}
-
-type observer func(limpet.Event)
-
-func (f observer) Observe(e limpet.Event) { f(e) }
-
-// Receipts resolve when the truth is known, not when the client closes.

@@ -36,7 +36,7 @@ func (q *queue) discard(err error) {
 		q.finishing, q.err = true, err
 	}
 	q.dropped += uint64(q.data)
-	q.items.reset()
+	q.items.Reset()
 	q.data, q.bytes, q.due = 0, 0, 0
 	q.ended = true
 	if !q.discarded {
@@ -58,7 +58,7 @@ func (q *queue) drained() bool {
 }
 
 func (q *queue) endIfEmpty() bool {
-	if !q.finishing || q.ended || q.items.len() > 0 {
+	if !q.finishing || q.ended || q.items.Len() > 0 {
 		return false
 	}
 	q.ended = true
@@ -82,7 +82,7 @@ func (q *queue) take(ctx context.Context, dst []Message, max int, kept bool, pro
 		}
 		tell := processed.last != nil || len(ms) > 0
 		tell = tell && (q.starved() || len(ms) > 0 && q.endIfEmpty())
-		more := q.items.len() > 0
+		more := q.items.Len() > 0
 		ended, err := q.ended, q.err
 		q.mu.Unlock()
 		q.report(told)
@@ -128,12 +128,12 @@ func (q *queue) pause(ctx context.Context, wait time.Duration) error {
 
 // pop takes what is due, or says how long until something is. Mu is held.
 func (q *queue) pop(dst []Message, most int, kept bool) ([]Message, time.Duration) {
-	n := min(q.items.len(), most)
+	n := min(q.items.Len(), most)
 	if n == 0 {
 		return nil, 0
 	}
 	if q.manual {
-		if n = min(n, q.d.Buffer-q.progress.open.len()); n <= 0 {
+		if n = min(n, q.d.Buffer-q.progress.open.Len()); n <= 0 {
 			return nil, 0
 		}
 	}
@@ -143,7 +143,7 @@ func (q *queue) pop(dst []Message, most int, kept bool) ([]Message, time.Duratio
 			if wait := q.nextDue.Sub(now); wait > 0 {
 				return nil, wait
 			}
-			q.nextDue, q.due = now.Add(q.d.Every), q.items.len()
+			q.nextDue, q.due = now.Add(q.d.Every), q.items.Len()
 		}
 		n = min(n, q.due)
 		q.due -= n
@@ -151,11 +151,11 @@ func (q *queue) pop(dst []Message, most int, kept bool) ([]Message, time.Duratio
 	if cap(dst) < n {
 		dst = batches.Get().(*[maxBatch]Message)[:0]
 	}
-	ms := append(dst[:0], q.items.all()[:n]...)
-	q.items.drop(n)
+	ms := append(dst[:0], q.items.All()[:n]...)
+	q.items.Drop(n)
 	losses := 0
 	for i := range ms {
-		if ms[i].Gap != nil {
+		if ms[i].Loss != nil {
 			losses++
 		}
 		q.bytes -= len(ms[i].Payload)
@@ -181,7 +181,7 @@ func (q *queue) handed(ms []Message, delivered bool, processed done) {
 	q.mu.Lock()
 	q.lossHeld = false
 	for i := range ms {
-		if ms[i].Gap != nil {
+		if ms[i].Loss != nil {
 			continue
 		}
 		q.inHand--
@@ -290,7 +290,7 @@ func (s *Subscription) C() <-chan Message {
 	s.startDeliver.Do(func() {
 		s.c = make(chan Message)
 		s.queue.cutter()
-		if !s.client.spawn(&s.client.delivers, s.deliver) {
+		if !s.client.goroutines.spawnDeliverer(s.deliver) {
 			go s.deliver() // the client has ended: what is waiting is still to be had
 		}
 	})

@@ -1,14 +1,15 @@
 // Package limpet is a WebSocket client for live feeds that survives its
 // connections.
 //
-// A Client reconnects politely, restores its subscriptions where they stopped,
-// keeps what it sends until somebody has taken responsibility for it, and hands
-// messages to its consumers at the pace and under the policy that each chose.
-// What it could not do it says: missing messages are a Gap in the stream, an
-// uncertain fate is the outcome Unknown. The loop, one goroutine at a time, owns
-// all session state; the reader hands messages straight to the delivery queue of
-// their subscription and never waits for a consumer. The wire language is a
-// plug, wire.Dialect; limpet.v1 is the default, and package server speaks it.
+// A Client reconnects with backoff and jitter, restores its subscriptions where
+// they stopped, keeps every message until the server has accepted it, and hands
+// messages to its consumers at the pace and under the policy that each chose. It
+// never hides a loss: missing messages appear as a Gap in the stream, and a
+// publish whose fate is uncertain ends as Unknown. The loop, one goroutine at a
+// time, owns all session state; the reader passes messages straight to the
+// delivery queue of their subscription and never waits for a consumer. The wire
+// protocol is a plug-in, wire.Dialect; limpet.v1 is the default, and package
+// server speaks it. The client promises no more than the dialect can carry.
 //
 //	     your goroutines                     per subscription
 //	Publish  Subscribe  Close             Messages(), C(): your code
@@ -23,7 +24,7 @@
 //	            ^          writer
 //	            +-- socket --+
 //
-// See docs/design.md for who owns what, docs/protocol.md for limpet.v1,
-// docs/reconnect.md for the reconnection policy and docs/guarantees.md for what
-// is promised and which test proves it.
+// See docs/design.md for where to find what and who owns it, docs/protocol.md for
+// limpet.v1, docs/reconnect.md for the reconnection policy, and
+// docs/guarantees.md for what is promised and which test proves it.
 package limpet

@@ -8,63 +8,124 @@ import (
 	"strings"
 )
 
-// Sentinels, to be found with errors.Is.
+// Sentinel errors, for errors.Is. They are wrapped in an *Error or a
+// *PermanentError, which say more.
 var (
-	ErrClosed          = errors.New("client is closed; make a new one")
-	ErrUnsupported     = errors.New("not supported")
-	ErrTopic           = errors.New("topic not allowed")
-	ErrTooBig          = errors.New("message too big; split it or raise the limit at both ends")
-	ErrWindowFull      = errors.New("window of unacknowledged messages is full; wait for receipts or raise Options.Window")
-	ErrRejected        = errors.New("refused by the server")
-	ErrExpired         = errors.New("message expired before it was sent")
-	ErrUnsent          = errors.New("message was never sent; it is safe to publish it again")
-	ErrOutcomeUnknown  = errors.New("message may or may not have been accepted; ask the receiver before publishing it again")
-	ErrPanic           = errors.New("panic in a function of the caller")
-	ErrSubprotocol     = errors.New("server does not speak the subprotocol; check URL and Dialect")
-	ErrSuperseded      = errors.New("another connection took the session over")
-	ErrSessionConflict = errors.New("two owners alternate on one session; give each its own")
-	ErrRolledBack      = errors.New("session state of one side is older than the other's")
-	ErrDuplicate       = errors.New("already subscribed; this dialect routes by topic, so share the subscription")
-	ErrHeartbeat       = errors.New("nothing received from the peer for too long")
-	ErrStalled         = errors.New("nothing could be written to the peer for too long")
-	ErrRedirect        = errors.New("server redirects; redirects are not followed, use the final URL")
-	ErrMaxElapsed      = errors.New("gave up after Backoff.MaxElapsed")
+	// ErrClosed is the error of calls after Close or Shutdown, and Client.Err then.
+	ErrClosed = errors.New("client is closed; create a new one")
+	// ErrUnsupported means that the dialect or this version cannot do it.
+	ErrUnsupported = errors.New("not supported")
+	// ErrTopic means that the dialect does not allow the topic.
+	ErrTopic = errors.New("invalid topic")
+	// ErrTooBig means that a message exceeds the limit of the dialect, of
+	// Options.Window or of the server.
+	ErrTooBig = errors.New("message is too big; split it or raise the limit on both sides")
+	// ErrWindowFull is returned by Publish if Window.FailFast is set.
+	ErrWindowFull = errors.New("window of unacknowledged messages is full; wait for receipts or raise Options.Window")
+	// ErrRejected means that the server or the dialect refused a message or a
+	// subscription. Error.Code and Error.Detail are what the server sent.
+	ErrRejected = errors.New("rejected by the server or the dialect")
+	// ErrExpired is the error of a message with the outcome Expired.
+	ErrExpired = errors.New("message expired before it was sent; raise PublishOptions.TTL or publish it again")
+	// ErrUnsent is the error of a message with the outcome Unsent.
+	ErrUnsent = errors.New("message was never sent; it is safe to publish it again")
+	// ErrOutcomeUnknown is the error of a message with the outcome Unknown.
+	ErrOutcomeUnknown = errors.New("message may or may not have been accepted; check with the receiver before publishing it again")
+	// ErrPanic means that a function in Options panicked. PanicError has the stack.
+	ErrPanic = errors.New("a function in Options panicked; see PanicError.Stack")
+	// ErrSubprotocol means that the server did not choose a subprotocol that the
+	// dialect needs. It is permanent.
+	ErrSubprotocol = errors.New("server does not speak the subprotocol; check the URL and Options.Dialect")
+	// ErrSuperseded means that a newer connection took over the session (close
+	// code 4006 of limpet.v1).
+	ErrSuperseded = errors.New("another connection took over the session; give each client its own")
+	// ErrSessionConflict means that two clients keep taking over one session from
+	// each other (close code 4007 of limpet.v1).
+	ErrSessionConflict = errors.New("two clients keep taking over the same session; give each its own")
+	// ErrRolledBack means that the client or the server has an old copy of the
+	// session, or has lost part of it (close code 4402 of limpet.v1).
+	ErrRolledBack = errors.New("session state of one side is older than the other's; it was restored from an old copy or lost")
+	// ErrDuplicate is returned by Subscribe.
+	ErrDuplicate = errors.New("already subscribed to this topic; the dialect allows one subscription per topic, so share it")
+	// ErrHeartbeat means that the peer was silent for 2.5 heartbeat intervals, or
+	// did not finish the handshake within 10 seconds.
+	ErrHeartbeat = errors.New("nothing received from the peer for too long")
+	// ErrStalled means that the peer did not read: no byte of a write was taken
+	// for 15 seconds.
+	ErrStalled = errors.New("nothing could be written to the peer for too long")
+	// ErrRedirect means that the server answered the upgrade with a redirect.
+	ErrRedirect = errors.New("server redirects and redirects are not followed; use the final URL")
+	// ErrMaxElapsed means that there was no connection for Backoff.MaxElapsed. It
+	// is permanent.
+	ErrMaxElapsed = errors.New("gave up: no connection for Backoff.MaxElapsed")
 )
 
-// ErrorClass sorts errors by what one can do about them.
+// ErrorClass groups errors by what a caller can do about them. Its text is
+// stable. A dialect may use classes of its own.
 type ErrorClass string
 
 const (
-	ClassInput        ErrorClass = "input"         // the caller's argument: mend it
-	ClassUnsupported  ErrorClass = "unsupported"   // the dialect or this version cannot
-	ClassClosed       ErrorClass = "closed"        // the client has ended
-	ClassFull         ErrorClass = "full"          // a bound was reached: slow down
-	ClassDNS          ErrorClass = "dns"           // the name does not resolve
-	ClassDial         ErrorClass = "dial"          // no connection to the peer
-	ClassTLS          ErrorClass = "tls"           // certificate or TLS version
-	ClassLocal        ErrorClass = "local"         // this machine: no route, no descriptor, no port
-	ClassTimeout      ErrorClass = "timeout"       // the peer is silent
-	ClassHTTP         ErrorClass = "http"          // refused with an HTTP status
-	ClassProxy        ErrorClass = "proxy"         // refused by a proxy
-	ClassNotWebSocket ErrorClass = "not_websocket" // something else answers at this URL
-	ClassAuth         ErrorClass = "auth"          // credential missing, refused or expired
-	ClassProtocol     ErrorClass = "protocol"      // the peer broke its language
-	ClassOverload     ErrorClass = "overload"      // the server wants less
-	ClassSession      ErrorClass = "session"       // the session is lost or taken over
-	ClassNetwork      ErrorClass = "network"       // the connection broke
-	ClassOutcome      ErrorClass = "outcome"       // a message's fate: rejected, expired, unsent, unknown
-	ClassUser         ErrorClass = "user"          // a function of the caller failed
-	ClassOther        ErrorClass = "other"
+	// ClassInput is an invalid argument or option: correct it.
+	ClassInput ErrorClass = "input"
+	// ClassUnsupported is what the dialect or this version cannot do.
+	ClassUnsupported ErrorClass = "unsupported"
+	// ClassClosed is a call to a client that has ended.
+	ClassClosed ErrorClass = "closed"
+	// ClassFull is a limit that was reached: publish more slowly.
+	ClassFull ErrorClass = "full"
+	// ClassDNS is a host name that does not resolve.
+	ClassDNS ErrorClass = "dns"
+	// ClassDial is a TCP connection that could not be made.
+	ClassDial ErrorClass = "dial"
+	// ClassTLS is a certificate or a TLS handshake that failed.
+	ClassTLS ErrorClass = "tls"
+	// ClassLocal is a fault of this machine: no route, no file descriptor, no port.
+	ClassLocal ErrorClass = "local"
+	// ClassTimeout is a peer that is silent or does not read.
+	ClassTimeout ErrorClass = "timeout"
+	// ClassHTTP is an upgrade that was refused with an HTTP status.
+	ClassHTTP ErrorClass = "http"
+	// ClassProxy is a proxy that failed or refused.
+	ClassProxy ErrorClass = "proxy"
+	// ClassNotWebSocket is an answer by something other than a WebSocket server.
+	ClassNotWebSocket ErrorClass = "not_websocket"
+	// ClassAuth is a credential that is missing, refused or expired.
+	ClassAuth ErrorClass = "auth"
+	// ClassProtocol is a violation of the protocol.
+	ClassProtocol ErrorClass = "protocol"
+	// ClassOverload is a server that asks for less load.
+	ClassOverload ErrorClass = "overload"
+	// ClassSession is a session that was lost or taken over.
+	ClassSession ErrorClass = "session"
+	// ClassNetwork is a connection that broke.
+	ClassNetwork ErrorClass = "network"
+	// ClassOutcome is the outcome of a message: Rejected, Expired, Unsent or
+	// Unknown.
+	ClassOutcome ErrorClass = "outcome"
+	// ClassUser is a function in Options that failed or panicked.
+	ClassUser ErrorClass = "user"
+	// ClassOther is any other error.
+	ClassOther ErrorClass = "other"
 )
 
-// Error is what the client's methods return and what State.Cause holds.
+// Error is what the client's methods return and what State.Cause holds. Its
+// text contains no URL, payload or credential.
 type Error struct {
-	Op     string // "New", "Publish", "dial", "upgrade", "handshake", "open", …
-	Field  string // the argument or option at fault, if one is
-	Class  ErrorClass
-	Code   int    // HTTP status, close code or the server's own code; 0 if there is none
-	Detail string // what the peer said, quoted and cut
-	Err    error
+	// Op is what was tried: "New", "Publish", "Subscribe", "WaitLive", "receipt",
+	// "client", "connect", or a stage of a connection: "dial", "upgrade",
+	// "handshake", "open".
+	Op string
+	// Field is the argument or option at fault, empty if none is.
+	Field string
+	// Class says what can be done.
+	Class ErrorClass
+	// Code is the HTTP status, the close code or the server's own code, 0 if
+	// there is none.
+	Code int
+	// Detail is the peer's explanation, quoted, at most 256 bytes of it.
+	Detail string
+	// Err is what went wrong. It wraps a sentinel where there is one.
+	Err error
 }
 
 func (e *Error) Error() string {
@@ -93,21 +154,25 @@ func (e *Error) Error() string {
 
 func (e *Error) Unwrap() error { return e.Err }
 
-// PermanentError ends a client: reconnecting would not help. Client.Err and
-// every waiter get it.
+// PermanentError is a failure that ended the client, since reconnecting would
+// not help (docs/reconnect.md, sections 2 and 3). Client.Err, WaitReady, Dial,
+// Publish, SubState.Err and the iterators of a Subscription return it.
 type PermanentError struct {
+	// Class is the class of Err.
 	Class ErrorClass
-	Err   error
+	// Err is the last failure.
+	Err error
 }
 
 func (e *PermanentError) Error() string {
-	return "limpet: stopped for good: " + strings.TrimPrefix(e.Err.Error(), "limpet: ")
+	return "limpet: permanent failure: " + strings.TrimPrefix(e.Err.Error(), "limpet: ")
 }
 
 func (e *PermanentError) Unwrap() error { return e.Err }
 
-// Class sorts err; ClassOther if it is none of this package's, "" for nil.
-func Class(err error) ErrorClass {
+// ClassOf returns the class of err: "" if it is nil, ClassTimeout for
+// context.DeadlineExceeded, ClassOther if it is not from this package.
+func ClassOf(err error) ErrorClass {
 	var e *Error
 	var p *PermanentError
 	switch {
@@ -129,10 +194,10 @@ func Class(err error) ErrorClass {
 	return ClassOther
 }
 
-// SafeToRetry reports whether publishing the message again cannot double it:
-// true only if it was never handed to the network. It understands the errors
-// of Publish, PublishBatch, Send and Receipt.Wait. The error of a Wait that
-// only stopped waiting is not safe: the message is still on its way.
+// SafeToRetry reports whether a message can be published again without the risk
+// of a duplicate: whether it was never handed to the network. err is an error of
+// Publish, PublishBatch, Send or Receipt.Wait. It is false for ctx's error from
+// Wait and Send, since the message is still on its way then.
 func SafeToRetry(err error) bool {
 	if errors.Is(err, ErrUnsent) || errors.Is(err, ErrExpired) || errors.Is(err, ErrWindowFull) {
 		return true
@@ -151,29 +216,32 @@ func unsupported(op, field, why string) *Error {
 	return &Error{Op: op, Field: field, Class: ClassUnsupported, Err: fmt.Errorf("%w: %s", ErrUnsupported, why)}
 }
 
-// peerText makes text of the peer fit for a log or an error: quoted, control
-// characters escaped, 256 bytes at most.
+// peerText makes text from the peer fit for a log or an error: it is quoted,
+// with control characters escaped, and cut to 256 bytes.
 func peerText(s string) string {
 	if s == "" {
 		return ""
 	}
-	const most = 256
-	cut := len(s) > most
-	if cut {
-		s = strings.ToValidUTF8(s[:most], "")
+	const limit = 256
+	truncated := len(s) > limit
+	if truncated {
+		s = strings.ToValidUTF8(s[:limit], "")
 	}
-	q := strconv.QuoteToASCII(s)
-	if cut {
-		q += "…"
+	quoted := strconv.QuoteToASCII(s)
+	if truncated {
+		quoted += "…"
 	}
-	return q
+	return quoted
 }
 
+// joinReason wraps both: errors.Is finds either.
 func joinReason(sentinel, cause error) error { return fmt.Errorf("%w: %w", sentinel, cause) }
 
-// PanicError is a panic in a function of the caller, recovered.
+// PanicError is a panic of a function in Options, which the client recovered.
 type PanicError struct {
+	// Value is what was passed to panic.
 	Value any
+	// Stack is the stack of the goroutine that panicked, as text.
 	Stack []byte
 }
 

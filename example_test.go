@@ -135,7 +135,7 @@ func ExampleMessage_gap() {
 		}
 		switch m.Kind {
 		case limpet.Gap:
-			fmt.Printf("missing: %d to %d (%v)\n", m.Gap.After.Offset+1, m.Gap.To.Offset, m.Gap.Cause)
+			fmt.Printf("missing: %d to %d (%v)\n", m.Loss.After.Offset+1, m.Loss.To.Offset, m.Loss.Cause)
 		case limpet.Reset:
 			fmt.Println("start again: nothing can be said about what lies between")
 		default:

@@ -1,24 +1,20 @@
 package limpet
 
-import (
-	"runtime"
-	"sync"
-	"time"
-)
+import "sync"
 
 // inbox carries events to the loop, and starts it when it rests. Its lock is a
 // leaf.
 type inbox struct {
-	start func()
+	startLoop func()
 
 	mu      sync.Mutex
-	came    sync.Cond
+	arrived sync.Cond
 	events  []event
 	resting bool // the loop has no goroutine
 	closed  bool
 }
 
-// post reports whether the loop will see e.
+// post reports whether the loop will see e. It never blocks.
 func (b *inbox) post(e event) bool {
 	b.mu.Lock()
 	if b.closed {
@@ -26,28 +22,28 @@ func (b *inbox) post(e event) bool {
 		return false
 	}
 	b.events = append(b.events, e)
-	start := b.resting
+	resting := b.resting
 	b.resting = false
 	b.mu.Unlock()
-	if start {
-		go b.start()
+	if resting {
+		go b.startLoop()
 	} else {
-		b.came.Signal()
+		b.arrived.Signal()
 	}
 	return true
 }
 
-// wait blocks until there are events and says how many.
-func (b *inbox) wait() int {
+// await blocks until there are events and returns their number.
+func (b *inbox) await() int {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	for len(b.events) == 0 {
-		b.came.Wait()
+		b.arrived.Wait()
 	}
 	return len(b.events)
 }
 
-// take swaps the waiting events against an empty slice.
+// take swaps the waiting events for an empty slice.
 func (b *inbox) take(empty []event) []event {
 	b.mu.Lock()
 	defer b.mu.Unlock()
@@ -56,8 +52,8 @@ func (b *inbox) take(empty []event) []event {
 	return events
 }
 
-// rest reports whether nothing waits. Then the next event starts the loop
-// anew, and its goroutine must end.
+// rest reports whether no event waits. Then the goroutine of the loop must end,
+// and the next event starts a new one.
 func (b *inbox) rest() bool {
 	b.mu.Lock()
 	defer b.mu.Unlock()
@@ -68,30 +64,10 @@ func (b *inbox) rest() bool {
 	return true
 }
 
+// close returns the events that are still waiting. No more come.
 func (b *inbox) close() []event {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	b.closed = true
 	return b.events
 }
-
-// gather waits for events. It lets those run who were told an outcome, for as
-// long as they publish: what they have to say then leaves together. One alone
-// is not waited for, and where the processor is busy with others nobody is for
-// long.
-func (l *loop) gather() {
-	n, told := l.c.inbox.wait(), l.window.told
-	if l.window.told = 0; told < 2 {
-		return
-	}
-	for began := time.Now(); n < told && time.Since(began) < gatherAtMost; {
-		runtime.Gosched()
-		more := l.c.inbox.wait()
-		if more == n {
-			return
-		}
-		n = more
-	}
-}
-
-const gatherAtMost = time.Millisecond

@@ -3,6 +3,7 @@ package limpet
 import (
 	"context"
 	"errors"
+	"runtime"
 	"slices"
 	"time"
 
@@ -10,86 +11,103 @@ import (
 )
 
 const (
-	batchBytes = 64 << 10               // one write: control frames get their turn after it
-	subsAtOnce = 256                    // subscriptions asked for and not answered
-	goodbye    = 100 * time.Millisecond // of Close, for the close frame
-	patience   = time.Second            // for the close frame that follows a fatal error frame
-	readsAhead = 8                      // batches of events that the reader may have posted
+	maxWriteBytes     = 64 << 10               // of messages in one write: control frames get their turn after it
+	maxAsking         = 256                    // subscriptions asked for and not answered
+	closeFrameTimeout = 100 * time.Millisecond // Close waits for the close frame
+	fatalCloseTimeout = time.Second            // for the close frame that follows a fatal error frame
 )
 
-// event is something that happened, or that somebody wants. Only apply
-// receives the loop.
-type event interface{ apply(*loop) }
-
 // loop owns the state of a client. One goroutine at a time runs it, none while
-// nothing happens; nothing else touches its fields.
+// nothing happens, and nothing else touches its fields.
+//
+// What belongs to one connection is in link. The fields here outlive it.
 type loop struct {
-	c     *Client
-	timer *time.Timer
-	now   time.Time // of the present round
-	pace  pace      // of the rounds
+	c       *Client
+	dialer  *dialer
+	timer   *time.Timer
+	timerAt time.Time // when the timer fires; zero: never
+	now     time.Time // of the current round
+	wakes   wakeRate  // of the rounds
 
 	state    State
-	policy   policy
 	window   *window
 	registry registry
-	draining []*Subscription // ended by Shutdown, their consumers still taking
+	draining []*Subscription // ended, their consumers still taking
 	shutdown bool
-	bye      bool // told the server that the session may go
 	ended    bool
 
-	session  wire.Session
-	lost     time.Time          // since when there is no ready connection
-	tried    time.Time          // start of the last attempt
-	hangUp   context.CancelFunc // ends the attempt under way
-	notUntil time.Time          // the server's slot: no attempt before it, whatever happens
-	refresh  bool               // the next attempt needs a new credential
-	refused  time.Time          // when a credential was last refused
-	strikes  int                // violations in a row, from the same positions
-	progress uint64             // fingerprint of the positions at the last violation
-	spread   time.Duration
-	goAway   time.Duration // not earlier than this after the coming loss
+	link    *link // the connection in use; nil without one
+	session wire.Session
 
-	// Of the present connection.
-	conn       *conn
-	codec      wire.Codec
-	start      *wire.Frames // of the codec, not yet written
-	ops        []wire.Op
-	ask        []*Subscription // to be asked for
-	asking     int             // asked for, not answered
-	writeSince time.Time
-	armed      time.Time // what the timer was last set to
-	writeErr   error
-	last       *wire.Event // a fatal error frame: its close frame is awaited
+	// When to try again.
+	policy         policy
+	attemptAt      time.Time          // Waiting: when the next attempt is due
+	lastAttempt    time.Time          // when the last attempt started
+	cancelAttempt  context.CancelFunc // of the attempt in progress
+	disconnectedAt time.Time          // since when no connection is ready; zero while one is
+	earliestRetry  time.Time          // the server's slot: no attempt before it
+	spread         time.Duration      // the server's reconnect window
+	goAwayDelay    time.Duration      // the server's delay after the loss that it announced
+	askAgainAt     time.Time          // the earliest time at which a subscription is due to be asked for again
+
+	refreshCredential   bool      // the next attempt needs a new credential
+	credentialRefusedAt time.Time // when the server last refused one
+
+	violations         int    // in a row, with the same progress
+	violationsProgress uint64 // the progress at the last violation
+}
+
+// link is what the loop knows of one connection. A new connection is a new
+// link, so nothing of an old one survives in it, and two may exist at once.
+type link struct {
+	conn  *conn
+	codec wire.Codec
+	ready bool // the handshake is complete
+
+	// To be written.
+	start        *wire.Frames // the codec's first frames; nil once written
+	ops          []wire.Op
+	toAsk        []*Subscription
+	asking       int       // subscriptions asked for and not answered
+	writing      bool      // a write is in progress
+	writeStarted time.Time // when it started
+	unencoded    bool      // the last write left operations to encode
+	writeErr     error
+	byeSent      bool // the server knows that the session has ended
+
+	// Signs of life.
 	heartbeat  time.Duration
-	ready      bool
-	writing    bool
-	again      bool // flush left something to encode
 	pinging    bool
 	acked      bool // a message was acknowledged on it
-	stable     bool
+	stable     bool // it lasted long enough to forget earlier failures
+	fatalError *wire.Event
 
-	// Deadlines; zero: none.
-	wakeAt, pingAt, stableAt, handshakeBy, closeBy, retryAt, graceUntil time.Time
+	// Deadlines. Zero: none.
+	handshakeBy time.Time
+	closeBy     time.Time // for the close frame after fatalError
+	pingAt      time.Time
+	stableAt    time.Time
+	graceUntil  time.Time // the peer gets until then after the process stood still
 }
 
 func newLoop(c *Client) *loop {
 	l := &loop{c: c, policy: newPolicy(c.cfg.Backoff, c.cfg.DialTimeout)}
-	l.window = newWindow(c.cfg.traits.Sessions, &c.gate, &c.counters)
+	l.dialer = &dialer{cfg: &c.cfg, inbox: &c.inbox, goroutines: &c.goroutines}
+	l.window = newWindow(c.cfg.traits.Sessions, &c.admission, &c.counters)
 	l.registry = registry{traits: &c.cfg.traits, routes: &c.routes}
-	l.state = c.state.load()
+	l.state = c.state.Load()
 	l.timer = time.AfterFunc(forever, func() { c.inbox.post(elapsed{}) })
 	return l
 }
 
-// run does what the events of the inbox and the timer ask for. It returns at
-// the end of the client, or to rest.
+// run handles the events of the inbox and what the timer makes due. It returns
+// when the client has ended, or to rest: then the next event starts it again.
 func (l *loop) run() {
 	var events []event
 	for {
 		l.gather()
 		events = l.c.inbox.take(events[:0])
-		l.c.ids.tick()
+		l.c.ids.ExpireClock()
 		l.now = time.Now()
 		for i, e := range events {
 			e.apply(l)
@@ -99,384 +117,167 @@ func (l *loop) run() {
 			l.tick()
 		}
 		if !l.ended {
-			l.flush()
+			l.startWrite()
 		}
 		if l.ended {
 			l.timer.Stop()
 			l.cleanUp()
 			return
 		}
-		l.timer.Reset(l.arm())
-		if !l.pace.steady(l.now) && !l.expecting() && l.c.inbox.rest() {
+		l.timer.Reset(l.untilNextDeadline())
+		if !l.wakes.frequent(l.now) && !l.expectsEvents() && l.c.inbox.rest() {
 			return
 		}
 	}
 }
 
-// expecting reports whether something is under way whose end the loop will hear
-// of soon.
-func (l *loop) expecting() bool {
+// gather waits for events. When several callers have just learned an outcome,
+// it yields to them for at most gatherTimeout, so that what they publish next
+// leaves in one write. It does not wait for a single caller.
+func (l *loop) gather() {
+	n, woken := l.c.inbox.await(), l.window.woken
+	if l.window.woken = 0; woken < 2 {
+		return
+	}
+	for began := time.Now(); n < woken && time.Since(began) < gatherTimeout; {
+		runtime.Gosched()
+		more := l.c.inbox.await()
+		if more == n {
+			return
+		}
+		n = more
+	}
+}
+
+const gatherTimeout = time.Millisecond
+
+// expectsEvents reports whether something is in progress whose end the loop
+// will hear of soon.
+func (l *loop) expectsEvents() bool {
 	switch l.state.Phase {
 	case Connecting, Handshaking:
 		return true
 	case Ready:
-		return l.writing || l.asking > 0 || l.window.pending > 0
+		return l.link.writing || l.link.asking > 0 || l.window.pending > 0
 	}
 	return false
 }
 
-// begin is the first event of all.
-type begin struct{}
-
-func (begin) apply(l *loop) {
-	l.lost = l.now
-	l.connect()
-}
-
-// elapsed is the timer's word; the round looks for itself what is due.
-type elapsed struct{}
-
-func (elapsed) apply(*loop) {}
-
-// set publishes a change of phase.
-func (l *loop) set(p Phase) {
+// enter publishes a change of phase.
+func (l *loop) enter(p Phase) {
 	l.state.Phase, l.state.Since = p, l.now
 	l.state.Draining = l.shutdown
-	l.state.Attempt = l.policy.k
-	l.c.state.set(l.state)
+	l.state.Attempt = l.policy.failures
+	l.c.state.Set(l.state)
 	l.c.notify.post(StateChanged{l.c.cfg.url.Host, l.state})
 }
 
-// connect starts an attempt.
-func (l *loop) connect() {
-	l.tried = l.now
-	l.wakeAt = time.Time{}
-	l.c.counters.attempts.Add(1)
-	l.set(Connecting)
-	a := attempt{number: l.policy.k + 1, session: l.session, subs: l.registry.positions(), refresh: l.refresh, cause: l.state.Cause}
-	ctx, cancel := context.WithTimeout(context.Background(), l.policy.dialTimeout)
-	l.hangUp = cancel
-	l.c.spawn(&l.c.workers, func() {
-		defer cancel()
-		d := l.c.dial(ctx, a)
-		d.timedOut = ctx.Err() == context.DeadlineExceeded
-		if !l.c.inbox.post(d) && d.conn != nil {
-			d.conn.abandon()
-		}
-	})
-}
-
-// dialed is the end of an attempt.
-type dialed struct {
-	conn     *conn
-	token    string
-	failure  *wire.Failure
-	timedOut bool
-}
-
-func (d dialed) apply(l *loop) {
-	l.hangUp = nil
-	if l.ended {
-		if d.conn != nil {
-			d.conn.abandon()
-		}
-		return
-	}
-	var user *userError
-	if d.failure == nil || !errors.As(d.failure.Err, &user) {
-		l.refresh = false // Auth has answered
-	}
-	if d.failure != nil {
-		if d.timedOut {
-			l.policy.timedOut()
-		}
-		l.fail(d.failure)
-		return
-	}
-	l.policy.dialTimeout = l.policy.first
-	l.open(d.conn, d.token)
-}
-
-// open begins a connection. Every earlier one is fenced before the positions
-// to resume from are read.
-func (l *loop) open(k *conn, token string) {
-	l.state.Generation++
-	k.gen = l.state.Generation
-	l.c.counters.plainFrames.Store(k.plain)
-	l.registry.publish()
-	subs := l.registry.begin(k.gen)
-	codec, err := l.c.cfg.Dialect.Open(wire.Resume{
-		Conn: k.gen, Subprotocol: k.subprotocol, Session: l.session, Token: token,
-		Uplink: l.window.uplink(), Subs: subs, TTL: l.c.cfg.SessionTTL, ReadLimit: l.c.cfg.ReadLimit,
-	})
-	l.conn, l.codec = k, codec
-	if err != nil {
-		l.disconnect(1002, "subprotocol")
-		l.end(&PermanentError{ClassProtocol, &Error{Op: "upgrade", Class: ClassProtocol, Err: joinReason(ErrSubprotocol, err)}})
-		return
-	}
-	l.ready, l.writing, l.writeErr, l.last = false, false, nil, nil
-	l.pinging, l.acked, l.stable, l.bye = false, false, false, false
-	l.ops, l.ask, l.asking = nil, nil, 0
-	if l.c.cfg.traits.Confirms {
-		l.asking = len(subs)
-	}
-	l.start = new(wire.Frames)
-	l.goAway = 0
-	l.heartbeat = l.c.cfg.Heartbeat.Interval
-	l.handshakeBy = l.now.Add(handshakeTimeout)
-	l.pingAt, l.stableAt, l.closeBy, l.graceUntil = time.Time{}, time.Time{}, time.Time{}, time.Time{}
-	for _, s := range l.registry.subs {
-		if !s.asked {
-			l.ask = append(l.ask, s)
-		}
-	}
-	if err := codec.Start(l.start); err != nil {
-		l.fault(&wire.CodeError{Code: 1002, Reason: err.Error()})
-		return
-	}
-	l.set(Handshaking)
-	k.codec = codec
-	l.c.spawn(&l.c.workers, func() { l.c.read(k) })
-	if !l.c.cfg.traits.Greeting {
-		l.welcome(&wire.Ready{})
-	}
-}
-
-// welcome makes the connection usable.
-func (l *loop) welcome(r *wire.Ready) {
-	switch {
-	case l.ready:
-		l.fault(&wire.CodeError{Code: 4000, Reason: "second welcome on one connection"})
-		return
-	case r.Conn != 0 && r.Conn != l.conn.gen:
-		l.fault(&wire.CodeError{Code: 4000, Reason: "welcome of another connection"})
-		return
-	case r.Resumed && r.Session.ID != l.session.ID:
-		l.fault(&wire.CodeError{Code: 4000, Reason: "resumed a session that is not ours"})
-		return
-	}
-	if err := l.window.resume(r); err != nil {
-		l.session = wire.Session{}
-		l.fault(err)
-		return
-	}
-	l.ready = true
-	l.session = r.Session
-	l.spread = min(r.Spread, maxSpread)
-	if r.Heartbeat > 0 {
-		l.heartbeat = min(l.heartbeat, max(r.Heartbeat, 10*time.Millisecond))
-	}
-	l.handshakeBy = time.Time{}
-	// The first beat at a random moment: a herd that reconnected together must
-	// not beat together.
-	l.pingAt = l.now.Add(uniform(l.heartbeat))
-	l.stableAt = l.now.Add(l.c.cfg.Backoff.StableAfter)
-	l.lost = time.Time{}
-	l.c.counters.connections.Add(1)
-	if r.Resumed {
-		l.c.counters.resumes.Add(1)
-	}
-	l.state.Resumed = r.Resumed
-	l.state.NextAttempt = time.Time{}
-	l.set(Ready)
-	if !l.c.cfg.traits.Confirms {
-		for _, s := range l.registry.subs {
-			if s.asked {
-				l.setSub(s, SubState{Phase: SubLive, Generation: l.conn.gen})
-			}
-		}
-	}
-}
-
-// fail ends an attempt or the present connection and decides what comes next.
-func (l *loop) fail(f *wire.Failure) {
-	f.Attempt = l.policy.k + 1
-	d := judge(l.c.cfg.Dialect, f)
-	why := cause(f, d)
-	l.state.Cause = why
-	if d.TooBig && l.ready {
-		l.window.tooBig()
-	}
-	l.disconnect(0, "")
-	if l.lost.IsZero() {
-		l.lost = l.now
-	}
-	if d.strike {
-		if now := l.positions(); l.strikes > 0 && now == l.progress {
-			l.strikes++
-		} else {
-			l.strikes, l.progress = 1, now
-		}
-		if l.strikes >= maxStrikes {
-			l.end(&PermanentError{d.class, why})
-			return
-		}
-	}
-	if l.goAway > 0 {
-		d.After, d.window = max(d.After, l.goAway), l.spread
-		l.goAway = 0
-	}
-	l.notUntil = l.now.Add(d.After)
-	spread := l.spread
-	switch d.Action {
-	case wire.ActionStop:
-		l.end(&PermanentError{d.class, why})
-		return
-	case wire.ActionRefresh:
-		if l.c.cfg.Auth == nil || !l.refused.IsZero() && l.now.Sub(l.refused) < refreshOnce {
-			l.end(&PermanentError{ClassAuth, why})
-			return
-		}
-		l.refused, l.refresh = l.now, true
-		l.policy.failed(0)
-		l.wait(d.After)
-		return
-	case wire.ActionRetryNow:
-		// Once: a peer that never lets us stay must not be hammered.
-		if l.policy.k == 0 {
-			l.policy.failed(0)
-			l.wait(d.After)
-			return
-		}
-	case wire.ActionNewSession:
-		l.session = wire.Session{}
-	case wire.ActionSpread:
-		spread = max(spread, d.Spread)
-	}
-	l.wait(l.policy.next(d, spread))
-}
-
-// wait schedules the next attempt.
-func (l *loop) wait(delay time.Duration) {
-	if l.idle() && l.shutdown {
-		l.end(nil)
-		return
-	}
-	l.wakeAt = later(l.now.Add(delay), l.earliest())
-	l.state.NextAttempt = l.wakeAt
-	l.set(Waiting)
-}
-
-// earliest is when the next attempt may be made.
-func (l *loop) earliest() time.Time { return later(l.tried.Add(minBetweenAttempts), l.notUntil) }
-
-// positions is a fingerprint of everything that moves when a connection gets
-// anywhere.
-func (l *loop) positions() uint64 {
-	sum := l.window.lo
-	for _, s := range l.registry.subs {
-		s.queue.mu.Lock()
-		sum += s.queue.received + s.queue.gaps + s.queue.resets
-		s.queue.mu.Unlock()
-	}
-	return sum
-}
-
-// fault ends the connection for a violation by the peer.
-func (l *loop) fault(err error) {
-	var ce *wire.CodeError
-	if !errors.As(err, &ce) {
-		ce = &wire.CodeError{Code: 1002, Reason: err.Error()}
-	}
-	stage := wire.StageOpen
-	if !l.ready {
-		stage = wire.StageHandshake
-	}
-	l.disconnect(ce.Code, ce.Reason)
-	l.fail(&wire.Failure{Stage: stage, Err: ce})
-}
-
-// disconnect lets the present connection go, with a close frame if code is
-// not 0.
-func (l *loop) disconnect(code uint16, reason string) {
-	k := l.conn
-	if k == nil {
-		return
-	}
-	l.conn, l.codec, l.ready, l.writing = nil, nil, false, false
-	l.pingAt, l.stableAt, l.handshakeBy, l.closeBy = time.Time{}, time.Time{}, time.Time{}, time.Time{}
-	l.window.lost()
-	for _, s := range l.registry.subs {
-		s.queue.fence()
-		if st := s.state.load(); st.Phase == SubLive {
-			l.setSub(s, SubState{Phase: SubPending, Generation: st.Generation})
-		}
-	}
-	timeout := closeTimeout
-	if l.ended || l.shutdown {
-		timeout = goodbye
-	}
-	l.c.spawn(&l.c.workers, func() {
-		if code == 0 {
-			k.abandon()
-			return
-		}
-		k.shut(code, reason, timeout)
-	})
-}
-
-func (l *loop) setSub(s *Subscription, st SubState) {
+// enterSub publishes a change of a subscription's phase.
+func (l *loop) enterSub(s *Subscription, st SubState) {
 	st.Since = l.now
-	s.state.set(st)
+	s.state.Set(st)
 	l.c.notify.post(SubscriptionChanged{s.topic, st})
 }
 
-// end is the end of the client: nil after Close and Shutdown.
-func (l *loop) end(why error) {
+// endSub ends s once its consumers have taken what is waiting.
+func (l *loop) endSub(s *Subscription, err error) {
+	l.registry.remove(s)
+	s.queue.finish(err)
+	l.forgetDrained()
+	l.draining = append(l.draining, s)
+	l.enterSub(s, SubState{Phase: SubEnded, Err: err})
+}
+
+// releaseSub takes s out of the registry and unsubscribes at the server. It
+// reports false if s has ended already.
+func (l *loop) releaseSub(s *Subscription) bool {
+	phase := s.state.Load().Phase
+	if phase == SubEnded {
+		return false
+	}
+	l.registry.remove(s)
+	if !l.askedOnLink(s) {
+		return true
+	}
+	if phase == SubPending {
+		l.link.asking--
+	}
+	if l.c.cfg.traits.Unsubscribe {
+		l.link.ops = append(l.link.ops, wire.Op{Kind: wire.OpUnsubscribe, Key: s.key, Cmd: s.key*4 + 2, Name: s.wireName, Topic: s.topic})
+	}
+	return true
+}
+
+// askedOnLink reports whether s was asked for on the connection in use.
+func (l *loop) askedOnLink(s *Subscription) bool {
+	return l.link != nil && s.askedGeneration == l.link.conn.gen
+}
+
+// end ends the client: err is nil after Close and Shutdown.
+func (l *loop) end(err error) {
 	if l.ended {
 		return
 	}
 	l.ended = true
 	closed := &Error{Op: "client", Class: ClassClosed, Err: ErrClosed}
-	l.state.Cause = why
-	if why == nil {
+	l.state.Cause = err
+	if err == nil {
 		l.state.Cause = closed
 	}
-	l.c.gate.close(l.state.Cause)
+	l.c.admission.close(l.state.Cause)
 	code := l.c.cfg.traits.CloseCode
 	if code == 0 {
 		code = 1000
 	}
-	l.disconnect(code, "")
+	l.disconnect(l.link, code, "")
 	l.window.close()
-	if why == nil {
-		l.discard()
+	if err == nil {
+		l.discardWaiting()
 	}
 	for _, s := range l.registry.subs {
-		s.queue.finish(why)
-		l.setSub(s, SubState{Phase: SubEnded, Err: why})
+		s.queue.finish(err)
+		l.enterSub(s, SubState{Phase: SubEnded, Err: err})
 	}
-	if l.hangUp != nil {
-		l.hangUp()
+	if l.cancelAttempt != nil {
+		l.cancelAttempt()
 	}
 }
 
-// discard drops what waits for consumers.
-func (l *loop) discard() {
+// discardWaiting drops what waits for consumers.
+func (l *loop) discardWaiting() {
 	for _, s := range l.consumed() {
 		s.queue.discard(nil)
 	}
 }
 
-// consumed is the subscriptions whose consumers may still be taking.
+// consumed returns the subscriptions whose consumers may still be taking.
 func (l *loop) consumed() []*Subscription { return slices.Concat(l.registry.subs, l.draining) }
+
+// nothingPending reports whether every message has its outcome and every ended
+// subscription is drained: an ordered end may happen.
+func (l *loop) nothingPending() bool { return l.window.pending == 0 && l.forgetDrained() }
+
+// forgetDrained forgets the ended subscriptions whose consumers have taken
+// everything and reports whether none is left.
+func (l *loop) forgetDrained() bool {
+	l.draining = slices.DeleteFunc(l.draining, func(s *Subscription) bool { return s.queue.drained() })
+	return len(l.draining) == 0
+}
 
 // cleanUp waits for the goroutines of an ended client.
 func (l *loop) cleanUp() {
+	l.c.goroutines.close()
 	l.c.mu.Lock()
-	l.c.ended = true
 	l.c.orphans = l.consumed()
 	l.c.mu.Unlock()
 	for _, e := range l.c.inbox.close() {
 		e.apply(l)
 	}
-	clean := errors.Is(l.state.Cause, ErrClosed)
-	l.c.workers.Wait()
-	if clean {
-		l.c.delivers.Wait()
+	l.c.goroutines.connections.Wait()
+	if errors.Is(l.state.Cause, ErrClosed) {
+		l.c.goroutines.deliverers.Wait()
 	}
-	l.set(Ended)
+	l.enter(Ended)
 	l.c.notify.end()
 	close(l.c.done)
 }

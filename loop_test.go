@@ -3,9 +3,9 @@ package limpet
 import (
 	"context"
 	"errors"
-	"fmt"
-	"math/rand/v2"
+	"flag"
 	"net/http"
+	"sync"
 	"sync/atomic"
 	"testing"
 	"testing/synctest"
@@ -18,12 +18,12 @@ import (
 func offline(t *testing.T) *Client { return watched(t, nil) }
 
 func watched(t *testing.T, o Observer) *Client {
-	c, err := New("wss://nowhere", &Options{
+	c, err := New("wss://nowhere", options(&Options{
 		Observer:   o,
 		HTTPClient: &http.Client{Transport: nowhere{}},
 		Backoff:    Backoff{First: time.Hour, Initial: time.Hour, Max: time.Hour},
 		Window:     Window{Messages: 1 << 20},
-	})
+	}))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -33,6 +33,12 @@ func watched(t *testing.T, o Observer) *Client {
 	})
 	synctest.Wait()
 	return c
+}
+
+// options is the helper of the same name in helpers_test.go.
+func options(o *Options) *Options {
+	o.PlainFrames = o.PlainFrames || flag.Lookup("plain").Value.String() == "true"
+	return o
 }
 
 type nowhere struct{}
@@ -153,7 +159,7 @@ func TestRetryThatChangesNothingIsNoNews(t *testing.T) {
 		var waits impatience
 		c := watched(t, &waits)
 		waits.client.Store(c)
-		c.Retry()
+		c.ReconnectNow()
 		time.Sleep(minBetweenAttempts - time.Millisecond)
 		if n := waits.n.Load(); n != 2 {
 			t.Errorf("told of %d waits, want the first and the one that Retry cut short", n)
@@ -177,60 +183,26 @@ func (o *impatience) Observe(e Event) {
 		return
 	}
 	if c := o.client.Load(); c != nil {
-		c.Retry()
+		c.ReconnectNow()
 	}
 }
 
-// Whoever learns of the first of many outcomes finds all of them counted and
-// their room free, while the others are still being told.
-func TestRoomIsFreeBeforeTheFirstIsTold(t *testing.T) {
-	const many = 100_000
-	for range 3 {
-		g, stats := new(gate), new(counters)
-		w := newWindow(true, g, stats)
-		receipts := make([]Receipt, many)
-		for i := range receipts {
-			w.add(&receipts[i])
-		}
-		told := receipts[0].Done()
-		found := make(chan error)
-		go func() {
-			<-told
-			err := g.enter(context.Background(), many, 0, false)
-			if n := stats.outcomes[Acked].Load(); n != many {
-				err = fmt.Errorf("%d of %d are counted, room: %w", n, many, err)
+// However publishers and the loop meet, an idle client remembers no time: an
+// hour later that time would be wrong.
+func TestIdleClientsReadTheClock(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		c := offline(t)
+		for i := range 20_000 {
+			var publishers sync.WaitGroup
+			for range 4 {
+				publishers.Go(func() { c.Publish(context.Background(), "a", nil, nil) })
 			}
-			found <- err
-		}()
-		w.settleTo(many, Acked)
-		w.tell()
-		if err := <-found; err != nil {
-			t.Error(err)
-		}
-	}
-}
-
-// The last message of a batch without an outcome holds what it shares memory
-// with: one block of payloads, however large the batch is.
-func TestBatchSharesLittleMemory(t *testing.T) {
-	for seed := range uint64(100) {
-		rnd := rand.New(rand.NewPCG(seed, 3))
-		ms := make([]Outgoing, 1+rnd.IntN(300))
-		most := []int{100, 1000, 10_000}[rnd.IntN(3)]
-		for i := range ms {
-			ms[i].Payload = make([]byte, rnd.IntN(most))
-		}
-		var block []byte
-		for i := range ms {
-			n, before := len(ms[i].Payload), len(block)
-			payload, rest := cut(block, ms[i:])
-			if len(payload) != n || cap(payload) != n {
-				t.Fatalf("seed %d: %d bytes of room %d for a payload of %d", seed, len(payload), cap(payload), n)
+			publishers.Wait()
+			synctest.Wait()
+			time.Sleep(time.Hour)
+			if s, ns := c.ids.ID(c.ids.Reserve(1)).Time().UnixTime(); time.Since(time.Unix(s, ns)) > time.Millisecond {
+				t.Fatalf("round %d: an id of %v has the time %v", i, time.Now(), time.Unix(s, ns))
 			}
-			if size := n + len(rest); n > before && size > max(n, 4<<10) {
-				t.Fatalf("seed %d: a block of %d bytes for a payload of %d", seed, size, n)
-			}
-			block = rest
 		}
-	}
+	})
 }

@@ -7,68 +7,85 @@ import (
 	"sync/atomic"
 )
 
-// Observer is told what happens to a client. Observe runs on one goroutine of
-// its own, one call at a time, in order; however slow it is, the client does
-// not wait for it: when 1,024 events are waiting the oldest are dropped and
-// EventsLost says how many. State and Stats never lose anything.
+// Observer receives the events of a client, for logs and metrics.
 type Observer interface {
+	// Observe is called for one event at a time, in order, on a goroutine of its
+	// own. The client does not wait for it: at most 1,024 events are kept for a
+	// slow Observer, then the oldest are dropped and EventsLost reports how many.
+	// A panic in Observe is recovered and ignored. State and Stats are always
+	// complete.
 	Observe(Event)
 }
 
-// Event is one of the Event structs of this package. New kinds may be added:
-// a switch over them needs a default.
+// Event is one of the event structs of this package: StateChanged,
+// SubscriptionChanged, LossReported, ServerNotice, CredentialInURL, EventsLost.
+// Later versions may add more, so a switch over them needs a default.
 //
-// With Options.Logger each is logged, too:
+// With Options.Logger each event is logged as well:
 //
 //	Debug  StateChanged between attempts, SubscriptionChanged to pending
 //	Info   StateChanged to ready and to a clean end, SubscriptionChanged to live or ended
-//	Warn   StateChanged after a lost connection or the first failed attempt, LossTold, ServerSaid,
-//	       a refused subscription, CredentialInURL, EventsLost
+//	Warn   StateChanged after a lost connection or the first failed attempt, LossReported,
+//	       ServerNotice, a refused subscription, CredentialInURL, EventsLost
 //	Error  StateChanged to an end that is permanent
 type Event interface {
 	record() (slog.Level, string, []slog.Attr)
 }
 
-// StateChanged is sent when the client's phase changes.
+// StateChanged reports that the phase of the client has changed.
 type StateChanged struct {
-	Host  string
+	// Host is the host and port of the URL.
+	Host string
+	// State is the new state.
 	State State
 }
 
-// SubscriptionChanged is sent when a subscription's phase changes.
+// SubscriptionChanged reports that the phase of a subscription has changed.
 type SubscriptionChanged struct {
+	// Topic is the topic of the subscription.
 	Topic string
+	// State is the new state.
 	State SubState
 }
 
-// LossTold is sent when the server reports a gap or restarts a stream. The
-// consumer gets it in the stream as well.
-type LossTold struct {
+// LossReported reports that the server announced a gap or reset a stream. The
+// consumer finds the same loss in the stream.
+type LossReported struct {
+	// Topic is the topic of the subscription.
 	Topic string
-	Kind  Kind
+	// Kind is Gap or Reset.
+	Kind Kind
+	// Cause is the reason that the server gave.
 	Cause Cause
 }
 
-// ServerSaid is an error or a notice of the server that ends nothing.
-type ServerSaid struct {
-	Code   int
-	Reason string // quoted and cut
+// ServerNotice reports an error or a notice that the server sent, for example
+// that it is going away. If the connection ends as well, State.Cause says why.
+type ServerNotice struct {
+	// Code is the server's own code.
+	Code int
+	// Reason is the server's explanation, quoted, at most 256 bytes of it.
+	Reason string
 }
 
-// CredentialInURL is sent once if the URL carries what looks like a credential:
-// proxies and servers log URLs. Options.Auth is the place for it.
+// CredentialInURL warns, once for each query parameter of the URL whose name
+// suggests a credential. Proxies and servers log URLs: use Options.Auth.
 type CredentialInURL struct {
-	Key string // the name of the query parameter
+	// Key is the name of the query parameter.
+	Key string
 }
 
-// EventsLost says that the observer was too slow for Count events.
-type EventsLost struct{ Count uint64 }
+// EventsLost reports that the Observer or the Logger was too slow.
+type EventsLost struct {
+	// Count is the number of events dropped since the last report.
+	Count uint64
+}
 
 func (e StateChanged) record() (slog.Level, string, []slog.Attr) {
 	s := e.State
 	attrs := []slog.Attr{slog.String("host", e.Host), slog.Uint64("generation", s.Generation)}
 	if s.Cause != nil {
-		attrs = append(attrs, slog.String("class", string(Class(s.Cause))), slog.String("cause", s.Cause.Error()))
+		attrs = append(attrs, slog.String("class", string(ClassOf(s.Cause))), slog.String("cause", s.Cause.Error()))
 	}
 	level := slog.LevelDebug
 	switch s.Phase {
@@ -82,7 +99,7 @@ func (e StateChanged) record() (slog.Level, string, []slog.Attr) {
 		attrs = append(attrs, slog.Int("attempt", s.Attempt), slog.Time("next", s.NextAttempt))
 	case Ended:
 		level = slog.LevelInfo
-		if Class(s.Cause) != ClassClosed {
+		if ClassOf(s.Cause) != ClassClosed {
 			level = slog.LevelError
 		}
 	}
@@ -101,13 +118,13 @@ func (e SubscriptionChanged) record() (slog.Level, string, []slog.Attr) {
 	return level, "limpet: subscription", attrs
 }
 
-func (e LossTold) record() (slog.Level, string, []slog.Attr) {
+func (e LossReported) record() (slog.Level, string, []slog.Attr) {
 	return slog.LevelWarn, "limpet: " + e.Kind.String(), []slog.Attr{
 		slog.String("topic", peerText(e.Topic)), slog.String("cause", e.Cause.String())}
 }
 
-func (e ServerSaid) record() (slog.Level, string, []slog.Attr) {
-	return slog.LevelWarn, "limpet: server said", []slog.Attr{
+func (e ServerNotice) record() (slog.Level, string, []slog.Attr) {
+	return slog.LevelWarn, "limpet: server notice", []slog.Attr{
 		slog.Int("code", e.Code), slog.String("reason", e.Reason)}
 }
 
@@ -119,16 +136,17 @@ func (e EventsLost) record() (slog.Level, string, []slog.Attr) {
 	return slog.LevelWarn, "limpet: observer too slow", []slog.Attr{slog.Uint64("lost", e.Count)}
 }
 
-// notifier takes events off the loop to the logger and the observer.
+// notifier passes events to the logger and the observer, on its own goroutine.
+// Its lock is a leaf.
 type notifier struct {
 	logger   *slog.Logger
 	observer Observer
 	wake     chan struct{}
 
-	mu     sync.Mutex
-	events []Event
-	lost   uint64
-	ended  bool
+	mu      sync.Mutex
+	events  []Event
+	dropped uint64 // since the last EventsLost
+	ended   bool
 }
 
 const maxEvents = 1024
@@ -148,14 +166,14 @@ func (n *notifier) post(e Event) {
 	n.mu.Lock()
 	if len(n.events) >= maxEvents {
 		n.events = n.events[1:]
-		n.lost++
+		n.dropped++
 	}
 	n.events = append(n.events, e)
 	n.mu.Unlock()
-	n.signal()
+	n.wakeUp()
 }
 
-// end lets run return after what is waiting was told.
+// end makes run return once it has dispatched the events that are waiting.
 func (n *notifier) end() {
 	if n == nil {
 		return
@@ -163,10 +181,10 @@ func (n *notifier) end() {
 	n.mu.Lock()
 	n.ended = true
 	n.mu.Unlock()
-	n.signal()
+	n.wakeUp()
 }
 
-func (n *notifier) signal() {
+func (n *notifier) wakeUp() {
 	select {
 	case n.wake <- struct{}{}:
 	default:
@@ -176,14 +194,14 @@ func (n *notifier) signal() {
 func (n *notifier) run() {
 	for range n.wake {
 		n.mu.Lock()
-		events, lost, ended := n.events, n.lost, n.ended
-		n.events, n.lost = nil, 0
+		events, dropped, ended := n.events, n.dropped, n.ended
+		n.events, n.dropped = nil, 0
 		n.mu.Unlock()
-		if lost > 0 {
-			events = append([]Event{EventsLost{lost}}, events...)
+		if dropped > 0 {
+			events = append([]Event{EventsLost{dropped}}, events...)
 		}
 		for _, e := range events {
-			n.tell(e)
+			n.dispatch(e)
 		}
 		if ended {
 			return
@@ -191,9 +209,9 @@ func (n *notifier) run() {
 	}
 }
 
-func (n *notifier) tell(e Event) {
-	// A panic of the caller's code must not end the process, and there is
-	// nobody else to tell.
+// dispatch calls user code. A panic in it must not end the process, and there is
+// no other place to report it.
+func (n *notifier) dispatch(e Event) {
 	defer func() { _ = recover() }()
 	if n.logger != nil {
 		level, msg, attrs := e.record()
@@ -204,29 +222,40 @@ func (n *notifier) tell(e Event) {
 	}
 }
 
-// Stats counts what a client did since it was made.
+// Stats are counters of a client. They only grow.
 type Stats struct {
-	Attempts     uint64 // to connect
-	Connections  uint64 // that became ready
-	Resumes      uint64 // of them, with the session known
-	Published    uint64 // admitted
-	Resent       uint64 // transmissions beyond the first
-	Acked        uint64
-	Written      uint64
-	Rejected     uint64
-	Expired      uint64
-	Unsent       uint64
-	Unknown      uint64
-	BytesWritten uint64 // payload of WebSocket messages
+	// Attempts is the number of attempts to connect.
+	Attempts uint64
+	// Connections is the number of connections that became ready, Resumes how many
+	// of them resumed the session.
+	Connections uint64
+	Resumes     uint64
+	// Published is the number of messages that Publish and PublishBatch admitted.
+	Published uint64
+	// Resent is the number of times that a message was sent again.
+	Resent uint64
+	// Acked to Unknown are the numbers of messages with each outcome. Without
+	// messages under way their sum is Published.
+	Acked    uint64
+	Written  uint64
+	Rejected uint64
+	Expired  uint64
+	Unsent   uint64
+	Unknown  uint64
+	// BytesWritten and BytesRead are the payload bytes of WebSocket messages.
+	BytesWritten uint64
 	BytesRead    uint64
-	Frames       uint64 // WebSocket data messages received
-	PlainFrames  bool   // the present connection, or the last one, has the library's frames: see Options.PlainFrames
+	// Frames is the number of WebSocket data messages received.
+	Frames uint64
+	// PlainFrames reports whether the current connection, or the last one, uses
+	// the library's frames: see Options.PlainFrames.
+	PlainFrames bool
 }
 
 type counters struct {
 	attempts, connections, resumes  atomic.Uint64
 	published, resent               atomic.Uint64
-	outcomes                        [len(outcomes)]atomic.Uint64
+	outcomes                        [len(outcomeNames)]atomic.Uint64
 	bytesWritten, bytesRead, frames atomic.Uint64
 	plainFrames                     atomic.Bool
 }

@@ -3,126 +3,198 @@ package limpet
 import (
 	"context"
 	"encoding/json"
-	"errors"
-	"fmt"
 	"log/slog"
-	"net"
 	"net/http"
-	"net/url"
-	"strings"
 	"time"
-	"unicode/utf8"
 
 	"github.com/google/uuid"
-	"github.com/limpet-go/limpet/outbox"
 	"github.com/limpet-go/limpet/wire"
-	"github.com/limpet-go/limpet/wire/native"
 )
 
 // Options configure a Client. The zero value, like nil, means the defaults. A
 // Client keeps a copy: one Options may serve several clients.
 type Options struct {
-	Dialect    wire.Dialect // the wire language; nil: limpet.v1, binary preferred
-	HTTPClient *http.Client // dials; nil: a shared transport with HTTP_PROXY and TLS 1.2 or later. Redirects are never followed
-	Header     http.Header  // sent with every upgrade request
+	// Dialect is the wire language. Defaults to limpet.v1, binary preferred.
+	Dialect wire.Dialect
 
-	// Auth gives the credential for an attempt. It is called before each
-	// attempt, never twice at a time, on a goroutine of its own, and may block
-	// until ctx ends (the attempt's own bound).
+	// HTTPClient dials. Defaults to a client on a shared transport that honours
+	// HTTP_PROXY and needs TLS 1.2 or later. Redirects are never followed.
+	HTTPClient *http.Client
+
+	// Header is sent with every upgrade request.
+	Header http.Header
+
+	// Auth returns the credential for an attempt. The client calls it before
+	// each attempt, one call at a time, on a goroutine of its own. It may block
+	// until ctx ends, which is when the attempt times out. Defaults to no
+	// credential.
 	Auth func(ctx context.Context, info AttemptInfo) (Credential, error)
 
 	Backoff   Backoff
 	Heartbeat Heartbeat
 	Window    Window
 
-	DialTimeout time.Duration // bound of one attempt, name resolution to upgrade; 10 s. Grows 1.6-fold to 60 s while attempts time out
-	SessionTTL  time.Duration // how long the server should keep the session of a lost connection; 0: its default
-	ReadLimit   int64         // bytes of one received WebSocket message; 4 MiB. A longer one ends the connection with 1009
+	// DialTimeout bounds one attempt, from name resolution to the upgrade. It
+	// grows by a factor of 1.6, up to a minute, with each attempt that times
+	// out. Defaults to 10 seconds; at most 366 days.
+	DialTimeout time.Duration
+
+	// SessionTTL is how long the server should keep the session of a lost
+	// connection. Defaults to the server's own choice; at most 366 days.
+	SessionTTL time.Duration
+
+	// ReadLimit bounds one received WebSocket message, in bytes. A longer
+	// message ends the connection with close code 1009. Defaults to 4 MiB.
+	// There is no value for unlimited.
+	ReadLimit int64
 
 	// PlainFrames leaves the frames of every connection to the WebSocket
-	// library that dials it. It is for comparing, and for the day when the
-	// client's own frame layer is suspected of a fault: a small message costs
-	// many times the CPU, each connection one more goroutine, masked and
-	// needlessly long frames of the server are accepted, floods of control
-	// frames are answered. Stats tells which is in use.
+	// library that dials it. Use it to rule out a fault in limpet's own frame
+	// layer. A small message then costs several times the CPU and a connection
+	// one more goroutine; masked and overlong frames of the server are accepted,
+	// and floods of control frames are answered. Stats reports which is in use.
 	PlainFrames bool
 
-	// AllowInsecure permits ws:// to hosts other than this one. Without it
-	// only loopback may be reached in clear.
+	// AllowInsecure permits ws:// to hosts other than this one. Without it,
+	// ws:// reaches only loopback addresses.
 	AllowInsecure bool
 
-	Logger   *slog.Logger // nil: no logging. See Event for what is logged at which level
-	Observer Observer     // nil: none
+	// Logger logs events: Event lists them with their levels. Defaults to no
+	// logging.
+	Logger *slog.Logger
 
-	Endpoints   []string     // not in this version: New returns ErrUnsupported
-	Outbox      outbox.Store // not in this version: New returns ErrUnsupported
-	Compression bool         // not in this version: New returns ErrUnsupported
+	// Observer receives events. Defaults to none.
+	Observer Observer
 }
 
-// Backoff is the reconnection policy (docs/reconnect.md). After the first loss
-// the client waits U(0, max(First, W)), W being the reconnect window that the
-// server told; after the k-th failure in a row v/2 + U(0, v/2) with
-// v = Initial·Multiplier^(k-1), at most Max, four times Max from the 20th on,
-// and W where that is more.
+// Backoff is when to reconnect (docs/reconnect.md, section 1). After the first
+// loss the client waits U(0, max(First, W)): U is a uniform draw and W the
+// reconnect window that the server announced. After the k-th failure in a row
+// it waits v/2 + U(0, v/2), where v is Initial·Multiplier^(k-1), but at most Max
+// (four times Max from the 20th failure on) and at least W.
 type Backoff struct {
-	First       time.Duration // 500 ms; negative: the first attempt after a loss is immediate
-	Initial     time.Duration // 500 ms
-	Max         time.Duration // 15 s
-	Multiplier  float64       // 1.5
-	StableAfter time.Duration // 30 s: a connection must last so long (a sixth of it with an acknowledged message) before the count of failures begins anew
-	MaxElapsed  time.Duration // 0: never give up. Else a PermanentError with ErrMaxElapsed after so long without a connection
+	// First is the longest wait after the first loss. A negative value makes
+	// the first attempt immediate. Defaults to 500 milliseconds; at most 366
+	// days.
+	First time.Duration
+
+	// Initial is the v of the first failure. Defaults to 500 milliseconds; at
+	// most Max.
+	Initial time.Duration
+
+	// Max is the largest v. Defaults to 15 seconds; at most 366 days.
+	Max time.Duration
+
+	// Multiplier is the growth of v. Defaults to 1.5; from 1 to 10.
+	Multiplier float64
+
+	// StableAfter is how long a connection must stay ready before earlier
+	// failures are forgotten. A sixth of it is enough once a message was
+	// acknowledged. Defaults to 30 seconds; at most 366 days.
+	StableAfter time.Duration
+
+	// MaxElapsed ends the client with a PermanentError that wraps ErrMaxElapsed
+	// after this time without a ready connection. Defaults to 0: the client
+	// never gives up. At most 366 days.
+	MaxElapsed time.Duration
 }
 
-// Heartbeat is how a dead peer is noticed. Any received byte counts as life.
+// Heartbeat is how a dead peer is noticed. Any received byte is a sign of life.
 type Heartbeat struct {
-	Interval time.Duration // 20 s; the server may lower it. Nothing received for 2.5 intervals: the peer is dead
+	// Interval is the time between two heartbeats. The server may shorten it.
+	// After 2.5 intervals without a received byte the peer counts as dead.
+	// Defaults to 20 seconds; at most 366 days.
+	Interval time.Duration
 }
 
-// Window bounds what was published and is not settled yet. A message that
-// expired or was refused gives its bytes back at once, its place when the
-// server has heard of the empty slot.
+// Window bounds the published messages that are not settled yet. An expired or
+// rejected message frees its bytes at once and its slot as soon as the server
+// knows that the slot is empty.
 type Window struct {
-	Messages int  // 4,096
-	Bytes    int  // 16 MiB of payloads
-	FailFast bool // a full window makes Publish return ErrWindowFull instead of waiting
+	// Messages is the number of messages. Defaults to 4,096.
+	Messages int
+
+	// Bytes is the sum of their payloads. Defaults to 16 MiB.
+	Bytes int
+
+	// FailFast makes Publish return ErrWindowFull instead of waiting while the
+	// window is full.
+	FailFast bool
 }
 
 // AttemptInfo tells Auth what the credential is for.
 type AttemptInfo struct {
-	Number  int    // of attempts since the last stable connection, from 1
-	Host    string // host and port of the endpoint
-	Refresh bool   // the last credential was refused: a cached one will not do
-	Cause   error  // why the last connection or attempt failed; nil for the first
+	// Number counts the attempts since the last stable connection, from 1.
+	Number int
+
+	// Host is the host and port of the endpoint.
+	Host string
+
+	// Refresh means that the server refused the last credential: return a new
+	// one, not a cached one.
+	Refresh bool
+
+	// Cause is why the last connection or attempt failed; nil for the first.
+	Cause error
 }
 
 // Credential is what Auth returns. It appears in no log, error or metric.
 type Credential struct {
-	Header http.Header // sent with the upgrade request
-	Token  Secret      // sent in the handshake of the wire language, limpet.v1: HELLO
+	// Header is sent with the upgrade request.
+	Header http.Header
+
+	// Token is sent in the handshake of the dialect, for limpet.v1 in HELLO. It
+	// must be UTF-8 of at most 8 KiB.
+	Token Secret
 }
 
 // Secret is a string that does not print.
 type Secret string
 
-func (Secret) String() string                     { return "[secret]" }
-func (Secret) GoString() string                   { return "limpet.Secret([secret])" }
-func (Secret) LogValue() slog.Value               { return slog.StringValue("[secret]") }
-func (Secret) MarshalText() ([]byte, error)       { return []byte("[secret]"), nil }
-func (s Secret) reveal() string                   { return string(s) }
-func (c Credential) String() string               { return "[credential]" }
-func (c Credential) GoString() string             { return "limpet.Credential([secret])" }
-func (c Credential) LogValue() slog.Value         { return slog.StringValue("[credential]") }
+// String hides the secret.
+func (Secret) String() string { return "[secret]" }
+
+// GoString hides the secret.
+func (Secret) GoString() string { return "limpet.Secret([secret])" }
+
+// LogValue hides the secret.
+func (Secret) LogValue() slog.Value { return slog.StringValue("[secret]") }
+
+// MarshalText hides the secret.
+func (Secret) MarshalText() ([]byte, error) { return []byte("[secret]"), nil }
+
+func (s Secret) reveal() string { return string(s) }
+
+// String hides the credential.
+func (c Credential) String() string { return "[credential]" }
+
+// GoString hides the credential.
+func (c Credential) GoString() string { return "limpet.Credential([secret])" }
+
+// LogValue hides the credential.
+func (c Credential) LogValue() slog.Value { return slog.StringValue("[credential]") }
+
+// MarshalJSON hides the credential.
 func (c Credential) MarshalJSON() ([]byte, error) { return json.Marshal("[credential]") }
 
-// PublishOptions belong to one message.
+// PublishOptions are the options of one message.
 type PublishOptions struct {
-	ID     uuid.UUID         // idempotency key; zero: a new UUIDv7
-	TTL    time.Duration     // expires if it has not been sent by then; 0: never
-	Type   string            // content type
-	Header map[string]string // 32 entries and 8 KiB at most
+	// ID is the idempotency key. Defaults to a new UUIDv7.
+	ID uuid.UUID
 
-	// AtLeastOnce resends without regard to the server's memory of message
-	// ids: rather twice than an unknown outcome.
+	// TTL ends the message as Expired if it has not been sent by then, counted
+	// from the admission. Defaults to 0: it does not expire.
+	TTL time.Duration
+
+	// Type is the content type. It must be UTF-8.
+	Type string
+
+	// Header holds at most 32 entries of UTF-8; with Type they must not exceed
+	// 8 KiB.
+	Header map[string]string
+
+	// AtLeastOnce prefers a possible duplicate to an unknown outcome: the
+	// message is resent even if the server may have forgotten its ID.
 	AtLeastOnce bool
 }
 
@@ -136,235 +208,73 @@ type Outgoing struct {
 // From is where a subscription starts.
 type From = wire.From
 
+// Where a subscription starts. All but FromNew need the trait Resume of the
+// dialect.
 const (
 	FromNew    = wire.FromNew    // after the newest message
-	FromFirst  = wire.FromFirst  // the oldest message the server holds
-	FromLast   = wire.FromLast   // the newest message it holds, then new ones
+	FromFirst  = wire.FromFirst  // with the oldest message that the server holds
+	FromLast   = wire.FromLast   // with the newest message that it holds
 	FromResume = wire.FromResume // after SubscribeOptions.Position
 )
 
-// SubscribeOptions belong to one subscription.
+// SubscribeOptions are the options of one subscription.
 type SubscribeOptions struct {
-	From     From     // FromNew
-	Position Position // with FromResume: a Position of an earlier message, for example Subscription.Committed of an earlier process
-	Token    Secret   // a credential for this subscription, where the dialect has such
+	// From is where the subscription starts. Defaults to FromNew.
+	From From
+
+	// Position is where FromResume starts: the Position of an earlier message,
+	// for example what Subscription.Committed returned in an earlier process.
+	Position Position
+
+	// Token is a credential for this subscription, for dialects that have such.
+	// It must be UTF-8 of at most 8 KiB.
+	Token Secret
 
 	Delivery Delivery
 
-	// ManualAck leaves acknowledging to Message.Ack. From the oldest
-	// unacknowledged message on at most Delivery.Buffer are handed out; then the
-	// subscription waits.
+	// ManualAck leaves acknowledging to Message.Ack. The subscription hands out
+	// at most Delivery.Buffer messages, counted from the oldest unacknowledged
+	// one; then it waits.
 	ManualAck bool
-
-	Cursor CursorStore // not in this version: Subscribe returns ErrUnsupported
-}
-
-// CursorStore keeps the committed position of a named subscription.
-type CursorStore interface {
-	Load(ctx context.Context, name string) (Position, error)
-	Save(ctx context.Context, name string, p Position) error
 }
 
 // Overflow is what happens to a message that finds the delivery queue full.
 type Overflow uint8
 
+// Overflow policies.
 const (
-	OverflowDefault Overflow = iota // Block where the dialect has credit, else DropOldest
-	Block                           // the server waits; it is never read from faster than the consumer takes
-	DropOldest                      // the oldest waiting message makes room; a Gap stands in its place
-	DropNewest                      // it is dropped; a Gap stands in its place
-	Latest                          // not in this version: one message per Key
+	// OverflowDefault is Block if the dialect has the trait Credit, otherwise
+	// DropOldest.
+	OverflowDefault Overflow = iota
+
+	// Block makes the server wait: it sends only as fast as the consumer reads.
+	// It needs the trait Credit.
+	Block
+
+	// DropOldest drops the oldest waiting message. A Gap takes its place.
+	DropOldest
+
+	// DropNewest drops the message that arrives. A Gap takes its place.
+	DropNewest
 )
 
-// Delivery is the throttled delivery channel of a subscription: how much
-// waits for the consumer, what happens when that is full, and the pace.
+// Delivery is the throttled delivery channel of a subscription: how much waits
+// for the consumer, what happens when that is full, and at which pace messages
+// are handed over.
 type Delivery struct {
-	Buffer   int // messages waiting at most; 1,024, no more than 2^30
-	Bytes    int // and bytes of payload; 1 MiB. One message may exceed it
+	// Buffer is the number of messages that wait. Defaults to 1,024; at most
+	// 2^30.
+	Buffer int
+
+	// Bytes is the number of payload bytes that wait. One message may exceed
+	// it. Defaults to 1 MiB.
+	Bytes int
+
+	// Overflow is what happens to a message that finds the queue full. Defaults
+	// to OverflowDefault.
 	Overflow Overflow
-	Every    time.Duration // hand over at most once per interval, everything that is due together; 0: at once
 
-	Key   func(Message) string // not in this version
-	Rate  float64              // not in this version
-	Burst int                  // not in this version
-}
-
-// plainByDefault is a flag of the tests: they all run on both paths.
-var plainByDefault bool
-
-// config is Options with every default filled in.
-type config struct {
-	Options
-	url    *url.URL
-	traits wire.Traits
-}
-
-// Bounds that no program needs to pass and that arithmetic survives.
-const (
-	longest    = 366 * 24 * time.Hour
-	mostBuffer = 1 << 30
-	mostToken  = 8 << 10 // docs/protocol.md, section 1
-)
-
-func newConfig(rawURL string, o *Options) (config, error) {
-	var c config
-	if o != nil {
-		c.Options = *o
-	}
-	c.Header = c.Header.Clone()
-	c.PlainFrames = c.PlainFrames || plainByDefault
-	const op = "New"
-	var errs []error
-	refuse := func(err *Error) { errs = append(errs, err) }
-
-	u, err := url.Parse(rawURL)
-	switch {
-	case err != nil:
-		// url.Error repeats the whole URL, which may hold a secret.
-		var ue *url.Error
-		if errors.As(err, &ue) {
-			err = ue.Err
-		}
-		refuse(&Error{Op: op, Field: "url", Class: ClassInput, Err: err})
-	case u.Scheme != "ws" && u.Scheme != "wss":
-		refuse(inputError(op, "url", "scheme must be ws or wss, not %q", u.Scheme))
-	case u.Host == "" || u.Hostname() == "":
-		refuse(inputError(op, "url", "no host"))
-	case u.User != nil:
-		refuse(inputError(op, "url", "user information does not belong in a URL; use Options.Auth"))
-	case u.Fragment != "":
-		refuse(inputError(op, "url", "a fragment is not allowed (RFC 6455, section 3)"))
-	case u.Scheme == "ws" && !c.AllowInsecure && !loopback(u.Hostname()):
-		refuse(inputError(op, "url", "ws:// to %s would travel in clear; use wss:// or set Options.AllowInsecure", u.Hostname()))
-	}
-	c.url = u
-
-	if c.Dialect == nil {
-		c.Dialect = native.New(nil)
-	}
-	c.traits = c.Dialect.Traits()
-
-	duration := func(field string, v *time.Duration, def time.Duration) {
-		switch {
-		case *v < 0:
-			refuse(inputError(op, field, "must not be negative, is %v", *v))
-		case *v > longest:
-			refuse(inputError(op, field, "is %v, more than %v", *v, longest))
-		case *v == 0:
-			*v = def
-		}
-	}
-	count := func(field string, v *int, def int) {
-		if *v < 0 {
-			refuse(inputError(op, field, "must not be negative, is %d", *v))
-		} else if *v == 0 {
-			*v = def
-		}
-	}
-	switch first := &c.Backoff.First; {
-	case *first > longest:
-		refuse(inputError(op, "Options.Backoff.First", "is %v, more than %v", *first, longest))
-	case *first == 0:
-		*first = 500 * time.Millisecond
-	}
-	duration("Options.Backoff.Initial", &c.Backoff.Initial, 500*time.Millisecond)
-	duration("Options.Backoff.Max", &c.Backoff.Max, 15*time.Second)
-	duration("Options.Backoff.StableAfter", &c.Backoff.StableAfter, 30*time.Second)
-	duration("Options.Backoff.MaxElapsed", &c.Backoff.MaxElapsed, 0)
-	if m := &c.Backoff.Multiplier; *m == 0 {
-		*m = 1.5
-	} else if !(*m >= 1 && *m <= 10) {
-		refuse(inputError(op, "Options.Backoff.Multiplier", "must be from 1 to 10, is %v", *m))
-	}
-	if c.Backoff.Max < c.Backoff.Initial {
-		refuse(inputError(op, "Options.Backoff.Max", "%v is less than Initial, %v", c.Backoff.Max, c.Backoff.Initial))
-	}
-	duration("Options.Heartbeat.Interval", &c.Heartbeat.Interval, 20*time.Second)
-	duration("Options.DialTimeout", &c.DialTimeout, 10*time.Second)
-	duration("Options.SessionTTL", &c.SessionTTL, 0)
-	count("Options.Window.Messages", &c.Window.Messages, 4096)
-	count("Options.Window.Bytes", &c.Window.Bytes, 16<<20)
-	if c.ReadLimit < 0 {
-		refuse(inputError(op, "Options.ReadLimit", "must not be negative, is %d; there is no unlimited", c.ReadLimit))
-	} else if c.ReadLimit == 0 {
-		c.ReadLimit = 4 << 20
-	}
-	if len(c.Endpoints) > 0 {
-		refuse(unsupported(op, "Options.Endpoints", "several endpoints come in a later version"))
-	}
-	if c.Outbox != nil {
-		refuse(unsupported(op, "Options.Outbox", "a durable outbox comes in a later version"))
-	}
-	if c.Compression {
-		refuse(unsupported(op, "Options.Compression", "permessage-deflate comes in a later version"))
-	}
-	return c, errors.Join(errs...)
-}
-
-func loopback(host string) bool {
-	if host == "localhost" || strings.HasSuffix(host, ".localhost") {
-		return true
-	}
-	ip := net.ParseIP(host)
-	return ip != nil && ip.IsLoopback()
-}
-
-// resolve fills the defaults of o in for a subscription to topic.
-func (c *config) resolve(topic string, o *SubscribeOptions) (SubscribeOptions, error) {
-	const op = "Subscribe"
-	var s SubscribeOptions
-	if o != nil {
-		s = *o
-	}
-	if err := c.Dialect.CheckTopic(wire.UseSubscribe, topic); err != nil {
-		return s, topicError(op, err)
-	}
-	d := &s.Delivery
-	switch {
-	case s.From > FromLast:
-		return s, inputError(op, "SubscribeOptions.From", "unknown value %d", s.From)
-	case s.From == FromResume && s.Position.IsZero():
-		return s, inputError(op, "SubscribeOptions.Position", "FromResume needs a position")
-	case s.From != FromResume && !s.Position.IsZero():
-		return s, inputError(op, "SubscribeOptions.Position", "is only for FromResume")
-	case s.From != FromNew && !c.traits.Resume:
-		return s, unsupported(op, "SubscribeOptions.From", "dialect "+c.Dialect.Name()+" has no trait Resume")
-	case s.Cursor != nil:
-		return s, unsupported(op, "SubscribeOptions.Cursor", "comes in a later version; keep Subscription.Committed yourself")
-	case d.Buffer < 0:
-		return s, inputError(op, "Delivery.Buffer", "must not be negative, is %d", d.Buffer)
-	case d.Buffer > mostBuffer:
-		return s, inputError(op, "Delivery.Buffer", "is %d, more than %d", d.Buffer, mostBuffer)
-	case len(s.Token) > mostToken || !utf8.ValidString(s.Token.reveal()):
-		return s, inputError(op, "SubscribeOptions.Token", "must be UTF-8 of at most %d bytes", mostToken)
-	case d.Bytes < 0:
-		return s, inputError(op, "Delivery.Bytes", "must not be negative, is %d", d.Bytes)
-	case d.Every < 0:
-		return s, inputError(op, "Delivery.Every", "must not be negative, is %v", d.Every)
-	case d.Overflow > Latest:
-		return s, inputError(op, "Delivery.Overflow", "unknown value %d", d.Overflow)
-	case d.Overflow == Block && !c.traits.Credit:
-		return s, unsupported(op, "Delivery.Overflow", "Block needs the trait Credit, which dialect "+c.Dialect.Name()+" lacks; use DropOldest")
-	case d.Overflow == Latest || d.Key != nil:
-		return s, unsupported(op, "Delivery.Overflow", "Latest and Key come in a later version")
-	case d.Rate != 0 || d.Burst != 0:
-		return s, unsupported(op, "Delivery.Rate", "Rate and Burst come in a later version; Every is there")
-	}
-	if d.Overflow == OverflowDefault {
-		d.Overflow = DropOldest
-		if c.traits.Credit {
-			d.Overflow = Block
-		}
-	}
-	if d.Buffer == 0 {
-		d.Buffer = 1024
-	}
-	if d.Bytes == 0 {
-		d.Bytes = 1 << 20
-	}
-	return s, nil
-}
-
-func topicError(op string, err error) *Error {
-	return &Error{Op: op, Field: "topic", Class: ClassInput, Err: fmt.Errorf("%w: %w", ErrTopic, err)}
+	// Every hands messages over at most once in this interval, all that are due
+	// together. Defaults to 0: at once.
+	Every time.Duration
 }

@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"math"
 	"strings"
 	"testing"
 	"testing/synctest"
@@ -12,11 +13,8 @@ import (
 
 	"github.com/limpet-go/limpet"
 	"github.com/limpet-go/limpet/limpettest"
-	"github.com/limpet-go/limpet/outbox"
 	"github.com/limpet-go/limpet/server"
 )
-
-type noStore struct{ outbox.Store }
 
 func TestBadOptionsAreNamed(t *testing.T) {
 	type o = limpet.Options
@@ -46,24 +44,18 @@ func TestBadOptionsAreNamed(t *testing.T) {
 		{"ws://localhost", o{Window: limpet.Window{Messages: -1}}, "Options.Window.Messages", limpet.ClassInput},
 		{"ws://localhost", o{Window: limpet.Window{Bytes: -1}}, "Options.Window.Bytes", limpet.ClassInput},
 		{"ws://localhost", o{ReadLimit: -1}, "Options.ReadLimit", limpet.ClassInput},
-		{"ws://localhost", o{Endpoints: []string{"wss://b"}}, "Options.Endpoints", limpet.ClassUnsupported},
-		{"ws://localhost", o{Outbox: noStore{}}, "Options.Outbox", limpet.ClassUnsupported},
-		{"ws://localhost", o{Compression: true}, "Options.Compression", limpet.ClassUnsupported},
 	} {
-		c, err := limpet.New(tc.url, &tc.o)
+		c, err := limpet.New(tc.url, options(&tc.o))
 		var e *limpet.Error
 		if c != nil || !errors.As(err, &e) || e.Field != tc.field || e.Class != tc.class {
 			t.Errorf("New(%q): %v", tc.url, err)
 			continue
 		}
-		if (tc.class == limpet.ClassUnsupported) != errors.Is(err, limpet.ErrUnsupported) {
-			t.Errorf("New(%q): %v", tc.url, err)
-		}
 		if strings.Contains(fmt.Sprintf("%+v", err), "canary") {
 			t.Errorf("the error repeats a secret: %v", err)
 		}
 	}
-	_, err := limpet.New("ftp://x", &limpet.Options{ReadLimit: -1, DialTimeout: -1})
+	_, err := limpet.New("ftp://x", options(&limpet.Options{ReadLimit: -1, DialTimeout: -1}))
 	for _, field := range []string{"url", "ReadLimit", "DialTimeout"} {
 		if !strings.Contains(fmt.Sprint(err), field) {
 			t.Errorf("several faults at once, %s is not named: %v", field, err)
@@ -90,9 +82,6 @@ func TestBadSubscribeAndPublishAreNamed(t *testing.T) {
 			{"a", so{Position: limpet.Position{Epoch: "e"}}, nil},
 			{"a", so{Delivery: d{Buffer: -1}}, nil}, {"a", so{Delivery: d{Bytes: -1}}, nil},
 			{"a", so{Delivery: d{Every: -1}}, nil}, {"a", so{Delivery: d{Overflow: 77}}, nil},
-			{"a", so{Delivery: d{Overflow: limpet.Latest}}, limpet.ErrUnsupported},
-			{"a", so{Delivery: d{Rate: 1}}, limpet.ErrUnsupported}, {"a", so{Delivery: d{Burst: 1}}, limpet.ErrUnsupported},
-			{"a", so{Delivery: d{Key: func(limpet.Message) string { return "" }}}, limpet.ErrUnsupported},
 		} {
 			_, err := c.Subscribe(ctx, tc.topic, &tc.o)
 			var e *limpet.Error
@@ -125,62 +114,6 @@ func TestBadSubscribeAndPublishAreNamed(t *testing.T) {
 	})
 }
 
-// Payloads of every size come back as they were, fragments included.
-func TestPayloadSizes(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
-		srv := limpettest.NewServer(t, nil)
-		c := dial(t, srv, nil)
-		s := live(t, c, "a", nil)
-		for _, n := range []int{0, 1, 125, 126, 65535, 65536, 100_000, 256 << 10} {
-			want := strings.Repeat("\x00\xffé", n/4+1)[:n]
-			if _, err := c.Send(context.Background(), "a", []byte(want), nil); err != nil {
-				t.Fatalf("%d bytes: %v", n, err)
-			}
-			if m := collect(t, s, 1)[0]; string(m.Payload) != want {
-				t.Errorf("%d bytes came back as %d", n, len(m.Payload))
-			}
-		}
-	})
-}
-
-func TestPublishBatch(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
-		srv := limpettest.NewServer(t, nil)
-		c := dial(t, srv, &limpet.Options{Window: limpet.Window{Messages: 10}})
-		s := live(t, c, "a", nil)
-		ctx := context.Background()
-		var ms []limpet.Outgoing
-		for i := range 10 {
-			ms = append(ms, limpet.Outgoing{Topic: "a", Payload: []byte(fmt.Sprint(i))})
-		}
-		rs, err := c.PublishBatch(ctx, ms)
-		if err != nil || len(rs) != 10 {
-			t.Fatal(rs, err)
-		}
-		if err := c.Flush(ctx); err != nil {
-			t.Fatal(err)
-		}
-		for i, r := range rs {
-			if r.Outcome() != limpet.Acked {
-				t.Errorf("message %d: %v", i, r.Outcome())
-			}
-		}
-		if got := payloads(collect(t, s, 10)); got != strings.Join(numbers(0, 9), " ") {
-			t.Errorf("%q", got)
-		}
-		if _, err := c.PublishBatch(ctx, append(ms, limpet.Outgoing{Topic: "a"})); !errors.Is(err, limpet.ErrTooBig) {
-			t.Errorf("a batch beyond the window: %v", err)
-		}
-		ms[9].Topic = "*"
-		if _, err := c.PublishBatch(ctx, ms); !errors.Is(err, limpet.ErrTopic) {
-			t.Errorf("a batch with one bad topic: %v", err)
-		}
-		if n := c.Stats().Published; n != 10 {
-			t.Errorf("%d messages admitted", n)
-		}
-	})
-}
-
 func TestSecretsDoNotPrint(t *testing.T) {
 	cred := limpet.Credential{Token: "canary", Header: map[string][]string{"Authorization": {"canary"}}}
 	opts := limpet.SubscribeOptions{Token: "canary"}
@@ -206,7 +139,7 @@ func TestOptionsAreCopied(t *testing.T) {
 		srv := limpettest.NewServer(t, &limpettest.ServerOptions{Server: &server.Options{}})
 		h := map[string][]string{"X-A": {"1"}}
 		o := &limpet.Options{HTTPClient: srv.HTTPClient(), Header: h}
-		a, err := limpet.New(srv.URL(), o)
+		a, err := limpet.New(srv.URL(), options(o))
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -214,6 +147,70 @@ func TestOptionsAreCopied(t *testing.T) {
 		o.HTTPClient, h["X-A"] = nil, nil
 		if err := a.WaitReady(context.Background()); err != nil {
 			t.Error(err)
+		}
+	})
+}
+
+// Sizes and durations that no machine has are refused by name; they must not
+// overflow into their opposite.
+func TestAbsurdBoundsAreNamed(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		srv := limpettest.NewServer(t, nil)
+		c := dial(t, srv, nil)
+		for _, o := range []limpet.SubscribeOptions{
+			{Delivery: limpet.Delivery{Buffer: math.MaxInt}},
+			{Token: limpet.Secret(strings.Repeat("x", 8<<10+1))},
+			{Token: "\xff"},
+		} {
+			s, err := c.Subscribe(context.Background(), "a", &o)
+			var e *limpet.Error
+			if !errors.As(err, &e) || e.Field == "" {
+				t.Errorf("Subscribe: %v", err)
+				if s != nil {
+					s.Close()
+				}
+			}
+		}
+		for _, o := range []limpet.Options{
+			{Backoff: limpet.Backoff{Max: math.MaxInt64}},
+			{Backoff: limpet.Backoff{Initial: math.MaxInt64, Max: math.MaxInt64}},
+			{Backoff: limpet.Backoff{First: math.MaxInt64}},
+			{Heartbeat: limpet.Heartbeat{Interval: math.MaxInt64}},
+		} {
+			o.HTTPClient = srv.HTTPClient()
+			c, err := limpet.New(srv.URL(), options(&o))
+			var e *limpet.Error
+			if !errors.As(err, &e) || e.Field == "" {
+				t.Errorf("New: %v", err)
+				if c != nil {
+					closeAndWait(t, c)
+				}
+			}
+		}
+	})
+}
+
+// Printing what the caller holds shows no secret that it gave.
+func TestPrintedClientsShowNoSecret(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		srv := limpettest.NewServer(t, nil)
+		o := limpet.Options{Header: map[string][]string{"Authorization": {"canary"}}, HTTPClient: srv.HTTPClient()}
+		c, err := limpet.Dial(context.Background(), srv.URL()+"/?key=canary", options(&o))
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer closeAndWait(t, c)
+		s, err := c.Subscribe(context.Background(), "a", &limpet.SubscribeOptions{Token: "canary"})
+		if err != nil {
+			t.Fatal(err)
+		}
+		synctest.Wait()
+		for _, v := range []any{c, s} {
+			for _, format := range []string{"%v", "%+v", "%#v", "%s"} {
+				if text := fmt.Sprintf(format, v); strings.Contains(text, "canary") {
+					t.Errorf("%s of a %T prints a secret", format, v)
+				}
+			}
 		}
 	})
 }

@@ -20,7 +20,7 @@ func (q *queue) put(ev *wire.Event) {
 		q.append(lossOf(Gap, prev, q.last, 1, wire.CauseOverflow))
 		return
 	}
-	m := q.items.next()
+	m := q.items.Next()
 	q.numbered++
 	m.number, m.queue, m.gen = q.numbered, q, q.gen
 	m.Kind, m.Redelivered = Data, ev.Message.Redelivered
@@ -49,33 +49,33 @@ func (q *queue) put(ev *wire.Event) {
 // neighbours. Mu is held; there is a data message.
 func (q *queue) dropOldest() {
 	i := 0
-	for q.items.at(i).Gap != nil {
+	for q.items.At(i).Loss != nil {
 		i++
 	}
-	m := *q.items.at(i)
+	m := *q.items.At(i)
 	q.dropped++
 	q.data--
 	q.bytes -= len(m.Payload)
 	after := Position{Epoch: m.Position.Epoch, Offset: m.prev}
 	g := lossOf(Gap, after, m.Position, 1, wire.CauseOverflow)
 	g.Topic, g.queue, g.number = q.topic, q, m.number
-	*q.items.at(i) = g
-	if i+1 < q.items.len() && q.join(i, *q.items.at(i + 1)) {
+	*q.items.At(i) = g
+	if i+1 < q.items.Len() && q.join(i, *q.items.At(i + 1)) {
 		q.remove(i + 1)
 	}
-	if i > 0 && q.join(i-1, *q.items.at(i)) {
+	if i > 0 && q.join(i-1, *q.items.At(i)) {
 		q.remove(i)
 		i--
 	}
 	// Nothing is left between two restarts: they are one.
-	if i > 0 && i+1 < q.items.len() && q.items.at(i-1).Kind == Reset && q.join(i-1, *q.items.at(i + 1)) {
+	if i > 0 && i+1 < q.items.Len() && q.items.At(i-1).Kind == Reset && q.join(i-1, *q.items.At(i + 1)) {
 		q.remove(i + 1)
 		q.remove(i)
 	}
 }
 
 func (q *queue) remove(i int) {
-	q.items.remove(i)
+	q.items.Remove(i)
 	if q.due > i {
 		q.due--
 	}
@@ -83,29 +83,29 @@ func (q *queue) remove(i int) {
 
 // join extends the loss at items[i] by m if they are one.
 func (q *queue) join(i int, m Message) bool {
-	old := q.items.at(i)
+	old := q.items.At(i)
 	switch {
-	case old.Kind == Gap && m.Kind == Gap && old.Gap.To.Epoch == m.Gap.To.Epoch:
-		g := *old.Gap
-		g.To = m.Gap.To
-		if g.Count != 0 && m.Gap.Count != 0 {
-			g.Count += m.Gap.Count
+	case old.Kind == Gap && m.Kind == Gap && old.Loss.To.Epoch == m.Loss.To.Epoch:
+		g := *old.Loss
+		g.To = m.Loss.To
+		if g.Count != 0 && m.Loss.Count != 0 {
+			g.Count += m.Loss.Count
 		} else {
 			g.Count = 0
 		}
-		old.Gap, old.Position = &g, g.To
+		old.Loss, old.Position = &g, g.To
 		return true
 	case old.Kind == Reset && m.Kind == Reset:
-		g := *old.Gap
-		g.To = m.Gap.To
-		old.Gap, old.Position = &g, g.To
+		g := *old.Loss
+		g.To = m.Loss.To
+		old.Loss, old.Position = &g, g.To
 		return true
 	}
 	return false
 }
 
 func lossOf(k Kind, after, to Position, count uint64, why Cause) Message {
-	return Message{Kind: k, Position: to, Gap: &Loss{After: after, To: to, Count: count, Cause: why}}
+	return Message{Kind: k, Position: to, Loss: &Loss{After: after, To: to, Count: count, Cause: why}}
 }
 
 // lose puts a Gap or a Reset into the stream.
@@ -131,20 +131,20 @@ func (q *queue) find(k Kind, to Position, count uint64, why Cause) {
 func (q *queue) append(m Message) {
 	q.numbered++
 	m.Topic, m.queue, m.number = q.topic, q, q.numbered
-	n := q.items.len()
+	n := q.items.Len()
 	if n > 0 && q.join(n-1, m) {
 		return
 	}
-	if n > 1 && m.Kind == Reset && q.items.at(n-1).Gap != nil && q.items.at(n-1).Gap.Cause == wire.CauseOverflow && q.join(n-2, m) {
+	if n > 1 && m.Kind == Reset && q.items.At(n-1).Loss != nil && q.items.At(n-1).Loss.Cause == wire.CauseOverflow && q.join(n-2, m) {
 		q.remove(n - 1) // nothing was kept between two restarts
 		return
 	}
-	q.items.push(m)
+	q.items.Push(m)
 }
 
 // crowded bounds what a server can pile up without sending a message.
 func (q *queue) crowded() error {
-	if q.items.len()-q.data > q.d.Buffer+16 {
+	if q.items.Len()-q.data > q.d.Buffer+16 {
 		return violation("gaps and resets without end")
 	}
 	return nil

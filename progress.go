@@ -3,6 +3,7 @@ package limpet
 import (
 	"sort"
 
+	"github.com/limpet-go/limpet/internal/fifo"
 	"github.com/limpet-go/limpet/wire"
 )
 
@@ -16,8 +17,8 @@ type progress struct {
 	each      bool // every message stands for itself, else those that were taken together
 	processed wire.Processed
 	most      int
-	only      span      // what is open, where that is one run of messages: in place of open
-	open      fifo[run] // what is open, in order
+	only      span            // what is open, where that is one run of messages: in place of open
+	open      fifo.Queue[run] // what is open, in order
 	committed Position
 	stuck     bool // a message was left unacknowledged for so long that nothing after it will be committed
 }
@@ -43,23 +44,23 @@ type done struct {
 
 // took adds what a consumer has taken, with so many losses in it.
 func (p *progress) took(ms []Message, losses int) {
-	if p.open.len() == 0 && p.only.to == 0 && losses == 0 && !p.each && !p.stuck {
+	if p.open.Len() == 0 && p.only.to == 0 && losses == 0 && !p.each && !p.stuck {
 		p.only = span{ms[0].number, ms[len(ms)-1].number}
 		return
 	}
 	p.spread()
 	for len(ms) > 0 && !p.stuck {
-		if p.open.len() >= p.most {
+		if p.open.Len() >= p.most {
 			p.stuck = true
-			p.open.reset()
+			p.open.Reset()
 			return
 		}
 		n := 1
-		for !p.each && n < len(ms) && ms[0].Gap == nil && ms[n].Gap == nil {
+		for !p.each && n < len(ms) && ms[0].Loss == nil && ms[n].Loss == nil {
 			n++
 		}
 		last := &ms[n-1]
-		p.open.push(run{span{ms[0].number, last.number}, last.Position, last.gen, ms[0].Gap != nil})
+		p.open.Push(run{span{ms[0].number, last.number}, last.Position, last.gen, ms[0].Loss != nil})
 		ms = ms[n:]
 	}
 }
@@ -67,7 +68,7 @@ func (p *progress) took(ms []Message, losses int) {
 // spread moves only to open.
 func (p *progress) spread() {
 	if p.only.to != 0 {
-		p.open.push(run{span: p.only})
+		p.open.Push(run{span: p.only})
 		p.only.to = 0
 	}
 }
@@ -87,8 +88,8 @@ func (p *progress) ack(d done) (told []run) {
 		return told
 	}
 	p.spread()
-	for i := p.find(d.from); i < p.open.len() && p.open.at(i).to <= to; i++ {
-		r := p.open.at(i)
+	for i := p.find(d.from); i < p.open.Len() && p.open.At(i).to <= to; i++ {
+		r := p.open.At(i)
 		if r.acked {
 			continue
 		}
@@ -110,7 +111,7 @@ func (p *progress) ack(d done) (told []run) {
 func (p *progress) ackOne(m *Message) (told []run) {
 	if p.only != (span{m.number, m.number}) {
 		p.spread()
-		if i := p.find(m.number); i < p.open.len() && p.open.at(i).from <= m.number {
+		if i := p.find(m.number); i < p.open.Len() && p.open.At(i).from <= m.number {
 			p.cut(i, m.number)
 		}
 	}
@@ -119,21 +120,21 @@ func (p *progress) ackOne(m *Message) (told []run) {
 
 // find is the index of the run that number is in, or of the first after it.
 func (p *progress) find(number uint64) int {
-	return sort.Search(p.open.len(), func(i int) bool { return p.open.at(i).to >= number })
+	return sort.Search(p.open.Len(), func(i int) bool { return p.open.At(i).to >= number })
 }
 
 // cut makes a run of its own of one message in the run at i. Where a part ends
 // is told when it is acknowledged.
 func (p *progress) cut(i int, number uint64) {
-	if r := p.open.at(i); r.from < number && !r.acked {
+	if r := p.open.At(i); r.from < number && !r.acked {
 		before := run{span: span{r.from, number - 1}}
 		r.from = number
-		p.open.insert(i, before)
+		p.open.Insert(i, before)
 		i++
 	}
-	if r := p.open.at(i); r.to > number && !r.acked {
+	if r := p.open.At(i); r.to > number && !r.acked {
 		r.from = number + 1
-		p.open.insert(i, run{span: span{number, number}})
+		p.open.Insert(i, run{span: span{number, number}})
 	}
 }
 
@@ -141,8 +142,8 @@ func (p *progress) cut(i int, number uint64) {
 // loss.
 func (p *progress) advance() (last run) {
 	n := 0
-	for n < p.open.len() && p.open.at(n).acked {
-		r := p.open.at(n)
+	for n < p.open.Len() && p.open.At(n).acked {
+		r := p.open.At(n)
 		p.committed = r.position
 		if r.gen != 0 {
 			last = *r
@@ -150,7 +151,7 @@ func (p *progress) advance() (last run) {
 		n++
 	}
 	if n > 0 {
-		p.open.drop(n)
+		p.open.Drop(n)
 	}
 	return last
 }

@@ -4,10 +4,12 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"strings"
 	"testing"
 	"testing/synctest"
 	"time"
 
+	"github.com/google/uuid"
 	"github.com/limpet-go/limpet"
 	"github.com/limpet-go/limpet/limpettest"
 )
@@ -16,7 +18,7 @@ func TestTTLExpiresBeforeTheWire(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		srv := limpettest.NewServer(t, nil)
 		c := dial(t, srv, nil)
-		s := live(t, c, "a", nil)
+		s := subscribeLive(t, c, "a", nil)
 		srv.Stop()
 		synctest.Wait()
 		ctx := context.Background()
@@ -257,4 +259,79 @@ func TestOutcomeComesLast(t *testing.T) {
 			t.Fatalf("%d of %d messages counted", st.Acked, i+1)
 		}
 	}
+}
+
+// Payloads of every size come back as they were, fragments included.
+func TestPayloadSizes(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		srv := limpettest.NewServer(t, nil)
+		c := dial(t, srv, nil)
+		s := subscribeLive(t, c, "a", nil)
+		for _, n := range []int{0, 1, 125, 126, 65535, 65536, 100_000, 256 << 10} {
+			want := strings.Repeat("\x00\xffé", n/4+1)[:n]
+			if _, err := c.Send(context.Background(), "a", []byte(want), nil); err != nil {
+				t.Fatalf("%d bytes: %v", n, err)
+			}
+			if m := collect(t, s, 1)[0]; string(m.Payload) != want {
+				t.Errorf("%d bytes came back as %d", n, len(m.Payload))
+			}
+		}
+	})
+}
+
+func TestPublishBatch(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		srv := limpettest.NewServer(t, nil)
+		c := dial(t, srv, &limpet.Options{Window: limpet.Window{Messages: 10}})
+		s := subscribeLive(t, c, "a", nil)
+		ctx := context.Background()
+		var ms []limpet.Outgoing
+		for i := range 10 {
+			ms = append(ms, limpet.Outgoing{Topic: "a", Payload: []byte(fmt.Sprint(i))})
+		}
+		rs, err := c.PublishBatch(ctx, ms)
+		if err != nil || len(rs) != 10 {
+			t.Fatal(rs, err)
+		}
+		if err := c.Flush(ctx); err != nil {
+			t.Fatal(err)
+		}
+		for i, r := range rs {
+			if r.Outcome() != limpet.Acked {
+				t.Errorf("message %d: %v", i, r.Outcome())
+			}
+		}
+		if got := payloads(collect(t, s, 10)); got != strings.Join(numbers(0, 9), " ") {
+			t.Errorf("%q", got)
+		}
+		if _, err := c.PublishBatch(ctx, append(ms, limpet.Outgoing{Topic: "a"})); !errors.Is(err, limpet.ErrTooBig) {
+			t.Errorf("a batch beyond the window: %v", err)
+		}
+		ms[9].Topic = "*"
+		if _, err := c.PublishBatch(ctx, ms); !errors.Is(err, limpet.ErrTopic) {
+			t.Errorf("a batch with one bad topic: %v", err)
+		}
+		if n := c.Stats().Published; n != 10 {
+			t.Errorf("%d messages admitted", n)
+		}
+	})
+}
+
+func TestPublishAndSubscribe(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		srv := limpettest.NewServer(t, nil)
+		c := dial(t, srv, nil)
+		s := subscribeLive(t, c, "quotes/*", nil)
+		id := uuid.New()
+		ack, err := c.Send(context.Background(), "quotes/ab", []byte(`{"px": 1}`), &limpet.PublishOptions{
+			ID: id, Type: "application/json", Header: map[string]string{"k": "v"}})
+		if err != nil || ack.Outcome != limpet.Acked || ack.ID != id {
+			t.Fatalf("ack %+v, error %v", ack, err)
+		}
+		m := collect(t, s, 1)[0]
+		if m.Kind != limpet.Data || m.Topic != "quotes/ab" || string(m.Payload) != `{"px": 1}` || m.ID != id ||
+			m.Type != "application/json" || m.Header["k"] != "v" || m.Position.IsZero() {
+			t.Errorf("message %+v", m)
+		}
+	})
 }

@@ -4,6 +4,7 @@ import (
 	"sync"
 	"time"
 
+	"github.com/limpet-go/limpet/internal/fifo"
 	"github.com/limpet-go/limpet/wire"
 )
 
@@ -23,7 +24,7 @@ type queue struct {
 	cut  chan struct{} // for a deliverer: closed by discard, what is in its hand is dropped
 
 	mu        sync.Mutex
-	items     fifo[Message]
+	items     fifo.Queue[Message]
 	bytes     int
 	data      int  // data and snapshots in items
 	inHand    int  // data and snapshots taken, not yet handed over
@@ -63,11 +64,11 @@ func newQueue(topic string, o *SubscribeOptions, t wire.Traits, room func()) *qu
 		topic: topic, d: o.Delivery, manual: o.ManualAck, holes: t.Holes, room: room,
 		wake: make(chan struct{}, 1),
 	}
-	q.items.pool = &messagePool
+	q.items.Pool = &messagePool
 	q.progress = progress{
 		each: o.ManualAck || t.Processed == wire.ProcessedEach, processed: t.Processed,
 		most: o.Delivery.Buffer + maxUnacked,
-		open: fifo[run]{pool: &runPool},
+		open: fifo.Queue[run]{Pool: &runPool},
 	}
 	q.repeats.most = t.DedupWindow
 	if o.From == FromResume {
@@ -109,7 +110,7 @@ func (q *queue) allowance() wire.Credit {
 	}
 	held := q.data + q.inHand
 	if q.manual {
-		held = q.data + q.progress.open.len()
+		held = q.data + q.progress.open.Len()
 	}
 	return wire.Credit{
 		N:     q.rxN + uint64(max(0, q.d.Buffer-held)),
@@ -156,7 +157,7 @@ func (q *queue) offer(gen uint64, events []wire.Event) (lost []wire.Event, err e
 		}
 	}
 	free := q.d.Overflow != Block && q.starved()
-	waiting := q.items.len() > 0
+	waiting := q.items.Len() > 0
 	q.mu.Unlock()
 	if waiting {
 		q.signal()

@@ -7,82 +7,44 @@ import (
 	"github.com/cenkalti/backoff/v4"
 )
 
-// Phase is what a client is doing.
-type Phase uint8
-
+// The fixed numbers of docs/reconnect.md.
 const (
-	Connecting  Phase = iota // name resolution, TCP, TLS, upgrade
-	Handshaking              // upgraded; the wire language's handshake
-	Ready                    // messages flow
-	Waiting                  // before the next attempt: see State.NextAttempt
-	Ended                    // for good: see Client.Err
-)
-
-func (p Phase) String() string {
-	switch p {
-	case Connecting:
-		return "connecting"
-	case Handshaking:
-		return "handshaking"
-	case Ready:
-		return "ready"
-	case Waiting:
-		return "waiting"
-	case Ended:
-		return "ended"
-	}
-	return "phase ?"
-}
-
-// State is the state of a client at one moment.
-type State struct {
-	Phase       Phase
-	Draining    bool   // Shutdown was called
-	Generation  uint64 // connections upgraded so far; the number of the present one
-	Since       time.Time
-	Cause       error     // why the last connection or attempt failed; nil before the first failure
-	Attempt     int       // attempts since the last stable connection
-	NextAttempt time.Time // Waiting: when
-	Resumed     bool      // Ready: the server knew the session
-}
-
-const (
-	minBetweenAttempts = 100 * time.Millisecond
-	maxSpread          = 5 * time.Minute
+	minBetweenAttempts = 100 * time.Millisecond // between the starts of two attempts
+	maxSpread          = 5 * time.Minute        // of the server's reconnect window
 	maxDialTimeout     = time.Minute
-	longAfter          = 20 // failures in a row after which the cap is four times as high
+	longOutageFailures = 20 // in a row; from then on the cap is four times as high
 	handshakeTimeout   = 10 * time.Second
-	refreshOnce        = time.Minute // a second refusal within it is final
-	silentIntervals    = 2.5         // heart-beats without a received byte: dead
+	refusalMemory      = time.Minute // a second refused credential within it is final
+	silentIntervals    = 2.5         // heartbeat intervals without a received byte: the peer is dead
 )
 
 // policy decides when to try again (docs/reconnect.md, section 1). It belongs
 // to the loop.
 type policy struct {
-	o           Backoff
-	first       time.Duration               // dial timeout before any attempt timed out
-	k           int                         // losses and failed attempts in a row
-	exponential *backoff.ExponentialBackOff // nil before the first failure
-	dialTimeout time.Duration
+	options          Backoff
+	firstDialTimeout time.Duration
+	dialTimeout      time.Duration               // of the next attempt
+	failures         int                         // losses and failed attempts in a row
+	exponential      *backoff.ExponentialBackOff // nil before the first failure
 }
 
 func newPolicy(o Backoff, dialTimeout time.Duration) policy {
-	p := policy{o: o, first: dialTimeout}
-	p.reset()
+	p := policy{options: o, firstDialTimeout: dialTimeout}
+	p.forgetFailures()
 	return p
 }
 
-// reset begins anew: the connection was stable.
-func (p *policy) reset() {
-	p.k = 0
-	p.dialTimeout = p.first
+// forgetFailures follows when a connection was stable.
+func (p *policy) forgetFailures() {
+	p.failures = 0
+	p.dialTimeout = p.firstDialTimeout
 	p.exponential = nil
 }
 
-// exponential draws U(v/2, v) where v grows from initial to limit: the library
-// caps the interval before it randomises, so its interval is 3/4 v. It must
-// never give up by itself (MaxElapsedTime 0).
-func exponential(initial, limit time.Duration, multiplier float64) *backoff.ExponentialBackOff {
+// newExponential draws U(v/2, v), where v grows from initial to limit. The
+// library caps the interval before it randomises, so its interval is 3/4 v. It
+// must never give up by itself (MaxElapsedTime 0).
+func newExponential(initial, limit time.Duration, multiplier float64) *backoff.ExponentialBackOff {
 	return backoff.NewExponentialBackOff(
 		backoff.WithInitialInterval(initial*3/4),
 		backoff.WithMaxInterval(limit*3/4),
@@ -92,49 +54,51 @@ func exponential(initial, limit time.Duration, multiplier float64) *backoff.Expo
 	)
 }
 
-// bound is v of the k-th failure, before any reconnect window.
-func (p *policy) bound() time.Duration {
-	if p.k >= longAfter {
-		return 4 * p.o.Max
+// delayBound returns v for the current number of failures, before any reconnect
+// window.
+func (p *policy) delayBound() time.Duration {
+	if p.failures >= longOutageFailures {
+		return 4 * p.options.Max
 	}
-	v := float64(p.o.Initial)
-	for i := 1; i < p.k && v < float64(p.o.Max); i++ {
-		v *= p.o.Multiplier
+	v := float64(p.options.Initial)
+	for i := 1; i < p.failures && v < float64(p.options.Max); i++ {
+		v *= p.options.Multiplier
 	}
-	return min(p.o.Max, time.Duration(v))
+	return min(p.options.Max, time.Duration(v))
 }
 
-// failed counts one more failure, and so many at least as floor says. The
+// countFailure counts one more failure, or as many as reach floor. The
 // library's interval grows with the count, whether its draw is used or not.
-func (p *policy) failed(floor int) (draw time.Duration) {
-	for more := max(1, floor-p.k); more > 0; more-- {
-		switch p.k++; {
-		case p.k == longAfter:
-			p.exponential = exponential(4*p.o.Max, 4*p.o.Max, p.o.Multiplier)
+func (p *policy) countFailure(floor int) (draw time.Duration) {
+	for more := max(1, floor-p.failures); more > 0; more-- {
+		switch p.failures++; {
+		case p.failures == longOutageFailures:
+			p.exponential = newExponential(4*p.options.Max, 4*p.options.Max, p.options.Multiplier)
 		case p.exponential == nil:
-			p.exponential = exponential(p.o.Initial, p.o.Max, p.o.Multiplier)
+			p.exponential = newExponential(p.options.Initial, p.options.Max, p.options.Multiplier)
 		}
 		draw = p.exponential.NextBackOff()
 	}
 	return draw
 }
 
-// next counts one more failure and draws the wait before the next attempt. A
-// slot given by the server replaces the draw and is never undercut.
-func (p *policy) next(d decision, spread time.Duration) time.Duration {
-	draw := p.failed(d.floor)
-	v := p.bound()
+// nextDelay counts one more failure and draws the wait before the next attempt.
+// A slot given by the server replaces the draw; the wait is never shorter than
+// the slot.
+func (p *policy) nextDelay(d decision, spread time.Duration) time.Duration {
+	draw := p.countFailure(d.minFailures)
+	v := p.delayBound()
 	if d.atCap {
-		v = max(v, p.o.Max)
+		v = max(v, p.options.Max)
 	}
 	spread = min(spread, maxSpread)
 	switch {
 	case d.After > 0:
-		return d.After + uniform(max(d.After/10, d.window))
-	case p.k == 1 && !d.atCap && p.o.First < 0 && spread == 0:
+		return d.After + uniform(max(d.After/10, d.slotWindow))
+	case p.failures == 1 && !d.atCap && p.options.First < 0 && spread == 0:
 		return 0
-	case p.k == 1 && !d.atCap:
-		return uniform(max(p.o.First, spread))
+	case p.failures == 1 && !d.atCap:
+		return uniform(max(p.options.First, spread))
 	case v < spread:
 		return spread/2 + uniform(spread/2)
 	case d.atCap:
@@ -143,10 +107,10 @@ func (p *policy) next(d decision, spread time.Duration) time.Duration {
 	return draw
 }
 
-// timedOut gives the next attempt more time: a queue at the server that is
-// longer than our patience must not starve everybody.
-func (p *policy) timedOut() {
-	p.dialTimeout = max(p.first, min(maxDialTimeout, p.dialTimeout*16/10))
+// extendDialTimeout gives the next attempt more time. Otherwise a server whose
+// accept queue is longer than the timeout would never serve any client.
+func (p *policy) extendDialTimeout() {
+	p.dialTimeout = max(p.firstDialTimeout, min(maxDialTimeout, p.dialTimeout*16/10))
 }
 
 // uniform draws from [0, d].

@@ -1,276 +1,162 @@
-package limpet_test
+package limpet
 
 import (
-	"context"
-	"errors"
 	"net/http"
 	"testing"
-	"testing/synctest"
 	"time"
 
-	"github.com/limpet-go/limpet"
-	"github.com/limpet-go/limpet/limpettest"
 	"github.com/limpet-go/limpet/wire"
-	"github.com/limpet-go/limpet/wire/native"
-	"nhooyr.io/websocket"
 )
 
-// bound is v of docs/reconnect.md, section 1, computed independently of the
-// library that draws.
-func bound(k int) time.Duration {
-	if k >= 20 {
-		return time.Minute
-	}
-	v := 500 * time.Millisecond
-	for i := 1; i < k; i++ {
-		v = v * 3 / 2
-	}
-	return min(v, 15*time.Second)
-}
+// Three ways in which back-off goes wrong elsewhere: giving up after 15 minutes,
+// a maximum that jitter exceeds, and jitter that vanishes at the cap.
 
-// checkEnvelope demands that no attempt starts earlier than half its bound
-// after the failure before it. Failures here take no time.
-func checkEnvelope(t *testing.T, dials []limpettest.Dial) {
-	t.Helper()
-	for i := 2; i < len(dials); i++ {
-		gap := dials[i].At.Sub(dials[i-1].At)
-		if least := bound(i) / 2; gap < least-time.Microsecond {
-			t.Errorf("attempt %d started %v after failure %d, the envelope allows %v", i+1, gap, i, least)
+func TestPolicyNeverGivesUp(t *testing.T) {
+	p := newPolicy(Backoff{First: 500 * time.Millisecond, Initial: 500 * time.Millisecond, Max: 15 * time.Second, Multiplier: 1.5}, 10*time.Second)
+	for k := 1; k <= 2000; k++ {
+		d := p.nextDelay(decision{}, 0)
+		if d < 0 {
+			t.Fatalf("failure %d: stop", k)
+		}
+		v := p.delayBound()
+		low := v / 2
+		if k == 1 {
+			low, v = 0, 500*time.Millisecond
+		}
+		if d < low-time.Microsecond || d > v+time.Microsecond {
+			t.Fatalf("failure %d: waits %v, want [%v, %v]", k, d, low, v)
 		}
 	}
 }
 
-func TestAcceptThenDropForAnHour(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
-		srv := limpettest.NewServer(t, nil)
-		srv.Network.Each(func(int) limpettest.Fault { return limpettest.CutAfterFrames(limpettest.Up, 1) })
-		c, err := limpet.New(srv.URL(), &limpet.Options{HTTPClient: srv.HTTPClient()})
-		if err != nil {
-			t.Fatal(err)
-		}
-		defer closeAndWait(t, c)
-		time.Sleep(time.Hour)
-		dials := srv.Network.Dials()
-		// v reaches 15 s at the tenth failure and 60 s at the twentieth.
-		if n := len(dials); n < 60 || n > 150 {
-			t.Errorf("%d attempts in an hour", n)
-		}
-		checkEnvelope(t, dials)
-		if s := c.State(); s.Phase == limpet.Ended {
-			t.Errorf("client gave up: %v", c.Err())
-		}
-	})
+func TestPolicyJitterSurvivesTheCap(t *testing.T) {
+	p := newPolicy(Backoff{First: 500 * time.Millisecond, Initial: 500 * time.Millisecond, Max: 15 * time.Second, Multiplier: 1.5}, 10*time.Second)
+	seen := map[time.Duration]bool{}
+	for range 500 {
+		seen[p.nextDelay(decision{}, 0).Round(time.Millisecond)] = true
+	}
+	if len(seen) < 400 {
+		t.Errorf("500 draws gave %d different waits", len(seen))
+	}
 }
 
-func TestOutageOfThirtyMinutes(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
-		srv := limpettest.NewServer(t, nil)
-		ctx := context.Background()
-		c, err := limpet.Dial(ctx, srv.URL(), &limpet.Options{HTTPClient: srv.HTTPClient()})
-		if err != nil {
-			t.Fatal(err)
+func TestPolicySpread(t *testing.T) {
+	p := newPolicy(Backoff{First: 500 * time.Millisecond, Initial: 500 * time.Millisecond, Max: 15 * time.Second, Multiplier: 1.5}, 10*time.Second)
+	const w = time.Minute
+	if d := p.nextDelay(decision{}, w); d > w {
+		t.Errorf("first wait %v, window %v", d, w)
+	}
+	for k := 2; k < 19; k++ {
+		if d := p.nextDelay(decision{}, w); d < w/2 || d > w {
+			t.Errorf("failure %d: waits %v outside [%v, %v]", k, d, w/2, w)
 		}
-		defer closeAndWait(t, c)
-		time.Sleep(time.Minute) // stable
-		before := len(srv.Network.Dials())
-		srv.Stop()
-		time.Sleep(30 * time.Minute)
-		if s := c.State(); s.Phase == limpet.Ready || s.Phase == limpet.Ended {
-			t.Fatalf("phase %v during the outage, cause %v", s.Phase, s.Cause)
-		}
-		checkEnvelope(t, srv.Network.Dials()[before:])
-		srv.Start()
-		back := time.Now()
-		if err := c.WaitReady(ctx); err != nil {
-			t.Fatal(err)
-		}
-		if took := time.Since(back); took > time.Minute {
-			t.Errorf("ready %v after the end of the outage", took)
-		}
-		if _, err := c.Send(ctx, "a", []byte("1"), nil); err != nil {
-			t.Error(err)
-		}
-	})
+	}
 }
 
-func TestRetryAfterIsNeverUndercut(t *testing.T) {
-	for name, h := range map[string]http.Header{
-		"seconds":      {"Retry-After": {"90"}},
-		"date":         {"Retry-After": {"Mon, 01 Jan 2024 00:01:30 GMT"}, "Date": {"Mon, 01 Jan 2024 00:00:00 GMT"}},
-		"milliseconds": {"X-Limpet-Retry-Ms": {"90000"}, "Retry-After": {"1"}},
+func TestPolicySlotReplacesTheDraw(t *testing.T) {
+	p := newPolicy(Backoff{First: 500 * time.Millisecond, Initial: 500 * time.Millisecond, Max: 15 * time.Second, Multiplier: 1.5}, 10*time.Second)
+	for range 100 {
+		d := decision{}
+		d.After = 40 * time.Second
+		if got := p.nextDelay(d, 0); got < 40*time.Second || got > 44*time.Second {
+			t.Fatalf("slot of 40 s gave %v", got)
+		}
+	}
+}
+
+func TestPolicyDialTimeoutGrowsOnTimeoutsOnly(t *testing.T) {
+	p := newPolicy(Backoff{First: 1, Initial: 1, Max: 1, Multiplier: 1}, 10*time.Second)
+	p.nextDelay(decision{}, 0)
+	if p.dialTimeout != 10*time.Second {
+		t.Errorf("after a refusal: %v", p.dialTimeout)
+	}
+	for range 10 {
+		p.extendDialTimeout()
+	}
+	if p.dialTimeout != time.Minute {
+		t.Errorf("after ten time-outs: %v", p.dialTimeout)
+	}
+}
+
+func newTestPolicy() policy {
+	return newPolicy(Backoff{First: 500 * time.Millisecond, Initial: 500 * time.Millisecond, Max: 15 * time.Second, Multiplier: 1.5}, 10*time.Second)
+}
+
+// However a failure is counted, the draws keep to the envelope: a refresh, an
+// immediate retry, a floor of three, the cap.
+func TestPolicyEnvelopeAfterAnyMixture(t *testing.T) {
+	capped, overloaded, plain := decision{atCap: true}, decision{minFailures: 3}, decision{}
+	for name, mixture := range map[string][]any{
+		"skipped":             {"skip", plain, plain, plain},
+		"skipped over 20":     {"nineteen", "skip", plain, plain},
+		"floor":               {overloaded, plain, plain, plain},
+		"captive for hours":   {"nineteen", "nineteen", capped, capped, capped},
+		"overloaded for long": {"nineteen", "nineteen", overloaded, overloaded},
 	} {
-		t.Run(name, func(t *testing.T) {
-			synctest.Test(t, func(t *testing.T) {
-				srv := limpettest.NewServer(t, nil)
-				srv.Inject(limpettest.RefuseUpgrade(503, h))
-				c, err := limpet.Dial(context.Background(), srv.URL(), &limpet.Options{HTTPClient: srv.HTTPClient()})
-				if err != nil {
-					t.Fatal(err)
+		for range 200 {
+			p := newTestPolicy()
+			for i, step := range mixture {
+				switch step {
+				case "skip":
+					p.countFailure(0)
+					continue
+				case "nineteen":
+					for range 19 {
+						p.nextDelay(plain, 0)
+					}
+					continue
 				}
-				defer closeAndWait(t, c)
-				d := srv.Network.Dials()
-				if gap := d[1].At.Sub(d[0].At); gap < 90*time.Second || gap > 100*time.Second {
-					t.Errorf("second attempt after %v", gap)
+				got, v := p.nextDelay(step.(decision), 0), p.delayBound()
+				if p.failures > 1 && (got < v/2-time.Microsecond || got > max(v, 15*time.Second)+time.Microsecond) {
+					t.Fatalf("%s: step %d, failure %d waits %v, want [%v, %v]", name, i, p.failures, got, v/2, v)
 				}
-			})
-		})
-	}
-}
-
-func TestStatusVerdicts(t *testing.T) {
-	for _, tc := range []struct {
-		status int
-		class  limpet.ErrorClass
-		final  bool
-	}{
-		{400, limpet.ClassHTTP, true}, {401, limpet.ClassAuth, true}, {403, limpet.ClassAuth, true},
-		{404, limpet.ClassHTTP, true}, {405, limpet.ClassHTTP, true}, {407, limpet.ClassProxy, true},
-		{408, limpet.ClassHTTP, false}, {410, limpet.ClassHTTP, true}, {421, limpet.ClassHTTP, false},
-		{425, limpet.ClassHTTP, false}, {426, limpet.ClassHTTP, true}, {429, limpet.ClassOverload, false},
-		{431, limpet.ClassHTTP, true}, {500, limpet.ClassHTTP, false}, {501, limpet.ClassHTTP, true},
-		{502, limpet.ClassHTTP, false}, {503, limpet.ClassOverload, false}, {504, limpet.ClassHTTP, false},
-		{520, limpet.ClassHTTP, false}, {200, limpet.ClassNotWebSocket, false}, {302, limpet.ClassNotWebSocket, false},
-	} {
-		t.Run(http.StatusText(tc.status), func(t *testing.T) {
-			synctest.Test(t, func(t *testing.T) {
-				srv := limpettest.NewServer(t, nil)
-				srv.Inject(limpettest.RefuseUpgrade(tc.status, http.Header{"Location": {"http://127.0.0.1:1/"}}))
-				c, err := limpet.New(srv.URL(), &limpet.Options{HTTPClient: srv.HTTPClient()})
-				if err != nil {
-					t.Fatal(err)
-				}
-				defer closeAndWait(t, c)
-				s, _ := c.WaitState(context.Background(), func(s limpet.State) bool { return s.Cause != nil })
-				if got := limpet.Class(s.Cause); got != tc.class {
-					t.Errorf("class %q, want %q: %v", got, tc.class, s.Cause)
-				}
-				var e *limpet.Error
-				if !errors.As(s.Cause, &e) || e.Code != tc.status {
-					t.Errorf("cause does not name the status: %v", s.Cause)
-				}
-				err = c.WaitReady(context.Background())
-				var p *limpet.PermanentError
-				if final := errors.As(err, &p); final != tc.final {
-					t.Errorf("final = %v, want %v: %v", final, tc.final, err)
-				}
-			})
-		})
-	}
-}
-
-// A refusal asks for a new credential until Auth has given one: a failure of
-// Auth in between must not bring the refused credential back.
-func TestRefreshIsAskedForUntilGiven(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
-		srv := limpettest.NewServer(t, nil)
-		srv.Inject(limpettest.RefuseUpgrade(401, nil))
-		var refresh []bool
-		c, err := limpet.Dial(context.Background(), srv.URL(), &limpet.Options{
-			HTTPClient: srv.HTTPClient(),
-			Auth: func(_ context.Context, info limpet.AttemptInfo) (limpet.Credential, error) {
-				refresh = append(refresh, info.Refresh)
-				if len(refresh) == 2 {
-					return limpet.Credential{}, errors.New("issuer is busy")
-				}
-				return limpet.Credential{}, nil
-			}})
-		if err != nil {
-			t.Fatal(err)
-		}
-		defer closeAndWait(t, c)
-		if len(refresh) != 3 || refresh[0] || !refresh[1] || !refresh[2] {
-			t.Errorf("Auth was asked for a new credential: %v", refresh)
-		}
-	})
-}
-
-// retryNow is a language that wants to be back at once, whatever happens.
-type retryNow struct{ words }
-
-func (retryNow) Verdict(wire.Failure) wire.Verdict { return wire.Verdict{Action: wire.ActionRetryNow} }
-
-func (retryNow) Attempt(a *wire.Attempt) error {
-	a.Dial = true
-	return nil
-}
-
-func TestRetryNowIsNoHammer(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
-		srv := newWordsServer(t, func(int, func(string), func() string) {})
-		srv.host.Network.Each(func(int) limpettest.Fault { return limpettest.CutAfterFrames(limpettest.Up, 0) })
-		d := retryNow{newWords()}
-		d.traits.Greeting = false
-		c, err := limpet.New(srv.host.URL(), &limpet.Options{HTTPClient: srv.host.HTTPClient(), Dialect: d})
-		if err != nil {
-			t.Fatal(err)
-		}
-		defer closeAndWait(t, c)
-		time.Sleep(time.Minute)
-		dials := srv.host.Network.Dials()
-		if n := len(dials); n < 5 || n > 30 {
-			t.Errorf("%d attempts in a minute", n)
-		}
-		checkEnvelope(t, dials)
-	})
-}
-
-// goaway.after holds for every way back.
-func TestGoAwayIsNeverUndercut(t *testing.T) {
-	for _, code := range []websocket.StatusCode{1000, 4100, 4200, 4300, 4400} {
-		synctest.Test(t, func(t *testing.T) {
-			s := newScript(t, func(p *scripted) {
-				p.say(p.welcome())
-				p.say(native.Frame{Type: native.TypeGoAway, GoAway: &native.GoAway{Code: 4300, After: 40_000}})
-				p.ws.Close(code, "")
-			})
-			c, _ := s.start(limpet.Options{Auth: func(context.Context, limpet.AttemptInfo) (limpet.Credential, error) {
-				return limpet.Credential{}, nil
-			}})
-			st, _ := c.WaitState(context.Background(), func(s limpet.State) bool { return s.Phase == limpet.Waiting })
-			if wait := time.Until(st.NextAttempt); wait < 40*time.Second {
-				t.Errorf("after %d the next attempt is in %v, the server wants 40 s", code, wait)
 			}
-		})
+		}
 	}
 }
 
-// Retry skips the policy's own wait, never the slot that the server gave.
-func TestRetry(t *testing.T) {
-	for name, tc := range map[string]struct {
-		header http.Header
-		least  time.Duration
-		most   time.Duration
-	}{
-		"own wait": {nil, 100 * time.Millisecond, 100 * time.Millisecond},
-		"slot":     {http.Header{"Retry-After": {"60"}}, time.Minute, 66 * time.Second},
-	} {
-		t.Run(name, func(t *testing.T) {
-			synctest.Test(t, func(t *testing.T) {
-				srv := limpettest.NewServer(t, nil)
-				var faults []limpettest.Fault
-				for range 30 {
-					faults = append(faults, limpettest.RefuseUpgrade(503, tc.header))
-				}
-				srv.Inject(faults...)
-				c, err := limpet.New(srv.URL(), &limpet.Options{HTTPClient: srv.HTTPClient()})
-				if err != nil {
-					t.Fatal(err)
-				}
-				defer closeAndWait(t, c)
-				for i := range 30 {
-					if _, err := c.WaitState(context.Background(), func(s limpet.State) bool { return s.Phase == limpet.Waiting && s.Attempt == i+1 }); err != nil {
-						t.Fatal(err)
-					}
-					at, n := time.Now(), len(srv.Network.Dials())
-					c.Retry()
-					if _, err := c.WaitState(context.Background(), func(s limpet.State) bool { return s.Attempt == i+2 || s.Phase == limpet.Ready }); err != nil {
-						t.Fatal(err)
-					}
-					if gap := srv.Network.Dials()[n].At.Sub(at); gap > tc.most || gap < tc.least-time.Millisecond {
-						t.Fatalf("attempt %d came %v after Retry, want %v to %v", i+2, gap, tc.least, tc.most)
-					}
-				}
-			})
-		})
+func TestPolicyCapRespectsTheSpread(t *testing.T) {
+	p := newTestPolicy()
+	p.nextDelay(decision{}, 0)
+	for range 50 {
+		if got := p.nextDelay(decision{atCap: true}, 2*time.Minute); got < time.Minute || got > 2*time.Minute {
+			t.Fatalf("waits %v, the window is 2 min", got)
+		}
+	}
+}
+
+type opinionated struct {
+	wire.Dialect
+	verdict wire.Verdict
+}
+
+func (d opinionated) Verdict(wire.Failure) wire.Verdict { return d.verdict }
+
+// A dialect that knows what to do about a status need not read Retry-After.
+func TestVerdictKeepsTheSlotOfTheServer(t *testing.T) {
+	f := &wire.Failure{Stage: wire.StageUpgrade, Status: 503, Header: http.Header{"Retry-After": {"90"}}}
+	for action := wire.ActionDefault; action <= wire.ActionNewSession; action++ {
+		if d := decide(opinionated{verdict: wire.Verdict{Action: action}}, f); d.After != 90*time.Second {
+			t.Errorf("%v: waits %v, the server wants 90 s", action, d.After)
+		}
+	}
+}
+
+// After the pause that a goaway asks for comes its window: the herd spreads
+// (docs/protocol.md, section 8).
+func TestPolicyGoAwaySpreads(t *testing.T) {
+	p := newPolicy(Backoff{First: 500 * time.Millisecond, Initial: 500 * time.Millisecond, Max: 15 * time.Second, Multiplier: 1.5}, 10*time.Second)
+	var longest time.Duration
+	for range 200 {
+		d := decision{slotWindow: 30 * time.Second}
+		d.After = 40 * time.Second
+		wait := p.nextDelay(d, 0)
+		if wait < 40*time.Second || wait > 70*time.Second {
+			t.Fatalf("waits %v, want 40 s and up to 30 s more", wait)
+		}
+		longest = max(longest, wait)
+	}
+	if longest < 60*time.Second {
+		t.Errorf("the longest of 200 waits is %v: the window is not used", longest)
 	}
 }

@@ -2,21 +2,20 @@ package limpet
 
 import (
 	"context"
-	"slices"
 	"sync"
-	"sync/atomic"
 	"time"
 
-	"github.com/limpet-go/limpet/wire"
+	"github.com/limpet-go/limpet/internal/watch"
 )
 
-// SubPhase is how far a subscription is.
+// SubPhase is what a subscription is doing.
 type SubPhase uint8
 
+// The phases of a subscription.
 const (
-	SubPending SubPhase = iota // not confirmed by the server on the present connection
+	SubPending SubPhase = iota // not confirmed on the current connection
 	SubLive                    // messages flow
-	SubEnded                   // closed or refused: see Err
+	SubEnded                   // closed, or refused by the server: see Err
 )
 
 func (p SubPhase) String() string {
@@ -33,23 +32,30 @@ func (p SubPhase) String() string {
 
 // SubState is the state of a subscription at one moment.
 type SubState struct {
-	Phase      SubPhase
-	Generation uint64 // connection on which it was last confirmed
-	Since      time.Time
-	Err        error // SubEnded: why; nil for a clean end. SubPending: why it was refused, if it will be asked for again
+	Phase SubPhase
+
+	// Generation is the connection on which it was last confirmed, as in
+	// State.Generation.
+	Generation uint64
+
+	// Since is when the phase began.
+	Since time.Time
+
+	// Err is, in the phase SubEnded, why the subscription ended, nil for a clean
+	// end. In the phase SubPending it is why the server refused it for now.
+	Err error
 }
 
 // SubStats counts the messages of a subscription. Always
-// Received = Delivered + Dropped + Conflated + Waiting.
+// Received = Delivered + Dropped + Waiting.
 type SubStats struct {
-	Received   uint64 // accepted from the server, without duplicates
+	Received   uint64 // from the server, without duplicates
 	Delivered  uint64 // handed to a consumer
-	Dropped    uint64 // by the overflow policy, or waiting when the subscription was closed
-	Conflated  uint64 // replaced by a newer one of the same key
-	Waiting    uint64 // in the queue, or in the hand of C
+	Dropped    uint64 // by the overflow policy, or by closing the subscription
+	Waiting    uint64 // in the queue, or taken from it for C
 	Duplicates uint64 // received again and discarded
-	Gaps       uint64 // gaps and resets put into the stream by the server or by missing numbers
-	Resets     uint64
+	Gaps       uint64 // reported by the server, or found by missing numbers
+	Resets     uint64 // as Gaps
 }
 
 // Subscription is a stream of messages that survives its connections. It is
@@ -58,7 +64,7 @@ type Subscription struct {
 	client *Client
 	topic  string
 	queue  *queue
-	state  cell[SubState]
+	state  watch.Value[SubState]
 
 	c            chan Message // of C
 	startDeliver sync.Once
@@ -68,9 +74,10 @@ type Subscription struct {
 	from     From
 	token    Secret
 	wireName string
-	asked    bool      // on the present connection
-	retry    time.Time // when to ask again after a refusal
-	retries  int
+
+	askedGeneration uint64    // the connection on which it was asked for; 0: none
+	refusals        int       // in a row
+	askAgainAt      time.Time // after a refusal that is not final
 }
 
 // String names the subscription by its topic.
@@ -79,16 +86,17 @@ func (s *Subscription) String() string { return "limpet.Subscription(" + peerTex
 // GoString is String.
 func (s *Subscription) GoString() string { return s.String() }
 
-// Topic is what was subscribed to.
+// Topic returns the topic given to Subscribe.
 func (s *Subscription) Topic() string { return s.topic }
 
-// State is the present state.
-func (s *Subscription) State() SubState { return s.state.load() }
+// State returns the current state.
+func (s *Subscription) State() SubState { return s.state.Load() }
 
-// WaitLive blocks until the server has confirmed the subscription, the
-// subscription has ended (its error) or ctx ends (ctx's error).
+// WaitLive blocks until the server has confirmed the subscription on the current
+// connection. It returns an error if the subscription has ended (its error, or
+// one that wraps ErrClosed after a clean end) or ctx ends (ctx's error).
 func (s *Subscription) WaitLive(ctx context.Context) error {
-	st, err := s.state.wait(ctx, func(st SubState) bool { return st.Phase != SubPending })
+	st, err := s.state.Wait(ctx, func(st SubState) bool { return st.Phase != SubPending })
 	if err != nil {
 		return err
 	}
@@ -101,7 +109,7 @@ func (s *Subscription) WaitLive(ctx context.Context) error {
 	return nil
 }
 
-// Stats counts what came and went.
+// Stats returns the counts since Subscribe.
 func (s *Subscription) Stats() SubStats {
 	q := s.queue
 	q.mu.Lock()
@@ -112,16 +120,17 @@ func (s *Subscription) Stats() SubStats {
 	}
 }
 
-// Committed is the position up to which everything was acknowledged without a
-// hole: where another process may go on with FromResume. Zero if nothing was.
-// A message that is never acknowledged holds it where it is.
+// Committed returns the position up to which every message was acknowledged:
+// another process can continue from it with FromResume. It is zero before the
+// first acknowledgement. A message that is never acknowledged stops it.
 func (s *Subscription) Committed() Position {
 	s.queue.mu.Lock()
 	defer s.queue.mu.Unlock()
 	return s.queue.progress.committed
 }
 
-// Err is why the subscription ended: nil while it has not, and after a clean end.
+// Err returns why the subscription ended: nil while it has not ended and after a
+// clean end.
 func (s *Subscription) Err() error {
 	if st := s.State(); st.Phase == SubEnded {
 		return st.Err
@@ -129,199 +138,51 @@ func (s *Subscription) Err() error {
 	return nil
 }
 
-// Close ends the subscription at both ends. It does not wait; messages that
-// wait are dropped and counted. It may be called from a consumer.
+// Close ends the subscription here and at the server. It does not wait. Waiting
+// messages are dropped and counted. It may be called from a consumer, and more
+// than once. It always returns nil.
 func (s *Subscription) Close() error {
 	s.queue.discard(nil)
 	s.client.inbox.post(unsubscribe{s})
 	return nil
 }
 
-// routes maps what a codec names to delivery queues. It is immutable.
-type routes struct {
-	few    []*Subscription          // if there are only a few
-	byKey  map[uint64]*Subscription // else
-	byName map[string]*Subscription
-}
-
-const fewSubs = 8 // looked through faster than a map, and smaller
-
-// find is nil for a subscription that is no more.
-func (r *routes) find(ev *wire.Event) *Subscription {
-	switch {
-	case r == nil:
-		return nil
-	case ev.Key != 0:
-		return r.keyed(ev.Key)
+// Subscribe registers a subscription. It does not wait for the server, connected
+// or not; Subscription.WaitLive does. After every reconnect the subscription is
+// restored where it stopped. Errors are local: an *Error that names the argument,
+// or that wraps ErrTopic, ErrUnsupported, ErrDuplicate or ErrClosed. ctx bounds
+// the call, not the subscription; o may be nil.
+func (c *Client) Subscribe(ctx context.Context, topic string, o *SubscribeOptions) (*Subscription, error) {
+	if err := ctx.Err(); err != nil {
+		return nil, err
 	}
-	return r.byName[ev.Name]
-}
-
-func (r *routes) keyed(key uint64) *Subscription {
-	for _, s := range r.few {
-		if s.key == key {
-			return s
+	s, err := newSubscription(c, topic, o)
+	if err != nil {
+		return nil, err
+	}
+	cmd := subscribe{s, make(chan error, 1)}
+	if !c.inbox.post(cmd) {
+		return nil, &Error{Op: "Subscribe", Class: ClassClosed, Err: ErrClosed}
+	}
+	select {
+	case err := <-cmd.reply:
+		if err != nil {
+			return nil, err
 		}
-	}
-	return r.byKey[key]
-}
-
-// registry holds the subscriptions in order of registration. It belongs to the
-// loop, which publishes an immutable snapshot for the reader before it hands
-// over any frame that names a new subscription.
-type registry struct {
-	traits *wire.Traits
-	nextID uint64
-	subs   []*Subscription
-	dirty  bool // subs changed since the last publish
-	routes *atomic.Pointer[routes]
-}
-
-func (r *registry) add(s *Subscription) {
-	r.subs = append(r.subs, s)
-	r.dirty = true
-}
-
-func (r *registry) remove(s *Subscription) {
-	for i, other := range r.subs {
-		if other == s {
-			r.subs = append(r.subs[:i:i], r.subs[i+1:]...)
-			r.dirty = true
-			return
-		}
+		return s, nil
+	case <-c.done:
+		return nil, &Error{Op: "Subscribe", Class: ClassClosed, Err: ErrClosed}
 	}
 }
 
-func (r *registry) named(topic string) *Subscription {
-	for _, s := range r.subs {
-		if s.topic == topic {
-			return s
-		}
+func newSubscription(c *Client, topic string, o *SubscribeOptions) (*Subscription, error) {
+	opts, err := c.cfg.subscribeOptions(topic, o)
+	if err != nil {
+		return nil, err
 	}
-	return nil
-}
-
-func (r *registry) publish() {
-	if !r.dirty {
-		return
-	}
-	r.dirty = false
-	next := new(routes)
-	if len(r.subs) <= fewSubs {
-		next.few = slices.Clone(r.subs)
-	} else {
-		next.byKey = make(map[uint64]*Subscription, len(r.subs))
-		for _, s := range r.subs {
-			next.byKey[s.key] = s
-		}
-	}
-	if r.traits.ByName {
-		next.byName = make(map[string]*Subscription, len(r.subs))
-		for _, s := range r.subs {
-			next.byName[s.topic] = s
-		}
-	}
-	r.routes.Store(next)
-}
-
-// request is how s is asked for on connection gen: from the last message
-// received, or as the caller wished if there was none.
-func (s *Subscription) request(gen uint64) wire.Subscribe {
-	last, based, credit := s.queue.begin(gen)
-	return s.spell(last, based, credit)
-}
-
-// positions is what a cursor in a URL is made of: no connection can move it,
-// since the last one was fenced.
-func (r *registry) positions() []wire.Subscribe {
-	var subs []wire.Subscribe
-	for _, s := range r.subs {
-		last, based := s.queue.position()
-		subs = append(subs, s.spell(last, based, wire.Credit{}))
-	}
-	return subs
-}
-
-func (s *Subscription) spell(last Position, based bool, credit wire.Credit) wire.Subscribe {
-	w := wire.Subscribe{Key: s.key, Topic: s.topic, From: s.from, Credit: credit, Token: s.token.reveal()}
-	if based {
-		w.From, w.Position = FromResume, last
-	}
-	return w
-}
-
-// begin readies every subscription for connection gen, which fences the
-// earlier ones, and returns those that the handshake carries.
-func (r *registry) begin(gen uint64) []wire.Subscribe {
-	var first []wire.Subscribe
-	for _, s := range r.subs {
-		s.asked = false
-		if len(first) < r.traits.StartSubs {
-			first = append(first, s.request(gen))
-			s.asked = true
-		} else {
-			s.queue.begin(gen)
-		}
-	}
-	return first
-}
-
-// cell is a value that can be read at any time and waited for. Its lock is a
-// leaf.
-type cell[T any] struct {
-	mu      sync.Mutex
-	v       T
-	version uint64
-	changed chan struct{} // while somebody waits
-}
-
-func (c *cell[T]) set(v T) {
-	c.mu.Lock()
-	changed := c.changed
-	c.v, c.changed = v, nil
-	c.version++
-	c.mu.Unlock()
-	if changed != nil {
-		close(changed)
-	}
-}
-
-func (c *cell[T]) load() T {
-	v, _ := c.look()
-	return v
-}
-
-func (c *cell[T]) look() (v T, version uint64) {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	return c.v, c.version
-}
-
-func (c *cell[T]) wait(ctx context.Context, ok func(T) bool) (T, error) {
-	for {
-		v, version := c.look()
-		if ok(v) {
-			return v, nil
-		}
-		select {
-		case <-c.after(version):
-		case <-ctx.Done():
-			return v, ctx.Err()
-		}
-	}
-}
-
-var past = func() chan struct{} { c := make(chan struct{}); close(c); return c }()
-
-// after is closed once the value has a later version.
-func (c *cell[T]) after(version uint64) <-chan struct{} {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	if c.version != version {
-		return past
-	}
-	if c.changed == nil {
-		c.changed = make(chan struct{})
-	}
-	return c.changed
+	s := &Subscription{client: c, topic: topic, from: opts.From, token: opts.Token}
+	s.queue = newQueue(topic, &opts, c.cfg.traits, func() { c.inbox.post(grantCredit{s}) })
+	s.queue.tell = func(gen uint64, p Position) { c.inbox.post(sendProcessed{s, gen, p}) }
+	s.state.Set(SubState{Phase: SubPending, Since: time.Now()})
+	return s, nil
 }

@@ -1,174 +1,62 @@
-package limpet_test
+package limpet
 
 import (
 	"context"
-	"errors"
 	"fmt"
-	"slices"
+	"math/rand/v2"
 	"testing"
-	"testing/synctest"
-
-	"github.com/limpet-go/limpet"
-	"github.com/limpet-go/limpet/limpettest"
-	"github.com/limpet-go/limpet/server"
-	"github.com/limpet-go/limpet/wire"
-	"github.com/limpet-go/limpet/wire/native"
 )
 
-// A refusal of the server is told as what it is.
-func TestRefusalsAreTold(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
-		srv := limpettest.NewServer(t, &limpettest.ServerOptions{Server: &server.Options{Hooks: server.Hooks{
-			OnPublish: func(_ context.Context, _ server.Principal, m server.Message) error {
-				switch string(m.Payload) {
-				case "forbidden":
-					return &server.Error{Code: native.CodeForbidden}
-				case "unknown":
-					return &server.Error{Code: native.CodeUnknownOutcome}
-				}
-				return nil
-			},
-		}}})
-		c := dial(t, srv, nil)
-		for _, want := range []struct {
-			payload string
-			outcome limpet.Outcome
-			err     error
-			code    int
-		}{
-			{"fine", limpet.Acked, nil, 0},
-			{"forbidden", limpet.Rejected, limpet.ErrRejected, native.CodeForbidden},
-			{"unknown", limpet.Unknown, limpet.ErrOutcomeUnknown, native.CodeUnknownOutcome},
-		} {
-			ack, err := c.Send(context.Background(), "a", []byte(want.payload), nil)
-			var e *limpet.Error
-			if ack.Outcome != want.outcome || !errors.Is(err, want.err) || errors.As(err, &e) && e.Code != want.code || limpet.SafeToRetry(err) {
-				t.Errorf("%s: %v, %v", want.payload, ack.Outcome, err)
+// A caller that learns of the first of many outcomes finds all of them counted
+// and their room free, while the others are still being published.
+func TestRoomIsFreeBeforeTheFirstOutcome(t *testing.T) {
+	const many = 100_000
+	for range 3 {
+		a, stats := new(admission), new(counters)
+		w := newWindow(true, a, stats)
+		receipts := make([]Receipt, many)
+		for i := range receipts {
+			w.add(&receipts[i])
+		}
+		first := receipts[0].Done()
+		found := make(chan error)
+		go func() {
+			<-first
+			err := a.acquire(context.Background(), many, 0, false)
+			if n := stats.outcomes[Acked].Load(); n != many {
+				err = fmt.Errorf("%d of %d are counted, room: %w", n, many, err)
 			}
+			found <- err
+		}()
+		w.settleThrough(many, Acked)
+		w.publishOutcomes()
+		if err := <-found; err != nil {
+			t.Error(err)
 		}
-		if head := srv.Log.View().Head; head != 1 {
-			t.Errorf("the log holds %d messages", head)
-		}
-	})
+	}
 }
 
-// uplinks takes messages until there are n of them.
-func (p *scripted) uplinks(n int) (ms []native.Msg) {
-	for len(ms) < n {
-		frames := p.read()
-		if frames == nil {
-			return ms
+// The last message of a batch without an outcome holds what it shares memory
+// with: one block of payloads, however large the batch is.
+func TestBatchSharesLittleMemory(t *testing.T) {
+	for seed := range uint64(100) {
+		rnd := rand.New(rand.NewPCG(seed, 3))
+		ms := make([]Outgoing, 1+rnd.IntN(300))
+		most := []int{100, 1000, 10_000}[rnd.IntN(3)]
+		for i := range ms {
+			ms[i].Payload = make([]byte, rnd.IntN(most))
 		}
-		for _, f := range frames {
-			if f.Type == native.TypeMsg {
-				ms = append(ms, f.Msg)
+		var block []byte
+		for i := range ms {
+			n, before := len(ms[i].Payload), len(block)
+			payload, rest := allocatePayload(block, ms[i:])
+			if len(payload) != n || cap(payload) != n {
+				t.Fatalf("seed %d: %d bytes of room %d for a payload of %d", seed, len(payload), cap(payload), n)
 			}
-		}
-	}
-	return ms
-}
-
-// resumed runs five messages through a connection of which the server
-// acknowledges nothing, and returns what the next one brings after second has
-// been said.
-func resumed(t *testing.T, second func(w *native.Welcome, first []native.Msg) (expect int)) (first, again []native.Msg) {
-	synctest.Test(t, func(t *testing.T) {
-		taken := make(chan []native.Msg, 2)
-		s := newScript(t, func(p *scripted) {
-			w := p.welcome()
-			if p.number == 1 {
-				p.say(append([]native.Frame{w}, p.subok()...)...)
-				first = p.uplinks(5)
-				p.say(native.Frame{Type: native.TypeAck, Ack: &native.Ack{To: 1, HasTo: true}})
-				synctest.Wait()
-				p.ws.CloseNow()
-				return
+			if size := n + len(rest); n > before && size > max(n, 4<<10) {
+				t.Fatalf("seed %d: a block of %d bytes for a payload of %d", seed, size, n)
 			}
-			n := second(w.Welcome, first)
-			p.say(append([]native.Frame{w}, p.subok()...)...)
-			taken <- p.uplinks(n)
-		})
-		c, _ := s.start(limpet.Options{})
-		var ms []limpet.Outgoing
-		for i := range 5 {
-			ms = append(ms, limpet.Outgoing{Topic: "a", Payload: []byte(fmt.Sprint(i))})
-		}
-		if _, err := c.PublishBatch(context.Background(), ms); err != nil {
-			t.Fatal(err)
-		}
-		again = <-taken
-	})
-	return first, again
-}
-
-func seqsAndIDs(ms []native.Msg) (seqs []uint64, ids []wire.ID) {
-	for _, m := range ms {
-		seqs, ids = append(seqs, m.S), append(ids, m.ID)
-	}
-	return seqs, ids
-}
-
-// What the server has, also out of order, is not sent again; the rest is, in
-// order and with its age (docs/protocol.md, I10).
-func TestSelectiveAckIsNotSentAgain(t *testing.T) {
-	first, again := resumed(t, func(w *native.Welcome, first []native.Msg) int {
-		w.Res, w.Ack, w.Tag, w.HasTag = true, 1, first[0].ID, true
-		w.Sack = []wire.Range{{Lo: 3, Hi: 4}}
-		return 2
-	})
-	seqs, ids := seqsAndIDs(again)
-	if !slices.Equal(seqs, []uint64{2, 5}) || !slices.Equal(ids, []wire.ID{first[1].ID, first[4].ID}) {
-		t.Errorf("sent again: %v", seqs)
-	}
-	for _, m := range again {
-		if !m.HasAge {
-			t.Errorf("message %d without an age", m.S)
+			block = rest
 		}
 	}
-}
-
-// A server that lost the session gets what has no outcome under new numbers
-// and the old ids, with its age: it may have accepted it before.
-func TestLostSessionRenumbers(t *testing.T) {
-	first, again := resumed(t, func(w *native.Welcome, _ []native.Msg) int {
-		w.SID, w.SE = "another", 2
-		return 4
-	})
-	seqs, ids := seqsAndIDs(again)
-	_, want := seqsAndIDs(first[1:])
-	if !slices.Equal(seqs, []uint64{1, 2, 3, 4}) || !slices.Equal(ids, want) {
-		t.Errorf("sent again: %v", seqs)
-	}
-	for _, m := range again {
-		if !m.HasAge {
-			t.Errorf("message %d without an age", m.S)
-		}
-	}
-}
-
-// The window of the server holds, however large the client's own is.
-func TestUplinkCreditHolds(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
-		srv := limpettest.NewServer(t, &limpettest.ServerOptions{
-			Network: &limpettest.NetworkOptions{Tap: true},
-			Server:  &server.Options{Window: 64, WindowBytes: 1000},
-		})
-		c := dial(t, srv, nil)
-		var ms []limpet.Outgoing
-		for i := range 500 {
-			ms = append(ms, limpet.Outgoing{Topic: "a", Payload: make([]byte, i%100)})
-		}
-		if _, err := c.PublishBatch(context.Background(), ms); err != nil {
-			t.Fatal(err)
-		}
-		if err := c.Flush(context.Background()); err != nil {
-			t.Fatal(err)
-		}
-		for _, v := range limpettest.CheckFrames(srv.Network.Tapped()) {
-			t.Error(v)
-		}
-		if st := c.Stats(); st.Acked != 500 || st.Connections != 1 {
-			t.Errorf("%+v", st)
-		}
-	})
 }

@@ -40,8 +40,8 @@ func charts(dir string) error {
 		{"performance-roundtrip.svg", "P5", "Acked round trip, one in flight: p50, µs (log scale)", ""},
 		{"performance-idle.svg", "P7", "Idle client with one subscription: heap + stack, bytes (log scale)", ""},
 		{"performance-recovery.svg", "P9", "Kill to first message, fastest settings: median, µs (log scale)", ""},
-		{"performance-herd.svg", "P15", "A herd comes back: the last client, as a multiple of the least possible time (log scale)", ""},
-		{"performance-herd-peak.svg", "P15", "A herd comes back: attempts in the worst second / handshakes the server can make (log scale)", "peak"},
+		{"performance-herd.svg", "P15", "A herd comes back: time until the last client is back, as a multiple of the minimum (log scale)", ""},
+		{"performance-herd-peak.svg", "P15", "A herd comes back: attempts in the worst second / handshakes that the server can make (log scale)", "peak"},
 	} {
 		if err := write(c.file, barsOf(c.id, c.title, c.metric)); err != nil {
 			return err
@@ -51,11 +51,11 @@ func charts(dir string) error {
 		return err
 	}
 	for _, c := range []struct{ file, id, title, x, metric, y string }{
-		{"performance-scale-clients.svg", "S1", "Cost of a message as clients grow", "clients in one process", "cpu", "client CPU ns a message"},
-		{"performance-scale-clients-memory.svg", "S1", "Memory of an idle client as clients grow", "clients in one process", "memory", "heap + stack bytes a client"},
-		{"performance-scale-subscriptions.svg", "S2", "Cost of a message as subscriptions grow", "subscriptions of one client", "cpu", "client CPU ns a message"},
-		{"performance-scale-subscriptions-memory.svg", "S2", "Memory of a subscription", "subscriptions of one client", "memory", "heap + stack bytes a subscription"},
-		{"performance-scale-sizes.svg", "S3", "Cost of a message as it grows", "payload bytes", "cpu", "client CPU ns a message"},
+		{"performance-scale-clients.svg", "S1", "Cost per message, by number of clients", "clients in one process", "cpu", "client CPU ns per message"},
+		{"performance-scale-clients-memory.svg", "S1", "Memory per idle client, by number of clients", "clients in one process", "memory", "heap + stack bytes per client"},
+		{"performance-scale-subscriptions.svg", "S2", "Cost per message, by number of subscriptions", "subscriptions of one client", "cpu", "client CPU ns per message"},
+		{"performance-scale-subscriptions-memory.svg", "S2", "Memory per subscription", "subscriptions of one client", "memory", "heap + stack bytes per subscription"},
+		{"performance-scale-sizes.svg", "S3", "Cost per message, by payload size", "payload bytes", "cpu", "client CPU ns per message"},
 	} {
 		if err := write(c.file, curvesOf(c.id, c.title, c.x, c.metric, c.y)); err != nil {
 			return err
@@ -215,7 +215,7 @@ func goalsChart() string {
 		return ""
 	}
 	const left, right, top, step = 480, 930, 66, 20
-	c := newCanvas(960, top+step*len(bars)+44, "What was reached, as a share of the goal (log scale; goal = 1)")
+	c := newCanvas(960, top+step*len(bars)+44, "Results as a share of the goal (log scale; goal = 1)")
 	c.text(16, 44, "start", floorColour, "| floor", 12)
 	c.text(70, 44, "start", oursColour, "goal reached", 12)
 	c.text(160, 44, "start", otherColour, "floor reached", 12)
@@ -279,7 +279,7 @@ func curvesOf(id, title, xTitle, metric, yTitle string) string {
 		c.line(x.at(n), top, x.at(n), bottom, faintColour, 1)
 		c.text(x.at(n), bottom+16, "middle", inkColour, short(n), 11)
 	}
-	c.text((left+right)/2, bottom+40, "middle", inkColour, xTitle+" (log scale); "+yTitle+" upwards (log scale)", 12)
+	c.text((left+right)/2, bottom+40, "middle", inkColour, "x: "+xTitle+" (log scale); y: "+yTitle+" (log scale)", 12)
 	colours := []string{oursColour, otherColour, floorColour, missColour}
 	for i, cand := range def.candidates {
 		var points []string

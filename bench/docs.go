@@ -9,11 +9,11 @@ import (
 	"strings"
 )
 
-// The prose of docs/performance.md is written by hand; what stands between
+// The prose of docs/performance.md is written by hand. The text between
 //
 //	<!-- begin KIND LABEL [ROW] --> and <!-- end -->
 //
-// is written by this program from the figures kept under LABEL.
+// is written by this program from the figures that are kept under LABEL.
 var section = regexp.MustCompile(`(?s)(<!-- begin (\w+) (\w+)(?: ([^>]*?))? -->\n).*?(<!-- end -->)`)
 
 func writeDocs(dir string) error {
@@ -51,13 +51,13 @@ func writeDocs(dir string) error {
 
 func conditions(r *results) string {
 	var b strings.Builder
-	fmt.Fprintf(&b, "* Machine: %s.\n* Connection path of limpet: %s.\n* Compared: %s.\n", r.Machine, r.Path, strings.Join(r.Versions, ", "))
+	fmt.Fprintf(&b, "* Machine: %s.\n* Frames of limpet: %s.\n* Compared: %s.\n", r.Machine, r.Path, strings.Join(r.Versions, ", "))
 	return b.String()
 }
 
 func verdicts(r *results) string {
 	var b strings.Builder
-	b.WriteString("| # | what, median of the rounds | measured | spread | floor | goal | reached |\n|---|---|---|---|---|---|---|\n")
+	b.WriteString("| # | comparison, median of the rounds | measured | spread | floor | goal | reached |\n|---|---|---|---|---|---|---|\n")
 	for i := range rows {
 		def := &rows[i]
 		res, ok := r.Rows[def.id]
@@ -91,7 +91,7 @@ func figures(r *results, id string) string {
 		}
 	}
 	var b strings.Builder
-	fmt.Fprintf(&b, "Rounds of %s UTC, load average %s.\n\n| | |", res.Taken, res.Load)
+	fmt.Fprintf(&b, "Measured %s UTC, load average %s.\n\n| | |", res.Taken, res.Load)
 	for _, m := range metrics {
 		fmt.Fprintf(&b, " %s |", metricWords[m])
 	}

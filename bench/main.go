@@ -2,19 +2,25 @@
 // writes what it measured into docs/performance.md.
 //
 //	go run . [-rows P1,P3] [-rounds 5] [-label name] [-quick]
+//	go run . -against DIR [-rows P1,P3] [-rounds 7] [-times 4]
 //
 // Client and server are processes of their own, started by this program and
 // pinned to different cores where taskset exists. Each candidate of each round
 // runs in a fresh process; rounds interleave the candidates. The judge is the
 // client's CPU time per message (getrusage), wall time is the witness, and a
 // figure is a ratio of two candidates in the same round.
+//
+// With -against it compares limpet with another checkout of it instead, writes
+// nothing, and exits with 1 if a figure differs by more than noise.
 package main
 
 import (
+	"cmp"
 	"encoding/json"
 	"flag"
 	"fmt"
 	"os"
+	"os/exec"
 	"strings"
 	"time"
 )
@@ -31,27 +37,45 @@ func main() {
 		}
 	}
 	only := flag.String("rows", "", "rows to run, separated by commas; empty: all that are not marked slow")
-	rounds := flag.Int("rounds", 5, "rounds of each row")
+	rounds := flag.Int("rounds", 0, "rounds of each row; 0: 5, or 7 with -against")
 	label := flag.String("label", "current", "name under which the figures are kept")
 	quick := flag.Bool("quick", false, "a twentieth of the messages: does everything run?")
 	docs := flag.String("docs", "../docs", "folder of performance.md and the charts")
 	render := flag.Bool("render", false, "only write the document anew from the kept figures")
+	against := flag.String("against", "", "only compare limpet with another checkout of it, in this folder")
+	times := flag.Float64("times", 4, "with -against: multiple of the messages of each row, to even out noise")
 	profiles := flag.Bool("profiles", false, "only take CPU and allocation profiles")
 	flag.Parse()
 
-	b := &bench{rounds: *rounds, label: *label, quick: *quick}
+	program, err := os.Executable()
+	exitOn(err)
+	_, err = exec.LookPath("taskset")
+	b := &bench{rounds: *rounds, label: *label, quick: *quick, program: program, servers: map[string]*process{}, pinned: err == nil}
+	if *against != "" {
+		b.rounds = cmp.Or(b.rounds, 7)
+		if *quick {
+			b.rounds, *times = 1, 0.05
+		}
+		exitOn(b.against(*against, *times, names(*only)))
+		return
+	}
+	b.rounds = cmp.Or(b.rounds, 5)
 	b.results = load(*label)
 	switch {
 	case *render:
 	case *profiles:
 		exitOn(b.profile())
 	default:
-		exitOn(b.run(strings.FieldsFunc(*only, func(r rune) bool { return r == ',' })))
+		exitOn(b.run(names(*only)))
 	}
 	if !*quick {
 		exitOn(b.results.save())
 		exitOn(writeDocs(*docs))
 	}
+}
+
+func names(list string) []string {
+	return strings.FieldsFunc(list, func(r rune) bool { return r == ',' })
 }
 
 func exitOn(err error) {

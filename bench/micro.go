@@ -16,7 +16,7 @@ import (
 
 var deliveryRow = row{
 	id: "P11", title: "the delivery channel, put in and taken out (P11)", metric: "cpu", unit: "CPU ns a message",
-	micro: goBench("..", "BenchmarkDelivery", "BenchmarkDelivery/"),
+	goBench: &goBench{".", "BenchmarkDelivery", "BenchmarkDelivery/"},
 	compare: []comparison{
 		{variant: "", ours: "Batches, offered by 64", floor: 140, goal: 30},
 		{variant: "", ours: "Batches", floor: 140, goal: 30},
@@ -27,7 +27,7 @@ var deliveryRow = row{
 
 var codecRow = row{
 	id: "P12", title: "codec: an envelope of 194 B in JSON (P12)", metric: "cpu", unit: "CPU ns an envelope",
-	micro: goBench("../wire/native", "BenchmarkAppend|BenchmarkDecode|BenchmarkEvents", "Benchmark"),
+	goBench: &goBench{"wire/native", "BenchmarkAppend|BenchmarkDecode|BenchmarkEvents", "Benchmark"},
 	compare: []comparison{
 		{ours: "Append/limpet.v1.json", floor: 150, goal: 100},
 		{ours: "Append/limpet.v1.bin", floor: 150, goal: 100},
@@ -46,7 +46,7 @@ var herdRow = row{
 		{name: "100,000 clients, long queue"},
 	},
 	candidates: []contender{{name: "limpet"}, {name: "backoff v4 defaults"}},
-	micro:      herdBench,
+	simulate:   herdBench,
 	compare: herdVerdicts("10,000 clients, down 5 s", "100,000 clients, down 5 s", "100,000 clients, down 60 s",
 		"100,000 clients, long queue"),
 }
@@ -70,7 +70,7 @@ func buildTests(dir string) (testBinary, error) {
 	}
 	t := testBinary{filepath.Join(tmp, "bench.test"), dir}
 	build := exec.Command("go", "test", "-c", "-o", t.path, ".")
-	build.Dir = dir
+	build.Dir, build.Env = dir, append(os.Environ(), "GOWORK=off")
 	if text, err := build.CombinedOutput(); err != nil {
 		t.remove()
 		return testBinary{}, fmt.Errorf("%s: %w\n%s", build, err, text)
@@ -93,53 +93,112 @@ func (t testBinary) run(pattern, times string) (string, time.Duration, error) {
 
 var benchLine = regexp.MustCompile(`(?m)^(Benchmark\S+)\s+\d+\s+(.*)$`)
 
-// goBench runs each benchmark of one package once a round, in a process of its
-// own for a fixed number of iterations, and takes the CPU time of the process:
-// the wall time that go test reports is worthless on a busy machine.
-func goBench(dir, pattern, prefix string) func(*bench, *row) error {
-	return func(b *bench, r *row) error {
-		tests, err := buildTests(dir)
-		if err != nil {
-			return err
-		}
-		defer tests.remove()
-		_, empty, err := tests.run("^$", "1x")
-		if err != nil {
-			return err
-		}
-		text, _, err := tests.run(pattern, "20ms")
-		if err != nil {
-			return err
-		}
-		res := rowResult{Samples: map[string][]outcome{}}
-		rounds, last := b.rounds, 300*time.Millisecond
-		if b.quick {
-			rounds, last = 1, 20*time.Millisecond
-		}
-		for round := range rounds {
-			b.progress(r, round, rounds)
-			for _, m := range benchLine.FindAllStringSubmatch(text, -1) {
-				out, err := benchFigures(m[2])
-				if err != nil {
-					return err
-				}
-				n := int(max(1, float64(last)/out["op"]))
-				_, cpu, err := tests.run("^"+strings.ReplaceAll(regexp.QuoteMeta(m[1]), "/", "$/^")+"$", strconv.Itoa(n)+"x")
-				if err != nil {
-					return err
-				}
-				per := max(1, out["per"])
-				// The testing package runs one iteration more, first.
-				k := key("", strings.ReplaceAll(strings.TrimPrefix(m[1], prefix), "_", " "))
-				res.Samples[k] = append(res.Samples[k], outcome{"cpu": float64(cpu-empty) / float64(n+1) / per, "allocs": out["allocs"] / per})
-			}
-		}
-		if len(res.Samples) == 0 {
-			return fmt.Errorf("%s: no benchmark matches %s", dir, pattern)
-		}
-		b.results.Rows[r.id] = res
-		return nil
+// goBench is some benchmarks of one package. Each runs in a process of its own
+// for a fixed number of iterations, and is judged by the CPU time of the
+// process: the wall time that go test reports is worthless on a busy machine.
+type goBench struct {
+	dir     string // below the root of the module
+	pattern string
+	prefix  string // of their names, which is not shown
+}
+
+// builtBench is a goBench of one checkout, ready to run.
+type builtBench struct {
+	testBinary
+	empty time.Duration // CPU time of a process that runs no benchmark
+	list  []goBenchmark
+}
+
+type goBenchmark struct {
+	pattern, name string
+	op            float64 // ns of wall time of one iteration, in a short run
+}
+
+func (g *goBench) build(root string) (*builtBench, error) {
+	tests, err := buildTests(filepath.Join(root, g.dir))
+	if err != nil {
+		return nil, err
 	}
+	built := &builtBench{testBinary: tests}
+	if err := built.find(g); err != nil {
+		tests.remove()
+		return nil, err
+	}
+	return built, nil
+}
+
+func (t *builtBench) find(g *goBench) (err error) {
+	if _, t.empty, err = t.run("^$", "1x"); err != nil {
+		return err
+	}
+	text, _, err := t.run(g.pattern, "20ms")
+	if err != nil {
+		return err
+	}
+	for _, m := range benchLine.FindAllStringSubmatch(text, -1) {
+		figures, err := benchFigures(m[2])
+		if err != nil {
+			return err
+		}
+		t.list = append(t.list, goBenchmark{
+			pattern: "^" + strings.ReplaceAll(regexp.QuoteMeta(m[1]), "/", "$/^") + "$",
+			name:    strings.ReplaceAll(strings.TrimPrefix(m[1], g.prefix), "_", " "),
+			op:      figures["op"],
+		})
+	}
+	if len(t.list) == 0 {
+		return fmt.Errorf("%s: no benchmark matches %s", t.dir, g.pattern)
+	}
+	return nil
+}
+
+// once runs one benchmark for about the duration last.
+func (t *builtBench) once(g goBenchmark, last time.Duration) (outcome, error) {
+	n := int(max(1, float64(last)/g.op))
+	text, cpu, err := t.run(g.pattern, strconv.Itoa(n)+"x")
+	if err != nil {
+		return nil, err
+	}
+	line := benchLine.FindStringSubmatch(text)
+	if line == nil {
+		return nil, fmt.Errorf("%s: no benchmark matches %s", t.dir, g.pattern)
+	}
+	out, err := benchFigures(line[2])
+	if err != nil {
+		return nil, err
+	}
+	per := max(1, out["per"])
+	// The testing package runs one iteration more, first.
+	return outcome{"cpu": float64(cpu-t.empty) / float64(n+1) / per, "allocs": out["allocs"] / per}, nil
+}
+
+const goBenchLasts = 300 * time.Millisecond
+
+// rounds runs each benchmark once a round.
+func (g *goBench) rounds(b *bench, r *row) error {
+	built, err := g.build("..")
+	if err != nil {
+		return err
+	}
+	defer built.remove()
+	res := rowResult{Samples: map[string][]outcome{}}
+	rounds, last := b.rounds, goBenchLasts
+	if b.quick {
+		rounds, last = 1, 20*time.Millisecond
+	}
+	for round := range rounds {
+		b.progress(r, round, rounds)
+		for _, one := range built.list {
+			out, err := built.once(one, last)
+			if err != nil {
+				return err
+			}
+			k := key("", one.name)
+			res.Samples[k] = append(res.Samples[k], out)
+		}
+	}
+	b.results.Rows[r.id] = res
+	return nil
 }
 
 // herdBench runs the simulation of a herd once a round. Its figures are not of

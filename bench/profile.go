@@ -11,9 +11,6 @@ import (
 
 // profile takes CPU and allocation profiles of receiving and of publishing.
 func (b *bench) profile() error {
-	_, err := exec.LookPath("taskset")
-	b.pinned = err == nil
-	b.servers = map[string]*process{}
 	defer b.stopServers()
 	dir, err := os.MkdirTemp("", "bench-profile-*")
 	if err != nil {

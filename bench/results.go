@@ -34,7 +34,7 @@ func load(label string) *results {
 	r := &results{Label: label, Rows: map[string]rowResult{}}
 	if b, err := os.ReadFile(resultsFile(label)); err == nil {
 		if err := json.Unmarshal(b, r); err != nil {
-			fmt.Fprintln(os.Stderr, "bench: figures of", label, "are not readable and are replaced:", err)
+			fmt.Fprintln(os.Stderr, "bench: cannot read the figures of", label, "and starts without them:", err)
 		}
 	}
 	return r
@@ -131,7 +131,7 @@ func (c comparison) judge(r *row, res rowResult) verdict {
 	}
 	j := verdict{comparison: c, spread: spreadOf(v), samples: len(v)}
 	reaches := func(mark float64) bool {
-		// Figures are written with at most three digits.
+		// The figures are written with at most three digits.
 		if c.inverse {
 			return j.median >= mark*0.995
 		}
@@ -201,19 +201,21 @@ func (c comparison) row(r *row) string {
 
 func (c comparison) what(r *row) string {
 	s := c.ours
+	if c.against != "" && c.inverse {
+		s = c.against + " / " + c.ours
+	} else if c.against != "" {
+		s = c.ours + " / " + c.against
+	}
 	if c.variant != "" {
 		s = c.variant + ", " + s
 	}
 	if c.metric != "" {
 		s += ": " + metricWords[c.metric]
 	}
-	if c.against != "" {
-		s += " / " + c.against
-	}
 	return s
 }
 
-// order is the order of the row's definition, then of the alphabet.
+// order is the order of the row's definition, then alphabetical.
 func (r rowResult) order(def *row) (keys []string) {
 	for _, v := range def.variants {
 		for _, c := range def.candidates {
@@ -231,10 +233,10 @@ func (r rowResult) order(def *row) (keys []string) {
 }
 
 var metricWords = map[string]string{
-	"cpu": "CPU ns", "wall": "wall ns", "allocs": "allocations", "bytes": "bytes allocated", "p50": "p50 µs", "p99": "p99 µs", "min": "least µs", "max": "most µs",
-	"perwrite": "messages a write", "memory": "heap + stack", "heap": "heap", "stack": "stack", "rss": "resident", "goroutines": "goroutines",
+	"cpu": "CPU ns", "wall": "wall ns", "allocs": "allocations", "bytes": "bytes allocated", "p50": "p50 µs", "p99": "p99 µs", "min": "min µs", "max": "max µs",
+	"perwrite": "messages per write", "memory": "heap + stack", "heap": "heap", "stack": "stack", "rss": "resident", "goroutines": "goroutines",
 	"connect": "CPU ns to connect", "wrong": "wrong", "lost": "lost", "duplicated": "duplicated", "reordered": "reordered", "gaps": "gaps",
-	"unacked": "not acked", "kills": "kills", "resumes": "resumes", "resent": "resent", "all": "last client / least possible", "peak": "worst second / rate", "tries": "tries a client", "back": "share back", "idlecpu": "CPU ns in 0.5 s idle", "plain": "plain path",
+	"unacked": "not acknowledged", "kills": "kills", "resumes": "resumes", "resent": "resent", "all": "last client / minimum", "peak": "worst second / rate", "tries": "attempts per client", "back": "share reconnected", "idlecpu": "CPU ns in 0.5 s idle", "plain": "library frames",
 }
 
 var metricOrder = []string{"wrong", "lost", "duplicated", "reordered", "gaps", "unacked", "kills", "resumes", "resent", "all", "peak", "tries", "back", "p50", "p99", "min", "max", "perwrite",

@@ -22,7 +22,8 @@ type row struct {
 	variants   []variant
 	candidates []contender
 	compare    []comparison
-	micro      func(b *bench, r *row) error // measured by go test -bench instead
+	goBench    *goBench                     // measured by go test -bench instead
+	simulate   func(b *bench, r *row) error // measured by a simulation instead
 }
 
 type variant struct {
@@ -52,14 +53,12 @@ type bench struct {
 	label   string
 	quick   bool
 	results *results
+	program string // serves; runs the candidates
 	servers map[string]*process
 	pinned  bool
 }
 
 func (b *bench) run(only []string) error {
-	_, err := exec.LookPath("taskset")
-	b.pinned = err == nil
-	b.servers = map[string]*process{}
 	defer b.stopServers()
 	b.results.Machine = machine(b.pinned)
 	for i := range rows {
@@ -68,9 +67,13 @@ func (b *bench) run(only []string) error {
 			continue
 		}
 		began, load := time.Now(), loadAverage()
-		if r.micro != nil {
-			err = r.micro(b, r)
-		} else {
+		var err error
+		switch {
+		case r.goBench != nil:
+			err = r.goBench.rounds(b, r)
+		case r.simulate != nil:
+			err = r.simulate(b, r)
+		default:
 			err = b.rowRounds(r)
 		}
 		if err != nil {
@@ -134,12 +137,15 @@ func (b *bench) progress(r *row, round, rounds int) {
 
 func key(variant, name string) string { return variant + "|" + name }
 
-func (b *bench) once(c *contender, s spec) (outcome, error) {
+func (b *bench) once(c *contender, s spec) (outcome, error) { return b.onceIn(b.program, c, s) }
+
+// onceIn runs a candidate of another build of this program, with a server of this one.
+func (b *bench) onceIn(program string, c *contender, s spec) (outcome, error) {
 	if c.server != "" {
 		p := b.servers[c.server]
 		if p == nil {
 			var err error
-			if p, err = startServer(c.server, b.pinned); err != nil {
+			if p, err = startServer(b.program, c.server, b.pinned); err != nil {
 				return nil, err
 			}
 			b.servers[c.server] = p
@@ -150,7 +156,7 @@ func (b *bench) once(c *contender, s spec) (outcome, error) {
 	if err != nil {
 		return nil, err
 	}
-	cmd := self(b.pinned, "1", "candidate", string(arg))
+	cmd := onCore(b.pinned, "1", program, "candidate", string(arg))
 	var stdout bytes.Buffer
 	cmd.Stdout, cmd.Stderr = &stdout, os.Stderr
 	if err := cmd.Run(); err != nil {
@@ -168,14 +174,12 @@ func (b *bench) stopServers() {
 	}
 }
 
-// self is this program in another role, on core cpu if pinned.
-func self(pinned bool, cpu string, args ...string) *exec.Cmd {
-	exe, err := os.Executable()
-	exitOn(err)
+// onCore is a command that runs on one core if pinned.
+func onCore(pinned bool, core, program string, args ...string) *exec.Cmd {
 	if pinned {
-		return exec.Command("taskset", append([]string{"-c", cpu, exe}, args...)...)
+		return exec.Command("taskset", append([]string{"-c", core, program}, args...)...)
 	}
-	return exec.Command(exe, args...)
+	return exec.Command(program, args...)
 }
 
 // process is a server of ours in its own process. It ends when its standard
@@ -186,8 +190,8 @@ type process struct {
 	addr  string
 }
 
-func startServer(kind string, pinned bool) (*process, error) {
-	p := &process{cmd: self(pinned, "0", "serve", kind)}
+func startServer(program, kind string, pinned bool) (*process, error) {
+	p := &process{cmd: onCore(pinned, "0", program, "serve", kind)}
 	p.cmd.Stderr = os.Stderr
 	var err error
 	if p.stdin, err = p.cmd.StdinPipe(); err != nil {

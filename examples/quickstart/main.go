@@ -24,14 +24,14 @@ func main() {
 
 	orders, err := client.Subscribe(ctx, "orders/*", nil)
 	check(err)
-	check(orders.WaitLive(ctx)) // from here on nothing is missed, however often the connection breaks
+	check(orders.WaitLive(ctx)) // from now on no message is missed, even if the connection breaks
 	ack, err := client.Send(ctx, "orders/eu", []byte(`{"item":"limpet","count":1}`), nil)
 	check(err)
 	fmt.Println("accepted:", ack.ID)
 
 	for m, err := range orders.Messages(ctx) {
 		check(err)
-		fmt.Println("received:", m.Kind, m.Topic, string(m.Payload)) // a loss would be a message of kind gap
+		fmt.Println("received:", m.Kind, m.Topic, string(m.Payload)) // a loss would be a message of the kind gap
 		break
 	}
 }

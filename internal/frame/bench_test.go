@@ -77,7 +77,7 @@ func BenchmarkRead(b *testing.B) {
 		b.SetBytes(int64(size))
 		b.ReportAllocs()
 		for n := 0; n < b.N; {
-			batch, err := c.Read()
+			batch, err := c.Receive(false)
 			assert.NoError(b, err)
 			n += len(batch)
 		}
@@ -114,7 +114,7 @@ func BenchmarkWrite(b *testing.B) {
 		b.SetBytes(int64(size))
 		b.ReportAllocs()
 		for n := 0; n < b.N; n += len(ms) {
-			assert.NoError(b, c.Write(ms))
+			assert.NoError(b, c.Send(ms))
 		}
 	})
 }
@@ -138,7 +138,7 @@ func TestAllocations(t *testing.T) {
 		const messages = 10_000
 		if n := testing.AllocsPerRun(10, func() {
 			for n := 0; n < messages; {
-				batch, err := c.Read()
+				batch, err := c.Receive(false)
 				assert.NoError(t, err)
 				n += len(batch)
 			}
@@ -149,7 +149,7 @@ func TestAllocations(t *testing.T) {
 		for i := range ms {
 			ms[i] = wire.Frame{Type: wire.Text, Data: make([]byte, size)}
 		}
-		if n := testing.AllocsPerRun(100, func() { assert.NoError(t, c.Write(ms)) }); n > 0.1 {
+		if n := testing.AllocsPerRun(100, func() { assert.NoError(t, c.Send(ms)) }); n > 0.1 {
 			t.Errorf("%v allocations for %d sent messages of %d bytes", n, len(ms), size)
 		}
 	}

@@ -13,7 +13,8 @@ import (
 // kills the connection. With code 0 it sends no close frame, except as the answer
 // to one that the peer has already sent. A second call returns at once.
 //
-// A Read in progress continues and sees the peer's close frame. A later Read fails.
+// A Receive in progress continues and sees the peer's close frame. A later Receive
+// fails.
 func (c *Conn) Close(code uint16, reason string, within time.Duration) {
 	if !c.closing.CompareAndSwap(false, true) {
 		return

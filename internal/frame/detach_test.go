@@ -7,8 +7,8 @@ import (
 	"time"
 )
 
-// What Read has returned stays unchanged while Close continues to read: its receiver
-// may still use it on another goroutine.
+// What Receive has returned stays unchanged while Close continues to read: its
+// receiver may still use it on another goroutine.
 func TestCloseLeavesTheBatchAlone(t *testing.T) {
 	for _, size := range []int{10, 500, 5000, 100_000} {
 		t.Run(fmt.Sprint(size), func(t *testing.T) {
@@ -18,7 +18,7 @@ func TestCloseLeavesTheBatchAlone(t *testing.T) {
 			}
 			c := New(s, Options{ReadLimit: 1 << 20, Kill: func() {}, Go: func(f func()) bool { go f(); return true }})
 			for range 8 { // far enough for the large buffer
-				batch, err := c.Read()
+				batch, err := c.Receive(false)
 				if err != nil {
 					t.Fatal(err)
 				}
@@ -26,7 +26,7 @@ func TestCloseLeavesTheBatchAlone(t *testing.T) {
 					break
 				}
 			}
-			batch, err := c.Read()
+			batch, err := c.Receive(false)
 			if err != nil {
 				t.Fatal(err)
 			}

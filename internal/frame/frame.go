@@ -58,8 +58,8 @@ const (
 	minUnit       = 4 << 10  // in place of both for a slow peer
 	windowSize    = 64 << 10 // read buffer while there is traffic
 	parkedSize    = 512      // read buffer while there is little traffic
-	windowBatch   = 256      // messages that one Read returns from the large buffer
-	parkedBatch   = 3        // messages that one Read returns from the small buffer
+	windowBatch   = 256      // messages that one Receive returns from the large buffer
+	parkedBatch   = 3        // messages that one Receive returns from the small buffer
 	keptMessage   = 1 << 20  // a larger buffer for joined messages is not reused
 	controlBudget = 1000     // frames without data, within controlWindow
 )
@@ -75,7 +75,7 @@ func (e *CloseError) Error() string {
 	return fmt.Sprintf("peer closed with %d %q", e.Code, e.Reason)
 }
 
-// ErrClosing is returned by Read and Write once this side closes.
+// ErrClosing is returned by Receive and Send once this side closes.
 var ErrClosing = errors.New("connection is closing")
 
 // Options configure a Conn.
@@ -98,9 +98,8 @@ type Options struct {
 	Grew func(unfinished bool)
 }
 
-// Conn is the client's side of a WebSocket connection. Read and Wait may be called
-// by one goroutine at a time, Write by one at a time; Ping and Close may be called
-// by any.
+// Conn is the client's side of a WebSocket connection. Receive may be called by one
+// goroutine at a time, Send by one at a time; Ping and Close may be called by any.
 type Conn struct {
 	stream io.ReadWriter
 	o      Options

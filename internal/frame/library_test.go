@@ -191,7 +191,7 @@ func FuzzAgainstTheLibrary(f *testing.F) {
 	})
 }
 
-// FuzzRead shows that no input makes Read panic, deliver text that is not UTF-8 or
+// FuzzRead shows that no input makes Receive panic, deliver text that is not UTF-8 or
 // exceed the limit, and that cutting the stream into pieces changes nothing.
 func FuzzRead(f *testing.F) {
 	for _, s := range seeds() {

@@ -165,7 +165,7 @@ func hear(s *script, limit int64) heard {
 	}})
 	var h heard
 	for {
-		batch, err := c.Read()
+		batch, err := c.Receive(false)
 		for _, f := range batch {
 			h.messages = append(h.messages, show(f))
 		}

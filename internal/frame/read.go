@@ -25,7 +25,7 @@ type input struct {
 	r, w       int    // buf[r:w] is not parsed yet
 	smallReads int    // reads in a row that found little
 
-	batch []wire.Frame // returned by the last Read
+	batch []wire.Frame // returned by the last Receive
 	err   error        // final
 
 	// A message that is not complete in buf: it comes in fragments, or its
@@ -58,24 +58,21 @@ type window struct {
 
 var windows = sync.Pool{New: func() any { return new(window) }}
 
-// Read blocks until at least one message has arrived and returns all that are
-// complete. They are valid until the next call. Read answers pings and drops pongs.
+// Receive blocks until at least one message has arrived and returns all that are
+// complete. They are valid until the next call. Receive answers pings and drops
+// pongs. With idle, for a time in which nothing is expected soon, it holds little
+// memory.
 //
 // The error is a *CloseError once the peer has closed; a *wire.CodeError if the peer
 // broke the protocol (nothing has been sent to it: call Close with that code);
 // ErrClosing if Close has taken over; io.EOF or io.ErrUnexpectedEOF if the stream
 // ended without a close frame; or the error of the stream. An error is final.
 // Messages that arrived before it are returned first.
-func (c *Conn) Read() ([]wire.Frame, error) { return c.receive(false) }
-
-// Wait is Read for a time in which nothing is expected soon: it holds little memory.
-func (c *Conn) Wait() ([]wire.Frame, error) { return c.receive(true) }
-
-func (c *Conn) receive(rest bool) ([]wire.Frame, error) {
+func (c *Conn) Receive(idle bool) ([]wire.Frame, error) {
 	if !c.reading.CompareAndSwap(false, true) {
 		return nil, ErrClosing
 	}
-	if rest {
+	if idle {
 		c.in.smallReads = parkAfter
 	}
 	batch, err := c.read()

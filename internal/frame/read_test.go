@@ -157,12 +157,12 @@ func TestCloseCodes(t *testing.T) {
 	}
 }
 
-// Read fails as soon as the violation is certain, not at the end of the message.
+// Receive fails as soon as the violation is certain, not at the end of the message.
 func TestBadTextIsSeenAtOnce(t *testing.T) {
 	in := cat([]byte{0x01, 127, 0, 0, 0, 0, 0, 8, 0, 0}, []byte("good"), []byte{0xff})
 	r := &oneByte{in: in}
 	c := New(r, Options{ReadLimit: testLimit, Kill: func() {}})
-	_, err := c.Read()
+	_, err := c.Receive(false)
 	var refused *wire.CodeError
 	if !errors.As(err, &refused) || refused.Code != 1007 || len(r.in) != 0 {
 		t.Errorf("%v with %d bytes unread", err, len(r.in))
@@ -184,7 +184,7 @@ func (o *oneByte) Write(p []byte) (int, error) { return len(p), nil }
 
 func TestReaderThatGivesNothing(t *testing.T) {
 	c := New(emptyReader{}, Options{ReadLimit: testLimit, Kill: func() {}})
-	_, err := c.Read()
+	_, err := c.Receive(false)
 	assert.ErrorIs(t, err, io.ErrNoProgress)
 }
 
@@ -198,7 +198,7 @@ func TestMemoryFollowsWhatCame(t *testing.T) {
 	for _, first := range []byte{0x02, 0x82} {
 		in := append([]byte{first, 127, 0, 0, 0, 0, 0x40, 0, 0, 0}, make([]byte, 100_000)...) // claims 1 GiB
 		c := New(&script{in: in}, Options{ReadLimit: 1 << 31, Kill: func() {}})
-		_, err := c.Read()
+		_, err := c.Receive(false)
 		if err != io.ErrUnexpectedEOF || cap(c.in.msg) > 4*100_000 {
 			t.Errorf("%v after which %d bytes are held", err, cap(c.in.msg))
 		}
@@ -232,7 +232,7 @@ func TestFloods(t *testing.T) {
 				if tc.first == nil {
 					err := error(nil)
 					for err == nil {
-						_, err = c.Read()
+						_, err = c.Receive(false)
 					}
 					if err != io.EOF {
 						t.Errorf("slowly: %v", err)
@@ -310,14 +310,14 @@ func TestParking(t *testing.T) {
 		"little arrived": func() (err error) {
 			for range parkAfter + 1 {
 				s.in = text("few")
-				_, err = c.Read()
+				_, err = c.Receive(false)
 				assert.NoError(t, err)
 			}
 			return err
 		},
-		"Wait": func() error {
+		"Receive, idle": func() error {
 			s.in = text("few")
-			_, err := c.Wait()
+			_, err := c.Receive(true)
 			return err
 		},
 	}
@@ -325,7 +325,7 @@ func TestParking(t *testing.T) {
 		s.in = bytes.Repeat(text("a message"), 10_000)
 		most := 0
 		for n := 0; n < 10_000; {
-			batch, err := c.Read()
+			batch, err := c.Receive(false)
 			assert.NoError(t, err)
 			n += len(batch)
 			most = max(most, len(batch))
@@ -346,7 +346,7 @@ func TestNothingOfALongMessageIsKept(t *testing.T) {
 		s := &held{in: [][]byte{binmsg(strings.Repeat("x", size)), text("few")}}
 		s.c = New(s, Options{ReadLimit: 2 * keptMessage, Kill: func() {}})
 		for _, want := range []int{size, len("few")} {
-			batch, err := s.c.Wait()
+			batch, err := s.c.Receive(true)
 			assert.NoError(t, err)
 			if len(batch) != 1 || len(batch[0].Data) != want {
 				t.Fatalf("%d messages, want one of %d bytes", len(batch), want)
@@ -395,7 +395,7 @@ func TestWindowStaysForMessagesOfMiddleSize(t *testing.T) {
 	}
 	c := New(s, Options{ReadLimit: testLimit, Kill: func() {}})
 	for i := range 20 {
-		_, err := c.Read()
+		_, err := c.Receive(false)
 		assert.NoError(t, err)
 		if i > 0 && c.in.win == nil {
 			t.Fatalf("message %d: no window", i)
@@ -408,7 +408,7 @@ func TestGrew(t *testing.T) {
 	s := &pieces{text("a"), part(0x01, "b"), part(0x00, ""), part(0x00, ""), part(0x00, "c"), part(0x80, "d"), text("e"), text("f")}
 	c := New(s, Options{ReadLimit: testLimit, Kill: func() {}, Grew: func(open bool) { reported = append(reported, open) }})
 	for err := error(nil); err == nil; {
-		_, err = c.Read()
+		_, err = c.Receive(false)
 	}
 	// b and c are growth, the empty fragments between them are not; d ends it.
 	want := []bool{true, true, false}

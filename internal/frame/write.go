@@ -37,12 +37,12 @@ var buffers = sync.Pool{New: func() any {
 	return &b
 }}
 
-// Write writes messages and returns when the stream has accepted all of them. It
+// Send writes messages and returns when the stream has accepted all of them. It
 // joins messages to writes of up to 64 KiB and splits messages above 32 KiB into
 // fragments, so that control frames can pass between them; for a slow peer both
 // sizes are 4 KiB. The error is ErrClosing once a close frame has been sent, or that
 // of the stream, which is final.
-func (c *Conn) Write(ms []wire.Frame) error {
+func (c *Conn) Send(ms []wire.Frame) error {
 	if err := c.out.acquire(); err != nil {
 		return err
 	}
@@ -198,7 +198,7 @@ func (c *Conn) settle() error {
 }
 
 // Ping sends a ping and returns when it is written. The answer shows as bytes
-// received. Ping fails as Write does.
+// received. Ping fails as Send does.
 func (c *Conn) Ping() error {
 	c.out.mu.Lock()
 	c.out.ping = !c.out.closing

@@ -39,7 +39,7 @@ func TestWrite(t *testing.T) {
 	}
 	s := &script{}
 	c := New(s, Options{ReadLimit: testLimit, Kill: func() {}})
-	assert.NoError(t, c.Write(ms))
+	assert.NoError(t, c.Send(ms))
 	got, err := clientFrames(s.written())
 	assert.NoError(t, err)
 	for _, m := range ms {
@@ -76,7 +76,7 @@ func TestMaskKeysDiffer(t *testing.T) {
 	for range 3 {
 		s := &script{}
 		c := New(s, Options{ReadLimit: testLimit, Kill: func() {}})
-		assert.NoError(t, c.Write(frames(slices.Repeat([]string{""}, 1000)...)))
+		assert.NoError(t, c.Send(frames(slices.Repeat([]string{""}, 1000)...)))
 		for b := s.written(); len(b) > 0; b = b[6:] {
 			seen[string(b[2:6])] = true
 		}
@@ -89,7 +89,7 @@ func TestMaskKeysDiffer(t *testing.T) {
 func TestWritesAreJoined(t *testing.T) {
 	s := &script{}
 	c := New(s, Options{ReadLimit: testLimit, Kill: func() {}})
-	assert.NoError(t, c.Write(frames(slices.Repeat([]string{strings.Repeat("x", 64)}, 1000)...)))
+	assert.NoError(t, c.Send(frames(slices.Repeat([]string{strings.Repeat("x", 64)}, 1000)...)))
 	if want := (1000*70 + writeSize - 1) / writeSize; s.writes != want {
 		t.Errorf("1000 messages of 64 bytes took %d writes, want %d", s.writes, want)
 	}
@@ -154,11 +154,11 @@ func TestPongsOfAStalledPeer(t *testing.T) {
 			c := over(client)
 			go func() {
 				for err := error(nil); err == nil; {
-					_, err = c.Read()
+					_, err = c.Receive(false)
 				}
 			}()
 			wrote := make(chan error, 1)
-			go func() { wrote <- c.Write(frames(strings.Repeat("d", 3*fragment))) }()
+			go func() { wrote <- c.Send(frames(strings.Repeat("d", 3*fragment))) }()
 			synctest.Wait()
 			const pings = 300
 			for i := range pings {
@@ -267,14 +267,14 @@ func TestCloseIsBounded(t *testing.T) {
 						if writer {
 							all.Go(func() {
 								for err := error(nil); err == nil; time.Sleep(time.Millisecond) {
-									err = c.Write(frames("some data"))
+									err = c.Send(frames("some data"))
 								}
 							})
 						}
 						if reader {
 							all.Go(func() {
 								for err := error(nil); err == nil; {
-									_, err = c.Read()
+									_, err = c.Receive(false)
 								}
 							})
 						}
@@ -285,10 +285,10 @@ func TestCloseIsBounded(t *testing.T) {
 							t.Errorf("took %v", took)
 						}
 						c.Close(4322, "again", within)
-						if err := c.Write(frames("late")); err == nil {
+						if err := c.Send(frames("late")); err == nil {
 							t.Error("a write after Close succeeds")
 						}
-						if _, err := c.Read(); err == nil {
+						if _, err := c.Receive(false); err == nil {
 							t.Error("a read after Close succeeds")
 						}
 						nc.Close()
@@ -312,7 +312,7 @@ func TestCloseInsideAMessage(t *testing.T) {
 		client, nc := pipe(t, 256)
 		c := over(client)
 		wrote := make(chan error, 1)
-		go func() { wrote <- c.Write(frames(strings.Repeat("d", 10*fragment), "next")) }()
+		go func() { wrote <- c.Send(frames(strings.Repeat("d", 10*fragment), "next")) }()
 		synctest.Wait()
 		closed := make(chan struct{})
 		go func() { defer close(closed); c.Close(4321, "", time.Second) }()
@@ -342,7 +342,7 @@ func TestRefusalArrives(t *testing.T) {
 			}
 			nc.(interface{ CloseWrite() error }).CloseWrite()
 		}()
-		_, err := c.Read()
+		_, err := c.Receive(false)
 		var refused *wire.CodeError
 		if !errors.As(err, &refused) {
 			t.Fatal(err)
@@ -373,7 +373,7 @@ func TestAbandon(t *testing.T) {
 			go r.from(nc)
 			if peerFirst {
 				nc.Write(part(0x88, closing(4001, "why")))
-				_, err := c.Read()
+				_, err := c.Receive(false)
 				if ce := assert.ErrorAs[*CloseError](t, err); ce.Code != 4001 || ce.Reason != "why" {
 					t.Errorf("%v", ce)
 				}
@@ -423,8 +423,8 @@ func TestCloseFrames(t *testing.T) {
 func TestPongWithoutGoroutine(t *testing.T) {
 	s := &script{in: part(0x89, "p")}
 	c := New(s, Options{ReadLimit: testLimit, Kill: func() {}, Go: func(func()) bool { return false }})
-	c.Read()
-	assert.NoError(t, c.Write(frames("x")))
+	c.Receive(false)
+	assert.NoError(t, c.Send(frames("x")))
 	got, err := clientFrames(s.written())
 	if err != nil || !slices.Equal(codes(got), []string{`0x8a "p"`, `0x82 "x"`}) {
 		t.Errorf("%v, %v", got, err)
@@ -435,7 +435,7 @@ func TestWriteErrorIsFinal(t *testing.T) {
 	s := &script{fail: io.ErrClosedPipe}
 	c := New(s, Options{ReadLimit: testLimit, Kill: func() {}})
 	for range 2 {
-		assert.ErrorIs(t, c.Write(frames("x")), io.ErrClosedPipe)
+		assert.ErrorIs(t, c.Send(frames("x")), io.ErrClosedPipe)
 	}
 	assert.ErrorIs(t, c.Ping(), io.ErrClosedPipe)
 	c.Close(1000, "", time.Hour)
@@ -449,7 +449,7 @@ func TestWritersTakeTurns(t *testing.T) {
 		go r.from(nc)
 		go func() {
 			for err := error(nil); err == nil; {
-				_, err = c.Read()
+				_, err = c.Receive(false)
 			}
 		}()
 		var all sync.WaitGroup
@@ -459,7 +459,7 @@ func TestWritersTakeTurns(t *testing.T) {
 					if w == 3 {
 						nc.Write(part(0x89, "p"))
 						c.Ping()
-					} else if err := c.Write(frames(fmt.Sprint(w, " ", i), strings.Repeat("y", 500))); err != nil {
+					} else if err := c.Send(frames(fmt.Sprint(w, " ", i), strings.Repeat("y", 500))); err != nil {
 						t.Error(err)
 					}
 				}

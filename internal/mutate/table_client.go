@@ -1,8 +1,8 @@
 package main
 
 const (
-	soak        = "-run ^TestSoak$ . -args -seeds=2"
-	windowTests = "-run ^Test(RefusalsAreTold|SelectiveAckIsNotSentAgain|LostSessionRenumbers|UplinkCreditHolds)$ ."
+	soak        = "-run ^TestSoak$ ./test -args -seeds=2"
+	windowTests = "-run ^Test(RejectionsAreReported|SelectiveAckIsNotSentAgain|LostSessionRenumbers|UplinkCreditHolds)$ ./test"
 )
 
 // ofClient: the envelope of reconnection (docs/reconnect.md, section 1) and the promises that
@@ -26,7 +26,7 @@ var ofClient = []mutation{
 	{
 		name:    "policy: a slot of the server is undercut",
 		file:    "reconnect.go",
-		search:  "return d.After + uniform(max(d.After/10, d.window))",
+		search:  "return d.After + uniform(max(d.After/10, d.slotWindow))",
 		replace: "return uniform(d.After)",
 		test:    "-run ^TestPolicySlotReplacesTheDraw$ .",
 	},
@@ -40,8 +40,8 @@ var ofClient = []mutation{
 	{
 		name:    "policy: a herd comes back at once",
 		file:    "reconnect.go",
-		search:  "return uniform(max(p.o.First, spread))",
-		replace: "return uniform(p.o.First)",
+		search:  "return uniform(max(p.options.First, spread))",
+		replace: "return uniform(p.options.First)",
 		test:    "-run ^TestHerd$ .",
 	},
 	{
@@ -61,7 +61,7 @@ var ofClient = []mutation{
 	},
 	{
 		name:    "resume: as if it were new",
-		file:    "subscribe.go",
+		file:    "registry.go",
 		search:  "w.From, w.Position = FromResume, last",
 		replace: "w.From, w.Position = FromNew, last",
 		test:    soak,
@@ -79,14 +79,14 @@ var ofClient = []mutation{
 		file:    "queue.go",
 		search:  "case offset <= q.last.Offset:\n",
 		replace: "case offset < q.last.Offset:\n",
-		test:    "-run ^TestRepeatsAreDropped$ .",
+		test:    "-run ^TestRepeatsAreDropped$ ./test",
 	},
 	{
 		name:    "receiver: a hole is let pass",
 		file:    "queue.go",
 		search:  "case ev.Prev > q.last.Offset && q.holes == wire.HolesFault:\n",
 		replace: "case ev.Prev > q.last.Offset+1<<40 && q.holes == wire.HolesFault:\n",
-		test:    "-run ^TestViolations$ .",
+		test:    "-run ^TestViolations$ ./test",
 	},
 	{
 		name:    "receiver: a gap is not told",
@@ -103,16 +103,16 @@ var ofClient = []mutation{
 		test:    "-run ^TestResumeInANewClient$ .",
 	},
 	{
-		name:    "window: the server's credit is not kept",
-		file:    "ack.go",
-		search:  "if seq > w.credit.N || w.bytes >= w.credit.Bytes && len(r.payload) > 0 {",
+		name:    "window: the server's credit is not respected",
+		file:    "window.go",
+		search:  "if seq > w.credit.N || w.bytesSent >= w.credit.Bytes && len(r.payload) > 0 {",
 		replace: "if seq > w.credit.N+1<<40 {",
 		test:    windowTests,
 		says:    "I13",
 	},
 	{
 		name:    "window: a selective ack is ignored",
-		file:    "ack.go",
+		file:    "window.go",
 		search:  "for _, rg := range a.Ranges {\n\t\tfor",
 		replace: "for _, rg := range a.Ranges[:0] {\n\t\tfor",
 		test:    windowTests,
@@ -120,40 +120,40 @@ var ofClient = []mutation{
 	},
 	{
 		name:    "window: a retransmission has no age",
-		file:    "ack.go",
-		search:  "if m.Resent = !r.atLeast; m.Resent {",
+		file:    "window.go",
+		search:  "if m.Resent = !r.atLeastOnce; m.Resent {",
 		replace: "if m.Resent = false; m.Resent {",
 		test:    windowTests,
 		says:    "without an age",
 	},
 	{
 		name:    "window: a new session keeps the numbers",
-		file:    "ack.go",
-		search:  "w.slots, w.lo = kept, 1\n",
-		replace: "w.slots, w.lo = kept, w.lo\n",
+		file:    "window.go",
+		search:  "w.slots, w.firstSeq = kept, 1\n",
+		replace: "w.slots, w.firstSeq = kept, w.firstSeq\n",
 		test:    windowTests,
 		says:    "FAIL: TestLostSessionRenumbers",
 	},
 	{
 		name:    "window: rejected is acknowledged",
-		file:    "ack.go",
-		search:  "w.settle(i, Rejected, &Error{Op: \"receipt\", Class: ClassOutcome, Code: int(rej.Code)",
-		replace: "w.settle(i, Acked, &Error{Op: \"receipt\", Class: ClassOutcome, Code: int(rej.Code)",
+		file:    "window.go",
+		search:  "w.settle(i, Rejected, &Error{Op: opReceipt, Class: ClassOutcome, Code: int(reject.Code)",
+		replace: "w.settle(i, Acked, &Error{Op: opReceipt, Class: ClassOutcome, Code: int(reject.Code)",
 		test:    windowTests,
-		says:    "FAIL: TestRefusalsAreTold",
+		says:    "FAIL: TestRejectionsAreReported",
 	},
 	{
-		name:    "window: an outcome is told before the room is free",
-		file:    "ack.go",
-		search:  "\tw.gate.leave(head, w.room)\n",
-		replace: "\tdefer w.gate.leave(head, w.room)\n",
-		test:    "-run ^TestRoomIsFreeBeforeTheFirstIsTold$ .",
+		name:    "window: an outcome is visible before the room is free",
+		file:    "window.go",
+		search:  "\tw.admission.release(head, w.freedBytes)\n",
+		replace: "\tdefer w.admission.release(head, w.freedBytes)\n",
+		test:    "-run ^TestRoomIsFreeBeforeTheFirstOutcome$ .",
 		says:    "is full",
 	},
 	{
 		name:    "end: Close after a failure leaves what waits",
-		file:    "events.go",
-		search:  "\t\tl.discard()\n",
+		file:    "loop_events.go",
+		search:  "\t\tl.discardWaiting()\n",
 		replace: "",
 		test:    "-run ^TestCloseDuringTheEnd$ .",
 	},
@@ -167,15 +167,15 @@ var ofClient = []mutation{
 	{
 		name:    "ids: the clock stands still",
 		file:    "loop.go",
-		search:  "l.c.ids.tick()\n",
+		search:  "l.c.ids.ExpireClock()\n",
 		replace: "_ = l.c.ids\n",
 		test:    "-run ^TestIDsFollowTheClock$ .",
 	},
 	{
 		name:    "close: unknown is called unsent",
-		file:    "ack.go",
-		search:  "if r.sent == 0 {\n\t\t\tw.resolve(i, Unsent",
-		replace: "if r.sent >= 0 {\n\t\t\tw.resolve(i, Unsent",
+		file:    "window.go",
+		search:  "if r.firstSent == 0 {\n\t\t\tw.resolve(i, Unsent",
+		replace: "if r.firstSent >= 0 {\n\t\t\tw.resolve(i, Unsent",
 		test:    "-run ^TestCloseGivesEveryMessageItsOutcome$ .",
 	},
 }

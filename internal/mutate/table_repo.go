@@ -22,7 +22,7 @@ var ofRepo = []mutation{
 	},
 	{
 		name:    "imports: a second file knows the library",
-		file:    "options.go",
+		file:    "internal/socket/proxy.go",
 		search:  "import (\n",
 		replace: "import (\n\t_ \"nhooyr.io/websocket\"\n",
 		test:    "-run ^TestImports$ " + repo,
@@ -43,6 +43,22 @@ var ofRepo = []mutation{
 		replace: "func TestAssertions(t *testing.T) {\n\ttime.Sleep(1)\n",
 		test:    "-run ^TestNoSleeps$ " + repo,
 		says:    "assert_test.go:[0-9]+: time.Sleep",
+	},
+	{
+		name:    "plain: a client of a test takes no notice of the flag",
+		file:    "helpers_test.go",
+		search:  "limpet.Dial(context.Background(), srv.URL(), options(&opts))",
+		replace: "limpet.Dial(context.Background(), srv.URL(), &opts)",
+		test:    "-run ^TestClientsObeyPlain$ " + repo,
+		says:    "helpers_test.go:[0-9]+: pass the options of Dial",
+	},
+	{
+		name:    "plain: the flag is not read",
+		file:    "test/helpers_test.go",
+		search:  "o.PlainFrames = o.PlainFrames || *plainFlag\n",
+		replace: "_ = *plainFlag\n",
+		test:    "-run ^TestPlainFlagIsObeyed$ ./test -plain",
+		says:    "PlainFrames is false with -plain=true",
 	},
 	{
 		name:    "leaks: a goroutine left behind is no failure",

@@ -1,6 +1,7 @@
 // Package repo holds the rules about this repository that its tests check: who
-// may import whom, which modules the root may need, and that no test waits in
-// real time. The rules are those of docs/design.md, sections 1 and 6.
+// may import whom, which modules the root may need, that no test waits in real
+// time, and that the clients of all tests obey the flag -plain. The rules are
+// those of docs/design.md, sections 1 and 7.
 package repo
 
 import (
@@ -64,13 +65,12 @@ type layer struct {
 // without a layer, such as a program or an example, may import any package of the
 // module.
 var layers = []layer{
-	{".", []string{"wire", "wire/native", "outbox", "internal/...", websocket, backoff, uuid}, nil},
+	{".", []string{"wire", "wire/native", "internal/...", backoff, uuid}, nil},
 	{"wire", nil, []string{"."}},
 	{"wire/...", []string{"wire", "wire/internal/..."}, []string{"."}}, // no dialect imports another
-	{"outbox", nil, []string{"."}},
-	{"outbox/...", []string{"outbox"}, []string{"."}},
 	{"server/...", []string{"wire", "wire/native", "server/...", "internal/...", websocket, uuid}, []string{"."}},
 	{"limpettest/...", []string{"wire", "wire/native", "server", "limpettest/...", uuid}, []string{"."}},
+	{"internal/socket", []string{"wire", "internal/frame", websocket}, []string{"."}},
 	{"internal/assert", nil, []string{"."}},
 }
 
@@ -132,8 +132,8 @@ func Imports(packages []Package) (found []string) {
 	return found
 }
 
-// Websocket returns the breaches of the rule that exactly one file of the root
-// package and one of the server import the WebSocket library, and no file of
+// Websocket returns the breaches of the rule that exactly one file of
+// internal/socket and one of the server import the WebSocket library, and no file of
 // another package does. Tests are exempt. imports lists the imports of one file.
 func Websocket(packages []Package, imports func(file string) ([]string, error)) (found []string, err error) {
 	for _, p := range packages {
@@ -151,7 +151,7 @@ func Websocket(packages []Package, imports func(file string) ([]string, error)) 
 			}
 		}
 		want := 0
-		if p.ImportPath == Module || p.ImportPath == Module+"/server" {
+		if p.ImportPath == Module+"/internal/socket" || p.ImportPath == Module+"/server" {
 			want = 1
 		}
 		if len(files) != want {

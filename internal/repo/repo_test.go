@@ -104,6 +104,49 @@ func TestNoSleeps(t *testing.T) {
 	}
 }
 
+func TestClientsObeyPlain(t *testing.T) {
+	for _, dir := range []string{".", "test"} {
+		names, err := filepath.Glob(filepath.Join(root, dir, "*_test.go"))
+		if err != nil || len(names) == 0 {
+			t.Fatalf("%d test files in %s: %v", len(names), dir, err)
+		}
+		fset := token.NewFileSet()
+		for _, name := range names {
+			f, err := parser.ParseFile(fset, name, nil, parser.SkipObjectResolution)
+			if err != nil {
+				t.Fatal(err)
+			}
+			for _, found := range FrameLayers(fset, []*ast.File{f}) {
+				t.Error(found)
+			}
+		}
+	}
+}
+
+func TestFrameLayersHasTeeth(t *testing.T) {
+	for _, c := range []struct {
+		src  string
+		want int
+	}{
+		{`package limpet_test; func f() { limpet.New(url, options(&limpet.Options{})) }`, 0},
+		{`package limpet_test; func f() { limpet.New(url, &limpet.Options{}) }`, 1},
+		{`package test; func f() { limpet.Dial(ctx, url, nil); limpet.New(url, o) }`, 2},
+		{`package limpet_test; func ExampleNew() { limpet.New(url, nil) }`, 0},
+		{`package test; func f() { server.New(nil); feed.New(table) }`, 0},
+		{`package limpet; func f() { New(url, nil) }`, 1},
+		{`package limpet; func f() { New(url, options(o)); newWindow(o) }`, 0},
+	} {
+		fset := token.NewFileSet()
+		f, err := parser.ParseFile(fset, "x_test.go", c.src, parser.SkipObjectResolution)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if found := FrameLayers(fset, []*ast.File{f}); len(found) != c.want {
+			t.Errorf("%s: %q, want %d", c.src, found, c.want)
+		}
+	}
+}
+
 func TestImportsHasTeeth(t *testing.T) {
 	at := func(dir string) string { return strings.TrimSuffix(Module+"/"+dir, "/") }
 	for _, c := range []struct {
@@ -111,7 +154,12 @@ func TestImportsHasTeeth(t *testing.T) {
 		p    Package
 		want int
 	}{
-		{"root", Package{ImportPath: Module, Imports: []string{"fmt", at("wire"), at("wire/native"), at("outbox"), at("internal/frame"), websocket, backoff, uuid}}, 0},
+		{"root", Package{ImportPath: Module, Imports: []string{"fmt", at("wire"), at("wire/native"), at("internal/socket"), backoff, uuid}}, 0},
+		{"root imports the WebSocket library", Package{ImportPath: Module, Imports: []string{websocket}}, 1},
+		{"socket", Package{ImportPath: at("internal/socket"), Imports: []string{at("wire"), at("internal/frame"), websocket}}, 0},
+		{"socket imports the root", Package{ImportPath: at("internal/socket"), Imports: []string{Module}}, 1},
+		{"socket imports a dialect", Package{ImportPath: at("internal/socket"), Imports: []string{at("wire/native")}}, 1},
+		{"a socket test imports the root", Package{ImportPath: at("internal/socket"), TestImports: []string{Module}}, 1},
 		{"root imports a dialect", Package{ImportPath: Module, Imports: []string{at("wire/stomp")}}, 1},
 		{"root imports the server", Package{ImportPath: Module, Imports: []string{at("server")}}, 1},
 		{"root imports the kit", Package{ImportPath: Module, Imports: []string{at("limpettest")}}, 1},
@@ -123,9 +171,6 @@ func TestImportsHasTeeth(t *testing.T) {
 		{"a dialect imports another", Package{ImportPath: at("wire/stomp"), Imports: []string{at("wire/native")}}, 1},
 		{"a dialect imports the root", Package{ImportPath: at("wire/stomp"), Imports: []string{Module}}, 1},
 		{"a dialect's test imports the root", Package{ImportPath: at("wire/stomp"), TestImports: []string{Module}}, 1},
-		{"outbox imports wire", Package{ImportPath: at("outbox"), Imports: []string{at("wire")}}, 1},
-		{"file outbox", Package{ImportPath: at("outbox/file"), Imports: []string{"os", at("outbox")}}, 0},
-		{"file outbox imports the root", Package{ImportPath: at("outbox/file"), Imports: []string{Module}}, 1},
 		{"server imports the root", Package{ImportPath: at("server"), Imports: []string{Module}}, 1},
 		{"a server test imports the root", Package{ImportPath: at("server"), XTestImports: []string{Module}}, 1},
 		{"kit imports the root", Package{ImportPath: at("limpettest"), Imports: []string{Module}}, 1},
@@ -156,8 +201,10 @@ func TestWebsocketHasTeeth(t *testing.T) {
 		p    Package
 		want int
 	}{
-		{Package{ImportPath: Module, Dir: "r", GoFiles: []string{"a.go", "c.go"}}, 0},
-		{Package{ImportPath: Module, Dir: "r", GoFiles: []string{"a.go", "b.go"}}, 1},
+		{Package{ImportPath: Module + "/internal/socket", Dir: "r", GoFiles: []string{"a.go", "c.go"}}, 0},
+		{Package{ImportPath: Module + "/internal/socket", Dir: "r", GoFiles: []string{"a.go", "b.go"}}, 1},
+		{Package{ImportPath: Module, Dir: "r", GoFiles: []string{"c.go"}}, 0},
+		{Package{ImportPath: Module, Dir: "r", GoFiles: []string{"a.go", "c.go"}}, 1},
 		{Package{ImportPath: Module + "/server", Dir: "r", GoFiles: []string{"c.go"}}, 1},
 		{Package{ImportPath: Module + "/wire", Dir: "w", GoFiles: []string{"a.go"}}, 1},
 	} {

@@ -1,4 +1,4 @@
-// Package gate_test shows that the stages of .ci/run can fail: each runs on a small tree that
+// Package gate_test shows that the stages of ci/run can fail: each runs on a small tree that
 // has the fault which the stage is for, and on the same tree without it.
 package gate_test
 
@@ -17,6 +17,7 @@ var sound = map[string]string{
 	"README.md":               "# m\n\n```\n$ go get example.org/m\n```\n\n```\ngo run ./examples/livefeed\ngo test ./...\n```\n",
 	"m_test.go":               "package m\n\nimport \"testing\"\n\nfunc TestM(t *testing.T) {}\n\nfunc FuzzM(f *testing.F) { f.Fuzz(func(*testing.T, []byte) {}) }\n",
 	"plain_test.go":           plainFlag,
+	"test/plain_test.go":      ofTest(plainFlag),
 	livefeed:                  demonstration,
 	"internal/mutate/main.go": "package main\n\nfunc main() {}\n",
 	"spec/suite.sh":           "#!/bin/sh\nexit 0\n",
@@ -24,7 +25,7 @@ var sound = map[string]string{
 
 const (
 	noData        = "package m\n\nimport (\n\t\"fmt\"\n\t\"testing\"\n)\n\nfunc TestM(t *testing.T) { fmt.Println(\"DATA MISSING: feed.ws\") }\n"
-	plainFlag     = "package m\n\nimport (\n\t\"flag\"\n\t\"testing\"\n)\n\nvar plain = flag.Bool(\"plain\", false, \"\")\n\nfunc TestPlain(t *testing.T) { _ = *plain }\n"
+	plainFlag     = "package m\n\nimport (\n\t\"flag\"\n\t\"testing\"\n)\n\nvar plain = flag.Bool(\"plain\", false, \"\")\n\nfunc TestPlain(t *testing.T) {\n\tif *plain {\n\t\tt.Log(\"frame layer: library\")\n\t}\n}\n"
 	livefeed      = "examples/livefeed/main.go"
 	emptyMain     = "package main\n\nfunc main() {}\n"
 	failing       = "package main\n\nimport \"os\"\n\nfunc main() { os.Exit(1) }\n"
@@ -33,8 +34,12 @@ const (
 	crashFuzz  = "package m\n\nimport \"testing\"\n\nfunc FuzzM(f *testing.F) {\n\tf.Add([]byte{1})\n\tf.Fuzz(func(t *testing.T, _ []byte) { t.Fatal(1) })\n}\n"
 	redTest    = "package m\n\nimport \"testing\"\n\nfunc TestM(t *testing.T) { t.Fatal(1) }\n"
 	badlyPut   = "package m\n\nfunc  f() {}\n"
+	skipsPlain = "package m\n\nimport \"testing\"\n\nfunc TestM(t *testing.T) {\n\tt.Run(\"\", func(t *testing.T) {\n\t\tif *plain {\n\t\t\tt.Skip()\n\t\t}\n\t})\n}\n"
 	windowsBug = "package m\n\nvar x int = \"\"\n"
 )
+
+// ofTest is a test file of the root as one of the package in test/.
+func ofTest(file string) string { return strings.Replace(file, "package m", "package test", 1) }
 
 func TestStagesFail(t *testing.T) {
 	for _, c := range []struct {
@@ -50,7 +55,9 @@ func TestStagesFail(t *testing.T) {
 		{"other requirements", "deps", nil, false, "go list -m all differs"},
 		{"does not compile on one system", "vet", map[string]string{"m_windows.go": windowsBug}, false, "m_windows.go"},
 		{"a test fails", "race", map[string]string{"m_test.go": redTest}, false, "--- FAIL"},
-		{"a test fails on the library's frames", "race", map[string]string{"plain_test.go": strings.Replace(plainFlag, "_ = *plain", "if *plain { t.Fatal(1) }", 1)}, false, "FAIL: TestPlain"},
+		{"a test fails on the library's frames", "race", map[string]string{"plain_test.go": strings.Replace(plainFlag, "t.Log(", "t.Fatal(", 1)}, false, "FAIL: TestPlain"},
+		{"fewer tests on the library's frames", "race", map[string]string{"m_test.go": skipsPlain}, false, "3 tests and subtests passed on the library's frames, fewer than 4"},
+		{"a package ignores -plain", "race", map[string]string{"test/plain_test.go": strings.Replace(ofTest(plainFlag), "if *plain", "if !*plain", 1)}, false, "-plain is ignored"},
 		{"data exists and is not found", "race", map[string]string{"m_test.go": noData}, true, "did not find its data"},
 		{"no fuzz target", "fuzz", map[string]string{"m_test.go": redTest}, false, "no fuzz target"},
 		{"a fuzz target fails", "fuzz", map[string]string{"m_test.go": crashFuzz}, false, "FAIL"},
@@ -91,17 +98,17 @@ func TestStagesPass(t *testing.T) {
 	})
 }
 
-// stage runs one stage of .ci/run on the sound tree with changes.
+// stage runs one stage of ci/run on the sound tree with changes.
 func stage(t *testing.T, name string, change map[string]string, data bool) (string, error) {
 	t.Helper()
 	dir := t.TempDir()
-	script, err := os.ReadFile(filepath.FromSlash("../../../.ci/run"))
+	script, err := os.ReadFile(filepath.FromSlash("../../../ci/run"))
 	if err != nil {
 		t.Fatal(err)
 	}
 	files := maps.Clone(sound)
 	maps.Copy(files, change)
-	files[".ci/run"] = string(script)
+	files["ci/run"] = string(script)
 	for name, text := range files {
 		path := filepath.Join(dir, "m", filepath.FromSlash(name))
 		if err := os.MkdirAll(filepath.Dir(path), 0o755); err != nil {
@@ -119,8 +126,8 @@ func stage(t *testing.T, name string, change map[string]string, data bool) (stri
 			t.Fatal(err)
 		}
 	}
-	cmd := exec.Command("bash", filepath.Join(dir, "m", ".ci", "run"), name)
-	cmd.Env = append(os.Environ(), "LIMPET_DATA="+filepath.Join(dir, "data"), "FUZZTIME=1x", "TMPDIR="+dir)
+	cmd := exec.Command("bash", filepath.Join(dir, "m", "ci", "run"), name)
+	cmd.Env = append(os.Environ(), "LIMPET_DATA="+filepath.Join(dir, "data"), "FUZZTIME=1x", "PLAIN_FLOOR=4", "TMPDIR="+dir)
 	out, err := cmd.CombinedOutput()
 	return string(out), err
 }

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"fmt"
 	"go/ast"
 	"go/parser"
@@ -9,6 +10,8 @@ import (
 	"path"
 	"regexp"
 	"strings"
+
+	"github.com/limpet-go/limpet/internal/tools/names"
 )
 
 // finding is one breach of a rule.
@@ -79,7 +82,7 @@ func isText(name string) bool {
 	case ".go", ".md", ".sh", ".pml", ".proto", ".yml", ".yaml":
 		return true
 	}
-	return path.Base(name) == "Makefile" || path.Dir(name) == ".ci"
+	return path.Base(name) == "Makefile" || path.Dir(name) == "ci" || path.Dir(name) == ".ci"
 }
 
 // rules in the order of CONTRIBUTING.md.
@@ -88,6 +91,7 @@ var rules = []struct {
 	check func(*tree) []finding
 }{
 	{"file-length", fileLength},
+	{"names", ambiguousNames},
 	{"sleep", sleep},
 	{"unfinished", unfinished},
 	{"machine-path", machinePath},
@@ -105,6 +109,27 @@ func fileLength(t *tree) (out []finding) {
 		}
 	}
 	return out
+}
+
+// maxAmbiguous is in percent of the unexported names of the root package. The target is 4.
+const maxAmbiguous = 12.5
+
+// ambiguousNames finds names of the root package that mean more than one sort of thing.
+func ambiguousNames(t *tree) []finding {
+	var root []*ast.File
+	first := ""
+	for _, f := range t.goFiles {
+		if path.Dir(f.name) == "." && !strings.HasSuffix(f.name, "_test.go") {
+			root = append(root, f.ast)
+			first = cmp.Or(first, f.name)
+		}
+	}
+	all := names.Of(root)
+	if all.Percent() <= maxAmbiguous {
+		return nil
+	}
+	return []finding{{file: first, line: 1, what: fmt.Sprintf("%.1f %% of the package's unexported names are two of method, function, type and field, at most %v %%: %s",
+		all.Percent(), maxAmbiguous, strings.Join(all.Ambiguous(), " "))}}
 }
 
 // sleep finds time.Sleep outside tests: nothing can end such a wait. Of tests, internal/repo decides.
@@ -179,7 +204,7 @@ func protocolSection(t *tree) (out []finding) {
 	return out
 }
 
-var testNameRE = regexp.MustCompile("`((?:Test|Fuzz|Example)[A-Z][A-Za-z0-9_]*)")
+var testNameRE = regexp.MustCompile(`\b((?:Test|Fuzz|Example)[A-Z][A-Za-z0-9_]*)`)
 
 // proof demands that a test that docs/guarantees.md names exists.
 func proof(t *tree) []finding {

@@ -15,11 +15,13 @@ var breaches = []struct {
 	ok               string
 }{
 	{"file-length", "a.go", "package a\n" + strings.Repeat("\n", maxLines), "package a\n" + strings.Repeat("\n", maxLines-1)},
+	{"names", "a.go", "package a\ntype t struct{ open int }\nfunc (t) open() {}\n", "package a\ntype t struct{ opened int }\nfunc (t) open() {}\n"},
 	{"sleep", "a.go", "package a\nimport \"time\"\nfunc f() { time.Sleep(1) }\n", "package a\nimport \"time\"\nfunc f() { time.NewTimer(1) }\n"},
 	{"unfinished", "a.go", "package a\n// TO" + "DO: more\n", "package a\n// to do: nothing\n"},
 	{"machine-path", "a.md", "see /ro" + "ot/x\n", "see a/root/x\n"},
 	{"protocol-section", "a.md", "docs/protocol.md, section 3\n", "docs/protocol.md, section 2\n"},
 	{"proof", "docs/guarantees.md", "| I1 | `TestNothing` |\n", "| I1 | `TestThere` |\n"},
+	{"proof", "docs/guarantees.md", "| I1 | TestThere, TestNothing |\n", "| I1 | TestThere |\n"},
 	{"link", "docs/a.md", "[x](missing.md)\n", "[x](../docs/protocol.md#1-connection) [y](https://example.org/z.md)\n"},
 }
 

@@ -1,0 +1,119 @@
+package limpet
+
+import (
+	"context"
+	"sync"
+)
+
+// admission admits messages to the window, in the order in which their
+// publishers asked. Its lock is a leaf.
+type admission struct {
+	mu           sync.Mutex
+	freeMessages int
+	freeBytes    int
+	waiters      []*admissionWaiter
+	closeErr     error // set by close: why no message is admitted any more
+}
+
+type admissionWaiter struct {
+	messages int
+	bytes    int
+	admitted chan struct{} // closed on admission, or by close
+	err      error         // set by close before it closes admitted
+}
+
+func (a *admission) fits(messages, bytes int) bool {
+	return messages <= a.freeMessages && bytes <= a.freeBytes
+}
+
+// acquire reserves room for messages of bytes in total, all of it or none. If
+// there is none it returns ErrWindowFull, or blocks when wait is true until
+// there is room, ctx ends (its error) or the client closes (close's error).
+func (a *admission) acquire(ctx context.Context, messages, bytes int, wait bool) error {
+	if err := ctx.Err(); err != nil {
+		return err
+	}
+	a.mu.Lock()
+	if a.closeErr != nil {
+		defer a.mu.Unlock()
+		return a.closeErr
+	}
+	if len(a.waiters) == 0 && a.fits(messages, bytes) {
+		a.freeMessages -= messages
+		a.freeBytes -= bytes
+		a.mu.Unlock()
+		return nil
+	}
+	if !wait {
+		a.mu.Unlock()
+		return ErrWindowFull
+	}
+	w := &admissionWaiter{messages: messages, bytes: bytes, admitted: make(chan struct{})}
+	a.waiters = append(a.waiters, w)
+	a.mu.Unlock()
+
+	select {
+	case <-w.admitted:
+		return w.err
+	case <-ctx.Done():
+	}
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	for i, other := range a.waiters {
+		if other == w {
+			a.waiters = append(a.waiters[:i], a.waiters[i+1:]...)
+			a.admitWaiters() // a smaller request behind this one may fit
+			return ctx.Err()
+		}
+	}
+	// ctx ended at the moment of the admission, or of close: w is no longer in
+	// the list. An admission is undone.
+	if w.err != nil {
+		return w.err
+	}
+	a.freeMessages += messages
+	a.freeBytes += bytes
+	a.admitWaiters()
+	return ctx.Err()
+}
+
+// release returns room to the window and admits those who wait for it.
+func (a *admission) release(messages, bytes int) {
+	if messages == 0 && bytes == 0 {
+		return
+	}
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	a.freeMessages += messages
+	a.freeBytes += bytes
+	a.admitWaiters()
+}
+
+// admitWaiters admits from the head of the list until a request does not fit.
+// The caller holds the lock.
+func (a *admission) admitWaiters() {
+	for len(a.waiters) > 0 && a.fits(a.waiters[0].messages, a.waiters[0].bytes) {
+		w := a.waiters[0]
+		a.waiters[0] = nil
+		a.waiters = a.waiters[1:]
+		a.freeMessages -= w.messages
+		a.freeBytes -= w.bytes
+		close(w.admitted)
+	}
+}
+
+// close makes every present and later acquire return err. The first error
+// stays.
+func (a *admission) close(err error) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	if a.closeErr != nil {
+		return
+	}
+	a.closeErr = err
+	for _, w := range a.waiters {
+		w.err = err
+		close(w.admitted)
+	}
+	a.waiters = nil
+}

@@ -1,0 +1,351 @@
+package limpet
+
+import (
+	"context"
+	"iter"
+	"math"
+	"strconv"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/limpet-go/limpet/internal/ids"
+	"github.com/limpet-go/limpet/wire"
+	"github.com/limpet-go/limpet/wire/native"
+)
+
+// BenchmarkPipeline is the path of a message from a received frame to the
+// consumer, without socket and goroutines: decode, queue, iterator. One
+// operation is one message of 64 bytes.
+func BenchmarkPipeline(b *testing.B) {
+	for _, enc := range []native.Encoding{native.Binary, native.JSON} {
+		for name, per := range map[string]int{"1": 1, "64": 64} {
+			b.Run(map[native.Encoding]string{native.Binary: "binary", native.JSON: "json"}[enc]+"/frames of "+name, func(b *testing.B) {
+				pipeline(b, enc, per)
+			})
+		}
+	}
+}
+
+func pipeline(b *testing.B, enc native.Encoding, per int) {
+	codec, err := native.New(nil).Open(wire.Resume{Conn: 1, Subprotocol: native.Subprotocol(enc)})
+	if err != nil {
+		b.Fatal(err)
+	}
+	typ := enc.FrameType()
+	var events wire.Events
+	decode := func(frames ...native.Frame) {
+		data, err := native.Append(nil, enc, frames)
+		if err != nil {
+			b.Fatal(err)
+		}
+		events.Reset()
+		if err := codec.Decode(wire.Frame{Type: typ, Data: data}, &events); err != nil {
+			b.Fatal(err)
+		}
+	}
+	decode(native.Frame{Type: native.TypeWelcome, Welcome: &native.Welcome{CN: 1, SID: "s", Key: []byte("k"), SE: 1}})
+	s := &Subscription{}
+	o := SubscribeOptions{Delivery: Delivery{Buffer: 4096, Bytes: 1 << 20, Overflow: Block}}
+	s.queue = newQueue("bench", &o, wire.Traits{}, func() {})
+	s.queue.begin(1)
+	decode(native.Frame{Type: native.TypeSubOK, SubOK: &native.SubOK{Ch: 1, Epoch: "e"}})
+	s.queue.offer(1, events.List)
+	payload := []byte(`{"id":"0123456789","px":101.25,"qty":3,"side":"buy","seq":1234567}`)[:64]
+	// The same hundred frames over and over: the queue is told to forget.
+	const laps = 100
+	var data [laps][]byte
+	for i := range data {
+		var frames []native.Frame
+		for j := range per {
+			at := uint64(i*per + j)
+			frames = append(frames, native.Frame{Type: native.TypeMsg, Msg: native.Msg{Ch: 1, S: at + 1, P: at, HasP: true, ID: wire.ID{1, byte(at)}, Payload: payload}})
+		}
+		if data[i], err = native.Append(nil, enc, frames); err != nil {
+			b.Fatal(err)
+		}
+	}
+	b.ReportAllocs()
+	b.ResetTimer()
+	for done, i := 0, 0; done < b.N; done, i = done+per, i+1 {
+		if i%laps == 0 {
+			s.queue.last = Position{Epoch: "e"}
+		}
+		events.Reset()
+		if err := codec.Decode(wire.Frame{Type: typ, Data: data[i%laps]}, &events); err != nil {
+			b.Fatal(err)
+		}
+		if _, err := s.queue.offer(1, events.List); err != nil {
+			b.Fatal(err)
+		}
+		s.queue.credit()
+		n := 0
+		for range s.Messages(context.Background()) {
+			if n++; n == per {
+				break
+			}
+		}
+	}
+}
+
+// BenchmarkUplink is the path of a message from its admission to its outcome,
+// without socket and goroutines: receipt, window, encoder, acknowledgement. One
+// operation is one message of 64 bytes, in writes of 512.
+func BenchmarkUplink(b *testing.B) {
+	ctx := context.Background()
+	ms := make([]Outgoing, 64)
+	for i := range ms {
+		ms[i] = Outgoing{Topic: "bench", Payload: make([]byte, 64)}
+	}
+	b.Run("Publish", func(b *testing.B) {
+		uplink(b, func(c *Client) (int, error) {
+			_, err := c.Publish(ctx, ms[0].Topic, ms[0].Payload, nil)
+			return 1, err
+		})
+	})
+	b.Run("PublishBatch of 64", func(b *testing.B) {
+		uplink(b, func(c *Client) (int, error) {
+			_, err := c.PublishBatch(ctx, ms)
+			return len(ms), err
+		})
+	})
+}
+
+func uplink(b *testing.B, publish func(*Client) (int, error)) {
+	codec, err := native.New(nil).Open(wire.Resume{Conn: 1, Subprotocol: native.Subprotocol(native.Binary)})
+	if err != nil {
+		b.Fatal(err)
+	}
+	c := &Client{ids: ids.NewGenerator()}
+	c.cfg.Dialect = native.New(nil)
+	c.cfg.traits = c.cfg.Dialect.Traits()
+	c.cfg.Window = Window{Messages: 4096, Bytes: 1 << 20}
+	c.admission.freeMessages, c.admission.freeBytes = c.cfg.Window.Messages, c.cfg.Window.Bytes
+	c.inbox.arrived.L = &c.inbox.mu
+	l := &loop{c: c, window: newWindow(true, &c.admission, &c.counters), now: time.Now()}
+	l.window.credit = wire.Credit{N: math.MaxUint64, Bytes: math.MaxUint64}
+	k := &link{codec: codec}
+	frames, s := new(wire.Frames), new(encodeArgs)
+	var events []event
+	b.ReportAllocs()
+	b.ResetTimer()
+	for done := 0; done < b.N; {
+		for n := 0; n < 512; {
+			published, err := publish(c)
+			if err != nil {
+				b.Fatal(err)
+			}
+			n, done = n+published, done+published
+		}
+		c.ids.ExpireClock()
+		events = c.inbox.take(events[:0])
+		for _, e := range events {
+			e.apply(l)
+		}
+		s.ops, s.messages = l.window.nextBatch(s.ops, s.messages, l.now, maxWriteBytes)
+		through := l.encode(k, s.ops, frames)
+		s.reset()
+		frames.Reset()
+		if err := l.window.acknowledge(&wire.Ack{To: through}); err != nil || l.window.pending != 0 {
+			b.Fatal(err, l.window.pending)
+		}
+	}
+}
+
+// benchBlock is how many messages the reader hands over before the consumer
+// takes them: one goroutine does both, so what is measured is the work and not
+// the scheduler.
+const benchBlock = 64
+
+func benchSubscription() (*Subscription, []wire.Event) {
+	s := &Subscription{c: make(chan Message), client: &Client{}}
+	o := &SubscribeOptions{Delivery: Delivery{Buffer: 4096, Bytes: 1 << 30, Overflow: DropOldest}}
+	s.queue = newQueue("bench", o, native.New(nil).Traits(), func() {})
+	s.queue.tell = func(uint64, Position) {}
+	s.queue.begin(1)
+	confirm := wire.Event{Kind: wire.EventSubscribed, Continuity: wire.ContinuityProved, Position: Position{Epoch: "e"}}
+	if _, err := s.queue.offer(1, []wire.Event{confirm}); err != nil {
+		panic(err)
+	}
+	events := make([]wire.Event, benchBlock)
+	for i := range events {
+		events[i] = wire.Event{Kind: wire.EventData, Numbered: true, Message: wire.Message{ID: wire.ID{1}, Payload: make([]byte, 64)}}
+	}
+	return s, events
+}
+
+type benchFeed struct {
+	s        *Subscription
+	events   []wire.Event
+	together int // events in one offer: what one WebSocket message held
+	offset   uint64
+}
+
+func (f *benchFeed) offer(b testing.TB) {
+	for i := range f.events {
+		ev := &f.events[i]
+		ev.Prev = f.offset
+		f.offset++
+		ev.Position.Offset = f.offset
+	}
+	for events := f.events; len(events) > 0; events = events[f.together:] {
+		if _, err := f.s.queue.offer(1, events[:f.together]); err != nil {
+			b.Fatal(err)
+		}
+	}
+}
+
+// No message may cost an allocation of its own on its way to the consumer.
+// Half a one leaves room for the race detector, which empties pools at random.
+func TestDeliveryAllocates(t *testing.T) {
+	for name, loop := range map[string]func(s *Subscription, took func(int)){
+		"Messages": func(s *Subscription, took func(int)) {
+			for range s.Messages(t.Context()) {
+				took(1)
+			}
+		},
+		"Batches": func(s *Subscription, took func(int)) {
+			for ms := range s.Batches(t.Context()) {
+				took(len(ms))
+			}
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			s, events := benchSubscription()
+			f := benchFeed{s: s, events: events, together: benchBlock}
+			next, stop := iter.Pull(func(yield func(int) bool) { loop(s, func(n int) { yield(n) }) })
+			n := testing.AllocsPerRun(100, func() {
+				f.offer(t)
+				for got := 0; got < benchBlock; {
+					n, ok := next()
+					if got += n; !ok {
+						t.Fatal("the stream ended")
+					}
+				}
+			})
+			if n >= benchBlock/2 {
+				t.Errorf("%d messages through the delivery queue allocate %v times", benchBlock, n)
+			}
+			s.queue.discard(nil)
+			stop()
+		})
+	}
+}
+
+// BenchmarkDelivery puts blocks of messages into the delivery queue and takes
+// them out in each way there is, beside two yardsticks that do less.
+func BenchmarkDelivery(b *testing.B) {
+	for _, together := range []int{1, benchBlock} {
+		suffix := ""
+		if together > 1 {
+			suffix = ", offered by " + strconv.Itoa(together)
+		}
+		benchDelivery(b, suffix, together)
+	}
+	benchYardsticks(b)
+}
+
+func perMessage(b *testing.B) { b.ReportMetric(benchBlock, "messages/op") }
+
+func benchDelivery(b *testing.B, suffix string, together int) {
+	b.Run("Batches"+suffix, func(b *testing.B) {
+		s, events := benchSubscription()
+		f := benchFeed{s: s, events: events, together: together}
+		b.ReportAllocs()
+		f.offer(b)
+		n, got := 0, 0
+		for ms, err := range s.Batches(context.Background()) {
+			if err != nil {
+				b.Fatal(err)
+			}
+			if got += len(ms); got < benchBlock {
+				continue
+			}
+			got = 0
+			if n++; n >= b.N {
+				break
+			}
+			f.offer(b)
+		}
+		perMessage(b)
+	})
+	b.Run("Messages"+suffix, func(b *testing.B) {
+		s, events := benchSubscription()
+		f := benchFeed{s: s, events: events, together: together}
+		b.ReportAllocs()
+		f.offer(b)
+		n, got := 0, 0
+		for _, err := range s.Messages(context.Background()) {
+			if err != nil {
+				b.Fatal(err)
+			}
+			if got++; got < benchBlock {
+				continue
+			}
+			got = 0
+			if n++; n >= b.N {
+				break
+			}
+			f.offer(b)
+		}
+		perMessage(b)
+	})
+	b.Run("C"+suffix, func(b *testing.B) {
+		s, events := benchSubscription()
+		f := benchFeed{s: s, events: events, together: together}
+		c := s.C()
+		b.ReportAllocs()
+		for range b.N {
+			f.offer(b)
+			for range benchBlock {
+				<-c
+			}
+		}
+		perMessage(b)
+		s.queue.finish(nil)
+		for range c {
+		}
+	})
+}
+
+func benchYardsticks(b *testing.B) {
+	b.Run("yardstick: channel of 1024", func(b *testing.B) {
+		c := make(chan Message, 1024)
+		for range b.N {
+			for range benchBlock {
+				c <- Message{}
+			}
+			for range benchBlock {
+				<-c
+			}
+		}
+		perMessage(b)
+	})
+	b.Run("yardstick: unbuffered channel", func(b *testing.B) {
+		c := make(chan Message)
+		go func() {
+			for range b.N * benchBlock {
+				c <- Message{}
+			}
+		}()
+		for range b.N * benchBlock {
+			<-c
+		}
+		perMessage(b)
+	})
+	b.Run("yardstick: mutex and slice", func(b *testing.B) {
+		var mu sync.Mutex
+		var list, spare []Message
+		for range b.N {
+			for range benchBlock {
+				mu.Lock()
+				list = append(list, Message{})
+				mu.Unlock()
+			}
+			mu.Lock()
+			list, spare = spare[:0], list
+			mu.Unlock()
+		}
+		perMessage(b)
+	})
+}

@@ -1,0 +1,253 @@
+package limpet
+
+import (
+	"crypto/tls"
+	"crypto/x509"
+	"errors"
+	"fmt"
+	"net"
+	"net/http"
+	"net/url"
+	"strconv"
+	"strings"
+	"syscall"
+	"time"
+
+	"github.com/limpet-go/limpet/internal/socket"
+	"github.com/limpet-go/limpet/wire"
+)
+
+// decision is what the client does about a failure: a Verdict, and what only
+// the client knows.
+type decision struct {
+	wire.Verdict
+	class       ErrorClass
+	err         error // the sentinel for what is wrong; nil if there is none
+	atCap       bool  // wait as long as Backoff.Max at least (docs/reconnect.md, section 2)
+	minFailures int   // count at least this many failures in a row
+	violation   bool  // permanent when it is maxViolations times in a row without progress
+
+	slotWindow time.Duration // spread the attempt over this time after the slot (docs/protocol.md, section 8)
+}
+
+const maxViolations = 3
+
+// decide asks the dialect first. Where it has no opinion the tables of HTTP
+// statuses and close codes decide (docs/reconnect.md, sections 2 and 3).
+func decide(dialect wire.Dialect, f *wire.Failure) decision {
+	verdict := dialect.Verdict(*f)
+	d := decideByTable(f)
+	slot, tooBig := d.After, d.TooBig
+	if verdict.Action != wire.ActionDefault {
+		d.Verdict = verdict
+		d.atCap, d.violation, d.minFailures = false, false, 0
+		d.TooBig = verdict.TooBig || tooBig // 1009 means the same in every language: RFC 6455
+	}
+	if verdict.Class != "" {
+		d.class = ErrorClass(verdict.Class)
+	}
+	if d.After = verdict.After; d.After == 0 {
+		d.After = slot
+	}
+	if d.After == 0 {
+		d.After = f.Retry
+	}
+	d.After = min(d.After, maxRetryAfter)
+	return d
+}
+
+func decideByTable(f *wire.Failure) decision {
+	switch f.Stage {
+	case wire.StageDial:
+		return decideByDialError(f.Err)
+	case wire.StageUpgrade:
+		return decideByStatus(f)
+	}
+	return decideByCloseCode(f)
+}
+
+func newDecision(a wire.Action, c ErrorClass) decision {
+	return decision{Verdict: wire.Verdict{Action: a}, class: c}
+}
+
+func decideByDialError(err error) decision {
+	var (
+		dns       *net.DNSError
+		authority x509.UnknownAuthorityError
+		hostname  x509.HostnameError
+		invalid   x509.CertificateInvalidError
+		verify    *tls.CertificateVerificationError
+		record    tls.RecordHeaderError
+		alert     tls.AlertError
+		timeout   interface{ Timeout() bool }
+		user      *userError
+		proxy     *socket.ProxyError
+	)
+	switch {
+	case errors.As(err, &user):
+		return newDecision(wire.ActionBackOff, ClassUser)
+	case errors.As(err, &invalid) && invalid.Reason == x509.Expired:
+		d := newDecision(wire.ActionBackOff, ClassTLS) // this machine's clock may be wrong
+		d.atCap = true
+		return d
+	case errors.As(err, &authority), errors.As(err, &hostname), errors.As(err, &invalid), errors.As(err, &verify):
+		return newDecision(wire.ActionStop, ClassTLS)
+	case errors.As(err, &record), errors.As(err, &alert), errors.Is(err, http.ErrSchemeMismatch):
+		return newDecision(wire.ActionBackOff, ClassTLS)
+	case errors.As(err, &dns):
+		return newDecision(wire.ActionBackOff, ClassDNS)
+	case errors.Is(err, syscall.EMFILE), errors.Is(err, syscall.ENFILE), errors.Is(err, syscall.EADDRNOTAVAIL),
+		errors.Is(err, syscall.ENETUNREACH), errors.Is(err, syscall.EHOSTUNREACH), errors.Is(err, syscall.ENETDOWN):
+		d := newDecision(wire.ActionBackOff, ClassLocal)
+		d.atCap = true
+		return d
+	case errors.As(err, &proxy) && proxy.Status == http.StatusProxyAuthRequired:
+		return newDecision(wire.ActionStop, ClassProxy)
+	case errors.As(err, &proxy):
+		return newDecision(wire.ActionBackOff, ClassProxy)
+	case errors.As(err, &timeout) && timeout.Timeout():
+		return newDecision(wire.ActionBackOff, ClassTimeout)
+	}
+	return newDecision(wire.ActionBackOff, ClassDial)
+}
+
+// decideByStatus decides by the HTTP answer to the upgrade request.
+func decideByStatus(f *wire.Failure) decision {
+	var d decision
+	switch s := f.Status; {
+	case s == http.StatusSwitchingProtocols:
+		// 101, but not a WebSocket handshake: RFC 6455, section 4.1, step 5.
+		return newDecision(wire.ActionStop, ClassNotWebSocket)
+	case s >= 300 && s < 400:
+		d = newDecision(wire.ActionBackOff, ClassNotWebSocket)
+		d.atCap, d.err = true, ErrRedirect
+	case s < 300:
+		d = newDecision(wire.ActionBackOff, ClassNotWebSocket) // a captive portal, or a wrong path
+		d.atCap = true
+	case s == http.StatusUnauthorized:
+		d = newDecision(wire.ActionRefresh, ClassAuth)
+	case s == http.StatusForbidden:
+		d = newDecision(wire.ActionStop, ClassAuth)
+	case s == http.StatusProxyAuthRequired:
+		d = newDecision(wire.ActionStop, ClassProxy)
+	case s == http.StatusTooManyRequests, s == http.StatusServiceUnavailable:
+		d = newDecision(wire.ActionBackOff, ClassOverload)
+	case s == http.StatusRequestTimeout, s == http.StatusTooEarly, s == http.StatusMisdirectedRequest, s >= 500 && s != http.StatusNotImplemented && s != http.StatusHTTPVersionNotSupported:
+		d = newDecision(wire.ActionBackOff, ClassHTTP)
+	default:
+		d = newDecision(wire.ActionStop, ClassHTTP)
+	}
+	d.After = retryAfter(f.Header)
+	return d
+}
+
+const maxRetryAfter = 15 * time.Minute
+
+// retryAfter returns the slot in X-Limpet-Retry-Ms, or else in Retry-After (RFC
+// 9110, section 10.2.3), 0 if there is none or it cannot be read. A date in
+// Retry-After is relative to the Date of the same answer: clocks may differ.
+func retryAfter(h http.Header) time.Duration {
+	if ms, err := strconv.ParseUint(h.Get("X-Limpet-Retry-Ms"), 10, 64); err == nil {
+		return time.Duration(min(ms, uint64(maxRetryAfter/time.Millisecond))) * time.Millisecond
+	}
+	text := strings.TrimSpace(h.Get("Retry-After"))
+	if text == "" {
+		return 0
+	}
+	if strings.Trim(text, "0123456789") == "" {
+		s, err := strconv.ParseUint(text, 10, 64)
+		if err != nil || s > uint64(maxRetryAfter/time.Second) {
+			return maxRetryAfter
+		}
+		return time.Duration(s) * time.Second
+	}
+	at, err := http.ParseTime(text)
+	if err != nil {
+		return 0
+	}
+	from, err := http.ParseTime(h.Get("Date"))
+	if err != nil {
+		from = time.Now()
+	}
+	return max(0, min(at.Sub(from), maxRetryAfter))
+}
+
+// decideByCloseCode decides by how an upgraded connection ended.
+func decideByCloseCode(f *wire.Failure) decision {
+	var detected *wire.CodeError // a violation that this side found
+	var d decision
+	switch c := f.Code; {
+	case c == 0 && errors.As(f.Err, &detected):
+		d = newDecision(wire.ActionBackOff, ClassProtocol)
+		d.violation = true
+	case c == 0 && (errors.Is(f.Err, ErrHeartbeat) || errors.Is(f.Err, ErrStalled)):
+		d = newDecision(wire.ActionBackOff, ClassTimeout)
+	case c == 1000, c == 1001, c == 1012:
+		d = newDecision(wire.ActionSpread, ClassNetwork)
+	case c == 1002, c == 1007:
+		d = newDecision(wire.ActionBackOff, ClassProtocol)
+		d.violation = true
+	case c == 1003, c == 1010:
+		d = newDecision(wire.ActionStop, ClassProtocol)
+	case c == 1008:
+		d = newDecision(wire.ActionRefresh, ClassAuth)
+	case c == 1009:
+		d = newDecision(wire.ActionBackOff, ClassProtocol)
+		d.TooBig = true
+	case c == 1013:
+		d = newDecision(wire.ActionBackOff, ClassOverload)
+		d.minFailures = 3
+	default:
+		d = newDecision(wire.ActionBackOff, ClassNetwork)
+	}
+	return d
+}
+
+// closeCodeErrors are the sentinels of close codes that have one.
+var closeCodeErrors = map[uint16]error{4006: ErrSuperseded, 4007: ErrSessionConflict, 4402: ErrRolledBack}
+
+// failureError returns the error that reports a failure: what was tried, what
+// it means and what the peer said. It has no URL, which may hold a secret.
+func failureError(f *wire.Failure, d decision) *Error {
+	e := &Error{Op: f.Stage.String(), Class: d.class, Code: int(f.Code), Detail: peerText(f.Reason), Err: d.err}
+	if f.Stage == wire.StageUpgrade {
+		e.Code, e.Detail = f.Status, peerText(strings.TrimSpace(string(f.Body)))
+	}
+	if sentinel := closeCodeErrors[f.Code]; sentinel != nil && e.Err == nil {
+		e.Err = sentinel
+	}
+	if e.Err == nil {
+		e.Err = withoutURL(f)
+	}
+	return e
+}
+
+// withoutURL returns the error of a failure without the URL in it.
+func withoutURL(f *wire.Failure) error {
+	var withURL *url.Error
+	var detected *wire.CodeError
+	switch {
+	case f.Stage == wire.StageUpgrade && f.Status == http.StatusSwitchingProtocols && f.Err != nil:
+		return fmt.Errorf("not a WebSocket handshake: %s", peerText(f.Err.Error()))
+	case f.Stage == wire.StageUpgrade:
+		return fmt.Errorf("server answered %d %s", f.Status, http.StatusText(f.Status))
+	case errors.As(f.Err, &detected):
+		return detected
+	case f.Code != 0:
+		return errors.New("peer closed the connection")
+	case errors.As(f.Err, &withURL):
+		return withURL.Err
+	case f.Err == nil:
+		return errors.New("connection ended")
+	}
+	return f.Err
+}
+
+// userError is an error of a function in Options.
+type userError struct {
+	option string // the field that holds the function
+	err    error
+}
+
+func (e *userError) Error() string { return e.option + ": " + e.err.Error() }
+func (e *userError) Unwrap() error { return e.err }

@@ -1,0 +1,265 @@
+package limpet
+
+import (
+	"context"
+	"errors"
+	"time"
+
+	"github.com/limpet-go/limpet/wire"
+)
+
+// connect starts an attempt.
+func (l *loop) connect() {
+	l.lastAttempt = l.now
+	l.attemptAt = time.Time{}
+	l.c.counters.attempts.Add(1)
+	l.enter(Connecting)
+	a := attempt{number: l.policy.failures + 1, session: l.session, subs: l.registry.positions(), refresh: l.refreshCredential, cause: l.state.Cause}
+	ctx, cancel := context.WithTimeout(context.Background(), l.policy.dialTimeout)
+	l.cancelAttempt = cancel
+	l.c.goroutines.spawn(func() {
+		defer cancel()
+		l.dialer.run(ctx, a)
+	})
+}
+
+// open begins a connection. It fences every earlier connection before it reads
+// the positions to resume from.
+func (l *loop) open(c *conn, token string) {
+	l.state.Generation++
+	c.gen = l.state.Generation
+	l.c.counters.plainFrames.Store(c.LibraryFrames)
+	l.registry.publishRoutes()
+	subs := l.registry.startConnection(c.gen)
+	codec, err := l.c.cfg.Dialect.Open(wire.Resume{
+		Conn: c.gen, Subprotocol: c.Subprotocol, Session: l.session, Token: token,
+		Uplink: l.window.uplink(), Subs: subs, TTL: l.c.cfg.SessionTTL, ReadLimit: l.c.cfg.ReadLimit,
+	})
+	k := &link{
+		conn: c, codec: codec, start: new(wire.Frames),
+		heartbeat:   l.c.cfg.Heartbeat.Interval,
+		handshakeBy: l.now.Add(handshakeTimeout),
+	}
+	l.link = k
+	if err != nil {
+		l.disconnect(k, 1002, "subprotocol")
+		l.end(&PermanentError{ClassProtocol, &Error{Op: "upgrade", Class: ClassProtocol, Err: joinReason(ErrSubprotocol, err)}})
+		return
+	}
+	l.goAwayDelay = 0
+	if l.c.cfg.traits.Confirms {
+		k.asking = len(subs)
+	}
+	for _, s := range l.registry.subs {
+		if s.askedGeneration != c.gen {
+			k.toAsk = append(k.toAsk, s)
+		}
+	}
+	if err := codec.Start(k.start); err != nil {
+		l.violated(k, &wire.CodeError{Code: 1002, Reason: err.Error()})
+		return
+	}
+	l.enter(Handshaking)
+	r := &reader{
+		conn: c, codec: codec, routes: &l.c.routes, inbox: &l.c.inbox, counters: &l.c.counters,
+		goroutines: &l.c.goroutines,
+	}
+	l.c.goroutines.spawn(r.run)
+	if !l.c.cfg.traits.Greeting {
+		l.welcome(k, &wire.Ready{})
+	}
+}
+
+// welcome completes the handshake: messages can flow.
+func (l *loop) welcome(k *link, r *wire.Ready) {
+	switch {
+	case k.ready:
+		l.violated(k, &wire.CodeError{Code: 4000, Reason: "second welcome on one connection"})
+		return
+	case r.Conn != 0 && r.Conn != k.conn.gen:
+		l.violated(k, &wire.CodeError{Code: 4000, Reason: "welcome of another connection"})
+		return
+	case r.Resumed && r.Session.ID != l.session.ID:
+		l.violated(k, &wire.CodeError{Code: 4000, Reason: "resumed a session that is not ours"})
+		return
+	}
+	if err := l.window.resume(r); err != nil {
+		l.session = wire.Session{}
+		l.violated(k, err)
+		return
+	}
+	k.ready = true
+	k.handshakeBy = time.Time{}
+	if r.Heartbeat > 0 {
+		k.heartbeat = min(k.heartbeat, max(r.Heartbeat, 10*time.Millisecond))
+	}
+	// The first heartbeat is sent at a random moment: clients that reconnected
+	// together must not beat together.
+	k.pingAt = l.now.Add(uniform(k.heartbeat))
+	k.stableAt = l.now.Add(l.c.cfg.Backoff.StableAfter)
+	l.session = r.Session
+	l.spread = min(r.Spread, maxSpread)
+	l.disconnectedAt = time.Time{}
+	l.c.counters.connections.Add(1)
+	if r.Resumed {
+		l.c.counters.resumes.Add(1)
+	}
+	l.state.Resumed = r.Resumed
+	l.state.NextAttempt = time.Time{}
+	l.enter(Ready)
+	if !l.c.cfg.traits.Confirms {
+		for _, s := range l.registry.subs {
+			if l.askedOnLink(s) {
+				l.enterSub(s, SubState{Phase: SubLive, Generation: k.conn.gen})
+			}
+		}
+	}
+}
+
+// connectionLost ends a connection that failed or that the peer closed. Where
+// no close frame came, an earlier fatal error frame gives the reason.
+func (l *loop) connectionLost(k *link, code uint16, reason string, err error) {
+	f := &wire.Failure{Stage: k.stage(), Code: code, Reason: reason, Err: err}
+	if k.fatalError != nil {
+		f.Retry = k.fatalError.Retry
+		if code == 0 {
+			f.Code, f.Reason = k.fatalError.Code, k.fatalError.Reason
+		}
+	}
+	l.fail(k, f)
+}
+
+// violated ends a connection whose peer broke the protocol.
+func (l *loop) violated(k *link, err error) {
+	var ce *wire.CodeError
+	if !errors.As(err, &ce) {
+		ce = &wire.CodeError{Code: 1002, Reason: err.Error()}
+	}
+	l.disconnect(k, ce.Code, ce.Reason)
+	l.fail(k, &wire.Failure{Stage: k.stage(), Err: ce})
+}
+
+// stage is where a failure of the connection counts as having happened.
+func (k *link) stage() wire.Stage {
+	if k.ready {
+		return wire.StageOpen
+	}
+	return wire.StageHandshake
+}
+
+// fail ends a connection, or an attempt if k is nil, and decides what comes
+// next.
+func (l *loop) fail(k *link, f *wire.Failure) {
+	f.Attempt = l.policy.failures + 1
+	d := decide(l.c.cfg.Dialect, f)
+	why := failureError(f, d)
+	l.state.Cause = why
+	if d.TooBig && k != nil && k.ready && l.link == k {
+		l.window.frameTooBig()
+	}
+	l.disconnect(k, 0, "")
+	if l.disconnectedAt.IsZero() {
+		l.disconnectedAt = l.now
+	}
+	if d.violation && l.countViolation() >= maxViolations {
+		l.end(&PermanentError{d.class, why})
+		return
+	}
+	if l.goAwayDelay > 0 {
+		d.After, d.slotWindow = max(d.After, l.goAwayDelay), l.spread
+		l.goAwayDelay = 0
+	}
+	l.earliestRetry = l.now.Add(d.After)
+	spread := l.spread
+	switch d.Action {
+	case wire.ActionStop:
+		l.end(&PermanentError{d.class, why})
+		return
+	case wire.ActionRefresh:
+		if l.c.cfg.Auth == nil || !l.credentialRefusedAt.IsZero() && l.now.Sub(l.credentialRefusedAt) < refusalMemory {
+			l.end(&PermanentError{ClassAuth, why})
+			return
+		}
+		l.credentialRefusedAt, l.refreshCredential = l.now, true
+		l.policy.countFailure(0)
+		l.scheduleAttempt(d.After)
+		return
+	case wire.ActionRetryNow:
+		// Once: a peer that never lets us stay must not be hammered.
+		if l.policy.failures == 0 {
+			l.policy.countFailure(0)
+			l.scheduleAttempt(d.After)
+			return
+		}
+	case wire.ActionNewSession:
+		l.session = wire.Session{}
+	case wire.ActionSpread:
+		spread = max(spread, d.Spread)
+	}
+	l.scheduleAttempt(l.policy.nextDelay(d, spread))
+}
+
+// countViolation returns the number of violations in a row without progress in
+// between.
+func (l *loop) countViolation() int {
+	if now := l.progressCount(); l.violations > 0 && now == l.violationsProgress {
+		l.violations++
+	} else {
+		l.violations, l.violationsProgress = 1, now
+	}
+	return l.violations
+}
+
+// progressCount changes whenever a connection gets anywhere.
+func (l *loop) progressCount() uint64 {
+	sum := l.window.firstSeq
+	for _, s := range l.registry.subs {
+		s.queue.mu.Lock()
+		sum += s.queue.received + s.queue.gaps + s.queue.resets
+		s.queue.mu.Unlock()
+	}
+	return sum
+}
+
+// scheduleAttempt starts the wait for the next attempt.
+func (l *loop) scheduleAttempt(delay time.Duration) {
+	if l.nothingPending() && l.shutdown {
+		l.end(nil)
+		return
+	}
+	l.attemptAt = later(l.now.Add(delay), l.earliestAttempt())
+	l.state.NextAttempt = l.attemptAt
+	l.enter(Waiting)
+}
+
+// earliestAttempt is the time before which no attempt is made, whoever asks.
+func (l *loop) earliestAttempt() time.Time {
+	return later(l.lastAttempt.Add(minBetweenAttempts), l.earliestRetry)
+}
+
+// disconnect lets a connection go, with a close frame if code is not 0. It does
+// nothing for a connection that was let go before, or for nil.
+func (l *loop) disconnect(k *link, code uint16, reason string) {
+	if k == nil || l.link != k {
+		return
+	}
+	l.link = nil
+	l.window.connectionLost()
+	for _, s := range l.registry.subs {
+		s.queue.fence()
+		if st := s.state.Load(); st.Phase == SubLive {
+			l.enterSub(s, SubState{Phase: SubPending, Generation: st.Generation})
+		}
+	}
+	timeout := closeTimeout
+	if l.ended || l.shutdown {
+		timeout = closeFrameTimeout
+	}
+	l.c.goroutines.spawn(func() {
+		if code == 0 {
+			k.conn.abandon()
+			return
+		}
+		k.conn.Close(code, reason, timeout)
+	})
+}

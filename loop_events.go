@@ -1,0 +1,389 @@
+package limpet
+
+import (
+	"errors"
+	"fmt"
+	"time"
+
+	"github.com/limpet-go/limpet/internal/socket"
+	"github.com/limpet-go/limpet/wire"
+)
+
+// event is something that happened, or that a caller wants. Only apply receives
+// the loop.
+//
+// The events stand in the order of a life: an attempt, a connection and its
+// end, the timer, then what callers and consumers ask for, and the end of the
+// client. docs/design.md, section 4 has the table of phases and events.
+type event interface{ apply(*loop) }
+
+// started is the first event of all.
+type started struct{}
+
+func (started) apply(l *loop) {
+	l.disconnectedAt = l.now
+	l.connect()
+}
+
+// dialed is the end of an attempt.
+type dialed struct {
+	conn     *conn
+	token    string
+	failure  *wire.Failure
+	timedOut bool
+}
+
+func (e dialed) apply(l *loop) {
+	l.cancelAttempt = nil
+	if l.ended {
+		if e.conn != nil {
+			e.conn.abandon()
+		}
+		return
+	}
+	var user *userError
+	if e.failure == nil || !errors.As(e.failure.Err, &user) {
+		l.refreshCredential = false // Auth has answered
+	}
+	if e.failure != nil {
+		if e.timedOut {
+			l.policy.extendDialTimeout()
+		}
+		l.fail(nil, e.failure)
+		return
+	}
+	l.policy.dialTimeout = l.policy.firstDialTimeout
+	l.open(e.conn, e.token)
+}
+
+// received carries what the reader read and did not keep to itself.
+type received struct {
+	conn   *conn
+	events []routedEvent
+}
+
+func (e received) apply(l *loop) {
+	e.conn.slots.release()
+	for i := range e.events {
+		k := l.linkOf(e.conn)
+		if k == nil {
+			return
+		}
+		switch ev := &e.events[i]; {
+		case ev.sub == nil:
+			l.handle(k, &ev.Event)
+		case ev.sub.state.Load().Phase != SubEnded:
+			l.handleSubscription(k, ev.sub, &ev.Event)
+		}
+	}
+}
+
+// linkOf returns what the loop knows of a connection, or nil if the connection
+// or the client has ended: what comes from it counts no more.
+func (l *loop) linkOf(c *conn) *link {
+	if l.ended || l.link == nil || l.link.conn != c {
+		return nil
+	}
+	return l.link
+}
+
+// handle handles what concerns the whole connection.
+func (l *loop) handle(k *link, ev *wire.Event) {
+	switch ev.Kind {
+	case wire.EventReady:
+		l.welcome(k, ev.Ready)
+	case wire.EventAck:
+		open := l.window.pending
+		if err := l.window.acknowledge(ev.Ack); err != nil {
+			l.violated(k, err)
+			return
+		}
+		k.acked = k.acked || l.window.pending < open // a credit alone proves nothing
+	case wire.EventStep:
+		if len(k.ops) >= maxReplies {
+			l.violated(k, violation("too many handshake steps"))
+			return
+		}
+		k.ops = append(k.ops, wire.Op{Kind: wire.OpStep, Step: ev.Step})
+	case wire.EventPing:
+		if len(k.ops) < maxReplies {
+			k.ops = append(k.ops, wire.Op{Kind: wire.OpPong, N: ev.N})
+		}
+	case wire.EventGoAway:
+		l.spread = min(max(l.spread, ev.Spread), maxSpread)
+		l.goAwayDelay = min(ev.Delay, maxRetryAfter)
+		l.c.notify.post(ServerNotice{int(ev.Code), peerText(ev.Reason)})
+	case wire.EventError:
+		l.c.notify.post(ServerNotice{int(ev.Code), peerText(ev.Reason)})
+		if ev.Fatal && k.fatalError == nil {
+			k.fatalError, k.closeBy = ev, l.now.Add(fatalCloseTimeout)
+		}
+	}
+}
+
+// maxReplies bounds the replies that wait for a peer that asks for them and
+// does not read.
+const maxReplies = 1024
+
+// handleSubscription follows what the queue of s has received already.
+func (l *loop) handleSubscription(k *link, s *Subscription, ev *wire.Event) {
+	pending := s.state.Load().Phase == SubPending
+	switch ev.Kind {
+	case wire.EventSubscribed, wire.EventReset:
+		if ev.Kind == wire.EventReset {
+			l.c.notify.post(LossReported{s.topic, Reset, ev.Cause})
+		}
+		if pending {
+			k.asking--
+			s.refusals, s.askAgainAt = 0, time.Time{}
+			if ev.Name != "" {
+				s.wireName = ev.Name
+			}
+			l.enterSub(s, SubState{Phase: SubLive, Generation: k.conn.gen})
+		}
+	case wire.EventGap:
+		l.c.notify.post(LossReported{s.topic, Gap, ev.Cause})
+	case wire.EventUnsubscribed:
+		if pending {
+			if ev.Code == 0 && ev.Key == 0 {
+				return // by its name: the end of an earlier subscription to the same topic
+			}
+			k.asking--
+		}
+		if ev.Code == 0 {
+			l.endSub(s, nil)
+			return
+		}
+		l.refused(s, ev)
+	}
+}
+
+// refused ends a subscription that the server refused, or puts it off if the
+// server said when to ask again. A subscription that is refused again and again
+// is asked for less and less often.
+func (l *loop) refused(s *Subscription, ev *wire.Event) {
+	err := &Error{Op: "Subscribe", Field: "topic", Class: ClassOther, Code: int(ev.Code), Detail: peerText(ev.Reason), Err: ErrRejected}
+	s.askedGeneration = 0
+	if ev.Retry <= 0 {
+		l.endSub(s, err)
+		return
+	}
+	s.refusals++
+	pause := min(ev.Retry, maxRetryAfter)
+	more := max(pause, l.c.cfg.Backoff.Initial) * time.Duration(min(s.refusals, 10))
+	s.askAgainAt = l.now.Add(pause + more/2 + uniform(more/2))
+	if l.askAgainAt.IsZero() || s.askAgainAt.Before(l.askAgainAt) {
+		l.askAgainAt = s.askAgainAt
+	}
+	l.enterSub(s, SubState{Phase: SubPending, Err: err})
+}
+
+// wrote is the end of one write.
+type wrote struct {
+	conn    *conn
+	err     error
+	through uint64 // highest sequence number in it
+}
+
+func (e wrote) apply(l *loop) {
+	k := l.linkOf(e.conn)
+	if k == nil {
+		return
+	}
+	k.writing = false
+	if e.err != nil {
+		// The reader learns why: only it sees the close code.
+		k.writeErr = e.err
+		e.conn.Kill()
+		return
+	}
+	if !l.c.cfg.traits.Acks && e.through > 0 {
+		l.window.written(e.through)
+	}
+}
+
+// ponged is the end of one WebSocket ping.
+type ponged struct{ conn *conn }
+
+func (e ponged) apply(l *loop) {
+	if k := l.linkOf(e.conn); k != nil {
+		k.pinging = false
+	}
+}
+
+// readFailed is the end of a connection as its reader saw it.
+type readFailed struct {
+	conn *conn
+	err  error
+}
+
+func (e readFailed) apply(l *loop) {
+	k := l.linkOf(e.conn)
+	if k == nil {
+		return
+	}
+	var ce *wire.CodeError
+	if errors.As(e.err, &ce) {
+		l.violated(k, ce)
+		return
+	}
+	code, reason := socket.CloseCode(e.err)
+	err := e.err
+	if k.writeErr != nil && code == 0 {
+		err = fmt.Errorf("%w (after a write failed: %w)", err, k.writeErr)
+	}
+	l.connectionLost(k, code, reason, err)
+}
+
+// elapsed wakes the loop when the timer fires. tick decides what is due.
+type elapsed struct{}
+
+func (elapsed) apply(*loop) {}
+
+// publish admits messages. Their order is the order of the inbox.
+type publish [][]Receipt
+
+func (e publish) apply(l *loop) {
+	for _, receipts := range e {
+		for i := range receipts {
+			l.window.add(&receipts[i])
+		}
+		l.c.counters.published.Add(uint64(len(receipts)))
+	}
+	if l.ended {
+		l.window.close()
+	}
+}
+
+// apply makes a receipt the event of its own admission.
+func (r *Receipt) apply(l *loop) {
+	l.window.add(r)
+	l.c.counters.published.Add(1)
+	if l.ended {
+		l.window.close()
+	}
+}
+
+// flush closes done when every message admitted before it has its outcome.
+type flush struct{ done chan struct{} }
+
+func (e flush) apply(l *loop) { l.window.addFlushPoint(e.done) }
+
+// listPending replies with the receipts that have no outcome.
+type listPending struct{ reply chan []*Receipt }
+
+func (e listPending) apply(l *loop) {
+	var rs []*Receipt
+	for _, r := range l.window.slots.All() {
+		if r.decided == Pending {
+			rs = append(rs, r)
+		}
+	}
+	e.reply <- rs
+}
+
+// subscribe registers a subscription and replies with a local error or nil.
+type subscribe struct {
+	s     *Subscription
+	reply chan error
+}
+
+func (e subscribe) apply(l *loop) {
+	switch s := e.s; {
+	case l.ended || l.shutdown:
+		e.reply <- &Error{Op: "Subscribe", Class: ClassClosed, Err: ErrClosed}
+	case l.c.cfg.traits.ByName && l.registry.named(s.topic) != nil:
+		e.reply <- &Error{Op: "Subscribe", Field: "topic", Class: ClassInput, Err: ErrDuplicate}
+	default:
+		l.registry.add(s)
+		if l.link != nil {
+			l.link.toAsk = append(l.link.toAsk, s)
+		}
+		e.reply <- nil
+	}
+}
+
+// unsubscribe ends a subscription that its owner closed.
+type unsubscribe struct{ s *Subscription }
+
+func (e unsubscribe) apply(l *loop) {
+	if l.ended || !l.releaseSub(e.s) {
+		return
+	}
+	l.enterSub(e.s, SubState{Phase: SubEnded})
+}
+
+// grantCredit follows when consumers took messages: the server may send more.
+type grantCredit struct{ s *Subscription }
+
+func (e grantCredit) apply(l *loop) {
+	s := e.s
+	if !l.askedOnLink(s) || !l.c.cfg.traits.Credit || s.state.Load().Phase == SubEnded {
+		return
+	}
+	l.link.ops = append(l.link.ops, wire.Op{Kind: wire.OpCredit, Key: s.key, Name: s.wireName, Credit: s.queue.credit()})
+}
+
+// sendProcessed follows when consumers processed messages. The server learns it
+// on the connection that brought them, or not at all.
+type sendProcessed struct {
+	s        *Subscription
+	gen      uint64
+	position Position
+}
+
+func (e sendProcessed) apply(l *loop) {
+	s := e.s
+	if !l.askedOnLink(s) || l.link.conn.gen != e.gen || s.state.Load().Phase == SubEnded {
+		return
+	}
+	k := l.link
+	if l.c.cfg.traits.Processed == wire.ProcessedCumulative {
+		for i := range k.ops {
+			if op := &k.ops[i]; op.Kind == wire.OpAck && op.Key == s.key {
+				op.Position = e.position
+				return
+			}
+		}
+	}
+	k.ops = append(k.ops, wire.Op{Kind: wire.OpAck, Key: s.key, Name: s.wireName, Position: e.position})
+}
+
+// reconnectNow ends the wait for the next attempt. It changes nothing if the
+// attempt could not be earlier.
+type reconnectNow struct{}
+
+func (reconnectNow) apply(l *loop) {
+	if !l.ended && l.state.Phase == Waiting && later(l.now, l.earliestAttempt()).Before(l.attemptAt) {
+		l.scheduleAttempt(0)
+	}
+}
+
+// shutdown begins the ordered end.
+type shutdown struct{}
+
+func (shutdown) apply(l *loop) {
+	if l.ended || l.shutdown {
+		return
+	}
+	l.shutdown = true
+	l.c.admission.close(&Error{Op: "client", Class: ClassClosed, Err: ErrClosed})
+	for _, s := range append([]*Subscription(nil), l.registry.subs...) {
+		l.releaseSub(s)
+		s.queue.finish(nil)
+		l.draining = append(l.draining, s)
+		l.enterSub(s, SubState{Phase: SubEnded})
+	}
+	l.state.Draining = true
+	l.c.state.Set(l.state)
+}
+
+// closeNow is the end at once.
+type closeNow struct{}
+
+func (closeNow) apply(l *loop) {
+	if l.ended { // by a failure, which leaves consumers what is waiting
+		l.discardWaiting()
+	}
+	l.end(nil)
+}

@@ -1,0 +1,297 @@
+package limpet
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net/http"
+	"os"
+	"strings"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/limpet-go/limpet/limpettest"
+	"github.com/limpet-go/limpet/wire"
+)
+
+// A transition is a row of the table in docs/design.md, section 4: what an event
+// makes of each phase. What is "" stays as it is.
+type transition struct {
+	event string
+	make  func(*loop) event
+	// The phase after the event.
+	connecting, handshaking, ready, waiting string
+}
+
+// transitions stand in the order of loop_events.go. An event of a connection
+// comes from the connection in use where there is one, else from an earlier one.
+var transitions = []transition{
+	{"`started`: the first event, from `New`", nil, "connecting", "never", "never", "never"}, // how every client of this test begins
+	{"`dialed`: a connection", nil, "handshaking", "never", "never", "never"},                // as above
+	{"`dialed`: the attempt failed", func(l *loop) event {
+		defer l.cancelAttempt()
+		return dialed{failure: &wire.Failure{Stage: wire.StageDial, Err: errors.New("refused")}}
+	}, "waiting", "never", "never", "never"},
+	{"`dialed`: the failure is final (section 2 of reconnect.md)", func(l *loop) event {
+		defer l.cancelAttempt()
+		return dialed{failure: &wire.Failure{Stage: wire.StageUpgrade, Status: http.StatusForbidden}}
+	}, "ended", "never", "never", "never"},
+	{"`received`: the welcome", func(l *loop) event {
+		return receivedOn(l, wire.Event{Kind: wire.EventReady, Ready: &wire.Ready{Session: l.session}})
+	}, "", "ready", "waiting", ""},
+	{"`received`: an acknowledgement", func(l *loop) event {
+		return receivedOn(l, wire.Event{Kind: wire.EventAck, Ack: &wire.Ack{}})
+	}, "", "", "", ""},
+	{"`received`: an acknowledgement of what was never sent", func(l *loop) event {
+		return receivedOn(l, wire.Event{Kind: wire.EventAck, Ack: &wire.Ack{To: 1 << 40}})
+	}, "", "waiting", "waiting", ""},
+	{"`received`: a ping, a notice or a goaway", func(l *loop) event {
+		return receivedOn(l, wire.Event{Kind: wire.EventPing}, wire.Event{Kind: wire.EventError}, wire.Event{Kind: wire.EventGoAway})
+	}, "", "", "", ""},
+	{"`received`: a fatal error; a second later without a close frame", func(l *loop) event {
+		return inTurn{receivedOn(l, wire.Event{Kind: wire.EventError, Fatal: true}), after(time.Second)}
+	}, "", "waiting", "waiting", ""},
+	{"`wrote`: done", func(l *loop) event { return wrote{conn: connOf(l)} }, "", "", "", ""},
+	{"`wrote`: failed, the reader learns why", func(l *loop) event {
+		return wrote{conn: connOf(l), err: errors.New("broken pipe")}
+	}, "", "", "", ""},
+	{"`ponged`", func(l *loop) event { return ponged{connOf(l)} }, "", "", "", ""},
+	{"`readFailed`: the connection broke", func(l *loop) event {
+		return readFailed{connOf(l), errors.New("connection reset")}
+	}, "", "waiting", "waiting", ""},
+	{"`readFailed`: a violation", func(l *loop) event {
+		return readFailed{connOf(l), violation("a test")}
+	}, "", "waiting", "waiting", ""},
+	{"`readFailed`: the third violation without progress", func(l *loop) event {
+		l.violations, l.violationsProgress = maxViolations-1, l.progressCount()
+		return readFailed{connOf(l), violation("a test")}
+	}, "", "ended", "ended", ""},
+	{"any event of an earlier connection", func(l *loop) event {
+		old := new(conn)
+		return inTurn{
+			received{old, []routedEvent{{Event: wire.Event{Kind: wire.EventAck, Ack: &wire.Ack{To: 1 << 40}}}}},
+			wrote{conn: old, err: errors.New("old")}, ponged{old}, readFailed{old, violation("old")},
+		}
+	}, "", "", "", ""},
+	{"`elapsed`: nothing is due", func(*loop) event { return elapsed{} }, "", "", "", ""},
+	{"`elapsed`: the attempt is due", func(l *loop) event {
+		l.attemptAt = l.now
+		return elapsed{}
+	}, "never", "never", "never", "connecting"},
+	{"`elapsed`: the handshake took too long", func(l *loop) event {
+		l.link.handshakeBy = l.now
+		return elapsed{}
+	}, "never", "waiting", "never", "never"},
+	{"`elapsed`: the peer is silent", func(l *loop) event {
+		l.link.heartbeat, l.timerAt = -time.Hour, time.Time{}
+		return elapsed{}
+	}, "never", "never", "waiting", "never"},
+	{"`elapsed`: a write stalled", func(l *loop) event {
+		l.link.writing = true
+		return after(2 * stallTimeout)
+	}, "never", "waiting", "waiting", "never"},
+	{"`elapsed`: `Backoff.MaxElapsed` has passed", func(l *loop) event {
+		l.c.cfg.Backoff.MaxElapsed = 1
+		return after(2)
+	}, "ended", "ended", "", "ended"},
+	{"`publish`, a `Receipt`, `flush`, `listPending`", func(*loop) event {
+		return inTurn{publish{make([]Receipt, 2)}, new(Receipt), flush{make(chan struct{})}, listPending{make(chan []*Receipt, 1)}}
+	}, "", "", "", ""},
+	{"`subscribe`, `unsubscribe`, `grantCredit`, `sendProcessed`", func(l *loop) event {
+		s, err := newSubscription(l.c, "a", nil)
+		if err != nil {
+			panic(err)
+		}
+		return inTurn{subscribe{s, make(chan error, 1)}, grantCredit{s}, sendProcessed{s, l.state.Generation, Position{}}, unsubscribe{s}}
+	}, "", "", "", ""},
+	{"`reconnectNow`", func(*loop) event { return reconnectNow{} }, "", "", "", "connecting"},
+	{"`shutdown`: nothing is pending; once the server knows", func(*loop) event {
+		return inTurn{shutdown{}, after(time.Millisecond)}
+	}, "ended", "", "ended", "ended"},
+	{"`shutdown`: a message has no outcome", func(*loop) event {
+		return inTurn{new(Receipt), shutdown{}}
+	}, "", "", "", ""},
+	{"`closeNow`", func(*loop) event { return closeNow{} }, "ended", "ended", "ended", "ended"},
+}
+
+// phases holds how a client gets into each phase and stays there for an hour.
+var phases = []struct {
+	phase  Phase
+	column func(*transition) string
+	client func(*testing.T) *Client
+}{
+	{Connecting, func(tr *transition) string { return tr.connecting }, func(t *testing.T) *Client {
+		return startIn(t, "wss://limpet.test", &Options{HTTPClient: &http.Client{Transport: untilCancelled{}}, DialTimeout: time.Hour})
+	}},
+	{Handshaking, func(tr *transition) string { return tr.handshaking }, func(t *testing.T) *Client {
+		srv := limpettest.NewServer(t, nil)
+		srv.Inject(limpettest.BlackHole(limpettest.Both).AfterBytes(limpettest.Up, 1).Upgraded())
+		return startIn(t, srv.URL(), &Options{HTTPClient: srv.HTTPClient()})
+	}},
+	{Ready, func(tr *transition) string { return tr.ready }, func(t *testing.T) *Client {
+		srv := limpettest.NewServer(t, nil)
+		return startIn(t, srv.URL(), &Options{HTTPClient: srv.HTTPClient()})
+	}},
+	{Waiting, func(tr *transition) string { return tr.waiting }, offline},
+}
+
+func startIn(t *testing.T, url string, o *Options) *Client {
+	o.Backoff = Backoff{First: time.Hour, Initial: time.Hour, Max: time.Hour}
+	c, err := New(url, options(o))
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		c.Close()
+		<-c.Done()
+	})
+	synctest.Wait()
+	return c
+}
+
+// TestEveryEventInEveryPhase walks the table of transitions.
+func TestEveryEventInEveryPhase(t *testing.T) {
+	for i := range transitions {
+		tr := &transitions[i]
+		for _, p := range phases {
+			want := p.column(tr)
+			if tr.make == nil || want == "never" {
+				continue
+			}
+			if want == "" {
+				want = p.phase.String()
+			}
+			t.Run(tr.event+" in "+p.phase.String(), func(t *testing.T) {
+				synctest.Test(t, func(t *testing.T) {
+					c := p.client(t)
+					if s := c.State(); s.Phase != p.phase {
+						t.Fatalf("the client is %v, want %v", s.Phase, p.phase)
+					}
+					time.Sleep(time.Second) // the last attempt was longer ago than minBetweenAttempts
+					if got := phaseAfter(c, tr.make); got != want {
+						t.Errorf("%v after the event, want %s", got, want)
+					}
+				})
+			})
+		}
+		// The loop handles the events that were posted before the end. Their
+		// callers get an answer, and the client has still ended.
+		if tr.make != nil && tr.waiting != "never" {
+			t.Run(tr.event+" in ended", func(t *testing.T) {
+				synctest.Test(t, func(t *testing.T) {
+					c := offline(t)
+					c.inbox.post(step(func(l *loop) {
+						l.end(nil)
+						tr.make(l).apply(l)
+					}))
+					<-c.Done()
+					if s := c.State(); s.Phase != Ended || !errors.Is(s.Cause, ErrClosed) {
+						t.Errorf("%v: %v, want the end with ErrClosed", s.Phase, s.Cause)
+					}
+				})
+			})
+		}
+	}
+}
+
+// phaseAfter applies an event and returns the phase at the end of the round, or
+// of the round after the time that the event asks for.
+func phaseAfter(c *Client, make func(*loop) event) string {
+	var wait time.Duration
+	c.inbox.post(step(func(l *loop) {
+		e := make(l)
+		e.apply(l)
+		if turns, ok := e.(inTurn); ok {
+			e = turns[len(turns)-1]
+		}
+		if e, ok := e.(after); ok {
+			wait = time.Duration(e)
+		}
+	}))
+	phase := phaseNow(c)
+	if wait > 0 {
+		time.Sleep(wait)
+		c.inbox.post(elapsed{})
+		phase = phaseNow(c)
+	}
+	return phase.String()
+}
+
+// phaseNow returns the phase after the round of the events posted so far.
+func phaseNow(c *Client) Phase {
+	phase := Ended
+	c.inbox.post(step(func(*loop) {
+		c.inbox.post(step(func(l *loop) {
+			if !l.ended {
+				phase = l.state.Phase
+			}
+		}))
+	}))
+	synctest.Wait()
+	return phase
+}
+
+// inTurn is several events.
+type inTurn []event
+
+func (es inTurn) apply(l *loop) {
+	for _, e := range es {
+		e.apply(l)
+	}
+}
+
+// after is time that passes.
+type after time.Duration
+
+func (after) apply(*loop) {}
+
+func connOf(l *loop) *conn {
+	if l.link == nil {
+		return new(conn)
+	}
+	return l.link.conn
+}
+
+func receivedOn(l *loop, events ...wire.Event) event {
+	c := connOf(l)
+	c.slots.acquire()
+	e := received{conn: c}
+	for _, ev := range events {
+		e.events = append(e.events, routedEvent{Event: ev})
+	}
+	return e
+}
+
+// untilCancelled is a network on which no attempt ends by itself.
+type untilCancelled struct{}
+
+func (untilCancelled) RoundTrip(req *http.Request) (*http.Response, error) {
+	<-req.Context().Done()
+	return nil, context.Cause(req.Context())
+}
+
+// The table in docs/design.md is the one that is tested.
+func TestTransitionsAreDocumented(t *testing.T) {
+	var b strings.Builder
+	b.WriteString("| event | connecting | handshaking | ready | waiting |\n|---|---|---|---|---|\n")
+	cell := func(s string) string {
+		switch s {
+		case "":
+			return "·"
+		case "never":
+			return "–"
+		}
+		return s
+	}
+	for _, tr := range transitions {
+		fmt.Fprintf(&b, "| %s | %s | %s | %s | %s |\n", tr.event, cell(tr.connecting), cell(tr.handshaking), cell(tr.ready), cell(tr.waiting))
+	}
+	text, err := os.ReadFile("docs/design.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if !strings.Contains(string(text), b.String()) {
+		t.Errorf("docs/design.md does not hold this table:\n%s", b.String())
+	}
+}

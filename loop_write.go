@@ -1,0 +1,168 @@
+package limpet
+
+import (
+	"errors"
+	"sync"
+
+	"github.com/limpet-go/limpet/wire"
+)
+
+// startWrite starts a write if there is something to write and none is in
+// progress: what the protocol needs first, then subscriptions, then messages.
+func (l *loop) startWrite() {
+	k := l.link
+	if k == nil {
+		return
+	}
+	k.unencoded = false
+	if k.writing || k.writeErr != nil {
+		return
+	}
+	l.registry.publishRoutes()
+	frames := framesPool.Get().(*wire.Frames)
+	if k.start != nil {
+		frames, k.start = k.start, nil
+	}
+	args := encodeArgsPool.Get().(*encodeArgs)
+	ops := append(args.ops, k.ops...)
+	k.ops = nil
+	if k.ready {
+		ops = l.askForMore(k, ops)
+		ops, args.messages = l.window.nextBatch(ops, args.messages, l.now, maxWriteBytes)
+		if len(ops) == 0 && len(frames.List) == 0 && l.nothingPending() && l.shutdown {
+			if k.byeSent || !l.c.cfg.traits.Fin {
+				l.end(nil)
+				return
+			}
+			k.byeSent = true
+			ops = append(ops, wire.Op{Kind: wire.OpBye})
+		}
+	} else {
+		ops = k.handshakeOps(ops)
+	}
+	through := l.encode(k, ops, frames)
+	args.ops = ops
+	args.reset()
+	encodeArgsPool.Put(args)
+	if len(frames.List) == 0 || l.link != k {
+		frames.Reset()
+		framesPool.Put(frames)
+		return
+	}
+	k.writing, k.writeStarted = true, l.now
+	w := writer{k.conn, &l.c.inbox, &l.c.counters}
+	l.c.goroutines.spawn(func() { w.write(frames, through) })
+}
+
+// Memory is borrowed for one write: an idle client holds none.
+var (
+	framesPool     = sync.Pool{New: func() any { return new(wire.Frames) }}
+	encodeArgsPool = sync.Pool{New: func() any { return new(encodeArgs) }}
+)
+
+// encodeArgs holds the arguments of one Encode call.
+type encodeArgs struct {
+	ops      []wire.Op
+	messages []wire.Message // of the ops that publish
+}
+
+// reset empties a for window.nextBatch, which sets what most messages have.
+// Clearing all of it costs more while the garbage collector is at work.
+func (a *encodeArgs) reset() {
+	for i := range a.ops {
+		if op := &a.ops[i]; op.Kind == wire.OpPublish {
+			op.Message = nil
+		} else {
+			*op = wire.Op{}
+		}
+	}
+	for i := range a.messages {
+		m := &a.messages[i]
+		m.Topic, m.Payload = "", nil
+		if m.Type != "" || m.Header != nil || m.TTL != 0 || m.Resent {
+			*m = wire.Message{}
+		}
+	}
+	a.ops, a.messages = a.ops[:0], a.messages[:0]
+}
+
+// handshakeOps returns the operations that are allowed before the welcome and
+// keeps the others for later.
+func (k *link) handshakeOps(ops []wire.Op) []wire.Op {
+	var allowed []wire.Op
+	for _, op := range ops {
+		if op.Kind == wire.OpStep || op.Kind == wire.OpPong || op.Kind == wire.OpPing {
+			allowed = append(allowed, op)
+		} else {
+			k.ops = append(k.ops, op)
+		}
+	}
+	return allowed
+}
+
+// askForMore appends the subscriptions to ask for. At most maxAsking are
+// unanswered, and more are asked for once half of those were answered.
+func (l *loop) askForMore(k *link, ops []wire.Op) []wire.Op {
+	confirms := l.c.cfg.traits.Confirms
+	if len(k.toAsk) == 0 || confirms && k.asking > maxAsking/2 {
+		return ops
+	}
+	for len(k.toAsk) > 0 && k.asking < maxAsking {
+		s := k.toAsk[0]
+		k.toAsk = k.toAsk[1:]
+		if s.askedGeneration == k.conn.gen || s.state.Load().Phase == SubEnded {
+			continue
+		}
+		request := s.request(k.conn.gen)
+		s.askedGeneration = k.conn.gen
+		ops = append(ops, wire.Op{Kind: wire.OpSubscribe, Key: s.key, Cmd: s.key*4 + 1, Topic: s.topic, Subscribe: &request})
+		if confirms {
+			k.asking++
+		} else {
+			l.enterSub(s, SubState{Phase: SubLive, Generation: k.conn.gen})
+		}
+	}
+	return ops
+}
+
+// encode encodes ops and returns the highest sequence number among them. A
+// message that cannot be encoded is rejected; those behind it are encoded in
+// the next round.
+func (l *loop) encode(k *link, ops []wire.Op, out *wire.Frames) (through uint64) {
+	if l.c.cfg.traits.Silent {
+		return 0
+	}
+	for len(ops) > 0 {
+		err := k.codec.Encode(ops, out)
+		n := len(ops)
+		var oe *wire.OpError
+		if err != nil {
+			if !errors.As(err, &oe) || oe.Index < 0 || oe.Index >= len(ops) {
+				l.violated(k, &wire.CodeError{Code: 1002, Reason: "dialect cannot encode"})
+				return through
+			}
+			n = oe.Index
+		}
+		if n > 0 && ops[n-1].Kind == wire.OpPublish { // messages come last, in order
+			through = ops[n-1].Message.Seq
+		}
+		if err == nil {
+			return through
+		}
+		switch bad := &ops[n]; bad.Kind {
+		case wire.OpPublish:
+			if !l.window.rejectUnencodable(bad.Message.Seq, oe.Err, l.now) {
+				l.violated(k, &wire.CodeError{Code: 1002, Reason: "dialect cannot encode"})
+			}
+			k.unencoded = true
+			return through // the messages behind it are sent again from there
+		case wire.OpSubscribe:
+			if s := l.c.routes.Load().keyed(bad.Key); s != nil {
+				k.asking--
+				l.endSub(s, &Error{Op: "Subscribe", Class: ClassInput, Err: joinReason(ErrRejected, oe.Err)})
+			}
+		}
+		ops = ops[n+1:]
+	}
+	return through
+}

@@ -1,0 +1,258 @@
+package limpet
+
+import (
+	"context"
+	"fmt"
+	"iter"
+	"maps"
+	"time"
+	"unicode/utf8"
+
+	"github.com/google/uuid"
+	"github.com/limpet-go/limpet/wire"
+)
+
+// Publish admits one message to the window and returns its receipt, whether or
+// not the client is connected. Messages are sent in the order of admission, at
+// once or after the next connection. Publish copies payload and the header.
+//
+// Publish blocks only while the window is full: until there is room, ctx ends
+// or the client closes. With Window.FailFast it never blocks. After the
+// admission ctx has no effect on the message. Publish may be called inside a
+// loop over Messages.
+//
+// The error is an *Error that names the argument at fault, or that wraps
+// ErrTopic, ErrTooBig, ErrUnsupported, ErrWindowFull, ErrClosed, the
+// *PermanentError that ended the client, or ctx's error. In each of these cases
+// the message was not admitted: SafeToRetry is true.
+func (c *Client) Publish(ctx context.Context, topic string, payload []byte, o *PublishOptions) (*Receipt, error) {
+	messages := [1]Outgoing{{Topic: topic, Payload: payload}}
+	if o != nil {
+		messages[0].PublishOptions = *o
+	}
+	if err := admit(ctx, &c.cfg, &c.admission, messages[:]); err != nil {
+		return nil, err
+	}
+	r := newReceipt(&messages[0])
+	if r.id == uuid.Nil {
+		r.id = c.ids.ID(c.ids.Reserve(1))
+	}
+	if !c.inbox.post(r) {
+		return nil, admissionError(ErrClosed)
+	}
+	return r, nil
+}
+
+// PublishBatch admits all messages or none and returns one receipt for each, in
+// order. Otherwise it is like Publish, and costs less for each message. A batch
+// that exceeds Window.Messages or Window.Bytes is refused with ErrTooBig. An
+// empty batch is no error.
+func (c *Client) PublishBatch(ctx context.Context, messages []Outgoing) ([]*Receipt, error) {
+	if len(messages) == 0 {
+		return nil, nil
+	}
+	if err := admit(ctx, &c.cfg, &c.admission, messages); err != nil {
+		return nil, err
+	}
+	receipts := make([]*Receipt, len(messages))
+	var blocks publish
+	var payloads []byte
+	firstID := c.ids.Reserve(len(messages))
+	for i := range messages {
+		if i%receiptsPerBlock == 0 {
+			blocks = append(blocks, make([]Receipt, min(receiptsPerBlock, len(messages)-i)))
+		}
+		r := &blocks[i/receiptsPerBlock][i%receiptsPerBlock]
+		var payload []byte
+		if payload, payloads = allocatePayload(payloads, messages[i:]); len(payload) > 0 {
+			copy(payload, messages[i].Payload)
+		}
+		r.fill(&messages[i], payload)
+		if r.id == uuid.Nil {
+			r.id = c.ids.ID(firstID + uint64(i))
+		}
+		receipts[i] = r
+	}
+	if !c.inbox.post(blocks) {
+		return nil, admissionError(ErrClosed)
+	}
+	return receipts, nil
+}
+
+// The messages of a batch share memory. It is bounded, since the last message
+// without an outcome keeps all of it alive.
+const (
+	receiptsPerBlock = 64
+	payloadBlock     = 4 << 10 // bytes
+)
+
+// allocatePayload takes the memory for the payload of messages[0] from block. If
+// block is too short it makes a new one, with room for the payloads that follow.
+func allocatePayload(block []byte, messages []Outgoing) (payload, rest []byte) {
+	n := len(messages[0].Payload)
+	if n > len(block) {
+		size := n
+		for i := 1; i < len(messages) && size+len(messages[i].Payload) <= payloadBlock; i++ {
+			size += len(messages[i].Payload)
+		}
+		block = make([]byte, size)
+	}
+	return block[:n:n], block[n:]
+}
+
+// Send publishes one message and waits for its outcome: it is Publish followed
+// by Receipt.Wait, and returns the errors of both. If ctx ends after the
+// admission, the message stays on its way and SafeToRetry is false for the error.
+func (c *Client) Send(ctx context.Context, topic string, payload []byte, o *PublishOptions) (Ack, error) {
+	r, err := c.Publish(ctx, topic, payload, o)
+	if err != nil {
+		return Ack{}, err
+	}
+	return r.Wait(ctx)
+}
+
+// Receipts iterates over the receipts of messages without an outcome, oldest
+// first. It is a snapshot, taken when the iteration begins: a receipt may have
+// its outcome by the time that it is yielded. After the client has ended there
+// are none.
+func (c *Client) Receipts() iter.Seq[*Receipt] {
+	return func(yield func(*Receipt) bool) {
+		query := listPending{make(chan []*Receipt, 1)}
+		if !c.inbox.post(query) {
+			return
+		}
+		var receipts []*Receipt
+		select {
+		case receipts = <-query.reply:
+		case <-c.done:
+		}
+		for _, r := range receipts {
+			if !yield(r) {
+				return
+			}
+		}
+	}
+}
+
+// Flush blocks until every message published before the call has an outcome,
+// or ctx ends: then it returns ctx's error. It waits for any outcome, not for
+// success, which is in the receipts. When the client ends, every message gets
+// its outcome and Flush returns nil.
+func (c *Client) Flush(ctx context.Context) error {
+	f := flush{make(chan struct{})}
+	c.inbox.post(f) // if it is refused the client is ending: wait for done
+	select {
+	case <-f.done:
+		return nil
+	case <-c.done:
+		return nil
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+}
+
+// admit checks messages and acquires room for all of them.
+func admit(ctx context.Context, cfg *config, a *admission, messages []Outgoing) error {
+	payloadBytes, err := cfg.checkMessages(messages)
+	if err != nil {
+		return err
+	}
+	if err = a.acquire(ctx, len(messages), payloadBytes, !cfg.Window.FailFast); err != nil {
+		return admissionError(err)
+	}
+	return nil
+}
+
+func admissionError(err error) *Error {
+	e := &Error{Op: opPublish, Class: ClassOf(err), Err: err}
+	if e.Class == ClassOther {
+		e.Class = ClassFull // ctx was cancelled while the window was full
+	}
+	return e
+}
+
+// checkMessages checks what needs no knowledge of the window's state, and
+// returns the size of all payloads.
+func (c *config) checkMessages(messages []Outgoing) (payloadBytes int, err error) {
+	if !c.traits.Publish {
+		return 0, unsupported(opPublish, "", "dialect "+c.Dialect.Name()+" takes no messages")
+	}
+	topic := ""
+	for i := range messages {
+		m := &messages[i]
+		if i == 0 || m.Topic != topic {
+			topic = m.Topic
+			if err := c.Dialect.CheckTopic(wire.UsePublish, topic); err != nil {
+				return 0, topicError(opPublish, err)
+			}
+		}
+		if err := c.checkMessage(m); err != nil {
+			return 0, err
+		}
+		payloadBytes += len(m.Payload)
+	}
+	if len(messages) > c.Window.Messages || payloadBytes > c.Window.Bytes {
+		return 0, &Error{Op: opPublish, Field: "payload", Class: ClassInput,
+			Err: fmt.Errorf("%w: %d messages of %d bytes can never fit Options.Window", ErrTooBig, len(messages), payloadBytes)}
+	}
+	return payloadBytes, nil
+}
+
+const (
+	maxHeaderEntries = 32
+	maxHeaderBytes   = 8 << 10 // keys, values and the content type
+)
+
+// checkMessage checks everything but the topic.
+func (c *config) checkMessage(m *Outgoing) error {
+	if m.TTL < 0 {
+		return inputError(opPublish, "PublishOptions.TTL", "must not be negative, is %v", m.TTL)
+	}
+	if limit := c.traits.MaxPayload; limit > 0 && len(m.Payload) > limit {
+		return &Error{Op: opPublish, Field: "payload", Class: ClassInput,
+			Err: fmt.Errorf("%w: %d bytes, the limit is %d", ErrTooBig, len(m.Payload), limit)}
+	}
+	if m.Type == "" && len(m.Header) == 0 {
+		return nil
+	}
+	if !utf8.ValidString(m.Type) {
+		return inputError(opPublish, "PublishOptions.Type", "is not valid UTF-8")
+	}
+	size := len(m.Type)
+	for k, v := range m.Header {
+		if !utf8.ValidString(k) || !utf8.ValidString(v) {
+			return inputError(opPublish, "PublishOptions.Header", "entry %q is not valid UTF-8", k)
+		}
+		size += len(k) + len(v)
+	}
+	if len(m.Header) > maxHeaderEntries || size > maxHeaderBytes {
+		return inputError(opPublish, "PublishOptions.Header",
+			"has %d entries of %d bytes, the content type included; the limits are 32 and 8 KiB", len(m.Header), size)
+	}
+	return nil
+}
+
+// newReceipt makes the receipt of m with a copy of the payload, which is in the
+// same allocation if it is short.
+func newReceipt(m *Outgoing) *Receipt {
+	if n := len(m.Payload); 0 < n && n <= maxInlinePayload {
+		r := new(inlineReceipt)
+		r.fill(m, append(r.inline[:0], m.Payload...))
+		return &r.Receipt
+	}
+	r := new(Receipt)
+	r.fill(m, append([]byte(nil), m.Payload...))
+	return r
+}
+
+// fill makes r the receipt of m. It keeps payload and copies the header.
+func (r *Receipt) fill(m *Outgoing, payload []byte) {
+	r.id, r.topic, r.payload, r.atLeastOnce = m.ID, m.Topic, payload, m.AtLeastOnce
+	if m.Type == "" && len(m.Header) == 0 && m.TTL == 0 {
+		return
+	}
+	r.details = &receiptDetails{contentType: m.Type, header: maps.Clone(m.Header), ttl: m.TTL}
+	if m.TTL > 0 {
+		r.details.expires = time.Now().Add(m.TTL)
+	}
+}

@@ -1,0 +1,124 @@
+package limpet
+
+import (
+	"context"
+	"math/rand/v2"
+	"testing"
+
+	"github.com/limpet-go/limpet/wire"
+)
+
+// TestProgressModel takes messages alone and together and acknowledges them in
+// any order, more than once, alone and together: what is committed is always
+// the contiguous prefix.
+func TestProgressModel(t *testing.T) {
+	for seed := range uint64(500) {
+		rnd := rand.New(rand.NewPCG(seed, 1))
+		manual := seed%3 == 0
+		traits := wire.Traits{Processed: wire.Processed(seed % 4 % 3)}
+		q := testQueue(Delivery{Buffer: 1 << 10, Overflow: DropOldest}, manual, traits)
+		heard := map[uint64]int{}
+		q.tell = func(gen uint64, p Position) {
+			if gen != 1 {
+				t.Fatalf("seed %d: told of connection %d", seed, gen)
+			}
+			heard[p.Offset]++
+		}
+		offerAll(t, q, subscribedAt(0))
+		offset := uint64(0)
+		type taken struct {
+			ms    []Message
+			whole bool
+		}
+		var open []taken
+		var order []Message // as taken
+		acked := map[uint64]bool{}
+		for step := range 200 {
+			switch rnd.IntN(4) {
+			case 0:
+				for range 1 + rnd.IntN(5) {
+					if offset++; rnd.IntN(8) == 0 {
+						offerAll(t, q, gapTo(offset-1, offset))
+					} else {
+						offerAll(t, q, dataAt(offset, offset-1))
+					}
+				}
+			case 1:
+				q.mu.Lock()
+				waits := q.items.Len()
+				q.mu.Unlock()
+				if waits == 0 {
+					break
+				}
+				ms, err := q.take(context.Background(), nil, 1+rnd.IntN(6), false, done{})
+				if err != nil {
+					t.Fatal(err)
+				}
+				open = append(open, taken{ms, true})
+				order = append(order, ms...)
+				for _, m := range ms {
+					acked[m.Position.Offset] = m.Kind == Gap
+				}
+			case 2:
+				if len(order) == 0 {
+					break
+				}
+				m := order[rnd.IntN(len(order))]
+				m.Ack()
+				acked[m.Position.Offset] = true
+			case 3:
+				if len(open) == 0 || manual {
+					break
+				}
+				i := rnd.IntN(len(open))
+				ms := open[i].ms
+				open = append(open[:i], open[i+1:]...)
+				q.mu.Lock()
+				told := q.progress.ack(done{ms[0].number, &ms[len(ms)-1]})
+				q.mu.Unlock()
+				q.report(told)
+				for _, m := range ms {
+					acked[m.Position.Offset] = true
+				}
+			}
+			var want uint64
+			for _, m := range order {
+				if !acked[m.Position.Offset] {
+					break
+				}
+				want = m.Position.Offset
+			}
+			q.mu.Lock()
+			got := q.progress.committed.Offset
+			q.mu.Unlock()
+			if got != want {
+				t.Fatalf("seed %d step %d: committed %d, the acknowledged prefix ends at %d", seed, step, got, want)
+			}
+		}
+		for _, m := range order {
+			n, want := heard[m.Position.Offset], 0
+			if traits.Processed == wire.ProcessedEach && m.Kind == Data && acked[m.Position.Offset] {
+				want = 1
+			}
+			if traits.Processed != wire.ProcessedCumulative && n != want {
+				t.Errorf("seed %d: the server heard of message %d %d times, want %d", seed, m.Position.Offset, n, want)
+			}
+		}
+	}
+}
+
+// A caller may write to his copy of a message before he acknowledges it.
+func TestAckOfAnAlteredMessage(t *testing.T) {
+	q := testQueue(Delivery{Buffer: 8}, true, wire.Traits{})
+	offerAll(t, q, subscribedAt(0), dataAt(1, 0))
+	ms, err := q.take(context.Background(), nil, 1, false, done{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	m := ms[0]
+	m.Position = Position{}
+	m.Ack()
+	if got := q.progress.committed; got != ms[0].Position {
+		t.Errorf("committed %+v, acknowledged was %+v", got, ms[0].Position)
+	}
+}

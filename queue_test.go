@@ -1,0 +1,301 @@
+package limpet
+
+import (
+	"context"
+	"fmt"
+	"math/rand/v2"
+	"slices"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/limpet-go/limpet/wire"
+)
+
+func testQueue(d Delivery, manual bool, t wire.Traits) *queue {
+	if d.Bytes == 0 {
+		d.Bytes = 1 << 20
+	}
+	q := newQueue("t", &SubscribeOptions{Delivery: d, ManualAck: manual}, t, func() {})
+	q.tell = func(uint64, Position) {}
+	q.begin(1)
+	return q
+}
+
+func subscribedAt(offset uint64) *wire.Event {
+	return &wire.Event{Kind: wire.EventSubscribed, Position: Position{Epoch: "e", Offset: offset}}
+}
+
+func dataAt(offset, prev uint64) *wire.Event {
+	return &wire.Event{Kind: wire.EventData, Numbered: true, Prev: prev, Position: Position{Offset: offset},
+		Message: wire.Message{Payload: []byte("x")}}
+}
+
+func gapTo(prev, to uint64) *wire.Event {
+	return &wire.Event{Kind: wire.EventGap, Prev: prev, Position: Position{Offset: to}}
+}
+
+func resetAt(epoch string, offset uint64) *wire.Event {
+	return &wire.Event{Kind: wire.EventReset, Position: Position{Epoch: epoch, Offset: offset}}
+}
+
+func offerAll(t *testing.T, q *queue, evs ...*wire.Event) {
+	t.Helper()
+	for _, ev := range evs {
+		if _, err := q.offer(1, []wire.Event{*ev}); err != nil {
+			t.Fatalf("offer %+v: %v", ev, err)
+		}
+	}
+}
+
+// A Gap and a Reset need no acknowledgement, so they hold nothing up.
+func TestLossHoldsNoPlaceUnderManualAck(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		q := testQueue(Delivery{Buffer: 2, Overflow: DropOldest}, true, wire.Traits{})
+		offerAll(t, q, subscribedAt(0), gapTo(0, 3), resetAt("f", 5), gapTo(5, 7), resetAt("g", 9), dataAt(10, 9))
+		ctx, cancel := context.WithTimeout(context.Background(), time.Second)
+		defer cancel()
+		var kinds []Kind
+		for len(kinds) < 5 {
+			ms, err := q.take(ctx, nil, 1, true, done{})
+			if err != nil {
+				t.Fatalf("after %v: %v", kinds, err)
+			}
+			q.handed(ms, true, done{})
+			kinds = append(kinds, ms[0].Kind)
+		}
+		if want := []Kind{Gap, Reset, Gap, Reset, Data}; !slices.Equal(kinds, want) {
+			t.Errorf("got %v", kinds)
+		}
+		if q.progress.committed != (Position{Epoch: "g", Offset: 9}) {
+			t.Errorf("committed %v, everything before message 10 is settled", q.progress.committed)
+		}
+	})
+}
+
+// What the server hears of processed messages does not depend on a loss that
+// follows them.
+func TestProcessedIsToldAcrossALoss(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		q := testQueue(Delivery{Buffer: 8, Overflow: DropOldest}, true, wire.Traits{Processed: wire.ProcessedCumulative})
+		var told []uint64
+		q.tell = func(_ uint64, p Position) { told = append(told, p.Offset) }
+		offerAll(t, q, subscribedAt(0), dataAt(1, 0), gapTo(1, 3), dataAt(4, 3))
+		ms, err := q.take(context.Background(), nil, 8, true, done{})
+		if err != nil || len(ms) != 3 {
+			t.Fatal(ms, err)
+		}
+		ms[0].Ack()
+		ms[2].Ack()
+		if !slices.Equal(told, []uint64{1, 4}) {
+			t.Errorf("told %v", told)
+		}
+	})
+}
+
+// A consumer whose ctx ends passes the word on to the next one.
+func TestEndedConsumerWakesAnother(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		for range 50 {
+			q := testQueue(Delivery{Buffer: 8, Overflow: DropOldest}, false, wire.Traits{})
+			offerAll(t, q, subscribedAt(0))
+			first, cancel := context.WithCancel(context.Background())
+			go q.take(first, nil, 1, true, done{})
+			synctest.Wait()
+			second, stop := context.WithTimeout(context.Background(), time.Minute)
+			got := make(chan error, 1)
+			go func() { _, err := q.take(second, nil, 1, true, done{}); got <- err }()
+			synctest.Wait()
+			offerAll(t, q, dataAt(1, 0)) // wakes the first
+			cancel()
+			synctest.Wait()
+			q.mu.Lock()
+			waiting := q.items.Len()
+			q.mu.Unlock()
+			if waiting > 0 && len(got) == 0 {
+				t.Fatal("a message waits and a consumer waits")
+			}
+			stop()
+			<-got
+		}
+	})
+}
+
+// The gap that stands for a dropped message of a filtered stream begins where
+// the consumer is, not at an older entry of the log.
+func TestOverflowGapBeginsAtTheLastElement(t *testing.T) {
+	for _, overflow := range []Overflow{DropOldest, DropNewest} {
+		q := testQueue(Delivery{Buffer: 1, Overflow: overflow}, false, wire.Traits{})
+		offerAll(t, q, subscribedAt(100), dataAt(105, 90), dataAt(110, 105), dataAt(120, 110))
+		q.mu.Lock()
+		for _, m := range q.items.All() {
+			if m.Kind == Gap && m.Loss.After.Offset < 100 {
+				t.Errorf("%v: gap after %d, delivery began at 100", overflow, m.Loss.After.Offset)
+			}
+		}
+		q.mu.Unlock()
+	}
+}
+
+// TestQueueModel drives a queue with random events and consumers and compares
+// what comes out with what went in: order, no silent loss, exact ranges, exact
+// counters after every step.
+func TestQueueModel(t *testing.T) {
+	for seed := range uint64(300) {
+		rnd := rand.New(rand.NewPCG(seed, 0))
+		d := Delivery{Buffer: 1 + rnd.IntN(4), Overflow: []Overflow{DropOldest, DropNewest}[seed%2]}
+		if rnd.IntN(2) == 0 {
+			d.Bytes = 1 + rnd.IntN(40)
+		}
+		manual := rnd.IntN(2) == 0
+		q := testQueue(d, manual, wire.Traits{})
+		fail := func(format string, args ...any) {
+			t.Fatalf("seed %d, %+v: %s", seed, d, fmt.Sprintf(format, args...))
+		}
+		gen, last, epoch, epochs := uint64(1), uint64(rnd.IntN(10)), "e", 0
+		offer := func(ev *wire.Event) {
+			if _, err := q.offer(gen, []wire.Event{*ev}); err != nil {
+				fail("%v", err)
+			}
+		}
+		offer(subscribedAt(last))
+		sent := map[string]int{} // epoch.offset to the number of times taken
+		lost := map[string]bool{}
+		outEpoch, outAt, counted := "e", last, uint64(0)
+		var hand []Message
+		for step := range 120 {
+			switch op := rnd.IntN(10); {
+			case op < 5:
+				prev := last
+				last += 1 + uint64(rnd.IntN(3))
+				ev := dataAt(last, prev)
+				ev.Message.Payload = make([]byte, rnd.IntN(30))
+				sent[fmt.Sprint(epoch, ".", last)] = 0
+				offer(ev)
+				offer(ev) // a repeat
+			case op == 5:
+				prev := last
+				last += 1 + uint64(rnd.IntN(3))
+				offer(gapTo(prev, last))
+			case op == 6 && rnd.IntN(4) == 0:
+				epochs++
+				epoch, last = fmt.Sprint("e", epochs), uint64(rnd.IntN(5))
+				offer(resetAt(epoch, last))
+			case op == 7 && rnd.IntN(4) == 0:
+				gen++
+				p, based, _ := q.begin(gen)
+				if !based || p.Offset != last || p.Epoch != epoch {
+					fail("resumes from %v, received up to %s.%d", p, epoch, last)
+				}
+				if _, err := q.offer(gen-1, []wire.Event{*dataAt(last+1, last)}); err != nil || q.last.Offset != last {
+					fail("an old connection moved the position")
+				}
+				ev := subscribedAt(last)
+				ev.Continuity, ev.Position.Epoch = wire.ContinuityProved, epoch
+				offer(ev)
+			default:
+				q.mu.Lock()
+				ms, _ := q.pop(nil, 1+rnd.IntN(3), true)
+				q.mu.Unlock()
+				q.handed(ms, true, done{})
+				for _, m := range ms {
+					switch m.Kind {
+					case Reset:
+						outEpoch, outAt = m.Position.Epoch, m.Position.Offset
+					case Gap:
+						if m.Position.Epoch != outEpoch || m.Loss.After.Offset != outAt || m.Loss.To.Offset <= outAt || m.Loss.To != m.Position {
+							fail("step %d: gap %+v after %s.%d", step, *m.Loss, outEpoch, outAt)
+						}
+						for at := outAt + 1; at <= m.Loss.To.Offset; at++ {
+							lost[fmt.Sprint(outEpoch, ".", at)] = true
+						}
+						outAt = m.Position.Offset
+					default:
+						key := fmt.Sprint(m.Position.Epoch, ".", m.Position.Offset)
+						if m.Position.Epoch != outEpoch || m.Position.Offset <= outAt {
+							fail("step %d: %s after %s.%d", step, key, outEpoch, outAt)
+						}
+						for at := outAt + 1; at < m.Position.Offset; at++ {
+							if _, is := sent[fmt.Sprint(outEpoch, ".", at)]; is {
+								fail("step %d: %d skipped in silence before %s", step, at, key)
+							}
+						}
+						outAt = m.Position.Offset
+						counted++
+						hand = append(hand, m)
+					}
+				}
+				if manual && len(hand) > 0 {
+					i := rnd.IntN(len(hand))
+					hand[i].Ack()
+					hand = slices.Delete(hand, i, i+1)
+				}
+			}
+			q.mu.Lock()
+			waiting, bytes, data := uint64(q.data+q.inHand), 0, 0
+			for _, m := range q.items.All() {
+				bytes += len(m.Payload)
+				if m.Kind == Data {
+					data++
+				}
+			}
+			if q.received != q.delivered+q.dropped+waiting || q.received != uint64(len(sent)) || q.delivered != counted {
+				fail("step %d: received %d (of %d), delivered %d (%d), dropped %d, waiting %d", step, q.received, len(sent), q.delivered, counted, q.dropped, waiting)
+			}
+			if q.bytes != bytes || q.data != data || data > d.Buffer || d.Bytes > 0 && bytes > d.Bytes && data > 1 {
+				fail("step %d: holds %d messages (%d) of %d bytes (%d)", step, data, q.data, bytes, q.bytes)
+			}
+			if len(hand) > 0 && manual && q.progress.committed.Epoch == hand[0].Position.Epoch && q.progress.committed.Offset >= hand[0].Position.Offset {
+				fail("step %d: committed %v over %v, which is open", step, q.progress.committed, hand[0].Position)
+			}
+			q.mu.Unlock()
+		}
+	}
+}
+
+// A stopped consumer of a stream that cannot be resumed costs its other
+// subscriptions nothing, however often the connection breaks.
+func TestResetsOfAStoppedConsumerAreJoined(t *testing.T) {
+	for _, overflow := range []Overflow{DropOldest, DropNewest} {
+		q := testQueue(Delivery{Buffer: 8, Overflow: overflow}, false, wire.Traits{Holes: wire.HolesLoss})
+		for gen := uint64(1); gen < 1000; gen++ {
+			q.begin(gen)
+			evs := []*wire.Event{{Kind: wire.EventSubscribed}}
+			for i := uint64(0); i < gen%20; i++ {
+				evs = append(evs, &wire.Event{Kind: wire.EventData, Message: wire.Message{Payload: []byte("x")}})
+			}
+			for _, ev := range evs {
+				if _, err := q.offer(gen, []wire.Event{*ev}); err != nil {
+					t.Fatalf("%v, connection %d: %v", overflow, gen, err)
+				}
+			}
+		}
+		if n := q.items.Len(); n > 8+8+3 {
+			t.Errorf("%v: %d elements wait", overflow, n)
+		}
+	}
+}
+
+// A lost connection moves nothing any more, even before the next one begins:
+// positions may be read in between.
+func TestFenceBeforeTheNextConnection(t *testing.T) {
+	q := testQueue(Delivery{Buffer: 8, Overflow: Block}, false, wire.Traits{})
+	offerAll(t, q, subscribedAt(0), dataAt(1, 0))
+	q.fence()
+	offerAll(t, q, dataAt(2, 1))
+	if last, _ := q.position(); last.Offset != 1 || q.received != 1 {
+		t.Errorf("position %d, %d received after the fence", last.Offset, q.received)
+	}
+}
+
+// A server that renames a subscription for ever holds one name of it.
+func TestNamesAreBounded(t *testing.T) {
+	var n serverNames
+	for i := range 1000 {
+		n.set(7, string(rune('a'+i%26))+string(rune('0'+i/26)))
+	}
+	n.set(8, "other")
+	if len(n.keys) != 2 || len(n.names) != 2 || n.keys[n.names[7]] != 7 || n.keys["other"] != 8 {
+		t.Errorf("%d names of 2 subscriptions", len(n.keys))
+	}
+}

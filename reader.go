@@ -1,0 +1,186 @@
+package limpet
+
+import (
+	"errors"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/limpet-go/limpet/wire"
+)
+
+// reader takes frames off one connection until it ends. What belongs to a
+// subscription goes straight to its queue, in wire order. The loop gets
+// everything else, and what changes a subscription's state.
+type reader struct {
+	conn       *conn
+	codec      wire.Codec
+	routes     *atomic.Pointer[routes]
+	inbox      *inbox
+	counters   *counters
+	goroutines *goroutines
+
+	names serverNames
+	wakes wakeRate
+}
+
+// run reads on until the connection ends, or lets a new goroutine go on.
+func (r *reader) run() {
+	for idle := true; ; idle = false {
+		// From here down to the socket, what waits for a message must fit the
+		// 2 KiB stack of a new goroutine: docs/decisions/0007.
+		batch, err := r.conn.Receive(idle)
+		if err = r.handle(batch, err); err != nil {
+			r.inbox.post(readFailed{r.conn, err})
+			return
+		}
+		if !r.wakes.frequent(time.Now()) {
+			r.goroutines.spawn(r.run)
+			return
+		}
+	}
+}
+
+func (r *reader) handle(batch []wire.Frame, err error) error {
+	events := eventPool.Get().(*wire.Events)
+	for len(batch) > 0 && err == nil {
+		batch, err = r.decode(batch, events)
+		if fault := r.route(events); fault != nil {
+			err = fault
+		}
+		events.Reset()
+	}
+	eventPool.Put(events)
+	return err
+}
+
+// eventPool holds the memory of decoded events: an idle connection needs none.
+var eventPool = sync.Pool{New: func() any { return new(wire.Events) }}
+
+// routedAtOnce is how many events are decoded before they are routed. One frame
+// may hold more.
+const routedAtOnce = 64
+
+// decode decodes frames until there is enough to route, and returns the others.
+// A frame with an error is dropped whole; what came before it counts.
+func (r *reader) decode(batch []wire.Frame, events *wire.Events) ([]wire.Frame, error) {
+	frames, bytes := 0, 0
+	defer func() {
+		r.counters.frames.Add(uint64(frames))
+		r.counters.bytesRead.Add(uint64(bytes))
+	}()
+	for len(batch) > 0 && len(events.List) < routedAtOnce {
+		f := batch[0]
+		batch = batch[1:]
+		frames++
+		bytes += len(f.Data)
+		before := len(events.List)
+		if err := r.codec.Decode(f, events); err != nil {
+			events.List = events.List[:before]
+			return nil, asViolation(err)
+		}
+	}
+	return batch, nil
+}
+
+// routedEvent is an event for the loop, with the subscription that it belongs
+// to. sub is nil for an event of the whole connection.
+type routedEvent struct {
+	sub *Subscription
+	wire.Event
+}
+
+func (r *reader) route(events *wire.Events) error {
+	var forLoop []routedEvent
+	var fault error
+	routes := r.routes.Load()
+	for rest := events.List; len(rest) > 0 && fault == nil; {
+		ev := &rest[0]
+		if !ev.Kind.OfSubscription() {
+			forLoop = append(forLoop, routedEvent{nil, *ev})
+			rest = rest[1:]
+			continue
+		}
+		n := leadingMessages(rest)
+		if ev.Key == 0 {
+			ev.Key = r.names.keys[ev.Name]
+		} else if ev.Kind == wire.EventSubscribed && ev.Name != "" {
+			r.names.set(ev.Key, ev.Name)
+		}
+		if sub := routes.find(ev); sub != nil {
+			var losses []wire.Event
+			losses, fault = sub.queue.offer(r.conn.gen, rest[:n])
+			for i := range losses {
+				forLoop = append(forLoop, routedEvent{sub, losses[i]})
+			}
+			if ev.Kind != wire.EventData && fault == nil {
+				forLoop = append(forLoop, routedEvent{sub, *ev})
+			}
+		}
+		rest = rest[n:]
+	}
+	if len(forLoop) > 0 && r.conn.slots.acquire() {
+		r.inbox.post(received{r.conn, forLoop})
+	}
+	return fault
+}
+
+// leadingMessages returns how many events at the head are messages of one
+// subscription, or 1 if the first event is no message.
+func leadingMessages(events []wire.Event) int {
+	n := 1
+	if events[0].Kind != wire.EventData {
+		return n
+	}
+	for n < len(events) && events[n].Kind == wire.EventData && events[n].Key == events[0].Key && events[n].Name == events[0].Name {
+		n++
+	}
+	return n
+}
+
+func asViolation(err error) error {
+	var ce *wire.CodeError
+	if errors.As(err, &ce) {
+		return ce
+	}
+	return &wire.CodeError{Code: 1002, Reason: err.Error()}
+}
+
+// serverNames are the server's names for the subscriptions of one connection. A
+// key has one name, the latest.
+type serverNames struct {
+	keys  map[string]uint64
+	names map[uint64]string
+}
+
+func (n *serverNames) set(key uint64, name string) {
+	if n.keys == nil {
+		n.keys, n.names = make(map[string]uint64), make(map[uint64]string)
+	}
+	delete(n.keys, n.names[key])
+	n.keys[name], n.names[key] = key, name
+}
+
+// wakeRate reports whether a goroutine wakes often enough to be worth keeping.
+// One that wakes rarely ends and leaves the waiting to a new goroutine, or to
+// none: the runtime never shrinks a stack back to its first size, and the memory
+// of many idle clients is mostly stacks (docs/decisions/0007).
+type wakeRate struct {
+	last  time.Time
+	count int // of wake-ups in a row, each at most maxInterval after the one before
+}
+
+const (
+	maxInterval = 100 * time.Millisecond
+	minWakes    = 32 // more than connecting takes
+)
+
+// frequent counts one more wake-up, at now.
+func (w *wakeRate) frequent(now time.Time) bool {
+	if now.Sub(w.last) > maxInterval {
+		w.count = 0
+	}
+	w.last = now
+	w.count++
+	return w.count > minWakes
+}

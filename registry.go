@@ -1,0 +1,139 @@
+package limpet
+
+import (
+	"slices"
+	"sync/atomic"
+
+	"github.com/limpet-go/limpet/wire"
+)
+
+// registry holds the subscriptions in order of registration. It belongs to the
+// loop, which publishes an immutable snapshot for the reader before it hands
+// over any frame that names a new subscription.
+type registry struct {
+	traits  *wire.Traits
+	lastKey uint64
+	subs    []*Subscription
+	changed bool // subs changed since the last snapshot
+	routes  *atomic.Pointer[routes]
+}
+
+func (r *registry) add(s *Subscription) {
+	r.lastKey++
+	s.key = r.lastKey
+	r.subs = append(r.subs, s)
+	r.changed = true
+}
+
+func (r *registry) remove(s *Subscription) {
+	for i, other := range r.subs {
+		if other == s {
+			r.subs = append(r.subs[:i:i], r.subs[i+1:]...)
+			r.changed = true
+			return
+		}
+	}
+}
+
+func (r *registry) named(topic string) *Subscription {
+	for _, s := range r.subs {
+		if s.topic == topic {
+			return s
+		}
+	}
+	return nil
+}
+
+// startConnection prepares every subscription for connection gen, which fences
+// earlier ones, and returns those that the handshake carries.
+func (r *registry) startConnection(gen uint64) []wire.Subscribe {
+	var carried []wire.Subscribe
+	for _, s := range r.subs {
+		if len(carried) < r.traits.StartSubs {
+			carried = append(carried, s.request(gen))
+			s.askedGeneration = gen
+		} else {
+			s.queue.begin(gen)
+		}
+	}
+	return carried
+}
+
+// positions returns what a cursor in a URL is made of. No connection can move
+// the positions, because the last one was fenced.
+func (r *registry) positions() []wire.Subscribe {
+	var subs []wire.Subscribe
+	for _, s := range r.subs {
+		last, based := s.queue.position()
+		subs = append(subs, s.wireSubscribe(last, based, wire.Credit{}))
+	}
+	return subs
+}
+
+// request returns how s is asked for on connection gen: from the last message
+// received, or as the caller wished if there was none.
+func (s *Subscription) request(gen uint64) wire.Subscribe {
+	last, based, credit := s.queue.begin(gen)
+	return s.wireSubscribe(last, based, credit)
+}
+
+func (s *Subscription) wireSubscribe(last Position, based bool, credit wire.Credit) wire.Subscribe {
+	w := wire.Subscribe{Key: s.key, Topic: s.topic, From: s.from, Credit: credit, Token: s.token.reveal()}
+	if based {
+		w.From, w.Position = FromResume, last
+	}
+	return w
+}
+
+// routes maps what a codec names to subscriptions. It is immutable.
+type routes struct {
+	few    []*Subscription          // all of them, if they are few
+	byKey  map[uint64]*Subscription // otherwise
+	byName map[string]*Subscription // if the dialect routes by name
+}
+
+const fewSubs = 8 // searched faster than a map, and smaller
+
+// publishRoutes makes a snapshot for the reader if the registry has changed.
+func (r *registry) publishRoutes() {
+	if !r.changed {
+		return
+	}
+	r.changed = false
+	next := new(routes)
+	if len(r.subs) <= fewSubs {
+		next.few = slices.Clone(r.subs)
+	} else {
+		next.byKey = make(map[uint64]*Subscription, len(r.subs))
+		for _, s := range r.subs {
+			next.byKey[s.key] = s
+		}
+	}
+	if r.traits.ByName {
+		next.byName = make(map[string]*Subscription, len(r.subs))
+		for _, s := range r.subs {
+			next.byName[s.topic] = s
+		}
+	}
+	r.routes.Store(next)
+}
+
+// find returns the subscription that an event belongs to, nil if it has ended.
+func (r *routes) find(ev *wire.Event) *Subscription {
+	switch {
+	case r == nil:
+		return nil
+	case ev.Key != 0:
+		return r.keyed(ev.Key)
+	}
+	return r.byName[ev.Name]
+}
+
+func (r *routes) keyed(key uint64) *Subscription {
+	for _, s := range r.few {
+		if s.key == key {
+			return s
+		}
+	}
+	return r.byKey[key]
+}

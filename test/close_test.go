@@ -1,0 +1,288 @@
+package test
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"strings"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/limpet-go/limpet"
+	"github.com/limpet-go/limpet/limpettest"
+	"github.com/limpet-go/limpet/wire/native"
+)
+
+// Close ends everything within 100 ms in every phase, whatever the peer does
+// and wherever a consumer stands (docs/protocol.md, invariant I15).
+func TestCloseInEveryPhase(t *testing.T) {
+	stallInFrame := func(t *testing.T, srv *limpettest.Server, c *limpet.Client) {
+		subscribeLive(t, c, "big", nil)
+		srv.Network.Strike(limpettest.Stall(time.Hour).AfterBytes(limpettest.Down, 1))
+		publish(t, srv, "big", strings.Repeat("x", 200<<10))
+		synctest.Wait()
+	}
+	for name, tc := range map[string]struct {
+		fault limpettest.Fault
+		setup func(t *testing.T, srv *limpettest.Server, c *limpet.Client)
+	}{
+		"dialling":    {limpettest.Stall(time.Hour), nil},
+		"upgrading":   {limpettest.BlackHole(limpettest.Down), nil},
+		"handshaking": {limpettest.BlackHole(limpettest.Both).AfterFrames(limpettest.Up, 0), nil},
+		"waiting":     {limpettest.Refuse(1000), nil},
+		"ready":       {limpettest.Clean(), waitReady},
+		"peer stalls": {limpettest.Clean(), stallInFrame},
+		"half-open": {limpettest.Clean(), func(t *testing.T, srv *limpettest.Server, c *limpet.Client) {
+			waitReady(t, srv, c)
+			srv.Network.Strike(limpettest.BlackHole(limpettest.Both))
+		}},
+		"stuck writing": {limpettest.Clean(), stuckWriting},
+		"C is not read": {limpettest.Clean(), func(t *testing.T, srv *limpettest.Server, c *limpet.Client) {
+			s := subscribeLive(t, c, "a", nil)
+			publish(t, srv, "a", "1", "2")
+			s.C()
+			synctest.Wait()
+		}},
+	} {
+		for _, way := range []string{"Close", "Shutdown", "both"} {
+			t.Run(name+"/"+way, func(t *testing.T) {
+				synctest.Test(t, func(t *testing.T) {
+					srv := limpettest.NewServer(t, &limpettest.ServerOptions{Network: &limpettest.NetworkOptions{Buffer: 4096}})
+					srv.Inject(tc.fault)
+					c, err := limpet.New(srv.URL(), options(&limpet.Options{HTTPClient: srv.HTTPClient()}))
+					if err != nil {
+						t.Fatal(err)
+					}
+					time.Sleep(50 * time.Millisecond)
+					if tc.setup != nil {
+						tc.setup(t, srv, c)
+					}
+					at, limit := time.Now(), 100*time.Millisecond
+					if way != "Close" {
+						ctx, cancel := context.WithTimeout(context.Background(), time.Second)
+						defer cancel()
+						limit += time.Second
+						if way == "both" {
+							time.AfterFunc(time.Millisecond, func() { c.Close() })
+						}
+						c.Shutdown(ctx)
+					} else {
+						c.Close()
+					}
+					if took := time.Since(at); took > limit {
+						t.Errorf("%s returned after %v", way, took)
+					}
+					<-c.Done()
+					if took := time.Since(at); took > limit {
+						t.Errorf("done after %v", took)
+					}
+				})
+			})
+		}
+	}
+}
+
+func waitReady(t *testing.T, _ *limpettest.Server, c *limpet.Client) {
+	if err := c.WaitReady(context.Background()); err != nil {
+		t.Fatal(err)
+	}
+}
+
+func stuckWriting(t *testing.T, srv *limpettest.Server, c *limpet.Client) {
+	waitReady(t, srv, c)
+	srv.Network.Strike(limpettest.Stall(time.Hour).AfterBytes(limpettest.Up, 1))
+	for i := range 10 {
+		if _, err := c.Publish(context.Background(), fmt.Sprint("a/", i), make([]byte, 100<<10), nil); err != nil {
+			t.Fatal(err)
+		}
+	}
+	synctest.Wait()
+}
+
+func TestShutdownFlushesAndDrains(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		srv := limpettest.NewServer(t, nil)
+		c := dial(t, srv, nil)
+		s := subscribeLive(t, c, "a", nil)
+		publish(t, srv, "a", numbers(1, 5)...)
+		synctest.Wait()
+		r, _ := c.Publish(context.Background(), "b", []byte("x"), nil)
+		var got []limpet.Message
+		consumed := make(chan struct{})
+		go func() {
+			defer close(consumed)
+			for m, err := range s.Messages(context.Background()) {
+				if err != nil {
+					t.Error(err)
+				}
+				got = append(got, m)
+				time.Sleep(time.Second)
+			}
+		}()
+		ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
+		defer cancel()
+		if err := c.Shutdown(ctx); err != nil {
+			t.Errorf("Shutdown: %v", err)
+		}
+		<-consumed
+		if payloads(got) != "1 2 3 4 5" || r.Outcome() != limpet.Acked {
+			t.Errorf("consumed %q, receipt %v", payloads(got), r.Outcome())
+		}
+		synctest.Wait()
+		if n := srv.Server.Stats().Sessions; n != 0 {
+			t.Errorf("server keeps %d sessions after an ordered end", n)
+		}
+	})
+}
+
+func TestShutdownIsBounded(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		srv := limpettest.NewServer(t, nil)
+		c := dial(t, srv, nil)
+		s := subscribeLive(t, c, "a", nil)
+		publish(t, srv, "a", "nobody takes this")
+		synctest.Wait()
+		srv.Network.Strike(limpettest.BlackHole(limpettest.Both))
+		synctest.Wait()
+		c.Publish(context.Background(), "b", []byte("x"), nil)
+		ctx, cancel := context.WithTimeout(context.Background(), time.Second)
+		defer cancel()
+		at := time.Now()
+		err := c.Shutdown(ctx)
+		if took := time.Since(at); took > time.Second+100*time.Millisecond || !errors.Is(err, context.DeadlineExceeded) {
+			t.Errorf("after %v: %v", took, err)
+		}
+		<-c.Done()
+		if st := s.Stats(); st.Dropped != 1 {
+			t.Errorf("%+v", st)
+		}
+	})
+}
+
+// Close and Shutdown end a client within their bounds in every phase, from
+// wherever they are called, and leave no goroutine: the bubble would not end.
+func TestEndInEveryPhase(t *testing.T) {
+	phases := map[string]func(srv *limpettest.Server, o *limpet.Options){
+		"connecting": func(srv *limpettest.Server, _ *limpet.Options) { srv.Inject(limpettest.Stall(time.Hour)) },
+		"black hole": func(srv *limpettest.Server, _ *limpet.Options) { srv.Inject(limpettest.BlackHole(limpettest.Both)) },
+		"handshaking": func(srv *limpettest.Server, _ *limpet.Options) {
+			srv.Inject(limpettest.BlackHole(limpettest.Down).AfterFrames(limpettest.Up, 1))
+		},
+		"ready": func(*limpettest.Server, *limpet.Options) {},
+		"dead uplink": func(srv *limpettest.Server, _ *limpet.Options) {
+			srv.Inject(limpettest.BlackHole(limpettest.Up).AfterFrames(limpettest.Down, 1))
+		},
+		"waiting": func(srv *limpettest.Server, _ *limpet.Options) {
+			srv.Inject(limpettest.RefuseUpgrade(503, map[string][]string{"Retry-After": {"600"}}))
+		},
+		"auth panics": func(_ *limpettest.Server, o *limpet.Options) {
+			o.Auth = func(context.Context, limpet.AttemptInfo) (limpet.Credential, error) { panic("canary") }
+		},
+		"auth hangs": func(_ *limpettest.Server, o *limpet.Options) {
+			o.Auth = func(ctx context.Context, _ limpet.AttemptInfo) (limpet.Credential, error) {
+				<-ctx.Done()
+				return limpet.Credential{}, ctx.Err()
+			}
+		},
+		"observer panics": func(_ *limpettest.Server, o *limpet.Options) {
+			o.Observer = observer(func(limpet.Event) { panic("x") })
+		},
+	}
+	ends := map[string]func(c *limpet.Client) time.Duration{
+		"close": func(c *limpet.Client) time.Duration { c.Close(); return 100 * time.Millisecond },
+		"shutdown": func(c *limpet.Client) time.Duration {
+			ctx, cancel := context.WithTimeout(context.Background(), time.Second)
+			defer cancel()
+			c.Shutdown(ctx)
+			return 1100 * time.Millisecond
+		},
+		"both, many times": func(c *limpet.Client) time.Duration {
+			ctx, cancel := context.WithTimeout(context.Background(), time.Second)
+			for range 10 {
+				go c.Shutdown(ctx)
+				go c.Publish(ctx, "a", []byte("x"), nil)
+				go func() {
+					if s, err := c.Subscribe(ctx, "b", nil); err == nil {
+						for range s.C() {
+						}
+					}
+				}()
+				go c.Close()
+				go c.ReconnectNow()
+			}
+			c.Close()
+			<-c.Done()
+			cancel()
+			return 100 * time.Millisecond
+		},
+	}
+	for phase, prepare := range phases {
+		for end, do := range ends {
+			t.Run(phase+"/"+end, func(t *testing.T) {
+				synctest.Test(t, func(t *testing.T) {
+					srv := limpettest.NewServer(t, nil)
+					o := limpet.Options{HTTPClient: srv.HTTPClient()}
+					prepare(srv, &o)
+					c, err := limpet.New(srv.URL(), options(&o))
+					if err != nil {
+						t.Fatal(err)
+					}
+					s, err := c.Subscribe(context.Background(), "a", nil)
+					if err != nil {
+						t.Fatal(err)
+					}
+					s.C() // a deliverer that nobody relieves
+					receipts, err := c.PublishBatch(context.Background(), outgoing("a", 50))
+					if err != nil {
+						t.Fatal(err)
+					}
+					time.Sleep(5 * time.Second)
+					at := time.Now()
+					limit := do(c)
+					<-c.Done()
+					if took := time.Since(at); took > limit {
+						t.Errorf("took %v", took)
+					}
+					for _, r := range receipts {
+						if r.Outcome() == limpet.Pending {
+							t.Fatal("a receipt without an outcome")
+						}
+					}
+					for range s.C() {
+					}
+					if st := s.Stats(); st.Waiting != 0 || st.Received != st.Delivered+st.Dropped {
+						t.Errorf("%+v", st)
+					}
+				})
+			})
+		}
+	}
+}
+
+// What waits when the server ended a subscription survives the permanent end
+// of the client, as everything else that waits does.
+func TestPermanentEndKeepsWhatWaits(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s := newScriptedServer(t, func(p *scriptedConn) {
+			p.sendFrames(append([]native.Frame{p.welcome()}, p.confirmations()...)...)
+			p.sendFrames(dataFrame(1, 0, "1"), dataFrame(2, 1, "2"))
+			p.sendFrames(native.Frame{Type: native.TypeUnsub, Unsub: &native.Unsub{Ch: 1, Code: native.CodeRevoked}})
+			time.Sleep(time.Second)
+			p.ws.Close(4008, "")
+		})
+		c, sub := s.start(limpet.Options{})
+		<-c.Done()
+		if got := payloads(collect(t, sub, 2)); got != "1 2" {
+			t.Errorf("%q", got)
+		}
+	})
+}
+
+func outgoing(topic string, n int) []limpet.Outgoing {
+	ms := make([]limpet.Outgoing, n)
+	for i := range ms {
+		ms[i] = limpet.Outgoing{Topic: topic, Payload: []byte(fmt.Sprint(i))}
+	}
+	return ms
+}

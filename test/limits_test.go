@@ -1,0 +1,138 @@
+package test
+
+import (
+	"context"
+	"fmt"
+	"strings"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/limpet-go/limpet"
+	"github.com/limpet-go/limpet/limpettest"
+	"github.com/limpet-go/limpet/server"
+)
+
+func TestTenThousandSubscriptions(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		srv := limpettest.NewServer(t, nil)
+		c := dial(t, srv, nil)
+		subs := make([]*limpet.Subscription, 10_000)
+		for i := range subs {
+			s, err := c.Subscribe(context.Background(), fmt.Sprint("t/", i), nil)
+			if err != nil {
+				t.Fatal(err)
+			}
+			subs[i] = s
+		}
+		check := func(payload string) {
+			for _, s := range subs {
+				if err := s.WaitLive(context.Background()); err != nil {
+					t.Fatal(err)
+				}
+			}
+			for i := 0; i < len(subs); i += 100 {
+				publish(t, srv, fmt.Sprint("t/", i), payload)
+			}
+			for i := 0; i < len(subs); i += 100 {
+				if got := payloads(collect(t, subs[i], 1)); got != payload {
+					t.Fatalf("subscription %d: %q", i, got)
+				}
+			}
+		}
+		check("1")
+		srv.Network.CutAll()
+		check("2")
+		if err := c.Shutdown(context.Background()); err != nil {
+			t.Error(err)
+		}
+	})
+}
+
+// A consumer that publishes must not hang, however small the window.
+func TestReentrance(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		srv := limpettest.NewServer(t, nil)
+		observed := make(chan limpet.Event, 1000)
+		c := dial(t, srv, &limpet.Options{Window: limpet.Window{Messages: 4}, Observer: observer(func(e limpet.Event) { observed <- e })})
+		s := subscribeLive(t, c, "ping", nil)
+		back := subscribeLive(t, c, "pong", nil)
+		go func() {
+			for i := range 50 {
+				c.Publish(context.Background(), "ping", []byte(fmt.Sprint(i)), nil)
+				if i%10 == 5 {
+					srv.Network.CutAll()
+				}
+			}
+		}()
+		go func() {
+			for m, err := range s.Messages(context.Background()) {
+				if err != nil {
+					return
+				}
+				if _, err := c.Send(context.Background(), "pong", m.Payload, nil); err != nil {
+					return
+				}
+			}
+		}()
+		if got := payloads(collect(t, back, 50)); got != strings.Join(numbers(0, 49), " ") {
+			t.Errorf("got %q", got)
+		}
+		if len(observed) == 0 {
+			t.Error("the observer saw nothing")
+		}
+	})
+}
+
+func TestStoppedConsumerHoldsUpNobody(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		// The log of the server is in this process, too: a short one, so that
+		// the heap shows what the client holds.
+		srv := limpettest.NewServer(t, &limpettest.ServerOptions{Server: &server.Options{Retention: server.Retention{Count: 100}}})
+		c := dial(t, srv, nil)
+		const bytes, rounds = 256 << 10, 3600
+		stopped := subscribeLive(t, c, "slow", &limpet.SubscribeOptions{Delivery: limpet.Delivery{Buffer: 1 << 20, Bytes: bytes}})
+		other := subscribeLive(t, c, "fast", nil)
+		body := strings.Repeat("x", 1000)
+		before := limpettest.HeapInUse()
+		for i := range rounds {
+			publish(t, srv, "slow", body)
+			publish(t, srv, "fast", fmt.Sprint(i))
+			if got := collect(t, other, 1); payloads(got) != fmt.Sprint(i) {
+				t.Fatalf("round %d: %q", i, payloads(got))
+			}
+			time.Sleep(time.Second)
+		}
+		if grown := limpettest.HeapInUse() - before; grown > bytes+2<<20 {
+			t.Errorf("heap grew by %d bytes", grown)
+		}
+		st := stopped.Stats()
+		if held := int(st.Waiting) * len(body); held < bytes-len(body) || held > bytes+len(body) || st.Dropped != 0 {
+			t.Errorf("%d bytes wait, %d allowed; %+v", held, bytes, st)
+		}
+		if g := c.State().Generation; g != 1 {
+			t.Errorf("reconnected %d times", g-1)
+		}
+		// What the log has forgotten meanwhile is a gap; nothing is silent.
+		next, lost := uint64(1), uint64(0)
+		for m, err := range stopped.Messages(context.Background()) {
+			if err != nil {
+				t.Fatal(err)
+			}
+			if m.Kind == limpet.Gap {
+				lost += (m.Loss.To.Offset - m.Loss.After.Offset) / 2
+				next = m.Loss.To.Offset + 1 + m.Loss.To.Offset%2
+				continue
+			}
+			if m.Position.Offset != next {
+				t.Fatalf("offset %d, want %d", m.Position.Offset, next)
+			}
+			if next += 2; next > 2*rounds {
+				break
+			}
+		}
+		if got := stopped.Stats().Delivered + lost; got < rounds-1 || got > rounds+1 {
+			t.Errorf("%d delivered and lost of %d", got, rounds)
+		}
+	})
+}

@@ -1,0 +1,477 @@
+package limpet
+
+import (
+	"math"
+	"slices"
+	"sync"
+	"time"
+
+	"github.com/limpet-go/limpet/internal/fifo"
+	"github.com/limpet-go/limpet/wire"
+)
+
+// window holds the published messages that are not settled, in order of
+// sequence number. It belongs to the loop. A message gets its number on
+// admission, not when it is sent. Numbers are dense: a message that has its
+// outcome before it was sent leaves a slot, which is sent as a void message
+// (docs/protocol.md, section 0, D2).
+type window struct {
+	sessions        bool // the dialect has sessions: slots are numbered and resent
+	admission       *admission
+	counters        *counters
+	started         time.Time // origin of timestamp
+	slots           fifo.Queue[*Receipt]
+	firstSeq        uint64       // sequence number of the first slot
+	settledID       wire.ID      // id of the message numbered firstSeq-1, the uplink tag
+	nextToSend      int          // index of the first slot not sent on this connection
+	highestSent     uint64       // highest sequence number sent in this session epoch
+	bytesSent       uint64       // payload bytes sent on this connection
+	credit          wire.Credit  // the server's, for this connection
+	pending         int          // receipts without an outcome
+	nextExpiry      time.Time    // no TTL ends before it; zero: no TTL
+	flushPoints     []flushPoint // the last one is open
+	firstFlushPoint uint32       // number of flushPoints[0]
+	oneByOneUpTo    uint64       // up to this sequence number a frame carries one message: a batch was too big
+	resolved        [2]int       // outcomes to be published are in slots [from, to)
+	freedBytes      int          // payload bytes that they held
+	woken           int          // outcomes that a caller waited for, since the loop last read it
+}
+
+// slotPool shares the memory of slots among clients: few are busy at a time.
+var slotPool sync.Pool
+
+func newWindow(sessions bool, a *admission, c *counters) *window {
+	w := &window{sessions: sessions, admission: a, counters: c, started: time.Now(), firstSeq: 1, flushPoints: make([]flushPoint, 1)}
+	w.slots.Pool = &slotPool
+	return w
+}
+
+// timestamp is now as Receipt.firstSent holds it: nanoseconds, never 0.
+func (w *window) timestamp(now time.Time) int64 { return int64(now.Sub(w.started)) + 1 }
+
+// flushPoint counts the messages that were admitted between two calls of Flush
+// and have no outcome.
+type flushPoint struct {
+	pending   int
+	completed chan struct{}
+}
+
+func (w *window) lastSeq() uint64 { return w.firstSeq + uint64(w.slots.Len()) - 1 }
+
+// uplink is what the handshake says of the window.
+func (w *window) uplink() wire.Uplink {
+	return wire.Uplink{Lo: w.firstSeq, Hi: w.lastSeq(), Tag: w.settledID}
+}
+
+func (w *window) add(r *Receipt) {
+	w.slots.Push(r)
+	w.pending++
+	last := len(w.flushPoints) - 1
+	w.flushPoints[last].pending++
+	r.flushPoint = w.firstFlushPoint + uint32(last)
+	if d := r.details; d != nil && !d.expires.IsZero() && (w.nextExpiry.IsZero() || d.expires.Before(w.nextExpiry)) {
+		w.nextExpiry = d.expires
+	}
+}
+
+// resolve decides the outcome of slot i, which stays in the window until the
+// server settles it. The caller calls publishOutcomes when it has resolved all
+// that it can.
+func (w *window) resolve(i int, o Outcome, err error) {
+	r := *w.slots.At(i)
+	if r.decided != Pending {
+		return
+	}
+	r.decided = o
+	if err != nil {
+		if r.details == nil {
+			r.details = new(receiptDetails)
+		}
+		r.details.err = err
+	}
+	w.pending--
+	w.flushPoints[r.flushPoint-w.firstFlushPoint].pending--
+	w.freedBytes += len(r.payload)
+	r.payload = nil
+	if w.resolved[1] == 0 {
+		w.resolved[0] = i
+	}
+	w.resolved = [2]int{min(w.resolved[0], i), max(w.resolved[1], i+1)}
+}
+
+// settle resolves slot i when the server needs to learn nothing more about it.
+func (w *window) settle(i int, o Outcome, err error) {
+	(*w.slots.At(i)).settled = true
+	w.resolve(i, o, err)
+}
+
+// publishOutcomes counts what was resolved, returns its room, makes the
+// outcomes visible and drops the settled head. The order matters: a caller that
+// learns of the first outcome finds all of them counted and their room free.
+func (w *window) publishOutcomes() {
+	resolved := w.slots.All()[w.resolved[0]:w.resolved[1]]
+	var count [len(outcomeNames)]uint64
+	for _, r := range resolved {
+		if r.unpublished() {
+			count[r.decided]++
+		}
+	}
+	for o, n := range count {
+		if n > 0 {
+			w.counters.outcomes[o].Add(n)
+		}
+	}
+	head := 0
+	for head < w.slots.Len() && (*w.slots.At(head)).settled {
+		head++
+	}
+	w.admission.release(head, w.freedBytes)
+	for _, r := range resolved {
+		if r.unpublished() && r.publishOutcome() {
+			w.woken++
+		}
+	}
+	w.resolved, w.freedBytes = [2]int{}, 0
+	if head > 0 {
+		w.settledID = wire.ID((*w.slots.At(head - 1)).id)
+		w.slots.Drop(head)
+		w.firstSeq += uint64(head)
+		w.nextToSend = max(0, w.nextToSend-head)
+	}
+	w.completeFlushes()
+}
+
+// addFlushPoint closes completed when every message admitted so far has an
+// outcome.
+func (w *window) addFlushPoint(completed chan struct{}) {
+	w.flushPoints[len(w.flushPoints)-1].completed = completed
+	w.flushPoints = append(w.flushPoints, flushPoint{})
+	w.completeFlushes()
+}
+
+func (w *window) completeFlushes() {
+	for len(w.flushPoints) > 1 && w.flushPoints[0].pending == 0 {
+		close(w.flushPoints[0].completed)
+		w.flushPoints = w.flushPoints[1:]
+		w.firstFlushPoint++
+	}
+}
+
+// lookup returns the index and the receipt of seq, nil if it is not in the
+// window.
+func (w *window) lookup(seq uint64) (int, *Receipt) {
+	if seq < w.firstSeq || seq > w.lastSeq() {
+		return 0, nil
+	}
+	i := int(seq - w.firstSeq)
+	return i, *w.slots.At(i)
+}
+
+// acknowledge settles what the server has accepted or rejected. An
+// acknowledgement of a message that was never sent is a violation, and nothing
+// of it is applied (docs/protocol.md, section 6, I5).
+func (w *window) acknowledge(a *wire.Ack) error {
+	top := a.To
+	for _, r := range a.Ranges {
+		if r.Lo > r.Hi {
+			return &wire.CodeError{Code: 4000, Reason: "acknowledged range has Lo > Hi"}
+		}
+		top = max(top, r.Hi)
+	}
+	for _, r := range a.Rejects {
+		top = max(top, r.Seq)
+	}
+	if top > w.highestSent {
+		return &wire.CodeError{Code: 4000, Reason: "acknowledged a message that was never sent"}
+	}
+	for _, reject := range a.Rejects {
+		if i, r := w.lookup(reject.Seq); r != nil {
+			w.reject(i, reject)
+		}
+	}
+	w.settleThrough(a.To, Acked)
+	for _, rg := range a.Ranges {
+		for seq := max(rg.Lo, w.firstSeq); seq <= rg.Hi; seq++ {
+			w.settle(int(seq-w.firstSeq), Acked, nil)
+		}
+	}
+	if a.Cmd != 0 {
+		if i, r := w.lookup(a.Cmd / 4); r != nil && r.firstSent != 0 {
+			w.settle(i, Acked, nil)
+		}
+	}
+	if a.HasCredit {
+		w.credit.N = max(w.credit.N, a.Credit.N)
+		w.credit.Bytes = max(w.credit.Bytes, a.Credit.Bytes)
+	}
+	w.publishOutcomes()
+	return nil
+}
+
+// settleThrough settles the slots up to seq, which is not beyond lastSeq.
+func (w *window) settleThrough(seq uint64, o Outcome) {
+	for i := range int(max(seq+1, w.firstSeq) - w.firstSeq) {
+		w.settle(i, o, nil)
+	}
+}
+
+func (w *window) reject(i int, reject wire.Reject) {
+	if reject.Unknown {
+		w.settle(i, Unknown, &Error{Op: opReceipt, Class: ClassOutcome, Code: int(reject.Code), Detail: peerText(reject.Reason), Err: ErrOutcomeUnknown})
+		return
+	}
+	w.settle(i, Rejected, &Error{Op: opReceipt, Class: ClassOutcome, Code: int(reject.Code), Detail: peerText(reject.Reason), Err: ErrRejected})
+}
+
+// resume applies what the server knows of the session at the beginning of a
+// connection. What the server does not have is sent again, exactly that and in
+// order (docs/protocol.md, section 4; section 6, I10 and I19).
+func (w *window) resume(ready *wire.Ready) error {
+	w.bytesSent, w.credit = 0, wire.Credit{}
+	if !w.sessions {
+		w.credit = wire.Credit{N: math.MaxUint64, Bytes: math.MaxUint64}
+		w.nextToSend = 0
+		return nil
+	}
+	a := ready.Ack
+	if !ready.Resumed {
+		w.renumber()
+		a = wire.Ack{HasCredit: a.HasCredit, Credit: a.Credit}
+	} else {
+		if a.To+1 < w.firstSeq {
+			return &wire.CodeError{Code: 4402, Reason: "server forgot messages that it had acknowledged"}
+		}
+		if id, ok := w.idOf(a.To); ok && ready.Tag != (wire.ID{}) && id != ready.Tag {
+			return &wire.CodeError{Code: 4402, Reason: "server holds another message under our sequence number"}
+		}
+	}
+	if err := w.acknowledge(&a); err != nil {
+		return err
+	}
+	w.nextToSend = 0
+	return nil
+}
+
+// idOf returns the id of the message numbered seq, if the window knows it.
+func (w *window) idOf(seq uint64) (wire.ID, bool) {
+	if seq+1 == w.firstSeq {
+		return w.settledID, w.settledID != wire.ID{}
+	}
+	if _, r := w.lookup(seq); r != nil {
+		return wire.ID(r.id), true
+	}
+	return wire.ID{}, false
+}
+
+// renumber starts a session epoch. Messages that have an outcome leave; the
+// others are numbered from 1 and keep their ids, by which the server recognises
+// those that it has accepted before (docs/protocol.md, section 4).
+func (w *window) renumber() {
+	kept := fifo.Queue[*Receipt]{Pool: &slotPool}
+	for _, r := range w.slots.All() {
+		if r.decided == Pending {
+			kept.Push(r)
+		}
+	}
+	dropped := w.slots.Len() - kept.Len()
+	w.slots.Reset()
+	w.slots, w.firstSeq = kept, 1
+	w.nextToSend, w.highestSent, w.settledID, w.oneByOneUpTo = 0, 0, wire.ID{}, 0
+	w.admission.release(dropped, 0)
+}
+
+// connectionLost handles the end of a connection. Without sessions the client
+// cannot learn what became of the messages in flight: they end as Unknown,
+// except that those with AtLeastOnce are sent again.
+func (w *window) connectionLost() {
+	if w.sessions {
+		return
+	}
+	for i, r := range w.slots.All()[:w.nextToSend] {
+		if !r.settled && !r.atLeastOnce {
+			w.settle(i, Unknown, outcomeError(ErrOutcomeUnknown))
+		}
+	}
+	w.nextToSend = 0
+	w.publishOutcomes()
+}
+
+// nextBatch appends the messages to send now to messages and the operations
+// that send them to ops: in order, as many as the server's credit and maxBytes
+// allow.
+func (w *window) nextBatch(ops []wire.Op, messages []wire.Message, now time.Time, maxBytes int) ([]wire.Op, []wire.Message) {
+	timestamp := w.timestamp(now)
+	size, count := 0, 0
+	for w.nextToSend < w.slots.Len() && size < maxBytes {
+		r := *w.slots.At(w.nextToSend)
+		seq := w.firstSeq + uint64(w.nextToSend)
+		if r.settled {
+			w.nextToSend++
+			continue
+		}
+		if seq > w.credit.N || w.bytesSent >= w.credit.Bytes && len(r.payload) > 0 {
+			break
+		}
+		alone := seq <= w.oneByOneUpTo
+		if alone && (count > 0 || w.inFlight()) {
+			break // so that "too big" can only mean this message
+		}
+		var m *wire.Message
+		messages, m = appendZeroed(messages)
+		m.Seq, m.ID, m.Topic, m.Payload, m.Void = seq, wire.ID(r.id), r.topic, r.payload, r.decided != Pending
+		if d := r.details; d != nil {
+			m.TTL = d.ttl
+			if !m.Void {
+				m.Type, m.Header = d.contentType, d.header
+			}
+		}
+		if r.firstSent == 0 {
+			r.firstSent = timestamp
+		} else {
+			w.counters.resent.Add(1)
+			if m.Resent = !r.atLeastOnce; m.Resent {
+				m.Age = time.Duration(timestamp - r.firstSent)
+			}
+		}
+		var op *wire.Op
+		ops, op = appendZeroed(ops)
+		op.Kind, op.Cmd, op.Message = wire.OpPublish, seq*4+3, m
+		w.nextToSend++
+		count++
+		size += len(m.Payload) + 64
+		w.bytesSent += uint64(len(m.Payload))
+		w.highestSent = max(w.highestSent, seq)
+		if alone {
+			break
+		}
+	}
+	return ops, messages
+}
+
+// appendZeroed extends s by one element. The element is zero, or as
+// encodeArgs.reset left it.
+func appendZeroed[T any](s []T) ([]T, *T) {
+	if len(s) == cap(s) {
+		s = slices.Grow(s, 1)
+	}
+	s = s[:len(s)+1]
+	return s, &s[len(s)-1]
+}
+
+// inFlight reports whether a message sent on this connection is not settled.
+func (w *window) inFlight() bool {
+	for _, r := range w.slots.All()[:w.nextToSend] {
+		if !r.settled {
+			return true
+		}
+	}
+	return false
+}
+
+// rejectUnencodable rejects the message seq, which the codec could not encode,
+// and takes back what followed it in the batch of time now, which was not sent.
+// The slot is sent as a void message, so that the numbering stays dense. The
+// result is false if there is no such message, or if even the void message
+// could not be encoded.
+func (w *window) rejectUnencodable(seq uint64, cause error, now time.Time) bool {
+	first, r := w.lookup(seq)
+	if r == nil || r.decided != Pending {
+		return false
+	}
+	for i := w.nextToSend - 1; i >= first; i-- {
+		takenBack := *w.slots.At(i)
+		if takenBack.settled {
+			continue
+		}
+		w.bytesSent -= uint64(len(takenBack.payload))
+		switch {
+		case takenBack.firstSent != w.timestamp(now):
+			w.counters.resent.Add(^uint64(0))
+		default:
+			takenBack.firstSent = 0
+			if w.highestSent == w.firstSeq+uint64(i) {
+				w.highestSent--
+			}
+		}
+	}
+	w.nextToSend = first
+	w.resolveUnsettled(first, Rejected, outcomeError(joinReason(ErrRejected, cause)))
+	w.publishOutcomes()
+	return true
+}
+
+// resolveUnsettled resolves a slot that the server has not settled. With
+// sessions the server still has to learn about it, since numbers are dense.
+func (w *window) resolveUnsettled(i int, o Outcome, err error) {
+	if w.sessions {
+		w.resolve(i, o, err)
+	} else {
+		w.settle(i, o, err)
+	}
+}
+
+// frameTooBig handles a frame that was too big for the peer. The messages in
+// flight are sent again one by one; a single one is rejected.
+func (w *window) frameTooBig() {
+	count, last := 0, 0
+	for i, r := range w.slots.All()[:w.nextToSend] {
+		if !r.settled && r.decided == Pending {
+			count, last = count+1, i
+		}
+	}
+	w.oneByOneUpTo = max(w.oneByOneUpTo, w.firstSeq+uint64(w.nextToSend)-1)
+	if count == 1 {
+		w.resolveUnsettled(last, Rejected, outcomeError(joinReason(ErrRejected, ErrTooBig)))
+		w.publishOutcomes()
+	}
+}
+
+// written resolves the messages up to seq as Written, for a dialect without
+// acknowledgements.
+func (w *window) written(seq uint64) {
+	w.settleThrough(min(seq, w.lastSeq()), Written)
+	w.publishOutcomes()
+}
+
+// expire ends the messages whose TTL passed before they were sent, and sets
+// nextExpiry.
+func (w *window) expire(now time.Time) {
+	if w.nextExpiry.IsZero() || now.Before(w.nextExpiry) {
+		return
+	}
+	w.nextExpiry = time.Time{}
+	for i, r := range w.slots.All() {
+		d := r.details
+		if d == nil || d.expires.IsZero() || r.decided != Pending || r.firstSent != 0 {
+			continue
+		}
+		if d.expires.After(now) {
+			if w.nextExpiry.IsZero() || d.expires.Before(w.nextExpiry) {
+				w.nextExpiry = d.expires
+			}
+			continue
+		}
+		w.resolveUnsettled(i, Expired, outcomeError(ErrExpired))
+	}
+	w.publishOutcomes()
+}
+
+// close resolves every message that has no outcome: the client has ended.
+func (w *window) close() {
+	for i, r := range w.slots.All() {
+		if r.firstSent == 0 {
+			w.resolve(i, Unsent, outcomeError(ErrUnsent))
+		} else {
+			w.resolve(i, Unknown, outcomeError(ErrOutcomeUnknown))
+		}
+	}
+	w.publishOutcomes()
+	w.slots.Reset()
+}
+
+const opReceipt = "receipt"
+
+// outcomeError is the error of a receipt for which the server gave no code.
+func outcomeError(err error) *Error {
+	return &Error{Op: opReceipt, Class: ClassOutcome, Err: err}
+}
