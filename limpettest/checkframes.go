@@ -10,7 +10,7 @@ import (
 )
 
 // CheckFrames decides the invariants of docs/protocol.md, section 6, that show on
-// the wire, over the messages that a network tapped, in order, from its beginning:
+// the wire, over the messages that a network captured, in order, from its beginning:
 //
 //   - I2, I4: on each channel offsets rise from the start that SUBOK or RESET
 //     gave, and every message and gap joins the one before it.
@@ -24,9 +24,9 @@ import (
 // A connection whose first message is not a HELLO of limpet.v1 is ignored, and so
 // is the rest of a connection after a compressed message. That control frames pass
 // without credit (I13) is not checked.
-func CheckFrames(tapped []Message) []Violation {
+func CheckFrames(captured []Message) []Violation {
 	c := &frameChecker{conns: map[int]*wireConn{}, cns: map[string]uint64{}, sessions: map[sessionKey]*wireSession{}}
-	for i, m := range tapped {
+	for i, m := range captured {
 		c.index = i
 		c.message(m)
 	}
@@ -101,7 +101,7 @@ func (c *frameChecker) message(m Message) {
 	if m.Text {
 		enc = native.JSON
 	}
-	if m.Dir == Up {
+	if m.Direction == Up {
 		dir = native.FromClient
 	}
 	frames, err := native.Decode(c.frames[:0], enc, dir, m.Data, native.DecodeLimits{})
@@ -110,13 +110,13 @@ func (c *frameChecker) message(m Message) {
 		return
 	}
 	if err != nil {
-		c.fail(conn, "wire", "%s message does not decode: %v", m.Dir, err)
+		c.fail(conn, "wire", "%s message does not decode: %v", m.Direction, err)
 		conn.ignored = true
 		return
 	}
 	c.frames = frames
 	for i := range frames {
-		if m.Dir == Up {
+		if m.Direction == Up {
 			c.up(conn, &frames[i])
 		} else {
 			c.down(conn, &frames[i])

@@ -9,18 +9,18 @@ import (
 	"time"
 )
 
-// Dir is a direction of travel, or both.
-type Dir uint8
+// Direction is a direction of travel, or both.
+type Direction uint8
 
 // The directions.
 const (
-	Up   Dir = 1 << iota // client to server
-	Down                 // server to client
+	Up   Direction = 1 << iota // client to server
+	Down                       // server to client
 	Both = Up | Down
 )
 
 // String returns the name of the constant.
-func (d Dir) String() string {
+func (d Direction) String() string {
 	switch d {
 	case Up:
 		return "Up"
@@ -29,7 +29,7 @@ func (d Dir) String() string {
 	case Both:
 		return "Both"
 	}
-	return fmt.Sprintf("Dir(%d)", uint8(d))
+	return fmt.Sprintf("Direction(%d)", uint8(d))
 }
 
 // Kind says what a Fault does.
@@ -59,7 +59,7 @@ const (
 type Fault struct {
 	kind   Kind
 	n      int           // KindRefuse: dials
-	dirs   Dir           // KindBlackHole
+	dirs   Direction     // KindBlackHole
 	d      time.Duration // KindStall
 	status int           // KindRefuseUpgrade
 	header http.Header   // KindRefuseUpgrade
@@ -73,7 +73,7 @@ type Fault struct {
 // of the connection.
 type when struct {
 	unit     unit
-	dir      Dir
+	dir      Direction
 	n        int64
 	upgraded bool // bytes are counted from the upgrade
 }
@@ -104,24 +104,24 @@ func RefuseUpgrade(status int, header http.Header) Fault {
 // CutAfterBytes ends the connection with FIN in both directions once n bytes have
 // passed in dir. The write that reaches n succeeds, as with a kernel's buffer, but
 // its bytes beyond n are lost.
-func CutAfterBytes(dir Dir, n int) Fault { return Fault{kind: KindCut}.AfterBytes(dir, n) }
+func CutAfterBytes(dir Direction, n int) Fault { return Fault{kind: KindCut}.AfterBytes(dir, n) }
 
 // CutAfterFrames ends the connection with FIN in both directions once n data
 // frames have passed in dir.
-func CutAfterFrames(dir Dir, n int) Fault { return Fault{kind: KindCut}.AfterFrames(dir, n) }
+func CutAfterFrames(dir Direction, n int) Fault { return Fault{kind: KindCut}.AfterFrames(dir, n) }
 
 // ResetAfterBytes is CutAfterBytes with RST. Bytes that have passed can still be
 // read, as on Linux.
-func ResetAfterBytes(dir Dir, n int) Fault { return Fault{kind: KindReset}.AfterBytes(dir, n) }
+func ResetAfterBytes(dir Direction, n int) Fault { return Fault{kind: KindReset}.AfterBytes(dir, n) }
 
 // ResetAfterFrames is CutAfterFrames with RST.
-func ResetAfterFrames(dir Dir, n int) Fault { return Fault{kind: KindReset}.AfterFrames(dir, n) }
+func ResetAfterFrames(dir Direction, n int) Fault { return Fault{kind: KindReset}.AfterFrames(dir, n) }
 
 // BlackHole drops everything that is sent in dirs, FIN and RST included, from the
 // first byte of the connection on; AfterBytes and AfterFrames choose a later
 // moment. Writes succeed. BlackHole(Both) is a half-open connection: each end
 // believes that the other is there.
-func BlackHole(dirs Dir) Fault { return Fault{kind: KindBlackHole, dirs: dirs} }
+func BlackHole(dirs Direction) Fault { return Fault{kind: KindBlackHole, dirs: dirs} }
 
 // Stall makes the dial take d. With AfterBytes or AfterFrames, bytes that are sent
 // from that moment on, in either direction, arrive only after d; in the meantime
@@ -140,13 +140,13 @@ func All(faults ...Fault) Fault { return Fault{kind: KindAll, parts: slices.Clon
 
 // AfterBytes returns f at the moment when n bytes have passed in dir. Both means in
 // whichever direction reaches n first.
-func (f Fault) AfterBytes(dir Dir, n int) Fault {
+func (f Fault) AfterBytes(dir Direction, n int) Fault {
 	f.when = when{unit: unitBytes, dir: dir, n: int64(n)}
 	return f
 }
 
 // AfterFrames returns f at the moment when n data frames have passed in dir.
-func (f Fault) AfterFrames(dir Dir, n int) Fault {
+func (f Fault) AfterFrames(dir Direction, n int) Fault {
 	f.when = when{unit: unitFrames, dir: dir, n: int64(n)}
 	return f
 }

@@ -25,12 +25,12 @@ type link struct {
 	ended bool    // cut, reset or closed at both ends
 
 	clientClosed, serverClosed bool
-	tapped                     []Message
+	captured                   []Message
 }
 
 // half carries bytes in one direction, at most max at a time.
 type half struct {
-	dir     Dir
+	dir     Direction
 	max     int
 	latency time.Duration
 	meter   meter
@@ -69,7 +69,7 @@ func newLink(n *Network, id int, addr string, faults []Fault) *link {
 	l.cond.L = &l.mu
 	l.up = half{dir: Up, max: n.buffer, latency: n.up}
 	l.down = half{dir: Down, max: n.buffer, latency: n.down}
-	l.up.meter.tap, l.down.meter.tap = n.tap, n.tap
+	l.up.meter.capture, l.down.meter.capture = n.capture, n.capture
 	return l
 }
 
@@ -199,9 +199,9 @@ func (l *link) transit(h *half, p []byte) int {
 	case markHead:
 		l.headEnd(h)
 	case markMessage:
-		if l.net.tap {
-			l.tapped = append(l.tapped, Message{
-				Conn: l.id, Dir: h.dir, Seq: l.net.seq.Add(1), At: time.Now(),
+		if l.net.capture {
+			l.captured = append(l.captured, Message{
+				Conn: l.id, Direction: h.dir, Seq: l.net.seq.Add(1), At: time.Now(),
 				Text: h.meter.op == 1, Skipped: h.meter.skip, Data: h.meter.payload,
 			})
 			h.meter.payload = nil

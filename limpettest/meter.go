@@ -6,7 +6,7 @@ import (
 )
 
 // meter follows one direction of a connection: an HTTP head, and after an upgrade
-// WebSocket frames. It counts bytes and frames, and copies messages if tap is set.
+// WebSocket frames. It counts bytes and frames, and copies messages if capture is set.
 type meter struct {
 	bytes      int64 // bytes that have passed
 	frames     int64 // data frames that have ended
@@ -21,7 +21,7 @@ type meter struct {
 	want   int      // bytes of header that are needed
 	left   uint64   // payload bytes of the frame still to come
 
-	tap     bool
+	capture bool
 	op      byte   // of the current message
 	payload []byte // of the current message
 	at      uint64 // payload bytes of the current frame so far, for the mask
@@ -49,8 +49,8 @@ const (
 	markMessage      // the end of a data frame that ends a message
 )
 
-// maxTapped bounds the copy of one message, in bytes.
-const maxTapped = 4 << 20
+// maxCaptured bounds the copy of one message, in bytes.
+const maxCaptured = 4 << 20
 
 // step consumes bytes of p up to the next mark.
 func (m *meter) step(p []byte) (n int, k mark) {
@@ -158,10 +158,10 @@ func lengthClass(b byte) int {
 
 // copy adds payload bytes to the copy of the current message, unmasked.
 func (m *meter) copy(p []byte) {
-	if !m.tap || m.header[0]&0x8 != 0 || m.skip {
+	if !m.capture || m.header[0]&0x8 != 0 || m.skip {
 		return
 	}
-	if len(m.payload)+len(p) > maxTapped {
+	if len(m.payload)+len(p) > maxCaptured {
 		m.payload, m.skip = nil, true
 		return
 	}

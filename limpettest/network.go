@@ -32,8 +32,8 @@ type NetworkOptions struct {
 	// Down is the latency from server to client. Defaults to none.
 	Down time.Duration
 
-	// Tap makes the network keep the WebSocket messages: see Network.Tapped.
-	Tap bool
+	// Capture makes the network keep the WebSocket messages: see Network.Captured.
+	Capture bool
 }
 
 // Network is an in-memory network of stream connections that behave like TCP:
@@ -46,15 +46,15 @@ type NetworkOptions struct {
 type Network struct {
 	buffer, backlog int
 	up, down        time.Duration
-	tap             bool
-	seq             atomic.Uint64 // of tapped messages
+	capture         bool
+	seq             atomic.Uint64 // of captured messages
 	done            chan struct{} // closed by Close
 	once            sync.Once
 
 	mu        sync.Mutex
 	closed    bool
 	listeners map[string]*listener
-	links     map[*link]struct{} // open, or with tapped messages
+	links     map[*link]struct{} // open, or with captured messages
 	port      int                // assigned last
 	dials     []Dial
 	count     int // dials
@@ -83,7 +83,7 @@ func NewNetwork(o *NetworkOptions) *Network {
 		backlog:   max(cmp.Or(opt.Backlog, 128), 1),
 		up:        opt.Up,
 		down:      opt.Down,
-		tap:       opt.Tap,
+		capture:   opt.Capture,
 		done:      make(chan struct{}),
 		listeners: map[string]*listener{},
 		links:     map[*link]struct{}{},
@@ -352,7 +352,7 @@ func (n *Network) all() []*link {
 
 // sweep forgets l if it has ended, unless its messages must be kept.
 func (n *Network) sweep(l *link) {
-	if n.tap {
+	if n.capture {
 		return
 	}
 	l.mu.Lock()

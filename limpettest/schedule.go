@@ -34,7 +34,7 @@ func Schedule(seed uint64, n int, kinds ...Kind) Script {
 
 // draw makes one fault of one of kinds.
 func draw(r *rand.Rand, kinds []Kind) Fault {
-	dir := func() Dir { return []Dir{Up, Down}[r.IntN(2)] }
+	dir := func() Direction { return []Direction{Up, Down}[r.IntN(2)] }
 	moment := func(f Fault) Fault {
 		if r.IntN(2) == 0 {
 			return f.AfterFrames(dir(), r.IntN(16))
@@ -57,7 +57,7 @@ func draw(r *rand.Rand, kinds []Kind) Fault {
 	case KindCut, KindReset:
 		return moment(Fault{kind: k})
 	case KindBlackHole:
-		return moment(BlackHole([]Dir{Up, Down, Both}[r.IntN(3)]))
+		return moment(BlackHole([]Direction{Up, Down, Both}[r.IntN(3)]))
 	case KindStall:
 		d := time.Duration(1+r.IntN(30)) * 100 * time.Millisecond
 		if r.IntN(3) == 0 {

@@ -27,10 +27,10 @@ func TestServerTour(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		begin := time.Now()
 
-		// The reference server on an in-memory network. With Tap the network keeps
+		// The reference server on an in-memory network. With Capture the network keeps
 		// the messages that cross it. No cleanup is needed: t has one.
 		srv := limpettest.NewServer(t, &limpettest.ServerOptions{
-			Network: &limpettest.NetworkOptions{Tap: true},
+			Network: &limpettest.NetworkOptions{Capture: true},
 		})
 
 		// Clients dial srv.URL() with srv.HTTPClient(): this one says HELLO and
@@ -151,8 +151,8 @@ func TestServerTour(t *testing.T) {
 		held.Complete = true
 		rec.Record(held)
 		rec.Verify(t, srv.Network)
-		if len(srv.Network.Tapped()) == 0 {
-			t.Error("nothing was tapped")
+		if len(srv.Network.Captured()) == 0 {
+			t.Error("nothing was captured")
 		}
 		// c is still connected. The cleanup closes the server, then the network,
 		// and waits for what runs on them; the test must close its own client.

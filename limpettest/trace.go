@@ -112,7 +112,7 @@ type Trace []Event
 // Violation is a promise of docs/protocol.md, section 6, that was not kept.
 type Violation struct {
 	Invariant string // for example "I4"; "trace" or "wire" if the input itself is wrong
-	Index     int    // of the event or of the tapped message; -1: found at the end of the trace
+	Index     int    // of the event or of the captured message; -1: found at the end of the trace
 	What      string
 }
 
@@ -145,14 +145,14 @@ func (r *Recorder) Trace() Trace {
 	return slices.Clone(r.trace)
 }
 
-// Verify checks the trace and, if n is not nil and taps messages, those messages. It
+// Verify checks the trace and, if n is not nil and captures messages, those messages. It
 // fails tb with the violations, and with the faults of n's dials. At most 20 of each
 // are listed.
 func (r *Recorder) Verify(tb testing.TB, n *Network) {
 	tb.Helper()
 	found := Check(r.Trace())
-	if n != nil && n.tap {
-		found = append(found, CheckFrames(n.Tapped())...)
+	if n != nil && n.capture {
+		found = append(found, CheckFrames(n.Captured())...)
 	}
 	if len(found) == 0 {
 		return
