@@ -11,7 +11,7 @@ import (
 	"github.com/limpet-go/limpet/wire/native"
 )
 
-// order says what a blaster is to send. It travels in the URL.
+// order describes what a blaster sends. It travels in the URL.
 type order struct {
 	Messages, Size, Pack, Subs int
 }
@@ -33,7 +33,7 @@ const writeAtOnce = 64 << 10
 // rawBlast sends prepared WebSocket messages after the client's first.
 func rawBlast(w http.ResponseWriter, r *http.Request) {
 	o := orderOf(r)
-	all := rawStream(o) // before anybody waits
+	all := rawStream(o) // before the measurement starts
 	p, err := upgrade(w, r)
 	if err != nil {
 		return
@@ -64,8 +64,8 @@ func rawStream(o order) []byte {
 	return all
 }
 
-// limpetBlast speaks as much limpet.v1 as a client needs to see, and sends
-// prepared messages round the subscriptions as soon as all are there and their
+// limpetBlast implements as much of limpet.v1 as a client needs. It sends prepared
+// messages to the subscriptions in turn, once all of them exist and as far as their
 // credit allows. Without messages it keeps an idle connection.
 func limpetBlast(w http.ResponseWriter, r *http.Request) {
 	o := orderOf(r)
@@ -77,7 +77,7 @@ func limpetBlast(w http.ResponseWriter, r *http.Request) {
 	b := &blaster{order: o, peer: p}
 	b.room = sync.NewCond(&b.mu)
 	if o.Messages > 0 && o.Subs == 1 {
-		b.prepare() // before anybody waits
+		b.prepare() // before the measurement starts
 	}
 	if b.serve() != nil || o.Messages == 0 {
 		b.mu.Lock()

@@ -11,7 +11,7 @@ import (
 	"strings"
 )
 
-// latest is the newest figures of a row.
+// latest returns the newest figures of a row.
 func latest(id string) (*row, rowResult, bool) {
 	for i := range rows {
 		if rows[i].id != id {
@@ -145,7 +145,7 @@ func short(v float64) string {
 	return strconv.FormatFloat(v, 'g', 3, 64)
 }
 
-// barsOf shows a metric of a row, the judged one if none is named.
+// barsOf draws a metric of a row, by default the one that is judged.
 func barsOf(id, title, metric string) string {
 	def, res, ok := latest(id)
 	if !ok {
@@ -186,8 +186,8 @@ func barsOf(id, title, metric string) string {
 	return c.done()
 }
 
-// goalsChart shows every comparison as a share of its goal: 1 and more to the
-// right is reached, whatever the direction of the figure.
+// goalsChart draws every comparison as a share of its goal: from 1 on, to the right,
+// the goal is reached, whatever the direction of the figure.
 func goalsChart() string {
 	type bar struct {
 		label        string

@@ -14,8 +14,8 @@ import (
 	"github.com/limpet-go/limpet"
 )
 
-// exactRow is about being right while being fast: run it with -rows P14 or
-// P14full, also with the race detector (go run -race).
+// exactRow measures correctness under load: run it with -rows P14 or P14full, also
+// with the race detector (go run -race).
 var exactRow = row{
 	id: "P14", title: "acked messages through random kills (P14)", metric: "wrong", unit: "messages lost, duplicated or out of order", rounds: 1,
 	variants: []variant{
@@ -139,10 +139,10 @@ func numberOf(payload []byte) (i uint64, ok bool) {
 	return i, binary.BigEndian.Uint64(payload[len(payload)-8:]) == ^i
 }
 
-// publishNumbers publishes one message more when all others have their outcome:
-// it ends the stream, so that a repetition of the last ones is seen, too. It
-// stays within 8,192 messages of the consumer, so that the kills
-// hit both directions to the end.
+// publishNumbers publishes numbered messages and, when all of them have their outcome,
+// one more: it ends the stream, so that a repetition of the last ones is detected too.
+// It stays within 8,192 messages of the consumer, so that the kills affect both
+// directions to the end.
 func publishNumbers(ctx context.Context, c *limpet.Client, topic string, s spec, seen *atomic.Int64) error {
 	payload := make([]byte, s.Size)
 	for i := range s.Messages {
@@ -164,7 +164,8 @@ func publishNumbers(ctx context.Context, c *limpet.Client, topic string, s spec,
 
 type tally struct{ lost, again, order, gaps int }
 
-// check takes n numbered messages and the one behind them, and counts what is not as it was sent.
+// check receives n numbered messages and the last one, and counts the differences from
+// what was sent.
 func check(ctx context.Context, sub *limpet.Subscription, n int, seen *atomic.Int64) (tally, error) {
 	var t tally
 	next := uint64(0)

@@ -44,7 +44,7 @@ var residentRow = row{
 // idle opens s.Clients connections and measures what each holds.
 func idle(open func(spec) (io.Closer, error)) func(spec) (outcome, error) {
 	return func(s spec) (outcome, error) {
-		first, err := open(s) // what the process needs once
+		first, err := open(s) // memory that the process needs only once
 		if err != nil {
 			return nil, err
 		}
@@ -70,7 +70,7 @@ func idle(open func(spec) (io.Closer, error)) func(spec) (outcome, error) {
 	}
 }
 
-// settle waits until what a connection leaves behind has gone.
+// settle waits until everything that opening a connection leaves behind has ended.
 func settle() { <-time.After(500 * time.Millisecond) }
 
 func openAll(s spec, open func(spec) (io.Closer, error)) ([]io.Closer, error) {

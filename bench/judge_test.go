@@ -2,7 +2,7 @@ package main
 
 import "testing"
 
-// What was not measured reaches no goal.
+// A figure that was not measured reaches no goal.
 func TestJudge(t *testing.T) {
 	r := &row{id: "T", metric: "cpu"}
 	res := func(ours, theirs outcome) rowResult {

@@ -120,8 +120,8 @@ func jetStream(addr string) (*nats.Conn, jetstream.JetStream, error) {
 	return nc, js, err
 }
 
-// publishAsync tries again when the window stayed full for the 200 ms that
-// JetStream waits.
+// publishAsync tries again if the window has been full for the 200 ms that JetStream
+// waits.
 func publishAsync(js jetstream.JetStream, payload []byte) (jetstream.PubAckFuture, error) {
 	for {
 		f, err := js.PublishAsync("bench", payload)
@@ -189,7 +189,7 @@ var roundTripRow = row{
 	},
 }
 
-// rounds lets so many goroutines call do, s.Messages times in all.
+// rounds lets the given number of goroutines call do, s.Messages times in total.
 func rounds(s spec, goroutines int, do func() error) (outcome, error) {
 	for range 200 {
 		if err := do(); err != nil {

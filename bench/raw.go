@@ -9,9 +9,9 @@ import (
 	"github.com/limpet-go/limpet/wire/native"
 )
 
-// raw is the least language that the client can speak: a WebSocket message is
-// an application message of the one subscription, of any size, and the client
-// sends nothing but credit. What limpet costs with it is the client without a
+// raw is the smallest language that the client can use: a WebSocket message is an
+// application message of the only subscription, of any size, and the client sends
+// nothing but credit. The cost of limpet with it is that of the client without a
 // codec.
 type raw struct{}
 

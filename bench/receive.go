@@ -50,8 +50,8 @@ var receiveRow = row{
 	},
 }
 
-// receiveAs says how limpet receives. Pack is how many envelopes a WebSocket
-// message holds: 1, what a server sends when messages are rare, costs most.
+// receiveAs is how limpet receives. Pack is how many envelopes a WebSocket message
+// holds: 1, which a server sends when messages are rare, costs most.
 type receiveAs struct {
 	buffer, pack   int // 0: the defaults, 1,024 and 1
 	batches, plain bool
@@ -74,7 +74,7 @@ func limpetReceive(as receiveAs) func(spec) (outcome, error) {
 		}
 		defer c.Close()
 		m := startMeter(s)
-		// The slowest part of the machine may be anything: with room for 4,096
+		// Any part of the machine may be the slowest: with room for 4,096 messages
 		// the server does not wait for credit.
 		o := &limpet.SubscribeOptions{Delivery: limpet.Delivery{Buffer: as.buffer, Bytes: room}}
 		sub, err := c.Subscribe(ctx, "feed", o)
@@ -265,9 +265,9 @@ func gwsReceive(s spec) (outcome, error) {
 	return out, nil
 }
 
-// natsChunk is how much of the burst is on its way at most: nats.go has no
-// credit, and over WebSocket it has been seen to lose most of a burst that is
-// sent at once, without an error.
+// natsChunk bounds how much of the burst is in transit: nats.go has no credit, and over
+// WebSocket it has been observed to lose most of a burst that is sent at once, without
+// an error.
 const natsChunk = 10_000
 
 func natsReceive(s spec) (outcome, error) {

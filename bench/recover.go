@@ -43,9 +43,9 @@ var recoverDefaultRow = row{
 		{name: "default, 3 kills", with: kills(3), only: []string{"nats.go"}},
 	},
 	candidates: []contender{
-		{"limpet", "limpet", recoveryAnew(limpetFeed(limpet.Backoff{}))},
-		{"nats.go", "nats", recoveryAnew(natsFeed())},
-		{"autopaho", "mqtt", recoveryAnew(mqttFeed(nil))},
+		{"limpet", "limpet", recoveryOfNewClient(limpetFeed(limpet.Backoff{}))},
+		{"nats.go", "nats", recoveryOfNewClient(natsFeed())},
+		{"autopaho", "mqtt", recoveryOfNewClient(mqttFeed(nil))},
 	},
 	compare: []comparison{{variant: "default", ours: "limpet", floor: 400_000, goal: 300_000}},
 }
@@ -110,8 +110,8 @@ func (p *proxy) kill() {
 // a time, and restores itself; stop ends it.
 type feed func(addr string, got func([]byte)) (stop func(), err error)
 
-// watch measures from a kill to the first message that the server published
-// after it: it can only have come over a new connection.
+// watch measures the time from a kill to the first message that the server published
+// after it, which must have arrived over a new connection.
 type watch struct {
 	mu     sync.Mutex
 	killed int64 // 0: no kill is being measured
@@ -153,9 +153,8 @@ func (w *watch) kill(p *proxy) (time.Duration, error) {
 	}
 }
 
-// flowing waits for messages and then so long that the next attempt would not
-// be held back (limpet leaves 100 ms between two), to a random moment within
-// the feed's period.
+// flowing waits for messages, then until the next attempt would not be delayed (limpet
+// leaves 100 ms between two), up to a random moment within the feed's period.
 func (w *watch) flowing() error {
 	select {
 	case <-w.any:
@@ -205,9 +204,9 @@ func recovery(f feed) func(spec) (outcome, error) {
 	}
 }
 
-// recoveryAnew kills the first connection of a new client each time: the
-// default back-off grows when connections break within seconds.
-func recoveryAnew(f feed) func(spec) (outcome, error) {
+// recoveryOfNewClient kills the first connection of a new client each time, because the
+// default backoff grows when connections break within seconds.
+func recoveryOfNewClient(f feed) func(spec) (outcome, error) {
 	return func(s spec) (outcome, error) {
 		var took []time.Duration
 		for range s.Kills {
@@ -245,8 +244,8 @@ func limpetFeed(b limpet.Backoff) feed {
 	}
 }
 
-// nhooyrFeed is what a program does without a client library: dial again at
-// once, for ever.
+// nhooyrFeed does what a program does without a client library: it dials again at once,
+// without end.
 func nhooyrFeed(path string) feed {
 	return func(addr string, got func([]byte)) (func(), error) {
 		ctx, cancel := context.WithCancel(context.Background())

@@ -168,7 +168,7 @@ func number(v float64) string {
 
 func (s spread) String() string { return number(s.lo) + " to " + number(s.hi) }
 
-// printRow is the table of one row on a terminal. A quick run is too short to be
+// printRow prints the table of one row on a terminal. A quick run is too short to be
 // judged.
 func printRow(out io.Writer, r *row, res rowResult, judged bool) {
 	fmt.Fprintf(out, "\n%s  %s  (load %s)\n", r.id, r.title, res.Load)

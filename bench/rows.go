@@ -1,6 +1,6 @@
 package main
 
-// rows are those of docs/performance.md, in its order.
+// rows are the rows of docs/performance.md, in its order.
 var rows = []row{
 	receiveRow, publishRow, waitingRow, roundTripRow, writesRow,
 	idleRow, residentRow, recoverRow, recoverDefaultRow,

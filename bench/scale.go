@@ -134,7 +134,7 @@ func scaleSubs(s spec) (outcome, error) {
 	idle := measureFootprint().since(before, s.Subs)
 	each := s.Messages / s.Subs
 	m := startMeter(s)
-	// The server begins when it has seen the last one.
+	// The server begins when it has received the last one.
 	if subs[s.Subs-1], err = c.Subscribe(ctx, "feed/last", nil); err != nil {
 		return nil, err
 	}

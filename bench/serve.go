@@ -21,8 +21,8 @@ import (
 	"nhooyr.io/websocket"
 )
 
-// serve is a server's process: it prints its address and ends with its
-// standard input.
+// serve is the process of a server: it prints its address and ends when its standard
+// input does.
 func serve(kind string) error {
 	start, ok := map[string]func() (string, error){
 		"blast": serveBlast, "limpet": serveLimpet, "nats": serveNATS, "mqtt": serveMQTT,
@@ -200,7 +200,7 @@ func serveMQTT() (string, error) {
 	}
 	go s.Serve()
 	go every(feedEvery, func() { s.Publish("tick", stamp(), false, 0) })
-	for range time.Tick(5 * time.Millisecond) { // it does not tell when it listens
+	for range time.Tick(5 * time.Millisecond) { // it does not signal that it listens
 		if c, err := net.Dial("tcp", addr); err == nil {
 			return addr, c.Close()
 		}

@@ -74,8 +74,8 @@ type footprint struct {
 	goroutines       int
 }
 
-// measureFootprint collects more than once: each collection halves a stack
-// that has become too big.
+// measureFootprint collects garbage more than once: each collection halves a stack that
+// has become too big.
 func measureFootprint() footprint {
 	for range 4 {
 		runtime.GC()

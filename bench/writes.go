@@ -25,9 +25,8 @@ var writesRow = row{
 	},
 }
 
-// written is how many write system calls this process has made, of whatever
-// kind: a connection of ours in between would not be written to as a TCP socket
-// is.
+// written returns how many write system calls of any kind this process has made. A
+// wrapped connection would not be written to in the way that a TCP socket is.
 func written() (n int64) {
 	b, _ := os.ReadFile("/proc/self/io")
 	_, calls, _ := strings.Cut(string(b), "syscw: ")
@@ -35,7 +34,7 @@ func written() (n int64) {
 	return n
 }
 
-// perWrite adds the messages a write to out, where the system counts writes.
+// perWrite adds the messages per write to out, on systems that count writes.
 func perWrite(s spec, out outcome, before int64) outcome {
 	if n := written() - before; n > 0 {
 		out["perwrite"] = float64(s.Messages) / float64(n)

@@ -13,8 +13,8 @@ import (
 	"sync"
 )
 
-// The cheapest WebSocket server that will do: what it costs is not measured,
-// but a slow one would leave the client waiting and waking for each message.
+// The cheapest WebSocket server that is sufficient: its cost is not measured, but with
+// a slow one the client would wait and wake for each message.
 
 const (
 	opText   = 1
@@ -24,8 +24,8 @@ const (
 	opPong   = 10
 )
 
-// peer is the server's end of an upgraded connection. One goroutine reads;
-// any may write.
+// peer is the server's end of an upgraded connection. One goroutine reads, any may
+// write.
 type peer struct {
 	net.Conn
 	br *bufio.Reader

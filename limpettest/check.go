@@ -9,23 +9,23 @@ import (
 	"github.com/google/uuid"
 )
 
-// Check decides I1 to I6 and I9 of docs/protocol.md, section 6, over a trace,
-// as far as the trace tells; CheckFrames decides what needs the wire. The trace
-// must be over: every client in it closed, every consumer ended.
+// Check decides I1 to I6 and I9 of docs/protocol.md, section 6, over a trace, as
+// far as the trace shows them; CheckFrames decides what needs the wire. The trace
+// must be complete: every client in it closed, every consumer ended.
 //
-//   - I1: every delivery was sent, under the same id, with the same bytes, and
-//     is what the log holds at its offset.
+//   - I1: every message delivered was sent, under the same id, with the same
+//     bytes, and is what the log holds at its offset.
 //   - I2: offsets rise within an epoch, per key if there are keys, and the
-//     counters of one producer rise with them. What a Gap told as lost does not
-//     come after it.
+//     counters of one producer rise with them. What a Gap reported as lost is not
+//     delivered after it.
 //   - I3: no offset and no id is delivered twice between two resets.
 //   - I4: no hole without a Gap or Reset that covers it, and no Gap that covers
 //     what was delivered.
 //   - I5: what was acknowledged is in the log; nothing is committed beyond what
 //     was delivered.
-//   - I6: every message sent has one outcome, and a true one: what is Unsent,
-//     Expired or Rejected is never delivered and in no log. A message Stored by
-//     one client gets another outcome from the next.
+//   - I6: every message sent has exactly one outcome, and a correct one: what is
+//     Unsent, Expired or Rejected is never delivered and in no log. A message
+//     Stored by one client gets another outcome from the next.
 //   - I9: commits never fall, and an epoch changes only with a Reset.
 func Check(t Trace) []Violation {
 	c := &checker{
@@ -36,7 +36,7 @@ func Check(t Trace) []Violation {
 		heldIDs:  map[uuid.UUID]bool{},
 		heldSubs: map[string][]Held{},
 	}
-	for i, e := range t { // what is held counts from the beginning
+	for i, e := range t { // Held counts from the beginning of the trace
 		c.index = i
 		switch e := e.(type) {
 		case Sent:
@@ -55,15 +55,16 @@ func Check(t Trace) []Violation {
 	return c.found
 }
 
+// origin is the identity of a stamped message.
 type origin struct {
 	producer string
 	counter  uint64
 }
 
-// sent is a message and what became of it.
+// sent is a message and what happened to it.
 type sent struct {
 	Sent
-	past      bool // the check has come to it
+	past      bool // the check has passed its Sent event
 	outcomes  []string
 	delivered int // index+1 of a delivery
 }
@@ -72,17 +73,18 @@ type sent struct {
 type subscription struct {
 	epoch     string
 	start     uint64               // delivery began after it
-	have      uint64               // everything up to it is delivered or told as lost
-	highest   map[string]uint64    // delivered, by key
+	have      uint64               // everything up to it was delivered or reported as lost
+	highest   map[string]uint64    // highest offset delivered, by key
 	offsets   map[uint64]uuid.UUID // delivered since the last reset
-	ids       map[uuid.UUID]bool
-	counters  map[string]uint64 // by producer
+	ids       map[uuid.UUID]bool   // delivered since the last reset
+	counters  map[string]uint64    // highest counter delivered, by producer
 	lost      []Gap
-	keyed     bool
+	keyed     bool // deliveries have keys
 	committed uint64
 	began     bool
 }
 
+// begin starts the stream after an offset.
 func (s *subscription) begin(epoch string, offset uint64) {
 	s.began = true
 	s.epoch, s.start, s.have = epoch, offset, offset
@@ -98,7 +100,7 @@ type checker struct {
 	made     map[origin]*sent
 	order    []*sent
 	subs     map[string]*subscription
-	held     map[heldKey]uint64 // offset
+	held     map[heldKey]uint64 // offset in the log
 	heldIDs  map[uuid.UUID]bool
 	heldSubs map[string][]Held
 }
@@ -113,6 +115,7 @@ func (c *checker) fail(invariant, format string, args ...any) {
 	c.found = append(c.found, Violation{invariant, c.index, fmt.Sprintf(format, args...)})
 }
 
+// hold adds a part of the log. Its entries are sorted in place.
 func (c *checker) hold(h Held) {
 	slices.SortFunc(h.Entries, func(a, b HeldEntry) int { return cmp.Compare(a.Offset, b.Offset) })
 	c.heldSubs[h.Sub] = append(c.heldSubs[h.Sub], h)
@@ -228,12 +231,12 @@ func (c *checker) applyDelivered(e Delivered) {
 	} else if high == 0 && !s.keyed && e.Offset <= s.start {
 		c.fail("I2", "%s: offset %d was delivered, but delivery begins after %d", e.Sub, e.Offset, s.start)
 	} else if !s.keyed && e.Offset <= s.have {
-		c.fail("I2", "%s: offset %d was delivered after it was told as lost, with everything up to %d", e.Sub, e.Offset, s.have)
+		c.fail("I2", "%s: offset %d was delivered after everything up to %d was reported as lost or delivered", e.Sub, e.Offset, s.have)
 	} else if last := s.counters[e.Producer]; !s.keyed && e.Counter <= last && m != nil && !m.MayRepeat && !s.ids[e.ID] {
 		c.fail("I2", "%s: %s/%d was delivered after %s/%d", e.Sub, e.Producer, e.Counter, e.Producer, last)
 	}
 	if e.HasPrev && !s.keyed && e.Prev > s.have {
-		c.fail("I4", "%s: %d follows %d, but %d was neither delivered nor told as lost (all is known up to %d)",
+		c.fail("I4", "%s: %d follows %d, but %d was neither delivered nor reported as lost (the stream is complete up to %d)",
 			e.Sub, e.Offset, e.Prev, e.Prev, s.have)
 	}
 	s.offsets[e.Offset] = e.ID
@@ -243,11 +246,11 @@ func (c *checker) applyDelivered(e Delivered) {
 	s.have = max(s.have, e.Offset)
 }
 
-// created decides I1.
+// created decides I1 and returns the message as it was sent.
 func (c *checker) created(e Delivered) *sent {
 	name := fmt.Sprintf("%s: %s/%d at %d", e.Sub, e.Producer, e.Counter, e.Offset)
 	if e.Damaged {
-		c.fail("I1", "%s: the payload does not sum up", name)
+		c.fail("I1", "%s: the payload does not match its checksum", name)
 		return nil
 	}
 	m := c.made[origin{e.Producer, e.Counter}]
@@ -256,9 +259,9 @@ func (c *checker) created(e Delivered) *sent {
 		c.fail("I1", "%s was not sent", name)
 		return nil
 	case m.Sum != e.Sum:
-		c.fail("I1", "%s has sum %08x, sent with %08x", name, e.Sum, m.Sum)
+		c.fail("I1", "%s has checksum %08x, was sent with %08x", name, e.Sum, m.Sum)
 	case m.ID != uuid.Nil && m.ID != e.ID:
-		c.fail("I1", "%s has id %s, sent as %s", name, e.ID, m.ID)
+		c.fail("I1", "%s has id %s, was sent as %s", name, e.ID, m.ID)
 	}
 	m.delivered = c.index + 1
 	return m
@@ -273,9 +276,9 @@ func (c *checker) applyGap(e Gap) {
 	case e.Epoch != "" && e.Epoch != s.epoch:
 		c.fail("I9", "%s: a Gap in epoch %q, but the stream is in %q", e.Sub, e.Epoch, s.epoch)
 	case e.To <= e.From:
-		c.fail("I4", "%s: a Gap over nothing, (%d, %d]", e.Sub, e.From, e.To)
+		c.fail("I4", "%s: an empty Gap, (%d, %d]", e.Sub, e.From, e.To)
 	case e.From > s.have && !s.keyed:
-		c.fail("I4", "%s: a Gap begins after %d, but all is known only up to %d", e.Sub, e.From, s.have)
+		c.fail("I4", "%s: a Gap begins after %d, but the stream is complete only up to %d", e.Sub, e.From, s.have)
 	}
 	if high := s.highest[""]; !s.keyed && high > e.From {
 		c.fail("I4", "%s: a Gap covers (%d, %d], but %d was delivered", e.Sub, e.From, e.To, high)
@@ -287,24 +290,24 @@ func (c *checker) applyGap(e Gap) {
 func (c *checker) applyCommitted(e Committed) {
 	s := c.sub(e.Sub)
 	if e.Epoch != s.epoch {
-		return // the cursor still names the epoch before a Reset: nothing to compare with
+		return // the cursor may still name the epoch before a Reset
 	}
 	if e.Offset < s.committed {
 		c.fail("I9", "%s: the commit fell from %d to %d", e.Sub, s.committed, e.Offset)
 	}
 	if e.Offset > s.have {
-		c.fail("I5", "%s: %d was committed, but delivery had come to %d", e.Sub, e.Offset, s.have)
+		c.fail("I5", "%s: %d was committed, but only offsets up to %d were delivered", e.Sub, e.Offset, s.have)
 	}
 	s.committed = max(s.committed, e.Offset)
 }
 
-// complete compares a subscription, up to its last delivery or to the log's
-// end, with what the log holds.
+// complete compares a subscription with the log, up to its last delivery, or with
+// end up to the end of the log.
 func (c *checker) complete(name string, s *subscription, end bool) {
 	if name == "" || s.keyed {
 		return
 	}
-	told := s.told()
+	reported := s.reported()
 	missing := 0
 	for _, h := range c.heldSubs[name] {
 		if h.Epoch != s.epoch {
@@ -316,21 +319,21 @@ func (c *checker) complete(name string, s *subscription, end bool) {
 				c.fail("I1", "%s: %s was delivered at offset %d, where the log holds %s", name, id, e.Offset, e.ID)
 			}
 			switch {
-			case e.Offset <= s.start, delivered, told(e.Offset):
+			case e.Offset <= s.start, delivered, reported(e.Offset):
 			case e.Offset <= s.have || end && h.Complete:
 				if missing++; missing == 1 {
-					c.fail("I4", "%s: offset %d is in the log and was neither delivered nor told as lost", name, e.Offset)
+					c.fail("I4", "%s: offset %d is in the log and was neither delivered nor reported as lost", name, e.Offset)
 				}
 			}
 		}
 	}
 	if missing > 1 {
-		c.fail("I4", "%s: and %d offsets more", name, missing-1)
+		c.fail("I4", "%s: and %d more offsets", name, missing-1)
 	}
 }
 
-// told returns whether an offset was told as lost.
-func (s *subscription) told() func(uint64) bool {
+// reported returns a function that says whether an offset was reported as lost.
+func (s *subscription) reported() func(uint64) bool {
 	gaps := slices.Clone(s.lost)
 	slices.SortFunc(gaps, func(a, b Gap) int { return cmp.Compare(a.From, b.From) })
 	joined := gaps[:0]
@@ -347,6 +350,7 @@ func (s *subscription) told() func(uint64) bool {
 	}
 }
 
+// end decides what is known only at the end of the trace.
 func (c *checker) end() {
 	for _, m := range c.order {
 		name := fmt.Sprintf("%s/%d (%s)", m.Producer, m.Counter, m.ID)

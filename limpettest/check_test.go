@@ -30,9 +30,9 @@ func at(n, offset, prev uint64) limpettest.Delivered {
 	return d
 }
 
-// goodTrace has five messages of which the fourth was lost to the consumer, the
-// log holds other people's messages at 12 and 15, and the fifth comes after a
-// reset to a new epoch. Message 6 was made by the server, 7 never left.
+// goodTrace has five messages. The fourth was lost to the consumer, the log holds
+// messages of other topics at 12 and 15, and the fifth comes after a reset to a new
+// epoch. Message 6 was made by the server, 7 was never sent.
 func goodTrace() limpettest.Trace {
 	second := at(5, 3, 0)
 	second.Epoch = "f"
@@ -45,7 +45,7 @@ func goodTrace() limpettest.Trace {
 		2:  sentN(3),
 		3:  sentN(4),
 		4:  limpettest.Subscribed{Sub: "s", Epoch: "e", Offset: 10},
-		5:  at(1, 11, 9), // filtered: the one before lies before the beginning
+		5:  at(1, 11, 9), // filtered: its predecessor is before the beginning
 		6:  acked(1),
 		7:  at(2, 13, 11),
 		8:  limpettest.Outcome{ID: id(3), Kind: "stored"},
@@ -75,7 +75,7 @@ func TestCheckGood(t *testing.T) {
 	}
 }
 
-// Every way to break a promise must be seen, as that promise.
+// Every way to break a promise must be detected, and attributed to that promise.
 func TestCheckHasTeeth(t *testing.T) {
 	type trace = limpettest.Trace
 	deliver := func(t trace, i int, f func(d *limpettest.Delivered)) trace {
@@ -100,7 +100,7 @@ func TestCheckHasTeeth(t *testing.T) {
 			t[24] = h
 			return t
 		}},
-		{"delivered after it was told as lost", "I2", func(t trace) trace {
+		{"delivered after it was reported as lost", "I2", func(t trace) trace {
 			return slices.Insert(slices.Delete(t, 11, 12), 12, trace{at(3, 14, 13)}...)
 		}},
 		{"order", "I2", func(t trace) trace { t[5], t[7] = t[7], t[5]; return t }},
@@ -147,7 +147,7 @@ func TestCheckHasTeeth(t *testing.T) {
 		{"no such outcome", "I6", func(t trace) trace { t[6] = limpettest.Outcome{ID: id(1), Kind: "Pending"}; return t }},
 		{"outcome of nothing", "I6", func(t trace) trace { return append(t, acked(99)) }},
 		{"outcome before the publish", "I6", func(t trace) trace { return slices.Insert(t, 0, trace{acked(1)}...) }},
-		{"stored and no more", "I6", func(t trace) trace {
+		{"stored and nothing else", "I6", func(t trace) trace {
 			t[9] = limpettest.Outcome{ID: id(3), Kind: "rejected"}
 			return t
 		}},
@@ -237,7 +237,7 @@ func TestStamp(t *testing.T) {
 	}
 }
 
-// verifier takes the failures of Verify.
+// verifier records the failures of Verify.
 type verifier struct {
 	testing.TB
 	failed []string

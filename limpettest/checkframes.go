@@ -9,11 +9,11 @@ import (
 	"github.com/limpet-go/limpet/wire/native"
 )
 
-// CheckFrames decides what the wire tells of docs/protocol.md, section 6, over
-// the messages that a network tapped, in order, from its beginning:
+// CheckFrames decides the invariants of docs/protocol.md, section 6, that show on
+// the wire, over the messages that a network captured, in order, from its beginning:
 //
-//   - I2, I4: on each channel offsets rise from where SUBOK or RESET began, and
-//     every message and gap joins what was said before.
+//   - I2, I4: on each channel offsets rise from the start that SUBOK or RESET
+//     gave, and every message and gap joins the one before it.
 //   - I5: the server acknowledges nothing that was not sent.
 //   - I9: connection numbers rise within a session and are echoed; acks never
 //     fall, across connections too.
@@ -21,18 +21,19 @@ import (
 //     stands for one id.
 //   - I13: nothing is sent without credit, in either direction.
 //
-// A connection whose first message is no HELLO of limpet.v1 is left out; after
-// a compressed message the rest of its connection is. That control frames pass
-// without credit (I13) cannot be seen here.
-func CheckFrames(tapped []Message) []Violation {
+// A connection whose first message is not a HELLO of limpet.v1 is ignored, and so
+// is the rest of a connection after a compressed message. That control frames pass
+// without credit (I13) is not checked.
+func CheckFrames(captured []Message) []Violation {
 	c := &frameChecker{conns: map[int]*wireConn{}, cns: map[string]uint64{}, sessions: map[sessionKey]*wireSession{}}
-	for i, m := range tapped {
+	for i, m := range captured {
 		c.index = i
 		c.message(m)
 	}
 	return c.found
 }
 
+// sessionKey names one epoch of a session.
 type sessionKey struct {
 	sid   string
 	epoch uint64
@@ -40,32 +41,33 @@ type sessionKey struct {
 
 // wireSession is one epoch of a session, over all its connections.
 type wireSession struct {
-	sent  uint64 // highest number sent
-	acked uint64
+	sent  uint64             // highest number sent
+	acked uint64             // highest number acknowledged
 	ids   map[uint64]wire.ID // by number
 }
 
-// wireConn is one connection. It starts with HELLO; until WELCOME session is nil.
+// wireConn is one connection.
 type wireConn struct {
 	id       int
 	ignored  bool
 	hello    *native.Hello
 	sid      string
-	session  *wireSession
-	last     uint64 // uplink: last number sent, or what WELCOME acknowledged
-	settled  []wire.Range
-	acked    uint64
+	session  *wireSession  // nil before WELCOME
+	last     uint64        // uplink: last number sent, or acknowledged by WELCOME
+	settled  []wire.Range  // uplink: settled by WELCOME above its ack
+	acked    uint64        // uplink: last ack
 	credit   native.Credit // uplink
-	bytes    uint64
+	bytes    uint64        // uplink: payload sent
 	channels map[uint64]*wireChannel
 }
 
+// wireChannel is one subscription on one connection.
 type wireChannel struct {
 	credit   native.Credit
-	n, bytes uint64
-	began    bool   // SUBOK or RESET came
-	at       uint64 // everything up to it was sent or told
-	last     uint64 // at, if a message brought it there
+	n, bytes uint64 // messages and payload sent
+	began    bool   // SUBOK or RESET was sent
+	at       uint64 // everything up to it was sent or reported as lost
+	last     uint64 // at, if the last frame was a message; else 0
 }
 
 type frameChecker struct {
@@ -99,7 +101,7 @@ func (c *frameChecker) message(m Message) {
 	if m.Text {
 		enc = native.JSON
 	}
-	if m.Dir == Up {
+	if m.Direction == Up {
 		dir = native.FromClient
 	}
 	frames, err := native.Decode(c.frames[:0], enc, dir, m.Data, native.DecodeLimits{})
@@ -108,13 +110,13 @@ func (c *frameChecker) message(m Message) {
 		return
 	}
 	if err != nil {
-		c.fail(conn, "wire", "%s message does not decode: %v", m.Dir, err)
+		c.fail(conn, "wire", "%s message does not decode: %v", m.Direction, err)
 		conn.ignored = true
 		return
 	}
 	c.frames = frames
 	for i := range frames {
-		if m.Dir == Up {
+		if m.Direction == Up {
 			c.up(conn, &frames[i])
 		} else {
 			c.down(conn, &frames[i])
@@ -150,7 +152,7 @@ func (conn *wireConn) subscribe(s *native.Sub) {
 	conn.channels[s.Ch] = &wireChannel{credit: s.Cr}
 }
 
-// number decides that the connection number of conn rises.
+// number checks that the connection number of conn rises.
 func (c *frameChecker) number(conn *wireConn, sid string) {
 	if sid == conn.sid {
 		return
@@ -174,7 +176,7 @@ func (c *frameChecker) upMsg(conn *wireConn, m *native.Msg) {
 		}
 	}
 	if m.S != want {
-		c.fail(conn, "I10", "message %d was sent, the next to send was %d", m.S, want)
+		c.fail(conn, "I10", "message %d was sent, the next one to send was %d", m.S, want)
 	}
 	if id, known := conn.session.ids[m.S]; known && id != m.ID {
 		c.fail(conn, "I10", "message %d was sent as %x, and is now %x", m.S, id, m.ID)
@@ -193,8 +195,8 @@ func (c *frameChecker) upMsg(conn *wireConn, m *native.Msg) {
 	conn.bytes += size
 }
 
-// overdrawn reports whether a payload may not be sent: one may overdraw what is
-// left, none may begin when nothing is.
+// overdrawn reports whether a payload must not be sent: it may overdraw the credit,
+// but not when the credit is already used up.
 func overdrawn(used, size, credit uint64) bool {
 	return size > 0 && used >= credit
 }
@@ -228,13 +230,13 @@ func (c *frameChecker) gap(conn *wireConn, g *native.Gap) {
 		return
 	}
 	if g.P > ch.at {
-		c.fail(conn, "I4", "channel %d: a gap after %d, but all is known only up to %d", g.Ch, g.P, ch.at)
+		c.fail(conn, "I4", "channel %d: a gap after %d, but the stream is complete only up to %d", g.Ch, g.P, ch.at)
 	}
 	ch.at, ch.last = max(ch.at, g.To), 0
 }
 
-// chain decides that m joins what was said before it. The first message of a
-// filtered stream may name one from before its start.
+// chain checks that m joins the message or gap before it. The first message of a
+// filtered stream may name a predecessor from before its start.
 func (c *frameChecker) chain(conn *wireConn, ch *wireChannel, m *native.Msg) {
 	if !ch.began || m.Flags&native.FlagSnapshot != 0 {
 		return
@@ -243,7 +245,7 @@ func (c *frameChecker) chain(conn *wireConn, ch *wireChannel, m *native.Msg) {
 	case m.S <= ch.at:
 		c.fail(conn, "I2", "channel %d: message %d after %d", m.Ch, m.S, ch.at)
 	case m.P > ch.at:
-		c.fail(conn, "I4", "channel %d: message %d follows %d, but all is known only up to %d", m.Ch, m.S, m.P, ch.at)
+		c.fail(conn, "I4", "channel %d: message %d follows %d, but the stream is complete only up to %d", m.Ch, m.S, m.P, ch.at)
 	case m.P < ch.last:
 		c.fail(conn, "I4", "channel %d: message %d follows %d, but %d was sent before it", m.Ch, m.S, m.P, ch.last)
 	}
@@ -303,12 +305,14 @@ func (c *frameChecker) ack(conn *wireConn, a *native.Ack) {
 	}
 }
 
+// acknowledged checks an ack and records it.
 func (c *frameChecker) acknowledged(conn *wireConn, to uint64) {
 	c.sentBefore(conn, to)
 	conn.acked = max(conn.acked, to)
 	conn.session.acked = max(conn.session.acked, to)
 }
 
+// sentBefore checks that seq was sent before it is acknowledged.
 func (c *frameChecker) sentBefore(conn *wireConn, seq uint64) {
 	if seq > conn.session.sent {
 		c.fail(conn, "I5", "%d was acknowledged, the highest sent is %d", seq, conn.session.sent)

@@ -9,12 +9,12 @@ import (
 	"time"
 )
 
-// conn is one end of a link.
+// conn is one end of a link: a net.Conn.
 type conn struct {
 	l             *link
 	in, out       *half
 	local, remote net.Addr
-	closed        *bool // in l
+	closed        *bool // a field of l
 }
 
 func (l *link) client(local, remote net.Addr) *conn {
@@ -93,7 +93,7 @@ func (c *conn) write(p []byte) (int, error) {
 			n += l.transit(h, p[n:n+room])
 			l.cond.Broadcast()
 			if l.ended && h.gone {
-				return len(p), nil // a fault took the rest; the next write is told
+				return len(p), nil // a fault took the rest; the next write fails
 			}
 			continue
 		}
@@ -105,6 +105,7 @@ func (c *conn) write(p []byte) (int, error) {
 	return len(p), nil
 }
 
+// writeErr returns why a write fails, or nil.
 func (c *conn) writeErr() error {
 	switch h := c.out; {
 	case *c.closed:
@@ -119,8 +120,8 @@ func (c *conn) writeErr() error {
 	return nil
 }
 
-// Close ends both directions. As in TCP (RFC 1122, section 4.2.2.13), closing
-// with received bytes unread resets the connection.
+// Close ends both directions. As in TCP (RFC 1122, section 4.2.2.13), it resets the
+// connection if received bytes are unread.
 func (c *conn) Close() error {
 	l := c.l
 	l.mu.Lock()
@@ -133,7 +134,7 @@ func (c *conn) Close() error {
 	c.in.buf, c.in.off, c.in.slots = nil, 0, nil
 	switch {
 	case c.out.hole:
-		c.in.hole = true // an answer of ours cannot travel: the peer's writes vanish
+		c.in.hole = true // no answer of this end arrives: the peer's writes vanish
 	case unread:
 		c.out.rst = true
 		c.in.rst, c.in.gone = true, true
@@ -153,7 +154,7 @@ func (c *conn) Close() error {
 	return nil
 }
 
-// CloseWrite ends the outgoing direction: the peer reads EOF and may still send.
+// CloseWrite ends the outgoing direction. The peer reads EOF and may still send.
 func (c *conn) CloseWrite() error {
 	c.l.mu.Lock()
 	defer c.l.mu.Unlock()
@@ -172,7 +173,7 @@ func (c *conn) abort() {
 		c.l.reset()
 	}
 	c.l.mu.Unlock()
-	_ = c.Close() // closed already is as good
+	_ = c.Close() // it may be closed already
 }
 
 func (c *conn) LocalAddr() net.Addr  { return c.local }
@@ -196,7 +197,7 @@ func (c *conn) set(t time.Time, ds ...*deadline) error {
 	return nil
 }
 
-// wrap gives err the shape that the net package gives it.
+// wrap returns err in the form that package net gives it.
 func (c *conn) wrap(op string, err error) error {
 	if err == nil || err == io.EOF {
 		return err

@@ -1,8 +1,8 @@
-// Package limpettest is a test kit for programs that use WebSocket feeds: an
-// in-memory network that works in the virtual time of testing/synctest, faults
-// as values, the reference server on that network, and an oracle that decides
-// from a recorded trace whether the promises of docs/protocol.md, section 6,
-// were kept. A thirty-minute outage takes milliseconds.
+// Package limpettest is a test kit for programs that use WebSocket feeds. It has an
+// in-memory network that works in the virtual time of testing/synctest, faults as
+// values, the reference server on that network, and an oracle that decides from a
+// recorded trace whether the promises of docs/protocol.md, section 6, were kept.
+// A thirty-minute outage takes milliseconds.
 //
 //	synctest.Test(t, func(t *testing.T) {
 //		srv := limpettest.NewServer(t, nil)
@@ -10,6 +10,6 @@
 //		// dial srv.URL() with srv.HTTPClient() ...
 //	})
 //
-// TestServerTour walks through all of it. The package knows no client: any
-// WebSocket client that takes an *http.Client can be tested with it.
+// TestServerTour walks through all of it. The package does not depend on the limpet
+// client: any WebSocket client that takes an *http.Client can be tested with it.
 package limpettest

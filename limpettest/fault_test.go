@@ -25,7 +25,7 @@ const (
 )
 
 // wsFrame is one WebSocket frame, masked if dir is Up.
-func wsFrame(dir limpettest.Dir, fin bool, opcode byte, payload string) string {
+func wsFrame(dir limpettest.Direction, fin bool, opcode byte, payload string) string {
 	b := []byte{opcode, 0}
 	if fin {
 		b[0] |= 0x80
@@ -52,9 +52,9 @@ func wsFrame(dir limpettest.Dir, fin bool, opcode byte, payload string) string {
 	return string(b) + payload
 }
 
-func text(dir limpettest.Dir, payload string) string { return wsFrame(dir, true, 1, payload) }
+func text(dir limpettest.Direction, payload string) string { return wsFrame(dir, true, 1, payload) }
 
-// upgraded is a pair after the upgrade, dealt the fault f.
+// upgraded returns a pair after the upgrade, with the fault f.
 func upgraded(t *testing.T, n *limpettest.Network, f limpettest.Fault) (client, server net.Conn) {
 	t.Helper()
 	n.Inject(f)
@@ -112,7 +112,7 @@ func TestRefuse(t *testing.T) {
 
 func TestRefuseUpgrade(t *testing.T) {
 	bubble(t, "", func(t *testing.T, n *limpettest.Network) {
-		if _, err := n.Listen("127.0.0.1:80"); err != nil { // nobody accepts: the network answers
+		if _, err := n.Listen("127.0.0.1:80"); err != nil { // nothing accepts: the network answers
 			t.Fatal(err)
 		}
 		n.Inject(limpettest.RefuseUpgrade(503, http.Header{"Retry-After": {"7"}}))
@@ -172,7 +172,7 @@ func TestCutAndReset(t *testing.T) {
 // Frames are found whatever their size, masking and fragmentation, and however
 // the bytes are cut into writes.
 func TestFrameCounting(t *testing.T) {
-	for _, dir := range []limpettest.Dir{limpettest.Up, limpettest.Down} {
+	for _, dir := range []limpettest.Direction{limpettest.Up, limpettest.Down} {
 		frames := []string{
 			text(dir, ""), wsFrame(dir, false, 2, strings.Repeat("x", 126)), wsFrame(dir, true, 10, "pong"),
 			wsFrame(dir, true, 0, strings.Repeat("y", 70000)), text(dir, "\x81\x00\x81\x00"),
@@ -214,7 +214,7 @@ func TestBlackHole(t *testing.T) {
 		mustRead(t, client, text(limpettest.Down, "last"))
 		mustWrite(t, server, strings.Repeat("x", 100_000))
 		mustWrite(t, client, strings.Repeat("y", 100_000))
-		_ = server.Close() // nobody is told
+		_ = server.Close() // neither end notices
 		_ = client.SetReadDeadline(time.Now().Add(time.Hour))
 		start := time.Now()
 		wantReadErr(t, client, os.ErrDeadlineExceeded)
@@ -237,7 +237,7 @@ func TestBlackHole(t *testing.T) {
 		mustRead(t, client, "heard")
 		_ = server.SetReadDeadline(time.Now().Add(time.Second))
 		wantReadErr(t, server, os.ErrDeadlineExceeded)
-		n.CutAll() // a cut is told even here
+		n.CutAll() // both ends see a cut even here
 		_ = server.SetReadDeadline(time.Time{})
 		wantReadErr(t, server, io.EOF)
 	})
@@ -346,8 +346,8 @@ func TestCloseWith(t *testing.T) {
 	})
 }
 
-// A connection that is ended ends for both sides, a black hole before it or not:
-// a handler must be able to return.
+// A connection that a fault ends is ended for both sides, even after a black hole: a
+// handler must be able to return.
 func TestCloseWithAfterBlackHole(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		n := limpettest.NewNetwork(nil)
@@ -383,7 +383,7 @@ func TestAll(t *testing.T) {
 	})
 }
 
-// An interim response is not the answer: frames are counted from the 101.
+// An informational response is not the answer: frames are counted from the 101.
 func TestInterimResponse(t *testing.T) {
 	bubble(t, "", func(t *testing.T, n *limpettest.Network) {
 		n.Inject(limpettest.CutAfterFrames(limpettest.Down, 1))
@@ -446,7 +446,7 @@ func TestSchedule(t *testing.T) {
 
 func TestTapped(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		n := limpettest.NewNetwork(&limpettest.NetworkOptions{Tap: true, Buffer: 100})
+		n := limpettest.NewNetwork(&limpettest.NetworkOptions{Capture: true, Buffer: 100})
 		client, server := upgraded(t, n, limpettest.Clean())
 		go func() { _, _ = io.Copy(io.Discard, client) }()
 		go func() { _, _ = io.Copy(io.Discard, server) }()
@@ -458,18 +458,18 @@ func TestTapped(t *testing.T) {
 		_ = client.Close()
 		_ = server.Close()
 		want := []limpettest.Message{
-			{Dir: limpettest.Up, Text: true, Data: []byte("hello")},
-			{Dir: limpettest.Down, Data: []byte(strings.Repeat("a", 300) + "b")},
-			{Dir: limpettest.Up, Text: true, Skipped: true},
-			{Dir: limpettest.Up, Text: true, Data: []byte("masked")},
+			{Direction: limpettest.Up, Text: true, Data: []byte("hello")},
+			{Direction: limpettest.Down, Data: []byte(strings.Repeat("a", 300) + "b")},
+			{Direction: limpettest.Up, Text: true, Skipped: true},
+			{Direction: limpettest.Up, Text: true, Data: []byte("masked")},
 		}
-		got := n.Tapped()
+		got := n.Captured()
 		if len(got) != len(want) {
 			t.Fatalf("%d messages, want %d", len(got), len(want))
 		}
 		for i, w := range want {
 			g := got[i]
-			if g.Conn != 1 || g.Dir != w.Dir || g.Text != w.Text || g.Skipped != w.Skipped || string(g.Data) != string(w.Data) {
+			if g.Conn != 1 || g.Direction != w.Direction || g.Text != w.Text || g.Skipped != w.Skipped || string(g.Data) != string(w.Data) {
 				t.Errorf("message %d: %+v, want %+v", i, g, w)
 			}
 		}

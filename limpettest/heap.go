@@ -2,9 +2,9 @@ package limpettest
 
 import "runtime"
 
-// HeapInUse collects garbage and returns the bytes of live heap objects, for
-// tests that bound memory. What else the process holds, such as the log of a
-// server under test, is in it.
+// HeapInUse collects garbage and returns the bytes of live heap objects, for tests
+// that bound memory. The result includes everything that the process holds, such as
+// the log of a server under test.
 func HeapInUse() int64 {
 	runtime.GC()
 	var m runtime.MemStats

@@ -9,37 +9,48 @@ import (
 	"testing"
 )
 
-// HostOptions says where a Host stands. The zero value, or nil, is a network of
-// its own.
+// HostOptions configures NewHandler. The zero value, or nil, is a host on a new
+// network.
 type HostOptions struct {
-	On       *Network        // an existing network, which the Host does not close; nil: a new one
-	Network  *NetworkOptions // of the new network
-	Addr     string          // "host:port" to listen on; empty: a free port of 127.0.0.1
-	Loopback bool            // reachable through a real port of 127.0.0.1: not for a synctest bubble
+	// On is an existing network, which the Host does not close. Defaults to a
+	// new one.
+	On *Network
+
+	// Network configures the new network.
+	Network *NetworkOptions
+
+	// Addr is the "host:port" to listen on. Defaults to a free port of
+	// 127.0.0.1.
+	Addr string
+
+	// Loopback makes the host reachable through a real port of 127.0.0.1. It
+	// does not work in a synctest bubble.
+	Loopback bool
 }
 
 // Host is an HTTP server on a Network. It is safe for concurrent use.
 type Host struct {
+	// Network is the network that the host listens on.
 	Network *Network
 
 	tb       testing.TB
 	addr     string // on the network
-	owned    bool
+	owned    bool   // the host closes the network
 	loopback *loopback
 	handler  http.Handler
-	serves   sync.WaitGroup
+	serves   sync.WaitGroup // of HTTP servers
 
 	mu      sync.Mutex
-	idle    sync.Cond    // running == 0
+	idle    sync.Cond    // signals that running has changed
 	running int          // handlers
 	server  *http.Server // nil while stopped
 	ln      net.Listener
 	ended   bool
 }
 
-// NewHandler serves h on an in-memory network; o may be nil. What it started
-// ends in a Cleanup of tb. Inside a synctest bubble tb must be the bubble's own
-// T: its cleanups run inside the bubble. A handler that hijacks its connection
+// NewHandler serves h on an in-memory network; o may be nil. Everything that it
+// starts ends in a Cleanup of tb. In a synctest bubble tb must be the bubble's own
+// T, whose cleanups run inside the bubble. A handler that hijacks its connection
 // must return once that connection fails.
 func NewHandler(tb testing.TB, h http.Handler, o *HostOptions) *Host {
 	tb.Helper()
@@ -68,7 +79,7 @@ func NewHandler(tb testing.TB, h http.Handler, o *HostOptions) *Host {
 	return host
 }
 
-// listen serves on h.addr, which it completes with the port.
+// listen starts an HTTP server on h.addr, to which it adds the port.
 func (h *Host) listen() error {
 	h.mu.Lock()
 	defer h.mu.Unlock()
@@ -84,13 +95,14 @@ func (h *Host) listen() error {
 	}
 	srv := &http.Server{
 		Handler:  http.HandlerFunc(h.serve),
-		ErrorLog: log.New(io.Discard, "", 0), // it may speak after the test has ended
+		ErrorLog: log.New(io.Discard, "", 0), // it may log after the test has ended
 	}
 	h.server, h.ln = srv, ln
 	h.serves.Go(func() { _ = srv.Serve(ln) }) // it ends with ErrServerClosed
 	return nil
 }
 
+// serve counts the running handlers.
 func (h *Host) serve(w http.ResponseWriter, r *http.Request) {
 	h.mu.Lock()
 	if h.ended {
@@ -109,7 +121,7 @@ func (h *Host) serve(w http.ResponseWriter, r *http.Request) {
 	h.handler.ServeHTTP(w, r)
 }
 
-// Addr is the "host:port" that clients dial.
+// Addr returns the "host:port" that clients dial.
 func (h *Host) Addr() string {
 	if h.loopback != nil {
 		return h.loopback.ln.Addr().String()
@@ -117,10 +129,10 @@ func (h *Host) Addr() string {
 	return h.addr
 }
 
-// URL is the ws:// address of the host, without a path.
+// URL returns the ws:// address of the host, without a path.
 func (h *Host) URL() string { return "ws://" + h.Addr() }
 
-// HTTPURL is the http:// address of the host, without a path.
+// HTTPURL returns the http:// address of the host, without a path.
 func (h *Host) HTTPURL() string { return "http://" + h.Addr() }
 
 // HTTPClient returns a client that reaches the host: see Network.HTTPClient.
@@ -135,7 +147,7 @@ func (h *Host) HTTPClient() *http.Client {
 func (h *Host) Inject(faults ...Fault) { h.Network.Inject(faults...) }
 
 // Stop begins an outage: every connection to the host is reset and dials are
-// refused. It returns at once; stopping twice is as good as once.
+// refused. It does not block. On a stopped host it has no effect.
 func (h *Host) Stop() {
 	h.mu.Lock()
 	srv, ln := h.server, h.ln
@@ -148,8 +160,8 @@ func (h *Host) Stop() {
 	}
 }
 
-// Start ends an outage at the same address. The handler is the same, with what
-// it remembers.
+// Start ends an outage: the host listens on the same address again, with the same
+// handler.
 func (h *Host) Start() {
 	if err := h.listen(); err != nil {
 		h.tb.Errorf("limpettest: start: %v", err)
@@ -162,7 +174,7 @@ func (h *Host) Restart() {
 	h.Start()
 }
 
-// end stops the host for ever and waits for its goroutines.
+// end stops the host for good and waits for its goroutines.
 func (h *Host) end() {
 	if h.loopback != nil {
 		h.loopback.close()

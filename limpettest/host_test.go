@@ -117,8 +117,8 @@ func TestTwoHostsOnOneNetwork(t *testing.T) {
 	})
 }
 
-// net/http goes on with a dial that nobody wants any more. It must not outlive
-// the bubble.
+// net/http continues a dial that is no longer needed. It must not outlive the
+// bubble.
 func TestHostEndsStalledDial(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		host := limpettest.NewHandler(t, http.NotFoundHandler(), nil)
@@ -132,7 +132,7 @@ func TestHostEndsStalledDial(t *testing.T) {
 	})
 }
 
-// A host closes the network that it made, and no other.
+// A host closes the network that it has made, and no other.
 func TestHostEnds(t *testing.T) {
 	shared := limpettest.NewNetwork(nil)
 	var own *limpettest.Network

@@ -9,8 +9,8 @@ import (
 	"time"
 )
 
-// link is one connection: two halves under one leaf lock. Nobody waits while
-// holding it; every wait is on its condition, which blocks durably in a
+// link is one connection: two halves under one leaf lock. No goroutine blocks while
+// it holds the lock, except on its condition, which blocks durably in a
 // testing/synctest bubble.
 type link struct {
 	mu   sync.Mutex
@@ -18,44 +18,45 @@ type link struct {
 
 	net   *Network
 	id    int
-	addr  string // that was dialled
+	addr  string // address dialled
 	up    half
 	down  half
-	rules []Fault // not yet due
+	rules []Fault // faults that are not due yet
 	ended bool    // cut, reset or closed at both ends
 
 	clientClosed, serverClosed bool
-	tapped                     []Message
+	captured                   []Message
 }
 
 // half carries bytes in one direction, at most max at a time.
 type half struct {
-	dir     Dir
+	dir     Direction
 	max     int
 	latency time.Duration
 	meter   meter
 
 	buf   []byte // buf[off:] is in flight
 	off   int
-	slots []slot // when those bytes arrive; empty: they have
-	hold  time.Time
+	slots []slot    // when these bytes arrive; empty: they have arrived
+	hold  time.Time // a stall: nothing sent arrives before
 
-	writing bool // one writer at a time
-	hole    bool // what is written vanishes
-	gone    bool // nobody will read: writers get EPIPE
-	fin     bool // nothing will be written: readers get EOF after buf
-	finAt   time.Time
-	rst     bool // both ends get ECONNRESET, the reader after buf
+	writing bool      // one writer at a time
+	hole    bool      // what is written vanishes
+	gone    bool      // there is no reader any more: writers get EPIPE
+	fin     bool      // there is no writer any more: readers get EOF after buf
+	finAt   time.Time // when the EOF arrives
+	rst     bool      // both ends get ECONNRESET, the reader after buf
 
 	readBy, writeBy deadline
 }
 
-// slot says that n bytes arrive at a time.
+// slot says when the next n bytes arrive.
 type slot struct {
 	n  int
 	at time.Time
 }
 
+// deadline is a read or write deadline; the zero value is none.
 type deadline struct {
 	at    time.Time
 	timer *time.Timer
@@ -68,18 +69,18 @@ func newLink(n *Network, id int, addr string, faults []Fault) *link {
 	l.cond.L = &l.mu
 	l.up = half{dir: Up, max: n.buffer, latency: n.up}
 	l.down = half{dir: Down, max: n.buffer, latency: n.down}
-	l.up.meter.tap, l.down.meter.tap = n.tap, n.tap
+	l.up.meter.capture, l.down.meter.capture = n.capture, n.capture
 	return l
 }
 
-// wake wakes all who wait, from a timer.
+// wake wakes all waiting goroutines. It is called by timers.
 func (l *link) wake() {
 	l.mu.Lock()
 	l.cond.Broadcast()
 	l.mu.Unlock()
 }
 
-// wait waits for a change, or until at if that is set.
+// wait waits for a change, or until at if that is set. The caller holds mu.
 func (l *link) wait(at time.Time) {
 	if at.IsZero() {
 		l.cond.Wait()
@@ -90,7 +91,7 @@ func (l *link) wait(at time.Time) {
 	t.Stop()
 }
 
-// setDeadline changes d and lets those who wait look at it.
+// setDeadline changes d and wakes all waiting goroutines. The caller holds mu.
 func (l *link) setDeadline(d *deadline, at time.Time) {
 	if d.timer != nil {
 		d.timer.Stop()
@@ -103,7 +104,7 @@ func (l *link) setDeadline(d *deadline, at time.Time) {
 	l.cond.Broadcast()
 }
 
-// arrived is how many bytes can be read now, and when more arrive.
+// arrived returns how many bytes can be read now, and when more arrive.
 func (h *half) arrived() (n int, next time.Time) {
 	if len(h.slots) == 0 {
 		return h.flight(), time.Time{}
@@ -118,8 +119,10 @@ func (h *half) arrived() (n int, next time.Time) {
 	return n, time.Time{}
 }
 
+// flight returns how many bytes are in flight.
 func (h *half) flight() int { return len(h.buf) - h.off }
 
+// take moves bytes that have arrived to p.
 func (h *half) take(p []byte, arrived int) int {
 	n := copy(p, h.buf[h.off:h.off+arrived])
 	if h.off += n; h.off == len(h.buf) {
@@ -135,6 +138,7 @@ func (h *half) take(p []byte, arrived int) int {
 	return n
 }
 
+// put puts p in flight.
 func (h *half) put(p []byte) {
 	if len(p) == 0 {
 		return
@@ -155,7 +159,7 @@ func (h *half) put(p []byte) {
 	h.slots = append(h.slots, slot{len(p), at})
 }
 
-// arrival is when something sent now arrives; zero means now.
+// arrival returns when bytes sent now arrive; zero means at once.
 func (h *half) arrival() time.Time {
 	now := time.Now()
 	at := now.Add(h.latency)
@@ -168,16 +172,16 @@ func (h *half) arrival() time.Time {
 	return at
 }
 
-// end marks the end of the stream: EOF for the reader after what is in flight.
+// end ends the stream: the reader gets EOF after what is in flight.
 func (h *half) end() {
 	if !h.fin && !h.hole {
 		h.fin, h.finAt = true, h.arrival()
 	}
 }
 
-// transit passes p, bounded by the caller to the room there is, through the
-// meter and into the buffer, and lets the faults act that fall due. It returns
-// how much of p was taken.
+// transit passes p through the meter into the buffer and applies the faults that
+// fall due. p must fit into the buffer. It returns how much of p it has taken: up
+// to the next frame boundary or the next fault.
 func (l *link) transit(h *half, p []byte) int {
 	q := p
 	for _, f := range l.rules {
@@ -195,9 +199,9 @@ func (l *link) transit(h *half, p []byte) int {
 	case markHead:
 		l.headEnd(h)
 	case markMessage:
-		if l.net.tap {
-			l.tapped = append(l.tapped, Message{
-				Conn: l.id, Dir: h.dir, Seq: l.net.seq.Add(1), At: time.Now(),
+		if l.net.capture {
+			l.captured = append(l.captured, Message{
+				Conn: l.id, Direction: h.dir, Seq: l.net.seq.Add(1), At: time.Now(),
 				Text: h.meter.op == 1, Skipped: h.meter.skip, Data: h.meter.payload,
 			})
 			h.meter.payload = nil
@@ -207,6 +211,7 @@ func (l *link) transit(h *half, p []byte) int {
 	return n
 }
 
+// headEnd handles the end of an HTTP head: after a 101 both directions carry frames.
 func (l *link) headEnd(h *half) {
 	switch status := h.meter.status(); {
 	case h.dir == Up:
@@ -221,8 +226,8 @@ func (l *link) headEnd(h *half) {
 	}
 }
 
-// strike lets every fault act whose moment has come. A fault that acts may
-// bring the moment of none other: counts do not change here.
+// strike applies every fault that is due. No fault makes another one due, because
+// counts do not change here.
 func (l *link) strike() {
 	keep := l.rules[:0]
 	for _, f := range l.rules {
@@ -235,6 +240,7 @@ func (l *link) strike() {
 	l.rules = keep
 }
 
+// due reports whether the moment of f has come.
 func (l *link) due(f Fault) bool {
 	if f.kind == KindRefuseUpgrade {
 		return l.up.meter.state != inHead
@@ -243,6 +249,7 @@ func (l *link) due(f Fault) bool {
 	return w.unit == unitNone || w.dir&Up != 0 && l.up.meter.reached(w) || w.dir&Down != 0 && l.down.meter.reached(w)
 }
 
+// act applies f.
 func (l *link) act(f Fault) {
 	switch f.kind {
 	case KindCut:
@@ -259,17 +266,17 @@ func (l *link) act(f Fault) {
 	case KindStall:
 		until := time.Now().Add(f.d)
 		for _, h := range []*half{&l.up, &l.down} {
-			if until.After(h.hold) { // never back: what is in flight keeps its order
+			if until.After(h.hold) { // never earlier: bytes in flight keep their order
 				h.hold = until
 			}
 		}
 	case KindCloseWith:
-		l.up.hole, l.down.hole = false, false // as with a cut, both ends are told
+		l.up.hole, l.down.hole = false, false // as with a cut, both ends see the end
 		l.down.put(closeFrame(f.code, f.reason))
 		l.down.end()
 		l.down.gone = true
 		l.up.end()
-		l.up.hole = true // the client's answer reaches nobody
+		l.up.hole = true // the client's answer is lost
 		l.ended = true
 	case KindRefuseUpgrade:
 		l.down.put(answer(f.status, f.header))
@@ -279,9 +286,10 @@ func (l *link) act(f Fault) {
 	l.cond.Broadcast()
 }
 
+// cut ends both directions with FIN.
 func (l *link) cut() {
 	for _, h := range []*half{&l.up, &l.down} {
-		h.hole = false // the end is told in both directions
+		h.hole = false // both ends see the end
 		h.end()
 		h.gone = true
 	}
@@ -289,6 +297,7 @@ func (l *link) cut() {
 	l.cond.Broadcast()
 }
 
+// reset ends both directions with RST.
 func (l *link) reset() {
 	for _, h := range []*half{&l.up, &l.down} {
 		h.rst, h.gone = true, true
@@ -297,7 +306,7 @@ func (l *link) reset() {
 	l.cond.Broadcast()
 }
 
-// closeFrame is an unmasked close frame (RFC 6455, section 5.5.1), its reason
+// closeFrame returns an unmasked close frame (RFC 6455, section 5.5.1). Its reason is
 // cut to 123 bytes.
 func closeFrame(code uint16, reason string) []byte {
 	reason = reason[:min(len(reason), 123)]
@@ -306,7 +315,7 @@ func closeFrame(code uint16, reason string) []byte {
 	return append(b, reason...)
 }
 
-// answer is an HTTP response without a useful body.
+// answer returns an HTTP response whose body is the text of its status.
 func answer(status int, header http.Header) []byte {
 	h := header.Clone()
 	if h == nil {

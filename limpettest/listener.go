@@ -8,15 +8,17 @@ import (
 	"syscall"
 )
 
+// listener is a net.Listener on a Network.
 type listener struct {
 	net   *Network
-	key   string
+	key   string // "host:port"
 	addr  *net.TCPAddr
 	queue chan *conn
 	done  chan struct{}
 	once  sync.Once
 }
 
+// offer queues c for Accept. It blocks while the backlog is full.
 func (l *listener) offer(ctx context.Context, c *conn) error {
 	select {
 	case <-l.done:
@@ -26,7 +28,7 @@ func (l *listener) offer(ctx context.Context, c *conn) error {
 	select {
 	case l.queue <- c:
 		select {
-		case <-l.done: // Close may have emptied the queue before
+		case <-l.done: // Close may already have emptied the queue
 			l.drain()
 		default:
 		}
@@ -51,7 +53,7 @@ func (l *listener) Accept() (net.Conn, error) {
 	return nil, &net.OpError{Op: "accept", Net: "tcp", Addr: l.addr, Err: net.ErrClosed}
 }
 
-// Close stops listening and resets the connections that nobody accepted.
+// Close stops listening and resets the connections that were not accepted.
 func (l *listener) Close() error {
 	l.once.Do(func() {
 		l.net.mu.Lock()
@@ -63,6 +65,7 @@ func (l *listener) Close() error {
 	return nil
 }
 
+// drain resets the queued connections.
 func (l *listener) drain() {
 	for {
 		select {

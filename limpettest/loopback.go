@@ -7,8 +7,8 @@ import (
 	"sync"
 )
 
-// loopback carries the connections of a real port of 127.0.0.1 into a network,
-// where the faults act on them, and carries FIN and RST across.
+// loopback forwards the connections of a real port of 127.0.0.1 to a network, where
+// faults act on them. It forwards FIN and RST too.
 type loopback struct {
 	net    *Network
 	addr   string
@@ -39,8 +39,7 @@ func (b *loopback) accept() {
 	}
 }
 
-// carry joins outer with a connection of the network until both directions
-// have ended.
+// carry connects outer to the network until both directions have ended.
 func (b *loopback) carry(outer *net.TCPConn) {
 	inner, err := b.net.dial(b.ctx, b.addr)
 	if err != nil {
@@ -68,7 +67,7 @@ func (b *loopback) carry(outer *net.TCPConn) {
 	_ = outer.Close()
 }
 
-// writer hides all methods but Write, so that io.Copy uses no short cut.
+// writer hides all methods except Write, so that io.Copy uses no optimisation.
 type writer struct{ io.Writer }
 
 // abortTCP closes c with RST.

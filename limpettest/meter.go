@@ -5,29 +5,30 @@ import (
 	"encoding/binary"
 )
 
-// meter follows one direction of a connection: an HTTP head, and after an
-// upgrade WebSocket frames. It counts, and copies messages if asked to.
+// meter follows one direction of a connection: an HTTP head, and after an upgrade
+// WebSocket frames. It counts bytes and frames, and copies messages if capture is set.
 type meter struct {
-	bytes      int64
+	bytes      int64 // bytes that have passed
 	frames     int64 // data frames that have ended
 	upgradedAt int64 // bytes at the upgrade
 	state      meterState
 
 	line []byte // beginning of the HTTP head, enough for a status line
-	tail uint32 // its last four bytes
+	tail uint32 // last four bytes of the HTTP head so far
 
-	header [14]byte
-	have   int
-	want   int
-	left   uint64
+	header [14]byte // of the current frame
+	have   int      // bytes of header that are known
+	want   int      // bytes of header that are needed
+	left   uint64   // payload bytes of the frame still to come
 
-	tap     bool
-	op      byte   // of the message under way
-	payload []byte // of the message under way
-	at      uint64 // payload bytes of the frame seen so far, for the mask
-	skip    bool   // compressed or too long: not copied
+	capture bool
+	op      byte   // of the current message
+	payload []byte // of the current message
+	at      uint64 // payload bytes of the current frame so far, for the mask
+	skip    bool   // the message is compressed or too long: not copied
 }
 
+// meterState is what a meter expects next.
 type meterState uint8
 
 const (
@@ -37,7 +38,7 @@ const (
 	inPayload                   // a frame's payload
 )
 
-// mark is what a meter met at the end of a step.
+// mark is what a meter has reached at the end of a step.
 type mark uint8
 
 const (
@@ -48,10 +49,10 @@ const (
 	markMessage      // the end of a data frame that ends a message
 )
 
-// maxTapped bounds the copy of one message.
-const maxTapped = 4 << 20
+// maxCaptured bounds the copy of one message, in bytes.
+const maxCaptured = 4 << 20
 
-// step takes bytes from p up to the next mark.
+// step consumes bytes of p up to the next mark.
 func (m *meter) step(p []byte) (n int, k mark) {
 	switch m.state {
 	case inHead:
@@ -72,6 +73,7 @@ func (m *meter) step(p []byte) (n int, k mark) {
 	return n, k
 }
 
+// head consumes bytes of an HTTP head.
 func (m *meter) head(p []byte) (int, mark) {
 	for i, c := range p {
 		if len(m.line) < 12 {
@@ -85,7 +87,7 @@ func (m *meter) head(p []byte) (int, mark) {
 	return len(p), markNone
 }
 
-// status is the three digits of the status line, 0 if there is none.
+// status returns the number in the status line, or 0 if there is none.
 func (m *meter) status() int {
 	if len(m.line) < 12 || !bytes.HasPrefix(m.line, []byte("HTTP/1.")) {
 		return 0
@@ -100,13 +102,15 @@ func (m *meter) status() int {
 	return s
 }
 
-// again expects another head: the one seen was informational.
+// again expects another head, because the last one was informational.
 func (m *meter) again() { m.state, m.line, m.tail = inHead, nil, 0 }
 
+// upgrade expects frames from now on.
 func (m *meter) upgrade() {
 	m.state, m.want, m.upgradedAt = inHeader, 2, m.bytes
 }
 
+// frameHeader consumes bytes of a frame header (RFC 6455, section 5.2).
 func (m *meter) frameHeader(p []byte) (n int, k mark) {
 	for n < len(p) && m.have < m.want {
 		m.header[m.have] = p[n]
@@ -141,6 +145,7 @@ func (m *meter) frameHeader(p []byte) (n int, k mark) {
 	return n, markNone
 }
 
+// lengthClass returns 1 for a length in 7 bits, 2 for 16 bits and 3 for 64 bits.
 func lengthClass(b byte) int {
 	switch b & 0x7f {
 	case 126:
@@ -151,11 +156,12 @@ func lengthClass(b byte) int {
 	return 1
 }
 
+// copy adds payload bytes to the copy of the current message, unmasked.
 func (m *meter) copy(p []byte) {
-	if !m.tap || m.header[0]&0x8 != 0 || m.skip {
+	if !m.capture || m.header[0]&0x8 != 0 || m.skip {
 		return
 	}
-	if len(m.payload)+len(p) > maxTapped {
+	if len(m.payload)+len(p) > maxCaptured {
 		m.payload, m.skip = nil, true
 		return
 	}
@@ -170,6 +176,7 @@ func (m *meter) copy(p []byte) {
 	}
 }
 
+// frameEnd ends the current frame.
 func (m *meter) frameEnd() mark {
 	m.state, m.have, m.want = inHeader, 0, 2
 	if m.header[0]&0x8 != 0 {
@@ -182,8 +189,8 @@ func (m *meter) frameEnd() mark {
 	return markFrame
 }
 
-// room is how many more bytes pass before w, a moment counted in bytes, is
-// reached; ok is false if w is not counted here in bytes.
+// room returns how many more bytes pass before w is reached. ok is false if w is not
+// counted in bytes, or not yet.
 func (m *meter) room(w when) (n int64, ok bool) {
 	if w.unit != unitBytes || w.upgraded && m.state < inHeader {
 		return 0, false
@@ -191,6 +198,7 @@ func (m *meter) room(w when) (n int64, ok bool) {
 	return w.n - m.count(w), true
 }
 
+// count returns the bytes that count for w.
 func (m *meter) count(w when) int64 {
 	if w.upgraded {
 		return m.bytes - m.upgradedAt

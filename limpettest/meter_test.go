@@ -5,13 +5,13 @@ import (
 	"testing"
 )
 
-// FuzzMeter: whatever passes, every byte is counted once, and how it was cut
-// into writes makes no difference.
+// FuzzMeter: whatever passes, every byte is counted once, however the bytes are cut
+// into writes.
 func FuzzMeter(f *testing.F) {
 	f.Add([]byte("HTTP/1.1 101 Switching Protocols\r\n\r\n\x81\x03one\x89\x00\x02\x7e\x00\x80"), byte(1))
 	f.Add([]byte("GET / HTTP/1.1\r\n\r\n\x82\x83\x01\x02\x03\x04abc\x80\xff\xff\xff\xff\xff\xff\xff\xff\xff"), byte(3))
 	f.Fuzz(func(t *testing.T, data []byte, piece byte) {
-		whole, cut := meter{tap: true}, meter{tap: true}
+		whole, cut := meter{capture: true}, meter{capture: true}
 		run := func(m *meter, size int) (messages [][]byte) {
 			for rest := data; len(rest) > 0; {
 				p := rest[:min(size, len(rest))]

@@ -15,50 +15,61 @@ import (
 	"time"
 )
 
-// NetworkOptions is how a Network behaves. The zero value, or nil, is a fast
-// network with buffers of 64 KiB.
+// NetworkOptions configures a Network. The zero value, or nil, is a network without
+// latency.
 type NetworkOptions struct {
-	Buffer  int           // bytes in flight per direction, at least 1; 0: 64 KiB
-	Backlog int           // connections waiting for Accept per listener; 0: 128. Further dials wait
-	Up      time.Duration // latency from client to server
-	Down    time.Duration // latency from server to client
-	Tap     bool          // keep the WebSocket messages: see Tapped
+	// Buffer bounds the bytes in flight in each direction of a connection.
+	// Defaults to 64 KiB.
+	Buffer int
+
+	// Backlog bounds the connections of a listener that wait for Accept. Further
+	// dials block. Defaults to 128.
+	Backlog int
+
+	// Up is the latency from client to server. Defaults to none.
+	Up time.Duration
+
+	// Down is the latency from server to client. Defaults to none.
+	Down time.Duration
+
+	// Capture makes the network keep the WebSocket messages: see Network.Captured.
+	Capture bool
 }
 
-// Network is an in-memory network of stream connections with the manners of
-// TCP: bounded buffers, deadlines, FIN, RST, half-open connections. All waiting
-// is durably blocking in the sense of testing/synctest, so virtual time moves
-// while everybody waits. Everything in a bubble must use a Network made in it.
+// Network is an in-memory network of stream connections that behave like TCP:
+// bounded buffers, deadlines, FIN, RST, half-open connections. All waiting is
+// durably blocking in the sense of testing/synctest, so virtual time advances
+// when all goroutines wait. Code in a bubble must use a Network made in it.
 //
 // A Network is safe for concurrent use. Faults act on its connections: see
 // Inject, Each and Strike.
 type Network struct {
 	buffer, backlog int
 	up, down        time.Duration
-	tap             bool
-	seq             atomic.Uint64
+	capture         bool
+	seq             atomic.Uint64 // of captured messages
 	done            chan struct{} // closed by Close
 	once            sync.Once
 
 	mu        sync.Mutex
 	closed    bool
 	listeners map[string]*listener
-	links     map[*link]struct{} // open, or with tapped messages
-	port      int
+	links     map[*link]struct{} // open, or with captured messages
+	port      int                // assigned last
 	dials     []Dial
-	count     int
+	count     int // dials
 	script    []Fault
 	each      func(dial int) Fault
 }
 
-// Dial is a dial that happened.
+// Dial is a dial that was made.
 type Dial struct {
-	At    time.Time
-	Addr  string
-	Fault Fault // what it was dealt; a Refuse(n) shows as Refuse(1)
+	At    time.Time // when it began
+	Addr  string    // address dialled
+	Fault Fault     // the fault of this dial; Refuse(n) shows as Refuse(1)
 }
 
-// maxDials bounds what Dials remembers: the latest.
+// maxDials bounds the dials that are remembered.
 const maxDials = 1 << 16
 
 // NewNetwork returns a network without listeners; o may be nil.
@@ -72,7 +83,7 @@ func NewNetwork(o *NetworkOptions) *Network {
 		backlog:   max(cmp.Or(opt.Backlog, 128), 1),
 		up:        opt.Up,
 		down:      opt.Down,
-		tap:       opt.Tap,
+		capture:   opt.Capture,
 		done:      make(chan struct{}),
 		listeners: map[string]*listener{},
 		links:     map[*link]struct{}{},
@@ -80,8 +91,9 @@ func NewNetwork(o *NetworkOptions) *Network {
 	}
 }
 
-// Listen makes addr, a "host:port", reachable for dials. Port 0 chooses a port.
-// The host is a name like any other: nothing is resolved.
+// Listen makes addr, a "host:port", reachable for dials. Port 0 chooses a free port.
+// The host may be any name; names are not resolved. The error is a *net.OpError
+// if addr is in use or the network is closed.
 func (n *Network) Listen(addr string) (net.Listener, error) {
 	host, port, err := net.SplitHostPort(addr)
 	if err != nil {
@@ -110,7 +122,7 @@ func (n *Network) Listen(addr string) (net.Listener, error) {
 	return l, nil
 }
 
-// tcpAddr is key as an address; a host that is a name becomes 127.0.0.1.
+// tcpAddr returns key as an address. A host that is a name becomes 127.0.0.1.
 func tcpAddr(key string) *net.TCPAddr {
 	host, port, _ := net.SplitHostPort(key) // key was split before
 	p, _ := strconv.Atoi(port)              // a named port becomes 0
@@ -121,8 +133,8 @@ func tcpAddr(key string) *net.TCPAddr {
 	return &net.TCPAddr{IP: ip, Port: p}
 }
 
-// DialContext connects to a listener, as net.Dialer.DialContext does. ctx
-// bounds the dial only. Nobody listening is ECONNREFUSED.
+// DialContext connects to a listener, as net.Dialer.DialContext does. ctx bounds
+// the dial only. If there is no listener, the error is ECONNREFUSED.
 func (n *Network) DialContext(ctx context.Context, _, addr string) (net.Conn, error) {
 	c, err := n.dial(ctx, addr)
 	if err != nil {
@@ -174,7 +186,7 @@ func (n *Network) dial(ctx context.Context, addr string) (*conn, error) {
 
 	client, server := l.client(local, remote), l.server(remote, local)
 	l.mu.Lock()
-	l.serverClosed = answered // nobody is there: the network answers
+	l.serverClosed = answered // there is no server: the network answers
 	l.strike()
 	l.mu.Unlock()
 	if answered {
@@ -188,8 +200,8 @@ func (n *Network) dial(ctx context.Context, addr string) (*conn, error) {
 	return client, nil
 }
 
-// sleep also ends with the network: net/http does not cancel a dial that nobody
-// wants any more, and at the end of a bubble nothing may be left waiting.
+// sleep also ends when the network is closed: net/http does not cancel a dial that
+// is no longer needed, and at the end of a bubble no goroutine may wait.
 func (n *Network) sleep(ctx context.Context, d time.Duration) error {
 	t := time.NewTimer(d)
 	defer t.Stop()
@@ -242,9 +254,8 @@ func (n *Network) next() (f Fault, ok bool) {
 	return Fault{}, false
 }
 
-// HTTPClient returns a client whose connections are made in n: no proxy, no
-// kept-alive connections, response headers of 64 KiB at most, redirects as
-// http.Client follows them.
+// HTTPClient returns a client that dials in n. It uses no proxy and no keep-alive,
+// and accepts at most 64 KiB of response headers.
 func (n *Network) HTTPClient() *http.Client { return httpClient(n.DialContext) }
 
 func httpClient(dial func(ctx context.Context, network, addr string) (net.Conn, error)) *http.Client {
@@ -255,43 +266,42 @@ func httpClient(dial func(ctx context.Context, network, addr string) (net.Conn, 
 	}}
 }
 
-// Inject appends faults to the script: each next dial takes one, in order.
+// Inject appends faults to the script. Each dial takes the next fault of the script.
 func (n *Network) Inject(faults ...Fault) {
 	n.mu.Lock()
 	defer n.mu.Unlock()
 	n.script = append(n.script, faults...)
 }
 
-// Each sets the policy for dials that find the script empty: policy gets the
-// number of the dial, from 1, and may be called concurrently. Nil means no
-// faults.
+// Each sets the policy for dials that find the script empty. policy is called with
+// the number of the dial, from 1, possibly concurrently. Nil means no faults.
 func (n *Network) Each(policy func(dial int) Fault) {
 	n.mu.Lock()
 	defer n.mu.Unlock()
 	n.each = policy
 }
 
-// Script returns the faults that no dial has taken yet.
+// Script returns the faults that have not been taken yet.
 func (n *Network) Script() Script {
 	n.mu.Lock()
 	defer n.mu.Unlock()
 	return slices.Clone(n.script)
 }
 
-// Dials returns the dials so far, the latest 32,768 at least, refused ones
-// included.
+// Dials returns the dials so far, refused ones included. Of a large number it
+// returns at least the latest 32,768.
 func (n *Network) Dials() []Dial {
 	n.mu.Lock()
 	defer n.mu.Unlock()
 	return slices.Clone(n.dials)
 }
 
-// Strike puts f on every connection that is open now. Counts are those of the
-// connection, so a count that has passed already acts at once. Refusals and
-// Clean do nothing.
+// Strike applies f to every connection that is open now. Counts begin with the
+// connection, so a count that has already been reached takes effect at once.
+// Refusals and Clean have no effect.
 func (n *Network) Strike(f Fault) { n.strike(f, "") }
 
-// strike puts f on the open connections to addr; empty means all.
+// strike applies f to the open connections to addr; empty means all.
 func (n *Network) strike(f Fault, addr string) {
 	for _, l := range n.all() {
 		l.mu.Lock()
@@ -314,8 +324,8 @@ func (n *Network) CutAll() { n.Strike(Fault{kind: KindCut}) }
 // ResetAll ends every open connection with RST in both directions.
 func (n *Network) ResetAll() { n.Strike(Fault{kind: KindReset}) }
 
-// Conns is how many connections are open: made, and neither cut nor reset nor
-// closed at both ends. Half-open connections count.
+// Conns returns how many connections are open: established, and neither cut nor
+// reset nor closed at both ends. Half-open connections count.
 func (n *Network) Conns() int {
 	open := 0
 	for _, l := range n.all() {
@@ -328,6 +338,7 @@ func (n *Network) Conns() int {
 	return open
 }
 
+// all returns the links in the order of their dials.
 func (n *Network) all() []*link {
 	n.mu.Lock()
 	defer n.mu.Unlock()
@@ -339,9 +350,9 @@ func (n *Network) all() []*link {
 	return links
 }
 
-// sweep forgets l if it has ended and nothing tapped must be kept.
+// sweep forgets l if it has ended, unless its messages must be kept.
 func (n *Network) sweep(l *link) {
-	if n.tap {
+	if n.capture {
 		return
 	}
 	l.mu.Lock()
@@ -354,8 +365,9 @@ func (n *Network) sweep(l *link) {
 	}
 }
 
-// Close closes the listeners and resets the connections; dials, also those under
-// way, fail with net.ErrClosed or ECONNREFUSED.
+// Close closes the listeners and resets the connections. Dials, including those in
+// progress, fail with net.ErrClosed or ECONNREFUSED. Close may be called more than
+// once.
 func (n *Network) Close() {
 	n.once.Do(func() { close(n.done) })
 	n.mu.Lock()
@@ -371,7 +383,7 @@ func (n *Network) Close() {
 	n.ResetAll()
 }
 
-// String names n for test logs.
+// String describes n for test logs.
 func (n *Network) String() string {
 	return fmt.Sprintf("network with %d open connections, %d dials", n.Conns(), len(n.Dials()))
 }

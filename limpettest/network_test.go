@@ -18,7 +18,7 @@ import (
 	"github.com/limpet-go/limpet/limpettest"
 )
 
-// pair is one connection on n, its two ends.
+// pair returns the two ends of one connection on n.
 func pair(t *testing.T, n *limpettest.Network) (client, server net.Conn) {
 	t.Helper()
 	ln, err := n.Listen("127.0.0.1:0")
@@ -178,8 +178,8 @@ func TestConnEnds(t *testing.T) {
 	})
 }
 
-// The defect of net.Pipe that this network exists to avoid: writers that wait
-// for each other on a mutex stop virtual time for ever.
+// This network avoids a defect of net.Pipe: writers that wait for each other on a
+// mutex stop virtual time for ever.
 func TestTwoWritersAndNoReader(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		c, s := pair(t, limpettest.NewNetwork(&limpettest.NetworkOptions{Buffer: 256}))

@@ -7,19 +7,19 @@ import (
 	"time"
 )
 
-// Script is a list of faults for successive dials. It prints as Go source, one
-// fault a line.
+// Script is a list of faults for successive dials.
 type Script []Fault
 
+// String returns the script as Go source, one fault per line.
 func (s Script) String() string { return join(s, ",\n") }
 
 var allKinds = []Kind{KindClean, KindRefuse, KindRefuseUpgrade, KindCut, KindReset, KindBlackHole, KindStall, KindCloseWith}
 
-// Schedule makes n faults of the given kinds (none: all) from seed; the same
-// arguments always give the same faults. They are transient ones: statuses and
-// close codes after which a client comes back, stalls of up to 3 s, and counts
-// small enough to be reached within a short conversation. A caller prints the
-// seed when its test fails.
+// Schedule makes n faults of the given kinds from seed; without kinds it uses all
+// except KindAll. The same arguments always give the same faults. All faults are
+// transient: statuses and close codes after which a client reconnects, stalls of up
+// to 3 s, and counts that are reached within a short conversation. A test should
+// print the seed when it fails.
 func Schedule(seed uint64, n int, kinds ...Kind) Script {
 	if len(kinds) == 0 {
 		kinds = allKinds
@@ -32,8 +32,9 @@ func Schedule(seed uint64, n int, kinds ...Kind) Script {
 	return s
 }
 
+// draw makes one fault of one of kinds.
 func draw(r *rand.Rand, kinds []Kind) Fault {
-	dir := func() Dir { return []Dir{Up, Down}[r.IntN(2)] }
+	dir := func() Direction { return []Direction{Up, Down}[r.IntN(2)] }
 	moment := func(f Fault) Fault {
 		if r.IntN(2) == 0 {
 			return f.AfterFrames(dir(), r.IntN(16))
@@ -56,7 +57,7 @@ func draw(r *rand.Rand, kinds []Kind) Fault {
 	case KindCut, KindReset:
 		return moment(Fault{kind: k})
 	case KindBlackHole:
-		return moment(BlackHole([]Dir{Up, Down, Both}[r.IntN(3)]))
+		return moment(BlackHole([]Direction{Up, Down, Both}[r.IntN(3)]))
 	case KindStall:
 		d := time.Duration(1+r.IntN(30)) * 100 * time.Millisecond
 		if r.IntN(3) == 0 {

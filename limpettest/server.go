@@ -11,30 +11,47 @@ import (
 	"github.com/limpet-go/limpet/wire/native"
 )
 
-// ServerOptions configures NewServer. The zero value, or nil, is a reference
-// server with its own defaults on an in-memory network of its own.
+// ServerOptions configures NewServer. The zero value, or nil, is a reference server
+// with its default options on a new in-memory network.
 type ServerOptions struct {
-	Server   *server.Options // copied; a nil Log becomes a memory log
-	On       *Network        // an existing network, which the Server does not close; nil: a new one
-	Network  *NetworkOptions // of the new network
-	Addr     string          // "host:port" to listen on; empty: a free port of 127.0.0.1
-	Loopback bool            // reachable through a real port of 127.0.0.1: not for a synctest bubble
+	// Server is the configuration of the reference server, which is copied. A
+	// nil Log becomes a memory log.
+	Server *server.Options
+
+	// On is an existing network, which the Server does not close. Defaults to a
+	// new one.
+	On *Network
+
+	// Network configures the new network.
+	Network *NetworkOptions
+
+	// Addr is the "host:port" to listen on. Defaults to a free port of
+	// 127.0.0.1.
+	Addr string
+
+	// Loopback makes the server reachable through a real port of 127.0.0.1. It
+	// does not work in a synctest bubble.
+	Loopback bool
 }
 
-// Server is the reference server on a Host. It is safe for concurrent use but
-// for Reboot, which must not run beside anything that uses the fields.
+// Server is the reference server on a Host. It is safe for concurrent use, except
+// for Reboot, which must not run concurrently with a use of the fields.
 type Server struct {
 	*Host
+
+	// Server is the running reference server. Reboot replaces it.
 	Server *server.Server
-	Log    server.Log
+
+	// Log is the log of Server. Reboot may replace it.
+	Log server.Log
 
 	tb      testing.TB
 	opt     server.Options
 	current atomic.Pointer[server.Server]
 }
 
-// NewServer starts a reference server; o may be nil. Everything ends in a
-// Cleanup of tb, which inside a synctest bubble must be the bubble's own T.
+// NewServer starts a reference server; o may be nil. Everything ends in a Cleanup
+// of tb. In a synctest bubble tb must be the bubble's own T.
 func NewServer(tb testing.TB, o *ServerOptions) *Server {
 	tb.Helper()
 	var opt ServerOptions
@@ -56,6 +73,7 @@ func NewServer(tb testing.TB, o *ServerOptions) *Server {
 	return s
 }
 
+// boot starts a reference server on the current options.
 func (s *Server) boot() {
 	s.tb.Helper()
 	srv, err := server.New(&s.opt)
@@ -66,13 +84,13 @@ func (s *Server) boot() {
 	s.current.Store(srv)
 }
 
-// Restart resets the connections and goes on at once, with the sessions and the
-// log that there were: the network failed, the server did not. Stop and Start
-// make an outage of any length of it.
+// Restart resets all connections. The server keeps its sessions and its log, and
+// accepts new connections at once: the network failed, the server did not. For a
+// longer outage use Stop and Start.
 func (s *Server) Restart() { s.Host.Restart() }
 
-// Reboot is a crash of the server: its sessions and the ids it knew from before
-// the log are lost. It goes on with log; nil means the log that there was.
+// Reboot crashes the server: its sessions and the ids that are not in the log are
+// lost. It continues with log, or if that is nil with the old log.
 func (s *Server) Reboot(log server.Log) {
 	s.tb.Helper()
 	s.Stop()
@@ -84,8 +102,8 @@ func (s *Server) Reboot(log server.Log) {
 	s.Start()
 }
 
-// Held reads from the log what matches pattern, as an event for a Recorder; sub
-// is the subscription it is compared with.
+// Held returns the entries of the log that match pattern, as an event for a
+// Recorder. sub is the subscription to compare them with.
 func (s *Server) Held(sub, pattern string) Held {
 	s.tb.Helper()
 	h := Held{Sub: sub, Epoch: s.Log.View().Epoch}

@@ -14,6 +14,7 @@ import (
 
 var castagnoli = crc32.MakeTable(crc32.Castagnoli)
 
+// stamped is the JSON form of a stamped payload.
 type stamped struct {
 	Producer string `json:"p"`
 	Counter  uint64 `json:"n"`
@@ -21,10 +22,10 @@ type stamped struct {
 	Body     []byte `json:"b"`
 }
 
-// Stamp returns a JSON payload that says who made it, which one of that
-// producer's messages it is, and what it must sum up to. A producer is one
-// ordered source that counts from 1: several goroutines that publish need
-// several names, or their order means nothing.
+// Stamp returns a JSON payload that holds body, its producer, the producer's counter
+// and a checksum over all three. A producer is one ordered source that counts from
+// 1: goroutines that publish concurrently need different names, because their order
+// is not defined.
 func Stamp(producer string, counter uint64, body []byte) []byte {
 	name, _ := json.Marshal(producer) // a string always marshals
 	b := make([]byte, 0, len(name)+len(body)*4/3+64)
@@ -38,8 +39,9 @@ func Stamp(producer string, counter uint64, body []byte) []byte {
 	return append(b, `"}`...)
 }
 
-// Unstamp reads what Stamp made. The sum is that of the payload as it came; ok
-// is false unless payload is, byte for byte, what Stamp makes.
+// Unstamp reads a payload that Stamp made. crc is the checksum of the content as it
+// was received. ok reports whether payload is, byte for byte, what Stamp makes of
+// that content.
 func Unstamp(payload []byte) (producer string, counter uint64, crc uint32, ok bool) {
 	var s stamped
 	if json.Unmarshal(payload, &s) != nil || s.Sum == "" {
@@ -57,6 +59,7 @@ func appendSum(b []byte, crc uint32) []byte {
 	return b
 }
 
+// sum returns the checksum over producer, counter and body.
 func sum(producer string, counter uint64, body []byte) uint32 {
 	b := append([]byte(producer), 0)
 	b = strconv.AppendUint(b, counter, 10)
@@ -64,15 +67,16 @@ func sum(producer string, counter uint64, body []byte) uint32 {
 	return crc32.Update(crc32.Checksum(b, castagnoli), castagnoli, body)
 }
 
-// NewSent describes a stamped payload that is about to be published as id. The
-// zero id is for messages that the server makes: no outcome is expected.
+// NewSent returns the event for a stamped payload that is about to be published as
+// id. Use the zero id for messages that the server itself publishes: no outcome is
+// expected for them.
 func NewSent(id uuid.UUID, payload []byte) Sent {
 	producer, counter, crc, _ := Unstamp(payload)
 	return Sent{Producer: producer, Counter: counter, ID: id, Sum: crc}
 }
 
-// NewDelivered describes a payload as a consumer of sub got it. Prev and the
-// flags are for the caller to add.
+// NewDelivered returns the event for a payload as a consumer of sub received it. The
+// caller sets Prev and the flags.
 func NewDelivered(sub string, at wire.Position, id uuid.UUID, payload []byte) Delivered {
 	producer, counter, crc, ok := Unstamp(payload)
 	return Delivered{

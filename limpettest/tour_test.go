@@ -22,15 +22,15 @@ import (
 // TestServerTour explains the kit from top to bottom. It uses a bare client of
 // a few lines, at the end of this file; a real test uses a real one.
 func TestServerTour(t *testing.T) {
-	// A bubble has a clock of its own, which jumps as soon as everybody waits.
+	// A bubble has its own clock, which jumps as soon as all goroutines wait.
 	// Everything of the kit is made inside it, with the bubble's own t.
 	synctest.Test(t, func(t *testing.T) {
 		begin := time.Now()
 
-		// The reference server on an in-memory network. With Tap the network keeps
+		// The reference server on an in-memory network. With Capture the network keeps
 		// the messages that cross it. No cleanup is needed: t has one.
 		srv := limpettest.NewServer(t, &limpettest.ServerOptions{
-			Network: &limpettest.NetworkOptions{Tap: true},
+			Network: &limpettest.NetworkOptions{Capture: true},
 		})
 
 		// Clients dial srv.URL() with srv.HTTPClient(): this one says HELLO and
@@ -40,8 +40,8 @@ func TestServerTour(t *testing.T) {
 			t.Fatalf("server %+v, network: %v", st, srv.Network)
 		}
 
-		// The recorder writes down what was sent and what came. Payloads are
-		// stamped, so that every message proves who made it.
+		// The recorder records what is sent and what arrives. Payloads are
+		// stamped, so that every message proves where it came from.
 		var rec limpettest.Recorder
 		publish := func(counter uint64) {
 			payload := limpettest.Stamp("tour", counter, []byte("hello"))
@@ -74,7 +74,7 @@ func TestServerTour(t *testing.T) {
 		time.Sleep(30 * time.Minute)
 		srv.Start()
 
-		// Faults are values. The script deals one to each dial.
+		// Faults are values. Each dial takes one from the script.
 		srv.Inject(
 			limpettest.Refuse(2),
 			limpettest.RefuseUpgrade(http.StatusServiceUnavailable, http.Header{"Retry-After": {"3"}}),
@@ -105,14 +105,15 @@ func TestServerTour(t *testing.T) {
 			t.Error("the connection survived CutAfterFrames")
 		}
 
-		// The script is spent: back to where the first connection stopped. What
-		// was published meanwhile is there.
+		// The script is empty: the stream resumes where the first connection
+		// stopped, with what was published in the meantime.
 		c = connect(t, srv, c)
 		c.subscribe("tide", c.at)
 		receive(c)
 
-		// Each is a policy without an end: a server that accepts and drops. Here
-		// it closes with a code of its own, for a minute.
+		// Each sets a policy for all further dials, such as a server that accepts
+		// connections and drops them. Here it closes them for a minute, with a
+		// code of its own.
 		srv.Network.Each(func(int) limpettest.Fault { return limpettest.CloseWith(native.CloseOverloaded, "busy", 1) })
 		for end := time.Now().Add(time.Minute); time.Now().Before(end); time.Sleep(10 * time.Second) {
 			c = connect(t, srv, c)
@@ -122,8 +123,9 @@ func TestServerTour(t *testing.T) {
 		}
 		srv.Network.Each(nil)
 
-		// Strike hits the connections that are open now: here the cable is cut,
-		// and nobody is told. The server finds out by its heartbeat.
+		// Strike applies a fault to the connections that are open now. Here the
+		// cable is cut and neither end notices; the server detects it by its
+		// heartbeat.
 		c = connect(t, srv, c)
 		synctest.Wait()
 		srv.Network.Strike(limpettest.BlackHole(limpettest.Both))
@@ -149,11 +151,11 @@ func TestServerTour(t *testing.T) {
 		held.Complete = true
 		rec.Record(held)
 		rec.Verify(t, srv.Network)
-		if len(srv.Network.Tapped()) == 0 {
-			t.Error("nothing was tapped")
+		if len(srv.Network.Captured()) == 0 {
+			t.Error("nothing was captured")
 		}
 		// c is still connected. The cleanup closes the server, then the network,
-		// and waits for what runs on them; the client's end is ours.
+		// and waits for what runs on them; the test must close its own client.
 		_ = c.ws.CloseNow()
 	})
 }
@@ -177,7 +179,7 @@ func TestServerLoopback(t *testing.T) {
 	_ = c.ws.CloseNow()
 }
 
-// client is one connection that speaks limpet.v1 frame by frame.
+// client is one connection that sends and receives limpet.v1 frame by frame.
 type client struct {
 	t       *testing.T
 	ws      *websocket.Conn
@@ -196,7 +198,7 @@ func dial(t *testing.T, srv *limpettest.Server) (*websocket.Conn, error) {
 	return ws, err
 }
 
-// connect dials and shakes hands, in the session of before if there is one.
+// connect dials and sends HELLO, in the session of before if there is one.
 func connect(t *testing.T, srv *limpettest.Server, before *client) *client {
 	t.Helper()
 	ws, err := dial(t, srv)
@@ -280,7 +282,7 @@ func (c *client) subscribe(topic string, at wire.Position) {
 func ExampleNetwork_Inject() {
 	n := limpettest.NewNetwork(nil)
 	defer n.Close()
-	if _, err := n.Listen("feed.example:80"); err != nil { // nobody answers there
+	if _, err := n.Listen("feed.example:80"); err != nil { // nothing accepts there
 		fmt.Println(err)
 	}
 	n.Inject(
@@ -314,7 +316,7 @@ func ExampleSchedule() {
 	// CutAfterBytes(Down, 811).Upgraded()
 }
 
-// Reboot with an empty log loses the past, and says so by the epoch.
+// Reboot with an empty log loses all messages and changes the epoch.
 func TestReboot(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		srv := limpettest.NewServer(t, &limpettest.ServerOptions{
@@ -360,7 +362,7 @@ func TestNewServerOptions(t *testing.T) {
 	}
 }
 
-// fatal takes a Fatalf.
+// fatal records a Fatalf.
 type fatal struct {
 	testing.TB
 	called bool

@@ -7,27 +7,27 @@ import (
 	"github.com/limpet-go/limpet/wire/native"
 )
 
-// accept gives an uplink message its outcome: once, whatever was sent before
-// (docs/protocol.md, section 3). The order of steps: nothing that may wait or
-// run user code happens between begin and finish except the append itself.
+// accept gives an uplink message its outcome, exactly once (docs/protocol.md,
+// section 3). Between begin and finish nothing may block or run user code, except
+// the append itself.
 func (p *peer) accept(m *native.Msg) error {
 	if m.Ch != 0 {
-		return protocolError("messages go up on channel 0")
+		return protocolError("messages from a client must use channel 0")
 	}
 	if m.S == 0 || m.S > p.creditN.Load() || p.received.Load() > p.creditB.Load() {
-		return protocolError("message %d is beyond the credit", m.S)
+		return protocolError("message %d exceeds the credit", m.S)
 	}
 	p.received.Add(uint64(len(m.Payload)))
 
 	s := p.session
-	at := s.place(p, m.S)
+	at := s.standingOf(p, m.S)
 	switch {
 	case !at.current:
 		return errSuperseded
 	case at.known:
-		return p.again(m, at)
+		return p.repeated(m, at)
 	case !at.next:
-		return protocolError("message %d leaves a hole", m.S)
+		return protocolError("message %d is not the next sequence number", m.S)
 	case m.Flags&native.FlagVoid != 0:
 		return p.consume(m, 0)
 	}
@@ -43,7 +43,7 @@ func (p *peer) accept(m *native.Msg) error {
 		return p.consume(m, o.code)
 	}
 	begun, resolved := false, false
-	defer func() { // also if a hook or the log ends this goroutine
+	defer func() { // even if a hook or the log ends this goroutine
 		if begun && !resolved {
 			s.giveBack()
 		}
@@ -60,7 +60,7 @@ func (p *peer) accept(m *native.Msg) error {
 		code = p.judge(m)
 	}
 	if code != 0 {
-		// Whoever may not publish must not fill the memory of ids.
+		// A client that may not publish must not fill the memory of ids.
 		if judged && !retryable(code) {
 			ids.resolve(k, outcome{code: code})
 			resolved = true
@@ -76,7 +76,7 @@ func (p *peer) accept(m *native.Msg) error {
 		Type: m.Type, Header: m.Header, TTL: milliseconds(m.TTL),
 	})
 	if err != nil {
-		p.log.Error("the log refuses a message", "error", err)
+		p.log.Error("the log refused a message", "error", err)
 		return &fault{code: native.CloseBackendUnavailable, reason: "the log is not available"}
 	}
 	ids.resolve(k, outcome{offset: offset})
@@ -88,14 +88,14 @@ func (p *peer) accept(m *native.Msg) error {
 
 var errSuperseded = &fault{code: native.CloseSuperseded, reason: "superseded by a newer connection"}
 
-// consume gives seq an outcome without an append.
+// consume gives m an outcome without an append: code 0 for acceptance.
 func (p *peer) consume(m *native.Msg, code uint64) error {
 	if !p.session.begin(p) {
 		return errSuperseded
 	}
 	if code != 0 {
-		// Before the record says so: whoever reads the record first and takes
-		// the rejections then cannot miss this one.
+		// Before the record changes: writer.acks reads the record first and takes
+		// the rejections after it, so it cannot miss this one.
 		p.reject(m.S, code)
 		p.server.stats.rejected.Add(1)
 	}
@@ -103,13 +103,13 @@ func (p *peer) consume(m *native.Msg, code uint64) error {
 	return nil
 }
 
-// again answers a message that has an outcome. A correct client sends none
-// (docs/protocol.md, I10), so one that cannot be shown to be the same is taken
-// for another: acknowledging it would be a lie.
-func (p *peer) again(m *native.Msg, at standing) error {
+// repeated handles a message whose number already has an outcome. A correct client
+// sends none (docs/protocol.md, I10). Unless the ids show that it is the same
+// message, it counts as another one: acknowledging it could be false.
+func (p *peer) repeated(m *native.Msg, at standing) error {
 	if !at.hasID || at.id != m.ID {
-		return &fault{code: native.CloseRolledBack, reason: "a message id differs from the one known under its number",
-			say: &native.Err{Code: native.CodeIDConflict, Msg: "same number, other id", S: m.S, HasS: true}}
+		return &fault{code: native.CloseRolledBack, reason: "a sequence number was used for two message ids",
+			say: &native.Err{Code: native.CodeIDConflict, Msg: "this sequence number was used with another id", S: m.S, HasS: true}}
 	}
 	if at.code != 0 {
 		p.reject(m.S, at.code)
@@ -118,8 +118,8 @@ func (p *peer) again(m *native.Msg, at standing) error {
 	return nil
 }
 
-// horizon refuses a retransmission of which nobody can say any more whether it
-// was accepted before (docs/protocol.md, D6).
+// horizon refuses a retransmission if the server no longer knows whether it was
+// accepted before (docs/protocol.md, D6).
 func (p *peer) horizon(m *native.Msg, at standing) uint64 {
 	if !m.HasAge {
 		return 0
@@ -127,15 +127,16 @@ func (p *peer) horizon(m *native.Msg, at standing) uint64 {
 	if m.Age >= uint64(p.server.opt.Dedup.Milliseconds()) { // AgeUnknown is the greatest age
 		return native.CodeUnknownOutcome
 	}
-	// Ids forgotten early, for want of room, matter only to a message that may
-	// come from another session: in its own the record is the proof.
+	// Ids that were forgotten early, for lack of room, matter only to a message
+	// that may come from another session: in its own the record decides.
 	if at.carried && !p.server.ids.remembers(milliseconds(m.Age)) {
 		return native.CodeUnknownOutcome
 	}
 	return 0
 }
 
-// permit decides whether this client may publish such a message at all.
+// permit decides whether the client may publish to this topic. It returns 0 or a
+// code.
 func (p *peer) permit(m *native.Msg) uint64 {
 	if native.CheckTopic(wire.UsePublish, m.Topic) != nil || m.ID == (wire.ID{}) {
 		return native.CodeBadRequest
@@ -147,7 +148,8 @@ func (p *peer) permit(m *native.Msg) uint64 {
 	return 0
 }
 
-// judge decides on the message itself.
+// judge decides on the message itself: its lifetime and OnPublish. It returns 0 or a
+// code.
 func (p *peer) judge(m *native.Msg) uint64 {
 	if m.TTL != 0 && m.HasAge && m.Age >= m.TTL {
 		return native.CodeExpired
@@ -162,7 +164,7 @@ func (p *peer) judge(m *native.Msg) uint64 {
 	return 0
 }
 
-// milliseconds is a duration from the wire; the longest one is 290 years.
+// milliseconds returns a duration from the wire, at most 290 years.
 func milliseconds(ms uint64) time.Duration {
 	return time.Duration(min(ms, uint64(1<<63-1)/uint64(time.Millisecond))) * time.Millisecond
 }

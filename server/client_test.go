@@ -69,7 +69,7 @@ func (r *rig) upgrade(header http.Header, protocols ...string) (*websocket.Conn,
 	return websocket.Dial(context.Background(), "ws://localhost/", o)
 }
 
-// client speaks frames.
+// client is a client that sends and receives single frames.
 type client struct {
 	t   testing.TB
 	ws  *websocket.Conn
@@ -109,7 +109,7 @@ func (c *client) raw(data []byte) {
 	}
 }
 
-// read returns the next frame that is no ping, or the error of the connection.
+// read returns the next frame that is not a ping, or the error of the connection.
 func (c *client) read() (native.Frame, error) {
 	for {
 		for len(c.in) > 0 {

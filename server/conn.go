@@ -17,21 +17,22 @@ import (
 	"nhooyr.io/websocket"
 )
 
-// socket is one WebSocket connection. This file is the only one that knows the
-// library. One goroutine reads, one other writes and closes; abort may be
-// called from anywhere.
+// socket is one WebSocket connection. This file is the only one that uses the
+// library. One goroutine reads, another writes and closes; abort may be called
+// from any goroutine.
 //
-// The library's Close may hang for ever when the peer stalls within a frame, and
+// The library's Close may block for ever when the peer stalls within a frame, and
 // its CloseNow waits for Close. Both return at once when the raw connection is
-// closed, so that is kept at the hijack, and whoever closes sets a timer to abort.
+// closed. So hijacker keeps that, and whoever closes sets a timer to abort.
 type socket struct {
 	ws       *websocket.Conn
 	raw      *rawConn
 	answered atomic.Bool // the peer sent a close frame
-	aborted  atomic.Bool // closed by us without one
+	aborted  atomic.Bool // abort was called
 }
 
-// accept upgrades a request that has passed all checks of the server.
+// accept upgrades a request that has passed all checks of the server. limit bounds
+// a received message, in bytes; stall is Options.WriteTimeout.
 func accept(w http.ResponseWriter, r *http.Request, token string, limit int64, stall time.Duration) (*socket, error) {
 	h := &hijacker{ResponseWriter: w, stall: stall}
 	ws, err := websocket.Accept(h, r, &websocket.AcceptOptions{
@@ -49,14 +50,14 @@ func accept(w http.ResponseWriter, r *http.Request, token string, limit int64, s
 	return &socket{ws: ws, raw: h.raw}, nil
 }
 
-// read returns the next message. It ends with an error when the connection
-// does; the library has then told a peer that broke RFC 6455 or the limit.
+// read returns the next message, or an error when the connection has ended. If the
+// peer broke RFC 6455 or the limit, the library has then sent it a close frame.
 func (s *socket) read() (wire.FrameType, []byte, error) {
 	typ, data, err := s.ws.Read(context.Background())
 	if err == nil && s.raw.failed.Load() {
-		err = io.ErrUnexpectedEOF // the library takes it for the end of the message
+		err = io.ErrUnexpectedEOF // the library takes EOF for the end of the message
 	}
-	if err != nil { // data may be set, and then it is beyond the limit
+	if err != nil { // data may be set: the beginning of a message beyond the limit
 		if websocket.CloseStatus(err) != -1 {
 			s.answered.Store(true)
 		} else if !s.raw.failed.Load() {
@@ -70,15 +71,16 @@ func (s *socket) read() (wire.FrameType, []byte, error) {
 	return wire.Text, data, nil
 }
 
-// drain reads on for a moment, so that the close frame that the library has
-// just written is not lost in the reset that unread bytes would cause.
+// drain continues to read for a moment. Closing with unread bytes would cause a
+// reset, in which the close frame that the library has just written could be
+// lost.
 func (s *socket) drain() {
 	s.raw.Conn.SetReadDeadline(time.Now().Add(closeGrace))
 	io.CopyN(io.Discard, s.raw.Conn, 1<<20)
 }
 
-// write sends one message, in fragments if it is long, so that the pong for a
-// ping that arrives meanwhile finds its way (docs/protocol.md, section 1).
+// write sends one message. A long one is sent in fragments, so that a ping that
+// arrives in between can be answered (docs/protocol.md, section 1).
 func (s *socket) write(t wire.FrameType, data []byte) error {
 	typ := websocket.MessageText
 	if t == wire.Binary {
@@ -101,8 +103,8 @@ func (s *socket) write(t wire.FrameType, data []byte) error {
 	return w.Close()
 }
 
-// close makes the close handshake and then closes the connection. It reports
-// whether the peer took part. The caller bounds it with abort.
+// close performs the close handshake, then closes the connection. It reports
+// whether the peer sent a close frame. The caller must bound it with abort.
 func (s *socket) close(code uint16, reason string) bool {
 	err := s.ws.Close(websocket.StatusCode(code), cut(reason, 123))
 	if err == nil && !s.aborted.Load() && !s.raw.failed.Load() {
@@ -118,13 +120,13 @@ func (s *socket) abort() {
 	s.raw.abort()
 }
 
-// finish ends the library's goroutine. The connection is closed already.
+// finish ends the library's goroutine. The connection must be closed already.
 func (s *socket) finish() { s.ws.CloseNow() }
 
-// stalled reports whether a write ended because the peer took no bytes.
+// stalled reports whether a write failed because the peer accepted no bytes.
 func stalled(err error) bool { return errors.Is(err, os.ErrDeadlineExceeded) }
 
-// cut shortens s to n bytes at most, between two characters.
+// cut shortens s to at most n bytes, at a character boundary.
 func cut(s string, n int) string {
 	if len(s) <= n {
 		return s
@@ -135,7 +137,7 @@ func cut(s string, n int) string {
 	return s[:n]
 }
 
-// hijacker hands the library a connection of our own.
+// hijacker gives the library a rawConn in place of the connection.
 type hijacker struct {
 	http.ResponseWriter
 	stall time.Duration
@@ -151,9 +153,9 @@ func (h *hijacker) Hijack() (net.Conn, *bufio.ReadWriter, error) {
 	return h.raw, bufio.NewReadWriter(rw.Reader, bufio.NewWriter(h.raw)), nil
 }
 
-// rawConn is the connection below the library: it notes when bytes came in and
-// gives every few bytes of output a deadline of their own, so that a slow peer
-// lives and a stalled one does not.
+// rawConn is the connection below the library. It records when bytes arrive and
+// gives every writePiece of output a deadline of its own, so that a slow peer
+// survives and a stalled one does not.
 type rawConn struct {
 	net.Conn
 	stall  time.Duration
@@ -162,13 +164,14 @@ type rawConn struct {
 	failed atomic.Bool  // a read failed
 }
 
+// writePiece is how many bytes must be written within Options.WriteTimeout.
 const writePiece = 4 << 10
 
 func (c *rawConn) Read(p []byte) (int, error) {
 	n, err := c.Conn.Read(p)
 	if n > 0 {
 		c.touch()
-		return n, nil // an error is told again
+		return n, nil // an error is returned again by the next Read
 	}
 	if err != nil {
 		c.failed.Store(true)
@@ -187,10 +190,10 @@ func (c *rawConn) Write(p []byte) (written int, err error) {
 	return written, err
 }
 
-// Close is the library's way to close; it must not wait.
+// Close is called by the library and must not block.
 func (c *rawConn) Close() error { return c.abort() }
 
-// abort closes below TLS, whose Close may wait 5 s to say so.
+// abort closes the connection below TLS, whose own Close may block for 5 s.
 func (c *rawConn) abort() error {
 	if t, ok := c.Conn.(*tls.Conn); ok {
 		return t.NetConn().Close()
@@ -198,10 +201,10 @@ func (c *rawConn) abort() error {
 	return c.Conn.Close()
 }
 
-// touch counts this moment as a sign of life.
+// touch counts now as a sign of life.
 func (c *rawConn) touch() { c.heard.Store(int64(time.Since(c.start))) }
 
-// silence is how long nothing came in.
+// silence returns the time since the last sign of life.
 func (c *rawConn) silence() time.Duration {
 	return time.Since(c.start) - time.Duration(c.heard.Load())
 }

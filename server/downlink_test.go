@@ -103,8 +103,8 @@ func TestByteCredit(t *testing.T) {
 	})
 }
 
-// A stopped consumer: nothing is buffered, retention passes, and when it comes
-// back it is told once what is missing.
+// A stopped consumer: nothing is buffered, retention removes messages, and when it
+// continues it gets one gap for everything that is missing.
 func TestGapForSlowConsumer(t *testing.T) {
 	both(t, func(t *testing.T, enc native.Encoding) {
 		r := newRig(t, &server.Options{Retention: server.Retention{Count: 10}})
@@ -138,8 +138,8 @@ func TestGapForSlowConsumer(t *testing.T) {
 	})
 }
 
-// A gap that a resumed subscription begins with does not wait for credit; later
-// ones do, so that a stopped consumer is not sent one after the other.
+// The gap at the beginning of a resumed subscription does not wait for credit;
+// later ones do, so that a stopped consumer is not sent one after another.
 func TestGapAndCredit(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		r := newRig(t, &server.Options{Retention: server.Retention{Count: 2}})
@@ -165,7 +165,7 @@ func TestGapAndCredit(t *testing.T) {
 	})
 }
 
-// A quiet topic is not told that messages of others have gone.
+// A quiet topic gets no gap for the expired messages of other topics.
 func TestNoGapForOthers(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		r := newRig(t, &server.Options{Retention: server.Retention{Count: 2, Age: time.Minute}})

@@ -10,24 +10,38 @@ import (
 
 // Errors of Publish.
 var (
-	ErrClosed  = errors.New("server: closed")                                            // Close or Shutdown was called
-	ErrTopic   = errors.New("server: not a topic to publish to")                         // docs/protocol.md, section 1
-	ErrTooBig  = errors.New("server: message exceeds the limits in Options and WELCOME") // payload or headers
-	ErrMessage = errors.New("server: message cannot be delivered")                       // a string that is not UTF-8, a negative TTL
+	// ErrClosed: Close or Shutdown was called.
+	ErrClosed = errors.New("server: closed")
+
+	// ErrTopic: the topic is malformed or has a wildcard (docs/protocol.md,
+	// section 1). The error that wraps it says which.
+	ErrTopic = errors.New("server: not a topic to publish to")
+
+	// ErrTooBig: the payload or the headers exceed a limit.
+	ErrTooBig = errors.New("server: message exceeds Options.MaxPayload or the limits of headers")
+
+	// ErrMessage: content type or a header is not UTF-8, or TTL is negative.
+	ErrMessage = errors.New("server: content type and headers must be UTF-8, TTL must not be negative")
 )
 
-// Error is how a hook tells a client why it refuses. Code is a code of
-// docs/protocol.md, section 7: one inside frames (1 to 17), or for Authenticate
-// a close code. Reason is sent to the client: no secrets in it.
+// Error is a refusal by a hook whose code and reason the client receives.
 type Error struct {
-	Code   uint64
+	// Code is a code of docs/protocol.md, section 7: one inside frames (1 to
+	// 17), or for Authenticate a close code.
+	Code uint64
+
+	// Reason is sent to the client, so it must not hold secrets.
 	Reason string
-	Retry  time.Duration // when it may be worth another attempt; 0: not said
+
+	// Retry is when another attempt may succeed. Zero leaves it open.
+	Retry time.Duration
 }
 
+// Error returns the reason and the code.
 func (e *Error) Error() string { return fmt.Sprintf("%s (code %d)", e.Reason, e.Code) }
 
-// codeOf is the in-frame code for a hook's error, fallback if it names none.
+// codeOf returns the code inside frames for a hook's error, or fallback if the error
+// names none.
 func codeOf(err error, fallback uint64) (code uint64, reason string, retry time.Duration) {
 	var e *Error
 	var p *panicError
@@ -40,11 +54,11 @@ func codeOf(err error, fallback uint64) (code uint64, reason string, retry time.
 	return fallback, "", 0
 }
 
-// fault ends a connection: say is told first if it is set, then the close code.
+// fault ends a connection.
 type fault struct {
-	code   uint16
+	code   uint16 // close code
 	reason string
-	say    *native.Err
+	say    *native.Err // sent before the close frame, if set
 }
 
 func (f *fault) Error() string { return fmt.Sprintf("%s (close code %d)", f.reason, f.code) }
@@ -53,8 +67,8 @@ func protocolError(format string, args ...any) *fault {
 	return &fault{code: native.CloseProtocolError, reason: fmt.Sprintf(format, args...)}
 }
 
-// retryable reports whether the same message may fare better later, so that its
-// rejection is no outcome to remember under its id.
+// retryable reports whether the same message may be accepted later. Such a
+// rejection is not remembered under the message's id.
 func retryable(code uint64) bool {
 	switch code {
 	case native.CodeRateLimited, native.CodeUnavailable, native.CodeInternal, native.CodeUnknownOutcome:

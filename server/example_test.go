@@ -12,7 +12,7 @@ import (
 	"github.com/limpet-go/limpet/server"
 )
 
-// A server for pages of one site, with tokens, that ends in good order.
+// A server for the pages of one site, with tokens and an orderly shutdown.
 func Example() {
 	srv, err := server.New(&server.Options{
 		Hosts:     []string{"feed.example.com"},
@@ -43,7 +43,7 @@ func Example() {
 		<-ctx.Done()
 		bounded, cancel := context.WithTimeout(context.Background(), 5*time.Second)
 		defer cancel()
-		srv.Shutdown(bounded) // first the connections that the http.Server does not know
+		srv.Shutdown(bounded) // first the upgraded connections, which the http.Server does not track
 		web.Shutdown(bounded)
 	}()
 	if _, err := srv.Publish(ctx, "news/today", []byte(`{"hello":"world"}`), nil); err != nil {

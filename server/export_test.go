@@ -6,10 +6,10 @@ import (
 	"github.com/limpet-go/limpet/wire"
 )
 
-// RecordSize is what an idle session with an empty window costs.
+// RecordSize is the memory of an idle session with an empty window.
 const RecordSize = unsafe.Sizeof(record{})
 
-// Plant gives seqs an outcome in the record of a session, as if a store had
+// Plant marks seqs as accepted in the record of a session, as if a store had
 // accepted them in another order.
 func (s *Server) Plant(sid string, id func(seq uint64) wire.ID, seqs ...uint64) {
 	s.sessions.mu.Lock()

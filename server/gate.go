@@ -27,8 +27,8 @@ func (o *Options) hostAllowed(host string) bool {
 	return false
 }
 
-// originAllowed applies Options.Origins. The Host header has passed
-// hostAllowed, so the same host there and in the origin proves something.
+// originAllowed applies Options.Origins. The Host header has passed hostAllowed, so
+// an origin with the same host is one of this server's own pages.
 func (o *Options) originAllowed(r *http.Request) bool {
 	origins := r.Header.Values("Origin")
 	if len(origins) == 0 {
@@ -48,7 +48,7 @@ func (o *Options) originAllowed(r *http.Request) bool {
 	case "https":
 		def = "443"
 	}
-	// Without TLS here a proxy may have ended it: then the page may have either scheme.
+	// Without TLS here a proxy may have ended it, so the page may have either scheme.
 	if def != "" && (u.Scheme == "https" || r.TLS == nil) && sameHost(u.Host, r.Host, def) {
 		return true
 	}
@@ -61,6 +61,7 @@ func (o *Options) originAllowed(r *http.Request) bool {
 	return false
 }
 
+// sameHost compares two hosts; one without a port has the default port.
 func sameHost(a, b, defaultPort string) bool {
 	an, ap := splitHost(a)
 	bn, bp := splitHost(b)
@@ -73,8 +74,8 @@ func sameHost(a, b, defaultPort string) bool {
 	return an == bn && ap == bp
 }
 
-// splitHost takes "name", "name:port", "[v6]" or "[v6]:port" apart; the name
-// comes back in lower case.
+// splitHost splits "name", "name:port", "[v6]" or "[v6]:port". The name is in lower
+// case and without brackets.
 func splitHost(host string) (name, port string) {
 	if n, p, err := net.SplitHostPort(host); err == nil {
 		return strings.ToLower(n), p
@@ -82,8 +83,8 @@ func splitHost(host string) (name, port string) {
 	return strings.ToLower(strings.Trim(host, "[]")), ""
 }
 
-// subprotocol picks the first encoding of the client's list that is ours. Tokens
-// are compared exactly (docs/protocol.md, section 1).
+// subprotocol chooses the first encoding in the client's list that limpet.v1 has.
+// Tokens are compared exactly (docs/protocol.md, section 1).
 func subprotocol(h http.Header) (native.Encoding, bool) {
 	for _, line := range h.Values("Sec-WebSocket-Protocol") {
 		for token := range strings.SplitSeq(line, ",") {
@@ -95,21 +96,24 @@ func subprotocol(h http.Header) (native.Encoding, bool) {
 	return 0, false
 }
 
-// slots hands out the times at which refused clients may come back, one after
-// the other.
+// slots assigns the times at which refused clients may return, one after the
+// other.
 type slots struct {
-	step time.Duration
+	step time.Duration // between two slots
 
 	mu   sync.Mutex // leaf
-	last time.Time
+	last time.Time  // the slot assigned last
 }
 
+// firstSlot is the earliest slot from now.
 const firstSlot = 500 * time.Millisecond
 
-// slotsFor gives three quarters of the rate to clients with a slot: others come
-// by themselves at the same time, in the windows of their back-off.
+// slotsFor reserves three quarters of the rate for clients with a slot. The rest is
+// for clients that return at the same time within the windows of their backoff.
 func slotsFor(rate int) slots { return slots{step: time.Second * 4 / 3 / time.Duration(rate)} }
 
+// next assigns a slot and returns the time until then: at least firstSlot, at most
+// maxSpread.
 func (s *slots) next() time.Duration {
 	now := time.Now()
 	s.mu.Lock()

@@ -95,7 +95,7 @@ func upgradeTo(host, protocols string, origins ...string) *http.Request {
 	return req
 }
 
-// status makes one request on a connection of its own and hangs up.
+// status makes one request on a connection of its own and closes it.
 func (r *rig) status(req *http.Request) *http.Response {
 	r.t.Helper()
 	tr := &http.Transport{DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) { return r.dial(ctx) }}

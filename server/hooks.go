@@ -13,19 +13,27 @@ import (
 
 // Principal is who a connection speaks for.
 type Principal struct {
-	ID      string    // a session can only be resumed under the ID that created it
-	Expires time.Time // when the connection is closed with 4100; zero: never
-	Value   any       // for the hooks of this program; the server does not look at it
+	// ID identifies the principal. A session can be resumed only under the ID
+	// that created it.
+	ID string
+
+	// Expires is when the connection is closed with 4100. Zero means never.
+	Expires time.Time
+
+	// Value is for the other hooks. The server does not use it.
+	Value any
 }
 
 // Verb is what a principal wants to do with a topic.
 type Verb uint8
 
+// The verbs.
 const (
 	VerbPublish Verb = iota + 1
 	VerbSubscribe
 )
 
+// String returns the verb as one lower-case word.
 func (v Verb) String() string {
 	switch v {
 	case VerbPublish:
@@ -36,39 +44,42 @@ func (v Verb) String() string {
 	return fmt.Sprintf("verb %d", uint8(v))
 }
 
-// Message is what a client published, before it is accepted. Payload and Header
-// must not be changed or kept.
+// Message is what a client published, before it is accepted. A hook must not
+// change or keep Payload and Header.
 type Message struct {
-	ID      wire.ID
-	Topic   string
-	Payload []byte
-	Type    string
-	Header  map[string]string
-	TTL     time.Duration
+	ID      wire.ID           // message id, chosen by the client
+	Topic   string            // topic, without wildcards
+	Payload []byte            // content
+	Type    string            // content type
+	Header  map[string]string // application headers
+	TTL     time.Duration     // lifetime; 0: no end
 }
 
-// Hooks are the decisions that belong to the program around the server. They
-// run on the goroutine that reads the connection, with no lock held: a slow
-// hook holds up that connection and no other. Their context ends with the
-// connection. A panic is logged and counts as an internal error.
+// Hooks are the decisions of the program around the server. They run on the
+// goroutine that reads the connection, with no lock held: a slow hook delays that
+// connection and no other. Several connections call them concurrently. Their
+// context ends with the connection. A panic is logged and counts as an internal
+// error.
 //
-// An error that is or wraps an *Error chooses the code the client is told. The
-// text of any other error is not told.
+// An error that is or wraps an *Error chooses the code that the client receives.
+// The text of any other error is not sent.
 type Hooks struct {
 	// Authenticate decides who the client is, from the upgrade request and the
-	// token of its HELLO. It also runs when a session is resumed. An error ends
-	// the connection with 4101, or with Error.Code if that is a close code. Nil
-	// accepts everybody as Principal{}: do not expose such a server.
+	// token of its HELLO, within 10 seconds. It also runs when a session is
+	// resumed. An error ends the connection with 4101, or with Error.Code if
+	// that is a close code. Nil accepts every client as Principal{}: do not
+	// expose such a server.
 	Authenticate func(ctx context.Context, r *http.Request, token string) (Principal, error)
 
-	// Authorize decides whether who may do verb on topic, which is a pattern
-	// when it subscribes to one. An error is forbidden (2), or Error.Code. Nil
-	// allows everything.
+	// Authorize decides whether who may do verb on topic, which may be a pattern
+	// if verb is VerbSubscribe. An error refuses it with forbidden (2), or
+	// Error.Code. Nil allows everything.
 	Authorize func(who Principal, verb Verb, topic string) error
 
-	// OnPublish sees every message of a client once before it is accepted, and
-	// not those that are known already. An error refuses the message for good
-	// with bad_request (1), or Error.Code. Nil accepts everything.
+	// OnPublish is called for every message of a client before it is accepted,
+	// but not for one whose id is known. An error refuses the message with
+	// bad_request (1), or Error.Code; the refusal is final. Nil accepts every
+	// message.
 	OnPublish func(ctx context.Context, who Principal, m Message) error
 }
 
@@ -99,8 +110,8 @@ func (p *peer) onPublish(m Message) (err error) {
 	return hook(p.ctx, p.who, m)
 }
 
-// recovered makes a panic of a hook or of the log an error, and tells where it
-// came from.
+// recovered turns a panic of a hook or of the log into an error and logs its stack.
+// It must be deferred.
 func recovered(log *slog.Logger, err *error) {
 	if v := recover(); v != nil {
 		log.Error("panic in a hook or in the log", "value", quote(fmt.Sprint(v)), "stack", string(debug.Stack()))

@@ -16,7 +16,7 @@ import (
 	"github.com/limpet-go/limpet/wire/native"
 )
 
-// What no client could read would end every connection that is to be sent it,
+// A message that no client can read would end every connection that it is sent on,
 // again after each resume.
 func TestPublishRefusesPoison(t *testing.T) {
 	both(t, func(t *testing.T, enc native.Encoding) {
@@ -44,7 +44,7 @@ func TestPublishRefusesPoison(t *testing.T) {
 	})
 }
 
-// panicky is a log of somebody else with a bug.
+// panicky is a log of the user with a bug.
 type panicky struct {
 	server.Log
 	inAppend, inRead atomic.Bool
@@ -131,7 +131,7 @@ func (l stepping) Read(from uint64, dst []*server.Entry) (int, uint64, error) {
 	return l.Log.Read(from, dst)
 }
 
-// A client that asks for long searches in vain does not hold up Close.
+// A client whose subscriptions cause long searches does not delay Close.
 func TestCloseDuringSearches(t *testing.T) {
 	for _, from := range []native.From{native.FromLast, native.FromFirst} {
 		synctest.Test(t, func(t *testing.T) {
@@ -203,8 +203,8 @@ func TestEpochChangesWithinARead(t *testing.T) {
 	})
 }
 
-// Over TLS the page of the same host must have come over TLS, too: its port is
-// another one, and whoever is in the network may have written it.
+// Over TLS a page of the same host must have come over TLS too: a page over plain
+// HTTP may have been written by an attacker in the network.
 func TestOriginOverTLS(t *testing.T) {
 	srv, err := server.New(&server.Options{Hosts: []string{"feed.example.com"}})
 	if err != nil {
@@ -230,8 +230,8 @@ func TestOriginOverTLS(t *testing.T) {
 	}
 }
 
-// Whoever knows how another's ids are made cannot have its messages swallowed
-// as repetitions, and whoever may not publish cannot make the server forget ids.
+// A client that can guess the ids of another cannot have its messages dropped as
+// repetitions, and a client that may not publish cannot make the server forget ids.
 func TestIDsOfOthers(t *testing.T) {
 	both(t, func(t *testing.T, enc native.Encoding) {
 		r := newRig(t, &server.Options{MaxIDs: 4, Hooks: server.Hooks{

@@ -14,10 +14,10 @@ type outcome struct {
 	offset uint64
 }
 
-// ids remembers the outcome of every message id for the horizon `dedup`
+// ids remembers the outcome of every message id for the horizon dedup
 // (docs/protocol.md, sections 3 and 4), and at most max of them.
 type ids struct {
-	keep  time.Duration
+	keep  time.Duration // how long an id is remembered
 	max   int
 	start time.Time
 
@@ -26,28 +26,30 @@ type ids struct {
 	order []*idEntry // by time, from head on
 	head  int
 
-	// forgotten is when the newest id was accepted that had to go before its
-	// time. A message first sent before it may have been accepted, too.
+	// forgotten is when the newest of the ids was accepted that were forgotten
+	// early, since start. A message first sent before it may have been accepted.
 	forgotten time.Duration
 }
 
-// idKey is an id of one principal: whoever guesses another's ids, which rise in
-// small steps or are made from the caller's data, must not have its messages
-// taken for repetitions.
+// idKey is an id of one principal. Ids can be guessed, because they rise in small
+// steps or are derived from the caller's data; messages of another principal must
+// not be taken for repetitions.
 type idKey struct {
 	id      wire.ID
 	who     string // the principal's ID
-	adopted bool   // from the log, which does not say who: counts for everybody
+	adopted bool   // from the log, which does not name a principal: matches all of them
 }
 
+// idEntry is what is known about an id.
 type idEntry struct {
 	key     idKey
-	at      time.Duration // since start
+	at      time.Duration // time of the outcome, since start
 	outcome outcome
-	pending bool          // reserved: no outcome yet
-	wait    chan struct{} // closed when pending ends; nil while nobody waits
+	pending bool          // reserved, without an outcome
+	wait    chan struct{} // closed when pending ends; nil unless reserve waits for it
 }
 
+// settle ends pending.
 func (e *idEntry) settle() {
 	e.pending = false
 	if e.wait != nil {
@@ -56,17 +58,17 @@ func (e *idEntry) settle() {
 	}
 }
 
-// idMargin is how much longer than the announced horizon an id is kept: the age
-// of a message was true when it was written, not when it arrived.
+// idMargin is how much longer than the announced horizon an id is remembered: the
+// age of a message was exact when it was written, not when it arrived.
 const idMargin = time.Minute
 
 func newIDs(horizon time.Duration, maximum int) *ids {
 	return &ids{keep: horizon + idMargin, max: maximum, start: time.Now(), forgotten: -1 << 62, known: map[idKey]*idEntry{}}
 }
 
-// reserve returns the outcome of k if it is known. Otherwise the caller has
-// the id for itself until it calls resolve or release. It waits while another
-// connection has it, until ctx ends.
+// reserve returns the outcome of k if it is known. Otherwise it reserves the id for
+// the caller, who must call resolve or release. It blocks while another caller
+// has reserved the id, until ctx ends.
 func (s *ids) reserve(ctx context.Context, k idKey) (o outcome, known bool, err error) {
 	for {
 		now := time.Since(s.start)
@@ -111,7 +113,7 @@ func (s *ids) resolve(k idKey, o outcome) {
 	s.expire(now)
 }
 
-// release gives a reserved id back without an outcome.
+// release ends a reservation without an outcome.
 func (s *ids) release(k idKey) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -119,8 +121,8 @@ func (s *ids) release(k idKey) {
 	delete(s.known, k)
 }
 
-// remembers reports whether an id accepted age ago would still be known. A
-// message may have been under way for long since its age was written.
+// remembers reports whether an id that was accepted age ago would still be known,
+// with idMargin for the time in which the message was in transit.
 func (s *ids) remembers(age time.Duration) bool {
 	now := time.Since(s.start)
 	s.mu.Lock()
@@ -134,6 +136,8 @@ func (s *ids) len() int {
 	return len(s.known)
 }
 
+// expire forgets the oldest ids: those beyond their horizon, and those beyond max.
+// The caller holds mu.
 func (s *ids) expire(now time.Duration) {
 	for s.head < len(s.order) {
 		e := s.order[s.head]
@@ -155,12 +159,12 @@ func (s *ids) expire(now time.Duration) {
 	}
 }
 
-// load remembers the ids that a log already holds, so that a message accepted
-// by an earlier server on the same log is not accepted again.
+// load remembers the ids in a log, so that a message that an earlier server on the
+// same log accepted is not accepted again.
 func (s *ids) load(l Log) error {
 	v := l.View()
 	if v.First > 1 {
-		s.forgotten = 0 // what was trimmed may have been accepted until now
+		s.forgotten = 0 // trimmed messages may have been accepted until now
 	}
 	buf := make([]*Entry, 256)
 	for from := v.First; ; {
@@ -181,6 +185,7 @@ func (s *ids) load(l Log) error {
 	}
 }
 
+// adopt remembers the id of a log entry.
 func (s *ids) adopt(entry *Entry) {
 	s.mu.Lock()
 	defer s.mu.Unlock()

@@ -106,7 +106,8 @@ func TestBadBatches(t *testing.T) {
 	})
 }
 
-// The server says something every heartbeat, and removes who is silent for 2.5.
+// The server sends something every heartbeat and removes a client that is silent
+// for 2.5 heartbeats.
 func TestHeartbeat(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		r := newRig(t, nil)
@@ -143,7 +144,7 @@ func TestHeartbeat(t *testing.T) {
 	})
 }
 
-// A peer that vanishes without a word, and does not even answer the close.
+// A peer that vanishes and does not even answer the close frame.
 func TestDeadPeer(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		r := newRig(t, nil)
@@ -208,8 +209,8 @@ func TestStalledPeer(t *testing.T) {
 	})
 }
 
-// A peer that asks and does not read the answers is not read any further, so
-// what waits for it is bounded; it is removed like any other that stalls.
+// From a peer that sends requests and does not read the answers nothing more is
+// read, so its queue is bounded. It is removed like any other stalled peer.
 func TestAsksAndDoesNotRead(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		r := newRig(t, nil)
@@ -242,7 +243,7 @@ func TestShutdown(t *testing.T) {
 		c, deaf, silent := r.connect(enc), r.connect(enc), r.connect(enc)
 		w := c.hello(native.Hello{CN: 1})
 		deaf.hello(native.Hello{CN: 1})
-		_ = silent // never says HELLO, never reads
+		_ = silent // sends no HELLO, never reads
 		c.publish(1, "t", "x")
 		synctest.Wait()
 		start := time.Now()
@@ -355,7 +356,7 @@ func stacks() int {
 	return n
 }
 
-// The token expires: the client is told to come back with another.
+// The token expires: the client is asked to reconnect with a new one.
 func TestExpiry(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		r := newRig(t, &server.Options{Hooks: server.Hooks{Authenticate: func(context.Context, *http.Request, string) (server.Principal, error) {

@@ -10,59 +10,64 @@ import (
 	"github.com/limpet-go/limpet/wire"
 )
 
-// Entry is one message of a log. An Entry that a log has handed out is shared
-// by all its readers and never changed again.
+// Entry is one message of a log. An Entry that a log has returned is shared by all
+// its readers and must not be changed.
 type Entry struct {
-	Offset  uint64 // set by Append
-	Time    time.Time
-	ID      wire.ID
-	Topic   string
-	Payload []byte
-	Type    string
-	Header  map[string]string
-	TTL     time.Duration // as the publisher gave it; 0: none
+	Offset  uint64            // set by Append
+	Time    time.Time         // when it was accepted
+	ID      wire.ID           // message id
+	Topic   string            // topic, without wildcards
+	Payload []byte            // at most Options.MaxPayload bytes
+	Type    string            // content type
+	Header  map[string]string // application headers
+	TTL     time.Duration     // lifetime given by the publisher; 0: no end
 }
 
-// View is one consistent look at a log.
+// View is a consistent snapshot of the bounds of a log.
 type View struct {
-	Epoch string // UTF-8, 1 to 255 bytes; positions of different epochs have nothing in common
+	// Epoch names the incarnation of the log's numbering: 1 to 255 bytes of
+	// UTF-8. Positions of different epochs are unrelated.
+	Epoch string
 
-	// Base is a tag that stands for any position of this incarnation of the log
-	// that holds no entry with a tag of its own, such as the one before First.
-	// It must change whenever the log may have lost its newest entries.
+	// Base is a tag that stands for every position of this incarnation at which
+	// no entry is held, such as the one before First. It must change whenever the
+	// log may have lost its newest entries.
 	Base []byte
 
-	First uint64 // offset of the oldest entry held; Head+1 if there is none
-	Head  uint64 // offset of the newest entry ever appended; 0 if there is none
+	// First is the offset of the oldest entry held; Head+1 if there is none.
+	First uint64
 
-	// NoRewind says that the log cannot lose its newest entries within an
-	// epoch, so a position older than First is known to have existed.
+	// Head is the offset of the newest entry ever appended; 0 if there is none.
+	Head uint64
+
+	// NoRewind means that the log cannot lose its newest entries within an
+	// epoch, so that a position older than First is known to have existed.
 	NoRewind bool
 }
 
-// Log holds the messages of a server in one order. Topics are filters on it.
-// The implementation must be safe for concurrent use. A caller may embed one
-// Log in another to change a single method.
+// Log holds the messages of a server in one order. Topics are filters on it. An
+// implementation must be safe for concurrent use. To change a single method, embed
+// one Log in another.
 type Log interface {
 	// Append stores e at the end and returns its offset, which is at least 1 and
-	// greater than all before it. When it returns nil, e is held as durably as
-	// this log ever holds it: the publisher's acknowledgement follows. The log
-	// keeps e.Payload and e.Header. After an error the publisher sends the
-	// message again under the same ID.
+	// greater than all earlier ones. When it returns no error, e must be as
+	// durable as this log can make it: the acknowledgement to the publisher
+	// follows. The log owns e.Payload and e.Header. After an error the publisher
+	// sends the message again under the same ID.
 	Append(ctx context.Context, e Entry) (uint64, error)
 
-	// Read fills dst with entries in order, beginning with the first one at from
-	// or after it, and returns how many there were. It also returns the offset
-	// of the oldest entry held at that moment; when that is greater than from,
-	// the entries between them are gone. Read does not wait for new entries.
+	// Read fills dst with entries in order, beginning with the first one at or
+	// after from, and returns how many it has read. It also returns the offset of
+	// the oldest entry held at that moment; if that is greater than from, the
+	// entries in between are gone. Read does not wait for new entries.
 	Read(from uint64, dst []*Entry) (n int, first uint64, err error)
 
 	// View returns the bounds of the log.
 	View() View
 
-	// Tag returns what identifies the entry at offset, and false if it is not
-	// held. Messages are delivered without a tag of their own, so it must be the
-	// 16 bytes of Entry.ID.
+	// Tag returns the tag of the entry at offset, and false if no entry is held
+	// there. The tag must be the 16 bytes of Entry.ID, because messages are
+	// delivered without a tag.
 	Tag(offset uint64) ([]byte, bool)
 
 	// Changed returns a channel that is closed once an entry is appended after
@@ -70,16 +75,22 @@ type Log interface {
 	Changed() <-chan struct{}
 }
 
-// Retention bounds a memory log. A zero field means the default, a negative
-// one no bound. The newest entries that keep every bound are held.
+// Retention bounds a memory log, which drops its oldest entries to keep every
+// bound. A negative field means no bound.
 type Retention struct {
-	Count int           // entries; default 100,000
-	Bytes int           // payloads, topics and headers; default 64 MiB
-	Age   time.Duration // default: no bound
+	// Count bounds the entries. Defaults to 100,000.
+	Count int
+
+	// Bytes bounds payloads, topics, content types and headers together.
+	// Defaults to 64 MiB.
+	Bytes int
+
+	// Age bounds the age of an entry. Defaults to no bound.
+	Age time.Duration
 }
 
-// MemoryLog is a Log in memory. Its epoch is random, so it never rewinds within
-// one. It is safe for concurrent use.
+// MemoryLog is a Log in memory. Its epoch is random, so it never rewinds within an
+// epoch. It is safe for concurrent use.
 type MemoryLog struct {
 	epoch string
 	base  []byte
@@ -89,10 +100,10 @@ type MemoryLog struct {
 	entries []*Entry   // contiguous offsets, the oldest first
 	head    uint64
 	bytes   int
-	changed chan struct{} // nil while nobody asked
+	changed chan struct{} // nil until Changed is called
 }
 
-// NewMemoryLog returns an empty log.
+// NewMemoryLog returns an empty log that is bounded by keep.
 func NewMemoryLog(keep Retention) *MemoryLog {
 	if keep.Count == 0 {
 		keep.Count = 100_000
@@ -105,7 +116,7 @@ func NewMemoryLog(keep Retention) *MemoryLog {
 	return &MemoryLog{epoch: hex.EncodeToString(seed[:8]), base: seed[8:], keep: keep}
 }
 
-// Append implements Log. It does not wait and does not fail.
+// Append implements Log. It does not block and does not fail.
 func (l *MemoryLog) Append(_ context.Context, e Entry) (uint64, error) {
 	now := time.Now()
 	l.mu.Lock()
@@ -165,9 +176,10 @@ func (l *MemoryLog) Changed() <-chan struct{} {
 	return l.changed
 }
 
+// first returns the offset of the oldest entry held. The caller holds mu.
 func (l *MemoryLog) first() uint64 { return l.head + 1 - uint64(len(l.entries)) }
 
-// trim drops the oldest entries that break a bound.
+// trim drops the oldest entries until every bound is kept. The caller holds mu.
 func (l *MemoryLog) trim(now time.Time) {
 	n := 0
 	for n < len(l.entries) {
@@ -180,10 +192,11 @@ func (l *MemoryLog) trim(now time.Time) {
 		l.bytes -= l.entries[n].size()
 		n++
 	}
-	clear(l.entries[:n]) // the backing array lives on until append moves it
+	clear(l.entries[:n]) // the backing array lives until append replaces it
 	l.entries = l.entries[n:]
 }
 
+// size returns how many bytes of Retention.Bytes e takes.
 func (e *Entry) size() int {
 	n := len(e.Payload) + len(e.Topic) + len(e.Type)
 	for k, v := range e.Header {

@@ -10,66 +10,108 @@ import (
 	"github.com/limpet-go/limpet/wire/native"
 )
 
-// Options configures a Server. The zero value is a server in memory for
-// loopback names that accepts everybody. New copies it.
+// Options configures a Server. The zero value is a server in memory for loopback
+// names that accepts every client. New copies the options. Durations must be from
+// 1 ms to ten years, numbers positive; a zero field means its default.
 type Options struct {
-	// Log holds the messages. Nil: NewMemoryLog(Retention).
-	Log       Log
+	// Log holds the messages. Defaults to NewMemoryLog(Retention).
+	Log Log
+
+	// Retention bounds the default Log. It is ignored if Log is set.
 	Retention Retention
 
+	// Hooks are the decisions of the surrounding program.
 	Hooks Hooks
 
 	// Hosts are the values of the Host header that are served besides localhost,
 	// 127.0.0.1 and [::1]: "example.com" with any port, "example.com:8443" with
-	// that one, "*" whatever it is. Others get 403: a page whose name was made to
-	// point here (DNS rebinding) must not be able to speak to this server.
+	// that port, "*" for every value. Other requests get 403, so that a page
+	// whose name was made to point to this server (DNS rebinding) cannot use it.
 	Hosts []string
 
 	// Origins are the origins of browser pages that may connect, such as
-	// "https://app.example.com", besides pages from the same host and port; where
-	// this server ends TLS itself those must be https. Requests without an Origin
-	// do not come from a page and are served.
+	// "https://app.example.com". Pages from the same host and port may always
+	// connect; if this server itself ends TLS they must be https. Requests
+	// without an Origin do not come from a page and are served.
 	Origins []string
 
-	Heartbeat    time.Duration // default 20 s; a peer silent for 2.5 of it is removed
-	HelloTimeout time.Duration // default 5 s: from the upgrade to HELLO
-	WriteTimeout time.Duration // default 15 s: a peer that takes no 4 KiB for so long is removed
-	SessionTTL   time.Duration // default 15 min: a detached session is kept so long at most
-	Dedup        time.Duration // default 1 h: how long message ids are known
+	// Heartbeat is the interval in which the server sends at least one frame. A
+	// client that sends nothing for 2.5 heartbeats is removed. Defaults to 20
+	// seconds.
+	Heartbeat time.Duration
 
-	Window      int // default and most 4,096, a multiple of 64: messages a client may have unacknowledged
-	WindowBytes int // default 4 MiB: and bytes of them
-	MaxPayload  int // default 256 KiB
-	MaxConns    int // default 10,000; above it upgrades are answered 503
-	MaxPending  int // default 1,000: connections that have not been welcomed yet
-	MaxSessions int // default 100,000; above it the longest detached one goes
-	MaxSubs     int // default 10,000: subscriptions of one session
-	MaxIDs      int // default 262,144: message ids known
+	// HelloTimeout is the time from the upgrade to HELLO. Defaults to 5 seconds.
+	HelloTimeout time.Duration
 
-	// ReconnectRate is how many connections a second this server takes when all
-	// clients come back at once. It sizes the reconnect window in WELCOME and
-	// the slots given with 503. Default 1,000.
+	// WriteTimeout is how long a client may take to accept 4 KiB. A slower one is
+	// removed. Defaults to 15 seconds.
+	WriteTimeout time.Duration
+
+	// SessionTTL is how long a detached session is kept. A client may ask for
+	// less. Defaults to 15 minutes.
+	SessionTTL time.Duration
+
+	// Dedup is how long message ids are remembered. Defaults to 1 hour.
+	Dedup time.Duration
+
+	// Window is how many unacknowledged messages a client may have: a multiple
+	// of 64, at most 4,096. Defaults to 4,096.
+	Window int
+
+	// WindowBytes is how many bytes of unacknowledged payload a client may have.
+	// Defaults to 4 MiB.
+	WindowBytes int
+
+	// MaxPayload bounds one payload, in bytes. Defaults to 256 KiB; at most
+	// 1 GiB.
+	MaxPayload int
+
+	// MaxConns bounds the connections. Upgrades beyond it are answered 503.
+	// Defaults to 10,000.
+	MaxConns int
+
+	// MaxPending bounds the connections that have not been welcomed yet.
+	// Upgrades beyond it are answered 503. Defaults to 1,000.
+	MaxPending int
+
+	// MaxSessions bounds the sessions. Beyond it the session that has been
+	// detached for longest is dropped; if none is detached, new ones are
+	// refused. Defaults to 100,000.
+	MaxSessions int
+
+	// MaxSubs bounds the subscriptions of one session. Defaults to 10,000.
+	MaxSubs int
+
+	// MaxIDs bounds the message ids that are remembered. Beyond it the oldest
+	// are forgotten before Dedup has passed. Defaults to 262,144.
+	MaxIDs int
+
+	// ReconnectRate is how many connections per second this server can accept
+	// when all clients return at once. It determines the reconnect window in
+	// WELCOME and the slots given with 503. Defaults to 1,000.
 	ReconnectRate int
 
-	Logger *slog.Logger // nil: none
+	// Logger receives the log. Defaults to none.
+	Logger *slog.Logger
 }
 
 const (
 	batchLimit    = native.MaxBatch
 	helloSubs     = native.MaxHelloSubs
-	queueLimit    = 1024 // frames and requests waiting for the writer of one connection
-	authTimeout   = 10 * time.Second
-	closeGrace    = time.Second // for the close handshake
-	maxSpread     = 5 * time.Minute
-	readChunk     = 256 // log entries taken at once
-	scanLimit     = 4096
-	turnLimit     = 64 // messages of one subscription before the next has its turn
-	writeFragment = 32 << 10
-	maxSeq        = 1 << 62 // of a HELLO: sums with it must not overflow
-	maxDuration   = 10 * 365 * 24 * time.Hour
-	maxPayload    = 1 << 30
+	queueLimit    = 1024                      // frames and requests waiting for the writer of one connection
+	authTimeout   = 10 * time.Second          // from HELLO to WELCOME
+	closeGrace    = time.Second               // for the close handshake
+	maxSpread     = 5 * time.Minute           // of the reconnect window
+	readChunk     = 256                       // log entries read at once
+	scanLimit     = 4096                      // log entries read in one turn of a subscription
+	turnLimit     = 64                        // messages sent in one turn of a subscription
+	writeFragment = 32 << 10                  // bytes of one WebSocket fragment
+	maxSeq        = 1 << 62                   // of a HELLO: sums with it must not overflow
+	maxDuration   = 10 * 365 * 24 * time.Hour // of an option
+	maxPayload    = 1 << 30                   // of an option
 )
 
+// withDefaults returns a copy with all defaults set, and what is wrong with it.
 func (o *Options) withDefaults() (*Options, error) {
 	var c Options
 	if o != nil {
@@ -110,6 +152,7 @@ func (o *Options) withDefaults() (*Options, error) {
 	return &c, c.validate()
 }
 
+// validate names every option that is out of its bounds.
 func (o *Options) validate() error {
 	var errs []error
 	for _, d := range []struct {
@@ -149,8 +192,8 @@ func (o *Options) validate() error {
 	return errors.Join(errs...)
 }
 
-// readLimit is the longest WebSocket message that can hold a permitted batch:
-// one payload in base64, or a HELLO with all its subscriptions.
+// readLimit returns the length of the longest WebSocket message that can be
+// allowed: one with a payload in base64, or a HELLO with all its subscriptions.
 func (o *Options) readLimit() int64 {
 	return int64(max(256<<10, o.MaxPayload/3*4+64<<10))
 }

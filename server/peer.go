@@ -11,8 +11,8 @@ import (
 	"github.com/limpet-go/limpet/wire/native"
 )
 
-// peer is one connection. Two goroutines serve it: read, which is the one of the
-// HTTP handler and applies what the client says, and write, which owns the
+// peer is one connection. Two goroutines serve it: read, which is that of the HTTP
+// handler and applies the client's frames, and write, which owns the
 // subscriptions and everything that is sent.
 type peer struct {
 	server  *Server
@@ -20,36 +20,36 @@ type peer struct {
 	enc     native.Encoding
 	request *http.Request // nil after HELLO
 	log     *slog.Logger
-	ctx     context.Context // of the hooks; ends with the connection
+	ctx     context.Context // for the hooks; ends with the connection
 	cancel  context.CancelFunc
 	started time.Time
 
 	pending bool // guarded by Server.mu: not welcomed yet
 
 	// Owned by read.
-	who     Principal
-	session *session
-	live    map[uint64]struct{} // channels in use
-	frames  []native.Frame
-	scolded bool // an err frame of the client was logged
+	who       Principal
+	session   *session
+	live      map[uint64]struct{} // channels in use
+	frames    []native.Frame
+	errLogged bool // an err frame of the client was logged
 
 	greeted  atomic.Bool   // HELLO arrived
-	working  atomic.Bool   // read is not waiting for bytes
+	working  atomic.Bool   // read is processing a message, not waiting for one
 	received atomic.Uint64 // payload bytes
-	creditN  atomic.Uint64 // granted: highest seq
+	creditN  atomic.Uint64 // granted: highest sequence number
 	creditB  atomic.Uint64 // granted: payload bytes
 
-	mu     sync.Mutex // leaf: from read, and from anyone who ends the connection, to write
+	mu     sync.Mutex // leaf; guards what read and whoever ends the connection pass to write
 	queue  []order
-	naks   []native.Reject
-	ackDue bool
-	end    *ending
-	wake   chan struct{} // one slot
-	room   chan struct{} // one slot: the queue was taken
-	gone   chan struct{} // closed when write has ended
+	naks   []native.Reject // rejections to send with the next ack
+	ackDue bool            // an ack is to be sent
+	end    *ending         // nil while the connection lives
+	wake   chan struct{}   // one slot: there is something for write
+	room   chan struct{}   // one slot: write has taken a full queue
+	gone   chan struct{}   // closed when write has ended
 }
 
-// order is one thing for write to do: send frame, or what its kind says.
+// order is one task for write: to send frame, or what its kind says.
 type order struct {
 	kind    orderKind
 	frame   native.Frame
@@ -69,12 +69,12 @@ const (
 	orderCredit
 )
 
-// ending is why a connection ends. Code 0: it is gone already, say nothing.
+// ending is why a connection ends.
 type ending struct {
-	code   uint16
+	code   uint16 // close code; 0: the connection is gone, send nothing
 	reason string
-	mute   bool // send nothing that waits, only the close code
-	timer  *time.Timer
+	mute   bool        // discard queued frames and send only the close code
+	timer  *time.Timer // aborts the connection after closeGrace
 }
 
 func newPeer(s *Server, sock *socket, enc native.Encoding, r *http.Request) *peer {
@@ -89,15 +89,15 @@ func newPeer(s *Server, sock *socket, enc native.Encoding, r *http.Request) *pee
 	return p
 }
 
-// serve returns when the connection is over.
+// serve returns when the connection has ended.
 func (p *peer) serve() {
 	go p.write()
 	defer p.over()
 	p.read()
 }
 
-// over joins write and lets the session go. The connection was ended before,
-// unless a panic on its way to the HTTP server brought us here.
+// over waits for write and detaches the session. The connection has been ended
+// before, unless a panic is on its way to the HTTP server.
 func (p *peer) over() {
 	p.stop(0, "reading ended", true)
 	p.cancel()
@@ -111,8 +111,9 @@ func (p *peer) over() {
 	p.log.Debug("connection ended", "code", p.end.code, "reason", p.end.reason)
 }
 
-// stop ends the connection; the first cause wins. What waits is sent first
-// unless mute is set. Whatever the peer does, it is closed after closeGrace.
+// stop ends the connection. The first cause wins. Queued frames are sent first,
+// unless mute is set. The connection is closed after closeGrace at the latest,
+// whatever the peer does.
 func (p *peer) stop(code uint16, reason string, mute bool) {
 	p.mu.Lock()
 	if p.end != nil {
@@ -131,19 +132,21 @@ func (p *peer) stop(code uint16, reason string, mute bool) {
 	p.poke()
 }
 
-// supersede ends the connection because a newer one owns the session. Nothing
-// that waits may be sent any more (docs/protocol.md, I8).
+// supersede ends the connection because a newer one owns the session. Queued
+// frames must not be sent any more (docs/protocol.md, I8).
 func (p *peer) supersede() {
 	p.server.stats.evicted.Add(1)
 	p.stop(native.CloseSuperseded, "superseded by a newer connection", true)
 }
 
+// ended reports whether the connection is ending.
 func (p *peer) ended() bool {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	return p.end != nil
 }
 
+// poke wakes write.
 func (p *peer) poke() {
 	select {
 	case p.wake <- struct{}{}:
@@ -151,8 +154,8 @@ func (p *peer) poke() {
 	}
 }
 
-// post queues an order. It waits while the queue is full, until the connection
-// ends: a client that does not read what it asked for is not read any further.
+// post queues an order. It blocks while the queue is full, until the connection
+// ends: from a client that does not read its answers, nothing more is read.
 func (p *peer) post(o order) {
 	for {
 		p.mu.Lock()
@@ -175,16 +178,18 @@ func (p *peer) post(o order) {
 	}
 }
 
+// send queues a frame: see post.
 func (p *peer) send(f native.Frame) { p.post(order{frame: f}) }
 
-// reject queues a rejection. There are no more of them than the window: credit
-// is granted with the acknowledgement that carries them.
+// reject queues a rejection. There are at most as many as the window holds, because
+// credit is granted with the acknowledgement that carries them.
 func (p *peer) reject(seq, code uint64) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	p.naks = append(p.naks, native.Reject{S: seq, Code: code})
 }
 
+// acknowledge makes write send an ack.
 func (p *peer) acknowledge() {
 	p.mu.Lock()
 	p.ackDue = true
@@ -192,7 +197,7 @@ func (p *peer) acknowledge() {
 	p.poke()
 }
 
-// farewell ends the connection in good order.
+// farewell sends goaway and ends the connection.
 func (p *peer) farewell(spread uint64) {
 	p.mu.Lock()
 	if p.end == nil {

@@ -78,8 +78,8 @@ func randomFrame(r *rand.Rand, w *native.Welcome, next *uint64) native.Frame {
 	return native.Frame{Type: native.TypeGoAway, GoAway: &native.GoAway{Fin: r.IntN(4) == 0, Code: n()}}
 }
 
-// Whatever well-formed frames come, in whatever order, on several connections of
-// one session at once: the server keeps its wits, and nothing is left.
+// Any well-formed frames, in any order, on several connections of one session at
+// once: the server keeps working, and nothing is left behind.
 func TestRandomFrames(t *testing.T) {
 	for seed := range uint64(60) {
 		synctest.Test(t, func(t *testing.T) {

@@ -9,7 +9,7 @@ import (
 	"github.com/limpet-go/limpet/wire/native"
 )
 
-// read applies what the client says until the connection ends.
+// read applies the client's frames until the connection ends.
 func (p *peer) read() {
 	lim := native.DefaultLimits
 	lim.Payload = p.server.opt.MaxPayload
@@ -19,7 +19,7 @@ func (p *peer) read() {
 		typ, data, err := p.sock.read()
 		p.working.Store(true)
 		if err != nil {
-			p.stop(0, "the connection was closed or broke", true)
+			p.stop(0, "the connection was closed or lost", true)
 			return
 		}
 		if err := p.batch(typ, data, lim); err != nil {
@@ -62,7 +62,7 @@ func (p *peer) batch(typ wire.FrameType, data []byte, lim native.DecodeLimits) e
 		}
 		published = published || frames[i].Type == native.TypeMsg
 	}
-	clear(p.frames) // payloads belong to the log now
+	clear(p.frames) // the payloads now belong to the log
 	if cap(p.frames) > 256 {
 		p.frames = nil
 	}
@@ -72,6 +72,7 @@ func (p *peer) batch(typ wire.FrameType, data []byte, lim native.DecodeLimits) e
 	return err
 }
 
+// apply applies one frame. An error ends the connection.
 func (p *peer) apply(f *native.Frame) error {
 	switch f.Type {
 	case native.TypeMsg:
@@ -97,21 +98,22 @@ func (p *peer) apply(f *native.Frame) error {
 	case native.TypePing:
 		p.send(native.Frame{Type: native.TypePong, N: f.N})
 	case native.TypeAuth:
-		p.send(native.Frame{Type: native.TypeErr, Err: &native.Err{Code: native.CodeBadRequest, Msg: "no refresh on a live connection: reconnect with the new token"}})
+		p.send(native.Frame{Type: native.TypeErr, Err: &native.Err{Code: native.CodeBadRequest, Msg: "send the new token in the HELLO of a new connection"}})
 	case native.TypeGoAway:
 		if f.GoAway.Fin {
 			p.session.forget(p)
 		}
 	case native.TypeErr:
-		if !p.scolded { // once a connection: a peer must not fill the log
-			p.scolded = true
+		if !p.errLogged { // once per connection: a peer must not fill the log
+			p.errLogged = true
 			p.log.Warn("client reports an error", "code", f.Err.Code, "text", quote(f.Err.Msg), "fatal", f.Err.Fatal)
 		}
 	}
 	return nil
 }
 
-// hello makes the connection live, or returns why not.
+// hello authenticates the client, binds its session and answers with WELCOME, or
+// returns why the connection is refused.
 func (p *peer) hello(h *native.Hello) error {
 	p.greeted.Store(true)
 	if h.CN == 0 {
@@ -122,13 +124,13 @@ func (p *peer) hello(h *native.Hello) error {
 			up.Lo = 1
 		}
 		if up.Lo == 0 || up.Lo-1 > up.Hi || up.Hi > maxSeq {
-			return protocolError("hello.up is no range")
+			return protocolError("hello.up is not a valid range")
 		}
 	}
 	ctx, cancel := context.WithTimeout(p.ctx, authTimeout)
 	defer cancel()
 	who, err := p.authenticate(ctx, h.Tok)
-	h.Tok, p.request = "", nil // not needed any more
+	h.Tok, p.request = "", nil // no longer needed
 	if err != nil {
 		p.server.stats.unauthenticated.Add(1)
 		return refusal(err)
@@ -141,7 +143,7 @@ func (p *peer) hello(h *native.Hello) error {
 		ttl = wanted
 	}
 	s, w, err := p.server.sessions.bind(ctx, p, h, who.ID, ttl)
-	p.session = s // bound or not: leave knows
+	p.session = s // sessions.leave checks whether it is bound
 	if err != nil {
 		return err
 	}
@@ -158,7 +160,7 @@ func (p *peer) hello(h *native.Hello) error {
 	return nil
 }
 
-// refusal is how a connection ends whose HELLO was not authenticated.
+// refusal returns the fault for a HELLO that Authenticate refused.
 func refusal(err error) error {
 	f := &fault{code: native.CloseAuthInvalid, reason: "not authenticated"}
 	var e *Error
@@ -175,13 +177,13 @@ func refusal(err error) error {
 	return f
 }
 
-// subscribe checks a subscription and hands it to write, or refuses it.
+// subscribe checks a subscription and passes it to write, or refuses it.
 func (p *peer) subscribe(q *native.Sub) error {
 	if q.Ch == 0 {
-		return protocolError("channel 0 is not for subscriptions")
+		return protocolError("channel 0 is reserved; subscriptions begin at channel 1")
 	}
 	if _, ok := p.live[q.Ch]; ok {
-		return protocolError("channel %d is in use", q.Ch)
+		return protocolError("channel %d is already in use", q.Ch)
 	}
 	refuse := func(code uint64, why string, retry time.Duration) error {
 		p.send(native.Frame{Type: native.TypeUnsub, Unsub: &native.Unsub{
@@ -193,14 +195,14 @@ func (p *peer) subscribe(q *native.Sub) error {
 		return refuse(native.CodeQuota, "too many subscriptions", 0)
 	}
 	if native.CheckTopic(wire.UseSubscribe, q.Topic) != nil {
-		return refuse(native.CodeBadRequest, "not a topic", 0)
+		return refuse(native.CodeBadRequest, "not a valid topic", 0)
 	}
 	if err := p.authorize(VerbSubscribe, q.Topic); err != nil {
 		return refuse(codeOf(err, native.CodeForbidden))
 	}
 	p.live[q.Ch] = struct{}{}
 	sub := *q
-	sub.Tok = "" // of no use here, and up to 8 KiB while the order waits
+	sub.Tok = "" // not needed any more, and up to 8 KiB while the order waits
 	p.post(order{kind: orderSubscribe, sub: &sub})
 	return nil
 }
@@ -215,7 +217,7 @@ func (p *peer) fail(err error) {
 		p.log.Error("connection failed", "error", err)
 	}
 	if f.say == nil {
-		switch f.code { // for a client behind something that swallows close codes
+		switch f.code { // for a client behind a proxy that drops close codes
 		case native.CloseProtocolError, native.CloseBadFrame:
 			f.say = &native.Err{Code: native.CodeBadRequest, Msg: cut(f.reason, native.MaxReason)}
 		case native.CloseFrameTooBig:

@@ -11,29 +11,30 @@ import (
 	"github.com/limpet-go/limpet/wire/native"
 )
 
-// recentIDs is how many of the newest messages a record knows by id.
+// recentIDs is for how many of the newest messages a record knows the id.
 const recentIDs = 64
 
-// record is what the server knows of a session (docs/protocol.md, section 3).
-// It knows nothing of connections, locks or clocks.
+// record is what the server knows about a session (docs/protocol.md, section 3). It
+// is independent of connections, locks and clocks.
 type record struct {
 	sid       string
 	principal string
 	key       keyHash // of the newest resume key
-	prev      keyHash // of the one before it, until the client proved to have the newest; zero: none
-	cn        uint64
-	se        uint64
-	carried   uint64 // seqs up to it may hold messages first sent in an earlier epoch
+	prev      keyHash // of the key before it, until the client has proved to have the newest; zero: none
+	cn        uint64  // number of the newest connection
+	se        uint64  // session epoch
+	carried   uint64  // sequence numbers up to it may hold messages first sent in an earlier epoch
 
-	ack      uint64   // every seq up to it has an outcome
-	tag      wire.ID  // id of message ack
-	hasTag   bool     // false at 0 and after messages that the client gave up
-	bitmap   []uint64 // outcomes above ack: bit (s mod window) of seq s; nil while there are none
-	window   uint64   // a multiple of 64
-	rejected []native.Reject
-	recent   [recentIDs]recentID
+	ack      uint64              // every sequence number up to it has an outcome
+	tag      wire.ID             // id of message ack
+	hasTag   bool                // false at 0 and after messages that the client gave up
+	bitmap   []uint64            // outcomes above ack: bit (s mod window) of sequence number s; nil while there are none
+	window   uint64              // a multiple of 64
+	rejected []native.Reject     // by sequence number
+	recent   [recentIDs]recentID // by sequence number mod recentIDs
 }
 
+// recentID is the id of a message.
 type recentID struct {
 	seq uint64
 	id  wire.ID
@@ -51,10 +52,10 @@ func (r *record) has(seq uint64) bool {
 	return r.bitmap[i/64]&(1<<(i%64)) != 0
 }
 
-// next is the lowest seq without an outcome.
+// next returns the lowest seq without an outcome.
 func (r *record) next() uint64 { return r.after(r.ack) }
 
-// after is the lowest seq above seq without an outcome.
+// after returns the lowest seq above the given one without an outcome.
 func (r *record) after(seq uint64) uint64 {
 	seq++
 	for r.has(seq) {
@@ -63,8 +64,8 @@ func (r *record) after(seq uint64) uint64 {
 	return seq
 }
 
-// mark gives seq, which must be in the window and have none, its outcome. Code 0
-// is acceptance.
+// mark records the outcome of seq, which must be in the window and have none. Code 0
+// means accepted.
 func (r *record) mark(seq uint64, id wire.ID, code uint64) {
 	r.recent[seq%recentIDs] = recentID{seq, id}
 	if code != 0 {
@@ -97,8 +98,8 @@ func (r *record) mark(seq uint64, id wire.ID, code uint64) {
 	r.prune()
 }
 
-// prune forgets rejections that the client has proved to know: credit for seq s
-// travels with the outcomes up to s-window, so they are behind the window.
+// prune forgets rejections that the client has received for certain: it could send
+// seq s only after the credit that travels with all outcomes up to s-window.
 func (r *record) prune() {
 	n := 0
 	for n < len(r.rejected) && uint64(len(r.rejected)-n) > r.window && r.rejected[n].S+r.window <= r.ack {
@@ -121,7 +122,7 @@ func (r *record) idOf(seq uint64) (wire.ID, bool) {
 	return wire.ID{}, false
 }
 
-// outcomeOf returns the code with which seq was rejected, or 0.
+// outcomeOf returns the code with which seq was rejected, or 0 if it was not.
 func (r *record) outcomeOf(seq uint64) uint64 {
 	for _, n := range r.rejected {
 		if n.S == seq {
@@ -131,7 +132,7 @@ func (r *record) outcomeOf(seq uint64) uint64 {
 	return 0
 }
 
-// sack lists the runs of seqs above ack that have an outcome, n at most.
+// sack returns the ranges above ack that have an outcome, at most n of them.
 func (r *record) sack(n int) []wire.Range {
 	if r.bitmap == nil {
 		return nil
@@ -155,7 +156,7 @@ func (r *record) sack(n int) []wire.Range {
 	return out
 }
 
-// giveUp records that the client will never send the seqs below lo.
+// giveUp records that the client will never send the sequence numbers below lo.
 func (r *record) giveUp(lo uint64, up *native.Uplink) {
 	for r.ack < lo-1 && r.bitmap != nil && lo-1-r.ack <= r.window {
 		i := (r.ack + 1) % r.window
@@ -174,13 +175,13 @@ func (r *record) giveUp(lo uint64, up *native.Uplink) {
 	}
 }
 
-// known forgets the rejections that the client has dealt with.
+// settled forgets the rejections below lo, which the client has processed.
 func (r *record) settled(lo uint64) {
 	r.rejected = slices.DeleteFunc(r.rejected, func(n native.Reject) bool { return n.S < lo })
 }
 
-// rolledBack reports whether up contradicts the record, so that the client must
-// have lost part of what it once knew.
+// rolledBack reports whether up contradicts the record: the client must have been
+// restored from an old copy.
 func (r *record) rolledBack(up *native.Uplink) bool {
 	if up == nil {
 		return false
@@ -195,17 +196,18 @@ func (r *record) rolledBack(up *native.Uplink) bool {
 	return ok && id != up.Tag
 }
 
+// keyHash is the SHA-256 of a resume key.
 type keyHash [sha256.Size]byte
 
 // matches reports whether key is the newest resume key or the one before it.
 func (r *record) matches(key []byte) bool {
 	h := hashKey(key)
 	ok := subtle.ConstantTimeCompare(h[:], r.key[:])
-	old := subtle.ConstantTimeCompare(h[:], r.prev[:]) // the zero value is no hash of anything known
+	old := subtle.ConstantTimeCompare(h[:], r.prev[:]) // no known key has the hash zero
 	return ok|old == 1
 }
 
-// rotate makes a new resume key. The one that the client presented stays valid
+// rotate returns a new resume key. The key that the client presented stays valid
 // until the client proves that it has the new one.
 func (r *record) rotate(presented []byte) []byte {
 	key := make([]byte, 32)

@@ -2,12 +2,13 @@
 // library on net/http that keeps sessions, one log of messages, and the promises
 // of the protocol.
 //
-// A session is a small record and outlives its connections; a HELLO with a
-// higher connection number takes it over, and from that moment on the older
-// connection changes nothing. What clients publish is appended to the log once,
-// then acknowledged. A subscription is a filter and its own sequential read of
-// the log, so the server buffers nothing for a slow consumer: it reads on when
-// there is credit. What retention has taken meanwhile is told as a gap.
+// A session is a small record that outlives its connections. A HELLO with a
+// higher connection number takes it over, and from then on the older connection
+// has no effect. What clients publish is appended to the log once, then
+// acknowledged. A subscription is a filter with its own sequential read of the
+// log, so the server buffers nothing for a slow consumer: it continues to read
+// when there is credit. What retention removes in the meantime is reported as a
+// gap.
 //
 //	        read (HTTP handler)            write
 //	client ----> decode, hooks, accept --> orders, acks ----> client
@@ -31,10 +32,10 @@ import (
 	"github.com/limpet-go/limpet/wire/native"
 )
 
-// Server speaks limpet.v1 on every path of the http.Server that it handles. It
-// is safe for concurrent use. Close or Shutdown ends it; the http.Server itself
-// does not know its connections any more once they are upgraded. Until then they
-// are its own: give it a ReadHeaderTimeout.
+// Server is an http.Handler that speaks limpet.v1 on every path. It is safe for
+// concurrent use. Close or Shutdown ends it: the http.Server does not track
+// connections once they are upgraded. Until then it does, so give it a
+// ReadHeaderTimeout.
 type Server struct {
 	opt      *Options
 	sessions *sessions
@@ -46,15 +47,16 @@ type Server struct {
 
 	mu      sync.Mutex // leaf
 	peers   map[*peer]struct{}
-	joining int // upgrades under way
-	pending int // of peers and joining: not welcomed
+	joining int // upgrades in progress
+	pending int // of peers and joining, those not welcomed
 	closed  bool
-	broken  bool          // closed by Close: no goodbyes
-	idle    chan struct{} // closed when closed is set and nobody is left
+	broken  bool          // closed by Close: no close handshakes
+	idle    chan struct{} // closed when closed is set and no connection is left
 }
 
-// New returns a server. With a log that already holds messages it first reads
-// them all, to know their ids. The error names the options that are wrong.
+// New returns a server; o may be nil. If the log already holds messages, New first
+// reads them all to learn their ids. The error names every option that is wrong,
+// or is that of the log.
 func New(o *Options) (*Server, error) {
 	opt, err := o.withDefaults()
 	if err != nil {
@@ -75,11 +77,10 @@ func New(o *Options) (*Server, error) {
 	return s, nil
 }
 
-// ServeHTTP upgrades a request and serves the connection until it ends. It
-// answers 403 to a Host or Origin that is not allowed, 426 to a request that is
-// no upgrade, 400 without a subprotocol of limpet.v1, and 503 with Retry-After
-// and X-Limpet-Retry-Ms when there are too many connections or the server is
-// being closed.
+// ServeHTTP upgrades a request and serves the connection until it ends. It answers
+// 403 if Host or Origin is not allowed, 426 if the request is not an upgrade, 400
+// if it offers no subprotocol of limpet.v1, and 503 with Retry-After and
+// X-Limpet-Retry-Ms if there are too many connections or the server is closing.
 func (s *Server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	enc, ok := s.admit(w, r)
 	if !ok {
@@ -99,8 +100,8 @@ func (s *Server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	p.serve()
 }
 
-// admit decides on an upgrade request and answers it if it refuses. It counts a
-// permitted one as joining.
+// admit decides on an upgrade request. It answers a refused one and counts an
+// accepted one as joining.
 func (s *Server) admit(w http.ResponseWriter, r *http.Request) (native.Encoding, bool) {
 	if !s.opt.hostAllowed(r.Host) || !s.opt.originAllowed(r) {
 		http.Error(w, "host or origin not allowed", http.StatusForbidden)
@@ -125,13 +126,13 @@ func (s *Server) admit(w http.ResponseWriter, r *http.Request) (native.Encoding,
 	}
 	s.mu.Unlock()
 	if full {
-		unavailable(w, s.slots.next(), "too many connections, or closing")
+		unavailable(w, s.slots.next(), "too many connections, or the server is closing")
 		return 0, false
 	}
 	return enc, true
 }
 
-// joined turns a joining request into a peer, or with nil forgets it.
+// joined turns a joining request into a peer; with nil it forgets the request.
 func (s *Server) joined(p *peer) {
 	s.mu.Lock()
 	s.joining--
@@ -153,7 +154,7 @@ func (s *Server) joined(p *peer) {
 	}
 }
 
-// welcomed notes that p is no longer pending.
+// welcomed records that p is no longer pending.
 func (s *Server) welcomed(p *peer) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -161,6 +162,7 @@ func (s *Server) welcomed(p *peer) {
 	s.pending--
 }
 
+// left forgets a peer whose connection has ended.
 func (s *Server) left(p *peer) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -171,7 +173,8 @@ func (s *Server) left(p *peer) {
 	s.settle()
 }
 
-// settle closes idle when the last one has left a closed server.
+// settle closes idle if the last connection of a closed server has ended. The
+// caller holds mu.
 func (s *Server) settle() {
 	if !s.closed || len(s.peers)+s.joining > 0 {
 		return
@@ -183,7 +186,7 @@ func (s *Server) settle() {
 	}
 }
 
-// complete fills in what does not come from the record.
+// complete sets the fields of WELCOME that do not come from the session record.
 func (s *Server) complete(w *native.Welcome, ttl time.Duration, who Principal) {
 	w.Cr.B = uint64(s.opt.WindowBytes)
 	w.HB = uint64(s.opt.Heartbeat.Milliseconds())
@@ -200,8 +203,9 @@ func (s *Server) complete(w *native.Welcome, ttl time.Duration, who Principal) {
 	}
 }
 
-// spread is the time in which all present clients can come back. The first may
-// come at once: a client that is alone need not wait.
+// spread returns the window in which all connected clients can reconnect at
+// ReconnectRate. One of them may return at once, so a client that is alone need
+// not wait.
 func (s *Server) spread() time.Duration {
 	s.mu.Lock()
 	n := max(len(s.peers)-1, 0)
@@ -211,20 +215,31 @@ func (s *Server) spread() time.Duration {
 
 // PublishOptions are the optional parts of a message.
 type PublishOptions struct {
-	ID     wire.ID // zero: a new UUIDv7
-	Type   string  // content type
+	// ID identifies the message. Defaults to a new UUIDv7.
+	ID wire.ID
+
+	// Type is the content type of the payload.
+	Type string
+
+	// Header holds application headers: at most 32, together with Type at most
+	// 8 KiB.
 	Header map[string]string
-	TTL    time.Duration
+
+	// TTL is the lifetime of the message. Zero means that it does not expire.
+	TTL time.Duration
 }
 
-// Publish appends a message to the log and returns its offset. It copies
-// payload. An ID that is known already is not appended again; the offset is
-// then that of the first time. ctx bounds waiting for the log and for another
-// publisher of the same ID; when it ends within an append, whether the message
-// was appended is unknown and publishing it again under its ID is safe if the
-// log is so. Errors: ErrClosed, ErrTopic, ErrTooBig, ErrMessage, an *Error if the
-// same ID was refused before, and those of the log. The IDs of this program are
-// those of the clients whose Principal has no ID, and of no others.
+// Publish appends a message to the log and returns its offset; o may be nil. It
+// copies payload. A message with a known ID is not appended again: Publish then
+// returns the offset of the first one.
+//
+// ctx bounds the wait for the log and for another publisher of the same ID. If it
+// ends during an append, it is unknown whether the message was appended; it is
+// safe to publish it again under its ID if the log handles a repeated ID.
+//
+// The error is ErrClosed, ErrTopic, ErrTooBig, ErrMessage, an *Error if the ID was
+// refused before, or that of the log. IDs of this program are shared with clients
+// whose Principal has no ID, and with no others.
 func (s *Server) Publish(ctx context.Context, topic string, payload []byte, o *PublishOptions) (uint64, error) {
 	var opt PublishOptions
 	if o != nil {
@@ -268,7 +283,7 @@ func (s *Server) Publish(ctx context.Context, topic string, payload []byte, o *P
 	case err != nil:
 		return 0, err
 	case known && was.code != 0:
-		return 0, &Error{Code: was.code, Reason: "this id was refused before"}
+		return 0, &Error{Code: was.code, Reason: "a message with this id was refused before"}
 	case known:
 		return was.offset, nil
 	}
@@ -287,16 +302,16 @@ func (s *Server) Publish(ctx context.Context, topic string, payload []byte, o *P
 	return offset, nil
 }
 
-// append stores e. A log that panics has failed.
+// append stores e. A panic of the log becomes an error.
 func (s *Server) append(ctx context.Context, e Entry) (offset uint64, err error) {
 	defer recovered(s.opt.Logger, &err)
 	return s.opt.Log.Append(ctx, e)
 }
 
-// Shutdown takes no more connections, tells every client to go away and come
-// back within the reconnect window, acknowledges what it has accepted, and
-// closes every connection with 4300. It returns when all have ended, or when ctx
-// ends; then it does what Close does and returns the error of ctx.
+// Shutdown accepts no more connections, asks every client to leave and to return
+// within the reconnect window, acknowledges what it has accepted, and closes every
+// connection with 4300. It returns when all have ended. If ctx ends first, it does
+// what Close does and returns the error of ctx. The Log stays open.
 func (s *Server) Shutdown(ctx context.Context) error {
 	spread := uint64(s.spread().Milliseconds())
 	for _, p := range s.shut(false) {
@@ -312,13 +327,14 @@ func (s *Server) Shutdown(ctx context.Context) error {
 	}
 }
 
-// Close takes no more connections and breaks the ones there are. It returns
-// when they have ended, or after 100 ms: only hooks that are still running can
-// make it wait so long. The Log is left to its owner. Close may be called again.
+// Close accepts no more connections and breaks the existing ones. It returns when
+// they have ended, at the latest after 100 ms; only hooks that are still running
+// can delay it that long. The Log stays open. Close may be called more than once;
+// it always returns nil.
 func (s *Server) Close() error {
 	for _, p := range s.shut(true) {
 		p.stop(0, "closed", true)
-		p.sock.abort() // also if the connection was ending in its own time
+		p.sock.abort() // even if the connection is already in its close handshake
 	}
 	s.release()
 	timer := time.NewTimer(100 * time.Millisecond)
@@ -330,7 +346,7 @@ func (s *Server) Close() error {
 	return nil
 }
 
-// shut marks the server closed and returns who is there.
+// shut marks the server closed and returns the connected peers.
 func (s *Server) shut(broken bool) []*peer {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -344,10 +360,11 @@ func (s *Server) shut(broken bool) []*peer {
 	return all
 }
 
+// release ends appends and the timers of sessions.
 func (s *Server) release() {
 	s.cancel()
 	s.sessions.close()
 }
 
-// quote makes text from outside fit for a log line.
+// quote makes a text from outside safe for a log line: quoted, at most 256 bytes.
 func quote(text string) string { return fmt.Sprintf("%+q", cut(text, 256)) }

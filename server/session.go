@@ -14,32 +14,33 @@ import (
 )
 
 const (
-	conflictCount  = 3 // evictions of a live peer within conflictWindow, then 4007
-	conflictWindow = time.Minute
-	maxSack        = 32
+	conflictCount  = 3           // evictions of a live peer within conflictWindow are answered 4007
+	conflictWindow = time.Minute // docs/protocol.md, section 4
+	maxSack        = 32          // ranges in sack and ack.x
 )
 
-// session is a record and the connection that speaks for it.
+// session is a record and the connection that owns it.
 type session struct {
 	ttl time.Duration
 
 	mu        sync.Mutex // leaf
 	rec       record
-	owner     *peer         // nil: detached
-	busy      bool          // the owner is between begin and finish
-	idle      chan struct{} // closed when busy ends; nil while nobody waits
-	gone      bool          // no longer in the table
-	discard   bool          // the client will not come back
-	expiry    *time.Timer   // of a detached session
-	conflicts [conflictCount]time.Time
+	owner     *peer                    // nil: detached
+	busy      bool                     // the owner is between begin and finish
+	idle      chan struct{}            // closed when busy ends; nil unless a fence waits for it
+	gone      bool                     // no longer in the table
+	discard   bool                     // the client sent goaway{fin}: drop the session when it detaches
+	expiry    *time.Timer              // of a detached session
+	conflicts [conflictCount]time.Time // last evictions of a live peer, the oldest first
 }
 
 var errGone = errors.New("session is gone")
 
-// fence makes p the owner, shuts the old one out and returns what the record
-// then says: one step for everybody else (docs/protocol.md, D5 and section 4).
-// Shutting out and looking are two holds of the lock with at most the old
-// owner's last acceptance between them, which began before the first.
+// fence makes p the owner, shuts out the old owner and returns WELCOME from the
+// record, as one atomic step for all other connections (docs/protocol.md, D5 and
+// section 4). It holds the lock twice, to change the owner and to read the
+// record. In between at most the old owner's last acceptance ends, which began
+// before the first.
 func (s *session) fence(ctx context.Context, p *peer, h *native.Hello, principal string) (*native.Welcome, error) {
 	s.mu.Lock()
 	r := &s.rec
@@ -85,7 +86,7 @@ func (s *session) fence(ctx context.Context, p *peer, h *native.Hello, principal
 	if up := h.Up; up != nil {
 		if up.Lo > r.ack+1 {
 			p.server.stats.uplinkGaps.Add(up.Lo - 1 - r.ack)
-			p.log.Warn("client gave messages up", "from", r.ack+1, "to", up.Lo-1)
+			p.log.Warn("client gave up messages", "from", r.ack+1, "to", up.Lo-1)
 			r.giveUp(up.Lo, up)
 		}
 		r.settled(up.Lo)
@@ -93,9 +94,9 @@ func (s *session) fence(ctx context.Context, p *peer, h *native.Hello, principal
 	return s.welcome(r.rotate(h.Key), true), nil
 }
 
-var errRolledBack = &fault{code: native.CloseRolledBack, reason: "the client lost part of what it knew"}
+var errRolledBack = &fault{code: native.CloseRolledBack, reason: "the client's state is older than the session's"}
 
-// refuse applies the rules for a HELLO that must not have this session.
+// refuse returns why a HELLO may not have this session, or nil.
 func (s *session) refuse(h *native.Hello, principal string) error {
 	r := &s.rec
 	switch {
@@ -109,11 +110,12 @@ func (s *session) refuse(h *native.Hello, principal string) error {
 		return &fault{code: native.CloseSuperseded, reason: "connection number is not the newest",
 			say: &native.Err{Code: native.CodeConflict, Msg: "connection number is not the newest", S: r.cn, HasS: true}}
 	case s.owner != nil && time.Since(s.conflicts[0]) < conflictWindow:
-		return &fault{code: native.CloseSessionConflict, reason: "two owners of one session evict each other"}
+		return &fault{code: native.CloseSessionConflict, reason: "two connections of one session keep superseding each other"}
 	}
 	return nil
 }
 
+// welcome returns WELCOME as far as the record determines it.
 func (s *session) welcome(key []byte, resumed bool) *native.Welcome {
 	r := &s.rec
 	w := &native.Welcome{CN: r.cn, SID: r.sid, Key: key, SE: r.se, Res: resumed, Ack: r.ack, Sack: r.sack(maxSack)}
@@ -123,7 +125,7 @@ func (s *session) welcome(key []byte, resumed bool) *native.Welcome {
 	return w
 }
 
-// conflicted notes that an evicted owner was alive.
+// conflicted records that an evicted owner was alive.
 func (s *session) conflicted() {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -131,7 +133,8 @@ func (s *session) conflicted() {
 	s.conflicts[conflictCount-1] = time.Now()
 }
 
-// proved notes that the client has the newest resume key.
+// proved records that the client has the newest resume key, so that the one before
+// it is no longer valid.
 func (s *session) proved(p *peer) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -140,8 +143,8 @@ func (s *session) proved(p *peer) {
 	}
 }
 
-// place says where seq stands.
-func (s *session) place(p *peer, seq uint64) (st standing) {
+// standingOf returns what the record knows about seq.
+func (s *session) standingOf(p *peer, seq uint64) (st standing) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	r := &s.rec
@@ -154,18 +157,19 @@ func (s *session) place(p *peer, seq uint64) (st standing) {
 	return st
 }
 
+// standing is what a record knows about a sequence number.
 type standing struct {
-	current bool // the connection owns the session
-	known   bool // seq has an outcome: code
-	next    bool // seq is the one to come
-	carried bool // may hold a message first sent in an earlier epoch
-	id      wire.ID
+	current bool    // the connection owns the session
+	known   bool    // the number has an outcome: code
+	next    bool    // the number is the next one expected
+	carried bool    // the message may have been sent first in an earlier epoch
+	id      wire.ID // id of the message, if hasID
 	hasID   bool
-	code    uint64
+	code    uint64 // code of a rejection; 0: accepted
 }
 
-// begin starts an acceptance. Between begin and finish no other connection
-// learns the state of the record. It returns false if p is not the owner.
+// begin starts an acceptance. Until finish or giveBack no other connection can read
+// the record. It returns false if p is not the owner.
 func (s *session) begin(p *peer) bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -191,6 +195,7 @@ func (s *session) giveBack() {
 	s.release()
 }
 
+// release ends an acceptance. The caller holds mu.
 func (s *session) release() {
 	s.busy = false
 	if s.idle != nil {
@@ -199,7 +204,8 @@ func (s *session) release() {
 	}
 }
 
-// acked returns what p may tell its client, and false if it is not the owner.
+// acked returns the ack and the ranges above it. It returns false if p is not the
+// owner: then p must not send them.
 func (s *session) acked(p *peer) (ack uint64, sack []wire.Range, ok bool) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -209,7 +215,7 @@ func (s *session) acked(p *peer) (ack uint64, sack []wire.Range, ok bool) {
 	return s.rec.ack, s.rec.sack(maxSack), true
 }
 
-// forget makes the session end with its connection.
+// forget makes the session end when its connection ends.
 func (s *session) forget(p *peer) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -223,14 +229,14 @@ type sessions struct {
 	max    int
 	window uint64
 
-	mu     sync.Mutex // leaf; never held together with a session's
-	m      map[string]*session
-	parked list.List // *session, detached, the longest first; may hold ones bound again
-	at     map[*session]*list.Element
+	mu     sync.Mutex                 // leaf; never held together with that of a session
+	m      map[string]*session        // by session id
+	parked list.List                  // *session: detached for longest first; may include one that is bound again
+	at     map[*session]*list.Element // place in parked
 	closed bool
 }
 
-// bind finds or makes the session of a HELLO and makes p its owner.
+// bind finds or creates the session of a HELLO and makes p its owner.
 func (t *sessions) bind(ctx context.Context, p *peer, h *native.Hello, principal string, ttl time.Duration) (*session, *native.Welcome, error) {
 	if h.SID != "" {
 		t.mu.Lock()
@@ -249,6 +255,8 @@ func (t *sessions) bind(ctx context.Context, p *peer, h *native.Hello, principal
 	return t.create(p, h, principal, ttl)
 }
 
+// create makes a new session. If the table is full, the session that has been
+// detached for longest is dropped.
 func (t *sessions) create(p *peer, h *native.Hello, principal string, ttl time.Duration) (*session, *native.Welcome, error) {
 	s := &session{ttl: ttl, owner: p, rec: record{
 		sid: newSID(), principal: principal, cn: h.CN, se: h.SE + 1, window: t.window, carried: ^uint64(0),
@@ -302,7 +310,8 @@ func (t *sessions) leave(s *session, p *peer) {
 	t.park(s)
 }
 
-// drop ends a detached session. It returns false if the session is bound.
+// drop ends a detached session. It returns false if the session is bound or already
+// gone.
 func (s *session) drop() bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -316,6 +325,7 @@ func (s *session) drop() bool {
 	return true
 }
 
+// park lists a detached session.
 func (t *sessions) park(s *session) {
 	t.mu.Lock()
 	closed := t.closed
@@ -328,6 +338,7 @@ func (t *sessions) park(s *session) {
 	}
 }
 
+// unpark removes a session from the detached ones.
 func (t *sessions) unpark(s *session) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
@@ -337,6 +348,7 @@ func (t *sessions) unpark(s *session) {
 	}
 }
 
+// remove removes a session from the table.
 func (t *sessions) remove(s *session) {
 	t.unpark(s)
 	t.mu.Lock()
@@ -344,7 +356,7 @@ func (t *sessions) remove(s *session) {
 	delete(t.m, s.rec.sid)
 }
 
-// close ends the timers of all sessions, and of those detached later.
+// close ends the timers of all sessions, including those that are detached later.
 func (t *sessions) close() {
 	t.mu.Lock()
 	t.closed = true
@@ -364,7 +376,7 @@ func (t *sessions) len() int {
 	return len(t.m)
 }
 
-// newSID returns 128 random bits: a name, not a credential.
+// newSID returns 128 random bits. A session id is a name, not a credential.
 func newSID() string {
 	var b [16]byte
 	rand.Read(b[:]) // never fails (crypto/rand)

@@ -312,7 +312,7 @@ func (c *client) reached(to uint64) {
 	}
 }
 
-// Two owners that evict each other are told so; one client that often loses its
+// Two owners that evict each other get 4007; one client that often loses its
 // connection is not mistaken for two.
 func TestConflict(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
@@ -346,7 +346,7 @@ func TestConflict(t *testing.T) {
 		c := r.connect(native.JSON)
 		w := c.hello(native.Hello{CN: 1})
 		for cn := uint64(2); cn <= 8; cn++ {
-			c = r.connect(native.JSON) // nobody reads the old one any more
+			c = r.connect(native.JSON) // the old one is not read any more
 			w = c.hello(resume(w, cn, 1, 0))
 			time.Sleep(2 * time.Second)
 		}
@@ -364,7 +364,7 @@ func TestSessionTTL(t *testing.T) {
 		r := newRig(t, &server.Options{SessionTTL: time.Minute})
 		cases := []struct {
 			wanted uint64
-			told   uint64
+			ttl    uint64
 			away   time.Duration
 			res    bool
 		}{
@@ -377,14 +377,14 @@ func TestSessionTTL(t *testing.T) {
 		for _, tc := range cases {
 			c := r.connect(native.JSON)
 			w := c.hello(native.Hello{CN: 1, TTL: tc.wanted})
-			if w.TTL != tc.told {
+			if w.TTL != tc.ttl {
 				t.Errorf("asked for %d s, got %d", tc.wanted, w.TTL)
 			}
 			c.ws.CloseNow()
 			time.Sleep(tc.away)
 			c = r.connect(native.JSON)
 			if w := c.hello(resume(w, 2, 1, 0)); w.Res != tc.res {
-				t.Errorf("away %v of %d s: resumed %v", tc.away, tc.told, w.Res)
+				t.Errorf("away %v of %d s: resumed %v", tc.away, tc.ttl, w.Res)
 			}
 			c.send(native.Frame{Type: native.TypeGoAway, GoAway: &native.GoAway{Fin: true}})
 			c.ws.CloseNow()
@@ -396,8 +396,8 @@ func TestSessionTTL(t *testing.T) {
 	})
 }
 
-// A client that said it would not come back and does is welcome, and from then
-// on its session is kept like any other.
+// A client that announced that it would not return may return all the same, and
+// from then on its session is kept like any other.
 func TestComesBackAfterFin(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		r := newRig(t, nil)

@@ -2,13 +2,14 @@ package server
 
 import "sync/atomic"
 
-// Stats are counters since New and the present state. Counters never decrease.
+// Stats are the current state of a server and its counters since New. Counters
+// never decrease.
 type Stats struct {
-	Conns         int // welcomed ones and those before WELCOME
-	Pending       int // before WELCOME
-	Sessions      int // detached ones included
-	Subscriptions int
-	IDs           int // message ids known
+	Conns         int // connections, before and after WELCOME
+	Pending       int // connections before WELCOME
+	Sessions      int // sessions, detached ones included
+	Subscriptions int // live subscriptions
+	IDs           int // message ids remembered
 
 	Refused         uint64 // upgrades answered with an HTTP error
 	Unauthenticated uint64 // HELLOs that Authenticate refused
@@ -17,16 +18,16 @@ type Stats struct {
 	Slow            uint64 // connections removed because the peer did not read
 
 	Accepted   uint64 // uplink messages appended to the log
-	Duplicates uint64 // uplink messages known already
+	Duplicates uint64 // uplink messages that were already known
 	Rejected   uint64 // uplink messages refused
 	UplinkGaps uint64 // uplink messages that clients gave up
 	Delivered  uint64 // messages sent to subscriptions
-	Gaps       uint64
-	Resets     uint64
+	Gaps       uint64 // gaps sent to subscriptions
+	Resets     uint64 // resets sent to subscriptions
 
-	Epoch string // of the log
-	First uint64
-	Head  uint64
+	Epoch string // epoch of the log
+	First uint64 // offset of the oldest entry in the log
+	Head  uint64 // offset of the newest entry in the log
 }
 
 type counters struct {

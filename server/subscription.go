@@ -8,23 +8,23 @@ import (
 	"github.com/limpet-go/limpet/wire/native"
 )
 
-// subscription is one filter on the log and its reader. It belongs to the
-// goroutine that writes its connection.
+// subscription is one filter on the log with its own read position. It belongs to
+// the goroutine that writes to its connection.
 type subscription struct {
 	ch      uint64
 	pattern string
-	wild    bool
-	epoch   string
-	next    uint64 // the log is read from here
-	last    uint64 // the position of the client once it has read all it was sent
-	credit  native.Credit
-	sent    native.Credit
-	starved bool // something matches at next and there is no credit for it
+	wild    bool          // pattern has a wildcard
+	epoch   string        // of next and last
+	next    uint64        // offset from which the log is read
+	last    uint64        // position of the client once it has received everything sent
+	credit  native.Credit // granted
+	sent    native.Credit // used
+	starved bool          // an entry at next matches and there is no credit for it
 }
 
-// place decides where a subscription starts and what the client is told first
-// (docs/protocol.md, section 4).
-func place(l Log, q *native.Sub) (*subscription, []native.Frame, error) {
+// start decides where a subscription starts and which frames the client is sent
+// first (docs/protocol.md, section 4).
+func start(l Log, q *native.Sub) (*subscription, []native.Frame, error) {
 	v := l.View()
 	s := &subscription{
 		ch: q.Ch, pattern: q.Topic, wild: strings.Contains(q.Topic, "*"),
@@ -64,8 +64,8 @@ func place(l Log, q *native.Sub) (*subscription, []native.Frame, error) {
 	return s, frames, nil
 }
 
-// continuity is the resume rule: whether the client provably has everything up
-// to q.O, and if not, why.
+// continuity applies the resume rule (docs/protocol.md, section 4): whether it is
+// proved that the client has everything up to q.O, and if not, why.
 func continuity(l Log, v View, q *native.Sub) (native.ResetWhy, bool) {
 	switch {
 	case q.Epoch == "" || q.Epoch != v.Epoch:
@@ -89,7 +89,7 @@ func continuity(l Log, v View, q *native.Sub) (native.ResetWhy, bool) {
 	return native.ResetUnverifiable, v.NoRewind
 }
 
-// tagAt is a tag that proves offset later.
+// tagAt returns the tag with which a client can prove offset later.
 func tagAt(l Log, v View, offset uint64) []byte {
 	if tag, ok := l.Tag(offset); ok {
 		return tag
@@ -97,10 +97,10 @@ func tagAt(l Log, v View, offset uint64) []byte {
 	return v.Base
 }
 
-// back finds the position before the n newest entries that match.
+// back returns the position before the n newest entries that match.
 func (s *subscription) back(l Log, v View, n uint64) (uint64, error) {
 	buf := make([]*Entry, readChunk)
-	end := v.Head + 1 // entries from here on were looked at
+	end := v.Head + 1 // entries from end on were examined
 	for end > v.First {
 		from := max(v.First, end-min(end, readChunk))
 		got, _, err := l.Read(from, buf[:min(end-from, readChunk)])
@@ -118,12 +118,12 @@ func (s *subscription) back(l Log, v View, n uint64) (uint64, error) {
 		end = from
 	}
 	if s.last != 0 {
-		return s.last - 1, nil // fewer than n
+		return s.last - 1, nil // fewer than n entries match
 	}
 	return v.Head, nil
 }
 
-// restart begins anew at the oldest entry.
+// restart moves to the oldest entry and returns the reset.
 func (s *subscription) restart(v View, why native.ResetWhy) native.Frame {
 	s.epoch, s.last, s.next, s.starved = v.Epoch, v.First-1, v.First, false
 	return native.Frame{Type: native.TypeReset, Reset: &native.Reset{
@@ -131,7 +131,7 @@ func (s *subscription) restart(v View, why native.ResetWhy) native.Frame {
 	}}
 }
 
-// gap moves over what the log no longer holds.
+// gap skips what the log no longer holds and returns the gap.
 func (s *subscription) gap(v View) native.Frame {
 	f := native.Frame{Type: native.TypeGap, Gap: &native.Gap{
 		Ch: s.ch, P: s.last, To: v.First - 1, Why: native.GapExpired, Tag: v.Base,
@@ -140,7 +140,7 @@ func (s *subscription) gap(v View) native.Frame {
 	return f
 }
 
-// grant raises the credit; it never falls.
+// grant raises the credit. A smaller value is ignored.
 func (s *subscription) grant(c native.Credit) {
 	s.credit.N = max(s.credit.N, c.N)
 	s.credit.B = max(s.credit.B, c.B)
@@ -149,22 +149,25 @@ func (s *subscription) grant(c native.Credit) {
 	}
 }
 
+// hasCredit reports whether a message may be sent. The last one may overdraw the
+// bytes.
 func (s *subscription) hasCredit() bool {
 	return s.sent.N < s.credit.N && s.sent.B < s.credit.B
 }
 
-// sink takes the frames of a batch. It returns false when there is no room.
+// sink collects the frames of a batch.
 type sink interface {
+	// offer returns false if there is no room for f.
 	offer(f *native.Frame) bool
 }
 
-// fill offers what the subscription may be sent, up to its turn. It returns true
-// if there is more to do at once: the batch is full or the turn is over.
+// fill offers out what may be sent on the subscription, at most one turn. It returns
+// true if there is more to send at once: the batch is full or the turn is over.
 func (s *subscription) fill(l Log, v View, buf []*Entry, out sink) (more bool, err error) {
 	if v.Epoch != s.epoch {
 		f := s.restart(v, native.ResetEpoch)
 		if !out.offer(&f) {
-			s.epoch = "" // again with the next batch
+			s.epoch = "" // offer the reset again with the next batch
 			return true, nil
 		}
 	}
@@ -178,11 +181,11 @@ func (s *subscription) fill(l Log, v View, buf []*Entry, out sink) (more bool, e
 			return false, err
 		}
 		if l.View().Epoch != s.epoch {
-			return true, nil // what was read may be of another epoch
+			return true, nil // the entries may belong to another epoch
 		}
 		if first > s.next {
-			// A gap costs no credit, but one is enough: a stopped consumer must
-			// not be sent a gap for every message that retention takes.
+			// A gap uses no credit but waits for it: a stopped consumer must not be
+			// sent a gap for every message that retention removes.
 			if !s.hasCredit() {
 				s.starved = true
 				return false, nil
@@ -225,6 +228,7 @@ func (s *subscription) fill(l Log, v View, buf []*Entry, out sink) (more bool, e
 	return false, nil
 }
 
+// message returns the frame for e. It carries the topic only for a pattern.
 func (s *subscription) message(e *Entry) native.Frame {
 	f := native.Frame{Type: native.TypeMsg, Msg: native.Msg{
 		Ch: s.ch, S: e.Offset, P: s.last, HasP: true, ID: e.ID,

@@ -108,8 +108,9 @@ func TestHorizon(t *testing.T) {
 	})
 }
 
-// Past the horizon an id is forgotten; what is forgotten early for want of room
-// makes an old message from another session doubtful, but not one of its own.
+// Beyond the horizon an id is forgotten. An id that is forgotten early, for lack of
+// room, makes the outcome of an old message unknown if it comes from another
+// session, but not within its own.
 func TestIDsForgotten(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		r := newRig(t, &server.Options{Dedup: 10 * time.Minute, MaxIDs: 10})
@@ -127,7 +128,7 @@ func TestIDsForgotten(t *testing.T) {
 		d := r.connect(native.JSON)
 		d.hello(native.Hello{CN: 5, SID: "lost", SE: 3, Up: &native.Uplink{Lo: 7, Hi: 10}})
 		d.send(
-			aged(1, idOf(1), 301_000),   // was accepted, nobody knows
+			aged(1, idOf(1), 301_000),   // was accepted, but is forgotten
 			aged(2, idOf(15), 301_000),  // still known
 			aged(3, idOf(300), 239_000), // younger than what was forgotten
 			aged(4, idOf(301), 241_000), // not, if it was under way for a minute since its age was written
@@ -166,7 +167,7 @@ func TestRestartOnTheSameLog(t *testing.T) {
 			t.Fatal("a session out of nothing")
 		}
 		c.send(
-			aged(1, idOf(1), 300_000), // trimmed: nobody knows
+			aged(1, idOf(1), 300_000), // trimmed, and so unknown
 			aged(2, idOf(2), 240_000), aged(3, idOf(3), 180_000), aged(4, idOf(4), 120_000),
 			aged(5, idOf(5), 30_000), // sent after all that
 		)
@@ -338,7 +339,7 @@ func TestHooks(t *testing.T) {
 	})
 }
 
-// A lost ack is told again by WELCOME, rejections included, until lo passes them.
+// WELCOME repeats a lost ack, rejections included, until lo has passed them.
 func TestOutcomesInWelcome(t *testing.T) {
 	both(t, func(t *testing.T, enc native.Encoding) {
 		r := newRig(t, nil)

@@ -11,27 +11,28 @@ import (
 	"github.com/limpet-go/limpet/wire/native"
 )
 
-// writer is the state of the goroutine that writes a connection.
+// writer is the state of the goroutine that writes to a connection.
 type writer struct {
 	p       *peer
 	log     Log
 	session *session // nil before WELCOME
 	subs    []*subscription
-	byCh    map[uint64]*subscription
-	turn    int // whose turn comes first
-	entries []*Entry
+	byCh    map[uint64]*subscription // subs by channel
+	turn    int                      // index in subs of the one that is served first
+	entries []*Entry                 // buffer for reads of the log
 
-	frames []native.Frame // the batch being made
-	size   int
-	buf    *[]byte // nil between batches
+	frames []native.Frame // the current batch
+	size   int            // upper bound of its encoded size
+	buf    *[]byte        // nil between batches
 
-	wrote   time.Time
+	wrote   time.Time // time of the last write
 	expires time.Time // of the principal; zero: never
 }
 
+// buffers holds buffers for encoded batches.
 var buffers = sync.Pool{New: func() any { return new([]byte) }}
 
-// write sends what is due until the connection ends, and ends it.
+// write sends what is due until the connection ends, then closes it.
 func (p *peer) write() {
 	defer close(p.gone)
 	w := &writer{p: p, log: readable{p.server.opt.Log, p.sock}, wrote: time.Now(), byCh: map[uint64]*subscription{}}
@@ -61,8 +62,8 @@ func (p *peer) write() {
 	p.server.stats.subscriptions.Add(-int64(len(w.subs)))
 }
 
-// run returns nil when the connection shall end as p.end says. A log that
-// panics has failed.
+// run returns nil when the connection is to end as p.end says. A panic of the log
+// becomes an error.
 func (w *writer) run() (err error) {
 	defer recovered(w.p.log, &err)
 	p := w.p
@@ -71,7 +72,7 @@ func (w *writer) run() (err error) {
 	for {
 		var changed <-chan struct{}
 		if len(w.subs) > 0 {
-			changed = w.log.Changed() // before the log is read
+			changed = w.log.Changed() // before the log is read, so that no entry is missed
 		}
 		p.mu.Lock()
 		orders, end := p.queue, p.end
@@ -87,7 +88,7 @@ func (w *writer) run() (err error) {
 			return nil
 		}
 		for i := range orders {
-			if err := w.obey(&orders[i]); err != nil {
+			if err := w.execute(&orders[i]); err != nil {
 				return err
 			}
 		}
@@ -121,8 +122,8 @@ func (w *writer) run() (err error) {
 	}
 }
 
-// obey does what read asked for.
-func (w *writer) obey(o *order) error {
+// execute does what read asked for.
+func (w *writer) execute(o *order) error {
 	p := w.p
 	switch o.kind {
 	case orderSend:
@@ -131,7 +132,7 @@ func (w *writer) obey(o *order) error {
 		w.session, w.expires = o.session, o.expires
 		return w.put(&o.frame)
 	case orderSubscribe:
-		s, frames, err := place(w.log, o.sub)
+		s, frames, err := start(w.log, o.sub)
 		if err != nil {
 			return w.broken(err)
 		}
@@ -159,8 +160,8 @@ func (w *writer) obey(o *order) error {
 	return nil
 }
 
-// readable is a log for a connection: nobody waits for a long search through it
-// once the connection is closed.
+// readable is the log as one connection reads it: reads fail once the connection is
+// closed, so that a long search ends.
 type readable struct {
 	Log
 	sock *socket
@@ -173,7 +174,8 @@ func (r readable) Read(from uint64, dst []*Entry) (int, uint64, error) {
 	return r.Log.Read(from, dst)
 }
 
-// broken ends the connection because the log cannot be read.
+// broken ends the connection because the log cannot be read. It returns err if the
+// connection is already closed.
 func (w *writer) broken(err error) error {
 	if errors.Is(err, net.ErrClosed) && w.p.sock.aborted.Load() {
 		return err
@@ -183,7 +185,7 @@ func (w *writer) broken(err error) error {
 	return nil
 }
 
-// acks tells what was accepted since the last time, and grants credit with it.
+// acks acknowledges what was accepted since the last ack and grants new credit.
 func (w *writer) acks() error {
 	p := w.p
 	p.mu.Lock()
@@ -198,11 +200,11 @@ func (w *writer) acks() error {
 		return nil
 	}
 	p.mu.Lock()
-	naks := p.naks // after the record was read: see consume
+	naks := p.naks // after the record was read: see peer.consume
 	p.naks = nil
 	p.mu.Unlock()
 	slices.SortFunc(naks, func(a, b native.Reject) int { return cmp.Compare(a.S, b.S) })
-	const chunk = 512 // an ack frame of its own stays within a batch
+	const chunk = 512 // rejections in one ack, so that it fits into a batch
 	for len(naks) > chunk {
 		if err := w.put(&native.Frame{Type: native.TypeAck, Ack: &native.Ack{Nak: naks[:chunk]}}); err != nil {
 			return err
@@ -218,7 +220,8 @@ func (w *writer) acks() error {
 	return w.put(&native.Frame{Type: native.TypeAck, Ack: &native.Ack{To: ack, HasTo: true, X: sack, Nak: naks, Cr: &cr}})
 }
 
-// pump fills the batch from the log, each subscription in turn.
+// pump fills the batch from the log, each subscription in turn. It returns true if
+// there is more to send at once.
 func (w *writer) pump() (more bool, err error) {
 	if len(w.subs) == 0 {
 		return false, nil
@@ -243,7 +246,7 @@ func (w *writer) pump() (more bool, err error) {
 	return more, nil
 }
 
-// offer adds a frame to the batch if it fits or is alone.
+// offer adds a frame to the batch if it fits, or if the batch is empty.
 func (w *writer) offer(f *native.Frame) bool {
 	n := native.Size(w.p.enc, f)
 	if len(w.frames) > 0 && w.size+n > batchLimit-2 {
@@ -255,7 +258,7 @@ func (w *writer) offer(f *native.Frame) bool {
 	return true
 }
 
-// put adds a frame and writes what does not fit with it.
+// put adds a frame to the batch. If it does not fit, the batch is written first.
 func (w *writer) put(f *native.Frame) error {
 	n := native.Size(w.p.enc, f)
 	if len(w.frames) > 0 && w.size+n > batchLimit-2 || len(w.frames) >= native.MaxFrames {
@@ -268,6 +271,7 @@ func (w *writer) put(f *native.Frame) error {
 	return nil
 }
 
+// flush writes the batch.
 func (w *writer) flush() error {
 	if len(w.frames) == 0 {
 		return nil
@@ -289,7 +293,7 @@ func (w *writer) flush() error {
 	return nil
 }
 
-// shrink gives memory back before a wait.
+// shrink releases memory before a wait.
 func (w *writer) shrink() {
 	if cap(w.frames) > 16 {
 		w.frames = nil
@@ -301,6 +305,7 @@ func (w *writer) shrink() {
 	}
 }
 
+// count counts a frame in the statistics.
 func (w *writer) count(f *native.Frame) {
 	st := &w.p.server.stats
 	switch f.Type {
@@ -313,7 +318,8 @@ func (w *writer) count(f *native.Frame) {
 	}
 }
 
-// watch does what time demands and returns how long nothing more will be due.
+// watch handles the timeouts: HELLO, heartbeat, silence of the client and expiry of
+// the token. It returns the time until the next one is due.
 func (w *writer) watch() time.Duration {
 	p, o := w.p, w.p.server.opt
 	now := time.Now()
@@ -327,7 +333,7 @@ func (w *writer) watch() time.Duration {
 			return 0
 		}
 		if left = p.started.Add(o.HelloTimeout + authTimeout).Sub(now); left <= 0 {
-			p.stop(native.CloseInternal, "no decision on hello", true)
+			p.stop(native.CloseInternal, "hello was not decided in time", true)
 			return 0
 		}
 		return left
@@ -339,10 +345,10 @@ func (w *writer) watch() time.Duration {
 		}
 		wait = o.Heartbeat
 	}
-	patience := 5 * o.Heartbeat / 2
-	left := patience
+	timeout := 5 * o.Heartbeat / 2
+	left := timeout
 	if !p.working.Load() {
-		left = patience - p.sock.raw.silence()
+		left = timeout - p.sock.raw.silence()
 	}
 	if left <= 0 {
 		p.server.stats.dead.Add(1)

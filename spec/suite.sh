@@ -1,13 +1,14 @@
 #!/usr/bin/env bash
-# The models of docs/protocol.md, section 11, in configurations that take seconds: what holds must
-# hold, and every mutation must be found. README.md in this folder says what each line shows.
+# The models of docs/protocol.md, section 11, in configurations that take seconds: the correct ones
+# must have no error, and every mutation must be found. README.md in this folder says what each line
+# shows.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")"
 
 holds() { ./check.sh "$@" || { echo "FAIL: $* must have no error" >&2; exit 1; }; }
 
 # A mutation counts as found only if the model was checked and an assertion or the end state
-# failed, not if the checker broke.
+# failed, not if the checker itself failed.
 finds() {
 	local out rc=0
 	out=$(./check.sh "$@" 2>&1) || rc=$?

@@ -28,7 +28,7 @@ type toyDialect struct{ traits wire.Traits }
 
 func newToyDialect() toyDialect {
 	return toyDialect{wire.Traits{Publish: true, Greeting: true, Confirms: true, Resume: true, StartSubs: 10,
-		Repeats: 4, Processed: wire.ProcessedEach, Holes: wire.HolesLoss, Ping: wire.PingControl}}
+		DedupWindow: 4, Processed: wire.ProcessedEach, Holes: wire.HolesLoss, Ping: wire.PingControl}}
 }
 
 func (toyDialect) Name() string                           { return "toy" }

@@ -20,7 +20,7 @@ import (
 )
 
 func TestHalfOpenIsNoticedInTime(t *testing.T) {
-	for _, dirs := range []limpettest.Dir{limpettest.Both, limpettest.Up, limpettest.Down} {
+	for _, dirs := range []limpettest.Direction{limpettest.Both, limpettest.Up, limpettest.Down} {
 		t.Run(dirs.String(), func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
 				srv := limpettest.NewServer(t, nil)

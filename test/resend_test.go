@@ -151,7 +151,7 @@ func TestLostSessionRenumbers(t *testing.T) {
 func TestUplinkCreditHolds(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		srv := limpettest.NewServer(t, &limpettest.ServerOptions{
-			Network: &limpettest.NetworkOptions{Tap: true},
+			Network: &limpettest.NetworkOptions{Capture: true},
 			Server:  &server.Options{Window: 64, WindowBytes: 1000},
 		})
 		c := dial(t, srv, nil)
@@ -165,7 +165,7 @@ func TestUplinkCreditHolds(t *testing.T) {
 		if err := c.Flush(context.Background()); err != nil {
 			t.Fatal(err)
 		}
-		for _, v := range limpettest.CheckFrames(srv.Network.Tapped()) {
+		for _, v := range limpettest.CheckFrames(srv.Network.Captured()) {
 			t.Error(v)
 		}
 		if st := c.Stats(); st.Acked != 500 || st.Connections != 1 {

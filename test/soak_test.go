@@ -37,7 +37,7 @@ func TestSoak(t *testing.T) {
 func soak(t *testing.T, seed uint64, plain bool) {
 	rnd := rand.New(rand.NewPCG(seed, 0))
 	small := rnd.IntN(2) == 0
-	netOpts := &limpettest.NetworkOptions{Tap: true, Up: time.Duration(rnd.IntN(20)) * time.Millisecond, Down: time.Duration(rnd.IntN(20)) * time.Millisecond}
+	netOpts := &limpettest.NetworkOptions{Capture: true, Up: time.Duration(rnd.IntN(20)) * time.Millisecond, Down: time.Duration(rnd.IntN(20)) * time.Millisecond}
 	if small {
 		netOpts.Buffer = 256
 	}

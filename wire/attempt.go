@@ -7,47 +7,71 @@ import (
 	"time"
 )
 
-// Attempt is one attempt to connect. The client fills in the first group, the
-// dialect the second.
+// Attempt is one attempt to connect. The client sets the fields down to
+// Response, the dialect the last three; URL and Header go in and out.
 type Attempt struct {
-	Number   int // of this attempt since the last stable connection, from 1
-	Session  Session
-	Token    string
-	Subs     []Subscribe // every subscription, with its position: for languages whose cursor is in the URL
-	Response *Response   // what the last Request was answered
+	// Number counts the attempts since the last stable connection, from 1.
+	Number int
 
-	URL          string      // in: the endpoint; out: where to dial
-	Header       http.Header // in: the user's and the credential's; out: of the upgrade request
-	Subprotocols []string    // offered; the server must choose one of them
-	Request      *Request    // an HTTP request to make first
-	Dial         bool        // ready to dial
+	// Session is the session that the client wants to resume.
+	Session Session
+
+	// Token is the credential for this attempt.
+	Token string
+
+	// Subs are all subscriptions with their positions, for languages whose
+	// cursor is part of the URL.
+	Subs []Subscribe
+
+	// Response is the answer to the last Request; nil at the first call.
+	Response *Response
+
+	// URL is the endpoint at the first call. The dialect changes it to the URL
+	// to dial.
+	URL string
+
+	// Header holds the headers of the user and of the credential. The dialect
+	// completes it to the headers of the upgrade request.
+	Header http.Header
+
+	// Subprotocols are the subprotocols to offer. The server must choose one of
+	// them.
+	Subprotocols []string
+
+	// Request is an HTTP request to make before the dial.
+	Request *Request
+
+	// Dial means that the attempt is ready to dial.
+	Dial bool
 }
 
-// Request is an HTTP step before the dial.
+// Request is an HTTP request that a dialect needs before the dial.
 type Request struct {
-	Method string
-	URL    string
-	Header http.Header
-	Body   []byte
+	Method string      // GET, POST, ...
+	URL    string      // absolute
+	Header http.Header // may be nil
+	Body   []byte      // may be empty
 }
 
-// Response is the answer to a Request, its body bounded to 64 KiB.
+// Response is the answer to a Request. Its body has at most 64 KiB.
 type Response struct {
-	Status int
-	Header http.Header
-	Body   []byte
+	Status int         // HTTP status; redirects are not followed
+	Header http.Header // response header
+	Body   []byte      // whole body
 }
 
 // Stage is how far a connection had come when it failed.
 type Stage uint8
 
+// The stages of a connection.
 const (
-	StageDial      Stage = iota // no HTTP answer
-	StageUpgrade                // an HTTP answer other than the wanted 101
-	StageHandshake              // upgraded, not ready
-	StageOpen
+	StageDial      Stage = iota // there was no HTTP answer
+	StageUpgrade                // there was an HTTP answer, but not the expected 101
+	StageHandshake              // upgraded, but not ready
+	StageOpen                   // ready
 )
 
+// String returns the stage as one lower-case word.
 func (s Stage) String() string {
 	switch s {
 	case StageDial:
@@ -64,30 +88,51 @@ func (s Stage) String() string {
 
 // Failure is how an attempt or a connection ended.
 type Failure struct {
-	Stage   Stage
+	// Stage is how far the connection had come.
+	Stage Stage
+
+	// Attempt is the number of the attempt: see Attempt.Number.
 	Attempt int
-	Status  int         // StageUpgrade: the HTTP status
-	Header  http.Header // StageUpgrade
-	Body    []byte      // StageUpgrade, bounded to 1 KiB
-	Code    uint16      // a close code received, or the code of a fatal error frame; 0 if there was none
-	Reason  string
-	Retry   time.Duration // a delay the server asked for; 0 if it did not
-	Err     error
+
+	// Status is the HTTP status, in StageUpgrade.
+	Status int
+
+	// Header is that of the HTTP answer, in StageUpgrade.
+	Header http.Header
+
+	// Body is the beginning of the HTTP answer's body, in StageUpgrade: at most
+	// 1 KiB.
+	Body []byte
+
+	// Code is the close code received, or the code of a fatal error frame. Zero
+	// means that there was none.
+	Code uint16
+
+	// Reason is the text that came with Code.
+	Reason string
+
+	// Retry is a delay that the server asked for. Zero means that it did not.
+	Retry time.Duration
+
+	// Err is the error that ended the attempt or the connection.
+	Err error
 }
 
 // Action is what to do after a failure.
 type Action uint8
 
+// The actions after a failure.
 const (
 	ActionDefault    Action = iota // the client's own tables decide
-	ActionBackOff                  // wait, resume
-	ActionSpread                   // wait within the spread window, resume
-	ActionRetryNow                 // resume at once; from the second failure in a row on, back off
+	ActionBackOff                  // wait, then resume
+	ActionSpread                   // wait within the spread window, then resume
+	ActionRetryNow                 // resume at once; back off from the second failure in a row on
 	ActionRefresh                  // ask for a new credential once, then resume
 	ActionNewSession               // forget the session, then connect
-	ActionStop                     // permanent
+	ActionStop                     // give up: the failure is permanent
 )
 
+// String returns the action in lower-case words.
 func (a Action) String() string {
 	switch a {
 	case ActionDefault:
@@ -110,36 +155,56 @@ func (a Action) String() string {
 
 // Verdict is a decision on a Failure.
 type Verdict struct {
+	// Action is what to do.
 	Action Action
-	After  time.Duration // the server's slot: never earlier; 0 if it gave none
-	Spread time.Duration // window for ActionSpread; 0: the last one the server told
-	Class  string        // a word for errors and metrics: "auth", "protocol", "overload"
-	TooBig bool          // a frame was too big: send what was in flight one message to a frame
+
+	// After is the slot that the server gave: the client does not return
+	// earlier. Zero means that it gave none.
+	After time.Duration
+
+	// Spread is the window for ActionSpread. Zero means the last one that the
+	// server announced.
+	Spread time.Duration
+
+	// Class is a word for errors and metrics, such as "auth", "protocol" or
+	// "overload".
+	Class string
+
+	// TooBig means that the peer refused a frame because of its size: what was
+	// in flight is sent again, one message to a frame.
+	TooBig bool
 }
 
 // CodeError is a violation by the peer that ends the connection with Code.
 type CodeError struct {
-	Code   uint16
-	Reason string // no payload and no secret in it
+	Code   uint16 // close code
+	Reason string // without payload and secrets
 }
 
+// Error returns the reason and the close code.
 func (e *CodeError) Error() string { return fmt.Sprintf("%s (close code %d)", e.Reason, e.Code) }
 
-// OpError says which op of an Encode call could not be encoded and why.
+// OpError says which op of an Encode call could not be encoded, and why.
 type OpError struct {
-	Index int
-	Err   error
+	Index int   // of the op in the argument of Encode
+	Err   error // reason
 }
 
+// Error returns the index of the op and the reason.
 func (e *OpError) Error() string { return fmt.Sprintf("op %d: %v", e.Index, e.Err) }
+
+// Unwrap returns Err.
 func (e *OpError) Unwrap() error { return e.Err }
 
-// TooBigError is the reason of an OpError for a message beyond a limit of the peer.
+// TooBigError is the reason of an OpError for a message beyond a limit of the
+// peer.
 type TooBigError struct {
-	What        string // "payload bytes", "header count"
-	Size, Limit int
+	What  string // for example "payload bytes" or "header count"
+	Size  int    // of the message
+	Limit int    // of the peer
 }
 
+// Error returns what is too big, its size and the limit.
 func (e *TooBigError) Error() string {
-	return fmt.Sprintf("%s: %d, the peer takes %d", e.What, e.Size, e.Limit)
+	return fmt.Sprintf("%s: %d exceeds the peer's limit of %d", e.What, e.Size, e.Limit)
 }

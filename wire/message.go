@@ -15,6 +15,7 @@ type ID [16]byte
 // FrameType is the type of a WebSocket data message (RFC 6455, section 5.6).
 type FrameType uint8
 
+// The two types of data message.
 const (
 	Text FrameType = iota + 1
 	Binary
@@ -22,24 +23,27 @@ const (
 
 // Frame is one WebSocket data message.
 type Frame struct {
-	Type FrameType
-	Data []byte
+	Type FrameType // text or binary
+	Data []byte    // the payload, fragments joined
 }
 
-// Frames collects frames to be written. The zero value is ready for use.
+// Frames collects frames to be written. The zero value is ready for use. It is
+// not safe for concurrent use.
 type Frames struct {
+	// List holds the frames in the order in which they are to be written.
 	List []Frame
-	free [][]byte
+
+	free [][]byte // buffers for Buffer
 }
 
-// Append adds a frame. The receiver keeps data, and writes to its memory once
-// the frame was sent: nothing else may share it.
+// Append adds a frame. f takes ownership of data and reuses its memory after the
+// frame was sent, so nothing else may share it.
 func (f *Frames) Append(t FrameType, data []byte) {
 	f.List = append(f.List, Frame{t, data})
 }
 
-// Buffer returns an empty buffer for the next frame with room for n bytes: that
-// of a frame which Reset dropped, where one is big enough.
+// Buffer returns an empty buffer with room for n bytes for the next frame. It
+// reuses the memory of a frame that Reset dropped if that is big enough.
 func (f *Frames) Buffer(n int) []byte {
 	if last := len(f.free) - 1; last >= 0 {
 		b := f.free[last]
@@ -51,14 +55,15 @@ func (f *Frames) Buffer(n int) []byte {
 	return make([]byte, 0, n)
 }
 
-// keepBuffers and keepBytes bound what Reset keeps.
+// keepBuffers and keepBytes bound the memory that Reset keeps: the number of
+// buffers and the capacity of each.
 const (
 	keepBuffers = 4
 	keepBytes   = 128 << 10
 )
 
-// Reset empties f and keeps some of its memory for Buffer: nobody may use the
-// data of its frames any more.
+// Reset empties f and keeps some of its memory for Buffer. The data of its
+// frames must not be used afterwards.
 func (f *Frames) Reset() {
 	for _, frame := range f.List {
 		if len(f.free) < keepBuffers && cap(frame.Data) <= keepBytes {
@@ -71,48 +76,85 @@ func (f *Frames) Reset() {
 
 // Message is an application message in either direction.
 type Message struct {
-	Seq     uint64 // uplink sequence number, dense within a session epoch
-	ID      ID
-	Topic   string
-	Payload []byte
-	Type    string // content type
-	Header  map[string]string
-	TTL     time.Duration // 0: none
+	// Seq is the uplink sequence number, dense within a session epoch.
+	Seq uint64
 
-	// Resent says that the message may have been sent before, Age how long ago
-	// it was first handed to the network; a negative Age is unknown.
-	Age    time.Duration
+	// ID identifies the message.
+	ID ID
+
+	// Topic is the topic that the message was published to.
+	Topic string
+
+	// Payload is the content. It is opaque.
+	Payload []byte
+
+	// Type is the content type of Payload; empty if there is none.
+	Type string
+
+	// Header holds application headers; nil if there are none.
+	Header map[string]string
+
+	// TTL is the lifetime of the message. Zero means that it does not expire.
+	TTL time.Duration
+
+	// Age is how long ago the message was first handed to the network. It is
+	// meaningful only with Resent; a negative Age is unknown.
+	Age time.Duration
+
+	// Resent means that the message may have been sent before.
 	Resent bool
 
-	Void        bool // an expired slot: no payload, acknowledged like any other
-	Snapshot    bool // part of a snapshot
-	SnapshotEnd bool // its last part
-	Redelivered bool // the server says that it delivered this before
+	// Void marks an expired slot: it has no payload and is acknowledged like any
+	// other message.
+	Void bool
+
+	// Snapshot marks a part of a snapshot.
+	Snapshot bool
+
+	// SnapshotEnd marks the last part of a snapshot.
+	SnapshotEnd bool
+
+	// Redelivered means that the server reports an earlier delivery of this
+	// message.
+	Redelivered bool
 }
 
 // Subscribe asks for a subscription or restores one.
 type Subscribe struct {
-	Key      uint64
-	Topic    string
-	From     From
-	Position Position // FromResume: the last message received
-	Credit   Credit
-	Token    string
+	// Key identifies the subscription. It is chosen by the client.
+	Key uint64
+
+	// Topic is the topic or pattern.
+	Topic string
+
+	// From is where the stream starts.
+	From From
+
+	// Position is that of the last message received, for FromResume.
+	Position Position
+
+	// Credit is how much the server may send at first.
+	Credit Credit
+
+	// Token is a credential for this topic; empty if there is none.
+	Token string
 }
 
 // From is where a subscription starts.
 type From uint8
 
+// The starting points of a subscription.
 const (
 	FromNew    From = iota // after the newest message
 	FromResume             // after Position
-	FromFirst              // the oldest message held
-	FromLast               // the newest message held, then new ones
+	FromFirst              // at the oldest message held
+	FromLast               // at the newest message held, continuing with new ones
 )
 
-// OpKind says what an Op asks the codec to spell.
+// OpKind says what an Op asks the codec to encode.
 type OpKind uint8
 
+// The kinds of Op, each with the fields of Op that it uses.
 const (
 	OpSubscribe   OpKind = iota + 1 // Subscribe
 	OpUnsubscribe                   // Key, Name
@@ -122,190 +164,37 @@ const (
 	OpPong                          // N
 	OpStep                          // Step, from an Event
 	OpAuth                          // Token
-	OpBye                           // the session may be discarded
+	OpBye                           // none: the session may be discarded
 	OpAck                           // Key, Name, Position: processed on this connection, see Traits.Processed
-	OpFault                         // Code, Reason: told to the peer before the connection is closed with Code
+	OpFault                         // Code, Reason: reported to the peer before the connection is closed with Code
 )
 
-// Op is one thing to say to the peer. Cmd is a command id for languages whose
-// replies carry only an id: Cmd mod 4 tells the kind (1 subscribe, 2
-// unsubscribe, 3 publish, 0 anything else), so that a reply can be classified
-// without shared state.
+// Op is one thing to send to the peer. Which fields are set depends on Kind.
+//
+// Cmd is a command id for languages whose replies carry only an id. Cmd mod 4
+// gives the kind (1 subscribe, 2 unsubscribe, 3 publish, 0 anything else), so
+// that the reader can classify a reply without shared state.
 type Op struct {
-	Kind      OpKind
-	Cmd       uint64
-	Key       uint64
-	Name      string
-	Topic     string
-	Subscribe *Subscribe
-	Message   *Message
-	Position  Position
-	Credit    Credit
-	N         uint64
-	Step      any
-	Token     string
-	Code      uint16
-	Reason    string
-}
-
-// EventKind says what a codec understood.
-type EventKind uint8
-
-const (
-	// Belonging to one subscription, named by Key or Name; kept in wire order.
-	EventData         EventKind = iota + 1 // Message, Position, Prev, Numbered
-	EventSubscribed                        // Position (delivery starts after it), Continuity, Head
-	EventUnsubscribed                      // Code, Reason; Retry > 0: may be asked for again after it
-	EventGap                               // Prev, Position (last lost), Count, Cause
-	EventReset                             // Position (new), Cause
-
-	// Belonging to the connection.
-	EventReady  // Ready
-	EventStep   // Step: Encode(OpStep) is wanted
-	EventAck    // Ack
-	EventPing   // N: Encode(OpPong) is wanted
-	EventPong   // N
-	EventGoAway // Code, Delay, Spread, Reason
-	EventAuth   // Expires
-	EventError  // Code, Reason, Retry, Fatal; Key and N where it is about a subscription or a number
-)
-
-// OfSubscription reports whether an event belongs to one subscription.
-func (k EventKind) OfSubscription() bool { return k >= EventData && k <= EventReset }
-
-// Event is one thing the peer said. Only the fields named at its kind are set.
-type Event struct {
-	Kind EventKind
-	Key  uint64
-	Name string
-
-	Message    Message
-	Position   Position
-	Prev       uint64 // the number of the message before this one in this subscription
-	Numbered   bool   // Position.Offset and Prev mean something
-	Continuity Continuity
-	Cause      Cause
-	Fatal      bool // the connection must be closed; Code and Reason decide as a close code would
-	Code       uint16
-	Head       uint64
-	Count      uint64
-
-	Ready *Ready
-	Ack   *Ack
-	Step  any
-	N     uint64
-
-	Reason  string
-	Retry   time.Duration // 0: not said
-	Delay   time.Duration
-	Spread  time.Duration
-	Expires time.Duration
-}
-
-// Continuity is what a restored subscription may claim about the messages
-// between the last one received and the next one.
-type Continuity uint8
-
-const (
-	ContinuityNone     Continuity = iota // nothing can be claimed: the client reports a Reset
-	ContinuityByNumber                   // the next number tells
-	ContinuityProved                     // the server proved it
-)
-
-// Cause says why messages are missing or a stream restarted.
-type Cause uint8
-
-const (
-	CauseUnknown      Cause = iota
-	CauseExpired            // older than the retention
-	CauseTrimmed            // the log was trimmed
-	CauseDropped            // the server dropped them
-	CauseForbidden          // the right to read them is missing
-	CauseEpoch              // another log
-	CauseDiverged           // the log at this position holds something else
-	CauseAhead              // the position is beyond the log's end
-	CauseUnverifiable       // continuity cannot be proved
-	CauseLost               // a number is missing in the stream
-	CauseOverflow           // dropped by the delivery policy, in this process
-)
-
-var causes = [...]string{"unknown", "expired", "trimmed", "dropped", "forbidden",
-	"epoch", "diverged", "ahead", "unverifiable", "lost", "overflow"}
-
-func (c Cause) String() string {
-	if int(c) < len(causes) {
-		return causes[c]
-	}
-	return "cause " + strconv.Itoa(int(c))
-}
-
-// Ready is what the server told when the connection became usable.
-type Ready struct {
-	Conn      uint64 // echo of Resume.Conn; 0 if the language has none
-	Session   Session
-	Resumed   bool
-	Ack       Ack
-	Tag       ID // id of message Ack.To, for the client to compare with its own
-	Heartbeat time.Duration
-	TTL       time.Duration
-	Dedup     time.Duration // how long the server knows ids
-	Spread    time.Duration
-	Expires   time.Duration // until the credential expires
-	Limits    Limits
-}
-
-// Ack is what the server took responsibility for.
-type Ack struct {
-	To        uint64 // every sequence number up to To
-	Ranges    []Range
-	Rejects   []Reject
-	Cmd       uint64 // or the one message sent under this command id
-	HasCredit bool
-	Credit    Credit
-}
-
-// Reject is a final refusal of one message.
-type Reject struct {
-	Seq     uint64
-	Code    uint16
-	Reason  string
-	Unknown bool // the server cannot tell whether it accepted the message earlier
-}
-
-// Events collects events. The zero value is ready for use. List may be read and
-// cut by its owner; only Append adds to it.
-type Events struct {
-	List []Event
-	used int // what Append gave out since Reset; all beyond is zero
-}
-
-// Append adds an empty event of kind and returns it to be filled in. The
-// pointer is valid until the next call.
-func (e *Events) Append(kind EventKind) *Event {
-	n := len(e.List)
-	if n < cap(e.List) {
-		e.List = e.List[:n+1]
-	} else {
-		e.List = append(e.List, Event{})
-	}
-	ev := &e.List[n]
-	if n < e.used {
-		*ev = Event{} // one that was cut off
-	}
-	e.used = max(e.used, n+1)
-	ev.Kind = kind
-	return ev
-}
-
-// Reset empties e and keeps its memory.
-func (e *Events) Reset() {
-	clear(e.List[:min(max(e.used, len(e.List)), cap(e.List))])
-	e.List, e.used = e.List[:0], 0
+	Kind      OpKind     // what to encode
+	Cmd       uint64     // command id
+	Key       uint64     // subscription, where Traits.ByName is false
+	Name      string     // subscription's topic, where Traits.ByName is true
+	Topic     string     // topic of the op
+	Subscribe *Subscribe // subscription to request
+	Message   *Message   // message to publish
+	Position  Position   // position processed
+	Credit    Credit     // credit granted
+	N         uint64     // number of a ping or pong
+	Step      any        // Event.Step of the event that asks for it
+	Token     string     // new credential
+	Code      uint16     // close code to come
+	Reason    string     // text for people
 }
 
 var errPosition = errors.New("wire: not a position: want epoch.offset.tag, epoch and tag in base64url")
 
-// MarshalText writes p as epoch.offset.tag with epoch and tag in base64url.
+// MarshalText returns p as epoch.offset.tag, with epoch and tag in base64url. It
+// does not fail.
 func (p Position) MarshalText() ([]byte, error) {
 	b := base64.RawURLEncoding.AppendEncode(nil, []byte(p.Epoch))
 	b = append(b, '.')
@@ -314,7 +203,7 @@ func (p Position) MarshalText() ([]byte, error) {
 	return base64.RawURLEncoding.AppendEncode(b, []byte(p.Tag)), nil
 }
 
-// UnmarshalText reads what MarshalText wrote.
+// UnmarshalText reads the form that MarshalText writes.
 func (p *Position) UnmarshalText(text []byte) error {
 	parts := strings.Split(string(text), ".")
 	if len(parts) != 3 {
@@ -330,7 +219,7 @@ func (p *Position) UnmarshalText(text []byte) error {
 	return nil
 }
 
-// String is p's text form.
+// String returns the form that MarshalText writes.
 func (p Position) String() string {
 	b, _ := p.MarshalText()
 	return string(b)

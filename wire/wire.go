@@ -1,136 +1,220 @@
 // Package wire is the seam between a client and one wire language.
 //
 // A Dialect is pure: bytes in, events out. It owns no goroutine, clock, socket
-// or lock, so it is fuzzed and tested from golden transcripts without a client.
-// The client makes every identifier (subscription keys, command ids, sequence
-// numbers, message ids); a dialect only spells them. What a dialect cannot do
-// it says in its Traits, and the client then promises less.
+// or lock, so it can be fuzzed and tested from golden transcripts without a
+// client. The client makes every identifier (subscription keys, command ids,
+// sequence numbers, message ids); a dialect only spells them. What a language
+// can do is stated in its Traits, and the client promises no more than that.
 package wire
 
 import "time"
 
 // Dialect is one wire language. A Dialect is immutable and safe for concurrent
-// use: several clients may share one value.
+// use, so several clients may share one value.
 type Dialect interface {
-	// Name is a short lower-case word for logs and errors.
+	// Name returns a short lower-case word for logs and errors.
 	Name() string
 
-	// Traits says what the language can do.
+	// Traits returns what the language can do.
 	Traits() Traits
 
-	// CheckTopic reports whether topic may be used for use, with an error that
-	// says what is wrong with it. It decides from its arguments alone.
+	// CheckTopic returns nil if topic is valid for use, otherwise an error that
+	// says what is wrong with it. The result depends on the arguments alone.
 	CheckTopic(use Use, topic string) error
 
 	// Attempt prepares the next connection: URL, header and subprotocols. A
-	// dialect that must ask over HTTP first sets a.Request and leaves a.Dial
-	// false; it is called again with a.Response, three times at most.
+	// dialect that must first make an HTTP request sets a.Request and leaves
+	// a.Dial false. It is then called again with a.Response. At most three
+	// requests may precede a dial.
 	Attempt(a *Attempt) error
 
-	// Open returns the state of one connection, after the upgrade succeeded.
+	// Open returns the state of one connection. It is called after a successful
+	// upgrade.
 	Open(Resume) (Codec, error)
 
-	// Verdict says what a failure means. The zero Verdict leaves the decision
+	// Verdict decides what a failure means. The zero Verdict leaves the decision
 	// to the client's own tables of HTTP statuses and close codes.
 	Verdict(Failure) Verdict
 }
 
 // Codec is the state of one connection. Decode belongs to the client's reader;
-// Start and Encode belong to its loop. Each half runs on one goroutine at a time,
-// not always the same. The halves share no mutable state: what both need travels
-// in Op and Event values.
+// Start and Encode belong to its loop. Each half runs on one goroutine at a
+// time, not always the same one. The two halves share no mutable state: what
+// both need travels in Op and Event values.
 type Codec interface {
 	// Start appends the first frames of the connection.
 	Start(out *Frames) error
 
-	// Decode appends the events that f holds. One frame may hold many messages
-	// and many frames may make one message. f.Data is valid only during the
-	// call. An error ends the connection, and no event of that frame is
-	// applied; a *CodeError chooses the close code, any other error closes 1002.
+	// Decode appends the events that f holds. One frame may hold many messages,
+	// and one message may take many frames. f.Data is valid only during the
+	// call. An error ends the connection and discards the events of this frame.
+	// A *CodeError chooses the close code; any other error closes with 1002.
 	Decode(f Frame, out *Events) error
 
-	// Encode appends the frames for ops, in order, packing as many into one
-	// frame as the peer's limits allow. ops and what they point to are valid
-	// only during the call, payloads included. When an op cannot be encoded it returns
-	// an *OpError with that op's index: the ops before it are in out, the ones
-	// from it on are not.
+	// Encode appends the frames for ops, in order, packing as many ops into one
+	// frame as the peer's limits allow. ops and everything they point to,
+	// payloads included, are valid only during the call. If an op cannot be
+	// encoded, Encode returns an *OpError with its index: out then holds the
+	// ops before it and none from it on.
 	Encode(ops []Op, out *Frames) error
 }
 
-// Use is what a topic is wanted for.
+// Use is the purpose for which a topic is checked.
 type Use uint8
 
+// The uses of a topic.
 const (
 	UsePublish Use = iota
 	UseSubscribe
 )
 
-// Traits is what a wire language can do. The zero value is the poorest: a
-// server that pushes messages without numbers and takes none.
+// Traits says what a wire language can do. The zero value describes the least
+// capable one: a server that pushes unnumbered messages and accepts none.
 type Traits struct {
-	Publish     bool      // the client may send application messages
-	Acks        bool      // the server acknowledges them; without it a receipt ends as Written
-	Sessions    bool      // unacknowledged messages survive a connection by sequence number
-	Resume      bool      // the server resumes a subscription from a Position
-	Credit      bool      // the server respects credit per subscription, so a consumer may Block
-	Unsubscribe bool      // the client can end one subscription
-	Greeting    bool      // Decode reports Ready; without it a connection is ready once Start's frames are written
-	Confirms    bool      // Decode reports Subscribed or Unsubscribed for each subscription asked for
-	ByName      bool      // data is routed by Event.Name instead of Event.Key
-	RawStream   bool      // frames carry a byte stream
-	Silent      bool      // the client must never send a data frame: no Op is encoded
-	Fin         bool      // Op Bye tells the server that the session may be discarded
-	Holes       Holes     // what a missing number means
-	Repeats     int       // so many ids are remembered for each subscription, and a message that repeats one is dropped: for cursors that include the last message, or servers that may repeat
-	Processed   Processed // what the server wants to hear of processed messages
-	Ping        Ping      // how the client asks for a sign of life
-	StartSubs   int       // how many subscriptions Start carries; the others follow as Ops
-	MaxPayload  int       // bytes of one published payload before Ready has told the peer's limit; 0 means no limit
-	CloseCode   uint16    // the code of a clean close; 0 means 1000
+	// Publish means that the client may send application messages.
+	Publish bool
+
+	// Acks means that the server acknowledges published messages. Without it a
+	// receipt ends as Written.
+	Acks bool
+
+	// Sessions means that unacknowledged messages survive a connection, by
+	// sequence number.
+	Sessions bool
+
+	// Resume means that the server can resume a subscription from a Position.
+	Resume bool
+
+	// Credit means that the server respects the credit of each subscription, so
+	// a consumer may use the overflow policy Block.
+	Credit bool
+
+	// Unsubscribe means that the client can end one subscription.
+	Unsubscribe bool
+
+	// Greeting means that Decode reports EventReady. Without it a connection is
+	// ready once the frames of Start are written.
+	Greeting bool
+
+	// Confirms means that Decode reports EventSubscribed or EventUnsubscribed
+	// for each subscription that was requested.
+	Confirms bool
+
+	// ByName means that data is routed by Event.Name instead of Event.Key.
+	ByName bool
+
+	// RawStream means that frames carry a byte stream.
+	RawStream bool
+
+	// Silent means that the client must never send a data frame: no Op is
+	// encoded.
+	Silent bool
+
+	// Fin means that OpBye lets the server discard the session.
+	Fin bool
+
+	// Holes is what a missing number means.
+	Holes Holes
+
+	// DedupWindow is how many recent message ids the client remembers for each
+	// subscription; it drops a message with one of them. Set it for cursors that
+	// include the last message, and for servers that may send a message twice.
+	// Zero disables the check.
+	DedupWindow int
+
+	// Processed is what the server must be sent about processed messages.
+	Processed Processed
+
+	// Ping is how the client asks an idle server for a sign of life.
+	Ping Ping
+
+	// StartSubs is how many subscriptions Start carries. The others follow as
+	// ops.
+	StartSubs int
+
+	// MaxPayload bounds one published payload, in bytes. Zero means no limit.
+	MaxPayload int
+
+	// CloseCode is the code of a clean close. Zero means 1000.
+	CloseCode uint16
 }
 
-// Holes is what it means when a message does not join the one before it.
+// Holes is what it means when a message does not follow the one before it.
 type Holes uint8
 
+// The meanings of a missing number.
 const (
-	HolesFault Holes = iota // the server broke its promise: protocol error, resubscribe
-	HolesLoss               // messages were lost: a Gap, and on
+	// HolesFault: the server broke its promise. The client treats it as a
+	// protocol error and subscribes again.
+	HolesFault Holes = iota
+
+	// HolesLoss: messages were lost. The client reports a Gap and continues.
+	HolesLoss
 )
 
-// Processed is what a server wants to hear of the messages that were processed.
+// Processed is what a server must be sent about messages that were processed.
 type Processed uint8
 
+// What is sent about processed messages.
 const (
-	ProcessedNothing    Processed = iota
-	ProcessedEach                 // an OpAck for each message, in any order
-	ProcessedCumulative           // an OpAck for the last of a contiguous run
+	// ProcessedNothing: no OpAck is sent.
+	ProcessedNothing Processed = iota
+
+	// ProcessedEach: an OpAck for each message, in any order.
+	ProcessedEach
+
+	// ProcessedCumulative: an OpAck for the last message of a contiguous run.
+	ProcessedCumulative
 )
 
-// Ping is how a client asks an idle peer for a sign of life.
+// Ping is how a client asks an idle server for a sign of life.
 type Ping uint8
 
+// The ways to ask for a sign of life.
 const (
-	PingControl Ping = iota // a WebSocket ping frame
-	PingOp                  // Encode an OpPing
-	PingNone                // the peer speaks by itself
+	PingControl Ping = iota // with a WebSocket ping frame
+	PingOp                  // by encoding an OpPing
+	PingNone                // not at all: the server sends something regularly
 )
 
 // Resume is what the client knows when a connection begins.
 type Resume struct {
-	Conn        uint64 // number of this connection; greater than all earlier ones of the session
-	Subprotocol string // what the server chose
-	Session     Session
-	Token       string
-	Uplink      Uplink
-	Subs        []Subscribe // the first Traits.StartSubs subscriptions, with their positions
-	TTL         time.Duration
-	ReadLimit   int64
+	// Conn is the number of this connection. It is greater than that of every
+	// earlier connection of the session.
+	Conn uint64
+
+	// Subprotocol is the one that the server chose; empty if it chose none.
+	Subprotocol string
+
+	// Session is the session to resume. The zero value asks for a new one.
+	Session Session
+
+	// Token is the credential for this connection.
+	Token string
+
+	// Uplink is the state of the client's window.
+	Uplink Uplink
+
+	// Subs are the first Traits.StartSubs subscriptions, with their positions.
+	Subs []Subscribe
+
+	// TTL is how long the server should keep the session after a connection is
+	// lost. Zero leaves that to the server.
+	TTL time.Duration
+
+	// ReadLimit bounds one received WebSocket message, in bytes.
+	ReadLimit int64
 }
 
 // Session identifies a session at the server. The zero value asks for a new one.
 type Session struct {
-	ID    string
-	Key   []byte
+	// ID is the server's name for the session.
+	ID string
+
+	// Key is the secret that proves the right to resume it.
+	Key []byte
+
+	// Epoch numbers the incarnations of the session.
 	Epoch uint64
 }
 
@@ -138,39 +222,41 @@ type Session struct {
 type Uplink struct {
 	Lo  uint64 // first unacknowledged sequence number
 	Hi  uint64 // last assigned sequence number
-	Tag ID     // id of message Lo-1; zero if none
+	Tag ID     // id of message Lo-1; zero if there is none
 }
 
-// Position is a place in a stream, from which it can be resumed provably:
-// Offset in the log named by Epoch, and Tag, which the server can compare with
-// what it holds at that offset. Opaque cursors travel in Tag alone. The zero
-// Position is no position. Positions are comparable with ==.
+// Position is a place in a stream from which it can be resumed with proof of
+// continuity: Offset in the log named by Epoch, and Tag, which the server
+// compares with what it holds at that offset. An opaque cursor travels in Tag
+// alone. The zero Position means no position. Positions are comparable with ==.
 type Position struct {
-	Epoch  string
-	Offset uint64
-	Tag    string
+	Epoch  string // names the incarnation of the log; opaque
+	Offset uint64 // number of the entry in the log
+	Tag    string // identifies the entry, or an opaque cursor
 }
 
-// IsZero reports whether p is no position.
+// IsZero reports whether p is the zero Position.
 func (p Position) IsZero() bool { return p == Position{} }
 
-// Credit is how much may be sent on a connection, in absolute counts from its
-// beginning: N messages (for the uplink: the highest sequence number) and Bytes
-// of payload. One message may overdraw Bytes.
+// Credit is how much may be sent on a connection, as absolute counts from its
+// beginning. One message may overdraw Bytes.
 type Credit struct {
-	N     uint64
-	Bytes uint64
+	N     uint64 // messages; for the uplink the highest sequence number
+	Bytes uint64 // bytes of payload
 }
 
 // Range is the closed interval of sequence numbers [Lo, Hi].
-type Range struct{ Lo, Hi uint64 }
+type Range struct {
+	Lo uint64 // first sequence number
+	Hi uint64 // last sequence number, at least Lo
+}
 
-// Limits are the peer's. A zero field is unknown.
+// Limits are the peer's limits. A zero field means that the limit is unknown.
 type Limits struct {
 	Batch      int // encoded bytes of one frame that holds more than one message
 	Payload    int // bytes of one payload
-	Headers    int
-	HeaderSize int
-	Subs       int
-	StartSubs  int
+	Headers    int // headers of one message
+	HeaderSize int // bytes of content type, header keys and header values of one message
+	Subs       int // subscriptions of one session
+	StartSubs  int // subscriptions that Start may carry
 }

@@ -13,7 +13,7 @@ import (
 	"github.com/limpet-go/limpet/server"
 )
 
-// localFeed is a server in this process, on a real port.
+// localFeed is a feed with a server in this process, on a real port.
 type localFeed struct {
 	server *server.Server
 	log    server.Log
@@ -53,7 +53,7 @@ func (f *localFeed) publish(ctx context.Context, topic string, b []byte) error {
 	return err
 }
 
-// alerts reads the log itself, not what anybody was told.
+// alerts reads the log itself, not what a subscription received.
 func (f *localFeed) alerts(_ context.Context, t *tally) error {
 	buf := make([]*server.Entry, 256)
 	for from := uint64(1); ; {
@@ -78,15 +78,15 @@ func (f *localFeed) close() {
 	<-f.ended
 }
 
-// remoteFeed is a server that runs elsewhere. A client of its own, connected
-// directly, publishes the events and listens to the alerts.
+// remoteFeed is a feed with a server that runs elsewhere. A second client, connected
+// directly, publishes the events and subscribes to the alerts.
 type remoteFeed struct {
 	at     *url.URL
 	client *limpet.Client
 	alarms *limpet.Subscription
 }
 
-// endAlerts is the last message to alerts/*; no network has this name.
+// endAlerts is the topic of the last message to alerts/*; no network has this name.
 const endAlerts = alertPrefix + "end"
 
 func useServer(ctx context.Context, at *url.URL) (*remoteFeed, error) {
@@ -95,7 +95,7 @@ func useServer(ctx context.Context, at *url.URL) (*remoteFeed, error) {
 		return nil, err
 	}
 	f := &remoteFeed{at: at, client: c}
-	// The counting comes after the run, so everything must find room until then.
+	// Alerts are counted after the run, so there must be room for all of them.
 	f.alarms, err = c.Subscribe(ctx, alertTopics, &limpet.SubscribeOptions{Delivery: limpet.Delivery{Buffer: 10_000}})
 	if err == nil {
 		err = f.alarms.WaitLive(ctx)
@@ -129,7 +129,7 @@ func (f *remoteFeed) alerts(ctx context.Context, t *tally) error {
 		case err != nil:
 			return err
 		case m.Kind == limpet.Gap || m.Kind == limpet.Reset:
-			return errors.New("the server lost some: " + m.Kind.String())
+			return errors.New("the server lost alerts: " + m.Kind.String())
 		case m.Topic == endAlerts:
 			return nil
 		}

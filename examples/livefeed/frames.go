@@ -1,17 +1,17 @@
 package main
 
-// stream follows one direction of a WebSocket connection from its first byte:
-// the HTTP head, then frame after frame (RFC 6455, section 5.2). It checks
-// nothing; it only knows where it is.
+// stream follows one direction of a WebSocket connection from its first byte: the
+// HTTP head, then the frames (RFC 6455, section 5.2). It validates nothing and only
+// tracks the position.
 type stream struct {
-	bytes  int    // seen
-	status []byte // the first bytes, enough for "HTTP/1.1 101"
-	crlf   int    // how much of the blank line that ends the head was seen
-	framed bool   // the head is over
-	frames int    // whole ones seen
-	head   [14]byte
-	pos    int // bytes of the current frame that were seen; 0: between frames
-	size   int // of the current frame, head included; 0: not known yet
+	bytes  int      // bytes seen
+	status []byte   // first bytes, enough for "HTTP/1.1 101"
+	crlf   int      // bytes seen of the blank line that ends the head
+	framed bool     // the head has ended
+	frames int      // complete frames seen
+	head   [14]byte // header of the current frame
+	pos    int      // bytes seen of the current frame; 0: between frames
+	size   int      // bytes of the current frame, header included; 0: not known yet
 }
 
 const statusSize = len("HTTP/1.1 101")
@@ -47,18 +47,18 @@ func (s *stream) step(b byte) {
 	}
 }
 
-// open reports whether the server upgraded the connection and said something
-// on it: in limpet.v1, WELCOME.
+// open reports whether the server has upgraded the connection and sent a frame on it:
+// in limpet.v1, WELCOME.
 func (s *stream) open() bool { return s.frames > 0 && string(s.status) == "HTTP/1.1 101" }
 
-// within reports whether the stream stands inside a frame, at least the given
-// part of the way through it and before its last byte.
+// within reports whether the stream is inside a frame, past the given part of it and
+// before its last byte.
 func (s *stream) within(part float64) bool {
 	return s.size > 0 && s.pos > 0 && s.pos >= 1+int(part*float64(s.size-2))
 }
 
-// frameSize is the size of the frame that begins with head, or 0 if head is
-// too short to tell.
+// frameSize returns the size of the frame that begins with head, or 0 if head is too
+// short.
 func frameSize(head []byte) int {
 	if len(head) < 2 {
 		return 0

@@ -39,13 +39,13 @@ func TestWithoutFaults(t *testing.T) {
 	t.Parallel()
 	file := filepath.Join(t.TempDir(), "run.svg")
 	code, out, f := start(t.Context(), t, "-faults", "none", "-speed", "50", "-picture", file)
-	// Reconnects are not counted: on a busy machine half a second of silence,
-	// the limit here, is nothing.
+	// Reconnects are not counted: on a busy machine half a second of silence, the
+	// limit here, is common.
 	if code != 0 || strings.Join(f[:6], " ") != strings.Join(exactly, " ") || strings.Join(f[7:], " ") != "0 0 0 0" {
 		t.Errorf("exit %d\n%s", code, out)
 	}
-	if !strings.Contains(out, "heart-beat 200ms, back-off 50ms to 500ms") {
-		t.Errorf("the time constants are not told:\n%s", out)
+	if !strings.Contains(out, "heartbeat 200ms, backoff 50ms to 500ms") {
+		t.Errorf("the time constants are missing:\n%s", out)
 	}
 	if svg, err := os.ReadFile(file); err != nil || !bytes.Contains(svg, []byte("1707 earthquakes")) {
 		t.Errorf("picture: %v", err)
@@ -54,7 +54,7 @@ func TestWithoutFaults(t *testing.T) {
 
 func TestFaults(t *testing.T) {
 	t.Parallel()
-	// At speed 20 the file is through long before the faults are.
+	// At speed 20 the file ends long before the faults do.
 	for level, speed := range map[string]string{"mild": "20", "harsh": "4"} {
 		t.Run(level, func(t *testing.T) {
 			t.Parallel()
@@ -69,7 +69,7 @@ func TestFaults(t *testing.T) {
 	}
 }
 
-// The server is false, and the score sees it.
+// A sabotaged server is detected by the score.
 func TestSabotage(t *testing.T) {
 	t.Parallel()
 	for plan, want := range map[string]string{
@@ -93,7 +93,7 @@ func TestRunningServer(t *testing.T) {
 	h := httptest.NewServer(s)
 	defer h.Close()
 	defer s.Close()
-	for range 2 { // what the first run left in the log is no concern of the second
+	for range 2 { // the second run ignores what the first one left in the log
 		code, out, f := start(t.Context(), t, "-faults", "none", "-speed", "20", "-addr", strings.Replace(h.URL, "http", "ws", 1))
 		if code != 0 || strings.Join(f[:6], " ") != strings.Join(exactly, " ") {
 			t.Errorf("exit %d\n%s", code, out)
@@ -105,7 +105,7 @@ func TestRunningServer(t *testing.T) {
 func TestDeadline(t *testing.T) {
 	t.Parallel()
 	for _, args := range [][]string{
-		{"-addr", "ws://127.0.0.1:1/"}, // nobody listens there
+		{"-addr", "ws://127.0.0.1:1/"}, // nothing listens there
 		{"-speed", "0.01"},
 	} {
 		ctx, cancel := context.WithTimeout(t.Context(), 300*time.Millisecond)

@@ -1,6 +1,6 @@
-// Livefeed replays a week of real earthquakes through a network that breaks
-// all the time, and shows that the consumer gets each event once, in order,
-// and that the server gets each alert once.
+// Livefeed replays a week of real earthquakes through a network that keeps
+// breaking, and shows that the consumer receives each event once, in order, and
+// that the server receives each alert once.
 //
 //	go run ./examples/livefeed
 //
@@ -9,8 +9,8 @@
 //	file -> server <-> fault proxy <-> client -> score
 //	           ^------ alerts ----------'
 //
-// The last line of its output is the result, and the exit status is 0 only if
-// the run was exact: see README.md beside this file.
+// The last line of its output is the result. The exit status is 0 only if the run
+// was exact: see README.md in this folder.
 package main
 
 import (
@@ -32,8 +32,8 @@ func main() {
 	os.Exit(code)
 }
 
-// livefeed is main with its surroundings as arguments. It returns the exit
-// status: 0 for an exact run, 1 for any other, 2 for a wrong flag.
+// livefeed is main with its environment as arguments. It returns the exit status:
+// 0 for an exact run, 1 for any other, 2 for a wrong flag.
 func livefeed(ctx context.Context, args []string, out, errOut io.Writer, live bool) int {
 	quakes, err := loadQuakes()
 	if err != nil {
@@ -59,7 +59,7 @@ func livefeed(ctx context.Context, args []string, out, errOut io.Writer, live bo
 	return 0
 }
 
-// config is what the flags say.
+// config holds the flags.
 type config struct {
 	seed     uint64
 	speed    float64
@@ -73,7 +73,7 @@ func parseFlags(args []string, errOut io.Writer, quakes int) (config, error) {
 	var cfg config
 	f := flag.NewFlagSet("livefeed", flag.ContinueOnError)
 	f.SetOutput(errOut)
-	f.Uint64Var(&cfg.seed, "seed", 1, "the faults of the run")
+	f.Uint64Var(&cfg.seed, "seed", 1, "`number` that determines the faults of the run")
 	f.Float64Var(&cfg.speed, "speed", 1, "1: the week in about 10 s; 2: twice as fast")
 	faults := f.String("faults", "harsh", "none, mild (cut, refuse) or harsh (cut, reset, blackhole, refuse)")
 	addr := f.String("addr", "", "`URL` (ws://host:port/path) of a running limpet.v1 server; default: one in this process")
@@ -101,7 +101,7 @@ func parseFlags(args []string, errOut io.Writer, quakes int) (config, error) {
 	if *broken != "" {
 		return cfg, errors.New("-sabotage needs the server in this process: leave -addr out")
 	}
-	// The proxy ends connections inside WebSocket frames, so it must see them.
+	// The proxy breaks connections inside WebSocket frames, so it must see the frames.
 	if cfg.addr, err = url.Parse(*addr); err != nil || cfg.addr.Scheme != "ws" || cfg.addr.Hostname() == "" {
 		return cfg, errors.New("-addr: want ws://host:port/path; the fault proxy cannot look into wss://")
 	}

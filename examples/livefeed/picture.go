@@ -7,7 +7,7 @@ import (
 	"time"
 )
 
-// record keeps what the picture needs.
+// record collects the data for the picture.
 type record struct {
 	mu        sync.Mutex // leaf
 	start     time.Time
@@ -17,7 +17,7 @@ type record struct {
 	away      []span // without a connection
 }
 
-// span is a stretch of time; open ends at the end of the run.
+// span is a period; if open is set it lasts to the end of the run.
 type span struct {
 	from, to time.Duration
 	open     bool
@@ -67,8 +67,8 @@ const (
 	ackColour       = "#009e73"
 )
 
-// faultColours are told apart by the colour-blind too; each kind has a shape
-// of its own besides.
+// faultColours can be distinguished by colour-blind readers too; in addition each kind
+// has its own shape.
 var faultColours = [kinds]string{cut: "#d55e00", reset: "#b0307a", blackhole: "#111111", refuse: "#7a5195"}
 
 // picture draws a run as SVG: what was published and delivered over time, the
@@ -113,13 +113,13 @@ func picture(r *record, faults []mark, total int, caption string) string {
 		}
 	}
 
-	most := 0
+	maxLag := 0
 	lags := lagSteps(r.published, r.delivered)
 	for _, s := range lags {
-		most = max(most, s.n)
+		maxLag = max(maxLag, s.n)
 	}
 	sum := axis(p, sumTop, sumBottom, total)
-	lagY := axis(p, lagTop, lagBottom, most)
+	lagY := axis(p, lagTop, lagBottom, maxLag)
 	p(`<text x="%.0f" y="%.0f" fill="%s">events so far</text>`, picLeft+8, sumTop+16, inkColour)
 	p(`<text x="%.0f" y="%.0f" fill="%s">lag: published, not yet delivered</text>`, picLeft+8, lagTop-8, inkColour)
 	for s := range int(end/time.Second) + 1 {
@@ -174,7 +174,7 @@ var faultNames = [kinds]string{
 	cut: "cut (FIN)", reset: "reset inside a frame", blackhole: "black hole, in dark grey", refuse: "refused dial",
 }
 
-// glyph is the sign of a fault.
+// glyph draws the symbol of a fault.
 func glyph(k kind, x, y float64) string {
 	c := faultColours[k]
 	switch k {
@@ -188,18 +188,19 @@ func glyph(k kind, x, y float64) string {
 	return fmt.Sprintf(`<rect x="%.1f" y="%.1f" width="9" height="9" fill="none" stroke="%s" stroke-width="2"/>`, x-4.5, y-4.5, c)
 }
 
-// axis draws a frame with a scale to most, and returns the scale.
-func axis(p func(string, ...any), top, bottom float64, most int) func(int) float64 {
-	most = max(most, 1)
-	y := func(n int) float64 { return bottom - (bottom-top)*float64(n)/float64(most) }
-	for _, n := range []int{0, most / 2, most} {
+// axis draws a scale from 0 to high and returns the function from values to
+// coordinates.
+func axis(p func(string, ...any), top, bottom float64, high int) func(int) float64 {
+	high = max(high, 1)
+	y := func(n int) float64 { return bottom - (bottom-top)*float64(n)/float64(high) }
+	for _, n := range []int{0, high / 2, high} {
 		p(`<line x1="%.0f" x2="%.0f" y1="%.1f" y2="%.1f" stroke="#d5dae0" stroke-width="1"/>`, picLeft, picRight, y(n), y(n))
 		p(`<text x="%.0f" y="%.1f" text-anchor="end" fill="%s">%d</text>`, picLeft-8, y(n)+4, paleColour, n)
 	}
 	return y
 }
 
-// step is a value from a moment on.
+// step is a value that holds from a moment on.
 type step struct {
 	at time.Duration
 	n  int
@@ -213,7 +214,7 @@ func counts(at []time.Duration) []step {
 	return out
 }
 
-// lagSteps merges two ascending lists into their difference over time.
+// lagSteps returns the difference of two counts over time, from their ascending times.
 func lagSteps(published, delivered []time.Duration) []step {
 	var out []step
 	i, j := 0, 0
@@ -229,8 +230,8 @@ func lagSteps(published, delivered []time.Duration) []step {
 	return out
 }
 
-// stairs is the path of a step function. Within one unit of the picture
-// only the extremes and the last value are drawn.
+// stairs returns the path of a step function. Within one unit of the picture only the
+// extremes and the last value are drawn.
 func stairs(steps []step, x func(time.Duration) float64, y func(int) float64, end time.Duration) string {
 	var b strings.Builder
 	fmt.Fprintf(&b, "M%.1f %.1f", picLeft, y(0))

@@ -31,18 +31,18 @@ func (k kind) String() string {
 	return fmt.Sprintf("kind %d", int(k))
 }
 
-// fault is one thing that the proxy does to the connection that is next.
+// fault is one thing that the proxy does to the next connection.
 type fault struct {
 	kind   kind
-	after  time.Duration // from the server's first frame
-	answer int           // cut: instead of after, when this many bytes of the server's answer have passed; 0: not
-	up     bool          // reset: in a frame of the client, else of the server
+	after  time.Duration // time from the server's first frame
+	answer int           // cut: after this many bytes of the server's answer, instead of after; 0: not used
+	up     bool          // reset: in a frame of the client; otherwise of the server
 	inside float64       // reset: how far into the frame, 0 to 1
 	dials  int           // refuse: how many in a row
 }
 
-// level is a strength of the fault proxy: how many faults of each kind. A
-// refusal always follows one of the others, which makes the client dial.
+// level is a strength of the fault proxy: how many faults of each kind. A refusal
+// always follows a fault of another kind, which makes the client dial.
 type level struct {
 	name   string
 	counts [kinds]int
@@ -52,7 +52,7 @@ type level struct {
 // minFaults is how many faults a run must survive to prove anything.
 const minFaults = 12
 
-// levels, with lives that let the faults fill most of the ten seconds.
+// levels. Their lives are such that the faults fill most of the ten seconds.
 var levels = []level{
 	{name: "none"},
 	{"mild", [kinds]int{cut: 12, refuse: 2}, 1400 * time.Millisecond},
@@ -70,12 +70,12 @@ func findLevel(name string) (level, error) {
 
 const (
 	minLife        = 60 * time.Millisecond
-	handshakeCuts  = 4   // one cut in so many falls into the handshake,
-	handshakeBytes = 600 // which is over, WELCOME included, within so many
+	handshakeCuts  = 4   // one in four cuts happens in the handshake
+	handshakeBytes = 600 // bytes within which the handshake ends, WELCOME included
 )
 
-// schedule is the list of faults that seed means at level l: the same one on
-// every machine. What they hit depends on the clock.
+// schedule returns the faults for seed at level l, which are the same on every
+// machine. What they hit depends on the clock.
 func schedule(l level, seed uint64) []fault {
 	r := rand.New(rand.NewPCG(seed, 0x6c696d706574))
 	var enders []fault
@@ -93,7 +93,7 @@ func schedule(l level, seed uint64) []fault {
 	}
 	r.Shuffle(len(enders), func(i, j int) { enders[i], enders[j] = enders[j], enders[i] })
 
-	// Each spell of refusals follows another ender.
+	// Each series of refusals follows a fault that ends a connection.
 	follows := map[int]bool{}
 	for _, i := range r.Perm(len(enders))[:min(l.counts[refuse], len(enders))] {
 		follows[i] = true

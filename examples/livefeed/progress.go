@@ -8,7 +8,7 @@ import (
 	"time"
 )
 
-// sample is where a run stands.
+// sample is the state of a run at one moment.
 type sample struct {
 	elapsed                     time.Duration
 	total, published, delivered int
@@ -17,8 +17,8 @@ type sample struct {
 	state                       string
 }
 
-// progress prints where the run stands: one line that is overwritten on a
-// terminal, a line a second elsewhere. One goroutine does all the printing.
+// progress prints the state of the run: on a terminal one line that is overwritten,
+// elsewhere one line per second. One goroutine does all the printing.
 type progress struct {
 	out   io.Writer
 	live  bool
@@ -26,7 +26,7 @@ type progress struct {
 	notes chan string
 	quit  chan struct{}
 	done  chan struct{}
-	past  []sample // of the last second and the one before it, oldest first
+	past  []sample // those of the last second and the one before it, the oldest first
 }
 
 // onTerminal reports whether f is a terminal that understands carriage return.
@@ -42,7 +42,7 @@ func startProgress(out io.Writer, live bool, look func() sample) *progress {
 	return p
 }
 
-// note prints a line of its own.
+// note prints a separate line.
 func (p *progress) note(format string, args ...any) {
 	select {
 	case p.notes <- fmt.Sprintf(format, args...):
@@ -50,7 +50,7 @@ func (p *progress) note(format string, args ...any) {
 	}
 }
 
-// stop prints the last state and returns when nothing more will be printed.
+// stop prints the final state. Nothing is printed after it returns.
 func (p *progress) stop() {
 	close(p.quit)
 	<-p.done
@@ -117,7 +117,7 @@ func (p *progress) show() {
 
 func lag(s sample) int { return max(s.published-s.delivered, 0) }
 
-// liveLine fits into 80 columns.
+// liveLine returns a line of at most 80 columns.
 func liveLine(s sample, rate float64) string {
 	const width = 12
 	full := 0

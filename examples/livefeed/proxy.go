@@ -11,21 +11,21 @@ import (
 // mark is a fault that ended or refused a connection.
 type mark struct {
 	kind kind
-	from time.Time // of a black hole: when bytes began to vanish; else at
-	at   time.Time
+	from time.Time // of a black hole: when bytes began to vanish; otherwise at
+	at   time.Time // when it happened
 }
 
-// proxy stands between the client and the server, on real loopback sockets,
-// and works off a list of faults: each connection gets the next one. When the
-// list is empty it is transparent. A fault that found its connection gone goes
-// back to the front of the list, so each is counted when it really happened.
+// proxy forwards connections between the client and the server, on real loopback
+// sockets, and applies a list of faults: each connection takes the next one. When the
+// list is empty the proxy is transparent. A fault whose connection ended before it
+// returns to the front of the list, so that only faults that happened are counted.
 type proxy struct {
 	ln     net.Listener
 	target string
 
 	mu       sync.Mutex // leaf
 	plan     []fault
-	inFlight int // faults that a connection holds
+	inFlight int // faults taken by a connection
 	marks    []mark
 	conns    map[net.Conn]struct{}
 	closed   bool
@@ -64,7 +64,7 @@ func (p *proxy) close() {
 	p.wg.Wait()
 }
 
-// happened lists the faults so far.
+// happened returns the faults so far.
 func (p *proxy) happened() []mark {
 	p.mu.Lock()
 	defer p.mu.Unlock()
@@ -98,7 +98,7 @@ func (p *proxy) accept() {
 	}
 }
 
-// take gives the next fault to a connection; of a spell of refusals, one.
+// take removes the next fault from the list; of a series of refusals, one.
 func (p *proxy) take() *fault {
 	p.mu.Lock()
 	defer p.mu.Unlock()
@@ -123,7 +123,7 @@ func (p *proxy) putBack(f *fault) {
 	p.inFlight--
 }
 
-// happen records a fault that did, and that it had begun at from.
+// happen records that f has happened, and that it began at from.
 func (p *proxy) happen(f *fault, from time.Time) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
@@ -167,10 +167,10 @@ type link struct {
 
 	mu      sync.Mutex // leaf
 	fault   *fault     // nil: none, or it has happened
-	swallow bool       // read and pass nothing on
-	hole    time.Time  // a black hole: since when
+	swallow bool       // read and forward nothing
+	hole    time.Time  // when a black hole began
 	armed   bool       // a reset may happen in the chosen direction
-	any     bool       // or in either
+	any     bool       // a reset may happen in either direction
 	up      stream     // what the client sends
 	down    stream
 }
@@ -201,7 +201,7 @@ func (l *link) run() {
 	l.leave()
 }
 
-// leave gives an unused fault back.
+// leave returns an unused fault to the list.
 func (l *link) leave() {
 	l.mu.Lock()
 	f := l.fault
@@ -212,7 +212,7 @@ func (l *link) leave() {
 	}
 }
 
-// pump carries one direction until its source ends.
+// pump forwards one direction until its source ends.
 func (l *link) pump(dst, src *net.TCPConn, dir *stream) {
 	buf := make([]byte, 32<<10)
 	for {
@@ -235,7 +235,7 @@ func (l *link) pump(dst, src *net.TCPConn, dir *stream) {
 	}
 }
 
-// look follows data and decides what of it passes. It returns what to do after
+// look follows data and decides how much of it passes. It returns what to do after
 // that, if the fault happens here.
 func (l *link) look(dir *stream, data []byte) (pass []byte, act func()) {
 	l.mu.Lock()
@@ -267,7 +267,7 @@ func (l *link) look(dir *stream, data []byte) (pass []byte, act func()) {
 // armedFor is how long a reset waits for a frame in its direction.
 const armedFor = time.Second
 
-// plan sets the clock of the fault. It runs under l.mu.
+// plan starts the timer of the fault. The caller holds l.mu.
 func (l *link) plan(f *fault) {
 	l.p.wg.Add(1)
 	go func() {
@@ -284,13 +284,13 @@ func (l *link) plan(f *fault) {
 			l.cut()
 		case blackhole:
 			l.mu.Lock()
-			l.swallow, l.hole = true, time.Now() // counted when the client gives up
+			l.swallow, l.hole = true, time.Now() // recorded when the client gives up
 			l.mu.Unlock()
 		case reset:
 			l.mu.Lock()
 			l.armed = true
 			l.mu.Unlock()
-			t.Reset(armedFor) // a direction in which nothing moves must not save the connection
+			t.Reset(armedFor) // an idle direction must not save the connection
 			select {
 			case <-l.over:
 			case <-t.C:
@@ -302,7 +302,7 @@ func (l *link) plan(f *fault) {
 	}()
 }
 
-// strike takes the fault if it has not happened yet, and stops the traffic.
+// strike records the fault, unless it has happened already, and stops the traffic.
 func (l *link) strike() bool {
 	l.mu.Lock()
 	f, from := l.fault, l.hole
@@ -319,8 +319,8 @@ func (l *link) strike() bool {
 	return true
 }
 
-// cut ends both directions with FIN. What still comes is read and thrown away
-// for a second: closing with unread bytes would be a reset.
+// cut ends both directions with FIN. For a second it reads and discards what still
+// arrives: closing with unread bytes would cause a reset.
 func (l *link) cut() {
 	if !l.strike() {
 		return
@@ -332,6 +332,7 @@ func (l *link) cut() {
 	}
 }
 
+// reset ends both directions with RST.
 func (l *link) reset() {
 	if l.strike() {
 		abort(l.client)
@@ -339,7 +340,7 @@ func (l *link) reset() {
 	}
 }
 
-// ended passes on that src ended, unless nothing passes any more.
+// ended forwards the end of src, unless the fault has stopped the traffic.
 func (l *link) ended(dst, src *net.TCPConn, dir *stream, err error) {
 	l.mu.Lock()
 	swallow, f := l.swallow, l.fault
@@ -350,7 +351,7 @@ func (l *link) ended(dst, src *net.TCPConn, dir *stream, err error) {
 	case !swallow:
 		abort(dst)
 	case f != nil && f.kind == blackhole && dir == &l.up:
-		l.strike() // the client gave up; the server must find out by itself
+		l.strike() // the client gave up; the server must detect that by itself
 		src.Close()
 	}
 }

@@ -21,7 +21,7 @@ const (
 	okHead   = "HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\n\r\n"
 )
 
-// frame is an unmasked binary frame with n bytes of payload.
+// frame returns an unmasked binary frame with n bytes of payload.
 func frame(n int) []byte {
 	b := []byte{0x82}
 	switch {
@@ -46,15 +46,14 @@ func whole(b []byte) (frames, rest int) {
 	}
 }
 
-// wasReset reports whether err is that of a reset. Windows has another number
-// for it, so any error but a clean end counts there.
+// wasReset reports whether err is the error of a reset. Windows has another number
+// for it, so there any error except a clean end counts.
 func wasReset(err error) bool {
 	return errors.Is(err, syscall.ECONNRESET) || runtime.GOOS == "windows" && err != nil && !errors.Is(err, io.EOF)
 }
 
-// echoServer answers a request head with 101 and then sends back what it gets.
-// Its connections are handed to the test too, when they begin and when they
-// have ended.
+// echoServer answers a request head with 101, then sends back what it receives. The
+// test gets its connections too, when they begin and when they have ended.
 func echoServer(t *testing.T) (addr string, conns, ended <-chan *net.TCPConn) {
 	t.Helper()
 	ln, err := net.Listen("tcp", "127.0.0.1:0")
@@ -112,8 +111,8 @@ func dial(t *testing.T, p *proxy) net.Conn {
 
 var firstFrame = frame(9)
 
-// upgrade reads the answer's head and sends a frame, whose echo sets the clock
-// of the fault: it may be the last thing to arrive, or not arrive.
+// upgrade reads the head of the answer and sends a frame, whose echo starts the timer
+// of the fault. The echo may be the last thing to arrive, or be lost.
 func upgrade(t *testing.T, c net.Conn) {
 	t.Helper()
 	head := make([]byte, len(okHead))
@@ -171,7 +170,7 @@ func TestProxyCut(t *testing.T) {
 	select {
 	case <-ended:
 	case <-time.After(patience):
-		t.Error("the server was not told")
+		t.Error("the server did not see the end")
 	}
 }
 
@@ -185,7 +184,7 @@ func TestProxyCutsAnswer(t *testing.T) {
 	awaitDone(t, p, cut)
 }
 
-// A reset must leave its receiver with part of a frame.
+// A reset must leave the receiver with a part of a frame.
 func TestProxyReset(t *testing.T) {
 	for _, up := range []bool{false, true} {
 		for _, inside := range []float64{0, 0.5, 0.999} {
@@ -203,7 +202,7 @@ func TestProxyReset(t *testing.T) {
 				}
 			}()
 			got, err := io.ReadAll(c)
-			// A socket tells its error once, to the reader or to the writer.
+			// A socket reports its error once, to the reader or to the writer.
 			if werr := <-wrote; !wasReset(err) && !wasReset(werr) {
 				t.Errorf("up %v, inside %v: the client got %v and %v, want a reset", up, inside, err, werr)
 			}
@@ -218,7 +217,7 @@ func TestProxyReset(t *testing.T) {
 	}
 }
 
-// Nothing passes, nobody is told, and the fault counts when the client leaves.
+// Nothing passes, neither end notices, and the fault counts when the client leaves.
 func TestProxyBlackhole(t *testing.T) {
 	addr, conns, ended := echoServer(t)
 	p := proxyFor(t, addr, fault{kind: blackhole})
@@ -235,7 +234,7 @@ func TestProxyBlackhole(t *testing.T) {
 		_ = c.SetReadDeadline(time.Now().Add(100 * time.Millisecond))
 		if _, err := io.ReadFull(c, make([]byte, 7)); err != nil {
 			if !errors.Is(err, os.ErrDeadlineExceeded) {
-				t.Fatalf("the client was told: %v", err)
+				t.Fatalf("the client saw the end: %v", err)
 			}
 			break
 		}
@@ -247,7 +246,7 @@ func TestProxyBlackhole(t *testing.T) {
 	awaitDone(t, p, blackhole)
 	select {
 	case <-ended:
-		t.Error("the server was told")
+		t.Error("the server saw the end")
 	case <-time.After(50 * time.Millisecond): // a slow machine can only hide the fault
 	}
 }
@@ -270,7 +269,7 @@ func TestProxyRefuse(t *testing.T) {
 	upgrade(t, dial(t, p))
 }
 
-// A fault that found its connection gone is kept for the next one.
+// A fault whose connection ended before it is kept for the next one.
 func TestProxyKeepsUnusedFault(t *testing.T) {
 	addr, _, _ := echoServer(t)
 	p := proxyFor(t, addr, fault{kind: cut, after: time.Hour}, fault{kind: refuse, dials: 1})

@@ -11,7 +11,7 @@ import (
 	"time"
 )
 
-// Where the file comes from and what it holds is in README.md beside it.
+// README.md in this folder says where the file comes from and what it holds.
 //
 //go:embed quakes.ndjson.gz
 var archive []byte
@@ -26,8 +26,8 @@ const (
 	realTime    = 10 * time.Second // the week is compressed into this at speed 1
 )
 
-// quake is one event of the embedded file. Body is its line, byte for byte:
-// that is what is published, and what its checksum is taken from.
+// quake is one event of the embedded file. Body is its line, byte for byte: that is
+// what is published, and Sum is its checksum.
 type quake struct {
 	ID   string  `json:"id"`
 	Time int64   `json:"time"` // ms since the Unix epoch
@@ -48,8 +48,8 @@ type alert struct {
 	Mag   float64 `json:"mag"`
 }
 
-// loadQuakes decodes the embedded file. An id that occurs twice would make the
-// score ambiguous, so it is an error.
+// loadQuakes decodes the embedded file. An id that occurs twice is an error, because
+// it would make the score ambiguous.
 func loadQuakes() ([]quake, error) {
 	z, err := gzip.NewReader(bytes.NewReader(archive))
 	if err != nil {

@@ -6,7 +6,7 @@ import (
 	"time"
 )
 
-// result is what a run came to.
+// result is the result of a run.
 type result struct {
 	score      *score
 	alerts     *tally // from the server's log
@@ -15,7 +15,7 @@ type result struct {
 	faults     []mark
 	reconnects int
 	elapsed    time.Duration
-	trouble    []string // what stopped the run or happened to it
+	trouble    []string // errors of the run itself
 }
 
 func (r *result) counts() [kinds]int {
@@ -26,7 +26,7 @@ func (r *result) counts() [kinds]int {
 	return n
 }
 
-// line is the last line of the output, always in this form.
+// line returns the last line of the output, whose form is fixed.
 func (r *result) line() string {
 	n := r.counts()
 	return fmt.Sprintf("livefeed: events=%d delivered=%d lost=%d duplicated=%d reordered=%d alerts=%d acked=%d reconnects=%d "+
@@ -35,7 +35,7 @@ func (r *result) line() string {
 		r.alerts.total, r.acked, r.reconnects, n[cut], n[reset], n[blackhole], n[refuse], r.elapsed.Seconds())
 }
 
-// why lists what keeps the run from being exact. It is empty for an exact one.
+// why returns the reasons why the run is not exact; empty if it is.
 func (r *result) why() []string {
 	why := append([]string(nil), r.trouble...)
 	if !r.score.exact() {

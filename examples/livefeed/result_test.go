@@ -8,7 +8,7 @@ import (
 	"time"
 )
 
-// exactResult is what an exact harsh run comes to.
+// exactResult returns the result of an exact harsh run.
 func exactResult(t *testing.T) *result {
 	qs := mustLoad(t)
 	r := &result{score: newScore(qs), alerts: newTally(qs), level: levels[2], acked: 85, reconnects: 14, elapsed: 12340 * time.Millisecond}
@@ -48,7 +48,7 @@ func TestResult(t *testing.T) {
 			t.Errorf("%s: not seen: %q", name, why)
 		}
 	}
-	// Without faults nothing is asked of them.
+	// At level none no faults are required.
 	r.level, r.faults = levels[0], nil
 	if len(r.why()) != 0 {
 		t.Errorf("none: %q", r.why())

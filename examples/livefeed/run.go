@@ -14,20 +14,20 @@ import (
 	"github.com/limpet-go/limpet"
 )
 
-// The time constants of a run. They are a hundredth of what a service would
-// use, so that a dozen faults fit into ten seconds.
+// The time constants of a run. They are a hundredth of those of a service, so that a
+// dozen faults fit into ten seconds.
 const (
 	heartbeat  = 200 * time.Millisecond
 	backoffMin = 50 * time.Millisecond
 	backoffMax = 500 * time.Millisecond
 )
 
-// clientOptions are the ones of both clients of the example.
+// clientOptions returns the options of both clients of the example.
 func clientOptions() *limpet.Options {
 	return &limpet.Options{
 		Backoff: limpet.Backoff{
 			First: backoffMin, Initial: backoffMin, Max: backoffMax,
-			StableAfter: backoffMax, // else the 20th fault in a row would raise the limit fourfold
+			StableAfter: backoffMax, // otherwise the 20th fault in a row would raise Max fourfold
 		},
 		Heartbeat:     limpet.Heartbeat{Interval: heartbeat},
 		DialTimeout:   2 * time.Second,
@@ -37,10 +37,18 @@ func clientOptions() *limpet.Options {
 
 // feed is the server's side of a run.
 type feed interface {
-	target() string                                            // host:port for the proxy
-	url(addr string) string                                    // of the server, reached through addr
-	publish(ctx context.Context, topic string, b []byte) error // returns when the server has accepted it
-	alerts(ctx context.Context, t *tally) error                // counts what the server accepted in this run
+	// target returns the host:port that the proxy forwards to.
+	target() string
+
+	// url returns the URL of the server, reached through addr.
+	url(addr string) string
+
+	// publish returns when the server has accepted the message.
+	publish(ctx context.Context, topic string, b []byte) error
+
+	// alerts counts the alerts that the server accepted in this run.
+	alerts(ctx context.Context, t *tally) error
+
 	close()
 }
 
@@ -57,8 +65,7 @@ type session struct {
 	published, delivered, alerts, acked atomic.Int64
 }
 
-// run replays the quakes once. It ends by itself: at three times the length of
-// the replay, if need be.
+// run replays the quakes once. It takes at most three times the length of the replay.
 func run(ctx context.Context, cfg config, quakes []quake, out io.Writer, live bool) *result {
 	length := time.Duration(float64(realTime) / cfg.speed)
 	ctx, cancel := context.WithTimeout(ctx, 3*max(length, realTime))
@@ -69,7 +76,7 @@ func run(ctx context.Context, cfg config, quakes []quake, out io.Writer, live bo
 
 	fmt.Fprintf(out, "livefeed: %d earthquakes in about %v; faults %s, seed %d\n",
 		len(quakes), length.Round(time.Millisecond), cfg.level.name, cfg.seed)
-	fmt.Fprintf(out, "livefeed: fast time constants, for a short run: heart-beat %v, back-off %v to %v\n",
+	fmt.Fprintf(out, "livefeed: fast time constants, for a short run: heartbeat %v, backoff %v to %v\n",
 		heartbeat, backoffMin, backoffMax)
 	fail := func(doing string, err error) *result {
 		r.trouble = append(r.trouble, doing+": "+err.Error())
@@ -132,7 +139,7 @@ func caption(r *result, cfg config) string {
 		r.score.delivered, r.score.lost(), r.score.duplicated, r.score.reordered)
 }
 
-// play publishes and consumes until the last message of the run was delivered
+// play publishes and consumes until the last message of the run has been delivered
 // and every alert has an outcome. It returns what went wrong.
 func (s *session) play(ctx context.Context, p *progress) (trouble []string) {
 	sub, err := s.client.Subscribe(ctx, quakeTopics, nil)
@@ -164,7 +171,7 @@ func (s *session) play(ctx context.Context, p *progress) (trouble []string) {
 	}{{"publishing", publishErr}, {"consuming", consumeErr}} {
 		switch {
 		case errors.Is(e.err, context.DeadlineExceeded):
-			trouble = append(trouble, e.doing+": not done at the deadline")
+			trouble = append(trouble, e.doing+": not finished at the deadline")
 		case e.err != nil && !errors.Is(e.err, context.Canceled):
 			trouble = append(trouble, e.doing+": "+e.err.Error())
 		}
@@ -175,9 +182,9 @@ func (s *session) play(ctx context.Context, p *progress) (trouble []string) {
 	return trouble
 }
 
-// publish replays the file and then, when every fault has happened, sends the
-// message that ends the run. The log has one order, so all that was accepted
-// before that message is delivered before it or is lost.
+// publish replays the file and then, when every fault has happened, sends the message
+// that ends the run. The log has one order, so everything that was accepted before
+// that message is delivered before it or is lost.
 func (s *session) publish(ctx context.Context) error {
 	start := time.Now()
 	t := time.NewTimer(0)
@@ -207,7 +214,7 @@ func (s *session) publish(ctx context.Context) error {
 	return s.feed.publish(ctx, endTopic, []byte(`{}`))
 }
 
-// consume takes messages until the last one of the run and publishes the alerts.
+// consume receives messages until the last one of the run and publishes the alerts.
 func (s *session) consume(ctx context.Context, sub *limpet.Subscription, receipts chan<- *limpet.Receipt, p *progress) error {
 	for m, err := range sub.Messages(ctx) {
 		if err != nil {
@@ -253,7 +260,7 @@ func (s *session) settle(ctx context.Context, receipts <-chan *limpet.Receipt) {
 	}
 }
 
-// watch records when there is a connection and when not.
+// watch records when there is a connection and when there is none.
 func (s *session) watch(ctx context.Context) {
 	for ready := false; ; {
 		s.record.connected(ready)
@@ -281,5 +288,5 @@ func (s *session) sample(start time.Time) sample {
 func closeClient(c *limpet.Client) {
 	ctx, cancel := context.WithTimeout(context.Background(), time.Second)
 	defer cancel()
-	_ = c.Shutdown(ctx) // a run that failed may have messages that nobody takes
+	_ = c.Shutdown(ctx) // a failed run may have messages without a consumer
 }

@@ -10,12 +10,12 @@ import (
 	"github.com/limpet-go/limpet/server"
 )
 
-// sabotage is a fault of the server itself, which no client can mend: it shows
-// that the score sees what it claims to see. Only appending to the log is
-// touched; the client and the server are the ones of every other run.
+// sabotage is a fault of the server itself, which no client can repair: it shows that
+// the score detects what it claims to detect. Only Append of the log is changed; the
+// client and the server are those of every other run.
 type sabotage struct {
 	what  string // "", lose, dup or swap
-	quake int    // which one, from 1 in order of the file
+	quake int    // number of the quake in the file, from 1
 }
 
 // parseSabotage reads lose:n, dup:n or swap:n. A swap needs a successor.
@@ -38,8 +38,8 @@ func parseSabotage(text string, quakes int) (sabotage, error) {
 	return sabotage{what, n}, nil
 }
 
-// saboteur is a log that betrays one message: it says that it stored it and
-// does not, stores it twice, or stores it after its successor.
+// saboteur is a log that mishandles one message: it reports success without storing
+// it, stores it twice, or stores it after its successor.
 type saboteur struct {
 	server.Log
 	plan sabotage

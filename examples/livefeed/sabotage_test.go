@@ -23,7 +23,7 @@ func TestParseSabotage(t *testing.T) {
 	}
 }
 
-// What each sabotage does to the log, and that the score counts it as that.
+// Each sabotage changes the log as intended, and the score counts it correctly.
 func TestSabotageIsSeen(t *testing.T) {
 	qs := mustLoad(t)[:20]
 	for _, tc := range []struct {

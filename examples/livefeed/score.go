@@ -5,18 +5,18 @@ import (
 	"encoding/json"
 )
 
-// score compares what the consumer received with the embedded file. One
-// goroutine feeds it.
+// score compares what the consumer received with the embedded file. It must be used
+// by one goroutine at a time.
 type score struct {
 	quakes []quake
 	index  map[string]int // by id
-	seen   []int          // deliveries of each
-	high   int            // greatest index delivered so far
+	seen   []int          // deliveries of each quake
+	high   int            // highest index delivered so far
 
-	delivered  int // messages handed to the consumer, the doubled ones included
-	duplicated int // deliveries beyond the first of an event
+	delivered  int // messages received, duplicates included
+	duplicated int // deliveries of an event after its first
 	reordered  int // first deliveries that came after a later event
-	altered    int // not the bytes, or not the topic, of the file
+	altered    int // deliveries with other bytes or another topic than in the file
 }
 
 func newScore(quakes []quake) *score {
@@ -27,14 +27,14 @@ func newScore(quakes []quake) *score {
 	return s
 }
 
-// observe records one delivery. It returns the event when this is its first
-// one and its bytes are right, else nil.
+// observe records one delivery. It returns the event if this is its first delivery
+// and its bytes are correct, otherwise nil.
 func (s *score) observe(topic string, body []byte) *quake {
 	s.delivered++
 	var head struct {
 		ID string `json:"id"`
 	}
-	_ = json.Unmarshal(body, &head) // what cannot be read has no id that is known
+	_ = json.Unmarshal(body, &head) // a body that cannot be read has no known id
 	i, ok := s.index[head.ID]
 	if !ok {
 		s.altered++
@@ -60,7 +60,7 @@ func (s *score) observe(topic string, body []byte) *quake {
 	return q
 }
 
-// lost counts the events that never came.
+// lost returns the number of events that were not delivered.
 func (s *score) lost() int {
 	n := 0
 	for _, k := range s.seen {
@@ -75,7 +75,7 @@ func (s *score) exact() bool {
 	return s.lost() == 0 && s.duplicated == 0 && s.reordered == 0 && s.altered == 0 && s.delivered == len(s.quakes)
 }
 
-// tally counts the alerts that the server accepted, from its own log.
+// tally counts the alerts that the server accepted.
 type tally struct {
 	want  map[string]float64 // magnitude by quake id
 	got   map[string]int

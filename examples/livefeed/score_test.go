@@ -18,8 +18,8 @@ func mustLoad(t *testing.T) []quake {
 	return qs
 }
 
-// The sum is the one that README.md gives, so the file cannot drift from its
-// provenance unnoticed.
+// The checksum is the one in README.md, so the file cannot differ from its source
+// without notice.
 func TestEmbeddedQuakes(t *testing.T) {
 	qs := mustLoad(t)
 	h := sha256.New()
@@ -137,7 +137,7 @@ func TestTally(t *testing.T) {
 	more := all("")
 	more.observe([]byte(`{"quake":"nowhere","mag":9}`))
 	if more.exact() || more.total != 86 {
-		t.Error("one that nobody asked for is called exact")
+		t.Error("an alert that was not expected counts as exact")
 	}
 	other := all(strong.ID)
 	other.observe(wrong)

@@ -1,5 +1,5 @@
-// Quickstart is the program of the project's README: a server, a client, one
-// acknowledged message, and the subscription that receives it.
+// Quickstart is the program in the project's README: a server, a client, one
+// acknowledged message, and a subscription that receives it.
 package main
 
 import (

@@ -6,7 +6,7 @@ import (
 	"testing"
 )
 
-// The README shows this program, not one like it, and main has 20 lines.
+// README.md shows exactly this program, whose main has at most 20 lines.
 func TestREADME(t *testing.T) {
 	program, err := os.ReadFile("main.go")
 	if err != nil {
@@ -29,12 +29,12 @@ func TestREADME(t *testing.T) {
 		}
 	}
 	if lines > 20 {
-		t.Errorf("main has %d lines, want 20 at most", lines)
+		t.Errorf("main has %d lines, want at most 20", lines)
 	}
 	if n := strings.Count(string(readme), "\n"); n > 150 {
-		t.Errorf("README.md has %d lines, want 150 at most", n)
+		t.Errorf("README.md has %d lines, want at most 150", n)
 	}
 }
 
-// The program must work as it stands.
+// The program must run as it is.
 func TestRun(t *testing.T) { main() }

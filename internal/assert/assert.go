@@ -1,5 +1,5 @@
-// Package assert holds what the project's own tests assert with. It imports
-// only the standard library.
+// Package assert has the assertions of the project's own tests. It imports only the
+// standard library.
 package assert
 
 import (
@@ -16,8 +16,7 @@ func NoError(tb testing.TB, err error) {
 	}
 }
 
-// ErrorIs fails the test unless errors.Is(err, want). A nil want demands a nil
-// err.
+// ErrorIs fails the test unless errors.Is(err, want). A nil want requires a nil err.
 func ErrorIs(tb testing.TB, err, want error) {
 	tb.Helper()
 	if !errors.Is(err, want) {
@@ -25,7 +24,7 @@ func ErrorIs(tb testing.TB, err, want error) {
 	}
 }
 
-// ErrorAs ends the test unless err holds a T, which it returns.
+// ErrorAs returns the T that err holds. It ends the test if there is none.
 func ErrorAs[T error](tb testing.TB, err error) T {
 	tb.Helper()
 	var target T
@@ -43,7 +42,7 @@ func Equal[T any](tb testing.TB, got, want T) {
 	}
 }
 
-// True fails the test with what unless ok.
+// True fails the test with the message what unless ok is true.
 func True(tb testing.TB, ok bool, what string) {
 	tb.Helper()
 	if !ok {

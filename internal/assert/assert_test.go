@@ -11,7 +11,7 @@ import (
 	"time"
 )
 
-// probe is a test that may fail without failing the real one.
+// probe is a test whose failures do not fail the real one.
 type probe struct {
 	testing.TB
 	failures []string

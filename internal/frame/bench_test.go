@@ -15,8 +15,8 @@ import (
 
 var benchSizes = []int{64, 512, 4096}
 
-// endless gives the same frames again and again, as much as is asked for, and
-// forgets what is written.
+// endless is a stream that repeats the same frames without end and discards what is
+// written.
 type endless struct {
 	block []byte
 	at    int
@@ -41,7 +41,7 @@ func (e *endless) Read(p []byte) (int, error) {
 func (e *endless) Write(p []byte) (int, error) { return len(p), nil }
 func (e *endless) Close() error                { return nil }
 
-// feed is a loopback connection whose other end sends without end, or takes
+// feed is a loopback connection whose other end sends without end, or reads
 // everything.
 func feed(b *testing.B, size int, sends bool) net.Conn {
 	l, err := net.Listen("tcp", "127.0.0.1:0")
@@ -103,7 +103,7 @@ func BenchmarkReadLibrary(b *testing.B) {
 	})
 }
 
-// BenchmarkWrite writes 64 messages to a batch.
+// BenchmarkWrite writes batches of 64 messages.
 func BenchmarkWrite(b *testing.B) {
 	streams(b, false, func(b *testing.B, size int, stream io.ReadWriteCloser) {
 		c := New(stream, Options{ReadLimit: testLimit, Kill: func() {}})

@@ -7,14 +7,14 @@ import (
 	"github.com/limpet-go/limpet/wire"
 )
 
-// Close ends the connection within the time given, whatever the peer does. It
-// sends the one close frame with code and reason, cut to fit, waits for the
-// peer's and for the end of the stream, discarding what comes, and then kills
-// the connection. With code 0 there is no close frame but the answer to one
-// that the peer sent already. A second call returns at once.
+// Close ends the connection within the given time, whatever the peer does. It sends
+// a close frame with code and reason, which is cut to fit, then waits for the
+// peer's close frame and for the end of the stream, discards what arrives, and
+// kills the connection. With code 0 it sends no close frame, except as the answer
+// to one that the peer has already sent. A second call returns at once.
 //
-// A Receive that is under way goes on and sees the peer's close frame; no later
-// one succeeds.
+// A Receive in progress continues and sees the peer's close frame. A later Receive
+// fails.
 func (c *Conn) Close(code uint16, reason string, within time.Duration) {
 	if !c.closing.CompareAndSwap(false, true) {
 		return
@@ -37,8 +37,8 @@ func (c *Conn) Close(code uint16, reason string, within time.Duration) {
 	c.drain()
 }
 
-// drain reads until the stream ends. A reset, which closing with bytes unread
-// would cause, could overtake our close frame.
+// drain reads until the stream ends. Closing with unread bytes would cause a reset,
+// which could overtake the close frame.
 func (c *Conn) drain() {
 	o := &c.out
 	o.mu.Lock()

@@ -7,8 +7,8 @@ import (
 	"time"
 )
 
-// What Receive has handed out stays as it is while Close reads on: its receiver
-// may still be at it on another goroutine.
+// What Receive has returned stays unchanged while Close continues to read: its
+// receiver may still use it on another goroutine.
 func TestCloseLeavesTheBatchAlone(t *testing.T) {
 	for _, size := range []int{10, 500, 5000, 100_000} {
 		t.Run(fmt.Sprint(size), func(t *testing.T) {

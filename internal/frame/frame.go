@@ -1,11 +1,11 @@
-// Package frame speaks RFC 6455 frames over a byte stream that has been
-// upgraded already, as a client: strict in what it takes, masked in what it
+// Package frame implements the client's side of RFC 6455 frames over a byte stream
+// that has already been upgraded: strict in what it accepts, masked in what it
 // writes, bounded in memory and time whatever the peer does.
 //
-// One goroutine reads, one writes messages; Ping and Close are for everybody.
-// The reader never writes: the pongs it owes wait in a bounded queue for the
-// active writer or for a goroutine that writes them. No lock is held while the
-// stream is read or written.
+// One goroutine reads and one writes messages; Ping and Close may be called from
+// any goroutine. The reader never writes: the pongs that it owes wait in a bounded
+// queue for the active writer, or for a goroutine that writes them. No lock is held
+// while the stream is read or written.
 package frame
 
 import (
@@ -36,76 +36,81 @@ const (
 	length64 = 127
 
 	maxControl = 125 // bytes of payload of a control frame
-	maxHeader  = 14
+	maxHeader  = 14  // bytes of a frame header
 )
 
 // The close codes that this package sends by itself (RFC 6455, section 7.4.1).
 const (
-	codeProtocol  = 1002
-	codeNoStatus  = 1005 // never on the wire: a close frame without a code
-	codeInvalid   = 1007
-	codePolicy    = 1008
-	codeTooBig    = 1009
-	codeInternal  = 1011
-	maxReason     = maxControl - 2
-	maxPongs      = 4 << 10  // bytes that wait to be written
-	fragment      = 32 << 10 // of a longer message: control frames pass between two
-	writeSize     = 64 << 10 // messages are joined up to it
-	minUnit       = 4 << 10  // of a slow peer, in place of both
-	windowSize    = 64 << 10 // of the stream, while there is traffic
-	parkedSize    = 512      // of the stream, while there is little
-	windowBatch   = 256
-	parkedBatch   = 3
-	keptMessage   = 1 << 20 // a buffer for joined messages above it is not used again
-	controlBudget = 1000    // frames that carry no data, in controlWindow
+	codeProtocol = 1002
+	codeNoStatus = 1005 // never on the wire: stands for a close frame without a code
+	codeInvalid  = 1007
+	codePolicy   = 1008
+	codeTooBig   = 1009
+	codeInternal = 1011
 )
 
-// CloseError is the close frame of the peer. Code is 1005 if it named none.
+// Sizes in bytes, and the lengths of batches.
+const (
+	maxReason     = maxControl - 2
+	maxPongs      = 4 << 10  // pongs that wait to be written
+	fragment      = 32 << 10 // one fragment of a long message: control frames pass between two
+	writeSize     = 64 << 10 // messages are joined up to this size
+	minUnit       = 4 << 10  // in place of both for a slow peer
+	windowSize    = 64 << 10 // read buffer while there is traffic
+	parkedSize    = 512      // read buffer while there is little traffic
+	windowBatch   = 256      // messages that one Receive returns from the large buffer
+	parkedBatch   = 3        // messages that one Receive returns from the small buffer
+	keptMessage   = 1 << 20  // a larger buffer for joined messages is not reused
+	controlBudget = 1000     // frames without data, within controlWindow
+)
+
+// CloseError is the close frame of the peer. Code is 1005 if the frame has none.
 type CloseError struct {
 	Code   uint16
 	Reason string
 }
 
+// Error returns the code and the reason.
 func (e *CloseError) Error() string {
 	return fmt.Sprintf("peer closed with %d %q", e.Code, e.Reason)
 }
 
-// ErrClosing is what Receive and Send return once this side closes.
-var ErrClosing = errors.New("the connection is being closed")
+// ErrClosing is returned by Receive and Send once this side closes.
+var ErrClosing = errors.New("connection is closing")
 
 // Options configure a Conn.
 type Options struct {
-	ReadLimit int64 // bytes of one received message, fragments together
+	// ReadLimit bounds one received message, its fragments together, in bytes.
+	ReadLimit int64
 
-	// Kill closes the connection at once, whatever the peer does, and lets
+	// Kill closes the connection at once, whatever the peer does, and makes
 	// every Read and Write of the stream return. It may be called more than
-	// once, by any goroutine.
+	// once and from any goroutine. Required.
 	Kill func()
 
-	// Go runs f on a goroutine, or returns false if none may be started any
-	// more. Nil means a go statement.
+	// Go runs f on a goroutine, or returns false if no goroutine may be started
+	// any more. Defaults to a go statement.
 	Go func(f func()) bool
 
-	// Grew, if not nil, is told before the stream is waited for: true if the
-	// payload of an unfinished message has grown, false once no message is
-	// unfinished. It belongs to the reader's goroutine.
+	// Grew is called on the reader's goroutine before it waits for the stream:
+	// with true if the payload of an unfinished message has grown, with false
+	// once no message is unfinished. Optional.
 	Grew func(unfinished bool)
 }
 
-// Conn is the client's side of a WebSocket connection. Receive is for one
-// goroutine at a time, Send for one at a time; Ping and Close may be
-// called by any.
+// Conn is the client's side of a WebSocket connection. Receive may be called by one
+// goroutine at a time, Send by one at a time; Ping and Close may be called by any.
 type Conn struct {
 	stream io.ReadWriter
 	o      Options
 
-	reading atomic.Bool // somebody is inside read, or is Close
+	reading atomic.Bool // a goroutine is inside read, or is Close
 	closing atomic.Bool // Close was called
 	in      input
 	out     output
 }
 
-// New returns a Conn over stream, on which nothing but frames will come.
+// New returns a Conn over stream, which must deliver nothing but frames.
 func New(stream io.ReadWriter, o Options) *Conn {
 	if o.Go == nil {
 		o.Go = func(f func()) bool { go f(); return true }
@@ -114,27 +119,28 @@ func New(stream io.ReadWriter, o Options) *Conn {
 	c.out.cond.L = &c.out.mu
 	c.out.unit = writeSize
 	c.in.park()
-	c.in.little = rested
+	c.in.smallReads = parkAfter
 	return c
 }
 
+// refuse returns the error for a violation by the peer.
 func refuse(code uint16, reason string) error {
 	return &wire.CodeError{Code: code, Reason: reason}
 }
 
-// header is the fixed part of a frame and what it says.
+// header is the header of a frame.
 type header struct {
-	first  byte // FIN, RSV, opcode
-	size   int  // bytes of the header
-	length uint64
+	first  byte   // FIN, RSV, opcode
+	size   int    // bytes of the header
+	length uint64 // bytes of the payload
 }
 
 func (h header) fin() bool { return h.first&finBit != 0 }
 func (h header) op() byte  { return h.first & 0xf }
 
-// parseHeader reads the header at the beginning of b. A header that cannot be
-// right is refused as soon as the bytes that show it are there; size 0 means
-// that more bytes are needed.
+// parseHeader reads the header at the beginning of b. An invalid header is refused
+// as soon as the bytes that show it are present. Size 0 means that more bytes are
+// needed.
 func parseHeader(b []byte, unfinished bool) (h header, err error) {
 	if len(b) == 0 {
 		return h, nil
@@ -151,7 +157,7 @@ func parseHeader(b []byte, unfinished bool) (h header, err error) {
 	}
 	n := b[1]
 	if h.op()&control != 0 && n > maxControl {
-		return h, refuse(codeProtocol, "control frame above 125 bytes")
+		return h, refuse(codeProtocol, "control frame longer than 125 bytes")
 	}
 	switch {
 	case n < length16:
@@ -159,20 +165,22 @@ func parseHeader(b []byte, unfinished bool) (h header, err error) {
 	case n == length16 && len(b) >= 4:
 		h.size, h.length = 4, uint64(binary.BigEndian.Uint16(b[2:]))
 		if h.length < length16 {
-			return h, refuse(codeProtocol, "length in more bytes than needed")
+			return h, refuse(codeProtocol, "length not in its shortest form")
 		}
 	case n == length64 && len(b) >= 10:
 		h.size, h.length = 10, binary.BigEndian.Uint64(b[2:])
 		if h.length>>63 != 0 {
-			return h, refuse(codeProtocol, "length above 2^63")
+			return h, refuse(codeProtocol, "length exceeds 2^63-1")
 		}
 		if h.length < 1<<16 {
-			return h, refuse(codeProtocol, "length in more bytes than needed")
+			return h, refuse(codeProtocol, "length not in its shortest form")
 		}
 	}
 	return h, nil
 }
 
+// checkFirst checks the first byte of a frame; unfinished says whether a message has
+// not ended yet.
 func checkFirst(first byte, unfinished bool) error {
 	if first&rsvBits != 0 {
 		return refuse(codeProtocol, "reserved bit set")
@@ -180,11 +188,11 @@ func checkFirst(first byte, unfinished bool) error {
 	switch op := first & 0xf; op {
 	case opContinuation:
 		if !unfinished {
-			return refuse(codeProtocol, "continuation of nothing")
+			return refuse(codeProtocol, "continuation frame without a message")
 		}
 	case opText, opBinary:
 		if unfinished {
-			return refuse(codeProtocol, "new message inside an unfinished one")
+			return refuse(codeProtocol, "new message before the last one ended")
 		}
 	case opClose, opPing, opPong:
 		if first&finBit == 0 {
@@ -196,13 +204,14 @@ func checkFirst(first byte, unfinished bool) error {
 	return nil
 }
 
-// parseClose reads the payload of a close frame (RFC 6455, section 5.5.1).
+// parseClose reads the payload of a close frame (RFC 6455, section 5.5.1). Its error
+// is a *CloseError if the payload is valid.
 func parseClose(p []byte) error {
 	switch {
 	case len(p) == 0:
 		return &CloseError{Code: codeNoStatus}
 	case len(p) == 1:
-		return refuse(codeProtocol, "close frame of one byte")
+		return refuse(codeProtocol, "close frame with a payload of one byte")
 	}
 	code, reason := binary.BigEndian.Uint16(p), p[2:]
 	if !onWire(code) {
@@ -214,8 +223,8 @@ func parseClose(p []byte) error {
 	return &CloseError{code, string(reason)}
 }
 
-// onWire reports whether a close frame may carry code: those registered with
-// IANA and the two private ranges.
+// onWire reports whether a close frame may carry code: one that is registered with
+// IANA, or one of the two private ranges.
 func onWire(code uint16) bool {
 	switch {
 	case code == 1004, code == codeNoStatus, code == 1006:
@@ -226,8 +235,8 @@ func onWire(code uint16) bool {
 	return false
 }
 
-// CloseReason fits a reason into a close frame: valid UTF-8, 123 bytes at
-// most, no character cut.
+// CloseReason makes s fit into a close frame: valid UTF-8 of at most 123 bytes, cut
+// at a character boundary.
 func CloseReason(s string) string {
 	if len(s) > maxReason+utf8.UTFMax {
 		s = s[:maxReason+utf8.UTFMax]

@@ -19,7 +19,7 @@ import (
 	"nhooyr.io/websocket"
 )
 
-// library is the WebSocket library over the same kind of stream.
+// library returns the WebSocket library over the same kind of stream.
 func library(tb testing.TB, stream io.ReadWriteCloser, limit int64) *websocket.Conn {
 	tb.Helper()
 	ws, _, err := websocket.Dial(context.Background(), "ws://peer", &websocket.DialOptions{
@@ -46,7 +46,7 @@ func (u upgraded) RoundTrip(r *http.Request) (*http.Response, error) {
 func hearLibrary(tb testing.TB, s *script, limit int64) (h heard) {
 	ws := library(tb, s, limit)
 	defer ws.CloseNow()
-	// It spins on empty fragments for ever; the script always ends.
+	// The library spins on empty fragments for ever; the script always ends.
 	ctx, cancel := context.WithTimeout(context.Background(), 10*time.Second)
 	defer cancel()
 	for {
@@ -59,24 +59,24 @@ func hearLibrary(tb testing.TB, s *script, limit int64) (h heard) {
 	}
 	frames, err := clientFrames(s.written())
 	if err != nil {
-		tb.Errorf("the library wrote rubbish: %v", err)
+		tb.Errorf("the library wrote malformed frames: %v", err)
 	}
 	h.sent = frames
 	return h
 }
 
-// lax is where the library takes what RFC 6455 forbids, by our reason for
-// refusing it. At such a frame the comparison ends: what came before must be
-// equal, what comes after is the library's own affair.
+// lax lists where the library accepts what RFC 6455 forbids, by the reason with
+// which this package refuses it. The comparison ends at such a frame: what comes
+// before it must be equal, what comes after may differ.
 var lax = map[string]string{
-	"masked frame":                     "the payload is delivered, still masked (section 5.1)",
-	"control frame above 125 bytes":    "refused only if it is: a length in more bytes than needed is taken",
-	"length in more bytes than needed": "taken (section 5.2)",
-	"text message is not UTF-8":        "delivered (section 8.1)",
-	"close reason is not UTF-8":        "handed on (section 5.5.1)",
-	"too many frames without data":     "answered for ever",
-	"length above 2^63":                "an error without a close frame",
-	"message exceeds the read limit":   "read up to the limit, so other faults may come first, and with code 1009 as well",
+	"masked frame":                        "the payload is delivered, still masked (section 5.1)",
+	"control frame longer than 125 bytes": "refused only if it really is: a length that is not in its shortest form is accepted",
+	"length not in its shortest form":     "accepted (section 5.2)",
+	"text message is not UTF-8":           "delivered (section 8.1)",
+	"close reason is not UTF-8":           "passed on (section 5.5.1)",
+	"too many frames without data":        "answered for ever",
+	"length exceeds 2^63-1":               "an error without a close frame",
+	"message exceeds the read limit":      "read up to the limit, so other faults may come first, and with code 1009 as well",
 }
 
 // compare reports how the two differ on the same bytes.
@@ -85,7 +85,7 @@ func compare(tb testing.TB, in []byte, piece int, limit int64) {
 	ours := hear(&script{in: in, piece: piece}, limit)
 	theirs := hearLibrary(tb, &script{in: in, piece: piece}, limit)
 	if errors.As(ours.err, new(*wire.CodeError)) && len(theirs.sent) < len(ours.sent) {
-		// We refuse a header before it is whole, the library does after.
+		// This package refuses a header before it is complete, the library after.
 		in = append(bytes.Clone(in), make([]byte, maxHeader)...)
 		ours = hear(&script{in: in, piece: piece}, limit)
 		theirs = hearLibrary(tb, &script{in: in, piece: piece}, limit)
@@ -108,8 +108,8 @@ func compare(tb testing.TB, in []byte, piece int, limit int64) {
 		differ("messages")
 	}
 	if !slices.Equal(codes(ours.sent), codes(theirs.sent)) {
-		// An empty close frame is answered 1005, which the library writes as
-		// an empty frame, and so do we: no difference there.
+		// An empty close frame is answered 1005, which both write as an empty
+		// frame: no difference there.
 		differ("frames sent")
 	}
 	var closed *CloseError
@@ -126,18 +126,18 @@ func compare(tb testing.TB, in []byte, piece int, limit int64) {
 	}
 }
 
-// TestAgainstTheLibrary compares on the frames of the table tests' kind and
-// shows that the table lax is needed, line by line.
+// TestAgainstTheLibrary compares on frames such as those of the table tests, and
+// shows that every line of lax is needed.
 func TestAgainstTheLibrary(t *testing.T) {
 	for _, seed := range seeds() {
 		compare(t, seed, 0, 1<<12)
 	}
 	for reason, in := range map[string][]byte{
-		"masked frame":                     {0x81, 0x85, 1, 2, 3, 4, 'h', 'e', 'l', 'l', 'o'},
-		"length in more bytes than needed": {0x81, 126, 0, 1, 'h'},
-		"text message is not UTF-8":        text("\xff"),
-		"close reason is not UTF-8":        part(0x88, closing(1000, "\xff")),
-		"length above 2^63":                {0x82, 127, 0x80, 0, 0, 0, 0, 0, 0, 0},
+		"masked frame":                    {0x81, 0x85, 1, 2, 3, 4, 'h', 'e', 'l', 'l', 'o'},
+		"length not in its shortest form": {0x81, 126, 0, 1, 'h'},
+		"text message is not UTF-8":       text("\xff"),
+		"close reason is not UTF-8":       part(0x88, closing(1000, "\xff")),
+		"length exceeds 2^63-1":           {0x82, 127, 0x80, 0, 0, 0, 0, 0, 0, 0},
 	} {
 		ours, theirs := hear(&script{in: in}, 1<<12), hearLibrary(t, &script{in: in}, 1<<12)
 		var refused *wire.CodeError
@@ -150,15 +150,15 @@ func TestAgainstTheLibrary(t *testing.T) {
 	}
 }
 
-// The library takes the end of the stream for the end of the message when the
-// stream ends where one of its reads does. Its user must look at the stream.
+// The library takes the end of the stream for the end of a message if the stream
+// ends where one of the library's reads does. Its user must watch the stream.
 func TestLibraryDeliversCutMessages(t *testing.T) {
 	in := []byte{0x82, 5}
 	if h := hear(&script{in: in}, 1<<12); len(h.messages) != 0 || h.err != io.ErrUnexpectedEOF {
 		t.Errorf("ours: %v", h)
 	}
 	if h := hearLibrary(t, &script{in: in}, 1<<12); len(h.messages) != 1 {
-		t.Errorf("the library does so no more; compare need not allow for it: %v", h)
+		t.Errorf("the library no longer does so; compare need not allow for it: %v", h)
 	}
 }
 
@@ -177,8 +177,7 @@ func seeds() [][]byte {
 	return all
 }
 
-// FuzzAgainstTheLibrary gives the same bytes to both, in one piece and in
-// pieces.
+// FuzzAgainstTheLibrary gives the same bytes to both, in one piece and in several.
 func FuzzAgainstTheLibrary(f *testing.F) {
 	for _, s := range seeds() {
 		f.Add(s, uint8(0))
@@ -192,9 +191,8 @@ func FuzzAgainstTheLibrary(f *testing.F) {
 	})
 }
 
-// FuzzRead shows that nothing the peer sends makes us panic, deliver text that
-// is not UTF-8 or exceed the limit, and that cutting the stream into pieces
-// changes nothing.
+// FuzzRead shows that no input makes Receive panic, deliver text that is not UTF-8 or
+// exceed the limit, and that cutting the stream into pieces changes nothing.
 func FuzzRead(f *testing.F) {
 	for _, s := range seeds() {
 		f.Add(s, uint8(1))

@@ -12,8 +12,8 @@ import (
 	"github.com/limpet-go/limpet/wire"
 )
 
-// script is a stream that gives what was written down, in pieces, and keeps
-// what is written to it. At the end it gives EOF.
+// script is a stream that delivers given bytes in pieces, then EOF, and keeps what is
+// written to it.
 type script struct {
 	mu     sync.Mutex
 	in     []byte
@@ -89,7 +89,7 @@ func (f sent) String() string {
 
 var errCut = errors.New("cut frame")
 
-// clientFrames takes frames apart as a server must: masked, minimal lengths.
+// clientFrames parses frames as a server must: masked, with minimal lengths.
 func clientFrames(b []byte) (frames []sent, err error) {
 	for len(b) > 0 {
 		if len(b) < 6 {
@@ -128,7 +128,7 @@ func clientFrames(b []byte) (frames []sent, err error) {
 	return frames, nil
 }
 
-// heard is what a Conn made of a script.
+// heard is the result of a Conn that reads a script.
 type heard struct {
 	messages []string // "t:…" or "b:…"
 	err      error
@@ -146,7 +146,7 @@ func show(f wire.Frame) string {
 	return "b:" + string(f.Data)
 }
 
-// short makes long strings of one character readable.
+// short abbreviates long strings of one character.
 func short(s string) string {
 	if len(s) < 100 {
 		return s
@@ -160,7 +160,7 @@ func short(s string) string {
 // hear reads everything and closes as a client would.
 func hear(s *script, limit int64) heard {
 	c := New(s, Options{ReadLimit: limit, Kill: func() {}, Go: func(f func()) bool {
-		f() // at once: what is written has one order
+		f() // at once, so that the order of writes is fixed
 		return true
 	}})
 	var h heard

@@ -10,46 +10,47 @@ import (
 	"github.com/limpet-go/limpet/wire"
 )
 
-// rested is after how many reads in a row that found little the window goes
-// back. One of them may be the rest of a message that did not fit in parked.
-const rested = 2
+// parkAfter is how many small reads in a row return the large buffer to the pool.
+// One of them may be the rest of a message that did not fit into the small buffer.
+const parkAfter = 2
 
-// controlWindow bounds a flood of frames that carry no data: controlBudget of
-// them in it. An honest peer pings a few times a minute.
+// controlWindow is the time in which at most controlBudget frames without data are
+// accepted. A well-behaved peer pings a few times a minute.
 const controlWindow = 10 * time.Second
 
-// input is what has been read. It belongs to whoever holds Conn.reading.
+// input is the state of reading. It belongs to the goroutine that holds
+// Conn.reading.
 type input struct {
-	buf    []byte // of parked or of win
-	r, w   int    // buf[r:w] is not parsed yet
-	little int    // reads in a row that found little
+	buf        []byte // memory of parked, or of win
+	r, w       int    // buf[r:w] is not parsed yet
+	smallReads int    // reads in a row that found little
 
-	batch []wire.Frame // handed out by the last Receive
-	err   error        // why nothing more will come
+	batch []wire.Frame // returned by the last Receive
+	err   error        // final
 
-	// A message that is not whole in buf: fragments, or one that is still
-	// coming.
+	// A message that is not complete in buf: it comes in fragments, or its
+	// payload is still arriving.
 	msg        []byte
 	checked    int    // msg[:checked] is valid UTF-8
-	left       uint64 // of the payload of the present frame
-	unfinished bool
-	text       bool
-	inFrame    bool
-	final      bool // the present frame ends the message
-	grew       bool
-	told       bool // Options.Grew knows of it
-	handed     bool // msg is in batch: it must not be written to
+	left       uint64 // payload bytes of the current frame still to come
+	unfinished bool   // the message has not ended
+	text       bool   // it is a text message
+	inFrame    bool   // the payload of a frame is arriving
+	final      bool   // the current frame ends the message
+	grew       bool   // msg has grown since the last report
+	reported   bool   // Options.Grew was called with true
+	handed     bool   // msg is in batch and must not be written to
 
-	own    bool // detached: buf stays the same
-	budget int
-	since  time.Time // of the budget
+	own    bool      // detached: buf does not change any more
+	budget int       // frames without data that may still come
+	since  time.Time // when the budget was renewed
 
-	win    *window
+	win    *window // nil while parked
 	parked [parkedSize]byte
 	frames [parkedBatch]wire.Frame
 }
 
-// window is the large buffer of a connection with traffic.
+// window is the large buffer of a connection with traffic, and its batch.
 type window struct {
 	data  [windowSize]byte
 	batch [windowBatch]wire.Frame
@@ -57,25 +58,27 @@ type window struct {
 
 var windows = sync.Pool{New: func() any { return new(window) }}
 
-// Receive blocks until at least one message has come and returns all that are
-// whole. They are valid until the next call. Pings are answered and pongs
-// dropped on the way. While nothing is expected soon, idle makes it hold little
-// memory. The error is a *CloseError once the peer has closed, a
-// *wire.CodeError if it broke the protocol (nothing was sent to it: call Close
-// with that code), ErrClosing if Close took over, io.EOF or
-// io.ErrUnexpectedEOF if the stream ended without a close frame, or the
-// stream's own. It is final; messages that came before it are returned first.
+// Receive blocks until at least one message has arrived and returns all that are
+// complete. They are valid until the next call. Receive answers pings and drops
+// pongs. With idle, for a time in which nothing is expected soon, it holds little
+// memory.
+//
+// The error is a *CloseError once the peer has closed; a *wire.CodeError if the peer
+// broke the protocol (nothing has been sent to it: call Close with that code);
+// ErrClosing if Close has taken over; io.EOF or io.ErrUnexpectedEOF if the stream
+// ended without a close frame; or the error of the stream. An error is final.
+// Messages that arrived before it are returned first.
 func (c *Conn) Receive(idle bool) ([]wire.Frame, error) {
 	if !c.reading.CompareAndSwap(false, true) {
 		return nil, ErrClosing
 	}
 	if idle {
-		c.in.little = rested
+		c.in.smallReads = parkAfter
 	}
 	batch, err := c.read()
 	c.reading.Store(false)
 	if c.closing.Load() {
-		c.out.wake() // Close may be waiting for its turn to read
+		c.out.wake() // Close may be waiting to read
 	}
 	return batch, err
 }
@@ -102,8 +105,8 @@ func (c *Conn) read() ([]wire.Frame, error) {
 	return nil, in.err
 }
 
-// parse takes whole messages into the batch until it is full or no whole frame
-// is left in the buffer; then more is true.
+// parse moves complete messages to the batch until the batch is full, or until no
+// complete frame is left in the buffer: then more is true.
 func (c *Conn) parse() (more bool, err error) {
 	in := &c.in
 	for len(in.batch) < cap(in.batch) {
@@ -115,7 +118,7 @@ func (c *Conn) parse() (more bool, err error) {
 			continue
 		}
 		b := in.buf[in.r:in.w]
-		// Nearly every frame is a whole message of less than 64 KiB.
+		// The fast path: nearly every frame is a complete message below 64 KiB.
 		if len(b) >= 4 && !in.unfinished {
 			n, h := int(b[1]), 2
 			if n == length16 {
@@ -147,7 +150,7 @@ func (c *Conn) parse() (more bool, err error) {
 			continue
 		}
 		if in.handed {
-			return false, nil // msg is in the batch: it must be taken first
+			return false, nil // msg is in the batch, which must be returned first
 		}
 		if err := c.begin(h); err != nil {
 			return false, err
@@ -176,7 +179,7 @@ func (c *Conn) begin(h header) error {
 	return nil
 }
 
-// payload takes what there is of the present frame into msg and reports
+// payload moves the available payload of the current frame to msg and reports
 // whether the frame has ended.
 func (in *input) payload(limit int64) (done bool, err error) {
 	n := int(min(in.left, uint64(in.w-in.r)))
@@ -208,8 +211,9 @@ func (in *input) payload(limit int64) (done bool, err error) {
 	return true, nil
 }
 
-// reserve makes room for n more bytes of msg. It follows what has come, not
-// what is claimed: the peer must send a quarter of what it makes us hold.
+// reserve makes room for n more bytes of msg. The memory depends on what has
+// arrived, not on the length that the peer claims: a peer must send at least a
+// quarter of what it makes the client allocate.
 func (in *input) reserve(n int, limit int64) {
 	need := len(in.msg) + n
 	if need <= cap(in.msg) {
@@ -223,7 +227,7 @@ func (in *input) reserve(n int, limit int64) {
 	in.msg = append(make([]byte, 0, size), in.msg...)
 }
 
-// control acts on a whole control frame.
+// control handles a complete control frame.
 func (c *Conn) control(op byte, p []byte) error {
 	switch op {
 	case opClose:
@@ -251,11 +255,11 @@ func (in *input) spend() error {
 	return nil
 }
 
-// fill reads from the stream once. Everything in the buffer has been parsed
-// but the beginning of a header or of a control frame.
+// fill reads from the stream once. Everything in the buffer has been parsed, except
+// for the beginning of a header or of a control frame.
 func (c *Conn) fill() error {
 	in := &c.in
-	c.tell()
+	c.reportGrowth()
 	if in.inFrame && in.left >= windowSize/2 && in.r == in.w {
 		return c.fillMessage()
 	}
@@ -263,9 +267,9 @@ func (c *Conn) fill() error {
 	case in.own:
 		in.w = copy(in.buf, in.buf[in.r:in.w])
 		in.r = 0
-	case in.little == 0 && in.win == nil:
+	case in.smallReads == 0 && in.win == nil:
 		in.open()
-	case in.little >= rested:
+	case in.smallReads >= parkAfter:
 		in.park()
 	default:
 		in.w = copy(in.buf, in.buf[in.r:in.w])
@@ -274,20 +278,21 @@ func (c *Conn) fill() error {
 	space := in.buf[in.w:]
 	n, err := c.readSome(space)
 	in.w += n
-	in.found(n, len(space))
+	in.countRead(n, len(space))
 	return err
 }
 
-// found judges the traffic by a read.
-func (in *input) found(n, space int) {
+// countRead counts small reads: a read of n bytes into the given space is one if it
+// neither fills the space nor finds parkedSize bytes.
+func (in *input) countRead(n, space int) {
 	if n == space || n >= parkedSize {
-		in.little = 0
+		in.smallReads = 0
 	} else {
-		in.little++
+		in.smallReads++
 	}
 }
 
-// fillMessage reads a long payload where it belongs.
+// fillMessage reads a long payload directly into msg.
 func (c *Conn) fillMessage() error {
 	in := &c.in
 	if len(in.msg) == cap(in.msg) {
@@ -298,16 +303,17 @@ func (c *Conn) fillMessage() error {
 	in.msg = in.msg[:at+n]
 	in.left -= uint64(n)
 	in.grew = in.grew || n > 0
-	in.found(n, parkedSize)
+	in.countRead(n, parkedSize)
 	return err
 }
 
+// readSome reads at least one byte, or fails.
 func (c *Conn) readSome(p []byte) (int, error) {
 	for range 100 {
 		n, err := c.stream.Read(p)
 		switch {
 		case n > 0:
-			return n, nil // an error is told again
+			return n, nil // an error is returned again by the next Read
 		case err == io.EOF && (c.in.unfinished || c.in.r < c.in.w):
 			return 0, io.ErrUnexpectedEOF
 		case err != nil:
@@ -317,20 +323,20 @@ func (c *Conn) readSome(p []byte) (int, error) {
 	return 0, io.ErrNoProgress
 }
 
-// tell reports the growth of an unfinished message, and its end.
-func (c *Conn) tell() {
+// reportGrowth calls Options.Grew if an unfinished message has grown or has ended.
+func (c *Conn) reportGrowth() {
 	in := &c.in
-	news := in.grew
+	changed := in.grew
 	if !in.unfinished {
-		news = in.told
+		changed = in.reported
 	}
-	if news && c.o.Grew != nil {
+	if changed && c.o.Grew != nil {
 		c.o.Grew(in.unfinished)
 	}
-	in.grew, in.told = false, in.unfinished
+	in.grew, in.reported = false, in.unfinished
 }
 
-// open takes a window: there is traffic.
+// open takes a window from the pool, because there is traffic.
 func (in *input) open() {
 	in.win = windows.Get().(*window)
 	in.w = copy(in.win.data[:], in.buf[in.r:in.w])
@@ -338,21 +344,21 @@ func (in *input) open() {
 	in.buf, in.batch = in.win.data[:], in.win.batch[:0]
 }
 
-// detach leaves the memory of the last batch to its receiver, who may still be
-// at it on another goroutine, and goes on in memory of its own.
+// detach leaves the memory of the last batch to its receiver, which may still use it
+// on another goroutine, and continues in new memory.
 func (in *input) detach() {
 	own := new(window)
 	in.w = copy(own.data[:], in.buf[in.r:in.w])
 	in.r = 0
 	in.buf, in.batch, in.own = own.data[:], own.batch[:0], true
-	in.win = nil // not given back: the batch is in it
+	in.win = nil // not returned to the pool: the batch is in it
 	if in.handed {
 		in.msg, in.handed = nil, false
 	}
 }
 
-// park gives the window back and forgets the last batch: a connection that waits
-// holds little.
+// park returns the window to the pool and forgets the last batch, so that a
+// connection that waits holds little memory.
 func (in *input) park() {
 	in.w = copy(in.parked[:], in.buf[in.r:in.w])
 	in.r = 0

@@ -61,7 +61,7 @@ func TestRead(t *testing.T) {
 		"empty fragments":                {cat(part(0x01, ""), part(0x00, ""), part(0x80, ""), bye), []string{"t:"}, []string{"close 1000"}, -1000},
 		"ping":                           {cat(part(0x89, "p"), text("a"), part(0x89, ""), bye), []string{"t:a"}, []string{`0x8a "p"`, `0x8a ""`, "close 1000"}, -1000},
 		"ping between fragments":         {cat(part(0x01, "a"), part(0x89, "p"), part(0x80, "b"), bye), []string{"t:ab"}, []string{`0x8a "p"`, "close 1000"}, -1000},
-		"pong nobody asked for":          {cat(part(0x8a, "p"), text("a"), bye), []string{"t:a"}, []string{"close 1000"}, -1000},
+		"unsolicited pong":               {cat(part(0x8a, "p"), text("a"), bye), []string{"t:a"}, []string{"close 1000"}, -1000},
 		"longest ping":                   {cat(part(0x89, big[:125]), bye), nil, []string{"0x8a 125 bytes", "close 1000"}, -1000},
 		"close between fragments":        {cat(part(0x01, "a"), bye), nil, []string{"close 1000"}, -1000},
 		"close without code":             {part(0x88, ""), nil, []string{`0x88 ""`}, -1005},
@@ -74,7 +74,7 @@ func TestRead(t *testing.T) {
 		"ping too long":                  {part(0x89, big[:126]), nil, []string{"close 1002"}, 1002},
 		"fragmented ping":                {part(0x09, "a"), nil, []string{"close 1002"}, 1002},
 		"fragmented close":               {part(0x08, closing(1000, "")), nil, []string{"close 1002"}, 1002},
-		"continuation of nothing":        {part(0x80, "a"), nil, []string{"close 1002"}, 1002},
+		"continuation without a message": {part(0x80, "a"), nil, []string{"close 1002"}, 1002},
 		"continuation after the end":     {cat(part(0x01, "a"), part(0x80, "b"), part(0x80, "c")), []string{"t:ab"}, []string{"close 1002"}, 1002},
 		"text inside a message":          {cat(part(0x01, "a"), text("b")), nil, []string{"close 1002"}, 1002},
 		"binary inside a message":        {cat(part(0x01, "a"), binmsg("b")), nil, []string{"close 1002"}, 1002},
@@ -157,7 +157,7 @@ func TestCloseCodes(t *testing.T) {
 	}
 }
 
-// Fail as soon as it is certain, not at the end of the message.
+// Receive fails as soon as the violation is certain, not at the end of the message.
 func TestBadTextIsSeenAtOnce(t *testing.T) {
 	in := cat([]byte{0x01, 127, 0, 0, 0, 0, 0, 8, 0, 0}, []byte("good"), []byte{0xff})
 	r := &oneByte{in: in}
@@ -169,7 +169,7 @@ func TestBadTextIsSeenAtOnce(t *testing.T) {
 	}
 }
 
-// oneByte gives a byte at a time and then fails the test's expectation.
+// oneByte delivers one byte at a time, then an error that the test does not expect.
 type oneByte struct{ in []byte }
 
 func (o *oneByte) Read(p []byte) (int, error) {
@@ -192,8 +192,8 @@ type emptyReader struct{ io.Writer }
 
 func (emptyReader) Read([]byte) (int, error) { return 0, nil }
 
-// A claimed length makes nobody hold memory: the peer must send a quarter of
-// what it makes the client allocate.
+// A claimed length alone allocates nothing: the peer must send a quarter of what it
+// makes the client allocate.
 func TestMemoryFollowsWhatCame(t *testing.T) {
 	for _, first := range []byte{0x02, 0x82} {
 		in := append([]byte{first, 127, 0, 0, 0, 0, 0x40, 0, 0, 0}, make([]byte, 100_000)...) // claims 1 GiB
@@ -260,7 +260,7 @@ func (s *slow) Read(p []byte) (int, error) {
 }
 func (s *slow) Write(p []byte) (int, error) { return len(p), nil }
 
-// Whatever the sizes and however the stream is cut, what goes in comes out.
+// Messages of any size arrive unchanged, however the stream is cut.
 func TestRandomStreams(t *testing.T) {
 	seed := rand.Uint64()
 	t.Logf("seed %d", seed)
@@ -302,13 +302,13 @@ func TestRandomStreams(t *testing.T) {
 	}
 }
 
-// The large buffer goes back as soon as little comes, or is expected.
+// The large buffer is returned as soon as little arrives, or little is expected.
 func TestParking(t *testing.T) {
 	s := &script{}
 	c := New(s, Options{ReadLimit: testLimit, Kill: func() {}})
 	few := map[string]func() error{
-		"little came": func() (err error) {
-			for range rested + 1 {
+		"little arrived": func() (err error) {
+			for range parkAfter + 1 {
 				s.in = text("few")
 				_, err = c.Receive(false)
 				assert.NoError(t, err)
@@ -340,7 +340,7 @@ func TestParking(t *testing.T) {
 	}
 }
 
-// A long message that came without a window leaves nothing behind either.
+// A long message that arrived without a window leaves nothing behind either.
 func TestNothingOfALongMessageIsKept(t *testing.T) {
 	for _, size := range []int{windowSize / 2, windowSize, 2 * keptMessage} {
 		s := &held{in: [][]byte{binmsg(strings.Repeat("x", size)), text("few")}}
@@ -358,8 +358,8 @@ func TestNothingOfALongMessageIsKept(t *testing.T) {
 	}
 }
 
-// held is a stream that gives one piece after another and measures, when it
-// begins the last one, what its reader holds.
+// held is a stream that delivers one piece after another and measures, before the
+// last one, how much memory its reader holds.
 type held struct {
 	c     *Conn
 	in    [][]byte
@@ -386,8 +386,8 @@ func (s *held) Read(p []byte) (int, error) {
 }
 func (s *held) Write(p []byte) (int, error) { return len(p), nil }
 
-// A message that is longer than the small buffer comes in two reads; a run of
-// such does not take and give back the window for each.
+// A message that is longer than the small buffer takes two reads. A series of such
+// messages does not take and return the window for each.
 func TestWindowStaysForMessagesOfMiddleSize(t *testing.T) {
 	s := &pieces{}
 	for range 20 {
@@ -404,20 +404,20 @@ func TestWindowStaysForMessagesOfMiddleSize(t *testing.T) {
 }
 
 func TestGrew(t *testing.T) {
-	var told []bool
+	var reported []bool
 	s := &pieces{text("a"), part(0x01, "b"), part(0x00, ""), part(0x00, ""), part(0x00, "c"), part(0x80, "d"), text("e"), text("f")}
-	c := New(s, Options{ReadLimit: testLimit, Kill: func() {}, Grew: func(open bool) { told = append(told, open) }})
+	c := New(s, Options{ReadLimit: testLimit, Kill: func() {}, Grew: func(open bool) { reported = append(reported, open) }})
 	for err := error(nil); err == nil; {
 		_, err = c.Receive(false)
 	}
 	// b and c are growth, the empty fragments between them are not; d ends it.
 	want := []bool{true, true, false}
-	if !slices.Equal(told, want) {
-		t.Errorf("told %v, want %v", told, want)
+	if !slices.Equal(reported, want) {
+		t.Errorf("reported %v, want %v", reported, want)
 	}
 }
 
-// pieces is a stream that gives one piece a read.
+// pieces is a stream that delivers one piece per read.
 type pieces [][]byte
 
 func (s *pieces) Read(p []byte) (int, error) {

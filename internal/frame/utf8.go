@@ -2,9 +2,9 @@ package frame
 
 import "unicode/utf8"
 
-// checkText validates text as it grows. b[:done] was found valid before; the
-// result is how much is now. A character cut at the end of b is valid until
-// last.
+// checkText validates a text that grows. b[:done] is known to be valid; the result
+// is how much is valid now. A character that is cut at the end of b is accepted
+// unless last is set.
 func checkText(b []byte, done int, last bool) (int, bool) {
 	end := len(b)
 	if !last {
@@ -16,7 +16,7 @@ func checkText(b []byte, done int, last bool) (int, bool) {
 	return end, true
 }
 
-// cut is how many bytes at the end of b begin a character that b does not end.
+// cut returns how many bytes at the end of b are an incomplete character.
 func cut(b []byte) int {
 	for n := 1; n < utf8.UTFMax && n <= len(b); n++ {
 		if tail := b[len(b)-n:]; utf8.RuneStart(tail[0]) {

@@ -9,39 +9,39 @@ import (
 	"github.com/limpet-go/limpet/wire"
 )
 
-// output is what is to be written. Its lock is a leaf, held to look and to
-// append. Whoever has set writing is the active writer and alone may use the
-// stream; the others wait on cond.
+// output is the state of writing. Its lock is a leaf, held only to look and to
+// append. The goroutine that has set writing is the active writer, which alone may
+// use the stream; others wait on cond.
 type output struct {
 	mu      sync.Mutex
 	cond    sync.Cond
 	writing bool
-	pongs   []byte // each a byte of length and the payload
-	ping    bool
-	closing bool   // nothing may follow but the close frame
+	pongs   []byte // pongs to be written: a byte of length and the payload each
+	ping    bool   // a ping is to be written
+	closing bool   // only the close frame may follow
 	payload []byte // of the close frame
-	shut    bool   // it has been handed to the stream
+	shut    bool   // the close frame was passed to the stream
 	err     error  // of the stream; final
 
 	// Of the active writer.
-	unit int // bytes handed to the stream at a time
+	unit int // bytes passed to the stream at a time
 }
 
-// slowWrite is how long a write may take before the next ones are short, so
-// that a pong need not wait for long.
+// slowWrite is how long a write may take before the next ones are made shorter, so
+// that a pong does not have to wait for long.
 const slowWrite = 200 * time.Millisecond
 
-// buffers hold what one write hands to the stream.
+// buffers holds the memory for one write of the stream.
 var buffers = sync.Pool{New: func() any {
 	b := make([]byte, 0, writeSize)
 	return &b
 }}
 
-// Send writes messages, as many to one write of the stream as fit in 64 KiB,
-// and returns when the stream has taken all. Messages above 32 KiB go out in
-// fragments, so that control frames pass between two. To a peer that takes them
-// slowly both are 4 KiB. The error is ErrClosing once a close frame was sent, or
-// the stream's own, which is final.
+// Send writes messages and returns when the stream has accepted all of them. It
+// joins messages to writes of up to 64 KiB and splits messages above 32 KiB into
+// fragments, so that control frames can pass between them; for a slow peer both
+// sizes are 4 KiB. The error is ErrClosing once a close frame has been sent, or that
+// of the stream, which is final.
 func (c *Conn) Send(ms []wire.Frame) error {
 	if err := c.out.acquire(); err != nil {
 		return err
@@ -51,7 +51,7 @@ func (c *Conn) Send(ms []wire.Frame) error {
 	return c.release(p, err)
 }
 
-// acquire makes the caller the active writer.
+// acquire makes the caller the active writer. It blocks while there is another one.
 func (o *output) acquire() error {
 	o.mu.Lock()
 	defer o.mu.Unlock()
@@ -68,6 +68,7 @@ func (o *output) acquire() error {
 	return nil
 }
 
+// write writes the waiting control frames, then ms. b is an empty buffer.
 func (c *Conn) write(b []byte, ms []wire.Frame) (err error) {
 	if b, err = c.due(b); err != nil {
 		return err
@@ -106,8 +107,8 @@ func (c *Conn) flush(b []byte) ([]byte, error) {
 	return c.due(b[:0])
 }
 
-// due appends the control frames that wait. With a close frame among them it
-// writes what there is and returns ErrClosing.
+// due appends the waiting control frames to b. If a close frame is among them it
+// writes b and returns ErrClosing.
 func (c *Conn) due(b []byte) ([]byte, error) {
 	o := &c.out
 	o.mu.Lock()
@@ -142,8 +143,8 @@ func (o *output) controls(b []byte) []byte {
 	return b
 }
 
-// release writes the control frames that came meanwhile and lets the next
-// writer go.
+// release writes the control frames that have been queued in the meantime, then lets
+// the next writer continue. It returns err, or the error of its own writes.
 func (c *Conn) release(p *[]byte, err error) error {
 	o := &c.out
 	for {
@@ -166,6 +167,7 @@ func (c *Conn) release(p *[]byte, err error) error {
 	}
 }
 
+// put writes b and adapts unit to the time that this takes.
 func (c *Conn) put(b []byte) error {
 	if len(b) == 0 {
 		return nil
@@ -186,7 +188,8 @@ func (c *Conn) put(b []byte) error {
 	return err
 }
 
-// settle writes the control frames that wait, whoever does it.
+// settle returns when the waiting control frames have been written, by this
+// goroutine or by another writer.
 func (c *Conn) settle() error {
 	if err := c.out.acquire(); err != nil {
 		return err
@@ -194,8 +197,8 @@ func (c *Conn) settle() error {
 	return c.release(buffers.Get().(*[]byte), nil)
 }
 
-// Ping sends a ping and returns when it is written; an answer shows as bytes
-// received. It fails as Send does.
+// Ping sends a ping and returns when it is written. The answer shows as bytes
+// received. Ping fails as Send does.
 func (c *Conn) Ping() error {
 	c.out.mu.Lock()
 	c.out.ping = !c.out.closing
@@ -203,8 +206,8 @@ func (c *Conn) Ping() error {
 	return c.settle()
 }
 
-// pong queues the answer to a ping. When too many wait the oldest are left
-// out, as RFC 6455, section 5.5.3 permits.
+// pong queues the answer to a ping. If too many are queued, the oldest are dropped,
+// as RFC 6455, section 5.5.3 permits.
 func (c *Conn) pong(p []byte) {
 	o := &c.out
 	o.mu.Lock()
@@ -226,7 +229,8 @@ func (c *Conn) echo(ce *CloseError) {
 	c.startLocked()
 }
 
-// startLocked unlocks, and has the control frames written if nobody writes.
+// startLocked unlocks mu and starts a writer for the control frames if there is no
+// active one.
 func (c *Conn) startLocked() {
 	o := &c.out
 	start := !o.writing && o.err == nil
@@ -245,7 +249,7 @@ func (o *output) close(code uint16, reason string) {
 	if o.closing {
 		return
 	}
-	o.closing, o.ping = true, false // pongs that are owed still go first
+	o.closing, o.ping = true, false // queued pongs are still written first
 	if code == codeNoStatus {
 		return
 	}
@@ -255,6 +259,7 @@ func (o *output) close(code uint16, reason string) {
 	o.payload = append(binary.BigEndian.AppendUint16(nil, code), CloseReason(reason)...)
 }
 
+// wake wakes the goroutines that wait on cond.
 func (o *output) wake() {
 	o.mu.Lock()
 	o.cond.Broadcast()
@@ -271,7 +276,7 @@ func (o *output) append(b []byte, first byte, payload []byte) []byte {
 	default:
 		b = binary.BigEndian.AppendUint64(append(b, first, maskBit|length64), uint64(n))
 	}
-	key := rand.Uint32() // of a ChaCha8 that the runtime seeds from the system: RFC 6455, section 10.3
+	key := rand.Uint32() // from ChaCha8, which the runtime seeds from the system: RFC 6455, section 10.3
 	b = binary.LittleEndian.AppendUint32(b, key)
 	at := len(b)
 	b = append(b, payload...)
@@ -279,8 +284,8 @@ func (o *output) append(b []byte, first byte, payload []byte) []byte {
 	return b
 }
 
-// mask masks b in place from its first byte on. A table to XOR with would be no
-// faster and make the stack of every new writer grow.
+// mask masks b in place, beginning with the first byte of key. A table to XOR with
+// would not be faster and would make the stack of every new writer grow.
 func mask(b []byte, key uint32) {
 	k := uint64(key)<<32 | uint64(key)
 	for len(b) >= 64 {

@@ -95,7 +95,7 @@ func TestWritesAreJoined(t *testing.T) {
 	}
 }
 
-// pipe is both ends of a connection in a bubble's network.
+// pipe returns both ends of a connection in a bubble's network.
 func pipe(t *testing.T, buffer int) (client, server net.Conn) {
 	t.Helper()
 	n := limpettest.NewNetwork(&limpettest.NetworkOptions{Buffer: buffer})
@@ -113,7 +113,7 @@ func over(nc net.Conn) *Conn {
 	return New(nc, Options{ReadLimit: testLimit, Kill: func() { nc.Close() }})
 }
 
-// record keeps what a peer receives.
+// record collects what a peer receives.
 type record struct {
 	mu  sync.Mutex
 	b   []byte
@@ -145,8 +145,8 @@ func (r *record) frames(t *testing.T) []string {
 	return codes(fs)
 }
 
-// A peer that pings and does not read: the reader goes on, the newest pongs
-// are kept, and they come before the data that waits.
+// A peer that pings and does not read: the reader continues, the newest pongs are
+// kept, and they are written before the waiting data.
 func TestPongsOfAStalledPeer(t *testing.T) {
 	for _, buffer := range []int{256, 4 << 10} {
 		synctest.Test(t, func(t *testing.T) {
@@ -173,7 +173,7 @@ func TestPongsOfAStalledPeer(t *testing.T) {
 			synctest.Wait()
 			got := r.frames(t)
 			c.Close(1000, "", time.Second)
-			// One fragment was on its way, then come the pongs, then the rest.
+			// One fragment is in transit, then the pongs follow, then the rest.
 			kept := maxPongs / 101
 			if len(got) != kept+3 {
 				t.Fatalf("%d frames: %q", len(got), got)
@@ -217,8 +217,8 @@ func TestPing(t *testing.T) {
 	})
 }
 
-// Close with every kind of peer, with and without a reader: bounded, one close
-// frame, nothing after it.
+// Close with every kind of peer, with and without a reader: it is bounded and sends
+// one close frame and nothing after it.
 func TestCloseIsBounded(t *testing.T) {
 	const within = time.Second
 	for name, tc := range map[string]struct {
@@ -242,7 +242,7 @@ func TestCloseIsBounded(t *testing.T) {
 			nc.Write([]byte{0x82, 100, 'x'})
 			hear()
 		}, false, []string{"close 4321"}},
-		"sends without end": {func(nc net.Conn, hear func()) {
+		"sends endlessly": {func(nc net.Conn, hear func()) {
 			go hear()
 			for err := error(nil); err == nil; {
 				_, err = nc.Write(binmsg("more"))
@@ -329,8 +329,8 @@ func TestCloseInsideAMessage(t *testing.T) {
 	})
 }
 
-// A refused frame: the code arrives although the peer goes on sending, which a
-// reset would prevent.
+// A refused frame: the close code arrives even if the peer continues to send, which
+// a reset would prevent.
 func TestRefusalArrives(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		client, nc := pipe(t, 4096)
@@ -362,8 +362,8 @@ func TestRefusalArrives(t *testing.T) {
 	})
 }
 
-// The answer to the peer's close frame goes out before the connection is
-// abandoned, and Close 0 says nothing of its own.
+// The answer to the peer's close frame is sent before the connection is abandoned,
+// and Close with code 0 sends nothing else.
 func TestAbandon(t *testing.T) {
 	for _, peerFirst := range []bool{true, false} {
 		synctest.Test(t, func(t *testing.T) {

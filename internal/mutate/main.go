@@ -1,6 +1,6 @@
 // Command mutate shows that the guards of this repository can fail. For each entry of its table
-// it breaks, in a copy of the tree, what a guard watches, and demands that the guard's test turns
-// red. A guard that stays green guards nothing.
+// it breaks the guarded code in a copy of the tree and requires the guard's test to fail. A guard
+// that still passes guards nothing.
 package main
 
 import (

@@ -14,17 +14,17 @@ import (
 	"time"
 )
 
-// mutation is one way to break what a guard watches.
+// mutation is one way to break guarded code.
 type mutation struct {
 	name    string // guard and breach: "oracle: forgets duplicates"
 	file    string // from the root of the tree
 	search  string // occurs exactly once in file
 	replace string // must still compile
 	test    string // the guard: arguments of go test, as narrow as possible, separated by spaces
-	says    string // optional: a regular expression that the red output must match
+	says    string // optional: a regular expression that the output of the failed test must match
 }
 
-// result is what the guard's test did.
+// result is the result of a guard's test.
 type result uint8
 
 const (
@@ -38,8 +38,8 @@ func (r result) String() string {
 	return [...]string{"green", "red", "does not compile", "no test ran"}[r]
 }
 
-// run applies each mutation to the tree in dir, one at a time, and reports a table to out. The
-// error counts the mutations that were not caught; an empty table is an error too.
+// run applies each mutation to the tree in dir, one at a time, and prints a table to out. The
+// error counts the mutations that were not caught. An empty table is an error too.
 func run(dir string, table []mutation, out io.Writer) error {
 	if len(table) == 0 {
 		return errors.New("no mutation to try")
@@ -69,8 +69,8 @@ func run(dir string, table []mutation, out io.Writer) error {
 	return nil
 }
 
-// checkGreen runs every guard on the tree as it is: red says something about a mutation only if
-// the guard is green without it.
+// checkGreen runs every guard on the unchanged tree: a failure says something about a mutation
+// only if the guard passes without it.
 func checkGreen(dir string, table []mutation, out io.Writer) error {
 	seen := map[string]bool{}
 	for _, m := range table {
@@ -90,6 +90,7 @@ func checkGreen(dir string, table []mutation, out io.Writer) error {
 	return nil
 }
 
+// try applies m, runs its guard and restores the file. The verdict is "caught", or why not.
 func try(dir string, m mutation) (verdict, output string, err error) {
 	name := filepath.Join(dir, filepath.FromSlash(m.file))
 	original, err := os.ReadFile(name)
@@ -127,8 +128,7 @@ func try(dir string, m mutation) (verdict, output string, err error) {
 	return "caught", output, nil
 }
 
-// goTest runs one guard. Tests that only the caller's machine could make fail have no place
-// here, so a minute is enough and stops a mutation that made a test hang.
+// goTest runs one guard. A minute is enough for it, and ends a mutation that makes a test hang.
 func goTest(dir, args string) (result, string, error) {
 	cmd := exec.Command("go", append([]string{"test", "-json", "-vet=off", "-count=1", "-timeout=60s"}, strings.Fields(args)...)...)
 	cmd.Dir = dir
@@ -141,8 +141,8 @@ func goTest(dir, args string) (result, string, error) {
 	return classify(raw, err == nil, exit)
 }
 
-// classify reads the events of test2json: a package whose build failed has FailedBuild in its
-// fail event, which is what tells a red test from a tree that does not compile.
+// classify reads the events of test2json. A package whose build failed has FailedBuild in its
+// fail event, which distinguishes a failed test from a tree that does not compile.
 func classify(raw []byte, passed bool, exit *exec.ExitError) (result, string, error) {
 	var text strings.Builder
 	ran, unbuiltPackage, failed := false, false, false
@@ -179,13 +179,14 @@ func classify(raw []byte, passed bool, exit *exec.ExitError) (result, string, er
 	return 0, "", fmt.Errorf("go test did not start: %s", text.String())
 }
 
+// tail returns the last 20 lines of s.
 func tail(s string) string {
 	lines := strings.Split(strings.TrimRight(s, "\n"), "\n")
 	return strings.Join(lines[max(0, len(lines)-20):], "\n")
 }
 
-// copyTree copies what git knows and what it would add, so that uncommitted work is judged and
-// build output is not.
+// copyTree copies the files that git tracks and those that it would add, so that uncommitted work
+// is included and build output is not.
 func copyTree(from, to string) error {
 	cmd := exec.Command("git", "ls-files", "-z", "--cached", "--others", "--exclude-standard")
 	cmd.Dir = from

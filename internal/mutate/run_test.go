@@ -7,7 +7,7 @@ import (
 	"testing"
 )
 
-// module writes a small module whose only test guards add.
+// module writes a small module with a guard for add.
 func module(t *testing.T) string {
 	t.Helper()
 	dir := t.TempDir()

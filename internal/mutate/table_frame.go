@@ -10,7 +10,7 @@ var ofFrame = []mutation{
 		test:    "-run ^TestRead$ ./internal/frame",
 	},
 	{
-		name:    "frame: a length in more bytes than needed",
+		name:    "frame: a length not in its shortest form",
 		file:    "internal/frame/frame.go",
 		search:  "if h.length < length16 {",
 		replace: "if h.length < 0 {",
@@ -89,10 +89,10 @@ var ofFrame = []mutation{
 		test:    "-run ^TestCloseIsBounded$ ./internal/frame",
 	},
 	{
-		name:    "frame: an unfinished message is not told of",
+		name:    "frame: an unfinished message is not reported",
 		file:    "internal/frame/read.go",
-		search:  "if news && c.o.Grew != nil {",
-		replace: "if news && c.o.Grew != nil && !in.unfinished {",
+		search:  "if changed && c.o.Grew != nil {",
+		replace: "if changed && c.o.Grew != nil && !in.unfinished {",
 		test:    "-run ^TestMessageThatDoesNotGrowIsNoLife$ ./test",
 	},
 	{
@@ -126,7 +126,7 @@ var ofFrame = []mutation{
 	{
 		name:    "idle: the reader waits with a window",
 		file:    "internal/frame/read.go",
-		search:  "		c.in.little = rested\n",
+		search:  "		c.in.smallReads = parkAfter\n",
 		replace: "",
 		test:    "-run ^TestParking$ ./internal/frame",
 	},
@@ -161,7 +161,7 @@ var ofFrame = []mutation{
 		test:    "-run ^TestProxyTunnel$ ./test",
 	},
 	{
-		name:    "frame: a close reads into what was handed out",
+		name:    "frame: a close reads into a returned batch",
 		file:    "internal/frame/close.go",
 		search:  "	c.in.detach()\n",
 		replace: "",

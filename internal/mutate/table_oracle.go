@@ -7,7 +7,7 @@ const (
 	framesTest = "-run ^TestCheckFramesHasTeeth$ ./limpettest"
 )
 
-// ofOracle: one blind spot for each invariant that the oracle decides.
+// ofOracle: for each invariant that the oracle decides, a mutation that makes it miss a violation.
 var ofOracle = []mutation{
 	{
 		name:    "oracle: I1, other bytes",
@@ -114,12 +114,12 @@ var ofOracle = []mutation{
 		says:    "TestCheckHasTeeth/another_message",
 	},
 	{
-		name:    "oracle: I2, delivered after it was told as lost",
+		name:    "oracle: I2, delivered after it was reported as lost",
 		file:    checkFile,
 		search:  "} else if !s.keyed && e.Offset <= s.have {",
 		replace: "} else if !s.keyed && e.Offset < 0*s.have {",
 		test:    checkTest,
-		says:    "TestCheckHasTeeth/delivered_after_it_was_told",
+		says:    "TestCheckHasTeeth/delivered_after_it_was_reported",
 	},
 	{
 		name:    "oracle: I4, a gap that lies",

@@ -1,12 +1,12 @@
 package main
 
-// ofServer: what the reference server must not do, each with the narrowest test that notices.
+// ofServer: what the reference server must not do, each with the narrowest test that detects it.
 var ofServer = []mutation{
 	{
 		name:    "server: accepts what the log refused",
 		file:    "server/accept.go",
-		search:  "if err != nil {\n\t\tp.log.Error(\"the log refuses a message\"",
-		replace: "if err != nil && begun == false {\n\t\tp.log.Error(\"the log refuses a message\"",
+		search:  "if err != nil {\n\t\tp.log.Error(\"the log refused a message\"",
+		replace: "if err != nil && begun == false {\n\t\tp.log.Error(\"the log refused a message\"",
 		test:    "-run ^TestLogRefuses$ ./server",
 	},
 	{
@@ -88,7 +88,7 @@ var ofServer = []mutation{
 		test:    "-run ^TestResumeRule$ ./server",
 	},
 	{
-		name:    "server: a gap is not told",
+		name:    "server: a gap is not reported",
 		file:    "server/subscription.go",
 		search:  "if !out.offer(&f) {\n\t\t\t\t*s = old",
 		replace: "if f.Gap == nil && !out.offer(&f) {\n\t\t\t\t*s = old",

@@ -26,7 +26,7 @@ const (
 // Requirements are the modules that the root module may need, itself included.
 var Requirements = []string{Module, backoff, uuid, websocket}
 
-// Package is what a rule looks at: a part of what go list -json prints.
+// Package is the part of the output of go list -json that the rules use.
 type Package struct {
 	ImportPath   string
 	Name         string
@@ -53,20 +53,21 @@ func Decode(r io.Reader) ([]Package, error) {
 	}
 }
 
-// layer says what the packages under a path may import besides the standard
-// library. Paths are relative to Module; "x/..." means x and all below it.
+// layer says what the packages under a path may import besides the standard library.
+// Paths are relative to Module; "x/..." means x and everything below it.
 type layer struct {
 	under   string
 	imports []string // non-test files
 	never   []string // test files
 }
 
-// layers in order: the first that matches a package holds for it. A package
-// without a layer, a program or an example, may import all of the module.
+// layers, in order: the first one that matches a package applies to it. A package
+// without a layer, such as a program or an example, may import any package of the
+// module.
 var layers = []layer{
 	{".", []string{"wire", "wire/native", "internal/...", backoff, uuid}, nil},
 	{"wire", nil, []string{"."}},
-	{"wire/...", []string{"wire", "wire/internal/..."}, []string{"."}}, // no dialect knows another
+	{"wire/...", []string{"wire", "wire/internal/..."}, []string{"."}}, // no dialect imports another
 	{"server/...", []string{"wire", "wire/native", "server/...", "internal/...", websocket, uuid}, []string{"."}},
 	{"limpettest/...", []string{"wire", "wire/native", "server", "limpettest/...", uuid}, []string{"."}},
 	{"internal/socket", []string{"wire", "internal/frame", websocket}, []string{"."}},
@@ -74,7 +75,7 @@ var layers = []layer{
 	{"internal/sequence", []string{"wire"}, []string{"."}},
 }
 
-// matches reports whether the import path p is meant by pattern.
+// matches reports whether pattern matches the import path p.
 func matches(pattern, p string) bool {
 	if pattern == "." {
 		return p == Module
@@ -99,15 +100,15 @@ func standard(p string) bool {
 	return !strings.Contains(first, ".") || first == "C"
 }
 
-// Imports returns the breaches of the import rules among packages. Those of the
-// standard library and of other modules are left out.
+// Imports returns the breaches of the import rules among packages. Packages of the
+// standard library and of other modules are ignored.
 func Imports(packages []Package) (found []string) {
 	for _, p := range packages {
 		if p.Standard || p.ImportPath != Module && !strings.HasPrefix(p.ImportPath, Module+"/") {
 			continue
 		}
 		if slices.Contains([]string{"util", "utils", "common", "types", "helper", "helpers"}, p.Name) {
-			found = append(found, fmt.Sprintf("%s: a package named %s says nothing", p.ImportPath, p.Name))
+			found = append(found, fmt.Sprintf("%s: the name %s does not say what the package is for", p.ImportPath, p.Name))
 		}
 		i := slices.IndexFunc(layers, func(l layer) bool { return matches(l.under, p.ImportPath) })
 		for _, imported := range p.Imports {
@@ -133,8 +134,8 @@ func Imports(packages []Package) (found []string) {
 }
 
 // Websocket returns the breaches of the rule that exactly one file of
-// internal/socket and one of the server import the WebSocket library, and no
-// other package does. Tests are free. imports lists the imports of one file.
+// internal/socket and one of the server import the WebSocket library, and no file of
+// another package does. Tests are exempt. imports lists the imports of one file.
 func Websocket(packages []Package, imports func(file string) ([]string, error)) (found []string, err error) {
 	for _, p := range packages {
 		if !strings.HasPrefix(p.ImportPath+"/", Module+"/") {
@@ -161,7 +162,8 @@ func Websocket(packages []Package, imports func(file string) ([]string, error)) 
 	return found, nil
 }
 
-// Modules compares the output of go list -m -f {{.Path}} all with Requirements.
+// Modules returns the differences between the output of go list -m -f {{.Path}} all
+// and Requirements.
 func Modules(list []string) (found []string) {
 	for _, m := range list {
 		if !slices.Contains(Requirements, m) {

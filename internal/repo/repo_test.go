@@ -70,7 +70,7 @@ func TestModules(t *testing.T) {
 	}
 }
 
-// Nested modules are checked too: the rule is about tests, wherever they are.
+// Nested modules are checked too: the rule applies to all tests.
 func TestNoSleeps(t *testing.T) {
 	fset := token.NewFileSet()
 	byDir := map[string][]*ast.File{}
@@ -237,13 +237,13 @@ func TestX(t *testing.T) { synctest.Test(t, func(t *testing.T) { wait() }) }`, 0
 func TestX(t *testing.T) { synctest.Test(t, func(t *testing.T) { wait() }); wait() }`, 1},
 		{"helper passed on", `func wait() { time.Sleep(1) }
 func TestX(t *testing.T) { t.Cleanup(wait) }`, 1},
-		{"helper of nobody", `func wait() { time.Sleep(1) }`, 1},
+		{"helper without a caller", `func wait() { time.Sleep(1) }`, 1},
 		{"helper of a helper", `func wait() { time.Sleep(1) }
 func twice() { wait(); wait() }
 func TestX(t *testing.T) { synctest.Test(t, func(t *testing.T) { twice() }) }`, 0},
 		{"recursion", `func wait(n int) { time.Sleep(1); wait(n-1) }
 func TestX(t *testing.T) { synctest.Test(t, func(t *testing.T) { wait(1) }) }`, 0},
-		{"recursion of nobody", `func wait(n int) { time.Sleep(1); wait(n-1) }
+		{"recursion without a caller", `func wait(n int) { time.Sleep(1); wait(n-1) }
 func TestX(t *testing.T) { wait(1) }`, 1},
 		{"named body", `func body(t *testing.T) { time.Sleep(1) }
 func TestX(t *testing.T) { synctest.Test(t, body) }`, 0},

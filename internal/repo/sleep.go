@@ -8,11 +8,11 @@ import (
 	"strconv"
 )
 
-// Sleeps returns the calls of time.Sleep in the test files of one package that
-// may run outside a synctest bubble. Inside means: in a function literal given
-// to synctest.Test, or to a function of these files that calls synctest.Test;
-// or in a function that is only called from inside. Functions are told apart by
-// name alone, methods with them.
+// Sleeps returns the calls of time.Sleep in the test files of one package that may
+// run outside a synctest bubble. Inside means: in a function literal that is passed
+// to synctest.Test, or to a function of these files that calls synctest.Test; or in
+// a function that is only called from inside. Functions and methods are
+// distinguished by name alone.
 func Sleeps(fset *token.FileSet, files []*ast.File) (found []string) {
 	s := &sleeps{runners: map[string]bool{}, calls: map[string][]place{}}
 	for _, f := range files {
@@ -42,7 +42,7 @@ func Sleeps(fset *token.FileSet, files []*ast.File) (found []string) {
 	return found
 }
 
-// place is where a call stands: in a function, and perhaps in a bubble's literal.
+// place is where a call is: in a function, and possibly in the literal of a bubble.
 type place struct {
 	in     string
 	bubble bool
@@ -56,6 +56,7 @@ type sleeps struct {
 	sleeps         []place
 }
 
+// packages sets the names under which f imports time and synctest.
 func (s *sleeps) packages(f *ast.File) {
 	s.time, s.synctest = "", ""
 	for _, i := range f.Imports {
@@ -103,8 +104,8 @@ func (s *sleeps) callsBubble(n ast.Node) (yes bool) {
 	return yes
 }
 
-// walk notes the sleeps and calls below n, which stands at p. A function that is
-// named without being called may be called from anywhere: it counts as a call.
+// walk records the sleeps and calls below n, which is at p. A function that is named
+// without being called may be called from anywhere, so that counts as a call.
 func (s *sleeps) walk(n ast.Node, p place) {
 	ast.Inspect(n, func(n ast.Node) bool {
 		switch n := n.(type) {
@@ -136,7 +137,7 @@ func (s *sleeps) walk(n ast.Node, p place) {
 	})
 }
 
-// called is the name of the function that e names.
+// called returns the name of the function that e names.
 func called(e ast.Expr) string {
 	switch e := e.(type) {
 	case *ast.Ident:
@@ -147,14 +148,14 @@ func called(e ast.Expr) string {
 	return ""
 }
 
-// inside reports whether p is in a bubble, or in a function with callers, all of
-// which are. path holds the functions under consideration.
+// inside reports whether p is in a bubble, or in a function that is only called from
+// inside. path holds the functions that are being examined.
 func (s *sleeps) inside(p place, path []string) bool {
 	if p.bubble {
 		return true
 	}
 	if p.in == "" || slices.Contains(path, p.in) {
-		return p.in != "" // a function that calls itself adds no way in
+		return p.in != "" // a recursive call adds no other caller
 	}
 	calls := s.calls[p.in]
 	if len(calls) == 0 {

@@ -21,7 +21,7 @@ type Receiver struct {
 
 // New returns the receiver of a subscription in a language with these traits.
 func New(t wire.Traits) Receiver {
-	return Receiver{holes: t.Holes, recent: recentIDs{limit: t.Repeats}}
+	return Receiver{holes: t.Holes, recent: recentIDs{limit: t.DedupWindow}}
 }
 
 // ResumeFrom sets the position that an earlier receiver reached.

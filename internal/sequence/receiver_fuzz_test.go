@@ -23,7 +23,7 @@ func FuzzReceiver(f *testing.F) {
 		if len(data) < 2 {
 			return
 		}
-		r := New(wire.Traits{Holes: wire.Holes(data[0] % 2), Repeats: int(data[1] % 4)})
+		r := New(wire.Traits{Holes: wire.Holes(data[0] % 2), DedupWindow: int(data[1] % 4)})
 		if data[1]&4 != 0 {
 			r.ResumeFrom(at("e", uint64(data[1]>>4), "t"))
 		}

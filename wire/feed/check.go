@@ -14,17 +14,17 @@ import (
 // maxTopic bounds a topic, in bytes.
 const maxTopic = 255
 
-// check reports the first field of t that is wrong. What the builder can only
-// see when it puts the pieces together (names used twice) it checks itself.
+// check reports the first field of t that is wrong. Names that are used twice are
+// found by New, when it puts the pieces together.
 func (t *Table) check() error {
 	if t.Name == "" || strings.Trim(t.Name, "abcdefghijklmnopqrstuvwxyz0123456789-") != "" {
 		return &TableError{"Name", "want lower-case letters, digits and '-'"}
 	}
 	if t.Type == "" {
-		return &TableError{"Type", "is empty, want the member that holds a message's type"}
+		return &TableError{"Type", "is empty; want the member that holds a message's type"}
 	}
 	if t.Product == "" {
-		return &TableError{"Product", "is empty, want the member that holds the product"}
+		return &TableError{"Product", "is empty; want the member that holds the product"}
 	}
 	members := map[string]string{}
 	for _, m := range []struct{ field, name string }{
@@ -36,7 +36,7 @@ func (t *Table) check() error {
 		members[m.name] = m.field
 	}
 	if len(t.Channels) == 0 {
-		return &TableError{"Channels", "is empty, want at least one"}
+		return &TableError{"Channels", "is empty; want at least one"}
 	}
 	for i := range t.Channels {
 		if err := t.Channels[i].check(fmt.Sprintf("Channels[%d]", i), members); err != nil {
@@ -63,6 +63,8 @@ func (t *Table) check() error {
 	return nil
 }
 
+// check reports the first field of c that is wrong. members are the members that
+// the table uses, by name.
 func (c *Channel) check(at string, members map[string]string) error {
 	if err := checkName(c.Name); err != nil {
 		return &TableError{at + ".Name", err.Error()}
@@ -71,21 +73,24 @@ func (c *Channel) check(at string, members map[string]string) error {
 		return &TableError{at + ".Name", "want no '/' and room for a product in a topic of 255 bytes"}
 	}
 	if len(c.Types)+len(c.Snapshots)+len(c.Repeats) == 0 {
-		return &TableError{at + ".Types", "is empty, want at least one type of message"}
+		return &TableError{at + ".Types", "is empty; want at least one type of message"}
 	}
 	if other := members[c.Number]; c.Number != "" && other != "" {
 		return &TableError{at + ".Number", "is the same member as " + other}
 	}
 	if c.Replay > 0 && c.Number == "" {
-		return &TableError{at + ".Replay", "needs a Number: without one a repeat cannot be told"}
+		return &TableError{at + ".Replay", "needs a Number: without one a repeat cannot be detected"}
 	}
 	return nil
 }
 
+// none reports whether r is not set.
 func (r *Request) none() bool {
 	return len(r.Fields) == 0 && r.Channel == "" && r.Channels == "" && r.Product == "" && r.Products == "" && r.Max == 0
 }
 
+// check reports the first field of r that is wrong, for a table with that many
+// channels.
 func (r *Request) check(at string, channels int) error {
 	names := map[string]bool{}
 	for i, f := range r.Fields {
@@ -119,7 +124,7 @@ func (r *Request) check(at string, channels int) error {
 	case r.Product != "" && r.Products != "":
 		return &TableError{at + ".Product", "excludes Products"}
 	case r.Product == "" && r.Products == "":
-		return &TableError{at + ".Products", "is empty, want the member for the products"}
+		return &TableError{at + ".Products", "is empty; want the member for the products"}
 	case r.Max < 0:
 		return &TableError{at + ".Max", "is negative"}
 	}
@@ -135,9 +140,9 @@ func (c *Confirm) check() error {
 	}
 	switch {
 	case c.Channel == "":
-		return &TableError{"Confirm.Channel", "is empty, want the member that names the channel"}
+		return &TableError{"Confirm.Channel", "is empty; want the member that names the channel"}
 	case c.Products == "":
-		return &TableError{"Confirm.Products", "is empty, want the member that names the products"}
+		return &TableError{"Confirm.Products", "is empty; want the member that names the products"}
 	case c.Complete && c.Ended != "":
 		return &TableError{"Confirm.Ended", "excludes Complete"}
 	}
@@ -154,7 +159,7 @@ func (e *ErrorMessage) check() error {
 	return nil
 }
 
-// checkName reports whether s may be a channel or the rest of a topic.
+// checkName returns nil if s is valid as a channel or as the rest of a topic.
 func checkName(s string) error {
 	switch {
 	case s == "":

@@ -14,9 +14,9 @@ import (
 )
 
 const (
-	maxTopics  = 1 << 16 // that one connection may name
-	maxStrange = 16      // types beyond the table that are reported
-	maxReason  = 200     // bytes of a server's words
+	maxTopics       = 1 << 16 // topics that one connection may name
+	maxUnknownTypes = 16      // types missing in the table that are reported
+	maxReason       = 200     // bytes of a text from the server
 )
 
 var (
@@ -24,38 +24,38 @@ var (
 	errOp     = errors.New("feed: the table has no message for this")
 )
 
-// codec is one connection. The loop's half is topics, which does not change;
-// all the rest belongs to Decode.
+// codec is the state of one connection. The loop uses dialect and topics, which
+// do not change; everything else belongs to Decode.
 type codec struct {
 	dialect *dialect
-	topics  []string // to subscribe at the start
+	topics  []string // to subscribe to at the start
 
-	scan    scanner
-	subs    []map[string]*sub // by channel, then product
-	count   int               // of all subs
-	strange []string          // types already reported
+	scan         scanner
+	subs         []map[string]*sub // by channel, then product
+	count        int               // entries of subs
+	unknownTypes []string          // already reported
 
 	sequence uint64            // Table.Sequence of the last message that had one
-	counting bool              // there was one
-	whole    map[*sub]struct{} // live, judged by sequence, and unbroken since the last message
+	counting bool              // sequence is valid
+	unbroken map[*sub]struct{} // live, without own numbers, and no hole in sequence since the last message
 
 	confirmed map[*sub]struct{} // in state subConfirmed
 }
 
 // sub is what a connection knows of one topic.
 type sub struct {
-	topic   string
-	state   subState
-	resumed uint64 // number of the last message of earlier connections, 0 after the first of this one
-	whole   bool   // in codec.whole
+	topic    string
+	state    subState
+	resumed  uint64 // number of the last message on earlier connections; 0 after the first on this one
+	unbroken bool   // in codec.unbroken
 }
 
 type subState uint8
 
 const (
 	subNone      subState = iota
-	subImplied            // by data, which may come before the confirmation, or without one
-	subConfirmed          // by the server's word
+	subImplied            // by data, which may come before the confirmation or without one
+	subConfirmed          // by the server's confirmation
 )
 
 func (c *codec) Start(out *wire.Frames) error {
@@ -63,8 +63,8 @@ func (c *codec) Start(out *wire.Frames) error {
 	return nil
 }
 
-// Encode joins neighbouring ops of one kind. Where a stream begins is the
-// server's affair, so Subscribe.From is not spelled.
+// Encode joins adjacent ops of one kind. Where a stream begins is up to the
+// server, so Subscribe.From is not encoded.
 func (c *codec) Encode(ops []wire.Op, out *wire.Frames) error {
 	var run []string
 	var kind wire.OpKind
@@ -96,8 +96,8 @@ func (c *codec) Encode(ops []wire.Op, out *wire.Frames) error {
 	return nil
 }
 
-// topic is what op subscribes or unsubscribes, empty if op says what this
-// language has no words for and can do without.
+// topic returns the topic that op subscribes to or unsubscribes from; empty if op
+// has no message in this language and none is needed.
 func (c *codec) topic(op *wire.Op) (string, error) {
 	var topic string
 	switch op.Kind {
@@ -135,13 +135,13 @@ func (c *codec) Decode(f wire.Frame, out *wire.Events) error {
 	c.scan.data, c.scan.at = f.Data, 0
 	err := c.messages(out)
 	if errors.Is(err, errSyntax) {
-		err = invalid("not a JSON object, or one nested too deep, at byte " + strconv.Itoa(min(c.scan.at, len(f.Data))))
+		err = invalid("not a JSON object, or nested too deep, at byte " + strconv.Itoa(min(c.scan.at, len(f.Data))))
 	}
 	c.scan.data = nil
 	return err
 }
 
-// messages takes one object, or an array of them.
+// messages decodes one object, or an array of them.
 func (c *codec) messages(out *wire.Events) error {
 	s := &c.scan
 	s.space()
@@ -197,7 +197,7 @@ func (c *codec) next(out *wire.Events) error {
 		}
 	}
 	if k == nil {
-		c.reportStrange(name, out)
+		c.reportUnknownType(name, out)
 		return nil
 	}
 	switch k.role {
@@ -211,8 +211,9 @@ func (c *codec) next(out *wire.Events) error {
 	return nil
 }
 
-// data is a message of a channel. The first on a connection may come before
-// the server confirms the subscription, and then it is the confirmation.
+// data decodes a message of a channel. The first one on a connection may come
+// before the server confirms the subscription, and then stands for the
+// confirmation.
 func (c *codec) data(k *kind, object []byte, out *wire.Events) error {
 	s := &c.scan
 	product, err := s.text(c.dialect.product)
@@ -237,13 +238,13 @@ func (c *codec) data(k *kind, object []byte, out *wire.Events) error {
 		if c.count >= maxTopics {
 			return errTopics
 		}
-		return nil // no topic: nobody can have asked for it
+		return nil // not a valid topic: no subscription can have it
 	}
 	if u.state == subNone {
 		u.state = subImplied
 		c.subscribed(u, k.channel, out)
 	}
-	// The resumed number may come again, and Replay ones before it.
+	// The resumed number may be repeated, and Replay numbers before it.
 	restarted := number < u.resumed && u.resumed-number > k.channel.replay
 	u.resumed = 0
 	if restarted {
@@ -252,7 +253,7 @@ func (c *codec) data(k *kind, object []byte, out *wire.Events) error {
 		e.Position.Offset = prev(number)
 		e.Cause = wire.CauseDiverged
 	}
-	c.watch(u, k.channel)
+	c.watchSequence(u, k.channel)
 	e := out.Append(wire.EventData)
 	e.Name = u.topic
 	e.Message = wire.Message{
@@ -263,8 +264,8 @@ func (c *codec) data(k *kind, object []byte, out *wire.Events) error {
 		SnapshotEnd: k.role == roleSnapshot,
 		Redelivered: k.role == roleRepeat,
 	}
-	// After a restart at 0 the new start is 0 as well, and the message must not
-	// look like a repeat of it.
+	// After a restart at 0 the position of the Reset is 0 too: with a number, the
+	// message would look like a repeat.
 	if numbered && !(restarted && number == 0) {
 		e.Numbered = true
 		e.Position.Offset = number
@@ -273,20 +274,21 @@ func (c *codec) data(k *kind, object []byte, out *wire.Events) error {
 	return nil
 }
 
-// prev is the number before n, 0 if there is none.
+// prev returns the number before n, or 0 if there is none.
 func prev(n uint64) uint64 { return max(n, 1) - 1 }
 
+// subscribed appends EventSubscribed for u.
 func (c *codec) subscribed(u *sub, ch *channel, out *wire.Events) {
 	e := out.Append(wire.EventSubscribed)
 	e.Name = u.topic
 	if ch.number >= 0 {
 		e.Continuity = wire.ContinuityByNumber
 	}
-	c.watch(u, ch)
+	c.watchSequence(u, ch)
 }
 
-// sub is the entry of a topic, made if it is new; nil if it is no topic or if
-// the server has named too many.
+// sub returns the entry of a topic, which it creates if it is new. It returns nil
+// if the topic is not valid or if the server has named too many.
 func (c *codec) sub(ch *channel, product []byte) *sub {
 	subs := c.subs[ch.index]
 	if u := subs[string(product)]; u != nil {
@@ -301,9 +303,10 @@ func (c *codec) sub(ch *channel, product []byte) *sub {
 	return u
 }
 
-// checkSequence looks for a hole in the connection's own numbers. It touches
-// every subscription that has no numbers of its own to judge by, once until its
-// next message, so that a server cannot make many events out of few bytes.
+// checkSequence detects a hole in the numbers of the connection. It appends a Reset
+// for every subscription without numbers of its own, but only once until that
+// subscription's next message: a server must not cause many events with few
+// bytes.
 func (c *codec) checkSequence(out *wire.Events) error {
 	n, ok, err := c.scan.count(c.dialect.sequence)
 	if err != nil || !ok {
@@ -318,10 +321,10 @@ func (c *codec) checkSequence(out *wire.Events) error {
 	if joins {
 		return nil
 	}
-	hit := slices.SortedFunc(maps.Keys(c.whole), func(a, b *sub) int { return strings.Compare(a.topic, b.topic) })
-	clear(c.whole)
+	hit := slices.SortedFunc(maps.Keys(c.unbroken), func(a, b *sub) int { return strings.Compare(a.topic, b.topic) })
+	clear(c.unbroken)
 	for _, u := range hit {
-		u.whole = false
+		u.unbroken = false
 		e := out.Append(wire.EventReset)
 		e.Name = u.topic
 		e.Cause = cause
@@ -329,21 +332,22 @@ func (c *codec) checkSequence(out *wire.Events) error {
 	return nil
 }
 
-// watch says that the connection's numbers have u to judge.
-func (c *codec) watch(u *sub, ch *channel) {
-	if c.dialect.sequence >= 0 && ch.number < 0 && !u.whole {
-		u.whole = true
-		c.whole[u] = struct{}{}
+// watchSequence makes the next hole in the connection's numbers count for u, if u
+// has no numbers of its own.
+func (c *codec) watchSequence(u *sub, ch *channel) {
+	if c.dialect.sequence >= 0 && ch.number < 0 && !u.unbroken {
+		u.unbroken = true
+		c.unbroken[u] = struct{}{}
 	}
 }
 
-// reportStrange says once for each type that the table does not know it: it
-// may be data that nobody gets.
-func (c *codec) reportStrange(name []byte, out *wire.Events) {
-	if len(c.strange) == maxStrange || slices.Contains(c.strange, string(name)) {
+// reportUnknownType reports a type that is not in the table, once for each type: it
+// may be data that does not reach any subscription.
+func (c *codec) reportUnknownType(name []byte, out *wire.Events) {
+	if len(c.unknownTypes) == maxUnknownTypes || slices.Contains(c.unknownTypes, string(name)) {
 		return
 	}
-	c.strange = append(c.strange, string(name))
+	c.unknownTypes = append(c.unknownTypes, string(name))
 	e := out.Append(wire.EventError)
 	e.Code = codeBadRequest
 	e.Reason = fmt.Sprintf("messages of type %q are not in the feed's table", shorten(string(name)))

@@ -9,7 +9,7 @@ import (
 	"github.com/limpet-go/limpet/wire"
 )
 
-// show is an event as one line.
+// show formats an event as one line.
 func show(e *wire.Event) string {
 	switch e.Kind {
 	case wire.EventSubscribed:
@@ -46,7 +46,7 @@ func decode(c wire.Codec, text string) (string, error) {
 	return strings.Join(lines, "\n"), err
 }
 
-// expect decodes text and compares the events, one a line.
+// expect decodes text and compares the events, one per line.
 func expect(t *testing.T, c wire.Codec, text string, want ...string) {
 	t.Helper()
 	got, err := decode(c, text)
@@ -106,8 +106,8 @@ func TestConfirmList(t *testing.T) {
 	c := open(t, mustNew(t, Coinbase()))
 	expect(t, c, `{"type":"subscriptions","channels":[{"name":"level2","product_ids":["A","B"]},{"name":"status","product_ids":["A"]}]}`,
 		"subscribed level2/A none", "subscribed level2/B none")
-	// Data before its confirmation is the confirmation, and no later one that
-	// does not list it ends it.
+	// Data before the confirmation stands for it, and a later confirmation that
+	// does not list the topic does not end it.
 	expect(t, c, `{"type":"last_match","trade_id":7,"product_id":"A"}`,
 		"subscribed matches/A by-number", `data matches/A (6,7] again last_match {"type":"last_match","trade_id":7,"product_id":"A"}`)
 	expect(t, c, `{"type":"subscriptions","channels":[{"name":"level2","product_ids":["A","B"]}]}`)
@@ -202,7 +202,7 @@ func TestNumbers(t *testing.T) {
 	}
 }
 
-// TestRestart is the first number of a connection against what was resumed.
+// TestRestart compares the first number on a connection with the resumed one.
 func TestRestart(t *testing.T) {
 	match := func(n int) string { return fmt.Sprintf(`{"type":"match","product_id":"A","trade_id":%d}`, n) }
 	for _, test := range []struct {
@@ -224,7 +224,7 @@ func TestRestart(t *testing.T) {
 		if test.first == 0 && !strings.HasPrefix(lines[2], "data matches/A match") {
 			t.Errorf("got %s: a restart at 0 must not look like a repeat of position 0", lines[2])
 		}
-		// Only the first number of a connection says so: a later one is late.
+		// Only the first number on a connection shows a restart: a later one is a late repeat.
 		if got, err := decode(c, match(5)); err != nil || strings.Contains(got, "reset") {
 			t.Errorf("got %s, %v", got, err)
 		}
@@ -248,9 +248,9 @@ func TestSequenceOfTheConnection(t *testing.T) {
 	expect(t, c, `{"kind":"beat","n":"1"}`)
 	expect(t, c, book(2, "A"), "data book/A update "+book(2, "A"))
 	expect(t, c, `{"kind":"beat"}`)
-	// 3 is missing: whose it was nobody knows. trades has numbers of its own.
+	// 3 is missing, for an unknown product. trades has numbers of its own.
 	expect(t, c, book(4, "B"), "reset book/A lost at 0", "reset book/B lost at 0", "data book/B update "+book(4, "B"))
-	// A was told already and has had nothing since.
+	// A got its Reset already and no message since.
 	expect(t, c, `{"kind":"beat","n":9}`, "reset book/B lost at 0")
 	expect(t, c, `{"kind":"beat","n":20}`)
 	expect(t, c, book(21, "A"), "data book/A update "+book(21, "A"))

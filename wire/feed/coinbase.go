@@ -2,9 +2,9 @@ package feed
 
 import "github.com/limpet-go/limpet/wire"
 
-// Coinbase is the table of the Coinbase Exchange market data feed: the channels
-// "matches" (numbered by trade_id), "level2" (a snapshot, then changes without
-// numbers) and "ticker" (no numbers of its own: it skips trades under load).
+// Coinbase returns the table of the Coinbase Exchange market data feed, with the
+// channels "matches" (numbered by trade_id), "level2" (a snapshot, then changes
+// without numbers) and "ticker" (without numbers: it skips trades under load).
 func Coinbase() Table {
 	request := func(kind string) Request {
 		return Request{

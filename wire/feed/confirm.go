@@ -8,19 +8,19 @@ import (
 	"github.com/limpet-go/limpet/wire"
 )
 
-// codeBadRequest is what a feed's complaints are in limpet's codes: exchanges
-// send words, not codes (docs/protocol.md, section 7).
+// codeBadRequest stands for every error of a feed: exchanges send texts, not codes
+// (docs/protocol.md, section 7).
 const codeBadRequest = 1
 
 // entry is one part of a confirmation.
 type entry struct{ channels, products []string }
 
-// confirm takes a confirmation of subscribing or of unsubscribing. Only what
+// confirm decodes the confirmation of a subscribe or of an unsubscribe. Only what
 // it names is confirmed.
 func (c *codec) confirm(k *kind, out *wire.Events) error {
 	entries, err := c.entries()
 	if err != nil {
-		return &wire.CodeError{Code: 1007, Reason: fmt.Sprintf("a message of type %q has not the shape that the table says", k.name)}
+		return &wire.CodeError{Code: 1007, Reason: fmt.Sprintf("a message of type %q does not have the shape that the table describes", k.name)}
 	}
 	listed := map[*sub]bool{}
 	for _, en := range entries {
@@ -51,7 +51,8 @@ func (c *codec) confirm(k *kind, out *wire.Events) error {
 		}
 	}
 	if k.role == roleConfirm && c.dialect.confirm.Complete {
-		// What only data has implied stays: its confirmation is still to come.
+		// A subscription that only data has implied stays: its confirmation may
+		// still come.
 		for u := range c.confirmed {
 			if !listed[u] {
 				c.forget(u)
@@ -61,20 +62,20 @@ func (c *codec) confirm(k *kind, out *wire.Events) error {
 	return nil
 }
 
-// forget makes u as if it had never been subscribed, so that its next
-// confirmation counts. It tells no end: the client may have closed u and
-// subscribed the same topic anew, and by name an end would hit the new one.
+// forget resets u, so that its next confirmation counts. It reports no end: the
+// client may have closed u and subscribed to the same topic again, and an end by
+// name would hit the new subscription.
 func (c *codec) forget(u *sub) {
 	delete(c.confirmed, u)
-	delete(c.whole, u)
+	delete(c.unbroken, u)
 	*u = sub{topic: u.topic}
 }
 
-// complain takes an error message.
+// complain decodes an error message.
 func (c *codec) complain(out *wire.Events) error {
 	d, s := c.dialect, &c.scan
-	reason := words(s.raw(d.text))
-	if detail := words(s.raw(d.detail)); detail != "" {
+	reason := humanText(s.raw(d.text))
+	if detail := humanText(s.raw(d.detail)); detail != "" {
 		if reason != "" {
 			reason += ": "
 		}
@@ -108,7 +109,8 @@ func (c *codec) complain(out *wire.Events) error {
 	return nil
 }
 
-// entries reads the parts of a confirmation. It is rare, so encoding/json does.
+// entries reads the parts of a confirmation. Confirmations are rare, so
+// encoding/json is fast enough.
 func (c *codec) entries() ([]entry, error) {
 	d, s := c.dialect, &c.scan
 	if d.list < 0 {
@@ -138,7 +140,7 @@ func newEntry(channels, products []byte) (en entry, err error) {
 	return en, err
 }
 
-// oneOrMany reads a string or a list of them; an absent member is none.
+// oneOrMany reads a string or a list of them. An absent member holds none.
 func oneOrMany(raw []byte) ([]string, error) {
 	if len(raw) == 0 || string(raw) == "null" {
 		return nil, nil
@@ -153,8 +155,9 @@ func oneOrMany(raw []byte) ([]string, error) {
 	return []string{one}, err
 }
 
-// words is a value for a person to read: a string's text, else the JSON.
-func words(raw []byte) string {
+// humanText returns a value as a text for people: the content of a string, or any
+// other value as JSON.
+func humanText(raw []byte) string {
 	var text string
 	if len(raw) > 0 && json.Unmarshal(raw, &text) != nil {
 		text = string(raw)
@@ -162,7 +165,7 @@ func words(raw []byte) string {
 	return text
 }
 
-// shorten cuts s at a character so that maxReason bytes are not exceeded.
+// shorten cuts s to maxReason bytes at a character boundary.
 func shorten(s string) string {
 	if len(s) <= maxReason {
 		return s

@@ -9,45 +9,48 @@ import (
 	"github.com/limpet-go/limpet/wire"
 )
 
-// ErrPublish is the refusal to publish: a feed takes no messages.
-var ErrPublish = errors.New("feed: the server takes no messages; subscribe only")
+// ErrPublish is returned for a topic that is to be published to: a feed accepts no
+// messages.
+var ErrPublish = errors.New("feed: the server accepts no messages; subscribe only")
 
-// TopicError says why a topic cannot be subscribed.
+// TopicError says why a topic cannot be subscribed to.
 type TopicError struct {
-	Topic   string
+	Topic   string // at most 255 bytes; a longer one is cut
 	Problem string
 }
 
+// Error returns the topic, the problem and the expected form.
 func (e *TopicError) Error() string {
 	return fmt.Sprintf("feed: topic %q: %s; want channel/product", e.Topic, e.Problem)
 }
 
-// role is what a message does.
+// role is what a message means.
 type role uint8
 
 const (
-	roleSilent role = iota
-	roleData
-	roleSnapshot
-	roleRepeat
-	roleConfirm
-	roleEnded
-	roleError
+	roleSilent   role = iota // heartbeats and ignored messages
+	roleData                 // Channel.Types
+	roleSnapshot             // Channel.Snapshots
+	roleRepeat               // Channel.Repeats
+	roleConfirm              // Confirm.Type
+	roleEnded                // Confirm.Ended
+	roleError                // Error.Type
 )
 
 // kind is one type of message.
 type kind struct {
 	name    string
 	role    role
-	channel *channel // of data
+	channel *channel // of data, snapshots and repeats
 }
 
+// channel is a compiled Channel.
 type channel struct {
 	name   string
-	index  int
+	index  int // in dialect.channels
 	number int // index of the member in dialect.members, or -1
 	replay uint64
-	kinds  map[string]*kind // with Table.Channel
+	kinds  map[string]*kind // by type, if the table has a Channel member
 }
 
 // dialect is a compiled Table. It is immutable.
@@ -57,20 +60,20 @@ type dialect struct {
 	subscribe   *request
 	unsubscribe *request // nil: the server has none
 	channels    []*channel
-	kinds       map[string]*kind // by type
+	kinds       map[string]*kind // by type, those of channels with Channel.kinds excepted
 	confirm     Confirm
 	complaint   ErrorMessage
 
-	// members are the names that a codec looks for in a message; the indices
-	// are -1 for what the table does not have.
+	// members are the names that a codec looks for in a message. The fields below
+	// are indices into it, -1 for a member that the table does not have.
 	members                                  []string
 	typ, chann, product, sequence            int
 	list, confirmChannel, confirmProducts    int
 	text, detail, errorChannel, errorProduct int
 }
 
-// New checks t and returns its dialect; the error is a *TableError. It keeps
-// nothing of t.
+// New checks t and returns its dialect. The error is a *TableError. New keeps no
+// reference to t.
 func New(t Table) (wire.Dialect, error) {
 	if err := t.check(); err != nil {
 		return nil, err
@@ -106,7 +109,8 @@ func New(t Table) (wire.Dialect, error) {
 	return d, nil
 }
 
-// member is the index of a wanted member, added if it is new.
+// member returns the index of a member, which it adds if it is new; -1 for an empty
+// name.
 func (d *dialect) member(name string) int {
 	if name == "" {
 		return -1
@@ -118,6 +122,7 @@ func (d *dialect) member(name string) int {
 	return len(d.members) - 1
 }
 
+// addService adds the types of messages that belong to no channel.
 func (d *dialect) addService(t *Table) error {
 	for _, s := range []struct {
 		field, name string
@@ -147,6 +152,7 @@ func (d *dialect) addService(t *Table) error {
 	return nil
 }
 
+// addChannel adds channel i of the table and its types.
 func (d *dialect) addChannel(i int, t *Channel) error {
 	at := fmt.Sprintf("Channels[%d]", i)
 	if d.channel(t.Name) != nil {
@@ -177,6 +183,7 @@ func (d *dialect) addChannel(i int, t *Channel) error {
 	return nil
 }
 
+// add adds k, whose name must be new; field is where the name comes from.
 func add(kinds map[string]*kind, field string, k *kind) error {
 	if k.name == "" {
 		return &TableError{field, "is empty"}
@@ -188,7 +195,8 @@ func add(kinds map[string]*kind, field string, k *kind) error {
 	return nil
 }
 
-// channel is the channel of that name, or nil. Tables have few.
+// channel returns the channel of that name, or nil. A table has few channels, so a
+// linear search is fast enough.
 func (d *dialect) channel(name string) *channel {
 	for _, c := range d.channels {
 		if c.name == name {
@@ -219,7 +227,7 @@ func (d *dialect) CheckTopic(use wire.Use, topic string) error {
 	return err
 }
 
-// split takes a topic apart; the error is a *TopicError.
+// split splits a topic into channel and product. The error is a *TopicError.
 func (d *dialect) split(topic string) (*channel, string, error) {
 	if len(topic) > maxTopic {
 		return nil, "", &TopicError{topic[:32] + "...", "is longer than 255 bytes"}
@@ -240,8 +248,8 @@ func (d *dialect) Attempt(a *wire.Attempt) error {
 	return nil
 }
 
-// Verdict leaves every failure to the client's tables: what exchanges send as
-// close codes follows the RFC.
+// Verdict leaves every failure to the client's tables: the close codes of
+// exchanges follow RFC 6455.
 func (d *dialect) Verdict(wire.Failure) wire.Verdict { return wire.Verdict{} }
 
 func (d *dialect) Open(r wire.Resume) (wire.Codec, error) {
@@ -249,7 +257,7 @@ func (d *dialect) Open(r wire.Resume) (wire.Codec, error) {
 		dialect:   d,
 		topics:    make([]string, 0, len(r.Subs)),
 		subs:      make([]map[string]*sub, len(d.channels)),
-		whole:     map[*sub]struct{}{},
+		unbroken:  map[*sub]struct{}{},
 		confirmed: map[*sub]struct{}{},
 	}
 	c.scan.wanted = d.members

@@ -51,8 +51,8 @@ func TestErrorsHoldNoPayload(t *testing.T) {
 	}
 }
 
-// TestUnaskableTopics: no subscription can have such a name, so nobody gets it.
-func TestUnaskableTopics(t *testing.T) {
+// TestInvalidProducts: no subscription can have such a topic, so there is no event.
+func TestInvalidProducts(t *testing.T) {
 	c := open(t, mustNew(t, Coinbase()))
 	for _, product := range []string{`*`, `A-*`, `\u0000`, `a\nb`, `/a`, `a//b`, strings.Repeat("a", 249)} {
 		expect(t, c, `{"type":"ticker","product_id":"`+product+`"}`)
@@ -88,8 +88,8 @@ func TestTooManyTopics(t *testing.T) {
 	}
 }
 
-// TestEventsAreBoundedByBytes: holes and empty confirmations are cheap to send,
-// so they must not make many events each.
+// TestEventsAreBoundedByBytes: holes and empty confirmations are cheap to send, so
+// none of them may cause many events.
 func TestEventsAreBoundedByBytes(t *testing.T) {
 	c := open(t, mustNew(t, exchange()))
 	var b strings.Builder
@@ -106,7 +106,7 @@ func TestEventsAreBoundedByBytes(t *testing.T) {
 	if err := c.Decode(wire.Frame{Type: wire.Text, Data: []byte(b.String())}, &out); err != nil {
 		t.Fatal(err)
 	}
-	if n := len(out.List); n != 2*1001+1 { // subscribed, reset, and one strange type
+	if n := len(out.List); n != 2*1001+1 { // subscribed, reset, and one unknown type
 		t.Errorf("got %d events", n)
 	}
 }
@@ -142,7 +142,7 @@ func FuzzDecode(f *testing.F) {
 	})
 }
 
-// checkEvents is what must hold of every event, whatever the bytes were.
+// checkEvents checks what must hold for every event, whatever the input was.
 func checkEvents(t *testing.T, d wire.Dialect, live map[string]bool, data []byte, out *wire.Events) {
 	for i := range out.List {
 		e := &out.List[i]
@@ -153,7 +153,7 @@ func checkEvents(t *testing.T, d wire.Dialect, live map[string]bool, data []byte
 			continue
 		}
 		if err := d.CheckTopic(wire.UseSubscribe, e.Name); err != nil {
-			t.Fatalf("%q: event for a topic nobody can ask for: %v", data, err)
+			t.Fatalf("%q: event for a topic that cannot be subscribed to: %v", data, err)
 		}
 		switch e.Kind {
 		case wire.EventSubscribed:

@@ -7,12 +7,12 @@ import (
 	"github.com/limpet-go/limpet/wire"
 )
 
-// request writes one kind of Request.
+// request is a compiled Request.
 type request struct {
 	head              []byte // the constant members, without the closing brace
-	channel, product  string // members
-	manyCh, manyProds bool   // they hold lists
-	max               int
+	channel, product  string // members; channel is empty if the request names none
+	manyCh, manyProds bool   // these members hold lists
+	max               int    // products in one message
 }
 
 func newRequest(r *Request) *request {
@@ -37,13 +37,13 @@ func newRequest(r *Request) *request {
 	return q
 }
 
-// group is topics with the same products.
+// group is a set of channels that are requested with the same products.
 type group struct {
 	channels []string
 	products []string
 }
 
-// write appends the messages for topics, all of which are valid.
+// write appends the messages for topics, which must be valid.
 func (q *request) write(d *dialect, topics []string, out *wire.Frames) {
 	for _, g := range q.groups(d, topics) {
 		for products := range slices.Chunk(g.products, q.max) {
@@ -95,6 +95,7 @@ func (q *request) member(b []byte, name string) []byte {
 	return append(quote(b, name), ':')
 }
 
+// list appends values as a JSON array, or the first one as a string.
 func list(b []byte, values []string, many bool) []byte {
 	if !many {
 		return quote(b, values[0])
@@ -109,7 +110,7 @@ func list(b []byte, values []string, many bool) []byte {
 	return append(b, ']')
 }
 
-// quote appends s, which is UTF-8, as a JSON string.
+// quote appends s, which must be UTF-8, as a JSON string.
 func quote(b []byte, s string) []byte {
 	text, err := json.Marshal(s)
 	if err != nil {

@@ -12,24 +12,25 @@ import (
 // maxDepth bounds the nesting of a message, and with it the scanner's stack.
 const maxDepth = 32
 
-// invalid is the peer's failure to send well-formed data (RFC 6455, section
-// 7.4.1, code 1007).
+// invalid returns the error for data that is not well formed: close code 1007 (RFC
+// 6455, section 7.4.1).
 func invalid(reason string) error { return &wire.CodeError{Code: 1007, Reason: reason} }
 
 var errSyntax = errors.New("syntax")
 
-// scanner checks one JSON text (RFC 8259) in one pass and notes where the
-// wanted members of its objects are. It allocates nothing.
+// scanner checks one JSON text (RFC 8259) in one pass and notes where the wanted
+// members of its top-level objects are. It allocates nothing.
 type scanner struct {
 	data   []byte
-	at     int
+	at     int      // index of the next byte
 	wanted []string // names of members
 	found  []span   // by index in wanted, of the object scanned last
 }
 
-// span is the value of a member; the zero span is no value.
+// span is the place of a member's value; zero if the member is absent.
 type span struct{ from, to int }
 
+// space skips white space.
 func (s *scanner) space() {
 	for s.at < len(s.data) {
 		switch s.data[s.at] {
@@ -41,7 +42,7 @@ func (s *scanner) space() {
 	}
 }
 
-// peek is the next byte, or 0 at the end: no JSON token begins with 0.
+// peek returns the next byte, or 0 at the end: no JSON token begins with 0.
 func (s *scanner) peek() byte {
 	if s.at < len(s.data) {
 		return s.data[s.at]
@@ -49,6 +50,7 @@ func (s *scanner) peek() byte {
 	return 0
 }
 
+// take skips c if it is the next byte.
 func (s *scanner) take(c byte) bool {
 	if s.peek() != c {
 		return false
@@ -63,6 +65,7 @@ func (s *scanner) message() error {
 	return s.object(1, true)
 }
 
+// object scans an object; with note it records the wanted members.
 func (s *scanner) object(depth int, note bool) error {
 	if depth > maxDepth || !s.take('{') {
 		return errSyntax
@@ -102,8 +105,8 @@ func (s *scanner) object(depth int, note bool) error {
 	}
 }
 
-// note keeps the value of a wanted member. Two members of one name would mean
-// different things to different readers, so they are refused.
+// note records the place of a wanted member. A name that occurs twice is refused,
+// because readers differ on which value counts.
 func (s *scanner) note(quoted []byte, value span) error {
 	name := quoted[1 : len(quoted)-1]
 	if bytes.IndexByte(name, '\\') >= 0 {
@@ -196,7 +199,7 @@ func (s *scanner) number() error {
 	return nil
 }
 
-// digits takes at least one digit.
+// digits skips digits and reports whether there was one.
 func (s *scanner) digits() bool {
 	from := s.at
 	for digit(s.peek()) {
@@ -205,7 +208,7 @@ func (s *scanner) digits() bool {
 	return s.at > from
 }
 
-// str takes a string. Its bytes are known to be UTF-8.
+// str skips a string. The text has been checked for UTF-8.
 func (s *scanner) str() error {
 	if !s.take('"') {
 		return errSyntax
@@ -249,9 +252,9 @@ func digit(c byte) bool { return '0' <= c && c <= '9' }
 
 func hex(c byte) bool { return digit(c) || 'a' <= c|0x20 && c|0x20 <= 'f' }
 
-// text is the value of member i as text, which a string or a number is. It
-// aliases the frame unless the string has escapes. An absent or null member
-// has none.
+// text returns the value of member i, which must be a string or a number, as text.
+// It refers to the frame unless the string has escapes. It returns nil for a
+// member that is absent or null.
 func (s *scanner) text(i int) ([]byte, error) {
 	raw := s.raw(i)
 	if len(raw) == 0 {
@@ -274,7 +277,7 @@ func (s *scanner) text(i int) ([]byte, error) {
 	return nil, invalid("member " + strconv.Quote(s.wanted[i]) + " is neither a string nor a number")
 }
 
-// raw is the JSON text of member i, empty if it is absent.
+// raw returns the JSON text of member i, empty if it is absent.
 func (s *scanner) raw(i int) []byte {
 	if i < 0 {
 		return nil
@@ -282,7 +285,7 @@ func (s *scanner) raw(i int) []byte {
 	return s.data[s.found[i].from:s.found[i].to]
 }
 
-// count is the value of member i as a counter, and whether it is there.
+// count returns the value of member i as a counter, and whether it is present.
 func (s *scanner) count(i int) (uint64, bool, error) {
 	text, err := s.text(i)
 	if err != nil {
@@ -300,7 +303,7 @@ func (s *scanner) count(i int) (uint64, bool, error) {
 		n = n*10 + d
 	}
 	if len(text) == 0 {
-		return 0, false, invalid("member " + strconv.Quote(s.wanted[i]) + " is empty, want a number")
+		return 0, false, invalid("member " + strconv.Quote(s.wanted[i]) + " is empty; want a number")
 	}
 	return n, true, nil
 }

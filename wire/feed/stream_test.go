@@ -101,7 +101,7 @@ type consumer struct {
 	last    uint64
 	based   bool
 	seen    bool   // subscribed on an earlier connection
-	stream  []item // what a consumer gets
+	stream  []item // what a consumer receives
 	repeats int
 }
 
@@ -138,8 +138,8 @@ func (c *consumer) take(t *testing.T, e *wire.Event) {
 	}
 }
 
-// TestRandomConnections: for every product, what is delivered and what is told
-// as lost make up all numbers, each once and in order.
+// TestRandomConnections: for every product, the numbers that are delivered and
+// those that are reported as lost make up all numbers, each once and in order.
 func TestRandomConnections(t *testing.T) {
 	seed := rand.Uint64()
 	t.Logf("seed %d", seed)
@@ -190,7 +190,7 @@ func TestRandomConnections(t *testing.T) {
 		}
 		p := r.IntN(products)
 		if i < products {
-			p = i // everybody has a base before the first loss
+			p = i // every product has a base before the first loss
 		}
 		made[p]++
 		if !online && i >= products {
@@ -203,29 +203,29 @@ func TestRandomConnections(t *testing.T) {
 	}
 	for p := range products {
 		next := uint64(1)
-		var told []uint64
+		var reported []uint64
 		c := consumers[fmt.Sprintf("matches/P%d", p)]
 		for _, it := range c.stream {
 			if it.kind == 'r' || it.from != next {
 				t.Fatalf("P%d: %c (%d..%d), want %d next", p, it.kind, it.from, it.to, next)
 			}
 			for n := it.from; it.kind == 'g' && n <= it.to; n++ {
-				told = append(told, n)
+				reported = append(reported, n)
 			}
 			next = it.to + 1
 		}
-		// What was lost after the last message of P is told by nobody yet.
+		// A loss after the last message of P has not been reported yet.
 		missing := 0
 		for n := range lost[p] {
 			if n < next {
 				missing++
-				if !slices.Contains(told, n) {
-					t.Errorf("P%d: %d was lost and not told", p, n)
+				if !slices.Contains(reported, n) {
+					t.Errorf("P%d: %d was lost and not reported", p, n)
 				}
 			}
 		}
-		if missing != len(told) || len(told) == 0 || c.repeats == 0 {
-			t.Errorf("P%d: %d lost, %d told as lost, %d repeats", p, missing, len(told), c.repeats)
+		if missing != len(reported) || len(reported) == 0 || c.repeats == 0 {
+			t.Errorf("P%d: %d lost, %d reported as lost, %d repeats", p, missing, len(reported), c.repeats)
 		}
 		if next-1 != made[p] {
 			t.Errorf("P%d: the stream ends at %d of %d", p, next-1, made[p])

@@ -3,7 +3,7 @@
 // There is no common protocol: a client sends a subscribe message for some
 // channels and products, then the server pushes JSON objects with a type, a
 // product and perhaps a number. What differs from one server to the next is
-// data, so a Table describes it and New turns the table into a wire.Dialect.
+// data: a Table describes it, and New turns the table into a wire.Dialect.
 //
 // A topic is "channel/product", for example "matches/BTC-USD". Data arrives
 // with the object as its payload, byte for byte, and the object's type as
@@ -11,75 +11,112 @@
 //
 //   - A channel with a Number: the numbers of one product are dense, so a
 //     missing one is a Gap and a repeated one is dropped, across connections.
-//   - A channel without: nothing is known after a reconnect, so the client
-//     reports a Reset; most such channels then send a snapshot.
+//   - A channel without a Number: nothing is known after a reconnect, so the
+//     client reports a Reset. Most such channels then send a snapshot.
 //   - Table.Sequence counts the messages of one connection. A hole in it cannot
-//     be blamed on one topic, so every subscription without numbers of its own
-//     gets a Reset (CauseLost) at that place.
+//     be attributed to one topic, so every subscription without numbers of its
+//     own gets a Reset (CauseLost) at that place.
 package feed
 
 import "github.com/limpet-go/limpet/wire"
 
-// Table describes one server's language. A member is always the name of a
+// Table describes the language of one server. A member is always the name of a
 // member at the top level of a message. The zero value of an optional field
-// means that the server has no such thing.
+// means that the server has no such feature.
 type Table struct {
-	Name string // of the dialect: lower-case letters, digits and '-'
+	// Name is the name of the dialect: lower-case letters, digits and '-'.
+	Name string
 
-	Subscribe   Request
-	Unsubscribe Request // optional
+	// Subscribe is the message that subscribes.
+	Subscribe Request
 
-	Type     string // member that holds the type of a message
-	Channel  string // optional: member that names the channel; without it the type tells the channel
-	Product  string // member that holds the product
-	Sequence string // optional: member that counts all messages of a connection, by one
+	// Unsubscribe is the message that unsubscribes. Optional.
+	Unsubscribe Request
 
+	// Type is the member that holds the type of a message.
+	Type string
+
+	// Channel is the member that names the channel of a message. Optional:
+	// without it the type of a message determines its channel.
+	Channel string
+
+	// Product is the member that holds the product.
+	Product string
+
+	// Sequence is the member that counts all messages of a connection, in steps
+	// of one. Optional.
+	Sequence string
+
+	// Channels are the streams that can be subscribed to. There must be at
+	// least one.
 	Channels []Channel
 
-	Confirm    Confirm      // optional
-	Error      ErrorMessage // optional
-	Heartbeats []string     // types that only say that the server lives
-	Ignored    []string     // types that are of no interest
+	// Confirm is the message that confirms subscriptions. Optional.
+	Confirm Confirm
+
+	// Error is the message that reports an error. Optional.
+	Error ErrorMessage
+
+	// Heartbeats are the types of messages that only show that the server is
+	// alive.
+	Heartbeats []string
+
+	// Ignored are the types of messages to ignore.
+	Ignored []string
 
 	// Ping is how an idle server is asked for a sign of life: wire.PingControl
-	// or wire.PingNone.
+	// or wire.PingNone. Defaults to wire.PingControl.
 	Ping wire.Ping
 }
 
 // Channel is one kind of stream. Without Table.Channel a type belongs to one
 // channel only.
 type Channel struct {
-	Name string // in topics and in requests: no '/', no '*'
+	// Name is the channel's name in topics and in requests. It has no '/', no
+	// '*' and at most 253 bytes.
+	Name string
 
-	Types     []string // of ordinary messages
-	Snapshots []string // of messages that hold the whole state
-	Repeats   []string // of messages that repeat the last one; marked Redelivered
+	// Types are the types of ordinary messages.
+	Types []string
 
-	// Number is the member that counts the messages of one product, by one: a
-	// JSON number or a decimal string below 2^64, in every message of the
-	// channel. Empty means that messages are not numbered.
+	// Snapshots are the types of messages that hold the whole state.
+	Snapshots []string
+
+	// Repeats are the types of messages that repeat the last one. They are
+	// marked as Redelivered.
+	Repeats []string
+
+	// Number is the member that counts the messages of one product, in steps of
+	// one: a JSON number or a decimal string below 2^64, present in every
+	// message of the channel. Empty means that messages are not numbered.
 	Number string
 
 	// Replay is how many messages before the last one the server may repeat
-	// after a subscribe. A first number on a connection that is further back
-	// than that means that the feed has restarted; within a connection a number
-	// that was passed is a late repeat.
+	// after a subscribe. If the first number on a connection is further back,
+	// the feed has restarted. Later on a connection, a number that was already
+	// passed is a late repeat.
 	Replay uint64
 }
 
-// Request is how a set of topics is subscribed or unsubscribed: a JSON object
-// of Fields followed by the products and the channels. Several topics share a
-// message where the lists allow it.
+// Request is how topics are subscribed or unsubscribed: a JSON object of Fields
+// followed by the products and the channels. Several topics share a message
+// where the lists allow it.
 type Request struct {
+	// Fields are the constant members.
 	Fields []Field
 
-	// At most one of each pair. Channel and Product hold one string, Channels
-	// and Products a list of strings. A table of one channel may omit both
-	// Channel and Channels.
+	// Channel is the member for one channel, a string; Channels is the member
+	// for a list of them. At most one may be set. A table with one channel may
+	// omit both.
 	Channel, Channels string
+
+	// Product is the member for one product, a string; Products is the member
+	// for a list of them. Exactly one must be set.
 	Product, Products string
 
-	Max int // products in one message; 0 means 100
+	// Max is the largest number of products in one message. Defaults to 100;
+	// with Product it is 1.
+	Max int
 }
 
 // Field is a constant member of a request.
@@ -88,27 +125,46 @@ type Field struct {
 	JSON string // the value as JSON text
 }
 
-// Confirm is the message that tells what is subscribed.
+// Confirm is the message that says what is subscribed.
 type Confirm struct {
-	Type  string // of the confirmation; empty: the server sends none
-	Ended string // optional: type of a message of the same shape that confirms an unsubscribe
+	// Type is the type of the confirmation. Empty means that the server sends
+	// none.
+	Type string
 
-	List     string // optional: member that holds a list of entries; without it the message is the one entry
-	Channel  string // member of an entry: one channel or a list of them
-	Products string // member of an entry: one product or a list of them
+	// Ended is the type of a message of the same shape that confirms an
+	// unsubscribe. Optional; excludes Complete.
+	Ended string
 
-	// Complete says that a confirmation lists all that is subscribed, so that
-	// what an earlier one listed and this one does not is subscribed no longer.
+	// List is the member that holds a list of entries. Optional: without it the
+	// message itself is the only entry.
+	List string
+
+	// Channel is the member of an entry that names one channel or a list of
+	// them.
+	Channel string
+
+	// Products is the member of an entry that names one product or a list of
+	// them.
+	Products string
+
+	// Complete means that a confirmation lists everything that is subscribed: a
+	// subscription that an earlier one listed and this one does not has ended.
 	Complete bool
 }
 
-// ErrorMessage is how the server complains. A complaint that names a channel
-// and a product ends that subscription; any other is reported and changes
-// nothing.
+// ErrorMessage is how the server reports an error. An error that names a
+// channel and a product ends that subscription; any other is reported and has no
+// effect.
 type ErrorMessage struct {
-	Type             string
-	Text, Detail     string // optional members that hold words for a person
-	Channel, Product string // optional members, both or none
+	// Type is the type of the message. Empty means that the server sends none.
+	Type string
+
+	// Text and Detail are the members that hold a text for people. Optional.
+	Text, Detail string
+
+	// Channel and Product are the members that name the subscription. Set both
+	// or neither.
+	Channel, Product string
 }
 
 // TableError says which field of a Table is wrong.
@@ -117,4 +173,5 @@ type TableError struct {
 	Problem string
 }
 
+// Error returns the field and the problem.
 func (e *TableError) Error() string { return "feed: table field " + e.Field + ": " + e.Problem }

@@ -8,8 +8,8 @@ import (
 	"github.com/limpet-go/limpet/wire"
 )
 
-// exchange is a table of our own with everything a table can have: a channel
-// member, numbers of the connection, numbers of a product, replay.
+// exchange is a table that uses every feature: a channel member, numbers of the
+// connection, numbers of a product, replay.
 func exchange() Table {
 	return Table{
 		Name:        "exchange",
@@ -31,7 +31,7 @@ func exchange() Table {
 	}
 }
 
-// bare is the poorest table: one channel, nothing optional.
+// bare is the smallest table: one channel, no optional field.
 func bare() Table {
 	return Table{
 		Name:      "bare",

@@ -98,8 +98,8 @@ func BenchmarkDecode(b *testing.B) {
 	}
 }
 
-// BenchmarkEvents is the client's way: from bytes to events, the least that a
-// message has beside 64 bytes of payload.
+// BenchmarkEvents measures the client's way from bytes to events, for a message
+// with 64 bytes of payload and as few fields as possible.
 func BenchmarkEvents(b *testing.B) {
 	least := Frame{Type: TypeMsg, Msg: Msg{Ch: 3, S: 1048577, P: 1048576, HasP: true, ID: testID, Payload: envelope.Msg.Payload[:64]}}
 	for _, enc := range encodings {

@@ -7,42 +7,65 @@ import (
 	"github.com/limpet-go/limpet/wire"
 )
 
-// Limits of the protocol where no others are announced (docs/protocol.md,
-// section 1).
+// Limits of the protocol, in force unless the server announces others
+// (docs/protocol.md, section 1).
 const (
-	MaxBatch      = 64 << 10  // encoded bytes of a batch that holds more than one frame
+	MaxBatch      = 64 << 10  // encoded bytes of a batch of more than one frame
 	MaxFrames     = 4096      // frames of one batch
 	MaxPayload    = 256 << 10 // bytes of one payload
-	MaxHeaders    = 32
-	MaxHeaderSize = 8 << 10 // bytes of content type, header keys and values of a message
-	MaxName       = 255     // bytes of a session id and of an epoch
-	MaxHelloSubs  = 256
-	MaxSubs       = 10000 // subscriptions of one session
-	MaxDepth      = 32    // of a payload that travels as JSON
-	MaxRanges     = 32    // of welcome.sack and ack.x
-	MaxRejects    = 4096  // of welcome.out and ack.n
-	MaxToken      = 8 << 10
-	MaxTag        = 16
-	MaxReason     = 256 // bytes of err.msg and unsub.msg; more is cut off
+	MaxHeaders    = 32        // headers of one message
+	MaxHeaderSize = 8 << 10   // bytes of content type, header keys and header values of one message
+	MaxName       = 255       // bytes of a session id and of an epoch
+	MaxHelloSubs  = 256       // subscriptions of one hello
+	MaxSubs       = 10000     // subscriptions of one session
+	MaxDepth      = 32        // nesting of a payload that travels as JSON
+	MaxRanges     = 32        // ranges of welcome.sack and of ack.x
+	MaxRejects    = 4096      // entries of welcome.out and of ack.n
+	MaxToken      = 8 << 10   // bytes of a token
+	MaxTag        = 16        // bytes of a tag
+	MaxReason     = 256       // bytes of err.msg and of unsub.msg; the rest is cut off
 )
 
-// DecodeLimits bounds what Decode accepts and so what it allocates. A zero
-// field means the default.
+// DecodeLimits bounds what Decode accepts, and so what it allocates. A zero or
+// negative field means the default; Unlimited lifts a limit.
 type DecodeLimits struct {
-	Batch      int // encoded bytes of a batch of more than one frame
-	Frames     int // frames of a batch
-	Payload    int // bytes
-	Headers    int
-	HeaderSize int // bytes of content type, keys and values
-	Subs       int // of one hello
-	Depth      int // of nested JSON; 64 at most
-	Ranges     int // of one welcome.sack or ack.x
-	Rejects    int // of one welcome.out or ack.n
-	Credits    int // of one ack.dcr
-	Token      int // bytes
+	// Batch bounds a batch of more than one frame, in encoded bytes. Defaults
+	// to MaxBatch.
+	Batch int
+
+	// Frames bounds the frames of a batch. Defaults to MaxFrames.
+	Frames int
+
+	// Payload bounds a payload, in bytes. Defaults to MaxPayload.
+	Payload int
+
+	// Headers bounds the headers of a message. Defaults to MaxHeaders.
+	Headers int
+
+	// HeaderSize bounds content type, header keys and header values of a
+	// message together, in bytes. Defaults to MaxHeaderSize.
+	HeaderSize int
+
+	// Subs bounds the subscriptions of a hello. Defaults to MaxHelloSubs.
+	Subs int
+
+	// Depth bounds the nesting of JSON. Defaults to MaxDepth; at most 64.
+	Depth int
+
+	// Ranges bounds welcome.sack and ack.x. Defaults to MaxRanges.
+	Ranges int
+
+	// Rejects bounds welcome.out and ack.n. Defaults to MaxRejects.
+	Rejects int
+
+	// Credits bounds ack.dcr. Defaults to MaxSubs.
+	Credits int
+
+	// Token bounds a token, in bytes. Defaults to MaxToken.
+	Token int
 }
 
-// DefaultLimits are the limits of the protocol.
+// DefaultLimits are the limits of the protocol. Do not change them.
 var DefaultLimits = DecodeLimits{
 	Batch:      MaxBatch,
 	Frames:     MaxFrames,
@@ -57,10 +80,11 @@ var DefaultLimits = DecodeLimits{
 	Token:      MaxToken,
 }
 
-// Unlimited lifts one limit of DecodeLimits: the size of the WebSocket message
-// is then the only bound.
+// Unlimited lifts one limit of DecodeLimits. The size of the WebSocket message is
+// then the only bound.
 const Unlimited = math.MaxInt
 
+// setDefaults replaces the fields that are not set.
 func (l *DecodeLimits) setDefaults() {
 	def := func(v *int, d int) {
 		if *v <= 0 {
@@ -81,14 +105,14 @@ func (l *DecodeLimits) setDefaults() {
 	l.Depth = min(l.Depth, deepest)
 }
 
-// The two tokens of Sec-WebSocket-Protocol.
+// The tokens of Sec-WebSocket-Protocol (docs/protocol.md, section 1).
 const (
 	subprotocolBinary = "limpet.v1.bin"
 	subprotocolJSON   = "limpet.v1.json"
 )
 
-// Subprotocol is the Sec-WebSocket-Protocol token of enc, empty for a value
-// that is no encoding.
+// Subprotocol returns the Sec-WebSocket-Protocol token of enc; empty if enc is
+// neither JSON nor Binary.
 func Subprotocol(enc Encoding) string {
 	switch enc {
 	case Binary:
@@ -99,7 +123,8 @@ func Subprotocol(enc Encoding) string {
 	return ""
 }
 
-// EncodingOf is the encoding that a negotiated subprotocol stands for.
+// EncodingOf returns the encoding that a negotiated subprotocol stands for. It
+// returns false for a token that is not one of limpet.v1.
 func EncodingOf(subprotocol string) (Encoding, bool) {
 	switch subprotocol {
 	case subprotocolBinary:
@@ -110,7 +135,7 @@ func EncodingOf(subprotocol string) (Encoding, bool) {
 	return 0, false
 }
 
-// FrameType is the type of the WebSocket messages that carry enc.
+// FrameType returns the type of the WebSocket messages that carry enc.
 func (enc Encoding) FrameType() wire.FrameType {
 	if enc == Binary {
 		return wire.Binary
@@ -118,13 +143,14 @@ func (enc Encoding) FrameType() wire.FrameType {
 	return wire.Text
 }
 
-var names = [...]string{"", "hello", "welcome", "msg", "ack", "sub", "subok", "unsub",
+// typeNames are the JSON names of the frame types, by number.
+var typeNames = [...]string{"", "hello", "welcome", "msg", "ack", "sub", "subok", "unsub",
 	"gap", "reset", "auth", "goaway", "ping", "pong", "err"}
 
-// String is the name of t in JSON.
+// String returns the name of t in JSON.
 func (t Type) String() string {
 	if t >= TypeHello && t <= TypeErr {
-		return names[t]
+		return typeNames[t]
 	}
 	return fmt.Sprintf("type %d", uint8(t))
 }
@@ -132,27 +158,28 @@ func (t Type) String() string {
 // typeNamed finds the type called name.
 func typeNamed(name []byte) (Type, bool) {
 	for t := TypeHello; t <= TypeErr; t++ {
-		if string(name) == names[t] {
+		if string(name) == typeNames[t] {
 			return t, true
 		}
 	}
 	return 0, false
 }
 
-// sentBy reports whether a peer of direction d may send t.
-func (t Type) sentBy(d Dir) bool {
+// sentBy reports whether s may send a frame of type t: the column dir of the
+// frame table.
+func (t Type) sentBy(s Sender) bool {
 	switch t {
 	case TypeHello, TypeSub:
-		return d == FromClient
+		return s == FromClient
 	case TypeWelcome, TypeSubOK, TypeGap, TypeReset:
-		return d == FromServer
+		return s == FromServer
 	}
 	return true
 }
 
-// Append appends frames as one batch, the data of one WebSocket message. It
-// fails, and then returns dst as it was, on a frame that no peer could read:
-// its member is nil, a string is not UTF-8, a tag is longer than MaxTag. It
+// Append appends frames to dst as one batch, the data of one WebSocket message.
+// It fails on a frame that no peer could read: its member is nil, a string is
+// not UTF-8, or a tag is longer than MaxTag. It then returns dst unchanged. It
 // does not enforce the limits of size: see Size. The frames are only read.
 func Append(dst []byte, enc Encoding, frames []Frame) ([]byte, error) {
 	w := writer{b: dst, bin: enc == Binary}
@@ -175,14 +202,14 @@ func Append(dst []byte, enc Encoding, frames []Frame) ([]byte, error) {
 	return w.b, nil
 }
 
-// frameError is the error of Append.
+// frameError is the error of Append: what cannot be encoded.
 type frameError struct{ what string }
 
 func (e *frameError) Error() string { return "native: cannot encode: " + e.what }
 
-// Size is an upper bound of the bytes that f adds to a batch; a JSON batch of
-// more than one frame has two bytes more. In binary it is exact. For a message
-// it does not allocate.
+// Size returns an upper bound of the bytes that f adds to a batch; in binary it is
+// exact. A JSON batch of more than one frame has two bytes more, its brackets.
+// Size does not allocate for a message.
 func Size(enc Encoding, f *Frame) int {
 	if f.Type == TypeMsg {
 		if enc != Binary {
@@ -200,38 +227,39 @@ func Size(enc Encoding, f *Frame) int {
 	return len(w.b) + len(`,`)
 }
 
-// Decode parses the batch in data, which dir sent, and appends its frames to
+// Decode parses the batch in data, which sender sent, and appends its frames to
 // dst. Frames that the protocol says to ignore are left out. Nothing in the
-// result refers to data. An error is a *wire.CodeError that names the close
-// code; dst is then returned as it was.
+// result refers to data. The error is a *wire.CodeError with the close code;
+// dst is then returned unchanged.
 //
-// Decode checks shape, not sense: topics, numbers and order are the caller's.
-// A field given twice is refused, because two readers could disagree on it;
-// what the protocol says to ignore, and the inside of a payload, may say
-// anything that is well formed.
-func Decode(dst []Frame, enc Encoding, dir Dir, data []byte, lim DecodeLimits) ([]Frame, error) {
+// Decode checks the syntax only: topics, numbers and order are checked by the
+// caller. A field that occurs twice is refused, because two readers could
+// disagree on its value. What the protocol says to ignore, and the inside of a
+// payload, may be anything well formed.
+func Decode(dst []Frame, enc Encoding, sender Sender, data []byte, lim DecodeLimits) ([]Frame, error) {
 	var r reader
-	r.data, r.end, r.bin, r.dir = data, len(data), enc == Binary, dir
+	r.data, r.end, r.bin, r.sender = data, len(data), enc == Binary, sender
 	r.lim = lim
 	r.lim.setDefaults()
 	n := len(dst)
-	for k := 0; r.another(k); k++ {
-		var u usual
-		if end := u.find(data, r.i, enc, dir, &r.lim); end > 0 {
-			if payload, ok := u.take(); ok {
+	for k := 0; r.nextFrame(k); k++ {
+		var fast fastMessage
+		if end := fast.find(data, r.i, enc, sender, &r.lim); end > 0 {
+			if payload, ok := fast.take(); ok {
 				dst = append(dst, Frame{})
 				f := &dst[len(dst)-1]
 				f.Type = TypeMsg
-				u.msg(&f.Msg)
-				f.Msg.HasP, f.Msg.Payload = dir == FromServer, payload
+				fast.msg(&f.Msg)
+				f.Msg.HasP, f.Msg.Payload = sender == FromServer, payload
 				r.i = end
-				r.count(len(dst) - n)
+				r.countFrames(len(dst) - n)
 				continue
 			}
 		}
-		dst = r.any(dst)
-		r.count(len(dst) - n)
+		dst = r.anyFrame(dst)
+		r.countFrames(len(dst) - n)
 	}
+	// A batch of one frame may be larger than the limit: docs/protocol.md, section 1.
 	if r.code == 0 && len(data) > r.lim.Batch && len(dst) > n+1 {
 		r.fail(CloseFrameTooBig, "batch longer than its limit")
 	}

@@ -14,13 +14,12 @@ var testID = wire.ID{1, 0x98, 0x0f, 0x0e, 1, 2, 0x73, 4, 0x85, 6, 7, 8, 9, 10, 1
 
 const big = 1 << 60
 
-// every is each frame with every field set, and with as few as its sender may
-// set.
+// every is each frame with all fields set, and with as few as its sender may set.
 var every = []struct {
-	name string
-	dir  Dir
-	json string
-	f    Frame
+	name   string
+	sender Sender
+	json   string
+	f      Frame
 }{
 	{"hello, least", FromClient, `{"t":"hello","cn":7}`, Frame{Type: TypeHello, Hello: &Hello{CN: 7}}},
 	{"hello, most", FromClient,
@@ -98,7 +97,7 @@ func TestEveryFrame(t *testing.T) {
 				if size := Size(enc, &tt.f); size < len(data) {
 					t.Errorf("encoding %d: Size = %d, encoded %d", enc, size, len(data))
 				}
-				got, err := Decode(nil, enc, tt.dir, data, DefaultLimits)
+				got, err := Decode(nil, enc, tt.sender, data, DefaultLimits)
 				if err != nil {
 					t.Fatalf("encoding %d: %v", enc, err)
 				}
@@ -110,7 +109,7 @@ func TestEveryFrame(t *testing.T) {
 	}
 }
 
-// A truncated batch is refused whole, wherever the cut is.
+// A truncated batch is refused as a whole, wherever it is cut.
 func TestTruncated(t *testing.T) {
 	for _, enc := range encodings {
 		for _, tt := range every {
@@ -123,7 +122,7 @@ func TestTruncated(t *testing.T) {
 			whole[Size(Binary, &ping[0])] = enc == Binary
 			for n := range data {
 				dst := []Frame{{Type: TypePong}}
-				got, err := Decode(dst, enc, tt.dir, data[:n:n], DefaultLimits)
+				got, err := Decode(dst, enc, tt.sender, data[:n:n], DefaultLimits)
 				if whole[n] {
 					continue
 				}
@@ -170,14 +169,14 @@ func TestTopics(t *testing.T) {
 	}
 }
 
-// A field from a later version changes nothing, in whichever object it stands.
+// A field from a later version changes nothing, in any object.
 func TestUnknownFields(t *testing.T) {
 	for _, tt := range every {
 		if strings.Contains(tt.json, `"h":{`) || strings.Contains(tt.json, `"d":{`) {
 			continue
 		}
 		text := strings.ReplaceAll(tt.json, "{", `{"zz":[{"t":null},-1.5e-3],`)
-		got, err := Decode(nil, JSON, tt.dir, []byte(text), DefaultLimits)
+		got, err := Decode(nil, JSON, tt.sender, []byte(text), DefaultLimits)
 		if err != nil || len(got) != 1 || !reflect.DeepEqual(got[0], tt.f) {
 			t.Errorf("%s: %v\n got %+v\nwant %+v", tt.name, err, got, tt.f)
 		}
@@ -192,8 +191,8 @@ func TestEscapes(t *testing.T) {
 	}
 }
 
-// Payloads come out of both encodings as they went in; those that JSON would
-// change do not travel as JSON.
+// Both encodings preserve payloads; a payload that JSON would change does not
+// travel as JSON.
 func TestPayloads(t *testing.T) {
 	for payload, embedded := range map[string]bool{
 		"": false, "null": true, "1": true, `""`: true, "{}": true, "[ 1 ,\n2 ]": true, `{"a":1,"a":2}`: true, `"\ud800"`: true, "-0.0E+1": true,
@@ -217,7 +216,7 @@ func TestPayloads(t *testing.T) {
 	}
 }
 
-// A frame that no peer could read is refused by Append, and dst is as before.
+// Append refuses a frame that no peer could read, and returns dst unchanged.
 func TestAppendFails(t *testing.T) {
 	for _, f := range []Frame{
 		{}, {Type: 15}, {Type: TypeAck}, {Type: TypeHello}, {Type: TypeErr},
@@ -236,7 +235,7 @@ func TestAppendFails(t *testing.T) {
 	}
 }
 
-// Both ends cut a text for people to its bound, between two characters.
+// Both ends cut a text for people to its bound, at a character boundary.
 func TestReasonsAreCut(t *testing.T) {
 	long, want := "x"+strings.Repeat("ü", 200), "x"+strings.Repeat("ü", 127)
 	for _, f := range []Frame{{Type: TypeErr, Err: &Err{Msg: long}}, {Type: TypeUnsub, Unsub: &Unsub{Msg: long}}} {

@@ -1,7 +1,7 @@
 package native
 
-// Close codes of limpet.v1 (docs/protocol.md, section 7). The range decides
-// what a client does, so an old client knows what to do with a new code.
+// Close codes of limpet.v1 (docs/protocol.md, section 7). The range of a code
+// decides what a client does, so an old client can handle a new code.
 const (
 	CloseProtocolError      = 4000
 	CloseBadFrame           = 4001
@@ -35,7 +35,8 @@ const (
 	CloseRolledBack     = 4402
 )
 
-// Codes inside frames: err, ack.n, unsub.
+// Codes inside frames: err, ack.n, welcome.out and unsub (docs/protocol.md,
+// section 7). 14 is not assigned.
 const (
 	CodeBadRequest     = 1
 	CodeForbidden      = 2

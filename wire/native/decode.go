@@ -1,49 +1,21 @@
 package native
 
-import "unicode/utf8"
-
 const (
-	reservedTypes = 64 // binary type numbers from here on are ignored if unknown
-	maxFeatures   = 32
+	reservedTypes = 64 // unknown binary types from this number on are ignored
+	maxFeatures   = 32 // words of feat
 )
 
-// another moves to frame k of the batch, false at its end.
-func (r *reader) another(k int) bool {
-	if r.bin {
-		r.end = len(r.data)
-		return r.i < r.end && r.code == 0
-	}
-	if k == 0 {
-		if !utf8.Valid(r.data) {
-			r.bad("the text is not UTF-8")
-			return false
-		}
-		r.list = r.token() == '['
-	}
-	if r.list && r.item(k) || !r.list && k == 0 {
-		return true
-	}
-	if r.code == 0 && (r.token() != 0 || r.i < r.end) {
-		r.bad("something follows the batch")
-	}
-	return false
-}
-
-// any reads the frame at i, whatever it is.
-func (r *reader) any(dst []Frame) []Frame {
+// anyFrame reads the frame at i, whatever its type, and appends it to dst. A
+// frame that the protocol says to ignore is skipped.
+func (r *reader) anyFrame(dst []Frame) []Frame {
 	if r.bin {
 		return r.frameBinary(dst)
 	}
 	return r.frameJSON(dst)
 }
 
-func (r *reader) count(n int) {
-	if n > r.lim.Frames {
-		r.fail(CloseFrameTooBig, "too many frames in a batch")
-	}
-}
-
-// frameBinary reads length, envelope and body of one frame.
+// frameBinary reads one frame: its length, the envelope, whose one field has the
+// number of the type, and the body.
 func (r *reader) frameBinary(dst []Frame) []Frame {
 	r.wt = wireBytes
 	n, ok := r.span()
@@ -64,13 +36,14 @@ func (r *reader) frameBinary(dst []Frame) []Frame {
 		dst = r.frame(dst, Type(num), object{})
 	}
 	if r.code == 0 && r.i != r.end {
-		r.bad("something follows the content of a frame")
+		r.bad("data after the content of a frame")
 	}
 	return dst
 }
 
-// frameJSON reads one object. Its type decides how the rest is read, and may
-// stand anywhere in it.
+// frameJSON reads one object. Its type decides how the rest is read and may stand
+// anywhere in the object: if it is not the first member, the object is read a
+// second time from its start.
 func (r *reader) frameJSON(dst []Frame) []Frame {
 	r.token()
 	start := r.i
@@ -105,10 +78,12 @@ func (r *reader) frameJSON(dst []Frame) []Frame {
 	return dst
 }
 
-// frame appends a frame of type t. o is where reading it stands in JSON.
+// frame reads the body of a frame of type t and appends the frame to dst. In
+// JSON o is the state of the object, which may be read in part; in binary it is
+// opened here.
 func (r *reader) frame(dst []Frame, t Type, o object) []Frame {
-	if !t.sentBy(r.dir) {
-		r.fail(CloseProtocolError, "a frame comes from the wrong side")
+	if !t.sentBy(r.sender) {
+		r.fail(CloseProtocolError, "a frame of a type that the sender may not send")
 		return dst
 	}
 	dst = append(dst, Frame{Type: t})
@@ -149,6 +124,7 @@ func (r *reader) frame(dst []Frame, t Type, o object) []Frame {
 	return dst
 }
 
+// msg reads the body of a msg.
 func (r *reader) msg(o *object, m *Msg) {
 	r.header = 0
 	for r.next(o) {
@@ -171,7 +147,7 @@ func (r *reader) msg(o *object, m *Msg) {
 		case 8:
 			r.headers(m)
 		case 10:
-			m.Tag = r.mark()
+			m.Tag = r.tag()
 		case 11:
 			m.Age, m.HasAge = r.age(), true
 		case 12:
@@ -192,14 +168,15 @@ func (r *reader) msg(o *object, m *Msg) {
 	if void && len(m.Payload) != 0 {
 		r.bad("an expired slot has a payload")
 	}
-	// An expired slot is only a number and an id (docs/protocol.md, section 5).
-	if r.dir == FromClient && !void && m.Topic == "" && r.code == 0 {
+	// An expired slot has only a number and an id (docs/protocol.md, section 5).
+	if r.sender == FromClient && !void && m.Topic == "" && r.code == 0 {
 		r.bad("a required field is missing")
 	}
 }
 
 const payloadTooBig = "a payload is longer than its limit"
 
+// payload reads field 6: in binary bytes, in JSON the value of d as it stands.
 func (r *reader) payload(m *Msg) {
 	if r.bin {
 		m.Payload = r.bytes(r.lim.Payload, CloseFrameTooBig, payloadTooBig)
@@ -208,7 +185,7 @@ func (r *reader) payload(m *Msg) {
 	m.Payload = r.copied(r.value(), r.lim.Payload, CloseFrameTooBig, payloadTooBig)
 }
 
-// age takes the word max for an age that nobody knows.
+// age reads the age of a message; in JSON the word max means AgeUnknown.
 func (r *reader) age() uint64 {
 	if !r.bin && r.token() == '"' {
 		text := r.text()
@@ -220,7 +197,7 @@ func (r *reader) age() uint64 {
 	return r.uint()
 }
 
-// headers reads the object h, or in binary one entry of it.
+// headers reads the object h; in binary one entry of it.
 func (r *reader) headers(m *Msg) {
 	if r.bin {
 		var k, v string
@@ -245,30 +222,33 @@ func (r *reader) headers(m *Msg) {
 	}
 }
 
-// topic reads the topic of a message. Of a client's that is too long only the
-// message is refused, by the server; a server's costs the connection.
+// topic reads the topic of a message. A topic from a client is not bounded here:
+// the server refuses that message alone. One from a server that is too long ends
+// the connection.
 func (r *reader) topic() string {
-	if r.dir == FromClient {
+	if r.sender == FromClient {
 		return r.string()
 	}
 	return r.bounded(MaxTopic, "a topic is too long")
 }
 
+// headerRoom counts n bytes of content type or header of the current message.
 func (r *reader) headerRoom(n int) {
 	if r.header += n; r.header > r.lim.HeaderSize {
 		r.fail(CloseFrameTooBig, headersTooBig)
 	}
 }
 
-const headersTooBig = "the headers are beyond their limits"
+const headersTooBig = "the headers exceed their limits"
 
+// addHeader adds one header to m, within the limits. A key must occur once.
 func (r *reader) addHeader(m *Msg, k, v string) {
 	r.headerRoom(len(k) + len(v))
 	if len(m.Header) >= r.lim.Headers {
 		r.fail(CloseFrameTooBig, headersTooBig)
 	}
 	if _, ok := m.Header[k]; ok {
-		r.bad("a header is given twice")
+		r.bad("a header occurs twice")
 	}
 	if r.code != 0 {
 		return

@@ -6,6 +6,10 @@ import (
 	"github.com/limpet-go/limpet/wire"
 )
 
+// The methods of reader below read the frame or the nested object that they are
+// named for. Field numbers are those of the frame table (docs/protocol.md,
+// section 2); an unknown field is skipped.
+
 func (r *reader) ack(o *object) *Ack {
 	a := new(Ack)
 	for r.next(o) {
@@ -62,6 +66,7 @@ func (r *reader) ranges(list []wire.Range) []wire.Range {
 	return list
 }
 
+// rangeOf reads a range: in JSON [lo,hi], in binary an object.
 func (r *reader) rangeOf() (v wire.Range) {
 	if r.bin {
 		o := r.open(&rangeSchema)
@@ -159,6 +164,7 @@ func (r *reader) hello(o *object) *Hello {
 	return h
 }
 
+// credential reads a token.
 func (r *reader) credential() string { return r.bounded(r.lim.Token, "a token is too long") }
 
 func (r *reader) uplink() *Uplink {
@@ -171,7 +177,7 @@ func (r *reader) uplink() *Uplink {
 		case 2:
 			u.Hi = r.uint()
 		case 3:
-			r.markID(&u.Tag)
+			r.tagID(&u.Tag)
 			u.HasTag = true
 		default:
 			r.skip()
@@ -216,7 +222,7 @@ func (r *reader) welcome(o *object) *Welcome {
 		case 18:
 			h.Exp = r.uint()
 		case 19:
-			r.markID(&h.Tag)
+			r.tagID(&h.Tag)
 			h.HasTag = true
 		case 20:
 			h.CN = r.uint()
@@ -242,9 +248,9 @@ func (r *reader) limits() *Limits {
 	return l
 }
 
-// words reads a text for people, cut to its bound: a long one is no reason to
-// lose the code that it explains.
-func (r *reader) words() string {
+// humanText reads a text for people, cut to MaxReason. A long text is not an
+// error: the code that it explains must not be lost.
+func (r *reader) humanText() string {
 	b := r.text()
 	return clip(string(b[:min(len(b), MaxReason+utf8.UTFMax)]), MaxReason)
 }
@@ -311,7 +317,7 @@ func (r *reader) err(o *object) *Err {
 		case 1:
 			e.Code = r.uint()
 		case 2:
-			e.Msg = r.words()
+			e.Msg = r.humanText()
 		case 3:
 			e.Ch = r.uint()
 		case 4:

@@ -1,5 +1,8 @@
 package native
 
+// The methods of reader below read the frame or the nested object that they are
+// named for, as those of decode_session.go do.
+
 func (r *reader) credit() (c Credit) {
 	o := r.open(&creditSchema)
 	for r.next(&o) {
@@ -29,7 +32,7 @@ func (r *reader) sub(o *object, b *Sub) {
 		case 5:
 			b.O = r.uint()
 		case 6:
-			b.Tag = r.mark()
+			b.Tag = r.tag()
 		case 7:
 			b.N = r.uint()
 		case 11:
@@ -54,7 +57,7 @@ func (r *reader) subok(o *object) *SubOK {
 		case 3:
 			b.O = r.uint()
 		case 4:
-			b.Tag = r.mark()
+			b.Tag = r.tag()
 		case 5:
 			b.Head = r.uint()
 		case 6:
@@ -78,7 +81,7 @@ func (r *reader) unsub(o *object) *Unsub {
 		case 2:
 			b.Code = r.uint()
 		case 3:
-			b.Msg = r.words()
+			b.Msg = r.humanText()
 		case 4:
 			b.Retry = r.uint()
 		default:
@@ -104,7 +107,7 @@ func (r *reader) gap(o *object) *Gap {
 		case 5:
 			g.N = r.uint()
 		case 6:
-			g.Tag = r.mark()
+			g.Tag = r.tag()
 		default:
 			r.skip()
 		}
@@ -124,7 +127,7 @@ func (r *reader) reset(o *object) *Reset {
 		case 3:
 			b.O = r.uint()
 		case 4:
-			b.Tag = r.mark()
+			b.Tag = r.tag()
 		case 5:
 			b.Why = ResetWhy(r.word(resetWords))
 		default:

@@ -6,10 +6,10 @@ import (
 	"github.com/limpet-go/limpet/wire"
 )
 
-// Options chooses what a client of limpet.v1 offers. The zero value is right
-// for most.
+// Options chooses what a client of limpet.v1 offers. The zero value suits most
+// clients.
 type Options struct {
-	// Encoding is the only one to be offered. Zero offers both, binary first.
+	// Encoding is the only encoding to offer. Defaults to both, binary first.
 	Encoding Encoding
 }
 
@@ -21,6 +21,7 @@ func New(o *Options) wire.Dialect {
 	return dialect{o.Encoding}
 }
 
+// dialect is limpet.v1; only is Options.Encoding.
 type dialect struct{ only Encoding }
 
 func (dialect) Name() string { return "limpet" }
@@ -54,7 +55,7 @@ func (d dialect) Attempt(a *wire.Attempt) error {
 	case JSON, Binary:
 		a.Subprotocols = []string{Subprotocol(d.only)}
 	default:
-		return fmt.Errorf("native: Options.Encoding %d is no encoding", d.only)
+		return fmt.Errorf("native: Options.Encoding is %d; use JSON, Binary or zero", d.only)
 	}
 	a.Dial = true
 	return nil

@@ -33,7 +33,7 @@ func receive(t testing.TB, c wire.Codec, enc Encoding, frames ...Frame) ([]wire.
 	}
 	var out wire.Events
 	err = c.Decode(wire.Frame{Type: enc.FrameType(), Data: data}, &out)
-	clear(data) // nothing may refer to it
+	clear(data) // no event may refer to it
 	return out.List, err
 }
 
@@ -204,8 +204,8 @@ func TestReady(t *testing.T) {
 	}
 }
 
-// What a server must not say ends the connection, and nothing of the message
-// is applied.
+// A frame that a server must not send ends the connection, and nothing of its
+// message is applied.
 func TestViolations(t *testing.T) {
 	ping := Frame{Type: TypePing}
 	welcome := Frame{Type: TypeWelcome, Welcome: &Welcome{CN: 1}}
@@ -306,7 +306,7 @@ func TestEncode(t *testing.T) {
 	}
 }
 
-// An op that cannot be said is named, and those before it are said.
+// An op that cannot be encoded is named, and those before it are encoded.
 func TestEncodeFails(t *testing.T) {
 	many := map[string]string{}
 	for i := range MaxHeaders + 1 {
@@ -350,7 +350,7 @@ func TestEncodeFails(t *testing.T) {
 	}
 }
 
-// Batches stay within the limits, no message is lost or moved, and one that is
+// Batches stay within the limits, no message is lost or reordered, and one that is
 // bigger than a batch travels alone.
 func TestPacking(t *testing.T) {
 	var ops []wire.Op
@@ -461,9 +461,9 @@ func TestVerdict(t *testing.T) {
 	}
 }
 
-// Every code of the protocol has a word and, as a close code, a verdict.
+// Every code of the protocol has a name and a verdict.
 func TestCodesHaveWords(t *testing.T) {
-	for code, word := range words {
+	for code, word := range codeNames {
 		if word == "" || CodeWord(uint64(code)) != word || verdict(code) == (wire.Verdict{}) {
 			t.Errorf("%d: word %q, verdict %+v", code, word, verdict(code))
 		}

@@ -2,15 +2,16 @@ package native
 
 import (
 	"encoding/binary"
+	"math/bits"
 	"slices"
 	"unicode/utf8"
 )
 
-// frame writes one frame: in JSON an object, in binary its length and an
-// envelope whose one field has the number of the type.
+// frame writes one frame: in JSON an object; in binary its length and an
+// envelope, whose one field has the number of the type.
 func (w *writer) frame(f *Frame) {
 	if f.Type < TypeHello || f.Type > TypeErr {
-		w.fail("a frame without a type")
+		w.fail("a frame has no type")
 		return
 	}
 	if !w.bin {
@@ -21,7 +22,7 @@ func (w *writer) frame(f *Frame) {
 			return
 		}
 		w.b = append(w.b, `{"t":"`...)
-		w.b = append(w.b, names[f.Type]...)
+		w.b = append(w.b, typeNames[f.Type]...)
 		w.b = append(w.b, '"')
 		w.body(f)
 		w.b = append(w.b, '}')
@@ -38,13 +39,14 @@ func (w *writer) frame(f *Frame) {
 		return
 	}
 	outer := w.length()
-	w.tag(int(f.Type), wireBytes)
+	w.fieldKey(int(f.Type), wireBytes)
 	inner := w.length()
 	w.body(f)
 	w.end(inner)
 	w.end(outer)
 }
 
+// body writes the fields of any frame but a msg.
 func (w *writer) body(f *Frame) {
 	switch {
 	case f.Type == TypePing || f.Type == TypePong:
@@ -72,12 +74,12 @@ func (w *writer) body(f *Frame) {
 	case f.Type == TypeErr && f.Err != nil:
 		w.err(f.Err)
 	default:
-		w.fail("a " + f.Type.String() + " frame without its content")
+		w.fail("a frame of type " + f.Type.String() + " has no content")
 	}
 }
 
-// jsonMsg writes the members of m behind its type. The first ones are in every
-// message: one slice, keys as they stand.
+// jsonMsg writes the members of m that follow its type. The first ones are in
+// every message and so are appended directly.
 func (w *writer) jsonMsg(m *Msg) {
 	b := w.b
 	if m.Ch != 0 {
@@ -98,7 +100,7 @@ func (w *writer) jsonMsg(m *Msg) {
 	if len(m.Header) != 0 {
 		w.header(m.Header)
 	}
-	w.markOpt(s, 10, m.Tag)
+	w.tagOpt(s, 10, m.Tag)
 	if m.HasAge {
 		if m.Age == AgeUnknown {
 			w.key(s, 11)
@@ -111,9 +113,9 @@ func (w *writer) jsonMsg(m *Msg) {
 	w.uintOpt(s, 13, m.Flags)
 }
 
-// appendMsg appends the binary frame of m. It is the hot path: the slice stays
-// in registers, every tag is one byte. fault says what could not be spelled; the
-// topic is the caller's to check.
+// appendMsg appends the binary frame of m. It is the hot path: the slice stays in
+// registers and every field key is one byte. fault says what could not be
+// encoded. The caller must check that the topic is UTF-8.
 func appendMsg(b []byte, m *Msg) (_ []byte, fault string) {
 	size := msgSize(m)
 	b = binary.AppendUvarint(b, uint64(1+uvarintLen(uint64(size))+size))
@@ -161,7 +163,8 @@ func appendField[T string | []byte](b []byte, num byte, v T) []byte {
 	return append(binary.AppendUvarint(append(b, num<<3|wireBytes), uint64(len(v))), v...)
 }
 
-// payload writes p so that the same bytes come out again.
+// payload writes p in JSON so that its bytes survive: as the value of d if it is
+// JSON that can be embedded, otherwise as base64url in b.
 func (w *writer) payload(p []byte) {
 	switch {
 	case len(p) == 0:
@@ -173,7 +176,8 @@ func (w *writer) payload(p []byte) {
 	}
 }
 
-// header writes the keys in order, so that equal messages have equal bytes.
+// header writes the keys in sorted order, so that equal messages have equal
+// bytes.
 func (w *writer) header(h map[string]string) {
 	var room [MaxHeaders]string
 	keys := room[:0]
@@ -201,7 +205,10 @@ func (w *writer) header(h map[string]string) {
 	w.b = append(w.b, '}')
 }
 
-// msgSize is the length of what msg writes in binary.
+// uvarintLen returns the length of v as a varint.
+func uvarintLen(v uint64) int { return (bits.Len64(v|1) + 6) / 7 }
+
+// msgSize returns the length of the body of a binary msg.
 func msgSize(m *Msg) int {
 	n := 1 + uvarintLen(m.S) + 2 + len(m.ID)
 	if m.Ch != 0 {
@@ -229,11 +236,11 @@ func msgSize(m *Msg) int {
 	return n
 }
 
-// msgSizeJSON is the most that a message takes in JSON: the longer of the two
-// spellings of its payload.
+// msgSizeJSON returns an upper bound of the length of a message in JSON. It assumes
+// the longer of the two forms of the payload.
 func msgSizeJSON(m *Msg) int {
-	const least = `{"t":"msg","s":,"id":"00000000-0000-0000-0000-000000000000"}`
-	n := len(least) + numberSize(m.S) + memberSize(5, len(m.Topic), quotedSize(m.Topic)) +
+	const fixed = `{"t":"msg","s":,"id":"00000000-0000-0000-0000-000000000000"}`
+	n := len(fixed) + numberSize(m.S) + memberSize(5, len(m.Topic), quotedSize(m.Topic)) +
 		memberSize(6, len(m.Payload), 2+(len(m.Payload)*4+2)/3) + memberSize(7, len(m.Type), quotedSize(m.Type)) +
 		memberSize(10, len(m.Tag), 2+(len(m.Tag)*4+2)/3) + memberSize(1, int(min(m.Ch, 1)), numberSize(m.Ch)) +
 		memberSize(12, int(min(m.TTL, 1)), numberSize(m.TTL)) + memberSize(13, int(min(m.Flags, 1)), numberSize(m.Flags))
@@ -249,8 +256,8 @@ func msgSizeJSON(m *Msg) int {
 	return n + memberSize(8, len(m.Header), len(`{}`))
 }
 
-// memberSize is the length of a member of msg whose value takes size bytes,
-// left out if present is zero.
+// memberSize returns the length of a member of msg whose value takes size bytes,
+// or zero if present is zero: the member is then left out.
 func memberSize(num, present, size int) int {
 	if present == 0 {
 		return 0
@@ -258,6 +265,7 @@ func memberSize(num, present, size int) int {
 	return len(msgSchema.members[num]) + size
 }
 
+// numberSize returns the length of v in JSON: see appendNumber.
 func numberSize(v uint64) int {
 	n := 1
 	for w := v; w > 9; w /= 10 {
@@ -269,6 +277,7 @@ func numberSize(v uint64) int {
 	return n
 }
 
+// quotedSize returns an upper bound of the length of v as a JSON string.
 func quotedSize(v string) int {
 	n := 2 + len(v)
 	for i := range len(v) {
@@ -279,7 +288,8 @@ func quotedSize(v string) int {
 	return n
 }
 
-// fieldSize is the length of a field of n bytes that is left out if empty.
+// fieldSize returns the length of a binary field of n bytes, or zero if n is zero:
+// the field is then left out. Its key takes one byte.
 func fieldSize(n int) int {
 	if n == 0 {
 		return 0

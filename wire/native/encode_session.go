@@ -2,6 +2,10 @@ package native
 
 import "github.com/limpet-go/limpet/wire"
 
+// The methods of writer below write the frame or the nested object that they are
+// named for. Field numbers are those of the frame table (docs/protocol.md,
+// section 2).
+
 func (w *writer) ack(a *Ack) {
 	s := &ackSchema
 	if a.HasTo {
@@ -97,7 +101,7 @@ func (w *writer) hello(h *Hello) {
 		w.uint(&uplinkSchema, 1, h.Up.Lo)
 		w.uint(&uplinkSchema, 2, h.Up.Hi)
 		if h.Up.HasTag {
-			w.mark(&uplinkSchema, 3, h.Up.Tag[:])
+			w.tag(&uplinkSchema, 3, h.Up.Tag[:])
 		}
 		w.end(start)
 	}
@@ -123,7 +127,7 @@ func (w *writer) welcome(h *Welcome) {
 	w.bool(s, 4, h.Res)
 	w.uint(s, 5, h.Ack)
 	if h.HasTag {
-		w.mark(s, 19, h.Tag[:])
+		w.tag(s, 19, h.Tag[:])
 	}
 	w.ranges(s, 6, h.Sack)
 	w.rejects(s, 7, h.Out)
@@ -143,7 +147,7 @@ func (w *writer) welcome(h *Welcome) {
 	w.uintOpt(s, 18, h.Exp)
 }
 
-// list is the members of l in the order of their numbers, from 1.
+// list returns the members of l in the order of their field numbers, from 1.
 func (l *Limits) list() [8]*uint64 {
 	return [...]*uint64{&l.Batch, &l.Payload, &l.Headers, &l.HeaderSize, &l.Subs, &l.HelloSubs, &l.Depth, &l.Token}
 }
@@ -155,7 +159,7 @@ func (w *writer) sub(b *Sub) {
 	w.word(s, 3, uint8(b.From), fromWords)
 	w.stringOpt(s, 4, b.Epoch)
 	w.uintOpt(s, 5, b.O)
-	w.markOpt(s, 6, b.Tag)
+	w.tagOpt(s, 6, b.Tag)
 	w.uintOpt(s, 7, b.N)
 	w.credit(s, 11, b.Cr)
 	w.stringOpt(s, 13, b.Tok)
@@ -166,7 +170,7 @@ func (w *writer) subok(b *SubOK) {
 	w.uint(s, 1, b.Ch)
 	w.string(s, 2, b.Epoch)
 	w.uint(s, 3, b.O)
-	w.markOpt(s, 4, b.Tag)
+	w.tagOpt(s, 4, b.Tag)
 	w.uintOpt(s, 5, b.Head)
 	w.boolOpt(s, 6, b.Rec)
 	w.boolOpt(s, 7, b.Snap)
@@ -187,7 +191,7 @@ func (w *writer) gap(g *Gap) {
 	w.uint(s, 3, g.To)
 	w.word(s, 4, uint8(g.Why), gapWords)
 	w.uintOpt(s, 5, g.N)
-	w.mark(s, 6, g.Tag)
+	w.tag(s, 6, g.Tag)
 }
 
 func (w *writer) reset(r *Reset) {
@@ -195,7 +199,7 @@ func (w *writer) reset(r *Reset) {
 	w.uint(s, 1, r.Ch)
 	w.string(s, 2, r.Epoch)
 	w.uint(s, 3, r.O)
-	w.mark(s, 4, r.Tag)
+	w.tag(s, 4, r.Tag)
 	w.word(s, 5, uint8(r.Why), resetWords)
 }
 

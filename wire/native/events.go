@@ -1,116 +1,18 @@
 package native
 
 import (
-	"math"
-	"strings"
 	"time"
 
 	"github.com/limpet-go/limpet/wire"
 )
 
-// serverLimits bounds what a server may send. The size of a message is bounded
-// by the client's read limit alone.
-var serverLimits = func() DecodeLimits {
-	lim := DecodeLimits{Batch: Unlimited, Payload: Unlimited}
-	lim.setDefaults()
-	return lim
-}()
-
-// Decode appends the events of one message. Usual messages become events at
-// once, any other frame by way of a Frame. What is wrong with the shape of a
-// frame counts before what is wrong with the sense of an earlier one.
-func (c *codec) Decode(f wire.Frame, out *wire.Events) error {
-	if f.Type != c.enc.FrameType() {
-		return &wire.CodeError{Code: CloseBadFrame, Reason: "a message of the wrong type for " + Subprotocol(c.enc)}
-	}
-	var r reader
-	r.data, r.end, r.bin, r.dir = f.Data, len(f.Data), c.enc == Binary, FromServer
-	r.lim = serverLimits
-	var err error
-	before, n := len(out.List), 0
-	for k := 0; r.another(k); k++ {
-		if c.welcomed && err == nil {
-			var u usual
-			if end := u.find(f.Data, r.i, c.enc, FromServer, &serverLimits); end > 0 && c.usual(&u, out) {
-				r.i = end
-				n++
-				r.count(n)
-				continue
-			}
-		}
-		n += c.any(&r, out, &err)
-		r.count(n)
-	}
-	if r.code != 0 {
-		err = r.fault()
-	}
-	if err != nil {
-		clear(out.List[before:])
-		out.List = out.List[:before]
-	}
-	return err
-}
-
-// any reports the next frame, unless an earlier one was at fault, and returns
-// how many there were: none if it is of a type to be ignored.
-func (c *codec) any(r *reader, out *wire.Events, err *error) int {
-	var room [1]Frame
-	frames := r.any(room[:0])
-	if len(frames) > 0 && r.code == 0 && *err == nil {
-		*err = c.event(&frames[0], out)
-	}
-	return len(frames)
-}
-
-// usual reports u, false if the general way must be taken.
-func (c *codec) usual(u *usual, out *wire.Events) bool {
-	if u.ch == 0 {
-		return false
-	}
-	if len(u.topic) > 0 && string(u.topic) != c.topic {
-		topic := string(u.topic)
-		if topicFault(wire.UsePublish, topic) != "" {
-			return false
-		}
-		c.topic = topic
-	}
-	payload, ok := u.take()
-	if !ok {
-		return false
-	}
-	e := out.Append(wire.EventData)
-	e.Key, e.Prev, e.Numbered = u.ch, u.p, true
-	e.Position.Offset, e.Position.Tag = u.s, c.tagOf(&u.id)
-	m := &e.Message
-	m.ID, m.Payload = u.id, payload
-	if len(u.topic) > 0 {
-		m.Topic = c.topic
-	}
-	if len(u.typ) > 0 {
-		m.Type = string(u.typ)
-	}
-	m.TTL, m.Redelivered = millis(u.ttl), u.hasAge
-	m.Snapshot, m.SnapshotEnd = u.flags&FlagSnapshot != 0, u.flags&FlagSnapshotEnd != 0
-	return true
-}
-
-// tagOf is a message's default tag, its id. Tags are cut from blocks: one
-// allocation for 64 of them.
-func (c *codec) tagOf(id *wire.ID) string {
-	const n = len(id)
-	if c.tags.Cap()-c.tags.Len() < n {
-		c.tags = strings.Builder{}
-		c.tags.Grow(64 * n)
-	}
-	c.tags.Write(id[:])
-	s := c.tags.String()
-	return s[len(s)-n:]
-}
-
+// violation returns the error for a well-formed frame that breaks the protocol.
 func violation(reason string) error {
 	return &wire.CodeError{Code: CloseProtocolError, Reason: reason}
 }
 
+// event appends the event that f stands for. Before WELCOME only welcome, err and
+// goaway are allowed (docs/protocol.md, section 1).
 func (c *codec) event(f *Frame, out *wire.Events) error {
 	if !c.welcomed && f.Type != TypeWelcome && f.Type != TypeErr && f.Type != TypeGoAway {
 		return violation(f.Type.String() + " before welcome")
@@ -149,8 +51,8 @@ func (c *codec) event(f *Frame, out *wire.Events) error {
 	return nil
 }
 
-// data reports a message. Its position has no epoch: that of the last subok or
-// reset holds.
+// data appends the event of a message. Its position has no epoch: the epoch of
+// the last subok or reset applies.
 func (c *codec) data(m *Msg, out *wire.Events) error {
 	if m.Ch == 0 {
 		return errReserved
@@ -180,8 +82,10 @@ func (c *codec) data(m *Msg, out *wire.Events) error {
 	return nil
 }
 
-var errReserved = violation("channel 0 is reserved downlink")
+var errReserved = violation("channel 0 is reserved in frames from the server")
 
+// welcome checks that a welcome answers this connection's hello and appends
+// EventReady.
 func (c *codec) welcome(h *Welcome, out *wire.Events) error {
 	switch {
 	case c.welcomed:
@@ -211,12 +115,14 @@ func (c *codec) welcome(h *Welcome, out *wire.Events) error {
 	return nil
 }
 
+// Causes by the numbers of gap.why and reset.why.
 var (
 	gapCauses   = [...]wire.Cause{wire.CauseExpired, wire.CauseTrimmed, wire.CauseDropped, wire.CauseForbidden}
 	resetCauses = [...]wire.Cause{wire.CauseEpoch, wire.CauseDiverged, wire.CauseAhead, wire.CauseUnverifiable}
 )
 
-// subscription reports what concerns one subscription and is no message.
+// subscription appends the event of a frame about one subscription that is not a
+// message.
 func subscription(f *Frame, out *wire.Events) error {
 	var e wire.Event
 	switch f.Type {
@@ -252,13 +158,15 @@ func subscription(f *Frame, out *wire.Events) error {
 	return nil
 }
 
-// retryable is the fixed bit of the codes inside frames.
+// retryable reports whether a request that was refused with code can succeed
+// later: the column retry of docs/protocol.md, section 7.
 func retryable(code uint16) bool {
 	return code == CodeRateLimited || code == CodeUnavailable || code == CodeInternal
 }
 
-// auth reports the lifetime of the credential. A demand for a new one within a
-// time is a shorter lifetime of the present one.
+// auth appends the event of an auth: a refusal, or the lifetime of the
+// credential. A request for a new one within some time counts as a shorter
+// lifetime of the current one.
 func auth(a *Auth, out *wire.Events) {
 	if a.Code != 0 {
 		e := out.Append(wire.EventError)
@@ -273,6 +181,7 @@ func auth(a *Auth, out *wire.Events) {
 	out.Append(wire.EventAuth).Expires = millis(expires)
 }
 
+// rejectsOf translates rejections.
 func rejectsOf(list []Reject) []wire.Reject {
 	if len(list) == 0 {
 		return nil
@@ -283,19 +192,4 @@ func rejectsOf(list []Reject) []wire.Reject {
 		rs[i] = wire.Reject{Seq: r.S, Code: code, Reason: codeWord(code), Unknown: code == CodeUnknownOutcome}
 	}
 	return rs
-}
-
-// Values beyond what the seam can say are cut to its greatest.
-
-func code16(v uint64) uint16 { return uint16(min(v, math.MaxUint16)) }
-
-func clamp(v uint64) int { return int(min(v, math.MaxInt)) }
-
-func millis(v uint64) time.Duration { return duration(v, time.Millisecond) }
-
-func duration(v uint64, unit time.Duration) time.Duration {
-	if v > uint64(math.MaxInt64/unit) {
-		return math.MaxInt64
-	}
-	return time.Duration(v) * unit
 }

@@ -8,6 +8,7 @@ import "github.com/limpet-go/limpet/wire"
 // Type is the number of a frame type.
 type Type uint8
 
+// The frame types (docs/protocol.md, section 2).
 const (
 	TypeHello Type = iota + 1
 	TypeWelcome
@@ -25,11 +26,16 @@ const (
 	TypeErr
 )
 
-// Frame is one frame: the member named by Type is set and no other. Frames of
+// Frame is one frame. The member named by Type is set and no other. Frames of
 // unknown types that the protocol says to ignore never appear.
+//
+// The fields of the members have the meanings, the units and the bounds of the
+// frame table (docs/protocol.md, section 2), under the key that stands in the
+// comment or is the field's name in lower case. A zero or nil field is absent
+// on the wire unless a Has field says otherwise.
 type Frame struct {
 	Type    Type
-	Msg     Msg // by value: the hot path
+	Msg     Msg // by value: a message must not cost an allocation
 	Ack     *Ack
 	Hello   *Hello
 	Welcome *Welcome
@@ -41,152 +47,173 @@ type Frame struct {
 	Auth    *Auth
 	GoAway  *GoAway
 	Err     *Err
-	N       uint64 // ping, pong
+	N       uint64 // number of a ping or pong
 }
 
-// AgeUnknown is Msg.Age of a message that may have been sent before, nobody
-// knows when; on the wire it is the word max.
+// AgeUnknown is Msg.Age of a message that may have been sent before at an
+// unknown time. On the wire it is the word max in JSON and 2^64-1 in binary.
 const AgeUnknown = ^uint64(0)
 
-// Msg is an application message: uplink with S as sequence number, downlink
-// with S as offset and P as the offset of the message before it.
+// Msg is an application message. In the uplink S is its sequence number; in the
+// downlink S is its offset and P the offset of the message before it.
 type Msg struct {
-	Ch      uint64
-	S       uint64
-	P       uint64
-	HasP    bool // required downlink
-	ID      wire.ID
-	Topic   string
-	Payload []byte // owned by whoever holds the frame
-	Type    string
-	Header  map[string]string
-	Tag     []byte
-	HasAge  bool
-	Age     uint64 // ms
-	TTL     uint64 // ms
-	Flags   uint64
+	Ch      uint64            // channel; 0 in the uplink
+	S       uint64            // sequence number or offset
+	P       uint64            // offset of the message before it; 0: there is none
+	HasP    bool              // P is present, which the downlink requires
+	ID      wire.ID           // message id
+	Topic   string            // tp; in the downlink only for a wildcard subscription
+	Payload []byte            // d or b; owned by whoever holds the frame
+	Type    string            // ct, content type
+	Header  map[string]string // h
+	Tag     []byte            // tag of the position; empty: the id is the tag
+	HasAge  bool              // Age is present: the message may have been sent before
+	Age     uint64            // ms since the message was first handed to the network
+	TTL     uint64            // lifetime in ms; 0: no end
+	Flags   uint64            // fl, a set of Flag constants
 }
 
 // Flags of a Msg.
 const (
-	FlagSnapshot    = 1 << 0
-	FlagSnapshotEnd = 1 << 1
-	FlagVoid        = 1 << 2
+	FlagSnapshot    = 1 << 0 // part of a snapshot
+	FlagSnapshotEnd = 1 << 1 // last part of a snapshot
+	FlagVoid        = 1 << 2 // expired slot: a number and an id without a payload
 )
 
-// Uplink is hello.up.
+// Uplink is hello.up, the client's window.
 type Uplink struct {
-	Lo, Hi uint64
-	Tag    wire.ID
-	HasTag bool
+	Lo     uint64  // first unacknowledged sequence number
+	Hi     uint64  // last assigned sequence number
+	Tag    wire.ID // id of message Lo-1
+	HasTag bool    // Tag is present
 }
 
 // Hello is the first frame of a client.
 type Hello struct {
-	CN   uint64
-	SID  string
-	Key  []byte
-	SE   uint64
-	Tok  string
-	Up   *Uplink
-	Subs []Sub
-	Feat []string
-	TTL  uint64 // s
+	CN   uint64   // number of this connection, from 1
+	SID  string   // session id; empty: a new session
+	Key  []byte   // resume key
+	SE   uint64   // session epoch that the client knows
+	Tok  string   // credential
+	Up   *Uplink  // the client's window
+	Subs []Sub    // subscriptions to restore
+	Feat []string // features
+	TTL  uint64   // s for which the session should be kept after a loss
 }
 
 // Credit is an absolute allowance: see wire.Credit.
-type Credit struct{ N, B uint64 }
+type Credit struct {
+	N uint64 // messages
+	B uint64 // bytes of payload
+}
 
-// Reject is the final refusal of one sequence number.
-type Reject struct{ S, Code uint64 }
+// Reject is the final refusal of one message.
+type Reject struct {
+	S    uint64 // sequence number
+	Code uint64 // code inside frames
+}
 
 // ChCredit is the credit of one subscription.
-type ChCredit struct{ Ch, N, B uint64 }
+type ChCredit struct {
+	Ch uint64 // channel
+	N  uint64 // messages
+	B  uint64 // bytes of payload
+}
 
-// Limits is welcome.lim. JSON keys and binary numbers: batch 1, payload 2,
-// headers 3, hsize 4, subs 5, hsubs 6, depth 7, token 8.
+// Limits is welcome.lim, the server's limits. A zero field means the default of
+// docs/protocol.md, section 1.
 type Limits struct {
-	Batch, Payload, Headers, HeaderSize, Subs, HelloSubs, Depth, Token uint64
+	Batch      uint64 // encoded bytes of a batch of more than one frame
+	Payload    uint64 // bytes of a payload
+	Headers    uint64 // headers of a message
+	HeaderSize uint64 // hsize: bytes of content type, header keys and values
+	Subs       uint64 // subscriptions of a session
+	HelloSubs  uint64 // hsubs: subscriptions in hello
+	Depth      uint64 // nesting of a payload that travels as JSON
+	Token      uint64 // bytes of a token
 }
 
 // Welcome is the first frame of a server.
 type Welcome struct {
-	CN     uint64
-	SID    string
-	Key    []byte
-	SE     uint64
-	Res    bool
-	Ack    uint64
-	Tag    wire.ID
-	HasTag bool
-	Sack   []wire.Range
-	Out    []Reject
-	Cr     Credit
-	HB     uint64 // ms
-	TTL    uint64 // s
-	Dedup  uint64 // s
-	Lim    *Limits
-	Spread uint64 // ms
-	Feat   []string
-	Exp    uint64 // ms
+	CN     uint64       // echo of Hello.CN
+	SID    string       // session id
+	Key    []byte       // new resume key
+	SE     uint64       // session epoch
+	Res    bool         // the session was resumed; false: it is new
+	Ack    uint64       // every sequence number up to it is settled
+	Tag    wire.ID      // id of message Ack
+	HasTag bool         // Tag is present
+	Sack   []wire.Range // settled above Ack
+	Out    []Reject     // rejections that the client may not have seen
+	Cr     Credit       // uplink credit
+	HB     uint64       // heartbeat interval, ms
+	TTL    uint64       // retention of a lost session, s
+	Dedup  uint64       // horizon of message ids, s
+	Lim    *Limits      // limits
+	Spread uint64       // window in which to reconnect after a loss, ms
+	Feat   []string     // features
+	Exp    uint64       // time until the credential expires, ms
 }
 
-// Ack flows from the server (To, X, Nak, Cr) and from the client (Dcr).
+// Ack acknowledges and grants credit. The server sends To, X, Nak and Cr; the
+// client sends Dcr.
 type Ack struct {
-	To    uint64
-	HasTo bool
-	X     []wire.Range
-	Nak   []Reject
-	Cr    *Credit
-	Dcr   []ChCredit
+	To    uint64       // every sequence number up to it is settled
+	HasTo bool         // To is present
+	X     []wire.Range // settled above To
+	Nak   []Reject     // n, rejections
+	Cr    *Credit      // uplink credit
+	Dcr   []ChCredit   // credit of subscriptions
 }
 
-// From is sub.from. On the wire resume 0, new 1, first 2, last 3 in binary and
-// the word in JSON.
+// From is sub.from, where a subscription starts: in JSON a word, in binary the
+// number of the constant.
 type From uint8
 
+// The values of sub.from.
 const (
-	FromResume From = iota
-	FromNew
-	FromFirst
-	FromLast
+	FromResume From = iota // after the position in Epoch, O and Tag
+	FromNew                // after the newest message
+	FromFirst              // at the oldest message held
+	FromLast               // at the newest N messages held
 )
 
 // Sub asks for a subscription.
 type Sub struct {
-	Ch    uint64
-	Topic string
-	From  From
-	Epoch string
-	O     uint64
-	Tag   []byte
-	N     uint64
-	Cr    Credit
-	Tok   string
+	Ch    uint64 // channel, from 1
+	Topic string // tp, topic or pattern
+	From  From   // where to start
+	Epoch string // ep; with O and Tag the position of the last message received
+	O     uint64 // offset of that position
+	Tag   []byte // tag of that position
+	N     uint64 // how many of the newest messages, with FromLast; 0 means 1
+	Cr    Credit // credit
+	Tok   string // credential for this topic
 }
 
-// SubOK confirms a subscription; delivery starts after O.
+// SubOK confirms a subscription. Delivery starts after O.
 type SubOK struct {
-	Ch    uint64
-	Epoch string
-	O     uint64
-	Tag   []byte
-	Head  uint64
-	Rec   bool
-	Snap  bool
+	Ch    uint64 // channel
+	Epoch string // ep, epoch of the log
+	O     uint64 // offset after which delivery starts
+	Tag   []byte // tag of that position
+	Head  uint64 // newest offset of the log
+	Rec   bool   // continuity with the requested position is proved
+	Snap  bool   // snapshot parts follow, as of O
 }
 
-// Unsub ends a subscription or says that it ended.
+// Unsub ends a subscription or reports that it has ended.
 type Unsub struct {
-	Ch    uint64
-	Code  uint64
-	Msg   string
-	Retry uint64 // ms
+	Ch    uint64 // channel
+	Code  uint64 // code inside frames; 0: normal
+	Msg   string // text for people
+	Retry uint64 // when to try again, ms
 }
 
-// GapWhy is gap.why: expired 0, trimmed 1, dropped 2, forbidden 3.
+// GapWhy is gap.why: in JSON a word, in binary the number of the constant.
 type GapWhy uint8
 
+// The values of gap.why.
 const (
 	GapExpired GapWhy = iota
 	GapTrimmed
@@ -194,17 +221,20 @@ const (
 	GapForbidden
 )
 
-// Gap says that the offsets in (P, To] cannot be delivered.
+// Gap reports that the offsets in (P, To] cannot be delivered.
 type Gap struct {
-	Ch, P, To uint64
-	Why       GapWhy
-	N         uint64
-	Tag       []byte
+	Ch  uint64 // channel
+	P   uint64 // offset before the gap
+	To  uint64 // last missing offset
+	Why GapWhy // reason
+	N   uint64 // how many messages are missing; 0: unknown
+	Tag []byte // tag of the position To
 }
 
-// ResetWhy is reset.why: epoch 0, diverged 1, ahead 2, unverifiable 3.
+// ResetWhy is reset.why: in JSON a word, in binary the number of the constant.
 type ResetWhy uint8
 
+// The values of reset.why.
 const (
 	ResetEpoch ResetWhy = iota
 	ResetDiverged
@@ -212,54 +242,60 @@ const (
 	ResetUnverifiable
 )
 
-// Reset says that the stream starts anew after O of Epoch.
+// Reset reports that the stream restarts after offset O of Epoch.
 type Reset struct {
-	Ch    uint64
-	Epoch string
-	O     uint64
-	Tag   []byte
-	Why   ResetWhy
+	Ch    uint64   // channel
+	Epoch string   // ep, epoch of the log
+	O     uint64   // offset after which delivery starts
+	Tag   []byte   // tag of that position
+	Why   ResetWhy // reason
 }
 
-// Auth carries a token up, and its lifetime down.
+// Auth carries a new token from the client, or the server's answer.
 type Auth struct {
-	Tok  string
-	Exp  uint64 // ms
-	Need uint64 // ms
-	Code uint64
+	Tok  string // from the client: new credential
+	Exp  uint64 // accepted; time until it expires, ms
+	Need uint64 // time within which to send a new one, ms
+	Code uint64 // refused
 }
 
 // GoAway announces the end of a connection.
 type GoAway struct {
-	Code, After, Spread, DL uint64 // times in ms
-	URL                     string
-	Res                     bool
-	Fin                     bool // client: discard the session
+	Code   uint64 // close code to come
+	After  uint64 // earliest time at which to leave, ms
+	Spread uint64 // width of the window in which to leave, ms
+	DL     uint64 // time until the server closes, ms
+	URL    string // where to connect instead
+	Res    bool   // the session can be resumed
+	Fin    bool   // from the client: discard the session
 }
 
 // Err reports a fault.
 type Err struct {
-	Code  uint64
-	Msg   string
-	Ch    uint64
-	S     uint64
-	HasS  bool
-	Retry uint64 // ms
-	Fatal bool
+	Code  uint64 // code inside frames or close code
+	Msg   string // text for people
+	Ch    uint64 // channel that it concerns
+	S     uint64 // sequence number that it concerns
+	HasS  bool   // S is present
+	Retry uint64 // when to try again, ms
+	Fatal bool   // the sender closes the connection
 }
 
 // Encoding is one of the two encodings of limpet.v1.
 type Encoding uint8
 
+// The encodings.
 const (
 	JSON Encoding = iota + 1
 	Binary
 )
 
-// Dir is who sent a batch: required fields depend on it.
-type Dir uint8
+// Sender is the end that sent a batch. Which frames and fields are allowed or
+// required depends on it.
+type Sender uint8
 
+// The ends of a connection.
 const (
-	FromClient Dir = iota
+	FromClient Sender = iota
 	FromServer
 )

@@ -9,23 +9,23 @@ import (
 	"github.com/limpet-go/limpet/wire"
 )
 
-// decodeAny checks what must hold for every input: no panic, memory in
-// proportion, nothing shared with the input, and that what was understood can
-// be said again in both encodings.
+// decodeAny checks what must hold for every input: no panic, memory in proportion,
+// nothing shared with the input, and that what was decoded can be encoded again
+// in both encodings.
 func decodeAny(t *testing.T, enc Encoding, server bool, data []byte) {
-	dir := FromClient
+	sender := FromClient
 	if server {
-		dir = FromServer
+		sender = FromServer
 	}
 	input := bytes.Clone(data)
-	frames, err := Decode(nil, enc, dir, input, DefaultLimits)
+	frames, err := Decode(nil, enc, sender, input, DefaultLimits)
 	if err != nil {
 		if len(frames) != 0 {
 			t.Fatalf("%d frames beside %v", len(frames), err)
 		}
 		return
 	}
-	if most := 160*len(data) + 1024; footprint(frames) > most {
+	if limit := 160*len(data) + 1024; footprint(frames) > limit {
 		t.Fatalf("%d bytes of frames from %d of input", footprint(frames), len(data))
 	}
 	clear(input)
@@ -41,9 +41,9 @@ func decodeAny(t *testing.T, enc Encoding, server bool, data []byte) {
 		if len(text) > size {
 			t.Fatalf("%d bytes, Size said %d", len(text), size)
 		}
-		// The other encoding may be longer than one batch may be.
+		// The other encoding may exceed the length of a batch.
 		lim := DecodeLimits{Batch: Unlimited}
-		got, err := Decode(nil, again, dir, text, lim)
+		got, err := Decode(nil, again, sender, text, lim)
 		if err != nil {
 			t.Fatalf("encoding %d: %v\n%q", again, err, text)
 		}
@@ -55,11 +55,11 @@ func decodeAny(t *testing.T, enc Encoding, server bool, data []byte) {
 
 func FuzzJSON(f *testing.F) {
 	for _, tt := range every {
-		f.Add(tt.dir == FromServer, []byte(tt.json))
+		f.Add(tt.sender == FromServer, []byte(tt.json))
 	}
 	for _, tt := range refused {
 		if len(tt.json) < 256 {
-			f.Add(tt.dir == FromServer, []byte(tt.json))
+			f.Add(tt.sender == FromServer, []byte(tt.json))
 		}
 	}
 	f.Fuzz(func(t *testing.T, server bool, data []byte) { decodeAny(t, JSON, server, data) })
@@ -71,13 +71,13 @@ func FuzzBinary(f *testing.F) {
 		if err != nil {
 			f.Fatal(err)
 		}
-		f.Add(tt.dir == FromServer, data)
+		f.Add(tt.sender == FromServer, data)
 	}
 	f.Fuzz(func(t *testing.T, server bool, data []byte) { decodeAny(t, Binary, server, data) })
 }
 
-// FuzzDifferential says the same frames in both encodings: either both can, or
-// neither, and both are understood alike, to the last byte of the payload.
+// FuzzDifferential encodes the same frames in both encodings: either both succeed
+// or neither, and both decode alike, to the last byte of the payload.
 func FuzzDifferential(f *testing.F) {
 	f.Add(uint8(3), uint64(1), uint64(2), uint64(3), "a/b", "text/plain", []byte(` {"a": 1}`), []byte{1})
 	f.Add(uint8(3), uint64(1)<<53, uint64(0), ^uint64(0), "ü", "\u2028\x00", []byte(`{"a" : [1e5, "\ud800"]}`), []byte{})
@@ -87,7 +87,7 @@ func FuzzDifferential(f *testing.F) {
 		f.Add(n, uint64(n), uint64(n)*7, uint64(1)<<60, "topic", "s\"\\\n", []byte("[1,2]"), []byte{0})
 	}
 	f.Fuzz(func(t *testing.T, kind uint8, a, b, c uint64, s1, s2 string, payload, tag []byte) {
-		frame, dir := build(kind, a, b, c, s1, s2, payload, tag)
+		frame, sender := build(kind, a, b, c, s1, s2, payload, tag)
 		var texts [2][]byte
 		var errs [2]error
 		for i, enc := range encodings {
@@ -101,7 +101,7 @@ func FuzzDifferential(f *testing.F) {
 		}
 		var frames [2][]Frame
 		for i, enc := range encodings {
-			frames[i], errs[i] = Decode(nil, enc, dir, texts[i], DefaultLimits)
+			frames[i], errs[i] = Decode(nil, enc, sender, texts[i], DefaultLimits)
 		}
 		if !reflect.DeepEqual(errs[0], errs[1]) {
 			t.Fatalf("JSON: %v, binary: %v\n%s", errs[0], errs[1], texts[0])
@@ -115,15 +115,15 @@ func FuzzDifferential(f *testing.F) {
 	})
 }
 
-// build makes a frame out of a fuzzer's values; bits of b choose what is set.
-func build(kind uint8, a, b, c uint64, s1, s2 string, payload, tag []byte) (Frame, Dir) {
+// build makes a frame from a fuzzer's values; bits of b choose what is set.
+func build(kind uint8, a, b, c uint64, s1, s2 string, payload, tag []byte) (Frame, Sender) {
 	bit := func(n int) bool { return b>>n&1 == 1 }
 	id := wire.ID{byte(a), byte(b), byte(c), 15: byte(kind)}
 	f := Frame{Type: Type(kind)}
-	dir := FromServer
+	sender := FromServer
 	switch f.Type {
 	case TypeHello:
-		dir = FromClient
+		sender = FromClient
 		f.Hello = &Hello{CN: a, SID: s1, Key: payload, SE: b, Tok: s2, TTL: c, Feat: []string{s1, s2}}
 		if bit(0) {
 			f.Hello.Up = &Uplink{Lo: a, Hi: c, Tag: id, HasTag: bit(1)}
@@ -149,7 +149,7 @@ func build(kind uint8, a, b, c uint64, s1, s2 string, payload, tag []byte) (Fram
 			f.Msg.Header = map[string]string{s1: s2, s2: s1}
 		}
 		if bit(9) {
-			dir = FromClient
+			sender = FromClient
 		}
 	case TypeAck:
 		f.Ack = &Ack{To: a, HasTo: bit(0), X: []wire.Range{{Lo: a, Hi: b}}, Nak: []Reject{{a, c}}, Dcr: []ChCredit{{a, b, c}}}
@@ -157,7 +157,7 @@ func build(kind uint8, a, b, c uint64, s1, s2 string, payload, tag []byte) (Fram
 			f.Ack.Cr = &Credit{b, c}
 		}
 	case TypeSub:
-		dir = FromClient
+		sender = FromClient
 		f.Sub = &Sub{Ch: a, Topic: s1, From: From(b), Epoch: s2, O: c, Tag: tag, N: b, Cr: Credit{a, c}, Tok: s1}
 	case TypeSubOK:
 		f.SubOK = &SubOK{Ch: a, Epoch: s1, O: b, Tag: tag, Head: c, Rec: bit(0), Snap: bit(1)}
@@ -176,7 +176,7 @@ func build(kind uint8, a, b, c uint64, s1, s2 string, payload, tag []byte) (Fram
 	case TypeErr:
 		f.Err = &Err{Code: a, Msg: s1, Ch: b, S: c, HasS: bit(0), Retry: b, Fatal: bit(1)}
 	}
-	return f, dir
+	return f, sender
 }
 
 // FuzzScan compares scan with the standard library.

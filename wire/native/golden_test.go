@@ -17,10 +17,10 @@ import (
 	"github.com/limpet-go/limpet/wire"
 )
 
-var update = flag.Bool("update", false, "write the golden files anew")
+var update = flag.Bool("update", false, "rewrite the golden files")
 
-// A step of a transcript is one WebSocket message: ops of the client (nil at
-// the start) or frames of the server.
+// A step of a transcript is one WebSocket message: ops of the client, nil at the
+// start, or frames of the server.
 type step struct {
 	ops    []wire.Op
 	frames []Frame
@@ -78,8 +78,8 @@ var transcripts = []struct {
 		}},
 }
 
-// TestGolden plays each transcript with a client in each encoding. A line is
-// what the client sent (>), what the server sent (<), or an event (=).
+// TestGolden plays each transcript with a client in each encoding. A line is a
+// message from the client (>), a message from the server (<) or an event (=).
 func TestGolden(t *testing.T) {
 	for _, tt := range transcripts {
 		var events [3]string
@@ -139,12 +139,12 @@ func TestGolden(t *testing.T) {
 			}
 		}
 		if events[JSON] != events[Binary] {
-			t.Errorf("%s: the encodings tell different events", tt.name)
+			t.Errorf("%s: the encodings yield different events", tt.name)
 		}
 	}
 }
 
-// dump writes what is set in v.
+// dump formats the fields of v that are set.
 func dump(v reflect.Value) string {
 	if v.Kind() == reflect.Pointer {
 		v = v.Elem()
@@ -184,7 +184,7 @@ func TestProtoFile(t *testing.T) {
 		"Sub": &subSchema, "SubOK": &subokSchema, "Unsub": &unsubSchema, "Gap": &gapSchema, "Reset": &resetSchema,
 		"Auth": &authSchema, "GoAway": &goawaySchema, "Ping": &pingSchema, "Err": &errSchema, "Uplink": &uplinkSchema,
 		"Credit": &creditSchema, "Reject": &rejectSchema, "ChCredit": &chCreditSchema, "Range": &rangeSchema, "Limits": &limitsSchema,
-		"Frame": {keys: names[:]}}
+		"Frame": {keys: typeNames[:]}}
 	message := regexp.MustCompile(`(?ms)^message (\w+) \{(.*?)^\}`)
 	enum := regexp.MustCompile(`(?s)enum \w+ \{.*?\}`)
 	field := regexp.MustCompile(`(?m)^\s*(repeated |optional |)([\w<>, ]+?) (\w+) = (\d+);([^\n]*)`)

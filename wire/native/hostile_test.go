@@ -21,10 +21,10 @@ const (
 
 // refused is one input for each rule that a peer can break.
 var refused = []struct {
-	rule string
-	dir  Dir
-	code uint16
-	json string
+	rule   string
+	sender Sender
+	code   uint16
+	json   string
 }{
 	{"no batch", FromClient, 4001, ``},
 	{"not an object", FromClient, 4001, `7`},
@@ -137,7 +137,7 @@ func wantCode(t *testing.T, rule string, got []Frame, err error, code uint16) {
 
 func TestRefusedJSON(t *testing.T) {
 	for _, tt := range refused {
-		got, err := Decode(nil, JSON, tt.dir, []byte(tt.json), DefaultLimits)
+		got, err := Decode(nil, JSON, tt.sender, []byte(tt.json), DefaultLimits)
 		wantCode(t, tt.rule, got, err, tt.code)
 	}
 }
@@ -146,7 +146,7 @@ func TestRefusedJSON(t *testing.T) {
 func TestAcceptedJSON(t *testing.T) {
 	for _, tt := range []struct {
 		rule   string
-		dir    Dir
+		sender Sender
 		frames int
 		json   string
 	}{
@@ -174,14 +174,14 @@ func TestAcceptedJSON(t *testing.T) {
 		{"an epoch of 255 bytes", FromServer, 1, `{"t":"subok","ch":1,"o":1,"ep":"` + strings.Repeat("x", 255) + `"}`},
 		{"4096 frames", FromClient, 4096, `[` + list(4096, `{"t":"ping"}`) + `]`},
 	} {
-		got, err := Decode(nil, JSON, tt.dir, []byte(tt.json), DefaultLimits)
+		got, err := Decode(nil, JSON, tt.sender, []byte(tt.json), DefaultLimits)
 		if err != nil || len(got) != tt.frames {
 			t.Errorf("%s: %d frames, %v", tt.rule, len(got), err)
 		}
 	}
 }
 
-// Binary fields, spelled by hand.
+// Binary fields, encoded by hand.
 func cat(parts ...[]byte) []byte { return bytes.Join(parts, nil) }
 
 func num(n int, v uint64) []byte {
@@ -203,10 +203,10 @@ func TestRefusedBinary(t *testing.T) {
 	msg := cat(num(2, 1), raw(4, testID[:]), raw(5, []byte("a")))
 	ping := raw(12, num(1, 1))
 	for _, tt := range []struct {
-		rule string
-		dir  Dir
-		code uint16
-		data []byte
+		rule   string
+		sender Sender
+		code   uint16
+		data   []byte
 	}{
 		{"a length beyond the end", FromClient, 4001, []byte{9, 1}},
 		{"a length of 2^64-1", FromClient, 4001, append(binary.AppendUvarint(nil, math.MaxUint64), 1)},
@@ -259,12 +259,12 @@ func TestRefusedBinary(t *testing.T) {
 		{"a batch above 64 KiB", FromClient, 4207, batch(ping, raw(3, cat(msg, raw(6, make([]byte, 64<<10)))))},
 		{"4097 frames", FromClient, 4207, bytes.Repeat(batch(raw(12, nil)), 4097)},
 	} {
-		got, err := Decode(nil, Binary, tt.dir, tt.data, DefaultLimits)
+		got, err := Decode(nil, Binary, tt.sender, tt.data, DefaultLimits)
 		wantCode(t, tt.rule, got, err, tt.code)
 	}
 	for _, tt := range []struct {
 		rule   string
-		dir    Dir
+		sender Sender
 		frames int
 		data   []byte
 	}{
@@ -278,7 +278,7 @@ func TestRefusedBinary(t *testing.T) {
 		{"32 headers", FromClient, 1, batch(raw(3, cat(msg, manyHeaders(32))))},
 		{"4096 frames", FromClient, 4096, bytes.Repeat(batch(raw(12, nil)), 4096)},
 	} {
-		got, err := Decode(nil, Binary, tt.dir, tt.data, DefaultLimits)
+		got, err := Decode(nil, Binary, tt.sender, tt.data, DefaultLimits)
 		if err != nil || len(got) != tt.frames {
 			t.Errorf("%s: %d frames, %v", tt.rule, len(got), err)
 		}
@@ -292,15 +292,15 @@ func manyHeaders(n int) (b []byte) {
 	return b
 }
 
-// What a hostile batch makes Decode allocate is bounded by its own length and
-// by the limits, whatever it claims.
+// What Decode allocates for a hostile batch is bounded by its length and by the
+// limits, whatever lengths it claims.
 func TestAllocationBounded(t *testing.T) {
 	for _, tt := range []struct {
-		name string
-		enc  Encoding
-		dir  Dir
-		data []byte
-		most uint64
+		name   string
+		enc    Encoding
+		sender Sender
+		data   []byte
+		limit  uint64
 	}{
 		{"a million ranges", JSON, FromServer, []byte(`{"t":"ack","x":[` + list(1e6, `[1,2]`) + `]}`), 8 << 10},
 		{"a million ranges", Binary, FromServer, batch(raw(4, bytes.Repeat(raw(2, cat(num(1, 1), num(2, 1))), 1e6))), 8 << 10},
@@ -313,16 +313,16 @@ func TestAllocationBounded(t *testing.T) {
 	} {
 		var before, after runtime.MemStats
 		runtime.ReadMemStats(&before)
-		frames, _ := Decode(nil, tt.enc, tt.dir, tt.data, DefaultLimits)
+		frames, _ := Decode(nil, tt.enc, tt.sender, tt.data, DefaultLimits)
 		runtime.ReadMemStats(&after)
-		if got := after.TotalAlloc - before.TotalAlloc; got > tt.most {
-			t.Errorf("%s, encoding %d: %d bytes allocated, at most %d wanted", tt.name, tt.enc, got, tt.most)
+		if got := after.TotalAlloc - before.TotalAlloc; got > tt.limit {
+			t.Errorf("%s, encoding %d: %d bytes allocated, at most %d wanted", tt.name, tt.enc, got, tt.limit)
 		}
 		runtime.KeepAlive(frames)
 	}
 }
 
-// footprint is roughly what frames hold in memory.
+// footprint estimates the memory that frames hold.
 func footprint(frames []Frame) int {
 	n := len(frames) * int(unsafe.Sizeof(Frame{}))
 	for i := range frames {

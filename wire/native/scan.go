@@ -6,11 +6,13 @@ import (
 	"unicode/utf8"
 )
 
-// deepest is the nesting that scan can follow: one bit a level.
+// deepest is the nesting that scan can follow: one bit per level.
 const deepest = 64
 
+// isSpace reports whether c is white space in JSON (RFC 8259, section 2).
 func isSpace(c byte) bool { return c <= ' ' && (c == ' ' || c == '\n' || c == '\r' || c == '\t') }
 
+// skipSpace returns the index of the first byte from i on that is not white space.
 func skipSpace(b []byte, i int) int {
 	for i < len(b) && isSpace(b[i]) {
 		i++
@@ -18,15 +20,15 @@ func skipSpace(b []byte, i int) int {
 	return i
 }
 
-// embeddable reports whether p can stand in a batch as a JSON value and come
-// out with the same bytes: white space around it would be lost.
+// embeddable reports whether p can travel as a JSON value and keep its bytes.
+// White space around it would be lost.
 func embeddable(p []byte) bool {
 	return scan(p, 0, MaxDepth) == len(p) && utf8.Valid(p)
 }
 
-// scan returns the index after the JSON value that begins at b[i] (RFC 8259),
-// or -1 if there is none or it is nested deeper than depth. It does not check
-// UTF-8 and takes \u escapes as they are: lone surrogates are valid grammar.
+// scan returns the index after the JSON value that begins at b[i] (RFC 8259), or
+// -1 if there is none or it is nested deeper than depth. It does not check UTF-8
+// and accepts unpaired surrogates in \u escapes, which the grammar allows.
 func scan(b []byte, i, depth int) int {
 	var objects uint64 // bit 0: the innermost container is an object
 	level := 0
@@ -105,7 +107,7 @@ func scan(b []byte, i, depth int) int {
 	}
 }
 
-// scanKey passes a member's name and colon and the space after it.
+// scanKey skips a member's name, its colon and the white space after it.
 func scanKey(b []byte, i int) int {
 	if i >= len(b) || b[i] != '"' {
 		return -1
@@ -126,7 +128,7 @@ func scanKey(b []byte, i int) int {
 	return skipSpace(b, i+1)
 }
 
-// plain is the ASCII that stands for itself in a JSON string.
+// plain is the set of ASCII bytes that stand for themselves in a JSON string.
 var plain = func() (set [256]bool) {
 	for c := byte(' '); c < utf8.RuneSelf; c++ {
 		set[c] = c != '"' && c != '\\'
@@ -134,12 +136,14 @@ var plain = func() (set [256]bool) {
 	return set
 }()
 
-// plainEnd passes plain bytes from b[i] on, eight at a time where it can.
+// plainEnd returns the index of the first byte from b[i] on that is not plain. It
+// compares eight bytes at a time.
 func plainEnd(b []byte, i int) int {
 	for len(b)-i >= 8 {
 		v := binary.LittleEndian.Uint64(b[i:])
-		// The lowest top bit that is set in odd is that of the first byte that is
-		// not plain: below 0x20, a quote, a backslash, or not ASCII.
+		// The top bit of a byte of odd is set if that byte is not plain: below
+		// 0x20, a quote, a backslash, or not ASCII. Borrows can set bits above the
+		// first such byte only, so the lowest set bit is exact.
 		odd := (v - ' '*ones) | (v ^ '"'*ones - ones) | (v ^ '\\'*ones - ones) | v
 		if odd &= 0x80 * ones; odd != 0 {
 			return i + bits.TrailingZeros64(odd)/8
@@ -154,6 +158,7 @@ func plainEnd(b []byte, i int) int {
 
 const ones = 0x0101010101010101
 
+// scanString returns the index after the string whose quote is b[i], or -1.
 func scanString(b []byte, i int) int {
 	for i = plainEnd(b, i+1); i < len(b); i = plainEnd(b, i+1) {
 		switch c := b[i]; {
@@ -181,6 +186,7 @@ func scanString(b []byte, i int) int {
 	return -1
 }
 
+// scanWord returns the index after word at b[i], or -1.
 func scanWord(b []byte, i int, word string) int {
 	if len(b)-i < len(word) || string(b[i:i+len(word)]) != word {
 		return -1
@@ -188,6 +194,7 @@ func scanWord(b []byte, i int, word string) int {
 	return i + len(word)
 }
 
+// scanNumber returns the index after the number at b[i], or -1.
 func scanNumber(b []byte, i int) int {
 	if i < len(b) && b[i] == '-' {
 		i++
@@ -217,7 +224,7 @@ func scanNumber(b []byte, i int) int {
 	return i
 }
 
-// scanDigits passes one digit or more.
+// scanDigits returns the index after one or more digits at b[i], or -1.
 func scanDigits(b []byte, i int) int {
 	start := i
 	for i < len(b) && b[i]-'0' <= 9 {

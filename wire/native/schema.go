@@ -1,16 +1,17 @@
 package native
 
-// A schema is the fields of one object: JSON keys by binary field number
-// (docs/protocol.md, section 2). Reserved numbers have no key. The masks have
-// bit n set for field n.
+// A schema lists the fields of one object: JSON keys by binary field number
+// (docs/protocol.md, section 2). Reserved numbers have no key. A mask has bit n
+// set for field n.
 type schema struct {
 	keys     []string
-	up       uint32   // required from a client
-	down     uint32   // required from a server
-	repeated uint32   // lists
-	members  []string // how JSON begins a member: comma, key, colon
+	up       uint32   // mask of the fields required from a client
+	down     uint32   // mask of the fields required from a server
+	repeated uint32   // mask of the lists
+	members  []string // beginning of a JSON member: comma, key, colon
 }
 
+// mask returns the mask of the given field numbers.
 func mask(numbers ...int) (m uint32) {
 	for _, n := range numbers {
 		m |= 1 << n
@@ -18,6 +19,7 @@ func mask(numbers ...int) (m uint32) {
 	return m
 }
 
+// both returns s with fields that either end must set.
 func both(s schema, numbers ...int) schema {
 	s.up, s.down = mask(numbers...), mask(numbers...)
 	return s
@@ -29,7 +31,7 @@ var (
 	welcomeSchema = both(schema{keys: []string{1: "sid", 2: "key", 3: "se", 4: "res", 5: "ack",
 		6: "sack", 7: "out", 8: "cr", 10: "hb", 11: "ttl", 12: "dedup", 13: "lim", 14: "spread",
 		15: "feat", 18: "exp", 19: "tag", 20: "cn"}, repeated: mask(6, 7, 15)}, 1, 2, 3, 4, 5, 8, 20)
-	// The reader demands a topic of a client's message that is not void.
+	// The reader requires a topic in a client's message that is not void.
 	msgSchema = schema{keys: []string{1: "ch", 2: "s", 3: "p", 4: "id", 5: "tp", 6: "d", 7: "ct",
 		8: "h", 10: "tag", 11: "age", 12: "ttl", 13: "fl"}, repeated: mask(8),
 		up: mask(2, 4), down: mask(2, 3, 4)}
@@ -70,11 +72,13 @@ func init() {
 	}
 }
 
+// schemas are the schemas of the frames, by type.
 var schemas = [...]*schema{TypeHello: &helloSchema, TypeWelcome: &welcomeSchema, TypeMsg: &msgSchema,
 	TypeAck: &ackSchema, TypeSub: &subSchema, TypeSubOK: &subokSchema, TypeUnsub: &unsubSchema,
 	TypeGap: &gapSchema, TypeReset: &resetSchema, TypeAuth: &authSchema, TypeGoAway: &goawaySchema,
 	TypePing: &pingSchema, TypePong: &pingSchema, TypeErr: &errSchema}
 
+// The JSON words of the enumerations, by number.
 var (
 	fromWords  = []string{FromResume: "resume", FromNew: "new", FromFirst: "first", FromLast: "last"}
 	gapWords   = []string{GapExpired: "expired", GapTrimmed: "trimmed", GapDropped: "dropped", GapForbidden: "forbidden"}

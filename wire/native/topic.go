@@ -14,24 +14,25 @@ const (
 	MaxTopicLevels = 16
 )
 
-// TopicError says why a topic cannot be used. Topic is the whole topic; the
-// text of the error quotes no more than its beginning.
+// TopicError says why a topic cannot be used. Topic is the whole topic; the text
+// of the error quotes at most its first 64 bytes.
 type TopicError struct {
 	Topic  string
 	Reason string
 }
 
+// Error returns the beginning of the topic and the reason.
 func (e *TopicError) Error() string {
 	return fmt.Sprintf("topic %s: %s", quoteShort(e.Topic), e.Reason)
 }
 
 // quoteShort quotes the first 64 bytes of s for a log line.
 func quoteShort(s string) string {
-	const most = 64
-	if len(s) <= most {
+	const shown = 64
+	if len(s) <= shown {
 		return fmt.Sprintf("%+q", s)
 	}
-	return fmt.Sprintf("%+q...", clip(s, most))
+	return fmt.Sprintf("%+q...", clip(s, shown))
 }
 
 // clip returns the longest prefix of s that has at most n bytes and does not
@@ -48,8 +49,8 @@ func clip(s string, n int) string {
 	return s[:n]
 }
 
-// CheckTopic reports whether topic may be used for use, by the rules of
-// docs/protocol.md, section 1. The error is a *TopicError.
+// CheckTopic returns nil if topic is valid for use by the rules of
+// docs/protocol.md, section 1, otherwise a *TopicError.
 func CheckTopic(use wire.Use, topic string) error {
 	if reason := topicFault(use, topic); reason != "" {
 		return &TopicError{topic, reason}
@@ -57,6 +58,7 @@ func CheckTopic(use wire.Use, topic string) error {
 	return nil
 }
 
+// topicFault returns what is wrong with topic; empty if it is valid for use.
 func topicFault(use wire.Use, topic string) string {
 	if topic == "" {
 		return "it is empty"
@@ -84,6 +86,7 @@ func topicFault(use wire.Use, topic string) string {
 	return levelFault(use, topic[start:], true)
 }
 
+// levelFault returns what is wrong with one level of a topic.
 func levelFault(use wire.Use, level string, last bool) string {
 	switch {
 	case level == "":
@@ -98,9 +101,9 @@ func levelFault(use wire.Use, level string, last bool) string {
 	return ""
 }
 
-// Match reports whether topic is one that a subscription to pattern receives:
-// a whole level * stands for exactly one level, a final ** for one or more.
-// Both must have passed CheckTopic.
+// Match reports whether a subscription to pattern receives topic. A level * stands
+// for exactly one level, a final ** for one or more. Both arguments must have
+// passed CheckTopic.
 func Match(pattern, topic string) bool {
 	for {
 		p, prest, pmore := strings.Cut(pattern, "/")

@@ -9,6 +9,8 @@ import (
 	"github.com/limpet-go/limpet/wire"
 )
 
+// uint reads a number. In JSON it is a decimal, which must be a string above
+// 2^53-1 and may be one below (docs/protocol.md, section 1).
 func (r *reader) uint() uint64 {
 	if r.bin {
 		if r.wt != wireVarint {
@@ -26,12 +28,12 @@ func (r *reader) uint() uint64 {
 	}
 	v := r.decimal(r.data[start:r.i])
 	if v > maxJSONNumber {
-		r.bad("a number above 2^53-1 is not a string")
+		r.bad("a number above 2^53-1 must be a string")
 	}
 	return v
 }
 
-// decimal reads a number as strconv.FormatUint would write it.
+// decimal parses a number in the form that strconv.FormatUint writes.
 func (r *reader) decimal(b []byte) uint64 {
 	if len(b) == 0 || len(b) > 20 || len(b) > 1 && b[0] == '0' {
 		r.bad("a number is malformed")
@@ -49,11 +51,12 @@ func (r *reader) decimal(b []byte) uint64 {
 	return v
 }
 
+// bool reads a boolean: in JSON true or false, in binary the varint 1 or 0.
 func (r *reader) bool() bool {
 	if r.bin {
 		v := r.uint()
 		if v > 1 {
-			r.bad("a truth value is neither 0 nor 1")
+			r.bad("a boolean is neither 0 nor 1")
 		}
 		return v == 1
 	}
@@ -64,16 +67,16 @@ func (r *reader) bool() bool {
 			return word == "true"
 		}
 	}
-	r.bad("a truth value is neither true nor false")
+	r.bad("a boolean is neither true nor false")
 	return false
 }
 
-// word reads an enumeration.
+// word reads an enumeration: in JSON one of words, in binary its index.
 func (r *reader) word(words []string) uint8 {
 	if r.bin {
 		v := r.uint()
 		if v >= uint64(len(words)) {
-			r.bad("an enumeration has no such value")
+			r.bad("unknown enumeration value")
 			return 0
 		}
 		return uint8(v)
@@ -84,16 +87,17 @@ func (r *reader) word(words []string) uint8 {
 			return uint8(v)
 		}
 	}
-	r.bad("an enumeration has no such value")
+	r.bad("unknown enumeration value")
 	return 0
 }
 
+// string reads a string.
 func (r *reader) string() string { return string(r.text()) }
 
-// bounded reads a string of most bytes at most.
-func (r *reader) bounded(most int, reason string) string {
+// bounded reads a string of at most limit bytes.
+func (r *reader) bounded(limit int, reason string) string {
 	b := r.text()
-	if len(b) > most {
+	if len(b) > limit {
 		r.bad(reason)
 		return ""
 	}
@@ -103,8 +107,8 @@ func (r *reader) bounded(most int, reason string) string {
 // name reads a session id or an epoch.
 func (r *reader) name() string { return r.bounded(MaxName, "a session id or an epoch is too long") }
 
-// text returns the bytes of a string, valid until the next call. JSON was
-// checked for UTF-8 as a whole.
+// text reads a string and returns its bytes, which are valid until the next call.
+// A JSON batch has been checked for UTF-8 as a whole.
 func (r *reader) text() []byte {
 	if r.bin {
 		n, ok := r.span()
@@ -145,11 +149,12 @@ func (r *reader) text() []byte {
 			return nil
 		}
 	}
-	r.bad("a string has no end")
+	r.bad("a string is not terminated")
 	return nil
 }
 
-// unescape resolves the escapes of s, which scanString has accepted.
+// unescape resolves the escapes of s, which scanString has accepted. Unpaired
+// surrogates are refused.
 func (r *reader) unescape(s []byte) []byte {
 	out := r.scratch[:0]
 	for i := 0; i < len(s); i++ {
@@ -178,7 +183,7 @@ func (r *reader) unescape(s []byte) []byte {
 					low, _ = hex4(s, i+3)
 				}
 				if v = utf16.DecodeRune(v, low); v == utf8.RuneError {
-					r.bad("a string contains half a character")
+					r.bad("a string contains an unpaired surrogate")
 					return nil
 				}
 				i += 6
@@ -192,11 +197,13 @@ func (r *reader) unescape(s []byte) []byte {
 	return out
 }
 
+// base64url is the encoding of bytes in JSON, in its canonical form
+// (docs/protocol.md, section 1).
 var base64url = base64.RawURLEncoding.Strict()
 
-// bytes returns a copy of a field of most bytes at most, nil if it is empty.
-// Beyond that it fails with code.
-func (r *reader) bytes(most int, code uint16, reason string) []byte {
+// bytes reads a field of at most limit bytes and returns a copy; nil if it is
+// empty. It fails with code and reason if the field is longer.
+func (r *reader) bytes(limit int, code uint16, reason string) []byte {
 	if r.bin {
 		n, ok := r.span()
 		if !ok {
@@ -204,18 +211,18 @@ func (r *reader) bytes(most int, code uint16, reason string) []byte {
 		}
 		b := r.data[r.i : r.i+n]
 		r.i += n
-		return r.copied(b, most, code, reason)
+		return r.copied(b, limit, code, reason)
 	}
 	text := r.text()
 	n := base64url.DecodedLen(len(text))
-	if n > most {
+	if n > limit {
 		r.fail(code, reason)
 	}
 	if r.code != 0 || len(text) == 0 {
 		return nil
 	}
 	b := make([]byte, n)
-	// The decoder passes over line ends, which are no base64url.
+	// The decoder skips line breaks, which are not base64url.
 	if _, err := base64url.Decode(b, text); err != nil || bytes.ContainsAny(text, "\r\n") {
 		r.bad("bytes are not base64url")
 		return nil
@@ -223,8 +230,9 @@ func (r *reader) bytes(most int, code uint16, reason string) []byte {
 	return b
 }
 
-func (r *reader) copied(b []byte, most int, code uint16, reason string) []byte {
-	if len(b) > most {
+// copied returns a copy of b; nil if it is empty. It fails if b is too long.
+func (r *reader) copied(b []byte, limit int, code uint16, reason string) []byte {
+	if len(b) > limit {
 		r.fail(code, reason)
 	}
 	if r.code != 0 || len(b) == 0 {
@@ -235,10 +243,11 @@ func (r *reader) copied(b []byte, most int, code uint16, reason string) []byte {
 	return c
 }
 
-// opaque reads bytes that only the message bounds.
+// opaque reads bytes without a limit of their own.
 func (r *reader) opaque() []byte { return r.bytes(Unlimited, 0, "") }
 
-func (r *reader) mark() []byte { return r.bytes(MaxTag, CloseBadFrame, "a tag is too long") }
+// tag reads the tag of a position.
+func (r *reader) tag() []byte { return r.bytes(MaxTag, CloseBadFrame, "a tag is too long") }
 
 // id reads a message id; in JSON the text of a UUID (RFC 9562, section 4).
 func (r *reader) id(id *wire.ID) {
@@ -263,9 +272,10 @@ func (r *reader) id(id *wire.ID) {
 
 const uuidLen = len("00000000-0000-0000-0000-000000000000")
 
-// uuidBytes is where each byte of a UUID stands in its text.
+// uuidBytes is the index of each byte of a UUID in its text.
 var uuidBytes = [16]uint8{0, 2, 4, 6, 9, 11, 14, 16, 19, 21, 24, 26, 28, 30, 32, 34}
 
+// parseUUID reads the text of a UUID, in either case (RFC 9562, section 4).
 func parseUUID(id *wire.ID, text *[uuidLen]byte) bool {
 	if text[8] != '-' || text[13] != '-' || text[18] != '-' || text[23] != '-' {
 		return false
@@ -279,8 +289,8 @@ func parseUUID(id *wire.ID, text *[uuidLen]byte) bool {
 	return all != noHex
 }
 
-// markID reads a tag that is the id of a message.
-func (r *reader) markID(id *wire.ID) {
+// tagID reads a tag that is a message id: 16 bytes, in JSON as base64url.
+func (r *reader) tagID(id *wire.ID) {
 	if r.bin {
 		r.id(id)
 		return

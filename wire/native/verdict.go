@@ -7,7 +7,7 @@ import (
 	"github.com/limpet-go/limpet/wire"
 )
 
-// Classes of a Verdict.
+// The values of Verdict.Class.
 const (
 	classProtocol  = "protocol"
 	classAuth      = "auth"
@@ -17,16 +17,16 @@ const (
 )
 
 const (
-	retryHeader = "X-Limpet-Retry-Ms" // of a refused upgrade: finer than Retry-After
-	maxSlot     = 15 * time.Minute
+	retryHeader = "X-Limpet-Retry-Ms" // of a refused upgrade, finer than Retry-After
+	maxSlot     = 15 * time.Minute    // longer slots are cut
 
 	closeTooBig = 1009 // RFC 6455, section 7.4.1
 )
 
-// Verdict reads close codes by their range (docs/protocol.md, section 7), and
-// the codes of fatal err frames, which may also be those inside frames. Other
-// codes and HTTP statuses are the client's to judge; of a refused upgrade it
-// only learns the slot.
+// Verdict decides on close codes by their range (docs/protocol.md, section 7) and
+// on the codes of fatal err frames, which may also be codes inside frames. It
+// leaves other codes and HTTP statuses to the client; for a refused upgrade it
+// gives only the slot.
 func (dialect) Verdict(f wire.Failure) wire.Verdict {
 	if f.Stage == wire.StageUpgrade {
 		return wire.Verdict{After: slot(f)}
@@ -38,6 +38,7 @@ func (dialect) Verdict(f wire.Failure) wire.Verdict {
 	return v
 }
 
+// slot returns the delay that a refused upgrade asks for; zero if there is none.
 func slot(f wire.Failure) time.Duration {
 	ms, err := strconv.ParseUint(f.Header.Get(retryHeader), 10, 64)
 	if err != nil {
@@ -46,6 +47,7 @@ func slot(f wire.Failure) time.Duration {
 	return min(millis(ms), maxSlot)
 }
 
+// verdict decides on a code; the zero Verdict if limpet.v1 does not assign it.
 func verdict(code uint16) wire.Verdict {
 	switch {
 	case code == closeTooBig || code == CloseFrameTooBig || code == CodeTooBig:
@@ -80,6 +82,7 @@ func verdict(code uint16) wire.Verdict {
 	return wire.Verdict{}
 }
 
+// stopClass returns the class of a close code from 4000 to 4099.
 func stopClass(code uint16) string {
 	switch code {
 	case CloseForbidden:
@@ -92,7 +95,9 @@ func stopClass(code uint16) string {
 	return classProtocol
 }
 
-var words = map[uint16]string{
+// codeNames are the names of the codes (docs/protocol.md, section 7). Close codes
+// and codes inside frames do not overlap.
+var codeNames = map[uint16]string{
 	CloseProtocolError: "protocol_error", CloseBadFrame: "bad_frame", CloseUnsupportedVersion: "unsupported_version",
 	CloseForbidden: "forbidden", CloseNotFound: "not_found", CloseQuota: "quota", CloseSuperseded: "superseded",
 	CloseSessionConflict: "session_conflict", CloseTerminated: "terminated_by_admin",
@@ -109,8 +114,9 @@ var words = map[uint16]string{
 	CodeAckOutOfRange: "ack_out_of_range", CodeBadToken: "bad_token", CodeRevoked: "revoked", CodeGone: "gone",
 }
 
-// CodeWord is the name of a close code or of a code inside frames
-// (docs/protocol.md, section 7), empty if the protocol does not know it.
-func CodeWord(code uint64) string { return words[code16(code)] }
+// CodeWord returns the name of a close code or of a code inside frames
+// (docs/protocol.md, section 7); empty if the protocol does not define it.
+func CodeWord(code uint64) string { return codeNames[code16(code)] }
 
-func codeWord(code uint16) string { return words[code] }
+// codeWord is CodeWord for a code that fits.
+func codeWord(code uint16) string { return codeNames[code] }

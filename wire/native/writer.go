@@ -3,45 +3,49 @@ package native
 import (
 	"encoding/base64"
 	"encoding/binary"
-	"math/bits"
 	"strconv"
 	"unicode/utf8"
 
 	"github.com/limpet-go/limpet/wire"
 )
 
-// A writer spells fields in either encoding. Methods named like a type write
-// the field always, those that end in Opt only if it is not zero.
+// A writer appends fields in either encoding. A method named after a type always
+// writes the field; one whose name ends in Opt leaves out a zero value.
 type writer struct {
 	b     []byte
-	bin   bool
-	fault string // the first thing that could not be spelled
+	bin   bool   // the encoding is binary
+	fault string // the first value that could not be encoded; empty: none
 }
 
+// fail records the first fault.
 func (w *writer) fail(what string) {
 	if w.fault == "" {
 		w.fault = what
 	}
 }
 
+// The wire types of protobuf.
 const (
 	wireVarint = 0
 	wireI64    = 1
 	wireBytes  = 2
 	wireI32    = 5
-
-	maxJSONNumber = 1<<53 - 1 // what every JSON reader keeps exactly
 )
 
-func uvarintLen(v uint64) int { return (bits.Len64(v|1) + 6) / 7 }
+// maxJSONNumber is the largest number that every JSON reader keeps exactly.
+const maxJSONNumber = 1<<53 - 1
 
-func (w *writer) tag(num, wt int) {
+// fieldKey writes the key of a binary field: its number and its wire type.
+func (w *writer) fieldKey(num, wt int) {
 	w.b = binary.AppendUvarint(w.b, uint64(num)<<3|uint64(wt))
 }
 
-// key begins a JSON member. No value ends in a brace that opens.
+// key begins a JSON member.
 func (w *writer) key(s *schema, num int) { w.member(s.members[num]) }
 
+// member writes m, the beginning of a member, without its comma if it is the first
+// of its object. That is so exactly after an opening brace, because no value ends
+// in one.
 func (w *writer) member(m string) {
 	if w.b[len(w.b)-1] == '{' {
 		m = m[1:]
@@ -51,7 +55,7 @@ func (w *writer) member(m string) {
 
 func (w *writer) uint(s *schema, num int, v uint64) {
 	if w.bin {
-		w.tag(num, wireVarint)
+		w.fieldKey(num, wireVarint)
 		w.b = binary.AppendUvarint(w.b, v)
 		return
 	}
@@ -61,6 +65,8 @@ func (w *writer) uint(s *schema, num int, v uint64) {
 
 func (w *writer) jsonUint(v uint64) { w.b = appendNumber(w.b, v) }
 
+// appendNumber appends a JSON number; above 2^53-1 it is a string
+// (docs/protocol.md, section 1).
 func appendNumber(b []byte, v uint64) []byte {
 	if v <= maxJSONNumber {
 		return strconv.AppendUint(b, v, 10)
@@ -93,7 +99,7 @@ func (w *writer) boolOpt(s *schema, num int, v bool) {
 	}
 }
 
-// word writes an enumeration; its zero value is left out.
+// word writes an enumeration. Its zero value is left out.
 func (w *writer) word(s *schema, num int, v uint8, words []string) {
 	switch {
 	case int(v) >= len(words):
@@ -116,7 +122,7 @@ func (w *writer) string(s *schema, num int, v string) {
 	if !utf8.ValidString(v) {
 		w.fail(notUTF8)
 	}
-	w.tag(num, wireBytes)
+	w.fieldKey(num, wireBytes)
 	w.b = binary.AppendUvarint(w.b, uint64(len(v)))
 	w.b = append(w.b, v...)
 }
@@ -131,7 +137,7 @@ const notUTF8 = "a string is not UTF-8"
 
 const hexDigits = "0123456789abcdef"
 
-// quote writes a JSON string.
+// quote writes v as a JSON string.
 func (w *writer) quote(v string) {
 	b := append(w.b, '"')
 	start := 0
@@ -170,7 +176,7 @@ func (w *writer) quote(v string) {
 
 func (w *writer) bytes(s *schema, num int, v []byte) {
 	if w.bin {
-		w.tag(num, wireBytes)
+		w.fieldKey(num, wireBytes)
 		w.b = binary.AppendUvarint(w.b, uint64(len(v)))
 		w.b = append(w.b, v...)
 		return
@@ -179,6 +185,7 @@ func (w *writer) bytes(s *schema, num int, v []byte) {
 	w.base64(v)
 }
 
+// base64 writes bytes as a JSON string in base64url.
 func (w *writer) base64(v []byte) {
 	w.b = append(w.b, '"')
 	w.b = base64.RawURLEncoding.AppendEncode(w.b, v)
@@ -191,7 +198,8 @@ func (w *writer) bytesOpt(s *schema, num int, v []byte) {
 	}
 }
 
-func (w *writer) mark(s *schema, num int, tag []byte) {
+// tag writes the tag of a position.
+func (w *writer) tag(s *schema, num int, tag []byte) {
 	if len(tag) > MaxTag {
 		w.fail("a tag is too long")
 		return
@@ -199,13 +207,14 @@ func (w *writer) mark(s *schema, num int, tag []byte) {
 	w.bytes(s, num, tag)
 }
 
-func (w *writer) markOpt(s *schema, num int, tag []byte) {
+func (w *writer) tagOpt(s *schema, num int, tag []byte) {
 	if len(tag) != 0 {
-		w.mark(s, num, tag)
+		w.tag(s, num, tag)
 	}
 }
 
-// appendUUID writes a message id as the text of a UUID (RFC 9562, section 4).
+// appendUUID appends a message id as the text of a UUID, in quotes (RFC 9562,
+// section 4).
 func appendUUID(b []byte, id *wire.ID) []byte {
 	b = append(b, `"00000000-0000-0000-0000-000000000000"`...)
 	text := b[len(b)-uuidLen-1:]
@@ -215,7 +224,7 @@ func appendUUID(b []byte, id *wire.ID) []byte {
 	return b
 }
 
-// hexPairs are the two digits of each byte.
+// hexPairs are the two hex digits of each byte, the first in the low byte.
 var hexPairs = func() (pairs [256]uint16) {
 	for v := range pairs {
 		pairs[v] = uint16(hexDigits[v>>4]) | uint16(hexDigits[v&15])<<8
@@ -223,10 +232,10 @@ var hexPairs = func() (pairs [256]uint16) {
 	return pairs
 }()
 
-// begin starts a nested object; end takes what it returned.
+// begin starts a nested object. Its result must be passed to end.
 func (w *writer) begin(s *schema, num int) int {
 	if w.bin {
-		w.tag(num, wireBytes)
+		w.fieldKey(num, wireBytes)
 		return w.length()
 	}
 	w.key(s, num)
@@ -234,12 +243,15 @@ func (w *writer) begin(s *schema, num int) int {
 	return 0
 }
 
-// length reserves room for the length of what follows.
+// length reserves one byte for the length of the binary message that follows, and
+// returns where that begins.
 func (w *writer) length() int {
 	w.b = append(w.b, 0)
 	return len(w.b)
 }
 
+// end ends a nested object. In binary it writes the length into the reserved byte
+// and moves the message if the length needs more.
 func (w *writer) end(start int) {
 	if !w.bin {
 		w.b = append(w.b, '}')
@@ -258,7 +270,8 @@ func (w *writer) end(start int) {
 	binary.PutUvarint(w.b[start-1:], uint64(n))
 }
 
-// list begins a list, which is nothing in binary: its items carry the number.
+// list begins a list. In binary that writes nothing: each item carries the field's
+// number.
 func (w *writer) list(s *schema, num int) {
 	if !w.bin {
 		w.key(s, num)
@@ -266,23 +279,24 @@ func (w *writer) list(s *schema, num int) {
 	}
 }
 
+// endList ends a list.
 func (w *writer) endList() {
 	if !w.bin {
 		w.b = append(w.b, ']')
 	}
 }
 
-// comma separates the items of a JSON list.
+// comma separates item i of a JSON list from the one before it.
 func (w *writer) comma(i int) {
 	if !w.bin && i > 0 {
 		w.b = append(w.b, ',')
 	}
 }
 
-// item begins item i of a list of objects.
+// item begins item i of a list of objects. Its result must be passed to end.
 func (w *writer) item(num, i int) int {
 	if w.bin {
-		w.tag(num, wireBytes)
+		w.fieldKey(num, wireBytes)
 		return w.length()
 	}
 	w.comma(i)

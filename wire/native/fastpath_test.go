@@ -13,14 +13,14 @@ import (
 	"github.com/limpet-go/limpet/wire"
 )
 
-// generalDecode is Decode without the short way for usual messages.
-func generalDecode(enc Encoding, dir Dir, data []byte, lim DecodeLimits) ([]Frame, error) {
-	r := reader{data: data, end: len(data), bin: enc == Binary, dir: dir, lim: lim}
+// slowDecode is Decode without the fast path.
+func slowDecode(enc Encoding, sender Sender, data []byte, lim DecodeLimits) ([]Frame, error) {
+	r := reader{data: data, end: len(data), bin: enc == Binary, sender: sender, lim: lim}
 	r.lim.setDefaults()
 	var frames []Frame
-	for k := 0; r.another(k); k++ {
-		frames = r.any(frames)
-		r.count(len(frames))
+	for k := 0; r.nextFrame(k); k++ {
+		frames = r.anyFrame(frames)
+		r.countFrames(len(frames))
 	}
 	if r.code == 0 && len(data) > r.lim.Batch && len(frames) > 1 {
 		r.fail(CloseFrameTooBig, "batch longer than its limit")
@@ -31,9 +31,9 @@ func generalDecode(enc Encoding, dir Dir, data []byte, lim DecodeLimits) ([]Fram
 	return frames, nil
 }
 
-// generalEvents is codec.Decode without it: all frames first, then events.
-func generalEvents(c *codec, data []byte) ([]wire.Event, error) {
-	frames, err := generalDecode(c.enc, FromServer, data, serverLimits)
+// slowEvents is codec.Decode without the fast path: all frames first, then events.
+func slowEvents(c *codec, data []byte) ([]wire.Event, error) {
+	frames, err := slowDecode(c.enc, FromServer, data, serverLimits)
 	if err != nil {
 		return nil, err
 	}
@@ -46,21 +46,21 @@ func generalEvents(c *codec, data []byte) ([]wire.Event, error) {
 	return out.List, nil
 }
 
-// sameAsGeneral checks that the short way changes nothing: the same frames and
-// the same events, or the same error. It returns how many frames there were.
-func sameAsGeneral(t *testing.T, enc Encoding, dir Dir, data []byte) int {
+// sameAsSlow checks that the fast path changes nothing: the same frames and the
+// same events, or the same error. It returns how many frames there were.
+func sameAsSlow(t *testing.T, enc Encoding, sender Sender, data []byte) int {
 	t.Helper()
 	input := bytes.Clone(data)
 	for _, lim := range []DecodeLimits{{}, {Payload: 8, Frames: 2, Batch: 300, Depth: 1}} {
-		want, wantErr := generalDecode(enc, dir, data, lim)
-		got, err := Decode(nil, enc, dir, input, lim)
+		want, wantErr := slowDecode(enc, sender, data, lim)
+		got, err := Decode(nil, enc, sender, input, lim)
 		if !reflect.DeepEqual(err, wantErr) || err == nil && !slices.EqualFunc(got, want, func(a, b Frame) bool { return reflect.DeepEqual(a, b) }) {
 			t.Fatalf("encoding %d, %q:\n got %+v, %v\nwant %+v, %v", enc, data, got, err, want, wantErr)
 		}
 	}
 	frames := 0
 	for _, welcomed := range []bool{true, false} {
-		want, wantErr := generalEvents(&codec{enc: enc, welcomed: welcomed, resume: wire.Resume{Conn: 1}}, data)
+		want, wantErr := slowEvents(&codec{enc: enc, welcomed: welcomed, resume: wire.Resume{Conn: 1}}, data)
 		c := &codec{enc: enc, welcomed: welcomed, resume: wire.Resume{Conn: 1}}
 		out := wire.Events{List: []wire.Event{{Kind: wire.EventPong, N: 77}}}
 		err := c.Decode(wire.Frame{Type: enc.FrameType(), Data: input}, &out)
@@ -75,9 +75,9 @@ func sameAsGeneral(t *testing.T, enc Encoding, dir Dir, data []byte) int {
 	return frames
 }
 
-// usualSeeds are batches of either encoding: what servers said in the golden
-// files, every frame alone and between messages, and odd ones.
-func usualSeeds(tb testing.TB) (seeds [3][][]byte) {
+// fastPathSeeds are batches of either encoding: the messages of the golden files,
+// every frame alone and between messages, and unusual ones.
+func fastPathSeeds(tb testing.TB) (seeds [3][][]byte) {
 	for _, enc := range encodings {
 		files, err := filepath.Glob(filepath.Join("testdata", "*"+map[Encoding]string{JSON: ".json.golden", Binary: ".bin.golden"}[enc]))
 		if err != nil || len(files) == 0 {
@@ -131,24 +131,24 @@ func usualSeeds(tb testing.TB) (seeds [3][][]byte) {
 	return seeds
 }
 
-// TestUsual mutates batches of usual messages byte by byte.
-func TestUsual(t *testing.T) {
+// TestFastPath mutates batches of fast messages byte by byte.
+func TestFastPath(t *testing.T) {
 	for _, enc := range encodings {
 		understood := 0
-		for _, seed := range usualSeeds(t)[enc] {
-			for _, dir := range []Dir{FromServer, FromClient} {
-				understood += sameAsGeneral(t, enc, dir, seed)
-				if len(seed) > 250 || !beginsUsual(enc, dir, seed) {
+		for _, seed := range fastPathSeeds(t)[enc] {
+			for _, sender := range []Sender{FromServer, FromClient} {
+				understood += sameAsSlow(t, enc, sender, seed)
+				if len(seed) > 250 || !beginsFast(enc, sender, seed) {
 					continue
 				}
 				for i := range seed {
-					sameAsGeneral(t, enc, dir, seed[:i])
-					sameAsGeneral(t, enc, dir, slices.Concat(seed[:i], seed[i+1:]))
-					sameAsGeneral(t, enc, dir, slices.Concat(seed[:i], seed[i:i+1], seed[i:]))
+					sameAsSlow(t, enc, sender, seed[:i])
+					sameAsSlow(t, enc, sender, slices.Concat(seed[:i], seed[i+1:]))
+					sameAsSlow(t, enc, sender, slices.Concat(seed[:i], seed[i:i+1], seed[i:]))
 					was := seed[i]
 					for _, c := range []byte("\x00\x7f\x80\xff0 \"\\,}") {
 						seed[i] = c
-						understood += sameAsGeneral(t, enc, dir, seed)
+						understood += sameAsSlow(t, enc, sender, seed)
 					}
 					seed[i] = was
 				}
@@ -160,8 +160,9 @@ func TestUsual(t *testing.T) {
 	}
 }
 
-// TestUsualOdd puts odd spellings of two fields at a time into a usual message.
-func TestUsualOdd(t *testing.T) {
+// TestFastPathOddSpellings puts unusual spellings of two fields at a time into a
+// fast message.
+func TestFastPathOddSpellings(t *testing.T) {
 	numbers := []string{"0", "1", `"1"`, "01", "-1", "1.0", "1e3", " 7", "null", "9007199254740991", "9007199254740992", `"9007199254740992"`, "99999999999999999", `"18446744073709551615"`, `"max"`, ""}
 	texts := []string{`"a/b"`, `""`, `"a/*"`, `"*/**"`, `"ü"`, `"\u0061"`, `"a\n"`, "\"a\x7f\"", "\"a\x1f\"", "\"a\xff\"", `"` + strings.Repeat("x", MaxTopic) + `"`, `"` + strings.Repeat("x", MaxTopic+1) + `"`, `"a`, `"12345678"`, `"1234567\\"`}
 	payloads := []string{`,"d":null`, `,"d":{"a":[1,{}]}`, `,"d": 1`, `,"d":1 `, `,"d":01`, `,"d":"\ud800"`, `,"d":`, `,"b":""`, `,"b":"AA"`, `,"b":"AB"`, `,"b":"A"`, `,"b":"AA="`, `,"b":"A+"`, `,"b":"\u0041A"`,
@@ -169,7 +170,7 @@ func TestUsualOdd(t *testing.T) {
 	ids := []string{`"` + idText + `"`, strings.ToUpper(`"` + idText + `"`), `"` + idText[1:] + `"`, `"` + idText + `0"`, `"` + strings.ReplaceAll(idText, "-", "0") + `"`, `"\u00` + idText[4:] + `"`, "0"}
 	type field struct {
 		key    string
-		usual  string
+		common string
 		others []string
 	}
 	fields := []field{{`,"ch":`, "3", numbers}, {`,"s":`, "12", numbers}, {`,"p":`, "11", numbers}, {`,"id":`, `"` + idText + `"`, ids}, {`,"tp":`, `"a"`, texts},
@@ -184,36 +185,37 @@ func TestUsualOdd(t *testing.T) {
 						case n == i:
 							text += f.key + odd
 						case n != k:
-							text += f.key + f.usual
+							text += f.key + f.common
 						case other != "absent":
 							text += f.key + other
 						}
 					}
 					text += "}"
-					sameAsGeneral(t, JSON, FromServer, []byte(text))
-					sameAsGeneral(t, JSON, FromServer, []byte("["+text+`,`+text+"]"))
+					sameAsSlow(t, JSON, FromServer, []byte(text))
+					sameAsSlow(t, JSON, FromServer, []byte("["+text+`,`+text+"]"))
 					up := strings.NewReplacer(`,"ch":3`, "", `,"p":11`, "").Replace(text)
-					sameAsGeneral(t, JSON, FromClient, []byte(up))
+					sameAsSlow(t, JSON, FromClient, []byte(up))
 				}
 			}
 		}
 	}
 }
 
-// beginsUsual reports whether the first frame, alone or in a list, is usual.
-func beginsUsual(enc Encoding, dir Dir, data []byte) bool {
-	var u usual
+// beginsFast reports whether the first frame, alone or in a list, is a fast
+// message.
+func beginsFast(enc Encoding, sender Sender, data []byte) bool {
+	var fast fastMessage
 	data = bytes.TrimPrefix(data, []byte("["))
-	return u.find(data, 0, enc, dir, &DefaultLimits) > 0
+	return fast.find(data, 0, enc, sender, &DefaultLimits) > 0
 }
 
-// TestUsualIsTaken shows that the short way is one: a usual message is found,
-// and what has one thing more or less is not.
-func TestUsualIsTaken(t *testing.T) {
+// TestFastPathIsTaken shows which messages take the fast path, and that one field
+// more or less can exclude a message.
+func TestFastPathIsTaken(t *testing.T) {
 	down := Msg{Ch: 3, S: 1048577, P: 1048576, HasP: true, ID: testID, Topic: "a/b", Payload: []byte("{}")}
 	up := Msg{S: 5, ID: testID, Topic: "a/b", Payload: []byte("no JSON")}
 	for _, tt := range []struct {
-		dir    Dir
+		sender Sender
 		m      Msg
 		change func(*Msg)
 		want   bool
@@ -240,29 +242,29 @@ func TestUsualIsTaken(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			var u usual
-			if end := u.find(data, 0, enc, tt.dir, &DefaultLimits); end >= 0 != tt.want || tt.want && end != len(data) {
+			var fast fastMessage
+			if end := fast.find(data, 0, enc, tt.sender, &DefaultLimits); end >= 0 != tt.want || tt.want && end != len(data) {
 				t.Errorf("encoding %d, %+v: end %d of %d", enc, tt.m, end, len(data))
 			}
 		}
 	}
 }
 
-// FuzzUsual decodes the same bytes by the short way and by the general one.
-func FuzzUsual(f *testing.F) {
-	for enc, seeds := range usualSeeds(f) {
+// FuzzFastPath decodes the same bytes with the fast path and without it.
+func FuzzFastPath(f *testing.F) {
+	for enc, seeds := range fastPathSeeds(f) {
 		for _, seed := range seeds {
 			f.Add(enc == int(Binary), true, seed)
 		}
 	}
 	f.Fuzz(func(t *testing.T, bin, server bool, data []byte) {
-		enc, dir := JSON, FromClient
+		enc, sender := JSON, FromClient
 		if bin {
 			enc = Binary
 		}
 		if server {
-			dir = FromServer
+			sender = FromServer
 		}
-		sameAsGeneral(t, enc, dir, data)
+		sameAsSlow(t, enc, sender, data)
 	})
 }

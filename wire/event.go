@@ -1,0 +1,248 @@
+package wire
+
+import (
+	"strconv"
+	"time"
+)
+
+// EventKind says what a codec has decoded.
+type EventKind uint8
+
+// The kinds of Event, each with the fields of Event that it sets.
+const (
+	// Events of one subscription, named by Key or Name; their order is kept.
+	EventData         EventKind = iota + 1 // Message, Position, Prev, Numbered
+	EventSubscribed                        // Position (delivery starts after it), Continuity, Head
+	EventUnsubscribed                      // Code, Reason; Retry > 0: may be requested again after that time
+	EventGap                               // Prev, Position (last lost), Count, Cause
+	EventReset                             // Position (new), Cause
+
+	// Events of the connection.
+	EventReady  // Ready
+	EventStep   // Step: Encode(OpStep) is wanted
+	EventAck    // Ack
+	EventPing   // N: Encode(OpPong) is wanted
+	EventPong   // N
+	EventGoAway // Code, Delay, Spread, Reason
+	EventAuth   // Expires
+	EventError  // Code, Reason, Retry, Fatal; Key or N if it concerns a subscription or a sequence number
+)
+
+// OfSubscription reports whether an event of kind k belongs to one subscription.
+func (k EventKind) OfSubscription() bool { return k >= EventData && k <= EventReset }
+
+// Event is one thing that the peer sent. Only the fields named at its kind are
+// set.
+type Event struct {
+	// Kind says which of the other fields are set.
+	Kind EventKind
+
+	// Key is the subscription, where Traits.ByName is false.
+	Key uint64
+
+	// Name is the subscription's topic, where Traits.ByName is true.
+	Name string
+
+	// Message is the message of EventData.
+	Message Message
+
+	// Position is the place in the stream that the event stands for.
+	Position Position
+
+	// Prev is the number of the message before this one in this subscription.
+	Prev uint64
+
+	// Numbered means that Position.Offset and Prev are valid.
+	Numbered bool
+
+	// Continuity is what a restored subscription may claim.
+	Continuity Continuity
+
+	// Cause is why messages are missing.
+	Cause Cause
+
+	// Fatal means that the connection must be closed. Code and Reason then
+	// decide as a close code would.
+	Fatal bool
+
+	// Code is a code of the language.
+	Code uint16
+
+	// Head is the newest offset of the log.
+	Head uint64
+
+	// Count is how many messages are missing; zero if unknown.
+	Count uint64
+
+	// Ready is the content of EventReady.
+	Ready *Ready
+
+	// Ack is the content of EventAck.
+	Ack *Ack
+
+	// Step is passed back to Encode in an OpStep.
+	Step any
+
+	// N is the number of a ping or pong, or a sequence number.
+	N uint64
+
+	// Reason is a text for people.
+	Reason string
+
+	// Retry is when to try again. Zero means that the peer did not say.
+	Retry time.Duration
+
+	// Delay is the earliest time at which to leave the connection.
+	Delay time.Duration
+
+	// Spread is the width of the window in which to leave or reconnect.
+	Spread time.Duration
+
+	// Expires is how long the credential remains valid.
+	Expires time.Duration
+}
+
+// Continuity is what a restored subscription may claim about the messages
+// between the last one received and the next one.
+type Continuity uint8
+
+// The degrees of continuity.
+const (
+	ContinuityNone     Continuity = iota // nothing: the client reports a Reset
+	ContinuityByNumber                   // the number of the next message decides
+	ContinuityProved                     // the server proved that none is missing
+)
+
+// Cause says why messages are missing or why a stream restarted.
+type Cause uint8
+
+// The causes of a loss.
+const (
+	CauseUnknown      Cause = iota
+	CauseExpired            // older than the retention
+	CauseTrimmed            // the log was trimmed
+	CauseDropped            // the server dropped them
+	CauseForbidden          // the client may not read them
+	CauseEpoch              // the log has another epoch
+	CauseDiverged           // the log holds another entry at this position
+	CauseAhead              // the position is beyond the log's end
+	CauseUnverifiable       // continuity cannot be proved
+	CauseLost               // a number is missing in the stream
+	CauseOverflow           // dropped by the delivery policy, in this process
+)
+
+var causes = [...]string{"unknown", "expired", "trimmed", "dropped", "forbidden",
+	"epoch", "diverged", "ahead", "unverifiable", "lost", "overflow"}
+
+// String returns the cause as one lower-case word.
+func (c Cause) String() string {
+	if int(c) < len(causes) {
+		return causes[c]
+	}
+	return "cause " + strconv.Itoa(int(c))
+}
+
+// Ready is what the server announced when the connection became usable. A zero
+// duration means that it announced none.
+type Ready struct {
+	// Conn echoes Resume.Conn; zero if the language has no connection number.
+	Conn uint64
+
+	// Session is the session that the connection belongs to.
+	Session Session
+
+	// Resumed means that Session is the one that Resume named, not a new one.
+	Resumed bool
+
+	// Ack is what the server has settled, and the uplink credit.
+	Ack Ack
+
+	// Tag is the id of message Ack.To, which the client compares with its own.
+	// Zero means that there is none to compare.
+	Tag ID
+
+	// Heartbeat is the interval in which each side sends something.
+	Heartbeat time.Duration
+
+	// TTL is how long the server keeps the session after a connection is lost.
+	TTL time.Duration
+
+	// Dedup is how long the server remembers message ids.
+	Dedup time.Duration
+
+	// Spread is the window in which to reconnect after a loss.
+	Spread time.Duration
+
+	// Expires is how long the credential remains valid.
+	Expires time.Duration
+
+	// Limits are the server's limits.
+	Limits Limits
+}
+
+// Ack is what the server has taken responsibility for.
+type Ack struct {
+	// To settles every sequence number up to it.
+	To uint64
+
+	// Ranges are settled above To.
+	Ranges []Range
+
+	// Rejects are the settled messages that the server refused.
+	Rejects []Reject
+
+	// Cmd settles the one message that was sent under this command id, for
+	// languages without sequence numbers.
+	Cmd uint64
+
+	// HasCredit means that Credit is valid.
+	HasCredit bool
+
+	// Credit is the uplink credit.
+	Credit Credit
+}
+
+// Reject is the final refusal of one message.
+type Reject struct {
+	Seq    uint64 // sequence number of the message
+	Code   uint16 // a code of the language
+	Reason string // text for people
+
+	// Unknown means that the server cannot tell whether it accepted the message
+	// earlier.
+	Unknown bool
+}
+
+// Events collects events. The zero value is ready for use. It is not safe for
+// concurrent use.
+type Events struct {
+	// List holds the events in wire order. Its owner may read and shorten it;
+	// only Append adds to it.
+	List []Event
+
+	used int // how many Append has returned since Reset; everything beyond is zero
+}
+
+// Append adds an empty event of kind and returns it to be filled in. The
+// pointer is valid until the next call of Append.
+func (e *Events) Append(kind EventKind) *Event {
+	n := len(e.List)
+	if n < cap(e.List) {
+		e.List = e.List[:n+1]
+	} else {
+		e.List = append(e.List, Event{})
+	}
+	ev := &e.List[n]
+	if n < e.used {
+		*ev = Event{} // it was cut off List and may hold old values
+	}
+	e.used = max(e.used, n+1)
+	ev.Kind = kind
+	return ev
+}
+
+// Reset empties e and keeps its memory.
+func (e *Events) Reset() {
+	clear(e.List[:min(max(e.used, len(e.List)), cap(e.List))])
+	e.List, e.used = e.List[:0], 0
+}
