@@ -45,13 +45,13 @@ func newConfig(rawURL string, o *Options) (config, error) {
 	c.traits = c.Dialect.Traits()
 
 	v := &validation{op: "New"}
-	c.url = v.url(rawURL, c.AllowInsecure)
+	c.url = v.endpoint(rawURL, c.AllowInsecure)
 	v.backoff(&c.Backoff)
 	v.duration("Options.Heartbeat.Interval", &c.Heartbeat.Interval, 20*time.Second)
 	v.duration("Options.DialTimeout", &c.DialTimeout, 10*time.Second)
 	v.duration("Options.SessionTTL", &c.SessionTTL, 0)
-	v.count("Options.Window.Messages", &c.Window.Messages, 4096)
-	v.count("Options.Window.Bytes", &c.Window.Bytes, 16<<20)
+	v.quantity("Options.Window.Messages", &c.Window.Messages, 4096)
+	v.quantity("Options.Window.Bytes", &c.Window.Bytes, 16<<20)
 	if c.ReadLimit < 0 {
 		v.refuse("Options.ReadLimit", "must not be negative, is %d; there is no unlimited", c.ReadLimit)
 	} else if c.ReadLimit == 0 {
@@ -81,7 +81,7 @@ func (v *validation) duration(field string, d *time.Duration, def time.Duration)
 	}
 }
 
-func (v *validation) count(field string, n *int, def int) {
+func (v *validation) quantity(field string, n *int, def int) {
 	if *n < 0 {
 		v.refuse(field, "must not be negative, is %d", *n)
 	} else if *n == 0 {
@@ -89,7 +89,7 @@ func (v *validation) count(field string, n *int, def int) {
 	}
 }
 
-func (v *validation) url(raw string, allowInsecure bool) *url.URL {
+func (v *validation) endpoint(raw string, allowInsecure bool) *url.URL {
 	u, err := url.Parse(raw)
 	switch {
 	case err != nil:

@@ -25,7 +25,7 @@ type decision struct {
 	err         error // the sentinel for what is wrong; nil if there is none
 	atCap       bool  // wait as long as Backoff.Max at least (docs/reconnect.md, section 2)
 	minFailures int   // count at least this many failures in a row
-	violation   bool  // permanent when it is maxViolations times in a row without progress
+	isViolation bool  // permanent when it is maxViolations times in a row without progress
 
 	slotWindow time.Duration // spread the attempt over this time after the slot (docs/protocol.md, section 8)
 }
@@ -40,7 +40,7 @@ func decide(dialect wire.Dialect, f *wire.Failure) decision {
 	slot, tooBig := d.After, d.TooBig
 	if verdict.Action != wire.ActionDefault {
 		d.Verdict = verdict
-		d.atCap, d.violation, d.minFailures = false, false, 0
+		d.atCap, d.isViolation, d.minFailures = false, false, 0
 		d.TooBig = verdict.TooBig || tooBig // 1009 means the same in every language: RFC 6455
 	}
 	if verdict.Class != "" {
@@ -179,14 +179,14 @@ func decideByCloseCode(f *wire.Failure) decision {
 	switch c := f.Code; {
 	case c == 0 && errors.As(f.Err, &detected):
 		d = newDecision(wire.ActionBackOff, ClassProtocol)
-		d.violation = true
+		d.isViolation = true
 	case c == 0 && (errors.Is(f.Err, ErrHeartbeat) || errors.Is(f.Err, ErrStalled)):
 		d = newDecision(wire.ActionBackOff, ClassTimeout)
 	case c == 1000, c == 1001, c == 1012:
 		d = newDecision(wire.ActionSpread, ClassNetwork)
 	case c == 1002, c == 1007:
 		d = newDecision(wire.ActionBackOff, ClassProtocol)
-		d.violation = true
+		d.isViolation = true
 	case c == 1003, c == 1010:
 		d = newDecision(wire.ActionStop, ClassProtocol)
 	case c == 1008:

@@ -29,12 +29,12 @@ type loop struct {
 	now     time.Time // of the current round
 	wakes   wakeRate  // of the rounds
 
-	state    State
-	window   *window
-	registry registry
-	draining []*Subscription // ended, their consumers still taking
-	shutdown bool
-	ended    bool
+	state        State
+	window       *window
+	registry     registry
+	draining     []*Subscription // ended, their consumers still taking
+	shuttingDown bool
+	ended        bool
 
 	link    *link // the connection in use; nil without one
 	session wire.Session
@@ -166,7 +166,7 @@ func (l *loop) expectsEvents() bool {
 // enter publishes a change of phase.
 func (l *loop) enter(p Phase) {
 	l.state.Phase, l.state.Since = p, l.now
-	l.state.Draining = l.shutdown
+	l.state.Draining = l.shuttingDown
 	l.state.Attempt = l.policy.failures
 	l.c.state.Set(l.state)
 	l.c.notify.post(StateChanged{l.c.cfg.url.Host, l.state})

@@ -161,7 +161,7 @@ func (l *loop) fail(k *link, f *wire.Failure) {
 	if l.disconnectedAt.IsZero() {
 		l.disconnectedAt = l.now
 	}
-	if d.violation && l.countViolation() >= maxViolations {
+	if d.isViolation && l.countViolation() >= maxViolations {
 		l.end(&PermanentError{d.class, why})
 		return
 	}
@@ -223,7 +223,7 @@ func (l *loop) progressCount() uint64 {
 
 // scheduleAttempt starts the wait for the next attempt.
 func (l *loop) scheduleAttempt(delay time.Duration) {
-	if l.nothingPending() && l.shutdown {
+	if l.nothingPending() && l.shuttingDown {
 		l.end(nil)
 		return
 	}
@@ -252,7 +252,7 @@ func (l *loop) disconnect(k *link, code uint16, reason string) {
 		}
 	}
 	timeout := closeTimeout
-	if l.ended || l.shutdown {
+	if l.ended || l.shuttingDown {
 		timeout = closeFrameTimeout
 	}
 	l.c.goroutines.spawn(func() {

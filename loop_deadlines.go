@@ -23,7 +23,7 @@ func (l *loop) tick() {
 	}
 	k := l.link
 	if k == nil {
-		if l.shutdown && l.nothingPending() {
+		if l.shuttingDown && l.nothingPending() {
 			l.end(nil)
 		}
 		return

@@ -290,7 +290,7 @@ type subscribe struct {
 
 func (e subscribe) apply(l *loop) {
 	switch s := e.s; {
-	case l.ended || l.shutdown:
+	case l.ended || l.shuttingDown:
 		e.reply <- &Error{Op: "Subscribe", Class: ClassClosed, Err: ErrClosed}
 	case l.c.cfg.traits.ByName && l.registry.named(s.topic) != nil:
 		e.reply <- &Error{Op: "Subscribe", Field: "topic", Class: ClassInput, Err: ErrDuplicate}
@@ -363,10 +363,10 @@ func (reconnectNow) apply(l *loop) {
 type shutdown struct{}
 
 func (shutdown) apply(l *loop) {
-	if l.ended || l.shutdown {
+	if l.ended || l.shuttingDown {
 		return
 	}
-	l.shutdown = true
+	l.shuttingDown = true
 	l.c.admission.close(&Error{Op: "client", Class: ClassClosed, Err: ErrClosed})
 	for _, s := range append([]*Subscription(nil), l.registry.subs...) {
 		l.releaseSub(s)

@@ -152,9 +152,9 @@ func lossy(t *testing.T, c *Client) *Subscription {
 	return s
 }
 
-// An observer that answers each wait with Retry is told of a wait once, not as
-// fast as the two can talk.
-func TestRetryThatChangesNothingIsNoNews(t *testing.T) {
+// An observer that answers each wait with ReconnectNow gets one event per wait,
+// not an endless exchange.
+func TestReconnectNowWithoutEffectIsNoEvent(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		var waits impatience
 		c := watched(t, &waits)

@@ -29,7 +29,7 @@ func (l *loop) startWrite() {
 	if k.ready {
 		ops = l.askForMore(k, ops)
 		ops, args.messages = l.window.nextBatch(ops, args.messages, l.now, maxWriteBytes)
-		if len(ops) == 0 && len(frames.List) == 0 && l.nothingPending() && l.shutdown {
+		if len(ops) == 0 && len(frames.List) == 0 && l.nothingPending() && l.shuttingDown {
 			if k.byeSent || !l.c.cfg.traits.Fin {
 				l.end(nil)
 				return

@@ -59,7 +59,7 @@ func TestLogging(t *testing.T) {
 	})
 }
 
-// An ordered end is told once: ready is not said a second time.
+// An ordered end is logged once, and ready is not logged a second time.
 func TestShutdownInTheLog(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		var out lockedBuffer

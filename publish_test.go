@@ -157,8 +157,8 @@ func TestReceiptsSurviveAReconnect(t *testing.T) {
 	})
 }
 
-// What expired gives its bytes back at once: the window of an offline client
-// does not fill with what nobody wants any more.
+// An expired message frees its bytes at once: the window of an offline client
+// does not fill with expired messages.
 func TestExpiredMessagesGiveTheirBytesBack(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		srv := limpettest.NewServer(t, nil)
@@ -246,8 +246,8 @@ func TestIDsFollowTheClock(t *testing.T) {
 	})
 }
 
-// When somebody learns of an outcome, the room of the message is free and the
-// message counted.
+// When a caller learns of an outcome, the room of the message is free and the
+// message is counted.
 func TestOutcomeComesLast(t *testing.T) {
 	srv := limpettest.NewServer(t, nil)
 	c := dial(t, srv, &limpet.Options{Window: limpet.Window{Messages: 1, Bytes: 1, FailFast: true}})

@@ -24,7 +24,7 @@ type herd struct {
 	name  string
 	n     int           // clients
 	rate  int           // handshakes a second
-	down  time.Duration // for so long connections are refused
+	down  time.Duration // how long connections are refused
 	queue time.Duration // the work that may wait; beyond it the answer is 503
 	shed  float64       // what a 503 costs, in handshakes
 }
@@ -35,8 +35,8 @@ const (
 	herdHorizon  = 10               // times the optimum: what is not back then never comes
 )
 
-// herdClient decides when a client comes again. It is told why it must and at
-// what time; a negative wait is never.
+// herdClient decides when a client comes again. It gets the reason and the
+// time; a negative wait means never.
 type herdClient interface {
 	again(now time.Duration, why *wire.Failure) time.Duration
 	patience() time.Duration
@@ -190,8 +190,8 @@ func TestHerd(t *testing.T) {
 	}
 }
 
-// A server that lets clients wait for longer than they do answers nobody but the
-// dead, for ever, unless they come apart and learn to wait.
+// A server that makes clients wait for longer than their patience serves only
+// clients that have left, for ever, unless they spread and learn to wait.
 func TestHerdMetastable(t *testing.T) {
 	h := herd{n: 10_000, rate: 100, down: 5 * time.Second, queue: 30 * time.Second}
 	if r := h.run(newOurs); r.back < 1 || r.all > 1.15 || r.peak > 3 {

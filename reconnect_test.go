@@ -8,7 +8,7 @@ import (
 	"github.com/limpet-go/limpet/wire"
 )
 
-// Three ways in which back-off goes wrong elsewhere: giving up after 15 minutes,
+// Three ways in which backoff goes wrong elsewhere: giving up after 15 minutes,
 // a maximum that jitter exceeds, and jitter that vanishes at the cap.
 
 func TestPolicyNeverGivesUp(t *testing.T) {

@@ -19,7 +19,7 @@ type window struct {
 	sessions        bool // the dialect has sessions: slots are numbered and resent
 	admission       *admission
 	counters        *counters
-	started         time.Time // origin of timestamp
+	origin          time.Time // origin of timestamp
 	slots           fifo.Queue[*Receipt]
 	firstSeq        uint64       // sequence number of the first slot
 	settledID       wire.ID      // id of the message numbered firstSeq-1, the uplink tag
@@ -41,13 +41,13 @@ type window struct {
 var slotPool sync.Pool
 
 func newWindow(sessions bool, a *admission, c *counters) *window {
-	w := &window{sessions: sessions, admission: a, counters: c, started: time.Now(), firstSeq: 1, flushPoints: make([]flushPoint, 1)}
+	w := &window{sessions: sessions, admission: a, counters: c, origin: time.Now(), firstSeq: 1, flushPoints: make([]flushPoint, 1)}
 	w.slots.Pool = &slotPool
 	return w
 }
 
 // timestamp is now as Receipt.firstSent holds it: nanoseconds, never 0.
-func (w *window) timestamp(now time.Time) int64 { return int64(now.Sub(w.started)) + 1 }
+func (w *window) timestamp(now time.Time) int64 { return int64(now.Sub(w.origin)) + 1 }
 
 // flushPoint counts the messages that were admitted between two calls of Flush
 // and have no outcome.

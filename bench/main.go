@@ -85,7 +85,7 @@ func exitOn(err error) {
 	}
 }
 
-// spec is what a candidate's process is told.
+// spec is the task of a candidate's process.
 type spec struct {
 	Row, Variant, Candidate string
 	Addr                    string // of the server

@@ -108,7 +108,7 @@ func (b *bench) rowRounds(r *row) error {
 		b.progress(r, round, rounds)
 		for _, v := range r.variants {
 			for i := range r.candidates {
-				// Another one begins each round: nobody is always first after a pause.
+				// Another one begins each round: no candidate is always first after a pause.
 				c := &r.candidates[(i+round)%len(r.candidates)]
 				if v.only != nil && !slices.Contains(v.only, c.name) {
 					continue

@@ -232,7 +232,7 @@ func TestEndInEveryPhase(t *testing.T) {
 					if err != nil {
 						t.Fatal(err)
 					}
-					s.C() // a deliverer that nobody relieves
+					s.C() // a deliverer without a consumer
 					receipts, err := c.PublishBatch(context.Background(), outgoing("a", 50))
 					if err != nil {
 						t.Fatal(err)

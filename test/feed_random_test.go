@@ -19,7 +19,7 @@ type generator struct {
 	*exchange
 	products []string
 	made     map[string][]string // all messages of a topic; number n is at n-1
-	skipped  map[string][]uint64 // made while nobody was connected
+	skipped  map[string][]uint64 // made while no client was connected
 	frames   int
 }
 
@@ -127,8 +127,8 @@ func (g *generator) lose() (made int) {
 }
 
 // TestRandomFeed sends a hundred thousand messages over connections that break
-// at random, some in the middle of a frame: what is delivered and what is told
-// as lost must make up exactly what the feed made.
+// at random, some in the middle of a frame: what is delivered and what is
+// reported as lost must make up exactly what the feed made.
 func TestRandomFeed(t *testing.T) {
 	total := 100_000
 	if testing.Short() {

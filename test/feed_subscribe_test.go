@@ -49,10 +49,9 @@ func tickers(w http.ResponseWriter, r *http.Request) {
 	}
 }
 
-// TestFeedTopicAnewOnOneConnection: a topic that was closed can be subscribed
-// again at once. The server's word about the end of the old subscription must
-// not end the new one.
-func TestFeedTopicAnewOnOneConnection(t *testing.T) {
+// A topic that was closed can be subscribed again at once. The server's
+// confirmation of the end of the old subscription must not end the new one.
+func TestFeedTopicAgainOnOneConnection(t *testing.T) {
 	for _, pause := range []time.Duration{0, time.Second} {
 		synctest.Test(t, func(t *testing.T) {
 			dialect, err := feed.New(feed.Coinbase())

@@ -39,7 +39,7 @@ func (o outcome) after(sent ...string) outcome {
 	return o
 }
 
-// cut is a connection that breaks without a word.
+// cut is a connection that breaks without a close frame.
 func cut(messages ...string) outcome { return outcome{messages: messages, class: limpet.ClassNetwork} }
 
 // The reasons why the library's frames differ (docs/decisions/0001).

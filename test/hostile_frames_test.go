@@ -32,7 +32,7 @@ type frameCase struct {
 	name  string
 	head  func(key string) string // the answer to the upgrade; nil: as it should be
 	in    []byte                  // sent after it, in the same piece
-	piece int                     // or so many bytes at a time
+	piece int                     // or this number of bytes at a time
 	end   ending
 	want  outcome
 

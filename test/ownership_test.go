@@ -112,7 +112,7 @@ func messagesAreOwned(t *testing.T, o *limpet.Options, batches bool) {
 			t.Fatalf("message %d is not what it was: %v %q, %d bytes", i, m.Kind, m.Topic, len(m.Payload))
 		}
 		delete(sums, m.ID)
-		// What its owner does with it is nobody else's affair.
+		// What its owner does with it affects no one else.
 		clear(m.Payload[:cap(m.Payload)])
 		clear(m.Header)
 	}

@@ -150,7 +150,7 @@ func TestTooBigHandshakeBlamesNoMessage(t *testing.T) {
 			switch p.number {
 			case 1:
 				p.sendFrames(append([]native.Frame{p.welcome()}, p.confirmations()...)...)
-				p.read() // takes the message, tells nobody
+				p.read() // takes the message and does not answer
 				p.ws.CloseNow()
 			case 2:
 				p.ws.Close(1009, "")

@@ -29,7 +29,7 @@ func (r *Receiver) ResumeFrom(p wire.Position) {
 	r.last, r.epoch, r.positioned = p, p.Epoch, true
 }
 
-// StartConnection begins a connection, which has to say where delivery starts.
+// StartConnection begins a connection. It must confirm where delivery starts.
 func (r *Receiver) StartConnection() { r.confirmed = false }
 
 // Position returns the position of the last message, gap or reset, and whether

@@ -98,6 +98,8 @@ var rules = []struct {
 	{"protocol-section", protocolSection},
 	{"proof", proof},
 	{"link", link},
+	{"phrases", phrases},
+	{"most-names", boundNames},
 }
 
 const maxLines = 500
@@ -111,8 +113,8 @@ func fileLength(t *tree) (out []finding) {
 	return out
 }
 
-// maxAmbiguous is in percent of the unexported names of the root package. The target is 4.
-const maxAmbiguous = 12.5
+// maxAmbiguous is in percent of the unexported names of the root package.
+const maxAmbiguous = 4
 
 // ambiguousNames finds names of the root package that mean more than one sort of thing.
 func ambiguousNames(t *tree) []finding {

@@ -22,6 +22,17 @@ var breaches = []struct {
 	{"protocol-section", "a.md", "docs/protocol.md, section 3\n", "docs/protocol.md, section 2\n"},
 	{"proof", "docs/guarantees.md", "| I1 | `TestNothing` |\n", "| I1 | `TestThere` |\n"},
 	{"proof", "docs/guarantees.md", "| I1 | TestThere, TestNothing |\n", "| I1 | TestThere |\n"},
+	{"phrases", "a.go", "package a\n\n// f is told of it.\nfunc f() {}\n", "package a\n\n// f is called with it, at most twice.\nfunc f() {}\n"},
+	{"phrases", "a.go", "package a\n\n// f waits so\n// long.\nfunc f() {}\n", "package a\n\n// f waits, and so\n//\n// long as ever.\nfunc f() {}\n"},
+	{"phrases", "a.go", "package a\n\n/* The file is\nwritten anew. */\nvar a = 1\n", "package a\n\nvar a = \"anew\"\n"},
+	{"phrases", "a.md", "It keeps what\nit has to\nsay.\n", "It keeps what it has.\n\nTo say that is to say nothing.\n"},
+	{"phrases", "a.md", "Nobody's message.\n", "No message of another client.\n"},
+	{"phrases", "a.md", "A heart-beat.\n", "A heartbeat; the client has backed off, and must back off.\n"},
+	{"phrases", "a.md", "exponential Back-Off\n", "`BackOff` is exponential backoff.\n"},
+	{"phrases", "a.md", "for a subscription that is no more.\n", "which is no more than one, and no longer used. There is no more room.\n"},
+	{"phrases", "a.md", "a batch that is no list\n", "a batch that is no longer a list, and there is no list\n"},
+	{"most-names", "a.go", "package a\n\nconst mostBuffer = 1\n", "package a\n\nconst maxBuffer, most, mostly = 1, 2, 3\n"},
+	{"most-names", "a.go", "package a\n\nfunc f(mostBytes int) int { return mostBytes + mostBytes }\n", "package a\n\nfunc f(maxBytes int) int { return maxBytes }\n"},
 	{"link", "docs/a.md", "[x](missing.md)\n", "[x](../docs/protocol.md#1-connection) [y](https://example.org/z.md)\n"},
 }
 
