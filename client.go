@@ -173,36 +173,4 @@ func (c *Client) Err() error {
 	return nil
 }
 
-// goroutines starts the goroutines that Done waits for, and none after close.
-type goroutines struct {
-	connections sync.WaitGroup // dialers, readers, writers and what else serves a connection
-	deliverers  sync.WaitGroup
-
-	mu     sync.Mutex
-	closed bool
-}
-
-// spawn starts f, which serves a connection. It reports false after close.
-func (g *goroutines) spawn(f func()) bool { return g.spawnIn(&g.connections, f) }
-
-// spawnDeliverer starts f, which hands messages to a consumer. It reports false
-// after close.
-func (g *goroutines) spawnDeliverer(f func()) bool { return g.spawnIn(&g.deliverers, f) }
-
-func (g *goroutines) spawnIn(group *sync.WaitGroup, f func()) bool {
-	g.mu.Lock()
-	defer g.mu.Unlock()
-	if g.closed {
-		return false
-	}
-	group.Go(f)
-	return true
-}
-
-func (g *goroutines) close() {
-	g.mu.Lock()
-	defer g.mu.Unlock()
-	g.closed = true
-}
-
 const forever = time.Duration(math.MaxInt64)

@@ -29,7 +29,9 @@ func (l *loop) open(c *conn, token string) {
 	l.state.Generation++
 	c.gen = l.state.Generation
 	l.c.counters.plainFrames.Store(c.LibraryFrames)
-	l.registry.publishRoutes()
+	if l.registry.changed {
+		l.registry.publishRoutes()
+	}
 	subs := l.registry.startConnection(c.gen)
 	codec, err := l.c.cfg.Dialect.Open(wire.Resume{
 		Conn: c.gen, Subprotocol: c.Subprotocol, Session: l.session, Token: token,

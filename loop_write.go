@@ -18,7 +18,9 @@ func (l *loop) startWrite() {
 	if k.writing || k.writeErr != nil {
 		return
 	}
-	l.registry.publishRoutes()
+	if l.registry.changed {
+		l.registry.publishRoutes()
+	}
 	frames := framesPool.Get().(*wire.Frames)
 	if k.start != nil {
 		frames, k.start = k.start, nil

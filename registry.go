@@ -94,11 +94,8 @@ type routes struct {
 
 const fewSubs = 8 // searched faster than a map, and smaller
 
-// publishRoutes makes a snapshot for the reader if the registry has changed.
+// publishRoutes makes a snapshot for the reader.
 func (r *registry) publishRoutes() {
-	if !r.changed {
-		return
-	}
 	r.changed = false
 	next := new(routes)
 	if len(r.subs) <= fewSubs {

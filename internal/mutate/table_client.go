@@ -151,6 +151,22 @@ var ofClient = []mutation{
 		says:    "is full",
 	},
 	{
+		name:    "loop: an earlier connection counts",
+		file:    "loop_events.go",
+		search:  "if l.ended || l.link == nil || l.link.conn != c {",
+		replace: "if l.ended || l.link == nil {",
+		test:    "-run ^TestEveryEventInEveryPhase$ .",
+		says:    "an_earlier_connection",
+	},
+	{
+		name:    "loop: a stalled write ends nothing",
+		file:    "loop_deadlines.go",
+		search:  "case k.writing && due(k.stalledAt(), l.now):",
+		replace: "case k.writing && k.stable && due(k.stalledAt(), l.now):",
+		test:    "-run ^TestEveryEventInEveryPhase$ .",
+		says:    "a_write_stalled",
+	},
+	{
 		name:    "end: Close after a failure leaves what waits",
 		file:    "loop_events.go",
 		search:  "\t\tl.discardWaiting()\n",

@@ -4,14 +4,14 @@ package main
 var ofFrame = []mutation{
 	{
 		name:    "frame: masked frames of a server",
-		file:    "internal/frame/frame.go",
+		file:    "internal/frame/read.go",
 		search:  "if b[1]&maskBit != 0 {",
 		replace: "if b[1]&maskBit != 0 && len(b) == 0 {",
 		test:    "-run ^TestRead$ ./internal/frame",
 	},
 	{
 		name:    "frame: a length not in its shortest form",
-		file:    "internal/frame/frame.go",
+		file:    "internal/frame/read.go",
 		search:  "if h.length < length16 {",
 		replace: "if h.length < 0 {",
 		test:    "-run ^TestRead$ ./internal/frame",

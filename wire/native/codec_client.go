@@ -11,8 +11,9 @@ import (
 // codec is the client's end of one connection.
 type codec struct {
 	// Set by Open, then only read.
-	enc    Encoding
-	resume wire.Resume
+	enc       Encoding
+	frameType wire.FrameType // of enc
+	resume    wire.Resume
 
 	// Owned by Decode.
 	welcomed bool            // WELCOME was received
@@ -45,7 +46,7 @@ func (c *codec) Start(out *wire.Frames) error {
 	}
 	data, err := Append(nil, c.enc, []Frame{{Type: TypeHello, Hello: h}})
 	if err == nil {
-		out.Append(c.enc.FrameType(), data)
+		out.Append(c.frameType, data)
 	}
 	return err
 }

@@ -71,5 +71,5 @@ func (d dialect) Open(r wire.Resume) (wire.Codec, error) {
 	case !ok || d.only != 0 && d.only != enc:
 		return nil, &wire.CodeError{Code: 1002, Reason: "the server chose subprotocol " + quoteShort(r.Subprotocol) + ", which was not offered"}
 	}
-	return &codec{enc: enc, resume: r}, nil
+	return &codec{enc: enc, frameType: enc.FrameType(), resume: r}, nil
 }

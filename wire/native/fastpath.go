@@ -25,7 +25,7 @@ var serverLimits = func() DecodeLimits {
 // frame, because a batch is parsed completely before it is applied
 // (docs/protocol.md, section 1).
 func (c *codec) Decode(f wire.Frame, out *wire.Events) error {
-	if f.Type != c.enc.FrameType() {
+	if f.Type != c.frameType {
 		return &wire.CodeError{Code: CloseBadFrame, Reason: "a message of the wrong type for " + Subprotocol(c.enc)}
 	}
 	var r reader

@@ -60,8 +60,8 @@ func sameAsSlow(t *testing.T, enc Encoding, sender Sender, data []byte) int {
 	}
 	frames := 0
 	for _, welcomed := range []bool{true, false} {
-		want, wantErr := slowEvents(&codec{enc: enc, welcomed: welcomed, resume: wire.Resume{Conn: 1}}, data)
-		c := &codec{enc: enc, welcomed: welcomed, resume: wire.Resume{Conn: 1}}
+		want, wantErr := slowEvents(&codec{enc: enc, frameType: enc.FrameType(), welcomed: welcomed, resume: wire.Resume{Conn: 1}}, data)
+		c := &codec{enc: enc, frameType: enc.FrameType(), welcomed: welcomed, resume: wire.Resume{Conn: 1}}
 		out := wire.Events{List: []wire.Event{{Kind: wire.EventPong, N: 77}}}
 		err := c.Decode(wire.Frame{Type: enc.FrameType(), Data: input}, &out)
 		if out.List[0].N != 77 || !reflect.DeepEqual(err, wantErr) || !slices.EqualFunc(out.List[1:], want, func(a, b wire.Event) bool { return reflect.DeepEqual(a, b) }) {
