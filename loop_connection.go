@@ -216,9 +216,7 @@ func (l *loop) countViolation() int {
 func (l *loop) progressCount() uint64 {
 	sum := l.window.firstSeq
 	for _, s := range l.registry.subs {
-		s.queue.mu.Lock()
-		sum += s.queue.received + s.queue.gaps + s.queue.resets
-		s.queue.mu.Unlock()
+		sum += s.queue.progressCount()
 	}
 	return sum
 }

@@ -367,6 +367,23 @@ func (q *queue) discard(err error) {
 	q.wakeConsumer()
 }
 
+// stats returns what the queue has counted.
+func (q *queue) stats() SubStats {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	return SubStats{
+		Received: q.received, Delivered: q.delivered, Dropped: q.dropped,
+		Waiting: uint64(q.messages + q.held), Duplicates: q.duplicates, Gaps: q.gaps, Resets: q.resets,
+	}
+}
+
+// progressCount changes with every message, gap and reset.
+func (q *queue) progressCount() uint64 {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	return q.received + q.gaps + q.resets
+}
+
 // drained reports whether the stream has ended and everything in it was
 // delivered or dropped.
 func (q *queue) drained() bool {

@@ -181,3 +181,10 @@ func (t *ackTracker) commitPrefix() (last takenRun) {
 	}
 	return last
 }
+
+// committedPosition returns the end of the acknowledged prefix.
+func (q *queue) committedPosition() Position {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	return q.tracker.committed
+}

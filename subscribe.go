@@ -111,22 +111,14 @@ func (s *Subscription) WaitLive(ctx context.Context) error {
 
 // Stats returns the counts since Subscribe.
 func (s *Subscription) Stats() SubStats {
-	q := s.queue
-	q.mu.Lock()
-	defer q.mu.Unlock()
-	return SubStats{
-		Received: q.received, Delivered: q.delivered, Dropped: q.dropped,
-		Waiting: uint64(q.messages + q.held), Duplicates: q.duplicates, Gaps: q.gaps, Resets: q.resets,
-	}
+	return s.queue.stats()
 }
 
 // Committed returns the position up to which every message was acknowledged:
 // another process can continue from it with FromResume. It is zero before the
 // first acknowledgement. A message that is never acknowledged stops it.
 func (s *Subscription) Committed() Position {
-	s.queue.mu.Lock()
-	defer s.queue.mu.Unlock()
-	return s.queue.tracker.committed
+	return s.queue.committedPosition()
 }
 
 // Err returns why the subscription ended: nil while it has not ended and after a
