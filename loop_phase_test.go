@@ -197,11 +197,14 @@ func TestEveryEventInEveryPhase(t *testing.T) {
 
 // phaseAfter applies an event and returns the phase at the end of the round. The
 // round is run by hand, so that nothing which the event causes comes in between.
-func phaseAfter(c *Client, make func(*loop) event) string {
-	var phase Phase
-	settles := false
+func phaseAfter(c *Client, cause func(*loop) event) string {
+	type result struct {
+		phase   Phase
+		settles bool
+	}
+	results := make(chan result, 1)
 	c.inbox.post(step(func(l *loop) {
-		e := make(l)
+		e := cause(l)
 		e.apply(l)
 		if !l.ended {
 			l.tick()
@@ -209,19 +212,21 @@ func phaseAfter(c *Client, make func(*loop) event) string {
 		if !l.ended {
 			l.startWrite()
 		}
-		if phase = l.state.Phase; l.ended {
-			phase = Ended
+		r := result{phase: l.state.Phase}
+		if l.ended {
+			r.phase = Ended
 		}
 		if es, ok := e.(inTurn); ok {
-			settles = es[len(es)-1] == settled{}
+			r.settles = es[len(es)-1] == settled{}
 		}
+		results <- r
 	}))
-	synctest.Wait()
-	if settles {
+	r := <-results
+	if r.settles {
 		time.Sleep(time.Millisecond)
-		phase = c.State().Phase
+		r.phase = c.State().Phase
 	}
-	return phase.String()
+	return r.phase.String()
 }
 
 // inTurn is several events.
