@@ -11,7 +11,8 @@ type Kind uint8
 const (
 	// Data is an application message.
 	Data Kind = iota + 1
-	// Snapshot is an application message that replaces all earlier ones.
+	// Snapshot is an application message that holds the whole state, or a part of
+	// it. It replaces all messages before the snapshot.
 	Snapshot
 	// Gap stands where messages are missing: see Message.Loss.
 	Gap
