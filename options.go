@@ -37,7 +37,7 @@ type Options struct {
 
 	// DialTimeout bounds one attempt, from the call of Auth to the end of the
 	// upgrade. It grows by a factor of 1.6, up to a minute, with each attempt
-	// that times out; a successful dial sets it back. Defaults to 10 seconds; at
+	// that times out; a successful upgrade resets it. Defaults to 10 seconds; at
 	// most 366 days.
 	DialTimeout time.Duration
 
@@ -284,7 +284,7 @@ type Delivery struct {
 	// to OverflowDefault.
 	Overflow Overflow
 
-	// Every is the shortest interval between two times at which messages are
-	// handed over: each time, all that wait. Defaults to 0: at once.
+	// Every hands messages over at most once in this interval: each time, all
+	// that are waiting. Defaults to 0: at once.
 	Every time.Duration
 }
