@@ -96,7 +96,7 @@ func (l *loop) welcome(k *link, r *wire.Ready) {
 		k.heartbeat = min(k.heartbeat, max(r.Heartbeat, 10*time.Millisecond))
 	}
 	// The first heartbeat is sent at a random moment: clients that reconnected
-	// together must not beat together.
+	// together must not send their heartbeats together.
 	k.pingAt = l.now.Add(uniform(k.heartbeat))
 	k.stableAt = l.now.Add(l.c.cfg.Backoff.StableAfter)
 	l.session = r.Session
@@ -141,7 +141,7 @@ func (l *loop) violated(k *link, err error) {
 	l.fail(k, &wire.Failure{Stage: k.stage(), Err: ce})
 }
 
-// stage is where a failure of the connection counts as having happened.
+// stage is the stage in which a failure of the connection counts.
 func (k *link) stage() wire.Stage {
 	if k.ready {
 		return wire.StageOpen
@@ -187,7 +187,7 @@ func (l *loop) fail(k *link, f *wire.Failure) {
 		l.scheduleAttempt(d.After)
 		return
 	case wire.ActionRetryNow:
-		// Once: a peer that never lets us stay must not be hammered.
+		// Only once, so as not to hammer a peer that ends every connection.
 		if l.policy.failures == 0 {
 			l.policy.countFailure(0)
 			l.scheduleAttempt(d.After)
@@ -201,8 +201,8 @@ func (l *loop) fail(k *link, f *wire.Failure) {
 	l.scheduleAttempt(l.policy.nextDelay(d, spread))
 }
 
-// countViolation returns the number of violations in a row without progress in
-// between.
+// countViolation counts a violation and returns how many there were in a row
+// without progress in between.
 func (l *loop) countViolation() int {
 	if now := l.progressCount(); l.violations > 0 && now == l.violationsProgress {
 		l.violations++
@@ -212,7 +212,7 @@ func (l *loop) countViolation() int {
 	return l.violations
 }
 
-// progressCount changes whenever a connection gets anywhere.
+// progressCount changes when the window or a subscription makes progress.
 func (l *loop) progressCount() uint64 {
 	sum := l.window.firstSeq
 	for _, s := range l.registry.subs {
@@ -237,8 +237,8 @@ func (l *loop) earliestAttempt() time.Time {
 	return later(l.lastAttempt.Add(minBetweenAttempts), l.earliestRetry)
 }
 
-// disconnect lets a connection go, with a close frame if code is not 0. It does
-// nothing for a connection that was let go before, or for nil.
+// disconnect ends a connection, with a close frame if code is not 0. It does
+// nothing if k is nil or not the connection in use.
 func (l *loop) disconnect(k *link, code uint16, reason string) {
 	if k == nil || l.link != k {
 		return

@@ -10,9 +10,9 @@ import (
 // Observer receives the events of a client, for logs and metrics.
 type Observer interface {
 	// Observe is called for one event at a time, in order, on a goroutine of its
-	// own. The client does not wait for it: at most 1,024 events are kept for a
-	// slow Observer, then the oldest are dropped and EventsLost reports how many.
-	// A panic in Observe is recovered and ignored. State and Stats are always
+	// own. The client does not wait for it: at most 1,024 events wait for a slow
+	// Observer, then the oldest are dropped and EventsLost reports how many. A
+	// panic in Observe is recovered and ignored. State and Stats are always
 	// complete.
 	Observe(Event)
 }
@@ -23,11 +23,12 @@ type Observer interface {
 //
 // With Options.Logger each event is logged as well:
 //
-//	Debug  StateChanged between attempts, SubscriptionChanged to pending
-//	Info   StateChanged to ready and to a clean end, SubscriptionChanged to live or ended
-//	Warn   StateChanged after a lost connection or the first failed attempt, LossReported,
-//	       ServerNotice, a refused subscription, CredentialInURL, EventsLost
-//	Error  StateChanged to an end that is permanent
+//	Debug  StateChanged to connecting, handshaking, and waiting after the second or a later
+//	       failure in a row; SubscriptionChanged to pending
+//	Info   StateChanged to ready and to a clean end; SubscriptionChanged to live or ended
+//	Warn   StateChanged to waiting after the first failure; SubscriptionChanged with an error;
+//	       LossReported, ServerNotice, CredentialInURL, EventsLost
+//	Error  StateChanged to ended by a permanent failure
 type Event interface {
 	record() (slog.Level, string, []slog.Attr)
 }
@@ -48,19 +49,20 @@ type SubscriptionChanged struct {
 	State SubState
 }
 
-// LossReported reports that the server announced a gap or reset a stream. The
-// consumer finds the same loss in the stream.
+// LossReported reports a gap or a reset that the server reported or the client
+// detected. The consumer finds it in the stream as well. What the overflow policy
+// drops is in SubStats instead.
 type LossReported struct {
 	// Topic is the topic of the subscription.
 	Topic string
 	// Kind is Gap or Reset.
 	Kind Kind
-	// Cause is the reason that the server gave.
+	// Cause is why messages are missing.
 	Cause Cause
 }
 
-// ServerNotice reports an error or a notice that the server sent, for example
-// that it is going away. If the connection ends as well, State.Cause says why.
+// ServerNotice reports an error or a notice from the server, for example that it
+// is going away. If the connection ends as well, State.Cause says why.
 type ServerNotice struct {
 	// Code is the server's own code.
 	Code int
@@ -68,7 +70,7 @@ type ServerNotice struct {
 	Reason string
 }
 
-// CredentialInURL warns, once for each query parameter of the URL whose name
+// CredentialInURL warns once for each query parameter of the URL whose name
 // suggests a credential. Proxies and servers log URLs: use Options.Auth.
 type CredentialInURL struct {
 	// Key is the name of the query parameter.
@@ -158,7 +160,7 @@ func newNotifier(o *Options) *notifier {
 	return &notifier{logger: o.Logger, observer: o.Observer, wake: make(chan struct{}, 1)}
 }
 
-// post never blocks. A nil notifier drops everything.
+// post never blocks. A nil notifier ignores every event.
 func (n *notifier) post(e Event) {
 	if n == nil {
 		return
@@ -209,8 +211,8 @@ func (n *notifier) run() {
 	}
 }
 
-// dispatch calls user code. A panic in it must not end the process, and there is
-// no other place to report it.
+// dispatch calls user code. A panic there must not end the process, and there is
+// nowhere to report it.
 func (n *notifier) dispatch(e Event) {
 	defer func() { _ = recover() }()
 	if n.logger != nil {
@@ -222,7 +224,7 @@ func (n *notifier) dispatch(e Event) {
 	}
 }
 
-// Stats are counters of a client. They only grow.
+// Stats are the counts of a client since New.
 type Stats struct {
 	// Attempts is the number of attempts to connect.
 	Attempts uint64
@@ -234,8 +236,8 @@ type Stats struct {
 	Published uint64
 	// Resent is the number of times that a message was sent again.
 	Resent uint64
-	// Acked to Unknown are the numbers of messages with each outcome. Without
-	// messages under way their sum is Published.
+	// Acked to Unknown are the numbers of messages with each outcome. Their sum is
+	// Published once every message has its outcome.
 	Acked    uint64
 	Written  uint64
 	Rejected uint64

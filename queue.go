@@ -53,7 +53,7 @@ type queue struct {
 
 	received, delivered, dropped, duplicates, gaps, resets uint64
 
-	used         wire.Credit // by what this connection received
+	used         wire.Credit // by what this connection has received
 	granted      wire.Credit // to this connection
 	roomReported bool        // since the last grant
 
@@ -126,8 +126,8 @@ func (q *queue) allowance() wire.Credit {
 	}
 }
 
-// roomToReport reports whether enough room came free for another grant. After
-// it has returned true it returns false until grant is called; mu is held.
+// roomToReport reports whether enough room is free for another grant. Once it has
+// returned true it returns false until grant is called; mu is held.
 func (q *queue) roomToReport() bool {
 	if q.roomReported || q.finishing {
 		return false
@@ -315,7 +315,7 @@ func (q *queue) joinLoss(i int, m Message) bool {
 	return false
 }
 
-// checkLosses bounds how many losses a server can send without a message; mu is
+// checkLosses bounds how many losses a server can add without a message; mu is
 // held.
 func (q *queue) checkLosses() error {
 	if q.items.Len()-q.messages > q.delivery.Buffer+16 {

@@ -58,7 +58,7 @@ type flushPoint struct {
 
 func (w *window) lastSeq() uint64 { return w.firstSeq + uint64(w.slots.Len()) - 1 }
 
-// uplink is what the handshake says of the window.
+// uplink is what the handshake states about the window.
 func (w *window) uplink() wire.Uplink {
 	return wire.Uplink{Lo: w.firstSeq, Hi: w.lastSeq(), Tag: w.settledID}
 }
@@ -224,8 +224,8 @@ func (w *window) reject(i int, reject wire.Reject) {
 }
 
 // resume applies what the server knows of the session at the beginning of a
-// connection. What the server does not have is sent again, exactly that and in
-// order (docs/protocol.md, section 4; section 6, I10 and I19).
+// connection. Exactly what the server does not have is sent again, in order
+// (docs/protocol.md, section 4; section 6, I10 and I19).
 func (w *window) resume(ready *wire.Ready) error {
 	w.bytesSent, w.credit = 0, wire.Credit{}
 	if !w.sessions {
@@ -369,7 +369,7 @@ func (w *window) inFlight() bool {
 }
 
 // rejectUnencodable rejects the message seq, which the codec could not encode,
-// and takes back what followed it in the batch of time now, which was not sent.
+// and takes back what followed it in the batch made at now, which was not sent.
 // The slot is sent as a void message, so that the numbering stays dense. The
 // result is false if there is no such message, or if even the void message
 // could not be encoded.
@@ -411,7 +411,7 @@ func (w *window) resolveUnsettled(i int, o Outcome, err error) {
 }
 
 // frameTooBig handles a frame that was too big for the peer. The messages in
-// flight are sent again one by one; a single one is rejected.
+// flight are sent again one by one; if there was only one, it is rejected.
 func (w *window) frameTooBig() {
 	count, last := 0, 0
 	for i, r := range w.slots.All()[:w.nextToSend] {
