@@ -53,7 +53,7 @@ func newConfig(rawURL string, o *Options) (config, error) {
 	v.quantity("Options.Window.Messages", &c.Window.Messages, 4096)
 	v.quantity("Options.Window.Bytes", &c.Window.Bytes, 16<<20)
 	if c.ReadLimit < 0 {
-		v.refuse("Options.ReadLimit", "must not be negative, is %d; there is no unlimited", c.ReadLimit)
+		v.refuse("Options.ReadLimit", "must not be negative, is %d; there is no value for unlimited", c.ReadLimit)
 	} else if c.ReadLimit == 0 {
 		c.ReadLimit = 4 << 20
 	}
@@ -75,7 +75,7 @@ func (v *validation) duration(field string, d *time.Duration, def time.Duration)
 	case *d < 0:
 		v.refuse(field, "must not be negative, is %v", *d)
 	case *d > maxDuration:
-		v.refuse(field, "is %v, more than %v", *d, maxDuration)
+		v.refuse(field, "must be at most %v, is %v", maxDuration, *d)
 	case *d == 0:
 		*d = def
 	}
@@ -108,7 +108,7 @@ func (v *validation) endpoint(raw string, allowInsecure bool) *url.URL {
 	case u.Fragment != "":
 		v.refuse("url", "a fragment is not allowed (RFC 6455, section 3)")
 	case u.Scheme == "ws" && !allowInsecure && !loopback(u.Hostname()):
-		v.refuse("url", "ws:// to %s would travel in clear; use wss:// or set Options.AllowInsecure", u.Hostname())
+		v.refuse("url", "ws:// to %s would be sent unencrypted; use wss:// or set Options.AllowInsecure", u.Hostname())
 	}
 	return u
 }
@@ -123,7 +123,7 @@ func loopback(host string) bool {
 
 func (v *validation) backoff(b *Backoff) {
 	if b.First > maxDuration {
-		v.refuse("Options.Backoff.First", "is %v, more than %v", b.First, maxDuration)
+		v.refuse("Options.Backoff.First", "must be at most %v, is %v", maxDuration, b.First)
 	} else if b.First == 0 {
 		b.First = 500 * time.Millisecond
 	}
@@ -164,7 +164,7 @@ func (c *config) subscribeOptions(topic string, o *SubscribeOptions) (SubscribeO
 	case d.Buffer < 0:
 		return s, inputError(op, "Delivery.Buffer", "must not be negative, is %d", d.Buffer)
 	case d.Buffer > maxBuffer:
-		return s, inputError(op, "Delivery.Buffer", "is %d, more than %d", d.Buffer, maxBuffer)
+		return s, inputError(op, "Delivery.Buffer", "must be at most %d, is %d", maxBuffer, d.Buffer)
 	case len(s.Token) > maxToken || !utf8.ValidString(s.Token.reveal()):
 		return s, inputError(op, "SubscribeOptions.Token", "must be UTF-8 of at most %d bytes", maxToken)
 	case d.Bytes < 0:

@@ -67,7 +67,7 @@ func ExampleClient_Publish() {
 	case err == nil:
 		fmt.Println(receipt.Outcome())
 	case limpet.SafeToRetry(err):
-		fmt.Println("it never left: publish it again")
+		fmt.Println("never sent: publish it again")
 	case errors.Is(err, limpet.ErrOutcomeUnknown):
 		fmt.Println("ask the receiver for", receipt.ID())
 	default:

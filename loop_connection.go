@@ -79,7 +79,7 @@ func (l *loop) welcome(k *link, r *wire.Ready) {
 		l.violated(k, &wire.CodeError{Code: 4000, Reason: "second welcome on one connection"})
 		return
 	case r.Conn != 0 && r.Conn != k.conn.gen:
-		l.violated(k, &wire.CodeError{Code: 4000, Reason: "welcome of another connection"})
+		l.violated(k, &wire.CodeError{Code: 4000, Reason: "welcome for another connection"})
 		return
 	case r.Resumed && r.Session.ID != l.session.ID:
 		l.violated(k, &wire.CodeError{Code: 4000, Reason: "resumed a session that is not ours"})

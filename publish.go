@@ -176,7 +176,7 @@ func admissionError(err error) *Error {
 // returns the size of all payloads.
 func (c *config) checkMessages(messages []Outgoing) (payloadBytes int, err error) {
 	if !c.traits.Publish {
-		return 0, unsupported(opPublish, "", "dialect "+c.Dialect.Name()+" takes no messages")
+		return 0, unsupported(opPublish, "", "dialect "+c.Dialect.Name()+" does not accept messages")
 	}
 	topic := ""
 	for i := range messages {
