@@ -104,6 +104,8 @@ const (
 	maxSpread     = 5 * time.Minute           // of the reconnect window
 	readChunk     = 256                       // log entries read at once
 	scanLimit     = 4096                      // log entries read in one turn of a subscription
+	pumpTime      = 10 * time.Millisecond     // after which reading of the log pauses for acks and answers
+	searchLimit   = 8                         // searches of the log at a time
 	turnLimit     = 64                        // messages sent in one turn of a subscription
 	writeFragment = 32 << 10                  // bytes of one WebSocket fragment
 	maxSeq        = 1 << 62                   // of a HELLO: sums with it must not overflow

@@ -15,14 +15,15 @@ import (
 // handler and applies the client's frames, and write, which owns the
 // subscriptions and everything that is sent.
 type peer struct {
-	server  *Server
-	sock    *socket
-	enc     native.Encoding
-	request *http.Request // nil after HELLO
-	log     *slog.Logger
-	ctx     context.Context // for the hooks; ends with the connection
-	cancel  context.CancelFunc
-	started time.Time
+	server   *Server
+	sock     *socket
+	enc      native.Encoding
+	request  *http.Request // nil after HELLO
+	log      *slog.Logger
+	messages Log             // that of the server; reads fail once the connection is closed
+	ctx      context.Context // for the hooks; ends with the connection
+	cancel   context.CancelFunc
+	started  time.Time
 
 	pending bool // guarded by Server.mu: not welcomed yet
 
@@ -53,7 +54,8 @@ type peer struct {
 type order struct {
 	kind    orderKind
 	frame   native.Frame
-	sub     *native.Sub
+	sub     *subscription
+	first   []native.Frame // the answer to a subscribe, unless a search comes first
 	credit  native.ChCredit
 	session *session
 	expires time.Time
@@ -80,10 +82,11 @@ type ending struct {
 func newPeer(s *Server, sock *socket, enc native.Encoding, r *http.Request) *peer {
 	p := &peer{
 		server: s, sock: sock, enc: enc, request: r,
-		log:     s.opt.Logger.With("remote", r.RemoteAddr),
-		started: time.Now(),
-		live:    map[uint64]struct{}{},
-		wake:    make(chan struct{}, 1), room: make(chan struct{}, 1), gone: make(chan struct{}),
+		log:      s.opt.Logger.With("remote", r.RemoteAddr),
+		messages: readable{s.opt.Log, sock},
+		started:  time.Now(),
+		live:     map[uint64]struct{}{},
+		wake:     make(chan struct{}, 1), room: make(chan struct{}, 1), gone: make(chan struct{}),
 	}
 	p.ctx, p.cancel = context.WithCancel(r.Context())
 	return p

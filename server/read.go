@@ -200,11 +200,20 @@ func (p *peer) subscribe(q *native.Sub) error {
 	if err := p.authorize(VerbSubscribe, q.Topic); err != nil {
 		return refuse(codeOf(err, native.CodeForbidden))
 	}
+	s, first, err := p.start(q)
+	if err != nil {
+		return &fault{code: native.CloseBackendUnavailable, reason: "the log is not available"}
+	}
 	p.live[q.Ch] = struct{}{}
-	sub := *q
-	sub.Tok = "" // not needed any more, and up to 8 KiB while the order waits
-	p.post(order{kind: orderSubscribe, sub: &sub})
+	p.post(order{kind: orderSubscribe, sub: s, first: first})
 	return nil
+}
+
+// start is the function start on the log. A panic of the log becomes an error.
+func (p *peer) start(q *native.Sub) (s *subscription, first []native.Frame, err error) {
+	defer recovered(p.log, &err)
+	s, first = start(p.messages, q)
+	return s, first, nil
 }
 
 // fail ends the connection because of an error of read.

@@ -41,6 +41,7 @@ type Server struct {
 	sessions *sessions
 	ids      *ids
 	slots    slots
+	searches chan struct{} // holds one value for each search of the log in progress
 	stats    counters
 	ctx      context.Context // of appends; ends with Close
 	cancel   context.CancelFunc
@@ -67,6 +68,7 @@ func New(o *Options) (*Server, error) {
 		sessions: &sessions{max: opt.MaxSessions, window: uint64(opt.Window), m: map[string]*session{}, at: map[*session]*list.Element{}},
 		ids:      newIDs(opt.Dedup, opt.MaxIDs),
 		slots:    slotsFor(opt.ReconnectRate),
+		searches: make(chan struct{}, searchLimit),
 		peers:    map[*peer]struct{}{},
 		idle:     make(chan struct{}),
 	}

@@ -157,4 +157,25 @@ var ofServer = []mutation{
 		replace: "if r.sock == nil {",
 		test:    "-run ^TestCloseDuringSearches$ ./server",
 	},
+	{
+		name:    "server: a subscription starts where the log ends when it is answered",
+		file:    "server/write.go",
+		search:  "\t\ts := o.sub\n",
+		replace: "\t\ts := o.sub\n\t\tif s.search == nil {\n\t\t\ts.last = w.log.View().Head\n\t\t\ts.next = s.last + 1\n\t\t}\n",
+		test:    "-run ^TestSubscribeThenPublish$ ./server",
+	},
+	{
+		name:    "server: WELCOME waits for the log",
+		file:    "server/write.go",
+		search:  "return w.flush() // before the log is read: the client waits for it",
+		replace: "return nil",
+		test:    "-run ^TestSearchesAside$ ./server",
+	},
+	{
+		name:    "server: the writer reads the log without a pause",
+		file:    "server/write.go",
+		search:  "return !time.Now().Before(w.until)",
+		replace: "return false",
+		test:    "-run ^TestSearchesAside$ ./server",
+	},
 }
