@@ -14,7 +14,8 @@ func (p *peer) accept(m *native.Msg) error {
 	if m.Ch != 0 {
 		return protocolError("messages from a client must use channel 0")
 	}
-	if m.S == 0 || m.S > p.creditN.Load() || p.received.Load() > p.creditB.Load() {
+	overdrawn := len(m.Payload) > 0 && p.received.Load() > p.creditB.Load()
+	if m.S == 0 || m.S > p.creditN.Load() || overdrawn {
 		return protocolError("message %d exceeds the credit", m.S)
 	}
 	p.received.Add(uint64(len(m.Payload)))

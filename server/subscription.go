@@ -122,15 +122,13 @@ func (s *subscription) gap(v View) native.Frame {
 func (s *subscription) grant(c native.Credit) {
 	s.credit.N = max(s.credit.N, c.N)
 	s.credit.B = max(s.credit.B, c.B)
-	if s.sent.N < s.credit.N && s.sent.B < s.credit.B {
-		s.starved = false
-	}
+	s.starved = s.starved && s.sent.N >= s.credit.N // the next message may need no bytes
 }
 
-// hasCredit reports whether a message may be sent. The last one may overdraw the
-// bytes.
-func (s *subscription) hasCredit() bool {
-	return s.sent.N < s.credit.N && s.sent.B < s.credit.B
+// hasCredit reports whether a message with size bytes of payload may be sent. The
+// last one may overdraw the bytes; one without payload needs none.
+func (s *subscription) hasCredit(size int) bool {
+	return s.sent.N < s.credit.N && (s.sent.B < s.credit.B || size == 0)
 }
 
 // sink collects the frames of a batch.
@@ -168,7 +166,7 @@ func (s *subscription) fill(l Log, v View, buf []*Entry, out sink) (more bool, e
 		if first > s.next {
 			// A gap uses no credit but waits for it: a stopped consumer must not be
 			// sent a gap for every message that retention removes.
-			if !s.hasCredit() {
+			if !s.hasCredit(1) {
 				s.starved = true
 				return false, nil
 			}
@@ -188,7 +186,7 @@ func (s *subscription) fill(l Log, v View, buf []*Entry, out sink) (more bool, e
 				continue
 			}
 			if native.Match(s.pattern, e.Topic) {
-				if !s.hasCredit() {
+				if !s.hasCredit(len(e.Payload)) {
 					s.starved = true
 					return false, nil
 				}

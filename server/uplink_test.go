@@ -210,7 +210,8 @@ func TestUplinkViolations(t *testing.T) {
 		{name: "repeated", frames: []native.Frame{msg(1, idOf(1), "t", "x"), msg(1, idOf(1), "t", "x")}, head: 1},
 		{name: "same seq, other id", frames: []native.Frame{msg(1, idOf(1), "t", "x"), msg(1, idOf(2), "t", "x")}, code: native.CloseRolledBack, err: native.CodeIDConflict, head: 1},
 		{name: "one overdraws the bytes", frames: []native.Frame{big(1, 900), big(2, 900)}, head: 2},
-		{name: "and no second one", frames: []native.Frame{big(1, 900), big(2, 900), big(3, 0)}, code: native.CloseProtocolError, err: native.CodeBadRequest, head: 2},
+		{name: "and no second one", frames: []native.Frame{big(1, 900), big(2, 900), big(3, 1)}, code: native.CloseProtocolError, err: native.CodeBadRequest, head: 2},
+		{name: "but one without payload", frames: []native.Frame{big(1, 900), big(2, 900), big(3, 0), void(4)}, head: 3},
 		{name: "void", frames: []native.Frame{void(1), msg(2, idOf(2), "t", "x")}, head: 1},
 		{name: "a second hello", frames: []native.Frame{{Type: native.TypeHello, Hello: &native.Hello{CN: 2}}}, code: native.CloseProtocolError, err: native.CodeBadRequest},
 	}

@@ -178,4 +178,25 @@ var ofServer = []mutation{
 		replace: "return false",
 		test:    "-run ^TestSearchesAside$ ./server",
 	},
+	{
+		name:    "server: an empty message needs bytes of the uplink",
+		file:    "server/accept.go",
+		search:  "overdrawn := len(m.Payload) > 0 && ",
+		replace: "overdrawn := ",
+		test:    "-run ^TestUplinkViolations$ ./server",
+	},
+	{
+		name:    "server: an empty message needs bytes of a subscription",
+		file:    "server/subscription.go",
+		search:  " || size == 0)",
+		replace: ")",
+		test:    "-run ^TestEmptyMessagesAndByteCredit$ ./server",
+	},
+	{
+		name:    "queue: an empty message needs bytes",
+		file:    "queue.go",
+		search:  "|| size > 0 && q.used.Bytes",
+		replace: "|| q.used.Bytes",
+		test:    "-run ^TestEmptyMessagesCostNoBytes$ .",
+	},
 }
