@@ -100,6 +100,8 @@ const (
 	helloSubs     = native.MaxHelloSubs
 	queueLimit    = 1024                      // frames and requests waiting for the writer of one connection
 	authTimeout   = 10 * time.Second          // from HELLO to WELCOME
+	hookGrace     = time.Minute               // for a hook whose connection has ended
+	hookRetry     = time.Second               // before a subscription that a hook could not decide on is asked for again
 	closeGrace    = time.Second               // for the close handshake
 	maxSpread     = 5 * time.Minute           // of the reconnect window
 	readChunk     = 256                       // log entries read at once

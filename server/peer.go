@@ -21,8 +21,10 @@ type peer struct {
 	request  *http.Request // nil after HELLO
 	log      *slog.Logger
 	messages Log             // that of the server; reads fail once the connection is closed
-	ctx      context.Context // for the hooks; ends with the connection
+	ctx      context.Context // ends with the connection
 	cancel   context.CancelFunc
+	hooks    context.Context // of the hooks; has the values of the request, but outlives it and the connection
+	endHooks context.CancelFunc
 	started  time.Time
 
 	pending bool // guarded by Server.mu: not welcomed yet
@@ -77,6 +79,7 @@ type ending struct {
 	reason string
 	mute   bool        // discard queued frames and send only the close code
 	timer  *time.Timer // aborts the connection after closeGrace
+	hooks  *time.Timer // ends a hook after hookGrace
 }
 
 func newPeer(s *Server, sock *socket, enc native.Encoding, r *http.Request) *peer {
@@ -88,7 +91,8 @@ func newPeer(s *Server, sock *socket, enc native.Encoding, r *http.Request) *pee
 		live:     map[uint64]struct{}{},
 		wake:     make(chan struct{}, 1), room: make(chan struct{}, 1), gone: make(chan struct{}),
 	}
-	p.ctx, p.cancel = context.WithCancel(r.Context())
+	p.ctx, p.cancel = context.WithCancel(context.Background())
+	p.hooks, p.endHooks = context.WithCancel(context.WithoutCancel(r.Context()))
 	return p
 }
 
@@ -104,6 +108,8 @@ func (p *peer) serve() {
 func (p *peer) over() {
 	p.stop(0, "reading ended", true)
 	p.cancel()
+	p.endHooks()
+	p.end.hooks.Stop()
 	if p.session != nil {
 		p.server.sessions.leave(p.session, p)
 	}
@@ -123,7 +129,7 @@ func (p *peer) stop(code uint16, reason string, mute bool) {
 		p.mu.Unlock()
 		return
 	}
-	p.end = &ending{code: code, reason: reason, mute: mute}
+	p.end = &ending{code: code, reason: reason, mute: mute, hooks: time.AfterFunc(hookGrace, p.endHooks)}
 	if code != 0 {
 		p.end.timer = time.AfterFunc(closeGrace, p.sock.abort)
 	}
@@ -140,6 +146,7 @@ func (p *peer) stop(code uint16, reason string, mute bool) {
 func (p *peer) supersede() {
 	p.server.stats.evicted.Add(1)
 	p.stop(native.CloseSuperseded, "superseded by a newer connection", true)
+	p.endHooks() // what they decide no longer counts
 }
 
 // ended reports whether the connection is ending.

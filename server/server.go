@@ -336,6 +336,7 @@ func (s *Server) Shutdown(ctx context.Context) error {
 func (s *Server) Close() error {
 	for _, p := range s.shut(true) {
 		p.stop(0, "closed", true)
+		p.endHooks()
 		p.sock.abort() // even if the connection is already in its close handshake
 	}
 	s.release()

@@ -199,4 +199,32 @@ var ofServer = []mutation{
 		replace: "|| q.used.Bytes",
 		test:    "-run ^TestEmptyMessagesCostNoBytes$ .",
 	},
+	{
+		name:    "server: hooks end with the request",
+		file:    "server/peer.go",
+		search:  "context.WithCancel(context.WithoutCancel(r.Context()))",
+		replace: "context.WithCancel(r.Context())",
+		test:    "-run ^TestRequestContextEnds$ ./server",
+	},
+	{
+		name:    "server: a cancelled hook has decided",
+		file:    "server/hooks.go",
+		search:  "case p.hooks.Err() != nil:\n",
+		replace: "case p.hooks.Err() != nil && false:\n",
+		test:    "-run ^TestSupersededDuringHook$ ./server",
+	},
+	{
+		name:    "server: a timeout of a hook is final",
+		file:    "server/hooks.go",
+		search:  "slow.Timeout():",
+		replace: "slow.Timeout() && false:",
+		test:    "-run ^TestHookTimesOut$ ./server",
+	},
+	{
+		name:    "server: a hook outlives its connection for ever",
+		file:    "server/peer.go",
+		search:  "hooks: time.AfterFunc(hookGrace, p.endHooks)",
+		replace: "hooks: time.AfterFunc(1000*hookGrace, p.endHooks)",
+		test:    "-run ^TestHookOfLostConnectionIsBounded$ ./server",
+	},
 }
