@@ -20,10 +20,12 @@ package server
 import (
 	"container/list"
 	"context"
+	"errors"
 	"fmt"
 	"net/http"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"time"
 	"unicode/utf8"
 
@@ -45,6 +47,8 @@ type Server struct {
 	stats    counters
 	ctx      context.Context // of appends; ends with Close
 	cancel   context.CancelFunc
+
+	mountLogged atomic.Bool // a hijackError was logged
 
 	mu      sync.Mutex // leaf
 	peers   map[*peer]struct{}
@@ -81,7 +85,8 @@ func New(o *Options) (*Server, error) {
 
 // ServeHTTP upgrades a request and serves the connection until it ends. It answers
 // 403 if Host or Origin is not allowed, 426 if the request is not an upgrade, 400
-// if it offers no subprotocol of limpet.v1, and 503 with Retry-After and
+// if it offers no subprotocol of limpet.v1, 500 and a line in the log if w cannot be
+// hijacked (http.TimeoutHandler and other middlewares hide that), and 503 with Retry-After and
 // X-Limpet-Retry-Ms if there are too many connections or the server is closing.
 func (s *Server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	enc, ok := s.admit(w, r)
@@ -89,14 +94,24 @@ func (s *Server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		s.stats.refused.Add(1)
 		return
 	}
+	var p *peer
+	defer func() { // even if a middleware panics in Hijack
+		if p == nil {
+			s.stats.refused.Add(1)
+			s.joined(nil)
+		}
+	}()
 	sock, err := accept(w, r, native.Subprotocol(enc), s.opt.readLimit(), s.opt.WriteTimeout)
 	if err != nil {
-		s.stats.refused.Add(1)
-		s.opt.Logger.Debug("upgrade failed", "remote", r.RemoteAddr, "error", quote(err.Error()))
-		s.joined(nil)
+		var mounted *hijackError
+		if errors.As(err, &mounted) && !s.mountLogged.Swap(true) {
+			s.opt.Logger.Error("no connection can be upgraded", "error", mounted)
+		} else {
+			s.opt.Logger.Debug("upgrade failed", "remote", r.RemoteAddr, "error", quote(err.Error()))
+		}
 		return
 	}
-	p := newPeer(s, sock, enc, r)
+	p = newPeer(s, sock, enc, r)
 	s.joined(p)
 	defer s.left(p)
 	p.serve()

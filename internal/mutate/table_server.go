@@ -227,4 +227,18 @@ var ofServer = []mutation{
 		replace: "hooks: time.AfterFunc(1000*hookGrace, p.endHooks)",
 		test:    "-run ^TestHookOfLostConnectionIsBounded$ ./server",
 	},
+	{
+		name:    "server: the 101 is left to the middleware",
+		file:    "server/conn.go",
+		search:  "if status != http.StatusSwitchingProtocols {",
+		replace: "if status >= 100 {",
+		test:    "-run ^TestBehindMiddleware$ ./server",
+	},
+	{
+		name:    "server: an upgrade that panics keeps its place",
+		file:    "server/server.go",
+		search:  "\t\tif p == nil {\n\t\t\ts.stats.refused.Add(1)",
+		replace: "\t\tif p == nil && recover() == nil {\n\t\t\ts.stats.refused.Add(1)",
+		test:    "-run ^TestHijackPanics$ ./server",
+	},
 }
