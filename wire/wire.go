@@ -132,6 +132,11 @@ type Traits struct {
 	// ops.
 	StartSubs int
 
+	// StartBytes bounds the subscriptions that Start carries, in bytes: their
+	// topics, tokens and positions, and 96 for each. What does not fit follows
+	// as ops. Zero means no bound.
+	StartBytes int
+
 	// MaxPayload bounds one published payload, in bytes. Zero means no limit.
 	MaxPayload int
 

@@ -241,4 +241,11 @@ var ofServer = []mutation{
 		replace: "\t\tif p == nil && recover() == nil {\n\t\t\ts.stats.refused.Add(1)",
 		test:    "-run ^TestHijackPanics$ ./server",
 	},
+	{
+		name:    "registry: the handshake carries everything",
+		file:    "registry.go",
+		search:  "r.traits.StartBytes == 0 || size",
+		replace: "r.traits.StartBytes == 0 || size > 0 || size",
+		test:    "-run ^TestHelloIsBounded$ ./test",
+	},
 }

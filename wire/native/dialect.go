@@ -40,6 +40,7 @@ func (dialect) Traits() wire.Traits {
 		Holes:       wire.HolesFault,
 		Ping:        wire.PingOp,
 		StartSubs:   MaxHelloSubs,
+		StartBytes:  maxHelloBytes,
 		MaxPayload:  MaxPayload,
 	}
 }
