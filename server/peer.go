@@ -44,12 +44,12 @@ type peer struct {
 
 	mu     sync.Mutex // leaf; guards what read and whoever ends the connection pass to write
 	queue  []order
-	naks   []native.Reject // rejections to send with the next ack
-	ackDue bool            // an ack is to be sent
-	end    *ending         // nil while the connection lives
-	wake   chan struct{}   // one slot: there is something for write
-	room   chan struct{}   // one slot: write has taken a full queue
-	gone   chan struct{}   // closed when write has ended
+	naks   map[uint64]uint64 // rejections to send with the next ack: code by sequence number
+	ackDue bool              // an ack is to be sent
+	end    *ending           // nil while the connection lives
+	wake   chan struct{}     // one slot: there is something for write
+	room   chan struct{}     // one slot: write has taken a full queue
+	gone   chan struct{}     // closed when write has ended
 }
 
 // order is one task for write: to send frame, or what its kind says.
@@ -191,12 +191,17 @@ func (p *peer) post(o order) {
 // send queues a frame: see post.
 func (p *peer) send(f native.Frame) { p.post(order{frame: f}) }
 
-// reject queues a rejection. There are at most as many as the window holds, because
-// credit is granted with the acknowledgement that carries them.
+// reject queues a rejection, once for each sequence number. There are at most as many
+// new ones as the window holds, because credit is granted with the acknowledgement
+// that carries them; a client that repeats its messages adds none, but those of which
+// the record has the id.
 func (p *peer) reject(seq, code uint64) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	p.naks = append(p.naks, native.Reject{S: seq, Code: code})
+	if p.naks == nil {
+		p.naks = map[uint64]uint64{}
+	}
+	p.naks[seq] = code
 }
 
 // acknowledge makes write send an ack.

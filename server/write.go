@@ -228,9 +228,13 @@ func (w *writer) acks() error {
 		return nil
 	}
 	p.mu.Lock()
-	naks := p.naks // after the record was read: see peer.consume
+	rejected := p.naks // after the record was read: see peer.consume
 	p.naks = nil
 	p.mu.Unlock()
+	naks := make([]native.Reject, 0, len(rejected))
+	for seq, code := range rejected {
+		naks = append(naks, native.Reject{S: seq, Code: code})
+	}
 	slices.SortFunc(naks, func(a, b native.Reject) int { return cmp.Compare(a.S, b.S) })
 	const chunk = 512 // rejections in one ack, so that it fits into a batch
 	for len(naks) > chunk {

@@ -248,4 +248,11 @@ var ofServer = []mutation{
 		replace: "r.traits.StartBytes == 0 || size > 0 || size",
 		test:    "-run ^TestHelloIsBounded$ ./test",
 	},
+	{
+		name:    "server: a rejection waits as often as it is asked for",
+		file:    "server/peer.go",
+		search:  "\tp.naks[seq] = code\n",
+		replace: "\tp.naks[seq|uint64(len(p.naks))<<32] = code\n",
+		test:    "-run ^TestRejectionsNotRead$ ./server",
+	},
 }
