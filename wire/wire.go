@@ -140,6 +140,11 @@ type Traits struct {
 	// MaxPayload bounds one published payload, in bytes. Zero means no limit.
 	MaxPayload int
 
+	// MinReadLimit is the smallest limit for one received WebSocket message with
+	// which a client can work, in bytes: what the server sends in one message
+	// whatever the client does. Zero means that any limit will do.
+	MinReadLimit int64
+
 	// CloseCode is the code of a clean close. Zero means 1000.
 	CloseCode uint16
 }

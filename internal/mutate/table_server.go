@@ -255,4 +255,11 @@ var ofServer = []mutation{
 		replace: "\tp.naks[seq|uint64(len(p.naks))<<32] = code\n",
 		test:    "-run ^TestRejectionsNotRead$ ./server",
 	},
+	{
+		name:    "config: any read limit",
+		file:    "config.go",
+		search:  "c.ReadLimit < least {",
+		replace: "c.ReadLimit < least && false {",
+		test:    "-run ^TestBad .",
+	},
 }

@@ -42,6 +42,8 @@ func (dialect) Traits() wire.Traits {
 		StartSubs:   MaxHelloSubs,
 		StartBytes:  maxHelloBytes,
 		MaxPayload:  MaxPayload,
+
+		MinReadLimit: MaxBatch,
 	}
 }
 
