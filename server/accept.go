@@ -142,6 +142,10 @@ func (p *peer) decide(m *native.Msg, at standing) (code uint64, remember bool, e
 		remember = true // a client that may not publish must not fill the memory of ids
 		code, err = p.judge(m)
 	}
+	if code != 0 && m.HasAge && at.carried && !p.server.ids.certain(milliseconds(m.Age)) {
+		// An earlier server may have accepted it: "rejected" could be untrue.
+		code = native.CodeUnknownOutcome
+	}
 	return code, remember, err
 }
 

@@ -262,4 +262,11 @@ var ofServer = []mutation{
 		replace: "c.ReadLimit < least && false {",
 		test:    "-run ^TestBad .",
 	},
+	{
+		name:    "server: certain about what its predecessor did",
+		file:    "server/ids.go",
+		search:  "(s.complete || time.Since",
+		replace: "(true || s.complete || time.Since",
+		test:    "-run ^TestRestartWithoutTheLog$ ./server",
+	},
 }
