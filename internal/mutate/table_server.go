@@ -269,4 +269,18 @@ var ofServer = []mutation{
 		replace: "(true || s.complete || time.Since",
 		test:    "-run ^TestRestartWithoutTheLog$ ./server",
 	},
+	{
+		name:    "server: a session is taken from the list late",
+		file:    "server/session.go",
+		search:  "\t\t\tif !errors.Is(err, errGone) {",
+		replace: "\t\t\tif t.mu.Lock(); err == nil && t.at[s] != nil {\n\t\t\t\tt.parked.Remove(t.at[s])\n\t\t\t\tdelete(t.at, s)\n\t\t\t}\n\t\t\tt.mu.Unlock()\n\t\t\tif !errors.Is(err, errGone) {",
+		test:    "-run ^TestDetachedSessionsCanBeDropped$ ./server",
+	},
+	{
+		name:    "server: the place in the list is that of the first detachment",
+		file:    "server/session.go",
+		search:  "t.parked.MoveToBack(e)",
+		replace: "_ = e",
+		test:    "-run ^TestOldestDetachedIsDropped$ ./server",
+	},
 }
