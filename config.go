@@ -13,9 +13,6 @@ import (
 	"github.com/limpet-go/limpet/wire/native"
 )
 
-// plainByDefault is a flag of the tests: they all run on both paths.
-var plainByDefault bool
-
 // config is Options with every default filled in.
 type config struct {
 	Options
@@ -38,7 +35,6 @@ func newConfig(rawURL string, o *Options) (config, error) {
 		c.Options = *o
 	}
 	c.Header = c.Header.Clone()
-	c.PlainFrames = c.PlainFrames || plainByDefault
 	if c.Dialect == nil {
 		c.Dialect = native.New(nil)
 	}

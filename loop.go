@@ -58,7 +58,7 @@ type loop struct {
 }
 
 // link is what the loop knows of one connection. A new connection is a new
-// link, so nothing of an old one survives in it, and two may exist at once.
+// link, so nothing of an old one survives in it.
 type link struct {
 	conn  *conn
 	codec wire.Codec

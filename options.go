@@ -89,7 +89,7 @@ type Backoff struct {
 	Initial time.Duration
 
 	// Max is the largest v, up to the 19th failure. Defaults to 15 seconds; at
-	// most 366 days.
+	// least Initial, and at most 366 days.
 	Max time.Duration
 
 	// Multiplier is the factor by which v grows. Defaults to 1.5; from 1 to 10.

@@ -15,6 +15,7 @@ import (
 // Publish admits one message to the window and returns its receipt, whether or
 // not the client is connected. Messages are sent in the order of admission, at
 // once or as soon as the client is ready. Publish copies payload and the header.
+// limpet.v1 carries payloads of at most 256 KiB.
 //
 // Publish blocks only while the window is full: until there is room, ctx ends
 // or the client ends. With Window.FailFast it returns ErrWindowFull instead.

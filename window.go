@@ -317,7 +317,7 @@ func (w *window) nextBatch(ops []wire.Op, messages []wire.Message, now time.Time
 			break // so that "too big" can only mean this message
 		}
 		var m *wire.Message
-		messages, m = appendZeroed(messages)
+		messages, m = appendReused(messages)
 		m.Seq, m.ID, m.Topic, m.Payload, m.Void = seq, wire.ID(r.id), r.topic, r.payload, r.decided != Pending
 		if d := r.details; d != nil {
 			m.TTL = d.ttl
@@ -334,7 +334,7 @@ func (w *window) nextBatch(ops []wire.Op, messages []wire.Message, now time.Time
 			}
 		}
 		var op *wire.Op
-		ops, op = appendZeroed(ops)
+		ops, op = appendReused(ops)
 		op.Kind, op.Cmd, op.Message = wire.OpPublish, seq*4+3, m
 		w.nextToSend++
 		count++
@@ -348,9 +348,9 @@ func (w *window) nextBatch(ops []wire.Op, messages []wire.Message, now time.Time
 	return ops, messages
 }
 
-// appendZeroed extends s by one element. The element is zero, or as
+// appendReused extends s by one element. The element is zero, or as
 // encodeArgs.reset left it.
-func appendZeroed[T any](s []T) ([]T, *T) {
+func appendReused[T any](s []T) ([]T, *T) {
 	if len(s) == cap(s) {
 		s = slices.Grow(s, 1)
 	}
