@@ -86,7 +86,7 @@ func TestSupersededDuringHook(t *testing.T) {
 	})
 }
 
-// A hook that hangs ends some time after its connection, although nobody comes back.
+// A hook that hangs ends some time after its connection, also if the client never comes back.
 func TestHookOfLostConnectionIsBounded(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		r := newRig(t, &server.Options{Hooks: server.Hooks{OnPublish: func(ctx context.Context, _ server.Principal, m server.Message) error {
@@ -149,8 +149,8 @@ func TestRequestContextEnds(t *testing.T) {
 	})
 }
 
-// A timeout within a hook passes. It is no verdict on a message, a subscription or a
-// credential, whichever hook reports it.
+// A timeout within a hook passes. It decides nothing about a message, a subscription
+// or a credential, whichever hook reports it.
 func TestHookTimesOut(t *testing.T) {
 	timeout := fmt.Errorf("database: %w", context.DeadlineExceeded)
 	both(t, func(t *testing.T, enc native.Encoding) {

@@ -80,7 +80,7 @@ type slowReads struct {
 }
 
 func (l *slowReads) Read(from uint64, dst []*server.Entry) (int, uint64, error) {
-	time.Sleep(time.Millisecond)
+	<-time.After(time.Millisecond)
 	l.reads.Add(1)
 	return l.Log.Read(from, dst)
 }

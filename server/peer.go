@@ -13,7 +13,8 @@ import (
 
 // peer is one connection. Two goroutines serve it: read, which is that of the HTTP
 // handler and applies the client's frames, and write, which owns the
-// subscriptions and everything that is sent.
+// subscriptions and everything that is sent. A third one runs while subscriptions
+// are searched for in the log: see searcher.
 type peer struct {
 	server   *Server
 	sock     *socket

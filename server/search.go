@@ -8,6 +8,20 @@ import (
 	"github.com/limpet-go/limpet/wire/native"
 )
 
+// readable is the log as one connection reads it: reads fail once the connection is
+// closed, so that a long search ends.
+type readable struct {
+	Log
+	sock *socket
+}
+
+func (r readable) Read(from uint64, dst []*Entry) (int, uint64, error) {
+	if r.sock.aborted.Load() {
+		return 0, 0, net.ErrClosed
+	}
+	return r.Log.Read(from, dst)
+}
+
 // search finds the position before the newest entries of a topic.
 type search struct {
 	sub  *subscription // what is searched for; only its writer reads or changes the rest of it

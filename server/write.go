@@ -188,20 +188,6 @@ func (w *writer) found() error {
 	return nil
 }
 
-// readable is the log as one connection reads it: reads fail once the connection is
-// closed, so that a long search ends.
-type readable struct {
-	Log
-	sock *socket
-}
-
-func (r readable) Read(from uint64, dst []*Entry) (int, uint64, error) {
-	if r.sock.aborted.Load() {
-		return 0, 0, net.ErrClosed
-	}
-	return r.Log.Read(from, dst)
-}
-
 // broken ends the connection because the log cannot be read. It returns err if the
 // connection is already closed.
 func (w *writer) broken(err error) error {

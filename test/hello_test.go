@@ -24,7 +24,7 @@ type slowUplink struct {
 func (c slowUplink) Write(p []byte) (int, error) {
 	for i := range p {
 		if i%80 == 0 {
-			time.Sleep(10 * time.Millisecond)
+			<-time.After(10 * time.Millisecond)
 		}
 	}
 	c.slowed.Add(int64(len(p)))
