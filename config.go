@@ -52,6 +52,8 @@ func newConfig(rawURL string, o *Options) (config, error) {
 		v.refuse("Options.ReadLimit", "must not be negative, is %d; there is no value for unlimited", c.ReadLimit)
 	} else if c.ReadLimit == 0 {
 		c.ReadLimit = 4 << 20
+	} else if least := c.traits.MinReadLimit; c.ReadLimit < least {
+		v.refuse("Options.ReadLimit", "must be at least %d for %s, whose servers put messages together up to that size; is %d", least, c.Dialect.Name(), c.ReadLimit)
 	}
 	return c, errors.Join(v.errs...)
 }
