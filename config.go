@@ -42,9 +42,12 @@ func newConfig(rawURL string, o *Options) (config, error) {
 	if c.Dialect == nil {
 		c.Dialect = native.New(nil)
 	}
-	c.traits = c.Dialect.Traits()
-
 	v := &validation{op: "New"}
+	dialect, err := guard(c.Dialect)
+	if err != nil {
+		v.errs = append(v.errs, &Error{Op: v.op, Field: "Options.Dialect", Class: ClassUser, Err: errors.Unwrap(err)})
+	}
+	c.Dialect, c.traits = dialect, dialect.traits
 	c.url = v.endpoint(rawURL, c.AllowInsecure)
 	v.backoff(&c.Backoff)
 	v.duration("Options.Heartbeat.Interval", &c.Heartbeat.Interval, 20*time.Second)
@@ -192,5 +195,9 @@ func (c *config) subscribeOptions(topic string, o *SubscribeOptions) (SubscribeO
 }
 
 func topicError(op string, err error) *Error {
+	var panicked *userError
+	if errors.As(err, &panicked) {
+		return &Error{Op: op, Field: panicked.option, Class: ClassUser, Err: panicked.err}
+	}
 	return &Error{Op: op, Field: "topic", Class: ClassInput, Err: fmt.Errorf("%w: %w", ErrTopic, err)}
 }

@@ -40,19 +40,35 @@ const (
 
 // run makes one attempt and posts how it went.
 func (d *dialer) run(ctx context.Context, a attempt) {
-	result := d.dial(ctx, a)
-	result.timedOut = ctx.Err() == context.DeadlineExceeded
-	if !d.inbox.post(result) && result.conn != nil {
-		result.conn.abandon()
-	}
+	result := failedDial(a, &userError{"Options", errors.New("a function called runtime.Goexit")})
+	defer func() {
+		result.timedOut = ctx.Err() == context.DeadlineExceeded
+		if !d.inbox.post(result) && result.conn != nil {
+			result.conn.abandon()
+		}
+	}()
+	result = d.dialGuarded(ctx, a)
+}
+
+func failedDial(a attempt, err error) dialed {
+	return dialed{failure: &wire.Failure{Stage: wire.StageDial, Attempt: a.number, Err: err}}
+}
+
+// dialGuarded is dial. What panics in it is the transport, or what the transport
+// calls: the dialect and Auth are guarded by themselves.
+func (d *dialer) dialGuarded(ctx context.Context, a attempt) (result dialed) {
+	defer func() {
+		if p := recover(); p != nil {
+			result = failedDial(a, &userError{"Options.HTTPClient", &PanicError{Value: p, Stack: debug.Stack()}})
+		}
+	}()
+	return d.dial(ctx, a)
 }
 
 // dial makes one attempt: credential, the dialect's HTTP steps, upgrade. It
 // ends when ctx does, even if the caller's Auth does not.
 func (d *dialer) dial(ctx context.Context, a attempt) dialed {
-	fail := func(err error) dialed {
-		return dialed{failure: &wire.Failure{Stage: wire.StageDial, Attempt: a.number, Err: err}}
-	}
+	fail := func(err error) dialed { return failedDial(a, err) }
 	cred, err := d.credential(ctx, a)
 	if err != nil {
 		return fail(&userError{"Options.Auth", err})

@@ -31,7 +31,8 @@ var (
 	ErrUnsent = errors.New("message was never sent; it is safe to publish it again")
 	// ErrOutcomeUnknown is the error of a message with the outcome Unknown.
 	ErrOutcomeUnknown = errors.New("message may or may not have been accepted; check with the receiver before publishing it again")
-	// ErrPanic means that a function in Options panicked. PanicError has the stack.
+	// ErrPanic means that a function in Options or a method of Options.Dialect
+	// panicked. PanicError has the stack.
 	ErrPanic = errors.New("a function in Options panicked; see PanicError.Stack")
 	// ErrSubprotocol means that the server did not choose a subprotocol that the
 	// dialect needs. It is permanent.
@@ -216,16 +217,17 @@ func unsupported(op, field, why string) *Error {
 	return &Error{Op: op, Field: field, Class: ClassUnsupported, Err: fmt.Errorf("%w: %s", ErrUnsupported, why)}
 }
 
+const maxPeerText = 256 // bytes
+
 // peerText makes text from the peer fit for a log or an error: it is quoted,
 // with control characters escaped, and cut to 256 bytes.
 func peerText(s string) string {
 	if s == "" {
 		return ""
 	}
-	const limit = 256
-	truncated := len(s) > limit
+	truncated := len(s) > maxPeerText
 	if truncated {
-		s = strings.ToValidUTF8(s[:limit], "")
+		s = strings.ToValidUTF8(s[:maxPeerText], "")
 	}
 	quoted := strconv.QuoteToASCII(s)
 	if truncated {
@@ -237,7 +239,9 @@ func peerText(s string) string {
 // joinReason wraps both: errors.Is finds either.
 func joinReason(sentinel, cause error) error { return fmt.Errorf("%w: %w", sentinel, cause) }
 
-// PanicError is a panic of a function in Options, which the client recovered.
+// PanicError is a panic of a function in Options or of a method of
+// Options.Dialect, which the client recovered. It ends an attempt, a connection
+// or a call, not the process.
 type PanicError struct {
 	// Value is what was passed to panic.
 	Value any
@@ -245,7 +249,13 @@ type PanicError struct {
 	Stack []byte
 }
 
-func (e *PanicError) Error() string { return fmt.Sprintf("panic: %v", e.Value) }
+func (e *PanicError) Error() string {
+	text := fmt.Sprintf("panic: %v", e.Value)
+	if len(text) > maxPeerText {
+		text = strings.ToValidUTF8(text[:maxPeerText], "") + "…"
+	}
+	return text
+}
 
 // Is makes errors.Is(err, ErrPanic) true.
 func (e *PanicError) Is(target error) bool { return target == ErrPanic }

@@ -53,6 +53,8 @@ type loop struct {
 	refreshCredential   bool      // the next attempt needs a new credential
 	credentialRefusedAt time.Time // when the server last refused one
 
+	encodePanics int // of Encode since the last stable connection
+
 	violations         int    // in a row, with the same progress
 	violationsProgress uint64 // the progress at the last violation
 }

@@ -91,8 +91,16 @@ func (l *loop) linkOf(c *conn) *link {
 func (l *loop) handle(k *link, ev *wire.Event) {
 	switch ev.Kind {
 	case wire.EventReady:
+		if ev.Ready == nil {
+			l.violated(k, &wire.CodeError{Code: 1002, Reason: "dialect decoded a welcome without content"})
+			return
+		}
 		l.welcome(k, ev.Ready)
 	case wire.EventAck:
+		if ev.Ack == nil {
+			l.violated(k, &wire.CodeError{Code: 1002, Reason: "dialect decoded an acknowledgement without content"})
+			return
+		}
 		open := l.window.pending
 		if err := l.window.acknowledge(ev.Ack); err != nil {
 			l.violated(k, err)
@@ -223,8 +231,9 @@ func (e readFailed) apply(l *loop) {
 		return
 	}
 	var ce *wire.CodeError
-	if errors.As(e.err, &ce) {
-		l.violated(k, ce)
+	var panicked *userError
+	if errors.As(e.err, &ce) || errors.As(e.err, &panicked) {
+		l.violated(k, e.err)
 		return
 	}
 	code, reason := socket.CloseCode(e.err)

@@ -52,6 +52,20 @@ var ofClient = []mutation{
 		test:    "-run ^TestPolicyDialTimeoutGrowsOnTimeoutsOnly$ .",
 	},
 	{
+		name:    "panic: of Decode ends the process",
+		file:    "dialect.go",
+		search:  "\tdefer recoverPanic(\"Decode\", &err)\n",
+		replace: "",
+		test:    "-run ^TestPanicOfTheDialect$ ./test",
+	},
+	{
+		name:    "panic: the text of Encode is lost",
+		file:    "loop_write.go",
+		search:  "l.violated(k, asViolation(fmt.Errorf(\"dialect cannot encode: %w\", err)))\n\t\t\t\treturn through",
+		replace: "l.violated(k, &wire.CodeError{Code: 1002, Reason: fmt.Sprint(\"dialect cannot encode\")})\n\t\t\t\treturn through",
+		test:    "-run ^TestEncodeErrorIsTheCause$ ./test",
+	},
+	{
 		name:    "resume: one message too early",
 		file:    "queue.go",
 		search:  "\treturn last, known, q.granted\n",
