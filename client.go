@@ -26,6 +26,7 @@ type Client struct {
 	routes    atomic.Pointer[routes]
 	notify    *notifier
 	done      chan struct{}
+	closed    atomic.Bool // by Close, which the loop may not know yet
 
 	goroutines goroutines
 
@@ -88,8 +89,10 @@ func Dial(ctx context.Context, url string, o *Options) (*Client, error) {
 // has ended (the error of Err) or ctx ends (ctx's error, wrapped together with
 // the cause of the last failed attempt).
 func (c *Client) WaitReady(ctx context.Context) error {
-	s, err := c.state.Wait(ctx, func(s State) bool { return s.Phase == Ready || s.Phase == Ended })
+	s, err := c.state.Wait(ctx, func(s State) bool { return s.Phase == Ready || s.Phase == Ended || c.closed.Load() })
 	switch {
+	case s.Phase != Ended && c.closed.Load():
+		return errClientClosed()
 	case err != nil && s.Cause != nil:
 		return fmt.Errorf("%w; the last attempt failed: %w", err, s.Cause)
 	case err != nil:
@@ -146,6 +149,8 @@ func (c *Client) Shutdown(ctx context.Context) error {
 // receipt without an outcome ends as Unsent or Unknown. Close may be called from
 // a consumer, and more than once. It always returns nil.
 func (c *Client) Close() error {
+	c.closed.Store(true)
+	c.admission.close(errClientClosed())
 	if c.inbox.post(closeNow{}) {
 		return nil
 	}
@@ -172,5 +177,7 @@ func (c *Client) Err() error {
 	}
 	return nil
 }
+
+func errClientClosed() *Error { return &Error{Op: "client", Class: ClassClosed, Err: ErrClosed} }
 
 const forever = time.Duration(math.MaxInt64)

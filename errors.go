@@ -13,6 +13,10 @@ import (
 var (
 	// ErrClosed is the error of calls after Close or Shutdown, and Client.Err then.
 	ErrClosed = errors.New("client is closed; create a new one")
+	// ErrSubscriptionClosed is the error of Subscription.WaitLive after
+	// Subscription.Close, or after the server ended the subscription. The client
+	// goes on.
+	ErrSubscriptionClosed = errors.New("subscription is closed; subscribe again")
 	// ErrUnsupported means that the dialect or this version cannot do it.
 	ErrUnsupported = errors.New("not supported")
 	// ErrTopic means that the dialect does not allow the topic.
@@ -70,7 +74,7 @@ const (
 	ClassInput ErrorClass = "input"
 	// ClassUnsupported is what the dialect or this version cannot do.
 	ClassUnsupported ErrorClass = "unsupported"
-	// ClassClosed is a call to a client that has ended.
+	// ClassClosed is a call to a client or a subscription that has ended.
 	ClassClosed ErrorClass = "closed"
 	// ClassFull is a limit that was reached: publish more slowly.
 	ClassFull ErrorClass = "full"
@@ -183,7 +187,7 @@ func ClassOf(err error) ErrorClass {
 		return p.Class
 	case errors.As(err, &e) && e.Class != "":
 		return e.Class
-	case errors.Is(err, ErrClosed):
+	case errors.Is(err, ErrClosed), errors.Is(err, ErrSubscriptionClosed):
 		return ClassClosed
 	case errors.Is(err, ErrWindowFull):
 		return ClassFull

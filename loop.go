@@ -221,10 +221,9 @@ func (l *loop) end(err error) {
 		return
 	}
 	l.ended = true
-	closed := &Error{Op: "client", Class: ClassClosed, Err: ErrClosed}
 	l.state.Cause = err
 	if err == nil {
-		l.state.Cause = closed
+		l.state.Cause = errClientClosed()
 	}
 	l.c.admission.close(l.state.Cause)
 	code := l.c.cfg.traits.CloseCode
@@ -238,6 +237,7 @@ func (l *loop) end(err error) {
 	}
 	for _, s := range l.registry.subs {
 		s.queue.finish(err)
+		s.endedByClient.Store(true)
 		l.enterSub(s, SubState{Phase: SubEnded, Err: err})
 	}
 	if l.cancelAttempt != nil {

@@ -376,11 +376,12 @@ func (shutdown) apply(l *loop) {
 		return
 	}
 	l.shuttingDown = true
-	l.c.admission.close(&Error{Op: "client", Class: ClassClosed, Err: ErrClosed})
+	l.c.admission.close(errClientClosed())
 	for _, s := range append([]*Subscription(nil), l.registry.subs...) {
 		l.releaseSub(s)
 		s.queue.finish(nil)
 		l.draining = append(l.draining, s)
+		s.endedByClient.Store(true)
 		l.enterSub(s, SubState{Phase: SubEnded})
 	}
 	l.state.Draining = true

@@ -3,6 +3,7 @@ package limpet
 import (
 	"context"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/limpet-go/limpet/internal/watch"
@@ -69,6 +70,9 @@ type Subscription struct {
 	c            chan Message // of C
 	startDeliver sync.Once
 
+	closed        atomic.Bool // by Close, which the loop may not know yet
+	endedByClient atomic.Bool // by Close or Shutdown of the client
+
 	// Owned by the loop.
 	key      uint64
 	from     From
@@ -93,18 +97,21 @@ func (s *Subscription) Topic() string { return s.topic }
 func (s *Subscription) State() SubState { return s.state.Load() }
 
 // WaitLive blocks until the server has confirmed the subscription on the current
-// connection. It returns an error if the subscription has ended (its error, or
-// one that wraps ErrClosed after a clean end) or ctx ends (ctx's error).
+// connection. It returns an error if ctx ends (ctx's error) or the subscription
+// has ended: the error of Err, or after a clean end one that wraps ErrClosed if
+// the client was closed and ErrSubscriptionClosed if only the subscription was.
 func (s *Subscription) WaitLive(ctx context.Context) error {
-	st, err := s.state.Wait(ctx, func(st SubState) bool { return st.Phase != SubPending })
+	st, err := s.state.Wait(ctx, func(st SubState) bool { return st.Phase != SubPending || s.closed.Load() })
 	if err != nil {
 		return err
 	}
-	if st.Phase == SubEnded {
-		if st.Err != nil {
-			return st.Err
-		}
+	switch {
+	case st.Phase == SubEnded && st.Err != nil:
+		return st.Err
+	case st.Phase == SubEnded && s.endedByClient.Load():
 		return &Error{Op: "WaitLive", Class: ClassClosed, Err: ErrClosed}
+	case st.Phase == SubEnded || s.closed.Load():
+		return &Error{Op: "WaitLive", Class: ClassClosed, Err: ErrSubscriptionClosed}
 	}
 	return nil
 }
@@ -135,6 +142,7 @@ func (s *Subscription) Err() error {
 // iterations end without an error, and C is closed. It may be called from a
 // consumer, and more than once. It always returns nil.
 func (s *Subscription) Close() error {
+	s.closed.Store(true)
 	s.queue.discard(nil)
 	s.client.inbox.post(unsubscribe{s})
 	return nil

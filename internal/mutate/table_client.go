@@ -66,6 +66,13 @@ var ofClient = []mutation{
 		test:    "-run ^TestEncodeErrorIsTheCause$ ./test",
 	},
 	{
+		name:    "subscription: closed but still live",
+		file:    "subscribe.go",
+		search:  "\ts.closed.Store(true)\n",
+		replace: "",
+		test:    "-run ^TestWaitLiveAfterClose$ .",
+	},
+	{
 		name:    "resume: one message too early",
 		file:    "queue.go",
 		search:  "\treturn last, known, q.granted\n",
