@@ -76,6 +76,9 @@ func (d *dialer) dial(ctx context.Context, a attempt) dialed {
 	if t := cred.Token.reveal(); len(t) > maxToken || !utf8.ValidString(t) {
 		return fail(&userError{"Options.Auth", fmt.Errorf("a token must be UTF-8 of at most %d bytes", maxToken)})
 	}
+	if err := checkHeader(cred.Header); err != nil {
+		return fail(&userError{"Options.Auth", fmt.Errorf("Credential.Header: %w", err)})
+	}
 	w := &wire.Attempt{
 		Number: a.number, Session: a.session, Token: cred.Token.reveal(), Subs: a.subs,
 		URL: d.cfg.url.String(), Header: d.cfg.Header.Clone(),

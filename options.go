@@ -21,7 +21,8 @@ type Options struct {
 	// HTTP_PROXY and needs TLS 1.2 or later. Redirects are never followed.
 	HTTPClient *http.Client
 
-	// Header is sent with every upgrade request.
+	// Header is sent with every upgrade request. What belongs to the handshake
+	// (Host, Connection, Upgrade, Sec-WebSocket-*) is refused. At most 256 KiB.
 	Header http.Header
 
 	// Auth returns the credential for an attempt. The client calls it before
@@ -36,16 +37,17 @@ type Options struct {
 
 	// DialTimeout bounds one attempt, from name resolution to the upgrade. It
 	// grows by a factor of 1.6, up to a minute, with each attempt that times
-	// out. Defaults to 10 seconds; at most 366 days.
+	// out. Defaults to 10 seconds; from 1 millisecond to 366 days.
 	DialTimeout time.Duration
 
 	// SessionTTL is how long the server should keep the session of a lost
-	// connection. Defaults to the server's own choice; at most 366 days.
+	// connection. Defaults to the server's own choice; from 1 millisecond to 366
+	// days.
 	SessionTTL time.Duration
 
 	// ReadLimit bounds one received WebSocket message, in bytes. A longer
-	// message ends the connection with close code 1009. Defaults to 4 MiB.
-	// There is no value for unlimited.
+	// message ends the connection with close code 1009. Defaults to 4 MiB; from
+	// 1 KiB to 1 GiB. There is no value for unlimited.
 	ReadLimit int64
 
 	// PlainFrames leaves the frames of every connection to the WebSocket
@@ -74,12 +76,12 @@ type Options struct {
 // (four times Max from the 20th failure on) and at least W.
 type Backoff struct {
 	// First is the longest wait after the first loss. A negative value makes
-	// the first attempt immediate. Defaults to 500 milliseconds; at most 366
-	// days.
+	// the first attempt immediate. Defaults to 500 milliseconds; from 1
+	// millisecond to 366 days.
 	First time.Duration
 
-	// Initial is the v of the first failure. Defaults to 500 milliseconds; at
-	// most Max.
+	// Initial is the v of the first failure. Defaults to 500 milliseconds; from 1
+	// millisecond to Max.
 	Initial time.Duration
 
 	// Max is the largest v. Defaults to 15 seconds; at most 366 days.
@@ -90,12 +92,12 @@ type Backoff struct {
 
 	// StableAfter is how long a connection must stay ready before earlier
 	// failures are forgotten. A sixth of it is enough once a message was
-	// acknowledged. Defaults to 30 seconds; at most 366 days.
+	// acknowledged. Defaults to 30 seconds; from 1 millisecond to 366 days.
 	StableAfter time.Duration
 
 	// MaxElapsed ends the client with a PermanentError that wraps ErrMaxElapsed
 	// after this time without a ready connection. Defaults to 0: the client
-	// never gives up. At most 366 days.
+	// never gives up. From 1 millisecond to 366 days.
 	MaxElapsed time.Duration
 }
 
@@ -103,7 +105,7 @@ type Backoff struct {
 type Heartbeat struct {
 	// Interval is the time between two heartbeats. The server may shorten it.
 	// After 2.5 intervals without a received byte the peer counts as dead.
-	// Defaults to 20 seconds; at most 366 days.
+	// Defaults to 20 seconds; from 10 milliseconds to 366 days.
 	Interval time.Duration
 }
 
@@ -111,10 +113,10 @@ type Heartbeat struct {
 // rejected message frees its bytes at once and its slot as soon as the server
 // knows that the slot is empty.
 type Window struct {
-	// Messages is the number of messages. Defaults to 4,096.
+	// Messages is the number of messages. Defaults to 4,096; at most 2^30.
 	Messages int
 
-	// Bytes is the sum of their payloads. Defaults to 16 MiB.
+	// Bytes is the sum of their payloads. Defaults to 16 MiB; at most 1 GiB.
 	Bytes int
 
 	// FailFast makes Publish return ErrWindowFull instead of waiting while the
@@ -183,7 +185,8 @@ type PublishOptions struct {
 	ID uuid.UUID
 
 	// TTL ends the message as Expired if it has not been sent by then, counted
-	// from the admission. Defaults to 0: it does not expire.
+	// from the admission. Defaults to 0: it does not expire. From 1 millisecond
+	// to 366 days.
 	TTL time.Duration
 
 	// Type is the content type. It must be UTF-8.
@@ -267,7 +270,7 @@ type Delivery struct {
 	Buffer int
 
 	// Bytes is the number of payload bytes that wait. One message may exceed
-	// it. Defaults to 1 MiB.
+	// it. Defaults to 1 MiB; at most 1 GiB.
 	Bytes int
 
 	// Overflow is what happens to a message that finds the queue full. Defaults
@@ -275,6 +278,6 @@ type Delivery struct {
 	Overflow Overflow
 
 	// Every hands messages over at most once in this interval, all that are due
-	// together. Defaults to 0: at once.
+	// together. Defaults to 0: at once. From 1 microsecond to 366 days.
 	Every time.Duration
 }

@@ -206,7 +206,13 @@ const (
 // checkMessage checks everything but the topic.
 func (c *config) checkMessage(m *Outgoing) error {
 	if m.TTL < 0 {
-		return inputError(opPublish, "PublishOptions.TTL", "must not be negative, is %v", m.TTL)
+		return inputError(opPublish, "PublishOptions.TTL", "must not be negative, is %v; 0 means that it does not expire", m.TTL)
+	}
+	if m.TTL > maxDuration {
+		return inputError(opPublish, "PublishOptions.TTL", "is %v; use %v or less, or 0 if it does not expire", m.TTL, maxDuration)
+	}
+	if m.TTL > 0 && m.TTL < minDuration {
+		return inputError(opPublish, "PublishOptions.TTL", "%s", withoutUnit(m.TTL))
 	}
 	if limit := c.traits.MaxPayload; limit > 0 && len(m.Payload) > limit {
 		return &Error{Op: opPublish, Field: "payload", Class: ClassInput,
