@@ -28,7 +28,8 @@ func (a *admission) fits(messages, bytes int) bool {
 
 // acquire reserves room for messages of bytes in total, all of it or none. If
 // there is none it returns ErrWindowFull, or blocks when wait is true until
-// there is room, ctx ends (its error) or the client closes (close's error).
+// there is room, ctx ends (its error, with ErrWindowFull) or the client closes
+// (close's error).
 func (a *admission) acquire(ctx context.Context, messages, bytes int, wait bool) error {
 	if err := ctx.Err(); err != nil {
 		return err
@@ -63,7 +64,7 @@ func (a *admission) acquire(ctx context.Context, messages, bytes int, wait bool)
 		if other == w {
 			a.waiters = append(a.waiters[:i], a.waiters[i+1:]...)
 			a.admitWaiters() // a smaller request behind this one may fit
-			return ctx.Err()
+			return joinReason(ErrWindowFull, ctx.Err())
 		}
 	}
 	// ctx ended at the moment of the admission, or of close: w is no longer in
@@ -74,7 +75,7 @@ func (a *admission) acquire(ctx context.Context, messages, bytes int, wait bool)
 	a.freeMessages += messages
 	a.freeBytes += bytes
 	a.admitWaiters()
-	return ctx.Err()
+	return joinReason(ErrWindowFull, ctx.Err())
 }
 
 // release returns room to the window and admits those who wait for it.

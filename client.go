@@ -74,6 +74,9 @@ var secretKeys = regexp.MustCompile(`(?i)token|key|auth|secret|password|sig`)
 // the client could not connect: a *PermanentError, or ctx's error wrapped
 // together with the cause of the last failed attempt.
 func Dial(ctx context.Context, url string, o *Options) (*Client, error) {
+	if err := checkContext("Dial", ctx); err != nil {
+		return nil, err
+	}
 	c, err := New(url, o)
 	if err != nil {
 		return nil, err
@@ -89,14 +92,18 @@ func Dial(ctx context.Context, url string, o *Options) (*Client, error) {
 // has ended (the error of Err) or ctx ends (ctx's error, wrapped together with
 // the cause of the last failed attempt).
 func (c *Client) WaitReady(ctx context.Context) error {
+	if err := checkContext("WaitReady", ctx); err != nil {
+		return err
+	}
 	s, err := c.state.Wait(ctx, func(s State) bool { return s.Phase == Ready || s.Phase == Ended || c.closed.Load() })
 	switch {
 	case s.Phase != Ended && c.closed.Load():
 		return errClientClosed()
 	case err != nil && s.Cause != nil:
-		return fmt.Errorf("%w; the last attempt failed: %w", err, s.Cause)
+		return &Error{Op: "WaitReady", Class: ClassOf(err),
+			Err: fmt.Errorf("the caller's context ended before the client was ready (%w); its last attempt failed: %w", err, s.Cause)}
 	case err != nil:
-		return err
+		return contextError("WaitReady", "the client was ready", err)
 	case s.Phase == Ended:
 		return s.Cause
 	}
@@ -111,6 +118,12 @@ func (c *Client) State() State { return c.state.Load() }
 // is level-triggered: ok does not see every state, only the latest one. ok runs
 // on the caller's goroutine.
 func (c *Client) WaitState(ctx context.Context, ok func(State) bool) (State, error) {
+	if err := checkContext("WaitState", ctx); err != nil {
+		return c.state.Load(), err
+	}
+	if ok == nil {
+		return c.state.Load(), inputError("WaitState", "ok", "must not be nil; pass a function that returns true for the states to wait for")
+	}
 	return c.state.Wait(ctx, ok)
 }
 
@@ -128,6 +141,9 @@ func (c *Client) Stats() Stats { return c.counters.stats() }
 // ctx ends first it calls Close and returns ctx's error. A subscription without
 // a consumer delays Shutdown until ctx ends.
 func (c *Client) Shutdown(ctx context.Context) error {
+	if err := checkContext("Shutdown", ctx); err != nil {
+		return err
+	}
 	c.inbox.post(shutdown{})
 	select {
 	case <-c.done:

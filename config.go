@@ -135,14 +135,14 @@ func (v *validation) endpoint(raw string, allowInsecure bool) *url.URL {
 		v.refuse("url", "scheme must be ws or wss, not %s; write %s://", u.Scheme, "ws"+strings.TrimPrefix(u.Scheme, "http"))
 	case u.Scheme != "ws" && u.Scheme != "wss":
 		v.refuse("url", "scheme must be ws or wss; write wss:// before the host")
-	case u.Host == "" || u.Hostname() == "":
-		v.refuse("url", "no host; write wss://host/path")
+	case u.Host == "" || u.Hostname() == "" || strings.Contains(u.Hostname(), ":") && u.Host[0] != '[':
+		v.refuse("url", "no valid host; write wss://host/path")
 	case !validPort(u):
 		v.refuse("url", "port %s does not exist; use 1 to 65535", u.Port())
 	case u.User != nil:
 		v.refuse("url", "user information does not belong in a URL; use Options.Auth")
 	case u.Fragment != "":
-		v.refuse("url", "a fragment is not allowed (RFC 6455, section 3)")
+		v.refuse("url", "must not have a fragment (RFC 6455, section 3); remove it")
 	case u.Scheme == "ws" && !allowInsecure && !loopback(u.Hostname()):
 		v.refuse("url", "ws:// to %s would travel in clear; use wss:// or set Options.AllowInsecure", u.Hostname())
 	}
@@ -267,7 +267,7 @@ func (c *config) subscribeOptions(topic string, o *SubscribeOptions) (SubscribeO
 	d := &s.Delivery
 	switch {
 	case s.From > FromLast:
-		return s, inputError(op, "SubscribeOptions.From", "unknown value %d", s.From)
+		return s, inputError(op, "SubscribeOptions.From", "unknown value %d; use FromNew, FromFirst, FromLast or FromResume", s.From)
 	case s.From == FromResume && s.Position.IsZero():
 		return s, inputError(op, "SubscribeOptions.Position", "FromResume needs a position")
 	case s.From != FromResume && !s.Position.IsZero():
@@ -291,7 +291,7 @@ func (c *config) subscribeOptions(topic string, o *SubscribeOptions) (SubscribeO
 	case d.Every < 0:
 		return s, inputError(op, "Delivery.Every", "must not be negative, is %v", d.Every)
 	case d.Overflow > DropNewest:
-		return s, inputError(op, "Delivery.Overflow", "unknown value %d", d.Overflow)
+		return s, inputError(op, "Delivery.Overflow", "unknown value %d; use Block, DropOldest or DropNewest", d.Overflow)
 	case d.Overflow == Block && !c.traits.Credit:
 		return s, unsupported(op, "Delivery.Overflow", "Block needs the trait Credit, which dialect "+c.Dialect.Name()+" lacks; use DropOldest")
 	}

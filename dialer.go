@@ -10,6 +10,7 @@ import (
 	"runtime/debug"
 	"strings"
 	"sync/atomic"
+	"time"
 	"unicode/utf8"
 
 	"github.com/limpet-go/limpet/internal/socket"
@@ -40,15 +41,29 @@ const (
 
 // run makes one attempt and posts how it went.
 func (d *dialer) run(ctx context.Context, a attempt) {
+	began := time.Now()
 	result := failedDial(a, &userError{"Options", errors.New("a function called runtime.Goexit")})
 	defer func() {
-		result.timedOut = ctx.Err() == context.DeadlineExceeded
+		if result.timedOut = ctx.Err() == context.DeadlineExceeded; result.timedOut && result.failure != nil && result.failure.Err != nil {
+			result.failure.Err = &dialTimeoutError{time.Since(began), result.failure.Err}
+		}
 		if !d.inbox.post(result) && result.conn != nil {
 			result.conn.abandon()
 		}
 	}()
 	result = d.dialGuarded(ctx, a)
 }
+
+// dialTimeoutError says whose timeout ended an attempt.
+type dialTimeoutError struct {
+	after time.Duration
+	err   error
+}
+
+func (e *dialTimeoutError) Error() string {
+	return fmt.Sprintf("not connected within Options.DialTimeout (%v for this attempt): %v", e.after.Round(time.Millisecond), e.err)
+}
+func (e *dialTimeoutError) Unwrap() error { return e.err }
 
 func failedDial(a attempt, err error) dialed {
 	return dialed{failure: &wire.Failure{Stage: wire.StageDial, Attempt: a.number, Err: err}}

@@ -23,7 +23,7 @@ var (
 	ErrTopic = errors.New("invalid topic")
 	// ErrTooBig means that a message exceeds the limit of the dialect, of
 	// Options.Window or of the server.
-	ErrTooBig = errors.New("message is too big; split it or raise the limit on both sides")
+	ErrTooBig = errors.New("message is too big; split it")
 	// ErrWindowFull is returned by Publish if Window.FailFast is set.
 	ErrWindowFull = errors.New("window of unacknowledged messages is full; wait for receipts or raise Options.Window")
 	// ErrRejected means that the server or the dialect refused a message or a
@@ -76,6 +76,8 @@ const (
 	ClassUnsupported ErrorClass = "unsupported"
 	// ClassClosed is a call to a client or a subscription that has ended.
 	ClassClosed ErrorClass = "closed"
+	// ClassCanceled is a call whose ctx was cancelled: call again with another.
+	ClassCanceled ErrorClass = "canceled"
 	// ClassFull is a limit that was reached: publish more slowly.
 	ClassFull ErrorClass = "full"
 	// ClassDNS is a host name that does not resolve.
@@ -104,6 +106,9 @@ const (
 	ClassSession ErrorClass = "session"
 	// ClassNetwork is a connection that broke.
 	ClassNetwork ErrorClass = "network"
+	// ClassRejected is a subscription that the server refused: see Error.Code and
+	// Error.Detail.
+	ClassRejected ErrorClass = "rejected"
 	// ClassOutcome is the outcome of a message: Rejected, Expired, Unsent or
 	// Unknown.
 	ClassOutcome ErrorClass = "outcome"
@@ -176,7 +181,8 @@ func (e *PermanentError) Error() string {
 func (e *PermanentError) Unwrap() error { return e.Err }
 
 // ClassOf returns the class of err: "" if it is nil, ClassTimeout for
-// context.DeadlineExceeded, ClassOther if it is not from this package.
+// context.DeadlineExceeded, ClassCanceled for context.Canceled, ClassOther if it
+// is not from this package.
 func ClassOf(err error) ErrorClass {
 	var e *Error
 	var p *PermanentError
@@ -195,6 +201,8 @@ func ClassOf(err error) ErrorClass {
 		return ClassOutcome
 	case errors.Is(err, context.DeadlineExceeded):
 		return ClassTimeout
+	case errors.Is(err, context.Canceled):
+		return ClassCanceled
 	}
 	return ClassOther
 }
@@ -203,6 +211,8 @@ func ClassOf(err error) ErrorClass {
 // of a duplicate: whether it was never handed to the network. err is an error of
 // Publish, PublishBatch, Send or Receipt.Wait. It is false for ctx's error from
 // Wait and Send, since the message is still on its way then.
+//
+// It does not say that another try can succeed: Retryable does.
 func SafeToRetry(err error) bool {
 	if errors.Is(err, ErrUnsent) || errors.Is(err, ErrExpired) || errors.Is(err, ErrWindowFull) {
 		return true
@@ -211,7 +221,34 @@ func SafeToRetry(err error) bool {
 	return errors.As(err, &e) && e.Op == opPublish
 }
 
+// Retryable reports whether publishing the same message again can succeed and
+// cannot create a duplicate: a loop that retries needs it, and a pause. It is true
+// for a full window with Window.FailFast, for a message that expired, and for one
+// that its client had not sent when it ended, which needs another client. It is
+// false for what fails again: an invalid argument, a message that is too big, a
+// client that has ended, a ctx that has ended. It is never true without
+// SafeToRetry.
+func Retryable(err error) bool {
+	if errors.Is(err, context.Canceled) || errors.Is(err, context.DeadlineExceeded) {
+		return false
+	}
+	return errors.Is(err, ErrWindowFull) || errors.Is(err, ErrExpired) || errors.Is(err, ErrUnsent)
+}
+
 const opPublish = "Publish"
+
+// checkContext refuses a nil context, which a careless caller passes.
+func checkContext(op string, ctx context.Context) error {
+	if ctx == nil {
+		return inputError(op, "ctx", "must not be nil; use context.Background()")
+	}
+	return nil
+}
+
+// contextError is the error of a call whose ctx ended before done.
+func contextError(op, done string, err error) *Error {
+	return &Error{Op: op, Class: ClassOf(err), Err: fmt.Errorf("the caller's context ended before %s: %w", done, err)}
+}
 
 func inputError(op, field string, format string, args ...any) *Error {
 	return &Error{Op: op, Field: field, Class: ClassInput, Err: fmt.Errorf(format, args...)}

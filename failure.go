@@ -234,7 +234,10 @@ func failureError(f *wire.Failure, d decision) *Error {
 func withoutURL(f *wire.Failure) error {
 	var withURL *url.Error
 	var detected *wire.CodeError
+	var late *dialTimeoutError
 	switch {
+	case f.Stage == wire.StageDial && errors.As(f.Err, &late):
+		return &dialTimeoutError{late.after, withoutURL(&wire.Failure{Stage: f.Stage, Err: late.err})}
 	case f.Stage == wire.StageUpgrade && f.Status == http.StatusSwitchingProtocols && f.Err != nil:
 		return fmt.Errorf("not a WebSocket handshake: %s", peerText(f.Err.Error()))
 	case f.Stage == wire.StageUpgrade:

@@ -3,6 +3,7 @@ package limpet
 import (
 	"errors"
 	"fmt"
+	"net"
 	"time"
 
 	"github.com/limpet-go/limpet/internal/socket"
@@ -170,7 +171,7 @@ func (l *loop) handleSubscription(k *link, s *Subscription, ev *wire.Event) {
 // server said when to ask again. A subscription that is refused again and again
 // is asked for less and less often.
 func (l *loop) refused(s *Subscription, ev *wire.Event) {
-	err := &Error{Op: "Subscribe", Field: "topic", Class: ClassOther, Code: int(ev.Code), Detail: peerText(ev.Reason), Err: ErrRejected}
+	err := &Error{Op: "Subscribe", Field: "topic", Class: ClassRejected, Code: int(ev.Code), Detail: peerText(ev.Reason), Err: ErrRejected}
 	s.askedGeneration = 0
 	if ev.Retry <= 0 {
 		l.endSub(s, err)
@@ -239,7 +240,10 @@ func (e readFailed) apply(l *loop) {
 	code, reason := socket.CloseCode(e.err)
 	err := e.err
 	if k.writeErr != nil && code == 0 {
-		err = fmt.Errorf("%w (after a write failed: %w)", err, k.writeErr)
+		err = fmt.Errorf("a write failed: %w; reading: %w", k.writeErr, err)
+		if errors.Is(e.err, net.ErrClosed) { // because the failed write closed the connection
+			err = fmt.Errorf("a write failed, so the peer is gone: %w", k.writeErr)
+		}
 	}
 	l.connectionLost(k, code, reason, err)
 }

@@ -2,6 +2,7 @@ package limpet
 
 import (
 	"context"
+	"fmt"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -101,9 +102,16 @@ func (s *Subscription) State() SubState { return s.state.Load() }
 // has ended: the error of Err, or after a clean end one that wraps ErrClosed if
 // the client was closed and ErrSubscriptionClosed if only the subscription was.
 func (s *Subscription) WaitLive(ctx context.Context) error {
-	st, err := s.state.Wait(ctx, func(st SubState) bool { return st.Phase != SubPending || s.closed.Load() })
-	if err != nil {
+	if err := checkContext("WaitLive", ctx); err != nil {
 		return err
+	}
+	st, err := s.state.Wait(ctx, func(st SubState) bool { return st.Phase != SubPending || s.closed.Load() })
+	if err != nil && st.Err != nil {
+		return &Error{Op: "WaitLive", Class: ClassOf(err),
+			Err: fmt.Errorf("the caller's context ended before the subscription was live (%w); the server refused it for now: %w", err, st.Err)}
+	}
+	if err != nil {
+		return contextError("WaitLive", "the subscription was live", err)
 	}
 	switch {
 	case st.Phase == SubEnded && st.Err != nil:
@@ -162,8 +170,11 @@ func (s *Subscription) positionProcessed(gen uint64, p Position) {
 // or that wraps ErrTopic, ErrUnsupported, ErrDuplicate or ErrClosed. ctx bounds
 // the call, not the subscription; o may be nil.
 func (c *Client) Subscribe(ctx context.Context, topic string, o *SubscribeOptions) (*Subscription, error) {
-	if err := ctx.Err(); err != nil {
+	if err := checkContext("Subscribe", ctx); err != nil {
 		return nil, err
+	}
+	if err := ctx.Err(); err != nil {
+		return nil, contextError("Subscribe", "the call", err)
 	}
 	s, err := newSubscription(c, topic, o)
 	if err != nil {
