@@ -52,8 +52,7 @@ func New(url string, o *Options) (*Client, error) {
 	c.inbox.arrived.L = &c.inbox.mu
 	c.admission.freeMessages, c.admission.freeBytes = cfg.Window.Messages, cfg.Window.Bytes
 	c.state.Set(State{Phase: Connecting, Since: time.Now()})
-	if c.notify != nil {
-		go c.notify.run() // runs user code, so Done does not wait for it
+	if c.notify.start(); c.notify != nil {
 		for key := range cfg.url.Query() {
 			if secretKeys.MatchString(key) {
 				c.notify.post(CredentialInURL{key})

@@ -140,7 +140,7 @@ func (l *loop) handleSubscription(k *link, s *Subscription, ev *wire.Event) {
 	switch ev.Kind {
 	case wire.EventSubscribed, wire.EventReset:
 		if ev.Kind == wire.EventReset {
-			l.c.notify.post(LossReported{s.topic, Reset, ev.Cause})
+			l.c.notify.post(lossReported(s, Reset, ev))
 		}
 		if pending {
 			k.asking--
@@ -151,7 +151,7 @@ func (l *loop) handleSubscription(k *link, s *Subscription, ev *wire.Event) {
 			l.enterSub(s, SubState{Phase: SubLive, Generation: k.conn.gen})
 		}
 	case wire.EventGap:
-		l.c.notify.post(LossReported{s.topic, Gap, ev.Cause})
+		l.c.notify.post(lossReported(s, Gap, ev))
 	case wire.EventUnsubscribed:
 		if pending {
 			if ev.Code == 0 && ev.Key == 0 {
@@ -165,6 +165,10 @@ func (l *loop) handleSubscription(k *link, s *Subscription, ev *wire.Event) {
 		}
 		l.refused(s, ev)
 	}
+}
+
+func lossReported(s *Subscription, k Kind, ev *wire.Event) LossReported {
+	return LossReported{Topic: s.topic, Kind: k, Cause: ev.Cause, After: ev.Prev, To: ev.Position.Offset, Count: ev.Count}
 }
 
 // refused ends a subscription that the server refused, or puts it off if the

@@ -164,6 +164,11 @@ func (s *Subscription) positionProcessed(gen uint64, p Position) {
 	s.client.inbox.post(sendProcessed{s, gen, p})
 }
 
+// messagesDropped implements queueOwner.
+func (s *Subscription) messagesDropped(n uint64) {
+	s.client.notify.post(MessagesDropped{s.topic, n})
+}
+
 // Subscribe registers a subscription. It does not wait for the server, connected
 // or not; Subscription.WaitLive does. After every reconnect the subscription is
 // restored where it stopped. Errors are local: an *Error that names the argument,

@@ -101,6 +101,27 @@ var ofClient = []mutation{
 		test:    "-run ^TestCarelessInputs$ ./test",
 	},
 	{
+		name:    "observer: Goexit silences it",
+		file:    "observe.go",
+		search:  "\t\tif !finished {\n\t\t\tgo q.run()",
+		replace: "\t\tif false {\n\t\t\tgo q.run()",
+		test:    "-run ^TestLoggerAndObserverAreGuarded$ .",
+	},
+	{
+		name:    "log: each failed attempt is a warning",
+		file:    "observe.go",
+		search:  "\t\tif g.downAt.IsZero() {\n\t\t\tg.downAt = s.Since",
+		replace: "\t\tif true {\n\t\t\tg.downAt = s.Since",
+		test:    "-run ^TestOutageIsOneWarning$ .",
+	},
+	{
+		name:    "log: no limit of lines",
+		file:    "observe.go",
+		search:  "\tif l.lines >= maxLines {\n",
+		replace: "\tif l.lines >= 1<<30 {\n",
+		test:    "-run ^TestSilentLossesAreReported$ .",
+	},
+	{
 		name:    "resume: one message too early",
 		file:    "queue.go",
 		search:  "\treturn last, known, q.granted\n",
