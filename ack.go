@@ -8,8 +8,8 @@ import (
 	"github.com/google/uuid"
 )
 
-// Outcome is what became of a published message: Pending at first, then
-// exactly one of the others, for good (docs/protocol.md, section 5).
+// Outcome is what became of a published message: Pending at first, then exactly
+// one of the others, which never changes (docs/protocol.md, section 5).
 type Outcome uint32
 
 const (
@@ -20,7 +20,7 @@ const (
 	// Written means that the message was handed to the network and that the
 	// dialect has no acknowledgements: nothing more will be known.
 	Written
-	// Rejected means that the server refused the message, that the dialect
+	// Rejected means that the server rejected the message, that the dialect
 	// cannot encode it, or that it is too big for the server.
 	Rejected
 	// Expired means that PublishOptions.TTL passed before the message was sent.
@@ -35,6 +35,7 @@ const (
 
 var outcomeNames = [...]string{"pending", "acked", "written", "rejected", "expired", "unsent", "unknown"}
 
+// String returns the outcome as one lower-case word.
 func (o Outcome) String() string {
 	if int(o) < len(outcomeNames) {
 		return outcomeNames[o]
@@ -46,13 +47,13 @@ func (o Outcome) String() string {
 type Ack struct {
 	// ID is the id of the message, as in Receipt.ID.
 	ID uuid.UUID
-	// Outcome is Acked or Written when the error is nil, Pending when the outcome
-	// is not known yet, and otherwise what the error describes.
+	// Outcome is Acked or Written if the error is nil, Pending if the outcome is
+	// not known yet, and otherwise what the error describes.
 	Outcome Outcome
 }
 
 // Receipt follows one published message to its outcome. It is safe for
-// concurrent use and remains valid after the client has closed.
+// concurrent use and remains valid after the client has ended.
 type Receipt struct {
 	id      uuid.UUID
 	topic   string
@@ -95,8 +96,8 @@ type outcomeSignal struct{ closed chan struct{} }
 // doneSignal has to be closed.
 const awaited = uint32(Pending) | 1<<31
 
-// ID returns the id of the message: PublishOptions.ID, or the new UUIDv7 that
-// the client chose.
+// ID returns the id of the message: PublishOptions.ID, or the UUIDv7 that the
+// client made.
 func (r *Receipt) ID() uuid.UUID { return r.id }
 
 // Done returns a channel that is closed when the outcome is known: at the
@@ -115,8 +116,8 @@ func (r *Receipt) Done() <-chan struct{} {
 	return s.closed
 }
 
-// Outcome returns what is known now. It does not block and changes only once,
-// from Pending.
+// Outcome returns what is known now. It does not block. The outcome changes only
+// once, from Pending.
 func (r *Receipt) Outcome() Outcome {
 	o := r.outcome.Load()
 	if o == awaited {
@@ -128,7 +129,7 @@ func (r *Receipt) Outcome() Outcome {
 // Wait blocks until the outcome is known or ctx ends. The error is nil for
 // Acked and Written, and otherwise an *Error that wraps ErrRejected,
 // ErrExpired, ErrUnsent or ErrOutcomeUnknown. If ctx ends first, it is ctx's
-// error: the message stays on its way, and Wait may be called again. Every
+// error: the client still sends the message, and Wait may be called again. Every
 // outcome is known once the client has ended.
 func (r *Receipt) Wait(ctx context.Context) (Ack, error) {
 	if err := checkContext(opReceipt, ctx); err != nil {

@@ -26,9 +26,9 @@ func (a *admission) fits(messages, bytes int) bool {
 	return messages <= a.freeMessages && bytes <= a.freeBytes
 }
 
-// acquire reserves room for messages of bytes in total, all of it or none. If
-// there is none it returns ErrWindowFull, or blocks when wait is true until
-// there is room, ctx ends (its error, with ErrWindowFull) or the client closes
+// acquire reserves room for a number of messages and their bytes, all of it or
+// none. If there is not enough it returns ErrWindowFull or, with wait, blocks
+// until there is, ctx ends (ctx's error, with ErrWindowFull) or admission is closed
 // (close's error).
 func (a *admission) acquire(ctx context.Context, messages, bytes int, wait bool) error {
 	if err := ctx.Err(); err != nil {

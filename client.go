@@ -13,9 +13,9 @@ import (
 	"github.com/limpet-go/limpet/internal/watch"
 )
 
-// Client is a connection that survives its sockets. It is safe for concurrent
-// use. A context given to a method bounds that call, not the life of the
-// client: Shutdown or Close end it.
+// Client publishes and subscribes over one connection at a time, and replaces it
+// when it is lost. It is safe for concurrent use. A context given to a method
+// bounds that call, not the life of the client, which Shutdown or Close ends.
 type Client struct {
 	cfg       config
 	inbox     inbox
@@ -41,8 +41,8 @@ func (c *Client) String() string { return "limpet.Client(" + c.cfg.url.Host + ")
 func (c *Client) GoString() string { return c.String() }
 
 // New returns a client that connects in the background. It does not block. url
-// has the scheme ws or wss, and o may be nil. Errors concern only url and o:
-// they are joined *Error values of ClassInput, one for each field at fault.
+// has the scheme ws or wss; o may be nil. Errors concern only url and o: *Error
+// values of ClassInput, one for each field at fault, joined with errors.Join.
 func New(url string, o *Options) (*Client, error) {
 	cfg, err := newConfig(url, o)
 	if err != nil {
@@ -69,9 +69,8 @@ func New(url string, o *Options) (*Client, error) {
 var secretKeys = regexp.MustCompile(`(?i)token|key|auth|secret|password|sig`)
 
 // Dial is New followed by WaitReady: it blocks until the client is ready, has
-// failed for good, or ctx ends. If it fails it closes the client and returns why
-// the client could not connect: a *PermanentError, or ctx's error wrapped
-// together with the cause of the last failed attempt.
+// failed permanently, or ctx ends. If it fails it closes the client and returns
+// the error of New or WaitReady.
 func Dial(ctx context.Context, url string, o *Options) (*Client, error) {
 	if err := checkContext("Dial", ctx); err != nil {
 		return nil, err
@@ -87,9 +86,10 @@ func Dial(ctx context.Context, url string, o *Options) (*Client, error) {
 	return c, nil
 }
 
-// WaitReady blocks until messages can flow. It returns an error if the client
-// has ended (the error of Err) or ctx ends (ctx's error, wrapped together with
-// the cause of the last failed attempt).
+// WaitReady blocks until messages can flow. It returns the error of Err if the
+// client has ended, a *PermanentError for example. If ctx ends first it returns
+// ctx's error, wrapped together with the cause of the last failure if there was
+// one.
 func (c *Client) WaitReady(ctx context.Context) error {
 	if err := checkContext("WaitReady", ctx); err != nil {
 		return err
@@ -112,10 +112,10 @@ func (c *Client) WaitReady(ctx context.Context) error {
 // State returns the current state.
 func (c *Client) State() State { return c.state.Load() }
 
-// WaitState blocks until ok returns true for the current state, which it then
-// returns, or ctx ends; then it returns the last state seen and ctx's error. It
-// is level-triggered: ok does not see every state, only the latest one. ok runs
-// on the caller's goroutine.
+// WaitState blocks until ok returns true for the current state, and returns that
+// state. If ctx ends first it returns the last state seen and ctx's error. It is
+// level-triggered: ok does not see every state, only the latest one. ok runs on
+// the caller's goroutine.
 func (c *Client) WaitState(ctx context.Context, ok func(State) bool) (State, error) {
 	if err := checkContext("WaitState", ctx); err != nil {
 		return c.state.Load(), err
@@ -126,19 +126,21 @@ func (c *Client) WaitState(ctx context.Context, ok func(State) bool) (State, err
 	return c.state.Wait(ctx, ok)
 }
 
-// ReconnectNow skips the current backoff. Call it when you know that the network
-// is back. It starts no attempt earlier than the server asked for, or less than
-// 100 milliseconds after the last one.
+// ReconnectNow ends the wait for the next attempt, if there is one. It does not
+// block. Call it when you know that the network is back. The attempt does not
+// start earlier than the server asked for, nor less than 100 milliseconds after
+// the last one started.
 func (c *Client) ReconnectNow() { c.inbox.post(reconnectNow{}) }
 
-// Stats returns what happened since New.
+// Stats returns the counts since New.
 func (c *Client) Stats() Stats { return c.counters.stats() }
 
-// Shutdown ends the client in order: it refuses new work, unsubscribes at the
+// Shutdown ends the client gracefully: it refuses new work, unsubscribes at the
 // server, lets consumers take what is waiting, waits until every message has its
 // outcome, ends the session and closes the connection. It blocks until then. If
-// ctx ends first it calls Close and returns ctx's error. A subscription without
-// a consumer delays Shutdown until ctx ends.
+// ctx ends first it calls Close and returns ctx's error, at most 100 milliseconds
+// later. Messages that no consumer takes delay Shutdown until ctx ends. If the
+// client fails permanently meanwhile, Shutdown returns nil, and Err says why.
 func (c *Client) Shutdown(ctx context.Context) error {
 	if err := checkContext("Shutdown", ctx); err != nil {
 		return err
@@ -179,13 +181,15 @@ func (c *Client) Close() error {
 	return nil
 }
 
-// Done is closed when the client and its goroutines have ended. Goroutines that
-// are inside a function of the caller may remain, and after a permanent failure
-// those that hold messages for C; Close ends the latter.
+// Done returns a channel that is closed when the client and its goroutines have
+// ended. A goroutine inside a function that you passed in may run longer. After a
+// permanent failure, so may those that hold messages for C: they end once the
+// messages are received or Close is called.
 func (c *Client) Done() <-chan struct{} { return c.done }
 
-// Err returns why the client ended: nil while it has not ended, an error that
-// wraps ErrClosed after Close and Shutdown, otherwise a *PermanentError.
+// Err returns why the client ended: an error that wraps ErrClosed after Close and
+// Shutdown, otherwise a *PermanentError. It returns nil while the client has not
+// ended.
 func (c *Client) Err() error {
 	if s := c.State(); s.Phase == Ended {
 		return s.Cause

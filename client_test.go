@@ -13,7 +13,7 @@ import (
 // A tour of limpet in five tests: connect, publish, subscribe, break, shut down.
 //
 // They run in virtual time (testing/synctest) on the in-memory network of package
-// limpettest: ten seconds of an outage pass at once, and no port is opened.
+// limpettest: an outage of ten seconds passes at once, and no port is opened.
 
 // Make one client and keep it for the life of the program. New does not wait for
 // the server, which may be down: the client tries until a connection is ready.
@@ -38,8 +38,8 @@ func TestTourConnect(t *testing.T) {
 	})
 }
 
-// Publish returns once the message has a place in the send window. Its receipt
-// reports one outcome later: Acked means that the server has accepted the message.
+// Publish returns once the message has a place in the window. The receipt reports
+// the outcome later: Acked means that the server has accepted the message.
 func TestTourPublish(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		client := dial(t, limpettest.NewServer(t, nil), nil)
@@ -59,7 +59,7 @@ func TestTourPublish(t *testing.T) {
 }
 
 // A subscription delivers through a queue of its own, which is bounded. A slow
-// consumer therefore costs no memory and delays no other subscription.
+// consumer therefore holds little memory and delays no other subscription.
 func TestTourSubscribe(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		srv := limpettest.NewServer(t, nil)

@@ -16,9 +16,6 @@ import (
 	"github.com/limpet-go/limpet/wire/native"
 )
 
-// plainByDefault is a flag of the tests: they all run on both paths.
-var plainByDefault bool
-
 // config is Options with every default filled in.
 type config struct {
 	Options
@@ -42,7 +39,6 @@ func newConfig(rawURL string, o *Options) (config, error) {
 		c.Options = *o
 	}
 	c.Header = c.Header.Clone()
-	c.PlainFrames = c.PlainFrames || plainByDefault
 	if c.Dialect == nil {
 		c.Dialect = native.New(nil)
 	}
@@ -144,7 +140,7 @@ func (v *validation) endpoint(raw string, allowInsecure bool) *url.URL {
 	case u.Fragment != "":
 		v.refuse("url", "must not have a fragment (RFC 6455, section 3); remove it")
 	case u.Scheme == "ws" && !allowInsecure && !loopback(u.Hostname()):
-		v.refuse("url", "ws:// to %s would travel in clear; use wss:// or set Options.AllowInsecure", u.Hostname())
+		v.refuse("url", "ws:// to %s would be sent unencrypted; use wss:// or set Options.AllowInsecure", u.Hostname())
 	}
 	return u
 }

@@ -11,7 +11,7 @@ import (
 const (
 	closeTimeout = time.Second      // of the close handshake, then the socket is closed
 	stallTimeout = 15 * time.Second // a write must move bytes within it
-	maxPosted    = 8                // batches of events that the reader has posted and the loop not applied
+	maxPosted    = 8                // batches of events that the reader has posted and the loop has not applied
 )
 
 // conn is one connection as the loop sees it.
@@ -90,7 +90,7 @@ func (w writer) write(frames *wire.Frames, through uint64) {
 
 // goroutines starts the goroutines that Done waits for, and none after close.
 type goroutines struct {
-	connections sync.WaitGroup // dialers, readers, writers and what else serves a connection
+	connections sync.WaitGroup // dialers, readers, writers and all others that serve a connection
 	deliverers  sync.WaitGroup
 
 	mu     sync.Mutex

@@ -25,7 +25,7 @@ type dialer struct {
 	authBusy   atomic.Bool // a call of Auth has not returned
 }
 
-// attempt is what the loop tells the dialer about one attempt.
+// attempt is what the dialer gets from the loop for one attempt.
 type attempt struct {
 	number  int
 	session wire.Session
@@ -36,7 +36,7 @@ type attempt struct {
 
 const (
 	maxSteps  = 3        // HTTP requests before a dial
-	stepLimit = 64 << 10 // bytes of an answer to one
+	stepLimit = 64 << 10 // bytes in the body of a response to one
 )
 
 // run makes one attempt and posts how it went.
@@ -136,8 +136,8 @@ func (d *dialer) dial(ctx context.Context, a attempt) dialed {
 	return dialed{conn: c, token: w.Token}
 }
 
-// redact removes the credentials from a server's answer: a server that echoes
-// them must not bring them into errors and logs.
+// redact removes the credentials from the body of a server's response: a server
+// that echoes them must not bring them into errors and logs.
 func (d *dialer) redact(body []byte, cred *Credential) []byte {
 	hide := func(secret string) {
 		if len(secret) >= 4 {

@@ -11,7 +11,8 @@ import (
 // Sentinel errors, for errors.Is. They are wrapped in an *Error or a
 // *PermanentError, which say more.
 var (
-	// ErrClosed is the error of calls after Close or Shutdown, and Client.Err then.
+	// ErrClosed means that the client was closed or shut down. Subscribe also
+	// returns it after a permanent failure.
 	ErrClosed = errors.New("client is closed; create a new one")
 	// ErrSubscriptionClosed is the error of Subscription.WaitLive after
 	// Subscription.Close, or after the server ended the subscription. The client
@@ -24,10 +25,12 @@ var (
 	// ErrTooBig means that a message exceeds the limit of the dialect, of
 	// Options.Window or of the server.
 	ErrTooBig = errors.New("message is too big; split it")
-	// ErrWindowFull is returned by Publish if Window.FailFast is set.
+	// ErrWindowFull means that the window is full: Publish returns it if
+	// Window.FailFast is set, or together with ctx's error if ctx ended before
+	// there was room.
 	ErrWindowFull = errors.New("window of unacknowledged messages is full; wait for receipts or raise Options.Window")
-	// ErrRejected means that the server or the dialect refused a message or a
-	// subscription. Error.Code and Error.Detail are what the server sent.
+	// ErrRejected means that the server or the dialect rejected a message or
+	// refused a subscription. Error.Code and Error.Detail are what the server sent.
 	ErrRejected = errors.New("rejected by the server or the dialect")
 	// ErrExpired is the error of a message with the outcome Expired.
 	ErrExpired = errors.New("message expired before it was sent; raise PublishOptions.TTL or publish it again")
@@ -50,7 +53,8 @@ var (
 	// ErrRolledBack means that the client or the server has an old copy of the
 	// session, or has lost part of it (close code 4402 of limpet.v1).
 	ErrRolledBack = errors.New("session state of one side is older than the other's; it was restored from an old copy or lost")
-	// ErrDuplicate is returned by Subscribe.
+	// ErrDuplicate means that there is a subscription to the topic already and
+	// that the dialect allows only one.
 	ErrDuplicate = errors.New("already subscribed to this topic; the dialect allows one subscription per topic, so share it")
 	// ErrHeartbeat means that the peer was silent for 2.5 heartbeat intervals, or
 	// did not finish the handshake within 10 seconds.
@@ -60,7 +64,7 @@ var (
 	ErrStalled = errors.New("nothing could be written to the peer for too long")
 	// ErrRedirect means that the server answered the upgrade with a redirect.
 	ErrRedirect = errors.New("server redirects and redirects are not followed; use the final URL")
-	// ErrMaxElapsed means that there was no connection for Backoff.MaxElapsed. It
+	// ErrMaxElapsed means that no connection was ready for Backoff.MaxElapsed. It
 	// is permanent.
 	ErrMaxElapsed = errors.New("gave up: no connection for Backoff.MaxElapsed")
 )
@@ -118,8 +122,8 @@ const (
 	ClassOther ErrorClass = "other"
 )
 
-// Error is what the client's methods return and what State.Cause holds. Its
-// text contains no URL, payload or credential.
+// Error says what failed and why. Most errors of this package are an *Error or
+// wrap one. Its text contains no URL, payload or credential.
 type Error struct {
 	// Op is what was tried: "New", "Publish", "Subscribe", "WaitLive", "receipt",
 	// "client", "connect", or a stage of a connection: "dial", "upgrade",
@@ -138,6 +142,7 @@ type Error struct {
 	Err error
 }
 
+// Error returns Op, Field, Err, Code and Detail in one line.
 func (e *Error) Error() string {
 	var b strings.Builder
 	b.WriteString("limpet: ")
@@ -162,11 +167,13 @@ func (e *Error) Error() string {
 	return b.String()
 }
 
+// Unwrap returns Err.
 func (e *Error) Unwrap() error { return e.Err }
 
 // PermanentError is a failure that ended the client, since reconnecting would
 // not help (docs/reconnect.md, sections 2 and 3). Client.Err, WaitReady, Dial,
-// Publish, SubState.Err and the iterators of a Subscription return it.
+// SubState.Err and the iterators of a Subscription return it; Publish wraps it in
+// an *Error.
 type PermanentError struct {
 	// Class is the class of Err.
 	Class ErrorClass
@@ -174,10 +181,12 @@ type PermanentError struct {
 	Err error
 }
 
+// Error returns the text of Err and says that it is permanent.
 func (e *PermanentError) Error() string {
 	return "limpet: permanent failure: " + strings.TrimPrefix(e.Err.Error(), "limpet: ")
 }
 
+// Unwrap returns Err.
 func (e *PermanentError) Unwrap() error { return e.Err }
 
 // ClassOf returns the class of err: "" if it is nil, ClassTimeout for
@@ -208,9 +217,9 @@ func ClassOf(err error) ErrorClass {
 }
 
 // SafeToRetry reports whether a message can be published again without the risk
-// of a duplicate: whether it was never handed to the network. err is an error of
-// Publish, PublishBatch, Send or Receipt.Wait. It is false for ctx's error from
-// Wait and Send, since the message is still on its way then.
+// of a duplicate. It is true only if the message was never handed to the network.
+// err is an error of Publish, PublishBatch, Send or Receipt.Wait. If ctx ended
+// after the admission it is false, since the client still sends the message.
 //
 // It does not say that another try can succeed: Retryable does.
 func SafeToRetry(err error) bool {
@@ -277,7 +286,7 @@ func peerText(s string) string {
 	return quoted
 }
 
-// joinReason wraps both: errors.Is finds either.
+// joinReason wraps both errors: errors.Is finds either.
 func joinReason(sentinel, cause error) error { return fmt.Errorf("%w: %w", sentinel, cause) }
 
 // PanicError is a panic of a function in Options or of a method of
@@ -290,6 +299,7 @@ type PanicError struct {
 	Stack []byte
 }
 
+// Error returns the value, at most 256 bytes of it, without the stack.
 func (e *PanicError) Error() string {
 	text := fmt.Sprintf("panic: %v", e.Value)
 	if len(text) > maxPeerText {

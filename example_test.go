@@ -67,7 +67,7 @@ func ExampleClient_Publish() {
 	case err == nil:
 		fmt.Println(receipt.Outcome())
 	case limpet.SafeToRetry(err):
-		fmt.Println("it never left: publish it again")
+		fmt.Println("never sent: publish it again")
 	case errors.Is(err, limpet.ErrOutcomeUnknown):
 		fmt.Println("ask the receiver for", receipt.ID())
 	default:
@@ -107,8 +107,8 @@ func ExampleClient_Subscribe() {
 	// Output: data prices/ab 101.5
 }
 
-// A consumer that keeps a sum must not add over a hole: loss is an element of
-// the stream.
+// A consumer that keeps a sum must not add across missing messages: a loss is an
+// element of the stream.
 func ExampleMessage_gap() {
 	backend, url, stop := startServer(&server.Options{Retention: server.Retention{Count: 3}})
 	defer stop()
@@ -123,7 +123,7 @@ func ExampleMessage_gap() {
 	}
 	defer client.Close()
 
-	// Stopped after the first message, in an earlier process.
+	// Where an earlier process stopped: after the first message.
 	seen := limpet.Position{Epoch: backend.Stats().Epoch, Offset: 1}
 	meter, err := client.Subscribe(ctx, "meter", &limpet.SubscribeOptions{From: limpet.FromResume, Position: seen})
 	if err != nil {
@@ -152,8 +152,8 @@ func ExampleMessage_gap() {
 	// 5
 }
 
-// A service under an orchestrator: ready while messages can flow, and on
-// SIGTERM an ordered end within the time it is given.
+// A service under an orchestrator reports that it is ready while messages can
+// flow. On SIGTERM it shuts down gracefully, within the time that it has.
 func ExampleClient_Shutdown() {
 	_, url, stop := startServer(nil)
 	defer stop()

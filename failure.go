@@ -23,10 +23,10 @@ type decision struct {
 	wire.Verdict
 	class       ErrorClass
 	err         error // the sentinel for what is wrong; nil if there is none
-	atCap       bool  // wait as long as Backoff.Max at least (docs/reconnect.md, section 2)
+	atCap       bool  // v is at least Backoff.Max (docs/reconnect.md, section 2)
 	minFailures int   // count at least this many failures in a row
 	panicked    error // of the dialect's Verdict
-	isViolation bool  // permanent when it is maxViolations times in a row without progress
+	isViolation bool  // permanent after maxViolations in a row without progress
 
 	slotWindow time.Duration // spread the attempt over this time after the slot (docs/protocol.md, section 8)
 }
@@ -43,7 +43,7 @@ func decide(dialect wire.Dialect, f *wire.Failure) decision {
 	if verdict.Action != wire.ActionDefault {
 		d.Verdict = verdict
 		d.atCap, d.isViolation, d.minFailures = false, false, 0
-		d.TooBig = verdict.TooBig || tooBig // 1009 means the same in every language: RFC 6455
+		d.TooBig = verdict.TooBig || tooBig // 1009 means the same in every wire protocol: RFC 6455
 	}
 	if verdict.Class != "" {
 		d.class = ErrorClass(verdict.Class)
@@ -147,7 +147,7 @@ const maxRetryAfter = 15 * time.Minute
 
 // retryAfter returns the slot in X-Limpet-Retry-Ms, or else in Retry-After (RFC
 // 9110, section 10.2.3), 0 if there is none or it cannot be read. A date in
-// Retry-After is relative to the Date of the same answer: clocks may differ.
+// Retry-After is relative to the Date of the same response: clocks may differ.
 func retryAfter(h http.Header) time.Duration {
 	if ms, err := strconv.ParseUint(h.Get("X-Limpet-Retry-Ms"), 10, 64); err == nil {
 		return time.Duration(min(ms, uint64(maxRetryAfter/time.Millisecond))) * time.Millisecond

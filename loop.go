@@ -47,7 +47,7 @@ type loop struct {
 	disconnectedAt time.Time          // since when no connection is ready; zero while one is
 	earliestRetry  time.Time          // the server's slot: no attempt before it
 	spread         time.Duration      // the server's reconnect window
-	goAwayDelay    time.Duration      // the server's delay after the loss that it announced
+	goAwayDelay    time.Duration      // how long to wait after the loss that the server announced
 	askAgainAt     time.Time          // the earliest time at which a subscription is due to be asked for again
 
 	refreshCredential   bool      // the next attempt needs a new credential
@@ -60,7 +60,7 @@ type loop struct {
 }
 
 // link is what the loop knows of one connection. A new connection is a new
-// link, so nothing of an old one survives in it, and two may exist at once.
+// link, so nothing of an old one survives in it.
 type link struct {
 	conn  *conn
 	codec wire.Codec
@@ -89,7 +89,7 @@ type link struct {
 	closeBy     time.Time // for the close frame after fatalError
 	pingAt      time.Time
 	stableAt    time.Time
-	graceUntil  time.Time // the peer gets until then after the process stood still
+	graceUntil  time.Time // the peer counts as alive until then: this process stood still
 }
 
 func newLoop(c *Client) *loop {
@@ -103,8 +103,8 @@ func newLoop(c *Client) *loop {
 	return l
 }
 
-// run handles the events of the inbox and what the timer makes due. It returns
-// when the client has ended, or to rest: then the next event starts it again.
+// run handles the events of the inbox and what is due. It returns when the client
+// has ended, or to rest: then the next event starts it again.
 func (l *loop) run() {
 	var events []event
 	for {
@@ -154,8 +154,8 @@ func (l *loop) gather() {
 
 const gatherTimeout = time.Millisecond
 
-// expectsEvents reports whether something is in progress whose end the loop
-// will hear of soon.
+// expectsEvents reports whether something is in progress that will soon post an
+// event.
 func (l *loop) expectsEvents() bool {
 	switch l.state.Phase {
 	case Connecting, Handshaking:
@@ -182,7 +182,7 @@ func (l *loop) enterSub(s *Subscription, st SubState) {
 	l.c.notify.post(SubscriptionChanged{s.topic, st})
 }
 
-// endSub ends s once its consumers have taken what is waiting.
+// endSub ends s. Its consumers can still take what is waiting.
 func (l *loop) endSub(s *Subscription, err error) {
 	l.registry.remove(s)
 	s.queue.finish(err)
@@ -256,8 +256,8 @@ func (l *loop) discardWaiting() {
 // consumed returns the subscriptions whose consumers may still be taking.
 func (l *loop) consumed() []*Subscription { return slices.Concat(l.registry.subs, l.draining) }
 
-// nothingPending reports whether every message has its outcome and every ended
-// subscription is drained: an ordered end may happen.
+// nothingPending reports whether every message has its outcome and the consumers
+// of ended subscriptions have taken everything: Shutdown may end the client.
 func (l *loop) nothingPending() bool { return l.window.pending == 0 && l.forgetDrained() }
 
 // forgetDrained forgets the ended subscriptions whose consumers have taken

@@ -83,7 +83,7 @@ func (l *loop) welcome(k *link, r *wire.Ready) {
 		l.violated(k, &wire.CodeError{Code: 4000, Reason: "second welcome on one connection"})
 		return
 	case r.Conn != 0 && r.Conn != k.conn.gen:
-		l.violated(k, &wire.CodeError{Code: 4000, Reason: "welcome of another connection"})
+		l.violated(k, &wire.CodeError{Code: 4000, Reason: "welcome for another connection"})
 		return
 	case r.Resumed && r.Session.ID != l.session.ID:
 		l.violated(k, &wire.CodeError{Code: 4000, Reason: "resumed a session that is not ours"})
@@ -100,7 +100,7 @@ func (l *loop) welcome(k *link, r *wire.Ready) {
 		k.heartbeat = min(k.heartbeat, max(r.Heartbeat, 10*time.Millisecond))
 	}
 	// The first heartbeat is sent at a random moment: clients that reconnected
-	// together must not beat together.
+	// together must not send their heartbeats together.
 	k.pingAt = l.now.Add(uniform(k.heartbeat))
 	k.stableAt = l.now.Add(l.c.cfg.Backoff.StableAfter)
 	l.session = r.Session
@@ -158,7 +158,7 @@ func (l *loop) dialectPanicked(k *link, err *userError) {
 	l.fail(k, &wire.Failure{Stage: k.stage(), Err: err})
 }
 
-// stage is where a failure of the connection counts as having happened.
+// stage is the stage in which a failure of the connection counts.
 func (k *link) stage() wire.Stage {
 	if k.ready {
 		return wire.StageOpen
@@ -204,7 +204,7 @@ func (l *loop) fail(k *link, f *wire.Failure) {
 		l.scheduleAttempt(d.After)
 		return
 	case wire.ActionRetryNow:
-		// Once: a peer that never lets us stay must not be hammered.
+		// Only once, so as not to hammer a peer that ends every connection.
 		if l.policy.failures == 0 {
 			l.policy.countFailure(0)
 			l.scheduleAttempt(d.After)
@@ -218,8 +218,8 @@ func (l *loop) fail(k *link, f *wire.Failure) {
 	l.scheduleAttempt(l.policy.nextDelay(d, spread))
 }
 
-// countViolation returns the number of violations in a row without progress in
-// between.
+// countViolation counts a violation and returns how many there were in a row
+// without progress in between.
 func (l *loop) countViolation() int {
 	if now := l.progressCount(); l.violations > 0 && now == l.violationsProgress {
 		l.violations++
@@ -229,7 +229,7 @@ func (l *loop) countViolation() int {
 	return l.violations
 }
 
-// progressCount changes whenever a connection gets anywhere.
+// progressCount changes when the window or a subscription makes progress.
 func (l *loop) progressCount() uint64 {
 	sum := l.window.firstSeq
 	for _, s := range l.registry.subs {
@@ -254,8 +254,8 @@ func (l *loop) earliestAttempt() time.Time {
 	return later(l.lastAttempt.Add(minBetweenAttempts), l.earliestRetry)
 }
 
-// disconnect lets a connection go, with a close frame if code is not 0. It does
-// nothing for a connection that was let go before, or for nil.
+// disconnect ends a connection, with a close frame if code is not 0. It does
+// nothing if k is nil or not the connection in use.
 func (l *loop) disconnect(k *link, code uint16, reason string) {
 	if k == nil || l.link != k {
 		return

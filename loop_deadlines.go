@@ -44,8 +44,8 @@ func (l *loop) tick() {
 	}
 }
 
-// peerIsSilent reports whether the peer is dead. After this process itself
-// stood still for long, the peer gets one more chance.
+// peerIsSilent reports whether the peer is dead. If this process itself stood
+// still, for example while the machine slept, the peer gets one more interval.
 func (l *loop) peerIsSilent(k *link) bool {
 	if !k.ready || l.now.Before(k.silentAt()) {
 		return false
@@ -63,12 +63,13 @@ func (k *link) silentAt() time.Time {
 	return later(k.conn.LastRead().Add(time.Duration(silentIntervals*float64(k.heartbeat))), k.graceUntil)
 }
 
-// stalledAt is when the write in progress has failed if no byte moves before.
+// stalledAt is when the write in progress counts as stalled if no byte is written
+// before.
 func (k *link) stalledAt() time.Time {
 	return later(k.conn.LastWrote(), k.writeStarted).Add(stallTimeout)
 }
 
-// sendHeartbeat asks the peer for a sign of life.
+// sendHeartbeat asks the peer for a sign of life when a heartbeat is due.
 func (l *loop) sendHeartbeat(k *link) {
 	if !due(k.pingAt, l.now) {
 		return
@@ -109,7 +110,7 @@ func (l *loop) stableEarly(k *link) time.Time {
 	return k.stableAt.Add(-l.c.cfg.Backoff.StableAfter * 5 / 6)
 }
 
-// askAgain takes up the subscriptions whose refusal was not final.
+// askAgain queues the refused subscriptions that are due to be asked for again.
 func (l *loop) askAgain(k *link) {
 	if !due(l.askAgainAt, l.now) {
 		return
@@ -127,7 +128,7 @@ func (l *loop) askAgain(k *link) {
 	}
 }
 
-// untilNextDeadline returns how long until something is due. A client has one
+// untilNextDeadline returns the time until something is due. A client has one
 // timer.
 func (l *loop) untilNextDeadline() time.Duration {
 	next := time.Time{}

@@ -13,8 +13,8 @@ import (
 // event is something that happened, or that a caller wants. Only apply receives
 // the loop.
 //
-// The events stand in the order of a life: an attempt, a connection and its
-// end, the timer, then what callers and consumers ask for, and the end of the
+// The events stand in the order in which they happen: an attempt, a connection and
+// its end, the timer, then what callers and consumers ask for, and the end of the
 // client. docs/design.md, section 4 has the table of phases and events.
 type event interface{ apply(*loop) }
 
@@ -57,7 +57,7 @@ func (e dialed) apply(l *loop) {
 	l.open(e.conn, e.token)
 }
 
-// received carries what the reader read and did not keep to itself.
+// received carries what the reader passes on to the loop.
 type received struct {
 	conn   *conn
 	events []routedEvent
@@ -80,7 +80,7 @@ func (e received) apply(l *loop) {
 }
 
 // linkOf returns what the loop knows of a connection, or nil if the connection
-// or the client has ended: what comes from it counts no more.
+// or the client has ended: what comes from it no longer counts.
 func (l *loop) linkOf(c *conn) *link {
 	if l.ended || l.link == nil || l.link.conn != c {
 		return nil
@@ -107,7 +107,7 @@ func (l *loop) handle(k *link, ev *wire.Event) {
 			l.violated(k, err)
 			return
 		}
-		k.acked = k.acked || l.window.pending < open // a credit alone proves nothing
+		k.acked = k.acked || l.window.pending < open // an ack may bring credit only
 	case wire.EventStep:
 		if len(k.ops) >= maxReplies {
 			l.violated(k, violation("too many handshake steps"))
@@ -130,11 +130,11 @@ func (l *loop) handle(k *link, ev *wire.Event) {
 	}
 }
 
-// maxReplies bounds the replies that wait for a peer that asks for them and
-// does not read.
+// maxReplies bounds the replies that wait for a peer that requests them and does
+// not read.
 const maxReplies = 1024
 
-// handleSubscription follows what the queue of s has received already.
+// handleSubscription handles what concerns s. Its queue has received it already.
 func (l *loop) handleSubscription(k *link, s *Subscription, ev *wire.Event) {
 	pending := s.state.Load().Phase == SubPending
 	switch ev.Kind {
@@ -171,9 +171,8 @@ func lossReported(s *Subscription, k Kind, ev *wire.Event) LossReported {
 	return LossReported{Topic: s.topic, Kind: k, Cause: ev.Cause, After: ev.Prev, To: ev.Position.Offset, Count: ev.Count}
 }
 
-// refused ends a subscription that the server refused, or puts it off if the
-// server said when to ask again. A subscription that is refused again and again
-// is asked for less and less often.
+// refused ends a subscription that the server refused. If the server said when to
+// ask again, it schedules that instead, later with each refusal in a row.
 func (l *loop) refused(s *Subscription, ev *wire.Event) {
 	err := &Error{Op: "Subscribe", Field: "topic", Class: ClassRejected, Code: int(ev.Code), Detail: peerText(ev.Reason), Err: ErrRejected}
 	s.askedGeneration = 0
@@ -252,7 +251,7 @@ func (e readFailed) apply(l *loop) {
 	l.connectionLost(k, code, reason, err)
 }
 
-// elapsed wakes the loop when the timer fires. tick decides what is due.
+// elapsed wakes the loop when the timer fires. tick does what is due.
 type elapsed struct{}
 
 func (elapsed) apply(*loop) {}
@@ -330,7 +329,7 @@ func (e unsubscribe) apply(l *loop) {
 	l.enterSub(e.s, SubState{Phase: SubEnded})
 }
 
-// grantCredit follows when consumers took messages: the server may send more.
+// grantCredit comes after consumers took messages: the server may send more.
 type grantCredit struct{ s *Subscription }
 
 func (e grantCredit) apply(l *loop) {
@@ -341,8 +340,8 @@ func (e grantCredit) apply(l *loop) {
 	l.link.ops = append(l.link.ops, wire.Op{Kind: wire.OpCredit, Key: s.key, Name: s.wireName, Credit: s.queue.grant()})
 }
 
-// sendProcessed follows when consumers processed messages. The server learns it
-// on the connection that brought them, or not at all.
+// sendProcessed comes after consumers processed messages. The server learns it on
+// the connection that delivered them, or not at all.
 type sendProcessed struct {
 	s        *Subscription
 	gen      uint64
@@ -366,8 +365,8 @@ func (e sendProcessed) apply(l *loop) {
 	k.ops = append(k.ops, wire.Op{Kind: wire.OpAck, Key: s.key, Name: s.wireName, Position: e.position})
 }
 
-// reconnectNow ends the wait for the next attempt. It changes nothing if the
-// attempt could not be earlier.
+// reconnectNow ends the wait for the next attempt. It changes nothing if no
+// earlier attempt is allowed.
 type reconnectNow struct{}
 
 func (reconnectNow) apply(l *loop) {
@@ -376,7 +375,7 @@ func (reconnectNow) apply(l *loop) {
 	}
 }
 
-// shutdown begins the ordered end.
+// shutdown begins the graceful end.
 type shutdown struct{}
 
 func (shutdown) apply(l *loop) {
@@ -400,7 +399,7 @@ func (shutdown) apply(l *loop) {
 type closeNow struct{}
 
 func (closeNow) apply(l *loop) {
-	if l.ended { // by a failure, which leaves consumers what is waiting
+	if l.ended { // by a failure: consumers can still take what is waiting
 		l.discardWaiting()
 	}
 	l.end(nil)

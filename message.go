@@ -11,15 +11,17 @@ type Kind uint8
 const (
 	// Data is an application message.
 	Data Kind = iota + 1
-	// Snapshot is an application message that replaces all earlier ones.
+	// Snapshot is an application message that holds the whole state, or a part of
+	// it. It replaces all messages before the snapshot.
 	Snapshot
-	// Gap stands where messages are missing; Message.Loss describes them.
+	// Gap stands where messages are missing: see Message.Loss.
 	Gap
 	// Reset stands where the stream starts again without proof that nothing is
-	// missing; Message.Loss describes it.
+	// missing: see Message.Loss.
 	Reset
 )
 
+// String returns the kind as one lower-case word.
 func (k Kind) String() string {
 	switch k {
 	case Data:
@@ -35,15 +37,15 @@ func (k Kind) String() string {
 }
 
 // Position is a place in a stream. A subscription that starts there with
-// FromResume continues after it, or begins with a Reset if the server cannot
-// prove that nothing is missing. The zero value is no position. Positions are
-// comparable with ==.
+// FromResume continues after it. It begins with a Gap if messages are missing,
+// and with a Reset if the server cannot prove that none is. The zero value is no
+// position. Positions are comparable with ==.
 //
-// Its fields are Epoch, Offset and Tag, see wire.Position.
+// Its fields are Epoch, Offset and Tag: see wire.Position.
 type Position = wire.Position
 
 // Cause says why messages are missing or why a stream was reset. It is one of
-// the constants below; a server may send others.
+// the constants below, unless a dialect has others.
 type Cause = wire.Cause
 
 const (
@@ -66,10 +68,10 @@ const (
 	CauseAhead = wire.CauseAhead
 	// CauseUnverifiable means that it cannot be proved that nothing is missing.
 	CauseUnverifiable = wire.CauseUnverifiable
-	// CauseLost means that a sequence number is missing in the stream.
+	// CauseLost means that a number is missing in the stream.
 	CauseLost = wire.CauseLost
-	// CauseOverflow means that the client dropped the messages, since
-	// Delivery.Overflow says so.
+	// CauseOverflow means that the delivery queue was full and the client dropped
+	// the messages: see Delivery.Overflow.
 	CauseOverflow = wire.CauseOverflow
 )
 
@@ -77,18 +79,18 @@ const (
 type Loss struct {
 	// After is the position of the last message before the loss.
 	After Position
-	// To is the position of the last missing message of a Gap, and the position
-	// at which the stream starts again after a Reset. It is not known what lies
-	// between After and the To of a Reset.
+	// To is the position of the last missing message of a Gap. For a Reset it is
+	// where the stream starts again; what lies between After and To is not known.
 	To Position
 	// Count is the number of missing messages, 0 if it is not known.
 	Count uint64
-	// Cause is the reason, that of the first loss if several were merged.
+	// Cause is why messages are missing. If several losses were merged it is that
+	// of the first.
 	Cause Cause
 }
 
-// Message is one element of a subscription's stream. Losses are elements, too,
-// in order: a consumer cannot miss one.
+// Message is one element of a subscription's stream. A loss is an element, too,
+// in its place in the order: a consumer cannot miss it.
 type Message struct {
 	// Kind is Data or Snapshot for an application message, Gap or Reset for a
 	// loss.
@@ -98,16 +100,16 @@ type Message struct {
 	Topic string
 	// ID is the id of the message, zero if the dialect has none.
 	ID uuid.UUID
-	// Position is where to resume after this element.
+	// Position is the place of this element: FromResume continues after it.
 	Position Position
-	// Payload is the body of the message. It belongs to the receiver.
+	// Payload is the content of the message. It belongs to the consumer.
 	Payload []byte
 	// Type is the content type, empty if the publisher gave none.
 	Type string
 	// Header is the header, nil if the publisher gave none.
 	Header map[string]string
-	// Redelivered means that, as the server says, the message may have been
-	// delivered before.
+	// Redelivered means that the server says that it delivered this message
+	// before.
 	Redelivered bool
 	// Loss describes the loss if Kind is Gap or Reset, otherwise it is nil.
 	Loss *Loss
@@ -119,10 +121,10 @@ type Message struct {
 }
 
 // Ack reports that the message has been processed. The committed position moves
-// to the end of the unbroken run of acknowledged messages. Ack is needed with
+// to the last message before the first unacknowledged one. Ack is needed with
 // SubscribeOptions.ManualAck, and for a message whose loop body was left by
 // break, return or panic. It does not block and may be called from any
-// goroutine, more than once, and after the client has closed. A Gap or a Reset
+// goroutine, more than once, and after the client has ended. A Gap or a Reset
 // needs no Ack.
 func (m Message) Ack() {
 	if m.queue != nil {

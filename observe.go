@@ -60,14 +60,15 @@ type SubscriptionChanged struct {
 	State SubState
 }
 
-// LossReported reports that the server announced a gap or reset a stream. The
-// consumer finds the same loss in the stream.
+// LossReported reports a gap or a reset that the server reported or the client
+// detected. The consumer finds it in the stream as well. What the overflow policy
+// drops is in SubStats instead.
 type LossReported struct {
 	// Topic is the topic of the subscription.
 	Topic string
 	// Kind is Gap or Reset.
 	Kind Kind
-	// Cause is the reason that the server gave.
+	// Cause is why messages are missing.
 	Cause Cause
 	// After and To are the offsets between which messages are missing, as in Loss;
 	// 0 if they are not known.
@@ -99,8 +100,8 @@ type MessagesDropped struct {
 	Count uint64
 }
 
-// ServerNotice reports an error or a notice that the server sent, for example
-// that it is going away. If the connection ends as well, State.Cause says why.
+// ServerNotice reports an error or a notice from the server, for example that it
+// is going away. If the connection ends as well, State.Cause says why.
 type ServerNotice struct {
 	// Code is the server's own code.
 	Code int
@@ -108,7 +109,7 @@ type ServerNotice struct {
 	Reason string
 }
 
-// CredentialInURL warns, once for each query parameter of the URL whose name
+// CredentialInURL warns once for each query parameter of the URL whose name
 // suggests a credential. Proxies and servers log URLs: use Options.Auth.
 type CredentialInURL struct {
 	// Key is the name of the query parameter.
@@ -419,7 +420,7 @@ func logText(s string) string {
 	return strings.TrimSuffix(strings.TrimPrefix(quoted, `"`), `"`)
 }
 
-// Stats are counters of a client. They only grow.
+// Stats are the counts of a client since New.
 type Stats struct {
 	// Attempts is the number of attempts to connect.
 	Attempts uint64
@@ -431,8 +432,8 @@ type Stats struct {
 	Published uint64
 	// Resent is the number of times that a message was sent again.
 	Resent uint64
-	// Acked to Unknown are the numbers of messages with each outcome. Without
-	// messages under way their sum is Published.
+	// Acked to Unknown are the numbers of messages with each outcome. Their sum is
+	// Published once every message has its outcome.
 	Acked    uint64
 	Written  uint64
 	Rejected uint64

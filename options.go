@@ -14,34 +14,37 @@ import (
 // Options configure a Client. The zero value, like nil, means the defaults. A
 // Client keeps a copy: one Options may serve several clients.
 type Options struct {
-	// Dialect is the wire language. Defaults to limpet.v1, binary preferred.
+	// Dialect is the wire protocol. Defaults to limpet.v1, binary preferred.
 	Dialect wire.Dialect
 
-	// HTTPClient dials. Defaults to a client on a shared transport that honours
-	// HTTP_PROXY and needs TLS 1.2 or later. Redirects are never followed.
+	// HTTPClient dials. Redirects are never followed. Defaults to a client on a
+	// shared transport that honours HTTP_PROXY, HTTPS_PROXY and NO_PROXY and
+	// requires TLS 1.2 or later.
 	HTTPClient *http.Client
 
 	// Header is sent with every upgrade request. What belongs to the handshake
 	// (Host, Connection, Upgrade, Sec-WebSocket-*) is refused. At most 256 KiB.
 	Header http.Header
 
-	// Auth returns the credential for an attempt. The client calls it before
-	// each attempt, one call at a time, on a goroutine of its own. It may block
-	// until ctx ends, which is when the attempt times out. Defaults to no
-	// credential.
+	// Auth returns the credential for an attempt. The client calls it at the
+	// start of each attempt, one call at a time, on a goroutine of its own. It
+	// may block until ctx ends: when the attempt times out or the client ends.
+	// An error or a panic fails the attempt. Defaults to no credential.
 	Auth func(ctx context.Context, info AttemptInfo) (Credential, error)
 
 	Backoff   Backoff
 	Heartbeat Heartbeat
 	Window    Window
 
-	// DialTimeout bounds one attempt, from name resolution to the upgrade. It
-	// grows by a factor of 1.6, up to a minute, with each attempt that times
-	// out. Defaults to 10 seconds; from 1 millisecond to 366 days.
+	// DialTimeout bounds one attempt, from the call of Auth to the end of the
+	// upgrade. It grows by a factor of 1.6, up to a minute, with each attempt
+	// that times out; a successful upgrade resets it. Defaults to 10 seconds; from
+	// 1 millisecond to 366 days.
 	DialTimeout time.Duration
 
-	// SessionTTL is how long the server should keep the session of a lost
-	// connection. Defaults to the server's own choice; from 1 millisecond to 366
+	// SessionTTL is how long the server should keep the session, counted from the
+	// loss of the connection. Defaults to the server's own choice; from 1
+	// millisecond to 366
 	// days.
 	SessionTTL time.Duration
 
@@ -51,43 +54,47 @@ type Options struct {
 	ReadLimit int64
 
 	// PlainFrames leaves the frames of every connection to the WebSocket
-	// library that dials it. Use it to rule out a fault in limpet's own frame
-	// layer. A small message then costs several times the CPU and a connection
-	// one more goroutine; masked and overlong frames of the server are accepted,
-	// and floods of control frames are answered. Stats reports which is in use.
+	// library that dials it. Use it to rule out a defect in limpet's own frame
+	// layer. A small message then costs several times the CPU, and a connection
+	// one more goroutine. Frames from the server that are masked, or whose length
+	// takes more bytes than needed, are accepted, and floods of control frames
+	// are answered. Stats.PlainFrames reports which frames are in use.
 	PlainFrames bool
 
-	// AllowInsecure permits ws:// to hosts other than this one. Without it,
-	// ws:// reaches only loopback addresses.
+	// AllowInsecure permits ws:// to other machines. Without it, ws:// reaches
+	// only loopback addresses and localhost.
 	AllowInsecure bool
 
-	// Logger logs events: Event lists them with their levels. Defaults to no
-	// logging.
+	// Logger logs events: see Event for the events and their levels. Defaults to
+	// no logging.
 	Logger *slog.Logger
 
 	// Observer receives events. Defaults to none.
 	Observer Observer
 }
 
-// Backoff is when to reconnect (docs/reconnect.md, section 1). After the first
-// loss the client waits U(0, max(First, W)): U is a uniform draw and W the
-// reconnect window that the server announced. After the k-th failure in a row
-// it waits v/2 + U(0, v/2), where v is Initial·Multiplier^(k-1), but at most Max
-// (four times Max from the 20th failure on) and at least W.
+// Backoff is when to reconnect (docs/reconnect.md, section 1). A failure is a
+// lost connection or a failed attempt. After the first failure the client waits
+// U(0, max(First, W)): U is a uniform draw and W the reconnect window that the
+// server announced. After the k-th failure in a row it waits v/2 + U(0, v/2),
+// where v is Initial·Multiplier^(k-1) but at most Max, four times Max from the
+// 20th failure on, and always at least W. If the server says how long to wait,
+// that replaces the draw.
 type Backoff struct {
-	// First is the longest wait after the first loss. A negative value makes
-	// the first attempt immediate. Defaults to 500 milliseconds; from 1
-	// millisecond to 366 days.
+	// First is the longest wait after the first failure. With a negative value
+	// the client does not wait, unless the server announced a reconnect window.
+	// Defaults to 500 milliseconds; from 1 millisecond to 366 days.
 	First time.Duration
 
-	// Initial is the v of the first failure. Defaults to 500 milliseconds; from 1
-	// millisecond to Max.
+	// Initial is v for k = 1. Defaults to 500 milliseconds; from 1 millisecond to
+	// Max.
 	Initial time.Duration
 
-	// Max is the largest v. Defaults to 15 seconds; at most 366 days.
+	// Max is the largest v, up to the 19th failure. Defaults to 15 seconds; at
+	// least Initial, and at most 366 days.
 	Max time.Duration
 
-	// Multiplier is the growth of v. Defaults to 1.5; from 1 to 10.
+	// Multiplier is the factor by which v grows. Defaults to 1.5; from 1 to 10.
 	Multiplier float64
 
 	// StableAfter is how long a connection must stay ready before earlier
@@ -96,8 +103,9 @@ type Backoff struct {
 	StableAfter time.Duration
 
 	// MaxElapsed ends the client with a PermanentError that wraps ErrMaxElapsed
-	// after this time without a ready connection. Defaults to 0: the client
-	// never gives up. From 1 millisecond to 366 days.
+	// after this time without a ready connection, counted from New or from the
+	// loss of the last one. Defaults to 0: the client never gives up. From 1
+	// millisecond to 366 days.
 	MaxElapsed time.Duration
 }
 
@@ -109,14 +117,14 @@ type Heartbeat struct {
 	Interval time.Duration
 }
 
-// Window bounds the published messages that are not settled yet. An expired or
-// rejected message frees its bytes at once and its slot as soon as the server
-// knows that the slot is empty.
+// Window bounds the published messages that are not settled. A message frees its
+// bytes with its outcome, and its slot once it and all earlier ones are settled.
+// An expired message is settled when the server has acknowledged its empty slot.
 type Window struct {
 	// Messages is the number of messages. Defaults to 4,096; at most 2^30.
 	Messages int
 
-	// Bytes is the sum of their payloads. Defaults to 16 MiB; at most 1 GiB.
+	// Bytes is the sum of their payloads, in bytes. Defaults to 16 MiB; at most 1 GiB.
 	Bytes int
 
 	// FailFast makes Publish return ErrWindowFull instead of waiting while the
@@ -126,7 +134,8 @@ type Window struct {
 
 // AttemptInfo tells Auth what the credential is for.
 type AttemptInfo struct {
-	// Number counts the attempts since the last stable connection, from 1.
+	// Number is 1 more than the losses and failed attempts since the last stable
+	// connection: 1 for the first attempt of a client.
 	Number int
 
 	// Host is the host and port of the endpoint.
@@ -136,13 +145,15 @@ type AttemptInfo struct {
 	// one, not a cached one.
 	Refresh bool
 
-	// Cause is why the last connection or attempt failed; nil for the first.
+	// Cause is why the last connection or attempt failed; nil before the first
+	// failure.
 	Cause error
 }
 
 // Credential is what Auth returns. It appears in no log, error or metric.
 type Credential struct {
-	// Header is sent with the upgrade request.
+	// Header is sent with the upgrade request. It replaces entries of
+	// Options.Header with the same key.
 	Header http.Header
 
 	// Token is sent in the handshake of the dialect, for limpet.v1 in HELLO. It
@@ -150,7 +161,7 @@ type Credential struct {
 	Token Secret
 }
 
-// Secret is a string that does not print.
+// Secret is a string whose content is not printed, logged or marshalled.
 type Secret string
 
 // String hides the secret.
@@ -184,16 +195,17 @@ type PublishOptions struct {
 	// ID is the idempotency key. Defaults to a new UUIDv7.
 	ID uuid.UUID
 
-	// TTL ends the message as Expired if it has not been sent by then, counted
-	// from the admission. Defaults to 0: it does not expire. From 1 millisecond
-	// to 366 days.
+	// TTL is the lifetime of the message, counted from the admission. A message
+	// that was not sent within it gets the outcome Expired. The server gets the
+	// TTL, too. Defaults to 0: the message does not expire. From 1 millisecond to
+	// 366 days.
 	TTL time.Duration
 
 	// Type is the content type. It must be UTF-8.
 	Type string
 
-	// Header holds at most 32 entries of UTF-8; with Type they must not exceed
-	// 8 KiB.
+	// Header holds at most 32 entries. They must be UTF-8, and together with Type
+	// take at most 8 KiB.
 	Header map[string]string
 
 	// AtLeastOnce prefers a possible duplicate to an unknown outcome: the
@@ -201,7 +213,7 @@ type PublishOptions struct {
 	AtLeastOnce bool
 }
 
-// Outgoing is one message of a PublishBatch.
+// Outgoing is one message of a PublishBatch, with the arguments of Publish.
 type Outgoing struct {
 	Topic   string
 	Payload []byte
@@ -229,15 +241,15 @@ type SubscribeOptions struct {
 	// for example what Subscription.Committed returned in an earlier process.
 	Position Position
 
-	// Token is a credential for this subscription, for dialects that have such.
+	// Token is a credential for this subscription, for dialects that support one.
 	// It must be UTF-8 of at most 8 KiB.
 	Token Secret
 
 	Delivery Delivery
 
-	// ManualAck leaves acknowledging to Message.Ack. The subscription hands out
-	// at most Delivery.Buffer messages, counted from the oldest unacknowledged
-	// one; then it waits.
+	// ManualAck means that only Message.Ack acknowledges a message. The
+	// subscription hands out at most Delivery.Buffer messages, counted from the
+	// oldest unacknowledged one; then it waits.
 	ManualAck bool
 }
 
@@ -261,23 +273,22 @@ const (
 	DropNewest
 )
 
-// Delivery is the throttled delivery channel of a subscription: how much waits
-// for the consumer, what happens when that is full, and at which pace messages
-// are handed over.
+// Delivery is the throttled delivery channel of a subscription: how much may wait
+// for the consumer, what happens when the queue is full, and at which pace
+// messages are handed over.
 type Delivery struct {
-	// Buffer is the number of messages that wait. Defaults to 1,024; at most
-	// 2^30.
+	// Buffer is how many messages may wait. Defaults to 1,024; at most 2^30.
 	Buffer int
 
-	// Bytes is the number of payload bytes that wait. One message may exceed
-	// it. Defaults to 1 MiB; at most 1 GiB.
+	// Bytes is how many bytes of payload may wait. One message may exceed it.
+	// Defaults to 1 MiB; at most 1 GiB.
 	Bytes int
 
 	// Overflow is what happens to a message that finds the queue full. Defaults
 	// to OverflowDefault.
 	Overflow Overflow
 
-	// Every hands messages over at most once in this interval, all that are due
-	// together. Defaults to 0: at once. From 1 microsecond to 366 days.
+	// Every hands messages over at most once in this interval: each time, all
+	// that are waiting. Defaults to 0: at once. From 1 microsecond to 366 days.
 	Every time.Duration
 }

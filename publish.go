@@ -15,12 +15,13 @@ import (
 
 // Publish admits one message to the window and returns its receipt, whether or
 // not the client is connected. Messages are sent in the order of admission, at
-// once or after the next connection. Publish copies payload and the header.
+// once or as soon as the client is ready. Publish copies payload and the header.
+// limpet.v1 carries payloads of at most 256 KiB.
 //
 // Publish blocks only while the window is full: until there is room, ctx ends
-// or the client closes. With Window.FailFast it never blocks. After the
-// admission ctx has no effect on the message. Publish may be called inside a
-// loop over Messages.
+// or the client ends. With Window.FailFast it returns ErrWindowFull instead.
+// After the admission ctx has no effect on the message. Publish may be called
+// inside a loop over Messages.
 //
 // The error is an *Error that names the argument at fault, or that wraps
 // ErrTopic, ErrTooBig, ErrUnsupported, ErrWindowFull, ErrClosed, the
@@ -81,8 +82,8 @@ func (c *Client) PublishBatch(ctx context.Context, messages []Outgoing) ([]*Rece
 	return receipts, nil
 }
 
-// The messages of a batch share memory. It is bounded, since the last message
-// without an outcome keeps all of it alive.
+// The messages of a batch share blocks of memory. The blocks are small, since one
+// message without an outcome keeps its whole block alive.
 const (
 	receiptsPerBlock = 64
 	payloadBlock     = 4 << 10 // bytes
@@ -104,7 +105,8 @@ func allocatePayload(block []byte, messages []Outgoing) (payload, rest []byte) {
 
 // Send publishes one message and waits for its outcome: it is Publish followed
 // by Receipt.Wait, and returns the errors of both. If ctx ends after the
-// admission, the message stays on its way and SafeToRetry is false for the error.
+// admission, the client still sends the message, and SafeToRetry is false for the
+// error.
 func (c *Client) Send(ctx context.Context, topic string, payload []byte, o *PublishOptions) (Ack, error) {
 	r, err := c.Publish(ctx, topic, payload, o)
 	if err != nil {
@@ -115,8 +117,8 @@ func (c *Client) Send(ctx context.Context, topic string, payload []byte, o *Publ
 
 // Receipts iterates over the receipts of messages without an outcome, oldest
 // first. It is a snapshot, taken when the iteration begins: a receipt may have
-// its outcome by the time that it is yielded. After the client has ended there
-// are none.
+// its outcome by the time it is yielded. After the client has ended there are
+// none.
 func (c *Client) Receipts() iter.Seq[*Receipt] {
 	return func(yield func(*Receipt) bool) {
 		query := listPending{make(chan []*Receipt, 1)}
@@ -136,10 +138,10 @@ func (c *Client) Receipts() iter.Seq[*Receipt] {
 	}
 }
 
-// Flush blocks until every message published before the call has an outcome,
-// or ctx ends: then it returns ctx's error. It waits for any outcome, not for
-// success, which is in the receipts. When the client ends, every message gets
-// its outcome and Flush returns nil.
+// Flush blocks until every message published before the call has an outcome. If
+// ctx ends first it returns ctx's error. It waits for any outcome, not for
+// success: the receipts say which it was. When the client ends, every message
+// gets its outcome and Flush returns nil.
 func (c *Client) Flush(ctx context.Context) error {
 	if err := checkContext("Flush", ctx); err != nil {
 		return err
@@ -178,11 +180,11 @@ func admissionError(err error) *Error {
 	return &Error{Op: opPublish, Class: ClassOf(err), Err: err}
 }
 
-// checkMessages checks what needs no knowledge of the window's state, and
+// checkMessages checks what does not depend on the free room of the window, and
 // returns the size of all payloads.
 func (c *config) checkMessages(messages []Outgoing) (payloadBytes int, err error) {
 	if !c.traits.Publish {
-		return 0, unsupported(opPublish, "", "dialect "+c.Dialect.Name()+" takes no messages")
+		return 0, unsupported(opPublish, "", "dialect "+c.Dialect.Name()+" does not accept messages")
 	}
 	topic := ""
 	for i := range messages {
@@ -254,8 +256,8 @@ func (c *config) checkMessage(m *Outgoing) *Error {
 	return nil
 }
 
-// newReceipt makes the receipt of m with a copy of the payload, which is in the
-// same allocation if it is short.
+// newReceipt makes the receipt of m with a copy of the payload. A short payload
+// shares the allocation of the receipt.
 func newReceipt(m *Outgoing) *Receipt {
 	if n := len(m.Payload); 0 < n && n <= maxInlinePayload {
 		r := new(inlineReceipt)

@@ -133,8 +133,8 @@ func (q *queue) allowance() wire.Credit {
 	}
 }
 
-// roomToReport reports whether enough room came free for another grant. After
-// it has returned true it returns false until grant is called; mu is held.
+// roomToReport reports whether enough room is free for another grant. Once it has
+// returned true it returns false until grant is called; mu is held.
 func (q *queue) roomToReport() bool {
 	if q.roomReported || q.finishing {
 		return false
@@ -330,7 +330,7 @@ func (q *queue) joinLoss(i int, m Message) bool {
 	return false
 }
 
-// checkLosses bounds how many losses a server can send without a message; mu is
+// checkLosses bounds how many losses a server can add without a message; mu is
 // held.
 func (q *queue) checkLosses() error {
 	if q.items.Len()-q.messages > q.delivery.Buffer+16 {

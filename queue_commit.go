@@ -28,16 +28,16 @@ func (q *queue) reportProcessed(acked []takenRun) {
 	}
 }
 
-// maxUnacked bounds, without ManualAck, how many messages are remembered behind
-// one that is never acknowledged because its loop body did not finish.
+// maxUnacked bounds, without ManualAck, how many runs are remembered behind one
+// that is never acknowledged because its loop body did not finish.
 const maxUnacked = 16 << 10
 
 // ackTracker follows the messages that consumers have taken until they are
 // acknowledged, and commits the contiguous prefix. The lock of its queue guards
 // it.
 type ackTracker struct {
-	perMessage bool           // each message is tracked by itself, else those taken together are one run
-	reports    wire.Processed // what the server wants to know
+	perMessage bool           // each message is a run of its own, else those taken together are one
+	reports    wire.Processed // what the server must be sent
 	limit      int            // of unacked
 	single     numberRange    // what is unacknowledged, if that is one run without a loss: unacked is empty then
 	unacked    fifo.Queue[takenRun]
@@ -54,7 +54,7 @@ type numberRange struct{ first, last uint64 }
 type takenRun struct {
 	numberRange
 	position   Position // of the last message; unknown in a run that came from single or was split
-	generation uint64   // the connection it came on; 0: position is unknown
+	generation uint64   // the connection it came on; 0: none, or position is unknown
 	acked      bool
 }
 
@@ -118,7 +118,7 @@ func (t *ackTracker) acknowledge(processed processedRun) (acked []takenRun) {
 		}
 		r.acked = true
 		if r.last == last.number && r.generation == 0 {
-			// Where it is set, the caller's copy may have been changed.
+			// Only if the run has no position: the caller may have changed its copy.
 			r.position, r.generation = last.Position, last.generation
 		}
 		if t.reports == wire.ProcessedEach && r.generation != 0 {

@@ -11,7 +11,7 @@ import (
 // returns at most limit messages and losses: in dst if it is large enough, else
 // in memory from batchPool. They count as delivered or, with hold, as waiting
 // until finishDelivery is called. When the stream has ended take returns nil and
-// the stream's error; when ctx ends, nil and its error.
+// the stream's error; when ctx ends, nil and ctx's error.
 func (q *queue) take(ctx context.Context, dst []Message, limit int, hold bool, processed processedRun) ([]Message, error) {
 	if err := checkContext("Messages", ctx); err != nil {
 		return nil, err
@@ -55,8 +55,8 @@ func (q *queue) take(ctx context.Context, dst []Message, limit int, hold bool, p
 	}
 }
 
-// waitAvailable blocks until something may be available, wait has passed if it
-// is not 0, or ctx ends: then it returns ctx's error.
+// waitAvailable blocks until there may be something to take, or until wait has
+// passed if it is not 0. If ctx ends first it returns ctx's error.
 func (q *queue) waitAvailable(ctx context.Context, wait time.Duration) error {
 	var due <-chan time.Time
 	if wait > 0 {
@@ -73,8 +73,8 @@ func (q *queue) waitAvailable(ctx context.Context, wait time.Duration) error {
 	return nil
 }
 
-// takeReady takes what can be taken now. If Delivery.Every holds everything back
-// it returns for how long; mu is held.
+// takeReady takes what can be taken now. If Delivery.Every holds everything back,
+// wait is for how long; mu is held.
 func (q *queue) takeReady(dst []Message, limit int, hold bool) (ms []Message, wait time.Duration) {
 	n := min(q.items.Len(), limit)
 	if n == 0 {
@@ -149,17 +149,16 @@ func (q *queue) finishDelivery(ms []Message, delivered bool, processed processed
 }
 
 // Messages iterates over the stream: messages, gaps and resets in order. The
-// iteration blocks until the next element can be taken: until one arrives, until
-// Delivery.Every has passed, and with ManualAck while Delivery.Buffer messages
-// are unacknowledged.
+// iteration blocks while there is no element, while Delivery.Every has not
+// passed, and with ManualAck while Delivery.Buffer messages are unacknowledged.
 //
 // A loop body that finishes normally acknowledges its message, unless ManualAck
-// is set. After break, return or a panic the message stays unacknowledged, until
+// is set. After break, return or a panic the message stays unacknowledged until
 // Message.Ack is called.
 //
 // The iteration ends without an error when the subscription or the client was
-// closed or shut down. When ctx ends or the subscription fails, the last pair is
-// a zero Message and the reason.
+// closed or shut down. When ctx ends, the subscription is refused or the client
+// fails permanently, the last pair is a zero Message and the error.
 //
 // Iterations and C may be used at the same time: each element goes to one of
 // them.

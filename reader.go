@@ -10,7 +10,7 @@ import (
 	"github.com/limpet-go/limpet/wire"
 )
 
-// reader takes frames off one connection until it ends. What belongs to a
+// reader reads frames from one connection until it ends. What belongs to a
 // subscription goes straight to its queue, in wire order. The loop gets
 // everything else, and what changes a subscription's state.
 type reader struct {
@@ -25,11 +25,11 @@ type reader struct {
 	wakes wakeRate
 }
 
-// run reads on until the connection ends, or lets a new goroutine go on.
+// run reads until the connection ends or a new goroutine continues.
 func (r *reader) run() {
 	for idle := true; ; idle = false {
-		// From here down to the socket, what waits for a message must fit the
-		// 2 KiB stack of a new goroutine: docs/decisions/0007.
+		// All stack frames from here down to the socket must fit the 2 KiB stack
+		// of a new goroutine while it waits: docs/decisions/0007.
 		batch, err := r.conn.Receive(idle)
 		if err = r.handle(batch, err); err != nil {
 			r.inbox.post(readFailed{r.conn, err})
@@ -63,7 +63,7 @@ var eventPool = sync.Pool{New: func() any { return new(wire.Events) }}
 const routedAtOnce = 64
 
 // decode decodes frames until there is enough to route, and returns the others.
-// A frame with an error is dropped whole; what came before it counts.
+// A frame with an error is discarded whole; what came before it counts.
 func (r *reader) decode(batch []wire.Frame, events *wire.Events) ([]wire.Frame, error) {
 	frames, bytes := 0, 0
 	defer func() {
@@ -175,9 +175,9 @@ func (n *serverNames) set(key uint64, name string) {
 }
 
 // wakeRate reports whether a goroutine wakes often enough to be worth keeping.
-// One that wakes rarely ends and leaves the waiting to a new goroutine, or to
-// none: the runtime never shrinks a stack back to its first size, and the memory
-// of many idle clients is mostly stacks (docs/decisions/0007).
+// One that wakes rarely ends, and a new goroutine waits instead, or none: the
+// runtime never shrinks a stack back to its first size, and the memory of many
+// idle clients is mostly stacks (docs/decisions/0007).
 type wakeRate struct {
 	last  time.Time
 	count int // of wake-ups in a row, each at most maxInterval after the one before

@@ -14,7 +14,7 @@ const (
 	maxDialTimeout     = time.Minute
 	longOutageFailures = 20 // in a row; from then on the cap is four times as high
 	handshakeTimeout   = 10 * time.Second
-	refusalMemory      = time.Minute // a second refused credential within it is final
+	refusalMemory      = time.Minute // a second refused credential within it is permanent
 	silentIntervals    = 2.5         // heartbeat intervals without a received byte: the peer is dead
 )
 
@@ -34,7 +34,7 @@ func newPolicy(o Backoff, dialTimeout time.Duration) policy {
 	return p
 }
 
-// forgetFailures follows when a connection was stable.
+// forgetFailures resets the policy, once a connection is stable.
 func (p *policy) forgetFailures() {
 	p.failures = 0
 	p.dialTimeout = p.firstDialTimeout
@@ -43,7 +43,7 @@ func (p *policy) forgetFailures() {
 
 // newExponential draws U(v/2, v), where v grows from initial to limit. The
 // library caps the interval before it randomises, so its interval is 3/4 v. It
-// must never give up by itself (MaxElapsedTime 0).
+// must never give up on its own (MaxElapsedTime 0).
 func newExponential(initial, limit time.Duration, multiplier float64) *backoff.ExponentialBackOff {
 	return backoff.NewExponentialBackOff(
 		backoff.WithInitialInterval(initial*3/4),
@@ -67,8 +67,8 @@ func (p *policy) delayBound() time.Duration {
 	return min(p.options.Max, time.Duration(v))
 }
 
-// countFailure counts one more failure, or as many as reach floor. The
-// library's interval grows with the count, whether its draw is used or not.
+// countFailure counts one more failure, or as many as it takes to reach floor.
+// The library's interval grows with the count, whether its draw is used or not.
 func (p *policy) countFailure(floor int) (draw time.Duration) {
 	for more := max(1, floor-p.failures); more > 0; more-- {
 		switch p.failures++; {

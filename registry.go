@@ -59,8 +59,8 @@ func (r *registry) startConnection(gen uint64) []wire.Subscribe {
 	return carried
 }
 
-// positions returns what a cursor in a URL is made of. No connection can move
-// the positions, because the last one was fenced.
+// positions returns the subscriptions with their positions, for a cursor in the
+// URL. No connection can move the positions, because the last one was fenced.
 func (r *registry) positions() []wire.Subscribe {
 	var subs []wire.Subscribe
 	for _, s := range r.subs {
@@ -70,8 +70,8 @@ func (r *registry) positions() []wire.Subscribe {
 	return subs
 }
 
-// request returns how s is asked for on connection gen: from the last message
-// received, or as the caller wished if there was none.
+// request prepares s for connection gen and returns how to ask for it: after the
+// position that it has reached or, without one, from where the caller chose.
 func (s *Subscription) request(gen uint64) wire.Subscribe {
 	last, based, credit := s.queue.startConnection(gen)
 	return s.wireSubscribe(last, based, credit)
@@ -92,7 +92,7 @@ type routes struct {
 	byName map[string]*Subscription // if the dialect routes by name
 }
 
-const fewSubs = 8 // searched faster than a map, and smaller
+const fewSubs = 8 // a slice is searched faster than a map, and is smaller
 
 // publishRoutes makes a snapshot for the reader.
 func (r *registry) publishRoutes() {

@@ -11,9 +11,10 @@ const (
 	Handshaking              // upgraded; the handshake of the dialect
 	Ready                    // messages flow
 	Waiting                  // for the next attempt: see State.NextAttempt
-	Ended                    // for good: see Client.Err
+	Ended                    // the last phase: see Client.Err
 )
 
+// String returns the phase as one lower-case word.
 func (p Phase) String() string {
 	switch p {
 	case Connecting:
@@ -34,11 +35,11 @@ func (p Phase) String() string {
 type State struct {
 	Phase Phase
 
-	// Draining is true after a call of Shutdown.
+	// Draining is true once Shutdown was called.
 	Draining bool
 
-	// Generation counts the connections that were upgraded, from 1: it is the
-	// number of the current connection, or of the last one. 0 before the first.
+	// Generation is the number of the current connection, or of the last one.
+	// Upgraded connections count from 1. It is 0 before the first.
 	Generation uint64
 
 	// Since is when the phase began.
@@ -48,14 +49,15 @@ type State struct {
 	// failure. In the phase Ended it is why the client ended.
 	Cause error
 
-	// Attempt counts the losses and failed attempts since the last stable
-	// connection.
+	// Attempt is the number of losses and failed attempts since the last stable
+	// connection, when the phase began.
 	Attempt int
 
-	// NextAttempt is when the next attempt starts. Set in the phase Waiting.
+	// NextAttempt is when the next attempt starts. It is valid in the phase
+	// Waiting.
 	NextAttempt time.Time
 
-	// Resumed is true if the server still knew the session. Set in the phase
-	// Ready.
+	// Resumed is true if the server still knew the session. It is valid in the
+	// phase Ready.
 	Resumed bool
 }

@@ -17,9 +17,10 @@ type SubPhase uint8
 const (
 	SubPending SubPhase = iota // not confirmed on the current connection
 	SubLive                    // messages flow
-	SubEnded                   // closed, or refused by the server: see Err
+	SubEnded                   // closed, refused by the server, or ended with the client: see Err
 )
 
+// String returns the phase as one lower-case word.
 func (p SubPhase) String() string {
 	switch p {
 	case SubPending:
@@ -36,28 +37,30 @@ func (p SubPhase) String() string {
 type SubState struct {
 	Phase SubPhase
 
-	// Generation is the connection on which it was last confirmed, as in
-	// State.Generation.
+	// Generation is the number, as in State.Generation, of the connection on
+	// which the subscription was last confirmed. It is 0 before that, after a
+	// refusal and in the phase SubEnded.
 	Generation uint64
 
 	// Since is when the phase began.
 	Since time.Time
 
-	// Err is, in the phase SubEnded, why the subscription ended, nil for a clean
-	// end. In the phase SubPending it is why the server refused it for now.
+	// Err is why the subscription ended, in the phase SubEnded; nil for a clean
+	// end. In the phase SubPending it is why the server refused the subscription
+	// for now.
 	Err error
 }
 
-// SubStats counts the messages of a subscription. Always
+// SubStats counts the messages of a subscription. At every moment
 // Received = Delivered + Dropped + Waiting.
 type SubStats struct {
 	Received   uint64 // from the server, without duplicates
 	Delivered  uint64 // handed to a consumer
-	Dropped    uint64 // by the overflow policy, or by closing the subscription
+	Dropped    uint64 // by the overflow policy, or by closing the subscription or the client
 	Waiting    uint64 // in the queue, or taken from it for C
 	Duplicates uint64 // received again and discarded
-	Gaps       uint64 // reported by the server, or found by missing numbers
-	Resets     uint64 // as Gaps
+	Gaps       uint64 // reported by the server or detected by the client; those of Dropped do not count
+	Resets     uint64 // reported by the server or detected by the client
 }
 
 // Subscription is a stream of messages that survives its connections. It is
@@ -98,7 +101,8 @@ func (s *Subscription) Topic() string { return s.topic }
 func (s *Subscription) State() SubState { return s.state.Load() }
 
 // WaitLive blocks until the server has confirmed the subscription on the current
-// connection. It returns an error if ctx ends (ctx's error) or the subscription
+// connection. A dialect without the trait Confirms has no confirmations: then
+// asking is enough. WaitLive returns an error if ctx ends (ctx's error) or the subscription
 // has ended: the error of Err, or after a clean end one that wraps ErrClosed if
 // the client was closed and ErrSubscriptionClosed if only the subscription was.
 func (s *Subscription) WaitLive(ctx context.Context) error {
@@ -129,15 +133,16 @@ func (s *Subscription) Stats() SubStats {
 	return s.queue.stats()
 }
 
-// Committed returns the position up to which every message was acknowledged:
-// another process can continue from it with FromResume. It is zero before the
-// first acknowledgement. A message that is never acknowledged stops it.
+// Committed returns the committed position, up to which every message was
+// acknowledged: another process can continue from it with FromResume. Before the
+// first acknowledgement it is SubscribeOptions.Position. It never passes a
+// message that is not acknowledged.
 func (s *Subscription) Committed() Position {
 	return s.queue.committedPosition()
 }
 
-// Err returns why the subscription ended: nil while it has not ended and after a
-// clean end.
+// Err returns why the subscription ended, nil for a clean end. It also returns
+// nil while the subscription has not ended.
 func (s *Subscription) Err() error {
 	if st := s.State(); st.Phase == SubEnded {
 		return st.Err
@@ -145,10 +150,10 @@ func (s *Subscription) Err() error {
 	return nil
 }
 
-// Close ends the subscription here and at the server. It does not wait for the
-// server. Waiting messages are dropped and counted as SubStats.Dropped,
-// iterations end without an error, and C is closed. It may be called from a
-// consumer, and more than once. It always returns nil.
+// Close ends the subscription here and at the server. It does not block. Waiting
+// messages are dropped and counted as SubStats.Dropped, iterations end without an
+// error, and C is closed. Close may be called from a consumer, and more than once.
+// It always returns nil.
 func (s *Subscription) Close() error {
 	s.closed.Store(true)
 	s.queue.discard(nil)
@@ -170,10 +175,11 @@ func (s *Subscription) messagesDropped(n uint64) {
 }
 
 // Subscribe registers a subscription. It does not wait for the server, connected
-// or not; Subscription.WaitLive does. After every reconnect the subscription is
-// restored where it stopped. Errors are local: an *Error that names the argument,
-// or that wraps ErrTopic, ErrUnsupported, ErrDuplicate or ErrClosed. ctx bounds
-// the call, not the subscription; o may be nil.
+// or not; Subscription.WaitLive does. After every reconnect the subscription
+// resumes where it stopped. Errors are local: an *Error that names the argument
+// at fault, or that wraps ErrTopic, ErrUnsupported, ErrDuplicate or ErrClosed, or
+// ctx's error if ctx has already ended. ctx has no effect on the subscription; o
+// may be nil.
 func (c *Client) Subscribe(ctx context.Context, topic string, o *SubscribeOptions) (*Subscription, error) {
 	if err := checkContext("Subscribe", ctx); err != nil {
 		return nil, err

@@ -59,7 +59,7 @@ type flushPoint struct {
 
 func (w *window) lastSeq() uint64 { return w.firstSeq + uint64(w.slots.Len()) - 1 }
 
-// uplink is what the handshake says of the window.
+// uplink is what the handshake states about the window.
 func (w *window) uplink() wire.Uplink {
 	return wire.Uplink{Lo: w.firstSeq, Hi: w.lastSeq(), Tag: w.settledID}
 }
@@ -231,8 +231,8 @@ func (w *window) reject(i int, reject wire.Reject) {
 }
 
 // resume applies what the server knows of the session at the beginning of a
-// connection. What the server does not have is sent again, exactly that and in
-// order (docs/protocol.md, section 4; section 6, I10 and I19).
+// connection. Exactly what the server does not have is sent again, in order
+// (docs/protocol.md, section 4; section 6, I10 and I19).
 func (w *window) resume(ready *wire.Ready) error {
 	w.bytesSent, w.credit = 0, wire.Credit{}
 	if !w.sessions {
@@ -324,7 +324,7 @@ func (w *window) nextBatch(ops []wire.Op, messages []wire.Message, now time.Time
 			break // so that "too big" can only mean this message
 		}
 		var m *wire.Message
-		messages, m = appendZeroed(messages)
+		messages, m = appendReused(messages)
 		m.Seq, m.ID, m.Topic, m.Payload, m.Void = seq, wire.ID(r.id), r.topic, r.payload, r.decided != Pending
 		if d := r.details; d != nil {
 			m.TTL = d.ttl
@@ -341,7 +341,7 @@ func (w *window) nextBatch(ops []wire.Op, messages []wire.Message, now time.Time
 			}
 		}
 		var op *wire.Op
-		ops, op = appendZeroed(ops)
+		ops, op = appendReused(ops)
 		op.Kind, op.Cmd, op.Message = wire.OpPublish, seq*4+3, m
 		w.nextToSend++
 		count++
@@ -355,9 +355,9 @@ func (w *window) nextBatch(ops []wire.Op, messages []wire.Message, now time.Time
 	return ops, messages
 }
 
-// appendZeroed extends s by one element. The element is zero, or as
+// appendReused extends s by one element. The element is zero, or as
 // encodeArgs.reset left it.
-func appendZeroed[T any](s []T) ([]T, *T) {
+func appendReused[T any](s []T) ([]T, *T) {
 	if len(s) == cap(s) {
 		s = slices.Grow(s, 1)
 	}
@@ -376,7 +376,7 @@ func (w *window) inFlight() bool {
 }
 
 // rejectUnencodable rejects the message seq, which the codec could not encode,
-// and takes back what followed it in the batch of time now, which was not sent.
+// and takes back what followed it in the batch made at now, which was not sent.
 // The slot is sent as a void message, so that the numbering stays dense. The
 // result is false if there is no such message, or if even the void message
 // could not be encoded.
@@ -418,7 +418,7 @@ func (w *window) resolveUnsettled(i int, o Outcome, err error) {
 }
 
 // frameTooBig handles a frame that was too big for the peer. The messages in
-// flight are sent again one by one; a single one is rejected.
+// flight are sent again one by one; if there was only one, it is rejected.
 func (w *window) frameTooBig() {
 	count, last := 0, 0
 	for i, r := range w.slots.All()[:w.nextToSend] {

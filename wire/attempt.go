@@ -10,7 +10,8 @@ import (
 // Attempt is one attempt to connect. The client sets the fields down to
 // Response, the dialect the last three; URL and Header go in and out.
 type Attempt struct {
-	// Number counts the attempts since the last stable connection, from 1.
+	// Number is 1 more than the losses and failed attempts since the last stable
+	// connection.
 	Number int
 
 	// Session is the session that the client wants to resume.
@@ -19,7 +20,7 @@ type Attempt struct {
 	// Token is the credential for this attempt.
 	Token string
 
-	// Subs are all subscriptions with their positions, for languages whose
+	// Subs are all subscriptions with their positions, for protocols whose
 	// cursor is part of the URL.
 	Subs []Subscribe
 

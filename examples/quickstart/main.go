@@ -31,7 +31,7 @@ func main() {
 
 	for m, err := range orders.Messages(ctx) {
 		check(err)
-		fmt.Println("received:", m.Kind, m.Topic, string(m.Payload)) // a loss would be a message of the kind gap
+		fmt.Println("received:", m.Kind, m.Topic, string(m.Payload)) // a loss would be a message of kind gap or reset
 		break
 	}
 }

@@ -19,7 +19,7 @@ type Queue[T any] struct {
 
 const (
 	keepCap = 64   // elements of memory that an empty queue without a Pool keeps
-	lendCap = 4096 // a larger memory is not pooled: the next queue may hold one element, and for long
+	lendCap = 4096 // elements; more is not pooled: the next queue may hold a single one for long
 )
 
 // Len returns the number of elements.

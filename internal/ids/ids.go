@@ -14,7 +14,7 @@ import (
 // milliseconds, a counter in rand_a that orders those of one millisecond
 // (section 6.2, method 1), and 62 random bits that are drawn once and tell the
 // clients apart. A full counter borrows from the next millisecond, so ids rise
-// strictly at any rate and wherever the clock goes. It is safe for concurrent
+// strictly at any rate, even if the clock is set back. It is safe for concurrent
 // use.
 type Generator struct {
 	last   atomic.Uint64 // milliseconds<<12 | counter
@@ -46,8 +46,8 @@ func (g *Generator) Reserve(n int) (first uint64) {
 }
 
 // ExpireClock makes the next Reserve read the clock. The loop calls it in every
-// round, after it took the events: whoever reserves an id later posts the
-// message later, which causes another round.
+// round, after it has taken the events: a message whose id is reserved later is
+// posted later, and so causes another round.
 func (g *Generator) ExpireClock() { g.now.Store(0) }
 
 // ID returns the id with a reserved number.

@@ -104,7 +104,7 @@ var ofClient = []mutation{
 		name:    "observer: Goexit silences it",
 		file:    "observe.go",
 		search:  "\t\tif !finished {\n\t\t\tgo q.run()",
-		replace: "\t\tif false {\n\t\t\tgo q.run()",
+		replace: "\t\tif finished {\n\t\t\tgo q.run()",
 		test:    "-run ^TestLoggerAndObserverAreGuarded$ .",
 	},
 	{

@@ -19,7 +19,7 @@ type Receiver struct {
 	wasLive    bool          // any connection did
 }
 
-// New returns the receiver of a subscription in a language with these traits.
+// New returns the receiver of a subscription in a wire protocol with these traits.
 func New(t wire.Traits) Receiver {
 	return Receiver{holes: t.Holes, recent: recentIDs{limit: t.DedupWindow}}
 }
@@ -39,13 +39,13 @@ func (r *Receiver) Position() (last wire.Position, known bool) { return r.last, 
 // Epoch returns the epoch of Position.
 func (r *Receiver) Epoch() string { return r.last.Epoch }
 
-// Open reports whether messages may come: the connection said where delivery
+// Open reports whether messages may come: the connection has said where delivery
 // starts, or it need not.
 func (r *Receiver) Open() bool { return r.confirmed || r.holes != wire.HolesFault }
 
 // Step is what one event adds to the stream: a loss, a message, a loss and then
-// a message, or nothing. It has no more than four fields, so that it is returned
-// in registers: through memory, a message took twice as long to pass the queue.
+// a message, or nothing. It has at most four fields, so that it is returned in
+// registers: through memory, a message took twice as long to pass the queue.
 type Step struct {
 	Loss     *Loss  // nil: nothing is missing
 	Previous uint64 // Next: the offset that the message follows, in its epoch
@@ -94,7 +94,7 @@ func (r *Receiver) Accept(ev *wire.Event, beyondCredit bool) (step Step, err err
 			return step, violation("message before the subscription was confirmed")
 		}
 		if r.wasLive && ev.Numbered != r.positioned {
-			// Numbers before the break or after it, but not both, prove nothing.
+			// Numbers only before the break, or only after it, prove nothing.
 			step.Loss = r.detectLoss(wire.EventReset, wire.Position{}, 0, wire.CauseUnverifiable)
 		}
 		r.confirmed, r.wasLive = true, true
@@ -158,10 +158,10 @@ func (r *Receiver) subscribed(ev *wire.Event) (step Step, err error) {
 		}
 	case ev.Continuity == wire.ContinuityByNumber:
 		if again && first && !r.positioned {
-			// Live before, and no number was seen: the next one proves nothing.
+			// It was live before without a number: the next number proves nothing.
 			step.Loss = r.detectLoss(wire.EventReset, ev.Position, 0, wire.CauseUnverifiable)
 		}
-		return step, nil // the next number decides; the first of all is the base
+		return step, nil // the next number decides; the very first one is the base
 	case first && r.positioned:
 		step.Loss = r.detectLoss(wire.EventReset, ev.Position, 0, wire.CauseUnverifiable)
 		r.last = ev.Position
@@ -179,7 +179,7 @@ func (r *Receiver) gap(ev *wire.Event) (step Step, err error) {
 	case ev.Prev > r.last.Offset:
 		return step, violation("messages before the gap are missing")
 	case ev.Position.Offset <= r.last.Offset:
-		return step, nil // it is known
+		return step, nil // it is known already
 	}
 	to := wire.Position{Epoch: r.epoch, Offset: ev.Position.Offset, Tag: ev.Position.Tag}
 	step.Loss, step.Effect = r.newLoss(wire.EventGap, to, ev.Count, ev.Cause), Start

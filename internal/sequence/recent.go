@@ -2,8 +2,8 @@ package sequence
 
 import "github.com/limpet-go/limpet/wire"
 
-// recentIDs remembers the latest ids, for languages whose cursor includes the
-// last message. With limit 0 it remembers none.
+// recentIDs remembers the latest ids, for servers that may send a message again.
+// With limit 0 it remembers none.
 type recentIDs struct {
 	limit  int
 	known  map[wire.ID]struct{}

@@ -6,8 +6,8 @@ import (
 )
 
 // messageCounter counts the complete messages that have passed to the library,
-// which cannot be asked whether its next read would block. It follows frames
-// (RFC 6455, section 5.2) and checks nothing: the library does.
+// which cannot say whether its next read would block. It follows frames (RFC 6455,
+// section 5.2) and checks nothing: the library does.
 type messageCounter struct {
 	complete atomic.Uint64
 

@@ -14,7 +14,7 @@ import (
 	"github.com/limpet-go/limpet/wire"
 )
 
-// Of the body of a refused upgrade.
+// Limits for reading the body of a refused upgrade.
 const (
 	bodyTimeout = 500 * time.Millisecond
 	bodyLimit   = 1 << 10
@@ -40,12 +40,12 @@ type Options struct {
 	OnKill func()
 }
 
-// upgrade makes one upgrade request and keeps its answer. It lets only a 101
+// upgrade makes one upgrade request and keeps the response. It lets only a 101
 // through to the library, so redirects are never followed and the body of a
 // refusal is bounded in size and time.
 type upgrade struct {
 	base    http.RoundTripper
-	nc      net.Conn // that carried the request
+	nc      net.Conn // carried the request
 	stream  *stream
 	library *detachableStream // the same stream, as the library has it
 	status  int

@@ -15,9 +15,9 @@ import (
 	"nhooyr.io/websocket"
 )
 
-// This file is all that the client uses of the WebSocket library.
+// No other file of the client uses the WebSocket library.
 
-// handshake dials and checks the answer.
+// handshake dials and checks the response.
 func handshake(ctx context.Context, client *http.Client, a *wire.Attempt) (*websocket.Conn, error) {
 	ws, _, err := websocket.Dial(ctx, a.URL, &websocket.DialOptions{
 		HTTPClient:      client,
@@ -43,7 +43,7 @@ type libraryFrames struct {
 	buf   []byte
 	batch []wire.Frame
 	taken uint64 // messages read from the library
-	err   error  // returned once the batch before it was
+	err   error  // returned after the batch that came before it
 }
 
 // Receive returns as many messages as the library has complete.

@@ -32,7 +32,7 @@ func (e *ProxyError) Error() string {
 func (e *ProxyError) Unwrap() error { return e.Err }
 
 // tunnel takes a ws:// upgrade through an HTTP proxy with CONNECT, as RFC 6455,
-// section 4.1 demands. http.Transport uses CONNECT for https only. It would send
+// section 4.1 requires. http.Transport uses CONNECT for https only. It would send
 // a ws:// upgrade to the proxy as a plain request, which few proxies understand.
 type tunnel struct {
 	transport  *http.Transport // the caller's
@@ -154,8 +154,8 @@ func (t *tunnel) connect(ctx context.Context, nc net.Conn, addr string) error {
 	return nil
 }
 
-// checkConnectResponse has the form of http.Transport.OnProxyConnectResponse, so
-// that a refused wss:// gets the same error.
+// checkConnectResponse has the signature of http.Transport.OnProxyConnectResponse,
+// so that a refused wss:// gets the same error.
 func checkConnectResponse(_ context.Context, proxy *url.URL, _ *http.Request, resp *http.Response) error {
 	if resp.StatusCode/100 == 2 {
 		return nil

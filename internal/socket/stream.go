@@ -10,9 +10,9 @@ import (
 	"time"
 )
 
-// stream is the byte stream of an upgraded connection, whichever code makes
-// frames of it. Every received byte is a sign of life, and closing the socket
-// below it releases whatever waits.
+// stream is the byte stream of an upgraded connection, below either frame layer.
+// Every received byte is a sign of life, and closing the socket below it releases
+// whatever waits.
 type stream struct {
 	io.ReadWriteCloser
 	socket     net.Conn // below TLS; nil if the transport did not report it
@@ -55,8 +55,8 @@ func (s *stream) Read(p []byte) (int, error) {
 	return n, err
 }
 
-// writeStep is how many bytes are written before progress is recorded: on a
-// link of 8 kbit/s that takes 8 s, about half of what a stalled write may take.
+// writeStep is how many bytes are written before progress is recorded: at 8 kbit/s
+// that takes 8 s, about half the time after which a write counts as stalled.
 const writeStep = 8 << 10
 
 // Write records progress while it lasts. A write to a TCP socket is one system

@@ -39,10 +39,10 @@ func (w *Value[T]) look() (v T, version uint64) {
 	return w.v, w.version
 }
 
-// Wait blocks until ok returns true for the value, which it returns, or ctx
-// ends; then it returns the last value seen and ctx's error. It sees the latest
-// value, not each one: values that were replaced between two looks are skipped.
-// ok runs on the caller's goroutine, without the lock.
+// Wait blocks until ok returns true for the value, and returns that value. If ctx
+// ends first it returns the last value seen and ctx's error. It sees the latest
+// value, not each one: a value that is replaced soon may be skipped. ok runs on
+// the caller's goroutine, without the lock.
 func (w *Value[T]) Wait(ctx context.Context, ok func(T) bool) (T, error) {
 	for {
 		v, version := w.look()
