@@ -222,6 +222,7 @@ func TestSilentLossesAreReported(t *testing.T) {
 			publish(t, srv, "slow one", numbers(1, 20)...)
 			time.Sleep(1100 * time.Millisecond)
 		}
+		synctest.Wait()
 		if got := s.Stats().Dropped; got < 190 || reports < 10 || reports > 11 || dropped == 0 || uint64(dropped) > got {
 			t.Errorf("%d dropped, %d reported in %d events", got, dropped, reports)
 		}

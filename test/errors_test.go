@@ -3,8 +3,11 @@ package test
 import (
 	"context"
 	"errors"
+	"net"
 	"net/http"
 	"strings"
+	"sync/atomic"
+	"syscall"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -80,6 +83,73 @@ func TestDeadlinesSayWhose(t *testing.T) {
 			t.Errorf("the caller: %v", err)
 		}
 	})
+}
+
+// A header of a credential that cannot be sent fails the attempt, with the name of
+// the option and without the value.
+func TestBadCredentialHeaderIsNamed(t *testing.T) {
+	for _, header := range []http.Header{{"Authorization": {"canary\n"}}, {"Bearer canary": {""}}, {"Upgrade": {"canary"}}} {
+		synctest.Test(t, func(t *testing.T) {
+			asked := 0
+			c := newClient(t, limpettest.NewServer(t, nil), limpet.Options{Auth: func(context.Context, limpet.AttemptInfo) (limpet.Credential, error) {
+				if asked++; asked > 1 {
+					return limpet.Credential{}, nil
+				}
+				return limpet.Credential{Header: header}, nil
+			}})
+			synctest.Wait()
+			cause := c.State().Cause
+			if limpet.ClassOf(cause) != limpet.ClassUser || !strings.Contains(cause.Error(), "Options.Auth: Credential.Header") || strings.Contains(cause.Error(), "canary") {
+				t.Errorf("%v", cause)
+			}
+			if err := c.WaitReady(context.Background()); err != nil || asked != 2 {
+				t.Errorf("%d calls of Auth: %v", asked, err)
+			}
+		})
+	}
+}
+
+// A peer that dropped the connection does not read as if this side had closed it.
+func TestFailedWriteIsTheCause(t *testing.T) {
+	for _, plain := range bothFrameLayers() {
+		synctest.Test(t, func(t *testing.T) {
+			srv := limpettest.NewServer(t, nil)
+			good := srv.HTTPClient().Transport.(*http.Transport)
+			var failing atomic.Bool
+			transport := good.Clone()
+			transport.DialContext = func(ctx context.Context, network, addr string) (net.Conn, error) {
+				nc, err := good.DialContext(ctx, network, addr)
+				return failingWrites{nc, &failing}, err
+			}
+			c, err := limpet.Dial(context.Background(), srv.URL(), options(&limpet.Options{HTTPClient: &http.Client{Transport: transport}, PlainFrames: plain}))
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer closeAndWait(t, c)
+			failing.Store(true)
+			if _, err := c.Publish(context.Background(), "a", nil, nil); err != nil {
+				t.Fatal(err)
+			}
+			synctest.Wait()
+			cause := c.State().Cause
+			if !errors.Is(cause, syscall.EPIPE) || strings.Contains(cause.Error(), "use of closed") || !strings.Contains(cause.Error(), "a write failed") {
+				t.Errorf("plain=%v: %v", plain, cause)
+			}
+		})
+	}
+}
+
+// failingWrites is a connection whose peer has gone, as a write sees it.
+type failingWrites struct {
+	net.Conn
+	failing *atomic.Bool
+}
+
+func (c failingWrites) Write(p []byte) (int, error) {
+	if c.failing.Load() {
+		return 0, syscall.EPIPE
+	}
+	return c.Conn.Write(p)
 }
 
 // An oversized message is reported with its size, the limit and the option.
