@@ -20,6 +20,10 @@ type queueOwner interface {
 	// gen, was processed. If the server acknowledges cumulatively, so was every
 	// message before it.
 	positionProcessed(gen uint64, p Position)
+
+	// messagesDropped reports that the overflow policy dropped n messages since
+	// the last report.
+	messagesDropped(n uint64)
 }
 
 // queue is the delivery queue of one subscription. The reader offers events in
@@ -53,7 +57,10 @@ type queue struct {
 
 	received, delivered, dropped, duplicates, gaps, resets uint64
 
-	used         wire.Credit // by what this connection has received
+	unreportedDrops uint64 // by the overflow policy
+	dropsReportedAt time.Time
+
+	used         wire.Credit // by what this connection received
 	granted      wire.Credit // to this connection
 	roomReported bool        // since the last grant
 
@@ -155,6 +162,7 @@ func (q *queue) grant() wire.Credit {
 // the server; the events before it were accepted.
 func (q *queue) offer(gen uint64, events []wire.Event) (detected []wire.Event, err error) {
 	q.mu.Lock()
+	before := q.dropped
 	for i := range events {
 		if err = q.accept(gen, &events[i]); err != nil {
 			break
@@ -166,7 +174,14 @@ func (q *queue) offer(gen uint64, events []wire.Event) (detected []wire.Event, e
 	}
 	room := q.delivery.Overflow != Block && q.roomToReport()
 	waiting := q.items.Len() > 0
+	var dropped uint64
+	if q.dropped > before && !q.finishing {
+		dropped = q.dropsToReport(q.dropped-before, time.Now())
+	}
 	q.mu.Unlock()
+	if dropped > 0 {
+		q.owner.messagesDropped(dropped)
+	}
 	if waiting {
 		q.wakeConsumer()
 	}

@@ -34,6 +34,7 @@ type window struct {
 	oneByOneUpTo    uint64       // up to this sequence number a frame carries one message: a batch was too big
 	resolved        [2]int       // outcomes to be published are in slots [from, to)
 	freedBytes      int          // payload bytes that they held
+	notify          *notifier    // of messages that failed
 	woken           int          // outcomes that a caller waited for, since the loop last read it
 }
 
@@ -127,8 +128,14 @@ func (w *window) publishOutcomes() {
 	}
 	w.admission.release(head, w.freedBytes)
 	for _, r := range resolved {
-		if r.unpublished() && r.publishOutcome() {
+		if !r.unpublished() {
+			continue
+		}
+		if r.publishOutcome() {
 			w.woken++
+		}
+		if w.notify != nil && (r.decided == Rejected || r.decided == Expired || r.decided == Unknown) {
+			w.notify.post(MessageFailed{r.topic, r.id, r.decided, r.details.err})
 		}
 	}
 	w.resolved, w.freedBytes = [2]int{}, 0

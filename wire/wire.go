@@ -10,7 +10,9 @@ package wire
 import "time"
 
 // Dialect implements one wire protocol. A Dialect is immutable and safe for concurrent
-// use, so several clients may share one value.
+// use, so several clients may share one value. The client recovers a panic in a
+// method of a Dialect or a Codec: it ends the call, the attempt or the
+// connection.
 type Dialect interface {
 	// Name returns a short lower-case word for logs and errors.
 	Name() string
