@@ -1,6 +1,7 @@
 package limpet
 
 import (
+	"slices"
 	"time"
 
 	"github.com/limpet-go/limpet/wire"
@@ -30,6 +31,7 @@ func (l *loop) tick() {
 	}
 	switch {
 	case due(k.handshakeBy, l.now):
+		l.policy.extendHandshakeTimeout()
 		l.fail(k, &wire.Failure{Stage: wire.StageHandshake, Err: ErrHeartbeat})
 	case due(k.closeBy, l.now):
 		l.connectionLost(k, 0, "", nil)
@@ -39,7 +41,6 @@ func (l *loop) tick() {
 		l.fail(k, &wire.Failure{Stage: wire.StageOpen, Err: ErrStalled})
 	default:
 		l.sendHeartbeat(k)
-		l.checkStable(k)
 		l.askAgain(k)
 	}
 }
@@ -90,24 +91,26 @@ func (l *loop) sendHeartbeat(k *link) {
 	}
 }
 
-// checkStable forgets earlier failures once the connection has lasted.
+// checkStable forgets earlier failures if the connection, which is about to
+// end, lasted: Backoff.StableAfter, or a sixth of that if a message was
+// acknowledged or received on it.
 func (l *loop) checkStable(k *link) {
-	if k.stable || !k.ready || !due(k.stableAt, l.now) && !due(l.stableEarly(k), l.now) {
+	if k == nil || k.stable || !k.ready {
+		return
+	}
+	early := k.stableAt.Add(-l.c.cfg.Backoff.StableAfter * 5 / 6)
+	if !due(k.stableAt, l.now) && !(due(early, l.now) && (k.acked || l.hasReceived(k))) {
 		return
 	}
 	k.stable = true
 	l.policy.forgetFailures()
-	l.violations = 0
 	l.encodePanics = 0
 }
 
-// stableEarly is when a connection on which a message was acknowledged counts
-// as stable: after a sixth of the time.
-func (l *loop) stableEarly(k *link) time.Time {
-	if !k.acked {
-		return time.Time{}
-	}
-	return k.stableAt.Add(-l.c.cfg.Backoff.StableAfter * 5 / 6)
+// hasReceived reports whether a subscription received a message on the
+// connection.
+func (l *loop) hasReceived(k *link) bool {
+	return slices.ContainsFunc(l.consumed(), func(s *Subscription) bool { return s.queue.hasReceivedOn(k.conn.gen) })
 }
 
 // askAgain queues the refused subscriptions that are due to be asked for again.
@@ -154,10 +157,6 @@ func (l *loop) untilNextDeadline() time.Duration {
 		if k.ready {
 			at(k.pingAt)
 			at(k.silentAt())
-			if !k.stable {
-				at(k.stableAt)
-				at(l.stableEarly(k))
-			}
 		}
 		if k.writing {
 			at(k.stalledAt())
