@@ -50,7 +50,9 @@ type Options struct {
 
 	// ReadLimit bounds one received WebSocket message, in bytes. A longer
 	// message ends the connection with close code 1009. Defaults to 4 MiB; from
-	// 1 KiB to 1 GiB. There is no value for unlimited.
+	// 1 KiB to 1 GiB. There is no value for unlimited. limpet.v1 needs at least
+	// 64 KiB, the size of a batch: many small messages travel in one WebSocket
+	// message.
 	ReadLimit int64
 
 	// PlainFrames leaves the frames of every connection to the WebSocket

@@ -241,10 +241,11 @@ func (q *queue) acceptControl(ev *wire.Event) error {
 }
 
 // useCredit counts a message of size bytes and reports whether the server had
-// no credit for it. The last message may exceed the bytes; mu is held.
+// no credit for it. The last message may exceed the bytes, and one without
+// payload needs none; mu is held.
 func (q *queue) useCredit(size int) (exceeded bool) {
 	q.used.N++
-	exceeded = q.delivery.Overflow == Block && (q.used.N > q.granted.N || q.used.Bytes > q.granted.Bytes)
+	exceeded = q.delivery.Overflow == Block && (q.used.N > q.granted.N || size > 0 && q.used.Bytes > q.granted.Bytes)
 	q.used.Bytes += uint64(size)
 	return exceeded
 }

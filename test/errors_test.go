@@ -157,12 +157,12 @@ func TestReadLimitIsNamed(t *testing.T) {
 	for _, plain := range bothFrameLayers() {
 		synctest.Test(t, func(t *testing.T) {
 			srv := limpettest.NewServer(t, nil)
-			c := dial(t, srv, &limpet.Options{ReadLimit: 2 << 10, PlainFrames: plain})
+			c := dial(t, srv, &limpet.Options{ReadLimit: 64 << 10, PlainFrames: plain})
 			subscribeLive(t, c, "a", nil)
-			publish(t, srv, "a", strings.Repeat("x", 3<<10))
+			publish(t, srv, "a", strings.Repeat("x", 70<<10))
 			synctest.Wait()
 			cause := c.State().Cause
-			if cause == nil || !strings.Contains(cause.Error(), "Options.ReadLimit, 2048 bytes") || !strings.Contains(cause.Error(), "raise it") {
+			if cause == nil || !strings.Contains(cause.Error(), "Options.ReadLimit, 65536 bytes") || !strings.Contains(cause.Error(), "raise it") {
 				t.Errorf("plain=%v: %v", plain, cause)
 			}
 		})

@@ -134,8 +134,18 @@ type Traits struct {
 	// ops.
 	StartSubs int
 
+	// StartBytes bounds the subscriptions that Start carries, in bytes: their
+	// topics, tokens and positions, and 96 for each. What does not fit follows
+	// as ops. Zero means no bound.
+	StartBytes int
+
 	// MaxPayload bounds one published payload, in bytes. Zero means no limit.
 	MaxPayload int
+
+	// MinReadLimit is the smallest limit for one received WebSocket message with
+	// which a client can work, in bytes: what the server sends in one message
+	// whatever the client does. Zero means that any limit will do.
+	MinReadLimit int64
 
 	// CloseCode is the code of a clean close. Zero means 1000.
 	CloseCode uint16
