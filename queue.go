@@ -380,8 +380,8 @@ func (q *queue) stats() SubStats {
 	}
 }
 
-// hasReceivedOn reports whether a message that was no duplicate came on
-// connection gen, which has not been fenced.
+// hasReceivedOn reports whether a message arrived on connection gen, duplicates
+// aside. The connection has not been fenced.
 func (q *queue) hasReceivedOn(gen uint64) bool {
 	q.mu.Lock()
 	defer q.mu.Unlock()
