@@ -29,6 +29,7 @@ type decision struct {
 	byTable     bool  // neither the dialect nor the caller decided
 	lasting     bool  // no proxy, deploy or busy server can cause it
 	namesTime   bool  // the server said when to come back, perhaps at once
+	panicked    error // of the dialect's Verdict
 
 	slotWindow time.Duration // spread the attempt over this time after the slot (docs/protocol.md, section 8)
 }
@@ -42,9 +43,10 @@ func decide(dialect wire.Dialect, f *wire.Failure) decision {
 	if errors.As(f.Err, &user) && errors.As(user.err, &permanent) {
 		return newDecision(wire.ActionStop, ClassAuth)
 	}
-	verdict := dialect.Verdict(*f)
+	verdict, panicked := verdictOf(dialect, *f)
 	d := decideByTable(f)
 	d.byTable = true
+	d.panicked = panicked
 	slot, tooBig := d.After, d.TooBig
 	if verdict.Action != wire.ActionDefault {
 		d.Verdict = verdict
@@ -188,8 +190,11 @@ func retryAfter(h http.Header) (slot time.Duration, ok bool) {
 // decideByCloseCode decides by how an upgraded connection ended.
 func decideByCloseCode(f *wire.Failure) decision {
 	var detected *wire.CodeError // a violation that this side found
+	var panicked *userError      // of the dialect
 	var d decision
 	switch c := f.Code; {
+	case errors.As(f.Err, &panicked):
+		d = newDecision(wire.ActionBackOff, ClassUser)
 	case c == 0 && errors.As(f.Err, &detected):
 		d = newDecision(wire.ActionBackOff, ClassProtocol)
 		d.isViolation = true
@@ -289,6 +294,9 @@ func failureError(f *wire.Failure, d decision) *Error {
 	if e.Err == nil {
 		e.Err = withoutURL(f)
 	}
+	if d.panicked != nil {
+		e.Err = fmt.Errorf("%w (and %w)", e.Err, d.panicked)
+	}
 	return e
 }
 
@@ -296,13 +304,16 @@ func failureError(f *wire.Failure, d decision) *Error {
 func withoutURL(f *wire.Failure) error {
 	var withURL *url.Error
 	var detected *wire.CodeError
+	var late *dialTimeoutError
 	switch {
+	case f.Stage == wire.StageDial && errors.As(f.Err, &late):
+		return &dialTimeoutError{late.after, withoutURL(&wire.Failure{Stage: f.Stage, Err: late.err})}
 	case f.Stage == wire.StageUpgrade && f.Status == http.StatusSwitchingProtocols && f.Err != nil:
 		return fmt.Errorf("not a WebSocket handshake: %s", peerText(f.Err.Error()))
 	case f.Stage == wire.StageUpgrade:
 		return fmt.Errorf("server answered %d %s", f.Status, http.StatusText(f.Status))
 	case errors.As(f.Err, &detected):
-		return detected
+		return f.Err
 	case f.Code != 0:
 		return errors.New("peer closed the connection")
 	case errors.As(f.Err, &withURL):

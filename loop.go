@@ -55,10 +55,12 @@ type loop struct {
 	refreshedAt         time.Time // when an attempt last followed at once on a refused credential
 
 	finality finality // what ends the client
+
+	encodePanics int // of Encode since the last stable connection
 }
 
 // link is what the loop knows of one connection. A new connection is a new
-// link, so nothing of an old one survives in it, and two may exist at once.
+// link, so nothing of an old one survives in it.
 type link struct {
 	conn  *conn
 	codec wire.Codec
@@ -94,6 +96,7 @@ func newLoop(c *Client) *loop {
 	l := &loop{c: c, policy: newPolicy(c.cfg.Backoff, c.cfg.DialTimeout)}
 	l.dialer = &dialer{cfg: &c.cfg, inbox: &c.inbox, goroutines: &c.goroutines}
 	l.window = newWindow(c.cfg.traits.Sessions, &c.admission, &c.counters)
+	l.window.notify = c.notify
 	l.registry = registry{traits: &c.cfg.traits, routes: &c.routes}
 	l.state = c.state.Load()
 	l.timer = time.AfterFunc(forever, func() { c.inbox.post(elapsed{}) })
@@ -219,10 +222,9 @@ func (l *loop) end(err error) {
 		return
 	}
 	l.ended = true
-	closed := &Error{Op: "client", Class: ClassClosed, Err: ErrClosed}
 	l.state.Cause = err
 	if err == nil {
-		l.state.Cause = closed
+		l.state.Cause = errClientClosed()
 	}
 	l.c.admission.close(l.state.Cause)
 	code := l.c.cfg.traits.CloseCode
@@ -236,6 +238,7 @@ func (l *loop) end(err error) {
 	}
 	for _, s := range l.registry.subs {
 		s.queue.finish(err)
+		s.endedByClient.Store(true)
 		l.enterSub(s, SubState{Phase: SubEnded, Err: err})
 	}
 	if l.cancelAttempt != nil {

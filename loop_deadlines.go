@@ -104,6 +104,7 @@ func (l *loop) checkStable(k *link) {
 	}
 	k.stable = true
 	l.policy.forgetFailures()
+	l.encodePanics = 0
 }
 
 // hasReceived reports whether a subscription received a message on the

@@ -28,6 +28,8 @@ type testOwner struct {
 
 func (o testOwner) roomAvailable() {}
 
+func (testOwner) messagesDropped(uint64) {}
+
 func (o testOwner) positionProcessed(gen uint64, p Position) {
 	if o.processed != nil {
 		o.processed(gen, p)
