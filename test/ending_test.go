@@ -79,7 +79,7 @@ var endings = []permanentRow{
 		[]failure{{status: 401}, {code: 1008}}, limpet.ClassAuth, limpet.Options{}},
 	{"the same with `Options.Auth`, within 60 s", second, repeated, waits,
 		[]failure{{status: 401}, {code: 1008}}, limpet.ClassAuth, withAuth},
-	{"status 101 that is no WebSocket handshake", atOnce, repeated, waits,
+	{"status 101 that is not a WebSocket handshake", atOnce, repeated, waits,
 		[]failure{{status: 101}}, limpet.ClassNotWebSocket, limpet.Options{}},
 	{"status 101 without the subprotocol (`ErrSubprotocol`)", atOnce, repeated, waits,
 		[]failure{{status: noSubprotocol}}, limpet.ClassProtocol, limpet.Options{}},
@@ -465,35 +465,6 @@ func TestFatalErrorFrameDecides(t *testing.T) {
 			})
 		})
 	}
-}
-
-// Credentials that live for 45 s: each was taken, so none is a second refusal.
-func TestWelcomeForgetsARefusedCredential(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
-		s := newFailingServer(t, func(int) *failure { return nil })
-		s.afterwards = func(p *scriptedConn) {
-			time.Sleep(45 * time.Second)
-			p.ws.Close(4100, "")
-		}
-		c := s.start(t, withAuth)
-		time.Sleep(time.Hour)
-		if n := len(s.made()); c.State().Phase == limpet.Ended || n < 70 || n > 82 {
-			t.Errorf("%d attempts in an hour: %v", n, c.Err())
-		}
-	})
-}
-
-// A server that takes each credential and then refuses it is not hammered.
-func TestRefusedAfterEachWelcomeIsNoHammer(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
-		s := newFailingServer(t, func(int) *failure { return nil })
-		s.afterwards = func(p *scriptedConn) { p.ws.Close(4100, "") }
-		c := s.start(t, withAuth)
-		time.Sleep(time.Hour)
-		if n := len(s.made()); c.State().Phase == limpet.Ended || n < 60 || n > 300 {
-			t.Errorf("%d attempts in an hour: %v", n, c.Err())
-		}
-	})
 }
 
 // A server that names a time will be there then, ready before or not.
