@@ -7,12 +7,13 @@ import (
 	"slices"
 	"time"
 
+	"github.com/limpet-go/limpet/internal/fifo"
 	"github.com/limpet-go/limpet/wire"
 )
 
 const (
 	maxWriteBytes     = 64 << 10               // of messages in one write: control frames get their turn after it
-	maxAsking         = 256                    // subscriptions asked for and not answered
+	maxAskedAtOnce    = 256                    // subscriptions in one write
 	closeFrameTimeout = 100 * time.Millisecond // Close waits for the close frame
 	fatalCloseTimeout = time.Second            // for the close frame that follows a fatal error frame
 )
@@ -68,12 +69,17 @@ type link struct {
 	start        *wire.Frames // the codec's first frames; nil once written
 	ops          []wire.Op
 	toAsk        []*Subscription
-	asking       int       // subscriptions asked for and not answered
+	asks         uint64    // requests for subscriptions so far
+	asked        []ask     // requests that are not written yet
 	writing      bool      // a write is in progress
 	writeStarted time.Time // when it started
 	unencoded    bool      // the last write left operations to encode
 	writeErr     error
 	byeSent      bool // the server knows that the session has ended
+
+	unanswered   fifo.Queue[ask] // requests that are written, oldest first
+	answeredUpTo uint64          // the latest request that was answered
+	answeredAt   time.Time       // when
 
 	// Signs of life.
 	heartbeat  time.Duration
@@ -158,7 +164,7 @@ func (l *loop) expectsEvents() bool {
 	case Connecting, Handshaking:
 		return true
 	case Ready:
-		return l.link.writing || l.link.asking > 0 || l.window.pending > 0
+		return l.link.writing || l.link.unanswered.Len() > 0 || l.window.pending > 0
 	}
 	return false
 }
@@ -191,21 +197,21 @@ func (l *loop) endSub(s *Subscription, err error) {
 // releaseSub takes s out of the registry and unsubscribes at the server. It
 // reports false if s has ended already.
 func (l *loop) releaseSub(s *Subscription) bool {
-	phase := s.state.Load().Phase
-	if phase == SubEnded {
+	if s.state.Load().Phase == SubEnded {
 		return false
 	}
 	l.registry.remove(s)
 	if !l.askedOnLink(s) {
 		return true
 	}
-	if phase == SubPending {
-		l.link.asking--
-	}
 	if l.c.cfg.traits.Unsubscribe {
-		l.link.ops = append(l.link.ops, wire.Op{Kind: wire.OpUnsubscribe, Key: s.key, Cmd: s.key*4 + 2, Name: s.wireName, Topic: s.topic})
+		l.link.unsubscribe(s)
 	}
 	return true
+}
+
+func (k *link) unsubscribe(s *Subscription) {
+	k.ops = append(k.ops, wire.Op{Kind: wire.OpUnsubscribe, Key: s.key, Cmd: s.key*4 + 2, Name: s.wireName, Topic: s.topic})
 }
 
 // askedOnLink reports whether s was asked for on the connection in use.

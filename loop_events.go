@@ -127,6 +127,9 @@ const maxReplies = 1024
 
 // handleSubscription handles what concerns s. Its queue has received it already.
 func (l *loop) handleSubscription(k *link, s *Subscription, ev *wire.Event) {
+	if ev.Key != 0 && ev.Key != s.key {
+		return // the answer to an earlier request, which was withdrawn
+	}
 	pending := s.state.Load().Phase == SubPending
 	switch ev.Kind {
 	case wire.EventSubscribed, wire.EventReset:
@@ -134,7 +137,7 @@ func (l *loop) handleSubscription(k *link, s *Subscription, ev *wire.Event) {
 			l.c.notify.post(LossReported{s.topic, Reset, ev.Cause})
 		}
 		if pending {
-			k.asking--
+			k.answered(s, l.now)
 			s.refusals, s.askAgainAt = 0, time.Time{}
 			if ev.Name != "" {
 				s.wireName = ev.Name
@@ -148,7 +151,7 @@ func (l *loop) handleSubscription(k *link, s *Subscription, ev *wire.Event) {
 			if ev.Code == 0 && ev.Key == 0 {
 				return // by its name: the end of an earlier subscription to the same topic
 			}
-			k.asking--
+			k.answered(s, l.now)
 		}
 		if ev.Code == 0 {
 			l.endSub(s, nil)
@@ -170,10 +173,7 @@ func (l *loop) refused(s *Subscription, ev *wire.Event) {
 	s.refusals++
 	pause := min(ev.Retry, maxRetryAfter)
 	more := max(pause, l.c.cfg.Backoff.Initial) * time.Duration(min(s.refusals, 10))
-	s.askAgainAt = l.now.Add(pause + more/2 + uniform(more/2))
-	if l.askAgainAt.IsZero() || s.askAgainAt.Before(l.askAgainAt) {
-		l.askAgainAt = s.askAgainAt
-	}
+	l.askAgainAfter(s, pause+more/2+uniform(more/2))
 	l.enterSub(s, SubState{Phase: SubPending, Err: err})
 }
 
@@ -196,6 +196,7 @@ func (e wrote) apply(l *loop) {
 		e.conn.Kill()
 		return
 	}
+	k.noteWritten(l.now)
 	if !l.c.cfg.traits.Acks && e.through > 0 {
 		l.window.written(e.through)
 	}

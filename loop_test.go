@@ -5,6 +5,7 @@ import (
 	"errors"
 	"flag"
 	"net/http"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"testing"
@@ -204,5 +205,36 @@ func TestIdleClientsReadTheClock(t *testing.T) {
 				t.Fatalf("round %d: an id of %v has the time %v", i, time.Now(), time.Unix(s, ns))
 			}
 		}
+	})
+}
+
+// A subscription that was not answered before is asked for in a write of its own:
+// it may be the reason why a whole request was not answered.
+func TestUnansweredIsAskedForAlone(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		c := offline(t)
+		c.inbox.post(step(func(l *loop) {
+			k := &link{conn: &conn{gen: 1}}
+			for i := range 6 {
+				s, err := newSubscription(c, string(rune('a'+i)), nil)
+				if err != nil {
+					t.Error(err)
+					return
+				}
+				l.registry.add(s)
+				if i == 2 || i == 3 {
+					s.timeouts = 1
+				}
+				k.toAsk = append(k.toAsk, s)
+			}
+			var writes []int
+			for len(k.toAsk) > 0 {
+				writes = append(writes, len(l.askForMore(k, nil)))
+			}
+			if want := []int{2, 1, 1, 2}; !slices.Equal(writes, want) {
+				t.Errorf("writes of %v requests, want %v", writes, want)
+			}
+		}))
+		synctest.Wait()
 	})
 }

@@ -48,6 +48,7 @@ type queue struct {
 	discarded   bool  // by discard: what waited was dropped
 
 	generation uint64 // the connection whose events are accepted; 0: none
+	key        uint64 // events with another key are not accepted; 0: any
 	receiver   sequence.Receiver
 	detected   *wire.Event // a loss that the server did not report, for offer to return
 
@@ -80,6 +81,13 @@ func newQueue(topic string, o *SubscribeOptions, t wire.Traits, owner queueOwner
 		q.tracker.committed = o.Position
 	}
 	return q
+}
+
+// expectKey makes key the only one whose events are accepted.
+func (q *queue) expectKey(key uint64) {
+	q.mu.Lock()
+	q.key = key
+	q.mu.Unlock()
 }
 
 // fence rejects every event of the current connection: the position stays until
@@ -150,11 +158,14 @@ func (q *queue) grant() wire.Credit {
 	return q.granted
 }
 
-// offer accepts events of connection gen, in wire order. It does not block. It
+// offer accepts events of connection gen, in wire order, all with one key. It does not block. It
 // returns the losses that the server did not report. An error is a violation by
 // the server; the events before it were accepted.
 func (q *queue) offer(gen uint64, events []wire.Event) (detected []wire.Event, err error) {
 	q.mu.Lock()
+	if key := events[0].Key; key != q.key && key != 0 && q.key != 0 {
+		events = nil // of a request that was withdrawn
+	}
 	for i := range events {
 		if err = q.accept(gen, &events[i]); err != nil {
 			break

@@ -3,6 +3,7 @@ package limpet
 import (
 	"slices"
 	"sync/atomic"
+	"time"
 
 	"github.com/limpet-go/limpet/wire"
 )
@@ -21,7 +22,16 @@ type registry struct {
 func (r *registry) add(s *Subscription) {
 	r.lastKey++
 	s.key = r.lastKey
+	s.queue.expectKey(s.key)
 	r.subs = append(r.subs, s)
+	r.changed = true
+}
+
+// renewKey gives s a new key: what is addressed to the old one counts no more.
+func (r *registry) renewKey(s *Subscription) {
+	r.lastKey++
+	s.key, s.wireName = r.lastKey, ""
+	s.queue.expectKey(s.key)
 	r.changed = true
 }
 
@@ -46,10 +56,10 @@ func (r *registry) named(topic string) *Subscription {
 
 // startConnection prepares every subscription for connection gen, which fences
 // earlier ones, and returns those that the handshake carries.
-func (r *registry) startConnection(gen uint64) []wire.Subscribe {
+func (r *registry) startConnection(gen uint64, now time.Time) []wire.Subscribe {
 	var carried []wire.Subscribe
 	for _, s := range r.subs {
-		if len(carried) < r.traits.StartSubs {
+		if len(carried) < r.traits.StartSubs && s.timeouts == 0 && !s.mustWait(now) {
 			carried = append(carried, s.request(gen))
 			s.askedGeneration = gen
 		} else {
@@ -61,9 +71,12 @@ func (r *registry) startConnection(gen uint64) []wire.Subscribe {
 
 // positions returns the subscriptions with their positions, for a cursor in the
 // URL. No connection can move the positions, because the last one was fenced.
-func (r *registry) positions() []wire.Subscribe {
+func (r *registry) positions(now time.Time) []wire.Subscribe {
 	var subs []wire.Subscribe
 	for _, s := range r.subs {
+		if s.mustWait(now) {
+			continue
+		}
 		last, based := s.queue.resumePosition()
 		subs = append(subs, s.wireSubscribe(last, based, wire.Credit{}))
 	}

@@ -79,8 +79,10 @@ type Subscription struct {
 	wireName string
 
 	askedGeneration uint64    // the connection on which it was asked for; 0: none
+	askNumber       uint64    // of the last request, see link.asks
 	refusals        int       // in a row
-	askAgainAt      time.Time // after a refusal that is not final
+	timeouts        int       // requests in a row without an answer
+	askAgainAt      time.Time // not before: after a refusal that is not final, or no answer; zero: at any time
 }
 
 // String names the subscription by its topic.
