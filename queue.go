@@ -134,14 +134,25 @@ func (q *queue) allowance() wire.Credit {
 	}
 }
 
-// roomToReport reports whether enough room is free for another grant. Once it has
-// returned true it returns false until grant is called; mu is held.
+// roomToReport reports whether enough room is free for another grant: half of
+// the limits, or any room if the server has used its credit and nothing waits.
+// After it has returned true it returns false until grant is called; mu is held.
 func (q *queue) roomToReport() bool {
 	if q.roomReported || q.finishing {
 		return false
 	}
 	c := q.allowance()
-	if c.N < q.granted.N+uint64(max(1, q.delivery.Buffer/2)) && c.Bytes < q.granted.Bytes+uint64(max(1, q.delivery.Bytes/2)) {
+	step := wire.Credit{N: uint64(max(1, q.delivery.Buffer/2)), Bytes: uint64(max(1, q.delivery.Bytes/2))}
+	if q.messages == 0 {
+		// The consumer waits, and with ManualAck half of the room may never come free.
+		if q.used.N >= q.granted.N {
+			step.N = 1
+		}
+		if q.used.Bytes >= q.granted.Bytes {
+			step.Bytes = 1
+		}
+	}
+	if c.N < q.granted.N+step.N && c.Bytes < q.granted.Bytes+step.Bytes {
 		return false
 	}
 	q.roomReported = true

@@ -24,9 +24,14 @@ func testQueue(d Delivery, manual bool, t wire.Traits) *queue {
 // testOwner ignores what the queue reports, except to the function it may have.
 type testOwner struct {
 	processed func(gen uint64, p Position)
+	room      func()
 }
 
-func (o testOwner) roomAvailable() {}
+func (o testOwner) roomAvailable() {
+	if o.room != nil {
+		o.room()
+	}
+}
 
 func (o testOwner) positionProcessed(gen uint64, p Position) {
 	if o.processed != nil {
@@ -91,7 +96,7 @@ func TestProcessedIsToldAcrossALoss(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		q := testQueue(Delivery{Buffer: 8, Overflow: DropOldest}, true, wire.Traits{Processed: wire.ProcessedCumulative})
 		var reported []uint64
-		q.owner = testOwner{func(_ uint64, p Position) { reported = append(reported, p.Offset) }}
+		q.owner = testOwner{processed: func(_ uint64, p Position) { reported = append(reported, p.Offset) }}
 		offerAll(t, q, subscribedAt(0), dataAt(1, 0), gapTo(1, 3), dataAt(4, 3))
 		ms, err := q.take(context.Background(), nil, 8, true, processedRun{})
 		if err != nil || len(ms) != 3 {
@@ -312,5 +317,42 @@ func TestNamesAreBounded(t *testing.T) {
 	n.set(8, "other")
 	if len(n.keys) != 2 || len(n.names) != 2 || n.keys[n.names[7]] != 7 || n.keys["other"] != 8 {
 		t.Errorf("%d names of 2 subscriptions", len(n.keys))
+	}
+}
+
+// Credit is reported in large pieces while messages wait, and at once when the
+// server has used all of it and nothing waits.
+func TestCreditIsReportedInLargePieces(t *testing.T) {
+	const buffer, total = 100, 1000
+	q := testQueue(Delivery{Buffer: buffer, Overflow: Block}, false, wire.Traits{Credit: true})
+	reports := 0
+	q.owner = testOwner{room: func() { reports++ }}
+	offerAll(t, q, subscribedAt(0))
+	sent := uint64(0)
+	send := func() {
+		for granted := q.grant(); sent < granted.N && sent < total; {
+			sent++
+			offerAll(t, q, dataAt(sent, sent-1))
+		}
+	}
+	send()
+	var processed processedRun
+	for got := 0; got < total; got++ {
+		ms, err := q.take(context.Background(), nil, 1, false, processed)
+		if err != nil {
+			t.Fatal(err)
+		}
+		processed = processedRun{ms[0].number, &ms[0]}
+		before := reports
+		if q.mu.Lock(); q.roomReported {
+			before--
+		}
+		q.mu.Unlock()
+		if before < reports {
+			send()
+		}
+	}
+	if reports > 2*total/buffer+1 {
+		t.Errorf("%d reports for %d messages, Buffer %d", reports, total, buffer)
 	}
 }

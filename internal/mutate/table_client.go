@@ -241,4 +241,20 @@ var ofClient = []mutation{
 		test:    "-run ^TestRefusalOutlivesTheConnection$ ./test",
 		says:    "within ten minutes",
 	},
+	{
+		name:    "queue: credit only for half of the room",
+		file:    "queue.go",
+		search:  "\tif q.messages == 0 {\n",
+		replace: "\tif q.messages < 0 {\n",
+		test:    "-run ^TestManualAckSlidingWindow$ .",
+		says:    "kept: context deadline",
+	},
+	{
+		name:    "queue: credit for every message",
+		file:    "queue.go",
+		search:  "\tif q.messages == 0 {\n",
+		replace: "\tif q.messages >= 0 {\n",
+		test:    "-run ^TestCreditIsReportedInLargePieces$ .",
+		says:    "reports for",
+	},
 }
