@@ -3,6 +3,7 @@ package limpet
 import (
 	"context"
 	"errors"
+	"maps"
 	"runtime"
 	"slices"
 	"time"
@@ -33,7 +34,7 @@ type loop struct {
 	state        State
 	window       *window
 	registry     registry
-	draining     []*Subscription // ended, their consumers still taking
+	draining     map[*Subscription]struct{} // ended, their consumers not done
 	shuttingDown bool
 	ended        bool
 
@@ -188,9 +189,7 @@ func (l *loop) enterSub(s *Subscription, st SubState) {
 // endSub ends s. Its consumers can still take what is waiting.
 func (l *loop) endSub(s *Subscription, err error) {
 	l.registry.remove(s)
-	s.queue.finish(err)
-	l.forgetDrained()
-	l.draining = append(l.draining, s)
+	l.drain(s, err)
 	l.enterSub(s, SubState{Phase: SubEnded, Err: err})
 }
 
@@ -241,7 +240,7 @@ func (l *loop) end(err error) {
 		l.discardWaiting()
 	}
 	for _, s := range l.registry.subs {
-		s.queue.finish(err)
+		s.queue.finish(err, false)
 		l.enterSub(s, SubState{Phase: SubEnded, Err: err})
 	}
 	if l.cancelAttempt != nil {
@@ -257,18 +256,23 @@ func (l *loop) discardWaiting() {
 }
 
 // consumed returns the subscriptions whose consumers may still be taking.
-func (l *loop) consumed() []*Subscription { return slices.Concat(l.registry.subs, l.draining) }
+func (l *loop) consumed() []*Subscription {
+	return slices.AppendSeq(slices.Clone(l.registry.subs), maps.Keys(l.draining))
+}
+
+// drain ends the stream of s once its consumers have taken what is waiting;
+// consumersDone follows.
+func (l *loop) drain(s *Subscription, err error) {
+	if l.draining == nil {
+		l.draining = make(map[*Subscription]struct{})
+	}
+	l.draining[s] = struct{}{}
+	s.queue.finish(err, s.acksOwed)
+}
 
 // nothingPending reports whether every message has its outcome and the consumers
-// of ended subscriptions have taken everything: Shutdown may end the client.
-func (l *loop) nothingPending() bool { return l.window.pending == 0 && l.forgetDrained() }
-
-// forgetDrained forgets the ended subscriptions whose consumers have taken
-// everything and reports whether none is left.
-func (l *loop) forgetDrained() bool {
-	l.draining = slices.DeleteFunc(l.draining, func(s *Subscription) bool { return s.queue.drained() })
-	return len(l.draining) == 0
-}
+// of ended subscriptions are done: Shutdown may end the client.
+func (l *loop) nothingPending() bool { return l.window.pending == 0 && len(l.draining) == 0 }
 
 // cleanUp waits for the goroutines of an ended client.
 func (l *loop) cleanUp() {

@@ -253,6 +253,12 @@ func (l *loop) disconnect(k *link, code uint16, reason string) {
 			l.enterSub(s, SubState{Phase: SubPending, Generation: st.Generation})
 		}
 	}
+	for s := range l.draining {
+		if s.acksOwed {
+			s.acksOwed = false
+			s.queue.forgoAcks()
+		}
+	}
 	timeout := closeTimeout
 	if l.ended || l.shuttingDown {
 		timeout = closeFrameTimeout

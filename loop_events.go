@@ -334,7 +334,7 @@ type sendProcessed struct {
 
 func (e sendProcessed) apply(l *loop) {
 	s := e.s
-	if !l.askedOnLink(s) || l.link.conn.gen != e.gen || s.state.Load().Phase == SubEnded {
+	if !l.askedOnLink(s) || l.link.conn.gen != e.gen || s.state.Load().Phase == SubEnded && !s.acksOwed {
 		return
 	}
 	k := l.link
@@ -347,6 +347,19 @@ func (e sendProcessed) apply(l *loop) {
 		}
 	}
 	k.ops = append(k.ops, wire.Op{Kind: wire.OpAck, Key: s.key, Name: s.wireName, Position: e.position})
+}
+
+// consumersDone follows when the consumers of a subscription that has ended have
+// taken everything, and after their sendProcessed.
+type consumersDone struct{ s *Subscription }
+
+func (e consumersDone) apply(l *loop) {
+	s := e.s
+	delete(l.draining, s)
+	if s.acksOwed && l.askedOnLink(s) && l.c.cfg.traits.Unsubscribe {
+		l.link.unsubscribe(s)
+	}
+	s.acksOwed = false
 }
 
 // reconnectNow ends the wait for the next attempt. It changes nothing if no
@@ -369,9 +382,13 @@ func (shutdown) apply(l *loop) {
 	l.shuttingDown = true
 	l.c.admission.close(&Error{Op: "client", Class: ClassClosed, Err: ErrClosed})
 	for _, s := range append([]*Subscription(nil), l.registry.subs...) {
-		l.releaseSub(s)
-		s.queue.finish(nil)
-		l.draining = append(l.draining, s)
+		if l.c.cfg.traits.Processed != wire.ProcessedNothing && l.askedOnLink(s) {
+			s.acksOwed = true // released by consumersDone
+			l.registry.remove(s)
+		} else {
+			l.releaseSub(s)
+		}
+		l.drain(s, nil)
 		l.enterSub(s, SubState{Phase: SubEnded})
 	}
 	l.state.Draining = true

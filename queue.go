@@ -12,9 +12,12 @@ import (
 
 // queueOwner is what a queue reports to, never under its lock.
 type queueOwner interface {
-	// roomAvailable reports that consumers made room for more messages, or that
-	// the stream has ended and the last message was delivered.
+	// roomAvailable reports that consumers made room for more messages.
 	roomAvailable()
+
+	// streamDrained reports that the stream has ended and that consumers have
+	// taken everything. No positionProcessed that the server is to learn follows.
+	streamDrained()
 
 	// positionProcessed reports that the message at p, received on connection
 	// gen, was processed. If the server acknowledges cumulatively, so was every
@@ -46,6 +49,11 @@ type queue struct {
 	endErr      error // why; nil for a clean end
 	ended       bool  // nothing more will be taken
 	discarded   bool  // by discard: what waited was dropped
+
+	bodies        int  // loop bodies of consumers that have not finished
+	reporting     int  // calls of positionProcessed that have not returned
+	awaitAcks     bool // the stream is drained only when what consumers took is acknowledged
+	drainReported bool
 
 	generation uint64 // the connection whose events are accepted; 0: none
 	key        uint64 // events with another key are not accepted; 0: any
@@ -355,18 +363,33 @@ func (q *queue) wakeConsumer() {
 }
 
 // finish ends the stream after the messages that wait. err is the last thing
-// that consumers get; nil for a clean end.
-func (q *queue) finish(err error) {
+// that consumers get; nil for a clean end. With awaitAcks the stream is drained
+// only when consumers have processed what they took.
+func (q *queue) finish(err error, awaitAcks bool) {
 	q.mu.Lock()
 	if !q.finishing {
 		q.finishing, q.endErr = true, err
 	}
-	end := q.endIfEmpty()
+	q.awaitAcks, q.drainReported = awaitAcks, false
+	q.endIfEmpty()
+	drained := q.drainToReport()
 	q.mu.Unlock()
-	if end {
-		q.owner.roomAvailable()
+	if drained {
+		q.owner.streamDrained()
 	}
 	q.wakeConsumer()
+}
+
+// forgoAcks ends the wait for acknowledgements: the server cannot learn them any
+// more.
+func (q *queue) forgoAcks() {
+	q.mu.Lock()
+	q.awaitAcks = false
+	drained := q.drainToReport()
+	q.mu.Unlock()
+	if drained {
+		q.owner.streamDrained()
+	}
 }
 
 // discard ends the stream now; messages that wait are dropped and counted.
@@ -385,7 +408,11 @@ func (q *queue) discard(err error) {
 			close(q.discardSignal)
 		}
 	}
+	drained := q.drainToReport()
 	q.mu.Unlock()
+	if drained {
+		q.owner.streamDrained()
+	}
 	q.wakeConsumer()
 }
 
@@ -406,20 +433,22 @@ func (q *queue) progressCount() uint64 {
 	return q.received + q.gaps + q.resets
 }
 
-// drained reports whether the stream has ended and everything in it was
-// delivered or dropped.
-func (q *queue) drained() bool {
-	q.mu.Lock()
-	defer q.mu.Unlock()
-	return q.ended && q.held == 0 && !q.lossHeld
-}
-
-// endIfEmpty ends a stream that finishes, once nothing waits. It reports whether
-// it did; mu is held.
-func (q *queue) endIfEmpty() bool {
-	if !q.finishing || q.ended || q.items.Len() > 0 {
+// drainToReport reports whether the stream is drained: it has ended, and everything
+// in it was delivered or dropped. It returns true only once; mu is held.
+func (q *queue) drainToReport() bool {
+	if q.drainReported || !q.ended || q.held > 0 || q.lossHeld || q.reporting > 0 {
 		return false
 	}
-	q.ended = true
+	if q.awaitAcks && !q.discarded && (q.bodies > 0 || q.manualAck && q.tracker.unacked.Len() > 0) {
+		return false
+	}
+	q.drainReported = true
 	return true
+}
+
+// endIfEmpty ends a stream that finishes, once nothing waits; mu is held.
+func (q *queue) endIfEmpty() {
+	if q.finishing && q.items.Len() == 0 {
+		q.ended = true
+	}
 }

@@ -74,7 +74,7 @@ func TestProgressModel(t *testing.T) {
 				ms := open[i].ms
 				open = append(open[:i], open[i+1:]...)
 				q.mu.Lock()
-				processed := q.tracker.acknowledge(processedRun{ms[0].number, &ms[len(ms)-1]})
+				processed := q.reported(q.tracker.acknowledge(processedRun{first: ms[0].number, last: &ms[len(ms)-1]}))
 				q.mu.Unlock()
 				q.reportProcessed(processed)
 				for _, m := range ms {

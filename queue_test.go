@@ -33,6 +33,8 @@ func (o testOwner) roomAvailable() {
 	}
 }
 
+func (o testOwner) streamDrained() {}
+
 func (o testOwner) positionProcessed(gen uint64, p Position) {
 	if o.processed != nil {
 		o.processed(gen, p)
@@ -342,7 +344,7 @@ func TestCreditIsReportedInLargePieces(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		processed = processedRun{ms[0].number, &ms[0]}
+		processed = processedRun{first: ms[0].number, last: &ms[0]}
 		before := reports
 		if q.mu.Lock(); q.roomReported {
 			before--
