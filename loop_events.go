@@ -264,10 +264,16 @@ func (r *Receipt) apply(l *loop) {
 	}
 }
 
-// flush closes done when every message admitted before it has its outcome.
-type flush struct{ done chan struct{} }
+// flush replies with a point that is completed when every message admitted before
+// has its outcome.
+type flush struct{ reply chan<- *flushPoint }
 
-func (e flush) apply(l *loop) { l.window.addFlushPoint(e.done) }
+func (e flush) apply(l *loop) { e.reply <- l.window.addFlushPoint() }
+
+// leaveFlush follows when a caller waits no more for a point that it was given.
+type leaveFlush struct{ point *flushPoint }
+
+func (e leaveFlush) apply(l *loop) { l.window.leaveFlushPoint(e.point) }
 
 // listPending replies with the receipts that have no outcome.
 type listPending struct{ reply chan []*Receipt }

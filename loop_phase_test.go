@@ -96,7 +96,7 @@ var transitions = []transition{
 		return after(2)
 	}, "ended", "ended", "", "ended"},
 	{"`publish`, a `Receipt`, `flush`, `listPending`", func(*loop) event {
-		return inTurn{publish{make([]Receipt, 2)}, new(Receipt), flush{make(chan struct{})}, listPending{make(chan []*Receipt, 1)}}
+		return inTurn{publish{make([]Receipt, 2)}, new(Receipt), flush{make(chan *flushPoint, 1)}, leaveFlush{new(flushPoint)}, listPending{make(chan []*Receipt, 1)}}
 	}, "", "", "", ""},
 	{"`subscribe`, `unsubscribe`, `grantCredit`, `sendProcessed`, `consumersDone`", func(l *loop) event {
 		s, err := newSubscription(l.c, "a", nil)

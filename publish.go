@@ -140,14 +140,21 @@ func (c *Client) Receipts() iter.Seq[*Receipt] {
 // success: the receipts say which it was. When the client ends, every message
 // gets its outcome and Flush returns nil.
 func (c *Client) Flush(ctx context.Context) error {
-	f := flush{make(chan struct{})}
-	c.inbox.post(f) // if it is refused the client is ending: wait for done
+	reply := make(chan *flushPoint, 1)
+	c.inbox.post(flush{reply}) // if it is refused the client is ending: wait for done
+	var point *flushPoint
 	select {
-	case <-f.done:
+	case point = <-reply: // at once: the loop never blocks
+	case <-c.done:
+		return nil
+	}
+	select {
+	case <-point.completed:
 		return nil
 	case <-c.done:
 		return nil
 	case <-ctx.Done():
+		c.inbox.post(leaveFlush{point})
 		return ctx.Err()
 	}
 }

@@ -16,32 +16,32 @@ import (
 // outcome before it was sent leaves a slot, which is sent as a void message
 // (docs/protocol.md, section 0, D2).
 type window struct {
-	sessions        bool // the dialect has sessions: slots are numbered and resent
-	admission       *admission
-	counters        *counters
-	origin          time.Time // origin of timestamp
-	slots           fifo.Queue[*Receipt]
-	firstSeq        uint64       // sequence number of the first slot
-	settledID       wire.ID      // id of the message numbered firstSeq-1, the uplink tag
-	nextToSend      int          // index of the first slot not sent on this connection
-	highestSent     uint64       // highest sequence number sent in this session epoch
-	bytesSent       uint64       // payload bytes sent on this connection
-	credit          wire.Credit  // the server's, for this connection
-	pending         int          // receipts without an outcome
-	nextExpiry      time.Time    // no TTL ends before it; zero: no TTL
-	flushPoints     []flushPoint // the last one is open
-	firstFlushPoint uint32       // number of flushPoints[0]
-	oneByOneUpTo    uint64       // up to this sequence number a frame carries one message: a batch was too big
-	resolved        [2]int       // outcomes to be published are in slots [from, to)
-	freedBytes      int          // payload bytes that they held
-	woken           int          // outcomes that a caller waited for, since the loop last read it
+	sessions     bool // the dialect has sessions: slots are numbered and resent
+	admission    *admission
+	counters     *counters
+	origin       time.Time // origin of timestamp
+	slots        fifo.Queue[*Receipt]
+	firstSeq     uint64        // sequence number of the first slot
+	settledID    wire.ID       // id of the message numbered firstSeq-1, the uplink tag
+	nextToSend   int           // index of the first slot not sent on this connection
+	highestSent  uint64        // highest sequence number sent in this session epoch
+	bytesSent    uint64        // payload bytes sent on this connection
+	credit       wire.Credit   // the server's, for this connection
+	pending      int           // receipts without an outcome
+	nextExpiry   time.Time     // no TTL ends before it; zero: no TTL
+	flushPoints  []*flushPoint // by ascending seq; each has a caller of Flush that waits
+	firstPending int           // index before which every slot has its outcome
+	oneByOneUpTo uint64        // up to this sequence number a frame carries one message: a batch was too big
+	resolved     [2]int        // outcomes to be published are in slots [from, to)
+	freedBytes   int           // payload bytes that they held
+	woken        int           // outcomes that a caller waited for, since the loop last read it
 }
 
 // slotPool shares the memory of slots among clients: few are busy at a time.
 var slotPool sync.Pool
 
 func newWindow(sessions bool, a *admission, c *counters) *window {
-	w := &window{sessions: sessions, admission: a, counters: c, origin: time.Now(), firstSeq: 1, flushPoints: make([]flushPoint, 1)}
+	w := &window{sessions: sessions, admission: a, counters: c, origin: time.Now(), firstSeq: 1}
 	w.slots.Pool = &slotPool
 	return w
 }
@@ -49,10 +49,11 @@ func newWindow(sessions bool, a *admission, c *counters) *window {
 // timestamp is now as Receipt.firstSent holds it: nanoseconds, never 0.
 func (w *window) timestamp(now time.Time) int64 { return int64(now.Sub(w.origin)) + 1 }
 
-// flushPoint counts the messages that were admitted between two calls of Flush
-// and have no outcome.
+// flushPoint is what calls of Flush wait for: that the messages up to seq have
+// their outcomes. Calls without a message between them share one.
 type flushPoint struct {
-	pending   int
+	seq       uint64
+	waiters   int
 	completed chan struct{}
 }
 
@@ -66,9 +67,6 @@ func (w *window) uplink() wire.Uplink {
 func (w *window) add(r *Receipt) {
 	w.slots.Push(r)
 	w.pending++
-	last := len(w.flushPoints) - 1
-	w.flushPoints[last].pending++
-	r.flushPoint = w.firstFlushPoint + uint32(last)
 	if d := r.details; d != nil && !d.expires.IsZero() && (w.nextExpiry.IsZero() || d.expires.Before(w.nextExpiry)) {
 		w.nextExpiry = d.expires
 	}
@@ -90,7 +88,6 @@ func (w *window) resolve(i int, o Outcome, err error) {
 		r.details.err = err
 	}
 	w.pending--
-	w.flushPoints[r.flushPoint-w.firstFlushPoint].pending--
 	w.freedBytes += len(r.payload)
 	r.payload = nil
 	if w.resolved[1] == 0 {
@@ -137,23 +134,44 @@ func (w *window) publishOutcomes() {
 		w.slots.Drop(head)
 		w.firstSeq += uint64(head)
 		w.nextToSend = max(0, w.nextToSend-head)
+		w.firstPending = max(0, w.firstPending-head)
 	}
 	w.completeFlushes()
 }
 
-// addFlushPoint closes completed when every message admitted so far has an
-// outcome.
-func (w *window) addFlushPoint(completed chan struct{}) {
-	w.flushPoints[len(w.flushPoints)-1].completed = completed
-	w.flushPoints = append(w.flushPoints, flushPoint{})
+// addFlushPoint returns the point that is completed when every message admitted so
+// far has its outcome.
+func (w *window) addFlushPoint() *flushPoint {
+	if n := len(w.flushPoints); n == 0 || w.flushPoints[n-1].seq != w.lastSeq() {
+		w.flushPoints = append(w.flushPoints, &flushPoint{seq: w.lastSeq(), completed: make(chan struct{})})
+	}
+	point := w.flushPoints[len(w.flushPoints)-1]
+	point.waiters++
 	w.completeFlushes()
+	return point
+}
+
+// leaveFlushPoint removes a point for which nothing waits any more: the outcomes
+// may take long.
+func (w *window) leaveFlushPoint(point *flushPoint) {
+	if point.waiters--; point.waiters > 0 {
+		return
+	}
+	if i := slices.Index(w.flushPoints, point); i >= 0 {
+		w.flushPoints = slices.Delete(w.flushPoints, i, i+1)
+	}
 }
 
 func (w *window) completeFlushes() {
-	for len(w.flushPoints) > 1 && w.flushPoints[0].pending == 0 {
+	for w.firstPending < w.slots.Len() && (*w.slots.At(w.firstPending)).decided != Pending {
+		w.firstPending++
+	}
+	for len(w.flushPoints) > 0 && w.flushPoints[0].seq < w.firstSeq+uint64(w.firstPending) {
 		close(w.flushPoints[0].completed)
 		w.flushPoints = w.flushPoints[1:]
-		w.firstFlushPoint++
+	}
+	if len(w.flushPoints) == 0 {
+		w.flushPoints = nil
 	}
 }
 
@@ -268,11 +286,17 @@ func (w *window) idOf(seq uint64) (wire.ID, bool) {
 // those that it has accepted before (docs/protocol.md, section 4).
 func (w *window) renumber() {
 	kept := fifo.Queue[*Receipt]{Pool: &slotPool}
-	for _, r := range w.slots.All() {
+	nextFlush := 0
+	for i, r := range w.slots.All() {
 		if r.decided == Pending {
 			kept.Push(r)
 		}
+		for nextFlush < len(w.flushPoints) && w.flushPoints[nextFlush].seq == w.firstSeq+uint64(i) {
+			w.flushPoints[nextFlush].seq = uint64(kept.Len())
+			nextFlush++
+		}
 	}
+	w.firstPending = 0
 	dropped := w.slots.Len() - kept.Len()
 	w.slots.Reset()
 	w.slots, w.firstSeq = kept, 1
@@ -467,6 +491,7 @@ func (w *window) close() {
 	}
 	w.publishOutcomes()
 	w.slots.Reset()
+	w.firstPending = 0
 }
 
 const opReceipt = "receipt"

@@ -273,4 +273,20 @@ var ofClient = []mutation{
 		test:    "-run ^TestShutdownAcknowledgesWhatIsProcessed$ ./test",
 		says:    "29 messages were acknowledged, want 30",
 	},
+	{
+		name:    "flush: an abandoned call leaves a flush point",
+		file:    "publish.go",
+		search:  "\t\tc.inbox.post(leaveFlush{point})\n",
+		replace: "",
+		test:    "-run ^TestAbandonedFlushesAreBounded$ .",
+		says:    "left 3 flush points",
+	},
+	{
+		name:    "flush: a new session loses count",
+		file:    "window.go",
+		search:  "w.flushPoints[nextFlush].seq = uint64(kept.Len())",
+		replace: "w.flushPoints[nextFlush].seq = uint64(kept.Len()) + 1",
+		test:    "-run ^TestFlushModel$ .",
+		says:    "not complete",
+	},
 }
