@@ -358,3 +358,80 @@ func TestCreditIsReportedInLargePieces(t *testing.T) {
 		t.Errorf("%d reports for %d messages, Buffer %d", reports, total, buffer)
 	}
 }
+
+// A consumer that leaves messages in the queue wakes another one.
+func TestMoreWaitingWakesAnother(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		q := testQueue(Delivery{Buffer: 8, Overflow: DropOldest}, false, wire.Traits{})
+		ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
+		defer cancel()
+		took := make(chan error, 2)
+		for range 2 {
+			go func() { _, err := q.take(ctx, nil, 1, false, processedRun{}); took <- err }()
+		}
+		synctest.Wait()
+		events := []wire.Event{*subscribedAt(0), *dataAt(1, 0), *dataAt(2, 1)}
+		if _, err := q.offer(1, events); err != nil { // one signal for both
+			t.Fatal(err)
+		}
+		for range 2 {
+			if err := <-took; err != nil {
+				t.Errorf("a message waits and a consumer waits: %v", err)
+			}
+		}
+	})
+}
+
+// An acknowledgement that opens the window of ManualAck wakes a waiting consumer.
+func TestAckWakesAConsumer(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		q := testQueue(Delivery{Buffer: 1, Overflow: DropOldest}, true, wire.Traits{})
+		offerAll(t, q, subscribedAt(0), dataAt(1, 0))
+		ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
+		defer cancel()
+		first, err := q.take(ctx, nil, 1, false, processedRun{})
+		if err != nil {
+			t.Fatal(err)
+		}
+		offerAll(t, q, dataAt(2, 1))
+		took := make(chan error, 1)
+		go func() { _, err := q.take(ctx, nil, 1, false, processedRun{}); took <- err }()
+		synctest.Wait()
+		if len(took) > 0 {
+			t.Fatal("a second message is out with Buffer 1")
+		}
+		first[0].Ack()
+		if err := <-took; err != nil {
+			t.Errorf("the window is open and the consumer waits: %v", err)
+		}
+	})
+}
+
+// What Delivery.Every released and then gave way is not owed from what comes
+// later.
+func TestPaceForgetsWhatWasDropped(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		q := testQueue(Delivery{Buffer: 4, Overflow: DropOldest, Every: time.Second}, false, wire.Traits{})
+		offerAll(t, q, subscribedAt(0), dataAt(1, 0), dataAt(2, 1), dataAt(3, 2), dataAt(4, 3))
+		ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
+		defer cancel()
+		take := func() Message {
+			ms, err := q.take(ctx, nil, 1, false, processedRun{})
+			if err != nil {
+				t.Fatal(err)
+			}
+			return ms[0]
+		}
+		began := time.Now()
+		take() // releases all four
+		for i := range uint64(20) {
+			offerAll(t, q, dataAt(5+i, 4+i)) // what was released gives way
+		}
+		if m := take(); m.Kind != Gap || time.Since(began) > 0 {
+			t.Fatalf("%v after %v, want the gap for what was released", m.Kind, time.Since(began))
+		}
+		if m := take(); time.Since(began) < time.Second {
+			t.Errorf("message %d came %v after the release, want a second", m.Position.Offset, time.Since(began))
+		}
+	})
+}

@@ -152,3 +152,52 @@ func TestFlushModel(t *testing.T) {
 		}
 	}
 }
+
+// A publisher that gives up admits those behind it for which there is room.
+func TestGivingUpAdmitsTheNext(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		a := &admission{freeMessages: 2, freeBytes: 100}
+		ctx, cancel := context.WithCancel(context.Background())
+		large, small := make(chan error, 1), make(chan error, 1)
+		go func() { large <- a.acquire(ctx, 3, 0, true) }()
+		synctest.Wait()
+		go func() { small <- a.acquire(context.Background(), 2, 0, true) }()
+		synctest.Wait()
+		if len(small) > 0 {
+			t.Fatal("the second publisher overtook the first")
+		}
+		cancel()
+		synctest.Wait()
+		if len(small) == 0 || !errors.Is(<-large, context.Canceled) {
+			t.Error("the publisher behind the one that gave up still waits")
+			a.close(ErrClosed)
+		}
+	})
+}
+
+// An admission that comes at the moment at which its publisher gives up is undone:
+// its room goes to the next publisher.
+func TestUndoneAdmissionAdmitsTheNext(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		a := &admission{freeBytes: 100}
+		ctx, cancel := context.WithCancel(context.Background())
+		first, second := make(chan error, 1), make(chan error, 1)
+		go func() { first <- a.acquire(ctx, 1, 0, true) }()
+		synctest.Wait()
+		go func() { second <- a.acquire(context.Background(), 1, 0, true) }()
+		synctest.Wait()
+		a.mu.Lock()
+		cancel() // wakes the first, which needs the lock
+		a.freeMessages++
+		a.admitWaiters() // the first
+		a.mu.Unlock()
+		synctest.Wait()
+		if err := <-first; !errors.Is(err, context.Canceled) {
+			t.Fatalf("the first publisher got %v", err)
+		}
+		if len(second) == 0 {
+			a.close(ErrClosed)
+			t.Error("room is free and the next publisher waits")
+		}
+	})
+}

@@ -349,3 +349,34 @@ func TestRefusalOutlivesTheConnection(t *testing.T) {
 		}
 	})
 }
+
+// An answer forgets earlier refusals: the next one counts as the first again.
+func TestAnswerForgetsRefusals(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		n := 0
+		srv := newDesk(t, 0, func(p *scriptedConn, r request) {
+			refusal := native.Frame{Type: native.TypeUnsub, Unsub: &native.Unsub{Ch: r.channel, Code: native.CodeRateLimited, Retry: 1000}}
+			if n++; n <= 5 {
+				p.sendFrames(refusal)
+				return
+			}
+			p.sendFrames(confirmed(r.channel, 0))
+			if n == 6 {
+				time.AfterFunc(time.Second, func() { p.sendFrames(refusal) })
+			}
+		})
+		c := srv.dial(t)
+		s := subscribe(t, c, "a")
+		if err := s.WaitLive(within(t, time.Hour)); err != nil {
+			t.Fatal(err)
+		}
+		time.Sleep(30 * time.Second)
+		rs := srv.asked("a")
+		if len(rs) != 7 {
+			t.Fatalf("asked %d times, want once more after the refusal of a live subscription", len(rs))
+		}
+		if pause := rs[6].at.Sub(rs[5].at); pause > 3*time.Second+200*time.Millisecond {
+			t.Errorf("asked again %v after it was live, want at most 1 s and twice the second that the server named", pause)
+		}
+	})
+}
