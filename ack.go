@@ -131,6 +131,9 @@ func (r *Receipt) Outcome() Outcome {
 // error: the client still sends the message, and Wait may be called again. Every
 // outcome is known once the client has ended.
 func (r *Receipt) Wait(ctx context.Context) (Ack, error) {
+	if err := checkContext(opReceipt, ctx); err != nil {
+		return Ack{ID: r.id}, err
+	}
 	if r.Outcome() == Pending {
 		if ctx.Done() == nil {
 			<-r.Done()

@@ -29,7 +29,8 @@ func (a *admission) fits(messages, bytes int) bool {
 
 // acquire reserves room for a number of messages and their bytes, all of it or
 // none. If there is not enough it returns ErrWindowFull or, with wait, blocks
-// until there is, ctx ends (ctx's error) or admission is closed (close's error).
+// until there is, ctx ends (ctx's error, with ErrWindowFull) or admission is closed
+// (close's error).
 func (a *admission) acquire(ctx context.Context, messages, bytes int, wait bool) error {
 	if err := ctx.Err(); err != nil {
 		return err
@@ -64,7 +65,7 @@ func (a *admission) acquire(ctx context.Context, messages, bytes int, wait bool)
 		if other == w {
 			a.waiters = append(a.waiters[:i], a.waiters[i+1:]...)
 			a.admitWaiters() // a smaller request behind this one may fit
-			return ctx.Err()
+			return joinReason(ErrWindowFull, ctx.Err())
 		}
 	}
 	// ctx ended at the moment of the admission, or of close: w is no longer in
@@ -75,7 +76,7 @@ func (a *admission) acquire(ctx context.Context, messages, bytes int, wait bool)
 	a.freeMessages += messages
 	a.freeBytes += bytes
 	a.admitWaiters()
-	return ctx.Err()
+	return joinReason(ErrWindowFull, ctx.Err())
 }
 
 // release returns room to the window and admits those who wait for it.

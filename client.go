@@ -26,6 +26,7 @@ type Client struct {
 	routes    atomic.Pointer[routes]
 	notify    *notifier
 	done      chan struct{}
+	closed    atomic.Bool // by Close, which the loop may not know yet
 
 	goroutines goroutines
 
@@ -51,8 +52,7 @@ func New(url string, o *Options) (*Client, error) {
 	c.inbox.arrived.L = &c.inbox.mu
 	c.admission.freeMessages, c.admission.freeBytes = cfg.Window.Messages, cfg.Window.Bytes
 	c.state.Set(State{Phase: Connecting, Since: time.Now()})
-	if c.notify != nil {
-		go c.notify.run() // runs user code, so Done does not wait for it
+	if c.notify.start(); c.notify != nil {
 		for key := range cfg.url.Query() {
 			if secretKeys.MatchString(key) {
 				c.notify.post(CredentialInURL{key})
@@ -72,6 +72,9 @@ var secretKeys = regexp.MustCompile(`(?i)token|key|auth|secret|password|sig`)
 // failed permanently, or ctx ends. If it fails it closes the client and returns
 // the error of New or WaitReady.
 func Dial(ctx context.Context, url string, o *Options) (*Client, error) {
+	if err := checkContext("Dial", ctx); err != nil {
+		return nil, err
+	}
 	c, err := New(url, o)
 	if err != nil {
 		return nil, err
@@ -88,12 +91,18 @@ func Dial(ctx context.Context, url string, o *Options) (*Client, error) {
 // ctx's error, wrapped together with the cause of the last failure if there was
 // one.
 func (c *Client) WaitReady(ctx context.Context) error {
-	s, err := c.state.Wait(ctx, func(s State) bool { return s.Phase == Ready || s.Phase == Ended })
-	switch {
-	case err != nil && s.Cause != nil:
-		return fmt.Errorf("%w; the last attempt failed: %w", err, s.Cause)
-	case err != nil:
+	if err := checkContext("WaitReady", ctx); err != nil {
 		return err
+	}
+	s, err := c.state.Wait(ctx, func(s State) bool { return s.Phase == Ready || s.Phase == Ended || c.closed.Load() })
+	switch {
+	case s.Phase != Ended && c.closed.Load():
+		return errClientClosed()
+	case err != nil && s.Cause != nil:
+		return &Error{Op: "WaitReady", Class: ClassOf(err),
+			Err: fmt.Errorf("the caller's context ended before the client was ready (%w); its last attempt failed: %w", err, s.Cause)}
+	case err != nil:
+		return contextError("WaitReady", "the client was ready", err)
 	case s.Phase == Ended:
 		return s.Cause
 	}
@@ -108,6 +117,12 @@ func (c *Client) State() State { return c.state.Load() }
 // level-triggered: ok does not see every state, only the latest one. ok runs on
 // the caller's goroutine.
 func (c *Client) WaitState(ctx context.Context, ok func(State) bool) (State, error) {
+	if err := checkContext("WaitState", ctx); err != nil {
+		return c.state.Load(), err
+	}
+	if ok == nil {
+		return c.state.Load(), inputError("WaitState", "ok", "must not be nil; pass a function that returns true for the states to wait for")
+	}
 	return c.state.Wait(ctx, ok)
 }
 
@@ -131,6 +146,9 @@ func (c *Client) Stats() Stats { return c.counters.stats() }
 // have finished their loop bodies and, with ManualAck, until every message taken
 // is acknowledged; the server learns all of it before it is unsubscribed.
 func (c *Client) Shutdown(ctx context.Context) error {
+	if err := checkContext("Shutdown", ctx); err != nil {
+		return err
+	}
 	c.inbox.post(shutdown{})
 	select {
 	case <-c.done:
@@ -152,6 +170,8 @@ func (c *Client) Shutdown(ctx context.Context) error {
 // receipt without an outcome ends as Unsent or Unknown. Close may be called from
 // a consumer, and more than once. It always returns nil.
 func (c *Client) Close() error {
+	c.closed.Store(true)
+	c.admission.close(errClientClosed())
 	if c.inbox.post(closeNow{}) {
 		return nil
 	}
@@ -180,5 +200,7 @@ func (c *Client) Err() error {
 	}
 	return nil
 }
+
+func errClientClosed() *Error { return &Error{Op: "client", Class: ClassClosed, Err: ErrClosed} }
 
 const forever = time.Duration(math.MaxInt64)

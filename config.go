@@ -4,7 +4,10 @@ import (
 	"errors"
 	"fmt"
 	"net"
+	"net/http"
 	"net/url"
+	"regexp"
+	"strconv"
 	"strings"
 	"time"
 	"unicode/utf8"
@@ -12,9 +15,6 @@ import (
 	"github.com/limpet-go/limpet/wire"
 	"github.com/limpet-go/limpet/wire/native"
 )
-
-// plainByDefault is a flag of the tests: they all run on both paths.
-var plainByDefault bool
 
 // config is Options with every default filled in.
 type config struct {
@@ -26,6 +26,7 @@ type config struct {
 // Bounds that no program needs to pass and that arithmetic survives.
 const (
 	maxDuration = 366 * 24 * time.Hour
+	minDuration = time.Millisecond // less is a number without its unit
 	maxBuffer   = 1 << 30
 	maxToken    = 8 << 10 // docs/protocol.md, section 1
 )
@@ -38,24 +39,38 @@ func newConfig(rawURL string, o *Options) (config, error) {
 		c.Options = *o
 	}
 	c.Header = c.Header.Clone()
-	c.PlainFrames = c.PlainFrames || plainByDefault
 	if c.Dialect == nil {
 		c.Dialect = native.New(nil)
 	}
-	c.traits = c.Dialect.Traits()
-
 	v := &validation{op: "New"}
+	dialect, err := guard(c.Dialect)
+	if err != nil {
+		v.errs = append(v.errs, &Error{Op: v.op, Field: "Options.Dialect", Class: ClassUser, Err: errors.Unwrap(err)})
+	}
+	c.Dialect, c.traits = dialect, dialect.traits
 	c.url = v.endpoint(rawURL, c.AllowInsecure)
 	v.backoff(&c.Backoff)
+	v.header(c.Header)
+	v.traits(&c.traits)
 	v.duration("Options.Heartbeat.Interval", &c.Heartbeat.Interval, 20*time.Second)
+	if c.Heartbeat.Interval >= minDuration && c.Heartbeat.Interval < minHeartbeat {
+		v.refuse("Options.Heartbeat.Interval", "is %v; use %v or more, 20s is usual", c.Heartbeat.Interval, minHeartbeat)
+	}
 	v.duration("Options.DialTimeout", &c.DialTimeout, 10*time.Second)
 	v.duration("Options.SessionTTL", &c.SessionTTL, 0)
 	v.quantity("Options.Window.Messages", &c.Window.Messages, 4096)
 	v.quantity("Options.Window.Bytes", &c.Window.Bytes, 16<<20)
-	if c.ReadLimit < 0 {
+	switch {
+	case c.ReadLimit < 0:
 		v.refuse("Options.ReadLimit", "must not be negative, is %d; there is no value for unlimited", c.ReadLimit)
-	} else if c.ReadLimit == 0 {
+	case c.ReadLimit == 0:
 		c.ReadLimit = 4 << 20
+	case c.ReadLimit < c.traits.MinReadLimit:
+		v.refuse("Options.ReadLimit", "must be at least %d for %s, whose servers put messages together up to that size; is %d", c.traits.MinReadLimit, c.Dialect.Name(), c.ReadLimit)
+	case c.ReadLimit < minReadLimit:
+		v.refuse("Options.ReadLimit", "is %d bytes, too small for a handshake; use %d or more", c.ReadLimit, minReadLimit)
+	case c.ReadLimit > maxBuffer:
+		v.refuse("Options.ReadLimit", "is %d bytes; use %d or less", c.ReadLimit, maxBuffer)
 	}
 	return c, errors.Join(v.errs...)
 }
@@ -75,15 +90,24 @@ func (v *validation) duration(field string, d *time.Duration, def time.Duration)
 	case *d < 0:
 		v.refuse(field, "must not be negative, is %v", *d)
 	case *d > maxDuration:
-		v.refuse(field, "must be at most %v, is %v", maxDuration, *d)
+		v.refuse(field, "is %v; use %v or less", *d, maxDuration)
 	case *d == 0:
 		*d = def
+	case *d < minDuration:
+		v.refuse(field, "%s", withoutUnit(*d))
 	}
+}
+
+// withoutUnit is the text about a duration that is too short to be meant.
+func withoutUnit(d time.Duration) string {
+	return fmt.Sprintf("is %v, which is too short; a time.Duration needs a unit, as in 5*time.Second", d)
 }
 
 func (v *validation) quantity(field string, n *int, def int) {
 	if *n < 0 {
 		v.refuse(field, "must not be negative, is %d", *n)
+	} else if *n > maxBuffer {
+		v.refuse(field, "is %d; use %d or less", *n, maxBuffer)
 	} else if *n == 0 {
 		*n = def
 	}
@@ -98,19 +122,108 @@ func (v *validation) endpoint(raw string, allowInsecure bool) *url.URL {
 		if errors.As(err, &ue) {
 			err = ue.Err
 		}
-		v.errs = append(v.errs, &Error{Op: v.op, Field: "url", Class: ClassInput, Err: err})
+		if !strings.Contains(raw, "://") {
+			v.refuse("url", "no scheme; write ws:// or wss:// before the host")
+			break
+		}
+		v.errs = append(v.errs, &Error{Op: v.op, Field: "url", Class: ClassInput, Err: fmt.Errorf("cannot be parsed; write wss://host/path: %w", withoutQuotes(err))})
+	case !strings.Contains(raw, "://"):
+		v.refuse("url", "no scheme; write ws:// or wss:// before the host")
+	case u.Scheme == "http" || u.Scheme == "https":
+		v.refuse("url", "scheme must be ws or wss, not %s; write %s://", u.Scheme, "ws"+strings.TrimPrefix(u.Scheme, "http"))
 	case u.Scheme != "ws" && u.Scheme != "wss":
-		v.refuse("url", "scheme must be ws or wss, not %q", u.Scheme)
-	case u.Host == "" || u.Hostname() == "":
-		v.refuse("url", "no host")
+		v.refuse("url", "scheme must be ws or wss; write wss:// before the host")
+	case u.Host == "" || u.Hostname() == "" || strings.Contains(u.Hostname(), ":") && u.Host[0] != '[':
+		v.refuse("url", "no valid host; write wss://host/path")
+	case !validPort(u):
+		v.refuse("url", "port %s does not exist; use 1 to 65535", u.Port())
 	case u.User != nil:
 		v.refuse("url", "user information does not belong in a URL; use Options.Auth")
 	case u.Fragment != "":
-		v.refuse("url", "a fragment is not allowed (RFC 6455, section 3)")
+		v.refuse("url", "must not have a fragment (RFC 6455, section 3); remove it")
 	case u.Scheme == "ws" && !allowInsecure && !loopback(u.Hostname()):
 		v.refuse("url", "ws:// to %s would be sent unencrypted; use wss:// or set Options.AllowInsecure", u.Hostname())
 	}
 	return u
+}
+
+// withoutQuotes hides what an error of url.Parse quotes: a part of the URL, which
+// may hold a secret.
+func withoutQuotes(err error) error {
+	text, _, _ := strings.Cut(err.Error(), "\"")
+	return errors.New(strings.TrimSpace(text))
+}
+
+func validPort(u *url.URL) bool {
+	if u.Port() == "" {
+		return true
+	}
+	n, err := strconv.ParseUint(u.Port(), 10, 16)
+	return err == nil && n > 0
+}
+
+func (v *validation) header(h http.Header) {
+	if err := checkHeader(h); err != nil {
+		v.errs = append(v.errs, &Error{Op: v.op, Field: "Options.Header", Class: ClassInput, Err: err})
+	}
+}
+
+// handshakeHeaders belong to the WebSocket handshake: another value would break
+// it or have no effect.
+var handshakeHeaders = regexp.MustCompile(`(?i)^(host|connection|upgrade|content-length|transfer-encoding|te|trailer|sec-websocket-.*)$`)
+
+// headerName is the form of a header's name (RFC 9110, section 5.6.2).
+var headerName = regexp.MustCompile("^[!#$%&'*+.^_`|~0-9A-Za-z-]+$")
+
+// checkHeader returns why h cannot be sent with an upgrade. Its text holds no
+// value, and no name that may be a misplaced value.
+func checkHeader(h http.Header) error {
+	size := 0
+	for name, values := range h {
+		switch {
+		case !headerName.MatchString(name):
+			return errors.New("a name has a character that HTTP does not allow; use letters, digits and hyphens")
+		case handshakeHeaders.MatchString(name):
+			return fmt.Errorf("%s belongs to the handshake, which sets it; remove it", name)
+		}
+		for _, value := range values {
+			if strings.ContainsFunc(value, func(r rune) bool { return r < ' ' && r != '\t' || r == 0x7f }) {
+				return fmt.Errorf("a value of %s has a line break or another control character; remove it", name)
+			}
+			size += len(name) + len(value)
+		}
+	}
+	if size > maxHeader {
+		return fmt.Errorf("has %d bytes; use %d or less", size, maxHeader)
+	}
+	return nil
+}
+
+const (
+	minReadLimit = 1 << 10
+	minHeartbeat = 10 * time.Millisecond
+	maxHeader    = 256 << 10
+	maxDedup     = 1 << 20
+)
+
+// traits refuses traits that mean nothing.
+func (v *validation) traits(t *wire.Traits) {
+	const field = "Options.Dialect"
+	for _, n := range []struct {
+		name        string
+		value, last int
+	}{
+		{"Holes", int(t.Holes), int(wire.HolesLoss)}, {"Processed", int(t.Processed), int(wire.ProcessedCumulative)},
+		{"Ping", int(t.Ping), int(wire.PingNone)}, {"DedupWindow", t.DedupWindow, maxDedup},
+		{"StartSubs", t.StartSubs, maxBuffer}, {"MaxPayload", t.MaxPayload, maxBuffer},
+	} {
+		if n.value < 0 || n.value > n.last {
+			v.refuse(field, "its trait %s is %d; use 0 to %d", n.name, n.value, n.last)
+		}
+	}
+	if c := t.CloseCode; c != 0 && (c < 1000 || c > 4999 || c > 1014 && c < 3000 || c >= 1004 && c <= 1006) {
+		v.refuse(field, "its trait CloseCode is %d; use 0, 1000 or 3000 to 4999", c)
+	}
 }
 
 func loopback(host string) bool {
@@ -122,10 +235,8 @@ func loopback(host string) bool {
 }
 
 func (v *validation) backoff(b *Backoff) {
-	if b.First > maxDuration {
-		v.refuse("Options.Backoff.First", "must be at most %v, is %v", maxDuration, b.First)
-	} else if b.First == 0 {
-		b.First = 500 * time.Millisecond
+	if b.First >= 0 { // a negative one has a meaning
+		v.duration("Options.Backoff.First", &b.First, 500*time.Millisecond)
 	}
 	v.duration("Options.Backoff.Initial", &b.Initial, 500*time.Millisecond)
 	v.duration("Options.Backoff.Max", &b.Max, 15*time.Second)
@@ -137,7 +248,7 @@ func (v *validation) backoff(b *Backoff) {
 		v.refuse("Options.Backoff.Multiplier", "must be from 1 to 10, is %v", b.Multiplier)
 	}
 	if b.Max < b.Initial {
-		v.refuse("Options.Backoff.Max", "%v is less than Initial, %v", b.Max, b.Initial)
+		v.refuse("Options.Backoff.Max", "is %v, less than Initial, %v; raise it", b.Max, b.Initial)
 	}
 }
 
@@ -154,7 +265,7 @@ func (c *config) subscribeOptions(topic string, o *SubscribeOptions) (SubscribeO
 	d := &s.Delivery
 	switch {
 	case s.From > FromLast:
-		return s, inputError(op, "SubscribeOptions.From", "unknown value %d", s.From)
+		return s, inputError(op, "SubscribeOptions.From", "unknown value %d; use FromNew, FromFirst, FromLast or FromResume", s.From)
 	case s.From == FromResume && s.Position.IsZero():
 		return s, inputError(op, "SubscribeOptions.Position", "FromResume needs a position")
 	case s.From != FromResume && !s.Position.IsZero():
@@ -164,7 +275,13 @@ func (c *config) subscribeOptions(topic string, o *SubscribeOptions) (SubscribeO
 	case d.Buffer < 0:
 		return s, inputError(op, "Delivery.Buffer", "must not be negative, is %d", d.Buffer)
 	case d.Buffer > maxBuffer:
-		return s, inputError(op, "Delivery.Buffer", "must be at most %d, is %d", maxBuffer, d.Buffer)
+		return s, inputError(op, "Delivery.Buffer", "is %d; use %d or less", d.Buffer, maxBuffer)
+	case d.Bytes > maxBuffer:
+		return s, inputError(op, "Delivery.Bytes", "is %d; use %d or less", d.Bytes, maxBuffer)
+	case d.Every > 0 && d.Every < time.Microsecond:
+		return s, inputError(op, "Delivery.Every", "%s", withoutUnit(d.Every))
+	case d.Every > maxDuration:
+		return s, inputError(op, "Delivery.Every", "is %v; use %v or less", d.Every, maxDuration)
 	case len(s.Token) > maxToken || !utf8.ValidString(s.Token.reveal()):
 		return s, inputError(op, "SubscribeOptions.Token", "must be UTF-8 of at most %d bytes", maxToken)
 	case d.Bytes < 0:
@@ -172,7 +289,7 @@ func (c *config) subscribeOptions(topic string, o *SubscribeOptions) (SubscribeO
 	case d.Every < 0:
 		return s, inputError(op, "Delivery.Every", "must not be negative, is %v", d.Every)
 	case d.Overflow > DropNewest:
-		return s, inputError(op, "Delivery.Overflow", "unknown value %d", d.Overflow)
+		return s, inputError(op, "Delivery.Overflow", "unknown value %d; use Block, DropOldest or DropNewest", d.Overflow)
 	case d.Overflow == Block && !c.traits.Credit:
 		return s, unsupported(op, "Delivery.Overflow", "Block needs the trait Credit, which dialect "+c.Dialect.Name()+" lacks; use DropOldest")
 	}
@@ -192,5 +309,9 @@ func (c *config) subscribeOptions(topic string, o *SubscribeOptions) (SubscribeO
 }
 
 func topicError(op string, err error) *Error {
+	var panicked *userError
+	if errors.As(err, &panicked) {
+		return &Error{Op: op, Field: panicked.option, Class: ClassUser, Err: panicked.err}
+	}
 	return &Error{Op: op, Field: "topic", Class: ClassInput, Err: fmt.Errorf("%w: %w", ErrTopic, err)}
 }

@@ -10,6 +10,7 @@ import (
 	"runtime/debug"
 	"strings"
 	"sync/atomic"
+	"time"
 	"unicode/utf8"
 
 	"github.com/limpet-go/limpet/internal/socket"
@@ -40,25 +41,58 @@ const (
 
 // run makes one attempt and posts how it went.
 func (d *dialer) run(ctx context.Context, a attempt) {
-	result := d.dial(ctx, a)
-	result.timedOut = ctx.Err() == context.DeadlineExceeded
-	if !d.inbox.post(result) && result.conn != nil {
-		result.conn.abandon()
-	}
+	began := time.Now()
+	result := failedDial(a, &userError{"Options", errors.New("a function called runtime.Goexit")})
+	defer func() {
+		if result.timedOut = ctx.Err() == context.DeadlineExceeded; result.timedOut && result.failure != nil && result.failure.Err != nil {
+			result.failure.Err = &dialTimeoutError{time.Since(began), result.failure.Err}
+		}
+		if !d.inbox.post(result) && result.conn != nil {
+			result.conn.abandon()
+		}
+	}()
+	result = d.dialGuarded(ctx, a)
+}
+
+// dialTimeoutError says whose timeout ended an attempt.
+type dialTimeoutError struct {
+	after time.Duration
+	err   error
+}
+
+func (e *dialTimeoutError) Error() string {
+	return fmt.Sprintf("not connected within Options.DialTimeout (%v for this attempt): %v", e.after.Round(time.Millisecond), e.err)
+}
+func (e *dialTimeoutError) Unwrap() error { return e.err }
+
+func failedDial(a attempt, err error) dialed {
+	return dialed{failure: &wire.Failure{Stage: wire.StageDial, Attempt: a.number, Err: err}}
+}
+
+// dialGuarded is dial. What panics in it is the transport, or what the transport
+// calls: the dialect and Auth are guarded by themselves.
+func (d *dialer) dialGuarded(ctx context.Context, a attempt) (result dialed) {
+	defer func() {
+		if p := recover(); p != nil {
+			result = failedDial(a, &userError{"Options.HTTPClient", &PanicError{Value: p, Stack: debug.Stack()}})
+		}
+	}()
+	return d.dial(ctx, a)
 }
 
 // dial makes one attempt: credential, the dialect's HTTP steps, upgrade. It
 // ends when ctx does, even if the caller's Auth does not.
 func (d *dialer) dial(ctx context.Context, a attempt) dialed {
-	fail := func(err error) dialed {
-		return dialed{failure: &wire.Failure{Stage: wire.StageDial, Attempt: a.number, Err: err}}
-	}
+	fail := func(err error) dialed { return failedDial(a, err) }
 	cred, err := d.credential(ctx, a)
 	if err != nil {
 		return fail(&userError{"Options.Auth", err})
 	}
 	if t := cred.Token.reveal(); len(t) > maxToken || !utf8.ValidString(t) {
 		return fail(&userError{"Options.Auth", fmt.Errorf("a token must be UTF-8 of at most %d bytes", maxToken)})
+	}
+	if err := checkHeader(cred.Header); err != nil {
+		return fail(&userError{"Options.Auth", fmt.Errorf("Credential.Header: %w", err)})
 	}
 	w := &wire.Attempt{
 		Number: a.number, Session: a.session, Token: cred.Token.reveal(), Subs: a.subs,

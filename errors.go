@@ -12,18 +12,22 @@ import (
 // *PermanentError, which say more.
 var (
 	// ErrClosed means that the client was closed or shut down. Subscribe also
-	// returns it after a permanent failure, and WaitLive after a clean end of the
-	// subscription.
+	// returns it after a permanent failure.
 	ErrClosed = errors.New("client is closed; create a new one")
+	// ErrSubscriptionClosed is the error of Subscription.WaitLive after
+	// Subscription.Close, or after the server ended the subscription. The client
+	// goes on.
+	ErrSubscriptionClosed = errors.New("subscription is closed; subscribe again")
 	// ErrUnsupported means that the dialect or this version cannot do it.
 	ErrUnsupported = errors.New("not supported")
 	// ErrTopic means that the dialect does not allow the topic.
 	ErrTopic = errors.New("invalid topic")
 	// ErrTooBig means that a message exceeds the limit of the dialect, of
 	// Options.Window or of the server.
-	ErrTooBig = errors.New("message is too big; split it or raise the limit on both sides")
-	// ErrWindowFull means that the window is full. Publish returns it only if
-	// Window.FailFast is set.
+	ErrTooBig = errors.New("message is too big; split it")
+	// ErrWindowFull means that the window is full: Publish returns it if
+	// Window.FailFast is set, or together with ctx's error if ctx ended before
+	// there was room.
 	ErrWindowFull = errors.New("window of unacknowledged messages is full; wait for receipts or raise Options.Window")
 	// ErrRejected means that the server or the dialect rejected a message or
 	// refused a subscription. Error.Code and Error.Detail are what the server sent.
@@ -34,7 +38,8 @@ var (
 	ErrUnsent = errors.New("message was never sent; it is safe to publish it again")
 	// ErrOutcomeUnknown is the error of a message with the outcome Unknown.
 	ErrOutcomeUnknown = errors.New("message may or may not have been accepted; check with the receiver before publishing it again")
-	// ErrPanic means that a function in Options panicked. PanicError has the stack.
+	// ErrPanic means that a function in Options or a method of Options.Dialect
+	// panicked. PanicError has the stack.
 	ErrPanic = errors.New("a function in Options panicked; see PanicError.Stack")
 	// ErrSubprotocol means that the server did not choose a subprotocol that the
 	// dialect needs. It is permanent.
@@ -77,8 +82,10 @@ const (
 	ClassInput ErrorClass = "input"
 	// ClassUnsupported is what the dialect or this version cannot do.
 	ClassUnsupported ErrorClass = "unsupported"
-	// ClassClosed is a call to a client that has ended.
+	// ClassClosed is a call to a client or a subscription that has ended.
 	ClassClosed ErrorClass = "closed"
+	// ClassCanceled is a call whose ctx was cancelled: call again with another.
+	ClassCanceled ErrorClass = "canceled"
 	// ClassFull is a limit that was reached: publish more slowly.
 	ClassFull ErrorClass = "full"
 	// ClassDNS is a host name that does not resolve.
@@ -107,6 +114,9 @@ const (
 	ClassSession ErrorClass = "session"
 	// ClassNetwork is a connection that broke.
 	ClassNetwork ErrorClass = "network"
+	// ClassRejected is a subscription that the server refused: see Error.Code and
+	// Error.Detail.
+	ClassRejected ErrorClass = "rejected"
 	// ClassOutcome is the outcome of a message: Rejected, Expired, Unsent or
 	// Unknown.
 	ClassOutcome ErrorClass = "outcome"
@@ -184,7 +194,8 @@ func (e *PermanentError) Error() string {
 func (e *PermanentError) Unwrap() error { return e.Err }
 
 // ClassOf returns the class of err: "" if it is nil, ClassTimeout for
-// context.DeadlineExceeded, ClassOther if it is not from this package.
+// context.DeadlineExceeded, ClassCanceled for context.Canceled, ClassOther if it
+// is not from this package.
 func ClassOf(err error) ErrorClass {
 	var e *Error
 	var p *PermanentError
@@ -195,7 +206,7 @@ func ClassOf(err error) ErrorClass {
 		return p.Class
 	case errors.As(err, &e) && e.Class != "":
 		return e.Class
-	case errors.Is(err, ErrClosed):
+	case errors.Is(err, ErrClosed), errors.Is(err, ErrSubscriptionClosed):
 		return ClassClosed
 	case errors.Is(err, ErrWindowFull):
 		return ClassFull
@@ -203,6 +214,8 @@ func ClassOf(err error) ErrorClass {
 		return ClassOutcome
 	case errors.Is(err, context.DeadlineExceeded):
 		return ClassTimeout
+	case errors.Is(err, context.Canceled):
+		return ClassCanceled
 	}
 	return ClassOther
 }
@@ -211,6 +224,8 @@ func ClassOf(err error) ErrorClass {
 // of a duplicate. It is true only if the message was never handed to the network.
 // err is an error of Publish, PublishBatch, Send or Receipt.Wait. If ctx ended
 // after the admission it is false, since the client still sends the message.
+//
+// It does not say that another try can succeed: Retryable does.
 func SafeToRetry(err error) bool {
 	if errors.Is(err, ErrUnsent) || errors.Is(err, ErrExpired) || errors.Is(err, ErrWindowFull) {
 		return true
@@ -219,7 +234,34 @@ func SafeToRetry(err error) bool {
 	return errors.As(err, &e) && e.Op == opPublish
 }
 
+// Retryable reports whether publishing the same message again can succeed and
+// cannot create a duplicate: a loop that retries needs it, and a pause. It is true
+// for a full window with Window.FailFast, for a message that expired, and for one
+// that its client had not sent when it ended, which needs another client. It is
+// false for what fails again: an invalid argument, a message that is too big, a
+// client that has ended, a ctx that has ended. It is never true without
+// SafeToRetry.
+func Retryable(err error) bool {
+	if errors.Is(err, context.Canceled) || errors.Is(err, context.DeadlineExceeded) {
+		return false
+	}
+	return errors.Is(err, ErrWindowFull) || errors.Is(err, ErrExpired) || errors.Is(err, ErrUnsent)
+}
+
 const opPublish = "Publish"
+
+// checkContext refuses a nil context, which a careless caller passes.
+func checkContext(op string, ctx context.Context) error {
+	if ctx == nil {
+		return inputError(op, "ctx", "must not be nil; use context.Background()")
+	}
+	return nil
+}
+
+// contextError is the error of a call whose ctx ended before done.
+func contextError(op, done string, err error) *Error {
+	return &Error{Op: op, Class: ClassOf(err), Err: fmt.Errorf("the caller's context ended before %s: %w", done, err)}
+}
 
 func inputError(op, field string, format string, args ...any) *Error {
 	return &Error{Op: op, Field: field, Class: ClassInput, Err: fmt.Errorf(format, args...)}
@@ -229,16 +271,17 @@ func unsupported(op, field, why string) *Error {
 	return &Error{Op: op, Field: field, Class: ClassUnsupported, Err: fmt.Errorf("%w: %s", ErrUnsupported, why)}
 }
 
+const maxPeerText = 256 // bytes
+
 // peerText makes text from the peer fit for a log or an error: it is quoted,
 // with control characters escaped, and cut to 256 bytes.
 func peerText(s string) string {
 	if s == "" {
 		return ""
 	}
-	const limit = 256
-	truncated := len(s) > limit
+	truncated := len(s) > maxPeerText
 	if truncated {
-		s = strings.ToValidUTF8(s[:limit], "")
+		s = strings.ToValidUTF8(s[:maxPeerText], "")
 	}
 	quoted := strconv.QuoteToASCII(s)
 	if truncated {
@@ -250,7 +293,9 @@ func peerText(s string) string {
 // joinReason wraps both errors: errors.Is finds either.
 func joinReason(sentinel, cause error) error { return fmt.Errorf("%w: %w", sentinel, cause) }
 
-// PanicError is a panic of a function in Options, which the client recovered.
+// PanicError is a panic of a function in Options or of a method of
+// Options.Dialect, which the client recovered. It ends an attempt, a connection
+// or a call, not the process.
 type PanicError struct {
 	// Value is what was passed to panic.
 	Value any
@@ -258,8 +303,14 @@ type PanicError struct {
 	Stack []byte
 }
 
-// Error returns the value, without the stack.
-func (e *PanicError) Error() string { return fmt.Sprintf("panic: %v", e.Value) }
+// Error returns the value, at most 256 bytes of it, without the stack.
+func (e *PanicError) Error() string {
+	text := fmt.Sprintf("panic: %v", e.Value)
+	if len(text) > maxPeerText {
+		text = strings.ToValidUTF8(text[:maxPeerText], "") + "…"
+	}
+	return text
+}
 
 // Is makes errors.Is(err, ErrPanic) true.
 func (e *PanicError) Is(target error) bool { return target == ErrPanic }

@@ -25,6 +25,7 @@ type decision struct {
 	err         error // the sentinel for what is wrong; nil if there is none
 	atCap       bool  // v is at least Backoff.Max (docs/reconnect.md, section 2)
 	minFailures int   // count at least this many failures in a row
+	panicked    error // of the dialect's Verdict
 	isViolation bool  // permanent after maxViolations in a row without progress
 
 	slotWindow time.Duration // spread the attempt over this time after the slot (docs/protocol.md, section 8)
@@ -35,8 +36,9 @@ const maxViolations = 3
 // decide asks the dialect first. Where it has no opinion the tables of HTTP
 // statuses and close codes decide (docs/reconnect.md, sections 2 and 3).
 func decide(dialect wire.Dialect, f *wire.Failure) decision {
-	verdict := dialect.Verdict(*f)
+	verdict, panicked := verdictOf(dialect, *f)
 	d := decideByTable(f)
+	d.panicked = panicked
 	slot, tooBig := d.After, d.TooBig
 	if verdict.Action != wire.ActionDefault {
 		d.Verdict = verdict
@@ -175,8 +177,11 @@ func retryAfter(h http.Header) time.Duration {
 // decideByCloseCode decides by how an upgraded connection ended.
 func decideByCloseCode(f *wire.Failure) decision {
 	var detected *wire.CodeError // a violation that this side found
+	var panicked *userError      // of the dialect
 	var d decision
 	switch c := f.Code; {
+	case errors.As(f.Err, &panicked):
+		d = newDecision(wire.ActionBackOff, ClassUser)
 	case c == 0 && errors.As(f.Err, &detected):
 		d = newDecision(wire.ActionBackOff, ClassProtocol)
 		d.isViolation = true
@@ -219,6 +224,9 @@ func failureError(f *wire.Failure, d decision) *Error {
 	if e.Err == nil {
 		e.Err = withoutURL(f)
 	}
+	if d.panicked != nil {
+		e.Err = fmt.Errorf("%w (and %w)", e.Err, d.panicked)
+	}
 	return e
 }
 
@@ -226,13 +234,16 @@ func failureError(f *wire.Failure, d decision) *Error {
 func withoutURL(f *wire.Failure) error {
 	var withURL *url.Error
 	var detected *wire.CodeError
+	var late *dialTimeoutError
 	switch {
+	case f.Stage == wire.StageDial && errors.As(f.Err, &late):
+		return &dialTimeoutError{late.after, withoutURL(&wire.Failure{Stage: f.Stage, Err: late.err})}
 	case f.Stage == wire.StageUpgrade && f.Status == http.StatusSwitchingProtocols && f.Err != nil:
 		return fmt.Errorf("not a WebSocket handshake: %s", peerText(f.Err.Error()))
 	case f.Stage == wire.StageUpgrade:
 		return fmt.Errorf("server answered %d %s", f.Status, http.StatusText(f.Status))
 	case errors.As(f.Err, &detected):
-		return detected
+		return f.Err
 	case f.Code != 0:
 		return errors.New("peer closed the connection")
 	case errors.As(f.Err, &withURL):

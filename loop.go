@@ -55,12 +55,14 @@ type loop struct {
 	refreshCredential   bool      // the next attempt needs a new credential
 	credentialRefusedAt time.Time // when the server last refused one
 
+	encodePanics int // of Encode since the last stable connection
+
 	violations         int    // in a row, with the same progress
 	violationsProgress uint64 // the progress at the last violation
 }
 
 // link is what the loop knows of one connection. A new connection is a new
-// link, so nothing of an old one survives in it, and two may exist at once.
+// link, so nothing of an old one survives in it.
 type link struct {
 	conn  *conn
 	codec wire.Codec
@@ -101,6 +103,7 @@ func newLoop(c *Client) *loop {
 	l := &loop{c: c, policy: newPolicy(c.cfg.Backoff, c.cfg.DialTimeout)}
 	l.dialer = &dialer{cfg: &c.cfg, inbox: &c.inbox, goroutines: &c.goroutines}
 	l.window = newWindow(c.cfg.traits.Sessions, &c.admission, &c.counters)
+	l.window.notify = c.notify
 	l.registry = registry{traits: &c.cfg.traits, routes: &c.routes}
 	l.state = c.state.Load()
 	l.timer = time.AfterFunc(forever, func() { c.inbox.post(elapsed{}) })
@@ -224,10 +227,9 @@ func (l *loop) end(err error) {
 		return
 	}
 	l.ended = true
-	closed := &Error{Op: "client", Class: ClassClosed, Err: ErrClosed}
 	l.state.Cause = err
 	if err == nil {
-		l.state.Cause = closed
+		l.state.Cause = errClientClosed()
 	}
 	l.c.admission.close(l.state.Cause)
 	code := l.c.cfg.traits.CloseCode
@@ -241,6 +243,7 @@ func (l *loop) end(err error) {
 	}
 	for _, s := range l.registry.subs {
 		s.queue.finish(err, false)
+		s.endedByClient.Store(true)
 		l.enterSub(s, SubState{Phase: SubEnded, Err: err})
 	}
 	if l.cancelAttempt != nil {

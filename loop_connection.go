@@ -43,6 +43,10 @@ func (l *loop) open(c *conn, token string) {
 		handshakeBy: l.now.Add(handshakeTimeout),
 	}
 	l.link = k
+	if panicked := (*userError)(nil); errors.As(err, &panicked) {
+		l.dialectPanicked(k, panicked)
+		return
+	}
 	if err != nil {
 		l.disconnect(k, 1002, "subprotocol")
 		l.end(&PermanentError{ClassProtocol, &Error{Op: "upgrade", Class: ClassProtocol, Err: joinReason(ErrSubprotocol, err)}})
@@ -59,7 +63,7 @@ func (l *loop) open(c *conn, token string) {
 		}
 	}
 	if err := codec.Start(k.start); err != nil {
-		l.violated(k, &wire.CodeError{Code: 1002, Reason: err.Error()})
+		l.violated(k, asViolation(err))
 		return
 	}
 	l.enter(Handshaking)
@@ -133,14 +137,27 @@ func (l *loop) connectionLost(k *link, code uint16, reason string, err error) {
 	l.fail(k, f)
 }
 
-// violated ends a connection whose peer broke the protocol.
+// violated ends a connection whose peer broke the protocol, or whose dialect
+// failed.
 func (l *loop) violated(k *link, err error) {
+	var panicked *userError
+	if errors.As(err, &panicked) {
+		l.dialectPanicked(k, panicked)
+		return
+	}
 	var ce *wire.CodeError
 	if !errors.As(err, &ce) {
 		ce = &wire.CodeError{Code: 1002, Reason: err.Error()}
+		err = ce
 	}
 	l.disconnect(k, ce.Code, ce.Reason)
-	l.fail(k, &wire.Failure{Stage: k.stage(), Err: ce})
+	l.fail(k, &wire.Failure{Stage: k.stage(), Err: err})
+}
+
+// dialectPanicked ends a connection whose codec must not be used any more.
+func (l *loop) dialectPanicked(k *link, err *userError) {
+	l.disconnect(k, 1011, "")
+	l.fail(k, &wire.Failure{Stage: k.stage(), Err: err})
 }
 
 // stage is the stage in which a failure of the connection counts.

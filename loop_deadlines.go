@@ -100,6 +100,7 @@ func (l *loop) checkStable(k *link) {
 	k.stable = true
 	l.policy.forgetFailures()
 	l.violations = 0
+	l.encodePanics = 0
 }
 
 // stableEarly is when a connection on which a message was acknowledged counts

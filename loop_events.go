@@ -3,6 +3,7 @@ package limpet
 import (
 	"errors"
 	"fmt"
+	"net"
 	"time"
 
 	"github.com/limpet-go/limpet/internal/socket"
@@ -91,8 +92,16 @@ func (l *loop) linkOf(c *conn) *link {
 func (l *loop) handle(k *link, ev *wire.Event) {
 	switch ev.Kind {
 	case wire.EventReady:
+		if ev.Ready == nil {
+			l.violated(k, &wire.CodeError{Code: 1002, Reason: "dialect decoded a welcome without content"})
+			return
+		}
 		l.welcome(k, ev.Ready)
 	case wire.EventAck:
+		if ev.Ack == nil {
+			l.violated(k, &wire.CodeError{Code: 1002, Reason: "dialect decoded an acknowledgement without content"})
+			return
+		}
 		open := l.window.pending
 		if err := l.window.acknowledge(ev.Ack); err != nil {
 			l.violated(k, err)
@@ -134,7 +143,7 @@ func (l *loop) handleSubscription(k *link, s *Subscription, ev *wire.Event) {
 	switch ev.Kind {
 	case wire.EventSubscribed, wire.EventReset:
 		if ev.Kind == wire.EventReset {
-			l.c.notify.post(LossReported{s.topic, Reset, ev.Cause})
+			l.c.notify.post(lossReported(s, Reset, ev))
 		}
 		if pending {
 			k.answered(s, l.now)
@@ -145,7 +154,7 @@ func (l *loop) handleSubscription(k *link, s *Subscription, ev *wire.Event) {
 			l.enterSub(s, SubState{Phase: SubLive, Generation: k.conn.gen})
 		}
 	case wire.EventGap:
-		l.c.notify.post(LossReported{s.topic, Gap, ev.Cause})
+		l.c.notify.post(lossReported(s, Gap, ev))
 	case wire.EventUnsubscribed:
 		if pending {
 			if ev.Code == 0 && ev.Key == 0 {
@@ -161,10 +170,14 @@ func (l *loop) handleSubscription(k *link, s *Subscription, ev *wire.Event) {
 	}
 }
 
+func lossReported(s *Subscription, k Kind, ev *wire.Event) LossReported {
+	return LossReported{Topic: s.topic, Kind: k, Cause: ev.Cause, After: ev.Prev, To: ev.Position.Offset, Count: ev.Count}
+}
+
 // refused ends a subscription that the server refused. If the server said when to
 // ask again, it schedules that instead, later with each refusal in a row.
 func (l *loop) refused(s *Subscription, ev *wire.Event) {
-	err := &Error{Op: "Subscribe", Field: "topic", Class: ClassOther, Code: int(ev.Code), Detail: peerText(ev.Reason), Err: ErrRejected}
+	err := &Error{Op: "Subscribe", Field: "topic", Class: ClassRejected, Code: int(ev.Code), Detail: peerText(ev.Reason), Err: ErrRejected}
 	s.askedGeneration = 0
 	if ev.Retry <= 0 {
 		l.endSub(s, err)
@@ -223,14 +236,18 @@ func (e readFailed) apply(l *loop) {
 		return
 	}
 	var ce *wire.CodeError
-	if errors.As(e.err, &ce) {
-		l.violated(k, ce)
+	var panicked *userError
+	if errors.As(e.err, &ce) || errors.As(e.err, &panicked) {
+		l.violated(k, e.err)
 		return
 	}
 	code, reason := socket.CloseCode(e.err)
 	err := e.err
 	if k.writeErr != nil && code == 0 {
-		err = fmt.Errorf("%w (after a write failed: %w)", err, k.writeErr)
+		err = fmt.Errorf("a write failed: %w; reading: %w", k.writeErr, err)
+		if errors.Is(e.err, net.ErrClosed) { // because the failed write closed the connection
+			err = fmt.Errorf("a write failed, so the peer is gone: %w", k.writeErr)
+		}
 	}
 	l.connectionLost(k, code, reason, err)
 }
@@ -386,7 +403,7 @@ func (shutdown) apply(l *loop) {
 		return
 	}
 	l.shuttingDown = true
-	l.c.admission.close(&Error{Op: "client", Class: ClassClosed, Err: ErrClosed})
+	l.c.admission.close(errClientClosed())
 	for _, s := range append([]*Subscription(nil), l.registry.subs...) {
 		if l.c.cfg.traits.Processed != wire.ProcessedNothing && l.askedOnLink(s) {
 			s.acksOwed = true // released by consumersDone
@@ -395,6 +412,7 @@ func (shutdown) apply(l *loop) {
 			l.releaseSub(s)
 		}
 		l.drain(s, nil)
+		s.endedByClient.Store(true)
 		l.enterSub(s, SubState{Phase: SubEnded})
 	}
 	l.state.Draining = true

@@ -2,6 +2,7 @@ package limpet
 
 import (
 	"errors"
+	"fmt"
 	"sync"
 
 	"github.com/limpet-go/limpet/wire"
@@ -141,12 +142,12 @@ func (l *loop) encode(k *link, ops []wire.Op, out *wire.Frames) (through uint64)
 		return 0
 	}
 	for len(ops) > 0 {
-		err := k.codec.Encode(ops, out)
+		err := l.encodeOnce(k, ops, out)
 		n := len(ops)
 		var oe *wire.OpError
 		if err != nil {
 			if !errors.As(err, &oe) || oe.Index < 0 || oe.Index >= len(ops) {
-				l.violated(k, &wire.CodeError{Code: 1002, Reason: "dialect cannot encode"})
+				l.violated(k, asViolation(fmt.Errorf("dialect cannot encode: %w", err)))
 				return through
 			}
 			n = oe.Index
@@ -157,10 +158,11 @@ func (l *loop) encode(k *link, ops []wire.Op, out *wire.Frames) (through uint64)
 		if err == nil {
 			return through
 		}
+		var panicked *userError
 		switch bad := &ops[n]; bad.Kind {
 		case wire.OpPublish:
-			if !l.window.rejectUnencodable(bad.Message.Seq, oe.Err, l.now) {
-				l.violated(k, &wire.CodeError{Code: 1002, Reason: "dialect cannot encode"})
+			if !l.window.rejectUnencodable(bad.Message.Seq, oe.Err, l.now) || errors.As(err, &panicked) {
+				l.violated(k, asViolation(fmt.Errorf("dialect cannot encode: %w", err)))
 			}
 			k.unencoded = true
 			return through // the messages behind it are sent again from there
@@ -169,7 +171,40 @@ func (l *loop) encode(k *link, ops []wire.Op, out *wire.Frames) (through uint64)
 				l.endSub(s, &Error{Op: "Subscribe", Class: ClassInput, Err: joinReason(ErrRejected, oe.Err)})
 			}
 		}
+		if errors.As(err, &panicked) {
+			l.violated(k, err)
+			return through
+		}
 		ops = ops[n+1:]
 	}
 	return through
 }
+
+// encodeOnce encodes ops. After a panic of Encode it encodes them one by one, to
+// find the operation at which Encode panics. An operation with maxEncodePanics is
+// named: it is refused, and the next connection does without it.
+func (l *loop) encodeOnce(k *link, ops []wire.Op, out *wire.Frames) error {
+	step := len(ops)
+	if l.encodePanics > 0 {
+		step = 1
+	}
+	for i := 0; i < len(ops); i += step {
+		err := k.codec.Encode(ops[i:i+step], out)
+		var panicked *userError
+		var oe *wire.OpError
+		switch {
+		case errors.As(err, &panicked):
+			if l.encodePanics++; step > 1 || l.encodePanics < maxEncodePanics {
+				return err
+			}
+			return &wire.OpError{Index: i, Err: panicked}
+		case errors.As(err, &oe):
+			return &wire.OpError{Index: i + oe.Index, Err: oe.Err}
+		case err != nil:
+			return err
+		}
+	}
+	return nil
+}
+
+const maxEncodePanics = 3 // until a connection is stable

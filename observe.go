@@ -3,32 +3,43 @@ package limpet
 import (
 	"context"
 	"log/slog"
+	"strings"
 	"sync"
 	"sync/atomic"
+	"time"
+
+	"github.com/google/uuid"
 )
 
 // Observer receives the events of a client, for logs and metrics.
 type Observer interface {
 	// Observe is called for one event at a time, in order, on a goroutine of its
-	// own. The client does not wait for it: at most 1,024 events wait for a slow
-	// Observer, then the oldest are dropped and EventsLost reports how many. A
-	// panic in Observe is recovered and ignored. State and Stats are always
-	// complete.
+	// own. The client does not wait for it: at most 1,024 events are kept for a
+	// slow Observer, then the oldest are dropped and EventsLost reports how many.
+	// A panic in Observe is recovered and ignored, and costs that event alone; so
+	// does runtime.Goexit. The Logger has a goroutine and a queue of its own. State
+	// and Stats are always complete.
 	Observe(Event)
 }
 
 // Event is one of the event structs of this package: StateChanged,
-// SubscriptionChanged, LossReported, ServerNotice, CredentialInURL, EventsLost.
-// Later versions may add more, so a switch over them needs a default.
+// SubscriptionChanged, LossReported, MessageFailed, MessagesDropped,
+// ServerNotice, CredentialInURL, EventsLost. Later versions may add more, so a
+// switch over them needs a default.
 //
 // With Options.Logger each event is logged as well:
 //
-//	Debug  StateChanged to connecting, handshaking, and waiting after the second or a later
-//	       failure in a row; SubscriptionChanged to pending
-//	Info   StateChanged to ready and to a clean end; SubscriptionChanged to live or ended
-//	Warn   StateChanged to waiting after the first failure; SubscriptionChanged with an error;
-//	       LossReported, ServerNotice, CredentialInURL, EventsLost
-//	Error  StateChanged to ended by a permanent failure
+//	Debug  StateChanged between attempts, SubscriptionChanged to pending
+//	Info   StateChanged to ready and to a clean end, SubscriptionChanged to live or ended
+//	Warn   StateChanged after a lost connection or the first failed attempt, LossReported,
+//	       MessageFailed, MessagesDropped, ServerNotice, a refused subscription,
+//	       CredentialInURL, EventsLost
+//	Error  StateChanged to an end that is permanent
+//
+// An outage is one Warn line, however many attempts it takes, and the line of
+// ready that follows has its duration and the number of failures. Of other events
+// there are at most 10 lines of one kind and level within 10 seconds; a later line
+// has the number of those suppressed.
 type Event interface {
 	record() (slog.Level, string, []slog.Attr)
 }
@@ -59,6 +70,34 @@ type LossReported struct {
 	Kind Kind
 	// Cause is why messages are missing.
 	Cause Cause
+	// After and To are the offsets between which messages are missing, as in Loss;
+	// 0 if they are not known.
+	After, To uint64
+	// Count is the number of missing messages, 0 if it is not known.
+	Count uint64
+}
+
+// MessageFailed reports that a published message ended as Rejected, Expired or
+// Unknown. Its receipt says the same.
+type MessageFailed struct {
+	// Topic is the topic of the message.
+	Topic string
+	// ID is the id of the message, as in Receipt.ID.
+	ID uuid.UUID
+	// Outcome is the outcome.
+	Outcome Outcome
+	// Err is the error of Receipt.Wait.
+	Err error
+}
+
+// MessagesDropped reports that a consumer is too slow: its overflow policy dropped
+// messages. It comes with the first drop and then at most once a second for each
+// subscription. SubStats.Dropped has the exact number.
+type MessagesDropped struct {
+	// Topic is the topic of the subscription.
+	Topic string
+	// Count is the number of messages dropped since the last report.
+	Count uint64
 }
 
 // ServerNotice reports an error or a notice from the server, for example that it
@@ -86,7 +125,7 @@ type EventsLost struct {
 func (e StateChanged) record() (slog.Level, string, []slog.Attr) {
 	s := e.State
 	attrs := []slog.Attr{slog.String("host", e.Host), slog.Uint64("generation", s.Generation)}
-	if s.Cause != nil {
+	if s.Cause != nil && s.Phase != Ready { // a connection that is ready has no fault
 		attrs = append(attrs, slog.String("class", string(ClassOf(s.Cause))), slog.String("cause", s.Cause.Error()))
 	}
 	level := slog.LevelDebug
@@ -95,9 +134,6 @@ func (e StateChanged) record() (slog.Level, string, []slog.Attr) {
 		level = slog.LevelInfo
 		attrs = append(attrs, slog.Bool("resumed", s.Resumed))
 	case Waiting:
-		if s.Attempt <= 1 {
-			level = slog.LevelWarn
-		}
 		attrs = append(attrs, slog.Int("attempt", s.Attempt), slog.Time("next", s.NextAttempt))
 	case Ended:
 		level = slog.LevelInfo
@@ -110,7 +146,7 @@ func (e StateChanged) record() (slog.Level, string, []slog.Attr) {
 
 func (e SubscriptionChanged) record() (slog.Level, string, []slog.Attr) {
 	level := slog.LevelInfo
-	attrs := []slog.Attr{slog.String("topic", peerText(e.Topic)), slog.String("phase", e.State.Phase.String())}
+	attrs := []slog.Attr{slog.String("topic", logText(e.Topic)), slog.String("phase", e.State.Phase.String())}
 	if e.State.Err != nil {
 		level = slog.LevelWarn
 		attrs = append(attrs, slog.String("cause", e.State.Err.Error()))
@@ -122,28 +158,88 @@ func (e SubscriptionChanged) record() (slog.Level, string, []slog.Attr) {
 
 func (e LossReported) record() (slog.Level, string, []slog.Attr) {
 	return slog.LevelWarn, "limpet: " + e.Kind.String(), []slog.Attr{
-		slog.String("topic", peerText(e.Topic)), slog.String("cause", e.Cause.String())}
+		slog.String("topic", logText(e.Topic)), slog.String("cause", e.Cause.String()),
+		slog.Uint64("after", e.After), slog.Uint64("to", e.To), slog.Uint64("count", e.Count)}
+}
+
+func (e MessageFailed) record() (slog.Level, string, []slog.Attr) {
+	attrs := []slog.Attr{slog.String("topic", logText(e.Topic)), slog.String("id", e.ID.String()), slog.String("outcome", e.Outcome.String())}
+	if e.Err != nil {
+		attrs = append(attrs, slog.String("cause", e.Err.Error()))
+	}
+	return slog.LevelWarn, "limpet: message failed", attrs
+}
+
+func (e MessagesDropped) record() (slog.Level, string, []slog.Attr) {
+	return slog.LevelWarn, "limpet: consumer too slow, messages dropped", []slog.Attr{
+		slog.String("topic", logText(e.Topic)), slog.Uint64("dropped", e.Count)}
 }
 
 func (e ServerNotice) record() (slog.Level, string, []slog.Attr) {
 	return slog.LevelWarn, "limpet: server notice", []slog.Attr{
-		slog.Int("code", e.Code), slog.String("reason", e.Reason)}
+		slog.Int("code", e.Code), slog.String("reason", strings.Trim(e.Reason, `"`))}
 }
 
 func (e CredentialInURL) record() (slog.Level, string, []slog.Attr) {
-	return slog.LevelWarn, "limpet: credential in the URL, use Options.Auth", []slog.Attr{slog.String("key", peerText(e.Key))}
+	return slog.LevelWarn, "limpet: credential in the URL, use Options.Auth", []slog.Attr{slog.String("key", logText(e.Key))}
 }
 
 func (e EventsLost) record() (slog.Level, string, []slog.Attr) {
 	return slog.LevelWarn, "limpet: observer too slow", []slog.Attr{slog.Uint64("lost", e.Count)}
 }
 
-// notifier passes events to the logger and the observer, on its own goroutine.
-// Its lock is a leaf.
-type notifier struct {
-	logger   *slog.Logger
-	observer Observer
-	wake     chan struct{}
+// notifier passes events to the logger and to the observer. Each has a queue and
+// a goroutine of its own, so that one that is slow, panics or ends its goroutine
+// does not keep events from the other. A nil notifier drops everything.
+type notifier struct{ receivers []*eventQueue }
+
+func newNotifier(o *Options) *notifier {
+	n := &notifier{}
+	if o.Logger != nil {
+		n.receivers = append(n.receivers, newEventQueue((&eventLog{logger: o.Logger}).log))
+	}
+	if o.Observer != nil {
+		n.receivers = append(n.receivers, newEventQueue(o.Observer.Observe))
+	}
+	if len(n.receivers) == 0 {
+		return nil
+	}
+	return n
+}
+
+// start starts the goroutines. They run user code, so Done does not wait for
+// them.
+func (n *notifier) start() {
+	if n != nil {
+		for _, q := range n.receivers {
+			go q.run()
+		}
+	}
+}
+
+// post never blocks.
+func (n *notifier) post(e Event) {
+	if n != nil {
+		for _, q := range n.receivers {
+			q.post(e)
+		}
+	}
+}
+
+// end makes the goroutines end once they have dispatched what is waiting.
+func (n *notifier) end() {
+	if n != nil {
+		for _, q := range n.receivers {
+			q.end()
+		}
+	}
+}
+
+// eventQueue passes events to one receiver. Its lock is a leaf.
+type eventQueue struct {
+	receive func(Event)
+	wake    chan struct{}
+	taken   []Event // owned by run
 
 	mu      sync.Mutex
 	events  []Event
@@ -153,75 +249,175 @@ type notifier struct {
 
 const maxEvents = 1024
 
-func newNotifier(o *Options) *notifier {
-	if o.Logger == nil && o.Observer == nil {
-		return nil
-	}
-	return &notifier{logger: o.Logger, observer: o.Observer, wake: make(chan struct{}, 1)}
+func newEventQueue(receive func(Event)) *eventQueue {
+	return &eventQueue{receive: receive, wake: make(chan struct{}, 1)}
 }
 
-// post never blocks. A nil notifier ignores every event.
-func (n *notifier) post(e Event) {
-	if n == nil {
-		return
+func (q *eventQueue) post(e Event) {
+	q.mu.Lock()
+	if len(q.events) >= maxEvents {
+		q.events = q.events[1:]
+		q.dropped++
 	}
-	n.mu.Lock()
-	if len(n.events) >= maxEvents {
-		n.events = n.events[1:]
-		n.dropped++
-	}
-	n.events = append(n.events, e)
-	n.mu.Unlock()
-	n.wakeUp()
+	q.events = append(q.events, e)
+	q.mu.Unlock()
+	q.wakeUp()
 }
 
-// end makes run return once it has dispatched the events that are waiting.
-func (n *notifier) end() {
-	if n == nil {
-		return
-	}
-	n.mu.Lock()
-	n.ended = true
-	n.mu.Unlock()
-	n.wakeUp()
+func (q *eventQueue) end() {
+	q.mu.Lock()
+	q.ended = true
+	q.mu.Unlock()
+	q.wakeUp()
 }
 
-func (n *notifier) wakeUp() {
+func (q *eventQueue) wakeUp() {
 	select {
-	case n.wake <- struct{}{}:
+	case q.wake <- struct{}{}:
 	default:
 	}
 }
 
-func (n *notifier) run() {
-	for range n.wake {
-		n.mu.Lock()
-		events, dropped, ended := n.events, n.dropped, n.ended
-		n.events, n.dropped = nil, 0
-		n.mu.Unlock()
-		if dropped > 0 {
-			events = append([]Event{EventsLost{dropped}}, events...)
+// run passes on events until the queue has ended. If the receiver calls
+// runtime.Goexit, a new goroutine continues.
+func (q *eventQueue) run() {
+	finished := false
+	defer func() {
+		if !finished {
+			go q.run()
 		}
-		for _, e := range events {
-			n.dispatch(e)
+	}()
+	for {
+		for len(q.taken) > 0 {
+			e := q.taken[0]
+			q.taken = q.taken[1:]
+			q.dispatch(e)
 		}
-		if ended {
+		if q.take() {
+			finished = true
 			return
+		}
+		if len(q.taken) == 0 {
+			<-q.wake
 		}
 	}
 }
 
-// dispatch calls user code. A panic there must not end the process, and there is
-// nowhere to report it.
-func (n *notifier) dispatch(e Event) {
+// take takes what was posted. It reports true when there is nothing left and the
+// queue has ended.
+func (q *eventQueue) take() (finished bool) {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	q.taken, q.events = q.events, nil
+	if q.dropped > 0 {
+		q.taken = append([]Event{EventsLost{q.dropped}}, q.taken...)
+		q.dropped = 0
+	}
+	return q.ended && len(q.taken) == 0
+}
+
+// dispatch calls user code. A panic in it must not end the process, and there is
+// no other place to report it.
+func (q *eventQueue) dispatch(e Event) {
 	defer func() { _ = recover() }()
-	if n.logger != nil {
-		level, msg, attrs := e.record()
-		n.logger.LogAttrs(context.Background(), level, msg, attrs...)
+	q.receive(e)
+}
+
+// eventLog writes events to a logger: one warning for each outage, and a bounded
+// number of lines of each kind.
+type eventLog struct {
+	logger *slog.Logger
+	downAt time.Time // since when there is no connection; zero while one is ready
+	fails  int       // losses and failed attempts since downAt
+	limits map[string]*lineLimit
+}
+
+const (
+	maxLines   = 10 // of one message and level within lineWindow, except for the phases of the client
+	lineWindow = 10 * time.Second
+)
+
+// lineLimit counts the lines of one message and level.
+type lineLimit struct {
+	began      time.Time // of the window
+	lines      int       // in it
+	suppressed int       // since the last line
+}
+
+func (g *eventLog) log(e Event) {
+	level, msg, attrs := e.record()
+	if s, ok := e.(StateChanged); ok {
+		level, attrs = g.follow(s.State, level, attrs)
+		if s.State.Phase == Ended {
+			attrs = append(attrs, g.suppressed()...)
+		}
+	} else if ok, more := g.allow(msg+level.String(), time.Now()); !ok {
+		return
+	} else if more > 0 {
+		attrs = append(attrs, slog.Int("suppressed", more))
 	}
-	if n.observer != nil {
-		n.observer.Observe(e)
+	g.logger.LogAttrs(context.Background(), level, msg, attrs...)
+}
+
+// follow follows the phases: an outage begins with a warning, has debug lines
+// for its attempts, and ends with a line that sums it up.
+func (g *eventLog) follow(s State, level slog.Level, attrs []slog.Attr) (slog.Level, []slog.Attr) {
+	switch s.Phase {
+	case Waiting:
+		g.fails++
+		if g.downAt.IsZero() {
+			g.downAt = s.Since
+			return slog.LevelWarn, attrs
+		}
+	case Ready:
+		if !g.downAt.IsZero() {
+			attrs = append(attrs, slog.Duration("outage", s.Since.Sub(g.downAt).Round(time.Millisecond)), slog.Int("failures", g.fails))
+		}
+		g.downAt, g.fails = time.Time{}, 0
 	}
+	return level, attrs
+}
+
+// allow reports whether there may be one more line of kind, and how many were
+// suppressed before it.
+func (g *eventLog) allow(kind string, now time.Time) (ok bool, suppressed int) {
+	l := g.limits[kind]
+	if l == nil {
+		if g.limits == nil {
+			g.limits = make(map[string]*lineLimit)
+		}
+		l = &lineLimit{began: now}
+		g.limits[kind] = l
+	}
+	if now.Sub(l.began) >= lineWindow {
+		l.began, l.lines = now, 0
+	}
+	if l.lines >= maxLines {
+		l.suppressed++
+		return false, 0
+	}
+	l.lines++
+	suppressed, l.suppressed = l.suppressed, 0
+	return true, suppressed
+}
+
+// suppressed returns how many lines were suppressed and not reported.
+func (g *eventLog) suppressed() []slog.Attr {
+	sum := 0
+	for _, l := range g.limits {
+		sum += l.suppressed
+	}
+	if sum == 0 {
+		return nil
+	}
+	return []slog.Attr{slog.Int("suppressed", sum)}
+}
+
+// logText is text from outside for a log: at most 256 bytes, with control
+// characters escaped. The handler quotes it if it needs to.
+func logText(s string) string {
+	quoted := strings.TrimSuffix(peerText(s), "…")
+	return strings.TrimSuffix(strings.TrimPrefix(quoted, `"`), `"`)
 }
 
 // Stats are the counts of a client since New.

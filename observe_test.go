@@ -3,12 +3,16 @@ package limpet_test
 import (
 	"bytes"
 	"context"
+	"errors"
 	"log/slog"
 	"net/http"
+	"runtime"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
+	"time"
 
 	"github.com/limpet-go/limpet"
 	"github.com/limpet-go/limpet/limpettest"
@@ -92,4 +96,152 @@ func (b *lockedBuffer) String() string {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	return b.b.String()
+}
+
+// brokenHandler panics at every record, or ends its goroutine.
+type brokenHandler struct {
+	fault func()
+	hits  *atomic.Int32
+}
+
+func (brokenHandler) Enabled(context.Context, slog.Level) bool { return true }
+func (h brokenHandler) Handle(context.Context, slog.Record) error {
+	h.hits.Add(1)
+	h.fault()
+	return nil
+}
+func (h brokenHandler) WithAttrs([]slog.Attr) slog.Handler { return h }
+func (h brokenHandler) WithGroup(string) slog.Handler      { return h }
+
+type observerFunc func(limpet.Event)
+
+func (f observerFunc) Observe(e limpet.Event) { f(e) }
+
+// A logger and an observer that panic, end their goroutine or hang keep no event
+// from each other, nor the next one from themselves.
+func TestLoggerAndObserverAreGuarded(t *testing.T) {
+	faults := map[string]func(){"panic": func() { panic("broken") }, "Goexit": runtime.Goexit, "none": func() {}}
+	for name, inLogger := range faults {
+		for other, inObserver := range faults {
+			t.Run(name+" "+other, func(t *testing.T) {
+				synctest.Test(t, func(t *testing.T) {
+					var logged, observed atomic.Int32
+					srv := limpettest.NewServer(t, nil)
+					c := dial(t, srv, &limpet.Options{
+						Logger: slog.New(brokenHandler{inLogger, &logged}),
+						Observer: observerFunc(func(limpet.Event) {
+							observed.Add(1)
+							inObserver()
+						}),
+					})
+					closeAndWait(t, c)
+					synctest.Wait()
+					if logged.Load() != observed.Load() || logged.Load() < 3 {
+						t.Errorf("%d events logged, %d observed", logged.Load(), observed.Load())
+					}
+				})
+			})
+		}
+	}
+	synctest.Test(t, func(t *testing.T) {
+		var logged, observed atomic.Int32
+		hang := make(chan struct{})
+		c := dial(t, limpettest.NewServer(t, nil), &limpet.Options{
+			Logger:   slog.New(brokenHandler{func() { <-hang }, &logged}),
+			Observer: observerFunc(func(limpet.Event) { observed.Add(1) }),
+		})
+		closeAndWait(t, c)
+		synctest.Wait()
+		if logged.Load() != 1 || observed.Load() < 3 {
+			t.Errorf("the logger hangs: %d events logged, %d observed", logged.Load(), observed.Load())
+		}
+		close(hang)
+		synctest.Wait()
+	})
+}
+
+// An outage is one warning; each of several outages has one. Ready has no cause.
+func TestOutageIsOneWarning(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var out lockedBuffer
+		srv := limpettest.NewServer(t, nil)
+		c := dial(t, srv, &limpet.Options{Logger: slog.New(slog.NewTextHandler(&out, nil))})
+		for range 5 {
+			srv.Stop()
+			time.Sleep(time.Minute)
+			srv.Start()
+			if err := c.WaitReady(context.Background()); err != nil {
+				t.Fatal(err)
+			}
+		}
+		closeAndWait(t, c)
+		synctest.Wait()
+		text := out.String()
+		if n := strings.Count(text, `level=WARN msg="limpet: waiting"`); n != 5 || c.Stats().Attempts < 20 {
+			t.Errorf("%d warnings for 5 outages of %d attempts:\n%s", n, c.Stats().Attempts, text)
+		}
+		summed := 0
+		for line := range strings.Lines(text) {
+			if !strings.Contains(line, `"limpet: ready"`) {
+				continue
+			}
+			if strings.Contains(line, "cause=") {
+				t.Errorf("ready has a cause: %s", line)
+			}
+			if strings.Contains(line, "outage=1m") && strings.Contains(line, "failures=") {
+				summed++
+			}
+		}
+		if summed != 5 {
+			t.Errorf("%d outages are summed up:\n%s", summed, text)
+		}
+	})
+}
+
+// What was silent has an event and a bounded number of lines: a message that
+// failed, and a consumer that is too slow.
+func TestSilentLossesAreReported(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var out lockedBuffer
+		var failed, dropped, reports int
+		srv := limpettest.NewServer(t, nil)
+		c := dial(t, srv, &limpet.Options{Logger: slog.New(slog.NewTextHandler(&out, nil)), Observer: observerFunc(func(e limpet.Event) {
+			switch e := e.(type) {
+			case limpet.MessageFailed:
+				failed++
+				if e.Outcome != limpet.Expired || !errors.Is(e.Err, limpet.ErrExpired) || e.Topic != "a b" {
+					t.Errorf("%+v", e)
+				}
+			case limpet.MessagesDropped:
+				reports++
+				dropped += int(e.Count)
+			}
+		})})
+		s := subscribeLive(t, c, "slow one", &limpet.SubscribeOptions{Delivery: limpet.Delivery{Buffer: 4, Overflow: limpet.DropOldest}})
+		for range 10 {
+			publish(t, srv, "slow one", numbers(1, 20)...)
+			time.Sleep(1100 * time.Millisecond)
+		}
+		synctest.Wait()
+		if got := s.Stats().Dropped; got < 190 || reports < 10 || reports > 11 || dropped == 0 || uint64(dropped) > got {
+			t.Errorf("%d dropped, %d reported in %d events", got, dropped, reports)
+		}
+		srv.Stop()
+		synctest.Wait()
+		for range 50 {
+			if _, err := c.Publish(context.Background(), "a b", nil, &limpet.PublishOptions{TTL: time.Second}); err != nil {
+				t.Fatal(err)
+			}
+		}
+		time.Sleep(2 * time.Second)
+		closeAndWait(t, c)
+		synctest.Wait()
+		text := out.String()
+		if n := strings.Count(text, "message failed"); failed != 50 || n != 10 || !strings.Contains(text, "suppressed=40") {
+			t.Errorf("%d failed, %d lines:\n%s", failed, n, text)
+		}
+		if !strings.Contains(text, `topic="slow one"`) || strings.Contains(text, `\"`) {
+			t.Errorf("topics are quoted twice:\n%s", text)
+		}
+	})
 }

@@ -22,7 +22,8 @@ type Options struct {
 	// requires TLS 1.2 or later.
 	HTTPClient *http.Client
 
-	// Header is sent with every upgrade request.
+	// Header is sent with every upgrade request. What belongs to the handshake
+	// (Host, Connection, Upgrade, Sec-WebSocket-*) is refused. At most 256 KiB.
 	Header http.Header
 
 	// Auth returns the credential for an attempt. The client calls it at the
@@ -37,18 +38,21 @@ type Options struct {
 
 	// DialTimeout bounds one attempt, from the call of Auth to the end of the
 	// upgrade. It grows by a factor of 1.6, up to a minute, with each attempt
-	// that times out; a successful upgrade resets it. Defaults to 10 seconds; at
-	// most 366 days.
+	// that times out; a successful upgrade resets it. Defaults to 10 seconds; from
+	// 1 millisecond to 366 days.
 	DialTimeout time.Duration
 
 	// SessionTTL is how long the server should keep the session, counted from the
-	// loss of the connection. Defaults to the server's own choice; at most 366
+	// loss of the connection. Defaults to the server's own choice; from 1
+	// millisecond to 366
 	// days.
 	SessionTTL time.Duration
 
 	// ReadLimit bounds one received WebSocket message, in bytes. A longer
-	// message ends the connection with close code 1009. Defaults to 4 MiB.
-	// There is no value for unlimited.
+	// message ends the connection with close code 1009. Defaults to 4 MiB; from
+	// 1 KiB to 1 GiB. There is no value for unlimited. limpet.v1 needs at least
+	// 64 KiB, the size of a batch: many small messages travel in one WebSocket
+	// message.
 	ReadLimit int64
 
 	// PlainFrames leaves the frames of every connection to the WebSocket
@@ -81,14 +85,15 @@ type Options struct {
 type Backoff struct {
 	// First is the longest wait after the first failure. With a negative value
 	// the client does not wait, unless the server announced a reconnect window.
-	// Defaults to 500 milliseconds; at most 366 days.
+	// Defaults to 500 milliseconds; from 1 millisecond to 366 days.
 	First time.Duration
 
-	// Initial is v for k = 1. Defaults to 500 milliseconds; at most Max.
+	// Initial is v for k = 1. Defaults to 500 milliseconds; from 1 millisecond to
+	// Max.
 	Initial time.Duration
 
 	// Max is the largest v, up to the 19th failure. Defaults to 15 seconds; at
-	// most 366 days.
+	// least Initial, and at most 366 days.
 	Max time.Duration
 
 	// Multiplier is the factor by which v grows. Defaults to 1.5; from 1 to 10.
@@ -96,13 +101,13 @@ type Backoff struct {
 
 	// StableAfter is how long a connection must stay ready before earlier
 	// failures are forgotten. A sixth of it is enough once a message was
-	// acknowledged. Defaults to 30 seconds; at most 366 days.
+	// acknowledged. Defaults to 30 seconds; from 1 millisecond to 366 days.
 	StableAfter time.Duration
 
 	// MaxElapsed ends the client with a PermanentError that wraps ErrMaxElapsed
 	// after this time without a ready connection, counted from New or from the
-	// loss of the last one. Defaults to 0: the client never gives up. At most 366
-	// days.
+	// loss of the last one. Defaults to 0: the client never gives up. From 1
+	// millisecond to 366 days.
 	MaxElapsed time.Duration
 }
 
@@ -110,7 +115,7 @@ type Backoff struct {
 type Heartbeat struct {
 	// Interval is the time between two heartbeats. The server may shorten it.
 	// After 2.5 intervals without a received byte the peer counts as dead.
-	// Defaults to 20 seconds; at most 366 days.
+	// Defaults to 20 seconds; from 10 milliseconds to 366 days.
 	Interval time.Duration
 }
 
@@ -118,10 +123,10 @@ type Heartbeat struct {
 // bytes with its outcome, and its slot once it and all earlier ones are settled.
 // An expired message is settled when the server has acknowledged its empty slot.
 type Window struct {
-	// Messages is the number of messages. Defaults to 4,096.
+	// Messages is the number of messages. Defaults to 4,096; at most 2^30.
 	Messages int
 
-	// Bytes is the sum of their payloads, in bytes. Defaults to 16 MiB.
+	// Bytes is the sum of their payloads, in bytes. Defaults to 16 MiB; at most 1 GiB.
 	Bytes int
 
 	// FailFast makes Publish return ErrWindowFull instead of waiting while the
@@ -194,7 +199,8 @@ type PublishOptions struct {
 
 	// TTL is the lifetime of the message, counted from the admission. A message
 	// that was not sent within it gets the outcome Expired. The server gets the
-	// TTL, too. Defaults to 0: the message does not expire.
+	// TTL, too. Defaults to 0: the message does not expire. From 1 millisecond to
+	// 366 days.
 	TTL time.Duration
 
 	// Type is the content type. It must be UTF-8.
@@ -277,7 +283,7 @@ type Delivery struct {
 	Buffer int
 
 	// Bytes is how many bytes of payload may wait. One message may exceed it.
-	// Defaults to 1 MiB.
+	// Defaults to 1 MiB; at most 1 GiB.
 	Bytes int
 
 	// Overflow is what happens to a message that finds the queue full. Defaults
@@ -285,6 +291,6 @@ type Delivery struct {
 	Overflow Overflow
 
 	// Every hands messages over at most once in this interval: each time, all
-	// that are waiting. Defaults to 0: at once.
+	// that are waiting. Defaults to 0: at once. From 1 microsecond to 366 days.
 	Every time.Duration
 }

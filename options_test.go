@@ -44,6 +44,8 @@ func TestBadOptionsAreNamed(t *testing.T) {
 		{"ws://localhost", o{Window: limpet.Window{Messages: -1}}, "Options.Window.Messages", limpet.ClassInput},
 		{"ws://localhost", o{Window: limpet.Window{Bytes: -1}}, "Options.Window.Bytes", limpet.ClassInput},
 		{"ws://localhost", o{ReadLimit: -1}, "Options.ReadLimit", limpet.ClassInput},
+		{"ws://localhost", o{ReadLimit: 1}, "Options.ReadLimit", limpet.ClassInput},
+		{"ws://localhost", o{ReadLimit: 64<<10 - 1}, "Options.ReadLimit", limpet.ClassInput},
 	} {
 		c, err := limpet.New(tc.url, options(&tc.o))
 		var e *limpet.Error

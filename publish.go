@@ -2,6 +2,7 @@ package limpet
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"iter"
 	"maps"
@@ -15,6 +16,7 @@ import (
 // Publish admits one message to the window and returns its receipt, whether or
 // not the client is connected. Messages are sent in the order of admission, at
 // once or as soon as the client is ready. Publish copies payload and the header.
+// limpet.v1 carries payloads of at most 256 KiB.
 //
 // Publish blocks only while the window is full: until there is room, ctx ends
 // or the client ends. With Window.FailFast it returns ErrWindowFull instead.
@@ -23,8 +25,9 @@ import (
 //
 // The error is an *Error that names the argument at fault, or that wraps
 // ErrTopic, ErrTooBig, ErrUnsupported, ErrWindowFull, ErrClosed, the
-// *PermanentError that ended the client, or ctx's error. In each of these cases
-// the message was not admitted: SafeToRetry is true.
+// *PermanentError that ended the client, or ctx's error, together with
+// ErrWindowFull if it waited for room. In each of these cases the message was not
+// admitted: SafeToRetry is true. Retryable says whether trying again can help.
 func (c *Client) Publish(ctx context.Context, topic string, payload []byte, o *PublishOptions) (*Receipt, error) {
 	messages := [1]Outgoing{{Topic: topic, Payload: payload}}
 	if o != nil {
@@ -45,8 +48,8 @@ func (c *Client) Publish(ctx context.Context, topic string, payload []byte, o *P
 
 // PublishBatch admits all messages or none and returns one receipt for each, in
 // order. Otherwise it is like Publish, and costs less for each message. A batch
-// that exceeds Window.Messages or Window.Bytes is refused with ErrTooBig. An
-// empty batch is not an error.
+// that exceeds Window.Messages or Window.Bytes is refused with ErrTooBig. The
+// text of an error about one message has its index. An empty batch is no error.
 func (c *Client) PublishBatch(ctx context.Context, messages []Outgoing) ([]*Receipt, error) {
 	if len(messages) == 0 {
 		return nil, nil
@@ -140,6 +143,9 @@ func (c *Client) Receipts() iter.Seq[*Receipt] {
 // success: the receipts say which it was. When the client ends, every message
 // gets its outcome and Flush returns nil.
 func (c *Client) Flush(ctx context.Context) error {
+	if err := checkContext("Flush", ctx); err != nil {
+		return err
+	}
 	reply := make(chan *flushPoint, 1)
 	c.inbox.post(flush{reply}) // if it is refused the client is ending: wait for done
 	var point *flushPoint
@@ -161,6 +167,9 @@ func (c *Client) Flush(ctx context.Context) error {
 
 // admit checks messages and acquires room for all of them.
 func admit(ctx context.Context, cfg *config, a *admission, messages []Outgoing) error {
+	if err := checkContext(opPublish, ctx); err != nil {
+		return err
+	}
 	payloadBytes, err := cfg.checkMessages(messages)
 	if err != nil {
 		return err
@@ -172,11 +181,10 @@ func admit(ctx context.Context, cfg *config, a *admission, messages []Outgoing) 
 }
 
 func admissionError(err error) *Error {
-	e := &Error{Op: opPublish, Class: ClassOf(err), Err: err}
-	if e.Class == ClassOther {
-		e.Class = ClassFull // ctx was cancelled, before the call or while the window was full
+	if errors.Is(err, context.Canceled) || errors.Is(err, context.DeadlineExceeded) {
+		return contextError(opPublish, "the message was admitted", err)
 	}
-	return e
+	return &Error{Op: opPublish, Class: ClassOf(err), Err: err}
 }
 
 // checkMessages checks what does not depend on the free room of the window, and
@@ -191,19 +199,28 @@ func (c *config) checkMessages(messages []Outgoing) (payloadBytes int, err error
 		if i == 0 || m.Topic != topic {
 			topic = m.Topic
 			if err := c.Dialect.CheckTopic(wire.UsePublish, topic); err != nil {
-				return 0, topicError(opPublish, err)
+				return 0, inBatch(topicError(opPublish, err), i, len(messages))
 			}
 		}
 		if err := c.checkMessage(m); err != nil {
-			return 0, err
+			return 0, inBatch(err, i, len(messages))
 		}
 		payloadBytes += len(m.Payload)
 	}
 	if len(messages) > c.Window.Messages || payloadBytes > c.Window.Bytes {
 		return 0, &Error{Op: opPublish, Field: "payload", Class: ClassInput,
-			Err: fmt.Errorf("%w: %d messages of %d bytes can never fit Options.Window", ErrTooBig, len(messages), payloadBytes)}
+			Err: fmt.Errorf("%w, or raise Options.Window: %d messages of %d bytes can never fit its %d messages and %d bytes",
+				ErrTooBig, len(messages), payloadBytes, c.Window.Messages, c.Window.Bytes)}
 	}
 	return payloadBytes, nil
+}
+
+// inBatch says which message of a batch err is about.
+func inBatch(err *Error, i, n int) *Error {
+	if n > 1 {
+		err.Err = fmt.Errorf("message %d of the batch (counted from 0): %w", i, err.Err)
+	}
+	return err
 }
 
 const (
@@ -212,30 +229,36 @@ const (
 )
 
 // checkMessage checks everything but the topic.
-func (c *config) checkMessage(m *Outgoing) error {
+func (c *config) checkMessage(m *Outgoing) *Error {
 	if m.TTL < 0 {
-		return inputError(opPublish, "PublishOptions.TTL", "must not be negative, is %v", m.TTL)
+		return inputError(opPublish, "PublishOptions.TTL", "must not be negative, is %v; 0 means that it does not expire", m.TTL)
+	}
+	if m.TTL > maxDuration {
+		return inputError(opPublish, "PublishOptions.TTL", "is %v; use %v or less, or 0 if it does not expire", m.TTL, maxDuration)
+	}
+	if m.TTL > 0 && m.TTL < minDuration {
+		return inputError(opPublish, "PublishOptions.TTL", "%s", withoutUnit(m.TTL))
 	}
 	if limit := c.traits.MaxPayload; limit > 0 && len(m.Payload) > limit {
 		return &Error{Op: opPublish, Field: "payload", Class: ClassInput,
-			Err: fmt.Errorf("%w: %d bytes, the limit is %d", ErrTooBig, len(m.Payload), limit)}
+			Err: fmt.Errorf("%w: it has %d bytes, the dialect allows %d", ErrTooBig, len(m.Payload), limit)}
 	}
 	if m.Type == "" && len(m.Header) == 0 {
 		return nil
 	}
 	if !utf8.ValidString(m.Type) {
-		return inputError(opPublish, "PublishOptions.Type", "is not valid UTF-8")
+		return inputError(opPublish, "PublishOptions.Type", "is not valid UTF-8; use a content type such as application/json")
 	}
 	size := len(m.Type)
 	for k, v := range m.Header {
 		if !utf8.ValidString(k) || !utf8.ValidString(v) {
-			return inputError(opPublish, "PublishOptions.Header", "entry %q is not valid UTF-8", k)
+			return inputError(opPublish, "PublishOptions.Header", "a key or value must be valid UTF-8; encode it, for example in base64")
 		}
 		size += len(k) + len(v)
 	}
 	if len(m.Header) > maxHeaderEntries || size > maxHeaderBytes {
 		return inputError(opPublish, "PublishOptions.Header",
-			"has %d entries of %d bytes, the content type included; the limits are 32 and 8 KiB", len(m.Header), size)
+			"has %d entries of %d bytes, the content type included; use at most 32 and 8 KiB", len(m.Header), size)
 	}
 	return nil
 }

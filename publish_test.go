@@ -12,6 +12,7 @@ import (
 	"github.com/google/uuid"
 	"github.com/limpet-go/limpet"
 	"github.com/limpet-go/limpet/limpettest"
+	"github.com/limpet-go/limpet/server"
 )
 
 func TestTTLExpiresBeforeTheWire(t *testing.T) {
@@ -332,6 +333,45 @@ func TestPublishAndSubscribe(t *testing.T) {
 		if m.Kind != limpet.Data || m.Topic != "quotes/ab" || string(m.Payload) != `{"px": 1}` || m.ID != id ||
 			m.Type != "application/json" || m.Header["k"] != "v" || m.Position.IsZero() {
 			t.Errorf("message %+v", m)
+		}
+	})
+}
+
+// Messages without payload cost no bytes in either direction: neither an empty one
+// nor an expired slot is a violation when the bytes are used up.
+func TestEmptyMessagesCostNoBytes(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		srv := limpettest.NewServer(t, &limpettest.ServerOptions{Server: &server.Options{WindowBytes: 1000}})
+		c := dial(t, srv, nil)
+		s := subscribeLive(t, c, "t", &limpet.SubscribeOptions{Delivery: limpet.Delivery{Bytes: 1000}})
+		srv.Stop()
+		synctest.Wait()
+		ctx := context.Background()
+		want := []limpet.Outcome{limpet.Acked, limpet.Acked, limpet.Expired, limpet.Acked}
+		var receipts []*limpet.Receipt
+		for i, size := range []int{2000, 0, 100, 0} {
+			o := &limpet.PublishOptions{}
+			if want[i] == limpet.Expired {
+				o.TTL = time.Second
+			}
+			r, err := c.Publish(ctx, "t", make([]byte, size), o)
+			if err != nil {
+				t.Fatal(err)
+			}
+			receipts = append(receipts, r)
+		}
+		time.Sleep(3 * time.Second)
+		connections := c.Stats().Connections
+		srv.Start()
+		for i, r := range receipts {
+			if r.Wait(ctx); r.Outcome() != want[i] {
+				t.Errorf("message %d: %v, want %v", i, r.Outcome(), want[i])
+			}
+		}
+		collect(t, s, 3)
+		time.Sleep(time.Minute)
+		if n := c.Stats().Connections; n != connections+1 || c.Err() != nil {
+			t.Errorf("%d connections after the outage, want 1; client: %v", n-connections, c.Err())
 		}
 	})
 }

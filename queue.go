@@ -23,6 +23,10 @@ type queueOwner interface {
 	// gen, was processed. If the server acknowledges cumulatively, so was every
 	// message before it.
 	positionProcessed(gen uint64, p Position)
+
+	// messagesDropped reports that the overflow policy dropped n messages since
+	// the last report.
+	messagesDropped(n uint64)
 }
 
 // queue is the delivery queue of one subscription. The reader offers events in
@@ -62,7 +66,10 @@ type queue struct {
 
 	received, delivered, dropped, duplicates, gaps, resets uint64
 
-	used         wire.Credit // by what this connection has received
+	unreportedDrops uint64 // by the overflow policy
+	dropsReportedAt time.Time
+
+	used         wire.Credit // by what this connection received
 	granted      wire.Credit // to this connection
 	roomReported bool        // since the last grant
 
@@ -182,6 +189,7 @@ func (q *queue) grant() wire.Credit {
 // the server; the events before it were accepted.
 func (q *queue) offer(gen uint64, events []wire.Event) (detected []wire.Event, err error) {
 	q.mu.Lock()
+	before := q.dropped
 	if key := events[0].Key; key != q.key && key != 0 && q.key != 0 {
 		events = nil // of a request that was withdrawn
 	}
@@ -196,7 +204,14 @@ func (q *queue) offer(gen uint64, events []wire.Event) (detected []wire.Event, e
 	}
 	room := q.delivery.Overflow != Block && q.roomToReport()
 	waiting := q.items.Len() > 0
+	var dropped uint64
+	if q.dropped > before && !q.finishing {
+		dropped = q.dropsToReport(q.dropped-before, time.Now())
+	}
 	q.mu.Unlock()
+	if dropped > 0 {
+		q.owner.messagesDropped(dropped)
+	}
 	if waiting {
 		q.wakeConsumer()
 	}
@@ -256,10 +271,11 @@ func (q *queue) acceptControl(ev *wire.Event) error {
 }
 
 // useCredit counts a message of size bytes and reports whether the server had
-// no credit for it. The last message may exceed the bytes; mu is held.
+// no credit for it. The last message may exceed the bytes, and one without
+// payload needs none; mu is held.
 func (q *queue) useCredit(size int) (exceeded bool) {
 	q.used.N++
-	exceeded = q.delivery.Overflow == Block && (q.used.N > q.granted.N || q.used.Bytes > q.granted.Bytes)
+	exceeded = q.delivery.Overflow == Block && (q.used.N > q.granted.N || size > 0 && q.used.Bytes > q.granted.Bytes)
 	q.used.Bytes += uint64(size)
 	return exceeded
 }

@@ -76,7 +76,7 @@ type numberRange struct{ first, last uint64 }
 type takenRun struct {
 	numberRange
 	position   Position // of the last message; unknown in a run that came from single or was split
-	generation uint64   // the connection it came on; 0: position is unknown
+	generation uint64   // the connection it came on; 0: none, or position is unknown
 	acked      bool
 }
 

@@ -1,6 +1,8 @@
 package limpet
 
 import (
+	"time"
+
 	"github.com/limpet-go/limpet/wire"
 )
 
@@ -54,4 +56,15 @@ func (q *queue) removeItem(i int) {
 	if q.released > i {
 		q.released--
 	}
+}
+
+// dropsToReport counts n dropped messages and returns how many to report: 0
+// within a second of the last report; mu is held.
+func (q *queue) dropsToReport(n uint64, now time.Time) uint64 {
+	q.unreportedDrops += n
+	if now.Sub(q.dropsReportedAt) < time.Second {
+		return 0
+	}
+	n, q.unreportedDrops, q.dropsReportedAt = q.unreportedDrops, 0, now
+	return n
 }

@@ -13,6 +13,9 @@ import (
 // until finishDelivery is called. When the stream has ended take returns nil and
 // the stream's error; when ctx ends, nil and ctx's error.
 func (q *queue) take(ctx context.Context, dst []Message, limit int, hold bool, processed processedRun) ([]Message, error) {
+	if err := checkContext("Messages", ctx); err != nil {
+		return nil, err
+	}
 	for {
 		q.mu.Lock()
 		acked := q.reported(q.tracker.acknowledge(processed))

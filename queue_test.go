@@ -35,6 +35,8 @@ func (o testOwner) roomAvailable() {
 
 func (o testOwner) streamDrained() {}
 
+func (testOwner) messagesDropped(uint64) {}
+
 func (o testOwner) positionProcessed(gen uint64, p Position) {
 	if o.processed != nil {
 		o.processed(gen, p)

@@ -2,6 +2,7 @@ package limpet
 
 import (
 	"errors"
+	"fmt"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -138,13 +139,25 @@ func leadingMessages(events []wire.Event) int {
 	return n
 }
 
+// asViolation gives an error of a codec a close code, unless it has one or is a
+// panic.
 func asViolation(err error) error {
 	var ce *wire.CodeError
-	if errors.As(err, &ce) {
-		return ce
+	var panicked *userError
+	if errors.As(err, &ce) || errors.As(err, &panicked) {
+		return err
 	}
-	return &wire.CodeError{Code: 1002, Reason: err.Error()}
+	return &codecError{err, wire.CodeError{Code: 1002, Reason: err.Error()}}
 }
+
+// codecError is an error of a codec with the close code that it leads to.
+type codecError struct {
+	err  error
+	code wire.CodeError
+}
+
+func (e *codecError) Error() string   { return fmt.Sprintf("%v (close code %d)", e.err, e.code.Code) }
+func (e *codecError) Unwrap() []error { return []error{e.err, &e.code} }
 
 // serverNames are the server's names for the subscriptions of one connection. A
 // key has one name, the latest.

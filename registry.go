@@ -58,8 +58,13 @@ func (r *registry) named(topic string) *Subscription {
 // earlier ones, and returns those that the handshake carries.
 func (r *registry) startConnection(gen uint64, now time.Time) []wire.Subscribe {
 	var carried []wire.Subscribe
+	size := 0
 	for _, s := range r.subs {
-		if len(carried) < r.traits.StartSubs && s.timeouts == 0 && !s.mustWait(now) {
+		if s.timeouts == 0 && !s.mustWait(now) {
+			size += s.startSize()
+		}
+		fits := len(carried) < r.traits.StartSubs && (r.traits.StartBytes == 0 || size <= r.traits.StartBytes)
+		if fits && s.timeouts == 0 && !s.mustWait(now) {
 			carried = append(carried, s.request(gen))
 			s.askedGeneration = gen
 		} else {
@@ -67,6 +72,12 @@ func (r *registry) startConnection(gen uint64, now time.Time) []wire.Subscribe {
 		}
 	}
 	return carried
+}
+
+// startSize is what s counts for wire.Traits.StartBytes.
+func (s *Subscription) startSize() int {
+	last, _ := s.queue.resumePosition()
+	return 96 + len(s.topic) + len(s.token.reveal()) + len(last.Epoch) + len(last.Tag)
 }
 
 // positions returns the subscriptions with their positions, for a cursor in the

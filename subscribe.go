@@ -2,7 +2,9 @@ package limpet
 
 import (
 	"context"
+	"fmt"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/limpet-go/limpet/internal/watch"
@@ -72,6 +74,9 @@ type Subscription struct {
 	c            chan Message // of C
 	startDeliver sync.Once
 
+	closed        atomic.Bool // by Close, which the loop may not know yet
+	endedByClient atomic.Bool // by Close or Shutdown of the client
+
 	// Owned by the loop.
 	key      uint64
 	from     From
@@ -100,19 +105,28 @@ func (s *Subscription) State() SubState { return s.state.Load() }
 
 // WaitLive blocks until the server has confirmed the subscription on the current
 // connection. A dialect without the trait Confirms has no confirmations: then
-// asking is enough. WaitLive returns an error if the subscription has ended (the
-// error of Err, or one that wraps ErrClosed after a clean end) or if ctx ends
-// first (ctx's error).
+// asking is enough. WaitLive returns an error if ctx ends (ctx's error) or the subscription
+// has ended: the error of Err, or after a clean end one that wraps ErrClosed if
+// the client was closed and ErrSubscriptionClosed if only the subscription was.
 func (s *Subscription) WaitLive(ctx context.Context) error {
-	st, err := s.state.Wait(ctx, func(st SubState) bool { return st.Phase != SubPending })
-	if err != nil {
+	if err := checkContext("WaitLive", ctx); err != nil {
 		return err
 	}
-	if st.Phase == SubEnded {
-		if st.Err != nil {
-			return st.Err
-		}
+	st, err := s.state.Wait(ctx, func(st SubState) bool { return st.Phase != SubPending || s.closed.Load() })
+	if err != nil && st.Err != nil {
+		return &Error{Op: "WaitLive", Class: ClassOf(err),
+			Err: fmt.Errorf("the caller's context ended before the subscription was live (%w); the server refused it for now: %w", err, st.Err)}
+	}
+	if err != nil {
+		return contextError("WaitLive", "the subscription was live", err)
+	}
+	switch {
+	case st.Phase == SubEnded && st.Err != nil:
+		return st.Err
+	case st.Phase == SubEnded && s.endedByClient.Load():
 		return &Error{Op: "WaitLive", Class: ClassClosed, Err: ErrClosed}
+	case st.Phase == SubEnded || s.closed.Load():
+		return &Error{Op: "WaitLive", Class: ClassClosed, Err: ErrSubscriptionClosed}
 	}
 	return nil
 }
@@ -144,6 +158,7 @@ func (s *Subscription) Err() error {
 // error, and C is closed. Close may be called from a consumer, and more than once.
 // It always returns nil.
 func (s *Subscription) Close() error {
+	s.closed.Store(true)
 	s.queue.discard(nil)
 	s.client.inbox.post(unsubscribe{s})
 	return nil
@@ -160,6 +175,11 @@ func (s *Subscription) positionProcessed(gen uint64, p Position) {
 	s.client.inbox.post(sendProcessed{s, gen, p})
 }
 
+// messagesDropped implements queueOwner.
+func (s *Subscription) messagesDropped(n uint64) {
+	s.client.notify.post(MessagesDropped{s.topic, n})
+}
+
 // Subscribe registers a subscription. It does not wait for the server, connected
 // or not; Subscription.WaitLive does. After every reconnect the subscription
 // resumes where it stopped. Errors are local: an *Error that names the argument
@@ -167,8 +187,11 @@ func (s *Subscription) positionProcessed(gen uint64, p Position) {
 // ctx's error if ctx has already ended. ctx has no effect on the subscription; o
 // may be nil.
 func (c *Client) Subscribe(ctx context.Context, topic string, o *SubscribeOptions) (*Subscription, error) {
-	if err := ctx.Err(); err != nil {
+	if err := checkContext("Subscribe", ctx); err != nil {
 		return nil, err
+	}
+	if err := ctx.Err(); err != nil {
+		return nil, contextError("Subscribe", "the call", err)
 	}
 	s, err := newSubscription(c, topic, o)
 	if err != nil {

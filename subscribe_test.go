@@ -269,3 +269,63 @@ func TestManualAckSlidingWindow(t *testing.T) {
 		}
 	}
 }
+
+// A closed subscription says so, at once and each time; its client goes on.
+func TestWaitLiveAfterClose(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		srv := limpettest.NewServer(t, nil)
+		c := dial(t, srv, nil)
+		ctx := context.Background()
+		own := func(when string, err error) {
+			t.Helper()
+			if !errors.Is(err, limpet.ErrSubscriptionClosed) || errors.Is(err, limpet.ErrClosed) || limpet.ClassOf(err) != limpet.ClassClosed {
+				t.Errorf("%s: %v", when, err)
+			}
+		}
+		for range 50 {
+			s := subscribeLive(t, c, "a", nil)
+			s.Close()
+			own("at once", s.WaitLive(ctx))
+			synctest.Wait()
+			own("later", s.WaitLive(ctx))
+		}
+		pending := func() *limpet.Subscription {
+			srv.Stop()
+			synctest.Wait()
+			s, err := c.Subscribe(ctx, "b", nil)
+			if err != nil {
+				t.Fatal(err)
+			}
+			return s
+		}
+		s := pending()
+		answer := make(chan error)
+		go func() { answer <- s.WaitLive(ctx) }()
+		synctest.Wait()
+		s.Close()
+		own("while another waits", <-answer)
+		srv.Start()
+		if err := c.WaitReady(ctx); err != nil {
+			t.Fatal(err)
+		}
+		other := subscribeLive(t, c, "c", nil)
+		s = subscribeLive(t, c, "d", nil)
+		s.Close()
+		c.Close()
+		for _, err := range []error{c.WaitReady(ctx), publishError(c)} {
+			if !errors.Is(err, limpet.ErrClosed) {
+				t.Errorf("at once after Close of the client: %v", err)
+			}
+		}
+		<-c.Done()
+		own("closed before its client", s.WaitLive(ctx))
+		if err := other.WaitLive(ctx); !errors.Is(err, limpet.ErrClosed) || errors.Is(err, limpet.ErrSubscriptionClosed) {
+			t.Errorf("closed by its client: %v", err)
+		}
+	})
+}
+
+func publishError(c *limpet.Client) error {
+	_, err := c.Publish(context.Background(), "a", nil, nil)
+	return err
+}

@@ -34,6 +34,7 @@ type window struct {
 	oneByOneUpTo uint64        // up to this sequence number a frame carries one message: a batch was too big
 	resolved     [2]int        // outcomes to be published are in slots [from, to)
 	freedBytes   int           // payload bytes that they held
+	notify       *notifier     // of messages that failed
 	woken        int           // outcomes that a caller waited for, since the loop last read it
 }
 
@@ -116,8 +117,14 @@ func (w *window) publishOutcomes() {
 	}
 	w.admission.release(head, w.freedBytes)
 	for _, r := range resolved {
-		if r.unpublished() && r.publishOutcome() {
+		if !r.unpublished() {
+			continue
+		}
+		if r.publishOutcome() {
 			w.woken++
+		}
+		if w.notify != nil && (r.decided == Rejected || r.decided == Expired || r.decided == Unknown) {
+			w.notify.post(MessageFailed{r.topic, r.id, r.decided, r.details.err})
 		}
 	}
 	w.resolved, w.freedBytes = [2]int{}, 0
@@ -297,7 +304,7 @@ func (w *window) nextBatch(ops []wire.Op, messages []wire.Message, now time.Time
 			break // so that "too big" can only mean this message
 		}
 		var m *wire.Message
-		messages, m = appendZeroed(messages)
+		messages, m = appendReused(messages)
 		m.Seq, m.ID, m.Topic, m.Payload, m.Void = seq, wire.ID(r.id), r.topic, r.payload, r.decided != Pending
 		if d := r.details; d != nil {
 			m.TTL = d.ttl
@@ -314,7 +321,7 @@ func (w *window) nextBatch(ops []wire.Op, messages []wire.Message, now time.Time
 			}
 		}
 		var op *wire.Op
-		ops, op = appendZeroed(ops)
+		ops, op = appendReused(ops)
 		op.Kind, op.Cmd, op.Message = wire.OpPublish, seq*4+3, m
 		w.nextToSend++
 		count++
@@ -328,9 +335,9 @@ func (w *window) nextBatch(ops []wire.Op, messages []wire.Message, now time.Time
 	return ops, messages
 }
 
-// appendZeroed extends s by one element. The element is zero, or as
+// appendReused extends s by one element. The element is zero, or as
 // encodeArgs.reset left it.
-func appendZeroed[T any](s []T) ([]T, *T) {
+func appendReused[T any](s []T) ([]T, *T) {
 	if len(s) == cap(s) {
 		s = slices.Grow(s, 1)
 	}

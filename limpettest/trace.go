@@ -44,7 +44,7 @@ type Subscribed struct {
 // NewDelivered.
 type Delivered struct {
 	Sub, Epoch string
-	Offset     uint64 // 0: the language has no numbers, so only I1 is checked
+	Offset     uint64 // 0: the protocol has no numbers, so only I1 is checked
 	Prev       uint64 // offset of the message before it
 	HasPrev    bool   // Prev is known
 	ID         uuid.UUID

@@ -14,7 +14,8 @@ func (p *peer) accept(m *native.Msg) error {
 	if m.Ch != 0 {
 		return protocolError("messages from a client must use channel 0")
 	}
-	if m.S == 0 || m.S > p.creditN.Load() || p.received.Load() > p.creditB.Load() {
+	overdrawn := len(m.Payload) > 0 && p.received.Load() > p.creditB.Load()
+	if m.S == 0 || m.S > p.creditN.Load() || overdrawn {
 		return protocolError("message %d exceeds the credit", m.S)
 	}
 	p.received.Add(uint64(len(m.Payload)))
@@ -51,17 +52,12 @@ func (p *peer) accept(m *native.Msg) error {
 			ids.release(k)
 		}
 	}()
-	code := p.horizon(m, at)
-	if code == 0 {
-		code = p.permit(m)
-	}
-	judged := code == 0
-	if judged {
-		code = p.judge(m)
+	code, remember, err := p.decide(m, at)
+	if err != nil {
+		return err
 	}
 	if code != 0 {
-		// A client that may not publish must not fill the memory of ids.
-		if judged && !retryable(code) {
+		if remember && !retryable(code) {
 			ids.resolve(k, outcome{code: code})
 			resolved = true
 		}
@@ -135,33 +131,56 @@ func (p *peer) horizon(m *native.Msg, at standing) uint64 {
 	return 0
 }
 
+// decide returns 0 if a message may be accepted, otherwise the code of the rejection
+// and whether it is remembered under the message's id. An error means that there is
+// no decision: the client sends the message again on the next connection.
+func (p *peer) decide(m *native.Msg, at standing) (code uint64, remember bool, err error) {
+	if code = p.horizon(m, at); code != 0 {
+		return code, false, nil
+	}
+	if code, err = p.permit(m); code == 0 && err == nil {
+		remember = true // a client that may not publish must not fill the memory of ids
+		code, err = p.judge(m)
+	}
+	if code != 0 && m.HasAge && at.carried && !p.server.ids.certain(milliseconds(m.Age)) {
+		// An earlier server may have accepted it: "rejected" could be untrue.
+		code = native.CodeUnknownOutcome
+	}
+	return code, remember, err
+}
+
 // permit decides whether the client may publish to this topic. It returns 0 or a
 // code.
-func (p *peer) permit(m *native.Msg) uint64 {
+func (p *peer) permit(m *native.Msg) (uint64, error) {
 	if native.CheckTopic(wire.UsePublish, m.Topic) != nil || m.ID == (wire.ID{}) {
-		return native.CodeBadRequest
+		return native.CodeBadRequest, nil
 	}
-	if err := p.authorize(VerbPublish, m.Topic); err != nil {
-		code, _, _ := codeOf(err, native.CodeForbidden)
-		return code
-	}
-	return 0
+	return p.codeOf(p.authorize(VerbPublish, m.Topic), native.CodeForbidden)
 }
 
 // judge decides on the message itself: its lifetime and OnPublish. It returns 0 or a
 // code.
-func (p *peer) judge(m *native.Msg) uint64 {
+func (p *peer) judge(m *native.Msg) (uint64, error) {
 	if m.TTL != 0 && m.HasAge && m.Age >= m.TTL {
-		return native.CodeExpired
+		return native.CodeExpired, nil
 	}
 	err := p.onPublish(Message{
 		ID: m.ID, Topic: m.Topic, Payload: m.Payload, Type: m.Type, Header: m.Header, TTL: milliseconds(m.TTL),
 	})
-	if err != nil {
-		code, _, _ := codeOf(err, native.CodeBadRequest)
-		return code
+	return p.codeOf(err, native.CodeBadRequest)
+}
+
+// codeOf returns the code for the result of a hook, or the fault that ends the
+// connection if the hook could not decide.
+func (p *peer) codeOf(err error, fallback uint64) (uint64, error) {
+	if err == nil {
+		return 0, nil
 	}
-	return 0
+	if f := p.undecided(err); f != nil {
+		return 0, f
+	}
+	code, _, _ := codeOf(err, fallback)
+	return code, nil
 }
 
 // milliseconds returns a duration from the wire, at most 290 years.

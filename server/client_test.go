@@ -24,6 +24,12 @@ type rig struct {
 
 func newRig(t testing.TB, o *server.Options) *rig {
 	t.Helper()
+	return newRigBehind(t, o, func(h http.Handler) http.Handler { return h })
+}
+
+// newRigBehind is newRig with middleware around the server.
+func newRigBehind(t testing.TB, o *server.Options, middleware func(http.Handler) http.Handler) *rig {
+	t.Helper()
 	srv, err := server.New(o)
 	if err != nil {
 		t.Fatal(err)
@@ -34,7 +40,7 @@ func newRig(t testing.TB, o *server.Options) *rig {
 		t.Fatal(err)
 	}
 	r := &rig{t: t, srv: srv, network: network, done: make(chan struct{})}
-	r.http = &http.Server{Handler: srv, ErrorLog: nil}
+	r.http = &http.Server{Handler: middleware(srv), ErrorLog: nil}
 	go func() {
 		defer close(r.done)
 		r.http.Serve(l)

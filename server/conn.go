@@ -2,9 +2,11 @@ package server
 
 import (
 	"bufio"
+	"bytes"
 	"context"
 	"crypto/tls"
 	"errors"
+	"fmt"
 	"io"
 	"net"
 	"net/http"
@@ -137,20 +139,50 @@ func cut(s string, n int) string {
 	return s[:n]
 }
 
-// hijacker gives the library a rawConn in place of the connection.
+// hijacker gives the library a rawConn in place of the connection. It writes the 101
+// itself, to the hijacked connection: a middleware may hold back what it is given
+// with WriteHeader, and after Hijack it can no longer send it.
 type hijacker struct {
 	http.ResponseWriter
 	stall time.Duration
 	raw   *rawConn
 }
 
+// WriteHeader does nothing with 101, which Hijack writes.
+func (h *hijacker) WriteHeader(status int) {
+	if status != http.StatusSwitchingProtocols {
+		h.ResponseWriter.WriteHeader(status)
+	}
+}
+
 func (h *hijacker) Hijack() (net.Conn, *bufio.ReadWriter, error) {
 	conn, rw, err := http.NewResponseController(h.ResponseWriter).Hijack()
 	if err != nil {
-		return nil, nil, err
+		for _, name := range []string{"Connection", "Upgrade", "Sec-WebSocket-Accept", "Sec-WebSocket-Protocol"} {
+			h.Header().Del(name) // set for the 101, which is not sent
+		}
+		return nil, nil, &hijackError{h.ResponseWriter, err}
 	}
 	h.raw = &rawConn{Conn: conn, stall: h.stall, start: time.Now()}
+	var head bytes.Buffer
+	head.WriteString("HTTP/1.1 101 Switching Protocols\r\n")
+	h.Header().WriteSubset(&head, map[string]bool{"Content-Length": true, "Transfer-Encoding": true, "Trailer": true})
+	head.WriteString("\r\n")
+	if _, err := h.raw.Write(head.Bytes()); err != nil {
+		return nil, nil, err
+	}
 	return h.raw, bufio.NewReadWriter(rw.Reader, bufio.NewWriter(h.raw)), nil
+}
+
+// hijackError means that no connection can be upgraded where the server is mounted.
+type hijackError struct {
+	writer http.ResponseWriter
+	err    error
+}
+
+func (e *hijackError) Error() string {
+	return fmt.Sprintf("the http.ResponseWriter, a %T, has no Hijack: serve WebSocket requests over HTTP/1.1 and "+
+		"without middlewares that hide it, such as http.TimeoutHandler (%v)", e.writer, e.err)
 }
 
 // rawConn is the connection below the library. It records when bytes arrive and

@@ -231,3 +231,56 @@ func TestSubscribeViolations(t *testing.T) {
 		}
 	})
 }
+
+// A message without payload costs no bytes, so it is sent, and accepted, when the
+// bytes are used up (docs/protocol.md, section 2).
+func TestEmptyMessagesAndByteCredit(t *testing.T) {
+	both(t, func(t *testing.T, enc native.Encoding) {
+		r := newRig(t, &server.Options{WindowBytes: 1000})
+		c := r.connect(enc)
+		c.hello(native.Hello{CN: 1})
+		f := sub(1, "t", native.FromNew, 4)
+		f.Sub.Cr.B = 1000
+		c.send(f)
+		c.next(native.TypeSubOK)
+
+		void := native.Frame{Type: native.TypeMsg, Msg: native.Msg{S: 3, ID: idOf(3), Flags: native.FlagVoid}}
+		c.send(msg(1, idOf(1), "t", string(make([]byte, 2000))), msg(2, idOf(2), "t", ""), void, msg(4, idOf(4), "t", ""))
+		var acked uint64
+		var got []uint64
+		for acked < 4 || len(got) < 3 {
+			f, err := c.read()
+			switch {
+			case err != nil:
+				t.Fatalf("acked to %d, received %v: %v", acked, got, err)
+			case f.Type == native.TypeAck:
+				acked = f.Ack.To
+			case f.Type == native.TypeMsg:
+				got = append(got, f.Msg.S)
+			default:
+				t.Fatalf("unexpected frame %s", show(f))
+			}
+		}
+
+		// Messages without payload still use the count, and more of it is enough for them.
+		c.send(msg(5, idOf(5), "t", ""), msg(6, idOf(6), "t", ""))
+		c.acked(6)
+		c.next(native.TypeMsg)
+		c.send(native.Frame{Type: native.TypePing}, credit(1, 5, 1000))
+		c.next(native.TypePong)
+		if m := c.next(native.TypeMsg).Msg; m.S != 5 {
+			t.Fatalf("message %d, want 5", m.S)
+		}
+	})
+}
+
+// With payload a message beyond the bytes is a violation.
+func TestByteCreditOfUplink(t *testing.T) {
+	both(t, func(t *testing.T, enc native.Encoding) {
+		r := newRig(t, &server.Options{WindowBytes: 1000})
+		c := r.connect(enc)
+		c.hello(native.Hello{CN: 1})
+		c.send(msg(1, idOf(1), "t", string(make([]byte, 1001))), msg(2, idOf(2), "t", ""), msg(3, idOf(3), "t", "x"))
+		c.wantClose(native.CloseProtocolError)
+	})
+}

@@ -1,7 +1,10 @@
 package server_test
 
 import (
+	"bufio"
+	"bytes"
 	"context"
+	"log/slog"
 	"math"
 	"net"
 	"net/http"
@@ -245,4 +248,125 @@ func TestRealSockets(t *testing.T) {
 		guard.Stop()
 		web.Close()
 	}
+}
+
+// bufferedWriter is what some middlewares put before the http.ResponseWriter: the
+// status is held back until something is written, and Hijack is passed on.
+type bufferedWriter struct {
+	http.ResponseWriter
+	status int
+}
+
+func (w *bufferedWriter) WriteHeader(status int) { w.status = status }
+
+func (w *bufferedWriter) Write(p []byte) (int, error) {
+	if w.status != 0 {
+		w.ResponseWriter.WriteHeader(w.status)
+		w.status = 0
+	}
+	return w.ResponseWriter.Write(p)
+}
+
+func (w *bufferedWriter) Hijack() (net.Conn, *bufio.ReadWriter, error) {
+	return w.ResponseWriter.(http.Hijacker).Hijack()
+}
+
+// hiddenWriter cannot be hijacked, like that of http.TimeoutHandler.
+type hiddenWriter struct{ http.ResponseWriter }
+
+// plainWriter hides that of another, as its Unwrap says.
+type plainWriter struct{ w http.ResponseWriter }
+
+func (w plainWriter) Header() http.Header         { return w.w.Header() }
+func (w plainWriter) WriteHeader(status int)      { w.w.WriteHeader(status) }
+func (w plainWriter) Write(p []byte) (int, error) { return w.w.Write(p) }
+func (w plainWriter) Unwrap() http.ResponseWriter { return w.w }
+
+func TestBehindMiddleware(t *testing.T) {
+	for name, tc := range map[string]struct {
+		wrap   func(http.Handler) http.Handler
+		status int
+	}{
+		"status held back":   {wrapping(func(w http.ResponseWriter) http.ResponseWriter { return &bufferedWriter{ResponseWriter: w} }), 101},
+		"Unwrap":             {wrapping(func(w http.ResponseWriter) http.ResponseWriter { return plainWriter{w} }), 101},
+		"cannot be hijacked": {wrapping(func(w http.ResponseWriter) http.ResponseWriter { return hiddenWriter{w} }), 500},
+		"TimeoutHandler":     {func(h http.Handler) http.Handler { return http.TimeoutHandler(h, time.Hour, "late") }, 500},
+	} {
+		t.Run(name, func(t *testing.T) {
+			both(t, func(t *testing.T, enc native.Encoding) {
+				var out bytes.Buffer
+				r := newRigBehind(t, &server.Options{Logger: slog.New(slog.NewTextHandler(&out, nil))}, tc.wrap)
+				ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
+				defer cancel()
+				conn, err := r.dial(ctx)
+				if err != nil {
+					t.Fatal(err)
+				}
+				defer conn.Close()
+				conn.SetDeadline(time.Now().Add(10 * time.Second))
+				req, _ := http.NewRequest("GET", "http://localhost/", nil)
+				for k, v := range map[string]string{"Connection": "Upgrade", "Upgrade": "websocket", "Sec-WebSocket-Version": "13",
+					"Sec-WebSocket-Key": "dGhlIHNhbXBsZSBub25jZQ==", "Sec-WebSocket-Protocol": native.Subprotocol(enc)} {
+					req.Header.Set(k, v)
+				}
+				if err := req.Write(conn); err != nil {
+					t.Fatal(err)
+				}
+				res, err := http.ReadResponse(bufio.NewReader(conn), req)
+				if err != nil {
+					t.Fatalf("no response: %v", err)
+				}
+				if res.StatusCode != tc.status {
+					t.Fatalf("status %d, want %d", res.StatusCode, tc.status)
+				}
+				conn.Close()
+				if tc.status != 101 {
+					if text := out.String(); strings.Count(text, "level=ERROR") != 1 || !strings.Contains(text, "Hijack") {
+						t.Errorf("log: %s", text)
+					}
+					if st := r.srv.Stats(); st.Refused != 1 || st.Conns != 0 || st.Pending != 0 {
+						t.Errorf("stats %+v", st)
+					}
+					return
+				}
+				h := res.Header
+				if h.Get("Sec-WebSocket-Accept") != "s3pPLMBiTxaQ9kYGzzhZRbK+xOo=" || h.Get("Sec-WebSocket-Protocol") != native.Subprotocol(enc) ||
+					h.Get("X-Middleware") != "was here" || h.Get("X-Bad") == "" || strings.Contains(h.Get("X-Bad"), "\n") || h.Get("X-Injected") != "" {
+					t.Errorf("headers %v", h)
+				}
+				c := r.connect(enc)
+				c.hello(native.Hello{CN: 1})
+				c.publish(1, "t", "x")
+				c.acked(1)
+			})
+		})
+	}
+}
+
+func wrapping(wrap func(http.ResponseWriter) http.ResponseWriter) func(http.Handler) http.Handler {
+	return func(h http.Handler) http.Handler {
+		return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+			w.Header().Set("X-Middleware", "was here")
+			w.Header().Set("X-Bad", "a\r\nX-Injected: yes")
+			h.ServeHTTP(wrap(w), r)
+		})
+	}
+}
+
+// A middleware that panics in Hijack takes no place for ever.
+func TestHijackPanics(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		r := newRigBehind(t, &server.Options{MaxPending: 1}, wrapping(func(w http.ResponseWriter) http.ResponseWriter {
+			return &bufferedWriter{ResponseWriter: hiddenWriter{w}} // its Hijack panics
+		}))
+		for range 3 {
+			if _, res, err := r.upgrade(nil, token); err == nil || res != nil && res.StatusCode == 503 {
+				t.Fatalf("error %v, response %v", err, res)
+			}
+		}
+		synctest.Wait()
+		if st := r.srv.Stats(); st.Refused != 3 || st.Pending != 0 {
+			t.Errorf("stats %+v", st)
+		}
+	})
 }

@@ -2,6 +2,7 @@ package server
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"log/slog"
 	"net/http"
@@ -9,6 +10,7 @@ import (
 	"time"
 
 	"github.com/limpet-go/limpet/wire"
+	"github.com/limpet-go/limpet/wire/native"
 )
 
 // Principal is who a connection speaks for.
@@ -57,9 +59,18 @@ type Message struct {
 
 // Hooks are the decisions of the program around the server. They run on the
 // goroutine that reads the connection, with no lock held: a slow hook delays that
-// connection and no other. Several connections call them concurrently. Their
-// context ends with the connection. A panic is logged and counts as an internal
-// error.
+// connection and no other. Several connections call them concurrently. A panic is
+// logged and counts as an internal error.
+//
+// Their context has the values of the upgrade request, but it does not end with the
+// request or with the connection: what a hook has begun decides about a message
+// also when the client is gone. It ends when the server is closed, when a newer
+// connection of the session takes over, and a minute after the connection has ended.
+//
+// An error after the end of the context, one that is context.Canceled, and one with
+// Timeout() true, such as context.DeadlineExceeded, decide nothing: the connection is
+// closed with 4203, the client backs off and sends the message again. A subscription is
+// refused with unavailable (7), and the client asks again.
 //
 // An error that is or wraps an *Error chooses the code that the client receives.
 // The text of any other error is not sent.
@@ -83,13 +94,15 @@ type Hooks struct {
 	OnPublish func(ctx context.Context, who Principal, m Message) error
 }
 
-func (p *peer) authenticate(ctx context.Context, token string) (who Principal, err error) {
+func (p *peer) authenticate(token string) (who Principal, err error) {
 	hook := p.server.opt.Hooks.Authenticate
 	if hook == nil {
 		return Principal{}, nil
 	}
 	defer recovered(p.log, &err)
-	return hook(ctx, p.request, token)
+	ctx, cancel := context.WithTimeout(p.hooks, authTimeout)
+	defer cancel()
+	return hook(ctx, p.request.WithContext(ctx), token)
 }
 
 func (p *peer) authorize(verb Verb, topic string) (err error) {
@@ -107,7 +120,26 @@ func (p *peer) onPublish(m Message) (err error) {
 		return nil
 	}
 	defer recovered(p.log, &err)
-	return hook(p.ctx, p.who, m)
+	return hook(p.hooks, p.who, m)
+}
+
+// undecided returns the fault that ends the connection if err, the error of a hook,
+// is no decision: its context ended, or it ran into a timeout of its own. Such a
+// cause passes, so it must not become a final outcome.
+func (p *peer) undecided(err error) error {
+	var chosen *Error
+	var slow interface{ Timeout() bool }
+	switch {
+	case p.hooks.Err() != nil:
+	case errors.As(err, &chosen):
+		return nil
+	case errors.Is(err, context.Canceled):
+	case errors.As(err, &slow) && slow.Timeout():
+	default:
+		return nil
+	}
+	p.log.Warn("a hook could not decide", "error", quote(err.Error()))
+	return &fault{code: native.CloseBackendUnavailable, reason: "the server could not decide"}
 }
 
 // recovered turns a panic of a hook or of the log into an error and logs its stack.

@@ -12,6 +12,7 @@ import (
 	"testing/synctest"
 	"time"
 
+	"github.com/limpet-go/limpet/limpettest"
 	"github.com/limpet-go/limpet/server"
 	"github.com/limpet-go/limpet/wire/native"
 )
@@ -266,5 +267,42 @@ func TestIDsOfOthers(t *testing.T) {
 		if st := r.srv.Stats(); st.Head != 4 || st.Accepted != 3 || st.Duplicates != 1 {
 			t.Errorf("head %d, %d accepted, %d duplicates", st.Head, st.Accepted, st.Duplicates)
 		}
+	})
+}
+
+// A client that repeats a rejected message and does not read costs a bounded amount
+// of memory: a rejection waits once, however often it is asked for.
+func TestRejectionsNotRead(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		r := newRig(t, &server.Options{WriteTimeout: time.Hour, Hooks: server.Hooks{OnPublish: func(context.Context, server.Principal, server.Message) error {
+			return errors.New("no")
+		}}})
+		c := r.connect(native.Binary)
+		c.hello(native.Hello{CN: 1})
+		var batch []native.Frame
+		for s := uint64(1); s <= 60; s++ {
+			batch = append(batch, msg(s, idOf(s), "t", ""))
+		}
+		c.send(batch...)
+		for range 10 { // the same 60 again
+			batch = append(batch, batch[:60]...)
+		}
+		synctest.Wait()
+		before := limpettest.HeapInUse()
+		const rounds = 500
+		for i := range rounds {
+			c.send(batch...)
+			if i%100 == 0 {
+				c.send(native.Frame{Type: native.TypePong})
+			}
+		}
+		synctest.Wait()
+		if grown := limpettest.HeapInUse() - before; grown > 1<<20 {
+			t.Errorf("heap grew by %d KiB", grown>>10)
+		}
+		if n := r.srv.Stats().Duplicates; n < rounds*600 {
+			t.Fatalf("%d duplicates were read", n)
+		}
+		r.network.CutAll()
 	})
 }

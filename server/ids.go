@@ -29,6 +29,11 @@ type ids struct {
 	// forgotten is when the newest of the ids was accepted that were forgotten
 	// early, since start. A message first sent before it may have been accepted.
 	forgotten time.Duration
+
+	// complete means that the log shows every message that was ever accepted:
+	// it has lost none. Otherwise an earlier server may have accepted messages
+	// before start of which nothing is known.
+	complete bool
 }
 
 // idKey is an id of one principal. Ids can be guessed, because they rise in small
@@ -130,6 +135,12 @@ func (s *ids) remembers(age time.Duration) bool {
 	return now-age-idMargin > s.forgotten
 }
 
+// certain reports whether an unknown id that was first sent age ago was certainly not
+// accepted, here or by an earlier server.
+func (s *ids) certain(age time.Duration) bool {
+	return s.remembers(age) && (s.complete || time.Since(s.start)-age-idMargin > 0)
+}
+
 func (s *ids) len() int {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -163,6 +174,7 @@ func (s *ids) expire(now time.Duration) {
 // same log accepted is not accepted again.
 func (s *ids) load(l Log) error {
 	v := l.View()
+	s.complete = v.Head > 0 && v.NoRewind // an empty log may be one that was lost
 	if v.First > 1 {
 		s.forgotten = 0 // trimmed messages may have been accepted until now
 	}

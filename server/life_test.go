@@ -32,7 +32,7 @@ func TestHelloTimeout(t *testing.T) {
 		if d := time.Since(start); d != 5*time.Second {
 			t.Errorf("after %v", d)
 		}
-		for token, code := range map[string]int{"slow": native.CloseAuthInvalid, "deaf": native.CloseInternal} {
+		for token, code := range map[string]int{"slow": native.CloseBackendUnavailable, "deaf": native.CloseInternal} {
 			start := time.Now()
 			c := r.connect(native.JSON)
 			c.send(native.Frame{Type: native.TypeHello, Hello: &native.Hello{CN: 1, Tok: token}})

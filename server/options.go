@@ -100,10 +100,14 @@ const (
 	helloSubs     = native.MaxHelloSubs
 	queueLimit    = 1024                      // frames and requests waiting for the writer of one connection
 	authTimeout   = 10 * time.Second          // from HELLO to WELCOME
+	hookGrace     = time.Minute               // for a hook whose connection has ended
+	hookRetry     = time.Second               // before a subscription that a hook could not decide on is asked for again
 	closeGrace    = time.Second               // for the close handshake
 	maxSpread     = 5 * time.Minute           // of the reconnect window
 	readChunk     = 256                       // log entries read at once
 	scanLimit     = 4096                      // log entries read in one turn of a subscription
+	pumpTime      = 10 * time.Millisecond     // after which reading of the log pauses for acks and answers
+	searchLimit   = 8                         // searches of the log at a time
 	turnLimit     = 64                        // messages sent in one turn of a subscription
 	writeFragment = 32 << 10                  // bytes of one WebSocket fragment
 	maxSeq        = 1 << 62                   // of a HELLO: sums with it must not overflow

@@ -13,16 +13,20 @@ import (
 
 // peer is one connection. Two goroutines serve it: read, which is that of the HTTP
 // handler and applies the client's frames, and write, which owns the
-// subscriptions and everything that is sent.
+// subscriptions and everything that is sent. A third one runs while subscriptions
+// are searched for in the log: see searcher.
 type peer struct {
-	server  *Server
-	sock    *socket
-	enc     native.Encoding
-	request *http.Request // nil after HELLO
-	log     *slog.Logger
-	ctx     context.Context // for the hooks; ends with the connection
-	cancel  context.CancelFunc
-	started time.Time
+	server   *Server
+	sock     *socket
+	enc      native.Encoding
+	request  *http.Request // nil after HELLO
+	log      *slog.Logger
+	messages Log             // that of the server; reads fail once the connection is closed
+	ctx      context.Context // ends with the connection
+	cancel   context.CancelFunc
+	hooks    context.Context // of the hooks; has the values of the request, but outlives it and the connection
+	endHooks context.CancelFunc
+	started  time.Time
 
 	pending bool // guarded by Server.mu: not welcomed yet
 
@@ -41,19 +45,20 @@ type peer struct {
 
 	mu     sync.Mutex // leaf; guards what read and whoever ends the connection pass to write
 	queue  []order
-	naks   []native.Reject // rejections to send with the next ack
-	ackDue bool            // an ack is to be sent
-	end    *ending         // nil while the connection lives
-	wake   chan struct{}   // one slot: there is something for write
-	room   chan struct{}   // one slot: write has taken a full queue
-	gone   chan struct{}   // closed when write has ended
+	naks   map[uint64]uint64 // rejections to send with the next ack: code by sequence number
+	ackDue bool              // an ack is to be sent
+	end    *ending           // nil while the connection lives
+	wake   chan struct{}     // one slot: there is something for write
+	room   chan struct{}     // one slot: write has taken a full queue
+	gone   chan struct{}     // closed when write has ended
 }
 
 // order is one task for write: to send frame, or what its kind says.
 type order struct {
 	kind    orderKind
 	frame   native.Frame
-	sub     *native.Sub
+	sub     *subscription
+	first   []native.Frame // the answer to a subscribe, unless a search comes first
 	credit  native.ChCredit
 	session *session
 	expires time.Time
@@ -75,17 +80,20 @@ type ending struct {
 	reason string
 	mute   bool        // discard queued frames and send only the close code
 	timer  *time.Timer // aborts the connection after closeGrace
+	hooks  *time.Timer // ends a hook after hookGrace
 }
 
 func newPeer(s *Server, sock *socket, enc native.Encoding, r *http.Request) *peer {
 	p := &peer{
 		server: s, sock: sock, enc: enc, request: r,
-		log:     s.opt.Logger.With("remote", r.RemoteAddr),
-		started: time.Now(),
-		live:    map[uint64]struct{}{},
-		wake:    make(chan struct{}, 1), room: make(chan struct{}, 1), gone: make(chan struct{}),
+		log:      s.opt.Logger.With("remote", r.RemoteAddr),
+		messages: readable{s.opt.Log, sock},
+		started:  time.Now(),
+		live:     map[uint64]struct{}{},
+		wake:     make(chan struct{}, 1), room: make(chan struct{}, 1), gone: make(chan struct{}),
 	}
-	p.ctx, p.cancel = context.WithCancel(r.Context())
+	p.ctx, p.cancel = context.WithCancel(context.Background())
+	p.hooks, p.endHooks = context.WithCancel(context.WithoutCancel(r.Context()))
 	return p
 }
 
@@ -101,6 +109,8 @@ func (p *peer) serve() {
 func (p *peer) over() {
 	p.stop(0, "reading ended", true)
 	p.cancel()
+	p.endHooks()
+	p.end.hooks.Stop()
 	if p.session != nil {
 		p.server.sessions.leave(p.session, p)
 	}
@@ -120,7 +130,7 @@ func (p *peer) stop(code uint16, reason string, mute bool) {
 		p.mu.Unlock()
 		return
 	}
-	p.end = &ending{code: code, reason: reason, mute: mute}
+	p.end = &ending{code: code, reason: reason, mute: mute, hooks: time.AfterFunc(hookGrace, p.endHooks)}
 	if code != 0 {
 		p.end.timer = time.AfterFunc(closeGrace, p.sock.abort)
 	}
@@ -137,6 +147,7 @@ func (p *peer) stop(code uint16, reason string, mute bool) {
 func (p *peer) supersede() {
 	p.server.stats.evicted.Add(1)
 	p.stop(native.CloseSuperseded, "superseded by a newer connection", true)
+	p.endHooks() // what they decide no longer counts
 }
 
 // ended reports whether the connection is ending.
@@ -181,12 +192,17 @@ func (p *peer) post(o order) {
 // send queues a frame: see post.
 func (p *peer) send(f native.Frame) { p.post(order{frame: f}) }
 
-// reject queues a rejection. There are at most as many as the window holds, because
-// credit is granted with the acknowledgement that carries them.
+// reject queues a rejection, once for each sequence number. There are at most as many
+// new ones as the window holds, because credit is granted with the acknowledgement
+// that carries them; a client that repeats its messages adds none, but those of which
+// the record has the id.
 func (p *peer) reject(seq, code uint64) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	p.naks = append(p.naks, native.Reject{S: seq, Code: code})
+	if p.naks == nil {
+		p.naks = map[uint64]uint64{}
+	}
+	p.naks[seq] = code
 }
 
 // acknowledge makes write send an ack.

@@ -52,6 +52,9 @@ func (p *peer) batch(typ wire.FrameType, data []byte, lim native.DecodeLimits) e
 	}
 	published := false
 	for i := range frames {
+		if p.hooks.Err() != nil {
+			break // the connection ended long ago: a slow hook must not see all of the batch
+		}
 		if p.session == nil && frames[i].Type != native.TypeHello {
 			err = protocolError("the first frame is not hello")
 		} else {
@@ -127,12 +130,13 @@ func (p *peer) hello(h *native.Hello) error {
 			return protocolError("hello.up is not a valid range")
 		}
 	}
-	ctx, cancel := context.WithTimeout(p.ctx, authTimeout)
-	defer cancel()
-	who, err := p.authenticate(ctx, h.Tok)
+	who, err := p.authenticate(h.Tok)
 	h.Tok, p.request = "", nil // no longer needed
 	if err != nil {
 		p.server.stats.unauthenticated.Add(1)
+		if f := p.undecided(err); f != nil {
+			return f
+		}
 		return refusal(err)
 	}
 	p.who = who
@@ -142,6 +146,8 @@ func (p *peer) hello(h *native.Hello) error {
 	if wanted := time.Duration(min(h.TTL, uint64(ttl/time.Second))) * time.Second; wanted > 0 {
 		ttl = wanted
 	}
+	ctx, cancel := context.WithTimeout(p.ctx, authTimeout)
+	defer cancel()
 	s, w, err := p.server.sessions.bind(ctx, p, h, who.ID, ttl)
 	p.session = s // sessions.leave checks whether it is bound
 	if err != nil {
@@ -198,13 +204,25 @@ func (p *peer) subscribe(q *native.Sub) error {
 		return refuse(native.CodeBadRequest, "not a valid topic", 0)
 	}
 	if err := p.authorize(VerbSubscribe, q.Topic); err != nil {
+		if p.undecided(err) != nil {
+			return refuse(native.CodeUnavailable, "the server could not decide", hookRetry)
+		}
 		return refuse(codeOf(err, native.CodeForbidden))
 	}
+	s, first, err := p.start(q)
+	if err != nil {
+		return &fault{code: native.CloseBackendUnavailable, reason: "the log is not available"}
+	}
 	p.live[q.Ch] = struct{}{}
-	sub := *q
-	sub.Tok = "" // not needed any more, and up to 8 KiB while the order waits
-	p.post(order{kind: orderSubscribe, sub: &sub})
+	p.post(order{kind: orderSubscribe, sub: s, first: first})
 	return nil
+}
+
+// start is the function start on the log. A panic of the log becomes an error.
+func (p *peer) start(q *native.Sub) (s *subscription, first []native.Frame, err error) {
+	defer recovered(p.log, &err)
+	s, first = start(p.messages, q)
+	return s, first, nil
 }
 
 // fail ends the connection because of an error of read.

@@ -20,10 +20,12 @@ package server
 import (
 	"container/list"
 	"context"
+	"errors"
 	"fmt"
 	"net/http"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"time"
 	"unicode/utf8"
 
@@ -41,9 +43,12 @@ type Server struct {
 	sessions *sessions
 	ids      *ids
 	slots    slots
+	searches chan struct{} // holds one value for each search of the log in progress
 	stats    counters
 	ctx      context.Context // of appends; ends with Close
 	cancel   context.CancelFunc
+
+	mountLogged atomic.Bool // a hijackError was logged
 
 	mu      sync.Mutex // leaf
 	peers   map[*peer]struct{}
@@ -67,6 +72,7 @@ func New(o *Options) (*Server, error) {
 		sessions: &sessions{max: opt.MaxSessions, window: uint64(opt.Window), m: map[string]*session{}, at: map[*session]*list.Element{}},
 		ids:      newIDs(opt.Dedup, opt.MaxIDs),
 		slots:    slotsFor(opt.ReconnectRate),
+		searches: make(chan struct{}, searchLimit),
 		peers:    map[*peer]struct{}{},
 		idle:     make(chan struct{}),
 	}
@@ -79,7 +85,8 @@ func New(o *Options) (*Server, error) {
 
 // ServeHTTP upgrades a request and serves the connection until it ends. It answers
 // 403 if Host or Origin is not allowed, 426 if the request is not an upgrade, 400
-// if it offers no subprotocol of limpet.v1, and 503 with Retry-After and
+// if it offers no subprotocol of limpet.v1, 500 and a line in the log if w cannot be
+// hijacked (http.TimeoutHandler and other middlewares hide that), and 503 with Retry-After and
 // X-Limpet-Retry-Ms if there are too many connections or the server is closing.
 func (s *Server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	enc, ok := s.admit(w, r)
@@ -87,14 +94,24 @@ func (s *Server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		s.stats.refused.Add(1)
 		return
 	}
+	var p *peer
+	defer func() { // even if a middleware panics in Hijack
+		if p == nil {
+			s.stats.refused.Add(1)
+			s.joined(nil)
+		}
+	}()
 	sock, err := accept(w, r, native.Subprotocol(enc), s.opt.readLimit(), s.opt.WriteTimeout)
 	if err != nil {
-		s.stats.refused.Add(1)
-		s.opt.Logger.Debug("upgrade failed", "remote", r.RemoteAddr, "error", quote(err.Error()))
-		s.joined(nil)
+		var mounted *hijackError
+		if errors.As(err, &mounted) && !s.mountLogged.Swap(true) {
+			s.opt.Logger.Error("no connection can be upgraded", "error", mounted)
+		} else {
+			s.opt.Logger.Debug("upgrade failed", "remote", r.RemoteAddr, "error", quote(err.Error()))
+		}
 		return
 	}
-	p := newPeer(s, sock, enc, r)
+	p = newPeer(s, sock, enc, r)
 	s.joined(p)
 	defer s.left(p)
 	p.serve()
@@ -334,6 +351,7 @@ func (s *Server) Shutdown(ctx context.Context) error {
 func (s *Server) Close() error {
 	for _, p := range s.shut(true) {
 		p.stop(0, "closed", true)
+		p.endHooks()
 		p.sock.abort() // even if the connection is already in its close handshake
 	}
 	s.release()

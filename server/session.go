@@ -231,7 +231,7 @@ type sessions struct {
 
 	mu     sync.Mutex                 // leaf; never held together with that of a session
 	m      map[string]*session        // by session id
-	parked list.List                  // *session: detached for longest first; may include one that is bound again
+	parked list.List                  // *session: detached for longest first; includes every detached one, and some that are bound again
 	at     map[*session]*list.Element // place in parked
 	closed bool
 }
@@ -244,9 +244,6 @@ func (t *sessions) bind(ctx context.Context, p *peer, h *native.Hello, principal
 		t.mu.Unlock()
 		if s != nil {
 			w, err := s.fence(ctx, p, h, principal)
-			if err == nil {
-				t.unpark(s)
-			}
 			if !errors.Is(err, errGone) {
 				return s, w, err
 			}
@@ -325,11 +322,16 @@ func (s *session) drop() bool {
 	return true
 }
 
-// park lists a detached session.
+// park lists a detached session as the one detached last. It stays listed until it is
+// dropped, even while it is bound: by the time that bind could take it from the list,
+// a newer connection may have taken it over and detached it again, and then nothing
+// would list it (spec/sessions.pml). drop decides by the owner.
 func (t *sessions) park(s *session) {
 	t.mu.Lock()
 	closed := t.closed
-	if t.m[s.rec.sid] == s && t.at[s] == nil { // sid never changes
+	if e := t.at[s]; e != nil {
+		t.parked.MoveToBack(e)
+	} else if t.m[s.rec.sid] == s { // sid never changes
 		t.at[s] = t.parked.PushBack(s)
 	}
 	t.mu.Unlock()
@@ -338,21 +340,14 @@ func (t *sessions) park(s *session) {
 	}
 }
 
-// unpark removes a session from the detached ones.
-func (t *sessions) unpark(s *session) {
+// remove removes a session from the table.
+func (t *sessions) remove(s *session) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	if e := t.at[s]; e != nil {
 		t.parked.Remove(e)
 		delete(t.at, s)
 	}
-}
-
-// remove removes a session from the table.
-func (t *sessions) remove(s *session) {
-	t.unpark(s)
-	t.mu.Lock()
-	defer t.mu.Unlock()
 	delete(t.m, s.rec.sid)
 }
 

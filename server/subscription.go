@@ -20,13 +20,16 @@ type subscription struct {
 	credit  native.Credit // granted
 	sent    native.Credit // used
 	starved bool          // an entry at next matches and there is no credit for it
+	search  *search       // it finds last; nil if last is known
 }
 
 // start decides where a subscription starts and which frames the client is sent
-// first (docs/protocol.md, section 4).
-func start(l Log, q *native.Sub) (*subscription, []native.Frame, error) {
+// first (docs/protocol.md, section 4). It belongs to the goroutine that reads the
+// connection: what follows in the same batch must not change the decision. If it
+// takes a search, s.search is set, and the writer sends the answer later.
+func start(l Log, q *native.Sub) (s *subscription, first []native.Frame) {
 	v := l.View()
-	s := &subscription{
+	s = &subscription{
 		ch: q.Ch, pattern: q.Topic, wild: strings.Contains(q.Topic, "*"),
 		epoch: v.Epoch, credit: q.Cr,
 	}
@@ -35,33 +38,34 @@ func start(l Log, q *native.Sub) (*subscription, []native.Frame, error) {
 	case native.FromResume:
 		why, ok := continuity(l, v, q)
 		if !ok {
-			return s, []native.Frame{s.restart(v, why)}, nil
+			return s, []native.Frame{s.restart(v, why)}
 		}
 		s.last, resumed = q.O, true
 	case native.FromFirst:
 		s.last = v.First - 1
 	case native.FromLast:
-		n := max(q.N, 1)
-		at, err := s.back(l, v, n)
-		if err != nil {
-			return nil, nil, err
-		}
-		s.last = at
+		s.search = &search{sub: s, view: v, left: max(q.N, 1)}
+		return s, nil
 	default:
 		s.last = v.Head
 	}
-	s.next = s.last + 1
-	ok := &native.SubOK{Ch: s.ch, Epoch: v.Epoch, O: s.last, Head: v.Head, Rec: resumed}
-	if resumed {
-		ok.Tag = q.Tag
-	} else {
-		ok.Tag = tagAt(l, v, s.last)
+	tag := q.Tag
+	if !resumed {
+		tag = tagAt(l, v, s.last)
 	}
-	frames := []native.Frame{{Type: native.TypeSubOK, SubOK: ok}}
+	first = append(first, s.begin(v, s.last, tag, resumed))
 	if s.next < v.First {
-		frames = append(frames, s.gap(v))
+		first = append(first, s.gap(v))
 	}
-	return s, frames, nil
+	return s, first
+}
+
+// begin starts delivery after the offset at and returns the subok.
+func (s *subscription) begin(v View, at uint64, tag []byte, resumed bool) native.Frame {
+	s.last, s.next = at, at+1
+	return native.Frame{Type: native.TypeSubOK, SubOK: &native.SubOK{
+		Ch: s.ch, Epoch: v.Epoch, O: at, Tag: tag, Head: v.Head, Rec: resumed,
+	}}
 }
 
 // continuity applies the resume rule (docs/protocol.md, section 4): whether it is
@@ -97,32 +101,6 @@ func tagAt(l Log, v View, offset uint64) []byte {
 	return v.Base
 }
 
-// back returns the position before the n newest entries that match.
-func (s *subscription) back(l Log, v View, n uint64) (uint64, error) {
-	buf := make([]*Entry, readChunk)
-	end := v.Head + 1 // entries from end on were examined
-	for end > v.First {
-		from := max(v.First, end-min(end, readChunk))
-		got, _, err := l.Read(from, buf[:min(end-from, readChunk)])
-		if err != nil {
-			return 0, err
-		}
-		for i := got - 1; i >= 0; i-- {
-			if e := buf[i]; e.Offset < end && native.Match(s.pattern, e.Topic) {
-				if n--; n == 0 {
-					return e.Offset - 1, nil
-				}
-				s.last = e.Offset
-			}
-		}
-		end = from
-	}
-	if s.last != 0 {
-		return s.last - 1, nil // fewer than n entries match
-	}
-	return v.Head, nil
-}
-
 // restart moves to the oldest entry and returns the reset.
 func (s *subscription) restart(v View, why native.ResetWhy) native.Frame {
 	s.epoch, s.last, s.next, s.starved = v.Epoch, v.First-1, v.First, false
@@ -144,21 +122,23 @@ func (s *subscription) gap(v View) native.Frame {
 func (s *subscription) grant(c native.Credit) {
 	s.credit.N = max(s.credit.N, c.N)
 	s.credit.B = max(s.credit.B, c.B)
-	if s.sent.N < s.credit.N && s.sent.B < s.credit.B {
-		s.starved = false
-	}
+	s.starved = s.starved && s.sent.N >= s.credit.N // the next message may need no bytes
 }
 
-// hasCredit reports whether a message may be sent. The last one may overdraw the
-// bytes.
-func (s *subscription) hasCredit() bool {
-	return s.sent.N < s.credit.N && s.sent.B < s.credit.B
+// hasCredit reports whether a message with size bytes of payload may be sent. The
+// last one may overdraw the bytes; one without payload needs none.
+func (s *subscription) hasCredit(size int) bool {
+	return s.sent.N < s.credit.N && (s.sent.B < s.credit.B || size == 0)
 }
 
 // sink collects the frames of a batch.
 type sink interface {
 	// offer returns false if there is no room for f.
 	offer(f *native.Frame) bool
+
+	// late reports whether the log was read for long enough: something else may
+	// be waiting to be sent.
+	late() bool
 }
 
 // fill offers out what may be sent on the subscription, at most one turn. It returns
@@ -186,7 +166,7 @@ func (s *subscription) fill(l Log, v View, buf []*Entry, out sink) (more bool, e
 		if first > s.next {
 			// A gap uses no credit but waits for it: a stopped consumer must not be
 			// sent a gap for every message that retention removes.
-			if !s.hasCredit() {
+			if !s.hasCredit(1) {
 				s.starved = true
 				return false, nil
 			}
@@ -206,7 +186,7 @@ func (s *subscription) fill(l Log, v View, buf []*Entry, out sink) (more bool, e
 				continue
 			}
 			if native.Match(s.pattern, e.Topic) {
-				if !s.hasCredit() {
+				if !s.hasCredit(len(e.Payload)) {
 					s.starved = true
 					return false, nil
 				}
@@ -221,7 +201,7 @@ func (s *subscription) fill(l Log, v View, buf []*Entry, out sink) (more bool, e
 			}
 			s.next = e.Offset + 1
 		}
-		if scanned += n; scanned >= scanLimit {
+		if scanned += n; scanned >= scanLimit || out.late() {
 			return true, nil
 		}
 	}

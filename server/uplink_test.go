@@ -178,6 +178,67 @@ func TestRestartOnTheSameLog(t *testing.T) {
 	})
 }
 
+// A server that lost its log does not know what its predecessor did with a message, so
+// it rejects no old retransmission with a code that claims to: neither one that has
+// expired meanwhile nor one that a hook refuses now.
+func TestRestartWithoutTheLog(t *testing.T) {
+	no := server.Hooks{
+		Authorize: func(_ server.Principal, verb server.Verb, topic string) error {
+			if verb == server.VerbPublish && topic == "closed" {
+				return errors.New("no")
+			}
+			return nil
+		},
+		OnPublish: func(_ context.Context, _ server.Principal, m server.Message) error {
+			if m.Topic == "bad" {
+				return errors.New("no")
+			}
+			return nil
+		},
+	}
+	both(t, func(t *testing.T, enc native.Encoding) {
+		r := newRig(t, nil) // accepts everything
+		c := r.connect(enc)
+		w := c.hello(native.Hello{CN: 1})
+		for s := uint64(1); s <= 3; s++ {
+			c.publish(s, "t", "x")
+		}
+		c.reached(3)
+		if r.srv.Stats().Accepted != 3 {
+			t.Fatal("the first server has not accepted the messages")
+		}
+		r.srv.Close()
+		time.Sleep(10 * time.Minute)
+
+		r = newRig(t, &server.Options{Hooks: no})
+		time.Sleep(5 * time.Minute)
+		c = r.connect(enc)
+		if w := c.hello(resume(w, 2, 1, 6)); w.Res {
+			t.Fatal("a session out of nothing")
+		}
+		const old, young = 16 * 60_000, 60_000
+		with := func(f native.Frame, topic string, ttl uint64) native.Frame {
+			f.Msg.Topic, f.Msg.TTL = topic, ttl
+			return f
+		}
+		c.send(
+			with(aged(1, idOf(1), old), "t", 1000),   // accepted before, expired meanwhile
+			with(aged(2, idOf(2), old), "closed", 0), // accepted before, forbidden now
+			with(aged(3, idOf(3), old), "bad", 0),    // accepted before, refused now
+			with(aged(4, idOf(4), young), "t", 1000), // sent to this server first: it knows
+			with(aged(5, idOf(5), young), "closed", 0),
+			with(msg(6, idOf(6), "", "x"), "bad", 0), // never sent before
+			with(aged(7, idOf(7), old), "bad", 0),    // of this session: its record decides
+		)
+		nak, _ := c.acked(7)
+		want := []native.Reject{{S: 1, Code: native.CodeUnknownOutcome}, {S: 2, Code: native.CodeUnknownOutcome}, {S: 3, Code: native.CodeUnknownOutcome},
+			{S: 4, Code: native.CodeExpired}, {S: 5, Code: native.CodeForbidden}, {S: 6, Code: native.CodeBadRequest}, {S: 7, Code: native.CodeBadRequest}}
+		if !slices.Equal(nak, want) {
+			t.Fatalf("rejections %v, want %v", nak, want)
+		}
+	})
+}
+
 func messages(n uint64) (list []native.Frame) {
 	for seq := uint64(1); seq <= n; seq++ {
 		list = append(list, msg(seq, idOf(seq), "t", "x"))
@@ -210,7 +271,8 @@ func TestUplinkViolations(t *testing.T) {
 		{name: "repeated", frames: []native.Frame{msg(1, idOf(1), "t", "x"), msg(1, idOf(1), "t", "x")}, head: 1},
 		{name: "same seq, other id", frames: []native.Frame{msg(1, idOf(1), "t", "x"), msg(1, idOf(2), "t", "x")}, code: native.CloseRolledBack, err: native.CodeIDConflict, head: 1},
 		{name: "one overdraws the bytes", frames: []native.Frame{big(1, 900), big(2, 900)}, head: 2},
-		{name: "and no second one", frames: []native.Frame{big(1, 900), big(2, 900), big(3, 0)}, code: native.CloseProtocolError, err: native.CodeBadRequest, head: 2},
+		{name: "and no second one", frames: []native.Frame{big(1, 900), big(2, 900), big(3, 1)}, code: native.CloseProtocolError, err: native.CodeBadRequest, head: 2},
+		{name: "but one without payload", frames: []native.Frame{big(1, 900), big(2, 900), big(3, 0), void(4)}, head: 3},
 		{name: "void", frames: []native.Frame{void(1), msg(2, idOf(2), "t", "x")}, head: 1},
 		{name: "a second hello", frames: []native.Frame{{Type: native.TypeHello, Hello: &native.Hello{CN: 2}}}, code: native.CloseProtocolError, err: native.CodeBadRequest},
 	}

@@ -15,10 +15,12 @@ import (
 type writer struct {
 	p       *peer
 	log     Log
+	search  searcher
 	session *session // nil before WELCOME
 	subs    []*subscription
 	byCh    map[uint64]*subscription // subs by channel
 	turn    int                      // index in subs of the one that is served first
+	until   time.Time                // when pump pauses
 	entries []*Entry                 // buffer for reads of the log
 
 	frames []native.Frame // the current batch
@@ -35,7 +37,7 @@ var buffers = sync.Pool{New: func() any { return new([]byte) }}
 // write sends what is due until the connection ends, then closes it.
 func (p *peer) write() {
 	defer close(p.gone)
-	w := &writer{p: p, log: readable{p.server.opt.Log, p.sock}, wrote: time.Now(), byCh: map[uint64]*subscription{}}
+	w := &writer{p: p, log: p.messages, search: searcher{p: p}, wrote: time.Now(), byCh: map[uint64]*subscription{}}
 	err := w.run()
 	w.shrink()
 	if panicked := (*panicError)(nil); errors.As(err, &panicked) {
@@ -55,6 +57,7 @@ func (p *peer) write() {
 		p.sock.close(end.code, end.reason)
 	}
 	p.sock.abort()
+	w.search.ended.Wait()
 	if end.timer != nil {
 		end.timer.Stop()
 	}
@@ -91,6 +94,9 @@ func (w *writer) run() (err error) {
 			if err := w.execute(&orders[i]); err != nil {
 				return err
 			}
+		}
+		if err := w.found(); err != nil {
+			return err
 		}
 		if err := w.acks(); err != nil {
 			return err
@@ -130,18 +136,21 @@ func (w *writer) execute(o *order) error {
 		return w.put(&o.frame)
 	case orderWelcome:
 		w.session, w.expires = o.session, o.expires
-		return w.put(&o.frame)
-	case orderSubscribe:
-		s, frames, err := start(w.log, o.sub)
-		if err != nil {
-			return w.broken(err)
+		if err := w.put(&o.frame); err != nil {
+			return err
 		}
+		return w.flush() // before the log is read: the client waits for it
+	case orderSubscribe:
+		s := o.sub
 		w.subs = append(w.subs, s)
 		w.byCh[s.ch] = s
 		p.server.stats.subscriptions.Add(1)
-		for i := range frames {
-			w.count(&frames[i])
-			if err := w.put(&frames[i]); err != nil {
+		if s.search != nil {
+			w.search.add(s.search)
+		}
+		for i := range o.first {
+			w.count(&o.first[i])
+			if err := w.put(&o.first[i]); err != nil {
 				return err
 			}
 		}
@@ -160,18 +169,23 @@ func (w *writer) execute(o *order) error {
 	return nil
 }
 
-// readable is the log as one connection reads it: reads fail once the connection is
-// closed, so that a long search ends.
-type readable struct {
-	Log
-	sock *socket
-}
-
-func (r readable) Read(from uint64, dst []*Entry) (int, uint64, error) {
-	if r.sock.aborted.Load() {
-		return 0, 0, net.ErrClosed
+// found answers the subscriptions whose search has ended.
+func (w *writer) found() error {
+	for _, q := range w.search.take() {
+		s := q.sub
+		if w.byCh[s.ch] != s {
+			continue // the client has unsubscribed
+		}
+		if q.err != nil {
+			return w.broken(q.err)
+		}
+		s.search = nil
+		f := s.begin(q.view, q.at(), q.tag, false)
+		if err := w.put(&f); err != nil {
+			return err
+		}
 	}
-	return r.Log.Read(from, dst)
+	return nil
 }
 
 // broken ends the connection because the log cannot be read. It returns err if the
@@ -200,9 +214,13 @@ func (w *writer) acks() error {
 		return nil
 	}
 	p.mu.Lock()
-	naks := p.naks // after the record was read: see peer.consume
+	rejected := p.naks // after the record was read: see peer.consume
 	p.naks = nil
 	p.mu.Unlock()
+	naks := make([]native.Reject, 0, len(rejected))
+	for seq, code := range rejected {
+		naks = append(naks, native.Reject{S: seq, Code: code})
+	}
 	slices.SortFunc(naks, func(a, b native.Reject) int { return cmp.Compare(a.S, b.S) })
 	const chunk = 512 // rejections in one ack, so that it fits into a batch
 	for len(naks) > chunk {
@@ -220,8 +238,8 @@ func (w *writer) acks() error {
 	return w.put(&native.Frame{Type: native.TypeAck, Ack: &native.Ack{To: ack, HasTo: true, X: sack, Nak: naks, Cr: &cr}})
 }
 
-// pump fills the batch from the log, each subscription in turn. It returns true if
-// there is more to send at once.
+// pump fills the batch from the log, each subscription in turn, for at most about
+// pumpTime. It returns true if there is more to send at once.
 func (w *writer) pump() (more bool, err error) {
 	if len(w.subs) == 0 {
 		return false, nil
@@ -230,10 +248,11 @@ func (w *writer) pump() (more bool, err error) {
 		w.entries = make([]*Entry, readChunk)
 	}
 	v := w.log.View()
+	w.until = time.Now().Add(pumpTime)
 	w.turn %= len(w.subs)
 	for i := range w.subs {
 		s := w.subs[(w.turn+i)%len(w.subs)]
-		if s.starved && s.epoch == v.Epoch || s.next > v.Head && s.next >= v.First && s.epoch == v.Epoch {
+		if s.search != nil || s.starved && s.epoch == v.Epoch || s.next > v.Head && s.next >= v.First && s.epoch == v.Epoch {
 			continue
 		}
 		m, err := s.fill(w.log, v, w.entries, w)
@@ -241,10 +260,17 @@ func (w *writer) pump() (more bool, err error) {
 			return false, w.broken(err)
 		}
 		more = more || m
+		if w.late() {
+			w.turn += i + 1
+			return true, nil
+		}
 	}
 	w.turn++
 	return more, nil
 }
+
+// late reports whether pump has read the log for as long as it may.
+func (w *writer) late() bool { return !time.Now().Before(w.until) }
 
 // offer adds a frame to the batch if it fits, or if the batch is empty.
 func (w *writer) offer(f *native.Frame) bool {

@@ -29,3 +29,8 @@ holds downlink.pml -DG=2 -DTX -DWEAKTAG -DREW=0
 for m in NOTAG WEAKTAG NOGAP NOEPOCH ACKRCV NOCREDIT; do
 	finds downlink.pml -DG=2 -DTX -D"$m"
 done
+echo "sessions"
+holds sessions.pml
+for m in LATEUNPARK BLINDDROP; do
+	finds sessions.pml -D"$m"
+done

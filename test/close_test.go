@@ -137,45 +137,47 @@ func TestShutdownFlushesAndDrains(t *testing.T) {
 	})
 }
 
+// consumeSlowly takes everything in one of several ways, a second for each element.
+func consumeSlowly(s *limpet.Subscription, way string) {
+	ctx := context.Background()
+	switch way {
+	case "Messages":
+		for range s.Messages(ctx) {
+			time.Sleep(time.Second)
+		}
+	case "Batches":
+		for range s.Batches(ctx) {
+			time.Sleep(time.Second)
+		}
+	case "a break at the end":
+		for m := range s.Messages(ctx) {
+			if time.Sleep(time.Second); m.Position.Tag == "t29" {
+				break
+			}
+		}
+	case "C":
+		for range s.C() {
+			time.Sleep(time.Second)
+		}
+	case "Ack by workers":
+		for m := range s.Messages(ctx) {
+			time.AfterFunc(10*time.Second, m.Ack)
+		}
+	}
+}
+
 // What consumers process during Shutdown is acknowledged at the server before the
 // subscription and the connection end, whatever way they consume.
 func TestShutdownAcknowledgesWhatIsProcessed(t *testing.T) {
-	ways := map[string]struct {
-		manual  bool
-		acked   int // of 30
-		consume func(s *limpet.Subscription)
+	for _, way := range []struct {
+		name   string
+		manual bool
+		acked  int // of 30
 	}{
-		"Messages": {false, 30, func(s *limpet.Subscription) {
-			for range s.Messages(context.Background()) {
-				time.Sleep(time.Second)
-			}
-		}},
-		"Batches": {false, 30, func(s *limpet.Subscription) {
-			for range s.Batches(context.Background()) {
-				time.Sleep(time.Second)
-			}
-		}},
-		"a break at the end": {false, 29, func(s *limpet.Subscription) {
-			for m := range s.Messages(context.Background()) {
-				if time.Sleep(time.Second); m.Position.Tag == "t29" {
-					break
-				}
-			}
-		}},
-		"C": {false, 29, func(s *limpet.Subscription) {
-			for range s.C() {
-				time.Sleep(time.Second)
-			}
-		}},
-		"Ack by workers": {true, 30, func(s *limpet.Subscription) {
-			for m := range s.Messages(context.Background()) {
-				time.AfterFunc(10*time.Second, m.Ack)
-			}
-		}},
-	}
-	for name, way := range ways {
+		{"Messages", false, 30}, {"Batches", false, 30}, {"a break at the end", false, 29}, {"C", false, 29}, {"Ack by workers", true, 30},
+	} {
 		for _, processed := range []wire.Processed{wire.ProcessedEach, wire.ProcessedCumulative} {
-			t.Run(fmt.Sprint(name, "/", processed), func(t *testing.T) {
+			t.Run(fmt.Sprint(way.name, "/", processed), func(t *testing.T) {
 				synctest.Test(t, func(t *testing.T) {
 					srv := newToyServer(t, func(conn int, say func(string), hear func() string) {
 						for hear() != "answer 1" {
@@ -205,7 +207,7 @@ func TestShutdownAcknowledgesWhatIsProcessed(t *testing.T) {
 					consumed := make(chan struct{})
 					go func() {
 						defer close(consumed)
-						way.consume(s)
+						consumeSlowly(s, way.name)
 					}()
 					time.Sleep(time.Millisecond)
 					if err := c.Shutdown(within(t, time.Minute)); err != nil {

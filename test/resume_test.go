@@ -2,6 +2,7 @@ package test
 
 import (
 	"context"
+	"fmt"
 	"strings"
 	"testing"
 	"testing/synctest"
@@ -42,5 +43,26 @@ func TestResumeAfterEveryKindOfBreak(t *testing.T) {
 				}
 			})
 		})
+	}
+}
+
+// A message that is published right after Subscribe is delivered: the server applies
+// the two in order, whatever its goroutines do meanwhile.
+func TestPublishRightAfterSubscribe(t *testing.T) {
+	srv := limpettest.NewServer(t, &limpettest.ServerOptions{Loopback: true})
+	c := dial(t, srv, nil)
+	for i := range 200 {
+		topic := fmt.Sprint("t/", i)
+		s, err := c.Subscribe(context.Background(), topic, nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if _, err := c.Publish(context.Background(), topic, []byte("x"), nil); err != nil {
+			t.Fatal(err)
+		}
+		if got := payloads(collect(t, s, 1)); got != "x" {
+			t.Fatalf("subscription %d: %q", i, got)
+		}
+		s.Close()
 	}
 }

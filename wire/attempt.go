@@ -20,7 +20,7 @@ type Attempt struct {
 	// Token is the credential for this attempt.
 	Token string
 
-	// Subs are all subscriptions with their positions, for languages whose
+	// Subs are all subscriptions with their positions, for protocols whose
 	// cursor is part of the URL.
 	Subs []Subscribe
 

@@ -65,7 +65,7 @@ type Event struct {
 	// decide as a close code would.
 	Fatal bool
 
-	// Code is a code of the language.
+	// Code is a code of the protocol.
 	Code uint16
 
 	// Head is the newest offset of the log.
@@ -145,7 +145,7 @@ func (c Cause) String() string {
 // Ready is what the server announced when the connection became usable. A zero
 // duration means that it announced none.
 type Ready struct {
-	// Conn echoes Resume.Conn; zero if the language has no connection number.
+	// Conn echoes Resume.Conn; zero if the protocol has no connection number.
 	Conn uint64
 
 	// Session is the session that the connection belongs to.
@@ -192,7 +192,7 @@ type Ack struct {
 	Rejects []Reject
 
 	// Cmd settles the one message that was sent under this command id, for
-	// languages without sequence numbers.
+	// protocols without sequence numbers.
 	Cmd uint64
 
 	// HasCredit means that Credit is valid.
@@ -205,7 +205,7 @@ type Ack struct {
 // Reject is the final refusal of one message.
 type Reject struct {
 	Seq    uint64 // sequence number of the message
-	Code   uint16 // a code of the language
+	Code   uint16 // a code of the protocol
 	Reason string // text for people
 
 	// Unknown means that the server cannot tell whether it accepted the message

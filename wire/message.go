@@ -171,7 +171,7 @@ const (
 
 // Op is one thing to send to the peer. Which fields are set depends on Kind.
 //
-// Cmd is a command id for languages whose replies carry only an id. Cmd mod 4
+// Cmd is a command id for protocols whose replies carry only an id. Cmd mod 4
 // gives the kind (1 subscribe, 2 unsubscribe, 3 publish, 0 anything else), so
 // that the reader can classify a reply without shared state.
 type Op struct {

@@ -1,21 +1,23 @@
-// Package wire is the seam between a client and one wire language.
+// Package wire is the seam between a client and one wire protocol.
 //
 // A Dialect is pure: bytes in, events out. It owns no goroutine, clock, socket
 // or lock, so it can be fuzzed and tested from golden transcripts without a
 // client. The client makes every identifier (subscription keys, command ids,
-// sequence numbers, message ids); a dialect only spells them. What a language
+// sequence numbers, message ids); a dialect only encodes them. What a protocol
 // can do is stated in its Traits, and the client promises no more than that.
 package wire
 
 import "time"
 
-// Dialect is one wire language. A Dialect is immutable and safe for concurrent
-// use, so several clients may share one value.
+// Dialect implements one wire protocol. A Dialect is immutable and safe for concurrent
+// use, so several clients may share one value. The client recovers a panic in a
+// method of a Dialect or a Codec: it ends the call, the attempt or the
+// connection.
 type Dialect interface {
 	// Name returns a short lower-case word for logs and errors.
 	Name() string
 
-	// Traits returns what the language can do.
+	// Traits returns what the protocol can do.
 	Traits() Traits
 
 	// CheckTopic returns nil if topic is valid for use, otherwise an error that
@@ -68,7 +70,7 @@ const (
 	UseSubscribe
 )
 
-// Traits says what a wire language can do. The zero value describes the least
+// Traits says what a wire protocol can do. The zero value describes the least
 // capable one: a server that pushes unnumbered messages and accepts none.
 type Traits struct {
 	// Publish means that the client may send application messages.
@@ -132,8 +134,18 @@ type Traits struct {
 	// ops.
 	StartSubs int
 
+	// StartBytes bounds the subscriptions that Start carries, in bytes: their
+	// topics, tokens and positions, and 96 for each. What does not fit follows
+	// as ops. Zero means no bound.
+	StartBytes int
+
 	// MaxPayload bounds one published payload, in bytes. Zero means no limit.
 	MaxPayload int
+
+	// MinReadLimit is the smallest limit for one received WebSocket message with
+	// which a client can work, in bytes: what the server sends in one message
+	// whatever the client does. Zero means that any limit will do.
+	MinReadLimit int64
 
 	// CloseCode is the code of a clean close. Zero means 1000.
 	CloseCode uint16

@@ -2,6 +2,7 @@ package frame
 
 import (
 	"encoding/binary"
+	"fmt"
 	"io"
 	"sync"
 	"time"
@@ -164,7 +165,8 @@ func (c *Conn) parse() (more bool, err error) {
 func (c *Conn) begin(h header) error {
 	in := &c.in
 	if h.length > uint64(c.o.ReadLimit) || uint64(len(in.msg))+h.length > uint64(c.o.ReadLimit) {
-		return refuse(codeTooBig, "message exceeds the read limit")
+		size := uint64(len(in.msg)) + h.length
+		return refuse(codeTooBig, fmt.Sprintf("message of %d bytes or more exceeds Options.ReadLimit, %d bytes; raise it or send less", size, c.o.ReadLimit))
 	}
 	if h.op() != opContinuation {
 		in.unfinished, in.grew = true, true

@@ -6,6 +6,6 @@ import "slices"
 // one, break the guarded code by hand, see the test fail, and write down what was changed. The
 // search text should be whole statements, so that an unrelated edit does not match it by accident.
 // Entries are listed by guard: the rules of the repository in table_repo.go, the oracle in
-// table_oracle.go, the wire language in table_wire.go, the client in table_client.go, the server in
+// table_oracle.go, the wire protocol in table_wire.go, the client in table_client.go, the server in
 // table_server.go, frames and sockets in table_frame.go.
 var table = slices.Concat(ofRepo, ofOracle, ofWire, ofClient, ofServer, ofFrame)

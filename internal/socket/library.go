@@ -3,6 +3,7 @@ package socket
 import (
 	"context"
 	"errors"
+	"fmt"
 	"io"
 	"net/http"
 	"slices"
@@ -98,7 +99,7 @@ func (l *libraryFrames) readMessage(complete bool) error {
 			}
 		}
 		if int64(len(b)-start) > l.limit {
-			return &wire.CodeError{Code: 1009, Reason: "message exceeds Options.ReadLimit"}
+			return &wire.CodeError{Code: 1009, Reason: fmt.Sprintf("message of %d bytes or more exceeds Options.ReadLimit, %d bytes; raise it or send less", len(b)-start, l.limit)}
 		}
 		if err == io.EOF {
 			if stream.readFailed.Load() && !complete {

@@ -97,7 +97,7 @@ func (c *codec) Encode(ops []wire.Op, out *wire.Frames) error {
 }
 
 // topic returns the topic that op subscribes to or unsubscribes from; empty if op
-// has no message in this language and none is needed.
+// has no message in this protocol and none is needed.
 func (c *codec) topic(op *wire.Op) (string, error) {
 	var topic string
 	switch op.Kind {

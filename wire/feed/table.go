@@ -20,7 +20,7 @@ package feed
 
 import "github.com/limpet-go/limpet/wire"
 
-// Table describes the language of one server. A member is always the name of a
+// Table describes the wire protocol of one server. A member is always the name of a
 // member at the top level of a message. The zero value of an optional field
 // means that the server has no such feature.
 type Table struct {

@@ -17,6 +17,7 @@ const (
 	MaxHeaderSize = 8 << 10   // bytes of content type, header keys and header values of one message
 	MaxName       = 255       // bytes of a session id and of an epoch
 	MaxHelloSubs  = 256       // subscriptions of one hello
+	maxHelloBytes = 8 << 10   // of the subscriptions in a hello that this client sends
 	MaxSubs       = 10000     // subscriptions of one session
 	MaxDepth      = 32        // nesting of a payload that travels as JSON
 	MaxRanges     = 32        // ranges of welcome.sack and of ack.x

@@ -40,7 +40,10 @@ func (dialect) Traits() wire.Traits {
 		Holes:       wire.HolesFault,
 		Ping:        wire.PingOp,
 		StartSubs:   MaxHelloSubs,
+		StartBytes:  maxHelloBytes,
 		MaxPayload:  MaxPayload,
+
+		MinReadLimit: MaxBatch,
 	}
 }
 

@@ -1,4 +1,4 @@
-// Package native is limpet.v1, the language of the reference server, in JSON
+// Package native is limpet.v1, the wire protocol of the reference server, in JSON
 // and in binary (docs/protocol.md). Frame and its parts are the frame table of
 // the protocol; both ends use them.
 package native

@@ -61,18 +61,18 @@ func CheckTopic(use wire.Use, topic string) error {
 // topicFault returns what is wrong with topic; empty if it is valid for use.
 func topicFault(use wire.Use, topic string) string {
 	if topic == "" {
-		return "it is empty"
+		return "it is empty; use levels such as orders/eu"
 	}
 	if len(topic) > MaxTopic {
-		return fmt.Sprintf("%d bytes, more than %d", len(topic), MaxTopic)
+		return fmt.Sprintf("%d bytes; use at most %d", len(topic), MaxTopic)
 	}
 	levels, start := 1, 0
 	for i, c := range topic {
 		switch {
 		case c == utf8.RuneError && !strings.HasPrefix(topic[i:], "\uFFFD"):
-			return "it is not UTF-8"
+			return "it must be UTF-8"
 		case c < 0x20 || c >= 0x7f && c < 0xa0:
-			return "it contains a control character"
+			return "it must not contain a control character"
 		case c == '/':
 			if reason := levelFault(use, topic[start:i], false); reason != "" {
 				return reason
@@ -81,7 +81,7 @@ func topicFault(use wire.Use, topic string) string {
 		}
 	}
 	if levels > MaxTopicLevels {
-		return fmt.Sprintf("%d levels, more than %d", levels, MaxTopicLevels)
+		return fmt.Sprintf("%d levels; use at most %d", levels, MaxTopicLevels)
 	}
 	return levelFault(use, topic[start:], true)
 }
@@ -90,13 +90,13 @@ func topicFault(use wire.Use, topic string) string {
 func levelFault(use wire.Use, level string, last bool) string {
 	switch {
 	case level == "":
-		return "a level is empty"
+		return "a level must not be empty"
 	case level != "*" && level != "**":
 		return ""
 	case use == wire.UsePublish:
-		return "a wildcard cannot be published to"
+		return "a wildcard cannot be published to; use the name of one topic"
 	case level == "**" && !last:
-		return "** is allowed as the last level only"
+		return "** must be the last level"
 	}
 	return ""
 }

@@ -1,0 +1,208 @@
+package server_test
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net/http"
+	"sync/atomic"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/limpet-go/limpet/server"
+	"github.com/limpet-go/limpet/wire/native"
+)
+
+// work is a hook that needs d and obeys its context.
+func work(ctx context.Context, d time.Duration) error {
+	select {
+	case <-ctx.Done():
+		return fmt.Errorf("database: %w", ctx.Err())
+	case <-time.After(d):
+		return nil
+	}
+}
+
+// A connection that is lost while OnPublish works decides nothing about the message:
+// the hook ends its work, and the client learns the outcome when it resumes.
+func TestConnectionLostDuringHook(t *testing.T) {
+	both(t, func(t *testing.T, enc native.Encoding) {
+		var calls, cancelled atomic.Int64
+		r := newRig(t, &server.Options{Heartbeat: time.Second, Hooks: server.Hooks{OnPublish: func(ctx context.Context, _ server.Principal, _ server.Message) error {
+			calls.Add(1)
+			err := work(ctx, 30*time.Second)
+			if err != nil {
+				cancelled.Add(1)
+			}
+			return err
+		}}})
+		c := r.connect(enc)
+		w := c.hello(native.Hello{CN: 1})
+		c.publish(1, "t", "x")
+		time.Sleep(time.Second)
+		if calls.Load() != 1 {
+			t.Fatal("the hook does not run")
+		}
+		c.ws.CloseNow() // the next ping of the server fails
+		time.Sleep(time.Minute)
+		w = r.connect(enc).hello(resume(w, 2, 1, 1))
+		if len(w.Out) != 0 || w.Ack != 1 || cancelled.Load() != 0 {
+			t.Fatalf("ack %d, rejections %v, %d hooks were cancelled", w.Ack, w.Out, cancelled.Load())
+		}
+		if head := r.srv.Stats().Head; head != 1 {
+			t.Fatalf("head %d, want 1", head)
+		}
+	})
+}
+
+// A client that comes back does not wait for the hook of its lost connection: the
+// message has no outcome there and gets one on the new connection.
+func TestSupersededDuringHook(t *testing.T) {
+	both(t, func(t *testing.T, enc native.Encoding) {
+		var calls, cancelled atomic.Int64
+		r := newRig(t, &server.Options{Hooks: server.Hooks{OnPublish: func(ctx context.Context, _ server.Principal, _ server.Message) error {
+			if calls.Add(1) > 1 {
+				return nil
+			}
+			defer cancelled.Add(1)
+			<-ctx.Done()
+			return &server.Error{Code: native.CodeForbidden, Reason: "the caller is gone"}
+		}}})
+		c := r.connect(enc)
+		w := c.hello(native.Hello{CN: 1})
+		c.publish(1, "t", "x")
+		time.Sleep(time.Second)
+		d := r.connect(enc)
+		w = d.hello(resume(w, 2, 1, 1))
+		synctest.Wait()
+		if len(w.Out) != 0 || w.Ack != 0 || cancelled.Load() != 1 {
+			t.Fatalf("ack %d, rejections %v, %d hooks were cancelled", w.Ack, w.Out, cancelled.Load())
+		}
+		d.send(aged(1, idOf(1), 1000))
+		if nak, _ := d.acked(1); len(nak) != 0 {
+			t.Fatalf("rejections %v", nak)
+		}
+	})
+}
+
+// A hook that hangs ends some time after its connection, also if the client never comes back.
+func TestHookOfLostConnectionIsBounded(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		r := newRig(t, &server.Options{Hooks: server.Hooks{OnPublish: func(ctx context.Context, _ server.Principal, m server.Message) error {
+			if m.Topic == "ignores its context" {
+				time.Sleep(5 * time.Minute)
+			} else {
+				<-ctx.Done()
+			}
+			return ctx.Err()
+		}}})
+		for _, topic := range []string{"t", "ignores its context"} {
+			c := r.connect(native.JSON)
+			c.hello(native.Hello{CN: 1})
+			c.send(msg(1, idOf(1), topic, "x"), msg(2, idOf(2), topic, "x"), msg(3, idOf(3), topic, "x"))
+			synctest.Wait()
+			c.ws.CloseNow()
+			time.Sleep(6 * time.Minute)
+			if st := r.srv.Stats(); st.Conns != 0 || st.Rejected != 0 {
+				t.Fatalf("topic %q: %d connections, %d rejected", topic, st.Conns, st.Rejected)
+			}
+		}
+	})
+}
+
+// The context of the request may end long before the connection: a middleware's
+// timeout, a cancelled BaseContext. Hooks do not notice.
+func TestRequestContextEnds(t *testing.T) {
+	both(t, func(t *testing.T, enc native.Encoding) {
+		type key struct{}
+		var ended atomic.Bool
+		hook := func(ctx context.Context) error {
+			if ctx.Value(key{}) != "value" {
+				return errors.New("the values of the request are missing")
+			}
+			return work(ctx, 5*time.Second)
+		}
+		o := &server.Options{Hooks: server.Hooks{
+			Authenticate: func(ctx context.Context, r *http.Request, _ string) (server.Principal, error) {
+				return server.Principal{}, errors.Join(hook(ctx), r.Context().Err())
+			},
+			OnPublish: func(ctx context.Context, _ server.Principal, _ server.Message) error { return hook(ctx) },
+		}}
+		r := newRigBehind(t, o, func(h http.Handler) http.Handler {
+			return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+				ctx, cancel := context.WithTimeout(context.WithValue(r.Context(), key{}, "value"), time.Second)
+				defer cancel()
+				context.AfterFunc(ctx, func() { ended.Store(true) })
+				h.ServeHTTP(w, r.WithContext(ctx))
+			})
+		})
+		c := r.connect(enc)
+		c.hello(native.Hello{CN: 1})
+		if !ended.Load() {
+			t.Fatal("the context of the request has not ended")
+		}
+		c.publish(1, "t", "x")
+		if nak, _ := c.acked(1); len(nak) != 0 {
+			t.Fatalf("rejections %v", nak)
+		}
+	})
+}
+
+// A timeout within a hook passes. It decides nothing about a message, a subscription
+// or a credential, whichever hook reports it.
+func TestHookTimesOut(t *testing.T) {
+	timeout := fmt.Errorf("database: %w", context.DeadlineExceeded)
+	both(t, func(t *testing.T, enc native.Encoding) {
+		var fails atomic.Bool
+		fail := func() error {
+			if fails.Load() {
+				return timeout
+			}
+			return nil
+		}
+		r := newRig(t, &server.Options{Hooks: server.Hooks{
+			Authenticate: func(context.Context, *http.Request, string) (server.Principal, error) {
+				return server.Principal{}, fail()
+			},
+			Authorize: func(server.Principal, server.Verb, string) error { return fail() },
+			OnPublish: func(_ context.Context, _ server.Principal, m server.Message) error {
+				if m.Topic == "hook" {
+					return timeout
+				}
+				return nil
+			},
+		}})
+		c := r.connect(enc)
+		w := c.hello(native.Hello{CN: 1})
+		c.publish(1, "hook", "x")
+		c.wantClose(native.CloseBackendUnavailable)
+
+		c = r.connect(enc)
+		w = c.hello(resume(w, 2, 1, 1))
+		if w.Ack != 0 || len(w.Out) != 0 {
+			t.Fatalf("ack %d, rejections %v", w.Ack, w.Out)
+		}
+		fails.Store(true)
+		c.send(sub(1, "t", native.FromNew, 1))
+		if u := c.next(native.TypeUnsub).Unsub; u.Code != native.CodeUnavailable || u.Retry == 0 {
+			t.Fatalf("unsub %+v", u)
+		}
+		c.send(aged(1, idOf(1), 1))
+		c.wantClose(native.CloseBackendUnavailable)
+
+		c = r.connect(enc)
+		h := resume(w, 3, 1, 1)
+		c.send(native.Frame{Type: native.TypeHello, Hello: &h})
+		c.wantClose(native.CloseBackendUnavailable)
+		fails.Store(false)
+
+		c = r.connect(enc)
+		h.CN = 4
+		c.hello(h)
+		c.send(aged(1, idOf(1), 1)) // topic t
+		if nak, _ := c.acked(1); len(nak) != 0 {
+			t.Fatalf("rejections %v", nak)
+		}
+	})
+}
