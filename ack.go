@@ -62,7 +62,6 @@ type Receipt struct {
 
 	// Owned by the loop.
 	firstSent   int64   // when the message was first handed to the network, as window.timestamp; 0: never
-	flushPoint  uint32  // number of the flush point that counts the message
 	decided     Outcome // the outcome, before publishOutcome makes it visible
 	settled     bool    // the server needs to learn nothing more about the message
 	atLeastOnce bool

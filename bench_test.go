@@ -302,7 +302,7 @@ func benchDelivery(b *testing.B, suffix string, together int) {
 			}
 		}
 		perMessage(b)
-		s.queue.finish(nil)
+		s.queue.finish(nil, false)
 		for range c {
 		}
 	})

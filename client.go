@@ -141,6 +141,10 @@ func (c *Client) Stats() Stats { return c.counters.stats() }
 // ctx ends first it calls Close and returns ctx's error, at most 100 milliseconds
 // later. Messages that no consumer takes delay Shutdown until ctx ends. If the
 // client fails permanently meanwhile, Shutdown returns nil, and Err says why.
+//
+// Where the dialect has the trait Processed, Shutdown also waits until consumers
+// have finished their loop bodies and, with ManualAck, until every message taken
+// is acknowledged; the server learns all of it before it is unsubscribed.
 func (c *Client) Shutdown(ctx context.Context) error {
 	if err := checkContext("Shutdown", ctx); err != nil {
 		return err

@@ -56,6 +56,10 @@ var (
 	// ErrDuplicate means that there is a subscription to the topic already and
 	// that the dialect allows only one.
 	ErrDuplicate = errors.New("already subscribed to this topic; the dialect allows one subscription per topic, so share it")
+	// ErrUnanswered means that the server did not answer a subscription: not
+	// within 10 seconds, three times in a row. It ends the subscription, not the
+	// client.
+	ErrUnanswered = errors.New("server did not answer the subscription; check that the topic exists and that you may read it, then subscribe again")
 	// ErrHeartbeat means that the peer was silent for 2.5 heartbeat intervals, or
 	// did not finish the handshake within 10 seconds.
 	ErrHeartbeat = errors.New("nothing received from the peer for too long")

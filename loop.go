@@ -3,16 +3,18 @@ package limpet
 import (
 	"context"
 	"errors"
+	"maps"
 	"runtime"
 	"slices"
 	"time"
 
+	"github.com/limpet-go/limpet/internal/fifo"
 	"github.com/limpet-go/limpet/wire"
 )
 
 const (
 	maxWriteBytes     = 64 << 10               // of messages in one write: control frames get their turn after it
-	maxAsking         = 256                    // subscriptions asked for and not answered
+	maxAskedAtOnce    = 256                    // subscriptions in one write
 	closeFrameTimeout = 100 * time.Millisecond // Close waits for the close frame
 	fatalCloseTimeout = time.Second            // for the close frame that follows a fatal error frame
 )
@@ -32,7 +34,7 @@ type loop struct {
 	state        State
 	window       *window
 	registry     registry
-	draining     []*Subscription // ended, their consumers still taking
+	draining     map[*Subscription]struct{} // ended, their consumers not done
 	shuttingDown bool
 	ended        bool
 
@@ -70,12 +72,17 @@ type link struct {
 	start        *wire.Frames // the codec's first frames; nil once written
 	ops          []wire.Op
 	toAsk        []*Subscription
-	asking       int       // subscriptions asked for and not answered
+	asks         uint64    // requests for subscriptions so far
+	asked        []ask     // requests that are not written yet
 	writing      bool      // a write is in progress
 	writeStarted time.Time // when it started
 	unencoded    bool      // the last write left operations to encode
 	writeErr     error
 	byeSent      bool // the server knows that the session has ended
+
+	unanswered   fifo.Queue[ask] // requests that are written, oldest first
+	answeredUpTo uint64          // the latest request that was answered
+	answeredAt   time.Time       // when
 
 	// Signs of life.
 	heartbeat  time.Duration
@@ -161,7 +168,7 @@ func (l *loop) expectsEvents() bool {
 	case Connecting, Handshaking:
 		return true
 	case Ready:
-		return l.link.writing || l.link.asking > 0 || l.window.pending > 0
+		return l.link.writing || l.link.unanswered.Len() > 0 || l.window.pending > 0
 	}
 	return false
 }
@@ -185,30 +192,28 @@ func (l *loop) enterSub(s *Subscription, st SubState) {
 // endSub ends s. Its consumers can still take what is waiting.
 func (l *loop) endSub(s *Subscription, err error) {
 	l.registry.remove(s)
-	s.queue.finish(err)
-	l.forgetDrained()
-	l.draining = append(l.draining, s)
+	l.drain(s, err)
 	l.enterSub(s, SubState{Phase: SubEnded, Err: err})
 }
 
 // releaseSub takes s out of the registry and unsubscribes at the server. It
 // reports false if s has ended already.
 func (l *loop) releaseSub(s *Subscription) bool {
-	phase := s.state.Load().Phase
-	if phase == SubEnded {
+	if s.state.Load().Phase == SubEnded {
 		return false
 	}
 	l.registry.remove(s)
 	if !l.askedOnLink(s) {
 		return true
 	}
-	if phase == SubPending {
-		l.link.asking--
-	}
 	if l.c.cfg.traits.Unsubscribe {
-		l.link.ops = append(l.link.ops, wire.Op{Kind: wire.OpUnsubscribe, Key: s.key, Cmd: s.key*4 + 2, Name: s.wireName, Topic: s.topic})
+		l.link.unsubscribe(s)
 	}
 	return true
+}
+
+func (k *link) unsubscribe(s *Subscription) {
+	k.ops = append(k.ops, wire.Op{Kind: wire.OpUnsubscribe, Key: s.key, Cmd: s.key*4 + 2, Name: s.wireName, Topic: s.topic})
 }
 
 // askedOnLink reports whether s was asked for on the connection in use.
@@ -237,7 +242,7 @@ func (l *loop) end(err error) {
 		l.discardWaiting()
 	}
 	for _, s := range l.registry.subs {
-		s.queue.finish(err)
+		s.queue.finish(err, false)
 		s.endedByClient.Store(true)
 		l.enterSub(s, SubState{Phase: SubEnded, Err: err})
 	}
@@ -254,18 +259,23 @@ func (l *loop) discardWaiting() {
 }
 
 // consumed returns the subscriptions whose consumers may still be taking.
-func (l *loop) consumed() []*Subscription { return slices.Concat(l.registry.subs, l.draining) }
+func (l *loop) consumed() []*Subscription {
+	return slices.AppendSeq(slices.Clone(l.registry.subs), maps.Keys(l.draining))
+}
+
+// drain ends the stream of s once its consumers have taken what is waiting;
+// consumersDone follows.
+func (l *loop) drain(s *Subscription, err error) {
+	if l.draining == nil {
+		l.draining = make(map[*Subscription]struct{})
+	}
+	l.draining[s] = struct{}{}
+	s.queue.finish(err, s.acksOwed)
+}
 
 // nothingPending reports whether every message has its outcome and the consumers
-// of ended subscriptions have taken everything: Shutdown may end the client.
-func (l *loop) nothingPending() bool { return l.window.pending == 0 && l.forgetDrained() }
-
-// forgetDrained forgets the ended subscriptions whose consumers have taken
-// everything and reports whether none is left.
-func (l *loop) forgetDrained() bool {
-	l.draining = slices.DeleteFunc(l.draining, func(s *Subscription) bool { return s.queue.drained() })
-	return len(l.draining) == 0
-}
+// of ended subscriptions are done: Shutdown may end the client.
+func (l *loop) nothingPending() bool { return l.window.pending == 0 && len(l.draining) == 0 }
 
 // cleanUp waits for the goroutines of an ended client.
 func (l *loop) cleanUp() {

@@ -15,7 +15,7 @@ func (l *loop) connect() {
 	l.attemptAt = time.Time{}
 	l.c.counters.attempts.Add(1)
 	l.enter(Connecting)
-	a := attempt{number: l.policy.failures + 1, session: l.session, subs: l.registry.positions(), refresh: l.refreshCredential, cause: l.state.Cause}
+	a := attempt{number: l.policy.failures + 1, session: l.session, subs: l.registry.positions(l.now), refresh: l.refreshCredential, cause: l.state.Cause}
 	ctx, cancel := context.WithTimeout(context.Background(), l.policy.dialTimeout)
 	l.cancelAttempt = cancel
 	l.c.goroutines.spawn(func() {
@@ -33,7 +33,7 @@ func (l *loop) open(c *conn, token string) {
 	if l.registry.changed {
 		l.registry.publishRoutes()
 	}
-	subs := l.registry.startConnection(c.gen)
+	subs := l.registry.startConnection(c.gen, l.now)
 	codec, err := l.c.cfg.Dialect.Open(wire.Resume{
 		Conn: c.gen, Subprotocol: c.Subprotocol, Session: l.session, Token: token,
 		Uplink: l.window.uplink(), Subs: subs, TTL: l.c.cfg.SessionTTL, ReadLimit: l.c.cfg.ReadLimit,
@@ -54,11 +54,12 @@ func (l *loop) open(c *conn, token string) {
 		return
 	}
 	l.goAwayUntil = time.Time{}
-	if l.c.cfg.traits.Confirms {
-		k.asking = len(subs)
-	}
+	k.unanswered.Pool = &askPool
 	for _, s := range l.registry.subs {
-		if s.askedGeneration != c.gen {
+		switch {
+		case s.askedGeneration == c.gen:
+			l.noteAsk(k, s)
+		case !s.mustWait(l.now):
 			k.toAsk = append(k.toAsk, s)
 		}
 	}
@@ -97,6 +98,7 @@ func (l *loop) welcome(k *link, r *wire.Ready) {
 	}
 	k.ready = true
 	k.handshakeBy = time.Time{}
+	k.restartAnswers(l.now) // no answer comes before the welcome
 	if r.Heartbeat > 0 {
 		announced := min(max(r.Heartbeat, 10*time.Millisecond), maxHeartbeat)
 		if l.c.cfg.traits.Ping != wire.PingNone {
@@ -271,6 +273,12 @@ func (l *loop) disconnect(k *link, code uint16, reason string) {
 		s.queue.fence()
 		if st := s.state.Load(); st.Phase == SubLive {
 			l.enterSub(s, SubState{Phase: SubPending, Generation: st.Generation})
+		}
+	}
+	for s := range l.draining {
+		if s.acksOwed {
+			s.acksOwed = false
+			s.queue.forgoAcks()
 		}
 	}
 	timeout := closeTimeout

@@ -2,6 +2,7 @@ package limpet
 
 import (
 	"slices"
+	"sync"
 	"time"
 
 	"github.com/limpet-go/limpet/wire"
@@ -41,6 +42,7 @@ func (l *loop) tick() {
 		l.fail(k, &wire.Failure{Stage: wire.StageOpen, Err: ErrStalled})
 	default:
 		l.sendHeartbeat(k)
+		l.checkAnswers(k)
 		l.askAgain(k)
 	}
 }
@@ -113,7 +115,127 @@ func (l *loop) hasReceived(k *link) bool {
 	return slices.ContainsFunc(l.consumed(), func(s *Subscription) bool { return s.queue.hasReceivedOn(k.conn.gen) })
 }
 
-// askAgain queues the refused subscriptions that are due to be asked for again.
+const (
+	answerTimeout = 10 * time.Second // for a subscription, from the write of its request
+	maxTimeouts   = 3                // then the subscription ends
+	askBackoff    = 2 * time.Second  // before an unanswered subscription is asked for again; it doubles
+)
+
+// ask is one request for a subscription.
+type ask struct {
+	sub      *Subscription
+	number   uint64
+	answerBy time.Time
+	behind   uint64 // with the message of this number, which was incomplete at answerBy; 0: none
+}
+
+// askPool shares the memory of unanswered requests.
+var askPool sync.Pool
+
+// noteAsk follows when s is asked for on k, if the dialect has answers.
+func (l *loop) noteAsk(k *link, s *Subscription) {
+	s.askAgainAt = time.Time{}
+	if !l.c.cfg.traits.Confirms {
+		return
+	}
+	k.asks++
+	s.askNumber = k.asks
+	k.asked = append(k.asked, ask{sub: s, number: k.asks})
+}
+
+// noteWritten follows when the requests were written: their time begins.
+func (k *link) noteWritten(now time.Time) {
+	for _, a := range k.asked {
+		a.answerBy = now.Add(answerTimeout)
+		k.unanswered.Push(a)
+	}
+	k.asked = nil
+}
+
+// restartAnswers begins the time of every request again.
+func (k *link) restartAnswers(now time.Time) {
+	for i := range k.unanswered.Len() {
+		k.unanswered.At(i).answerBy = now.Add(answerTimeout)
+	}
+}
+
+// answered follows when the server answers the request for s, in whatever way.
+func (k *link) answered(s *Subscription, now time.Time) {
+	s.timeouts = 0
+	if s.askNumber > k.answeredUpTo {
+		k.answeredUpTo, k.answeredAt = s.askNumber, now
+	}
+}
+
+// answerBy is when the oldest request counts as unanswered. A server that still
+// works off earlier requests gets more time.
+func (k *link) answerBy() time.Time {
+	a := k.unanswered.At(0)
+	if a.number > k.answeredUpTo && k.answeredUpTo > 0 {
+		return later(a.answerBy, k.answeredAt.Add(answerTimeout))
+	}
+	return a.answerBy
+}
+
+// checkAnswers deals with the subscriptions whose request was not answered in
+// time. None of them holds up another.
+func (l *loop) checkAnswers(k *link) {
+	for k.ready && k.unanswered.Len() > 0 {
+		a := *k.unanswered.At(0)
+		if open := a.number == a.sub.askNumber && l.askedOnLink(a.sub) && a.sub.state.Load().Phase == SubPending; open {
+			by := k.answerBy()
+			if !due(by, l.now) {
+				return
+			}
+			if l.now.Sub(by) > answerTimeout/2 {
+				k.restartAnswers(l.now) // this process stood still: answers may wait
+				return
+			}
+			if l.answerMayBeBehind(k, k.unanswered.At(0)) {
+				return
+			}
+			l.notAnswered(a.sub)
+		}
+		k.unanswered.Drop(1)
+	}
+}
+
+// answerMayBeBehind gives a request more time while the message is received that
+// was incomplete when its time ended: on a slow link that can take minutes.
+func (l *loop) answerMayBeBehind(k *link, a *ask) bool {
+	next := l.c.counters.frames.Load() + 1
+	if !k.conn.Receiving() || a.behind != 0 && a.behind != next {
+		return false
+	}
+	a.behind, a.answerBy = next, l.now.Add(answerTimeout/10)
+	return true
+}
+
+// notAnswered schedules another request for s, or ends s after the last one.
+func (l *loop) notAnswered(s *Subscription) {
+	err := &Error{Op: "Subscribe", Field: "topic", Class: ClassTimeout, Err: ErrUnanswered}
+	if s.timeouts++; s.timeouts >= maxTimeouts {
+		l.releaseSub(s)
+		l.endSub(s, err)
+		return
+	}
+	v := askBackoff << (s.timeouts - 1)
+	l.askAgainAfter(s, v/2+uniform(v/2))
+	l.enterSub(s, SubState{Phase: SubPending, Err: err})
+}
+
+// askAgainAfter postpones the next request for s, on whatever connection.
+func (l *loop) askAgainAfter(s *Subscription, d time.Duration) {
+	s.askAgainAt = l.now.Add(d)
+	if l.askAgainAt.IsZero() || s.askAgainAt.Before(l.askAgainAt) {
+		l.askAgainAt = s.askAgainAt
+	}
+}
+
+// mustWait reports whether s must not be asked for yet.
+func (s *Subscription) mustWait(now time.Time) bool { return s.askAgainAt.After(now) }
+
+// askAgain takes up the subscriptions that are due to be asked for again.
 func (l *loop) askAgain(k *link) {
 	if !due(l.askAgainAt, l.now) {
 		return
@@ -121,14 +243,30 @@ func (l *loop) askAgain(k *link) {
 	l.askAgainAt = time.Time{}
 	for _, s := range l.registry.subs {
 		switch {
-		case s.askAgainAt.IsZero() || l.askedOnLink(s):
-		case due(s.askAgainAt, l.now):
+		case s.askAgainAt.IsZero():
+		case !s.mustWait(l.now):
 			s.askAgainAt = time.Time{}
+			if l.askedOnLink(s) {
+				l.withdraw(k, s)
+			}
 			k.toAsk = append(k.toAsk, s)
 		case l.askAgainAt.IsZero() || s.askAgainAt.Before(l.askAgainAt):
-			l.askAgainAt = s.askAgainAt
+			// Few rounds for many: each one looks at every subscription.
+			l.askAgainAt = later(s.askAgainAt, l.now.Add(minBetweenAttempts))
 		}
 	}
+}
+
+// withdraw takes back the request for s that was not answered. The next one has a
+// key of its own, so that a late answer to this one cannot count for it. A dialect
+// that routes by name has no such key: there a late answer counts.
+func (l *loop) withdraw(k *link, s *Subscription) {
+	traits := &l.c.cfg.traits
+	if traits.Unsubscribe && !traits.ByName {
+		k.unsubscribe(s)
+	}
+	l.registry.renewKey(s)
+	s.askedGeneration = 0
 }
 
 // untilNextDeadline returns the time until something is due. A client has one
@@ -155,6 +293,9 @@ func (l *loop) untilNextDeadline() time.Duration {
 		at(k.closeBy)
 		at(l.askAgainAt)
 		if k.ready {
+			if k.unanswered.Len() > 0 {
+				at(k.answerBy())
+			}
 			at(k.pingAt)
 			at(k.silentAt())
 		}

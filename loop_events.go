@@ -136,6 +136,9 @@ const maxReplies = 1024
 
 // handleSubscription handles what concerns s. Its queue has received it already.
 func (l *loop) handleSubscription(k *link, s *Subscription, ev *wire.Event) {
+	if ev.Key != 0 && ev.Key != s.key {
+		return // the answer to an earlier request, which was withdrawn
+	}
 	pending := s.state.Load().Phase == SubPending
 	switch ev.Kind {
 	case wire.EventSubscribed, wire.EventReset:
@@ -143,7 +146,7 @@ func (l *loop) handleSubscription(k *link, s *Subscription, ev *wire.Event) {
 			l.c.notify.post(lossReported(s, Reset, ev))
 		}
 		if pending {
-			k.asking--
+			k.answered(s, l.now)
 			s.refusals, s.askAgainAt = 0, time.Time{}
 			if ev.Name != "" {
 				s.wireName = ev.Name
@@ -157,7 +160,7 @@ func (l *loop) handleSubscription(k *link, s *Subscription, ev *wire.Event) {
 			if ev.Code == 0 && ev.Key == 0 {
 				return // by its name: the end of an earlier subscription to the same topic
 			}
-			k.asking--
+			k.answered(s, l.now)
 		}
 		if ev.Code == 0 {
 			l.endSub(s, nil)
@@ -183,10 +186,7 @@ func (l *loop) refused(s *Subscription, ev *wire.Event) {
 	s.refusals++
 	pause := min(ev.Retry, maxRetryAfter)
 	more := max(pause, l.c.cfg.Backoff.Initial) * time.Duration(min(s.refusals, 10))
-	s.askAgainAt = l.now.Add(pause + more/2 + uniform(more/2))
-	if l.askAgainAt.IsZero() || s.askAgainAt.Before(l.askAgainAt) {
-		l.askAgainAt = s.askAgainAt
-	}
+	l.askAgainAfter(s, pause+more/2+uniform(more/2))
 	l.enterSub(s, SubState{Phase: SubPending, Err: err})
 }
 
@@ -209,6 +209,7 @@ func (e wrote) apply(l *loop) {
 		e.conn.Kill()
 		return
 	}
+	k.noteWritten(l.now)
 	if !l.c.cfg.traits.Acks && e.through > 0 {
 		l.window.written(e.through)
 	}
@@ -280,10 +281,16 @@ func (r *Receipt) apply(l *loop) {
 	}
 }
 
-// flush closes done when every message admitted before it has its outcome.
-type flush struct{ done chan struct{} }
+// flush replies with a point that is completed when every message admitted before
+// has its outcome.
+type flush struct{ reply chan<- *flushPoint }
 
-func (e flush) apply(l *loop) { l.window.addFlushPoint(e.done) }
+func (e flush) apply(l *loop) { e.reply <- l.window.addFlushPoint() }
+
+// leaveFlush follows when a caller waits no more for a point that it was given.
+type leaveFlush struct{ point *flushPoint }
+
+func (e leaveFlush) apply(l *loop) { l.window.leaveFlushPoint(e.point) }
 
 // listPending replies with the receipts that have no outcome.
 type listPending struct{ reply chan []*Receipt }
@@ -350,7 +357,7 @@ type sendProcessed struct {
 
 func (e sendProcessed) apply(l *loop) {
 	s := e.s
-	if !l.askedOnLink(s) || l.link.conn.gen != e.gen || s.state.Load().Phase == SubEnded {
+	if !l.askedOnLink(s) || l.link.conn.gen != e.gen || s.state.Load().Phase == SubEnded && !s.acksOwed {
 		return
 	}
 	k := l.link
@@ -363,6 +370,19 @@ func (e sendProcessed) apply(l *loop) {
 		}
 	}
 	k.ops = append(k.ops, wire.Op{Kind: wire.OpAck, Key: s.key, Name: s.wireName, Position: e.position})
+}
+
+// consumersDone follows when the consumers of a subscription that has ended have
+// taken everything, and after their sendProcessed.
+type consumersDone struct{ s *Subscription }
+
+func (e consumersDone) apply(l *loop) {
+	s := e.s
+	delete(l.draining, s)
+	if s.acksOwed && l.askedOnLink(s) && l.c.cfg.traits.Unsubscribe {
+		l.link.unsubscribe(s)
+	}
+	s.acksOwed = false
 }
 
 // reconnectNow ends the wait for the next attempt. It changes nothing if no
@@ -385,9 +405,13 @@ func (shutdown) apply(l *loop) {
 	l.shuttingDown = true
 	l.c.admission.close(errClientClosed())
 	for _, s := range append([]*Subscription(nil), l.registry.subs...) {
-		l.releaseSub(s)
-		s.queue.finish(nil)
-		l.draining = append(l.draining, s)
+		if l.c.cfg.traits.Processed != wire.ProcessedNothing && l.askedOnLink(s) {
+			s.acksOwed = true // released by consumersDone
+			l.registry.remove(s)
+		} else {
+			l.releaseSub(s)
+		}
+		l.drain(s, nil)
 		s.endedByClient.Store(true)
 		l.enterSub(s, SubState{Phase: SubEnded})
 	}

@@ -112,14 +112,14 @@ var transitions = []transition{
 		return after(2)
 	}, "ended", "ended", "", "ended"},
 	{"`publish`, a `Receipt`, `flush`, `listPending`", func(*loop) event {
-		return inTurn{publish{make([]Receipt, 2)}, new(Receipt), flush{make(chan struct{})}, listPending{make(chan []*Receipt, 1)}}
+		return inTurn{publish{make([]Receipt, 2)}, new(Receipt), flush{make(chan *flushPoint, 1)}, leaveFlush{new(flushPoint)}, listPending{make(chan []*Receipt, 1)}}
 	}, "", "", "", ""},
-	{"`subscribe`, `unsubscribe`, `grantCredit`, `sendProcessed`", func(l *loop) event {
+	{"`subscribe`, `unsubscribe`, `grantCredit`, `sendProcessed`, `consumersDone`", func(l *loop) event {
 		s, err := newSubscription(l.c, "a", nil)
 		if err != nil {
 			panic(err)
 		}
-		return inTurn{subscribe{s, make(chan error, 1)}, grantCredit{s}, sendProcessed{s, l.state.Generation, Position{}}, unsubscribe{s}}
+		return inTurn{subscribe{s, make(chan error, 1)}, grantCredit{s}, sendProcessed{s, l.state.Generation, Position{}}, unsubscribe{s}, consumersDone{s}}
 	}, "", "", "", ""},
 	{"`reconnectNow`", func(*loop) event { return reconnectNow{} }, "", "", "", "connecting"},
 	{"`shutdown`: nothing is pending; once the server knows", func(*loop) event {

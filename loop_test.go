@@ -5,12 +5,14 @@ import (
 	"errors"
 	"flag"
 	"net/http"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
 
+	"github.com/limpet-go/limpet/limpettest"
 	"github.com/limpet-go/limpet/wire"
 )
 
@@ -204,5 +206,89 @@ func TestIdleClientsReadTheClock(t *testing.T) {
 				t.Fatalf("round %d: an id of %v has the time %v", i, time.Now(), time.Unix(s, ns))
 			}
 		}
+	})
+}
+
+// A subscription that was not answered before is asked for in a write of its own:
+// it may be the reason why a whole request was not answered.
+func TestUnansweredIsAskedForAlone(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		c := offline(t)
+		c.inbox.post(step(func(l *loop) {
+			k := &link{conn: &conn{gen: 1}}
+			for i := range 6 {
+				s, err := newSubscription(c, string(rune('a'+i)), nil)
+				if err != nil {
+					t.Error(err)
+					return
+				}
+				l.registry.add(s)
+				if i == 2 || i == 3 {
+					s.timeouts = 1
+				}
+				k.toAsk = append(k.toAsk, s)
+			}
+			var writes []int
+			for len(k.toAsk) > 0 {
+				writes = append(writes, len(l.askForMore(k, nil)))
+			}
+			if want := []int{2, 1, 1, 2}; !slices.Equal(writes, want) {
+				t.Errorf("writes of %v requests, want %v", writes, want)
+			}
+		}))
+		synctest.Wait()
+	})
+}
+
+// A successful dial sets the dial timeout back, which earlier timeouts had raised.
+func TestDialTimeoutIsSetBack(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		srv := limpettest.NewServer(t, nil)
+		srv.Inject(limpettest.Stall(time.Hour), limpettest.Stall(time.Hour))
+		c, err := New(srv.URL(), options(&Options{HTTPClient: srv.HTTPClient(), DialTimeout: time.Second}))
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer func() { c.Close(); <-c.Done() }()
+		timeout := func() (d time.Duration) {
+			c.inbox.post(step(func(l *loop) { d = l.policy.dialTimeout }))
+			synctest.Wait()
+			return d
+		}
+		if _, err := c.WaitState(context.Background(), func(s State) bool { return s.Attempt == 2 }); err != nil {
+			t.Fatal(err)
+		}
+		if d := timeout(); d != 2560*time.Millisecond {
+			t.Errorf("%v after two timeouts", d)
+		}
+		if err := c.WaitReady(context.Background()); err != nil {
+			t.Fatal(err)
+		}
+		if d := timeout(); d != time.Second {
+			t.Errorf("%v after a successful dial, want the second of Options.DialTimeout", d)
+		}
+	})
+}
+
+// After this process stood still the peer is asked for a sign of life at once:
+// without a ping it may have nothing to send in the time it gets.
+func TestPingInTheGraceTime(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		srv := limpettest.NewServer(t, nil)
+		c := startIn(t, srv.URL(), &Options{HTTPClient: srv.HTTPClient()})
+		c.inbox.post(step(func(l *loop) {
+			k := l.link
+			l.timerAt = l.now.Add(k.heartbeat)
+			l.now = l.now.Add(3 * k.heartbeat)
+			k.pingAt = l.now.Add(k.heartbeat)
+			if l.peerIsSilent(k) || k.graceUntil.IsZero() {
+				t.Error("the peer gets no grace after the process stood still")
+			}
+			if !due(k.pingAt, l.now) {
+				t.Errorf("the next ping is due %v later", k.pingAt.Sub(l.now))
+			}
+			l.now = l.now.Add(-3 * k.heartbeat)
+		}))
+		synctest.Wait()
 	})
 }

@@ -50,6 +50,8 @@ func (l *loop) startWrite() {
 	if len(frames.List) == 0 || l.link != k {
 		frames.Reset()
 		framesPool.Put(frames)
+		k.noteWritten(l.now)
+		k.unencoded = k.unencoded || k.ready && len(k.toAsk) > 0
 		return
 	}
 	k.writing, k.writeStarted = true, l.now
@@ -103,26 +105,30 @@ func (k *link) handshakeOps(ops []wire.Op) []wire.Op {
 	return allowed
 }
 
-// askForMore appends the subscriptions to ask for. At most maxAsking are
-// unanswered, and more are asked for once half of those were answered.
+// askForMore appends the subscriptions to ask for, at most maxAskedAtOnce of them:
+// other frames get their turn between two writes. One that was not answered before
+// has a write of its own, since a server may fail to answer a whole request because
+// of one bad topic in it.
 func (l *loop) askForMore(k *link, ops []wire.Op) []wire.Op {
-	confirms := l.c.cfg.traits.Confirms
-	if len(k.toAsk) == 0 || confirms && k.asking > maxAsking/2 {
-		return ops
-	}
-	for len(k.toAsk) > 0 && k.asking < maxAsking {
+	for n := 0; len(k.toAsk) > 0 && n < maxAskedAtOnce; n++ {
 		s := k.toAsk[0]
+		if s.timeouts > 0 && n > 0 {
+			break
+		}
 		k.toAsk = k.toAsk[1:]
-		if s.askedGeneration == k.conn.gen || s.state.Load().Phase == SubEnded {
+		if l.askedOnLink(s) || s.state.Load().Phase == SubEnded {
+			n--
 			continue
 		}
 		request := s.request(k.conn.gen)
 		s.askedGeneration = k.conn.gen
 		ops = append(ops, wire.Op{Kind: wire.OpSubscribe, Key: s.key, Cmd: s.key*4 + 1, Topic: s.topic, Subscribe: &request})
-		if confirms {
-			k.asking++
-		} else {
+		l.noteAsk(k, s)
+		if !l.c.cfg.traits.Confirms {
 			l.enterSub(s, SubState{Phase: SubLive, Generation: k.conn.gen})
+		}
+		if s.timeouts > 0 {
+			break
 		}
 	}
 	return ops
@@ -162,7 +168,6 @@ func (l *loop) encode(k *link, ops []wire.Op, out *wire.Frames) (through uint64)
 			return through // the messages behind it are sent again from there
 		case wire.OpSubscribe:
 			if s := l.c.routes.Load().keyed(bad.Key); s != nil {
-				k.asking--
 				l.endSub(s, &Error{Op: "Subscribe", Class: ClassInput, Err: joinReason(ErrRejected, oe.Err)})
 			}
 		}

@@ -146,14 +146,21 @@ func (c *Client) Flush(ctx context.Context) error {
 	if err := checkContext("Flush", ctx); err != nil {
 		return err
 	}
-	f := flush{make(chan struct{})}
-	c.inbox.post(f) // if it is refused the client is ending: wait for done
+	reply := make(chan *flushPoint, 1)
+	c.inbox.post(flush{reply}) // if it is refused the client is ending: wait for done
+	var point *flushPoint
 	select {
-	case <-f.done:
+	case point = <-reply: // at once: the loop never blocks
+	case <-c.done:
+		return nil
+	}
+	select {
+	case <-point.completed:
 		return nil
 	case <-c.done:
 		return nil
 	case <-ctx.Done():
+		c.inbox.post(leaveFlush{point})
 		return ctx.Err()
 	}
 }

@@ -12,9 +12,12 @@ import (
 
 // queueOwner is what a queue reports to, never under its lock.
 type queueOwner interface {
-	// roomAvailable reports that consumers made room for more messages, or that
-	// the stream has ended and the last message was delivered.
+	// roomAvailable reports that consumers made room for more messages.
 	roomAvailable()
+
+	// streamDrained reports that the stream has ended and that consumers have
+	// taken everything. No positionProcessed that the server is to learn follows.
+	streamDrained()
 
 	// positionProcessed reports that the message at p, received on connection
 	// gen, was processed. If the server acknowledges cumulatively, so was every
@@ -51,7 +54,13 @@ type queue struct {
 	ended       bool  // nothing more will be taken
 	discarded   bool  // by discard: what waited was dropped
 
+	bodies        int  // loop bodies of consumers that have not finished
+	reporting     int  // calls of positionProcessed that have not returned
+	awaitAcks     bool // the stream is drained only when what consumers took is acknowledged
+	drainReported bool
+
 	generation uint64 // the connection whose events are accepted; 0: none
+	key        uint64 // events with another key are not accepted; 0: any
 	receiver   sequence.Receiver
 	detected   *wire.Event // a loss that the server did not report, for offer to return
 
@@ -89,6 +98,13 @@ func newQueue(topic string, o *SubscribeOptions, t wire.Traits, owner queueOwner
 		q.tracker.committed = o.Position
 	}
 	return q
+}
+
+// expectKey makes key the only one whose events are accepted.
+func (q *queue) expectKey(key uint64) {
+	q.mu.Lock()
+	q.key = key
+	q.mu.Unlock()
 }
 
 // fence rejects every event of the current connection: the position stays until
@@ -136,14 +152,25 @@ func (q *queue) allowance() wire.Credit {
 	}
 }
 
-// roomToReport reports whether enough room is free for another grant. Once it has
-// returned true it returns false until grant is called; mu is held.
+// roomToReport reports whether enough room is free for another grant: half of
+// the limits, or any room if the server has used its credit and nothing waits.
+// After it has returned true it returns false until grant is called; mu is held.
 func (q *queue) roomToReport() bool {
 	if q.roomReported || q.finishing {
 		return false
 	}
 	c := q.allowance()
-	if c.N < q.granted.N+uint64(max(1, q.delivery.Buffer/2)) && c.Bytes < q.granted.Bytes+uint64(max(1, q.delivery.Bytes/2)) {
+	step := wire.Credit{N: uint64(max(1, q.delivery.Buffer/2)), Bytes: uint64(max(1, q.delivery.Bytes/2))}
+	if q.messages == 0 {
+		// The consumer waits, and with ManualAck half of the room may never come free.
+		if q.used.N >= q.granted.N {
+			step.N = 1
+		}
+		if q.used.Bytes >= q.granted.Bytes {
+			step.Bytes = 1
+		}
+	}
+	if c.N < q.granted.N+step.N && c.Bytes < q.granted.Bytes+step.Bytes {
 		return false
 	}
 	q.roomReported = true
@@ -160,12 +187,15 @@ func (q *queue) grant() wire.Credit {
 	return q.granted
 }
 
-// offer accepts events of connection gen, in wire order. It does not block. It
+// offer accepts events of connection gen, in wire order, all with one key. It does not block. It
 // returns the losses that the server did not report. An error is a violation by
 // the server; the events before it were accepted.
 func (q *queue) offer(gen uint64, events []wire.Event) (detected []wire.Event, err error) {
 	q.mu.Lock()
 	before := q.dropped
+	if key := events[0].Key; key != q.key && key != 0 && q.key != 0 {
+		events = nil // of a request that was withdrawn
+	}
 	for i := range events {
 		if err = q.accept(gen, &events[i]); err != nil {
 			break
@@ -352,18 +382,33 @@ func (q *queue) wakeConsumer() {
 }
 
 // finish ends the stream after the messages that wait. err is the last thing
-// that consumers get; nil for a clean end.
-func (q *queue) finish(err error) {
+// that consumers get; nil for a clean end. With awaitAcks the stream is drained
+// only when consumers have processed what they took.
+func (q *queue) finish(err error, awaitAcks bool) {
 	q.mu.Lock()
 	if !q.finishing {
 		q.finishing, q.endErr = true, err
 	}
-	end := q.endIfEmpty()
+	q.awaitAcks, q.drainReported = awaitAcks, false
+	q.endIfEmpty()
+	drained := q.drainToReport()
 	q.mu.Unlock()
-	if end {
-		q.owner.roomAvailable()
+	if drained {
+		q.owner.streamDrained()
 	}
 	q.wakeConsumer()
+}
+
+// forgoAcks ends the wait for acknowledgements: the server cannot learn them any
+// more.
+func (q *queue) forgoAcks() {
+	q.mu.Lock()
+	q.awaitAcks = false
+	drained := q.drainToReport()
+	q.mu.Unlock()
+	if drained {
+		q.owner.streamDrained()
+	}
 }
 
 // discard ends the stream now; messages that wait are dropped and counted.
@@ -382,7 +427,11 @@ func (q *queue) discard(err error) {
 			close(q.discardSignal)
 		}
 	}
+	drained := q.drainToReport()
 	q.mu.Unlock()
+	if drained {
+		q.owner.streamDrained()
+	}
 	q.wakeConsumer()
 }
 
@@ -404,20 +453,22 @@ func (q *queue) hasReceivedOn(gen uint64) bool {
 	return q.generation == gen && q.received > q.receivedBefore
 }
 
-// drained reports whether the stream has ended and everything in it was
-// delivered or dropped.
-func (q *queue) drained() bool {
-	q.mu.Lock()
-	defer q.mu.Unlock()
-	return q.ended && q.held == 0 && !q.lossHeld
-}
-
-// endIfEmpty ends a stream that finishes, once nothing waits. It reports whether
-// it did; mu is held.
-func (q *queue) endIfEmpty() bool {
-	if !q.finishing || q.ended || q.items.Len() > 0 {
+// drainToReport reports whether the stream is drained: it has ended, and everything
+// in it was delivered or dropped. It returns true only once; mu is held.
+func (q *queue) drainToReport() bool {
+	if q.drainReported || !q.ended || q.held > 0 || q.lossHeld || q.reporting > 0 {
 		return false
 	}
-	q.ended = true
+	if q.awaitAcks && !q.discarded && (q.bodies > 0 || q.manualAck && q.tracker.unacked.Len() > 0) {
+		return false
+	}
+	q.drainReported = true
 	return true
+}
+
+// endIfEmpty ends a stream that finishes, once nothing waits; mu is held.
+func (q *queue) endIfEmpty() {
+	if q.finishing && q.items.Len() == 0 {
+		q.ended = true
+	}
 }

@@ -10,8 +10,8 @@ import (
 // ackMessage acknowledges m.
 func (q *queue) ackMessage(m *Message) {
 	q.mu.Lock()
-	acked := q.tracker.acknowledgeOne(m)
-	room := q.roomToReport()
+	acked := q.reported(q.tracker.acknowledgeOne(m))
+	room, drained := q.roomToReport(), q.drainToReport()
 	q.mu.Unlock()
 	q.reportProcessed(acked)
 	if q.manualAck {
@@ -20,11 +20,33 @@ func (q *queue) ackMessage(m *Message) {
 	if room {
 		q.owner.roomAvailable()
 	}
+	if drained {
+		q.owner.streamDrained()
+	}
 }
 
+// reported prepares acked for reportProcessed; mu is held.
+func (q *queue) reported(acked []takenRun) []takenRun {
+	if len(acked) > 0 {
+		q.reporting++
+	}
+	return acked
+}
+
+// reportProcessed reports what reported has prepared.
 func (q *queue) reportProcessed(acked []takenRun) {
+	if len(acked) == 0 {
+		return
+	}
 	for i := range acked {
 		q.owner.positionProcessed(acked[i].generation, acked[i].position)
+	}
+	q.mu.Lock()
+	q.reporting--
+	drained := q.drainToReport()
+	q.mu.Unlock()
+	if drained {
+		q.owner.streamDrained()
 	}
 }
 
@@ -61,8 +83,9 @@ type takenRun struct {
 // processedRun is what a consumer has processed: everything it took at once, or
 // one message. The zero value is nothing.
 type processedRun struct {
-	first uint64 // number of the first message
-	last  *Message
+	first  uint64 // number of the first message
+	last   *Message
+	inBody bool // the consumer comes back from a loop body
 }
 
 // track adds what a consumer has taken. losses is how many of ms are losses.
@@ -140,7 +163,7 @@ func (t *ackTracker) acknowledgeOne(m *Message) (acked []takenRun) {
 			t.split(i, m.number)
 		}
 	}
-	return t.acknowledge(processedRun{m.number, m})
+	return t.acknowledge(processedRun{first: m.number, last: m})
 }
 
 // indexOf returns the index of the run that contains number, or else of the

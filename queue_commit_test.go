@@ -18,7 +18,7 @@ func TestProgressModel(t *testing.T) {
 		traits := wire.Traits{Processed: wire.Processed(seed % 4 % 3)}
 		q := testQueue(Delivery{Buffer: 1 << 10, Overflow: DropOldest}, manual, traits)
 		reported := map[uint64]int{}
-		q.owner = testOwner{func(gen uint64, p Position) {
+		q.owner = testOwner{processed: func(gen uint64, p Position) {
 			if gen != 1 {
 				t.Fatalf("seed %d: reported for connection %d", seed, gen)
 			}
@@ -74,7 +74,7 @@ func TestProgressModel(t *testing.T) {
 				ms := open[i].ms
 				open = append(open[:i], open[i+1:]...)
 				q.mu.Lock()
-				processed := q.tracker.acknowledge(processedRun{ms[0].number, &ms[len(ms)-1]})
+				processed := q.reported(q.tracker.acknowledge(processedRun{first: ms[0].number, last: &ms[len(ms)-1]}))
 				q.mu.Unlock()
 				q.reportProcessed(processed)
 				for _, m := range ms {

@@ -18,22 +18,34 @@ func (q *queue) take(ctx context.Context, dst []Message, limit int, hold bool, p
 	}
 	for {
 		q.mu.Lock()
-		acked := q.tracker.acknowledge(processed)
+		acked := q.reported(q.tracker.acknowledge(processed))
+		if processed.inBody {
+			q.bodies--
+		}
 		ctxErr := ctx.Err()
 		var ms []Message
 		var wait time.Duration
 		if ctxErr == nil {
 			ms, wait = q.takeReady(dst, limit, hold)
 		}
-		report := processed.last != nil || len(ms) > 0
-		report = report && (q.roomToReport() || len(ms) > 0 && q.endIfEmpty())
+		room := (processed.last != nil || len(ms) > 0) && q.roomToReport()
+		if len(ms) > 0 {
+			q.endIfEmpty()
+			if !hold {
+				q.bodies++
+			}
+		}
+		drained := q.drainToReport()
 		more := q.items.Len() > 0
 		ended, err := q.ended, q.endErr
 		q.mu.Unlock()
 		q.reportProcessed(acked)
 		processed = processedRun{}
-		if report {
+		if room {
 			q.owner.roomAvailable()
+		}
+		if drained {
+			q.owner.streamDrained()
 		}
 		switch {
 		case ctxErr != nil:
@@ -139,12 +151,26 @@ func (q *queue) finishDelivery(ms []Message, delivered bool, processed processed
 			q.dropped++
 		}
 	}
-	acked := q.tracker.acknowledge(processed)
-	report := q.roomToReport() || q.ended && q.held == 0
+	acked := q.reported(q.tracker.acknowledge(processed))
+	room, drained := q.roomToReport(), q.drainToReport()
 	q.mu.Unlock()
 	q.reportProcessed(acked)
-	if report {
+	if room {
 		q.owner.roomAvailable()
+	}
+	if drained {
+		q.owner.streamDrained()
+	}
+}
+
+// leaveBody follows when a consumer leaves a loop body by break, return or a panic.
+func (q *queue) leaveBody() {
+	q.mu.Lock()
+	q.bodies--
+	drained := q.drainToReport()
+	q.mu.Unlock()
+	if drained {
+		q.owner.streamDrained()
 	}
 }
 
@@ -166,8 +192,14 @@ func (s *Subscription) Messages(ctx context.Context) iter.Seq2[Message, error] {
 	return func(yield func(Message, error) bool) {
 		var memory [1]Message
 		var processed processedRun
+		defer func() {
+			if processed.inBody {
+				s.queue.leaveBody()
+			}
+		}()
 		for {
 			ms, err := s.queue.take(ctx, memory[:0], 1, false, processed)
+			processed = processedRun{inBody: ms != nil}
 			if ms == nil {
 				if err != nil {
 					yield(Message{}, err)
@@ -178,7 +210,7 @@ func (s *Subscription) Messages(ctx context.Context) iter.Seq2[Message, error] {
 				return
 			}
 			if !s.queue.manualAck {
-				processed = processedRun{ms[0].number, &memory[0]}
+				processed.first, processed.last = ms[0].number, &memory[0]
 			}
 		}
 	}
@@ -200,20 +232,27 @@ func (s *Subscription) Batches(ctx context.Context) iter.Seq2[[]Message, error] 
 	return func(yield func([]Message, error) bool) {
 		var processed processedRun
 		var last Message // a copy: the caller may change ms
+		defer func() {
+			if processed.inBody {
+				s.queue.leaveBody()
+			}
+		}()
 		for {
 			ms, err := s.queue.take(ctx, nil, maxBatch, false, processed)
+			processed = processedRun{inBody: ms != nil}
 			if ms == nil {
 				if err != nil {
 					yield(nil, err)
 				}
 				return
 			}
-			last, processed = ms[len(ms)-1], processedRun{ms[0].number, &last}
+			var first uint64
+			last, first = ms[len(ms)-1], ms[0].number
 			if !yield(ms[:len(ms):len(ms)], nil) {
 				return
 			}
-			if s.queue.manualAck {
-				processed = processedRun{}
+			if !s.queue.manualAck {
+				processed.first, processed.last = first, &last
 			}
 			clear(ms)
 			batchPool.Put((*[maxBatch]Message)(ms[:maxBatch]))
@@ -268,7 +307,7 @@ func (s *Subscription) deliver() {
 		}
 		s.queue.finishDelivery(ms, true, before)
 		if !s.queue.manualAck {
-			before = processedRun{ms[0].number, &ms[0]}
+			before = processedRun{first: ms[0].number, last: &ms[0]}
 		}
 	}
 }

@@ -24,9 +24,16 @@ func testQueue(d Delivery, manual bool, t wire.Traits) *queue {
 // testOwner ignores what the queue reports, except to the function it may have.
 type testOwner struct {
 	processed func(gen uint64, p Position)
+	room      func()
 }
 
-func (o testOwner) roomAvailable() {}
+func (o testOwner) roomAvailable() {
+	if o.room != nil {
+		o.room()
+	}
+}
+
+func (o testOwner) streamDrained() {}
 
 func (testOwner) messagesDropped(uint64) {}
 
@@ -93,7 +100,7 @@ func TestProcessedIsToldAcrossALoss(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		q := testQueue(Delivery{Buffer: 8, Overflow: DropOldest}, true, wire.Traits{Processed: wire.ProcessedCumulative})
 		var reported []uint64
-		q.owner = testOwner{func(_ uint64, p Position) { reported = append(reported, p.Offset) }}
+		q.owner = testOwner{processed: func(_ uint64, p Position) { reported = append(reported, p.Offset) }}
 		offerAll(t, q, subscribedAt(0), dataAt(1, 0), gapTo(1, 3), dataAt(4, 3))
 		ms, err := q.take(context.Background(), nil, 8, true, processedRun{})
 		if err != nil || len(ms) != 3 {
@@ -315,4 +322,118 @@ func TestNamesAreBounded(t *testing.T) {
 	if len(n.keys) != 2 || len(n.names) != 2 || n.keys[n.names[7]] != 7 || n.keys["other"] != 8 {
 		t.Errorf("%d names of 2 subscriptions", len(n.keys))
 	}
+}
+
+// Credit is reported in large pieces while messages wait, and at once when the
+// server has used all of it and nothing waits.
+func TestCreditIsReportedInLargePieces(t *testing.T) {
+	const buffer, total = 100, 1000
+	q := testQueue(Delivery{Buffer: buffer, Overflow: Block}, false, wire.Traits{Credit: true})
+	reports := 0
+	q.owner = testOwner{room: func() { reports++ }}
+	offerAll(t, q, subscribedAt(0))
+	sent := uint64(0)
+	send := func() {
+		for granted := q.grant(); sent < granted.N && sent < total; {
+			sent++
+			offerAll(t, q, dataAt(sent, sent-1))
+		}
+	}
+	send()
+	var processed processedRun
+	for got := 0; got < total; got++ {
+		ms, err := q.take(context.Background(), nil, 1, false, processed)
+		if err != nil {
+			t.Fatal(err)
+		}
+		processed = processedRun{first: ms[0].number, last: &ms[0]}
+		before := reports
+		if q.mu.Lock(); q.roomReported {
+			before--
+		}
+		q.mu.Unlock()
+		if before < reports {
+			send()
+		}
+	}
+	if reports > 2*total/buffer+1 {
+		t.Errorf("%d reports for %d messages, Buffer %d", reports, total, buffer)
+	}
+}
+
+// A consumer that leaves messages in the queue wakes another one.
+func TestMoreWaitingWakesAnother(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		q := testQueue(Delivery{Buffer: 8, Overflow: DropOldest}, false, wire.Traits{})
+		ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
+		defer cancel()
+		took := make(chan error, 2)
+		for range 2 {
+			go func() { _, err := q.take(ctx, nil, 1, false, processedRun{}); took <- err }()
+		}
+		synctest.Wait()
+		events := []wire.Event{*subscribedAt(0), *dataAt(1, 0), *dataAt(2, 1)}
+		if _, err := q.offer(1, events); err != nil { // one signal for both
+			t.Fatal(err)
+		}
+		for range 2 {
+			if err := <-took; err != nil {
+				t.Errorf("a message waits and a consumer waits: %v", err)
+			}
+		}
+	})
+}
+
+// An acknowledgement that opens the window of ManualAck wakes a waiting consumer.
+func TestAckWakesAConsumer(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		q := testQueue(Delivery{Buffer: 1, Overflow: DropOldest}, true, wire.Traits{})
+		offerAll(t, q, subscribedAt(0), dataAt(1, 0))
+		ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
+		defer cancel()
+		first, err := q.take(ctx, nil, 1, false, processedRun{})
+		if err != nil {
+			t.Fatal(err)
+		}
+		offerAll(t, q, dataAt(2, 1))
+		took := make(chan error, 1)
+		go func() { _, err := q.take(ctx, nil, 1, false, processedRun{}); took <- err }()
+		synctest.Wait()
+		if len(took) > 0 {
+			t.Fatal("a second message is out with Buffer 1")
+		}
+		first[0].Ack()
+		if err := <-took; err != nil {
+			t.Errorf("the window is open and the consumer waits: %v", err)
+		}
+	})
+}
+
+// What Delivery.Every released and then gave way is not owed from what comes
+// later.
+func TestPaceForgetsWhatWasDropped(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		q := testQueue(Delivery{Buffer: 4, Overflow: DropOldest, Every: time.Second}, false, wire.Traits{})
+		offerAll(t, q, subscribedAt(0), dataAt(1, 0), dataAt(2, 1), dataAt(3, 2), dataAt(4, 3))
+		ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
+		defer cancel()
+		take := func() Message {
+			ms, err := q.take(ctx, nil, 1, false, processedRun{})
+			if err != nil {
+				t.Fatal(err)
+			}
+			return ms[0]
+		}
+		began := time.Now()
+		take() // releases all four
+		for i := range uint64(20) {
+			offerAll(t, q, dataAt(5+i, 4+i)) // what was released gives way
+		}
+		if m := take(); m.Kind != Gap || time.Since(began) > 0 {
+			t.Fatalf("%v after %v, want the gap for what was released", m.Kind, time.Since(began))
+		}
+		if m := take(); time.Since(began) < time.Second {
+			t.Errorf("message %d came %v after the release, want a second", m.Position.Offset, time.Since(began))
+		}
+	})
 }

@@ -3,6 +3,7 @@ package limpet
 import (
 	"slices"
 	"sync/atomic"
+	"time"
 
 	"github.com/limpet-go/limpet/wire"
 )
@@ -21,7 +22,16 @@ type registry struct {
 func (r *registry) add(s *Subscription) {
 	r.lastKey++
 	s.key = r.lastKey
+	s.queue.expectKey(s.key)
 	r.subs = append(r.subs, s)
+	r.changed = true
+}
+
+// renewKey gives s a new key: what is addressed to the old one counts no more.
+func (r *registry) renewKey(s *Subscription) {
+	r.lastKey++
+	s.key, s.wireName = r.lastKey, ""
+	s.queue.expectKey(s.key)
 	r.changed = true
 }
 
@@ -46,13 +56,15 @@ func (r *registry) named(topic string) *Subscription {
 
 // startConnection prepares every subscription for connection gen, which fences
 // earlier ones, and returns those that the handshake carries.
-func (r *registry) startConnection(gen uint64) []wire.Subscribe {
+func (r *registry) startConnection(gen uint64, now time.Time) []wire.Subscribe {
 	var carried []wire.Subscribe
 	size := 0
 	for _, s := range r.subs {
-		size += s.startSize()
+		if s.timeouts == 0 && !s.mustWait(now) {
+			size += s.startSize()
+		}
 		fits := len(carried) < r.traits.StartSubs && (r.traits.StartBytes == 0 || size <= r.traits.StartBytes)
-		if fits {
+		if fits && s.timeouts == 0 && !s.mustWait(now) {
 			carried = append(carried, s.request(gen))
 			s.askedGeneration = gen
 		} else {
@@ -70,9 +82,12 @@ func (s *Subscription) startSize() int {
 
 // positions returns the subscriptions with their positions, for a cursor in the
 // URL. No connection can move the positions, because the last one was fenced.
-func (r *registry) positions() []wire.Subscribe {
+func (r *registry) positions(now time.Time) []wire.Subscribe {
 	var subs []wire.Subscribe
 	for _, s := range r.subs {
+		if s.mustWait(now) {
+			continue
+		}
 		last, based := s.queue.resumePosition()
 		subs = append(subs, s.wireSubscribe(last, based, wire.Credit{}))
 	}

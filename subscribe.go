@@ -84,8 +84,11 @@ type Subscription struct {
 	wireName string
 
 	askedGeneration uint64    // the connection on which it was asked for; 0: none
+	askNumber       uint64    // of the last request, see link.asks
 	refusals        int       // in a row
-	askAgainAt      time.Time // after a refusal that is not final
+	timeouts        int       // requests in a row without an answer
+	acksOwed        bool      // in Shutdown: the server still has it, to learn what consumers process
+	askAgainAt      time.Time // not before: after a refusal that is not final, or no answer; zero: at any time
 }
 
 // String names the subscription by its topic.
@@ -163,6 +166,9 @@ func (s *Subscription) Close() error {
 
 // roomAvailable implements queueOwner.
 func (s *Subscription) roomAvailable() { s.client.inbox.post(grantCredit{s}) }
+
+// streamDrained implements queueOwner.
+func (s *Subscription) streamDrained() { s.client.inbox.post(consumersDone{s}) }
 
 // positionProcessed implements queueOwner.
 func (s *Subscription) positionProcessed(gen uint64, p Position) {

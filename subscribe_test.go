@@ -239,6 +239,37 @@ func TestBatchThatWasLeft(t *testing.T) {
 	})
 }
 
+// A consumer that keeps fewer messages than Buffer unacknowledged gets all of
+// them, however many it keeps.
+func TestManualAckSlidingWindow(t *testing.T) {
+	for _, buffer := range []int{1, 2, 3, 10} {
+		for keep := range buffer {
+			synctest.Test(t, func(t *testing.T) {
+				srv := limpettest.NewServer(t, nil)
+				c := dial(t, srv, nil)
+				s := subscribeLive(t, c, "a", &limpet.SubscribeOptions{ManualAck: true, Delivery: limpet.Delivery{Buffer: buffer}})
+				publish(t, srv, "a", numbers(1, 5*buffer)...)
+				ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
+				defer cancel()
+				var kept []limpet.Message
+				got := 0
+				for m, err := range s.Messages(ctx) {
+					if err != nil {
+						t.Fatalf("Buffer %d, %d kept: %v after %d messages", buffer, keep, err, got)
+					}
+					if kept = append(kept, m); len(kept) > keep {
+						kept[0].Ack()
+						kept = kept[1:]
+					}
+					if got++; got == 5*buffer {
+						break
+					}
+				}
+			})
+		}
+	}
+}
+
 // A closed subscription says so, at once and each time; its client goes on.
 func TestWaitLiveAfterClose(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {

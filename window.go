@@ -16,46 +16,39 @@ import (
 // outcome before it was sent leaves a slot, which is sent as a void message
 // (docs/protocol.md, section 0, D2).
 type window struct {
-	sessions        bool // the dialect has sessions: slots are numbered and resent
-	admission       *admission
-	counters        *counters
-	origin          time.Time // origin of timestamp
-	slots           fifo.Queue[*Receipt]
-	firstSeq        uint64       // sequence number of the first slot
-	settledID       wire.ID      // id of the message numbered firstSeq-1, the uplink tag
-	nextToSend      int          // index of the first slot not sent on this connection
-	highestSent     uint64       // highest sequence number sent in this session epoch
-	bytesSent       uint64       // payload bytes sent on this connection
-	credit          wire.Credit  // the server's, for this connection
-	pending         int          // receipts without an outcome
-	nextExpiry      time.Time    // no TTL ends before it; zero: no TTL
-	flushPoints     []flushPoint // the last one is open
-	firstFlushPoint uint32       // number of flushPoints[0]
-	oneByOneUpTo    uint64       // up to this sequence number a frame carries one message: a batch was too big
-	resolved        [2]int       // outcomes to be published are in slots [from, to)
-	freedBytes      int          // payload bytes that they held
-	notify          *notifier    // of messages that failed
-	woken           int          // outcomes that a caller waited for, since the loop last read it
+	sessions     bool // the dialect has sessions: slots are numbered and resent
+	admission    *admission
+	counters     *counters
+	origin       time.Time // origin of timestamp
+	slots        fifo.Queue[*Receipt]
+	firstSeq     uint64        // sequence number of the first slot
+	settledID    wire.ID       // id of the message numbered firstSeq-1, the uplink tag
+	nextToSend   int           // index of the first slot not sent on this connection
+	highestSent  uint64        // highest sequence number sent in this session epoch
+	bytesSent    uint64        // payload bytes sent on this connection
+	credit       wire.Credit   // the server's, for this connection
+	pending      int           // receipts without an outcome
+	nextExpiry   time.Time     // no TTL ends before it; zero: no TTL
+	flushPoints  []*flushPoint // by ascending seq; each has a caller of Flush that waits
+	firstPending int           // index before which every slot has its outcome
+	oneByOneUpTo uint64        // up to this sequence number a frame carries one message: a batch was too big
+	resolved     [2]int        // outcomes to be published are in slots [from, to)
+	freedBytes   int           // payload bytes that they held
+	notify       *notifier     // of messages that failed
+	woken        int           // outcomes that a caller waited for, since the loop last read it
 }
 
 // slotPool shares the memory of slots among clients: few are busy at a time.
 var slotPool sync.Pool
 
 func newWindow(sessions bool, a *admission, c *counters) *window {
-	w := &window{sessions: sessions, admission: a, counters: c, origin: time.Now(), firstSeq: 1, flushPoints: make([]flushPoint, 1)}
+	w := &window{sessions: sessions, admission: a, counters: c, origin: time.Now(), firstSeq: 1}
 	w.slots.Pool = &slotPool
 	return w
 }
 
 // timestamp is now as Receipt.firstSent holds it: nanoseconds, never 0.
 func (w *window) timestamp(now time.Time) int64 { return int64(now.Sub(w.origin)) + 1 }
-
-// flushPoint counts the messages that were admitted between two calls of Flush
-// and have no outcome.
-type flushPoint struct {
-	pending   int
-	completed chan struct{}
-}
 
 func (w *window) lastSeq() uint64 { return w.firstSeq + uint64(w.slots.Len()) - 1 }
 
@@ -67,9 +60,6 @@ func (w *window) uplink() wire.Uplink {
 func (w *window) add(r *Receipt) {
 	w.slots.Push(r)
 	w.pending++
-	last := len(w.flushPoints) - 1
-	w.flushPoints[last].pending++
-	r.flushPoint = w.firstFlushPoint + uint32(last)
 	if d := r.details; d != nil && !d.expires.IsZero() && (w.nextExpiry.IsZero() || d.expires.Before(w.nextExpiry)) {
 		w.nextExpiry = d.expires
 	}
@@ -91,7 +81,6 @@ func (w *window) resolve(i int, o Outcome, err error) {
 		r.details.err = err
 	}
 	w.pending--
-	w.flushPoints[r.flushPoint-w.firstFlushPoint].pending--
 	w.freedBytes += len(r.payload)
 	r.payload = nil
 	if w.resolved[1] == 0 {
@@ -144,24 +133,9 @@ func (w *window) publishOutcomes() {
 		w.slots.Drop(head)
 		w.firstSeq += uint64(head)
 		w.nextToSend = max(0, w.nextToSend-head)
+		w.firstPending = max(0, w.firstPending-head)
 	}
 	w.completeFlushes()
-}
-
-// addFlushPoint closes completed when every message admitted so far has an
-// outcome.
-func (w *window) addFlushPoint(completed chan struct{}) {
-	w.flushPoints[len(w.flushPoints)-1].completed = completed
-	w.flushPoints = append(w.flushPoints, flushPoint{})
-	w.completeFlushes()
-}
-
-func (w *window) completeFlushes() {
-	for len(w.flushPoints) > 1 && w.flushPoints[0].pending == 0 {
-		close(w.flushPoints[0].completed)
-		w.flushPoints = w.flushPoints[1:]
-		w.firstFlushPoint++
-	}
 }
 
 // lookup returns the index and the receipt of seq, nil if it is not in the
@@ -275,11 +249,17 @@ func (w *window) idOf(seq uint64) (wire.ID, bool) {
 // those that it has accepted before (docs/protocol.md, section 4).
 func (w *window) renumber() {
 	kept := fifo.Queue[*Receipt]{Pool: &slotPool}
-	for _, r := range w.slots.All() {
+	nextFlush := 0
+	for i, r := range w.slots.All() {
 		if r.decided == Pending {
 			kept.Push(r)
 		}
+		for nextFlush < len(w.flushPoints) && w.flushPoints[nextFlush].seq == w.firstSeq+uint64(i) {
+			w.flushPoints[nextFlush].seq = uint64(kept.Len())
+			nextFlush++
+		}
 	}
+	w.firstPending = 0
 	dropped := w.slots.Len() - kept.Len()
 	w.slots.Reset()
 	w.slots, w.firstSeq = kept, 1
@@ -474,6 +454,7 @@ func (w *window) close() {
 	}
 	w.publishOutcomes()
 	w.slots.Reset()
+	w.firstPending = 0
 }
 
 const opReceipt = "receipt"

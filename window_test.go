@@ -2,9 +2,12 @@ package limpet
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"math/rand/v2"
 	"testing"
+	"testing/synctest"
+	"time"
 )
 
 // A caller that learns of the first of many outcomes finds all of them counted
@@ -59,4 +62,142 @@ func TestBatchSharesLittleMemory(t *testing.T) {
 			block = rest
 		}
 	}
+}
+
+// Calls of Flush that were abandoned leave nothing behind, however many there are.
+func TestAbandonedFlushesAreBounded(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		c := offline(t)
+		flushes, points := 0, 0
+		for range 3 {
+			if _, err := c.Publish(context.Background(), "a", nil, nil); err != nil {
+				t.Fatal(err)
+			}
+			for range 10_000 {
+				ctx, cancel := context.WithCancel(context.Background())
+				time.AfterFunc(1, cancel)
+				if err := c.Flush(ctx); !errors.Is(err, context.Canceled) {
+					t.Fatalf("Flush with a message pending: %v", err)
+				}
+				flushes++
+			}
+		}
+		c.inbox.post(step(func(l *loop) { points = len(l.window.flushPoints) }))
+		synctest.Wait()
+		if points > 0 {
+			t.Errorf("%d abandoned calls of Flush left %d flush points", flushes, points)
+		}
+	})
+}
+
+// TestFlushModel admits, settles and renumbers messages at random: a flush is
+// complete as soon as everything admitted before it has its outcome, not earlier.
+func TestFlushModel(t *testing.T) {
+	for seed := range uint64(300) {
+		rnd := rand.New(rand.NewPCG(seed, 5))
+		w := newWindow(true, new(admission), new(counters))
+		var admitted []*Receipt
+		type pending struct {
+			completed <-chan struct{}
+			before    int
+		}
+		var flushes []pending
+		for step := range 200 {
+			switch rnd.IntN(5) {
+			case 0, 1:
+				r := new(Receipt)
+				admitted = append(admitted, r)
+				w.add(r)
+			case 2:
+				flushes = append(flushes, pending{w.addFlushPoint().completed, len(admitted)})
+			case 3:
+				if n := w.slots.Len(); n > 0 {
+					if i := rnd.IntN(n); rnd.IntN(2) == 0 {
+						w.settle(i, Acked, nil)
+					} else {
+						w.resolve(i, Rejected, nil)
+					}
+					w.publishOutcomes()
+				}
+			case 4:
+				if rnd.IntN(5) == 0 {
+					w.renumber()
+					w.publishOutcomes()
+				}
+			}
+			for _, f := range flushes {
+				want := true
+				for _, r := range admitted[:f.before] {
+					want = want && r.Outcome() != Pending
+				}
+				select {
+				case <-f.completed:
+					if !want {
+						t.Fatalf("seed %d, step %d: complete with a message pending", seed, step)
+					}
+				default:
+					if want {
+						t.Fatalf("seed %d, step %d: not complete", seed, step)
+					}
+				}
+			}
+		}
+		w.close()
+		for _, f := range flushes {
+			select {
+			case <-f.completed:
+			default:
+				t.Fatalf("seed %d: not complete after the end", seed)
+			}
+		}
+	}
+}
+
+// A publisher that gives up admits those behind it for which there is room.
+func TestGivingUpAdmitsTheNext(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		a := &admission{freeMessages: 2, freeBytes: 100}
+		ctx, cancel := context.WithCancel(context.Background())
+		large, small := make(chan error, 1), make(chan error, 1)
+		go func() { large <- a.acquire(ctx, 3, 0, true) }()
+		synctest.Wait()
+		go func() { small <- a.acquire(context.Background(), 2, 0, true) }()
+		synctest.Wait()
+		if len(small) > 0 {
+			t.Fatal("the second publisher overtook the first")
+		}
+		cancel()
+		synctest.Wait()
+		if len(small) == 0 || !errors.Is(<-large, context.Canceled) {
+			t.Error("the publisher behind the one that gave up still waits")
+			a.close(ErrClosed)
+		}
+	})
+}
+
+// An admission that comes at the moment at which its publisher gives up is undone:
+// its room goes to the next publisher.
+func TestUndoneAdmissionAdmitsTheNext(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		a := &admission{freeBytes: 100}
+		ctx, cancel := context.WithCancel(context.Background())
+		first, second := make(chan error, 1), make(chan error, 1)
+		go func() { first <- a.acquire(ctx, 1, 0, true) }()
+		synctest.Wait()
+		go func() { second <- a.acquire(context.Background(), 1, 0, true) }()
+		synctest.Wait()
+		a.mu.Lock()
+		cancel() // wakes the first, which needs the lock
+		a.freeMessages++
+		a.admitWaiters() // the first
+		a.mu.Unlock()
+		synctest.Wait()
+		if err := <-first; !errors.Is(err, context.Canceled) {
+			t.Fatalf("the first publisher got %v", err)
+		}
+		if len(second) == 0 {
+			a.close(ErrClosed)
+			t.Error("room is free and the next publisher waits")
+		}
+	})
 }

@@ -11,6 +11,7 @@ import (
 
 	"github.com/limpet-go/limpet"
 	"github.com/limpet-go/limpet/limpettest"
+	"github.com/limpet-go/limpet/wire"
 	"github.com/limpet-go/limpet/wire/native"
 )
 
@@ -134,6 +135,98 @@ func TestShutdownFlushesAndDrains(t *testing.T) {
 			t.Errorf("server keeps %d sessions after an ordered end", n)
 		}
 	})
+}
+
+// consumeSlowly takes everything in one of several ways, a second for each element.
+func consumeSlowly(s *limpet.Subscription, way string) {
+	ctx := context.Background()
+	switch way {
+	case "Messages":
+		for range s.Messages(ctx) {
+			time.Sleep(time.Second)
+		}
+	case "Batches":
+		for range s.Batches(ctx) {
+			time.Sleep(time.Second)
+		}
+	case "a break at the end":
+		for m := range s.Messages(ctx) {
+			if time.Sleep(time.Second); m.Position.Tag == "t29" {
+				break
+			}
+		}
+	case "C":
+		for range s.C() {
+			time.Sleep(time.Second)
+		}
+	case "Ack by workers":
+		for m := range s.Messages(ctx) {
+			time.AfterFunc(10*time.Second, m.Ack)
+		}
+	}
+}
+
+// What consumers process during Shutdown is acknowledged at the server before the
+// subscription and the connection end, whatever way they consume.
+func TestShutdownAcknowledgesWhatIsProcessed(t *testing.T) {
+	for _, way := range []struct {
+		name   string
+		manual bool
+		acked  int // of 30
+	}{
+		{"Messages", false, 30}, {"Batches", false, 30}, {"a break at the end", false, 29}, {"C", false, 29}, {"Ack by workers", true, 30},
+	} {
+		for _, processed := range []wire.Processed{wire.ProcessedEach, wire.ProcessedCumulative} {
+			t.Run(fmt.Sprint(way.name, "/", processed), func(t *testing.T) {
+				synctest.Test(t, func(t *testing.T) {
+					srv := newToyServer(t, func(conn int, say func(string), hear func() string) {
+						for hear() != "answer 1" {
+							say("challenge 1")
+						}
+						say("is 1 n")
+						for i := range 30 {
+							say(fmt.Sprint("n t", i))
+						}
+						say("ready")
+					})
+					srv.host.Inject(limpettest.Clean(), limpettest.Stall(1))
+					d := newToyDialect()
+					d.traits.Processed, d.traits.Unsubscribe = processed, true
+					c, err := limpet.New(srv.host.URL(), options(&limpet.Options{HTTPClient: srv.host.HTTPClient(), Dialect: d}))
+					if err != nil {
+						t.Fatal(err)
+					}
+					defer closeAndWait(t, c)
+					s, err := c.Subscribe(context.Background(), "a", &limpet.SubscribeOptions{ManualAck: way.manual})
+					if err != nil {
+						t.Fatal(err)
+					}
+					if err := c.WaitReady(context.Background()); err != nil {
+						t.Fatal(err)
+					}
+					consumed := make(chan struct{})
+					go func() {
+						defer close(consumed)
+						consumeSlowly(s, way.name)
+					}()
+					time.Sleep(time.Millisecond)
+					if err := c.Shutdown(within(t, time.Minute)); err != nil {
+						t.Errorf("Shutdown: %v", err)
+					}
+					<-consumed
+					synctest.Wait()
+					heard := srv.all()
+					last := fmt.Sprint("ack n t", way.acked-1, "\n")
+					if n := strings.Count(heard, "ack n"); processed == wire.ProcessedEach && n != way.acked {
+						t.Errorf("%d messages were acknowledged, want %d", n, way.acked)
+					}
+					if at := strings.Index(heard, last); at < 0 || strings.Index(heard, "unsub n") < at {
+						t.Errorf("the last acknowledgement does not come before the end of the subscription:\n%s", heard)
+					}
+				})
+			})
+		}
+	}
 }
 
 func TestShutdownIsBounded(t *testing.T) {

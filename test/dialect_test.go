@@ -87,6 +87,8 @@ func (c *toyCodec) Encode(ops []wire.Op, out *wire.Frames) error {
 			out.Append(wire.Text, fmt.Appendf(nil, "pub %s", op.Message.Payload))
 		case wire.OpAck:
 			out.Append(wire.Text, fmt.Appendf(nil, "ack %s %s", op.Name, op.Position.Tag))
+		case wire.OpUnsubscribe:
+			out.Append(wire.Text, fmt.Appendf(nil, "unsub %s", op.Name))
 		}
 	}
 	return nil

@@ -56,6 +56,10 @@ func (c *Conn) LastRead() time.Time {
 	return c.stream.epoch.Add(time.Duration(at))
 }
 
+// Receiving reports whether a message is incomplete: nothing else can come before
+// its end.
+func (c *Conn) Receiving() bool { return c.stream.lastGrowth.Load() != 0 }
+
 // LastWrote is when the socket last accepted bytes.
 func (c *Conn) LastWrote() time.Time {
 	return c.stream.epoch.Add(time.Duration(c.stream.lastWrite.Load()))
