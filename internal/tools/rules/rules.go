@@ -208,8 +208,8 @@ func protocolSection(t *tree) (out []finding) {
 
 var testNameRE = regexp.MustCompile(`\b((?:Test|Fuzz|Example)[A-Z][A-Za-z0-9_]*)`)
 
-// proof demands that a test that docs/guarantees.md names exists.
-func proof(t *tree) []finding {
+// proof demands that the tests exist which the documents name as proofs.
+func proof(t *tree) (out []finding) {
 	have := map[string]bool{}
 	for _, f := range t.goFiles {
 		for _, d := range f.ast.Decls {
@@ -218,12 +218,15 @@ func proof(t *tree) []finding {
 			}
 		}
 	}
-	return match(t, "docs/guarantees.md", testNameRE, func(m string) string {
-		if n := testNameRE.FindStringSubmatch(m)[1]; !have[n] {
-			return "no test is called " + n
-		}
-		return ""
-	})
+	for _, name := range []string{"docs/guarantees.md", "docs/ending.md", "docs/reconnect.md", "docs/field-reports.md"} {
+		out = append(out, match(t, name, testNameRE, func(m string) string {
+			if n := testNameRE.FindStringSubmatch(m)[1]; !have[n] {
+				return "no test is called " + n
+			}
+			return ""
+		})...)
+	}
+	return out
 }
 
 var linkRE = regexp.MustCompile(`\]\(([^)#\s]+)(#[^)]*)?\)`)

@@ -21,6 +21,7 @@ var breaches = []struct {
 	{"machine-path", "a.md", "see /ro" + "ot/x\n", "see a/root/x\n"},
 	{"protocol-section", "a.md", "docs/protocol.md, section 3\n", "docs/protocol.md, section 2\n"},
 	{"proof", "docs/guarantees.md", "| I1 | `TestNothing` |\n", "| I1 | `TestThere` |\n"},
+	{"proof", "docs/ending.md", "| `TestNothing` |\n", "| `TestThere` |\n"},
 	{"proof", "docs/guarantees.md", "| I1 | TestThere, TestNothing |\n", "| I1 | TestThere |\n"},
 	{"phrases", "a.go", "package a\n\n// f is told of it.\nfunc f() {}\n", "package a\n\n// f is called with it, at most twice.\nfunc f() {}\n"},
 	{"phrases", "a.go", "package a\n\n// f waits so\n// long.\nfunc f() {}\n", "package a\n\n// f waits, and so\n//\n// long as ever.\nfunc f() {}\n"},
