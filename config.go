@@ -65,12 +65,12 @@ func newConfig(rawURL string, o *Options) (config, error) {
 		v.refuse("Options.ReadLimit", "must not be negative, is %d; there is no value for unlimited", c.ReadLimit)
 	case c.ReadLimit == 0:
 		c.ReadLimit = 4 << 20
-	case c.ReadLimit < c.traits.MinReadLimit:
-		v.refuse("Options.ReadLimit", "must be at least %d for %s, whose servers put messages together up to that size; is %d", c.traits.MinReadLimit, c.Dialect.Name(), c.ReadLimit)
 	case c.ReadLimit < minReadLimit:
 		v.refuse("Options.ReadLimit", "is %d bytes, too small for a handshake; use %d or more", c.ReadLimit, minReadLimit)
 	case c.ReadLimit > maxBuffer:
 		v.refuse("Options.ReadLimit", "is %d bytes; use %d or less", c.ReadLimit, maxBuffer)
+	case c.ReadLimit < c.traits.MinReadLimit:
+		v.refuse("Options.ReadLimit", "must be at least %d for %s, whose servers put messages together up to that size; is %d", c.traits.MinReadLimit, c.Dialect.Name(), c.ReadLimit)
 	}
 	return c, errors.Join(v.errs...)
 }
@@ -216,6 +216,7 @@ func (v *validation) traits(t *wire.Traits) {
 		{"Holes", int(t.Holes), int(wire.HolesLoss)}, {"Processed", int(t.Processed), int(wire.ProcessedCumulative)},
 		{"Ping", int(t.Ping), int(wire.PingNone)}, {"DedupWindow", t.DedupWindow, maxDedup},
 		{"StartSubs", t.StartSubs, maxBuffer}, {"MaxPayload", t.MaxPayload, maxBuffer},
+		{"StartBytes", t.StartBytes, maxBuffer}, {"MinReadLimit", int(t.MinReadLimit), maxBuffer},
 	} {
 		if n.value < 0 || n.value > n.last {
 			v.refuse(field, "its trait %s is %d; use 0 to %d", n.name, n.value, n.last)

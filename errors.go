@@ -175,7 +175,7 @@ func (e *Error) Error() string {
 func (e *Error) Unwrap() error { return e.Err }
 
 // PermanentError is a failure that ended the client, since reconnecting would
-// not help (docs/reconnect.md, sections 2 and 3). Client.Err, WaitReady, Dial,
+// not help. docs/ending.md lists all such failures. Client.Err, WaitReady, Dial,
 // SubState.Err and the iterators of a Subscription return it; Publish wraps it in
 // an *Error.
 type PermanentError struct {
@@ -192,6 +192,23 @@ func (e *PermanentError) Error() string {
 
 // Unwrap returns Err.
 func (e *PermanentError) Unwrap() error { return e.Err }
+
+// Permanent marks an error of Options.Auth as final: the client ends with a
+// PermanentError of ClassAuth that wraps err, and asks no more. Use it when no
+// later call can return a credential that the server takes, for example because
+// the account was closed. It returns nil if err is nil.
+func Permanent(err error) error {
+	if err == nil {
+		return nil
+	}
+	return &permanentAuth{err}
+}
+
+// permanentAuth is an error made with Permanent.
+type permanentAuth struct{ err error }
+
+func (e *permanentAuth) Error() string { return e.err.Error() }
+func (e *permanentAuth) Unwrap() error { return e.err }
 
 // ClassOf returns the class of err: "" if it is nil, ClassTimeout for
 // context.DeadlineExceeded, ClassCanceled for context.Canceled, ClassOther if it

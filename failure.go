@@ -26,23 +26,30 @@ type decision struct {
 	atCap       bool  // v is at least Backoff.Max (docs/reconnect.md, section 2)
 	minFailures int   // count at least this many failures in a row
 	panicked    error // of the dialect's Verdict
-	isViolation bool  // permanent after maxViolations in a row without progress
+	isViolation bool  // the peer broke the protocol: final when it repeats
+	byTable     bool  // neither the dialect nor the caller decided
+	lasting     bool  // no proxy, deploy or busy server can cause it
+	namesTime   bool  // the server said when to come back, perhaps at once
 
 	slotWindow time.Duration // spread the attempt over this time after the slot (docs/protocol.md, section 8)
 }
 
-const maxViolations = 3
-
-// decide asks the dialect first. Where it has no opinion the tables of HTTP
-// statuses and close codes decide (docs/reconnect.md, sections 2 and 3).
+// decide asks the caller's Auth first, then the dialect. Where they have no
+// opinion the tables of HTTP statuses and close codes decide (docs/reconnect.md,
+// sections 2 and 3).
 func decide(dialect wire.Dialect, f *wire.Failure) decision {
+	var user *userError
+	var permanent *permanentAuth
+	if errors.As(f.Err, &user) && errors.As(user.err, &permanent) {
+		return newDecision(wire.ActionStop, ClassAuth)
+	}
 	verdict, panicked := verdictOf(dialect, *f)
 	d := decideByTable(f)
-	d.panicked = panicked
+	d.byTable, d.panicked = true, panicked
 	slot, tooBig := d.After, d.TooBig
 	if verdict.Action != wire.ActionDefault {
 		d.Verdict = verdict
-		d.atCap, d.isViolation, d.minFailures = false, false, 0
+		d.atCap, d.isViolation, d.byTable, d.minFailures = false, false, false, 0
 		d.TooBig = verdict.TooBig || tooBig // 1009 means the same in every wire protocol: RFC 6455
 	}
 	if verdict.Class != "" {
@@ -55,6 +62,7 @@ func decide(dialect wire.Dialect, f *wire.Failure) decision {
 		d.After = f.Retry
 	}
 	d.After = min(d.After, maxRetryAfter)
+	d.namesTime = d.namesTime || d.After > 0
 	return d
 }
 
@@ -117,6 +125,10 @@ func decideByDialError(err error) decision {
 func decideByStatus(f *wire.Failure) decision {
 	var d decision
 	switch s := f.Status; {
+	case errors.Is(f.Err, ErrSubprotocol):
+		d = newDecision(wire.ActionStop, ClassProtocol)
+		d.err = f.Err
+		return d
 	case s == http.StatusSwitchingProtocols:
 		// 101, but not a WebSocket handshake: RFC 6455, section 4.1, step 5.
 		return newDecision(wire.ActionStop, ClassNotWebSocket)
@@ -139,39 +151,39 @@ func decideByStatus(f *wire.Failure) decision {
 	default:
 		d = newDecision(wire.ActionStop, ClassHTTP)
 	}
-	d.After = retryAfter(f.Header)
+	d.After, d.namesTime = retryAfter(f.Header)
 	return d
 }
 
 const maxRetryAfter = 15 * time.Minute
 
 // retryAfter returns the slot in X-Limpet-Retry-Ms, or else in Retry-After (RFC
-// 9110, section 10.2.3), 0 if there is none or it cannot be read. A date in
-// Retry-After is relative to the Date of the same response: clocks may differ.
-func retryAfter(h http.Header) time.Duration {
+// 9110, section 10.2.3), and false if there is none or it cannot be read. A date
+// in Retry-After is relative to the Date of the same response: clocks may differ.
+func retryAfter(h http.Header) (slot time.Duration, ok bool) {
 	if ms, err := strconv.ParseUint(h.Get("X-Limpet-Retry-Ms"), 10, 64); err == nil {
-		return time.Duration(min(ms, uint64(maxRetryAfter/time.Millisecond))) * time.Millisecond
+		return time.Duration(min(ms, uint64(maxRetryAfter/time.Millisecond))) * time.Millisecond, true
 	}
 	text := strings.TrimSpace(h.Get("Retry-After"))
 	if text == "" {
-		return 0
+		return 0, false
 	}
 	if strings.Trim(text, "0123456789") == "" {
 		s, err := strconv.ParseUint(text, 10, 64)
 		if err != nil || s > uint64(maxRetryAfter/time.Second) {
-			return maxRetryAfter
+			return maxRetryAfter, true
 		}
-		return time.Duration(s) * time.Second
+		return time.Duration(s) * time.Second, true
 	}
 	at, err := http.ParseTime(text)
 	if err != nil {
-		return 0
+		return 0, false
 	}
 	from, err := http.ParseTime(h.Get("Date"))
 	if err != nil {
 		from = time.Now()
 	}
-	return max(0, min(at.Sub(from), maxRetryAfter))
+	return max(0, min(at.Sub(from), maxRetryAfter)), true
 }
 
 // decideByCloseCode decides by how an upgraded connection ended.
@@ -194,18 +206,75 @@ func decideByCloseCode(f *wire.Failure) decision {
 		d.isViolation = true
 	case c == 1003, c == 1010:
 		d = newDecision(wire.ActionStop, ClassProtocol)
+		d.lasting = true
 	case c == 1008:
 		d = newDecision(wire.ActionRefresh, ClassAuth)
 	case c == 1009:
 		d = newDecision(wire.ActionBackOff, ClassProtocol)
-		d.TooBig = true
 	case c == 1013:
 		d = newDecision(wire.ActionBackOff, ClassOverload)
 		d.minFailures = 3
 	default:
 		d = newDecision(wire.ActionBackOff, ClassNetwork)
 	}
+	d.TooBig = f.Code == 1009 || f.CloseCode == 1009
 	return d
+}
+
+const (
+	maxViolations = 3                // in a row, before the client has been ready
+	finalRepeats  = 5                // failures in a row, once it has
+	finalSpan     = 10 * time.Minute // that they must span
+)
+
+// finality decides which failures end the client: docs/ending.md.
+type finality struct {
+	wasReady   bool      // the client has been ready
+	violations int       // since the last Ready
+	count      int       // failures in a row since then that the tables call final
+	since      time.Time // the first of them
+}
+
+// ready follows when a connection became ready.
+func (y *finality) ready() { *y = finality{wasReady: true} }
+
+// weigh makes d final or a wait. canRefresh means that Auth can be asked for
+// another credential.
+func (y *finality) weigh(d *decision, now time.Time, canRefresh, keepTrying bool) {
+	refused := d.Action == wire.ActionRefresh && !canRefresh
+	if refused {
+		d.Action, d.class = wire.ActionStop, ClassAuth
+	}
+	if !d.byTable {
+		y.count = 0
+		return
+	}
+	if d.isViolation {
+		y.violations++
+	}
+	switch {
+	case d.namesTime, d.Action != wire.ActionStop && d.Action != wire.ActionRefresh && !d.isViolation:
+		y.count = 0
+	default:
+		if y.count++; y.count == 1 {
+			y.since = now
+		}
+	}
+	final := d.Action == wire.ActionStop || d.isViolation && (y.wasReady || y.violations >= maxViolations)
+	if !final {
+		return
+	}
+	repeated := y.count >= finalRepeats && now.Sub(y.since) >= finalSpan
+	switch {
+	case d.namesTime:
+		d.Action = wire.ActionBackOff
+	case keepTrying && (d.Action == wire.ActionStop || !y.wasReady || repeated):
+		d.Action, d.atCap = wire.ActionBackOff, true
+	case y.wasReady && !d.lasting && !repeated:
+		d.Action = wire.ActionBackOff
+	default:
+		d.Action = wire.ActionStop
+	}
 }
 
 // closeCodeErrors are the sentinels of close codes that have one.

@@ -22,7 +22,7 @@ func TestCloseCodeVerdicts(t *testing.T) {
 		final bool
 	}{
 		{1000, limpet.ClassNetwork, false}, {1001, limpet.ClassNetwork, false}, {1003, limpet.ClassProtocol, true},
-		{1002, limpet.ClassProtocol, false}, {1007, limpet.ClassProtocol, false}, {1008, limpet.ClassAuth, true},
+		{1002, limpet.ClassProtocol, false}, {1007, limpet.ClassProtocol, false}, {1008, limpet.ClassAuth, false},
 		{1009, limpet.ClassProtocol, false}, {1010, limpet.ClassProtocol, true}, {1011, limpet.ClassNetwork, false},
 		{1012, limpet.ClassNetwork, false}, {1013, limpet.ClassOverload, false}, {1014, limpet.ClassNetwork, false},
 		{3000, limpet.ClassNetwork, false}, {4000, limpet.ClassProtocol, true}, {4003, limpet.ClassAuth, true},

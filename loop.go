@@ -49,16 +49,16 @@ type loop struct {
 	disconnectedAt time.Time          // since when no connection is ready; zero while one is
 	earliestRetry  time.Time          // the server's slot: no attempt before it
 	spread         time.Duration      // the server's reconnect window
-	goAwayDelay    time.Duration      // how long to wait after the loss that the server announced
+	goAwayUntil    time.Time          // no attempt before it after the loss that the server announced
 	askAgainAt     time.Time          // the earliest time at which a subscription is due to be asked for again
 
 	refreshCredential   bool      // the next attempt needs a new credential
-	credentialRefusedAt time.Time // when the server last refused one
+	credentialRefusedAt time.Time // when the server last refused one; zero after a welcome
+	refreshedAt         time.Time // when an attempt last followed at once on a refused credential
 
 	encodePanics int // of Encode since the last stable connection
 
-	violations         int    // in a row, with the same progress
-	violationsProgress uint64 // the progress at the last violation
+	finality finality // what ends the client
 }
 
 // link is what the loop knows of one connection. A new connection is a new

@@ -3,6 +3,7 @@ package limpet
 import (
 	"context"
 	"errors"
+	"net/http"
 	"time"
 
 	"github.com/limpet-go/limpet/wire"
@@ -40,7 +41,7 @@ func (l *loop) open(c *conn, token string) {
 	k := &link{
 		conn: c, codec: codec, start: new(wire.Frames),
 		heartbeat:   l.c.cfg.Heartbeat.Interval,
-		handshakeBy: l.now.Add(handshakeTimeout),
+		handshakeBy: l.now.Add(l.policy.handshakeTimeout),
 	}
 	l.link = k
 	if panicked := (*userError)(nil); errors.As(err, &panicked) {
@@ -49,10 +50,10 @@ func (l *loop) open(c *conn, token string) {
 	}
 	if err != nil {
 		l.disconnect(k, 1002, "subprotocol")
-		l.end(&PermanentError{ClassProtocol, &Error{Op: "upgrade", Class: ClassProtocol, Err: joinReason(ErrSubprotocol, err)}})
+		l.fail(nil, &wire.Failure{Stage: wire.StageUpgrade, Status: http.StatusSwitchingProtocols, Err: joinReason(ErrSubprotocol, err)})
 		return
 	}
-	l.goAwayDelay = 0
+	l.goAwayUntil = time.Time{}
 	k.unanswered.Pool = &askPool
 	for _, s := range l.registry.subs {
 		switch {
@@ -99,7 +100,11 @@ func (l *loop) welcome(k *link, r *wire.Ready) {
 	k.handshakeBy = time.Time{}
 	k.restartAnswers(l.now) // no answer comes before the welcome
 	if r.Heartbeat > 0 {
-		k.heartbeat = min(k.heartbeat, max(r.Heartbeat, 10*time.Millisecond))
+		announced := min(max(r.Heartbeat, 10*time.Millisecond), maxHeartbeat)
+		if l.c.cfg.traits.Ping != wire.PingNone {
+			announced = min(announced, k.heartbeat) // a ping brings the peer's answer
+		}
+		k.heartbeat = announced
 	}
 	// The first heartbeat is sent at a random moment: clients that reconnected
 	// together must not send their heartbeats together.
@@ -108,6 +113,9 @@ func (l *loop) welcome(k *link, r *wire.Ready) {
 	l.session = r.Session
 	l.spread = min(r.Spread, maxSpread)
 	l.disconnectedAt = time.Time{}
+	l.credentialRefusedAt = time.Time{} // the server has taken the credential
+	l.policy.handshakeTimeout = handshakeTimeout
+	l.finality.ready()
 	l.c.counters.connections.Add(1)
 	if r.Resumed {
 		l.c.counters.resumes.Add(1)
@@ -124,17 +132,9 @@ func (l *loop) welcome(k *link, r *wire.Ready) {
 	}
 }
 
-// connectionLost ends a connection that failed or that the peer closed. Where
-// no close frame came, an earlier fatal error frame gives the reason.
+// connectionLost ends a connection that failed or that the peer closed.
 func (l *loop) connectionLost(k *link, code uint16, reason string, err error) {
-	f := &wire.Failure{Stage: k.stage(), Code: code, Reason: reason, Err: err}
-	if k.fatalError != nil {
-		f.Retry = k.fatalError.Retry
-		if code == 0 {
-			f.Code, f.Reason = k.fatalError.Code, k.fatalError.Reason
-		}
-	}
-	l.fail(k, f)
+	l.fail(k, &wire.Failure{Stage: k.stage(), Code: code, Reason: reason, Err: err})
 }
 
 // violated ends a connection whose peer broke the protocol, or whose dialect
@@ -168,9 +168,25 @@ func (k *link) stage() wire.Stage {
 	return wire.StageHandshake
 }
 
+// applyFatalError lets a fatal error frame decide over whatever ended the
+// connection after it (docs/protocol.md, section 7).
+func (k *link) applyFatalError(f *wire.Failure, now time.Time) {
+	f.CloseCode = f.Code
+	if k == nil || k.fatalError == nil {
+		return
+	}
+	arrived := k.closeBy.Add(-fatalCloseTimeout)
+	f.Retry = max(0, k.fatalError.Retry-now.Sub(arrived))
+	if k.fatalError.Code != 0 {
+		f.Code, f.Reason = k.fatalError.Code, k.fatalError.Reason
+	}
+}
+
 // fail ends a connection, or an attempt if k is nil, and decides what comes
 // next.
 func (l *loop) fail(k *link, f *wire.Failure) {
+	l.checkStable(k)
+	k.applyFatalError(f, l.now)
 	f.Attempt = l.policy.failures + 1
 	d := decide(l.c.cfg.Dialect, f)
 	why := failureError(f, d)
@@ -182,29 +198,37 @@ func (l *loop) fail(k *link, f *wire.Failure) {
 	if l.disconnectedAt.IsZero() {
 		l.disconnectedAt = l.now
 	}
-	if d.isViolation && l.countViolation() >= maxViolations {
+	if rest := l.goAwayUntil.Sub(l.now); rest > 0 {
+		d.After, d.slotWindow, d.namesTime = max(d.After, rest), l.spread, true
+	}
+	l.goAwayUntil = time.Time{}
+	refused := d.Action == wire.ActionRefresh
+	canRefresh := l.c.cfg.Auth != nil && (l.credentialRefusedAt.IsZero() || l.now.Sub(l.credentialRefusedAt) >= refusalMemory)
+	l.finality.weigh(&d, l.now, canRefresh, l.c.cfg.Backoff.KeepTrying)
+	if d.Action == wire.ActionStop {
 		l.end(&PermanentError{d.class, why})
 		return
 	}
-	if l.goAwayDelay > 0 {
-		d.After, d.slotWindow = max(d.After, l.goAwayDelay), l.spread
-		l.goAwayDelay = 0
+	if refused {
+		l.credentialRefusedAt, l.refreshCredential = l.now, l.c.cfg.Auth != nil
 	}
 	l.earliestRetry = l.now.Add(d.After)
+	l.tryAgain(d)
+}
+
+// tryAgain starts the wait that a failure calls for.
+func (l *loop) tryAgain(d decision) {
 	spread := l.spread
 	switch d.Action {
-	case wire.ActionStop:
-		l.end(&PermanentError{d.class, why})
-		return
 	case wire.ActionRefresh:
-		if l.c.cfg.Auth == nil || !l.credentialRefusedAt.IsZero() && l.now.Sub(l.credentialRefusedAt) < refusalMemory {
-			l.end(&PermanentError{ClassAuth, why})
+		// At once, but not so as to hammer a server that takes each credential
+		// and then refuses it.
+		if l.refreshedAt.IsZero() || l.now.Sub(l.refreshedAt) >= refusalMemory {
+			l.refreshedAt = l.now
+			l.policy.countFailure(0)
+			l.scheduleAttempt(d.After)
 			return
 		}
-		l.credentialRefusedAt, l.refreshCredential = l.now, true
-		l.policy.countFailure(0)
-		l.scheduleAttempt(d.After)
-		return
 	case wire.ActionRetryNow:
 		// Only once, so as not to hammer a peer that ends every connection.
 		if l.policy.failures == 0 {
@@ -218,26 +242,6 @@ func (l *loop) fail(k *link, f *wire.Failure) {
 		spread = max(spread, d.Spread)
 	}
 	l.scheduleAttempt(l.policy.nextDelay(d, spread))
-}
-
-// countViolation counts a violation and returns how many there were in a row
-// without progress in between.
-func (l *loop) countViolation() int {
-	if now := l.progressCount(); l.violations > 0 && now == l.violationsProgress {
-		l.violations++
-	} else {
-		l.violations, l.violationsProgress = 1, now
-	}
-	return l.violations
-}
-
-// progressCount changes when the window or a subscription makes progress.
-func (l *loop) progressCount() uint64 {
-	sum := l.window.firstSeq
-	for _, s := range l.registry.subs {
-		sum += s.queue.progressCount()
-	}
-	return sum
 }
 
 // scheduleAttempt starts the wait for the next attempt.
@@ -262,6 +266,7 @@ func (l *loop) disconnect(k *link, code uint16, reason string) {
 	if k == nil || l.link != k {
 		return
 	}
+	l.checkStable(k)
 	l.link = nil
 	l.window.connectionLost()
 	for _, s := range l.registry.subs {

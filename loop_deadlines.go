@@ -1,6 +1,7 @@
 package limpet
 
 import (
+	"slices"
 	"sync"
 	"time"
 
@@ -31,6 +32,7 @@ func (l *loop) tick() {
 	}
 	switch {
 	case due(k.handshakeBy, l.now):
+		l.policy.extendHandshakeTimeout()
 		l.fail(k, &wire.Failure{Stage: wire.StageHandshake, Err: ErrHeartbeat})
 	case due(k.closeBy, l.now):
 		l.connectionLost(k, 0, "", nil)
@@ -40,7 +42,6 @@ func (l *loop) tick() {
 		l.fail(k, &wire.Failure{Stage: wire.StageOpen, Err: ErrStalled})
 	default:
 		l.sendHeartbeat(k)
-		l.checkStable(k)
 		l.checkAnswers(k)
 		l.askAgain(k)
 	}
@@ -92,24 +93,26 @@ func (l *loop) sendHeartbeat(k *link) {
 	}
 }
 
-// checkStable forgets earlier failures once the connection has lasted.
+// checkStable forgets earlier failures if the connection, which is about to
+// end, lasted: Backoff.StableAfter, or a sixth of that if a message was
+// acknowledged or received on it.
 func (l *loop) checkStable(k *link) {
-	if k.stable || !k.ready || !due(k.stableAt, l.now) && !due(l.stableEarly(k), l.now) {
+	if k == nil || k.stable || !k.ready {
+		return
+	}
+	early := k.stableAt.Add(-l.c.cfg.Backoff.StableAfter * 5 / 6)
+	if !due(k.stableAt, l.now) && !(due(early, l.now) && (k.acked || l.hasReceived(k))) {
 		return
 	}
 	k.stable = true
 	l.policy.forgetFailures()
-	l.violations = 0
 	l.encodePanics = 0
 }
 
-// stableEarly is when a connection on which a message was acknowledged counts
-// as stable: after a sixth of the time.
-func (l *loop) stableEarly(k *link) time.Time {
-	if !k.acked {
-		return time.Time{}
-	}
-	return k.stableAt.Add(-l.c.cfg.Backoff.StableAfter * 5 / 6)
+// hasReceived reports whether a subscription received a message on the
+// connection.
+func (l *loop) hasReceived(k *link) bool {
+	return slices.ContainsFunc(l.consumed(), func(s *Subscription) bool { return s.queue.hasReceivedOn(k.conn.gen) })
 }
 
 const (
@@ -295,10 +298,6 @@ func (l *loop) untilNextDeadline() time.Duration {
 			}
 			at(k.pingAt)
 			at(k.silentAt())
-			if !k.stable {
-				at(k.stableAt)
-				at(l.stableEarly(k))
-			}
 		}
 		if k.writing {
 			at(k.stalledAt())

@@ -120,7 +120,7 @@ func (l *loop) handle(k *link, ev *wire.Event) {
 		}
 	case wire.EventGoAway:
 		l.spread = min(max(l.spread, ev.Spread), maxSpread)
-		l.goAwayDelay = min(ev.Delay, maxRetryAfter)
+		l.goAwayUntil = l.now.Add(min(ev.Delay, maxRetryAfter))
 		l.c.notify.post(ServerNotice{int(ev.Code), peerText(ev.Reason)})
 	case wire.EventError:
 		l.c.notify.post(ServerNotice{int(ev.Code), peerText(ev.Reason)})

@@ -79,10 +79,10 @@ var transitions = []transition{
 	{"`readFailed`: a violation", func(l *loop) event {
 		return readFailed{connOf(l), violation("a test")}
 	}, "", "waiting", "waiting", ""},
-	{"`readFailed`: the third violation without progress", func(l *loop) event {
-		l.violations, l.violationsProgress = maxViolations-1, l.progressCount()
+	{"`readFailed`: the third violation before the first welcome", func(l *loop) event {
+		l.finality.violations = maxViolations - 1
 		return readFailed{connOf(l), violation("a test")}
-	}, "", "ended", "ended", ""},
+	}, "", "ended", "waiting", ""},
 	{"any event of an earlier connection", func(l *loop) event {
 		old := new(conn)
 		return inTurn{

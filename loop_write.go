@@ -186,6 +186,9 @@ func (l *loop) encode(k *link, ops []wire.Op, out *wire.Frames) (through uint64)
 func (l *loop) encodeOnce(k *link, ops []wire.Op, out *wire.Frames) error {
 	step := len(ops)
 	if l.encodePanics > 0 {
+		l.checkStable(k)
+	}
+	if l.encodePanics > 0 {
 		step = 1
 	}
 	for i := 0; i < len(ops); i += step {

@@ -29,7 +29,8 @@ type Options struct {
 	// Auth returns the credential for an attempt. The client calls it at the
 	// start of each attempt, one call at a time, on a goroutine of its own. It
 	// may block until ctx ends: when the attempt times out or the client ends.
-	// An error or a panic fails the attempt. Defaults to no credential.
+	// An error or a panic fails the attempt; an error made with Permanent ends
+	// the client. Defaults to no credential.
 	Auth func(ctx context.Context, info AttemptInfo) (Credential, error)
 
 	Backoff   Backoff
@@ -101,7 +102,8 @@ type Backoff struct {
 
 	// StableAfter is how long a connection must stay ready before earlier
 	// failures are forgotten. A sixth of it is enough once a message was
-	// acknowledged. Defaults to 30 seconds; from 1 millisecond to 366 days.
+	// acknowledged or received. Defaults to 30 seconds; from 1 millisecond to 366
+	// days.
 	StableAfter time.Duration
 
 	// MaxElapsed ends the client with a PermanentError that wraps ErrMaxElapsed
@@ -109,13 +111,20 @@ type Backoff struct {
 	// loss of the last one. Defaults to 0: the client never gives up. From 1
 	// millisecond to 366 days.
 	MaxElapsed time.Duration
+
+	// KeepTrying makes the client wait as long as Max and try again where the
+	// tables of HTTP statuses and close codes would end it (docs/ending.md). The
+	// verdict of a dialect, an error made with Permanent and MaxElapsed still
+	// end it.
+	KeepTrying bool
 }
 
 // Heartbeat is how a dead peer is noticed. Any received byte is a sign of life.
 type Heartbeat struct {
-	// Interval is the time between two heartbeats. The server may shorten it.
-	// After 2.5 intervals without a received byte the peer counts as dead.
-	// Defaults to 20 seconds; from 10 milliseconds to 366 days.
+	// Interval is the time between two heartbeats. The server may shorten it. If
+	// only the server sends heartbeats in the dialect's protocol, its interval
+	// replaces this one. After 2.5 intervals without a received byte the peer
+	// counts as dead. Defaults to 20 seconds; from 10 milliseconds to 366 days.
 	Interval time.Duration
 }
 

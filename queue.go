@@ -66,10 +66,12 @@ type queue struct {
 
 	received, delivered, dropped, duplicates, gaps, resets uint64
 
+	receivedBefore uint64 // of received: before the current connection
+
 	unreportedDrops uint64 // by the overflow policy
 	dropsReportedAt time.Time
 
-	used         wire.Credit // by what this connection received
+	used         wire.Credit // by what this connection has received
 	granted      wire.Credit // to this connection
 	roomReported bool        // since the last grant
 
@@ -127,6 +129,7 @@ func (q *queue) startConnection(gen uint64) (last Position, known bool, credit w
 	q.mu.Lock()
 	defer q.mu.Unlock()
 	q.generation = gen
+	q.receivedBefore = q.received
 	q.receiver.StartConnection()
 	q.used, q.roomReported = wire.Credit{}, false
 	q.granted = q.allowance()
@@ -442,11 +445,12 @@ func (q *queue) stats() SubStats {
 	}
 }
 
-// progressCount changes with every message, gap and reset.
-func (q *queue) progressCount() uint64 {
+// hasReceivedOn reports whether a message that is not a duplicate came on
+// connection gen, which has not been fenced.
+func (q *queue) hasReceivedOn(gen uint64) bool {
 	q.mu.Lock()
 	defer q.mu.Unlock()
-	return q.received + q.gaps + q.resets
+	return q.generation == gen && q.received > q.receivedBefore
 }
 
 // drainToReport reports whether the stream is drained: it has ended, and everything

@@ -12,10 +12,11 @@ const (
 	minBetweenAttempts = 100 * time.Millisecond // between the starts of two attempts
 	maxSpread          = 5 * time.Minute        // of the server's reconnect window
 	maxDialTimeout     = time.Minute
-	longOutageFailures = 20 // in a row; from then on the cap is four times as high
-	handshakeTimeout   = 10 * time.Second
-	refusalMemory      = time.Minute // a second refused credential within it is permanent
-	silentIntervals    = 2.5         // heartbeat intervals without a received byte: the peer is dead
+	longOutageFailures = 20               // in a row; from then on the cap is four times as high
+	handshakeTimeout   = 10 * time.Second // of the first handshake
+	maxHeartbeat       = time.Hour        // that a server may announce
+	refusalMemory      = time.Minute      // a second refused credential within it is permanent
+	silentIntervals    = 2.5              // heartbeat intervals without a received byte: the peer is dead
 )
 
 // policy decides when to try again (docs/reconnect.md, section 1). It belongs
@@ -24,12 +25,13 @@ type policy struct {
 	options          Backoff
 	firstDialTimeout time.Duration
 	dialTimeout      time.Duration               // of the next attempt
+	handshakeTimeout time.Duration               // of the next connection, from the upgrade to Ready
 	failures         int                         // losses and failed attempts in a row
 	exponential      *backoff.ExponentialBackOff // nil before the first failure
 }
 
 func newPolicy(o Backoff, dialTimeout time.Duration) policy {
-	p := policy{options: o, firstDialTimeout: dialTimeout}
+	p := policy{options: o, firstDialTimeout: dialTimeout, handshakeTimeout: handshakeTimeout}
 	p.forgetFailures()
 	return p
 }
@@ -111,6 +113,12 @@ func (p *policy) nextDelay(d decision, spread time.Duration) time.Duration {
 // accept queue is longer than the timeout would never serve any client.
 func (p *policy) extendDialTimeout() {
 	p.dialTimeout = max(p.firstDialTimeout, min(maxDialTimeout, p.dialTimeout*16/10))
+}
+
+// extendHandshakeTimeout does the same for a server that is slow to complete the
+// handshake.
+func (p *policy) extendHandshakeTimeout() {
+	p.handshakeTimeout = min(maxDialTimeout, p.handshakeTimeout*16/10)
 }
 
 // uniform draws from [0, d].

@@ -191,7 +191,7 @@ func (d oddTraits) Traits() wire.Traits { return d.traits }
 func carelessDialects() []careless {
 	var rows []careless
 	for _, traits := range []wire.Traits{
-		{Ping: 77}, {DedupWindow: -4}, {DedupWindow: math.MaxInt}, {Holes: 9}, {Processed: 9}, {StartSubs: -1}, {MaxPayload: -1},
+		{Ping: 77}, {DedupWindow: -4}, {DedupWindow: math.MaxInt}, {Holes: 9}, {Processed: 9}, {StartSubs: -1}, {MaxPayload: -1}, {StartBytes: -1}, {MinReadLimit: -1},
 		{CloseCode: 1}, {CloseCode: 1005}, {CloseCode: 5000},
 	} {
 		rows = append(rows, careless{"traits", func(*carelessFixture) error {

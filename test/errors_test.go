@@ -159,7 +159,7 @@ func TestReadLimitIsNamed(t *testing.T) {
 			srv := limpettest.NewServer(t, nil)
 			c := dial(t, srv, &limpet.Options{ReadLimit: 64 << 10, PlainFrames: plain})
 			subscribeLive(t, c, "a", nil)
-			publish(t, srv, "a", strings.Repeat("x", 65<<10))
+			publish(t, srv, "a", strings.Repeat("x", 70<<10))
 			synctest.Wait()
 			cause := c.State().Cause
 			if cause == nil || !strings.Contains(cause.Error(), "Options.ReadLimit, 65536 bytes") || !strings.Contains(cause.Error(), "raise it") {

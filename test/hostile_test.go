@@ -98,27 +98,22 @@ func TestViolations(t *testing.T) {
 	}
 }
 
-// A server that breaks its language three times in a row at the same place
-// will do so for ever.
-func TestViolationsInARowAreFinal(t *testing.T) {
+// A server that breaks its language on every connection may be mended: the
+// client was ready each time, so it does not end. It does not hammer either.
+func TestViolationsAfterReadyEndNothing(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		s := newScriptedServer(t, func(p *scriptedConn) {
 			p.sendFrames(append([]native.Frame{p.welcome()}, p.confirmations()...)...)
 			p.sendText("{")
 		})
-		c, sub := s.start(limpet.Options{})
-		<-c.Done()
-		var p *limpet.PermanentError
-		if err := c.Err(); !errors.As(err, &p) || p.Class != limpet.ClassProtocol {
-			t.Errorf("ended with %v", err)
+		c, _ := s.start(limpet.Options{})
+		time.Sleep(time.Hour)
+		st := c.State()
+		if st.Phase == limpet.Ended || limpet.ClassOf(st.Cause) != limpet.ClassProtocol {
+			t.Errorf("%v: %v", st.Phase, st.Cause)
 		}
-		if _, conns := s.seen(); conns != 3 {
-			t.Errorf("after %d connections", conns)
-		}
-		for _, err := range sub.Messages(context.Background()) {
-			if !errors.As(err, &p) {
-				t.Errorf("subscription ended with %v", err)
-			}
+		if _, conns := s.seen(); conns < 60 || conns > 150 {
+			t.Errorf("%d connections in an hour", conns)
 		}
 	})
 }
@@ -146,9 +141,10 @@ func TestHandshakeViolations(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
 				s := newScriptedServer(t, talk)
 				c, sub := s.start(limpet.Options{})
-				<-c.Done()
-				if limpet.ClassOf(c.Err()) != limpet.ClassProtocol || sub.Stats().Received != 0 {
-					t.Errorf("%v, %+v", c.Err(), sub.Stats())
+				time.Sleep(10 * time.Minute)
+				ended := name != "ack beyond what was sent" // which comes after the welcome
+				if st := c.State(); (st.Phase == limpet.Ended) != ended || limpet.ClassOf(st.Cause) != limpet.ClassProtocol || sub.Stats().Received != 0 {
+					t.Errorf("%v: %v, %+v", st.Phase, st.Cause, sub.Stats())
 				}
 				closes, _ := s.seen()
 				for _, code := range closes {

@@ -105,9 +105,13 @@ type Failure struct {
 	// 1 KiB.
 	Body []byte
 
-	// Code is the close code received, or the code of a fatal error frame. Zero
-	// means that there was none.
+	// Code is the code of a fatal error frame, or else the close code received.
+	// Zero means that there was neither.
 	Code uint16
+
+	// CloseCode is the close code received, even if a fatal error frame came
+	// before it. Zero means that there was none.
+	CloseCode uint16
 
 	// Reason is the text that came with Code.
 	Reason string

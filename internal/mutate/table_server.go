@@ -111,8 +111,8 @@ var ofServer = []mutation{
 	{
 		name:    "server: credit is not kept",
 		file:    "server/subscription.go",
-		search:  "return s.sent.N < s.credit.N && s.sent.B < s.credit.B\n",
-		replace: "return true\n",
+		search:  "return s.sent.N < s.credit.N && (",
+		replace: "return true || s.sent.N < s.credit.N && (",
 		test:    "-run ^TestCredit$ ./server",
 	},
 	{
