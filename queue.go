@@ -445,7 +445,7 @@ func (q *queue) stats() SubStats {
 	}
 }
 
-// hasReceivedOn reports whether a message other than a duplicate came on
+// hasReceivedOn reports whether a message that is not a duplicate came on
 // connection gen, which has not been fenced.
 func (q *queue) hasReceivedOn(gen uint64) bool {
 	q.mu.Lock()
