@@ -25,6 +25,7 @@ type Client struct {
 	state     watch.Value[State]
 	routes    atomic.Pointer[routes]
 	notify    *notifier
+	secrets   secrets
 	done      chan struct{}
 	closed    atomic.Bool // by Close, which the loop may not know yet
 

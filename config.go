@@ -3,13 +3,14 @@ package limpet
 import (
 	"errors"
 	"fmt"
-	"net"
 	"net/http"
+	"net/netip"
 	"net/url"
 	"regexp"
 	"strconv"
 	"strings"
 	"time"
+	"unicode"
 	"unicode/utf8"
 
 	"github.com/limpet-go/limpet/wire"
@@ -179,12 +180,17 @@ var headerName = regexp.MustCompile("^[!#$%&'*+.^_`|~0-9A-Za-z-]+$")
 // value, and no name that may be a misplaced value.
 func checkHeader(h http.Header) error {
 	size := 0
+	spelled := make(map[string]string, len(h))
 	for name, values := range h {
+		other, twice := spelled[http.CanonicalHeaderKey(name)]
+		spelled[http.CanonicalHeaderKey(name)] = name
 		switch {
 		case !headerName.MatchString(name):
 			return errors.New("a name has a character that HTTP does not allow; use letters, digits and hyphens")
 		case handshakeHeaders.MatchString(name):
 			return fmt.Errorf("%s belongs to the handshake, which sets it; remove it", name)
+		case twice:
+			return fmt.Errorf("%s and %s are one header; write it once", min(name, other), max(name, other))
 		}
 		for _, value := range values {
 			if strings.ContainsFunc(value, func(r rune) bool { return r < ' ' && r != '\t' || r == 0x7f }) {
@@ -227,12 +233,27 @@ func (v *validation) traits(t *wire.Traits) {
 	}
 }
 
+// loopback reports whether host can be this machine. Of a name the address that
+// is dialled decides: internal/socket checks it.
 func loopback(host string) bool {
-	if host == "localhost" || strings.HasSuffix(host, ".localhost") {
+	name := strings.ToLower(strings.TrimSuffix(host, "."))
+	if name == "localhost" || strings.HasSuffix(name, ".localhost") {
 		return true
 	}
-	ip := net.ParseIP(host)
-	return ip != nil && ip.IsLoopback()
+	addr, err := netip.ParseAddr(host) // with or without a zone
+	return err == nil && addr.Unmap().IsLoopback()
+}
+
+// checkToken returns why a credential's token cannot be sent. A line break is what
+// a file that holds a token ends with.
+func checkToken(token Secret) error {
+	switch t := token.reveal(); {
+	case len(t) > maxToken || !utf8.ValidString(t):
+		return fmt.Errorf("a token must be UTF-8 of at most %d bytes", maxToken)
+	case strings.ContainsFunc(t, unicode.IsControl):
+		return errors.New("a token must not hold a line break or another control character; use strings.TrimSpace")
+	}
+	return nil
 }
 
 func (v *validation) backoff(b *Backoff) {
@@ -283,8 +304,8 @@ func (c *config) subscribeOptions(topic string, o *SubscribeOptions) (SubscribeO
 		return s, inputError(op, "Delivery.Every", "%s", withoutUnit(d.Every))
 	case d.Every > maxDuration:
 		return s, inputError(op, "Delivery.Every", "is %v; use %v or less", d.Every, maxDuration)
-	case len(s.Token) > maxToken || !utf8.ValidString(s.Token.reveal()):
-		return s, inputError(op, "SubscribeOptions.Token", "must be UTF-8 of at most %d bytes", maxToken)
+	case checkToken(s.Token) != nil:
+		return s, inputError(op, "SubscribeOptions.Token", "%w", checkToken(s.Token))
 	case d.Bytes < 0:
 		return s, inputError(op, "Delivery.Bytes", "must not be negative, is %d", d.Bytes)
 	case d.Every < 0:

@@ -1,17 +1,19 @@
 package limpet
 
 import (
-	"bytes"
 	"context"
+	"encoding/base64"
 	"errors"
 	"fmt"
-	"io"
 	"net/http"
+	"net/url"
 	"runtime/debug"
+	"slices"
+	"strconv"
 	"strings"
+	"sync"
 	"sync/atomic"
 	"time"
-	"unicode/utf8"
 
 	"github.com/limpet-go/limpet/internal/socket"
 	"github.com/limpet-go/limpet/wire"
@@ -22,7 +24,9 @@ type dialer struct {
 	cfg        *config
 	inbox      *inbox
 	goroutines *goroutines
+	secrets    *secrets
 	authBusy   atomic.Bool // a call of Auth has not returned
+	busy       atomic.Bool // an attempt has not returned
 }
 
 // attempt is what the dialer gets from the loop for one attempt.
@@ -35,19 +39,56 @@ type attempt struct {
 }
 
 const (
-	maxSteps  = 3        // HTTP requests before a dial
-	stepLimit = 64 << 10 // bytes in the body of a response to one
+	maxSteps    = 3                      // HTTP requests before a dial
+	giveUpAfter = 100 * time.Millisecond // after the end of its context an attempt must return within it
 )
 
-// run makes one attempt and posts how it went.
+var errDoesNotReturn = &userError{"Options.HTTPClient", errors.New(
+	"its Transport has not returned although the context of the request has ended; use an *http.Transport, or honour Request.Context")}
+
+// run makes one attempt and posts how it went. The transport is the caller's: the
+// attempt runs on a goroutine that may outlive the client.
 func (d *dialer) run(ctx context.Context, a attempt) {
 	began := time.Now()
-	result := failedDial(a, &userError{"Options", errors.New("a function called runtime.Goexit")})
+	result := failedDial(a, errDoesNotReturn)
 	defer func() {
 		if result.timedOut = ctx.Err() == context.DeadlineExceeded; result.timedOut && result.failure != nil && result.failure.Err != nil {
 			result.failure.Err = &dialTimeoutError{time.Since(began), result.failure.Err}
 		}
 		if !d.inbox.post(result) && result.conn != nil {
+			result.conn.abandon()
+		}
+	}()
+	if !d.busy.CompareAndSwap(false, true) {
+		return
+	}
+	results, taken := make(chan dialed, 1), new(atomic.Bool)
+	go d.attempt(ctx, a, results, taken)
+	select {
+	case result = <-results:
+		return
+	case <-ctx.Done():
+	}
+	timer := time.NewTimer(giveUpAfter)
+	defer timer.Stop()
+	select {
+	case result = <-results:
+	case <-timer.C:
+		if !taken.CompareAndSwap(false, true) {
+			result = <-results
+		}
+	}
+}
+
+// attempt makes one attempt. Nobody waits for the result if taken is set: then it
+// closes the connection.
+func (d *dialer) attempt(ctx context.Context, a attempt, results chan<- dialed, taken *atomic.Bool) {
+	result := failedDial(a, &userError{"Options", errors.New("a function called runtime.Goexit")})
+	defer func() {
+		d.busy.Store(false)
+		if taken.CompareAndSwap(false, true) {
+			results <- result
+		} else if result.conn != nil {
 			result.conn.abandon()
 		}
 	}()
@@ -76,8 +117,21 @@ func (d *dialer) dialGuarded(ctx context.Context, a attempt) (result dialed) {
 		if p := recover(); p != nil {
 			result = failedDial(a, &userError{"Options.HTTPClient", &PanicError{Value: p, Stack: debug.Stack()}})
 		}
+		if result.failure != nil {
+			result.failure.Err = asCallersPanic(result.failure.Err)
+		}
 	}()
 	return d.dial(ctx, a)
+}
+
+// asCallersPanic makes a panic that internal/socket recovered an error that the
+// caller of the client can see; it returns any other err as it is.
+func asCallersPanic(err error) error {
+	var p *socket.Panic
+	if !errors.As(err, &p) {
+		return err
+	}
+	return &userError{"Options.HTTPClient", fmt.Errorf("%s: %w", p.Where, &PanicError{Value: p.Value, Stack: p.Stack})}
 }
 
 // dial makes one attempt: credential, the dialect's HTTP steps, upgrade. It
@@ -88,78 +142,71 @@ func (d *dialer) dial(ctx context.Context, a attempt) dialed {
 	if err != nil {
 		return fail(&userError{"Options.Auth", err})
 	}
-	if t := cred.Token.reveal(); len(t) > maxToken || !utf8.ValidString(t) {
-		return fail(&userError{"Options.Auth", fmt.Errorf("a token must be UTF-8 of at most %d bytes", maxToken)})
+	d.secrets.begin(d.cfg, &cred, a.subs)
+	if err := checkToken(cred.Token); err != nil {
+		return fail(&userError{"Options.Auth", err})
 	}
 	if err := checkHeader(cred.Header); err != nil {
 		return fail(&userError{"Options.Auth", fmt.Errorf("Credential.Header: %w", err)})
 	}
+	requests := socket.NewRequests(ctx, d.cfg.HTTPClient, d.cfg.AllowInsecure)
+	defer requests.End()
 	w := &wire.Attempt{
 		Number: a.number, Session: a.session, Token: cred.Token.reveal(), Subs: a.subs,
-		URL: d.cfg.url.String(), Header: d.cfg.Header.Clone(),
+		URL: d.cfg.url.String(), Header: mergeHeaders(d.cfg.Header, cred.Header),
 	}
-	if w.Header == nil {
-		w.Header = http.Header{}
-	}
-	for k, v := range cred.Header {
-		w.Header[http.CanonicalHeaderKey(k)] = append([]string(nil), v...)
-	}
-	for step := 0; ; step++ {
-		if err := d.cfg.Dialect.Attempt(w); err != nil {
-			return fail(err)
-		}
-		if w.Dial {
-			break
-		}
-		if w.Request == nil {
-			return fail(fmt.Errorf("dialect %s neither dials nor makes an HTTP request", d.cfg.Dialect.Name()))
-		}
-		if step == maxSteps {
-			return fail(fmt.Errorf("dialect %s made more than %d HTTP requests without dialling", d.cfg.Dialect.Name(), maxSteps))
-		}
-		if w.Response, err = d.step(ctx, w.Request); err != nil {
-			return fail(err)
-		}
-		w.Request = nil
+	if err := d.prepare(requests, w); err != nil {
+		return fail(err)
 	}
 	c := newConn()
 	var failure *wire.Failure
-	c.Conn, failure = socket.Dial(ctx, w, socket.Options{
-		HTTPClient: d.cfg.HTTPClient, ReadLimit: d.cfg.ReadLimit, LibraryFrames: d.cfg.PlainFrames,
+	c.Conn, failure = requests.Upgrade(w, socket.Options{
+		ReadLimit: d.cfg.ReadLimit, LibraryFrames: d.cfg.PlainFrames,
 		Go: d.goroutines.spawn, OnKill: c.slots.close,
 	})
 	if failure != nil {
 		failure.Attempt = a.number
-		failure.Body = d.redact(failure.Body, &cred)
+		failure.Body = []byte(d.secrets.hide(string(failure.Body)))
 		return dialed{failure: failure}
 	}
 	return dialed{conn: c, token: w.Token}
 }
 
-// redact removes the credentials from the body of a server's response: a server
-// that echoes them must not bring them into errors and logs.
-func (d *dialer) redact(body []byte, cred *Credential) []byte {
-	hide := func(secret string) {
-		if len(secret) >= 4 {
-			body = bytes.ReplaceAll(body, []byte(secret), []byte("[secret]"))
+// prepare lets the dialect complete the attempt, with HTTP requests if it needs
+// them.
+func (d *dialer) prepare(requests *socket.Requests, w *wire.Attempt) (err error) {
+	for step := 0; ; step++ {
+		if err := d.cfg.Dialect.Attempt(w); err != nil {
+			return err
+		}
+		d.secrets.addRequest(w.URL, w.Header)
+		d.secrets.add(w.Token)
+		switch {
+		case w.Dial:
+			return nil
+		case w.Request == nil:
+			return fmt.Errorf("dialect %s neither dials nor makes an HTTP request", d.cfg.Dialect.Name())
+		case step == maxSteps:
+			return fmt.Errorf("dialect %s made more than %d HTTP requests without dialling", d.cfg.Dialect.Name(), maxSteps)
+		}
+		d.secrets.addRequest(w.Request.URL, w.Request.Header)
+		if w.Response, err = requests.Step(w.Request); err != nil {
+			return err
+		}
+		w.Request = nil
+	}
+}
+
+// mergeHeaders returns the headers of an upgrade request. Those of the credential
+// replace others of the same name, however it is spelled.
+func mergeHeaders(options, credential http.Header) http.Header {
+	h := make(http.Header, len(options)+len(credential))
+	for _, from := range []http.Header{options, credential} {
+		for k, v := range from {
+			h[http.CanonicalHeaderKey(k)] = slices.Clone(v)
 		}
 	}
-	hide(cred.Token.reveal())
-	for _, h := range []http.Header{cred.Header, d.cfg.Header} {
-		for _, values := range h {
-			for _, v := range values {
-				hide(v)
-				_, secret, _ := strings.Cut(v, " ") // of "Bearer secret"
-				hide(secret)
-			}
-		}
-	}
-	for _, values := range d.cfg.url.Query() {
-		for _, v := range values {
-			hide(v)
-		}
-	}
-	return body
+	return h
 }
 
 // credential calls Auth, on a goroutine that may outlive the client.
@@ -196,28 +243,132 @@ func (d *dialer) credential(ctx context.Context, a attempt) (Credential, error) 
 	}
 }
 
-// step makes one of the dialect's HTTP requests.
-func (d *dialer) step(ctx context.Context, r *wire.Request) (*wire.Response, error) {
-	req, err := http.NewRequestWithContext(ctx, r.Method, r.URL, bytes.NewReader(r.Body))
-	if err != nil {
-		return nil, err
-	}
-	for k, v := range r.Header {
-		req.Header[k] = v
-	}
-	client := socket.HTTPClient(d.cfg.HTTPClient)
-	client.CheckRedirect = func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse }
-	resp, err := client.Do(req)
-	if err != nil {
-		return nil, err
-	}
-	defer resp.Body.Close()
-	body, err := io.ReadAll(io.LimitReader(resp.Body, stepLimit+1)) // ends with ctx
-	switch {
-	case err != nil:
-		return nil, err
-	case len(body) > stepLimit:
-		return nil, fmt.Errorf("the answer to an HTTP step has more than %d bytes", stepLimit)
-	}
-	return &wire.Response{Status: resp.StatusCode, Header: resp.Header, Body: body}, nil
+// secrets are the credentials that a client sends. They must not come back in
+// what others say: the peer, a proxy, net/http.
+type secrets struct {
+	mu       sync.Mutex
+	fixed    []string // of Options and of the URL
+	earlier  []string // of the attempt before
+	current  []string // of this attempt
+	recently []string // tokens of subscriptions since then
 }
+
+const (
+	minSecret  = 4   // bytes: to hide less would make texts unreadable
+	maxSecrets = 256 // that are remembered of each kind
+)
+
+// begin forgets the credentials of the attempt before the last one. An answer to
+// the last one may still come.
+func (s *secrets) begin(cfg *config, cred *Credential, subs []wire.Subscribe) {
+	s.mu.Lock()
+	s.earlier, s.current = append(s.current, s.recently...), nil
+	s.recently, s.fixed = nil, nil
+	s.mu.Unlock()
+	s.addRequest(cfg.url.String(), cfg.Header)
+	s.mu.Lock()
+	s.fixed, s.current = s.current, nil
+	s.mu.Unlock()
+	s.add(cred.Token.reveal())
+	s.addRequest("", cred.Header)
+	for i := range subs {
+		s.add(subs[i].Token)
+	}
+}
+
+// addRequest adds what is secret in a request: the values of its headers and of
+// its query.
+func (s *secrets) addRequest(rawURL string, h http.Header) {
+	for _, values := range h {
+		for _, v := range values {
+			_, word, _ := strings.Cut(v, " ") // of "Bearer word"
+			s.add(v, word)
+			if pair, err := base64.StdEncoding.DecodeString(word); err == nil {
+				_, password, _ := strings.Cut(string(pair), ":") // of "Basic word"
+				s.add(password)
+			}
+		}
+	}
+	for _, line := range h["Cookie"] {
+		for _, cookie := range strings.Split(line, ";") {
+			_, value, _ := strings.Cut(cookie, "=")
+			s.add(value)
+		}
+	}
+	if u, err := url.Parse(rawURL); err == nil {
+		s.add(u.RawQuery)
+		for _, values := range u.Query() {
+			s.add(values...)
+		}
+	}
+}
+
+// add adds secrets, each as it is and as net/http would quote or escape it.
+func (s *secrets) add(values ...string) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for _, v := range values {
+		for _, form := range []string{v, url.QueryEscape(v), url.PathEscape(v), strings.Trim(strconv.Quote(v), `"`)} {
+			if len(form) >= minSecret && len(s.current) < maxSecrets && !slices.Contains(s.current, form) {
+				s.current = append(s.current, form)
+			}
+		}
+	}
+}
+
+// addSubscription adds the token of a subscription.
+func (s *secrets) addSubscription(token string) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if len(token) >= minSecret && !slices.Contains(s.recently, token) {
+		s.recently = append(s.recently[max(0, len(s.recently)+1-maxSecrets):], token)
+	}
+}
+
+// hide replaces each secret in text, and the beginning of one at its end: who
+// repeats a secret may have cut it.
+func (s *secrets) hide(text string) string {
+	if len(text) < minSecret {
+		return text
+	}
+	s.mu.Lock()
+	all := slices.Concat(s.fixed, s.earlier, s.current, s.recently)
+	s.mu.Unlock()
+	slices.SortFunc(all, func(a, b string) int { return len(b) - len(a) }) // one may hold another
+	for _, secret := range all {
+		text = strings.ReplaceAll(text, secret, hidden)
+	}
+	for _, secret := range all {
+		for n := min(len(secret)-1, len(text)); n >= minSecret; n-- {
+			if strings.HasSuffix(text, secret[:n]) {
+				return text[:len(text)-n] + hidden
+			}
+		}
+	}
+	return text
+}
+
+const hidden = "[secret]"
+
+// hideError returns err without secrets in its text.
+func (s *secrets) hideError(err error) error {
+	if err == nil {
+		return nil
+	}
+	text := err.Error()
+	if safe := s.hide(text); safe != text {
+		return &safeError{safe, err}
+	}
+	return err
+}
+
+// safeError is an error whose text held a secret. It does not unwrap, so that
+// nothing prints that text; errors.Is and errors.As still find what is in it.
+type safeError struct {
+	text string
+	err  error
+}
+
+func (e *safeError) Error() string        { return e.text }
+func (e *safeError) Is(target error) bool { return errors.Is(e.err, target) }
+func (e *safeError) As(target any) bool   { return errors.As(e.err, target) }

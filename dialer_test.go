@@ -2,6 +2,7 @@ package limpet_test
 
 import (
 	"context"
+	"encoding/base64"
 	"errors"
 	"fmt"
 	"io"
@@ -212,6 +213,45 @@ func TestEchoedCredentialIsNotRepeated(t *testing.T) {
 	}
 }
 
+// Only the secret itself, without the scheme before it, is repeated.
+func TestWordOfACredentialIsNotRepeated(t *testing.T) {
+	assert.NoLeaks(t)
+	for _, echo := range []string{"canary-b", "hunter22", "canary-c", "canary%20q"} {
+		web := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+			w.WriteHeader(http.StatusBadRequest)
+			fmt.Fprintf(w, "bad word %s, sorry", echo)
+		}))
+		_, err := limpet.Dial(testContext(t), wsURL(web)+"/?key=canary%20q", options(&limpet.Options{
+			Header: http.Header{"Cookie": {"a=1; sid=canary-c"}, "X-Basic": {"Basic " + base64.StdEncoding.EncodeToString([]byte("u:hunter22"))}},
+			Auth: func(context.Context, limpet.AttemptInfo) (limpet.Credential, error) {
+				return limpet.Credential{Header: http.Header{"Authorization": {"Bearer canary-b"}}}, nil
+			}}))
+		if text := fmt.Sprintf("%+v", err); !strings.Contains(text, "bad word [secret], sorry") {
+			t.Errorf("%s", text)
+		}
+		web.Close()
+	}
+}
+
+// A header is sent once, whatever the spellings of its name.
+func TestCredentialReplacesAHeaderInAnySpelling(t *testing.T) {
+	assert.NoLeaks(t)
+	sent := make(chan []string, 1)
+	web := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		sent <- r.Header["X-Api-Key"]
+		w.WriteHeader(http.StatusBadRequest)
+	}))
+	defer web.Close()
+	_, err := limpet.Dial(testContext(t), wsURL(web), options(&limpet.Options{
+		Header: http.Header{"x-api-key": {"old"}},
+		Auth: func(context.Context, limpet.AttemptInfo) (limpet.Credential, error) {
+			return limpet.Credential{Header: http.Header{"X-API-KEY": {"new"}}}, nil
+		}}))
+	if got := <-sent; len(got) != 1 || got[0] != "new" {
+		t.Errorf("sent %q: %v", got, err)
+	}
+}
+
 func TestGoexitInAuthIsAFailure(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		srv := limpettest.NewServer(t, nil)
@@ -260,7 +300,7 @@ func TestRefreshIsAskedForUntilGiven(t *testing.T) {
 // A credential that no handshake can carry is the fault of Auth, not of the
 // server.
 func TestUnusableTokenIsAuthsFault(t *testing.T) {
-	for _, token := range []string{strings.Repeat("x", 8<<10+1), "\xff"} {
+	for _, token := range []string{strings.Repeat("x", 8<<10+1), "\xff", "token\n", "to\x00ken"} {
 		synctest.Test(t, func(t *testing.T) {
 			srv := limpettest.NewServer(t, nil)
 			calls := 0

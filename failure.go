@@ -92,8 +92,17 @@ func decideByDialError(err error) decision {
 		timeout   interface{ Timeout() bool }
 		user      *userError
 		proxy     *socket.ProxyError
+		remote    *socket.RemoteError
 	)
 	switch {
+	case errors.Is(err, socket.ErrSHA1):
+		d := newDecision(wire.ActionStop, ClassUnsupported)
+		d.lasting = true
+		return d
+	case errors.As(err, &remote):
+		d := newDecision(wire.ActionBackOff, ClassInput) // the name may soon have another address
+		d.atCap = true
+		return d
 	case errors.As(err, &user):
 		return newDecision(wire.ActionBackOff, ClassUser)
 	case errors.As(err, &invalid) && invalid.Reason == x509.Expired:
@@ -111,10 +120,13 @@ func decideByDialError(err error) decision {
 		d := newDecision(wire.ActionBackOff, ClassLocal)
 		d.atCap = true
 		return d
-	case errors.As(err, &proxy) && proxy.Status == http.StatusProxyAuthRequired:
-		return newDecision(wire.ActionStop, ClassProxy)
 	case errors.As(err, &proxy):
-		return newDecision(wire.ActionBackOff, ClassProxy)
+		d := newDecision(wire.ActionBackOff, ClassProxy)
+		if proxy.Status == http.StatusProxyAuthRequired {
+			d.Action = wire.ActionStop
+		}
+		d.After, d.namesTime = retryAfter(proxy.Header)
+		return d
 	case errors.As(err, &timeout) && timeout.Timeout():
 		return newDecision(wire.ActionBackOff, ClassTimeout)
 	}
@@ -128,6 +140,10 @@ func decideByStatus(f *wire.Failure) decision {
 	case errors.Is(f.Err, ErrSubprotocol):
 		d = newDecision(wire.ActionStop, ClassProtocol)
 		d.err = f.Err
+		return d
+	case errors.Is(f.Err, socket.ErrConnectionClose): // of a proxy in between: it may pass
+		d = newDecision(wire.ActionBackOff, ClassNotWebSocket)
+		d.atCap = true
 		return d
 	case s == http.StatusSwitchingProtocols:
 		// 101, but not a WebSocket handshake: RFC 6455, section 4.1, step 5.
@@ -308,7 +324,11 @@ func withoutURL(f *wire.Failure) error {
 	case f.Stage == wire.StageDial && errors.As(f.Err, &late):
 		return &dialTimeoutError{late.after, withoutURL(&wire.Failure{Stage: f.Stage, Err: late.err})}
 	case f.Stage == wire.StageUpgrade && f.Status == http.StatusSwitchingProtocols && f.Err != nil:
-		return fmt.Errorf("not a WebSocket handshake: %s", peerText(f.Err.Error()))
+		err := f.Err
+		if errors.As(err, &withURL) {
+			err = withURL.Err
+		}
+		return fmt.Errorf("not a WebSocket handshake: %s", peerText(err.Error()))
 	case f.Stage == wire.StageUpgrade:
 		return fmt.Errorf("server answered %d %s", f.Status, http.StatusText(f.Status))
 	case errors.As(f.Err, &detected):

@@ -101,7 +101,7 @@ type link struct {
 
 func newLoop(c *Client) *loop {
 	l := &loop{c: c, policy: newPolicy(c.cfg.Backoff, c.cfg.DialTimeout)}
-	l.dialer = &dialer{cfg: &c.cfg, inbox: &c.inbox, goroutines: &c.goroutines}
+	l.dialer = &dialer{cfg: &c.cfg, inbox: &c.inbox, goroutines: &c.goroutines, secrets: &c.secrets}
 	l.window = newWindow(c.cfg.traits.Sessions, &c.admission, &c.counters)
 	l.window.notify = c.notify
 	l.registry = registry{traits: &c.cfg.traits, routes: &c.routes}

@@ -70,7 +70,7 @@ func (l *loop) open(c *conn, token string) {
 	l.enter(Handshaking)
 	r := &reader{
 		conn: c, codec: codec, routes: &l.c.routes, inbox: &l.c.inbox, counters: &l.c.counters,
-		goroutines: &l.c.goroutines,
+		goroutines: &l.c.goroutines, secrets: &l.c.secrets,
 	}
 	l.c.goroutines.spawn(r.run)
 	if !l.c.cfg.traits.Greeting {
@@ -189,7 +189,9 @@ func (l *loop) fail(k *link, f *wire.Failure) {
 	k.applyFatalError(f, l.now)
 	f.Attempt = l.policy.failures + 1
 	d := decide(l.c.cfg.Dialect, f)
+	f.Reason = l.c.secrets.hide(f.Reason)
 	why := failureError(f, d)
+	why.Err = l.c.secrets.hideError(why.Err)
 	l.state.Cause = why
 	if d.TooBig && k != nil && k.ready && l.link == k {
 		l.window.frameTooBig()
@@ -287,7 +289,7 @@ func (l *loop) disconnect(k *link, code uint16, reason string) {
 	}
 	l.c.goroutines.spawn(func() {
 		if code == 0 {
-			k.conn.abandon()
+			k.conn.Close(0, "", timeout) // answers the peer's close frame
 			return
 		}
 		k.conn.Close(code, reason, timeout)

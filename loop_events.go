@@ -206,7 +206,7 @@ func (e wrote) apply(l *loop) {
 	if e.err != nil {
 		// The reader learns why: only it sees the close code.
 		k.writeErr = e.err
-		e.conn.Kill()
+		l.c.goroutines.spawn(e.conn.Kill) // what closes a connection may be the caller's, and wait
 		return
 	}
 	k.noteWritten(l.now)

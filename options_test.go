@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"math"
+	"net/http"
 	"strings"
 	"testing"
 	"testing/synctest"
@@ -33,6 +34,10 @@ func TestBadOptionsAreNamed(t *testing.T) {
 		{"wss://h/#canary", o{}, "url", limpet.ClassInput},
 		{"ws://h\x7f?token=canary", o{}, "url", limpet.ClassInput},
 		{"ws://example.com/?token=canary", o{}, "url", limpet.ClassInput},
+		{"ws://notlocalhost", o{}, "url", limpet.ClassInput},
+		{"ws://[fe80::1%25lo]", o{}, "url", limpet.ClassInput},
+		{"ws://localhost", o{Header: http.Header{"x-key": {"canary"}, "X-Key": {"canary"}}}, "Options.Header", limpet.ClassInput},
+		{"ws://localhost", o{Header: http.Header{"Host": {"canary"}}}, "Options.Header", limpet.ClassInput},
 		{"ws://localhost", o{Backoff: limpet.Backoff{Initial: -1}}, "Options.Backoff.Initial", limpet.ClassInput},
 		{"ws://localhost", o{Backoff: limpet.Backoff{Max: time.Millisecond}}, "Options.Backoff.Max", limpet.ClassInput},
 		{"ws://localhost", o{Backoff: limpet.Backoff{Multiplier: 0.5}}, "Options.Backoff.Multiplier", limpet.ClassInput},
@@ -65,6 +70,18 @@ func TestBadOptionsAreNamed(t *testing.T) {
 	}
 }
 
+// Each of these can be this machine. What it is shows when it is dialled.
+func TestLoopbackNames(t *testing.T) {
+	for _, host := range []string{"localhost", "LOCALHOST", "localhost.", "api.LocalHost.", "127.0.0.1", "127.1.2.3", "[::1]", "[::1%25lo]", "[::ffff:127.0.0.1]"} {
+		c, err := limpet.New("ws://"+host+":1", options(nil))
+		if err != nil {
+			t.Errorf("%s: %v", host, err)
+			continue
+		}
+		closeAndWait(t, c)
+	}
+}
+
 func TestBadSubscribeAndPublishAreNamed(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		srv := limpettest.NewServer(t, nil)
@@ -83,7 +100,7 @@ func TestBadSubscribeAndPublishAreNamed(t *testing.T) {
 			{"a", so{From: 9}, nil}, {"a", so{From: limpet.FromResume}, nil},
 			{"a", so{Position: limpet.Position{Epoch: "e"}}, nil},
 			{"a", so{Delivery: d{Buffer: -1}}, nil}, {"a", so{Delivery: d{Bytes: -1}}, nil},
-			{"a", so{Delivery: d{Every: -1}}, nil}, {"a", so{Delivery: d{Overflow: 77}}, nil},
+			{"a", so{Token: "a\n"}, nil}, {"a", so{Delivery: d{Every: -1}}, nil}, {"a", so{Delivery: d{Overflow: 77}}, nil},
 		} {
 			_, err := c.Subscribe(ctx, tc.topic, &tc.o)
 			var e *limpet.Error

@@ -20,6 +20,7 @@ type reader struct {
 	inbox      *inbox
 	counters   *counters
 	goroutines *goroutines
+	secrets    *secrets
 
 	names serverNames
 	wakes wakeRate
@@ -32,7 +33,7 @@ func (r *reader) run() {
 		// of a new goroutine while it waits: docs/decisions/0007.
 		batch, err := r.conn.Receive(idle)
 		if err = r.handle(batch, err); err != nil {
-			r.inbox.post(readFailed{r.conn, err})
+			r.inbox.post(readFailed{r.conn, asCallersPanic(err)})
 			return
 		}
 		if !r.wakes.frequent(time.Now()) {
@@ -97,6 +98,9 @@ func (r *reader) route(events *wire.Events) error {
 	routes := r.routes.Load()
 	for rest := events.List; len(rest) > 0 && fault == nil; {
 		ev := &rest[0]
+		if ev.Kind != wire.EventData {
+			r.hideSecrets(ev)
+		}
 		if !ev.Kind.OfSubscription() {
 			forLoop = append(forLoop, routedEvent{nil, *ev})
 			rest = rest[1:]
@@ -124,6 +128,18 @@ func (r *reader) route(events *wire.Events) error {
 		r.inbox.post(received{r.conn, forLoop})
 	}
 	return fault
+}
+
+// hideSecrets removes the client's credentials from what the peer says.
+func (r *reader) hideSecrets(ev *wire.Event) {
+	if ev.Reason != "" {
+		ev.Reason = r.secrets.hide(ev.Reason)
+	}
+	if ev.Ack != nil {
+		for i := range ev.Ack.Rejects {
+			ev.Ack.Rejects[i].Reason = r.secrets.hide(ev.Ack.Rejects[i].Reason)
+		}
+	}
 }
 
 // leadingMessages returns how many events at the head are messages of one

@@ -197,6 +197,9 @@ func (c *Client) Subscribe(ctx context.Context, topic string, o *SubscribeOption
 	if err != nil {
 		return nil, err
 	}
+	if o != nil {
+		c.secrets.addSubscription(o.Token.reveal())
+	}
 	cmd := subscribe{s, make(chan error, 1)}
 	if !c.inbox.post(cmd) {
 		return nil, &Error{Op: "Subscribe", Class: ClassClosed, Err: ErrClosed}

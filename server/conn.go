@@ -4,6 +4,7 @@ import (
 	"bufio"
 	"bytes"
 	"context"
+	"crypto/sha1"
 	"crypto/tls"
 	"errors"
 	"fmt"
@@ -36,6 +37,10 @@ type socket struct {
 // accept upgrades a request that has passed all checks of the server. limit bounds
 // a received message, in bytes; stall is Options.WriteTimeout.
 func accept(w http.ResponseWriter, r *http.Request, token string, limit int64, stall time.Duration) (*socket, error) {
+	if !canHash() {
+		http.Error(w, "this server cannot upgrade connections", http.StatusInternalServerError)
+		return nil, &mountError{"GODEBUG=fips140=only forbids SHA-1, which every WebSocket handshake needs; use fips140=on"}
+	}
 	h := &hijacker{ResponseWriter: w, stall: stall}
 	ws, err := websocket.Accept(h, r, &websocket.AcceptOptions{
 		Subprotocols:       []string{token},
@@ -161,7 +166,8 @@ func (h *hijacker) Hijack() (net.Conn, *bufio.ReadWriter, error) {
 		for _, name := range []string{"Connection", "Upgrade", "Sec-WebSocket-Accept", "Sec-WebSocket-Protocol"} {
 			h.Header().Del(name) // set for the 101, which is not sent
 		}
-		return nil, nil, &hijackError{h.ResponseWriter, err}
+		return nil, nil, &mountError{fmt.Sprintf("the http.ResponseWriter, a %T, has no Hijack: serve WebSocket requests over HTTP/1.1 and "+
+			"without middlewares that hide it, such as http.TimeoutHandler (%v)", h.ResponseWriter, err)}
 	}
 	h.raw = &rawConn{Conn: conn, stall: h.stall, start: time.Now()}
 	var head bytes.Buffer
@@ -174,15 +180,17 @@ func (h *hijacker) Hijack() (net.Conn, *bufio.ReadWriter, error) {
 	return h.raw, bufio.NewReadWriter(rw.Reader, bufio.NewWriter(h.raw)), nil
 }
 
-// hijackError means that no connection can be upgraded where the server is mounted.
-type hijackError struct {
-	writer http.ResponseWriter
-	err    error
-}
+// mountError means that no connection can be upgraded where the server is mounted.
+type mountError struct{ text string }
 
-func (e *hijackError) Error() string {
-	return fmt.Sprintf("the http.ResponseWriter, a %T, has no Hijack: serve WebSocket requests over HTTP/1.1 and "+
-		"without middlewares that hide it, such as http.TimeoutHandler (%v)", e.writer, e.err)
+func (e *mountError) Error() string { return e.text }
+
+// canHash reports whether this process may compute SHA-1, which RFC 6455, section
+// 4.2.2 requires of a server.
+func canHash() (ok bool) {
+	defer func() { ok = recover() == nil }()
+	sha1.Sum(nil)
+	return true
 }
 
 // rawConn is the connection below the library. It records when bytes arrive and

@@ -48,7 +48,7 @@ type Server struct {
 	ctx      context.Context // of appends; ends with Close
 	cancel   context.CancelFunc
 
-	mountLogged atomic.Bool // a hijackError was logged
+	mountLogged atomic.Bool // a mountError was logged
 
 	mu      sync.Mutex // leaf
 	peers   map[*peer]struct{}
@@ -103,7 +103,7 @@ func (s *Server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	}()
 	sock, err := accept(w, r, native.Subprotocol(enc), s.opt.readLimit(), s.opt.WriteTimeout)
 	if err != nil {
-		var mounted *hijackError
+		var mounted *mountError
 		if errors.As(err, &mounted) && !s.mountLogged.Swap(true) {
 			s.opt.Logger.Error("no connection can be upgraded", "error", mounted)
 		} else {

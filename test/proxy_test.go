@@ -15,11 +15,13 @@ import (
 	"net/url"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
 
 	"github.com/limpet-go/limpet"
+	"github.com/limpet-go/limpet/internal/assert"
 	"github.com/limpet-go/limpet/limpettest"
 )
 
@@ -104,7 +106,7 @@ func TestProxyTunnel(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		srv := limpettest.NewServer(t, nil)
 		p := newProxy(t, srv.Network, answers("HTTP/1.1 200 Connection established\r\n\r\n"))
-		c, err := limpet.Dial(context.Background(), srv.URL(), options(&limpet.Options{HTTPClient: clientThroughProxy(srv)}))
+		c, err := limpet.Dial(context.Background(), srv.URL(), options(&limpet.Options{HTTPClient: clientThroughProxy(srv), AllowInsecure: true}))
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -153,7 +155,7 @@ func TestProxyRefusals(t *testing.T) {
 					}
 					return answers("HTTP/1.1 200 OK\r\n\r\n")(n, nc)
 				})
-				c, err := limpet.New(srv.URL(), options(&limpet.Options{HTTPClient: clientThroughProxy(srv)}))
+				c, err := limpet.New(srv.URL(), options(&limpet.Options{HTTPClient: clientThroughProxy(srv), AllowInsecure: true}))
 				if err != nil {
 					t.Fatal(err)
 				}
@@ -197,13 +199,13 @@ func TestProxyTLS(t *testing.T) {
 		transport.GetProxyConnectHeader = func(context.Context, *url.URL, string) (http.Header, error) {
 			return http.Header{"X-Extra": {"1"}}, nil
 		}
-		_, err = limpet.Dial(context.Background(), srv.URL(), options(&limpet.Options{HTTPClient: client}))
+		_, err = limpet.Dial(context.Background(), srv.URL(), options(&limpet.Options{HTTPClient: client, AllowInsecure: true}))
 		if limpet.ClassOf(err) != limpet.ClassTLS {
 			t.Errorf("unknown authority: %v", err)
 		}
 		transport.TLSClientConfig = &tls.Config{RootCAs: x509.NewCertPool()}
 		transport.TLSClientConfig.RootCAs.AddCert(donor.Certificate())
-		c, err := limpet.Dial(context.Background(), srv.URL(), options(&limpet.Options{HTTPClient: client}))
+		c, err := limpet.Dial(context.Background(), srv.URL(), options(&limpet.Options{HTTPClient: client, AllowInsecure: true}))
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -220,7 +222,7 @@ func TestProxyIsDown(t *testing.T) {
 		srv := limpettest.NewServer(t, nil)
 		ctx, cancel := context.WithTimeout(context.Background(), time.Second)
 		defer cancel()
-		_, err := limpet.Dial(ctx, srv.URL(), options(&limpet.Options{HTTPClient: clientThroughProxy(srv)}))
+		_, err := limpet.Dial(ctx, srv.URL(), options(&limpet.Options{HTTPClient: clientThroughProxy(srv), AllowInsecure: true}))
 		if err == nil || !strings.Contains(err.Error(), "proxy "+proxyAddr) {
 			t.Errorf("%v", err)
 		}
@@ -236,7 +238,7 @@ func TestProxyFunctionFails(t *testing.T) {
 			return nil, errors.New("invalid proxy address http://user:canary@proxy")
 		}
 		for _, url := range []string{srv.URL(), "wss" + strings.TrimPrefix(srv.URL(), "ws")} {
-			c, err := limpet.New(url, options(&limpet.Options{HTTPClient: client}))
+			c, err := limpet.New(url, options(&limpet.Options{HTTPClient: client, AllowInsecure: true}))
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -247,4 +249,99 @@ func TestProxyFunctionFails(t *testing.T) {
 			closeAndWait(t, c)
 		}
 	})
+}
+
+// Without AllowInsecure ws:// goes to this machine, past the proxy.
+func TestLocalClearTextUsesNoProxy(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		srv := limpettest.NewServer(t, nil)
+		p := newProxy(t, srv.Network, answers("HTTP/1.1 200 OK\r\n\r\n"))
+		c, err := limpet.Dial(t.Context(), srv.URL(), options(&limpet.Options{HTTPClient: clientThroughProxy(srv)}))
+		assert.NoError(t, err)
+		closeAndWait(t, c)
+		p.mu.Lock()
+		defer p.mu.Unlock()
+		if len(p.asked) != 0 {
+			t.Errorf("the proxy was asked %+v", p.asked)
+		}
+	})
+}
+
+// wss through a refusing proxy, with a transport of the user: the class, the name
+// of the proxy and its Retry-After are those of ws.
+func TestProxyRefusesWSS(t *testing.T) {
+	for name, tc := range map[string]struct {
+		answer string
+		final  bool
+		wait   time.Duration
+	}{
+		"407":                      {"HTTP/1.1 407 Proxy Authentication Required\r\n\r\n", true, 0},
+		"503":                      {"HTTP/1.1 503 Service Unavailable\r\nContent-Length: 0\r\n\r\n", false, 0},
+		"503 and a time":           {"HTTP/1.1 503 Service Unavailable\r\nRetry-After: 90\r\nContent-Length: 0\r\n\r\n", false, 90 * time.Second},
+		"not HTTP":                 {"SSH-2.0-proxy\r\n", false, 0},
+		"closes without an answer": {"", false, 0},
+	} {
+		for _, scheme := range []string{"ws", "wss"} {
+			t.Run(name+" "+scheme, func(t *testing.T) {
+				synctest.Test(t, func(t *testing.T) {
+					srv := limpettest.NewServer(t, nil)
+					p := newProxy(t, srv.Network, answers(tc.answer))
+					c, err := limpet.New(scheme+"://"+srv.Addr(), options(&limpet.Options{HTTPClient: clientThroughProxy(srv), AllowInsecure: true}))
+					assert.NoError(t, err)
+					defer closeAndWait(t, c)
+					at := time.Now()
+					st, err := c.WaitState(t.Context(), func(s limpet.State) bool { return s.Phase == limpet.Waiting || s.Phase == limpet.Ended })
+					assert.NoError(t, err)
+					if (st.Phase == limpet.Ended) != tc.final || limpet.ClassOf(st.Cause) != limpet.ClassProxy || !strings.Contains(st.Cause.Error(), proxyAddr) {
+						t.Errorf("%v, class %q: %v", st.Phase, limpet.ClassOf(st.Cause), st.Cause)
+					}
+					if wait := st.NextAttempt.Sub(at); tc.wait > 0 && wait < tc.wait {
+						t.Errorf("next attempt after %v", wait)
+					}
+					p.mu.Lock()
+					defer p.mu.Unlock()
+					if len(p.asked) != 1 || strings.Contains(fmt.Sprintf("%+v %#v", st, st.Cause), "canary") {
+						t.Errorf("%d requests: %+v", len(p.asked), st)
+					}
+				})
+			})
+		}
+	}
+}
+
+// The dial functions of a transport are used for the proxy too.
+func TestTunnelUsesTheDialFunctions(t *testing.T) {
+	donor := httptest.NewTLSServer(nil)
+	donor.Close()
+	for _, scheme := range []string{"http", "https"} {
+		t.Run(scheme, func(t *testing.T) {
+			assert.NoLeaks(t)
+			l := listen(t, func(_ int, nc net.Conn) {
+				if scheme == "https" {
+					nc = tls.Server(nc, &tls.Config{Certificates: donor.TLS.Certificates})
+				}
+				br := bufio.NewReader(nc)
+				if req, err := http.ReadRequest(br); err != nil || req.Method != "CONNECT" {
+					return
+				}
+				io.WriteString(nc, "HTTP/1.1 200 OK\r\n\r\n")
+				answerUpgrade(nc, upgradeResponse)
+			})
+			var dials atomic.Int32
+			transport := &http.Transport{Proxy: proxyAt(scheme, "proxy.invalid:1")}
+			transport.Dial = func(network, _ string) (net.Conn, error) { dials.Add(1); return net.Dial(network, l.addr) }
+			if scheme == "https" {
+				transport.DialTLS = func(network, _ string) (net.Conn, error) {
+					dials.Add(1)
+					return tls.Dial(network, l.addr, &tls.Config{InsecureSkipVerify: true})
+				}
+			}
+			c, err := limpet.Dial(realContext(t), "ws://far.example", options(&limpet.Options{Dialect: rawDialect{}, AllowInsecure: true, HTTPClient: &http.Client{Transport: transport}}))
+			assert.NoError(t, err)
+			closeAndWait(t, c)
+			if n := dials.Load(); n != 1 {
+				t.Errorf("%d calls of the dial function", n)
+			}
+		})
+	}
 }

@@ -2,12 +2,11 @@ package socket
 
 import (
 	"context"
-	"crypto/tls"
+	"crypto/sha1"
 	"errors"
 	"io"
 	"net"
 	"net/http"
-	"net/http/httptrace"
 	"time"
 
 	"github.com/limpet-go/limpet/internal/frame"
@@ -20,11 +19,8 @@ const (
 	bodyLimit   = 1 << 10
 )
 
-// Options configure Dial.
+// Options configure Upgrade.
 type Options struct {
-	// HTTPClient makes the upgrade request. Nil means HTTPClient(nil).
-	HTTPClient *http.Client
-
 	// ReadLimit bounds the bytes of one received message.
 	ReadLimit int64
 
@@ -44,38 +40,61 @@ type Options struct {
 // through to the library, so redirects are never followed and the body of a
 // refusal is bounded in size and time.
 type upgrade struct {
-	base    http.RoundTripper
-	nc      net.Conn // carried the request
-	stream  *stream
-	library *detachableStream // the same stream, as the library has it
-	status  int
-	header  http.Header
-	body    []byte
+	requests *Requests
+	jar      http.CookieJar
+	traced   *traced
+	stream   *stream
+	library  *detachableStream // the same stream, as the library has it
+	status   int
+	header   http.Header
+	body     []byte
 }
 
 var errNot101 = errors.New("server refused the upgrade")
 
+// ErrConnectionClose means that a 101 says "Connection: close". net/http then
+// does not hand the connection over.
+var ErrConnectionClose = errors.New("the 101 says Connection: close; a proxy in between may have added it")
+
+// ErrSHA1 means that this process must not compute SHA-1, which RFC 6455, section
+// 4.1 requires of a client.
+var ErrSHA1 = errors.New("GODEBUG=fips140=only forbids SHA-1, which every WebSocket handshake needs; use fips140=on")
+
 func (u *upgrade) RoundTrip(req *http.Request) (*http.Response, error) {
-	base, err := throughProxy(u.base, req)
-	if err != nil {
+	resp, direct, err := u.requests.roundTripUpgrade(req)
+	switch {
+	case err != nil:
 		return nil, err
-	}
-	resp, err := base.RoundTrip(req)
-	if err != nil {
-		return nil, err
+	case resp == nil || resp.Body == nil:
+		return nil, errors.New("the transport returned no response; check Options.HTTPClient")
 	}
 	u.status, u.header = resp.StatusCode, resp.Header
 	if resp.StatusCode != http.StatusSwitchingProtocols {
+		if cookies := resp.Cookies(); u.jar != nil && len(cookies) > 0 {
+			u.jar.SetCookies(req.URL, cookies)
+		}
 		u.body = readBounded(resp.Body, bodyLimit)
+		u.traced.close() // the caller's pool may keep it, to the same instance that refused
 		return nil, errNot101
 	}
 	rwc, ok := resp.Body.(io.ReadWriteCloser)
 	if !ok {
 		resp.Body.Close()
+		if resp.Close {
+			return nil, ErrConnectionClose
+		}
 		return nil, errors.New("transport does not hand the upgraded connection over")
 	}
-	u.stream = newStream(rwc, u.nc)
-	u.library = &detachableStream{u.stream}
+	nc := u.traced.conn()
+	if !u.requests.sockets.release(nc) {
+		rwc.Close()
+		return nil, net.ErrClosed
+	}
+	if !direct {
+		rwc = guardedBody{rwc}
+	}
+	u.stream = newStream(rwc, nc, direct)
+	u.library = &detachableStream{stream: u.stream}
 	resp.Body = u.library
 	return resp, nil
 }
@@ -88,41 +107,27 @@ func readBounded(body io.ReadCloser, limit int64) []byte {
 	return b
 }
 
-// sharedTransport serves every client without an HTTPClient of its own. An
-// upgraded connection leaves it; a refused one is not kept.
-var sharedTransport = func() *http.Transport {
-	t := http.DefaultTransport.(*http.Transport).Clone()
-	t.MaxResponseHeaderBytes = 64 << 10
-	t.DisableKeepAlives = true
-	t.ForceAttemptHTTP2 = false
-	t.TLSClientConfig = &tls.Config{MinVersion: tls.VersionTLS12}
-	t.OnProxyConnectResponse = checkConnectResponse
-	return t
-}()
-
-// HTTPClient returns a copy of client, which may be nil. A client without a
-// transport gets the shared one.
-func HTTPClient(client *http.Client) *http.Client {
-	if client == nil {
-		return &http.Client{Transport: sharedTransport}
-	}
-	copied := *client
-	if copied.Transport == nil {
-		copied.Transport = sharedTransport
-	}
-	return &copied
+// canHash reports whether this process may compute SHA-1.
+func canHash() (ok bool) {
+	defer func() { ok = recover() == nil }()
+	sha1.Sum(nil)
+	return true
 }
 
-// Dial makes one connection. The failure is nil on success. ctx bounds the
-// attempt, not the connection.
-func Dial(ctx context.Context, a *wire.Attempt, o Options) (*Conn, *wire.Failure) {
-	client := HTTPClient(o.HTTPClient)
-	up := &upgrade{base: client.Transport}
+// Upgrade makes one connection. The failure is nil on success. The context of r
+// bounds the attempt, not the connection.
+func (r *Requests) Upgrade(a *wire.Attempt, o Options) (*Conn, *wire.Failure) {
+	if !canHash() {
+		return nil, &wire.Failure{Stage: wire.StageDial, Err: ErrSHA1}
+	}
+	client := *r.client
+	ctx, traced := r.trace(clearText(a.URL))
+	up := &upgrade{requests: r, jar: client.Jar, traced: traced}
 	client.Transport = up
-	ctx = httptrace.WithClientTrace(ctx, &httptrace.ClientTrace{
-		GotConn: func(info httptrace.GotConnInfo) { up.nc = info.Conn },
-	})
-	ws, err := handshake(ctx, client, a)
+	ws, err := handshake(ctx, &client, a)
+	if refused := traced.refused(); refused != nil {
+		err = refused
+	}
 	if err != nil {
 		if up.stream != nil {
 			up.stream.kill()
@@ -138,6 +143,7 @@ func Dial(ctx context.Context, a *wire.Attempt, o Options) (*Conn, *wire.Failure
 		c.ctx, c.cancel = context.WithCancel(context.Background())
 		ws.SetReadLimit(o.ReadLimit)
 		c.stream.counter = new(messageCounter)
+		up.library.upgraded = true
 		c.frames = &libraryFrames{conn: c, ws: ws, limit: o.ReadLimit}
 	} else {
 		// The library has done its part, the handshake. Its connection has read

@@ -22,6 +22,7 @@ func handshake(ctx context.Context, client *http.Client, a *wire.Attempt) (*webs
 	ws, _, err := websocket.Dial(ctx, a.URL, &websocket.DialOptions{
 		HTTPClient:      client,
 		HTTPHeader:      a.Header,
+		Host:            a.Header.Get("Host"), // a dialect may set one; net/http ignores it among the headers
 		Subprotocols:    a.Subprotocols,
 		CompressionMode: websocket.CompressionDisabled,
 	})

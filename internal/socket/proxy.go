@@ -18,7 +18,8 @@ import (
 // without its credentials.
 type ProxyError struct {
 	Host   string
-	Status int // of the proxy's answer to CONNECT; 0 if there was none
+	Status int         // of the proxy's answer to CONNECT; 0 if there was none
+	Header http.Header // of that answer
 	Err    error
 }
 
@@ -31,37 +32,78 @@ func (e *ProxyError) Error() string {
 
 func (e *ProxyError) Unwrap() error { return e.Err }
 
-// tunnel takes a ws:// upgrade through an HTTP proxy with CONNECT, as RFC 6455,
-// section 4.1 requires. http.Transport uses CONNECT for https only. It would send
-// a ws:// upgrade to the proxy as a plain request, which few proxies understand.
-type tunnel struct {
-	transport  *http.Transport // the caller's
-	proxy      *url.URL
-	connecting atomic.Bool // the tunnel is not open yet
-}
-
-// throughProxy returns base, or a tunnel if base names a proxy for req.
-func throughProxy(base http.RoundTripper, req *http.Request) (http.RoundTripper, error) {
-	t, ok := base.(*http.Transport)
-	if !ok || t.Proxy == nil {
-		return base, nil
+// proxyFor returns the proxy that t names for req; nil if there is none.
+func proxyFor(t *http.Transport, req *http.Request) (proxy *url.URL, err error) {
+	if t.Proxy == nil {
+		return nil, nil
 	}
-	proxy, err := t.Proxy(req)
-	if err != nil {
+	defer recoverPanic("Transport.Proxy", &err)
+	if proxy, err = t.Proxy(req); err != nil {
 		// The text of err may hold the proxy's address with its credentials.
 		return nil, &ProxyError{Host: "unknown", Err: errors.New("Transport.Proxy cannot name it; check HTTP_PROXY or the function")}
 	}
-	if proxy == nil || req.URL.Scheme != "http" || proxy.Scheme != "http" && proxy.Scheme != "https" {
-		return base, nil // no proxy, or http.Transport handles it
+	return proxy, nil
+}
+
+// tunnel takes an upgrade through an HTTP proxy with CONNECT, as RFC 6455,
+// section 4.1 requires. http.Transport uses CONNECT for https only: it would send
+// a ws:// upgrade to the proxy as a plain request, which few proxies understand.
+// Its errors for https do not name the proxy.
+type tunnel struct {
+	transport  *http.Transport // of the attempt
+	proxy      *url.URL
+	sockets    *sockets
+	connecting atomic.Bool // the tunnel is not open yet
+}
+
+// throughProxy returns a transport of the attempt that takes req through the
+// proxy that base names for it, if any. With direct it uses no proxy.
+func (s *sockets) throughProxy(base *http.Transport, req *http.Request, direct bool) (http.RoundTripper, *http.Transport, error) {
+	var proxy *url.URL
+	if !direct {
+		var err error
+		if proxy, err = proxyFor(base, req); err != nil {
+			return nil, nil, err
+		}
 	}
-	return &tunnel{transport: t, proxy: proxy}, nil
+	own := s.ownTransport(base)
+	own.Proxy = nil
+	switch {
+	case proxy == nil:
+		return own, own, nil
+	case proxy.Scheme == "http" || proxy.Scheme == "https":
+		return &tunnel{transport: own, proxy: proxy, sockets: s}, own, nil
+	}
+	own.Proxy = http.ProxyURL(proxy)
+	return &socks{own, proxy}, own, nil
+}
+
+// socks names the proxy in the errors of http.Transport, which speaks SOCKS.
+type socks struct {
+	transport *http.Transport
+	proxy     *url.URL
+}
+
+func (s *socks) RoundTrip(req *http.Request) (*http.Response, error) {
+	resp, err := s.transport.RoundTrip(req)
+	if op := (*net.OpError)(nil); errors.As(err, &op) && (op.Op == "socks connect" || op.Op == "proxyconnect") {
+		return nil, &ProxyError{Host: s.proxy.Host, Err: op.Err}
+	}
+	return resp, err
 }
 
 func (t *tunnel) RoundTrip(req *http.Request) (*http.Response, error) {
+	dial, dialTLS := t.transport.DialContext, t.transport.DialTLSContext
+	if t.proxy.Scheme == "https" && dialTLS != nil {
+		dial = dialTLS
+	}
 	transport := t.transport.Clone()
-	transport.Proxy = nil
-	transport.DisableKeepAlives = true // used once
-	transport.DialContext = t.dial
+	transport.DialTLSContext = nil // it is for the proxy; TLS to the server runs inside the tunnel
+	transport.DialContext = func(ctx context.Context, network, addr string) (nc net.Conn, err error) {
+		defer recoverPanic("Transport", &err)
+		return t.dial(ctx, network, addr, dial, t.proxy.Scheme == "https" && dialTLS == nil)
+	}
+	t.connecting.Store(true)
 	resp, err := transport.RoundTrip(req)
 	var known *ProxyError
 	if err != nil && !errors.As(err, &known) && t.connecting.Load() {
@@ -70,23 +112,20 @@ func (t *tunnel) RoundTrip(req *http.Request) (*http.Response, error) {
 	return resp, err
 }
 
-func (t *tunnel) dial(ctx context.Context, network, addr string) (net.Conn, error) {
-	dial := t.transport.DialContext
-	if dial == nil {
-		dial = new(net.Dialer).DialContext
-	}
+// dial opens a tunnel to addr. withTLS means that dial leaves the TLS to the
+// proxy to this method.
+func (t *tunnel) dial(ctx context.Context, network, addr string, dial dialFunc, withTLS bool) (net.Conn, error) {
 	port := t.proxy.Port()
 	if port == "" {
 		port = map[string]string{"http": "80", "https": "443"}[t.proxy.Scheme]
 	}
-	t.connecting.Store(true)
 	nc, err := dial(ctx, network, net.JoinHostPort(t.proxy.Hostname(), port))
 	if err != nil {
 		return nil, &ProxyError{Host: t.proxy.Host, Err: err}
 	}
-	stop := context.AfterFunc(ctx, func() { nc.Close() })
+	stop := context.AfterFunc(ctx, func() { closeSocket(nc) })
 	proxyConn := nc
-	if t.proxy.Scheme == "https" {
+	if withTLS {
 		proxyConn = tls.Client(nc, t.tlsConfig())
 	}
 	err = t.connect(ctx, proxyConn, addr)
@@ -94,7 +133,7 @@ func (t *tunnel) dial(ctx context.Context, network, addr string) (net.Conn, erro
 		err = ctx.Err()
 	}
 	if err != nil {
-		nc.Close()
+		closeSocket(nc)
 		return nil, err
 	}
 	t.connecting.Store(false)
@@ -140,12 +179,7 @@ func (t *tunnel) connect(ctx context.Context, nc net.Conn, addr string) error {
 	if err != nil {
 		return fail(err)
 	}
-	if f := t.transport.OnProxyConnectResponse; f != nil {
-		if err := f(ctx, t.proxy, req, resp); err != nil {
-			return err
-		}
-	}
-	if err := checkConnectResponse(ctx, t.proxy, req, resp); err != nil {
+	if err := t.transport.OnProxyConnectResponse(ctx, t.proxy, req, resp); err != nil {
 		return err
 	}
 	if br.Buffered() > 0 {
@@ -154,11 +188,10 @@ func (t *tunnel) connect(ctx context.Context, nc net.Conn, addr string) error {
 	return nil
 }
 
-// checkConnectResponse has the signature of http.Transport.OnProxyConnectResponse,
-// so that a refused wss:// gets the same error.
-func checkConnectResponse(_ context.Context, proxy *url.URL, _ *http.Request, resp *http.Response) error {
+// checkConnectResponse returns an error for a refusal.
+func checkConnectResponse(proxy *url.URL, resp *http.Response) error {
 	if resp.StatusCode/100 == 2 {
 		return nil
 	}
-	return &ProxyError{Host: proxy.Host, Status: resp.StatusCode}
+	return &ProxyError{Host: proxy.Host, Status: resp.StatusCode, Header: resp.Header}
 }

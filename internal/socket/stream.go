@@ -1,11 +1,9 @@
 package socket
 
 import (
-	"crypto/tls"
 	"errors"
 	"io"
 	"net"
-	"os"
 	"sync/atomic"
 	"time"
 )
@@ -15,8 +13,8 @@ import (
 // whatever waits.
 type stream struct {
 	io.ReadWriteCloser
-	socket     net.Conn // below TLS; nil if the transport did not report it
-	overTLS    bool
+	socket     net.Conn     // below all TLS; nil if the transport did not report it
+	tcp        *net.TCPConn // whose writes deadlines may interrupt; nil if there is none
 	epoch      time.Time
 	lastRead   atomic.Int64    // when bytes were last received, in ns since epoch
 	lastWrite  atomic.Int64    // when the socket last accepted bytes
@@ -27,10 +25,15 @@ type stream struct {
 	writeDeadline time.Duration // of a TCP socket, since epoch; belongs to whoever writes
 }
 
-func newStream(rwc io.ReadWriteCloser, nc net.Conn) *stream {
-	s := &stream{ReadWriteCloser: rwc, socket: nc, epoch: time.Now()}
-	if t, ok := nc.(*tls.Conn); ok {
-		s.socket, s.overTLS = t.NetConn(), true
+// newStream returns rwc, which nc carries, as a stream. direct means that nothing
+// but TLS is between the two.
+func newStream(rwc io.ReadWriteCloser, nc net.Conn, direct bool) *stream {
+	s := &stream{ReadWriteCloser: rwc, epoch: time.Now()}
+	if nc != nil {
+		s.socket = innermost(nc)
+	}
+	if direct && s.socket == nc {
+		s.tcp, _ = nc.(*net.TCPConn)
 	}
 	s.lastRead.Store(1)
 	s.lastWrite.Store(1)
@@ -62,12 +65,9 @@ const writeStep = 8 << 10
 // Write records progress while it lasts. A write to a TCP socket is one system
 // call, which a deadline interrupts within a second while the peer is slow.
 // Other streams are written in steps: TLS does not survive an interrupted
-// write.
+// write, and a body that a transport has wrapped may hide why one failed.
 func (s *stream) Write(p []byte) (n int, err error) {
-	tcp, _ := s.socket.(*net.TCPConn)
-	if s.overTLS {
-		tcp = nil
-	}
+	tcp := s.tcp
 	for first := true; (n < len(p) || first) && err == nil; first = false {
 		step := p[n:]
 		if tcp == nil {
@@ -82,7 +82,7 @@ func (s *stream) Write(p []byte) (n int, err error) {
 		if m > 0 {
 			s.lastWrite.Store(s.sinceEpoch())
 		}
-		if tcp != nil && errors.Is(err, os.ErrDeadlineExceeded) {
+		if timeout := net.Error(nil); tcp != nil && errors.As(err, &timeout) && timeout.Timeout() {
 			err, s.writeDeadline = nil, 0
 		}
 	}
@@ -99,7 +99,8 @@ func (s *stream) messageGrew(incomplete bool) {
 	}
 }
 
-// kill closes the socket itself: tls.Conn.Close may wait for a stalled write.
+// kill closes the socket itself first: tls.Conn.Close may wait for a stalled
+// write.
 func (s *stream) kill() {
 	if s.socket != nil {
 		s.socket.Close()
@@ -108,14 +109,21 @@ func (s *stream) kill() {
 }
 
 // detachableStream is what the library reads from and writes to. Once detached
-// it is closed, so the library may keep it in its pools.
-type detachableStream struct{ stream *stream }
+// it is closed, so the library may keep it in its pools. Before the upgrade is
+// complete nothing can be read: the library would wait for the body of a bad 101.
+type detachableStream struct {
+	stream   *stream
+	upgraded bool
+}
 
 func (d *detachableStream) detach() { d.stream = nil }
 
 func (d *detachableStream) Read(p []byte) (int, error) {
-	if d.stream == nil {
+	switch {
+	case d.stream == nil:
 		return 0, net.ErrClosed
+	case !d.upgraded:
+		return 0, io.EOF
 	}
 	return d.stream.Read(p)
 }

@@ -1,8 +1,10 @@
 package socket
 
 import (
+	"crypto/tls"
 	"io"
 	"net"
+	"net/http/httptest"
 	"testing"
 	"time"
 
@@ -23,7 +25,7 @@ func TestLongWriteShowsProgress(t *testing.T) {
 	assert.NoError(t, err)
 	defer peer.Close()
 
-	s := newStream(client, client)
+	s := newStream(client, client, true)
 	const size = 32 << 20
 	type result struct {
 		n   int
@@ -65,7 +67,7 @@ func TestDetachedStreamIsClosed(t *testing.T) {
 	near, far := net.Pipe()
 	defer far.Close()
 	defer near.Close()
-	d := &detachableStream{newStream(near, nil)}
+	d := &detachableStream{stream: newStream(near, nil, false)}
 	d.detach()
 	assert.NoError(t, d.Close())
 	_, err := d.Read(make([]byte, 1))
@@ -73,3 +75,95 @@ func TestDetachedStreamIsClosed(t *testing.T) {
 	_, err = d.Write(make([]byte, 1))
 	assert.ErrorIs(t, err, net.ErrClosed)
 }
+
+// stalledTLS is the client's end of TLS within TLS to a peer that reads nothing
+// any more, with a write that waits.
+func stalledTLS(t *testing.T) *tls.Conn {
+	donor := httptest.NewTLSServer(nil)
+	donor.Close()
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	assert.NoError(t, err)
+	t.Cleanup(func() { l.Close() })
+	shaken := make(chan net.Conn, 1)
+	go func() {
+		nc, err := l.Accept()
+		if err != nil {
+			return
+		}
+		cfg := &tls.Config{Certificates: donor.TLS.Certificates}
+		inner := tls.Server(tls.Server(nc, cfg), cfg)
+		if inner.Handshake() == nil {
+			shaken <- nc
+		}
+	}()
+	nc, err := net.Dial("tcp", l.Addr().String())
+	assert.NoError(t, err)
+	cfg := &tls.Config{InsecureSkipVerify: true}
+	inner := tls.Client(tls.Client(nc, cfg), cfg)
+	assert.NoError(t, inner.Handshake())
+	peer := <-shaken
+	t.Cleanup(func() { peer.Close() })
+	return inner
+}
+
+// Killing a connection never waits for the peer, however many layers of TLS wait
+// in a write.
+func TestKillDoesNotWait(t *testing.T) {
+	assert.NoLeaks(t)
+	nc := stalledTLS(t)
+	s := newStream(nc, nc, true)
+	if s.tcp != nil {
+		t.Error("deadlines would interrupt TLS")
+	}
+	wrote := make(chan error, 1)
+	go func() { _, err := s.Write(make([]byte, 64<<20)); wrote <- err }()
+	for last := int64(0); s.lastWrite.Load() != last || last <= 1; { // until nothing more fits
+		last = s.lastWrite.Load()
+		<-time.After(200 * time.Millisecond)
+	}
+	at := time.Now()
+	s.kill()
+	if took := time.Since(at); took > time.Second {
+		t.Errorf("took %v", took)
+	}
+	if err := <-wrote; err == nil {
+		t.Error("the write did not wait")
+	}
+}
+
+// A timeout counts by what it says of itself, under whatever wraps it.
+func TestTimeoutIsRecognised(t *testing.T) {
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	assert.NoError(t, err)
+	defer l.Close()
+	nc, err := net.Dial("tcp", l.Addr().String())
+	assert.NoError(t, err)
+	defer nc.Close()
+	timedOut := 1
+	s := newStream(&timesOut{nc, &timedOut}, nc, true)
+	n, err := s.Write([]byte("abc"))
+	assert.NoError(t, err)
+	if n != 3 || timedOut != 0 {
+		t.Errorf("wrote %d bytes, %d timeouts left", n, timedOut)
+	}
+}
+
+// timesOut fails as many writes as n with a timeout of its own type.
+type timesOut struct {
+	net.Conn
+	n *int
+}
+
+func (w *timesOut) Write(p []byte) (int, error) {
+	if *w.n == 0 {
+		return w.Conn.Write(p)
+	}
+	*w.n--
+	return 1, timeoutError{}
+}
+
+type timeoutError struct{}
+
+func (timeoutError) Error() string   { return "slow" }
+func (timeoutError) Timeout() bool   { return true }
+func (timeoutError) Temporary() bool { return true }

@@ -1,0 +1,104 @@
+package socket
+
+import (
+	"context"
+	"crypto/tls"
+	"crypto/x509"
+	"net"
+	"net/http"
+	"net/url"
+	"time"
+)
+
+// sharedTransport serves every client without an HTTPClient of its own. It does
+// not start from http.DefaultTransport: a program may have replaced that.
+var sharedTransport = &http.Transport{
+	Proxy:                  http.ProxyFromEnvironment,
+	DialContext:            defaultDialer.DialContext,
+	TLSClientConfig:        &tls.Config{MinVersion: tls.VersionTLS12},
+	TLSHandshakeTimeout:    10 * time.Second,
+	MaxResponseHeaderBytes: 64 << 10,
+	DisableKeepAlives:      true,
+}
+
+var defaultDialer = &net.Dialer{Timeout: 30 * time.Second, KeepAlive: 30 * time.Second}
+
+// ownTransport returns a copy of t for one attempt. The copy pools nothing, so a
+// refusal closes its socket and a stalled dial holds up no other attempt.
+func (s *sockets) ownTransport(t *http.Transport) *http.Transport {
+	own := t.Clone()
+	own.DisableKeepAlives = true
+	own.MaxConnsPerHost = 0
+	// A transport with a dial function tries HTTP/2 only if it is told to.
+	own.ForceAttemptHTTP2 = own.ForceAttemptHTTP2 || t.TLSNextProto["h2"] != nil
+	own.DialContext, own.Dial = s.dialer("Transport.DialContext", plainDial(t)), nil
+	if dial := tlsDial(t); dial != nil {
+		own.DialTLSContext, own.DialTLS = s.dialer("Transport.DialTLSContext", dial), nil
+	}
+	if t.Proxy != nil {
+		own.Proxy = func(r *http.Request) (*url.URL, error) { return proxyFor(t, r) }
+	}
+	if f := t.GetProxyConnectHeader; f != nil {
+		own.GetProxyConnectHeader = func(ctx context.Context, proxy *url.URL, target string) (h http.Header, err error) {
+			defer recoverPanic("Transport.GetProxyConnectHeader", &err)
+			return f(ctx, proxy, target)
+		}
+	}
+	own.OnProxyConnectResponse = func(ctx context.Context, proxy *url.URL, req *http.Request, resp *http.Response) (err error) {
+		if f := t.OnProxyConnectResponse; f != nil {
+			defer recoverPanic("Transport.OnProxyConnectResponse", &err)
+			if err := f(ctx, proxy, req, resp); err != nil {
+				return err
+			}
+		}
+		return checkConnectResponse(proxy, resp)
+	}
+	if own.TLSClientConfig != nil {
+		guardTLS(own.TLSClientConfig)
+	}
+	return own
+}
+
+// plainDial is how t dials without TLS.
+func plainDial(t *http.Transport) dialFunc {
+	switch {
+	case t.DialContext != nil:
+		return t.DialContext
+	case t.Dial != nil:
+		return func(_ context.Context, network, addr string) (net.Conn, error) { return t.Dial(network, addr) }
+	}
+	return new(net.Dialer).DialContext
+}
+
+// tlsDial is the function with which t dials TLS; nil if it has none.
+func tlsDial(t *http.Transport) dialFunc {
+	switch {
+	case t.DialTLSContext != nil:
+		return t.DialTLSContext
+	case t.DialTLS != nil:
+		return func(_ context.Context, network, addr string) (net.Conn, error) { return t.DialTLS(network, addr) }
+	}
+	return nil
+}
+
+// guardTLS makes panics of the functions in cfg errors of the handshake.
+func guardTLS(cfg *tls.Config) {
+	if f := cfg.VerifyPeerCertificate; f != nil {
+		cfg.VerifyPeerCertificate = func(raw [][]byte, chains [][]*x509.Certificate) (err error) {
+			defer recoverPanic("TLSClientConfig.VerifyPeerCertificate", &err)
+			return f(raw, chains)
+		}
+	}
+	if f := cfg.VerifyConnection; f != nil {
+		cfg.VerifyConnection = func(state tls.ConnectionState) (err error) {
+			defer recoverPanic("TLSClientConfig.VerifyConnection", &err)
+			return f(state)
+		}
+	}
+	if f := cfg.GetClientCertificate; f != nil {
+		cfg.GetClientCertificate = func(info *tls.CertificateRequestInfo) (c *tls.Certificate, err error) {
+			defer recoverPanic("TLSClientConfig.GetClientCertificate", &err)
+			return f(info)
+		}
+	}
+}

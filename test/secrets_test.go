@@ -1,0 +1,162 @@
+package test
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net"
+	"net/http"
+	"strings"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/limpet-go/limpet"
+	"github.com/limpet-go/limpet/internal/assert"
+	"github.com/limpet-go/limpet/limpettest"
+	"github.com/limpet-go/limpet/wire"
+)
+
+// No credential comes back in an error, an event or a log line, wherever the peer
+// repeats it, and if it repeats only the beginning.
+func TestPeerTextHoldsNoSecret(t *testing.T) {
+	const token = "canary-token-0123456789"
+	for _, cut := range []int{len(token), 12} {
+		said := "bad token " + token[:cut]
+		for name, fault := range map[string]limpettest.Fault{
+			"close reason":                 limpettest.CloseWith(4200, said, 0),
+			"close reason without a table": limpettest.CloseWith(3001, said, 0),
+			"final close reason":           limpettest.CloseWith(4003, said, 0),
+		} {
+			t.Run(fmt.Sprint(name, cut), func(t *testing.T) {
+				synctest.Test(t, func(t *testing.T) {
+					srv := limpettest.NewServer(t, nil)
+					var log, events bytes.Buffer
+					c := dial(t, srv, &limpet.Options{
+						Logger:   slog.New(slog.NewTextHandler(&log, nil)),
+						Observer: observer(func(e limpet.Event) { fmt.Fprintf(&events, "%+v\n", e) }),
+						Auth: func(context.Context, limpet.AttemptInfo) (limpet.Credential, error) {
+							return limpet.Credential{Token: token}, nil
+						}})
+					srv.Network.Strike(fault)
+					st, err := c.WaitState(t.Context(), func(s limpet.State) bool { return s.Cause != nil })
+					assert.NoError(t, err)
+					synctest.Wait()
+					text := fmt.Sprintf("%+v %v %s %s", st, st.Cause, log.String(), events.String())
+					if !strings.Contains(text, "bad token") || strings.Contains(text, token[:6]) {
+						t.Errorf("%s", text)
+					}
+				})
+			})
+		}
+	}
+}
+
+// noticeDialect takes each message as what its first letter says, with the rest
+// as the peer's explanation.
+type noticeDialect struct {
+	rawDialect
+	token string
+}
+
+func (d noticeDialect) Open(wire.Resume) (wire.Codec, error) { return new(noticeCodec), nil }
+
+type noticeCodec struct{ rawCodec }
+
+func (*noticeCodec) Decode(f wire.Frame, out *wire.Events) error {
+	switch text := string(f.Data[1:]); f.Data[0] {
+	case 'n':
+		out.Append(wire.EventError).Reason = text
+	case 'f':
+		ev := out.Append(wire.EventError)
+		ev.Fatal, ev.Code, ev.Reason = true, 4200, text
+	case 's':
+		ev := out.Append(wire.EventUnsubscribed)
+		ev.Key, ev.Code, ev.Reason = 1, 403, text
+	case 'd':
+		return errors.New(text)
+	}
+	return nil
+}
+
+func TestFramesOfThePeerHoldNoSecret(t *testing.T) {
+	for kind, want := range map[string]int{"n": 1, "f": 1, "s": 1, "d": 1} {
+		t.Run(kind, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				send := make(chan string, 1)
+				host := limpettest.NewHandler(t, rawServer(func(nc net.Conn) {
+					select {
+					case text := <-send:
+						nc.Write(rawFrame(0x81, text))
+					case <-time.After(time.Minute):
+					}
+					drain(nc)
+				}), nil)
+				var log, events bytes.Buffer
+				c, err := limpet.Dial(t.Context(), host.URL()+"/?ticket=canary-q", options(&limpet.Options{
+					Dialect: noticeDialect{}, HTTPClient: host.HTTPClient(), Header: http.Header{"Authorization": {"Bearer canary-h"}},
+					Logger:   slog.New(slog.NewTextHandler(&log, nil)),
+					Observer: observer(func(e limpet.Event) { fmt.Fprintf(&events, "%+v\n", e) }),
+				}))
+				assert.NoError(t, err)
+				defer closeAndWait(t, c)
+				s, err := c.Subscribe(t.Context(), "a", &limpet.SubscribeOptions{Token: "canary-s"})
+				assert.NoError(t, err)
+				send <- kind + "refused: canary-q canary-h canary-s"
+				time.Sleep(30 * time.Second)
+				text := fmt.Sprintf("%+v %v %s %s", c.State(), s.State().Err, log.String(), events.String())
+				if strings.Count(text, "refused: [secret] [secret] [secret]") < want || strings.Contains(text, "canary") {
+					t.Errorf("%s", text)
+				}
+			})
+		})
+	}
+}
+
+// The URL, whose query may hold a ticket, is not repeated for a 101 that is no
+// upgrade, and the failure shows at once.
+func TestBad101(t *testing.T) {
+	const head = "HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\n"
+	for name, tc := range map[string]struct {
+		rest  string
+		final bool
+	}{
+		"no Connection":            {"\r\n", true},
+		"wrong accept key":         {"Connection: Upgrade\r\nSec-WebSocket-Accept: canary-q\r\n\r\n", true},
+		"Connection: close":        {"Connection: Upgrade, close\r\n\r\n", false},
+		"Connection: close, twice": {"Connection: Upgrade\r\nConnection: close\r\n\r\n", false},
+	} {
+		t.Run(name, func(t *testing.T) {
+			assert.NoLeaks(t)
+			l := listen(t, func(_ int, nc net.Conn) { answerUpgrade(nc, func(string) string { return head + tc.rest }) })
+			var log bytes.Buffer
+			at := time.Now()
+			c, err := limpet.New("ws://"+l.addr+"/?ticket=canary-q", options(&limpet.Options{Dialect: rawDialect{}, Logger: slog.New(slog.NewTextHandler(&log, nil))}))
+			assert.NoError(t, err)
+			st, err := c.WaitState(realContext(t), func(s limpet.State) bool { return s.Cause != nil })
+			assert.NoError(t, err)
+			if took := time.Since(at); took > 2*time.Second {
+				t.Errorf("after %v", took)
+			}
+			if (st.Phase == limpet.Ended) != tc.final && (c.WaitReady(cancelled()) == nil) {
+				t.Errorf("phase %v: %v", st.Phase, st.Cause)
+			}
+			closeAndWait(t, c)
+			var p *limpet.PermanentError
+			if errors.As(c.Err(), &p) != tc.final || limpet.ClassOf(st.Cause) != limpet.ClassNotWebSocket {
+				t.Errorf("class %q, %v: %v", limpet.ClassOf(st.Cause), st.Cause, c.Err())
+			}
+			if text := fmt.Sprintf("%+v %s", st.Cause, log.String()); strings.Contains(text, "canary") {
+				t.Errorf("%s", text)
+			}
+		})
+	}
+}
+
+func cancelled() context.Context {
+	ctx, cancel := context.WithCancel(context.Background())
+	cancel()
+	return ctx
+}
