@@ -15,20 +15,37 @@ import (
 	"github.com/limpet-go/limpet/limpettest"
 )
 
-// slowUplink sends 8 KB per second.
+// slowUplink sends 8 KB per second. Closing it ends a write, as with a socket.
 type slowUplink struct {
 	net.Conn
 	slowed *atomic.Int64 // bytes
+	closed context.Context
+	close  context.CancelFunc
+}
+
+func newSlowUplink(conn net.Conn, slowed *atomic.Int64) slowUplink {
+	closed, cancel := context.WithCancel(context.Background())
+	return slowUplink{conn, slowed, closed, cancel}
 }
 
 func (c slowUplink) Write(p []byte) (int, error) {
 	for i := range p {
-		if i%80 == 0 {
-			<-time.After(10 * time.Millisecond)
+		if i%80 != 0 {
+			continue
+		}
+		select {
+		case <-time.After(10 * time.Millisecond):
+		case <-c.closed.Done():
+			return i, net.ErrClosed
 		}
 	}
 	c.slowed.Add(int64(len(p)))
 	return c.Conn.Write(p)
+}
+
+func (c slowUplink) Close() error {
+	c.close()
+	return c.Conn.Close()
 }
 
 // The handshake must neither exceed what a server reads at once nor what a slow link
@@ -51,7 +68,10 @@ func TestHelloIsBounded(t *testing.T) {
 				if tc.slow {
 					o.HTTPClient = &http.Client{Transport: &http.Transport{DialContext: func(ctx context.Context, network, addr string) (net.Conn, error) {
 						conn, err := srv.Network.DialContext(ctx, network, addr)
-						return slowUplink{conn, &slowed}, err
+						if err != nil {
+							return nil, err
+						}
+						return newSlowUplink(conn, &slowed), nil
 					}}}
 				}
 				c, err := limpet.New(srv.URL(), options(o))
