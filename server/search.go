@@ -127,9 +127,6 @@ func (s *searcher) walk(batch []*search) (err error) {
 	}
 	buf := make([]*Entry, readChunk)
 	for open := len(batch); end > first && open > 0; {
-		if s.p.ctx.Err() != nil {
-			return net.ErrClosed
-		}
 		from := max(first, end-min(end, readChunk))
 		n, _, err := log.Read(from, buf[:min(end-from, readChunk)])
 		if err != nil {

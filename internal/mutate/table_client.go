@@ -454,8 +454,8 @@ var ofClient = []mutation{
 	{
 		name:    "breakage: an undone admission admits no other",
 		file:    "admission.go",
-		search:  "\ta.admitWaiters()\n\treturn ctx.Err()\n",
-		replace: "\treturn ctx.Err()\n",
+		search:  "\ta.admitWaiters()\n\treturn joinReason(",
+		replace: "\treturn joinReason(",
 		test:    "-run ^TestUndoneAdmissionAdmitsTheNext$ .",
 	},
 	{

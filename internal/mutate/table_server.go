@@ -152,7 +152,7 @@ var ofServer = []mutation{
 	},
 	{
 		name:    "server: a search goes on after Close",
-		file:    "server/write.go",
+		file:    "server/search.go",
 		search:  "if r.sock.aborted.Load() {",
 		replace: "if r.sock == nil {",
 		test:    "-run ^TestCloseDuringSearches$ ./server",
@@ -258,8 +258,8 @@ var ofServer = []mutation{
 	{
 		name:    "config: any read limit",
 		file:    "config.go",
-		search:  "c.ReadLimit < least {",
-		replace: "c.ReadLimit < least && false {",
+		search:  "case c.ReadLimit < c.traits.MinReadLimit:",
+		replace: "case c.ReadLimit < c.traits.MinReadLimit && false:",
 		test:    "-run ^TestBad .",
 	},
 	{
