@@ -63,7 +63,7 @@ func (d *dialer) run(ctx context.Context, a attempt) {
 		return
 	}
 	results, taken := make(chan dialed, 1), new(atomic.Bool)
-	go d.attempt(ctx, a, results, taken)
+	go d.make(ctx, a, results, taken)
 	select {
 	case result = <-results:
 		return
@@ -80,9 +80,9 @@ func (d *dialer) run(ctx context.Context, a attempt) {
 	}
 }
 
-// attempt makes one attempt. Nobody waits for the result if taken is set: then it
-// closes the connection.
-func (d *dialer) attempt(ctx context.Context, a attempt, results chan<- dialed, taken *atomic.Bool) {
+// make makes one attempt. If taken is set, run has given up, and make closes the
+// connection.
+func (d *dialer) make(ctx context.Context, a attempt, results chan<- dialed, taken *atomic.Bool) {
 	result := failedDial(a, &userError{"Options", errors.New("a function called runtime.Goexit")})
 	defer func() {
 		d.busy.Store(false)

@@ -2,19 +2,15 @@ package test
 
 import (
 	"bufio"
-	"bytes"
 	"context"
 	"crypto/tls"
-	"errors"
 	"fmt"
 	"io"
-	"log/slog"
 	"net"
 	"net/http"
 	"net/http/cookiejar"
 	"net/http/httptest"
 	"net/url"
-	"os"
 	"os/exec"
 	"strings"
 	"sync"
@@ -26,9 +22,7 @@ import (
 	"github.com/limpet-go/limpet"
 	"github.com/limpet-go/limpet/internal/assert"
 	"github.com/limpet-go/limpet/limpettest"
-	"github.com/limpet-go/limpet/server"
 	"github.com/limpet-go/limpet/wire"
-	"github.com/limpet-go/limpet/wire/native"
 )
 
 // inAHurry is a policy that tries again as early as it may.
@@ -41,7 +35,7 @@ type listener struct {
 	seen atomic.Int32
 }
 
-func listen(t *testing.T, serve func(n int, nc net.Conn)) *listener {
+func listen(t *testing.T, onConnection func(n int, nc net.Conn)) *listener {
 	l, err := net.Listen("tcp", "127.0.0.1:0")
 	assert.NoError(t, err)
 	s := &listener{addr: l.Addr().String()}
@@ -62,7 +56,7 @@ func listen(t *testing.T, serve func(n int, nc net.Conn)) *listener {
 			all.Go(func() {
 				defer s.open.Add(-1)
 				defer nc.Close()
-				serve(n, nc)
+				onConnection(n, nc)
 			})
 		}
 	})
@@ -209,164 +203,6 @@ func TestStalledDialHoldsUpNoOther(t *testing.T) {
 	}
 }
 
-// A panic of any function of the transport is the failure of an attempt.
-func TestPanicInTheDial(t *testing.T) {
-	donor := httptest.NewTLSServer(nil)
-	donor.Close()
-	broken := func() { panic("broken") }
-	for name, spoil := range map[string]func(*http.Client, *http.Transport, string){
-		"Proxy": func(_ *http.Client, tr *http.Transport, _ string) {
-			tr.Proxy = func(*http.Request) (*url.URL, error) { broken(); return nil, nil }
-		},
-		"DialContext": func(_ *http.Client, tr *http.Transport, _ string) {
-			tr.DialContext = func(context.Context, string, string) (net.Conn, error) { broken(); return nil, nil }
-		},
-		"Dial": func(_ *http.Client, tr *http.Transport, _ string) {
-			tr.Dial = func(string, string) (net.Conn, error) { broken(); return nil, nil }
-		},
-		"DialTLSContext": func(_ *http.Client, tr *http.Transport, _ string) {
-			tr.DialTLSContext = func(context.Context, string, string) (net.Conn, error) { broken(); return nil, nil }
-		},
-		"VerifyConnection": func(_ *http.Client, tr *http.Transport, _ string) {
-			tr.TLSClientConfig.VerifyConnection = func(tls.ConnectionState) error { broken(); return nil }
-		},
-		"GetProxyConnectHeader": func(_ *http.Client, tr *http.Transport, addr string) {
-			tr.Proxy = proxyAt("http", addr)
-			tr.GetProxyConnectHeader = func(context.Context, *url.URL, string) (http.Header, error) { broken(); return nil, nil }
-		},
-		"Jar": func(c *http.Client, _ *http.Transport, _ string) { c.Jar = brokenJar{} },
-		"RoundTripper": func(c *http.Client, _ *http.Transport, _ string) {
-			c.Transport = roundTripper(func(*http.Request) (*http.Response, error) { broken(); return nil, nil })
-		},
-	} {
-		t.Run(name, func(t *testing.T) {
-			assert.NoLeaks(t)
-			l := listen(t, func(_ int, nc net.Conn) {
-				answerUpgrade(tls.Server(nc, &tls.Config{Certificates: donor.TLS.Certificates}), upgradeResponse)
-			})
-			transport := &http.Transport{TLSClientConfig: &tls.Config{InsecureSkipVerify: true}}
-			client := &http.Client{Transport: transport}
-			spoil(client, transport, l.addr)
-			c, err := limpet.New("wss://"+l.addr, options(&limpet.Options{Dialect: rawDialect{}, HTTPClient: client}))
-			assert.NoError(t, err)
-			defer closeAndWait(t, c)
-			st, err := c.WaitState(realContext(t), func(s limpet.State) bool { return s.Cause != nil || s.Phase == limpet.Ready })
-			assert.NoError(t, err)
-			var p *limpet.PanicError
-			if !errors.Is(st.Cause, limpet.ErrPanic) || !errors.As(st.Cause, &p) || p.Value != "broken" || limpet.ClassOf(st.Cause) != limpet.ClassUser ||
-				!strings.Contains(st.Cause.Error(), "HTTPClient") {
-				t.Errorf("class %q: %v", limpet.ClassOf(st.Cause), st.Cause)
-			}
-		})
-	}
-}
-
-type brokenJar struct{}
-
-func (brokenJar) SetCookies(*url.URL, []*http.Cookie) {}
-func (brokenJar) Cookies(*url.URL) []*http.Cookie     { panic("broken") }
-
-// A RoundTripper that ignores its context: the attempt times out, there is only
-// one call at a time, and Done closes. What it returns later is closed.
-func TestTransportThatIgnoresItsContext(t *testing.T) {
-	for _, what := range []string{"round trip", "body of a step"} {
-		t.Run(what, func(t *testing.T) {
-			synctest.Test(t, func(t *testing.T) {
-				release, calls := make(chan struct{}), 0
-				late := &lateBody{release: release}
-				transport := roundTripper(func(r *http.Request) (*http.Response, error) {
-					calls++
-					status := 101
-					if what == "round trip" {
-						<-release
-					} else {
-						status = 200
-					}
-					return &http.Response{StatusCode: status, Body: late, Request: r}, nil
-				})
-				var dialect wire.Dialect = rawDialect{}
-				if what != "round trip" {
-					dialect = stepDialect{url: "https://far.example"}
-				}
-				c, err := limpet.New("wss://far.example", options(&limpet.Options{Dialect: dialect, HTTPClient: &http.Client{Transport: transport}}))
-				assert.NoError(t, err)
-				at := time.Now()
-				st, err := c.WaitState(t.Context(), func(s limpet.State) bool { return s.Cause != nil })
-				assert.NoError(t, err)
-				if took := time.Since(at); took > 10*time.Second+100*time.Millisecond || limpet.ClassOf(st.Cause) != limpet.ClassUser ||
-					!strings.Contains(st.Cause.Error(), "Options.HTTPClient") {
-					t.Errorf("after %v, class %q: %v", took, limpet.ClassOf(st.Cause), st.Cause)
-				}
-				time.Sleep(5 * time.Minute)
-				if calls != 1 {
-					t.Errorf("%d calls at once", calls)
-				}
-				at = time.Now()
-				closeAndWait(t, c)
-				if took := time.Since(at); took > 100*time.Millisecond {
-					t.Errorf("Close took %v", took)
-				}
-				close(release)
-				synctest.Wait()
-				if !late.closed.Load() {
-					t.Error("what came late was not closed")
-				}
-			})
-		})
-	}
-}
-
-// lateBody returns from Read once release is closed, whatever else happens.
-type lateBody struct {
-	release chan struct{}
-	closed  atomic.Bool
-}
-
-func (b *lateBody) Read([]byte) (int, error) { <-b.release; return 0, io.EOF }
-func (b *lateBody) Close() error             { b.closed.Store(true); return nil }
-
-// Where SHA-1 is forbidden the client ends with an error that says so, and the
-// process lives. A server answers 500.
-func TestFIPSOnly(t *testing.T) {
-	if os.Getenv("LIMPET_TEST_FIPS") == "" {
-		cmd := exec.Command(os.Args[0], "-test.run=^TestFIPSOnly$", "-test.v")
-		cmd.Env = append(os.Environ(), "LIMPET_TEST_FIPS=1", "GODEBUG=fips140=only")
-		out, err := cmd.CombinedOutput()
-		if err != nil || !bytes.Contains(out, []byte("PASS: TestFIPSOnly")) {
-			t.Errorf("%v\n%.2000s", err, out)
-		}
-		return
-	}
-	l := listen(t, func(_ int, nc net.Conn) {
-		answerUpgrade(nc, func(string) string {
-			return "HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: Upgrade\r\nSec-WebSocket-Accept: x\r\n\r\n"
-		})
-	})
-	_, err := limpet.Dial(realContext(t), "ws://"+l.addr, options(&limpet.Options{Dialect: rawDialect{}}))
-	var p *limpet.PermanentError
-	if !errors.As(err, &p) || limpet.ClassOf(err) != limpet.ClassUnsupported || !strings.Contains(err.Error(), "fips140") {
-		t.Errorf("class %q: %v", limpet.ClassOf(err), err)
-	}
-	var log bytes.Buffer
-	backend, err := server.New(&server.Options{Logger: slog.New(slog.NewTextHandler(&log, nil))})
-	assert.NoError(t, err)
-	defer backend.Close()
-	web := httptest.NewServer(backend)
-	defer web.Close()
-	req, err := http.NewRequest("GET", web.URL, nil)
-	assert.NoError(t, err)
-	for k, v := range map[string]string{"Connection": "Upgrade", "Upgrade": "websocket", "Sec-WebSocket-Version": "13",
-		"Sec-WebSocket-Key": "dGhlIHNhbXBsZSBub25jZQ==", "Sec-WebSocket-Protocol": native.Subprotocol(native.JSON)} {
-		req.Header.Set(k, v)
-	}
-	resp, err := http.DefaultClient.Do(req)
-	assert.NoError(t, err)
-	resp.Body.Close()
-	if resp.StatusCode != 500 || strings.Count(log.String(), "fips140=only") != 1 {
-		t.Errorf("status %d: %s", resp.StatusCode, log.String())
-	}
-}
-
 // A program may have replaced http.DefaultTransport before limpet is initialised.
 func TestReplacedDefaultTransport(t *testing.T) {
 	out, err := exec.Command("go", "run", "./testdata/replaced").CombinedOutput()
@@ -406,6 +242,7 @@ func TestClearTextStaysOnThisMachine(t *testing.T) {
 					defer closeAndWait(t, c)
 					st, err := c.WaitState(t.Context(), func(s limpet.State) bool { return s.Cause != nil || s.Phase == limpet.Ready })
 					assert.NoError(t, err)
+					synctest.Wait()
 					if (st.Phase == limpet.Ready) != tc.ok || (wrote.Load() > 0) != tc.ok {
 						t.Errorf("%v, %d bytes written: %v", st.Phase, wrote.Load(), st.Cause)
 					}
@@ -517,72 +354,4 @@ func TestHTTPStepIsBounded(t *testing.T) {
 			}
 		})
 	}
-}
-
-// A body that a transport has wrapped may hide that a write ran into a deadline.
-// The connection survives a peer that reads slowly.
-func TestWrappedBodySurvivesASlowPeer(t *testing.T) {
-	assert.NoLeaks(t)
-	l := listen(t, func(_ int, nc net.Conn) {
-		req, err := http.ReadRequest(bufio.NewReader(nc))
-		if err != nil {
-			return
-		}
-		nc.(*net.TCPConn).SetReadBuffer(64 << 10)
-		io.WriteString(nc, upgradeResponse(req.Header.Get("Sec-WebSocket-Key")))
-		<-time.After(1500 * time.Millisecond) // more than a second passes within a write
-		drain(nc)
-	})
-	var failed atomic.Int32
-	transport := &http.Transport{}
-	wrapping := roundTripper(func(r *http.Request) (*http.Response, error) {
-		resp, err := transport.RoundTrip(r)
-		if err == nil {
-			resp.Body = &forgetful{resp.Body.(io.ReadWriteCloser), &failed}
-		}
-		return resp, err
-	})
-	c, err := limpet.Dial(realContext(t), "ws://"+l.addr, options(&limpet.Options{Dialect: bulkDialect{}, HTTPClient: &http.Client{Transport: wrapping}}))
-	assert.NoError(t, err)
-	defer closeAndWait(t, c)
-	_, err = c.Send(realContext(t), "a", make([]byte, 12<<20), nil)
-	assert.NoError(t, err)
-	if c.Stats().Connections != 1 || failed.Load() != 0 {
-		t.Errorf("%d connections, %d writes failed: %v", c.Stats().Connections, failed.Load(), c.State().Cause)
-	}
-}
-
-// forgetful loses the identity of errors.
-type forgetful struct {
-	io.ReadWriteCloser
-	failed *atomic.Int32
-}
-
-func (f *forgetful) Write(p []byte) (int, error) {
-	n, err := f.ReadWriteCloser.Write(p)
-	if err != nil {
-		f.failed.Add(1)
-		err = errors.New("wrapped: " + err.Error())
-	}
-	return n, err
-}
-
-// bulkDialect sends payloads as they are.
-type bulkDialect struct{ rawDialect }
-
-func (bulkDialect) Traits() wire.Traits {
-	return wire.Traits{StartSubs: 1, Ping: wire.PingNone, Publish: true}
-}
-
-func (bulkDialect) Open(wire.Resume) (wire.Codec, error) { return new(bulkCodec), nil }
-
-type bulkCodec struct{ rawCodec }
-
-func (*bulkCodec) Encode(ops []wire.Op, out *wire.Frames) error {
-	for _, op := range ops {
-		if op.Message != nil {
-			out.Append(wire.Binary, append(out.Buffer(len(op.Message.Payload)), op.Message.Payload...))
-		}
-	}
-	return nil
 }

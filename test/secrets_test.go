@@ -9,6 +9,7 @@ import (
 	"net"
 	"net/http"
 	"strings"
+	"sync"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -33,7 +34,7 @@ func TestPeerTextHoldsNoSecret(t *testing.T) {
 			t.Run(fmt.Sprint(name, cut), func(t *testing.T) {
 				synctest.Test(t, func(t *testing.T) {
 					srv := limpettest.NewServer(t, nil)
-					var log, events bytes.Buffer
+					var log, events lockedBuffer
 					c := dial(t, srv, &limpet.Options{
 						Logger:   slog.New(slog.NewTextHandler(&log, nil)),
 						Observer: observer(func(e limpet.Event) { fmt.Fprintf(&events, "%+v\n", e) }),
@@ -94,7 +95,7 @@ func TestFramesOfThePeerHoldNoSecret(t *testing.T) {
 					}
 					drain(nc)
 				}), nil)
-				var log, events bytes.Buffer
+				var log, events lockedBuffer
 				c, err := limpet.Dial(t.Context(), host.URL()+"/?ticket=canary-q", options(&limpet.Options{
 					Dialect: noticeDialect{}, HTTPClient: host.HTTPClient(), Header: http.Header{"Authorization": {"Bearer canary-h"}},
 					Logger:   slog.New(slog.NewTextHandler(&log, nil)),
@@ -106,6 +107,7 @@ func TestFramesOfThePeerHoldNoSecret(t *testing.T) {
 				assert.NoError(t, err)
 				send <- kind + "refused: canary-q canary-h canary-s"
 				time.Sleep(30 * time.Second)
+				synctest.Wait()
 				text := fmt.Sprintf("%+v %v %s %s", c.State(), s.State().Err, log.String(), events.String())
 				if strings.Count(text, "refused: [secret] [secret] [secret]") < want || strings.Contains(text, "canary") {
 					t.Errorf("%s", text)
@@ -115,7 +117,7 @@ func TestFramesOfThePeerHoldNoSecret(t *testing.T) {
 	}
 }
 
-// The URL, whose query may hold a ticket, is not repeated for a 101 that is no
+// The URL, whose query may hold a ticket, is not repeated for a 101 that is not an
 // upgrade, and the failure shows at once.
 func TestBad101(t *testing.T) {
 	const head = "HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\n"
@@ -131,7 +133,7 @@ func TestBad101(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			assert.NoLeaks(t)
 			l := listen(t, func(_ int, nc net.Conn) { answerUpgrade(nc, func(string) string { return head + tc.rest }) })
-			var log bytes.Buffer
+			var log lockedBuffer
 			at := time.Now()
 			c, err := limpet.New("ws://"+l.addr+"/?ticket=canary-q", options(&limpet.Options{Dialect: rawDialect{}, Logger: slog.New(slog.NewTextHandler(&log, nil))}))
 			assert.NoError(t, err)
@@ -159,4 +161,22 @@ func cancelled() context.Context {
 	ctx, cancel := context.WithCancel(context.Background())
 	cancel()
 	return ctx
+}
+
+// lockedBuffer is a buffer that goroutines share.
+type lockedBuffer struct {
+	mu sync.Mutex
+	b  bytes.Buffer
+}
+
+func (l *lockedBuffer) Write(p []byte) (int, error) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.b.Write(p)
+}
+
+func (l *lockedBuffer) String() string {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.b.String()
 }

@@ -20,7 +20,7 @@ import (
 // dialect and the upgrade. Whatever they leave behind ends with End or with the
 // context, except for the connection that was upgraded.
 //
-// A transport that is no *http.Transport must end what it began when the context
+// A transport of another type than *http.Transport must end what it began when the context
 // of its request ends: nothing else can.
 type Requests struct {
 	ctx      context.Context

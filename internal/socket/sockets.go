@@ -5,6 +5,7 @@ import (
 	"errors"
 	"io"
 	"net"
+	"reflect"
 	"runtime/debug"
 	"sync"
 )
@@ -39,7 +40,10 @@ func (s *sockets) dialer(name string, dial dialFunc) dialFunc {
 		case nc == nil:
 			cancel()
 			return nil, errors.New(name + " returned neither a connection nor an error")
-		case !s.add(nc):
+		case !canCompare(nc):
+			nc = &opaque{nc}
+		}
+		if !s.add(nc) {
 			cancel()
 			closeSocket(nc)
 			return nil, net.ErrClosed
@@ -63,7 +67,9 @@ func (s *sockets) release(nc net.Conn) bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	for ; nc != nil && !s.ended; nc = below(nc) {
-		delete(s.open, nc)
+		if canCompare(nc) {
+			delete(s.open, nc)
+		}
 	}
 	return !s.ended
 }
@@ -82,19 +88,26 @@ func (s *sockets) close() {
 // closeSocket closes nc and never waits for the peer: tls.Conn.Close may wait for
 // a stalled write, but not once the socket below it is closed.
 func closeSocket(nc net.Conn) {
-	if socket := innermost(nc); socket != nc {
+	if socket, layers := innermost(nc); layers > 0 {
 		socket.Close()
 	}
 	nc.Close()
 }
 
-// innermost returns the connection below every layer of TLS that nc has.
-func innermost(nc net.Conn) net.Conn {
+// innermost returns the connection below every layer of TLS that nc has, and how
+// many there are.
+func innermost(nc net.Conn) (socket net.Conn, layers int) {
 	for next := below(nc); next != nil; next = below(nc) {
 		nc = next
+		layers++
 	}
-	return nc
+	return nc, layers
 }
+
+// opaque is a connection whose own type cannot be compared.
+type opaque struct{ net.Conn }
+
+func canCompare(nc net.Conn) bool { return reflect.ValueOf(nc).Comparable() }
 
 // below returns the connection that carries nc; nil if there is none. crypto/tls
 // and other implementations of TLS have this method.

@@ -29,10 +29,11 @@ type stream struct {
 // but TLS is between the two.
 func newStream(rwc io.ReadWriteCloser, nc net.Conn, direct bool) *stream {
 	s := &stream{ReadWriteCloser: rwc, epoch: time.Now()}
+	layers := 0
 	if nc != nil {
-		s.socket = innermost(nc)
+		s.socket, layers = innermost(nc)
 	}
-	if direct && s.socket == nc {
+	if direct && layers == 0 {
 		s.tcp, _ = nc.(*net.TCPConn)
 	}
 	s.lastRead.Store(1)

@@ -28,8 +28,7 @@ var defaultDialer = &net.Dialer{Timeout: 30 * time.Second, KeepAlive: 30 * time.
 func (s *sockets) ownTransport(t *http.Transport) *http.Transport {
 	own := t.Clone()
 	own.DisableKeepAlives = true
-	own.MaxConnsPerHost = 0
-	// A transport with a dial function tries HTTP/2 only if it is told to.
+	// By default a transport with a dial function does not try HTTP/2.
 	own.ForceAttemptHTTP2 = own.ForceAttemptHTTP2 || t.TLSNextProto["h2"] != nil
 	own.DialContext, own.Dial = s.dialer("Transport.DialContext", plainDial(t)), nil
 	if dial := tlsDial(t); dial != nil {
