@@ -315,7 +315,7 @@ func TestUnusableTokenIsAuthsFault(t *testing.T) {
 				t.Fatal(err)
 			}
 			defer closeAndWait(t, c)
-			st, _ := c.WaitState(context.Background(), func(s limpet.State) bool { return s.Cause != nil })
+			st, _ := c.WaitState(context.Background(), func(s limpet.State) bool { return s.Cause != nil || s.Phase == limpet.Ready })
 			if limpet.ClassOf(st.Cause) != limpet.ClassUser {
 				t.Errorf("class %q: %v", limpet.ClassOf(st.Cause), st.Cause)
 			}

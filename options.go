@@ -17,9 +17,12 @@ type Options struct {
 	// Dialect is the wire protocol. Defaults to limpet.v1, binary preferred.
 	Dialect wire.Dialect
 
-	// HTTPClient dials. Redirects are never followed. Defaults to a client on a
-	// shared transport that honours HTTP_PROXY, HTTPS_PROXY and NO_PROXY and
-	// requires TLS 1.2 or later.
+	// HTTPClient dials. Redirects are never followed. Each attempt uses a copy of
+	// an *http.Transport and closes what that has opened when the attempt ends: no
+	// socket is pooled, and MaxConnsPerHost bounds nothing across attempts. A
+	// Transport of another type must end its work when the context of the request
+	// ends. Defaults to a client on a shared transport that honours HTTP_PROXY,
+	// HTTPS_PROXY and NO_PROXY and requires TLS 1.2 or later.
 	HTTPClient *http.Client
 
 	// Header is sent with every upgrade request. What belongs to the handshake
@@ -64,8 +67,11 @@ type Options struct {
 	// are answered. Stats.PlainFrames reports which frames are in use.
 	PlainFrames bool
 
-	// AllowInsecure permits ws:// to other machines. Without it, ws:// reaches
-	// only loopback addresses and localhost.
+	// AllowInsecure permits ws:// to other machines, and through a proxy. Without
+	// it, ws:// reaches only this machine: the host is a loopback address,
+	// localhost or a name below it, no proxy is used, and nothing is sent unless
+	// the address that was dialled is a loopback address. The same is true of
+	// http:// in the requests of a dialect.
 	AllowInsecure bool
 
 	// Logger logs events: see Event for the events and their levels. Defaults to
@@ -168,7 +174,7 @@ type Credential struct {
 	Header http.Header
 
 	// Token is sent in the handshake of the dialect, for limpet.v1 in HELLO. It
-	// must be UTF-8 of at most 8 KiB.
+	// must be UTF-8 of at most 8 KiB without control characters.
 	Token Secret
 }
 
@@ -253,7 +259,7 @@ type SubscribeOptions struct {
 	Position Position
 
 	// Token is a credential for this subscription, for dialects that support one.
-	// It must be UTF-8 of at most 8 KiB.
+	// It must be UTF-8 of at most 8 KiB without control characters.
 	Token Secret
 
 	Delivery Delivery

@@ -4,9 +4,9 @@ package main
 var ofDial = []mutation{
 	{
 		name:    "dial: a stalled attempt keeps its sockets",
-		file:    "internal/socket/requests.go",
-		search:  "\tr.stop()\n\tr.sockets.close()\n",
-		replace: "\tr.stop()\n",
+		file:    "internal/socket/sockets.go",
+		search:  "\tfor nc := range open {\n\t\tcloseSocket(nc)\n",
+		replace: "\tfor range open {\n",
 		test:    "-run ^TestStalledDialLeavesNothing$ ./test",
 	},
 	{

@@ -156,8 +156,8 @@ var ofFrame = []mutation{
 	{
 		name:    "proxy: ws:// is handed to the proxy as plain HTTP",
 		file:    "internal/socket/proxy.go",
-		search:  "req.URL.Scheme != \"http\" ||",
-		replace: "req.URL.Scheme == \"http\" ||",
+		search:  "case proxy.Scheme == \"http\" || proxy.Scheme == \"https\":",
+		replace: "case proxy.Scheme == \"https\":",
 		test:    "-run ^TestProxyTunnel$ ./test",
 	},
 	{

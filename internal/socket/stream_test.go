@@ -116,9 +116,13 @@ func TestKillDoesNotWait(t *testing.T) {
 	if s.tcp != nil || layers != 2 {
 		t.Error("deadlines would interrupt TLS")
 	}
-	assert.NoError(t, socket.SetWriteDeadline(time.Now().Add(time.Second)))
-	if n, err := socket.Write(make([]byte, 64<<20)); err == nil {
-		t.Fatalf("%d bytes went into the buffers of the system", n)
+	for filled := 0; filled < 3; filled++ { // the system may yet make its buffers larger
+		assert.NoError(t, socket.SetWriteDeadline(time.Now().Add(200*time.Millisecond)))
+		if n, err := socket.Write(make([]byte, 64<<20)); err == nil {
+			t.Fatal("64 MiB went into the buffers of the system")
+		} else if n > 0 {
+			filled = 0
+		}
 	}
 	assert.NoError(t, socket.SetWriteDeadline(time.Time{}))
 	at := time.Now()
