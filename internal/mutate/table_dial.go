@@ -216,7 +216,7 @@ var ofDial = []mutation{
 		name:    "secrets: a rejection repeats the token",
 		file:    "reader.go",
 		search:  "ev.Ack.Rejects[i].Reason = r.secrets.hide(ev.Ack.Rejects[i].Reason)",
-		replace: "_ = r.secrets",
+		replace: "_ = i",
 		test:    "-run ^TestFramesOfThePeerHoldNoSecret$ ./test",
 	},
 }
