@@ -396,8 +396,10 @@ func TestCallsAfterAPermanentFailure(t *testing.T) {
 				o := &limpet.Options{Backoff: limpet.Backoff{MaxElapsed: time.Minute}, HTTPClient: &http.Client{
 					Transport: roundTripper(func(*http.Request) (*http.Response, error) { return nil, fault.err }),
 				}}
+				subscribed := make(chan struct{})
 				if fault.err == nil {
 					o.Auth = func(context.Context, limpet.AttemptInfo) (limpet.Credential, error) {
+						<-subscribed
 						return limpet.Credential{}, limpet.Permanent(fmt.Errorf("account closed: %w", context.Canceled))
 					}
 				}
@@ -405,6 +407,7 @@ func TestCallsAfterAPermanentFailure(t *testing.T) {
 				assert.NoError(t, err)
 				before, err := c.Subscribe(t.Context(), "a", nil)
 				assert.NoError(t, err)
+				close(subscribed)
 				<-c.Done()
 				ctx := t.Context()
 				_, publish := c.Publish(ctx, "a", nil, nil)

@@ -286,11 +286,15 @@ func TestGoexitInTheDialect(t *testing.T) {
 					srv.Network.Strike(limpettest.CloseWith(4200, "", 0))
 					synctest.Wait()
 				}
+				at := time.Now()
 				ack, err := c.Send(t.Context(), "a", []byte("x"), nil)
 				if d.hits.Load() == 0 {
 					t.Fatal("the fault did not happen")
 				}
 				if !ends {
+					if took := time.Since(at); took > time.Second {
+						t.Errorf("a connection without a reader lasted %v", took)
+					}
 					if err != nil || ack.Outcome != limpet.Acked || c.State().Generation != 2 {
 						t.Errorf("%v, connection %d: %v", ack, c.State().Generation, err)
 					}
