@@ -418,7 +418,7 @@ func TestCallsAfterAPermanentFailure(t *testing.T) {
 					"WaitLive": before.WaitLive(ctx), "Subscription.Err": before.Err(), "Shutdown": c.Shutdown(ctx),
 				} {
 					var p *limpet.PermanentError
-					if !errors.As(err, &p) || p != c.Err() || limpet.ClassOf(err) != fault.class {
+					if !errors.As(err, &p) || p != c.Err() || limpet.ClassOf(err) != fault.class || strings.Contains(err.Error(), "the caller's context") {
 						t.Errorf("%s: class %q: %v", call, limpet.ClassOf(err), err)
 					}
 				}
