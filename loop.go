@@ -51,7 +51,7 @@ type loop struct {
 	earliestRetry  time.Time          // the server's slot: no attempt before it
 	spread         time.Duration      // the server's reconnect window
 	goAwayUntil    time.Time          // no attempt before it after the loss that the server announced
-	askAgainAt     time.Time          // the earliest time at which a subscription is due to be asked for again
+	askedAgainAt   time.Time          // when subscriptions were last asked for again
 
 	refreshCredential   bool      // the next attempt needs a new credential
 	credentialRefusedAt time.Time // when the server last refused one; zero after a welcome
@@ -274,7 +274,7 @@ func (l *loop) end(err error) {
 	if err == nil {
 		l.discardWaiting()
 	}
-	for _, s := range l.registry.subs {
+	for s := range l.registry.all() {
 		s.queue.finish(err, false)
 		s.endedByClient.Store(true)
 		l.enterSub(s, SubState{Phase: SubEnded, Err: err})
@@ -293,7 +293,7 @@ func (l *loop) discardWaiting() {
 
 // consumed returns the subscriptions whose consumers may still be taking.
 func (l *loop) consumed() []*Subscription {
-	return slices.AppendSeq(slices.Clone(l.registry.subs), maps.Keys(l.draining))
+	return slices.AppendSeq(slices.Collect(l.registry.all()), maps.Keys(l.draining))
 }
 
 // drain ends the stream of s once its consumers have taken what is waiting;

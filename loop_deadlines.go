@@ -134,7 +134,7 @@ var askPool sync.Pool
 
 // noteAsk follows when s is asked for on k, if the dialect has answers.
 func (l *loop) noteAsk(k *link, s *Subscription) {
-	s.askAgainAt = time.Time{}
+	l.registry.postpone(s, time.Time{})
 	if !l.c.cfg.traits.Confirms {
 		return
 	}
@@ -226,10 +226,17 @@ func (l *loop) notAnswered(s *Subscription) {
 
 // askAgainAfter postpones the next request for s, on whatever connection.
 func (l *loop) askAgainAfter(s *Subscription, d time.Duration) {
-	s.askAgainAt = l.now.Add(d)
-	if l.askAgainAt.IsZero() || s.askAgainAt.Before(l.askAgainAt) {
-		l.askAgainAt = s.askAgainAt
+	l.registry.postpone(s, l.now.Add(d))
+}
+
+// nextAskAt is when the next subscriptions are asked for again: few rounds for
+// many. Zero: never.
+func (l *loop) nextAskAt() time.Time {
+	at := l.registry.nextDue()
+	if at.IsZero() {
+		return at
 	}
+	return later(at, l.askedAgainAt.Add(minBetweenAttempts))
 }
 
 // mustWait reports whether s must not be asked for yet.
@@ -237,23 +244,15 @@ func (s *Subscription) mustWait(now time.Time) bool { return s.askAgainAt.After(
 
 // askAgain takes up the subscriptions that are due to be asked for again.
 func (l *loop) askAgain(k *link) {
-	if !due(l.askAgainAt, l.now) {
+	if !due(l.nextAskAt(), l.now) {
 		return
 	}
-	l.askAgainAt = time.Time{}
-	for _, s := range l.registry.subs {
-		switch {
-		case s.askAgainAt.IsZero():
-		case !s.mustWait(l.now):
-			s.askAgainAt = time.Time{}
-			if l.askedOnLink(s) {
-				l.withdraw(k, s)
-			}
-			k.toAsk = append(k.toAsk, s)
-		case l.askAgainAt.IsZero() || s.askAgainAt.Before(l.askAgainAt):
-			// Few rounds for many: each one looks at every subscription.
-			l.askAgainAt = later(s.askAgainAt, l.now.Add(minBetweenAttempts))
+	l.askedAgainAt = l.now
+	for _, s := range l.registry.takeDue(l.now) {
+		if l.askedOnLink(s) {
+			l.withdraw(k, s)
 		}
+		k.toAsk = append(k.toAsk, s)
 	}
 }
 
@@ -291,7 +290,7 @@ func (l *loop) untilNextDeadline() time.Duration {
 		}
 		at(k.handshakeBy)
 		at(k.closeBy)
-		at(l.askAgainAt)
+		at(l.nextAskAt())
 		if k.ready {
 			if k.unanswered.Len() > 0 {
 				at(k.answerBy())

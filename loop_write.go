@@ -19,9 +19,6 @@ func (l *loop) startWrite() {
 	if k.writing || k.writeErr != nil {
 		return
 	}
-	if l.registry.changed {
-		l.registry.publishRoutes()
-	}
 	frames := framesPool.Get().(*wire.Frames)
 	if k.start != nil {
 		frames, k.start = k.start, nil
@@ -167,7 +164,7 @@ func (l *loop) encode(k *link, ops []wire.Op, out *wire.Frames) (through uint64)
 			k.unencoded = true
 			return through // the messages behind it are sent again from there
 		case wire.OpSubscribe:
-			if s := l.c.routes.Load().keyed(bad.Key); s != nil {
+			if s := l.c.routes.keyed(bad.Key); s != nil {
 				l.endSub(s, &Error{Op: "Subscribe", Class: ClassInput, Err: joinReason(ErrRejected, oe.Err)})
 			}
 		}
