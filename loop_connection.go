@@ -34,6 +34,7 @@ func (l *loop) open(c *conn, token string) {
 	codec, err := l.c.cfg.Dialect.Open(wire.Resume{
 		Conn: c.gen, Subprotocol: c.Subprotocol, Session: l.session, Token: token,
 		Uplink: l.window.uplink(), Subs: subs, TTL: l.c.cfg.SessionTTL, ReadLimit: l.c.cfg.ReadLimit,
+		Heartbeat: l.c.cfg.Heartbeat.Interval,
 	})
 	k := &link{
 		conn: c, codec: codec, start: new(wire.Frames),

@@ -37,6 +37,9 @@ func (l *loop) tick() {
 	case due(k.closeBy, l.now):
 		l.connectionLost(k, 0, "", nil)
 	case l.peerIsSilent(k):
+		if k.writing { // the next connection begins with less
+			l.writeBytes = max(l.writeBytes/4, minWriteBytes)
+		}
 		l.fail(k, &wire.Failure{Stage: wire.StageOpen, Err: ErrHeartbeat})
 	case k.writing && due(k.stalledAt(), l.now):
 		l.fail(k, &wire.Failure{Stage: wire.StageOpen, Err: ErrStalled})
@@ -61,9 +64,20 @@ func (l *loop) peerIsSilent(k *link) bool {
 	return true
 }
 
-// silentAt is when the peer counts as dead if nothing is received before.
+// silentAt is when the peer counts as dead if it gives no sign of life before.
 func (k *link) silentAt() time.Time {
-	return later(k.conn.LastRead().Add(time.Duration(silentIntervals*float64(k.heartbeat))), k.graceUntil)
+	k.noteProgress()
+	lastSign := later(k.conn.LastRead(), k.moved)
+	return later(lastSign.Add(time.Duration(silentIntervals*float64(k.heartbeat))), k.graceUntil)
+}
+
+// noteProgress takes bytes that the write in progress has moved after a while for a
+// sign of life: the peer has taken what filled the socket before. A write that does not
+// wait is none, since a socket accepts bytes for a peer that is gone.
+func (k *link) noteProgress() {
+	if at := k.conn.LastWrote(); k.writing && at.Sub(k.writeStarted) >= min(k.heartbeat/10, 100*time.Millisecond) {
+		k.moved = at
+	}
 }
 
 // stalledAt is when the write in progress counts as stalled if no byte is written
@@ -80,7 +94,10 @@ func (l *loop) sendHeartbeat(k *link) {
 	k.pingAt = l.now.Add(k.heartbeat)
 	switch l.c.cfg.traits.Ping {
 	case wire.PingOp:
-		k.ops = append(k.ops, wire.Op{Kind: wire.OpPing, N: k.conn.gen})
+		if !k.pingQueued { // one is enough while a write takes long
+			k.pingQueued = true
+			k.ops = append(k.ops, wire.Op{Kind: wire.OpPing, N: k.conn.gen})
+		}
 	case wire.PingControl:
 		if k.pinging {
 			return

@@ -197,6 +197,7 @@ type wrote struct {
 	conn    *conn
 	err     error
 	through uint64 // highest sequence number in it
+	bytes   int
 }
 
 func (e wrote) apply(l *loop) {
@@ -204,6 +205,7 @@ func (e wrote) apply(l *loop) {
 	if k == nil {
 		return
 	}
+	k.noteProgress()
 	k.writing = false
 	if e.err != nil {
 		// The reader learns why: only it sees the close code.
@@ -211,6 +213,7 @@ func (e wrote) apply(l *loop) {
 		l.c.goroutines.spawn(e.conn.Kill) // what closes a connection may be the caller's, and wait
 		return
 	}
+	l.followLink(k, e.bytes)
 	k.noteWritten(l.now)
 	if !l.c.cfg.traits.Acks && e.through > 0 {
 		l.window.written(e.through)

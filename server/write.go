@@ -30,8 +30,9 @@ type writer struct {
 	size   int            // upper bound of its encoded size
 	buf    *[]byte        // nil between batches
 
-	wrote   time.Time // time of the last write
-	expires time.Time // of the principal; zero: never
+	wrote   time.Time     // time of the last write
+	expires time.Time     // of the principal; zero: never
+	beat    time.Duration // something is sent at least as often
 }
 
 // buffers holds buffers for encoded batches.
@@ -138,7 +139,7 @@ func (w *writer) execute(o *order) error {
 	case orderSend:
 		return w.put(&o.frame)
 	case orderWelcome:
-		w.session, w.expires = o.session, o.expires
+		w.session, w.expires, w.beat = o.session, o.expires, o.beat
 		if err := w.put(&o.frame); err != nil {
 			return err
 		}
@@ -398,12 +399,12 @@ func (w *writer) watch() time.Duration {
 		}
 		return left
 	}
-	wait := o.Heartbeat - now.Sub(w.wrote)
+	wait := w.beat - now.Sub(w.wrote)
 	if wait <= 0 {
 		if len(w.frames) == 0 {
 			w.frames = append(w.frames, native.Frame{Type: native.TypePing, N: uint64(now.UnixMilli())})
 		}
-		wait = o.Heartbeat
+		wait = w.beat
 	}
 	timeout := 5 * o.Heartbeat / 2
 	left := timeout
