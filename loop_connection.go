@@ -105,6 +105,7 @@ func (l *loop) welcome(k *link, r *wire.Ready) {
 		}
 		k.heartbeat = announced
 	}
+	k.silence = l.silenceAllowed(k.heartbeat)
 	// The first heartbeat is sent at a random moment: clients that reconnected
 	// together must not send their heartbeats together.
 	k.pingAt = l.now.Add(uniform(k.heartbeat))

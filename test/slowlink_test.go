@@ -151,3 +151,38 @@ func TestSlowDownlinkIsNoLoss(t *testing.T) {
 		}
 	}
 }
+
+// What is small and urgent does not wait behind a backlog for longer than one write, and
+// that takes half a second at most.
+func TestControlFramesBeforeABacklog(t *testing.T) {
+	for _, dir := range []limpettest.Direction{limpettest.Up, limpettest.Down} {
+		for _, plain := range bothFrameLayers() {
+			t.Run(fmt.Sprintf("%v, plain %v", dir, plain), func(t *testing.T) {
+				synctest.Test(t, func(t *testing.T) {
+					srv := limpettest.NewServer(t, &limpettest.ServerOptions{Network: slow(dir, 100*time.Millisecond)})
+					c := dial(t, srv, &limpet.Options{PlainFrames: plain})
+					feed := subscribeLive(t, c, "feed", nil)
+					const backlog = 400
+					for range backlog {
+						if dir == limpettest.Down {
+							publish(t, srv, "feed", string(make([]byte, 1000)))
+						} else if _, err := c.Publish(context.Background(), "a", make([]byte, 1000), nil); err != nil {
+							t.Fatal(err)
+						}
+					}
+					time.Sleep(5 * time.Second) // both ends have learned how fast the link is
+					for i := range 5 {
+						at := time.Now()
+						subscribeLive(t, c, fmt.Sprint(i), nil)
+						if took := time.Since(at); took > 1300*time.Millisecond {
+							t.Errorf("a subscription behind a backlog was live after %v", took)
+						}
+					}
+					if dir == limpettest.Down && feed.Stats().Received == backlog || dir == limpettest.Up && c.Stats().Acked == backlog {
+						t.Error("there was no backlog")
+					}
+				})
+			})
+		}
+	}
+}
