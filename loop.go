@@ -90,7 +90,7 @@ type link struct {
 
 	// Signs of life.
 	heartbeat  time.Duration
-	silence    time.Duration // without a sign of life, after which the peer counts as dead
+	silences   int // as loop.silences, at its beginning
 	pinging    bool
 	pingQueued bool      // ops hold a ping
 	moved      time.Time // when the peer last took bytes for which a write had to wait

@@ -39,6 +39,7 @@ func (l *loop) open(c *conn, token string) {
 	k := &link{
 		conn: c, codec: codec, start: new(wire.Frames),
 		heartbeat:   l.c.cfg.Heartbeat.Interval,
+		silences:    l.silences,
 		handshakeBy: l.now.Add(l.policy.handshakeTimeout),
 	}
 	l.link = k
@@ -105,7 +106,6 @@ func (l *loop) welcome(k *link, r *wire.Ready) {
 		}
 		k.heartbeat = announced
 	}
-	k.silence = l.silenceAllowed(k.heartbeat)
 	// The first heartbeat is sent at a random moment: clients that reconnected
 	// together must not send their heartbeats together.
 	k.pingAt = l.now.Add(uniform(k.heartbeat))

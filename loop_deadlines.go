@@ -66,7 +66,7 @@ func (l *loop) peerIsSilent(k *link) bool {
 func (k *link) silentAt() time.Time {
 	k.noteProgress()
 	lastSign := later(k.conn.LastRead(), k.moved)
-	return later(lastSign.Add(k.silence), k.graceUntil)
+	return later(lastSign.Add(silenceAllowed(k.heartbeat, k.silences)), k.graceUntil)
 }
 
 // peerWasSilent makes the next connection write less at once and, if this one carried
@@ -80,11 +80,12 @@ func (l *loop) peerWasSilent(k *link) {
 	}
 }
 
-// silenceAllowed is how long a peer may give no sign of life.
-func (l *loop) silenceAllowed(heartbeat time.Duration) time.Duration {
+// silenceAllowed is how long a peer may give no sign of life after a number of
+// connections in a row that ended in silence.
+func silenceAllowed(heartbeat time.Duration, silences int) time.Duration {
 	d := time.Duration(silentIntervals * float64(heartbeat))
 	longest := max(d, maxSilence)
-	for range l.silences {
+	for range silences {
 		if d = d * 8 / 5; d >= longest {
 			return longest
 		}

@@ -186,3 +186,25 @@ func TestControlFramesBeforeABacklog(t *testing.T) {
 		}
 	}
 }
+
+// A server that knows nothing of the client's interval, on a link that holds more than
+// the client waits for: the client's patience grows until something gets through.
+func TestPatienceWithSilenceGrows(t *testing.T) {
+	for _, plain := range bothFrameLayers() {
+		synctest.Test(t, func(t *testing.T) {
+			srv := limpettest.NewServer(t, &limpettest.ServerOptions{Network: slow(limpettest.Up, 3*time.Second)})
+			c := dial(t, srv, &limpet.Options{Dialect: keepsInterval{native.New(nil)}, PlainFrames: plain,
+				Heartbeat: limpet.Heartbeat{Interval: time.Second}})
+			for range 3 {
+				if _, err := c.Publish(context.Background(), "a", make([]byte, 200<<10), nil); err != nil {
+					t.Fatal(err)
+				}
+			}
+			ctx, cancel := context.WithTimeout(context.Background(), 5*time.Minute)
+			defer cancel()
+			if err := c.Flush(ctx); err != nil || c.Stats().Acked != 3 {
+				t.Errorf("plain %v: %v, %+v, %v", plain, err, c.Stats(), c.State().Cause)
+			}
+		})
+	}
+}
