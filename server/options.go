@@ -35,9 +35,9 @@ type Options struct {
 	// without an Origin do not come from a page and are served.
 	Origins []string
 
-	// Heartbeat is the interval in which the server sends at least one frame. A
-	// client that sends nothing for 2.5 heartbeats is removed. Defaults to 20
-	// seconds.
+	// Heartbeat is the interval in which the server sends at least one frame; a
+	// client may ask for a shorter one, down to 100 milliseconds. A client that
+	// sends nothing for 2.5 heartbeats is removed. Defaults to 20 seconds.
 	Heartbeat time.Duration
 
 	// HelloTimeout is the time from the upgrade to HELLO. Defaults to 5 seconds.
