@@ -268,7 +268,8 @@ type SubscribeOptions struct {
 
 	// ManualAck means that only Message.Ack acknowledges a message. The
 	// subscription hands out at most Delivery.Buffer messages, counted from the
-	// oldest unacknowledged one; then it waits.
+	// oldest unacknowledged one; then it waits. SubStats.Unacked counts them, and
+	// DeliveryStopped reports a wait of 30 seconds.
 	ManualAck bool
 }
 

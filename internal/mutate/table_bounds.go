@@ -101,4 +101,32 @@ var ofBounds = []mutation{
 		replace: "case took > time.Hour:",
 		test:    "-run ^TestControlFramesBeforeABacklog$ ./test",
 	},
+	{
+		name:    "standstill: only what waits counts",
+		file:    "queue_overflow.go",
+		search:  "q.tracker.unacked.Len() >= q.delivery.Buffer {\n\t\treturn true",
+		replace: "q.tracker.unacked.Len() < 0 {\n\t\treturn true",
+		test:    "-run ^TestStandstillIsReported$ ./test",
+	},
+	{
+		name:    "standstill: a consumer at work counts as absent",
+		file:    "queue_overflow.go",
+		search:  " || q.bodies > 0 ||",
+		replace: " ||",
+		test:    "-run ^TestStandstillIsReported$ ./test",
+	},
+	{
+		name:    "standstill: reported although it ended in time",
+		file:    "queue_overflow.go",
+		search:  "\t\tq.stillSince = time.Time{}\n",
+		replace: "",
+		test:    "-run ^TestStandstillEnds$ ./test",
+	},
+	{
+		name:    "standstill: what the deliverer holds counts as taken",
+		file:    "queue_commit.go",
+		search:  "q.tracker.open()-q.held-q.heldDropped",
+		replace: "q.tracker.open()-q.heldDropped",
+		test:    "-run ^TestStandstillIsReported$ ./test",
+	},
 }
