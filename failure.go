@@ -246,7 +246,7 @@ const (
 // finality decides which failures end the client: docs/ending.md.
 type finality struct {
 	wasReady   bool      // the client has been ready
-	violations int       // since the last Ready
+	violations int       // in a row, since the last Ready
 	count      int       // failures in a row since then that the tables call final
 	since      time.Time // the first of them
 }
@@ -262,11 +262,13 @@ func (y *finality) weigh(d *decision, now time.Time, canRefresh, keepTrying bool
 		d.Action, d.class = wire.ActionStop, ClassAuth
 	}
 	if !d.byTable {
-		y.count = 0
+		y.count, y.violations = 0, 0
 		return
 	}
 	if d.isViolation {
 		y.violations++
+	} else {
+		y.violations = 0
 	}
 	switch {
 	case d.namesTime, d.Action != wire.ActionStop && d.Action != wire.ActionRefresh && !d.isViolation:
