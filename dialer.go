@@ -25,8 +25,9 @@ type dialer struct {
 	inbox      *inbox
 	goroutines *goroutines
 	secrets    *secrets
-	authBusy   atomic.Bool // a call of Auth has not returned
-	busy       atomic.Bool // an attempt has not returned
+	authBusy   atomic.Bool  // a call of Auth has not returned
+	busy       atomic.Bool  // an attempt has not returned
+	dials      atomic.Int32 // calls of dial functions that have not returned
 }
 
 // attempt is what the dialer gets from the loop for one attempt.
@@ -118,17 +119,25 @@ func (d *dialer) dialGuarded(ctx context.Context, a attempt) (result dialed) {
 			result = failedDial(a, &userError{"Options.HTTPClient", &PanicError{Value: p, Stack: debug.Stack()}})
 		}
 		if result.failure != nil {
-			result.failure.Err = asCallersPanic(result.failure.Err)
+			result.failure.Err = asCallersFault(result.failure.Err)
 		}
 	}()
-	return d.dial(ctx, a)
+	result = d.dial(ctx, a)
+	if result.failure != nil && result.failure.Err != nil {
+		socket.CallMethods(result.failure.Err)
+	}
+	return result
 }
 
-// asCallersPanic makes a panic that internal/socket recovered an error that the
-// caller of the client can see; it returns any other err as it is.
-func asCallersPanic(err error) error {
+// asCallersFault makes what internal/socket reports about the caller's code an error
+// that names the option; it returns any other err as it is.
+func asCallersFault(err error) error {
 	var p *socket.Panic
-	if !errors.As(err, &p) {
+	var hanging *socket.HangingError
+	switch {
+	case errors.As(err, &hanging):
+		return &userError{"Options.HTTPClient", hanging}
+	case !errors.As(err, &p):
 		return err
 	}
 	return &userError{"Options.HTTPClient", fmt.Errorf("%s: %w", p.Where, &PanicError{Value: p.Value, Stack: p.Stack})}
@@ -149,7 +158,7 @@ func (d *dialer) dial(ctx context.Context, a attempt) dialed {
 	if err := checkHeader(cred.Header); err != nil {
 		return fail(&userError{"Options.Auth", fmt.Errorf("Credential.Header: %w", err)})
 	}
-	requests := socket.NewRequests(ctx, d.cfg.HTTPClient, d.cfg.AllowInsecure)
+	requests := socket.NewRequests(ctx, d.cfg.HTTPClient, d.cfg.AllowInsecure, &d.dials)
 	defer requests.End()
 	w := &wire.Attempt{
 		Number: a.number, Session: a.session, Token: cred.Token.reveal(), Subs: a.subs,
@@ -234,6 +243,9 @@ func (d *dialer) credential(ctx context.Context, a attempt) (Credential, error) 
 		ans.cred, ans.err = d.cfg.Auth(ctx, AttemptInfo{
 			Number: a.number, Host: d.cfg.url.Host, Refresh: a.refresh, Cause: a.cause,
 		})
+		if ans.err != nil {
+			socket.CallMethods(ans.err)
+		}
 	}()
 	select {
 	case ans := <-answers:

@@ -33,7 +33,7 @@ func (r *reader) run() {
 		// of a new goroutine while it waits: docs/decisions/0007.
 		batch, err := r.conn.Receive(idle)
 		if err = r.handle(batch, err); err != nil {
-			r.inbox.post(readFailed{r.conn, asCallersPanic(err)})
+			r.inbox.post(readFailed{r.conn, asCallersFault(err)})
 			return
 		}
 		if !r.wakes.frequent(time.Now()) {

@@ -100,9 +100,9 @@ func (u *upgrade) RoundTrip(req *http.Request) (*http.Response, error) {
 }
 
 func readBounded(body io.ReadCloser, limit int64) []byte {
-	timer := time.AfterFunc(bodyTimeout, func() { body.Close() })
+	timer := time.AfterFunc(bodyTimeout, func() { closeBody(body) })
 	defer timer.Stop()
-	defer body.Close()
+	defer closeBody(body)
 	b, _ := io.ReadAll(io.LimitReader(body, limit))
 	return b
 }

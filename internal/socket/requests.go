@@ -11,6 +11,7 @@ import (
 	"net/url"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/limpet-go/limpet/wire"
@@ -37,7 +38,8 @@ const returnWithin = 50 * time.Millisecond
 
 // NewRequests begins an attempt that ends with ctx. client may be nil; without a
 // transport it gets the shared one. insecure permits clear text to other machines.
-func NewRequests(ctx context.Context, client *http.Client, insecure bool) *Requests {
+// dials counts the calls of dial functions that are in progress, of all attempts.
+func NewRequests(ctx context.Context, client *http.Client, insecure bool, dials *atomic.Int32) *Requests {
 	r := &Requests{ctx: ctx, client: &http.Client{}, insecure: insecure}
 	if client != nil {
 		*r.client = *client
@@ -45,7 +47,7 @@ func NewRequests(ctx context.Context, client *http.Client, insecure bool) *Reque
 	if r.client.Transport == nil {
 		r.client.Transport = sharedTransport
 	}
-	r.sockets = &sockets{ctx: ctx, open: make(map[net.Conn]struct{})}
+	r.sockets = &sockets{ctx: ctx, dials: dials, open: make(map[net.Conn]struct{})}
 	// Until then the requests themselves return, with the error of ctx and not with
 	// that of a closed socket.
 	r.stop = context.AfterFunc(ctx, func() { time.AfterFunc(returnWithin, r.sockets.close) })
