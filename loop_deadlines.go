@@ -1,6 +1,7 @@
 package limpet
 
 import (
+	"net"
 	"slices"
 	"sync"
 	"time"
@@ -36,6 +37,8 @@ func (l *loop) tick() {
 		l.fail(k, &wire.Failure{Stage: wire.StageHandshake, Err: ErrHeartbeat})
 	case due(k.closeBy, l.now):
 		l.connectionLost(k, 0, "", nil)
+	case due(k.killBy, l.now):
+		l.connectionLost(k, 0, "", k.lostError(net.ErrClosed))
 	case l.peerIsSilent(k):
 		l.fail(k, &wire.Failure{Stage: wire.StageOpen, Err: ErrHeartbeat})
 	case k.writing && due(k.stalledAt(), l.now):
@@ -101,7 +104,7 @@ func (l *loop) checkStable(k *link) {
 		return
 	}
 	early := k.stableAt.Add(-l.c.cfg.Backoff.StableAfter * 5 / 6)
-	if !due(k.stableAt, l.now) && !(due(early, l.now) && (k.acked || l.hasReceived(k))) {
+	if !due(k.stableAt, l.now) && !(due(early, l.now) && (k.proved || l.hasReceived(k))) {
 		return
 	}
 	k.stable = true
@@ -291,6 +294,7 @@ func (l *loop) untilNextDeadline() time.Duration {
 		}
 		at(k.handshakeBy)
 		at(k.closeBy)
+		at(k.killBy)
 		at(l.askAgainAt)
 		if k.ready {
 			if k.unanswered.Len() > 0 {

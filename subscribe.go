@@ -123,7 +123,7 @@ func (s *Subscription) WaitLive(ctx context.Context) error {
 	switch {
 	case st.Phase == SubEnded && st.Err != nil:
 		return st.Err
-	case st.Phase == SubEnded && s.endedByClient.Load():
+	case st.Phase == SubEnded && s.endedByClient.Load(), st.Phase != SubEnded && s.client.closed.Load() && !s.closed.Load():
 		return &Error{Op: "WaitLive", Class: ClassClosed, Err: ErrClosed}
 	case st.Phase == SubEnded || s.closed.Load():
 		return &Error{Op: "WaitLive", Class: ClassClosed, Err: ErrSubscriptionClosed}
