@@ -7,6 +7,7 @@ import (
 	"sync/atomic"
 	"time"
 
+	"github.com/limpet-go/limpet/internal/secrets"
 	"github.com/limpet-go/limpet/wire"
 )
 
@@ -20,7 +21,7 @@ type reader struct {
 	inbox      *inbox
 	counters   *counters
 	goroutines *goroutines
-	secrets    *secrets
+	secrets    *secrets.Set
 
 	names serverNames
 	wakes wakeRate
@@ -140,11 +141,11 @@ func (r *reader) route(events *wire.Events) error {
 // hideSecrets removes the client's credentials from what the peer says.
 func (r *reader) hideSecrets(ev *wire.Event) {
 	if ev.Reason != "" {
-		ev.Reason = r.secrets.hide(ev.Reason)
+		ev.Reason = r.secrets.Hide(ev.Reason)
 	}
 	if ev.Ack != nil {
 		for i := range ev.Ack.Rejects {
-			ev.Ack.Rejects[i].Reason = r.secrets.hide(ev.Ack.Rejects[i].Reason)
+			ev.Ack.Rejects[i].Reason = r.secrets.Hide(ev.Ack.Rejects[i].Reason)
 		}
 	}
 }

@@ -198,7 +198,7 @@ func (c *Client) Subscribe(ctx context.Context, topic string, o *SubscribeOption
 		return nil, err
 	}
 	if o != nil {
-		c.secrets.addSubscription(o.Token.reveal())
+		c.secrets.AddSubscription(o.Token.reveal())
 	}
 	cmd := subscribe{s, make(chan error, 1)}
 	if !c.inbox.post(cmd) {
