@@ -5,8 +5,10 @@ import (
 	"errors"
 	"fmt"
 	"net/http"
+	"net/url"
 	"runtime/debug"
 	"slices"
+	"strings"
 	"sync/atomic"
 	"time"
 
@@ -145,14 +147,14 @@ func (d *dialer) dial(ctx context.Context, a attempt) dialed {
 	fail := func(err error) dialed { return failedDial(a, err) }
 	cred, err := d.credential(ctx, a)
 	if err != nil {
-		return fail(&userError{"Options.Auth", err})
+		return fail(&userError{optionAuth, err})
 	}
 	d.noteSecrets(&cred, a.subs)
 	if err := checkToken(cred.Token); err != nil {
-		return fail(&userError{"Options.Auth", err})
+		return fail(&userError{optionAuth, err})
 	}
 	if err := checkHeader(cred.Header); err != nil {
-		return fail(&userError{"Options.Auth", fmt.Errorf("Credential.Header: %w", err)})
+		return fail(&userError{optionAuth, fmt.Errorf("Credential.Header: %w", err)})
 	}
 	requests := socket.NewRequests(ctx, d.cfg.HTTPClient, d.cfg.AllowInsecure, &d.dials)
 	defer requests.End()
@@ -192,18 +194,21 @@ func (d *dialer) noteSecrets(cred *Credential, subs []wire.Subscribe) {
 func (d *dialer) prepare(requests *socket.Requests, w *wire.Attempt) (err error) {
 	for step := 0; ; step++ {
 		if err := d.cfg.Dialect.Attempt(w); err != nil {
-			return err
+			return asDialectsFault(err)
 		}
 		d.secrets.AddRequest(w.URL, w.Header)
 		d.secrets.Add(w.Token)
 		d.addCookies(w.URL)
 		switch {
 		case w.Dial:
-			return nil
+			return asDialectsFault(checkRequest("Attempt.URL", w.URL, w.Header, "ws", "wss", "http", "https"))
 		case w.Request == nil:
-			return fmt.Errorf("dialect %s neither dials nor makes an HTTP request", d.cfg.Dialect.Name())
+			return asDialectsFault(fmt.Errorf("dialect %s neither dials nor makes an HTTP request", d.cfg.Dialect.Name()))
 		case step == maxSteps:
-			return fmt.Errorf("dialect %s made more than %d HTTP requests without dialling", d.cfg.Dialect.Name(), maxSteps)
+			return asDialectsFault(fmt.Errorf("dialect %s made more than %d HTTP requests without dialling", d.cfg.Dialect.Name(), maxSteps))
+		}
+		if err := checkRequest("Request.URL", w.Request.URL, w.Request.Header, "http", "https"); err != nil {
+			return asDialectsFault(err)
 		}
 		d.secrets.AddRequest(w.Request.URL, w.Request.Header)
 		d.addCookies(w.Request.URL)
@@ -212,6 +217,29 @@ func (d *dialer) prepare(requests *socket.Requests, w *wire.Attempt) (err error)
 		}
 		w.Request = nil
 	}
+}
+
+// asDialectsFault makes err an error of Options.Dialect, which it is already after a
+// panic.
+func asDialectsFault(err error) error {
+	var user *userError
+	if err == nil || errors.As(err, &user) {
+		return err
+	}
+	return &userError{"Options.Dialect", err}
+}
+
+// checkRequest returns why a request that a dialect prepared cannot be made. Its text
+// holds no value.
+func checkRequest(field, rawURL string, h http.Header, schemes ...string) error {
+	u, err := url.Parse(rawURL)
+	switch {
+	case err != nil:
+		return fmt.Errorf("%s cannot be parsed: %w", field, withoutQuotes(errors.Unwrap(err)))
+	case !slices.Contains(schemes, u.Scheme) || u.Host == "" || !validPort(u):
+		return fmt.Errorf("%s must have one of the schemes %s, a host, and a port that exists", field, strings.Join(schemes, ", "))
+	}
+	return checkCharacters(h)
 }
 
 // addCookies adds the cookies that a request to rawURL carries to the secrets.

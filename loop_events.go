@@ -43,7 +43,7 @@ func (e dialed) apply(l *loop) {
 		return
 	}
 	var user *userError
-	if e.failure == nil || !errors.As(e.failure.Err, &user) {
+	if e.failure == nil || !errors.As(e.failure.Err, &user) || user.option != optionAuth {
 		l.refreshCredential = false // Auth has answered
 	}
 	if e.failure != nil {

@@ -219,6 +219,7 @@ func TestHookTimesOut(t *testing.T) {
 func TestHookCannotReachItsBackend(t *testing.T) {
 	for what, err := range map[string]error{
 		"refused":      &net.OpError{Op: "dial", Net: "tcp", Err: os.NewSyscallError("connect", syscall.ECONNREFUSED)},
+		"closed":       &net.OpError{Op: "write", Net: "tcp", Err: net.ErrClosed},
 		"reset":        fmt.Errorf("query: %w", syscall.ECONNRESET),
 		"an HTTP call": &url.Error{Op: "Get", URL: "http://policy", Err: &net.OpError{Op: "read", Err: syscall.EPIPE}},
 		"DNS":          &net.DNSError{Err: "server misbehaving", Name: "db", IsTemporary: true},

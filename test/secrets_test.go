@@ -218,9 +218,14 @@ func TestEscapedSecretIsNotRepeated(t *testing.T) {
 type changingDialect struct {
 	rawDialect
 	change func(*wire.Attempt)
+	steps  bool // it makes a request first
 }
 
-func (d changingDialect) Attempt(a *wire.Attempt) error { d.change(a); a.Dial = true; return nil }
+func (d changingDialect) Attempt(a *wire.Attempt) error {
+	d.change(a)
+	a.Dial = !d.steps
+	return nil
+}
 
 // What a dialect puts into the path or before the host of its URL is a credential, and
 // so are the cookies of the jar.

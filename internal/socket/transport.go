@@ -10,17 +10,17 @@ import (
 )
 
 // sharedTransport serves every client without an HTTPClient of its own. It does
-// not start from http.DefaultTransport: a program may have replaced that.
+// not start from http.DefaultTransport: a program may have replaced that. It has no
+// timeouts of its own: the attempt has one, which grows.
 var sharedTransport = &http.Transport{
 	Proxy:                  http.ProxyFromEnvironment,
 	DialContext:            defaultDialer.DialContext,
 	TLSClientConfig:        &tls.Config{MinVersion: tls.VersionTLS12},
-	TLSHandshakeTimeout:    10 * time.Second,
 	MaxResponseHeaderBytes: 64 << 10,
 	DisableKeepAlives:      true,
 }
 
-var defaultDialer = &net.Dialer{Timeout: 30 * time.Second, KeepAlive: 30 * time.Second}
+var defaultDialer = &net.Dialer{KeepAlive: 30 * time.Second}
 
 // ownTransport returns a copy of t for one attempt. The copy pools nothing, so a
 // refusal closes its socket and a stalled dial holds up no other attempt.
