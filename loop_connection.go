@@ -112,6 +112,7 @@ func (l *loop) welcome(k *link, r *wire.Ready) {
 	k.pingAt = l.now.Add(uniform(k.heartbeat))
 	k.stableAt = l.now.Add(l.c.cfg.Backoff.StableAfter)
 	l.session = r.Session
+	l.c.secrets.AddKey(r.Session.Key)
 	l.spread = min(r.Spread, maxSpread)
 	l.disconnectedAt = time.Time{}
 	l.credentialRefusedAt = time.Time{} // the server has taken the credential
@@ -190,9 +191,9 @@ func (l *loop) fail(k *link, f *wire.Failure) {
 	k.applyFatalError(f, l.now)
 	f.Attempt = l.policy.failures + 1
 	d := decide(l.c.cfg.Dialect, f)
-	f.Reason = l.c.secrets.hide(f.Reason)
+	f.Reason = l.c.secrets.Hide(f.Reason)
 	why := failureError(f, d)
-	why.Err = l.c.secrets.hideError(why.Err)
+	why.Err = l.c.secrets.HideError(why.Err)
 	l.state.Cause = why
 	if d.TooBig && k != nil && k.ready && l.link == k {
 		l.window.frameTooBig()
