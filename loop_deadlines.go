@@ -43,6 +43,7 @@ func (l *loop) tick() {
 	default:
 		l.sendHeartbeat(k)
 		l.checkAnswers(k)
+		l.freeTopics(k)
 		l.askAgain(k)
 	}
 }
@@ -117,14 +118,16 @@ func (l *loop) hasReceived(k *link) bool {
 
 const (
 	answerTimeout = 10 * time.Second // for a subscription, from the write of its request
-	maxTimeouts   = 3                // then the subscription ends
-	askBackoff    = 2 * time.Second  // before an unanswered subscription is asked for again; it doubles
+	maxFailedAsks = 3                // then the subscription ends
+	askBackoff    = 2 * time.Second  // before a subscription is asked for again after a failed request; it doubles
 )
 
 // ask is one request for a subscription.
 type ask struct {
 	sub      *Subscription
+	use      *topicUse // of its topic; nil if the dialect routes by key
 	number   uint64
+	write    uint64 // the number of the write that carries it
 	answerBy time.Time
 	behind   uint64 // with the message of this number, which was incomplete at answerBy; 0: none
 }
@@ -134,13 +137,23 @@ var askPool sync.Pool
 
 // noteAsk follows when s is asked for on k, if the dialect has answers.
 func (l *loop) noteAsk(k *link, s *Subscription) {
+	traits := &l.c.cfg.traits
 	s.askAgainAt = time.Time{}
-	if !l.c.cfg.traits.Confirms {
+	var u *topicUse
+	if traits.ByName {
+		u = k.use(s.topic)
+		u.sub = s
+	}
+	if !traits.Confirms {
 		return
+	}
+	if u != nil {
+		u.owed++
+		u.owedUntil = time.Time{}
 	}
 	k.asks++
 	s.askNumber = k.asks
-	k.asked = append(k.asked, ask{sub: s, number: k.asks})
+	k.asked = append(k.asked, ask{sub: s, use: u, number: k.asks, write: k.writes})
 }
 
 // noteWritten follows when the requests were written: their time begins.
@@ -148,8 +161,13 @@ func (k *link) noteWritten(now time.Time) {
 	for _, a := range k.asked {
 		a.answerBy = now.Add(answerTimeout)
 		k.unanswered.Push(a)
+		if a.use != nil && a.number == a.sub.askNumber {
+			a.use.owedUntil = a.answerBy
+		}
 	}
 	k.asked = nil
+	k.writes++
+	k.noteLeft(now)
 }
 
 // restartAnswers begins the time of every request again.
@@ -161,7 +179,7 @@ func (k *link) restartAnswers(now time.Time) {
 
 // answered follows when the server answers the request for s, in whatever way.
 func (k *link) answered(s *Subscription, now time.Time) {
-	s.timeouts = 0
+	s.failedAsks = 0
 	if s.askNumber > k.answeredUpTo {
 		k.answeredUpTo, k.answeredAt = s.askNumber, now
 	}
@@ -182,7 +200,7 @@ func (k *link) answerBy() time.Time {
 func (l *loop) checkAnswers(k *link) {
 	for k.ready && k.unanswered.Len() > 0 {
 		a := *k.unanswered.At(0)
-		if open := a.number == a.sub.askNumber && l.askedOnLink(a.sub) && a.sub.state.Load().Phase == SubPending; open {
+		if l.isOpen(&a) {
 			by := k.answerBy()
 			if !due(by, l.now) {
 				return
@@ -194,7 +212,12 @@ func (l *loop) checkAnswers(k *link) {
 			if l.answerMayBeBehind(k, k.unanswered.At(0)) {
 				return
 			}
-			l.notAnswered(a.sub)
+			k.mute = len(k.suspects) > 0
+			a.sub.held = false
+			a.sub.queue.holdNoLonger() // what comes now belongs to this subscription
+			l.askFailed(a.sub, &Error{Op: "Subscribe", Field: "topic", Class: ClassTimeout, Err: ErrUnanswered}, 0)
+		} else if l.waitsForAnswer(&a) && !due(a.answerBy, l.now) {
+			return
 		}
 		k.unanswered.Drop(1)
 	}
@@ -211,17 +234,31 @@ func (l *loop) answerMayBeBehind(k *link, a *ask) bool {
 	return true
 }
 
-// notAnswered schedules another request for s, or ends s after the last one.
-func (l *loop) notAnswered(s *Subscription) {
-	err := &Error{Op: "Subscribe", Field: "topic", Class: ClassTimeout, Err: ErrUnanswered}
-	if s.timeouts++; s.timeouts >= maxTimeouts {
-		l.releaseSub(s)
+// isOpen reports whether the subscription of a waits for the answer to it.
+func (l *loop) isOpen(a *ask) bool {
+	return a.number == a.sub.askNumber && l.askedOnLink(a.sub) && a.sub.state.Load().Phase == SubPending
+}
+
+// askFailed schedules another request for s after one that was not answered, or was
+// refused in a way that another topic may have caused. It ends s after the last one.
+// Until the next request, an answer to this one still counts.
+func (l *loop) askFailed(s *Subscription, err *Error, pause time.Duration) {
+	if s.failedAsks++; s.failedAsks >= maxFailedAsks {
+		if err.Class != ClassRejected {
+			l.releaseSub(s)
+		}
 		l.endSub(s, err)
 		return
 	}
-	v := askBackoff << (s.timeouts - 1)
-	l.askAgainAfter(s, v/2+uniform(v/2))
+	l.askAgainAfter(s, max(askPause(s.failedAsks), min(pause, maxRetryAfter)))
 	l.enterSub(s, SubState{Phase: SubPending, Err: err})
+}
+
+// askPause is the pause before a subscription is asked for again after n failures in
+// a row.
+func askPause(n int) time.Duration {
+	v := askBackoff << (n - 1)
+	return v/2 + uniform(v/2)
 }
 
 // askAgainAfter postpones the next request for s, on whatever connection.
@@ -295,6 +332,9 @@ func (l *loop) untilNextDeadline() time.Duration {
 		if k.ready {
 			if k.unanswered.Len() > 0 {
 				at(k.answerBy())
+			}
+			if k.freed.Len() > 0 {
+				at(k.freed.At(0).at)
 			}
 			at(k.pingAt)
 			at(k.silentAt())

@@ -128,6 +128,8 @@ func (r *reader) route(events *wire.Events) error {
 			if ev.Kind != wire.EventData && fault == nil {
 				forLoop = append(forLoop, routedEvent{sub, *ev})
 			}
+		} else if ev.Key == 0 && (ev.Kind == wire.EventSubscribed || ev.Kind == wire.EventUnsubscribed) {
+			forLoop = append(forLoop, routedEvent{nil, *ev}) // the loop may wait for it
 		}
 		rest = rest[n:]
 	}

@@ -59,6 +59,7 @@ type SubStats struct {
 	Dropped    uint64 // by the overflow policy, or by closing the subscription or the client
 	Waiting    uint64 // in the queue, or taken from it for C
 	Duplicates uint64 // received again and discarded
+	Earlier    uint64 // of an earlier subscription to the topic, discarded
 	Gaps       uint64 // reported by the server or detected by the client; those of Dropped do not count
 	Resets     uint64 // reported by the server or detected by the client
 }
@@ -86,7 +87,9 @@ type Subscription struct {
 	askedGeneration uint64    // the connection on which it was asked for; 0: none
 	askNumber       uint64    // of the last request, see link.asks
 	refusals        int       // in a row
-	timeouts        int       // requests in a row without an answer
+	failedAsks      int       // requests in a row that were not answered, or refused without naming the topic
+	endings         int       // by the server, in a row without a message
+	held            bool      // messages may be those of an earlier subscription to the topic
 	acksOwed        bool      // in Shutdown: the server still has it, to learn what consumers process
 	askAgainAt      time.Time // not before: after a refusal that is not final, or no answer; zero: at any time
 }
