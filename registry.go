@@ -214,7 +214,7 @@ func (l *loop) leaveTopic(s *Subscription, closing bool) {
 	u := k.topics[s.topic]
 	u.sub, u.tail = nil, closing
 	u.served = !traits.Unsubscribe && s.state.Load().Phase == SubLive
-	owed := u.owed > 0 && !due(u.owedUntil, l.now)
+	owed := u.owed > 0 && !due(u.owedUntil, l.now) && !u.served
 	u.awaitsEnd = closing && (traits.ConfirmsEnd || !traits.Confirms)
 	u.leaving = owed || u.awaitsEnd
 	if u.leaving || u.tail {

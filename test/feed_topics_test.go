@@ -15,6 +15,7 @@ import (
 
 	"github.com/limpet-go/limpet"
 	"github.com/limpet-go/limpet/limpettest"
+	"github.com/limpet-go/limpet/wire"
 	"github.com/limpet-go/limpet/wire/feed"
 	"nhooyr.io/websocket"
 )
@@ -27,6 +28,7 @@ import (
 type venue struct {
 	host      *limpettest.Host
 	table     feed.Table
+	traits    func(*wire.Traits) // changes what the dialect says of itself
 	lag, tick time.Duration
 	answers   bool                              // requests are confirmed
 	refuse    func(symbols []string) string     // the error that answers a whole subscribe; empty: it is taken
@@ -46,11 +48,12 @@ type asking struct {
 }
 
 // venues are the ways to confirm: each request, each request and each end, the list
-// of all that is subscribed, nothing.
-var venues = []string{"each", "ends", "list", "nothing"}
+// of all that is subscribed, nothing, only ends, each request in a dialect that takes
+// a missing number for a fault.
+var venues = []string{"each", "ends", "list", "nothing", "only ends", "strict"}
 
 func newVenue(t *testing.T, kind string, numbered bool) *venue {
-	v := &venue{tick: 10 * time.Millisecond, lag: 250 * time.Millisecond, lives: map[string]int{}, answers: kind != "nothing"}
+	v := &venue{tick: 10 * time.Millisecond, lag: 250 * time.Millisecond, lives: map[string]int{}, answers: kind != "nothing", traits: func(*wire.Traits) {}}
 	request := func(op string) feed.Request {
 		return feed.Request{Fields: []feed.Field{{Name: "op", JSON: op}}, Products: "symbols", Max: 1000}
 	}
@@ -65,8 +68,14 @@ func newVenue(t *testing.T, kind string, numbered bool) *venue {
 	}
 	confirm := feed.Confirm{Type: "subscribed", Channel: "channel", Products: "symbols"}
 	switch kind {
+	case "strict":
+		v.traits = func(t *wire.Traits) { t.Holes = wire.HolesFault }
+		fallthrough
 	case "each":
 		v.table.Confirm, v.table.Ignored = confirm, []string{"unsubscribed"}
+	case "only ends":
+		v.traits = func(t *wire.Traits) { t.Confirms = false }
+		fallthrough
 	case "ends":
 		confirm.Ended = "unsubscribed"
 		v.table.Confirm, v.table.Ignored = confirm, nil
@@ -78,6 +87,18 @@ func newVenue(t *testing.T, kind string, numbered bool) *venue {
 	return v
 }
 
+// traitsOf is a dialect with changed traits.
+type traitsOf struct {
+	wire.Dialect
+	change func(*wire.Traits)
+}
+
+func (d traitsOf) Traits() wire.Traits {
+	t := d.Dialect.Traits()
+	d.change(&t)
+	return t
+}
+
 func (v *venue) dial(t *testing.T, o *limpet.Options) *limpet.Client {
 	t.Helper()
 	dialect, err := feed.New(v.table)
@@ -87,7 +108,7 @@ func (v *venue) dial(t *testing.T, o *limpet.Options) *limpet.Client {
 	if o == nil {
 		o = new(limpet.Options)
 	}
-	o.Dialect, o.HTTPClient = dialect, v.host.HTTPClient()
+	o.Dialect, o.HTTPClient = traitsOf{dialect, v.traits}, v.host.HTTPClient()
 	c, err := limpet.New(v.host.URL(), options(o))
 	if err != nil {
 		t.Fatal(err)
@@ -247,8 +268,8 @@ func (v *venue) read(t *testing.T, s *limpet.Subscription, n int) (life int) {
 func TestTopicAgainHasALifeOfItsOwn(t *testing.T) {
 	for _, kind := range venues {
 		for _, numbered := range []bool{false, true} {
-			for _, lasts := range []time.Duration{0, 10 * time.Millisecond, 260 * time.Millisecond, 700 * time.Millisecond, 20 * time.Second} {
-				for _, pause := range []time.Duration{0, 30 * time.Millisecond, 240 * time.Millisecond, time.Second, time.Minute} {
+			for _, lasts := range []time.Duration{0, 10 * time.Millisecond, 260 * time.Millisecond, 12 * time.Second} {
+				for _, pause := range []time.Duration{0, 30 * time.Millisecond, 240 * time.Millisecond, 20 * time.Second} {
 					t.Run(fmt.Sprintf("%s/numbered=%v/%v/%v", kind, numbered, lasts, pause), func(t *testing.T) {
 						synctest.Test(t, func(t *testing.T) { again(t, kind, numbered, lasts, pause) })
 					})
@@ -278,7 +299,7 @@ func again(t *testing.T, kind string, numbered bool, lasts, pause time.Duration)
 			time.Sleep(pause)
 			continue
 		}
-		if life := v.read(t, s, 20); seen[life] || v.table.Confirm.Type != "" && life > served {
+		if life := v.read(t, s, 20); seen[life] || kind != "nothing" && kind != "only ends" && life > served {
 			t.Errorf("round %d: messages of subscription %d at the server; live when it had taken %d", round, life, served)
 		} else {
 			seen[life] = true
@@ -602,6 +623,165 @@ func TestRefusalOfAClosedSubscription(t *testing.T) {
 		time.Sleep(10 * time.Second)
 		if got := v.asked("subscribe"); len(got) != 2 || good.State().Phase != limpet.SubLive {
 			t.Errorf("asked %v; %+v", got, good.State())
+		}
+	})
+}
+
+// script is a client whose server says and hears what the test wants.
+func script(t *testing.T, v *venue, talk func(say func(string), hear func() string)) *limpet.Client {
+	t.Helper()
+	srv := newToyServer(t, func(_ int, say func(string), hear func() string) { talk(say, hear) })
+	v.host = srv.host
+	return v.dial(t, nil)
+}
+
+const (
+	subscribedA   = `{"type":"subscribed","channel":"trades","symbols":["A"]}`
+	unsubscribedA = `{"type":"unsubscribed","channel":"trades","symbols":["A"]}`
+	tradeOfA      = `{"type":"trade","symbol":"A","n":1,"life":1}`
+)
+
+// A server that ends a subscription each time, before any message, does not want it.
+func TestSubscriptionEndedEachTime(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		asked := 0
+		c := script(t, newVenue(t, "ends", false), func(say func(string), hear func() string) {
+			for hear() != "" {
+				asked++
+				say(subscribedA)
+				time.Sleep(time.Second)
+				say(unsubscribedA)
+			}
+		})
+		s := subscribe(t, c, "trades/A")
+		for range s.Messages(within(t, time.Minute)) {
+		}
+		if st := s.State(); st.Phase != limpet.SubEnded || !errors.Is(st.Err, limpet.ErrRejected) || asked != 3 {
+			t.Errorf("asked %d times; %+v", asked, st)
+		}
+	})
+}
+
+// A message before the confirmation makes a subscription live, but the confirmation
+// is still to come: it does not count for the next subscription.
+func TestConfirmationAfterTheFirstMessage(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var again time.Time
+		c := script(t, newVenue(t, "each", false), func(say func(string), hear func() string) {
+			hear()
+			say(tradeOfA)
+			time.Sleep(5 * time.Second)
+			say(subscribedA)
+			hear() // the end
+			hear()
+			again = time.Now()
+			time.Sleep(time.Second)
+			say(subscribedA)
+		})
+		s := subscribeLive(t, c, "trades/A", nil)
+		s.Close()
+		began := time.Now()
+		s = subscribe(t, c, "trades/A")
+		if err := s.WaitLive(within(t, time.Minute)); err != nil || time.Since(began) != 6*time.Second || again.Sub(began) != 5*time.Second {
+			t.Errorf("%v; asked after %v, live after %v", err, again.Sub(began), time.Since(began))
+		}
+	})
+}
+
+// A server that cannot be told of an end goes on with the subscription. The next one
+// to the topic is live at once, whether or not the server confirms it again.
+func TestTopicAgainWithoutUnsubscribe(t *testing.T) {
+	for _, kind := range []string{"each", "list", "nothing"} {
+		for _, tick := range []time.Duration{10 * time.Millisecond, time.Hour} {
+			for _, lasts := range []time.Duration{0, 100 * time.Millisecond, time.Second} {
+				synctest.Test(t, func(t *testing.T) {
+					v := newVenue(t, kind, false)
+					v.table.Unsubscribe, v.tick = feed.Request{}, tick
+					c := v.dial(t, nil)
+					if err := c.WaitReady(t.Context()); err != nil {
+						t.Fatal(err)
+					}
+					for round := range 3 {
+						s := subscribe(t, c, "trades/A")
+						if err := s.WaitLive(within(t, time.Second)); err != nil {
+							t.Errorf("%s, every %v, for %v: round %d: %v", kind, tick, lasts, round, err)
+						}
+						time.Sleep(lasts)
+						s.Close()
+						if round == 1 { // one that the server has not answered yet
+							subscribe(t, c, "trades/A").Close()
+						}
+					}
+					if c.Stats().Connections != 1 {
+						t.Errorf("%d connections", c.Stats().Connections)
+					}
+				})
+			}
+		}
+	}
+}
+
+// A subscription that waits for its topic can be closed, and ends with the client.
+func TestEndWhileTheTopicIsOccupied(t *testing.T) {
+	for _, kind := range venues {
+		synctest.Test(t, func(t *testing.T) {
+			v := newVenue(t, kind, false)
+			c := v.dial(t, nil)
+			subscribeLive(t, c, "trades/A", nil).Close()
+			first := subscribe(t, c, "trades/A")
+			first.Close()
+			second := subscribe(t, c, "trades/A")
+			if err := first.WaitLive(within(t, time.Second)); !errors.Is(err, limpet.ErrSubscriptionClosed) {
+				t.Errorf("%s: %v", kind, err)
+			}
+			began := time.Now()
+			if err := c.Shutdown(within(t, time.Minute)); err != nil || time.Since(began) > time.Second {
+				t.Errorf("%s: %v after %v", kind, err, time.Since(began))
+			}
+			if st := second.State(); st.Phase != limpet.SubEnded || st.Err != nil {
+				t.Errorf("%s: %+v", kind, st)
+			}
+		})
+	}
+}
+
+// The Coinbase table as it stands: the server refuses "level2" without a signature.
+// The order book and the trades of one product are asked for in one request, and both
+// flow.
+func TestCoinbaseOrderBookNeedsNoSignature(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		v := &venue{table: feed.Coinbase(), traits: func(*wire.Traits) {}}
+		v.host = limpettest.NewHandler(t, http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+			ws, err := websocket.Accept(w, r, nil)
+			if err != nil {
+				return
+			}
+			defer ws.CloseNow()
+			for {
+				_, text, err := ws.Read(context.Background())
+				if err != nil {
+					return
+				}
+				var m struct {
+					Channels []string `json:"channels"`
+					Products []string `json:"product_ids"`
+				}
+				answer := `{"type":"error","message":"Failed to subscribe","reason":"level2, level3, and full channels now require authentication."}`
+				if json.Unmarshal(text, &m) != nil {
+					return
+				}
+				if !slices.Contains(m.Channels, "level2") {
+					answer = strings.ReplaceAll(confirmation(m.Products, m.Channels...), "level2_batch", "level2_50")
+				}
+				ws.Write(context.Background(), websocket.MessageText, []byte(answer))
+			}
+		}), nil)
+		v.host.Inject(limpettest.Stall(time.Second)) // so that one request names both
+		c := v.dial(t, nil)
+		for _, s := range []*limpet.Subscription{subscribe(t, c, "matches/A"), subscribe(t, c, "level2/A")} {
+			if err := s.WaitLive(within(t, 3*time.Second)); err != nil {
+				t.Errorf("%v: %v", s, err)
+			}
 		}
 	})
 }
