@@ -205,46 +205,6 @@ func lossReported(s *Subscription, k Kind, ev *wire.Event) LossReported {
 	return LossReported{Topic: s.topic, Kind: k, Cause: ev.Cause, After: ev.Prev, To: ev.Position.Offset, Count: ev.Count}
 }
 
-// refused ends a subscription that the server refused. If the server said when to
-// ask again, it schedules that instead, later with each refusal in a row.
-func (l *loop) refused(s *Subscription, err *Error, retry time.Duration) {
-	s.askedGeneration = 0
-	if retry <= 0 {
-		l.endSub(s, err)
-		return
-	}
-	s.refusals++
-	pause := min(retry, maxRetryAfter)
-	more := max(pause, l.c.cfg.Backoff.Initial) * time.Duration(min(s.refusals, 10))
-	l.askAgainAfter(s, pause+more/2+uniform(more/2))
-	l.enterSub(s, SubState{Phase: SubPending, Err: err})
-}
-
-// refusalInDoubt follows when a refusal may concern an earlier subscription to the
-// same topic. The server is asked again, unless it shows before that it serves s.
-func (l *loop) refusalInDoubt(s *Subscription, err *Error, retry time.Duration) {
-	s.askNumber = 0
-	if s.state.Load().Phase == SubLive {
-		s.queue.expectAnswer(false) // by a message
-	}
-	l.askFailed(s, err, retry)
-}
-
-// endedByServer asks again for a subscription that the server has ended and the
-// client has not. A server that does so again and again does not want it.
-func (l *loop) endedByServer(s *Subscription) {
-	err := &Error{Op: "Subscribe", Field: "topic", Class: ClassRejected, Detail: "the server ended the subscription", Err: ErrRejected}
-	if s.queue.hasReceivedOn(l.link.conn.gen) {
-		s.endings = 0
-	}
-	if s.endings++; s.endings >= maxFailedAsks {
-		l.endSub(s, err)
-		return
-	}
-	l.askAgainAfter(s, askPause(s.endings))
-	l.enterSub(s, SubState{Phase: SubPending, Err: err})
-}
-
 // wrote is the end of one write.
 type wrote struct {
 	conn    *conn

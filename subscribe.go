@@ -88,7 +88,7 @@ type Subscription struct {
 	askNumber       uint64    // of the last request, see link.asks
 	refusals        int       // in a row
 	failedAsks      int       // requests in a row that were not answered, or refused without naming the topic
-	endings         int       // by the server, in a row without a message
+	endings         int       // by the server, in a row, each soon and before a message
 	held            bool      // messages may be those of an earlier subscription to the topic
 	acksOwed        bool      // in Shutdown: the server still has it, to learn what consumers process
 	askAgainAt      time.Time // not before: after a refusal that is not final, or no answer; zero: at any time
