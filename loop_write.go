@@ -141,11 +141,9 @@ func (l *loop) askForMore(k *link, ops []wire.Op) []wire.Op {
 // askFor returns the request for s on k.
 func (l *loop) askFor(k *link, s *Subscription) wire.Op {
 	traits := &l.c.cfg.traits
-	hold, served := false, false
-	if u := k.topics[s.topic]; u != nil {
-		hold, served = u.tail && traits.Confirms, u.served
-	}
-	request := s.request(k.conn.gen, hold)
+	u := k.topics[s.topic]
+	served := u != nil && u.served
+	request := s.request(k.conn.gen, u != nil && u.tail && traits.Confirms)
 	s.askedGeneration = k.conn.gen
 	l.noteAsk(k, s)
 	if !traits.Confirms || served {

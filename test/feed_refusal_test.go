@@ -175,7 +175,11 @@ func TestRefusalOfAClosedSubscription(t *testing.T) {
 			}
 			return ""
 		}
-		c := v.dial(t, nil)
+		c := v.dial(t, &limpet.Options{Observer: observer(func(e limpet.Event) {
+			if sc, ok := e.(limpet.SubscriptionChanged); ok && sc.State.Err != nil {
+				t.Errorf("%s: %v", sc.Topic, sc.State.Err)
+			}
+		})})
 		if err := c.WaitReady(t.Context()); err != nil {
 			t.Fatal(err)
 		}
