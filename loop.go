@@ -84,7 +84,8 @@ type link struct {
 	unanswered   fifo.Queue[ask] // requests that are written, oldest first
 	answeredUpTo uint64          // the latest request that was answered
 	answeredAt   time.Time       // when
-	writes       uint64          // of requests
+	writes       uint64          // so far
+	partly       uint64          // the last write of which one topic was refused by name, plus 1
 
 	// A request that the server refused as a whole is made again in parts.
 	suspects [][]*Subscription // the parts that are left

@@ -118,6 +118,7 @@ func (l *loop) hasReceived(k *link) bool {
 
 const (
 	answerTimeout = 10 * time.Second // for a subscription, from the write of its request
+	partlyTimeout = 2 * time.Second  // from the refusal of another topic of the same request
 	maxFailedAsks = 3                // then the subscription ends
 	askBackoff    = 2 * time.Second  // before a subscription is asked for again after a failed request; it doubles
 )
@@ -129,6 +130,7 @@ type ask struct {
 	number   uint64
 	write    uint64 // the number of the write that carries it
 	answerBy time.Time
+	partly   bool   // another topic of the same write was refused
 	behind   uint64 // with the message of this number, which was incomplete at answerBy; 0: none
 }
 
@@ -153,6 +155,7 @@ func (l *loop) noteAsk(k *link, s *Subscription) {
 	}
 	k.asks++
 	s.askNumber = k.asks
+	s.askWrite = k.writes
 	k.asked = append(k.asked, ask{sub: s, use: u, number: k.asks, write: k.writes})
 }
 
@@ -185,10 +188,27 @@ func (k *link) answered(s *Subscription, now time.Time) {
 	}
 }
 
+// notePartly follows when the server refuses s by name. If it took the rest of the
+// request, answers follow soon.
+func (k *link) notePartly(s *Subscription, now time.Time) {
+	if s.askNumber == 0 || k.partly == s.askWrite+1 || len(k.topics) == 0 {
+		return
+	}
+	k.partly = s.askWrite + 1
+	for i := range k.unanswered.Len() {
+		if a := k.unanswered.At(i); a.write == s.askWrite {
+			a.partly, a.answerBy = true, now.Add(partlyTimeout)
+		}
+	}
+}
+
 // answerBy is when the oldest request counts as unanswered. A server that still
 // works off earlier requests gets more time.
 func (k *link) answerBy() time.Time {
 	a := k.unanswered.At(0)
+	if a.partly {
+		return later(a.answerBy, k.answeredAt.Add(partlyTimeout))
+	}
 	if a.number > k.answeredUpTo && k.answeredUpTo > 0 {
 		return later(a.answerBy, k.answeredAt.Add(answerTimeout))
 	}
@@ -211,6 +231,10 @@ func (l *loop) checkAnswers(k *link) {
 			}
 			if l.answerMayBeBehind(k, k.unanswered.At(0)) {
 				return
+			}
+			if a.partly {
+				l.askInParts(k, l.oldestRequest(k))
+				continue
 			}
 			k.mute = len(k.suspects) > 0
 			a.sub.held = false

@@ -196,6 +196,7 @@ func (l *loop) unsubscribed(k *link, s *Subscription, ev *wire.Event) {
 	default:
 		if pending {
 			k.answered(s, l.now)
+			k.notePartly(s, l.now)
 		}
 		l.refused(s, err, ev.Retry)
 	}

@@ -161,10 +161,16 @@ func (l *loop) requestRefused(k *link, ev *wire.Event) {
 		l.askFailed(open[0], &Error{Op: "Subscribe", Field: "topic", Class: ClassRejected, Code: int(ev.Code), Detail: peerText(ev.Reason), Err: ErrRejected}, 0)
 		return
 	}
-	if len(open) > 1 {
-		size := min((len(open)+1)/2, maxAskedAtOnce)
-		k.suspects = append(slices.Collect(slices.Chunk(open, size)), k.suspects...)
+	l.askInParts(k, open)
+}
+
+// askInParts asks again for what one request named.
+func (l *loop) askInParts(k *link, subs []*Subscription) {
+	if len(subs) == 0 {
+		return
 	}
+	size := min((len(subs)+1)/2, maxAskedAtOnce)
+	k.suspects = append(slices.Collect(slices.Chunk(subs, size)), k.suspects...)
 }
 
 // oldestRequest takes the answer to the oldest request that has none, and returns

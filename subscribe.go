@@ -86,6 +86,7 @@ type Subscription struct {
 
 	askedGeneration uint64    // the connection on which it was asked for; 0: none
 	askNumber       uint64    // of the last request, see link.asks
+	askWrite        uint64    // that carried it, see link.writes
 	refusals        int       // in a row
 	failedAsks      int       // requests in a row that were not answered, or refused without naming the topic
 	endings         int       // by the server, in a row, each soon and before a message

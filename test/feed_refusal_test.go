@@ -131,6 +131,54 @@ func oneForMany(t *testing.T, kind string, n, bad int) {
 	}
 }
 
+// The server names the topic that it refuses, and takes nothing of the request or
+// everything else, some of it late. What it took is not asked for again.
+func TestRefusalByNameOfAWholeRequest(t *testing.T) {
+	for _, kind := range []string{"each", "ends", "list"} {
+		for _, whole := range []bool{true, false} {
+			synctest.Test(t, func(t *testing.T) {
+				const n = 40
+				v := newVenue(t, kind, false)
+				v.lag, v.tick = 10*time.Millisecond, time.Hour
+				const refusal = `{"type":"error","text":"no","channel":"trades","symbol":"S7"}`
+				v.refuse = func(symbols []string) string {
+					if slices.Contains(symbols, "S7") && whole {
+						return refusal
+					}
+					return ""
+				}
+				if !whole {
+					v.lag = time.Second
+					v.before = func(say func(string), r *asking) {
+						if i := slices.Index(r.Symbols, "S7"); i >= 0 {
+							r.Symbols = slices.Delete(slices.Clone(r.Symbols), i, i+1)
+							say(refusal)
+						}
+					}
+				}
+				v.host.Inject(limpettest.Stall(time.Second)) // so that one request names all
+				began := time.Now().Add(time.Second)
+				c := v.dial(t, nil)
+				var subs []*limpet.Subscription
+				for i := range n {
+					subs = append(subs, subscribe(t, c, fmt.Sprintf("trades/S%d", i)))
+				}
+				for i, s := range subs {
+					if err := s.WaitLive(within(t, time.Minute)); i == 7 != errors.Is(err, limpet.ErrRejected) || i != 7 && err != nil {
+						t.Errorf("%s: %v: %v", kind, s, err)
+					}
+				}
+				if d := time.Since(began); d > 3*time.Second {
+					t.Errorf("%s: the others were live after %v", kind, d)
+				}
+				if got := len(v.asked("subscribe")); got != 3 && whole || got != 1 && !whole {
+					t.Errorf("%s: %d requests", kind, got)
+				}
+			})
+		}
+	}
+}
+
 // An error while no request is open is a notice, and so is a message of a type that
 // the table does not have, whatever is open.
 func TestErrorsThatRefuseNothing(t *testing.T) {

@@ -63,9 +63,16 @@ var ofFeed = []mutation{
 	{
 		name:    "refusals: nothing is asked for in parts",
 		file:    "loop_write.go",
-		search:  "if len(open) > 1 {",
-		replace: "if len(open) > 1 && ev == nil {",
+		search:  "\tl.askInParts(k, open)\n",
+		replace: "",
 		test:    "-run ^TestOneRefusalForMany$ ./test",
+	},
+	{
+		name:    "refusals: by name, the rest of the request waits",
+		file:    "loop_deadlines.go",
+		search:  "a.partly, a.answerBy = true, now.Add(partlyTimeout)",
+		replace: "a.partly = false",
+		test:    "-run ^TestRefusalByNameOfAWholeRequest$ ./test",
 	},
 	{
 		name:    "refusals: of a closed subscription, counted for the next request",
