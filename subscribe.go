@@ -80,6 +80,7 @@ type Subscription struct {
 
 	// Owned by the loop.
 	key      uint64
+	place    int // in registry.subs, from 1; 0: not in it
 	from     From
 	token    Secret
 	wireName string
@@ -88,11 +89,13 @@ type Subscription struct {
 	askNumber       uint64    // of the last request, see link.asks
 	askWrite        uint64    // that carried it, see link.writes
 	refusals        int       // in a row
+	ackOp           int       // index in link.ops of the last OpAck for it, if it has not been encoded yet
 	failedAsks      int       // requests in a row that were not answered, or refused without naming the topic
 	endings         int       // by the server, in a row, each soon and before a message
 	held            bool      // messages may be those of an earlier subscription to the topic
 	acksOwed        bool      // in Shutdown: the server still has it, to learn what consumers process
-	askAgainAt      time.Time // not before: after a refusal that is not final, or no answer; zero: at any time
+	askAgainAt      time.Time // not before: after a refusal that is not final, or no answer; zero: at any time; see registry.postpone
+	waitPlace       int       // in registry.waiting, from 1; 0: not in it
 }
 
 // String names the subscription by its topic.
