@@ -46,8 +46,8 @@ type SubState struct {
 	Since time.Time
 
 	// Err is why the subscription ended, in the phase SubEnded; nil for a clean
-	// end. In the phase SubPending it is why the server refused the subscription
-	// for now.
+	// end. In the phase SubPending it is why the server refused or ended the
+	// subscription for now, or that it did not answer.
 	Err error
 }
 
@@ -111,7 +111,8 @@ func (s *Subscription) Topic() string { return s.topic }
 func (s *Subscription) State() SubState { return s.state.Load() }
 
 // WaitLive blocks until the server has confirmed the subscription on the current
-// connection. A dialect without the trait Confirms has no confirmations: then
+// connection. In a dialect that routes by name, the first message may stand for the
+// confirmation (see wire.Traits.ByName). A dialect without the trait Confirms has no confirmations: then
 // asking is enough. WaitLive returns an error if ctx ends (ctx's error) or the subscription
 // has ended: the error of Err, or after a clean end one that wraps ErrClosed if
 // the client was closed and ErrSubscriptionClosed if only the subscription was.
