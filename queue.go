@@ -299,7 +299,7 @@ func (q *queue) appendMessage(ev *wire.Event, previous uint64) {
 		m.Topic = q.topic
 	}
 	m.ID = uuid.UUID(ev.Message.ID)
-	m.Position.Epoch, m.Position.Offset, m.Position.Tag = q.receiver.Epoch(), ev.Position.Offset, ev.Position.Tag
+	m.Position, _ = q.receiver.Position()
 	m.Payload, m.Type, m.Header = ev.Message.Payload, ev.Message.Type, ev.Message.Header
 	m.previous = previous
 	q.messages++
@@ -317,7 +317,7 @@ func (q *queue) recordLoss(loss *sequence.Loss) {
 	}
 	q.appendLoss(newLoss(kind, loss.After, loss.To, loss.Count, loss.Cause))
 	if loss.Detected {
-		q.detected = &wire.Event{Kind: loss.Kind, Cause: loss.Cause}
+		q.detected = &wire.Event{Kind: loss.Kind, Cause: loss.Cause, Prev: loss.After.Offset, Position: loss.To, Count: loss.Count}
 	}
 }
 
