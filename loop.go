@@ -105,7 +105,7 @@ func newLoop(c *Client) *loop {
 	l.dialer = &dialer{cfg: &c.cfg, inbox: &c.inbox, goroutines: &c.goroutines, secrets: &c.secrets}
 	l.window = newWindow(c.cfg.traits.Sessions, &c.admission, &c.counters)
 	l.window.notify = c.notify
-	l.registry = registry{traits: &c.cfg.traits, routes: &c.routes}
+	l.registry = registry{traits: &c.cfg.traits, routes: &c.routes, closed: new(closedNames)}
 	l.state = c.state.Load()
 	l.timer = time.AfterFunc(forever, func() { c.inbox.post(elapsed{}) })
 	return l

@@ -2,6 +2,7 @@ package limpet
 
 import (
 	"slices"
+	"sync"
 	"sync/atomic"
 	"time"
 
@@ -17,6 +18,7 @@ type registry struct {
 	subs    []*Subscription
 	changed bool // subs changed since the last snapshot
 	routes  *atomic.Pointer[routes]
+	closed  *closedNames
 }
 
 func (r *registry) add(s *Subscription) {
@@ -40,6 +42,9 @@ func (r *registry) remove(s *Subscription) {
 		if other == s {
 			r.subs = append(r.subs[:i:i], r.subs[i+1:]...)
 			r.changed = true
+			if r.traits.ByName {
+				r.closed.add(s.topic)
+			}
 			return
 		}
 	}
@@ -114,6 +119,9 @@ type routes struct {
 	few    []*Subscription          // all of them, if they are few
 	byKey  map[uint64]*Subscription // otherwise
 	byName map[string]*Subscription // if the dialect routes by name
+
+	lastKey uint64       // of the client so far
+	closed  *closedNames // of the client
 }
 
 const fewSubs = 8 // a slice is searched faster than a map, and is smaller
@@ -121,7 +129,7 @@ const fewSubs = 8 // a slice is searched faster than a map, and is smaller
 // publishRoutes makes a snapshot for the reader.
 func (r *registry) publishRoutes() {
 	r.changed = false
-	next := new(routes)
+	next := &routes{lastKey: r.lastKey, closed: r.closed}
 	if len(r.subs) <= fewSubs {
 		next.few = slices.Clone(r.subs)
 	} else {
@@ -157,4 +165,52 @@ func (r *routes) keyed(key uint64) *Subscription {
 		}
 	}
 	return r.byKey[key]
+}
+
+// wasKnown reports whether the subscription that ev names existed once: for a while
+// after it was closed, the server may still send for it. It is the answer of a
+// snapshot in which find found nothing.
+func (r *routes) wasKnown(ev *wire.Event) bool {
+	switch {
+	case r == nil:
+		return false
+	case ev.Key != 0:
+		return ev.Key <= r.lastKey
+	}
+	return r.closed.has(ev.Name)
+}
+
+// closedNames are the topics of the subscriptions that were closed last, for dialects
+// that route by name. The loop adds, the reader looks up. Its lock is a leaf.
+type closedNames struct {
+	mu     sync.Mutex
+	known  map[string]int // how often it is in order
+	order  []string
+	oldest int // index in order, once it is full
+}
+
+const maxClosedNames = 1024
+
+func (n *closedNames) add(name string) {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	if n.known == nil {
+		n.known = make(map[string]int)
+	}
+	n.known[name]++
+	if len(n.order) < maxClosedNames {
+		n.order = append(n.order, name)
+		return
+	}
+	old := n.order[n.oldest]
+	n.order[n.oldest], n.oldest = name, (n.oldest+1)%maxClosedNames
+	if n.known[old]--; n.known[old] == 0 {
+		delete(n.known, old)
+	}
+}
+
+func (n *closedNames) has(name string) bool {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	return n.known[name] > 0
 }

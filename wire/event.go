@@ -123,7 +123,7 @@ type Continuity uint8
 // The degrees of continuity.
 const (
 	ContinuityNone     Continuity = iota // nothing: the client reports a Reset
-	ContinuityByNumber                   // the number of the next message decides
+	ContinuityByNumber                   // the number of the next message decides; without numbers its Position.Tag, if the server repeats the last message
 	ContinuityProved                     // the server proved that none is missing
 )
 

@@ -126,9 +126,12 @@ func (r *Receiver) Accept(ev *wire.Event, beyondCredit bool) (step Step, err err
 }
 
 // join follows the first message that counts on a connection. Numbers only before the
-// break, or only after it, prove nothing.
+// break, or only after it, prove nothing. Without numbers the last message proves it,
+// if the server repeats it.
 func (r *Receiver) join(ev *wire.Event) (loss *Loss) {
-	if r.unproved && !(ev.Numbered && r.positioned) {
+	byNumber := ev.Numbered && r.positioned
+	repeated := ev.Position.Tag != "" && ev.Position.Tag == r.last.Tag && !r.otherEpoch(ev.Position.Epoch)
+	if r.unproved && !byNumber && !repeated {
 		to := r.last
 		if ev.Numbered {
 			to = before(ev)

@@ -388,6 +388,19 @@ var rows = []row{
 		after:  func(r *Receiver) { r.last = at("", 0, "c2") },
 	},
 	{
+		rule: "a server that repeats the last message proves that none is missing", before: with(cursor, func(r *Receiver) { r.unproved = true }),
+		event:  wire.Event{Kind: wire.EventData, Position: at("", 0, "c1")},
+		effect: Next,
+		after:  func(r *Receiver) { r.unproved = false },
+	},
+	{
+		rule: "one that does not proves nothing", before: with(cursor, func(r *Receiver) { r.unproved = true }),
+		event:  wire.Event{Kind: wire.EventData, Position: at("", 0, "c2")},
+		effect: Next,
+		loss:   &Loss{Kind: wire.EventReset, Detected: true, Cause: wire.CauseUnverifiable, After: at("", 0, "c1"), To: at("", 0, "c1")},
+		after:  func(r *Receiver) { r.last, r.unproved = at("", 0, "c2"), false },
+	},
+	{
 		rule: "the first cursor is the position", before: noNumbers,
 		event:  wire.Event{Kind: wire.EventData, Position: at("e", 0, "c1")},
 		effect: Next,
