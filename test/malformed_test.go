@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"github.com/limpet-go/limpet"
+	"github.com/limpet-go/limpet/limpettest"
 	"github.com/limpet-go/limpet/wire"
 	"github.com/limpet-go/limpet/wire/feed"
 )
@@ -305,4 +306,47 @@ func TestUnrequestedMessages(t *testing.T) {
 			t.Errorf("%d log lines", n)
 		}
 	})
+}
+
+// TestViolationsWithoutProgress: a server without a greeting that breaks the protocol on
+// every connection ends the client, whatever resets and gaps it reports before. One that
+// also sends messages does not.
+func TestViolationsWithoutProgress(t *testing.T) {
+	for _, messages := range []bool{false, true} {
+		synctest.Test(t, func(t *testing.T) {
+			srv := newToyServer(t, func(conn int, say func(string), hear func() string) {
+				hear()
+				say(eventText(wire.Event{Kind: wire.EventReset, Key: 1, Position: wire.Position{Offset: uint64(10 * conn)}}))
+				say(eventText(wire.Event{Kind: wire.EventGap, Key: 1, Prev: uint64(10 * conn), Position: wire.Position{Offset: uint64(10*conn + 2)}}))
+				if messages {
+					say(eventText(wire.Event{Kind: wire.EventData, Key: 1, Numbered: true, Prev: uint64(10*conn + 2), Position: wire.Position{Offset: uint64(10*conn + 3)}}))
+				}
+				time.Sleep(time.Second)
+				say("no event")
+			})
+			srv.host.Inject(limpettest.Stall(time.Millisecond))
+			c, err := limpet.New(srv.host.URL(), options(&limpet.Options{HTTPClient: srv.host.HTTPClient(),
+				Dialect: eventDialect{wire.Traits{Confirms: true, StartSubs: 1, Holes: wire.HolesLoss}}}))
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer closeAndWait(t, c)
+			s, err := c.Subscribe(context.Background(), "topic", nil)
+			if err != nil {
+				t.Fatal(err)
+			}
+			time.Sleep(3 * time.Hour)
+			st := c.Stats()
+			if st.Connections < 5 || s.Stats().Resets == 0 || messages != (s.Stats().Received > 0) {
+				t.Fatalf("the fault did not happen: %+v, %+v", st, s.Stats())
+			}
+			ended := c.State().Phase == limpet.Ended
+			if ended == messages {
+				t.Errorf("with messages %v: ended %v after %d connections, %v", messages, ended, st.Connections, c.State().Cause)
+			}
+			if ended && limpet.ClassOf(c.Err()) != limpet.ClassProtocol {
+				t.Errorf("ended with %v", c.Err())
+			}
+		})
+	}
 }
