@@ -96,7 +96,7 @@ func (l *loop) welcome(k *link, r *wire.Ready) {
 		l.violated(k, err)
 		return
 	}
-	k.ready = true
+	k.ready, k.limits = true, r.Limits
 	k.handshakeBy = time.Time{}
 	k.restartAnswers(l.now) // no answer comes before the welcome
 	if r.Heartbeat > 0 {

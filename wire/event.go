@@ -179,12 +179,6 @@ type Ready struct {
 	// Heartbeat is the interval in which each side sends something.
 	Heartbeat time.Duration
 
-	// TTL is how long the server keeps the session after a connection is lost.
-	TTL time.Duration
-
-	// Dedup is how long the server remembers message ids.
-	Dedup time.Duration
-
 	// Spread is the window in which to reconnect after a loss.
 	Spread time.Duration
 

@@ -105,9 +105,6 @@ type Traits struct {
 	// ByName means that data is routed by Event.Name instead of Event.Key.
 	ByName bool
 
-	// RawStream means that frames carry a byte stream.
-	RawStream bool
-
 	// Silent means that the client must never send a data frame: no Op is
 	// encoded.
 	Silent bool
@@ -263,12 +260,13 @@ type Range struct {
 	Hi uint64 // last sequence number, at least Lo
 }
 
-// Limits are the peer's limits. A zero field means that the limit is unknown.
+// Limits are the peer's limits on what the client sends. A zero field means that the
+// limit is unknown. The client splits batches for Batch; if a frame for several ops
+// still exceeds it, the frame is not sent and Encode is called again with fewer ops. A
+// message beyond another limit is rejected before it is sent.
 type Limits struct {
 	Batch      int // encoded bytes of one frame that holds more than one message
 	Payload    int // bytes of one payload
 	Headers    int // headers of one message
 	HeaderSize int // bytes of content type, header keys and header values of one message
-	Subs       int // subscriptions of one session
-	StartSubs  int // subscriptions that Start may carry
 }

@@ -118,7 +118,7 @@ func (c *codec) topic(op *wire.Op) (string, error) {
 		if topic == "" {
 			topic = op.Topic
 		}
-	case wire.OpAuth, wire.OpBye, wire.OpFault:
+	case wire.OpAuth, wire.OpBye:
 		return "", nil
 	case wire.OpPublish:
 		return "", ErrPublish
