@@ -6,7 +6,6 @@ import (
 	"slices"
 	"strconv"
 	"sync"
-	"sync/atomic"
 	"time"
 
 	"github.com/limpet-go/limpet/wire"
@@ -18,7 +17,7 @@ import (
 type reader struct {
 	conn       *conn
 	codec      wire.Codec
-	routes     *atomic.Pointer[routes]
+	routes     *routes
 	inbox      *inbox
 	counters   *counters
 	goroutines *goroutines
@@ -105,7 +104,6 @@ type routedEvent struct {
 func (r *reader) route(events *wire.Events) error {
 	var forLoop []routedEvent
 	var fault error
-	routes := r.routes.Load()
 	for rest := events.List; len(rest) > 0 && fault == nil; {
 		ev := &rest[0]
 		if ev.Kind == wire.EventMalformed && !r.countMalformed(ev) {
@@ -126,7 +124,7 @@ func (r *reader) route(events *wire.Events) error {
 		} else if ev.Kind == wire.EventSubscribed && ev.Name != "" {
 			r.names.set(ev.Key, ev.Name)
 		}
-		if sub := routes.find(ev); sub != nil {
+		if sub := r.routes.find(ev); sub != nil {
 			var losses []wire.Event
 			losses, fault = sub.queue.offer(r.conn.gen, rest[:n])
 			for i := range losses {
@@ -135,7 +133,7 @@ func (r *reader) route(events *wire.Events) error {
 			if ev.Kind != wire.EventData && !isGapHere(ev) && fault == nil {
 				forLoop = append(forLoop, routedEvent{sub, *ev})
 			}
-		} else if skipped := r.unrequested(routes, ev, n); skipped != nil {
+		} else if skipped := r.unrequested(ev, n); skipped != nil {
 			forLoop = append(forLoop, routedEvent{nil, *skipped})
 		}
 		rest = rest[n:]
@@ -162,8 +160,8 @@ func (r *reader) countMalformed(ev *wire.Event) bool {
 
 // unrequested counts n events that no subscription takes, if they are messages and the
 // client never had their subscription. It returns what to report, or nil.
-func (r *reader) unrequested(routes *routes, ev *wire.Event, n int) *wire.Event {
-	if routes.wasKnown(ev) {
+func (r *reader) unrequested(ev *wire.Event, n int) *wire.Event {
+	if r.routes.wasKnown(ev) {
 		return nil
 	}
 	reason := "the server names a subscription that this client has never had"

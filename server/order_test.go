@@ -3,6 +3,7 @@ package server_test
 import (
 	"context"
 	"fmt"
+	"slices"
 	"sync/atomic"
 	"testing"
 	"testing/synctest"
@@ -113,6 +114,10 @@ func TestSearchesAside(t *testing.T) {
 				c := r.connect(native.Binary)
 				c.hello(h)
 				within("WELCOME", time.Millisecond)
+				for log.reads.Load() == 0 {
+					time.Sleep(time.Millisecond) // until the searches have begun
+				}
+				began = time.Now()
 				c.send(sub(999, "live", native.FromNew, 10), msg(1, idOf(1<<40), "live", "x"), native.Frame{Type: native.TypePing, N: 5})
 				live := 0
 				for pong, acked, delivered := false, false, false; !pong || !acked || !delivered; {
@@ -130,7 +135,7 @@ func TestSearchesAside(t *testing.T) {
 				if from == native.FromLast {
 					within("pong, ack and message", 100*time.Millisecond)
 				} else {
-					within("pong, ack and message", 8*time.Second) // each subscription has its turn
+					within("pong, ack and message", 3*time.Second) // each subscription has its turn, of 10 ms
 				}
 				for live < topics {
 					c.next(native.TypeSubOK)
@@ -143,4 +148,39 @@ func TestSearchesAside(t *testing.T) {
 			})
 		})
 	}
+}
+
+// Subscriptions with much to send take turns, also when each batch is full before the
+// second one gets its turn.
+func TestTurns(t *testing.T) {
+	both(t, func(t *testing.T, enc native.Encoding) {
+		r := newRig(t, nil)
+		const topics, each = 3, 200
+		for i := range topics * each {
+			if _, err := r.srv.Publish(context.Background(), fmt.Sprint("t", i%topics), make([]byte, 4<<10), nil); err != nil {
+				t.Fatal(err)
+			}
+		}
+		c := r.connect(enc)
+		var subs []native.Sub
+		for i := range topics {
+			subs = append(subs, native.Sub{Ch: uint64(i + 1), Topic: fmt.Sprint("t", i), From: native.FromFirst, Cr: native.Credit{N: 1000, B: 1 << 30}})
+		}
+		c.send(native.Frame{Type: native.TypeHello, Hello: &native.Hello{CN: 1, Subs: subs}})
+		var got [topics + 1]int
+		for n := 0; n < topics*each; {
+			f, err := c.read()
+			if err != nil {
+				t.Fatal(err)
+			}
+			if f.Type != native.TypeMsg {
+				continue
+			}
+			got[f.Msg.Ch]++
+			n++
+			if ahead := slices.Max(got[1:]) - slices.Min(got[1:]); ahead > 2*64 {
+				t.Fatalf("after %d messages the subscriptions have %v", n, got[1:])
+			}
+		}
+	})
 }
