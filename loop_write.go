@@ -29,6 +29,7 @@ func (l *loop) startWrite() {
 	ops := append(args.ops, k.ops...)
 	k.ops, k.pingQueued = nil, false
 	if k.ready {
+		k.leftInWrite, k.left = k.left, nil
 		ops = l.askForMore(k, ops)
 		ops, args.messages = l.window.nextBatch(ops, args.messages, l.now, l.writeBytes)
 		if len(ops) == 0 && len(frames.List) == 0 && l.nothingPending() && l.shuttingDown {
@@ -137,28 +138,127 @@ func (k *link) handshakeOps(ops []wire.Op) []wire.Op {
 // has a write of its own, since a server may fail to answer a whole request because
 // of one bad topic in it.
 func (l *loop) askForMore(k *link, ops []wire.Op) []wire.Op {
+	if part := l.nextPart(k); len(part) > 0 {
+		for _, s := range part {
+			l.withdraw(k, s)
+			ops = append(ops, l.askFor(k, s))
+		}
+		return ops
+	}
 	for n := 0; len(k.toAsk) > 0 && n < maxAskedAtOnce; n++ {
 		s := k.toAsk[0]
-		if s.timeouts > 0 && n > 0 {
+		if s.failedAsks > 0 && n > 0 {
 			break
 		}
 		k.toAsk = k.toAsk[1:]
-		if l.askedOnLink(s) || s.state.Load().Phase == SubEnded {
+		if l.askedOnLink(s) || s.state.Load().Phase == SubEnded || k.mustWaitForTopic(s) {
 			n--
 			continue
 		}
-		request := s.request(k.conn.gen)
-		s.askedGeneration = k.conn.gen
-		ops = append(ops, wire.Op{Kind: wire.OpSubscribe, Key: s.key, Cmd: s.key*4 + 1, Topic: s.topic, Subscribe: &request})
-		l.noteAsk(k, s)
-		if !l.c.cfg.traits.Confirms {
-			l.enterSub(s, SubState{Phase: SubLive, Generation: k.conn.gen})
-		}
-		if s.timeouts > 0 {
+		ops = append(ops, l.askFor(k, s))
+		if s.failedAsks > 0 {
 			break
 		}
 	}
 	return ops
+}
+
+// askFor returns the request for s on k.
+func (l *loop) askFor(k *link, s *Subscription) wire.Op {
+	traits := &l.c.cfg.traits
+	u := k.topics[s.topic]
+	served := u != nil && u.served
+	request := s.request(k.conn.gen, u != nil && u.tail && traits.Confirms)
+	s.askedGeneration = k.conn.gen
+	l.noteAsk(k, s)
+	if !traits.Confirms || served {
+		l.enterSub(s, SubState{Phase: SubLive, Generation: k.conn.gen})
+	}
+	return wire.Op{Kind: wire.OpSubscribe, Key: s.key, Cmd: s.key*4 + 1, Topic: s.topic, Subscribe: &request}
+}
+
+// requestRefused follows when the server refuses a request without naming the
+// topic. A server answers in order, so the oldest request is meant. What it asked
+// for is asked for again in parts; one topic alone is refused for now.
+func (l *loop) requestRefused(k *link, ev *wire.Event) {
+	open := l.oldestRequest(k)
+	if len(open) == 1 {
+		l.askFailed(open[0], &Error{Op: "Subscribe", Field: "topic", Class: ClassRejected, Code: int(ev.Code), Detail: peerText(ev.Reason), Err: ErrRejected}, 0)
+		return
+	}
+	l.askInParts(k, open)
+}
+
+// askInParts asks again for what one request named.
+func (l *loop) askInParts(k *link, subs []*Subscription) {
+	if len(subs) == 0 {
+		return
+	}
+	size := min((len(subs)+1)/2, maxAskedAtOnce)
+	k.suspects = append(slices.Collect(slices.Chunk(subs, size)), k.suspects...)
+}
+
+// oldestRequest takes the answer to the oldest request that has none, and returns
+// those of its subscriptions that wait for one.
+func (l *loop) oldestRequest(k *link) (open []*Subscription) {
+	var oldest *ask
+	take := func(asks []ask) {
+		for i := range asks {
+			a := &asks[i]
+			if oldest != nil && a.write != oldest.write {
+				return
+			}
+			if !l.waitsForAnswer(a) {
+				continue
+			}
+			if oldest == nil {
+				oldest = a
+			}
+			if a.use.owed--; a.use.leaving && a.use.owed == 0 {
+				k.free(a.use, false)
+			} else if a.use.sub == a.sub {
+				k.answeredUpTo, k.answeredAt = max(k.answeredUpTo, a.number), l.now
+				a.sub.askNumber = 0
+				open = append(open, a.sub)
+			}
+		}
+	}
+	take(k.unanswered.All())
+	if k.writing || oldest != nil {
+		take(k.asked)
+	}
+	return open
+}
+
+// waitsForAnswer reports whether an answer to a is to come: for its subscription, or
+// before its topic is free.
+func (l *loop) waitsForAnswer(a *ask) bool {
+	switch {
+	case a.use == nil || a.use.owed == 0:
+		return false
+	case a.use.sub == a.sub:
+		return l.isOpen(a)
+	}
+	return a.use.leaving && a.use.sub == nil && a.number == a.sub.askNumber
+}
+
+// nextPart returns the next part of a request that was refused, once the part before
+// it was answered. If that took too long, the others do not wait.
+func (l *loop) nextPart(k *link) []*Subscription {
+	waits := func(s *Subscription) bool { return s.state.Load().Phase == SubPending && l.askedOnLink(s) }
+	for len(k.trial) > 0 && (k.mute || !waits(k.trial[0]) || k.trial[0].askNumber == 0 || !k.trial[0].askAgainAt.IsZero()) {
+		k.trial = k.trial[1:]
+	}
+	for len(k.trial) == 0 && len(k.suspects) > 0 {
+		part := k.suspects[0]
+		k.suspects = k.suspects[1:]
+		k.trial = slices.DeleteFunc(part, func(s *Subscription) bool { return !waits(s) || s.askNumber != 0 })
+		if len(k.trial) > 0 {
+			return slices.Clone(k.trial)
+		}
+	}
+	k.mute = k.mute && len(k.suspects) > 0
+	return nil
 }
 
 // encode encodes ops and returns the highest sequence number among them. A
@@ -195,6 +295,9 @@ func (l *loop) encode(k *link, ops []wire.Op, out *wire.Frames) (through uint64)
 			return through // the messages behind it are sent again from there
 		case wire.OpSubscribe:
 			if s := l.c.routes.keyed(bad.Key); s != nil {
+				if u := k.topics[s.topic]; u != nil && u.sub == s {
+					u.owed = 0 // it was not asked for
+				}
 				l.endSub(s, &Error{Op: "Subscribe", Class: ClassInput, Err: joinReason(ErrRejected, oe.Err)})
 			}
 		}

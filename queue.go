@@ -64,7 +64,12 @@ type queue struct {
 	receiver   sequence.Receiver
 	detected   *wire.Event // a loss that the server did not report, for offer to return
 
-	received, delivered, dropped, duplicates, gaps, resets uint64
+	firstAnswers bool // of the dialect: the first message stands for the answer to a request
+	answerDue    bool // and none has come yet
+	answered     bool // by a message, for offer to return
+	holding      bool // until the answer: messages belong to an earlier subscription
+
+	received, delivered, dropped, duplicates, earlier, gaps, resets uint64
 
 	receivedBefore uint64 // of received: before the current connection
 
@@ -86,6 +91,7 @@ func newQueue(topic string, o *SubscribeOptions, t wire.Traits, owner queueOwner
 	q := &queue{
 		topic: topic, delivery: o.Delivery, manualAck: o.ManualAck, owner: owner,
 		available: make(chan struct{}, 1), receiver: sequence.New(t),
+		firstAnswers: t.ByName && t.Confirms && t.Holes != wire.HolesFault,
 	}
 	q.items.Pool = &messagePool
 	q.tracker = ackTracker{
@@ -131,6 +137,7 @@ func (q *queue) startConnection(gen uint64) (last Position, known bool, credit w
 	q.generation = gen
 	q.receivedBefore = q.received
 	q.receiver.StartConnection()
+	q.answerDue, q.holding = false, false
 	q.used, q.roomReported = wire.Credit{}, false
 	q.granted = q.allowance()
 	last, known = q.receiver.Position()
@@ -188,8 +195,9 @@ func (q *queue) grant() wire.Credit {
 }
 
 // offer accepts events of connection gen, in wire order, all with one key. It does not block. It
-// returns the losses that the server did not report. An error is a violation by
-// the server; the events before it were accepted.
+// returns the losses that the server did not report, and EventData for a message
+// that stands for the answer to a request. An error is a violation by the server; the
+// events before it were accepted.
 func (q *queue) offer(gen uint64, events []wire.Event) (detected []wire.Event, err error) {
 	q.mu.Lock()
 	before := q.dropped
@@ -204,6 +212,10 @@ func (q *queue) offer(gen uint64, events []wire.Event) (detected []wire.Event, e
 			detected = append(detected, *q.detected)
 			q.detected = nil
 		}
+	}
+	if q.answered {
+		detected = append(detected, wire.Event{Kind: wire.EventData, Name: q.topic})
+		q.answered = false
 	}
 	room := q.delivery.Overflow != Block && q.roomToReport()
 	waiting := q.items.Len() > 0
@@ -229,6 +241,8 @@ func (q *queue) accept(gen uint64, ev *wire.Event) error {
 	switch {
 	case gen != q.generation || q.finishing:
 		return nil
+	case q.holding && q.isEarlier(ev):
+		return nil
 	case ev.Kind != wire.EventData:
 		return q.acceptControl(ev)
 	}
@@ -243,6 +257,9 @@ func (q *queue) accept(gen uint64, ev *wire.Event) error {
 	step, err := q.receiver.Accept(ev, beyondCredit)
 	if step.Loss != nil {
 		q.recordLoss(step.Loss)
+	}
+	if q.answerDue && err == nil {
+		q.answerDue, q.answered = false, true
 	}
 	switch step.Effect {
 	case sequence.Duplicate:
@@ -263,6 +280,7 @@ func (q *queue) accept(gen uint64, ev *wire.Event) error {
 
 // acceptControl accepts an event that is not a message; mu is held.
 func (q *queue) acceptControl(ev *wire.Event) error {
+	q.answerDue = q.answerDue && ev.Kind != wire.EventSubscribed
 	step, err := q.receiver.Accept(ev, false)
 	if step.Loss != nil {
 		q.recordLoss(step.Loss)
@@ -441,7 +459,7 @@ func (q *queue) stats() SubStats {
 	defer q.mu.Unlock()
 	return SubStats{
 		Received: q.received, Delivered: q.delivered, Dropped: q.dropped,
-		Waiting: uint64(q.messages + q.held), Duplicates: q.duplicates, Gaps: q.gaps, Resets: q.resets,
+		Waiting: uint64(q.messages + q.held), Duplicates: q.duplicates, Earlier: q.earlier, Gaps: q.gaps, Resets: q.resets,
 	}
 }
 

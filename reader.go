@@ -133,8 +133,13 @@ func (r *reader) route(events *wire.Events) error {
 			if ev.Kind != wire.EventData && !isGapHere(ev) && fault == nil {
 				forLoop = append(forLoop, routedEvent{sub, *ev})
 			}
-		} else if skipped := r.unrequested(ev, n); skipped != nil {
-			forLoop = append(forLoop, routedEvent{nil, *skipped})
+		} else {
+			if ev.Key == 0 && (ev.Kind == wire.EventSubscribed || ev.Kind == wire.EventUnsubscribed) {
+				forLoop = append(forLoop, routedEvent{nil, *ev}) // the loop may wait for it
+			}
+			if skipped := r.unrequested(ev, n); skipped != nil {
+				forLoop = append(forLoop, routedEvent{nil, *skipped})
+			}
 		}
 		rest = rest[n:]
 	}

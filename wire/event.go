@@ -13,7 +13,7 @@ const (
 	// Events of one subscription, named by Key or Name; their order is kept.
 	EventData         EventKind = iota + 1 // Message, Position, Prev, Numbered
 	EventSubscribed                        // Position (delivery starts after it), Continuity, Head
-	EventUnsubscribed                      // Code, Reason; Retry > 0: may be requested again after that time
+	EventUnsubscribed                      // Code (0: ended, otherwise refused), Reason; Retry > 0: may be requested again after that time
 	EventGap                               // Prev, Position (last lost), Count, Cause; see below
 	EventReset                             // Position (new), Cause
 
@@ -25,7 +25,7 @@ const (
 	EventPong   // N
 	EventGoAway // Code, Delay, Spread, Reason
 	EventAuth   // Expires
-	EventError  // Code, Reason, Retry, Fatal; Key or N if it concerns a subscription or a sequence number
+	EventError  // Code, Reason, Retry, Fatal; Key or N if it concerns a subscription or a sequence number; see Traits.ByName
 
 	// EventMalformed: a message that the dialect cannot read or place was skipped.
 	// Reason: one of a few constant texts, without anything that the peer sent.

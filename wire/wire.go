@@ -102,7 +102,33 @@ type Traits struct {
 	// for each subscription that was requested.
 	Confirms bool
 
-	// ByName means that data is routed by Event.Name instead of Event.Key.
+	// ConfirmsEnd means that Decode reports EventUnsubscribed with code 0 when the
+	// server confirms that a subscription has ended, by an OpUnsubscribe or by
+	// itself. It counts only with ByName; see there.
+	ConfirmsEnd bool
+
+	// ByName means that events are routed by Event.Name instead of Event.Key.
+	//
+	// A name does not say which of two subscriptions to one topic is meant, so the
+	// client asks for a topic again on one connection only when the server has
+	// finished with the earlier subscription. It waits for the answer to the
+	// earlier request and, with ConfirmsEnd, for the end; at most 10 seconds from
+	// the write of OpUnsubscribe. With neither Confirms nor ConfirmsEnd it always
+	// waits for these 10 seconds: nothing else separates the last messages of the
+	// earlier subscription from the first of the later one. A new connection
+	// begins without earlier subscriptions.
+	//
+	// The dialect must report every answer, also one that seems to repeat an
+	// earlier one: only the client knows which request is open. It must not make
+	// up an answer from a message. With Holes other than HolesFault, the first
+	// message on a connection stands for the confirmation, unless the end of an
+	// earlier subscription to the topic was not confirmed on it: then the client
+	// discards messages until the confirmation comes, or for 10 seconds.
+	//
+	// With Confirms, an EventError that is not fatal, has a code and names neither
+	// Key nor N, means that the server refused an open request, and perhaps all
+	// topics in it: the client asks for them again in parts. One with code 0 is a
+	// notice.
 	ByName bool
 
 	// Silent means that the client must never send a data frame: no Op is

@@ -39,7 +39,7 @@ type codec struct {
 	counting bool              // sequence is valid
 	unbroken map[*sub]struct{} // live, without own numbers, and no hole in sequence since the last message
 
-	confirmed map[*sub]struct{} // in state subConfirmed
+	listed map[*sub]struct{} // in the last confirmation, with Confirm.Complete
 
 	whole    []map[*sub]struct{} // by channel: no message of it was skipped since the subscription's last one
 	reported uint64              // skipped messages without a number in sequence since the last one with a number
@@ -48,19 +48,10 @@ type codec struct {
 // sub is what a connection knows of one topic.
 type sub struct {
 	topic    string
-	state    subState
 	resumed  uint64 // number of the last message on earlier connections; 0 after the first on this one
 	unbroken bool   // in codec.unbroken
 	whole    bool   // in codec.whole
 }
-
-type subState uint8
-
-const (
-	subNone      subState = iota
-	subImplied            // by data, which may come before the confirmation or without one
-	subConfirmed          // by the server's confirmation
-)
 
 func (c *codec) Start(out *wire.Frames) error {
 	c.dialect.subscribe.write(c.dialect, c.topics, out)
@@ -252,9 +243,7 @@ func (c *codec) dispatch(object []byte, fault error, out *wire.Events) (*channel
 	return nil, nil
 }
 
-// data decodes a message of a channel. The first one on a connection may come
-// before the server confirms the subscription, and then stands for the
-// confirmation.
+// data decodes a message of a channel.
 func (c *codec) data(k *kind, object []byte, out *wire.Events) error {
 	s := &c.scan
 	product, err := s.text(c.dialect.product)
@@ -280,10 +269,6 @@ func (c *codec) data(k *kind, object []byte, out *wire.Events) error {
 			return errTopics
 		}
 		return &wire.CodeError{Code: 1002, Reason: fmt.Sprintf("a message of type %q with a product that cannot be subscribed to", k.name)}
-	}
-	if u.state == subNone {
-		u.state = subImplied
-		c.subscribed(u, k.channel, out)
 	}
 	// The resumed number may be repeated, and Replay numbers before it.
 	restarted := number < u.resumed && u.resumed-number > k.channel.replay
@@ -364,7 +349,7 @@ func (c *codec) checkSequence(out *wire.Events) error {
 	if joins {
 		return nil
 	}
-	hit := slices.SortedFunc(maps.Keys(c.unbroken), func(a, b *sub) int { return strings.Compare(a.topic, b.topic) })
+	hit := byTopic(slices.Collect(maps.Keys(c.unbroken)))
 	clear(c.unbroken)
 	for _, u := range hit {
 		u.unbroken = false
@@ -373,6 +358,12 @@ func (c *codec) checkSequence(out *wire.Events) error {
 		e.Cause = cause
 	}
 	return nil
+}
+
+// byTopic sorts subs: the order of events must not depend on that of a map.
+func byTopic(subs []*sub) []*sub {
+	slices.SortFunc(subs, func(a, b *sub) int { return strings.Compare(a.topic, b.topic) })
+	return subs
 }
 
 // watchSequence makes the next hole in the connection's numbers count for u, if u
@@ -391,7 +382,6 @@ func (c *codec) reportUnknownType(name []byte, out *wire.Events) {
 		return
 	}
 	c.unknownTypes = append(c.unknownTypes, string(name))
-	e := out.Append(wire.EventError)
-	e.Code = codeBadRequest
+	e := out.Append(wire.EventError) // with code 0: it refuses nothing
 	e.Reason = fmt.Sprintf("messages of type %q are not in the feed's table", shorten(string(name)))
 }

@@ -60,7 +60,7 @@ func TestSubscribeMessages(t *testing.T) {
 			[]string{`{"type":"subscribe","product_ids":["BTC-USD"],"channels":["matches"]}`}},
 		{"channels of the same products share a message", Coinbase(), []string{"matches/A", "level2/A", "matches/B", "level2/B", "ticker/B"},
 			[]string{
-				`{"type":"subscribe","product_ids":["A","B"],"channels":["matches","level2"]}`,
+				`{"type":"subscribe","product_ids":["A","B"],"channels":["matches","level2_batch"]}`,
 				`{"type":"subscribe","product_ids":["B"],"channels":["ticker"]}`,
 			}},
 		{"what JSON must escape", Coinbase(), []string{`ticker/a"\é`},

@@ -85,9 +85,16 @@ type Table struct {
 // Channel is one kind of stream. Without Table.Channel a type belongs to one
 // channel only.
 type Channel struct {
-	// Name is the channel's name in topics and in requests. It has no '/', no
-	// '*' and at most 253 bytes.
+	// Name is the channel's name in topics. It has no '/', no '*' and at most 253
+	// bytes.
 	Name string
+
+	// Request is the channel's name in requests. Defaults to Name.
+	Request string
+
+	// Aliases are further names that the server gives the channel, for example in
+	// confirmations. Optional: Name and Request need not be repeated.
+	Aliases []string
 
 	// Types are the types of ordinary messages.
 	Types []string
@@ -145,7 +152,9 @@ type Confirm struct {
 	Type string
 
 	// Ended is the type of a message of the same shape that confirms an
-	// unsubscribe. Optional; excludes Complete.
+	// unsubscribe. Optional; excludes Complete. Set one of the two if the server
+	// can: without either, the end of a subscription is not seen, and a topic that
+	// is subscribed again on one connection starts late (see wire.Traits.ByName).
 	Ended string
 
 	// List is the member that holds a list of entries. Optional: without it the
@@ -160,14 +169,17 @@ type Confirm struct {
 	// them.
 	Products string
 
-	// Complete means that a confirmation lists everything that is subscribed: a
-	// subscription that an earlier one listed and this one does not has ended.
+	// Complete means that a confirmation lists everything that is subscribed, on
+	// the whole connection: a subscription that an earlier one listed and this one
+	// does not has ended. The client asks again for one that it has not closed.
 	Complete bool
 }
 
-// ErrorMessage is how the server reports an error. An error that names a
-// channel and a product ends that subscription; any other is reported and has no
-// effect.
+// ErrorMessage is how the server reports an error. An error that names a channel
+// and a product refuses or ends that subscription. Any other is reported; if a
+// request has no answer yet, it also means that a topic was refused, which the
+// client finds by asking in parts. So a table should have an Error if the server
+// reports refusals, with Channel and Product if they name the topic.
 type ErrorMessage struct {
 	// Type is the type of the message. Empty means that the server sends none.
 	Type string

@@ -1,0 +1,112 @@
+package main
+
+// ofFeed: dialects that route by name, where only the client knows which of two
+// subscriptions to one topic is meant.
+var ofFeed = []mutation{
+	{
+		name:    "topics: asked for again at once",
+		file:    "registry.go",
+		search:  "if u == nil || !u.leaving {",
+		replace: "if u == nil || !u.leaving || u != nil {",
+		test:    "-run ^TestTopicAgainHasALifeOfItsOwn$ ./test",
+		says:    "of subscription",
+	},
+	{
+		name:    "topics: a late confirmation counts for the next subscription",
+		file:    "registry.go",
+		search:  "u.leaving = owed || u.awaitsEnd",
+		replace: "u.leaving = owed && u.awaitsEnd || u.awaitsEnd",
+		test:    "-run ^TestConfirmationAfterTheFirstMessage$ ./test",
+	},
+	{
+		name:    "topics: an end that is not confirmed holds one up for ever",
+		file:    "registry.go",
+		search:  "\t\t\tk.free(d.use, false)\n",
+		replace: "",
+		test:    "-run ^TestEndThatIsNotConfirmed$ ./test",
+	},
+	{
+		name:    "topics: messages of the earlier subscription",
+		file:    "queue.go",
+		search:  "case q.holding && q.isEarlier(ev):",
+		replace: "case q.holding && q.isEarlier(ev) && ev == nil:",
+		test:    "-run ^TestEarlierMessagesAreCounted$ ./test",
+	},
+	{
+		name:    "topics: the refusal of an earlier subscription ends the later one",
+		file:    "loop_events.go",
+		search:  "case k.topics[s.topic] != nil && !k.topics[s.topic].until.IsZero():",
+		replace: "case k.topics[s.topic] != nil && k.topics[s.topic] == nil:",
+		test:    "-run ^TestLateRefusalOfAnEarlierSubscription$ ./test",
+	},
+	{
+		name:    "topics: one that the server ended is not asked for again",
+		file:    "loop_events.go",
+		search:  "case ev.Code == 0 && ev.Key == 0 && l.c.cfg.traits.ConfirmsEnd:",
+		replace: "case ev.Code == 0 && ev.Key == 0 && l.c.cfg.traits.ConfirmsEnd && pending:",
+		test:    "-run ^TestSubscriptionEndedByTheServer$ ./test",
+	},
+	{
+		name:    "topics: one that the server ends each time is asked for without end",
+		file:    "loop_deadlines.go",
+		search:  "if s.endings++; s.endings >= maxFailedAsks {",
+		replace: "if s.endings++; s.endings < 0 {",
+		test:    "-run ^TestSubscriptionEndedEachTime$ ./test",
+	},
+	{
+		name:    "topics: the server goes on, but the next subscription is pending",
+		file:    "loop_write.go",
+		search:  "if !traits.Confirms || served {",
+		replace: "if !traits.Confirms || served && u == nil {",
+		test:    "-run ^TestTopicAgainWithoutUnsubscribe$ ./test",
+	},
+	{
+		name:    "refusals: nothing is asked for in parts",
+		file:    "loop_write.go",
+		search:  "\tl.askInParts(k, open)\n",
+		replace: "",
+		test:    "-run ^TestOneRefusalForMany$ ./test",
+	},
+	{
+		name:    "refusals: by name, the rest of the request waits",
+		file:    "loop_deadlines.go",
+		search:  "a.partly, a.answerBy = true, now.Add(partlyTimeout)",
+		replace: "a.partly = false",
+		test:    "-run ^TestRefusalByNameOfAWholeRequest$ ./test",
+	},
+	{
+		name:    "refusals: of a closed subscription, counted for the next request",
+		file:    "loop_deadlines.go",
+		search:  "} else if l.waitsForAnswer(&a) && !due(a.answerBy, l.now) {",
+		replace: "} else if l.waitsForAnswer(&a) && due(a.answerBy, l.now) {",
+		test:    "-run ^TestRefusalOfAClosedSubscription$ ./test",
+	},
+	{
+		name:    "refusals: a notice refuses",
+		file:    "loop_events.go",
+		search:  "!ev.Fatal && ev.Code != 0 && ev.Key == 0",
+		replace: "!ev.Fatal && ev.Key == 0",
+		test:    "-run ^TestErrorsThatRefuseNothing$ ./test",
+	},
+	{
+		name:    "feed: the end of a subscription is swallowed",
+		file:    "wire/feed/confirm.go",
+		search:  "out.Append(wire.EventUnsubscribed).Name = u.topic",
+		replace: "_, _ = out, u.topic",
+		test:    "-run ^TestConfirm(List|Flat)$ ./wire/feed",
+	},
+	{
+		name:    "feed: a second confirmation is swallowed",
+		file:    "wire/feed/confirm.go",
+		search:  "_, before := c.listed[u]",
+		replace: "_, before := c.listed[u]\n\t\t\t\tc.listed = listed",
+		test:    "-run ^TestEveryConfirmationIsReported$ ./wire/feed",
+	},
+	{
+		name:    "feed: order books need a signature",
+		file:    "wire/feed/coinbase.go",
+		search:  "Request: \"level2_batch\", ",
+		replace: "",
+		test:    "-run ^TestCoinbaseOrderBookNeedsNoSignature$ ./test",
+	},
+}
