@@ -125,6 +125,7 @@ func (l *loop) welcome(k *link, r *wire.Ready) {
 	if !l.c.cfg.traits.Confirms {
 		for s := range l.registry.all() {
 			if l.askedOnLink(s) {
+				s.queue.assumeLive()
 				l.enterSub(s, SubState{Phase: SubLive, Generation: k.conn.gen})
 			}
 		}

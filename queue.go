@@ -144,6 +144,13 @@ func (q *queue) startConnection(gen uint64) (last Position, known bool, credit w
 	return last, known, q.granted
 }
 
+// assumeLive follows when the subscription counts as live without a confirmation.
+func (q *queue) assumeLive() {
+	q.mu.Lock()
+	q.receiver.AssumeLive()
+	q.mu.Unlock()
+}
+
 // allowance returns the credit that fits the free room; mu is held.
 func (q *queue) allowance() wire.Credit {
 	if q.delivery.Overflow != Block {
@@ -281,6 +288,9 @@ func (q *queue) accept(gen uint64, ev *wire.Event) error {
 // acceptControl accepts an event that is not a message; mu is held.
 func (q *queue) acceptControl(ev *wire.Event) error {
 	q.answerDue = q.answerDue && ev.Kind != wire.EventSubscribed
+	if isGapHere(ev) {
+		q.used.N += ev.Count // the server has sent these messages
+	}
 	step, err := q.receiver.Accept(ev, false)
 	if step.Loss != nil {
 		q.recordLoss(step.Loss)
@@ -469,24 +479,4 @@ func (q *queue) hasReceivedOn(gen uint64) bool {
 	q.mu.Lock()
 	defer q.mu.Unlock()
 	return q.generation == gen && q.received > q.receivedBefore
-}
-
-// drainToReport reports whether the stream is drained: it has ended, and everything
-// in it was delivered or dropped. It returns true only once; mu is held.
-func (q *queue) drainToReport() bool {
-	if q.drainReported || !q.ended || q.held > 0 || q.lossHeld || q.reporting > 0 {
-		return false
-	}
-	if q.awaitAcks && !q.discarded && (q.bodies > 0 || q.manualAck && q.tracker.unacked.Len() > 0) {
-		return false
-	}
-	q.drainReported = true
-	return true
-}
-
-// endIfEmpty ends a stream that finishes, once nothing waits; mu is held.
-func (q *queue) endIfEmpty() {
-	if q.finishing && q.items.Len() == 0 {
-		q.ended = true
-	}
 }

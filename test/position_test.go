@@ -187,6 +187,34 @@ func TestBreakWithoutNumbersIsAReset(t *testing.T) {
 	}
 }
 
+// TestBreakBeforeAnyMessageIsAReset: without confirmations a subscription is live once it
+// was asked for. What came and went before the next connection is not known.
+func TestBreakBeforeAnyMessageIsAReset(t *testing.T) {
+	for _, e := range []wire.Event{{Kind: wire.EventData}, dataAt("e", 8, 9)} {
+		synctest.Test(t, func(t *testing.T) {
+			srv := newToyServer(t, func(conn int, say func(string), hear func() string) {
+				hear()
+				if e.Key = 1; conn > 1 {
+					say(eventText(e))
+				}
+			})
+			srv.host.Inject(limpettest.Stall(time.Millisecond))
+			c, err := limpet.New(srv.host.URL(), options(&limpet.Options{HTTPClient: srv.host.HTTPClient(),
+				Dialect: eventDialect{wire.Traits{StartSubs: 1, Holes: wire.HolesLoss}}}))
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer closeAndWait(t, c)
+			s := subscribeLive(t, c, "topic", nil)
+			synctest.Wait()
+			srv.host.Network.CutAll()
+			if ms := collect(t, s, 2); ms[0].Kind != limpet.Reset || ms[0].Loss.Cause != limpet.CauseUnverifiable || ms[1].Kind != limpet.Data {
+				t.Errorf("got %s", story(ms))
+			}
+		})
+	}
+}
+
 // TestConfirmationBeyondThePosition: a server that goes on after messages that the
 // client did not receive has lost them.
 func TestConfirmationBeyondThePosition(t *testing.T) {

@@ -30,6 +30,10 @@ func (r *Receiver) ResumeFrom(p wire.Position) {
 	r.last, r.positioned = p, true
 }
 
+// AssumeLive follows when the subscription counts as live on the connection though no
+// event says so: messages may come from then on, and be lost.
+func (r *Receiver) AssumeLive() { r.wasLive = true }
+
 // StartConnection begins a connection. It must confirm where delivery starts.
 func (r *Receiver) StartConnection() {
 	r.confirmed, r.unproved, r.malformed = false, r.wasLive || r.positioned, false
