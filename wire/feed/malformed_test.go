@@ -45,6 +45,7 @@ func TestMalformedMessages(t *testing.T) {
 		{`{"type":"ticker","product_id":{}}`, append([]string{kind}, whole...)},
 		{`{"type":"ticker","product_id":"A","product_id":"B"}`, append([]string{`malformed 1 a message with two members "product_id"`}, whole...)},
 		{`{"type":"ticker","type":"match","product_id":"A"}`, []string{`malformed 1 a message with two members "type"`}},
+		{`{"type":"ticker","product_id":"A","trade_id":1,"trade_id":2}`, []string{`malformed 1 a message with two members "trade_id"`, "gap ticker/A malformed 1"}},
 		{"{\"type\":\"ticker\",\"product_id\":\"A\",\"x\":\"\xff\"}", []string{"malformed 1 text that is not UTF-8", "gap ticker/A malformed 1"}},
 		{`{"type":"match","product_id":"A","trade_id":-1}`, []string{`malformed 1 member "trade_id" is not a whole number below 2^64`, "gap matches/A malformed 1"}},
 		{`{"type":"match","product_id":"A"}`, []string{`malformed 1 a message of type "match" without its number`, "gap matches/A malformed 1"}},
