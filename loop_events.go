@@ -126,7 +126,7 @@ func (l *loop) handle(k *link, ev *wire.Event) {
 		l.goAwayUntil = l.now.Add(min(ev.Delay, maxRetryAfter))
 		l.c.notify.post(ServerNotice{int(ev.Code), peerText(ev.Reason)})
 	case wire.EventMalformed:
-		l.c.notify.post(MessageSkipped{ev.Name, ev.Reason})
+		l.c.notify.post(MessageSkipped{logText(ev.Name), logText(ev.Reason)})
 	case wire.EventError:
 		l.c.notify.post(ServerNotice{int(ev.Code), peerText(ev.Reason)})
 		if ev.Fatal && k.fatalError == nil {

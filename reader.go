@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"slices"
 	"strconv"
+	"strings"
 	"sync"
 	"time"
 
@@ -187,14 +188,18 @@ func (r *reader) unrequested(ev *wire.Event, n int) *wire.Event {
 // skipped is what was reported on one connection.
 type skipped struct{ reasons, names []string }
 
-const maxSkippedReports = 16 // of each sort on one connection
+const (
+	maxSkippedReports = 16  // of each sort on one connection
+	maxSkippedText    = 256 // bytes by which two reports differ
+)
 
 // firstOf reports whether text is not in list and is to be reported, and adds it.
 func firstOf(list *[]string, text string) bool {
+	text = text[:min(len(text), maxSkippedText)]
 	if len(*list) == maxSkippedReports || slices.Contains(*list, text) {
 		return false
 	}
-	*list = append(*list, text)
+	*list = append(*list, strings.Clone(text))
 	return true
 }
 

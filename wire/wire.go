@@ -49,7 +49,8 @@ type Codec interface {
 
 	// Decode appends the events that f holds. One frame may hold many messages,
 	// and one message may take many frames. f.Data is valid only during the
-	// call. An error ends the connection and discards the events of this frame.
+	// call. An error ends the connection and discards the events of this frame. A
+	// message that can be skipped is no error: see EventMalformed.
 	// A *CodeError chooses the close code; any other error closes with 1002.
 	Decode(f Frame, out *Events) error
 
