@@ -71,6 +71,8 @@ type link struct {
 	codec wire.Codec
 	ready bool // the handshake is complete
 
+	limits wire.Limits // of the peer, from the welcome
+
 	// To be written.
 	start        *wire.Frames // the codec's first frames; nil once written
 	ops          []wire.Op

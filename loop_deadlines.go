@@ -111,15 +111,19 @@ func (l *loop) sendHeartbeat(k *link) {
 	}
 }
 
-// checkStable forgets earlier failures if the connection, which is about to
-// end, lasted: Backoff.StableAfter, or a sixth of that if a message was
+// checkStable forgets earlier violations if the connection, which is about to end, made
+// progress, and earlier failures if it lasted: Backoff.StableAfter, or a sixth of that if a message was
 // acknowledged or received on it.
 func (l *loop) checkStable(k *link) {
 	if k == nil || k.stable || !k.ready {
 		return
 	}
+	worked := k.acked || l.hasReceived(k)
+	if worked {
+		l.finality.progressed()
+	}
 	early := k.stableAt.Add(-l.c.cfg.Backoff.StableAfter * 5 / 6)
-	if !due(k.stableAt, l.now) && !(due(early, l.now) && (k.acked || l.hasReceived(k))) {
+	if !due(k.stableAt, l.now) && !(due(early, l.now) && worked) {
 		return
 	}
 	k.stable = true

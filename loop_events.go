@@ -125,6 +125,8 @@ func (l *loop) handle(k *link, ev *wire.Event) {
 		l.spread = min(max(l.spread, ev.Spread), maxSpread)
 		l.goAwayUntil = l.now.Add(min(ev.Delay, maxRetryAfter))
 		l.c.notify.post(ServerNotice{int(ev.Code), peerText(ev.Reason)})
+	case wire.EventMalformed:
+		l.c.notify.post(MessageSkipped{logText(ev.Name), logText(ev.Reason)})
 	case wire.EventError:
 		l.c.notify.post(ServerNotice{int(ev.Code), peerText(ev.Reason)})
 		if ev.Fatal && k.fatalError == nil {

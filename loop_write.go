@@ -44,6 +44,11 @@ func (l *loop) startWrite() {
 		ops = k.handshakeOps(ops)
 	}
 	through := l.encode(k, ops, frames)
+	if l.link == k {
+		l.window.countResends(through)
+	} else {
+		l.window.countResends(0)
+	}
 	args.ops = ops
 	args.reset()
 	encodeArgsPool.Put(args)
@@ -167,6 +172,7 @@ func (l *loop) askFor(k *link, s *Subscription) wire.Op {
 	s.askedGeneration = k.conn.gen
 	l.noteAsk(k, s)
 	if !traits.Confirms || served {
+		s.queue.assumeLive()
 		l.enterSub(s, SubState{Phase: SubLive, Generation: k.conn.gen})
 	}
 	return wire.Op{Kind: wire.OpSubscribe, Key: s.key, Cmd: s.key*4 + 1, Topic: s.topic, Subscribe: &request}
@@ -316,8 +322,9 @@ func (l *loop) encodeOnce(k *link, ops []wire.Op, out *wire.Frames) error {
 	if l.encodePanics > 0 {
 		step = 1
 	}
-	for i := 0; i < len(ops); i += step {
-		err := k.codec.Encode(ops[i:i+step], out)
+	for i, n := 0, 0; i < len(ops); i += n {
+		n = k.leadingOps(ops[i:], step)
+		err := k.encodeWithin(ops[i:i+n], out)
 		var panicked *userError
 		var oe *wire.OpError
 		switch {
@@ -330,6 +337,83 @@ func (l *loop) encodeOnce(k *link, ops []wire.Op, out *wire.Frames) error {
 			return &wire.OpError{Index: i + oe.Index, Err: oe.Err}
 		case err != nil:
 			return err
+		}
+	}
+	return nil
+}
+
+// leadingOps returns how many ops to encode together, at most limit: about as many as
+// fit into one frame of the peer.
+func (k *link) leadingOps(ops []wire.Op, limit int) (n int) {
+	if k.limits.Batch == 0 {
+		return min(len(ops), limit)
+	}
+	const envelope = 32 // at least
+	for size := 0; n < min(len(ops), limit); n++ {
+		size += envelope
+		if m := ops[n].Message; m != nil {
+			size += len(m.Topic) + len(m.Payload)
+		}
+		if n > 0 && size > k.limits.Batch {
+			break
+		}
+	}
+	return n
+}
+
+// encodeWithin encodes ops. If a frame with several of them exceeds the peer's limit,
+// it encodes each half by itself.
+func (k *link) encodeWithin(ops []wire.Op, out *wire.Frames) error {
+	for i := range ops {
+		if err := k.exceeds(ops[i].Message); err != nil {
+			if err := k.encodeWithin(ops[:i], out); err != nil {
+				return err
+			}
+			return &wire.OpError{Index: i, Err: err}
+		}
+	}
+	if len(ops) == 0 {
+		return nil
+	}
+	before := len(out.List)
+	err := k.codec.Encode(ops, out)
+	tooBig := func(f wire.Frame) bool { return len(f.Data) > k.limits.Batch }
+	if k.limits.Batch == 0 || len(ops) == 1 || !slices.ContainsFunc(out.List[before:], tooBig) {
+		return err
+	}
+	clear(out.List[before:])
+	out.List = out.List[:before]
+	half := len(ops) / 2
+	if err := k.encodeWithin(ops[:half], out); err != nil {
+		return err
+	}
+	err = k.encodeWithin(ops[half:], out)
+	if oe := (*wire.OpError)(nil); errors.As(err, &oe) {
+		return &wire.OpError{Index: half + oe.Index, Err: oe.Err}
+	}
+	return err
+}
+
+// exceeds returns a *wire.TooBigError for a message beyond a limit that the peer has
+// announced.
+func (k *link) exceeds(m *wire.Message) error {
+	limits := &k.limits
+	if m == nil || m.Void {
+		return nil
+	}
+	if limits.Payload > 0 && len(m.Payload) > limits.Payload {
+		return &wire.TooBigError{What: "payload bytes", Size: len(m.Payload), Limit: limits.Payload}
+	}
+	if limits.Headers > 0 && len(m.Header) > limits.Headers {
+		return &wire.TooBigError{What: "header count", Size: len(m.Header), Limit: limits.Headers}
+	}
+	if limits.HeaderSize > 0 && (m.Type != "" || len(m.Header) > 0) {
+		size := len(m.Type)
+		for name, value := range m.Header {
+			size += len(name) + len(value)
+		}
+		if size > limits.HeaderSize {
+			return &wire.TooBigError{What: "header bytes", Size: size, Limit: limits.HeaderSize}
 		}
 	}
 	return nil

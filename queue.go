@@ -145,6 +145,13 @@ func (q *queue) startConnection(gen uint64) (last Position, known bool, credit w
 	return last, known, q.granted
 }
 
+// assumeLive follows when the subscription counts as live without a confirmation.
+func (q *queue) assumeLive() {
+	q.mu.Lock()
+	q.receiver.AssumeLive()
+	q.mu.Unlock()
+}
+
 // allowance returns the credit that fits the free room; mu is held.
 func (q *queue) allowance() wire.Credit {
 	if q.delivery.Overflow != Block {
@@ -286,6 +293,8 @@ func (q *queue) acceptControl(ev *wire.Event) error {
 		q.answerDue = false
 	case ev.Kind == wire.EventUnsubscribed && q.endsAgain:
 		q.receiver.StartConnection() // what comes next may leave out messages
+	case isGapHere(ev):
+		q.used.N += ev.Count // the server has sent these messages
 	}
 	step, err := q.receiver.Accept(ev, false)
 	if step.Loss != nil {
@@ -323,7 +332,7 @@ func (q *queue) appendMessage(ev *wire.Event, previous uint64) {
 		m.Topic = q.topic
 	}
 	m.ID = uuid.UUID(ev.Message.ID)
-	m.Position.Epoch, m.Position.Offset, m.Position.Tag = q.receiver.Epoch(), ev.Position.Offset, ev.Position.Tag
+	m.Position, _ = q.receiver.Position()
 	m.Payload, m.Type, m.Header = ev.Message.Payload, ev.Message.Type, ev.Message.Header
 	m.previous = previous
 	q.messages++
@@ -341,7 +350,7 @@ func (q *queue) recordLoss(loss *sequence.Loss) {
 	}
 	q.appendLoss(newLoss(kind, loss.After, loss.To, loss.Count, loss.Cause))
 	if loss.Detected {
-		q.detected = &wire.Event{Kind: loss.Kind, Cause: loss.Cause}
+		q.detected = &wire.Event{Kind: loss.Kind, Cause: loss.Cause, Prev: loss.After.Offset, Position: loss.To, Count: loss.Count}
 	}
 }
 
@@ -475,24 +484,4 @@ func (q *queue) hasReceivedOn(gen uint64) bool {
 	q.mu.Lock()
 	defer q.mu.Unlock()
 	return q.generation == gen && q.received > q.receivedBefore
-}
-
-// drainToReport reports whether the stream is drained: it has ended, and everything
-// in it was delivered or dropped. It returns true only once; mu is held.
-func (q *queue) drainToReport() bool {
-	if q.drainReported || !q.ended || q.held > 0 || q.lossHeld || q.reporting > 0 {
-		return false
-	}
-	if q.awaitAcks && !q.discarded && (q.bodies > 0 || q.manualAck && q.tracker.unacked.Len() > 0) {
-		return false
-	}
-	q.drainReported = true
-	return true
-}
-
-// endIfEmpty ends a stream that finishes, once nothing waits; mu is held.
-func (q *queue) endIfEmpty() {
-	if q.finishing && q.items.Len() == 0 {
-		q.ended = true
-	}
 }

@@ -208,6 +208,9 @@ type routes struct {
 	mu     sync.Mutex
 	byKey  map[uint64]*Subscription
 	byName map[string]*Subscription // if the dialect routes by name
+
+	lastKey uint64 // that a subscription ever had
+	closed  recentNames
 }
 
 // setKey makes key stand for s, or for nothing if s is nil.
@@ -215,6 +218,7 @@ func (r *routes) setKey(key uint64, s *Subscription) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	setRoute(&r.byKey, key, s)
+	r.lastKey = max(r.lastKey, key)
 }
 
 // setName makes a topic stand for s, or for nothing if s is nil.
@@ -222,6 +226,9 @@ func (r *routes) setName(topic string, s *Subscription) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	setRoute(&r.byName, topic, s)
+	if s == nil {
+		r.closed.add(topic)
+	}
 }
 
 func setRoute[K comparable](m *map[K]*Subscription, k K, s *Subscription) {
@@ -255,6 +262,43 @@ func (r *routes) named(topic string) *Subscription {
 	s := r.byName[topic]
 	r.mu.Unlock()
 	return s
+}
+
+// wasKnown reports whether the subscription that ev names existed once: for a while
+// after it was closed, the server may still send for it.
+func (r *routes) wasKnown(ev *wire.Event) bool {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if ev.Key != 0 {
+		return ev.Key <= r.lastKey
+	}
+	return r.byName[ev.Name] != nil || r.closed.count[ev.Name] > 0
+}
+
+// recentNames are the topics of the subscriptions that ended last, of a dialect that
+// routes by name.
+type recentNames struct {
+	count  map[string]int // how often it is in order
+	order  []string
+	oldest int // index in order, once it is full
+}
+
+const maxRecentNames = 1024
+
+func (n *recentNames) add(name string) {
+	if n.count == nil {
+		n.count = make(map[string]int)
+	}
+	n.count[name]++
+	if len(n.order) < maxRecentNames {
+		n.order = append(n.order, name)
+		return
+	}
+	old := n.order[n.oldest]
+	n.order[n.oldest], n.oldest = name, (n.oldest+1)%maxRecentNames
+	if n.count[old]--; n.count[old] == 0 {
+		delete(n.count, old)
+	}
 }
 
 // topicUse is what one connection knows of a topic of a dialect that routes by

@@ -49,7 +49,8 @@ type Codec interface {
 
 	// Decode appends the events that f holds. One frame may hold many messages,
 	// and one message may take many frames. f.Data is valid only during the
-	// call. An error ends the connection and discards the events of this frame.
+	// call. An error ends the connection and discards the events of this frame. A
+	// message that can be skipped is no error: see EventMalformed.
 	// A *CodeError chooses the close code; any other error closes with 1002.
 	Decode(f Frame, out *Events) error
 
@@ -130,9 +131,6 @@ type Traits struct {
 	// topics in it: the client asks for them again in parts. One with code 0 is a
 	// notice.
 	ByName bool
-
-	// RawStream means that frames carry a byte stream.
-	RawStream bool
 
 	// Silent means that the client must never send a data frame: no Op is
 	// encoded.
@@ -293,12 +291,13 @@ type Range struct {
 	Hi uint64 // last sequence number, at least Lo
 }
 
-// Limits are the peer's limits. A zero field means that the limit is unknown.
+// Limits are the peer's limits on what the client sends. A zero field means that the
+// limit is unknown. The client splits batches for Batch; if a frame for several ops
+// still exceeds it, the frame is not sent and Encode is called again with fewer ops. A
+// message beyond another limit is rejected before it is sent.
 type Limits struct {
 	Batch      int // encoded bytes of one frame that holds more than one message
 	Payload    int // bytes of one payload
 	Headers    int // headers of one message
 	HeaderSize int // bytes of content type, header keys and header values of one message
-	Subs       int // subscriptions of one session
-	StartSubs  int // subscriptions that Start may carry
 }

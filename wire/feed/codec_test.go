@@ -18,6 +18,10 @@ func show(e *wire.Event) string {
 		return fmt.Sprintf("unsubscribed %s %d %s", e.Name, e.Code, e.Reason)
 	case wire.EventReset:
 		return fmt.Sprintf("reset %s %s at %d", e.Name, e.Cause, e.Position.Offset)
+	case wire.EventGap:
+		return fmt.Sprintf("gap %s %s %d", e.Name, e.Cause, e.Count)
+	case wire.EventMalformed:
+		return fmt.Sprintf("malformed %d %s", e.Count, e.Reason)
 	case wire.EventError:
 		return fmt.Sprintf("error %d %s", e.Code, e.Reason)
 	case wire.EventData:
@@ -295,11 +299,30 @@ func TestSequenceOfTheConnection(t *testing.T) {
 	expectCode(t, c, `{"kind":"beat","n":-1}`, 1007)
 }
 
+// expectCode decodes text, which cannot be read or placed. A strict table refuses it
+// with code; otherwise it is skipped and reported, unless code is 1008.
 func expectCode(t *testing.T, c wire.Codec, text string, code uint16) {
 	t.Helper()
-	got, err := decode(c, text)
 	var ce *wire.CodeError
-	if !errors.As(err, &ce) || ce.Code != code || ce.Reason == "" {
+	if got, err := decode(strict(c), text); !errors.As(err, &ce) || ce.Code != code {
 		t.Errorf("%.200q: got %q, %v, want code %d", text, got, err, code)
 	}
+	got, err := decode(c, text)
+	if code == 1008 {
+		if err == nil {
+			t.Errorf("%.200q: skipped", text)
+		}
+		return
+	}
+	if err != nil || !strings.Contains(got, "malformed ") {
+		t.Errorf("%.200q: got %q, %v, want it skipped", text, got, err)
+	}
+}
+
+// strict returns the codec of a connection like that of c, with a strict table.
+func strict(c wire.Codec) wire.Codec {
+	k := *c.(*codec)
+	d := *k.dialect
+	d.strict, k.dialect = true, &d
+	return &k
 }

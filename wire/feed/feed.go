@@ -59,6 +59,7 @@ type channel struct {
 type dialect struct {
 	name        string
 	ping        wire.Ping
+	strict      bool
 	subscribe   *request
 	unsubscribe *request // nil: the server has none
 	channels    []*channel
@@ -83,6 +84,7 @@ func New(t Table) (wire.Dialect, error) {
 	d := &dialect{
 		name:      t.Name,
 		ping:      t.Ping,
+		strict:    t.Strict,
 		subscribe: newRequest(&t.Subscribe),
 		kinds:     map[string]*kind{},
 		confirm:   t.Confirm,
@@ -270,6 +272,7 @@ func (d *dialect) Open(r wire.Resume) (wire.Codec, error) {
 		topics:   make([]string, 0, len(r.Subs)),
 		subs:     make([]map[string]*sub, len(d.channels)),
 		unbroken: map[*sub]struct{}{},
+		whole:    make([]map[*sub]struct{}, len(d.channels)),
 	}
 	c.scan.wanted = d.members
 	c.scan.found = make([]span, len(d.members))

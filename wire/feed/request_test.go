@@ -101,7 +101,7 @@ func TestEncode(t *testing.T) {
 	}
 	unsub := func(topic string) wire.Op { return wire.Op{Kind: wire.OpUnsubscribe, Name: topic} }
 	got := encode(t, c, sub("ticker/A"), sub("ticker/B"), unsub("ticker/A"), sub("ticker/A"),
-		wire.Op{Kind: wire.OpBye}, wire.Op{Kind: wire.OpFault, Code: 1002}, wire.Op{Kind: wire.OpAuth, Token: "t"})
+		wire.Op{Kind: wire.OpBye}, wire.Op{Kind: wire.OpAuth, Token: "t"})
 	want := []string{
 		`{"type":"subscribe","product_ids":["A","B"],"channels":["ticker"]}`,
 		`{"type":"unsubscribe","product_ids":["A"],"channels":["ticker"]}`,

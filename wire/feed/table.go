@@ -16,6 +16,14 @@
 //   - Table.Sequence counts the messages of one connection. A hole in it cannot
 //     be attributed to one topic, so every subscription without numbers of its
 //     own gets a Reset (CauseLost) at that place.
+//
+// A message that cannot be read or placed is skipped: text that is no JSON object,
+// a value that is not JSON, a missing product or number, a member of the wrong
+// type, a binary message. The client counts it in Stats.Malformed and reports each
+// kind once for each connection. If the message shows its channel, the subscription
+// that it belongs to gets a Gap (CauseMalformed), or every subscription of the
+// channel if the product cannot be read. In a channel with a Number that Gap comes
+// with the next message, if numbers are missing there.
 package feed
 
 import "github.com/limpet-go/limpet/wire"
@@ -67,6 +75,11 @@ type Table struct {
 	// Ping is how an idle server is asked for a sign of life: wire.PingControl
 	// or wire.PingNone. Defaults to wire.PingControl.
 	Ping wire.Ping
+
+	// Strict makes a message that cannot be read or placed end the connection, for
+	// tests of a server. Without it such a message is skipped: see the package
+	// comment.
+	Strict bool
 }
 
 // Channel is one kind of stream. Without Table.Channel a type belongs to one
