@@ -175,8 +175,8 @@ var ofClient = []mutation{
 	{
 		name:    "receiver: a gap is not reported",
 		file:    "internal/sequence/receiver.go",
-		search:  "step.Loss, step.Effect = r.newLoss(wire.EventGap, to, ev.Count, ev.Cause), Start\n",
-		replace: "_ = ev.Cause\n",
+		search:  "step.Loss, step.Effect = r.newLoss(wire.EventGap, to, count, ev.Cause), Start\n",
+		replace: "_ = count\n",
 		test:    "-run ^TestRetentionShowsAsGap$ .",
 	},
 	{
