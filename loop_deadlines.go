@@ -151,6 +151,7 @@ type ask struct {
 	number   uint64
 	write    uint64 // the number of the write that carries it
 	answerBy time.Time
+	refused  bool   // by an error that names no topic
 	partly   bool   // another topic of the same write was refused
 	behind   uint64 // with the message of this number, which was incomplete at answerBy; 0: none
 }

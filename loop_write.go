@@ -199,8 +199,9 @@ func (l *loop) askInParts(k *link, subs []*Subscription) {
 	k.suspects = append(slices.Collect(slices.Chunk(subs, size)), k.suspects...)
 }
 
-// oldestRequest takes the answer to the oldest request that has none, and returns
-// those of its subscriptions that wait for one.
+// oldestRequest takes an error for the refusal of the oldest request without an
+// answer, and returns those of its subscriptions that wait for one. The error may
+// mean something else, so an answer is still owed: only time makes the topics free.
 func (l *loop) oldestRequest(k *link) (open []*Subscription) {
 	var oldest *ask
 	take := func(asks []ask) {
@@ -215,9 +216,8 @@ func (l *loop) oldestRequest(k *link) (open []*Subscription) {
 			if oldest == nil {
 				oldest = a
 			}
-			if a.use.owed--; a.use.leaving && a.use.owed == 0 {
-				k.free(a.use, false)
-			} else if a.use.sub == a.sub {
+			a.refused = true
+			if a.use.sub == a.sub {
 				k.answeredUpTo, k.answeredAt = max(k.answeredUpTo, a.number), l.now
 				a.sub.askNumber = 0
 				open = append(open, a.sub)
@@ -235,7 +235,7 @@ func (l *loop) oldestRequest(k *link) (open []*Subscription) {
 // before its topic is free.
 func (l *loop) waitsForAnswer(a *ask) bool {
 	switch {
-	case a.use == nil || a.use.owed == 0:
+	case a.use == nil || a.use.owed == 0 || a.refused:
 		return false
 	case a.use.sub == a.sub:
 		return l.isOpen(a)

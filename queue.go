@@ -64,6 +64,7 @@ type queue struct {
 	receiver   sequence.Receiver
 	detected   *wire.Event // a loss that the server did not report, for offer to return
 
+	endsAgain    bool // of the dialect: the server may end the stream, and begin again
 	firstAnswers bool // of the dialect: the first message stands for the answer to a request
 	answerDue    bool // and none has come yet
 	answered     bool // by a message, for offer to return
@@ -91,7 +92,7 @@ func newQueue(topic string, o *SubscribeOptions, t wire.Traits, owner queueOwner
 	q := &queue{
 		topic: topic, delivery: o.Delivery, manualAck: o.ManualAck, owner: owner,
 		available: make(chan struct{}, 1), receiver: sequence.New(t),
-		firstAnswers: t.ByName && t.Confirms && t.Holes != wire.HolesFault,
+		endsAgain: t.ByName && t.ConfirmsEnd, firstAnswers: t.ByName && t.Confirms && t.Holes != wire.HolesFault,
 	}
 	q.items.Pool = &messagePool
 	q.tracker = ackTracker{
@@ -287,8 +288,12 @@ func (q *queue) accept(gen uint64, ev *wire.Event) error {
 
 // acceptControl accepts an event that is not a message; mu is held.
 func (q *queue) acceptControl(ev *wire.Event) error {
-	q.answerDue = q.answerDue && ev.Kind != wire.EventSubscribed
-	if isGapHere(ev) {
+	switch {
+	case ev.Kind == wire.EventSubscribed:
+		q.answerDue = false
+	case ev.Kind == wire.EventUnsubscribed && q.endsAgain:
+		q.receiver.StartConnection() // what comes next may leave out messages
+	case isGapHere(ev):
 		q.used.N += ev.Count // the server has sent these messages
 	}
 	step, err := q.receiver.Accept(ev, false)

@@ -316,7 +316,7 @@ type topicUse struct {
 	awaitsEnd bool      // because it has to confirm the end; otherwise it owes an answer
 	tail      bool      // messages of that subscription may still come
 	until     time.Time // leaving and tail end at the latest, and a refusal may concern it; zero: not set
-	served    bool      // the server goes on with it: it cannot be told of the end
+	served    bool      // the server goes on with it: the client cannot end it
 }
 
 // use returns what k knows of a topic. A dialect that routes by key has no use for
@@ -344,7 +344,7 @@ func (k *link) mustWaitForTopic(s *Subscription) bool {
 	return true
 }
 
-// leaveTopic follows when s has ended. With closing the server is told.
+// leaveTopic follows when s has ended. With closing, an OpUnsubscribe ends it at the server too.
 func (l *loop) leaveTopic(s *Subscription, closing bool) {
 	traits, k := &l.c.cfg.traits, l.link
 	if k == nil || k.topics[s.topic] == nil || k.topics[s.topic].sub != s {

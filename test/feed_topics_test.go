@@ -21,7 +21,7 @@ func TestTopicAgainHasALifeOfItsOwn(t *testing.T) {
 			for _, lasts := range []time.Duration{0, 10 * time.Millisecond, 260 * time.Millisecond, 12 * time.Second} {
 				for _, pause := range []time.Duration{0, 30 * time.Millisecond, 240 * time.Millisecond, 20 * time.Second} {
 					t.Run(fmt.Sprintf("%s/numbered=%v/%v/%v", kind, numbered, lasts, pause), func(t *testing.T) {
-						synctest.Test(t, func(t *testing.T) { again(t, kind, numbered, lasts, pause) })
+						synctest.Test(t, func(t *testing.T) { topicAgain(t, kind, numbered, lasts, pause) })
 					})
 				}
 			}
@@ -29,7 +29,7 @@ func TestTopicAgainHasALifeOfItsOwn(t *testing.T) {
 	}
 }
 
-func again(t *testing.T, kind string, numbered bool, lasts, pause time.Duration) {
+func topicAgain(t *testing.T, kind string, numbered bool, lasts, pause time.Duration) {
 	v := newVenue(t, kind, numbered)
 	c := v.dial(t, nil)
 	if err := c.WaitReady(t.Context()); err != nil {
@@ -253,7 +253,7 @@ func TestConfirmationAfterTheFirstMessage(t *testing.T) {
 	})
 }
 
-// A server that cannot be told of an end goes on with the subscription. The next one
+// A server that has no unsubscribe goes on with the subscription. The next one
 // to the topic is live at once, whether or not the server confirms it again.
 func TestTopicAgainWithoutUnsubscribe(t *testing.T) {
 	for _, kind := range []string{"each", "list", "nothing"} {
