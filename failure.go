@@ -268,7 +268,7 @@ type finality struct {
 }
 
 // ready follows when a connection became ready. Without a greeting the server has said
-// nothing yet: that is no progress for a server that breaks the protocol every time.
+// nothing yet: a server that breaks the protocol every time makes no progress.
 func (y *finality) ready(greeted bool) {
 	y.wasReady = true
 	if greeted || y.violations == 0 {

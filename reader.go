@@ -26,7 +26,7 @@ type reader struct {
 	secrets    *secrets.Set
 
 	names   serverNames
-	skipped skipped
+	reports skipReports
 	wakes   wakeRate
 }
 
@@ -139,8 +139,8 @@ func (r *reader) route(events *wire.Events) error {
 			if ev.Key == 0 && (ev.Kind == wire.EventSubscribed || ev.Kind == wire.EventUnsubscribed) {
 				forLoop = append(forLoop, routedEvent{nil, *ev}) // the loop may wait for it
 			}
-			if skipped := r.unrequested(ev, n); skipped != nil {
-				forLoop = append(forLoop, routedEvent{nil, *skipped})
+			if report := r.countUnrequested(ev, n); report != nil {
+				forLoop = append(forLoop, routedEvent{nil, *report})
 			}
 		}
 		rest = rest[n:]
@@ -162,12 +162,12 @@ func isGapHere(ev *wire.Event) bool {
 func (r *reader) countMalformed(ev *wire.Event) bool {
 	r.counters.malformed.Add(max(1, ev.Count))
 	ev.Key, ev.Name = 0, ""
-	return firstOf(&r.skipped.reasons, ev.Reason)
+	return firstOf(&r.reports.reasons, ev.Reason)
 }
 
-// unrequested counts n events that no subscription takes, if they are messages and the
+// countUnrequested counts n events that no subscription takes, if they are messages and the
 // client never had their subscription. It returns what to report, or nil.
-func (r *reader) unrequested(ev *wire.Event, n int) *wire.Event {
+func (r *reader) countUnrequested(ev *wire.Event, n int) *wire.Event {
 	if r.routes.wasKnown(ev) {
 		return nil
 	}
@@ -180,14 +180,14 @@ func (r *reader) unrequested(ev *wire.Event, n int) *wire.Event {
 	if name == "" {
 		name = strconv.FormatUint(ev.Key, 10)
 	}
-	if !firstOf(&r.skipped.names, name) {
+	if !firstOf(&r.reports.names, name) {
 		return nil
 	}
 	return &wire.Event{Kind: wire.EventMalformed, Name: r.secrets.Hide(name), Reason: reason}
 }
 
-// skipped is what was reported on one connection.
-type skipped struct{ reasons, names []string }
+// skipReports is what was reported on one connection.
+type skipReports struct{ reasons, names []string }
 
 const (
 	maxSkippedReports = 16  // of each sort on one connection
