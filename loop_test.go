@@ -240,6 +240,68 @@ func TestUnansweredIsAskedForAlone(t *testing.T) {
 	})
 }
 
+// A subscription that waits for its next request is taken up once, however long the
+// connection is busy with a write.
+func TestAskAgainTakesUpOnce(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		c := offline(t)
+		c.inbox.post(step(func(l *loop) {
+			k := &link{conn: &conn{gen: 1}}
+			s, err := newSubscription(c, "a", nil)
+			if err != nil {
+				t.Error(err)
+				return
+			}
+			l.registry.add(s)
+			for range 3 {
+				l.askAgainAt = l.now // another subscription is due
+				if s.timeouts == 0 {
+					l.askAgainAfter(s, 0)
+				}
+				s.timeouts = 1
+				l.askAgain(k)
+			}
+			if len(k.toAsk) != 1 {
+				t.Errorf("%d requests wait, want 1", len(k.toAsk))
+			}
+			l.registry.remove(s)
+		}))
+		synctest.Wait()
+	})
+}
+
+// Of two faults in one batch the first one ends the connection.
+func TestFirstFaultOfABatchDecides(t *testing.T) {
+	s := &Subscription{topic: "a", key: 1}
+	s.queue = newQueue("a", &SubscribeOptions{Delivery: Delivery{Buffer: 8, Bytes: 8}}, wire.Traits{Confirms: true}, testOwner{})
+	s.queue.startConnection(1)
+	r := &reader{conn: newConn(), codec: faultyCodec{}, routes: new(atomic.Pointer[routes]), counters: new(counters), secrets: new(secrets)}
+	r.conn.gen = 1
+	r.routes.Store(&routes{few: []*Subscription{s}})
+	frame := func(text string) wire.Frame { return wire.Frame{Data: []byte(text)} }
+	var ce *wire.CodeError
+	for want, batch := range map[uint16][]wire.Frame{
+		4000: {frame("unconfirmed"), frame("undecodable")},
+		1002: {frame("undecodable"), frame("unconfirmed")},
+	} {
+		if err := r.handle(batch, nil); !errors.As(err, &ce) || ce.Code != want {
+			t.Errorf("%s: %v, want %d", batch[0].Data, err, want)
+		}
+	}
+}
+
+// faultyCodec decodes a message for a subscription that is not confirmed, or fails.
+type faultyCodec struct{ wire.Codec }
+
+func (faultyCodec) Decode(f wire.Frame, out *wire.Events) error {
+	if string(f.Data) == "undecodable" {
+		return errors.New("undecodable")
+	}
+	ev := out.Append(wire.EventData)
+	ev.Key, ev.Numbered, ev.Position.Offset = 1, true, 1
+	return nil
+}
+
 // A successful dial sets the dial timeout back, which earlier timeouts had raised.
 func TestDialTimeoutIsSetBack(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
@@ -266,6 +328,21 @@ func TestDialTimeoutIsSetBack(t *testing.T) {
 		}
 		if d := timeout(); d != time.Second {
 			t.Errorf("%v after a successful dial, want the second of Options.DialTimeout", d)
+		}
+	})
+}
+
+// Done waits for all goroutines, so none starts after it.
+func TestNothingStartsAfterTheEnd(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		c := offline(t)
+		if !c.goroutines.spawn(func() {}) || !c.goroutines.spawnDeliverer(func() {}) {
+			t.Error("nothing starts before the end")
+		}
+		c.Close()
+		<-c.Done()
+		if c.goroutines.spawn(func() {}) || c.goroutines.spawnDeliverer(func() {}) {
+			t.Error("a goroutine started after the end")
 		}
 	})
 }

@@ -2,6 +2,8 @@ package server_test
 
 import (
 	"context"
+	"errors"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -95,4 +97,45 @@ func TestMemoryLogChanged(t *testing.T) {
 	l.Append(context.Background(), server.Entry{})
 	<-a
 	<-b
+}
+
+// Whoever waits for the outcome of an id that another is about to store goes on when
+// the log refuses it.
+func TestSameIDAfterTheLogRefused(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		log := &slowLog{Log: server.NewMemoryLog(server.Retention{})}
+		log.refuse.Store(true)
+		r := newRig(t, &server.Options{Log: log})
+		same := &server.PublishOptions{ID: idOf(1)}
+		first := make(chan error, 1)
+		go func() {
+			_, err := r.srv.Publish(context.Background(), "t", nil, same)
+			first <- err
+		}()
+		synctest.Wait()
+		log.refuse.Store(false)
+		ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
+		defer cancel()
+		if offset, err := r.srv.Publish(ctx, "t", nil, same); err != nil || offset != 1 {
+			t.Errorf("the second: %d, %v", offset, err)
+		}
+		if err := <-first; !errors.Is(err, errDisk) {
+			t.Errorf("the first: %v", err)
+		}
+	})
+}
+
+// slowLog takes a second to append, and then may refuse.
+type slowLog struct {
+	server.Log
+	refuse atomic.Bool
+}
+
+func (l *slowLog) Append(ctx context.Context, e server.Entry) (uint64, error) {
+	refuse := l.refuse.Load()
+	time.Sleep(time.Second)
+	if refuse {
+		return 0, errDisk
+	}
+	return l.Log.Append(ctx, e)
 }

@@ -38,8 +38,7 @@ func TestGoAwayCountsFromItsArrival(t *testing.T) {
 	}
 }
 
-// A server that takes 15, 25 or 55 seconds to welcome is reached, and the bound
-// starts again at 10 seconds after that.
+// A server that takes 15, 25 or 55 seconds to welcome is reached.
 func TestPatienceWithTheHandshakeGrows(t *testing.T) {
 	for _, takes := range []time.Duration{15 * time.Second, 25 * time.Second, 55 * time.Second} {
 		synctest.Test(t, func(t *testing.T) {
@@ -56,6 +55,31 @@ func TestPatienceWithTheHandshakeGrows(t *testing.T) {
 			}
 		})
 	}
+}
+
+// A client that was welcomed gives the next handshake ten seconds again.
+func TestPatienceWithTheHandshakeStartsAgain(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var held time.Duration
+		s := newScriptedServer(t, func(p *scriptedConn) {
+			began := time.Now()
+			switch p.number {
+			case 1, 2: // each raises the bound
+				p.read()
+			case 3:
+				p.sendFrames(p.welcome())
+			case 4:
+				p.read()
+				held = time.Since(began)
+			}
+			p.ws.CloseNow()
+		})
+		c, _ := s.start(limpet.Options{Heartbeat: rareHeartbeats})
+		time.Sleep(5 * time.Minute)
+		if c.Stats().Connections < 1 || held < 9*time.Second || held > 12*time.Second {
+			t.Errorf("after %d connections the handshake had %v, want 10 s", c.Stats().Connections, held)
+		}
+	})
 }
 
 // A balancer that cuts every connection after 20 seconds: each delivered a

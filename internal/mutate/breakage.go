@@ -102,7 +102,10 @@ func (b *breaker) statement(s ast.Stmt) {
 	default:
 		b.remove(s)
 	}
-	if _, clause := s.(*ast.CaseClause); !clause {
+	switch s := s.(type) {
+	case *ast.CaseClause, *ast.CommClause:
+	case *ast.ReturnStmt: // is a return already
+	default:
 		b.change(s.Pos(), s.Pos(), "return; ", "return before "+b.quote(s))
 	}
 	ast.Inspect(s, func(n ast.Node) bool {

@@ -112,10 +112,10 @@ func checkSampleGreen(dir string, statements [][]breakage) error {
 }
 
 // testsOf returns the tests that can notice a broken file, the narrowest first, as
-// arguments of go test. The time is enough for a machine that is busy.
+// arguments of go test.
 func testsOf(dir, file string) []string {
-	const flags = "-failfast -timeout=150s "
-	packages := []string{"./" + path.Dir(file), "./.", "./test", "./server"}
+	const flags = "-failfast -timeout=90s "
+	packages := []string{"./" + path.Dir(file), "./.", "./server", "./test"}
 	var tests []string
 	for _, p := range packages {
 		args := flags + p
@@ -164,6 +164,7 @@ func tryBreakage(dir string, b breakage) (verdict string, err error) {
 
 var (
 	failLine  = regexp.MustCompile(`--- FAIL: (\S+)`)
+	lateLine  = regexp.MustCompile(`panic: test timed out after \S+\s+running tests:\s+(\S+)`)
 	panicLine = regexp.MustCompile(`(?m)^(panic|fatal error): .*`)
 )
 
@@ -171,6 +172,9 @@ var (
 func failedTest(output string) string {
 	if m := failLine.FindStringSubmatch(output); m != nil {
 		return m[1]
+	}
+	if m := lateLine.FindStringSubmatch(output); m != nil {
+		return m[1] + ", which did not end,"
 	}
 	return cmp.Or(panicLine.FindString(output), "the end of the process")
 }

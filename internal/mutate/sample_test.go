@@ -79,7 +79,6 @@ func (x) String() string { return "text" + "text" }
 		"not `c`: switch { case !(c): return 0 }",
 		"without `case c: return 0`: switch {  }",
 		"without `return 0`: switch { case c:  }",
-		"return before `return 0`: switch { case c: return; return 0 }",
 		"0 became 1: switch { case c: return 1 }",
 	}
 	if !slices.Equal(got, want) {
