@@ -1,6 +1,6 @@
 package main
 
-// ofLoop: statements of the loop, the queues and the reader that broke unnoticed once.
+// ofLoop: statements that keep state, in the client and the server, and broke unnoticed once.
 var ofLoop = []mutation{
 	{
 		name:    "loop: pings of the wire protocol are not answered",
@@ -66,5 +66,19 @@ var ofLoop = []mutation{
 		search:  "\ts.known[k].settle()\n",
 		replace: "",
 		test:    "-run ^TestSameIDAfterTheLogRefused$ ./server",
+	},
+	{
+		name:    "server: Shutdown breaks what is being upgraded",
+		file:    "server/server.go",
+		search:  "for _, p := range s.shut(false) {",
+		replace: "for _, p := range s.shut(true) {",
+		test:    "-run ^TestEndDuringUpgrade$ ./server",
+	},
+	{
+		name:    "server: giving up one message forgets those behind it",
+		file:    "server/record.go",
+		search:  "if r.ack < lo-1 {",
+		replace: "if r.ack < lo {",
+		test:    "-run ^TestGivenUpKeepsWhatIsBehind$ ./server",
 	},
 }
