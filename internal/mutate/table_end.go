@@ -116,6 +116,13 @@ var ofEnd = []mutation{
 		test:    "./server",
 	},
 	{
+		name:    "first: the close frame has the peer's reason",
+		file:    "internal/frame/write.go",
+		search:  "if o.closing {\n\t\treturn\n\t}\n\to.closing, o.ping",
+		replace: "o.closing, o.ping",
+		test:    "-run ^TestFirstCloseFrameCounts$ ./internal/frame",
+	},
+	{
 		name:    "first: the last fault of a frame is named",
 		file:    "wire/native/reader.go",
 		search:  "if r.code == 0 {\n\t\tr.code, r.reason",

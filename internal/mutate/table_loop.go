@@ -81,4 +81,18 @@ var ofLoop = []mutation{
 		replace: "if r.ack < lo {",
 		test:    "-run ^TestGivenUpKeepsWhatIsBehind$ ./server",
 	},
+	{
+		name:    "loop: the timer outlives the client",
+		file:    "loop.go",
+		search:  "\t\t\tl.timer.Stop()\n",
+		replace: "",
+		test:    "-run ^TestEndStopsTheTimer$ .",
+	},
+	{
+		name:    "server: slots beyond the longest window",
+		file:    "server/gate.go",
+		search:  "\t\tat = latest\n",
+		replace: "\t\t_ = latest\n",
+		test:    "-run ^TestOverload$ ./server",
+	},
 }
