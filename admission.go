@@ -104,6 +104,13 @@ func (a *admission) admitWaiters() {
 	}
 }
 
+// closedBy returns the error of close, nil before it.
+func (a *admission) closedBy() error {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	return a.closeErr
+}
+
 // close makes every present and later acquire return err. The first error
 // stays.
 func (a *admission) close(err error) {

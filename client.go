@@ -2,6 +2,7 @@ package limpet
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"math"
 	"regexp"
@@ -141,7 +142,8 @@ func (c *Client) Stats() Stats { return c.counters.stats() }
 // outcome, ends the session and closes the connection. It blocks until then. If
 // ctx ends first it calls Close and returns ctx's error, at most 100 milliseconds
 // later. Messages that no consumer takes delay Shutdown until ctx ends. If the
-// client fails permanently meanwhile, Shutdown returns nil, and Err says why.
+// client has failed permanently, before or meanwhile, Shutdown returns the
+// *PermanentError.
 //
 // Where the dialect has the trait Processed, Shutdown also waits until consumers
 // have finished their loop bodies and, with ManualAck, until every message taken
@@ -153,6 +155,9 @@ func (c *Client) Shutdown(ctx context.Context) error {
 	c.inbox.post(shutdown{})
 	select {
 	case <-c.done:
+		if err := c.Err(); !errors.Is(err, ErrClosed) {
+			return err
+		}
 		return nil
 	case <-ctx.Done():
 	}
@@ -200,6 +205,16 @@ func (c *Client) Err() error {
 		return s.Cause
 	}
 	return nil
+}
+
+// endError is the error of a call that the client refuses because it has ended, or
+// is to end.
+func (c *Client) endError(op string) *Error {
+	var permanent *PermanentError
+	if errors.As(c.admission.closedBy(), &permanent) {
+		return &Error{Op: op, Class: ClassOf(permanent), Err: permanent}
+	}
+	return &Error{Op: op, Class: ClassClosed, Err: ErrClosed}
 }
 
 func errClientClosed() *Error { return &Error{Op: "client", Class: ClassClosed, Err: ErrClosed} }

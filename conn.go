@@ -85,7 +85,7 @@ func (w writer) write(frames *wire.Frames, through uint64) {
 	}
 	frames.Reset()
 	framesPool.Put(frames)
-	w.inbox.post(wrote{w.conn, err, through})
+	w.inbox.post(wrote{w.conn, asCallersPanic(err), through})
 }
 
 // goroutines starts the goroutines that Done waits for, and none after close.

@@ -11,8 +11,7 @@ import (
 // Sentinel errors, for errors.Is. They are wrapped in an *Error or a
 // *PermanentError, which say more.
 var (
-	// ErrClosed means that the client was closed or shut down. Subscribe also
-	// returns it after a permanent failure.
+	// ErrClosed means that the client was closed or shut down.
 	ErrClosed = errors.New("client is closed; create a new one")
 	// ErrSubscriptionClosed is the error of Subscription.WaitLive after
 	// Subscription.Close, or after the server ended the subscription. The client
@@ -176,8 +175,8 @@ func (e *Error) Unwrap() error { return e.Err }
 
 // PermanentError is a failure that ended the client, since reconnecting would
 // not help. docs/ending.md lists all such failures. Client.Err, WaitReady, Dial,
-// SubState.Err and the iterators of a Subscription return it; Publish wraps it in
-// an *Error.
+// Shutdown, SubState.Err and the iterators of a Subscription return it; Publish and
+// Subscribe wrap it in an *Error.
 type PermanentError struct {
 	// Class is the class of Err.
 	Class ErrorClass

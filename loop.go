@@ -29,6 +29,7 @@ type loop struct {
 	timer   *time.Timer
 	timerAt time.Time // when the timer fires; zero: never
 	now     time.Time // of the current round
+	round   []event   // what is left of the current round
 	wakes   wakeRate  // of the rounds
 
 	state        State
@@ -110,19 +111,51 @@ func newLoop(c *Client) *loop {
 	return l
 }
 
-// run handles the events of the inbox and what is due. It returns when the client
-// has ended, or to rest: then the next event starts it again.
+// run runs rounds. If a method of the dialect ends the goroutine, another one ends
+// the client.
 func (l *loop) run() {
+	returned := false
+	defer func() {
+		if !returned {
+			go l.endAfterGoexit()
+		}
+	}()
+	l.rounds()
+	returned = true
+}
+
+// endAfterGoexit ends the client and handles the other events of the round.
+func (l *loop) endAfterGoexit() {
+	l.end(&PermanentError{ClassUser, errGoexit})
+	l.c.inbox.post(elapsed{}) // there is a round, which ends the loop
+	l.applyRound()
+	l.run()
+}
+
+// errGoexit is why a client or a connection ends when a method of the dialect has
+// ended its goroutine.
+var errGoexit = &userError{"Options.Dialect", errors.New("a method called runtime.Goexit, as t.FailNow does; return an error instead")}
+
+// applyRound handles the events of this round.
+func (l *loop) applyRound() {
+	for len(l.round) > 0 {
+		e := l.round[0]
+		l.round[0], l.round = nil, l.round[1:]
+		e.apply(l)
+	}
+}
+
+// rounds handles the events of the inbox and what is due. It returns when the client
+// has ended, or to rest: then the next event starts it again.
+func (l *loop) rounds() {
 	var events []event
 	for {
 		l.gather()
 		events = l.c.inbox.take(events[:0])
 		l.c.ids.ExpireClock()
 		l.now = time.Now()
-		for i, e := range events {
-			e.apply(l)
-			events[i] = nil
-		}
+		l.round = events
+		l.applyRound()
 		if !l.ended {
 			l.tick()
 		}

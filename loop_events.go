@@ -314,7 +314,7 @@ type subscribe struct {
 func (e subscribe) apply(l *loop) {
 	switch s := e.s; {
 	case l.ended || l.shuttingDown:
-		e.reply <- &Error{Op: "Subscribe", Class: ClassClosed, Err: ErrClosed}
+		e.reply <- l.c.endError("Subscribe")
 	case l.c.cfg.traits.ByName && l.registry.named(s.topic) != nil:
 		e.reply <- &Error{Op: "Subscribe", Field: "topic", Class: ClassInput, Err: ErrDuplicate}
 	default:

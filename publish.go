@@ -41,7 +41,7 @@ func (c *Client) Publish(ctx context.Context, topic string, payload []byte, o *P
 		r.id = c.ids.ID(c.ids.Reserve(1))
 	}
 	if !c.inbox.post(r) {
-		return nil, admissionError(ErrClosed)
+		return nil, admissionError(c.admission.closedBy())
 	}
 	return r, nil
 }
@@ -77,7 +77,7 @@ func (c *Client) PublishBatch(ctx context.Context, messages []Outgoing) ([]*Rece
 		receipts[i] = r
 	}
 	if !c.inbox.post(blocks) {
-		return nil, admissionError(ErrClosed)
+		return nil, admissionError(c.admission.closedBy())
 	}
 	return receipts, nil
 }
@@ -181,6 +181,9 @@ func admit(ctx context.Context, cfg *config, a *admission, messages []Outgoing) 
 }
 
 func admissionError(err error) *Error {
+	if permanent := (*PermanentError)(nil); errors.As(err, &permanent) {
+		return &Error{Op: opPublish, Class: ClassOf(err), Err: err}
+	}
 	if errors.Is(err, context.Canceled) || errors.Is(err, context.DeadlineExceeded) {
 		return contextError(opPublish, "the message was admitted", err)
 	}

@@ -97,7 +97,7 @@ func TestLossHoldsNoPlaceUnderManualAck(t *testing.T) {
 
 // A loss after processed messages does not change what is reported to the
 // server.
-func TestProcessedIsToldAcrossALoss(t *testing.T) {
+func TestProcessedIsReportedAcrossALoss(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		q := testQueue(Delivery{Buffer: 8, Overflow: DropOldest}, true, wire.Traits{Processed: wire.ProcessedCumulative})
 		var reported []uint64

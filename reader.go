@@ -44,6 +44,12 @@ func (r *reader) run() {
 }
 
 func (r *reader) handle(batch []wire.Frame, err error) error {
+	returned := false
+	defer func() {
+		if !returned {
+			r.inbox.post(readFailed{r.conn, errGoexit})
+		}
+	}()
 	events := eventPool.Get().(*wire.Events)
 	for len(batch) > 0 && err == nil {
 		batch, err = r.decode(batch, events)
@@ -53,6 +59,7 @@ func (r *reader) handle(batch []wire.Frame, err error) error {
 		events.Reset()
 	}
 	eventPool.Put(events)
+	returned = true
 	return err
 }
 

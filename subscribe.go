@@ -183,8 +183,8 @@ func (s *Subscription) messagesDropped(n uint64) {
 // Subscribe registers a subscription. It does not wait for the server, connected
 // or not; Subscription.WaitLive does. After every reconnect the subscription
 // resumes where it stopped. Errors are local: an *Error that names the argument
-// at fault, or that wraps ErrTopic, ErrUnsupported, ErrDuplicate or ErrClosed, or
-// ctx's error if ctx has already ended. ctx has no effect on the subscription; o
+// at fault, or that wraps ErrTopic, ErrUnsupported, ErrDuplicate, ErrClosed, or the
+// *PermanentError that ended the client, or ctx's error if ctx has already ended. ctx has no effect on the subscription; o
 // may be nil.
 func (c *Client) Subscribe(ctx context.Context, topic string, o *SubscribeOptions) (*Subscription, error) {
 	if err := checkContext("Subscribe", ctx); err != nil {
@@ -202,7 +202,7 @@ func (c *Client) Subscribe(ctx context.Context, topic string, o *SubscribeOption
 	}
 	cmd := subscribe{s, make(chan error, 1)}
 	if !c.inbox.post(cmd) {
-		return nil, &Error{Op: "Subscribe", Class: ClassClosed, Err: ErrClosed}
+		return nil, c.endError("Subscribe")
 	}
 	select {
 	case err := <-cmd.reply:
@@ -211,7 +211,7 @@ func (c *Client) Subscribe(ctx context.Context, topic string, o *SubscribeOption
 		}
 		return s, nil
 	case <-c.done:
-		return nil, &Error{Op: "Subscribe", Class: ClassClosed, Err: ErrClosed}
+		return nil, c.endError("Subscribe")
 	}
 }
 

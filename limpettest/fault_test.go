@@ -444,7 +444,7 @@ func TestSchedule(t *testing.T) {
 	}
 }
 
-func TestTapped(t *testing.T) {
+func TestCapture(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		n := limpettest.NewNetwork(&limpettest.NetworkOptions{Capture: true, Buffer: 100})
 		client, server := upgraded(t, n, limpettest.Clean())

@@ -36,8 +36,18 @@ func TestDetachedSessionsCanBeDropped(t *testing.T) {
 		t.Fatal(err)
 	}
 	table.leave(s, first)
+	listed := func() bool {
+		table.mu.Lock()
+		defer table.mu.Unlock()
+		return table.at[s] != nil
+	}
+	second := idlePeer(srv)
+	if _, _, err := table.bind(second.ctx, second, &native.Hello{CN: 2, SID: w.SID, Key: w.Key}, "", time.Hour); err != nil || !listed() {
+		t.Fatalf("a session that is bound again is not listed: a detachment at the same time would be lost; %v", err)
+	}
+	table.leave(s, second)
 	var cn, bound atomic.Uint64
-	cn.Store(1)
+	cn.Store(2)
 	const rounds, connections = 20_000, 3
 	for round := range rounds {
 		var all sync.WaitGroup
@@ -59,10 +69,7 @@ func TestDetachedSessionsCanBeDropped(t *testing.T) {
 			}()
 		}
 		all.Wait()
-		table.mu.Lock()
-		listed := table.at[s] != nil
-		table.mu.Unlock()
-		if !listed {
+		if !listed() {
 			t.Fatalf("round %d: the detached session is not listed", round)
 		}
 	}

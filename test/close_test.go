@@ -4,12 +4,14 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"net/http"
 	"strings"
 	"testing"
 	"testing/synctest"
 	"time"
 
 	"github.com/limpet-go/limpet"
+	"github.com/limpet-go/limpet/internal/assert"
 	"github.com/limpet-go/limpet/limpettest"
 	"github.com/limpet-go/limpet/wire"
 	"github.com/limpet-go/limpet/wire/native"
@@ -378,4 +380,49 @@ func outgoing(topic string, n int) []limpet.Outgoing {
 		ms[i] = limpet.Outgoing{Topic: topic, Payload: []byte(fmt.Sprint(i))}
 	}
 	return ms
+}
+
+// After a permanent failure every call says why the client ended.
+func TestCallsAfterAPermanentFailure(t *testing.T) {
+	for name, fault := range map[string]struct {
+		err   error
+		class limpet.ErrorClass
+	}{
+		"Auth":       {nil, limpet.ClassAuth},
+		"MaxElapsed": {context.DeadlineExceeded, limpet.ClassTimeout},
+	} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				o := &limpet.Options{Backoff: limpet.Backoff{MaxElapsed: time.Minute}, HTTPClient: &http.Client{
+					Transport: roundTripper(func(*http.Request) (*http.Response, error) { return nil, fault.err }),
+				}}
+				subscribed := make(chan struct{})
+				if fault.err == nil {
+					o.Auth = func(context.Context, limpet.AttemptInfo) (limpet.Credential, error) {
+						<-subscribed
+						return limpet.Credential{}, limpet.Permanent(fmt.Errorf("account closed: %w", context.Canceled))
+					}
+				}
+				c, err := limpet.New("wss://far.example", options(o))
+				assert.NoError(t, err)
+				before, err := c.Subscribe(t.Context(), "a", nil)
+				assert.NoError(t, err)
+				close(subscribed)
+				<-c.Done()
+				ctx := t.Context()
+				_, publish := c.Publish(ctx, "a", nil, nil)
+				_, batch := c.PublishBatch(ctx, []limpet.Outgoing{{Topic: "a"}})
+				_, subscribe := c.Subscribe(ctx, "b", nil)
+				for call, err := range map[string]error{
+					"Err": c.Err(), "WaitReady": c.WaitReady(ctx), "Publish": publish, "PublishBatch": batch, "Subscribe": subscribe,
+					"WaitLive": before.WaitLive(ctx), "Subscription.Err": before.Err(), "Shutdown": c.Shutdown(ctx),
+				} {
+					var p *limpet.PermanentError
+					if !errors.As(err, &p) || p != c.Err() || limpet.ClassOf(err) != fault.class || strings.Contains(err.Error(), "the caller's context") {
+						t.Errorf("%s: class %q: %v", call, limpet.ClassOf(err), err)
+					}
+				}
+			})
+		})
+	}
 }

@@ -13,6 +13,7 @@ import (
 	"time"
 
 	"github.com/limpet-go/limpet"
+	"github.com/limpet-go/limpet/internal/assert"
 	"github.com/limpet-go/limpet/limpettest"
 	"github.com/limpet-go/limpet/wire"
 	"github.com/limpet-go/limpet/wire/native"
@@ -267,6 +268,46 @@ func TestPanicOfTheTransport(t *testing.T) {
 			t.Errorf("%d attempts: %v", d.hits.Load(), err)
 		}
 	})
+}
+
+// A method of the dialect that calls runtime.Goexit ends the goroutine that called
+// it. In Decode it costs a connection. On the goroutine that owns the client's state
+// it ends the client, and calls that wait return.
+func TestGoexitInTheDialect(t *testing.T) {
+	for method, ends := range map[string]bool{"Open": true, "Start": true, "Encode": true, "Verdict": true, "Decode": false} {
+		t.Run(method, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				srv := limpettest.NewServer(t, nil)
+				d := newFragile(method, 1)
+				d.fault = runtime.Goexit
+				c := newClient(t, srv, limpet.Options{Dialect: d})
+				if method == "Verdict" {
+					assert.NoError(t, c.WaitReady(t.Context()))
+					srv.Network.Strike(limpettest.CloseWith(4200, "", 0))
+					synctest.Wait()
+				}
+				at := time.Now()
+				ack, err := c.Send(t.Context(), "a", []byte("x"), nil)
+				if d.hits.Load() == 0 {
+					t.Fatal("the fault did not happen")
+				}
+				if !ends {
+					if took := time.Since(at); took > time.Second {
+						t.Errorf("a connection without a reader lasted %v", took)
+					}
+					if err != nil || ack.Outcome != limpet.Acked || c.State().Generation != 2 {
+						t.Errorf("%v, connection %d: %v", ack, c.State().Generation, err)
+					}
+					return
+				}
+				<-c.Done()
+				var p *limpet.PermanentError
+				if err == nil || !errors.As(c.Err(), &p) || p.Class != limpet.ClassUser || !strings.Contains(p.Error(), "Options.Dialect: a method called runtime.Goexit") {
+					t.Errorf("Send: %v; Err: %v", err, c.Err())
+				}
+			})
+		})
+	}
 }
 
 type roundTripper func(*http.Request) (*http.Response, error)

@@ -62,6 +62,10 @@ type noticeDialect struct {
 	token string
 }
 
+func (noticeDialect) Traits() wire.Traits {
+	return wire.Traits{StartSubs: 1, Confirms: true, Ping: wire.PingNone, Publish: true, Acks: true}
+}
+
 func (d noticeDialect) Open(wire.Resume) (wire.Codec, error) { return new(noticeCodec), nil }
 
 type noticeCodec struct{ rawCodec }
@@ -76,6 +80,8 @@ func (*noticeCodec) Decode(f wire.Frame, out *wire.Events) error {
 	case 's':
 		ev := out.Append(wire.EventUnsubscribed)
 		ev.Key, ev.Code, ev.Reason = 1, 403, text
+	case 'r':
+		out.Append(wire.EventAck).Ack = &wire.Ack{To: 1, Rejects: []wire.Reject{{Seq: 1, Code: 403, Reason: text}}}
 	case 'd':
 		return errors.New(text)
 	}
@@ -83,7 +89,7 @@ func (*noticeCodec) Decode(f wire.Frame, out *wire.Events) error {
 }
 
 func TestFramesOfThePeerHoldNoSecret(t *testing.T) {
-	for kind, want := range map[string]int{"n": 1, "f": 1, "s": 1, "d": 1} {
+	for kind, want := range map[string]int{"n": 1, "f": 1, "s": 1, "r": 1, "d": 1} {
 		t.Run(kind, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
 				send := make(chan string, 1)
@@ -105,10 +111,14 @@ func TestFramesOfThePeerHoldNoSecret(t *testing.T) {
 				defer closeAndWait(t, c)
 				s, err := c.Subscribe(t.Context(), "a", &limpet.SubscribeOptions{Token: "canary-s"})
 				assert.NoError(t, err)
+				receipt, err := c.Publish(t.Context(), "a", nil, nil)
+				assert.NoError(t, err)
+				synctest.Wait() // it is sent
 				send <- kind + "refused: canary-q canary-h canary-s"
 				time.Sleep(30 * time.Second)
 				synctest.Wait()
-				text := fmt.Sprintf("%+v %v %s %s", c.State(), s.State().Err, log.String(), events.String())
+				_, rejected := receipt.Wait(cancelled())
+				text := fmt.Sprintf("%+v %v %s %s", c.State(), errors.Join(s.State().Err, rejected), log.String(), events.String())
 				if strings.Count(text, "refused: [secret] [secret] [secret]") < want || strings.Contains(text, "canary") {
 					t.Errorf("%s", text)
 				}

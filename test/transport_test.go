@@ -291,3 +291,150 @@ type incomparable struct {
 	net.Conn
 	_ []byte
 }
+
+// wrapBody returns a client whose upgraded connections are what wrap makes of them.
+func wrapBody(h *limpettest.Host, wrap func(io.ReadWriteCloser) io.ReadWriteCloser) *http.Client {
+	transport := h.HTTPClient().Transport.(*http.Transport)
+	return &http.Client{Transport: roundTripper(func(r *http.Request) (*http.Response, error) {
+		resp, err := transport.RoundTrip(r)
+		if err == nil {
+			resp.Body = wrap(resp.Body.(io.ReadWriteCloser))
+		}
+		return resp, err
+	})}
+}
+
+// A body that a transport has wrapped belongs to the caller: its panics end the
+// connection, never the process.
+func TestPanicOfTheBody(t *testing.T) {
+	for _, method := range []string{"Read", "Write", "Close"} {
+		t.Run(method, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				host := limpettest.NewHandler(t, rawServer(func(nc net.Conn) {
+					<-time.After(time.Second)
+					nc.Write(rawFrame(0x81, "a"))
+					<-time.After(time.Second)
+					nc.Close()
+				}), nil)
+				var broken *brokenBody
+				client := wrapBody(host, func(body io.ReadWriteCloser) io.ReadWriteCloser {
+					if broken == nil {
+						broken = &brokenBody{ReadWriteCloser: body, method: method}
+						return broken
+					}
+					return body
+				})
+				c, err := limpet.Dial(t.Context(), host.URL(), options(&limpet.Options{Dialect: bulkDialect{}, HTTPClient: client}))
+				assert.NoError(t, err)
+				defer closeAndWait(t, c)
+				broken.armed.Store(true)
+				if method == "Write" {
+					_, err := c.Publish(t.Context(), "a", []byte("b"), nil)
+					assert.NoError(t, err)
+				}
+				st, err := c.WaitState(t.Context(), func(s limpet.State) bool { return s.Cause != nil })
+				assert.NoError(t, err)
+				if method != "Close" && !errors.Is(st.Cause, limpet.ErrPanic) {
+					t.Errorf("%v", st.Cause)
+				}
+				_, err = c.WaitState(t.Context(), func(s limpet.State) bool { return s.Phase == limpet.Ready && s.Generation == 2 })
+				assert.NoError(t, err)
+				if broken.panics.Load() == 0 {
+					t.Error("the body did not panic")
+				}
+			})
+		})
+	}
+}
+
+// brokenBody panics in one method, once it is armed.
+type brokenBody struct {
+	io.ReadWriteCloser
+	method string
+	armed  atomic.Bool
+	panics atomic.Int32
+}
+
+func (b *brokenBody) called(method string) {
+	if b.armed.Load() && method == b.method {
+		b.panics.Add(1)
+		b.ReadWriteCloser.Close()
+		panic("broken")
+	}
+}
+
+func (b *brokenBody) Read(p []byte) (int, error) {
+	n, err := b.ReadWriteCloser.Read(p)
+	b.called("Read")
+	return n, err
+}
+
+func (b *brokenBody) Write(p []byte) (int, error) {
+	b.called("Write")
+	return b.ReadWriteCloser.Write(p)
+}
+
+func (b *brokenBody) Close() error {
+	b.called("Close")
+	return b.ReadWriteCloser.Close()
+}
+
+// A body that takes its time to close delays no call of the client.
+func TestSlowCloseAfterAFailedWrite(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		host := limpettest.NewHandler(t, rawServer(drain), nil)
+		slow := make(chan *slowBody, 10)
+		client := wrapBody(host, func(body io.ReadWriteCloser) io.ReadWriteCloser {
+			b := &slowBody{ReadWriteCloser: body, closing: make(chan struct{}, 10)}
+			slow <- b
+			return b
+		})
+		c, err := limpet.Dial(t.Context(), host.URL(), options(&limpet.Options{Dialect: bulkDialect{}, HTTPClient: client}))
+		assert.NoError(t, err)
+		defer closeAndWait(t, c)
+		first := <-slow
+		_, err = c.Publish(t.Context(), "a", []byte("b"), nil)
+		assert.NoError(t, err)
+		<-first.closing
+		at := time.Now()
+		_, err = c.Subscribe(t.Context(), "a", nil)
+		assert.NoError(t, err)
+		if took := time.Since(at); took > 0 {
+			t.Errorf("a call waited %v for the body to close", took)
+		}
+	})
+}
+
+// slowBody refuses every write, and Close takes five seconds.
+type slowBody struct {
+	io.ReadWriteCloser
+	closing chan struct{}
+}
+
+func (*slowBody) Write([]byte) (int, error) { return 0, io.ErrClosedPipe }
+
+func (b *slowBody) Close() error {
+	b.closing <- struct{}{}
+	<-time.After(5 * time.Second)
+	return b.ReadWriteCloser.Close()
+}
+
+// The answer to the peer's close frame has a second to arrive before the socket is
+// closed, on limpet's own frames. The library closes the socket itself.
+func TestAnswerToACloseFrameHasASecond(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		took := make(chan time.Duration, 10)
+		host := limpettest.NewHandler(t, rawServer(func(nc net.Conn) {
+			nc.Write(rawFrame(0x88, "\x03\xe9"))
+			at := time.Now()
+			drain(nc)
+			took <- time.Since(at)
+		}), nil)
+		c, err := limpet.New(host.URL(), options(&limpet.Options{HTTPClient: host.HTTPClient(), Dialect: rawDialect{}}))
+		assert.NoError(t, err)
+		if got := <-took; !*plainFlag && got != time.Second {
+			t.Errorf("the client closed the socket after %v", got)
+		}
+		closeAndWait(t, c)
+	})
+}

@@ -487,4 +487,32 @@ var ofClient = []mutation{
 		replace: "",
 		test:    "-run ^TestDialTimeoutIsSetBack$ .",
 	},
+	{
+		name:    "end: Goexit in the dialect stops the loop",
+		file:    "loop.go",
+		search:  "go l.endAfterGoexit()",
+		replace: "_ = l.endAfterGoexit",
+		test:    "-run ^TestGoexitInTheDialect$ ./test",
+	},
+	{
+		name:    "end: Goexit in Decode leaves a connection without a reader",
+		file:    "reader.go",
+		search:  "r.inbox.post(readFailed{r.conn, errGoexit})",
+		replace: "_ = errGoexit",
+		test:    "-run ^TestGoexitInTheDialect$ ./test",
+	},
+	{
+		name:    "end: a call after a permanent failure hides it",
+		file:    "client.go",
+		search:  "if errors.As(c.admission.closedBy(), &permanent) {",
+		replace: "if errors.As(c.admission.closedBy(), &permanent) && false {",
+		test:    "-run ^TestCallsAfterAPermanentFailure$ ./test",
+	},
+	{
+		name:    "end: Shutdown hides a permanent failure",
+		file:    "client.go",
+		search:  "if err := c.Err(); !errors.Is(err, ErrClosed) {",
+		replace: "if err := c.Err(); !errors.Is(err, ErrClosed) && false {",
+		test:    "-run ^TestCallsAfterAPermanentFailure$ ./test",
+	},
 }

@@ -191,4 +191,32 @@ var ofDial = []mutation{
 		replace: "case strings.ContainsFunc(t, unicode.IsControl) && false:",
 		test:    "-run ^TestUnusableTokenIsAuthsFault$ .",
 	},
+	{
+		name:    "close: the answer to the peer's close frame has a tenth of a second",
+		file:    "loop_connection.go",
+		search:  "k.conn.Close(0, \"\", timeout)",
+		replace: "k.conn.abandon()",
+		test:    "-run ^TestAnswerToACloseFrameHasASecond$ ./test",
+	},
+	{
+		name:    "close: a body that is slow to close holds up the loop",
+		file:    "loop_events.go",
+		search:  "l.c.goroutines.spawn(e.conn.Kill)",
+		replace: "e.conn.Kill()",
+		test:    "-run ^TestSlowCloseAfterAFailedWrite$ ./test",
+	},
+	{
+		name:    "panic: of a body's Write is not named",
+		file:    "conn.go",
+		search:  "wrote{w.conn, asCallersPanic(err), through}",
+		replace: "wrote{w.conn, err, through}",
+		test:    "-run ^TestPanicOfTheBody$ ./test",
+	},
+	{
+		name:    "secrets: a rejection repeats the token",
+		file:    "reader.go",
+		search:  "ev.Ack.Rejects[i].Reason = r.secrets.hide(ev.Ack.Rejects[i].Reason)",
+		replace: "_ = i",
+		test:    "-run ^TestFramesOfThePeerHoldNoSecret$ ./test",
+	},
 }
