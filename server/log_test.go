@@ -3,7 +3,6 @@ package server_test
 import (
 	"context"
 	"errors"
-	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -103,39 +102,43 @@ func TestMemoryLogChanged(t *testing.T) {
 // the log refuses it.
 func TestSameIDAfterTheLogRefused(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		log := &slowLog{Log: server.NewMemoryLog(server.Retention{})}
-		log.refuse.Store(true)
+		log := &heldLog{Log: server.NewMemoryLog(server.Retention{}), answers: make(chan error)}
 		r := newRig(t, &server.Options{Log: log})
-		same := &server.PublishOptions{ID: idOf(1)}
-		first := make(chan error, 1)
-		go func() {
-			_, err := r.srv.Publish(context.Background(), "t", nil, same)
-			first <- err
-		}()
-		synctest.Wait()
-		log.refuse.Store(false)
 		ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
 		defer cancel()
-		if offset, err := r.srv.Publish(ctx, "t", nil, same); err != nil || offset != 1 {
-			t.Errorf("the second: %d, %v", offset, err)
+		publish := func() <-chan error {
+			result := make(chan error, 1)
+			go func() {
+				_, err := r.srv.Publish(ctx, "t", nil, &server.PublishOptions{ID: idOf(1)})
+				result <- err
+			}()
+			synctest.Wait()
+			return result
 		}
+		first, second := publish(), publish()
+		log.answers <- errDisk
 		if err := <-first; !errors.Is(err, errDisk) {
 			t.Errorf("the first: %v", err)
+		}
+		select {
+		case log.answers <- nil:
+		case <-ctx.Done():
+		}
+		if err := <-second; err != nil {
+			t.Errorf("the second: %v", err)
 		}
 	})
 }
 
-// slowLog takes a second to append, and then may refuse.
-type slowLog struct {
+// heldLog appends when the test answers.
+type heldLog struct {
 	server.Log
-	refuse atomic.Bool
+	answers chan error
 }
 
-func (l *slowLog) Append(ctx context.Context, e server.Entry) (uint64, error) {
-	refuse := l.refuse.Load()
-	time.Sleep(time.Second)
-	if refuse {
-		return 0, errDisk
+func (l *heldLog) Append(ctx context.Context, e server.Entry) (uint64, error) {
+	if err := <-l.answers; err != nil {
+		return 0, err
 	}
 	return l.Log.Append(ctx, e)
 }

@@ -105,7 +105,7 @@ func TestFatalErrorFrameDecides(t *testing.T) {
 		},
 		"others without end": func(p *scriptedConn) {
 			for range 200 {
-				time.Sleep(fatalCloseTime / 2)
+				<-time.After(fatalCloseTime / 2)
 				p.sendText(fatalOverload)
 			}
 		},
