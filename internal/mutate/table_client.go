@@ -211,6 +211,14 @@ var ofClient = []mutation{
 		says:    "without an age",
 	},
 	{
+		name:    "window: a retransmission has the age zero",
+		file:    "window.go",
+		search:  "m.Age = time.Duration(timestamp - r.firstSent)",
+		replace: "m.Age = 0",
+		test:    windowTests,
+		says:    "the wrong one",
+	},
+	{
 		name:    "window: a new session keeps the numbers",
 		file:    "window.go",
 		search:  "w.slots, w.firstSeq = kept, 1\n",
