@@ -7,6 +7,7 @@ import (
 	"net/http"
 	"os"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -325,4 +326,36 @@ func TestTransitionsAreDocumented(t *testing.T) {
 	if !strings.Contains(string(text), b.String()) {
 		t.Errorf("docs/design.md does not hold this table:\n%s", b.String())
 	}
+}
+
+// Of two faults in one batch the first one ends the connection.
+func TestFirstFaultOfABatchDecides(t *testing.T) {
+	s := &Subscription{topic: "a", key: 1}
+	s.queue = newQueue("a", &SubscribeOptions{Delivery: Delivery{Buffer: 8, Bytes: 8}}, wire.Traits{Confirms: true}, testOwner{})
+	s.queue.startConnection(1)
+	r := &reader{conn: newConn(), codec: faultyCodec{}, routes: new(atomic.Pointer[routes]), counters: new(counters), secrets: new(secrets)}
+	r.conn.gen = 1
+	r.routes.Store(&routes{few: []*Subscription{s}})
+	frame := func(text string) wire.Frame { return wire.Frame{Data: []byte(text)} }
+	var ce *wire.CodeError
+	for want, batch := range map[uint16][]wire.Frame{
+		4000: {frame("unconfirmed"), frame("undecodable")},
+		1002: {frame("undecodable"), frame("unconfirmed")},
+	} {
+		if err := r.handle(batch, nil); !errors.As(err, &ce) || ce.Code != want {
+			t.Errorf("%s: %v, want %d", batch[0].Data, err, want)
+		}
+	}
+}
+
+// faultyCodec decodes a message for a subscription that is not confirmed, or fails.
+type faultyCodec struct{ wire.Codec }
+
+func (faultyCodec) Decode(f wire.Frame, out *wire.Events) error {
+	if string(f.Data) == "undecodable" {
+		return errors.New("undecodable")
+	}
+	ev := out.Append(wire.EventData)
+	ev.Key, ev.Numbered, ev.Position.Offset = 1, true, 1
+	return nil
 }

@@ -95,4 +95,18 @@ var ofLoop = []mutation{
 		replace: "\t\t_ = latest\n",
 		test:    "-run ^TestOverload$ ./server",
 	},
+	{
+		name:    "loop: a new goroutine for each event of a busy client",
+		file:    "loop.go",
+		search:  "return l.link.writing || l.link.unanswered.Len() > 0 || l.window.pending > 0",
+		replace: "return false",
+		test:    "-run ^TestBusyLoopSavesWork$ .",
+	},
+	{
+		name:    "registry: new routes for each write",
+		file:    "registry.go",
+		search:  "\tr.changed = false\n",
+		replace: "",
+		test:    "-run ^TestBusyLoopSavesWork$ .",
+	},
 }
