@@ -71,6 +71,7 @@ func TestHostAndOrigin(t *testing.T) {
 	}
 	synctest.Test(t, func(t *testing.T) {
 		r := newRig(t, opt)
+		opt.Hosts[0], opt.Origins[0] = "evil.example", "https://evil.example" // the server has its own copy
 		for _, tc := range cases {
 			if got := r.status(upgradeTo(tc.host, token, tc.origins...)); got.StatusCode != tc.status {
 				t.Errorf("Host %q, Origin %q: %d, want %d", tc.host, tc.origins, got.StatusCode, tc.status)

@@ -58,7 +58,11 @@ func TestByeNeedsTheTrait(t *testing.T) {
 		synctest.Test(t, func(t *testing.T) {
 			srv := newToyServer(t, func(_ int, say func(string), _ func() string) { say("ready") })
 			var byes atomic.Int32
-			d := byeDialect{newToyDialect(), &byes}
+			d := recordingDialect{newToyDialect(), func(op wire.Op) {
+				if op.Kind == wire.OpBye {
+					byes.Add(1)
+				}
+			}}
 			d.traits.Fin = fin
 			c, err := limpet.Dial(context.Background(), srv.host.URL(), options(&limpet.Options{HTTPClient: srv.host.HTTPClient(), Dialect: d}))
 			if err != nil {
@@ -73,30 +77,4 @@ func TestByeNeedsTheTrait(t *testing.T) {
 			}
 		})
 	}
-}
-
-// byeDialect counts what its codec is asked to say at the end of a session.
-type byeDialect struct {
-	toyDialect
-	byes *atomic.Int32
-}
-
-type byeCodec struct {
-	wire.Codec
-	byes *atomic.Int32
-}
-
-func (d byeDialect) Open(r wire.Resume) (wire.Codec, error) {
-	c, err := d.toyDialect.Open(r)
-	return byeCodec{c, d.byes}, err
-}
-
-func (c byeCodec) Encode(ops []wire.Op, out *wire.Frames) error {
-	for _, op := range ops {
-		if op.Kind == wire.OpBye {
-			c.byes.Add(1)
-			out.Append(wire.Text, []byte("bye"))
-		}
-	}
-	return c.Codec.Encode(ops, out)
 }

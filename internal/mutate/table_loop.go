@@ -109,4 +109,25 @@ var ofLoop = []mutation{
 		replace: "",
 		test:    "-run ^TestBusyLoopSavesWork$ .",
 	},
+	{
+		name:    "window: numbers begin again without sessions",
+		file:    "window.go",
+		search:  "\t\tw.nextToSend = 0\n\t\treturn nil\n\t}\n\ta := ready.Ack",
+		replace: "\t\tw.nextToSend = 0\n\t}\n\ta := ready.Ack",
+		test:    "-run ^TestNumbersWithoutSessions$ ./test",
+	},
+	{
+		name:    "server: origins are shared with the caller",
+		file:    "server/options.go",
+		search:  "c.Origins = append([]string(nil), c.Origins...)",
+		replace: "_ = c.Origins",
+		test:    "-run ^TestHostAndOrigin$ ./server",
+	},
+	{
+		name:    "server: hosts are shared with the caller",
+		file:    "server/options.go",
+		search:  "c.Hosts = append([]string(nil), c.Hosts...)",
+		replace: "_ = c.Hosts",
+		test:    "-run ^TestHostAndOrigin$ ./server",
+	},
 }
