@@ -41,6 +41,9 @@ func TestMemoryLogRetention(t *testing.T) {
 					}
 					time.Sleep(tc.every)
 				}
+				if _, held := l.Tag(tc.first - 1); held && tc.keep.Age == 0 {
+					t.Errorf("entry %d is held until the log is read", tc.first-1)
+				}
 				check(t, l, tc.first, 10)
 				time.Sleep(time.Minute)
 				check(t, l, tc.later, 10)

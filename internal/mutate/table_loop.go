@@ -130,4 +130,11 @@ var ofLoop = []mutation{
 		replace: "_ = c.Hosts",
 		test:    "-run ^TestHostAndOrigin$ ./server",
 	},
+	{
+		name:    "server: a log without readers grows",
+		file:    "server/log.go",
+		search:  "\tl.bytes += e.size()\n\tl.trim(now)\n",
+		replace: "\tl.bytes += e.size()\n",
+		test:    "-run ^TestMemoryLogRetention$ ./server",
+	},
 }
