@@ -3,11 +3,13 @@ package server_test
 import (
 	"context"
 	"errors"
+	"maps"
 	"testing"
 	"testing/synctest"
 	"time"
 
 	"github.com/limpet-go/limpet/server"
+	"github.com/limpet-go/limpet/wire/native"
 )
 
 func TestMemoryLogRetention(t *testing.T) {
@@ -144,4 +146,27 @@ func (l *heldLog) Append(ctx context.Context, e server.Entry) (uint64, error) {
 		return 0, err
 	}
 	return l.Log.Append(ctx, e)
+}
+
+// What the program publishes arrives whole, and as it was when it was published.
+func TestPublishedByTheProgram(t *testing.T) {
+	both(t, func(t *testing.T, enc native.Encoding) {
+		r := newRig(t, nil)
+		payload, header := []byte("1.5"), map[string]string{"unit": "m", "site": "north"}
+		o := &server.PublishOptions{ID: idOf(9), Type: "text/plain", Header: header}
+		if _, err := r.srv.Publish(context.Background(), "t", payload, o); err != nil {
+			t.Fatal(err)
+		}
+		copy(payload, "xxx")
+		header["unit"] = "x"
+		c := r.connect(enc)
+		c.hello(native.Hello{CN: 1})
+		c.send(sub(1, "t", native.FromFirst, 10))
+		c.next(native.TypeSubOK)
+		m := c.next(native.TypeMsg).Msg
+		if string(m.Payload) != "1.5" || m.ID != idOf(9) || m.Type != "text/plain" ||
+			!maps.Equal(m.Header, map[string]string{"unit": "m", "site": "north"}) {
+			t.Errorf("%+v", m)
+		}
+	})
 }

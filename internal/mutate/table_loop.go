@@ -137,4 +137,11 @@ var ofLoop = []mutation{
 		replace: "\tl.bytes += e.size()\n",
 		test:    "-run ^TestMemoryLogRetention$ ./server",
 	},
+	{
+		name:    "server: the headers of the program are lost",
+		file:    "server/server.go",
+		search:  "\t\te.Header[k] = v\n",
+		replace: "",
+		test:    "-run ^TestPublishedByTheProgram$ ./server",
+	},
 }
