@@ -236,3 +236,29 @@ func TestGivenUpKeepsWhatIsBehind(t *testing.T) {
 		})
 	}
 }
+
+// A connection that is superseded while a hook runs counts as one that was alive: its
+// client answers the close frame.
+func TestConflictDuringHooks(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		r := newRig(t, &server.Options{Hooks: server.Hooks{OnPublish: func(context.Context, server.Principal, server.Message) error {
+			time.Sleep(time.Second)
+			return nil
+		}}})
+		c := r.connect(native.JSON)
+		w := c.hello(native.Hello{CN: 1})
+		for cn := uint64(2); cn <= 4; cn++ {
+			before := c
+			before.send(msg(1, idOf(cn), "t", "x"))
+			synctest.Wait()
+			c = r.connect(native.JSON)
+			w = c.hello(resume(w, cn, 1, 1))
+			before.wantClose(native.CloseSuperseded)
+			time.Sleep(2 * time.Second)
+		}
+		late := r.connect(native.JSON)
+		h := resume(w, 5, 1, 1)
+		late.send(native.Frame{Type: native.TypeHello, Hello: &h})
+		late.wantClose(native.CloseSessionConflict)
+	})
+}

@@ -210,6 +210,30 @@ func TestWelcomeForgetsARefusedCredential(t *testing.T) {
 	})
 }
 
+// A refused credential is replaced at once, whatever the backoff: nothing is wrong with
+// the server.
+func TestRefusedCredentialIsReplacedAtOnce(t *testing.T) {
+	for _, refusal := range []*failure{{status: 401}, {code: 4100}, {code: 1008}} {
+		synctest.Test(t, func(t *testing.T) {
+			s := newFailingServer(t, func(n int) *failure {
+				if n == 1 {
+					return refusal
+				}
+				return nil
+			})
+			o := withAuth
+			o.Backoff = limpet.Backoff{First: 10 * time.Minute, Initial: 10 * time.Minute, Max: 10 * time.Minute}
+			c := s.start(t, o)
+			if err := c.WaitReady(context.Background()); err != nil {
+				t.Fatal(err)
+			}
+			if made := s.made(); len(made) != 2 || made[1].Sub(made[0]) > 200*time.Millisecond {
+				t.Errorf("%+v: attempts at %v", *refusal, made)
+			}
+		})
+	}
+}
+
 // A server that takes each credential and then refuses it is not hammered.
 func TestRefusedAfterEachWelcomeIsNoHammer(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {

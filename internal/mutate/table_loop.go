@@ -144,4 +144,18 @@ var ofLoop = []mutation{
 		replace: "",
 		test:    "-run ^TestPublishedByTheProgram$ ./server",
 	},
+	{
+		name:    "loop: a new credential waits",
+		file:    "loop_connection.go",
+		search:  "\tcase wire.ActionRefresh:\n\t\t// At once",
+		replace: "\tcase 99:\n\t\t// At once",
+		test:    "-run ^TestRefusedCredentialIsReplacedAtOnce$ ./test",
+	},
+	{
+		name:    "server: an answer during a hook does not count",
+		file:    "server/conn.go",
+		search:  "if err == nil && !s.aborted.Load()",
+		replace: "if err != nil && !s.aborted.Load()",
+		test:    "-run ^TestConflictDuringHooks$ ./server",
+	},
 }
