@@ -1,6 +1,7 @@
 package limpet
 
 import (
+	"container/list"
 	"context"
 	"slices"
 	"sync"
@@ -12,8 +13,8 @@ type admission struct {
 	mu           sync.Mutex
 	freeMessages int
 	freeBytes    int
-	waiters      []*admissionWaiter
-	closeErr     error // set by close: why no message is admitted any more
+	waiters      list.List // *admissionWaiter
+	closeErr     error     // set by close: why no message is admitted any more
 }
 
 type admissionWaiter struct {
@@ -40,7 +41,7 @@ func (a *admission) acquire(ctx context.Context, messages, bytes int, wait bool)
 		defer a.mu.Unlock()
 		return a.closeErr
 	}
-	if len(a.waiters) == 0 && a.fits(messages, bytes) {
+	if a.waiters.Len() == 0 && a.fits(messages, bytes) {
 		a.freeMessages -= messages
 		a.freeBytes -= bytes
 		a.mu.Unlock()
@@ -51,7 +52,7 @@ func (a *admission) acquire(ctx context.Context, messages, bytes int, wait bool)
 		return ErrWindowFull
 	}
 	w := &admissionWaiter{messages: messages, bytes: bytes, admitted: make(chan struct{})}
-	a.waiters = append(a.waiters, w)
+	place := a.waiters.PushBack(w)
 	a.mu.Unlock()
 
 	select {
@@ -61,21 +62,17 @@ func (a *admission) acquire(ctx context.Context, messages, bytes int, wait bool)
 	}
 	a.mu.Lock()
 	defer a.mu.Unlock()
-	for i, other := range a.waiters {
-		if other == w {
-			a.waiters = append(a.waiters[:i], a.waiters[i+1:]...)
-			a.admitWaiters() // a smaller request behind this one may fit
-			return joinReason(ErrWindowFull, ctx.Err())
+	select {
+	case <-w.admitted: // at the moment at which ctx ended
+		if w.err != nil {
+			return w.err
 		}
+		a.freeMessages += messages
+		a.freeBytes += bytes
+	default:
+		a.waiters.Remove(place)
 	}
-	// ctx ended at the moment of the admission, or of close: w is no longer in
-	// the list. An admission is undone.
-	if w.err != nil {
-		return w.err
-	}
-	a.freeMessages += messages
-	a.freeBytes += bytes
-	a.admitWaiters()
+	a.admitWaiters() // a smaller request behind this one may fit
 	return joinReason(ErrWindowFull, ctx.Err())
 }
 
@@ -94,10 +91,12 @@ func (a *admission) release(messages, bytes int) {
 // admitWaiters admits from the head of the list until a request does not fit.
 // The caller holds the lock.
 func (a *admission) admitWaiters() {
-	for len(a.waiters) > 0 && a.fits(a.waiters[0].messages, a.waiters[0].bytes) {
-		w := a.waiters[0]
-		a.waiters[0] = nil
-		a.waiters = a.waiters[1:]
+	for first := a.waiters.Front(); first != nil; first = a.waiters.Front() {
+		w := first.Value.(*admissionWaiter)
+		if !a.fits(w.messages, w.bytes) {
+			return
+		}
+		a.waiters.Remove(first)
 		a.freeMessages -= w.messages
 		a.freeBytes -= w.bytes
 		close(w.admitted)
@@ -120,11 +119,12 @@ func (a *admission) close(err error) {
 		return
 	}
 	a.closeErr = err
-	for _, w := range a.waiters {
+	for e := a.waiters.Front(); e != nil; e = e.Next() {
+		w := e.Value.(*admissionWaiter)
 		w.err = err
 		close(w.admitted)
 	}
-	a.waiters = nil
+	a.waiters.Init()
 }
 
 // flushPoint is what calls of Flush wait for: that the messages up to seq have

@@ -4,12 +4,15 @@ import (
 	"context"
 	"iter"
 	"math"
+	"runtime"
 	"strconv"
 	"sync"
 	"testing"
 	"time"
 
 	"github.com/limpet-go/limpet/internal/ids"
+	"github.com/limpet-go/limpet/limpettest"
+	"github.com/limpet-go/limpet/server"
 	"github.com/limpet-go/limpet/wire"
 	"github.com/limpet-go/limpet/wire/native"
 )
@@ -169,7 +172,7 @@ func benchSubscription() (*Subscription, []wire.Event) {
 	}
 	events := make([]wire.Event, benchBlock)
 	for i := range events {
-		events[i] = wire.Event{Kind: wire.EventData, Numbered: true, Message: wire.Message{ID: wire.ID{1}, Payload: make([]byte, 64)}}
+		events[i] = wire.Event{Kind: wire.EventData, Numbered: true, Position: Position{Offset: 1}, Message: wire.Message{ID: wire.ID{1}, Payload: make([]byte, 64)}}
 	}
 	return s, events
 }
@@ -348,4 +351,96 @@ func benchYardsticks(b *testing.B) {
 		}
 		perMessage(b)
 	})
+}
+
+// BenchmarkSubscriptions subscribes many times, each time when the server has
+// confirmed the subscription before, and then closes them all. One operation is
+// one subscription: what it costs must not depend on how many there are.
+func BenchmarkSubscriptions(b *testing.B) {
+	for _, n := range []int{2_000, 20_000} {
+		b.Run(strconv.Itoa(n), func(b *testing.B) {
+			b.ReportAllocs()
+			for done := 0; done < b.N; done += n {
+				manySubscriptions(b, min(n, b.N-done))
+			}
+		})
+	}
+}
+
+func manySubscriptions(b testing.TB, n int) {
+	srv := limpettest.NewServer(b, &limpettest.ServerOptions{Server: &server.Options{MaxSubs: n}})
+	c, err := Dial(context.Background(), srv.URL(), options(&Options{HTTPClient: srv.HTTPClient()}))
+	if err != nil {
+		b.Fatal(err)
+	}
+	subs := make([]*Subscription, n)
+	for i := range subs {
+		if subs[i], err = c.Subscribe(context.Background(), "bench/"+strconv.Itoa(i), nil); err != nil {
+			b.Fatal(err)
+		}
+		if err := subs[i].WaitLive(context.Background()); err != nil {
+			b.Fatal(err)
+		}
+	}
+	for _, s := range subs {
+		s.Close()
+	}
+	if err := c.Shutdown(context.Background()); err != nil {
+		b.Fatal(err)
+	}
+	<-c.Done()
+	srv.Stop()
+}
+
+// BenchmarkRoute is the way of messages from the decoder to the queues of their
+// subscriptions. One operation is 64 messages, each of another subscription or all
+// of one.
+func BenchmarkRoute(b *testing.B) {
+	for _, n := range []int{1, 64, 20_000} {
+		b.Run(strconv.Itoa(n)+" subscriptions", func(b *testing.B) { route(b, n) })
+	}
+}
+
+func route(b *testing.B, n int) {
+	c := &Client{}
+	c.inbox.arrived.L = &c.inbox.mu
+	traits := native.New(nil).Traits()
+	reg := registry{traits: &traits, routes: &c.routes}
+	o := &SubscribeOptions{Delivery: Delivery{Buffer: 1, Bytes: 1 << 30, Overflow: DropNewest}}
+	for range n {
+		s := &Subscription{c: make(chan Message), client: c}
+		s.queue = newQueue("bench", o, traits, testOwner{})
+		reg.add(s)
+		s.queue.startConnection(1)
+		confirm := wire.Event{Kind: wire.EventSubscribed, Continuity: wire.ContinuityProved, Position: Position{Epoch: "e"}}
+		if _, err := s.queue.offer(1, []wire.Event{confirm}); err != nil {
+			b.Fatal(err)
+		}
+	}
+	r := &reader{conn: &conn{gen: 1}, routes: &c.routes, inbox: &c.inbox, counters: &c.counters}
+	events := &wire.Events{List: make([]wire.Event, benchBlock)}
+	for i := range events.List {
+		events.List[i] = wire.Event{Kind: wire.EventData, Key: uint64(i*(n/benchBlock)%n) + 1, Numbered: true, Position: Position{Offset: 1}, Message: wire.Message{Payload: make([]byte, 64)}}
+	}
+	b.ReportAllocs()
+	for b.Loop() {
+		if err := r.route(events); err != nil {
+			b.Fatal(err)
+		}
+	}
+}
+
+// The cost of a subscription must not grow with their number. Allocated bytes show
+// it without a clock.
+func TestManySubscriptionsAllocate(t *testing.T) {
+	each := func(n int) uint64 {
+		var before, after runtime.MemStats
+		runtime.ReadMemStats(&before)
+		manySubscriptions(t, n)
+		runtime.ReadMemStats(&after)
+		return (after.TotalAlloc - before.TotalAlloc) / uint64(n)
+	}
+	if few, many := each(250), each(4000); many > 2*few {
+		t.Errorf("one of 4000 subscriptions allocates %d bytes, one of 250 %d", many, few)
+	}
 }

@@ -24,7 +24,7 @@ type Client struct {
 	ids       *ids.Generator
 	counters  counters
 	state     watch.Value[State]
-	routes    atomic.Pointer[routes]
+	routes    routes
 	notify    *notifier
 	secrets   secrets
 	done      chan struct{}

@@ -76,16 +76,16 @@ type writer struct {
 // it went.
 func (w writer) write(frames *wire.Frames, through uint64) {
 	err := w.conn.Send(frames.List)
+	n := 0
+	for _, f := range frames.List {
+		n += len(f.Data)
+	}
 	if err == nil {
-		n := 0
-		for _, f := range frames.List {
-			n += len(f.Data)
-		}
 		w.counters.bytesWritten.Add(uint64(n))
 	}
 	frames.Reset()
 	framesPool.Put(frames)
-	w.inbox.post(wrote{w.conn, asCallersPanic(err), through})
+	w.inbox.post(wrote{w.conn, asCallersPanic(err), through, n})
 }
 
 // goroutines starts the goroutines that Done waits for, and none after close.

@@ -14,6 +14,7 @@ import (
 
 const (
 	maxWriteBytes     = 64 << 10               // of messages in one write: control frames get their turn after it
+	minWriteBytes     = 1 << 10                // on a slow link
 	maxAskedAtOnce    = 256                    // subscriptions in one write
 	closeFrameTimeout = 100 * time.Millisecond // Close waits for the close frame
 	fatalCloseTimeout = time.Second            // for the close frame that follows a fatal error frame
@@ -51,13 +52,14 @@ type loop struct {
 	earliestRetry  time.Time          // the server's slot: no attempt before it
 	spread         time.Duration      // the server's reconnect window
 	goAwayUntil    time.Time          // no attempt before it after the loss that the server announced
-	askAgainAt     time.Time          // the earliest time at which a subscription is due to be asked for again
+	askedAgainAt   time.Time          // when subscriptions were last asked for again
 
 	refreshCredential   bool      // the next attempt needs a new credential
 	credentialRefusedAt time.Time // when the server last refused one; zero after a welcome
 	refreshedAt         time.Time // when an attempt last followed at once on a refused credential
 
 	encodePanics int // of Encode since the last stable connection
+	writeBytes   int // of messages in one write; follows the speed of the link
 
 	finality finality // what ends the client
 }
@@ -88,8 +90,10 @@ type link struct {
 	// Signs of life.
 	heartbeat  time.Duration
 	pinging    bool
-	acked      bool // a message was acknowledged on it
-	stable     bool // it lasted long enough to forget earlier failures
+	pingQueued bool      // ops hold a ping
+	moved      time.Time // when the peer last took bytes for which a write had to wait
+	acked      bool      // a message was acknowledged on it
+	stable     bool      // it lasted long enough to forget earlier failures
 	fatalError *wire.Event
 
 	// Deadlines. Zero: none.
@@ -101,7 +105,7 @@ type link struct {
 }
 
 func newLoop(c *Client) *loop {
-	l := &loop{c: c, policy: newPolicy(c.cfg.Backoff, c.cfg.DialTimeout)}
+	l := &loop{c: c, policy: newPolicy(c.cfg.Backoff, c.cfg.DialTimeout), writeBytes: maxWriteBytes}
 	l.dialer = &dialer{cfg: &c.cfg, inbox: &c.inbox, goroutines: &c.goroutines, secrets: &c.secrets}
 	l.window = newWindow(c.cfg.traits.Sessions, &c.admission, &c.counters)
 	l.window.notify = c.notify
@@ -274,7 +278,7 @@ func (l *loop) end(err error) {
 	if err == nil {
 		l.discardWaiting()
 	}
-	for _, s := range l.registry.subs {
+	for s := range l.registry.all() {
 		s.queue.finish(err, false)
 		s.endedByClient.Store(true)
 		l.enterSub(s, SubState{Phase: SubEnded, Err: err})
@@ -293,7 +297,7 @@ func (l *loop) discardWaiting() {
 
 // consumed returns the subscriptions whose consumers may still be taking.
 func (l *loop) consumed() []*Subscription {
-	return slices.AppendSeq(slices.Clone(l.registry.subs), maps.Keys(l.draining))
+	return slices.AppendSeq(slices.Collect(l.registry.all()), maps.Keys(l.draining))
 }
 
 // drain ends the stream of s once its consumers have taken what is waiting;

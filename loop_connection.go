@@ -30,13 +30,11 @@ func (l *loop) open(c *conn, token string) {
 	l.state.Generation++
 	c.gen = l.state.Generation
 	l.c.counters.plainFrames.Store(c.LibraryFrames)
-	if l.registry.changed {
-		l.registry.publishRoutes()
-	}
 	subs := l.registry.startConnection(c.gen, l.now)
 	codec, err := l.c.cfg.Dialect.Open(wire.Resume{
 		Conn: c.gen, Subprotocol: c.Subprotocol, Session: l.session, Token: token,
 		Uplink: l.window.uplink(), Subs: subs, TTL: l.c.cfg.SessionTTL, ReadLimit: l.c.cfg.ReadLimit,
+		Heartbeat: l.c.cfg.Heartbeat.Interval,
 	})
 	k := &link{
 		conn: c, codec: codec, start: new(wire.Frames),
@@ -55,11 +53,12 @@ func (l *loop) open(c *conn, token string) {
 	}
 	l.goAwayUntil = time.Time{}
 	k.unanswered.Pool = &askPool
-	for _, s := range l.registry.subs {
+	for s := range l.registry.all() {
 		switch {
 		case s.askedGeneration == c.gen:
 			l.noteAsk(k, s)
 		case !s.mustWait(l.now):
+			l.registry.postpone(s, time.Time{})
 			k.toAsk = append(k.toAsk, s)
 		}
 	}
@@ -124,7 +123,7 @@ func (l *loop) welcome(k *link, r *wire.Ready) {
 	l.state.NextAttempt = time.Time{}
 	l.enter(Ready)
 	if !l.c.cfg.traits.Confirms {
-		for _, s := range l.registry.subs {
+		for s := range l.registry.all() {
 			if l.askedOnLink(s) {
 				l.enterSub(s, SubState{Phase: SubLive, Generation: k.conn.gen})
 			}
@@ -271,7 +270,7 @@ func (l *loop) disconnect(k *link, code uint16, reason string) {
 	l.checkStable(k)
 	l.link = nil
 	l.window.connectionLost()
-	for _, s := range l.registry.subs {
+	for s := range l.registry.all() {
 		s.queue.fence()
 		if st := s.state.Load(); st.Phase == SubLive {
 			l.enterSub(s, SubState{Phase: SubPending, Generation: st.Generation})

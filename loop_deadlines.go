@@ -37,6 +37,9 @@ func (l *loop) tick() {
 	case due(k.closeBy, l.now):
 		l.connectionLost(k, 0, "", nil)
 	case l.peerIsSilent(k):
+		if k.writing { // the next connection begins with less
+			l.writeBytes = max(l.writeBytes/4, minWriteBytes)
+		}
 		l.fail(k, &wire.Failure{Stage: wire.StageOpen, Err: ErrHeartbeat})
 	case k.writing && due(k.stalledAt(), l.now):
 		l.fail(k, &wire.Failure{Stage: wire.StageOpen, Err: ErrStalled})
@@ -61,9 +64,20 @@ func (l *loop) peerIsSilent(k *link) bool {
 	return true
 }
 
-// silentAt is when the peer counts as dead if nothing is received before.
+// silentAt is when the peer counts as dead if it gives no sign of life before.
 func (k *link) silentAt() time.Time {
-	return later(k.conn.LastRead().Add(time.Duration(silentIntervals*float64(k.heartbeat))), k.graceUntil)
+	k.noteProgress()
+	lastSign := later(k.conn.LastRead(), k.moved)
+	return later(lastSign.Add(time.Duration(silentIntervals*float64(k.heartbeat))), k.graceUntil)
+}
+
+// noteProgress takes bytes that the write in progress has moved after a while for a
+// sign of life: the peer has taken what filled the socket before. A write that does not
+// wait is none, since a socket accepts bytes for a peer that is gone.
+func (k *link) noteProgress() {
+	if at := k.conn.LastWrote(); k.writing && at.Sub(k.writeStarted) >= min(k.heartbeat/10, 100*time.Millisecond) {
+		k.moved = at
+	}
 }
 
 // stalledAt is when the write in progress counts as stalled if no byte is written
@@ -80,7 +94,10 @@ func (l *loop) sendHeartbeat(k *link) {
 	k.pingAt = l.now.Add(k.heartbeat)
 	switch l.c.cfg.traits.Ping {
 	case wire.PingOp:
-		k.ops = append(k.ops, wire.Op{Kind: wire.OpPing, N: k.conn.gen})
+		if !k.pingQueued { // one is enough while a write takes long
+			k.pingQueued = true
+			k.ops = append(k.ops, wire.Op{Kind: wire.OpPing, N: k.conn.gen})
+		}
 	case wire.PingControl:
 		if k.pinging {
 			return
@@ -134,7 +151,7 @@ var askPool sync.Pool
 
 // noteAsk follows when s is asked for on k, if the dialect has answers.
 func (l *loop) noteAsk(k *link, s *Subscription) {
-	s.askAgainAt = time.Time{}
+	l.registry.postpone(s, time.Time{})
 	if !l.c.cfg.traits.Confirms {
 		return
 	}
@@ -226,10 +243,17 @@ func (l *loop) notAnswered(s *Subscription) {
 
 // askAgainAfter postpones the next request for s, on whatever connection.
 func (l *loop) askAgainAfter(s *Subscription, d time.Duration) {
-	s.askAgainAt = l.now.Add(d)
-	if l.askAgainAt.IsZero() || s.askAgainAt.Before(l.askAgainAt) {
-		l.askAgainAt = s.askAgainAt
+	l.registry.postpone(s, l.now.Add(d))
+}
+
+// nextAskAt is when the next subscriptions are asked for again: few rounds for
+// many. Zero: never.
+func (l *loop) nextAskAt() time.Time {
+	at := l.registry.nextDue()
+	if at.IsZero() {
+		return at
 	}
+	return later(at, l.askedAgainAt.Add(minBetweenAttempts))
 }
 
 // mustWait reports whether s must not be asked for yet.
@@ -237,23 +261,15 @@ func (s *Subscription) mustWait(now time.Time) bool { return s.askAgainAt.After(
 
 // askAgain takes up the subscriptions that are due to be asked for again.
 func (l *loop) askAgain(k *link) {
-	if !due(l.askAgainAt, l.now) {
+	if !due(l.nextAskAt(), l.now) {
 		return
 	}
-	l.askAgainAt = time.Time{}
-	for _, s := range l.registry.subs {
-		switch {
-		case s.askAgainAt.IsZero():
-		case !s.mustWait(l.now):
-			s.askAgainAt = time.Time{}
-			if l.askedOnLink(s) {
-				l.withdraw(k, s)
-			}
-			k.toAsk = append(k.toAsk, s)
-		case l.askAgainAt.IsZero() || s.askAgainAt.Before(l.askAgainAt):
-			// Few rounds for many: each one looks at every subscription.
-			l.askAgainAt = later(s.askAgainAt, l.now.Add(minBetweenAttempts))
+	l.askedAgainAt = l.now
+	for _, s := range l.registry.takeDue(l.now) {
+		if l.askedOnLink(s) {
+			l.withdraw(k, s)
 		}
+		k.toAsk = append(k.toAsk, s)
 	}
 }
 
@@ -291,7 +307,7 @@ func (l *loop) untilNextDeadline() time.Duration {
 		}
 		at(k.handshakeBy)
 		at(k.closeBy)
-		at(l.askAgainAt)
+		at(l.nextAskAt())
 		if k.ready {
 			if k.unanswered.Len() > 0 {
 				at(k.answerBy())

@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"net"
+	"slices"
 	"time"
 
 	"github.com/limpet-go/limpet/internal/socket"
@@ -147,7 +148,8 @@ func (l *loop) handleSubscription(k *link, s *Subscription, ev *wire.Event) {
 		}
 		if pending {
 			k.answered(s, l.now)
-			s.refusals, s.askAgainAt = 0, time.Time{}
+			s.refusals = 0
+			l.registry.postpone(s, time.Time{})
 			if ev.Name != "" {
 				s.wireName = ev.Name
 			}
@@ -195,6 +197,7 @@ type wrote struct {
 	conn    *conn
 	err     error
 	through uint64 // highest sequence number in it
+	bytes   int
 }
 
 func (e wrote) apply(l *loop) {
@@ -202,6 +205,7 @@ func (e wrote) apply(l *loop) {
 	if k == nil {
 		return
 	}
+	k.noteProgress()
 	k.writing = false
 	if e.err != nil {
 		// The reader learns why: only it sees the close code.
@@ -209,6 +213,7 @@ func (e wrote) apply(l *loop) {
 		l.c.goroutines.spawn(e.conn.Kill) // what closes a connection may be the caller's, and wait
 		return
 	}
+	l.followLink(k, e.bytes)
 	k.noteWritten(l.now)
 	if !l.c.cfg.traits.Acks && e.through > 0 {
 		l.window.written(e.through)
@@ -362,12 +367,11 @@ func (e sendProcessed) apply(l *loop) {
 	}
 	k := l.link
 	if l.c.cfg.traits.Processed == wire.ProcessedCumulative {
-		for i := range k.ops {
-			if op := &k.ops[i]; op.Kind == wire.OpAck && op.Key == s.key {
-				op.Position = e.position
-				return
-			}
+		if i := s.ackOp; i < len(k.ops) && k.ops[i].Kind == wire.OpAck && k.ops[i].Key == s.key {
+			k.ops[i].Position = e.position
+			return
 		}
+		s.ackOp = len(k.ops)
 	}
 	k.ops = append(k.ops, wire.Op{Kind: wire.OpAck, Key: s.key, Name: s.wireName, Position: e.position})
 }
@@ -404,7 +408,7 @@ func (shutdown) apply(l *loop) {
 	}
 	l.shuttingDown = true
 	l.c.admission.close(errClientClosed())
-	for _, s := range append([]*Subscription(nil), l.registry.subs...) {
+	for _, s := range slices.Collect(l.registry.all()) {
 		if l.c.cfg.traits.Processed != wire.ProcessedNothing && l.askedOnLink(s) {
 			s.acksOwed = true // released by consumersDone
 			l.registry.remove(s)

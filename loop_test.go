@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"flag"
+	"fmt"
 	"net/http"
 	"slices"
 	"sync"
@@ -394,6 +395,84 @@ func TestPingInTheGraceTime(t *testing.T) {
 				t.Errorf("the next ping is due %v later", k.pingAt.Sub(l.now))
 			}
 			l.now = l.now.Add(-3 * k.heartbeat)
+		}))
+		synctest.Wait()
+	})
+}
+
+// However many subscriptions there are, to remove one moves few others. Their order
+// stays, also while some are removed.
+func TestRegistryMovesFew(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		c := offline(t)
+		c.inbox.post(step(func(l *loop) {
+			const n = 2000
+			var subs []*Subscription
+			for i := range n {
+				s, err := newSubscription(c, fmt.Sprint(i), nil)
+				if err != nil {
+					t.Error(err)
+					return
+				}
+				l.registry.add(s)
+				l.registry.postpone(s, l.now.Add(time.Duration(1+i*7%n)*time.Hour))
+				subs = append(subs, s)
+			}
+			moves, longest := 0, 0
+			for i, s := range subs {
+				places := make([]int, 0, n)
+				for _, other := range subs[i+1:] {
+					places = append(places, other.place)
+				}
+				l.registry.remove(s)
+				l.registry.remove(s) // changes nothing
+				for j, other := range subs[i+1:] {
+					if other.place != places[j] {
+						moves++
+					}
+				}
+				longest = max(longest, len(l.registry.subs)-(n-i-1))
+				if i%100 == 0 && !slices.Equal(slices.Collect(l.registry.all()), subs[i+1:]) {
+					t.Errorf("not in order of registration after %d removals", i+1)
+					return
+				}
+			}
+			if moves > 2*n || longest > n/2+1 {
+				t.Errorf("%d removals moved %d others and left %d places empty", n, moves, longest)
+			}
+			if left := len(l.registry.waiting) + len(c.routes.byKey); left > 0 || !l.registry.nextDue().IsZero() {
+				t.Errorf("%d removed subscriptions are remembered", left)
+			}
+		}))
+		synctest.Wait()
+	})
+}
+
+// Subscriptions that are due to be asked for again come in order of registration.
+func TestDueInOrderOfRegistration(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		c := offline(t)
+		c.inbox.post(step(func(l *loop) {
+			for i, after := range []int{3, 1, 2, 9, 0} {
+				s, err := newSubscription(c, fmt.Sprint(i), nil)
+				if err != nil {
+					t.Error(err)
+					return
+				}
+				l.registry.add(s)
+				l.askAgainAfter(s, 5*time.Hour)
+				l.askAgainAfter(s, time.Duration(after)*time.Second)
+			}
+			var got []string
+			for _, s := range l.registry.takeDue(l.now.Add(3 * time.Second)) {
+				got = append(got, s.topic)
+			}
+			if want := []string{"0", "1", "2", "4"}; !slices.Equal(got, want) {
+				t.Errorf("due are %v, want %v", got, want)
+			}
+			if next := l.registry.nextDue().Sub(l.now); next != 9*time.Second {
+				t.Errorf("the next one is due after %v", next)
+			}
 		}))
 		synctest.Wait()
 	})

@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"sync"
+	"time"
 
 	"github.com/limpet-go/limpet/wire"
 )
@@ -19,19 +20,16 @@ func (l *loop) startWrite() {
 	if k.writing || k.writeErr != nil {
 		return
 	}
-	if l.registry.changed {
-		l.registry.publishRoutes()
-	}
 	frames := framesPool.Get().(*wire.Frames)
 	if k.start != nil {
 		frames, k.start = k.start, nil
 	}
 	args := encodeArgsPool.Get().(*encodeArgs)
 	ops := append(args.ops, k.ops...)
-	k.ops = nil
+	k.ops, k.pingQueued = nil, false
 	if k.ready {
 		ops = l.askForMore(k, ops)
-		ops, args.messages = l.window.nextBatch(ops, args.messages, l.now, maxWriteBytes)
+		ops, args.messages = l.window.nextBatch(ops, args.messages, l.now, l.writeBytes)
 		if len(ops) == 0 && len(frames.List) == 0 && l.nothingPending() && l.shuttingDown {
 			if k.byeSent || !l.c.cfg.traits.Fin {
 				l.end(nil)
@@ -57,6 +55,29 @@ func (l *loop) startWrite() {
 	k.writing, k.writeStarted = true, l.now
 	w := writer{k.conn, &l.c.inbox, &l.c.counters}
 	l.c.goroutines.spawn(func() { w.write(frames, through) })
+}
+
+// The next control frames get their turn after one write, so it should not take longer
+// than a quarter of a heartbeat interval, within these bounds.
+const (
+	minWriteTime = 50 * time.Millisecond
+	maxWriteTime = 500 * time.Millisecond
+)
+
+func (k *link) writeTime() time.Duration {
+	return min(max(k.heartbeat/4, minWriteTime), maxWriteTime)
+}
+
+// followLink adapts the size of the next writes to the time that one of n bytes took.
+func (l *loop) followLink(k *link, n int) {
+	took, limit := l.now.Sub(k.writeStarted), k.writeTime()
+	switch {
+	case took > limit:
+		fits := int(float64(n) * float64(limit) / float64(took))
+		l.writeBytes = min(l.writeBytes, max(fits, minWriteBytes))
+	case took < limit/4 && n >= l.writeBytes/2:
+		l.writeBytes = min(2*l.writeBytes, maxWriteBytes)
+	}
 }
 
 // Memory is borrowed for one write: an idle client holds none.
@@ -167,7 +188,7 @@ func (l *loop) encode(k *link, ops []wire.Op, out *wire.Frames) (through uint64)
 			k.unencoded = true
 			return through // the messages behind it are sent again from there
 		case wire.OpSubscribe:
-			if s := l.c.routes.Load().keyed(bad.Key); s != nil {
+			if s := l.c.routes.keyed(bad.Key); s != nil {
 				l.endSub(s, &Error{Op: "Subscribe", Class: ClassInput, Err: joinReason(ErrRejected, oe.Err)})
 			}
 		}

@@ -4,7 +4,6 @@ import (
 	"errors"
 	"fmt"
 	"sync"
-	"sync/atomic"
 	"time"
 
 	"github.com/limpet-go/limpet/wire"
@@ -16,7 +15,7 @@ import (
 type reader struct {
 	conn       *conn
 	codec      wire.Codec
-	routes     *atomic.Pointer[routes]
+	routes     *routes
 	inbox      *inbox
 	counters   *counters
 	goroutines *goroutines
@@ -102,7 +101,6 @@ type routedEvent struct {
 func (r *reader) route(events *wire.Events) error {
 	var forLoop []routedEvent
 	var fault error
-	routes := r.routes.Load()
 	for rest := events.List; len(rest) > 0 && fault == nil; {
 		ev := &rest[0]
 		if ev.Kind != wire.EventData {
@@ -119,7 +117,7 @@ func (r *reader) route(events *wire.Events) error {
 		} else if ev.Kind == wire.EventSubscribed && ev.Name != "" {
 			r.names.set(ev.Key, ev.Name)
 		}
-		if sub := routes.find(ev); sub != nil {
+		if sub := r.routes.find(ev); sub != nil {
 			var losses []wire.Event
 			losses, fault = sub.queue.offer(r.conn.gen, rest[:n])
 			for i := range losses {

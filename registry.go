@@ -1,57 +1,146 @@
 package limpet
 
 import (
+	"container/heap"
+	"iter"
 	"slices"
-	"sync/atomic"
+	"sync"
 	"time"
 
 	"github.com/limpet-go/limpet/wire"
 )
 
 // registry holds the subscriptions in order of registration. It belongs to the
-// loop, which publishes an immutable snapshot for the reader before it hands
-// over any frame that names a new subscription.
+// loop. What concerns one subscription costs the same however many there are.
 type registry struct {
 	traits  *wire.Traits
 	lastKey uint64
-	subs    []*Subscription
-	changed bool // subs changed since the last snapshot
-	routes  *atomic.Pointer[routes]
+	subs    []*Subscription // nil: removed
+	removed int             // how many of subs are nil
+	waiting []*Subscription // those with askAgainAt, as a heap: the first is due first
+	routes  *routes
+}
+
+// all returns the subscriptions in order of registration. While it iterates, only
+// the current one may be removed.
+func (r *registry) all() iter.Seq[*Subscription] {
+	return func(yield func(*Subscription) bool) {
+		for _, s := range r.subs {
+			if s != nil && !yield(s) {
+				return
+			}
+		}
+	}
 }
 
 func (r *registry) add(s *Subscription) {
-	r.lastKey++
-	s.key = r.lastKey
-	s.queue.expectKey(s.key)
 	r.subs = append(r.subs, s)
-	r.changed = true
+	s.place = len(r.subs)
+	r.giveKey(s)
+	if r.traits.ByName {
+		r.routes.setName(s.topic, s)
+	}
 }
 
 // renewKey gives s a new key: what is addressed to the old one counts no more.
 func (r *registry) renewKey(s *Subscription) {
+	r.routes.setKey(s.key, nil)
+	s.wireName = ""
+	r.giveKey(s)
+}
+
+func (r *registry) giveKey(s *Subscription) {
 	r.lastKey++
-	s.key, s.wireName = r.lastKey, ""
+	s.key = r.lastKey
 	s.queue.expectKey(s.key)
-	r.changed = true
+	r.routes.setKey(s.key, s)
 }
 
 func (r *registry) remove(s *Subscription) {
-	for i, other := range r.subs {
-		if other == s {
-			r.subs = append(r.subs[:i:i], r.subs[i+1:]...)
-			r.changed = true
-			return
-		}
+	if s.place == 0 {
+		return
+	}
+	r.subs[s.place-1] = nil
+	s.place = 0
+	r.removed++
+	r.postpone(s, time.Time{})
+	r.routes.setKey(s.key, nil)
+	if r.traits.ByName {
+		r.routes.setName(s.topic, nil)
+	}
+	if r.removed <= len(r.subs)/2 {
+		return
+	}
+	left := make([]*Subscription, 0, len(r.subs)-r.removed) // not in place: all may be at work
+	for s := range r.all() {
+		left = append(left, s)
+		s.place = len(left)
+	}
+	r.subs, r.removed = left, 0
+}
+
+func (r *registry) named(topic string) *Subscription { return r.routes.named(topic) }
+
+// postpone sets s.askAgainAt.
+func (r *registry) postpone(s *Subscription, at time.Time) {
+	h := (*askHeap)(r)
+	s.askAgainAt = at
+	switch {
+	case at.IsZero() && s.waitPlace > 0:
+		heap.Remove(h, s.waitPlace-1)
+	case at.IsZero():
+	case s.waitPlace > 0:
+		heap.Fix(h, s.waitPlace-1)
+	default:
+		heap.Push(h, s)
 	}
 }
 
-func (r *registry) named(topic string) *Subscription {
-	for _, s := range r.subs {
-		if s.topic == topic {
-			return s
-		}
+// nextDue returns the earliest askAgainAt, zero if there is none.
+func (r *registry) nextDue() time.Time {
+	if len(r.waiting) == 0 {
+		return time.Time{}
 	}
-	return nil
+	return r.waiting[0].askAgainAt
+}
+
+// takeDue returns the subscriptions whose askAgainAt has come, in order of
+// registration, and clears it.
+func (r *registry) takeDue(now time.Time) []*Subscription {
+	var taken []*Subscription
+	for due(r.nextDue(), now) {
+		s := r.waiting[0]
+		r.postpone(s, time.Time{})
+		taken = append(taken, s)
+	}
+	slices.SortFunc(taken, func(a, b *Subscription) int { return a.place - b.place })
+	return taken
+}
+
+// askHeap is registry.waiting as a heap.
+type askHeap registry
+
+func (h *askHeap) Len() int           { return len(h.waiting) }
+func (h *askHeap) Less(i, j int) bool { return h.waiting[i].askAgainAt.Before(h.waiting[j].askAgainAt) }
+
+func (h *askHeap) Swap(i, j int) {
+	w := h.waiting
+	w[i], w[j] = w[j], w[i]
+	w[i].waitPlace, w[j].waitPlace = i+1, j+1
+}
+
+func (h *askHeap) Push(x any) {
+	s := x.(*Subscription)
+	h.waiting = append(h.waiting, s)
+	s.waitPlace = len(h.waiting)
+}
+
+func (h *askHeap) Pop() any {
+	last := len(h.waiting) - 1
+	s := h.waiting[last]
+	h.waiting[last] = nil
+	h.waiting, s.waitPlace = h.waiting[:last], 0
+	return s
 }
 
 // startConnection prepares every subscription for connection gen, which fences
@@ -59,7 +148,7 @@ func (r *registry) named(topic string) *Subscription {
 func (r *registry) startConnection(gen uint64, now time.Time) []wire.Subscribe {
 	var carried []wire.Subscribe
 	size := 0
-	for _, s := range r.subs {
+	for s := range r.all() {
 		if s.timeouts == 0 && !s.mustWait(now) {
 			size += s.startSize()
 		}
@@ -84,7 +173,7 @@ func (s *Subscription) startSize() int {
 // URL. No connection can move the positions, because the last one was fenced.
 func (r *registry) positions(now time.Time) []wire.Subscribe {
 	var subs []wire.Subscribe
-	for _, s := range r.subs {
+	for s := range r.all() {
 		if s.mustWait(now) {
 			continue
 		}
@@ -109,52 +198,58 @@ func (s *Subscription) wireSubscribe(last Position, based bool, credit wire.Cred
 	return w
 }
 
-// routes maps what a codec names to subscriptions. It is immutable.
+// routes maps what a codec names to subscriptions. The loop changes it before it
+// hands over a frame that names a new subscription; the reader searches it. Its lock
+// is a leaf.
 type routes struct {
-	few    []*Subscription          // all of them, if they are few
-	byKey  map[uint64]*Subscription // otherwise
+	mu     sync.Mutex
+	byKey  map[uint64]*Subscription
 	byName map[string]*Subscription // if the dialect routes by name
 }
 
-const fewSubs = 8 // a slice is searched faster than a map, and is smaller
+// setKey makes key stand for s, or for nothing if s is nil.
+func (r *routes) setKey(key uint64, s *Subscription) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	setRoute(&r.byKey, key, s)
+}
 
-// publishRoutes makes a snapshot for the reader.
-func (r *registry) publishRoutes() {
-	r.changed = false
-	next := new(routes)
-	if len(r.subs) <= fewSubs {
-		next.few = slices.Clone(r.subs)
-	} else {
-		next.byKey = make(map[uint64]*Subscription, len(r.subs))
-		for _, s := range r.subs {
-			next.byKey[s.key] = s
-		}
+// setName makes a topic stand for s, or for nothing if s is nil.
+func (r *routes) setName(topic string, s *Subscription) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	setRoute(&r.byName, topic, s)
+}
+
+func setRoute[K comparable](m *map[K]*Subscription, k K, s *Subscription) {
+	switch {
+	case s == nil:
+		delete(*m, k)
+	case *m == nil:
+		*m = map[K]*Subscription{k: s}
+	default:
+		(*m)[k] = s
 	}
-	if r.traits.ByName {
-		next.byName = make(map[string]*Subscription, len(r.subs))
-		for _, s := range r.subs {
-			next.byName[s.topic] = s
-		}
-	}
-	r.routes.Store(next)
 }
 
 // find returns the subscription that an event belongs to, nil if it has ended.
 func (r *routes) find(ev *wire.Event) *Subscription {
-	switch {
-	case r == nil:
-		return nil
-	case ev.Key != 0:
-		return r.keyed(ev.Key)
+	if ev.Key == 0 {
+		return r.named(ev.Name)
 	}
-	return r.byName[ev.Name]
+	return r.keyed(ev.Key)
 }
 
 func (r *routes) keyed(key uint64) *Subscription {
-	for _, s := range r.few {
-		if s.key == key {
-			return s
-		}
-	}
-	return r.byKey[key]
+	r.mu.Lock()
+	s := r.byKey[key]
+	r.mu.Unlock()
+	return s
+}
+
+func (r *routes) named(topic string) *Subscription {
+	r.mu.Lock()
+	s := r.byName[topic]
+	r.mu.Unlock()
+	return s
 }

@@ -79,6 +79,7 @@ type Subscription struct {
 
 	// Owned by the loop.
 	key      uint64
+	place    int // in registry.subs, from 1; 0: not in it
 	from     From
 	token    Secret
 	wireName string
@@ -86,9 +87,11 @@ type Subscription struct {
 	askedGeneration uint64    // the connection on which it was asked for; 0: none
 	askNumber       uint64    // of the last request, see link.asks
 	refusals        int       // in a row
+	ackOp           int       // index in link.ops of the last OpAck for it, if it has not been encoded yet
 	timeouts        int       // requests in a row without an answer
 	acksOwed        bool      // in Shutdown: the server still has it, to learn what consumers process
-	askAgainAt      time.Time // not before: after a refusal that is not final, or no answer; zero: at any time
+	askAgainAt      time.Time // not before: after a refusal that is not final, or no answer; zero: at any time; see registry.postpone
+	waitPlace       int       // in registry.waiting, from 1; 0: not in it
 }
 
 // String names the subscription by its topic.

@@ -299,6 +299,9 @@ func (w *window) nextBatch(ops []wire.Op, messages []wire.Message, now time.Time
 		if seq > w.credit.N || w.bytesSent >= w.credit.Bytes && len(r.payload) > 0 {
 			break
 		}
+		if count > 0 && size+len(r.payload)+64 > maxBytes {
+			break // it would hold up what the link carries in time
+		}
 		alone := seq <= w.oneByOneUpTo
 		if alone && (count > 0 || w.inFlight()) {
 			break // so that "too big" can only mean this message

@@ -103,6 +103,7 @@ const (
 	hookGrace     = time.Minute               // for a hook whose connection has ended
 	hookRetry     = time.Second               // before a subscription that a hook could not decide on is asked for again
 	closeGrace    = time.Second               // for the close handshake
+	minBeat       = 100 * time.Millisecond    // the shortest interval that a client can ask for
 	maxSpread     = 5 * time.Minute           // of the reconnect window
 	readChunk     = 256                       // log entries read at once
 	scanLimit     = 4096                      // log entries read in one turn of a subscription
@@ -194,6 +195,16 @@ func (o *Options) validate() error {
 		}
 	}
 	return errors.Join(errs...)
+}
+
+// beat returns the interval in which the server sends something to a client: its own,
+// or the client's if that is shorter. A client on a slow link depends on it, because its
+// pings wait behind its messages.
+func (o *Options) beat(h *native.Hello) time.Duration {
+	if h.HB == 0 || milliseconds(h.HB) >= o.Heartbeat {
+		return o.Heartbeat
+	}
+	return max(milliseconds(h.HB), min(minBeat, o.Heartbeat))
 }
 
 // readLimit returns the length of the longest WebSocket message that can be

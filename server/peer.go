@@ -62,6 +62,7 @@ type order struct {
 	credit  native.ChCredit
 	session *session
 	expires time.Time
+	beat    time.Duration // the interval in which write sends something
 }
 
 type orderKind uint8

@@ -157,7 +157,7 @@ func (p *peer) hello(h *native.Hello) error {
 	p.creditN.Store(w.Cr.N)
 	p.creditB.Store(w.Cr.B)
 	p.server.welcomed(p)
-	p.post(order{kind: orderWelcome, session: s, expires: who.Expires, frame: native.Frame{Type: native.TypeWelcome, Welcome: w}})
+	p.post(order{kind: orderWelcome, session: s, expires: who.Expires, beat: o.beat(h), frame: native.Frame{Type: native.TypeWelcome, Welcome: w}})
 	for i := range h.Subs {
 		if err := p.subscribe(&h.Subs[i]); err != nil {
 			return err

@@ -1,6 +1,7 @@
 package server
 
 import (
+	"cmp"
 	"crypto/rand"
 	"crypto/sha256"
 	"crypto/subtle"
@@ -69,12 +70,7 @@ func (r *record) after(seq uint64) uint64 {
 func (r *record) mark(seq uint64, id wire.ID, code uint64) {
 	r.recent[seq%recentIDs] = recentID{seq, id}
 	if code != 0 {
-		i, _ := slices.BinarySearchFunc(r.rejected, seq, func(n native.Reject, s uint64) int {
-			if n.S < s {
-				return -1
-			}
-			return 1
-		})
+		i, _ := r.findRejection(seq)
 		r.rejected = slices.Insert(r.rejected, i, native.Reject{S: seq, Code: code})
 	}
 	if seq != r.ack+1 {
@@ -124,12 +120,15 @@ func (r *record) idOf(seq uint64) (wire.ID, bool) {
 
 // outcomeOf returns the code with which seq was rejected, or 0 if it was not.
 func (r *record) outcomeOf(seq uint64) uint64 {
-	for _, n := range r.rejected {
-		if n.S == seq {
-			return n.Code
-		}
+	if i, found := r.findRejection(seq); found {
+		return r.rejected[i].Code
 	}
 	return 0
+}
+
+// findRejection returns the place of seq in rejected, and whether it is there.
+func (r *record) findRejection(seq uint64) (int, bool) {
+	return slices.BinarySearchFunc(r.rejected, seq, func(n native.Reject, s uint64) int { return cmp.Compare(n.S, s) })
 }
 
 // sack returns the ranges above ack that have an outcome, at most n of them.

@@ -21,6 +21,8 @@ type subscription struct {
 	sent    native.Credit // used
 	starved bool          // an entry at next matches and there is no credit for it
 	search  *search       // it finds last; nil if last is known
+	place   int           // in writer.subs
+	due     bool          // in writer.due
 }
 
 // start decides where a subscription starts and which frames the client is sent
@@ -206,6 +208,12 @@ func (s *subscription) fill(l Log, v View, buf []*Entry, out sink) (more bool, e
 		}
 	}
 	return false, nil
+}
+
+// rests reports whether there is nothing to send until the log changes or the client
+// grants credit.
+func (s *subscription) rests(v View) bool {
+	return s.epoch == v.Epoch && (s.starved || s.next > v.Head && s.next >= v.First)
 }
 
 // message returns the frame for e. It carries the topic only for a pattern.

@@ -8,6 +8,7 @@ import (
 	"sync"
 	"time"
 
+	"github.com/limpet-go/limpet/internal/fifo"
 	"github.com/limpet-go/limpet/wire/native"
 )
 
@@ -18,17 +19,20 @@ type writer struct {
 	search  searcher
 	session *session // nil before WELCOME
 	subs    []*subscription
-	byCh    map[uint64]*subscription // subs by channel
-	turn    int                      // index in subs of the one that is served first
-	until   time.Time                // when pump pauses
-	entries []*Entry                 // buffer for reads of the log
+	byCh    map[uint64]*subscription  // subs by channel
+	due     fifo.Queue[*subscription] // may have something to send, in order of their turns
+	seen    View                      // of the log when all were made due
+	full    bool                      // the batch had no room for what pump offered
+	until   time.Time                 // when pump pauses
+	entries []*Entry                  // buffer for reads of the log
 
 	frames []native.Frame // the current batch
 	size   int            // upper bound of its encoded size
 	buf    *[]byte        // nil between batches
 
-	wrote   time.Time // time of the last write
-	expires time.Time // of the principal; zero: never
+	wrote   time.Time     // time of the last write
+	expires time.Time     // of the principal; zero: never
+	beat    time.Duration // something is sent at least as often
 }
 
 // buffers holds buffers for encoded batches.
@@ -135,15 +139,17 @@ func (w *writer) execute(o *order) error {
 	case orderSend:
 		return w.put(&o.frame)
 	case orderWelcome:
-		w.session, w.expires = o.session, o.expires
+		w.session, w.expires, w.beat = o.session, o.expires, o.beat
 		if err := w.put(&o.frame); err != nil {
 			return err
 		}
 		return w.flush() // before the log is read: the client waits for it
 	case orderSubscribe:
 		s := o.sub
+		s.place = len(w.subs)
 		w.subs = append(w.subs, s)
 		w.byCh[s.ch] = s
+		w.serve(s)
 		p.server.stats.subscriptions.Add(1)
 		if s.search != nil {
 			w.search.add(s.search)
@@ -156,14 +162,13 @@ func (w *writer) execute(o *order) error {
 		}
 	case orderUnsubscribe:
 		if s := w.byCh[o.credit.Ch]; s != nil {
-			delete(w.byCh, s.ch)
-			i := slices.Index(w.subs, s)
-			w.subs = slices.Delete(w.subs, i, i+1)
+			w.remove(s)
 			p.server.stats.subscriptions.Add(-1)
 		}
 	case orderCredit:
 		if s := w.byCh[o.credit.Ch]; s != nil {
 			s.grant(native.Credit{N: o.credit.N, B: o.credit.B})
+			w.serve(s)
 		}
 	}
 	return nil
@@ -180,6 +185,7 @@ func (w *writer) found() error {
 			return w.broken(q.err)
 		}
 		s.search = nil
+		w.serve(s)
 		f := s.begin(q.view, q.at(), q.tag, false)
 		if err := w.put(&f); err != nil {
 			return err
@@ -238,35 +244,63 @@ func (w *writer) acks() error {
 	return w.put(&native.Frame{Type: native.TypeAck, Ack: &native.Ack{To: ack, HasTo: true, X: sack, Nak: naks, Cr: &cr}})
 }
 
-// pump fills the batch from the log, each subscription in turn, for at most about
+// remove removes s. The last one takes its place, so that it costs the same however
+// many there are.
+func (w *writer) remove(s *subscription) {
+	delete(w.byCh, s.ch)
+	last := len(w.subs) - 1
+	w.subs[s.place] = w.subs[last]
+	w.subs[s.place].place = s.place
+	w.subs[last] = nil
+	w.subs = w.subs[:last]
+}
+
+// serve makes s due.
+func (w *writer) serve(s *subscription) {
+	if !s.due {
+		s.due = true
+		w.due.Push(s)
+	}
+}
+
+// pump fills the batch from the log, each due subscription in turn, for at most about
 // pumpTime. It returns true if there is more to send at once.
 func (w *writer) pump() (more bool, err error) {
-	if len(w.subs) == 0 {
+	if len(w.subs) == 0 && w.due.Len() == 0 {
 		return false, nil
 	}
-	if w.entries == nil {
-		w.entries = make([]*Entry, readChunk)
-	}
 	v := w.log.View()
-	w.until = time.Now().Add(pumpTime)
-	w.turn %= len(w.subs)
-	for i := range w.subs {
-		s := w.subs[(w.turn+i)%len(w.subs)]
-		if s.search != nil || s.starved && s.epoch == v.Epoch || s.next > v.Head && s.next >= v.First && s.epoch == v.Epoch {
-			continue
-		}
-		m, err := s.fill(w.log, v, w.entries, w)
-		if err != nil {
-			return false, w.broken(err)
-		}
-		more = more || m
-		if w.late() {
-			w.turn += i + 1
-			return true, nil
+	if v.Epoch != w.seen.Epoch || v.Head != w.seen.Head || v.First != w.seen.First {
+		w.seen = v
+		for _, s := range w.subs {
+			w.serve(s)
 		}
 	}
-	w.turn++
-	return more, nil
+	w.until, w.full = time.Now().Add(pumpTime), false
+	for n := w.due.Len(); n > 0 && !w.full; n-- {
+		s, more := *w.due.At(0), false
+		if w.byCh[s.ch] == s && s.search == nil && !s.rests(v) {
+			if w.entries == nil {
+				w.entries = make([]*Entry, readChunk)
+			}
+			sent := len(w.frames)
+			if more, err = s.fill(w.log, v, w.entries, w); err != nil {
+				return false, w.broken(err)
+			}
+			if w.full && len(w.frames) == sent {
+				break // its turn is the first one of the next batch
+			}
+		}
+		w.due.Drop(1)
+		s.due = false
+		if more {
+			w.serve(s)
+		}
+		if w.late() {
+			break
+		}
+	}
+	return w.due.Len() > 0, nil
 }
 
 // late reports whether pump has read the log for as long as it may.
@@ -276,6 +310,7 @@ func (w *writer) late() bool { return !time.Now().Before(w.until) }
 func (w *writer) offer(f *native.Frame) bool {
 	n := native.Size(w.p.enc, f)
 	if len(w.frames) > 0 && w.size+n > batchLimit-2 {
+		w.full = true
 		return false
 	}
 	w.frames = append(w.frames, *f)
@@ -364,12 +399,12 @@ func (w *writer) watch() time.Duration {
 		}
 		return left
 	}
-	wait := o.Heartbeat - now.Sub(w.wrote)
+	wait := w.beat - now.Sub(w.wrote)
 	if wait <= 0 {
 		if len(w.frames) == 0 {
 			w.frames = append(w.frames, native.Frame{Type: native.TypePing, N: uint64(now.UnixMilli())})
 		}
-		wait = o.Heartbeat
+		wait = w.beat
 	}
 	timeout := 5 * o.Heartbeat / 2
 	left := timeout

@@ -216,6 +216,10 @@ type Resume struct {
 
 	// ReadLimit bounds one received WebSocket message, in bytes.
 	ReadLimit int64
+
+	// Heartbeat is the client's interval. A protocol that can say so asks the
+	// server to send something at least as often.
+	Heartbeat time.Duration
 }
 
 // Session identifies a session at the server. The zero value asks for a new one.

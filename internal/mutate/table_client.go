@@ -299,8 +299,8 @@ var ofClient = []mutation{
 	{
 		name:    "subscribe: a late answer counts",
 		file:    "registry.go",
-		search:  "s.key, s.wireName = r.lastKey, \"\"",
-		replace: "s.wireName = \"\"",
+		search:  "s.wireName = \"\"\n\tr.giveKey(s)",
+		replace: "s.wireName = \"\"\n\tr.routes.setKey(s.key, s)",
 		test:    "-run ^TestLateAnswerDoesNotCount$ ./test",
 	},
 	{

@@ -15,13 +15,16 @@ type messageCounter struct {
 	headerBytes  int    // of header, so far
 	payloadBytes uint64 // still to come
 	final        bool   // the frame ends a message
+	data         bool   // the frame is part of a message
 }
 
-// count follows the bytes that have passed.
-func (c *messageCounter) count(b []byte) {
+// count follows the bytes that have passed, and reports whether payload of a message
+// is among them.
+func (c *messageCounter) count(b []byte) (grew bool) {
 	for {
 		if n := min(c.payloadBytes, uint64(len(b))); n > 0 {
 			c.payloadBytes -= n
+			grew = grew || c.data
 			b = b[n:]
 		}
 		if c.payloadBytes == 0 && c.final {
@@ -29,7 +32,7 @@ func (c *messageCounter) count(b []byte) {
 			c.complete.Add(1)
 		}
 		if len(b) == 0 {
-			return
+			return grew
 		}
 		for c.headerBytes < c.headerSize() && len(b) > 0 {
 			c.header[c.headerBytes] = b[0]
@@ -37,7 +40,7 @@ func (c *messageCounter) count(b []byte) {
 			b = b[1:]
 		}
 		if c.headerBytes < c.headerSize() {
-			return
+			return grew
 		}
 		switch n := c.header[1] & 0x7f; n {
 		case 126:
@@ -48,7 +51,8 @@ func (c *messageCounter) count(b []byte) {
 			c.payloadBytes = uint64(n)
 		}
 		const fin, control = 0x80, 0x08
-		c.final = c.header[0]&fin != 0 && c.header[0]&control == 0
+		c.data = c.header[0]&control == 0
+		c.final = c.data && c.header[0]&fin != 0
 		c.headerBytes = 0
 	}
 }

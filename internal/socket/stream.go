@@ -22,13 +22,15 @@ type stream struct {
 	readFailed atomic.Bool     // nothing more will come
 	counter    *messageCounter // with the library's frames only
 
-	writeDeadline time.Duration // of a TCP socket, since epoch; belongs to whoever writes
+	// Of whoever writes.
+	writeDeadline time.Duration // of a TCP socket, since epoch
+	writeStep     int           // bytes written at once to any other stream
 }
 
 // newStream returns rwc, which nc carries, as a stream. direct means that nothing
 // but TLS is between the two.
 func newStream(rwc io.ReadWriteCloser, nc net.Conn, direct bool) *stream {
-	s := &stream{ReadWriteCloser: rwc, epoch: time.Now()}
+	s := &stream{ReadWriteCloser: rwc, epoch: time.Now(), writeStep: maxWriteStep / 4}
 	layers := 0
 	if nc != nil {
 		s.socket, layers = innermost(nc)
@@ -49,7 +51,9 @@ func (s *stream) Read(p []byte) (int, error) {
 	if n > 0 {
 		s.lastRead.Store(s.sinceEpoch())
 		if s.counter != nil {
-			s.counter.count(p[:n])
+			if grew := s.counter.count(p[:n]); grew && s.lastGrowth.Load() != 0 {
+				s.messageGrew(true)
+			}
 		}
 		return n, nil // the next read returns the error again
 	}
@@ -59,29 +63,41 @@ func (s *stream) Read(p []byte) (int, error) {
 	return n, err
 }
 
-// writeStep is how many bytes are written before progress is recorded: at 8 kbit/s
-// that takes 8 s, about half the time after which a write counts as stalled.
-const writeStep = 8 << 10
+// While a write waits, progress is recorded about every progressTime: the loop takes it
+// for a sign of life.
+const (
+	progressTime = 200 * time.Millisecond
+	maxWriteStep = 8 << 10 // bytes of one step
+	minWriteStep = 512
+)
 
 // Write records progress while it lasts. A write to a TCP socket is one system
-// call, which a deadline interrupts within a second while the peer is slow.
-// Other streams are written in steps: TLS does not survive an interrupted
-// write, and a body that a transport has wrapped may hide why one failed.
+// call, which a deadline interrupts within progressTime while the peer is slow.
+// Other streams are written in steps, short ones if the peer is slow: TLS does not
+// survive an interrupted write, and a body that a transport has wrapped may hide why
+// one failed.
 func (s *stream) Write(p []byte) (n int, err error) {
 	tcp := s.tcp
 	for first := true; (n < len(p) || first) && err == nil; first = false {
-		step := p[n:]
+		step, began := p[n:], time.Duration(s.sinceEpoch())
 		if tcp == nil {
-			step = step[:min(len(step), writeStep)]
-		} else if now := time.Duration(s.sinceEpoch()); now > s.writeDeadline-time.Second/2 {
-			s.writeDeadline = now + time.Second
+			step = step[:min(len(step), s.writeStep)]
+		} else if began > s.writeDeadline-progressTime/2 {
+			s.writeDeadline = began + progressTime
 			tcp.SetWriteDeadline(s.epoch.Add(s.writeDeadline))
 		}
 		var m int
 		m, err = s.ReadWriteCloser.Write(step)
 		n += m
 		if m > 0 {
-			s.lastWrite.Store(s.sinceEpoch())
+			now := s.sinceEpoch()
+			s.lastWrite.Store(now)
+			switch took := time.Duration(now) - began; {
+			case took > progressTime:
+				s.writeStep = max(s.writeStep/2, minWriteStep)
+			case took < progressTime/4:
+				s.writeStep = min(2*s.writeStep, maxWriteStep)
+			}
 		}
 		if timeout := net.Error(nil); tcp != nil && errors.As(err, &timeout) && timeout.Timeout() {
 			err, s.writeDeadline = nil, 0

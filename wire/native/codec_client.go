@@ -31,6 +31,7 @@ func (c *codec) Start(out *wire.Frames) error {
 		SE:  r.Session.Epoch,
 		Tok: r.Token,
 		TTL: ticks(r.TTL, time.Second),
+		HB:  ticks(r.Heartbeat, time.Millisecond),
 	}
 	if r.Uplink != (wire.Uplink{}) {
 		h.Up = &Uplink{Lo: r.Uplink.Lo, Hi: r.Uplink.Hi, Tag: r.Uplink.Tag, HasTag: r.Uplink.Tag != wire.ID{}}

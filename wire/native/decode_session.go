@@ -156,6 +156,8 @@ func (r *reader) hello(o *object) *Hello {
 			h.Feat = r.strings(h.Feat)
 		case 14:
 			h.TTL = r.uint()
+		case 15:
+			h.HB = r.uint()
 		default:
 			r.skip()
 		}

@@ -99,6 +99,7 @@ type Hello struct {
 	Subs []Sub    // subscriptions to restore
 	Feat []string // features
 	TTL  uint64   // s for which the session should be kept after a loss
+	HB   uint64   // the client's heartbeat interval, ms
 }
 
 // Credit is an absolute allowance: see wire.Credit.
