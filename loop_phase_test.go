@@ -7,7 +7,6 @@ import (
 	"net/http"
 	"os"
 	"strings"
-	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -333,9 +332,9 @@ func TestFirstFaultOfABatchDecides(t *testing.T) {
 	s := &Subscription{topic: "a", key: 1}
 	s.queue = newQueue("a", &SubscribeOptions{Delivery: Delivery{Buffer: 8, Bytes: 8}}, wire.Traits{Confirms: true}, testOwner{})
 	s.queue.startConnection(1)
-	r := &reader{conn: newConn(), codec: faultyCodec{}, routes: new(atomic.Pointer[routes]), counters: new(counters), secrets: new(secrets)}
+	r := &reader{conn: newConn(), codec: faultyCodec{}, routes: new(routes), counters: new(counters), secrets: new(secrets)}
 	r.conn.gen = 1
-	r.routes.Store(&routes{few: []*Subscription{s}})
+	r.routes.setKey(1, s)
 	frame := func(text string) wire.Frame { return wire.Frame{Data: []byte(text)} }
 	var ce *wire.CodeError
 	for want, batch := range map[uint16][]wire.Frame{

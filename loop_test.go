@@ -241,36 +241,6 @@ func TestUnansweredIsAskedForAlone(t *testing.T) {
 	})
 }
 
-// A subscription that waits for its next request is taken up once, however long the
-// connection is busy with a write.
-func TestAskAgainTakesUpOnce(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
-		c := offline(t)
-		c.inbox.post(step(func(l *loop) {
-			k := &link{conn: &conn{gen: 1}}
-			s, err := newSubscription(c, "a", nil)
-			if err != nil {
-				t.Error(err)
-				return
-			}
-			l.registry.add(s)
-			for range 3 {
-				l.askAgainAt = l.now // another subscription is due
-				if s.timeouts == 0 {
-					l.askAgainAfter(s, 0)
-				}
-				s.timeouts = 1
-				l.askAgain(k)
-			}
-			if len(k.toAsk) != 1 {
-				t.Errorf("%d requests wait, want 1", len(k.toAsk))
-			}
-			l.registry.remove(s)
-		}))
-		synctest.Wait()
-	})
-}
-
 // A successful dial sets the dial timeout back, which earlier timeouts had raised.
 func TestDialTimeoutIsSetBack(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
@@ -332,25 +302,12 @@ func TestEndStopsTheTimer(t *testing.T) {
 	})
 }
 
-// The loop keeps its goroutine while an event is sure to come soon, and publishes its
-// routes only when they changed: both save work that a busy client would do again and
-// again.
-func TestBusyLoopSavesWork(t *testing.T) {
+// The loop keeps its goroutine while an event is sure to come soon, which saves a busy
+// client a new one for each event.
+func TestBusyLoopKeepsItsGoroutine(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		srv := limpettest.NewServer(t, nil)
 		c := startIn(t, srv.URL(), &Options{HTTPClient: srv.HTTPClient()})
-		if _, err := c.Subscribe(context.Background(), "a", nil); err != nil {
-			t.Fatal(err)
-		}
-		synctest.Wait()
-		before := c.routes.Load()
-		if _, err := c.Send(context.Background(), "a", nil, nil); err != nil {
-			t.Fatal(err)
-		}
-		synctest.Wait()
-		if c.routes.Load() != before {
-			t.Error("a write made new routes though no subscription had changed")
-		}
 		c.inbox.post(step(func(l *loop) {
 			expects := func(what string, want bool) {
 				if got := l.expectsEvents(); got != want {

@@ -19,13 +19,6 @@ var ofLoop = []mutation{
 		says:    "for 5000 pings",
 	},
 	{
-		name:    "loop: a subscription is taken up twice",
-		file:    "loop_deadlines.go",
-		search:  "\t\t\ts.askAgainAt = time.Time{}\n\t\t\tif l.askedOnLink(s) {",
-		replace: "\t\t\tif l.askedOnLink(s) {",
-		test:    "-run ^TestAskAgainTakesUpOnce$ .",
-	},
-	{
 		name:    "queue: a closed one accepts",
 		file:    "queue.go",
 		search:  "func (q *queue) discard(err error) {\n\tq.mu.Lock()\n\tif !q.finishing {\n\t\tq.finishing, q.endErr = true, err",
@@ -100,14 +93,7 @@ var ofLoop = []mutation{
 		file:    "loop.go",
 		search:  "return l.link.writing || l.link.unanswered.Len() > 0 || l.window.pending > 0",
 		replace: "return false",
-		test:    "-run ^TestBusyLoopSavesWork$ .",
-	},
-	{
-		name:    "registry: new routes for each write",
-		file:    "registry.go",
-		search:  "\tr.changed = false\n",
-		replace: "",
-		test:    "-run ^TestBusyLoopSavesWork$ .",
+		test:    "-run ^TestBusyLoopKeepsItsGoroutine$ .",
 	},
 	{
 		name:    "window: numbers begin again without sessions",
