@@ -58,6 +58,7 @@ type loop struct {
 	credentialRefusedAt time.Time // when the server last refused one; zero after a welcome
 	refreshedAt         time.Time // when an attempt last followed at once on a refused credential
 
+	silences     int // connections in a row that ended in silence without a message
 	encodePanics int // of Encode since the last stable connection
 	writeBytes   int // of messages in one write; follows the speed of the link
 
@@ -89,6 +90,7 @@ type link struct {
 
 	// Signs of life.
 	heartbeat  time.Duration
+	silences   int // as loop.silences, at its beginning
 	pinging    bool
 	pingQueued bool      // ops hold a ping
 	moved      time.Time // when the peer last took bytes for which a write had to wait

@@ -39,6 +39,7 @@ func (l *loop) open(c *conn, token string) {
 	k := &link{
 		conn: c, codec: codec, start: new(wire.Frames),
 		heartbeat:   l.c.cfg.Heartbeat.Interval,
+		silences:    l.silences,
 		handshakeBy: l.now.Add(l.policy.handshakeTimeout),
 	}
 	l.link = k

@@ -24,7 +24,7 @@ type Observer interface {
 
 // Event is one of the event structs of this package: StateChanged,
 // SubscriptionChanged, LossReported, MessageFailed, MessagesDropped,
-// ServerNotice, CredentialInURL, EventsLost. Later versions may add more, so a
+// DeliveryStopped, ServerNotice, CredentialInURL, EventsLost. Later versions may add more, so a
 // switch over them needs a default.
 //
 // With Options.Logger each event is logged as well:
@@ -32,7 +32,7 @@ type Observer interface {
 //	Debug  StateChanged between attempts, SubscriptionChanged to pending
 //	Info   StateChanged to ready and to a clean end, SubscriptionChanged to live or ended
 //	Warn   StateChanged after a lost connection or the first failed attempt, LossReported,
-//	       MessageFailed, MessagesDropped, ServerNotice, a refused subscription,
+//	       MessageFailed, MessagesDropped, DeliveryStopped, ServerNotice, a refused subscription,
 //	       CredentialInURL, EventsLost
 //	Error  StateChanged to an end that is permanent
 //

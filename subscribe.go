@@ -2,7 +2,9 @@ package limpet
 
 import (
 	"context"
+	"errors"
 	"fmt"
+	"log/slog"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -61,6 +63,35 @@ type SubStats struct {
 	Duplicates uint64 // received again and discarded
 	Gaps       uint64 // reported by the server or detected by the client; those of Dropped do not count
 	Resets     uint64 // reported by the server or detected by the client
+
+	// Unacked is how many of Delivered are not acknowledged. With ManualAck the
+	// stream stops while Delivery.Buffer messages are taken from the oldest one that is
+	// not acknowledged on; see DeliveryStopped.
+	Unacked uint64
+}
+
+// DeliveryStopped is an event: for 30 seconds a stream has stood still because with
+// ManualAck the oldest messages were not acknowledged, or because with Block no
+// consumer took what was waiting. It comes once, and again if that happens again. A
+// loop body that works for long is no standstill; work between two receives from C is.
+type DeliveryStopped struct {
+	// Topic is the topic of the subscription.
+	Topic string
+	// Waiting and Unacked are as in SubStats.
+	Waiting, Unacked uint64
+	// Err says what is missing and what to do.
+	Err error
+}
+
+var (
+	errNotAcknowledged = errors.New("ManualAck is set and the oldest messages are not acknowledged; call Message.Ack for each message, or raise Delivery.Buffer")
+	errNotTaken        = errors.New("no consumer takes what is waiting; take it with Messages, Batches or C, close the subscription, or set another Delivery.Overflow")
+)
+
+func (e DeliveryStopped) record() (slog.Level, string, []slog.Attr) {
+	return slog.LevelWarn, "limpet: delivery stopped", []slog.Attr{
+		slog.String("topic", logText(e.Topic)), slog.Uint64("waiting", e.Waiting), slog.Uint64("unacked", e.Unacked),
+		slog.String("cause", e.Err.Error())}
 }
 
 // Subscription is a stream of messages that survives its connections. It is
@@ -182,6 +213,9 @@ func (s *Subscription) positionProcessed(gen uint64, p Position) {
 func (s *Subscription) messagesDropped(n uint64) {
 	s.client.notify.post(MessagesDropped{s.topic, n})
 }
+
+// stoodStill implements queueOwner.
+func (s *Subscription) stoodStill(e DeliveryStopped) { s.client.notify.post(e) }
 
 // Subscribe registers a subscription. It does not wait for the server, connected
 // or not; Subscription.WaitLive does. After every reconnect the subscription
