@@ -384,15 +384,15 @@ var ofClient = []mutation{
 	{
 		name:    "breakage: a publisher that gives up admits no other",
 		file:    "admission.go",
-		search:  "\t\t\ta.admitWaiters() // a smaller request behind this one may fit\n",
+		search:  "\ta.admitWaiters() // a smaller request behind this one may fit\n",
 		replace: "",
 		test:    "-run ^TestGivingUpAdmitsTheNext$ .",
 	},
 	{
 		name:    "breakage: an undone admission admits no other",
 		file:    "admission.go",
-		search:  "\ta.admitWaiters()\n\treturn joinReason(",
-		replace: "\treturn joinReason(",
+		search:  "\t\ta.freeMessages += messages\n\t\ta.freeBytes += bytes\n\tdefault:",
+		replace: "\tdefault:",
 		test:    "-run ^TestUndoneAdmissionAdmitsTheNext$ .",
 	},
 	{
@@ -405,8 +405,8 @@ var ofClient = []mutation{
 	{
 		name:    "breakage: an answer does not forget refusals",
 		file:    "loop_events.go",
-		search:  "s.refusals, s.askAgainAt = 0, time.Time{}",
-		replace: "s.askAgainAt = time.Time{}",
+		search:  "\t\t\ts.refusals = 0\n",
+		replace: "",
 		test:    "-run ^TestAnswerForgetsRefusals$ ./test",
 		says:    "asked again",
 	},

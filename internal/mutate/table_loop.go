@@ -49,7 +49,7 @@ var ofLoop = []mutation{
 	{
 		name:    "loop: Subscribe waits for the end of Shutdown",
 		file:    "loop_events.go",
-		search:  "\t\te.reply <- &Error{Op: \"Subscribe\", Class: ClassClosed, Err: ErrClosed}\n",
+		search:  "\t\te.reply <- l.c.endError(\"Subscribe\")\n",
 		replace: "",
 		test:    "-run ^TestCallsDuringShutdown$ ./test",
 	},
@@ -143,5 +143,13 @@ var ofLoop = []mutation{
 		search:  "if err == nil && !s.aborted.Load()",
 		replace: "if err != nil && !s.aborted.Load()",
 		test:    "-run ^TestConflictDuringHooks$ ./server",
+	},
+	{
+		name:    "loop: Goexit in Open leaves the connection open",
+		file:    "loop_connection.go",
+		search:  "\tl.link = k // before Open, which may end this goroutine: then end closes the connection\n\tcodec, err :=",
+		replace: "\tdefer func() {\n\t\tif k.codec != nil {\n\t\t\tl.link = k\n\t\t}\n\t}()\n\tcodec, err :=",
+		test:    "-run ^TestGoexitInTheDialect$/^Open$ ./test -plain",
+		says:    "blocked goroutines remain",
 	},
 }
