@@ -358,3 +358,35 @@ func (faultyCodec) Decode(f wire.Frame, out *wire.Events) error {
 	ev.Key, ev.Numbered, ev.Position.Offset = 1, true, 1
 	return nil
 }
+
+// The loop keeps its goroutine while an event is sure to come soon, which saves a busy
+// client a new one for each event.
+func TestBusyLoopKeepsItsGoroutine(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		srv := limpettest.NewServer(t, nil)
+		c := startIn(t, srv.URL(), &Options{HTTPClient: srv.HTTPClient()})
+		c.inbox.post(step(func(l *loop) {
+			expects := func(what string, want bool) {
+				if got := l.expectsEvents(); got != want {
+					t.Errorf("%s: %v", what, got)
+				}
+			}
+			expects("idle", false)
+			l.link.writing = true
+			expects("a write in progress", true)
+			l.link.writing = false
+			l.window.pending++
+			expects("a message without outcome", true)
+			l.window.pending--
+			l.link.unanswered.Push(ask{})
+			expects("a subscription without an answer", true)
+			l.link.unanswered.Drop(1)
+			l.state.Phase = Handshaking
+			expects("a handshake", true)
+			l.state.Phase = Waiting
+			expects("waiting", false)
+			l.state.Phase = Ready
+		}))
+		synctest.Wait()
+	})
+}
