@@ -94,13 +94,14 @@ type link struct {
 	pinging    bool
 	pingQueued bool      // ops hold a ping
 	moved      time.Time // when the peer last took bytes for which a write had to wait
-	acked      bool      // a message was acknowledged on it
+	proved     bool      // a message was acknowledged on it, or received for a subscription that has ended
 	stable     bool      // it lasted long enough to forget earlier failures
 	fatalError *wire.Event
 
 	// Deadlines. Zero: none.
 	handshakeBy time.Time
 	closeBy     time.Time // for the close frame after fatalError
+	killBy      time.Time // for the reader to learn why after writeErr
 	pingAt      time.Time
 	stableAt    time.Time
 	graceUntil  time.Time // the peer counts as alive until then: this process stood still
@@ -230,6 +231,7 @@ func (l *loop) enterSub(s *Subscription, st SubState) {
 
 // endSub ends s. Its consumers can still take what is waiting.
 func (l *loop) endSub(s *Subscription, err error) {
+	l.noteReceived(s)
 	l.registry.remove(s)
 	l.drain(s, err)
 	l.enterSub(s, SubState{Phase: SubEnded, Err: err})
@@ -241,6 +243,7 @@ func (l *loop) releaseSub(s *Subscription) bool {
 	if s.state.Load().Phase == SubEnded {
 		return false
 	}
+	l.noteReceived(s)
 	l.registry.remove(s)
 	if !l.askedOnLink(s) {
 		return true
@@ -249,6 +252,13 @@ func (l *loop) releaseSub(s *Subscription) bool {
 		l.link.unsubscribe(s)
 	}
 	return true
+}
+
+// noteReceived keeps what a subscription that ends has proved about the connection.
+func (l *loop) noteReceived(s *Subscription) {
+	if k := l.link; k != nil && s.queue.hasReceivedOn(k.conn.gen) {
+		k.proved = true
+	}
 }
 
 func (k *link) unsubscribe(s *Subscription) {
@@ -288,6 +298,7 @@ func (l *loop) end(err error) {
 	if l.cancelAttempt != nil {
 		l.cancelAttempt()
 	}
+	l.enter(Ended) // Done follows once the goroutines have ended
 }
 
 // discardWaiting drops what waits for consumers.
@@ -329,7 +340,6 @@ func (l *loop) cleanUp() {
 	if errors.Is(l.state.Cause, ErrClosed) {
 		l.c.goroutines.deliverers.Wait()
 	}
-	l.enter(Ended)
 	l.c.notify.end()
 	close(l.c.done)
 }

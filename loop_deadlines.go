@@ -1,6 +1,7 @@
 package limpet
 
 import (
+	"net"
 	"slices"
 	"sync"
 	"time"
@@ -36,6 +37,8 @@ func (l *loop) tick() {
 		l.fail(k, &wire.Failure{Stage: wire.StageHandshake, Err: ErrHeartbeat})
 	case due(k.closeBy, l.now):
 		l.connectionLost(k, 0, "", nil)
+	case due(k.killBy, l.now):
+		l.connectionLost(k, 0, "", k.lostError(net.ErrClosed))
 	case l.peerIsSilent(k):
 		l.peerWasSilent(k)
 		l.fail(k, &wire.Failure{Stage: wire.StageOpen, Err: ErrHeartbeat})
@@ -75,7 +78,7 @@ func (l *loop) peerWasSilent(k *link) {
 	if k.writing {
 		l.writeBytes = max(l.writeBytes/4, minWriteBytes)
 	}
-	if !k.acked && !l.hasReceived(k) {
+	if !k.proved && !l.hasReceived(k) {
 		l.silences++
 	}
 }
@@ -139,11 +142,11 @@ func (l *loop) checkStable(k *link) {
 	if k == nil || k.stable || !k.ready {
 		return
 	}
-	if k.acked || l.hasReceived(k) {
+	if k.proved || l.hasReceived(k) {
 		l.silences = 0
 	}
 	early := k.stableAt.Add(-l.c.cfg.Backoff.StableAfter * 5 / 6)
-	if !due(k.stableAt, l.now) && !(due(early, l.now) && (k.acked || l.hasReceived(k))) {
+	if !due(k.stableAt, l.now) && !(due(early, l.now) && (k.proved || l.hasReceived(k))) {
 		return
 	}
 	k.stable = true
@@ -332,6 +335,7 @@ func (l *loop) untilNextDeadline() time.Duration {
 		}
 		at(k.handshakeBy)
 		at(k.closeBy)
+		at(k.killBy)
 		at(l.nextAskAt())
 		if k.ready {
 			if k.unanswered.Len() > 0 {

@@ -11,6 +11,7 @@ import (
 	"testing/synctest"
 	"time"
 
+	"github.com/limpet-go/limpet/internal/secrets"
 	"github.com/limpet-go/limpet/limpettest"
 	"github.com/limpet-go/limpet/wire"
 )
@@ -332,7 +333,7 @@ func TestFirstFaultOfABatchDecides(t *testing.T) {
 	s := &Subscription{topic: "a", key: 1}
 	s.queue = newQueue("a", &SubscribeOptions{Delivery: Delivery{Buffer: 8, Bytes: 8}}, wire.Traits{Confirms: true}, testOwner{})
 	s.queue.startConnection(1)
-	r := &reader{conn: newConn(), codec: faultyCodec{}, routes: new(routes), counters: new(counters), secrets: new(secrets)}
+	r := &reader{conn: newConn(), codec: faultyCodec{}, routes: new(routes), counters: new(counters), secrets: new(secrets.Set)}
 	r.conn.gen = 1
 	r.routes.setKey(1, s)
 	frame := func(text string) wire.Frame { return wire.Frame{Data: []byte(text)} }

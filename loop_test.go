@@ -457,7 +457,7 @@ func TestPatienceIsForgotten(t *testing.T) {
 			if l.silences != 2 {
 				t.Errorf("%d silent connections, want 2", l.silences)
 			}
-			k.acked = true
+			k.proved = true
 			l.peerWasSilent(k)
 			l.checkStable(k)
 			if l.silences != 0 {

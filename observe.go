@@ -346,6 +346,9 @@ type lineLimit struct {
 
 func (g *eventLog) log(e Event) {
 	level, msg, attrs := e.record()
+	if _, ok := e.(EventsLost); ok {
+		g.downAt, g.fails = time.Time{}, 0 // the event that ended the outage may be among them
+	}
 	if s, ok := e.(StateChanged); ok {
 		level, attrs = g.follow(s.State, level, attrs)
 		if s.State.Phase == Ended {

@@ -82,8 +82,11 @@ func (q *queue) standsStill() bool {
 	if q.delivery.Overflow != Block || q.messages == 0 || q.bodies > 0 || q.finishing {
 		return false
 	}
-	room := q.allowance()
-	return room.N == q.used.N || room.Bytes == q.used.Bytes
+	taken := q.held
+	if q.manualAck {
+		taken = q.tracker.unacked.Len()
+	}
+	return q.messages+taken >= q.delivery.Buffer || q.bytes >= q.delivery.Bytes
 }
 
 // watchStandstill follows when standsStill may have changed. The timer is set

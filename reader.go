@@ -6,6 +6,7 @@ import (
 	"sync"
 	"time"
 
+	"github.com/limpet-go/limpet/internal/secrets"
 	"github.com/limpet-go/limpet/wire"
 )
 
@@ -19,7 +20,7 @@ type reader struct {
 	inbox      *inbox
 	counters   *counters
 	goroutines *goroutines
-	secrets    *secrets
+	secrets    *secrets.Set
 
 	names serverNames
 	wakes wakeRate
@@ -32,7 +33,7 @@ func (r *reader) run() {
 		// of a new goroutine while it waits: docs/decisions/0007.
 		batch, err := r.conn.Receive(idle)
 		if err = r.handle(batch, err); err != nil {
-			r.inbox.post(readFailed{r.conn, asCallersPanic(err)})
+			r.inbox.post(readFailed{r.conn, asCallersFault(err)})
 			return
 		}
 		if !r.wakes.frequent(time.Now()) {
@@ -138,11 +139,11 @@ func (r *reader) route(events *wire.Events) error {
 // hideSecrets removes the client's credentials from what the peer says.
 func (r *reader) hideSecrets(ev *wire.Event) {
 	if ev.Reason != "" {
-		ev.Reason = r.secrets.hide(ev.Reason)
+		ev.Reason = r.secrets.Hide(ev.Reason)
 	}
 	if ev.Ack != nil {
 		for i := range ev.Ack.Rejects {
-			ev.Ack.Rejects[i].Reason = r.secrets.hide(ev.Ack.Rejects[i].Reason)
+			ev.Ack.Rejects[i].Reason = r.secrets.Hide(ev.Ack.Rejects[i].Reason)
 		}
 	}
 }

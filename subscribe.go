@@ -157,7 +157,7 @@ func (s *Subscription) WaitLive(ctx context.Context) error {
 	switch {
 	case st.Phase == SubEnded && st.Err != nil:
 		return st.Err
-	case st.Phase == SubEnded && s.endedByClient.Load():
+	case st.Phase == SubEnded && s.endedByClient.Load(), st.Phase != SubEnded && s.client.closed.Load() && !s.closed.Load():
 		return &Error{Op: "WaitLive", Class: ClassClosed, Err: ErrClosed}
 	case st.Phase == SubEnded || s.closed.Load():
 		return &Error{Op: "WaitLive", Class: ClassClosed, Err: ErrSubscriptionClosed}
@@ -235,7 +235,7 @@ func (c *Client) Subscribe(ctx context.Context, topic string, o *SubscribeOption
 		return nil, err
 	}
 	if o != nil {
-		c.secrets.addSubscription(o.Token.reveal())
+		c.secrets.AddSubscription(o.Token.reveal())
 	}
 	cmd := subscribe{s, make(chan error, 1)}
 	if !c.inbox.post(cmd) {

@@ -43,9 +43,16 @@ var buffers = sync.Pool{New: func() any { return new([]byte) }}
 func (p *peer) write() {
 	defer close(p.gone)
 	w := &writer{p: p, log: p.messages, search: searcher{p: p}, wrote: time.Now(), limit: batchLimit, byCh: map[uint64]*subscription{}}
-	err := w.run()
+	err := errGoexit
+	defer func() { w.close(err) }() // also if the log ends this goroutine
+	err = w.run()
+}
+
+// close ends the connection because of err, or as peer.end says if err is nil.
+func (w *writer) close(err error) {
+	p := w.p
 	w.shrink()
-	if panicked := (*panicError)(nil); errors.As(err, &panicked) {
+	if panicked := (*panicError)(nil); errors.As(err, &panicked) || err == errGoexit {
 		err = w.broken(err)
 	}
 	if err != nil {

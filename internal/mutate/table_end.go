@@ -49,8 +49,8 @@ var ofEnd = []mutation{
 	{
 		name:    "time: received messages prove nothing",
 		file:    "loop_deadlines.go",
-		search:  "(k.acked || l.hasReceived(k))",
-		replace: "k.acked",
+		search:  "(due(early, l.now) && (k.proved || l.hasReceived(k)))",
+		replace: "(due(early, l.now) && k.proved)",
 		test:    "-run ^TestReceivedMessagesProveAConnection$ ./test",
 	},
 	{
@@ -159,8 +159,8 @@ var ofEnd = []mutation{
 	{
 		name:    "end: failures before a verdict of the dialect count",
 		file:    "failure.go",
-		search:  "\tif !d.byTable {\n\t\ty.count = 0\n",
-		replace: "\tif !d.byTable {\n",
+		search:  "y.count, y.violations = 0, 0",
+		replace: "y.violations = 0",
 		test:    "-run ^TestFiveInARowEndAClient$ ./test",
 		says:    "by_the_dialect",
 	},
