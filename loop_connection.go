@@ -41,6 +41,9 @@ func (l *loop) open(c *conn, token string) {
 		heartbeat:   l.c.cfg.Heartbeat.Interval,
 		handshakeBy: l.now.Add(l.policy.handshakeTimeout),
 	}
+	if l.c.cfg.traits.ByName {
+		k.namedTopics = new(namedTopics)
+	}
 	l.link = k
 	if panicked := (*userError)(nil); errors.As(err, &panicked) {
 		l.dialectPanicked(k, panicked)

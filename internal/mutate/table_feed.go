@@ -35,8 +35,8 @@ var ofFeed = []mutation{
 	{
 		name:    "topics: the refusal of an earlier subscription ends the later one",
 		file:    "loop_events.go",
-		search:  "case k.topics[s.topic] != nil && !k.topics[s.topic].until.IsZero():",
-		replace: "case k.topics[s.topic] != nil && k.topics[s.topic] == nil:",
+		search:  "case u != nil && !u.until.IsZero():",
+		replace: "case u != nil && u == nil:",
 		test:    "-run ^TestLateRefusalOfAnEarlierSubscription$ ./test",
 	},
 	{
