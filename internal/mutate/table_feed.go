@@ -89,6 +89,13 @@ var ofFeed = []mutation{
 		test:    "-run ^TestConfirmationAfterAnEndByTheServer$ ./test",
 	},
 	{
+		name:    "topics: a break after messages that nothing confirmed",
+		file:    "internal/sequence/receiver.go",
+		search:  "case first && (r.positioned || again && ev.Continuity == wire.ContinuityNone):",
+		replace: "case first && r.positioned:",
+		test:    "-run ^TestConfirmationOnTheNextConnection$ ./test",
+	},
+	{
 		name:    "topics: an error makes one free",
 		file:    "loop_write.go",
 		search:  "a.refused = true\n",
