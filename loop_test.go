@@ -271,6 +271,37 @@ func TestDialTimeoutIsSetBack(t *testing.T) {
 	})
 }
 
+// Done waits for all goroutines, so none starts after it.
+func TestNothingStartsAfterTheEnd(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		c := offline(t)
+		if !c.goroutines.spawn(func() {}) || !c.goroutines.spawnDeliverer(func() {}) {
+			t.Error("nothing starts before the end")
+		}
+		c.Close()
+		<-c.Done()
+		if c.goroutines.spawn(func() {}) || c.goroutines.spawnDeliverer(func() {}) {
+			t.Error("a goroutine started after the end")
+		}
+	})
+}
+
+// A client that has ended has no timer, which would keep its memory: its next attempt
+// may have been due in an hour.
+func TestEndStopsTheTimer(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		c := offline(t)
+		var timer *time.Timer
+		c.inbox.post(step(func(l *loop) { timer = l.timer }))
+		synctest.Wait()
+		c.Close()
+		<-c.Done()
+		if timer.Stop() {
+			t.Error("the timer is still running")
+		}
+	})
+}
+
 // After this process stood still the peer is asked for a sign of life at once:
 // without a ping it may have nothing to send in the time it gets.
 func TestPingInTheGraceTime(t *testing.T) {
@@ -366,6 +397,71 @@ func TestDueInOrderOfRegistration(t *testing.T) {
 			}
 			if next := l.registry.nextDue().Sub(l.now); next != 9*time.Second {
 				t.Errorf("the next one is due after %v", next)
+			}
+		}))
+		synctest.Wait()
+	})
+}
+
+// While a write takes long, one ping waits for its end, not one for each interval.
+func TestOnePingWaits(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		srv := limpettest.NewServer(t, nil)
+		c := startIn(t, srv.URL(), &Options{HTTPClient: srv.HTTPClient()})
+		c.inbox.post(step(func(l *loop) {
+			k := l.link
+			for range 100 {
+				k.pingAt = l.now
+				l.sendHeartbeat(k)
+			}
+			if len(k.ops) != 1 {
+				t.Errorf("%d pings wait", len(k.ops))
+			}
+			l.startWrite()
+			k.pingAt = l.now
+			if l.sendHeartbeat(k); len(k.ops) != 1 {
+				t.Errorf("%d pings wait after the first was sent", len(k.ops))
+			}
+		}))
+		synctest.Wait()
+	})
+}
+
+// Patience with a silent peer grows, to what the default interval allows.
+func TestSilenceAllowed(t *testing.T) {
+	for _, tc := range []struct {
+		heartbeat time.Duration
+		silences  int
+		want      time.Duration
+	}{
+		{time.Second, 0, 2500 * time.Millisecond}, {time.Second, 1, 4 * time.Second}, {time.Second, 2, 6400 * time.Millisecond},
+		{time.Second, 9, 50 * time.Second}, {20 * time.Second, 9, 50 * time.Second}, {time.Hour, 1 << 40, 150 * time.Minute},
+	} {
+		if got := silenceAllowed(tc.heartbeat, tc.silences); got != tc.want {
+			t.Errorf("%v after %d silent connections with an interval of %v, want %v", got, tc.silences, tc.heartbeat, tc.want)
+		}
+	}
+}
+
+// Patience grows with a connection that ended in silence and carried no message, and
+// is as at first after one that did.
+func TestPatienceIsForgotten(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		srv := limpettest.NewServer(t, nil)
+		c := startIn(t, srv.URL(), &Options{HTTPClient: srv.HTTPClient()})
+		c.inbox.post(step(func(l *loop) {
+			k := l.link
+			l.peerWasSilent(k)
+			l.checkStable(k)
+			l.peerWasSilent(k)
+			if l.silences != 2 {
+				t.Errorf("%d silent connections, want 2", l.silences)
+			}
+			k.proved = true
+			l.peerWasSilent(k)
+			l.checkStable(k)
+			if l.silences != 0 {
+				t.Errorf("%d silent connections after one with a message", l.silences)
 			}
 		}))
 		synctest.Wait()

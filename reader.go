@@ -9,6 +9,7 @@ import (
 	"sync"
 	"time"
 
+	"github.com/limpet-go/limpet/internal/secrets"
 	"github.com/limpet-go/limpet/wire"
 )
 
@@ -22,10 +23,10 @@ type reader struct {
 	inbox      *inbox
 	counters   *counters
 	goroutines *goroutines
-	secrets    *secrets
+	secrets    *secrets.Set
 
 	names   serverNames
-	skipped skipped
+	reports skipReports
 	wakes   wakeRate
 }
 
@@ -36,7 +37,7 @@ func (r *reader) run() {
 		// of a new goroutine while it waits: docs/decisions/0007.
 		batch, err := r.conn.Receive(idle)
 		if err = r.handle(batch, err); err != nil {
-			r.inbox.post(readFailed{r.conn, asCallersPanic(err)})
+			r.inbox.post(readFailed{r.conn, asCallersFault(err)})
 			return
 		}
 		if !r.wakes.frequent(time.Now()) {
@@ -138,8 +139,8 @@ func (r *reader) route(events *wire.Events) error {
 			if ev.Key == 0 && (ev.Kind == wire.EventSubscribed || ev.Kind == wire.EventUnsubscribed) {
 				forLoop = append(forLoop, routedEvent{nil, *ev}) // the loop may wait for it
 			}
-			if skipped := r.unrequested(ev, n); skipped != nil {
-				forLoop = append(forLoop, routedEvent{nil, *skipped})
+			if report := r.countUnrequested(ev, n); report != nil {
+				forLoop = append(forLoop, routedEvent{nil, *report})
 			}
 		}
 		rest = rest[n:]
@@ -161,12 +162,12 @@ func isGapHere(ev *wire.Event) bool {
 func (r *reader) countMalformed(ev *wire.Event) bool {
 	r.counters.malformed.Add(max(1, ev.Count))
 	ev.Key, ev.Name = 0, ""
-	return firstOf(&r.skipped.reasons, ev.Reason)
+	return firstOf(&r.reports.reasons, ev.Reason)
 }
 
-// unrequested counts n events that no subscription takes, if they are messages and the
+// countUnrequested counts n events that no subscription takes, if they are messages and the
 // client never had their subscription. It returns what to report, or nil.
-func (r *reader) unrequested(ev *wire.Event, n int) *wire.Event {
+func (r *reader) countUnrequested(ev *wire.Event, n int) *wire.Event {
 	if r.routes.wasKnown(ev) {
 		return nil
 	}
@@ -179,14 +180,14 @@ func (r *reader) unrequested(ev *wire.Event, n int) *wire.Event {
 	if name == "" {
 		name = strconv.FormatUint(ev.Key, 10)
 	}
-	if !firstOf(&r.skipped.names, name) {
+	if !firstOf(&r.reports.names, name) {
 		return nil
 	}
-	return &wire.Event{Kind: wire.EventMalformed, Name: r.secrets.hide(name), Reason: reason}
+	return &wire.Event{Kind: wire.EventMalformed, Name: r.secrets.Hide(name), Reason: reason}
 }
 
-// skipped is what was reported on one connection.
-type skipped struct{ reasons, names []string }
+// skipReports is what was reported on one connection.
+type skipReports struct{ reasons, names []string }
 
 const (
 	maxSkippedReports = 16  // of each sort on one connection
@@ -206,11 +207,11 @@ func firstOf(list *[]string, text string) bool {
 // hideSecrets removes the client's credentials from what the peer says.
 func (r *reader) hideSecrets(ev *wire.Event) {
 	if ev.Reason != "" {
-		ev.Reason = r.secrets.hide(ev.Reason)
+		ev.Reason = r.secrets.Hide(ev.Reason)
 	}
 	if ev.Ack != nil {
 		for i := range ev.Ack.Rejects {
-			ev.Ack.Rejects[i].Reason = r.secrets.hide(ev.Ack.Rejects[i].Reason)
+			ev.Ack.Rejects[i].Reason = r.secrets.Hide(ev.Ack.Rejects[i].Reason)
 		}
 	}
 }

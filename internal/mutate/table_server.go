@@ -265,8 +265,8 @@ var ofServer = []mutation{
 	{
 		name:    "server: certain about what its predecessor did",
 		file:    "server/ids.go",
-		search:  "(s.complete || time.Since",
-		replace: "(true || s.complete || time.Since",
+		search:  "return s.complete || time.Since",
+		replace: "return true || s.complete || time.Since",
 		test:    "-run ^TestRestartWithoutTheLog$ ./server",
 	},
 	{
@@ -282,5 +282,47 @@ var ofServer = []mutation{
 		search:  "t.parked.MoveToBack(e)",
 		replace: "_ = e",
 		test:    "-run ^TestOldestDetachedIsDropped$ ./server",
+	},
+	{
+		name:    "hooks: a failure of the network is a decision",
+		file:    "server/hooks.go",
+		search:  "\tcase errors.As(err, &network):\n",
+		replace: "\tcase errors.As(err, &network) && false:\n",
+		test:    "-run ^TestHookCannotReachItsBackend$ ./server",
+	},
+	{
+		name:    "hooks: methods of an error are called unguarded",
+		file:    "server/hooks.go",
+		search:  "\treturn usable(hook(p.who, verb, topic))\n",
+		replace: "\treturn hook(p.who, verb, topic)\n",
+		test:    "-run ^TestHookReturnsANilError$ ./server",
+	},
+	{
+		name:    "hooks: a time below a millisecond is none",
+		file:    "server/errors.go",
+		search:  "return uint64(max(1, (d+time.Millisecond-1)/time.Millisecond))",
+		replace: "return uint64(d.Milliseconds())",
+		test:    "-run ^TestErrorOfAHookArrives$ ./server",
+	},
+	{
+		name:    "hooks: a message waits for itself",
+		file:    "server/server.go",
+		search:  "ok && deciding == k {",
+		replace: "ok && deciding == k && false {",
+		test:    "-run ^TestHookPublishesUnderItsOwnID$ ./server -timeout 20s",
+	},
+	{
+		name:    "search: a log that ends its goroutine keeps the slot",
+		file:    "server/search.go",
+		search:  "\t\t<-s.p.server.searches\n\t\ts.mu.Lock()\n",
+		replace: "\t\tif err != errGoexit {\n\t\t\t<-s.p.server.searches\n\t\t}\n\t\ts.mu.Lock()\n",
+		test:    "-run ^TestLogEndsItsGoroutine$ ./server -timeout 20s",
+	},
+	{
+		name:    "write: a log that ends its goroutine leaves the connection",
+		file:    "server/write.go",
+		search:  "\tdefer func() { w.close(err) }() // also if the log ends this goroutine\n\terr = w.run()\n",
+		replace: "\terr = w.run()\n\tw.close(err)\n",
+		test:    "-run ^TestLogEndsItsGoroutine$ ./server -timeout 20s",
 	},
 }

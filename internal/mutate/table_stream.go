@@ -89,7 +89,7 @@ var ofStream = []mutation{
 	{
 		name:    "reader: every malformed message has a line in the log",
 		file:    "reader.go",
-		search:  "\treturn firstOf(&r.skipped.reasons, ev.Reason)\n",
+		search:  "\treturn firstOf(&r.reports.reasons, ev.Reason)\n",
 		replace: "\treturn true\n",
 		test:    "-run ^TestFloodOfMalformedMessages$ ./test",
 	},

@@ -17,7 +17,7 @@
 //     be attributed to one topic, so every subscription without numbers of its
 //     own gets a Reset (CauseLost) at that place.
 //
-// A message that cannot be read or placed is skipped: text that is no JSON object,
+// A message that cannot be read or placed is skipped: text that is not a JSON object,
 // a value that is not JSON, a missing product or number, a member of the wrong
 // type, a binary message. The client counts it in Stats.Malformed and reports each
 // kind once for each connection. If the message shows its channel, the subscription
