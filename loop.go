@@ -91,7 +91,7 @@ type link struct {
 	answeredAt   time.Time       // when
 	writes       uint64          // so far
 
-	namedTopics *namedTopics // nil unless the dialect routes by name
+	namedTopics *topicTable // nil unless the dialect routes by name
 
 	// Signs of life.
 	heartbeat  time.Duration

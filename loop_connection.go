@@ -38,7 +38,7 @@ func (l *loop) open(c *conn, token string) {
 		handshakeBy: l.now.Add(l.policy.handshakeTimeout),
 	}
 	if l.c.cfg.traits.ByName {
-		k.namedTopics = new(namedTopics)
+		k.namedTopics = new(topicTable)
 	}
 	l.link = k // before Open, which may end this goroutine: then the connection is closed
 	codec, err := l.c.cfg.Dialect.Open(wire.Resume{

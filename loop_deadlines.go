@@ -177,7 +177,7 @@ type ask struct {
 	number   uint64
 	write    uint64 // the number of the write that carries it
 	answerBy time.Time
-	refused  bool   // by an error that names no topic
+	blamed   bool   // for an error that names no topic
 	partly   bool   // another topic of the same write was refused
 	behind   uint64 // with the message of this number, which was incomplete at answerBy; 0: none
 }
@@ -191,7 +191,7 @@ func (l *loop) noteAsk(k *link, s *Subscription) {
 	l.registry.postpone(s, time.Time{})
 	var u *topicUse
 	if traits.ByName {
-		u = k.use(s.topic)
+		u = k.useTopic(s.topic)
 		u.sub = s
 	}
 	if !traits.Confirms {

@@ -168,7 +168,7 @@ func (l *loop) askForMore(k *link, ops []wire.Op) []wire.Op {
 // askFor returns the request for s on k.
 func (l *loop) askFor(k *link, s *Subscription) wire.Op {
 	traits := &l.c.cfg.traits
-	u := k.topic(s.topic)
+	u := k.usedTopic(s.topic)
 	served := u != nil && u.served
 	request := s.request(k.conn.gen, u != nil && u.tail && traits.Confirms)
 	s.askedGeneration = k.conn.gen
@@ -218,7 +218,7 @@ func (l *loop) oldestRequest(k *link) (open []*Subscription) {
 			if oldest == nil {
 				oldest = a
 			}
-			a.refused = true
+			a.blamed = true
 			if a.use.sub == a.sub {
 				k.answeredUpTo, k.answeredAt = max(k.answeredUpTo, a.number), l.now
 				a.sub.askNumber = 0
@@ -237,7 +237,7 @@ func (l *loop) oldestRequest(k *link) (open []*Subscription) {
 // before its topic is free.
 func (l *loop) waitsForAnswer(a *ask) bool {
 	switch {
-	case a.use == nil || a.use.owed == 0 || a.refused:
+	case a.use == nil || a.use.owed == 0 || a.blamed:
 		return false
 	case a.use.sub == a.sub:
 		return l.isOpen(a)
@@ -302,7 +302,7 @@ func (l *loop) encode(k *link, ops []wire.Op, out *wire.Frames) (through uint64)
 			return through // the messages behind it are sent again from there
 		case wire.OpSubscribe:
 			if s := l.c.routes.keyed(bad.Key); s != nil {
-				if u := k.topic(s.topic); u != nil && u.sub == s {
+				if u := k.usedTopic(s.topic); u != nil && u.sub == s {
 					u.owed = 0 // it was not asked for
 				}
 				l.endSub(s, &Error{Op: "Subscribe", Class: ClassInput, Err: joinReason(ErrRejected, oe.Err)})

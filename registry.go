@@ -302,8 +302,8 @@ func (n *recentNames) add(name string) {
 	}
 }
 
-// namedTopics is what one connection knows of its topics, where the dialect routes by name.
-type namedTopics struct {
+// topicTable is what one connection knows of its topics, where the dialect routes by name.
+type topicTable struct {
 	topics      map[string]*topicUse
 	left        []*topicUse // whose subscriptions have ended: the end is to be written
 	leftInWrite []*topicUse // the end is being written
@@ -316,8 +316,8 @@ type namedTopics struct {
 	partly   uint64            // the last write of which one topic was refused by name, plus 1
 }
 
-// topic returns what k knows of a topic, nil if it knows nothing.
-func (k *link) topic(name string) *topicUse {
+// usedTopic returns what k knows of a topic, nil if it knows nothing.
+func (k *link) usedTopic(name string) *topicUse {
 	if k.namedTopics == nil {
 		return nil
 	}
@@ -342,8 +342,8 @@ type topicUse struct {
 	served    bool      // the server goes on with it: the client cannot end it
 }
 
-// use is topic for one that is asked for.
-func (k *link) use(topic string) *topicUse {
+// useTopic is usedTopic for one that is asked for.
+func (k *link) useTopic(topic string) *topicUse {
 	u := k.namedTopics.topics[topic]
 	if u == nil {
 		if k.namedTopics.topics == nil {
@@ -358,7 +358,7 @@ func (k *link) use(topic string) *topicUse {
 // mustWaitForTopic makes s wait if the server has not finished with an earlier
 // subscription to the same topic.
 func (k *link) mustWaitForTopic(s *Subscription) bool {
-	u := k.topic(s.topic)
+	u := k.usedTopic(s.topic)
 	if u == nil || !u.leaving {
 		return false
 	}
@@ -372,7 +372,7 @@ func (l *loop) leaveTopic(s *Subscription, closing bool) {
 	if k == nil {
 		return
 	}
-	u := k.topic(s.topic)
+	u := k.usedTopic(s.topic)
 	if u == nil || u.sub != s {
 		return
 	}
@@ -446,7 +446,7 @@ func (l *loop) handleNamed(k *link, s *Subscription, ev *wire.Event) {
 	if s != nil {
 		name = s.topic // losses that a queue has found have no name
 	}
-	u := k.topic(name)
+	u := k.usedTopic(name)
 	if u == nil {
 		return
 	}

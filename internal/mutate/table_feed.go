@@ -98,8 +98,8 @@ var ofFeed = []mutation{
 	{
 		name:    "topics: an error makes one free",
 		file:    "loop_write.go",
-		search:  "a.refused = true\n",
-		replace: "a.refused, a.use.owed = true, 0\n",
+		search:  "a.blamed = true\n",
+		replace: "a.blamed, a.use.owed = true, 0\n",
 		test:    "-run ^TestErrorFreesNoTopic$ ./test",
 	},
 	{
