@@ -71,7 +71,7 @@ type queue struct {
 	endsAgain    bool // of the dialect: the server may end the stream, and begin again
 	firstAnswers bool // of the dialect: the first message stands for the answer to a request
 	answerDue    bool // and none has come yet
-	answered     bool // by a message, for offer to return
+	firstCame    bool // a message stood for it, for offer to return
 	holding      bool // until the answer: messages belong to an earlier subscription
 
 	received, delivered, dropped, duplicates, earlier, gaps, resets uint64
@@ -230,9 +230,9 @@ func (q *queue) offer(gen uint64, events []wire.Event) (detected []wire.Event, e
 			q.detected = nil
 		}
 	}
-	if q.answered {
+	if q.firstCame {
 		detected = append(detected, wire.Event{Kind: wire.EventData, Name: q.topic})
-		q.answered = false
+		q.firstCame = false
 	}
 	room := q.delivery.Overflow != Block && q.roomToReport()
 	waiting := q.items.Len() > 0
@@ -277,7 +277,7 @@ func (q *queue) accept(gen uint64, ev *wire.Event) error {
 		q.recordLoss(step.Loss)
 	}
 	if q.answerDue && err == nil {
-		q.answerDue, q.answered = false, true
+		q.answerDue, q.firstCame = false, true
 	}
 	switch step.Effect {
 	case sequence.Duplicate:
