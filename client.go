@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"github.com/limpet-go/limpet/internal/ids"
+	"github.com/limpet-go/limpet/internal/secrets"
 	"github.com/limpet-go/limpet/internal/watch"
 )
 
@@ -26,7 +27,7 @@ type Client struct {
 	state     watch.Value[State]
 	routes    routes
 	notify    *notifier
-	secrets   secrets
+	secrets   secrets.Set
 	done      chan struct{}
 	closed    atomic.Bool // by Close, which the loop may not know yet
 

@@ -4,15 +4,16 @@ import (
 	"errors"
 	"fmt"
 	"net/http"
-	"net/netip"
 	"net/url"
 	"regexp"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
 	"unicode"
 	"unicode/utf8"
 
+	"github.com/limpet-go/limpet/internal/socket"
 	"github.com/limpet-go/limpet/wire"
 	"github.com/limpet-go/limpet/wire/native"
 )
@@ -52,6 +53,7 @@ func newConfig(rawURL string, o *Options) (config, error) {
 	c.url = v.endpoint(rawURL, c.AllowInsecure)
 	v.backoff(&c.Backoff)
 	v.header(c.Header)
+	v.httpClient(c.HTTPClient)
 	v.traits(&c.traits)
 	v.duration("Options.Heartbeat.Interval", &c.Heartbeat.Interval, 20*time.Second)
 	if c.Heartbeat.Interval >= minDuration && c.Heartbeat.Interval < minHeartbeat {
@@ -128,6 +130,8 @@ func (v *validation) endpoint(raw string, allowInsecure bool) *url.URL {
 			break
 		}
 		v.errs = append(v.errs, &Error{Op: v.op, Field: "url", Class: ClassInput, Err: fmt.Errorf("cannot be parsed; write wss://host/path: %w", withoutQuotes(err))})
+	case strings.HasSuffix(raw, " "):
+		v.refuse("url", "has a space at the end; use strings.TrimSpace")
 	case !strings.Contains(raw, "://"):
 		v.refuse("url", "no scheme; write ws:// or wss:// before the host")
 	case u.Scheme == "http" || u.Scheme == "https":
@@ -142,7 +146,7 @@ func (v *validation) endpoint(raw string, allowInsecure bool) *url.URL {
 		v.refuse("url", "user information does not belong in a URL; use Options.Auth")
 	case u.Fragment != "":
 		v.refuse("url", "must not have a fragment (RFC 6455, section 3); remove it")
-	case u.Scheme == "ws" && !allowInsecure && !loopback(u.Hostname()):
+	case u.Scheme == "ws" && !allowInsecure && !socket.Loopback(u.Hostname()):
 		v.refuse("url", "ws:// to %s would be sent unencrypted; use wss:// or set Options.AllowInsecure", u.Hostname())
 	}
 	return u
@@ -169,6 +173,33 @@ func (v *validation) header(h http.Header) {
 	}
 }
 
+// httpClient refuses timeouts that would end every attempt, and a transport that is a
+// nil pointer.
+func (v *validation) httpClient(c *http.Client) {
+	if c == nil {
+		return
+	}
+	const field = "Options.HTTPClient"
+	v.timeout(field+".Timeout", c.Timeout)
+	t, ok := c.Transport.(*http.Transport)
+	switch {
+	case ok && t == nil:
+		v.refuse(field+".Transport", "must not be a nil *http.Transport; remove it for the default")
+	case ok:
+		v.timeout(field+".Transport.TLSHandshakeTimeout", t.TLSHandshakeTimeout)
+		v.timeout(field+".Transport.ResponseHeaderTimeout", t.ResponseHeaderTimeout)
+	}
+}
+
+// timeout checks one of net/http: 0 means none.
+func (v *validation) timeout(field string, d time.Duration) {
+	if d < 0 {
+		v.refuse(field, "must not be negative, is %v", d)
+	} else if d > 0 && d < minDuration {
+		v.refuse(field, "%s", withoutUnit(d))
+	}
+}
+
 // handshakeHeaders belong to the WebSocket handshake: another value would break
 // it or have no effect.
 var handshakeHeaders = regexp.MustCompile(`(?i)^(host|connection|upgrade|content-length|transfer-encoding|te|trailer|sec-websocket-.*)$`)
@@ -179,28 +210,41 @@ var headerName = regexp.MustCompile("^[!#$%&'*+.^_`|~0-9A-Za-z-]+$")
 // checkHeader returns why h cannot be sent with an upgrade. Its text holds no
 // value, and no name that may be a misplaced value.
 func checkHeader(h http.Header) error {
+	if err := checkCharacters(h); err != nil {
+		return err
+	}
 	size := 0
 	spelled := make(map[string]string, len(h))
 	for name, values := range h {
 		other, twice := spelled[http.CanonicalHeaderKey(name)]
 		spelled[http.CanonicalHeaderKey(name)] = name
 		switch {
-		case !headerName.MatchString(name):
-			return errors.New("a name has a character that HTTP does not allow; use letters, digits and hyphens")
 		case handshakeHeaders.MatchString(name):
 			return fmt.Errorf("%s belongs to the handshake, which sets it; remove it", name)
 		case twice:
 			return fmt.Errorf("%s and %s are one header; write it once", min(name, other), max(name, other))
 		}
 		for _, value := range values {
-			if strings.ContainsFunc(value, func(r rune) bool { return r < ' ' && r != '\t' || r == 0x7f }) {
-				return fmt.Errorf("a value of %s has a line break or another control character; remove it", name)
-			}
 			size += len(name) + len(value)
 		}
 	}
 	if size > maxHeader {
 		return fmt.Errorf("has %d bytes; use %d or less", size, maxHeader)
+	}
+	return nil
+}
+
+// checkCharacters returns why h is no header of HTTP.
+func checkCharacters(h http.Header) error {
+	for name, values := range h {
+		if !headerName.MatchString(name) {
+			return errors.New("a name has a character that HTTP does not allow; use letters, digits and hyphens")
+		}
+		if slices.ContainsFunc(values, func(v string) bool {
+			return strings.ContainsFunc(v, func(r rune) bool { return r < ' ' && r != '\t' || r == 0x7f })
+		}) {
+			return fmt.Errorf("a value of %s has a line break or another control character; remove it", name)
+		}
 	}
 	return nil
 }
@@ -231,17 +275,6 @@ func (v *validation) traits(t *wire.Traits) {
 	if c := t.CloseCode; c != 0 && (c < 1000 || c > 4999 || c > 1014 && c < 3000 || c >= 1004 && c <= 1006) {
 		v.refuse(field, "its trait CloseCode is %d; use 0, 1000 or 3000 to 4999", c)
 	}
-}
-
-// loopback reports whether host can be this machine. Of a name the address that
-// is dialled decides: internal/socket checks it.
-func loopback(host string) bool {
-	name := strings.ToLower(strings.TrimSuffix(host, "."))
-	if name == "localhost" || strings.HasSuffix(name, ".localhost") {
-		return true
-	}
-	addr, err := netip.ParseAddr(host) // with or without a zone
-	return err == nil && addr.Unmap().IsLoopback()
 }
 
 // checkToken returns why a credential's token cannot be sent. A line break is what

@@ -85,7 +85,7 @@ func (w writer) write(frames *wire.Frames, through uint64) {
 	}
 	frames.Reset()
 	framesPool.Put(frames)
-	w.inbox.post(wrote{w.conn, asCallersPanic(err), through, n})
+	w.inbox.post(wrote{w.conn, asCallersFault(err), through, n})
 }
 
 // goroutines starts the goroutines that Done waits for, and none after close.

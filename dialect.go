@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"runtime/debug"
 
+	"github.com/limpet-go/limpet/internal/socket"
 	"github.com/limpet-go/limpet/wire"
 )
 
@@ -26,12 +27,12 @@ func guard(d wire.Dialect) (g guarded, err error) {
 	return g, err
 }
 
-// guardCall calls f, which calls a method of a dialect. It calls Error as well,
-// so that the text can be asked for later.
+// guardCall calls f, which calls a method of a dialect, and the methods of its
+// error, so that they can be called later.
 func guardCall(method string, f func() error) (err error) {
 	defer recoverPanic(method, &err)
 	if err = f(); err != nil {
-		_ = err.Error()
+		socket.CallMethods(err)
 	}
 	return err
 }
@@ -85,7 +86,7 @@ func (g guardedCodec) Start(out *wire.Frames) error {
 func (g guardedCodec) Decode(f wire.Frame, out *wire.Events) (err error) {
 	defer recoverPanic("Decode", &err)
 	if err = g.codec.Decode(f, out); err != nil {
-		_ = err.Error()
+		socket.CallMethods(err)
 	}
 	return err
 }
@@ -93,7 +94,7 @@ func (g guardedCodec) Decode(f wire.Frame, out *wire.Events) (err error) {
 func (g guardedCodec) Encode(ops []wire.Op, out *wire.Frames) (err error) {
 	defer recoverPanic("Encode", &err)
 	if err = g.codec.Encode(ops, out); err != nil {
-		_ = err.Error()
+		socket.CallMethods(err)
 	}
 	return err
 }

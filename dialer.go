@@ -2,19 +2,17 @@ package limpet
 
 import (
 	"context"
-	"encoding/base64"
 	"errors"
 	"fmt"
 	"net/http"
 	"net/url"
 	"runtime/debug"
 	"slices"
-	"strconv"
 	"strings"
-	"sync"
 	"sync/atomic"
 	"time"
 
+	"github.com/limpet-go/limpet/internal/secrets"
 	"github.com/limpet-go/limpet/internal/socket"
 	"github.com/limpet-go/limpet/wire"
 )
@@ -24,9 +22,10 @@ type dialer struct {
 	cfg        *config
 	inbox      *inbox
 	goroutines *goroutines
-	secrets    *secrets
-	authBusy   atomic.Bool // a call of Auth has not returned
-	busy       atomic.Bool // an attempt has not returned
+	secrets    *secrets.Set
+	authBusy   atomic.Bool  // a call of Auth has not returned
+	busy       atomic.Bool  // an attempt has not returned
+	dials      atomic.Int32 // calls of dial functions that have not returned
 }
 
 // attempt is what the dialer gets from the loop for one attempt.
@@ -118,17 +117,25 @@ func (d *dialer) dialGuarded(ctx context.Context, a attempt) (result dialed) {
 			result = failedDial(a, &userError{"Options.HTTPClient", &PanicError{Value: p, Stack: debug.Stack()}})
 		}
 		if result.failure != nil {
-			result.failure.Err = asCallersPanic(result.failure.Err)
+			result.failure.Err = asCallersFault(result.failure.Err)
 		}
 	}()
-	return d.dial(ctx, a)
+	result = d.dial(ctx, a)
+	if result.failure != nil && result.failure.Err != nil {
+		socket.CallMethods(result.failure.Err)
+	}
+	return result
 }
 
-// asCallersPanic makes a panic that internal/socket recovered an error that the
-// caller of the client can see; it returns any other err as it is.
-func asCallersPanic(err error) error {
+// asCallersFault makes what internal/socket reports about the caller's code an error
+// that names the option; it returns any other err as it is.
+func asCallersFault(err error) error {
 	var p *socket.Panic
-	if !errors.As(err, &p) {
+	var hanging *socket.HangingError
+	switch {
+	case errors.As(err, &hanging):
+		return &userError{"Options.HTTPClient", hanging}
+	case !errors.As(err, &p):
 		return err
 	}
 	return &userError{"Options.HTTPClient", fmt.Errorf("%s: %w", p.Where, &PanicError{Value: p.Value, Stack: p.Stack})}
@@ -140,16 +147,16 @@ func (d *dialer) dial(ctx context.Context, a attempt) dialed {
 	fail := func(err error) dialed { return failedDial(a, err) }
 	cred, err := d.credential(ctx, a)
 	if err != nil {
-		return fail(&userError{"Options.Auth", err})
+		return fail(&userError{optionAuth, err})
 	}
-	d.secrets.begin(d.cfg, &cred, a.subs)
+	d.noteSecrets(&cred, a.subs)
 	if err := checkToken(cred.Token); err != nil {
-		return fail(&userError{"Options.Auth", err})
+		return fail(&userError{optionAuth, err})
 	}
 	if err := checkHeader(cred.Header); err != nil {
-		return fail(&userError{"Options.Auth", fmt.Errorf("Credential.Header: %w", err)})
+		return fail(&userError{optionAuth, fmt.Errorf("Credential.Header: %w", err)})
 	}
-	requests := socket.NewRequests(ctx, d.cfg.HTTPClient, d.cfg.AllowInsecure)
+	requests := socket.NewRequests(ctx, d.cfg.HTTPClient, d.cfg.AllowInsecure, &d.dials)
 	defer requests.End()
 	w := &wire.Attempt{
 		Number: a.number, Session: a.session, Token: cred.Token.reveal(), Subs: a.subs,
@@ -166,10 +173,20 @@ func (d *dialer) dial(ctx context.Context, a attempt) dialed {
 	})
 	if failure != nil {
 		failure.Attempt = a.number
-		failure.Body = []byte(d.secrets.hide(string(failure.Body)))
+		failure.Body = []byte(d.secrets.Hide(string(failure.Body)))
 		return dialed{failure: failure}
 	}
 	return dialed{conn: c, token: w.Token}
+}
+
+// noteSecrets makes the credentials of an attempt known as secrets.
+func (d *dialer) noteSecrets(cred *Credential, subs []wire.Subscribe) {
+	d.secrets.Begin(d.cfg.url.String(), d.cfg.Header)
+	d.secrets.Add(cred.Token.reveal())
+	d.secrets.AddRequest("", cred.Header)
+	for i := range subs {
+		d.secrets.Add(subs[i].Token)
+	}
 }
 
 // prepare lets the dialect complete the attempt, with HTTP requests if it needs
@@ -177,23 +194,58 @@ func (d *dialer) dial(ctx context.Context, a attempt) dialed {
 func (d *dialer) prepare(requests *socket.Requests, w *wire.Attempt) (err error) {
 	for step := 0; ; step++ {
 		if err := d.cfg.Dialect.Attempt(w); err != nil {
-			return err
+			return asDialectsFault(err)
 		}
-		d.secrets.addRequest(w.URL, w.Header)
-		d.secrets.add(w.Token)
+		d.secrets.AddRequest(w.URL, w.Header)
+		d.secrets.Add(w.Token)
+		d.addCookies(w.URL)
 		switch {
 		case w.Dial:
-			return nil
+			return asDialectsFault(checkRequest("Attempt.URL", w.URL, w.Header, "ws", "wss", "http", "https"))
 		case w.Request == nil:
-			return fmt.Errorf("dialect %s neither dials nor makes an HTTP request", d.cfg.Dialect.Name())
+			return asDialectsFault(fmt.Errorf("dialect %s neither dials nor makes an HTTP request", d.cfg.Dialect.Name()))
 		case step == maxSteps:
-			return fmt.Errorf("dialect %s made more than %d HTTP requests without dialling", d.cfg.Dialect.Name(), maxSteps)
+			return asDialectsFault(fmt.Errorf("dialect %s made more than %d HTTP requests without dialling", d.cfg.Dialect.Name(), maxSteps))
 		}
-		d.secrets.addRequest(w.Request.URL, w.Request.Header)
+		if err := checkRequest("Request.URL", w.Request.URL, w.Request.Header, "http", "https"); err != nil {
+			return asDialectsFault(err)
+		}
+		d.secrets.AddRequest(w.Request.URL, w.Request.Header)
+		d.addCookies(w.Request.URL)
 		if w.Response, err = requests.Step(w.Request); err != nil {
 			return err
 		}
 		w.Request = nil
+	}
+}
+
+// asDialectsFault makes err an error of Options.Dialect, which it is already after a
+// panic.
+func asDialectsFault(err error) error {
+	var user *userError
+	if err == nil || errors.As(err, &user) {
+		return err
+	}
+	return &userError{"Options.Dialect", err}
+}
+
+// checkRequest returns why a request that a dialect prepared cannot be made. Its text
+// holds no value.
+func checkRequest(field, rawURL string, h http.Header, schemes ...string) error {
+	u, err := url.Parse(rawURL)
+	switch {
+	case err != nil:
+		return fmt.Errorf("%s cannot be parsed: %w", field, withoutQuotes(errors.Unwrap(err)))
+	case !slices.Contains(schemes, u.Scheme) || u.Host == "" || !validPort(u):
+		return fmt.Errorf("%s must have one of the schemes %s, a host, and a port that exists", field, strings.Join(schemes, ", "))
+	}
+	return checkCharacters(h)
+}
+
+// addCookies adds the cookies that a request to rawURL carries to the secrets.
+func (d *dialer) addCookies(rawURL string) {
+	if d.cfg.HTTPClient != nil {
+		d.secrets.AddCookies(d.cfg.HTTPClient.Jar, rawURL)
 	}
 }
 
@@ -234,6 +286,9 @@ func (d *dialer) credential(ctx context.Context, a attempt) (Credential, error) 
 		ans.cred, ans.err = d.cfg.Auth(ctx, AttemptInfo{
 			Number: a.number, Host: d.cfg.url.Host, Refresh: a.refresh, Cause: a.cause,
 		})
+		if ans.err != nil {
+			socket.CallMethods(ans.err)
+		}
 	}()
 	select {
 	case ans := <-answers:
@@ -242,133 +297,3 @@ func (d *dialer) credential(ctx context.Context, a attempt) (Credential, error) 
 		return Credential{}, ctx.Err()
 	}
 }
-
-// secrets are the credentials that a client sends. They must not come back in
-// what others say: the peer, a proxy, net/http.
-type secrets struct {
-	mu       sync.Mutex
-	fixed    []string // of Options and of the URL
-	earlier  []string // of the attempt before
-	current  []string // of this attempt
-	recently []string // tokens of subscriptions since then
-}
-
-const (
-	minSecret  = 4   // bytes: to hide less would make texts unreadable
-	maxSecrets = 256 // that are remembered of each kind
-)
-
-// begin forgets the credentials of the attempt before the last one. An answer to
-// the last one may still come.
-func (s *secrets) begin(cfg *config, cred *Credential, subs []wire.Subscribe) {
-	s.mu.Lock()
-	s.earlier, s.current = append(s.current, s.recently...), nil
-	s.recently, s.fixed = nil, nil
-	s.mu.Unlock()
-	s.addRequest(cfg.url.String(), cfg.Header)
-	s.mu.Lock()
-	s.fixed, s.current = s.current, nil
-	s.mu.Unlock()
-	s.add(cred.Token.reveal())
-	s.addRequest("", cred.Header)
-	for i := range subs {
-		s.add(subs[i].Token)
-	}
-}
-
-// addRequest adds what is secret in a request: the values of its headers and of
-// its query.
-func (s *secrets) addRequest(rawURL string, h http.Header) {
-	for _, values := range h {
-		for _, v := range values {
-			_, word, _ := strings.Cut(v, " ") // of "Bearer word"
-			s.add(v, word)
-			if pair, err := base64.StdEncoding.DecodeString(word); err == nil {
-				_, password, _ := strings.Cut(string(pair), ":") // of "Basic word"
-				s.add(password)
-			}
-		}
-	}
-	for _, line := range h["Cookie"] {
-		for _, cookie := range strings.Split(line, ";") {
-			_, value, _ := strings.Cut(cookie, "=")
-			s.add(value)
-		}
-	}
-	if u, err := url.Parse(rawURL); err == nil {
-		s.add(u.RawQuery)
-		for _, values := range u.Query() {
-			s.add(values...)
-		}
-	}
-}
-
-// add adds secrets, each as it is and as net/http would quote or escape it.
-func (s *secrets) add(values ...string) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	for _, v := range values {
-		for _, form := range []string{v, url.QueryEscape(v), url.PathEscape(v), strings.Trim(strconv.Quote(v), `"`)} {
-			if len(form) >= minSecret && len(s.current) < maxSecrets && !slices.Contains(s.current, form) {
-				s.current = append(s.current, form)
-			}
-		}
-	}
-}
-
-// addSubscription adds the token of a subscription.
-func (s *secrets) addSubscription(token string) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	if len(token) >= minSecret && !slices.Contains(s.recently, token) {
-		s.recently = append(s.recently[max(0, len(s.recently)+1-maxSecrets):], token)
-	}
-}
-
-// hide replaces each secret in text, and the beginning of one at its end: who
-// repeats a secret may have cut it.
-func (s *secrets) hide(text string) string {
-	if len(text) < minSecret {
-		return text
-	}
-	s.mu.Lock()
-	all := slices.Concat(s.fixed, s.earlier, s.current, s.recently)
-	s.mu.Unlock()
-	slices.SortFunc(all, func(a, b string) int { return len(b) - len(a) }) // one may hold another
-	for _, secret := range all {
-		text = strings.ReplaceAll(text, secret, hidden)
-	}
-	for _, secret := range all {
-		for n := min(len(secret)-1, len(text)); n >= minSecret; n-- {
-			if strings.HasSuffix(text, secret[:n]) {
-				return text[:len(text)-n] + hidden
-			}
-		}
-	}
-	return text
-}
-
-const hidden = "[secret]"
-
-// hideError returns err without secrets in its text.
-func (s *secrets) hideError(err error) error {
-	if err == nil {
-		return nil
-	}
-	text := err.Error()
-	if safe := s.hide(text); safe != text {
-		return &safeError{safe, err}
-	}
-	return err
-}
-
-// safeError is an error whose text held a secret. It does not unwrap, so that
-// nothing prints that text; errors.Is and errors.As still find what is in it.
-type safeError struct {
-	text string
-	err  error
-}
-
-func (e *safeError) Error() string        { return e.text }
-func (e *safeError) Is(target error) bool { return errors.Is(e.err, target) }
-func (e *safeError) As(target any) bool   { return errors.As(e.err, target) }

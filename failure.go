@@ -8,6 +8,7 @@ import (
 	"net"
 	"net/http"
 	"net/url"
+	"slices"
 	"strconv"
 	"strings"
 	"syscall"
@@ -40,7 +41,7 @@ type decision struct {
 func decide(dialect wire.Dialect, f *wire.Failure) decision {
 	var user *userError
 	var permanent *permanentAuth
-	if errors.As(f.Err, &user) && errors.As(user.err, &permanent) {
+	if errors.As(f.Err, &user) && user.option == optionAuth && errors.As(user.err, &permanent) {
 		return newDecision(wire.ActionStop, ClassAuth)
 	}
 	verdict, panicked := verdictOf(dialect, *f)
@@ -93,6 +94,8 @@ func decideByDialError(err error) decision {
 		user      *userError
 		proxy     *socket.ProxyError
 		remote    *socket.RemoteError
+		handshake *socket.TLSError
+		answer    *socket.AnswerError
 	)
 	switch {
 	case errors.Is(err, socket.ErrSHA1):
@@ -115,8 +118,7 @@ func decideByDialError(err error) decision {
 		return newDecision(wire.ActionBackOff, ClassTLS)
 	case errors.As(err, &dns):
 		return newDecision(wire.ActionBackOff, ClassDNS)
-	case errors.Is(err, syscall.EMFILE), errors.Is(err, syscall.ENFILE), errors.Is(err, syscall.EADDRNOTAVAIL),
-		errors.Is(err, syscall.ENETUNREACH), errors.Is(err, syscall.EHOSTUNREACH), errors.Is(err, syscall.ENETDOWN):
+	case slices.ContainsFunc(localFaults, func(fault error) bool { return errors.Is(err, fault) }):
 		d := newDecision(wire.ActionBackOff, ClassLocal)
 		d.atCap = true
 		return d
@@ -129,8 +131,22 @@ func decideByDialError(err error) decision {
 		return d
 	case errors.As(err, &timeout) && timeout.Timeout():
 		return newDecision(wire.ActionBackOff, ClassTimeout)
+	case errors.As(err, &handshake):
+		return newDecision(wire.ActionBackOff, ClassTLS)
+	case errors.As(err, &answer) && answer.Broken():
+		return newDecision(wire.ActionBackOff, ClassNetwork)
+	case errors.As(err, &answer):
+		return newDecision(wire.ActionBackOff, ClassNotWebSocket)
 	}
 	return newDecision(wire.ActionBackOff, ClassDial)
+}
+
+// localFaults are faults of this machine.
+var localFaults = []error{
+	syscall.EMFILE, syscall.ENFILE, syscall.ENOBUFS, syscall.ENOMEM, // no room
+	syscall.EADDRNOTAVAIL, syscall.EADDRINUSE, syscall.EAFNOSUPPORT, // no address
+	syscall.EACCES, syscall.EPERM, // a firewall or a sandbox
+	syscall.ENETUNREACH, syscall.EHOSTUNREACH, syscall.ENETDOWN, // no route
 }
 
 // decideByStatus decides by the HTTP answer to the upgrade request.
@@ -272,11 +288,13 @@ func (y *finality) weigh(d *decision, now time.Time, canRefresh, keepTrying bool
 		d.Action, d.class = wire.ActionStop, ClassAuth
 	}
 	if !d.byTable {
-		y.count = 0
+		y.count, y.violations = 0, 0
 		return
 	}
 	if d.isViolation {
 		y.violations++
+	} else {
+		y.violations = 0
 	}
 	switch {
 	case d.namesTime, d.Action != wire.ActionStop && d.Action != wire.ActionRefresh && !d.isViolation:
@@ -352,6 +370,8 @@ func withoutURL(f *wire.Failure) error {
 	}
 	return f.Err
 }
+
+const optionAuth = "Options.Auth"
 
 // userError is an error of a function in Options.
 type userError struct {

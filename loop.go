@@ -58,6 +58,7 @@ type loop struct {
 	credentialRefusedAt time.Time // when the server last refused one; zero after a welcome
 	refreshedAt         time.Time // when an attempt last followed at once on a refused credential
 
+	silences     int // connections in a row that ended in silence without a message
 	encodePanics int // of Encode since the last stable connection
 	writeBytes   int // of messages in one write; follows the speed of the link
 
@@ -104,16 +105,18 @@ type link struct {
 
 	// Signs of life.
 	heartbeat  time.Duration
+	silences   int // as loop.silences, at its beginning
 	pinging    bool
 	pingQueued bool      // ops hold a ping
 	moved      time.Time // when the peer last took bytes for which a write had to wait
-	acked      bool      // a message was acknowledged on it
+	proved     bool      // a message was acknowledged on it, or received for a subscription that has ended
 	stable     bool      // it lasted long enough to forget earlier failures
 	fatalError *wire.Event
 
 	// Deadlines. Zero: none.
 	handshakeBy time.Time
 	closeBy     time.Time // for the close frame after fatalError
+	killBy      time.Time // for the reader to learn why after writeErr
 	pingAt      time.Time
 	stableAt    time.Time
 	graceUntil  time.Time // the peer counts as alive until then: this process stood still
@@ -243,6 +246,7 @@ func (l *loop) enterSub(s *Subscription, st SubState) {
 
 // endSub ends s. Its consumers can still take what is waiting.
 func (l *loop) endSub(s *Subscription, err error) {
+	l.noteReceived(s)
 	l.registry.remove(s)
 	l.leaveTopic(s, false)
 	l.drain(s, err)
@@ -255,6 +259,7 @@ func (l *loop) releaseSub(s *Subscription) bool {
 	if s.state.Load().Phase == SubEnded {
 		return false
 	}
+	l.noteReceived(s)
 	l.registry.remove(s)
 	closing := l.askedOnLink(s) && l.c.cfg.traits.Unsubscribe
 	if closing {
@@ -262,6 +267,13 @@ func (l *loop) releaseSub(s *Subscription) bool {
 	}
 	l.leaveTopic(s, closing)
 	return true
+}
+
+// noteReceived keeps what a subscription that ends has proved about the connection.
+func (l *loop) noteReceived(s *Subscription) {
+	if k := l.link; k != nil && s.queue.hasReceivedOn(k.conn.gen) {
+		k.proved = true
+	}
 }
 
 func (k *link) unsubscribe(s *Subscription) {
@@ -301,6 +313,7 @@ func (l *loop) end(err error) {
 	if l.cancelAttempt != nil {
 		l.cancelAttempt()
 	}
+	l.enter(Ended) // Done follows once the goroutines have ended
 }
 
 // discardWaiting drops what waits for consumers.
@@ -342,7 +355,6 @@ func (l *loop) cleanUp() {
 	if errors.Is(l.state.Cause, ErrClosed) {
 		l.c.goroutines.deliverers.Wait()
 	}
-	l.enter(Ended)
 	l.c.notify.end()
 	close(l.c.done)
 }

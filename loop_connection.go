@@ -31,17 +31,19 @@ func (l *loop) open(c *conn, token string) {
 	c.gen = l.state.Generation
 	l.c.counters.plainFrames.Store(c.LibraryFrames)
 	subs := l.registry.startConnection(c.gen, l.now)
+	k := &link{
+		conn: c, start: new(wire.Frames),
+		heartbeat:   l.c.cfg.Heartbeat.Interval,
+		silences:    l.silences,
+		handshakeBy: l.now.Add(l.policy.handshakeTimeout),
+	}
+	l.link = k // before Open, which may end this goroutine: then the connection is closed
 	codec, err := l.c.cfg.Dialect.Open(wire.Resume{
 		Conn: c.gen, Subprotocol: c.Subprotocol, Session: l.session, Token: token,
 		Uplink: l.window.uplink(), Subs: subs, TTL: l.c.cfg.SessionTTL, ReadLimit: l.c.cfg.ReadLimit,
 		Heartbeat: l.c.cfg.Heartbeat.Interval,
 	})
-	k := &link{
-		conn: c, codec: codec, start: new(wire.Frames),
-		heartbeat:   l.c.cfg.Heartbeat.Interval,
-		handshakeBy: l.now.Add(l.policy.handshakeTimeout),
-	}
-	l.link = k
+	k.codec = codec
 	if panicked := (*userError)(nil); errors.As(err, &panicked) {
 		l.dialectPanicked(k, panicked)
 		return
@@ -110,6 +112,7 @@ func (l *loop) welcome(k *link, r *wire.Ready) {
 	k.pingAt = l.now.Add(uniform(k.heartbeat))
 	k.stableAt = l.now.Add(l.c.cfg.Backoff.StableAfter)
 	l.session = r.Session
+	l.c.secrets.AddKey(r.Session.Key)
 	l.spread = min(r.Spread, maxSpread)
 	l.disconnectedAt = time.Time{}
 	l.credentialRefusedAt = time.Time{} // the server has taken the credential
@@ -189,9 +192,9 @@ func (l *loop) fail(k *link, f *wire.Failure) {
 	k.applyFatalError(f, l.now)
 	f.Attempt = l.policy.failures + 1
 	d := decide(l.c.cfg.Dialect, f)
-	f.Reason = l.c.secrets.hide(f.Reason)
+	f.Reason = l.c.secrets.Hide(f.Reason)
 	why := failureError(f, d)
-	why.Err = l.c.secrets.hideError(why.Err)
+	why.Err = l.c.secrets.HideError(why.Err)
 	l.state.Cause = why
 	if d.TooBig && k != nil && k.ready && l.link == k {
 		l.window.frameTooBig()

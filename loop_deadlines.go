@@ -1,6 +1,7 @@
 package limpet
 
 import (
+	"net"
 	"slices"
 	"sync"
 	"time"
@@ -36,10 +37,10 @@ func (l *loop) tick() {
 		l.fail(k, &wire.Failure{Stage: wire.StageHandshake, Err: ErrHeartbeat})
 	case due(k.closeBy, l.now):
 		l.connectionLost(k, 0, "", nil)
+	case due(k.killBy, l.now):
+		l.connectionLost(k, 0, "", k.lostError(net.ErrClosed))
 	case l.peerIsSilent(k):
-		if k.writing { // the next connection begins with less
-			l.writeBytes = max(l.writeBytes/4, minWriteBytes)
-		}
+		l.peerWasSilent(k)
 		l.fail(k, &wire.Failure{Stage: wire.StageOpen, Err: ErrHeartbeat})
 	case k.writing && due(k.stalledAt(), l.now):
 		l.fail(k, &wire.Failure{Stage: wire.StageOpen, Err: ErrStalled})
@@ -69,7 +70,31 @@ func (l *loop) peerIsSilent(k *link) bool {
 func (k *link) silentAt() time.Time {
 	k.noteProgress()
 	lastSign := later(k.conn.LastRead(), k.moved)
-	return later(lastSign.Add(time.Duration(silentIntervals*float64(k.heartbeat))), k.graceUntil)
+	return later(lastSign.Add(silenceAllowed(k.heartbeat, k.silences)), k.graceUntil)
+}
+
+// peerWasSilent makes the next connection write less at once and, if this one carried
+// no message, wait longer for a sign of life: the peer of a slow link may be alive.
+func (l *loop) peerWasSilent(k *link) {
+	if k.writing {
+		l.writeBytes = max(l.writeBytes/4, minWriteBytes)
+	}
+	if !k.proved && !l.hasReceived(k) {
+		l.silences++
+	}
+}
+
+// silenceAllowed is how long a peer may give no sign of life after a number of
+// connections in a row that ended in silence.
+func silenceAllowed(heartbeat time.Duration, silences int) time.Duration {
+	d := time.Duration(silentIntervals * float64(heartbeat))
+	longest := max(d, maxSilence)
+	for range silences {
+		if d = d * 8 / 5; d >= longest {
+			return longest
+		}
+	}
+	return d
 }
 
 // noteProgress takes bytes that the write in progress has moved after a while for a
@@ -118,8 +143,9 @@ func (l *loop) checkStable(k *link) {
 	if k == nil || k.stable || !k.ready {
 		return
 	}
-	worked := k.acked || l.hasReceived(k)
+	worked := k.proved || l.hasReceived(k)
 	if worked {
+		l.silences = 0
 		l.finality.progressed()
 	}
 	early := k.stableAt.Add(-l.c.cfg.Backoff.StableAfter * 5 / 6)
@@ -413,6 +439,7 @@ func (l *loop) untilNextDeadline() time.Duration {
 		}
 		at(k.handshakeBy)
 		at(k.closeBy)
+		at(k.killBy)
 		at(l.nextAskAt())
 		if k.ready {
 			if k.unanswered.Len() > 0 {

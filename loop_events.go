@@ -44,7 +44,7 @@ func (e dialed) apply(l *loop) {
 		return
 	}
 	var user *userError
-	if e.failure == nil || !errors.As(e.failure.Err, &user) {
+	if e.failure == nil || !errors.As(e.failure.Err, &user) || user.option != optionAuth {
 		l.refreshCredential = false // Auth has answered
 	}
 	if e.failure != nil {
@@ -110,7 +110,7 @@ func (l *loop) handle(k *link, ev *wire.Event) {
 			l.violated(k, err)
 			return
 		}
-		k.acked = k.acked || l.window.pending < open // an ack may bring credit only
+		k.proved = k.proved || l.window.pending < open // an ack may bring credit only
 	case wire.EventStep:
 		if len(k.ops) >= maxReplies {
 			l.violated(k, violation("too many handshake steps"))
@@ -229,9 +229,10 @@ func (e wrote) apply(l *loop) {
 	k.noteProgress()
 	k.writing = false
 	if e.err != nil {
-		// The reader learns why: only it sees the close code.
+		// The reader learns why: only it sees the close code, which may have arrived
+		// already.
 		k.writeErr = e.err
-		l.c.goroutines.spawn(e.conn.Kill) // what closes a connection may be the caller's, and wait
+		k.killBy = l.now.Add(closeFrameTimeout)
 		return
 	}
 	l.followLink(k, e.bytes)
@@ -268,14 +269,23 @@ func (e readFailed) apply(l *loop) {
 		return
 	}
 	code, reason := socket.CloseCode(e.err)
-	err := e.err
-	if k.writeErr != nil && code == 0 {
-		err = fmt.Errorf("a write failed: %w; reading: %w", k.writeErr, err)
-		if errors.Is(e.err, net.ErrClosed) { // because the failed write closed the connection
-			err = fmt.Errorf("a write failed, so the peer is gone: %w", k.writeErr)
-		}
+	if code != 0 {
+		l.connectionLost(k, code, reason, e.err)
+		return
 	}
-	l.connectionLost(k, code, reason, err)
+	l.connectionLost(k, 0, "", k.lostError(e.err))
+}
+
+// lostError is why a connection ended without a close code: read is what its reader
+// saw.
+func (k *link) lostError(read error) error {
+	switch {
+	case k.writeErr == nil:
+		return read
+	case errors.Is(read, net.ErrClosed): // because the failed write closed the connection
+		return fmt.Errorf("a write failed, so the peer is gone: %w", k.writeErr)
+	}
+	return fmt.Errorf("a write failed: %w; reading: %w", k.writeErr, read)
 }
 
 // elapsed wakes the loop when the timer fires. tick does what is due.

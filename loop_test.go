@@ -371,3 +371,68 @@ func TestDueInOrderOfRegistration(t *testing.T) {
 		synctest.Wait()
 	})
 }
+
+// While a write takes long, one ping waits for its end, not one for each interval.
+func TestOnePingWaits(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		srv := limpettest.NewServer(t, nil)
+		c := startIn(t, srv.URL(), &Options{HTTPClient: srv.HTTPClient()})
+		c.inbox.post(step(func(l *loop) {
+			k := l.link
+			for range 100 {
+				k.pingAt = l.now
+				l.sendHeartbeat(k)
+			}
+			if len(k.ops) != 1 {
+				t.Errorf("%d pings wait", len(k.ops))
+			}
+			l.startWrite()
+			k.pingAt = l.now
+			if l.sendHeartbeat(k); len(k.ops) != 1 {
+				t.Errorf("%d pings wait after the first was sent", len(k.ops))
+			}
+		}))
+		synctest.Wait()
+	})
+}
+
+// Patience with a silent peer grows, to what the default interval allows.
+func TestSilenceAllowed(t *testing.T) {
+	for _, tc := range []struct {
+		heartbeat time.Duration
+		silences  int
+		want      time.Duration
+	}{
+		{time.Second, 0, 2500 * time.Millisecond}, {time.Second, 1, 4 * time.Second}, {time.Second, 2, 6400 * time.Millisecond},
+		{time.Second, 9, 50 * time.Second}, {20 * time.Second, 9, 50 * time.Second}, {time.Hour, 1 << 40, 150 * time.Minute},
+	} {
+		if got := silenceAllowed(tc.heartbeat, tc.silences); got != tc.want {
+			t.Errorf("%v after %d silent connections with an interval of %v, want %v", got, tc.silences, tc.heartbeat, tc.want)
+		}
+	}
+}
+
+// Patience grows with a connection that ended in silence and carried no message, and
+// is as at first after one that did.
+func TestPatienceIsForgotten(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		srv := limpettest.NewServer(t, nil)
+		c := startIn(t, srv.URL(), &Options{HTTPClient: srv.HTTPClient()})
+		c.inbox.post(step(func(l *loop) {
+			k := l.link
+			l.peerWasSilent(k)
+			l.checkStable(k)
+			l.peerWasSilent(k)
+			if l.silences != 2 {
+				t.Errorf("%d silent connections, want 2", l.silences)
+			}
+			k.proved = true
+			l.peerWasSilent(k)
+			l.checkStable(k)
+			if l.silences != 0 {
+				t.Errorf("%d silent connections after one with a message", l.silences)
+			}
+		}))
+		synctest.Wait()
+	})
+}

@@ -23,7 +23,7 @@ type Observer interface {
 
 // Event is one of the event structs of this package: StateChanged,
 // SubscriptionChanged, LossReported, MessageFailed, MessagesDropped,
-// MessageSkipped, ServerNotice, CredentialInURL, EventsLost. Later versions may add more, so a
+// DeliveryStopped, MessageSkipped, ServerNotice, CredentialInURL, EventsLost. Later versions may add more, so a
 // switch over them needs a default.
 //
 // With Options.Logger each event is logged as well:
@@ -31,8 +31,8 @@ type Observer interface {
 //	Debug  StateChanged between attempts, SubscriptionChanged to pending
 //	Info   StateChanged to ready and to a clean end, SubscriptionChanged to live or ended
 //	Warn   StateChanged after a lost connection or the first failed attempt, LossReported,
-//	       MessageFailed, MessagesDropped, MessageSkipped, ServerNotice, a refused
-//	       subscription, CredentialInURL, EventsLost
+//	       MessageFailed, MessagesDropped, DeliveryStopped, MessageSkipped, ServerNotice,
+//	       a refused subscription, CredentialInURL, EventsLost
 //	Error  StateChanged to an end that is permanent
 //
 // An outage is one Warn line, however many attempts it takes, and the line of
@@ -366,6 +366,9 @@ type lineLimit struct {
 
 func (g *eventLog) log(e Event) {
 	level, msg, attrs := e.record()
+	if _, ok := e.(EventsLost); ok {
+		g.downAt, g.fails = time.Time{}, 0 // the event that ended the outage may be among them
+	}
 	if s, ok := e.(StateChanged); ok {
 		level, attrs = g.follow(s.State, level, attrs)
 		if s.State.Phase == Ended {

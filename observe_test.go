@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"errors"
+	"io"
 	"log/slog"
 	"net/http"
 	"runtime"
@@ -15,6 +16,7 @@ import (
 	"time"
 
 	"github.com/limpet-go/limpet"
+	"github.com/limpet-go/limpet/internal/assert"
 	"github.com/limpet-go/limpet/limpettest"
 )
 
@@ -196,6 +198,63 @@ func TestOutageIsOneWarning(t *testing.T) {
 			t.Errorf("%d outages are summed up:\n%s", summed, text)
 		}
 	})
+}
+
+// The event that ended an outage may be among those that a slow logger has lost. The
+// next outage has its warning.
+func TestLostEventsHideNoOutage(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var out lockedBuffer
+		gate := make(chan struct{}, 1)
+		srv := limpettest.NewServer(t, nil)
+		c := dial(t, srv, &limpet.Options{Logger: slog.New(slog.NewTextHandler(gatedWriter{&out, gate}, nil))})
+		outage := func() {
+			srv.Stop()
+			time.Sleep(time.Minute)
+			srv.Start()
+			assert.NoError(t, c.WaitReady(t.Context()))
+		}
+		srv.Stop()
+		time.Sleep(time.Minute)
+		gate <- struct{}{}
+		subscribe := func() {
+			s, err := c.Subscribe(t.Context(), "a", nil)
+			assert.NoError(t, err)
+			s.Close()
+			synctest.Wait()
+		}
+		subscribe() // the logger hangs
+		srv.Start()
+		assert.NoError(t, c.WaitReady(t.Context()))
+		for range 1200 {
+			subscribe()
+		}
+		synctest.Wait()
+		<-gate
+		time.Sleep(time.Minute)
+		outage()
+		closeAndWait(t, c)
+		synctest.Wait()
+		text := out.String()
+		if !strings.Contains(text, "observer too slow") {
+			t.Error("no event was lost: the test proves nothing")
+		}
+		if n := strings.Count(text, `level=WARN msg="limpet: waiting"`); n != 2 {
+			t.Errorf("%d warnings for 2 outages:\n%s", n, text)
+		}
+	})
+}
+
+// gatedWriter waits while gate is full.
+type gatedWriter struct {
+	w    io.Writer
+	gate chan struct{}
+}
+
+func (g gatedWriter) Write(p []byte) (int, error) {
+	g.gate <- struct{}{}
+	defer func() { <-g.gate }()
+	return g.w.Write(p)
 }
 
 // What was silent has an event and a bounded number of lines: a message that

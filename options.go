@@ -125,12 +125,14 @@ type Backoff struct {
 	KeepTrying bool
 }
 
-// Heartbeat is how a dead peer is noticed. Any received byte is a sign of life.
+// Heartbeat is how a dead peer is noticed. Any received byte is a sign of life, and so
+// are the bytes of a write that had to wait: a slow link is not a dead one.
 type Heartbeat struct {
 	// Interval is the time between two heartbeats. The server may shorten it. If
 	// only the server sends heartbeats in the dialect's protocol, its interval
-	// replaces this one. After 2.5 intervals without a received byte the peer
-	// counts as dead. Defaults to 20 seconds; from 10 milliseconds to 366 days.
+	// replaces this one. After 2.5 intervals without a sign of life the peer
+	// counts as dead. limpet.v1 asks the server to send something as often.
+	// Defaults to 20 seconds; from 10 milliseconds to 366 days.
 	Interval time.Duration
 }
 
@@ -266,7 +268,8 @@ type SubscribeOptions struct {
 
 	// ManualAck means that only Message.Ack acknowledges a message. The
 	// subscription hands out at most Delivery.Buffer messages, counted from the
-	// oldest unacknowledged one; then it waits.
+	// oldest unacknowledged one; then it waits. SubStats.Unacked counts them, and
+	// DeliveryStopped reports a wait of 30 seconds.
 	ManualAck bool
 }
 

@@ -27,6 +27,10 @@ type queueOwner interface {
 	// messagesDropped reports that the overflow policy dropped n messages since
 	// the last report.
 	messagesDropped(n uint64)
+
+	// stoodStill reports that for a while no message could come or be taken,
+	// because consumers did not take or not acknowledge.
+	stoodStill(e DeliveryStopped)
 }
 
 // queue is the delivery queue of one subscription. The reader offers events in
@@ -81,8 +85,13 @@ type queue struct {
 	granted      wire.Credit // to this connection
 	roomReported bool        // since the last grant
 
-	lastNumber uint64 // of a message or loss
-	tracker    ackTracker
+	lastNumber  uint64 // of a message or loss
+	tracker     ackTracker
+	heldDropped int // messages that the tracker follows although no consumer got them
+
+	stillSince    time.Time   // since when the stream stands still; zero: it does not
+	stillTimer    *time.Timer // of checkStandstill; nil: not running
+	stillReported bool        // since stillSince
 }
 
 // Many idle queues share the memory of a few busy ones.
@@ -227,6 +236,7 @@ func (q *queue) offer(gen uint64, events []wire.Event) (detected []wire.Event, e
 	}
 	room := q.delivery.Overflow != Block && q.roomToReport()
 	waiting := q.items.Len() > 0
+	q.watchStandstill()
 	var dropped uint64
 	if q.dropped > before && !q.finishing {
 		dropped = q.dropsToReport(q.dropped-before, time.Now())
@@ -460,22 +470,15 @@ func (q *queue) discard(err error) {
 			close(q.discardSignal)
 		}
 	}
+	if q.stillTimer != nil {
+		q.stillTimer.Stop()
+	}
 	drained := q.drainToReport()
 	q.mu.Unlock()
 	if drained {
 		q.owner.streamDrained()
 	}
 	q.wakeConsumer()
-}
-
-// stats returns what the queue has counted.
-func (q *queue) stats() SubStats {
-	q.mu.Lock()
-	defer q.mu.Unlock()
-	return SubStats{
-		Received: q.received, Delivered: q.delivered, Dropped: q.dropped,
-		Waiting: uint64(q.messages + q.held), Duplicates: q.duplicates, Earlier: q.earlier, Gaps: q.gaps, Resets: q.resets,
-	}
 }
 
 // hasReceivedOn reports whether a message that is not a duplicate came on

@@ -12,6 +12,7 @@ func (q *queue) ackMessage(m *Message) {
 	q.mu.Lock()
 	acked := q.reported(q.tracker.acknowledgeOne(m))
 	room, drained := q.roomToReport(), q.drainToReport()
+	q.watchStandstill()
 	q.mu.Unlock()
 	q.reportProcessed(acked)
 	if q.manualAck {
@@ -205,9 +206,38 @@ func (t *ackTracker) commitPrefix() (last takenRun) {
 	return last
 }
 
+// open returns how many messages are not acknowledged.
+func (t *ackTracker) open() int {
+	n := 0
+	if t.single.last != 0 {
+		n = int(t.single.last-t.single.first) + 1
+	}
+	for _, r := range t.unacked.All() {
+		if !r.acked {
+			n += int(r.last-r.first) + 1
+		}
+	}
+	return n
+}
+
+// notAcked returns how many messages consumers got and did not acknowledge; mu is
+// held.
+func (q *queue) notAcked() int { return max(0, q.tracker.open()-q.held-q.heldDropped) }
+
 // committedPosition returns the end of the acknowledged prefix.
 func (q *queue) committedPosition() Position {
 	q.mu.Lock()
 	defer q.mu.Unlock()
 	return q.tracker.committed
+}
+
+// stats returns what the queue has counted.
+func (q *queue) stats() SubStats {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	return SubStats{
+		Received: q.received, Delivered: q.delivered, Dropped: q.dropped,
+		Waiting: uint64(q.messages + q.held), Duplicates: q.duplicates, Earlier: q.earlier, Gaps: q.gaps, Resets: q.resets,
+		Unacked: uint64(q.notAcked()),
+	}
 }

@@ -69,6 +69,63 @@ func (q *queue) dropsToReport(n uint64, now time.Time) uint64 {
 	return n
 }
 
+// standstillTimeout is how long a stream may stand still before it is reported.
+const standstillTimeout = 30 * time.Second
+
+// standsStill reports whether no message can come or be taken until consumers act:
+// with ManualAck the window is full from the oldest message that is not acknowledged
+// on, or with Block there is no room and no consumer is at work; mu is held.
+func (q *queue) standsStill() bool {
+	if q.manualAck && !q.ended && q.tracker.unacked.Len() >= q.delivery.Buffer {
+		return true
+	}
+	if q.delivery.Overflow != Block || q.messages == 0 || q.bodies > 0 || q.finishing {
+		return false
+	}
+	taken := q.held
+	if q.manualAck {
+		taken = q.tracker.unacked.Len()
+	}
+	return q.messages+taken >= q.delivery.Buffer || q.bytes >= q.delivery.Bytes
+}
+
+// watchStandstill follows when standsStill may have changed. The timer is set
+// only once in standstillTimeout, however often that happens; mu is held.
+func (q *queue) watchStandstill() {
+	still := q.standsStill()
+	if !still {
+		q.stillSince = time.Time{}
+	} else if q.stillSince.IsZero() {
+		q.stillSince, q.stillReported = time.Now(), false
+		if q.stillTimer == nil {
+			q.stillTimer = time.AfterFunc(standstillTimeout, q.checkStandstill)
+		}
+	}
+}
+
+// checkStandstill reports a stream that has stood still for standstillTimeout, once.
+func (q *queue) checkStandstill() {
+	q.mu.Lock()
+	q.watchStandstill()
+	left := standstillTimeout - time.Since(q.stillSince)
+	if !q.stillSince.IsZero() && !q.stillReported && left > 0 {
+		q.stillTimer.Reset(left)
+		q.mu.Unlock()
+		return
+	}
+	q.stillTimer = nil
+	report := !q.stillSince.IsZero() && !q.stillReported
+	q.stillReported = true
+	e := DeliveryStopped{Topic: q.topic, Waiting: uint64(q.messages + q.held), Unacked: uint64(q.notAcked()), Err: errNotTaken}
+	if q.manualAck && q.tracker.unacked.Len() >= q.delivery.Buffer {
+		e.Err = errNotAcknowledged
+	}
+	q.mu.Unlock()
+	if report {
+		q.owner.stoodStill(e)
+	}
+}
+
 // expectAnswer follows when the server is asked for the subscription. With hold,
 // messages before the answer belong to an earlier subscription.
 func (q *queue) expectAnswer(hold bool) {

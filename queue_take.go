@@ -35,6 +35,7 @@ func (q *queue) take(ctx context.Context, dst []Message, limit int, hold bool, p
 				q.bodies++
 			}
 		}
+		q.watchStandstill()
 		drained := q.drainToReport()
 		more := q.items.Len() > 0
 		ended, err := q.ended, q.endErr
@@ -149,10 +150,12 @@ func (q *queue) finishDelivery(ms []Message, delivered bool, processed processed
 			q.delivered++
 		} else {
 			q.dropped++
+			q.heldDropped++
 		}
 	}
 	acked := q.reported(q.tracker.acknowledge(processed))
 	room, drained := q.roomToReport(), q.drainToReport()
+	q.watchStandstill()
 	q.mu.Unlock()
 	q.reportProcessed(acked)
 	if room {
@@ -167,6 +170,7 @@ func (q *queue) finishDelivery(ms []Message, delivered bool, processed processed
 func (q *queue) leaveBody() {
 	q.mu.Lock()
 	q.bodies--
+	q.watchStandstill()
 	drained := q.drainToReport()
 	q.mu.Unlock()
 	if drained {

@@ -37,6 +37,8 @@ func (o testOwner) streamDrained() {}
 
 func (testOwner) messagesDropped(uint64) {}
 
+func (testOwner) stoodStill(DeliveryStopped) {}
+
 func (o testOwner) positionProcessed(gen uint64, p Position) {
 	if o.processed != nil {
 		o.processed(gen, p)

@@ -9,6 +9,7 @@ import (
 	"sync"
 	"time"
 
+	"github.com/limpet-go/limpet/internal/secrets"
 	"github.com/limpet-go/limpet/wire"
 )
 
@@ -22,7 +23,7 @@ type reader struct {
 	inbox      *inbox
 	counters   *counters
 	goroutines *goroutines
-	secrets    *secrets
+	secrets    *secrets.Set
 
 	names   serverNames
 	reports skipReports
@@ -36,7 +37,7 @@ func (r *reader) run() {
 		// of a new goroutine while it waits: docs/decisions/0007.
 		batch, err := r.conn.Receive(idle)
 		if err = r.handle(batch, err); err != nil {
-			r.inbox.post(readFailed{r.conn, asCallersPanic(err)})
+			r.inbox.post(readFailed{r.conn, asCallersFault(err)})
 			return
 		}
 		if !r.wakes.frequent(time.Now()) {
@@ -182,7 +183,7 @@ func (r *reader) countUnrequested(ev *wire.Event, n int) *wire.Event {
 	if !firstOf(&r.reports.names, name) {
 		return nil
 	}
-	return &wire.Event{Kind: wire.EventMalformed, Name: r.secrets.hide(name), Reason: reason}
+	return &wire.Event{Kind: wire.EventMalformed, Name: r.secrets.Hide(name), Reason: reason}
 }
 
 // skipReports is what was reported on one connection.
@@ -206,11 +207,11 @@ func firstOf(list *[]string, text string) bool {
 // hideSecrets removes the client's credentials from what the peer says.
 func (r *reader) hideSecrets(ev *wire.Event) {
 	if ev.Reason != "" {
-		ev.Reason = r.secrets.hide(ev.Reason)
+		ev.Reason = r.secrets.Hide(ev.Reason)
 	}
 	if ev.Ack != nil {
 		for i := range ev.Ack.Rejects {
-			ev.Ack.Rejects[i].Reason = r.secrets.hide(ev.Ack.Rejects[i].Reason)
+			ev.Ack.Rejects[i].Reason = r.secrets.Hide(ev.Ack.Rejects[i].Reason)
 		}
 	}
 }

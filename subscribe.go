@@ -2,7 +2,9 @@ package limpet
 
 import (
 	"context"
+	"errors"
 	"fmt"
+	"log/slog"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -62,6 +64,35 @@ type SubStats struct {
 	Earlier    uint64 // of an earlier subscription to the topic, discarded
 	Gaps       uint64 // reported by the server or detected by the client; those of Dropped do not count
 	Resets     uint64 // reported by the server or detected by the client
+
+	// Unacked is how many of Delivered are not acknowledged. With ManualAck the
+	// stream stops while Delivery.Buffer messages are taken from the oldest one that is
+	// not acknowledged on; see DeliveryStopped.
+	Unacked uint64
+}
+
+// DeliveryStopped is an event: for 30 seconds a stream has stood still because with
+// ManualAck the oldest messages were not acknowledged, or because with Block no
+// consumer took what was waiting. It comes once, and again if that happens again. A
+// loop body that works for long is no standstill; work between two receives from C is.
+type DeliveryStopped struct {
+	// Topic is the topic of the subscription.
+	Topic string
+	// Waiting and Unacked are as in SubStats.
+	Waiting, Unacked uint64
+	// Err says what is missing and what to do.
+	Err error
+}
+
+var (
+	errNotAcknowledged = errors.New("ManualAck is set and the oldest messages are not acknowledged; call Message.Ack for each message, or raise Delivery.Buffer")
+	errNotTaken        = errors.New("no consumer takes what is waiting; take it with Messages, Batches or C, close the subscription, or set another Delivery.Overflow")
+)
+
+func (e DeliveryStopped) record() (slog.Level, string, []slog.Attr) {
+	return slog.LevelWarn, "limpet: delivery stopped", []slog.Attr{
+		slog.String("topic", logText(e.Topic)), slog.Uint64("waiting", e.Waiting), slog.Uint64("unacked", e.Unacked),
+		slog.String("cause", e.Err.Error())}
 }
 
 // Subscription is a stream of messages that survives its connections. It is
@@ -131,7 +162,7 @@ func (s *Subscription) WaitLive(ctx context.Context) error {
 	switch {
 	case st.Phase == SubEnded && st.Err != nil:
 		return st.Err
-	case st.Phase == SubEnded && s.endedByClient.Load():
+	case st.Phase == SubEnded && s.endedByClient.Load(), st.Phase != SubEnded && s.client.closed.Load() && !s.closed.Load():
 		return &Error{Op: "WaitLive", Class: ClassClosed, Err: ErrClosed}
 	case st.Phase == SubEnded || s.closed.Load():
 		return &Error{Op: "WaitLive", Class: ClassClosed, Err: ErrSubscriptionClosed}
@@ -188,6 +219,9 @@ func (s *Subscription) messagesDropped(n uint64) {
 	s.client.notify.post(MessagesDropped{s.topic, n})
 }
 
+// stoodStill implements queueOwner.
+func (s *Subscription) stoodStill(e DeliveryStopped) { s.client.notify.post(e) }
+
 // Subscribe registers a subscription. It does not wait for the server, connected
 // or not; Subscription.WaitLive does. After every reconnect the subscription
 // resumes where it stopped. Errors are local: an *Error that names the argument
@@ -206,7 +240,7 @@ func (c *Client) Subscribe(ctx context.Context, topic string, o *SubscribeOption
 		return nil, err
 	}
 	if o != nil {
-		c.secrets.addSubscription(o.Token.reveal())
+		c.secrets.AddSubscription(o.Token.reveal())
 	}
 	cmd := subscribe{s, make(chan error, 1)}
 	if !c.inbox.post(cmd) {

@@ -205,6 +205,28 @@ func TestUndoneAdmissionAdmitsTheNext(t *testing.T) {
 	})
 }
 
+// A batch has as many bytes as the link carries in time, but at least one message. No
+// message exceeds what is left, unless it is the only one.
+func TestBatchFitsTheLink(t *testing.T) {
+	w := newWindow(true, new(admission), new(counters))
+	w.credit = wire.Credit{N: 100, Bytes: 1 << 30}
+	for _, n := range []int{200, 200, 5000, 200, 900, 900, 0, 0} {
+		w.add(&Receipt{payload: make([]byte, n)})
+	}
+	var got [][]int
+	for w.nextToSend < w.slots.Len() {
+		ops, _ := w.nextBatch(nil, nil, time.Now(), 1024)
+		var batch []int
+		for i := range ops {
+			batch = append(batch, len(ops[i].Message.Payload))
+		}
+		got = append(got, batch)
+	}
+	if want := "[[200 200] [5000] [200] [900] [900] [0 0]]"; fmt.Sprint(got) != want {
+		t.Errorf("batches of %v, want %v", got, want)
+	}
+}
+
 // Stats.Resent never goes down: a message counts when it has been encoded, not when it
 // is taken for a write.
 func TestResentNeverGoesDown(t *testing.T) {

@@ -3,6 +3,7 @@ package server
 import (
 	"errors"
 	"fmt"
+	"strings"
 	"time"
 
 	"github.com/limpet-go/limpet/wire/native"
@@ -30,10 +31,12 @@ type Error struct {
 	// 17), or for Authenticate a close code.
 	Code uint64
 
-	// Reason is sent to the client, so it must not hold secrets.
+	// Reason is sent to the client, so it must not hold secrets. Bytes that are not
+	// UTF-8 are replaced.
 	Reason string
 
-	// Retry is when another attempt may succeed. Zero leaves it open.
+	// Retry is when another attempt may succeed: at once if it is negative. Zero
+	// leaves it open.
 	Retry time.Duration
 }
 
@@ -49,9 +52,18 @@ func codeOf(err error, fallback uint64) (code uint64, reason string, retry time.
 	case errors.As(err, &p):
 		return native.CodeInternal, "", 0
 	case errors.As(err, &e) && e.Code > 0 && e.Code < 1000:
-		return e.Code, e.Reason, e.Retry
+		return e.Code, strings.ToValidUTF8(e.Reason, "\uFFFD"), e.Retry
 	}
 	return fallback, "", 0
+}
+
+// retryMillis returns Error.Retry for a frame, in which 0 means that there is no other
+// attempt. A time in the past has come.
+func retryMillis(d time.Duration) uint64 {
+	if d == 0 {
+		return 0
+	}
+	return uint64(max(1, (d+time.Millisecond-1)/time.Millisecond))
 }
 
 // fault ends a connection.

@@ -5,8 +5,10 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"net"
 	"net/http"
 	"runtime/debug"
+	"syscall"
 	"time"
 
 	"github.com/limpet-go/limpet/wire"
@@ -67,10 +69,11 @@ type Message struct {
 // also when the client is gone. It ends when the server is closed, when a newer
 // connection of the session takes over, and a minute after the connection has ended.
 //
-// An error after the end of the context, one that is context.Canceled, and one with
-// Timeout() true, such as context.DeadlineExceeded, decide nothing: the connection is
-// closed with 4203, the client backs off and sends the message again. A subscription is
-// refused with unavailable (7), and the client asks again.
+// An error after the end of the context, one that is context.Canceled, one with
+// Timeout() true, such as context.DeadlineExceeded, and a failure of the network
+// or of the system that passes (*net.OpError, *net.DNSError, too many open files) decide
+// nothing: the connection is closed with 4203, the client backs off and sends the message
+// again. A subscription is refused with unavailable (7), and the client asks again.
 //
 // An error that is or wraps an *Error chooses the code that the client receives.
 // The text of any other error is not sent.
@@ -90,7 +93,7 @@ type Hooks struct {
 	// OnPublish is called for every message of a client before it is accepted,
 	// but not for one whose id is known. An error refuses the message with
 	// bad_request (1), or Error.Code; the refusal is final. Nil accepts every
-	// message.
+	// message. OnPublish may call Server.Publish, but not with ctx and the ID of m.
 	OnPublish func(ctx context.Context, who Principal, m Message) error
 }
 
@@ -102,7 +105,8 @@ func (p *peer) authenticate(token string) (who Principal, err error) {
 	defer recovered(p.log, &err)
 	ctx, cancel := context.WithTimeout(p.hooks, authTimeout)
 	defer cancel()
-	return hook(ctx, p.request.WithContext(ctx), token)
+	who, err = hook(ctx, p.request.WithContext(ctx), token)
+	return who, usable(err)
 }
 
 func (p *peer) authorize(verb Verb, topic string) (err error) {
@@ -111,7 +115,7 @@ func (p *peer) authorize(verb Verb, topic string) (err error) {
 		return nil
 	}
 	defer recovered(p.log, &err)
-	return hook(p.who, verb, topic)
+	return usable(hook(p.who, verb, topic))
 }
 
 func (p *peer) onPublish(m Message) (err error) {
@@ -120,7 +124,27 @@ func (p *peer) onPublish(m Message) (err error) {
 		return nil
 	}
 	defer recovered(p.log, &err)
-	return hook(p.hooks, p.who, m)
+	ctx := context.WithValue(p.hooks, decidingKey{}, idKey{id: m.ID, who: p.who.ID})
+	return usable(hook(ctx, p.who, m))
+}
+
+// decidingKey is the key of the value that names the message on which OnPublish
+// decides, as an idKey.
+type decidingKey struct{}
+
+// usable returns err after it has called the methods that are called later, so that
+// their panics count as those of the hook: a nil *Error is an error that is not nil.
+func usable(err error) error {
+	var slow interface{ Timeout() bool }
+	if err == nil {
+		return nil
+	}
+	_ = err.Error()
+	errors.Is(err, context.Canceled)
+	if errors.As(err, &slow) {
+		slow.Timeout()
+	}
+	return err
 }
 
 // undecided returns the fault that ends the connection if err, the error of a hook,
@@ -129,12 +153,18 @@ func (p *peer) onPublish(m Message) (err error) {
 func (p *peer) undecided(err error) error {
 	var chosen *Error
 	var slow interface{ Timeout() bool }
+	var network *net.OpError
+	var lookup *net.DNSError
+	var system syscall.Errno
 	switch {
 	case p.hooks.Err() != nil:
 	case errors.As(err, &chosen):
 		return nil
 	case errors.Is(err, context.Canceled):
 	case errors.As(err, &slow) && slow.Timeout():
+	case errors.As(err, &network):
+	case errors.As(err, &lookup) && !lookup.IsNotFound:
+	case errors.As(err, &system) && (system.Temporary() || system == syscall.ECONNREFUSED || system == syscall.ECONNRESET || system == syscall.EPIPE):
 	default:
 		return nil
 	}
@@ -150,6 +180,9 @@ func recovered(log *slog.Logger, err *error) {
 		*err = &panicError{v}
 	}
 }
+
+// errGoexit means that the log has ended its goroutine.
+var errGoexit = errors.New("the log called runtime.Goexit, as t.FailNow does; return an error instead")
 
 type panicError struct{ value any }
 

@@ -4,14 +4,21 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io/fs"
+	"net"
 	"net/http"
+	"net/url"
+	"os"
+	"runtime"
 	"sync/atomic"
+	"syscall"
 	"testing"
 	"testing/synctest"
 	"time"
 
 	"github.com/limpet-go/limpet/server"
 	"github.com/limpet-go/limpet/wire/native"
+	"nhooyr.io/websocket"
 )
 
 // work is a hook that needs d and obeys its context.
@@ -205,4 +212,184 @@ func TestHookTimesOut(t *testing.T) {
 			t.Fatalf("rejections %v", nak)
 		}
 	})
+}
+
+// A hook whose database cannot be reached, or that finds no file descriptor, decides
+// nothing. A name that does not exist is a decision.
+func TestHookCannotReachItsBackend(t *testing.T) {
+	for what, err := range map[string]error{
+		"refused":      &net.OpError{Op: "dial", Net: "tcp", Err: os.NewSyscallError("connect", syscall.ECONNREFUSED)},
+		"closed":       &net.OpError{Op: "write", Net: "tcp", Err: net.ErrClosed},
+		"reset":        fmt.Errorf("query: %w", syscall.ECONNRESET),
+		"an HTTP call": &url.Error{Op: "Get", URL: "http://policy", Err: &net.OpError{Op: "read", Err: syscall.EPIPE}},
+		"DNS":          &net.DNSError{Err: "server misbehaving", Name: "db", IsTemporary: true},
+		"descriptors":  &fs.PathError{Op: "open", Path: "policy", Err: syscall.EMFILE},
+		"no such name": &net.DNSError{Err: "no such host", Name: "db", IsNotFound: true},
+		"a bad URL":    &url.Error{Op: "parse", URL: "%", Err: url.EscapeError("%")},
+		"no such file": &fs.PathError{Op: "open", Path: "policy", Err: syscall.ENOENT},
+	} {
+		t.Run(what, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				r := newRig(t, &server.Options{Hooks: server.Hooks{OnPublish: func(context.Context, server.Principal, server.Message) error { return err }}})
+				c := r.connect(native.JSON)
+				c.hello(native.Hello{CN: 1})
+				c.publish(1, "t", "x")
+				switch what {
+				case "no such name", "a bad URL", "no such file":
+					if nak, _ := c.acked(1); len(nak) != 1 || nak[0].Code != native.CodeBadRequest {
+						t.Errorf("rejections %v", nak)
+					}
+				default:
+					c.wantClose(native.CloseBackendUnavailable)
+				}
+			})
+		})
+	}
+}
+
+// An error whose methods panic, as those of a nil *Error do, is a panic of the hook.
+func TestHookReturnsANilError(t *testing.T) {
+	both(t, func(t *testing.T, enc native.Encoding) {
+		var none *server.Error
+		var fails atomic.Pointer[string]
+		fail := func(hook string) error {
+			if at := fails.Load(); at != nil && *at == hook {
+				return none
+			}
+			return nil
+		}
+		r := newRig(t, &server.Options{Hooks: server.Hooks{
+			Authenticate: func(context.Context, *http.Request, string) (server.Principal, error) {
+				return server.Principal{}, fail("Authenticate")
+			},
+			Authorize: func(_ server.Principal, v server.Verb, _ string) error { return fail(v.String()) },
+			OnPublish: func(context.Context, server.Principal, server.Message) error { return fail("OnPublish") },
+		}})
+		at := func(hook string) { fails.Store(&hook) }
+		c := r.connect(enc)
+		c.hello(native.Hello{CN: 1})
+		for seq, hook := range []string{"publish", "OnPublish"} {
+			at(hook)
+			c.publish(uint64(seq+1), "t", "x")
+			if nak, _ := c.acked(uint64(seq + 1)); len(nak) != 1 || nak[0].Code != native.CodeInternal {
+				t.Errorf("%s: rejections %v", hook, nak)
+			}
+		}
+		at("subscribe")
+		c.send(sub(1, "t", native.FromNew, 1))
+		if u := c.next(native.TypeUnsub).Unsub; u.Code != native.CodeInternal {
+			t.Errorf("unsub %+v", u)
+		}
+		at("Authenticate")
+		c = r.connect(enc)
+		c.send(native.Frame{Type: native.TypeHello, Hello: &native.Hello{CN: 1}})
+		c.wantClose(native.CloseInternal)
+	})
+}
+
+// What an *Error says arrives as it is meant: a time below a millisecond or in the past
+// is no refusal for good, and a reason that is not UTF-8 breaks nothing.
+func TestErrorOfAHookArrives(t *testing.T) {
+	for _, tc := range []struct {
+		err    server.Error
+		retry  uint64
+		reason string
+	}{
+		{server.Error{Code: native.CodeRateLimited}, 0, ""},
+		{server.Error{Code: native.CodeRateLimited, Retry: -time.Second}, 1, ""},
+		{server.Error{Code: native.CodeRateLimited, Retry: time.Microsecond}, 1, ""},
+		{server.Error{Code: native.CodeRateLimited, Retry: 1500 * time.Microsecond}, 2, ""},
+		{server.Error{Code: native.CodeForbidden, Reason: "caf\xe9"}, 0, "caf\ufffd"},
+	} {
+		both(t, func(t *testing.T, enc native.Encoding) {
+			r := newRig(t, &server.Options{Hooks: server.Hooks{
+				Authenticate: func(_ context.Context, _ *http.Request, token string) (server.Principal, error) {
+					if token == "bad" {
+						e := tc.err
+						e.Code = native.CloseOverloaded
+						return server.Principal{}, &e
+					}
+					return server.Principal{}, nil
+				},
+				Authorize: func(server.Principal, server.Verb, string) error { return &tc.err }}})
+			c := r.connect(enc)
+			c.hello(native.Hello{CN: 1})
+			c.send(sub(1, "t", native.FromNew, 1))
+			if u := c.next(native.TypeUnsub).Unsub; u.Code != tc.err.Code || u.Retry != tc.retry || u.Msg != tc.reason {
+				t.Errorf("%+v: unsub %+v", tc.err, u)
+			}
+			c = r.connect(enc)
+			c.send(native.Frame{Type: native.TypeHello, Hello: &native.Hello{CN: 1, Tok: "bad"}})
+			_, err := c.read()
+			if tc.retry > 0 {
+				_, err = c.read()
+			}
+			var closed websocket.CloseError
+			if !errors.As(err, &closed) || closed.Code != native.CloseOverloaded || closed.Reason != tc.reason {
+				t.Errorf("%+v: %v", tc.err, err)
+			}
+		})
+	}
+}
+
+// A hook that publishes under the id of its own message does not wait for itself.
+func TestHookPublishesUnderItsOwnID(t *testing.T) {
+	both(t, func(t *testing.T, enc native.Encoding) {
+		var r *rig
+		var own error
+		r = newRig(t, &server.Options{Hooks: server.Hooks{OnPublish: func(ctx context.Context, _ server.Principal, m server.Message) error {
+			_, own = r.srv.Publish(ctx, "audit", nil, &server.PublishOptions{ID: m.ID})
+			_, err := r.srv.Publish(ctx, "audit", nil, nil)
+			return err
+		}}})
+		c := r.connect(enc)
+		c.hello(native.Hello{CN: 1})
+		c.publish(1, "t", "x")
+		if nak, _ := c.acked(1); len(nak) != 0 || own == nil || r.srv.Stats().Head != 2 {
+			t.Errorf("rejections %v, head %d, publishing under its own id: %v", nak, r.srv.Stats().Head, own)
+		}
+	})
+}
+
+// exitingLog ends the goroutine that reads it.
+type exitingLog struct {
+	server.Log
+	on atomic.Bool
+}
+
+func (l *exitingLog) Read(from uint64, dst []*server.Entry) (int, uint64, error) {
+	if l.on.Load() {
+		runtime.Goexit()
+	}
+	return l.Log.Read(from, dst)
+}
+
+// A log that ends its goroutine ends the connection, and takes no place for ever.
+func TestLogEndsItsGoroutine(t *testing.T) {
+	for _, from := range []native.From{native.FromFirst, native.FromLast} {
+		both(t, func(t *testing.T, enc native.Encoding) {
+			log := &exitingLog{Log: server.NewMemoryLog(server.Retention{})}
+			r := newRig(t, &server.Options{Log: log})
+			if _, err := r.srv.Publish(context.Background(), "t", []byte("x"), nil); err != nil {
+				t.Fatal(err)
+			}
+			log.on.Store(true)
+			for range 9 { // more than searches at a time
+				c := r.connect(enc)
+				c.hello(native.Hello{CN: 1})
+				c.send(sub(1, "t", from, 1))
+				c.wantClose(native.CloseBackendUnavailable)
+			}
+			log.on.Store(false)
+			c := r.connect(enc)
+			c.hello(native.Hello{CN: 1})
+			c.send(sub(1, "t", from, 1))
+			c.next(native.TypeSubOK)
+			c.next(native.TypeMsg)
+			synctest.Wait()
+			if st := r.srv.Stats(); st.Conns != 1 || st.Subscriptions != 1 {
+				t.Errorf("%d connections, %d subscriptions", st.Conns, st.Subscriptions)
+			}
+		})
+	}
 }

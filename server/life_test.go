@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"log/slog"
+	"math"
 	"net/http"
 	"runtime"
 	"strings"
@@ -142,6 +143,31 @@ func TestHeartbeat(t *testing.T) {
 			t.Errorf("%d dead", st.Dead)
 		}
 	})
+}
+
+// A client can ask for a shorter interval in HELLO, within bounds. What the server
+// expects from the client stays.
+func TestHeartbeatOfTheClient(t *testing.T) {
+	for _, tc := range []struct {
+		wanted uint64 // ms
+		pings  int    // within the 50 s after which a silent client is removed
+	}{{0, 2}, {20_000, 2}, {30_000, 2}, {math.MaxUint64, 2}, {10_000, 5}, {1000, 50}, {100, 500}, {1, 500}} {
+		both(t, func(t *testing.T, enc native.Encoding) {
+			r := newRig(t, nil)
+			c := r.connect(enc)
+			c.hello(native.Hello{CN: 1, HB: tc.wanted})
+			start, pings := time.Now(), 0
+			for {
+				if _, _, err := c.ws.Read(context.Background()); err != nil {
+					break
+				}
+				pings++
+			}
+			if d := time.Since(start); pings != tc.pings || d != 50*time.Second {
+				t.Errorf("hb %d: %d pings, want %d; removed after %v", tc.wanted, pings, tc.pings, d)
+			}
+		})
+	}
 }
 
 // A peer that vanishes and does not even answer the close frame.

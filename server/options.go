@@ -35,9 +35,9 @@ type Options struct {
 	// without an Origin do not come from a page and are served.
 	Origins []string
 
-	// Heartbeat is the interval in which the server sends at least one frame. A
-	// client that sends nothing for 2.5 heartbeats is removed. Defaults to 20
-	// seconds.
+	// Heartbeat is the interval in which the server sends at least one frame; a
+	// client may ask for a shorter one, down to 100 milliseconds. A client that
+	// sends nothing for 2.5 heartbeats is removed. Defaults to 20 seconds.
 	Heartbeat time.Duration
 
 	// HelloTimeout is the time from the upgrade to HELLO. Defaults to 5 seconds.
@@ -103,6 +103,8 @@ const (
 	hookGrace     = time.Minute               // for a hook whose connection has ended
 	hookRetry     = time.Second               // before a subscription that a hook could not decide on is asked for again
 	closeGrace    = time.Second               // for the close handshake
+	writeTime     = 500 * time.Millisecond    // that one batch may take; on a slow link batches are shorter
+	minBatch      = 2 << 10                   // bytes of messages in a batch on a slow link
 	minBeat       = 100 * time.Millisecond    // the shortest interval that a client can ask for
 	maxSpread     = 5 * time.Minute           // of the reconnect window
 	readChunk     = 256                       // log entries read at once

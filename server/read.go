@@ -3,6 +3,7 @@ package server
 import (
 	"context"
 	"errors"
+	"strings"
 	"time"
 
 	"github.com/limpet-go/limpet/wire"
@@ -175,9 +176,9 @@ func refusal(err error) error {
 	case errors.As(err, &p):
 		f.code, f.reason = native.CloseInternal, "internal error"
 	case errors.As(err, &e) && e.Code >= 4000 && e.Code < 5000:
-		f.code, f.reason = uint16(e.Code), e.Reason
-		if e.Retry > 0 {
-			f.say = &native.Err{Code: native.CodeUnavailable, Msg: cut(e.Reason, native.MaxReason), Retry: uint64(e.Retry.Milliseconds())}
+		f.code, f.reason = uint16(e.Code), strings.ToValidUTF8(e.Reason, "\uFFFD")
+		if e.Retry != 0 {
+			f.say = &native.Err{Code: native.CodeUnavailable, Msg: cut(f.reason, native.MaxReason), Retry: retryMillis(e.Retry)}
 		}
 	}
 	return f
@@ -193,7 +194,7 @@ func (p *peer) subscribe(q *native.Sub) error {
 	}
 	refuse := func(code uint64, why string, retry time.Duration) error {
 		p.send(native.Frame{Type: native.TypeUnsub, Unsub: &native.Unsub{
-			Ch: q.Ch, Code: code, Msg: cut(why, native.MaxReason), Retry: uint64(retry.Milliseconds()),
+			Ch: q.Ch, Code: code, Msg: cut(why, native.MaxReason), Retry: retryMillis(retry),
 		}})
 		return nil
 	}

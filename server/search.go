@@ -92,21 +92,29 @@ func (s *searcher) run() {
 		s.waiting = nil
 		s.running = len(batch) > 0
 		s.mu.Unlock()
-		if len(batch) > 0 {
-			err := s.walk(batch)
-			for _, q := range batch {
-				q.err = err
-			}
-		}
-		<-s.p.server.searches
 		if len(batch) == 0 {
+			<-s.p.server.searches
 			return
 		}
+		s.search(batch)
+	}
+}
+
+// search searches for batch and gives back the slot, also if the log ends this
+// goroutine.
+func (s *searcher) search(batch []*search) {
+	err := errGoexit
+	defer func() {
+		for _, q := range batch {
+			q.err = err
+		}
+		<-s.p.server.searches
 		s.mu.Lock()
 		s.results = append(s.results, batch...)
 		s.mu.Unlock()
 		s.p.poke()
-	}
+	}()
+	err = s.walk(batch)
 }
 
 // walk reads the log backwards until every search has what it wants, or to its

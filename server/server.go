@@ -295,6 +295,9 @@ func (s *Server) Publish(ctx context.Context, topic string, payload []byte, o *P
 		e.ID = wire.ID(id)
 	}
 	k := idKey{id: e.ID}
+	if deciding, ok := ctx.Value(decidingKey{}).(idKey); ok && deciding == k {
+		return 0, errDeciding // it would wait for itself
+	}
 	was, known, err := s.ids.reserve(ctx, k)
 	switch {
 	case err != nil:
@@ -318,6 +321,8 @@ func (s *Server) Publish(ctx context.Context, topic string, payload []byte, o *P
 	s.ids.resolve(k, outcome{offset: offset})
 	return offset, nil
 }
+
+var errDeciding = errors.New("server: OnPublish cannot publish under the id of the message on which it decides; use another PublishOptions.ID")
 
 // append stores e. A panic of the log becomes an error.
 func (s *Server) append(ctx context.Context, e Entry) (offset uint64, err error) {

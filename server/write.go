@@ -22,6 +22,7 @@ type writer struct {
 	byCh    map[uint64]*subscription  // subs by channel
 	due     fifo.Queue[*subscription] // may have something to send, in order of their turns
 	seen    View                      // of the log when all were made due
+	limit   int                       // of messages in a batch, in bytes: it follows the speed of the link
 	full    bool                      // the batch had no room for what pump offered
 	until   time.Time                 // when pump pauses
 	entries []*Entry                  // buffer for reads of the log
@@ -41,10 +42,17 @@ var buffers = sync.Pool{New: func() any { return new([]byte) }}
 // write sends what is due until the connection ends, then closes it.
 func (p *peer) write() {
 	defer close(p.gone)
-	w := &writer{p: p, log: p.messages, search: searcher{p: p}, wrote: time.Now(), byCh: map[uint64]*subscription{}}
-	err := w.run()
+	w := &writer{p: p, log: p.messages, search: searcher{p: p}, wrote: time.Now(), limit: batchLimit, byCh: map[uint64]*subscription{}}
+	err := errGoexit
+	defer func() { w.close(err) }() // also if the log ends this goroutine
+	err = w.run()
+}
+
+// close ends the connection because of err, or as peer.end says if err is nil.
+func (w *writer) close(err error) {
+	p := w.p
 	w.shrink()
-	if panicked := (*panicError)(nil); errors.As(err, &panicked) {
+	if panicked := (*panicError)(nil); errors.As(err, &panicked) || err == errGoexit {
 		err = w.broken(err)
 	}
 	if err != nil {
@@ -309,7 +317,7 @@ func (w *writer) late() bool { return !time.Now().Before(w.until) }
 // offer adds a frame to the batch if it fits, or if the batch is empty.
 func (w *writer) offer(f *native.Frame) bool {
 	n := native.Size(w.p.enc, f)
-	if len(w.frames) > 0 && w.size+n > batchLimit-2 {
+	if len(w.frames) > 0 && w.size+n > w.limit-2 {
 		w.full = true
 		return false
 	}
@@ -347,10 +355,18 @@ func (w *writer) flush() error {
 	*w.buf = data
 	clear(w.frames)
 	w.frames, w.size = w.frames[:0], 0
+	began := time.Now()
 	if err := w.p.sock.write(w.p.enc.FrameType(), data); err != nil {
 		return err
 	}
 	w.wrote = time.Now()
+	// Answers and acks wait for the end of a write.
+	switch took := w.wrote.Sub(began); {
+	case took > writeTime:
+		w.limit = min(w.limit, max(int(float64(len(data))*float64(writeTime)/float64(took)), minBatch))
+	case took < writeTime/4 && len(data) >= w.limit/2:
+		w.limit = min(2*w.limit, batchLimit)
+	}
 	return nil
 }
 

@@ -115,7 +115,7 @@ func carelessURLs() []careless {
 		"http://localhost/?token=canary", "https://localhost", "ftp://canary", "canary://h", "ws://", "ws://:80", "ws://[::1", "ws://[canary]",
 		"wss://user:canary@h/", "wss://canary@h/", "wss://h/#canary", "ws://h\x7f?token=canary", "wss://h/\n?token=canary",
 		"ws://example.com/?token=canary", "ws://0.0.0.0", "wss://h:99999/?token=canary", "wss://h:0", "wss://h:-1", "wss://h:canary",
-		"wss://h:65536", "wss://h:80:90", "wss://h/%zz?canary", " wss://h",
+		"wss://h:65536", "wss://h:80:90", "wss://h/%zz?canary", " wss://h", "wss://h/canary ",
 	} {
 		rows = append(rows, careless{"url " + url, func(*carelessFixture) error { return newError(url, limpet.Options{}) }, "url", limpet.ClassInput})
 	}
@@ -136,6 +136,11 @@ func carelessOptions() []careless {
 		{"Options.Heartbeat.Interval", o{Heartbeat: limpet.Heartbeat{Interval: math.MaxInt64}}},
 		{"Options.DialTimeout", o{DialTimeout: -1}},
 		{"Options.DialTimeout", o{DialTimeout: 5}},
+		{"Options.HTTPClient.Timeout", o{HTTPClient: &http.Client{Timeout: 5}}},
+		{"Options.HTTPClient.Timeout", o{HTTPClient: &http.Client{Timeout: -time.Second}}},
+		{"Options.HTTPClient.Transport", o{HTTPClient: &http.Client{Transport: (*http.Transport)(nil)}}},
+		{"Options.HTTPClient.Transport.TLSHandshakeTimeout", o{HTTPClient: &http.Client{Transport: &http.Transport{TLSHandshakeTimeout: 5}}}},
+		{"Options.HTTPClient.Transport.ResponseHeaderTimeout", o{HTTPClient: &http.Client{Transport: &http.Transport{ResponseHeaderTimeout: -1}}}},
 		{"Options.DialTimeout", o{DialTimeout: math.MaxInt64}},
 		{"Options.SessionTTL", o{SessionTTL: -1}},
 		{"Options.SessionTTL", o{SessionTTL: 300}},

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"net"
 	"net/http"
 	"strings"
 	"testing"
@@ -425,4 +426,39 @@ func TestCallsAfterAPermanentFailure(t *testing.T) {
 			})
 		})
 	}
+}
+
+// What a caller sees has ended at once: after Close, and after a failure that is
+// permanent, while the goroutines of the client still end.
+func TestWaitsSeeTheEndAtOnce(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		c := dial(t, limpettest.NewServer(t, nil), nil)
+		s := subscribeLive(t, c, "a", nil)
+		c.Close()
+		if err := s.WaitLive(t.Context()); !errors.Is(err, limpet.ErrClosed) {
+			t.Errorf("WaitLive after Close: %v", err)
+		}
+	})
+	synctest.Test(t, func(t *testing.T) {
+		host := limpettest.NewHandler(t, rawServer(func(nc net.Conn) {
+			<-time.After(time.Second)
+			nc.Write(rawFrame(0x88, closePayload(1003, "")))
+			drain(nc) // the socket stays open: the client closes it a second later
+		}), nil)
+		c, err := limpet.Dial(t.Context(), host.URL(), options(&limpet.Options{Dialect: rawDialect{}, HTTPClient: host.HTTPClient()}))
+		assert.NoError(t, err)
+		time.Sleep(1100 * time.Millisecond)
+		select {
+		case <-c.Done():
+			if !*plainFlag {
+				t.Error("every goroutine has ended: the test proves nothing")
+			}
+		default:
+		}
+		var p *limpet.PermanentError
+		if err := c.WaitReady(t.Context()); !errors.As(err, &p) || !errors.As(c.Err(), &p) || c.State().Phase != limpet.Ended {
+			t.Errorf("%v, Err %v, WaitReady: %v", c.State().Phase, c.Err(), err)
+		}
+		<-c.Done()
+	})
 }

@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"github.com/limpet-go/limpet"
+	"github.com/limpet-go/limpet/limpettest"
 	"github.com/limpet-go/limpet/wire"
 	"github.com/limpet-go/limpet/wire/native"
 )
@@ -88,6 +89,29 @@ func TestReceivedMessagesProveAConnection(t *testing.T) {
 			closeAndWait(t, c)
 		})
 	}
+}
+
+// A subscription that has ended has proved its connection all the same.
+func TestShortSubscriptionProvesAConnection(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		srv := limpettest.NewServer(t, nil)
+		c := dial(t, srv, nil)
+		for range 20 {
+			if err := c.WaitReady(t.Context()); err != nil {
+				t.Fatal(err)
+			}
+			s := subscribeLive(t, c, "a", nil)
+			publish(t, srv, "a", "x")
+			collect(t, s, 1)
+			s.Close()
+			time.Sleep(20 * time.Second)
+			srv.Network.ResetAll()
+			synctest.Wait()
+			if n := c.State().Attempt; n > 1 {
+				t.Fatalf("%d failures in a row", n)
+			}
+		}
+	})
 }
 
 // beatingDialect is a language whose server announces its own heartbeats.

@@ -130,6 +130,7 @@ func TestFailedWriteIsTheCause(t *testing.T) {
 			if _, err := c.Publish(context.Background(), "a", nil, nil); err != nil {
 				t.Fatal(err)
 			}
+			time.Sleep(100 * time.Millisecond)
 			synctest.Wait()
 			cause := c.State().Cause
 			if !errors.Is(cause, syscall.EPIPE) || strings.Contains(cause.Error(), "use of closed") || !strings.Contains(cause.Error(), "a write failed") {
@@ -150,6 +151,39 @@ func (c failingWrites) Write(p []byte) (int, error) {
 		return 0, syscall.EPIPE
 	}
 	return c.Conn.Write(p)
+}
+
+// A write can fail before the reader has come to the close frame that the peer sent
+// before. The close frame decides. The library closes the connection itself.
+func TestCloseFrameDecidesOverAFailedWrite(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s := newScriptedServer(t, func(p *scriptedConn) {
+			p.sendFrames(p.welcome())
+			time.Sleep(time.Second)
+			p.ws.Close(4003, "")
+		})
+		good := s.host.HTTPClient().Transport.(*http.Transport)
+		var failing atomic.Bool
+		transport := good.Clone()
+		transport.DialContext = func(ctx context.Context, network, addr string) (net.Conn, error) {
+			nc, err := good.DialContext(ctx, network, addr)
+			return failingWrites{nc, &failing}, err
+		}
+		c, err := limpet.Dial(t.Context(), s.host.URL(), options(&limpet.Options{HTTPClient: &http.Client{Transport: transport}, Heartbeat: rareHeartbeats}))
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer closeAndWait(t, c)
+		time.Sleep(990 * time.Millisecond)
+		failing.Store(true)
+		if _, err := c.Publish(t.Context(), "a", nil, nil); err != nil {
+			t.Fatal(err)
+		}
+		time.Sleep(time.Second)
+		if st := c.State(); !*plainFlag && (st.Phase != limpet.Ended || limpet.ClassOf(st.Cause) != limpet.ClassAuth) {
+			t.Errorf("%v: %v", st.Phase, st.Cause)
+		}
+	})
 }
 
 // An oversized message is reported with its size, the limit and the option.

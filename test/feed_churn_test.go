@@ -60,7 +60,9 @@ func churnAtRandom(t *testing.T, kind string, rng *rand.Rand) {
 		default:
 			s := subscribe(t, c, topic)
 			open[topic] = s
-			takers.Go(func() { checkLives(t, kind, s, endless || errors || v.table.Confirm.Complete || v.table.Confirm.Ended != "") })
+			takers.Go(func() {
+				checkLives(t, kind, s, endless || errors || v.table.Confirm.Complete || v.table.Confirm.Ended != "")
+			})
 		}
 	}
 	time.Sleep(2 * time.Minute)

@@ -253,6 +253,52 @@ func TestConfirmationAfterTheFirstMessage(t *testing.T) {
 	})
 }
 
+// An error that names nothing may mean anything: the confirmation of the request may
+// still come, and does not count for the next subscription.
+func TestErrorFreesNoTopic(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		c := script(t, newVenue(t, "each", false), func(say func(string), hear func() string) {
+			hear()
+			say(`{"type":"error","text":"slow down"}`)
+			hear() // the end
+			time.Sleep(time.Second)
+			say(subscribedA) // the first request
+			say(tradeOfA)
+			hear()
+			time.Sleep(time.Second)
+			say(subscribedA)
+		})
+		if err := c.WaitReady(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+		s := subscribe(t, c, "trades/A")
+		synctest.Wait()
+		s.Close()
+		began := time.Now()
+		s = subscribe(t, c, "trades/A")
+		if err := s.WaitLive(within(t, time.Minute)); err != nil || time.Since(began) != 2*time.Second || s.Stats().Received != 0 {
+			t.Errorf("%v after %v; %+v", err, time.Since(began), s.Stats())
+		}
+	})
+}
+
+// The server ends a subscription and begins it again, before it is asked again. What
+// lies between is missing.
+func TestConfirmationAfterAnEndByTheServer(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		c := script(t, newVenue(t, "ends", false), func(say func(string), hear func() string) {
+			hear()
+			for _, text := range []string{subscribedA, tradeOfA, unsubscribedA, subscribedA, tradeOfA} {
+				say(text)
+			}
+		})
+		s := subscribeLive(t, c, "trades/A", nil)
+		if got := collect(t, s, 3); got[1].Kind != limpet.Reset || s.State().Phase != limpet.SubLive {
+			t.Errorf("%s; %+v", payloads(got), s.State())
+		}
+	})
+}
+
 // A server that has no unsubscribe goes on with the subscription. The next one
 // to the topic is live at once, whether or not the server confirms it again.
 func TestTopicAgainWithoutUnsubscribe(t *testing.T) {

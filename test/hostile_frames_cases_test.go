@@ -347,9 +347,9 @@ func upgradeCases() []frameCase {
 		status("429 Too Many Requests", limpet.ClassOverload),
 		status("502 Bad Gateway", limpet.ClassHTTP),
 		status("503 Service Unavailable", limpet.ClassOverload),
-		says("not HTTP", "SSH-2.0-OpenSSH_9.9\r\n", limpet.ClassDial),
-		says("nothing", "", limpet.ClassDial),
-		says("100 KB of headers", "HTTP/1.1 101 Switching Protocols\r\nX: "+strings.Repeat("x", 100_000)+"\r\n\r\n", limpet.ClassDial),
+		says("not HTTP", "SSH-2.0-OpenSSH_9.9\r\n", limpet.ClassNotWebSocket),
+		says("nothing", "", limpet.ClassNetwork),
+		says("100 KB of headers", "HTTP/1.1 101 Switching Protocols\r\nX: "+strings.Repeat("x", 100_000)+"\r\n\r\n", limpet.ClassNotWebSocket),
 		endless, dribble, informal,
 	}
 }

@@ -118,6 +118,29 @@ func TestViolationsAfterReadyEndNothing(t *testing.T) {
 	})
 }
 
+// Before the first Ready, only violations in a row end a client. A failure of
+// another kind in between begins the count again.
+func TestViolationsInARow(t *testing.T) {
+	for _, between := range []int{502, 0} {
+		synctest.Test(t, func(t *testing.T) {
+			s := newFailingServer(t, func(n int) *failure {
+				switch {
+				case n > 12:
+					return nil
+				case n%2 == 1 || between == 0:
+					return &failure{code: 1002}
+				}
+				return &failure{status: between}
+			})
+			c := s.start(t, limpet.Options{})
+			err := c.WaitReady(t.Context())
+			if n := len(s.made()); between != 0 && err != nil || between == 0 && n != 3 {
+				t.Errorf("%d in between: %d attempts, %v", between, n, err)
+			}
+		})
+	}
+}
+
 func TestHandshakeViolations(t *testing.T) {
 	for name, talk := range map[string]func(p *scriptedConn){
 		"another's welcome": func(p *scriptedConn) {

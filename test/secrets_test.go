@@ -3,11 +3,13 @@ package test
 import (
 	"bytes"
 	"context"
+	"encoding/base64"
 	"errors"
 	"fmt"
 	"log/slog"
 	"net"
 	"net/http"
+	"net/http/cookiejar"
 	"strings"
 	"sync"
 	"testing"
@@ -189,4 +191,84 @@ func (l *lockedBuffer) String() string {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	return l.b.String()
+}
+
+// A peer may escape what it repeats, as JSON, HTML and URLs do.
+func TestEscapedSecretIsNotRepeated(t *testing.T) {
+	const token = `canary/ab+cd=&"e\f`
+	for _, echo := range []string{
+		token, `canary\/ab+cd=&\"e\\f`, `canary/ab+cd\u003d\u0026\u0022e\u005cf`, `canary/ab&#43;cd=&amp;&#34;e\f`, `canary&#x2F;ab+cd=&amp;&quot;e\f`,
+		`canary%2fab%2bcd%3d%26%22e%5cf`, `canary%2Fab+cd=&"e\f`, `canary\x2fab\x2bcd=&"e\f`,
+	} {
+		synctest.Test(t, func(t *testing.T) {
+			host := limpettest.NewHandler(t, http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+				w.WriteHeader(http.StatusBadRequest)
+				fmt.Fprintf(w, "bad <b> &lt;word&gt; %s, 100%% sorry, %s", echo, echo)
+			}), nil)
+			_, err := limpet.Dial(t.Context(), host.URL(), options(&limpet.Options{Dialect: rawDialect{}, HTTPClient: host.HTTPClient(),
+				Header: http.Header{"Authorization": {"Bearer " + token}}}))
+			if text := fmt.Sprint(err); !strings.Contains(text, "bad <b> &lt;word&gt; [secret], 100% sorry, [secret]") {
+				t.Errorf("%s: %s", echo, text)
+			}
+		})
+	}
+}
+
+// changingDialect changes the attempt before the dial.
+type changingDialect struct {
+	rawDialect
+	change func(*wire.Attempt)
+	steps  bool // it makes a request first
+}
+
+func (d changingDialect) Attempt(a *wire.Attempt) error {
+	d.change(a)
+	a.Dial = !d.steps
+	return nil
+}
+
+// What a dialect puts into the path or before the host of its URL is a credential, and
+// so are the cookies of the jar.
+func TestSecretOfADialectIsNotRepeated(t *testing.T) {
+	for echo, change := range map[string]func(*wire.Attempt){
+		"canary-0123456789": func(a *wire.Attempt) { a.URL += "/ws/canary-0123456789" },
+		"canary-password":   func(a *wire.Attempt) { a.URL = strings.Replace(a.URL, "://", "://me:canary-password@", 1) },
+		"canary-cookie":     func(*wire.Attempt) {},
+	} {
+		synctest.Test(t, func(t *testing.T) {
+			host := limpettest.NewHandler(t, http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+				http.SetCookie(w, &http.Cookie{Name: "sid", Value: "canary-cookie"})
+				w.WriteHeader(http.StatusServiceUnavailable)
+				fmt.Fprintf(w, "bad word %s, sorry: %v %v", echo, r.URL, r.Header["Cookie"])
+			}), nil)
+			client := host.HTTPClient()
+			client.Jar, _ = cookiejar.New(nil)
+			c, err := limpet.New(host.URL(), options(&limpet.Options{Dialect: changingDialect{change: change}, HTTPClient: client}))
+			assert.NoError(t, err)
+			defer closeAndWait(t, c)
+			st, err := c.WaitState(t.Context(), func(s limpet.State) bool { return s.Attempt == 2 && s.Phase == limpet.Waiting })
+			assert.NoError(t, err)
+			if text := fmt.Sprint(st.Cause); !strings.Contains(text, "bad word [secret], sorry") || strings.Contains(text, "canary") {
+				t.Errorf("%s", text)
+			}
+		})
+	}
+}
+
+// The key of a session is a credential.
+func TestSessionKeyIsNotRepeated(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		key := []byte("canary-key-0123")
+		s := newScriptedServer(t, func(p *scriptedConn) {
+			w := p.welcome()
+			w.Welcome.Key = key
+			p.sendFrames(w)
+			p.ws.Close(4200, fmt.Sprintf("no key %s, %s", key, base64.RawURLEncoding.EncodeToString(key)))
+		})
+		c, _ := s.start(limpet.Options{})
+		st, err := c.WaitState(t.Context(), func(s limpet.State) bool { return s.Cause != nil })
+		if text := fmt.Sprint(st.Cause); err != nil || !strings.Contains(text, "no key [secret], [secret]") {
+			t.Errorf("%s, %v", text, err)
+		}
+	})
 }

@@ -151,3 +151,60 @@ func TestSlowDownlinkIsNoLoss(t *testing.T) {
 		}
 	}
 }
+
+// What is small and urgent does not wait behind a backlog for longer than one write, and
+// that takes half a second at most.
+func TestControlFramesBeforeABacklog(t *testing.T) {
+	for _, dir := range []limpettest.Direction{limpettest.Up, limpettest.Down} {
+		for _, plain := range bothFrameLayers() {
+			t.Run(fmt.Sprintf("%v, plain %v", dir, plain), func(t *testing.T) {
+				synctest.Test(t, func(t *testing.T) {
+					srv := limpettest.NewServer(t, &limpettest.ServerOptions{Network: slow(dir, 100*time.Millisecond)})
+					c := dial(t, srv, &limpet.Options{PlainFrames: plain})
+					feed := subscribeLive(t, c, "feed", nil)
+					const backlog = 400
+					for range backlog {
+						if dir == limpettest.Down {
+							publish(t, srv, "feed", string(make([]byte, 1000)))
+						} else if _, err := c.Publish(context.Background(), "a", make([]byte, 1000), nil); err != nil {
+							t.Fatal(err)
+						}
+					}
+					time.Sleep(5 * time.Second) // both ends have learned how fast the link is
+					for i := range 5 {
+						at := time.Now()
+						subscribeLive(t, c, fmt.Sprint(i), nil)
+						if took := time.Since(at); took > 1300*time.Millisecond {
+							t.Errorf("a subscription behind a backlog was live after %v", took)
+						}
+					}
+					if dir == limpettest.Down && feed.Stats().Received == backlog || dir == limpettest.Up && c.Stats().Acked == backlog {
+						t.Error("there was no backlog")
+					}
+				})
+			})
+		}
+	}
+}
+
+// A server that knows nothing of the client's interval, on a link that holds more than
+// the client waits for: the client's patience grows until something gets through.
+func TestPatienceWithSilenceGrows(t *testing.T) {
+	for _, plain := range bothFrameLayers() {
+		synctest.Test(t, func(t *testing.T) {
+			srv := limpettest.NewServer(t, &limpettest.ServerOptions{Network: slow(limpettest.Up, 3*time.Second)})
+			c := dial(t, srv, &limpet.Options{Dialect: keepsInterval{native.New(nil)}, PlainFrames: plain,
+				Heartbeat: limpet.Heartbeat{Interval: time.Second}})
+			for range 3 {
+				if _, err := c.Publish(context.Background(), "a", make([]byte, 200<<10), nil); err != nil {
+					t.Fatal(err)
+				}
+			}
+			ctx, cancel := context.WithTimeout(context.Background(), 5*time.Minute)
+			defer cancel()
+			if err := c.Flush(ctx); err != nil || c.Stats().Acked != 3 {
+				t.Errorf("plain %v: %v, %+v, %v", plain, err, c.Stats(), c.State().Cause)
+			}
+		})
+	}
+}

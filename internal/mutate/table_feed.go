@@ -82,6 +82,20 @@ var ofFeed = []mutation{
 		test:    "-run ^TestRefusalOfAClosedSubscription$ ./test",
 	},
 	{
+		name:    "topics: what was missed before the server began again",
+		file:    "queue.go",
+		search:  "q.receiver.StartConnection() // what comes next may leave out messages",
+		replace: "_ = q",
+		test:    "-run ^TestConfirmationAfterAnEndByTheServer$ ./test",
+	},
+	{
+		name:    "topics: an error makes one free",
+		file:    "loop_write.go",
+		search:  "a.refused = true\n",
+		replace: "a.refused, a.use.owed = true, 0\n",
+		test:    "-run ^TestErrorFreesNoTopic$ ./test",
+	},
+	{
 		name:    "refusals: a notice refuses",
 		file:    "loop_events.go",
 		search:  "!ev.Fatal && ev.Code != 0 && ev.Key == 0",

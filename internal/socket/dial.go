@@ -100,9 +100,9 @@ func (u *upgrade) RoundTrip(req *http.Request) (*http.Response, error) {
 }
 
 func readBounded(body io.ReadCloser, limit int64) []byte {
-	timer := time.AfterFunc(bodyTimeout, func() { body.Close() })
+	timer := time.AfterFunc(bodyTimeout, func() { closeBody(body) })
 	defer timer.Stop()
-	defer body.Close()
+	defer closeBody(body)
 	b, _ := io.ReadAll(io.LimitReader(body, limit))
 	return b
 }
@@ -121,12 +121,16 @@ func (r *Requests) Upgrade(a *wire.Attempt, o Options) (*Conn, *wire.Failure) {
 		return nil, &wire.Failure{Stage: wire.StageDial, Err: ErrSHA1}
 	}
 	client := *r.client
-	ctx, traced := r.trace(clearText(a.URL))
+	ctx, traced, err := r.trace(a.URL)
+	if err != nil {
+		return nil, &wire.Failure{Stage: wire.StageDial, Err: err}
+	}
 	up := &upgrade{requests: r, jar: client.Jar, traced: traced}
 	client.Transport = up
 	ws, err := handshake(ctx, &client, a)
-	if refused := traced.refused(); refused != nil {
-		err = refused
+	explained := traced.explain(err)
+	if remote := (*RemoteError)(nil); up.status == 0 || errors.As(explained, &remote) {
+		err = explained
 	}
 	if err != nil {
 		if up.stream != nil {

@@ -11,6 +11,7 @@ import (
 	"net"
 	"net/http"
 	"net/url"
+	"slices"
 	"sync/atomic"
 )
 
@@ -41,6 +42,9 @@ func proxyFor(t *http.Transport, req *http.Request) (proxy *url.URL, err error) 
 	if proxy, err = t.Proxy(req); err != nil {
 		// The text of err may hold the proxy's address with its credentials.
 		return nil, &ProxyError{Host: "unknown", Err: errors.New("Transport.Proxy cannot name it; check HTTP_PROXY or the function")}
+	}
+	if proxy != nil && !slices.Contains([]string{"http", "https", "socks5", "socks5h"}, proxy.Scheme) {
+		return nil, &ProxyError{Host: proxy.Host, Err: fmt.Errorf("its scheme %q is not supported; use http, https, socks5 or socks5h", proxy.Scheme)}
 	}
 	return proxy, nil
 }

@@ -3,14 +3,18 @@ package socket
 import (
 	"bytes"
 	"context"
+	"crypto/tls"
+	"errors"
 	"fmt"
 	"io"
 	"net"
 	"net/http"
 	"net/http/httptrace"
+	"net/netip"
 	"net/url"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/limpet-go/limpet/wire"
@@ -37,7 +41,8 @@ const returnWithin = 50 * time.Millisecond
 
 // NewRequests begins an attempt that ends with ctx. client may be nil; without a
 // transport it gets the shared one. insecure permits clear text to other machines.
-func NewRequests(ctx context.Context, client *http.Client, insecure bool) *Requests {
+// dials counts the calls of dial functions that are in progress, of all attempts.
+func NewRequests(ctx context.Context, client *http.Client, insecure bool, dials *atomic.Int32) *Requests {
 	r := &Requests{ctx: ctx, client: &http.Client{}, insecure: insecure}
 	if client != nil {
 		*r.client = *client
@@ -45,7 +50,7 @@ func NewRequests(ctx context.Context, client *http.Client, insecure bool) *Reque
 	if r.client.Transport == nil {
 		r.client.Transport = sharedTransport
 	}
-	r.sockets = &sockets{ctx: ctx, open: make(map[net.Conn]struct{})}
+	r.sockets = &sockets{ctx: ctx, dials: dials, open: make(map[net.Conn]struct{})}
 	// Until then the requests themselves return, with the error of ctx and not with
 	// that of a closed socket.
 	r.stop = context.AfterFunc(ctx, func() { time.AfterFunc(returnWithin, r.sockets.close) })
@@ -66,7 +71,10 @@ const maxStepBody = 64 << 10
 
 // Step makes one of the dialect's HTTP requests.
 func (r *Requests) Step(s *wire.Request) (*wire.Response, error) {
-	ctx, traced := r.trace(clearText(s.URL))
+	ctx, traced, err := r.trace(s.URL)
+	if err != nil {
+		return nil, err
+	}
 	req, err := http.NewRequestWithContext(ctx, s.Method, s.URL, bytes.NewReader(s.Body))
 	if err != nil {
 		return nil, err
@@ -84,14 +92,12 @@ func (r *Requests) Step(s *wire.Request) (*wire.Response, error) {
 		if traced.local {
 			own.Proxy = nil
 		}
+		traced.noteProxy(own)
 		r.own = append(r.own, own)
 		client.Transport = own
 	}
 	resp, err := client.Do(req)
-	if refused := traced.refused(); refused != nil {
-		err = refused
-	}
-	if err != nil {
+	if err = traced.explain(err); err != nil {
 		return nil, err
 	}
 	defer resp.Body.Close()
@@ -129,6 +135,17 @@ func clearText(rawURL string) bool {
 	return err == nil && (strings.EqualFold(u.Scheme, "ws") || strings.EqualFold(u.Scheme, "http"))
 }
 
+// Loopback reports whether host can be this machine. Of a name the address that is
+// dialled decides.
+func Loopback(host string) bool {
+	name := strings.ToLower(strings.TrimSuffix(host, "."))
+	if name == "localhost" || strings.HasSuffix(name, ".localhost") {
+		return true
+	}
+	addr, err := netip.ParseAddr(host) // with or without a zone
+	return err == nil && addr.Unmap().IsLoopback()
+}
+
 // RemoteError means that clear text would have reached another machine. Nothing
 // was sent.
 type RemoteError struct{ Addr string }
@@ -144,14 +161,89 @@ type traced struct {
 	mu     sync.Mutex
 	nc     net.Conn
 	remote *RemoteError
+	tls    error    // why the TLS handshake failed
+	proxy  *url.URL // that net/http uses
 }
 
-// trace returns a context for one request and what becomes known of its
-// connection. What counts as this machine is the address that was dialled, not a
-// name, and it is checked before anything is sent.
-func (r *Requests) trace(clear bool) (context.Context, *traced) {
-	t := &traced{local: clear && !r.insecure}
-	return httptrace.WithClientTrace(r.ctx, &httptrace.ClientTrace{GotConn: t.gotConn}), t
+// trace returns a context for a request to rawURL and what becomes known of its
+// connection. What counts as this machine is the address that was dialled, and it is
+// checked before anything is sent; a name that cannot be this machine is not dialled.
+func (r *Requests) trace(rawURL string) (context.Context, *traced, error) {
+	t := &traced{local: clearText(rawURL) && !r.insecure}
+	if u, err := url.Parse(rawURL); err == nil && t.local && !Loopback(u.Hostname()) {
+		return nil, nil, &RemoteError{u.Hostname()}
+	}
+	return httptrace.WithClientTrace(r.ctx, &httptrace.ClientTrace{GotConn: t.gotConn, TLSHandshakeDone: t.tlsDone}), t, nil
+}
+
+func (t *traced) tlsDone(_ tls.ConnectionState, err error) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	t.tls = err
+}
+
+// noteProxy makes t know the proxy that transport uses.
+func (t *traced) noteProxy(transport *http.Transport) {
+	if f := transport.Proxy; f != nil {
+		transport.Proxy = func(r *http.Request) (*url.URL, error) {
+			proxy, err := f(r)
+			t.mu.Lock()
+			t.proxy = proxy
+			t.mu.Unlock()
+			return proxy, err
+		}
+	}
+}
+
+// explain returns err, the error of the request, with how far the request came.
+func (t *traced) explain(err error) error {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	var known *ProxyError
+	var op *net.OpError
+	switch {
+	case t.remote != nil:
+		return t.remote
+	case err == nil || errors.As(err, &known):
+		return err
+	case t.proxy != nil && errors.As(err, &op) && (op.Op == "proxyconnect" || op.Op == "socks connect"):
+		return &ProxyError{Host: t.proxy.Host, Err: op.Err}
+	case t.tls != nil:
+		return &TLSError{withoutURL(err)}
+	case t.nc != nil:
+		return &AnswerError{withoutURL(err)}
+	}
+	return err
+}
+
+// TLSError is a TLS handshake that failed.
+type TLSError struct{ Err error }
+
+func (e *TLSError) Error() string { return "TLS handshake: " + e.Err.Error() }
+func (e *TLSError) Unwrap() error { return e.Err }
+
+// AnswerError means that a connection was made, and no HTTP answer came.
+type AnswerError struct{ Err error }
+
+func (e *AnswerError) Error() string {
+	return "connected, but no answer to the request: " + e.Err.Error()
+}
+func (e *AnswerError) Unwrap() error { return e.Err }
+
+// Broken reports whether the connection broke, rather than that what came is no HTTP.
+func (e *AnswerError) Broken() bool {
+	var network net.Error
+	return errors.Is(e.Err, io.EOF) || errors.Is(e.Err, io.ErrUnexpectedEOF) || errors.Is(e.Err, context.Canceled) || errors.Is(e.Err, net.ErrClosed) ||
+		errors.As(e.Err, &network)
+}
+
+// withoutURL returns the error in a *url.Error, which is itself a net.Error.
+func withoutURL(err error) error {
+	var outer *url.Error
+	if errors.As(err, &outer) {
+		return outer.Err
+	}
+	return err
 }
 
 func (t *traced) gotConn(info httptrace.GotConnInfo) {
@@ -171,15 +263,6 @@ func (t *traced) conn() net.Conn {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	return t.nc
-}
-
-func (t *traced) refused() error {
-	t.mu.Lock()
-	defer t.mu.Unlock()
-	if t.remote == nil {
-		return nil
-	}
-	return t.remote
 }
 
 func (t *traced) close() {

@@ -3,11 +3,11 @@ package socket
 import (
 	"context"
 	"errors"
-	"io"
+	"fmt"
 	"net"
 	"reflect"
-	"runtime/debug"
 	"sync"
+	"sync/atomic"
 )
 
 // sockets are those that one attempt to connect has opened. The end of the
@@ -15,11 +15,23 @@ import (
 // that needs it, so a stage that stalls would keep its socket and its goroutines
 // for ever.
 type sockets struct {
-	ctx context.Context // of the attempt
+	ctx   context.Context // of the attempt
+	dials *atomic.Int32   // calls of the caller's dial functions in progress, of earlier attempts too
 
 	mu    sync.Mutex
 	ended bool
 	open  map[net.Conn]struct{}
+}
+
+// maxDials is how many calls of dial functions may be in progress. A function that
+// ignores its context may never return, and its goroutine and socket cannot be ended.
+const maxDials = 8
+
+// HangingError means that too many calls of a dial function have not returned.
+type HangingError struct{ Where string }
+
+func (e *HangingError) Error() string {
+	return fmt.Sprintf("%s: %d earlier calls have not returned although their attempts have ended; return when the context ends, or use Transport.DialContext", e.Where, maxDials)
 }
 
 type dialFunc func(ctx context.Context, network, addr string) (net.Conn, error)
@@ -30,19 +42,23 @@ type dialFunc func(ctx context.Context, network, addr string) (net.Conn, error)
 func (s *sockets) dialer(name string, dial dialFunc) dialFunc {
 	return func(ctx context.Context, network, addr string) (nc net.Conn, err error) {
 		defer recoverPanic(name, &err)
+		if s.dials.Add(1); s.dials.Load() > maxDials {
+			s.dials.Add(-1)
+			return nil, &HangingError{name}
+		}
+		defer s.dials.Add(-1)
 		ctx, cancel := context.WithCancel(ctx)
 		defer context.AfterFunc(s.ctx, cancel)()
 		nc, err = dial(ctx, network, addr)
 		switch {
 		case err != nil:
 			cancel()
-			return nil, err
+			return nil, checked(err)
 		case nc == nil:
 			cancel()
 			return nil, errors.New(name + " returned neither a connection nor an error")
-		case !canCompare(nc):
-			nc = &opaque{nc}
 		}
+		nc = guardConn(name, nc)
 		if !s.add(nc) {
 			cancel()
 			closeSocket(nc)
@@ -66,10 +82,14 @@ func (s *sockets) add(nc net.Conn) bool {
 func (s *sockets) release(nc net.Conn) bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	for ; nc != nil && !s.ended; nc = below(nc) {
-		if canCompare(nc) {
+	for range maxLayers {
+		if nc == nil || s.ended {
+			break
+		}
+		if _, known := nc.(*guardedConn); known || reflect.TypeOf(nc).Comparable() {
 			delete(s.open, nc)
 		}
+		nc = below(nc)
 	}
 	return !s.ended
 }
@@ -94,20 +114,19 @@ func closeSocket(nc net.Conn) {
 	nc.Close()
 }
 
+// maxLayers bounds the walk down a connection: the caller's type may name itself as
+// what carries it.
+const maxLayers = 8
+
 // innermost returns the connection below every layer of TLS that nc has, and how
 // many there are.
 func innermost(nc net.Conn) (socket net.Conn, layers int) {
-	for next := below(nc); next != nil; next = below(nc) {
+	for next := below(nc); next != nil && layers < maxLayers; next = below(nc) {
 		nc = next
 		layers++
 	}
 	return nc, layers
 }
-
-// opaque is a connection whose own type cannot be compared.
-type opaque struct{ net.Conn }
-
-func canCompare(nc net.Conn) bool { return reflect.ValueOf(nc).Comparable() }
 
 // below returns the connection that carries nc; nil if there is none. crypto/tls
 // and other implementations of TLS have this method.
@@ -117,40 +136,4 @@ func below(nc net.Conn) net.Conn {
 		return nil
 	}
 	return layer.NetConn()
-}
-
-// Panic is a panic of a function that belongs to the caller of the client.
-type Panic struct {
-	Where string // the function
-	Value any
-	Stack []byte
-}
-
-func (p *Panic) Error() string { return p.Where + " panicked" }
-
-// recoverPanic makes a panic the error of the function that defers it. net/http
-// calls most of the caller's functions on goroutines of its own, where a panic
-// would end the process.
-func recoverPanic(where string, err *error) {
-	if p := recover(); p != nil {
-		*err = &Panic{where, p, debug.Stack()}
-	}
-}
-
-// guardedBody is an upgraded connection as the caller's transport wrapped it.
-type guardedBody struct{ body io.ReadWriteCloser }
-
-func (g guardedBody) Read(p []byte) (n int, err error) {
-	defer recoverPanic("the response body of Options.HTTPClient", &err)
-	return g.body.Read(p)
-}
-
-func (g guardedBody) Write(p []byte) (n int, err error) {
-	defer recoverPanic("the response body of Options.HTTPClient", &err)
-	return g.body.Write(p)
-}
-
-func (g guardedBody) Close() (err error) {
-	defer recoverPanic("the response body of Options.HTTPClient", &err)
-	return g.body.Close()
 }

@@ -3,7 +3,6 @@ package socket
 import (
 	"context"
 	"crypto/tls"
-	"crypto/x509"
 	"net"
 	"net/http"
 	"net/url"
@@ -11,17 +10,17 @@ import (
 )
 
 // sharedTransport serves every client without an HTTPClient of its own. It does
-// not start from http.DefaultTransport: a program may have replaced that.
+// not start from http.DefaultTransport: a program may have replaced that. It has no
+// timeouts of its own: the attempt has one, which grows.
 var sharedTransport = &http.Transport{
 	Proxy:                  http.ProxyFromEnvironment,
 	DialContext:            defaultDialer.DialContext,
 	TLSClientConfig:        &tls.Config{MinVersion: tls.VersionTLS12},
-	TLSHandshakeTimeout:    10 * time.Second,
 	MaxResponseHeaderBytes: 64 << 10,
 	DisableKeepAlives:      true,
 }
 
-var defaultDialer = &net.Dialer{Timeout: 30 * time.Second, KeepAlive: 30 * time.Second}
+var defaultDialer = &net.Dialer{KeepAlive: 30 * time.Second}
 
 // ownTransport returns a copy of t for one attempt. The copy pools nothing, so a
 // refusal closes its socket and a stalled dial holds up no other attempt.
@@ -40,14 +39,15 @@ func (s *sockets) ownTransport(t *http.Transport) *http.Transport {
 	if f := t.GetProxyConnectHeader; f != nil {
 		own.GetProxyConnectHeader = func(ctx context.Context, proxy *url.URL, target string) (h http.Header, err error) {
 			defer recoverPanic("Transport.GetProxyConnectHeader", &err)
-			return f(ctx, proxy, target)
+			h, err = f(ctx, proxy, target)
+			return h, checked(err)
 		}
 	}
 	own.OnProxyConnectResponse = func(ctx context.Context, proxy *url.URL, req *http.Request, resp *http.Response) (err error) {
 		if f := t.OnProxyConnectResponse; f != nil {
 			defer recoverPanic("Transport.OnProxyConnectResponse", &err)
 			if err := f(ctx, proxy, req, resp); err != nil {
-				return err
+				return checked(err)
 			}
 		}
 		return checkConnectResponse(proxy, resp)
@@ -78,26 +78,4 @@ func tlsDial(t *http.Transport) dialFunc {
 		return func(_ context.Context, network, addr string) (net.Conn, error) { return t.DialTLS(network, addr) }
 	}
 	return nil
-}
-
-// guardTLS makes panics of the functions in cfg errors of the handshake.
-func guardTLS(cfg *tls.Config) {
-	if f := cfg.VerifyPeerCertificate; f != nil {
-		cfg.VerifyPeerCertificate = func(raw [][]byte, chains [][]*x509.Certificate) (err error) {
-			defer recoverPanic("TLSClientConfig.VerifyPeerCertificate", &err)
-			return f(raw, chains)
-		}
-	}
-	if f := cfg.VerifyConnection; f != nil {
-		cfg.VerifyConnection = func(state tls.ConnectionState) (err error) {
-			defer recoverPanic("TLSClientConfig.VerifyConnection", &err)
-			return f(state)
-		}
-	}
-	if f := cfg.GetClientCertificate; f != nil {
-		cfg.GetClientCertificate = func(info *tls.CertificateRequestInfo) (c *tls.Certificate, err error) {
-			defer recoverPanic("TLSClientConfig.GetClientCertificate", &err)
-			return f(info)
-		}
-	}
 }

@@ -25,12 +25,12 @@ var every = []struct {
 	{"hello, most", FromClient,
 		`{"t":"hello","cn":7,"sid":"s1","key":"AQID","se":2,"tok":"secret","up":{"lo":3,"hi":5,"tag":"AZgPDgECcwSFBgcICQoLDA"},` +
 			`"subs":[{"ch":1,"tp":"a/*","from":"last","ep":"e","o":9,"tag":"CQ","n":4,"cr":{"n":256,"b":1048576},"tok":"t2"},` +
-			`{"ch":2,"tp":"b","cr":{"n":0,"b":0}}],"feat":["x","y"],"ttl":60}`,
+			`{"ch":2,"tp":"b","cr":{"n":0,"b":0}}],"feat":["x","y"],"ttl":60,"hb":500}`,
 		Frame{Type: TypeHello, Hello: &Hello{CN: 7, SID: "s1", Key: []byte{1, 2, 3}, SE: 2, Tok: "secret",
 			Up: &Uplink{Lo: 3, Hi: 5, Tag: testID, HasTag: true},
 			Subs: []Sub{{Ch: 1, Topic: "a/*", From: FromLast, Epoch: "e", O: 9, Tag: []byte{9}, N: 4,
 				Cr: Credit{256, 1 << 20}, Tok: "t2"}, {Ch: 2, Topic: "b"}},
-			Feat: []string{"x", "y"}, TTL: 60}}},
+			Feat: []string{"x", "y"}, TTL: 60, HB: 500}}},
 	{"welcome, least", FromServer, `{"t":"welcome","cn":0,"sid":"","key":"","se":0,"res":false,"ack":0,"cr":{"n":0,"b":0}}`,
 		Frame{Type: TypeWelcome, Welcome: &Welcome{}}},
 	{"welcome, most", FromServer,

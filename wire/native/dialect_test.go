@@ -109,10 +109,10 @@ func TestStart(t *testing.T) {
 			{Key: 4, Topic: "d", From: wire.FromLast},
 			{Key: 5, Topic: "e", From: wire.FromResume, Position: wire.Position{Epoch: "\xff", Offset: 8, Tag: strings.Repeat("x", 17)}},
 		},
-		TTL: 1500 * time.Millisecond,
+		TTL: 1500 * time.Millisecond, Heartbeat: 2500 * time.Microsecond,
 	}
 	want := []Frame{{Type: TypeHello, Hello: &Hello{CN: 9, SID: "s", Key: []byte("key"), SE: 4, Tok: "token",
-		Up: &Uplink{Lo: 3, Hi: 2, Tag: testID, HasTag: true}, TTL: 2,
+		Up: &Uplink{Lo: 3, Hi: 2, Tag: testID, HasTag: true}, TTL: 2, HB: 3,
 		Subs: []Sub{
 			{Ch: 1, Topic: "a", From: FromNew, Cr: Credit{5, 6}, Tok: "t2"},
 			{Ch: 2, Topic: "b", From: FromResume, Epoch: "e", O: 7, Tag: []byte{0xff}},

@@ -1,0 +1,237 @@
+// Package secrets removes credentials from text that others wrote.
+package secrets
+
+import (
+	"bytes"
+	"encoding/base64"
+	"errors"
+	"html"
+	"net/http"
+	"net/url"
+	"regexp"
+	"slices"
+	"strconv"
+	"strings"
+	"sync"
+)
+
+// Set holds the credentials that a client sends. They must not come back in
+// what others say: the peer, a proxy, net/http.
+type Set struct {
+	mu       sync.Mutex
+	fixed    []string // of Options and of the URL
+	earlier  []string // of the attempt before
+	current  []string // of this attempt
+	recently []string // tokens of subscriptions since then
+}
+
+const (
+	minSecret  = 4   // bytes: to hide less would make texts unreadable
+	minTicket  = 16  // bytes of a part of a path: a shorter one is a word
+	maxSecrets = 256 // that are remembered of each kind
+)
+
+// Begin forgets the credentials of the attempt before the last one. An answer to
+// the last one may still come.
+func (s *Set) Begin(rawURL string, h http.Header) {
+	s.mu.Lock()
+	s.earlier, s.current = append(s.current, s.recently...), nil
+	s.recently, s.fixed = nil, nil
+	s.mu.Unlock()
+	s.AddRequest(rawURL, h)
+	s.mu.Lock()
+	s.fixed, s.current = s.current, nil
+	s.mu.Unlock()
+}
+
+// AddKey adds the key of a session, as it is and in base64.
+func (s *Set) AddKey(key []byte) {
+	s.Add(string(key), base64.StdEncoding.EncodeToString(key), base64.RawStdEncoding.EncodeToString(key), base64.RawURLEncoding.EncodeToString(key))
+}
+
+// AddRequest adds what is secret in a request: the values of its headers and of its
+// query, a password in its URL, and long parts of its path, which may be tickets.
+func (s *Set) AddRequest(rawURL string, h http.Header) {
+	for _, values := range h {
+		for _, v := range values {
+			_, word, _ := strings.Cut(v, " ") // of "Bearer word"
+			s.Add(v, word)
+			if pair, err := base64.StdEncoding.DecodeString(word); err == nil {
+				_, password, _ := strings.Cut(string(pair), ":") // of "Basic word"
+				s.Add(password)
+			}
+		}
+	}
+	for _, line := range h["Cookie"] {
+		for _, cookie := range strings.Split(line, ";") {
+			_, value, _ := strings.Cut(cookie, "=")
+			s.Add(value)
+		}
+	}
+	u, err := url.Parse(rawURL)
+	if err != nil {
+		return
+	}
+	s.Add(u.RawQuery)
+	for _, values := range u.Query() {
+		s.Add(values...)
+	}
+	if password, ok := u.User.Password(); ok { // of a dialect's URL; net/http sends it as Basic
+		s.Add(password, base64.StdEncoding.EncodeToString([]byte(u.User.Username()+":"+password)))
+	}
+	for _, part := range strings.Split(u.Path, "/") {
+		if len(part) >= minTicket {
+			s.Add(part)
+		}
+	}
+}
+
+// AddCookies adds the cookies that jar has for a request to rawURL.
+func (s *Set) AddCookies(jar http.CookieJar, rawURL string) {
+	u, err := url.Parse(rawURL)
+	if err != nil || jar == nil {
+		return
+	}
+	u.Scheme = strings.Replace(u.Scheme, "ws", "http", 1)
+	for _, cookie := range jar.Cookies(u) {
+		s.Add(cookie.Value)
+	}
+}
+
+// Add adds secrets, each as it is and as net/http would quote or escape it. Hide
+// knows what others do.
+func (s *Set) Add(values ...string) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for _, v := range values {
+		for _, form := range []string{v, url.QueryEscape(v), url.PathEscape(v), strings.Trim(strconv.Quote(v), `"`)} {
+			if len(form) >= minSecret && len(s.current) < maxSecrets && !slices.Contains(s.current, form) {
+				s.current = append(s.current, form)
+			}
+		}
+	}
+}
+
+// AddSubscription adds the token of a subscription.
+func (s *Set) AddSubscription(token string) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if len(token) >= minSecret && !slices.Contains(s.recently, token) {
+		s.recently = append(s.recently[max(0, len(s.recently)+1-maxSecrets):], token)
+	}
+}
+
+// Hide replaces each secret in text, and the beginning of one at its end: who
+// repeats a secret may have cut it.
+func (s *Set) Hide(text string) string {
+	if len(text) < minSecret {
+		return text
+	}
+	s.mu.Lock()
+	all := slices.Concat(s.fixed, s.earlier, s.current, s.recently)
+	s.mu.Unlock()
+	slices.SortFunc(all, func(a, b string) int { return len(b) - len(a) }) // one may hold another
+	for _, secret := range all {
+		text = strings.ReplaceAll(text, secret, hidden)
+	}
+	text = hideEscaped(text, all)
+	for _, secret := range all {
+		for n := min(len(secret)-1, len(text)); n >= minSecret; n-- {
+			if strings.HasSuffix(text, secret[:n]) {
+				return text[:len(text)-n] + hidden
+			}
+		}
+	}
+	return text
+}
+
+const hidden = "[secret]"
+
+// escapes are how JSON, HTML and URLs write a character: \\/, \\u003d, &#43;, &amp;, %2f.
+var escapes = regexp.MustCompile(`\\u[0-9a-fA-F]{4}|\\x[0-9a-fA-F]{2}|\\[/"'\\]|&#[0-9]{1,7};|&#[xX][0-9a-fA-F]{1,6};|&[a-z]{2,6};|%[0-9a-fA-F]{2}`)
+
+// hideEscaped replaces each secret that text holds with some of its characters
+// escaped.
+func hideEscaped(text string, all []string) string {
+	found := escapes.FindAllStringIndex(text, -1)
+	if len(found) == 0 {
+		return text
+	}
+	var plain []byte
+	var origin []int // of each byte of plain, in text
+	at := 0
+	for _, f := range append(found, []int{len(text), len(text)}) {
+		for ; at < f[0]; at++ {
+			plain, origin = append(plain, text[at]), append(origin, at)
+		}
+		for _, b := range []byte(unescape(text[f[0]:f[1]])) {
+			plain, origin = append(plain, b), append(origin, f[0])
+		}
+		at = f[1]
+	}
+	origin = append(origin, len(text))
+	secret := make([]bool, len(text))
+	for _, s := range all {
+		for from := 0; ; from++ {
+			i := bytes.Index(plain[from:], []byte(s))
+			if i < 0 {
+				break
+			}
+			from += i
+			first, end := origin[from], origin[from+len(s)]
+			for i := first; i < end && end-first > len(s); i++ {
+				secret[i] = true
+			}
+		}
+	}
+	var b strings.Builder
+	for i := range len(text) {
+		if !secret[i] {
+			b.WriteByte(text[i])
+		} else if i == 0 || !secret[i-1] {
+			b.WriteString(hidden)
+		}
+	}
+	return b.String()
+}
+
+// unescape returns the character that an escape stands for.
+func unescape(escape string) string {
+	switch {
+	case escape == "":
+		return ""
+	case escape[0] == '&':
+		return html.UnescapeString(escape)
+	case escape[0] == '%':
+		b, _ := strconv.ParseUint(escape[1:], 16, 8)
+		return string([]byte{byte(b)})
+	}
+	if len(escape) == 2 {
+		return escape[1:]
+	}
+	r, _ := strconv.ParseUint(escape[2:], 16, 32)
+	return string(rune(r))
+}
+
+// HideError returns err without secrets in its text.
+func (s *Set) HideError(err error) error {
+	if err == nil {
+		return nil
+	}
+	text := err.Error()
+	if safe := s.Hide(text); safe != text {
+		return &safeError{safe, err}
+	}
+	return err
+}
+
+// safeError is an error whose text held a secret. It does not unwrap, so that
+// nothing prints that text; errors.Is and errors.As still find what is in it.
+type safeError struct {
+	text string
+	err  error
+}
+
+func (e *safeError) Error() string        { return e.text }
+func (e *safeError) Is(target error) bool { return errors.Is(e.err, target) }
+func (e *safeError) As(target any) bool   { return errors.As(e.err, target) }

@@ -1,0 +1,173 @@
+package test
+
+import (
+	"bytes"
+	"context"
+	"fmt"
+	"log/slog"
+	"strings"
+	"sync"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/limpet-go/limpet"
+	"github.com/limpet-go/limpet/limpettest"
+)
+
+// stops collects what is reported of streams that stand still, with the time since the
+// start.
+type stops struct {
+	start time.Time
+	mu    sync.Mutex
+	lines []string
+}
+
+func (s *stops) Observe(e limpet.Event) {
+	if e, ok := e.(limpet.DeliveryStopped); ok {
+		s.mu.Lock()
+		defer s.mu.Unlock()
+		why := "take"
+		if strings.Contains(e.Err.Error(), "Message.Ack") {
+			why = "ack"
+		}
+		s.lines = append(s.lines, fmt.Sprintf("%s %v: waiting %d, unacked %d, %s", e.Topic, time.Since(s.start).Round(time.Second), e.Waiting, e.Unacked, why))
+	}
+}
+
+func (s *stops) String() string {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return strings.Join(s.lines, "; ")
+}
+
+// A stream that stands still because consumers do not take or not acknowledge is
+// reported once, after 30 seconds, with what to do. Nothing else is.
+func TestStandstillIsReported(t *testing.T) {
+	ctx := context.Background()
+	take := func(keep func(i int) bool, pause time.Duration) func(*limpet.Subscription) {
+		return func(s *limpet.Subscription) {
+			i := 0
+			for m := range s.Messages(ctx) {
+				if i++; !keep(i) {
+					m.Ack()
+				}
+				<-time.After(pause)
+			}
+		}
+	}
+	all := func(int) bool { return true }
+	none := func(int) bool { return false }
+	first := func(i int) bool { return i == 1 }
+	for _, tc := range []struct {
+		name     string
+		manual   bool
+		overflow limpet.Overflow
+		consume  func(*limpet.Subscription)
+		want     string
+		unacked  uint64
+	}{
+		{"nothing is acknowledged", true, limpet.Block, take(all, 0), "a 30s: waiting 0, unacked 4, ack", 4},
+		{"nothing is acknowledged, drops", true, limpet.DropOldest, take(all, 0), "a 30s: waiting 4, unacked 4, ack", 4},
+		{"the oldest is not acknowledged", true, limpet.Block, take(first, 0), "a 30s: waiting 0, unacked 1, ack", 1},
+		{"batches", true, limpet.Block, func(s *limpet.Subscription) {
+			for range s.Batches(ctx) {
+			}
+		}, "a 30s: waiting 0, unacked 4, ack", 4},
+		{"channel", true, limpet.Block, func(s *limpet.Subscription) {
+			for range s.C() {
+			}
+		}, "a 30s: waiting 0, unacked 4, ack", 4},
+		{"no consumer", false, limpet.Block, nil, "a 30s: waiting 4, unacked 0, take", 0},
+		{"no consumer of a channel", false, limpet.Block, func(s *limpet.Subscription) { s.C() }, "a 30s: waiting 4, unacked 0, take", 0},
+		{"no consumer, drops", false, limpet.DropOldest, nil, "", 0},
+		{"is slow", true, limpet.Block, take(none, 20*time.Second), "", 0},
+		{"works for long", false, limpet.Block, take(none, 90*time.Second), "", 0},
+		{"is quick", false, limpet.Block, take(none, 0), "", 0},
+	} {
+		t.Run(tc.name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				srv := limpettest.NewServer(t, nil)
+				var log bytes.Buffer
+				seen := &stops{start: time.Now()}
+				c := dial(t, srv, &limpet.Options{Observer: seen, Logger: slog.New(slog.NewTextHandler(&log, nil))})
+				s := subscribeLive(t, c, "a", &limpet.SubscribeOptions{ManualAck: tc.manual, Delivery: limpet.Delivery{Buffer: 4, Overflow: tc.overflow}})
+				if tc.consume != nil {
+					go tc.consume(s)
+				}
+				publish(t, srv, "a", numbers(1, 20)...)
+				time.Sleep(150 * time.Second)
+				synctest.Wait()
+				if got := seen.String(); got != tc.want {
+					t.Errorf("reported %q, want %q", got, tc.want)
+				}
+				if st := s.Stats(); st.Unacked != tc.unacked || st.Received != st.Delivered+st.Dropped+st.Waiting {
+					t.Errorf("%+v, want %d unacknowledged", st, tc.unacked)
+				}
+				closeAndWait(t, c)
+				time.Sleep(90 * time.Second) // the consumer ends
+				synctest.Wait()
+				if lines := strings.Count(log.String(), "delivery stopped"); lines != strings.Count(tc.want, "waiting") {
+					t.Errorf("%d lines in the log: %s", lines, log.String())
+				}
+			})
+		})
+	}
+}
+
+// After the report the stream goes on as soon as the consumer acts. A later standstill
+// is reported again; one that ends in time, or with the subscription, is not.
+func TestStandstillEnds(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		srv := limpettest.NewServer(t, nil)
+		seen := &stops{start: time.Now()}
+		c := dial(t, srv, &limpet.Options{Observer: seen})
+		o := &limpet.SubscribeOptions{ManualAck: true, Delivery: limpet.Delivery{Buffer: 4, Overflow: limpet.Block}}
+		s, closed := subscribeLive(t, c, "a", o), subscribeLive(t, c, "b", o)
+		go func() {
+			for range closed.Messages(context.Background()) {
+			}
+		}()
+		publish(t, srv, "b", numbers(1, 9)...)
+		publish(t, srv, "a", numbers(1, 20)...)
+		var held []limpet.Message
+		takeAndAck := func(after time.Duration) {
+			t.Helper()
+			for range 4 {
+				held = append(held, collectUnacked(t, s))
+			}
+			if n := s.Stats().Unacked; n != 4 {
+				t.Errorf("%d unacknowledged", n)
+			}
+			time.Sleep(after)
+			for _, m := range held {
+				m.Ack()
+			}
+			held = nil
+			if n := s.Stats().Unacked; n != 0 {
+				t.Errorf("%d unacknowledged after all were", n)
+			}
+		}
+		takeAndAck(25 * time.Second) // in time
+		closed.Close()
+		takeAndAck(45 * time.Second)
+		takeAndAck(100 * time.Second)
+		synctest.Wait()
+		if got, want := seen.String(), "a 55s: waiting 0, unacked 4, ack; a 1m40s: waiting 0, unacked 4, ack"; got != want {
+			t.Errorf("reported %q, want %q", got, want)
+		}
+	})
+}
+
+// collectUnacked takes the next message and does not acknowledge it.
+func collectUnacked(t testing.TB, s *limpet.Subscription) limpet.Message {
+	t.Helper()
+	for m, err := range s.Messages(context.Background()) {
+		if err != nil {
+			t.Fatal(err)
+		}
+		return m
+	}
+	t.Fatal("the stream has ended")
+	return limpet.Message{}
+}
