@@ -90,18 +90,8 @@ type link struct {
 	answeredUpTo uint64          // the latest request that was answered
 	answeredAt   time.Time       // when
 	writes       uint64          // so far
-	partly       uint64          // the last write of which one topic was refused by name, plus 1
 
-	// A request that the server refused as a whole is made again in parts.
-	suspects [][]*Subscription // the parts that are left
-	trial    []*Subscription   // of the part that was asked for last: those not answered yet
-	mute     bool              // a request was not answered in time
-
-	// Topics, where the dialect routes by name.
-	topics      map[string]*topicUse
-	left        []*topicUse // whose subscriptions have ended: the end is to be written
-	leftInWrite []*topicUse // the end is being written
-	freed       fifo.Queue[topicDeadline]
+	namedTopics *namedTopics // nil unless the dialect routes by name
 
 	// Signs of life.
 	heartbeat  time.Duration

@@ -37,6 +37,9 @@ func (l *loop) open(c *conn, token string) {
 		silences:    l.silences,
 		handshakeBy: l.now.Add(l.policy.handshakeTimeout),
 	}
+	if l.c.cfg.traits.ByName {
+		k.namedTopics = new(namedTopics)
+	}
 	l.link = k // before Open, which may end this goroutine: then the connection is closed
 	codec, err := l.c.cfg.Dialect.Open(wire.Resume{
 		Conn: c.gen, Subprotocol: c.Subprotocol, Session: l.session, Token: token,

@@ -239,10 +239,10 @@ func (k *link) answered(s *Subscription, now time.Time) {
 // notePartly follows when the server refuses s by name. If it took the rest of the
 // request, answers follow soon.
 func (k *link) notePartly(s *Subscription, now time.Time) {
-	if s.askNumber == 0 || k.partly == s.askWrite+1 || len(k.topics) == 0 {
+	if k.namedTopics == nil || s.askNumber == 0 || k.namedTopics.partly == s.askWrite+1 {
 		return
 	}
-	k.partly = s.askWrite + 1
+	k.namedTopics.partly = s.askWrite + 1
 	for i := range k.unanswered.Len() {
 		if a := k.unanswered.At(i); a.write == s.askWrite {
 			a.partly, a.answerBy = true, now.Add(partlyTimeout)
@@ -284,7 +284,9 @@ func (l *loop) checkAnswers(k *link) {
 				l.askInParts(k, l.oldestRequest(k))
 				continue
 			}
-			k.mute = len(k.suspects) > 0
+			if n := k.namedTopics; n != nil {
+				n.mute = len(n.suspects) > 0
+			}
 			a.sub.held = false
 			a.sub.queue.holdNoLonger() // what comes now belongs to this subscription
 			l.askFailed(a.sub, &Error{Op: "Subscribe", Field: "topic", Class: ClassTimeout, Err: ErrUnanswered}, 0)
@@ -445,8 +447,8 @@ func (l *loop) untilNextDeadline() time.Duration {
 			if k.unanswered.Len() > 0 {
 				at(k.answerBy())
 			}
-			if k.freed.Len() > 0 {
-				at(k.freed.At(0).at)
+			if n := k.namedTopics; n != nil && n.freed.Len() > 0 {
+				at(n.freed.At(0).at)
 			}
 			at(k.pingAt)
 			at(k.silentAt())

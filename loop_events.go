@@ -188,6 +188,7 @@ func (l *loop) confirmed(k *link, s *Subscription, ev *wire.Event) {
 func (l *loop) unsubscribed(k *link, s *Subscription, ev *wire.Event) {
 	pending := s.state.Load().Phase == SubPending
 	err := &Error{Op: "Subscribe", Field: "topic", Class: ClassRejected, Code: int(ev.Code), Detail: peerText(ev.Reason), Err: ErrRejected}
+	u := k.topic(s.topic)
 	switch {
 	case ev.Code == 0 && ev.Key == 0 && pending:
 		s.held = false // the end of an earlier subscription to the same topic
@@ -198,7 +199,7 @@ func (l *loop) unsubscribed(k *link, s *Subscription, ev *wire.Event) {
 			k.answered(s, l.now)
 		}
 		l.endSub(s, nil)
-	case k.topics[s.topic] != nil && !k.topics[s.topic].until.IsZero():
+	case u != nil && !u.until.IsZero():
 		l.refusalInDoubt(s, err, ev.Retry)
 	default:
 		if pending {

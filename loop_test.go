@@ -271,6 +271,37 @@ func TestDialTimeoutIsSetBack(t *testing.T) {
 	})
 }
 
+// Done waits for all goroutines, so none starts after it.
+func TestNothingStartsAfterTheEnd(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		c := offline(t)
+		if !c.goroutines.spawn(func() {}) || !c.goroutines.spawnDeliverer(func() {}) {
+			t.Error("nothing starts before the end")
+		}
+		c.Close()
+		<-c.Done()
+		if c.goroutines.spawn(func() {}) || c.goroutines.spawnDeliverer(func() {}) {
+			t.Error("a goroutine started after the end")
+		}
+	})
+}
+
+// A client that has ended has no timer, which would keep its memory: its next attempt
+// may have been due in an hour.
+func TestEndStopsTheTimer(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		c := offline(t)
+		var timer *time.Timer
+		c.inbox.post(step(func(l *loop) { timer = l.timer }))
+		synctest.Wait()
+		c.Close()
+		<-c.Done()
+		if timer.Stop() {
+			t.Error("the timer is still running")
+		}
+	})
+}
+
 // After this process stood still the peer is asked for a sign of life at once:
 // without a ping it may have nothing to send in the time it gets.
 func TestPingInTheGraceTime(t *testing.T) {

@@ -29,7 +29,9 @@ func (l *loop) startWrite() {
 	ops := append(args.ops, k.ops...)
 	k.ops, k.pingQueued = nil, false
 	if k.ready {
-		k.leftInWrite, k.left = k.left, nil
+		if n := k.namedTopics; n != nil {
+			n.leftInWrite, n.left = n.left, nil
+		}
 		ops = l.askForMore(k, ops)
 		ops, args.messages = l.window.nextBatch(ops, args.messages, l.now, l.writeBytes)
 		if len(ops) == 0 && len(frames.List) == 0 && l.nothingPending() && l.shuttingDown {
@@ -166,7 +168,7 @@ func (l *loop) askForMore(k *link, ops []wire.Op) []wire.Op {
 // askFor returns the request for s on k.
 func (l *loop) askFor(k *link, s *Subscription) wire.Op {
 	traits := &l.c.cfg.traits
-	u := k.topics[s.topic]
+	u := k.topic(s.topic)
 	served := u != nil && u.served
 	request := s.request(k.conn.gen, u != nil && u.tail && traits.Confirms)
 	s.askedGeneration = k.conn.gen
@@ -196,7 +198,7 @@ func (l *loop) askInParts(k *link, subs []*Subscription) {
 		return
 	}
 	size := min((len(subs)+1)/2, maxAskedAtOnce)
-	k.suspects = append(slices.Collect(slices.Chunk(subs, size)), k.suspects...)
+	k.namedTopics.suspects = append(slices.Collect(slices.Chunk(subs, size)), k.namedTopics.suspects...)
 }
 
 // oldestRequest takes an error for the refusal of the oldest request without an
@@ -247,18 +249,22 @@ func (l *loop) waitsForAnswer(a *ask) bool {
 // it was answered. If that took too long, the others do not wait.
 func (l *loop) nextPart(k *link) []*Subscription {
 	waits := func(s *Subscription) bool { return s.state.Load().Phase == SubPending && l.askedOnLink(s) }
-	for len(k.trial) > 0 && (k.mute || !waits(k.trial[0]) || k.trial[0].askNumber == 0 || !k.trial[0].askAgainAt.IsZero()) {
-		k.trial = k.trial[1:]
+	n := k.namedTopics
+	if n == nil {
+		return nil
 	}
-	for len(k.trial) == 0 && len(k.suspects) > 0 {
-		part := k.suspects[0]
-		k.suspects = k.suspects[1:]
-		k.trial = slices.DeleteFunc(part, func(s *Subscription) bool { return !waits(s) || s.askNumber != 0 })
-		if len(k.trial) > 0 {
-			return slices.Clone(k.trial)
+	for len(n.trial) > 0 && (n.mute || !waits(n.trial[0]) || n.trial[0].askNumber == 0 || !n.trial[0].askAgainAt.IsZero()) {
+		n.trial = n.trial[1:]
+	}
+	for len(n.trial) == 0 && len(n.suspects) > 0 {
+		part := n.suspects[0]
+		n.suspects = n.suspects[1:]
+		n.trial = slices.DeleteFunc(part, func(s *Subscription) bool { return !waits(s) || s.askNumber != 0 })
+		if len(n.trial) > 0 {
+			return slices.Clone(n.trial)
 		}
 	}
-	k.mute = k.mute && len(k.suspects) > 0
+	n.mute = n.mute && len(n.suspects) > 0
 	return nil
 }
 
@@ -296,7 +302,7 @@ func (l *loop) encode(k *link, ops []wire.Op, out *wire.Frames) (through uint64)
 			return through // the messages behind it are sent again from there
 		case wire.OpSubscribe:
 			if s := l.c.routes.keyed(bad.Key); s != nil {
-				if u := k.topics[s.topic]; u != nil && u.sub == s {
+				if u := k.topic(s.topic); u != nil && u.sub == s {
 					u.owed = 0 // it was not asked for
 				}
 				l.endSub(s, &Error{Op: "Subscribe", Class: ClassInput, Err: joinReason(ErrRejected, oe.Err)})

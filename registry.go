@@ -7,6 +7,7 @@ import (
 	"sync"
 	"time"
 
+	"github.com/limpet-go/limpet/internal/fifo"
 	"github.com/limpet-go/limpet/wire"
 )
 
@@ -301,6 +302,28 @@ func (n *recentNames) add(name string) {
 	}
 }
 
+// namedTopics is what one connection knows of its topics, where the dialect routes by name.
+type namedTopics struct {
+	topics      map[string]*topicUse
+	left        []*topicUse // whose subscriptions have ended: the end is to be written
+	leftInWrite []*topicUse // the end is being written
+	freed       fifo.Queue[topicDeadline]
+
+	// A request that the server refused as a whole is made again in parts.
+	suspects [][]*Subscription // the parts that are left
+	trial    []*Subscription   // of the part that was asked for last: those not answered yet
+	mute     bool              // a request was not answered in time
+	partly   uint64            // the last write of which one topic was refused by name, plus 1
+}
+
+// topic returns what k knows of a topic, nil if it knows nothing.
+func (k *link) topic(name string) *topicUse {
+	if k.namedTopics == nil {
+		return nil
+	}
+	return k.namedTopics.topics[name]
+}
+
 // topicUse is what one connection knows of a topic of a dialect that routes by
 // name. The client asks for a topic again only when the server has finished with
 // the earlier subscription to it: see wire.Traits.ByName.
@@ -319,16 +342,15 @@ type topicUse struct {
 	served    bool      // the server goes on with it: the client cannot end it
 }
 
-// use returns what k knows of a topic. A dialect that routes by key has no use for
-// it.
+// use is topic for one that is asked for.
 func (k *link) use(topic string) *topicUse {
-	u := k.topics[topic]
+	u := k.namedTopics.topics[topic]
 	if u == nil {
-		if k.topics == nil {
-			k.topics = make(map[string]*topicUse)
+		if k.namedTopics.topics == nil {
+			k.namedTopics.topics = make(map[string]*topicUse)
 		}
 		u = &topicUse{topic: topic}
-		k.topics[topic] = u
+		k.namedTopics.topics[topic] = u
 	}
 	return u
 }
@@ -336,7 +358,7 @@ func (k *link) use(topic string) *topicUse {
 // mustWaitForTopic makes s wait if the server has not finished with an earlier
 // subscription to the same topic.
 func (k *link) mustWaitForTopic(s *Subscription) bool {
-	u := k.topics[s.topic]
+	u := k.topic(s.topic)
 	if u == nil || !u.leaving {
 		return false
 	}
@@ -347,10 +369,13 @@ func (k *link) mustWaitForTopic(s *Subscription) bool {
 // leaveTopic follows when s has ended. With closing, an OpUnsubscribe ends it at the server too.
 func (l *loop) leaveTopic(s *Subscription, closing bool) {
 	traits, k := &l.c.cfg.traits, l.link
-	if k == nil || k.topics[s.topic] == nil || k.topics[s.topic].sub != s {
+	if k == nil {
 		return
 	}
-	u := k.topics[s.topic]
+	u := k.topic(s.topic)
+	if u == nil || u.sub != s {
+		return
+	}
 	u.sub, u.tail = nil, closing
 	u.served = !traits.Unsubscribe && s.state.Load().Phase == SubLive
 	owed := u.owed > 0 && !due(u.owedUntil, l.now) && !u.served
@@ -358,7 +383,7 @@ func (l *loop) leaveTopic(s *Subscription, closing bool) {
 	u.leaving = owed || u.awaitsEnd
 	if u.leaving || u.tail {
 		u.until = time.Time{}
-		k.left = append(k.left, u)
+		k.namedTopics.left = append(k.namedTopics.left, u)
 	}
 	k.forget(u)
 }
@@ -366,7 +391,7 @@ func (l *loop) leaveTopic(s *Subscription, closing bool) {
 // forget drops a topic of which nothing needs to be known.
 func (k *link) forget(u *topicUse) {
 	if u.sub == nil && u.waiting == nil && !u.leaving && !u.tail && !u.served && u.until.IsZero() {
-		delete(k.topics, u.topic)
+		delete(k.namedTopics.topics, u.topic)
 	}
 }
 
@@ -383,11 +408,15 @@ func (k *link) free(u *topicUse, tail bool) {
 
 // noteLeft follows when the ends of subscriptions were written: their time begins.
 func (k *link) noteLeft(now time.Time) {
-	for _, u := range k.leftInWrite {
-		u.until = now.Add(answerTimeout)
-		k.freed.Push(topicDeadline{u, u.until})
+	n := k.namedTopics
+	if n == nil {
+		return
 	}
-	k.leftInWrite = nil
+	for _, u := range n.leftInWrite {
+		u.until = now.Add(answerTimeout)
+		n.freed.Push(topicDeadline{u, u.until})
+	}
+	n.leftInWrite = nil
 }
 
 // topicDeadline is the moment at which the time of a topicUse ends, unless that has
@@ -399,9 +428,9 @@ type topicDeadline struct {
 
 // freeTopics frees the topics whose time has ended.
 func (l *loop) freeTopics(k *link) {
-	for k.freed.Len() > 0 && due(k.freed.At(0).at, l.now) {
-		d := *k.freed.At(0)
-		k.freed.Drop(1)
+	for n := k.namedTopics; n != nil && n.freed.Len() > 0 && due(n.freed.At(0).at, l.now); {
+		d := *n.freed.At(0)
+		n.freed.Drop(1)
 		if d.use.until.Equal(d.at) {
 			d.use.until = time.Time{}
 			k.free(d.use, false)
@@ -417,7 +446,7 @@ func (l *loop) handleNamed(k *link, s *Subscription, ev *wire.Event) {
 	if s != nil {
 		name = s.topic // losses that a queue has found have no name
 	}
-	u := k.topics[name]
+	u := k.topic(name)
 	if u == nil {
 		return
 	}

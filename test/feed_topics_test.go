@@ -299,6 +299,28 @@ func TestConfirmationAfterAnEndByTheServer(t *testing.T) {
 	})
 }
 
+// Messages come and no confirmation; the next connection confirms first. The break
+// between them shows.
+func TestConfirmationOnTheNextConnection(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		conns := 0
+		v := newVenue(t, "each", false)
+		c := script(t, v, func(say func(string), hear func() string) {
+			hear()
+			if conns++; conns > 1 {
+				say(subscribedA)
+			}
+			say(tradeOfA)
+		})
+		s := subscribeLive(t, c, "trades/A", nil)
+		synctest.Wait()
+		v.host.Network.CutAll()
+		if got := collect(t, s, 3); got[1].Kind != limpet.Reset {
+			t.Errorf("%s; %+v", payloads(got), s.State())
+		}
+	})
+}
+
 // A server that has no unsubscribe goes on with the subscription. The next one
 // to the topic is live at once, whether or not the server confirms it again.
 func TestTopicAgainWithoutUnsubscribe(t *testing.T) {

@@ -208,8 +208,8 @@ var ofDial = []mutation{
 	{
 		name:    "panic: of a body's Write is not named",
 		file:    "conn.go",
-		search:  "wrote{w.conn, asCallersFault(err), through}",
-		replace: "wrote{w.conn, err, through}",
+		search:  "wrote{w.conn, asCallersFault(err), through, n}",
+		replace: "wrote{w.conn, err, through, n}",
 		test:    "-run ^TestPanicOfTheBody$ ./test",
 	},
 	{

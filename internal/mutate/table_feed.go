@@ -35,8 +35,8 @@ var ofFeed = []mutation{
 	{
 		name:    "topics: the refusal of an earlier subscription ends the later one",
 		file:    "loop_events.go",
-		search:  "case k.topics[s.topic] != nil && !k.topics[s.topic].until.IsZero():",
-		replace: "case k.topics[s.topic] != nil && k.topics[s.topic] == nil:",
+		search:  "case u != nil && !u.until.IsZero():",
+		replace: "case u != nil && u == nil:",
 		test:    "-run ^TestLateRefusalOfAnEarlierSubscription$ ./test",
 	},
 	{
@@ -87,6 +87,13 @@ var ofFeed = []mutation{
 		search:  "q.receiver.StartConnection() // what comes next may leave out messages",
 		replace: "_ = q",
 		test:    "-run ^TestConfirmationAfterAnEndByTheServer$ ./test",
+	},
+	{
+		name:    "topics: a break after messages that nothing confirmed",
+		file:    "internal/sequence/receiver.go",
+		search:  "case first && (r.positioned || again && ev.Continuity == wire.ContinuityNone):",
+		replace: "case first && r.positioned:",
+		test:    "-run ^TestConfirmationOnTheNextConnection$ ./test",
 	},
 	{
 		name:    "topics: an error makes one free",

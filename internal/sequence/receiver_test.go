@@ -120,6 +120,13 @@ var controlRows = []row{
 		after: func(r *Receiver) { r.confirmed, r.unproved = true, false },
 	},
 	{
+		rule: "nor a position: unverifiable, where nothing is claimed", before: noNumbersAgain,
+		event:  confirmed(wire.ContinuityNone, wire.Position{}),
+		effect: Start,
+		loss:   &Loss{Kind: wire.EventReset, Detected: true, Cause: wire.CauseUnverifiable},
+		after:  func(r *Receiver) { r.positioned, r.confirmed, r.unproved = true, true, false },
+	},
+	{
 		rule: "proved continuity changes nothing", before: again,
 		event:  confirmed(wire.ContinuityProved, at("e", 5, "t")),
 		effect: Start,
