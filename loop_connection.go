@@ -97,7 +97,7 @@ func (l *loop) welcome(k *link, r *wire.Ready) {
 		l.violated(k, err)
 		return
 	}
-	k.ready = true
+	k.ready, k.limits = true, r.Limits
 	k.handshakeBy = time.Time{}
 	k.restartAnswers(l.now) // no answer comes before the welcome
 	if r.Heartbeat > 0 {
@@ -117,7 +117,7 @@ func (l *loop) welcome(k *link, r *wire.Ready) {
 	l.disconnectedAt = time.Time{}
 	l.credentialRefusedAt = time.Time{} // the server has taken the credential
 	l.policy.handshakeTimeout = handshakeTimeout
-	l.finality.ready()
+	l.finality.ready(l.c.cfg.traits.Greeting)
 	l.c.counters.connections.Add(1)
 	if r.Resumed {
 		l.c.counters.resumes.Add(1)
@@ -128,6 +128,7 @@ func (l *loop) welcome(k *link, r *wire.Ready) {
 	if !l.c.cfg.traits.Confirms {
 		for s := range l.registry.all() {
 			if l.askedOnLink(s) {
+				s.queue.assumeLive()
 				l.enterSub(s, SubState{Phase: SubLive, Generation: k.conn.gen})
 			}
 		}

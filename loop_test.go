@@ -225,7 +225,7 @@ func TestUnansweredIsAskedForAlone(t *testing.T) {
 				}
 				l.registry.add(s)
 				if i == 2 || i == 3 {
-					s.timeouts = 1
+					s.failedAsks = 1
 				}
 				k.toAsk = append(k.toAsk, s)
 			}

@@ -125,3 +125,29 @@ func (q *queue) checkStandstill() {
 		q.owner.stoodStill(e)
 	}
 }
+
+// expectAnswer follows when the server is asked for the subscription. With hold,
+// messages before the answer belong to an earlier subscription.
+func (q *queue) expectAnswer(hold bool) {
+	q.mu.Lock()
+	q.answerDue, q.holding = q.firstAnswers, hold
+	q.mu.Unlock()
+}
+
+// holdNoLonger takes what comes for messages of this subscription.
+func (q *queue) holdNoLonger() {
+	q.mu.Lock()
+	q.holding = false
+	q.mu.Unlock()
+}
+
+// isEarlier reports whether ev belongs to an earlier subscription; mu is held.
+func (q *queue) isEarlier(ev *wire.Event) bool {
+	switch {
+	case ev.Kind == wire.EventSubscribed || ev.Kind == wire.EventUnsubscribed && ev.Code == 0:
+		q.holding = false
+	case ev.Kind == wire.EventData && q.holding:
+		q.earlier++
+	}
+	return q.holding
+}
