@@ -296,8 +296,8 @@ var ofClient = []mutation{
 	{
 		name:    "time: received messages prove nothing",
 		file:    "loop_deadlines.go",
-		search:  "(k.acked || l.hasReceived(k))",
-		replace: "k.acked",
+		search:  "(k.proved || l.hasReceived(k))",
+		replace: "k.proved",
 		test:    "-run ^TestReceivedMessagesProveAConnection$ ./test",
 	},
 	{
