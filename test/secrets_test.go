@@ -59,10 +59,7 @@ func TestPeerTextHoldsNoSecret(t *testing.T) {
 
 // noticeDialect takes each message as what its first letter says, with the rest
 // as the peer's explanation.
-type noticeDialect struct {
-	rawDialect
-	token string
-}
+type noticeDialect struct{ rawDialect }
 
 func (noticeDialect) Traits() wire.Traits {
 	return wire.Traits{StartSubs: 1, Confirms: true, Ping: wire.PingNone, Publish: true, Acks: true}
