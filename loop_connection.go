@@ -31,18 +31,19 @@ func (l *loop) open(c *conn, token string) {
 	c.gen = l.state.Generation
 	l.c.counters.plainFrames.Store(c.LibraryFrames)
 	subs := l.registry.startConnection(c.gen, l.now)
+	k := &link{
+		conn: c, start: new(wire.Frames),
+		heartbeat:   l.c.cfg.Heartbeat.Interval,
+		silences:    l.silences,
+		handshakeBy: l.now.Add(l.policy.handshakeTimeout),
+	}
+	l.link = k // before Open, which may end this goroutine: then the connection is closed
 	codec, err := l.c.cfg.Dialect.Open(wire.Resume{
 		Conn: c.gen, Subprotocol: c.Subprotocol, Session: l.session, Token: token,
 		Uplink: l.window.uplink(), Subs: subs, TTL: l.c.cfg.SessionTTL, ReadLimit: l.c.cfg.ReadLimit,
 		Heartbeat: l.c.cfg.Heartbeat.Interval,
 	})
-	k := &link{
-		conn: c, codec: codec, start: new(wire.Frames),
-		heartbeat:   l.c.cfg.Heartbeat.Interval,
-		silences:    l.silences,
-		handshakeBy: l.now.Add(l.policy.handshakeTimeout),
-	}
-	l.link = k
+	k.codec = codec
 	if panicked := (*userError)(nil); errors.As(err, &panicked) {
 		l.dialectPanicked(k, panicked)
 		return
