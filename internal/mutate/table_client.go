@@ -345,7 +345,7 @@ var ofClient = []mutation{
 	},
 	{
 		name:    "shutdown: ends before the last acknowledgement",
-		file:    "queue.go",
+		file:    "queue_take.go",
 		search:  "if q.awaitAcks && !q.discarded && (q.bodies > 0 ||",
 		replace: "if q.awaitAcks && !q.discarded && (false ||",
 		test:    "-run ^TestShutdownAcknowledgesWhatIsProcessed$ ./test",
