@@ -23,9 +23,10 @@ type dialer struct {
 	inbox      *inbox
 	goroutines *goroutines
 	secrets    *secrets.Set
-	authBusy   atomic.Bool  // a call of Auth has not returned
-	busy       atomic.Bool  // an attempt has not returned
-	dials      atomic.Int32 // calls of dial functions that have not returned
+	authBusy   atomic.Bool                   // a call of Auth has not returned
+	busy       atomic.Bool                   // an attempt has not returned
+	dials      atomic.Int32                  // calls of dial functions that have not returned
+	permanent  atomic.Pointer[permanentAuth] // of Auth, after its attempt had ended
 }
 
 // attempt is what the dialer gets from the loop for one attempt.
@@ -269,6 +270,9 @@ func (d *dialer) credential(ctx context.Context, a attempt) (Credential, error) 
 	if !d.authBusy.CompareAndSwap(false, true) {
 		return Credential{}, fmt.Errorf("an earlier call has not returned although its context has ended")
 	}
+	if late := d.permanent.Load(); late != nil {
+		return Credential{}, late
+	}
 	type answer struct {
 		cred Credential
 		err  error
@@ -288,6 +292,9 @@ func (d *dialer) credential(ctx context.Context, a attempt) (Credential, error) 
 		})
 		if ans.err != nil {
 			socket.CallMethods(ans.err)
+			if final := (*permanentAuth)(nil); errors.As(ans.err, &final) {
+				d.permanent.Store(final) // the attempt may have ended
+			}
 		}
 	}()
 	select {

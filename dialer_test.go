@@ -70,6 +70,30 @@ func TestRefusedTwiceIsFinal(t *testing.T) {
 	})
 }
 
+// An error made with Permanent ends the client also if its attempt has ended before.
+func TestPermanentAfterTheAttempt(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		srv := limpettest.NewServer(t, nil)
+		c, err := limpet.New(srv.URL(), options(&limpet.Options{HTTPClient: srv.HTTPClient(), DialTimeout: time.Second,
+			Auth: func(ctx context.Context, _ limpet.AttemptInfo) (limpet.Credential, error) {
+				<-ctx.Done()
+				time.Sleep(50 * time.Millisecond)
+				return limpet.Credential{}, limpet.Permanent(errors.New("account closed"))
+			}}))
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer closeAndWait(t, c)
+		ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+		defer cancel()
+		var p *limpet.PermanentError
+		if err := c.WaitReady(ctx); !errors.As(err, &p) || p.Class != limpet.ClassAuth {
+			t.Errorf("%v", err)
+		}
+		time.Sleep(time.Second)
+	})
+}
+
 func TestHangingAuthHoldsNothingUp(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		srv := limpettest.NewServer(t, nil)

@@ -93,7 +93,8 @@ const (
 	ClassDial ErrorClass = "dial"
 	// ClassTLS is a certificate or a TLS handshake that failed.
 	ClassTLS ErrorClass = "tls"
-	// ClassLocal is a fault of this machine: no route, no file descriptor, no port.
+	// ClassLocal is a fault of this machine: no route, no file descriptor, no port,
+	// no permission.
 	ClassLocal ErrorClass = "local"
 	// ClassTimeout is a peer that is silent or does not read.
 	ClassTimeout ErrorClass = "timeout"
@@ -111,7 +112,7 @@ const (
 	ClassOverload ErrorClass = "overload"
 	// ClassSession is a session that was lost or taken over.
 	ClassSession ErrorClass = "session"
-	// ClassNetwork is a connection that broke.
+	// ClassNetwork is a connection that broke, perhaps before the server had answered.
 	ClassNetwork ErrorClass = "network"
 	// ClassRejected is a subscription that the server refused: see Error.Code and
 	// Error.Detail.
@@ -119,7 +120,8 @@ const (
 	// ClassOutcome is the outcome of a message: Rejected, Expired, Unsent or
 	// Unknown.
 	ClassOutcome ErrorClass = "outcome"
-	// ClassUser is a function in Options that failed or panicked.
+	// ClassUser is a function in Options, or a method of Options.Dialect, that failed
+	// or panicked.
 	ClassUser ErrorClass = "user"
 	// ClassOther is any other error.
 	ClassOther ErrorClass = "other"

@@ -8,6 +8,7 @@ import (
 	"net"
 	"net/http"
 	"net/url"
+	"regexp"
 	"slices"
 	"strconv"
 	"strings"
@@ -189,6 +190,8 @@ func decideByStatus(f *wire.Failure) decision {
 
 const maxRetryAfter = 15 * time.Minute
 
+var decimal = regexp.MustCompile(`^[0-9]+\.[0-9]+$`)
+
 // retryAfter returns the slot in X-Limpet-Retry-Ms, or else in Retry-After (RFC
 // 9110, section 10.2.3), and false if there is none or it cannot be read. A date
 // in Retry-After is relative to the Date of the same response: clocks may differ.
@@ -206,6 +209,10 @@ func retryAfter(h http.Header) (slot time.Duration, ok bool) {
 			return maxRetryAfter, true
 		}
 		return time.Duration(s) * time.Second, true
+	}
+	if decimal.MatchString(text) { // not RFC 9110, but services send it
+		s, _ := strconv.ParseFloat(text, 64)
+		return time.Duration(min(s, maxRetryAfter.Seconds()) * float64(time.Second)), true
 	}
 	at, err := http.ParseTime(text)
 	if err != nil {

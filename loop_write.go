@@ -285,6 +285,7 @@ func (l *loop) encode(k *link, ops []wire.Op, out *wire.Frames) (through uint64)
 				return through
 			}
 			n = oe.Index
+			oe = &wire.OpError{Index: n, Err: l.c.secrets.HideError(oe.Err)}
 		}
 		if n > 0 && ops[n-1].Kind == wire.OpPublish { // messages come last, in order
 			through = ops[n-1].Message.Seq

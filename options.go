@@ -21,7 +21,9 @@ type Options struct {
 	// an *http.Transport and closes what that has opened when the attempt ends: no
 	// socket is pooled, and MaxConnsPerHost bounds nothing across attempts. A
 	// Transport of another type must end its work when the context of the request
-	// ends. Defaults to a client on a shared transport that honours HTTP_PROXY,
+	// ends, and so must the dial functions: once eight calls of them hang, attempts
+	// fail. The timeouts that you set in it hold for every attempt and do not grow.
+	// Defaults to a client on a shared transport that honours HTTP_PROXY,
 	// HTTPS_PROXY and NO_PROXY and requires TLS 1.2 or later.
 	HTTPClient *http.Client
 

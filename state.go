@@ -14,7 +14,7 @@ const (
 	Handshaking              // upgraded; the handshake of the dialect
 	Ready                    // messages flow
 	Waiting                  // for the next attempt: see State.NextAttempt
-	Ended                    // the last phase: see Client.Err
+	Ended                    // the last phase: see Client.Err. Client.Done may follow later
 )
 
 // String returns the phase as one lower-case word.

@@ -305,6 +305,10 @@ func TestGoexitInTheDialect(t *testing.T) {
 				if err == nil || !errors.As(c.Err(), &p) || p.Class != limpet.ClassUser || !strings.Contains(p.Error(), "Options.Dialect: a method called runtime.Goexit") {
 					t.Errorf("Send: %v; Err: %v", err, c.Err())
 				}
+				time.Sleep(time.Second)
+				if n := srv.Server.Stats().Conns; n != 0 {
+					t.Errorf("%d connections are open", n)
+				}
 			})
 		})
 	}

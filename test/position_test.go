@@ -169,9 +169,10 @@ func TestMessageWithoutNumberMovesNothing(t *testing.T) {
 func TestBreakWithoutNumbersIsAReset(t *testing.T) {
 	plain := wire.Event{Kind: wire.EventData}
 	for name, conns := range map[string][2][]wire.Event{
-		"numbers before":        {{subscribedAt(wire.ContinuityNone, "e", 8), dataAt("", 8, 9)}, {subscribedAt(wire.ContinuityByNumber, "", 0), plain}},
-		"none at all":           {{subscribedAt(wire.ContinuityByNumber, "", 0), plain}, {subscribedAt(wire.ContinuityByNumber, "", 0), plain}},
-		"none, no confirmation": {{plain}, {plain}},
+		"numbers before":                {{subscribedAt(wire.ContinuityNone, "e", 8), dataAt("", 8, 9)}, {subscribedAt(wire.ContinuityByNumber, "", 0), plain}},
+		"none at all":                   {{subscribedAt(wire.ContinuityByNumber, "", 0), plain}, {subscribedAt(wire.ContinuityByNumber, "", 0), plain}},
+		"none, no confirmation":         {{plain}, {plain}},
+		"message first, then confirmed": {{plain}, {subscribedAt(wire.ContinuityNone, "", 0), plain}},
 	} {
 		t.Run(name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {

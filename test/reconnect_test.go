@@ -95,6 +95,7 @@ func TestOutageOfThirtyMinutes(t *testing.T) {
 func TestRetryAfterIsNeverUndercut(t *testing.T) {
 	for name, h := range map[string]http.Header{
 		"seconds":      {"Retry-After": {"90"}},
+		"decimal":      {"Retry-After": {"90.25"}},
 		"date":         {"Retry-After": {"Mon, 01 Jan 2024 00:01:30 GMT"}, "Date": {"Mon, 01 Jan 2024 00:00:00 GMT"}},
 		"milliseconds": {"X-Limpet-Retry-Ms": {"90000"}, "Retry-After": {"1"}},
 	} {

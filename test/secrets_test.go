@@ -20,6 +20,7 @@ import (
 	"github.com/limpet-go/limpet/internal/assert"
 	"github.com/limpet-go/limpet/limpettest"
 	"github.com/limpet-go/limpet/wire"
+	"github.com/limpet-go/limpet/wire/native"
 )
 
 // No credential comes back in an error, an event or a log line, wherever the peer
@@ -59,10 +60,7 @@ func TestPeerTextHoldsNoSecret(t *testing.T) {
 
 // noticeDialect takes each message as what its first letter says, with the rest
 // as the peer's explanation.
-type noticeDialect struct {
-	rawDialect
-	token string
-}
+type noticeDialect struct{ rawDialect }
 
 func (noticeDialect) Traits() wire.Traits {
 	return wire.Traits{StartSubs: 1, Confirms: true, Ping: wire.PingNone, Publish: true, Acks: true}
@@ -269,6 +267,36 @@ func TestSessionKeyIsNotRepeated(t *testing.T) {
 		st, err := c.WaitState(t.Context(), func(s limpet.State) bool { return s.Cause != nil })
 		if text := fmt.Sprint(st.Cause); err != nil || !strings.Contains(text, "no key [secret], [secret]") {
 			t.Errorf("%s, %v", text, err)
+		}
+	})
+}
+
+// spellingDialect cannot encode a subscription and repeats its token.
+type spellingDialect struct{ wire.Dialect }
+
+func (d spellingDialect) Open(r wire.Resume) (wire.Codec, error) {
+	c, err := d.Dialect.Open(r)
+	return spellingCodec{c}, err
+}
+
+type spellingCodec struct{ wire.Codec }
+
+func (c spellingCodec) Encode(ops []wire.Op, out *wire.Frames) error {
+	for i, op := range ops {
+		if op.Subscribe != nil {
+			return errors.Join(c.Codec.Encode(ops[:i], out), &wire.OpError{Index: i, Err: errors.New("cannot spell " + op.Subscribe.Token)})
+		}
+	}
+	return c.Codec.Encode(ops, out)
+}
+
+func TestErrorOfEncodeHoldsNoSecret(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		c := dial(t, limpettest.NewServer(t, nil), &limpet.Options{Dialect: spellingDialect{native.New(nil)}})
+		s, err := c.Subscribe(t.Context(), "a", &limpet.SubscribeOptions{Token: "canary-s"})
+		assert.NoError(t, err)
+		if text := fmt.Sprint(s.WaitLive(t.Context())); !strings.Contains(text, "cannot spell [secret]") {
+			t.Errorf("%s", text)
 		}
 	})
 }

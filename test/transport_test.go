@@ -358,7 +358,9 @@ type brokenBody struct {
 func (b *brokenBody) called(method string) {
 	if b.armed.Load() && method == b.method {
 		b.panics.Add(1)
-		b.ReadWriteCloser.Close()
+		if method != "Write" { // the reader would notice first
+			b.ReadWriteCloser.Close()
+		}
 		panic("broken")
 	}
 }

@@ -275,7 +275,7 @@ var ofClient = []mutation{
 	{
 		name:    "subscribe: no answer is no matter",
 		file:    "loop_deadlines.go",
-		search:  "\t\t\tl.notAnswered(a.sub)\n",
+		search:  "\t\t\tl.askFailed(a.sub, &Error{Op: \"Subscribe\", Field: \"topic\", Class: ClassTimeout, Err: ErrUnanswered}, 0)\n",
 		replace: "",
 		test:    "-run ^TestUnansweredSubscriptionEndsAlone$ ./test",
 		says:    "ended with",
@@ -306,8 +306,8 @@ var ofClient = []mutation{
 	{
 		name:    "subscribe: one bad topic in a request",
 		file:    "loop_write.go",
-		search:  "if s.timeouts > 0 && n > 0 {",
-		replace: "if s.timeouts > 9 {",
+		search:  "if s.failedAsks > 0 && n > 0 {",
+		replace: "if s.failedAsks > 9 {",
 		test:    "-run ^TestUnansweredIsAskedForAlone$ .",
 		says:    "writes of",
 	},
@@ -345,7 +345,7 @@ var ofClient = []mutation{
 	},
 	{
 		name:    "shutdown: ends before the last acknowledgement",
-		file:    "queue.go",
+		file:    "queue_take.go",
 		search:  "if q.awaitAcks && !q.discarded && (q.bodies > 0 ||",
 		replace: "if q.awaitAcks && !q.discarded && (false ||",
 		test:    "-run ^TestShutdownAcknowledgesWhatIsProcessed$ ./test",
@@ -405,7 +405,7 @@ var ofClient = []mutation{
 	{
 		name:    "breakage: an answer does not forget refusals",
 		file:    "loop_events.go",
-		search:  "\t\t\ts.refusals = 0\n",
+		search:  "\ts.refusals = 0\n",
 		replace: "",
 		test:    "-run ^TestAnswerForgetsRefusals$ ./test",
 		says:    "asked again",

@@ -299,8 +299,8 @@ var ofDial = []mutation{
 	{
 		name:    "stable: what an ended subscription received proves nothing",
 		file:    "loop.go",
-		search:  "\tl.noteReceived(s)\n\tl.registry.remove(s)\n\tif !l.askedOnLink(s) {",
-		replace: "\tl.registry.remove(s)\n\tif !l.askedOnLink(s) {",
+		search:  "\tl.noteReceived(s)\n\tl.registry.remove(s)\n\tclosing :=",
+		replace: "\tl.registry.remove(s)\n\tclosing :=",
 		test:    "-run ^TestShortSubscriptionProvesAConnection$ ./test",
 	},
 	{
@@ -400,5 +400,33 @@ var ofDial = []mutation{
 		search:  "\tMaxResponseHeaderBytes: 64 << 10,\n",
 		replace: "\tMaxResponseHeaderBytes: 64 << 10,\n\tTLSHandshakeTimeout: 10 * time.Second,\n",
 		test:    "-run ^TestSharedTransportHasNoTimeouts$ ./internal/socket",
+	},
+	{
+		name:    "ending: Permanent after its attempt is lost",
+		file:    "dialer.go",
+		search:  "d.permanent.Store(final)",
+		replace: "_ = final",
+		test:    "-run ^TestPermanentAfterTheAttempt$ .",
+	},
+	{
+		name:    "goexit: in Open it leaves the connection open",
+		file:    "loop_connection.go",
+		search:  "\tl.link = k // before Open, which may end this goroutine: then the connection is closed\n",
+		replace: "\tdefer func() { l.link = k }()\n",
+		test:    "-run ^TestGoexitInTheDialect$ ./test",
+	},
+	{
+		name:    "slot: a decimal one is ignored",
+		file:    "failure.go",
+		search:  "if decimal.MatchString(text) {",
+		replace: "if false {",
+		test:    "-run ^TestRetryAfterIsNeverUndercut$ ./test",
+	},
+	{
+		name:    "secrets: an error of Encode repeats the token",
+		file:    "loop_write.go",
+		search:  "Err: l.c.secrets.HideError(oe.Err)}",
+		replace: "Err: oe.Err}",
+		test:    "-run ^TestErrorOfEncodeHoldsNoSecret$ ./test",
 	},
 }

@@ -215,7 +215,7 @@ func (r *Receiver) subscribed(ev *wire.Event) (step Step, err error) {
 		if step.Loss, err = r.proved(ev); err != nil {
 			return step, err
 		}
-	case first && (r.positioned || again && ev.Continuity == wire.ContinuityNone):
+	case first && (r.positioned || again && ev.Continuity != wire.ContinuityProved):
 		step.Loss = r.detectLoss(wire.EventReset, ev.Position, 0, wire.CauseUnverifiable)
 		r.last = ev.Position
 	case first:

@@ -34,8 +34,12 @@ func FuzzReceiver(f *testing.F) {
 				continue
 			}
 			ev := eventFrom(data, r.last.Offset)
-			unproved := r.unproved && (ev.Position.Tag == "" || ev.Position.Tag != r.last.Tag)
+			open := r.unproved
+			unproved := open && (ev.Position.Tag == "" || ev.Position.Tag != r.last.Tag)
 			step := check(t, &r, &ev, data[5]&0x1f == 0)
+			if open && !r.unproved && ev.Kind == wire.EventSubscribed && ev.Continuity != wire.ContinuityProved && step.Loss == nil {
+				t.Fatalf("a silent break: %+v", ev)
+			}
 			if unproved && step.Effect == Next && !ev.Numbered && step.Loss == nil {
 				t.Fatalf("a silent break: %+v", ev)
 			}

@@ -190,6 +190,13 @@ var controlRows = []row{
 		after:  func(r *Receiver) { r.last, r.confirmed, r.unproved = at("f", 2, "s"), true, false },
 	},
 	{
+		rule: "continuity is not claimed, and there was no position: a reset as well", before: noNumbersAgain,
+		event:  confirmed(wire.ContinuityNone, wire.Position{}),
+		effect: Start,
+		loss:   &Loss{Kind: wire.EventReset, Detected: true, Cause: wire.CauseUnverifiable},
+		after:  func(r *Receiver) { r.positioned, r.confirmed, r.unproved = true, true, false },
+	},
+	{
 		rule: "confirmed twice", before: live,
 		event: confirmed(wire.ContinuityProved, at("e", 5, "t")),
 		err:   "subscription confirmed twice on one connection",

@@ -230,7 +230,7 @@ func (e *AnswerError) Error() string {
 }
 func (e *AnswerError) Unwrap() error { return e.Err }
 
-// Broken reports whether the connection broke, rather than that what came is no HTTP.
+// Broken reports whether the connection broke, rather than that what came is not HTTP.
 func (e *AnswerError) Broken() bool {
 	var network net.Error
 	return errors.Is(e.Err, io.EOF) || errors.Is(e.Err, io.ErrUnexpectedEOF) || errors.Is(e.Err, context.Canceled) || errors.Is(e.Err, net.ErrClosed) ||
