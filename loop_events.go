@@ -199,7 +199,7 @@ func (l *loop) unsubscribed(k *link, s *Subscription, ev *wire.Event) {
 			k.answered(s, l.now)
 		}
 		l.endSub(s, nil)
-	case u != nil && !u.until.IsZero():
+	case u != nil && u.recent:
 		l.refusalInDoubt(s, err, ev.Retry)
 	default:
 		if pending {

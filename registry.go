@@ -338,7 +338,8 @@ type topicUse struct {
 	leaving   bool      // the server has not finished with the subscription that ended
 	awaitsEnd bool      // because it has to confirm the end; otherwise it owes an answer
 	tail      bool      // messages of that subscription may still come
-	until     time.Time // leaving and tail end at the latest, and a refusal may concern it; zero: not set
+	recent    bool      // a refusal may concern that subscription
+	until     time.Time // all three end at the latest; zero: the end is not written
 	served    bool      // the server goes on with it: the client cannot end it
 }
 
@@ -382,7 +383,7 @@ func (l *loop) leaveTopic(s *Subscription, closing bool) {
 	u.awaitsEnd = closing && (traits.ConfirmsEnd || !traits.Confirms)
 	u.leaving = owed || u.awaitsEnd
 	if u.leaving || u.tail {
-		u.until = time.Time{}
+		u.recent, u.until = true, time.Time{}
 		k.namedTopics.left = append(k.namedTopics.left, u)
 	}
 	k.forget(u)
@@ -390,7 +391,7 @@ func (l *loop) leaveTopic(s *Subscription, closing bool) {
 
 // forget drops a topic of which nothing needs to be known.
 func (k *link) forget(u *topicUse) {
-	if u.sub == nil && u.waiting == nil && !u.leaving && !u.tail && !u.served && u.until.IsZero() {
+	if u.sub == nil && u.waiting == nil && !u.leaving && !u.tail && !u.served && !u.recent {
 		delete(k.namedTopics.topics, u.topic)
 	}
 }
@@ -432,7 +433,7 @@ func (l *loop) freeTopics(k *link) {
 		d := *n.freed.At(0)
 		n.freed.Drop(1)
 		if d.use.until.Equal(d.at) {
-			d.use.until = time.Time{}
+			d.use.recent, d.use.until = false, time.Time{}
 			k.free(d.use, false)
 		}
 	}

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"math/rand/v2"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -37,8 +38,9 @@ func churnAtRandom(t *testing.T, kind string, rng *rand.Rand) {
 		endless = true
 		v.traits = both(v.traits, func(t *wire.Traits) { t.Unsubscribe = false })
 	}
+	var asked atomic.Int64
 	v.before = func(say func(string), _ *asking) {
-		if errors && rng.IntN(4) == 0 { // one connection at a time: no race
+		if errors && asked.Add(1)%4 == 0 {
 			say(`{"type":"error","text":"slow down"}`)
 		}
 	}

@@ -138,10 +138,10 @@ func TestEndThatIsNotConfirmed(t *testing.T) {
 			v := newVenue(t, kind, false)
 			c := v.dial(t, nil)
 			s := subscribeLive(t, c, "trades/A", nil)
-			v.answers = false // what it confirms is an effect of its own fault
+			v.silent.Store(true) // what it confirms is an effect of its own fault
 			s.Close()
 			time.Sleep(time.Second)
-			v.answers = true
+			v.silent.Store(false)
 			asked := time.Now()
 			s = subscribe(t, c, "trades/A")
 			if err := s.WaitLive(within(t, time.Minute)); err != nil || time.Since(asked) > 25*time.Second {

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"net/http"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -26,7 +27,7 @@ type venue struct {
 	table     feed.Table
 	traits    func(*wire.Traits) // changes what the dialect says of itself
 	lag, tick time.Duration
-	answers   bool                              // requests are confirmed
+	silent    atomic.Bool                       // requests are not confirmed
 	refuse    func(symbols []string) string     // the error that answers a whole subscribe; empty: it is taken
 	before    func(say func(string), r *asking) // when a request was read
 
@@ -49,7 +50,8 @@ type asking struct {
 var venues = []string{"each", "ends", "list", "nothing", "only ends", "strict"}
 
 func newVenue(t *testing.T, kind string, numbered bool) *venue {
-	v := &venue{tick: 10 * time.Millisecond, lag: 250 * time.Millisecond, lives: map[string]int{}, answers: kind != "nothing", traits: func(*wire.Traits) {}}
+	v := &venue{tick: 10 * time.Millisecond, lag: 250 * time.Millisecond, lives: map[string]int{}, traits: func(*wire.Traits) {}}
+	v.silent.Store(kind == "nothing")
 	request := func(op string) feed.Request {
 		return feed.Request{Fields: []feed.Field{{Name: "op", JSON: op}}, Products: "symbols", Max: 1000}
 	}
@@ -207,7 +209,7 @@ func (v *venue) work(ctx context.Context, say func(string), queue chan asking) {
 }
 
 func (v *venue) confirm(say func(string), live map[string]int, op string, symbols []string) {
-	if !v.answers {
+	if v.silent.Load() {
 		return
 	}
 	kind := op + "d"

@@ -35,7 +35,7 @@ var ofFeed = []mutation{
 	{
 		name:    "topics: the refusal of an earlier subscription ends the later one",
 		file:    "loop_events.go",
-		search:  "case u != nil && !u.until.IsZero():",
+		search:  "case u != nil && u.recent:",
 		replace: "case u != nil && u == nil:",
 		test:    "-run ^TestLateRefusalOfAnEarlierSubscription$ ./test",
 	},
