@@ -186,16 +186,10 @@ type brokenConn struct {
 	net.Conn
 }
 
-func (b *brokenConn) Read(p []byte) (int, error) { return b.brokenBody.Read(p) }
-func (b *brokenConn) Write(p []byte) (int, error) {
-	if b.method == "Write" && b.armed.Load() {
-		b.panics.Add(1)
-		panic("broken") // and the connection stays open
-	}
-	return b.brokenBody.Write(p)
-}
-func (b *brokenConn) Close() error      { return b.brokenBody.Close() }
-func (b *brokenConn) NetConn() net.Conn { b.called("NetConn"); return nil }
+func (b *brokenConn) Read(p []byte) (int, error)  { return b.brokenBody.Read(p) }
+func (b *brokenConn) Write(p []byte) (int, error) { return b.brokenBody.Write(p) }
+func (b *brokenConn) Close() error                { return b.brokenBody.Close() }
+func (b *brokenConn) NetConn() net.Conn           { b.called("NetConn"); return nil }
 
 // A connection that names itself as what carries it is used like any other.
 func TestConnectionThatCarriesItself(t *testing.T) {

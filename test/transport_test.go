@@ -358,7 +358,9 @@ type brokenBody struct {
 func (b *brokenBody) called(method string) {
 	if b.armed.Load() && method == b.method {
 		b.panics.Add(1)
-		b.ReadWriteCloser.Close()
+		if method != "Write" { // whose panic must come before the reader sees the end
+			b.ReadWriteCloser.Close()
+		}
 		panic("broken")
 	}
 }

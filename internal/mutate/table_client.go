@@ -124,8 +124,8 @@ var ofClient = []mutation{
 	{
 		name:    "errors: our own close hides the failed write",
 		file:    "loop_events.go",
-		search:  "if errors.Is(e.err, net.ErrClosed) {",
-		replace: "if errors.Is(e.err, net.ErrClosed) && false {",
+		search:  "case errors.Is(read, net.ErrClosed):",
+		replace: "case errors.Is(read, net.ErrClosed) && false:",
 		test:    "-run ^TestFailedWriteIsTheCause$ ./test",
 	},
 	{
