@@ -269,13 +269,23 @@ const (
 // finality decides which failures end the client: docs/ending.md.
 type finality struct {
 	wasReady   bool      // the client has been ready
-	violations int       // in a row, since the last Ready
+	violations int       // since the last progress
 	count      int       // failures in a row since then that the tables call final
 	since      time.Time // the first of them
 }
 
-// ready follows when a connection became ready.
-func (y *finality) ready() { *y = finality{wasReady: true} }
+// ready follows when a connection became ready. Without a greeting the server has said
+// nothing yet: a server that breaks the protocol every time makes no progress.
+func (y *finality) ready(greeted bool) {
+	y.wasReady = true
+	if greeted || y.violations == 0 {
+		y.progressed()
+	}
+}
+
+// progressed follows when a message was received or acknowledged: a reset or a gap
+// is not enough.
+func (y *finality) progressed() { y.violations, y.count = 0, 0 }
 
 // weigh makes d final or a wait. canRefresh means that Auth can be asked for
 // another credential.

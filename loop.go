@@ -72,6 +72,8 @@ type link struct {
 	codec wire.Codec
 	ready bool // the handshake is complete
 
+	limits wire.Limits // of the peer, from the welcome
+
 	// To be written.
 	start        *wire.Frames // the codec's first frames; nil once written
 	ops          []wire.Op
@@ -87,6 +89,9 @@ type link struct {
 	unanswered   fifo.Queue[ask] // requests that are written, oldest first
 	answeredUpTo uint64          // the latest request that was answered
 	answeredAt   time.Time       // when
+	writes       uint64          // so far
+
+	namedTopics *topicTable // nil unless the dialect routes by name
 
 	// Signs of life.
 	heartbeat  time.Duration
@@ -233,6 +238,7 @@ func (l *loop) enterSub(s *Subscription, st SubState) {
 func (l *loop) endSub(s *Subscription, err error) {
 	l.noteReceived(s)
 	l.registry.remove(s)
+	l.leaveTopic(s, false)
 	l.drain(s, err)
 	l.enterSub(s, SubState{Phase: SubEnded, Err: err})
 }
@@ -245,12 +251,11 @@ func (l *loop) releaseSub(s *Subscription) bool {
 	}
 	l.noteReceived(s)
 	l.registry.remove(s)
-	if !l.askedOnLink(s) {
-		return true
-	}
-	if l.c.cfg.traits.Unsubscribe {
+	closing := l.askedOnLink(s) && l.c.cfg.traits.Unsubscribe
+	if closing {
 		l.link.unsubscribe(s)
 	}
+	l.leaveTopic(s, closing)
 	return true
 }
 

@@ -37,6 +37,9 @@ func (l *loop) open(c *conn, token string) {
 		silences:    l.silences,
 		handshakeBy: l.now.Add(l.policy.handshakeTimeout),
 	}
+	if l.c.cfg.traits.ByName {
+		k.namedTopics = new(topicTable)
+	}
 	l.link = k // before Open, which may end this goroutine: then the connection is closed
 	codec, err := l.c.cfg.Dialect.Open(wire.Resume{
 		Conn: c.gen, Subprotocol: c.Subprotocol, Session: l.session, Token: token,
@@ -97,7 +100,7 @@ func (l *loop) welcome(k *link, r *wire.Ready) {
 		l.violated(k, err)
 		return
 	}
-	k.ready = true
+	k.ready, k.limits = true, r.Limits
 	k.handshakeBy = time.Time{}
 	k.restartAnswers(l.now) // no answer comes before the welcome
 	if r.Heartbeat > 0 {
@@ -117,7 +120,7 @@ func (l *loop) welcome(k *link, r *wire.Ready) {
 	l.disconnectedAt = time.Time{}
 	l.credentialRefusedAt = time.Time{} // the server has taken the credential
 	l.policy.handshakeTimeout = handshakeTimeout
-	l.finality.ready()
+	l.finality.ready(l.c.cfg.traits.Greeting)
 	l.c.counters.connections.Add(1)
 	if r.Resumed {
 		l.c.counters.resumes.Add(1)
@@ -128,6 +131,7 @@ func (l *loop) welcome(k *link, r *wire.Ready) {
 	if !l.c.cfg.traits.Confirms {
 		for s := range l.registry.all() {
 			if l.askedOnLink(s) {
+				s.queue.assumeLive()
 				l.enterSub(s, SubState{Phase: SubLive, Generation: k.conn.gen})
 			}
 		}

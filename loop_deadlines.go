@@ -47,6 +47,7 @@ func (l *loop) tick() {
 	default:
 		l.sendHeartbeat(k)
 		l.checkAnswers(k)
+		l.freeTopics(k)
 		l.askAgain(k)
 	}
 }
@@ -135,18 +136,20 @@ func (l *loop) sendHeartbeat(k *link) {
 	}
 }
 
-// checkStable forgets earlier failures if the connection, which is about to
-// end, lasted: Backoff.StableAfter, or a sixth of that if a message was
+// checkStable forgets earlier violations if the connection, which is about to end, made
+// progress, and earlier failures if it lasted: Backoff.StableAfter, or a sixth of that if a message was
 // acknowledged or received on it.
 func (l *loop) checkStable(k *link) {
 	if k == nil || k.stable || !k.ready {
 		return
 	}
-	if k.proved || l.hasReceived(k) {
+	worked := k.proved || l.hasReceived(k)
+	if worked {
 		l.silences = 0
+		l.finality.progressed()
 	}
 	early := k.stableAt.Add(-l.c.cfg.Backoff.StableAfter * 5 / 6)
-	if !due(k.stableAt, l.now) && !(due(early, l.now) && (k.proved || l.hasReceived(k))) {
+	if !due(k.stableAt, l.now) && !(due(early, l.now) && worked) {
 		return
 	}
 	k.stable = true
@@ -162,15 +165,20 @@ func (l *loop) hasReceived(k *link) bool {
 
 const (
 	answerTimeout = 10 * time.Second // for a subscription, from the write of its request
-	maxTimeouts   = 3                // then the subscription ends
-	askBackoff    = 2 * time.Second  // before an unanswered subscription is asked for again; it doubles
+	partlyTimeout = 2 * time.Second  // from the refusal of another topic of the same request
+	maxFailedAsks = 3                // then the subscription ends
+	askBackoff    = 2 * time.Second  // before a subscription is asked for again after a failed request; it doubles
 )
 
 // ask is one request for a subscription.
 type ask struct {
 	sub      *Subscription
+	use      *topicUse // of its topic; nil if the dialect routes by key
 	number   uint64
+	write    uint64 // the number of the write that carries it
 	answerBy time.Time
+	blamed   bool   // for an error that names no topic
+	partly   bool   // another topic of the same write was refused
 	behind   uint64 // with the message of this number, which was incomplete at answerBy; 0: none
 }
 
@@ -179,13 +187,24 @@ var askPool sync.Pool
 
 // noteAsk follows when s is asked for on k, if the dialect has answers.
 func (l *loop) noteAsk(k *link, s *Subscription) {
+	traits := &l.c.cfg.traits
 	l.registry.postpone(s, time.Time{})
-	if !l.c.cfg.traits.Confirms {
+	var u *topicUse
+	if traits.ByName {
+		u = k.useTopic(s.topic)
+		u.sub = s
+	}
+	if !traits.Confirms {
 		return
+	}
+	if u != nil {
+		u.owed++
+		u.owedUntil = time.Time{}
 	}
 	k.asks++
 	s.askNumber = k.asks
-	k.asked = append(k.asked, ask{sub: s, number: k.asks})
+	s.askWrite = k.writes
+	k.asked = append(k.asked, ask{sub: s, use: u, number: k.asks, write: k.writes})
 }
 
 // noteWritten follows when the requests were written: their time begins.
@@ -193,8 +212,13 @@ func (k *link) noteWritten(now time.Time) {
 	for _, a := range k.asked {
 		a.answerBy = now.Add(answerTimeout)
 		k.unanswered.Push(a)
+		if a.use != nil && a.number == a.sub.askNumber {
+			a.use.owedUntil = a.answerBy
+		}
 	}
 	k.asked = nil
+	k.writes++
+	k.noteLeft(now)
 }
 
 // restartAnswers begins the time of every request again.
@@ -206,9 +230,23 @@ func (k *link) restartAnswers(now time.Time) {
 
 // answered follows when the server answers the request for s, in whatever way.
 func (k *link) answered(s *Subscription, now time.Time) {
-	s.timeouts = 0
+	s.failedAsks = 0
 	if s.askNumber > k.answeredUpTo {
 		k.answeredUpTo, k.answeredAt = s.askNumber, now
+	}
+}
+
+// notePartly follows when the server refuses s by name. If it took the rest of the
+// request, answers follow soon.
+func (k *link) notePartly(s *Subscription, now time.Time) {
+	if k.namedTopics == nil || s.askNumber == 0 || k.namedTopics.partly == s.askWrite+1 {
+		return
+	}
+	k.namedTopics.partly = s.askWrite + 1
+	for i := range k.unanswered.Len() {
+		if a := k.unanswered.At(i); a.write == s.askWrite {
+			a.partly, a.answerBy = true, now.Add(partlyTimeout)
+		}
 	}
 }
 
@@ -216,6 +254,9 @@ func (k *link) answered(s *Subscription, now time.Time) {
 // works off earlier requests gets more time.
 func (k *link) answerBy() time.Time {
 	a := k.unanswered.At(0)
+	if a.partly {
+		return later(a.answerBy, k.answeredAt.Add(partlyTimeout))
+	}
 	if a.number > k.answeredUpTo && k.answeredUpTo > 0 {
 		return later(a.answerBy, k.answeredAt.Add(answerTimeout))
 	}
@@ -227,7 +268,7 @@ func (k *link) answerBy() time.Time {
 func (l *loop) checkAnswers(k *link) {
 	for k.ready && k.unanswered.Len() > 0 {
 		a := *k.unanswered.At(0)
-		if open := a.number == a.sub.askNumber && l.askedOnLink(a.sub) && a.sub.state.Load().Phase == SubPending; open {
+		if l.isOpen(&a) {
 			by := k.answerBy()
 			if !due(by, l.now) {
 				return
@@ -239,7 +280,18 @@ func (l *loop) checkAnswers(k *link) {
 			if l.answerMayBeBehind(k, k.unanswered.At(0)) {
 				return
 			}
-			l.notAnswered(a.sub)
+			if a.partly {
+				l.askInParts(k, l.oldestRequest(k))
+				continue
+			}
+			if n := k.namedTopics; n != nil {
+				n.mute = len(n.suspects) > 0
+			}
+			a.sub.held = false
+			a.sub.queue.holdNoLonger() // what comes now belongs to this subscription
+			l.askFailed(a.sub, &Error{Op: "Subscribe", Field: "topic", Class: ClassTimeout, Err: ErrUnanswered}, 0)
+		} else if l.waitsForAnswer(&a) && !due(a.answerBy, l.now) {
+			return
 		}
 		k.unanswered.Drop(1)
 	}
@@ -256,17 +308,71 @@ func (l *loop) answerMayBeBehind(k *link, a *ask) bool {
 	return true
 }
 
-// notAnswered schedules another request for s, or ends s after the last one.
-func (l *loop) notAnswered(s *Subscription) {
-	err := &Error{Op: "Subscribe", Field: "topic", Class: ClassTimeout, Err: ErrUnanswered}
-	if s.timeouts++; s.timeouts >= maxTimeouts {
-		l.releaseSub(s)
+// isOpen reports whether the subscription of a waits for the answer to it.
+func (l *loop) isOpen(a *ask) bool {
+	return a.number == a.sub.askNumber && l.askedOnLink(a.sub) && a.sub.state.Load().Phase == SubPending
+}
+
+// askFailed schedules another request for s after one that was not answered, or was
+// refused in a way that another topic may have caused. It ends s after the last one.
+// Until the next request, an answer to this one still counts.
+func (l *loop) askFailed(s *Subscription, err *Error, pause time.Duration) {
+	if s.failedAsks++; s.failedAsks >= maxFailedAsks {
+		if err.Class != ClassRejected {
+			l.releaseSub(s)
+		}
 		l.endSub(s, err)
 		return
 	}
-	v := askBackoff << (s.timeouts - 1)
-	l.askAgainAfter(s, v/2+uniform(v/2))
+	l.askAgainAfter(s, max(askPause(s.failedAsks), min(pause, maxRetryAfter)))
 	l.enterSub(s, SubState{Phase: SubPending, Err: err})
+}
+
+// refused ends a subscription that the server refused. If the server said when to
+// ask again, it schedules that instead, later with each refusal in a row.
+func (l *loop) refused(s *Subscription, err *Error, retry time.Duration) {
+	s.askedGeneration = 0
+	if retry <= 0 {
+		l.endSub(s, err)
+		return
+	}
+	s.refusals++
+	pause := min(retry, maxRetryAfter)
+	more := max(pause, l.c.cfg.Backoff.Initial) * time.Duration(min(s.refusals, 10))
+	l.askAgainAfter(s, pause+more/2+uniform(more/2))
+	l.enterSub(s, SubState{Phase: SubPending, Err: err})
+}
+
+// refusalInDoubt follows when a refusal may concern an earlier subscription to the
+// same topic. The server is asked again, unless it shows before that it serves s.
+func (l *loop) refusalInDoubt(s *Subscription, err *Error, retry time.Duration) {
+	s.askNumber = 0
+	if s.state.Load().Phase == SubLive {
+		s.queue.expectAnswer(false) // by a message
+	}
+	l.askFailed(s, err, retry)
+}
+
+// endedByServer asks again for a subscription that the server has ended and the
+// client has not. A server that does so again and again does not want it.
+func (l *loop) endedByServer(s *Subscription) {
+	err := &Error{Op: "Subscribe", Field: "topic", Class: ClassRejected, Detail: "the server ended the subscription", Err: ErrRejected}
+	if l.now.Sub(s.state.Load().Since) >= time.Minute || s.queue.hasReceivedOn(l.link.conn.gen) {
+		s.endings = 0
+	}
+	if s.endings++; s.endings >= maxFailedAsks {
+		l.endSub(s, err)
+		return
+	}
+	l.askAgainAfter(s, askPause(s.endings))
+	l.enterSub(s, SubState{Phase: SubPending, Err: err})
+}
+
+// askPause is the pause before a subscription is asked for again after n failures in
+// a row.
+func askPause(n int) time.Duration {
+	v := askBackoff << (n - 1)
+	return v/2 + uniform(v/2)
 }
 
 // askAgainAfter postpones the next request for s, on whatever connection.
@@ -340,6 +446,9 @@ func (l *loop) untilNextDeadline() time.Duration {
 		if k.ready {
 			if k.unanswered.Len() > 0 {
 				at(k.answerBy())
+			}
+			if n := k.namedTopics; n != nil && n.freed.Len() > 0 {
+				at(n.freed.At(0).at)
 			}
 			at(k.pingAt)
 			at(k.silentAt())

@@ -72,6 +72,8 @@ func (e received) apply(l *loop) {
 			return
 		}
 		switch ev := &e.events[i]; {
+		case ev.Kind.OfSubscription() && l.c.cfg.traits.ByName:
+			l.handleNamed(k, ev.sub, &ev.Event)
 		case ev.sub == nil:
 			l.handle(k, &ev.Event)
 		case ev.sub.state.Load().Phase != SubEnded:
@@ -123,10 +125,15 @@ func (l *loop) handle(k *link, ev *wire.Event) {
 		l.spread = min(max(l.spread, ev.Spread), maxSpread)
 		l.goAwayUntil = l.now.Add(min(ev.Delay, maxRetryAfter))
 		l.c.notify.post(ServerNotice{int(ev.Code), peerText(ev.Reason)})
+	case wire.EventMalformed:
+		l.c.notify.post(MessageSkipped{logText(ev.Name), logText(ev.Reason)})
 	case wire.EventError:
 		l.c.notify.post(ServerNotice{int(ev.Code), peerText(ev.Reason)})
 		if ev.Fatal && k.fatalError == nil {
 			k.fatalError, k.closeBy = ev, l.now.Add(fatalCloseTimeout)
+		}
+		if traits := &l.c.cfg.traits; traits.ByName && traits.Confirms && !ev.Fatal && ev.Code != 0 && ev.Key == 0 && ev.N == 0 {
+			l.requestRefused(k, ev)
 		}
 	}
 }
@@ -140,56 +147,71 @@ func (l *loop) handleSubscription(k *link, s *Subscription, ev *wire.Event) {
 	if ev.Key != 0 && ev.Key != s.key {
 		return // the answer to an earlier request, which was withdrawn
 	}
-	pending := s.state.Load().Phase == SubPending
 	switch ev.Kind {
-	case wire.EventSubscribed, wire.EventReset:
-		if ev.Kind == wire.EventReset {
+	case wire.EventData: // the first message, which stands for the answer
+		l.confirmed(k, s, ev)
+	case wire.EventSubscribed:
+		s.held = false
+		l.confirmed(k, s, ev)
+	case wire.EventReset:
+		if !s.held {
 			l.c.notify.post(lossReported(s, Reset, ev))
-		}
-		if pending {
-			k.answered(s, l.now)
-			s.refusals = 0
-			l.registry.postpone(s, time.Time{})
-			if ev.Name != "" {
-				s.wireName = ev.Name
-			}
-			l.enterSub(s, SubState{Phase: SubLive, Generation: k.conn.gen})
+			l.confirmed(k, s, ev)
 		}
 	case wire.EventGap:
-		l.c.notify.post(lossReported(s, Gap, ev))
+		if !s.held {
+			l.c.notify.post(lossReported(s, Gap, ev))
+		}
 	case wire.EventUnsubscribed:
+		l.unsubscribed(k, s, ev)
+	}
+}
+
+// confirmed makes s live: the server serves it.
+func (l *loop) confirmed(k *link, s *Subscription, ev *wire.Event) {
+	if s.state.Load().Phase != SubPending {
+		return
+	}
+	if l.c.cfg.traits.ByName {
+		s.askedGeneration = k.conn.gen // also if the request was withdrawn meanwhile
+	}
+	k.answered(s, l.now)
+	s.refusals = 0
+	l.registry.postpone(s, time.Time{})
+	if ev.Name != "" {
+		s.wireName = ev.Name
+	}
+	l.enterSub(s, SubState{Phase: SubLive, Generation: k.conn.gen})
+}
+
+// unsubscribed follows when the server has refused or ended s.
+func (l *loop) unsubscribed(k *link, s *Subscription, ev *wire.Event) {
+	pending := s.state.Load().Phase == SubPending
+	err := &Error{Op: "Subscribe", Field: "topic", Class: ClassRejected, Code: int(ev.Code), Detail: peerText(ev.Reason), Err: ErrRejected}
+	u := k.usedTopic(s.topic)
+	switch {
+	case ev.Code == 0 && ev.Key == 0 && pending:
+		s.held = false // the end of an earlier subscription to the same topic
+	case ev.Code == 0 && ev.Key == 0 && l.c.cfg.traits.ConfirmsEnd:
+		l.endedByServer(s)
+	case ev.Code == 0:
 		if pending {
-			if ev.Code == 0 && ev.Key == 0 {
-				return // by its name: the end of an earlier subscription to the same topic
-			}
 			k.answered(s, l.now)
 		}
-		if ev.Code == 0 {
-			l.endSub(s, nil)
-			return
+		l.endSub(s, nil)
+	case u != nil && !u.until.IsZero():
+		l.refusalInDoubt(s, err, ev.Retry)
+	default:
+		if pending {
+			k.answered(s, l.now)
+			k.notePartly(s, l.now)
 		}
-		l.refused(s, ev)
+		l.refused(s, err, ev.Retry)
 	}
 }
 
 func lossReported(s *Subscription, k Kind, ev *wire.Event) LossReported {
 	return LossReported{Topic: s.topic, Kind: k, Cause: ev.Cause, After: ev.Prev, To: ev.Position.Offset, Count: ev.Count}
-}
-
-// refused ends a subscription that the server refused. If the server said when to
-// ask again, it schedules that instead, later with each refusal in a row.
-func (l *loop) refused(s *Subscription, ev *wire.Event) {
-	err := &Error{Op: "Subscribe", Field: "topic", Class: ClassRejected, Code: int(ev.Code), Detail: peerText(ev.Reason), Err: ErrRejected}
-	s.askedGeneration = 0
-	if ev.Retry <= 0 {
-		l.endSub(s, err)
-		return
-	}
-	s.refusals++
-	pause := min(ev.Retry, maxRetryAfter)
-	more := max(pause, l.c.cfg.Backoff.Initial) * time.Duration(min(s.refusals, 10))
-	l.askAgainAfter(s, pause+more/2+uniform(more/2))
-	l.enterSub(s, SubState{Phase: SubPending, Err: err})
 }
 
 // wrote is the end of one write.

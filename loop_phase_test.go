@@ -11,6 +11,7 @@ import (
 	"testing/synctest"
 	"time"
 
+	"github.com/limpet-go/limpet/internal/secrets"
 	"github.com/limpet-go/limpet/limpettest"
 	"github.com/limpet-go/limpet/wire"
 )
@@ -325,4 +326,68 @@ func TestTransitionsAreDocumented(t *testing.T) {
 	if !strings.Contains(string(text), b.String()) {
 		t.Errorf("docs/design.md does not hold this table:\n%s", b.String())
 	}
+}
+
+// Of two faults in one batch the first one ends the connection.
+func TestFirstFaultOfABatchDecides(t *testing.T) {
+	s := &Subscription{topic: "a", key: 1}
+	s.queue = newQueue("a", &SubscribeOptions{Delivery: Delivery{Buffer: 8, Bytes: 8}}, wire.Traits{Confirms: true}, testOwner{})
+	s.queue.startConnection(1)
+	r := &reader{conn: newConn(), codec: faultyCodec{}, routes: new(routes), counters: new(counters), secrets: new(secrets.Set)}
+	r.conn.gen = 1
+	r.routes.setKey(1, s)
+	frame := func(text string) wire.Frame { return wire.Frame{Data: []byte(text)} }
+	var ce *wire.CodeError
+	for want, batch := range map[uint16][]wire.Frame{
+		4000: {frame("unconfirmed"), frame("undecodable")},
+		1002: {frame("undecodable"), frame("unconfirmed")},
+	} {
+		if err := r.handle(batch, nil); !errors.As(err, &ce) || ce.Code != want {
+			t.Errorf("%s: %v, want %d", batch[0].Data, err, want)
+		}
+	}
+}
+
+// faultyCodec decodes a message for a subscription that is not confirmed, or fails.
+type faultyCodec struct{ wire.Codec }
+
+func (faultyCodec) Decode(f wire.Frame, out *wire.Events) error {
+	if string(f.Data) == "undecodable" {
+		return errors.New("undecodable")
+	}
+	ev := out.Append(wire.EventData)
+	ev.Key, ev.Numbered, ev.Position.Offset = 1, true, 1
+	return nil
+}
+
+// The loop keeps its goroutine while an event is sure to come soon, which saves a busy
+// client a new one for each event.
+func TestBusyLoopKeepsItsGoroutine(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		srv := limpettest.NewServer(t, nil)
+		c := startIn(t, srv.URL(), &Options{HTTPClient: srv.HTTPClient()})
+		c.inbox.post(step(func(l *loop) {
+			expects := func(what string, want bool) {
+				if got := l.expectsEvents(); got != want {
+					t.Errorf("%s: %v", what, got)
+				}
+			}
+			expects("idle", false)
+			l.link.writing = true
+			expects("a write in progress", true)
+			l.link.writing = false
+			l.window.pending++
+			expects("a message without outcome", true)
+			l.window.pending--
+			l.link.unanswered.Push(ask{})
+			expects("a subscription without an answer", true)
+			l.link.unanswered.Drop(1)
+			l.state.Phase = Handshaking
+			expects("a handshake", true)
+			l.state.Phase = Waiting
+			expects("waiting", false)
+			l.state.Phase = Ready
+		}))
+		synctest.Wait()
+	})
 }

@@ -225,7 +225,7 @@ func TestUnansweredIsAskedForAlone(t *testing.T) {
 				}
 				l.registry.add(s)
 				if i == 2 || i == 3 {
-					s.timeouts = 1
+					s.failedAsks = 1
 				}
 				k.toAsk = append(k.toAsk, s)
 			}
@@ -267,6 +267,37 @@ func TestDialTimeoutIsSetBack(t *testing.T) {
 		}
 		if d := timeout(); d != time.Second {
 			t.Errorf("%v after a successful dial, want the second of Options.DialTimeout", d)
+		}
+	})
+}
+
+// Done waits for all goroutines, so none starts after it.
+func TestNothingStartsAfterTheEnd(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		c := offline(t)
+		if !c.goroutines.spawn(func() {}) || !c.goroutines.spawnDeliverer(func() {}) {
+			t.Error("nothing starts before the end")
+		}
+		c.Close()
+		<-c.Done()
+		if c.goroutines.spawn(func() {}) || c.goroutines.spawnDeliverer(func() {}) {
+			t.Error("a goroutine started after the end")
+		}
+	})
+}
+
+// A client that has ended has no timer, which would keep its memory: its next attempt
+// may have been due in an hour.
+func TestEndStopsTheTimer(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		c := offline(t)
+		var timer *time.Timer
+		c.inbox.post(step(func(l *loop) { timer = l.timer }))
+		synctest.Wait()
+		c.Close()
+		<-c.Done()
+		if timer.Stop() {
+			t.Error("the timer is still running")
 		}
 	})
 }

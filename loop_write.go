@@ -3,6 +3,7 @@ package limpet
 import (
 	"errors"
 	"fmt"
+	"slices"
 	"sync"
 	"time"
 
@@ -28,6 +29,9 @@ func (l *loop) startWrite() {
 	ops := append(args.ops, k.ops...)
 	k.ops, k.pingQueued = nil, false
 	if k.ready {
+		if n := k.namedTopics; n != nil {
+			n.leftInWrite, n.left = n.left, nil
+		}
 		ops = l.askForMore(k, ops)
 		ops, args.messages = l.window.nextBatch(ops, args.messages, l.now, l.writeBytes)
 		if len(ops) == 0 && len(frames.List) == 0 && l.nothingPending() && l.shuttingDown {
@@ -42,6 +46,11 @@ func (l *loop) startWrite() {
 		ops = k.handshakeOps(ops)
 	}
 	through := l.encode(k, ops, frames)
+	if l.link == k {
+		l.window.countResends(through)
+	} else {
+		l.window.countResends(0)
+	}
 	args.ops = ops
 	args.reset()
 	encodeArgsPool.Put(args)
@@ -131,28 +140,132 @@ func (k *link) handshakeOps(ops []wire.Op) []wire.Op {
 // has a write of its own, since a server may fail to answer a whole request because
 // of one bad topic in it.
 func (l *loop) askForMore(k *link, ops []wire.Op) []wire.Op {
+	if part := l.nextPart(k); len(part) > 0 {
+		for _, s := range part {
+			l.withdraw(k, s)
+			ops = append(ops, l.askFor(k, s))
+		}
+		return ops
+	}
 	for n := 0; len(k.toAsk) > 0 && n < maxAskedAtOnce; n++ {
 		s := k.toAsk[0]
-		if s.timeouts > 0 && n > 0 {
+		if s.failedAsks > 0 && n > 0 {
 			break
 		}
 		k.toAsk = k.toAsk[1:]
-		if l.askedOnLink(s) || s.state.Load().Phase == SubEnded {
+		if l.askedOnLink(s) || s.state.Load().Phase == SubEnded || k.mustWaitForTopic(s) {
 			n--
 			continue
 		}
-		request := s.request(k.conn.gen)
-		s.askedGeneration = k.conn.gen
-		ops = append(ops, wire.Op{Kind: wire.OpSubscribe, Key: s.key, Cmd: s.key*4 + 1, Topic: s.topic, Subscribe: &request})
-		l.noteAsk(k, s)
-		if !l.c.cfg.traits.Confirms {
-			l.enterSub(s, SubState{Phase: SubLive, Generation: k.conn.gen})
-		}
-		if s.timeouts > 0 {
+		ops = append(ops, l.askFor(k, s))
+		if s.failedAsks > 0 {
 			break
 		}
 	}
 	return ops
+}
+
+// askFor returns the request for s on k.
+func (l *loop) askFor(k *link, s *Subscription) wire.Op {
+	traits := &l.c.cfg.traits
+	u := k.usedTopic(s.topic)
+	served := u != nil && u.served
+	request := s.request(k.conn.gen, u != nil && u.tail && traits.Confirms)
+	s.askedGeneration = k.conn.gen
+	l.noteAsk(k, s)
+	if !traits.Confirms || served {
+		s.queue.assumeLive()
+		l.enterSub(s, SubState{Phase: SubLive, Generation: k.conn.gen})
+	}
+	return wire.Op{Kind: wire.OpSubscribe, Key: s.key, Cmd: s.key*4 + 1, Topic: s.topic, Subscribe: &request}
+}
+
+// requestRefused follows when the server refuses a request without naming the
+// topic. A server answers in order, so the oldest request is meant. What it asked
+// for is asked for again in parts; one topic alone is refused for now.
+func (l *loop) requestRefused(k *link, ev *wire.Event) {
+	open := l.oldestRequest(k)
+	if len(open) == 1 {
+		l.askFailed(open[0], &Error{Op: "Subscribe", Field: "topic", Class: ClassRejected, Code: int(ev.Code), Detail: peerText(ev.Reason), Err: ErrRejected}, 0)
+		return
+	}
+	l.askInParts(k, open)
+}
+
+// askInParts asks again for what one request named.
+func (l *loop) askInParts(k *link, subs []*Subscription) {
+	if len(subs) == 0 {
+		return
+	}
+	size := min((len(subs)+1)/2, maxAskedAtOnce)
+	k.namedTopics.suspects = append(slices.Collect(slices.Chunk(subs, size)), k.namedTopics.suspects...)
+}
+
+// oldestRequest takes an error for the refusal of the oldest request without an
+// answer, and returns those of its subscriptions that wait for one. The error may
+// mean something else, so an answer is still owed: only time makes the topics free.
+func (l *loop) oldestRequest(k *link) (open []*Subscription) {
+	var oldest *ask
+	take := func(asks []ask) {
+		for i := range asks {
+			a := &asks[i]
+			if oldest != nil && a.write != oldest.write {
+				return
+			}
+			if !l.waitsForAnswer(a) {
+				continue
+			}
+			if oldest == nil {
+				oldest = a
+			}
+			a.blamed = true
+			if a.use.sub == a.sub {
+				k.answeredUpTo, k.answeredAt = max(k.answeredUpTo, a.number), l.now
+				a.sub.askNumber = 0
+				open = append(open, a.sub)
+			}
+		}
+	}
+	take(k.unanswered.All())
+	if k.writing || oldest != nil {
+		take(k.asked)
+	}
+	return open
+}
+
+// waitsForAnswer reports whether an answer to a is to come: for its subscription, or
+// before its topic is free.
+func (l *loop) waitsForAnswer(a *ask) bool {
+	switch {
+	case a.use == nil || a.use.owed == 0 || a.blamed:
+		return false
+	case a.use.sub == a.sub:
+		return l.isOpen(a)
+	}
+	return a.use.leaving && a.use.sub == nil && a.number == a.sub.askNumber
+}
+
+// nextPart returns the next part of a request that was refused, once the part before
+// it was answered. If that took too long, the others do not wait.
+func (l *loop) nextPart(k *link) []*Subscription {
+	waits := func(s *Subscription) bool { return s.state.Load().Phase == SubPending && l.askedOnLink(s) }
+	n := k.namedTopics
+	if n == nil {
+		return nil
+	}
+	for len(n.trial) > 0 && (n.mute || !waits(n.trial[0]) || n.trial[0].askNumber == 0 || !n.trial[0].askAgainAt.IsZero()) {
+		n.trial = n.trial[1:]
+	}
+	for len(n.trial) == 0 && len(n.suspects) > 0 {
+		part := n.suspects[0]
+		n.suspects = n.suspects[1:]
+		n.trial = slices.DeleteFunc(part, func(s *Subscription) bool { return !waits(s) || s.askNumber != 0 })
+		if len(n.trial) > 0 {
+			return slices.Clone(n.trial)
+		}
+	}
+	n.mute = n.mute && len(n.suspects) > 0
+	return nil
 }
 
 // encode encodes ops and returns the highest sequence number among them. A
@@ -190,6 +303,9 @@ func (l *loop) encode(k *link, ops []wire.Op, out *wire.Frames) (through uint64)
 			return through // the messages behind it are sent again from there
 		case wire.OpSubscribe:
 			if s := l.c.routes.keyed(bad.Key); s != nil {
+				if u := k.usedTopic(s.topic); u != nil && u.sub == s {
+					u.owed = 0 // it was not asked for
+				}
 				l.endSub(s, &Error{Op: "Subscribe", Class: ClassInput, Err: joinReason(ErrRejected, oe.Err)})
 			}
 		}
@@ -213,8 +329,9 @@ func (l *loop) encodeOnce(k *link, ops []wire.Op, out *wire.Frames) error {
 	if l.encodePanics > 0 {
 		step = 1
 	}
-	for i := 0; i < len(ops); i += step {
-		err := k.codec.Encode(ops[i:i+step], out)
+	for i, n := 0, 0; i < len(ops); i += n {
+		n = k.leadingOps(ops[i:], step)
+		err := k.encodeWithin(ops[i:i+n], out)
 		var panicked *userError
 		var oe *wire.OpError
 		switch {
@@ -227,6 +344,83 @@ func (l *loop) encodeOnce(k *link, ops []wire.Op, out *wire.Frames) error {
 			return &wire.OpError{Index: i + oe.Index, Err: oe.Err}
 		case err != nil:
 			return err
+		}
+	}
+	return nil
+}
+
+// leadingOps returns how many ops to encode together, at most limit: about as many as
+// fit into one frame of the peer.
+func (k *link) leadingOps(ops []wire.Op, limit int) (n int) {
+	if k.limits.Batch == 0 {
+		return min(len(ops), limit)
+	}
+	const envelope = 32 // at least
+	for size := 0; n < min(len(ops), limit); n++ {
+		size += envelope
+		if m := ops[n].Message; m != nil {
+			size += len(m.Topic) + len(m.Payload)
+		}
+		if n > 0 && size > k.limits.Batch {
+			break
+		}
+	}
+	return n
+}
+
+// encodeWithin encodes ops. If a frame with several of them exceeds the peer's limit,
+// it encodes each half by itself.
+func (k *link) encodeWithin(ops []wire.Op, out *wire.Frames) error {
+	for i := range ops {
+		if err := k.exceeds(ops[i].Message); err != nil {
+			if err := k.encodeWithin(ops[:i], out); err != nil {
+				return err
+			}
+			return &wire.OpError{Index: i, Err: err}
+		}
+	}
+	if len(ops) == 0 {
+		return nil
+	}
+	before := len(out.List)
+	err := k.codec.Encode(ops, out)
+	tooBig := func(f wire.Frame) bool { return len(f.Data) > k.limits.Batch }
+	if k.limits.Batch == 0 || len(ops) == 1 || !slices.ContainsFunc(out.List[before:], tooBig) {
+		return err
+	}
+	clear(out.List[before:])
+	out.List = out.List[:before]
+	half := len(ops) / 2
+	if err := k.encodeWithin(ops[:half], out); err != nil {
+		return err
+	}
+	err = k.encodeWithin(ops[half:], out)
+	if oe := (*wire.OpError)(nil); errors.As(err, &oe) {
+		return &wire.OpError{Index: half + oe.Index, Err: oe.Err}
+	}
+	return err
+}
+
+// exceeds returns a *wire.TooBigError for a message beyond a limit that the peer has
+// announced.
+func (k *link) exceeds(m *wire.Message) error {
+	limits := &k.limits
+	if m == nil || m.Void {
+		return nil
+	}
+	if limits.Payload > 0 && len(m.Payload) > limits.Payload {
+		return &wire.TooBigError{What: "payload bytes", Size: len(m.Payload), Limit: limits.Payload}
+	}
+	if limits.Headers > 0 && len(m.Header) > limits.Headers {
+		return &wire.TooBigError{What: "header count", Size: len(m.Header), Limit: limits.Headers}
+	}
+	if limits.HeaderSize > 0 && (m.Type != "" || len(m.Header) > 0) {
+		size := len(m.Type)
+		for name, value := range m.Header {
+			size += len(name) + len(value)
+		}
+		if size > limits.HeaderSize {
+			return &wire.TooBigError{What: "header bytes", Size: size, Limit: limits.HeaderSize}
 		}
 	}
 	return nil

@@ -73,14 +73,18 @@ const (
 	// CauseOverflow means that the delivery queue was full and the client dropped
 	// the messages: see Delivery.Overflow.
 	CauseOverflow = wire.CauseOverflow
+	// CauseMalformed means that the dialect could not read a message, so that it was
+	// skipped: see MessageSkipped.
+	CauseMalformed = wire.CauseMalformed
 )
 
 // Loss describes a Gap or a Reset.
 type Loss struct {
 	// After is the position of the last message before the loss.
 	After Position
-	// To is the position of the last missing message of a Gap. For a Reset it is
-	// where the stream starts again; what lies between After and To is not known.
+	// To is the position of the last missing message of a Gap, or After if that is
+	// not known. For a Reset it is where the stream starts again; what lies between
+	// After and To is not known.
 	To Position
 	// Count is the number of missing messages, 0 if it is not known.
 	Count uint64

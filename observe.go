@@ -5,7 +5,6 @@ import (
 	"log/slog"
 	"strings"
 	"sync"
-	"sync/atomic"
 	"time"
 
 	"github.com/google/uuid"
@@ -24,7 +23,7 @@ type Observer interface {
 
 // Event is one of the event structs of this package: StateChanged,
 // SubscriptionChanged, LossReported, MessageFailed, MessagesDropped,
-// DeliveryStopped, ServerNotice, CredentialInURL, EventsLost. Later versions may add more, so a
+// DeliveryStopped, MessageSkipped, ServerNotice, CredentialInURL, EventsLost. Later versions may add more, so a
 // switch over them needs a default.
 //
 // With Options.Logger each event is logged as well:
@@ -32,8 +31,8 @@ type Observer interface {
 //	Debug  StateChanged between attempts, SubscriptionChanged to pending
 //	Info   StateChanged to ready and to a clean end, SubscriptionChanged to live or ended
 //	Warn   StateChanged after a lost connection or the first failed attempt, LossReported,
-//	       MessageFailed, MessagesDropped, DeliveryStopped, ServerNotice, a refused subscription,
-//	       CredentialInURL, EventsLost
+//	       MessageFailed, MessagesDropped, DeliveryStopped, MessageSkipped, ServerNotice,
+//	       a refused subscription, CredentialInURL, EventsLost
 //	Error  StateChanged to an end that is permanent
 //
 // An outage is one Warn line, however many attempts it takes, and the line of
@@ -98,6 +97,19 @@ type MessagesDropped struct {
 	Topic string
 	// Count is the number of messages dropped since the last report.
 	Count uint64
+}
+
+// MessageSkipped reports that the server sent what the client cannot use: a message
+// that the dialect cannot read or place, or something for a topic that this client has
+// never subscribed to. It comes once on each connection for each Reason and each
+// Topic, at most 16 times for either. Stats.Malformed and Stats.Unrequested have the
+// numbers.
+type MessageSkipped struct {
+	// Topic is the topic, or the key as a number, that this client has never
+	// subscribed to; empty for a message that cannot be read or placed.
+	Topic string
+	// Reason says what is wrong with the message.
+	Reason string
 }
 
 // ServerNotice reports an error or a notice from the server, for example that it
@@ -173,6 +185,14 @@ func (e MessageFailed) record() (slog.Level, string, []slog.Attr) {
 func (e MessagesDropped) record() (slog.Level, string, []slog.Attr) {
 	return slog.LevelWarn, "limpet: consumer too slow, messages dropped", []slog.Attr{
 		slog.String("topic", logText(e.Topic)), slog.Uint64("dropped", e.Count)}
+}
+
+func (e MessageSkipped) record() (slog.Level, string, []slog.Attr) {
+	attrs := []slog.Attr{slog.String("reason", logText(e.Reason))}
+	if e.Topic != "" {
+		attrs = append(attrs, slog.String("topic", logText(e.Topic)))
+	}
+	return slog.LevelWarn, "limpet: message skipped", attrs
 }
 
 func (e ServerNotice) record() (slog.Level, string, []slog.Attr) {
@@ -421,54 +441,4 @@ func (g *eventLog) suppressed() []slog.Attr {
 func logText(s string) string {
 	quoted := strings.TrimSuffix(peerText(s), "…")
 	return strings.TrimSuffix(strings.TrimPrefix(quoted, `"`), `"`)
-}
-
-// Stats are the counts of a client since New.
-type Stats struct {
-	// Attempts is the number of attempts to connect.
-	Attempts uint64
-	// Connections is the number of connections that became ready, Resumes how many
-	// of them resumed the session.
-	Connections uint64
-	Resumes     uint64
-	// Published is the number of messages that Publish and PublishBatch admitted.
-	Published uint64
-	// Resent is the number of times that a message was sent again.
-	Resent uint64
-	// Acked to Unknown are the numbers of messages with each outcome. Their sum is
-	// Published once every message has its outcome.
-	Acked    uint64
-	Written  uint64
-	Rejected uint64
-	Expired  uint64
-	Unsent   uint64
-	Unknown  uint64
-	// BytesWritten and BytesRead are the payload bytes of WebSocket messages.
-	BytesWritten uint64
-	BytesRead    uint64
-	// Frames is the number of WebSocket data messages received.
-	Frames uint64
-	// PlainFrames reports whether the current connection, or the last one, uses
-	// the library's frames: see Options.PlainFrames.
-	PlainFrames bool
-}
-
-type counters struct {
-	attempts, connections, resumes  atomic.Uint64
-	published, resent               atomic.Uint64
-	outcomes                        [len(outcomeNames)]atomic.Uint64
-	bytesWritten, bytesRead, frames atomic.Uint64
-	plainFrames                     atomic.Bool
-}
-
-func (c *counters) stats() Stats {
-	return Stats{
-		Attempts: c.attempts.Load(), Connections: c.connections.Load(), Resumes: c.resumes.Load(),
-		Published: c.published.Load(), Resent: c.resent.Load(),
-		Acked: c.outcomes[Acked].Load(), Written: c.outcomes[Written].Load(),
-		Rejected: c.outcomes[Rejected].Load(), Expired: c.outcomes[Expired].Load(),
-		Unsent: c.outcomes[Unsent].Load(), Unknown: c.outcomes[Unknown].Load(),
-		BytesWritten: c.bytesWritten.Load(), BytesRead: c.bytesRead.Load(), Frames: c.frames.Load(),
-		PlainFrames: c.plainFrames.Load(),
-	}
 }

@@ -68,7 +68,13 @@ type queue struct {
 	receiver   sequence.Receiver
 	detected   *wire.Event // a loss that the server did not report, for offer to return
 
-	received, delivered, dropped, duplicates, gaps, resets uint64
+	endsAgain    bool // of the dialect: the server may end the stream, and begin again
+	firstAnswers bool // of the dialect: the first message stands for the answer to a request
+	answerDue    bool // and none has come yet
+	firstCame    bool // a message stood for it, for offer to return
+	holding      bool // until the answer: messages belong to an earlier subscription
+
+	received, delivered, dropped, duplicates, earlier, gaps, resets uint64
 
 	receivedBefore uint64 // of received: before the current connection
 
@@ -95,6 +101,7 @@ func newQueue(topic string, o *SubscribeOptions, t wire.Traits, owner queueOwner
 	q := &queue{
 		topic: topic, delivery: o.Delivery, manualAck: o.ManualAck, owner: owner,
 		available: make(chan struct{}, 1), receiver: sequence.New(t),
+		endsAgain: t.ByName && t.ConfirmsEnd, firstAnswers: t.ByName && t.Confirms && t.Holes != wire.HolesFault,
 	}
 	q.items.Pool = &messagePool
 	q.tracker = ackTracker{
@@ -140,10 +147,18 @@ func (q *queue) startConnection(gen uint64) (last Position, known bool, credit w
 	q.generation = gen
 	q.receivedBefore = q.received
 	q.receiver.StartConnection()
+	q.answerDue, q.holding = false, false
 	q.used, q.roomReported = wire.Credit{}, false
 	q.granted = q.allowance()
 	last, known = q.receiver.Position()
 	return last, known, q.granted
+}
+
+// assumeLive follows when the subscription counts as live without a confirmation.
+func (q *queue) assumeLive() {
+	q.mu.Lock()
+	q.receiver.AssumeLive()
+	q.mu.Unlock()
 }
 
 // allowance returns the credit that fits the free room; mu is held.
@@ -197,8 +212,9 @@ func (q *queue) grant() wire.Credit {
 }
 
 // offer accepts events of connection gen, in wire order, all with one key. It does not block. It
-// returns the losses that the server did not report. An error is a violation by
-// the server; the events before it were accepted.
+// returns the losses that the server did not report, and EventData for a message
+// that stands for the answer to a request. An error is a violation by the server; the
+// events before it were accepted.
 func (q *queue) offer(gen uint64, events []wire.Event) (detected []wire.Event, err error) {
 	q.mu.Lock()
 	before := q.dropped
@@ -213,6 +229,10 @@ func (q *queue) offer(gen uint64, events []wire.Event) (detected []wire.Event, e
 			detected = append(detected, *q.detected)
 			q.detected = nil
 		}
+	}
+	if q.firstCame {
+		detected = append(detected, wire.Event{Kind: wire.EventData, Name: q.topic})
+		q.firstCame = false
 	}
 	room := q.delivery.Overflow != Block && q.roomToReport()
 	waiting := q.items.Len() > 0
@@ -239,6 +259,8 @@ func (q *queue) accept(gen uint64, ev *wire.Event) error {
 	switch {
 	case gen != q.generation || q.finishing:
 		return nil
+	case q.holding && q.isEarlier(ev):
+		return nil
 	case ev.Kind != wire.EventData:
 		return q.acceptControl(ev)
 	}
@@ -253,6 +275,9 @@ func (q *queue) accept(gen uint64, ev *wire.Event) error {
 	step, err := q.receiver.Accept(ev, beyondCredit)
 	if step.Loss != nil {
 		q.recordLoss(step.Loss)
+	}
+	if q.answerDue && err == nil {
+		q.answerDue, q.firstCame = false, true
 	}
 	switch step.Effect {
 	case sequence.Duplicate:
@@ -273,6 +298,14 @@ func (q *queue) accept(gen uint64, ev *wire.Event) error {
 
 // acceptControl accepts an event that is not a message; mu is held.
 func (q *queue) acceptControl(ev *wire.Event) error {
+	switch {
+	case ev.Kind == wire.EventSubscribed:
+		q.answerDue = false
+	case ev.Kind == wire.EventUnsubscribed && q.endsAgain:
+		q.receiver.StartConnection() // what comes next may leave out messages
+	case isGapHere(ev):
+		q.used.N += ev.Count // the server has sent these messages
+	}
 	step, err := q.receiver.Accept(ev, false)
 	if step.Loss != nil {
 		q.recordLoss(step.Loss)
@@ -309,7 +342,7 @@ func (q *queue) appendMessage(ev *wire.Event, previous uint64) {
 		m.Topic = q.topic
 	}
 	m.ID = uuid.UUID(ev.Message.ID)
-	m.Position.Epoch, m.Position.Offset, m.Position.Tag = q.receiver.Epoch(), ev.Position.Offset, ev.Position.Tag
+	m.Position, _ = q.receiver.Position()
 	m.Payload, m.Type, m.Header = ev.Message.Payload, ev.Message.Type, ev.Message.Header
 	m.previous = previous
 	q.messages++
@@ -327,7 +360,7 @@ func (q *queue) recordLoss(loss *sequence.Loss) {
 	}
 	q.appendLoss(newLoss(kind, loss.After, loss.To, loss.Count, loss.Cause))
 	if loss.Detected {
-		q.detected = &wire.Event{Kind: loss.Kind, Cause: loss.Cause}
+		q.detected = &wire.Event{Kind: loss.Kind, Cause: loss.Cause, Prev: loss.After.Offset, Position: loss.To, Count: loss.Count}
 	}
 }
 
@@ -448,41 +481,10 @@ func (q *queue) discard(err error) {
 	q.wakeConsumer()
 }
 
-// stats returns what the queue has counted.
-func (q *queue) stats() SubStats {
-	q.mu.Lock()
-	defer q.mu.Unlock()
-	return SubStats{
-		Received: q.received, Delivered: q.delivered, Dropped: q.dropped,
-		Waiting: uint64(q.messages + q.held), Duplicates: q.duplicates, Gaps: q.gaps, Resets: q.resets,
-		Unacked: uint64(q.notAcked()),
-	}
-}
-
 // hasReceivedOn reports whether a message that is not a duplicate came on
 // connection gen, which has not been fenced.
 func (q *queue) hasReceivedOn(gen uint64) bool {
 	q.mu.Lock()
 	defer q.mu.Unlock()
 	return q.generation == gen && q.received > q.receivedBefore
-}
-
-// drainToReport reports whether the stream is drained: it has ended, and everything
-// in it was delivered or dropped. It returns true only once; mu is held.
-func (q *queue) drainToReport() bool {
-	if q.drainReported || !q.ended || q.held > 0 || q.lossHeld || q.reporting > 0 {
-		return false
-	}
-	if q.awaitAcks && !q.discarded && (q.bodies > 0 || q.manualAck && q.tracker.unacked.Len() > 0) {
-		return false
-	}
-	q.drainReported = true
-	return true
-}
-
-// endIfEmpty ends a stream that finishes, once nothing waits; mu is held.
-func (q *queue) endIfEmpty() {
-	if q.finishing && q.items.Len() == 0 {
-		q.ended = true
-	}
 }

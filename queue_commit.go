@@ -230,3 +230,14 @@ func (q *queue) committedPosition() Position {
 	defer q.mu.Unlock()
 	return q.tracker.committed
 }
+
+// stats returns what the queue has counted.
+func (q *queue) stats() SubStats {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	return SubStats{
+		Received: q.received, Delivered: q.delivered, Dropped: q.dropped,
+		Waiting: uint64(q.messages + q.held), Duplicates: q.duplicates, Earlier: q.earlier, Gaps: q.gaps, Resets: q.resets,
+		Unacked: uint64(q.notAcked()),
+	}
+}

@@ -82,8 +82,11 @@ func (q *queue) standsStill() bool {
 	if q.delivery.Overflow != Block || q.messages == 0 || q.bodies > 0 || q.finishing {
 		return false
 	}
-	room := q.allowance()
-	return room.N == q.used.N || room.Bytes == q.used.Bytes
+	taken := q.held
+	if q.manualAck {
+		taken = q.tracker.unacked.Len()
+	}
+	return q.messages+taken >= q.delivery.Buffer || q.bytes >= q.delivery.Bytes
 }
 
 // watchStandstill follows when standsStill may have changed. The timer is set
@@ -121,4 +124,30 @@ func (q *queue) checkStandstill() {
 	if report {
 		q.owner.stoodStill(e)
 	}
+}
+
+// expectAnswer follows when the server is asked for the subscription. With hold,
+// messages before the answer belong to an earlier subscription.
+func (q *queue) expectAnswer(hold bool) {
+	q.mu.Lock()
+	q.answerDue, q.holding = q.firstAnswers, hold
+	q.mu.Unlock()
+}
+
+// holdNoLonger takes what comes for messages of this subscription.
+func (q *queue) holdNoLonger() {
+	q.mu.Lock()
+	q.holding = false
+	q.mu.Unlock()
+}
+
+// isEarlier reports whether ev belongs to an earlier subscription; mu is held.
+func (q *queue) isEarlier(ev *wire.Event) bool {
+	switch {
+	case ev.Kind == wire.EventSubscribed || ev.Kind == wire.EventUnsubscribed && ev.Code == 0:
+		q.holding = false
+	case ev.Kind == wire.EventData && q.holding:
+		q.earlier++
+	}
+	return q.holding
 }

@@ -315,3 +315,23 @@ func (s *Subscription) deliver() {
 		}
 	}
 }
+
+// drainToReport reports whether the stream is drained: it has ended, and everything
+// in it was delivered or dropped. It returns true only once; mu is held.
+func (q *queue) drainToReport() bool {
+	if q.drainReported || !q.ended || q.held > 0 || q.lossHeld || q.reporting > 0 {
+		return false
+	}
+	if q.awaitAcks && !q.discarded && (q.bodies > 0 || q.manualAck && q.tracker.unacked.Len() > 0) {
+		return false
+	}
+	q.drainReported = true
+	return true
+}
+
+// endIfEmpty ends a stream that finishes, once nothing waits; mu is held.
+func (q *queue) endIfEmpty() {
+	if q.finishing && q.items.Len() == 0 {
+		q.ended = true
+	}
+}

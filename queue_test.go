@@ -2,6 +2,7 @@ package limpet
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"math/rand/v2"
 	"slices"
@@ -114,6 +115,28 @@ func TestProcessedIsReportedAcrossALoss(t *testing.T) {
 			t.Errorf("reported %v", reported)
 		}
 	})
+}
+
+// A closed queue accepts and counts nothing more, and the first reason to end stays.
+func TestClosedQueueAcceptsNothing(t *testing.T) {
+	first, later := errors.New("first"), errors.New("later")
+	for name, end := range map[string]func(*queue, error){
+		"finish":  func(q *queue, err error) { q.finish(err, false) },
+		"discard": (*queue).discard,
+	} {
+		q := testQueue(Delivery{Buffer: 8}, false, wire.Traits{})
+		offerAll(t, q, subscribedAt(0), dataAt(1, 0))
+		end(q, first)
+		offerAll(t, q, dataAt(2, 1))
+		if n := q.stats().Received; n != 1 {
+			t.Errorf("%s: %d received, want the one before", name, n)
+		}
+		q.finish(later, false)
+		q.discard(later)
+		if ms, err := q.take(context.Background(), nil, 8, false, processedRun{}); ms != nil || err != first {
+			t.Errorf("%s: %v, %v", name, ms, err)
+		}
+	}
 }
 
 // A consumer whose ctx ends leaves the message, and the signal, to another one.

@@ -3,6 +3,9 @@ package limpet
 import (
 	"errors"
 	"fmt"
+	"slices"
+	"strconv"
+	"strings"
 	"sync"
 	"time"
 
@@ -22,8 +25,9 @@ type reader struct {
 	goroutines *goroutines
 	secrets    *secrets.Set
 
-	names serverNames
-	wakes wakeRate
+	names   serverNames
+	reports skipReports
+	wakes   wakeRate
 }
 
 // run reads until the connection ends or a new goroutine continues.
@@ -104,6 +108,10 @@ func (r *reader) route(events *wire.Events) error {
 	var fault error
 	for rest := events.List; len(rest) > 0 && fault == nil; {
 		ev := &rest[0]
+		if ev.Kind == wire.EventMalformed && !r.countMalformed(ev) {
+			rest = rest[1:]
+			continue
+		}
 		if ev.Kind != wire.EventData {
 			r.hideSecrets(ev)
 		}
@@ -124,8 +132,15 @@ func (r *reader) route(events *wire.Events) error {
 			for i := range losses {
 				forLoop = append(forLoop, routedEvent{sub, losses[i]})
 			}
-			if ev.Kind != wire.EventData && fault == nil {
+			if ev.Kind != wire.EventData && !isGapHere(ev) && fault == nil {
 				forLoop = append(forLoop, routedEvent{sub, *ev})
+			}
+		} else {
+			if ev.Key == 0 && (ev.Kind == wire.EventSubscribed || ev.Kind == wire.EventUnsubscribed) {
+				forLoop = append(forLoop, routedEvent{nil, *ev}) // the loop may wait for it
+			}
+			if report := r.countUnrequested(ev, n); report != nil {
+				forLoop = append(forLoop, routedEvent{nil, *report})
 			}
 		}
 		rest = rest[n:]
@@ -134,6 +149,59 @@ func (r *reader) route(events *wire.Events) error {
 		r.inbox.post(received{r.conn, forLoop})
 	}
 	return fault
+}
+
+// isGapHere reports whether ev is a gap without a position, of which the queue says
+// what it means.
+func isGapHere(ev *wire.Event) bool {
+	return ev.Kind == wire.EventGap && ev.Position.IsZero() && ev.Prev == 0
+}
+
+// countMalformed counts messages that the dialect has skipped. It reports whether to
+// report them.
+func (r *reader) countMalformed(ev *wire.Event) bool {
+	r.counters.malformed.Add(max(1, ev.Count))
+	ev.Key, ev.Name = 0, ""
+	return firstOf(&r.reports.reasons, ev.Reason)
+}
+
+// countUnrequested counts n events that no subscription takes, if they are messages and the
+// client never had their subscription. It returns what to report, or nil.
+func (r *reader) countUnrequested(ev *wire.Event, n int) *wire.Event {
+	if r.routes.wasKnown(ev) {
+		return nil
+	}
+	reason := "the server names a subscription that this client has never had"
+	if ev.Kind == wire.EventData {
+		r.counters.unrequested.Add(uint64(n))
+		reason = "a message for a subscription that this client has never had"
+	}
+	name := ev.Name
+	if name == "" {
+		name = strconv.FormatUint(ev.Key, 10)
+	}
+	if !firstOf(&r.reports.names, name) {
+		return nil
+	}
+	return &wire.Event{Kind: wire.EventMalformed, Name: r.secrets.Hide(name), Reason: reason}
+}
+
+// skipReports is what was reported on one connection.
+type skipReports struct{ reasons, names []string }
+
+const (
+	maxSkippedReports = 16  // of each sort on one connection
+	maxSkippedText    = 256 // bytes by which two reports differ
+)
+
+// firstOf reports whether text is not in list and is to be reported, and adds it.
+func firstOf(list *[]string, text string) bool {
+	text = text[:min(len(text), maxSkippedText)]
+	if len(*list) == maxSkippedReports || slices.Contains(*list, text) {
+		return false
+	}
+	*list = append(*list, strings.Clone(text))
+	return true
 }
 
 // hideSecrets removes the client's credentials from what the peer says.

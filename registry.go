@@ -7,6 +7,7 @@ import (
 	"sync"
 	"time"
 
+	"github.com/limpet-go/limpet/internal/fifo"
 	"github.com/limpet-go/limpet/wire"
 )
 
@@ -149,12 +150,12 @@ func (r *registry) startConnection(gen uint64, now time.Time) []wire.Subscribe {
 	var carried []wire.Subscribe
 	size := 0
 	for s := range r.all() {
-		if s.timeouts == 0 && !s.mustWait(now) {
+		if s.failedAsks == 0 && !s.mustWait(now) {
 			size += s.startSize()
 		}
 		fits := len(carried) < r.traits.StartSubs && (r.traits.StartBytes == 0 || size <= r.traits.StartBytes)
-		if fits && s.timeouts == 0 && !s.mustWait(now) {
-			carried = append(carried, s.request(gen))
+		if fits && s.failedAsks == 0 && !s.mustWait(now) {
+			carried = append(carried, s.request(gen, false))
 			s.askedGeneration = gen
 		} else {
 			s.queue.startConnection(gen)
@@ -184,9 +185,12 @@ func (r *registry) positions(now time.Time) []wire.Subscribe {
 }
 
 // request prepares s for connection gen and returns how to ask for it: after the
-// position that it has reached or, without one, from where the caller chose.
-func (s *Subscription) request(gen uint64) wire.Subscribe {
+// position that it has reached or, without one, from where the caller chose. With
+// hold, messages do not count before the answer.
+func (s *Subscription) request(gen uint64, hold bool) wire.Subscribe {
 	last, based, credit := s.queue.startConnection(gen)
+	s.queue.expectAnswer(hold)
+	s.held = hold
 	return s.wireSubscribe(last, based, credit)
 }
 
@@ -205,6 +209,9 @@ type routes struct {
 	mu     sync.Mutex
 	byKey  map[uint64]*Subscription
 	byName map[string]*Subscription // if the dialect routes by name
+
+	lastKey uint64 // that a subscription ever had
+	closed  recentNames
 }
 
 // setKey makes key stand for s, or for nothing if s is nil.
@@ -212,6 +219,7 @@ func (r *routes) setKey(key uint64, s *Subscription) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	setRoute(&r.byKey, key, s)
+	r.lastKey = max(r.lastKey, key)
 }
 
 // setName makes a topic stand for s, or for nothing if s is nil.
@@ -219,6 +227,9 @@ func (r *routes) setName(topic string, s *Subscription) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	setRoute(&r.byName, topic, s)
+	if s == nil {
+		r.closed.add(topic)
+	}
 }
 
 func setRoute[K comparable](m *map[K]*Subscription, k K, s *Subscription) {
@@ -252,4 +263,212 @@ func (r *routes) named(topic string) *Subscription {
 	s := r.byName[topic]
 	r.mu.Unlock()
 	return s
+}
+
+// wasKnown reports whether the subscription that ev names existed once: for a while
+// after it was closed, the server may still send for it.
+func (r *routes) wasKnown(ev *wire.Event) bool {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if ev.Key != 0 {
+		return ev.Key <= r.lastKey
+	}
+	return r.byName[ev.Name] != nil || r.closed.count[ev.Name] > 0
+}
+
+// recentNames are the topics of the subscriptions that ended last, of a dialect that
+// routes by name.
+type recentNames struct {
+	count  map[string]int // how often it is in order
+	order  []string
+	oldest int // index in order, once it is full
+}
+
+const maxRecentNames = 1024
+
+func (n *recentNames) add(name string) {
+	if n.count == nil {
+		n.count = make(map[string]int)
+	}
+	n.count[name]++
+	if len(n.order) < maxRecentNames {
+		n.order = append(n.order, name)
+		return
+	}
+	old := n.order[n.oldest]
+	n.order[n.oldest], n.oldest = name, (n.oldest+1)%maxRecentNames
+	if n.count[old]--; n.count[old] == 0 {
+		delete(n.count, old)
+	}
+}
+
+// topicTable is what one connection knows of its topics, where the dialect routes by name.
+type topicTable struct {
+	topics      map[string]*topicUse
+	left        []*topicUse // whose subscriptions have ended: the end is to be written
+	leftInWrite []*topicUse // the end is being written
+	freed       fifo.Queue[topicDeadline]
+
+	// A request that the server refused as a whole is made again in parts.
+	suspects [][]*Subscription // the parts that are left
+	trial    []*Subscription   // of the part that was asked for last: those not answered yet
+	mute     bool              // a request was not answered in time
+	partly   uint64            // the last write of which one topic was refused by name, plus 1
+}
+
+// usedTopic returns what k knows of a topic, nil if it knows nothing.
+func (k *link) usedTopic(name string) *topicUse {
+	if k.namedTopics == nil {
+		return nil
+	}
+	return k.namedTopics.topics[name]
+}
+
+// topicUse is what one connection knows of a topic of a dialect that routes by
+// name. The client asks for a topic again only when the server has finished with
+// the earlier subscription to it: see wire.Traits.ByName.
+type topicUse struct {
+	topic   string
+	sub     *Subscription // that asked last, until it ends
+	waiting *Subscription // asks once the topic is free
+
+	owed      int       // answers to requests
+	owedUntil time.Time // after it they do not count; zero: the last request is not written
+
+	leaving   bool      // the server has not finished with the subscription that ended
+	awaitsEnd bool      // because it has to confirm the end; otherwise it owes an answer
+	tail      bool      // messages of that subscription may still come
+	until     time.Time // leaving and tail end at the latest, and a refusal may concern it; zero: not set
+	served    bool      // the server goes on with it: the client cannot end it
+}
+
+// useTopic is usedTopic for one that is asked for.
+func (k *link) useTopic(topic string) *topicUse {
+	u := k.namedTopics.topics[topic]
+	if u == nil {
+		if k.namedTopics.topics == nil {
+			k.namedTopics.topics = make(map[string]*topicUse)
+		}
+		u = &topicUse{topic: topic}
+		k.namedTopics.topics[topic] = u
+	}
+	return u
+}
+
+// mustWaitForTopic makes s wait if the server has not finished with an earlier
+// subscription to the same topic.
+func (k *link) mustWaitForTopic(s *Subscription) bool {
+	u := k.usedTopic(s.topic)
+	if u == nil || !u.leaving {
+		return false
+	}
+	u.waiting = s
+	return true
+}
+
+// leaveTopic follows when s has ended. With closing, an OpUnsubscribe ends it at the server too.
+func (l *loop) leaveTopic(s *Subscription, closing bool) {
+	traits, k := &l.c.cfg.traits, l.link
+	if k == nil {
+		return
+	}
+	u := k.usedTopic(s.topic)
+	if u == nil || u.sub != s {
+		return
+	}
+	u.sub, u.tail = nil, closing
+	u.served = !traits.Unsubscribe && s.state.Load().Phase == SubLive
+	owed := u.owed > 0 && !due(u.owedUntil, l.now) && !u.served
+	u.awaitsEnd = closing && (traits.ConfirmsEnd || !traits.Confirms)
+	u.leaving = owed || u.awaitsEnd
+	if u.leaving || u.tail {
+		u.until = time.Time{}
+		k.namedTopics.left = append(k.namedTopics.left, u)
+	}
+	k.forget(u)
+}
+
+// forget drops a topic of which nothing needs to be known.
+func (k *link) forget(u *topicUse) {
+	if u.sub == nil && u.waiting == nil && !u.leaving && !u.tail && !u.served && u.until.IsZero() {
+		delete(k.namedTopics.topics, u.topic)
+	}
+}
+
+// free follows when the server has finished with the subscription to a topic that
+// ended. With tail its messages may still come.
+func (k *link) free(u *topicUse, tail bool) {
+	u.leaving, u.tail = false, tail
+	if u.waiting != nil {
+		k.toAsk = append(k.toAsk, u.waiting)
+		u.waiting = nil
+	}
+	k.forget(u)
+}
+
+// noteLeft follows when the ends of subscriptions were written: their time begins.
+func (k *link) noteLeft(now time.Time) {
+	n := k.namedTopics
+	if n == nil {
+		return
+	}
+	for _, u := range n.leftInWrite {
+		u.until = now.Add(answerTimeout)
+		n.freed.Push(topicDeadline{u, u.until})
+	}
+	n.leftInWrite = nil
+}
+
+// topicDeadline is the moment at which the time of a topicUse ends, unless that has
+// changed.
+type topicDeadline struct {
+	use *topicUse
+	at  time.Time
+}
+
+// freeTopics frees the topics whose time has ended.
+func (l *loop) freeTopics(k *link) {
+	for n := k.namedTopics; n != nil && n.freed.Len() > 0 && due(n.freed.At(0).at, l.now); {
+		d := *n.freed.At(0)
+		n.freed.Drop(1)
+		if d.use.until.Equal(d.at) {
+			d.use.until = time.Time{}
+			k.free(d.use, false)
+		}
+	}
+}
+
+// handleNamed handles what the server says of a topic. s is the subscription to
+// which the reader has routed it, nil if there is none. Only a subscription that was
+// asked for can be meant.
+func (l *loop) handleNamed(k *link, s *Subscription, ev *wire.Event) {
+	name := ev.Name
+	if s != nil {
+		name = s.topic // losses that a queue has found have no name
+	}
+	u := k.usedTopic(name)
+	if u == nil {
+		return
+	}
+	ended := ev.Kind == wire.EventUnsubscribed && ev.Code == 0
+	answer := ev.Kind == wire.EventSubscribed || ev.Kind == wire.EventUnsubscribed
+	if answer && !ended && u.owed > 0 {
+		u.owed--
+	}
+	switch {
+	case u.leaving:
+		if ev.Kind == wire.EventUnsubscribed {
+			k.free(u, false)
+		} else if answer && u.owed == 0 && !u.awaitsEnd {
+			u.served = !l.c.cfg.traits.Unsubscribe
+			k.free(u, u.tail)
+		}
+	case u.sub == nil:
+		if answer {
+			u.tail, u.served = u.tail && !ended, u.served && !ended
+			k.forget(u)
+		}
+	case u.sub == s && s.state.Load().Phase != SubEnded:
+		l.handleSubscription(k, s, ev)
+	}
 }

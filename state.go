@@ -1,6 +1,9 @@
 package limpet
 
-import "time"
+import (
+	"sync/atomic"
+	"time"
+)
 
 // Phase is what a client is doing.
 type Phase uint8
@@ -60,4 +63,62 @@ type State struct {
 	// Resumed is true if the server still knew the session. It is valid in the
 	// phase Ready.
 	Resumed bool
+}
+
+// Stats are the counts of a client since New.
+type Stats struct {
+	// Attempts is the number of attempts to connect.
+	Attempts uint64
+	// Connections is the number of connections that became ready, Resumes how many
+	// of them resumed the session.
+	Connections uint64
+	Resumes     uint64
+	// Published is the number of messages that Publish and PublishBatch admitted.
+	Published uint64
+	// Resent is the number of times that a message was sent again.
+	Resent uint64
+	// Acked to Unknown are the numbers of messages with each outcome. Their sum is
+	// Published once every message has its outcome.
+	Acked    uint64
+	Written  uint64
+	Rejected uint64
+	Expired  uint64
+	Unsent   uint64
+	Unknown  uint64
+	// BytesWritten and BytesRead are the payload bytes of WebSocket messages.
+	BytesWritten uint64
+	BytesRead    uint64
+	// Frames is the number of WebSocket data messages received.
+	Frames uint64
+	// Malformed is the number of received messages that the dialect could not read or
+	// place. They were skipped: see MessageSkipped and CauseMalformed.
+	Malformed uint64
+	// Unrequested is the number of received messages for topics that this client has
+	// never subscribed to. What still comes for a closed subscription does not count.
+	Unrequested uint64
+	// PlainFrames reports whether the current connection, or the last one, uses
+	// the library's frames: see Options.PlainFrames.
+	PlainFrames bool
+}
+
+type counters struct {
+	attempts, connections, resumes  atomic.Uint64
+	published, resent               atomic.Uint64
+	outcomes                        [len(outcomeNames)]atomic.Uint64
+	bytesWritten, bytesRead, frames atomic.Uint64
+	malformed, unrequested          atomic.Uint64
+	plainFrames                     atomic.Bool
+}
+
+func (c *counters) stats() Stats {
+	return Stats{
+		Attempts: c.attempts.Load(), Connections: c.connections.Load(), Resumes: c.resumes.Load(),
+		Published: c.published.Load(), Resent: c.resent.Load(),
+		Acked: c.outcomes[Acked].Load(), Written: c.outcomes[Written].Load(),
+		Rejected: c.outcomes[Rejected].Load(), Expired: c.outcomes[Expired].Load(),
+		Unsent: c.outcomes[Unsent].Load(), Unknown: c.outcomes[Unknown].Load(),
+		BytesWritten: c.bytesWritten.Load(), BytesRead: c.bytesRead.Load(), Frames: c.frames.Load(),
+		Malformed: c.malformed.Load(), Unrequested: c.unrequested.Load(),
+		PlainFrames: c.plainFrames.Load(),
+	}
 }

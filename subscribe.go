@@ -48,8 +48,8 @@ type SubState struct {
 	Since time.Time
 
 	// Err is why the subscription ended, in the phase SubEnded; nil for a clean
-	// end. In the phase SubPending it is why the server refused the subscription
-	// for now.
+	// end. In the phase SubPending it is why the server refused or ended the
+	// subscription for now, or that it did not answer.
 	Err error
 }
 
@@ -61,6 +61,7 @@ type SubStats struct {
 	Dropped    uint64 // by the overflow policy, or by closing the subscription or the client
 	Waiting    uint64 // in the queue, or taken from it for C
 	Duplicates uint64 // received again and discarded
+	Earlier    uint64 // of an earlier subscription to the topic, discarded
 	Gaps       uint64 // reported by the server or detected by the client; those of Dropped do not count
 	Resets     uint64 // reported by the server or detected by the client
 
@@ -117,9 +118,12 @@ type Subscription struct {
 
 	askedGeneration uint64    // the connection on which it was asked for; 0: none
 	askNumber       uint64    // of the last request, see link.asks
+	askWrite        uint64    // that carried it, see link.writes
 	refusals        int       // in a row
 	ackOp           int       // index in link.ops of the last OpAck for it, if it has not been encoded yet
-	timeouts        int       // requests in a row without an answer
+	failedAsks      int       // requests in a row that were not answered, or refused without naming the topic
+	endings         int       // by the server, in a row, each soon and before a message
+	held            bool      // messages may be those of an earlier subscription to the topic
 	acksOwed        bool      // in Shutdown: the server still has it, to learn what consumers process
 	askAgainAt      time.Time // not before: after a refusal that is not final, or no answer; zero: at any time; see registry.postpone
 	waitPlace       int       // in registry.waiting, from 1; 0: not in it
@@ -138,7 +142,8 @@ func (s *Subscription) Topic() string { return s.topic }
 func (s *Subscription) State() SubState { return s.state.Load() }
 
 // WaitLive blocks until the server has confirmed the subscription on the current
-// connection. A dialect without the trait Confirms has no confirmations: then
+// connection. In a dialect that routes by name, the first message may stand for the
+// confirmation (see wire.Traits.ByName). A dialect without the trait Confirms has no confirmations: then
 // asking is enough. WaitLive returns an error if ctx ends (ctx's error) or the subscription
 // has ended: the error of Err, or after a clean end one that wraps ErrClosed if
 // the client was closed and ErrSubscriptionClosed if only the subscription was.

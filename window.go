@@ -1,6 +1,7 @@
 package limpet
 
 import (
+	"errors"
 	"math"
 	"slices"
 	"sync"
@@ -32,6 +33,7 @@ type window struct {
 	flushPoints  []*flushPoint // by ascending seq; each has a caller of Flush that waits
 	firstPending int           // index before which every slot has its outcome
 	oneByOneUpTo uint64        // up to this sequence number a frame carries one message: a batch was too big
+	resends      []uint64      // of the last batch, until countResends
 	resolved     [2]int        // outcomes to be published are in slots [from, to)
 	freedBytes   int           // payload bytes that they held
 	notify       *notifier     // of messages that failed
@@ -318,7 +320,7 @@ func (w *window) nextBatch(ops []wire.Op, messages []wire.Message, now time.Time
 		if r.firstSent == 0 {
 			r.firstSent = timestamp
 		} else {
-			w.counters.resent.Add(1)
+			w.resends = append(w.resends, seq)
 			if m.Resent = !r.atLeastOnce; m.Resent {
 				m.Age = time.Duration(timestamp - r.firstSent)
 			}
@@ -336,6 +338,17 @@ func (w *window) nextBatch(ops []wire.Op, messages []wire.Message, now time.Time
 		}
 	}
 	return ops, messages
+}
+
+// countResends counts the messages of the last batch that are sent again: those that
+// were encoded, up to through.
+func (w *window) countResends(through uint64) {
+	for _, seq := range w.resends {
+		if seq <= through {
+			w.counters.resent.Add(1)
+		}
+	}
+	w.resends = nil
 }
 
 // appendReused extends s by one element. The element is zero, or as
@@ -374,10 +387,7 @@ func (w *window) rejectUnencodable(seq uint64, cause error, now time.Time) bool 
 			continue
 		}
 		w.bytesSent -= uint64(len(takenBack.payload))
-		switch {
-		case takenBack.firstSent != w.timestamp(now):
-			w.counters.resent.Add(^uint64(0))
-		default:
+		if takenBack.firstSent == w.timestamp(now) {
 			takenBack.firstSent = 0
 			if w.highestSent == w.firstSeq+uint64(i) {
 				w.highestSent--
@@ -385,6 +395,9 @@ func (w *window) rejectUnencodable(seq uint64, cause error, now time.Time) bool 
 		}
 	}
 	w.nextToSend = first
+	if tooBig := (*wire.TooBigError)(nil); errors.As(cause, &tooBig) {
+		cause = joinReason(ErrTooBig, cause)
+	}
 	w.resolveUnsettled(first, Rejected, outcomeError(joinReason(ErrRejected, cause)))
 	w.publishOutcomes()
 	return true

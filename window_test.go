@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"math/rand/v2"
+	"slices"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -223,5 +224,37 @@ func TestBatchFitsTheLink(t *testing.T) {
 	}
 	if want := "[[200 200] [5000] [200] [900] [900] [0 0]]"; fmt.Sprint(got) != want {
 		t.Errorf("batches of %v, want %v", got, want)
+	}
+}
+
+// Stats.Resent never goes down: a message counts when it has been encoded, not when it
+// is taken for a write.
+func TestResentNeverGoesDown(t *testing.T) {
+	stats := new(counters)
+	w := newWindow(true, new(admission), stats)
+	for range 4 {
+		w.add(&Receipt{topic: "t"})
+	}
+	w.credit = wire.Credit{N: 10, Bytes: 100}
+	now := time.Now()
+	w.nextBatch(nil, nil, now, 1000)
+	w.countResends(4)
+	w.nextToSend = 0 // another connection
+	var seen []uint64
+	note := func() { seen = append(seen, stats.resent.Load()) }
+	note()
+	w.nextBatch(nil, nil, now.Add(time.Second), 1000)
+	note()
+	if !w.rejectUnencodable(3, errors.New("no"), now.Add(time.Second)) {
+		t.Fatal("the fault did not happen")
+	}
+	note()
+	w.countResends(2)
+	note()
+	w.nextBatch(nil, nil, now.Add(2*time.Second), 1000)
+	w.countResends(4)
+	note()
+	if want := []uint64{0, 0, 0, 2, 4}; !slices.Equal(seen, want) { // 3 as a void message, and 4
+		t.Errorf("resent: %d, want %d", seen, want)
 	}
 }

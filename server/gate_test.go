@@ -71,6 +71,7 @@ func TestHostAndOrigin(t *testing.T) {
 	}
 	synctest.Test(t, func(t *testing.T) {
 		r := newRig(t, opt)
+		opt.Hosts[0], opt.Origins[0] = "evil.example", "https://evil.example" // the server has its own copy
 		for _, tc := range cases {
 			if got := r.status(upgradeTo(tc.host, token, tc.origins...)); got.StatusCode != tc.status {
 				t.Errorf("Host %q, Origin %q: %d, want %d", tc.host, tc.origins, got.StatusCode, tc.status)
@@ -168,6 +169,20 @@ func TestOverload(t *testing.T) {
 		synctest.Wait()
 		if res := r.status(upgradeTo("localhost", token)); res.StatusCode != 101 {
 			t.Errorf("%d once there is room", res.StatusCode)
+		}
+	})
+	synctest.Test(t, func(t *testing.T) {
+		r := newRig(t, &server.Options{MaxConns: 1, ReconnectRate: 1})
+		r.connect(native.JSON).hello(native.Hello{CN: 1})
+		last := 0
+		for range 300 { // more than there are slots in the longest window
+			last, _ = strconv.Atoi(r.status(upgradeTo("localhost", token)).Header.Get("X-Limpet-Retry-Ms"))
+			if last > 300_000 {
+				t.Fatalf("a slot in %d ms, want five minutes at most", last)
+			}
+		}
+		if last < 299_000 {
+			t.Errorf("the last slot is in %d ms: this proves nothing", last)
 		}
 	})
 	synctest.Test(t, func(t *testing.T) {

@@ -135,10 +135,10 @@ func (s *ids) remembers(age time.Duration) bool {
 	return now-age-idMargin > s.forgotten
 }
 
-// certain reports whether an unknown id that was first sent age ago was certainly not
-// accepted, here or by an earlier server.
+// certain reports whether an unknown id that was first sent age ago, and would still
+// be remembered, was certainly not accepted by an earlier server.
 func (s *ids) certain(age time.Duration) bool {
-	return s.remembers(age) && (s.complete || time.Since(s.start)-age-idMargin > 0)
+	return s.complete || time.Since(s.start)-age-idMargin > 0
 }
 
 func (s *ids) len() int {

@@ -2,11 +2,14 @@ package server_test
 
 import (
 	"context"
+	"errors"
+	"maps"
 	"testing"
 	"testing/synctest"
 	"time"
 
 	"github.com/limpet-go/limpet/server"
+	"github.com/limpet-go/limpet/wire/native"
 )
 
 func TestMemoryLogRetention(t *testing.T) {
@@ -39,6 +42,9 @@ func TestMemoryLogRetention(t *testing.T) {
 						t.Fatalf("append %d: %d, %v", o, got, err)
 					}
 					time.Sleep(tc.every)
+				}
+				if _, held := l.Tag(tc.first - 1); held && tc.keep.Age == 0 {
+					t.Errorf("entry %d is held until the log is read", tc.first-1)
 				}
 				check(t, l, tc.first, 10)
 				time.Sleep(time.Minute)
@@ -95,4 +101,72 @@ func TestMemoryLogChanged(t *testing.T) {
 	l.Append(context.Background(), server.Entry{})
 	<-a
 	<-b
+}
+
+// Whoever waits for the outcome of an id that another is about to store goes on when
+// the log refuses it.
+func TestSameIDAfterTheLogRefused(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		log := &heldLog{Log: server.NewMemoryLog(server.Retention{}), answers: make(chan error)}
+		r := newRig(t, &server.Options{Log: log})
+		ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
+		defer cancel()
+		publish := func() <-chan error {
+			result := make(chan error, 1)
+			go func() {
+				_, err := r.srv.Publish(ctx, "t", nil, &server.PublishOptions{ID: idOf(1)})
+				result <- err
+			}()
+			synctest.Wait()
+			return result
+		}
+		first, second := publish(), publish()
+		log.answers <- errDisk
+		if err := <-first; !errors.Is(err, errDisk) {
+			t.Errorf("the first: %v", err)
+		}
+		select {
+		case log.answers <- nil:
+		case <-ctx.Done():
+		}
+		if err := <-second; err != nil {
+			t.Errorf("the second: %v", err)
+		}
+	})
+}
+
+// heldLog appends when the test answers.
+type heldLog struct {
+	server.Log
+	answers chan error
+}
+
+func (l *heldLog) Append(ctx context.Context, e server.Entry) (uint64, error) {
+	if err := <-l.answers; err != nil {
+		return 0, err
+	}
+	return l.Log.Append(ctx, e)
+}
+
+// What the program publishes arrives whole, and as it was when it was published.
+func TestPublishedByTheProgram(t *testing.T) {
+	both(t, func(t *testing.T, enc native.Encoding) {
+		r := newRig(t, nil)
+		payload, header := []byte("1.5"), map[string]string{"unit": "m", "site": "north"}
+		o := &server.PublishOptions{ID: idOf(9), Type: "text/plain", Header: header}
+		if _, err := r.srv.Publish(context.Background(), "t", payload, o); err != nil {
+			t.Fatal(err)
+		}
+		copy(payload, "xxx")
+		header["unit"] = "x"
+		c := r.connect(enc)
+		c.hello(native.Hello{CN: 1})
+		c.send(sub(1, "t", native.FromFirst, 10))
+		c.next(native.TypeSubOK)
+		m := c.next(native.TypeMsg).Msg
+		if string(m.Payload) != "1.5" || m.ID != idOf(9) || m.Type != "text/plain" ||
+			!maps.Equal(m.Header, map[string]string{"unit": "m", "site": "north"}) {
+			t.Errorf("%+v", m)
+		}
+	})
 }

@@ -48,7 +48,7 @@ func TestFailureSaysHowFarItCame(t *testing.T) {
 	}
 	for name, tc := range map[string]struct {
 		scheme string
-		serve  func(net.Conn)
+		answer func(net.Conn)
 		class  limpet.ErrorClass
 		text   string
 	}{
@@ -65,7 +65,7 @@ func TestFailureSaysHowFarItCame(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			assert.NoLeaks(t)
-			l := listen(t, func(_ int, nc net.Conn) { tc.serve(nc) })
+			l := listen(t, func(_ int, nc net.Conn) { tc.answer(nc) })
 			cause := firstCause(t, tc.scheme+"://"+l.addr, limpet.Options{Dialect: rawDialect{}, HTTPClient: &http.Client{
 				Transport: &http.Transport{TLSClientConfig: &tls.Config{InsecureSkipVerify: true}}}})
 			if limpet.ClassOf(cause) != tc.class || !strings.Contains(cause.Error(), tc.text) {

@@ -39,8 +39,7 @@ func TestGoAwayCountsFromItsArrival(t *testing.T) {
 	}
 }
 
-// A server that takes 15, 25 or 55 seconds to welcome is reached, and the bound
-// starts again at 10 seconds after that.
+// A server that takes 15, 25 or 55 seconds to welcome is reached.
 func TestPatienceWithTheHandshakeGrows(t *testing.T) {
 	for _, takes := range []time.Duration{15 * time.Second, 25 * time.Second, 55 * time.Second} {
 		synctest.Test(t, func(t *testing.T) {
@@ -57,6 +56,31 @@ func TestPatienceWithTheHandshakeGrows(t *testing.T) {
 			}
 		})
 	}
+}
+
+// A client that was welcomed gives the next handshake ten seconds again.
+func TestPatienceWithTheHandshakeStartsAgain(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var held time.Duration
+		s := newScriptedServer(t, func(p *scriptedConn) {
+			began := time.Now()
+			switch p.number {
+			case 1, 2: // each raises the bound
+				p.read()
+			case 3:
+				p.sendFrames(p.welcome())
+			case 4:
+				p.read()
+				held = time.Since(began)
+			}
+			p.ws.CloseNow()
+		})
+		c, _ := s.start(limpet.Options{Heartbeat: rareHeartbeats})
+		time.Sleep(5 * time.Minute)
+		if c.Stats().Connections < 1 || held < 9*time.Second || held > 12*time.Second {
+			t.Errorf("after %d connections the handshake had %v, want 10 s", c.Stats().Connections, held)
+		}
+	})
 }
 
 // A balancer that cuts every connection after 20 seconds: each delivered a
@@ -208,6 +232,30 @@ func TestWelcomeForgetsARefusedCredential(t *testing.T) {
 			t.Errorf("%d attempts in an hour: %v", n, c.Err())
 		}
 	})
+}
+
+// A refused credential is replaced at once, whatever the backoff: nothing is wrong with
+// the server.
+func TestRefusedCredentialIsReplacedAtOnce(t *testing.T) {
+	for _, refusal := range []*failure{{status: 401}, {code: 4100}, {code: 1008}} {
+		synctest.Test(t, func(t *testing.T) {
+			s := newFailingServer(t, func(n int) *failure {
+				if n == 1 {
+					return refusal
+				}
+				return nil
+			})
+			o := withAuth
+			o.Backoff = limpet.Backoff{First: 10 * time.Minute, Initial: 10 * time.Minute, Max: 10 * time.Minute}
+			c := s.start(t, o)
+			if err := c.WaitReady(context.Background()); err != nil {
+				t.Fatal(err)
+			}
+			if made := s.made(); len(made) != 2 || made[1].Sub(made[0]) > 200*time.Millisecond {
+				t.Errorf("%+v: attempts at %v", *refusal, made)
+			}
+		})
+	}
 }
 
 // A server that takes each credential and then refuses it is not hammered.

@@ -91,7 +91,11 @@ var endings = []permanentRow{
 		[]failure{{status: 503}, {err: errors.New("refused")}}, limpet.ClassTimeout, limpet.Options{Backoff: limpet.Backoff{MaxElapsed: time.Hour}}},
 }
 
-const fatalForbidden = `{"t":"err","code":2,"fatal":true}`
+const (
+	fatalForbidden = `{"t":"err","code":2,"fatal":true}`
+	fatalOverload  = `{"t":"err","code":8,"fatal":true}`
+	fatalCloseTime = time.Second // for the close frame after one
+)
 
 const noSubprotocol = -1 // as a status: a handshake without it
 
@@ -413,55 +417,6 @@ func TestNothingElseEndsAClient(t *testing.T) {
 					t.Errorf("only %d attempts and %d connections: the failures had no effect", made, ready)
 				}
 				t.Logf("%d attempts, %d connections", made, ready)
-			})
-		})
-	}
-}
-
-// verdictRecorder keeps the last failure that the dialect was asked about.
-type verdictRecorder struct {
-	wire.Dialect
-	last chan wire.Failure
-}
-
-func (d verdictRecorder) Verdict(f wire.Failure) wire.Verdict {
-	select {
-	case <-d.last:
-	default:
-	}
-	d.last <- f
-	return d.Dialect.Verdict(f)
-}
-
-// A fatal error frame decides, whatever ends the connection after it. The close
-// code is kept beside its code.
-func TestFatalErrorFrameDecides(t *testing.T) {
-	for name, then := range map[string]func(p *scriptedConn){
-		"close 1012": func(p *scriptedConn) { p.ws.Close(1012, "restart") },
-		"close 4200": func(p *scriptedConn) { p.ws.Close(4200, "") },
-		"cut":        func(p *scriptedConn) { p.ws.CloseNow() },
-		"violation":  func(p *scriptedConn) { p.sendText("{") },
-		"silence":    func(*scriptedConn) {},
-	} {
-		t.Run(name, func(t *testing.T) {
-			synctest.Test(t, func(t *testing.T) {
-				s := newScriptedServer(t, func(p *scriptedConn) {
-					p.sendFrames(p.welcome())
-					p.sendText(fatalForbidden)
-					then(p)
-				})
-				d := verdictRecorder{native.New(nil), make(chan wire.Failure, 1)}
-				c, _ := s.start(limpet.Options{Dialect: d})
-				<-c.Done()
-				var p *limpet.PermanentError
-				if !errors.As(c.Err(), &p) || p.Class != limpet.ClassAuth {
-					t.Errorf("ended with %v", c.Err())
-				}
-				f, code := <-d.last, uint16(0)
-				fmt.Sscanf(name, "close %d", &code)
-				if f.Code != 2 || f.CloseCode != code {
-					t.Errorf("code %d and close code %d, want 2 and %d", f.Code, f.CloseCode, code)
-				}
 			})
 		})
 	}

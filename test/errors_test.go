@@ -82,6 +82,13 @@ func TestDeadlinesSayWhose(t *testing.T) {
 		if !errors.Is(err, context.DeadlineExceeded) || !errors.Is(err, cause) || !strings.Contains(err.Error(), "caller's context") {
 			t.Errorf("the caller: %v", err)
 		}
+		sub, err := c.Subscribe(context.Background(), "a", nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := sub.WaitLive(expiredContext()); !errors.Is(err, context.DeadlineExceeded) || !strings.Contains(err.Error(), "caller's context ended before the subscription was live") {
+			t.Errorf("WaitLive: %v", err)
+		}
 	})
 }
 

@@ -2,8 +2,10 @@ package test
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"strings"
+	"sync"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -11,6 +13,7 @@ import (
 	"github.com/limpet-go/limpet"
 	"github.com/limpet-go/limpet/limpettest"
 	"github.com/limpet-go/limpet/server"
+	"github.com/limpet-go/limpet/wire/native"
 )
 
 func TestTenThousandSubscriptions(t *testing.T) {
@@ -135,4 +138,85 @@ func TestStoppedConsumerHoldsUpNobody(t *testing.T) {
 			t.Errorf("%d delivered and lost of %d", got, rounds)
 		}
 	})
+}
+
+// TestLimitsOfTheServer: what the server announces in its welcome bounds what the client
+// sends: frames of several messages, payloads and headers.
+func TestLimitsOfTheServer(t *testing.T) {
+	const batch, payload = 2000, 1000
+	for _, encoding := range []string{"base64", "text", "escapes"} {
+		synctest.Test(t, func(t *testing.T) {
+			var mu sync.Mutex
+			var largest, frames int
+			srv := newScriptedServer(t, func(p *scriptedConn) {
+				w := p.welcome()
+				w.Welcome.Cr = native.Credit{N: 1000, B: 1 << 20}
+				w.Welcome.Lim = &native.Limits{Batch: batch, Payload: payload, Headers: 2, HeaderSize: 50}
+				p.sendFrames(append([]native.Frame{w}, p.confirmations()...)...)
+				for {
+					_, data, err := p.ws.Read(p.ctx)
+					if err != nil {
+						return
+					}
+					got, _ := native.Decode(nil, native.JSON, native.FromClient, data, native.DefaultLimits)
+					var last uint64
+					for i := range got {
+						if got[i].Type == native.TypeMsg {
+							last = got[i].Msg.S
+						}
+					}
+					mu.Lock()
+					if frames++; len(got) > 1 {
+						largest = max(largest, len(data))
+					}
+					mu.Unlock()
+					if last > 0 {
+						p.sendFrames(native.Frame{Type: native.TypeAck, Ack: &native.Ack{To: last, HasTo: true}})
+					}
+				}
+			})
+			c, _ := srv.start(limpet.Options{})
+			ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
+			defer cancel()
+			ms := make([]limpet.Outgoing, 500)
+			for i := range ms {
+				body := strings.Repeat(map[string]string{"base64": "\xff\x00", "text": "ab", "escapes": "\"\x01"}[encoding], 50)
+				ms[i] = limpet.Outgoing{Topic: "a", Payload: []byte(body)}
+			}
+			if _, err := c.PublishBatch(ctx, ms); err != nil {
+				t.Fatal(err)
+			}
+			header := func(n, size int) *limpet.PublishOptions {
+				h := map[string]string{}
+				for i := range n {
+					h[fmt.Sprint(i)] = strings.Repeat("v", size)
+				}
+				return &limpet.PublishOptions{Header: h}
+			}
+			for name, m := range map[string]struct {
+				size    int
+				options *limpet.PublishOptions
+				fits    bool
+			}{
+				"a large payload": {payload, nil, true}, "too large a payload": {payload + 1, nil, false},
+				"two headers": {1, header(2, 10), true}, "three headers": {1, header(3, 1), false}, "long headers": {1, header(2, 30), false},
+			} {
+				r, err := c.Publish(ctx, "a", make([]byte, m.size), m.options)
+				if err != nil {
+					t.Fatal(err)
+				}
+				if ack, err := r.Wait(ctx); m.fits != (err == nil) || !m.fits && (ack.Outcome != limpet.Rejected || !errors.Is(err, limpet.ErrTooBig)) {
+					t.Errorf("%s: %v, %v", name, ack.Outcome, err)
+				}
+			}
+			mu.Lock()
+			defer mu.Unlock()
+			if largest > batch || largest < batch/4 || frames < 50 || frames > 400 {
+				t.Errorf("%s: %d frames, the largest of several messages has %d bytes", encoding, frames, largest)
+			}
+			if n := c.Stats().Connections; n != 1 {
+				t.Errorf("%d connections: %v", n, c.State().Cause)
+			}
+		})
+	}
 }

@@ -16,6 +16,7 @@ import (
 	"github.com/limpet-go/limpet"
 	"github.com/limpet-go/limpet/limpettest"
 	"github.com/limpet-go/limpet/wire"
+	"github.com/limpet-go/limpet/wire/native"
 	"nhooyr.io/websocket"
 )
 
@@ -171,6 +172,41 @@ func TestPingsOfAPeerThatReadsLater(t *testing.T) {
 			t.Errorf("%d pongs, %+v", len(pongs), st)
 		}
 	})
+}
+
+// Pings of the wire protocol are answered, but no more than a bound are owed to a
+// peer that does not read.
+func TestPongsOwedAreBounded(t *testing.T) {
+	for _, pings := range []int{50, 5000} {
+		synctest.Test(t, func(t *testing.T) {
+			var pongs atomic.Int32
+			s := newScriptedServer(t, func(p *scriptedConn) {
+				p.ws.SetReadLimit(1 << 20)
+				p.sendFrames(p.welcome())
+				for i := range pings {
+					p.sendFrames(native.Frame{Type: native.TypePing, N: uint64(i + 1)})
+				}
+				time.Sleep(10 * time.Second) // less than a stalled write may take
+				for frames := p.read(); frames != nil; frames = p.read() {
+					for _, f := range frames {
+						if f.Type == native.TypePong {
+							pongs.Add(1)
+						}
+					}
+				}
+			})
+			s.host = limpettest.NewHandler(t, http.HandlerFunc(s.serve), &limpettest.HostOptions{Network: &limpettest.NetworkOptions{Buffer: 256}})
+			c, _ := s.start(limpet.Options{Heartbeat: rareHeartbeats})
+			time.Sleep(20 * time.Second)
+			if n := int(pongs.Load()); n < min(pings, 1000) || n > min(pings, 1200) {
+				t.Errorf("%d pongs for %d pings", n, pings)
+			}
+			if n := c.Stats().Connections; n != 1 {
+				t.Errorf("%d connections: %v", n, c.State().Cause)
+			}
+			closeAndWait(t, c)
+		})
+	}
 }
 
 // Empty fragments at a decent pace break no budget. They are no life either.

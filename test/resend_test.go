@@ -7,6 +7,7 @@ import (
 	"slices"
 	"testing"
 	"testing/synctest"
+	"time"
 
 	"github.com/limpet-go/limpet"
 	"github.com/limpet-go/limpet/limpettest"
@@ -69,6 +70,9 @@ func (p *scriptedConn) readMessages(n int) (ms []native.Msg) {
 	return ms
 }
 
+// outage is how long the welcome of the second connection takes, at least.
+const outage = 5 * time.Second
+
 // resumeAfterBreak runs five messages through a connection of which the server
 // acknowledges nothing, and returns what the next one brings after second has
 // been said.
@@ -85,6 +89,7 @@ func resumeAfterBreak(t *testing.T, second func(w *native.Welcome, first []nativ
 				p.ws.CloseNow()
 				return
 			}
+			time.Sleep(outage)
 			n := second(w.Welcome, first)
 			p.sendFrames(append([]native.Frame{w}, p.confirmations()...)...)
 			taken <- p.readMessages(n)
@@ -122,8 +127,8 @@ func TestSelectiveAckIsNotSentAgain(t *testing.T) {
 		t.Errorf("sent again: %v", seqs)
 	}
 	for _, m := range again {
-		if !m.HasAge {
-			t.Errorf("message %d without an age", m.S)
+		if age := time.Duration(m.Age) * time.Millisecond; !m.HasAge || age < outage || age > 2*outage {
+			t.Errorf("message %d without an age, or with the wrong one: %v", m.S, age)
 		}
 	}
 }
@@ -141,8 +146,8 @@ func TestLostSessionRenumbers(t *testing.T) {
 		t.Errorf("sent again: %v", seqs)
 	}
 	for _, m := range again {
-		if !m.HasAge {
-			t.Errorf("message %d without an age", m.S)
+		if age := time.Duration(m.Age) * time.Millisecond; !m.HasAge || age < outage || age > 2*outage {
+			t.Errorf("message %d without an age, or with the wrong one: %v", m.S, age)
 		}
 	}
 }

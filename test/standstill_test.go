@@ -52,7 +52,7 @@ func TestStandstillIsReported(t *testing.T) {
 				if i++; !keep(i) {
 					m.Ack()
 				}
-				time.Sleep(pause)
+				<-time.After(pause)
 			}
 		}
 	}
@@ -106,6 +106,7 @@ func TestStandstillIsReported(t *testing.T) {
 				}
 				closeAndWait(t, c)
 				time.Sleep(90 * time.Second) // the consumer ends
+				synctest.Wait()
 				if lines := strings.Count(log.String(), "delivery stopped"); lines != strings.Count(tc.want, "waiting") {
 					t.Errorf("%d lines in the log: %s", lines, log.String())
 				}

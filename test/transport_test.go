@@ -358,7 +358,7 @@ type brokenBody struct {
 func (b *brokenBody) called(method string) {
 	if b.armed.Load() && method == b.method {
 		b.panics.Add(1)
-		if method != "Write" { // whose panic must come before the reader sees the end
+		if method != "Write" { // the reader would notice first
 			b.ReadWriteCloser.Close()
 		}
 		panic("broken")

@@ -13,8 +13,8 @@ const (
 	// Events of one subscription, named by Key or Name; their order is kept.
 	EventData         EventKind = iota + 1 // Message, Position, Prev, Numbered
 	EventSubscribed                        // Position (delivery starts after it), Continuity, Head
-	EventUnsubscribed                      // Code, Reason; Retry > 0: may be requested again after that time
-	EventGap                               // Prev, Position (last lost), Count, Cause
+	EventUnsubscribed                      // Code (0: ended, otherwise refused), Reason; Retry > 0: may be requested again after that time
+	EventGap                               // Prev, Position (last lost), Count, Cause; see below
 	EventReset                             // Position (new), Cause
 
 	// Events of the connection.
@@ -25,8 +25,22 @@ const (
 	EventPong   // N
 	EventGoAway // Code, Delay, Spread, Reason
 	EventAuth   // Expires
-	EventError  // Code, Reason, Retry, Fatal; Key or N if it concerns a subscription or a sequence number
+	EventError  // Code, Reason, Retry, Fatal; Key or N if it concerns a subscription or a sequence number; see Traits.ByName
+
+	// EventMalformed: a message that the dialect cannot read or place was skipped.
+	// Reason: one of a few constant texts, without anything that the peer sent.
+	EventMalformed
 )
+
+// An EventGap with neither Prev nor Position says that a message is missing whose
+// place is not known. The client reports the Gap where the stream is. With Numbered
+// it does not, if it knows a number of the stream: then the number of the next
+// message says whether and what is missing, and Cause why.
+//
+// A dialect that skips a message appends an EventMalformed. If it can tell whose
+// message it was, it also appends such an EventGap with CauseMalformed for each of
+// these subscriptions. The client counts an EventMalformed, and reports each Reason
+// once for each connection. Neither event proves that the connection works.
 
 // OfSubscription reports whether an event of kind k belongs to one subscription.
 func (k EventKind) OfSubscription() bool { return k >= EventData && k <= EventReset }
@@ -109,7 +123,7 @@ type Continuity uint8
 // The degrees of continuity.
 const (
 	ContinuityNone     Continuity = iota // nothing: the client reports a Reset
-	ContinuityByNumber                   // the number of the next message decides
+	ContinuityByNumber                   // the number of the next message decides; without numbers its Position.Tag, if the server repeats the last message
 	ContinuityProved                     // the server proved that none is missing
 )
 
@@ -129,10 +143,11 @@ const (
 	CauseUnverifiable       // continuity cannot be proved
 	CauseLost               // a number is missing in the stream
 	CauseOverflow           // dropped by the delivery policy, in this process
+	CauseMalformed          // a message could not be read
 )
 
 var causes = [...]string{"unknown", "expired", "trimmed", "dropped", "forbidden",
-	"epoch", "diverged", "ahead", "unverifiable", "lost", "overflow"}
+	"epoch", "diverged", "ahead", "unverifiable", "lost", "overflow", "malformed"}
 
 // String returns the cause as one lower-case word.
 func (c Cause) String() string {
@@ -163,12 +178,6 @@ type Ready struct {
 
 	// Heartbeat is the interval in which each side sends something.
 	Heartbeat time.Duration
-
-	// TTL is how long the server keeps the session after a connection is lost.
-	TTL time.Duration
-
-	// Dedup is how long the server remembers message ids.
-	Dedup time.Duration
 
 	// Spread is the window in which to reconnect after a loss.
 	Spread time.Duration

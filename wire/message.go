@@ -166,7 +166,6 @@ const (
 	OpAuth                          // Token
 	OpBye                           // none: the session may be discarded
 	OpAck                           // Key, Name, Position: processed on this connection, see Traits.Processed
-	OpFault                         // Code, Reason: reported to the peer before the connection is closed with Code
 )
 
 // Op is one thing to send to the peer. Which fields are set depends on Kind.
@@ -187,8 +186,6 @@ type Op struct {
 	N         uint64     // number of a ping or pong
 	Step      any        // Event.Step of the event that asks for it
 	Token     string     // new credential
-	Code      uint16     // close code to come
-	Reason    string     // text for people
 }
 
 var errPosition = errors.New("wire: not a position: want epoch.offset.tag, epoch and tag in base64url")

@@ -49,7 +49,8 @@ type Codec interface {
 
 	// Decode appends the events that f holds. One frame may hold many messages,
 	// and one message may take many frames. f.Data is valid only during the
-	// call. An error ends the connection and discards the events of this frame.
+	// call. An error ends the connection and discards the events of this frame. A
+	// message that can be skipped is no error: see EventMalformed.
 	// A *CodeError chooses the close code; any other error closes with 1002.
 	Decode(f Frame, out *Events) error
 
@@ -102,11 +103,34 @@ type Traits struct {
 	// for each subscription that was requested.
 	Confirms bool
 
-	// ByName means that data is routed by Event.Name instead of Event.Key.
-	ByName bool
+	// ConfirmsEnd means that Decode reports EventUnsubscribed with code 0 when the
+	// server confirms that a subscription has ended, by an OpUnsubscribe or by
+	// itself. It counts only with ByName; see there.
+	ConfirmsEnd bool
 
-	// RawStream means that frames carry a byte stream.
-	RawStream bool
+	// ByName means that events are routed by Event.Name instead of Event.Key.
+	//
+	// A name does not say which of two subscriptions to one topic is meant, so the
+	// client asks for a topic again on one connection only when the server has
+	// finished with the earlier subscription. It waits for the answer to the
+	// earlier request and, with ConfirmsEnd, for the end; at most 10 seconds from
+	// the write of OpUnsubscribe. With neither Confirms nor ConfirmsEnd it always
+	// waits for these 10 seconds: nothing else separates the last messages of the
+	// earlier subscription from the first of the later one. A new connection
+	// begins without earlier subscriptions.
+	//
+	// The dialect must report every answer, also one that seems to repeat an
+	// earlier one: only the client knows which request is open. It must not make
+	// up an answer from a message. With Holes other than HolesFault, the first
+	// message on a connection stands for the confirmation, unless the end of an
+	// earlier subscription to the topic was not confirmed on it: then the client
+	// discards messages until the confirmation comes, or for 10 seconds.
+	//
+	// With Confirms, an EventError that is not fatal, has a code and names neither
+	// Key nor N, means that the server refused an open request, and perhaps all
+	// topics in it: the client asks for them again in parts. One with code 0 is a
+	// notice.
+	ByName bool
 
 	// Silent means that the client must never send a data frame: no Op is
 	// encoded.
@@ -267,12 +291,13 @@ type Range struct {
 	Hi uint64 // last sequence number, at least Lo
 }
 
-// Limits are the peer's limits. A zero field means that the limit is unknown.
+// Limits are the peer's limits on what the client sends. A zero field means that the
+// limit is unknown. The client splits batches for Batch; if a frame for several ops
+// still exceeds it, the frame is not sent and Encode is called again with fewer ops. A
+// message beyond another limit is rejected before it is sent.
 type Limits struct {
 	Batch      int // encoded bytes of one frame that holds more than one message
 	Payload    int // bytes of one payload
 	Headers    int // headers of one message
 	HeaderSize int // bytes of content type, header keys and header values of one message
-	Subs       int // subscriptions of one session
-	StartSubs  int // subscriptions that Start may carry
 }

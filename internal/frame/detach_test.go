@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"strings"
 	"testing"
+	"testing/synctest"
 	"time"
 )
 
@@ -42,4 +43,38 @@ func TestCloseLeavesTheBatchAlone(t *testing.T) {
 			}
 		})
 	}
+}
+
+// There is one close frame, and the first reason counts: that of this side, even if
+// the peer closes before it is written.
+func TestFirstCloseFrameCounts(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		client, peer := pipe(t, 256)
+		c := over(client)
+		go func() {
+			for err := error(nil); err == nil; {
+				_, err = c.Receive(false)
+			}
+		}()
+		go c.Send(frames(strings.Repeat("d", 3*fragment)))
+		synctest.Wait() // the write is stuck
+		closed := make(chan struct{})
+		go func() {
+			defer close(closed)
+			c.Close(4000, "ours", time.Minute)
+		}()
+		synctest.Wait()
+		if _, err := peer.Write(part(0x88, closing(1000, "theirs"))); err != nil {
+			t.Fatal(err)
+		}
+		synctest.Wait()
+		var r record
+		go r.from(peer)
+		synctest.Wait()
+		if got := r.frames(t); len(got) < 2 || got[len(got)-1] != "close 4000" {
+			t.Errorf("%q", got)
+		}
+		peer.Close()
+		<-closed
+	})
 }

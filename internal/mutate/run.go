@@ -38,16 +38,18 @@ func (r result) String() string {
 	return [...]string{"green", "red", "does not compile", "no test ran"}[r]
 }
 
-// run applies each mutation to the tree in dir, one at a time, and prints a table to out. The
-// error counts the mutations that were not caught. An empty table is an error too.
+// run applies each mutation to the tree in dir, one at a time, and prints a table to out. Those
+// that were not caught are named again at the end, where a log that was cut in the middle still
+// has them. The error counts them. An empty table is an error too.
 func run(dir string, table []mutation, out io.Writer) error {
 	if len(table) == 0 {
 		return errors.New("no mutation to try")
 	}
+	start := time.Now()
 	if err := checkGreen(dir, table, out); err != nil {
 		return err
 	}
-	missed := 0
+	var missed []string
 	for _, m := range table {
 		began := time.Now()
 		verdict, output, err := try(dir, m)
@@ -55,17 +57,18 @@ func run(dir string, table []mutation, out io.Writer) error {
 			return fmt.Errorf("%s: %w", m.name, err)
 		}
 		if verdict != "caught" {
-			missed++
+			missed = append(missed, fmt.Sprintf("%s: %s", m.name, verdict))
 			if output != "" {
 				fmt.Fprintf(out, "%s\n", tail(output))
 			}
 		}
 		fmt.Fprintf(out, "%-44s %5.1fs  %s\n", m.name, time.Since(began).Seconds(), verdict)
 	}
-	if missed > 0 {
-		return fmt.Errorf("%d of %d mutations not caught", missed, len(table))
+	took := time.Since(start).Seconds()
+	if len(missed) > 0 {
+		return fmt.Errorf("%d of %d mutations not caught in %.0f s:\n\t%s", len(missed), len(table), took, strings.Join(missed, "\n\t"))
 	}
-	fmt.Fprintf(out, "%d mutations, all caught\n", len(table))
+	fmt.Fprintf(out, "%d mutations, all caught in %.0f s\n", len(table), took)
 	return nil
 }
 

@@ -62,6 +62,22 @@ func TestRun(t *testing.T) {
 	}
 }
 
+// Every entry can be applied to this tree, and each has a name of its own. Whether its
+// guard notices, only the run shows.
+func TestTableApplies(t *testing.T) {
+	names := map[string]bool{}
+	for _, m := range table {
+		b, err := os.ReadFile(filepath.Join("../..", m.file))
+		if n := strings.Count(string(b), m.search); err != nil || n != 1 {
+			t.Errorf("%s: the search text occurs %d times in %s: %v", m.name, n, m.file, err)
+		}
+		if names[m.name] {
+			t.Errorf("two entries are named %q", m.name)
+		}
+		names[m.name] = true
+	}
+}
+
 func TestClassify(t *testing.T) {
 	for _, c := range []struct {
 		name   string

@@ -7,5 +7,8 @@ import "slices"
 // search text should be whole statements, so that an unrelated edit does not match it by accident.
 // Entries are listed by guard: the rules of the repository in table_repo.go, the oracle in
 // table_oracle.go, the wire protocol in table_wire.go, the client in table_client.go, the server in
-// table_server.go, frames and sockets in table_frame.go, the dial in table_dial.go, numbers and slow links in table_bounds.go.
-var table = slices.Concat(ofRepo, ofOracle, ofWire, ofClient, ofServer, ofFrame, ofDial, ofBounds)
+// table_server.go, frames and sockets in table_frame.go, the dial in table_dial.go, streams in
+// table_stream.go, numbers and slow links in table_bounds.go, dialects that route by name in
+// table_feed.go, what ends a client and which failure decides in table_end.go, single statements
+// that keep state in table_loop.go.
+var table = slices.Concat(ofRepo, ofOracle, ofWire, ofClient, ofServer, ofFrame, ofDial, ofStream, ofBounds, ofFeed, ofEnd, ofLoop)

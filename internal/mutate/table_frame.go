@@ -149,7 +149,7 @@ var ofFrame = []mutation{
 	{
 		name:    "stream: a long write shows no progress",
 		file:    "internal/socket/stream.go",
-		search:  "step = step[:min(len(step), writeStep)]",
+		search:  "step = step[:min(len(step), s.writeStep)]",
 		replace: "step = step[:len(step)]",
 		test:    "-run ^TestPingsAreAnsweredOnASlowUplink$ ./test",
 	},

@@ -265,8 +265,8 @@ var ofServer = []mutation{
 	{
 		name:    "server: certain about what its predecessor did",
 		file:    "server/ids.go",
-		search:  "(s.complete || time.Since",
-		replace: "(true || s.complete || time.Since",
+		search:  "return s.complete || time.Since",
+		replace: "return true || s.complete || time.Since",
 		test:    "-run ^TestRestartWithoutTheLog$ ./server",
 	},
 	{

@@ -12,11 +12,12 @@ type Receiver struct {
 	holes  wire.Holes
 	recent recentIDs
 
-	last       wire.Position // of the last message, gap or reset
-	epoch      string        // of positions that come without one
+	last       wire.Position // of the last numbered message, cursor, gap or reset; its epoch is that of the stream
 	positioned bool          // last is known
 	confirmed  bool          // the current connection said where delivery starts
-	wasLive    bool          // any connection did
+	unproved   bool          // whether something is missing since the connection before is not decided
+	wasLive    bool          // any connection said where delivery starts
+	malformed  bool          // a message after the last one could not be read: a hole may be its place
 }
 
 // New returns the receiver of a subscription in a wire protocol with these traits.
@@ -26,18 +27,21 @@ func New(t wire.Traits) Receiver {
 
 // ResumeFrom sets the position that an earlier receiver reached.
 func (r *Receiver) ResumeFrom(p wire.Position) {
-	r.last, r.epoch, r.positioned = p, p.Epoch, true
+	r.last, r.positioned = p, true
 }
 
+// AssumeLive follows when the subscription counts as live on the connection though no
+// event says so: messages may come from then on, and be lost.
+func (r *Receiver) AssumeLive() { r.wasLive = true }
+
 // StartConnection begins a connection. It must confirm where delivery starts.
-func (r *Receiver) StartConnection() { r.confirmed = false }
+func (r *Receiver) StartConnection() {
+	r.confirmed, r.unproved, r.malformed = false, r.wasLive || r.positioned, false
+}
 
 // Position returns the position of the last message, gap or reset, and whether
 // it is known.
 func (r *Receiver) Position() (last wire.Position, known bool) { return r.last, r.positioned }
-
-// Epoch returns the epoch of Position.
-func (r *Receiver) Epoch() string { return r.last.Epoch }
 
 // Open reports whether messages may come: the connection has said where delivery
 // starts, or it need not.
@@ -89,53 +93,107 @@ func (r *Receiver) Accept(ev *wire.Event, beyondCredit bool) (step Step, err err
 	default:
 		return step, nil
 	}
-	if !r.confirmed {
-		if !r.Open() {
-			return step, violation("message before the subscription was confirmed")
-		}
-		if r.wasLive && ev.Numbered != r.positioned {
-			// Numbers only before the break, or only after it, prove nothing.
-			step.Loss = r.detectLoss(wire.EventReset, wire.Position{}, 0, wire.CauseUnverifiable)
-		}
-		r.confirmed, r.wasLive = true, true
+	if !r.Open() {
+		return step, violation("message before the subscription was confirmed")
 	}
 	if beyondCredit {
 		return step, &wire.CodeError{Code: 4204, Reason: "server sent more than its credit allows"}
+	}
+	if !r.confirmed || r.unproved {
+		step.Loss = r.join(ev)
 	}
 	if r.recent.limit != 0 && r.recent.holds(ev.Message.ID) {
 		step.Effect = Duplicate
 		return step, nil
 	}
-	if ev.Numbered && r.positioned {
+	if r.positioned {
 		switch {
+		case hasPlace(ev) && r.otherEpoch(ev.Position.Epoch):
+			if r.holes == wire.HolesFault {
+				return step, violation("a message of another epoch and the server reported no reset")
+			}
+			step.Loss = r.detectLoss(wire.EventReset, before(ev), 0, wire.CauseEpoch)
+			r.last = step.Loss.To
+		case !ev.Numbered:
 		case ev.Position.Offset <= r.last.Offset:
 			step.Effect = Duplicate
 			return step, nil
 		case ev.Prev <= r.last.Offset:
-		case r.holes == wire.HolesFault:
+		case r.holes == wire.HolesFault && !r.malformed:
 			return step, violation("a message is missing and the server reported no gap")
 		default:
-			to := wire.Position{Epoch: r.epoch, Offset: ev.Prev}
-			step.Loss = r.detectLoss(wire.EventGap, to, ev.Prev-r.last.Offset, wire.CauseLost)
+			step.Loss = r.hole(ev.Prev)
 		}
 	}
 	step.Effect, step.Previous = Next, r.advance(ev)
 	return step, nil
 }
 
-// advance makes a message the last one and returns the offset that it follows.
+// join follows the first message that counts on a connection. Numbers only before the
+// break, or only after it, prove nothing. Without numbers the last message proves it,
+// if the server repeats it.
+func (r *Receiver) join(ev *wire.Event) (loss *Loss) {
+	byNumber := ev.Numbered && r.positioned
+	repeated := ev.Position.Tag != "" && ev.Position.Tag == r.last.Tag && !r.otherEpoch(ev.Position.Epoch)
+	if r.unproved && !byNumber && !repeated {
+		to := r.last
+		if ev.Numbered {
+			to = before(ev)
+		}
+		loss = r.detectLoss(wire.EventReset, to, 0, wire.CauseUnverifiable)
+	}
+	r.confirmed, r.wasLive, r.unproved = true, true, false
+	return loss
+}
+
+// hole makes the gap up to prev that a number has shown.
+func (r *Receiver) hole(prev uint64) *Loss {
+	cause := wire.CauseLost
+	if r.malformed {
+		cause = wire.CauseMalformed
+	}
+	return r.detectLoss(wire.EventGap, wire.Position{Epoch: r.last.Epoch, Offset: prev}, prev-r.last.Offset, cause)
+}
+
+// hasPlace reports whether the position of a message is valid: it has a number or a
+// cursor.
+func hasPlace(ev *wire.Event) bool { return ev.Numbered || ev.Position.Tag != "" }
+
+// before returns the position before a message.
+func before(ev *wire.Event) wire.Position {
+	if !ev.Numbered {
+		return wire.Position{Epoch: ev.Position.Epoch}
+	}
+	return wire.Position{Epoch: ev.Position.Epoch, Offset: ev.Prev}
+}
+
+// otherEpoch reports whether positions of epoch cannot be compared with the last
+// one. A position that comes without an epoch is of the epoch of the stream.
+func (r *Receiver) otherEpoch(epoch string) bool {
+	return epoch != "" && r.last.Epoch != "" && epoch != r.last.Epoch
+}
+
+// inStream returns p with the epoch of the stream if it comes without one.
+func (r *Receiver) inStream(p wire.Position) wire.Position {
+	if p.Epoch == "" {
+		p.Epoch = r.last.Epoch
+	}
+	return p
+}
+
+// advance makes a message the last one and returns the offset that it follows. A
+// message without a number moves the position only if it has a cursor.
 func (r *Receiver) advance(ev *wire.Event) (previous uint64) {
-	previous = ev.Prev
-	epoch := ev.Position.Epoch
-	if epoch == "" {
-		epoch = r.epoch
+	if !hasPlace(ev) {
+		return r.last.Offset
 	}
-	if epoch == r.last.Epoch {
-		// What a filtered stream left out before it began is not missing.
-		previous = max(previous, r.last.Offset)
+	at := r.inStream(ev.Position)
+	if !ev.Numbered {
+		at.Offset = r.last.Offset
 	}
-	r.last.Epoch, r.last.Offset, r.last.Tag = epoch, ev.Position.Offset, ev.Position.Tag
-	r.positioned = true
+	// What a filtered stream left out before it began is not missing.
+	previous = max(ev.Prev, r.last.Offset)
+	r.last, r.positioned, r.malformed = at, true, false
 	return previous
 }
 
@@ -146,50 +204,103 @@ func (r *Receiver) subscribed(ev *wire.Event) (step Step, err error) {
 	first, again := !r.confirmed, r.wasLive
 	r.confirmed, r.wasLive = true, true
 	switch {
-	case ev.Continuity == wire.ContinuityProved:
-		if r.positioned && ev.Position.Epoch != r.epoch {
-			return step, violation("continuity claimed across epochs")
-		}
-		if r.positioned && ev.Position.Offset > r.last.Offset {
-			return step, violation("delivery starts after messages that were not received")
-		}
-		if !r.positioned {
-			r.last = ev.Position
-		}
 	case ev.Continuity == wire.ContinuityByNumber:
 		if again && first && !r.positioned {
 			// It was live before without a number: the next number proves nothing.
 			step.Loss = r.detectLoss(wire.EventReset, ev.Position, 0, wire.CauseUnverifiable)
+			r.unproved = false
 		}
 		return step, nil // the next number decides; the very first one is the base
-	case first && r.positioned:
+	case ev.Continuity == wire.ContinuityProved && r.positioned:
+		if step.Loss, err = r.proved(ev); err != nil {
+			return step, err
+		}
+	case first && (r.positioned || again && ev.Continuity != wire.ContinuityProved):
 		step.Loss = r.detectLoss(wire.EventReset, ev.Position, 0, wire.CauseUnverifiable)
 		r.last = ev.Position
 	case first:
 		r.last = ev.Position
+	case r.otherEpoch(ev.Position.Epoch):
+		// Messages came first, and were taken for those of the epoch before.
+		to := wire.Position{Epoch: ev.Position.Epoch, Offset: r.last.Offset, Tag: r.last.Tag}
+		step.Loss = r.detectLoss(wire.EventReset, to, 0, wire.CauseEpoch)
+		r.last = to
 	}
-	r.epoch, r.positioned, step.Effect = ev.Position.Epoch, true, Start
+	r.positioned, r.unproved, step.Effect = true, false, Start
+	if step.Loss != nil {
+		r.malformed = false
+	}
 	return step, nil
 }
 
+// proved accepts the claim that nothing is missing at ev.Position, where delivery
+// goes on. It may repeat, but not leave out.
+func (r *Receiver) proved(ev *wire.Event) (loss *Loss, err error) {
+	fault := r.holes == wire.HolesFault
+	switch {
+	case r.otherEpoch(ev.Position.Epoch):
+		if fault {
+			return nil, violation("continuity claimed across epochs")
+		}
+		loss = r.detectLoss(wire.EventReset, ev.Position, 0, wire.CauseEpoch)
+		r.last = ev.Position
+	case ev.Position.Offset > r.last.Offset:
+		if fault {
+			return nil, violation("delivery starts after messages that were not received")
+		}
+		to := r.inStream(ev.Position)
+		loss = r.detectLoss(wire.EventGap, to, to.Offset-r.last.Offset, wire.CauseLost)
+		r.last = to
+	case r.last.Epoch == "":
+		r.last.Epoch = ev.Position.Epoch
+	}
+	return loss, nil
+}
+
 func (r *Receiver) gap(ev *wire.Event) (step Step, err error) {
+	fault := r.holes == wire.HolesFault
 	switch {
 	case !r.Open():
 		return step, violation("gap before the subscription was confirmed")
-	case ev.Prev > r.last.Offset:
+	case ev.Position == wire.Position{} && ev.Prev == 0:
+		return r.gapHere(ev), nil
+	case r.otherEpoch(ev.Position.Epoch):
+		if fault {
+			return step, violation("a gap of another epoch and the server reported no reset")
+		}
+		step.Loss, step.Effect = r.newLoss(wire.EventReset, ev.Position, 0, wire.CauseEpoch), Start
+		r.last = ev.Position
+		return step, nil
+	case ev.Prev > r.last.Offset && fault:
 		return step, violation("messages before the gap are missing")
 	case ev.Position.Offset <= r.last.Offset:
 		return step, nil // it is known already
 	}
-	to := wire.Position{Epoch: r.epoch, Offset: ev.Position.Offset, Tag: ev.Position.Tag}
-	step.Loss, step.Effect = r.newLoss(wire.EventGap, to, ev.Count, ev.Cause), Start
-	r.last = to
+	count := ev.Count
+	if ev.Prev > r.last.Offset && r.positioned {
+		count = 0 // what is missing before Prev adds to it
+	}
+	to := r.inStream(ev.Position)
+	step.Loss, step.Effect = r.newLoss(wire.EventGap, to, count, ev.Cause), Start
+	r.last, r.positioned, r.malformed = to, true, false
 	return step, nil
+}
+
+// gapHere accepts a gap without a position. It stands where the stream is, unless the
+// number of the next message says more.
+func (r *Receiver) gapHere(ev *wire.Event) (step Step) {
+	if ev.Numbered && r.positioned {
+		r.malformed = r.malformed || ev.Cause == wire.CauseMalformed
+		return step
+	}
+	step.Loss, step.Effect = r.detectLoss(wire.EventGap, r.last, ev.Count, ev.Cause), Start
+	return step
 }
 
 func (r *Receiver) reset(ev *wire.Event) (step Step) {
 	step.Loss, step.Effect = r.newLoss(wire.EventReset, ev.Position, 0, ev.Cause), Start
-	r.last, r.epoch, r.positioned, r.confirmed = ev.Position, ev.Position.Epoch, true, true
+	r.last, r.positioned, r.confirmed, r.unproved = ev.Position, true, true, false
+	r.wasLive, r.malformed = true, false
 	return step
 }
 

@@ -30,12 +30,31 @@ func FuzzReceiver(f *testing.F) {
 		for data = data[2:]; len(data) >= 6; data = data[6:] {
 			if data[0]&15 == 15 {
 				r.StartConnection()
+				checkOwnPosition(t, r)
 				continue
 			}
 			ev := eventFrom(data, r.last.Offset)
-			check(t, &r, &ev, data[5]&0x1f == 0)
+			open := r.unproved
+			unproved := open && (ev.Position.Tag == "" || ev.Position.Tag != r.last.Tag)
+			step := check(t, &r, &ev, data[5]&0x1f == 0)
+			if open && !r.unproved && ev.Kind == wire.EventSubscribed && ev.Continuity != wire.ContinuityProved && step.Loss == nil {
+				t.Fatalf("a silent break: %+v", ev)
+			}
+			if unproved && step.Effect == Next && !ev.Numbered && step.Loss == nil {
+				t.Fatalf("a silent break: %+v", ev)
+			}
 		}
 	})
+}
+
+// checkOwnPosition checks that the receiver takes its own position for proved.
+func checkOwnPosition(t *testing.T, r Receiver) {
+	t.Helper()
+	last, known := r.Position()
+	ev := confirmed(wire.ContinuityProved, last)
+	if step, err := r.Accept(&ev, false); known && (err != nil || step.Loss != nil) {
+		t.Fatalf("position %v is refused: %v, loss %+v", last, err, step.Loss)
+	}
 }
 
 // eventFrom makes an event near offset last of six bytes.
@@ -51,12 +70,17 @@ func eventFrom(data []byte, last uint64) wire.Event {
 		ev.Position.Epoch = string('e' + rune(data[3]>>7))
 	}
 	ev.Continuity = wire.Continuity(data[4] % 4)
-	ev.Message.ID = wire.ID{data[4] >> 4}
+	if ev.Message.ID = (wire.ID{data[4] >> 4}); data[4]&8 != 0 {
+		ev.Position.Tag = "c"
+	}
+	if ev.Kind == wire.EventGap && data[4]&0xc0 == 0 {
+		ev.Prev, ev.Position = 0, wire.Position{}
+	}
 	ev.Count, ev.Cause = uint64(data[5]&3), wire.Cause(data[5]>>4)
 	return ev
 }
 
-func check(t *testing.T, r *Receiver, ev *wire.Event, beyondCredit bool) {
+func check(t *testing.T, r *Receiver, ev *wire.Event, beyondCredit bool) Step {
 	t.Helper()
 	before, known := r.Position()
 	step, err := r.Accept(ev, beyondCredit)
@@ -85,7 +109,7 @@ func check(t *testing.T, r *Receiver, ev *wire.Event, beyondCredit bool) {
 		if l.After != before {
 			fail("a loss that begins elsewhere")
 		}
-		if l.Kind == wire.EventGap && l.To.Offset <= before.Offset {
+		if here := ev.Kind == wire.EventGap && ev.Position.IsZero(); l.Kind == wire.EventGap && l.To.Offset <= before.Offset && !here {
 			fail("an empty gap")
 		}
 		if l.Kind != wire.EventGap && l.Kind != wire.EventReset {
@@ -93,21 +117,46 @@ func check(t *testing.T, r *Receiver, ev *wire.Event, beyondCredit bool) {
 		}
 	}
 	if step.Effect == Next {
-		if after.Offset != ev.Position.Offset || after.Tag != ev.Position.Tag || after.Epoch != r.Epoch() {
-			fail("another position")
-		}
-		if ev.Numbered && known && after.Offset <= before.Offset {
-			fail("a number that does not rise")
-		}
-		reached := before.Offset
-		if step.Loss != nil {
-			reached = max(reached, step.Loss.To.Offset)
-		}
-		if ev.Numbered && known && ev.Prev > reached {
-			fail("a silent loss")
-		}
+		checkNext(step, ev, before, after, known, fail)
 	}
 	if len(r.recent.order) > r.recent.limit || len(r.recent.known) != len(r.recent.order) {
 		fail("too many ids")
+	}
+	return step
+}
+
+// checkNext checks where a message leaves the stream.
+func checkNext(step Step, ev *wire.Event, before, after wire.Position, known bool, fail func(string)) {
+	want := before
+	if step.Loss != nil && step.Loss.Cause == wire.CauseEpoch {
+		want.Offset = 0 // of a cursor
+	}
+	switch {
+	case ev.Numbered:
+		want.Offset, want.Tag = ev.Position.Offset, ev.Position.Tag
+	case ev.Position.Tag != "":
+		want.Tag = ev.Position.Tag
+	}
+	if ev.Position.Epoch != "" && (ev.Numbered || ev.Position.Tag != "") {
+		want.Epoch = ev.Position.Epoch
+	}
+	if after != want {
+		fail("another position")
+	}
+	if !ev.Numbered || !known || step.Loss != nil && step.Loss.Kind == wire.EventReset {
+		return
+	}
+	if after.Offset <= before.Offset {
+		fail("a number that does not rise")
+	}
+	reached := before.Offset
+	if step.Loss != nil {
+		reached = step.Loss.To.Offset
+	}
+	if ev.Prev > reached {
+		fail("a silent loss")
+	}
+	if before.Epoch != "" && after.Epoch != before.Epoch {
+		fail("another epoch")
 	}
 }

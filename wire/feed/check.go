@@ -72,6 +72,14 @@ func (c *Channel) check(at string, members map[string]string) error {
 	if strings.Contains(c.Name, "/") || len(c.Name) > maxTopic-2 {
 		return &TableError{at + ".Name", "want no '/' and room for a product in a topic of 255 bytes"}
 	}
+	for i, name := range c.Aliases {
+		if name == "" || !utf8.ValidString(name) {
+			return &TableError{fmt.Sprintf("%s.Aliases[%d]", at, i), "want a name in UTF-8"}
+		}
+	}
+	if !utf8.ValidString(c.Request) {
+		return &TableError{at + ".Request", "is not UTF-8"}
+	}
 	if len(c.Types)+len(c.Snapshots)+len(c.Repeats) == 0 {
 		return &TableError{at + ".Types", "is empty; want at least one type of message"}
 	}

@@ -39,24 +39,19 @@ type codec struct {
 	counting bool              // sequence is valid
 	unbroken map[*sub]struct{} // live, without own numbers, and no hole in sequence since the last message
 
-	confirmed map[*sub]struct{} // in state subConfirmed
+	listed map[*sub]struct{} // in the last confirmation, with Confirm.Complete
+
+	whole    []map[*sub]struct{} // by channel: no message of it was skipped since the subscription's last one
+	reported uint64              // skipped messages without a number in sequence since the last one with a number
 }
 
 // sub is what a connection knows of one topic.
 type sub struct {
 	topic    string
-	state    subState
 	resumed  uint64 // number of the last message on earlier connections; 0 after the first on this one
 	unbroken bool   // in codec.unbroken
+	whole    bool   // in codec.whole
 }
-
-type subState uint8
-
-const (
-	subNone      subState = iota
-	subImplied            // by data, which may come before the confirmation or without one
-	subConfirmed          // by the server's confirmation
-)
 
 func (c *codec) Start(out *wire.Frames) error {
 	c.dialect.subscribe.write(c.dialect, c.topics, out)
@@ -114,7 +109,7 @@ func (c *codec) topic(op *wire.Op) (string, error) {
 		if topic == "" {
 			topic = op.Topic
 		}
-	case wire.OpAuth, wire.OpBye, wire.OpFault:
+	case wire.OpAuth, wire.OpBye:
 		return "", nil
 	case wire.OpPublish:
 		return "", ErrPublish
@@ -126,18 +121,25 @@ func (c *codec) topic(op *wire.Op) (string, error) {
 }
 
 func (c *codec) Decode(f wire.Frame, out *wire.Events) error {
+	s := &c.scan
 	if f.Type != wire.Text {
-		return &wire.CodeError{Code: 1003, Reason: "a binary message from a JSON feed"}
+		return c.skip(errBinary, nil, out)
 	}
-	if !utf8.Valid(f.Data) {
-		return invalid("text that is not UTF-8")
+	if s.notText = !utf8.Valid(f.Data); s.notText && c.dialect.strict {
+		return errText
 	}
-	c.scan.data, c.scan.at = f.Data, 0
+	s.data, s.at = f.Data, 0
 	err := c.messages(out)
 	if errors.Is(err, errSyntax) {
-		err = invalid("not a JSON object, or nested too deep, at byte " + strconv.Itoa(min(c.scan.at, len(f.Data))))
+		err = c.skip(err, nil, out)
 	}
-	c.scan.data = nil
+	switch {
+	case errors.Is(err, errRest):
+		err = nil
+	case errors.Is(err, errSyntax): // the table is strict
+		err = invalid(errObject.Reason + ", at byte " + strconv.Itoa(min(s.at, len(f.Data))))
+	}
+	s.data = nil
 	return err
 }
 
@@ -171,49 +173,77 @@ func (c *codec) messages(out *wire.Events) error {
 	return nil
 }
 
-// next decodes the object at the scanner's place.
+// next decodes the object at the scanner's place, or skips what is there instead.
 func (c *codec) next(out *wire.Events) error {
-	d, s := c.dialect, &c.scan
+	s := &c.scan
 	from := s.at
-	if err := s.message(); err != nil {
-		return err
-	}
-	object := s.data[from:s.at]
-	if err := c.checkSequence(out); err != nil {
-		return err
-	}
-	name, err := s.text(d.typ)
-	if err != nil {
-		return err
-	}
-	k := d.kinds[string(name)]
-	if k == nil && d.chann >= 0 {
-		channel, err := s.text(d.chann)
-		if err != nil {
-			return err
-		}
-		if ch := d.channel(string(channel)); ch != nil {
-			k = ch.kinds[string(name)]
+	end := s.message()
+	if end != nil && s.at == from { // another value
+		if end = s.value(1); end == nil {
+			return c.skip(errSyntax, nil, out)
 		}
 	}
-	if k == nil {
-		c.reportUnknownType(name, out)
+	fault := end
+	if fault == nil {
+		fault = s.faultOf(s.data[from:s.at])
+	}
+	if err := c.checkSequence(out); fault == nil {
+		fault = err
+	}
+	ch, err := c.dispatch(s.data[from:s.at], fault, out)
+	if err == nil {
 		return nil
 	}
-	switch k.role {
-	case roleData, roleSnapshot, roleRepeat:
-		return c.data(k, object, out)
-	case roleConfirm, roleEnded:
-		return c.confirm(k, out)
-	case roleError:
-		return c.complain(out)
+	if err := c.skip(err, ch, out); err != nil {
+		return err
+	}
+	if end != nil {
+		return errRest
 	}
 	return nil
 }
 
-// data decodes a message of a channel. The first one on a connection may come
-// before the server confirms the subscription, and then stands for the
-// confirmation.
+// dispatch decodes the object that was just scanned, unless it has a fault. It returns
+// the object's channel, nil if it has none or none that can be read, and its fault.
+func (c *codec) dispatch(object []byte, fault error, out *wire.Events) (*channel, error) {
+	d, s := c.dialect, &c.scan
+	name, err := s.text(d.typ)
+	if fault == nil {
+		fault = err
+	}
+	k := d.kinds[string(name)]
+	var ch *channel
+	if k == nil && d.chann >= 0 {
+		named, err := s.text(d.chann)
+		if fault == nil {
+			fault = err
+		}
+		if ch = d.channel(string(named)); ch != nil {
+			k = ch.kinds[string(name)]
+		}
+	}
+	if k != nil {
+		ch = k.channel
+	}
+	if fault != nil {
+		return ch, fault
+	}
+	if k == nil {
+		c.reportUnknownType(name, out)
+		return nil, nil
+	}
+	switch k.role {
+	case roleData, roleSnapshot, roleRepeat:
+		return ch, c.data(k, object, out)
+	case roleConfirm, roleEnded:
+		return nil, c.confirm(k, out)
+	case roleError:
+		return nil, c.complain(out)
+	}
+	return nil, nil
+}
+
+// data decodes a message of a channel.
 func (c *codec) data(k *kind, object []byte, out *wire.Events) error {
 	s := &c.scan
 	product, err := s.text(c.dialect.product)
@@ -238,11 +268,7 @@ func (c *codec) data(k *kind, object []byte, out *wire.Events) error {
 		if c.count >= maxTopics {
 			return errTopics
 		}
-		return nil // not a valid topic: no subscription can have it
-	}
-	if u.state == subNone {
-		u.state = subImplied
-		c.subscribed(u, k.channel, out)
+		return &wire.CodeError{Code: 1002, Reason: fmt.Sprintf("a message of type %q with a product that cannot be subscribed to", k.name)}
 	}
 	// The resumed number may be repeated, and Replay numbers before it.
 	restarted := number < u.resumed && u.resumed-number > k.channel.replay
@@ -254,6 +280,7 @@ func (c *codec) data(k *kind, object []byte, out *wire.Events) error {
 		e.Cause = wire.CauseDiverged
 	}
 	c.watchSequence(u, k.channel)
+	c.watchWhole(u, k.channel)
 	e := out.Append(wire.EventData)
 	e.Name = u.topic
 	e.Message = wire.Message{
@@ -285,6 +312,7 @@ func (c *codec) subscribed(u *sub, ch *channel, out *wire.Events) {
 		e.Continuity = wire.ContinuityByNumber
 	}
 	c.watchSequence(u, ch)
+	c.watchWhole(u, ch)
 }
 
 // sub returns the entry of a topic, which it creates if it is new. It returns nil
@@ -294,7 +322,7 @@ func (c *codec) sub(ch *channel, product []byte) *sub {
 	if u := subs[string(product)]; u != nil {
 		return u
 	}
-	if c.count >= maxTopics || len(ch.name)+1+len(product) > maxTopic || checkProduct(string(product)) != nil {
+	if c.count >= maxTopics || !validTopic(ch, product) {
 		return nil
 	}
 	u := &sub{topic: ch.name + "/" + string(product)}
@@ -312,16 +340,16 @@ func (c *codec) checkSequence(out *wire.Events) error {
 	if err != nil || !ok {
 		return err
 	}
-	joins := !c.counting || n == c.sequence+1
+	joins := !c.counting || n > c.sequence && n-c.sequence-1 <= c.reported
 	cause := wire.CauseLost
 	if n <= c.sequence {
 		cause = wire.CauseDiverged
 	}
-	c.sequence, c.counting = n, true
+	c.sequence, c.counting, c.reported = n, true, 0
 	if joins {
 		return nil
 	}
-	hit := slices.SortedFunc(maps.Keys(c.unbroken), func(a, b *sub) int { return strings.Compare(a.topic, b.topic) })
+	hit := byTopic(slices.Collect(maps.Keys(c.unbroken)))
 	clear(c.unbroken)
 	for _, u := range hit {
 		u.unbroken = false
@@ -330,6 +358,12 @@ func (c *codec) checkSequence(out *wire.Events) error {
 		e.Cause = cause
 	}
 	return nil
+}
+
+// byTopic sorts subs: the order of events must not depend on that of a map.
+func byTopic(subs []*sub) []*sub {
+	slices.SortFunc(subs, func(a, b *sub) int { return strings.Compare(a.topic, b.topic) })
+	return subs
 }
 
 // watchSequence makes the next hole in the connection's numbers count for u, if u
@@ -348,7 +382,6 @@ func (c *codec) reportUnknownType(name []byte, out *wire.Events) {
 		return
 	}
 	c.unknownTypes = append(c.unknownTypes, string(name))
-	e := out.Append(wire.EventError)
-	e.Code = codeBadRequest
+	e := out.Append(wire.EventError) // with code 0: it refuses nothing
 	e.Reason = fmt.Sprintf("messages of type %q are not in the feed's table", shorten(string(name)))
 }

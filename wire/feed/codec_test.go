@@ -18,6 +18,10 @@ func show(e *wire.Event) string {
 		return fmt.Sprintf("unsubscribed %s %d %s", e.Name, e.Code, e.Reason)
 	case wire.EventReset:
 		return fmt.Sprintf("reset %s %s at %d", e.Name, e.Cause, e.Position.Offset)
+	case wire.EventGap:
+		return fmt.Sprintf("gap %s %s %d", e.Name, e.Cause, e.Count)
+	case wire.EventMalformed:
+		return fmt.Sprintf("malformed %d %s", e.Count, e.Reason)
 	case wire.EventError:
 		return fmt.Sprintf("error %d %s", e.Code, e.Reason)
 	case wire.EventData:
@@ -81,43 +85,61 @@ func TestPayloadIsACopyVerbatim(t *testing.T) {
 	for i := range out.List {
 		got = append(got, show(&out.List[i]))
 	}
-	want := "subscribed all/A none\n" +
-		"data all/A x {\"t\":\"x\", \"p\" : \"A\",\"v\":[1.50, {\"p\":\"B\"}]}\n" +
-		"subscribed all/B none\n" +
+	want := "data all/A x {\"t\":\"x\", \"p\" : \"A\",\"v\":[1.50, {\"p\":\"B\"}]}\n" +
 		"data all/B x {\"p\":\"\\u0042\",\"t\":\"\\u0078\"}"
 	if g := strings.Join(got, "\n"); g != want {
 		t.Errorf("got:\n%s\nwant:\n%s", g, want)
 	}
-	if m := &out.List[1].Message; m.Topic != "all/A" {
+	if m := &out.List[0].Message; m.Topic != "all/A" {
 		t.Errorf("got topic %q", m.Topic)
 	}
 }
 
-func TestSubscribedOncePerConnectionWithoutConfirm(t *testing.T) {
-	d := mustNew(t, bare())
-	for range 2 {
-		c := open(t, d, "all/A")
-		expect(t, c, `{"t":"x","p":"A"}`, "subscribed all/A none", `data all/A x {"t":"x","p":"A"}`)
-		expect(t, c, `{"t":"x","p":"A"}`, `data all/A x {"t":"x","p":"A"}`)
+// A message is no answer: only the client knows whether it stands for one.
+func TestMessagesConfirmNothing(t *testing.T) {
+	for _, table := range []Table{bare(), confirming()} {
+		c := open(t, mustNew(t, table), "all/A")
+		for range 2 {
+			expect(t, c, `{"t":"x","p":"A"}`, `data all/A x {"t":"x","p":"A"}`)
+		}
 	}
 }
 
+// confirming is bare with confirmations.
+func confirming() Table {
+	table := bare()
+	table.Confirm = Confirm{Type: "ok", Channel: "c", Products: "p"}
+	return table
+}
+
+// Every confirmation is reported, also of what was confirmed or has sent messages
+// before: it may answer a later request.
+func TestEveryConfirmationIsReported(t *testing.T) {
+	c := open(t, mustNew(t, confirming()), "all/A")
+	for range 3 {
+		expect(t, c, `{"t":"ok","c":"all","p":"A"}`, "subscribed all/A none")
+		expect(t, c, `{"t":"x","p":"A"}`, `data all/A x {"t":"x","p":"A"}`)
+	}
+	expect(t, c, `{"t":"ok","c":["all","all"],"p":["A","A"]}`, "subscribed all/A none")
+}
+
+// A complete list says what has begun and what has ended.
 func TestConfirmList(t *testing.T) {
 	c := open(t, mustNew(t, Coinbase()))
 	expect(t, c, `{"type":"subscriptions","channels":[{"name":"level2","product_ids":["A","B"]},{"name":"status","product_ids":["A"]}]}`,
 		"subscribed level2/A none", "subscribed level2/B none")
-	// Data before the confirmation stands for it, and a later confirmation that
-	// does not list the topic does not end it.
 	expect(t, c, `{"type":"last_match","trade_id":7,"product_id":"A"}`,
-		"subscribed matches/A by-number", `data matches/A (6,7] again last_match {"type":"last_match","trade_id":7,"product_id":"A"}`)
+		`data matches/A (6,7] again last_match {"type":"last_match","trade_id":7,"product_id":"A"}`)
+	// matches/A was on no list, so it has not ended.
 	expect(t, c, `{"type":"subscriptions","channels":[{"name":"level2","product_ids":["A","B"]}]}`)
-	expect(t, c, `{"type":"subscriptions","channels":[{"name":"level2","product_ids":["A","B"]},{"name":"matches","product_ids":["A"]}]}`)
-	expect(t, c, `{"type":"subscriptions","channels":[{"name":"level2","product_ids":["B"]},{"name":"matches","product_ids":["B","*",""]}]}`,
-		"subscribed matches/B by-number") // and level2/A, matches/A are forgotten
+	expect(t, c, `{"type":"subscriptions","channels":[{"name":"level2","product_ids":["A","B"]},{"name":"matches","product_ids":["A"]}]}`,
+		"subscribed matches/A by-number")
+	expect(t, c, `{"type":"subscriptions","channels":[{"name":"level2","product_ids":["B"]},{"name":"matches","product_ids":["B","*","","B"]}]}`,
+		"subscribed matches/B by-number", "unsubscribed level2/A 0 ", "unsubscribed matches/A 0 ")
 	expect(t, c, `{"type":"subscriptions","channels":[{"name":"level2","product_ids":["A","B"]},{"name":"matches","product_ids":["B"]}]}`,
 		"subscribed level2/A none")
-	expect(t, c, `{"type":"subscriptions","channels":[]}`)
-	expect(t, c, `{"type":"snapshot","product_id":"B"}`, "subscribed level2/B none", `data level2/B snapshot snapshot {"type":"snapshot","product_id":"B"}`)
+	expect(t, c, `{"type":"subscriptions","channels":[]}`, "unsubscribed level2/A 0 ", "unsubscribed level2/B 0 ", "unsubscribed matches/B 0 ")
+	expect(t, c, `{"type":"snapshot","product_id":"B"}`, `data level2/B snapshot snapshot {"type":"snapshot","product_id":"B"}`)
 	expect(t, c, `{"type":"subscriptions","channels":[{"name":"matches","product_ids":["A","B"]}]}`,
 		"subscribed matches/A by-number", "subscribed matches/B by-number")
 	for _, bad := range []string{
@@ -129,13 +151,29 @@ func TestConfirmList(t *testing.T) {
 	}
 }
 
+// The server confirms one channel under another name than it was asked for.
+func TestChannelWithSeveralNames(t *testing.T) {
+	c := open(t, mustNew(t, Coinbase()), "level2/A")
+	if got := encode(t, c); len(got) != 1 || got[0] != `{"type":"subscribe","product_ids":["A"],"channels":["level2_batch"]}` {
+		t.Errorf("asked with %q", got)
+	}
+	expect(t, c, `{"type":"subscriptions","channels":[{"name":"level2_50","product_ids":["A"]}]}`, "subscribed level2/A none")
+	expect(t, c, `{"type":"subscriptions","channels":[{"name":"level2_batch","product_ids":["A"]}]}`)
+	expect(t, c, `{"type":"subscriptions","channels":[]}`, "unsubscribed level2/A 0 ")
+	for _, topic := range []string{"level2_50/A", "level2_batch/A"} {
+		if err := mustNew(t, Coinbase()).CheckTopic(wire.UseSubscribe, topic); err == nil {
+			t.Errorf("%s: a topic has the table's name of its channel", topic)
+		}
+	}
+}
+
 func TestConfirmFlat(t *testing.T) {
 	c := open(t, mustNew(t, exchange()))
 	expect(t, c, `{"kind":"ok","ch":"trades","sym":"A"}`, "subscribed trades/A by-number")
 	expect(t, c, `{"kind":"ok","ch":["trades","book"],"sym":["A","B"]}`,
-		"subscribed trades/B by-number", "subscribed book/A none", "subscribed book/B none")
+		"subscribed trades/A by-number", "subscribed trades/B by-number", "subscribed book/A none", "subscribed book/B none")
 	expect(t, c, `{"kind":"ok","ch":"other","sym":null}`)
-	expect(t, c, `{"kind":"bye","ch":"book","sym":"A"}`)
+	expect(t, c, `{"kind":"bye","ch":"book","sym":["A","C"]}`, "unsubscribed book/A 0 ", "unsubscribed book/C 0 ")
 	expect(t, c, `{"kind":"ok","ch":"book","sym":"A"}`, "subscribed book/A none")
 }
 
@@ -157,9 +195,9 @@ func TestTypesWithoutData(t *testing.T) {
 	expect(t, c, `{"kind":"beat"}`)
 	expect(t, c, `[{"kind":"beat"},{"kind":"news","sym":[]}]`)
 	expect(t, c, `[]`)
-	expect(t, c, `{"kind":"what"}`, `error 1 messages of type "what" are not in the feed's table`)
-	expect(t, c, `[{"kind":"what"},{"kind":"again","ch":"trades"}]`, `error 1 messages of type "again" are not in the feed's table`)
-	expect(t, c, `[{},{"kind":null}]`, `error 1 messages of type "" are not in the feed's table`)
+	expect(t, c, `{"kind":"what"}`, `error 0 messages of type "what" are not in the feed's table`)
+	expect(t, c, `[{"kind":"what"},{"kind":"again","ch":"trades"}]`, `error 0 messages of type "again" are not in the feed's table`)
+	expect(t, c, `[{},{"kind":null}]`, `error 0 messages of type "" are not in the feed's table`)
 	for i := range 100 {
 		if _, err := decode(c, fmt.Sprintf(`{"kind":%d}`, i)); err != nil {
 			t.Fatal(err)
@@ -171,11 +209,11 @@ func TestTypesWithoutData(t *testing.T) {
 func TestSameTypeInTwoChannels(t *testing.T) {
 	c := open(t, mustNew(t, exchange()))
 	expect(t, c, `{"kind":"update","ch":"trades","sym":"A","id":1}`,
-		"subscribed trades/A by-number", `data trades/A (0,1] update {"kind":"update","ch":"trades","sym":"A","id":1}`)
+		`data trades/A (0,1] update {"kind":"update","ch":"trades","sym":"A","id":1}`)
 	expect(t, c, `{"kind":"update","ch":"book","sym":"A","id":1}`,
-		"subscribed book/A none", `data book/A update {"kind":"update","ch":"book","sym":"A","id":1}`)
+		`data book/A update {"kind":"update","ch":"book","sym":"A","id":1}`)
 	expect(t, c, `{"kind":"again","ch":"book","sym":5}`,
-		"subscribed book/5 none", `data book/5 again again {"kind":"again","ch":"book","sym":5}`)
+		`data book/5 again again {"kind":"again","ch":"book","sym":5}`)
 	expect(t, c, `{"kind":"full","ch":"trades","sym":"A","id":2}`, `data trades/A (1,2] snapshot full {"kind":"full","ch":"trades","sym":"A","id":2}`)
 	expectCode(t, c, `{"kind":"full","ch":"trades","sym":"A"}`, 1002)
 }
@@ -192,7 +230,7 @@ func TestNumbers(t *testing.T) {
 		{`0`, "(0,0] match"}, // no number comes before it
 	} {
 		m := `{"type":"match","product_id":"A","trade_id":` + test.id + `}`
-		expect(t, open(t, mustNew(t, Coinbase())), m, "subscribed matches/A by-number", "data matches/A "+test.want+" "+m)
+		expect(t, open(t, mustNew(t, Coinbase())), m, "data matches/A "+test.want+" "+m)
 	}
 	for _, id := range []string{`-1`, `1.0`, `1.5`, `1e3`, `18446744073709551616`, `99999999999999999999999`, `""`, `"x"`, `" 1"`, `"+1"`, `true`, `[]`, `{}`} {
 		expectCode(t, open(t, mustNew(t, Coinbase())), `{"type":"match","product_id":"A","trade_id":`+id+`}`, 1007)
@@ -218,11 +256,11 @@ func TestRestart(t *testing.T) {
 			t.Fatal(err)
 		}
 		lines := strings.Split(got, "\n")
-		if test.reset == "" && len(lines) != 2 || test.reset != "" && (len(lines) != 3 || lines[1] != test.reset) {
+		if test.reset == "" && len(lines) != 1 || test.reset != "" && (len(lines) != 2 || lines[0] != test.reset) {
 			t.Errorf("first number %d after 100: got\n%s\nwant a reset: %q", test.first, got, test.reset)
 		}
-		if test.first == 0 && !strings.HasPrefix(lines[2], "data matches/A match") {
-			t.Errorf("got %s: a restart at 0 must not look like a repeat of position 0", lines[2])
+		if test.first == 0 && !strings.HasPrefix(lines[1], "data matches/A match") {
+			t.Errorf("got %s: a restart at 0 must not look like a repeat of position 0", lines[1])
 		}
 		// Only the first number on a connection shows a restart: a later one is a late repeat.
 		if got, err := decode(c, match(5)); err != nil || strings.Contains(got, "reset") {
@@ -256,16 +294,35 @@ func TestSequenceOfTheConnection(t *testing.T) {
 	expect(t, c, book(21, "A"), "data book/A update "+book(21, "A"))
 	expect(t, c, `{"kind":"beat","n":21}`, "reset book/A diverged at 0")
 	expect(t, c, book(22, "B"), "data book/B update "+book(22, "B"))
-	expect(t, c, `{"kind":"bye","ch":"book","sym":"B","n":23}`)
+	expect(t, c, `{"kind":"bye","ch":"book","sym":"B","n":23}`, "unsubscribed book/B 0 ")
 	expect(t, c, `{"kind":"beat","n":30}`)
 	expectCode(t, c, `{"kind":"beat","n":-1}`, 1007)
 }
 
+// expectCode decodes text, which cannot be read or placed. A strict table refuses it
+// with code; otherwise it is skipped and reported, unless code is 1008.
 func expectCode(t *testing.T, c wire.Codec, text string, code uint16) {
 	t.Helper()
-	got, err := decode(c, text)
 	var ce *wire.CodeError
-	if !errors.As(err, &ce) || ce.Code != code || ce.Reason == "" {
+	if got, err := decode(strict(c), text); !errors.As(err, &ce) || ce.Code != code {
 		t.Errorf("%.200q: got %q, %v, want code %d", text, got, err, code)
 	}
+	got, err := decode(c, text)
+	if code == 1008 {
+		if err == nil {
+			t.Errorf("%.200q: skipped", text)
+		}
+		return
+	}
+	if err != nil || !strings.Contains(got, "malformed ") {
+		t.Errorf("%.200q: got %q, %v, want it skipped", text, got, err)
+	}
+}
+
+// strict returns the codec of a connection like that of c, with a strict table.
+func strict(c wire.Codec) wire.Codec {
+	k := *c.(*codec)
+	d := *k.dialect
+	d.strict, k.dialect = true, &d
+	return &k
 }

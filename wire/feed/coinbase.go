@@ -5,6 +5,10 @@ import "github.com/limpet-go/limpet/wire"
 // Coinbase returns the table of the Coinbase Exchange market data feed, with the
 // channels "matches" (numbered by trade_id), "level2" (a snapshot, then changes
 // without numbers) and "ticker" (without numbers: it skips trades under load).
+//
+// The server takes "level2" only with a signature, so the table asks for
+// "level2_batch": the same messages, in batches of 50 ms, for anyone. The server
+// confirms it as "level2_50".
 func Coinbase() Table {
 	request := func(kind string) Request {
 		return Request{
@@ -21,7 +25,7 @@ func Coinbase() Table {
 		Product:     "product_id",
 		Channels: []Channel{
 			{Name: "matches", Types: []string{"match"}, Repeats: []string{"last_match"}, Number: "trade_id"},
-			{Name: "level2", Types: []string{"l2update"}, Snapshots: []string{"snapshot"}},
+			{Name: "level2", Request: "level2_batch", Aliases: []string{"level2_50"}, Types: []string{"l2update"}, Snapshots: []string{"snapshot"}},
 			{Name: "ticker", Types: []string{"ticker"}},
 		},
 		Confirm: Confirm{

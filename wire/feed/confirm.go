@@ -22,7 +22,7 @@ func (c *codec) confirm(k *kind, out *wire.Events) error {
 	if err != nil {
 		return &wire.CodeError{Code: 1007, Reason: fmt.Sprintf("a message of type %q does not have the shape that the table describes", k.name)}
 	}
-	listed := map[*sub]bool{}
+	listed := map[*sub]struct{}{}
 	for _, en := range entries {
 		for _, name := range en.channels {
 			ch := c.dialect.channel(name)
@@ -38,35 +38,46 @@ func (c *codec) confirm(k *kind, out *wire.Events) error {
 					continue
 				}
 				if k.role == roleEnded {
-					c.forget(u)
+					c.ended(u, out)
 					continue
 				}
-				listed[u] = true
-				if u.state == subNone {
+				_, before := c.listed[u]
+				if _, again := listed[u]; !again && !before {
 					c.subscribed(u, ch, out)
 				}
-				u.state = subConfirmed
-				c.confirmed[u] = struct{}{}
+				listed[u] = struct{}{}
 			}
 		}
 	}
 	if k.role == roleConfirm && c.dialect.confirm.Complete {
-		// A subscription that only data has implied stays: its confirmation may
-		// still come.
-		for u := range c.confirmed {
-			if !listed[u] {
-				c.forget(u)
-			}
-		}
+		c.endOthers(listed, out)
 	}
 	return nil
 }
 
-// forget resets u, so that its next confirmation counts. It reports no end: the
-// client may have closed u and subscribed to the same topic again, and an end by
-// name would hit the new subscription.
+// endOthers makes listed what the server has subscribed, and ends what an earlier
+// list held and this one does not.
+func (c *codec) endOthers(listed map[*sub]struct{}, out *wire.Events) {
+	var gone []*sub
+	for u := range c.listed {
+		if _, ok := listed[u]; !ok {
+			gone = append(gone, u)
+		}
+	}
+	c.listed = listed
+	for _, u := range byTopic(gone) {
+		c.ended(u, out)
+	}
+}
+
+// ended appends EventUnsubscribed for u.
+func (c *codec) ended(u *sub, out *wire.Events) {
+	c.forget(u)
+	out.Append(wire.EventUnsubscribed).Name = u.topic
+}
+
+// forget resets u, which the server serves no more.
 func (c *codec) forget(u *sub) {
-	delete(c.confirmed, u)
 	delete(c.unbroken, u)
 	*u = sub{topic: u.topic}
 }
@@ -96,6 +107,7 @@ func (c *codec) complain(out *wire.Events) error {
 	if ch := d.channel(string(channel)); ch != nil && len(product) > 0 {
 		if u := c.sub(ch, product); u != nil {
 			c.forget(u)
+			delete(c.listed, u)
 			e := out.Append(wire.EventUnsubscribed)
 			e.Name = u.topic
 			e.Code = codeBadRequest

@@ -46,17 +46,20 @@ type kind struct {
 
 // channel is a compiled Channel.
 type channel struct {
-	name   string
-	index  int // in dialect.channels
-	number int // index of the member in dialect.members, or -1
-	replay uint64
-	kinds  map[string]*kind // by type, if the table has a Channel member
+	name    string   // in topics
+	request string   // the name in requests
+	names   []string // all names: those by which the server may call it
+	index   int      // in dialect.channels
+	number  int      // index of the member in dialect.members, or -1
+	replay  uint64
+	kinds   map[string]*kind // by type, if the table has a Channel member
 }
 
 // dialect is a compiled Table. It is immutable.
 type dialect struct {
 	name        string
 	ping        wire.Ping
+	strict      bool
 	subscribe   *request
 	unsubscribe *request // nil: the server has none
 	channels    []*channel
@@ -81,6 +84,7 @@ func New(t Table) (wire.Dialect, error) {
 	d := &dialect{
 		name:      t.Name,
 		ping:      t.Ping,
+		strict:    t.Strict,
 		subscribe: newRequest(&t.Subscribe),
 		kinds:     map[string]*kind{},
 		confirm:   t.Confirm,
@@ -155,10 +159,19 @@ func (d *dialect) addService(t *Table) error {
 // addChannel adds channel i of the table and its types.
 func (d *dialect) addChannel(i int, t *Channel) error {
 	at := fmt.Sprintf("Channels[%d]", i)
-	if d.channel(t.Name) != nil {
-		return &TableError{at + ".Name", "is used twice"}
+	c := &channel{name: t.Name, request: t.Request, index: i, number: d.member(t.Number), replay: t.Replay}
+	if c.request == "" {
+		c.request = t.Name
 	}
-	c := &channel{name: t.Name, index: i, number: d.member(t.Number), replay: t.Replay}
+	for j, name := range append([]string{t.Name, c.request}, t.Aliases...) {
+		if j == 1 && name == t.Name {
+			continue
+		}
+		if d.channel(name) != nil || slices.Contains(c.names, name) {
+			return &TableError{at + [...]string{".Name", ".Request", ".Aliases"}[min(j, 2)], "is used twice"}
+		}
+		c.names = append(c.names, name)
+	}
 	d.channels = append(d.channels, c)
 	kinds := d.kinds
 	if d.chann >= 0 {
@@ -195,11 +208,11 @@ func add(kinds map[string]*kind, field string, k *kind) error {
 	return nil
 }
 
-// channel returns the channel of that name, or nil. A table has few channels, so a
-// linear search is fast enough.
+// channel returns the channel that the server calls by that name, or nil. A table
+// has few channels, so a linear search is fast enough.
 func (d *dialect) channel(name string) *channel {
 	for _, c := range d.channels {
-		if c.name == name {
+		if slices.Contains(c.names, name) {
 			return c
 		}
 	}
@@ -212,6 +225,7 @@ func (d *dialect) Traits() wire.Traits {
 	return wire.Traits{
 		Unsubscribe: d.unsubscribe != nil,
 		Confirms:    d.confirm.Type != "",
+		ConfirmsEnd: d.confirm.Ended != "" || d.confirm.Complete,
 		ByName:      true,
 		Holes:       wire.HolesLoss,
 		Ping:        d.ping,
@@ -234,7 +248,7 @@ func (d *dialect) split(topic string) (*channel, string, error) {
 	}
 	name, product, _ := strings.Cut(topic, "/")
 	c := d.channel(name)
-	if c == nil {
+	if c == nil || c.name != name {
 		return nil, "", &TopicError{topic, fmt.Sprintf("the feed has no channel %q", name)}
 	}
 	if err := checkProduct(product); err != nil {
@@ -254,11 +268,11 @@ func (d *dialect) Verdict(wire.Failure) wire.Verdict { return wire.Verdict{} }
 
 func (d *dialect) Open(r wire.Resume) (wire.Codec, error) {
 	c := &codec{
-		dialect:   d,
-		topics:    make([]string, 0, len(r.Subs)),
-		subs:      make([]map[string]*sub, len(d.channels)),
-		unbroken:  map[*sub]struct{}{},
-		confirmed: map[*sub]struct{}{},
+		dialect:  d,
+		topics:   make([]string, 0, len(r.Subs)),
+		subs:     make([]map[string]*sub, len(d.channels)),
+		unbroken: map[*sub]struct{}{},
+		whole:    make([]map[*sub]struct{}, len(d.channels)),
 	}
 	c.scan.wanted = d.members
 	c.scan.found = make([]span, len(d.members))

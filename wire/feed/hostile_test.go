@@ -4,6 +4,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"slices"
 	"strings"
 	"testing"
 	"unicode/utf8"
@@ -35,27 +36,34 @@ func TestHostileFrames(t *testing.T) {
 	}
 	var out wire.Events
 	var ce *wire.CodeError
-	err := open(t, d).Decode(wire.Frame{Type: wire.Binary, Data: []byte("{}")}, &out)
+	err := strict(open(t, d)).Decode(wire.Frame{Type: wire.Binary, Data: []byte("{}")}, &out)
 	if !errors.As(err, &ce) || ce.Code != 1003 {
 		t.Errorf("binary: got %v, want code 1003", err)
+	}
+	if err := open(t, d).Decode(wire.Frame{Type: wire.Binary, Data: []byte("{}")}, &out); err != nil || len(out.List) != 1 || out.List[0].Kind != wire.EventMalformed {
+		t.Errorf("binary: got %v, %+v, want it skipped", err, out.List)
 	}
 }
 
 // TestErrorsHoldNoPayload: reasons travel to the peer and into logs.
 func TestErrorsHoldNoPayload(t *testing.T) {
 	for _, text := range []string{`{"type":"match","product_id":"A","trade_id":"secret"}`, `{"secret":secret}`, `{"type":"ticker","product_id":["secret"]}`} {
-		_, err := decode(open(t, mustNew(t, Coinbase())), text)
+		c := open(t, mustNew(t, Coinbase()))
+		_, err := decode(strict(c), text)
 		if err == nil || strings.Contains(err.Error(), "secret") {
 			t.Errorf("%s: got %v", text, err)
+		}
+		if got, _ := decode(c, text); !strings.Contains(got, "malformed") || strings.Contains(got, "secret") {
+			t.Errorf("%s: got %s", text, got)
 		}
 	}
 }
 
-// TestInvalidProducts: no subscription can have such a topic, so there is no event.
+// TestInvalidProducts: no subscription can have such a topic.
 func TestInvalidProducts(t *testing.T) {
 	c := open(t, mustNew(t, Coinbase()))
 	for _, product := range []string{`*`, `A-*`, `\u0000`, `a\nb`, `/a`, `a//b`, strings.Repeat("a", 249)} {
-		expect(t, c, `{"type":"ticker","product_id":"`+product+`"}`)
+		expect(t, c, `{"type":"ticker","product_id":"`+product+`"}`, `malformed 1 a message of type "ticker" with a product that cannot be subscribed to`)
 		expect(t, c, `{"type":"subscriptions","channels":[{"name":"ticker","product_ids":["`+product+`"]}]}`)
 	}
 }
@@ -127,27 +135,41 @@ func FuzzDecode(f *testing.F) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			live := map[string]bool{}
 			for _, data := range [][]byte{one, two} {
-				var out wire.Events
-				if c.Decode(wire.Frame{Type: wire.Text, Data: data}, &out) != nil {
-					return
-				}
-				if !json.Valid(data) || !utf8.Valid(data) {
-					t.Fatalf("accepted %q, which is not JSON in UTF-8", data)
-				}
-				checkEvents(t, d, live, data, &out)
+				fuzzFrame(t, d, c, data)
 			}
 		}
 	})
 }
 
+// fuzzFrame decodes one frame. What is not JSON in UTF-8 never passes unnoticed.
+func fuzzFrame(t *testing.T, d wire.Dialect, c wire.Codec, data []byte) {
+	var out wire.Events
+	if err := c.Decode(wire.Frame{Type: wire.Text, Data: data}, &out); err != nil {
+		t.Fatalf("%q: %v", data, err) // too few bytes for too many topics
+	}
+	skipped := slices.ContainsFunc(out.List, func(e wire.Event) bool { return e.Kind == wire.EventMalformed })
+	if !skipped && (!json.Valid(data) || !utf8.Valid(data)) {
+		t.Fatalf("accepted %q, which is not JSON in UTF-8", data)
+	}
+	checkEvents(t, d, data, &out)
+	fresh, _ := d.Open(wire.Resume{})
+	events, _ := decode(fresh, string(data))
+	fresh, _ = d.Open(wire.Resume{})
+	switch same, err := decode(strict(fresh), string(data)); {
+	case (err != nil) != strings.Contains(events, "malformed "):
+		t.Fatalf("%q: strict: %v, otherwise %s", data, err, events)
+	case err == nil && same != events:
+		t.Fatalf("%q: strict: %s, otherwise %s", data, same, events)
+	}
+}
+
 // checkEvents checks what must hold for every event, whatever the input was.
-func checkEvents(t *testing.T, d wire.Dialect, live map[string]bool, data []byte, out *wire.Events) {
+func checkEvents(t *testing.T, d wire.Dialect, data []byte, out *wire.Events) {
 	for i := range out.List {
 		e := &out.List[i]
 		if !e.Kind.OfSubscription() {
-			if e.Kind != wire.EventError || e.Reason == "" || len(e.Reason) > 2*maxReason {
+			if e.Kind != wire.EventError && (e.Kind != wire.EventMalformed || e.Count == 0) || e.Reason == "" || len(e.Reason) > 2*maxReason {
 				t.Fatalf("%q: event %+v", data, e)
 			}
 			continue
@@ -155,18 +177,8 @@ func checkEvents(t *testing.T, d wire.Dialect, live map[string]bool, data []byte
 		if err := d.CheckTopic(wire.UseSubscribe, e.Name); err != nil {
 			t.Fatalf("%q: event for a topic that cannot be subscribed to: %v", data, err)
 		}
-		switch e.Kind {
-		case wire.EventSubscribed:
-			if live[e.Name] {
-				t.Fatalf("%q: %s subscribed twice", data, e.Name)
-			}
-			live[e.Name] = true
-		case wire.EventUnsubscribed:
-			delete(live, e.Name)
-		default:
-			if !live[e.Name] {
-				t.Fatalf("%q: %s before it is subscribed", data, show(e))
-			}
+		if e.Kind == wire.EventGap && (e.Cause != wire.CauseMalformed || !e.Position.IsZero() || e.Prev != 0) {
+			t.Fatalf("%q: %+v", data, e)
 		}
 		if e.Kind == wire.EventData && (e.Message.Topic != e.Name || !json.Valid(e.Message.Payload) || e.Numbered && e.Prev != prev(e.Position.Offset)) {
 			t.Fatalf("%q: %s", data, show(e))

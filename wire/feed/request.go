@@ -76,7 +76,7 @@ func (q *request) groups(d *dialect, topics []string) []group {
 	}
 	var groups []group
 	for _, i := range order {
-		name := d.channels[i].name
+		name := d.channels[i].request
 		same := slices.IndexFunc(groups, func(g group) bool { return slices.Equal(g.products, products[i]) })
 		if q.manyCh && same >= 0 {
 			groups[same].channels = append(groups[same].channels, name)

@@ -60,7 +60,7 @@ func TestSubscribeMessages(t *testing.T) {
 			[]string{`{"type":"subscribe","product_ids":["BTC-USD"],"channels":["matches"]}`}},
 		{"channels of the same products share a message", Coinbase(), []string{"matches/A", "level2/A", "matches/B", "level2/B", "ticker/B"},
 			[]string{
-				`{"type":"subscribe","product_ids":["A","B"],"channels":["matches","level2"]}`,
+				`{"type":"subscribe","product_ids":["A","B"],"channels":["matches","level2_batch"]}`,
 				`{"type":"subscribe","product_ids":["B"],"channels":["ticker"]}`,
 			}},
 		{"what JSON must escape", Coinbase(), []string{`ticker/a"\é`},
@@ -101,7 +101,7 @@ func TestEncode(t *testing.T) {
 	}
 	unsub := func(topic string) wire.Op { return wire.Op{Kind: wire.OpUnsubscribe, Name: topic} }
 	got := encode(t, c, sub("ticker/A"), sub("ticker/B"), unsub("ticker/A"), sub("ticker/A"),
-		wire.Op{Kind: wire.OpBye}, wire.Op{Kind: wire.OpFault, Code: 1002}, wire.Op{Kind: wire.OpAuth, Token: "t"})
+		wire.Op{Kind: wire.OpBye}, wire.Op{Kind: wire.OpAuth, Token: "t"})
 	want := []string{
 		`{"type":"subscribe","product_ids":["A","B"],"channels":["ticker"]}`,
 		`{"type":"unsubscribe","product_ids":["A"],"channels":["ticker"]}`,

@@ -3,20 +3,11 @@ package feed
 import (
 	"bytes"
 	"encoding/json"
-	"errors"
 	"strconv"
-
-	"github.com/limpet-go/limpet/wire"
 )
 
 // maxDepth bounds the nesting of a message, and with it the scanner's stack.
 const maxDepth = 32
-
-// invalid returns the error for data that is not well formed: close code 1007 (RFC
-// 6455, section 7.4.1).
-func invalid(reason string) error { return &wire.CodeError{Code: 1007, Reason: reason} }
-
-var errSyntax = errors.New("syntax")
 
 // scanner checks one JSON text (RFC 8259) in one pass and notes where the wanted
 // members of its top-level objects are. It allocates nothing.
@@ -25,6 +16,10 @@ type scanner struct {
 	at     int      // index of the next byte
 	wanted []string // names of members
 	found  []span   // by index in wanted, of the object scanned last
+
+	notText  bool   // data is not UTF-8
+	fault    error  // why the object scanned last must not be used, though it was scanned to its end
+	repeated []bool // by index in wanted: it occurs twice in that object; nil: none
 }
 
 // span is the place of a member's value; zero if the member is absent.
@@ -59,9 +54,10 @@ func (s *scanner) take(c byte) bool {
 	return true
 }
 
-// message scans an object and fills s.found.
+// message scans an object and fills s.found, after errSyntax with what was read.
 func (s *scanner) message() error {
 	clear(s.found)
+	s.fault, s.repeated = nil, nil
 	return s.object(1, true)
 }
 
@@ -105,8 +101,7 @@ func (s *scanner) object(depth int, note bool) error {
 	}
 }
 
-// note records the place of a wanted member. A name that occurs twice is refused,
-// because readers differ on which value counts.
+// note records the place of a wanted member.
 func (s *scanner) note(quoted []byte, value span) error {
 	name := quoted[1 : len(quoted)-1]
 	if bytes.IndexByte(name, '\\') >= 0 {
@@ -121,7 +116,8 @@ func (s *scanner) note(quoted []byte, value span) error {
 			continue
 		}
 		if s.found[i] != (span{}) {
-			return invalid("a message with two members " + strconv.Quote(w))
+			s.twice(i)
+			return nil
 		}
 		s.found[i] = value
 		return nil
@@ -130,6 +126,8 @@ func (s *scanner) note(quoted []byte, value span) error {
 }
 
 func (s *scanner) value(depth int) error {
+	from := s.at
+	var err error
 	switch c := s.peek(); {
 	case c == '"':
 		return s.str()
@@ -138,15 +136,20 @@ func (s *scanner) value(depth int) error {
 	case c == '[':
 		return s.array(depth)
 	case c == 't':
-		return s.word("true")
+		err = s.word("true")
 	case c == 'f':
-		return s.word("false")
+		err = s.word("false")
 	case c == 'n':
-		return s.word("null")
+		err = s.word("null")
 	case c == '-' || digit(c):
-		return s.number()
+		err = s.number()
+	default:
+		return s.loose(from)
 	}
-	return errSyntax
+	if err != nil || s.at < len(s.data) && wordByte(s.data[s.at]) {
+		return s.loose(from)
+	}
+	return nil
 }
 
 func (s *scanner) array(depth int) error {
@@ -259,6 +262,12 @@ func (s *scanner) text(i int) ([]byte, error) {
 	raw := s.raw(i)
 	if len(raw) == 0 {
 		return nil, nil
+	}
+	if s.repeated != nil && s.repeated[i] {
+		return nil, s.twoMembers(i)
+	}
+	if s.fault != nil && !json.Valid(raw) {
+		return nil, errLoose
 	}
 	switch c := raw[0]; {
 	case c == '"' && bytes.IndexByte(raw, '\\') < 0:

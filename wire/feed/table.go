@@ -16,6 +16,14 @@
 //   - Table.Sequence counts the messages of one connection. A hole in it cannot
 //     be attributed to one topic, so every subscription without numbers of its
 //     own gets a Reset (CauseLost) at that place.
+//
+// A message that cannot be read or placed is skipped: text that is not a JSON object,
+// a value that is not JSON, a missing product or number, a member of the wrong
+// type, a binary message. The client counts it in Stats.Malformed and reports each
+// kind once for each connection. If the message shows its channel, the subscription
+// that it belongs to gets a Gap (CauseMalformed), or every subscription of the
+// channel if the product cannot be read. In a channel with a Number that Gap comes
+// with the next message, if numbers are missing there.
 package feed
 
 import "github.com/limpet-go/limpet/wire"
@@ -67,14 +75,26 @@ type Table struct {
 	// Ping is how an idle server is asked for a sign of life: wire.PingControl
 	// or wire.PingNone. Defaults to wire.PingControl.
 	Ping wire.Ping
+
+	// Strict makes a message that cannot be read or placed end the connection, for
+	// tests of a server. Without it such a message is skipped: see the package
+	// comment.
+	Strict bool
 }
 
 // Channel is one kind of stream. Without Table.Channel a type belongs to one
 // channel only.
 type Channel struct {
-	// Name is the channel's name in topics and in requests. It has no '/', no
-	// '*' and at most 253 bytes.
+	// Name is the channel's name in topics. It has no '/', no '*' and at most 253
+	// bytes.
 	Name string
+
+	// Request is the channel's name in requests. Defaults to Name.
+	Request string
+
+	// Aliases are further names that the server gives the channel, for example in
+	// confirmations. Optional: Name and Request need not be repeated.
+	Aliases []string
 
 	// Types are the types of ordinary messages.
 	Types []string
@@ -132,7 +152,9 @@ type Confirm struct {
 	Type string
 
 	// Ended is the type of a message of the same shape that confirms an
-	// unsubscribe. Optional; excludes Complete.
+	// unsubscribe. Optional; excludes Complete. Set one of the two if the server
+	// can: without either, the end of a subscription is not seen, and a topic that
+	// is subscribed again on one connection starts late (see wire.Traits.ByName).
 	Ended string
 
 	// List is the member that holds a list of entries. Optional: without it the
@@ -147,14 +169,17 @@ type Confirm struct {
 	// them.
 	Products string
 
-	// Complete means that a confirmation lists everything that is subscribed: a
-	// subscription that an earlier one listed and this one does not has ended.
+	// Complete means that a confirmation lists everything that is subscribed, on
+	// the whole connection: a subscription that an earlier one listed and this one
+	// does not has ended. The client asks again for one that it has not closed.
 	Complete bool
 }
 
-// ErrorMessage is how the server reports an error. An error that names a
-// channel and a product ends that subscription; any other is reported and has no
-// effect.
+// ErrorMessage is how the server reports an error. An error that names a channel
+// and a product refuses or ends that subscription. Any other is reported; if a
+// request has no answer yet, it also means that a topic was refused, which the
+// client finds by asking in parts. So a table should have an Error if the server
+// reports refusals, with Channel and Product if they name the topic.
 type ErrorMessage struct {
 	// Type is the type of the message. Empty means that the server sends none.
 	Type string

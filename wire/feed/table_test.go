@@ -69,6 +69,12 @@ func TestNewNamesTheWrongField(t *testing.T) {
 		{"Channels[0].Name", func(t *Table) { t.Channels[0].Name = "a*" }},
 		{"Channels[0].Name", func(t *Table) { t.Channels[0].Name = strings.Repeat("a", 254) }},
 		{"Channels[1].Name", func(t *Table) { t.Channels[1].Name = "trades" }},
+		{"Channels[1].Name", func(t *Table) { t.Channels[0].Request = "book" }},
+		{"Channels[1].Request", func(t *Table) { t.Channels[1].Request = "trades" }},
+		{"Channels[1].Aliases", func(t *Table) { t.Channels[1].Aliases = []string{"b", "trades"} }},
+		{"Channels[1].Aliases", func(t *Table) { t.Channels[1].Aliases = []string{"book"} }},
+		{"Channels[1].Aliases[0]", func(t *Table) { t.Channels[1].Aliases = []string{""} }},
+		{"Channels[0].Request", func(t *Table) { t.Channels[0].Request = "\xff" }},
 		{"Channels[0].Types", func(t *Table) { t.Channels[0] = Channel{Name: "trades"} }},
 		{"Channels[0].Types[0]", func(t *Table) { t.Channels[0].Types[0] = "" }},
 		{"Channels[0].Types[0]", func(t *Table) { t.Channels[0].Types[0] = "beat" }},
@@ -129,7 +135,7 @@ func TestNewKeepsNothingOfTheTable(t *testing.T) {
 
 func TestTraits(t *testing.T) {
 	full := mustNew(t, exchange()).Traits()
-	if want := (wire.Traits{Unsubscribe: true, Confirms: true, ByName: true, Holes: wire.HolesLoss, Ping: wire.PingNone, StartSubs: 1 << 30}); full != want {
+	if want := (wire.Traits{Unsubscribe: true, Confirms: true, ConfirmsEnd: true, ByName: true, Holes: wire.HolesLoss, Ping: wire.PingNone, StartSubs: 1 << 30}); full != want {
 		t.Errorf("got %+v, want %+v", full, want)
 	}
 	poor := mustNew(t, bare()).Traits()
@@ -137,8 +143,11 @@ func TestTraits(t *testing.T) {
 		t.Errorf("got %+v, want %+v", poor, want)
 	}
 	d := mustNew(t, Coinbase())
-	if d.Name() != "coinbase" || !d.Traits().Confirms || !d.Traits().Unsubscribe {
+	if d.Name() != "coinbase" || !d.Traits().Confirms || !d.Traits().ConfirmsEnd || !d.Traits().Unsubscribe {
 		t.Errorf("got %s %+v", d.Name(), d.Traits())
+	}
+	if got := mustNew(t, confirming()).Traits(); !got.Confirms || got.ConfirmsEnd {
+		t.Errorf("a table without ends: got %+v", got)
 	}
 	a := wire.Attempt{URL: "ws://127.0.0.1/"}
 	if err := d.Attempt(&a); err != nil || !a.Dial || a.Request != nil || a.URL != "ws://127.0.0.1/" {

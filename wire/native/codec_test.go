@@ -169,6 +169,16 @@ func TestTopics(t *testing.T) {
 	}
 }
 
+// Of several values that cannot be encoded the first one is named.
+func TestFirstFaultIsNamed(t *testing.T) {
+	for _, enc := range []Encoding{JSON, Binary} {
+		_, err := Append(nil, enc, []Frame{{Type: TypePing, N: 1}, {Type: TypeHello}, {}})
+		if err == nil || !strings.Contains(err.Error(), "of type hello has no content") {
+			t.Errorf("%v: %v", enc, err)
+		}
+	}
+}
+
 // A field from a later version changes nothing, in any object.
 func TestUnknownFields(t *testing.T) {
 	for _, tt := range every {

@@ -102,14 +102,11 @@ func (c *codec) welcome(h *Welcome, out *wire.Events) error {
 			HasCredit: true, Credit: wire.Credit{N: h.Cr.N, Bytes: h.Cr.B}},
 		Tag:       h.Tag,
 		Heartbeat: millis(h.HB),
-		TTL:       duration(h.TTL, time.Second),
-		Dedup:     duration(h.Dedup, time.Second),
 		Spread:    millis(h.Spread),
 		Expires:   millis(h.Exp),
 	}
 	if l := h.Lim; l != nil {
-		ready.Limits = wire.Limits{Batch: clamp(l.Batch), Payload: clamp(l.Payload), Headers: clamp(l.Headers),
-			HeaderSize: clamp(l.HeaderSize), Subs: clamp(l.Subs), StartSubs: clamp(l.HelloSubs)}
+		ready.Limits = wire.Limits{Batch: clamp(l.Batch), Payload: clamp(l.Payload), Headers: clamp(l.Headers), HeaderSize: clamp(l.HeaderSize)}
 	}
 	out.Append(wire.EventReady).Ready = ready
 	return nil

@@ -183,8 +183,6 @@ func (p *packer) op(op *wire.Op) error {
 		f.Type, f.Auth = TypeAuth, &Auth{Tok: op.Token}
 	case wire.OpBye:
 		f.Type, f.GoAway = TypeGoAway, &GoAway{Fin: true}
-	case wire.OpFault:
-		f.Type, f.Err = TypeErr, &Err{Code: uint64(op.Code), Msg: op.Reason, Fatal: true}
 	default:
 		return fmt.Errorf("native: limpet.v1 has no frame for op kind %d", op.Kind)
 	}

@@ -1,0 +1,182 @@
+package sequence
+
+import "github.com/limpet-go/limpet/wire"
+
+// messageRows are the rules of messages, credit and ids.
+var messageRows = []row{
+	// EventData.
+	{
+		rule: "the next message", before: live, event: numbered(5, 6),
+		effect: Next, previous: 5,
+		after: func(r *Receiver) { r.last = at("e", 6, "t") },
+	},
+	{
+		rule: "a filtered stream skips offsets", before: live, event: numbered(5, 9),
+		effect: Next, previous: 5,
+		after: func(r *Receiver) { r.last = at("e", 9, "t") },
+	},
+	{
+		rule: "a filtered stream begins after an older entry", before: live, event: numbered(2, 6),
+		effect: Next, previous: 5,
+		after: func(r *Receiver) { r.last = at("e", 6, "t") },
+	},
+	{rule: "the same number is a duplicate", before: live, event: numbered(4, 5), effect: Duplicate},
+	{rule: "today's rule: a number that goes back is a duplicate", before: live, event: numbered(0, 1), effect: Duplicate},
+	{
+		rule: "today's rule: without the number before, a hole is not seen", before: liveLossy, event: numbered(0, 100),
+		effect: Next, previous: 5,
+		after: func(r *Receiver) { r.last = at("e", 100, "t") },
+	},
+	{rule: "a hole", before: live, event: numbered(6, 7), err: "a message is missing and the server reported no gap"},
+	{
+		rule: "a hole, where holes are losses: a gap, then the message", before: liveLossy, event: numbered(8, 9),
+		effect: Next, previous: 8,
+		loss:  &Loss{Kind: wire.EventGap, Detected: true, Cause: wire.CauseLost, Count: 3, After: at("e", 5, "t"), To: at("e", 8, "")},
+		after: func(r *Receiver) { r.last = at("e", 9, "t") },
+	},
+	{rule: "a message before the confirmation", before: again, event: numbered(5, 6), err: "message before the subscription was confirmed"},
+	{
+		rule: "a message confirms the subscription, where holes are losses", before: againLossy, event: numbered(5, 6),
+		effect: Next, previous: 5,
+		after: func(r *Receiver) { r.last, r.confirmed, r.unproved = at("e", 6, "t"), true, false },
+	},
+	{
+		rule: "the first number is the base", before: freshLossy, event: numbered(8, 9),
+		effect: Next, previous: 8,
+		after: func(r *Receiver) {
+			r.last, r.positioned, r.confirmed, r.wasLive = at("", 9, "t"), true, true, true
+		},
+	},
+	{
+		rule: "numbers only after the break prove nothing", before: noNumbersAgain, event: numbered(8, 9),
+		effect: Next, previous: 8,
+		loss: &Loss{Kind: wire.EventReset, Detected: true, Cause: wire.CauseUnverifiable, To: at("", 8, "")},
+		after: func(r *Receiver) {
+			r.last, r.positioned, r.confirmed, r.unproved = at("", 9, "t"), true, true, false
+		},
+	},
+	{
+		rule: "numbers only before the break prove nothing", before: againLossy, event: unnumbered(),
+		effect: Next, previous: 5,
+		loss:  &Loss{Kind: wire.EventReset, Detected: true, Cause: wire.CauseUnverifiable, After: at("e", 5, "t"), To: at("e", 5, "t")},
+		after: func(r *Receiver) { r.confirmed, r.unproved = true, false },
+	},
+	{
+		rule: "a confirmation that leaves the proof to numbers proves nothing without one", before: joined, event: unnumbered(),
+		effect: Next, previous: 5,
+		loss:  &Loss{Kind: wire.EventReset, Detected: true, Cause: wire.CauseUnverifiable, After: at("e", 5, "t"), To: at("e", 5, "t")},
+		after: func(r *Receiver) { r.unproved = false },
+	},
+	{
+		rule:   "no number proves that the stream continues after a position of another process",
+		before: with(restoredLossy, func(r *Receiver) { r.unproved = true }), event: unnumbered(),
+		effect: Next, previous: 5,
+		loss:  &Loss{Kind: wire.EventReset, Detected: true, Cause: wire.CauseUnverifiable, After: at("e", 5, "t"), To: at("e", 5, "t")},
+		after: func(r *Receiver) { r.confirmed, r.wasLive, r.unproved = true, true, false },
+	},
+	{
+		rule: "no number before the break, none after it", before: noNumbersAgain, event: unnumbered(),
+		effect: Next,
+		loss:   &Loss{Kind: wire.EventReset, Detected: true, Cause: wire.CauseUnverifiable},
+		after:  func(r *Receiver) { r.confirmed, r.unproved = true, false },
+	},
+	{rule: "a message without a number has no position", before: noNumbers, event: unnumbered(), effect: Next},
+	{rule: "a message without a number leaves the position alone", before: live, event: unnumbered(), effect: Next, previous: 5},
+	{
+		rule: "an offset counts only with a number", before: live,
+		event:  wire.Event{Kind: wire.EventData, Position: at("f", 9, "")},
+		effect: Next, previous: 5,
+	},
+	{
+		rule: "a cursor moves the position", before: cursor,
+		event:  wire.Event{Kind: wire.EventData, Position: at("", 0, "c2")},
+		effect: Next,
+		after:  func(r *Receiver) { r.last = at("", 0, "c2") },
+	},
+	{
+		rule: "a server that repeats the last message proves that none is missing", before: with(cursor, func(r *Receiver) { r.unproved = true }),
+		event:  wire.Event{Kind: wire.EventData, Position: at("", 0, "c1")},
+		effect: Next,
+		after:  func(r *Receiver) { r.unproved = false },
+	},
+	{
+		rule: "one that does not proves nothing", before: with(cursor, func(r *Receiver) { r.unproved = true }),
+		event:  wire.Event{Kind: wire.EventData, Position: at("", 0, "c2")},
+		effect: Next,
+		loss:   &Loss{Kind: wire.EventReset, Detected: true, Cause: wire.CauseUnverifiable, After: at("", 0, "c1"), To: at("", 0, "c1")},
+		after:  func(r *Receiver) { r.last, r.unproved = at("", 0, "c2"), false },
+	},
+	{
+		rule: "the first cursor is the position", before: noNumbers,
+		event:  wire.Event{Kind: wire.EventData, Position: at("e", 0, "c1")},
+		effect: Next,
+		after:  func(r *Receiver) { r.last, r.positioned = at("e", 0, "c1"), true },
+	},
+	{
+		rule: "a message of another epoch", before: live, event: withEpoch(numbered(5, 6), "f"),
+		err: "a message of another epoch and the server reported no reset",
+	},
+	{
+		rule: "a message of another epoch, where holes are losses: a reset, then the message", before: liveLossy,
+		event:  withEpoch(numbered(2, 3), "f"),
+		effect: Next, previous: 2,
+		loss:  &Loss{Kind: wire.EventReset, Detected: true, Cause: wire.CauseEpoch, After: at("e", 5, "t"), To: at("f", 2, "")},
+		after: func(r *Receiver) { r.last = at("f", 3, "t") },
+	},
+	{
+		rule: "a message that names the epoch first", before: noEpoch, event: withEpoch(numbered(5, 6), "e"),
+		effect: Next, previous: 5,
+		after: func(r *Receiver) { r.last = at("e", 6, "t") },
+	},
+	{
+		rule: "the epoch of a message is that of the position", before: with(again, func(r *Receiver) { r.last = at("f", 6, "t") }),
+		event:  confirmed(wire.ContinuityProved, at("f", 6, "t")),
+		effect: Start,
+		after:  func(r *Receiver) { r.confirmed, r.unproved = true, false },
+	},
+	{
+		rule: "an epoch before any confirmation is kept", before: freshLossy,
+		event:  withEpoch(numbered(8, 9), "e"),
+		effect: Next, previous: 8,
+		after: func(r *Receiver) {
+			r.last, r.positioned, r.confirmed, r.wasLive = at("e", 9, "t"), true, true, true
+		},
+	},
+
+	// Credit.
+	{rule: "beyond the credit", before: live, event: numbered(5, 6), beyondCredit: true, err: "server sent more than its credit allows"},
+	{rule: "beyond the credit, a duplicate", before: live, event: numbered(4, 5), beyondCredit: true, err: "server sent more than its credit allows"},
+	{rule: "beyond the credit, after a hole", before: live, event: numbered(8, 9), beyondCredit: true, err: "server sent more than its credit allows"},
+	{rule: "beyond the credit, before the confirmation", before: again, event: numbered(5, 6), beyondCredit: true, err: "message before the subscription was confirmed"},
+	{
+		rule: "beyond the credit, nothing else counts", before: againLossy, event: unnumbered(), beyondCredit: true,
+		err: "server sent more than its credit allows",
+	},
+
+	// Ids.
+	{
+		rule: "without a limit ids are not compared", before: live, event: withID(numbered(5, 6), 1),
+		effect: Next, previous: 5,
+		after: func(r *Receiver) { r.last = at("e", 6, "t") },
+	},
+	{
+		rule: "a new id is remembered", before: with(live, remember(2, 1)), event: withID(numbered(5, 6), 2),
+		effect: Next, previous: 5,
+		after: func(r *Receiver) { remember(2, 1, 2)(r); r.last = at("e", 6, "t") },
+	},
+	{rule: "an id that is remembered is a duplicate, whatever its number", before: with(live, remember(2, 1)), event: withID(numbered(5, 6), 1), effect: Duplicate},
+	{
+		rule: "the oldest id is forgotten", before: with(live, remember(2, 1, 2)), event: withID(numbered(5, 6), 3),
+		effect: Next, previous: 5,
+		after: func(r *Receiver) { remember(2, 1, 2, 3)(r); r.last = at("e", 6, "t") },
+	},
+	{
+		rule: "a message without an id is not remembered", before: with(live, remember(2, 1)), event: numbered(5, 6),
+		effect: Next, previous: 5,
+		after: func(r *Receiver) { r.last = at("e", 6, "t") },
+	},
+
+	// Other events.
+	{rule: "an event of another kind", before: live, event: wire.Event{Kind: wire.EventUnsubscribed}},
+	{rule: "an event of the connection", before: live, event: wire.Event{Kind: wire.EventReady}},
+}
