@@ -30,6 +30,11 @@ type brokenError struct{ err error }
 func (e *brokenError) Error() string { return e.err.Error() }
 func (e *brokenError) Unwrap() error { return e.err }
 
+// brokenText is the same without Unwrap.
+type brokenText struct{ text string }
+
+func (e *brokenText) Error() string { return e.text }
+
 // wrapping has a text of its own, so that only Unwrap leads to the broken error.
 type wrapping struct{ inner *brokenError }
 
@@ -39,7 +44,7 @@ func (e wrapping) Unwrap() error { return e.inner }
 // An error of the caller's code whose methods panic fails an attempt or a
 // connection, wherever it comes from.
 func TestErrorWhoseMethodsPanic(t *testing.T) {
-	for _, broken := range []error{(*brokenError)(nil), wrapping{}} {
+	for _, broken := range []error{(*brokenError)(nil), (*brokenText)(nil), wrapping{}} {
 		for where, option := range map[string]string{"Auth": "Auth", "RoundTrip": "HTTPClient", "DialContext": "HTTPClient", "Read": "HTTPClient",
 			"Attempt": "Dialect", "Open": "Dialect", "Start": "Dialect", "Decode": "Dialect"} {
 			t.Run(fmt.Sprintf("%T %s", broken, where), func(t *testing.T) {
@@ -186,16 +191,10 @@ type brokenConn struct {
 	net.Conn
 }
 
-func (b *brokenConn) Read(p []byte) (int, error) { return b.brokenBody.Read(p) }
-func (b *brokenConn) Write(p []byte) (int, error) {
-	if b.method == "Write" && b.armed.Load() {
-		b.panics.Add(1)
-		panic("broken") // and the connection stays open
-	}
-	return b.brokenBody.Write(p)
-}
-func (b *brokenConn) Close() error      { return b.brokenBody.Close() }
-func (b *brokenConn) NetConn() net.Conn { b.called("NetConn"); return nil }
+func (b *brokenConn) Read(p []byte) (int, error)  { return b.brokenBody.Read(p) }
+func (b *brokenConn) Write(p []byte) (int, error) { return b.brokenBody.Write(p) }
+func (b *brokenConn) Close() error                { return b.brokenBody.Close() }
+func (b *brokenConn) NetConn() net.Conn           { b.called("NetConn"); return nil }
 
 // A connection that names itself as what carries it is used like any other.
 func TestConnectionThatCarriesItself(t *testing.T) {

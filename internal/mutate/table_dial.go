@@ -222,7 +222,7 @@ var ofDial = []mutation{
 	{
 		name:    "panic: methods of an error of Auth are called by the loop",
 		file:    "dialer.go",
-		search:  "\t\tif ans.err != nil {\n\t\t\tsocket.CallMethods(ans.err)\n\t\t}\n",
+		search:  "\t\t\tsocket.CallMethods(ans.err)\n",
 		replace: "",
 		test:    "-run ^TestErrorWhoseMethodsPanic$ ./test",
 	},
@@ -412,7 +412,7 @@ var ofDial = []mutation{
 		name:    "goexit: in Open it leaves the connection open",
 		file:    "loop_connection.go",
 		search:  "\tl.link = k // before Open, which may end this goroutine: then the connection is closed\n",
-		replace: "\tdefer func() { l.link = k }()\n",
+		replace: "\tdefer func() {\n\t\tif k.codec != nil {\n\t\t\tl.link = k\n\t\t}\n\t}()\n",
 		test:    "-run ^TestGoexitInTheDialect$ ./test",
 	},
 	{
