@@ -222,8 +222,8 @@ var ofDial = []mutation{
 	{
 		name:    "panic: methods of an error of Auth are called by the loop",
 		file:    "dialer.go",
-		search:  "\t\tif ans.err != nil {\n\t\t\tsocket.CallMethods(ans.err)\n\t\t}\n",
-		replace: "",
+		search:  "if ans.err != nil {\n\t\t\tsocket.CallMethods(ans.err)",
+		replace: "if false {\n\t\t\tsocket.CallMethods(ans.err)",
 		test:    "-run ^TestErrorWhoseMethodsPanic$ ./test",
 	},
 	{

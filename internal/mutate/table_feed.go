@@ -91,7 +91,7 @@ var ofFeed = []mutation{
 	{
 		name:    "topics: a break after messages that nothing confirmed",
 		file:    "internal/sequence/receiver.go",
-		search:  "case first && (r.positioned || again && ev.Continuity == wire.ContinuityNone):",
+		search:  "case first && (r.positioned || again && ev.Continuity != wire.ContinuityProved):",
 		replace: "case first && r.positioned:",
 		test:    "-run ^TestConfirmationOnTheNextConnection$ ./test",
 	},
