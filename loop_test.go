@@ -58,10 +58,12 @@ func TestFlushDuringTheEnd(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		c := offline(t)
 		admitted, blocked := new(Receipt), make(chan struct{})
+		batch := make([]Receipt, 2)
 		c.inbox.post(step(func(l *loop) {
 			l.end(nil)
 			c.inbox.post(step(func(*loop) { <-blocked }))
 			c.inbox.post(admitted)
+			c.inbox.post(publish{batch})
 		}))
 		synctest.Wait()
 		flushed := make(chan error)
@@ -69,6 +71,11 @@ func TestFlushDuringTheEnd(t *testing.T) {
 		time.AfterFunc(time.Millisecond, func() { close(blocked) })
 		if err := <-flushed; err != nil || admitted.Outcome() != Unsent {
 			t.Errorf("%v, the message is %v", err, admitted.Outcome())
+		}
+		for i := range batch {
+			if o := batch[i].Outcome(); o != Unsent {
+				t.Errorf("message %d of the batch is %v", i, o)
+			}
 		}
 	})
 }

@@ -152,4 +152,11 @@ var ofLoop = []mutation{
 		test:    "-run ^TestGoexitInTheDialect$/^Open$ ./test -plain",
 		says:    "blocked goroutines remain",
 	},
+	{
+		name:    "loop: a batch after the end has no outcome",
+		file:    "loop_events.go",
+		search:  "\t\tl.c.counters.published.Add(uint64(len(receipts)))\n\t}\n\tif l.ended {",
+		replace: "\t\tl.c.counters.published.Add(uint64(len(receipts)))\n\t}\n\tif false {",
+		test:    "-run ^TestFlushDuringTheEnd$ .",
+	},
 }
