@@ -329,8 +329,10 @@ func TestTunnelUsesTheDialFunctions(t *testing.T) {
 			})
 			var dials atomic.Int32
 			transport := &http.Transport{Proxy: proxyAt(scheme, "proxy.invalid:1")}
+			//lint:ignore SA1019 callers still set it
 			transport.Dial = func(network, _ string) (net.Conn, error) { dials.Add(1); return net.Dial(network, l.addr) }
 			if scheme == "https" {
+				//lint:ignore SA1019 callers still set it
 				transport.DialTLS = func(network, _ string) (net.Conn, error) {
 					dials.Add(1)
 					return tls.Dial(network, l.addr, &tls.Config{InsecureSkipVerify: true})

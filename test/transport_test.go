@@ -41,6 +41,7 @@ func TestPanicInTheDial(t *testing.T) {
 			tr.DialContext = func(context.Context, string, string) (net.Conn, error) { broken(); return nil, nil }
 		},
 		"Dial": func(_ *http.Client, tr *http.Transport, _ string) {
+			//lint:ignore SA1019 callers still set it
 			tr.Dial = func(string, string) (net.Conn, error) { broken(); return nil, nil }
 		},
 		"DialTLSContext": func(_ *http.Client, tr *http.Transport, _ string) {

@@ -1,5 +1,7 @@
 package socket
 
+//lint:file-ignore SA1019 A caller's transport may still set Dial and DialTLS.
+
 import (
 	"context"
 	"crypto/tls"
