@@ -55,8 +55,13 @@ func TestFailureSaysHowFarItCame(t *testing.T) {
 		"closes at once": {"ws", func(net.Conn) {}, limpet.ClassNetwork, "connected, but no answer"},
 		"closes later":   {"ws", func(nc net.Conn) { http.ReadRequest(bufio.NewReader(nc)) }, limpet.ClassNetwork, "connected, but no answer"},
 		"resets":         {"ws", func(nc net.Conn) { http.ReadRequest(bufio.NewReader(nc)); nc.(*net.TCPConn).SetLinger(0) }, limpet.ClassNetwork, "reset"},
-		"is no HTTP":     {"ws", func(nc net.Conn) { io.WriteString(nc, "SSH-2.0-x\r\n"); drain(nc) }, limpet.ClassNotWebSocket, "SSH"},
-		"TLS, closes":    {"wss", func(net.Conn) {}, limpet.ClassTLS, "TLS handshake"},
+		"is no HTTP": {"ws", func(nc net.Conn) {
+			http.ReadRequest(bufio.NewReader(nc))
+			io.WriteString(nc, "SSH-2.0-x\r\n")
+			drain(nc)
+		}, limpet.ClassNotWebSocket, "SSH"},
+		"speaks first": {"ws", func(nc net.Conn) { io.WriteString(nc, "SSH-2.0-x\r\n"); drain(nc) }, limpet.ClassNotWebSocket, "connected, but no answer"},
+		"TLS, closes":  {"wss", func(net.Conn) {}, limpet.ClassTLS, "TLS handshake"},
 		"TLS, no certificate": {"wss", func(nc net.Conn) {
 			tls.Server(nc, &tls.Config{GetCertificate: func(*tls.ClientHelloInfo) (*tls.Certificate, error) { return nil, errors.New("none") }}).Handshake()
 		}, limpet.ClassTLS, "remote error: tls"},

@@ -226,7 +226,11 @@ func (e *TLSError) Unwrap() error { return e.Err }
 type AnswerError struct{ Err error }
 
 func (e *AnswerError) Error() string {
-	return "connected, but no answer to the request: " + e.Err.Error()
+	text := e.Err.Error()
+	if strings.Contains(text, "readLoopPeekFailLocked") { // of net/http, which gives no reason here
+		text = "the peer sent something before it had the request, so it is no HTTP server"
+	}
+	return "connected, but no answer to the request: " + text
 }
 func (e *AnswerError) Unwrap() error { return e.Err }
 
