@@ -238,7 +238,7 @@ func (e *AnswerError) Unwrap() error { return e.Err }
 func (e *AnswerError) Broken() bool {
 	var network net.Error
 	return errors.Is(e.Err, io.EOF) || errors.Is(e.Err, io.ErrUnexpectedEOF) || errors.Is(e.Err, context.Canceled) || errors.Is(e.Err, net.ErrClosed) ||
-		errors.As(e.Err, &network)
+		errors.As(e.Err, &network) || strings.Contains(e.Err.Error(), "server closed idle connection") // net/http has no value for it
 }
 
 // withoutURL returns the error in a *url.Error, which is itself a net.Error.
