@@ -142,4 +142,11 @@ var ofStream = []mutation{
 		replace: "if limits.Payload > 0 && len(m.Payload) > limits.Payload+1<<20 {",
 		test:    "-run ^TestLimitsOfTheServer$ ./test",
 	},
+	{
+		name:    "stream: a second confirmation hides a break",
+		file:    "internal/sequence/receiver.go",
+		search:  "first, again := !r.confirmed || r.unproved, r.wasLive",
+		replace: "first, again := !r.confirmed, r.wasLive",
+		test:    "-run ^FuzzReceiver$ ./internal/sequence",
+	},
 }

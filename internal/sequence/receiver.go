@@ -201,7 +201,8 @@ func (r *Receiver) subscribed(ev *wire.Event) (step Step, err error) {
 	if r.confirmed && r.holes == wire.HolesFault {
 		return step, violation("subscription confirmed twice on one connection")
 	}
-	first, again := !r.confirmed, r.wasLive
+	// A confirmation after one by number, before a message, is the first that decides.
+	first, again := !r.confirmed || r.unproved, r.wasLive
 	r.confirmed, r.wasLive = true, true
 	switch {
 	case ev.Continuity == wire.ContinuityByNumber:
