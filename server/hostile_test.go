@@ -128,7 +128,7 @@ func TestHookExits(t *testing.T) {
 type stepping struct{ server.Log }
 
 func (l stepping) Read(from uint64, dst []*server.Entry) (int, uint64, error) {
-	<-time.After(10 * time.Millisecond)
+	<-time.After(50 * time.Millisecond)
 	return l.Log.Read(from, dst)
 }
 
