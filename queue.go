@@ -144,6 +144,11 @@ func (q *queue) resumePosition() (last Position, known bool) {
 func (q *queue) startConnection(gen uint64) (last Position, known bool, credit wire.Credit) {
 	q.mu.Lock()
 	defer q.mu.Unlock()
+	return q.acceptOnly(gen)
+}
+
+// acceptOnly is startConnection; mu is held.
+func (q *queue) acceptOnly(gen uint64) (last Position, known bool, credit wire.Credit) {
 	q.generation = gen
 	q.receivedBefore = q.received
 	q.receiver.StartConnection()

@@ -126,6 +126,16 @@ func (q *queue) checkStandstill() {
 	}
 }
 
+// startRequest is startConnection and expectAnswer in one step: no message comes
+// between the two.
+func (q *queue) startRequest(gen uint64, hold bool) (last Position, known bool, credit wire.Credit) {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	last, known, credit = q.acceptOnly(gen)
+	q.answerDue, q.holding = q.firstAnswers, hold
+	return last, known, credit
+}
+
 // expectAnswer follows when the server is asked for the subscription. With hold,
 // messages before the answer belong to an earlier subscription.
 func (q *queue) expectAnswer(hold bool) {

@@ -188,8 +188,7 @@ func (r *registry) positions(now time.Time) []wire.Subscribe {
 // position that it has reached or, without one, from where the caller chose. With
 // hold, messages do not count before the answer.
 func (s *Subscription) request(gen uint64, hold bool) wire.Subscribe {
-	last, based, credit := s.queue.startConnection(gen)
-	s.queue.expectAnswer(hold)
+	last, based, credit := s.queue.startRequest(gen, hold)
 	s.held = hold
 	return s.wireSubscribe(last, based, credit)
 }
