@@ -237,7 +237,7 @@ func TestShutdownIsBounded(t *testing.T) {
 		srv := limpettest.NewServer(t, nil)
 		c := dial(t, srv, nil)
 		s := subscribeLive(t, c, "a", nil)
-		publish(t, srv, "a", "nobody takes this")
+		publish(t, srv, "a", "not taken")
 		synctest.Wait()
 		srv.Network.Strike(limpettest.BlackHole(limpettest.Both))
 		synctest.Wait()

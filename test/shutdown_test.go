@@ -19,7 +19,7 @@ func TestCallsDuringShutdown(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		s := newScriptedServer(t, func(p *scriptedConn) {
 			p.sendFrames(append([]native.Frame{p.welcome()}, p.confirmations()...)...)
-			p.sendFrames(dataFrame(1, 0, "nobody takes this"))
+			p.sendFrames(dataFrame(1, 0, "not taken"))
 			time.Sleep(10 * time.Second)
 			p.ws.Close(4008, "")
 		})

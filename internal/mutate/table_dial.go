@@ -171,7 +171,7 @@ var ofDial = []mutation{
 		test:    "-run ^TestFramesOfThePeerHoldNoSecret$ ./test",
 	},
 	{
-		name:    "secrets: the word of Bearer word is repeated",
+		name:    "secrets: the token in a Bearer header is repeated",
 		file:    "internal/secrets/secrets.go",
 		search:  "s.Add(v, word)",
 		replace: "s.Add(v)",

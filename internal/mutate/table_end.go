@@ -250,7 +250,7 @@ var ofEnd = []mutation{
 		test:    "-run ^TestCarelessInputs$ ./test",
 	},
 	{
-		name:    "errors: the timeout of an attempt is nobody's",
+		name:    "errors: the timeout of an attempt has no owner",
 		file:    "dialer.go",
 		search:  "result.failure.Err = &dialTimeoutError{time.Since(began), result.failure.Err}",
 		replace: "_ = began",
