@@ -101,7 +101,7 @@ func newQueue(topic string, o *SubscribeOptions, t wire.Traits, owner queueOwner
 	q := &queue{
 		topic: topic, delivery: o.Delivery, manualAck: o.ManualAck, owner: owner,
 		available: make(chan struct{}, 1), receiver: sequence.New(t),
-		endsAgain: t.ByName && t.ConfirmsEnd, firstAnswers: t.ByName && t.Confirms && t.Holes != wire.HolesFault,
+		endsAgain: !t.ByKey && t.ConfirmsEnd, firstAnswers: !t.ByKey && t.Confirms && t.Holes != wire.HolesFault,
 	}
 	q.items.Pool = &messagePool
 	q.tracker = ackTracker{

@@ -25,7 +25,7 @@ const (
 	EventPong   // N
 	EventGoAway // Code, Delay, Spread, Reason
 	EventAuth   // Expires
-	EventError  // Code, Reason, Retry, Fatal; Key or N if it concerns a subscription or a sequence number; see Traits.ByName
+	EventError  // Code, Reason, Retry, Fatal; Key or N if it concerns a subscription or a sequence number; see Traits.ByKey
 
 	// EventMalformed: a message that the dialect cannot read or place was skipped.
 	// Reason: one of a few constant texts, without anything that the peer sent.
@@ -51,10 +51,10 @@ type Event struct {
 	// Kind says which of the other fields are set.
 	Kind EventKind
 
-	// Key is the subscription, where Traits.ByName is false.
+	// Key is the subscription, where Traits.ByKey is true.
 	Key uint64
 
-	// Name is the subscription's topic, where Traits.ByName is true.
+	// Name is the subscription's topic, where Traits.ByKey is false.
 	Name string
 
 	// Message is the message of EventData.
@@ -144,10 +144,11 @@ const (
 	CauseLost               // a number is missing in the stream
 	CauseOverflow           // dropped by the delivery policy, in this process
 	CauseMalformed          // a message could not be read
+	CauseRestarted          // the server counts from a lower number again
 )
 
 var causes = [...]string{"unknown", "expired", "trimmed", "dropped", "forbidden",
-	"epoch", "diverged", "ahead", "unverifiable", "lost", "overflow", "malformed"}
+	"epoch", "diverged", "ahead", "unverifiable", "lost", "overflow", "malformed", "restarted"}
 
 // String returns the cause as one lower-case word.
 func (c Cause) String() string {

@@ -226,8 +226,6 @@ func (d *dialect) Traits() wire.Traits {
 		Unsubscribe: d.unsubscribe != nil,
 		Confirms:    d.confirm.Type != "",
 		ConfirmsEnd: d.confirm.Ended != "" || d.confirm.Complete,
-		ByName:      true,
-		Holes:       wire.HolesLoss,
 		Ping:        d.ping,
 		StartSubs:   1 << 30,
 	}

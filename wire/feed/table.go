@@ -154,7 +154,7 @@ type Confirm struct {
 	// Ended is the type of a message of the same shape that confirms an
 	// unsubscribe. Optional; excludes Complete. Set one of the two if the server
 	// can: without either, the end of a subscription is not seen, and a topic that
-	// is subscribed again on one connection starts late (see wire.Traits.ByName).
+	// is subscribed again on one connection starts late (see wire.Traits.ByKey).
 	Ended string
 
 	// List is the member that holds a list of entries. Optional: without it the
