@@ -141,6 +141,9 @@ func (d *dialer) dialGuarded(ctx context.Context, a attempt) (result dialed) {
 // asCallersFault makes what internal/socket reports about the caller's code an error
 // that names the option; it returns any other err as it is.
 func asCallersFault(err error) error {
+	if err == nil {
+		return nil // without an allocation: it is called for each write
+	}
 	var p *socket.Panic
 	var hanging *socket.HangingError
 	switch {

@@ -347,7 +347,7 @@ func (q *queue) appendMessage(ev *wire.Event, previous uint64) {
 		m.Topic = q.topic
 	}
 	m.ID = uuid.UUID(ev.Message.ID)
-	m.Position, _ = q.receiver.Position()
+	q.receiver.CopyPosition(&m.Position)
 	m.Payload, m.Type, m.Header = ev.Message.Payload, ev.Message.Type, ev.Message.Header
 	m.previous = previous
 	q.messages++

@@ -47,6 +47,12 @@ func (r *Receiver) StartConnection() {
 // it is known.
 func (r *Receiver) Position() (last wire.Position, known bool) { return r.last, r.positioned }
 
+// CopyPosition sets p to the position. Field by field: to copy the whole value just
+// after its fields were written costs 10 ns.
+func (r *Receiver) CopyPosition(p *wire.Position) {
+	p.Epoch, p.Offset, p.Tag = r.last.Epoch, r.last.Offset, r.last.Tag
+}
+
 // Open reports whether messages may come: the connection has said where delivery
 // starts, or it need not.
 func (r *Receiver) Open() bool { return r.confirmed || r.holes != wire.HolesFault }
@@ -220,13 +226,20 @@ func (r *Receiver) advance(ev *wire.Event) (previous uint64) {
 	if !hasPlace(ev) {
 		return r.last.Offset
 	}
-	at := r.inStream(ev.Position)
-	if !ev.Numbered {
-		at.Offset = r.last.Offset
-	}
 	// What a filtered stream left out before it began is not missing.
 	previous = max(r.previous(ev), r.last.Offset)
-	r.last, r.positioned, r.malformed = at, true, false
+	if ev.Numbered && ev.Position.Offset > r.last.Offset {
+		r.repeats = false
+	}
+	// Field by field: see CopyPosition.
+	if ev.Position.Epoch != "" {
+		r.last.Epoch = ev.Position.Epoch
+	}
+	if ev.Numbered {
+		r.last.Offset = ev.Position.Offset
+	}
+	r.last.Tag = ev.Position.Tag
+	r.positioned, r.malformed = true, false
 	return previous
 }
 
