@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"net/http"
 	"strings"
 	"sync"
 	"testing"
@@ -15,6 +16,7 @@ import (
 	"github.com/limpet-go/limpet/internal/assert"
 	"github.com/limpet-go/limpet/limpettest"
 	"github.com/limpet-go/limpet/wire"
+	"nhooyr.io/websocket"
 )
 
 // pushDialect is the smallest useful dialect: every frame is a message of the one
@@ -80,7 +82,7 @@ func TestServerThatOwesNothing(t *testing.T) {
 		if err != nil || ack.Outcome != limpet.Written {
 			t.Errorf("outcome %v: %v", ack.Outcome, err)
 		}
-		srv.host.Strike(limpettest.Reset)
+		srv.host.Network.Strike(limpettest.CutAfterBytes(limpettest.Down, 0))
 		if got := payloads(collect(t, s, 3)); got != "reset c d" {
 			t.Errorf("second connection: %s", got)
 		}
@@ -112,16 +114,19 @@ func TestNumbersThatGoBack(t *testing.T) {
 				var got []limpet.Message
 				for n := range row.conns {
 					if n > 0 {
-						srv.host.Strike(limpettest.Reset)
+						srv.host.Network.Strike(limpettest.CutAfterBytes(limpettest.Down, 0))
 					}
 					time.Sleep(time.Minute)
 					if c.State().Generation != uint64(n+1) {
 						t.Fatalf("connection %d after %d faults", c.State().Generation, n)
 					}
 				}
-				assert.NoError(t, c.Shutdown(t.Context()))
-				for m, err := range s.Messages(t.Context()) {
-					assert.NoError(t, err)
+				ctx, cancel := context.WithTimeout(t.Context(), time.Second)
+				defer cancel()
+				for m, err := range s.Messages(ctx) {
+					if err != nil {
+						break // everything was taken
+					}
 					got = append(got, m)
 				}
 				if text := story(got); text != row.want {
@@ -139,7 +144,7 @@ func TestConfirmedPositionAllowsRepeats(t *testing.T) {
 			[]wire.Event{subscribedAt(wire.ContinuityNone, "e", 4), dataAt("e", 4, 5), dataAt("e", 5, 6), dataAt("e", 6, 7)},
 			[]wire.Event{subscribedAt(wire.ContinuityProved, "e", 4), dataAt("e", 4, 5), dataAt("e", 5, 6), dataAt("e", 6, 7), dataAt("e", 7, 8), dataAt("e", 4, 5)})
 		got := collect(t, s, 3)
-		srv.host.Strike(limpettest.Reset)
+		srv.host.Network.Strike(limpettest.CutAfterBytes(limpettest.Down, 0))
 		got = append(got, collect(t, s, 3)...)
 		if text := story(got); text != "e5 e6 e7 e8 reset(8,4]x0:restarted e5" {
 			t.Error(text)
@@ -257,7 +262,87 @@ func (l *lockedBuilder) String() string {
 	return l.b.String()
 }
 
-// A request before the dial that is refused counts as a refused upgrade does.
-func TestRefusedStepHasAStatus(t *testing.T) {
-	t.Skip("to be written")
+// steppingDialect makes an HTTP request before the dial, and passes what the answer says
+// to the connection.
+type steppingDialect struct{ pushDialect }
+
+func (steppingDialect) Attempt(a *wire.Attempt) error {
+	switch {
+	case a.Response == nil:
+		a.State = "asked"
+		a.Request = &wire.Request{Method: "GET", URL: "http" + strings.TrimPrefix(a.URL, "ws") + "/ticket"}
+	case a.Response.Status != http.StatusOK:
+		return &wire.StatusError{Status: a.Response.Status, Header: a.Response.Header, Body: a.Response.Body}
+	default:
+		a.State = fmt.Sprint(a.State, " and got ", string(a.Response.Body))
+		a.Dial = true
+	}
+	return nil
+}
+
+func (d steppingDialect) Open(r wire.Resume) (wire.Codec, error) {
+	return steppingCodec{state: r.State}, nil
+}
+
+type steppingCodec struct {
+	pushCodec
+	state any
+}
+
+func (c steppingCodec) Start(out *wire.Frames) error {
+	out.Append(wire.Text, fmt.Append(nil, c.state))
+	return nil
+}
+
+// A request before the dial that is refused counts as a refused upgrade: its Retry-After
+// is obeyed, and 403 ends a client that was never ready. State passes to the connection.
+func TestRefusedStep(t *testing.T) {
+	for _, row := range []struct {
+		status int
+		ends   bool
+	}{{http.StatusServiceUnavailable, false}, {http.StatusForbidden, true}} {
+		t.Run(fmt.Sprint(row.status), func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				var attempts []time.Time
+				var heard string
+				host := limpettest.NewHandler(t, http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+					if r.URL.Path == "/ticket" {
+						if attempts = append(attempts, time.Now()); len(attempts) == 1 {
+							if !row.ends {
+								w.Header().Set("Retry-After", "77")
+							}
+							w.WriteHeader(row.status)
+							return
+						}
+						fmt.Fprint(w, "t1")
+						return
+					}
+					ws, err := websocket.Accept(w, r, nil)
+					if err != nil {
+						return
+					}
+					defer ws.CloseNow()
+					_, data, _ := ws.Read(context.Background())
+					heard = string(data)
+					ws.Read(context.Background())
+				}), nil)
+				c, err := limpet.New(host.URL(), options(&limpet.Options{HTTPClient: host.HTTPClient(), Dialect: steppingDialect{}}))
+				assert.NoError(t, err)
+				defer closeAndWait(t, c)
+				err = c.WaitReady(t.Context())
+				if row.ends {
+					var permanent *limpet.PermanentError
+					if !errors.As(err, &permanent) || permanent.Class != limpet.ClassAuth || len(attempts) != 1 || !strings.Contains(err.Error(), "403 Forbidden") {
+						t.Errorf("%d attempts: %v", len(attempts), err)
+					}
+					return
+				}
+				assert.NoError(t, err)
+				synctest.Wait()
+				if wait := attempts[1].Sub(attempts[0]); wait < 77*time.Second || heard != "asked and got t1" {
+					t.Errorf("the next attempt after %v, then %q", wait, heard)
+				}
+			})
+		})
+	}
 }

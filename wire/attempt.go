@@ -109,22 +109,7 @@ func (s Stage) String() string {
 
 // Failure is how an attempt or a connection ended.
 type Failure struct {
-	// StatusError is what Attempt returns when the answer to its Request is a refusal. The
-// client then decides as if the upgrade had been refused with this status and these
-// headers: it obeys Retry-After, asks for a new credential after a 401, and ends for
-// what cannot pass (docs/ending.md).
-type StatusError struct {
-	Status int         // HTTP status
-	Header http.Header // response header; may be nil
-	Body   []byte      // at most 1 KiB of it is used; may be empty
-}
-
-// Error returns the status as a number and its name.
-func (e *StatusError) Error() string {
-	return fmt.Sprintf("the request before the dial was refused: %d %s", e.Status, http.StatusText(e.Status))
-}
-
-// Stage is how far the connection had come.
+	// Stage is how far the connection had come.
 	Stage Stage
 
 	// Attempt is the number of the attempt: see Attempt.Number.

@@ -13,6 +13,11 @@ import "time"
 // use, so several clients may share one value. The client recovers a panic in a
 // method of a Dialect or a Codec: it ends the call, the attempt or the
 // connection.
+//
+// CheckTopic, Open and Verdict, and Start and Encode of a Codec, run on goroutines of
+// the client that must go on: they must not wait for anything. Decode and Attempt must
+// not wait either; if one has not returned for 10 seconds, the client ends with a
+// HangError and abandons its goroutine.
 type Dialect interface {
 	// Name returns a short lower-case word for logs and errors.
 	Name() string

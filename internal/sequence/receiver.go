@@ -129,7 +129,7 @@ func (r *Receiver) Accept(ev *wire.Event, beyondCredit bool) (step Step, err err
 			step.Effect = Duplicate
 			return step, nil
 		case ev.Position.Offset <= r.last.Offset:
-			step.Loss = r.detectLoss(wire.EventReset, r.before(ev), 0, wire.CauseRestarted)
+			step.Loss = r.detectLoss(wire.EventReset, r.inStream(r.before(ev)), 0, wire.CauseRestarted)
 			r.last = step.Loss.To
 		case r.previous(ev) <= r.last.Offset:
 		case r.holes == wire.HolesFault && !r.malformed:
@@ -154,10 +154,10 @@ func (r *Receiver) repeated(number uint64) bool {
 	return r.repeats && number > r.repeatFrom
 }
 
-// previous returns the number that a message follows. Without Prev it follows its
-// predecessor by one, where holes are losses.
+// previous returns the number that a message follows. Where holes are losses, a Prev
+// that is left out or not below the number of the message stands for that number less 1.
 func (r *Receiver) previous(ev *wire.Event) uint64 {
-	if ev.Prev == 0 && r.holes == wire.HolesLoss {
+	if r.holes == wire.HolesLoss && (ev.Prev == 0 || ev.Prev >= ev.Position.Offset) {
 		return max(ev.Position.Offset, 1) - 1
 	}
 	return ev.Prev
@@ -250,7 +250,7 @@ func (r *Receiver) subscribed(ev *wire.Event) (step Step, err error) {
 	// A confirmation after one by number, before a message, is the first that decides.
 	first, again := !r.confirmed || r.unproved, r.wasLive
 	r.confirmed, r.wasLive = true, true
-	if ev.Continuity != wire.ContinuityNone && !ev.Position.IsZero() {
+	if ev.Continuity != wire.ContinuityNone && ev.Position.Offset < r.last.Offset && !ev.Position.IsZero() {
 		r.repeats, r.repeatFrom = true, ev.Position.Offset
 	}
 	switch {

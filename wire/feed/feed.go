@@ -60,6 +60,7 @@ type dialect struct {
 	name        string
 	ping        wire.Ping
 	strict      bool
+	lookBack    uint64 // the largest Channel.Replay
 	subscribe   *request
 	unsubscribe *request // nil: the server has none
 	channels    []*channel
@@ -173,6 +174,7 @@ func (d *dialect) addChannel(i int, t *Channel) error {
 		c.names = append(c.names, name)
 	}
 	d.channels = append(d.channels, c)
+	d.lookBack = max(d.lookBack, c.replay)
 	kinds := d.kinds
 	if d.chann >= 0 {
 		c.kinds = map[string]*kind{}
@@ -228,6 +230,7 @@ func (d *dialect) Traits() wire.Traits {
 		ConfirmsEnd: d.confirm.Ended != "" || d.confirm.Complete,
 		Ping:        d.ping,
 		StartSubs:   1 << 30,
+		LookBack:    d.lookBack,
 	}
 }
 

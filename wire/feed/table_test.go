@@ -135,7 +135,7 @@ func TestNewKeepsNothingOfTheTable(t *testing.T) {
 
 func TestTraits(t *testing.T) {
 	full := mustNew(t, exchange()).Traits()
-	if want := (wire.Traits{Unsubscribe: true, Confirms: true, ConfirmsEnd: true, Ping: wire.PingNone, StartSubs: 1 << 30}); full != want {
+	if want := (wire.Traits{Unsubscribe: true, Confirms: true, ConfirmsEnd: true, Ping: wire.PingNone, StartSubs: 1 << 30, LookBack: 3}); full != want {
 		t.Errorf("got %+v, want %+v", full, want)
 	}
 	poor := mustNew(t, bare()).Traits()
