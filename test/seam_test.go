@@ -60,6 +60,7 @@ func feedOf(t *testing.T, traits wire.Traits, conns ...[]string) (*toyServer, *l
 			say(text)
 		}
 	})
+	srv.host.Inject(limpettest.Stall(time.Millisecond)) // so that the subscription is there
 	c, err := limpet.New(srv.host.URL(), options(&limpet.Options{HTTPClient: srv.host.HTTPClient(), Dialect: pushDialect{traits}}))
 	assert.NoError(t, err)
 	t.Cleanup(func() { closeAndWait(t, c) })
