@@ -43,7 +43,7 @@ var ofSeam = []mutation{
 		file:    "reader.go",
 		search:  "\t\tr.inbox.post(dialectHangs{newHangError(\"Decode\"",
 		replace: "\t\t_ = (dialectHangs{newHangError(\"Decode\"",
-		test:    "-run ^TestDialectThatHangs$/^Decode ./test",
+		test:    "-timeout=20s -run ^TestDialectThatHangs$/^Decode ./test",
 	},
 	{
 		name:    "seam: Done waits for a Decode that hangs",
@@ -57,7 +57,7 @@ var ofSeam = []mutation{
 		file:    "dialect.go",
 		search:  "if rest := maxCall - time.Since(w.began); rest > 0 {",
 		replace: "if rest := time.Duration(0); rest > 0 {",
-		test:    "-run ^TestDialectThatHangs$/^Decode ./test",
+		test:    "-timeout=20s -run ^TestDialectThatHangs$/^Decode ./test",
 	},
 	{
 		name:    "seam: an Attempt that hangs keeps the client",
