@@ -72,14 +72,17 @@ type link struct {
 	codec wire.Codec
 	ready bool // the handshake is complete
 
-	limits wire.Limits // of the peer, from the welcome
+	limits wire.Limits  // of the peer, from the welcome
+	traits *wire.Traits // of the dialect, as far as the peer has agreed
 
 	// To be written.
 	start        *wire.Frames // the codec's first frames; nil once written
 	ops          []wire.Op
+	steps        []delayedStep // the next first
 	toAsk        []*Subscription
 	asks         uint64    // requests for subscriptions so far
 	asked        []ask     // requests that are not written yet
+	confirmed    []uint64  // keys of subscriptions that count as confirmed once they are written
 	writing      bool      // a write is in progress
 	writeStarted time.Time // when it started
 	unencoded    bool      // the last write left operations to encode
@@ -97,11 +100,12 @@ type link struct {
 	heartbeat  time.Duration
 	silences   int // as loop.silences, at its beginning
 	pinging    bool
-	pingQueued bool      // ops hold a ping
-	moved      time.Time // when the peer last took bytes for which a write had to wait
-	proved     bool      // a message was acknowledged on it, or received for a subscription that has ended
-	stable     bool      // it lasted long enough to forget earlier failures
-	fatalError *wire.Event
+	pingQueued bool        // ops hold a ping
+	moved      time.Time   // when the peer last took bytes for which a write had to wait
+	proved     bool        // a message was acknowledged on it, or received for a subscription that has ended
+	stable     bool        // it lasted long enough to forget earlier failures
+	fatalError *wire.Event // nothing is written after it
+	fatalAt    time.Time   // when it came
 
 	// Deadlines. Zero: none.
 	handshakeBy time.Time
@@ -251,7 +255,7 @@ func (l *loop) releaseSub(s *Subscription) bool {
 	}
 	l.noteReceived(s)
 	l.registry.remove(s)
-	closing := l.askedOnLink(s) && l.c.cfg.traits.Unsubscribe
+	closing := l.askedOnLink(s) && l.link.traits.Unsubscribe
 	if closing {
 		l.link.unsubscribe(s)
 	}

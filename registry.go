@@ -377,7 +377,7 @@ func (l *loop) leaveTopic(s *Subscription, closing bool) {
 		return
 	}
 	u.sub, u.tail = nil, closing
-	u.served = !traits.Unsubscribe && s.state.Load().Phase == SubLive
+	u.served = !k.traits.Unsubscribe && s.state.Load().Phase == SubLive
 	owed := u.owed > 0 && !due(u.owedUntil, l.now) && !u.served
 	u.awaitsEnd = closing && (traits.ConfirmsEnd || !traits.Confirms)
 	u.leaving = owed || u.awaitsEnd
@@ -460,7 +460,7 @@ func (l *loop) handleNamed(k *link, s *Subscription, ev *wire.Event) {
 		if ev.Kind == wire.EventUnsubscribed {
 			k.free(u, false)
 		} else if answer && u.owed == 0 && !u.awaitsEnd {
-			u.served = !l.c.cfg.traits.Unsubscribe
+			u.served = !k.traits.Unsubscribe
 			k.free(u, u.tail)
 		}
 	case u.sub == nil:

@@ -49,14 +49,15 @@ const (
 	EventReset                             // Position (new), Cause
 
 	// Events of the connection.
-	EventReady  // Ready
-	EventStep   // Step: Encode(OpStep) is wanted
-	EventAck    // Ack
-	EventPing   // N: Encode(OpPong) is wanted
-	EventPong   // N
-	EventGoAway // Code, Delay, Spread, Reason
-	EventAuth   // Expires
-	EventError  // Code, Reason, Retry, Fatal; Key or N if it concerns a subscription or a sequence number; see Traits.ByKey
+	EventReady   // Ready
+	EventSession // Ready, of which only Session counts: what the next Open gets as Resume.Session
+	EventStep    // Step: Encode(OpStep) is wanted, after Delay
+	EventAck     // Ack
+	EventPing    // N: Encode(OpPong) is wanted
+	EventPong    // N
+	EventGoAway  // Code, Delay, Spread, Reason
+	EventAuth    // Expires
+	EventError   // Code, Reason, Retry, Fatal; Key or N if it concerns a subscription or a sequence number; see Traits.ByKey
 
 	// EventMalformed: a message that the dialect cannot read or place was skipped.
 	// Reason: one of a few constant texts, without anything that the peer sent.
@@ -140,7 +141,9 @@ type Event struct {
 	// Retry is when to try again. Zero means that the peer did not say.
 	Retry time.Duration
 
-	// Delay is the earliest time at which to leave the connection.
+	// Delay is the earliest time at which to leave the connection, or how long an
+	// EventStep waits, at most a minute. Steps with a Delay are encoded in order of
+	// their time.
 	Delay time.Duration
 
 	// Spread is the width of the window in which to leave or reconnect.
@@ -222,6 +225,12 @@ type Ready struct {
 
 	// Limits are the server's limits.
 	Limits Limits
+
+	// Traits is what this connection can do, where the server has agreed to less than
+	// Dialect.Traits. Nil means everything. What counts: Unsubscribe, Credit, Fin and
+	// Dedup; Acks, if the dialect has no Sessions; Processed, if it is
+	// ProcessedNothing. A trait that the dialect lacks stays out.
+	Traits *Traits
 }
 
 // Ack is what the server has taken responsibility for.
