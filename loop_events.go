@@ -161,34 +161,6 @@ func (l *loop) handle(k *link, ev *wire.Event) {
 // not read.
 const maxReplies = 1024
 
-// maxStepDelay bounds Event.Delay of a step.
-const maxStepDelay = time.Minute
-
-// delayedStep is an EventStep that waits.
-type delayedStep struct {
-	step any
-	at   time.Time
-}
-
-// delayStep keeps a step until at.
-func (k *link) delayStep(step any, at time.Time) {
-	i, _ := slices.BinarySearchFunc(k.steps, at, func(s delayedStep, at time.Time) int {
-		if s.at.After(at) {
-			return 1
-		}
-		return -1 // behind those of the same time
-	})
-	k.steps = slices.Insert(k.steps, i, delayedStep{step, at})
-}
-
-// takeSteps makes operations of the steps that are due.
-func (k *link) takeSteps(now time.Time) {
-	for len(k.steps) > 0 && due(k.steps[0].at, now) {
-		k.ops = append(k.ops, wire.Op{Kind: wire.OpStep, Step: k.steps[0].step})
-		k.steps = k.steps[1:]
-	}
-}
-
 // handleSubscription handles what concerns s. Its queue has received it already.
 func (l *loop) handleSubscription(k *link, s *Subscription, ev *wire.Event) {
 	if ev.Key != 0 && ev.Key != s.key {

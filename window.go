@@ -274,9 +274,8 @@ func (w *window) renumber() {
 	w.admission.release(dropped, 0)
 }
 
-// doubtSent ends the messages that were sent in a session that is lost, for a server
-// that does not recognise their ids: it may have accepted them. Those with AtLeastOnce
-// are sent again.
+// doubtSent ends the messages that were sent, for a server that may have accepted them
+// and does not recognise their ids. Those with AtLeastOnce are sent again.
 func (w *window) doubtSent() {
 	for i, r := range w.slots.All() {
 		if r.firstSent != 0 && !r.settled && !r.atLeastOnce {
@@ -293,13 +292,8 @@ func (w *window) connectionLost() {
 	if w.sessions {
 		return
 	}
-	for i, r := range w.slots.All()[:w.nextToSend] {
-		if !r.settled && !r.atLeastOnce {
-			w.settle(i, Unknown, outcomeError(ErrOutcomeUnknown))
-		}
-	}
+	w.doubtSent()
 	w.nextToSend = 0
-	w.publishOutcomes()
 }
 
 // nextBatch appends the messages to send now to messages and the operations

@@ -49,19 +49,22 @@ const (
 	EventReset                             // Position (new), Cause
 
 	// Events of the connection.
-	EventReady   // Ready
-	EventSession // Ready, of which only Session counts: what the next Open gets as Resume.Session
-	EventStep    // Step: Encode(OpStep) is wanted, after Delay
-	EventAck     // Ack
-	EventPing    // N: Encode(OpPong) is wanted
-	EventPong    // N
-	EventGoAway  // Code, Delay, Spread, Reason
-	EventAuth    // Expires
-	EventError   // Code, Reason, Retry, Fatal; Key or N if it concerns a subscription or a sequence number; see Traits.ByKey
+	EventReady  // Ready
+	EventStep   // Step: Encode(OpStep) is wanted, after Delay
+	EventAck    // Ack
+	EventPing   // N: Encode(OpPong) is wanted
+	EventPong   // N
+	EventGoAway // Code, Delay, Spread, Reason
+	EventAuth   // Expires
+	EventError  // Code, Reason, Retry, Fatal; Key or N if it concerns a subscription or a sequence number; see Traits.ByKey
 
 	// EventMalformed: a message that the dialect cannot read or place was skipped.
 	// Reason: one of a few constant texts, without anything that the peer sent.
 	EventMalformed
+
+	// EventSession: the state of the session has changed. Ready, of which only Session
+	// counts: what the next Open gets as Resume.Session.
+	EventSession
 )
 
 // An EventGap with neither Prev nor Position says that a message is missing whose

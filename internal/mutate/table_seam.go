@@ -117,7 +117,7 @@ var ofSeam = []mutation{
 	},
 	{
 		name:    "seam: steps that wait are out of order",
-		file:    "loop_events.go",
+		file:    "loop.go",
 		search:  "\t\tif s.at.After(at) {",
 		replace: "\t\tif s.at.Before(at) {",
 		test:    "-run ^TestStepsThatWait$ ./test",
