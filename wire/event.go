@@ -11,7 +11,7 @@ type EventKind uint8
 // The kinds of Event, each with the fields of Event that it sets.
 const (
 	// Events of one subscription, named by Key or Name; their order is kept.
-	EventData         EventKind = iota + 1 // Message, Position, Prev, Numbered
+	EventData         EventKind = iota + 1 // Message, Position, Prev, Numbered, Restart
 	EventSubscribed                        // Position (delivery starts after it), Continuity, Head
 	EventUnsubscribed                      // Code (0: ended, otherwise refused), Reason; Retry > 0: may be requested again after that time
 	EventGap                               // Prev, Position (last lost), Count, Cause; see below
@@ -68,6 +68,13 @@ type Event struct {
 
 	// Numbered means that Position.Offset and Prev are valid.
 	Numbered bool
+
+	// Restart is for a stream that can begin again with lower numbers: if the client
+	// has a number of at least Restart from before a break, then the stream has begun
+	// again, and the client reports a Reset, CauseDiverged. It counts only for the
+	// first message after the break: a new connection, another request, or an end by
+	// the server. Zero means that a message with a lower number is always a repeat.
+	Restart uint64
 
 	// Continuity is what a restored subscription may claim.
 	Continuity Continuity

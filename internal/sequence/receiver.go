@@ -99,7 +99,8 @@ func (r *Receiver) Accept(ev *wire.Event, beyondCredit bool) (step Step, err err
 	if beyondCredit {
 		return step, &wire.CodeError{Code: 4204, Reason: "server sent more than its credit allows"}
 	}
-	if !r.confirmed || r.unproved {
+	first := !r.confirmed || r.unproved
+	if first {
 		step.Loss = r.join(ev)
 	}
 	if r.recent.limit != 0 && r.recent.holds(ev.Message.ID) {
@@ -115,6 +116,9 @@ func (r *Receiver) Accept(ev *wire.Event, beyondCredit bool) (step Step, err err
 			step.Loss = r.detectLoss(wire.EventReset, before(ev), 0, wire.CauseEpoch)
 			r.last = step.Loss.To
 		case !ev.Numbered:
+		case first && ev.Restart != 0 && r.last.Offset >= ev.Restart:
+			step.Loss = r.detectLoss(wire.EventReset, r.inStream(before(ev)), 0, wire.CauseDiverged)
+			r.last = step.Loss.To
 		case ev.Position.Offset <= r.last.Offset:
 			step.Effect = Duplicate
 			return step, nil
@@ -124,6 +128,9 @@ func (r *Receiver) Accept(ev *wire.Event, beyondCredit bool) (step Step, err err
 		default:
 			step.Loss = r.hole(ev.Prev)
 		}
+	}
+	if r.recent.limit != 0 {
+		r.recent.add(ev.Message.ID)
 	}
 	step.Effect, step.Previous = Next, r.advance(ev)
 	return step, nil

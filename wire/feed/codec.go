@@ -38,6 +38,7 @@ type codec struct {
 	sequence uint64            // Table.Sequence of the last message that had one
 	counting bool              // sequence is valid
 	unbroken map[*sub]struct{} // live, without own numbers, and no hole in sequence since the last message
+	broken   bool              // there was a hole in sequence
 
 	listed map[*sub]struct{} // in the last confirmation, with Confirm.Complete
 
@@ -48,9 +49,9 @@ type codec struct {
 // sub is what a connection knows of one topic.
 type sub struct {
 	topic    string
-	resumed  uint64 // number of the last message on earlier connections; 0 after the first on this one
-	unbroken bool   // in codec.unbroken
-	whole    bool   // in codec.whole
+	seen     bool // a message of it came, or it was asked for at the start and has no confirmation
+	unbroken bool // in codec.unbroken
+	whole    bool // in codec.whole
 }
 
 func (c *codec) Start(out *wire.Frames) error {
@@ -270,15 +271,13 @@ func (c *codec) data(k *kind, object []byte, out *wire.Events) error {
 		}
 		return &wire.CodeError{Code: 1002, Reason: fmt.Sprintf("a message of type %q with a product that cannot be subscribed to", k.name)}
 	}
-	// The resumed number may be repeated, and Replay numbers before it.
-	restarted := number < u.resumed && u.resumed-number > k.channel.replay
-	u.resumed = 0
-	if restarted {
+	if !u.seen && c.broken && k.channel.number < 0 && c.dialect.confirm.Type == "" {
+		// Without confirmations the hole may have come after the request.
 		e := out.Append(wire.EventReset)
 		e.Name = u.topic
-		e.Position.Offset = prev(number)
-		e.Cause = wire.CauseDiverged
+		e.Cause = wire.CauseLost
 	}
+	u.seen = true
 	c.watchSequence(u, k.channel)
 	c.watchWhole(u, k.channel)
 	e := out.Append(wire.EventData)
@@ -291,14 +290,22 @@ func (c *codec) data(k *kind, object []byte, out *wire.Events) error {
 		SnapshotEnd: k.role == roleSnapshot,
 		Redelivered: k.role == roleRepeat,
 	}
-	// After a restart at 0 the position of the Reset is 0 too: with a number, the
-	// message would look like a repeat.
-	if numbered && !(restarted && number == 0) {
+	if numbered {
 		e.Numbered = true
 		e.Position.Offset = number
 		e.Prev = prev(number)
+		// The last number may be repeated, and Replay numbers before it.
+		e.Restart = sum(number, sum(k.channel.replay, 1))
 	}
 	return nil
+}
+
+// sum returns a + b, or 0 if that is too large.
+func sum(a, b uint64) uint64 {
+	if b == 0 || a+b < a {
+		return 0
+	}
+	return a + b
 }
 
 // prev returns the number before n, or 0 if there is none.
@@ -349,6 +356,7 @@ func (c *codec) checkSequence(out *wire.Events) error {
 	if joins {
 		return nil
 	}
+	c.broken = true
 	hit := byTopic(slices.Collect(maps.Keys(c.unbroken)))
 	clear(c.unbroken)
 	for _, u := range hit {

@@ -286,12 +286,14 @@ func (d *dialect) Open(r wire.Resume) (wire.Codec, error) {
 			return nil, err
 		}
 		c.topics = append(c.topics, s.Topic)
-		entry := c.sub(ch, []byte(product))
-		if entry == nil {
+		u := c.sub(ch, []byte(product))
+		if u == nil {
 			return nil, errTopics
 		}
-		if ch.number >= 0 {
-			entry.resumed = s.Position.Offset
+		if d.confirm.Type == "" { // it is live once it was asked for
+			c.watchSequence(u, ch)
+			c.watchWhole(u, ch)
+			u.seen = true
 		}
 	}
 	return c, nil
