@@ -187,3 +187,28 @@ func TestForgottenMessageCostsNoAcknowledgement(t *testing.T) {
 		}
 	}
 }
+
+// Behind a message that is not acknowledged, losses in a row are one: however many come,
+// they take no memory, and the message's acknowledgement commits them.
+func TestLossesBehindAMessageAreBounded(t *testing.T) {
+	q := testQueue(Delivery{Buffer: 2, Overflow: DropOldest}, true, wire.Traits{})
+	offerAll(t, q, subscribedAt(0), dataAt(1, 0))
+	var first Message
+	for i := range uint64(100) {
+		ms, err := q.take(context.Background(), nil, 8, false, processedRun{})
+		if err != nil {
+			t.Fatal(err)
+		}
+		if i == 0 {
+			first = ms[0]
+		}
+		offerAll(t, q, gapTo(3*i+1, 3*i+2), resetAt("f", 3*i+4))
+	}
+	if n := q.tracker.unacked.Len(); n > 2 || q.committedPosition().Offset != 0 {
+		t.Errorf("%d runs are remembered, committed %v", n, q.committedPosition())
+	}
+	first.Ack()
+	if got := q.committedPosition(); got != (Position{Epoch: "f", Offset: 3*98 + 4}) || q.tracker.window() != 0 || q.tracker.unacked.Len() != 0 {
+		t.Errorf("committed %v, window %d", got, q.tracker.window())
+	}
+}
