@@ -456,13 +456,19 @@ func (l *loop) handleNamed(k *link, s *Subscription, ev *wire.Event) {
 	if answer && !ended && u.owed > 0 {
 		u.owed--
 	}
-	refusedAgain := answer && ev.Code != 0 && u.again > 0
-	if ended {
+	refused := answer && ev.Code != 0
+	refusedAgain := refused && u.again > 0
+	switch {
+	case refusedAgain:
+		u.again-- // a server answers in order: the request before was not refused
+	case ev.Kind == wire.EventSubscribed:
+		u.again = u.owed
+	case ended:
 		u.again = 0
 	}
 	switch {
 	case u.leaving:
-		if ev.Kind == wire.EventUnsubscribed {
+		if ended || refused && !refusedAgain && u.owed == 0 {
 			k.free(u, false)
 		} else if answer && u.owed == 0 && !u.awaitsEnd {
 			u.served = !l.c.cfg.traits.Unsubscribe
@@ -475,12 +481,8 @@ func (l *loop) handleNamed(k *link, s *Subscription, ev *wire.Event) {
 		}
 	case u.sub != s || s.state.Load().Phase == SubEnded:
 	case refusedAgain:
-		u.again-- // a server answers in order: the request before was not refused
 		l.c.notify.post(ServerNotice{int(ev.Code), peerText(ev.Reason)})
 	default:
 		l.handleSubscription(k, s, ev)
-		if ev.Kind == wire.EventSubscribed {
-			u.again = u.owed
-		}
 	}
 }

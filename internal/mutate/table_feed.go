@@ -165,4 +165,11 @@ var ofFeed = []mutation{
 		replace: "if !u.seen && c.broken && u == nil &&",
 		test:    "-run ^TestHoleBeforeTheFirstMessage$ ./test",
 	},
+	{
+		name:    "refusals: one makes a topic free while answers are owed",
+		file:    "registry.go",
+		search:  "if ended || refused && !refusedAgain && u.owed == 0 {",
+		replace: "if ended || refused {",
+		test:    "-run ^TestAnswersToARepeatedRequestOfAClosedSubscription$ ./test",
+	},
 }
