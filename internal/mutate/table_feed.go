@@ -133,8 +133,8 @@ var ofFeed = []mutation{
 	{
 		name:    "refusals: of a repeated request, the subscription ends",
 		file:    "registry.go",
-		search:  "\tcase refusedAgain:\n",
-		replace: "\tcase refusedAgain && u == nil:\n",
+		search:  "\tcase refusedAgain:\n\t\tl.c.notify",
+		replace: "\tcase refusedAgain && u == nil:\n\t\tl.c.notify",
 		test:    "-run ^TestRefusalOfARepeatedRequest$ ./test",
 	},
 	{

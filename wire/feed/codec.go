@@ -358,7 +358,7 @@ func (c *codec) checkSequence(out *wire.Events) error {
 	}
 	c.broken = true
 	hit := byTopic(slices.Collect(maps.Keys(c.unbroken)))
-	clear(c.unbroken)
+	c.unbroken = nil // not cleared: a map that was large stays slow
 	for _, u := range hit {
 		u.unbroken = false
 		e := out.Append(wire.EventReset)
@@ -379,6 +379,9 @@ func byTopic(subs []*sub) []*sub {
 func (c *codec) watchSequence(u *sub, ch *channel) {
 	if c.dialect.sequence >= 0 && ch.number < 0 && !u.unbroken {
 		u.unbroken = true
+		if c.unbroken == nil {
+			c.unbroken = map[*sub]struct{}{}
+		}
 		c.unbroken[u] = struct{}{}
 	}
 }

@@ -268,11 +268,10 @@ func (d *dialect) Verdict(wire.Failure) wire.Verdict { return wire.Verdict{} }
 
 func (d *dialect) Open(r wire.Resume) (wire.Codec, error) {
 	c := &codec{
-		dialect:  d,
-		topics:   make([]string, 0, len(r.Subs)),
-		subs:     make([]map[string]*sub, len(d.channels)),
-		unbroken: map[*sub]struct{}{},
-		whole:    make([]map[*sub]struct{}, len(d.channels)),
+		dialect: d,
+		topics:  make([]string, 0, len(r.Subs)),
+		subs:    make([]map[string]*sub, len(d.channels)),
+		whole:   make([]map[*sub]struct{}, len(d.channels)),
 	}
 	c.scan.wanted = d.members
 	c.scan.found = make([]span, len(d.members))
