@@ -233,4 +233,18 @@ var ofStream = []mutation{
 		replace: "\tclear(c.whole[ch.index]) // not cleared",
 		test:    "-run ^TestSpoiledMessagesCostTheSame$ ./wire/feed",
 	},
+	{
+		name:    "reader: names of ended subscriptions are kept",
+		file:    "reader.go",
+		search:  "if key+maxRecentNames <= newest && r.keyed(key) == nil {",
+		replace: "if key+maxRecentNames <= newest && r.keyed(key) == nil && n == nil {",
+		test:    "-run ^TestNamesOfEndedSubscriptionsAreForgotten$ .",
+	},
+	{
+		name:    "reader: a name that another subscription has now is dropped",
+		file:    "reader.go",
+		search:  "if name := n.names[key]; n.keys[name] == key {",
+		replace: "if name, ok := n.names[key]; ok {",
+		test:    "-run ^TestNamesAreBounded$ .",
+	},
 }
