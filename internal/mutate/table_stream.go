@@ -19,8 +19,8 @@ var ofStream = []mutation{
 	{
 		name:    "receiver: the epoch of a message is forgotten",
 		file:    "internal/sequence/receiver.go",
-		search:  "\tat := r.inStream(ev.Position)\n",
-		replace: "\tat := r.inStream(wire.Position{Offset: ev.Position.Offset, Tag: ev.Position.Tag})\n",
+		search:  "\t\tr.last.Epoch = ev.Position.Epoch\n\t}\n\tif ev.Numbered {",
+		replace: "\t}\n\tif ev.Numbered {",
 		test:    "-run ^TestOwnPositionIsNotRefused$ ./test",
 	},
 	{
@@ -148,13 +148,6 @@ var ofStream = []mutation{
 		search:  "first, again := !r.confirmed || r.unproved, r.wasLive",
 		replace: "first, again := !r.confirmed, r.wasLive",
 		test:    "-run ^FuzzReceiver$ ./internal/sequence",
-	},
-	{
-		name:    "receiver: a feed that begins again is a repeat",
-		file:    "internal/sequence/receiver.go",
-		search:  "case first && ev.Restart != 0 && r.last.Offset >= ev.Restart:",
-		replace: "case first && ev.Restart != 0 && ev.Count > 0:",
-		test:    "-run ^TestFeedThatBeginsAgain$ ./test",
 	},
 	{
 		name:    "receiver: the id of a refused message is remembered",

@@ -49,9 +49,10 @@ type codec struct {
 // sub is what a connection knows of one topic.
 type sub struct {
 	topic    string
-	seen     bool // a message of it came, or it was asked for at the start and has no confirmation
-	unbroken bool // in codec.unbroken
-	whole    bool // in codec.whole
+	resumed  uint64 // number of the last message on earlier connections; 0 after the first on this one
+	seen     bool   // a message of it came, or it was asked for at the start and has no confirmation
+	unbroken bool   // in codec.unbroken
+	whole    bool   // in codec.whole
 }
 
 func (c *codec) Start(out *wire.Frames) error {
@@ -271,6 +272,15 @@ func (c *codec) data(k *kind, object []byte, out *wire.Events) error {
 		}
 		return &wire.CodeError{Code: 1002, Reason: fmt.Sprintf("a message of type %q with a product that cannot be subscribed to", k.name)}
 	}
+	// The resumed number may be repeated, and Replay numbers before it.
+	restarted := number < u.resumed && u.resumed-number > k.channel.replay
+	u.resumed = 0
+	if restarted {
+		e := out.Append(wire.EventReset)
+		e.Name = u.topic
+		e.Position.Offset = prev(number)
+		e.Cause = wire.CauseDiverged
+	}
 	if !u.seen && c.broken && k.channel.number < 0 && c.dialect.confirm.Type == "" {
 		// Without confirmations the hole may have come after the request.
 		e := out.Append(wire.EventReset)
@@ -290,22 +300,14 @@ func (c *codec) data(k *kind, object []byte, out *wire.Events) error {
 		SnapshotEnd: k.role == roleSnapshot,
 		Redelivered: k.role == roleRepeat,
 	}
-	if numbered {
+	// After a restart at 0 the position of the Reset is 0 too: with a number, the
+	// message would look like a repeat.
+	if numbered && !(restarted && number == 0) {
 		e.Numbered = true
 		e.Position.Offset = number
 		e.Prev = prev(number)
-		// The last number may be repeated, and Replay numbers before it.
-		e.Restart = sum(number, sum(k.channel.replay, 1))
 	}
 	return nil
-}
-
-// sum returns a + b, or 0 if that is too large.
-func sum(a, b uint64) uint64 {
-	if b == 0 || a+b < a {
-		return 0
-	}
-	return a + b
 }
 
 // prev returns the number before n, or 0 if there is none.

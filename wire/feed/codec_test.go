@@ -62,6 +62,17 @@ func expect(t *testing.T, c wire.Codec, text string, want ...string) {
 	}
 }
 
+func resume(t *testing.T, table Table, topic string, last uint64) wire.Codec {
+	t.Helper()
+	c, err := mustNew(t, table).Open(wire.Resume{Subs: []wire.Subscribe{
+		{Topic: topic, From: wire.FromResume, Position: wire.Position{Offset: last}},
+	}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return c
+}
+
 func TestPayloadIsACopyVerbatim(t *testing.T) {
 	c := open(t, mustNew(t, bare()))
 	frame := []byte(" [ {\"t\":\"x\", \"p\" : \"A\",\"v\":[1.50, {\"p\":\"B\"}]} ,\n{\"p\":\"\\u0042\",\"t\":\"\\u0078\"}]\r\n")
@@ -231,39 +242,40 @@ func TestNumbers(t *testing.T) {
 	}
 }
 
-// TestRestart: from which last number on a message shows that the feed began again.
+// TestRestart compares the first number on a connection with the resumed one.
 func TestRestart(t *testing.T) {
-	match := func(n uint64) string { return fmt.Sprintf(`{"type":"match","product_id":"A","trade_id":%d}`, n) }
-	update := func(n uint64) string { return fmt.Sprintf(`{"kind":"update","ch":"trades","sym":"A","id":%d}`, n) }
-	const most = 1<<64 - 1
+	match := func(n int) string { return fmt.Sprintf(`{"type":"match","product_id":"A","trade_id":%d}`, n) }
 	for _, test := range []struct {
-		table Table
-		text  string
-		from  uint64
+		first int
+		reset string
 	}{
-		{Coinbase(), match(0), 1}, {Coinbase(), match(99), 100}, {Coinbase(), match(most - 1), most}, {Coinbase(), match(most), 0},
-		{exchange(), update(96), 100}, {exchange(), update(most - 4), most}, {exchange(), update(most - 3), 0}, // Replay is 3
-		{exchange(), `{"kind":"update","ch":"book","sym":"A"}`, 0}, // without numbers
+		{101, ""}, {150, ""}, {100, ""}, {99, "reset matches/A diverged at 98"}, {1, "reset matches/A diverged at 0"},
+		{0, "reset matches/A diverged at 0"},
 	} {
-		if got := restartOf(t, test.table, test.text); got != test.from {
-			t.Errorf("%s: shows a restart from %d on, want %d", test.text, got, test.from)
+		c := resume(t, Coinbase(), "matches/A", 100)
+		got, err := decode(c, match(test.first))
+		if err != nil {
+			t.Fatal(err)
+		}
+		lines := strings.Split(got, "\n")
+		if test.reset == "" && len(lines) != 1 || test.reset != "" && (len(lines) != 2 || lines[0] != test.reset) {
+			t.Errorf("first number %d after 100: got\n%s\nwant a reset: %q", test.first, got, test.reset)
+		}
+		if test.first == 0 && !strings.HasPrefix(lines[1], "data matches/A match") {
+			t.Errorf("got %s: a restart at 0 must not look like a repeat of position 0", lines[1])
+		}
+		// Only the first number on a connection shows a restart: a later one is a late repeat.
+		if got, err := decode(c, match(5)); err != nil || strings.Contains(got, "reset") {
+			t.Errorf("got %s, %v", got, err)
 		}
 	}
-	table := exchange()
-	table.Channels[0].Replay = most
-	if got := restartOf(t, table, update(7)); got != 0 {
-		t.Errorf("with an endless replay: %d", got)
+	update := func(n int) string { return fmt.Sprintf(`{"kind":"update","ch":"trades","sym":"A","id":%d}`, n) }
+	for first, reset := range map[int]bool{97: false, 96: true} { // Replay is 3
+		got, err := decode(resume(t, exchange(), "trades/A", 100), update(first))
+		if err != nil || strings.Contains(got, "reset trades/A diverged") != reset {
+			t.Errorf("first number %d after 100: got\n%s, %v, want a reset: %v", first, got, err, reset)
+		}
 	}
-}
-
-// restartOf decodes one message and returns its Restart.
-func restartOf(t *testing.T, table Table, text string) uint64 {
-	t.Helper()
-	var out wire.Events
-	if err := open(t, mustNew(t, table)).Decode(wire.Frame{Type: wire.Text, Data: []byte(text)}, &out); err != nil || len(out.List) != 1 {
-		t.Fatal(err, out.List)
-	}
-	return out.List[0].Restart
 }
 
 func TestSequenceOfTheConnection(t *testing.T) {

@@ -60,6 +60,7 @@ type dialect struct {
 	name        string
 	ping        wire.Ping
 	strict      bool
+	lookBack    uint64 // the largest Channel.Replay
 	subscribe   *request
 	unsubscribe *request // nil: the server has none
 	channels    []*channel
@@ -173,6 +174,7 @@ func (d *dialect) addChannel(i int, t *Channel) error {
 		c.names = append(c.names, name)
 	}
 	d.channels = append(d.channels, c)
+	d.lookBack = max(d.lookBack, c.replay)
 	kinds := d.kinds
 	if d.chann >= 0 {
 		c.kinds = map[string]*kind{}
@@ -226,10 +228,9 @@ func (d *dialect) Traits() wire.Traits {
 		Unsubscribe: d.unsubscribe != nil,
 		Confirms:    d.confirm.Type != "",
 		ConfirmsEnd: d.confirm.Ended != "" || d.confirm.Complete,
-		ByName:      true,
-		Holes:       wire.HolesLoss,
 		Ping:        d.ping,
 		StartSubs:   1 << 30,
+		LookBack:    d.lookBack,
 	}
 }
 
@@ -288,6 +289,9 @@ func (d *dialect) Open(r wire.Resume) (wire.Codec, error) {
 		u := c.sub(ch, []byte(product))
 		if u == nil {
 			return nil, errTopics
+		}
+		if ch.number >= 0 {
+			u.resumed = s.Position.Offset
 		}
 		if d.confirm.Type == "" { // it is live once it was asked for
 			c.watchSequence(u, ch)

@@ -113,10 +113,9 @@ type Channel struct {
 	Number string
 
 	// Replay is how many messages before the last one the server may repeat
-	// after a subscribe. If the first number after a break is further back, the feed
-	// has restarted. A break is a new connection, another request for the
-	// topic, or its end by the server. Without one, a number that was already passed
-	// is a late repeat.
+	// after a subscribe. A number that is further back means that the feed has
+	// restarted. Where the channels of a table differ, the largest Replay decides,
+	// except for the first number on a connection.
 	Replay uint64
 }
 
@@ -156,7 +155,7 @@ type Confirm struct {
 	// Ended is the type of a message of the same shape that confirms an
 	// unsubscribe. Optional; excludes Complete. Set one of the two if the server
 	// can: without either, the end of a subscription is not seen, and a topic that
-	// is subscribed again on one connection starts late (see wire.Traits.ByName).
+	// is subscribed again on one connection starts late (see wire.Traits.ByKey).
 	Ended string
 
 	// List is the member that holds a list of entries. Optional: without it the
