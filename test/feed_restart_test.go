@@ -36,7 +36,7 @@ func told(t *testing.T, s *limpet.Subscription) string {
 // are no repeats.
 func TestFeedThatBeginsAgain(t *testing.T) {
 	for _, tc := range []struct {
-		first, replay int
+		number, before int
 		want          string
 	}{
 		{101, 0, "99 100 101 102 "},
@@ -53,12 +53,12 @@ func TestFeedThatBeginsAgain(t *testing.T) {
 		for _, way := range []string{"connection", "end", "silence"} {
 			synctest.Test(t, func(t *testing.T) {
 				v := newVenue(t, "ends", true)
-				v.table.Channels[0].Replay = uint64(tc.replay)
+				v.table.Channels[0].Replay = uint64(tc.before)
 				conns := 0
 				again := func(say func(string)) {
 					say(subscribedA)
-					say(numberedTrade(tc.first))
-					say(numberedTrade(tc.first + 1))
+					say(numberedTrade(tc.number))
+					say(numberedTrade(tc.number + 1))
 				}
 				c := script(t, v, func(say func(string), hear func() string) {
 					hear()
@@ -89,7 +89,7 @@ func TestFeedThatBeginsAgain(t *testing.T) {
 					v.host.Network.CutAll()
 				}
 				if got := told(t, s); got != tc.want {
-					t.Errorf("%s, %d after 100 with replay %d: %s; want %s; %+v", way, tc.first, tc.replay, got, tc.want, s.Stats())
+					t.Errorf("%s, %d after 100 with replay %d: %s; want %s; %+v", way, tc.number, tc.before, got, tc.want, s.Stats())
 				}
 			})
 		}
