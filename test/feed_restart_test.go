@@ -37,7 +37,7 @@ func told(t *testing.T, s *limpet.Subscription) string {
 func TestFeedThatBeginsAgain(t *testing.T) {
 	for _, tc := range []struct {
 		number, before int
-		want          string
+		want           string
 	}{
 		{101, 0, "99 100 101 102 "},
 		{150, 0, "99 100 gap(100,149] 150 151 "},
