@@ -263,7 +263,8 @@ func (l *loop) releaseSub(s *Subscription) bool {
 	return true
 }
 
-// noteReceived keeps what a subscription that ends has proved about the connection.
+// noteReceived keeps what a subscription that ends, or that is asked for again, has
+// proved about the connection.
 func (l *loop) noteReceived(s *Subscription) {
 	if k := l.link; k != nil && s.queue.hasReceivedOn(k.conn.gen) {
 		k.proved = true

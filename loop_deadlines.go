@@ -193,7 +193,7 @@ func (l *loop) noteAsk(k *link, s *Subscription) {
 	var u *topicUse
 	if !traits.ByKey {
 		u = k.useTopic(s.topic)
-		u.sub = s
+		u.sub, u.again = s, 0
 	}
 	if !traits.Confirms {
 		return
@@ -201,6 +201,9 @@ func (l *loop) noteAsk(k *link, s *Subscription) {
 	if u != nil {
 		u.owed++
 		u.owedUntil = time.Time{}
+		if u.served {
+			u.again = u.owed
+		}
 	}
 	k.asks++
 	s.askNumber = k.asks

@@ -174,6 +174,7 @@ func (l *loop) askFor(k *link, s *Subscription) wire.Op {
 	traits := &l.c.cfg.traits
 	u := k.usedTopic(s.topic)
 	served := u != nil && u.served
+	l.noteReceived(s)
 	request := s.request(k.conn.gen, u != nil && u.tail && traits.Confirms)
 	s.askedGeneration = k.conn.gen
 	l.noteAsk(k, s)
