@@ -89,6 +89,8 @@ type link struct {
 	writeErr     error
 	byeSent      bool // the server knows that the session has ended
 
+	leaving []leavingSub // closed subscriptions of which the server has to learn what was processed
+
 	unanswered   fifo.Queue[ask] // requests that are written, oldest first
 	answeredUpTo uint64          // the latest request that was answered
 	answeredAt   time.Time       // when

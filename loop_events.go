@@ -390,7 +390,7 @@ func (e subscribe) apply(l *loop) {
 type unsubscribe struct{ s *Subscription }
 
 func (e unsubscribe) apply(l *loop) {
-	if l.ended || !l.releaseSub(e.s) {
+	if l.ended || l.leaveInOrder(e.s) || !l.releaseSub(e.s) {
 		return
 	}
 	l.enterSub(e.s, SubState{Phase: SubEnded})
@@ -413,14 +413,22 @@ type sendProcessed struct {
 	s        *Subscription
 	gen      uint64
 	position Position
+	released bool
 }
 
 func (e sendProcessed) apply(l *loop) {
 	s := e.s
-	if !l.askedOnLink(s) || l.link.conn.gen != e.gen || s.state.Load().Phase == SubEnded && !s.acksOwed {
+	if !l.askedOnLink(s) || l.link.conn.gen != e.gen || s.state.Load().Phase == SubEnded && !s.acksOwed && !e.released {
 		return
 	}
 	k := l.link
+	switch closed := s.state.Load().Phase == SubEnded; {
+	case e.released && (closed || k.traits.Release):
+		k.release(s, e.position)
+		return
+	case e.released: // by Nack: it stays unacknowledged
+		return
+	}
 	switch k.traits.Processed {
 	case wire.ProcessedNothing:
 		return
@@ -441,6 +449,10 @@ type consumersDone struct{ s *Subscription }
 func (e consumersDone) apply(l *loop) {
 	s := e.s
 	delete(l.draining, s)
+	if k := l.link; k != nil && k.isLeaving(s) {
+		l.finishLeaving(k, s)
+		return
+	}
 	if s.acksOwed && l.askedOnLink(s) && l.link.traits.Unsubscribe {
 		l.link.unsubscribe(s)
 	}

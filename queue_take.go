@@ -338,7 +338,7 @@ func (q *queue) drainToReport() bool {
 	if q.drainReported || !q.ended || q.held > 0 || q.lossHeld || q.reporting {
 		return false
 	}
-	if q.awaitAcks && !q.discarded && (q.bodies > 0 || q.manualAck && q.tracker.unacked.Len() > 0) {
+	if q.awaitAcks && (q.bodies > 0 || q.manualAck && q.tracker.unacked.Len() > 0) {
 		return false
 	}
 	q.drainReported = true

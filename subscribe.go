@@ -210,8 +210,8 @@ func (s *Subscription) roomAvailable() { s.client.inbox.post(grantCredit{s}) }
 func (s *Subscription) streamDrained() { s.client.inbox.post(consumersDone{s}) }
 
 // positionProcessed implements queueOwner.
-func (s *Subscription) positionProcessed(gen uint64, p Position) {
-	s.client.inbox.post(sendProcessed{s, gen, p})
+func (s *Subscription) positionProcessed(gen uint64, p Position, released bool) {
+	s.client.inbox.post(sendProcessed{s, gen, p, released})
 }
 
 // messagesDropped implements queueOwner.

@@ -175,6 +175,7 @@ const (
 	OpAuth                          // Token
 	OpBye                           // none: the session may be discarded
 	OpAck                           // Key, Name, Position: processed on this connection, see Traits.Processed
+	OpRelease                       // Key, Name, Position: not processed, see Traits.Release
 )
 
 // Op is one thing to send to the peer. Which fields are set depends on Kind.

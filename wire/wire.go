@@ -181,6 +181,13 @@ type Traits struct {
 	// Processed is what the server must be sent about processed messages.
 	Processed Processed
 
+	// Release means that the server can be told that a message will not be processed,
+	// by OpRelease: it delivers it again, here or elsewhere. It needs ProcessedEach.
+	// Without it, or without Unsubscribe, the client sends OpAck for what a closed
+	// subscription has not processed: otherwise a server that waits for
+	// acknowledgements would send no more.
+	Release bool
+
 	// Ping is how the client asks an idle server for a sign of life.
 	Ping Ping
 
