@@ -51,7 +51,7 @@ func (q *queue) releaseMessage(m *Message) {
 }
 
 // keepUnwanted remembers a message of connection gen that no consumer will get, for a
-// server that waits to be told; mu is held.
+// server that waits for an acknowledgement; mu is held.
 func (q *queue) keepUnwanted(gen uint64, p Position) {
 	if q.tracker.reports != wire.ProcessedEach || gen != q.generation {
 		return

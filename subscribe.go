@@ -194,8 +194,11 @@ func (s *Subscription) Err() error {
 
 // Close ends the subscription here and at the server. It does not block. Waiting
 // messages are dropped and counted as SubStats.Dropped, iterations end without an
-// error, and C is closed. Close may be called from a consumer, and more than once.
-// It always returns nil.
+// error, and C is closed. A server that waits for an acknowledgement of each message
+// (wire.ProcessedEach) gets those of the messages that consumers have in hand, for at
+// most 10 seconds; then the rest is released, see Message.Nack, and the subscription
+// ends there. Close may be called from a consumer, and more than once. It always
+// returns nil.
 func (s *Subscription) Close() error {
 	s.closed.Store(true)
 	s.queue.discard(nil)

@@ -181,7 +181,7 @@ type Traits struct {
 	// Processed is what the server must be sent about processed messages.
 	Processed Processed
 
-	// Release means that the server can be told that a message will not be processed,
+	// Release means that the client can give back a message that it will not process,
 	// by OpRelease: it delivers it again, here or elsewhere. It needs ProcessedEach.
 	// Without it, or without Unsubscribe, the client sends OpAck for what a closed
 	// subscription has not processed: otherwise a server that waits for
