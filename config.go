@@ -279,6 +279,8 @@ func (v *validation) traits(t *wire.Traits) {
 		{t.Acks && !t.Publish, "Acks", "needs Publish"},
 		{t.Sessions && !t.Acks, "Sessions", "needs Acks"},
 		{t.Dedup && !t.Sessions, "Dedup", "needs Sessions"},
+		{t.KeepsSubs && !(t.ByKey && t.Greeting), "KeepsSubs", "needs ByKey and Greeting"},
+		{t.KeepsSubs && t.StartSubs > 0, "KeepsSubs", "excludes StartSubs"},
 		{t.Release && t.Processed != wire.ProcessedEach, "Release", "needs ProcessedEach"},
 		{t.MaxPayload > 0 && !t.Publish, "MaxPayload", "needs Publish"},
 		{t.StartBytes > 0 && t.StartSubs == 0, "StartBytes", "needs StartSubs"},

@@ -78,6 +78,11 @@ func (l *loop) open(c *conn, token string, state any) {
 		conn: c, codec: codec, routes: &l.c.routes, inbox: &l.c.inbox, counters: &l.c.counters,
 		goroutines: &l.c.goroutines, secrets: &l.c.secrets,
 	}
+	for s := range l.registry.all() {
+		if s.keptIn != "" && s.keptIn == l.session.ID {
+			r.kept = append(r.kept, s)
+		}
+	}
 	r.start()
 	if !l.c.cfg.traits.Greeting {
 		l.welcome(k, &wire.Ready{Session: l.session})
@@ -119,6 +124,7 @@ func (l *loop) welcome(k *link, r *wire.Ready) {
 	k.stableAt = l.now.Add(l.c.cfg.Backoff.StableAfter)
 	l.session = r.Session
 	l.c.secrets.AddKey(r.Session.Key)
+	l.resumeKept(k, r.Resumed)
 	l.spread = min(r.Spread, maxSpread)
 	l.disconnectedAt = time.Time{}
 	l.credentialRefusedAt = time.Time{} // the server has taken the credential
@@ -135,9 +141,35 @@ func (l *loop) welcome(k *link, r *wire.Ready) {
 		for s := range l.registry.all() {
 			if l.askedOnLink(s) {
 				s.queue.assumeLive()
-				l.enterSub(s, SubState{Phase: SubLive, Generation: k.conn.gen})
+				l.enterLive(k, s)
 			}
 		}
+	}
+}
+
+// resumeKept goes on with the subscriptions that the server has kept in a resumed
+// session, and ends there those that were closed in the meantime.
+func (l *loop) resumeKept(k *link, resumed bool) {
+	closed := l.kept
+	l.kept = nil
+	if !resumed || !k.traits.KeepsSubs {
+		return
+	}
+	for _, s := range closed {
+		if s.keptIn == l.session.ID && k.traits.Unsubscribe {
+			s.askedGeneration = k.conn.gen
+			k.unsubscribe(s)
+			if k.traits.ConfirmsEnd {
+				l.kept = append(l.kept, s)
+			}
+		}
+	}
+	for s := range l.registry.all() {
+		if s.keptIn != l.session.ID || s.failedAsks > 0 {
+			continue
+		}
+		s.askedGeneration = k.conn.gen // its queue knows it from the reader
+		l.enterLive(k, s)
 	}
 }
 
@@ -352,6 +384,7 @@ func (l *loop) leaveInOrder(s *Subscription) bool {
 	if l.c.cfg.traits.ByKey {
 		l.c.routes.setKey(s.key, s) // messages of it still come
 	}
+	l.keepClosed(s)
 	s.acksOwed = true
 	k.leaving = append(k.leaving, leavingSub{sub: s, until: l.now.Add(answerTimeout)})
 	l.drain(s, nil) // consumersDone follows

@@ -80,6 +80,7 @@ func (e received) handle(l *loop) {
 		case ev.Kind.OfSubscription() && !l.c.cfg.traits.ByKey:
 			l.handleNamed(k, ev.sub, &ev.Event)
 		case ev.sub == nil:
+			l.forgetKept(&ev.Event)
 			l.handle(k, &ev.Event)
 		case ev.sub.state.Load().Phase != SubEnded:
 			l.handleSubscription(k, ev.sub, &ev.Event)
@@ -200,7 +201,7 @@ func (l *loop) confirmed(k *link, s *Subscription, ev *wire.Event) {
 	if ev.Name != "" {
 		s.wireName = ev.Name
 	}
-	l.enterSub(s, SubState{Phase: SubLive, Generation: k.conn.gen})
+	l.enterLive(k, s)
 }
 
 // unsubscribed follows when the server has refused or ended s.

@@ -116,6 +116,7 @@ type Subscription struct {
 	token    Secret
 	wireName string
 
+	keptIn          string    // the session in which it was live, if the server keeps subscriptions; see wire.Traits.KeepsSubs
 	askedGeneration uint64    // the connection on which it was asked for; 0: none
 	askNumber       uint64    // of the last request, see link.asks
 	askWrite        uint64    // that carried it, see link.writes

@@ -117,8 +117,14 @@ type Traits struct {
 
 	// ConfirmsEnd means that Decode reports EventUnsubscribed with code 0 when the
 	// server confirms that a subscription has ended, by an OpUnsubscribe or by
-	// itself. With ByKey it has no effect.
+	// itself. With ByKey it counts only beside KeepsSubs.
 	ConfirmsEnd bool
+
+	// KeepsSubs means that the server keeps subscriptions in the session: after a
+	// welcome with Resumed, the client asks for none that were live in that session and
+	// takes their streams for continued without a loss. It ends at the server those that
+	// were closed in the meantime. It needs ByKey and Greeting, and excludes StartSubs.
+	KeepsSubs bool
 
 	// ByKey means that every event of a subscription has its Event.Key: the server
 	// repeats an identifier that the client chose. Without it Event.Name, the

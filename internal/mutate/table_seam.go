@@ -220,4 +220,32 @@ var ofSeam = []mutation{
 		replace: "",
 		test:    "-run ^TestDroppedMessagesAreAcknowledged$ ./test",
 	},
+	{
+		name:    "seam: a kept subscription is asked for again",
+		file:    "loop_connection.go",
+		search:  "\t\ts.askedGeneration = k.conn.gen // its queue",
+		replace: "\t\t// its queue",
+		test:    "-run ^TestServerKeepsSubscriptions$ ./test",
+	},
+	{
+		name:    "seam: a kept stream begins with a Reset",
+		file:    "reader.go",
+		search:  "\t\t\t\ts.queue.resumeProved(r.conn.gen)\n",
+		replace: "\t\t\t\t_ = s\n",
+		test:    "-run ^TestServerKeepsSubscriptions$ ./test",
+	},
+	{
+		name:    "seam: the end of a kept subscription is forgotten",
+		file:    "loop_connection.go",
+		search:  "\t\t\tif k.traits.ConfirmsEnd {\n",
+		replace: "\t\t\tif false {\n",
+		test:    "-run ^TestServerKeepsSubscriptions$ ./test",
+	},
+	{
+		name:    "seam: the end of a kept subscription is sent for ever",
+		file:    "loop.go",
+		search:  "\tif ev.Kind == wire.EventUnsubscribed && ev.Key != 0 {\n",
+		replace: "\tif false {\n",
+		test:    "-run ^TestServerKeepsSubscriptions$ ./test",
+	},
 }
