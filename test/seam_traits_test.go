@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"strings"
+	"sync"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -173,16 +174,21 @@ func TestStepsThatWait(t *testing.T) {
 		step := func(name string, after time.Duration) wire.Event {
 			return wire.Event{Kind: wire.EventStep, Step: name, Delay: after}
 		}
+		var mu sync.Mutex // guards at
 		var at [3]time.Duration
 		began := time.Now()
 		d := flexDialect{traits: wire.Traits{Greeting: true}, encode: func(op wire.Op, _ *wire.Frames) error {
 			if op.Kind == wire.OpStep {
+				mu.Lock()
+				defer mu.Unlock()
 				at[op.Step.(string)[0]-'a'] = time.Since(began)
 			}
 			return nil
 		}}
 		srv, _ := flexServer(t, d, []wire.Event{step("c", 3*time.Second), step("b", 1500*time.Millisecond), step("a", 0)})
 		time.Sleep(5 * time.Second)
+		mu.Lock()
+		defer mu.Unlock()
 		if at != [3]time.Duration{0, 1500 * time.Millisecond, 3 * time.Second} || !strings.HasSuffix(srv.all(), "step a\nstep b\nstep c") {
 			t.Errorf("steps at %v\n%s", at, srv.all())
 		}
