@@ -1,5 +1,5 @@
-// Raw reads prices from a WebSocket server that somebody else runs: it sends one text
-// to subscribe, and parses what comes. With -demo such a server runs in the program.
+// Raw reads prices from a WebSocket server of another party: it sends one text to
+// subscribe, and parses what comes. With -demo such a server runs in the program.
 package main
 
 import (

@@ -1,7 +1,6 @@
-// Package raw is the dialect for a WebSocket server that somebody else runs and that
-// has no protocol of its own for sessions, numbers or acknowledgements: a server to
-// which a program sends a few texts after it has connected, and which then sends
-// messages.
+// Package raw is the dialect for a WebSocket server of another party that has no
+// protocol for sessions, positions or acknowledgements. A program connects, sends a
+// few texts to log in and to subscribe, and parses the messages that come.
 //
 // This program subscribes to the trades of a server and prints them. It goes on after
 // a lost connection: the client reconnects with backoff and sends the text again.
@@ -52,8 +51,9 @@
 // Without Options.Topic there is one topic, "*", which gets every message. Use
 // limpet.New and subscribe at once: a message that arrives before there is a
 // subscription for it is not kept. It is counted in Stats.Unrequested and reported
-// once for each topic, as MessageSkipped and in the log. limpet.Dial returns when the
-// client has sent the texts of OnOpen, so that the first messages may be missed.
+// once for each topic, as MessageSkipped and in the log. limpet.Dial returns after the
+// client has sent the texts of OnOpen: the server's first messages may come before
+// your program can subscribe.
 //
 // With Options.Topic each message goes to the one topic that the function names, and
 // "*" gets the messages to which it gives no name. "*" is no wildcard: for every
@@ -67,7 +67,7 @@
 //
 // Such a server cannot say what it sent while there was no connection. So a message
 // of kind Reset (CauseUnverifiable) precedes the first message after a reconnect, in
-// each stream without numbers. There your program gets the state anew, from the
+// each stream without numbers. There your program fetches the state again, from the
 // server's HTTP interface for example, or marks its data as incomplete. If the
 // server numbers its messages, Options.Topic can return the number: then nothing
 // precedes the next number, a Gap with the count stands where numbers are missing, and
@@ -89,7 +89,7 @@
 // anything, and must not change or keep the frame that they get. Two of them may run
 // at the same time. A panic in one of them costs the connection and no more: the
 // client backs off and reconnects, and State.Cause has the error with the stack.
-// Client.Stats counts, and docs/ending.md lists what ends a client.
+// docs/ending.md lists what ends a client.
 package raw
 
 import (
