@@ -87,13 +87,6 @@ var ofRaw = []mutation{
 		test:    "-run ^TestRawPublish$ ./test",
 	},
 	{
-		name:    "raw: an expired message is an empty frame",
-		file:    "wire/raw/codec.go",
-		search:  "case m.Void:",
-		replace: "case false:",
-		test:    "-run ^TestEncode$ ./wire/raw",
-	},
-	{
 		name:    "raw: the client sends no pings in texts",
 		file:    "wire/raw/raw.go",
 		search:  "t.Ping = wire.PingOp",

@@ -120,8 +120,6 @@ func (c *codec) encode(op *wire.Op, out *wire.Frames) error {
 
 func publish(m *wire.Message, out *wire.Frames) error {
 	switch {
-	case m.Void: // nothing was promised about the places of messages
-		return nil
 	case len(m.Header) > 0:
 		return errHeader
 	case m.Type == TypeBinary:

@@ -225,7 +225,6 @@ func TestEncode(t *testing.T) {
 		{"binary that is UTF-8", message(wire.Message{Payload: []byte("a"), Type: TypeBinary}), "binary a", nil},
 		{"not UTF-8", message(wire.Message{Payload: []byte("\xff")}), "", errPublished},
 		{"header", message(wire.Message{Payload: []byte("a"), Header: map[string]string{"a": "b"}}), "", errHeader},
-		{"expired", message(wire.Message{Void: true}), "", nil},
 		{"ping", wire.Op{Kind: wire.OpPing, N: 3}, `text {"ping":0}`, nil},
 		{"pong", wire.Op{Kind: wire.OpPong, Step: []byte("here")}, "text here", nil},
 		{"pong without an answer", wire.Op{Kind: wire.OpPong}, "", errOp},
