@@ -28,15 +28,15 @@ func pingDialect() raw.Options {
 	}}
 }
 
-// noticed waits until c has lost the connection, and returns why and after how long.
-func noticed(t *testing.T, c *limpet.Client) (error, time.Duration) {
+// noticed waits until c has lost the connection, and returns after how long and why.
+func noticed(t *testing.T, c *limpet.Client) (time.Duration, error) {
 	t.Helper()
 	at := time.Now()
 	ctx, cancel := context.WithTimeout(t.Context(), 10*time.Minute)
 	defer cancel()
 	st, err := c.WaitState(ctx, func(s limpet.State) bool { return s.Phase != limpet.Ready })
 	assert.NoError(t, err)
-	return st.Cause, time.Since(at)
+	return time.Since(at), st.Cause
 }
 
 // A client that pings in texts keeps a quiet connection, and notices a server that stops
@@ -68,7 +68,7 @@ func TestRawClientPings(t *testing.T) {
 				if st := c.State(); st.Generation != 1 || st.Phase != limpet.Ready || pings < 58 || pings > 61 {
 					t.Fatalf("%d pings, %+v", pings, st)
 				}
-				cause, took := noticed(t, c)
+				took, cause := noticed(t, c)
 				if !errors.Is(cause, limpet.ErrHeartbeat) || took < 15*time.Second || took > 25*time.Second {
 					t.Errorf("after %v: %v", took, cause)
 				}
@@ -117,7 +117,7 @@ func TestRawServerPings(t *testing.T) {
 			t.Errorf("%d of 40 pings answered, %d messages, connection %d", answered, n, c.State().Generation)
 		}
 		srv.host.Network.Strike(limpettest.BlackHole(limpettest.Both))
-		if cause, took := noticed(t, c); !errors.Is(cause, limpet.ErrHeartbeat) || took < 15*time.Second || took > 25*time.Second {
+		if took, cause := noticed(t, c); !errors.Is(cause, limpet.ErrHeartbeat) || took < 15*time.Second || took > 25*time.Second {
 			t.Errorf("after %v: %v", took, cause)
 		}
 	})
