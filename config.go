@@ -46,8 +46,13 @@ func newConfig(rawURL string, o *Options) (config, error) {
 	}
 	v := &validation{op: "New"}
 	dialect, err := guard(c.Dialect)
-	if err != nil {
-		v.errs = append(v.errs, &Error{Op: v.op, Field: "Options.Dialect", Class: ClassUser, Err: errors.Unwrap(err)})
+	if err == nil {
+		err = dialect.check()
+	}
+	if panicked := (*userError)(nil); errors.As(err, &panicked) {
+		v.errs = append(v.errs, &Error{Op: v.op, Field: panicked.option, Class: ClassUser, Err: panicked.err})
+	} else if err != nil {
+		v.errs = append(v.errs, &Error{Op: v.op, Field: "Options.Dialect", Class: ClassInput, Err: err})
 	}
 	c.Dialect, c.traits = dialect, dialect.traits
 	c.url = v.endpoint(rawURL, c.AllowInsecure)

@@ -136,7 +136,7 @@ func (l *loop) handle(k *link, ev *wire.Event) {
 		k.ops = append(k.ops, wire.Op{Kind: wire.OpStep, Step: ev.Step})
 	case wire.EventPing:
 		if len(k.ops) < maxReplies {
-			k.ops = append(k.ops, wire.Op{Kind: wire.OpPong, N: ev.N})
+			k.ops = append(k.ops, wire.Op{Kind: wire.OpPong, N: ev.N, Step: ev.Step})
 		}
 	case wire.EventGoAway:
 		l.spread = min(max(l.spread, ev.Spread), maxSpread)

@@ -170,7 +170,7 @@ const (
 	OpPublish                       // Message
 	OpCredit                        // Key, Name, Credit
 	OpPing                          // N
-	OpPong                          // N
+	OpPong                          // N, Step, from an EventPing
 	OpStep                          // Step, from an Event
 	OpAuth                          // Token
 	OpBye                           // none: the session may be discarded

@@ -44,6 +44,14 @@ type Dialect interface {
 	Verdict(Failure) Verdict
 }
 
+// Checker is implemented by a Dialect whose options may be wrong and whose
+// constructor returns no error. A client calls Check once, when it is made.
+type Checker interface {
+	// Check returns nil if the options are right, otherwise an error that names the
+	// option and says what to do.
+	Check() error
+}
+
 // Codec is the state of one connection. Decode belongs to the client's reader;
 // Start and Encode belong to its loop. Each half runs on one goroutine at a
 // time, not always the same one. The two halves share no mutable state, a Ledger

@@ -5,7 +5,7 @@ var ofLoop = []mutation{
 	{
 		name:    "loop: pings of the wire protocol are not answered",
 		file:    "loop_events.go",
-		search:  "k.ops = append(k.ops, wire.Op{Kind: wire.OpPong, N: ev.N})",
+		search:  "k.ops = append(k.ops, wire.Op{Kind: wire.OpPong, N: ev.N, Step: ev.Step})",
 		replace: "_ = ev.N",
 		test:    "-run ^TestPongsOwedAreBounded$ ./test",
 		says:    "for 50 pings",
