@@ -12,9 +12,7 @@ func ExampleNew() {
 	dialect, err := feed.New(feed.Table{
 		Name: "lagoon",
 		Subscribe: feed.Request{
-			Fields:   []feed.Field{{Name: "op", JSON: `"subscribe"`}},
-			Channel:  "channel",
-			Products: "symbols",
+			JSON: `{"op":"subscribe","symbols":["$product","..."],"channel":"$channel"}`,
 		},
 		Type:    "event",
 		Product: "symbol",

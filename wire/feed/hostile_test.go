@@ -131,7 +131,7 @@ func FuzzDecode(f *testing.F) {
 	}
 	f.Fuzz(func(t *testing.T, one, two []byte, last uint64) {
 		for _, d := range dialects {
-			c, err := d.Open(wire.Resume{Subs: []wire.Subscribe{{Topic: d.(*dialect).channels[0].name + "/A", Position: wire.Position{Offset: last}}}})
+			c, err := d.Open(wire.Resume{Subs: []wire.Subscribe{{Topic: d.(*dialect).channels[0].name.fill("1") + "/A", Position: wire.Position{Offset: last}}}})
 			if err != nil {
 				t.Fatal(err)
 			}

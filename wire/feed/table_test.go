@@ -13,8 +13,8 @@ import (
 func exchange() Table {
 	return Table{
 		Name:        "exchange",
-		Subscribe:   Request{Fields: []Field{{"op", `"sub"`}, {"depth", "10"}}, Channel: "ch", Products: "syms", Max: 2},
-		Unsubscribe: Request{Fields: []Field{{"op", `"unsub"`}}, Channel: "ch", Product: "sym"},
+		Subscribe:   Request{JSON: `{"op":"sub","depth":10,"syms":["$product","..."],"ch":"$channel"}`, Max: 2},
+		Unsubscribe: Request{JSON: `{"op":"unsub","sym":"$product","ch":"$channel"}`},
 		Type:        "kind",
 		Channel:     "ch",
 		Product:     "sym",
@@ -35,7 +35,7 @@ func exchange() Table {
 func bare() Table {
 	return Table{
 		Name:      "bare",
-		Subscribe: Request{Fields: []Field{{"get", "true"}}, Product: "what"},
+		Subscribe: Request{JSON: `{"get":true,"what":"$product"}`},
 		Type:      "t",
 		Product:   "p",
 		Channels:  []Channel{{Name: "all", Types: []string{"x"}}},
@@ -58,7 +58,7 @@ func TestNewNamesTheWrongField(t *testing.T) {
 	}{
 		{"Name", func(t *Table) { t.Name = "" }},
 		{"Name", func(t *Table) { t.Name = "Upper" }},
-		{"Type", func(t *Table) { t.Type = "" }},
+		{"Type", func(t *Table) { t.Type, t.Channel = "", "" }},
 		{"Product", func(t *Table) { t.Product = "" }},
 		{"Product", func(t *Table) { t.Product = t.Type }},
 		{"Channel", func(t *Table) { t.Channel = t.Type }},
@@ -66,7 +66,7 @@ func TestNewNamesTheWrongField(t *testing.T) {
 		{"Channels", func(t *Table) { t.Channels = nil }},
 		{"Channels[0].Name", func(t *Table) { t.Channels[0].Name = "" }},
 		{"Channels[0].Name", func(t *Table) { t.Channels[0].Name = "a/b" }},
-		{"Channels[0].Name", func(t *Table) { t.Channels[0].Name = "a*" }},
+		{"Channels[0].Name", func(t *Table) { t.Channels[0].Name = "a**" }},
 		{"Channels[0].Name", func(t *Table) { t.Channels[0].Name = strings.Repeat("a", 254) }},
 		{"Channels[1].Name", func(t *Table) { t.Channels[1].Name = "trades" }},
 		{"Channels[1].Name", func(t *Table) { t.Channels[0].Request = "book" }},
@@ -75,24 +75,32 @@ func TestNewNamesTheWrongField(t *testing.T) {
 		{"Channels[1].Aliases", func(t *Table) { t.Channels[1].Aliases = []string{"book"} }},
 		{"Channels[1].Aliases[0]", func(t *Table) { t.Channels[1].Aliases = []string{""} }},
 		{"Channels[0].Request", func(t *Table) { t.Channels[0].Request = "\xff" }},
-		{"Channels[0].Types", func(t *Table) { t.Channels[0] = Channel{Name: "trades"} }},
+		{"Channels[0].Types", func(t *Table) { *t = bare(); t.Channels[0].Types = nil }},
 		{"Channels[0].Types[0]", func(t *Table) { t.Channels[0].Types[0] = "" }},
 		{"Channels[0].Types[0]", func(t *Table) { t.Channels[0].Types[0] = "beat" }},
 		{"Channels[0].Snapshots[0]", func(t *Table) { t.Channels[0].Snapshots[0] = "update" }},
 		{"Channels[1].Types[0]", func(t *Table) { t.Channel, t.Confirm.Products = "", "p" }}, // both have "update"
 		{"Channels[0].Number", func(t *Table) { t.Channels[0].Number = "n" }},
 		{"Channels[1].Replay", func(t *Table) { t.Channels[1].Replay = 1 }},
-		{"Subscribe.Fields[0].Name", func(t *Table) { t.Subscribe.Fields[0].Name = "" }},
-		{"Subscribe.Fields[1].Name", func(t *Table) { t.Subscribe.Fields[1].Name = "op" }},
-		{"Subscribe.Fields[0].JSON", func(t *Table) { t.Subscribe.Fields[0].JSON = "sub" }},
-		{"Subscribe.Fields[0].JSON", func(t *Table) { t.Subscribe.Fields[0].JSON = "\"\xff\"" }},
-		{"Subscribe.Channel", func(t *Table) { t.Subscribe.Channel = "op" }},
-		{"Subscribe.Channel", func(t *Table) { t.Subscribe.Channels = "chs" }},
-		{"Subscribe.Channels", func(t *Table) { t.Subscribe.Channel = "" }},
-		{"Subscribe.Product", func(t *Table) { t.Subscribe.Product = "one" }},
-		{"Subscribe.Products", func(t *Table) { t.Subscribe.Products = "" }},
+		{"Subscribe.JSON", func(t *Table) { t.Subscribe.JSON = "" }},
+		{"Subscribe.JSON", func(t *Table) { t.Subscribe.JSON = `{"op":sub}` }},
+		{"Subscribe.JSON", func(t *Table) { t.Subscribe.JSON = "{\"op\":\"\xff\",\"s\":\"$product\",\"c\":\"$channel\"}" }},
+		{"Subscribe.JSON", func(t *Table) { t.Subscribe.JSON = `{"s":"$symbol","c":"$channel"}` }},
+		{"Subscribe.JSON", func(t *Table) { t.Subscribe.JSON = `{"s":"#product","c":"$channel"}` }},
+		{"Subscribe.JSON", func(t *Table) { t.Subscribe.JSON = `{"s":"$product"}` }},
+		{"Subscribe.JSON", func(t *Table) { t.Subscribe.JSON = `{"c":"$channel"}` }},
+		{"Subscribe.JSON", func(t *Table) { t.Subscribe.JSON = `{"s":"$stream"}` }},
+		{"Subscribe.JSON", func(t *Table) { t.Subscribe.JSON = `{"s":["..."],"p":"$product","c":"$channel"}` }},
+		{"Subscribe.JSON", func(t *Table) { t.Subscribe.JSON = `{"s":["$product","$channel","..."]}` }},
+		{"Subscribe.JSON", func(t *Table) { t.Subscribe.JSON = `{"s":["a","..."],"p":"$product","c":"$channel"}` }},
+		{"Subscribe.JSON", func(t *Table) { t.Subscribe.JSON = `{"s":[["$product","..."],"..."],"c":"$channel"}` }},
+		{"Subscribe.JSON", func(t *Table) { t.Subscribe.JSON = `{"s":["$product","..."],"p":"$product","c":"$channel"}` }},
+		{"Subscribe.JSON", func(t *Table) { t.Subscribe.JSON = `{"c":["$channel","..."],"p":"$product"}` }},
+		{"Subscribe.JSON", func(t *Table) { t.Subscribe.JSON = `{"a":[{"c":"$channel","p":"$product"},"..."],"c":"$channel"}` }},
+		{"Channels[0].Name", func(t *Table) { t.Subscribe.JSON = `{"c":"$channel","p":"$product","q":"$param"}` }},
+		{"ID", func(t *Table) { t.ID = "id" }},
 		{"Subscribe.Max", func(t *Table) { t.Subscribe.Max = -1 }},
-		{"Unsubscribe.Product", func(t *Table) { t.Unsubscribe.Product = "ch" }},
+		{"Unsubscribe.JSON", func(t *Table) { t.Unsubscribe.JSON = "{" }},
 		{"Confirm.Type", func(t *Table) { t.Confirm.Type = "" }},
 		{"Confirm.Type", func(t *Table) { t.Error.Type, t.Heartbeats = "", nil; t.Confirm.Type = ""; t.Error = ErrorMessage{} }},
 		{"Confirm.Channel", func(t *Table) { t.Confirm.Channel = "" }},
@@ -123,7 +131,7 @@ func TestNewNamesTheWrongField(t *testing.T) {
 func TestNewKeepsNothingOfTheTable(t *testing.T) {
 	table := exchange()
 	d := mustNew(t, table)
-	table.Channels[0].Name, table.Subscribe.Fields[0].JSON, table.Heartbeats[0] = "x", "0", "y"
+	table.Channels[0].Name, table.Subscribe.JSON, table.Heartbeats[0] = "x", "0", "y"
 	if err := d.CheckTopic(wire.UseSubscribe, "trades/A"); err != nil {
 		t.Error(err)
 	}
