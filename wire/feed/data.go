@@ -26,6 +26,9 @@ func (c *codec) data(k *kind, at locus, typ, message []byte, out *wire.Events) e
 	c.inEntry = true
 	for i := 0; ; i++ {
 		fault := s.fault
+		s.at = entry.to
+		s.space()
+		more := s.take(',')
 		if i > 0 && at.channel.rules.perEntry {
 			k = at.channel.rules.find(s)
 		}
@@ -34,15 +37,16 @@ func (c *codec) data(k *kind, at locus, typ, message []byte, out *wire.Events) e
 			c.reportUnknown(at, typ, out)
 		case fault == nil:
 			fault = c.deliver(k, at, typ, s.data[entry.from:entry.to], out)
+			if more && fault == nil {
+				out.List[len(out.List)-1].Message.SnapshotEnd = false
+			}
 		}
 		if fault != nil {
 			if err := c.skip(fault, at.channel, out); err != nil {
 				return err
 			}
 		}
-		s.at = entry.to
-		s.space()
-		if !s.take(',') {
+		if !more {
 			return nil
 		}
 		s.space()

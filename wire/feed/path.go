@@ -104,7 +104,7 @@ type node struct {
 	slot  int     // of its value, in scanner.found
 	inner []*node // wanted members and elements of the value
 	tail  []*node // wanted elements that are counted from the end
-	entry *node   // the first entry, where the value is the list of entries
+	entry *node   // the first entry, where the value is the list of entries and no object
 }
 
 // layout gives every wanted place its slot.
@@ -177,7 +177,7 @@ func (l *layout) add(s string) (int, error) {
 		if st.element && at == l.root {
 			l.arrays = true
 		}
-		if at.entry != nil {
+		if at.entry != nil && st.element {
 			return -1, fmt.Errorf("leads through Table.Entries; want %q for the current entry", l.list+currentEntry)
 		}
 		if i > 0 && p[i-1].element && p[i-1].index < 0 {
