@@ -16,7 +16,7 @@ func (t *Table) check() error {
 		return &TableError{"Name", "want lower-case letters, digits and '-'"}
 	}
 	for i, p := range t.Subprotocols {
-		if p == "" || strings.ContainsFunc(p, func(r rune) bool { return r <= ' ' || r >= 0x7f || strings.ContainsRune(`()<>@,;:\"/[]?={}`, r) }) {
+		if !isToken(p) {
 			return &TableError{fmt.Sprintf("Subprotocols[%d]", i), "want a token (RFC 9110, section 5.6.2)"}
 		}
 	}
@@ -52,6 +52,13 @@ func (t *Table) check() error {
 		}
 	}
 	return nil
+}
+
+// isToken reports whether s is a token (RFC 9110, section 5.6.2).
+func isToken(s string) bool {
+	return s != "" && !strings.ContainsFunc(s, func(r rune) bool {
+		return r <= ' ' || r >= 0x7f || strings.ContainsRune(`()<>@,;:\"/[]?={}`, r)
+	})
 }
 
 // checkNames checks how a message names its channel and product.

@@ -184,9 +184,7 @@ func (l *layout) add(s string) (int, error) {
 			return -1, errors.New("goes on after an element that is counted from the end")
 		}
 		prefix = prefix + st.text(prefix)
-		if at, err = l.next(at, st, prefix); err != nil {
-			return -1, err
-		}
+		at = l.next(at, st, prefix)
 	}
 	for slot := known; slot < len(l.names) && inEntry; slot++ {
 		l.inEntry = append(l.inEntry, slot)
@@ -206,15 +204,10 @@ func (st step) text(prefix string) string {
 }
 
 // next returns the node that st leads to, which it adds if it is new. name is its path.
-func (l *layout) next(at *node, st step, name string) (*node, error) {
+func (l *layout) next(at *node, st step, name string) *node {
 	for _, n := range slices.Concat(at.inner, at.tail) {
 		if n.step == st {
-			return n, nil
-		}
-	}
-	for _, n := range slices.Concat(at.inner, at.tail) {
-		if n.element != st.element {
-			return nil, errors.New("takes a value for an object that another path takes for a list")
+			return n
 		}
 	}
 	n := &node{step: st, slot: len(l.names)}
@@ -224,5 +217,5 @@ func (l *layout) next(at *node, st step, name string) (*node, error) {
 	} else {
 		at.inner = append(at.inner, n)
 	}
-	return n, nil
+	return n
 }

@@ -14,6 +14,7 @@ const maxDepth = 32
 type scanner struct {
 	data   []byte
 	at     int     // index of the next byte
+	escape bool    // the last string has an escape
 	wanted *layout // immutable
 	found  []span  // by slot, of the message scanned last
 
@@ -29,6 +30,13 @@ type span struct{ from, to int }
 
 // space skips white space.
 func (s *scanner) space() {
+	if s.at < len(s.data) && s.data[s.at] > ' ' {
+		return
+	}
+	s.spaces()
+}
+
+func (s *scanner) spaces() {
 	for s.at < len(s.data) {
 		switch s.data[s.at] {
 		case ' ', '\t', '\n', '\r':
@@ -94,7 +102,7 @@ func (s *scanner) object(depth int, n *node) error {
 		var inner *node
 		if n != nil && len(n.inner) > 0 {
 			var err error
-			if inner, err = n.member(s.data[from:s.at]); err != nil {
+			if inner, err = n.member(s.data[from:s.at], s.escape); err != nil {
 				return err
 			}
 		}
@@ -118,9 +126,9 @@ func (s *scanner) object(depth int, n *node) error {
 }
 
 // member returns the wanted member with that name, nil if it is not wanted.
-func (n *node) member(quoted []byte) (*node, error) {
+func (n *node) member(quoted []byte, escape bool) (*node, error) {
 	name := quoted[1 : len(quoted)-1]
-	if bytes.IndexByte(name, '\\') >= 0 {
+	if escape {
 		var plain string
 		if err := json.Unmarshal(quoted, &plain); err != nil {
 			return nil, errSyntax
@@ -289,6 +297,7 @@ func (s *scanner) str() error {
 	if !s.take('"') {
 		return errSyntax
 	}
+	s.escape = false
 	data, at := s.data, s.at
 	for at < len(data) {
 		c := data[at]
@@ -303,7 +312,8 @@ func (s *scanner) str() error {
 			return errSyntax
 		default:
 			s.at = at
-			if err := s.escape(); err != nil {
+			s.escape = true
+			if err := s.escaped(); err != nil {
 				return err
 			}
 			at = s.at
@@ -313,7 +323,8 @@ func (s *scanner) str() error {
 	return errSyntax
 }
 
-func (s *scanner) escape() error {
+// escaped skips what follows a backslash.
+func (s *scanner) escaped() error {
 	c := s.peek()
 	s.at++
 	switch c {
