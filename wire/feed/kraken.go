@@ -1,9 +1,10 @@
 package feed
 
 // Kraken returns the table of Kraken's spot market data in version 2
-// (wss://ws.kraken.com/v2), with the channels "trade" (numbered by trade_id), "book"
-// (ten levels: a snapshot, then changes without numbers), "ticker" and "ohlc-*", where
-// * is the interval in minutes: "ohlc-5/BTC/USD". A payload is one entry of data.
+// (wss://ws.kraken.com/v2), with the channels "trade" (numbered by trade_id; the last 50
+// trades come first, of type "snapshot"), "book" (ten levels: a snapshot, then changes
+// without numbers), "ticker" and "ohlc-*", where * is the interval in minutes:
+// "ohlc-5/BTC/USD". A payload is one entry of data.
 //
 // The table was made from recorded and documented messages. It was not tried against
 // the venue.
@@ -22,7 +23,7 @@ func Kraken() Table {
 		Product:     "data[].symbol",
 		Entries:     "data",
 		Channels: []Channel{
-			{Name: "trade", Types: []string{"update"}, Snapshots: []string{"snapshot"}, Number: "data[].trade_id"},
+			{Name: "trade", Types: []string{"update", "snapshot"}, Number: "data[].trade_id", Replay: 50},
 			{Name: "book", Types: []string{"update"}, Snapshots: []string{"snapshot"}},
 			{Name: "ticker", Types: []string{"update"}, Snapshots: []string{"snapshot"}},
 			{
