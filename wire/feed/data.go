@@ -11,6 +11,12 @@ import (
 	"github.com/limpet-go/limpet/wire"
 )
 
+// maxEntries bounds the entries of one message: each makes an event, which takes more
+// memory than a short entry does. The rest is skipped.
+const maxEntries = 1 << 13
+
+var errEntries = &wire.CodeError{Code: 1002, Reason: "a message with more than 8192 entries"}
+
 // data decodes a message of a channel, or each entry of it.
 func (c *codec) data(k *kind, at locus, typ, message []byte, out *wire.Events) error {
 	s := &c.scan
@@ -49,6 +55,10 @@ func (c *codec) data(k *kind, at locus, typ, message []byte, out *wire.Events) e
 		if !more {
 			return nil
 		}
+		if i == maxEntries-1 {
+			c.inEntry = false // the rest may be of any product
+			return c.skip(errEntries, at.channel, out)
+		}
 		s.space()
 		entry.from = s.at
 		if err := s.nextEntry(); err != nil {
@@ -74,7 +84,7 @@ func (c *codec) deliver(k *kind, at locus, typ, payload []byte, out *wire.Events
 			return err
 		}
 		if u, err = c.subOf(at, product); err != nil {
-			if err == errProduct {
+			if errors.Is(err, errProduct) {
 				return &wire.CodeError{Code: 1002, Reason: "a message " + described(k) + " with a product that cannot be subscribed to"}
 			}
 			return err
@@ -251,7 +261,7 @@ func (c *codec) typeText(typ []byte) string {
 }
 
 // errProduct means that no topic has that product.
-var errProduct = errors.New("feed: the product makes no topic")
+var errProduct = &wire.CodeError{Code: 1002, Reason: "a message with a product that cannot be subscribed to"}
 
 // subOf returns the entry of the topic with that product, as the server names it.
 func (c *codec) subOf(at locus, product []byte) (*sub, error) {

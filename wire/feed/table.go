@@ -104,8 +104,8 @@ type Table struct {
 
 	// Entries is the path of a list whose entries are messages, for example a batch
 	// of trades: each becomes a message with its own number, and the entry as
-	// payload. A message where the path leads to no list is one message as a whole.
-	// Optional.
+	// payload. Of more than 8,192 entries the rest is skipped. A message where the path
+	// leads to no list is one message as a whole. Optional.
 	Entries string
 
 	// Sequence is the path of a number that counts all messages of a connection, in
