@@ -137,8 +137,8 @@ func login() feed.Table {
 }
 
 // The server's challenge is answered with a signature, and nothing is asked for before
-// the server has taken it, on each connection. A credential that it refuses is asked
-// for anew.
+// the server has taken it, on each connection. After a refusal the client
+// uses a new credential.
 func TestLoginBeforeRequests(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		tokens := 0
@@ -234,7 +234,7 @@ func TestChainOfNumbers(t *testing.T) {
 			}
 			say(depth(231, 240, 210)) // nothing was sent meanwhile
 			say(depth(251, 260, 250))
-			say(depth(5, 9, 260)) // the server counts anew
+			say(depth(5, 9, 260)) // the server counts from the beginning
 		})
 		s := subscribeLive(t, c, "depth/BTCUSDT", nil)
 		var story []string

@@ -61,8 +61,8 @@ var ofStream = []mutation{
 	{
 		name:    "feed: a skipped message leaves no gap",
 		file:    "wire/feed/malformed.go",
-		search:  "c.gap(ch, ch.name+\"/\"+string(product), 1, out)",
-		replace: "c.gap(ch, ch.name+\"/\", 1, out)",
+		search:  "c.gap(ch, topic, 1, out)",
+		replace: "c.gap(ch, topic+\"/\", 1, out)",
 		test:    "-run ^TestMalformedMessages$ ./wire/feed",
 	},
 	{
@@ -81,8 +81,8 @@ var ofStream = []mutation{
 	},
 	{
 		name:    "feed: a member given twice",
-		file:    "wire/feed/malformed.go",
-		search:  "\ts.fault = s.twoMembers(i)\n",
+		file:    "wire/feed/scan.go",
+		search:  "\ts.fault = s.twoMembers(slot)\n",
 		replace: "",
 		test:    "-run ^TestMalformedMessages$ ./wire/feed",
 	},

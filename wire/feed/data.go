@@ -112,7 +112,7 @@ func described(k *kind) string {
 type numbers struct {
 	last, prev uint64
 	numbered   bool
-	anew       bool // with Channel.Prev: the message names none before it
+	first      bool // with Channel.Prev: the message names none before it
 }
 
 // number reads the numbers of a message of ch.
@@ -151,7 +151,7 @@ func (c *codec) number(k *kind, ch *channel) (n numbers, err error) {
 		if err != nil {
 			return n, err
 		}
-		if n.anew = len(text) == 0 || text[0] == '-'; n.anew {
+		if n.first = len(text) == 0 || text[0] == '-'; n.first {
 			return n, nil
 		}
 		if n.prev, _, err = s.count(ch.prev); err != nil {
@@ -214,8 +214,8 @@ func prev(n uint64) uint64 { return max(n, 1) - 1 }
 // known: numbers skip.
 func (c *codec) chain(u *sub, n numbers, out *wire.Events) (before uint64, restarted bool) {
 	before = n.prev
-	switch fell := !n.anew && n.last < n.prev; {
-	case n.anew || fell:
+	switch fell := !n.first && n.last < n.prev; {
+	case n.first || fell:
 		before = prev(n.last)
 		if u.last > 0 {
 			cause := wire.CauseUnverifiable

@@ -101,14 +101,14 @@ func TestEntries(t *testing.T) {
 		`data c-7/B (9,10]  {"p":"B","n":10}`)
 	// What is wrong with the whole may be wrong for each.
 	expect(t, c, `{"x":{"c":"c-7","list":[{"p":"B","n":11},{"p":"A","n":NaN}]}}`, "malformed 1 a value that is not JSON", "gap c-7/B malformed 0")
-	// A value that is no list is no entry: there is no product.
+	// A value other than a list has no entries: there is no product.
 	expect(t, c, `{"x":{"c":"c-7","list":{"p":"A"}}}`, `malformed 1 a message of the channel "c-*" without a product`)
 	if got, err := decode(strict(open(t, mustNew(t, crowded()))), `{"x":{"c":"c-7","list":[{"p":"A","n":1},{"n":2}]}}`); err == nil {
 		t.Errorf("a strict table accepted %s", got)
 	}
 }
 
-// A short entry makes an event, which is large: one message makes so many only.
+// A short entry makes an event, which is large: one message makes a limited number of them.
 func TestManyEntries(t *testing.T) {
 	c := open(t, mustNew(t, Bybit()))
 	message := func(n int) string {

@@ -36,7 +36,7 @@ type kind struct {
 type rules struct {
 	members  []rule
 	perEntry bool             // a match looks into the entries of Table.Entries
-	texts    map[string]*kind // whole messages that are no JSON
+	texts    map[string]*kind // whole messages that are not JSON
 	any      *kind            // what nothing else matches
 }
 

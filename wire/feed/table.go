@@ -45,7 +45,7 @@
 //   - "path=x": the member at path has the value x: the text of a string, otherwise
 //     the JSON text, as in "success=false".
 //   - "path=*": there is a member at path, whatever its value is.
-//   - "=x": the message is the text x and no JSON, for example "=pong".
+//   - "=x": the whole message is the text x, which need not be JSON, for example "=pong".
 package feed
 
 import "github.com/limpet-go/limpet/wire"
@@ -212,7 +212,7 @@ type Channel struct {
 	Count string
 
 	// Prev is the path of the number of the message before. Numbers may then skip
-	// and fall. A message whose Prev is absent, null or negative begins anew: it
+	// and fall. A message whose Prev is absent, null or negative begins a new chain: it
 	// comes with a Reset if the subscription had a position.
 	Prev string
 
