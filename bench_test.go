@@ -50,7 +50,7 @@ func pipeline(b *testing.B, enc native.Encoding, per int) {
 	decode(native.Frame{Type: native.TypeWelcome, Welcome: &native.Welcome{CN: 1, SID: "s", Key: []byte("k"), SE: 1}})
 	s := &Subscription{}
 	o := SubscribeOptions{Delivery: Delivery{Buffer: 4096, Bytes: 1 << 20, Overflow: Block}}
-	s.queue = newQueue("bench", &o, wire.Traits{}, testOwner{})
+	s.queue = newQueue("bench", &o, wire.Traits{Holes: wire.HolesFault}, testOwner{})
 	s.queue.startConnection(1)
 	decode(native.Frame{Type: native.TypeSubOK, SubOK: &native.SubOK{Ch: 1, Epoch: "e"}})
 	s.queue.offer(1, events.List)

@@ -263,13 +263,34 @@ func (v *validation) traits(t *wire.Traits) {
 		name        string
 		value, last int
 	}{
-		{"Holes", int(t.Holes), int(wire.HolesLoss)}, {"Processed", int(t.Processed), int(wire.ProcessedCumulative)},
+		{"Holes", int(t.Holes), int(wire.HolesFault)}, {"Processed", int(t.Processed), int(wire.ProcessedCumulative)},
 		{"Ping", int(t.Ping), int(wire.PingNone)}, {"DedupWindow", t.DedupWindow, maxDedup},
 		{"StartSubs", t.StartSubs, maxBuffer}, {"MaxPayload", t.MaxPayload, maxBuffer},
 		{"StartBytes", t.StartBytes, maxBuffer}, {"MinReadLimit", int(t.MinReadLimit), maxBuffer},
 	} {
 		if n.value < 0 || n.value > n.last {
 			v.refuse(field, "its trait %s is %d; use 0 to %d", n.name, n.value, n.last)
+		}
+	}
+	for _, both := range []struct {
+		refused   bool
+		trait, is string
+	}{
+		{t.Acks && !t.Publish, "Acks", "needs Publish"},
+		{t.Sessions && !t.Acks, "Sessions", "needs Acks"},
+		{t.MaxPayload > 0 && !t.Publish, "MaxPayload", "needs Publish"},
+		{t.StartBytes > 0 && t.StartSubs == 0, "StartBytes", "needs StartSubs"},
+		{t.Holes == wire.HolesFault && !t.Confirms, "Holes", "is HolesFault, which needs Confirms"},
+		{t.Holes == wire.HolesFault && t.LookBack > 0, "LookBack", "has no meaning with HolesFault"},
+		{t.Silent && t.Publish, "Silent", "excludes Publish"},
+		{t.Silent && t.Unsubscribe, "Silent", "excludes Unsubscribe"},
+		{t.Silent && t.Credit, "Silent", "excludes Credit"},
+		{t.Silent && t.Fin, "Silent", "excludes Fin"},
+		{t.Silent && t.Processed != wire.ProcessedNothing, "Silent", "excludes Processed"},
+		{t.Silent && t.Ping == wire.PingOp, "Silent", "excludes PingOp"},
+	} {
+		if both.refused {
+			v.refuse(field, "its trait %s %s", both.trait, both.is)
 		}
 	}
 	if c := t.CloseCode; c != 0 && (c < 1000 || c > 4999 || c > 1014 && c < 3000 || c >= 1004 && c <= 1006) {

@@ -114,6 +114,19 @@ func (g *goroutines) spawnIn(group *sync.WaitGroup, f func()) bool {
 	return true
 }
 
+// hold makes Done wait until release is called. It reports false after close.
+func (g *goroutines) hold() bool {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	if !g.closed {
+		g.connections.Add(1)
+	}
+	return !g.closed
+}
+
+// release ends what hold began.
+func (g *goroutines) release() { g.connections.Done() }
+
 func (g *goroutines) close() {
 	g.mu.Lock()
 	defer g.mu.Unlock()

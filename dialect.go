@@ -1,8 +1,12 @@
 package limpet
 
 import (
+	"bytes"
 	"fmt"
+	"runtime"
 	"runtime/debug"
+	"sync"
+	"time"
 
 	"github.com/limpet-go/limpet/internal/socket"
 	"github.com/limpet-go/limpet/wire"
@@ -97,4 +101,109 @@ func (g guardedCodec) Encode(ops []wire.Op, out *wire.Frames) (err error) {
 		socket.CallMethods(err)
 	}
 	return err
+}
+
+// maxCall is how long a call of Decode or Attempt may run. They only compute, so
+// more means that they wait for something.
+const maxCall = 10 * time.Second
+
+// callWatch notices a call of a method of the dialect that does not return. One
+// timer looks at most every maxCall, so a call costs no timer. Its lock is a leaf.
+type callWatch struct {
+	onHang func() // called once, when a call is given up
+
+	mu      sync.Mutex
+	began   time.Time // of the call; zero: no call runs
+	givenUp bool
+	timer   *time.Timer
+	armed   bool // the timer runs
+}
+
+// begin follows when a call begins.
+func (w *callWatch) begin(now time.Time) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.began = now
+	switch {
+	case w.armed:
+		return
+	case w.timer == nil:
+		w.timer = time.AfterFunc(maxCall, w.look)
+	default:
+		w.timer.Reset(maxCall)
+	}
+	w.armed = true
+}
+
+// end follows when the call has returned. It reports false if it was given up.
+func (w *callWatch) end() bool {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.began = time.Time{}
+	return !w.givenUp
+}
+
+// stop ends the watch: no call follows.
+func (w *callWatch) stop() {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if w.timer != nil {
+		w.timer.Stop()
+	}
+}
+
+// look gives up a call that has run for maxCall.
+func (w *callWatch) look() {
+	w.mu.Lock()
+	w.armed = false
+	if !w.began.IsZero() {
+		if rest := maxCall - time.Since(w.began); rest > 0 {
+			w.armed = true
+			w.timer.Reset(rest)
+		} else {
+			w.givenUp = true
+		}
+	}
+	givenUp := w.givenUp
+	w.mu.Unlock()
+	if givenUp {
+		w.onHang()
+	}
+}
+
+// HangError means that a method of Options.Dialect that must not block has not
+// returned for 10 seconds. Its goroutine is abandoned, and the client has ended.
+type HangError struct {
+	// Method is the name of the method.
+	Method string
+
+	// Stack is the stack of each goroutine of the process that runs it, as text of at
+	// most 16 KiB.
+	Stack []byte
+}
+
+// Error returns the name of the method and what to do.
+func (e *HangError) Error() string {
+	return fmt.Sprintf("%s has not returned for %v; it must not wait: see HangError.Stack", e.Method, maxCall)
+}
+
+// dialectHangs follows when a method of the dialect was given up.
+type dialectHangs struct{ err *HangError }
+
+func (e dialectHangs) apply(l *loop) {
+	l.end(&PermanentError{ClassUser, &userError{"Options.Dialect", e.err}})
+}
+
+// newHangError returns the error for a method that was called by the function with
+// this name.
+func newHangError(method, caller string) *HangError {
+	all := make([]byte, 1<<20)
+	all = all[:runtime.Stack(all, true)]
+	var found []byte
+	for _, stack := range bytes.Split(all, []byte("\n\n")) {
+		if bytes.Contains(stack, []byte(caller)) && len(found)+len(stack) < 16<<10 {
+			found = append(append(found, stack...), "\n\n"...)
+		}
+	}
+	return &HangError{method, bytes.TrimSpace(found)}
 }

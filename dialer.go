@@ -25,6 +25,7 @@ type dialer struct {
 	secrets    *secrets.Set
 	authBusy   atomic.Bool                   // a call of Auth has not returned
 	busy       atomic.Bool                   // an attempt has not returned
+	attempting atomic.Bool                   // a call of Attempt has not returned
 	dials      atomic.Int32                  // calls of dial functions that have not returned
 	permanent  atomic.Pointer[permanentAuth] // of Auth, after its attempt had ended
 }
@@ -40,17 +41,23 @@ type attempt struct {
 
 const (
 	maxSteps    = 3                      // HTTP requests before a dial
+	maxRefusal  = 1 << 10                // bytes of the body of a refused request
 	giveUpAfter = 100 * time.Millisecond // after the end of its context an attempt must return within it
 )
 
 var errDoesNotReturn = &userError{"Options.HTTPClient", errors.New(
 	"its Transport has not returned although the context of the request has ended; use an *http.Transport, or honour Request.Context")}
 
+var errAttemptRuns = &userError{"Options.Dialect", errors.New("Attempt has not returned although the attempt has timed out; it must not wait")}
+
 // run makes one attempt and posts how it went. The transport is the caller's: the
 // attempt runs on a goroutine that may outlive the client.
 func (d *dialer) run(ctx context.Context, a attempt) {
 	began := time.Now()
 	result := failedDial(a, errDoesNotReturn)
+	if d.attempting.Load() {
+		result = failedDial(a, errAttemptRuns)
+	}
 	defer func() {
 		if result.timedOut = ctx.Err() == context.DeadlineExceeded; result.timedOut && result.failure != nil && result.failure.Err != nil {
 			result.failure.Err = &dialTimeoutError{time.Since(began), result.failure.Err}
@@ -74,8 +81,11 @@ func (d *dialer) run(ctx context.Context, a attempt) {
 	select {
 	case result = <-results:
 	case <-timer.C:
-		if !taken.CompareAndSwap(false, true) {
+		switch {
+		case !taken.CompareAndSwap(false, true):
 			result = <-results
+		case d.attempting.Load():
+			result = failedDial(a, errAttemptRuns)
 		}
 	}
 }
@@ -131,6 +141,9 @@ func (d *dialer) dialGuarded(ctx context.Context, a attempt) (result dialed) {
 // asCallersFault makes what internal/socket reports about the caller's code an error
 // that names the option; it returns any other err as it is.
 func asCallersFault(err error) error {
+	if err == nil {
+		return nil // without an allocation: it is called for each write
+	}
 	var p *socket.Panic
 	var hanging *socket.HangingError
 	switch {
@@ -164,6 +177,13 @@ func (d *dialer) dial(ctx context.Context, a attempt) dialed {
 		URL: d.cfg.url.String(), Header: mergeHeaders(d.cfg.Header, cred.Header),
 	}
 	if err := d.prepare(requests, w); err != nil {
+		var refused *wire.StatusError
+		if errors.As(err, &refused) {
+			return dialed{failure: &wire.Failure{
+				Stage: wire.StageUpgrade, Attempt: a.number, Status: refused.Status, Header: refused.Header,
+				Body: []byte(d.secrets.Hide(string(refused.Body[:min(len(refused.Body), maxRefusal)]))), Err: err,
+			}}
+		}
 		return fail(err)
 	}
 	c := newConn()
@@ -177,7 +197,7 @@ func (d *dialer) dial(ctx context.Context, a attempt) dialed {
 		failure.Body = []byte(d.secrets.Hide(string(failure.Body)))
 		return dialed{failure: failure}
 	}
-	return dialed{conn: c, token: w.Token}
+	return dialed{conn: c, token: w.Token, state: w.State}
 }
 
 // noteSecrets makes the credentials of an attempt known as secrets.
@@ -194,7 +214,7 @@ func (d *dialer) noteSecrets(cred *Credential, subs []wire.Subscribe) {
 // them.
 func (d *dialer) prepare(requests *socket.Requests, w *wire.Attempt) (err error) {
 	for step := 0; ; step++ {
-		if err := d.cfg.Dialect.Attempt(w); err != nil {
+		if err := d.callAttempt(w); err != nil {
 			return asDialectsFault(err)
 		}
 		d.secrets.AddRequest(w.URL, w.Header)
@@ -218,6 +238,17 @@ func (d *dialer) prepare(requests *socket.Requests, w *wire.Attempt) (err error)
 		}
 		w.Request = nil
 	}
+}
+
+// callAttempt calls Attempt. If it does not return, the client ends.
+func (d *dialer) callAttempt(w *wire.Attempt) error {
+	d.attempting.Store(true)
+	defer d.attempting.Store(false)
+	timer := time.AfterFunc(maxCall, func() {
+		d.inbox.post(dialectHangs{newHangError("Attempt", "limpet.(*dialer).callAttempt(")})
+	})
+	defer timer.Stop()
+	return d.cfg.Dialect.Attempt(w)
 }
 
 // asDialectsFault makes err an error of Options.Dialect, which it is already after a

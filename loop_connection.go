@@ -26,7 +26,7 @@ func (l *loop) connect() {
 
 // open begins a connection. It fences every earlier connection before it reads
 // the positions to resume from.
-func (l *loop) open(c *conn, token string) {
+func (l *loop) open(c *conn, token string, state any) {
 	l.state.Generation++
 	c.gen = l.state.Generation
 	l.c.counters.plainFrames.Store(c.LibraryFrames)
@@ -37,14 +37,14 @@ func (l *loop) open(c *conn, token string) {
 		silences:    l.silences,
 		handshakeBy: l.now.Add(l.policy.handshakeTimeout),
 	}
-	if l.c.cfg.traits.ByName {
+	if !l.c.cfg.traits.ByKey {
 		k.namedTopics = new(topicTable)
 	}
 	l.link = k // before Open, which may end this goroutine: then the connection is closed
 	codec, err := l.c.cfg.Dialect.Open(wire.Resume{
 		Conn: c.gen, Subprotocol: c.Subprotocol, Session: l.session, Token: token,
 		Uplink: l.window.uplink(), Subs: subs, TTL: l.c.cfg.SessionTTL, ReadLimit: l.c.cfg.ReadLimit,
-		Heartbeat: l.c.cfg.Heartbeat.Interval,
+		Heartbeat: l.c.cfg.Heartbeat.Interval, State: state,
 	})
 	k.codec = codec
 	if panicked := (*userError)(nil); errors.As(err, &panicked) {
@@ -76,7 +76,7 @@ func (l *loop) open(c *conn, token string) {
 		conn: c, codec: codec, routes: &l.c.routes, inbox: &l.c.inbox, counters: &l.c.counters,
 		goroutines: &l.c.goroutines, secrets: &l.c.secrets,
 	}
-	l.c.goroutines.spawn(r.run)
+	r.start()
 	if !l.c.cfg.traits.Greeting {
 		l.welcome(k, &wire.Ready{})
 	}

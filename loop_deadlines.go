@@ -190,7 +190,7 @@ func (l *loop) noteAsk(k *link, s *Subscription) {
 	traits := &l.c.cfg.traits
 	l.registry.postpone(s, time.Time{})
 	var u *topicUse
-	if traits.ByName {
+	if !traits.ByKey {
 		u = k.useTopic(s.topic)
 		u.sub = s
 	}
@@ -412,7 +412,7 @@ func (l *loop) askAgain(k *link) {
 // that routes by name has no such key: there a late answer counts.
 func (l *loop) withdraw(k *link, s *Subscription) {
 	traits := &l.c.cfg.traits
-	if traits.Unsubscribe && !traits.ByName {
+	if traits.Unsubscribe && traits.ByKey {
 		k.unsubscribe(s)
 	}
 	l.registry.renewKey(s)

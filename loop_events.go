@@ -31,6 +31,7 @@ func (started) apply(l *loop) {
 type dialed struct {
 	conn     *conn
 	token    string
+	state    any // of the dialect's attempt
 	failure  *wire.Failure
 	timedOut bool
 }
@@ -55,7 +56,7 @@ func (e dialed) apply(l *loop) {
 		return
 	}
 	l.policy.dialTimeout = l.policy.firstDialTimeout
-	l.open(e.conn, e.token)
+	l.open(e.conn, e.token, e.state)
 }
 
 // received carries what the reader passes on to the loop.
@@ -72,7 +73,7 @@ func (e received) apply(l *loop) {
 			return
 		}
 		switch ev := &e.events[i]; {
-		case ev.Kind.OfSubscription() && l.c.cfg.traits.ByName:
+		case ev.Kind.OfSubscription() && !l.c.cfg.traits.ByKey:
 			l.handleNamed(k, ev.sub, &ev.Event)
 		case ev.sub == nil:
 			l.handle(k, &ev.Event)
@@ -132,7 +133,7 @@ func (l *loop) handle(k *link, ev *wire.Event) {
 		if ev.Fatal && k.fatalError == nil {
 			k.fatalError, k.closeBy = ev, l.now.Add(fatalCloseTimeout)
 		}
-		if traits := &l.c.cfg.traits; traits.ByName && traits.Confirms && !ev.Fatal && ev.Code != 0 && ev.Key == 0 && ev.N == 0 {
+		if traits := &l.c.cfg.traits; !traits.ByKey && traits.Confirms && !ev.Fatal && ev.Code != 0 && ev.Key == 0 && ev.N == 0 {
 			l.requestRefused(k, ev)
 		}
 	}
@@ -172,7 +173,7 @@ func (l *loop) confirmed(k *link, s *Subscription, ev *wire.Event) {
 	if s.state.Load().Phase != SubPending {
 		return
 	}
-	if l.c.cfg.traits.ByName {
+	if !l.c.cfg.traits.ByKey {
 		s.askedGeneration = k.conn.gen // also if the request was withdrawn meanwhile
 	}
 	k.answered(s, l.now)
@@ -352,7 +353,7 @@ func (e subscribe) apply(l *loop) {
 	switch s := e.s; {
 	case l.ended || l.shuttingDown:
 		e.reply <- l.c.endError("Subscribe")
-	case l.c.cfg.traits.ByName && l.registry.named(s.topic) != nil:
+	case !l.c.cfg.traits.ByKey && l.registry.named(s.topic) != nil:
 		e.reply <- &Error{Op: "Subscribe", Field: "topic", Class: ClassInput, Err: ErrDuplicate}
 	default:
 		l.registry.add(s)

@@ -331,7 +331,7 @@ func TestTransitionsAreDocumented(t *testing.T) {
 // Of two faults in one batch the first one ends the connection.
 func TestFirstFaultOfABatchDecides(t *testing.T) {
 	s := &Subscription{topic: "a", key: 1}
-	s.queue = newQueue("a", &SubscribeOptions{Delivery: Delivery{Buffer: 8, Bytes: 8}}, wire.Traits{Confirms: true}, testOwner{})
+	s.queue = newQueue("a", &SubscribeOptions{Delivery: Delivery{Buffer: 8, Bytes: 8}}, wire.Traits{Holes: wire.HolesFault, Confirms: true}, testOwner{})
 	s.queue.startConnection(1)
 	r := &reader{conn: newConn(), codec: faultyCodec{}, routes: new(routes), counters: new(counters), secrets: new(secrets.Set)}
 	r.conn.gen = 1

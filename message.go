@@ -76,6 +76,9 @@ const (
 	// CauseMalformed means that the dialect could not read a message, so that it was
 	// skipped: see MessageSkipped.
 	CauseMalformed = wire.CauseMalformed
+	// CauseRestarted means that the server counts from a lower number again, so that
+	// positions are not comparable with earlier ones.
+	CauseRestarted = wire.CauseRestarted
 )
 
 // Loss describes a Gap or a Reset.

@@ -2,6 +2,7 @@ package limpet
 
 import (
 	"context"
+	"errors"
 	"log/slog"
 	"strings"
 	"sync"
@@ -139,6 +140,9 @@ func (e StateChanged) record() (slog.Level, string, []slog.Attr) {
 	attrs := []slog.Attr{slog.String("host", e.Host), slog.Uint64("generation", s.Generation)}
 	if s.Cause != nil && s.Phase != Ready { // a connection that is ready has no fault
 		attrs = append(attrs, slog.String("class", string(ClassOf(s.Cause))), slog.String("cause", s.Cause.Error()))
+		if stack := stackOf(s.Cause); stack != nil {
+			attrs = append(attrs, slog.String("stack", string(stack)))
+		}
 	}
 	level := slog.LevelDebug
 	switch s.Phase {
@@ -154,6 +158,19 @@ func (e StateChanged) record() (slog.Level, string, []slog.Attr) {
 		}
 	}
 	return level, "limpet: " + s.Phase.String(), attrs
+}
+
+// stackOf returns the stack of a function of the caller that panicked or hung, or nil.
+func stackOf(err error) []byte {
+	var panicked *PanicError
+	var hung *HangError
+	switch {
+	case errors.As(err, &hung):
+		return hung.Stack
+	case errors.As(err, &panicked):
+		return panicked.Stack
+	}
+	return nil
 }
 
 func (e SubscriptionChanged) record() (slog.Level, string, []slog.Attr) {

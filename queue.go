@@ -101,7 +101,7 @@ func newQueue(topic string, o *SubscribeOptions, t wire.Traits, owner queueOwner
 	q := &queue{
 		topic: topic, delivery: o.Delivery, manualAck: o.ManualAck, owner: owner,
 		available: make(chan struct{}, 1), receiver: sequence.New(t),
-		endsAgain: t.ByName && t.ConfirmsEnd, firstAnswers: t.ByName && t.Confirms && t.Holes != wire.HolesFault,
+		endsAgain: !t.ByKey && t.ConfirmsEnd, firstAnswers: !t.ByKey && t.Confirms && t.Holes != wire.HolesFault,
 	}
 	q.items.Pool = &messagePool
 	q.tracker = ackTracker{
@@ -347,7 +347,7 @@ func (q *queue) appendMessage(ev *wire.Event, previous uint64) {
 		m.Topic = q.topic
 	}
 	m.ID = uuid.UUID(ev.Message.ID)
-	m.Position, _ = q.receiver.Position()
+	q.receiver.CopyPosition(&m.Position)
 	m.Payload, m.Type, m.Header = ev.Message.Payload, ev.Message.Type, ev.Message.Header
 	m.previous = previous
 	q.messages++

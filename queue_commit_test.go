@@ -15,7 +15,7 @@ func TestProgressModel(t *testing.T) {
 	for seed := range uint64(500) {
 		rnd := rand.New(rand.NewPCG(seed, 1))
 		manual := seed%3 == 0
-		traits := wire.Traits{Processed: wire.Processed(seed % 4 % 3)}
+		traits := wire.Traits{Holes: wire.HolesFault, Processed: wire.Processed(seed % 4 % 3)}
 		q := testQueue(Delivery{Buffer: 1 << 10, Overflow: DropOldest}, manual, traits)
 		reported := map[uint64]int{}
 		q.owner = testOwner{processed: func(gen uint64, p Position) {
@@ -109,7 +109,7 @@ func TestProgressModel(t *testing.T) {
 
 // A caller may change its copy of a message before acknowledging it.
 func TestAckOfAnAlteredMessage(t *testing.T) {
-	q := testQueue(Delivery{Buffer: 8}, true, wire.Traits{})
+	q := testQueue(Delivery{Buffer: 8}, true, wire.Traits{Holes: wire.HolesFault})
 	offerAll(t, q, subscribedAt(0), dataAt(1, 0))
 	ms, err := q.take(context.Background(), nil, 1, false, processedRun{})
 	if err != nil {

@@ -75,7 +75,7 @@ func offerAll(t *testing.T, q *queue, evs ...*wire.Event) {
 // A Gap and a Reset need no acknowledgement: they do not count as unacknowledged.
 func TestLossHoldsNoPlaceUnderManualAck(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		q := testQueue(Delivery{Buffer: 2, Overflow: DropOldest}, true, wire.Traits{})
+		q := testQueue(Delivery{Buffer: 2, Overflow: DropOldest}, true, wire.Traits{Holes: wire.HolesFault})
 		offerAll(t, q, subscribedAt(0), gapTo(0, 3), resetAt("f", 5), gapTo(5, 7), resetAt("g", 9), dataAt(10, 9))
 		ctx, cancel := context.WithTimeout(context.Background(), time.Second)
 		defer cancel()
@@ -101,7 +101,7 @@ func TestLossHoldsNoPlaceUnderManualAck(t *testing.T) {
 // server.
 func TestProcessedIsReportedAcrossALoss(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		q := testQueue(Delivery{Buffer: 8, Overflow: DropOldest}, true, wire.Traits{Processed: wire.ProcessedCumulative})
+		q := testQueue(Delivery{Buffer: 8, Overflow: DropOldest}, true, wire.Traits{Holes: wire.HolesFault, Processed: wire.ProcessedCumulative})
 		var reported []uint64
 		q.owner = testOwner{processed: func(_ uint64, p Position) { reported = append(reported, p.Offset) }}
 		offerAll(t, q, subscribedAt(0), dataAt(1, 0), gapTo(1, 3), dataAt(4, 3))
@@ -124,7 +124,7 @@ func TestClosedQueueAcceptsNothing(t *testing.T) {
 		"finish":  func(q *queue, err error) { q.finish(err, false) },
 		"discard": (*queue).discard,
 	} {
-		q := testQueue(Delivery{Buffer: 8}, false, wire.Traits{})
+		q := testQueue(Delivery{Buffer: 8}, false, wire.Traits{Holes: wire.HolesFault})
 		offerAll(t, q, subscribedAt(0), dataAt(1, 0))
 		end(q, first)
 		offerAll(t, q, dataAt(2, 1))
@@ -143,7 +143,7 @@ func TestClosedQueueAcceptsNothing(t *testing.T) {
 func TestEndedConsumerWakesAnother(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		for range 50 {
-			q := testQueue(Delivery{Buffer: 8, Overflow: DropOldest}, false, wire.Traits{})
+			q := testQueue(Delivery{Buffer: 8, Overflow: DropOldest}, false, wire.Traits{Holes: wire.HolesFault})
 			offerAll(t, q, subscribedAt(0))
 			first, cancel := context.WithCancel(context.Background())
 			go q.take(first, nil, 1, true, processedRun{})
@@ -171,7 +171,7 @@ func TestEndedConsumerWakesAnother(t *testing.T) {
 // the consumer is, not at an older entry of the log.
 func TestOverflowGapBeginsAtTheLastElement(t *testing.T) {
 	for _, overflow := range []Overflow{DropOldest, DropNewest} {
-		q := testQueue(Delivery{Buffer: 1, Overflow: overflow}, false, wire.Traits{})
+		q := testQueue(Delivery{Buffer: 1, Overflow: overflow}, false, wire.Traits{Holes: wire.HolesFault})
 		offerAll(t, q, subscribedAt(100), dataAt(105, 90), dataAt(110, 105), dataAt(120, 110))
 		q.mu.Lock()
 		for _, m := range q.items.All() {
@@ -194,7 +194,7 @@ func TestQueueModel(t *testing.T) {
 			d.Bytes = 1 + rnd.IntN(40)
 		}
 		manual := rnd.IntN(2) == 0
-		q := testQueue(d, manual, wire.Traits{})
+		q := testQueue(d, manual, wire.Traits{Holes: wire.HolesFault})
 		fail := func(format string, args ...any) {
 			t.Fatalf("seed %d, %+v: %s", seed, d, fmt.Sprintf(format, args...))
 		}
@@ -306,7 +306,7 @@ func TestQueueModel(t *testing.T) {
 // subscriptions nothing, however often the connection breaks.
 func TestResetsOfAStoppedConsumerAreJoined(t *testing.T) {
 	for _, overflow := range []Overflow{DropOldest, DropNewest} {
-		q := testQueue(Delivery{Buffer: 8, Overflow: overflow}, false, wire.Traits{Holes: wire.HolesLoss})
+		q := testQueue(Delivery{Buffer: 8, Overflow: overflow}, false, wire.Traits{})
 		for gen := uint64(1); gen < 1000; gen++ {
 			q.startConnection(gen)
 			evs := []*wire.Event{{Kind: wire.EventSubscribed}}
@@ -328,7 +328,7 @@ func TestResetsOfAStoppedConsumerAreJoined(t *testing.T) {
 // A lost connection moves no position, not even before the next one starts:
 // positions may be read in between.
 func TestFenceBeforeTheNextConnection(t *testing.T) {
-	q := testQueue(Delivery{Buffer: 8, Overflow: Block}, false, wire.Traits{})
+	q := testQueue(Delivery{Buffer: 8, Overflow: Block}, false, wire.Traits{Holes: wire.HolesFault})
 	offerAll(t, q, subscribedAt(0), dataAt(1, 0))
 	q.fence()
 	offerAll(t, q, dataAt(2, 1))
@@ -353,7 +353,7 @@ func TestNamesAreBounded(t *testing.T) {
 // server has used all of it and nothing waits.
 func TestCreditIsReportedInLargePieces(t *testing.T) {
 	const buffer, total = 100, 1000
-	q := testQueue(Delivery{Buffer: buffer, Overflow: Block}, false, wire.Traits{Credit: true})
+	q := testQueue(Delivery{Buffer: buffer, Overflow: Block}, false, wire.Traits{Holes: wire.HolesFault, Credit: true})
 	reports := 0
 	q.owner = testOwner{room: func() { reports++ }}
 	offerAll(t, q, subscribedAt(0))
@@ -389,7 +389,7 @@ func TestCreditIsReportedInLargePieces(t *testing.T) {
 // A consumer that leaves messages in the queue wakes another one.
 func TestMoreWaitingWakesAnother(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		q := testQueue(Delivery{Buffer: 8, Overflow: DropOldest}, false, wire.Traits{})
+		q := testQueue(Delivery{Buffer: 8, Overflow: DropOldest}, false, wire.Traits{Holes: wire.HolesFault})
 		ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
 		defer cancel()
 		took := make(chan error, 2)
@@ -412,7 +412,7 @@ func TestMoreWaitingWakesAnother(t *testing.T) {
 // An acknowledgement that opens the window of ManualAck wakes a waiting consumer.
 func TestAckWakesAConsumer(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		q := testQueue(Delivery{Buffer: 1, Overflow: DropOldest}, true, wire.Traits{})
+		q := testQueue(Delivery{Buffer: 1, Overflow: DropOldest}, true, wire.Traits{Holes: wire.HolesFault})
 		offerAll(t, q, subscribedAt(0), dataAt(1, 0))
 		ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
 		defer cancel()
@@ -438,7 +438,7 @@ func TestAckWakesAConsumer(t *testing.T) {
 // later.
 func TestPaceForgetsWhatWasDropped(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		q := testQueue(Delivery{Buffer: 4, Overflow: DropOldest, Every: time.Second}, false, wire.Traits{})
+		q := testQueue(Delivery{Buffer: 4, Overflow: DropOldest, Every: time.Second}, false, wire.Traits{Holes: wire.HolesFault})
 		offerAll(t, q, subscribedAt(0), dataAt(1, 0), dataAt(2, 1), dataAt(3, 2), dataAt(4, 3))
 		ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
 		defer cancel()

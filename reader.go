@@ -28,6 +28,20 @@ type reader struct {
 	names   serverNames
 	reports skipReports
 	wakes   wakeRate
+	decodes callWatch // of Decode
+}
+
+// start starts the goroutine that reads. Done waits for it until it ends, unless
+// Decode does not return: then it is abandoned, and the client ends.
+func (r *reader) start() {
+	if !r.goroutines.hold() {
+		return
+	}
+	r.decodes.onHang = func() {
+		r.inbox.post(dialectHangs{newHangError("Decode", "limpet.(*reader).decode(")})
+		r.goroutines.release()
+	}
+	go r.run()
 }
 
 // run reads until the connection ends or a new goroutine continues.
@@ -36,12 +50,20 @@ func (r *reader) run() {
 		// All stack frames from here down to the socket must fit the 2 KiB stack
 		// of a new goroutine while it waits: docs/decisions/0007.
 		batch, err := r.conn.Receive(idle)
-		if err = r.handle(batch, err); err != nil {
+		now := time.Now()
+		r.decodes.begin(now)
+		err = r.handle(batch, err)
+		if !r.decodes.end() {
+			return // abandoned
+		}
+		if err != nil {
+			r.decodes.stop()
 			r.inbox.post(readFailed{r.conn, asCallersFault(err)})
+			r.goroutines.release()
 			return
 		}
-		if !r.wakes.frequent(time.Now()) {
-			r.goroutines.spawn(r.run)
+		if !r.wakes.frequent(now) {
+			go r.run()
 			return
 		}
 	}
@@ -50,8 +72,10 @@ func (r *reader) run() {
 func (r *reader) handle(batch []wire.Frame, err error) error {
 	returned := false
 	defer func() {
-		if !returned {
+		if !returned && r.decodes.end() {
+			r.decodes.stop()
 			r.inbox.post(readFailed{r.conn, errGoexit})
+			r.goroutines.release()
 		}
 	}()
 	events := eventPool.Get().(*wire.Events)

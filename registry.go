@@ -38,7 +38,7 @@ func (r *registry) add(s *Subscription) {
 	r.subs = append(r.subs, s)
 	s.place = len(r.subs)
 	r.giveKey(s)
-	if r.traits.ByName {
+	if !r.traits.ByKey {
 		r.routes.setName(s.topic, s)
 	}
 }
@@ -66,7 +66,7 @@ func (r *registry) remove(s *Subscription) {
 	r.removed++
 	r.postpone(s, time.Time{})
 	r.routes.setKey(s.key, nil)
-	if r.traits.ByName {
+	if !r.traits.ByKey {
 		r.routes.setName(s.topic, nil)
 	}
 	if r.removed <= len(r.subs)/2 {
@@ -325,7 +325,7 @@ func (k *link) usedTopic(name string) *topicUse {
 
 // topicUse is what one connection knows of a topic of a dialect that routes by
 // name. The client asks for a topic again only when the server has finished with
-// the earlier subscription to it: see wire.Traits.ByName.
+// the earlier subscription to it: see wire.Traits.ByKey.
 type topicUse struct {
 	topic   string
 	sub     *Subscription // that asked last, until it ends

@@ -143,7 +143,7 @@ func (s *Subscription) State() SubState { return s.state.Load() }
 
 // WaitLive blocks until the server has confirmed the subscription on the current
 // connection. In a dialect that routes by name, the first message may stand for the
-// confirmation (see wire.Traits.ByName). A dialect without the trait Confirms has no confirmations: then
+// confirmation (see wire.Traits.ByKey). A dialect without the trait Confirms has no confirmations: then
 // asking is enough. WaitLive returns an error if ctx ends (ctx's error) or the subscription
 // has ended: the error of Err, or after a clean end one that wraps ErrClosed if
 // the client was closed and ErrSubscriptionClosed if only the subscription was.

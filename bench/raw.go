@@ -16,7 +16,7 @@ import (
 type raw struct{}
 
 func (raw) Name() string                         { return "raw" }
-func (raw) Traits() wire.Traits                  { return wire.Traits{Credit: true, Holes: wire.HolesLoss} }
+func (raw) Traits() wire.Traits                  { return wire.Traits{ByKey: true, Credit: true} }
 func (raw) CheckTopic(wire.Use, string) error    { return nil }
 func (raw) Attempt(a *wire.Attempt) error        { a.Dial = true; return nil }
 func (raw) Open(wire.Resume) (wire.Codec, error) { return raw{}, nil }

@@ -326,7 +326,7 @@ func TestViolationsWithoutProgress(t *testing.T) {
 			})
 			srv.host.Inject(limpettest.Stall(time.Millisecond))
 			c, err := limpet.New(srv.host.URL(), options(&limpet.Options{HTTPClient: srv.host.HTTPClient(),
-				Dialect: eventDialect{wire.Traits{Confirms: true, StartSubs: 1, Holes: wire.HolesLoss}}}))
+				Dialect: eventDialect{wire.Traits{ByKey: true, Confirms: true, StartSubs: 1}}}))
 			if err != nil {
 				t.Fatal(err)
 			}

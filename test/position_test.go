@@ -126,7 +126,7 @@ func TestOwnPositionIsNotRefused(t *testing.T) {
 	} {
 		t.Run(row.name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
-				srv, c, s := eventServer(t, wire.Traits{Holes: wire.HolesLoss, Resume: true}, row.first, row.second)
+				srv, c, s := eventServer(t, wire.Traits{ByKey: true, Resume: true}, row.first, row.second)
 				words := strings.Fields(row.want)
 				got := story(collect(t, s, len(words)-1))
 				synctest.Wait()
@@ -149,7 +149,7 @@ func TestOwnPositionIsNotRefused(t *testing.T) {
 // numbered stream, for the next connection and for the consumer.
 func TestMessageWithoutNumberMovesNothing(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		srv, _, s := eventServer(t, wire.Traits{Holes: wire.HolesLoss, Resume: true},
+		srv, _, s := eventServer(t, wire.Traits{ByKey: true, Resume: true},
 			[]wire.Event{subscribedAt(wire.ContinuityNone, "e", 8), dataAt("", 8, 9), {Kind: wire.EventData}},
 			[]wire.Event{subscribedAt(wire.ContinuityProved, "e", 9), dataAt("", 9, 10)})
 		ms := collect(t, s, 2)
@@ -176,7 +176,7 @@ func TestBreakWithoutNumbersIsAReset(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
-				srv, _, s := eventServer(t, wire.Traits{Holes: wire.HolesLoss}, conns[0], conns[1])
+				srv, _, s := eventServer(t, wire.Traits{ByKey: true}, conns[0], conns[1])
 				collect(t, s, 1)
 				synctest.Wait()
 				srv.host.Network.CutAll()
@@ -201,7 +201,7 @@ func TestBreakBeforeAnyMessageIsAReset(t *testing.T) {
 			})
 			srv.host.Inject(limpettest.Stall(time.Millisecond))
 			c, err := limpet.New(srv.host.URL(), options(&limpet.Options{HTTPClient: srv.host.HTTPClient(),
-				Dialect: eventDialect{wire.Traits{StartSubs: 1, Holes: wire.HolesLoss}}}))
+				Dialect: eventDialect{wire.Traits{ByKey: true, StartSubs: 1}}}))
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -222,7 +222,7 @@ func TestConfirmationBeyondThePosition(t *testing.T) {
 	first := []wire.Event{subscribedAt(wire.ContinuityNone, "e", 8), dataAt("", 8, 9)}
 	t.Run("holes are losses", func(t *testing.T) {
 		synctest.Test(t, func(t *testing.T) {
-			srv, c, s := eventServer(t, wire.Traits{Holes: wire.HolesLoss, Resume: true}, first,
+			srv, c, s := eventServer(t, wire.Traits{ByKey: true, Resume: true}, first,
 				[]wire.Event{subscribedAt(wire.ContinuityProved, "e", 12)})
 			collect(t, s, 1)
 			synctest.Wait()
@@ -234,7 +234,7 @@ func TestConfirmationBeyondThePosition(t *testing.T) {
 	})
 	t.Run("holes are faults", func(t *testing.T) {
 		synctest.Test(t, func(t *testing.T) {
-			srv, c, s := eventServer(t, wire.Traits{Resume: true}, first,
+			srv, c, s := eventServer(t, wire.Traits{ByKey: true, Holes: wire.HolesFault, Resume: true}, first,
 				[]wire.Event{subscribedAt(wire.ContinuityProved, "e", 12)},
 				[]wire.Event{subscribedAt(wire.ContinuityProved, "e", 9), dataAt("", 9, 10)})
 			collect(t, s, 1)

@@ -34,7 +34,7 @@ type rawDialect struct{}
 func (rawDialect) Name() string { return "rawframes" }
 
 func (rawDialect) Traits() wire.Traits {
-	return wire.Traits{StartSubs: 1, Confirms: true, Ping: wire.PingNone}
+	return wire.Traits{ByKey: true, Holes: wire.HolesFault, StartSubs: 1, Confirms: true, Ping: wire.PingNone}
 }
 
 func (rawDialect) CheckTopic(wire.Use, string) error { return nil }

@@ -63,7 +63,7 @@ func TestPeerTextHoldsNoSecret(t *testing.T) {
 type noticeDialect struct{ rawDialect }
 
 func (noticeDialect) Traits() wire.Traits {
-	return wire.Traits{StartSubs: 1, Confirms: true, Ping: wire.PingNone, Publish: true, Acks: true}
+	return wire.Traits{ByKey: true, Holes: wire.HolesFault, StartSubs: 1, Confirms: true, Ping: wire.PingNone, Publish: true, Acks: true}
 }
 
 func (d noticeDialect) Open(wire.Resume) (wire.Codec, error) { return new(noticeCodec), nil }

@@ -8,7 +8,7 @@ import (
 )
 
 // Attempt is one attempt to connect. The client sets the fields down to
-// Response, the dialect the last three; URL and Header go in and out.
+// Response, the dialect the last four; URL and Header go in and out.
 type Attempt struct {
 	// Number is 1 more than the losses and failed attempts since the last stable
 	// connection.
@@ -42,6 +42,11 @@ type Attempt struct {
 	// Request is an HTTP request to make before the dial.
 	Request *Request
 
+	// State is kept from one call to the next, and then passed to Open as
+	// Resume.State: what the answer to a Request said, for example. It is nil at the
+	// first call of an attempt.
+	State any
+
 	// Dial means that the attempt is ready to dial.
 	Dial bool
 }
@@ -59,6 +64,21 @@ type Response struct {
 	Status int         // HTTP status; redirects are not followed
 	Header http.Header // response header
 	Body   []byte      // whole body
+}
+
+// StatusError is what Attempt returns when the answer to its Request is a refusal. The
+// client then decides as if the upgrade had been refused with this status and these
+// headers: it obeys Retry-After, asks for a new credential after a 401, and ends for
+// what cannot pass (docs/ending.md).
+type StatusError struct {
+	Status int         // HTTP status
+	Header http.Header // response header; may be nil
+	Body   []byte      // at most 1 KiB of it is used; may be empty
+}
+
+// Error returns the status as a number and its name.
+func (e *StatusError) Error() string {
+	return fmt.Sprintf("the request before the dial was refused: %d %s", e.Status, http.StatusText(e.Status))
 }
 
 // Stage is how far a connection had come when it failed.

@@ -6,6 +6,37 @@ import (
 )
 
 // EventKind says what a codec has decoded.
+//
+// Traits say which events a dialect owes the client. With the zero Traits it owes
+// none but EventData with a Name:
+//
+//	EventReady         with Greeting, once on a connection, before the client sends anything but steps
+//	EventSubscribed    with Confirms, for each subscription that the server has taken
+//	EventUnsubscribed  with Confirms, code other than 0, for each that it has refused;
+//	                   with ConfirmsEnd, code 0, for each that has ended
+//	EventAck           with Acks, for each message
+//	EventPong          with PingOp, for each OpPing, unless anything else comes in time
+//	EventData          a Key with ByKey, otherwise a Name; everything else is optional
+//
+// What the client does with the number of a message, Position.Offset with Numbered,
+// depends on the last number of the subscription, on this or an earlier connection:
+//
+//	none before            it is the base
+//	equal                  a duplicate, dropped
+//	lower, by LookBack at  a duplicate, dropped
+//	most
+//	lower                  the server has restarted: a Reset (CauseRestarted), then the message
+//	higher, and Prev is    the next message
+//	the last number
+//	higher, and Prev is    a Gap (CauseLost), then the message
+//	higher than the last
+//	no number              the next message; after a reconnect a Reset (CauseUnverifiable) before the
+//	                       first one, unless its Position.Tag repeats the last one
+//
+// A Prev that is zero, or not below the number, stands for the number less 1: numbers
+// that rise by more than 1 need a Prev, or belong into Position.Tag, as a cursor. This is
+// for HolesLoss. With HolesFault every number up to the last is a duplicate, and a Prev
+// higher than the last number ends the connection.
 type EventKind uint8
 
 // The kinds of Event, each with the fields of Event that it sets.
@@ -25,7 +56,7 @@ const (
 	EventPong   // N
 	EventGoAway // Code, Delay, Spread, Reason
 	EventAuth   // Expires
-	EventError  // Code, Reason, Retry, Fatal; Key or N if it concerns a subscription or a sequence number; see Traits.ByName
+	EventError  // Code, Reason, Retry, Fatal; Key or N if it concerns a subscription or a sequence number; see Traits.ByKey
 
 	// EventMalformed: a message that the dialect cannot read or place was skipped.
 	// Reason: one of a few constant texts, without anything that the peer sent.
@@ -51,10 +82,12 @@ type Event struct {
 	// Kind says which of the other fields are set.
 	Kind EventKind
 
-	// Key is the subscription, where Traits.ByName is false.
+	// Key is the subscription, where Traits.ByKey is true.
 	Key uint64
 
-	// Name is the subscription's topic, where Traits.ByName is true.
+	// Name is the subscription's topic, where Traits.ByKey is false. With ByKey, a
+	// Name in EventSubscribed is the server's name for the subscription on this
+	// connection: later events may have the Name instead of the Key.
 	Name string
 
 	// Message is the message of EventData.
@@ -63,7 +96,8 @@ type Event struct {
 	// Position is the place in the stream that the event stands for.
 	Position Position
 
-	// Prev is the number of the message before this one in this subscription.
+	// Prev is the number of the message before this one in this subscription. With
+	// HolesLoss, zero stands for Position.Offset less 1.
 	Prev uint64
 
 	// Numbered means that Position.Offset and Prev are valid.
@@ -144,10 +178,11 @@ const (
 	CauseLost               // a number is missing in the stream
 	CauseOverflow           // dropped by the delivery policy, in this process
 	CauseMalformed          // a message could not be read
+	CauseRestarted          // the server counts from a lower number again
 )
 
 var causes = [...]string{"unknown", "expired", "trimmed", "dropped", "forbidden",
-	"epoch", "diverged", "ahead", "unverifiable", "lost", "overflow", "malformed"}
+	"epoch", "diverged", "ahead", "unverifiable", "lost", "overflow", "malformed", "restarted"}
 
 // String returns the cause as one lower-case word.
 func (c Cause) String() string {

@@ -176,8 +176,8 @@ const (
 type Op struct {
 	Kind      OpKind     // what to encode
 	Cmd       uint64     // command id
-	Key       uint64     // subscription, where Traits.ByName is false
-	Name      string     // subscription's topic, where Traits.ByName is true
+	Key       uint64     // subscription, where Traits.ByKey is true
+	Name      string     // subscription's topic, where Traits.ByKey is false
 	Topic     string     // topic of the op
 	Subscribe *Subscribe // subscription to request
 	Message   *Message   // message to publish

@@ -13,6 +13,11 @@ import "time"
 // use, so several clients may share one value. The client recovers a panic in a
 // method of a Dialect or a Codec: it ends the call, the attempt or the
 // connection.
+//
+// CheckTopic, Open and Verdict, and Start and Encode of a Codec, run on goroutines of
+// the client that must go on: they must not wait for anything. Decode and Attempt must
+// not wait either; if one has not returned for 10 seconds, the client ends with a
+// HangError and abandons its goroutine.
 type Dialect interface {
 	// Name returns a short lower-case word for logs and errors.
 	Name() string
@@ -72,7 +77,9 @@ const (
 )
 
 // Traits says what a wire protocol can do. The zero value describes the least
-// capable one: a server that pushes unnumbered messages and accepts none.
+// capable one: a server that pushes messages and accepts none. They need no
+// number, no confirmation and no greeting, and name their topic. A client
+// refuses traits that contradict each other.
 type Traits struct {
 	// Publish means that the client may send application messages.
 	Publish bool
@@ -105,10 +112,13 @@ type Traits struct {
 
 	// ConfirmsEnd means that Decode reports EventUnsubscribed with code 0 when the
 	// server confirms that a subscription has ended, by an OpUnsubscribe or by
-	// itself. It counts only with ByName; see there.
+	// itself. With ByKey it has no effect.
 	ConfirmsEnd bool
 
-	// ByName means that events are routed by Event.Name instead of Event.Key.
+	// ByKey means that every event of a subscription has its Event.Key: the server
+	// repeats an identifier that the client chose. Without it Event.Name, the
+	// topic, says which subscription is meant, and there is one subscription to a
+	// topic at a time.
 	//
 	// A name does not say which of two subscriptions to one topic is meant, so the
 	// client asks for a topic again on one connection only when the server has
@@ -119,18 +129,18 @@ type Traits struct {
 	// earlier subscription from the first of the later one. A new connection
 	// begins without earlier subscriptions.
 	//
-	// The dialect must report every answer, also one that seems to repeat an
-	// earlier one: only the client knows which request is open. It must not make
-	// up an answer from a message. With Holes other than HolesFault, the first
-	// message on a connection stands for the confirmation, unless the end of an
-	// earlier subscription to the topic was not confirmed on it: then the client
-	// discards messages until the confirmation comes, or for 10 seconds.
+	// A dialect without ByKey must report every answer, also one that seems to
+	// repeat an earlier one: only the client knows which request is open. It must
+	// not make up an answer from a message. With HolesLoss, the first message on a
+	// connection stands for the confirmation, unless the end of an earlier
+	// subscription to the topic was not confirmed on it: then the client discards
+	// messages until the confirmation comes, or for 10 seconds.
 	//
-	// With Confirms, an EventError that is not fatal, has a code and names neither
-	// Key nor N, means that the server refused an open request, and perhaps all
-	// topics in it: the client asks for them again in parts. One with code 0 is a
-	// notice.
-	ByName bool
+	// With Confirms and without ByKey, an EventError that is not fatal, has a code
+	// and names neither Key nor N, means that the server refused an open request,
+	// and perhaps all topics in it: the client asks for them again in parts. One
+	// with code 0 is a notice.
+	ByKey bool
 
 	// Silent means that the client must never send a data frame: no Op is
 	// encoded.
@@ -141,6 +151,15 @@ type Traits struct {
 
 	// Holes is what a missing number means.
 	Holes Holes
+
+	// LookBack is how far below the last number of a subscription the server may
+	// repeat messages: a message with such a number is dropped as a duplicate. A
+	// number further back means that the server has restarted: the client reports a
+	// Reset (CauseRestarted) and delivers the message. With zero only the last
+	// message may be repeated. A confirmation with a Position allows for itself
+	// every number after it. LookBack is for HolesLoss: with HolesFault, positions
+	// and epochs say what is a duplicate.
+	LookBack uint64
 
 	// DedupWindow is how many recent message ids the client remembers for each
 	// subscription; it drops a message with one of them. Set it for cursors that
@@ -180,12 +199,13 @@ type Holes uint8
 
 // The meanings of a missing number.
 const (
-	// HolesFault: the server broke its promise. The client treats it as a
-	// protocol error and subscribes again.
-	HolesFault Holes = iota
-
 	// HolesLoss: messages were lost. The client reports a Gap and continues.
-	HolesLoss
+	HolesLoss Holes = iota
+
+	// HolesFault: the server broke its promise. The client treats it as a
+	// protocol error and subscribes again. It needs Confirms: a message before the
+	// confirmation is a protocol error, too.
+	HolesFault
 )
 
 // Processed is what a server must be sent about messages that were processed.
@@ -244,6 +264,9 @@ type Resume struct {
 	// Heartbeat is the client's interval. A protocol that can say so asks the
 	// server to send something at least as often.
 	Heartbeat time.Duration
+
+	// State is the Attempt.State of the attempt that made the connection.
+	State any
 }
 
 // Session identifies a session at the server. The zero value asks for a new one.

@@ -11,6 +11,7 @@ import (
 	"math/rand/v2"
 	"os"
 	"regexp"
+	"runtime"
 )
 
 func main() {
@@ -18,34 +19,39 @@ func main() {
 	n := flag.Int("sample", 0, "break this many statements instead, drawn at random")
 	seed := flag.Uint64("seed", 0, "with -sample: draw the same statements again; 0: others")
 	flag.Parse()
-	if err := inCopy(func(dir string) error {
-		if *n > 0 {
-			if *seed == 0 {
-				*seed = rand.Uint64N(1e6) + 1
-			}
-			return sample(dir, sampled, *n, *seed, os.Stdout)
+	var err error
+	if *n > 0 {
+		if *seed == 0 {
+			*seed = rand.Uint64N(1e6) + 1
 		}
-		return mutate(dir, *only)
-	}); err != nil {
+		err = inCopies(1, func(dirs []string) error { return sample(dirs[0], sampled, *n, *seed, os.Stdout) })
+	} else {
+		err = inCopies(min(runtime.NumCPU(), 4), func(dirs []string) error { return mutate(dirs, *only) })
+	}
+	if err != nil {
 		fmt.Fprintln(os.Stderr, "mutate:", err)
 		os.Exit(1)
 	}
 }
 
-// inCopy calls f with a copy of the tree.
-func inCopy(f func(dir string) error) error {
-	dir, err := os.MkdirTemp("", "mutate")
-	if err != nil {
-		return err
+// inCopies calls f with n copies of the tree.
+func inCopies(n int, f func(dirs []string) error) error {
+	var dirs []string
+	for range n {
+		dir, err := os.MkdirTemp("", "mutate")
+		if err != nil {
+			return err
+		}
+		defer os.RemoveAll(dir)
+		if err := copyTree(".", dir); err != nil {
+			return err
+		}
+		dirs = append(dirs, dir)
 	}
-	defer os.RemoveAll(dir)
-	if err := copyTree(".", dir); err != nil {
-		return err
-	}
-	return f(dir)
+	return f(dirs)
 }
 
-func mutate(dir, only string) error {
+func mutate(dirs []string, only string) error {
 	re, err := regexp.Compile(only)
 	if err != nil {
 		return err
@@ -56,5 +62,5 @@ func mutate(dir, only string) error {
 			chosen = append(chosen, m)
 		}
 	}
-	return run(dir, chosen, os.Stdout)
+	return run(dirs, chosen, os.Stdout)
 }

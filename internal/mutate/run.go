@@ -11,6 +11,7 @@ import (
 	"path/filepath"
 	"regexp"
 	"strings"
+	"sync"
 	"time"
 )
 
@@ -38,24 +39,27 @@ func (r result) String() string {
 	return [...]string{"green", "red", "does not compile", "no test ran"}[r]
 }
 
-// run applies each mutation to the tree in dir, one at a time, and prints a table to out. Those
-// that were not caught are named again at the end, where a log that was cut in the middle still
-// has them. The error counts them. An empty table is an error too.
-func run(dir string, table []mutation, out io.Writer) error {
+// run applies each mutation to one of the copies of the tree, one at a time in each copy, and
+// prints a table to out. Those that were not caught are named again at the end, where a log that
+// was cut in the middle still has them. The error counts them. An empty table is an error too.
+func run(dirs []string, table []mutation, out io.Writer) error {
 	if len(table) == 0 {
 		return errors.New("no mutation to try")
 	}
 	start := time.Now()
-	if err := checkGreen(dir, table, out); err != nil {
+	if err := checkGreen(dirs, table); err != nil {
 		return err
 	}
+	var mu sync.Mutex // guards out and missed
 	var missed []string
-	for _, m := range table {
+	err := forEach(dirs, table, func(dir string, m mutation) error {
 		began := time.Now()
 		verdict, output, err := try(dir, m)
 		if err != nil {
 			return fmt.Errorf("%s: %w", m.name, err)
 		}
+		mu.Lock()
+		defer mu.Unlock()
 		if verdict != "caught" {
 			missed = append(missed, fmt.Sprintf("%s: %s", m.name, verdict))
 			if output != "" {
@@ -63,6 +67,10 @@ func run(dir string, table []mutation, out io.Writer) error {
 			}
 		}
 		fmt.Fprintf(out, "%-44s %5.1fs  %s\n", m.name, time.Since(began).Seconds(), verdict)
+		return nil
+	})
+	if err != nil {
+		return err
 	}
 	took := time.Since(start).Seconds()
 	if len(missed) > 0 {
@@ -74,23 +82,52 @@ func run(dir string, table []mutation, out io.Writer) error {
 
 // checkGreen runs every guard on the unchanged tree: a failure says something about a mutation
 // only if the guard passes without it.
-func checkGreen(dir string, table []mutation, out io.Writer) error {
+func checkGreen(dirs []string, table []mutation) error {
 	seen := map[string]bool{}
+	var guards []mutation
 	for _, m := range table {
-		if seen[m.test] {
-			continue
+		if !seen[m.test] {
+			seen[m.test] = true
+			guards = append(guards, m)
 		}
-		seen[m.test] = true
+	}
+	return forEach(dirs, guards, func(dir string, m mutation) error {
 		r, output, err := goTest(dir, m.test)
 		if err != nil {
 			return fmt.Errorf("%s: %w", m.name, err)
 		}
 		if r != green {
-			fmt.Fprintf(out, "%s\n", tail(output))
-			return fmt.Errorf("go test %s on the unchanged tree: %v", m.test, r)
+			return fmt.Errorf("go test %s on the unchanged tree: %v\n%s", m.test, r, tail(output))
 		}
+		return nil
+	})
+}
+
+// forEach calls f for each mutation, in one goroutine for each directory. The first error ends it.
+func forEach(dirs []string, table []mutation, f func(dir string, m mutation) error) error {
+	next := make(chan mutation, len(table))
+	for _, m := range table {
+		next <- m
 	}
-	return nil
+	close(next)
+	errs := make(chan error, len(dirs))
+	for _, dir := range dirs {
+		go func() {
+			var err error
+			for m := range next {
+				if err = f(dir, m); err != nil {
+					for range next { // the others end too
+					}
+				}
+			}
+			errs <- err
+		}()
+	}
+	var all []error
+	for range dirs {
+		all = append(all, <-errs)
+	}
+	return errors.Join(all...)
 }
 
 // try applies m, runs its guard and restores the file. The verdict is "caught", or why not.
@@ -131,9 +168,10 @@ func try(dir string, m mutation) (verdict, output string, err error) {
 	return "caught", output, nil
 }
 
-// goTest runs one guard. A minute is enough for it, and ends a mutation that makes a test hang.
+// goTest runs one guard, without debugging information, which takes longer to link than most
+// guards run. A minute is enough for it, and ends a mutation that makes a test hang.
 func goTest(dir, args string) (result, string, error) {
-	cmd := exec.Command("go", append([]string{"test", "-json", "-vet=off", "-count=1", "-timeout=60s"}, strings.Fields(args)...)...)
+	cmd := exec.Command("go", append([]string{"test", "-json", "-vet=off", "-ldflags=-w", "-count=1", "-timeout=60s"}, strings.Fields(args)...)...)
 	cmd.Dir = dir
 	cmd.Env = append(os.Environ(), "GOWORK=off")
 	raw, err := cmd.Output()

@@ -26,7 +26,7 @@ func module(t *testing.T) string {
 var minus = mutation{name: "minus", file: "add.go", search: "return a + b", replace: "return a - b", test: "-run ^TestAdd$ ."}
 
 func TestRun(t *testing.T) {
-	dir := module(t)
+	dir, other := module(t), module(t)
 	edit := func(f func(*mutation)) []mutation { m := minus; f(&m); return []mutation{m} }
 	for _, c := range []struct {
 		name  string
@@ -48,7 +48,7 @@ func TestRun(t *testing.T) {
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			var out strings.Builder
-			err := run(dir, c.table, &out)
+			err := run([]string{dir, other}, c.table, &out)
 			if c.err == "" && err != nil || c.err != "" && (err == nil || !strings.Contains(err.Error(), c.err)) {
 				t.Errorf("error %v, want %q\n%s", err, c.err, out.String())
 			}

@@ -161,15 +161,15 @@ var ofClient = []mutation{
 	{
 		name:    "receiver: a repeat is delivered",
 		file:    "internal/sequence/receiver.go",
-		search:  "case ev.Position.Offset <= r.last.Offset:\n\t\t\tstep.Effect",
-		replace: "case ev.Position.Offset < r.last.Offset:\n\t\t\tstep.Effect",
+		search:  "case r.repeated(ev.Position.Offset):",
+		replace: "case r.repeated(ev.Position.Offset + 1):",
 		test:    "-run ^TestRepeatsAreDropped$ ./test",
 	},
 	{
 		name:    "receiver: a hole is let pass",
 		file:    "internal/sequence/receiver.go",
-		search:  "case ev.Prev <= r.last.Offset:\n",
-		replace: "case ev.Prev <= r.last.Offset+1<<40:\n",
+		search:  "case r.previous(ev) <= r.last.Offset:\n",
+		replace: "case r.previous(ev) <= r.last.Offset+1<<40:\n",
 		test:    "-run ^TestViolations$ ./test",
 	},
 	{

@@ -131,8 +131,8 @@ var ofDial = []mutation{
 	{
 		name:    "stream: a timeout of another type ends the connection",
 		file:    "internal/socket/stream.go",
-		search:  "tcp != nil && errors.As(err, &timeout) && timeout.Timeout()",
-		replace: "tcp != nil && errors.As(err, &timeout) && errors.Is(err, net.ErrClosed)",
+		search:  "return errors.As(err, &timeout) && timeout.Timeout()",
+		replace: "return errors.As(err, &timeout) && errors.Is(err, net.ErrClosed)",
 		test:    "-run ^TestTimeoutIsRecognised$ ./internal/socket",
 	},
 	{

@@ -112,8 +112,8 @@ var ofFrame = []mutation{
 	{
 		name:    "idle: the reader keeps its stack",
 		file:    "reader.go",
-		search:  "if !r.wakes.frequent(time.Now()) {",
-		replace: "if !r.wakes.frequent(time.Now()) && err != nil {",
+		search:  "if !r.wakes.frequent(now) {",
+		replace: "if !r.wakes.frequent(now) && err != nil {",
 		test:    "-run ^TestStacksOfIdleConnections$ ./test",
 	},
 	{

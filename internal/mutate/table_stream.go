@@ -19,8 +19,8 @@ var ofStream = []mutation{
 	{
 		name:    "receiver: the epoch of a message is forgotten",
 		file:    "internal/sequence/receiver.go",
-		search:  "\tat := r.inStream(ev.Position)\n",
-		replace: "\tat := r.inStream(wire.Position{Offset: ev.Position.Offset, Tag: ev.Position.Tag})\n",
+		search:  "\t\tr.last.Epoch = ev.Position.Epoch\n\t}\n\tif ev.Numbered {",
+		replace: "\t}\n\tif ev.Numbered {",
 		test:    "-run ^TestOwnPositionIsNotRefused$ ./test",
 	},
 	{

@@ -19,10 +19,36 @@ import (
 // what others say: the peer, a proxy, net/http.
 type Set struct {
 	mu       sync.Mutex
-	fixed    []string // of Options and of the URL
-	earlier  []string // of the attempt before
-	current  []string // of this attempt
-	recently []string // tokens of subscriptions since then
+	fixed    []secret // of Options and of the URL
+	earlier  []secret // of the attempt before
+	current  []secret // of this attempt
+	recently []secret // tokens of subscriptions since then
+}
+
+// secret is one credential. Its forms are made when a text is to be shown, which is
+// rare: a process may have many clients.
+type secret struct {
+	value string
+	key   bool // of a session: bytes, which are sent in base64
+}
+
+// appendForms appends the secret as it is and as net/http would quote or escape it.
+// Hide knows what others do.
+func (s secret) appendForms(forms []string) []string {
+	values := []string{s.value}
+	if s.key {
+		b := []byte(s.value)
+		values = append(values, base64.StdEncoding.EncodeToString(b), base64.RawStdEncoding.EncodeToString(b), base64.RawURLEncoding.EncodeToString(b))
+	}
+	first := len(forms)
+	for _, v := range values {
+		for _, form := range []string{v, url.QueryEscape(v), url.PathEscape(v), strings.Trim(strconv.Quote(v), `"`)} {
+			if !slices.Contains(forms[first:], form) {
+				forms = append(forms, form)
+			}
+		}
+	}
+	return forms
 }
 
 const (
@@ -44,9 +70,11 @@ func (s *Set) Begin(rawURL string, h http.Header) {
 	s.mu.Unlock()
 }
 
-// AddKey adds the key of a session, as it is and in base64.
+// AddKey adds the key of a session.
 func (s *Set) AddKey(key []byte) {
-	s.Add(string(key), base64.StdEncoding.EncodeToString(key), base64.RawStdEncoding.EncodeToString(key), base64.RawURLEncoding.EncodeToString(key))
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.add(secret{string(key), true})
 }
 
 // AddRequest adds what is secret in a request: the values of its headers and of its
@@ -98,17 +126,19 @@ func (s *Set) AddCookies(jar http.CookieJar, rawURL string) {
 	}
 }
 
-// Add adds secrets, each as it is and as net/http would quote or escape it. Hide
-// knows what others do.
+// Add adds secrets.
 func (s *Set) Add(values ...string) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	for _, v := range values {
-		for _, form := range []string{v, url.QueryEscape(v), url.PathEscape(v), strings.Trim(strconv.Quote(v), `"`)} {
-			if len(form) >= minSecret && len(s.current) < maxSecrets && !slices.Contains(s.current, form) {
-				s.current = append(s.current, form)
-			}
-		}
+		s.add(secret{v, false})
+	}
+}
+
+// add is Add for one; mu is held.
+func (s *Set) add(v secret) {
+	if len(v.value) >= minSecret && len(s.current) < maxSecrets && !slices.Contains(s.current, v) {
+		s.current = append(s.current, v)
 	}
 }
 
@@ -116,8 +146,8 @@ func (s *Set) Add(values ...string) {
 func (s *Set) AddSubscription(token string) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if len(token) >= minSecret && !slices.Contains(s.recently, token) {
-		s.recently = append(s.recently[max(0, len(s.recently)+1-maxSecrets):], token)
+	if v := (secret{token, false}); len(token) >= minSecret && !slices.Contains(s.recently, v) {
+		s.recently = append(s.recently[max(0, len(s.recently)+1-maxSecrets):], v)
 	}
 }
 
@@ -128,8 +158,12 @@ func (s *Set) Hide(text string) string {
 		return text
 	}
 	s.mu.Lock()
-	all := slices.Concat(s.fixed, s.earlier, s.current, s.recently)
+	known := slices.Concat(s.fixed, s.earlier, s.current, s.recently)
 	s.mu.Unlock()
+	var all []string
+	for _, secret := range known {
+		all = secret.appendForms(all)
+	}
 	slices.SortFunc(all, func(a, b string) int { return len(b) - len(a) }) // one may hold another
 	for _, secret := range all {
 		text = strings.ReplaceAll(text, secret, hidden)

@@ -25,7 +25,7 @@ func FuzzReceiver(f *testing.F) {
 		if len(data) < 2 {
 			return
 		}
-		r := New(wire.Traits{Holes: wire.Holes(data[0] % 2), DedupWindow: int(data[1] % 4)})
+		r := New(wire.Traits{Holes: wire.Holes(data[0] % 2), DedupWindow: int(data[1] % 4), LookBack: uint64(data[1] >> 3 & 1)})
 		if data[1]&4 != 0 {
 			r.ResumeFrom(at("e", uint64(data[1]>>4), "t"))
 		}
@@ -119,7 +119,14 @@ func check(t *testing.T, r *Receiver, ev *wire.Event, beyondCredit bool) Step {
 		}
 	}
 	if step.Effect == Next {
+		if r.holes == wire.HolesLoss && ev.Prev >= ev.Position.Offset {
+			ev.Prev = max(ev.Position.Offset, 1) - 1 // it was none
+		}
 		checkNext(step, ev, before, after, known, fail)
+	}
+	repeated := r.recent.limit > 0 || r.holes == wire.HolesFault || r.repeats && ev.Position.Offset > r.repeatFrom
+	if step.Effect == Duplicate && ev.Numbered && !repeated && before.Offset-ev.Position.Offset > r.lookBack {
+		fail("a silent restart")
 	}
 	if len(r.recent.order) > r.recent.limit || len(r.recent.known) != len(r.recent.order) {
 		fail("too many ids")

@@ -46,10 +46,10 @@ func malformed(numbered bool) wire.Event {
 
 // States from which the rows start. At 5 the stream has reached (e, 5).
 var (
-	fresh      = Receiver{}
-	freshLossy = Receiver{holes: wire.HolesLoss}
+	fresh      = Receiver{holes: wire.HolesFault}
+	freshLossy = Receiver{}
 
-	live           = Receiver{last: at("e", 5, "t"), positioned: true, confirmed: true, wasLive: true}
+	live           = Receiver{holes: wire.HolesFault, last: at("e", 5, "t"), positioned: true, confirmed: true, wasLive: true}
 	liveLossy      = with(live, func(r *Receiver) { r.holes = wire.HolesLoss })
 	again          = with(live, func(r *Receiver) { r.confirmed, r.unproved = false, true }) // on the next connection
 	againLossy     = with(liveLossy, func(r *Receiver) { r.confirmed, r.unproved = false, true })
@@ -62,6 +62,8 @@ var (
 	noEpochAgain  = with(noEpoch, func(r *Receiver) { r.confirmed, r.unproved = false, true })
 	joined        = with(liveLossy, func(r *Receiver) { r.unproved = true }) // confirmed by ContinuityByNumber
 	cursor        = Receiver{last: at("", 0, "c1"), positioned: true, confirmed: true, wasLive: true, holes: wire.HolesLoss}
+	lookBack      = with(liveLossy, func(r *Receiver) { r.lookBack = 2 })
+	repeating     = with(liveLossy, func(r *Receiver) { r.repeats, r.repeatFrom = true, 3 }) // proved at 3
 	badLossy      = with(liveLossy, func(r *Receiver) { r.malformed = true })
 )
 
@@ -84,7 +86,6 @@ type row struct {
 	err      string
 }
 
-// Rows that begin with "today's rule" hold until the rule is changed.
 var controlRows = []row{
 	// EventSubscribed.
 	{
@@ -136,7 +137,7 @@ var controlRows = []row{
 		rule: "a server may prove an earlier position: it repeats", before: again,
 		event:  confirmed(wire.ContinuityProved, at("e", 3, "s")),
 		effect: Start,
-		after:  func(r *Receiver) { r.confirmed, r.unproved = true, false },
+		after:  func(r *Receiver) { r.confirmed, r.unproved, r.repeats, r.repeatFrom = true, false, true, 3 },
 	},
 	{
 		rule: "proved after what was not received", before: again,
@@ -382,7 +383,7 @@ func TestStartConnection(t *testing.T) {
 	if r.StartConnection(); !reflect.DeepEqual(r, again) {
 		t.Errorf("state %+v, want %+v", r, again)
 	}
-	r = New(wire.Traits{})
+	r = New(wire.Traits{Holes: wire.HolesFault})
 	r.ResumeFrom(at("e", 5, "t"))
 	if !reflect.DeepEqual(r, restored) {
 		t.Errorf("state %+v, want %+v", r, restored)

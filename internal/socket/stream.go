@@ -99,11 +99,16 @@ func (s *stream) Write(p []byte) (n int, err error) {
 				s.writeStep = min(2*s.writeStep, maxWriteStep)
 			}
 		}
-		if timeout := net.Error(nil); tcp != nil && errors.As(err, &timeout) && timeout.Timeout() {
+		if err != nil && tcp != nil && isTimeout(err) {
 			err, s.writeDeadline = nil, 0
 		}
 	}
 	return n, err
+}
+
+func isTimeout(err error) bool {
+	var timeout net.Error
+	return errors.As(err, &timeout) && timeout.Timeout()
 }
 
 // messageGrew records that the payload of an incomplete message has grown or,

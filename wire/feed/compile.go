@@ -249,6 +249,7 @@ func (d *dialect) addChannel(i int, t *Channel, several bool) (err error) {
 		return err
 	}
 	d.channels = append(d.channels, c)
+	d.lookBack = max(d.lookBack, c.replay)
 	return d.addKinds(at, t, c)
 }
 

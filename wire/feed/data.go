@@ -157,6 +157,7 @@ func (c *codec) number(k *kind, ch *channel) (n numbers, err error) {
 		if n.prev, _, err = s.count(ch.prev); err != nil {
 			return n, err
 		}
+		n.first = n.prev == 0
 	}
 	return n, nil
 }
@@ -220,7 +221,7 @@ func (c *codec) chain(u *sub, n numbers, out *wire.Events) (before uint64, resta
 		if u.last > 0 {
 			cause := wire.CauseUnverifiable
 			if fell {
-				cause = wire.CauseDiverged
+				cause = wire.CauseRestarted
 			}
 			c.reset(u, before, cause, out)
 			restarted = true

@@ -36,6 +36,7 @@ type dialect struct {
 	strict       bool
 	lower        bool
 	resumes      bool
+	lookBack     uint64 // the largest Channel.Replay
 	endsByID     bool
 	login        Login
 
@@ -65,10 +66,9 @@ func (d *dialect) Traits() wire.Traits {
 		Greeting:    d.login.Message != nil,
 		Confirms:    d.confirms,
 		ConfirmsEnd: d.confirmEnds || d.complete || d.confirms && d.endsByID,
-		ByName:      true,
-		Holes:       wire.HolesLoss,
 		Ping:        d.ping,
 		StartSubs:   1 << 30,
+		LookBack:    d.lookBack,
 	}
 	if t.Greeting {
 		t.StartSubs = 0 // requests follow when the server has accepted the credential

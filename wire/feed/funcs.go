@@ -169,8 +169,6 @@ func (d *funcs) Traits() wire.Traits {
 		Greeting:    d.Greeting,
 		Confirms:    d.Confirms,
 		ConfirmsEnd: d.ConfirmsEnd,
-		ByName:      true,
-		Holes:       wire.HolesLoss,
 	}
 	if d.Ping != nil {
 		t.Ping = wire.PingOp

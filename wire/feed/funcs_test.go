@@ -168,7 +168,7 @@ func TestNewFuncsNamesTheWrongField(t *testing.T) {
 
 func TestFuncsTraits(t *testing.T) {
 	d, _ := NewFuncs(house())
-	want := wire.Traits{Publish: true, Acks: true, Resume: true, Unsubscribe: true, Greeting: true, Confirms: true, ConfirmsEnd: true, ByName: true, Holes: wire.HolesLoss, Ping: wire.PingOp}
+	want := wire.Traits{Publish: true, Acks: true, Resume: true, Unsubscribe: true, Greeting: true, Confirms: true, ConfirmsEnd: true, Ping: wire.PingOp}
 	if got := d.Traits(); got != want {
 		t.Errorf("got %+v, want %+v", got, want)
 	}
@@ -178,7 +178,7 @@ func TestFuncsTraits(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if got := d.Traits(); got != (wire.Traits{Publish: true, ByName: true, Holes: wire.HolesLoss}) {
+	if got := d.Traits(); got != (wire.Traits{Publish: true}) {
 		t.Errorf("got %+v", got)
 	}
 	for topic, use := range map[string]wire.Use{"a": wire.UsePublish, "": wire.UsePublish, "b": wire.UseSubscribe, strings.Repeat("a", 300): wire.UsePublish} {

@@ -136,10 +136,10 @@ func TestChains(t *testing.T) {
 		{`"n":30,"before":25`, "gap lost 0, data (25,30]"},
 		{`"n":15,"before":12`, "data (12,15]"}, // late
 		{`"n":40,"before":30`, "data (30,40]"},
-		{`"n":3,"before":40`, "reset diverged at 2, data (2,3]"},
+		{`"n":3,"before":40`, "reset restarted at 2, data (2,3]"},
 		{`"n":7,"before":3`, "data (3,7]"},
 		{`"n":50,"before":null,"full":true`, "reset unverifiable at 49, data (49,50] snapshot"},
-		{`"n":0,"before":50`, "reset diverged at 0, data"},
+		{`"n":0,"before":50`, "reset restarted at 0, data"},
 		{`"n":4`, "data (3,4]"},
 	} {
 		got, err := decode(c, entry(row.entry))

@@ -212,7 +212,7 @@ type Channel struct {
 	Count string
 
 	// Prev is the path of the number of the message before. Numbers may then skip
-	// and fall. A message whose Prev is absent, null or negative begins a new chain: it
+	// and fall. A message whose Prev is absent, null, zero or negative begins a new chain: it
 	// comes with a Reset if the subscription had a position.
 	Prev string
 
@@ -261,7 +261,7 @@ type Confirm struct {
 	// unsubscribe. Optional; excludes Complete. Set one of the two if the server
 	// can, unless Table.ID shows which request is confirmed: without any, the end of
 	// a subscription is not seen, and a topic that is subscribed again on one
-	// connection starts late (see wire.Traits.ByName).
+	// connection starts late (see wire.Traits.ByKey).
 	Ended string
 
 	// List is the path of a list of entries. Optional: without it the

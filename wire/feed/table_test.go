@@ -143,11 +143,11 @@ func TestNewKeepsNothingOfTheTable(t *testing.T) {
 
 func TestTraits(t *testing.T) {
 	full := mustNew(t, exchange()).Traits()
-	if want := (wire.Traits{Unsubscribe: true, Confirms: true, ConfirmsEnd: true, ByName: true, Holes: wire.HolesLoss, Ping: wire.PingNone, StartSubs: 1 << 30}); full != want {
+	if want := (wire.Traits{Unsubscribe: true, Confirms: true, ConfirmsEnd: true, Ping: wire.PingNone, StartSubs: 1 << 30, LookBack: 3}); full != want {
 		t.Errorf("got %+v, want %+v", full, want)
 	}
 	poor := mustNew(t, bare()).Traits()
-	if want := (wire.Traits{ByName: true, Holes: wire.HolesLoss, Ping: wire.PingControl, StartSubs: 1 << 30}); poor != want {
+	if want := (wire.Traits{Ping: wire.PingControl, StartSubs: 1 << 30}); poor != want {
 		t.Errorf("got %+v, want %+v", poor, want)
 	}
 	d := mustNew(t, Coinbase())

@@ -37,6 +37,7 @@ func (dialect) Traits() wire.Traits {
 		Greeting:    true,
 		Confirms:    true,
 		Fin:         true,
+		ByKey:       true,
 		Holes:       wire.HolesFault,
 		Ping:        wire.PingOp,
 		StartSubs:   MaxHelloSubs,

@@ -474,7 +474,7 @@ func TestDialect(t *testing.T) {
 	d := New(nil)
 	tr := d.Traits()
 	if d.Name() != "limpet" || !(tr.Publish && tr.Acks && tr.Sessions && tr.Resume && tr.Credit && tr.Unsubscribe && tr.Greeting && tr.Confirms && tr.Fin) ||
-		tr.ByName || tr.Silent || tr.Holes != wire.HolesFault || tr.Ping != wire.PingOp || tr.StartSubs != 256 || tr.StartBytes != 8<<10 || tr.MinReadLimit != 64<<10 || tr.MaxPayload != 256<<10 {
+		!tr.ByKey || tr.Silent || tr.Holes != wire.HolesFault || tr.Ping != wire.PingOp || tr.StartSubs != 256 || tr.StartBytes != 8<<10 || tr.MinReadLimit != 64<<10 || tr.MaxPayload != 256<<10 {
 		t.Errorf("%s: %+v", d.Name(), tr)
 	}
 	if d.CheckTopic(wire.UseSubscribe, "a/**") != nil || d.CheckTopic(wire.UsePublish, "a/**") == nil {
