@@ -99,6 +99,9 @@ func TestEntries(t *testing.T) {
 		`malformed 1 a message of the channel "c-*" without a product`, "gap c-7/A malformed 0", "gap c-7/B malformed 0",
 		`malformed 1 a message of the channel "c-*" without a product`,
 		`data c-7/B (9,10]  {"p":"B","n":10}`)
+	// A snapshot ends with its last entry.
+	expect(t, c, `{"x":{"t":"new","c":"chain","list":[{"p":"A","n":1,"full":true},{"p":"A","n":2,"before":1,"full":true}]}}`,
+		`data chain/A (0,1] new {"p":"A","n":1,"full":true}`, `data chain/A (1,2] snapshot new {"p":"A","n":2,"before":1,"full":true}`)
 	// What is wrong with the whole may be wrong for each.
 	expect(t, c, `{"x":{"c":"c-7","list":[{"p":"B","n":11},{"p":"A","n":NaN}]}}`, "malformed 1 a value that is not JSON", "gap c-7/B malformed 0")
 	// A value other than a list has no entries: there is no product.
@@ -198,6 +201,12 @@ func TestNames(t *testing.T) {
 			decode(c, `{"stream":"`+name+`","data":{"t":1,"u":2,"U":1}}`)
 		}
 	}
+	// A name without a parameter comes first, wherever it stands in the table.
+	table := exchange()
+	table.Channels = []Channel{{Name: "a*", Number: "id"}, {Name: "ab"}}
+	c = open(t, mustNew(t, table))
+	expect(t, c, `{"ch":"ab","sym":"A"}`, `data ab/A  {"ch":"ab","sym":"A"}`)
+	expect(t, c, `{"ch":"ac","sym":"A","id":1}`, `data ac/A (0,1]  {"ch":"ac","sym":"A","id":1}`)
 	d = mustNew(t, crowded())
 	for topic, ok := range map[string]bool{"bars-5-min/A": true, "bars-x-min/A": false, "bars-05-min/A": false, "bars-0-min/A": true, "bars--min/A": false, "bars/A": false} {
 		if err := d.CheckTopic(wire.UseSubscribe, topic); (err == nil) != ok {
