@@ -211,3 +211,77 @@ func checkEvents(t *testing.T, d wire.Dialect, data []byte, out *wire.Events) {
 		}
 	}
 }
+
+// FuzzTable: whatever the texts of a table are, New refuses it or the codec works.
+func FuzzTable(f *testing.F) {
+	f.Add(`{"s":["$stream","..."],"id":"#id"}`, "d[0].p", "a=*", "list", "channel.product", "x-*", `{"d":[{"p":"A"}],"a":1}`)
+	f.Add(`{"c":"$channel","p":[{"x":"$product"},"..."]}`, "list[].p", "ok", "list", "product@channel", "x", `{"list":[{"p":"A"},{"p":[]}]}`)
+	f.Add(`[["$product","..."],["$channel","..."],"#id","x"]`, "[-1]", "=pong", "[1]", "channel-product", "*x", `[{},[{"p":1},2],"A"]`)
+	f.Fuzz(func(t *testing.T, request, path, match, list, stream, name, message string) {
+		for i := range 4 {
+			table := Table{
+				Name: "fuzz", Type: "t", Subscribe: Request{JSON: request}, Unsubscribe: Request{JSON: request}, Entries: list, StreamName: stream, LowerCase: i == 1,
+				Channels: []Channel{
+					{Name: name, Number: path + "n", Types: []string{match}},
+					{
+						Name: "other-*", Request: "other", Param: path, Cursor: "c", Snapshots: []string{match + "1"},
+						Subscribe: Request{JSON: `["$product","$param","$cursor"]`}, Unsubscribe: Request{JSON: `["$product","#param"]`},
+					},
+				},
+				Confirm: Confirm{Type: match + "2", Channel: path, Products: path}, Error: ErrorMessage{Type: match, Text: path, Channel: path, Product: path},
+				Heartbeats: []string{match + "3"}, Question: match + "4", Answer: request, PingText: request,
+			}
+			if i%2 == 0 {
+				table.Channel, table.Product = "ch", path
+			} else {
+				table.Stream = path
+			}
+			if strings.Contains(request, "id") {
+				table.ID = "id"
+			}
+			if i > 1 {
+				table.Entries, table.Channels = "", table.Channels[:1]
+			}
+			d, err := New(table)
+			if err != nil {
+				var te *TableError
+				if !errors.As(err, &te) {
+					t.Fatalf("got %v, want a *TableError", err)
+				}
+				continue
+			}
+			topic := name + "/A"
+			if d.CheckTopic(wire.UseSubscribe, topic) != nil {
+				topic = "other-1/A"
+			}
+			c, err := d.Open(wire.Resume{Subs: []wire.Subscribe{{Topic: topic}}})
+			if err != nil {
+				continue
+			}
+			var frames wire.Frames
+			if err := c.Start(&frames); err != nil {
+				t.Fatal(err)
+			}
+			ops := []wire.Op{{Kind: wire.OpSubscribe, Topic: topic}, {Kind: wire.OpUnsubscribe, Topic: topic}, {Kind: wire.OpPing}, {Kind: wire.OpPong, N: 3}}
+			if err := c.Encode(ops, &frames); err != nil {
+				t.Fatal(err)
+			}
+			for _, frame := range frames.List[:len(frames.List)-1] {
+				if !json.Valid(frame.Data) {
+					t.Fatalf("sends %q, which is not JSON", frame.Data)
+				}
+			}
+			var out wire.Events
+			for _, text := range []string{message, message, match, request} {
+				if err := c.Decode(wire.Frame{Type: wire.Text, Data: []byte(text)}, &out); err != nil {
+					t.Fatalf("%q: %v", text, err)
+				}
+			}
+			for _, e := range out.List {
+				if e.Kind.OfSubscription() && d.CheckTopic(wire.UseSubscribe, e.Name) != nil {
+					t.Fatalf("an event of the topic %q", e.Name)
+				}
+			}
+		}
+	})
+}
