@@ -176,7 +176,6 @@ func stringEnd(s string) int {
 // values is what a template is filled with.
 type values struct {
 	id, number uint64
-	cursor     string
 	one        target   // outside of lists
 	lists      []target // in lists of topics
 	channels   []target // in lists of channels
