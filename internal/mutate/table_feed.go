@@ -270,4 +270,11 @@ var ofFeed = []mutation{
 		replace: "Payload: payload",
 		test:    "-run ^TestFuncsReadOwnsNothing$ ./wire/feed",
 	},
+	{
+		name:    "feed: a confirmation of channels times products",
+		file:    "wire/feed/confirm.go",
+		search:  "if len(topics)+len(channels)*len(products) > maxTopics {",
+		replace: "if len(topics) > maxTopics {",
+		test:    "-run ^TestConfirmationIsBounded$ ./wire/feed",
+	},
 }

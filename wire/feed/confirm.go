@@ -2,6 +2,7 @@ package feed
 
 import (
 	"encoding/json"
+	"errors"
 	"fmt"
 	"unicode/utf8"
 
@@ -37,6 +38,9 @@ func (c *codec) confirm(k *kind, message []byte, out *wire.Events) error {
 		return nil
 	}
 	topics, err := c.topicsIn(message)
+	if errors.Is(err, errTopics) {
+		return err
+	}
 	if err != nil {
 		return &wire.CodeError{Code: 1007, Reason: fmt.Sprintf("a message of type %q does not have the shape that the table describes", k.name)}
 	}
@@ -226,6 +230,9 @@ func (c *codec) topicsIn(message []byte) ([]string, error) {
 		products, err := oneOrMany(shape.products.of(entry))
 		if err != nil {
 			return nil, err
+		}
+		if len(topics)+len(channels)*len(products) > maxTopics {
+			return nil, errTopics
 		}
 		for _, channel := range channels {
 			for _, product := range products {

@@ -96,6 +96,16 @@ func TestTooManyTopics(t *testing.T) {
 	}
 }
 
+// A confirmation names channels times products: few bytes must not name many topics.
+func TestConfirmationIsBounded(t *testing.T) {
+	list := func(n int, name string) string { return "[" + strings.Repeat(name+",", n-1) + name + "]" }
+	message := func(n int) string {
+		return `{"kind":"ok","ch":` + list(n, `"book"`) + `,"sym":` + list(n, `"A"`) + `}`
+	}
+	expect(t, open(t, mustNew(t, exchange())), message(200), "subscribed book/A none")
+	expectCode(t, open(t, mustNew(t, exchange())), message(2000), 1008)
+}
+
 // TestEventsAreBoundedByBytes: holes and empty confirmations are cheap to send, so
 // none of them may cause many events.
 func TestEventsAreBoundedByBytes(t *testing.T) {
