@@ -174,6 +174,10 @@ func (c *codec) Decode(f wire.Frame, out *wire.Events) error {
 	}
 	s.data, s.at = f.Data, 0
 	err := c.messages(out)
+	s.data = nil
+	if err == nil {
+		return nil
+	}
 	if errors.Is(err, errSyntax) {
 		err = c.skip(err, nil, out)
 	}
@@ -183,7 +187,6 @@ func (c *codec) Decode(f wire.Frame, out *wire.Events) error {
 	case errors.Is(err, errSyntax): // the table is strict
 		err = invalid(errObject.Reason + ", at byte " + strconv.Itoa(min(s.at, len(f.Data))))
 	}
-	s.data = nil
 	return err
 }
 

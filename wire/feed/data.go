@@ -1,7 +1,6 @@
 package feed
 
 import (
-	"bytes"
 	"errors"
 	"maps"
 	"slices"
@@ -182,7 +181,8 @@ func (c *codec) emit(k *kind, u *sub, n numbers, typ, payload []byte, out *wire.
 	e.Name = u.topic
 	m := &e.Message
 	m.Topic = u.topic
-	m.Payload = bytes.Clone(payload)
+	m.Payload = make([]byte, len(payload)) // without the room to grow that bytes.Clone leaves
+	copy(m.Payload, payload)
 	if m.Type = k.name; m.Type == "" && len(typ) > 0 {
 		m.Type = c.typeText(typ)
 	}

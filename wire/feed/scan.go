@@ -2,7 +2,9 @@ package feed
 
 import (
 	"bytes"
+	"encoding/binary"
 	"encoding/json"
+	"math/bits"
 	"unicode/utf8"
 )
 
@@ -94,7 +96,9 @@ func (s *scanner) object(depth int, n *node) error {
 		return nil
 	}
 	for {
-		s.space()
+		if s.peek() != '"' {
+			s.space()
+		}
 		from := s.at
 		if err := s.str(); err != nil {
 			return err
@@ -106,22 +110,35 @@ func (s *scanner) object(depth int, n *node) error {
 				return err
 			}
 		}
-		s.space()
 		if !s.take(':') {
-			return errSyntax
+			s.space()
+			if !s.take(':') {
+				return errSyntax
+			}
 		}
 		s.space()
-		if err := s.wantedValue(depth+1, inner); err != nil {
+		var err error
+		switch {
+		case inner != nil:
+			err = s.wantedValue(depth+1, inner)
+		case s.peek() == '"':
+			err = s.str()
+		default:
+			err = s.value(depth+1, nil)
+		}
+		if err != nil {
 			return err
 		}
-		s.space()
 		if s.take(',') {
 			continue
 		}
+		s.space()
 		if s.take('}') {
 			return nil
 		}
-		return errSyntax
+		if !s.take(',') {
+			return errSyntax
+		}
 	}
 }
 
@@ -202,6 +219,8 @@ func (s *scanner) array(depth int, n *node) error {
 		from := s.at
 		var err error
 		switch {
+		case n == nil && s.peek() == '"':
+			err = s.str()
 		case n == nil:
 			err = s.value(depth+1, nil)
 		case n.entry != nil && i == 0:
@@ -216,6 +235,9 @@ func (s *scanner) array(depth int, n *node) error {
 		if n != nil && len(n.tail) > 0 {
 			copy(last[1:], last[:])
 			last[0] = span{from, s.at}
+		}
+		if s.take(',') {
+			continue
 		}
 		s.space()
 		if s.take(',') {
@@ -292,6 +314,16 @@ var plain = func() (p [256]bool) {
 	return p
 }()
 
+// plainBytes returns how many of the eight bytes, from the lowest on, a string may hold
+// as they are. It looks at all of them at once: below, the highest bit of a byte of x-n
+// is set where the byte of x is less than n, as far as no lower byte was.
+func plainBytes(eight uint64) int {
+	const ones, tops = 0x0101010101010101, 0x8080808080808080
+	quotes, backslashes := eight^ones*'"', eight^ones*'\\'
+	special := ((quotes-ones)&^quotes | (backslashes-ones)&^backslashes | (eight-ones*' ')&^eight) & tops
+	return bits.TrailingZeros64(special) / 8
+}
+
 // str skips a string.
 func (s *scanner) str() error {
 	if !s.take('"') {
@@ -299,28 +331,35 @@ func (s *scanner) str() error {
 	}
 	s.escape = false
 	data, at := s.data, s.at
-	for at < len(data) {
-		c := data[at]
-		at++
-		switch {
-		case plain[c]:
-		case c == '"':
-			s.at = at
-			return nil
-		case c != '\\':
-			s.at = at
-			return errSyntax
-		default:
-			s.at = at
-			s.escape = true
-			if err := s.escaped(); err != nil {
-				return err
+	for {
+		if at+8 <= len(data) {
+			n := plainBytes(binary.LittleEndian.Uint64(data[at:]))
+			if at += n; n == 8 {
+				continue
 			}
-			at = s.at
+		} else {
+			for at < len(data) && plain[data[at]] {
+				at++
+			}
+			if at == len(data) {
+				s.at = at
+				return errSyntax
+			}
 		}
+		c := data[at]
+		s.at = at + 1
+		if c == '"' {
+			return nil
+		}
+		if c != '\\' {
+			return errSyntax
+		}
+		s.escape = true
+		if err := s.escaped(); err != nil {
+			return err
+		}
+		at = s.at
 	}
-	s.at = at
-	return errSyntax
 }
 
 // escaped skips what follows a backslash.
