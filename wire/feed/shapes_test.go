@@ -1,7 +1,6 @@
 package feed
 
 import (
-	"bufio"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -19,28 +18,33 @@ type shape struct {
 	Dir, Type, Data, Why string
 }
 
-// shapes returns the lines of a file of message shapes.
-func shapes(t testing.TB, venue string) []shape {
+// dataFile returns the content of a file of messages of venues, which are not part of
+// this project.
+func dataFile(t testing.TB, name string) string {
 	t.Helper()
-	dir, name := os.Getenv("LIMPET_DATA"), filepath.Join("shapes", venue+".jsonl")
-	file, err := os.Open(filepath.Join(dir, name))
+	dir := os.Getenv("LIMPET_DATA")
+	data, err := os.ReadFile(filepath.Join(dir, name))
 	if errors.Is(err, fs.ErrNotExist) {
-		file, err = os.Open(filepath.Join(dir, "data", name))
+		data, err = os.ReadFile(filepath.Join(dir, "data", name))
 	}
 	if dir == "" || errors.Is(err, fs.ErrNotExist) {
 		fmt.Println("DATA MISSING: " + name)
-		t.Skip("no messages of venues; LIMPET_DATA names the directory above that of the shapes")
+		t.Skip("no messages of venues; LIMPET_DATA names their directory")
 	}
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer file.Close()
+	return string(data)
+}
+
+// shapes returns the lines of a file of message shapes.
+func shapes(t testing.TB, venue string) []shape {
+	t.Helper()
+	name := filepath.Join("shapes", venue+".jsonl")
 	var lines []shape
-	in := bufio.NewScanner(file)
-	in.Buffer(nil, 1<<20)
-	for in.Scan() {
+	for line := range strings.Lines(dataFile(t, name)) {
 		var s shape
-		if err := json.Unmarshal(in.Bytes(), &s); err != nil {
+		if err := json.Unmarshal([]byte(line), &s); err != nil {
 			t.Fatal(err)
 		}
 		lines = append(lines, s)

@@ -176,3 +176,48 @@ func TestListsAsMessages(t *testing.T) {
 	}
 	expect(t, c, `{"errorMessage":"no","status":"error","pair":"A","subscription":{"name":"trade"}}`, "unsubscribed trade/A 1 no")
 }
+
+// TestKrakenRecording decodes half a minute of Kraken's version 1: each list is one
+// message, of the channel and the pair at its end.
+func TestKrakenRecording(t *testing.T) {
+	c := open(t, mustNew(t, krakenV1()))
+	snapshots, lists, confirmed := 0, 0, 0
+	for line := range strings.Lines(dataFile(t, "kraken.ws")) {
+		_, text, ok := strings.Cut(strings.TrimSpace(line), ": ")
+		if !ok || strings.HasPrefix(line, "wss:") {
+			continue
+		}
+		var out wire.Events
+		if err := c.Decode(wire.Frame{Type: wire.Text, Data: []byte(text)}, &out); err != nil {
+			t.Fatal(err)
+		}
+		var list []json.RawMessage
+		if json.Unmarshal([]byte(text), &list) != nil {
+			for i := range out.List {
+				if confirmed++; out.List[i].Kind != wire.EventSubscribed {
+					t.Errorf("%.200s: %s", text, show(&out.List[i]))
+				}
+			}
+			continue
+		}
+		lists++
+		var channel, pair string
+		if err := json.Unmarshal(list[len(list)-2], &channel); err != nil {
+			t.Fatal(err)
+		}
+		if err := json.Unmarshal(list[len(list)-1], &pair); err != nil {
+			t.Fatal(err)
+		}
+		snapshot := strings.HasPrefix(string(list[1]), `{"as":`)
+		if snapshot {
+			snapshots++
+		}
+		if len(out.List) != 1 || out.List[0].Kind != wire.EventData || out.List[0].Name != channel+"/"+pair ||
+			string(out.List[0].Message.Payload) != text || out.List[0].Message.Snapshot != snapshot {
+			t.Fatalf("%.200s: %d events, %s", text, len(out.List), show(&out.List[0]))
+		}
+	}
+	if lists < 4000 || snapshots != 10 || confirmed != 10 {
+		t.Errorf("%d lists, %d snapshots, %d confirmations", lists, snapshots, confirmed)
+	}
+}
