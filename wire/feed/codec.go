@@ -25,10 +25,10 @@ var (
 )
 
 // codec is the state of one connection. The loop uses dialect, which does not change,
-// and the first group; the second belongs to Decode; both use ledger.
+// and the first group; the second belongs to Decode; both use pending.
 type codec struct {
 	dialect *dialect
-	ledger  *ledger
+	pending *wire.Ledger[uint64, pendingRequest] // by id
 
 	token  string
 	start  []asked // to subscribe to at the start
@@ -47,6 +47,7 @@ type codec struct {
 	sequence uint64            // Table.Sequence of the last message that had one
 	counting bool              // sequence is valid
 	unbroken map[*sub]struct{} // live, without own numbers, and no hole in sequence since the last message
+	broken   bool              // there was a hole in sequence
 
 	listed map[*sub]struct{} // in the last confirmation, with Confirm.Complete
 
@@ -60,6 +61,7 @@ type sub struct {
 	channel  *channel
 	resumed  uint64 // number of the last message on earlier connections; 0 after the first on this one
 	last     uint64 // number of the last message, with Channel.Prev
+	seen     bool   // a message of it came, or it was asked for at the start and has no confirmation
 	unbroken bool   // in codec.unbroken
 	whole    bool   // in codec.whole
 }
@@ -71,8 +73,7 @@ func (c *codec) Start(out *wire.Frames) error {
 		}
 		return c.authenticate(nil, out)
 	}
-	c.ask(c.start, false, out)
-	return nil
+	return c.ask(c.start, false, out)
 }
 
 // Encode joins adjacent ops of one kind. Where a stream begins is up to the
@@ -80,14 +81,20 @@ func (c *codec) Start(out *wire.Frames) error {
 func (c *codec) Encode(ops []wire.Op, out *wire.Frames) error {
 	var run []asked
 	var kind wire.OpKind
-	flush := func() {
-		c.ask(run, kind == wire.OpUnsubscribe, out)
-		run = run[:0]
+	var from int // of the run
+	flush := func(next int) error {
+		if err := c.ask(run, kind == wire.OpUnsubscribe, out); err != nil {
+			return &wire.OpError{Index: from, Err: err}
+		}
+		run, from = run[:0], next
+		return nil
 	}
 	for i := range ops {
 		op := &ops[i]
 		if op.Kind != kind {
-			flush()
+			if err := flush(i); err != nil {
+				return err
+			}
 			kind = op.Kind
 		}
 		var err error
@@ -101,12 +108,13 @@ func (c *codec) Encode(ops []wire.Op, out *wire.Frames) error {
 			err = c.say(op, out)
 		}
 		if err != nil {
-			flush()
+			if err := flush(i); err != nil {
+				return err
+			}
 			return &wire.OpError{Index: i, Err: err}
 		}
 	}
-	flush()
-	return nil
+	return flush(len(ops))
 }
 
 // asked returns the topic that op subscribes to or unsubscribes from.

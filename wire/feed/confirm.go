@@ -51,7 +51,7 @@ func (c *codec) confirm(k *kind, message []byte, out *wire.Events) error {
 		}
 	}
 	if !ended && c.dialect.complete {
-		c.endOthers(listed, out)
+		c.replaceList(listed, out)
 	}
 	return nil
 }
@@ -62,11 +62,11 @@ func (c *codec) answered(message []byte) (pendingRequest, bool) {
 	if !ok {
 		return pendingRequest{}, false
 	}
-	return c.ledger.take(id)
+	return c.pending.Take(id)
 }
 
 // answer follows when the server has begun or ended a topic. With listed, which gets
-// it, a topic counts once.
+// it, a topic counts once, and not if the last complete list held it.
 func (c *codec) answer(topic string, ended bool, listed map[*sub]struct{}, out *wire.Events) error {
 	u := c.sub(topic)
 	if u == nil {
@@ -89,18 +89,28 @@ func (c *codec) answer(topic string, ended bool, listed map[*sub]struct{}, out *
 	return nil
 }
 
-// endOthers makes listed what the server has subscribed, and ends what an earlier
-// list held and this one does not.
-func (c *codec) endOthers(listed map[*sub]struct{}, out *wire.Events) {
-	var gone []*sub
+// replaceList makes listed what the server has subscribed, and ends what an earlier
+// list held and this one does not. The same list again may answer a request for any
+// topic in it.
+func (c *codec) replaceList(listed map[*sub]struct{}, out *wire.Events) {
+	var gone, same []*sub
 	for u := range c.listed {
-		if _, ok := listed[u]; !ok {
+		if _, ok := listed[u]; ok {
+			same = append(same, u)
+		} else {
 			gone = append(gone, u)
 		}
 	}
+	begun := len(listed) > len(same)
 	c.listed = listed
 	for _, u := range byTopic(gone) {
 		c.ended(u, out)
+	}
+	if len(gone) > 0 || begun {
+		return
+	}
+	for _, u := range byTopic(same) {
+		c.subscribed(u, out)
 	}
 }
 

@@ -175,6 +175,11 @@ func (c *codec) emit(k *kind, u *sub, n numbers, typ, payload []byte, out *wire.
 		}
 	}
 	u.resumed = 0
+	if !u.seen && c.broken && u.channel.number < 0 && !c.dialect.confirms {
+		// Without confirmations the hole may have come after the request.
+		c.reset(u, 0, wire.CauseLost, out)
+	}
+	u.seen = true
 	c.watchSequence(u)
 	c.watchWhole(u)
 	e := out.Append(wire.EventData)
@@ -323,8 +328,9 @@ func (c *codec) checkSequence(out *wire.Events) error {
 	if joins {
 		return nil
 	}
+	c.broken = true
 	hit := byTopic(slices.Collect(maps.Keys(c.unbroken)))
-	clear(c.unbroken)
+	c.unbroken = nil // not cleared: a map that was large stays slow
 	for _, u := range hit {
 		u.unbroken = false
 		c.reset(u, 0, cause, out)
@@ -343,6 +349,9 @@ func byTopic(subs []*sub) []*sub {
 func (c *codec) watchSequence(u *sub) {
 	if c.dialect.sequence >= 0 && u.channel.number < 0 && !u.unbroken {
 		u.unbroken = true
+		if c.unbroken == nil {
+			c.unbroken = map[*sub]struct{}{}
+		}
 		c.unbroken[u] = struct{}{}
 	}
 }

@@ -101,14 +101,13 @@ func (d *dialect) Verdict(f wire.Failure) wire.Verdict {
 
 func (d *dialect) Open(r wire.Resume) (wire.Codec, error) {
 	c := &codec{
-		dialect:  d,
-		ledger:   &ledger{},
-		token:    r.Token,
-		start:    make([]asked, 0, len(r.Subs)),
-		subs:     map[string]*sub{},
-		names:    map[string]locus{},
-		unbroken: map[*sub]struct{}{},
-		whole:    make([]map[*sub]struct{}, len(d.channels)),
+		dialect: d,
+		pending: wire.NewLedger[uint64, pendingRequest](maxPending),
+		token:   r.Token,
+		start:   make([]asked, 0, len(r.Subs)),
+		subs:    map[string]*sub{},
+		names:   map[string]locus{},
+		whole:   make([]map[*sub]struct{}, len(d.channels)),
 	}
 	if d.streamed >= 0 {
 		c.streams = map[string]*sub{}
@@ -128,6 +127,11 @@ func (d *dialect) Open(r wire.Resume) (wire.Codec, error) {
 		}
 		if p.channel.number >= 0 {
 			u.resumed, u.last = s.Position.Offset, s.Position.Offset
+		}
+		if !d.confirms { // it is live once it was asked for
+			c.watchSequence(u)
+			c.watchWhole(u)
+			u.seen = true
 		}
 	}
 	return c, nil

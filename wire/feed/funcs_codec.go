@@ -54,7 +54,7 @@ func (d *funcs) Attempt(a *wire.Attempt) error {
 func (d *funcs) Verdict(wire.Failure) wire.Verdict { return wire.Verdict{} }
 
 func (d *funcs) Open(r wire.Resume) (wire.Codec, error) {
-	return &funcsCodec{funcs: d, token: r.Token, ledger: &ledger{}}, nil
+	return &funcsCodec{funcs: d, token: r.Token, pending: wire.NewLedger[uint64, pendingRequest](maxPending)}, nil
 }
 
 // The kinds of an id, which is a number times 4 and its kind, as in wire.Op.Cmd.
@@ -66,10 +66,10 @@ const (
 )
 
 // funcsCodec is the state of one connection. Encode uses the first group, Decode the
-// second, both use ledger.
+// second, both use pending.
 type funcsCodec struct {
 	*funcs
-	ledger *ledger
+	pending *wire.Ledger[uint64, pendingRequest]
 
 	token string
 	asks  uint64
@@ -159,11 +159,14 @@ func (c *funcsCodec) ask(request func(Ask) ([]byte, error), ask Ask, kind uint64
 	}
 	c.asks++
 	ask.ID = c.asks*idKinds + kind
-	if err := c.send(out)(request(ask)); err != nil {
+	if err := c.pending.Put(ask.ID, pendingRequest{[]string{ask.Topic}, kind == idUnsubscribe}); err != nil {
 		return err
 	}
-	c.ledger.put(ask.ID, pendingRequest{topics: []string{ask.Topic}, end: kind == idUnsubscribe})
-	return nil
+	err := c.send(out)(request(ask))
+	if err != nil {
+		c.pending.Take(ask.ID)
+	}
+	return err
 }
 
 // errRead is the one text for what Read refuses: its own may quote the message.
@@ -262,7 +265,7 @@ func (c *funcsCodec) answer(it *Item, out *wire.Events) {
 		return
 	}
 	if it.ID != 0 {
-		p, ok := c.ledger.take(it.ID)
+		p, ok := c.pending.Take(it.ID)
 		if !ok {
 			if refused {
 				out.Append(wire.EventError).Reason = reasonOf(it) // it refuses nothing that is known

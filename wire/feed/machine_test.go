@@ -1,6 +1,7 @@
 package feed
 
 import (
+	"errors"
 	"fmt"
 	"strings"
 	"testing"
@@ -351,22 +352,28 @@ func TestOrderOfMatches(t *testing.T) {
 	expect(t, c, `{"x":{"t":"new","c":"none","list":[]}}`, `error 0 messages of the channel "none" are not in the feed's table`)
 }
 
-// The requests that wait for an answer are bounded.
-func TestLedgerIsBounded(t *testing.T) {
-	var l ledger
-	for id := uint64(1); id <= 3*maxOpen; id++ {
-		l.put(id, pendingRequest{})
-		if id%3 == 0 {
-			l.take(id)
+// A server that answers nothing does not fill the memory.
+func TestUnansweredRequestsAreBounded(t *testing.T) {
+	table := crowded()
+	table.Login = Login{}
+	c := open(t, mustNew(t, table))
+	sub := wire.Op{Kind: wire.OpSubscribe, Topic: "chain/A"}
+	var out wire.Frames
+	for range maxPending {
+		if err := c.Encode([]wire.Op{sub}, &out); err != nil {
+			t.Fatal(err)
 		}
-		if len(l.open) > maxOpen || len(l.order) > 2*maxOpen {
-			t.Fatalf("%d requests, %d ids", len(l.open), len(l.order))
-		}
+		out.Reset()
 	}
-	if _, ok := l.take(1); ok {
-		t.Error("the oldest was kept")
+	err := c.Encode([]wire.Op{{Kind: wire.OpPong}, sub, sub}, &out)
+	var oe *wire.OpError
+	var le *wire.LedgerError
+	if !errors.As(err, &oe) || !errors.As(err, &le) || oe.Index != 1 || len(out.List) != 1 {
+		t.Errorf("got %v and %d frames", err, len(out.List))
 	}
-	if _, ok := l.take(3*maxOpen - 1); !ok {
-		t.Error("the newest was lost")
+	out.Reset()
+	expect(t, c, `{"ok":true,"id":1}`, "subscribed chain/A by-number") // which makes room
+	if err := c.Encode([]wire.Op{sub}, &out); err != nil || len(out.List) != 1 {
+		t.Errorf("got %v and %d frames", err, len(out.List))
 	}
 }

@@ -114,9 +114,21 @@ func (d *dialect) requestOf(c *channel, end bool) *request {
 	return d.subscribe
 }
 
+// maxPending bounds the requests of one connection that wait for their answer.
+const maxPending = maxTopics
+
+// pendingRequest is a request without an answer.
+type pendingRequest struct {
+	topics []string
+	end    bool // it unsubscribes
+}
+
 // ask appends the messages that subscribe to topics, or end them. All of them have a
-// request.
-func (c *codec) ask(topics []asked, end bool, out *wire.Frames) {
+// request. It appends nothing if it returns an error: the server owes too many answers.
+func (c *codec) ask(topics []asked, end bool, out *wire.Frames) error {
+	if c.dialect.id != nil && c.pending.Len()+len(topics) > maxPending {
+		return &wire.LedgerError{Limit: maxPending}
+	}
 	for len(topics) > 0 {
 		q := c.dialect.requestOf(topics[0].channel, end)
 		n := 1
@@ -126,6 +138,7 @@ func (c *codec) ask(topics []asked, end bool, out *wire.Frames) {
 		c.askWith(q, topics[:n], end, out)
 		topics = topics[n:]
 	}
+	return nil
 }
 
 // askWith appends the messages of q for topics.
@@ -204,11 +217,13 @@ func (c *codec) send(q *request, topics []asked, v *values, end bool, out *wire.
 	if q.has[wordID] {
 		c.lastID++
 		v.id = c.lastID
-		names := make([]string, len(topics))
-		for i := range topics {
-			names[i] = topics[i].topic
+		if c.dialect.id != nil {
+			names := make([]string, len(topics))
+			for i := range topics {
+				names[i] = topics[i].topic
+			}
+			_ = c.pending.Put(v.id, pendingRequest{names, end}) // ask has looked for room
 		}
-		c.ledger.put(v.id, pendingRequest{topics: names, end: end})
 	}
 	out.Append(wire.Text, q.write(nil, v))
 }
