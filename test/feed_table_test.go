@@ -326,3 +326,44 @@ func TestGoAwayMessage(t *testing.T) {
 		}
 	})
 }
+
+// The last cursor stands in the request of the next connection. A server that repeats
+// the message of the cursor proves that none is missing; one that does not proves nothing.
+func TestCursorInTheRequest(t *testing.T) {
+	for _, repeats := range []bool{true, false} {
+		synctest.Test(t, func(t *testing.T) {
+			table := feed.Table{
+				Name: "log", Type: "kind", Product: "stream",
+				Subscribe: feed.Request{JSON: `{"read":"$product","after":"$cursor"}`},
+				Channels:  []feed.Channel{{Name: "log", Types: []string{"line"}, Cursor: "at"}},
+			}
+			line := func(n int) string { return fmt.Sprintf(`{"kind":"line","stream":"A","at":"c%d"}`, n) }
+			srv, c := tableClient(t, table, limpet.Options{}, func(conn int, request string, say func(string)) {
+				switch {
+				case request == "":
+				case conn == 1:
+					say(line(1))
+					say(line(5))
+				default:
+					if repeats {
+						say(line(5))
+					}
+					say(line(9))
+				}
+			})
+			s := subscribe(t, c, "log/A")
+			first := collect(t, s, 2)
+			srv.host.Network.ResetAll()
+			want, n := line(1)+" "+line(5)+" reset "+line(9), 2
+			if repeats {
+				want, n = line(1)+" "+line(5)+" "+line(5)+" "+line(9), 2
+			}
+			if got := payloads(append(first, collect(t, s, n)...)); got != want {
+				t.Errorf("repeats %v: got %s\nwant %s", repeats, got, want)
+			}
+			if got, want := srv.all(), "/\n"+`{"read":"A","after":null}`+"\n/\n"+`{"read":"A","after":"c5"}`; got != want {
+				t.Errorf("the server heard\n%s", got)
+			}
+		})
+	}
+}

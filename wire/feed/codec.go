@@ -22,6 +22,7 @@ const (
 var (
 	errTopics = &wire.CodeError{Code: 1008, Reason: "more than 65536 topics on one connection"}
 	errOp     = errors.New("feed: the table has no message for this")
+	errFrom   = errors.New("feed: a table cannot ask for the first or the last message; use FromNew or FromResume")
 )
 
 // codec is the state of one connection. The loop uses dialect, which does not change,
@@ -76,23 +77,21 @@ func (c *codec) Start(out *wire.Frames) error {
 	return c.ask(c.start, false, out)
 }
 
-// Encode joins adjacent ops of one kind. Where a stream begins is up to the
-// server, so Subscribe.From is not encoded.
+// Encode joins adjacent ops of one kind. Where a stream begins is up to the server,
+// unless a request has a cursor. It returns a *wire.LedgerError, which ends the
+// connection, if the server owes too many answers.
 func (c *codec) Encode(ops []wire.Op, out *wire.Frames) error {
 	var run []asked
 	var kind wire.OpKind
-	var from int // of the run
-	flush := func(next int) error {
-		if err := c.ask(run, kind == wire.OpUnsubscribe, out); err != nil {
-			return &wire.OpError{Index: from, Err: err}
-		}
-		run, from = run[:0], next
-		return nil
+	flush := func() error {
+		err := c.ask(run, kind == wire.OpUnsubscribe, out)
+		run = run[:0]
+		return err
 	}
 	for i := range ops {
 		op := &ops[i]
 		if op.Kind != kind {
-			if err := flush(i); err != nil {
+			if err := flush(); err != nil {
 				return err
 			}
 			kind = op.Kind
@@ -108,13 +107,13 @@ func (c *codec) Encode(ops []wire.Op, out *wire.Frames) error {
 			err = c.say(op, out)
 		}
 		if err != nil {
-			if err := flush(i); err != nil {
+			if err := flush(); err != nil {
 				return err
 			}
 			return &wire.OpError{Index: i, Err: err}
 		}
 	}
-	return flush(len(ops))
+	return flush()
 }
 
 // asked returns the topic that op subscribes to or unsubscribes from.
@@ -127,6 +126,9 @@ func (c *codec) asked(op *wire.Op) (a asked, err error) {
 		topic = op.Name
 	case op.Kind == wire.OpSubscribe && op.Subscribe != nil:
 		topic, a.cursor = op.Subscribe.Topic, op.Subscribe.Position.Tag
+		if from := op.Subscribe.From; from == wire.FromFirst || from == wire.FromLast {
+			return a, errFrom
+		}
 	}
 	a.place, err = c.dialect.split(topic)
 	return a, err

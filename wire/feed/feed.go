@@ -70,8 +70,10 @@ func (d *dialect) Traits() wire.Traits {
 		StartSubs:   1 << 30,
 		LookBack:    d.lookBack,
 	}
-	if t.Greeting {
-		t.StartSubs = 0 // requests follow when the server has accepted the credential
+	if t.Greeting || t.Resume {
+		// Requests follow when the server has accepted the credential, and where one
+		// may be refused, as one with a From that a table cannot say.
+		t.StartSubs = 0
 	}
 	return t
 }

@@ -45,7 +45,7 @@ type Funcs struct {
 	// Numbered means that messages have numbers, dense for each topic.
 	Numbered bool
 
-	// Resume means that a subscription can begin after the number Ask.After.
+	// Resume means that a subscription can begin where Ask.From and Ask.After say.
 	Resume bool
 
 	// Publish returns the message that publishes m. cmd is new for each message, and
@@ -75,7 +75,8 @@ type Funcs struct {
 type Ask struct {
 	ID    uint64 // new for each request of a connection, and the cmd of no message
 	Topic string
-	After wire.Position // the last one received; zero if there is none
+	From  wire.From     // where to begin, with Funcs.Resume; return an error for what the server cannot do
+	After wire.Position // the last position received, with Funcs.Resume; zero if there is none
 	Token string        // of the subscription; empty if there is none
 }
 

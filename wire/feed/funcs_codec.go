@@ -103,7 +103,11 @@ func (c *funcsCodec) send(out *wire.Frames) func([]byte, error) error {
 
 func (c *funcsCodec) Encode(ops []wire.Op, out *wire.Frames) error {
 	for i := range ops {
-		if err := c.encode(&ops[i], out); err != nil {
+		err := c.encode(&ops[i], out)
+		if full := (*wire.LedgerError)(nil); errors.As(err, &full) {
+			return err // it ends the connection: the server owes too many answers
+		}
+		if err != nil {
 			return &wire.OpError{Index: i, Err: err}
 		}
 	}
@@ -117,7 +121,7 @@ func (c *funcsCodec) encode(op *wire.Op, out *wire.Frames) error {
 		if s := op.Subscribe; s != nil {
 			ask.Topic, ask.Token = s.Topic, s.Token
 			if c.Resume {
-				ask.After = s.Position
+				ask.From, ask.After = s.From, s.Position
 			}
 		}
 		return c.ask(c.Subscribe, ask, idSubscribe, out)

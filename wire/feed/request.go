@@ -126,7 +126,7 @@ type pendingRequest struct {
 // ask appends the messages that subscribe to topics, or end them. All of them have a
 // request. It appends nothing if it returns an error: the server owes too many answers.
 func (c *codec) ask(topics []asked, end bool, out *wire.Frames) error {
-	if c.dialect.id != nil && c.pending.Len()+len(topics) > maxPending {
+	if c.dialect.id != nil && len(topics) > 0 && c.pending.Len()+len(topics) > maxPending {
 		return &wire.LedgerError{Limit: maxPending}
 	}
 	for len(topics) > 0 {
