@@ -81,7 +81,7 @@ var ofStream = []mutation{
 	},
 	{
 		name:    "feed: a member given twice",
-		file:    "wire/feed/scan.go",
+		file:    "wire/feed/malformed.go",
 		search:  "\ts.fault = s.twoMembers(slot)\n",
 		replace: "",
 		test:    "-run ^TestMalformedMessages$ ./wire/feed",

@@ -2,6 +2,7 @@ package feed
 
 import (
 	"fmt"
+	"slices"
 	"strings"
 	"unicode/utf8"
 
@@ -72,7 +73,7 @@ func (t *Table) checkNames() error {
 		return &TableError{"Stream", "excludes Product"}
 	case t.Stream != "" && t.StreamName == "":
 		return &TableError{"StreamName", `is empty; want for example "product@channel"`}
-	case t.Stream == "" && t.Product == "":
+	case t.Stream == "" && t.Product == "" && slices.ContainsFunc(t.Channels, func(c Channel) bool { return c.Product == "" }):
 		return &TableError{"Product", "is empty; want the path of the product"}
 	}
 	if t.StreamName != "" {
@@ -120,6 +121,8 @@ func (c *Channel) check(t *Table, at string, members map[string]string) error {
 		}
 	}
 	switch param := strings.Contains(c.Name, "*"); {
+	case c.Product != "" && t.Stream != "":
+		return &TableError{at + ".Product", "is excluded by Table.Stream"}
 	case !utf8.ValidString(c.Request):
 		return &TableError{at + ".Request", "is not UTF-8"}
 	case strings.Count(c.Request, "*") > 1 || !param && strings.Contains(c.Request, "*"):

@@ -100,15 +100,13 @@ func (d *dialect) addRequests(t *Table) error {
 		request *Request
 		to      **request
 	}{{"Subscribe", &t.Subscribe, &d.subscribe}, {"Unsubscribe", &t.Unsubscribe, &d.unsubscribe}} {
-		if *r.request == (Request{}) && r.to == &d.unsubscribe {
+		none := r.to == &d.unsubscribe || !slices.ContainsFunc(t.Channels, func(c Channel) bool { return c.Subscribe == Request{} })
+		if *r.request == (Request{}) && none {
 			continue
 		}
 		if err := d.addRequest(r.field, r.request, several, r.to); err != nil {
 			return err
 		}
-	}
-	if t.ID != "" && !d.subscribe.has[wordID] {
-		return &TableError{"ID", `needs "#id" or "$id" in Subscribe`}
 	}
 	d.endsByID = t.ID != "" && d.unsubscribe != nil && d.unsubscribe.has[wordID]
 	if t.Question != "" {
@@ -213,6 +211,10 @@ func (d *dialect) addChannels(t *Table) error {
 			return err
 		}
 	}
+	hasID := func(c *channel) bool { return d.requestOf(c, false).has[wordID] }
+	if t.ID != "" && !slices.ContainsFunc(d.channels, hasID) {
+		return &TableError{"ID", `needs "#id" or "$id" in Subscribe`}
+	}
 	return nil
 }
 
@@ -238,12 +240,15 @@ func (d *dialect) addChannel(i int, t *Channel, several bool) (err error) {
 		field, path string
 		slot        *int
 	}{
-		{".Param", t.Param, &c.paramFrom}, {".Number", t.Number, &c.number}, {".First", t.First, &c.first},
+		{".Product", t.Product, &c.product}, {".Param", t.Param, &c.paramFrom}, {".Number", t.Number, &c.number}, {".First", t.First, &c.first},
 		{".Count", t.Count, &c.counts}, {".Prev", t.Prev, &c.prev}, {".Cursor", t.Cursor, &c.cursor},
 	} {
 		if *m.slot, err = d.slot(at+m.field, m.path); err != nil {
 			return err
 		}
+	}
+	if c.product < 0 {
+		c.product = d.product
 	}
 	if err := d.addChannelRequests(at, t, c, several); err != nil {
 		return err

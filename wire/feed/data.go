@@ -71,7 +71,7 @@ func (c *codec) data(k *kind, at locus, typ, message []byte, out *wire.Events) e
 func (c *codec) deliver(k *kind, at locus, typ, payload []byte, out *wire.Events) error {
 	u := at.sub
 	if u == nil {
-		product, err := c.scan.text(c.dialect.product)
+		product, err := c.scan.text(at.channel.product)
 		if err != nil {
 			return err
 		}

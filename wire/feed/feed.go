@@ -16,6 +16,7 @@ type channel struct {
 	request      pattern // the name in requests
 	names        []pattern
 	index        int // in dialect.channels
+	product      int // slot
 	paramFrom    int // slot of the parameter, or -1: it is in the name
 	numericParam bool
 

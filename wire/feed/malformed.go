@@ -4,6 +4,7 @@ import (
 	"errors"
 	"slices"
 	"strings"
+	"unicode/utf8"
 
 	"github.com/limpet-go/limpet/wire"
 )
@@ -63,7 +64,7 @@ func (c *codec) skip(err error, ch *channel, out *wire.Events) error {
 // have been for several.
 func (c *codec) skippedTopic(ch *channel) string {
 	d, s := c.dialect, &c.scan
-	if !c.inEntry && s.first != (span{}) && slices.Contains(d.layout.inEntry, d.product) {
+	if !c.inEntry && s.first != (span{}) && slices.Contains(d.layout.inEntry, ch.product) {
 		return "" // each entry has a product of its own
 	}
 	at, err := c.locate()
@@ -81,7 +82,7 @@ func (c *codec) skippedTopic(ch *channel) string {
 		}
 		param = string(text)
 	}
-	product, err := s.text(d.product)
+	product, err := s.text(ch.product)
 	if err != nil || len(product) == 0 {
 		return ""
 	}
@@ -129,4 +130,41 @@ func (c *codec) watchWhole(u *sub) {
 		*whole = map[*sub]struct{}{}
 	}
 	(*whole)[u] = struct{}{}
+}
+
+// loose skips a value that is not JSON, such as NaN, so that the members after it can
+// be read.
+func (s *scanner) loose(from int) error {
+	s.at = from
+	for s.at < len(s.data) && wordByte(s.data[s.at]) {
+		s.at++
+	}
+	if s.at == from {
+		return errSyntax
+	}
+	if s.fault == nil {
+		s.fault = errLoose
+	}
+	return nil
+}
+
+func wordByte(c byte) bool {
+	return digit(c) || 'a' <= c|0x20 && c|0x20 <= 'z' || c == '-' || c == '+' || c == '.' || c == '_'
+}
+
+// twice follows when a wanted value occurs again: readers differ on which one counts.
+func (s *scanner) twice(slot int) {
+	if s.repeated == nil {
+		s.repeated = make([]bool, len(s.found))
+	}
+	s.repeated[slot] = true
+	s.fault = s.twoMembers(slot)
+}
+
+// faultOf returns why the message that was just scanned must not be used, or nil.
+func (s *scanner) faultOf(message []byte) error {
+	if s.fault == nil && s.notText && !utf8.Valid(message) {
+		return errText
+	}
+	return s.fault
 }

@@ -5,7 +5,6 @@ import (
 	"encoding/binary"
 	"encoding/json"
 	"math/bits"
-	"unicode/utf8"
 )
 
 // maxDepth bounds the nesting of a message, and with it the scanner's stack.
@@ -384,40 +383,3 @@ func (s *scanner) escaped() error {
 func digit(c byte) bool { return '0' <= c && c <= '9' }
 
 func hex(c byte) bool { return digit(c) || 'a' <= c|0x20 && c|0x20 <= 'f' }
-
-// loose skips a value that is not JSON, such as NaN, so that the members after it can
-// be read.
-func (s *scanner) loose(from int) error {
-	s.at = from
-	for s.at < len(s.data) && wordByte(s.data[s.at]) {
-		s.at++
-	}
-	if s.at == from {
-		return errSyntax
-	}
-	if s.fault == nil {
-		s.fault = errLoose
-	}
-	return nil
-}
-
-func wordByte(c byte) bool {
-	return digit(c) || 'a' <= c|0x20 && c|0x20 <= 'z' || c == '-' || c == '+' || c == '.' || c == '_'
-}
-
-// twice follows when a wanted value occurs again: readers differ on which one counts.
-func (s *scanner) twice(slot int) {
-	if s.repeated == nil {
-		s.repeated = make([]bool, len(s.found))
-	}
-	s.repeated[slot] = true
-	s.fault = s.twoMembers(slot)
-}
-
-// faultOf returns why the message that was just scanned must not be used, or nil.
-func (s *scanner) faultOf(message []byte) error {
-	if s.fault == nil && s.notText && !utf8.Valid(message) {
-		return errText
-	}
-	return s.fault
-}

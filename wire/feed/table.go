@@ -67,7 +67,7 @@ type Table struct {
 	// Login authenticates the connection before the first request. Optional.
 	Login Login
 
-	// Subscribe is the message that subscribes.
+	// Subscribe is the message that subscribes. Required, unless each channel has one.
 	Subscribe Request
 
 	// Unsubscribe is the message that unsubscribes. Optional.
@@ -85,7 +85,8 @@ type Table struct {
 	// determines the channel, or Stream does.
 	Channel string
 
-	// Product is the path of the product. Required, unless Stream is set.
+	// Product is the path of the product. Required, unless Stream is set or each channel
+	// has a Product.
 	Product string
 
 	// Stream is the path of one name for channel and product together. It replaces
@@ -174,6 +175,10 @@ type Channel struct {
 	// Aliases are further names that the server gives the channel, for example in
 	// confirmations. Optional: Name and Request need not be repeated.
 	Aliases []string
+
+	// Product is the path of the product in messages of this channel. Defaults to
+	// Table.Product.
+	Product string
 
 	// Param is the path of the parameter in a message, if Name has a '*' and Request
 	// has none.
