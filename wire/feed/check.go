@@ -120,17 +120,20 @@ func (c *Channel) check(t *Table, at string, members map[string]string) error {
 			return &TableError{fmt.Sprintf("%s.Aliases[%d]", at, i), "want a name in UTF-8"}
 		}
 	}
-	switch param := strings.Contains(c.Name, "*"); {
+	// Where the server's name for the channel shows, a '*' in it is the parameter.
+	param := strings.Contains(c.Name, "*")
+	inName := (t.Channel != "" || t.Stream != "") && (c.Request == "" || strings.Contains(c.Request, "*"))
+	switch {
 	case c.Product != "" && t.Stream != "":
 		return &TableError{at + ".Product", "is excluded by Table.Stream"}
 	case !utf8.ValidString(c.Request):
 		return &TableError{at + ".Request", "is not UTF-8"}
 	case strings.Count(c.Request, "*") > 1 || !param && strings.Contains(c.Request, "*"):
 		return &TableError{at + ".Request", "want at most one '*', and one in Name too"}
-	case param && c.Request != "" && !strings.Contains(c.Request, "*") && c.Param == "":
+	case param && !inName && c.Param == "":
 		return &TableError{at + ".Param", "is empty, and neither the channel's name in messages nor another member shows the parameter"}
-	case c.Param != "" && (!param || c.Request == "" || strings.Contains(c.Request, "*")):
-		return &TableError{at + ".Param", "is for a Name with a '*' and a Request without one"}
+	case c.Param != "" && (!param || inName):
+		return &TableError{at + ".Param", "is for a Name with a '*' whose parameter is not in the channel's name in messages"}
 	}
 	if len(c.Types)+len(c.Snapshots)+len(c.Repeats) == 0 && t.Channel == "" && t.Stream == "" {
 		return &TableError{at + ".Types", "is empty; want at least one type of message"}

@@ -63,7 +63,7 @@ func (c *codec) locateStream(name string) (at locus, err error) {
 	if err != nil {
 		return at, err
 	}
-	if len(c.streams) < maxTopics {
+	if len(c.streams) < maxTopics && at.channel.paramFrom < 0 {
 		c.streams[name] = at.sub
 	}
 	return at, nil

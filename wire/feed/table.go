@@ -180,8 +180,8 @@ type Channel struct {
 	// Table.Product.
 	Product string
 
-	// Param is the path of the parameter in a message, if Name has a '*' and Request
-	// has none.
+	// Param is the path of the parameter in a message, if Name has a '*' and the
+	// channel's name in messages has none, or does not show.
 	Param string
 
 	// Subscribe and Unsubscribe replace those of the table for this channel.

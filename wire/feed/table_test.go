@@ -113,6 +113,53 @@ func TestNewNamesTheWrongField(t *testing.T) {
 		{"Heartbeats[0]", func(t *Table) { t.Heartbeats[0] = "fail" }},
 		{"Ignored[0]", func(t *Table) { t.Ignored[0] = "" }},
 		{"Ping", func(t *Table) { t.Ping = wire.PingOp }},
+		{"Ping", func(t *Table) { t.PingText = "ping" }}, // with wire.PingNone
+		{"Ping", func(t *Table) { t.Ping = 9 }},
+		{"PingText", func(t *Table) { t.Ping, t.PingText = wire.PingOp, "\xff" }},
+		{"Answer", func(t *Table) { t.Question = "ask" }},
+		{"Answer", func(t *Table) { t.Answer = "{}" }},
+		{"Answer", func(t *Table) { t.Question, t.Answer = "ask", `{"pong":"#n"` }},
+		{"Question", func(t *Table) { t.Question, t.Answer = "beat..x=1", "x" }},
+		{"Heartbeats[0]", func(t *Table) { t.Heartbeats[0] = "*" }},
+		{"Heartbeats[0]", func(t *Table) { t.Heartbeats[0] = "=" }},
+		{"GoAway", func(t *Table) { t.GoAway = "a..b=1" }},
+		{"Heartbeats[0]", func(t *Table) { t.GoAway = "kind=beat" }},
+		{"Subprotocols[1]", func(t *Table) { t.Subprotocols = []string{"v1", "v 2"} }},
+		{"Stream", func(t *Table) { t.Stream = "s" }},
+		{"Stream", func(t *Table) { t.Stream, t.Channel = "s", "" }},
+		{"StreamName", func(t *Table) { t.Stream, t.Channel, t.Product = "s", "", "" }},
+		{"StreamName", func(t *Table) { t.StreamName = "channelproduct" }},
+		{"StreamName", func(t *Table) { t.StreamName = "channel/x" }},
+		{"Product", func(t *Table) { t.Product = "sym[]" }},
+		{"Product", func(t *Table) { t.Entries, t.Product = "data", "data[0].sym" }},
+		{"Channel", func(t *Table) { t.Entries, t.Channel = "data", "data[].ch" }},
+		{"Entries", func(t *Table) { t.Entries = "." }},
+		{"Confirm.Channel", func(t *Table) { t.Confirm.Channel = "a[" }},
+		{"Confirm.Streams", func(t *Table) { t.Confirm.Streams = "s" }},
+		{"Confirm.Streams", func(t *Table) { t.Confirm = Confirm{Type: "ok", Streams: "s"} }},
+		{"Confirm.Complete", func(t *Table) {
+			t.Subscribe.JSON = `{"id":"#id","s":"$product","c":"$channel"}`
+			t.ID, t.Confirm = "id", Confirm{Type: "ok", Complete: true}
+		}},
+		{"Error.Text", func(t *Table) { t.Error.Text = "why." }},
+		{"Login.Message", func(t *Table) { t.Login.Accepted = "hi" }},
+		{"Login.Accepted", func(t *Table) { t.Login.Message = func(string, []byte) ([]byte, error) { return nil, nil } }},
+		{"Channels[0].Product", func(t *Table) {
+			t.Channel, t.Product, t.Stream, t.StreamName, t.Channels[0].Product = "", "", "s", "channel.product", "p"
+		}},
+		{"Channels[0].Param", func(t *Table) { t.Channels[0].Param = "p" }},
+		{"Channels[0].Param", func(t *Table) { t.Channels[0].Name, t.Channels[0].Request = "t-*", "t" }},
+		{"Channels[0].Param", func(t *Table) { t.Channels[0].Name, t.Channels[0].Param = "t-*", "p" }},
+		{"Channels[0].Request", func(t *Table) { t.Channels[0].Request = "t-*" }},
+		{"Channels[0].Request", func(t *Table) { t.Channels[0].Name, t.Channels[0].Request, t.Channels[0].Param = "t-*", "t", "p" }},
+		{"Channels[0].First", func(t *Table) { t.Channels[0].Number, t.Channels[0].Replay, t.Channels[0].First = "", 0, "f" }},
+		{"Channels[0].Prev", func(t *Table) { t.Channels[0].Count, t.Channels[0].Prev = "c", "p" }},
+		{"Channels[0].Replay", func(t *Table) { t.Channels[0].Prev = "p" }},
+		{"Channels[0].Cursor", func(t *Table) { t.Channels[0].Cursor = "c" }},
+		{"Channels[0].Snapshots[0]", func(t *Table) { *t = bare(); t.Channels[0].Snapshots = []string{"*"} }},
+		{"Channels[0].Subscribe", func(t *Table) { t.Channels[0].Subscribe.Max = -1 }},
+		{"Channels[0].Subscribe.JSON", func(t *Table) { t.Channels[0].Subscribe.JSON = "x" }},
+		{"Channels[0].Unsubscribe", func(t *Table) { t.Unsubscribe, t.Channels[0].Unsubscribe = Request{}, t.Subscribe }},
 	} {
 		table := exchange()
 		test.change(&table)
