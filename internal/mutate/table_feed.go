@@ -319,4 +319,18 @@ var ofFeed = []mutation{
 		replace: "if len(topics) > maxTopics {",
 		test:    "-run ^TestConfirmationIsBounded$ ./wire/feed",
 	},
+	{
+		name:    "feed: a backslash at the end of a frame",
+		file:    "wire/feed/scan.go",
+		search:  "s.at = min(s.at+1, len(s.data))",
+		replace: "s.at++",
+		test:    "-run ^TestHostileFrames$ ./wire/feed",
+	},
+	{
+		name:    "feed: channels that share the path of the product",
+		file:    "wire/feed/data.go",
+		search:  "product, err := c.scan.text(at.channel.product)",
+		replace: "product, err := c.scan.text(c.dialect.product)",
+		test:    "-run ^TestProductOfAChannel$ ./wire/feed",
+	},
 }

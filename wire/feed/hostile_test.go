@@ -169,7 +169,7 @@ func FuzzDecode(f *testing.F) {
 // fuzzFrame decodes one frame. What is not JSON in UTF-8 never passes unnoticed.
 func fuzzFrame(t *testing.T, d wire.Dialect, c wire.Codec, data []byte) {
 	var out wire.Events
-	if err := c.Decode(wire.Frame{Type: wire.Text, Data: data}, &out); err != nil {
+	if err := c.Decode(frameOf(string(data)), &out); err != nil {
 		t.Fatalf("%q: %v", data, err) // too few bytes for too many topics
 	}
 	if k := d.(*dialect).rules.texts[string(data)]; k != nil {
@@ -283,7 +283,7 @@ func FuzzTable(f *testing.F) {
 			}
 			var out wire.Events
 			for _, text := range []string{message, message, match, request} {
-				if err := c.Decode(wire.Frame{Type: wire.Text, Data: []byte(text)}, &out); err != nil {
+				if err := c.Decode(frameOf(text), &out); err != nil {
 					t.Fatalf("%q: %v", text, err)
 				}
 			}

@@ -220,6 +220,16 @@ func TestNames(t *testing.T) {
 		`malformed 1 a message of the channel "bars-*-min" with a product that cannot be subscribed to`)
 }
 
+// A channel may have its product at another place than the others.
+func TestProductOfAChannel(t *testing.T) {
+	table := exchange()
+	table.Channels[1].Product = "d.s"
+	c := open(t, mustNew(t, table))
+	expect(t, c, `{"kind":"update","ch":"book","d":{"s":"A"}}`, `data book/A update {"kind":"update","ch":"book","d":{"s":"A"}}`)
+	expect(t, c, `{"kind":"update","ch":"trades","sym":"A","id":1}`, `data trades/A (0,1] update {"kind":"update","ch":"trades","sym":"A","id":1}`)
+	expect(t, c, `{"kind":"update","ch":"book","d":{"s":"A"},"x":NaN}`, "malformed 1 a value that is not JSON", "gap book/A malformed 1")
+}
+
 func TestRequestWords(t *testing.T) {
 	c := open(t, mustNew(t, crowded()))
 	var ops []wire.Op

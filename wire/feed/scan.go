@@ -364,7 +364,7 @@ func (s *scanner) str() error {
 // escaped skips what follows a backslash.
 func (s *scanner) escaped() error {
 	c := s.peek()
-	s.at++
+	s.at = min(s.at+1, len(s.data))
 	switch c {
 	case '"', '\\', '/', 'b', 'f', 'n', 'r', 't':
 		return nil
