@@ -138,3 +138,14 @@ func (m Message) Ack() {
 		m.queue.ackMessage(&m)
 	}
 }
+
+// Nack reports that the message will not be processed. A server that can deliver it
+// again does so, here or elsewhere (wire.Traits.Release); with any other server only
+// the committed position changes: it never moves over the message, nor further. The
+// message counts as delivered. Nack does not block and may be called from any goroutine.
+// Of Ack and Nack the first counts.
+func (m Message) Nack() {
+	if m.queue != nil && m.Loss == nil {
+		m.queue.releaseMessage(&m)
+	}
+}

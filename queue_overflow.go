@@ -11,6 +11,7 @@ import (
 func (q *queue) dropNewest(before Position) {
 	q.dropped++
 	to, _ := q.receiver.Position()
+	q.reportDropped(q.generation, to)
 	q.appendLoss(newLoss(Gap, before, to, 1, wire.CauseOverflow))
 }
 
@@ -30,6 +31,7 @@ func (q *queue) dropFirst() {
 	}
 	m := *q.items.At(i)
 	q.dropped++
+	q.reportDropped(m.generation, m.Position)
 	q.messages--
 	q.bytes -= len(m.Payload)
 	after := Position{Epoch: m.Position.Epoch, Offset: m.previous}
@@ -47,6 +49,14 @@ func (q *queue) dropFirst() {
 	if i > 0 && i+1 < q.items.Len() && q.items.At(i-1).Kind == Reset && q.joinLoss(i-1, *q.items.At(i + 1)) {
 		q.removeItem(i + 1)
 		q.removeItem(i)
+	}
+}
+
+// reportDropped acknowledges a message that the policy dropped, to a server that waits
+// for acknowledgements: the policy has done with it; mu is held.
+func (q *queue) reportDropped(gen uint64, p Position) {
+	if q.tracker.reports == wire.ProcessedEach {
+		q.toReport = append(q.toReport, takenRun{generation: gen, position: p})
 	}
 }
 
