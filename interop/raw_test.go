@@ -111,8 +111,31 @@ func TestGorilla(t *testing.T) {
 			send := func(text, contentType string) {
 				t.Helper()
 				ack, err := client.Send(ctx, "*", []byte(text), &limpet.PublishOptions{Type: contentType})
+				if ends := text == "drop" || text == "close"; ends && ack.Outcome == limpet.Unknown {
+					return // the server was faster than the report that the message was written
+				}
 				if err != nil || ack.Outcome != limpet.Written {
 					t.Fatalf("%q: %v, %v", text, ack.Outcome, err)
+				}
+			}
+			var all []string
+			count := func(text string) (n int) {
+				for _, h := range all {
+					if h == text {
+						n++
+					}
+				}
+				return n
+			}
+			hear := func(text string, n int) {
+				t.Helper()
+				for count(text) < n {
+					select {
+					case text := <-heard:
+						all = append(all, text)
+					case <-ctx.Done():
+						t.Fatalf("the server heard %.300q", all)
+					}
 				}
 			}
 			receive(1)
@@ -121,31 +144,16 @@ func TestGorilla(t *testing.T) {
 			send("\xff\x00", raw.TypeBinary)
 			send(long, "")
 			receive(3)
-			for _, end := range []string{"drop", "close"} {
+			for i, end := range []string{"drop", "close"} {
+				hear(`1 {"pong"}`, i+1) // or the answer is lost with the connection
 				send(end, "")
 				receive(2)
 			}
+			hear(`1 {"pong"}`, 3)
 			const data, hello = "data " + raw.TypeText + " ", "data " + raw.TypeText + " hello prices.v2"
 			want := []string{hello, data + "one", "data " + raw.TypeBinary + " \xff\x00", data + long, "reset", hello, "reset", hello}
 			if strings.Join(got, "\n") != strings.Join(want, "\n") {
 				t.Errorf("received %.300q", got)
-			}
-			var all []string
-			for len(all) < 11 {
-				select {
-				case text := <-heard:
-					all = append(all, text)
-				case <-ctx.Done():
-					t.Fatalf("the server heard %.300q", all)
-				}
-			}
-			count := func(text string) (n int) {
-				for _, h := range all {
-					if h == text {
-						n++
-					}
-				}
-				return n
 			}
 			for text, n := range map[string]int{"1 login 1": 1, "1 login 2": 1, "1 login 3": 1, `1 {"pong"}`: 3, "1 one": 1, "2 \xff\x00": 1, "1 drop": 1, "1 close": 1, "1 " + long: 1} {
 				if count(text) != n {
