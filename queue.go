@@ -384,34 +384,6 @@ func (q *queue) appendLoss(m Message) {
 	q.items.Push(m)
 }
 
-func newLoss(kind Kind, after, to Position, count uint64, cause Cause) Message {
-	return Message{Kind: kind, Position: to, Loss: &Loss{After: after, To: to, Count: count, Cause: cause}}
-}
-
-// joinLoss extends the loss at items[i] by the loss m that follows it, if both
-// are gaps of one epoch or both are resets; mu is held.
-func (q *queue) joinLoss(i int, m Message) bool {
-	old := q.items.At(i)
-	switch {
-	case old.Kind == Gap && m.Kind == Gap && old.Loss.To.Epoch == m.Loss.To.Epoch:
-		g := *old.Loss
-		g.To = m.Loss.To
-		if g.Count != 0 && m.Loss.Count != 0 {
-			g.Count += m.Loss.Count
-		} else {
-			g.Count = 0
-		}
-		old.Loss, old.Position = &g, g.To
-		return true
-	case old.Kind == Reset && m.Kind == Reset:
-		g := *old.Loss
-		g.To = m.Loss.To
-		old.Loss, old.Position = &g, g.To
-		return true
-	}
-	return false
-}
-
 // checkLosses bounds how many losses a server can add without a message; mu is
 // held.
 func (q *queue) checkLosses() error {
@@ -419,14 +391,6 @@ func (q *queue) checkLosses() error {
 		return violation("too many gaps without a message")
 	}
 	return nil
-}
-
-// wakeConsumer wakes one consumer, now or when it next waits.
-func (q *queue) wakeConsumer() {
-	select {
-	case q.available <- struct{}{}:
-	default:
-	}
 }
 
 // finish ends the stream after the messages that wait. err is the last thing

@@ -86,6 +86,14 @@ func (q *queue) waitAvailable(ctx context.Context, wait time.Duration) error {
 	return nil
 }
 
+// wakeConsumer wakes one consumer, now or when it next waits.
+func (q *queue) wakeConsumer() {
+	select {
+	case q.available <- struct{}{}:
+	default:
+	}
+}
+
 // takeReady takes what can be taken now. If Delivery.Every holds everything back,
 // wait is for how long; mu is held.
 func (q *queue) takeReady(dst []Message, limit int, hold bool) (ms []Message, wait time.Duration) {
