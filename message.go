@@ -1,6 +1,8 @@
 package limpet
 
 import (
+	"time"
+
 	"github.com/google/uuid"
 	"github.com/limpet-go/limpet/wire"
 )
@@ -102,6 +104,9 @@ type Message struct {
 	// Kind is Data or Snapshot for an application message, Gap or Reset for a
 	// loss.
 	Kind Kind
+	// Redelivered means that the server says that it delivered this message
+	// before.
+	Redelivered bool
 	// Topic is the topic of the message, or that of the subscription where the
 	// dialect names none.
 	Topic string
@@ -115,9 +120,12 @@ type Message struct {
 	Type string
 	// Header is the header, nil if the publisher gave none.
 	Header map[string]string
-	// Redelivered means that the server says that it delivered this message
-	// before.
-	Redelivered bool
+	// ReceivedAt is when the client read the last bytes of the message from the
+	// socket, however long the message then waited for its consumer. Messages that
+	// one read brought have the same time, with its monotonic reading. For a Gap or a
+	// Reset it is when the client learned of the loss, or dropped the message: if
+	// several losses were merged, of the first.
+	ReceivedAt time.Time
 	// Loss describes the loss if Kind is Gap or Reset, otherwise it is nil.
 	Loss *Loss
 

@@ -216,18 +216,18 @@ func (q *queue) grant() wire.Credit {
 	return q.granted
 }
 
-// offer accepts events of connection gen, in wire order, all with one key. It does not block. It
-// returns the losses that the server did not report, and EventData for a message
-// that stands for the answer to a request. An error is a violation by the server; the
-// events before it were accepted.
-func (q *queue) offer(gen uint64, events []wire.Event) (detected []wire.Event, err error) {
+// offer accepts events of connection gen, read from the socket at readAt, in wire
+// order, all with one key. It does not block. It returns the losses that the server
+// did not report, and EventData for a message that stands for the answer to a request.
+// An error is a violation by the server; the events before it were accepted.
+func (q *queue) offer(gen uint64, events []wire.Event, readAt *time.Time) (detected []wire.Event, err error) {
 	q.mu.Lock()
 	before := q.dropped
 	if key := events[0].Key; key != q.key && key != 0 && q.key != 0 {
 		events = nil // of a request that was withdrawn
 	}
 	for i := range events {
-		if err = q.accept(gen, &events[i]); err != nil {
+		if err = q.accept(gen, &events[i], readAt); err != nil {
 			break
 		}
 		if q.detected != nil {
@@ -260,14 +260,14 @@ func (q *queue) offer(gen uint64, events []wire.Event) (detected []wire.Event, e
 }
 
 // accept accepts one event; mu is held.
-func (q *queue) accept(gen uint64, ev *wire.Event) error {
+func (q *queue) accept(gen uint64, ev *wire.Event, readAt *time.Time) error {
 	switch {
 	case gen != q.generation || q.finishing:
 		return nil
 	case q.holding && q.isEarlier(ev):
 		return nil
 	case ev.Kind != wire.EventData:
-		return q.acceptControl(ev)
+		return q.acceptControl(ev, readAt)
 	}
 	size := len(ev.Message.Payload)
 	beyondCredit := q.receiver.Open() && q.useCredit(size)
@@ -279,7 +279,7 @@ func (q *queue) accept(gen uint64, ev *wire.Event) error {
 	}
 	step, err := q.receiver.Accept(ev, beyondCredit)
 	if step.Loss != nil {
-		q.recordLoss(step.Loss)
+		q.recordLoss(step.Loss, readAt)
 	}
 	if q.answerDue && err == nil {
 		q.answerDue, q.firstCame = false, true
@@ -290,19 +290,19 @@ func (q *queue) accept(gen uint64, ev *wire.Event) error {
 	case sequence.Next:
 		q.received++
 		if full && q.delivery.Overflow == DropNewest {
-			q.dropNewest(before)
+			q.dropNewest(before, readAt)
 			break
 		}
-		q.appendMessage(ev, step.Previous)
+		q.appendMessage(ev, step.Previous, readAt)
 		if full {
-			q.dropOldest()
+			q.dropOldest(readAt)
 		}
 	}
 	return err
 }
 
 // acceptControl accepts an event that is not a message; mu is held.
-func (q *queue) acceptControl(ev *wire.Event) error {
+func (q *queue) acceptControl(ev *wire.Event, readAt *time.Time) error {
 	switch {
 	case ev.Kind == wire.EventSubscribed:
 		q.answerDue = false
@@ -313,7 +313,7 @@ func (q *queue) acceptControl(ev *wire.Event) error {
 	}
 	step, err := q.receiver.Accept(ev, false)
 	if step.Loss != nil {
-		q.recordLoss(step.Loss)
+		q.recordLoss(step.Loss, readAt)
 	}
 	if err != nil || step.Effect == sequence.Nothing && step.Loss == nil {
 		return err
@@ -335,7 +335,7 @@ func violation(reason string) error { return &wire.CodeError{Code: 4000, Reason:
 
 // appendMessage adds the message that the receiver has just accepted; mu is
 // held.
-func (q *queue) appendMessage(ev *wire.Event, previous uint64) {
+func (q *queue) appendMessage(ev *wire.Event, previous uint64, readAt *time.Time) {
 	m := q.items.Next()
 	q.lastNumber++
 	m.number, m.queue, m.generation = q.lastNumber, q, q.generation
@@ -349,13 +349,14 @@ func (q *queue) appendMessage(ev *wire.Event, previous uint64) {
 	m.ID = uuid.UUID(ev.Message.ID)
 	q.receiver.CopyPosition(&m.Position)
 	m.Payload, m.Type, m.Header = ev.Message.Payload, ev.Message.Type, ev.Message.Header
+	m.ReceivedAt = *readAt
 	m.previous = previous
 	q.messages++
 	q.bytes += len(ev.Message.Payload)
 }
 
 // recordLoss adds a gap or a reset to the stream; mu is held.
-func (q *queue) recordLoss(loss *sequence.Loss) {
+func (q *queue) recordLoss(loss *sequence.Loss, readAt *time.Time) {
 	kind := Gap
 	if loss.Kind == wire.EventReset {
 		kind = Reset
@@ -363,7 +364,7 @@ func (q *queue) recordLoss(loss *sequence.Loss) {
 	} else {
 		q.gaps++
 	}
-	q.appendLoss(newLoss(kind, loss.After, loss.To, loss.Count, loss.Cause))
+	q.appendLoss(newLoss(readAt, kind, loss.After, loss.To, loss.Count, loss.Cause))
 	if loss.Detected {
 		q.detected = &wire.Event{Kind: loss.Kind, Cause: loss.Cause, Prev: loss.After.Offset, Position: loss.To, Count: loss.Count}
 	}
