@@ -37,7 +37,8 @@ type window struct {
 	resolved     [2]int        // outcomes to be published are in slots [from, to)
 	freedBytes   int           // payload bytes that they held
 	notify       *notifier     // of messages that failed
-	woken        int           // outcomes that a caller waited for, since the loop last read it
+	doneCalls    *doneCalls    // of PublishOptions.Done
+	woken        int // outcomes that a caller waited for, since the loop last read it
 }
 
 // slotPool shares the memory of slots among clients: few are busy at a time.
@@ -124,6 +125,9 @@ func (w *window) publishOutcomes() {
 		}
 		if r.publishOutcome() {
 			w.woken++
+		}
+		if d := r.details; d != nil && d.done != nil {
+			w.doneCalls.post(r)
 		}
 		if w.notify != nil && (r.decided == Rejected || r.decided == Expired || r.decided == Unknown) {
 			w.notify.post(MessageFailed{r.topic, r.id, r.decided, r.details.err})
