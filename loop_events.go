@@ -364,6 +364,17 @@ func (e subscribe) apply(l *loop) {
 	}
 }
 
+// listOpen replies with the subscriptions that have not ended.
+type listOpen struct{ reply chan []*Subscription }
+
+func (e listOpen) apply(l *loop) {
+	if l.ended {
+		e.reply <- nil
+		return
+	}
+	e.reply <- slices.Collect(l.registry.all())
+}
+
 // unsubscribe ends a subscription that its owner closed.
 type unsubscribe struct{ s *Subscription }
 

@@ -2,6 +2,7 @@ package limpet
 
 import (
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/google/uuid"
@@ -42,8 +43,9 @@ type queue struct {
 	manualAck bool
 	owner     queueOwner
 
-	available     chan struct{} // 1 slot: there may be something to take
-	discardSignal chan struct{} // closed by discard: the deliverer drops what it holds; nil until C is used
+	available     chan struct{}                  // 1 slot: there may be something to take
+	merges        atomic.Pointer[[]*mergeSource] // that learn it too; replaced under mu
+	discardSignal chan struct{}                  // closed by discard: the deliverer drops what it holds; nil until C is used
 
 	mu          sync.Mutex
 	items       fifo.Queue[Message] // messages and losses that wait for a consumer

@@ -208,3 +208,20 @@ func newSubscription(c *Client, topic string, o *SubscribeOptions) (*Subscriptio
 	s.state.Set(SubState{Phase: SubPending, Since: time.Now()})
 	return s, nil
 }
+
+// Subscriptions returns the subscriptions that have not ended, in the order of
+// Subscribe. It is a snapshot. After Close, Shutdown and a permanent failure there are
+// none. It waits for neither network nor consumers, and may be called at any time, also
+// from an Observer.
+func (c *Client) Subscriptions() []*Subscription {
+	query := listOpen{make(chan []*Subscription, 1)}
+	if !c.inbox.post(query) {
+		return nil
+	}
+	select {
+	case subs := <-query.reply:
+		return subs
+	case <-c.done:
+		return nil
+	}
+}

@@ -38,7 +38,7 @@ type window struct {
 	freedBytes   int           // payload bytes that they held
 	notify       *notifier     // of messages that failed
 	doneCalls    *doneCalls    // of PublishOptions.Done
-	woken        int // outcomes that a caller waited for, since the loop last read it
+	woken        int           // outcomes that a caller waited for, since the loop last read it
 }
 
 // slotPool shares the memory of slots among clients: few are busy at a time.
