@@ -356,6 +356,46 @@ func benchYardsticks(b *testing.B) {
 	})
 }
 
+// BenchmarkMerge takes messages from several subscriptions in one loop. One operation is
+// one message. Either each subscription has one in turn, or all are of one.
+func BenchmarkMerge(b *testing.B) {
+	for _, n := range []int{1, 10, 1000} {
+		b.Run(strconv.Itoa(n)+" in turn", func(b *testing.B) { benchMerge(b, n, n) })
+		b.Run("1 of "+strconv.Itoa(n), func(b *testing.B) { benchMerge(b, n, 1) })
+	}
+}
+
+func benchMerge(b *testing.B, n, busy int) {
+	feeds := make([]benchFeed, n)
+	subs := make([]*Subscription, n)
+	for i := range feeds {
+		s, events := benchSubscription()
+		subs[i], feeds[i] = s, benchFeed{s: s, events: events[:1], together: 1}
+	}
+	waiting, next := 0, 0
+	offer := func() { // as many as one read may hold
+		for ; waiting < benchBlock; waiting++ {
+			feeds[next].offer(b)
+			next = (next + 1) % busy
+		}
+	}
+	offer()
+	b.ReportAllocs()
+	b.ResetTimer()
+	done := 0
+	for _, err := range Merge(context.Background(), subs...) {
+		if err != nil {
+			b.Fatal(err)
+		}
+		if done++; done >= b.N {
+			break
+		}
+		if waiting--; waiting == 0 {
+			offer()
+		}
+	}
+}
+
 // BenchmarkSubscriptions subscribes many times, each time when the server has
 // confirmed the subscription before, and then closes them all. One operation is
 // one subscription: what it costs must not depend on how many there are.

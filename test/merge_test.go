@@ -336,6 +336,7 @@ func TestMergeKeepsTheDeliveryOfEach(t *testing.T) {
 		publish(t, srv, "p", "2", "3")
 		publish(t, srv, "m", "1", "2", "3")
 		<-time.After(2 * time.Second)
+		synctest.Wait()
 		if text := strings.Join(got, " "); text != "p1@0s m1@0s m2@0s dgap@0s d3@0s p2@1s p3@1s" && text != "p1@0s m1@0s dgap@0s m2@0s d3@0s p2@1s p3@1s" {
 			t.Errorf("yielded %s", text)
 		}
@@ -376,6 +377,7 @@ func TestMergeNeedsNoGoroutines(t *testing.T) {
 			}
 		}()
 		<-time.After(time.Second)
+		synctest.Wait()
 		if during := runtime.NumGoroutine(); during > before+1 || n != 200 {
 			t.Errorf("%d goroutines while it waits, %d before; %d messages", during, before, n)
 		}
