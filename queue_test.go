@@ -462,3 +462,20 @@ func TestPaceForgetsWhatWasDropped(t *testing.T) {
 		}
 	})
 }
+
+// Of losses that are merged the time of the first counts, wherever it stands.
+func TestMergedLossHasTheFirstTime(t *testing.T) {
+	q := testQueue(Delivery{Buffer: 1, Overflow: DropOldest}, false, wire.Traits{Holes: wire.HolesFault})
+	start := time.Now()
+	for i, ev := range []*wire.Event{subscribedAt(0), dataAt(1, 0), gapTo(1, 2), dataAt(3, 2), dataAt(4, 3)} {
+		at := start.Add(time.Duration(i) * time.Second)
+		if _, err := q.offer(1, []wire.Event{*ev}, &at); err != nil {
+			t.Fatal(err)
+		}
+	}
+	// The message at 1 was dropped after 3 s, before the gap that came after 2 s.
+	ms, err := q.take(t.Context(), nil, 8, false, processedRun{})
+	if err != nil || len(ms) != 2 || ms[0].Loss == nil || ms[0].ReceivedAt.Sub(start) != 2*time.Second || ms[1].ReceivedAt.Sub(start) != 4*time.Second {
+		t.Errorf("%v, %v", ms, err)
+	}
+}
