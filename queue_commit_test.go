@@ -122,3 +122,52 @@ func TestAckOfAnAlteredMessage(t *testing.T) {
 		t.Errorf("committed %+v, acknowledged was %+v", got, ms[0].Position)
 	}
 }
+
+// Whatever ends an iteration over several subscriptions, no queue keeps a part of it,
+// and one that has ended keeps none while the iteration goes on.
+func TestMergeLeavesNothing(t *testing.T) {
+	var subs []*Subscription
+	for range 3 {
+		subs = append(subs, &Subscription{topic: "t", queue: testQueue(Delivery{Buffer: 4}, false, wire.Traits{})})
+	}
+	kept := func() (n int) {
+		for _, s := range subs {
+			if list := s.queue.merges.Load(); list != nil {
+				n += len(*list)
+			}
+		}
+		return n
+	}
+	offerAll(t, subs[0].queue, subscribedAt(0), dataAt(1, 0), dataAt(2, 1))
+	subs[2].queue.finish(nil, false)
+	offerAll(t, subs[0].queue, dataAt(3, 2))
+	turns := 0
+	for range Merge(t.Context(), subs...) {
+		if turns++; turns == 2 {
+			if got := kept(); got != 2 {
+				t.Errorf("after the end of one of three: %d parts", got)
+			}
+			break
+		}
+		for range Merge(t.Context(), subs...) {
+			if got := kept(); got != 6 {
+				t.Errorf("two iterations have %d parts", got)
+			}
+			break
+		}
+	}
+	if got := kept(); got != 0 {
+		t.Errorf("%d parts are left after break", got)
+	}
+	ctx, cancel := context.WithCancel(t.Context())
+	go subs[1].queue.discard(nil)
+	for _, err := range Merge(ctx, subs[1], subs[2]) {
+		t.Errorf("an element of streams that have ended: %v", err)
+	}
+	cancel()
+	for range Merge(ctx, subs...) {
+	}
+	if got := kept(); got != 0 {
+		t.Errorf("%d parts are left after the end", got)
+	}
+}

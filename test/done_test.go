@@ -10,6 +10,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -91,6 +92,35 @@ func TestDoneIsCalledOnce(t *testing.T) {
 		}
 		if text := got.take(); text != "" {
 			t.Errorf("after refused messages and Close: %q", text)
+		}
+	})
+}
+
+// Calls come one at a time, and the next outcomes do not wait for a slow one.
+func TestDoneIsOneAtATime(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		srv := limpettest.NewServer(t, nil)
+		c := dial(t, srv, nil)
+		start := time.Now()
+		var atWork atomic.Int32
+		var got []string
+		for i := range 4 {
+			o := &limpet.PublishOptions{Done: func(*limpet.Receipt) {
+				if n := atWork.Add(1); n != 1 {
+					t.Errorf("%d calls at a time", n)
+				}
+				time.Sleep(time.Minute)
+				got = append(got, fmt.Sprintf("%d@%v", i, time.Since(start)))
+				atWork.Add(-1)
+			}}
+			if _, err := c.Send(t.Context(), "a", nil, o); err != nil || time.Since(start) != 0 {
+				t.Fatalf("the outcome after %v: %v", time.Since(start), err)
+			}
+		}
+		time.Sleep(5 * time.Minute)
+		synctest.Wait()
+		if text := strings.Join(got, " "); text != "0@1m0s 1@2m0s 2@3m0s 3@4m0s" {
+			t.Errorf("called: %s", text)
 		}
 	})
 }

@@ -230,6 +230,13 @@ func TestMergeArguments(t *testing.T) {
 		if got := pairs(seq, 1); got != "a1" {
 			t.Errorf("named twice: %s", got)
 		}
+		other := subscribeLive(t, c, "b", nil)
+		publish(t, srv, "a", "3")
+		publish(t, srv, "b", "1")
+		synctest.Wait()
+		if got := pairs(limpet.Merge(t.Context(), s, s, other), 3); got != "a2 b1 a3" {
+			t.Errorf("named twice, turns: %s", got)
+		}
 		s.Close()
 		if got := pairs(seq, 0); got != "" {
 			t.Errorf("again, after its end: %s", got)
@@ -346,9 +353,69 @@ func TestMergeKeepsTheDeliveryOfEach(t *testing.T) {
 		if text := strings.Join(got, " "); text != "m3@2s" || manual.Stats().Unacked != 2 {
 			t.Errorf("after an acknowledgement: %s", text)
 		}
+		got = nil
+		publish(t, srv, "p", "4")
+		synctest.Wait()
+		publish(t, srv, "p", "5")
+		<-time.After(2 * time.Second)
+		synctest.Wait()
+		if text := strings.Join(got, " "); text != "p4@2s p5@3s" {
+			t.Errorf("yielded after a second wait: %s", text)
+		}
 		cancel()
 		<-done
 	})
+}
+
+// A loop that was left counts no longer as a consumer at work: the streams that stand
+// still after it are reported.
+func TestMergeThatWasLeftIsNoConsumer(t *testing.T) {
+	for _, way := range []string{"break", "panic", "context", "goes on"} {
+		t.Run(way, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				srv := limpettest.NewServer(t, nil)
+				seen := &stops{start: time.Now()}
+				c := dial(t, srv, &limpet.Options{Observer: seen})
+				o := &limpet.SubscribeOptions{Delivery: limpet.Delivery{Buffer: 2, Overflow: limpet.Block}}
+				a, b := subscribeLive(t, c, "a", o), subscribeLive(t, c, "b", o)
+				publish(t, srv, "a", numbers(1, 9)...)
+				publish(t, srv, "b", "1")
+				synctest.Wait()
+				ctx, cancel := context.WithCancel(t.Context())
+				defer cancel()
+				func() {
+					defer func() { _ = recover() }()
+					for m := range limpet.Merge(ctx, a, b) {
+						switch {
+						case m.Topic != "a":
+						case way == "break":
+							return
+						case way == "panic":
+							panic("in the body")
+						case way == "context":
+							cancel()
+						default:
+							time.Sleep(time.Minute)
+							return
+						}
+					}
+				}()
+				if way != "goes on" {
+					time.Sleep(time.Minute)
+				}
+				want := "a 30s: waiting 2, unacked 1, take"
+				switch way {
+				case "context":
+					want = "a 30s: waiting 2, unacked 0, take"
+				case "goes on":
+					want = ""
+				}
+				if got := seen.String(); got != want {
+					t.Errorf("reported %q; want %q", got, want)
+				}
+			})
+		})
+	}
 }
 
 // An iteration that waits for many subscriptions has no goroutine for them, and

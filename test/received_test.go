@@ -60,8 +60,7 @@ func TestReceivedAtIsWhenTheBytesCame(t *testing.T) {
 	}
 }
 
-// What one read brought has one time, with its monotonic reading, which virtual time
-// does not have.
+// The time has its monotonic reading. Virtual time has none.
 func TestReceivedAtIsMonotonic(t *testing.T) {
 	srv := limpettest.NewServer(t, nil)
 	c := dial(t, srv, nil)
