@@ -226,7 +226,12 @@ func TestDoneThatHangs(t *testing.T) {
 		}
 		began := time.Now()
 		c.Close()
-		<-c.Done()
+		select {
+		case <-c.Done():
+		case <-time.After(time.Minute):
+			close(release)
+			t.Fatal("a call of Done holds up the end")
+		}
 		if took := time.Since(began); took != 10*time.Second {
 			t.Errorf("Done closed after %v", took)
 		}

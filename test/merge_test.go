@@ -65,7 +65,7 @@ func TestMergeIsFair(t *testing.T) {
 		subs := mergeTopics(t, srv, c, nil, map[string]int{"a": 1000, "b": 3, "c": 2, "d": 0})
 		taken := map[string]int{}
 		var order []string
-		for m, err := range limpet.Merge(t.Context(), subs...) {
+		for m, err := range limpet.Merge(within(t, time.Minute), subs...) {
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -166,7 +166,7 @@ func TestMergeOutlivesSubscriptions(t *testing.T) {
 			t.Fatal("the subscription was not refused")
 		}
 		var got []string
-		for m, err := range limpet.Merge(t.Context(), a, refused, b) {
+		for m, err := range limpet.Merge(within(t, time.Minute), a, refused, b) {
 			if err != nil {
 				if m.Topic != "refused" || !errors.Is(err, limpet.ErrRejected) || !strings.Contains(err.Error(), `"refused"`) {
 					t.Errorf("%q: %v", m.Topic, err)
