@@ -198,6 +198,13 @@ func (d *doneCalls) full(n int) bool {
 	return d.waiting.Len() >= max(maxWaitingDone, 2*n)
 }
 
+// follow adds the call for a receipt whose outcome is visible, if it has Done.
+func (d *doneCalls) follow(r *Receipt) {
+	if r.details != nil && r.details.done != nil {
+		d.post(r)
+	}
+}
+
 // post adds the call for a receipt whose outcome is visible. It never blocks.
 func (d *doneCalls) post(r *Receipt) {
 	d.mu.Lock()

@@ -278,6 +278,7 @@ func (v *validation) traits(t *wire.Traits) {
 	}{
 		{t.Acks && !t.Publish, "Acks", "needs Publish"},
 		{t.Sessions && !t.Acks, "Sessions", "needs Acks"},
+		{t.Dedup && !t.Sessions, "Dedup", "needs Sessions"},
 		{t.MaxPayload > 0 && !t.Publish, "MaxPayload", "needs Publish"},
 		{t.StartBytes > 0 && t.StartSubs == 0, "StartBytes", "needs StartSubs"},
 		{t.Holes == wire.HolesFault && !t.Confirms, "Holes", "is HolesFault, which needs Confirms"},

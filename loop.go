@@ -72,14 +72,17 @@ type link struct {
 	codec wire.Codec
 	ready bool // the handshake is complete
 
-	limits wire.Limits // of the peer, from the welcome
+	limits wire.Limits  // of the peer, from the welcome
+	traits *wire.Traits // of the dialect, as far as the peer has agreed
 
 	// To be written.
 	start        *wire.Frames // the codec's first frames; nil once written
 	ops          []wire.Op
+	steps        []delayedStep // the next first
 	toAsk        []*Subscription
 	asks         uint64    // requests for subscriptions so far
 	asked        []ask     // requests that are not written yet
+	confirmed    []uint64  // keys of subscriptions that count as confirmed once they are written
 	writing      bool      // a write is in progress
 	writeStarted time.Time // when it started
 	unencoded    bool      // the last write left operations to encode
@@ -97,11 +100,12 @@ type link struct {
 	heartbeat  time.Duration
 	silences   int // as loop.silences, at its beginning
 	pinging    bool
-	pingQueued bool      // ops hold a ping
-	moved      time.Time // when the peer last took bytes for which a write had to wait
-	proved     bool      // a message was acknowledged on it, or received for a subscription that has ended
-	stable     bool      // it lasted long enough to forget earlier failures
-	fatalError *wire.Event
+	pingQueued bool        // ops hold a ping
+	moved      time.Time   // when the peer last took bytes for which a write had to wait
+	proved     bool        // a message was acknowledged on it, or received for a subscription that has ended
+	stable     bool        // it lasted long enough to forget earlier failures
+	fatalError *wire.Event // nothing is written after it
+	fatalAt    time.Time   // when it came
 
 	// Deadlines. Zero: none.
 	handshakeBy time.Time
@@ -251,7 +255,7 @@ func (l *loop) releaseSub(s *Subscription) bool {
 	}
 	l.noteReceived(s)
 	l.registry.remove(s)
-	closing := l.askedOnLink(s) && l.c.cfg.traits.Unsubscribe
+	closing := l.askedOnLink(s) && l.link.traits.Unsubscribe
 	if closing {
 		l.link.unsubscribe(s)
 	}
@@ -259,7 +263,8 @@ func (l *loop) releaseSub(s *Subscription) bool {
 	return true
 }
 
-// noteReceived keeps what a subscription that ends has proved about the connection.
+// noteReceived keeps what a subscription that ends, or that is asked for again, has
+// proved about the connection.
 func (l *loop) noteReceived(s *Subscription) {
 	if k := l.link; k != nil && s.queue.hasReceivedOn(k.conn.gen) {
 		k.proved = true
@@ -348,4 +353,32 @@ func (l *loop) cleanUp() {
 	l.c.doneCalls.finish()
 	l.c.notify.end()
 	close(l.c.done)
+}
+
+// maxStepDelay bounds Event.Delay of a step.
+const maxStepDelay = time.Minute
+
+// delayedStep is an EventStep that waits.
+type delayedStep struct {
+	step any
+	at   time.Time
+}
+
+// delayStep keeps a step until at.
+func (k *link) delayStep(step any, at time.Time) {
+	i, _ := slices.BinarySearchFunc(k.steps, at, func(s delayedStep, at time.Time) int {
+		if s.at.After(at) {
+			return 1
+		}
+		return -1 // behind those of the same time
+	})
+	k.steps = slices.Insert(k.steps, i, delayedStep{step, at})
+}
+
+// takeSteps makes operations of the steps that are due.
+func (k *link) takeSteps(now time.Time) {
+	for len(k.steps) > 0 && due(k.steps[0].at, now) {
+		k.ops = append(k.ops, wire.Op{Kind: wire.OpStep, Step: k.steps[0].step})
+		k.steps = k.steps[1:]
+	}
 }

@@ -33,6 +33,7 @@ func (l *loop) open(c *conn, token string, state any) {
 	subs := l.registry.startConnection(c.gen, l.now)
 	k := &link{
 		conn: c, start: new(wire.Frames),
+		traits:      &l.c.cfg.traits,
 		heartbeat:   l.c.cfg.Heartbeat.Interval,
 		silences:    l.silences,
 		handshakeBy: l.now.Add(l.policy.handshakeTimeout),
@@ -78,7 +79,7 @@ func (l *loop) open(c *conn, token string, state any) {
 	}
 	r.start()
 	if !l.c.cfg.traits.Greeting {
-		l.welcome(k, &wire.Ready{})
+		l.welcome(k, &wire.Ready{Session: l.session})
 	}
 }
 
@@ -95,7 +96,8 @@ func (l *loop) welcome(k *link, r *wire.Ready) {
 		l.violated(k, &wire.CodeError{Code: 4000, Reason: "resumed a session that is not ours"})
 		return
 	}
-	if err := l.window.resume(r); err != nil {
+	k.traits = agreed(k.traits, r.Traits)
+	if err := l.window.resume(r, k.traits.Dedup); err != nil {
 		l.session = wire.Session{}
 		l.violated(k, err)
 		return
@@ -136,6 +138,24 @@ func (l *loop) welcome(k *link, r *wire.Ready) {
 			}
 		}
 	}
+}
+
+// agreed returns the traits of a connection: those of the dialect, without what its
+// peer lacks. Nil means that the peer lacks nothing.
+func agreed(dialect, peer *wire.Traits) *wire.Traits {
+	if peer == nil {
+		return dialect
+	}
+	t := *dialect
+	t.Unsubscribe = t.Unsubscribe && peer.Unsubscribe
+	t.Credit = t.Credit && peer.Credit
+	t.Fin = t.Fin && peer.Fin
+	t.Dedup = t.Dedup && peer.Dedup
+	t.Acks = t.Acks && (peer.Acks || t.Sessions)
+	if peer.Processed == wire.ProcessedNothing {
+		t.Processed = wire.ProcessedNothing
+	}
+	return &t
 }
 
 // connectionLost ends a connection that failed or that the peer closed.
@@ -181,8 +201,7 @@ func (k *link) applyFatalError(f *wire.Failure, now time.Time) {
 	if k == nil || k.fatalError == nil {
 		return
 	}
-	arrived := k.closeBy.Add(-fatalCloseTimeout)
-	f.Retry = max(0, k.fatalError.Retry-now.Sub(arrived))
+	f.Retry = max(0, k.fatalError.Retry-now.Sub(k.fatalAt))
 	if k.fatalError.Code != 0 {
 		f.Code, f.Reason = k.fatalError.Code, k.fatalError.Reason
 	}

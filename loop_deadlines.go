@@ -45,6 +45,7 @@ func (l *loop) tick() {
 	case k.writing && due(k.stalledAt(), l.now):
 		l.fail(k, &wire.Failure{Stage: wire.StageOpen, Err: ErrStalled})
 	default:
+		k.takeSteps(l.now)
 		l.sendHeartbeat(k)
 		l.checkAnswers(k)
 		l.freeTopics(k)
@@ -192,7 +193,7 @@ func (l *loop) noteAsk(k *link, s *Subscription) {
 	var u *topicUse
 	if !traits.ByKey {
 		u = k.useTopic(s.topic)
-		u.sub = s
+		u.sub, u.again = s, 0
 	}
 	if !traits.Confirms {
 		return
@@ -200,6 +201,9 @@ func (l *loop) noteAsk(k *link, s *Subscription) {
 	if u != nil {
 		u.owed++
 		u.owedUntil = time.Time{}
+		if u.served {
+			u.again = u.owed
+		}
 	}
 	k.asks++
 	s.askNumber = k.asks
@@ -411,8 +415,7 @@ func (l *loop) askAgain(k *link) {
 // key of its own, so that a late answer to this one cannot count for it. A dialect
 // that routes by name has no such key: there a late answer counts.
 func (l *loop) withdraw(k *link, s *Subscription) {
-	traits := &l.c.cfg.traits
-	if traits.Unsubscribe && traits.ByKey {
+	if k.traits.Unsubscribe && k.traits.ByKey {
 		k.unsubscribe(s)
 	}
 	l.registry.renewKey(s)
@@ -443,6 +446,9 @@ func (l *loop) untilNextDeadline() time.Duration {
 		at(k.closeBy)
 		at(k.killBy)
 		at(l.nextAskAt())
+		if len(k.steps) > 0 {
+			at(k.steps[0].at)
+		}
 		if k.ready {
 			if k.unanswered.Len() > 0 {
 				at(k.answerBy())

@@ -67,6 +67,10 @@ type received struct {
 
 func (e received) apply(l *loop) {
 	e.conn.slots.release()
+	e.handle(l)
+}
+
+func (e received) handle(l *loop) {
 	for i := range e.events {
 		k := l.linkOf(e.conn)
 		if k == nil {
@@ -101,6 +105,13 @@ func (l *loop) handle(k *link, ev *wire.Event) {
 			return
 		}
 		l.welcome(k, ev.Ready)
+	case wire.EventSession:
+		if ev.Ready == nil {
+			l.violated(k, &wire.CodeError{Code: 1002, Reason: "dialect decoded a session without content"})
+			return
+		}
+		l.session = ev.Ready.Session
+		l.c.secrets.AddKey(l.session.Key)
 	case wire.EventAck:
 		if ev.Ack == nil {
 			l.violated(k, &wire.CodeError{Code: 1002, Reason: "dialect decoded an acknowledgement without content"})
@@ -113,8 +124,12 @@ func (l *loop) handle(k *link, ev *wire.Event) {
 		}
 		k.proved = k.proved || l.window.pending < open // an ack may bring credit only
 	case wire.EventStep:
-		if len(k.ops) >= maxReplies {
+		if len(k.ops)+len(k.steps) >= maxReplies {
 			l.violated(k, violation("too many handshake steps"))
+			return
+		}
+		if ev.Delay > 0 {
+			k.delayStep(ev.Step, l.now.Add(min(ev.Delay, maxStepDelay)))
 			return
 		}
 		k.ops = append(k.ops, wire.Op{Kind: wire.OpStep, Step: ev.Step})
@@ -131,7 +146,10 @@ func (l *loop) handle(k *link, ev *wire.Event) {
 	case wire.EventError:
 		l.c.notify.post(ServerNotice{int(ev.Code), peerText(ev.Reason)})
 		if ev.Fatal && k.fatalError == nil {
-			k.fatalError, k.closeBy = ev, l.now.Add(fatalCloseTimeout)
+			k.fatalError, k.fatalAt, k.closeBy = ev, l.now, l.now.Add(fatalCloseTimeout)
+			if l.c.cfg.traits.ErrorStaysOpen {
+				k.closeBy = l.now
+			}
 		}
 		if traits := &l.c.cfg.traits; !traits.ByKey && traits.Confirms && !ev.Fatal && ev.Code != 0 && ev.Key == 0 && ev.N == 0 {
 			l.requestRefused(k, ev)
@@ -239,7 +257,11 @@ func (e wrote) apply(l *loop) {
 	}
 	l.followLink(k, e.bytes)
 	k.noteWritten(l.now)
-	if !l.c.cfg.traits.Acks && e.through > 0 {
+	l.confirmWritten(k)
+	if l.link != k {
+		return
+	}
+	if !k.traits.Acks && e.through > 0 {
 		l.window.written(e.through)
 	}
 }
@@ -364,17 +386,6 @@ func (e subscribe) apply(l *loop) {
 	}
 }
 
-// listOpen replies with the subscriptions that have not ended.
-type listOpen struct{ reply chan []*Subscription }
-
-func (e listOpen) apply(l *loop) {
-	if l.ended {
-		e.reply <- nil
-		return
-	}
-	e.reply <- slices.Collect(l.registry.all())
-}
-
 // unsubscribe ends a subscription that its owner closed.
 type unsubscribe struct{ s *Subscription }
 
@@ -390,7 +401,7 @@ type grantCredit struct{ s *Subscription }
 
 func (e grantCredit) apply(l *loop) {
 	s := e.s
-	if !l.askedOnLink(s) || !l.c.cfg.traits.Credit || s.state.Load().Phase == SubEnded {
+	if !l.askedOnLink(s) || !l.link.traits.Credit || s.state.Load().Phase == SubEnded {
 		return
 	}
 	l.link.ops = append(l.link.ops, wire.Op{Kind: wire.OpCredit, Key: s.key, Name: s.wireName, Credit: s.queue.grant()})
@@ -410,7 +421,10 @@ func (e sendProcessed) apply(l *loop) {
 		return
 	}
 	k := l.link
-	if l.c.cfg.traits.Processed == wire.ProcessedCumulative {
+	switch k.traits.Processed {
+	case wire.ProcessedNothing:
+		return
+	case wire.ProcessedCumulative:
 		if i := s.ackOp; i < len(k.ops) && k.ops[i].Kind == wire.OpAck && k.ops[i].Key == s.key {
 			k.ops[i].Position = e.position
 			return
@@ -427,7 +441,7 @@ type consumersDone struct{ s *Subscription }
 func (e consumersDone) apply(l *loop) {
 	s := e.s
 	delete(l.draining, s)
-	if s.acksOwed && l.askedOnLink(s) && l.c.cfg.traits.Unsubscribe {
+	if s.acksOwed && l.askedOnLink(s) && l.link.traits.Unsubscribe {
 		l.link.unsubscribe(s)
 	}
 	s.acksOwed = false
@@ -453,7 +467,7 @@ func (shutdown) apply(l *loop) {
 	l.shuttingDown = true
 	l.c.admission.close(errClientClosed())
 	for _, s := range slices.Collect(l.registry.all()) {
-		if l.c.cfg.traits.Processed != wire.ProcessedNothing && l.askedOnLink(s) {
+		if l.askedOnLink(s) && l.link.traits.Processed != wire.ProcessedNothing {
 			s.acksOwed = true // released by consumersDone
 			l.registry.remove(s)
 		} else {

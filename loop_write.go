@@ -18,7 +18,7 @@ func (l *loop) startWrite() {
 		return
 	}
 	k.unencoded = false
-	if k.writing || k.writeErr != nil {
+	if k.writing || k.writeErr != nil || k.fatalError != nil {
 		return
 	}
 	frames := framesPool.Get().(*wire.Frames)
@@ -35,7 +35,7 @@ func (l *loop) startWrite() {
 		ops = l.askForMore(k, ops)
 		ops, args.messages = l.window.nextBatch(ops, args.messages, l.now, l.writeBytes)
 		if len(ops) == 0 && len(frames.List) == 0 && l.nothingPending() && l.shuttingDown {
-			if k.byeSent || !l.c.cfg.traits.Fin {
+			if k.byeSent || !k.traits.Fin {
 				l.end(nil)
 				return
 			}
@@ -54,10 +54,14 @@ func (l *loop) startWrite() {
 	args.ops = ops
 	args.reset()
 	encodeArgsPool.Put(args)
+	if l.link == k {
+		k.confirmed, frames.Confirmed = append(k.confirmed, frames.Confirmed...), nil
+	}
 	if len(frames.List) == 0 || l.link != k {
 		frames.Reset()
 		framesPool.Put(frames)
 		k.noteWritten(l.now)
+		l.confirmWritten(k)
 		k.unencoded = k.unencoded || k.ready && len(k.toAsk) > 0
 		return
 	}
@@ -170,6 +174,7 @@ func (l *loop) askFor(k *link, s *Subscription) wire.Op {
 	traits := &l.c.cfg.traits
 	u := k.usedTopic(s.topic)
 	served := u != nil && u.served
+	l.noteReceived(s)
 	request := s.request(k.conn.gen, u != nil && u.tail && traits.Confirms)
 	s.askedGeneration = k.conn.gen
 	l.noteAsk(k, s)
@@ -178,6 +183,29 @@ func (l *loop) askFor(k *link, s *Subscription) wire.Op {
 		l.enterSub(s, SubState{Phase: SubLive, Generation: k.conn.gen})
 	}
 	return wire.Op{Kind: wire.OpSubscribe, Key: s.key, Cmd: s.key*4 + 1, Topic: s.topic, Subscribe: &request}
+}
+
+// confirmWritten confirms the subscriptions whose requests were written and to which the
+// server gives no answer.
+func (l *loop) confirmWritten(k *link) {
+	for _, key := range k.confirmed {
+		s := l.c.routes.keyed(key)
+		if s == nil || l.link != k {
+			continue
+		}
+		ev := wire.Event{Kind: wire.EventSubscribed, Key: key, Continuity: wire.ContinuityByNumber}
+		losses, err := s.queue.offer(k.conn.gen, []wire.Event{ev}, &l.now)
+		if err != nil {
+			l.violated(k, err)
+			return
+		}
+		events := received{k.conn, nil}
+		for _, e := range append(losses, ev) {
+			events.events = append(events.events, routedEvent{s, e})
+		}
+		events.handle(l)
+	}
+	k.confirmed = nil
 }
 
 // requestRefused follows when the server refuses a request without naming the
@@ -382,14 +410,14 @@ func (k *link) encodeWithin(ops []wire.Op, out *wire.Frames) error {
 	if len(ops) == 0 {
 		return nil
 	}
-	before := len(out.List)
+	before, confirmed := len(out.List), len(out.Confirmed)
 	err := k.codec.Encode(ops, out)
 	tooBig := func(f wire.Frame) bool { return len(f.Data) > k.limits.Batch }
 	if k.limits.Batch == 0 || len(ops) == 1 || !slices.ContainsFunc(out.List[before:], tooBig) {
 		return err
 	}
 	clear(out.List[before:])
-	out.List = out.List[:before]
+	out.List, out.Confirmed = out.List[:before], out.Confirmed[:confirmed]
 	half := len(ops) / 2
 	if err := k.encodeWithin(ops[:half], out); err != nil {
 		return err

@@ -61,7 +61,7 @@ type queue struct {
 	discarded   bool  // by discard: what waited was dropped
 
 	bodies        int  // loop bodies of consumers that have not finished
-	reporting     int  // calls of positionProcessed that have not returned
+	reporting     bool // a goroutine calls positionProcessed for what is in toReport
 	awaitAcks     bool // the stream is drained only when what consumers took is acknowledged
 	drainReported bool
 
@@ -87,7 +87,8 @@ type queue struct {
 	granted      wire.Credit // to this connection
 	roomReported bool        // since the last grant
 
-	lastNumber  uint64 // of a message or loss
+	toReport    []takenRun // what was processed, for positionProcessed
+	lastNumber  uint64     // of a message or loss
 	tracker     ackTracker
 	heldDropped int // messages that the tracker follows although no consumer got them
 
@@ -175,7 +176,7 @@ func (q *queue) allowance() wire.Credit {
 	}
 	occupied := q.messages + q.held
 	if q.manualAck {
-		occupied = q.messages + q.tracker.unacked.Len()
+		occupied = q.messages + q.tracker.window()
 	}
 	return wire.Credit{
 		N:     q.used.N + uint64(max(0, q.delivery.Buffer-occupied)),
@@ -308,7 +309,7 @@ func (q *queue) acceptControl(ev *wire.Event, readAt *time.Time) error {
 	switch {
 	case ev.Kind == wire.EventSubscribed:
 		q.answerDue = false
-	case ev.Kind == wire.EventUnsubscribed && q.endsAgain:
+	case ev.Kind == wire.EventUnsubscribed && ev.Code == 0 && q.endsAgain:
 		q.receiver.StartConnection() // what comes next may leave out messages
 	case isGapHere(ev):
 		q.used.N += ev.Count // the server has sent these messages

@@ -26,28 +26,35 @@ func (q *queue) ackMessage(m *Message) {
 	}
 }
 
-// reported prepares acked for reportProcessed; mu is held.
-func (q *queue) reported(acked []takenRun) []takenRun {
-	if len(acked) > 0 {
-		q.reporting++
+// reported adds acked to what reportProcessed is to report, and returns whether the
+// caller must call it: one goroutine at a time does, so that the order is kept; mu is
+// held.
+func (q *queue) reported(acked []takenRun) bool {
+	if len(acked) == 0 {
+		return false
 	}
-	return acked
+	q.toReport = append(q.toReport, acked...)
+	first := !q.reporting
+	q.reporting = true
+	return first
 }
 
-// reportProcessed reports what reported has prepared.
-func (q *queue) reportProcessed(acked []takenRun) {
-	if len(acked) == 0 {
-		return
-	}
-	for i := range acked {
-		q.owner.positionProcessed(acked[i].generation, acked[i].position)
-	}
-	q.mu.Lock()
-	q.reporting--
-	drained := q.drainToReport()
-	q.mu.Unlock()
-	if drained {
-		q.owner.streamDrained()
+// reportProcessed reports what reported has added, if report is true.
+func (q *queue) reportProcessed(report bool) {
+	for report {
+		q.mu.Lock()
+		acked := q.toReport
+		q.toReport = nil
+		report = len(acked) > 0
+		q.reporting = report
+		drained := q.drainToReport()
+		q.mu.Unlock()
+		for i := range acked {
+			q.owner.positionProcessed(acked[i].generation, acked[i].position)
+		}
+		if drained {
+			q.owner.streamDrained()
+		}
 	}
 }
 
@@ -64,8 +71,10 @@ type ackTracker struct {
 	limit      int            // of unacked
 	single     numberRange    // what is unacknowledged, if that is one run without a loss: unacked is empty then
 	unacked    fifo.Queue[takenRun]
+	losses     int // how many of unacked are losses; only with perMessage
 	committed  Position
 	abandoned  bool // limit was exceeded: nothing more is committed
+	forgotten  int  // messages that are not acknowledged and not in unacked
 }
 
 // numberRange is a range of message numbers. The zero value is empty.
@@ -96,21 +105,51 @@ func (t *ackTracker) track(ms []Message, losses int) {
 		return
 	}
 	t.expand()
-	for len(ms) > 0 && !t.abandoned {
+	for len(ms) > 0 {
+		if ms[0].Loss != nil && t.perMessage && t.extendLoss(&ms[0]) {
+			ms = ms[1:]
+			continue
+		}
 		if t.unacked.Len() >= t.limit {
-			t.abandoned = true
-			t.unacked.Reset()
-			return
+			t.forgetOldest()
 		}
 		n := 1
 		for !t.perMessage && n < len(ms) && ms[0].Loss == nil && ms[n].Loss == nil {
 			n++
 		}
 		last := &ms[n-1]
+		if t.perMessage && ms[0].Loss != nil {
+			t.losses++
+		}
 		t.unacked.Push(takenRun{numberRange{ms[0].number, last.number}, last.Position, last.generation, ms[0].Loss != nil})
 		ms = ms[n:]
 	}
 }
+
+// forgetOldest forgets the oldest run, which is not acknowledged: nothing more is
+// committed.
+func (t *ackTracker) forgetOldest() {
+	r := t.unacked.At(0)
+	t.abandoned = true
+	t.forgotten += int(r.last-r.first) + 1
+	t.unacked.Drop(1)
+	t.commitPrefix()
+}
+
+// extendLoss adds a loss to the run before it, if that is a loss too.
+func (t *ackTracker) extendLoss(m *Message) bool {
+	n := t.unacked.Len()
+	if n == 0 || t.unacked.At(n-1).generation != 0 {
+		return false
+	}
+	r := t.unacked.At(n - 1)
+	r.last, r.position = m.number, m.Position
+	return true
+}
+
+// window returns how many messages were taken from the oldest one on that is not
+// acknowledged; only with perMessage.
+func (t *ackTracker) window() int { return t.unacked.Len() - t.losses }
 
 // expand moves single to unacked.
 func (t *ackTracker) expand() {
@@ -189,13 +228,17 @@ func (t *ackTracker) split(i int, number uint64) {
 }
 
 // commitPrefix commits the acknowledged prefix and returns the last run in it
-// that is not a loss.
+// that is not a loss. After forgetOldest it only forgets the prefix.
 func (t *ackTracker) commitPrefix() (last takenRun) {
 	n := 0
 	for n < t.unacked.Len() && t.unacked.At(n).acked {
 		r := t.unacked.At(n)
-		t.committed = r.position
-		if r.generation != 0 {
+		if !t.abandoned {
+			t.committed = r.position
+		}
+		if r.generation == 0 && t.perMessage {
+			t.losses--
+		} else if r.generation != 0 && !t.abandoned {
 			last = *r
 		}
 		n++
@@ -208,7 +251,7 @@ func (t *ackTracker) commitPrefix() (last takenRun) {
 
 // open returns how many messages are not acknowledged.
 func (t *ackTracker) open() int {
-	n := 0
+	n := t.forgotten
 	if t.single.last != 0 {
 		n = int(t.single.last-t.single.first) + 1
 	}

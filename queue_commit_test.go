@@ -4,6 +4,7 @@ import (
 	"context"
 	"math/rand/v2"
 	"testing"
+	"time"
 
 	"github.com/limpet-go/limpet/wire"
 )
@@ -169,5 +170,112 @@ func TestMergeLeavesNothing(t *testing.T) {
 	}
 	if got := kept(); got != 0 {
 		t.Errorf("%d parts are left after the end", got)
+	}
+}
+
+// Acknowledgements on several goroutines are reported in the order in which the prefix
+// grew: a server that takes the last one for all would hear of fewer messages.
+func TestAcknowledgementsAreReportedInOrder(t *testing.T) {
+	q := testQueue(Delivery{Buffer: 8}, true, wire.Traits{Processed: wire.ProcessedCumulative})
+	entered, leave, left := make(chan struct{}), make(chan struct{}), make(chan struct{})
+	reported := make(chan uint64, 2)
+	q.owner = testOwner{processed: func(_ uint64, p Position) {
+		if p.Offset == 1 {
+			close(entered)
+			<-leave
+		}
+		reported <- p.Offset
+	}}
+	offerAll(t, q, subscribedAt(0), dataAt(1, 0), dataAt(2, 1))
+	ms, err := q.take(context.Background(), nil, 2, false, processedRun{})
+	if err != nil || len(ms) != 2 {
+		t.Fatal(ms, err)
+	}
+	go func() {
+		ms[0].Ack()
+		close(left)
+	}()
+	<-entered
+	ms[1].Ack()
+	close(leave)
+	<-left
+	if first, second := <-reported, <-reported; first != 1 || second != 2 {
+		t.Errorf("reported %d, then %d", first, second)
+	}
+}
+
+// A message that is never acknowledged, because its loop body did not finish, takes no
+// acknowledgement from those after it, however many come.
+func TestForgottenMessageCostsNoAcknowledgement(t *testing.T) {
+	for _, processed := range []wire.Processed{wire.ProcessedEach, wire.ProcessedCumulative} {
+		q := testQueue(Delivery{Buffer: 8, Overflow: DropOldest}, false, wire.Traits{Processed: processed})
+		reported := 0
+		q.owner = testOwner{processed: func(uint64, Position) { reported++ }}
+		offerAll(t, q, subscribedAt(0), dataAt(1, 0))
+		var run processedRun
+		var memory [1]Message
+		const n = 2 * maxUnacked
+		for i := range uint64(n) {
+			ms, err := q.take(context.Background(), memory[:0], 1, false, run)
+			if err != nil || len(ms) != 1 {
+				t.Fatal(ms, err)
+			}
+			if run = (processedRun{first: ms[0].number, last: &memory[0]}); i == 0 {
+				run = processedRun{} // the loop was left
+			}
+			offerAll(t, q, dataAt(i+2, i+1))
+		}
+		want := n - 2 // one is forgotten, the last one is at work
+		if processed == wire.ProcessedCumulative {
+			want = 0
+		}
+		if st := q.stats(); reported != want || st.Unacked != 2 || q.committedPosition().Offset != 0 {
+			t.Errorf("%v: %d reported, %d unacknowledged, committed %v; want %d, 2 and nothing", processed, reported, st.Unacked, q.committedPosition(), want)
+		}
+		if got := q.tracker.unacked.Len(); got > q.tracker.limit {
+			t.Errorf("%d runs are remembered", got)
+		}
+	}
+}
+
+// Behind a message that is not acknowledged, losses in a row are one: however many come,
+// they take no memory, and the message's acknowledgement commits them.
+func TestLossesBehindAMessageAreBounded(t *testing.T) {
+	q := testQueue(Delivery{Buffer: 2, Overflow: DropOldest}, true, wire.Traits{})
+	offerAll(t, q, subscribedAt(0), dataAt(1, 0))
+	var first Message
+	for i := range uint64(100) {
+		ms, err := q.take(context.Background(), nil, 8, false, processedRun{})
+		if err != nil {
+			t.Fatal(err)
+		}
+		if i == 0 {
+			first = ms[0]
+		}
+		offerAll(t, q, gapTo(3*i+1, 3*i+2), resetAt("f", 3*i+4))
+	}
+	if n := q.tracker.unacked.Len(); n > 2 || q.committedPosition().Offset != 0 {
+		t.Errorf("%d runs are remembered, committed %v", n, q.committedPosition())
+	}
+	first.Ack()
+	if got := q.committedPosition(); got != (Position{Epoch: "f", Offset: 3*98 + 4}) || q.tracker.window() != 0 || q.tracker.unacked.Len() != 0 {
+		t.Errorf("committed %v, window %d", got, q.tracker.window())
+	}
+}
+
+// Of losses that are merged the time of the first counts, wherever it stands.
+func TestMergedLossHasTheFirstTime(t *testing.T) {
+	q := testQueue(Delivery{Buffer: 1, Overflow: DropOldest}, false, wire.Traits{Holes: wire.HolesFault})
+	start := time.Now()
+	for i, ev := range []*wire.Event{subscribedAt(0), dataAt(1, 0), gapTo(1, 2), dataAt(3, 2), dataAt(4, 3)} {
+		at := start.Add(time.Duration(i) * time.Second)
+		if _, err := q.offer(1, []wire.Event{*ev}, &at); err != nil {
+			t.Fatal(err)
+		}
+	}
+	// The message at 1 was dropped after 3 s, before the gap that came after 2 s.
+	ms, err := q.take(t.Context(), nil, 8, false, processedRun{})
+	if err != nil || len(ms) != 2 || ms[0].Loss == nil || ms[0].ReceivedAt.Sub(start) != 2*time.Second || ms[1].ReceivedAt.Sub(start) != 4*time.Second {
+		t.Errorf("%v, %v", ms, err)
 	}
 }

@@ -114,7 +114,7 @@ const standstillTimeout = 30 * time.Second
 // with ManualAck the window is full from the oldest message that is not acknowledged
 // on, or with Block there is no room and no consumer is at work; mu is held.
 func (q *queue) standsStill() bool {
-	if q.manualAck && !q.ended && q.tracker.unacked.Len() >= q.delivery.Buffer {
+	if q.manualAck && !q.ended && q.tracker.window() >= q.delivery.Buffer {
 		return true
 	}
 	if q.delivery.Overflow != Block || q.messages == 0 || q.bodies > 0 || q.finishing {
@@ -122,7 +122,7 @@ func (q *queue) standsStill() bool {
 	}
 	taken := q.held
 	if q.manualAck {
-		taken = q.tracker.unacked.Len()
+		taken = q.tracker.window()
 	}
 	return q.messages+taken >= q.delivery.Buffer || q.bytes >= q.delivery.Bytes
 }
@@ -135,6 +135,9 @@ func (q *queue) watchStandstill() {
 		q.stillSince = time.Time{}
 	} else if q.stillSince.IsZero() {
 		q.stillSince, q.stillReported = time.Now(), false
+		if q.messages > 0 && q.released == 0 {
+			q.stillSince = later(q.stillSince, q.nextRelease) // until then consumers cannot take
+		}
 		if q.stillTimer == nil {
 			q.stillTimer = time.AfterFunc(standstillTimeout, q.checkStandstill)
 		}
@@ -155,7 +158,7 @@ func (q *queue) checkStandstill() {
 	report := !q.stillSince.IsZero() && !q.stillReported
 	q.stillReported = true
 	e := DeliveryStopped{Topic: q.topic, Waiting: uint64(q.messages + q.held), Unacked: uint64(q.notAcked()), Err: errNotTaken}
-	if q.manualAck && q.tracker.unacked.Len() >= q.delivery.Buffer {
+	if q.manualAck && q.tracker.window() >= q.delivery.Buffer {
 		e.Err = errNotAcknowledged
 	}
 	q.mu.Unlock()

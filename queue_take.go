@@ -120,7 +120,7 @@ func (q *queue) takeReady(dst []Message, limit int, hold bool) (ms []Message, wa
 		return nil, 0
 	}
 	if q.manualAck {
-		if n = min(n, q.delivery.Buffer-q.tracker.unacked.Len()); n <= 0 {
+		if n = q.leadingItems(n, q.delivery.Buffer-q.tracker.window()); n == 0 {
 			return nil, 0
 		}
 	}
@@ -160,6 +160,22 @@ func (q *queue) takeReady(dst []Message, limit int, hold bool) (ms []Message, wa
 		q.tracker.commitPrefix() // a loss needs no acknowledgement
 	}
 	return ms, 0
+}
+
+// leadingItems returns how many of the first n items to take where room is left for
+// that many messages; mu is held.
+func (q *queue) leadingItems(n, room int) int {
+	if room <= 0 {
+		return 0
+	}
+	for i := range n {
+		if q.items.At(i).Loss == nil {
+			if room--; room < 0 {
+				return i
+			}
+		}
+	}
+	return n
 }
 
 // finishDelivery counts messages that the deliverer held as delivered or as
@@ -352,7 +368,7 @@ func (s *Subscription) deliver() {
 // drainToReport reports whether the stream is drained: it has ended, and everything
 // in it was delivered or dropped. It returns true only once; mu is held.
 func (q *queue) drainToReport() bool {
-	if q.drainReported || !q.ended || q.held > 0 || q.lossHeld || q.reporting > 0 {
+	if q.drainReported || !q.ended || q.held > 0 || q.lossHeld || q.reporting {
 		return false
 	}
 	if q.awaitAcks && !q.discarded && (q.bodies > 0 || q.manualAck && q.tracker.unacked.Len() > 0) {

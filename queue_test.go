@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"math/rand/v2"
 	"slices"
+	"strconv"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -347,6 +348,40 @@ func TestNamesAreBounded(t *testing.T) {
 	if len(n.keys) != 2 || len(n.names) != 2 || n.keys[n.names[7]] != 7 || n.keys["other"] != 8 {
 		t.Errorf("%d names of 2 subscriptions", len(n.keys))
 	}
+	mine := n.names[7]
+	n.set(8, mine) // two subscriptions change their names
+	n.set(7, "other")
+	if n.keys[mine] != 8 || n.keys["other"] != 7 {
+		t.Errorf("names are mixed up: %v", n.keys)
+	}
+	n.set(20000, "other") // and a later one gets the name of one that has ended
+	for i := range uint64(2 * maxRecentNames) {
+		n.set(10000+i, strconv.FormatUint(i, 10))
+	}
+	n.forgetEnded(new(routes), 20000)
+	if len(n.names) > 10 || n.keys["other"] != 20000 {
+		t.Errorf("%d names, other is %d", len(n.names), n.keys["other"])
+	}
+}
+
+// The names of subscriptions that have ended are forgotten, the latest excepted: the
+// server may still send for them.
+func TestNamesOfEndedSubscriptionsAreForgotten(t *testing.T) {
+	var n serverNames
+	var r routes
+	r.setKey(1, new(Subscription))
+	for key := range uint64(50 * maxRecentNames) {
+		n.set(key+1, strconv.FormatUint(key+1, 10))
+		n.forgetEnded(&r, key+1)
+	}
+	if len(n.keys) > 3*maxRecentNames || len(n.keys) != len(n.names) || n.keys["1"] != 1 {
+		t.Errorf("%d and %d names, of the live one %d", len(n.keys), len(n.names), n.keys["1"])
+	}
+	for key := range uint64(maxRecentNames) {
+		if key += 49 * maxRecentNames; n.keys[strconv.FormatUint(key+1, 10)] != key+1 {
+			t.Fatalf("%d is forgotten", key+1)
+		}
+	}
 }
 
 // Credit is reported in large pieces while messages wait, and at once when the
@@ -461,21 +496,4 @@ func TestPaceForgetsWhatWasDropped(t *testing.T) {
 			t.Errorf("message %d came %v after the release, want a second", m.Position.Offset, time.Since(began))
 		}
 	})
-}
-
-// Of losses that are merged the time of the first counts, wherever it stands.
-func TestMergedLossHasTheFirstTime(t *testing.T) {
-	q := testQueue(Delivery{Buffer: 1, Overflow: DropOldest}, false, wire.Traits{Holes: wire.HolesFault})
-	start := time.Now()
-	for i, ev := range []*wire.Event{subscribedAt(0), dataAt(1, 0), gapTo(1, 2), dataAt(3, 2), dataAt(4, 3)} {
-		at := start.Add(time.Duration(i) * time.Second)
-		if _, err := q.offer(1, []wire.Event{*ev}, &at); err != nil {
-			t.Fatal(err)
-		}
-	}
-	// The message at 1 was dropped after 3 s, before the gap that came after 2 s.
-	ms, err := q.take(t.Context(), nil, 8, false, processedRun{})
-	if err != nil || len(ms) != 2 || ms[0].Loss == nil || ms[0].ReceivedAt.Sub(start) != 2*time.Second || ms[1].ReceivedAt.Sub(start) != 4*time.Second {
-		t.Errorf("%v, %v", ms, err)
-	}
 }

@@ -151,6 +151,7 @@ func (r *reader) route(events *wire.Events) error {
 			ev.Key = r.names.keys[ev.Name]
 		} else if ev.Kind == wire.EventSubscribed && ev.Name != "" {
 			r.names.set(ev.Key, ev.Name)
+			r.names.forgetEnded(r.routes, ev.Key)
 		}
 		if sub := r.routes.find(ev); sub != nil {
 			var losses []wire.Event
@@ -280,14 +281,38 @@ func (e *codecError) Unwrap() []error { return []error{e.err, &e.code} }
 type serverNames struct {
 	keys  map[string]uint64
 	names map[uint64]string
+	kept  int // by the last forgetEnded
 }
 
 func (n *serverNames) set(key uint64, name string) {
 	if n.keys == nil {
 		n.keys, n.names = make(map[string]uint64), make(map[uint64]string)
 	}
-	delete(n.keys, n.names[key])
+	n.forget(key)
 	n.keys[name], n.names[key] = key, name
+}
+
+// forget drops the name of key, which may be that of another one by now.
+func (n *serverNames) forget(key uint64) {
+	if name := n.names[key]; n.keys[name] == key {
+		delete(n.keys, name)
+	}
+	delete(n.names, key)
+}
+
+// forgetEnded forgets the names of subscriptions that have ended, once there are twice
+// as many names as the last time. newest is the latest key: the server may still send
+// for those shortly before it.
+func (n *serverNames) forgetEnded(r *routes, newest uint64) {
+	if len(n.names) < 2*max(n.kept, maxRecentNames) {
+		return
+	}
+	for key := range n.names {
+		if key+maxRecentNames <= newest && r.keyed(key) == nil {
+			n.forget(key)
+		}
+	}
+	n.kept = len(n.names)
 }
 
 // wakeRate reports whether a goroutine wakes often enough to be worth keeping.

@@ -333,6 +333,7 @@ type topicUse struct {
 
 	owed      int       // answers to requests
 	owedUntil time.Time // after it they do not count; zero: the last request is not written
+	again     int       // of owed: answers to requests for what the server serves already
 
 	leaving   bool      // the server has not finished with the subscription that ended
 	awaitsEnd bool      // because it has to confirm the end; otherwise it owes an answer
@@ -377,7 +378,7 @@ func (l *loop) leaveTopic(s *Subscription, closing bool) {
 		return
 	}
 	u.sub, u.tail = nil, closing
-	u.served = !traits.Unsubscribe && s.state.Load().Phase == SubLive
+	u.served = !k.traits.Unsubscribe && s.state.Load().Phase == SubLive
 	owed := u.owed > 0 && !due(u.owedUntil, l.now) && !u.served
 	u.awaitsEnd = closing && (traits.ConfirmsEnd || !traits.Confirms)
 	u.leaving = owed || u.awaitsEnd
@@ -455,12 +456,22 @@ func (l *loop) handleNamed(k *link, s *Subscription, ev *wire.Event) {
 	if answer && !ended && u.owed > 0 {
 		u.owed--
 	}
+	refused := answer && ev.Code != 0
+	refusedAgain := refused && u.again > 0
+	switch {
+	case refusedAgain:
+		u.again-- // a server answers in order: the request before was not refused
+	case ev.Kind == wire.EventSubscribed:
+		u.again = u.owed
+	case ended:
+		u.again = 0
+	}
 	switch {
 	case u.leaving:
-		if ev.Kind == wire.EventUnsubscribed {
+		if ended || refused && !refusedAgain && u.owed == 0 {
 			k.free(u, false)
 		} else if answer && u.owed == 0 && !u.awaitsEnd {
-			u.served = !l.c.cfg.traits.Unsubscribe
+			u.served = !k.traits.Unsubscribe
 			k.free(u, u.tail)
 		}
 	case u.sub == nil:
@@ -468,7 +479,10 @@ func (l *loop) handleNamed(k *link, s *Subscription, ev *wire.Event) {
 			u.tail, u.served = u.tail && !ended, u.served && !ended
 			k.forget(u)
 		}
-	case u.sub == s && s.state.Load().Phase != SubEnded:
+	case u.sub != s || s.state.Load().Phase == SubEnded:
+	case refusedAgain:
+		l.c.notify.post(ServerNotice{int(ev.Code), peerText(ev.Reason)})
+	default:
 		l.handleSubscription(k, s, ev)
 	}
 }

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -224,4 +225,15 @@ func (c *Client) Subscriptions() []*Subscription {
 	case <-c.done:
 		return nil
 	}
+}
+
+// listOpen replies with the subscriptions that have not ended.
+type listOpen struct{ reply chan []*Subscription }
+
+func (e listOpen) apply(l *loop) {
+	if l.ended {
+		e.reply <- nil
+		return
+	}
+	e.reply <- slices.Collect(l.registry.all())
 }

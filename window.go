@@ -27,6 +27,7 @@ type window struct {
 	nextToSend   int           // index of the first slot not sent on this connection
 	highestSent  uint64        // highest sequence number sent in this session epoch
 	bytesSent    uint64        // payload bytes sent on this connection
+	resumed      bool          // the server has said what it holds: it does not have what is not settled
 	credit       wire.Credit   // the server's, for this connection
 	pending      int           // receipts without an outcome
 	nextExpiry   time.Time     // no TTL ends before it; zero: no TTL
@@ -126,9 +127,7 @@ func (w *window) publishOutcomes() {
 		if r.publishOutcome() {
 			w.woken++
 		}
-		if d := r.details; d != nil && d.done != nil {
-			w.doneCalls.post(r)
-		}
+		w.doneCalls.follow(r)
 		if w.notify != nil && (r.decided == Rejected || r.decided == Expired || r.decided == Unknown) {
 			w.notify.post(MessageFailed{r.topic, r.id, r.decided, r.details.err})
 		}
@@ -213,7 +212,7 @@ func (w *window) reject(i int, reject wire.Reject) {
 // resume applies what the server knows of the session at the beginning of a
 // connection. Exactly what the server does not have is sent again, in order
 // (docs/protocol.md, section 4; section 6, I10 and I19).
-func (w *window) resume(ready *wire.Ready) error {
+func (w *window) resume(ready *wire.Ready, dedup bool) error {
 	w.bytesSent, w.credit = 0, wire.Credit{}
 	if !w.sessions {
 		w.credit = wire.Credit{N: math.MaxUint64, Bytes: math.MaxUint64}
@@ -221,7 +220,11 @@ func (w *window) resume(ready *wire.Ready) error {
 		return nil
 	}
 	a := ready.Ack
+	w.resumed = ready.Resumed
 	if !ready.Resumed {
+		if !dedup {
+			w.doubtSent()
+		}
 		w.renumber()
 		a = wire.Ack{HasCredit: a.HasCredit, Credit: a.Credit}
 	} else {
@@ -273,6 +276,17 @@ func (w *window) renumber() {
 	w.admission.release(dropped, 0)
 }
 
+// doubtSent ends the messages that were sent, for a server that may have accepted them
+// and does not recognise their ids. Those with AtLeastOnce are sent again.
+func (w *window) doubtSent() {
+	for i, r := range w.slots.All() {
+		if r.firstSent != 0 && !r.settled && !r.atLeastOnce {
+			w.settle(i, Unknown, outcomeError(ErrOutcomeUnknown))
+		}
+	}
+	w.publishOutcomes()
+}
+
 // connectionLost handles the end of a connection. Without sessions the client
 // cannot learn what became of the messages in flight: they end as Unknown,
 // except that those with AtLeastOnce are sent again.
@@ -280,13 +294,8 @@ func (w *window) connectionLost() {
 	if w.sessions {
 		return
 	}
-	for i, r := range w.slots.All()[:w.nextToSend] {
-		if !r.settled && !r.atLeastOnce {
-			w.settle(i, Unknown, outcomeError(ErrOutcomeUnknown))
-		}
-	}
+	w.doubtSent()
 	w.nextToSend = 0
-	w.publishOutcomes()
 }
 
 // nextBatch appends the messages to send now to messages and the operations
@@ -379,7 +388,8 @@ func (w *window) inFlight() bool {
 // and takes back what followed it in the batch made at now, which was not sent.
 // The slot is sent as a void message, so that the numbering stays dense. The
 // result is false if there is no such message, or if even the void message
-// could not be encoded.
+// could not be encoded. A message that was sent before, and of which the server has
+// not said whether it holds it, ends as Unknown.
 func (w *window) rejectUnencodable(seq uint64, cause error, now time.Time) bool {
 	first, r := w.lookup(seq)
 	if r == nil || r.decided != Pending {
@@ -402,7 +412,11 @@ func (w *window) rejectUnencodable(seq uint64, cause error, now time.Time) bool 
 	if tooBig := (*wire.TooBigError)(nil); errors.As(cause, &tooBig) {
 		cause = joinReason(ErrTooBig, cause)
 	}
-	w.resolveUnsettled(first, Rejected, outcomeError(joinReason(ErrRejected, cause)))
+	if r.firstSent != 0 && !w.resumed { // it was sent before, and the server may hold it
+		w.resolveUnsettled(first, Unknown, outcomeError(joinReason(ErrOutcomeUnknown, cause)))
+	} else {
+		w.resolveUnsettled(first, Rejected, outcomeError(joinReason(ErrRejected, cause)))
+	}
 	w.publishOutcomes()
 	return true
 }

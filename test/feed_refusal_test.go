@@ -282,3 +282,60 @@ func TestCoinbaseOrderBookNeedsNoSignature(t *testing.T) {
 		}
 	})
 }
+
+const alreadyA = `{"type":"error","channel":"trades","symbol":"A","text":"already subscribed"}`
+
+// A server that answers late was asked twice. It confirms the first request and refuses
+// the second, since it serves the topic already: that ends nothing. A refusal that
+// answers no request ends the subscription.
+func TestRefusalOfARepeatedRequest(t *testing.T) {
+	for _, kind := range []string{"each", "ends"} {
+		synctest.Test(t, func(t *testing.T) {
+			c := script(t, newVenue(t, kind, false), func(say func(string), hear func() string) {
+				hear()
+				hear()
+				say(subscribedA)
+				time.Sleep(time.Second)
+				say(alreadyA)
+				time.Sleep(20 * time.Second)
+				say(tradeOfA)
+				say(alreadyA)
+			})
+			s := subscribe(t, c, "trades/A")
+			if err := s.WaitLive(within(t, time.Minute)); err != nil {
+				t.Fatal(err)
+			}
+			time.Sleep(10 * time.Second)
+			if st := s.State(); st.Phase != limpet.SubLive {
+				t.Errorf("%s: after the refusal of the second request: %+v", kind, st)
+			}
+			time.Sleep(20 * time.Second)
+			if st := s.State(); st.Phase != limpet.SubEnded || !errors.Is(st.Err, limpet.ErrRejected) || s.Stats().Received != 1 || s.Stats().Resets != 0 {
+				t.Errorf("%s: after a refusal that answers no request: %+v, %+v", kind, st, s.Stats())
+			}
+		})
+	}
+}
+
+// A server without an unsubscribe goes on with a topic whose subscription was closed. It
+// may refuse the next request for it, which ends nothing.
+func TestRefusalOfATopicThatGoesOn(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		v := newVenue(t, "each", false)
+		v.table.Unsubscribe = feed.Request{}
+		c := script(t, v, func(say func(string), hear func() string) {
+			hear()
+			say(subscribedA)
+			hear()
+			say(alreadyA)
+			time.Sleep(20 * time.Second)
+			say(tradeOfA)
+		})
+		subscribeLive(t, c, "trades/A", nil).Close()
+		s := subscribeLive(t, c, "trades/A", nil)
+		time.Sleep(30 * time.Second)
+		if st := s.State(); st.Phase != limpet.SubLive || s.Stats().Received != 1 || c.Stats().Connections != 1 {
+			t.Errorf("%+v, %+v", st, s.Stats())
+		}
+	})
+}

@@ -155,6 +155,27 @@ func TestEndThatIsNotConfirmed(t *testing.T) {
 	}
 }
 
+// The same of a topic that is quiet: its own confirmation counts, though the list of what
+// is subscribed did not change.
+func TestEndOfAQuietTopicThatIsNotConfirmed(t *testing.T) {
+	for _, kind := range []string{"ends", "list"} {
+		synctest.Test(t, func(t *testing.T) {
+			v := newVenue(t, kind, false)
+			v.tick = time.Hour
+			c := v.dial(t, nil)
+			s := subscribeLive(t, c, "trades/A", nil)
+			v.silent.Store(true)
+			s.Close()
+			time.Sleep(time.Second)
+			v.silent.Store(false)
+			s = subscribe(t, c, "trades/A")
+			if err := s.WaitLive(within(t, 12*time.Second)); err != nil {
+				t.Errorf("%s: %v; asked %v", kind, err, v.asked("subscribe"))
+			}
+		})
+	}
+}
+
 // Messages that come before the confirmation, when an earlier subscription may still
 // send, are counted.
 func TestEarlierMessagesAreCounted(t *testing.T) {

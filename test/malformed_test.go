@@ -350,3 +350,35 @@ func TestViolationsWithoutProgress(t *testing.T) {
 		})
 	}
 }
+
+// TestMessagesBeforeAnotherRequestAreProgress: what a subscription received on a connection
+// before it was asked for again on it shows that the connection worked.
+func TestMessagesBeforeAnotherRequestAreProgress(t *testing.T) {
+	for _, messages := range []bool{false, true} {
+		synctest.Test(t, func(t *testing.T) {
+			v := newVenue(t, "ends", false)
+			v.table.Strict = true
+			c := script(t, v, func(say func(string), hear func() string) {
+				hear()
+				say(subscribedA)
+				if messages {
+					say(tradeOfA)
+					time.Sleep(time.Second)
+					say(unsubscribedA)
+					hear()
+				}
+				time.Sleep(time.Second)
+				say("no message")
+			})
+			s := subscribe(t, c, "trades/A")
+			time.Sleep(3 * time.Hour)
+			st := c.Stats()
+			if st.Connections < 5 || messages != (s.Stats().Received > 0) {
+				t.Fatalf("the fault did not happen: %+v, %+v", st, s.Stats())
+			}
+			if ended := c.State().Phase == limpet.Ended; ended == messages {
+				t.Errorf("with messages %v: ended %v after %d connections, %v", messages, ended, st.Connections, c.State().Cause)
+			}
+		})
+	}
+}

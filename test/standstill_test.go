@@ -66,24 +66,34 @@ func TestStandstillIsReported(t *testing.T) {
 		consume  func(*limpet.Subscription)
 		want     string
 		unacked  uint64
+		every    time.Duration
 	}{
-		{"nothing is acknowledged", true, limpet.Block, take(all, 0), "a 30s: waiting 0, unacked 4, ack", 4},
-		{"nothing is acknowledged, drops", true, limpet.DropOldest, take(all, 0), "a 30s: waiting 4, unacked 4, ack", 4},
-		{"the oldest is not acknowledged", true, limpet.Block, take(first, 0), "a 30s: waiting 0, unacked 1, ack", 1},
+		{"nothing is acknowledged", true, limpet.Block, take(all, 0), "a 30s: waiting 0, unacked 4, ack", 4, 0},
+		{"nothing is acknowledged, drops", true, limpet.DropOldest, take(all, 0), "a 30s: waiting 4, unacked 4, ack", 4, 0},
+		{"the oldest is not acknowledged", true, limpet.Block, take(first, 0), "a 30s: waiting 0, unacked 1, ack", 1, 0},
 		{"batches", true, limpet.Block, func(s *limpet.Subscription) {
 			for range s.Batches(ctx) {
 			}
-		}, "a 30s: waiting 0, unacked 4, ack", 4},
+		}, "a 30s: waiting 0, unacked 4, ack", 4, 0},
 		{"channel", true, limpet.Block, func(s *limpet.Subscription) {
 			for range s.C() {
 			}
-		}, "a 30s: waiting 0, unacked 4, ack", 4},
-		{"no consumer", false, limpet.Block, nil, "a 30s: waiting 4, unacked 0, take", 0},
-		{"no consumer of a channel", false, limpet.Block, func(s *limpet.Subscription) { s.C() }, "a 30s: waiting 4, unacked 0, take", 0},
-		{"no consumer, drops", false, limpet.DropOldest, nil, "", 0},
-		{"is slow", true, limpet.Block, take(none, 20*time.Second), "", 0},
-		{"works for long", false, limpet.Block, take(none, 90*time.Second), "", 0},
-		{"is quick", false, limpet.Block, take(none, 0), "", 0},
+		}, "a 30s: waiting 0, unacked 4, ack", 4, 0},
+		{"no consumer", false, limpet.Block, nil, "a 30s: waiting 4, unacked 0, take", 0, 0},
+		{"no consumer of a channel", false, limpet.Block, func(s *limpet.Subscription) { s.C() }, "a 30s: waiting 4, unacked 0, take", 0, 0},
+		{"no consumer, drops", false, limpet.DropOldest, nil, "", 0, 0},
+		{"is slow", true, limpet.Block, take(none, 20*time.Second), "", 0, 0},
+		{"works for long", false, limpet.Block, take(none, 90*time.Second), "", 0, 0},
+		{"is quick", false, limpet.Block, take(none, 0), "", 0, 0},
+		{"is paced", false, limpet.Block, take(none, 0), "", 0, time.Minute},
+		{"leaves a paced stream", false, limpet.Block, func(s *limpet.Subscription) {
+			i := 0
+			for range s.Messages(ctx) {
+				if i++; i == 4 {
+					break
+				}
+			}
+		}, "a 1m30s: waiting 4, unacked 1, take", 1, time.Minute},
 	} {
 		t.Run(tc.name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
@@ -91,7 +101,7 @@ func TestStandstillIsReported(t *testing.T) {
 				var log bytes.Buffer
 				seen := &stops{start: time.Now()}
 				c := dial(t, srv, &limpet.Options{Observer: seen, Logger: slog.New(slog.NewTextHandler(&log, nil))})
-				s := subscribeLive(t, c, "a", &limpet.SubscribeOptions{ManualAck: tc.manual, Delivery: limpet.Delivery{Buffer: 4, Overflow: tc.overflow}})
+				s := subscribeLive(t, c, "a", &limpet.SubscribeOptions{ManualAck: tc.manual, Delivery: limpet.Delivery{Buffer: 4, Overflow: tc.overflow, Every: tc.every}})
 				if tc.consume != nil {
 					go tc.consume(s)
 				}
@@ -170,4 +180,41 @@ func collectUnacked(t testing.TB, s *limpet.Subscription) limpet.Message {
 	}
 	t.Fatal("the stream has ended")
 	return limpet.Message{}
+}
+
+// A Gap between messages that are not acknowledged takes the place of none of them.
+func TestGapTakesNoPlaceOfAMessage(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		c := script(t, newVenue(t, "each", true), func(say func(string), hear func() string) {
+			hear()
+			say(subscribedA)
+			for _, n := range []int{1, 3, 5, 6, 8, 10, 11, 12, 13} {
+				say(numberedTrade(n))
+				time.Sleep(time.Millisecond)
+			}
+		})
+		s := subscribeLive(t, c, "trades/A", &limpet.SubscribeOptions{ManualAck: true, Delivery: limpet.Delivery{Buffer: 3, Overflow: limpet.DropOldest}})
+		var kept []limpet.Message
+		got := 0
+		for m, err := range s.Messages(within(t, time.Minute)) {
+			if err != nil {
+				t.Fatalf("%v after %d messages; %+v", err, got, s.Stats())
+			}
+			if m.Loss != nil {
+				continue
+			}
+			if kept = append(kept, m); len(kept) == 3 { // acknowledged together
+				for i := range kept {
+					kept[i].Ack()
+				}
+				kept = nil
+			}
+			if got++; got == 9 {
+				break
+			}
+		}
+		if st := s.Stats(); st.Gaps != 4 || st.Dropped != 0 || st.Unacked != 0 || s.Committed().Offset != 13 {
+			t.Errorf("%+v, committed %v; want 4 gaps and everything acknowledged", st, s.Committed())
+		}
+	})
 }

@@ -50,7 +50,7 @@ const (
 
 	// Events of the connection.
 	EventReady  // Ready
-	EventStep   // Step: Encode(OpStep) is wanted
+	EventStep   // Step: Encode(OpStep) is wanted, after Delay
 	EventAck    // Ack
 	EventPing   // N: Encode(OpPong) is wanted
 	EventPong   // N
@@ -61,6 +61,10 @@ const (
 	// EventMalformed: a message that the dialect cannot read or place was skipped.
 	// Reason: one of a few constant texts, without anything that the peer sent.
 	EventMalformed
+
+	// EventSession: the state of the session has changed. Ready, of which only Session
+	// counts: what the next Open gets as Resume.Session.
+	EventSession
 )
 
 // An EventGap with neither Prev nor Position says that a message is missing whose
@@ -140,7 +144,9 @@ type Event struct {
 	// Retry is when to try again. Zero means that the peer did not say.
 	Retry time.Duration
 
-	// Delay is the earliest time at which to leave the connection.
+	// Delay is the earliest time at which to leave the connection, or how long an
+	// EventStep waits, at most a minute. Steps with a Delay are encoded in order of
+	// their time.
 	Delay time.Duration
 
 	// Spread is the width of the window in which to leave or reconnect.
@@ -222,6 +228,12 @@ type Ready struct {
 
 	// Limits are the server's limits.
 	Limits Limits
+
+	// Traits is what this connection can do, where the server has agreed to less than
+	// Dialect.Traits. Nil means everything. What counts: Unsubscribe, Credit, Fin and
+	// Dedup; Acks, if the dialect has no Sessions; Processed, if it is
+	// ProcessedNothing. A trait that the dialect lacks stays out.
+	Traits *Traits
 }
 
 // Ack is what the server has taken responsibility for.

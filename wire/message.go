@@ -33,8 +33,17 @@ type Frames struct {
 	// List holds the frames in the order in which they are to be written.
 	List []Frame
 
+	// Confirmed holds the keys that Confirm has added.
+	Confirmed []uint64
+
 	free [][]byte // buffers for Buffer
 }
+
+// Confirm says that the server does not answer the request for the subscription with
+// this key: it counts as confirmed once the frames are written, as if EventSubscribed
+// with ContinuityByNumber had come. It is for a dialect with the trait Confirms whose
+// server answers only some requests; Start and Encode may call it.
+func (f *Frames) Confirm(key uint64) { f.Confirmed = append(f.Confirmed, key) }
 
 // Append adds a frame. f takes ownership of data and reuses its memory after the
 // frame was sent, so nothing else may share it.
@@ -71,7 +80,7 @@ func (f *Frames) Reset() {
 		}
 	}
 	clear(f.List)
-	f.List = f.List[:0]
+	f.List, f.Confirmed = f.List[:0], nil
 }
 
 // Message is an application message in either direction.
@@ -172,7 +181,13 @@ const (
 //
 // Cmd is a command id for protocols whose replies carry only an id. Cmd mod 4
 // gives the kind (1 subscribe, 2 unsubscribe, 3 publish, 0 anything else), so
-// that the reader can classify a reply without shared state.
+// that the reader can classify a reply without shared state. Cmd/4 is the Key of a
+// subscription, and Message.Seq of a message. Where tokens are smaller or the
+// server's own, a Ledger says what they stand for.
+//
+// With Sessions, sequence numbers are dense: a message that ends before it is sent
+// leaves a slot that is sent as a Message with Void, so the protocol needs a form for
+// it. Without Sessions no Void message occurs.
 type Op struct {
 	Kind      OpKind     // what to encode
 	Cmd       uint64     // command id

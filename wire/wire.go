@@ -46,8 +46,8 @@ type Dialect interface {
 
 // Codec is the state of one connection. Decode belongs to the client's reader;
 // Start and Encode belong to its loop. Each half runs on one goroutine at a
-// time, not always the same one. The two halves share no mutable state: what
-// both need travels in Op and Event values.
+// time, not always the same one. The two halves share no mutable state, a Ledger
+// excepted: what both need travels in Op and Event values.
 type Codec interface {
 	// Start appends the first frames of the connection.
 	Start(out *Frames) error
@@ -91,6 +91,11 @@ type Traits struct {
 	// Sessions means that unacknowledged messages survive a connection, by
 	// sequence number.
 	Sessions bool
+
+	// Dedup means that the server recognises a message by its id in a later session,
+	// too. Without it a message that was sent in a session that is lost ends as
+	// Unknown, unless the caller has allowed AtLeastOnce. It counts only with Sessions.
+	Dedup bool
 
 	// Resume means that the server can resume a subscription from a Position.
 	Resume bool
@@ -141,6 +146,12 @@ type Traits struct {
 	// and perhaps all topics in it: the client asks for them again in parts. One
 	// with code 0 is a notice.
 	ByKey bool
+
+	// ErrorStaysOpen means that the server leaves the connection open after a fatal
+	// EventError: the client closes it at once. Without it the client waits for the
+	// close frame, for one second; Failure.CloseCode has its code. The client writes
+	// nothing after a fatal EventError in either case.
+	ErrorStaysOpen bool
 
 	// Silent means that the client must never send a data frame: no Op is
 	// encoded.

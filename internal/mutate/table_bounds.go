@@ -104,8 +104,8 @@ var ofBounds = []mutation{
 	{
 		name:    "standstill: only what waits counts",
 		file:    "queue_overflow.go",
-		search:  "q.tracker.unacked.Len() >= q.delivery.Buffer {\n\t\treturn true",
-		replace: "q.tracker.unacked.Len() < 0 {\n\t\treturn true",
+		search:  "q.tracker.window() >= q.delivery.Buffer {\n\t\treturn true",
+		replace: "q.tracker.window() < 0 {\n\t\treturn true",
 		test:    "-run ^TestStandstillIsReported$ ./test",
 	},
 	{

@@ -93,7 +93,7 @@ var ofConsume = []mutation{
 	},
 	{
 		name:    "consume: there are subscriptions after the end",
-		file:    "loop_events.go",
+		file:    "subscribe.go",
 		search:  "\tif l.ended {\n\t\te.reply <- nil\n\t\treturn\n\t}\n",
 		replace: "",
 		test:    "-run ^TestSubscriptionsAreTheOpenOnes$ ./test",

@@ -138,6 +138,9 @@ func (r *Receiver) Accept(ev *wire.Event, beyondCredit bool) (step Step, err err
 			step.Loss = r.hole(ev)
 		}
 	}
+	if r.recent.limit != 0 {
+		r.recent.add(ev.Message.ID)
+	}
 	step.Effect, step.Previous = Next, r.advance(ev)
 	return step, nil
 }

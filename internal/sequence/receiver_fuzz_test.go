@@ -169,3 +169,24 @@ func checkNext(step Step, ev *wire.Event, before, after wire.Position, known boo
 		fail("another epoch")
 	}
 }
+
+// A message that ends the connection was not received: its id must not make it a
+// duplicate when the server sends it again.
+func TestRefusedMessageIsNoDuplicate(t *testing.T) {
+	r := New(wire.Traits{DedupWindow: 4, Holes: wire.HolesFault})
+	for _, ev := range []wire.Event{confirmed(wire.ContinuityNone, at("e", 0, "")), withID(numbered(0, 1), 1)} {
+		if _, err := r.Accept(&ev, false); err != nil {
+			t.Fatal(err)
+		}
+	}
+	early := withID(numbered(2, 3), 3)
+	if _, err := r.Accept(&early, false); err == nil {
+		t.Fatal("a hole is accepted")
+	}
+	r.StartConnection()
+	for _, ev := range []wire.Event{confirmed(wire.ContinuityProved, at("e", 1, "t")), withID(numbered(1, 2), 2), withID(numbered(2, 3), 3)} {
+		if step, err := r.Accept(&ev, false); err != nil || ev.Kind == wire.EventData && step.Effect != Next {
+			t.Errorf("%v: %+v, %v", ev.Position, step, err)
+		}
+	}
+}

@@ -319,7 +319,7 @@ func remember(limit int, ids ...byte) func(*Receiver) {
 	return func(r *Receiver) {
 		r.recent = recentIDs{limit: limit}
 		for _, id := range ids {
-			r.recent.holds(wire.ID{id})
+			r.recent.add(wire.ID{id})
 		}
 	}
 }

@@ -11,14 +11,16 @@ type recentIDs struct {
 	oldest int // index in order, once there are limit ids
 }
 
-// holds reports whether id is among the latest, and remembers it. The limit
-// is not 0.
+// holds reports whether id is among the latest.
 func (r *recentIDs) holds(id wire.ID) bool {
-	if id == (wire.ID{}) {
-		return false
-	}
-	if _, ok := r.known[id]; ok {
-		return true
+	_, ok := r.known[id]
+	return ok
+}
+
+// add remembers the id of a message that was accepted. The limit is not 0.
+func (r *recentIDs) add(id wire.ID) {
+	if id == (wire.ID{}) || r.holds(id) {
+		return
 	}
 	if r.known == nil {
 		r.known = make(map[wire.ID]struct{})
@@ -31,5 +33,4 @@ func (r *recentIDs) holds(id wire.ID) bool {
 		r.oldest = (r.oldest + 1) % r.limit
 	}
 	r.known[id] = struct{}{}
-	return false
 }

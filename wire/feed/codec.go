@@ -38,6 +38,7 @@ type codec struct {
 	sequence uint64            // Table.Sequence of the last message that had one
 	counting bool              // sequence is valid
 	unbroken map[*sub]struct{} // live, without own numbers, and no hole in sequence since the last message
+	broken   bool              // there was a hole in sequence
 
 	listed map[*sub]struct{} // in the last confirmation, with Confirm.Complete
 
@@ -49,6 +50,7 @@ type codec struct {
 type sub struct {
 	topic    string
 	resumed  uint64 // number of the last message on earlier connections; 0 after the first on this one
+	seen     bool   // a message of it came, or it was asked for at the start and has no confirmation
 	unbroken bool   // in codec.unbroken
 	whole    bool   // in codec.whole
 }
@@ -279,6 +281,13 @@ func (c *codec) data(k *kind, object []byte, out *wire.Events) error {
 		e.Position.Offset = prev(number)
 		e.Cause = wire.CauseDiverged
 	}
+	if !u.seen && c.broken && k.channel.number < 0 && c.dialect.confirm.Type == "" {
+		// Without confirmations the hole may have come after the request.
+		e := out.Append(wire.EventReset)
+		e.Name = u.topic
+		e.Cause = wire.CauseLost
+	}
+	u.seen = true
 	c.watchSequence(u, k.channel)
 	c.watchWhole(u, k.channel)
 	e := out.Append(wire.EventData)
@@ -349,8 +358,9 @@ func (c *codec) checkSequence(out *wire.Events) error {
 	if joins {
 		return nil
 	}
+	c.broken = true
 	hit := byTopic(slices.Collect(maps.Keys(c.unbroken)))
-	clear(c.unbroken)
+	c.unbroken = nil // not cleared: a map that was large stays slow
 	for _, u := range hit {
 		u.unbroken = false
 		e := out.Append(wire.EventReset)
@@ -371,6 +381,9 @@ func byTopic(subs []*sub) []*sub {
 func (c *codec) watchSequence(u *sub, ch *channel) {
 	if c.dialect.sequence >= 0 && ch.number < 0 && !u.unbroken {
 		u.unbroken = true
+		if c.unbroken == nil {
+			c.unbroken = map[*sub]struct{}{}
+		}
 		c.unbroken[u] = struct{}{}
 	}
 }

@@ -130,8 +130,10 @@ func TestConfirmList(t *testing.T) {
 		"subscribed level2/A none", "subscribed level2/B none")
 	expect(t, c, `{"type":"last_match","trade_id":7,"product_id":"A"}`,
 		`data matches/A (6,7] again last_match {"type":"last_match","trade_id":7,"product_id":"A"}`)
-	// matches/A was on no list, so it has not ended.
-	expect(t, c, `{"type":"subscriptions","channels":[{"name":"level2","product_ids":["A","B"]}]}`)
+	// matches/A was on no list, so it has not ended. The same list again answers a request
+	// for what was subscribed already, whichever that was.
+	expect(t, c, `{"type":"subscriptions","channels":[{"name":"level2","product_ids":["A","B","A"]}]}`,
+		"subscribed level2/A none", "subscribed level2/B none")
 	expect(t, c, `{"type":"subscriptions","channels":[{"name":"level2","product_ids":["A","B"]},{"name":"matches","product_ids":["A"]}]}`,
 		"subscribed matches/A by-number")
 	expect(t, c, `{"type":"subscriptions","channels":[{"name":"level2","product_ids":["B"]},{"name":"matches","product_ids":["B","*","","B"]}]}`,
@@ -158,7 +160,7 @@ func TestChannelWithSeveralNames(t *testing.T) {
 		t.Errorf("asked with %q", got)
 	}
 	expect(t, c, `{"type":"subscriptions","channels":[{"name":"level2_50","product_ids":["A"]}]}`, "subscribed level2/A none")
-	expect(t, c, `{"type":"subscriptions","channels":[{"name":"level2_batch","product_ids":["A"]}]}`)
+	expect(t, c, `{"type":"subscriptions","channels":[{"name":"level2_batch","product_ids":["A"]}]}`, "subscribed level2/A none")
 	expect(t, c, `{"type":"subscriptions","channels":[]}`, "unsubscribed level2/A 0 ")
 	for _, topic := range []string{"level2_50/A", "level2_batch/A"} {
 		if err := mustNew(t, Coinbase()).CheckTopic(wire.UseSubscribe, topic); err == nil {

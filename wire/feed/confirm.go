@@ -23,6 +23,12 @@ func (c *codec) confirm(k *kind, out *wire.Events) error {
 		return &wire.CodeError{Code: 1007, Reason: fmt.Sprintf("a message of type %q does not have the shape that the table describes", k.name)}
 	}
 	listed := map[*sub]struct{}{}
+	type kept struct {
+		sub     *sub
+		channel *channel
+	}
+	var same []kept // held by the last complete list too
+	changed := false
 	for _, en := range entries {
 		for _, name := range en.channels {
 			ch := c.dialect.channel(name)
@@ -44,20 +50,28 @@ func (c *codec) confirm(k *kind, out *wire.Events) error {
 				_, before := c.listed[u]
 				if _, again := listed[u]; !again && !before {
 					c.subscribed(u, ch, out)
+					changed = true
+				} else if !again {
+					same = append(same, kept{u, ch})
 				}
 				listed[u] = struct{}{}
 			}
 		}
 	}
 	if k.role == roleConfirm && c.dialect.confirm.Complete {
-		c.endOthers(listed, out)
+		changed = c.endOthers(listed, out) || changed
+		for _, s := range same {
+			if !changed { // it may answer a request for any of them
+				c.subscribed(s.sub, s.channel, out)
+			}
+		}
 	}
 	return nil
 }
 
 // endOthers makes listed what the server has subscribed, and ends what an earlier
-// list held and this one does not.
-func (c *codec) endOthers(listed map[*sub]struct{}, out *wire.Events) {
+// list held and this one does not. It reports whether there was any.
+func (c *codec) endOthers(listed map[*sub]struct{}, out *wire.Events) bool {
 	var gone []*sub
 	for u := range c.listed {
 		if _, ok := listed[u]; !ok {
@@ -68,6 +82,7 @@ func (c *codec) endOthers(listed map[*sub]struct{}, out *wire.Events) {
 	for _, u := range byTopic(gone) {
 		c.ended(u, out)
 	}
+	return len(gone) > 0
 }
 
 // ended appends EventUnsubscribed for u.

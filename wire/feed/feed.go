@@ -269,11 +269,10 @@ func (d *dialect) Verdict(wire.Failure) wire.Verdict { return wire.Verdict{} }
 
 func (d *dialect) Open(r wire.Resume) (wire.Codec, error) {
 	c := &codec{
-		dialect:  d,
-		topics:   make([]string, 0, len(r.Subs)),
-		subs:     make([]map[string]*sub, len(d.channels)),
-		unbroken: map[*sub]struct{}{},
-		whole:    make([]map[*sub]struct{}, len(d.channels)),
+		dialect: d,
+		topics:  make([]string, 0, len(r.Subs)),
+		subs:    make([]map[string]*sub, len(d.channels)),
+		whole:   make([]map[*sub]struct{}, len(d.channels)),
 	}
 	c.scan.wanted = d.members
 	c.scan.found = make([]span, len(d.members))
@@ -287,12 +286,17 @@ func (d *dialect) Open(r wire.Resume) (wire.Codec, error) {
 			return nil, err
 		}
 		c.topics = append(c.topics, s.Topic)
-		entry := c.sub(ch, []byte(product))
-		if entry == nil {
+		u := c.sub(ch, []byte(product))
+		if u == nil {
 			return nil, errTopics
 		}
 		if ch.number >= 0 {
-			entry.resumed = s.Position.Offset
+			u.resumed = s.Position.Offset
+		}
+		if d.confirm.Type == "" { // it is live once it was asked for
+			c.watchSequence(u, ch)
+			c.watchWhole(u, ch)
+			u.seen = true
 		}
 	}
 	return c, nil

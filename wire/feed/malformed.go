@@ -81,7 +81,7 @@ func (c *codec) gapOfChannel(ch *channel, out *wire.Events) {
 			hit = append(hit, u.topic)
 		}
 	}
-	clear(c.whole[ch.index])
+	c.whole[ch.index] = nil // not cleared: a map that was large stays slow
 	slices.SortFunc(hit, strings.Compare)
 	for _, topic := range hit {
 		c.gap(ch, topic, 0, out)

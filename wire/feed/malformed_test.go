@@ -94,3 +94,15 @@ func TestMalformedEventsAreBounded(t *testing.T) {
 		t.Errorf("got %d events", n)
 	}
 }
+
+// What follows the subscriptions is given up, not emptied: an empty map that was large
+// costs as much to go through as a full one, for each message that a server spoils.
+func TestSpoiledMessagesCostTheSame(t *testing.T) {
+	c := open(t, mustNew(t, exchange()))
+	expect(t, c, `{"kind":"ok","ch":"book","sym":["A","B"],"n":1}`, "subscribed book/A none", "subscribed book/B none")
+	expect(t, c, `{"kind":"update","ch":"book","n":2}`, `malformed 1 a message of type "update" without a product`, "gap book/A malformed 0", "gap book/B malformed 0")
+	expect(t, c, `{"kind":"beat","n":4}`, "reset book/A lost at 0", "reset book/B lost at 0")
+	if k := c.(*codec); k.whole[1] != nil || k.unbroken != nil {
+		t.Errorf("kept %v and %v", k.whole[1], k.unbroken)
+	}
+}

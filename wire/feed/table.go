@@ -52,7 +52,8 @@ type Table struct {
 	Product string
 
 	// Sequence is the member that counts all messages of a connection, in steps
-	// of one. Optional.
+	// of one. Optional. Without Confirm, a hole also counts for a topic that is asked
+	// for later on the connection: its first message comes with a Reset.
 	Sequence string
 
 	// Channels are the streams that can be subscribed to. There must be at
@@ -112,9 +113,9 @@ type Channel struct {
 	Number string
 
 	// Replay is how many messages before the last one the server may repeat
-	// after a subscribe. If the first number on a connection is further back,
-	// the feed has restarted. Later on a connection, a number that was already
-	// passed is a late repeat.
+	// after a subscribe. A number that is further back means that the feed has
+	// restarted. Where the channels of a table differ, the largest Replay decides,
+	// except for the first number on a connection.
 	Replay uint64
 }
 

@@ -31,6 +31,7 @@ func (dialect) Traits() wire.Traits {
 		Publish:     true,
 		Acks:        true,
 		Sessions:    true,
+		Dedup:       true,
 		Resume:      true,
 		Credit:      true,
 		Unsubscribe: true,
