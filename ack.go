@@ -185,13 +185,13 @@ type doneCalls struct {
 
 const (
 	optionDone     = "PublishOptions.Done"
-	maxWaitingDone = 64 << 10 // calls, or twice the window
+	maxWaitingDone = 64 << 10 // calls, or twice the window: a burst of outcomes is no slow Done
 )
 
 var errDoneGoexit = errors.New("called runtime.Goexit, as t.FailNow does; return instead")
 
-// full reports whether so many calls wait that no message with Done is admitted to a
-// window of n messages. Those that the window holds can still be added.
+// full reports whether no more messages with Done are admitted to a window of n
+// messages. The calls for those that the window holds are still added.
 func (d *doneCalls) full(n int) bool {
 	d.mu.Lock()
 	defer d.mu.Unlock()

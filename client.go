@@ -194,7 +194,8 @@ func (c *Client) Close() error {
 }
 
 // Done returns a channel that is closed when the client and its goroutines have
-// ended. A goroutine inside a function that you passed in may run longer. After a
+// ended, and all calls of PublishOptions.Done have returned or one has run for 10
+// seconds. A goroutine inside a function that you passed in may run longer. After a
 // permanent failure, so may those that hold messages for C: they end once the
 // messages are received or Close is called.
 func (c *Client) Done() <-chan struct{} { return c.done }

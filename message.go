@@ -158,7 +158,7 @@ func (m Message) Ack() {
 // several, as Subscription.Messages does over one. Subscriptions that have something
 // to take get turns of one message, gap or reset each, so that none waits for more
 // than one turn of each other; the order of each stream is kept. While the loop body
-// works, all of them wait.
+// works, all of them wait: if it works for long, DeliveryStopped may report the others.
 //
 // A loop body that finishes normally acknowledges its message, unless ManualAck is set
 // for its subscription. After break, return or a panic the message stays
