@@ -46,8 +46,13 @@ func newConfig(rawURL string, o *Options) (config, error) {
 	}
 	v := &validation{op: "New"}
 	dialect, err := guard(c.Dialect)
-	if err != nil {
-		v.errs = append(v.errs, &Error{Op: v.op, Field: "Options.Dialect", Class: ClassUser, Err: errors.Unwrap(err)})
+	if err == nil {
+		err = dialect.check()
+	}
+	if panicked := (*userError)(nil); errors.As(err, &panicked) {
+		v.errs = append(v.errs, &Error{Op: v.op, Field: panicked.option, Class: ClassUser, Err: panicked.err})
+	} else if err != nil {
+		v.errs = append(v.errs, &Error{Op: v.op, Field: "Options.Dialect", Class: ClassInput, Err: err})
 	}
 	c.Dialect, c.traits = dialect, dialect.traits
 	c.url = v.endpoint(rawURL, c.AllowInsecure)
@@ -279,6 +284,9 @@ func (v *validation) traits(t *wire.Traits) {
 		{t.Acks && !t.Publish, "Acks", "needs Publish"},
 		{t.Sessions && !t.Acks, "Sessions", "needs Acks"},
 		{t.Dedup && !t.Sessions, "Dedup", "needs Sessions"},
+		{t.KeepsSubs && !(t.ByKey && t.Greeting), "KeepsSubs", "needs ByKey and Greeting"},
+		{t.KeepsSubs && t.StartSubs > 0, "KeepsSubs", "excludes StartSubs"},
+		{t.Release && t.Processed != wire.ProcessedEach, "Release", "needs ProcessedEach"},
 		{t.MaxPayload > 0 && !t.Publish, "MaxPayload", "needs Publish"},
 		{t.StartBytes > 0 && t.StartSubs == 0, "StartBytes", "needs StartSubs"},
 		{t.Holes == wire.HolesFault && !t.Confirms, "Holes", "is HolesFault, which needs Confirms"},

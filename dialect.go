@@ -31,6 +31,14 @@ func guard(d wire.Dialect) (g guarded, err error) {
 	return g, err
 }
 
+// check returns what is wrong with the options of the dialect, if it can say so.
+func (g guarded) check() error {
+	if c, ok := g.dialect.(wire.Checker); ok {
+		return guardCall("Check", c.Check)
+	}
+	return nil
+}
+
 // guardCall calls f, which calls a method of a dialect, and the methods of its
 // error, so that they can be called later.
 func guardCall(method string, f func() error) (err error) {

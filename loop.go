@@ -42,6 +42,7 @@ type loop struct {
 
 	link    *link // the connection in use; nil without one
 	session wire.Session
+	kept    []*Subscription // closed, and the server keeps them in the session
 
 	// When to try again.
 	policy         policy
@@ -88,6 +89,8 @@ type link struct {
 	unencoded    bool      // the last write left operations to encode
 	writeErr     error
 	byeSent      bool // the server knows that the session has ended
+
+	leaving []leavingSub // closed subscriptions of which the server has to learn what was processed
 
 	unanswered   fifo.Queue[ask] // requests that are written, oldest first
 	answeredUpTo uint64          // the latest request that was answered
@@ -238,6 +241,14 @@ func (l *loop) enterSub(s *Subscription, st SubState) {
 	l.c.notify.post(SubscriptionChanged{s.topic, st})
 }
 
+// enterLive publishes that the server serves s.
+func (l *loop) enterLive(k *link, s *Subscription) {
+	if k.traits.KeepsSubs {
+		s.keptIn = l.session.ID
+	}
+	l.enterSub(s, SubState{Phase: SubLive, Generation: k.conn.gen})
+}
+
 // endSub ends s. Its consumers can still take what is waiting.
 func (l *loop) endSub(s *Subscription, err error) {
 	l.noteReceived(s)
@@ -255,6 +266,7 @@ func (l *loop) releaseSub(s *Subscription) bool {
 	}
 	l.noteReceived(s)
 	l.registry.remove(s)
+	l.keepClosed(s)
 	closing := l.askedOnLink(s) && l.link.traits.Unsubscribe
 	if closing {
 		l.link.unsubscribe(s)
@@ -262,6 +274,25 @@ func (l *loop) releaseSub(s *Subscription) bool {
 	l.leaveTopic(s, closing)
 	return true
 }
+
+// keepClosed remembers a closed subscription that the server keeps in the session: its
+// end is owed until the server confirms it or, if it confirms none, until it is sent.
+func (l *loop) keepClosed(s *Subscription) {
+	traits := &l.c.cfg.traits
+	here := s.keptIn != "" && s.keptIn == l.session.ID
+	if traits.KeepsSubs && here && (traits.ConfirmsEnd || !l.askedOnLink(s)) && len(l.kept) < maxKept {
+		l.kept = append(l.kept, s)
+	}
+}
+
+// forgetKept follows when the server has confirmed the end of a subscription.
+func (l *loop) forgetKept(ev *wire.Event) {
+	if ev.Kind == wire.EventUnsubscribed && ev.Key != 0 {
+		l.kept = slices.DeleteFunc(l.kept, func(s *Subscription) bool { return s.key == ev.Key })
+	}
+}
+
+const maxKept = 1024 // more closed subscriptions are left to the end of the session
 
 // noteReceived keeps what a subscription that ends, or that is asked for again, has
 // proved about the connection.

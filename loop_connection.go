@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"net/http"
+	"slices"
 	"time"
 
 	"github.com/limpet-go/limpet/wire"
@@ -77,6 +78,11 @@ func (l *loop) open(c *conn, token string, state any) {
 		conn: c, codec: codec, routes: &l.c.routes, inbox: &l.c.inbox, counters: &l.c.counters,
 		goroutines: &l.c.goroutines, secrets: &l.c.secrets,
 	}
+	for s := range l.registry.all() {
+		if s.keptIn != "" && s.keptIn == l.session.ID {
+			r.kept = append(r.kept, s)
+		}
+	}
 	r.start()
 	if !l.c.cfg.traits.Greeting {
 		l.welcome(k, &wire.Ready{Session: l.session})
@@ -118,6 +124,7 @@ func (l *loop) welcome(k *link, r *wire.Ready) {
 	k.stableAt = l.now.Add(l.c.cfg.Backoff.StableAfter)
 	l.session = r.Session
 	l.c.secrets.AddKey(r.Session.Key)
+	l.resumeKept(k, r.Resumed)
 	l.spread = min(r.Spread, maxSpread)
 	l.disconnectedAt = time.Time{}
 	l.credentialRefusedAt = time.Time{} // the server has taken the credential
@@ -134,9 +141,35 @@ func (l *loop) welcome(k *link, r *wire.Ready) {
 		for s := range l.registry.all() {
 			if l.askedOnLink(s) {
 				s.queue.assumeLive()
-				l.enterSub(s, SubState{Phase: SubLive, Generation: k.conn.gen})
+				l.enterLive(k, s)
 			}
 		}
+	}
+}
+
+// resumeKept goes on with the subscriptions that the server has kept in a resumed
+// session, and ends there those that were closed in the meantime.
+func (l *loop) resumeKept(k *link, resumed bool) {
+	closed := l.kept
+	l.kept = nil
+	if !resumed || !k.traits.KeepsSubs {
+		return
+	}
+	for _, s := range closed {
+		if s.keptIn == l.session.ID && k.traits.Unsubscribe {
+			s.askedGeneration = k.conn.gen
+			k.unsubscribe(s)
+			if k.traits.ConfirmsEnd {
+				l.kept = append(l.kept, s)
+			}
+		}
+	}
+	for s := range l.registry.all() {
+		if s.keptIn != l.session.ID || s.failedAsks > 0 {
+			continue
+		}
+		s.askedGeneration = k.conn.gen // its queue knows it from the reader
+		l.enterLive(k, s)
 	}
 }
 
@@ -302,6 +335,9 @@ func (l *loop) disconnect(k *link, code uint16, reason string) {
 			l.enterSub(s, SubState{Phase: SubPending, Generation: st.Generation})
 		}
 	}
+	for i := range k.leaving {
+		l.c.routes.setKey(k.leaving[i].sub.key, nil)
+	}
 	for s := range l.draining {
 		if s.acksOwed {
 			s.acksOwed = false
@@ -319,4 +355,83 @@ func (l *loop) disconnect(k *link, code uint16, reason string) {
 		}
 		k.conn.Close(code, reason, timeout)
 	})
+}
+
+// leavingSub is a subscription that its owner closed while messages of it were not
+// acknowledged, at a server that waits for acknowledgements. First consumers may
+// finish what they have taken, for at most answerTimeout. Then everything else is
+// released, and the subscription ends at the server. What still comes is released at
+// once, for answerTimeout.
+type leavingSub struct {
+	sub   *Subscription
+	ended bool      // at the server, or that is all that the client can do
+	until time.Time // when it goes on, or is forgotten; zero: not before the connection ends
+}
+
+func (k *link) isLeaving(s *Subscription) bool {
+	return slices.ContainsFunc(k.leaving, func(v leavingSub) bool { return v.sub == s })
+}
+
+// leaveInOrder begins the end of a subscription that its owner closed, if the server
+// waits for acknowledgements. It reports false if that end is the usual one.
+func (l *loop) leaveInOrder(s *Subscription) bool {
+	k := l.link
+	if s.state.Load().Phase == SubEnded || !l.askedOnLink(s) || k.traits.Processed != wire.ProcessedEach {
+		return false
+	}
+	l.noteReceived(s)
+	l.registry.remove(s)
+	if l.c.cfg.traits.ByKey {
+		l.c.routes.setKey(s.key, s) // messages of it still come
+	}
+	l.keepClosed(s)
+	s.acksOwed = true
+	k.leaving = append(k.leaving, leavingSub{sub: s, until: l.now.Add(answerTimeout)})
+	l.drain(s, nil) // consumersDone follows
+	l.enterSub(s, SubState{Phase: SubEnded})
+	return true
+}
+
+// finishLeaving releases what was not processed and ends s at the server.
+func (l *loop) finishLeaving(k *link, s *Subscription) {
+	i := slices.IndexFunc(k.leaving, func(v leavingSub) bool { return v.sub == s })
+	v := &k.leaving[i]
+	if v.ended {
+		return
+	}
+	s.acksOwed = false
+	for _, p := range s.queue.releaseRest(k.conn.gen) {
+		k.release(s, p)
+	}
+	v.ended, v.until = true, time.Time{}
+	if k.traits.Unsubscribe {
+		k.unsubscribe(s)
+		v.until = l.now.Add(answerTimeout)
+	}
+	l.leaveTopic(s, k.traits.Unsubscribe)
+}
+
+// leaveInTime goes on with the subscriptions that are leaving.
+func (l *loop) leaveInTime(k *link) {
+	for _, v := range slices.Clone(k.leaving) {
+		switch {
+		case !due(v.until, l.now):
+		case v.ended:
+			l.c.routes.setKey(v.sub.key, nil)
+			k.leaving = slices.DeleteFunc(k.leaving, func(other leavingSub) bool { return other.sub == v.sub })
+		default:
+			l.finishLeaving(k, v.sub)
+		}
+	}
+}
+
+// release tells the server that nothing will process the message at p. A server that
+// would only send it here again, because the subscription goes on, gets an
+// acknowledgement, like one that takes nothing back.
+func (k *link) release(s *Subscription, p Position) {
+	op := wire.Op{Kind: wire.OpRelease, Key: s.key, Name: s.wireName, Position: p}
+	if closed := s.state.Load().Phase == SubEnded; !k.traits.Release || closed && !k.traits.Unsubscribe {
+		op.Kind = wire.OpAck
+	}
+	k.ops = append(k.ops, op)
 }

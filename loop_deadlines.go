@@ -46,6 +46,7 @@ func (l *loop) tick() {
 		l.fail(k, &wire.Failure{Stage: wire.StageOpen, Err: ErrStalled})
 	default:
 		k.takeSteps(l.now)
+		l.leaveInTime(k)
 		l.sendHeartbeat(k)
 		l.checkAnswers(k)
 		l.freeTopics(k)
@@ -448,6 +449,9 @@ func (l *loop) untilNextDeadline() time.Duration {
 		at(l.nextAskAt())
 		if len(k.steps) > 0 {
 			at(k.steps[0].at)
+		}
+		for i := range k.leaving {
+			at(k.leaving[i].until)
 		}
 		if k.ready {
 			if k.unanswered.Len() > 0 {

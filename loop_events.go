@@ -80,6 +80,7 @@ func (e received) handle(l *loop) {
 		case ev.Kind.OfSubscription() && !l.c.cfg.traits.ByKey:
 			l.handleNamed(k, ev.sub, &ev.Event)
 		case ev.sub == nil:
+			l.forgetKept(&ev.Event)
 			l.handle(k, &ev.Event)
 		case ev.sub.state.Load().Phase != SubEnded:
 			l.handleSubscription(k, ev.sub, &ev.Event)
@@ -135,7 +136,7 @@ func (l *loop) handle(k *link, ev *wire.Event) {
 		k.ops = append(k.ops, wire.Op{Kind: wire.OpStep, Step: ev.Step})
 	case wire.EventPing:
 		if len(k.ops) < maxReplies {
-			k.ops = append(k.ops, wire.Op{Kind: wire.OpPong, N: ev.N})
+			k.ops = append(k.ops, wire.Op{Kind: wire.OpPong, N: ev.N, Step: ev.Step})
 		}
 	case wire.EventGoAway:
 		l.spread = min(max(l.spread, ev.Spread), maxSpread)
@@ -200,7 +201,7 @@ func (l *loop) confirmed(k *link, s *Subscription, ev *wire.Event) {
 	if ev.Name != "" {
 		s.wireName = ev.Name
 	}
-	l.enterSub(s, SubState{Phase: SubLive, Generation: k.conn.gen})
+	l.enterLive(k, s)
 }
 
 // unsubscribed follows when the server has refused or ended s.
@@ -390,7 +391,7 @@ func (e subscribe) apply(l *loop) {
 type unsubscribe struct{ s *Subscription }
 
 func (e unsubscribe) apply(l *loop) {
-	if l.ended || !l.releaseSub(e.s) {
+	if l.ended || l.leaveInOrder(e.s) || !l.releaseSub(e.s) {
 		return
 	}
 	l.enterSub(e.s, SubState{Phase: SubEnded})
@@ -413,14 +414,22 @@ type sendProcessed struct {
 	s        *Subscription
 	gen      uint64
 	position Position
+	released bool
 }
 
 func (e sendProcessed) apply(l *loop) {
 	s := e.s
-	if !l.askedOnLink(s) || l.link.conn.gen != e.gen || s.state.Load().Phase == SubEnded && !s.acksOwed {
+	if !l.askedOnLink(s) || l.link.conn.gen != e.gen || s.state.Load().Phase == SubEnded && !s.acksOwed && !e.released {
 		return
 	}
 	k := l.link
+	switch closed := s.state.Load().Phase == SubEnded; {
+	case e.released && (closed || k.traits.Release):
+		k.release(s, e.position)
+		return
+	case e.released: // by Nack: it stays unacknowledged
+		return
+	}
 	switch k.traits.Processed {
 	case wire.ProcessedNothing:
 		return
@@ -441,6 +450,10 @@ type consumersDone struct{ s *Subscription }
 func (e consumersDone) apply(l *loop) {
 	s := e.s
 	delete(l.draining, s)
+	if k := l.link; k != nil && k.isLeaving(s) {
+		l.finishLeaving(k, s)
+		return
+	}
 	if s.acksOwed && l.askedOnLink(s) && l.link.traits.Unsubscribe {
 		l.link.unsubscribe(s)
 	}

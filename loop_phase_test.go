@@ -120,7 +120,7 @@ var transitions = []transition{
 		if err != nil {
 			panic(err)
 		}
-		return inTurn{subscribe{s, make(chan error, 1)}, grantCredit{s}, sendProcessed{s, l.state.Generation, Position{}}, unsubscribe{s}, consumersDone{s}}
+		return inTurn{subscribe{s, make(chan error, 1)}, grantCredit{s}, sendProcessed{s, l.state.Generation, Position{}, false}, unsubscribe{s}, consumersDone{s}}
 	}, "", "", "", ""},
 	{"`reconnectNow`", func(*loop) event { return reconnectNow{} }, "", "", "", "connecting"},
 	{"`shutdown`: nothing is pending; once the server knows", func(*loop) event {

@@ -180,7 +180,7 @@ func (l *loop) askFor(k *link, s *Subscription) wire.Op {
 	l.noteAsk(k, s)
 	if !traits.Confirms || served {
 		s.queue.assumeLive()
-		l.enterSub(s, SubState{Phase: SubLive, Generation: k.conn.gen})
+		l.enterLive(k, s)
 	}
 	return wire.Op{Kind: wire.OpSubscribe, Key: s.key, Cmd: s.key*4 + 1, Topic: s.topic, Subscribe: &request}
 }

@@ -154,6 +154,17 @@ func (m Message) Ack() {
 	}
 }
 
+// Nack reports that the message will not be processed. A server that can deliver it
+// again does so, here or elsewhere (wire.Traits.Release); with any other server only
+// the committed position changes: it never moves over the message, nor further. The
+// message counts as delivered. Nack does not block and may be called from any goroutine.
+// Of Ack and Nack the first counts.
+func (m Message) Nack() {
+	if m.queue != nil && m.Loss == nil {
+		m.queue.releaseMessage(&m)
+	}
+}
+
 // Merge iterates over the streams of several subscriptions, of one client or of
 // several, as Subscription.Messages does over one. Subscriptions that have something
 // to take get turns of one message, gap or reset each, so that none waits for more

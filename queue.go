@@ -22,8 +22,8 @@ type queueOwner interface {
 
 	// positionProcessed reports that the message at p, received on connection
 	// gen, was processed. If the server acknowledges cumulatively, so was every
-	// message before it.
-	positionProcessed(gen uint64, p Position)
+	// message before it. With released it will not be processed.
+	positionProcessed(gen uint64, p Position, released bool)
 
 	// messagesDropped reports that the overflow policy dropped n messages since
 	// the last report.
@@ -88,6 +88,8 @@ type queue struct {
 	roomReported bool        // since the last grant
 
 	toReport    []takenRun // what was processed, for positionProcessed
+	unwanted    []takenRun // what nothing will process, for releaseRest
+	releasing   bool       // what comes is released at once
 	lastNumber  uint64     // of a message or loss
 	tracker     ackTracker
 	heldDropped int // messages that the tracker follows although no consumer got them
@@ -243,6 +245,7 @@ func (q *queue) offer(gen uint64, events []wire.Event, readAt *time.Time) (detec
 		q.firstCame = false
 	}
 	room := q.delivery.Overflow != Block && q.roomToReport()
+	report := len(q.toReport) > 0 && q.reported(nil)
 	waiting := q.items.Len() > 0
 	q.watchStandstill()
 	var dropped uint64
@@ -259,13 +262,19 @@ func (q *queue) offer(gen uint64, events []wire.Event, readAt *time.Time) (detec
 	if room {
 		q.owner.roomAvailable()
 	}
+	q.reportProcessed(report)
 	return detected, err
 }
 
 // accept accepts one event; mu is held.
 func (q *queue) accept(gen uint64, ev *wire.Event, readAt *time.Time) error {
 	switch {
-	case gen != q.generation || q.finishing:
+	case gen != q.generation:
+		return nil
+	case q.finishing:
+		if ev.Kind == wire.EventData {
+			q.keepUnwanted(gen, ev.Position)
+		}
 		return nil
 	case q.holding && q.isEarlier(ev):
 		return nil
@@ -434,6 +443,11 @@ func (q *queue) discard(err error) {
 		q.finishing, q.endErr = true, err
 	}
 	q.dropped += uint64(q.messages)
+	for i := range q.items.All() {
+		if m := q.items.At(i); m.Loss == nil {
+			q.keepUnwanted(m.generation, m.Position)
+		}
+	}
 	q.items.Reset()
 	q.messages, q.bytes, q.released = 0, 0, 0
 	q.ended = true

@@ -26,11 +26,72 @@ func (q *queue) ackMessage(m *Message) {
 	}
 }
 
+// releaseMessage follows when m will not be processed. The server delivers it again if
+// it can; nothing more is committed.
+func (q *queue) releaseMessage(m *Message) {
+	q.mu.Lock()
+	q.tracker.expand()
+	q.tracker.abandoned = true
+	acked := q.tracker.acknowledgeOne(m)
+	for i := range acked {
+		acked[i].released = true
+	}
+	report := q.reported(acked)
+	room, drained := q.roomToReport(), q.drainToReport()
+	q.watchStandstill()
+	q.mu.Unlock()
+	q.reportProcessed(report)
+	q.wakeConsumer()
+	if room {
+		q.owner.roomAvailable()
+	}
+	if drained {
+		q.owner.streamDrained()
+	}
+}
+
+// keepUnwanted remembers a message of connection gen that no consumer will get, for a
+// server that waits for an acknowledgement; mu is held.
+func (q *queue) keepUnwanted(gen uint64, p Position) {
+	if q.tracker.reports != wire.ProcessedEach || gen != q.generation {
+		return
+	}
+	run := takenRun{generation: gen, position: p, released: true}
+	if q.releasing {
+		q.toReport = append(q.toReport, run)
+	} else if len(q.unwanted) < q.delivery.Buffer+maxUnacked {
+		q.unwanted = append(q.unwanted, run)
+	}
+}
+
+// releaseRest returns the positions of the messages of connection gen that nothing has
+// processed: those that no consumer got, and those that one got and did not acknowledge.
+// What comes after it is released at once.
+func (q *queue) releaseRest(gen uint64) []Position {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	runs := q.unwanted
+	q.unwanted, q.releasing = nil, true
+	for i := range q.tracker.unacked.All() {
+		if r := q.tracker.unacked.At(i); !r.acked {
+			r.acked = true
+			runs = append(runs, *r)
+		}
+	}
+	var all []Position
+	for i := range runs {
+		if runs[i].generation == gen {
+			all = append(all, runs[i].position)
+		}
+	}
+	return all
+}
+
 // reported adds acked to what reportProcessed is to report, and returns whether the
 // caller must call it: one goroutine at a time does, so that the order is kept; mu is
 // held.
 func (q *queue) reported(acked []takenRun) bool {
-	if len(acked) == 0 {
+	if len(acked)+len(q.toReport) == 0 {
 		return false
 	}
 	q.toReport = append(q.toReport, acked...)
@@ -50,7 +111,7 @@ func (q *queue) reportProcessed(report bool) {
 		drained := q.drainToReport()
 		q.mu.Unlock()
 		for i := range acked {
-			q.owner.positionProcessed(acked[i].generation, acked[i].position)
+			q.owner.positionProcessed(acked[i].generation, acked[i].position, acked[i].released)
 		}
 		if drained {
 			q.owner.streamDrained()
@@ -88,6 +149,7 @@ type takenRun struct {
 	position   Position // of the last message; unknown in a run that came from single or was split
 	generation uint64   // the connection it came on; 0: none, or position is unknown
 	acked      bool
+	released   bool // it will not be processed
 }
 
 // processedRun is what a consumer has processed: everything it took at once, or
@@ -121,7 +183,7 @@ func (t *ackTracker) track(ms []Message, losses int) {
 		if t.perMessage && ms[0].Loss != nil {
 			t.losses++
 		}
-		t.unacked.Push(takenRun{numberRange{ms[0].number, last.number}, last.Position, last.generation, ms[0].Loss != nil})
+		t.unacked.Push(takenRun{numberRange{ms[0].number, last.number}, last.Position, last.generation, ms[0].Loss != nil, false})
 		ms = ms[n:]
 	}
 }

@@ -11,6 +11,7 @@ import (
 func (q *queue) dropNewest(before Position, readAt *time.Time) {
 	q.dropped++
 	to, _ := q.receiver.Position()
+	q.reportDropped(q.generation, to)
 	q.appendLoss(newLoss(readAt, Gap, before, to, 1, wire.CauseOverflow))
 }
 
@@ -30,6 +31,7 @@ func (q *queue) dropFirst(readAt *time.Time) {
 	}
 	m := *q.items.At(i)
 	q.dropped++
+	q.reportDropped(m.generation, m.Position)
 	q.messages--
 	q.bytes -= len(m.Payload)
 	after := Position{Epoch: m.Position.Epoch, Offset: m.previous}
@@ -85,6 +87,14 @@ func (q *queue) joinLoss(i int, m Message) bool {
 func (m *Message) firstReceived(at time.Time) {
 	if at.Before(m.ReceivedAt) {
 		m.ReceivedAt = at
+	}
+}
+
+// reportDropped acknowledges a message that the policy dropped, to a server that waits
+// for acknowledgements: the policy has done with it; mu is held.
+func (q *queue) reportDropped(gen uint64, p Position) {
+	if q.tracker.reports == wire.ProcessedEach {
+		q.toReport = append(q.toReport, takenRun{generation: gen, position: p})
 	}
 }
 

@@ -5,7 +5,21 @@ import (
 	"iter"
 	"sync"
 	"time"
+
+	"github.com/limpet-go/limpet/wire"
 )
+
+// resumeProved follows when the server goes on with the stream on connection gen without
+// a new request, and without a loss.
+func (q *queue) resumeProved(gen uint64) {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	if gen == q.generation && !q.finishing {
+		last, _ := q.receiver.Position()
+		now := time.Now()
+		_ = q.acceptControl(&wire.Event{Kind: wire.EventSubscribed, Position: last, Continuity: wire.ContinuityProved}, &now) // its own position is no violation
+	}
+}
 
 // take acknowledges what was processed, waits until something can be taken, and
 // returns at most limit messages and losses: in dst if it is large enough, else
@@ -371,7 +385,7 @@ func (q *queue) drainToReport() bool {
 	if q.drainReported || !q.ended || q.held > 0 || q.lossHeld || q.reporting {
 		return false
 	}
-	if q.awaitAcks && !q.discarded && (q.bodies > 0 || q.manualAck && q.tracker.unacked.Len() > 0) {
+	if q.awaitAcks && (q.bodies > 0 || q.manualAck && q.tracker.unacked.Len() > 0) {
 		return false
 	}
 	q.drainReported = true

@@ -41,7 +41,7 @@ func (testOwner) messagesDropped(uint64) {}
 
 func (testOwner) stoodStill(DeliveryStopped) {}
 
-func (o testOwner) positionProcessed(gen uint64, p Position) {
+func (o testOwner) positionProcessed(gen uint64, p Position, _ bool) {
 	if o.processed != nil {
 		o.processed(gen, p)
 	}

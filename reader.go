@@ -24,6 +24,7 @@ type reader struct {
 	counters   *counters
 	goroutines *goroutines
 	secrets    *secrets.Set
+	kept       []*Subscription // those that the server keeps, if the session is resumed
 
 	names   serverNames
 	reports skipReports
@@ -141,6 +142,11 @@ func (r *reader) route(events *wire.Events) error {
 		if ev.Kind != wire.EventData {
 			r.hideSecrets(ev)
 		}
+		if ev.Kind == wire.EventReady && ev.Ready != nil && ev.Ready.Resumed {
+			for _, s := range r.kept { // before the messages that follow
+				s.queue.resumeProved(r.conn.gen)
+			}
+		}
 		if !ev.Kind.OfSubscription() {
 			forLoop = append(forLoop, routedEvent{nil, *ev})
 			rest = rest[1:]
@@ -163,7 +169,7 @@ func (r *reader) route(events *wire.Events) error {
 				forLoop = append(forLoop, routedEvent{sub, *ev})
 			}
 		} else {
-			if ev.Key == 0 && (ev.Kind == wire.EventSubscribed || ev.Kind == wire.EventUnsubscribed) {
+			if ev.Kind == wire.EventUnsubscribed || ev.Key == 0 && ev.Kind == wire.EventSubscribed {
 				forLoop = append(forLoop, routedEvent{nil, *ev}) // the loop may wait for it
 			}
 			if report := r.countUnrequested(ev, n); report != nil {

@@ -58,6 +58,7 @@ type Subscription struct {
 	token    Secret
 	wireName string
 
+	keptIn          string    // the session in which it was live, if the server keeps subscriptions; see wire.Traits.KeepsSubs
 	askedGeneration uint64    // the connection on which it was asked for; 0: none
 	askNumber       uint64    // of the last request, see link.asks
 	askWrite        uint64    // that carried it, see link.writes
@@ -136,8 +137,11 @@ func (s *Subscription) Err() error {
 
 // Close ends the subscription here and at the server. It does not block. Waiting
 // messages are dropped and counted as SubStats.Dropped, iterations end without an
-// error, and C is closed. Close may be called from a consumer, and more than once.
-// It always returns nil.
+// error, and C is closed. A server that waits for an acknowledgement of each message
+// (wire.ProcessedEach) gets those of the messages that consumers have in hand, for at
+// most 10 seconds; then the rest is released, see Message.Nack, and the subscription
+// ends there. Close may be called from a consumer, and more than once. It always
+// returns nil.
 func (s *Subscription) Close() error {
 	s.closed.Store(true)
 	s.queue.discard(nil)
@@ -152,8 +156,8 @@ func (s *Subscription) roomAvailable() { s.client.inbox.post(grantCredit{s}) }
 func (s *Subscription) streamDrained() { s.client.inbox.post(consumersDone{s}) }
 
 // positionProcessed implements queueOwner.
-func (s *Subscription) positionProcessed(gen uint64, p Position) {
-	s.client.inbox.post(sendProcessed{s, gen, p})
+func (s *Subscription) positionProcessed(gen uint64, p Position, released bool) {
+	s.client.inbox.post(sendProcessed{s, gen, p, released})
 }
 
 // messagesDropped implements queueOwner.

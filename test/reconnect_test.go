@@ -149,6 +149,33 @@ func TestRetryNowIsNoHammer(t *testing.T) {
 	})
 }
 
+// A dialect that wants to be back at once is, after the first failure, however long the
+// policy would wait.
+func TestRetryNow(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		srv := newToyServer(t, func(int, func(string), func() string) {})
+		srv.host.Inject(limpettest.CutAfterFrames(limpettest.Up, 0))
+		d := retryNowDialect{newToyDialect()}
+		d.traits.Greeting = false
+		c, err := limpet.New(srv.host.URL(), options(&limpet.Options{
+			HTTPClient: srv.host.HTTPClient(), Dialect: d,
+			Backoff: limpet.Backoff{First: time.Minute, Initial: time.Minute, Max: time.Minute},
+		}))
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer closeAndWait(t, c)
+		srv.host.Network.CutAll()
+		time.Sleep(time.Second)
+		srv.host.Network.CutAll()
+		time.Sleep(time.Second)
+		dials := srv.host.Network.Dials()
+		if len(dials) != 2 || dials[1].At.Sub(dials[0].At) > time.Second {
+			t.Errorf("attempts: %v", dials)
+		}
+	})
+}
+
 // goaway.after holds for every way back.
 func TestGoAwayIsNeverUndercut(t *testing.T) {
 	for _, code := range []websocket.StatusCode{1000, 4100, 4200, 4300, 4400} {

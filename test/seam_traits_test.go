@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"strings"
+	"sync"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -173,16 +174,21 @@ func TestStepsThatWait(t *testing.T) {
 		step := func(name string, after time.Duration) wire.Event {
 			return wire.Event{Kind: wire.EventStep, Step: name, Delay: after}
 		}
+		var mu sync.Mutex // guards at
 		var at [3]time.Duration
 		began := time.Now()
 		d := flexDialect{traits: wire.Traits{Greeting: true}, encode: func(op wire.Op, _ *wire.Frames) error {
 			if op.Kind == wire.OpStep {
+				mu.Lock()
+				defer mu.Unlock()
 				at[op.Step.(string)[0]-'a'] = time.Since(began)
 			}
 			return nil
 		}}
 		srv, _ := flexServer(t, d, []wire.Event{step("c", 3*time.Second), step("b", 1500*time.Millisecond), step("a", 0)})
 		time.Sleep(5 * time.Second)
+		mu.Lock()
+		defer mu.Unlock()
 		if at != [3]time.Duration{0, 1500 * time.Millisecond, 3 * time.Second} || !strings.HasSuffix(srv.all(), "step a\nstep b\nstep c") {
 			t.Errorf("steps at %v\n%s", at, srv.all())
 		}
@@ -332,4 +338,75 @@ func TestLedger(t *testing.T) {
 	if v, ok := l.Take(1); v != "" || ok {
 		t.Error(v, ok)
 	}
+}
+
+// A server that keeps subscriptions in the session is not asked for them again: their
+// streams go on without a Reset. One that was closed while offline is ended at the
+// server, until it confirms that. In a new session everything is asked for.
+func TestServerKeepsSubscriptions(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		d := flexDialect{traits: wire.Traits{ByKey: true, Greeting: true, Confirms: true, ConfirmsEnd: true, Unsubscribe: true, KeepsSubs: true}}
+		ready := func(session string, resumed bool) string {
+			return eventText(readyEvent(wire.Ready{Session: wire.Session{ID: session}, Resumed: resumed}))
+		}
+		data := func(key uint64) string {
+			return eventText(wire.Event{Kind: wire.EventData, Key: key, Message: wire.Message{Payload: []byte("x")}})
+		}
+		confirm := func(key uint64, kind wire.EventKind) string { return eventText(wire.Event{Kind: kind, Key: key}) }
+		srv := newToyServer(t, func(conn int, say func(string), hear func() string) {
+			hear() // open
+			switch conn {
+			case 1:
+				say(ready("s1", false))
+				hear()
+				hear()
+				say(confirm(1, wire.EventSubscribed))
+				say(confirm(2, wire.EventSubscribed))
+				say(data(1))
+			case 2, 3, 4:
+				say(ready("s1", true))
+				say(data(1))
+				if conn == 3 {
+					hear()
+					say(confirm(2, wire.EventUnsubscribed))
+				}
+			default:
+				say(ready("s2", false))
+				hear()
+				say(confirm(1, wire.EventSubscribed))
+			}
+		})
+		c, err := limpet.New(srv.host.URL(), options(&limpet.Options{HTTPClient: srv.host.HTTPClient(), Dialect: d}))
+		assert.NoError(t, err)
+		defer closeAndWait(t, c)
+		s, err := c.Subscribe(t.Context(), "one", nil)
+		assert.NoError(t, err)
+		two, err := c.Subscribe(t.Context(), "two", nil)
+		assert.NoError(t, err)
+		assert.NoError(t, two.WaitLive(t.Context()))
+		next := func(n uint64) {
+			t.Helper()
+			srv.host.Network.CutAll()
+			time.Sleep(time.Minute)
+			if c.State().Generation != n {
+				t.Fatalf("connection %d, want %d", c.State().Generation, n)
+			}
+		}
+		srv.host.Network.CutAll()
+		two.Close() // offline
+		time.Sleep(time.Minute)
+		next(3)
+		next(4)
+		if s.State().Phase != limpet.SubLive {
+			t.Errorf("the subscription is %v", s.State().Phase)
+		}
+		if got := payloads(collect(t, s, 4)); got != "x x x x" {
+			t.Errorf("a stream that goes on: %s", got)
+		}
+		next(5)
+		want := `/ open "" subscribe one subscribe two / open "s1" unsubscribe two / open "s1" unsubscribe two / open "s1" / open "s1" subscribe one`
+		if got := strings.Join(strings.Fields(srv.all()), " "); got != want {
+			t.Errorf("the server heard\n%s\nwant\n%s", got, want)
+		}
+	})
 }

@@ -52,7 +52,7 @@ const (
 	EventReady  // Ready
 	EventStep   // Step: Encode(OpStep) is wanted, after Delay
 	EventAck    // Ack
-	EventPing   // N: Encode(OpPong) is wanted
+	EventPing   // N, Step: Encode(OpPong) is wanted
 	EventPong   // N
 	EventGoAway // Code, Delay, Spread, Reason
 	EventAuth   // Expires
@@ -132,7 +132,8 @@ type Event struct {
 	// Ack is the content of EventAck.
 	Ack *Ack
 
-	// Step is passed back to Encode in an OpStep.
+	// Step is passed back to Encode in an OpStep, or in the OpPong that answers an
+	// EventPing. At most 1024 of them wait for a peer that does not read.
 	Step any
 
 	// N is the number of a ping or pong, or a sequence number.

@@ -170,11 +170,12 @@ const (
 	OpPublish                       // Message
 	OpCredit                        // Key, Name, Credit
 	OpPing                          // N
-	OpPong                          // N
+	OpPong                          // N, Step, from an EventPing
 	OpStep                          // Step, from an Event
 	OpAuth                          // Token
 	OpBye                           // none: the session may be discarded
 	OpAck                           // Key, Name, Position: processed on this connection, see Traits.Processed
+	OpRelease                       // Key, Name, Position: not processed, see Traits.Release
 )
 
 // Op is one thing to send to the peer. Which fields are set depends on Kind.

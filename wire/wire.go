@@ -44,6 +44,14 @@ type Dialect interface {
 	Verdict(Failure) Verdict
 }
 
+// Checker is implemented by a Dialect whose options may be wrong and whose
+// constructor returns no error. A client calls Check once, when it is made.
+type Checker interface {
+	// Check returns nil if the options are right, otherwise an error that names the
+	// option and says what to do.
+	Check() error
+}
+
 // Codec is the state of one connection. Decode belongs to the client's reader;
 // Start and Encode belong to its loop. Each half runs on one goroutine at a
 // time, not always the same one. The two halves share no mutable state, a Ledger
@@ -117,8 +125,14 @@ type Traits struct {
 
 	// ConfirmsEnd means that Decode reports EventUnsubscribed with code 0 when the
 	// server confirms that a subscription has ended, by an OpUnsubscribe or by
-	// itself. With ByKey it has no effect.
+	// itself. With ByKey it counts only beside KeepsSubs.
 	ConfirmsEnd bool
+
+	// KeepsSubs means that the server keeps subscriptions in the session: after a
+	// welcome with Resumed, the client asks for none that were live in that session and
+	// takes their streams for continued without a loss. It ends at the server those that
+	// were closed in the meantime. It needs ByKey and Greeting, and excludes StartSubs.
+	KeepsSubs bool
 
 	// ByKey means that every event of a subscription has its Event.Key: the server
 	// repeats an identifier that the client chose. Without it Event.Name, the
@@ -180,6 +194,13 @@ type Traits struct {
 
 	// Processed is what the server must be sent about processed messages.
 	Processed Processed
+
+	// Release means that the client can give back a message that it will not process,
+	// by OpRelease: it delivers it again, here or elsewhere. It needs ProcessedEach.
+	// Without it, or without Unsubscribe, the client sends OpAck for what a closed
+	// subscription has not processed: otherwise a server that waits for
+	// acknowledgements would send no more.
+	Release bool
 
 	// Ping is how the client asks an idle server for a sign of life.
 	Ping Ping

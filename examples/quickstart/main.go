@@ -1,5 +1,5 @@
-// Quickstart is the program in the project's README: a server, a client, one
-// acknowledged message, and a subscription that receives it.
+// Quickstart has both ends: a server of limpet.v1, a client, one acknowledged message,
+// and a subscription that receives it.
 package main
 
 import (

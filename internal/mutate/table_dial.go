@@ -299,8 +299,8 @@ var ofDial = []mutation{
 	{
 		name:    "stable: what an ended subscription received proves nothing",
 		file:    "loop.go",
-		search:  "\tl.noteReceived(s)\n\tl.registry.remove(s)\n\tclosing :=",
-		replace: "\tl.registry.remove(s)\n\tclosing :=",
+		search:  "\tl.noteReceived(s)\n\tl.registry.remove(s)\n\tl.keepClosed(s)",
+		replace: "\tl.registry.remove(s)\n\tl.keepClosed(s)",
 		test:    "-run ^TestShortSubscriptionProvesAConnection$ ./test",
 	},
 	{

@@ -3,9 +3,16 @@ package main
 // ofLoop: statements that keep state, in the client and the server, and broke unnoticed once.
 var ofLoop = []mutation{
 	{
+		name:    "loop: a dialect cannot ask for another try at once",
+		file:    "loop_connection.go",
+		search:  "\t\tif l.policy.failures == 0 {\n",
+		replace: "\t\tif false {\n",
+		test:    "-run ^TestRetryNow$ ./test",
+	},
+	{
 		name:    "loop: pings of the wire protocol are not answered",
 		file:    "loop_events.go",
-		search:  "k.ops = append(k.ops, wire.Op{Kind: wire.OpPong, N: ev.N})",
+		search:  "k.ops = append(k.ops, wire.Op{Kind: wire.OpPong, N: ev.N, Step: ev.Step})",
 		replace: "_ = ev.N",
 		test:    "-run ^TestPongsOwedAreBounded$ ./test",
 		says:    "for 50 pings",
