@@ -3,9 +3,9 @@ package limpet
 import (
 	"context"
 	"errors"
-	"fmt"
 	"iter"
 	"slices"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -357,7 +357,7 @@ func (m *merge) run(ctx context.Context, yield func(Message, error) bool) {
 		case src.ended:
 			m.open--
 			src.leave()
-			if err != nil && !yield(Message{Topic: src.sub.topic}, fmt.Errorf("limpet: topic %s: %w", peerText(src.sub.topic), err)) {
+			if err != nil && !yield(Message{Topic: src.sub.topic}, &mergedError{src.sub.topic, err}) {
 				return
 			}
 		case err != errNothingYet:
@@ -366,6 +366,18 @@ func (m *merge) run(ctx context.Context, yield func(Message, error) bool) {
 		}
 	}
 }
+
+// mergedError is the error of one subscription of a Merge.
+type mergedError struct {
+	topic string
+	err   error
+}
+
+func (e *mergedError) Error() string {
+	return "limpet: topic " + peerText(e.topic) + ": " + strings.TrimPrefix(e.err.Error(), "limpet: ")
+}
+
+func (e *mergedError) Unwrap() error { return e.err }
 
 // addMerge makes src learn when there may be something to take. It reports false if
 // its merge has the queue already.

@@ -168,7 +168,7 @@ func TestMergeOutlivesSubscriptions(t *testing.T) {
 		var got []string
 		for m, err := range limpet.Merge(within(t, time.Minute), a, refused, b) {
 			if err != nil {
-				if m.Topic != "refused" || !errors.Is(err, limpet.ErrRejected) || !strings.Contains(err.Error(), `"refused"`) {
+				if m.Topic != "refused" || !errors.Is(err, limpet.ErrRejected) || strings.Count(err.Error(), "limpet: ") != 1 || !strings.Contains(err.Error(), `topic "refused": `) {
 					t.Errorf("%q: %v", m.Topic, err)
 				}
 				var zero limpet.Message
