@@ -235,7 +235,6 @@ func (t *ackTracker) acknowledge(processed processedRun) (acked []takenRun) {
 		}
 		return acked
 	}
-	t.expand()
 	for i := t.indexOf(processed.first); i < t.unacked.Len() && t.unacked.At(i).last <= last.number; i++ {
 		r := t.unacked.At(i)
 		if r.acked {

@@ -111,6 +111,10 @@ func TestResumeRule(t *testing.T) {
 				if m := c.next(native.TypeMsg).Msg; m.S != 11 || m.P != last {
 					t.Fatalf("message %d after %d, want 11 after %d", m.S, m.P, last)
 				}
+				one := map[bool]uint64{true: 1}
+				if st := r.srv.Stats(); st.Resets != one[tc.reset] || st.Gaps != one[tc.gap] {
+					t.Errorf("%d resets, %d gaps", st.Resets, st.Gaps)
+				}
 			})
 		})
 	}

@@ -289,7 +289,8 @@ func TestUplinkViolations(t *testing.T) {
 					frames := c.wantClose(tc.code)
 					found := false
 					for _, f := range frames {
-						found = found || f.Type == native.TypeErr && f.Err.Code == tc.err
+						found = found || f.Type == native.TypeErr && f.Err.Code == tc.err &&
+							(tc.err != native.CodeIDConflict || f.Err.HasS && f.Err.S == 1)
 					}
 					if !found {
 						t.Errorf("no err %d before the close: %+v", tc.err, frames)

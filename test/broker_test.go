@@ -378,3 +378,29 @@ func TestDroppedMessagesAreAcknowledged(t *testing.T) {
 		})
 	}
 }
+
+// A consumer that has left its loop body, by break, holds up no end.
+func TestBreakHoldsUpNoShutdown(t *testing.T) {
+	for _, batches := range []bool{false, true} {
+		synctest.Test(t, func(t *testing.T) {
+			b := newBroker(t, 5)
+			b.put("a", "a1")
+			c := b.client(t, brokerDialect{release: true, unsubscribe: true})
+			s, err := c.Subscribe(t.Context(), "a", nil)
+			assert.NoError(t, err)
+			if batches {
+				for range s.Batches(t.Context()) {
+					break
+				}
+			} else {
+				for range s.Messages(t.Context()) {
+					break
+				}
+			}
+			began := time.Now()
+			if err := c.Shutdown(within(t, time.Minute)); err != nil || time.Since(began) > time.Second {
+				t.Errorf("batches %v: Shutdown took %v: %v", batches, time.Since(began), err)
+			}
+		})
+	}
+}

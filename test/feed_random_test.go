@@ -29,8 +29,7 @@ func generatedTable() feed.Table {
 	return feed.Table{
 		Name: "generated",
 		Subscribe: feed.Request{
-			Fields:   []feed.Field{{Name: "op", JSON: `"subscribe"`}},
-			Products: "product_ids", Channels: "channels",
+			JSON: `{"op":"subscribe","product_ids":["$product","..."],"channels":["$channel","..."]}`,
 		},
 		Type: "ev", Channel: "ch", Product: "s",
 		Channels: []feed.Channel{

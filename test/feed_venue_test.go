@@ -53,7 +53,7 @@ func newVenue(t *testing.T, kind string, numbered bool) *venue {
 	v := &venue{tick: 10 * time.Millisecond, lag: 250 * time.Millisecond, lives: map[string]int{}, traits: func(*wire.Traits) {}}
 	v.silent.Store(kind == "nothing")
 	request := func(op string) feed.Request {
-		return feed.Request{Fields: []feed.Field{{Name: "op", JSON: op}}, Products: "symbols", Max: 1000}
+		return feed.Request{JSON: `{"op":` + op + `,"symbols":["$product","..."]}`, Max: 1000}
 	}
 	v.table = feed.Table{
 		Name: "venue", Subscribe: request(`"subscribe"`), Unsubscribe: request(`"unsubscribe"`), Type: "type", Product: "symbol",

@@ -30,6 +30,9 @@ func (flexDialect) Verdict(wire.Failure) (none wire.Verdict) { return none }
 
 func (d flexDialect) Open(r wire.Resume) (wire.Codec, error) { return flexCodec{r: r, d: d}, nil }
 
+// errNoFrame is what encode returns for an op that needs no frame.
+var errNoFrame = errors.New("no frame")
+
 type flexCodec struct {
 	eventCodec
 	r wire.Resume
@@ -44,7 +47,10 @@ func (c flexCodec) Start(out *wire.Frames) error {
 func (c flexCodec) Encode(ops []wire.Op, out *wire.Frames) error {
 	for i, op := range ops {
 		if c.d.encode != nil {
-			if err := c.d.encode(op, out); err != nil {
+			switch err := c.d.encode(op, out); {
+			case err == errNoFrame:
+				continue
+			case err != nil:
 				return &wire.OpError{Index: i, Err: err}
 			}
 		}
@@ -225,23 +231,30 @@ func TestWelcomeLowersTraits(t *testing.T) {
 
 // A dialect may confirm a subscription that its server does not answer.
 func TestDialectConfirms(t *testing.T) {
-	for _, byKey := range []bool{false, true} {
+	for i := range 4 {
+		byKey, noFrame := i%2 == 1, i >= 2
 		synctest.Test(t, func(t *testing.T) {
 			d := flexDialect{traits: wire.Traits{ByKey: byKey, Confirms: true, Holes: map[bool]wire.Holes{true: wire.HolesFault}[byKey]}, encode: func(op wire.Op, out *wire.Frames) error {
 				if op.Kind == wire.OpSubscribe && op.Topic == "quiet" {
 					out.Confirm(op.Key)
+					if noFrame {
+						return errNoFrame
+					}
 				}
 				return nil
 			}}
 			_, c := flexServer(t, d, nil)
+			assert.NoError(t, c.WaitReady(t.Context()))
+			time.Sleep(time.Second)
 			quiet, err := c.Subscribe(t.Context(), "quiet", nil)
-			assert.NoError(t, err)
-			loud, err := c.Subscribe(t.Context(), "loud", nil)
 			assert.NoError(t, err)
 			time.Sleep(time.Second)
 			if p := quiet.State().Phase; p != limpet.SubLive {
-				t.Errorf("by key %v: the one without an answer is %v", byKey, p)
+				t.Errorf("by key %v, no frame %v: the one without an answer is %v", byKey, noFrame, p)
 			}
+			loud, err := c.Subscribe(t.Context(), "loud", nil)
+			assert.NoError(t, err)
+			time.Sleep(time.Second)
 			if p := loud.State().Phase; p != limpet.SubPending {
 				t.Errorf("by key %v: the one that was not answered is %v", byKey, p)
 			}

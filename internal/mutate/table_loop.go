@@ -3,6 +3,41 @@ package main
 // ofLoop: statements that keep state, in the client and the server, and broke unnoticed once.
 var ofLoop = []mutation{
 	{
+		name:    "server: the first gap of a subscription is not counted",
+		file:    "server/write.go",
+		search:  "\t\t\tw.count(&o.first[i])\n",
+		replace: "",
+		test:    "-run ^TestResumeRule$ ./server",
+	},
+	{
+		name:    "loop: a confirmation without a frame waits for the next write",
+		file:    "loop_write.go",
+		search:  "\t\tl.confirmWritten(k)\n\t\tk.unencoded",
+		replace: "\t\tk.unencoded",
+		test:    "-run ^TestDialectConfirms$ ./test",
+	},
+	{
+		name:    "queue: a break from a batch holds up Shutdown",
+		file:    "queue_take.go",
+		search:  "\t\tvar last Message // a copy: the caller may change ms\n\t\tdefer func() {\n\t\t\tif processed.inBody {",
+		replace: "\t\tvar last Message // a copy: the caller may change ms\n\t\tdefer func() {\n\t\t\tif false {",
+		test:    "-timeout=20s -run ^TestBreakHoldsUpNoShutdown$ ./test",
+	},
+	{
+		name:    "dial: the copy of a transport forgets HTTP/2",
+		file:    "internal/socket/transport.go",
+		search:  "own.ForceAttemptHTTP2 = t.TLSNextProto[\"h2\"] != nil",
+		replace: "own.ForceAttemptHTTP2 = false",
+		test:    "-run ^TestOwnTransportKeepsHTTP2$ ./internal/socket",
+	},
+	{
+		name:    "server: a conflict of ids names no number",
+		file:    "server/accept.go",
+		search:  "S: m.S, HasS: true}}\n\t}\n\tif at.code",
+		replace: "S: m.S, HasS: false}}\n\t}\n\tif at.code",
+		test:    "-run ^TestUplinkViolations$ ./server",
+	},
+	{
 		name:    "loop: a dialect cannot ask for another try at once",
 		file:    "loop_connection.go",
 		search:  "\t\tif l.policy.failures == 0 {\n",

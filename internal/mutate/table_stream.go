@@ -61,8 +61,8 @@ var ofStream = []mutation{
 	{
 		name:    "feed: a skipped message leaves no gap",
 		file:    "wire/feed/malformed.go",
-		search:  "c.gap(ch, ch.name+\"/\"+string(product), 1, out)",
-		replace: "c.gap(ch, ch.name+\"/\", 1, out)",
+		search:  "c.gap(ch, topic, 1, out)",
+		replace: "c.gap(ch, topic+\"/\", 1, out)",
 		test:    "-run ^TestMalformedMessages$ ./wire/feed",
 	},
 	{
@@ -82,7 +82,7 @@ var ofStream = []mutation{
 	{
 		name:    "feed: a member given twice",
 		file:    "wire/feed/malformed.go",
-		search:  "\ts.fault = s.twoMembers(i)\n",
+		search:  "\ts.fault = s.twoMembers(slot)\n",
 		replace: "",
 		test:    "-run ^TestMalformedMessages$ ./wire/feed",
 	},
@@ -214,7 +214,7 @@ var ofStream = []mutation{
 	},
 	{
 		name:    "feed: spoiled messages cost more with more topics",
-		file:    "wire/feed/codec.go",
+		file:    "wire/feed/data.go",
 		search:  "\tc.unbroken = nil // not cleared",
 		replace: "\tclear(c.unbroken) // not cleared",
 		test:    "-run ^TestSpoiledMessagesCostTheSame$ ./wire/feed",

@@ -30,7 +30,7 @@ func (s *sockets) ownTransport(t *http.Transport) *http.Transport {
 	own := t.Clone()
 	own.DisableKeepAlives = true
 	// By default a transport with a dial function does not try HTTP/2.
-	own.ForceAttemptHTTP2 = own.ForceAttemptHTTP2 || t.TLSNextProto["h2"] != nil
+	own.ForceAttemptHTTP2 = t.TLSNextProto["h2"] != nil // Clone has set it if t tries HTTP/2
 	own.DialContext, own.Dial = s.dialer("Transport.DialContext", plainDial(t)), nil
 	if dial := tlsDial(t); dial != nil {
 		own.DialTLSContext, own.DialTLS = s.dialer("Transport.DialTLSContext", dial), nil

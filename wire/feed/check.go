@@ -1,72 +1,115 @@
 package feed
 
 import (
-	"encoding/json"
-	"errors"
 	"fmt"
+	"slices"
 	"strings"
-	"unicode"
 	"unicode/utf8"
 
 	"github.com/limpet-go/limpet/wire"
 )
 
-// maxTopic bounds a topic, in bytes.
-const maxTopic = 255
-
-// check reports the first field of t that is wrong. Names that are used twice are
-// found by New, when it puts the pieces together.
+// check reports the first field of t that is wrong. What is used twice, and what a
+// path, a match or a request has wrong in itself, is found by New, when it puts the
+// pieces together.
 func (t *Table) check() error {
 	if t.Name == "" || strings.Trim(t.Name, "abcdefghijklmnopqrstuvwxyz0123456789-") != "" {
 		return &TableError{"Name", "want lower-case letters, digits and '-'"}
 	}
-	if t.Type == "" {
-		return &TableError{"Type", "is empty; want the member that holds a message's type"}
-	}
-	if t.Product == "" {
-		return &TableError{"Product", "is empty; want the member that holds the product"}
-	}
-	members := map[string]string{}
-	for _, m := range []struct{ field, name string }{
-		{"Type", t.Type}, {"Channel", t.Channel}, {"Product", t.Product}, {"Sequence", t.Sequence},
-	} {
-		if other := members[m.name]; m.name != "" && other != "" {
-			return &TableError{m.field, fmt.Sprintf("is the same member as %s", other)}
+	for i, p := range t.Subprotocols {
+		if !isToken(p) {
+			return &TableError{fmt.Sprintf("Subprotocols[%d]", i), "want a token (RFC 9110, section 5.6.2)"}
 		}
-		members[m.name] = m.field
+	}
+	if err := t.checkNames(); err != nil {
+		return err
 	}
 	if len(t.Channels) == 0 {
 		return &TableError{"Channels", "is empty; want at least one"}
 	}
+	members := map[string]string{}
+	for _, m := range []struct{ field, path string }{
+		{"Type", t.Type}, {"Channel", t.Channel}, {"Product", t.Product}, {"Stream", t.Stream}, {"Sequence", t.Sequence},
+	} {
+		if other := members[m.path]; m.path != "" && other != "" {
+			return &TableError{m.field, fmt.Sprintf("is the same member as %s", other)}
+		}
+		members[m.path] = m.field
+	}
 	for i := range t.Channels {
-		if err := t.Channels[i].check(fmt.Sprintf("Channels[%d]", i), members); err != nil {
+		if err := t.Channels[i].check(t, fmt.Sprintf("Channels[%d]", i), members); err != nil {
 			return err
 		}
 	}
-	if err := t.Subscribe.check("Subscribe", len(t.Channels)); err != nil {
-		return err
+	if t.Subscribe.Max < 0 {
+		return &TableError{"Subscribe.Max", "is negative"}
 	}
-	if !t.Unsubscribe.none() {
-		if err := t.Unsubscribe.check("Unsubscribe", len(t.Channels)); err != nil {
+	if t.Unsubscribe.Max < 0 {
+		return &TableError{"Unsubscribe.Max", "is negative"}
+	}
+	for _, err := range []error{t.Confirm.check(t), t.Error.check(), t.Login.check(), t.checkSigns()} {
+		if err != nil {
 			return err
 		}
 	}
-	if err := t.Confirm.check(); err != nil {
-		return err
+	return nil
+}
+
+// isToken reports whether s is a token (RFC 9110, section 5.6.2).
+func isToken(s string) bool {
+	return s != "" && !strings.ContainsFunc(s, func(r rune) bool {
+		return r <= ' ' || r >= 0x7f || strings.ContainsRune(`()<>@,;:\"/[]?={}`, r)
+	})
+}
+
+// checkNames checks how a message names its channel and product.
+func (t *Table) checkNames() error {
+	switch {
+	case t.Type == "" && t.Channel == "" && t.Stream == "":
+		return &TableError{"Type", "is empty, and so are Channel and Stream; want the path of one of them"}
+	case t.Stream != "" && t.Channel != "":
+		return &TableError{"Stream", "excludes Channel"}
+	case t.Stream != "" && t.Product != "":
+		return &TableError{"Stream", "excludes Product"}
+	case t.Stream != "" && t.StreamName == "":
+		return &TableError{"StreamName", `is empty; want for example "product@channel"`}
+	case t.Stream == "" && t.Product == "" && slices.ContainsFunc(t.Channels, func(c Channel) bool { return c.Product == "" }):
+		return &TableError{"Product", "is empty; want the path of the product"}
 	}
-	if err := t.Error.check(); err != nil {
-		return err
+	if t.StreamName != "" {
+		if _, ok := newStream(t.StreamName); !ok || !utf8.ValidString(t.StreamName) {
+			return &TableError{"StreamName", `want the words channel and product with a separator between them`}
+		}
 	}
-	if t.Ping != wire.PingControl && t.Ping != wire.PingNone {
-		return &TableError{"Ping", "want wire.PingControl or wire.PingNone"}
+	return nil
+}
+
+// checkSigns checks how the two sides ask for a sign of life.
+func (t *Table) checkSigns() error {
+	switch {
+	case t.Ping > wire.PingNone:
+		return &TableError{"Ping", "want wire.PingControl, wire.PingOp or wire.PingNone"}
+	case t.Ping == wire.PingOp && t.PingText == "":
+		return &TableError{"Ping", "is wire.PingOp, which needs a PingText"}
+	case t.Ping == wire.PingNone && t.PingText != "":
+		return &TableError{"Ping", "is wire.PingNone, which excludes PingText"}
+	case !utf8.ValidString(t.PingText):
+		return &TableError{"PingText", "is not UTF-8"}
+	case (t.Question == "") != (t.Answer == ""):
+		return &TableError{"Answer", "want Question and Answer, or neither"}
+	case !utf8.ValidString(t.Answer):
+		return &TableError{"Answer", "is not UTF-8"}
 	}
 	return nil
 }
 
 // check reports the first field of c that is wrong. members are the members that
-// the table uses, by name.
-func (c *Channel) check(at string, members map[string]string) error {
-	if err := checkName(c.Name); err != nil {
+// the table uses, by path.
+func (c *Channel) check(t *Table, at string, members map[string]string) error {
+	if c.Name == "" || strings.Count(c.Name, "*") > 1 || c.Name == "*" {
+		return &TableError{at + ".Name", "want a name with at most one '*' in it"}
+	}
+	if err := checkName(strings.Replace(c.Name, "*", "", 1)); err != nil {
 		return &TableError{at + ".Name", err.Error()}
 	}
 	if strings.Contains(c.Name, "/") || len(c.Name) > maxTopic-2 {
@@ -77,69 +120,59 @@ func (c *Channel) check(at string, members map[string]string) error {
 			return &TableError{fmt.Sprintf("%s.Aliases[%d]", at, i), "want a name in UTF-8"}
 		}
 	}
-	if !utf8.ValidString(c.Request) {
+	// Where the server's name for the channel shows, a '*' in it is the parameter.
+	param := strings.Contains(c.Name, "*")
+	inName := (t.Channel != "" || t.Stream != "") && (c.Request == "" || strings.Contains(c.Request, "*"))
+	switch {
+	case c.Product != "" && t.Stream != "":
+		return &TableError{at + ".Product", "is excluded by Table.Stream"}
+	case !utf8.ValidString(c.Request):
 		return &TableError{at + ".Request", "is not UTF-8"}
+	case strings.Count(c.Request, "*") > 1 || !param && strings.Contains(c.Request, "*"):
+		return &TableError{at + ".Request", "want at most one '*', and one in Name too"}
+	case param && !inName && c.Param == "":
+		return &TableError{at + ".Param", "is empty, and neither the channel's name in messages nor another member shows the parameter"}
+	case c.Param != "" && (!param || inName):
+		return &TableError{at + ".Param", "is for a Name with a '*' whose parameter is not in the channel's name in messages"}
 	}
-	if len(c.Types)+len(c.Snapshots)+len(c.Repeats) == 0 {
+	if len(c.Types)+len(c.Snapshots)+len(c.Repeats) == 0 && t.Channel == "" && t.Stream == "" {
 		return &TableError{at + ".Types", "is empty; want at least one type of message"}
 	}
+	if c.Subscribe.Max < 0 || c.Unsubscribe.Max < 0 {
+		return &TableError{at + ".Subscribe", "has a negative Max"}
+	}
+	return c.checkNumbers(at, members)
+}
+
+// checkNumbers checks how c counts its messages.
+func (c *Channel) checkNumbers(at string, members map[string]string) error {
 	if other := members[c.Number]; c.Number != "" && other != "" {
 		return &TableError{at + ".Number", "is the same member as " + other}
 	}
-	if c.Replay > 0 && c.Number == "" {
-		return &TableError{at + ".Replay", "needs a Number: without one a repeat cannot be detected"}
-	}
-	return nil
-}
-
-// none reports whether r is not set.
-func (r *Request) none() bool {
-	return len(r.Fields) == 0 && r.Channel == "" && r.Channels == "" && r.Product == "" && r.Products == "" && r.Max == 0
-}
-
-// check reports the first field of r that is wrong, for a table with that many
-// channels.
-func (r *Request) check(at string, channels int) error {
-	names := map[string]bool{}
-	for i, f := range r.Fields {
-		field := fmt.Sprintf("%s.Fields[%d]", at, i)
-		switch {
-		case f.Name == "" || !utf8.ValidString(f.Name):
-			return &TableError{field + ".Name", "want a member's name in UTF-8"}
-		case names[f.Name]:
-			return &TableError{field + ".Name", "is used twice"}
-		case !json.Valid([]byte(f.JSON)) || !utf8.ValidString(f.JSON):
-			return &TableError{field + ".JSON", "is not JSON; a string needs its quotes"}
-		}
-		names[f.Name] = true
-	}
-	for _, m := range []struct{ field, name string }{
-		{"Channel", r.Channel}, {"Channels", r.Channels}, {"Product", r.Product}, {"Products", r.Products},
-	} {
-		if m.name == "" {
+	set := 0
+	for _, m := range []struct{ field, path string }{{".First", c.First}, {".Count", c.Count}, {".Prev", c.Prev}} {
+		if m.path == "" {
 			continue
 		}
-		if names[m.name] || !utf8.ValidString(m.name) {
-			return &TableError{at + "." + m.field, "is used twice or not UTF-8"}
+		if set++; set > 1 {
+			return &TableError{at + m.field, "is one of First, Count and Prev too many"}
 		}
-		names[m.name] = true
+		if c.Number == "" {
+			return &TableError{at + m.field, "needs a Number"}
+		}
 	}
 	switch {
-	case r.Channel != "" && r.Channels != "":
-		return &TableError{at + ".Channel", "excludes Channels"}
-	case r.Channel == "" && r.Channels == "" && channels > 1:
-		return &TableError{at + ".Channels", "is empty, and the table has several channels"}
-	case r.Product != "" && r.Products != "":
-		return &TableError{at + ".Product", "excludes Products"}
-	case r.Product == "" && r.Products == "":
-		return &TableError{at + ".Products", "is empty; want the member for the products"}
-	case r.Max < 0:
-		return &TableError{at + ".Max", "is negative"}
+	case c.Cursor != "" && c.Number != "":
+		return &TableError{at + ".Cursor", "excludes Number"}
+	case c.Replay > 0 && c.Number == "":
+		return &TableError{at + ".Replay", "needs a Number: without one a repeat cannot be detected"}
+	case c.Replay > 0 && c.Prev != "":
+		return &TableError{at + ".Replay", "excludes Prev"}
 	}
 	return nil
 }
 
-func (c *Confirm) check() error {
+func (c *Confirm) check(t *Table) error {
 	if c.Type == "" {
 		if *c != (Confirm{}) {
 			return &TableError{"Confirm.Type", "is empty, but other fields of Confirm are not"}
@@ -147,12 +180,22 @@ func (c *Confirm) check() error {
 		return nil
 	}
 	switch {
+	case c.Streams != "" && (c.Channel != "" || c.Products != ""):
+		return &TableError{"Confirm.Streams", "excludes Channel and Products"}
+	case c.Streams != "" && t.StreamName == "":
+		return &TableError{"Confirm.Streams", "needs Table.StreamName"}
+	case c.Streams != "":
+	case c.Channel == "" && c.Products == "" && t.ID != "" && c.List == "":
 	case c.Channel == "":
 		return &TableError{"Confirm.Channel", "is empty; want the member that names the channel"}
 	case c.Products == "":
 		return &TableError{"Confirm.Products", "is empty; want the member that names the products"}
-	case c.Complete && c.Ended != "":
+	}
+	if c.Complete && c.Ended != "" {
 		return &TableError{"Confirm.Ended", "excludes Complete"}
+	}
+	if c.Complete && c.Channel == "" && c.Streams == "" {
+		return &TableError{"Confirm.Complete", "needs the members that name what is subscribed"}
 	}
 	return nil
 }
@@ -167,30 +210,12 @@ func (e *ErrorMessage) check() error {
 	return nil
 }
 
-// checkName returns nil if s is valid as a channel or as the rest of a topic.
-func checkName(s string) error {
+func (l *Login) check() error {
 	switch {
-	case s == "":
-		return errors.New("is empty")
-	case len(s) > maxTopic:
-		return errors.New("is longer than 255 bytes")
-	case !utf8.ValidString(s):
-		return errors.New("is not UTF-8")
-	case strings.Contains(s, "*"):
-		return errors.New("has a '*': a feed has no wildcards")
-	case strings.ContainsFunc(s, unicode.IsControl):
-		return errors.New("has a control character")
-	}
-	return nil
-}
-
-// checkProduct is checkName for a product, whose levels may not be empty.
-func checkProduct(s string) error {
-	if err := checkName(s); err != nil {
-		return err
-	}
-	if s[0] == '/' || s[len(s)-1] == '/' || strings.Contains(s, "//") {
-		return errors.New("has an empty level")
+	case l.Message == nil && (l.Challenge != "" || l.Accepted != ""):
+		return &TableError{"Login.Message", "is nil, but other fields of Login are not empty"}
+	case l.Message != nil && l.Accepted == "":
+		return &TableError{"Login.Accepted", "is empty; want the match of the message that accepts the credential"}
 	}
 	return nil
 }

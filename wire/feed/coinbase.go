@@ -11,16 +11,12 @@ import "github.com/limpet-go/limpet/wire"
 // confirms it as "level2_50".
 func Coinbase() Table {
 	request := func(kind string) Request {
-		return Request{
-			Fields:   []Field{{Name: "type", JSON: kind}},
-			Products: "product_ids",
-			Channels: "channels",
-		}
+		return Request{JSON: `{"type":"` + kind + `","product_ids":["$product","..."],"channels":["$channel","..."]}`}
 	}
 	return Table{
 		Name:        "coinbase",
-		Subscribe:   request(`"subscribe"`),
-		Unsubscribe: request(`"unsubscribe"`),
+		Subscribe:   request("subscribe"),
+		Unsubscribe: request("unsubscribe"),
 		Type:        "type",
 		Product:     "product_id",
 		Channels: []Channel{

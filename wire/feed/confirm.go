@@ -2,87 +2,127 @@ package feed
 
 import (
 	"encoding/json"
+	"errors"
 	"fmt"
 	"unicode/utf8"
 
 	"github.com/limpet-go/limpet/wire"
 )
 
-// codeBadRequest stands for every error of a feed: exchanges send texts, not codes
-// (docs/protocol.md, section 7).
-const codeBadRequest = 1
+const (
+	// codeBadRequest stands for every error of a feed: exchanges send texts, not codes
+	// (docs/protocol.md, section 7).
+	codeBadRequest = 1
 
-// entry is one part of a confirmation.
-type entry struct{ channels, products []string }
+	// codeLogin is that of an error before the server has accepted the credential.
+	codeLogin = 2
+)
+
+// confirmation says where a confirmation names topics.
+type confirmation struct {
+	list                       path // nil: the message is the only entry
+	channel, products, streams path // in an entry
+}
+
+// complaint says where an error holds what.
+type complaint struct{ text, detail, channel, product path }
 
 // confirm decodes the confirmation of a subscribe or of an unsubscribe. Only what
-// it names is confirmed.
-func (c *codec) confirm(k *kind, out *wire.Events) error {
-	entries, err := c.entries()
+// it names is confirmed, or what the request with its id named.
+func (c *codec) confirm(k *kind, message []byte, out *wire.Events) error {
+	ended := k.role == roleEnded
+	if p, ok := c.answered(message); ok {
+		for _, topic := range p.topics {
+			c.answer(topic, ended || p.end, nil, out)
+		}
+		return nil
+	}
+	topics, err := c.topicsIn(message)
+	if errors.Is(err, errTopics) {
+		return err
+	}
 	if err != nil {
 		return &wire.CodeError{Code: 1007, Reason: fmt.Sprintf("a message of type %q does not have the shape that the table describes", k.name)}
 	}
 	listed := map[*sub]struct{}{}
-	type kept struct {
-		sub     *sub
-		channel *channel
-	}
-	var same []kept // held by the last complete list too
-	changed := false
-	for _, en := range entries {
-		for _, name := range en.channels {
-			ch := c.dialect.channel(name)
-			if ch == nil {
-				continue
-			}
-			for _, product := range en.products {
-				u := c.sub(ch, []byte(product))
-				if u == nil {
-					if c.count >= maxTopics {
-						return errTopics
-					}
-					continue
-				}
-				if k.role == roleEnded {
-					c.ended(u, out)
-					continue
-				}
-				_, before := c.listed[u]
-				if _, again := listed[u]; !again && !before {
-					c.subscribed(u, ch, out)
-					changed = true
-				} else if !again {
-					same = append(same, kept{u, ch})
-				}
-				listed[u] = struct{}{}
-			}
+	for _, topic := range topics {
+		if err := c.answer(topic, ended, listed, out); err != nil {
+			return err
 		}
 	}
-	if k.role == roleConfirm && c.dialect.confirm.Complete {
-		changed = c.endOthers(listed, out) || changed
-		for _, s := range same {
-			if !changed { // it may answer a request for any of them
-				c.subscribed(s.sub, s.channel, out)
-			}
-		}
+	if !ended && c.dialect.complete {
+		c.replaceList(listed, out)
 	}
 	return nil
 }
 
-// endOthers makes listed what the server has subscribed, and ends what an earlier
-// list held and this one does not. It reports whether there was any.
-func (c *codec) endOthers(listed map[*sub]struct{}, out *wire.Events) bool {
-	var gone []*sub
+// answered returns the request that a message answers by its id.
+func (c *codec) answered(message []byte) (pendingRequest, bool) {
+	id, ok := parseCount([]byte(humanText(c.dialect.id.of(message))))
+	if !ok {
+		return pendingRequest{}, false
+	}
+	return c.pending.Take(id)
+}
+
+// answer follows when the server has begun or ended a topic. With listed, which gets
+// it, a topic counts once, and not if the last complete list held it.
+func (c *codec) answer(topic string, ended bool, listed map[*sub]struct{}, out *wire.Events) error {
+	u := c.sub(topic)
+	if u == nil {
+		if len(c.subs) >= maxTopics {
+			return errTopics
+		}
+		return nil
+	}
+	if ended {
+		c.ended(u, out)
+		return nil
+	}
+	_, before := c.listed[u]
+	if _, again := listed[u]; !again && !before {
+		c.subscribed(u, out)
+	}
+	if listed != nil {
+		listed[u] = struct{}{}
+	}
+	return nil
+}
+
+// replaceList makes listed what the server has subscribed, and ends what an earlier
+// list held and this one does not. The same list again may answer a request for any
+// topic in it.
+func (c *codec) replaceList(listed map[*sub]struct{}, out *wire.Events) {
+	var gone, same []*sub
 	for u := range c.listed {
-		if _, ok := listed[u]; !ok {
+		if _, ok := listed[u]; ok {
+			same = append(same, u)
+		} else {
 			gone = append(gone, u)
 		}
 	}
+	begun := len(listed) > len(same)
 	c.listed = listed
 	for _, u := range byTopic(gone) {
 		c.ended(u, out)
 	}
-	return len(gone) > 0
+	if len(gone) > 0 || begun {
+		return
+	}
+	for _, u := range byTopic(same) {
+		c.subscribed(u, out)
+	}
+}
+
+// subscribed appends EventSubscribed for u.
+func (c *codec) subscribed(u *sub, out *wire.Events) {
+	e := out.Append(wire.EventSubscribed)
+	e.Name = u.topic
+	if u.channel.number >= 0 || u.channel.cursor >= 0 {
+		e.Continuity = wire.ContinuityByNumber
+	}
+	c.watchSequence(u)
+	c.watchWhole(u)
 }
 
 // ended appends EventUnsubscribed for u.
@@ -94,14 +134,14 @@ func (c *codec) ended(u *sub, out *wire.Events) {
 // forget resets u, which the server serves no more.
 func (c *codec) forget(u *sub) {
 	delete(c.unbroken, u)
-	*u = sub{topic: u.topic}
+	*u = sub{topic: u.topic, channel: u.channel}
 }
 
 // complain decodes an error message.
-func (c *codec) complain(out *wire.Events) error {
-	d, s := c.dialect, &c.scan
-	reason := humanText(s.raw(d.text))
-	if detail := humanText(s.raw(d.detail)); detail != "" {
+func (c *codec) complain(message []byte, out *wire.Events) {
+	d := c.dialect
+	reason := humanText(d.complaint.text.of(message))
+	if detail := humanText(d.complaint.detail.of(message)); detail != "" {
 		if reason != "" {
 			reason += ": "
 		}
@@ -111,60 +151,114 @@ func (c *codec) complain(out *wire.Events) error {
 		reason = "the server reports an error"
 	}
 	reason = shorten(reason)
-	channel, err := s.text(d.errorChannel)
-	if err != nil {
-		return err
+	if d.login.Message != nil && !c.accepted {
+		e := out.Append(wire.EventError)
+		e.Fatal, e.Code, e.Reason = true, codeLogin, reason
+		return
 	}
-	product, err := s.text(d.errorProduct)
-	if err != nil {
-		return err
+	p, byID := c.answered(message)
+	topic := c.complaintTopic(message)
+	if topic == "" && byID && len(p.topics) == 1 && !p.end {
+		topic = p.topics[0]
 	}
-	if ch := d.channel(string(channel)); ch != nil && len(product) > 0 {
-		if u := c.sub(ch, product); u != nil {
-			c.forget(u)
-			delete(c.listed, u)
-			e := out.Append(wire.EventUnsubscribed)
-			e.Name = u.topic
-			e.Code = codeBadRequest
-			e.Reason = reason
-			return nil
-		}
+	if u := c.sub(topic); u != nil {
+		c.forget(u)
+		delete(c.listed, u)
+		e := out.Append(wire.EventUnsubscribed)
+		e.Name = u.topic
+		e.Code = codeBadRequest
+		e.Reason = reason
+		return
 	}
 	e := out.Append(wire.EventError)
-	e.Code = codeBadRequest
 	e.Reason = reason
-	return nil
+	if !byID && c.hasID(message) || p.end {
+		return // it answers no subscribe, and refuses nothing
+	}
+	e.Code = codeBadRequest
 }
 
-// entries reads the parts of a confirmation. Confirmations are rare, so
-// encoding/json is fast enough.
-func (c *codec) entries() ([]entry, error) {
-	d, s := c.dialect, &c.scan
-	if d.list < 0 {
-		en, err := newEntry(s.raw(d.confirmChannel), s.raw(d.confirmProducts))
-		return []entry{en}, err
+// hasID reports whether a message answers a request by its id, known or not.
+func (c *codec) hasID(message []byte) bool {
+	_, ok := parseCount([]byte(humanText(c.dialect.id.of(message))))
+	return ok
+}
+
+// complaintTopic returns the topic that an error names, empty if it names none.
+func (c *codec) complaintTopic(message []byte) string {
+	channel := humanText(c.dialect.complaint.channel.of(message))
+	product := humanText(c.dialect.complaint.product.of(message))
+	if channel == "" || product == "" {
+		return ""
 	}
-	var list []map[string]json.RawMessage
-	if err := json.Unmarshal(s.raw(d.list), &list); err != nil {
-		return nil, err
+	topic, _ := c.topicOf(channel, product)
+	return topic
+}
+
+// topicOf returns the topic of a channel and a product, as the server names them.
+func (c *codec) topicOf(channel, product string) (topic string, ok bool) {
+	ch, param := c.dialect.named(channel)
+	if ch == nil || ch.paramFrom >= 0 {
+		return "", false
 	}
-	entries := make([]entry, 0, len(list))
-	for _, m := range list {
-		en, err := newEntry(m[d.confirm.Channel], m[d.confirm.Products])
+	return string(c.dialect.appendTopic(nil, ch, param, []byte(product))), true
+}
+
+// topicsIn returns the topics that a confirmation names.
+func (c *codec) topicsIn(message []byte) ([]string, error) {
+	shape := &c.dialect.confirm
+	entries := []json.RawMessage{message}
+	if shape.list != nil {
+		entries = nil
+		if err := json.Unmarshal(shape.list.follow(message), &entries); err != nil {
+			return nil, err
+		}
+	}
+	var topics []string
+	add := func(channel, product string) {
+		if topic, ok := c.topicOf(channel, product); ok {
+			topics = append(topics, topic)
+		}
+	}
+	for _, entry := range entries {
+		if len(entry) == 0 || shape.list != nil && entry[0] != '{' && entry[0] != '[' {
+			return nil, errObject
+		}
+		streams, err := oneOrMany(shape.streams.of(entry))
 		if err != nil {
 			return nil, err
 		}
-		entries = append(entries, en)
+		for _, name := range streams {
+			if channel, product, ok := c.dialect.stream.split(name); ok {
+				add(channel, product)
+			}
+		}
+		channels, err := oneOrMany(shape.channel.of(entry))
+		if err != nil {
+			return nil, err
+		}
+		products, err := oneOrMany(shape.products.of(entry))
+		if err != nil {
+			return nil, err
+		}
+		if len(topics)+len(channels)*len(products) > maxTopics {
+			return nil, errTopics
+		}
+		for _, channel := range channels {
+			for _, product := range products {
+				add(channel, product)
+			}
+		}
 	}
-	return entries, nil
+	return topics, nil
 }
 
-func newEntry(channels, products []byte) (en entry, err error) {
-	if en.channels, err = oneOrMany(channels); err != nil {
-		return en, err
+// of returns the value at p; nil if p is not set.
+func (p path) of(raw []byte) []byte {
+	if p == nil {
+		return nil
 	}
-	en.products, err = oneOrMany(products)
-	return en, err
+	return p.follow(raw)
 }
 
 // oneOrMany reads a string or a list of them. An absent member holds none.

@@ -1,6 +1,7 @@
 package feed_test
 
 import (
+	"encoding/json"
 	"fmt"
 
 	"github.com/limpet-go/limpet/wire"
@@ -12,9 +13,7 @@ func ExampleNew() {
 	dialect, err := feed.New(feed.Table{
 		Name: "lagoon",
 		Subscribe: feed.Request{
-			Fields:   []feed.Field{{Name: "op", JSON: `"subscribe"`}},
-			Channel:  "channel",
-			Products: "symbols",
+			JSON: `{"op":"subscribe","symbols":["$product","..."],"channel":"$channel"}`,
 		},
 		Type:    "event",
 		Product: "symbol",
@@ -51,5 +50,68 @@ func ExampleNew() {
 	// Output:
 	// {"op":"subscribe","symbols":["PEARL-USD"],"channel":"trades"}
 	// trades/PEARL-USD 7 {"event":"trade","symbol":"PEARL-USD","seq":7,"price":"10.5"}
+	// <nil>
+}
+
+// The protocol of a made-up server that takes messages and answers with their ids.
+func ExampleNewFuncs() {
+	type request struct {
+		ID    uint64          `json:"id"`
+		Op    string          `json:"op"`
+		Topic string          `json:"topic"`
+		Data  json.RawMessage `json:"data,omitempty"`
+	}
+	dialect, err := feed.NewFuncs(feed.Funcs{
+		Name: "reef", Confirms: true, Numbered: true, Acks: true,
+		Subscribe: func(a feed.Ask) ([]byte, error) {
+			return json.Marshal(request{ID: a.ID, Op: "subscribe", Topic: a.Topic})
+		},
+		Publish: func(cmd uint64, m wire.Message) ([]byte, error) {
+			return json.Marshal(request{ID: cmd, Op: "publish", Topic: m.Topic, Data: m.Payload})
+		},
+		Read: func(data []byte, say func(feed.Item)) error {
+			var m struct {
+				ID    uint64
+				OK    bool
+				Error string
+				Topic string
+				Seq   uint64
+				Data  json.RawMessage
+			}
+			if err := json.Unmarshal(data, &m); err != nil {
+				return err
+			}
+			switch {
+			case m.Topic != "":
+				say(feed.Item{Topic: m.Topic, Number: m.Seq, Payload: m.Data})
+			case m.OK:
+				say(feed.Item{Kind: feed.Answered, ID: m.ID})
+			default:
+				say(feed.Item{Kind: feed.Refused, ID: m.ID, Reason: m.Error})
+			}
+			return nil
+		},
+	})
+	if err != nil {
+		fmt.Println(err)
+		return
+	}
+	codec, err := dialect.Open(wire.Resume{})
+	if err != nil {
+		fmt.Println(err)
+		return
+	}
+	var out wire.Frames
+	err = codec.Encode([]wire.Op{
+		{Kind: wire.OpSubscribe, Topic: "pearls"},
+		{Kind: wire.OpPublish, Cmd: 7, Message: &wire.Message{Topic: "pearls", Payload: []byte(`{"size":9}`)}},
+	}, &out)
+	for _, f := range out.List {
+		fmt.Printf("%s\n", f.Data)
+	}
+	fmt.Println(err)
+	// Output:
+	// {"id":5,"op":"subscribe","topic":"pearls"}
+	// {"id":7,"op":"publish","topic":"pearls","data":{"size":9}}
 	// <nil>
 }

@@ -96,6 +96,16 @@ func TestTooManyTopics(t *testing.T) {
 	}
 }
 
+// A confirmation names channels times products: few bytes must not name many topics.
+func TestConfirmationIsBounded(t *testing.T) {
+	list := func(n int, name string) string { return "[" + strings.Repeat(name+",", n-1) + name + "]" }
+	message := func(n int) string {
+		return `{"kind":"ok","ch":` + list(n, `"book"`) + `,"sym":` + list(n, `"A"`) + `}`
+	}
+	expect(t, open(t, mustNew(t, exchange())), message(200), "subscribed book/A none")
+	expectCode(t, open(t, mustNew(t, exchange())), message(2000), 1008)
+}
+
 // TestEventsAreBoundedByBytes: holes and empty confirmations are cheap to send, so
 // none of them may cause many events.
 func TestEventsAreBoundedByBytes(t *testing.T) {
@@ -120,7 +130,12 @@ func TestEventsAreBoundedByBytes(t *testing.T) {
 }
 
 func FuzzDecode(f *testing.F) {
-	dialects := []wire.Dialect{mustNew(f, Coinbase()), mustNew(f, exchange()), mustNew(f, bare())}
+	var dialects []wire.Dialect
+	for _, table := range []Table{
+		Coinbase(), exchange(), bare(), Kraken(), Binance(), BinanceFutures(), OKX(), Bybit(), Bitstamp(), krakenV1(), crowded(),
+	} {
+		dialects = append(dialects, mustNew(f, table))
+	}
 	for _, s := range []string{
 		`{"type":"match","product_id":"A","trade_id":5}`, `[{"type":"ticker","product_id":"A"},{"type":"heartbeat"}]`,
 		`{"type":"subscriptions","channels":[{"name":"level2","product_ids":["A"]}]}`, `{"type":"error","message":"m","reason":[1]}`,
@@ -129,9 +144,18 @@ func FuzzDecode(f *testing.F) {
 	} {
 		f.Add([]byte(s), []byte(s), uint64(6))
 	}
+	for _, s := range []string{
+		`{"channel":"trade","type":"update","data":[{"symbol":"A","trade_id":7},{"symbol":"B","trade_id":NaN}]}`, `{"method":"subscribe","success":true,"req_id":1}`,
+		`{"channel":"ohlc","type":"update","data":[{"symbol":"A","interval":5}]}`, `{"stream":"a@depth","data":{"e":"depthUpdate","U":7,"u":9,"pu":6}}`, `{"code":2,"msg":"x","id":1}`,
+		`{"arg":{"channel":"books","instId":"A"},"action":"update","data":[{"prevSeqId":-1,"seqId":9},{"prevSeqId":9,"seqId":3}]}`, `pong`, `{"event":"notice"}`,
+		`{"topic":"orderbook.50.A","type":"delta","data":{"u":5}}`, `{"topic":"publicTrade.A","data":[{},{"i":1}]}`, `{"event":"trade","channel":"live_trades_a","data":{}}`,
+		`[1,{"as":[]},"book-10","A/B"]`, `[[1],[2]]`, `{"x":{"list":[{"p":"A","n":5,"of":2},[1]],"c":"c-7"},"ask":3}`, `{"hello":"h"}`, `{"hi":1}`,
+	} {
+		f.Add([]byte(s), []byte(`{"x":{"list":[{"p":"A","n":4},{"p":"A","n":4,"n":5}],"c":"c-7"}}`), uint64(6))
+	}
 	f.Fuzz(func(t *testing.T, one, two []byte, last uint64) {
 		for _, d := range dialects {
-			c, err := d.Open(wire.Resume{Subs: []wire.Subscribe{{Topic: d.(*dialect).channels[0].name + "/A", Position: wire.Position{Offset: last}}}})
+			c, err := d.Open(wire.Resume{Subs: []wire.Subscribe{{Topic: d.(*dialect).channels[0].name.fill("1") + "/A", Position: wire.Position{Offset: last}}}})
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -145,8 +169,11 @@ func FuzzDecode(f *testing.F) {
 // fuzzFrame decodes one frame. What is not JSON in UTF-8 never passes unnoticed.
 func fuzzFrame(t *testing.T, d wire.Dialect, c wire.Codec, data []byte) {
 	var out wire.Events
-	if err := c.Decode(wire.Frame{Type: wire.Text, Data: data}, &out); err != nil {
+	if err := c.Decode(frameOf(string(data)), &out); err != nil {
 		t.Fatalf("%q: %v", data, err) // too few bytes for too many topics
+	}
+	if k := d.(*dialect).rules.texts[string(data)]; k != nil {
+		return
 	}
 	skipped := slices.ContainsFunc(out.List, func(e wire.Event) bool { return e.Kind == wire.EventMalformed })
 	if !skipped && (!json.Valid(data) || !utf8.Valid(data)) {
@@ -169,6 +196,15 @@ func checkEvents(t *testing.T, d wire.Dialect, data []byte, out *wire.Events) {
 	for i := range out.List {
 		e := &out.List[i]
 		if !e.Kind.OfSubscription() {
+			switch e.Kind {
+			case wire.EventPing, wire.EventGoAway:
+				continue
+			case wire.EventStep, wire.EventReady:
+				if (e.Step == nil) == (e.Ready == nil) || d.(*dialect).login.Message == nil {
+					t.Fatalf("%q: event %+v", data, e)
+				}
+				continue
+			}
 			if e.Kind != wire.EventError && (e.Kind != wire.EventMalformed || e.Count == 0) || e.Reason == "" || len(e.Reason) > 2*maxReason {
 				t.Fatalf("%q: event %+v", data, e)
 			}
@@ -177,11 +213,85 @@ func checkEvents(t *testing.T, d wire.Dialect, data []byte, out *wire.Events) {
 		if err := d.CheckTopic(wire.UseSubscribe, e.Name); err != nil {
 			t.Fatalf("%q: event for a topic that cannot be subscribed to: %v", data, err)
 		}
-		if e.Kind == wire.EventGap && (e.Cause != wire.CauseMalformed || !e.Position.IsZero() || e.Prev != 0) {
+		if malformed := e.Cause == wire.CauseMalformed; e.Kind == wire.EventGap && (malformed && (!e.Position.IsZero() || e.Prev != 0) || !malformed && e.Prev >= e.Position.Offset) {
 			t.Fatalf("%q: %+v", data, e)
 		}
-		if e.Kind == wire.EventData && (e.Message.Topic != e.Name || !json.Valid(e.Message.Payload) || e.Numbered && e.Prev != prev(e.Position.Offset)) {
+		if e.Kind == wire.EventData && (e.Message.Topic != e.Name || !json.Valid(e.Message.Payload) || e.Numbered && e.Prev > e.Position.Offset) {
 			t.Fatalf("%q: %s", data, show(e))
 		}
 	}
+}
+
+// FuzzTable: whatever the texts of a table are, New refuses it or the codec works.
+func FuzzTable(f *testing.F) {
+	f.Add(`{"s":["$stream","..."],"id":"#id"}`, "d[0].p", "a=*", "list", "channel.product", "x-*", `{"d":[{"p":"A"}],"a":1}`)
+	f.Add(`{"c":"$channel","p":[{"x":"$product"},"..."]}`, "list[].p", "ok", "list", "product@channel", "x", `{"list":[{"p":"A"},{"p":[]}]}`)
+	f.Add(`[["$product","..."],["$channel","..."],"#id","x"]`, "[-1]", "=pong", "[1]", "channel-product", "*x", `[{},[{"p":1},2],"A"]`)
+	f.Fuzz(func(t *testing.T, request, path, match, list, stream, name, message string) {
+		for i := range 4 {
+			table := Table{
+				Name: "fuzz", Type: "t", Subscribe: Request{JSON: request}, Unsubscribe: Request{JSON: request}, Entries: list, StreamName: stream, LowerCase: i == 1,
+				Channels: []Channel{
+					{Name: name, Number: path + "n", Types: []string{match}},
+					{
+						Name: "other-*", Request: "other", Param: path, Cursor: "c", Snapshots: []string{match + "1"},
+						Subscribe: Request{JSON: `["$product","$param","$cursor"]`}, Unsubscribe: Request{JSON: `["$product","#param"]`},
+					},
+				},
+				Confirm: Confirm{Type: match + "2", Channel: path, Products: path}, Error: ErrorMessage{Type: match, Text: path, Channel: path, Product: path},
+				Heartbeats: []string{match + "3"}, Question: match + "4", Answer: request, PingText: request,
+			}
+			if i%2 == 0 {
+				table.Channel, table.Product = "ch", path
+			} else {
+				table.Stream = path
+			}
+			if strings.Contains(request, "id") {
+				table.ID = "id"
+			}
+			if i > 1 {
+				table.Entries, table.Channels = "", table.Channels[:1]
+			}
+			d, err := New(table)
+			if err != nil {
+				var te *TableError
+				if !errors.As(err, &te) {
+					t.Fatalf("got %v, want a *TableError", err)
+				}
+				continue
+			}
+			topic := name + "/A"
+			if d.CheckTopic(wire.UseSubscribe, topic) != nil {
+				topic = "other-1/A"
+			}
+			c, err := d.Open(wire.Resume{Subs: []wire.Subscribe{{Topic: topic}}})
+			if err != nil {
+				continue
+			}
+			var frames wire.Frames
+			if err := c.Start(&frames); err != nil {
+				t.Fatal(err)
+			}
+			ops := []wire.Op{{Kind: wire.OpSubscribe, Topic: topic}, {Kind: wire.OpUnsubscribe, Topic: topic}, {Kind: wire.OpPing}, {Kind: wire.OpPong, N: 3}}
+			if err := c.Encode(ops, &frames); err != nil {
+				t.Fatal(err)
+			}
+			for _, frame := range frames.List[:len(frames.List)-1] {
+				if !json.Valid(frame.Data) {
+					t.Fatalf("sends %q, which is not JSON", frame.Data)
+				}
+			}
+			var out wire.Events
+			for _, text := range []string{message, message, match, request} {
+				if err := c.Decode(frameOf(text), &out); err != nil {
+					t.Fatalf("%q: %v", text, err)
+				}
+			}
+			for _, e := range out.List {
+				if e.Kind.OfSubscription() && d.CheckTopic(wire.UseSubscribe, e.Name) != nil {
+					t.Fatalf("an event of the topic %q", e.Name)
+				}
+			}
+		}
+	})
 }

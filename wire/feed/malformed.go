@@ -3,7 +3,6 @@ package feed
 import (
 	"errors"
 	"slices"
-	"strconv"
 	"strings"
 	"unicode/utf8"
 
@@ -53,13 +52,45 @@ func (c *codec) skip(err error, ch *channel, out *wire.Events) error {
 	if _, ok, err := c.scan.count(c.dialect.sequence); err != nil || !ok {
 		c.reported++
 	}
-	product, err := c.scan.text(c.dialect.product)
-	if err == nil && len(product) > 0 && validTopic(ch, product) {
-		c.gap(ch, ch.name+"/"+string(product), 1, out)
+	if topic := c.skippedTopic(ch); topic != "" {
+		c.gap(ch, topic, 1, out)
 		return nil
 	}
 	c.gapOfChannel(ch, out)
 	return nil
+}
+
+// skippedTopic returns the topic that a skipped message of ch was for; empty if it may
+// have been for several.
+func (c *codec) skippedTopic(ch *channel) string {
+	d, s := c.dialect, &c.scan
+	if !c.inEntry && s.first != (span{}) && slices.Contains(d.layout.inEntry, ch.product) {
+		return "" // each entry has a product of its own
+	}
+	at, err := c.locate()
+	if err != nil || at.channel != nil && at.channel != ch {
+		return ""
+	}
+	if at.sub != nil {
+		return at.sub.topic
+	}
+	param := at.param
+	if ch.paramFrom >= 0 {
+		text, err := s.text(ch.paramFrom)
+		if err != nil {
+			return ""
+		}
+		param = string(text)
+	}
+	product, err := s.text(ch.product)
+	if err != nil || len(product) == 0 {
+		return ""
+	}
+	topic := string(d.appendTopic(nil, ch, param, product))
+	if p, err := d.split(topic); err != nil || p.channel != ch {
+		return ""
+	}
+	return topic
 }
 
 // gap reports that a message of topic was skipped. Where the channel has numbers the
@@ -88,16 +119,17 @@ func (c *codec) gapOfChannel(ch *channel, out *wire.Events) {
 	}
 }
 
-// watchWhole makes the next skipped message of ch count for u.
-func (c *codec) watchWhole(u *sub, ch *channel) {
+// watchWhole makes the next skipped message of its channel count for u.
+func (c *codec) watchWhole(u *sub) {
 	if u.whole {
 		return
 	}
 	u.whole = true
-	if c.whole[ch.index] == nil {
-		c.whole[ch.index] = map[*sub]struct{}{}
+	whole := &c.whole[u.channel.index]
+	if *whole == nil {
+		*whole = map[*sub]struct{}{}
 	}
-	c.whole[ch.index][u] = struct{}{}
+	(*whole)[u] = struct{}{}
 }
 
 // loose skips a value that is not JSON, such as NaN, so that the members after it can
@@ -120,28 +152,18 @@ func wordByte(c byte) bool {
 	return digit(c) || 'a' <= c|0x20 && c|0x20 <= 'z' || c == '-' || c == '+' || c == '.' || c == '_'
 }
 
-// twice follows when wanted member i occurs again: readers differ on which value
-// counts.
-func (s *scanner) twice(i int) {
+// twice follows when a wanted value occurs again: readers differ on which one counts.
+func (s *scanner) twice(slot int) {
 	if s.repeated == nil {
-		s.repeated = make([]bool, len(s.wanted))
+		s.repeated = make([]bool, len(s.found))
 	}
-	s.repeated[i] = true
-	s.fault = s.twoMembers(i)
+	s.repeated[slot] = true
+	s.fault = s.twoMembers(slot)
 }
 
-func (s *scanner) twoMembers(i int) error {
-	return invalid("a message with two members " + strconv.Quote(s.wanted[i]))
-}
-
-// validTopic reports whether product makes a topic of ch.
-func validTopic(ch *channel, product []byte) bool {
-	return len(ch.name)+1+len(product) <= maxTopic && checkProduct(string(product)) == nil
-}
-
-// faultOf returns why the object that was just scanned must not be used, or nil.
-func (s *scanner) faultOf(object []byte) error {
-	if s.fault == nil && s.notText && !utf8.Valid(object) {
+// faultOf returns why the message that was just scanned must not be used, or nil.
+func (s *scanner) faultOf(message []byte) error {
+	if s.fault == nil && s.notText && !utf8.Valid(message) {
 		return errText
 	}
 	return s.fault

@@ -1,120 +1,229 @@
 package feed
 
 import (
-	"encoding/json"
+	"errors"
 	"slices"
+	"unicode/utf8"
 
 	"github.com/limpet-go/limpet/wire"
 )
 
+// defaultMax is the default of Request.Max.
+const defaultMax = 100
+
+// batching is which topics may share a request.
+type batching uint8
+
+const (
+	batchNone     batching = iota // one topic a message
+	batchTopics                   // any topics
+	batchProducts                 // the products of one channel
+	batchGroups                   // the products of several channels
+)
+
 // request is a compiled Request.
 type request struct {
-	head              []byte // the constant members, without the closing brace
-	channel, product  string // members; channel is empty if the request names none
-	manyCh, manyProds bool   // these members hold lists
-	max               int    // products in one message
+	*template
+	batching batching
+	max      int // products in one message
 }
 
-func newRequest(r *Request) *request {
-	q := &request{
-		head:      []byte{'{'},
-		channel:   r.Channel + r.Channels,
-		product:   r.Product + r.Products,
-		manyCh:    r.Channels != "",
-		manyProds: r.Products != "",
-		max:       r.Max,
-	}
-	if q.max == 0 {
-		q.max = 100
-	}
-	if !q.manyProds {
-		q.max = 1
-	}
-	for _, f := range r.Fields {
-		q.head = q.member(q.head, f.Name)
-		q.head = append(q.head, f.JSON...)
-	}
-	return q
-}
+var (
+	errNotUTF8   = errors.New("is not UTF-8")
+	errNamesNone = errors.New(`names no topic: want "$stream", or "$product" with "$channel" if the table has several channels`)
+	errOutside   = errors.New(`has a name outside of its list that depends on the topic`)
+)
 
-// group is a set of channels that are requested with the same products.
-type group struct {
-	channels []string
-	products []string
-}
-
-// write appends the messages for topics, which must be valid.
-func (q *request) write(d *dialect, topics []string, out *wire.Frames) {
-	for _, g := range q.groups(d, topics) {
-		for products := range slices.Chunk(g.products, q.max) {
-			b := slices.Clone(q.head)
-			b = q.member(b, q.product)
-			b = list(b, products, q.manyProds)
-			if q.channel != "" {
-				b = q.member(b, q.channel)
-				b = list(b, g.channels, q.manyCh)
-			}
-			out.Append(wire.Text, append(b, '}'))
-		}
+// newRequest compiles the JSON of r, for a table with one channel or several.
+func newRequest(r *Request, several bool) (*request, error) {
+	if !utf8.ValidString(r.JSON) {
+		return nil, errNotUTF8
 	}
-}
-
-// groups collects the products of each channel, in order of appearance, and
-// joins channels with the same products if one message may name several.
-func (q *request) groups(d *dialect, topics []string) []group {
-	products := make([][]string, len(d.channels))
-	var order []int
-	for _, topic := range topics {
-		c, product, err := d.split(topic)
-		if err != nil {
-			continue // unreachable: Open and Encode have checked them
-		}
-		if products[c.index] == nil {
-			order = append(order, c.index)
-		}
-		products[c.index] = append(products[c.index], product)
-	}
-	var groups []group
-	for _, i := range order {
-		name := d.channels[i].request
-		same := slices.IndexFunc(groups, func(g group) bool { return slices.Equal(g.products, products[i]) })
-		if q.manyCh && same >= 0 {
-			groups[same].channels = append(groups[same].channels, name)
-			continue
-		}
-		groups = append(groups, group{[]string{name}, products[i]})
-	}
-	return groups
-}
-
-// member appends the name of the next member of an object.
-func (q *request) member(b []byte, name string) []byte {
-	if len(b) > 1 {
-		b = append(b, ',')
-	}
-	return append(quote(b, name), ':')
-}
-
-// list appends values as a JSON array, or the first one as a string.
-func list(b []byte, values []string, many bool) []byte {
-	if !many {
-		return quote(b, values[0])
-	}
-	b = append(b, '[')
-	for i, v := range values {
-		if i > 0 {
-			b = append(b, ',')
-		}
-		b = quote(b, v)
-	}
-	return append(b, ']')
-}
-
-// quote appends s, which must be UTF-8, as a JSON string.
-func quote(b []byte, s string) []byte {
-	text, err := json.Marshal(s)
+	t, err := newTemplate(r.JSON, words)
 	if err != nil {
-		return append(b, `""`...) // unreachable: a string always has a JSON form
+		return nil, err
 	}
-	return append(b, text...)
+	q := &request{template: t, max: r.Max}
+	if q.max == 0 {
+		q.max = defaultMax
+	}
+	names := map[word]bool{}
+	for w := range t.has {
+		names[w] = true
+	}
+	onlyOf := func(list map[word]bool, w word) bool { return len(list) == 1 && list[w] }
+	channels, products := 0, 0
+	for _, list := range t.lists {
+		for w := range list {
+			names[w] = true
+		}
+		switch {
+		case len(list) == 0:
+			return nil, errors.New(`has a list with "..." whose element is the same for each topic`)
+		case onlyOf(list, wordChannel):
+			channels++
+		case onlyOf(list, wordProduct):
+			products++
+		}
+	}
+	outside := t.has[wordProduct] || t.has[wordStream] || t.has[wordCursor]
+	switch {
+	case len(t.lists) == 0:
+		q.batching = batchNone
+	case channels+products < len(t.lists):
+		q.batching = batchTopics
+		outside = outside || t.has[wordChannel] || t.has[wordParam] || channels+products > 0
+	case channels == 0:
+		q.batching = batchProducts
+	default:
+		q.batching = batchGroups
+		outside = outside || t.has[wordChannel] || t.has[wordParam] || products == 0
+	}
+	switch {
+	case q.batching != batchNone && outside:
+		return nil, errOutside
+	case !names[wordStream] && (!names[wordProduct] || several && !names[wordChannel]):
+		return nil, errNamesNone
+	}
+	return q, nil
+}
+
+// asked is one topic of a request.
+type asked struct {
+	place
+	cursor string
+}
+
+// target returns how requests name a topic.
+func (d *dialect) target(a *asked) target {
+	product := d.wireProduct(a.product)
+	channel := a.channel.request.fill(a.param)
+	return target{channel: channel, product: product, stream: d.stream.join(channel, product), param: a.param, cursor: a.cursor}
+}
+
+// requestOf returns the compiled request for topics of c; nil if there is none.
+func (d *dialect) requestOf(c *channel, end bool) *request {
+	switch {
+	case end && c.unsubscribe != nil:
+		return c.unsubscribe
+	case end:
+		return d.unsubscribe
+	case c.subscribe != nil:
+		return c.subscribe
+	}
+	return d.subscribe
+}
+
+// maxPending bounds the requests of one connection that wait for their answer.
+const maxPending = maxTopics
+
+// pendingRequest is a request without an answer.
+type pendingRequest struct {
+	topics []string
+	end    bool // it unsubscribes
+}
+
+// ask appends the messages that subscribe to topics, or end them. All of them have a
+// request. It appends nothing if it returns an error: the server owes too many answers.
+func (c *codec) ask(topics []asked, end bool, out *wire.Frames) error {
+	if c.dialect.id != nil && len(topics) > 0 && c.pending.Len()+len(topics) > maxPending {
+		return &wire.LedgerError{Limit: maxPending}
+	}
+	for len(topics) > 0 {
+		q := c.dialect.requestOf(topics[0].channel, end)
+		n := 1
+		for n < len(topics) && c.dialect.requestOf(topics[n].channel, end) == q {
+			n++
+		}
+		c.askWith(q, topics[:n], end, out)
+		topics = topics[n:]
+	}
+	return nil
+}
+
+// askWith appends the messages of q for topics.
+func (c *codec) askWith(q *request, topics []asked, end bool, out *wire.Frames) {
+	targets := make([]target, len(topics))
+	for i := range topics {
+		targets[i] = c.dialect.target(&topics[i])
+	}
+	switch q.batching {
+	case batchNone:
+		for i := range topics {
+			c.send(q, topics[i:i+1], &values{one: targets[i]}, end, out)
+		}
+	case batchTopics:
+		for len(topics) > 0 {
+			n := min(q.max, len(topics))
+			c.send(q, topics[:n], &values{lists: targets[:n]}, end, out)
+			topics, targets = topics[n:], targets[n:]
+		}
+	default:
+		for _, g := range groups(targets, q.batching == batchGroups) {
+			for from := 0; from < len(g[0]); from += q.max {
+				v := &values{one: targets[g[0][from]]}
+				var of []asked
+				for k, members := range g {
+					v.channels = append(v.channels, targets[members[0]])
+					for _, i := range members[from:min(from+q.max, len(members))] {
+						of = append(of, topics[i])
+						if k == 0 {
+							v.products = append(v.products, targets[i])
+						}
+					}
+				}
+				c.send(q, of, v, end, out)
+			}
+		}
+	}
+}
+
+// group is a set of channels that are requested with the same products: for each
+// channel the indices of its targets.
+type group [][]int
+
+// groups collects the targets of each channel, in order of appearance, and joins
+// channels with the same products if one message may name several.
+func groups(targets []target, join bool) []group {
+	places := map[string]int{}
+	var byChannel group
+	for i := range targets {
+		k, ok := places[targets[i].channel]
+		if !ok {
+			k = len(byChannel)
+			places[targets[i].channel] = k
+			byChannel = append(byChannel, nil)
+		}
+		byChannel[k] = append(byChannel[k], i)
+	}
+	sameProduct := func(a, b int) bool { return targets[a].product == targets[b].product }
+	var joined []group
+	for _, members := range byChannel {
+		same := -1
+		if join {
+			same = slices.IndexFunc(joined, func(g group) bool { return slices.EqualFunc(g[0], members, sameProduct) })
+		}
+		if same < 0 {
+			joined = append(joined, group{members})
+		} else {
+			joined[same] = append(joined[same], members)
+		}
+	}
+	return joined
+}
+
+// send appends one request for topics.
+func (c *codec) send(q *request, topics []asked, v *values, end bool, out *wire.Frames) {
+	if q.has[wordID] {
+		c.lastID++
+		v.id = c.lastID
+		if c.dialect.id != nil {
+			names := make([]string, len(topics))
+			for i := range topics {
+				names[i] = topics[i].topic
+			}
+			_ = c.pending.Put(v.id, pendingRequest{names, end}) // ask has looked for room
+		}
+	}
+	out.Append(wire.Text, q.write(nil, v))
 }

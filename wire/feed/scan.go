@@ -2,31 +2,42 @@ package feed
 
 import (
 	"bytes"
+	"encoding/binary"
 	"encoding/json"
-	"strconv"
+	"math/bits"
 )
 
 // maxDepth bounds the nesting of a message, and with it the scanner's stack.
 const maxDepth = 32
 
 // scanner checks one JSON text (RFC 8259) in one pass and notes where the wanted
-// members of its top-level objects are. It allocates nothing.
+// values are. It allocates nothing.
 type scanner struct {
 	data   []byte
-	at     int      // index of the next byte
-	wanted []string // names of members
-	found  []span   // by index in wanted, of the object scanned last
+	at     int     // index of the next byte
+	escape bool    // the last string has an escape
+	wanted *layout // immutable
+	found  []span  // by slot, of the message scanned last
+
+	first span // the first entry, where a list of entries was found and is not empty
 
 	notText  bool   // data is not UTF-8
-	fault    error  // why the object scanned last must not be used, though it was scanned to its end
-	repeated []bool // by index in wanted: it occurs twice in that object; nil: none
+	fault    error  // why the message scanned last must not be used, though it was scanned to its end
+	repeated []bool // by slot: it occurs twice in that message; nil: none
 }
 
-// span is the place of a member's value; zero if the member is absent.
+// span is the place of a value; zero if there is none.
 type span struct{ from, to int }
 
 // space skips white space.
 func (s *scanner) space() {
+	if s.at < len(s.data) && s.data[s.at] > ' ' {
+		return
+	}
+	s.spaces()
+}
+
+func (s *scanner) spaces() {
 	for s.at < len(s.data) {
 		switch s.data[s.at] {
 		case ' ', '\t', '\n', '\r':
@@ -47,22 +58,35 @@ func (s *scanner) peek() byte {
 
 // take skips c if it is the next byte.
 func (s *scanner) take(c byte) bool {
-	if s.peek() != c {
+	if s.at >= len(s.data) || s.data[s.at] != c {
 		return false
 	}
 	s.at++
 	return true
 }
 
-// message scans an object and fills s.found, after errSyntax with what was read.
+// message scans a message and fills s.found, after errSyntax with what was read.
 func (s *scanner) message() error {
 	clear(s.found)
-	s.fault, s.repeated = nil, nil
-	return s.object(1, true)
+	s.fault, s.repeated, s.first = nil, nil, span{}
+	if s.wanted.arrays && s.peek() == '[' {
+		return s.array(1, s.wanted.root)
+	}
+	return s.object(1, s.wanted.root)
 }
 
-// object scans an object; with note it records the wanted members.
-func (s *scanner) object(depth int, note bool) error {
+// nextEntry scans an entry after the first one. It was scanned before as a part of its
+// message, so that it is well formed.
+func (s *scanner) nextEntry() error {
+	for _, slot := range s.wanted.inEntry {
+		s.found[slot] = span{}
+	}
+	s.fault, s.repeated = nil, nil
+	return s.value(2, s.wanted.entry)
+}
+
+// object scans an object. n says what is wanted of it; nil for nothing.
+func (s *scanner) object(depth int, n *node) error {
 	if depth > maxDepth || !s.take('{') {
 		return errSyntax
 	}
@@ -71,25 +95,41 @@ func (s *scanner) object(depth int, note bool) error {
 		return nil
 	}
 	for {
-		s.space()
+		if s.peek() != '"' {
+			s.space()
+		}
 		from := s.at
 		if err := s.str(); err != nil {
 			return err
 		}
-		name := s.data[from:s.at]
-		s.space()
-		if !s.take(':') {
-			return errSyntax
-		}
-		s.space()
-		from = s.at
-		if err := s.value(depth + 1); err != nil {
-			return err
-		}
-		if note {
-			if err := s.note(name, span{from, s.at}); err != nil {
+		var inner *node
+		if n != nil && len(n.inner) > 0 {
+			var err error
+			if inner, err = n.member(s.data[from:s.at], s.escape); err != nil {
 				return err
 			}
+		}
+		if !s.take(':') {
+			s.space()
+			if !s.take(':') {
+				return errSyntax
+			}
+		}
+		s.space()
+		var err error
+		switch {
+		case inner != nil:
+			err = s.wantedValue(depth+1, inner)
+		case s.peek() == '"':
+			err = s.str()
+		default:
+			err = s.value(depth+1, nil)
+		}
+		if err != nil {
+			return err
+		}
+		if s.take(',') {
+			continue
 		}
 		s.space()
 		if s.take('}') {
@@ -101,40 +141,51 @@ func (s *scanner) object(depth int, note bool) error {
 	}
 }
 
-// note records the place of a wanted member.
-func (s *scanner) note(quoted []byte, value span) error {
+// member returns the wanted member with that name, nil if it is not wanted.
+func (n *node) member(quoted []byte, escape bool) (*node, error) {
 	name := quoted[1 : len(quoted)-1]
-	if bytes.IndexByte(name, '\\') >= 0 {
+	if escape {
 		var plain string
 		if err := json.Unmarshal(quoted, &plain); err != nil {
-			return errSyntax
+			return nil, errSyntax
 		}
 		name = []byte(plain)
 	}
-	for i, w := range s.wanted {
-		if w != string(name) {
-			continue
+	for _, m := range n.inner {
+		if m.name == string(name) && !m.element {
+			return m, nil
 		}
-		if s.found[i] != (span{}) {
-			s.twice(i)
-			return nil
-		}
-		s.found[i] = value
-		return nil
 	}
+	return nil, nil
+}
+
+// wantedValue scans a value and notes where it is, if n is not nil.
+func (s *scanner) wantedValue(depth int, n *node) error {
+	if n == nil {
+		return s.value(depth, nil)
+	}
+	from := s.at
+	if s.found[n.slot] != (span{}) {
+		s.twice(n.slot)
+		return s.value(depth, nil)
+	}
+	if err := s.value(depth, n); err != nil {
+		return err
+	}
+	s.found[n.slot] = span{from, s.at}
 	return nil
 }
 
-func (s *scanner) value(depth int) error {
+func (s *scanner) value(depth int, n *node) error {
 	from := s.at
 	var err error
 	switch c := s.peek(); {
 	case c == '"':
 		return s.str()
 	case c == '{':
-		return s.object(depth, false)
+		return s.object(depth, n)
 	case c == '[':
-		return s.array(depth)
+		return s.array(depth, n)
 	case c == 't':
 		err = s.word("true")
 	case c == 'f':
@@ -152,7 +203,8 @@ func (s *scanner) value(depth int) error {
 	return nil
 }
 
-func (s *scanner) array(depth int) error {
+// array scans a list. n says what is wanted of it; nil for nothing.
+func (s *scanner) array(depth int, n *node) error {
 	if depth > maxDepth || !s.take('[') {
 		return errSyntax
 	}
@@ -160,19 +212,60 @@ func (s *scanner) array(depth int) error {
 	if s.take(']') {
 		return nil
 	}
-	for {
+	var last [-minIndex]span // the last elements, the last one first
+	for i := 0; ; i++ {
 		s.space()
-		if err := s.value(depth + 1); err != nil {
+		from := s.at
+		var err error
+		switch {
+		case n == nil && s.peek() == '"':
+			err = s.str()
+		case n == nil:
+			err = s.value(depth+1, nil)
+		case n.entry != nil && i == 0:
+			err = s.value(depth+1, n.entry)
+			s.first = span{from, s.at}
+		default:
+			err = s.wantedValue(depth+1, n.indexed(i))
+		}
+		if err != nil {
 			return err
 		}
-		s.space()
-		if s.take(']') {
-			return nil
+		if n != nil && len(n.tail) > 0 {
+			copy(last[1:], last[:])
+			last[0] = span{from, s.at}
 		}
-		if !s.take(',') {
+		if s.take(',') {
+			continue
+		}
+		s.space()
+		if s.take(',') {
+			continue
+		}
+		if !s.take(']') {
 			return errSyntax
 		}
+		if n != nil {
+			for _, t := range n.tail {
+				s.found[t.slot] = last[-1-t.index]
+			}
+		}
+		return nil
 	}
+}
+
+// indexed returns the wanted element i, counted from the beginning; nil if it is not
+// wanted.
+func (n *node) indexed(i int) *node {
+	if i > maxIndex {
+		return nil
+	}
+	for _, e := range n.inner {
+		if e.element && e.index == i {
+			return e
+		}
+	}
+	return nil
 }
 
 func (s *scanner) word(w string) error {
@@ -205,37 +298,73 @@ func (s *scanner) number() error {
 // digits skips digits and reports whether there was one.
 func (s *scanner) digits() bool {
 	from := s.at
-	for digit(s.peek()) {
+	for s.at < len(s.data) && digit(s.data[s.at]) {
 		s.at++
 	}
 	return s.at > from
 }
 
-// str skips a string. The text has been checked for UTF-8.
+// plain holds the bytes that a string may hold as they are. The text has been checked
+// for UTF-8.
+var plain = func() (p [256]bool) {
+	for c := range p {
+		p[c] = c >= ' ' && c != '"' && c != '\\'
+	}
+	return p
+}()
+
+// plainBytes returns how many of the eight bytes, from the lowest on, a string may hold
+// as they are. It looks at all of them at once: below, the highest bit of a byte of x-n
+// is set where the byte of x is less than n, as far as no lower byte was.
+func plainBytes(eight uint64) int {
+	const ones, tops = 0x0101010101010101, 0x8080808080808080
+	quotes, backslashes := eight^ones*'"', eight^ones*'\\'
+	special := ((quotes-ones)&^quotes | (backslashes-ones)&^backslashes | (eight-ones*' ')&^eight) & tops
+	return bits.TrailingZeros64(special) / 8
+}
+
+// str skips a string.
 func (s *scanner) str() error {
 	if !s.take('"') {
 		return errSyntax
 	}
-	for s.at < len(s.data) {
-		c := s.data[s.at]
-		s.at++
-		switch {
-		case c == '"':
-			return nil
-		case c < ' ':
-			return errSyntax
-		case c == '\\':
-			if err := s.escape(); err != nil {
-				return err
+	s.escape = false
+	data, at := s.data, s.at
+	for {
+		if at+8 <= len(data) {
+			n := plainBytes(binary.LittleEndian.Uint64(data[at:]))
+			if at += n; n == 8 {
+				continue
+			}
+		} else {
+			for at < len(data) && plain[data[at]] {
+				at++
+			}
+			if at == len(data) {
+				s.at = at
+				return errSyntax
 			}
 		}
+		c := data[at]
+		s.at = at + 1
+		if c == '"' {
+			return nil
+		}
+		if c != '\\' {
+			return errSyntax
+		}
+		s.escape = true
+		if err := s.escaped(); err != nil {
+			return err
+		}
+		at = s.at
 	}
-	return errSyntax
 }
 
-func (s *scanner) escape() error {
+// escaped skips what follows a backslash.
+func (s *scanner) escaped() error {
 	c := s.peek()
-	s.at++
+	s.at = min(s.at+1, len(s.data))
 	switch c {
 	case '"', '\\', '/', 'b', 'f', 'n', 'r', 't':
 		return nil
@@ -254,65 +383,3 @@ func (s *scanner) escape() error {
 func digit(c byte) bool { return '0' <= c && c <= '9' }
 
 func hex(c byte) bool { return digit(c) || 'a' <= c|0x20 && c|0x20 <= 'f' }
-
-// text returns the value of member i, which must be a string or a number, as text.
-// It refers to the frame unless the string has escapes. It returns nil for a
-// member that is absent or null.
-func (s *scanner) text(i int) ([]byte, error) {
-	raw := s.raw(i)
-	if len(raw) == 0 {
-		return nil, nil
-	}
-	if s.repeated != nil && s.repeated[i] {
-		return nil, s.twoMembers(i)
-	}
-	if s.fault != nil && !json.Valid(raw) {
-		return nil, errLoose
-	}
-	switch c := raw[0]; {
-	case c == '"' && bytes.IndexByte(raw, '\\') < 0:
-		return raw[1 : len(raw)-1], nil
-	case c == '"':
-		var plain string
-		if err := json.Unmarshal(raw, &plain); err != nil {
-			return nil, invalid("a string that is not JSON")
-		}
-		return []byte(plain), nil
-	case c == '-' || digit(c):
-		return raw, nil
-	case c == 'n':
-		return nil, nil
-	}
-	return nil, invalid("member " + strconv.Quote(s.wanted[i]) + " is neither a string nor a number")
-}
-
-// raw returns the JSON text of member i, empty if it is absent.
-func (s *scanner) raw(i int) []byte {
-	if i < 0 {
-		return nil
-	}
-	return s.data[s.found[i].from:s.found[i].to]
-}
-
-// count returns the value of member i as a counter, and whether it is present.
-func (s *scanner) count(i int) (uint64, bool, error) {
-	text, err := s.text(i)
-	if err != nil {
-		return 0, false, err
-	}
-	if text == nil {
-		return 0, false, nil
-	}
-	var n uint64
-	for _, c := range text {
-		d := uint64(c - '0')
-		if !digit(c) || n > (1<<64-1-d)/10 {
-			return 0, false, invalid("member " + strconv.Quote(s.wanted[i]) + " is not a whole number below 2^64")
-		}
-		n = n*10 + d
-	}
-	if len(text) == 0 {
-		return 0, false, invalid("member " + strconv.Quote(s.wanted[i]) + " is empty; want a number")
-	}
-	return n, true, nil
-}

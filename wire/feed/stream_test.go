@@ -256,3 +256,71 @@ func BenchmarkDecode(b *testing.B) {
 		}
 	}
 }
+
+// messageOf returns a message of the file that holds a part, for measurements.
+func messageOf(t testing.TB, file, part string) []byte {
+	t.Helper()
+	for _, s := range shapes(t, file) {
+		if s.Dir == "recv" && strings.Contains(s.Data, part) {
+			return []byte(s.Data)
+		}
+	}
+	t.Fatalf("%s: no message with %s", file, part)
+	return nil
+}
+
+// dataOfVenues are ordinary messages: a file, a part of one, and how many it holds.
+var dataOfVenues = []struct {
+	file, part string
+	entries    int
+}{
+	{"kraken-v2", `"type":"update","data":[{"symbol":"BTC/USD","bids"`, 1}, {"kraken-v2", `"trade_id":70635253`, 2}, {"kraken-v2", `"interval":5,"timestamp"`, 1},
+	{"binance-spot", `"t":3735683259`, 1}, {"binance-spot", `"U":50093239203`, 1}, {"binance-spot", `kline_8h`, 1}, {"binance-usdm", `"pu":5123107837557`, 1},
+	{"okx", `"tradeId":"674510826"`, 1}, {"okx", `"prevSeqId":10,"seqId":12`, 1}, {"okx", "candle1m", 1},
+	{"bybit", `"u":2876701`, 1}, {"bybit", `"type":"snapshot","ts":1672304486868`, 2}, {"bitstamp", "order_created", 1},
+}
+
+// TestDecodeAllocates: a message costs the copy of its payload and nothing else.
+func TestDecodeAllocates(t *testing.T) {
+	for _, v := range dataOfVenues {
+		text := messageOf(t, v.file, v.part)
+		c := open(t, mustNew(t, tableOf(v.file)))
+		var out wire.Events
+		got := testing.AllocsPerRun(100, func() {
+			out.Reset()
+			if err := c.Decode(wire.Frame{Type: wire.Text, Data: text}, &out); err != nil || len(out.List) != v.entries {
+				t.Fatalf("%s: %v, %d events", text, err, len(out.List))
+			}
+		})
+		if got > float64(v.entries) {
+			t.Errorf("%s: %v allocations for %d messages", text, got, v.entries)
+		}
+	}
+}
+
+func tableOf(file string) Table {
+	for _, v := range venues {
+		if v.file == file {
+			return v.table()
+		}
+	}
+	return Table{}
+}
+
+func BenchmarkDecodeVenues(b *testing.B) {
+	for _, v := range dataOfVenues {
+		text := messageOf(b, v.file, v.part)
+		b.Run(fmt.Sprintf("%s/%d", v.file, len(text)), func(b *testing.B) {
+			c := open(b, mustNew(b, tableOf(v.file)))
+			var out wire.Events
+			b.SetBytes(int64(len(text)))
+			b.ReportAllocs()
+			for b.Loop() {
+				out.Reset()
+				if err := c.Decode(wire.Frame{Type: wire.Text, Data: text}, &out); err != nil {
+					b.Fatal(err)
+				}
+			}
+		})
+	}
+}

@@ -1,59 +1,117 @@
 // Package feed speaks sequenced JSON feeds, the kind that exchanges publish.
 //
 // There is no common protocol: a client sends a subscribe message for some
-// channels and products, then the server pushes JSON objects with a type, a
+// channels and products, then the server pushes JSON messages with a channel, a
 // product and perhaps a number. What differs from one server to the next is
-// data: a Table describes it, and New turns the table into a wire.Dialect.
+// data: a Table describes it, and New turns the table into a wire.Dialect. For a
+// server that no table describes, NewFuncs makes a dialect of a few functions.
 //
-// A topic is "channel/product", for example "matches/BTC-USD". Data arrives
-// with the object as its payload, byte for byte, and the object's type as
-// Message.Type. What continuity can be claimed depends on the channel:
+// A topic is "channel/product", for example "matches/BTC-USD" or
+// "kline_1m/BTCUSDT". Data arrives with the message as its payload, byte for byte,
+// and the message's type as Message.Type. What continuity can be claimed depends on
+// the channel:
 //
 //   - A channel with a Number: the numbers of one product are dense, so a
-//     missing one is a Gap and a repeated one is dropped, across connections.
+//     missing one is a Gap and a repeated one is dropped, across connections. With
+//     Prev each message names the number before it instead.
 //   - A channel without a Number: nothing is known after a reconnect, so the
 //     client reports a Reset. Most such channels then send a snapshot.
 //   - Table.Sequence counts the messages of one connection. A hole in it cannot
 //     be attributed to one topic, so every subscription without numbers of its
 //     own gets a Reset (CauseLost) at that place.
 //
-// A message that cannot be read or placed is skipped: text that is not a JSON object,
+// A message that cannot be read or placed is skipped: text that is not JSON,
 // a value that is not JSON, a missing product or number, a member of the wrong
 // type, a binary message. The client counts it in Stats.Malformed and reports each
 // kind once for each connection. If the message shows its channel, the subscription
 // that it belongs to gets a Gap (CauseMalformed), or every subscription of the
 // channel if the product cannot be read. In a channel with a Number that Gap comes
 // with the next message, if numbers are missing there.
+//
+// # Paths
+//
+// Where a field of a Table holds the path of a member, it is names joined with dots,
+// from the top level of a message: "type", "arg.instId". "[n]" is element n of a list,
+// "[-1]" its last one: "data[0].symbol". If Table.Entries is set, "[]" is the current
+// entry of that list: "data[].symbol". In a table with a path that begins with "[", a
+// message may be a list, for example "[-1]" for its last element; in any other table
+// a list at the top level is a list of messages. A list has indices from -4 to 99.
+//
+// # Matches
+//
+// Where a field of a Table recognises a message, it is a match:
+//
+//   - "x": the member at Table.Type has the value x.
+//   - "path=x": the member at path has the value x: the text of a string, otherwise
+//     the JSON text, as in "success=false".
+//   - "path=*": there is a member at path, whatever its value is.
+//   - "=x": the whole message is the text x, which need not be JSON, for example "=pong".
 package feed
 
 import "github.com/limpet-go/limpet/wire"
 
-// Table describes the wire protocol of one server. A member is always the name of a
-// member at the top level of a message. The zero value of an optional field
-// means that the server has no such feature.
+// Table describes the wire protocol of one server: see the package comment for paths
+// and matches. The zero value of an optional field means that the server has no such
+// feature.
+//
+// If several matches recognise a message, the first of these counts: Login, Error,
+// Confirm.Ended, Confirm.Type, GoAway, Question, Heartbeats and Ignored, then those of
+// the channel: Repeats, Snapshots, Types.
 type Table struct {
 	// Name is the name of the dialect: lower-case letters, digits and '-'.
 	Name string
 
-	// Subscribe is the message that subscribes.
+	// Subprotocols are the subprotocols to offer (RFC 6455, section 1.9). Optional.
+	Subprotocols []string
+
+	// Login authenticates the connection before the first request. Optional.
+	Login Login
+
+	// Subscribe is the message that subscribes. Required, unless each channel has one.
 	Subscribe Request
 
 	// Unsubscribe is the message that unsubscribes. Optional.
 	Unsubscribe Request
 
-	// Type is the member that holds the type of a message.
+	// ID is the path at which an answer repeats the "#id" or "$id" of its request.
+	// Optional: without it answers must name their topics.
+	ID string
+
+	// Type is the path of a message's type. Optional if Channel or Stream is set. A
+	// message without it has the empty type.
 	Type string
 
-	// Channel is the member that names the channel of a message. Optional:
-	// without it the type of a message determines its channel.
+	// Channel is the path of the channel's name. Optional: without it the type
+	// determines the channel, or Stream does.
 	Channel string
 
-	// Product is the member that holds the product.
+	// Product is the path of the product. Required, unless Stream is set or each channel
+	// has a Product.
 	Product string
 
-	// Sequence is the member that counts all messages of a connection, in steps
-	// of one. Optional. Without Confirm, a hole also counts for a topic that is asked
-	// for later on the connection: its first message comes with a Reset.
+	// Stream is the path of one name for channel and product together. It replaces
+	// Channel and Product.
+	Stream string
+
+	// StreamName says how that name is made: the words channel and product with a
+	// separator between them, as in "product@channel". If the product comes first
+	// it ends at the first separator, otherwise it begins after the last one. It
+	// also makes the "$stream" of requests. Required with Stream.
+	StreamName string
+
+	// LowerCase means that the server's names for products are in lower case. In
+	// topics they are in upper case.
+	LowerCase bool
+
+	// Entries is the path of a list whose entries are messages, for example a batch
+	// of trades: each becomes a message with its own number, and the entry as
+	// payload. Of more than 8,192 entries the rest is skipped. A message where the path
+	// leads to no list is one message as a whole. Optional.
+	Entries string
+
+	// Sequence is the path of a number that counts all messages of a connection, in
+	// steps of one. Optional. Without Confirm, a hole also counts for a topic that is
+	// asked for later on the connection: its first message comes with a Reset.
 	Sequence string
 
 	// Channels are the streams that can be subscribed to. There must be at
@@ -66,16 +124,34 @@ type Table struct {
 	// Error is the message that reports an error. Optional.
 	Error ErrorMessage
 
-	// Heartbeats are the types of messages that only show that the server is
-	// alive.
+	// Heartbeats are matches of messages that only show that the server is alive,
+	// the answer to PingText among them.
 	Heartbeats []string
 
-	// Ignored are the types of messages to ignore.
+	// Ignored are matches of messages to ignore.
 	Ignored []string
 
-	// Ping is how an idle server is asked for a sign of life: wire.PingControl
-	// or wire.PingNone. Defaults to wire.PingControl.
+	// GoAway is the match of a message by which the server asks for a new connection.
+	// The client connects again at once. Optional.
+	GoAway string
+
+	// Ping is how an idle server is asked for a sign of life: wire.PingControl,
+	// wire.PingNone, or wire.PingOp for PingText. Defaults to wire.PingControl, with
+	// PingText to wire.PingOp.
 	Ping wire.Ping
+
+	// PingText is the text message that asks for a sign of life, at the client's
+	// Heartbeat.Interval: "ping", or a JSON text. Optional.
+	PingText string
+
+	// Question is the match of a message by which the server asks for a sign of life.
+	// Optional.
+	Question string
+
+	// Answer is the text message that answers it. "#n" in quotes stands for the
+	// number that the matched member holds, a whole number below 2^64: {"pong":"#n"}.
+	// Required with Question.
+	Answer string
 
 	// Strict makes a message that cannot be read or placed end the connection, for
 	// tests of a server. Without it such a message is skipped: see the package
@@ -83,34 +159,74 @@ type Table struct {
 	Strict bool
 }
 
-// Channel is one kind of stream. Without Table.Channel a type belongs to one
-// channel only.
+// Channel is one kind of stream. In a table with neither Channel nor Stream a type
+// belongs to one channel only.
 type Channel struct {
-	// Name is the channel's name in topics. It has no '/', no '*' and at most 253
-	// bytes.
+	// Name is the channel's name in topics. It has no '/' and at most 253 bytes. A
+	// '*' stands for a parameter, which is a part of the topic: "kline_*" makes
+	// topics such as "kline_1m/BTCUSDT". A name without '*' takes precedence, then
+	// the earlier channel does.
 	Name string
 
-	// Request is the channel's name in requests. Defaults to Name.
+	// Request is the channel's name in messages. Defaults to Name. With a '*' the
+	// parameter is a part of it; without one, Param says where it is.
 	Request string
 
 	// Aliases are further names that the server gives the channel, for example in
 	// confirmations. Optional: Name and Request need not be repeated.
 	Aliases []string
 
-	// Types are the types of ordinary messages.
+	// Product is the path of the product in messages of this channel. Defaults to
+	// Table.Product.
+	Product string
+
+	// Param is the path of the parameter in a message, if Name has a '*' and the
+	// channel's name in messages has none, or does not show.
+	Param string
+
+	// Subscribe and Unsubscribe replace those of the table for this channel.
+	// Optional.
+	Subscribe, Unsubscribe Request
+
+	// Types are matches of ordinary messages. Empty means every message of the
+	// channel that is neither in Snapshots nor in Repeats, if Table.Channel or
+	// Table.Stream shows the channel.
 	Types []string
 
-	// Snapshots are the types of messages that hold the whole state.
+	// Snapshots are matches of messages that hold the whole state; "*" means every
+	// message.
 	Snapshots []string
 
-	// Repeats are the types of messages that repeat the last one. They are
+	// Repeats are matches of messages that repeat the last one. They are
 	// marked as Redelivered.
 	Repeats []string
 
-	// Number is the member that counts the messages of one product, in steps of
-	// one: a JSON number or a decimal string below 2^64, present in every
+	// Number is the path of the number that counts the messages of one product, in
+	// steps of one: a JSON number or a decimal string below 2^64, present in every
 	// message of the channel. Empty means that messages are not numbered.
 	Number string
+
+	// First, Count or Prev is for a channel whose numbers are not in steps of one. At
+	// most one of them may be set, and only with Number.
+	//
+	// First is the path of the first number that a message stands for; Number is
+	// then the last one.
+	First string
+
+	// Count is the path of how many numbers a message stands for, Number being the
+	// last of them. A message without it stands for one.
+	Count string
+
+	// Prev is the path of the number of the message before. Numbers may then skip
+	// and fall. A message whose Prev is absent, null, zero or negative begins a new chain: it
+	// comes with a Reset if the subscription had a position.
+	Prev string
+
+	// Cursor is the path of a value from which the stream can be resumed, for example
+	// a number that rises with holes: "$cursor" in a Subscribe is its last value. It
+	// proves nothing: a Reset follows a reconnect, unless the server repeats the last
+	// message. Excludes Number.
+	Cursor string
 
 	// Replay is how many messages before the last one the server may repeat
 	// after a subscribe. A number that is further back means that the feed has
@@ -119,56 +235,56 @@ type Channel struct {
 	Replay uint64
 }
 
-// Request is how topics are subscribed or unsubscribed: a JSON object of Fields
-// followed by the products and the channels. Several topics share a message
-// where the lists allow it.
+// Request is how topics are subscribed or unsubscribed.
 type Request struct {
-	// Fields are the constant members.
-	Fields []Field
+	// JSON is the message, with strings in it that stand for something else:
+	//
+	//	"$channel"  the channel's name in requests
+	//	"$product"  the product
+	//	"$stream"   both, joined as Table.StreamName says
+	//	"$param"    the channel's parameter; "#param" writes it without quotes
+	//	"#id"       a number that is new for each request; "$id" writes it in quotes
+	//	"$cursor"   the last Channel.Cursor, as a string; null if there is none
+	//
+	// A list of one element and "..." has that element for each topic of the request,
+	// or each channel or each product if the element names no more than that:
+	// {"op":"subscribe","args":["$stream","..."]}. A request without such a list is
+	// for one topic.
+	JSON string
 
-	// Channel is the member for one channel, a string; Channels is the member
-	// for a list of them. At most one may be set. A table with one channel may
-	// omit both.
-	Channel, Channels string
-
-	// Product is the member for one product, a string; Products is the member
-	// for a list of them. Exactly one must be set.
-	Product, Products string
-
-	// Max is the largest number of products in one message. Defaults to 100;
-	// with Product it is 1.
+	// Max is the largest number of products in one message. Defaults to 100.
 	Max int
 }
 
-// Field is a constant member of a request.
-type Field struct {
-	Name string
-	JSON string // the value as JSON text
-}
-
-// Confirm is the message that says what is subscribed.
+// Confirm is the message that says what is subscribed. It names the topics, or
+// repeats the request's id: see Table.ID.
 type Confirm struct {
-	// Type is the type of the confirmation. Empty means that the server sends
+	// Type is the match of the confirmation. Empty means that the server sends
 	// none.
 	Type string
 
-	// Ended is the type of a message of the same shape that confirms an
+	// Ended is the match of a message of the same shape that confirms an
 	// unsubscribe. Optional; excludes Complete. Set one of the two if the server
-	// can: without either, the end of a subscription is not seen, and a topic that
-	// is subscribed again on one connection starts late (see wire.Traits.ByKey).
+	// can, unless Table.ID shows which request is confirmed: without any, the end of
+	// a subscription is not seen, and a topic that is subscribed again on one
+	// connection starts late (see wire.Traits.ByKey).
 	Ended string
 
-	// List is the member that holds a list of entries. Optional: without it the
+	// List is the path of a list of entries. Optional: without it the
 	// message itself is the only entry.
 	List string
 
-	// Channel is the member of an entry that names one channel or a list of
+	// Channel is the path at which an entry names one channel or a list of
 	// them.
 	Channel string
 
-	// Products is the member of an entry that names one product or a list of
+	// Products is the path at which an entry names one product or a list of
 	// them.
 	Products string
+
+	// Streams is the path at which an entry names one stream or a list of them. It
+	// replaces Channel and Products.
+	Streams string
 
 	// Complete means that a confirmation lists everything that is subscribed, on
 	// the whole connection: a subscription that an earlier one listed and this one
@@ -177,20 +293,38 @@ type Confirm struct {
 }
 
 // ErrorMessage is how the server reports an error. An error that names a channel
-// and a product refuses or ends that subscription. Any other is reported; if a
+// and a product, or repeats the id of a request for one topic, refuses or ends that
+// subscription. Any other is reported; if a
 // request has no answer yet, it also means that a topic was refused, which the
 // client finds by asking in parts. So a table should have an Error if the server
 // reports refusals, with Channel and Product if they name the topic.
 type ErrorMessage struct {
-	// Type is the type of the message. Empty means that the server sends none.
+	// Type is the match of the message. Empty means that the server sends none.
 	Type string
 
-	// Text and Detail are the members that hold a text for people. Optional.
+	// Text and Detail are the paths of a text for people. Optional.
 	Text, Detail string
 
-	// Channel and Product are the members that name the subscription. Set both
+	// Channel and Product are the paths that name the subscription. Set both
 	// or neither.
 	Channel, Product string
+}
+
+// Login authenticates a connection. No request is sent before the server has accepted
+// it. An Error before that is final for the connection: the client asks for a new
+// credential once.
+type Login struct {
+	// Message returns the message that authenticates, for the client's token.
+	// challenge is the server's message that Challenge matches, nil without
+	// Challenge. The result must not be changed later. Message is called on the
+	// client's loop: it must not block. It must be safe for concurrent use.
+	Message func(token string, challenge []byte) ([]byte, error)
+
+	// Challenge is the match of a message to wait for before Message. Optional.
+	Challenge string
+
+	// Accepted is the match of the message by which the server accepts. Required.
+	Accepted string
 }
 
 // TableError says which field of a Table is wrong.

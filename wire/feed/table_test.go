@@ -13,8 +13,8 @@ import (
 func exchange() Table {
 	return Table{
 		Name:        "exchange",
-		Subscribe:   Request{Fields: []Field{{"op", `"sub"`}, {"depth", "10"}}, Channel: "ch", Products: "syms", Max: 2},
-		Unsubscribe: Request{Fields: []Field{{"op", `"unsub"`}}, Channel: "ch", Product: "sym"},
+		Subscribe:   Request{JSON: `{"op":"sub","depth":10,"syms":["$product","..."],"ch":"$channel"}`, Max: 2},
+		Unsubscribe: Request{JSON: `{"op":"unsub","sym":"$product","ch":"$channel"}`},
 		Type:        "kind",
 		Channel:     "ch",
 		Product:     "sym",
@@ -35,7 +35,7 @@ func exchange() Table {
 func bare() Table {
 	return Table{
 		Name:      "bare",
-		Subscribe: Request{Fields: []Field{{"get", "true"}}, Product: "what"},
+		Subscribe: Request{JSON: `{"get":true,"what":"$product"}`},
 		Type:      "t",
 		Product:   "p",
 		Channels:  []Channel{{Name: "all", Types: []string{"x"}}},
@@ -58,7 +58,7 @@ func TestNewNamesTheWrongField(t *testing.T) {
 	}{
 		{"Name", func(t *Table) { t.Name = "" }},
 		{"Name", func(t *Table) { t.Name = "Upper" }},
-		{"Type", func(t *Table) { t.Type = "" }},
+		{"Type", func(t *Table) { t.Type, t.Channel = "", "" }},
 		{"Product", func(t *Table) { t.Product = "" }},
 		{"Product", func(t *Table) { t.Product = t.Type }},
 		{"Channel", func(t *Table) { t.Channel = t.Type }},
@@ -66,7 +66,7 @@ func TestNewNamesTheWrongField(t *testing.T) {
 		{"Channels", func(t *Table) { t.Channels = nil }},
 		{"Channels[0].Name", func(t *Table) { t.Channels[0].Name = "" }},
 		{"Channels[0].Name", func(t *Table) { t.Channels[0].Name = "a/b" }},
-		{"Channels[0].Name", func(t *Table) { t.Channels[0].Name = "a*" }},
+		{"Channels[0].Name", func(t *Table) { t.Channels[0].Name = "a**" }},
 		{"Channels[0].Name", func(t *Table) { t.Channels[0].Name = strings.Repeat("a", 254) }},
 		{"Channels[1].Name", func(t *Table) { t.Channels[1].Name = "trades" }},
 		{"Channels[1].Name", func(t *Table) { t.Channels[0].Request = "book" }},
@@ -75,24 +75,32 @@ func TestNewNamesTheWrongField(t *testing.T) {
 		{"Channels[1].Aliases", func(t *Table) { t.Channels[1].Aliases = []string{"book"} }},
 		{"Channels[1].Aliases[0]", func(t *Table) { t.Channels[1].Aliases = []string{""} }},
 		{"Channels[0].Request", func(t *Table) { t.Channels[0].Request = "\xff" }},
-		{"Channels[0].Types", func(t *Table) { t.Channels[0] = Channel{Name: "trades"} }},
+		{"Channels[0].Types", func(t *Table) { *t = bare(); t.Channels[0].Types = nil }},
 		{"Channels[0].Types[0]", func(t *Table) { t.Channels[0].Types[0] = "" }},
 		{"Channels[0].Types[0]", func(t *Table) { t.Channels[0].Types[0] = "beat" }},
 		{"Channels[0].Snapshots[0]", func(t *Table) { t.Channels[0].Snapshots[0] = "update" }},
 		{"Channels[1].Types[0]", func(t *Table) { t.Channel, t.Confirm.Products = "", "p" }}, // both have "update"
 		{"Channels[0].Number", func(t *Table) { t.Channels[0].Number = "n" }},
 		{"Channels[1].Replay", func(t *Table) { t.Channels[1].Replay = 1 }},
-		{"Subscribe.Fields[0].Name", func(t *Table) { t.Subscribe.Fields[0].Name = "" }},
-		{"Subscribe.Fields[1].Name", func(t *Table) { t.Subscribe.Fields[1].Name = "op" }},
-		{"Subscribe.Fields[0].JSON", func(t *Table) { t.Subscribe.Fields[0].JSON = "sub" }},
-		{"Subscribe.Fields[0].JSON", func(t *Table) { t.Subscribe.Fields[0].JSON = "\"\xff\"" }},
-		{"Subscribe.Channel", func(t *Table) { t.Subscribe.Channel = "op" }},
-		{"Subscribe.Channel", func(t *Table) { t.Subscribe.Channels = "chs" }},
-		{"Subscribe.Channels", func(t *Table) { t.Subscribe.Channel = "" }},
-		{"Subscribe.Product", func(t *Table) { t.Subscribe.Product = "one" }},
-		{"Subscribe.Products", func(t *Table) { t.Subscribe.Products = "" }},
+		{"Subscribe.JSON", func(t *Table) { t.Subscribe.JSON = "" }},
+		{"Subscribe.JSON", func(t *Table) { t.Subscribe.JSON = `{"op":sub}` }},
+		{"Subscribe.JSON", func(t *Table) { t.Subscribe.JSON = "{\"op\":\"\xff\",\"s\":\"$product\",\"c\":\"$channel\"}" }},
+		{"Subscribe.JSON", func(t *Table) { t.Subscribe.JSON = `{"s":"$symbol","c":"$channel"}` }},
+		{"Subscribe.JSON", func(t *Table) { t.Subscribe.JSON = `{"s":"#product","c":"$channel"}` }},
+		{"Subscribe.JSON", func(t *Table) { t.Subscribe.JSON = `{"s":"$product"}` }},
+		{"Subscribe.JSON", func(t *Table) { t.Subscribe.JSON = `{"c":"$channel"}` }},
+		{"Subscribe.JSON", func(t *Table) { t.Subscribe.JSON = `{"s":"$stream"}` }},
+		{"Subscribe.JSON", func(t *Table) { t.Subscribe.JSON = `{"s":["..."],"p":"$product","c":"$channel"}` }},
+		{"Subscribe.JSON", func(t *Table) { t.Subscribe.JSON = `{"s":["$product","$channel","..."]}` }},
+		{"Subscribe.JSON", func(t *Table) { t.Subscribe.JSON = `{"s":["a","..."],"p":"$product","c":"$channel"}` }},
+		{"Subscribe.JSON", func(t *Table) { t.Subscribe.JSON = `{"s":[["$product","..."],"..."],"c":"$channel"}` }},
+		{"Subscribe.JSON", func(t *Table) { t.Subscribe.JSON = `{"s":["$product","..."],"p":"$product","c":"$channel"}` }},
+		{"Subscribe.JSON", func(t *Table) { t.Subscribe.JSON = `{"c":["$channel","..."],"p":"$product"}` }},
+		{"Subscribe.JSON", func(t *Table) { t.Subscribe.JSON = `{"a":[{"c":"$channel","p":"$product"},"..."],"c":"$channel"}` }},
+		{"Channels[0].Name", func(t *Table) { t.Subscribe.JSON = `{"c":"$channel","p":"$product","q":"$param"}` }},
+		{"ID", func(t *Table) { t.ID = "id" }},
 		{"Subscribe.Max", func(t *Table) { t.Subscribe.Max = -1 }},
-		{"Unsubscribe.Product", func(t *Table) { t.Unsubscribe.Product = "ch" }},
+		{"Unsubscribe.JSON", func(t *Table) { t.Unsubscribe.JSON = "{" }},
 		{"Confirm.Type", func(t *Table) { t.Confirm.Type = "" }},
 		{"Confirm.Type", func(t *Table) { t.Error.Type, t.Heartbeats = "", nil; t.Confirm.Type = ""; t.Error = ErrorMessage{} }},
 		{"Confirm.Channel", func(t *Table) { t.Confirm.Channel = "" }},
@@ -105,6 +113,53 @@ func TestNewNamesTheWrongField(t *testing.T) {
 		{"Heartbeats[0]", func(t *Table) { t.Heartbeats[0] = "fail" }},
 		{"Ignored[0]", func(t *Table) { t.Ignored[0] = "" }},
 		{"Ping", func(t *Table) { t.Ping = wire.PingOp }},
+		{"Ping", func(t *Table) { t.PingText = "ping" }}, // with wire.PingNone
+		{"Ping", func(t *Table) { t.Ping = 9 }},
+		{"PingText", func(t *Table) { t.Ping, t.PingText = wire.PingOp, "\xff" }},
+		{"Answer", func(t *Table) { t.Question = "ask" }},
+		{"Answer", func(t *Table) { t.Answer = "{}" }},
+		{"Answer", func(t *Table) { t.Question, t.Answer = "ask", `{"pong":"#n"` }},
+		{"Question", func(t *Table) { t.Question, t.Answer = "beat..x=1", "x" }},
+		{"Heartbeats[0]", func(t *Table) { t.Heartbeats[0] = "*" }},
+		{"Heartbeats[0]", func(t *Table) { t.Heartbeats[0] = "=" }},
+		{"GoAway", func(t *Table) { t.GoAway = "a..b=1" }},
+		{"Heartbeats[0]", func(t *Table) { t.GoAway = "kind=beat" }},
+		{"Subprotocols[1]", func(t *Table) { t.Subprotocols = []string{"v1", "v 2"} }},
+		{"Stream", func(t *Table) { t.Stream = "s" }},
+		{"Stream", func(t *Table) { t.Stream, t.Channel = "s", "" }},
+		{"StreamName", func(t *Table) { t.Stream, t.Channel, t.Product = "s", "", "" }},
+		{"StreamName", func(t *Table) { t.StreamName = "channelproduct" }},
+		{"StreamName", func(t *Table) { t.StreamName = "channel/x" }},
+		{"Product", func(t *Table) { t.Product = "sym[]" }},
+		{"Product", func(t *Table) { t.Entries, t.Product = "data", "data[0].sym" }},
+		{"Channel", func(t *Table) { t.Entries, t.Channel = "data", "data[].ch" }},
+		{"Entries", func(t *Table) { t.Entries = "." }},
+		{"Confirm.Channel", func(t *Table) { t.Confirm.Channel = "a[" }},
+		{"Confirm.Streams", func(t *Table) { t.Confirm.Streams = "s" }},
+		{"Confirm.Streams", func(t *Table) { t.Confirm = Confirm{Type: "ok", Streams: "s"} }},
+		{"Confirm.Complete", func(t *Table) {
+			t.Subscribe.JSON = `{"id":"#id","s":"$product","c":"$channel"}`
+			t.ID, t.Confirm = "id", Confirm{Type: "ok", Complete: true}
+		}},
+		{"Error.Text", func(t *Table) { t.Error.Text = "why." }},
+		{"Login.Message", func(t *Table) { t.Login.Accepted = "hi" }},
+		{"Login.Accepted", func(t *Table) { t.Login.Message = func(string, []byte) ([]byte, error) { return nil, nil } }},
+		{"Channels[0].Product", func(t *Table) {
+			t.Channel, t.Product, t.Stream, t.StreamName, t.Channels[0].Product = "", "", "s", "channel.product", "p"
+		}},
+		{"Channels[0].Param", func(t *Table) { t.Channels[0].Param = "p" }},
+		{"Channels[0].Param", func(t *Table) { t.Channels[0].Name, t.Channels[0].Request = "t-*", "t" }},
+		{"Channels[0].Param", func(t *Table) { t.Channels[0].Name, t.Channels[0].Param = "t-*", "p" }},
+		{"Channels[0].Request", func(t *Table) { t.Channels[0].Request = "t-*" }},
+		{"Channels[0].Request", func(t *Table) { t.Channels[0].Name, t.Channels[0].Request, t.Channels[0].Param = "t-*", "t", "p" }},
+		{"Channels[0].First", func(t *Table) { t.Channels[0].Number, t.Channels[0].Replay, t.Channels[0].First = "", 0, "f" }},
+		{"Channels[0].Prev", func(t *Table) { t.Channels[0].Count, t.Channels[0].Prev = "c", "p" }},
+		{"Channels[0].Replay", func(t *Table) { t.Channels[0].Prev = "p" }},
+		{"Channels[0].Cursor", func(t *Table) { t.Channels[0].Cursor = "c" }},
+		{"Channels[0].Snapshots[0]", func(t *Table) { *t = bare(); t.Channels[0].Snapshots = []string{"*"} }},
+		{"Channels[0].Subscribe", func(t *Table) { t.Channels[0].Subscribe.Max = -1 }},
+		{"Channels[0].Subscribe.JSON", func(t *Table) { t.Channels[0].Subscribe.JSON = "x" }},
+		{"Channels[0].Unsubscribe", func(t *Table) { t.Unsubscribe, t.Channels[0].Unsubscribe = Request{}, t.Subscribe }},
 	} {
 		table := exchange()
 		test.change(&table)
@@ -123,7 +178,7 @@ func TestNewNamesTheWrongField(t *testing.T) {
 func TestNewKeepsNothingOfTheTable(t *testing.T) {
 	table := exchange()
 	d := mustNew(t, table)
-	table.Channels[0].Name, table.Subscribe.Fields[0].JSON, table.Heartbeats[0] = "x", "0", "y"
+	table.Channels[0].Name, table.Subscribe.JSON, table.Heartbeats[0] = "x", "0", "y"
 	if err := d.CheckTopic(wire.UseSubscribe, "trades/A"); err != nil {
 		t.Error(err)
 	}

@@ -1,0 +1,68 @@
+package feed
+
+// binance is what the markets of Binance have in common: the combined streams of
+// /stream.
+func binance(name string, channels ...Channel) Table {
+	request := func(method string) Request {
+		return Request{JSON: `{"method":"` + method + `","params":["$stream","..."],"id":"#id"}`}
+	}
+	return Table{
+		Name:        name,
+		Subscribe:   request("SUBSCRIBE"),
+		Unsubscribe: request("UNSUBSCRIBE"),
+		ID:          "id",
+		Type:        "data.e",
+		Stream:      "stream",
+		StreamName:  "product@channel",
+		LowerCase:   true,
+		Channels:    channels,
+		Confirm:     Confirm{Type: "result=*"},
+		Error:       ErrorMessage{Type: "code=*", Text: "msg"},
+		GoAway:      "serverShutdown",
+	}
+}
+
+// binanceStreams are the channels that have the same form in all markets.
+func binanceStreams() []Channel {
+	return []Channel{
+		{Name: "trade", Number: "data.t"},
+		{Name: "aggTrade", Number: "data.a"},
+		{Name: "bookTicker"},
+		{Name: "kline_*"},
+	}
+}
+
+// Binance returns the table of Binance's spot market data in combined streams
+// (wss://stream.binance.com:9443/stream). The channels are "trade" and "aggTrade"
+// (numbered), "depth" and "depth@*" (changes with numbers from U to u; the snapshot is
+// to be had over HTTP), "depth*" (whole books, without numbers), "bookTicker"
+// and "kline_*". * is the server's parameter, as in
+// "depth@100ms/BTCUSDT", "depth5/BTCUSDT" and "kline_1m/BTCUSDT". Products are in upper
+// case.
+//
+// The table was made from recorded and documented messages. It was not tried against
+// the venue.
+func Binance() Table {
+	return binance("binance", append(binanceStreams(),
+		Channel{Name: "depth", Number: "data.u", First: "data.U"},
+		Channel{Name: "depth@*", Number: "data.u", First: "data.U"},
+		Channel{Name: "depth*", Snapshots: []string{"*"}},
+	)...)
+}
+
+// BinanceFutures returns the table of Binance's futures market data in combined
+// streams (wss://fstream.binance.com/stream). The channels are those of Binance and
+// "markPrice" and "markPrice@*". In "depth" and "depth@*" each message names the last
+// number of the one before it (pu).
+//
+// The table was made from recorded and documented messages. It was not tried against
+// the venue.
+func BinanceFutures() Table {
+	return binance("binance-futures", append(binanceStreams(),
+		Channel{Name: "depth", Number: "data.u", Prev: "data.pu"},
+		Channel{Name: "depth@*", Number: "data.u", Prev: "data.pu"},
+		Channel{Name: "depth*", Snapshots: []string{"*"}},
+		Channel{Name: "markPrice"},
+		Channel{Name: "markPrice@*"},
+	)...)
+}

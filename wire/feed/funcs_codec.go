@@ -1,0 +1,309 @@
+package feed
+
+import (
+	"errors"
+	"strings"
+	"unicode/utf8"
+
+	"github.com/limpet-go/limpet/wire"
+)
+
+// funcs is the dialect of Funcs. It is immutable.
+type funcs struct{ Funcs }
+
+func (d *funcs) Name() string { return d.Funcs.Name }
+
+func (d *funcs) Traits() wire.Traits {
+	t := wire.Traits{
+		Publish:     d.Publish != nil,
+		Acks:        d.Acks,
+		Resume:      d.Resume,
+		Unsubscribe: d.Unsubscribe != nil,
+		Greeting:    d.Greeting,
+		Confirms:    d.Confirms,
+		ConfirmsEnd: d.ConfirmsEnd,
+	}
+	if d.Ping != nil {
+		t.Ping = wire.PingOp
+	}
+	return t
+}
+
+func (d *funcs) CheckTopic(use wire.Use, topic string) error {
+	if use == wire.UsePublish && d.Publish == nil {
+		return ErrPublish
+	}
+	if use == wire.UseSubscribe && d.Subscribe == nil {
+		return errOp
+	}
+	if err := checkName(topic); err != nil {
+		return &TopicError{Topic: topic[:min(len(topic), maxTopic)], Problem: err.Error()}
+	}
+	if d.Check != nil {
+		return d.Check(use, topic)
+	}
+	return nil
+}
+
+func (d *funcs) Attempt(a *wire.Attempt) error {
+	a.Subprotocols = append(a.Subprotocols, d.Subprotocols...)
+	a.Dial = true
+	return nil
+}
+
+func (d *funcs) Verdict(wire.Failure) wire.Verdict { return wire.Verdict{} }
+
+func (d *funcs) Open(r wire.Resume) (wire.Codec, error) {
+	return &funcsCodec{funcs: d, token: r.Token, pending: wire.NewLedger[uint64, pendingRequest](maxPending)}, nil
+}
+
+// The kinds of an id, which is a number times 4 and its kind, as in wire.Op.Cmd.
+const (
+	idKinds       = 4
+	idSubscribe   = 1
+	idUnsubscribe = 2
+	idPublish     = 3
+)
+
+// funcsCodec is the state of one connection. Encode uses the first group, Decode the
+// second, both use pending.
+type funcsCodec struct {
+	*funcs
+	pending *wire.Ledger[uint64, pendingRequest]
+
+	token string
+	asks  uint64
+
+	welcomed bool
+}
+
+func (c *funcsCodec) Start(out *wire.Frames) error {
+	if c.Hello == nil {
+		return nil
+	}
+	return c.send(out)(c.Hello(c.token))
+}
+
+// send appends what a function returned.
+func (c *funcsCodec) send(out *wire.Frames) func([]byte, error) error {
+	return func(text []byte, err error) error {
+		switch {
+		case err != nil:
+			return err
+		case c.Binary:
+			out.Append(wire.Binary, append([]byte(nil), text...))
+		case !utf8.Valid(text):
+			return errNotUTF8
+		default:
+			out.Append(wire.Text, append([]byte(nil), text...))
+		}
+		return nil
+	}
+}
+
+func (c *funcsCodec) Encode(ops []wire.Op, out *wire.Frames) error {
+	for i := range ops {
+		err := c.encode(&ops[i], out)
+		if full := (*wire.LedgerError)(nil); errors.As(err, &full) {
+			return err // it ends the connection: the server owes too many answers
+		}
+		if err != nil {
+			return &wire.OpError{Index: i, Err: err}
+		}
+	}
+	return nil
+}
+
+func (c *funcsCodec) encode(op *wire.Op, out *wire.Frames) error {
+	switch op.Kind {
+	case wire.OpSubscribe:
+		ask := Ask{Topic: op.Topic}
+		if s := op.Subscribe; s != nil {
+			ask.Topic, ask.Token = s.Topic, s.Token
+			if c.Resume {
+				ask.From, ask.After = s.From, s.Position
+			}
+		}
+		return c.ask(c.Subscribe, ask, idSubscribe, out)
+	case wire.OpUnsubscribe:
+		topic := op.Name
+		if topic == "" {
+			topic = op.Topic
+		}
+		return c.ask(c.Unsubscribe, Ask{Topic: topic}, idUnsubscribe, out)
+	case wire.OpPublish:
+		switch {
+		case c.Publish == nil:
+			return ErrPublish
+		case op.Message == nil:
+			return errOp
+		case op.Message.Void:
+			return nil // it has its outcome already
+		}
+		return c.send(out)(c.Publish(op.Cmd, *op.Message))
+	case wire.OpPing:
+		if c.Ping != nil {
+			return c.send(out)(c.Ping())
+		}
+	case wire.OpPong:
+		if c.Pong == nil {
+			return nil
+		}
+		return c.send(out)(c.Pong(op.N))
+	case wire.OpAuth, wire.OpBye:
+		return nil
+	}
+	return errOp
+}
+
+// ask appends a request with a new id.
+func (c *funcsCodec) ask(request func(Ask) ([]byte, error), ask Ask, kind uint64, out *wire.Frames) error {
+	if request == nil {
+		return errOp
+	}
+	c.asks++
+	ask.ID = c.asks*idKinds + kind
+	if err := c.pending.Put(ask.ID, pendingRequest{[]string{ask.Topic}, kind == idUnsubscribe}); err != nil {
+		return err
+	}
+	err := c.send(out)(request(ask))
+	if err != nil {
+		c.pending.Take(ask.ID)
+	}
+	return err
+}
+
+// errRead is the one text for what Read refuses: its own may quote the message.
+var errRead = &wire.CodeError{Code: 1007, Reason: "a message that Funcs.Read refuses"}
+
+func (c *funcsCodec) Decode(f wire.Frame, out *wire.Events) error {
+	from := len(out.List)
+	var fault error
+	err := c.Read(f.Data, func(it Item) {
+		if e := c.say(&it, f.Data, out); e != nil {
+			fault = e
+		}
+	})
+	if err == nil {
+		err = fault
+	}
+	if err == nil {
+		return nil
+	}
+	var ce *wire.CodeError
+	if errors.As(err, &ce) && ce != errRead {
+		return ce
+	}
+	out.List = out.List[:from]
+	e := out.Append(wire.EventMalformed)
+	e.Reason, e.Count = errRead.Reason, 1
+	return nil
+}
+
+// say appends the events of one item.
+func (c *funcsCodec) say(it *Item, data []byte, out *wire.Events) error {
+	switch it.Kind {
+	case Data, Snapshot, Repeat:
+		return c.message(it, data, out)
+	case Answered, Refused:
+		c.answer(it, out)
+	case Ended:
+		out.Append(wire.EventUnsubscribed).Name = it.Topic
+	case Welcome:
+		if c.Greeting && !c.welcomed {
+			c.welcomed = true
+			out.Append(wire.EventReady).Ready = &wire.Ready{}
+		}
+	case Question:
+		out.Append(wire.EventPing).N = it.N
+	case Notice:
+		out.Append(wire.EventError).Reason = reasonOf(it)
+	case GoAway:
+		out.Append(wire.EventGoAway).Reason = reasonOf(it)
+	case Alive:
+	default:
+		return errRead
+	}
+	return nil
+}
+
+func reasonOf(it *Item) string {
+	if it.Reason == "" {
+		return "the server gives no reason"
+	}
+	return shorten(strings.ToValidUTF8(it.Reason, "?"))
+}
+
+// message appends a message.
+func (c *funcsCodec) message(it *Item, data []byte, out *wire.Events) error {
+	if c.CheckTopic(wire.UseSubscribe, it.Topic) != nil || it.Prev > it.Number {
+		return errRead
+	}
+	e := out.Append(wire.EventData)
+	e.Name = it.Topic
+	payload := it.Payload
+	if payload == nil {
+		payload = data
+	}
+	e.Message = wire.Message{
+		Topic: it.Topic, Payload: append([]byte(nil), payload...), Type: it.Type,
+		Snapshot: it.Kind == Snapshot, SnapshotEnd: it.Kind == Snapshot, Redelivered: it.Kind == Repeat,
+	}
+	if c.Numbered && it.Number > 0 {
+		e.Numbered, e.Position.Offset, e.Prev = true, it.Number, it.Prev
+		if it.Prev == 0 {
+			e.Prev = prev(it.Number)
+		}
+	}
+	return nil
+}
+
+// answer appends the answer to a request or to a published message.
+func (c *funcsCodec) answer(it *Item, out *wire.Events) {
+	refused := it.Kind == Refused
+	topic, end := it.Topic, false
+	if it.ID%idKinds == idPublish {
+		if c.Publish != nil && c.Acks {
+			c.acknowledge(it, out)
+		}
+		return
+	}
+	if it.ID != 0 {
+		p, ok := c.pending.Take(it.ID)
+		if !ok {
+			if refused {
+				out.Append(wire.EventError).Reason = reasonOf(it) // it refuses nothing that is known
+			}
+			return
+		}
+		topic, end = p.topics[0], p.end
+	}
+	switch {
+	case refused && end:
+		out.Append(wire.EventError).Reason = reasonOf(it)
+	case refused && topic == "":
+		e := out.Append(wire.EventError)
+		e.Code, e.Reason = codeBadRequest, reasonOf(it)
+	case refused:
+		e := out.Append(wire.EventUnsubscribed)
+		e.Name, e.Code, e.Reason = topic, codeBadRequest, reasonOf(it)
+	case topic == "":
+	case end:
+		out.Append(wire.EventUnsubscribed).Name = topic
+	default:
+		e := out.Append(wire.EventSubscribed)
+		e.Name = topic
+		if c.Numbered {
+			e.Continuity = wire.ContinuityByNumber
+		}
+	}
+}
+
+// acknowledge appends the answer to a published message.
+func (c *funcsCodec) acknowledge(it *Item, out *wire.Events) {
+	ack := &wire.Ack{Cmd: it.ID}
+	if it.Kind == Refused {
+		ack = &wire.Ack{Rejects: []wire.Reject{{Seq: it.ID / idKinds, Code: codeBadRequest, Reason: reasonOf(it)}}}
+	}
+	out.Append(wire.EventAck).Ack = ack
+}

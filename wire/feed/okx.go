@@ -1,0 +1,40 @@
+package feed
+
+// OKX returns the table of OKX's public data in version 5
+// (wss://ws.okx.com:8443/ws/v5/public), with the channels "trades" (numbered: tradeId
+// is the last of count trades), "books" (a snapshot, then changes that name the number
+// before them), "bbo-tbt" (the best level, whole), "tickers", and "candle*", where *
+// is the interval: "candle1m/BTC-USDT". A payload is one entry of data.
+//
+// The server closes a connection after 30 seconds without a message: leave
+// Options.Heartbeat.Interval at its default of 20 seconds, or lower it.
+//
+// The table was made from recorded and documented messages. It was not tried against
+// the venue.
+func OKX() Table {
+	request := func(op string) Request {
+		return Request{JSON: `{"op":"` + op + `","args":[{"channel":"$channel","instId":"$product"},"..."]}`}
+	}
+	return Table{
+		Name:        "okx",
+		Subscribe:   request("subscribe"),
+		Unsubscribe: request("unsubscribe"),
+		Type:        "action",
+		Channel:     "arg.channel",
+		Product:     "arg.instId",
+		Entries:     "data",
+		Channels: []Channel{
+			{Name: "trades", Number: "data[].tradeId", Count: "data[].count"},
+			{Name: "books", Number: "data[].seqId", Prev: "data[].prevSeqId", Snapshots: []string{"snapshot"}},
+			{Name: "bbo-tbt", Snapshots: []string{"*"}},
+			{Name: "tickers"},
+			{Name: "candle*"},
+		},
+		Confirm:    Confirm{Type: "event=subscribe", Ended: "event=unsubscribe", Channel: "arg.channel", Products: "arg.instId"},
+		Error:      ErrorMessage{Type: "event=error", Text: "msg"},
+		Heartbeats: []string{"=pong"},
+		Ignored:    []string{"event=channel-conn-count"},
+		GoAway:     "event=notice",
+		PingText:   "ping",
+	}
+}
