@@ -138,6 +138,19 @@ func (c *Client) Receipts() iter.Seq[*Receipt] {
 	}
 }
 
+// listPending replies with the receipts that have no outcome.
+type listPending struct{ reply chan []*Receipt }
+
+func (e listPending) apply(l *loop) {
+	var rs []*Receipt
+	for _, r := range l.window.slots.All() {
+		if r.decided == Pending {
+			rs = append(rs, r)
+		}
+	}
+	e.reply <- rs
+}
+
 // Flush blocks until every message published before the call has an outcome. If
 // ctx ends first it returns ctx's error. It waits for any outcome, not for
 // success: the receipts say which it was. When the client ends, every message
