@@ -245,7 +245,7 @@ func (d *doneCalls) next() *Receipt {
 
 func (d *doneCalls) call(r *Receipt) {
 	done, returned := r.details.done, false
-	r.details.done = nil
+	r.details.done = nil // the receipt may be kept for long
 	defer func() {
 		var err error
 		if p := recover(); p != nil {

@@ -405,9 +405,5 @@ func (q *queue) removeMerge(src *mergeSource) {
 		return
 	}
 	list := slices.DeleteFunc(slices.Clone(*old), func(other *mergeSource) bool { return other == src })
-	if len(list) == 0 {
-		q.merges.Store(nil)
-		return
-	}
 	q.merges.Store(&list)
 }

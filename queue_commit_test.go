@@ -139,19 +139,33 @@ func TestMergeLeavesNothing(t *testing.T) {
 		}
 		return n
 	}
+	bodies := func(want int) {
+		t.Helper()
+		n := 0
+		for _, s := range subs {
+			n += s.queue.bodies
+		}
+		if n != want {
+			t.Errorf("%d loop bodies count as at work; want %d", n, want)
+		}
+	}
 	offerAll(t, subs[0].queue, subscribedAt(0), dataAt(1, 0), dataAt(2, 1))
+	offerAll(t, subs[1].queue, subscribedAt(0), dataAt(1, 0))
 	subs[2].queue.finish(nil, false)
 	offerAll(t, subs[0].queue, dataAt(3, 2))
 	turns := 0
 	for range Merge(t.Context(), subs...) {
-		if turns++; turns == 2 {
+		if turns++; turns == 3 {
+			bodies(1)
 			if got := kept(); got != 2 {
 				t.Errorf("after the end of one of three: %d parts", got)
 			}
 			break
 		}
-		for range Merge(t.Context(), subs...) {
-			if got := kept(); got != 6 {
+		bodies(1)
+		for range Merge(t.Context(), subs[:2-turns]...) { // in the first turn only
+			bodies(2)
+			if got := kept(); got != 4 {
 				t.Errorf("two iterations have %d parts", got)
 			}
 			break
@@ -160,6 +174,13 @@ func TestMergeLeavesNothing(t *testing.T) {
 	if got := kept(); got != 0 {
 		t.Errorf("%d parts are left after break", got)
 	}
+	bodies(0)
+	offerAll(t, subs[0].queue, dataAt(4, 3), dataAt(5, 4))
+	subs[0].queue.finish(nil, false)
+	for range Merge(t.Context(), subs[0]) {
+		bodies(1)
+	}
+	bodies(0)
 	ctx, cancel := context.WithCancel(t.Context())
 	go subs[1].queue.discard(nil)
 	for _, err := range Merge(ctx, subs[1], subs[2]) {

@@ -228,14 +228,10 @@ func (q *queue) leaveBody(processed processedRun) {
 	q.mu.Lock()
 	acked := q.reported(q.tracker.acknowledge(processed))
 	q.bodies--
-	room := processed.last != nil && q.roomToReport()
 	q.watchStandstill()
 	drained := q.drainToReport()
 	q.mu.Unlock()
 	q.reportProcessed(acked)
-	if room {
-		q.owner.roomAvailable()
-	}
 	if drained {
 		q.owner.streamDrained()
 	}

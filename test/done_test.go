@@ -23,12 +23,13 @@ import (
 type calls struct {
 	mu    sync.Mutex
 	lines []string
+	last  time.Time
 }
 
 func (c *calls) add(r *limpet.Receipt, payload string) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	c.lines = append(c.lines, payload+" "+r.Outcome().String())
+	c.lines, c.last = append(c.lines, payload+" "+r.Outcome().String()), time.Now()
 }
 
 // take returns the calls since the last take.
@@ -163,13 +164,13 @@ func TestDoneIsCalledBeforeTheEnd(t *testing.T) {
 		end  func(*limpet.Client, *limpettest.Server)
 		want string
 	}{
-		{"Close", func(c *limpet.Client, _ *limpettest.Server) { c.Close() }, "sent unknown, waits unsent"},
+		{"Close", func(c *limpet.Client, _ *limpettest.Server) { c.Close() }, "sent unknown, waits unsent, waits unsent, waits unsent, waits unsent"},
 		{"Shutdown", func(c *limpet.Client, _ *limpettest.Server) {
 			ctx, cancel := context.WithTimeout(context.Background(), time.Second)
 			defer cancel()
 			c.Shutdown(ctx)
-		}, "sent unknown, waits unsent"},
-		{"permanent failure", func(*limpet.Client, *limpettest.Server) {}, "sent unknown, waits unsent"},
+		}, "sent unknown, waits unsent, waits unsent, waits unsent, waits unsent"},
+		{"permanent failure", func(*limpet.Client, *limpettest.Server) {}, "sent unknown, waits unsent, waits unsent, waits unsent, waits unsent"},
 	} {
 		t.Run(tc.name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
@@ -192,21 +193,26 @@ func TestDoneIsCalledBeforeTheEnd(t *testing.T) {
 				if _, err := c.WaitState(t.Context(), func(s limpet.State) bool { return s.Phase == limpet.Waiting }); err != nil {
 					t.Fatal(err)
 				}
-				slow("waits")
+				for range 4 {
+					slow("waits") // together they take longer than one call may
+				}
 				tc.end(c, srv)
 				<-c.Done()
 				got.mu.Lock()
-				text := strings.Join(got.lines, ", ")
+				text, last := strings.Join(got.lines, ", "), got.last
 				got.mu.Unlock()
 				if text != tc.want {
 					t.Errorf("called before the end: %q; want %q", text, tc.want)
+				}
+				if late := time.Since(last); late != 0 {
+					t.Errorf("the end came %v after the last call", late)
 				}
 			})
 		})
 	}
 }
 
-// A call that does not return delays the end of the client for ten seconds, which is
+// After a slow call, one that does not return delays the end of the client for ten seconds, which is
 // reported, and nothing else.
 func TestDoneThatHangs(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
@@ -218,7 +224,14 @@ func TestDoneThatHangs(t *testing.T) {
 			}
 		})})
 		release := make(chan struct{})
-		o := &limpet.PublishOptions{Done: func(*limpet.Receipt) { <-release }}
+		called := 0
+		o := &limpet.PublishOptions{Done: func(*limpet.Receipt) {
+			if called++; called == 1 {
+				time.Sleep(3 * time.Second)
+				return
+			}
+			<-release
+		}}
 		for range 3 {
 			if _, err := c.Send(t.Context(), "a", nil, o); err != nil {
 				t.Fatal(err) // a call that hangs delays no outcome
@@ -232,7 +245,7 @@ func TestDoneThatHangs(t *testing.T) {
 			close(release)
 			t.Fatal("a call of Done holds up the end")
 		}
-		if took := time.Since(began); took != 10*time.Second {
+		if took := time.Since(began); took != 13*time.Second {
 			t.Errorf("Done closed after %v", took)
 		}
 		synctest.Wait()
