@@ -300,3 +300,20 @@ func TestMergedLossHasTheFirstTime(t *testing.T) {
 		t.Errorf("%v, %v", ms, err)
 	}
 }
+
+// A source that becomes ready again before its turn has one turn, at its first place.
+func TestTurnsAreGivenOnce(t *testing.T) {
+	m := &merge{wake: make(chan struct{}, 1), sources: make([]mergeSource, 3)}
+	for _, i := range []int{2, 0, 2, 1, 2, 0} {
+		m.sources[i].merge = m
+		m.sources[i].becomeReady()
+	}
+	for _, i := range []int{2, 0, 1} {
+		if got := m.takeTurn(); got != &m.sources[i] {
+			t.Fatalf("a turn out of place; want source %d", i)
+		}
+	}
+	if m.takeTurn() != nil {
+		t.Error("a fourth turn")
+	}
+}

@@ -19,6 +19,28 @@ var ofConsume = []mutation{
 		test:    "-run ^TestMergeIsFair$ ./test",
 	},
 	{
+		name:    "consume: each message gives a turn",
+		file:    "message.go",
+		search:  "\tif s.ready.Swap(true) {\n\t\treturn\n\t}\n",
+		replace: "\ts.ready.Store(true)\n",
+		test:    "-run ^TestTurnsAreGivenOnce$ .",
+	},
+	{
+		name:    "consume: a body that has finished counts as at work",
+		file:    "message.go",
+		search:  "\t\t\tprocessed.inBody = true\n",
+		replace: "",
+		test:    "-run ^TestMergeLeavesNothing$ .",
+		says:    "loop bodies",
+	},
+	{
+		name:    "consume: all calls of Done together have ten seconds",
+		file:    "ack.go",
+		search:  "\td.began = time.Now()\n",
+		replace: "",
+		test:    "-run ^TestDoneIsCalledBeforeTheEnd$ ./test",
+	},
+	{
 		name:    "consume: a queue wakes no merge",
 		file:    "queue_take.go",
 		search:  "\t\t\tsrc.becomeReady()\n",
