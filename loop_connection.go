@@ -427,10 +427,13 @@ func (l *loop) leaveInTime(k *link) {
 
 // release tells the server that nothing will process the message at p. A server that
 // would only send it here again, because the subscription goes on, gets an
-// acknowledgement, like one that takes nothing back.
+// acknowledgement, like one that takes nothing back, once the subscription is closed.
 func (k *link) release(s *Subscription, p Position) {
 	op := wire.Op{Kind: wire.OpRelease, Key: s.key, Name: s.wireName, Position: p}
-	if closed := s.state.Load().Phase == SubEnded; !k.traits.Release || closed && !k.traits.Unsubscribe {
+	switch closed := s.state.Load().Phase == SubEnded; {
+	case !closed && !k.traits.Release:
+		return // a Nack: it stays unacknowledged
+	case closed && !(k.traits.Release && k.traits.Unsubscribe):
 		op.Kind = wire.OpAck
 	}
 	k.ops = append(k.ops, op)

@@ -410,11 +410,8 @@ func (e sendProcessed) apply(l *loop) {
 		return
 	}
 	k := l.link
-	switch closed := s.state.Load().Phase == SubEnded; {
-	case e.released && (closed || k.traits.Release):
+	if e.released {
 		k.release(s, e.position)
-		return
-	case e.released: // by Nack: it stays unacknowledged
 		return
 	}
 	switch k.traits.Processed {

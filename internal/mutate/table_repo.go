@@ -81,4 +81,11 @@ var ofRepo = []mutation{
 		replace: "case unbuiltPackage:\n\t\treturn red,",
 		test:    "-run ^TestClassify$ ./internal/mutate",
 	},
+	{
+		name:    "docs: code that no test runs",
+		file:    "docs/your-server.md",
+		search:  "UNSUB \"+op.Topic",
+		replace: "UNSUBSCRIBE \"+op.Topic",
+		test:    "-run ^TestDocsShowTestedCode$ ./internal/repo",
+	},
 }

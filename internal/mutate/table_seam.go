@@ -195,8 +195,8 @@ var ofSeam = []mutation{
 	{
 		name:    "seam: what comes again and again is released",
 		file:    "loop_connection.go",
-		search:  " || closed && !k.traits.Unsubscribe {",
-		replace: " || closed && false {",
+		search:  "case closed && !(k.traits.Release && k.traits.Unsubscribe):",
+		replace: "case closed && !k.traits.Release:",
 		test:    "-timeout=10s -run ^TestWhatComesAfterCloseStarvesNothing$ ./test",
 	},
 	{

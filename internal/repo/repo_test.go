@@ -277,3 +277,43 @@ func TestX(t *testing.T) { h{}.wait() }`, 1},
 		t.Errorf("renamed import: %q", found)
 	}
 }
+
+// Code that a document shows is code that is tested: it stands in the file that the line
+// before it names, apart from indentation.
+func TestDocsShowTestedCode(t *testing.T) {
+	names, err := filepath.Glob("../../docs/*.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	shown := 0
+	for _, name := range names {
+		text, err := os.ReadFile(name)
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, part := range strings.Split(string(text), "<!-- from ")[1:] {
+			file, rest, _ := strings.Cut(part, " -->\n```go\n")
+			code, _, ended := strings.Cut(rest, "\n```\n")
+			source, err := os.ReadFile("../../" + file)
+			if err != nil || !ended {
+				t.Errorf("%s: no code from %s: %v", name, file, err)
+				continue
+			}
+			if !strings.Contains(withoutIndent(string(source)), withoutIndent(code)) {
+				t.Errorf("%s shows code that is not in %s", name, file)
+			}
+			shown++
+		}
+	}
+	if shown < 4 {
+		t.Errorf("%d pieces of code, want at least 4", shown)
+	}
+}
+
+func withoutIndent(text string) string {
+	lines := strings.Split(text, "\n")
+	for i := range lines {
+		lines[i] = strings.TrimSpace(lines[i])
+	}
+	return strings.Join(lines, "\n")
+}
