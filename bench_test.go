@@ -53,7 +53,7 @@ func pipeline(b *testing.B, enc native.Encoding, per int) {
 	s.queue = newQueue("bench", &o, wire.Traits{Holes: wire.HolesFault}, testOwner{})
 	s.queue.startConnection(1)
 	decode(native.Frame{Type: native.TypeSubOK, SubOK: &native.SubOK{Ch: 1, Epoch: "e"}})
-	s.queue.offer(1, events.List)
+	s.queue.offer(1, events.List, &benchRead)
 	start := s.queue.receiver
 	payload := []byte(`{"id":"0123456789","px":101.25,"qty":3,"side":"buy","seq":1234567}`)[:64]
 	// The same hundred frames over and over: the receiver starts again.
@@ -79,7 +79,7 @@ func pipeline(b *testing.B, enc native.Encoding, per int) {
 		if err := codec.Decode(wire.Frame{Type: typ, Data: data[i%laps]}, &events); err != nil {
 			b.Fatal(err)
 		}
-		if _, err := s.queue.offer(1, events.List); err != nil {
+		if _, err := s.queue.offer(1, events.List, &benchRead); err != nil {
 			b.Fatal(err)
 		}
 		s.queue.grant()
@@ -161,13 +161,16 @@ func uplink(b *testing.B, publish func(*Client) (int, error)) {
 // the scheduler.
 const benchBlock = 64
 
+// benchRead is when everything was read from the socket.
+var benchRead = time.Now()
+
 func benchSubscription() (*Subscription, []wire.Event) {
 	s := &Subscription{c: make(chan Message), client: &Client{}}
 	o := &SubscribeOptions{Delivery: Delivery{Buffer: 4096, Bytes: 1 << 30, Overflow: DropOldest}}
 	s.queue = newQueue("bench", o, native.New(nil).Traits(), testOwner{})
 	s.queue.startConnection(1)
 	confirm := wire.Event{Kind: wire.EventSubscribed, Continuity: wire.ContinuityProved, Position: Position{Epoch: "e"}}
-	if _, err := s.queue.offer(1, []wire.Event{confirm}); err != nil {
+	if _, err := s.queue.offer(1, []wire.Event{confirm}, &benchRead); err != nil {
 		panic(err)
 	}
 	events := make([]wire.Event, benchBlock)
@@ -192,7 +195,7 @@ func (f *benchFeed) offer(b testing.TB) {
 		ev.Position.Offset = f.offset
 	}
 	for events := f.events; len(events) > 0; events = events[f.together:] {
-		if _, err := f.s.queue.offer(1, events[:f.together]); err != nil {
+		if _, err := f.s.queue.offer(1, events[:f.together], &benchRead); err != nil {
 			b.Fatal(err)
 		}
 	}
@@ -353,6 +356,46 @@ func benchYardsticks(b *testing.B) {
 	})
 }
 
+// BenchmarkMerge takes messages from several subscriptions in one loop. One operation is
+// one message. Either each subscription has one in turn, or all are of one.
+func BenchmarkMerge(b *testing.B) {
+	for _, n := range []int{1, 10, 1000} {
+		b.Run(strconv.Itoa(n)+" in turn", func(b *testing.B) { benchMerge(b, n, n) })
+		b.Run("1 of "+strconv.Itoa(n), func(b *testing.B) { benchMerge(b, n, 1) })
+	}
+}
+
+func benchMerge(b *testing.B, n, busy int) {
+	feeds := make([]benchFeed, n)
+	subs := make([]*Subscription, n)
+	for i := range feeds {
+		s, events := benchSubscription()
+		subs[i], feeds[i] = s, benchFeed{s: s, events: events[:1], together: 1}
+	}
+	waiting, next := 0, 0
+	offer := func() { // as many as one read may hold
+		for ; waiting < benchBlock; waiting++ {
+			feeds[next].offer(b)
+			next = (next + 1) % busy
+		}
+	}
+	offer()
+	b.ReportAllocs()
+	b.ResetTimer()
+	done := 0
+	for _, err := range Merge(context.Background(), subs...) {
+		if err != nil {
+			b.Fatal(err)
+		}
+		if done++; done >= b.N {
+			break
+		}
+		if waiting--; waiting == 0 {
+			offer()
+		}
+	}
+}
+
 // BenchmarkSubscriptions subscribes many times, each time when the server has
 // confirmed the subscription before, and then closes them all. One operation is
 // one subscription: what it costs must not depend on how many there are.
@@ -413,7 +456,7 @@ func route(b *testing.B, n int) {
 		reg.add(s)
 		s.queue.startConnection(1)
 		confirm := wire.Event{Kind: wire.EventSubscribed, Continuity: wire.ContinuityProved, Position: Position{Epoch: "e"}}
-		if _, err := s.queue.offer(1, []wire.Event{confirm}); err != nil {
+		if _, err := s.queue.offer(1, []wire.Event{confirm}, &benchRead); err != nil {
 			b.Fatal(err)
 		}
 	}

@@ -27,6 +27,7 @@ type Client struct {
 	state     watch.Value[State]
 	routes    routes
 	notify    *notifier
+	doneCalls doneCalls
 	secrets   secrets.Set
 	done      chan struct{}
 	closed    atomic.Bool // by Close, which the loop may not know yet
@@ -52,7 +53,7 @@ func New(url string, o *Options) (*Client, error) {
 		return nil, err
 	}
 	c := &Client{cfg: cfg, ids: ids.NewGenerator(), done: make(chan struct{}), notify: newNotifier(&cfg.Options)}
-	c.inbox.arrived.L = &c.inbox.mu
+	c.inbox.arrived.L, c.doneCalls.notify = &c.inbox.mu, c.notify
 	c.admission.freeMessages, c.admission.freeBytes = cfg.Window.Messages, cfg.Window.Bytes
 	c.state.Set(State{Phase: Connecting, Since: time.Now()})
 	if c.notify.start(); c.notify != nil {
@@ -193,7 +194,8 @@ func (c *Client) Close() error {
 }
 
 // Done returns a channel that is closed when the client and its goroutines have
-// ended. A goroutine inside a function that you passed in may run longer. After a
+// ended, and all calls of PublishOptions.Done have returned or one has run for 10
+// seconds. A goroutine inside a function that you passed in may run longer. After a
 // permanent failure, so may those that hold messages for C: they end once the
 // messages are received or Close is called.
 func (c *Client) Done() <-chan struct{} { return c.done }

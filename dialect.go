@@ -180,9 +180,11 @@ func (w *callWatch) look() {
 }
 
 // HangError means that a method of Options.Dialect that must not block has not
-// returned for 10 seconds. Its goroutine is abandoned, and the client has ended.
+// returned for 10 seconds. Its goroutine is abandoned, and the client has ended. It
+// also means that a call of PublishOptions.Done held up the end of the client for that
+// time: see CallbackFailed.
 type HangError struct {
-	// Method is the name of the method.
+	// Method is the name of the method, or of the option that holds the function.
 	Method string
 
 	// Stack is the stack of each goroutine of the process that runs it, as text of at

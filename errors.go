@@ -28,6 +28,9 @@ var (
 	// Window.FailFast is set, or together with ctx's error if ctx ended before
 	// there was room.
 	ErrWindowFull = errors.New("window of unacknowledged messages is full; wait for receipts or raise Options.Window")
+	// ErrDoneBehind means that PublishOptions.Done is slower than the outcomes: a
+	// message with Done was not admitted, because too many calls of Done wait.
+	ErrDoneBehind = errors.New("too many messages wait for their call of PublishOptions.Done; make it return sooner or publish more slowly")
 	// ErrRejected means that the server or the dialect rejected a message or
 	// refused a subscription. Error.Code and Error.Detail are what the server sent.
 	ErrRejected = errors.New("rejected by the server or the dialect")
@@ -226,7 +229,7 @@ func ClassOf(err error) ErrorClass {
 		return e.Class
 	case errors.Is(err, ErrClosed), errors.Is(err, ErrSubscriptionClosed):
 		return ClassClosed
-	case errors.Is(err, ErrWindowFull):
+	case errors.Is(err, ErrWindowFull), errors.Is(err, ErrDoneBehind):
 		return ClassFull
 	case errors.Is(err, ErrRejected), errors.Is(err, ErrExpired), errors.Is(err, ErrUnsent), errors.Is(err, ErrOutcomeUnknown):
 		return ClassOutcome
@@ -254,7 +257,8 @@ func SafeToRetry(err error) bool {
 
 // Retryable reports whether publishing the same message again can succeed and
 // cannot create a duplicate: a loop that retries needs it, and a pause. It is true
-// for a full window with Window.FailFast, for a message that expired, and for one
+// for a full window with Window.FailFast, while too many calls of PublishOptions.Done
+// wait, for a message that expired, and for one
 // that its client had not sent when it ended, which needs another client. It is
 // false for what fails again: an invalid argument, a message that is too big, a
 // client that has ended, a ctx that has ended. It is never true without
@@ -263,7 +267,7 @@ func Retryable(err error) bool {
 	if errors.Is(err, context.Canceled) || errors.Is(err, context.DeadlineExceeded) {
 		return false
 	}
-	return errors.Is(err, ErrWindowFull) || errors.Is(err, ErrExpired) || errors.Is(err, ErrUnsent)
+	return errors.Is(err, ErrWindowFull) || errors.Is(err, ErrDoneBehind) || errors.Is(err, ErrExpired) || errors.Is(err, ErrUnsent)
 }
 
 const opPublish = "Publish"

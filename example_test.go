@@ -152,6 +152,78 @@ func ExampleMessage_gap() {
 	// 5
 }
 
+// One loop consumes several topics. Each that has messages gets its turn.
+func ExampleMerge() {
+	backend, url, stop := startServer(nil)
+	defer stop()
+	ctx, cancel := context.WithTimeout(context.Background(), 10*time.Second)
+	defer cancel()
+	client, err := limpet.Dial(ctx, url, nil)
+	if err != nil {
+		log.Fatal(err)
+	}
+	defer client.Close()
+
+	for _, topic := range []string{"trades", "quotes"} {
+		sub, err := client.Subscribe(ctx, topic, nil)
+		if err != nil {
+			log.Fatal(err)
+		}
+		if err := sub.WaitLive(ctx); err != nil {
+			log.Fatal(err)
+		}
+	}
+	for _, text := range []string{"trades 1", "trades 2", "quotes 1"} {
+		topic, _, _ := strings.Cut(text, " ")
+		if _, err := backend.Publish(ctx, topic, []byte(text), nil); err != nil {
+			log.Fatal(err)
+		}
+	}
+	n := 0
+	for m, err := range limpet.Merge(ctx, client.Subscriptions()...) {
+		if err != nil {
+			log.Fatal(m.Topic, err) // of one topic, or of ctx
+		}
+		fmt.Println(string(m.Payload), "waited less than a minute:", time.Since(m.ReceivedAt) < time.Minute)
+		if n++; n == 3 {
+			break
+		}
+	}
+	// Unordered output:
+	// trades 1 waited less than a minute: true
+	// trades 2 waited less than a minute: true
+	// quotes 1 waited less than a minute: true
+}
+
+// A program that publishes much need not wait for each receipt.
+func ExamplePublishOptions() {
+	_, url, stop := startServer(nil)
+	defer stop()
+	ctx, cancel := context.WithTimeout(context.Background(), 10*time.Second)
+	defer cancel()
+	client, err := limpet.Dial(ctx, url, nil)
+	if err != nil {
+		log.Fatal(err)
+	}
+	o := &limpet.PublishOptions{Done: func(r *limpet.Receipt) {
+		if r.Outcome() != limpet.Acked {
+			log.Print("message ", r.ID(), " ended as ", r.Outcome())
+		}
+		fmt.Println(r.Outcome())
+	}}
+	for range 2 {
+		if _, err := client.Publish(ctx, "orders/eu", []byte(`{"item":"limpet"}`), o); err != nil {
+			log.Fatal(err)
+		}
+	}
+	if err := client.Shutdown(ctx); err != nil { // after all calls of Done
+		log.Fatal(err)
+	}
+	// Output:
+	// acked
+	// acked
+}
+
 // A service under an orchestrator reports that it is ready while messages can
 // flow. On SIGTERM it shuts down gracefully, within the time that it has.
 func ExampleClient_Shutdown() {

@@ -123,7 +123,7 @@ func newLoop(c *Client) *loop {
 	l := &loop{c: c, policy: newPolicy(c.cfg.Backoff, c.cfg.DialTimeout), writeBytes: maxWriteBytes}
 	l.dialer = &dialer{cfg: &c.cfg, inbox: &c.inbox, goroutines: &c.goroutines, secrets: &c.secrets}
 	l.window = newWindow(c.cfg.traits.Sessions, &c.admission, &c.counters)
-	l.window.notify = c.notify
+	l.window.notify, l.window.doneCalls = c.notify, &c.doneCalls
 	l.registry = registry{traits: &c.cfg.traits, routes: &c.routes}
 	l.state = c.state.Load()
 	l.timer = time.AfterFunc(forever, func() { c.inbox.post(elapsed{}) })
@@ -381,6 +381,7 @@ func (l *loop) cleanUp() {
 	if errors.Is(l.state.Cause, ErrClosed) {
 		l.c.goroutines.deliverers.Wait()
 	}
+	l.c.doneCalls.finish()
 	l.c.notify.end()
 	close(l.c.done)
 }

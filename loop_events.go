@@ -353,19 +353,6 @@ type leaveFlush struct{ point *flushPoint }
 
 func (e leaveFlush) apply(l *loop) { l.window.leaveFlushPoint(e.point) }
 
-// listPending replies with the receipts that have no outcome.
-type listPending struct{ reply chan []*Receipt }
-
-func (e listPending) apply(l *loop) {
-	var rs []*Receipt
-	for _, r := range l.window.slots.All() {
-		if r.decided == Pending {
-			rs = append(rs, r)
-		}
-	}
-	e.reply <- rs
-}
-
 // subscribe registers a subscription and replies with a local error or nil.
 type subscribe struct {
 	s     *Subscription

@@ -112,8 +112,8 @@ var transitions = []transition{
 		l.c.cfg.Backoff.MaxElapsed = 1
 		return after(2)
 	}, "ended", "ended", "", "ended"},
-	{"`publish`, a `Receipt`, `flush`, `listPending`", func(*loop) event {
-		return inTurn{publish{make([]Receipt, 2)}, new(Receipt), flush{make(chan *flushPoint, 1)}, leaveFlush{new(flushPoint)}, listPending{make(chan []*Receipt, 1)}}
+	{"`publish`, a `Receipt`, `flush`, `listPending`, `listOpen`", func(*loop) event {
+		return inTurn{publish{make([]Receipt, 2)}, new(Receipt), flush{make(chan *flushPoint, 1)}, leaveFlush{new(flushPoint)}, listPending{make(chan []*Receipt, 1)}, listOpen{make(chan []*Subscription, 1)}}
 	}, "", "", "", ""},
 	{"`subscribe`, `unsubscribe`, `grantCredit`, `sendProcessed`, `consumersDone`", func(l *loop) event {
 		s, err := newSubscription(l.c, "a", nil)

@@ -157,7 +157,7 @@ func lossy(t *testing.T, c *Client) *Subscription {
 		t.Fatal(err)
 	}
 	s.queue.mu.Lock()
-	s.queue.appendLoss(newLoss(Gap, Position{}, Position{Offset: 1}, 1, wire.CauseLost))
+	s.queue.appendLoss(newLoss(new(time.Time), Gap, Position{}, Position{Offset: 1}, 1, wire.CauseLost))
 	s.queue.mu.Unlock()
 	return s
 }

@@ -194,7 +194,7 @@ func (l *loop) confirmWritten(k *link) {
 			continue
 		}
 		ev := wire.Event{Kind: wire.EventSubscribed, Key: key, Continuity: wire.ContinuityByNumber}
-		losses, err := s.queue.offer(k.conn.gen, []wire.Event{ev})
+		losses, err := s.queue.offer(k.conn.gen, []wire.Event{ev}, &l.now)
 		if err != nil {
 			l.violated(k, err)
 			return

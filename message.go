@@ -1,6 +1,15 @@
 package limpet
 
 import (
+	"context"
+	"errors"
+	"iter"
+	"slices"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"time"
+
 	"github.com/google/uuid"
 	"github.com/limpet-go/limpet/wire"
 )
@@ -102,6 +111,9 @@ type Message struct {
 	// Kind is Data or Snapshot for an application message, Gap or Reset for a
 	// loss.
 	Kind Kind
+	// Redelivered means that the server says that it delivered this message
+	// before.
+	Redelivered bool
 	// Topic is the topic of the message, or that of the subscription where the
 	// dialect names none.
 	Topic string
@@ -115,9 +127,12 @@ type Message struct {
 	Type string
 	// Header is the header, nil if the publisher gave none.
 	Header map[string]string
-	// Redelivered means that the server says that it delivered this message
-	// before.
-	Redelivered bool
+	// ReceivedAt is when the client read the last bytes of the message from the
+	// socket, however long the message then waited for its consumer. Messages that
+	// one read brought have the same time, with its monotonic reading. For a Gap or a
+	// Reset it is when the client learned of the loss, or dropped the message: if
+	// several losses were merged, of the first.
+	ReceivedAt time.Time
 	// Loss describes the loss if Kind is Gap or Reset, otherwise it is nil.
 	Loss *Loss
 
@@ -148,4 +163,247 @@ func (m Message) Nack() {
 	if m.queue != nil && m.Loss == nil {
 		m.queue.releaseMessage(&m)
 	}
+}
+
+// Merge iterates over the streams of several subscriptions, of one client or of
+// several, as Subscription.Messages does over one. Subscriptions that have something
+// to take get turns of one message, gap or reset each, so that none waits for more
+// than one turn of each other; the order of each stream is kept. While the loop body
+// works, all of them wait: if it works for long, DeliveryStopped may report the others.
+//
+// A loop body that finishes normally acknowledges its message, unless ManualAck is set
+// for its subscription. After break, return or a panic the message stays
+// unacknowledged until Message.Ack is called.
+//
+// A subscription that ends cleanly drops out. For one that is refused, or whose client
+// fails permanently, there is one pair of a Message that has only a Topic and an error
+// that names the topic and wraps that of Messages; the others go on. The iteration ends
+// without an error when all have ended, at once if there are none. When ctx ends, the
+// last pair is a zero Message and ctx's error. A nil ctx, or a nil Subscription in subs,
+// is an *Error of ClassInput in the only pair. A subscription that is named twice counts
+// once.
+//
+// Other consumers of the same subscriptions may be used at the same time: each element
+// goes to one of them. A Merge that waits needs no goroutine, however many
+// subscriptions there are.
+func Merge(ctx context.Context, subs ...*Subscription) iter.Seq2[Message, error] {
+	subs = slices.Clone(subs)
+	return func(yield func(Message, error) bool) {
+		if err := checkMerge(ctx, subs); err != nil {
+			yield(Message{}, err)
+			return
+		}
+		m := &merge{wake: make(chan struct{}, 1)}
+		defer m.stop()
+		m.start(subs)
+		m.run(ctx, yield)
+	}
+}
+
+const opMerge = "Merge"
+
+func checkMerge(ctx context.Context, subs []*Subscription) error {
+	if err := checkContext(opMerge, ctx); err != nil {
+		return err
+	}
+	for i, s := range subs {
+		if s == nil || s.queue == nil {
+			return inputError(opMerge, "subs", "subscription %d (counted from 0) must not be nil or empty; pass what Subscribe returned", i)
+		}
+	}
+	return nil
+}
+
+// merge is one iteration over several queues. They add their source to a list when it
+// may have something to take; the iteration takes one element of the first source, and
+// waits when the list is empty. Its lock is a leaf.
+type merge struct {
+	wake    chan struct{} // 1 slot: a source may be ready
+	sources []mergeSource
+	open    int // sources that have not ended
+
+	mu          sync.Mutex
+	first, last *mergeSource // that are ready, in the order of their turns
+}
+
+// mergeSource is a queue of a merge.
+type mergeSource struct {
+	merge *merge
+	sub   *Subscription
+	ready atomic.Bool // in the list of merge
+	pace  *time.Timer // makes it ready after Delivery.Every; nil: not yet needed
+	ended bool        // owned by the iteration
+
+	next *mergeSource // in the list; guarded by merge.mu
+}
+
+// errNothingYet is the error of queue.takeFor while nothing can be taken.
+var errNothingYet = errors.New("nothing to take yet")
+
+// start makes every queue a source, ready for its first turn.
+func (m *merge) start(subs []*Subscription) {
+	m.sources = make([]mergeSource, len(subs))
+	for i, s := range subs {
+		src := &m.sources[i]
+		src.merge, src.sub = m, s
+		if s.queue.addMerge(src) {
+			m.open++
+			src.becomeReady()
+		}
+	}
+}
+
+func (m *merge) stop() {
+	for i := range m.sources {
+		m.sources[i].leave()
+	}
+}
+
+// leave ends the part of a source in the iteration.
+func (s *mergeSource) leave() {
+	s.sub.queue.removeMerge(s)
+	if s.pace != nil {
+		s.pace.Stop()
+	}
+}
+
+// becomeReady gives s a turn. It may be called from any goroutine and does not block.
+func (s *mergeSource) becomeReady() {
+	if s.ready.Swap(true) {
+		return
+	}
+	m := s.merge
+	m.mu.Lock()
+	if m.last == nil {
+		m.first = s
+	} else {
+		m.last.next = s
+	}
+	m.last = s
+	m.mu.Unlock()
+	select {
+	case m.wake <- struct{}{}:
+	default:
+	}
+}
+
+// readyAfter makes s ready after wait, if that is not 0.
+func (s *mergeSource) readyAfter(wait time.Duration) {
+	switch {
+	case wait <= 0:
+	case s.pace == nil:
+		s.pace = time.AfterFunc(wait, s.becomeReady)
+	default:
+		s.pace.Reset(wait)
+	}
+}
+
+// takeTurn returns the source whose turn it is, nil if none is ready. What becomes
+// available from now on makes it ready again.
+func (m *merge) takeTurn() *mergeSource {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	s := m.first
+	if s == nil {
+		return nil
+	}
+	if m.first, s.next = s.next, nil; m.first == nil {
+		m.last = nil
+	}
+	s.ready.Store(false)
+	return s
+}
+
+func (m *merge) run(ctx context.Context, yield func(Message, error) bool) {
+	var memory [1]Message
+	var inBody *mergeSource // of the message that the loop body has got
+	var processed processedRun
+	defer func() {
+		if inBody != nil {
+			inBody.sub.queue.leaveBody(processedRun{})
+		}
+	}()
+	for m.open > 0 {
+		src := m.takeTurn()
+		if inBody != nil && inBody != src {
+			inBody.sub.queue.leaveBody(processed)
+			inBody, processed = nil, processedRun{}
+		}
+		if src == nil {
+			select {
+			case <-m.wake:
+				continue
+			case <-ctx.Done():
+				yield(Message{}, ctx.Err())
+				return
+			}
+		}
+		if src.ended {
+			continue
+		}
+		q := src.sub.queue
+		ms, err := q.takeFor(src, ctx, memory[:0], 1, false, processed)
+		inBody, processed = nil, processedRun{}
+		switch {
+		case ms != nil:
+			inBody = src
+			if !yield(ms[0], nil) {
+				return
+			}
+			processed.inBody = true
+			if !q.manualAck {
+				processed.first, processed.last = ms[0].number, &memory[0]
+			}
+		case src.ended:
+			m.open--
+			src.leave()
+			if err != nil && !yield(Message{Topic: src.sub.topic}, &mergedError{src.sub.topic, err}) {
+				return
+			}
+		case err != errNothingYet:
+			yield(Message{}, err)
+			return
+		}
+	}
+}
+
+// mergedError is the error of one subscription of a Merge.
+type mergedError struct {
+	topic string
+	err   error
+}
+
+func (e *mergedError) Error() string {
+	return "limpet: topic " + peerText(e.topic) + ": " + strings.TrimPrefix(e.err.Error(), "limpet: ")
+}
+
+func (e *mergedError) Unwrap() error { return e.err }
+
+// addMerge makes src learn when there may be something to take. It reports false if
+// its merge has the queue already.
+func (q *queue) addMerge(src *mergeSource) bool {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	var list []*mergeSource
+	if old := q.merges.Load(); old != nil {
+		list = slices.Clone(*old)
+	}
+	if slices.ContainsFunc(list, func(other *mergeSource) bool { return other.merge == src.merge }) {
+		return false
+	}
+	list = append(list, src)
+	q.merges.Store(&list)
+	return true
+}
+
+// removeMerge undoes addMerge.
+func (q *queue) removeMerge(src *mergeSource) {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	old := q.merges.Load()
+	if old == nil {
+		return
+	}
+	list := slices.DeleteFunc(slices.Clone(*old), func(other *mergeSource) bool { return other == src })
+	q.merges.Store(&list)
 }

@@ -24,8 +24,8 @@ type Observer interface {
 
 // Event is one of the event structs of this package: StateChanged,
 // SubscriptionChanged, LossReported, MessageFailed, MessagesDropped,
-// DeliveryStopped, MessageSkipped, ServerNotice, CredentialInURL, EventsLost. Later versions may add more, so a
-// switch over them needs a default.
+// DeliveryStopped, MessageSkipped, ServerNotice, CredentialInURL, CallbackFailed, EventsLost. Later
+// versions may add more, so a switch over them needs a default.
 //
 // With Options.Logger each event is logged as well:
 //
@@ -34,7 +34,7 @@ type Observer interface {
 //	Warn   StateChanged after a lost connection or the first failed attempt, LossReported,
 //	       MessageFailed, MessagesDropped, DeliveryStopped, MessageSkipped, ServerNotice,
 //	       a refused subscription, CredentialInURL, EventsLost
-//	Error  StateChanged to an end that is permanent
+//	Error  StateChanged to an end that is permanent, CallbackFailed
 //
 // An outage is one Warn line, however many attempts it takes, and the line of
 // ready that follows has its duration and the number of failures. Of other events
@@ -129,6 +129,17 @@ type CredentialInURL struct {
 	Key string
 }
 
+// CallbackFailed reports that a function that you passed in panicked, called
+// runtime.Goexit, or held up the end of the client for 10 seconds. It cost that call
+// alone.
+type CallbackFailed struct {
+	// Option is the option that holds the function: PublishOptions.Done.
+	Option string
+	// Err is an *Error of ClassUser. It wraps a *PanicError or a *HangError, with the
+	// stack, unless the function called runtime.Goexit.
+	Err error
+}
+
 // EventsLost reports that the Observer or the Logger was too slow.
 type EventsLost struct {
 	// Count is the number of events dropped since the last report.
@@ -219,6 +230,14 @@ func (e ServerNotice) record() (slog.Level, string, []slog.Attr) {
 
 func (e CredentialInURL) record() (slog.Level, string, []slog.Attr) {
 	return slog.LevelWarn, "limpet: credential in the URL, use Options.Auth", []slog.Attr{slog.String("key", logText(e.Key))}
+}
+
+func (e CallbackFailed) record() (slog.Level, string, []slog.Attr) {
+	attrs := []slog.Attr{slog.String("option", e.Option), slog.String("cause", e.Err.Error())}
+	if stack := stackOf(e.Err); stack != nil {
+		attrs = append(attrs, slog.String("stack", string(stack)))
+	}
+	return slog.LevelError, "limpet: a function of the caller failed", attrs
 }
 
 func (e EventsLost) record() (slog.Level, string, []slog.Attr) {

@@ -232,6 +232,19 @@ type PublishOptions struct {
 	// AtLeastOnce prefers a possible duplicate to an unknown outcome: the
 	// message is resent even if the server may have forgotten its ID.
 	AtLeastOnce bool
+
+	// Done is called once with the receipt of the message when it has its outcome,
+	// if Publish returned no error. Calls come one at a time, in the order of the
+	// outcomes, on a goroutine of their own, so a slow Done delays no more than other
+	// calls of Done. While 65,536 calls are waiting, or twice Window.Messages if that
+	// is more, messages with Done are refused with ErrDoneBehind.
+	//
+	// Done may publish. It must not wait for the end of the client, as Shutdown,
+	// Flush and a receive from Client.Done can: Client.Done is closed after all calls
+	// have returned, or one of them has run for 10 seconds. A panic in it, or
+	// runtime.Goexit, ends nothing but the call: see CallbackFailed. Calls that wait
+	// when the process ends are lost. Defaults to none.
+	Done func(*Receipt)
 }
 
 // Outgoing is one message of a PublishBatch, with the arguments of Publish.

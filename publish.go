@@ -24,7 +24,7 @@ import (
 // inside a loop over Messages.
 //
 // The error is an *Error that names the argument at fault, or that wraps
-// ErrTopic, ErrTooBig, ErrUnsupported, ErrWindowFull, ErrClosed, the
+// ErrTopic, ErrTooBig, ErrUnsupported, ErrWindowFull, ErrDoneBehind, ErrClosed, the
 // *PermanentError that ended the client, or ctx's error, together with
 // ErrWindowFull if it waited for room. In each of these cases the message was not
 // admitted: SafeToRetry is true. Retryable says whether trying again can help.
@@ -33,7 +33,7 @@ func (c *Client) Publish(ctx context.Context, topic string, payload []byte, o *P
 	if o != nil {
 		messages[0].PublishOptions = *o
 	}
-	if err := admit(ctx, &c.cfg, &c.admission, messages[:]); err != nil {
+	if err := c.admit(ctx, messages[:]); err != nil {
 		return nil, err
 	}
 	r := newReceipt(&messages[0])
@@ -54,7 +54,7 @@ func (c *Client) PublishBatch(ctx context.Context, messages []Outgoing) ([]*Rece
 	if len(messages) == 0 {
 		return nil, nil
 	}
-	if err := admit(ctx, &c.cfg, &c.admission, messages); err != nil {
+	if err := c.admit(ctx, messages); err != nil {
 		return nil, err
 	}
 	receipts := make([]*Receipt, len(messages))
@@ -138,6 +138,19 @@ func (c *Client) Receipts() iter.Seq[*Receipt] {
 	}
 }
 
+// listPending replies with the receipts that have no outcome.
+type listPending struct{ reply chan []*Receipt }
+
+func (e listPending) apply(l *loop) {
+	var rs []*Receipt
+	for _, r := range l.window.slots.All() {
+		if r.decided == Pending {
+			rs = append(rs, r)
+		}
+	}
+	e.reply <- rs
+}
+
 // Flush blocks until every message published before the call has an outcome. If
 // ctx ends first it returns ctx's error. It waits for any outcome, not for
 // success: the receipts say which it was. When the client ends, every message
@@ -166,15 +179,18 @@ func (c *Client) Flush(ctx context.Context) error {
 }
 
 // admit checks messages and acquires room for all of them.
-func admit(ctx context.Context, cfg *config, a *admission, messages []Outgoing) error {
+func (c *Client) admit(ctx context.Context, messages []Outgoing) error {
 	if err := checkContext(opPublish, ctx); err != nil {
 		return err
 	}
-	payloadBytes, err := cfg.checkMessages(messages)
+	payloadBytes, withDone, err := c.cfg.checkMessages(messages)
 	if err != nil {
 		return err
 	}
-	if err = a.acquire(ctx, len(messages), payloadBytes, !cfg.Window.FailFast); err != nil {
+	if withDone && c.doneCalls.full(c.cfg.Window.Messages) {
+		return &Error{Op: opPublish, Field: "PublishOptions.Done", Class: ClassFull, Err: ErrDoneBehind}
+	}
+	if err = c.admission.acquire(ctx, len(messages), payloadBytes, !c.cfg.Window.FailFast); err != nil {
 		return admissionError(err)
 	}
 	return nil
@@ -190,11 +206,11 @@ func admissionError(err error) *Error {
 	return &Error{Op: opPublish, Class: ClassOf(err), Err: err}
 }
 
-// checkMessages checks what does not depend on the free room of the window, and
-// returns the size of all payloads.
-func (c *config) checkMessages(messages []Outgoing) (payloadBytes int, err error) {
+// checkMessages checks what does not depend on the free room of the window. It
+// returns the size of all payloads, and whether a message has Done.
+func (c *config) checkMessages(messages []Outgoing) (payloadBytes int, withDone bool, err error) {
 	if !c.traits.Publish {
-		return 0, unsupported(opPublish, "", "dialect "+c.Dialect.Name()+" does not accept messages")
+		return 0, false, unsupported(opPublish, "", "dialect "+c.Dialect.Name()+" does not accept messages")
 	}
 	topic := ""
 	for i := range messages {
@@ -202,20 +218,21 @@ func (c *config) checkMessages(messages []Outgoing) (payloadBytes int, err error
 		if i == 0 || m.Topic != topic {
 			topic = m.Topic
 			if err := c.Dialect.CheckTopic(wire.UsePublish, topic); err != nil {
-				return 0, inBatch(topicError(opPublish, err), i, len(messages))
+				return 0, false, inBatch(topicError(opPublish, err), i, len(messages))
 			}
 		}
 		if err := c.checkMessage(m); err != nil {
-			return 0, inBatch(err, i, len(messages))
+			return 0, false, inBatch(err, i, len(messages))
 		}
 		payloadBytes += len(m.Payload)
+		withDone = withDone || m.Done != nil
 	}
 	if len(messages) > c.Window.Messages || payloadBytes > c.Window.Bytes {
-		return 0, &Error{Op: opPublish, Field: "payload", Class: ClassInput,
+		return 0, false, &Error{Op: opPublish, Field: "payload", Class: ClassInput,
 			Err: fmt.Errorf("%w, or raise Options.Window: %d messages of %d bytes can never fit its %d messages and %d bytes",
 				ErrTooBig, len(messages), payloadBytes, c.Window.Messages, c.Window.Bytes)}
 	}
-	return payloadBytes, nil
+	return payloadBytes, withDone, nil
 }
 
 // inBatch says which message of a batch err is about.
@@ -282,10 +299,10 @@ func newReceipt(m *Outgoing) *Receipt {
 // fill makes r the receipt of m. It keeps payload and copies the header.
 func (r *Receipt) fill(m *Outgoing, payload []byte) {
 	r.id, r.topic, r.payload, r.atLeastOnce = m.ID, m.Topic, payload, m.AtLeastOnce
-	if m.Type == "" && len(m.Header) == 0 && m.TTL == 0 {
+	if m.Type == "" && len(m.Header) == 0 && m.TTL == 0 && m.Done == nil {
 		return
 	}
-	r.details = &receiptDetails{contentType: m.Type, header: maps.Clone(m.Header), ttl: m.TTL}
+	r.details = &receiptDetails{contentType: m.Type, header: maps.Clone(m.Header), ttl: m.TTL, done: m.Done}
 	if m.TTL > 0 {
 		r.details.expires = time.Now().Add(m.TTL)
 	}

@@ -2,6 +2,7 @@ package limpet
 
 import (
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/google/uuid"
@@ -42,8 +43,9 @@ type queue struct {
 	manualAck bool
 	owner     queueOwner
 
-	available     chan struct{} // 1 slot: there may be something to take
-	discardSignal chan struct{} // closed by discard: the deliverer drops what it holds; nil until C is used
+	available     chan struct{}                  // 1 slot: there may be something to take
+	merges        atomic.Pointer[[]*mergeSource] // that learn it too; replaced under mu
+	discardSignal chan struct{}                  // closed by discard: the deliverer drops what it holds; nil until C is used
 
 	mu          sync.Mutex
 	items       fifo.Queue[Message] // messages and losses that wait for a consumer
@@ -219,18 +221,18 @@ func (q *queue) grant() wire.Credit {
 	return q.granted
 }
 
-// offer accepts events of connection gen, in wire order, all with one key. It does not block. It
-// returns the losses that the server did not report, and EventData for a message
-// that stands for the answer to a request. An error is a violation by the server; the
-// events before it were accepted.
-func (q *queue) offer(gen uint64, events []wire.Event) (detected []wire.Event, err error) {
+// offer accepts events of connection gen, read from the socket at readAt, in wire
+// order, all with one key. It does not block. It returns the losses that the server
+// did not report, and EventData for a message that stands for the answer to a request.
+// An error is a violation by the server; the events before it were accepted.
+func (q *queue) offer(gen uint64, events []wire.Event, readAt *time.Time) (detected []wire.Event, err error) {
 	q.mu.Lock()
 	before := q.dropped
 	if key := events[0].Key; key != q.key && key != 0 && q.key != 0 {
 		events = nil // of a request that was withdrawn
 	}
 	for i := range events {
-		if err = q.accept(gen, &events[i]); err != nil {
+		if err = q.accept(gen, &events[i], readAt); err != nil {
 			break
 		}
 		if q.detected != nil {
@@ -265,7 +267,7 @@ func (q *queue) offer(gen uint64, events []wire.Event) (detected []wire.Event, e
 }
 
 // accept accepts one event; mu is held.
-func (q *queue) accept(gen uint64, ev *wire.Event) error {
+func (q *queue) accept(gen uint64, ev *wire.Event, readAt *time.Time) error {
 	switch {
 	case gen != q.generation:
 		return nil
@@ -277,7 +279,7 @@ func (q *queue) accept(gen uint64, ev *wire.Event) error {
 	case q.holding && q.isEarlier(ev):
 		return nil
 	case ev.Kind != wire.EventData:
-		return q.acceptControl(ev)
+		return q.acceptControl(ev, readAt)
 	}
 	size := len(ev.Message.Payload)
 	beyondCredit := q.receiver.Open() && q.useCredit(size)
@@ -289,7 +291,7 @@ func (q *queue) accept(gen uint64, ev *wire.Event) error {
 	}
 	step, err := q.receiver.Accept(ev, beyondCredit)
 	if step.Loss != nil {
-		q.recordLoss(step.Loss)
+		q.recordLoss(step.Loss, readAt)
 	}
 	if q.answerDue && err == nil {
 		q.answerDue, q.firstCame = false, true
@@ -300,19 +302,19 @@ func (q *queue) accept(gen uint64, ev *wire.Event) error {
 	case sequence.Next:
 		q.received++
 		if full && q.delivery.Overflow == DropNewest {
-			q.dropNewest(before)
+			q.dropNewest(before, readAt)
 			break
 		}
-		q.appendMessage(ev, step.Previous)
+		q.appendMessage(ev, step.Previous, readAt)
 		if full {
-			q.dropOldest()
+			q.dropOldest(readAt)
 		}
 	}
 	return err
 }
 
 // acceptControl accepts an event that is not a message; mu is held.
-func (q *queue) acceptControl(ev *wire.Event) error {
+func (q *queue) acceptControl(ev *wire.Event, readAt *time.Time) error {
 	switch {
 	case ev.Kind == wire.EventSubscribed:
 		q.answerDue = false
@@ -323,7 +325,7 @@ func (q *queue) acceptControl(ev *wire.Event) error {
 	}
 	step, err := q.receiver.Accept(ev, false)
 	if step.Loss != nil {
-		q.recordLoss(step.Loss)
+		q.recordLoss(step.Loss, readAt)
 	}
 	if err != nil || step.Effect == sequence.Nothing && step.Loss == nil {
 		return err
@@ -345,7 +347,7 @@ func violation(reason string) error { return &wire.CodeError{Code: 4000, Reason:
 
 // appendMessage adds the message that the receiver has just accepted; mu is
 // held.
-func (q *queue) appendMessage(ev *wire.Event, previous uint64) {
+func (q *queue) appendMessage(ev *wire.Event, previous uint64, readAt *time.Time) {
 	m := q.items.Next()
 	q.lastNumber++
 	m.number, m.queue, m.generation = q.lastNumber, q, q.generation
@@ -359,13 +361,14 @@ func (q *queue) appendMessage(ev *wire.Event, previous uint64) {
 	m.ID = uuid.UUID(ev.Message.ID)
 	q.receiver.CopyPosition(&m.Position)
 	m.Payload, m.Type, m.Header = ev.Message.Payload, ev.Message.Type, ev.Message.Header
+	m.ReceivedAt = *readAt
 	m.previous = previous
 	q.messages++
 	q.bytes += len(ev.Message.Payload)
 }
 
 // recordLoss adds a gap or a reset to the stream; mu is held.
-func (q *queue) recordLoss(loss *sequence.Loss) {
+func (q *queue) recordLoss(loss *sequence.Loss, readAt *time.Time) {
 	kind := Gap
 	if loss.Kind == wire.EventReset {
 		kind = Reset
@@ -373,7 +376,7 @@ func (q *queue) recordLoss(loss *sequence.Loss) {
 	} else {
 		q.gaps++
 	}
-	q.appendLoss(newLoss(kind, loss.After, loss.To, loss.Count, loss.Cause))
+	q.appendLoss(newLoss(readAt, kind, loss.After, loss.To, loss.Count, loss.Cause))
 	if loss.Detected {
 		q.detected = &wire.Event{Kind: loss.Kind, Cause: loss.Cause, Prev: loss.After.Offset, Position: loss.To, Count: loss.Count}
 	}
@@ -394,34 +397,6 @@ func (q *queue) appendLoss(m Message) {
 	q.items.Push(m)
 }
 
-func newLoss(kind Kind, after, to Position, count uint64, cause Cause) Message {
-	return Message{Kind: kind, Position: to, Loss: &Loss{After: after, To: to, Count: count, Cause: cause}}
-}
-
-// joinLoss extends the loss at items[i] by the loss m that follows it, if both
-// are gaps of one epoch or both are resets; mu is held.
-func (q *queue) joinLoss(i int, m Message) bool {
-	old := q.items.At(i)
-	switch {
-	case old.Kind == Gap && m.Kind == Gap && old.Loss.To.Epoch == m.Loss.To.Epoch:
-		g := *old.Loss
-		g.To = m.Loss.To
-		if g.Count != 0 && m.Loss.Count != 0 {
-			g.Count += m.Loss.Count
-		} else {
-			g.Count = 0
-		}
-		old.Loss, old.Position = &g, g.To
-		return true
-	case old.Kind == Reset && m.Kind == Reset:
-		g := *old.Loss
-		g.To = m.Loss.To
-		old.Loss, old.Position = &g, g.To
-		return true
-	}
-	return false
-}
-
 // checkLosses bounds how many losses a server can add without a message; mu is
 // held.
 func (q *queue) checkLosses() error {
@@ -429,14 +404,6 @@ func (q *queue) checkLosses() error {
 		return violation("too many gaps without a message")
 	}
 	return nil
-}
-
-// wakeConsumer wakes one consumer, now or when it next waits.
-func (q *queue) wakeConsumer() {
-	select {
-	case q.available <- struct{}{}:
-	default:
-	}
 }
 
 // finish ends the stream after the messages that wait. err is the last thing

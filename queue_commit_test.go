@@ -4,6 +4,7 @@ import (
 	"context"
 	"math/rand/v2"
 	"testing"
+	"time"
 
 	"github.com/limpet-go/limpet/wire"
 )
@@ -123,6 +124,76 @@ func TestAckOfAnAlteredMessage(t *testing.T) {
 	}
 }
 
+// Whatever ends an iteration over several subscriptions, no queue keeps a part of it,
+// and one that has ended keeps none while the iteration goes on.
+func TestMergeLeavesNothing(t *testing.T) {
+	var subs []*Subscription
+	for range 3 {
+		subs = append(subs, &Subscription{topic: "t", queue: testQueue(Delivery{Buffer: 4}, false, wire.Traits{})})
+	}
+	kept := func() (n int) {
+		for _, s := range subs {
+			if list := s.queue.merges.Load(); list != nil {
+				n += len(*list)
+			}
+		}
+		return n
+	}
+	bodies := func(want int) {
+		t.Helper()
+		n := 0
+		for _, s := range subs {
+			n += s.queue.bodies
+		}
+		if n != want {
+			t.Errorf("%d loop bodies count as at work; want %d", n, want)
+		}
+	}
+	offerAll(t, subs[0].queue, subscribedAt(0), dataAt(1, 0), dataAt(2, 1))
+	offerAll(t, subs[1].queue, subscribedAt(0), dataAt(1, 0))
+	subs[2].queue.finish(nil, false)
+	offerAll(t, subs[0].queue, dataAt(3, 2))
+	turns := 0
+	for range Merge(t.Context(), subs...) {
+		if turns++; turns == 3 {
+			bodies(1)
+			if got := kept(); got != 2 {
+				t.Errorf("after the end of one of three: %d parts", got)
+			}
+			break
+		}
+		bodies(1)
+		for range Merge(t.Context(), subs[:2-turns]...) { // in the first turn only
+			bodies(2)
+			if got := kept(); got != 4 {
+				t.Errorf("two iterations have %d parts", got)
+			}
+			break
+		}
+	}
+	if got := kept(); got != 0 {
+		t.Errorf("%d parts are left after break", got)
+	}
+	bodies(0)
+	offerAll(t, subs[0].queue, dataAt(4, 3), dataAt(5, 4))
+	subs[0].queue.finish(nil, false)
+	for range Merge(t.Context(), subs[0]) {
+		bodies(1)
+	}
+	bodies(0)
+	ctx, cancel := context.WithCancel(t.Context())
+	go subs[1].queue.discard(nil)
+	for _, err := range Merge(ctx, subs[1], subs[2]) {
+		t.Errorf("an element of streams that have ended: %v", err)
+	}
+	cancel()
+	for range Merge(ctx, subs...) {
+	}
+	if got := kept(); got != 0 {
+		t.Errorf("%d parts are left after the end", got)
+	}
+}
+
 // Acknowledgements on several goroutines are reported in the order in which the prefix
 // grew: a server that takes the last one for all would hear of fewer messages.
 func TestAcknowledgementsAreReportedInOrder(t *testing.T) {
@@ -210,5 +281,39 @@ func TestLossesBehindAMessageAreBounded(t *testing.T) {
 	first.Ack()
 	if got := q.committedPosition(); got != (Position{Epoch: "f", Offset: 3*98 + 4}) || q.tracker.window() != 0 || q.tracker.unacked.Len() != 0 {
 		t.Errorf("committed %v, window %d", got, q.tracker.window())
+	}
+}
+
+// Of losses that are merged the time of the first counts, wherever it stands.
+func TestMergedLossHasTheFirstTime(t *testing.T) {
+	q := testQueue(Delivery{Buffer: 1, Overflow: DropOldest}, false, wire.Traits{Holes: wire.HolesFault})
+	start := time.Now()
+	for i, ev := range []*wire.Event{subscribedAt(0), dataAt(1, 0), gapTo(1, 2), dataAt(3, 2), dataAt(4, 3)} {
+		at := start.Add(time.Duration(i) * time.Second)
+		if _, err := q.offer(1, []wire.Event{*ev}, &at); err != nil {
+			t.Fatal(err)
+		}
+	}
+	// The message at 1 was dropped after 3 s, before the gap that came after 2 s.
+	ms, err := q.take(t.Context(), nil, 8, false, processedRun{})
+	if err != nil || len(ms) != 2 || ms[0].Loss == nil || ms[0].ReceivedAt.Sub(start) != 2*time.Second || ms[1].ReceivedAt.Sub(start) != 4*time.Second {
+		t.Errorf("%v, %v", ms, err)
+	}
+}
+
+// A source that becomes ready again before its turn has one turn, at its first place.
+func TestTurnsAreGivenOnce(t *testing.T) {
+	m := &merge{wake: make(chan struct{}, 1), sources: make([]mergeSource, 3)}
+	for _, i := range []int{2, 0, 2, 1, 2, 0} {
+		m.sources[i].merge = m
+		m.sources[i].becomeReady()
+	}
+	for _, i := range []int{2, 0, 1} {
+		if got := m.takeTurn(); got != &m.sources[i] {
+			t.Fatalf("a turn out of place; want source %d", i)
+		}
+	}
+	if m.takeTurn() != nil {
+		t.Error("a fourth turn")
 	}
 }

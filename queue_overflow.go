@@ -8,23 +8,23 @@ import (
 
 // dropNewest adds a gap in place of the message that the receiver has just
 // accepted after position before; mu is held.
-func (q *queue) dropNewest(before Position) {
+func (q *queue) dropNewest(before Position, readAt *time.Time) {
 	q.dropped++
 	to, _ := q.receiver.Position()
 	q.reportDropped(q.generation, to)
-	q.appendLoss(newLoss(Gap, before, to, 1, wire.CauseOverflow))
+	q.appendLoss(newLoss(readAt, Gap, before, to, 1, wire.CauseOverflow))
 }
 
 // dropOldest drops messages from the head until the rest fits; mu is held.
-func (q *queue) dropOldest() {
+func (q *queue) dropOldest(readAt *time.Time) {
 	for q.messages > q.delivery.Buffer || q.messages > 1 && q.bytes > q.delivery.Bytes {
-		q.dropFirst()
+		q.dropFirst(readAt)
 	}
 }
 
 // dropFirst turns the first message into a gap and joins it with its
 // neighbours; mu is held, and there is a message.
-func (q *queue) dropFirst() {
+func (q *queue) dropFirst(readAt *time.Time) {
 	i := 0
 	for q.items.At(i).Loss != nil {
 		i++
@@ -35,7 +35,7 @@ func (q *queue) dropFirst() {
 	q.messages--
 	q.bytes -= len(m.Payload)
 	after := Position{Epoch: m.Position.Epoch, Offset: m.previous}
-	g := newLoss(Gap, after, m.Position, 1, wire.CauseOverflow)
+	g := newLoss(readAt, Gap, after, m.Position, 1, wire.CauseOverflow)
 	g.Topic, g.queue, g.number = q.topic, q, m.number
 	*q.items.At(i) = g
 	if i+1 < q.items.Len() && q.joinLoss(i, *q.items.At(i + 1)) {
@@ -49,6 +49,44 @@ func (q *queue) dropFirst() {
 	if i > 0 && i+1 < q.items.Len() && q.items.At(i-1).Kind == Reset && q.joinLoss(i-1, *q.items.At(i + 1)) {
 		q.removeItem(i + 1)
 		q.removeItem(i)
+	}
+}
+
+// newLoss returns the loss that the client learned of at readAt.
+func newLoss(readAt *time.Time, kind Kind, after, to Position, count uint64, cause Cause) Message {
+	return Message{Kind: kind, Position: to, ReceivedAt: *readAt, Loss: &Loss{After: after, To: to, Count: count, Cause: cause}}
+}
+
+// joinLoss extends the loss at items[i] by the loss m that follows it, if both
+// are gaps of one epoch or both are resets; mu is held.
+func (q *queue) joinLoss(i int, m Message) bool {
+	old := q.items.At(i)
+	switch {
+	case old.Kind == Gap && m.Kind == Gap && old.Loss.To.Epoch == m.Loss.To.Epoch:
+		g := *old.Loss
+		g.To = m.Loss.To
+		if g.Count != 0 && m.Loss.Count != 0 {
+			g.Count += m.Loss.Count
+		} else {
+			g.Count = 0
+		}
+		old.Loss, old.Position = &g, g.To
+		old.firstReceived(m.ReceivedAt)
+		return true
+	case old.Kind == Reset && m.Kind == Reset:
+		g := *old.Loss
+		g.To = m.Loss.To
+		old.Loss, old.Position = &g, g.To
+		old.firstReceived(m.ReceivedAt)
+		return true
+	}
+	return false
+}
+
+// firstReceived makes at the time of a loss if it is earlier.
+func (m *Message) firstReceived(at time.Time) {
+	if at.Before(m.ReceivedAt) {
+		m.ReceivedAt = at
 	}
 }
 

@@ -16,7 +16,8 @@ func (q *queue) resumeProved(gen uint64) {
 	defer q.mu.Unlock()
 	if gen == q.generation && !q.finishing {
 		last, _ := q.receiver.Position()
-		_ = q.acceptControl(&wire.Event{Kind: wire.EventSubscribed, Position: last, Continuity: wire.ContinuityProved}) // its own position is no violation
+		now := time.Now()
+		_ = q.acceptControl(&wire.Event{Kind: wire.EventSubscribed, Position: last, Continuity: wire.ContinuityProved}, &now) // its own position is no violation
 	}
 }
 
@@ -26,6 +27,12 @@ func (q *queue) resumeProved(gen uint64) {
 // until finishDelivery is called. When the stream has ended take returns nil and
 // the stream's error; when ctx ends, nil and ctx's error.
 func (q *queue) take(ctx context.Context, dst []Message, limit int, hold bool, processed processedRun) ([]Message, error) {
+	return q.takeFor(nil, ctx, dst, limit, hold, processed)
+}
+
+// takeFor is take. With a source it does not wait: it returns errNothingYet, and the
+// source becomes ready when there may be something.
+func (q *queue) takeFor(src *mergeSource, ctx context.Context, dst []Message, limit int, hold bool, processed processedRun) ([]Message, error) {
 	if err := checkContext("Messages", ctx); err != nil {
 		return nil, err
 	}
@@ -71,8 +78,14 @@ func (q *queue) take(ctx context.Context, dst []Message, limit int, hold bool, p
 			}
 			return ms, nil
 		case ended:
+			if src != nil {
+				src.ended = true
+			}
 			q.wakeConsumer()
 			return nil, err
+		case src != nil:
+			src.readyAfter(wait)
+			return nil, errNothingYet
 		}
 		if err := q.waitAvailable(ctx, wait); err != nil {
 			q.wakeConsumer()
@@ -97,6 +110,20 @@ func (q *queue) waitAvailable(ctx context.Context, wait time.Duration) error {
 		return ctx.Err()
 	}
 	return nil
+}
+
+// wakeConsumer wakes one consumer that waits for this queue alone, now or when it next
+// waits, and each that waits for several.
+func (q *queue) wakeConsumer() {
+	if merges := q.merges.Load(); merges != nil {
+		for _, src := range *merges {
+			src.becomeReady()
+		}
+	}
+	select {
+	case q.available <- struct{}{}:
+	default:
+	}
 }
 
 // takeReady takes what can be taken now. If Delivery.Every holds everything back,
@@ -195,13 +222,16 @@ func (q *queue) finishDelivery(ms []Message, delivered bool, processed processed
 	}
 }
 
-// leaveBody follows when a consumer leaves a loop body by break, return or a panic.
-func (q *queue) leaveBody() {
+// leaveBody follows when a consumer leaves a loop body and takes nothing more for now.
+// processed is nothing after break, return or a panic.
+func (q *queue) leaveBody(processed processedRun) {
 	q.mu.Lock()
+	acked := q.reported(q.tracker.acknowledge(processed))
 	q.bodies--
 	q.watchStandstill()
 	drained := q.drainToReport()
 	q.mu.Unlock()
+	q.reportProcessed(acked)
 	if drained {
 		q.owner.streamDrained()
 	}
@@ -227,7 +257,7 @@ func (s *Subscription) Messages(ctx context.Context) iter.Seq2[Message, error] {
 		var processed processedRun
 		defer func() {
 			if processed.inBody {
-				s.queue.leaveBody()
+				s.queue.leaveBody(processedRun{})
 			}
 		}()
 		for {
@@ -267,7 +297,7 @@ func (s *Subscription) Batches(ctx context.Context) iter.Seq2[[]Message, error] 
 		var last Message // a copy: the caller may change ms
 		defer func() {
 			if processed.inBody {
-				s.queue.leaveBody()
+				s.queue.leaveBody(processedRun{})
 			}
 		}()
 		for {

@@ -67,7 +67,7 @@ func resetAt(epoch string, offset uint64) *wire.Event {
 func offerAll(t *testing.T, q *queue, evs ...*wire.Event) {
 	t.Helper()
 	for _, ev := range evs {
-		if _, err := q.offer(1, []wire.Event{*ev}); err != nil {
+		if _, err := q.offer(1, []wire.Event{*ev}, new(time.Time)); err != nil {
 			t.Fatalf("offer %+v: %v", ev, err)
 		}
 	}
@@ -201,7 +201,7 @@ func TestQueueModel(t *testing.T) {
 		}
 		gen, last, epoch, epochs := uint64(1), uint64(rnd.IntN(10)), "e", 0
 		offer := func(ev *wire.Event) {
-			if _, err := q.offer(gen, []wire.Event{*ev}); err != nil {
+			if _, err := q.offer(gen, []wire.Event{*ev}, new(time.Time)); err != nil {
 				fail("%v", err)
 			}
 		}
@@ -234,7 +234,7 @@ func TestQueueModel(t *testing.T) {
 				if !based || p.Offset != last || p.Epoch != epoch {
 					fail("resumes from %v, received up to %s.%d", p, epoch, last)
 				}
-				if _, err := q.offer(gen-1, []wire.Event{*dataAt(last+1, last)}); err != nil {
+				if _, err := q.offer(gen-1, []wire.Event{*dataAt(last+1, last)}, new(time.Time)); err != nil {
 					fail("%v", err)
 				}
 				if p, _ := q.resumePosition(); p.Offset != last {
@@ -315,7 +315,7 @@ func TestResetsOfAStoppedConsumerAreJoined(t *testing.T) {
 				evs = append(evs, &wire.Event{Kind: wire.EventData, Message: wire.Message{Payload: []byte("x")}})
 			}
 			for _, ev := range evs {
-				if _, err := q.offer(gen, []wire.Event{*ev}); err != nil {
+				if _, err := q.offer(gen, []wire.Event{*ev}, new(time.Time)); err != nil {
 					t.Fatalf("%v, connection %d: %v", overflow, gen, err)
 				}
 			}
@@ -433,7 +433,7 @@ func TestMoreWaitingWakesAnother(t *testing.T) {
 		}
 		synctest.Wait()
 		events := []wire.Event{*subscribedAt(0), *dataAt(1, 0), *dataAt(2, 1)}
-		if _, err := q.offer(1, events); err != nil { // one signal for both
+		if _, err := q.offer(1, events, new(time.Time)); err != nil { // one signal for both
 			t.Fatal(err)
 		}
 		for range 2 {

@@ -30,6 +30,7 @@ type reader struct {
 	reports skipReports
 	wakes   wakeRate
 	decodes callWatch // of Decode
+	readAt  time.Time // when the frames at hand were read
 }
 
 // start starts the goroutine that reads. Done waits for it until it ends, unless
@@ -52,6 +53,7 @@ func (r *reader) run() {
 		// of a new goroutine while it waits: docs/decisions/0007.
 		batch, err := r.conn.Receive(idle)
 		now := time.Now()
+		r.readAt = now
 		r.decodes.begin(now)
 		err = r.handle(batch, err)
 		if !r.decodes.end() {
@@ -159,7 +161,7 @@ func (r *reader) route(events *wire.Events) error {
 		}
 		if sub := r.routes.find(ev); sub != nil {
 			var losses []wire.Event
-			losses, fault = sub.queue.offer(r.conn.gen, rest[:n])
+			losses, fault = sub.queue.offer(r.conn.gen, rest[:n], &r.readAt)
 			for i := range losses {
 				forLoop = append(forLoop, routedEvent{sub, losses[i]})
 			}

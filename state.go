@@ -122,3 +122,62 @@ func (c *counters) stats() Stats {
 		PlainFrames: c.plainFrames.Load(),
 	}
 }
+
+// SubPhase is what a subscription is doing.
+type SubPhase uint8
+
+// The phases of a subscription.
+const (
+	SubPending SubPhase = iota // not confirmed on the current connection
+	SubLive                    // messages flow
+	SubEnded                   // closed, refused by the server, or ended with the client: see Err
+)
+
+// String returns the phase as one lower-case word.
+func (p SubPhase) String() string {
+	switch p {
+	case SubPending:
+		return "pending"
+	case SubLive:
+		return "live"
+	case SubEnded:
+		return "ended"
+	}
+	return "phase ?"
+}
+
+// SubState is the state of a subscription at one moment.
+type SubState struct {
+	Phase SubPhase
+
+	// Generation is the number, as in State.Generation, of the connection on
+	// which the subscription was last confirmed. It is 0 before that, after a
+	// refusal and in the phase SubEnded.
+	Generation uint64
+
+	// Since is when the phase began.
+	Since time.Time
+
+	// Err is why the subscription ended, in the phase SubEnded; nil for a clean
+	// end. In the phase SubPending it is why the server refused or ended the
+	// subscription for now, or that it did not answer.
+	Err error
+}
+
+// SubStats counts the messages of a subscription. At every moment
+// Received = Delivered + Dropped + Waiting.
+type SubStats struct {
+	Received   uint64 // from the server, without duplicates
+	Delivered  uint64 // handed to a consumer
+	Dropped    uint64 // by the overflow policy, or by closing the subscription or the client
+	Waiting    uint64 // in the queue, or taken from it for C
+	Duplicates uint64 // received again and discarded
+	Earlier    uint64 // of an earlier subscription to the topic, discarded
+	Gaps       uint64 // reported by the server or detected by the client; those of Dropped do not count
+	Resets     uint64 // reported by the server or detected by the client
+
+	// Unacked is how many of Delivered are not acknowledged. With ManualAck the
+	// stream stops while Delivery.Buffer messages are taken from the oldest one that is
+	// not acknowledged on; see DeliveryStopped.
+	Unacked uint64
+}

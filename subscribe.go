@@ -5,71 +5,13 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
 
 	"github.com/limpet-go/limpet/internal/watch"
 )
-
-// SubPhase is what a subscription is doing.
-type SubPhase uint8
-
-// The phases of a subscription.
-const (
-	SubPending SubPhase = iota // not confirmed on the current connection
-	SubLive                    // messages flow
-	SubEnded                   // closed, refused by the server, or ended with the client: see Err
-)
-
-// String returns the phase as one lower-case word.
-func (p SubPhase) String() string {
-	switch p {
-	case SubPending:
-		return "pending"
-	case SubLive:
-		return "live"
-	case SubEnded:
-		return "ended"
-	}
-	return "phase ?"
-}
-
-// SubState is the state of a subscription at one moment.
-type SubState struct {
-	Phase SubPhase
-
-	// Generation is the number, as in State.Generation, of the connection on
-	// which the subscription was last confirmed. It is 0 before that, after a
-	// refusal and in the phase SubEnded.
-	Generation uint64
-
-	// Since is when the phase began.
-	Since time.Time
-
-	// Err is why the subscription ended, in the phase SubEnded; nil for a clean
-	// end. In the phase SubPending it is why the server refused or ended the
-	// subscription for now, or that it did not answer.
-	Err error
-}
-
-// SubStats counts the messages of a subscription. At every moment
-// Received = Delivered + Dropped + Waiting.
-type SubStats struct {
-	Received   uint64 // from the server, without duplicates
-	Delivered  uint64 // handed to a consumer
-	Dropped    uint64 // by the overflow policy, or by closing the subscription or the client
-	Waiting    uint64 // in the queue, or taken from it for C
-	Duplicates uint64 // received again and discarded
-	Earlier    uint64 // of an earlier subscription to the topic, discarded
-	Gaps       uint64 // reported by the server or detected by the client; those of Dropped do not count
-	Resets     uint64 // reported by the server or detected by the client
-
-	// Unacked is how many of Delivered are not acknowledged. With ManualAck the
-	// stream stops while Delivery.Buffer messages are taken from the oldest one that is
-	// not acknowledged on; see DeliveryStopped.
-	Unacked uint64
-}
 
 // DeliveryStopped is an event: for 30 seconds a stream has stood still because with
 // ManualAck the oldest messages were not acknowledged, or because with Block no
@@ -270,4 +212,32 @@ func newSubscription(c *Client, topic string, o *SubscribeOptions) (*Subscriptio
 	s.queue = newQueue(topic, &opts, c.cfg.traits, s)
 	s.state.Set(SubState{Phase: SubPending, Since: time.Now()})
 	return s, nil
+}
+
+// Subscriptions returns the subscriptions that have not ended, in the order of
+// Subscribe. It is a snapshot. After Close, Shutdown and a permanent failure there are
+// none. It waits for neither network nor consumers, and may be called at any time, also
+// from an Observer.
+func (c *Client) Subscriptions() []*Subscription {
+	query := listOpen{make(chan []*Subscription, 1)}
+	if !c.inbox.post(query) {
+		return nil
+	}
+	select {
+	case subs := <-query.reply:
+		return subs
+	case <-c.done:
+		return nil
+	}
+}
+
+// listOpen replies with the subscriptions that have not ended.
+type listOpen struct{ reply chan []*Subscription }
+
+func (e listOpen) apply(l *loop) {
+	if l.ended {
+		e.reply <- nil
+		return
+	}
+	e.reply <- slices.Collect(l.registry.all())
 }

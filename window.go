@@ -38,6 +38,7 @@ type window struct {
 	resolved     [2]int        // outcomes to be published are in slots [from, to)
 	freedBytes   int           // payload bytes that they held
 	notify       *notifier     // of messages that failed
+	doneCalls    *doneCalls    // of PublishOptions.Done
 	woken        int           // outcomes that a caller waited for, since the loop last read it
 }
 
@@ -126,6 +127,7 @@ func (w *window) publishOutcomes() {
 		if r.publishOutcome() {
 			w.woken++
 		}
+		w.doneCalls.follow(r)
 		if w.notify != nil && (r.decided == Rejected || r.decided == Expired || r.decided == Unknown) {
 			w.notify.post(MessageFailed{r.topic, r.id, r.decided, r.details.err})
 		}

@@ -75,7 +75,7 @@ var ofClient = []mutation{
 	{
 		name:    "errors: Retryable ignores ctx",
 		file:    "errors.go",
-		search:  "return errors.Is(err, ErrWindowFull) || errors.Is(err, ErrExpired) || errors.Is(err, ErrUnsent)",
+		search:  "return errors.Is(err, ErrWindowFull) || errors.Is(err, ErrDoneBehind) || errors.Is(err, ErrExpired) || errors.Is(err, ErrUnsent)",
 		replace: "return SafeToRetry(err)",
 		test:    "-run ^Test(Retryable|CarelessInputs)$ ./test",
 	},

@@ -1,0 +1,146 @@
+package test
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+	"strings"
+	"testing"
+	"testing/synctest"
+
+	"github.com/limpet-go/limpet"
+	"github.com/limpet-go/limpet/limpettest"
+	"github.com/limpet-go/limpet/server"
+)
+
+func topicsOf(c *limpet.Client) string {
+	var topics []string
+	for _, s := range c.Subscriptions() {
+		topics = append(topics, s.Topic())
+	}
+	return strings.Join(topics, " ")
+}
+
+// Subscriptions are those that have not ended, in the order of Subscribe, connected or
+// not, also when an Observer asks.
+func TestSubscriptionsAreTheOpenOnes(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		srv := limpettest.NewServer(t, &limpettest.ServerOptions{Server: &server.Options{Hooks: server.Hooks{
+			Authorize: func(_ server.Principal, _ server.Verb, topic string) error {
+				if topic == "refused" {
+					return errors.New("not for you")
+				}
+				return nil
+			},
+		}}})
+		var c *limpet.Client
+		var observed []string
+		c = dial(t, srv, &limpet.Options{Observer: observer(func(e limpet.Event) {
+			if e, ok := e.(limpet.SubscriptionChanged); ok && e.State.Phase == limpet.SubEnded {
+				observed = append(observed, e.Topic+": "+topicsOf(c))
+			}
+		})})
+		if got := topicsOf(c); got != "" {
+			t.Errorf("before Subscribe: %s", got)
+		}
+		subs := map[string]*limpet.Subscription{}
+		for _, topic := range strings.Fields("z refused a m b") {
+			s, err := c.Subscribe(t.Context(), topic, nil)
+			if err != nil {
+				t.Fatal(err)
+			}
+			subs[topic] = s
+		}
+		if got := c.Subscriptions(); len(got) < 4 || got[0] != subs["z"] || got[len(got)-1] != subs["b"] {
+			t.Errorf("after Subscribe: %v", got)
+		}
+		synctest.Wait()
+		if got := topicsOf(c); subs["refused"].Err() == nil || got != "z a m b" {
+			t.Errorf("after a refusal: %s", got)
+		}
+		subs["a"].Close()
+		if got := topicsOf(c); got != "z m b" {
+			t.Errorf("after Close of one: %s", got)
+		}
+		snapshot := c.Subscriptions()
+		snapshot[0] = nil // it belongs to the caller
+		srv.Network.Each(func(int) limpettest.Fault { return limpettest.Refuse(1) })
+		srv.Network.CutAll()
+		if _, err := c.WaitState(t.Context(), func(s limpet.State) bool { return s.Phase == limpet.Waiting }); err != nil {
+			t.Fatal(err)
+		}
+		if _, err := c.Subscribe(t.Context(), "n", nil); err != nil {
+			t.Fatal(err)
+		}
+		if got := topicsOf(c); got != "z m b n" {
+			t.Errorf("without a connection: %s", got)
+		}
+		c.Close()
+		if got := c.Subscriptions(); len(got) != 0 {
+			t.Errorf("right after Close: %v", got)
+		}
+		<-c.Done()
+		if got := c.Subscriptions(); len(got) != 0 {
+			t.Errorf("after the end: %v", got)
+		}
+		synctest.Wait()
+		want := []string{"refused: z a m b", "a: z m b", "z: ", "m: ", "b: ", "n: "}
+		if !slices.Equal(observed, want) {
+			t.Errorf("an Observer saw %q; want %q", observed, want)
+		}
+	})
+}
+
+// While Shutdown waits there are none, and many callers may ask at any time.
+func TestSubscriptionsWhileMuchHappens(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		srv := limpettest.NewServer(t, nil)
+		c := dial(t, srv, nil)
+		asked := make(chan int)
+		for range 4 {
+			go func() {
+				n := 0
+				for {
+					select {
+					case <-c.Done():
+						asked <- n
+						return
+					default:
+					}
+					for _, s := range c.Subscriptions() {
+						n += len(s.Topic())
+					}
+				}
+			}()
+		}
+		for i := range 50 {
+			s := subscribeLive(t, c, fmt.Sprint("t/", i), nil)
+			if i%2 == 0 {
+				s.Close()
+			}
+		}
+		publish(t, srv, "t/1", "waits")
+		if got := len(c.Subscriptions()); got != 25 {
+			t.Errorf("%d subscriptions", got)
+		}
+		ctx, cancel := context.WithCancel(t.Context())
+		ended := make(chan error, 1)
+		go func() { ended <- c.Shutdown(ctx) }()
+		if _, err := c.WaitState(t.Context(), func(s limpet.State) bool { return s.Draining }); err != nil {
+			t.Fatal(err)
+		}
+		if got := c.Subscriptions(); len(got) != 0 {
+			t.Errorf("during Shutdown: %v", got)
+		}
+		cancel()
+		if err := <-ended; err != nil && !errors.Is(err, context.Canceled) {
+			t.Error(err)
+		}
+		for range 4 {
+			if n := <-asked; n == 0 {
+				t.Error("a caller saw no subscription")
+			}
+		}
+	})
+}
