@@ -20,7 +20,6 @@ import (
 // number 5.
 type lineServer struct {
 	mu     sync.Mutex
-	next   int
 	heard  []string
 	refuse bool
 }
