@@ -314,7 +314,9 @@ func TestConfirmationAfterAnEndByTheServer(t *testing.T) {
 			}
 		})
 		s := subscribeLive(t, c, "trades/A", nil)
-		if got := collect(t, s, 3); got[1].Kind != limpet.Reset || s.State().Phase != limpet.SubLive {
+		got := collect(t, s, 3)
+		synctest.Wait() // a message comes before what its connection makes of the state
+		if got[1].Kind != limpet.Reset || s.State().Phase != limpet.SubLive {
 			t.Errorf("%s; %+v", payloads(got), s.State())
 		}
 	})
