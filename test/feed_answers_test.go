@@ -57,7 +57,9 @@ func TestAnswersToARepeatedRequestOfAClosedSubscription(t *testing.T) {
 				t.Fatalf("%s: %v", name, err)
 			}
 			want := time.Duration(len(tc.later)+2) * time.Second
-			if got := collect(t, s, 1); payloads(got) != `{"type":"trade","symbol":"A","n":1,"life":2}` || time.Since(closed) != want || s.State().Phase != limpet.SubLive {
+			got := collect(t, s, 1)
+			synctest.Wait()
+			if payloads(got) != `{"type":"trade","symbol":"A","n":1,"life":2}` || time.Since(closed) != want || s.State().Phase != limpet.SubLive {
 				t.Errorf("%s: %s after %v, want it after %v; %+v", name, payloads(got), time.Since(closed), want, s.State())
 			}
 		})
