@@ -275,13 +275,18 @@ type finality struct {
 }
 
 // ready follows when a connection became ready. Without a greeting the server has said
-// nothing yet: a server that breaks the protocol every time makes no progress.
+// nothing yet: one that refuses the login or breaks the protocol every time makes no
+// progress.
 func (y *finality) ready(greeted bool) {
 	y.wasReady = true
-	if greeted || y.violations == 0 {
+	if greeted {
 		y.progressed()
 	}
 }
+
+// lasted follows when a connection lasted long enough to count as stable: what refused
+// the client before has passed.
+func (y *finality) lasted() { y.count = 0 }
 
 // progressed follows when a message was received or acknowledged: a reset or a gap
 // is not enough.

@@ -155,6 +155,7 @@ func (l *loop) checkStable(k *link) {
 		return
 	}
 	k.stable = true
+	l.finality.lasted()
 	l.policy.forgetFailures()
 	l.encodePanics = 0
 }

@@ -120,7 +120,9 @@ type Event struct {
 	// Code is a code of the protocol.
 	Code uint16
 
-	// Head is the newest offset of the log.
+	// Head is the newest offset of the log; zero if it is not known. Where holes are
+	// losses, a Head below the last number shows that the server has restarted: a Reset
+	// (CauseAhead).
 	Head uint64
 
 	// Count is how many messages are missing; zero if unknown.
@@ -165,7 +167,7 @@ type Continuity uint8
 const (
 	ContinuityNone     Continuity = iota // nothing: the client reports a Reset
 	ContinuityByNumber                   // the number of the next message decides; without numbers its Position.Tag, if the server repeats the last message
-	ContinuityProved                     // the server proved that none is missing
+	ContinuityProved                     // the server proved that none is missing; with a Position below the last number it repeats from there
 )
 
 // Cause says why messages are missing or why a stream restarted.

@@ -62,7 +62,7 @@ type Codec interface {
 
 	// Decode appends the events that f holds. One frame may hold many messages,
 	// and one message may take many frames. f.Data is valid only during the
-	// call. An error ends the connection and discards the events of this frame. A
+	// call: copy what an event keeps, such as Message.Payload. An error ends the connection and discards the events of this frame. A
 	// message that can be skipped is no error: see EventMalformed.
 	// A *CodeError chooses the close code; any other error closes with 1002.
 	Decode(f Frame, out *Events) error
@@ -181,8 +181,9 @@ type Traits struct {
 	// repeat messages: a message with such a number is dropped as a duplicate. A
 	// number further back means that the server has restarted: the client reports a
 	// Reset (CauseRestarted) and delivers the message. With zero only the last
-	// message may be repeated. A confirmation with a Position allows for itself
-	// every number after it. LookBack is for HolesLoss: with HolesFault, positions
+	// message may be repeated. A confirmation with ContinuityProved and a lower
+	// Position allows for itself every number after it, unless its Head is below the
+	// last number. LookBack is for HolesLoss: with HolesFault, positions
 	// and epochs say what is a duplicate.
 	LookBack uint64
 

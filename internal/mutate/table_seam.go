@@ -248,4 +248,25 @@ var ofSeam = []mutation{
 		replace: "\tif false {\n",
 		test:    "-run ^TestServerKeepsSubscriptions$ ./test",
 	},
+	{
+		name:    "end: a refused login without a greeting never ends",
+		file:    "failure.go",
+		search:  "\ty.wasReady = true\n\tif greeted {",
+		replace: "\ty.wasReady = true\n\tif greeted || y.violations == 0 {",
+		test:    "-timeout=30s -run ^TestRefusedLoginEnds$ ./test",
+	},
+	{
+		name:    "end: a connection that lasted clears no refusal",
+		file:    "loop_deadlines.go",
+		search:  "\tl.finality.lasted()\n",
+		replace: "",
+		test:    "-timeout=30s -run ^TestRefusedLoginEnds$ ./test",
+	},
+	{
+		name:    "seam: a log that ends before our position is no restart",
+		file:    "internal/sequence/receiver.go",
+		search:  "case !fault && ev.Head != 0 && ev.Head < r.last.Offset:",
+		replace: "case false:",
+		test:    "-run ^TestReceiver$ ./internal/sequence",
+	},
 }

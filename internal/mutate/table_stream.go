@@ -110,8 +110,8 @@ var ofStream = []mutation{
 	{
 		name:    "failure: a reset is progress",
 		file:    "failure.go",
-		search:  "if greeted || y.violations == 0 {",
-		replace: "if greeted || y.violations >= 0 {",
+		search:  "\tif greeted {\n",
+		replace: "\tif y.wasReady {\n",
 		test:    "-run ^TestViolationsWithoutProgress$ ./test",
 	},
 	{

@@ -253,9 +253,6 @@ func (r *Receiver) subscribed(ev *wire.Event) (step Step, err error) {
 	// A confirmation after one by number, before a message, is the first that decides.
 	first, again := !r.confirmed || r.unproved, r.wasLive
 	r.confirmed, r.wasLive = true, true
-	if ev.Continuity != wire.ContinuityNone && ev.Position.Offset < r.last.Offset && !ev.Position.IsZero() {
-		r.repeats, r.repeatFrom = true, ev.Position.Offset
-	}
 	switch {
 	case ev.Continuity == wire.ContinuityByNumber:
 		if again && first && !r.positioned {
@@ -297,6 +294,9 @@ func (r *Receiver) proved(ev *wire.Event) (loss *Loss, err error) {
 		}
 		loss = r.detectLoss(wire.EventReset, ev.Position, 0, wire.CauseEpoch)
 		r.last = ev.Position
+	case !fault && ev.Head != 0 && ev.Head < r.last.Offset:
+		loss = r.detectLoss(wire.EventReset, r.inStream(ev.Position), 0, wire.CauseAhead)
+		r.last = loss.To
 	case ev.Position.Offset > r.last.Offset:
 		if fault {
 			return nil, violation("delivery starts after messages that were not received")
@@ -304,8 +304,13 @@ func (r *Receiver) proved(ev *wire.Event) (loss *Loss, err error) {
 		to := r.inStream(ev.Position)
 		loss = r.detectLoss(wire.EventGap, to, to.Offset-r.last.Offset, wire.CauseLost)
 		r.last = to
-	case r.last.Epoch == "":
-		r.last.Epoch = ev.Position.Epoch
+	default:
+		if r.last.Epoch == "" {
+			r.last.Epoch = ev.Position.Epoch
+		}
+		if ev.Position.Offset < r.last.Offset {
+			r.repeats, r.repeatFrom = true, ev.Position.Offset
+		}
 	}
 	return loss, nil
 }

@@ -140,6 +140,18 @@ var controlRows = []row{
 		after:  func(r *Receiver) { r.confirmed, r.unproved, r.repeats, r.repeatFrom = true, false, true, 3 },
 	},
 	{
+		rule: "a confirmation by number allows no repeats", before: againLossy,
+		event: confirmed(wire.ContinuityByNumber, at("e", 3, "s")),
+		after: func(r *Receiver) { r.confirmed = true },
+	},
+	{
+		rule: "proved by a log that ends before the position: the server has restarted", before: againLossy,
+		event:  wire.Event{Kind: wire.EventSubscribed, Continuity: wire.ContinuityProved, Position: at("e", 2, "s"), Head: 3},
+		effect: Start,
+		loss:   &Loss{Kind: wire.EventReset, Detected: true, Cause: wire.CauseAhead, After: at("e", 5, "t"), To: at("e", 2, "s")},
+		after:  func(r *Receiver) { r.last, r.confirmed, r.unproved = at("e", 2, "s"), true, false },
+	},
+	{
 		rule: "proved after what was not received", before: again,
 		event: confirmed(wire.ContinuityProved, at("e", 6, "t")),
 		after: func(r *Receiver) { r.confirmed = true },

@@ -95,6 +95,8 @@ func (t *Table) checkSigns() error {
 		return &TableError{"Ping", "is wire.PingNone, which excludes PingText"}
 	case !utf8.ValidString(t.PingText):
 		return &TableError{"PingText", "is not UTF-8"}
+	case strings.Contains(t.Answer, `"#n"`) && !strings.HasSuffix(t.Question, "=*"):
+		return &TableError{"Question", `must have the form "path=*", since "#n" in Answer is the number at that path`}
 	case (t.Question == "") != (t.Answer == ""):
 		return &TableError{"Answer", "want Question and Answer, or neither"}
 	case !utf8.ValidString(t.Answer):

@@ -19,7 +19,7 @@ const (
 
 var (
 	errTopics = &wire.CodeError{Code: 1008, Reason: "more than 65536 topics on one connection"}
-	errOp     = errors.New("feed: the table has no message for this")
+	errOp     = errors.New("feed: the server has no message for this, by its Table or Funcs")
 	errFrom   = errors.New("feed: a table cannot ask for the first or the last message; use FromNew or FromResume")
 )
 

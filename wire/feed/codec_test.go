@@ -255,8 +255,8 @@ func TestRestart(t *testing.T) {
 		first int
 		reset string
 	}{
-		{101, ""}, {150, ""}, {100, ""}, {99, "reset matches/A diverged at 98"}, {1, "reset matches/A diverged at 0"},
-		{0, "reset matches/A diverged at 0"},
+		{101, ""}, {150, ""}, {100, ""}, {99, "reset matches/A restarted at 98"}, {1, "reset matches/A restarted at 0"},
+		{0, "reset matches/A restarted at 0"},
 	} {
 		c := resume(t, Coinbase(), "matches/A", 100)
 		got, err := decode(c, match(test.first))
@@ -278,7 +278,7 @@ func TestRestart(t *testing.T) {
 	update := func(n int) string { return fmt.Sprintf(`{"kind":"update","ch":"trades","sym":"A","id":%d}`, n) }
 	for first, reset := range map[int]bool{97: false, 96: true} { // Replay is 3
 		got, err := decode(resume(t, exchange(), "trades/A", 100), update(first))
-		if err != nil || strings.Contains(got, "reset trades/A diverged") != reset {
+		if err != nil || strings.Contains(got, "reset trades/A restarted") != reset {
 			t.Errorf("first number %d after 100: got\n%s, %v, want a reset: %v", first, got, err, reset)
 		}
 	}
@@ -300,7 +300,7 @@ func TestSequenceOfTheConnection(t *testing.T) {
 	expect(t, c, `{"kind":"beat","n":9}`, "reset book/B lost at 0")
 	expect(t, c, `{"kind":"beat","n":20}`)
 	expect(t, c, book(21, "A"), "data book/A update "+book(21, "A"))
-	expect(t, c, `{"kind":"beat","n":21}`, "reset book/A diverged at 0")
+	expect(t, c, `{"kind":"beat","n":21}`, "reset book/A restarted at 0")
 	expect(t, c, book(22, "B"), "data book/B update "+book(22, "B"))
 	expect(t, c, `{"kind":"bye","ch":"book","sym":"B","n":23}`, "unsubscribed book/B 0 ")
 	expect(t, c, `{"kind":"beat","n":30}`)

@@ -171,7 +171,7 @@ func (c *codec) emit(k *kind, u *sub, n numbers, typ, payload []byte, out *wire.
 		// The resumed number may be repeated, and Replay numbers before it.
 		restarted = n.last < u.resumed && u.resumed-n.last > u.channel.replay
 		if restarted {
-			c.reset(u, prev(n.last), wire.CauseDiverged, out)
+			c.reset(u, prev(n.last), wire.CauseRestarted, out)
 		}
 	}
 	u.resumed = 0
@@ -322,7 +322,7 @@ func (c *codec) checkSequence(out *wire.Events) error {
 	joins := !c.counting || n > c.sequence && n-c.sequence-1 <= c.reported
 	cause := wire.CauseLost
 	if n <= c.sequence {
-		cause = wire.CauseDiverged
+		cause = wire.CauseRestarted
 	}
 	c.sequence, c.counting, c.reported = n, true, 0
 	if joins {

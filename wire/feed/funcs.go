@@ -54,6 +54,14 @@ type Funcs struct {
 
 	// Acks means that the server answers each Publish with its cmd: with Answered if it
 	// has taken the message, or with Refused. Without it a receipt ends as Written.
+	//
+	// When a connection is lost, every message without an answer ends as Unknown;
+	// limpet.Options.Window bounds how many. With PublishOptions.AtLeastOnce it is sent
+	// again with the same cmd instead. cmd begins again in each client: m.ID is the key
+	// for a server that recognises duplicates. A message that the server never answers
+	// stays pending until the connection ends, and once the window is full of later
+	// messages nothing more can be published: have Read report every answer, Refused
+	// for one that it does not know.
 	Acks bool
 
 	// Check returns nil if topic is valid for use, otherwise what is wrong with it.

@@ -148,9 +148,9 @@ type Table struct {
 	// Optional.
 	Question string
 
-	// Answer is the text message that answers it. "#n" in quotes stands for the
-	// number that the matched member holds, a whole number below 2^64: {"pong":"#n"}.
-	// Required with Question.
+	// Answer is the text message that answers it. With a Question such as "ping=*",
+	// "#n" in quotes stands for the number at that path, a whole number below 2^64:
+	// {"pong":"#n"}. Required with Question.
 	Answer string
 
 	// Strict makes a message that cannot be read or placed end the connection, for

@@ -116,9 +116,10 @@ func TestNewNamesTheWrongField(t *testing.T) {
 		{"Ping", func(t *Table) { t.PingText = "ping" }}, // with wire.PingNone
 		{"Ping", func(t *Table) { t.Ping = 9 }},
 		{"PingText", func(t *Table) { t.Ping, t.PingText = wire.PingOp, "\xff" }},
+		{"Question", func(t *Table) { t.Question, t.Answer = "=ping", `{"pong":"#n"}` }},
 		{"Answer", func(t *Table) { t.Question = "ask" }},
 		{"Answer", func(t *Table) { t.Answer = "{}" }},
-		{"Answer", func(t *Table) { t.Question, t.Answer = "ask", `{"pong":"#n"` }},
+		{"Answer", func(t *Table) { t.Question, t.Answer = "ask=*", `{"pong":"#n"` }},
 		{"Question", func(t *Table) { t.Question, t.Answer = "beat..x=1", "x" }},
 		{"Heartbeats[0]", func(t *Table) { t.Heartbeats[0] = "*" }},
 		{"Heartbeats[0]", func(t *Table) { t.Heartbeats[0] = "=" }},
