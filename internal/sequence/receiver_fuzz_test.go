@@ -20,7 +20,7 @@ func FuzzReceiver(f *testing.F) {
 		f.Add(data)
 	}
 	// Confirmed by number, then again without continuity and before any message.
-	f.Add([]byte("10000000\xdf00000000010000000"))
+	f.Add([]byte("00000000\xdf00000000010000000"))
 	f.Fuzz(func(t *testing.T, data []byte) {
 		if len(data) < 2 {
 			return
