@@ -358,9 +358,12 @@ func TestTopicAgainWithoutUnsubscribe(t *testing.T) {
 						t.Fatal(err)
 					}
 					for round := range 3 {
-						s := subscribe(t, c, "trades/A")
+						began, s := time.Now(), subscribe(t, c, "trades/A")
 						if err := s.WaitLive(within(t, time.Second)); err != nil {
 							t.Errorf("%s, every %v, for %v: round %d: %v", kind, tick, lasts, round, err)
+						}
+						if took := time.Since(began); round == 1 && took > 0 {
+							t.Errorf("%s, every %v, for %v: live after %v", kind, tick, lasts, took)
 						}
 						time.Sleep(lasts)
 						s.Close()
