@@ -127,7 +127,7 @@ var ofSeam = []mutation{
 		file:    "loop_connection.go",
 		search:  "t.Acks && (peer.Acks || t.Sessions)",
 		replace: "t.Acks",
-		test:    "-run ^TestWelcomeLowersTraits$ ./test",
+		test:    "-timeout=10s -run ^TestWelcomeLowersTraits$ ./test",
 	},
 	{
 		name:    "seam: a welcome cannot lower Unsubscribe",
@@ -204,7 +204,7 @@ var ofSeam = []mutation{
 		file:    "queue_commit.go",
 		search:  "\t\tacked[i].released = true\n",
 		replace: "\t\t_ = i\n",
-		test:    "-run ^TestNack$ ./test",
+		test:    "-timeout=10s -run ^TestNack$ ./test",
 	},
 	{
 		name:    "seam: a dropped message is not acknowledged",
