@@ -20,15 +20,14 @@ import (
 // message was received or a connection lasted in between.
 func TestRefusedLoginEnds(t *testing.T) {
 	for _, row := range []struct {
-		name string
-		good func(conn int, ws *websocket.Conn) // of every fourth connection
-		ends bool
+		name  string
+		text  string        // that every fourth connection brings
+		lasts time.Duration // how long that connection stays open; silence ends it after 50 s
+		ends  bool
 	}{
-		{"always", nil, true},
-		{"a message in between", func(_ int, ws *websocket.Conn) {
-			ws.Write(context.Background(), websocket.MessageText, []byte("a"))
-		}, false},
-		{"a connection that lasts in between", func(int, *websocket.Conn) { time.Sleep(40 * time.Second) }, false}, // silence ends it after 50 s
+		{"always", "", 0, true},
+		{"a message in between", "a", 0, false},
+		{"a connection that lasts in between", "", 40 * time.Second, false},
 	} {
 		t.Run(row.name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
@@ -38,8 +37,11 @@ func TestRefusedLoginEnds(t *testing.T) {
 					if err != nil {
 						return
 					}
-					if conns++; conns%4 == 0 && row.good != nil {
-						row.good(conns, ws)
+					if conns++; conns%4 == 0 {
+						if row.text != "" {
+							ws.Write(context.Background(), websocket.MessageText, []byte(row.text))
+						}
+						time.Sleep(row.lasts)
 					}
 					ws.Close(websocket.StatusPolicyViolation, "unknown key")
 				}), nil)
