@@ -7,7 +7,6 @@ import (
 	"log/slog"
 	"net/http"
 	"strings"
-	"sync"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -211,7 +210,7 @@ func TestDialectThatHangs(t *testing.T) {
 						began = time.Now()
 					})
 					d := hangingDialect{method: method, release: make(chan struct{})}
-					var log lockedBuilder
+					var log lockedBuffer
 					c, err := limpet.New(srv.host.URL(), options(&limpet.Options{
 						HTTPClient: srv.host.HTTPClient(), Dialect: d, DialTimeout: dialTimeout,
 						Logger: slog.New(slog.NewTextHandler(&log, nil)),
@@ -243,24 +242,6 @@ func TestDialectThatHangs(t *testing.T) {
 			})
 		}
 	}
-}
-
-// lockedBuilder is a strings.Builder for several goroutines.
-type lockedBuilder struct {
-	mu sync.Mutex
-	b  strings.Builder
-}
-
-func (l *lockedBuilder) Write(p []byte) (int, error) {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	return l.b.Write(p)
-}
-
-func (l *lockedBuilder) String() string {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	return l.b.String()
 }
 
 // steppingDialect makes an HTTP request before the dial, and passes what the answer says

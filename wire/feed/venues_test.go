@@ -89,7 +89,7 @@ func TestPingsOfVenues(t *testing.T) {
 			}
 		}
 		if !found || d.Traits().Ping != wire.PingOp {
-			t.Errorf("%s: sends %q, as nobody does", row.file, got)
+			t.Errorf("%s: sends %q, which no recorded client sent", row.file, got)
 		}
 	}
 }
