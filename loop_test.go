@@ -474,3 +474,17 @@ func TestPatienceIsForgotten(t *testing.T) {
 		synctest.Wait()
 	})
 }
+
+// A peer lowers the traits of a connection and raises none.
+func TestAgreedTraits(t *testing.T) {
+	all := wire.Traits{Unsubscribe: true, Credit: true, Fin: true, Acks: true, Processed: wire.ProcessedEach}
+	if got := agreed(&all, &wire.Traits{}); *got != (wire.Traits{}) {
+		t.Errorf("a peer that lacks everything: %+v", *got)
+	}
+	if got := agreed(&wire.Traits{}, &all); *got != (wire.Traits{}) {
+		t.Errorf("a dialect that lacks everything: %+v", *got)
+	}
+	if got := agreed(&all, nil); *got != all {
+		t.Errorf("a peer that lacks nothing: %+v", *got)
+	}
+}
