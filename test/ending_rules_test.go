@@ -57,8 +57,10 @@ func TestFiveInARowEndAClient(t *testing.T) {
 					return tc.failures[(n-2)%len(tc.failures)]
 				})
 				s.afterwards = func(p *scriptedConn) {
-					time.Sleep(time.Minute)
-					if tc.closes > 0 {
+					if tc.closes == 0 {
+						time.Sleep(time.Minute)
+					} else {
+						time.Sleep(time.Second) // less than StableAfter: Ready alone is progress
 						p.ws.Close(websocket.StatusCode(tc.closes), "")
 					}
 					p.ws.CloseNow()
