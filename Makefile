@@ -31,8 +31,8 @@ vet-all: ## go vet for linux, darwin and windows
 bench: ## compare with the peers, write docs/performance.md (BENCH="-rows P1,P3", or with another checkout: BENCH="-against DIR")
 	cd bench && GOWORK=off go run . $(BENCH)
 
-interop: ## servers of other libraries, in a module of its own
-	cd interop && GOWORK=off go vet ./... && GOWORK=off go test -race -count=1 ./...
+interop: ## servers of other libraries, in a module of its own; installs them on Debian
+	interop/install.sh && cd interop && GOWORK=off go vet ./... && GOWORK=off go test -race -count=1 ./...
 
 ci: ## everything, in the order of ci/run
 	ci/run
