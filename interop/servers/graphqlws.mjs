@@ -1,4 +1,4 @@
-// usage: node graphqlws.mjs [RECORD]     a graphql-transport-ws server of the libraries graphql-ws, ws and graphql
+// usage: node graphqlws.mjs PORT [RECORD]   a graphql-transport-ws server of the libraries graphql-ws, ws and graphql
 // on 127.0.0.1. It prints "listening PORT". With RECORD it writes the messages of each connection to that file.
 // Lines on stdin: "drop N" forgets the oldest N ticks, "close CODE" closes every connection.
 import { appendFileSync } from 'node:fs';
@@ -8,7 +8,7 @@ import { buildSchema, GraphQLError } from 'graphql';
 import { useServer } from 'graphql-ws/use/ws';
 
 const schema = buildSchema(`
-  type Tick { seq: Int!, cursor: String!, px: Float!, big: ID! }
+  type Tick { seq: Int!, cursor: String!, px: Float!, big: ID!, note: String }
   type Query { last: Tick }
   type Mutation { publish(px: Float!): Tick!, slow(px: Float!): Tick!, partly(px: Float!): Tick, fail: Tick }
   type Subscription { ticks(after: Int): Tick!, events(after: String): Tick!, from(at: String): Tick!, boom: Int!, secret: Int!, count(to: Int!): Int! }
@@ -50,13 +50,13 @@ const mutations = schema.getMutationType().getFields();
 mutations.publish.resolve = (_, a) => add(a.px);
 mutations.slow.resolve = async (_, a) => { const t = add(a.px); await new Promise((done) => setTimeout(done, 60_000).unref()); return t; };
 mutations.fail.resolve = () => { throw new GraphQLError('market closed', { extensions: { code: 'CLOSED' } }); };
-mutations.partly.resolve = (_, a) => ({ ...add(a.px), get px() { throw new GraphQLError('no price'); } });
+mutations.partly.resolve = (_, a) => ({ ...add(a.px), note() { throw new GraphQLError('no note'); } });
 schema.getQueryType().getFields().last.resolve = () => ticks.at(-1);
 
-const wss = new WebSocketServer({ port: 0, host: '127.0.0.1', path: '/graphql' });
-if (process.argv[2]) {
+const wss = new WebSocketServer({ port: Number(process.argv[2] ?? 0), host: '127.0.0.1', path: '/graphql' });
+if (process.argv[3]) {
   let conns = 0;
-  const note = (line) => appendFileSync(process.argv[2], line + '\n');
+  const note = (line) => appendFileSync(process.argv[3], line + '\n');
   wss.on('connection', (socket) => {
     const n = ++conns, send = socket.send.bind(socket);
     note(`# connection ${n}`);
