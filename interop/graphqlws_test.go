@@ -50,6 +50,8 @@ func graphQLClient(t *testing.T, url string, tokens ...string) *limpet.Client {
 	client, err := limpet.New(url+"/graphql", &limpet.Options{
 		Dialect: graphqlws.New(graphqlws.Options{Operations: graphQLOperations}),
 		Backoff: limpet.Backoff{First: -1, Initial: 50 * time.Millisecond, Max: 200 * time.Millisecond},
+		// Every quarter of a second a ping, which the server must answer.
+		Heartbeat: limpet.Heartbeat{Interval: 250 * time.Millisecond},
 		Auth: func(context.Context, limpet.AttemptInfo) (limpet.Credential, error) {
 			asked++
 			return limpet.Credential{Token: limpet.Secret(tokens[min(asked, len(tokens))-1])}, nil
@@ -213,8 +215,12 @@ func TestGraphQL(t *testing.T) {
 	time.Sleep(100 * time.Millisecond) // the second request for events is on its way
 	publish(9)
 	graphQLCheck(t, "a refused cursor", graphQLTake(ctx, t, events, 2), "reset(expired) "+event(9))
-	if link.Made() != 3 {
-		t.Errorf("%d connections, want 3", link.Made())
+	if err := ticks.Close(); err != nil {
+		t.Fatal(err)
+	}
+	time.Sleep(700 * time.Millisecond) // longer than a silent server is kept
+	if client.State().Generation != 3 || link.Made() != 3 {
+		t.Errorf("%d connections of %d made, want 3", client.State().Generation, link.Made())
 	}
 }
 
