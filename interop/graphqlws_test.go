@@ -42,6 +42,8 @@ var graphQLOperations = map[string]graphqlws.Operation{
 	"slow":    {Query: `mutation($px: Float!) { slow(px: $px) { seq } }`},
 	"partly":  {Query: `mutation($px: Float!) { partly(px: $px) { seq note } }`},
 	"fail":    {Query: `mutation { fail { seq } }`},
+	"drop":    {Query: `mutation($n: Int!) { drop(n: $n) }`},
+	"wait":    {Query: `mutation($streams: Int, $pings: Int) { wait(streams: $streams, pings: $pings) }`},
 }
 
 func graphQLClient(t *testing.T, url string, tokens ...string) *limpet.Client {
@@ -119,6 +121,13 @@ func TestGraphQL(t *testing.T) {
 			t.Fatalf("%v, %v", ack.Outcome, err)
 		}
 	}
+	direct := graphQLClient(t, server.URL, "t")
+	besides := func(topic, variables string) { // not through the link
+		t.Helper()
+		if ack, err := direct.Send(ctx, topic, []byte(variables), nil); err != nil || ack.Outcome != limpet.Acked {
+			t.Fatalf("%s: %v, %v", topic, ack.Outcome, err)
+		}
+	}
 	ticks, events, from := subscribe("ticks"), subscribe("events"), subscribe("from")
 	publish(1)
 	publish(2)
@@ -183,11 +192,8 @@ func TestGraphQL(t *testing.T) {
 	if ack, err := slow.Wait(ctx); ack.Outcome != limpet.Unknown || !errors.Is(err, limpet.ErrOutcomeUnknown) {
 		t.Errorf("%v, %v", ack.Outcome, err)
 	}
-	for _, line := range []string{"add 5.5", "add 6.5"} {
-		if err := server.Tell(line); err != nil {
-			t.Fatal(err)
-		}
-	}
+	besides("publish", `{"px":5.5}`)
+	besides("publish", `{"px":6.5}`)
 	link.Cut(false)
 	graphQLCheck(t, "number after a cut", graphQLTake(ctx, t, ticks, 2), tick(5)+" "+tick(6))
 	graphQLCheck(t, "exact cursor after a cut", graphQLTake(ctx, t, events, 2), event(5)+" "+event(6))
@@ -195,30 +201,24 @@ func TestGraphQL(t *testing.T) {
 
 	// What the cursors need is forgotten while the link is down.
 	link.Cut(true)
-	for _, line := range []string{"add 7.5", "add 8.5", "drop 7"} {
-		if err := server.Tell(line); err != nil {
-			t.Fatal(err)
-		}
-	}
-	time.Sleep(200 * time.Millisecond) // for the lines to be read
+	besides("publish", `{"px":7.5}`)
+	besides("publish", `{"px":8.5}`)
+	besides("drop", `{"n":7}`)
 	link.Cut(false)
 	graphQLCheck(t, "a hole by number", graphQLTake(ctx, t, ticks, 2), "gap(lost) "+tick(8))
 	var e *limpet.Error
-	if _, err := from.State(), from.WaitLive(ctx); err != nil && !errors.As(err, &e) {
-		t.Error(err)
-	}
 	for range from.Messages(ctx) {
 	}
 	if !errors.As(from.Err(), &e) || !errors.Is(e, limpet.ErrRejected) {
 		t.Errorf("a refused cursor without Expired: %v", from.Err())
 	}
-	time.Sleep(100 * time.Millisecond) // the second request for events is on its way
+	besides("wait", `{"streams":2}`) // ticks, and the second request for events
 	publish(9)
 	graphQLCheck(t, "a refused cursor", graphQLTake(ctx, t, events, 2), "reset(expired) "+event(9))
 	if err := ticks.Close(); err != nil {
 		t.Fatal(err)
 	}
-	time.Sleep(700 * time.Millisecond) // longer than a silent server is kept
+	besides("wait", `{"pings":6}`) // of two clients: longer than one keeps a silent server
 	if client.State().Generation != 3 || link.Made() != 3 {
 		t.Errorf("%d connections of %d made, want 3", client.State().Generation, link.Made())
 	}

@@ -324,7 +324,7 @@ func (d *dialect) Traits() wire.Traits {
 	return t
 }
 
-// CheckTopic refuses what is no operation, and mutations that would be sent again with
+// CheckTopic refuses topics without an operation, and mutations that would be sent again with
 // each reconnect.
 func (d *dialect) CheckTopic(use wire.Use, topic string) error {
 	_, _, err := d.resolve(use, topic)
