@@ -54,7 +54,7 @@ var ofGraphQLWS = []mutation{
 	{
 		name:    "graphqlws: any cursor proves that nothing is missing",
 		file:    "wire/graphqlws/codec.go",
-		search:  "if repeated || s.op.cursor.Exact {",
+		search:  `if repeated || s.op.cursor.Exact && p.Tag != "" {`,
 		replace: "if true {",
 		test:    "-run ^TestCursor$ ./wire/graphqlws",
 	},

@@ -161,30 +161,22 @@ func (c *codec) subscribe(op *wire.Op, out *wire.Frames) error {
 	if ask.From == wire.FromResume {
 		s.cursor = o.cursorFor(ask.Position)
 	}
-	if err := s.ask(s.cursor, out, func() error { return c.subs.Put(op.Key, s) }); err != nil {
+	if err := c.subs.Put(op.Key, s); err != nil {
 		return err
 	}
+	s.ask(s.cursor, out)
 	out.Confirm(op.Key) // the server answers a request only to refuse it
 	return nil
 }
 
-// ask appends the request for s, if note returns nil.
-func (s *subscription) ask(cursor []byte, out *wire.Frames, note func() error) error {
+// ask appends the request for s.
+func (s *subscription) ask(cursor []byte, out *wire.Frames) {
 	var last []byte
 	if len(cursor) > 0 {
 		last = append(appendString([]byte("{"), s.op.cursor.Variable), ':')
 		last = append(append(last, cursor...), '}')
 	}
-	variables, err := merge(s.op.variables, s.variables, last)
-	if err == nil {
-		err = note()
-	}
-	if err != nil {
-		return err
-	}
-	size := 64 + len(s.op.head) + len(variables)
-	out.Append(wire.Text, s.op.appendSubscribe(out.Buffer(size), s.id, variables))
-	return nil
+	s.op.request(out, s.id, merge(s.op.variables, s.variables, last))
 }
 
 // retry asks without a cursor for a subscription whose cursor was refused, under
@@ -195,7 +187,8 @@ func (c *codec) retry(key uint64, out *wire.Frames) error {
 		return nil // it was closed in the meantime
 	}
 	s.id += again
-	return s.ask(nil, out, func() error { return nil })
+	s.ask(nil, out)
+	return nil
 }
 
 func (c *codec) publish(op *wire.Op, out *wire.Frames) error {
@@ -212,14 +205,10 @@ func (c *codec) publish(op *wire.Op, out *wire.Frames) error {
 	if err != nil {
 		return err
 	}
-	if variables, err = merge(o.variables, variables, m.Payload); err != nil {
-		return err
-	}
 	if err := c.calls.Put(op.Cmd, &call{}); err != nil {
 		return err
 	}
-	size := 64 + len(o.head) + len(variables)
-	out.Append(wire.Text, o.appendSubscribe(out.Buffer(size), strconv.FormatUint(op.Cmd, 10), variables))
+	o.request(out, strconv.FormatUint(op.Cmd, 10), merge(o.variables, variables, m.Payload))
 	return nil
 }
 
@@ -369,7 +358,7 @@ func (s *subscription) first(key uint64, p wire.Position, numbered bool, out *wi
 	}
 	asked := wire.Position{Tag: string(s.cursor)}
 	repeated = s.op.cursor.Inclusive && p == asked
-	if repeated || s.op.cursor.Exact {
+	if repeated || s.op.cursor.Exact && p.Tag != "" { // a result of errors proves nothing
 		e := out.Append(wire.EventSubscribed)
 		e.Key, e.Position, e.Continuity = key, asked, wire.ContinuityProved
 	}

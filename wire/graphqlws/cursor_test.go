@@ -26,6 +26,8 @@ func TestCursor(t *testing.T) {
 		{"a number after a reconnect", "ticks", wire.Position{Offset: 3}, next + `{"data":{"ticks":{"seq":9}}}}`, `data key 1 #9 {"data":{"ticks":{"seq":9}}}`},
 		{"an exact cursor", "exact", at, next + `{"data":{"e":"c2"}}}` + "\n" + next + `{"data":{"e":"c3"}}}`,
 			"subscribed key 1 cursor \"c1\" continuity 2\ndata key 1 cursor \"c2\" {\"data\":{\"e\":\"c2\"}}\ndata key 1 cursor \"c3\" {\"data\":{\"e\":\"c3\"}}"},
+		{"an exact cursor, and a result of errors", "exact", at, next + `{"data":null,"errors":[{"message":"no"}]}}` + "\n" + next + `{"data":{"e":"c3"}}}`,
+			"data key 1 {\"data\":null,\"errors\":[{\"message\":\"no\"}]}\ndata key 1 cursor \"c3\" {\"data\":{\"e\":\"c3\"}}"},
 		{"an exact cursor at first", "exact", wire.Position{}, next + `{"data":{"e":"c2"}}}`, `data key 1 cursor "c2" {"data":{"e":"c2"}}`},
 		{"an inclusive cursor", "inclusive", at, next + `{"data":{"e":"c1"}}}` + "\n" + next + `{"data":{"e":"c1"}}}`,
 			"subscribed key 1 cursor \"c1\" continuity 2\ndata key 1 cursor \"c1\" {\"data\":{\"e\":\"c1\"}}"},

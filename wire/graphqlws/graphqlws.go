@@ -89,11 +89,11 @@
 // # Protocol
 //
 // The source of rules is PROTOCOL.md of the library graphql-ws, "GraphQL over WebSocket
-// Protocol". Two things differ. A message that cannot be read is skipped and counts in
-// Stats.Malformed, with a Gap in the stream that its id names; the protocol asks for a
-// close with 4400, which would cost every other subscription its connection. And no
-// unknown message type closes the connection. The older protocol
-// of subscriptions-transport-ws, whose subprotocol is called graphql-ws, is not spoken.
+// Protocol". One thing differs. A message that cannot be read, or of an unknown type, is
+// skipped and counts in Stats.Malformed, with a Gap in the stream that its id names. The
+// protocol asks for a close with 4400, which would cost every other subscription its
+// connection. The older protocol of subscriptions-transport-ws, whose subprotocol is
+// called graphql-ws, is not spoken.
 package graphqlws
 
 import (
@@ -124,7 +124,8 @@ const (
 	maxTopic  = 255      // bytes of a topic in an error
 )
 
-// Options describe the server. The zero value is right for topics that are queries, and
+// Options describe the server. Its functions must be safe for concurrent use; a panic in
+// one of them costs the connection and no more. The zero value is right for topics that are queries, and
 // for a server that needs no credential or takes it as the member "token".
 type Options struct {
 	// Operations are the operations that topics name. A name is a GraphQL name, other
@@ -199,8 +200,8 @@ type Cursor struct {
 
 	// Exact means that the server goes on right behind the cursor, or refuses it with
 	// an error: that it sends results proves that none is missing. It is a promise of
-	// the server that limpet cannot check. It excludes Number and Inclusive. With none of the three, messages
-	// come from the cursor on, behind a Reset.
+	// the server that limpet cannot check. It excludes Number and Inclusive. With none of
+	// the three, messages come from the cursor on, behind a Reset.
 	Exact bool
 
 	// Expired are the codes (extensions.code of the first error) with which the server

@@ -4,6 +4,8 @@ import (
 	"bytes"
 	"encoding/json"
 	"errors"
+	"maps"
+	"slices"
 	"strconv"
 	"strings"
 	"unicode/utf8"
@@ -90,44 +92,38 @@ var errVariables = errors.New("graphqlws: the payload is no JSON object of UTF-8
 
 // merge returns one JSON object with the members of objects, each a valid one or
 // empty. A later one takes precedence. One alone is not changed.
-func merge(objects ...[]byte) ([]byte, error) {
-	var only []byte
-	all, n := map[string]json.RawMessage{}, 0
+func merge(objects ...[]byte) []byte {
+	objects = slices.DeleteFunc(objects, func(o []byte) bool { return len(o) == 0 })
+	if len(objects) == 0 {
+		return nil
+	}
+	if len(objects) == 1 {
+		return objects[0]
+	}
+	members := map[string]json.RawMessage{}
 	for _, o := range objects {
-		if len(o) == 0 {
-			continue
-		}
-		if only, n = o, n+1; n == 1 {
-			continue
-		}
-		if n == 2 {
-			for _, earlier := range objects {
-				if len(earlier) > 0 {
-					if err := json.Unmarshal(earlier, &all); err != nil {
-						return nil, errVariables
-					}
-				}
-			}
-			break
-		}
+		_ = json.Unmarshal(o, &members)
 	}
-	if n < 2 {
-		return only, nil
+	b := []byte("{")
+	for i, name := range slices.Sorted(maps.Keys(members)) {
+		if i > 0 {
+			b = append(b, ',')
+		}
+		b = append(appendString(b, name), ':')
+		b = append(b, members[name]...)
 	}
-	return json.Marshal(all)
+	return append(b, '}')
 }
 
-// appendSubscribe appends the message that requests op under id.
-func (op *operation) appendSubscribe(b []byte, id string, variables []byte) []byte {
-	b = append(b, `{"id":"`...)
-	b = append(b, id...)
-	b = append(b, `","type":"subscribe","payload":`...)
-	b = append(b, op.head...)
+// request appends the message that requests op under id.
+func (op *operation) request(out *wire.Frames, id string, variables []byte) {
+	b := out.Buffer(64 + len(op.head) + len(variables))
+	b = append(append(b, `{"id":"`...), id...)
+	b = append(append(b, `","type":"subscribe","payload":`...), op.head...)
 	if len(variables) > 0 {
-		b = append(b, `,"variables":`...)
-		b = append(b, variables...)
+		b = append(append(b, `,"variables":`...), variables...)
 	}
-	return append(b, "}}"...)
+	out.Append(wire.Text, append(b, "}}"...))
 }
 
 // position returns the place of a result in its stream, and whether it has a number.
