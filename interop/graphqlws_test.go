@@ -117,8 +117,9 @@ func TestGraphQL(t *testing.T) {
 	}
 	publish := func(px int) {
 		t.Helper()
-		if ack, err := send("publish", fmt.Sprintf(`{"px":%d.5}`, px)); err != nil || ack.Outcome != limpet.Acked {
-			t.Fatalf("%v, %v", ack.Outcome, err)
+		ack, err := send("publish", fmt.Sprintf(`{"px":%d.5}`, px))
+		if err != nil || ack.Outcome != limpet.Acked || string(ack.Reply) != fmt.Sprintf(`{"data":{"publish":{"seq":%d}}}`, px) {
+			t.Fatalf("%v, %s, %v", ack.Outcome, ack.Reply, err)
 		}
 	}
 	direct := graphQLClient(t, server.URL, "t")

@@ -54,6 +54,9 @@ func TestGraphQLPublish(t *testing.T) {
 		} {
 			ack, err := c.Send(t.Context(), "buy", []byte(row.payload), &row.o)
 			var e *limpet.Error
+			if ack.Outcome == limpet.Acked && string(ack.Reply) != graphQLValue(1) || ack.Outcome != limpet.Acked && ack.Reply != nil {
+				t.Errorf("%s: the reply is %s", row.payload, ack.Reply)
+			}
 			if ack.Outcome != row.want || errors.As(err, &e) != (row.says != "") || e != nil && (e.Code != row.code || !strings.Contains(e.Error(), row.says)) {
 				t.Errorf("%s: %v, %v", row.payload, ack.Outcome, err)
 			}

@@ -26,14 +26,14 @@ var ofGraphQLWS = []mutation{
 	{
 		name:    "graphqlws: a result is an acknowledgement before its end",
 		file:    "wire/graphqlws/codec.go",
-		search:  "\t\t\tm.done = true\n\t\t\treturn\n",
-		replace: "\t\t\tc.calls.Take(cmd)\n\t\t\tout.Append(wire.EventAck).Ack = &wire.Ack{Cmd: cmd}\n\t\t\treturn\n",
+		search:  "\t\t\tm.result = payload\n\t\t\treturn\n",
+		replace: "\t\t\tc.calls.Take(cmd)\n\t\t\tout.Append(wire.EventAck).Ack = &wire.Ack{Cmd: cmd, Reply: payload}\n\t\t\treturn\n",
 		test:    "-run ^TestOutcomes$ ./wire/graphqlws",
 	},
 	{
 		name:    "graphqlws: the end of a mutation without a result is an acknowledgement",
 		file:    "wire/graphqlws/codec.go",
-		search:  "\t\tif m.done {\n",
+		search:  "\t\tif m.result != nil {\n",
 		replace: "\t\tif true {\n",
 		test:    "-run ^TestOutcomes$ ./wire/graphqlws",
 	},
@@ -113,5 +113,19 @@ var ofGraphQLWS = []mutation{
 		search:  "\t4403: {Action: wire.ActionRefresh, Class: \"auth\"}, ",
 		replace: "\t4403: {Action: wire.ActionStop, Class: \"auth\"}, ",
 		test:    "-run ^TestVerdict$ ./wire/graphqlws",
+	},
+	{
+		name:    "graphqlws: the reply to a mutation does not reach its publisher",
+		file:    "window.go",
+		search:  "\t\t\tr.keepReply(a.Reply)\n",
+		replace: "",
+		test:    "-run ^TestReply$ ./test",
+	},
+	{
+		name:    "graphqlws: a reply changes behind an outcome",
+		file:    "ack.go",
+		search:  "if len(reply) == 0 || r.decided != Pending {",
+		replace: "if len(reply) == 0 {",
+		test:    "-run ^TestReplyAfterTheOutcome$ .",
 	},
 }

@@ -68,8 +68,9 @@ type subscription struct {
 	refusal []Error // of the only result, which has no data
 }
 
-// call is a mutation without an answer. Decode alone uses done.
-type call struct{ done bool } // a result without errors has come
+// call is a mutation without an answer. Decode alone uses result: the one without errors
+// that has come, or nil.
+type call struct{ result []byte }
 
 // retry is the Event.Step of a subscription whose cursor was refused.
 type retry struct{ key uint64 }
@@ -379,7 +380,7 @@ func (c *codec) reply(kind string, cmd uint64, payload []byte, out *wire.Events)
 		case err != nil || len(r.Errors) == 0 && !r.hasData():
 			reject.Unknown, reject.Reason = true, badResult
 		case len(r.Errors) == 0:
-			m.done = true
+			m.result = payload
 			return
 		default:
 			reject.Code, reject.Reason, reject.Unknown = codeOf(r.Errors), reasonOf(r.Errors), r.partial()
@@ -387,11 +388,11 @@ func (c *codec) reply(kind string, cmd uint64, payload []byte, out *wire.Events)
 	case "error":
 		errs := readErrors(payload)
 		reject.Code, reject.Reason = codeOf(errs), reasonOf(errs)
-		reject.Unknown = m.done
+		reject.Unknown = m.result != nil
 	case "complete":
-		if m.done {
+		if m.result != nil {
 			c.calls.Take(cmd)
-			out.Append(wire.EventAck).Ack = &wire.Ack{Cmd: cmd}
+			out.Append(wire.EventAck).Ack = &wire.Ack{Cmd: cmd, Reply: m.result}
 			return
 		}
 		reject.Unknown, reject.Reason = true, "the server ended the mutation without a result"

@@ -218,7 +218,7 @@ func TestOutcomes(t *testing.T) {
 	const next = `{"id":"11","type":"next","payload":`
 	const complete = `{"id":"11","type":"complete"}`
 	for _, row := range []struct{ name, texts, want string }{
-		{"a result and the end", next + `{"data":{"buy":1}}}` + "\n" + complete, "\nack 11"},
+		{"a result and the end", next + `{"data":{"buy":1}}}` + "\n" + complete, "\nack 11 {\"data\":{\"buy\":1}}"},
 		{"a result alone", next + `{"data":{"buy":1}}}`, ""},
 		{"the end alone", complete, "reject 2 code 0 unknown true: the server ended the mutation without a result"},
 		{"an error", `{"id":"11","type":"error","payload":[{"message":"bad"}]}`, "reject 2 code 400 unknown false: bad"},
@@ -230,7 +230,7 @@ func TestOutcomes(t *testing.T) {
 		{"null", next + `null}`, "reject 2 code 0 unknown true: " + badResult},
 		{"no result", next + `"x"}`, "reject 2 code 0 unknown true: " + badResult},
 		{"errors that cannot be read", next + `{"data":{"buy":1},"errors":"x"}}`, "reject 2 code 0 unknown true: " + badResult},
-		{"twice", next + `{"data":{"buy":1}}}` + "\n" + complete + "\n" + complete, "\nack 11\n"},
+		{"twice", next + `{"data":{"buy":1}}}` + "\n" + complete + "\n" + complete, "\nack 11 {\"data\":{\"buy\":1}}\n"},
 		{"under the id of a second request", `{"id":"11-2","type":"complete"}`, "malformed: " + badID},
 	} {
 		c := ready(t, sample)

@@ -83,8 +83,8 @@
 // then the end of the operation have come. An error message, or a result with errors
 // and no data, is Rejected. A result that has both is Unknown: a part was executed. A
 // mutation that was on its way when the connection was lost is Unknown; with
-// PublishOptions.AtLeastOnce it is sent again, and may be executed twice. The data of
-// the result does not reach the caller: use a subscription or a query for it.
+// PublishOptions.AtLeastOnce it is sent again, and may be executed twice. The result of
+// one that is Acked is limpet.Ack.Reply; Unmarshal decodes it.
 //
 // # Protocol
 //

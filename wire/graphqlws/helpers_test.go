@@ -105,7 +105,7 @@ func show(e *wire.Event) string {
 		return fmt.Sprintf("reset %s %v", place, e.Cause)
 	case wire.EventAck:
 		if len(e.Ack.Rejects) == 0 {
-			return fmt.Sprintf("ack %d", e.Ack.Cmd)
+			return fmt.Sprintf("ack %d %s", e.Ack.Cmd, e.Ack.Reply)
 		}
 		r := e.Ack.Rejects[0]
 		return fmt.Sprintf("reject %d code %d unknown %v: %s", r.Seq, r.Code, r.Unknown, r.Reason)
