@@ -77,14 +77,6 @@ func checkMemory(s *Subject, r *report) {
 		return
 	}
 	k.check(r)
-	again, err := s.open()
-	if err != nil {
-		r.found("a second connection fails where the first did not: %v", err)
-		return
-	}
-	for len(again.down) > 0 { // what open decoded already
-		again.down = again.down[1:]
-	}
 	data := k.peer.Encode(k.data(1, s.Topics[0], 9))
 	for _, f := range data {
 		var events wire.Events
@@ -188,11 +180,11 @@ func (k *talk) fault(e wire.Event) string {
 }
 
 const (
-	hostileSeed  = 20 // of the frames that are made from the conversation
-	eventsFor    = 4  // events for a byte of a frame, and
-	eventsBesid  = 64 // that many more
-	memoryFor    = 512
-	memoryBeside = 1 << 20
+	hostileSeed = 20      // of the frames that are made from the conversation
+	eventsPer   = 4       // events for each byte of a frame,
+	moreEvents  = 64      // and that many more
+	memoryPer   = 512     // bytes for each byte of a frame,
+	moreMemory  = 1 << 20 // and that many more
 )
 
 // checkHostile: no frame makes Decode panic, or allocate or report without bound.
@@ -242,11 +234,11 @@ func (s *Subject) tryFrame(r *report, earlier []wire.Frame, f wire.Frame) {
 	_ = k.codec.Decode(f, &events)
 	if big {
 		runtime.ReadMemStats(&after)
-		if used := after.TotalAlloc - before.TotalAlloc; used > uint64(memoryFor*len(f.Data)+memoryBeside) {
+		if used := after.TotalAlloc - before.TotalAlloc; used > uint64(memoryPer*len(f.Data)+moreMemory) {
 			r.found("Decode of a frame of %d bytes allocates %d bytes: %q", len(f.Data), used, shown)
 		}
 	}
-	if len(events.List) > eventsFor*len(f.Data)+eventsBesid {
+	if len(events.List) > eventsPer*len(f.Data)+moreEvents {
 		r.found("Decode makes %d events of a frame of %d bytes: %q", len(events.List), len(f.Data), shown)
 	}
 	for _, e := range events.List {

@@ -76,7 +76,7 @@ func checkUnanswered(x *trial) {
 	if receipt == nil {
 		return
 	}
-	time.Sleep(beat)
+	x.pass(beat)
 	synctest.Wait()
 	want := limpet.Written
 	if x.traits.Acks {
@@ -140,7 +140,7 @@ func checkLostPublishes(x *trial) {
 	const count = 40
 	for n := 1; n <= count; n++ {
 		receipts = append(receipts, x.publish(n))
-		time.Sleep(50 * time.Millisecond)
+		x.pass(50 * time.Millisecond)
 	}
 	x.settled()
 	if !x.alive() {
@@ -216,7 +216,7 @@ func checkProcessed(x *trial) {
 			x.server.next(topic, n)
 		}
 	})
-	time.Sleep(beat / 2)
+	x.pass(beat / 2)
 	x.server.do(func() {
 		if n := len(x.server.acked); n != 0 {
 			x.found("%d messages are acknowledged before they were processed", n)
@@ -249,7 +249,7 @@ func checkLostProcessed(x *trial) {
 	const count = 100
 	for n := 1; n <= count; n++ {
 		x.server.do(func() { x.server.next(topic, n) })
-		time.Sleep(50 * time.Millisecond)
+		x.pass(50 * time.Millisecond)
 	}
 	x.settled()
 	got, err := s.got()

@@ -9,7 +9,6 @@ import (
 	"net/http/httptest"
 	"slices"
 	"strconv"
-	"time"
 
 	"github.com/limpet-go/limpet/wire"
 )
@@ -253,21 +252,4 @@ func snapshot(e wire.Event) string {
 		return err.Error()
 	}
 	return string(b)
-}
-
-// within reports whether f returns in time. It leaves f running if it does not.
-func within(d time.Duration, f func()) bool {
-	done := make(chan struct{})
-	go func() {
-		defer close(done)
-		f()
-	}()
-	timer := time.NewTimer(d)
-	defer timer.Stop()
-	select {
-	case <-done:
-		return true
-	case <-timer.C:
-		return false
-	}
 }

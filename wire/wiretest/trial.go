@@ -2,7 +2,6 @@ package wiretest
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"sync"
 	"testing"
@@ -180,9 +179,19 @@ func (s *stream) got() ([]element, error) {
 	return append([]element(nil), s.elements...), s.err
 }
 
+// pass waits for some virtual time.
+func (x *trial) pass(d time.Duration) {
+	timer := time.NewTimer(d)
+	defer timer.Stop()
+	select {
+	case <-timer.C:
+	case <-x.ctx.Done():
+	}
+}
+
 // settled waits until nothing happens for some virtual time: every wait of a client with
 // these options has passed.
-func (x *trial) settled() { time.Sleep(time.Minute) }
+func (x *trial) settled() { x.pass(time.Minute) }
 
 // ready waits until the client is ready.
 func (x *trial) ready() bool {
@@ -219,13 +228,4 @@ func (x *trial) alive() bool {
 	default:
 		return true
 	}
-}
-
-// class returns the class of err, empty if it has none.
-func class(err error) string {
-	var p *limpet.PermanentError
-	if errors.As(err, &p) {
-		return fmt.Sprint(limpet.ClassOf(err))
-	}
-	return ""
 }
