@@ -201,10 +201,7 @@ func (c *codec) subscribed(a *ask, result, failure []byte, out *wire.Events) {
 		return
 	}
 	e := out.Append(wire.EventSubscribed)
-	e.Key = a.key
-	if r.known {
-		e.Continuity = wire.ContinuityByNumber
-	}
+	e.Key, e.Continuity = a.key, wire.ContinuityByNumber
 	w := c.dropEarly(name)
 	for _, payload := range w.payloads {
 		c.message(r, payload, out)

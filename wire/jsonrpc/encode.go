@@ -175,9 +175,6 @@ func (c *codec) unsubscribe(op *wire.Op, out *wire.Frames) error {
 
 // end sends the call that ends a subscription.
 func (c *codec) end(key uint64, topic, id string, out *wire.Frames) error {
-	if c.options.Unsubscribe == nil || id == "" {
-		return nil
-	}
 	call := c.options.Unsubscribe(topic, []byte(id))
 	return c.send(&call, &request{kind: wire.OpUnsubscribe, key: key, name: idName([]byte(id))}, out)
 }

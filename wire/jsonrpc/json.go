@@ -89,7 +89,7 @@ func idName(value []byte) string {
 	switch {
 	case len(value) == 0 || len(value) > maxID:
 		return ""
-	case value[0] == '"':
+	case value[0] == '"' && len(value) > 2:
 		return "s" + text(value)
 	case value[0] == '-' || value[0] >= '0' && value[0] <= '9':
 		return "n" + string(value)

@@ -110,8 +110,8 @@ type Options struct {
 	Subscribe func(topic string) (Call, error)
 
 	// Unsubscribe returns the call that ends the subscription with the server's id, a
-	// JSON string or number. It needs Subscribe. Without it the server goes on sending
-	// after the end of a subscription, and the client drops what comes.
+	// JSON string or number. It is needed with Subscribe: without it the server would go
+	// on sending.
 	Unsubscribe func(topic string, id []byte) Call
 
 	// Locate returns the place of a message in its topic. Without it messages have
@@ -217,6 +217,8 @@ func (d *dialect) Check() error {
 	switch {
 	case o.Unsubscribe != nil && o.Subscribe == nil:
 		return &OptionError{"Unsubscribe", "needs Subscribe; remove it or set Subscribe"}
+	case o.Subscribe != nil && o.Unsubscribe == nil:
+		return &OptionError{"Unsubscribe", "is needed with Subscribe; return the call that ends a subscription"}
 	case o.Retry != nil && o.Subscribe == nil:
 		return &OptionError{"Retry", "needs Subscribe; remove it or set Subscribe"}
 	case o.LookBack > 0 && o.Locate == nil:
@@ -234,8 +236,7 @@ func (d *dialect) Name() string { return "jsonrpc" }
 func (d *dialect) Traits() wire.Traits {
 	o := &d.options
 	t := wire.Traits{
-		ByKey: true, Confirms: true, Publish: true, Acks: !o.Notify, LookBack: o.LookBack,
-		Unsubscribe: o.Unsubscribe != nil || o.Subscribe == nil,
+		ByKey: true, Confirms: true, Unsubscribe: true, Publish: true, Acks: !o.Notify, LookBack: o.LookBack,
 	}
 	if o.Ping != "" {
 		t.Ping = wire.PingOp
