@@ -195,7 +195,8 @@ func TestReorganisation(t *testing.T) {
 	step(9, "a9", "a8", "")                           // the client drops a repeat
 	step(9, "b9", "a8", "reset 1 diverged to 8 a8")   // the same number
 	step(10, "a10", "a9", "reset 1 diverged to 9 a9") // the next number on another branch
-	step(7, "c7", "c6", "reset 1 diverged to 6 c6")   // a lower number
+	step(9, "c9", "a8", "reset 1 diverged to 8 a8")   // a lower number, after one that was received
+	step(7, "d7", "d6", "")                           // another one: a restart, which the client finds
 	step(12, "c12", "c11", "")                        // a hole, which the client finds
 	step(0, "g", "", "")                              // a restart, which the client finds
 	p = open(t, Ethereum())

@@ -41,11 +41,19 @@ type route struct {
 	key   uint64
 	topic string
 
-	known bool // last and tag are those of the last message
-	here  bool // and it came on this connection
-	last  uint64
-	tag   string
+	known  bool // last and tag are those of the last message
+	last   uint64
+	tag    string
+	recent []entry // of this connection, at number mod recentEntries; nil: no message had an ID
 }
+
+// entry is a message that was received.
+type entry struct {
+	number uint64
+	id     string
+}
+
+const recentEntries = 64
 
 // waiting are notifications that came before the answer with their id.
 type waiting struct {
@@ -296,7 +304,13 @@ func (c *codec) message(r *route, payload []byte, out *wire.Events) {
 		reset.Position = wire.Position{Offset: p.Number - 1, Tag: p.Prev}
 		*out.Append(wire.EventData) = data
 	}
-	r.known, r.here, r.last, r.tag = true, true, p.Number, p.ID
+	r.known, r.last, r.tag = true, p.Number, p.ID
+	if p.ID != "" {
+		if r.recent == nil {
+			r.recent = make([]entry, recentEntries)
+		}
+		r.recent[p.Number%recentEntries] = entry{p.Number, p.ID}
+	}
 }
 
 // place asks Locate and sets the place of e.
@@ -327,8 +341,11 @@ func (r *route) diverged(p *Place) bool {
 		return differ(p.ID, r.tag)
 	case p.Number == r.last+1:
 		return differ(p.Prev, r.tag)
+	case p.Number > r.last || r.recent == nil || p.Prev == "":
+		return false
 	}
-	return p.Number < r.last && r.here && p.ID != ""
+	// A branch of what was received. Otherwise the client finds a restart.
+	return r.recent[(p.Number-1)%recentEntries] == entry{p.Number - 1, p.Prev}
 }
 
 // keepEarly keeps a notification with an unknown id while a subscription waits for its

@@ -158,9 +158,10 @@ type Place struct {
 
 	// ID identifies the message, and Prev the message with the number before: hashes of
 	// blocks, for example. Each is optional and has at most 256 bytes. The same number
-	// with another ID, the next number with another Prev, and on one connection a lower
-	// number with an ID are a reorganisation: a Reset (CauseDiverged) whose Loss.To is
-	// the number before, and then the message.
+	// with another ID, the next number with another Prev, and a lower number whose Prev
+	// is one of the last 64 IDs of the connection, are a reorganisation: a Reset
+	// (CauseDiverged) whose Loss.To is the number before, and then the message. Another
+	// lower number is a Reset (CauseRestarted).
 	ID, Prev string
 }
 
