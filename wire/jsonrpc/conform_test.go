@@ -71,6 +71,14 @@ func (p *nodePeer) Decode(f wire.Frame) ([]wiretest.Request, error) {
 	return requests, err
 }
 
+// request returns the id of the request for published message n.
+func (p *nodePeer) request(n uint64) uint64 {
+	if n == 0 || n > uint64(len(p.published)) {
+		return 1 << 40 // of none
+	}
+	return p.published[n-1]
+}
+
 func text(format string, args ...any) []wire.Frame {
 	return []wire.Frame{{Type: wire.Text, Data: fmt.Appendf(nil, format, args...)}}
 }
@@ -90,9 +98,9 @@ func (p *nodePeer) Encode(e wire.Event) []wire.Frame {
 		}
 		return text(`{"jsonrpc":"2.0","method":"eth_subscription","params":{"subscription":"0x%x","result":%s}}`, e.Key, result)
 	case e.Kind == wire.EventAck && len(e.Ack.Rejects) > 0:
-		return text(`{"jsonrpc":"2.0","id":%d,"error":{"code":-32000,"message":%q}}`, p.published[e.Ack.Rejects[0].Seq-1], e.Ack.Rejects[0].Reason)
+		return text(`{"jsonrpc":"2.0","id":%d,"error":{"code":-32000,"message":%q}}`, p.request(e.Ack.Rejects[0].Seq), e.Ack.Rejects[0].Reason)
 	case e.Kind == wire.EventAck && e.Ack.Cmd != 0:
-		return text(`{"jsonrpc":"2.0","id":%d,"result":"0x1"}`, p.published[e.Ack.Cmd/4-1])
+		return text(`{"jsonrpc":"2.0","id":%d,"result":"0x1"}`, p.request(e.Ack.Cmd/4))
 	case e.Kind == wire.EventPing:
 		return text(`{"jsonrpc":"2.0","id":%d,"method":"whoami"}`, e.N)
 	case e.Kind == wire.EventPong:
