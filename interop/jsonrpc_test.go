@@ -71,10 +71,9 @@ func (c recordingCodec) Decode(f wire.Frame, out *wire.Events) error {
 
 // node is a client of a Ganache server.
 type node struct {
-	t       *testing.T
-	ctx     context.Context
-	client  *limpet.Client
-	results *limpet.Subscription
+	t      *testing.T
+	ctx    context.Context
+	client *limpet.Client
 }
 
 func newNode(t *testing.T, ctx context.Context, url string, o limpet.Options) *node {
@@ -88,9 +87,7 @@ func newNode(t *testing.T, ctx context.Context, url string, o limpet.Options) *n
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { client.Close(); <-client.Done() })
-	n := &node{t: t, ctx: ctx, client: client}
-	n.results = n.subscribe(jsonrpc.TopicResults)
-	return n
+	return &node{t, ctx, client}
 }
 
 func (n *node) subscribe(topic string) *limpet.Subscription {
@@ -108,22 +105,11 @@ func (n *node) subscribe(topic string) *limpet.Subscription {
 // call publishes a request and returns its result.
 func (n *node) call(method, params string) string {
 	n.t.Helper()
-	r, err := n.client.Publish(n.ctx, method, []byte(params), nil)
-	if err == nil {
-		_, err = r.Wait(n.ctx)
-	}
+	ack, err := n.client.Send(n.ctx, method, []byte(params), nil)
 	if err != nil {
 		n.t.Fatalf("%s: %v", method, err)
 	}
-	for m, err := range n.results.Messages(n.ctx) {
-		if err != nil {
-			n.t.Fatal(err)
-		}
-		if m.ID == r.ID() {
-			return string(m.Payload)
-		}
-	}
-	return ""
+	return string(ack.Reply)
 }
 
 // take returns the next n messages of s: the numbers of blocks, and losses.

@@ -166,12 +166,7 @@ func (c *codec) answer(id, result, failure []byte, out *wire.Events) {
 	case result == nil:
 		out.Append(wire.EventAck).Ack = &wire.Ack{Rejects: []wire.Reject{{Seq: r.seq, Reason: reasonTexts[badAnswer], Unknown: true}}}
 	default:
-		out.Append(wire.EventAck).Ack = &wire.Ack{Cmd: r.cmd}
-		if key, wanted := c.local.Get(TopicResults); wanted {
-			e := out.Append(wire.EventData)
-			e.Key = key
-			e.Message = wire.Message{ID: r.id, Topic: r.method, Payload: bytes.Clone(result), Type: TypeJSON}
-		}
+		out.Append(wire.EventAck).Ack = &wire.Ack{Cmd: r.cmd, Reply: bytes.Clone(result)}
 	}
 }
 
@@ -243,7 +238,7 @@ func (c *codec) notification(method string, params []byte, out *wire.Events) {
 			}
 		})
 	}
-	if key, wanted := c.local.Get(method); wanted && method != TopicResults {
+	if key, wanted := c.local.Get(method); wanted {
 		c.byMethod(key, method, params, out)
 		return
 	}

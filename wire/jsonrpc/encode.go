@@ -40,13 +40,11 @@ type ask struct {
 
 // request is another request, from Encode to Decode.
 type request struct {
-	kind   wire.OpKind // OpPublish, OpPing or OpUnsubscribe
-	cmd    uint64
-	seq    uint64
-	id     wire.ID
-	method string
-	key    uint64 // of the subscription to end
-	name   string // of its id: see idName
+	kind wire.OpKind // OpPublish, OpPing or OpUnsubscribe
+	cmd  uint64
+	seq  uint64
+	key  uint64 // of the subscription to end
+	name string // of its id: see idName
 }
 
 // ending is the Step for a subscription that ended before its id was known.
@@ -124,7 +122,7 @@ func (c *codec) encode(op *wire.Op, out *wire.Frames) error {
 
 func (c *codec) subscribe(op *wire.Op, out *wire.Frames) error {
 	var call Call
-	if c.options.Subscribe != nil && op.Topic != TopicResults {
+	if c.options.Subscribe != nil {
 		var err error
 		if call, err = c.options.Subscribe(op.Topic); err != nil {
 			return err
@@ -193,7 +191,7 @@ func (c *codec) publish(op *wire.Op, out *wire.Frames) error {
 	if c.options.Notify {
 		return c.send(&call, nil, out)
 	}
-	return c.send(&call, &request{kind: wire.OpPublish, cmd: op.Cmd, seq: m.Seq, id: m.ID, method: m.Topic}, out)
+	return c.send(&call, &request{kind: wire.OpPublish, cmd: op.Cmd, seq: m.Seq}, out)
 }
 
 // send sends a call: a request, or without r a notification.

@@ -36,7 +36,7 @@ func show(events []wire.Event) string {
 		case wire.EventGap:
 			s = fmt.Sprintf("gap %d %s %d", e.Key, e.Cause, e.Count)
 		case wire.EventAck:
-			s = fmt.Sprintf("ack %d", e.Ack.Cmd/4)
+			s = fmt.Sprintf("ack %d %.60s", e.Ack.Cmd/4, e.Ack.Reply)
 			for _, r := range e.Ack.Rejects {
 				s = fmt.Sprintf("reject %d %d %q", r.Seq, r.Code, r.Reason)
 				if r.Unknown {

@@ -62,15 +62,12 @@
 //
 // A topic to publish to is a method, and the payload its params: a JSON array or object,
 // or nothing. The message is a request (JSON-RPC 2.0, section 4). A result ends it as
-// Acked, an error (section 5.1) as Rejected with the code and the text. Codes are negative
+// Acked, with the result in limpet.Ack.Reply, an error (section 5.1) as Rejected with the code and the text. Codes are negative
 // numbers as a rule: limpet.Error.Code is the number without its sign, and the text
 // begins with the code as the server wrote it. If the connection is lost before the
 // answer, the outcome is Unknown. A message that the server never answers stays Pending
 // until the connection ends. With Options.Notify a message is a notification (section
 // 4.1) instead and ends as Written.
-//
-// An acknowledgement has no room for a result. Subscribe to TopicResults to receive the
-// result of each request that is published, as a message whose ID is that of the receipt.
 //
 // # Hostile servers
 //
@@ -89,12 +86,6 @@ import (
 
 	"github.com/limpet-go/limpet/wire"
 )
-
-// TopicResults is the topic whose messages are the results of published requests.
-// Message.Topic is the method and Message.ID the id of the receipt. Subscribing to it
-// sends nothing. There is one subscription to it at a time. Methods that begin with
-// "rpc." are reserved (JSON-RPC 2.0, section 4), so no server has one of this name.
-const TopicResults = "rpc.results"
 
 // TypeJSON is the content type of received messages, and the only one to publish.
 const TypeJSON = "application/json"
@@ -248,11 +239,9 @@ func (d *dialect) Traits() wire.Traits {
 func (d *dialect) CheckTopic(use wire.Use, topic string) error {
 	shown := strings.ToValidUTF8(topic[:min(len(topic), 255)], "")
 	switch {
-	case use == wire.UsePublish && topic == TopicResults:
-		return &TopicError{shown, "is for subscriptions; publish to a method of the server"}
 	case use == wire.UsePublish && !validName(topic, maxMethod):
 		return &TopicError{shown, "is no method; use 1 to 255 bytes of UTF-8 without control characters"}
-	case use == wire.UsePublish || topic == TopicResults:
+	case use == wire.UsePublish:
 		return nil
 	case !validName(topic, maxTopic):
 		return &TopicError{shown, "is no topic; use 1 to 16384 bytes of UTF-8 without control characters"}
