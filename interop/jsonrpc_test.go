@@ -220,3 +220,75 @@ func TestJSONRPCGanache(t *testing.T) {
 		}
 	}
 }
+
+// TestJSONRPCGanacheFaults: requests in arrays, a request that is cut off in the middle,
+// and a server that is killed and started again, against Ganache 7.9.2.
+func TestJSONRPCGanacheFaults(t *testing.T) {
+	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+	defer cancel()
+	p := startPeer(t, "node", "servers/jsonrpc.mjs")
+	l := newLink(t, p.Addr)
+	o := jsonrpc.Ethereum()
+	o.Batch, o.Ping = 10, "net_version"
+	rec := &recorder{Dialect: jsonrpc.New(o)}
+	n := newNode(t, ctx, l.URL, limpet.Options{Dialect: rec, Heartbeat: limpet.Heartbeat{Interval: 100 * time.Millisecond}})
+	heads := n.subscribe("newHeads")
+
+	receipts, err := n.client.PublishBatch(ctx, []limpet.Outgoing{{Topic: "eth_blockNumber"}, {Topic: "eth_blockNumber", Payload: []byte("[]")}, {Topic: "eth_blockNumber"}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, r := range receipts {
+		if ack, err := r.Wait(ctx); err != nil || string(ack.Reply) != `"0x0"` {
+			t.Errorf("in an array: %v, %v, %s", ack.Outcome, err, ack.Reply)
+		}
+	}
+	rec.mu.Lock()
+	lines := strings.Join(rec.lines, "\n")
+	rec.mu.Unlock()
+	if !strings.Contains(lines, `> [{"jsonrpc":"2.0"`) || !strings.Contains(lines, `< [{"id":`) {
+		t.Errorf("no array passed:\n%s", lines)
+	}
+
+	long, err := n.client.Publish(ctx, "evm_mine", []byte(`[{"blocks":3000}]`), nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if got := n.take(heads, 1); got != "1" || long.Outcome() != limpet.Pending {
+		t.Fatalf("%s, %v", got, long.Outcome())
+	}
+	l.Cut(true)
+	if _, err := long.Wait(ctx); !errors.Is(err, limpet.ErrOutcomeUnknown) {
+		t.Errorf("cut off in the middle: %v", err)
+	}
+
+	p.Kill()
+	port := p.Addr[strings.LastIndex(p.Addr, ":")+1:]
+	startPeer(t, "node", "servers/jsonrpc.mjs", port)
+	before := n.client.State().Generation
+	l.Cut(false)
+	if _, err := n.client.WaitState(ctx, func(st limpet.State) bool { return st.Phase == limpet.Ready && st.Generation > before }); err != nil {
+		t.Fatal(err)
+	}
+	if err := heads.WaitLive(ctx); err != nil {
+		t.Fatal(err)
+	}
+	n.call("evm_mine", "[]")
+	for m, err := range heads.Messages(ctx) { // after what had arrived before the cut
+		if err != nil {
+			t.Fatal(err)
+		}
+		if m.Loss != nil {
+			if m.Kind != limpet.Reset || m.Loss.To.Offset != 0 {
+				t.Errorf("a server that begins again: %v %+v", m.Kind, m.Loss)
+			}
+			break
+		}
+	}
+	if got := n.take(heads, 1); got != "1" {
+		t.Errorf("then %s", got)
+	}
+	if st := n.client.Stats(); st.Malformed != 0 {
+		t.Errorf("%d malformed", st.Malformed)
+	}
+}
