@@ -23,7 +23,7 @@ import (
 // the hash of the block. A hole, also one across a reconnect, is a Gap with the numbers
 // that eth_getBlockByNumber can fill. A block that does not follow the last one is a
 // Reset (CauseDiverged): the chain was reorganised, and Loss.To.Offset is the last block
-// before the first that the node has announced anew. Blocks in a Gap may be part of a
+// before the branch that the node has now announced. Blocks in a Gap may be part of a
 // reorganisation, too: compare parentHash with what you have. Other topics have no
 // numbers, so each reconnect is a Reset.
 //
