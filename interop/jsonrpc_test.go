@@ -231,7 +231,7 @@ func TestJSONRPCGanacheFaults(t *testing.T) {
 	o := jsonrpc.Ethereum()
 	o.Batch, o.Ping = 10, "net_version"
 	rec := &recorder{Dialect: jsonrpc.New(o)}
-	n := newNode(t, ctx, l.URL, limpet.Options{Dialect: rec, Heartbeat: limpet.Heartbeat{Interval: 100 * time.Millisecond}})
+	n := newNode(t, ctx, l.URL, limpet.Options{Dialect: rec, Heartbeat: limpet.Heartbeat{Interval: time.Second}})
 	heads := n.subscribe("newHeads")
 
 	receipts, err := n.client.PublishBatch(ctx, []limpet.Outgoing{{Topic: "eth_blockNumber"}, {Topic: "eth_blockNumber", Payload: []byte("[]")}, {Topic: "eth_blockNumber"}})

@@ -349,8 +349,17 @@ func TestPendingRequestsAreBounded(t *testing.T) {
 	if le := (*wire.LedgerError)(nil); !errors.As(err, &le) || errors.As(err, &oe) {
 		t.Error(err)
 	}
-	if wire.NewLedger[int, int](maxPending) == nil || c.asks.Len() != 0 {
-		t.Error("no ledger")
+	if out.List != nil || c.requests.Len() != 2 {
+		t.Errorf("%d frames, %d requests", len(out.List), c.requests.Len())
+	}
+}
+
+// The client's own tables decide on every failure.
+func TestVerdict(t *testing.T) {
+	for _, f := range []wire.Failure{{Code: 1000}, {Code: 1008}, {Code: 4401}, {Code: 32601}, {Stage: wire.StageUpgrade, Status: 401}} {
+		if v := New(Ethereum()).Verdict(f); v != (wire.Verdict{}) {
+			t.Errorf("%+v: %+v", f, v)
+		}
 	}
 }
 
