@@ -13,6 +13,7 @@ import (
 	"github.com/limpet-go/limpet/wire"
 	"github.com/limpet-go/limpet/wire/feed"
 	"github.com/limpet-go/limpet/wire/graphqlws"
+	"github.com/limpet-go/limpet/wire/jsonrpc"
 	"github.com/limpet-go/limpet/wire/native"
 	"github.com/limpet-go/limpet/wire/raw"
 )
@@ -43,6 +44,7 @@ func tableDialects(t *testing.T) (columns []string, dialects map[string]wire.Dia
 		{"graphqlws", "wire/graphqlws/conform_test.go", graphqlws.New(graphqlws.Options{Operations: map[string]graphqlws.Operation{
 			"trades": {Query: "subscription($after: Int) { trades(after: $after) { seq } }",
 				Cursor: &graphqlws.Cursor{Variable: "after", Path: "trades.seq", Number: true}}}})},
+		{"jsonrpc", "wire/jsonrpc/conform_test.go", jsonrpc.New(jsonrpc.Ethereum())},
 	} {
 		columns = append(columns, c.name)
 		dialects[c.name], files[c.name] = c.dialect, c.file
