@@ -388,7 +388,9 @@ func TestStompHostileServer(t *testing.T) {
 		if b.count("NACK", "id:T_bad", "requeue:false") != 1 || b.count("1 ACK", "id:T_good") != 1 {
 			t.Errorf("%q", b.heard)
 		}
-		b.set(func() { b.conn.ws.Write(context.Background(), 1, []byte("MESSAGE\nsubscription:1\ncontent-length:1\n\nxy\x00")) })
+		b.set(func() {
+			b.conn.ws.Write(context.Background(), 1, []byte("MESSAGE\nsubscription:1\ncontent-length:1\n\nxy\x00"))
+		})
 		_, err := c.WaitState(t.Context(), func(st limpet.State) bool { return st.Phase == limpet.Ready && st.Generation == 2 })
 		assert.NoError(t, err)
 	})

@@ -17,6 +17,7 @@ type decoder struct {
 	interval  time.Duration // of the client's heart-beats
 	connected bool
 	failed    bool   // an ERROR has come
+	strayed   bool   // a message for a subscription that has ended was reported
 	secret    string // must not be in a text
 	oldest    uint64 // no receipt before it is open
 }

@@ -67,12 +67,24 @@ func (d *dialect) Verdict(f wire.Failure) (v wire.Verdict) {
 
 const maxReason = 256 // bytes
 
+// strayDelivery begins the body of the ERROR that RabbitMQ sends for each message that it
+// was about to deliver to a subscription that has just ended. The connection goes on.
+const strayDelivery = "There is no current subscription with tag '"
+
 // serverError follows on an ERROR. STOMP 1.2 wants the receipt-id of the frame that it
 // refuses. RabbitMQ does not send it; where the text quotes a destination, that tells.
 func (c *codec) serverError(f *frame, out *wire.Events) {
 	body := string(f.body[:min(len(f.body), 1024)])
 	reason := c.reason(f.header["message"], body)
 	code := codeOf(f.header["message"], body, c.connected)
+	if c.connected && strings.HasPrefix(body, strayDelivery) {
+		if !c.strayed { // one notice is enough
+			c.strayed = true
+			e := out.Append(wire.EventError)
+			e.Code, e.Reason = code, reason
+		}
+		return
+	}
 	if c.connected {
 		c.blame(f, body, code, reason, out)
 	}
