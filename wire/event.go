@@ -254,6 +254,10 @@ type Ack struct {
 	// protocols without sequence numbers.
 	Cmd uint64
 
+	// Reply is what the server replied to the message under Cmd: the publisher gets it
+	// with the outcome. The event owns its memory. Empty if there is none.
+	Reply []byte
+
 	// HasCredit means that Credit is valid.
 	HasCredit bool
 
