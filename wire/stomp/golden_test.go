@@ -139,6 +139,8 @@ func goldenOp(t *testing.T, text string, steps *[]any) (op wire.Op) {
 			m.Type, m.Header = "text/x", map[string]string{"k:1": "a\n\\", "persistent": "true"}
 		}
 		op = publishOp(n(1), m)
+	case fmt.Sprint(int(wire.OpPing)):
+		op = wire.Op{Kind: wire.OpPing}
 	default:
 		t.Fatal(fmt.Sprint("an op that the recording should not hold: ", text))
 	}
