@@ -272,7 +272,7 @@ func TestDecode(t *testing.T) {
 	const message = "MESSAGE|subscription:1|destination:/q|message-id:m|ack:T1|"
 	for _, row := range []struct{ name, text, want string }{
 		{"heart-beat", "|", "pong"},
-		{"several frames in one message", message + "|a$||" + message + "|b$|", "data 1 /q \"a\" tag T1\ndata 1 /q \"b\" tag T1\npong"},
+		{"several frames in one message", message + "|a$||" + message + "|b$|", "data 1 /q \"a\" tag T1\ndata 1 /q \"b\" tag T1"},
 		{"a body with NUL", message + "content-length:3||a$b$", `data 1 /q "a\x00b" tag T1`},
 		{"CR LF", strings.ReplaceAll("MESSAGE|subscription:1|destination:/q|ack:T1|content-length:1||", "|", "\r|") + "x$", `data 1 /q "x" tag T1`},
 		{"escapes", "MESSAGE|subscription:1|destination:/q\\c\\\\|ack:T\\c1||x$", `data 1 /q:\ "x" tag T:1`},

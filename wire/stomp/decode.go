@@ -33,11 +33,10 @@ func (c *codec) Decode(f wire.Frame, out *wire.Events) error {
 		c.buf = append(c.buf, data...)
 		data, whole = c.buf, true
 	}
-	beat := false
+	beat := len(bytes.TrimLeft(f.Data, "\r\n")) == 0 // nothing else; a frame may have line feeds around it
 	for {
 		if c.head == nil && c.searched == 0 {
-			rest := bytes.TrimLeft(data, "\r\n") // heart-beats, and what follows a frame
-			beat = beat || len(rest) < len(data)
+			rest := bytes.TrimLeft(data, "\r\n")
 			whole = whole && len(rest) == len(data)
 			data = rest
 		}
@@ -51,7 +50,7 @@ func (c *codec) Decode(f wire.Frame, out *wire.Events) error {
 		if n == 0 {
 			break
 		}
-		data, whole, beat = data[n:], false, false
+		data, whole = data[n:], false
 		if err := c.frame(fr, out); err != nil {
 			return err
 		}
@@ -196,7 +195,7 @@ func (c *codec) message(f *frame, out *wire.Events) {
 		tag = ""
 	}
 	fault := f.fault
-	if fault == "" && err == nil && !auto && tag == "" && c.scanner.version != v10 {
+	if fault == "" && (id == "" || err == nil && !auto && tag == "" && c.scanner.version != v10) {
 		fault = badMessage
 	}
 	if fault != "" {

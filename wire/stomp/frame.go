@@ -35,7 +35,7 @@ const (
 	badCommand  = "a frame with an unknown command"
 	badOrder    = "a frame out of order: before CONNECTED, or a second CONNECTED"
 	badReceipt  = "a RECEIPT for no request of this connection"
-	badMessage  = "a MESSAGE without what is needed to acknowledge it"
+	badMessage  = "a MESSAGE without a subscription, or without what acknowledges it"
 	badEncoding = "a header that is not UTF-8"
 )
 
