@@ -149,6 +149,34 @@ func TestStompRefusedSubscription(t *testing.T) {
 	}
 }
 
+// An ERROR that names a message refuses it. What else was in flight is Unknown, or with
+// AtLeastOnce sent again: the ERROR ends the connection.
+func TestStompRefusedPublish(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		b := newStompBroker(t)
+		b.set(func() { b.noReceipt = true })
+		c := b.client(t, stomp.Options{}, limpet.Options{})
+		assert.NoError(t, c.WaitReady(t.Context()))
+		var receipts []*limpet.Receipt
+		for _, o := range []*limpet.PublishOptions{{AtLeastOnce: true}, nil, {AtLeastOnce: true}} {
+			r, err := c.Publish(t.Context(), "/queue/a", []byte("x"), o)
+			assert.NoError(t, err)
+			receipts = append(receipts, r)
+		}
+		synctest.Wait()
+		b.set(func() { b.noReceipt = false })
+		b.say("ERROR|receipt-id:1|message:no||")
+		_, err := receipts[2].Wait(t.Context())
+		assert.NoError(t, err)
+		if a, b := receipts[0].Outcome(), receipts[1].Outcome(); a != limpet.Rejected || b != limpet.Unknown {
+			t.Errorf("%v, %v", a, b)
+		}
+		if n := b.count("2 SEND"); n != 1 || b.count("1 SEND") != 3 {
+			t.Errorf("%d messages on the second connection", n)
+		}
+	})
+}
+
 // Nothing is written after an ERROR, and the client closes at once: what is published then
 // has a certain outcome on the next connection (rows R13 and S6).
 func TestStompErrorEndsTheConnection(t *testing.T) {
