@@ -258,7 +258,9 @@ type Ack struct {
 	// with the outcome. The event owns its memory. Empty if there is none.
 	Reply []byte
 
-	// HasCredit means that Credit is valid.
+	// HasCredit means that Credit is valid. It counts only with Traits.Sessions, whose
+	// sequence numbers it is about: without them a client sends as fast as the
+	// connection takes, and wiretest refuses a dialect that reports credit.
 	HasCredit bool
 
 	// Credit is the uplink credit.
