@@ -15,6 +15,7 @@ import (
 	"github.com/limpet-go/limpet/wire/graphqlws"
 	"github.com/limpet-go/limpet/wire/native"
 	"github.com/limpet-go/limpet/wire/raw"
+	"github.com/limpet-go/limpet/wire/stomp"
 )
 
 // tableDialects are the columns of the table in docs/dialects/README.md, each with the
@@ -43,6 +44,7 @@ func tableDialects(t *testing.T) (columns []string, dialects map[string]wire.Dia
 		{"graphqlws", "wire/graphqlws/conform_test.go", graphqlws.New(graphqlws.Options{Operations: map[string]graphqlws.Operation{
 			"trades": {Query: "subscription($after: Int) { trades(after: $after) { seq } }",
 				Cursor: &graphqlws.Cursor{Variable: "after", Path: "trades.seq", Number: true}}}})},
+		{"stomp", "wire/stomp/conform_test.go", stomp.New(stomp.Options{})},
 	} {
 		columns = append(columns, c.name)
 		dialects[c.name], files[c.name] = c.dialect, c.file
