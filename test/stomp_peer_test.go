@@ -99,7 +99,7 @@ func (b *stompBroker) serve(w http.ResponseWriter, r *http.Request) {
 				break
 			}
 			rest = behind
-			c.handle(frame)
+			c.obey(frame)
 		}
 		b.deliver()
 		b.mu.Unlock()
@@ -131,8 +131,8 @@ func (c *stompConn) write(format string, args ...any) {
 	c.ws.Write(context.Background(), websocket.MessageText, []byte(text))
 }
 
-// handle handles a frame without its NUL; mu is held.
-func (c *stompConn) handle(frame string) {
+// obey handles a frame without its NUL; mu is held.
+func (c *stompConn) obey(frame string) {
 	b := c.b
 	head, body, _ := strings.Cut(frame, "\n\n")
 	command, lines, _ := strings.Cut(head, "\n")
