@@ -226,7 +226,7 @@ func TestStompLogin(t *testing.T) {
 	})
 }
 
-// The client sends a heart-beat in each interval, and notices a server that stops. One that
+// The client sends a heartbeat in each interval, and notices a server that stops. One that
 // does not beat, or too rarely, is asked; it is not taken for dead.
 func TestStompHeartbeats(t *testing.T) {
 	for _, beats := range []string{"20000,20000", "0,0", "60000,0"} {
@@ -267,7 +267,7 @@ func TestStompHeartbeats(t *testing.T) {
 	}
 }
 
-// A broker that misses heart-beats closes with 1000 "STOMP died": the client comes back.
+// A broker that misses heartbeats closes with 1000 "STOMP died": the client comes back.
 func TestStompClose1000(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		b := newStompBroker(t)

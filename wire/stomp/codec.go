@@ -40,7 +40,7 @@ const (
 // encoder is what Start and Encode use.
 type encoder struct {
 	version  version
-	probe    bool              // the server's heart-beats do not suffice as signs of life
+	probe    bool              // the server's heartbeats do not suffice as signs of life
 	live     map[uint64]string // the ids of the subscriptions on this connection
 	receipts uint64            // how many were asked for
 }
@@ -332,7 +332,7 @@ func (c *codec) refuse(out *wire.Frames, r refusal) error {
 	return c.send(out, "NACK", "id", r.tag, "requeue", "false")
 }
 
-// ping sends the client's heart-beat. If the server does not send its own often enough,
+// ping sends the client's heartbeat. If the server does not send its own often enough,
 // a transaction that holds nothing makes it answer.
 func (c *codec) ping(out *wire.Frames) error {
 	if !c.probe || c.options.NoReceipts {

@@ -53,7 +53,7 @@ func FuzzDecode(f *testing.F) {
 	})
 }
 
-// withoutPongs returns what a stream means, however it came: without heart-beats, and with
+// withoutPongs returns what a stream means, however it came: without heartbeats, and with
 // one event for malformed frames in a row.
 func withoutPongs(events []wire.Event) (rest []wire.Event) {
 	for _, e := range events {
