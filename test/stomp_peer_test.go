@@ -159,10 +159,6 @@ func (c *stompConn) obey(frame string) {
 	switch command {
 	case "SUBSCRIBE":
 		if text, refused := b.refuses[h["destination"]]; refused {
-			if text == "dies" {
-				c.ws.Close(1000, "STOMP died")
-				return
-			}
 			receipt := ""
 			if b.named {
 				receipt = "receipt-id:" + h["receipt"] + "|"

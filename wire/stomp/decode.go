@@ -123,7 +123,7 @@ func (c *codec) welcome(f *frame, out *wire.Events) error {
 	return nil
 }
 
-// heartbeat reads from the header of that name how often the server can send one, zero for
+// heartbeat reads from the text of that header how often the server can send one, zero for
 // never (STOMP 1.2, "Heart-beating"). What it wants is at most what the client offered.
 func heartbeat(text string) time.Duration {
 	sends, _, _ := strings.Cut(text, ",")
