@@ -1,6 +1,7 @@
 package test
 
 import (
+	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
@@ -8,14 +9,17 @@ import (
 	"slices"
 	"strings"
 	"testing"
+	"testing/synctest"
 
 	"github.com/limpet-go/limpet"
+	"github.com/limpet-go/limpet/limpettest"
 	"github.com/limpet-go/limpet/wire"
 	"github.com/limpet-go/limpet/wire/feed"
 	"github.com/limpet-go/limpet/wire/graphqlws"
 	"github.com/limpet-go/limpet/wire/jsonrpc"
 	"github.com/limpet-go/limpet/wire/native"
 	"github.com/limpet-go/limpet/wire/raw"
+	"github.com/limpet-go/limpet/wire/stomp"
 )
 
 // tableDialects are the columns of the table in docs/dialects/README.md, each with the
@@ -45,6 +49,7 @@ func tableDialects(t *testing.T) (columns []string, dialects map[string]wire.Dia
 			"trades": {Query: "subscription($after: Int) { trades(after: $after) { seq } }",
 				Cursor: &graphqlws.Cursor{Variable: "after", Path: "trades.seq", Number: true}}}})},
 		{"jsonrpc", "wire/jsonrpc/conform_test.go", jsonrpc.New(jsonrpc.Ethereum())},
+		{"stomp", "wire/stomp/conform_test.go", stomp.New(stomp.Options{})},
 	} {
 		columns = append(columns, c.name)
 		dialects[c.name], files[c.name] = c.dialect, c.file
@@ -155,23 +160,25 @@ func TestTableOfDialects(t *testing.T) {
 // respect credit.
 func TestBlockNeedsCredit(t *testing.T) {
 	columns, dialects, _ := tableDialects(t)
-	topics := map[string]string{"raw": "*", "feed.Table": "matches/LIM-USD", "graphqlws": "trades"}
+	topics := map[string]string{"raw": "*", "feed.Table": "matches/LIM-USD", "graphqlws": "trades", "jsonrpc": "newHeads", "stomp": "/queue/a"}
 	for _, name := range columns {
-		c, err := limpet.New("ws://127.0.0.1:1", options(&limpet.Options{Dialect: dialects[name]}))
-		if err != nil {
-			t.Errorf("%s: %v", name, err)
-			continue
-		}
-		topic := topics[name]
-		if topic == "" {
-			topic = "a"
-		}
-		o := &limpet.SubscribeOptions{Delivery: limpet.Delivery{Overflow: limpet.Block}}
-		_, err = c.Subscribe(t.Context(), topic, o)
-		if (err == nil) != dialects[name].Traits().Credit {
-			t.Errorf("%s: credit is %v, and Subscribe with Block returns %v", name, dialects[name].Traits().Credit, err)
-		}
-		closeAndWait(t, c)
+		synctest.Test(t, func(t *testing.T) {
+			network := limpettest.NewNetwork(nil)
+			defer network.Close()
+			c, err := limpet.New("ws://127.0.0.1:1", options(&limpet.Options{Dialect: dialects[name], HTTPClient: network.HTTPClient()}))
+			if err != nil {
+				t.Fatalf("%s: %v", name, err)
+			}
+			defer closeAndWait(t, c)
+			topic := topics[name]
+			if topic == "" {
+				topic = "a"
+			}
+			_, err = c.Subscribe(t.Context(), topic, &limpet.SubscribeOptions{Delivery: limpet.Delivery{Overflow: limpet.Block}})
+			if credit := dialects[name].Traits().Credit; (err == nil) != credit || err != nil && !errors.Is(err, limpet.ErrUnsupported) {
+				t.Errorf("%s: credit is %v, and Subscribe with Block returns %v", name, credit, err)
+			}
+		})
 	}
 }
 
