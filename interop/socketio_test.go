@@ -372,14 +372,12 @@ func TestSocketIORefusals(t *testing.T) {
 		if err := p.cmd.Process.Signal(syscall.SIGSTOP); err != nil {
 			t.Fatal(err)
 		}
-		began := time.Now()
 		_, err := client.WaitState(sioContext(t), func(s limpet.State) bool { return s.Phase != limpet.Ready })
-		took := time.Since(began)
 		if err2 := p.cmd.Process.Signal(syscall.SIGCONT); err != nil || err2 != nil {
 			t.Fatal(err, err2)
 		}
-		if took < 300*time.Millisecond || took > 3*time.Second || !errors.Is(client.State().Cause, limpet.ErrHeartbeat) {
-			t.Errorf("noticed after %v: %v", took, client.State().Cause)
+		if cause := client.State().Cause; !errors.Is(cause, limpet.ErrHeartbeat) {
+			t.Error(cause)
 		}
 	})
 }

@@ -315,9 +315,12 @@ func (d *decoder) begin(recovered bool, out *wire.Events) {
 			unsubscribed(s.topic, s.err.Error(), out)
 		case s.join != nil && !d.joined[s.topic]:
 			step.starts = append(step.starts, s)
-		case kept && !d.loose[s.topic]:
+		case kept:
 			e := out.Append(wire.EventSubscribed)
-			e.Name, e.Position, e.Continuity = s.topic, s.position, wire.ContinuityProved
+			e.Name, e.Position = s.topic, s.position // what it has got stays known
+			if !d.loose[s.topic] {
+				e.Continuity = wire.ContinuityProved
+			}
 		default:
 			e := out.Append(wire.EventSubscribed)
 			e.Name, e.Position = s.topic, d.position(s.topic, "")
