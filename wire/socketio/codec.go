@@ -20,7 +20,10 @@ func (d *dialect) Open(r wire.Resume) (wire.Codec, error) {
 	}
 	c := &codec{
 		encoder: encoder{shared: shared, resume: r},
-		decoder: decoder{shared: shared, before: parseSession(r.Session.ID, r.Session.Key), loose: map[string]bool{}, joined: map[string]bool{}},
+		decoder: decoder{
+			shared: shared, before: parseSession(r.Session),
+			skip: map[string]string{}, loose: map[string]bool{}, joined: map[string]bool{},
+		},
 	}
 	for _, s := range r.Subs {
 		_ = shared.topics.Put(s.Topic, struct{}{}) // there are at most maxSubs
@@ -111,9 +114,8 @@ type decoder struct {
 	assembly   *assembly // a packet whose binary parts have not all come
 	events     uint64    // so far, for positions
 
-	recovered []content // events that came before the welcome
-	size      int       // their bytes
-	overflow  bool      // and they were too many to be kept
+	resumed bool              // an event that the server has kept came before the welcome
+	skip    map[string]string // by topic: the stream has had everything up to the event with this offset
 
 	loose  map[string]bool // topics that have had an event without an offset in this session
 	joined map[string]bool // topics that the server has granted in this session
@@ -129,11 +131,6 @@ const (
 	ended // by an error
 )
 
-const (
-	maxRecovered     = 1 << 16  // events that are kept until the welcome
-	maxRecoveredSize = 64 << 20 // bytes of them
-)
-
 // The marks in a position: what is known of the stream, and what the event asks for.
 const (
 	looseMark  = "!"
@@ -141,25 +138,27 @@ const (
 	idMark     = "#"
 )
 
+// place is where the session is: the number of the last event on this connection. It is
+// unique on all connections.
+func (d *decoder) place() string {
+	return strconv.FormatUint(d.conn, 10) + "." + strconv.FormatUint(d.events, 10)
+}
+
 // position returns the place of the last event in the stream of topic. Epoch is the id of
-// the session. Tag is unique on all connections; it has marks, and behind a space the last
-// offset of the session.
+// the session. Tag has marks behind the place, and behind a space the last offset of the
+// session.
 func (d *decoder) position(topic, id string) wire.Position {
-	offset := d.session.offset
-	tag := make([]byte, 0, 24+len(id)+len(offset))
-	tag = strconv.AppendUint(tag, d.conn, 10)
-	tag = append(tag, '.')
-	tag = strconv.AppendUint(tag, d.events, 10)
+	tag := d.place()
 	if d.loose[topic] {
-		tag = append(tag, looseMark...)
+		tag += looseMark
 	}
 	if d.joined[topic] {
-		tag = append(tag, joinedMark...)
+		tag += joinedMark
 	}
 	if id != "" {
-		tag = append(append(tag, idMark...), id...)
+		tag += idMark + id
 	}
-	return wire.Position{Epoch: d.session.sid, Tag: string(append(append(tag, ' '), offset...))}
+	return wire.Position{Epoch: d.session.sid, Tag: tag + " " + d.session.offset}
 }
 
 // streams returns the topics whose subscriptions get an event. Without a subscription the
@@ -177,14 +176,17 @@ func (d *decoder) streams(name string) []string {
 }
 
 // deliver appends an event for each stream that it belongs to and that has not had it.
-func (d *decoder) deliver(c *content, out *wire.Events, had func(topic string) bool) {
+func (d *decoder) deliver(c *content, out *wire.Events) {
 	d.events++
 	if c.offset != "" {
-		d.session.offset = c.offset
+		d.session.offset, d.session.place = c.offset, d.place()
 	}
 	id, again := c.id, false
 	for _, topic := range d.streams(c.name) {
-		if had != nil && had(topic) {
+		if until := d.skip[topic]; until != "" {
+			if until == c.offset {
+				delete(d.skip, topic)
+			}
 			continue
 		}
 		if c.lost {
@@ -198,6 +200,9 @@ func (d *decoder) deliver(c *content, out *wire.Events, had func(topic string) b
 		e.Name, e.Position = topic, d.position(topic, id)
 		c.setMessage(&e.Message, again)
 		id, again = "", true // the first stream acknowledges it
+	}
+	if c.offset != "" {
+		out.Append(wire.EventSession).Ready = &wire.Ready{Session: d.session.wire()}
 	}
 }
 
@@ -218,38 +223,9 @@ func (d *decoder) malformed(reason string, out *wire.Events) {
 // read, only that of All is known to be one.
 func (d *decoder) lose(reason, name string, out *wire.Events) {
 	d.malformed(reason, out)
-	switch {
-	case d.phase == connecting && d.before.recoverable():
-		d.keep(content{name: name, lost: true})
-	case d.phase == connected:
-		d.deliver(&content{name: name, lost: true}, out, nil)
+	if d.phase == connected || d.resumes(out) {
+		d.deliver(&content{name: name, lost: true}, out)
 	}
-}
-
-// keep holds back an event that came before the welcome.
-func (d *decoder) keep(c content) {
-	d.size += len(c.name) + 256
-	for _, a := range c.arguments {
-		d.size += len(a)
-	}
-	d.size += len(c.single)
-	if c.offset != "" {
-		d.session.offset = c.offset
-	}
-	if d.overflow = d.overflow || len(d.recovered) == maxRecovered || d.size > maxRecoveredSize; d.overflow {
-		d.recovered = nil
-		return
-	}
-	d.recovered = append(d.recovered, c)
-}
-
-// moved appends the session as it is now.
-func (d *decoder) moved(out *wire.Events) {
-	out.Append(wire.EventSession).Ready = &wire.Ready{Session: d.sessionNow()}
-}
-
-func (d *decoder) sessionNow() wire.Session {
-	return wire.Session{ID: d.session.id(), Key: []byte(d.session.pid)}
 }
 
 // fatal appends an error that ends the connection.

@@ -190,17 +190,21 @@ func (d *decoder) hasOffset(c *content, id string) bool {
 // event takes an event. Before the welcome it is one that the server has kept.
 func (d *decoder) event(c content, id string, out *wire.Events) {
 	c.id = id
-	switch {
-	case d.phase == connected:
-		d.deliver(&c, out, nil)
-		if c.offset != "" {
-			d.moved(out)
-		}
-	case d.before.recoverable():
-		d.keep(c)
-	default:
+	if d.phase == connected || d.resumes(out) {
+		d.deliver(&c, out)
+	} else {
 		d.malformed(badRecovered, out)
 	}
+}
+
+// resumes reports whether the server recovers the session, because it sends what it has
+// kept: it does so before the welcome. The streams that it knows go on then.
+func (d *decoder) resumes(out *wire.Events) bool {
+	if d.phase == connecting && d.before.recoverable() && !d.resumed {
+		d.resumed, d.session = true, d.before
+		d.goOn(out)
+	}
+	return d.resumed
 }
 
 // acknowledged takes what the server has passed to the callback of an event.
@@ -276,51 +280,76 @@ func (d *decoder) welcome(data []byte, out *wire.Events) {
 		d.malformed(badPacket, out)
 		return
 	}
-	resumed := d.before.recoverable() && m.PID == d.before.pid && m.SID == d.before.sid
-	kept, last := d.recovered, d.session.offset // of what came before the welcome
-	d.phase, d.recovered = connected, nil
-	d.session = session{m.SID, m.PID, ""}
-	if resumed {
-		d.session = d.before
-	} else if len(kept) > 0 || d.overflow {
-		d.malformed(badRecovered, out)
-		kept, d.overflow = nil, false
+	recovered := d.before.recoverable() && m.PID == d.before.pid && m.SID == d.before.sid
+	broken := d.resumed && !recovered // it has sent events of a session that it does not recover
+	if recovered {
+		d.resumes(out)
+	} else {
+		d.session = session{sid: m.SID, pid: m.PID}
+		clear(d.loose)
+		clear(d.joined)
 	}
-	ready := &wire.Ready{Session: d.sessionNow(), Resumed: resumed, Heartbeat: d.heartbeat.period()}
+	d.phase = connected
+	ready := &wire.Ready{Session: d.session.wire(), Resumed: recovered, Heartbeat: d.heartbeat.period()}
 	ready.Limits.Payload = d.maxPayload
 	out.Append(wire.EventReady).Ready = ready
-	d.begin(resumed && !d.overflow, out)
-	d.replay(kept, out)
-	if d.overflow && last != "" {
-		d.session.offset = last
+	if broken {
+		d.malformed(badRecovered, out)
 	}
-	if resumed && d.session != d.before {
-		d.moved(out)
+	for i := range d.starts {
+		if broken || recovered && d.skip[d.starts[i].topic] != "" { // or it has not sent what a stream has had
+			e := out.Append(wire.EventReset)
+			e.Name, e.Position, e.Cause = d.starts[i].topic, d.position(d.starts[i].topic, ""), wire.CauseUnverifiable
+		}
 	}
-	d.starts = nil
+	d.begin(recovered, out)
+	d.starts, d.skip = nil, nil
 }
 
-// begin appends what the welcome means for the subscriptions that exist. With recovered,
-// the streams that the server knows go on.
+// isKept reports whether the server knows s in the session that it recovers. A subscription
+// without a position was made after the welcome of that session, or after its last
+// connection.
+func (d *decoder) isKept(s *start) bool {
+	return (s.position.Epoch == d.session.sid || s.position.IsZero()) && s.topic != Replies &&
+		(s.join == nil || d.joined[s.topic]) && s.err == nil
+}
+
+// goOn appends that the streams which the server knows go on, without a loss unless they
+// have had events that no server keeps. One may have had more than the client has taken
+// note of, because it lost the connection in between.
+func (d *decoder) goOn(out *wire.Events) {
+	for i := range d.starts {
+		s := &d.starts[i]
+		place, offset, _ := strings.Cut(s.position.Tag, " ")
+		if s.position.Epoch == d.session.sid {
+			d.loose[s.topic] = strings.Contains(place, looseMark)
+			d.joined[s.topic] = strings.Contains(place, joinedMark)
+		}
+		if !d.isKept(s) {
+			continue
+		}
+		if offset != d.before.offset && isLater(place, d.before.place) {
+			d.skip[s.topic] = offset
+		}
+		e := out.Append(wire.EventSubscribed)
+		e.Name, e.Position = s.topic, s.position // what it has had stays known
+		if !d.loose[s.topic] {
+			e.Continuity = wire.ContinuityProved
+		}
+	}
+}
+
+// begin appends what the welcome means for the subscriptions that do not go on.
 func (d *decoder) begin(recovered bool, out *wire.Events) {
 	var step stepJoin
-	for _, s := range d.starts {
-		marks, _, _ := strings.Cut(s.position.Tag, " ")
-		// A subscription without a position was made after the welcome of this session.
-		kept := recovered && (s.position.Epoch == d.session.sid || s.position.IsZero()) && s.topic != Replies
-		d.loose[s.topic] = kept && strings.Contains(marks, looseMark)
-		d.joined[s.topic] = kept && strings.Contains(marks, joinedMark)
+	for i := range d.starts {
+		s := &d.starts[i]
 		switch {
 		case s.err != nil:
 			unsubscribed(s.topic, s.err.Error(), out)
-		case s.join != nil && !d.joined[s.topic]:
-			step.starts = append(step.starts, s)
-		case kept:
-			e := out.Append(wire.EventSubscribed)
-			e.Name, e.Position = s.topic, s.position // what it has got stays known
-			if !d.loose[s.topic] {
-				e.Continuity = wire.ContinuityProved
-			}
+		case recovered && d.isKept(s): // goOn has appended it
+		case s.join != nil:
+			step.starts = append(step.starts, *s)
 		default:
 			e := out.Append(wire.EventSubscribed)
 			e.Name, e.Position = s.topic, d.position(s.topic, "")
@@ -328,23 +357,5 @@ func (d *decoder) begin(recovered bool, out *wire.Events) {
 	}
 	if len(step.starts) > 0 {
 		out.Append(wire.EventStep).Step = step
-	}
-}
-
-// replay delivers the events that the server has kept. A stream may have had some of them:
-// the client may have lost the connection before it took note of the session.
-func (d *decoder) replay(kept []content, out *wire.Events) {
-	index := make(map[string]int, len(kept)) // of each offset, from 1 on
-	for i := range kept {
-		index[kept[i].offset] = i + 1
-	}
-	had := make(map[string]int, len(d.starts)) // how many each stream has had
-	for _, s := range d.starts {
-		if _, offset, _ := strings.Cut(s.position.Tag, " "); offset != "" {
-			had[s.topic] = index[offset]
-		}
-	}
-	for i := range kept {
-		d.deliver(&kept[i], out, func(topic string) bool { return i < had[topic] })
 	}
 }

@@ -56,8 +56,8 @@ func TestDecode(t *testing.T) {
 		{"no argument", Options{}, "a", welcome, `42["a"]`, `data "a" application/vnd.socketio.arguments+json "[]"` + at("1 ")},
 		{"two arguments", Options{}, "a", welcome, `42["a", 1 , "b"]`, `data "a" application/vnd.socketio.arguments+json "[1,\"b\"]"` + at("1 ")},
 		{"a text stays without recovery", Options{}, "a", welcome, `42["a","x"]`, `data "a" application/json "\"x\""` + at("1 ")},
-		{"an offset", Options{}, "a", recovers, `42["a",1,"o1"]`, `data "a" application/json "1"` + at("1 o1") + "\nsession \"s1 o1\" \"p1\""},
-		{"only an offset", Options{}, "a", recovers, `42["a","o1"]`, `data "a" application/vnd.socketio.arguments+json "[]"` + at("1 o1") + "\nsession \"s1 o1\" \"p1\""},
+		{"an offset", Options{}, "a", recovers, `42["a",1,"o1"]`, `data "a" application/json "1"` + at("1 o1") + "\nsession \"s1 1.1 o1\" \"p1\""},
+		{"only an offset", Options{}, "a", recovers, `42["a","o1"]`, `data "a" application/vnd.socketio.arguments+json "[]"` + at("1 o1") + "\nsession \"s1 1.1 o1\" \"p1\""},
 		{"a volatile event keeps its text", Options{Volatile: []string{"a"}}, "a", recovers, `42["a","x"]`, `data "a" application/json "\"x\""` + at("1! ")},
 		{"a request for an acknowledgement has no offset", Options{}, "a", recovers, `4217["a","x"]`, `data "a" application/json "\"x\""` + at("1!#17 ")},
 		{"all", Options{}, "*", welcome, `42["a",1]`, `data "*" application/json "1" of a` + at("1 ")},
@@ -67,7 +67,7 @@ func TestDecode(t *testing.T) {
 		{"another namespace", Options{}, "a", welcome, `42/admin,["a",1]`, "malformed " + badNamespace},
 		{"the main namespace", Options{Namespace: "/admin"}, "a", `40/admin,{"sid":"s1"}`, `42["a",1]`, "malformed " + badNamespace},
 		{"binary", Options{}, "a", welcome, "451-[\"a\",{\"_placeholder\":true,\"num\":0}] | bin \xff\x00", `data "a" application/octet-stream "\xff\x00"` + at("1 ")},
-		{"binary with an offset", Options{}, "a", recovers, `451-["a",{"num":0,"_placeholder":true},"o1"] | bin 1`, `data "a" application/octet-stream "1"` + at("1 o1") + "\nsession \"s1 o1\" \"p1\""},
+		{"binary with an offset", Options{}, "a", recovers, `451-["a",{"num":0,"_placeholder":true},"o1"] | bin 1`, `data "a" application/octet-stream "1"` + at("1 o1") + "\nsession \"s1 1.1 o1\" \"p1\""},
 		{"a ping between the parts", Options{}, "a", welcome, `451-["a",{"_placeholder":true,"num":0}] | 2 | bin 1`, `data "a" application/octet-stream "1"` + at("1 ")},
 		{"nested binary", Options{}, "a", welcome, `452-["a",{"x":[{"_placeholder":true,"num":1}],"y":"{\"","z":{"_placeholder":true,"num":0}},2] | bin 1 | bin 22`,
 			`data "a" application/vnd.socketio.arguments+json "[{\"x\":[\"MjI=\"],\"y\":\"{\\\"\",\"z\":\"MQ==\"},2]" map[Binary-Parts:2]` + at("1 ")},
@@ -126,10 +126,10 @@ func TestHandshake(t *testing.T) {
 		{"opened without an id", Options{}, []string{`0{}`}, "malformed " + badPacket},
 		{"not JSON", Options{}, []string{`0x`}, "malformed " + badPacket},
 		{"too early", Options{}, []string{welcome}, "malformed " + badPacket},
-		{"ready", Options{}, []string{opened, welcome}, `ready "s1 " "" resumed false, heartbeat 18s, limit 1000000`},
-		{"ready with recovery", Options{}, []string{opened, recovers}, `ready "s1 " "p1" resumed false, heartbeat 18s, limit 1000000`},
-		{"times below zero", Options{}, []string{`0{"sid":"e","pingInterval":-1,"pingTimeout":1e300}`, welcome}, `ready "s1 " "" resumed false, heartbeat 0s, limit 0`},
-		{"times without end", Options{}, []string{`0{"sid":"e","pingInterval":1e300,"pingTimeout":1e300,"maxPayload":1e300}`, welcome}, `ready "s1 " "" resumed false, heartbeat 24m0s, limit 1073741824`},
+		{"ready", Options{}, []string{opened, welcome}, `ready "s1  " "" resumed false, heartbeat 18s, limit 1000000`},
+		{"ready with recovery", Options{}, []string{opened, recovers}, `ready "s1  " "p1" resumed false, heartbeat 18s, limit 1000000`},
+		{"times below zero", Options{}, []string{`0{"sid":"e","pingInterval":-1,"pingTimeout":1e300}`, welcome}, `ready "s1  " "" resumed false, heartbeat 0s, limit 0`},
+		{"times without end", Options{}, []string{`0{"sid":"e","pingInterval":1e300,"pingTimeout":1e300,"maxPayload":1e300}`, welcome}, `ready "s1  " "" resumed false, heartbeat 24m0s, limit 1073741824`},
 		{"no id", Options{}, []string{opened, `40{"pid":"x"}`}, "malformed " + badPacket},
 		{"Socket.IO 2", Options{}, []string{opened, `40`}, `error 400 "the server speaks the protocol of Socket.IO 2; this client needs 3 or 4" fatal true retry 0s`},
 		{"Socket.IO 2, another namespace", Options{Namespace: "/a"}, []string{opened, `40`}, `error 400 "the server speaks the protocol of Socket.IO 2; this client needs 3 or 4" fatal true retry 0s`},
@@ -154,11 +154,12 @@ func TestHandshake(t *testing.T) {
 	}
 }
 
-// before is a connection that resumes session s1 after offset o3, with three streams: a has
-// had o3, b has had o5, which the client did not take note of, and * has had a volatile event.
+// before is a connection that resumes session s1 after offset o3, with these streams: a has
+// had o3, b has had o5, which the client did not take note of, * has had a volatile event,
+// and old nothing since o1.
 func before() wire.Resume {
-	r := wire.Resume{Conn: 2, Session: wire.Session{ID: "s1 o3", Key: []byte("p1")}, Subs: subs("a", "b", "*", "new")}
-	for i, tag := range []string{"1.3 o3", "1.5 o5", "1.4! o4", ""} {
+	r := wire.Resume{Conn: 2, Session: wire.Session{ID: "s1 1.3 o3", Key: []byte("p1")}, Subs: subs("a", "b", "*", "new", "old")}
+	for i, tag := range []string{"1.3 o3", "1.5 o5", "1.4! o3", "", "1.1 o1"} {
 		if tag != "" {
 			r.Subs[i].Position = wire.Position{Epoch: "s1", Tag: tag}
 		}
@@ -166,49 +167,67 @@ func before() wire.Resume {
 	return r
 }
 
-// What a server has kept comes before its welcome. Each stream gets what it has not had.
-func TestRecovery(t *testing.T) {
-	kept := []string{opened, `42["a",4,"o4"]`, `42["b",5,"o5"]`, `42["b",6,"o6"]`, `42["new",7,"o7"]`}
-	const ready = `ready "s1 o3" "p1" resumed true, heartbeat 18s, limit 1000000`
-	streams := `subscribed "a" proved at "s1 1.3 o3"
+const (
+	goOn = `subscribed "a" proved at "s1 1.3 o3"
 subscribed "b" proved at "s1 1.5 o5"
-subscribed "*" none at "s1 1.4! o4"
-subscribed "new" proved`
-	want := ready + "\n" + streams + `
-data "a" application/json "4" at "s1 2.1 o4"
-data "*" application/json "5" of b at "s1 2.2! o5"
-data "b" application/json "6" at "s1 2.3 o6"
-data "*" application/json "6" of b at "s1 2.3! o6"
-data "new" application/json "7" at "s1 2.4 o7"
-data "*" application/json "7" of new at "s1 2.4! o7"
-session "s1 o7" "p1"`
+subscribed "*" none at "s1 1.4! o3"
+subscribed "new" proved
+subscribed "old" proved at "s1 1.1 o1"`
+	again = `ready "s1 1.3 o3" "p1" resumed true, heartbeat 18s, limit 1000000`
+)
+
+// What a server has kept comes before its welcome. Each stream gets what it has not had, at
+// once: the next connection needs only the rest.
+func TestRecovery(t *testing.T) {
 	c := open(t, Options{}, before())
-	for i := range kept {
-		if got := decode(t, c, kept[i]); i > 0 && got != "" {
-			t.Errorf("before the welcome: %s", got)
+	decode(t, c, opened)
+	for _, row := range []struct{ frame, want string }{
+		{`42["a",4,"o4"]`, goOn + `
+data "a" application/json "4" at "s1 2.1 o4"
+data "*" application/json "4" of a at "s1 2.1! o4"
+session "s1 2.1 o4" "p1"`},
+		{`42["b",5,"o5"]`, `data "*" application/json "5" of b at "s1 2.2! o5"
+session "s1 2.2 o5" "p1"`},
+		{`42["b",6,"o6"]`, `data "b" application/json "6" at "s1 2.3 o6"
+data "*" application/json "6" of b at "s1 2.3! o6"
+session "s1 2.3 o6" "p1"`},
+		{`42["new",7,"o7"]`, `data "new" application/json "7" at "s1 2.4 o7"
+data "*" application/json "7" of new at "s1 2.4! o7"
+session "s1 2.4 o7" "p1"`},
+		{`42["old",`, "malformed " + badEvent + "\ngap \"*\" malformed"},
+		{`451-["old",1,"o8"]`, ""},
+		{"bin x", "malformed " + badBinary + "\ngap \"old\" malformed\ngap \"*\" malformed"},
+		{recovers, `ready "s1 2.4 o7" "p1" resumed true, heartbeat 18s, limit 1000000`},
+		{`42["a",9,"o9"]`, `data "a" application/json "9" at "s1 2.7 o9"
+data "*" application/json "9" of a at "s1 2.7! o9"
+session "s1 2.7 o9" "p1"`},
+	} {
+		if got := decode(t, c, row.frame); got != row.want {
+			t.Errorf("%s: got\n%s\nwant\n%s", row.frame, got, row.want)
 		}
 	}
-	if got := decode(t, c, recovers); got != want {
-		t.Errorf("got\n%s\nwant\n%s", got, want)
-	}
-	if got := decode(t, open(t, Options{}, before()), opened, recovers); got != ready+"\n"+streams {
-		t.Errorf("nothing missed: got\n%s", got)
+	if got := decode(t, open(t, Options{}, before()), opened, recovers); got != goOn+"\n"+again+"\n"+`reset "b" unverifiable at "s1 2.0 o3"` {
+		t.Errorf("nothing missed, and b had more than the server sends: got\n%s", got)
 	}
 }
 
 // A server that has forgotten the session has another id: every stream begins again.
 func TestRefusedRecovery(t *testing.T) {
 	const other = `40{"sid":"s2","pid":"p2"}`
-	streams := "\n" + `subscribed "a" none at "s2 2.0 "
-subscribed "b" none at "s2 2.0 "
-subscribed "*" none at "s2 2.0 "
-subscribed "new" none at "s2 2.0 "`
-	const ready = `ready "s2 " "p2" resumed false, heartbeat 18s, limit 1000000`
+	each := func(format string) (lines string) {
+		for _, topic := range []string{"a", "b", "*", "new", "old"} {
+			lines += "\n" + fmt.Sprintf(format, topic)
+		}
+		return lines
+	}
+	const ready = `ready "s2  " "p2" resumed false, heartbeat 18s, limit 1000000`
+	streams := each(`subscribed %q none at "s2 2.0 "`)
 	for _, row := range []struct{ frames, want string }{
 		{opened + " | " + other, ready + streams},
-		{opened + ` | 42["a",4,"o4"] | ` + other, "malformed " + badRecovered + "\n" + ready + streams},
 		{opened + ` | 40{"sid":"s1","pid":"p2"}`, strings.ReplaceAll(ready+streams, "s2", "s1")},
 		{opened + ` | 40{"sid":"s2","pid":"p1"}`, strings.ReplaceAll(ready+streams, "p2", "p1")},
+		{opened + ` | 42["a",4,"o4"] | 40{"sid":"s1","pid":"p2"}`, strings.NewReplacer("s2", "s1", "2.0", "2.1").Replace(
+			ready + "\nmalformed " + badRecovered + each(`reset %q unverifiable at "s2 2.0 "`) + streams)},
 	} {
 		if got := decode(t, open(t, Options{}, before()), strings.Split(row.frames, " | ")...); got != row.want {
 			t.Errorf("%s: got\n%s\nwant\n%s", row.frames, got, row.want)
@@ -216,30 +235,18 @@ subscribed "new" none at "s2 2.0 "`
 	}
 }
 
-// An event that cannot be read is a gap among those that were kept. More of them than the
-// client can hold are a Reset in each stream, and the next connection goes on after them.
-func TestRecoveryWithLosses(t *testing.T) {
-	got := decode(t, open(t, Options{}, before()), opened, `451-["a",1,"o4"]`, "bin x", `42["a",5,"o5"]`, recovers)
-	if want := "\ngap \"a\" malformed\ngap \"*\" malformed\ndata \"a\" application/json \"5\""; !strings.Contains(got, want) {
-		t.Errorf("got\n%s", got)
-	}
-	c := open(t, Options{}, before())
-	decode(t, c, opened)
-	for i := range maxRecovered + 1 {
-		decode(t, c, fmt.Sprintf(`42["a",0,"x%d"]`, i))
-	}
-	got = decode(t, c, recovers)
-	want := `ready "s1 o3" "p1" resumed true, heartbeat 18s, limit 1000000
-subscribed "a" none at "s1 2.0 o3"
-subscribed "b" none at "s1 2.0 o3"
-subscribed "*" none at "s1 2.0 o3"
-subscribed "new" none at "s1 2.0 o3"
-session "s1 x65536" "p1"`
-	if got != want {
-		t.Errorf("got\n%s\nwant\n%s", got, want)
-	}
-	if n := len(c.(*codec).recovered); n != 0 {
-		t.Errorf("%d events are held", n)
+// Places are compared as numbers, the connection first.
+func TestPlaces(t *testing.T) {
+	for _, row := range []struct {
+		a, b string
+		want bool
+	}{
+		{"1.2", "1.1", true}, {"1.1", "1.2", false}, {"1.1", "1.1", false}, {"2.1", "1.9", true}, {"1.9", "2.1", false},
+		{"1.10", "1.9", true}, {"10.1", "9.1", true}, {"1.2!+#7", "1.1", true}, {"1.1!", "1.1", false}, {"", "1.1", false}, {"1.1", "", true}, {"x", "y", false},
+	} {
+		if isLater(row.a, row.b) != row.want {
+			t.Errorf("%q, %q: %v", row.a, row.b, !row.want)
+		}
 	}
 }
 

@@ -30,7 +30,7 @@ type encoder struct {
 // where an error ends the attempt.
 func (e *encoder) Start(*wire.Frames) (err error) {
 	r := &e.resume
-	e.auth, err = e.options.auth(r.Token, parseSession(r.Session.ID, r.Session.Key))
+	e.auth, err = e.options.auth(r.Token, parseSession(r.Session))
 	e.resume = wire.Resume{} // it holds the token
 	return err
 }

@@ -51,7 +51,7 @@ func TestConnect(t *testing.T) {
 		User int `json:"user"`
 	}
 	user := Options{Auth: func(token string) any { return object{len(token)} }}
-	session := wire.Session{ID: "s1 o3", Key: []byte("p1")}
+	session := wire.Session{ID: "s1 1.3 o3", Key: []byte("p1")}
 	for _, row := range []struct {
 		name string
 		o    Options
@@ -65,8 +65,8 @@ func TestConnect(t *testing.T) {
 		{"none of the program", Options{Auth: func(string) any { return nil }}, wire.Resume{Token: "t"}, "40"},
 		{"recovery", Options{}, wire.Resume{Session: session}, `40{"offset":"o3","pid":"p1"}`},
 		{"recovery and a token", user, wire.Resume{Token: "t", Session: session}, `40{"offset":"o3","pid":"p1","user":1}`},
-		{"no event yet", Options{}, wire.Resume{Session: wire.Session{ID: "s1 ", Key: []byte("p1")}}, "40"},
-		{"a server without recovery", Options{}, wire.Resume{Session: wire.Session{ID: "s1 "}}, "40"},
+		{"no event yet", Options{}, wire.Resume{Session: wire.Session{ID: "s1  ", Key: []byte("p1")}}, "40"},
+		{"a server without recovery", Options{}, wire.Resume{Session: wire.Session{ID: "s1  "}}, "40"},
 	} {
 		c := open(t, row.o, row.r)
 		if got := connect(t, c, opened); got != row.want {
@@ -242,16 +242,16 @@ func TestJoinAtTheStart(t *testing.T) {
 		},
 		Rejected: func(_ string, arguments []byte) string { return strings.Trim(string(arguments), "[]\"") },
 	}
-	r := wire.Resume{Conn: 2, Session: wire.Session{ID: "s1 o3", Key: []byte("p1")}, Subs: subs("known", "asked", "new", "bad")}
+	r := wire.Resume{Conn: 2, Session: wire.Session{ID: "s1 1.3 o3", Key: []byte("p1")}, Subs: subs("known", "asked", "new", "bad")}
 	r.Subs[0].Position = wire.Position{Epoch: "s1", Tag: "1.3+ o3"}
 	r.Subs[1].Position = wire.Position{Epoch: "s1", Tag: "1.4 o3"} // a message came, and no answer
 	const badText = "socketio.Options.Join returned an argument that is no JSON: json: unsupported type: chan int"
 	for _, row := range []struct{ welcome, want, sent string }{
-		{recovers, `ready "s1 o3" "p1" resumed true, heartbeat 18s, limit 1000000
-subscribed "known" proved at "s1 1.3+ o3"
+		{recovers, `subscribed "known" proved at "s1 1.3+ o3"
+ready "s1 1.3 o3" "p1" resumed true, heartbeat 18s, limit 1000000
 unsubscribed "bad" 430 "` + badText + `"
 step join ["asked" "new"]`, `429["join","asked"]` + "\n" + `4213["join","new"]`},
-		{`40{"sid":"s2","pid":"p2"}`, `ready "s2 " "p2" resumed false, heartbeat 18s, limit 1000000
+		{`40{"sid":"s2","pid":"p2"}`, `ready "s2  " "p2" resumed false, heartbeat 18s, limit 1000000
 unsubscribed "bad" 430 "` + badText + `"
 step join ["known" "asked" "new"]`, `425["join","known"]` + "\n" + `429["join","asked"]` + "\n" + `4213["join","new"]`},
 	} {

@@ -46,6 +46,8 @@ func showOne(e *wire.Event) string {
 		return fmt.Sprintf("subscribed %q %s%s", e.Name, [...]string{"none", "by number", "proved"}[e.Continuity], at)
 	case wire.EventUnsubscribed:
 		return fmt.Sprintf("unsubscribed %q %d %q", e.Name, e.Code, e.Reason)
+	case wire.EventReset:
+		return fmt.Sprintf("reset %q %v%s", e.Name, e.Cause, at)
 	case wire.EventGap:
 		return fmt.Sprintf("gap %q %v", e.Name, e.Cause)
 	case wire.EventReady:

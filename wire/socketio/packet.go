@@ -181,18 +181,32 @@ func appendHead(b []byte, kind byte, parts, namespace, id string) []byte {
 	return append(b, id...)
 }
 
-// session is what a Session of the client holds: ID is the server's id and the last
-// offset, with a space between them, and Key is the private id that proves the right to
-// recover it.
-type session struct{ sid, pid, offset string }
+// session is what a wire.Session holds. Its ID is the id of the server, the place and the
+// offset of the last event, with spaces between them. Its Key is the private id that proves
+// the right to recover it.
+type session struct{ sid, pid, place, offset string }
 
-func parseSession(id string, key []byte) session {
-	sid, offset, _ := strings.Cut(id, " ")
-	return session{sid, string(key), offset}
+func parseSession(s wire.Session) session {
+	sid, rest, _ := strings.Cut(s.ID, " ")
+	place, offset, _ := strings.Cut(rest, " ")
+	return session{sid, string(s.Key), place, offset}
 }
 
-func (s session) id() string { return s.sid + " " + s.offset }
+func (s session) wire() wire.Session {
+	return wire.Session{ID: s.sid + " " + s.place + " " + s.offset, Key: []byte(s.pid)}
+}
 
 // recoverable reports whether a server can be asked to recover s: it needs an offset, so
 // at least one event must have come.
 func (s session) recoverable() bool { return s.pid != "" && s.offset != "" }
+
+// isLater reports whether place a comes after b.
+func isLater(a, b string) bool {
+	var x, y [2]uint64
+	for i, text := range []string{a, b} {
+		conn, number, _ := strings.Cut(text, ".")
+		x[i], _ = strconv.ParseUint(conn, 10, 64)
+		y[i], _ = strconv.ParseUint(number[:digits([]byte(number))], 10, 64)
+	}
+	return x[0] > x[1] || x[0] == x[1] && y[0] > y[1]
+}
