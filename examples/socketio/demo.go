@@ -51,7 +51,7 @@ func serve(w http.ResponseWriter, r *http.Request) {
 		say("43"+id+"[]", price(1), price(2), price(3))
 		return // without a close frame
 	}
-	fmt.Printf("demo server: the client is back, and has had offset %s\n", auth.Offset)
+	log.Printf("demo server: the client is back, and has had offset %s", auth.Offset)
 	say(price(4), welcome, price(5), "41") // 4 was emitted meanwhile, and comes before the welcome
 	hear(rw.Reader)
 }

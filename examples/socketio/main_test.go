@@ -4,6 +4,7 @@ import (
 	"context"
 	"os"
 	"os/exec"
+	"strings"
 	"testing"
 	"time"
 )
@@ -27,18 +28,18 @@ func TestRun(t *testing.T) {
 	defer cancel()
 	cmd := exec.CommandContext(ctx, self, "-demo")
 	cmd.Env = append(os.Environ(), "RUN_PROGRAM=1")
-	cmd.Stderr = os.Stderr
+	var log strings.Builder
+	cmd.Stderr = &log
 	out, err := cmd.Output()
 	const want = `watch: acked
 {"price":"101.50"}
 {"price":"102.50"}
 {"price":"103.50"}
-demo server: the client is back, and has had offset 3
 {"price":"104.50"}
 {"price":"105.50"}
 the client has ended: session
 `
-	if err != nil || string(out) != want {
-		t.Errorf("%v, got\n%s", err, out)
+	if err != nil || string(out) != want || strings.Count(log.String(), "the client is back, and has had offset 3") != 1 {
+		t.Errorf("%v, got\n%s\nlog\n%s", err, out, log.String())
 	}
 }

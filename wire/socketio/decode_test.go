@@ -73,6 +73,7 @@ func TestDecode(t *testing.T) {
 			`data "a" application/vnd.socketio.arguments+json "[{\"x\":[\"MjI=\"],\"y\":\"{\\\"\",\"z\":\"MQ==\"},2]" map[Binary-Parts:2]` + at("1 ")},
 		{"no part", Options{}, "a", welcome, `450-["a",1]`, `data "a" application/json "1"` + at("1 ")},
 		{"a part that is used twice", Options{}, "a", welcome, `451-["a",{"_placeholder":true,"num":0},{"_placeholder":true,"num":0}] | bin 1`, "malformed " + badBinary + "\ngap \"a\" malformed"},
+		{"one part twice, one not", Options{}, "a", welcome, `452-["a",{"_placeholder":true,"num":0},{"_placeholder":true,"num":0}] | bin 1 | bin 2`, "malformed " + badBinary + "\ngap \"a\" malformed"},
 		{"a part that is not used", Options{}, "* a", welcome, `451-["a",1] | bin 1`, "malformed " + badBinary + "\ngap \"a\" malformed\ngap \"*\" malformed"},
 		{"a part that does not exist", Options{}, "a", welcome, `451-["a",{"_placeholder":true,"num":-1}] | bin 1`, "malformed " + badBinary + "\ngap \"a\" malformed"},
 		{"a text in place of a part", Options{}, "a", welcome, `451-["a",{"_placeholder":true,"num":0}] | 42["a",1]`, "malformed " + badBinary + "\ngap \"a\" malformed\n" + `data "a" application/json "1"` + at("2 ")},
