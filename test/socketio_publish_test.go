@@ -41,7 +41,7 @@ func TestSocketIOPublish(t *testing.T) {
 		}{
 			{`{"a":1}`, limpet.PublishOptions{}, limpet.Acked, ""},
 			{`"full"`, limpet.PublishOptions{}, limpet.Rejected, "no room"},
-			{`{`, limpet.PublishOptions{}, limpet.Rejected, "no JSON"},
+			{`{`, limpet.PublishOptions{}, limpet.Rejected, "not JSON"},
 			{`1`, limpet.PublishOptions{Header: map[string]string{"k": "v"}}, limpet.Rejected, "PublishOptions.Header"},
 			{fmt.Sprintf("%q", strings.Repeat("x", 999_990)), limpet.PublishOptions{}, limpet.Rejected, "limit of 1000000"},
 		} {

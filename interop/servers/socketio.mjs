@@ -14,6 +14,7 @@ const io = new Server(http, {
 });
 
 let seq = 0;
+const stored = [];
 const log = (...parts) => console.log(parts.join(" "));
 
 for (const name of ["/", "/admin"]) {
@@ -36,6 +37,8 @@ for (const name of ["/", "/admin"]) {
     socket.on("leave", (room) => socket.leave(room));
     socket.on("echo", (...args) => { const done = args.pop(); done(...args); });
     socket.on("mute", (...args) => socket.emit("muted", args.length, ...args));
+    socket.on("store", (n, done) => { stored.push(n); done(); });
+    socket.on("stored", (done) => done(stored));
     socket.on("bytes", (data, done) => { socket.emit("bytes", data); done(data); });
     socket.on("nested", (done) => {
       socket.emit("nested", { name: "two", parts: [Buffer.from([1, 2]), { deep: Buffer.from([255]) }] }, 9007199254740993n.toString());

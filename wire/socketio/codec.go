@@ -88,7 +88,7 @@ func arrayOf(option, event string, arguments []any) ([]byte, error) {
 	for _, v := range append([]any{event}, arguments...) {
 		b, err := json.Marshal(v)
 		if err != nil {
-			return nil, &OptionError{option, "returned an argument that is no JSON: " + err.Error()}
+			return nil, &OptionError{option, "returned an argument that is not JSON: " + err.Error()}
 		}
 		c.arguments = append(c.arguments, b)
 	}

@@ -13,8 +13,8 @@ import (
 
 var (
 	errHeader    = errors.New("socketio: an event has no header; remove PublishOptions.Header")
-	errJSON      = errors.New("socketio: the payload is no JSON; encode it with encoding/json, or set PublishOptions.Type to " + TypeBinary)
-	errArguments = errors.New("socketio: the payload is no JSON array, which " + TypeArguments + " means")
+	errJSON      = errors.New("socketio: the payload is not JSON; encode it with encoding/json, or set PublishOptions.Type to " + TypeBinary)
+	errArguments = errors.New("socketio: the payload is not a JSON array, which " + TypeArguments + " means")
 	errType      = errors.New("socketio: PublishOptions.Type must be TypeJSON, TypeArguments, TypeBinary or empty")
 )
 

@@ -123,7 +123,7 @@ func TestEncode(t *testing.T) {
 		{"without acknowledgement", Options{NoAcks: true}, publish("1", ""), `42["a\"",1]`},
 		{"binary without acknowledgement", Options{NoAcks: true}, publish("1", TypeBinary), `451-["a\"",{"_placeholder":true,"num":0}]` + "\nbin 1"},
 		{"a namespace", Options{Namespace: "/n"}, publish("1", ""), `42/n,7["a\"",1]`},
-		{"no JSON", Options{}, publish("x", ""), "error op 0: " + errJSON.Error()},
+		{"not JSON", Options{}, publish("x", ""), "error op 0: " + errJSON.Error()},
 		{"no UTF-8", Options{}, publish("\"\xff\"", ""), "error op 0: " + errJSON.Error()},
 		{"two values", Options{}, publish("1,2", ""), "error op 0: " + errJSON.Error()},
 		{"no argument, named", Options{}, publish("", TypeJSON), "error op 0: " + errJSON.Error()},
@@ -134,7 +134,7 @@ func TestEncode(t *testing.T) {
 		{"join", rooms, subscribe("px"), `429["join","px","x"]`},
 		{"nothing to join", rooms, subscribe("local"), "confirmed 2"},
 		{"replies are no room", rooms, subscribe(Replies), "confirmed 2"},
-		{"join with a value that is no JSON", rooms, subscribe("bad"), "error op 0: socketio.Options.Join returned an argument that is no JSON: json: unsupported type: chan int"},
+		{"join with a value that is not JSON", rooms, subscribe("bad"), "error op 0: socketio.Options.Join returned an argument that is not JSON: json: unsupported type: chan int"},
 		{"unsubscribe", Options{}, wire.Op{Kind: wire.OpUnsubscribe, Topic: "px"}, ""},
 		{"leave", rooms, wire.Op{Kind: wire.OpUnsubscribe, Topic: "px"}, `42["leave","px"]`},
 		{"pong", Options{}, wire.Op{Kind: wire.OpPong, Step: ""}, "3"},
@@ -245,7 +245,7 @@ func TestJoinAtTheStart(t *testing.T) {
 	r := wire.Resume{Conn: 2, Session: wire.Session{ID: "s1 1.3 o3", Key: []byte("p1")}, Subs: subs("known", "asked", "new", "bad")}
 	r.Subs[0].Position = wire.Position{Epoch: "s1", Tag: "1.3+ o3"}
 	r.Subs[1].Position = wire.Position{Epoch: "s1", Tag: "1.4 o3"} // a message came, and no answer
-	const badText = "socketio.Options.Join returned an argument that is no JSON: json: unsupported type: chan int"
+	const badText = "socketio.Options.Join returned an argument that is not JSON: json: unsupported type: chan int"
 	for _, row := range []struct{ welcome, want, sent string }{
 		{recovers, `subscribed "known" proved at "s1 1.3+ o3"
 ready "s1 1.3 o3" "p1" resumed true, heartbeat 18s, limit 1000000

@@ -43,10 +43,10 @@ type packet struct {
 
 // The reasons of EventMalformed.
 const (
-	badPacket    = "a frame that is no Engine.IO packet, or is no packet of Socket.IO, or comes at the wrong time"
+	badPacket    = "a frame that is not an Engine.IO packet, or not a packet of Socket.IO, or comes at the wrong time"
 	badNamespace = "a packet of another namespace"
-	badEvent     = "an event that is no JSON array with a name"
-	badAck       = "an acknowledgement that is no JSON array, or that nothing waits for"
+	badEvent     = "an event that is not a JSON array with a name"
+	badAck       = "an acknowledgement that is not a JSON array, or that nothing waits for"
 	badBinary    = "a packet whose binary parts do not match its text, are too many or too big"
 	badRecovered = "events that a server without recovery sent before its welcome"
 )

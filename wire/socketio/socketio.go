@@ -106,7 +106,7 @@ import (
 	"github.com/limpet-go/limpet/wire"
 )
 
-// The topics that are no names of events.
+// Two topics that are not the names of events.
 const (
 	All     = "*"        // every event
 	Replies = "*replies" // what the server passes to the callbacks of published events
@@ -216,15 +216,15 @@ func (d *dialect) Check() error {
 	o := &d.options
 	switch {
 	case !strings.HasPrefix(o.Path, "/") || strings.ContainsAny(o.Path, "?#") || !plain(o.Path):
-		return &OptionError{"Path", `is no path; use one that begins with "/", such as "/socket.io/"`}
+		return &OptionError{"Path", `is not a path; use one that begins with "/", such as "/socket.io/"`}
 	case !strings.HasPrefix(o.Namespace, "/") || strings.ContainsAny(o.Namespace, ",?") || !plain(o.Namespace):
-		return &OptionError{"Namespace", `is no namespace; use "/" and a name without "," and "?", such as "/admin"`}
+		return &OptionError{"Namespace", `is not a namespace; use "/" and a name without "," and "?", such as "/admin"`}
 	case o.Leave != nil && o.Join == nil:
 		return &OptionError{"Leave", "needs Join; remove it, or set both"}
 	}
 	for i, name := range o.Volatile {
 		if !plain(name) {
-			return &OptionError{fmt.Sprintf("Volatile[%d]", i), "is no name of an event; use UTF-8 without control characters"}
+			return &OptionError{fmt.Sprintf("Volatile[%d]", i), "is not the name of an event; use UTF-8 without control characters"}
 		}
 	}
 	return nil
@@ -258,11 +258,11 @@ func (d *dialect) CheckTopic(use wire.Use, topic string) error {
 	shown := topic[:min(len(topic), maxTopic)]
 	switch {
 	case len(topic) > maxTopic || !plain(topic):
-		return &TopicError{shown, "is no name of an event; use 1 to 255 bytes of UTF-8 without control characters"}
+		return &TopicError{shown, "is not the name of an event; use 1 to 255 bytes of UTF-8 without control characters"}
 	case slices.Contains(reserved, topic):
 		return &TopicError{shown, "is a name that Socket.IO has reserved; use another one"}
 	case use == wire.UsePublish && (topic == All || topic == Replies):
-		return &TopicError{shown, "is no event; publish to the name of one"}
+		return &TopicError{shown, "is not an event; publish to the name of one"}
 	}
 	return nil
 }
@@ -303,7 +303,7 @@ func (o *Options) auth(token string, s session) ([]byte, error) {
 	}
 	data, err := json.Marshal(value)
 	if err != nil {
-		return nil, &OptionError{"Auth", "returned a value that is no JSON: " + err.Error()}
+		return nil, &OptionError{"Auth", "returned a value that is not JSON: " + err.Error()}
 	}
 	if string(data) == "null" {
 		if !s.recoverable() {
@@ -313,7 +313,7 @@ func (o *Options) auth(token string, s session) ([]byte, error) {
 	}
 	var members map[string]json.RawMessage
 	if err := json.Unmarshal(data, &members); err != nil {
-		return nil, &OptionError{"Auth", "returned a value that is no JSON object; return a map or a struct"}
+		return nil, &OptionError{"Auth", "returned a value that is not a JSON object; return a map or a struct"}
 	}
 	if !s.recoverable() {
 		return data, nil
