@@ -4,21 +4,29 @@ import { createServer } from "node:http";
 import { createInterface } from "node:readline";
 import { Server } from "socket.io";
 
-const http = createServer();
-const io = new Server(http, {
-  pingInterval: 400,
-  pingTimeout: 400,
-  maxHttpBufferSize: 20000,
-  ...(process.argv.includes("recovery") && { connectionStateRecovery: { maxDisconnectionDuration: 60000 } }),
-  allowRequest: (req, done) => done(null, req.headers["x-key"] !== "bad"),
-});
-
 let seq = 0;
 const stored = [];
 const log = (...parts) => console.log(parts.join(" "));
 
-for (const name of ["/", "/admin"]) {
-  const nsp = io.of(name);
+let io, port = 0;
+
+// start listens, on the same port as before, and knows no session.
+function start() {
+  const http = createServer();
+  io = new Server(http, {
+    pingInterval: 400,
+    pingTimeout: 400,
+    maxHttpBufferSize: 20000,
+    ...(process.argv.includes("recovery") && { connectionStateRecovery: { maxDisconnectionDuration: 60000 } }),
+    allowRequest: (req, done) => done(null, req.headers["x-key"] !== "bad"),
+  });
+  for (const name of ["/", "/admin"]) serve(name, io.of(name));
+  http.listen(port, "127.0.0.1", () => {
+    if (port === 0) log("listening", (port = http.address().port));
+  });
+}
+
+function serve(name, nsp) {
   nsp.use((socket, next) => {
     const { token } = socket.handshake.auth;
     if (token !== "bad") return next();
@@ -36,7 +44,6 @@ for (const name of ["/", "/admin"]) {
     });
     socket.on("leave", (room) => socket.leave(room));
     socket.on("echo", (...args) => { const done = args.pop(); done(...args); });
-    socket.on("mute", (...args) => socket.emit("muted", args.length, ...args));
     socket.on("store", (n, done) => { stored.push(n); done(); });
     socket.on("stored", (done) => done(stored));
     socket.on("bytes", (data, done) => { socket.emit("bytes", data); done(data); });
@@ -59,7 +66,7 @@ createInterface({ input: process.stdin }).on("line", (line) => {
   const [word, arg] = line.split(" ");
   if (word === "price") for (let i = 0; i < Number(arg); i++) io.emit("price", { seq: ++seq });
   if (word === "room") io.to(arg).emit(arg, { seq: ++seq });
-  if (word === "close") io.close();
+  if (word === "restart") { seq = 0; io.close(start); }
 });
 
-http.listen(0, "127.0.0.1", () => log("listening", http.address().port));
+start();
