@@ -364,6 +364,13 @@ func TestSocketIORefusals(t *testing.T) {
 			}
 		})
 	}
+	t.Run("a wrong path", func(t *testing.T) {
+		client, _ := sioClient(t, l, socketio.Options{Path: "/wrong/"}, limpet.Options{})
+		st, err := client.WaitState(sioContext(t), func(s limpet.State) bool { return s.Phase == limpet.Waiting })
+		if err != nil || limpet.ClassOf(st.Cause) != limpet.ClassNetwork {
+			t.Errorf("%v: %v, class %s", err, st.Cause, limpet.ClassOf(st.Cause))
+		}
+	})
 	t.Run("kicked", func(t *testing.T) {
 		client, _ := sioClient(t, l, socketio.Options{NoAcks: true}, limpet.Options{})
 		sioSend(t, client, "kick", "", nil)

@@ -193,8 +193,8 @@ func (d *decoder) deliver(c *content, out *wire.Events) {
 			d.gap(topic, out)
 			continue
 		}
-		if c.offset == "" && d.session.pid != "" {
-			d.loose[topic] = true
+		if _, subscribed := d.topics.Get(topic); subscribed && c.offset == "" && d.session.pid != "" {
+			d.loose[topic] = true // a server cannot make it grow with names of its own
 		}
 		e := out.Append(wire.EventData)
 		e.Name, e.Position = topic, d.position(topic, id)

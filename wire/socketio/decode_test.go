@@ -304,3 +304,17 @@ func TestNothingIsShared(t *testing.T) {
 		t.Errorf("%q", before)
 	}
 }
+
+// What a server names does not fill the memory.
+func TestNamesAreNotKept(t *testing.T) {
+	c := open(t, Options{}, wire.Resume{Subs: subs("a")})
+	decode(t, c, opened, recovers)
+	for i := range 100 {
+		decode(t, c, fmt.Sprintf(`421["name%d"]`, i), fmt.Sprintf(`451-["name%d",1]`, i), "bin x")
+	}
+	decode(t, c, `421["a"]`)
+	d := c.(*codec).decoder
+	if n := len(d.loose) + len(d.joined) + len(d.skip) + d.topics.Len() + d.pending.Len(); n != 2 {
+		t.Errorf("%d names are held", n)
+	}
+}

@@ -155,7 +155,7 @@ type Options struct {
 
 	// Join returns the event that asks the server for a topic, and its arguments, which
 	// are encoded as JSON. An empty name means that nothing is to be sent, as without
-	// Join. The server must call the callback of the event.
+	// Join. The server must call the callback of the event. It is called for All, too.
 	Join func(wire.Subscribe) (event string, arguments []any)
 
 	// Leave returns the event that ends what Join has asked for. It needs Join.
