@@ -107,6 +107,34 @@ func TestSocketIORecovery(t *testing.T) {
 	})
 }
 
+// A server that takes longer for what it has kept than a handshake may take: each connection
+// gets on, and nothing arrives twice.
+func TestSocketIOSlowRecovery(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		srv := newSioPeer(t, nil)
+		c, subs := srv.client(t, socketio.Options{}, limpet.Options{}, "a")
+		assert.NoError(t, c.WaitReady(t.Context()))
+		srv.emit(`["a",0]`)
+		got := collect(t, subs[0], 1)
+		synctest.Wait()
+		srv.host.Network.CutAll()
+		for i := range 60 {
+			srv.emit(fmt.Sprintf(`["a",%d]`, i+1))
+		}
+		srv.mu.Lock()
+		srv.pause = time.Second
+		srv.mu.Unlock()
+		got = append(got, collect(t, subs[0], 60)...)
+		assert.NoError(t, c.WaitReady(t.Context()))
+		if text := payloads(got); text != strings.Join(numbers(0, 60), " ") {
+			t.Error(text)
+		}
+		if st := c.Stats(); st.Attempts < 3 || st.Connections != 2 || st.Resumes != 1 {
+			t.Errorf("the handshake was not too slow: %+v", st)
+		}
+	})
+}
+
 // A stream with events that no server keeps has a Reset, and a server that has forgotten the
 // session, or never recovers one, a Reset in each stream.
 func TestSocketIOReset(t *testing.T) {
@@ -281,14 +309,14 @@ func TestSocketIORandomCuts(t *testing.T) {
 	for seed := range uint64(30) {
 		t.Run(fmt.Sprint("seed ", seed), func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
-				random := rand.New(rand.NewPCG(seed, 1))
+				random, cuts := rand.New(rand.NewPCG(seed, 1)), rand.New(rand.NewPCG(seed, 2))
 				srv := newSioPeer(t, nil)
 				c, subs := srv.client(t, socketio.Options{}, limpet.Options{Backoff: limpet.Backoff{First: -1, Initial: time.Millisecond, Max: 50 * time.Millisecond}}, "a", socketio.All)
 				assert.NoError(t, c.WaitReady(t.Context()))
 				srv.emit(`["a",0]`) // without an event a session cannot be recovered
 				synctest.Wait()
 				srv.host.Network.Each(func(int) limpettest.Fault {
-					return limpettest.CutAfterBytes(limpettest.Down, 300+random.IntN(3000))
+					return limpettest.CutAfterBytes(limpettest.Down, 300+cuts.IntN(3000))
 				})
 				const n = 400
 				srv.host.Network.CutAll()

@@ -7,6 +7,7 @@ import (
 	"strings"
 	"sync"
 	"testing"
+	"time"
 
 	"github.com/limpet-go/limpet"
 	"github.com/limpet-go/limpet/internal/assert"
@@ -21,6 +22,7 @@ type sioPeer struct {
 	recovers bool                                     // connection state recovery
 	refuses  func(auth map[string]string) string      // the data of a connect_error; empty: none
 	events   func(p *plainConn, id, arguments string) // of the client: the id of the acknowledgement, and the array
+	pause    time.Duration                            // before each packet of a welcome
 	silent   bool                                     // it opens no connection
 
 	mu       sync.Mutex
@@ -72,9 +74,18 @@ func (s *sioPeer) serveConn(p *plainConn) {
 // keeps the order: nothing is emitted in between.
 func (s *sioPeer) welcome(p *plainConn, auth map[string]string) {
 	s.mu.Lock()
-	defer s.mu.Unlock()
 	s.conn = p
-	p.text(s.welcomeFrames(p.number, auth)...)
+	frames := s.welcomeFrames(p.number, auth)
+	if s.pause == 0 {
+		defer s.mu.Unlock()
+		p.text(frames...)
+		return
+	}
+	s.mu.Unlock()
+	for _, text := range frames {
+		<-time.After(s.pause)
+		p.text(text)
+	}
 }
 
 func (s *sioPeer) welcomeFrames(number int, auth map[string]string) (frames []string) {
@@ -129,7 +140,7 @@ func (s *sioPeer) cameBackWith() string {
 // client returns a client with subscriptions to topics that exist before it connects.
 func (s *sioPeer) client(t *testing.T, o socketio.Options, co limpet.Options, topics ...string) (*limpet.Client, []*limpet.Subscription) {
 	t.Helper()
-	s.host.Inject(limpettest.Stall(1e6))
+	s.host.Inject(limpettest.Stall(time.Millisecond))
 	co.HTTPClient, co.Dialect = s.host.HTTPClient(), socketio.New(o)
 	c, err := limpet.New(s.host.URL(), options(&co))
 	assert.NoError(t, err)
