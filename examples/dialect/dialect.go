@@ -67,13 +67,13 @@ func (codec) Decode(f wire.Frame, out *wire.Events) error {
 	number, payload, _ := strings.Cut(rest, " ")
 	n, err := strconv.ParseUint(number, 10, 64)
 	switch {
-	case verb == "OK":
+	case verb == "OK" && topic != "":
 		e := out.Append(wire.EventSubscribed)
 		e.Name, e.Continuity = topic, wire.ContinuityByNumber // the next number decides
-	case verb == "NO":
+	case verb == "NO" && topic != "":
 		e := out.Append(wire.EventUnsubscribed)
 		e.Name, e.Code, e.Reason = topic, 1, rest
-	case verb == "MSG" && err == nil:
+	case verb == "MSG" && topic != "" && err == nil:
 		e := out.Append(wire.EventData)
 		e.Name, e.Numbered, e.Position.Offset, e.Message.Payload = topic, true, n, []byte(payload)
 	default:

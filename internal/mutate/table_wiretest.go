@@ -1,0 +1,86 @@
+package main
+
+// ofWiretest holds mutations of the conformance suite: a check that finds nothing any more
+// must be noticed by the dialects that are broken on purpose.
+var ofWiretest = []mutation{
+	{
+		name:    "wiretest: a loss that nothing reports is accepted",
+		file:    "wire/wiretest/checks_stream.go",
+		search:  "before > 0 && e.number > before+1 && x.traits.Resume:",
+		replace: "before > 0 && e.number > before+1 && x.traits.Resume && lost:",
+		test:    "-run ^TestBrokenDialects$/^a_loss_that_is_hidden$ ./wire/wiretest",
+		says:    "a_loss_that_is_hidden",
+	},
+	{
+		name:    "wiretest: a stream may stop after a reconnect",
+		file:    "wire/wiretest/checks_stream.go",
+		search:  "	if before != last {\n",
+		replace: "	if before > last {\n",
+		test:    "-run ^TestBrokenDialects$/^a_subscription_that_is_not_restored$ ./wire/wiretest",
+		says:    "a_subscription_that_is_not_restored",
+	},
+	{
+		name:    "wiretest: a publish may be taken twice",
+		file:    "wire/wiretest/checks_publish.go",
+		search:  "case taken > 1:",
+		replace: "case taken > 2:",
+		test:    "-run ^TestBrokenDialects$/^a_publish_that_is_sent_twice$ ./wire/wiretest",
+		says:    "a_publish_that_is_sent_twice/publishes_over_lost_connections",
+	},
+	{
+		name:    "wiretest: an acknowledgement may come before the processing",
+		file:    "wire/wiretest/checks_publish.go",
+		search:  "if got := receipt.Outcome(); got != want {\n\t\tx.found(\"a publish that the server has not answered",
+		replace: "if got := receipt.Outcome(); got != want && got != limpet.Acked {\n\t\tx.found(\"a publish that the server has not answered",
+		test:    "-run ^TestBrokenDialects$/^an_acknowledgement_of_its_own_making$ ./wire/wiretest",
+		says:    "an_acknowledgement_of_its_own_making",
+	},
+	{
+		name:    "wiretest: a redelivery need not be marked",
+		file:    "wire/wiretest/checks_publish.go",
+		search:  "processed[e.number] > 1 && !e.again",
+		replace: "processed[e.number] > 100 && !e.again",
+		test:    "-run ^TestBrokenDialects$/^a_redelivery_that_is_not_marked$ ./wire/wiretest",
+		says:    "a_redelivery_that_is_not_marked",
+	},
+	{
+		name:    "wiretest: an event may keep the memory of its frame",
+		file:    "wire/wiretest/checks_codec.go",
+		search:  "			f.Data[i] = 'X'\n",
+		replace: "			f.Data[i] += 0\n",
+		test:    "-run ^TestBrokenDialects$/^an_event_with_the_memory_of_its_frame$ ./wire/wiretest",
+		says:    "an_event_with_the_memory_of_its_frame",
+	},
+	{
+		name:    "wiretest: hostile frames are not made",
+		file:    "wire/wiretest/checks_codec.go",
+		search:  "for _, f := range hostile(random, first.down[i]) {",
+		replace: "for _, f := range hostile(random, first.down[i])[:1] {",
+		test:    "-run ^TestBrokenDialects$/^a_panic_on_an_empty_frame$ ./wire/wiretest",
+		says:    "a_panic_on_an_empty_frame",
+	},
+	{
+		name:    "wiretest: a panic of the dialect is no finding",
+		file:    "wire/wiretest/report.go",
+		search:  "if v := recover(); v != nil {",
+		replace: "if v := recover(); v != nil && whose == \"\" {",
+		test:    "-run ^TestBrokenDialects$/^a_verdict_that_panics$ ./wire/wiretest",
+		says:    "a_verdict_that_panics",
+	},
+	{
+		name:    "wiretest: a fault is not injected",
+		file:    "wire/wiretest/trial.go",
+		search:  "limpettest.All(limpettest.Stall(time.Millisecond), x.fault)",
+		replace: "limpettest.Stall(time.Millisecond)",
+		test:    "-run ^TestBrokenDialects$/^a_subscription_that_is_not_restored$ ./wire/wiretest",
+		says:    "a_subscription_that_is_not_restored",
+	},
+	{
+		name:    "wiretest: a refused subscription may end without an error",
+		file:    "wire/wiretest/checks_stream.go",
+		search:  "if _, err := second.got(); !errors.Is(err, limpet.ErrRejected) {",
+		replace: "if _, err := second.got(); err != nil && !errors.Is(err, limpet.ErrRejected) {",
+		test:    "-run ^TestBrokenDialects$/^a_refusal_that_confirms$ ./wire/wiretest",
+		says:    "a_refusal_that_confirms",
+	},
+}
