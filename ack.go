@@ -54,6 +54,10 @@ type Ack struct {
 	// Outcome is Acked or Written if the error is nil, Pending if the outcome is
 	// not known yet, and otherwise what the error describes.
 	Outcome Outcome
+	// Reply is what the server replied to a message that it accepted, for example the
+	// result of a GraphQL mutation; nil if the dialect has no replies. The receipt keeps
+	// it: do not change it.
+	Reply []byte
 }
 
 // Receipt follows one published message to its outcome. It is safe for
@@ -89,7 +93,8 @@ type receiptDetails struct {
 	header      map[string]string
 	ttl         time.Duration
 	expires     time.Time
-	err         error // set before the outcome is published
+	err         error  // set before the outcome is published
+	reply       []byte // likewise
 	done        func(*Receipt)
 }
 
@@ -152,9 +157,21 @@ func (r *Receipt) Wait(ctx context.Context) (Ack, error) {
 	}
 	a := Ack{ID: r.id, Outcome: r.Outcome()}
 	if r.details != nil {
+		a.Reply = r.details.reply
 		return a, r.details.err
 	}
 	return a, nil
+}
+
+// keepReply remembers what the server replied, unless the outcome is decided already.
+func (r *Receipt) keepReply(reply []byte) {
+	if len(reply) == 0 || r.decided != Pending {
+		return
+	}
+	if r.details == nil {
+		r.details = new(receiptDetails)
+	}
+	r.details.reply = reply
 }
 
 // unpublished reports whether the outcome is decided but not yet visible.

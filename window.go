@@ -183,6 +183,7 @@ func (w *window) acknowledge(a *wire.Ack) error {
 	}
 	if a.Cmd != 0 {
 		if i, r := w.lookup(a.Cmd / 4); r != nil && r.firstSent != 0 {
+			r.keepReply(a.Reply)
 			w.settle(i, Acked, nil)
 		}
 	}

@@ -258,3 +258,24 @@ func TestResentNeverGoesDown(t *testing.T) {
 		t.Errorf("resent: %d, want %d", seen, want)
 	}
 }
+
+// A second acknowledgement of a message whose outcome callers can see changes nothing: they
+// may be reading the reply.
+func TestReplyAfterTheOutcome(t *testing.T) {
+	w := newWindow(false, new(admission), new(counters))
+	receipts := make([]Receipt, 2) // the first has no outcome, so both stay in the window
+	for i := range receipts {
+		w.add(&receipts[i])
+	}
+	w.credit = wire.Credit{N: 2, Bytes: 1}
+	w.nextBatch(nil, nil, time.Now(), 1000)
+	for _, reply := range []string{"first", "second"} {
+		if err := w.acknowledge(&wire.Ack{Cmd: 2*4 + 3, Reply: []byte(reply)}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	ack, err := receipts[1].Wait(t.Context())
+	if err != nil || ack.Outcome != Acked || string(ack.Reply) != "first" || receipts[0].Outcome() != Pending {
+		t.Errorf("%v, %q, %v, the other one is %v", ack.Outcome, ack.Reply, err, receipts[0].Outcome())
+	}
+}

@@ -254,7 +254,13 @@ type Ack struct {
 	// protocols without sequence numbers.
 	Cmd uint64
 
-	// HasCredit means that Credit is valid.
+	// Reply is what the server replied to the message under Cmd: the publisher gets it
+	// with the outcome. The event owns its memory. Empty if there is none.
+	Reply []byte
+
+	// HasCredit means that Credit is valid. It counts only with Traits.Sessions, whose
+	// sequence numbers it is about: without them a client sends as fast as the
+	// connection takes, and wiretest refuses a dialect that reports credit.
 	HasCredit bool
 
 	// Credit is the uplink credit.

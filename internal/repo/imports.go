@@ -135,8 +135,8 @@ func Imports(packages []Package) (found []string) {
 }
 
 // Websocket returns the breaches of the rule that exactly one file of
-// internal/socket, of the server and of wire/wiretest imports the WebSocket library, and
-// no file of another package does. Tests are exempt. imports lists the imports of one file.
+// internal/socket, of the server, of wire/wiretest and of examples/internal/demo imports
+// the WebSocket library, and no file of another package does. Tests are exempt. imports lists the imports of one file.
 func Websocket(packages []Package, imports func(file string) ([]string, error)) (found []string, err error) {
 	for _, p := range packages {
 		if !strings.HasPrefix(p.ImportPath+"/", Module+"/") {
@@ -154,7 +154,7 @@ func Websocket(packages []Package, imports func(file string) ([]string, error)) 
 		}
 		want := 0
 		switch p.ImportPath {
-		case Module + "/internal/socket", Module + "/server", Module + "/wire/wiretest":
+		case Module + "/internal/socket", Module + "/server", Module + "/wire/wiretest", Module + "/examples/internal/demo":
 			want = 1
 		}
 		if len(files) != want {

@@ -173,6 +173,8 @@ func (k *talk) fault(e wire.Event) string {
 		return "an event has no Ready"
 	case e.Kind == wire.EventAck && e.Ack == nil:
 		return "an EventAck has no Ack"
+	case e.Kind == wire.EventAck && e.Ack.HasCredit && !k.traits.Sessions:
+		return "an EventAck has credit, which counts only with the trait Sessions"
 	case e.Retry < 0 || e.Delay < 0 || e.Spread < 0 || e.Expires < 0:
 		return "an event has a negative duration"
 	}

@@ -198,6 +198,7 @@ func (c *toyCodec) Decode(f wire.Frame, out *wire.Events) error {
 		if verb == "REJ" && c.broken != "a rejection that acknowledges" {
 			ack.Rejects = []wire.Reject{{Seq: number / 4, Code: 1}}
 		}
+		ack.HasCredit = c.broken == "credit without sequence numbers"
 		out.Append(wire.EventAck).Ack = ack
 	case verb == "PING" && err == nil:
 		out.Append(wire.EventPing).N = number

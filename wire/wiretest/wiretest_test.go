@@ -28,6 +28,7 @@ func TestBrokenDialects(t *testing.T) {
 		{"an attempt that never dials", "memory", "neither Dial nor Request", false},
 		{"no greeting", "memory", "the peer has found no Hello", false},
 		{"an unreadable ping", "memory", "the peer cannot read", false},
+		{"credit without sequence numbers", "memory", "counts only with the trait Sessions", false},
 		{"an event with the memory of its frame", "memory", "keeps the memory of its frame", false},
 		{"a frame with the memory of the payload", "memory", "", false},
 		{"a text that is not UTF-8", "memory", "not UTF-8 into a text frame", false},
