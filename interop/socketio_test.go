@@ -94,22 +94,21 @@ func TestSocketIOEvents(t *testing.T) {
 		t.Run(fmt.Sprint(args), func(t *testing.T) {
 			p, l := sioServer(t, args...)
 			rec := &sioRecorder{dialect: socketio.New(socketio.Options{Volatile: []string{"flash"}})}
-			client, subs := sioClient(t, l, socketio.Options{}, limpet.Options{Dialect: rec}, socketio.All, "hello", socketio.Replies)
-			all, hello, replies := subs[0], subs[1], subs[2]
+			client, subs := sioClient(t, l, socketio.Options{}, limpet.Options{Dialect: rec}, socketio.All, "hello")
+			all, hello := subs[0], subs[1]
 			sioWant(t, sioTake(t, hello, 1), `hello {"room":1}`)
 			sioWant(t, sioTake(t, all, 1), `hello {"room":1}`)
 			for _, row := range []struct{ payload, contentType, reply string }{
-				{`{"n":9007199254740993.0}`, "", `{"n":9007199254740992}`}, // JavaScript's number
-				{`"text"`, socketio.TypeJSON, `"text"`},
+				{`{"n":9007199254740993.0}`, "", `[{"n":9007199254740992}]`}, // JavaScript's number
+				{`"text"`, socketio.TypeJSON, `["text"]`},
 				{`[1, "two"]`, socketio.TypeArguments, `[1,"two"]`},
-				{`[1, "two"]`, "", `[1,"two"]`},
-				{"", "", `[]`},
-				{"\x00\xff", socketio.TypeBinary, "\x00\xff"},
+				{`[1, "two"]`, "", `[[1,"two"]]`},
+				{"", "", ""},
+				{"\x00\xff", socketio.TypeBinary, `["AP8="]`},
 			} {
-				if ack := sioSend(t, client, "echo", row.payload, &limpet.PublishOptions{Type: row.contentType}); ack.Outcome != limpet.Acked {
-					t.Errorf("%q: %v", row.payload, ack.Outcome)
+				if ack := sioSend(t, client, "echo", row.payload, &limpet.PublishOptions{Type: row.contentType}); ack.Outcome != limpet.Acked || string(ack.Reply) != row.reply {
+					t.Errorf("%q: %v, %s", row.payload, ack.Outcome, ack.Reply)
 				}
-				sioWant(t, sioTake(t, replies, 1), "echo "+row.reply)
 			}
 			sioSend(t, client, "bytes", "\x01\x02", &limpet.PublishOptions{Type: socketio.TypeBinary})
 			sioSend(t, client, "nested", "", nil)
@@ -150,8 +149,8 @@ func TestSocketIORecovery(t *testing.T) {
 	for _, args := range [][]string{{"recovery"}, {}} {
 		t.Run(fmt.Sprint(args), func(t *testing.T) {
 			p, l := sioServer(t, args...)
-			client, subs := sioClient(t, l, socketio.Options{}, limpet.Options{}, "price", socketio.Replies)
-			prices, replies := subs[0], subs[1]
+			client, subs := sioClient(t, l, socketio.Options{}, limpet.Options{}, "price")
+			prices := subs[0]
 			if err := client.WaitReady(sioContext(t)); err != nil {
 				t.Fatal(err)
 			}
@@ -203,7 +202,7 @@ func TestSocketIORecovery(t *testing.T) {
 			} else if p.Tell("price 1"); prices.Stats().Resets == 0 {
 				t.Error("no Reset without recovery")
 			}
-			sioOutcomes(t, client, replies, receipts)
+			sioOutcomes(t, client, receipts)
 			if l.Made() < 4 {
 				t.Errorf("%d connections: the cuts had no effect", l.Made())
 			}
@@ -212,7 +211,7 @@ func TestSocketIORecovery(t *testing.T) {
 }
 
 // sioOutcomes compares the outcomes of "store" with what the server has.
-func sioOutcomes(t *testing.T, client *limpet.Client, replies *limpet.Subscription, receipts []*limpet.Receipt) {
+func sioOutcomes(t *testing.T, client *limpet.Client, receipts []*limpet.Receipt) {
 	t.Helper()
 	outcomes := map[limpet.Outcome]int{}
 	for _, r := range receipts {
@@ -221,22 +220,11 @@ func sioOutcomes(t *testing.T, client *limpet.Client, replies *limpet.Subscripti
 		}
 		outcomes[r.Outcome()]++
 	}
-	ask, err := client.Publish(sioContext(t), "stored", nil, nil)
-	if err != nil {
-		t.Fatal(err)
+	var reply [][]int
+	if err := json.Unmarshal(sioSend(t, client, "stored", "", nil).Reply, &reply); err != nil || len(reply) != 1 {
+		t.Fatal(err, len(reply))
 	}
-	var stored []int
-	for m, err := range replies.Messages(sioContext(t)) {
-		if err != nil {
-			t.Fatal(err)
-		}
-		if m.ID == ask.ID() {
-			if err := json.Unmarshal(m.Payload, &stored); err != nil {
-				t.Fatal(err)
-			}
-			break
-		}
-	}
+	stored := reply[0]
 	times := map[int]int{}
 	for _, n := range stored {
 		times[n]++

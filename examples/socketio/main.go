@@ -22,7 +22,7 @@ func main() {
 	check(err)
 	ack, err := client.Send(context.Background(), "watch", []byte(`{"symbol":"PEARL"}`), nil)
 	check(err) // socket.emit("watch", {symbol: "PEARL"}, callback), and the callback was called
-	fmt.Println("watch:", ack.Outcome)
+	fmt.Printf("watch: %s, reply %s\n", ack.Outcome, ack.Reply)
 	for m, err := range prices.Messages(context.Background()) {
 		switch {
 		case err != nil:

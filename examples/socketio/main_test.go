@@ -31,7 +31,7 @@ func TestRun(t *testing.T) {
 	var log strings.Builder
 	cmd.Stderr = &log
 	out, err := cmd.Output()
-	const want = `watch: acked
+	const want = `watch: acked, reply ["2 pearls"]
 {"price":"101.50"}
 {"price":"102.50"}
 {"price":"103.50"}

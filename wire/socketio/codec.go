@@ -51,7 +51,6 @@ type pending struct {
 	event string
 	topic string // of the subscription that it asks for; empty: it was published
 	cmd   uint64
-	id    wire.ID // of the message that was published
 }
 
 // start is a subscription that exists when a connection begins.
@@ -71,7 +70,7 @@ func (o *Options) newStart(s wire.Subscribe) start {
 
 // joinOf returns what Join returns, without its head.
 func (o *Options) joinOf(s wire.Subscribe) (text []byte, p pending, err error) {
-	if o.Join == nil || s.Topic == Replies {
+	if o.Join == nil {
 		return nil, p, nil
 	}
 	event, arguments := o.Join(s)

@@ -228,15 +228,10 @@ func (d *decoder) acknowledged(c content, id string, out *wire.Events) {
 		e.Name, e.Position = p.topic, d.position(p.topic, "")
 		return
 	}
-	if _, wanted := d.topics.Get(Replies); wanted {
-		d.events++
-		e := out.Append(wire.EventData)
-		e.Name, e.Position = Replies, d.position(Replies, "")
-		c.name = p.event
-		c.setMessage(&e.Message, false)
-		e.Message.ID = p.id
-	}
 	ack := &wire.Ack{Cmd: p.cmd}
+	if len(c.arguments) > 0 {
+		ack.Reply = c.array()
+	}
 	if refusal != "" {
 		ack = &wire.Ack{Rejects: []wire.Reject{{Seq: p.cmd / 4, Code: CodeRejected, Reason: refusal}}}
 	}
@@ -310,7 +305,7 @@ func (d *decoder) welcome(data []byte, out *wire.Events) {
 // without a position was made after the welcome of that session, or after its last
 // connection.
 func (d *decoder) isKept(s *start) bool {
-	return (s.position.Epoch == d.session.sid || s.position.IsZero()) && s.topic != Replies &&
+	return (s.position.Epoch == d.session.sid || s.position.IsZero()) &&
 		(s.join == nil || d.joined[s.topic]) && s.err == nil
 }
 

@@ -121,7 +121,7 @@ func (e *encoder) join(array []byte, p pending, out *wire.Frames) error {
 
 // leave ends at the server what Join has asked for.
 func (e *encoder) leave(topic string, out *wire.Frames) error {
-	if e.options.Leave == nil || topic == Replies {
+	if e.options.Leave == nil {
 		return nil
 	}
 	event, arguments := e.options.Leave(topic)
@@ -164,7 +164,7 @@ func (e *encoder) publish(op *wire.Op, out *wire.Frames) error {
 		return &wire.TooBigError{What: "packet bytes", Size: size, Limit: e.maxPayload}
 	}
 	if id != "" {
-		if err := e.pending.Put(id, pending{event: m.Topic, cmd: op.Cmd, id: m.ID}); err != nil {
+		if err := e.pending.Put(id, pending{event: m.Topic, cmd: op.Cmd}); err != nil {
 			return err
 		}
 	}

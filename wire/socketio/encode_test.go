@@ -133,7 +133,6 @@ func TestEncode(t *testing.T) {
 		{"subscribe", Options{}, subscribe("px"), "confirmed 2"},
 		{"join", rooms, subscribe("px"), `429["join","px","x"]`},
 		{"nothing to join", rooms, subscribe("local"), "confirmed 2"},
-		{"replies are no room", rooms, subscribe(Replies), "confirmed 2"},
 		{"join with a value that is not JSON", rooms, subscribe("bad"), "error op 0: socketio.Options.Join returned an argument that is not JSON: json: unsupported type: chan int"},
 		{"unsubscribe", Options{}, wire.Op{Kind: wire.OpUnsubscribe, Topic: "px"}, ""},
 		{"leave", rooms, wire.Op{Kind: wire.OpUnsubscribe, Topic: "px"}, `42["leave","px"]`},
@@ -173,7 +172,7 @@ func TestPublishTooBig(t *testing.T) {
 	}
 }
 
-// A callback settles the message that it belongs to, once. What it gets arrives before.
+// A callback settles the message that it belongs to, once, and what it gets is the reply.
 func TestAcknowledgement(t *testing.T) {
 	rejected := Options{Rejected: func(event string, arguments []byte) string {
 		if event != "a" || string(arguments) != `[{"error":"full"}]` {
@@ -181,30 +180,26 @@ func TestAcknowledgement(t *testing.T) {
 		}
 		return "full"
 	}}
-	id := wire.ID{1, 2}
 	for _, row := range []struct {
 		name   string
 		o      Options
-		topics string
 		frames string
 		want   string
 	}{
-		{"taken", Options{}, "", `437[]`, "ack 7"},
-		{"taken, with a reply", Options{}, "", `437[{"error":"full"}]`, "ack 7"},
-		{"refused", rejected, "", `437[{"error":"full"}]`, "rejected [{Seq:1 Code:430 Reason:full Unknown:false}]"},
-		{"not refused", rejected, "", `437[{"ok":1}]`, "ack 7"},
-		{"once", Options{}, "", `437[] | 437[]`, "malformed " + badAck},
-		{"another id", Options{}, "", `4311[]`, "malformed " + badAck},
-		{"the same number, written otherwise", Options{}, "", `4307[]`, "malformed " + badAck},
-		{"a reply", Options{}, Replies, `437[{"n":1}]`, `data "*replies" application/json "{\"n\":1}" of a at "s1 0.1 "` + "\nack 7"},
-		{"a refusal is a reply, too", rejected, Replies, `437[{"error":"full"}]`, `data "*replies" application/json "{\"error\":\"full\"}" of a at "s1 0.1 "` + "\nrejected [{Seq:1 Code:430 Reason:full Unknown:false}]"},
-		{"a binary reply", Options{}, Replies, `461-7[{"_placeholder":true,"num":0}] | bin 1`, `data "*replies" application/octet-stream "1" of a at "s1 0.1 "` + "\nack 7"},
-		{"a binary reply without a subscription", Options{}, "", `461-7[{"_placeholder":true,"num":0}] | bin 1`, "ack 7"},
-		{"a binary reply whose parts do not match", Options{}, "", `461-7[1] | bin 1`, "malformed " + badBinary},
+		{"taken", Options{}, `437[]`, "ack 7"},
+		{"a reply", Options{}, `437[{"n":9007199254740993}, 2 ]`, `ack 7 reply [{"n":9007199254740993},2]`},
+		{"a reply that nothing reads as a refusal", Options{}, `437[{"error":"full"}]`, `ack 7 reply [{"error":"full"}]`},
+		{"refused", rejected, `437[{"error":"full"}]`, "rejected [{Seq:1 Code:430 Reason:full Unknown:false}]"},
+		{"not refused", rejected, `437[{"ok":1}]`, `ack 7 reply [{"ok":1}]`},
+		{"once", Options{}, `437[] | 437[]`, "malformed " + badAck},
+		{"another id", Options{}, `4311[]`, "malformed " + badAck},
+		{"the same number, written otherwise", Options{}, `4307[]`, "malformed " + badAck},
+		{"a binary reply", Options{}, `461-7[{"_placeholder":true,"num":0}] | bin 1`, `ack 7 reply ["MQ=="]`},
+		{"a binary reply whose parts do not match", Options{}, `461-7[1] | bin 1`, "malformed " + badBinary},
 	} {
-		c := open(t, row.o, wire.Resume{Subs: subs(strings.Fields(row.topics)...)})
+		c := open(t, row.o, wire.Resume{})
 		decode(t, c, opened, recovers)
-		encode(t, c, wire.Op{Kind: wire.OpPublish, Cmd: 7, Message: &wire.Message{Seq: 1, ID: id, Topic: "a", Payload: []byte("1")}})
+		encode(t, c, wire.Op{Kind: wire.OpPublish, Cmd: 7, Message: &wire.Message{Seq: 1, Topic: "a", Payload: []byte("1")}})
 		if got := decode(t, c, strings.Split(row.frames, " | ")...); got != row.want {
 			t.Errorf("%s: got\n%s\nwant\n%s", row.name, got, row.want)
 		}

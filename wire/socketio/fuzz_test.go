@@ -27,7 +27,7 @@ func FuzzDecode(f *testing.F) {
 	}
 	f.Add(opened+"\n"+`42["a",1,"o4"]`+"\n"+recovers+"\n"+`452-["a",{"_placeholder":true,"num":1},[{"_placeholder":true,"num":0}]]`+"\nbin 1\nbin 2\n437[]", true)
 	f.Fuzz(func(t *testing.T, text string, resume bool) {
-		r := wire.Resume{Subs: subs("a", "*", Replies)}
+		r := wire.Resume{Subs: subs("a", "*")}
 		if resume {
 			r = before()
 		}

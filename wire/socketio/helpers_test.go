@@ -70,6 +70,9 @@ func showOne(e *wire.Event) string {
 		if len(e.Ack.Rejects) > 0 {
 			return fmt.Sprintf("rejected %+v", e.Ack.Rejects)
 		}
+		if e.Ack.Reply != nil {
+			return fmt.Sprintf("ack %d reply %s", e.Ack.Cmd, e.Ack.Reply)
+		}
 		return fmt.Sprintf("ack %d", e.Ack.Cmd)
 	case wire.EventMalformed:
 		return "malformed " + e.Reason

@@ -61,9 +61,8 @@
 // Publish emits an event and asks for an acknowledgement: the receipt is Acked when the
 // server's handler has called its callback. Handlers that never do so leave receipts open
 // until the connection ends, and then Unknown. For them set Options.NoAcks: receipts end
-// as Written. What the server passes to the callback arrives on the topic [Replies], if
-// you have subscribed to it, before the receipt has its outcome: Message.ID is the id of
-// the message that it replies to.
+// as Written. limpet.Ack.Reply is what the server has passed to the callback, as a JSON
+// array; it is nil if that was nothing.
 //
 // An event for which the server asks for an acknowledgement is acknowledged once your
 // program has processed it, without arguments, and never if it has not: see
@@ -106,11 +105,8 @@ import (
 	"github.com/limpet-go/limpet/wire"
 )
 
-// Two topics that are not the names of events.
-const (
-	All     = "*"        // every event
-	Replies = "*replies" // what the server passes to the callbacks of published events
-)
+// All is the topic of every event.
+const All = "*"
 
 // The content types of received messages, and of messages to publish.
 const (
@@ -261,7 +257,7 @@ func (d *dialect) CheckTopic(use wire.Use, topic string) error {
 		return &TopicError{shown, "is not the name of an event; use 1 to 255 bytes of UTF-8 without control characters"}
 	case slices.Contains(reserved, topic):
 		return &TopicError{shown, "is a name that Socket.IO has reserved; use another one"}
-	case use == wire.UsePublish && (topic == All || topic == Replies):
+	case use == wire.UsePublish && topic == All:
 		return &TopicError{shown, "is not an event; publish to the name of one"}
 	}
 	return nil
