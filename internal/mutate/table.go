@@ -14,4 +14,4 @@ import "slices"
 // publishers get in table_consume.go, servers without a protocol in table_raw.go, the conformance
 // suite in table_wiretest.go, and the other dialects each in a file of its name.
 var table = slices.Concat(ofRepo, ofOracle, ofWire, ofClient, ofServer, ofFrame, ofDial, ofStream, ofBounds, ofFeed, ofEnd, ofLoop, ofSeam, ofConsume, ofRaw,
-	ofWiretest, ofGraphQLWS, ofJSONRPC, ofStomp)
+	ofWiretest, ofGraphQLWS, ofJSONRPC, ofSocketIO, ofStomp)
