@@ -6,30 +6,24 @@ import (
 	"net/http"
 	"regexp"
 	"strconv"
+	"strings"
 	"testing"
+	"time"
 
 	"github.com/limpet-go/limpet/wire"
 	"github.com/limpet-go/limpet/wire/socketio"
 	"github.com/limpet-go/limpet/wire/wiretest"
 )
 
-// suiteDialect is the dialect with the traits that the model of the suite can have. The
-// model is a broker where each message is acknowledged, and delivers it again, which
-// Socket.IO does not; and it has no clock to send pings by.
-type suiteDialect struct{ wire.Dialect }
-
-func (d suiteDialect) Traits() wire.Traits {
-	t := d.Dialect.Traits()
-	t.Processed, t.Release, t.Ping = wire.ProcessedNothing, false, wire.PingControl
-	return t
-}
-
-func (d suiteDialect) Check() error { return d.Dialect.(wire.Checker).Check() }
-
-// sioPeer is a Socket.IO server without recovery. Events "join" and "leave" are about rooms.
+// sioPeer is a Socket.IO server. Events "join" and "leave" are about rooms.
 type sioPeer struct {
-	conn  int
-	joins map[string]string // ids of acknowledgements, by topic
+	conn     int
+	joins    map[string]string // ids of acknowledgements, by topic
+	asks     bool              // each event asks for an acknowledgement
+	asked    []wire.Position   // of these events, by id
+	names    []string          // likewise
+	recovers bool              // sessions are recovered
+	sent     map[string]uint64 // with recovers: the last message of each topic
 }
 
 func text(format string, args ...any) []wire.Frame {
@@ -37,10 +31,10 @@ func text(format string, args ...any) []wire.Frame {
 }
 
 func (p *sioPeer) Open() []wire.Frame {
-	return text(`0{"sid":"e","upgrades":[],"pingInterval":25000,"pingTimeout":20000,"maxPayload":1000000}`)
+	return text(`0{"sid":"e","upgrades":[],"pingInterval":1000,"pingTimeout":2000,"maxPayload":1000000}`)
 }
 
-var clientPacket = regexp.MustCompile(`^(40|42|3)(\d*)(.*)$`)
+var clientPacket = regexp.MustCompile(`^(40|42|43|3)(\d*)(.*)$`)
 
 func (p *sioPeer) Decode(f wire.Frame) ([]wiretest.Request, error) {
 	m := clientPacket.FindStringSubmatch(string(f.Data))
@@ -52,11 +46,31 @@ func (p *sioPeer) Decode(f wire.Frame) ([]wiretest.Request, error) {
 		return []wiretest.Request{{Op: wire.Op{Kind: wire.OpPong, N: n}}}, nil
 	}
 	if m[1] == "40" {
-		var auth struct{ Token string }
+		var auth struct{ Token, PID, Offset string }
 		if err := json.Unmarshal([]byte(m[3]), &auth); m[3] != "" && err != nil {
 			return nil, err
 		}
-		return []wiretest.Request{{Hello: &wire.Resume{Token: auth.Token}}}, nil
+		hello := &wire.Resume{Token: auth.Token, Session: wire.Session{ID: auth.PID}}
+		for pair := range strings.SplitSeq(auth.Offset, "-") { // such as "price=3-trade=2"
+			if topic, number, ok := strings.Cut(pair, "="); ok {
+				n, _ := strconv.ParseUint(number, 10, 64)
+				p.sent[topic] = n
+			}
+		}
+		for _, topic := range []string{"price", "trade"} {
+			hello.Subs = append(hello.Subs, wire.Subscribe{Topic: topic, Position: wire.Position{Offset: p.sent[topic]}})
+		}
+		if !p.recovers {
+			hello.Session, hello.Subs = wire.Session{}, nil
+		}
+		return []wiretest.Request{{Hello: hello}}, nil
+	}
+	if m[1] == "43" {
+		id, err := strconv.Atoi(m[2])
+		if err != nil || id >= len(p.asked) {
+			return nil, fmt.Errorf("acknowledges event %q", m[2])
+		}
+		return []wiretest.Request{{Op: wire.Op{Kind: wire.OpAck, Name: p.names[id], Position: p.asked[id]}}}, nil
 	}
 	var all []json.RawMessage
 	var event string
@@ -82,6 +96,9 @@ func (p *sioPeer) Decode(f wire.Frame) ([]wiretest.Request, error) {
 func (p *sioPeer) Encode(e wire.Event) []wire.Frame {
 	switch e.Kind {
 	case wire.EventReady:
+		if p.recovers {
+			return text(`40{"sid":%q,"pid":%q}`, "of-"+e.Ready.Session.ID, e.Ready.Session.ID)
+		}
 		return text(`40{"sid":"s%d"}`, p.conn)
 	case wire.EventSubscribed, wire.EventUnsubscribed:
 		id := p.joins[e.Name]
@@ -93,6 +110,14 @@ func (p *sioPeer) Encode(e wire.Event) []wire.Frame {
 		}
 		return text("43%s[%q]", id, e.Reason)
 	case wire.EventData:
+		switch {
+		case p.asks:
+			p.asked, p.names = append(p.asked, e.Position), append(p.names, e.Name)
+			return text("42%d[%q,%s]", len(p.asked)-1, e.Name, e.Message.Payload)
+		case p.recovers:
+			p.sent[e.Name] = e.Position.Offset
+			return text("42[%q,%s,%q]", e.Name, e.Message.Payload, fmt.Sprintf("price=%d-trade=%d", p.sent["price"], p.sent["trade"]))
+		}
 		return text("42[%q,%s]", e.Name, e.Message.Payload)
 	case wire.EventAck:
 		if rejects := e.Ack.Rejects; len(rejects) > 0 {
@@ -108,7 +133,7 @@ func (p *sioPeer) Encode(e wire.Event) []wire.Frame {
 }
 
 // subject is a dialect with these options, against peers with session ids of their own.
-func subject(o socketio.Options) wiretest.Subject {
+func subject(o socketio.Options, change func(*sioPeer)) wiretest.Subject {
 	conns := 0
 	o.Rejected = func(_ string, arguments []byte) string {
 		var reasons []string
@@ -118,12 +143,18 @@ func subject(o socketio.Options) wiretest.Subject {
 		return reasons[0]
 	}
 	return wiretest.Subject{
-		Dialect: suiteDialect{socketio.New(o)},
+		Dialect: socketio.New(o),
 		Peer: func(*http.Request) wiretest.Peer {
 			conns++
-			return &sioPeer{conns, map[string]string{}}
+			p := &sioPeer{conn: conns, joins: map[string]string{}, sent: map[string]uint64{}}
+			if change != nil {
+				change(p)
+			}
+			return p
 		},
 		Topics:  [2]string{"price", "trade"},
+		Once:    true,
+		Beat:    time.Second,
 		Refusal: &wiretest.Refusal{Frames: text(`44{"message":"unauthorized"}`)},
 		Allocs:  32,
 	}
@@ -131,8 +162,22 @@ func subject(o socketio.Options) wiretest.Subject {
 
 // A server that sends what it likes.
 func TestConformance(t *testing.T) {
-	s := subject(socketio.Options{})
+	s := subject(socketio.Options{}, nil)
 	s.Pushes = true
+	wiretest.Run(t, s)
+}
+
+// A server whose events ask for acknowledgements.
+func TestConformanceWithEventsThatAsk(t *testing.T) {
+	s := subject(socketio.Options{}, func(p *sioPeer) { p.asks = true })
+	s.Pushes, s.Asks = true, true
+	wiretest.Run(t, s)
+}
+
+// A server that recovers sessions.
+func TestConformanceWithRecovery(t *testing.T) {
+	s := subject(socketio.Options{}, func(p *sioPeer) { p.recovers = true })
+	s.Pushes, s.Replay = true, true
 	wiretest.Run(t, s)
 }
 
@@ -141,12 +186,12 @@ func TestConformanceWithRooms(t *testing.T) {
 	wiretest.Run(t, subject(socketio.Options{
 		Join:  func(s wire.Subscribe) (string, []any) { return "join", []any{s.Topic} },
 		Leave: func(topic string) (string, []any) { return "leave", []any{topic} },
-	}))
+	}, nil))
 }
 
 // A server whose handlers call no callbacks.
 func TestConformanceWithoutAcks(t *testing.T) {
-	s := subject(socketio.Options{NoAcks: true})
+	s := subject(socketio.Options{NoAcks: true}, nil)
 	s.Pushes = true
 	wiretest.Run(t, s)
 }
