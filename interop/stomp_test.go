@@ -119,7 +119,7 @@ func keep(limpet.Message)          {}
 // wire/stomp/testdata has such a recording.
 func stompDelivery(t *testing.T, broker *peer) {
 	link := newLink(t, broker.Addr)
-	r := &recorder{Dialect: stomp.New(rabbit())}
+	r := &brokerRecorder{Dialect: stomp.New(rabbit())}
 	c, ctx := stompClient(t, link.URL, r, limpet.Options{})
 	s := stompSubscribe(t, ctx, c, "/queue/px", &limpet.SubscribeOptions{ManualAck: true})
 	for _, body := range []string{"one", "tw\x00o", "\xff"} {
@@ -311,26 +311,26 @@ func stompDurable(t *testing.T, broker *peer) {
 	}
 }
 
-// recorder is a dialect that writes down what passes through it.
-type recorder struct {
+// brokerRecorder is a dialect that writes down what passes through it.
+type brokerRecorder struct {
 	wire.Dialect
 	mu    sync.Mutex
 	lines []string
 }
 
-func (r *recorder) Open(w wire.Resume) (wire.Codec, error) {
+func (r *brokerRecorder) Open(w wire.Resume) (wire.Codec, error) {
 	c, err := r.Dialect.Open(w)
 	r.note("open %d", w.Heartbeat.Milliseconds())
 	return &recording{c, r}, err
 }
 
-func (r *recorder) note(format string, args ...any) {
+func (r *brokerRecorder) note(format string, args ...any) {
 	r.mu.Lock()
 	r.lines = append(r.lines, fmt.Sprintf(format, args...))
 	r.mu.Unlock()
 }
 
-func (r *recorder) write(t *testing.T) {
+func (r *brokerRecorder) write(t *testing.T) {
 	file := os.Getenv("STOMP_RECORD")
 	if file == "" {
 		return
@@ -344,7 +344,7 @@ func (r *recorder) write(t *testing.T) {
 
 type recording struct {
 	wire.Codec
-	r *recorder
+	r *brokerRecorder
 }
 
 func (c *recording) Start(out *wire.Frames) error {

@@ -57,8 +57,8 @@ type Subject struct {
 	// trait Greeting.
 	Replay bool
 
-	// Once means that the server delivers each message once, acknowledged or not: it is
-	// no broker. It counts with ProcessedEach.
+	// Once means that the server delivers each message once, acknowledged or not, as a
+	// broker does not. It counts with ProcessedEach.
 	Once bool
 
 	// Asks means, with Once, that each message asks for its acknowledgement.
