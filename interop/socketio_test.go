@@ -359,6 +359,12 @@ func TestSocketIORefusals(t *testing.T) {
 			t.Errorf("%v: %v, class %s", err, st.Cause, limpet.ClassOf(st.Cause))
 		}
 	})
+	t.Run("a path without a slash at its end", func(t *testing.T) {
+		client, _ := sioClient(t, l, socketio.Options{Path: "/socket.io"}, limpet.Options{})
+		if err := client.WaitReady(sioContext(t)); err != nil {
+			t.Error(err)
+		}
+	})
 	t.Run("kicked", func(t *testing.T) {
 		client, _ := sioClient(t, l, socketio.Options{NoAcks: true}, limpet.Options{})
 		sioSend(t, client, "kick", "", nil)

@@ -278,6 +278,68 @@ func TestSocketIOJoinWithoutAnswer(t *testing.T) {
 	})
 }
 
+// The answer to a subscription that was closed, which comes when another one has its topic,
+// counts for neither; one that comes late, after a second request, does.
+func TestSocketIOLateAnswer(t *testing.T) {
+	for _, late := range []string{`["forbidden"]`, `[]`} {
+		synctest.Test(t, func(t *testing.T) {
+			srv := newSioPeer(t, nil) // it answers nothing by itself
+			c, _ := srv.client(t, rooms(), limpet.Options{}, "local")
+			assert.NoError(t, c.WaitReady(t.Context()))
+			first, err := c.Subscribe(t.Context(), "a", nil)
+			assert.NoError(t, err)
+			synctest.Wait()
+			assert.NoError(t, first.Close())
+			second, err := c.Subscribe(t.Context(), "a", nil)
+			assert.NoError(t, err)
+			time.Sleep(11 * time.Second)
+			if want := "1 text 40\n1 text 429[\"join\",\"a\"]\n1 text 42[\"leave\",\"a\"]\n1 text 4213[\"join\",\"a\"]"; srv.all() != want {
+				t.Fatalf("the server heard\n%s", srv.all())
+			}
+			srv.conn.text("439" + late)
+			synctest.Wait()
+			if st := second.State(); st.Phase != limpet.SubPending {
+				t.Errorf("the answer %s to the first subscription: %+v", late, st)
+			}
+			time.Sleep(12 * time.Second) // it is asked for again
+			srv.conn.text("4313[]")
+			synctest.Wait()
+			if st := second.State(); st.Phase != limpet.SubLive || strings.Count(srv.all(), "join") != 3 {
+				t.Errorf("its own answer: %+v, the server heard\n%s", st, srv.all())
+			}
+		})
+	}
+}
+
+// A refused subscription gets no event: with one to All, that gets them, and acknowledges
+// what it has processed. The name can be subscribed to again.
+func TestSocketIORefusedName(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		srv := newSioPeer(t, joins)
+		c, subs := srv.client(t, rooms(), limpet.Options{}, socketio.All, "no1")
+		assert.NoError(t, subs[0].WaitLive(t.Context()))
+		if err := subs[1].WaitLive(t.Context()); !errors.Is(err, limpet.ErrRejected) {
+			t.Fatalf("a refused room: %v", err)
+		}
+		srv.conn.text(`427["no1",1]`)
+		if got := payloads(collect(t, subs[0], 1)); got != "1" {
+			t.Errorf("received %s", got)
+		}
+		synctest.Wait()
+		if !strings.HasSuffix(srv.all(), "1 text 437[]") {
+			t.Errorf("the event was processed, the server heard\n%s", srv.all())
+		}
+		srv.events = func(p *plainConn, id, _ string) { p.text("43" + id + "[]") }
+		again, err := c.Subscribe(t.Context(), "no1", nil)
+		assert.NoError(t, err)
+		assert.NoError(t, again.WaitLive(t.Context()))
+		srv.conn.text(`428["no1",2]`)
+		if got := payloads(collect(t, again, 1)) + payloads(collect(t, subs[0], 1)); got != "22" {
+			t.Errorf("received %s", got)
+		}
+	})
+}
+
 // A slow consumer: what the policy drops is a Gap, and the session goes on from the last
 // event, so that nothing is dropped twice or sent again.
 func TestSocketIOSlowConsumer(t *testing.T) {

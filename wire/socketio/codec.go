@@ -15,18 +15,20 @@ func (d *dialect) Open(r wire.Resume) (wire.Codec, error) {
 	shared := &shared{
 		options: &d.options,
 		conn:    r.Conn,
-		topics:  wire.NewLedger[string, struct{}](maxSubs),
+		topics:  wire.NewLedger[string, uint64](maxSubs),
+		lives:   wire.NewLedger[uint64, struct{}](maxSubs),
 		pending: wire.NewLedger[string, pending](maxPending),
 	}
 	c := &codec{
 		encoder: encoder{shared: shared, resume: r},
 		decoder: decoder{
 			shared: shared, before: parseSession(r.Session),
-			skip: map[string]string{}, loose: map[string]bool{}, joined: map[string]bool{},
+			skip: map[string]string{}, loose: map[string]bool{}, joined: map[string]uint64{},
 		},
 	}
 	for _, s := range r.Subs {
-		_ = shared.topics.Put(s.Topic, struct{}{}) // there are at most maxSubs
+		_ = shared.topics.Put(s.Topic, s.Key) // there are at most maxSubs
+		_ = shared.lives.Put(s.Key, struct{}{})
 		c.starts = append(c.starts, d.options.newStart(s))
 	}
 	return c, nil
@@ -42,20 +44,31 @@ type codec struct {
 type shared struct {
 	options *Options
 	conn    uint64
-	topics  *wire.Ledger[string, struct{}] // that have a subscription
+	topics  *wire.Ledger[string, uint64]   // the life of each topic: the key of the first request for it
+	lives   *wire.Ledger[uint64, struct{}] // the lives that the server has not refused
 	pending *wire.Ledger[string, pending]  // by the id of the acknowledgement
+}
+
+// lifeOf returns the life of the subscription to topic, or reports false if it has none.
+func (s *shared) lifeOf(topic string) (life uint64, ok bool) {
+	if life, ok = s.topics.Get(topic); ok {
+		_, ok = s.lives.Get(life)
+	}
+	return life, ok
 }
 
 // pending is an event that waits for the server's acknowledgement.
 type pending struct {
 	event string
 	topic string // of the subscription that it asks for; empty: it was published
+	life  uint64 // of the subscription: a topic may have another one when the answer comes
 	cmd   uint64
 }
 
 // start is a subscription that exists when a connection begins.
 type start struct {
 	topic    string
+	life     uint64
 	position wire.Position
 	join     []byte // the packet that asks for it, without an id; nil if there is none
 	pending  pending
@@ -63,7 +76,7 @@ type start struct {
 }
 
 func (o *Options) newStart(s wire.Subscribe) start {
-	b := start{topic: s.Topic, position: s.Position}
+	b := start{topic: s.Topic, life: s.Key, position: s.Position}
 	b.join, b.pending, b.err = o.joinOf(s)
 	return b
 }
@@ -78,7 +91,7 @@ func (o *Options) joinOf(s wire.Subscribe) (text []byte, p pending, err error) {
 		return nil, p, nil
 	}
 	text, err = arrayOf("Join", event, arguments)
-	return text, pending{event: event, topic: s.Topic, cmd: s.Key*4 + 1}, err
+	return text, pending{event: event, topic: s.Topic, life: s.Key, cmd: s.Key*4 + 1}, err
 }
 
 // arrayOf returns the JSON array of an event that option has returned.
@@ -116,8 +129,8 @@ type decoder struct {
 	resumed bool              // an event that the server has kept came before the welcome
 	skip    map[string]string // by topic: the stream has had everything up to the event with this offset
 
-	loose  map[string]bool // topics that have had an event without an offset in this session
-	joined map[string]bool // topics that the server has granted in this session
+	loose  map[string]bool   // topics that have had an event without an offset in this session
+	joined map[string]uint64 // by topic: the life that the server has granted in this session
 }
 
 // phase is how far a connection has come.
@@ -151,7 +164,7 @@ func (d *decoder) position(topic, id string) wire.Position {
 	if d.loose[topic] {
 		tag += looseMark
 	}
-	if d.joined[topic] {
+	if life, ok := d.lifeOf(topic); ok && d.joined[topic] == life {
 		tag += joinedMark
 	}
 	if id != "" {
@@ -163,8 +176,8 @@ func (d *decoder) position(topic, id string) wire.Position {
 // streams returns the topics whose subscriptions get an event. Without a subscription the
 // client counts it.
 func (d *decoder) streams(name string) []string {
-	_, all := d.topics.Get(All)
-	_, named := d.topics.Get(name)
+	_, all := d.lifeOf(All)
+	_, named := d.lifeOf(name)
 	switch {
 	case !all:
 		return []string{name}
@@ -192,7 +205,7 @@ func (d *decoder) deliver(c *content, out *wire.Events) {
 			d.gap(topic, out)
 			continue
 		}
-		if _, subscribed := d.topics.Get(topic); subscribed && c.offset == "" && d.session.pid != "" {
+		if _, subscribed := d.lifeOf(topic); subscribed && c.offset == "" && d.session.pid != "" {
 			d.loose[topic] = true // a server cannot make it grow with names of its own
 		}
 		e := out.Append(wire.EventData)
@@ -207,7 +220,7 @@ func (d *decoder) deliver(c *content, out *wire.Events) {
 
 // gap appends that the stream of topic misses a message, if there is such a stream.
 func (d *decoder) gap(topic string, out *wire.Events) {
-	if _, subscribed := d.topics.Get(topic); subscribed {
+	if _, subscribed := d.lifeOf(topic); subscribed {
 		e := out.Append(wire.EventGap)
 		e.Name, e.Cause = topic, wire.CauseMalformed
 	}

@@ -34,6 +34,9 @@ func (d *decoder) Decode(f wire.Frame, out *wire.Events) error {
 	case engineClose:
 		d.fatal(CodeClosed, "the server closes the connection", out)
 	case enginePing:
+		if len(rest) > maxEcho {
+			rest = nil // up to 1024 answers wait if the server does not read them
+		}
 		out.Append(wire.EventPing).Step = string(rest)
 	case enginePong, engineUpgrade, engineNoop: // the client asks for none of them, and they mean nothing to it
 	case engineMessage:
@@ -219,11 +222,13 @@ func (d *decoder) acknowledged(c content, id string, out *wire.Events) {
 		refusal = d.options.Rejected(p.event, c.array())
 	}
 	switch {
+	case p.topic != "" && d.isPast(p):
+		return // not to count for the subscription that has the topic now
 	case p.topic != "" && refusal != "":
-		unsubscribed(p.topic, refusal, out)
+		d.refuse(p.topic, p.life, refusal, out)
 		return
 	case p.topic != "":
-		d.joined[p.topic] = true
+		d.joined[p.topic] = p.life
 		e := out.Append(wire.EventSubscribed)
 		e.Name, e.Position = p.topic, d.position(p.topic, "")
 		return
@@ -236,6 +241,19 @@ func (d *decoder) acknowledged(c content, id string, out *wire.Events) {
 		ack = &wire.Ack{Rejects: []wire.Reject{{Seq: p.cmd / 4, Code: CodeRejected, Reason: refusal}}}
 	}
 	out.Append(wire.EventAck).Ack = ack
+}
+
+// isPast reports whether p asks for a subscription that was closed, and another one has its
+// topic.
+func (d *decoder) isPast(p pending) bool {
+	life, ok := d.topics.Get(p.topic)
+	return ok && life != p.life
+}
+
+// refuse appends that the server has refused a subscription: it gets no event any more.
+func (d *decoder) refuse(topic string, life uint64, reason string, out *wire.Events) {
+	d.lives.Take(life)
+	unsubscribed(topic, reason, out)
 }
 
 // refused reads a CONNECT_ERROR packet.
@@ -271,7 +289,7 @@ func (d *decoder) welcome(data []byte, out *wire.Events) {
 		SID string `json:"sid"`
 		PID string `json:"pid"`
 	}
-	if d.phase != connecting || json.Unmarshal(data, &m) != nil || m.SID == "" || strings.Contains(m.SID, " ") {
+	if d.phase != connecting || json.Unmarshal(data, &m) != nil || m.SID == "" || strings.Contains(m.SID, " ") || len(m.SID) > maxState || len(m.PID) > maxState {
 		d.malformed(badPacket, out)
 		return
 	}
@@ -306,7 +324,7 @@ func (d *decoder) welcome(data []byte, out *wire.Events) {
 // connection.
 func (d *decoder) isKept(s *start) bool {
 	return (s.position.Epoch == d.session.sid || s.position.IsZero()) &&
-		(s.join == nil || d.joined[s.topic]) && s.err == nil
+		(s.join == nil || d.joined[s.topic] == s.life) && s.err == nil
 }
 
 // goOn appends that the streams which the server knows go on, without a loss unless they
@@ -318,7 +336,9 @@ func (d *decoder) goOn(out *wire.Events) {
 		place, offset, _ := strings.Cut(s.position.Tag, " ")
 		if s.position.Epoch == d.session.sid {
 			d.loose[s.topic] = strings.Contains(place, looseMark)
-			d.joined[s.topic] = strings.Contains(place, joinedMark)
+			if strings.Contains(place, joinedMark) {
+				d.joined[s.topic] = s.life
+			}
 		}
 		if !d.isKept(s) {
 			continue
@@ -341,7 +361,7 @@ func (d *decoder) begin(recovered bool, out *wire.Events) {
 		s := &d.starts[i]
 		switch {
 		case s.err != nil:
-			unsubscribed(s.topic, s.err.Error(), out)
+			d.refuse(s.topic, s.life, s.err.Error(), out)
 		case recovered && d.isKept(s): // goOn has appended it
 		case s.join != nil:
 			step.starts = append(step.starts, *s)

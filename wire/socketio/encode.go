@@ -56,7 +56,9 @@ func (e *encoder) encode(op *wire.Op, out *wire.Frames) error {
 	case wire.OpSubscribe:
 		return e.subscribe(op, out)
 	case wire.OpUnsubscribe:
-		e.topics.Take(op.Topic)
+		if life, ok := e.topics.Take(op.Topic); ok {
+			e.lives.Take(life)
+		}
 		return e.leave(op.Topic, out)
 	case wire.OpAck:
 		marks, _, _ := strings.Cut(op.Position.Tag, " ")
@@ -100,7 +102,9 @@ func (e *encoder) subscribe(op *wire.Op, out *wire.Frames) error {
 	if err != nil {
 		return err
 	}
-	if err := e.topics.Put(op.Topic, struct{}{}); err != nil {
+	if life, ok := e.lifeOf(op.Topic); ok {
+		p.life = life // it is asked for again
+	} else if err := e.beginLife(op.Topic, op.Key); err != nil {
 		return err
 	}
 	if join == nil {
@@ -108,6 +112,17 @@ func (e *encoder) subscribe(op *wire.Op, out *wire.Frames) error {
 		return nil
 	}
 	return e.join(join, p, out)
+}
+
+// beginLife notes that topic has a subscription whose life is new.
+func (e *encoder) beginLife(topic string, life uint64) error {
+	if old, ok := e.topics.Get(topic); ok {
+		e.lives.Take(old)
+	}
+	if err := e.topics.Put(topic, life); err != nil {
+		return err
+	}
+	return e.lives.Put(life, struct{}{})
 }
 
 func (e *encoder) join(array []byte, p pending, out *wire.Frames) error {

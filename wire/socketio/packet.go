@@ -56,6 +56,8 @@ const (
 	maxSkipped = 1 << 20  // binary parts that are skipped
 	maxBinary  = 16 << 20 // bytes of the binary parts of one packet
 	maxID      = 20       // digits of an id
+	maxState   = 1 << 10  // bytes of an offset, and of the ids of a session: each message that waits keeps them
+	maxEcho    = 4 << 10  // bytes of a ping's payload that its answer repeats
 )
 
 // parsePacket reads what follows the type of an Engine.IO message.
@@ -133,7 +135,7 @@ func parseEvent(data []byte) (c content, ok bool) {
 // takeOffset removes the offset that a server with recovery appends, if there is one.
 func (c *content) takeOffset() {
 	last := len(c.arguments) - 1
-	if last < 0 || c.arguments[last][0] != '"' || json.Unmarshal(c.arguments[last], &c.offset) != nil {
+	if last < 0 || len(c.arguments[last]) > maxState || c.arguments[last][0] != '"' || json.Unmarshal(c.arguments[last], &c.offset) != nil {
 		return
 	}
 	c.arguments = c.arguments[:last]

@@ -124,6 +124,7 @@ const HeaderBinary = "Binary-Parts"
 type Options struct {
 	// Path is the path of the server's option with the same name. If it is empty,
 	// it is "/socket.io/". It comes after the path of the URL, unless that ends with it.
+	// A "/" at its end is added, as servers do.
 	Path string
 
 	// Namespace is the namespace to connect to. If it is empty, it is "/", the main one.
@@ -271,6 +272,9 @@ func (d *dialect) Attempt(a *wire.Attempt) error {
 	}
 	if path := strings.TrimSuffix(d.options.Path, "/"); !strings.HasSuffix(strings.TrimSuffix(u.Path, "/"), path) {
 		u = u.JoinPath(d.options.Path)
+	}
+	if !strings.HasSuffix(u.Path, "/") {
+		u = u.JoinPath("/") // a server answers only there, unless its option addTrailingSlash is false: then also there
 	}
 	q := u.Query()
 	if q.Get("EIO") != "4" || q.Get("transport") != "websocket" || q.Has("sid") {

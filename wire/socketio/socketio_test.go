@@ -56,11 +56,12 @@ func TestAttempt(t *testing.T) {
 		{"wss://h:8/", "", "wss://h:8/socket.io/?EIO=4&transport=websocket"},
 		{"ws://h/app", "", "ws://h/app/socket.io/?EIO=4&transport=websocket"},
 		{"ws://h/app?b=2&a=%20", "", "ws://h/app/socket.io/?a=+&b=2&EIO=4&transport=websocket"},
-		{"ws://h/socket.io", "", "ws://h/socket.io?EIO=4&transport=websocket"},
+		{"ws://h/socket.io", "", "ws://h/socket.io/?EIO=4&transport=websocket"},
+		{"ws://h/socket.io?EIO=4&transport=websocket", "", "ws://h/socket.io/?EIO=4&transport=websocket"},
 		{"ws://h/socket.io/?EIO=4&transport=websocket&x=1", "", "ws://h/socket.io/?EIO=4&transport=websocket&x=1"},
 		{"ws://h/socket.io/?EIO=3&transport=polling&sid=7", "", "ws://h/socket.io/?EIO=4&transport=websocket"},
 		{"ws://h", "/live/", "ws://h/live/?EIO=4&transport=websocket"},
-		{"ws://h/a/", "/live", "ws://h/a/live?EIO=4&transport=websocket"},
+		{"ws://h/a/", "/live", "ws://h/a/live/?EIO=4&transport=websocket"},
 	} {
 		a := &wire.Attempt{URL: row.url, Token: "secret"}
 		if err := New(Options{Path: row.path}).Attempt(a); err != nil || a.URL != row.want || !a.Dial || a.Header != nil {
