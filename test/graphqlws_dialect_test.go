@@ -190,6 +190,26 @@ func TestGraphQLResume(t *testing.T) {
 	}
 }
 
+// The number 0 is a place to go on from, as every other.
+func TestGraphQLResumeFromZero(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		srv := newGraphQLPeer(t, func(p *graphQLConn, ask graphQLAsk) {
+			p.next(ask.ID, graphQLValue(p.number-1))
+		})
+		c := srv.client(t, graphQLStreams, limpet.Options{})
+		s := subscribeLive(t, c, "number", nil)
+		got := collect(t, s, 1)
+		srv.cut(t, c)
+		got = append(got, collect(t, s, 1)...)
+		srv.cut(t, c)
+		got = append(got, collect(t, s, 1)...)
+		asked := srv.asked(`"subscribe"`)
+		if text := graphQLValues(got); text != "0 1 2" || len(asked) != 3 || !strings.Contains(asked[1], `"variables":{"at":0}`) || !strings.Contains(asked[2], `"variables":{"at":1}`) {
+			t.Errorf("got %s, asked %q", text, asked)
+		}
+	})
+}
+
 // A cursor that the server does not hold any more, with a code in Cursor.Expired, costs a
 // Reset: the operation is requested again, without it and under a new id. Any other
 // refusal ends the subscription.

@@ -311,6 +311,27 @@ func TestSocketIOLateAnswer(t *testing.T) {
 	}
 }
 
+// A subscription that is closed before the welcome is not joined behind its end.
+func TestSocketIOClosedBeforeTheWelcome(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		srv := newSioPeer(t, joins)
+		srv.pause = time.Second
+		c, subs := srv.client(t, rooms(), limpet.Options{}, "a", "b")
+		time.Sleep(500 * time.Millisecond)
+		if st := c.State(); st.Phase != limpet.Handshaking {
+			t.Fatalf("%+v", st)
+		}
+		assert.NoError(t, subs[0].Close())
+		assert.NoError(t, subs[1].WaitLive(t.Context()))
+		if want := "1 text 40\n1 text 42[\"leave\",\"a\"]\n1 text 429[\"join\",\"b\"]"; srv.all() != want {
+			t.Errorf("the server heard\n%s", srv.all())
+		}
+		again, err := c.Subscribe(t.Context(), "a", nil)
+		assert.NoError(t, err)
+		assert.NoError(t, again.WaitLive(t.Context()))
+	})
+}
+
 // A refused subscription gets no event: with one to All, that gets them, and acknowledges
 // what it has processed. The name can be subscribed to again.
 func TestSocketIORefusedName(t *testing.T) {

@@ -26,8 +26,8 @@ var ofGraphQLWS = []mutation{
 	{
 		name:    "graphqlws: a result is an acknowledgement before its end",
 		file:    "wire/graphqlws/decode.go",
-		search:  "\t\t\tm.result = payload\n\t\t\treturn\n",
-		replace: "\t\t\tc.calls.Take(cmd)\n\t\t\tout.Append(wire.EventAck).Ack = &wire.Ack{Cmd: cmd, Reply: payload}\n\t\t\treturn\n",
+		search:  "c.hold(m, payload):\n\t\t\treturn\n",
+		replace: "c.hold(m, payload):\n\t\t\tc.drop(cmd, m)\n\t\t\tout.Append(wire.EventAck).Ack = &wire.Ack{Cmd: cmd, Reply: payload}\n\t\t\treturn\n",
 		test:    "-run ^TestOutcomes$ ./wire/graphqlws",
 	},
 	{
@@ -82,7 +82,7 @@ var ofGraphQLWS = []mutation{
 	{
 		name:    "graphqlws: errors alone are a clean end",
 		file:    "wire/graphqlws/decode.go",
-		search:  "if known && len(s.refusal) > 0 {",
+		search:  "if known && s.refusal != nil {",
 		replace: "if false {",
 		test:    "-run ^TestCursor$ ./wire/graphqlws",
 	},
@@ -92,6 +92,34 @@ var ofGraphQLWS = []mutation{
 		search:  "if isObject(m.Payload) && len(m.Payload) <= maxEcho {",
 		replace: "if isObject(m.Payload) {",
 		test:    "-run ^TestDecode$ ./wire/graphqlws",
+	},
+	{
+		name:    "graphqlws: the number 0 is no place to go on from",
+		file:    "wire/graphqlws/operation.go",
+		search:  "if p.Offset = n; n == 0 {",
+		replace: "if p.Offset = n; false {",
+		test:    "-run ^TestGraphQLResumeFromZero$ ./test",
+	},
+	{
+		name:    "graphqlws: an operation whose cursor was refused goes on at the server",
+		file:    "wire/graphqlws/decode.go",
+		search:  "case !s.stopped: //",
+		replace: "case false: //",
+		test:    "-run ^TestCursor$ ./wire/graphqlws",
+	},
+	{
+		name:    "graphqlws: the results of mutations without an end have no bound",
+		file:    "wire/graphqlws/decode.go",
+		search:  "if others > 0 && others+len(result) > maxHeld {",
+		replace: "if false {",
+		test:    "-run ^TestHeldResults$ ./wire/graphqlws",
+	},
+	{
+		name:    "graphqlws: results that were dropped count as held",
+		file:    "wire/graphqlws/decode.go",
+		search:  "\tc.held -= len(m.result)\n",
+		replace: "",
+		test:    "-run ^TestHeldResults$ ./wire/graphqlws",
 	},
 	{
 		name:    "graphqlws: the token is kept after the start",

@@ -150,6 +150,13 @@ var ofSocketIO = []mutation{
 		test:    "-run ^TestSocketIORefusedName$ ./test",
 	},
 	{
+		name:    "socketio: a subscription is joined behind its end",
+		file:    "wire/socketio/encode.go",
+		search:  "\t\t\t\tcontinue // closed in the meantime",
+		replace: "\t\t\t\t// closed in the meantime",
+		test:    "-run ^TestSocketIOClosedBeforeTheWelcome$ ./test",
+	},
+	{
 		name:    "socketio: the payload of a ping has no bound",
 		file:    "wire/socketio/decode.go",
 		search:  "if len(rest) > maxEcho {",

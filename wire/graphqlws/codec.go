@@ -36,6 +36,7 @@ type codec struct {
 	resume wire.Resume
 
 	ready bool
+	held  int // bytes of the results that calls hold
 }
 
 // subscription is one that was requested and has not ended.
@@ -48,17 +49,27 @@ type subscription struct {
 	id string
 
 	// Decode alone uses these.
-	came    bool    // a result
-	expired bool    // the server has refused the cursor
-	refusal []Error // of the only result, which has no data
+	came    bool     // a result
+	expired bool     // the server has refused the cursor
+	stopped bool     // the operation with that cursor has ended, or its end was asked for
+	refusal *refusal // of the only result, which has no data
 }
 
 // call is a mutation without an answer. Decode alone uses result: the one without errors
 // that has come, or nil.
 type call struct{ result []byte }
 
+// refusal is what the client is told of errors.
+type refusal struct {
+	code   uint16
+	reason string
+}
+
 // retry is the Event.Step of a subscription whose cursor was refused.
 type retry struct{ key uint64 }
+
+// stop is the Event.Step of an operation whose cursor was refused, and that goes on.
+type stop struct{ id string }
 
 func (c *codec) Start(out *wire.Frames) error {
 	r := c.resume
@@ -107,7 +118,7 @@ func (c *codec) encode(op *wire.Op, out *wire.Frames) error {
 		return c.subscribe(op, out)
 	case wire.OpUnsubscribe:
 		if s, ok := c.subs.Take(op.Key); ok { // otherwise the server has ended it
-			out.Append(wire.Text, fmt.Appendf(out.Buffer(64), `{"id":"%s","type":"complete"}`, s.id))
+			complete(out, s.id)
 		}
 		return nil
 	case wire.OpPublish:
@@ -120,8 +131,12 @@ func (c *codec) encode(op *wire.Op, out *wire.Frames) error {
 		appendMessage(out, "pong", payload)
 		return nil
 	case wire.OpStep:
-		if step, ok := op.Step.(retry); ok {
+		switch step := op.Step.(type) {
+		case retry:
 			return c.retry(step.key, out)
+		case stop:
+			complete(out, step.id)
+			return nil
 		}
 	case wire.OpAuth, wire.OpBye: // there is no message for them, and none is needed
 		return nil
@@ -153,6 +168,11 @@ func (c *codec) subscribe(op *wire.Op, out *wire.Frames) error {
 	s.ask(s.cursor, out)
 	out.Confirm(op.Key) // the server answers a request only to refuse it
 	return nil
+}
+
+// complete appends the end of an operation.
+func complete(out *wire.Frames, id string) {
+	out.Append(wire.Text, fmt.Appendf(out.Buffer(64), `{"id":"%s","type":"complete"}`, id))
 }
 
 // ask appends the request for s.

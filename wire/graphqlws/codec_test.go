@@ -246,6 +246,46 @@ func TestOutcomes(t *testing.T) {
 	}
 }
 
+// TestHeldResults: a server that never ends mutations does not fill the memory with their
+// results. One that ends them may send results of any size.
+func TestHeldResults(t *testing.T) {
+	c := ready(t, sample)
+	result := strings.Repeat("x", maxHeld/2)
+	say := func(kind string, n int) string {
+		payload := `,"payload":{"data":"` + result + `"}`
+		if kind == "complete" {
+			payload = ""
+		}
+		return decode(t, c, fmt.Sprintf(`{"id":"%d","type":%q%s}`, n*4+3, kind, payload))
+	}
+	for n := range 5 {
+		encode(t, c, publishOp(uint64(n+1), "buy", ""))
+	}
+	if got := say("next", 1) + say("next", 1); got != "" { // the second one takes the place of the first
+		t.Errorf("a result: %.99s", got)
+	}
+	const unknown = "code 0 unknown true: the server has not ended mutations whose results have 16 MiB"
+	if got := say("next", 2); got != "reject 2 "+unknown {
+		t.Errorf("one too many: %.99s", got)
+	}
+	if got := say("complete", 1); !strings.HasPrefix(got, `ack 7 {"data":"x`) {
+		t.Errorf("the end: %.99s", got)
+	}
+	result += result
+	if got := say("next", 3); got != "" {
+		t.Errorf("a big one alone: %.99s", got)
+	}
+	if got := say("next", 4); got != "reject 4 "+unknown {
+		t.Errorf("beside it: %.99s", got)
+	}
+	if got := say("complete", 3); !strings.HasPrefix(got, `ack 15 {"data":"x`) {
+		t.Errorf("the end of the big one: %.99s", got)
+	}
+	if held := c.(*codec).held; held != 0 {
+		t.Errorf("%d bytes are held by none", held)
+	}
+}
+
 // TestOnAck: the payload of connection_ack, and its refusal.
 func TestOnAck(t *testing.T) {
 	var got []string

@@ -19,6 +19,7 @@ func TestCursor(t *testing.T) {
 	}{
 		{"a number", "ticks", wire.Position{}, next + `{"data":{"ticks":{"seq":18446744073709551615}}}}`, `data key 1 #18446744073709551615 {"data":{"ticks":{"seq":18446744073709551615}}}`},
 		{"a number in a string", "ticks", wire.Position{}, next + `{"data":{"ticks":{"seq":"7"}}}}`, `data key 1 #7 cursor "7" {"data":{"ticks":{"seq":"7"}}}`},
+		{"zero", "ticks", wire.Position{}, next + `{"data":{"ticks":{"seq":0}}}}`, `data key 1 #0 cursor 0 {"data":{"ticks":{"seq":0}}}`},
 		{"no whole number", "ticks", wire.Position{}, next + `{"data":{"ticks":{"seq":7.5}}}}`, `data key 1 {"data":{"ticks":{"seq":7.5}}}`},
 		{"a number that is too big", "ticks", wire.Position{}, next + `{"data":{"ticks":{"seq":18446744073709551616}}}}`, `data key 1 {"data":{"ticks":{"seq":18446744073709551616}}}`},
 		{"no number", "ticks", wire.Position{}, next + `{"data":{"ticks":null}}}`, `data key 1 {"data":{"ticks":null}}`},
@@ -35,6 +36,7 @@ func TestCursor(t *testing.T) {
 		{"a cursor that is too long", "exact", wire.Position{}, next + `{"data":{"e":"` + strings.Repeat("c", maxCursor) + `"}}}`, `data key 1 {"data":{"e":"` + strings.Repeat("c", maxCursor) + `"}}`},
 		{"a refused cursor", "exact", at, `{"id":"5","type":"error","payload":` + refusal + `}`, "step {1}"},
 		{"a refused cursor, as graphql-ws refuses it", "exact", at, next + `{"errors":` + refusal + `}}` + "\n" + `{"id":"5","type":"complete"}`, "step {1}\n"},
+		{"a refused cursor, and the server goes on", "exact", at, next + `{"errors":` + refusal + "}}\n" + next + `{"data":{"e":"c2"}}}` + "\n" + next + `{"data":{"e":"c3"}}}`, "step {1}\nstep {5}\n"},
 		{"a refused number, then one from the new start", "ticks", wire.Position{Offset: 3},
 			`{"id":"5","type":"error","payload":` + refusal + "}\n" + `{"id":"5-2","type":"next","payload":{"data":{"ticks":{"seq":9}}}}`,
 			"step {1}\nreset key 1 to 8 expired\ndata key 1 #9 {\"data\":{\"ticks\":{\"seq\":9}}}"},
@@ -103,6 +105,7 @@ func TestClosedInTheMeantime(t *testing.T) {
 		ops  []wire.Op
 		want string
 	}{
+		{[]wire.Op{{Kind: wire.OpStep, Step: stop{"5"}}}, `{"id":"5","type":"complete"}`},
 		{[]wire.Op{leave, step}, `{"id":"5","type":"complete"}`},
 		{[]wire.Op{step, leave}, `{"id":"5-2","type":"subscribe","payload":{"query":"subscription { e }"}}` + "\n" + `{"id":"5-2","type":"complete"}`},
 	} {

@@ -24,6 +24,9 @@ const (
 	badResult = "a next message whose payload is no execution result"
 )
 
+// maxHeld bounds the bytes of the results of mutations that the server has not ended.
+const maxHeld = 16 << 20
+
 func (c *codec) Decode(f wire.Frame, out *wire.Events) error {
 	if f.Type == wire.Text && !utf8.Valid(f.Data) {
 		return errText // as limpet's own frame layer does
@@ -87,10 +90,16 @@ func (c *codec) acknowledged(payload []byte, out *wire.Events) error {
 func (c *codec) stream(kind string, key uint64, second bool, payload []byte, out *wire.Events) {
 	s, known := c.subs.Get(key)
 	if known && s.expired != second {
-		if second {
+		switch {
+		case second:
 			malformed(out, badID)
+		case kind != "next": // the end of the operation whose cursor was refused
+			s.stopped = true
+		case !s.stopped: // a server may go on behind a result of errors: nothing of it is read
+			s.stopped = true
+			out.Append(wire.EventStep).Step = stop{strconv.FormatUint(key*idKinds+idSubscribe, 10)}
 		}
-		return // the end of the operation whose cursor was refused
+		return
 	}
 	switch kind {
 	case "next":
@@ -99,8 +108,8 @@ func (c *codec) stream(kind string, key uint64, second bool, payload []byte, out
 		c.subs.Take(key)
 		e := out.Append(wire.EventUnsubscribed)
 		e.Key = key
-		if known && len(s.refusal) > 0 {
-			e.Code, e.Reason = codeOf(s.refusal), reasonOf(s.refusal)
+		if known && s.refusal != nil {
+			e.Code, e.Reason = s.refusal.code, s.refusal.reason
 		}
 	case "error":
 		errs := readErrors(payload)
@@ -136,11 +145,14 @@ func (c *codec) result(key uint64, s *subscription, payload []byte, out *wire.Ev
 		p, numbered = s.op.position(payload)
 		if !s.came {
 			// A server answers so if the source of the stream fails, and then completes it.
-			s.refusal = errorsAlone(payload)
-			if s.refusesCursor(s.refusal) {
-				s.expired, s.refusal = true, nil
+			errs := errorsAlone(payload)
+			if s.refusesCursor(errs) {
+				s.expired = true
 				out.Append(wire.EventStep).Step = retry{key}
 				return
+			}
+			if len(errs) > 0 {
+				s.refusal = &refusal{codeOf(errs), reasonOf(errs)}
 			}
 			if s.came = true; s.first(key, p, numbered, out) {
 				return
@@ -190,9 +202,10 @@ func (c *codec) reply(kind string, cmd uint64, payload []byte, out *wire.Events)
 		switch err := json.Unmarshal(payload, &r); {
 		case err != nil || len(r.Errors) == 0 && !r.hasData():
 			reject.Unknown, reject.Reason = true, badResult
-		case len(r.Errors) == 0:
-			m.result = payload
+		case len(r.Errors) == 0 && c.hold(m, payload):
 			return
+		case len(r.Errors) == 0:
+			reject.Unknown, reject.Reason = true, "the server has not ended mutations whose results have 16 MiB"
 		default:
 			reject.Code, reject.Reason, reject.Unknown = codeOf(r.Errors), reasonOf(r.Errors), r.partial()
 		}
@@ -202,12 +215,29 @@ func (c *codec) reply(kind string, cmd uint64, payload []byte, out *wire.Events)
 		reject.Unknown = m.result != nil
 	case "complete":
 		if m.result != nil {
-			c.calls.Take(cmd)
+			c.drop(cmd, m)
 			out.Append(wire.EventAck).Ack = &wire.Ack{Cmd: cmd, Reply: m.result}
 			return
 		}
 		reject.Unknown, reject.Reason = true, "the server ended the mutation without a result"
 	}
-	c.calls.Take(cmd)
+	c.drop(cmd, m)
 	out.Append(wire.EventAck).Ack = &wire.Ack{Rejects: []wire.Reject{reject}}
+}
+
+// hold keeps the result of a mutation until its end. It reports false if there are too many:
+// one alone may have any size.
+func (c *codec) hold(m *call, result []byte) bool {
+	others := c.held - len(m.result)
+	if others > 0 && others+len(result) > maxHeld {
+		return false
+	}
+	c.held, m.result = others+len(result), result
+	return true
+}
+
+// drop forgets a mutation that has its outcome.
+func (c *codec) drop(cmd uint64, m *call) {
+	c.calls.Take(cmd)
+	c.held -= len(m.result)
 }

@@ -149,7 +149,9 @@ func (op *operation) position(result []byte) (p wire.Position, numbered bool) {
 	if err != nil {
 		return wire.Position{}, false
 	}
-	p.Offset = n
+	if p.Offset = n; n == 0 {
+		p.Tag = string(token) // otherwise it would be no position
+	}
 	return p, true
 }
 

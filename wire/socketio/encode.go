@@ -80,6 +80,9 @@ func (e *encoder) step(step any, out *wire.Frames) error {
 		e.auth = nil
 	case stepJoin:
 		for _, start := range s.starts {
+			if life, ok := e.lifeOf(start.topic); !ok || life != start.life {
+				continue // closed in the meantime: Leave has gone out before
+			}
 			if err := e.join(start.join, start.pending, out); err != nil {
 				return err
 			}
