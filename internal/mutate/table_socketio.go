@@ -157,6 +157,13 @@ var ofSocketIO = []mutation{
 		test:    "-run ^TestSocketIOClosedBeforeTheWelcome$ ./test",
 	},
 	{
+		name:    "socketio: a token of a subscription goes nowhere",
+		file:    "wire/socketio/codec.go",
+		search:  "if o.Join == nil && s.Token != \"\" {",
+		replace: "if false {",
+		test:    "-run ^TestEncode$ ./wire/socketio",
+	},
+	{
 		name:    "socketio: the payload of a ping has no bound",
 		file:    "wire/socketio/decode.go",
 		search:  "if len(rest) > maxEcho {",

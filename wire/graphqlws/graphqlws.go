@@ -139,12 +139,13 @@ type Options struct {
 
 	// Init returns the payload of connection_init, a JSON object, or nil for none.
 	// Resume.Token is the credential for this connection. Init runs on a goroutine of
-	// the client and must not wait. An error ends the connection.
+	// the client and must not wait. An error ends the connection; before the client has
+	// been ready, the third one in a row ends the client (docs/ending.md).
 	Init func(wire.Resume) ([]byte, error)
 
 	// OnAck gets the payload of connection_ack, JSON that it may keep, or nil if there
 	// is none. It runs on a goroutine of the client and must not wait. An error ends the
-	// connection with 4400.
+	// connection with 4400, and the client as one of Init does.
 	OnAck func(payload []byte) error
 
 	// ControlPing makes the client ask for a sign of life with WebSocket ping frames,

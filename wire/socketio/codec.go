@@ -83,6 +83,9 @@ func (o *Options) newStart(s wire.Subscribe) start {
 
 // joinOf returns what Join returns, without its head.
 func (o *Options) joinOf(s wire.Subscribe) (text []byte, p pending, err error) {
+	if o.Join == nil && s.Token != "" {
+		return nil, p, errToken
+	}
 	if o.Join == nil {
 		return nil, p, nil
 	}

@@ -13,6 +13,7 @@ import (
 
 var (
 	errHeader    = errors.New("socketio: an event has no header; remove PublishOptions.Header")
+	errToken     = errors.New("socketio: without Options.Join the server cannot be sent a credential for a subscription; set Join, or remove SubscribeOptions.Token")
 	errJSON      = errors.New("socketio: the payload is not JSON; encode it with encoding/json, or set PublishOptions.Type to " + TypeBinary)
 	errArguments = errors.New("socketio: the payload is not a JSON array, which " + TypeArguments + " means")
 	errType      = errors.New("socketio: PublishOptions.Type must be TypeJSON, TypeArguments, TypeBinary or empty")

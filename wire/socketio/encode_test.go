@@ -106,6 +106,8 @@ func TestEncode(t *testing.T) {
 	subscribe := func(topic string) wire.Op {
 		return wire.Op{Kind: wire.OpSubscribe, Key: 2, Cmd: 9, Topic: topic, Subscribe: &wire.Subscribe{Key: 2, Topic: topic, Token: "x"}}
 	}
+	plain := subscribe("px")
+	plain.Subscribe.Token = ""
 	ack := func(tag string) wire.Op { return wire.Op{Kind: wire.OpAck, Position: wire.Position{Tag: tag}} }
 	for _, row := range []struct {
 		name string
@@ -130,7 +132,8 @@ func TestEncode(t *testing.T) {
 		{"no array", Options{}, publish(`{"a":1}`, TypeArguments), "error op 0: " + errArguments.Error()},
 		{"another type", Options{}, publish("1", "text/plain"), "error op 0: " + errType.Error()},
 		{"a header", Options{}, withHeader, "error op 0: " + errHeader.Error()},
-		{"subscribe", Options{}, subscribe("px"), "confirmed 2"},
+		{"subscribe", Options{}, plain, "confirmed 2"},
+		{"subscribe with a token that goes nowhere", Options{}, subscribe("px"), "error op 0: " + errToken.Error()},
 		{"join", rooms, subscribe("px"), `429["join","px","x"]`},
 		{"nothing to join", rooms, subscribe("local"), "confirmed 2"},
 		{"join with a value that is not JSON", rooms, subscribe("bad"), "error op 0: socketio.Options.Join returned an argument that is not JSON: json: unsupported type: chan int"},
