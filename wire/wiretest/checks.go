@@ -8,6 +8,7 @@ import (
 var checks = []check{
 	{name: "dialect", pure: checkDialect},
 	{name: "memory", pure: checkMemory},
+	{name: "frames", pure: checkFrames},
 	{name: "hostile input", pure: checkHostile},
 	{name: "allocations", pure: checkAllocations},
 	{name: "messages", faults: healthy, client: checkMessages},

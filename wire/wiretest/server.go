@@ -144,7 +144,7 @@ func (v *server) serve(w http.ResponseWriter, r *http.Request) {
 		c.write(ctx)
 	}()
 	v.do(func() {
-		c.peer = v.subject.Peer(r)
+		c.peer = v.subject.peer(r)
 		v.made++
 		v.conns = append(v.conns, c)
 		c.send(c.peer.Open())
@@ -209,7 +209,7 @@ func (c *conn) write(ctx context.Context) {
 func (v *server) receive(c *conn, f wire.Frame) {
 	requests, err := c.peer.Decode(f)
 	if err != nil {
-		v.report.found("the client sends a frame that is not of the protocol: %v: %q", err, cut(f.Data))
+		v.report.add("the client sends a frame that is not of the protocol: %v: %q", err, cut(f.Data))
 		return
 	}
 	for _, q := range requests {
@@ -299,6 +299,9 @@ func (v *server) keep(c *conn, at ref, next int) {
 func (v *server) handle(c *conn, op wire.Op) {
 	switch op.Kind {
 	case wire.OpSubscribe:
+		if v.subject.Pushes {
+			v.report.add("Subject.Pushes is set, and the client asks for %q: leave Pushes false", op.Topic)
+		}
 		v.subscribe(c, op)
 	case wire.OpUnsubscribe:
 		at, ok := c.find(op)

@@ -4,8 +4,10 @@ import (
 	"errors"
 	"fmt"
 	"net/http"
+	"slices"
 	"strconv"
 	"strings"
+	"sync"
 
 	"github.com/limpet-go/limpet/wire"
 )
@@ -22,6 +24,7 @@ import (
 type toy struct {
 	broken string
 	broker bool
+	lock   *sync.Mutex // that is never free
 }
 
 func (d toy) Name() string {
@@ -69,7 +72,14 @@ func (d toy) Attempt(a *wire.Attempt) error {
 	return nil
 }
 
-func (d toy) Open(r wire.Resume) (wire.Codec, error) { return &toyCodec{toy: d, r: r}, nil }
+func (d toy) Open(r wire.Resume) (wire.Codec, error) {
+	if d.broken == "no codec" {
+		return nil, nil
+	}
+	return &toyCodec{toy: d, r: r}, nil
+}
+
+var onePing = []byte("PING 3")
 
 func (d toy) Verdict(f wire.Failure) wire.Verdict {
 	if d.broken == "a verdict that panics" && f.Code == 4321 {
@@ -100,6 +110,13 @@ func (c *toyCodec) Start(out *wire.Frames) error {
 }
 
 func (c *toyCodec) Encode(ops []wire.Op, out *wire.Frames) error {
+	switch {
+	case c.broken == "frames in another order":
+		ops = slices.Clone(ops)
+		slices.Reverse(ops)
+	case c.broken == "an op that is left out of a batch":
+		ops = ops[:1]
+	}
 	for i, op := range ops {
 		switch op.Kind {
 		case wire.OpSubscribe:
@@ -116,6 +133,9 @@ func (c *toyCodec) Encode(ops []wire.Op, out *wire.Frames) error {
 			}
 			c.line(out, "SUB %s %s", op.Topic, from)
 		case wire.OpUnsubscribe:
+			if c.broken == "an end that waits" {
+				c.lock.Lock()
+			}
 			if c.broken != "an end that is not sent" {
 				c.line(out, "UNSUB %s", op.Name)
 			}
@@ -125,6 +145,12 @@ func (c *toyCodec) Encode(ops []wire.Op, out *wire.Frames) error {
 				continue
 			}
 			if strings.ContainsAny(string(op.Message.Payload), "\xff") && c.broken != "a text that is not UTF-8" {
+				switch c.broken {
+				case "an index of another op":
+					i = 0
+				case "frames from a refused op on":
+					c.line(out, "PUB %d %s nothing", op.Cmd, op.Topic)
+				}
 				return &wire.OpError{Index: i, Err: errors.New("toy: not UTF-8")}
 			}
 			c.line(out, "PUB %d %s %s", op.Cmd, op.Topic, op.Message.Payload)
@@ -135,9 +161,14 @@ func (c *toyCodec) Encode(ops []wire.Op, out *wire.Frames) error {
 				c.published = append(c.published, op.Cmd)
 			}
 		case wire.OpPing:
-			if c.broken == "an unreadable ping" {
+			switch c.broken {
+			case "a ping that waits":
+				c.lock.Lock()
+			case "a ping that is one variable":
+				out.Append(wire.Text, onePing)
+			case "an unreadable ping":
 				c.line(out, "PNIG %d", op.N)
-			} else {
+			default:
 				c.line(out, "PING %d", op.N)
 			}
 		case wire.OpPong:
@@ -198,6 +229,9 @@ func (c *toyCodec) Decode(f wire.Frame, out *wire.Events) error {
 		if verb == "REJ" && c.broken != "a rejection that acknowledges" {
 			ack.Rejects = []wire.Reject{{Seq: number / 4, Code: 1}}
 		}
+		if c.broken == "an answer with the memory of its frame" {
+			ack.Reply = f.Data
+		}
 		ack.HasCredit = c.broken == "credit without sequence numbers"
 		out.Append(wire.EventAck).Ack = ack
 	case verb == "PING" && err == nil:
@@ -212,6 +246,9 @@ func (c *toyCodec) Decode(f wire.Frame, out *wire.Events) error {
 		c.message(verb, word, rest, f, out)
 	default:
 		out.Append(wire.EventMalformed).Reason = "an unknown line"
+		if c.broken == "a reason that repeats the line" {
+			out.List[len(out.List)-1].Reason = verb
+		}
 	}
 	switch c.broken {
 	case "events without bound":

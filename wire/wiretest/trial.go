@@ -68,7 +68,7 @@ func (x *trial) start() bool {
 	var err error
 	x.client, err = limpet.New(x.server.host.URL(), &o)
 	if err != nil {
-		x.report.found("limpet.New refuses the dialect: %v", err)
+		x.report.add("limpet.New refuses the dialect: %v", err)
 		return false
 	}
 	return true
@@ -93,7 +93,7 @@ func (x *trial) found(format string, args ...any) {
 	if x.fault.Kind() != limpettest.KindClean {
 		text += " (with " + x.fault.String() + ")"
 	}
-	x.report.found("%s", text)
+	x.report.add("%s", text)
 }
 
 // element is one element of a subscription's stream as its consumer received it.
