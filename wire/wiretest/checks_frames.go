@@ -53,7 +53,7 @@ func checkFrames(s *Subject, r *report) {
 }
 
 // batch encodes ops together and returns the messages that the peer reads in the frames,
-// with 0 for what is no message of the suite.
+// with 0 for any other request.
 func (k *talk) batch(ops []wire.Op) (messages []int, err error) {
 	var out wire.Frames
 	err = k.codec.Encode(ops, &out)
