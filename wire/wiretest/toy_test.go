@@ -105,7 +105,11 @@ func (c *toyCodec) line(out *wire.Frames, format string, args ...any) {
 
 func (c *toyCodec) Start(out *wire.Frames) error {
 	if c.broken != "no greeting" {
-		c.line(out, "HI %s", c.r.Token)
+		token := c.r.Token
+		if c.broken == "a token that is not sent" {
+			token = ""
+		}
+		c.line(out, "HI %s", token)
 	}
 	return nil
 }
@@ -223,6 +227,7 @@ func (c *toyCodec) Decode(f wire.Frame, out *wire.Events) error {
 		if c.broken == "a refusal that confirms" {
 			e.Kind, e.Code = wire.EventSubscribed, 0
 		}
+	case verb == "END" && c.broken == "an end by the server that is ignored":
 	case verb == "END":
 		out.Append(wire.EventUnsubscribed).Name = word
 	case (verb == "ACK" || verb == "REJ") && err == nil:

@@ -40,6 +40,7 @@ type trial struct {
 	report *report
 	server *server
 	client *limpet.Client
+	auth   func(context.Context, limpet.AttemptInfo) (limpet.Credential, error) // nil: that of Subject.Options
 
 	readers sync.WaitGroup
 	ctx     context.Context
@@ -58,6 +59,9 @@ func (x *trial) start() bool {
 	o := limpet.Options{}
 	if x.s.Options != nil {
 		x.s.Options(&o)
+	}
+	if x.auth != nil {
+		o.Auth = x.auth
 	}
 	o.Dialect, o.HTTPClient, o.Heartbeat.Interval = x.s.Dialect, x.server.host.HTTPClient(), beat
 	o.Backoff = limpet.Backoff{First: 50 * time.Millisecond, Initial: 50 * time.Millisecond, Max: time.Second}

@@ -72,6 +72,8 @@ func TestBrokenDialects(t *testing.T) {
 		{"a release that acknowledges", "processed messages", "", true},
 		{"a redelivery that is not marked", "processed messages over lost connections", "not marked as Redelivered", true},
 		{"a processed message that is not acknowledged", "processed messages over lost connections", "is acknowledged 0 times", true},
+		{"an end by the server that is ignored", "subscription ended by the server", "has ended the subscription to", false},
+		{"a token that is not sent", "credential", "gets none", false},
 		{"a refusal that counts as a greeting", "refused credential", "has not ended", false},
 		{"a refusal without a verdict", "refused credential", "", false},
 	} {
