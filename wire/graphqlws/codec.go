@@ -59,7 +59,7 @@ type subscription struct {
 // that has come, or nil.
 type call struct{ result []byte }
 
-// refusal is what the client is told of errors.
+// refusal is what is reported of errors.
 type refusal struct {
 	code   uint16
 	reason string
