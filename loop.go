@@ -254,8 +254,8 @@ func (l *loop) endSub(s *Subscription, err error) {
 	l.noteReceived(s)
 	l.registry.remove(s)
 	l.leaveTopic(s, false)
+	l.enterSub(s, SubState{Phase: SubEnded, Err: err}) // before the stream ends: its consumer asks for Err then
 	l.drain(s, err)
-	l.enterSub(s, SubState{Phase: SubEnded, Err: err})
 }
 
 // releaseSub takes s out of the registry and unsubscribes at the server. It
@@ -332,9 +332,9 @@ func (l *loop) end(err error) {
 		l.discardWaiting()
 	}
 	for s := range l.registry.all() {
-		s.queue.finish(err, false)
 		s.endedByClient.Store(true)
 		l.enterSub(s, SubState{Phase: SubEnded, Err: err})
+		s.queue.finish(err, false)
 	}
 	if l.cancelAttempt != nil {
 		l.cancelAttempt()

@@ -5,6 +5,8 @@ import (
 	"errors"
 	"fmt"
 	"strings"
+	"sync"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -297,6 +299,32 @@ func TestGraphQLHostileServer(t *testing.T) {
 		var e *limpet.Error
 		if cause := c.State().Cause; !errors.As(cause, &e) || e.Class != limpet.ClassProtocol || !strings.Contains(cause.Error(), "second connection_ack") {
 			t.Errorf("%v", cause)
+		}
+	})
+}
+
+// Whoever sees the end of a stream finds its error at once.
+func TestErrAtTheEndOfAStream(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		srv := newGraphQLPeer(t, func(p *graphQLConn, ask graphQLAsk) { p.refuse(ask.ID, "no", "FORBIDDEN") })
+		c := srv.client(t, graphqlws.Options{}, limpet.Options{})
+		var missing atomic.Int64
+		var consumers sync.WaitGroup
+		const streams = 2000
+		for i := range streams {
+			s, err := c.Subscribe(t.Context(), fmt.Sprintf("subscription { s%d }", i), nil)
+			assert.NoError(t, err)
+			consumers.Go(func() {
+				for range s.Messages(t.Context()) {
+				}
+				if !errors.Is(s.Err(), limpet.ErrRejected) {
+					missing.Add(1)
+				}
+			})
+			consumers.Wait()
+		}
+		if n := missing.Load(); n != 0 {
+			t.Errorf("%d of %d streams ended without their error", n, streams)
 		}
 	})
 }
