@@ -114,4 +114,32 @@ var ofJSONRPC = []mutation{
 		replace: "if a.Token == \"\" && a.Header.Get",
 		test:    "-run ^TestJSONRPCCredentials$ ./test",
 	},
+	{
+		name:    "jsonrpc: an end before the answer is forgotten",
+		file:    "wire/jsonrpc/decode.go",
+		search:  "if w.failure != nil {",
+		replace: "if false {",
+		test:    "-run ^TestEndBeforeTheAnswer$ ./wire/jsonrpc",
+	},
+	{
+		name:    "jsonrpc: ends before the answer have no bound",
+		file:    "wire/jsonrpc/early.go",
+		search:  "\t\tfits := c.earlyCount < maxEarly",
+		replace: "\t\tfits := ends || c.earlyCount < maxEarly",
+		test:    "-run ^TestEndBeforeTheAnswer$ ./wire/jsonrpc",
+	},
+	{
+		name:    "jsonrpc: a notification with a null id is skipped",
+		file:    "wire/jsonrpc/decode.go",
+		search:  "if method != nil && string(id) == \"null\" {",
+		replace: "if false {",
+		test:    "-run ^TestNotificationWithNullID$ ./wire/jsonrpc",
+	},
+	{
+		name:    "jsonrpc: an answer that repeats the method is a request",
+		file:    "wire/jsonrpc/decode.go",
+		search:  "if method != nil && id != nil && (result != nil ||",
+		replace: "if false && (result != nil ||",
+		test:    "-run ^TestAnswers$ ./wire/jsonrpc",
+	},
 }
