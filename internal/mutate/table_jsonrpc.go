@@ -142,4 +142,11 @@ var ofJSONRPC = []mutation{
 		replace: "if false && (result != nil ||",
 		test:    "-run ^TestAnswers$ ./wire/jsonrpc",
 	},
+	{
+		name:    "jsonrpc: an answer to the server overtakes the requests before it",
+		file:    "wire/jsonrpc/encode.go",
+		search:  "\t\t\tc.flush(out) // an array holds",
+		replace: "\t\t\t// an array holds",
+		test:    "-run ^TestAnswerBesideAnArray$ ./wire/jsonrpc",
+	},
 }

@@ -140,7 +140,7 @@ var ofStomp = []mutation{
 		file:    "wire/stomp/verdict.go",
 		search:  "regexp.MustCompile(`'[^']*'|",
 		replace: "regexp.MustCompile(`",
-		test:    "-run ^TestStompErrorThatQuotesAName$ ./test",
+		test:    "-run ^TestVerdict$ ./wire/stomp",
 	},
 	{
 		name:    "stomp: what passes is refused for good",
@@ -162,5 +162,26 @@ var ofStomp = []mutation{
 		search:  "\tb, err := c.frameHead(out.Buffer(256+len(m.Payload)),",
 		replace: "\t_ = c.expect(op, m.Topic)\n\tb, err := c.frameHead(out.Buffer(256+len(m.Payload)),",
 		test:    "-run ^TestReceiptOfAFrameThatWasNotMade$ ./wire/stomp",
+	},
+	{
+		name:    "stomp: the headers of a frame have no bound",
+		file:    "wire/stomp/frame.go",
+		search:  "case len(f.header) < maxHeaders || framing(key):",
+		replace: "case true:",
+		test:    "-run ^TestManyHeaders$ ./wire/stomp",
+	},
+	{
+		name:    "stomp: a quoted name refuses a subscription though a message has it, too",
+		file:    "wire/stomp/verdict.go",
+		search:  "if len(meant) > 0 && !sent {",
+		replace: "if len(meant) > 0 {",
+		test:    "-run ^TestBlame$ ./wire/stomp",
+	},
+	{
+		name:    "stomp: the name that an ERROR quotes does not count",
+		file:    "wire/stomp/verdict.go",
+		search:  "if len(meant) > 0 && !sent {",
+		replace: "if false {",
+		test:    "-run ^TestBlame$ ./wire/stomp",
 	},
 }

@@ -4,6 +4,8 @@ import (
 	"fmt"
 	"strings"
 	"testing"
+
+	"github.com/limpet-go/limpet/wire"
 )
 
 // An id that is null makes a notification, as in JSON-RPC 1.0.
@@ -44,4 +46,14 @@ func TestEndBeforeTheAnswer(t *testing.T) {
 	if c := p.codec.(*codec); len(c.early) != 0 || c.earlyCount != 0 || c.earlyBytes != 0 {
 		t.Errorf("%d names, %d notifications, %d bytes", len(c.early), c.earlyCount, c.earlyBytes)
 	}
+}
+
+// The answer to a request of the server is not part of an array of requests.
+func TestAnswerBesideAnArray(t *testing.T) {
+	o := Ethereum()
+	o.Batch = 10
+	p := open(t, o)
+	p.want(p.op(publish(1, "a", ""), publish(2, "b", ""), wire.Op{Kind: wire.OpPong, Step: `"x"`}, publish(3, "c", "")), `[{"jsonrpc":"2.0","id":1,"method":"a"},{"jsonrpc":"2.0","id":2,"method":"b"}]
+{"jsonrpc":"2.0","id":"x","error":{"code":-32601,"message":"method not found"}}
+{"jsonrpc":"2.0","id":3,"method":"c"}`)
 }

@@ -1,6 +1,7 @@
 package stomp
 
 import (
+	"fmt"
 	"strings"
 	"testing"
 
@@ -52,5 +53,24 @@ func TestFloodOfMalformedFrames(t *testing.T) {
 	}
 	if len(events.List) > 8 || counted != 5*n {
 		t.Errorf("%d events for %d frames", len(events.List), counted)
+	}
+}
+
+// The number of headers of a frame is bounded: each takes far more memory than its bytes.
+// What is beyond is skipped as a whole, its body included, with a Gap and a NACK.
+func TestManyHeaders(t *testing.T) {
+	c := connect(t, Options{})
+	many := func(n int) string {
+		text := "MESSAGE"
+		for i := range n {
+			text += fmt.Sprint("|", i, ":")
+		}
+		return text + "|subscription:1|ack:T_1|content-length:3||a$b$"
+	}
+	if got := said(t, c, many(1000)); got != `data 1  "a\x00b" tag T_1` {
+		t.Errorf("%.200s", got)
+	}
+	if got := said(t, c, many(2000)+"MESSAGE|subscription:1|ack:T_2||c$"); got != "malformed x1 "+badNumber+"\ngap 1 x1 malformed\nstep {key:1 tag:T_1}\ndata 1  \"c\" tag T_2" {
+		t.Errorf("%.400s", got)
 	}
 }

@@ -147,7 +147,11 @@ func (c *codec) blame(f *frame, body string, code uint16, reason string, out *wi
 		}
 	}
 	open := c.open()
-	var asked []uint64 // open subscriptions
+	var asked, meant []uint64 // open subscriptions, and those to what the text quotes first
+	name, sent := "", false
+	if m := quoted.FindString(body); len(m) > 2 && m[0] == '\'' {
+		name = m[1 : len(m)-1]
+	}
 	for _, n := range open {
 		r, _ := c.requests.Get(n)
 		switch {
@@ -156,19 +160,33 @@ func (c *codec) blame(f *frame, body string, code uint16, reason string, out *wi
 			refuse(r, code, reason, out)
 		case r.cmd%cmdKinds == cmdSubscribe:
 			asked = append(asked, n)
+			if within(r.topic, name) {
+				meant = append(meant, n)
+			}
+		default:
+			sent = sent || within(r.topic, name)
 		}
 	}
 	if invalid != "" || len(asked) == 0 {
 		return
+	}
+	certain := len(open) == 1
+	if len(meant) > 0 && !sent {
+		asked, certain = meant, true
 	}
 	r, _ := c.requests.Take(asked[0]) // a broker works in order: the others were not looked at
 	e := refuse(r, code, reason, out)
 	switch {
 	case passing:
 		e.Retry = retryPassing
-	case len(open) > 1: // or a message is meant: asked for again, it is alone
+	case !certain: // or a message is meant: asked for again, it is alone
 		e.Retry = retrySuspect
 	}
+}
+
+// within reports whether name, of a queue or an exchange, is a part of a destination.
+func within(destination, name string) bool {
+	return name != "" && strings.Contains(destination+"/", "/"+name+"/")
 }
 
 // ofAck reports whether the text of an ERROR is about an acknowledgement, which has no

@@ -73,6 +73,11 @@ func TestBlame(t *testing.T) {
 		{"the only one", asked[:1], "ERROR|message:not_found||x$", "refused 1 code 404 retry 0s: not_found: x\nerror 404 fatal true: not_found: x"},
 		{"one of several: the oldest subscription, for now", asked, "ERROR|message:not_found||x$", "refused 1 code 404 retry 2s: not_found: x\nerror 404 fatal true: not_found: x"},
 		{"messages only: any of them may be meant", asked[2:], "ERROR|message:access_refused||x$", "error 403 fatal true: access_refused: x"},
+		{"one of several, by the name of its queue", []wire.Op{asked[0], subscribeOp(3, "/amq/queue/q"), publishOp(1, wire.Message{Topic: "/queue/a"})},
+			"ERROR|message:access_refused||access to queue 'q' in vhost '/' refused$",
+			"refused 3 code 403 retry 0s: access_refused: access to queue 'q' in vhost '/' refused\nerror 403 fatal true: access_refused: access to queue 'q' in vhost '/' refused"},
+		{"the name of a message's queue, too", []wire.Op{asked[0], publishOp(1, wire.Message{Topic: "/exchange/a/k"})}, "ERROR|message:not_found||no exchange 'a' in vhost '/'$",
+			"refused 1 code 404 retry 2s: not_found: no exchange 'a' in vhost '/'\nerror 404 fatal true: not_found: no exchange 'a' in vhost '/'"},
 		{"for now: a node is down", asked[:1], "ERROR|message:not_found||NOT_FOUND - home node 'b' of durable queue 'q' in vhost '/' is down or inaccessible$",
 			"refused 1 code 404 retry 10s: not_found: NOT_FOUND - home node 'b' of durable queue 'q' in vhost '/' is down or inaccessible\n" +
 				"error 404 fatal true: not_found: NOT_FOUND - home node 'b' of durable queue 'q' in vhost '/' is down or inaccessible"},
