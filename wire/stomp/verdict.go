@@ -69,7 +69,7 @@ func passes(message, body string) bool {
 }
 
 // words returns the text of an ERROR in lower case, without what is in quotes or
-// brackets: names, which anybody may have chosen.
+// brackets: names, which a user or the server has chosen.
 func words(message, body string) string {
 	return strings.ToLower(quoted.ReplaceAllString(message, "") + "\n" + quoted.ReplaceAllString(body, ""))
 }
