@@ -32,6 +32,7 @@ func TestStompErrorThatQuotesAName(t *testing.T) {
 			if err := bad.WaitLive(ctx); !errors.Is(err, limpet.ErrRejected) || !errors.As(err, &e) || e.Code != stomp.CodeNotFound {
 				t.Errorf("%s: %v", topic, err)
 			}
+			time.Sleep(10 * time.Second)
 			assert.NoError(t, good.WaitLive(ctx))
 			b.put("/queue/a", "a1")
 			if got := payloads(collect(t, good, 2)); got != "reset a1" || c.Err() != nil {

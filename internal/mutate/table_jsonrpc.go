@@ -19,14 +19,14 @@ var ofJSONRPC = []mutation{
 	{
 		name:    "jsonrpc: a notification before the answer is lost",
 		file:    "wire/jsonrpc/early.go",
-		search:  "if c.asks.Len() > 0 && payload != nil {",
+		search:  "if c.asks.Len() > 0 && (payload != nil || ends) {",
 		replace: "if false {",
 		test:    "-run ^TestEarlyNotifications$ ./wire/jsonrpc",
 	},
 	{
 		name:    "jsonrpc: what waits for an answer has no bound in bytes",
 		file:    "wire/jsonrpc/early.go",
-		search:  " && c.earlyBytes+len(payload) <= maxEarlyBytes",
+		search:  " && c.earlyBytes+size <= maxEarlyBytes",
 		replace: "",
 		test:    "-run ^TestEarlyNotificationsAreBounded$ ./wire/jsonrpc",
 	},

@@ -33,8 +33,8 @@ var ofStomp = []mutation{
 	{
 		name:    "stomp: the last of repeated headers counts",
 		file:    "wire/stomp/frame.go",
-		search:  "if _, repeated := f.header[key]; !repeated {",
-		replace: "if _, repeated := f.header[key]; !repeated || true {",
+		search:  "\t\tcase repeated:\n",
+		replace: "\t\tcase repeated && false:\n",
 		test:    "-run ^TestDecode$ ./wire/stomp",
 	},
 	{
@@ -89,8 +89,8 @@ var ofStomp = []mutation{
 	{
 		name:    "stomp: a suspect is refused for good",
 		file:    "wire/stomp/verdict.go",
-		search:  "if len(open) > 1 {",
-		replace: "if false {",
+		search:  "case !certain:",
+		replace: "case false:",
 		test:    "-run ^TestBlame$ ./wire/stomp",
 	},
 	{
