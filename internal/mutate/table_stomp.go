@@ -90,7 +90,7 @@ var ofStomp = []mutation{
 		name:    "stomp: a suspect is refused for good",
 		file:    "wire/stomp/verdict.go",
 		search:  "case !certain:",
-		replace: "case false:",
+		replace: "case !certain && false:",
 		test:    "-run ^TestBlame$ ./wire/stomp",
 	},
 	{
