@@ -177,7 +177,7 @@ func (c *codec) Decode(f wire.Frame, out *wire.Events) error {
 			return err
 		}
 	}
-	if s.notText = !utf8.Valid(f.Data); s.notText && c.dialect.strict {
+	if s.notText = !ascii(f.Data) && !utf8.Valid(f.Data); s.notText && c.dialect.strict {
 		return errText
 	}
 	s.data, s.at = f.Data, 0

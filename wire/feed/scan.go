@@ -205,6 +205,9 @@ func (s *scanner) value(depth int, n *node) error {
 
 // array scans a list. n says what is wanted of it; nil for nothing.
 func (s *scanner) array(depth int, n *node) error {
+	if n == nil {
+		return s.unwantedArray(depth)
+	}
 	if depth > maxDepth || !s.take('[') {
 		return errSyntax
 	}
@@ -218,10 +221,6 @@ func (s *scanner) array(depth int, n *node) error {
 		from := s.at
 		var err error
 		switch {
-		case n == nil && s.peek() == '"':
-			err = s.str()
-		case n == nil:
-			err = s.value(depth+1, nil)
 		case n.entry != nil && i == 0:
 			err = s.value(depth+1, n.entry)
 			s.first = span{from, s.at}
@@ -231,7 +230,7 @@ func (s *scanner) array(depth int, n *node) error {
 		if err != nil {
 			return err
 		}
-		if n != nil && len(n.tail) > 0 {
+		if len(n.tail) > 0 {
 			copy(last[1:], last[:])
 			last[0] = span{from, s.at}
 		}
@@ -245,10 +244,43 @@ func (s *scanner) array(depth int, n *node) error {
 		if !s.take(']') {
 			return errSyntax
 		}
-		if n != nil {
-			for _, t := range n.tail {
-				s.found[t.slot] = last[-1-t.index]
-			}
+		for _, t := range n.tail {
+			s.found[t.slot] = last[-1-t.index]
+		}
+		return nil
+	}
+}
+
+// unwantedArray scans a list of which nothing is wanted: most of a message, so that it
+// does no more than it must.
+func (s *scanner) unwantedArray(depth int) error {
+	if depth > maxDepth || !s.take('[') {
+		return errSyntax
+	}
+	s.space()
+	if s.take(']') {
+		return nil
+	}
+	for {
+		s.space()
+		var err error
+		if s.peek() == '"' {
+			err = s.str()
+		} else {
+			err = s.value(depth+1, nil)
+		}
+		if err != nil {
+			return err
+		}
+		if s.take(',') {
+			continue
+		}
+		s.space()
+		if s.take(',') {
+			continue
+		}
+		if !s.take(']') {
+			return errSyntax
 		}
 		return nil
 	}
@@ -313,14 +345,29 @@ var plain = func() (p [256]bool) {
 	return p
 }()
 
+const ones, tops = 0x0101010101010101, 0x8080808080808080
+
 // plainBytes returns how many of the eight bytes, from the lowest on, a string may hold
 // as they are. It looks at all of them at once: below, the highest bit of a byte of x-n
-// is set where the byte of x is less than n, as far as no lower byte was.
+// is set where the byte of x is less than n, as far as no lower byte was. That holds for
+// bytes below 0x80; the others are plain. To flip bit 1 swaps '"' with the space, which
+// makes the quote the first byte after those below the space.
 func plainBytes(eight uint64) int {
-	const ones, tops = 0x0101010101010101, 0x8080808080808080
-	quotes, backslashes := eight^ones*'"', eight^ones*'\\'
-	special := ((quotes-ones)&^quotes | (backslashes-ones)&^backslashes | (eight-ones*' ')&^eight) & tops
+	special := ((eight^ones*2 - ones*(' '+1)) | (eight^ones*'\\' - ones)) &^ eight & tops
 	return bits.TrailingZeros64(special) / 8
+}
+
+// ascii reports whether text has no byte above 0x7f. It is faster than utf8.Valid.
+func ascii(text []byte) bool {
+	var all uint64
+	at := 0
+	for ; at+8 <= len(text); at += 8 {
+		all |= binary.LittleEndian.Uint64(text[at:])
+	}
+	for ; at < len(text); at++ {
+		all |= uint64(text[at])
+	}
+	return all&tops == 0
 }
 
 // str skips a string.
