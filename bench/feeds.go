@@ -102,8 +102,11 @@ func startPace(s spec) (*pace, error) {
 	return &pace{control: c, total: int64(s.Messages)}, nil
 }
 
-// begin lets the server send. Two portions, in transit or in a queue, are less than the
-// 1,024 messages that a queue holds by default.
+// room is what each subscription holds: more than two portions, so that no message finds
+// the queue full.
+var room = limpet.Delivery{Buffer: 4096, Bytes: 4 << 20}
+
+// begin lets the server send two portions.
 func (p *pace) begin() error { return errors.Join(p.more(), p.more()) }
 
 func (p *pace) more() error {
@@ -172,7 +175,7 @@ func limpetRecorded(take consume) func(spec) (outcome, error) {
 		defer c.Close()
 		var subs []*limpet.Subscription
 		for _, topic := range topics {
-			sub, err := c.Subscribe(ctx, topic, nil)
+			sub, err := c.Subscribe(ctx, topic, &limpet.SubscribeOptions{Delivery: room})
 			if err != nil {
 				return nil, err
 			}

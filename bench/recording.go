@@ -126,7 +126,7 @@ func newRecorded(text string) (m recordedMessage, first bool, err error) {
 }
 
 // portion is how many messages the server sends at once.
-const portion = 500
+const portion = 2000
 
 // stream returns the WebSocket messages of a session with n messages of topics, in
 // portions. What came after the snapshots is repeated, with trade ids that go on: it
