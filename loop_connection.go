@@ -384,6 +384,9 @@ func (l *loop) leaveInOrder(s *Subscription) bool {
 	if l.c.cfg.traits.ByKey {
 		l.c.routes.setKey(s.key, s) // messages of it still come
 	}
+	if u := k.usedTopic(s.topic); u != nil && u.sub == s {
+		u.closing = true
+	}
 	l.keepClosed(s)
 	s.acksOwed = true
 	k.leaving = append(k.leaving, leavingSub{sub: s, until: l.now.Add(answerTimeout)})

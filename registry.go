@@ -335,6 +335,7 @@ type topicUse struct {
 	owedUntil time.Time // after it they do not count; zero: the last request is not written
 	again     int       // of owed: answers to requests for what the server serves already
 
+	closing   bool      // sub was closed, and its end is to be written when consumers have finished
 	leaving   bool      // the server has not finished with the subscription that ended
 	awaitsEnd bool      // because it has to confirm the end; otherwise it owes an answer
 	tail      bool      // messages of that subscription may still come
@@ -360,7 +361,7 @@ func (k *link) useTopic(topic string) *topicUse {
 // subscription to the same topic.
 func (k *link) mustWaitForTopic(s *Subscription) bool {
 	u := k.usedTopic(s.topic)
-	if u == nil || !u.leaving {
+	if u == nil || !u.leaving && !u.closing {
 		return false
 	}
 	u.waiting = s
@@ -377,7 +378,7 @@ func (l *loop) leaveTopic(s *Subscription, closing bool) {
 	if u == nil || u.sub != s {
 		return
 	}
-	u.sub, u.tail = nil, closing
+	u.sub, u.tail, u.closing = nil, closing, false
 	u.served = !k.traits.Unsubscribe && s.state.Load().Phase == SubLive
 	owed := u.owed > 0 && !due(u.owedUntil, l.now) && !u.served
 	u.awaitsEnd = closing && (traits.ConfirmsEnd || !traits.Confirms)
@@ -385,6 +386,9 @@ func (l *loop) leaveTopic(s *Subscription, closing bool) {
 	if u.leaving || u.tail {
 		u.recent, u.until = true, time.Time{}
 		k.namedTopics.left = append(k.namedTopics.left, u)
+	}
+	if !u.leaving {
+		k.askForWaiting(u)
 	}
 	k.forget(u)
 }
@@ -400,11 +404,16 @@ func (k *link) forget(u *topicUse) {
 // ended. With tail its messages may still come.
 func (k *link) free(u *topicUse, tail bool) {
 	u.leaving, u.tail = false, tail
+	k.askForWaiting(u)
+	k.forget(u)
+}
+
+// askForWaiting asks for the subscription that has waited for its topic.
+func (k *link) askForWaiting(u *topicUse) {
 	if u.waiting != nil {
 		k.toAsk = append(k.toAsk, u.waiting)
 		u.waiting = nil
 	}
-	k.forget(u)
 }
 
 // noteLeft follows when the ends of subscriptions were written: their time begins.

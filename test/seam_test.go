@@ -328,3 +328,53 @@ func TestRefusedStep(t *testing.T) {
 		})
 	}
 }
+
+// A subscription was closed while its consumer is at work, so its end is still to be sent.
+// Another one to its topic is not asked for before: where names say which is meant, that
+// end would be the end of both.
+func TestSubscribeAgainWhileAConsumerFinishes(t *testing.T) {
+	for _, confirms := range []bool{false, true} {
+		t.Run(fmt.Sprint("confirms ", confirms), func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				d := flexDialect{traits: wire.Traits{Confirms: confirms, Unsubscribe: true, Processed: wire.ProcessedEach}}
+				confirm := wire.Event{Kind: wire.EventSubscribed, Name: "one"}
+				srv := newToyServer(t, func(conn int, say func(string), hear func() string) {
+					hear() // open
+					hear()
+					if confirms {
+						say(eventText(confirm))
+					}
+					say(eventText(wire.Event{Kind: wire.EventData, Name: "one", Message: wire.Message{Payload: []byte("x")}}))
+					for text := hear(); text != ""; text = hear() {
+						if confirms && strings.HasPrefix(text, "subscribe") {
+							say(eventText(confirm))
+						}
+					}
+				})
+				c, err := limpet.New(srv.host.URL(), options(&limpet.Options{HTTPClient: srv.host.HTTPClient(), Dialect: d}))
+				assert.NoError(t, err)
+				defer closeAndWait(t, c)
+				first, err := c.Subscribe(t.Context(), "one", nil)
+				assert.NoError(t, err)
+				var again *limpet.Subscription
+				for range first.Messages(t.Context()) {
+					assert.NoError(t, first.Close())
+					again, err = c.Subscribe(t.Context(), "one", nil)
+					assert.NoError(t, err)
+					time.Sleep(time.Second) // the consumer works
+				}
+				began := time.Now()
+				assert.NoError(t, again.WaitLive(t.Context()))
+				if took := time.Since(began); confirms && took > time.Second {
+					t.Errorf("it waited %v for its topic", took)
+				}
+				synctest.Wait()
+				heard := strings.Join(strings.Fields(srv.all()), " ")
+				want := fmt.Sprintf(`/ open "" subscribe one op %d unsubscribe one subscribe one`, wire.OpAck)
+				if heard != want {
+					t.Errorf("the server heard\n%s\nwant\n%s", heard, want)
+				}
+			})
+		})
+	}
+}

@@ -11,6 +11,7 @@ import "slices"
 // table_stream.go, numbers and slow links in table_bounds.go, dialects that route by name in
 // table_feed.go, what ends a client and which failure decides in table_end.go, single statements
 // that keep state in table_loop.go, what a dialect owes the client in table_seam.go, what consumers and
-// publishers get in table_consume.go, servers without a protocol in table_raw.go, the
-// conformance suite in table_wiretest.go, GraphQL servers in table_graphqlws.go.
-var table = slices.Concat(ofRepo, ofOracle, ofWire, ofClient, ofServer, ofFrame, ofDial, ofStream, ofBounds, ofFeed, ofEnd, ofLoop, ofSeam, ofConsume, ofRaw, ofWiretest, ofGraphQLWS)
+// publishers get in table_consume.go, servers without a protocol in table_raw.go, the conformance
+// suite in table_wiretest.go, and the other dialects each in a file of its name.
+var table = slices.Concat(ofRepo, ofOracle, ofWire, ofClient, ofServer, ofFrame, ofDial, ofStream, ofBounds, ofFeed, ofEnd, ofLoop, ofSeam, ofConsume, ofRaw,
+	ofWiretest, ofGraphQLWS, ofJSONRPC, ofSocketIO, ofStomp)

@@ -6,8 +6,8 @@ var ofFeed = []mutation{
 	{
 		name:    "topics: asked for again at once",
 		file:    "registry.go",
-		search:  "if u == nil || !u.leaving {",
-		replace: "if u == nil || !u.leaving || u != nil {",
+		search:  "if u == nil || !u.leaving && !u.closing {",
+		replace: "if u == nil || !u.leaving && !u.closing || u != nil {",
 		test:    "-run ^TestTopicAgainHasALifeOfItsOwn$ ./test",
 		says:    "of subscription",
 	},

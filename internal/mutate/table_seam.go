@@ -269,4 +269,18 @@ var ofSeam = []mutation{
 		replace: "case false:",
 		test:    "-run ^TestReceiver$ ./internal/sequence",
 	},
+	{
+		name:    "a topic is asked for before the end of its closed subscription is sent",
+		file:    "registry.go",
+		search:  "if u == nil || !u.leaving && !u.closing {",
+		replace: "if u == nil || !u.leaving {",
+		test:    "-run ^TestSubscribeAgainWhileAConsumerFinishes$ ./test",
+	},
+	{
+		name:    "a subscription that waits for its topic is forgotten when consumers have finished",
+		file:    "registry.go",
+		search:  "\tif !u.leaving {\n\t\tk.askForWaiting(u)\n\t}\n",
+		replace: "",
+		test:    "-run ^TestSubscribeAgainWhileAConsumerFinishes$ ./test",
+	},
 }

@@ -6,8 +6,8 @@ var ofWiretest = []mutation{
 	{
 		name:    "wiretest: a loss that nothing reports is accepted",
 		file:    "wire/wiretest/checks_stream.go",
-		search:  "before > 0 && e.number > before+1 && x.traits.Resume:",
-		replace: "before > 0 && e.number > before+1 && x.traits.Resume && lost:",
+		search:  "before > 0 && e.number > before+1 && x.resumes():",
+		replace: "before > 0 && e.number > before+1 && x.resumes() && lost:",
 		test:    "-run ^TestBrokenDialects$/^a_loss_that_is_hidden$ ./wire/wiretest",
 		says:    "a_loss_that_is_hidden",
 	},

@@ -125,7 +125,7 @@ func (p *reefPeer) Decode(f wire.Frame) ([]wiretest.Request, error) {
 }
 
 func (p *reefPeer) Encode(e wire.Event) []wire.Frame {
-	m := reefMessage{}
+	var m reefMessage
 	switch e.Kind {
 	case wire.EventSubscribed:
 		m = reefMessage{Op: "ok", ID: p.requests[e.Name]}

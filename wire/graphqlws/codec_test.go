@@ -95,6 +95,7 @@ func TestEncode(t *testing.T) {
 		{subscribeOp(4, `ticks:{"after":3,"x":9007199254740993}`, wire.Position{Offset: 18446744073709551615}), `{"id":"17","type":"subscribe",` + ticks + `{"after":18446744073709551615,"s":"A","x":9007199254740993}}}`},
 		{subscribeOp(4, "ticks", wire.Position{Offset: 7, Tag: `"7"`}), `{"id":"17","type":"subscribe",` + ticks + `{"after":"7","s":"A"}}}`},
 		{subscribeOp(4, "ticks", wire.Position{Offset: 7, Tag: `"7`}), `{"id":"17","type":"subscribe",` + ticks + `{"s":"A"}}}`}, // not of this dialect
+		{subscribeOp(4, "ticks", wire.Position{Offset: 7, Tag: "\"\xff\""}), `{"id":"17","type":"subscribe",` + ticks + `{"s":"A"}}}`},
 		{subscribeOp(5, "exact", wire.Position{Tag: `"c"`}), `{"id":"21","type":"subscribe","payload":{"query":"subscription { e }","variables":{"at":"c"}}}`},
 		{subscribeOp(6, "{ a < \"é\n\" }", wire.Position{}), "graphqlws: topic "},
 		{subscribeOp(6, "{ a(b: \"<é\") }", wire.Position{}), `{"id":"25","type":"subscribe","payload":{"query":"{ a(b: \"<é\") }"}}`},

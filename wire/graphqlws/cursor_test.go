@@ -45,6 +45,8 @@ func TestCursor(t *testing.T) {
 			"subscribed key 1 cursor \"c1\" continuity 2\ndata key 1 cursor \"c2\" {\"data\":{\"e\":\"c2\"}}\nunsubscribed key 1 code 400 gone (OLD)"},
 		{"errors alone, then the end", "plain", wire.Position{}, next + `{"data":null,"errors":[{"message":"no"}]}}` + "\n" + `{"id":"5","type":"complete"}`,
 			"data key 1 {\"data\":null,\"errors\":[{\"message\":\"no\"}]}\nunsubscribed key 1 code 400 no"},
+		{"errors beside data, then the end", "plain", wire.Position{}, next + `{"data":{"e":1},"errors":[{"message":"no"}]}}` + "\n" + `{"id":"5","type":"complete"}`,
+			"data key 1 {\"data\":{\"e\":1},\"errors\":[{\"message\":\"no\"}]}\nunsubscribed key 1 code 0"},
 		{"errors alone, then data and the end", "plain", wire.Position{}, next + `{"data":null,"errors":[{"message":"no"}]}}` + "\n" + next + `{"data":1}}` + "\n" + `{"id":"5","type":"complete"}`,
 			"data key 1 {\"data\":null,\"errors\":[{\"message\":\"no\"}]}\ndata key 1 {\"data\":1}\nunsubscribed key 1 code 0"},
 	} {
@@ -74,6 +76,20 @@ func TestCursorRead(t *testing.T) {
 		encode(t, c, subscribeOp(1, "list", wire.Position{}))
 		if got := decode(t, c, `{"id":"5","type":"next","payload":{"data":1}}`); got != "data key 1"+want+` {"data":1}` {
 			t.Errorf("%q: %s", token, got)
+		}
+	}
+}
+
+// TestNothingToClose: what the server has ended is not ended again.
+func TestNothingToClose(t *testing.T) {
+	for _, end := range []string{`{"id":"5","type":"complete"}`, `{"id":"5","type":"error","payload":[{"message":"no"}]}`} {
+		c := ready(t, sample)
+		encode(t, c, subscribeOp(1, "plain", wire.Position{}))
+		if got := decode(t, c, end); !strings.HasPrefix(got, "unsubscribed key 1") {
+			t.Fatal(got)
+		}
+		if got := encode(t, c, wire.Op{Kind: wire.OpUnsubscribe, Key: 1}); got != "" {
+			t.Errorf("after %s: %s", end, got)
 		}
 	}
 }

@@ -99,7 +99,7 @@ func checkLosses(x *trial) {
 
 // checkOrder checks a stream in which the server sent 1 to last.
 func (x *trial) checkOrder(got []element, last int) {
-	before, lost, atLeastOnce := 0, false, x.traits.Processed == wire.ProcessedEach
+	before, lost, atLeastOnce := 0, false, x.s.broker()
 	for _, e := range got {
 		if e.kind == limpet.Gap || e.kind == limpet.Reset {
 			lost = true
@@ -117,7 +117,7 @@ func (x *trial) checkOrder(got []element, last int) {
 			x.found("message %d is delivered twice", e.number)
 		case e.number < before:
 			x.found("message %d is delivered after %d", e.number, before)
-		case before > 0 && e.number > before+1 && x.traits.Resume:
+		case before > 0 && e.number > before+1 && x.resumes():
 			x.found("messages %d to %d are missing, and the server resumes", before+1, e.number-1)
 		case before > 0 && e.number > before+1 && !lost:
 			x.found("messages %d to %d are missing, and nothing in the stream says so", before+1, e.number-1)
@@ -130,7 +130,10 @@ func (x *trial) checkOrder(got []element, last int) {
 }
 
 // complete reports whether a correct server leaves nothing to lose.
-func (x *trial) complete() bool { return x.traits.Resume && x.s.numbered() }
+func (x *trial) complete() bool { return x.s.Replay || x.traits.Resume && x.s.numbered() }
+
+// resumes reports whether the server sends what was missed.
+func (x *trial) resumes() bool { return x.traits.Resume || x.s.Replay }
 
 // checkIdle: a connection without messages is kept.
 func checkIdle(x *trial) {
@@ -307,7 +310,7 @@ func checkUnsubscribe(x *trial) {
 	x.settled()
 	got, err := second.got()
 	want := []string{"3"}
-	if x.traits.Processed == wire.ProcessedEach {
+	if x.s.broker() {
 		want = []string{"2", "3"} // a broker kept it
 	}
 	if texts := textsOf(got); !slices.Equal(texts, want) {

@@ -7,6 +7,7 @@ import (
 	"net/http"
 	"slices"
 	"testing"
+	"time"
 
 	"github.com/limpet-go/limpet/limpettest"
 	"github.com/limpet-go/limpet/wire"
@@ -51,7 +52,7 @@ type server struct {
 // log holds the messages of one topic.
 type log struct {
 	entries []entry
-	waiting []int // of a broker: indexes that were delivered and not acknowledged
+	waiting []int // at a broker: indexes that were delivered and not acknowledged
 }
 
 type entry struct {
@@ -86,6 +87,7 @@ type conn struct {
 	subs    map[string]ref
 	session *session
 	greeted bool
+	gone    chan struct{} // closed at its end
 }
 
 func newServer(tb testing.TB, s *Subject, r *report) *server {
@@ -137,7 +139,8 @@ func (v *server) serve(w http.ResponseWriter, r *http.Request) {
 	ws.SetReadLimit(1 << 20)
 	ctx, cancel := context.WithCancel(context.Background())
 	defer cancel()
-	c := &conn{ws: ws, out: make(chan []wire.Frame, 4096), subs: map[string]ref{}}
+	c := &conn{ws: ws, out: make(chan []wire.Frame, 4096), subs: map[string]ref{}, gone: make(chan struct{})}
+	defer close(c.gone)
 	wrote := make(chan struct{})
 	go func() {
 		defer close(wrote)
@@ -152,7 +155,11 @@ func (v *server) serve(w http.ResponseWriter, r *http.Request) {
 			v.refuse(c)
 			return
 		}
-		if v.subject.Pushes && !v.traits.Greeting {
+		if v.traits.Greeting {
+			return
+		}
+		v.beat(c)
+		if v.subject.Pushes {
 			v.push(c)
 		}
 	})
@@ -242,33 +249,54 @@ func (v *server) greet(c *conn, hello *wire.Resume) {
 		}
 	}
 	c.session = s
+	if v.subject.Replay && ready.Resumed {
+		for _, sub := range hello.Subs {
+			at := ref{topic: sub.Topic}
+			c.subs[sub.Topic] = at
+			v.replay(c, at, v.log(sub.Topic).after(sub.Position.Offset))
+		}
+	}
 	ready.Session = wire.Session{ID: s.id, Key: []byte("key-of-" + s.id), Epoch: 1}
 	ready.Ack = wire.Ack{To: s.upTo, HasCredit: true, Credit: wire.Credit{N: s.upTo + 1000, Bytes: 1 << 30}}
 	ready.Tag = s.last
 	if v.traits.KeepsSubs && ready.Resumed {
 		c.subs = maps.Clone(s.topic)
 	}
-	welcome := func() {
-		c.send(c.peer.Encode(wire.Event{Kind: wire.EventReady, Ready: ready}))
-		c.greeted = true
-	}
-	if !v.subject.Replay {
-		welcome()
+	c.send(c.peer.Encode(wire.Event{Kind: wire.EventReady, Ready: ready}))
+	c.greeted = true
+	v.beat(c)
+	if v.subject.Replay && ready.Resumed {
+		return
 	}
 	if ready.Resumed && v.traits.KeepsSubs {
 		for topic, at := range c.subs {
 			v.replay(c, at, s.next[topic])
 		}
-	}
-	if v.subject.Replay {
-		welcome()
-	}
-	if v.subject.Pushes && !(ready.Resumed && v.traits.KeepsSubs) {
+	} else if v.subject.Pushes {
 		v.push(c)
 	}
 	for _, sub := range hello.Subs {
 		v.handle(c, wire.Op{Kind: wire.OpSubscribe, Key: sub.Key, Topic: sub.Topic, Name: sub.Topic, Subscribe: &sub})
 	}
+}
+
+// beat sends pings until the connection ends.
+func (v *server) beat(c *conn) {
+	if v.subject.Beat == 0 {
+		return
+	}
+	go func() {
+		ticker := time.NewTicker(v.subject.Beat)
+		defer ticker.Stop()
+		for n := uint64(1); ; n++ {
+			select {
+			case <-ticker.C:
+				v.do(func() { c.send(c.peer.Encode(wire.Event{Kind: wire.EventPing, N: n})) })
+			case <-c.gone:
+				return
+			}
+		}
+	}()
 }
 
 // push makes every message of every topic go to c.

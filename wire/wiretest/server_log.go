@@ -17,15 +17,10 @@ func (v *server) subscribe(c *conn, op wire.Op) {
 	l := v.log(op.Topic)
 	start, continuity := len(l.entries), wire.ContinuityByNumber
 	if s := op.Subscribe; s != nil && v.traits.Resume && s.From == wire.FromResume {
-		start = 0
-		for i, e := range l.entries {
-			if e.number <= s.Position.Offset {
-				start = i + 1
-			}
-		}
+		start = l.after(s.Position.Offset)
 		continuity = wire.ContinuityProved
 	}
-	if v.traits.Processed == wire.ProcessedEach {
+	if v.broker() {
 		start = 0 // a broker holds what was not acknowledged
 		for _, other := range v.conns {
 			if other != c {
@@ -35,7 +30,7 @@ func (v *server) subscribe(c *conn, op wire.Op) {
 		v.requeue(op.Topic)
 	}
 	e := wire.Event{Kind: wire.EventSubscribed, Key: op.Key, Name: op.Topic, Continuity: continuity, Position: wire.Position{Epoch: epoch}}
-	if start > 0 && v.traits.Processed != wire.ProcessedEach {
+	if start > 0 && !v.broker() {
 		e.Position.Offset = l.entries[start-1].number
 		e.Position.Tag = strconv.FormatUint(e.Position.Offset, 10)
 	}
@@ -60,7 +55,7 @@ func (v *server) replay(c *conn, at ref, start int) {
 func (v *server) deliver(c *conn, at ref, i int) {
 	l := v.log(at.topic)
 	e := &l.entries[i]
-	if v.traits.Processed == wire.ProcessedEach {
+	if v.broker() {
 		if e.taken || slices.Contains(l.waiting, i) {
 			return
 		}
@@ -89,7 +84,7 @@ func (v *server) settle(topic string, number uint64, processed bool) {
 		if processed {
 			count = v.acked
 		}
-		if v.traits.Processed != wire.ProcessedEach {
+		if !v.broker() {
 			count[e.payload]++
 			continue
 		}
@@ -141,7 +136,7 @@ func (v *server) emit(topic string, e entry, hold bool) {
 		at, ok := c.subs[topic]
 		if ok && (c.greeted || !v.traits.Greeting) {
 			v.deliver(c, at, len(l.entries)-1)
-			if v.traits.Processed == wire.ProcessedEach {
+			if v.broker() {
 				return // a broker gives each message to one consumer
 			}
 		}
@@ -202,4 +197,21 @@ func (v *server) advance(s *session, m *wire.Message) {
 	if s != nil && m.Seq > 0 {
 		s.upTo, s.last = m.Seq, m.ID
 	}
+}
+
+// broker reports whether the server keeps a message until it is acknowledged.
+func (v *server) broker() bool { return v.subject.broker() }
+
+func (s *Subject) broker() bool {
+	return s.Dialect.Traits().Processed == wire.ProcessedEach && !s.Once
+}
+
+// after returns the index of the first entry behind number.
+func (l *log) after(number uint64) (start int) {
+	for i, e := range l.entries {
+		if e.number <= number {
+			start = i + 1
+		}
+	}
+	return start
 }

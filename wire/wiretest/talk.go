@@ -32,11 +32,11 @@ var errHTTP = errors.New("the dialect makes an HTTP request before the dial")
 func (s *Subject) open() (*talk, error) {
 	a := &wire.Attempt{Number: 1, Token: "token", URL: "ws://127.0.0.1:1/path", Header: http.Header{}}
 	if err := s.Dialect.Attempt(a); err != nil {
-		return nil, fmt.Errorf("Attempt: %w", err)
+		return nil, fmt.Errorf("dialect: Attempt: %w", err)
 	}
 	if !a.Dial {
 		if a.Request == nil {
-			return nil, errors.New("Attempt sets neither Dial nor Request")
+			return nil, errors.New("dialect: Attempt sets neither Dial nor Request")
 		}
 		return nil, errHTTP
 	}
@@ -49,12 +49,12 @@ func (s *Subject) open() (*talk, error) {
 	}
 	codec, err := s.Dialect.Open(r)
 	if err != nil {
-		return nil, fmt.Errorf("Open: %w", err)
+		return nil, fmt.Errorf("dialect: Open: %w", err)
 	}
 	k := &talk{s: s, codec: codec, peer: s.Peer(request), traits: s.Dialect.Traits()}
 	var out wire.Frames
 	if err := codec.Start(&out); err != nil {
-		return nil, fmt.Errorf("Start: %w", err)
+		return nil, fmt.Errorf("codec: Start: %w", err)
 	}
 	if err := errors.Join(k.receive(k.peer.Open()), k.write(&out)); err != nil {
 		return nil, err
@@ -78,7 +78,7 @@ func (k *talk) receive(frames []wire.Frame) error {
 		k.down = append(k.down, wire.Frame{Type: f.Type, Data: bytes.Clone(f.Data)})
 		var events wire.Events
 		if err := k.codec.Decode(f, &events); err != nil {
-			return fmt.Errorf("Decode of %q: %w", cut(f.Data), err)
+			return fmt.Errorf("codec: Decode of %q: %w", cut(f.Data), err)
 		}
 		k.events = append(k.events, events.List...)
 		for _, e := range events.List {
@@ -106,7 +106,7 @@ func (k *talk) encode(ops ...wire.Op) error {
 	}
 	var out wire.Frames
 	if err := k.codec.Encode(ops, &out); err != nil {
-		return fmt.Errorf("Encode of op kind %d: %w", ops[0].Kind, err)
+		return fmt.Errorf("codec: Encode of op kind %d: %w", ops[0].Kind, err)
 	}
 	return k.write(&out)
 }

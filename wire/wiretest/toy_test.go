@@ -6,6 +6,7 @@ import (
 	"net/http"
 	"strconv"
 	"strings"
+	"unicode/utf8"
 
 	"github.com/limpet-go/limpet/wire"
 )
@@ -124,7 +125,7 @@ func (c *toyCodec) Encode(ops []wire.Op, out *wire.Frames) error {
 				out.Append(wire.Text, op.Message.Payload)
 				continue
 			}
-			if strings.ContainsAny(string(op.Message.Payload), "\xff") && c.broken != "a text that is not UTF-8" {
+			if !utf8.Valid(op.Message.Payload) && c.broken != "a text that is not UTF-8" {
 				return &wire.OpError{Index: i, Err: errors.New("toy: not UTF-8")}
 			}
 			c.line(out, "PUB %d %s %s", op.Cmd, op.Topic, op.Message.Payload)
@@ -254,9 +255,8 @@ func (c *toyCodec) message(verb, topic, rest string, f wire.Frame, out *wire.Eve
 		}
 	case "a message that comes twice":
 		e.Numbered = false
-		twice := *out.Append(wire.EventData)
-		twice = out.List[len(out.List)-2]
-		out.List[len(out.List)-1] = twice
+		out.Append(wire.EventData)
+		out.List[len(out.List)-1] = out.List[len(out.List)-2]
 	case "a message of the wrong topic":
 		if c.events%5 == 0 {
 			e.Name = "a"

@@ -24,6 +24,7 @@ import (
 	"net/http"
 	"testing"
 	"testing/synctest"
+	"time"
 
 	"github.com/limpet-go/limpet"
 	"github.com/limpet-go/limpet/wire"
@@ -51,8 +52,22 @@ type Subject struct {
 	Pushes bool
 
 	// Replay means that the server sends what a resumed session has missed before
-	// the EventReady that resumes it, as Socket.IO does. It counts with KeepsSubs.
+	// the EventReady that resumes it, as Socket.IO does. Hello.Session names the session,
+	// and Hello.Subs the topics with the position to go on from. It needs Pushes and the
+	// trait Greeting.
 	Replay bool
+
+	// Once means that the server delivers each message once, acknowledged or not, as a
+	// broker does not. It counts with ProcessedEach.
+	Once bool
+
+	// Asks means, with Once, that each message asks for its acknowledgement.
+	Asks bool
+
+	// Beat is how often the server sends an EventPing on each connection that is ready.
+	// Zero means never. Set it with the trait PingNone, since such a server must send
+	// something.
+	Beat time.Duration
 
 	// Refusal is how the server refuses a credential. Nil means that it has none.
 	Refusal *Refusal
@@ -119,7 +134,8 @@ type Request struct {
 	wire.Op
 
 	// Hello means that the client has said all that the server needs to answer with
-	// EventReady: Conn, Session, Token, Uplink and Subs, which are then subscribed to.
+	// EventReady: Conn, Session, Token, Uplink and Subs, which are then subscribed to. See also
+	// Subject.Replay.
 	Hello *wire.Resume
 
 	// Reply is sent at once: a step of the protocol that decides nothing.
@@ -147,6 +163,9 @@ func (s Subject) run(t *testing.T, c check) []string {
 		s.Allocs = 64
 	}
 	r := &report{}
+	if s.Dialect.Traits().Ping == wire.PingNone && s.Beat == 0 {
+		r.found("the trait Ping is PingNone, so the server must send something: set Subject.Beat")
+	}
 	s.try(t, c, r)
 	if r.skipped != "" && len(r.findings) == 0 {
 		t.Log("does not apply: " + r.skipped)

@@ -55,7 +55,7 @@ func TestBrokenDialects(t *testing.T) {
 		{"an acknowledgement of its own making", "publishes without an answer", "has the outcome acked", false},
 		{"a rejection that acknowledges", "rejected publish", "want rejected", false},
 		{"a publish that is sent twice", "publishes over lost connections", "has not allowed that", false},
-		{"a processed message that is not acknowledged", "processed messages", "acknowledged 0 times", true},
+		{"a processed message that is not acknowledged", "processed messages", "is acknowledged 0 times, want 1", true},
 		{"a release that acknowledges", "processed messages", "", true},
 		{"a redelivery that is not marked", "processed messages over lost connections", "not marked as Redelivered", true},
 		{"a processed message that is not acknowledged", "processed messages over lost connections", "is acknowledged 0 times", true},
