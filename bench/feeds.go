@@ -46,7 +46,7 @@ func feedVerdicts(variants ...string) (list []comparison) {
 }
 
 func recorded(file string) func(*spec) {
-	return func(s *spec) { s.Recording, s.Messages = file, 200_000 }
+	return func(s *spec) { s.Recording, s.Messages = file, 500_000 }
 }
 
 // kraken is a table of version 1 of Kraken's interface, whose messages are lists. Its

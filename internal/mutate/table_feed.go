@@ -341,6 +341,20 @@ var ofFeed = []mutation{
 		test:    "-run ^TestStringsOfEveryLength$ ./wire/feed",
 	},
 	{
+		name:    "feed: what is not UTF-8, in the upper eight of 16 bytes",
+		file:    "wire/feed/scan_string.go",
+		search:  "s.all |= one | two",
+		replace: "s.all |= one",
+		test:    "-run ^TestStringsOfEveryLength$ ./wire/feed",
+	},
+	{
+		name:    "feed: what is not UTF-8, among the last bytes",
+		file:    "wire/feed/scan_string.go",
+		search:  "\t\t\t\ts.all |= uint64(data[at])\n",
+		replace: "",
+		test:    "-run ^TestStringsOfEveryLength$ ./wire/feed",
+	},
+	{
 		name:    "feed: the upper eight of 16 bytes",
 		file:    "wire/feed/scan_string.go",
 		search:  "(low + high&-(low>>6)) / 8",

@@ -177,7 +177,7 @@ func (c *codec) Decode(f wire.Frame, out *wire.Events) error {
 			return err
 		}
 	}
-	if s.notText = !utf8.Valid(f.Data); s.notText && c.dialect.strict {
+	if c.dialect.strict && !utf8.Valid(f.Data) {
 		return errText
 	}
 	s.data, s.at = f.Data, 0

@@ -161,9 +161,10 @@ func (s *scanner) twice(slot int) {
 	s.fault = s.twoMembers(slot)
 }
 
-// faultOf returns why the message that was just scanned must not be used, or nil.
+// faultOf returns why the message that was just scanned must not be used, or nil. Outside
+// of strings a byte above 0x7f is an error of syntax.
 func (s *scanner) faultOf(message []byte) error {
-	if s.fault == nil && s.notText && !utf8.Valid(message) {
+	if s.fault == nil && s.all&tops != 0 && !utf8.Valid(message) {
 		return errText
 	}
 	return s.fault

@@ -19,7 +19,7 @@ type scanner struct {
 
 	first span // the first entry, where a list of entries was found and is not empty
 
-	notText  bool   // data is not UTF-8
+	all      uint64 // its highest bit of a byte is set if a string of that message has a byte above 0x7f
 	fault    error  // why the message scanned last must not be used, though it was scanned to its end
 	repeated []bool // by slot: it occurs twice in that message; nil: none
 }
@@ -42,7 +42,7 @@ func (s *scanner) take(c byte) bool {
 // message scans a message and fills s.found, after errSyntax with what was read.
 func (s *scanner) message() error {
 	clear(s.found)
-	s.fault, s.repeated, s.first = nil, nil, span{}
+	s.all, s.fault, s.repeated, s.first = 0, nil, nil, span{}
 	if s.wanted.arrays && s.byteAt(s.at) == '[' {
 		return s.to(s.array(s.at, 1, s.wanted.root))
 	}

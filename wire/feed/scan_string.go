@@ -5,8 +5,7 @@ import (
 	"math/bits"
 )
 
-// plain holds the bytes that a string may hold as they are. The text has been checked
-// for UTF-8.
+// plain holds the bytes that a string may hold as they are, if it is UTF-8: see faultOf.
 var plain = func() (p [256]bool) {
 	for c := range p {
 		p[c] = c >= ' ' && c != '"' && c != '\\'
@@ -28,9 +27,8 @@ func special(eight uint64) uint64 {
 
 // plainBytes returns how many of the first 16 bytes a string may hold as they are. It does
 // not branch: the lengths of strings cannot be predicted.
-func plainBytes(data []byte) int {
-	low := bits.TrailingZeros64(special(binary.LittleEndian.Uint64(data)))
-	high := bits.TrailingZeros64(special(binary.LittleEndian.Uint64(data[8:])))
+func plainBytes(one, two uint64) int {
+	low, high := bits.TrailingZeros64(special(one)), bits.TrailingZeros64(special(two))
 	return (low + high&-(low>>6)) / 8 // low is 64 if all of its bytes are plain
 }
 
@@ -43,12 +41,15 @@ func (s *scanner) str(at int) int {
 	at++
 	for data := s.data; ; {
 		if at+16 <= len(data) {
-			n := plainBytes(data[at:])
+			one, two := binary.LittleEndian.Uint64(data[at:]), binary.LittleEndian.Uint64(data[at+8:])
+			s.all |= one | two
+			n := plainBytes(one, two)
 			if at += n; n == 16 {
 				continue
 			}
 		} else {
 			for at < len(data) && plain[data[at]] {
+				s.all |= uint64(data[at])
 				at++
 			}
 			if at == len(data) {
