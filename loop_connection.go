@@ -254,6 +254,9 @@ func (l *loop) fail(k *link, f *wire.Failure) {
 	if d.TooBig && k != nil && k.ready && l.link == k {
 		l.window.frameTooBig()
 	}
+	if k != nil && k.ready && l.link == k && f.CloseCode != 0 && !d.TooBig && d.class != ClassOverload && (d.Action != wire.ActionSpread || f.CloseCode == 1000) {
+		l.suspectRequests(k, int(f.CloseCode))
+	}
 	l.disconnect(k, 0, "")
 	if l.disconnectedAt.IsZero() {
 		l.disconnectedAt = l.now
@@ -274,6 +277,46 @@ func (l *loop) fail(k *link, f *wire.Failure) {
 	}
 	l.earliestRetry = l.now.Add(d.After)
 	l.tryAgain(d)
+}
+
+// suspicion is that the request for a subscription makes the server close the connection
+// instead of answering: the connections in a row that ended so, and how many of them had no
+// other request open.
+type suspicion struct {
+	count, alone int
+	since        time.Time // of the first of alone
+}
+
+// suspectRequests follows when the server has closed a connection with this code before it
+// had answered every request. From the second time in a row on, such a subscription is asked for later
+// each time, at a random moment: so it does not cost the others their connection, and
+// is alone with the server sooner or later. It ends if it was alone each time, five times
+// over ten minutes.
+func (l *loop) suspectRequests(k *link, code int) {
+	var open []*Subscription
+	for i := range k.unanswered.Len() {
+		if a := k.unanswered.At(i); l.isOpen(a) {
+			open = append(open, a.sub)
+		}
+	}
+	for _, s := range open {
+		if s.suspicion == nil {
+			s.suspicion = &suspicion{}
+		}
+		p := s.suspicion
+		if len(open) == 1 {
+			if p.alone++; p.alone == 1 {
+				p.since = l.now
+			}
+		}
+		if p.count++; p.count > 1 {
+			l.askAgainAfter(s, askPause(min(p.count-1, maxSuspicion)))
+		}
+		if p.alone >= finalRepeats && l.now.Sub(p.since) >= finalSpan {
+			l.endSub(s, &Error{Op: "Subscribe", Field: "topic", Class: ClassRejected, Code: code, Err: ErrRejected,
+				Detail: "the server closes the connection each time it is asked for this topic"})
+		}
+	}
 }
 
 // tryAgain starts the wait that a failure calls for.

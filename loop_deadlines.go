@@ -170,6 +170,7 @@ const (
 	answerTimeout = 10 * time.Second // for a subscription, from the write of its request
 	partlyTimeout = 2 * time.Second  // from the refusal of another topic of the same request
 	maxFailedAsks = 3                // then the subscription ends
+	maxSuspicion  = 7                // pauses of askPause for a suspect: then up to 128 s
 	askBackoff    = 2 * time.Second  // before a subscription is asked for again after a failed request; it doubles
 )
 
@@ -236,7 +237,7 @@ func (k *link) restartAnswers(now time.Time) {
 
 // answered follows when the server answers the request for s, in whatever way.
 func (k *link) answered(s *Subscription, now time.Time) {
-	s.failedAsks = 0
+	s.failedAsks, s.suspicion = 0, nil
 	if s.askNumber > k.answeredUpTo {
 		k.answeredUpTo, k.answeredAt = s.askNumber, now
 	}

@@ -58,18 +58,19 @@ type Subscription struct {
 	token    Secret
 	wireName string
 
-	keptIn          string    // the session in which it was live, if the server keeps subscriptions; see wire.Traits.KeepsSubs
-	askedGeneration uint64    // the connection on which it was asked for; 0: none
-	askNumber       uint64    // of the last request, see link.asks
-	askWrite        uint64    // that carried it, see link.writes
-	refusals        int       // in a row
-	ackOp           int       // index in link.ops of the last OpAck for it, if it has not been encoded yet
-	failedAsks      int       // requests in a row that were not answered, or refused without naming the topic
-	endings         int       // by the server, in a row, each soon and before a message
-	held            bool      // messages may be those of an earlier subscription to the topic
-	acksOwed        bool      // in Shutdown: the server still has it, to learn what consumers process
-	askAgainAt      time.Time // not before: after a refusal that is not final, or no answer; zero: at any time; see registry.postpone
-	waitPlace       int       // in registry.waiting, from 1; 0: not in it
+	keptIn          string     // the session in which it was live, if the server keeps subscriptions; see wire.Traits.KeepsSubs
+	askedGeneration uint64     // the connection on which it was asked for; 0: none
+	askNumber       uint64     // of the last request, see link.asks
+	askWrite        uint64     // that carried it, see link.writes
+	refusals        int        // in a row
+	ackOp           int        // index in link.ops of the last OpAck for it, if it has not been encoded yet
+	failedAsks      int        // requests in a row that were not answered, or refused without naming the topic
+	suspicion       *suspicion // that its request makes the server close the connection; nil: none
+	endings         int        // by the server, in a row, each soon and before a message
+	held            bool       // messages may be those of an earlier subscription to the topic
+	acksOwed        bool       // in Shutdown: the server still has it, to learn what consumers process
+	askAgainAt      time.Time  // not before: after a refusal that is not final, or no answer; zero: at any time; see registry.postpone
+	waitPlace       int        // in registry.waiting, from 1; 0: not in it
 }
 
 // String names the subscription by its topic.

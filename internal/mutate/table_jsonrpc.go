@@ -114,4 +114,18 @@ var ofJSONRPC = []mutation{
 		replace: "if a.Token == \"\" && a.Header.Get",
 		test:    "-run ^TestJSONRPCCredentials$ ./test",
 	},
+	{
+		name:    "jsonrpc: a first message that was replaced is a duplicate",
+		file:    "wire/jsonrpc/decode.go",
+		search:  "\t\t\tdata.Numbered = false //",
+		replace: "\t\t\t//",
+		test:    "-run ^TestReorganisation$ ./wire/jsonrpc",
+	},
+	{
+		name:    "jsonrpc: too many requests for a provider are final",
+		file:    "wire/jsonrpc/ethereum.go",
+		search:  "\t\t\tcase -32005, -32012, -32016, 429:\n",
+		replace: "\t\t\tcase -32005:\n",
+		test:    "-run ^TestEthereumRetry$ ./wire/jsonrpc",
+	},
 }

@@ -3,6 +3,34 @@ package main
 // ofLoop: statements that keep state, in the client and the server, and broke unnoticed once.
 var ofLoop = []mutation{
 	{
+		name:    "loop: a close in place of a refusal is forgotten",
+		file:    "loop_connection.go",
+		search:  "if p.count++; p.count > 1 {",
+		replace: "if p.count++; p.count > 1000000 {",
+		test:    "-run ^TestOneSubscriptionCostsTheOthersTheirConnection$ ./test",
+	},
+	{
+		name:    "loop: a request that was not alone ends its subscription",
+		file:    "loop_connection.go",
+		search:  "		if len(open) == 1 {\n",
+		replace: "		if len(open) >= 1 {\n",
+		test:    "-run ^TestServerThatClosesForAWhile$ ./test",
+	},
+	{
+		name:    "loop: a close in place of a refusal is final at once",
+		file:    "loop_connection.go",
+		search:  "p.alone >= finalRepeats && l.now.Sub(p.since) >= finalSpan {",
+		replace: "p.alone >= finalRepeats {",
+		test:    "-run ^TestServerThatClosesForNineMinutes$ ./test",
+	},
+	{
+		name:    "loop: an answer forgets no suspicion",
+		file:    "loop_deadlines.go",
+		search:  "s.failedAsks, s.suspicion = 0, nil",
+		replace: "s.failedAsks = 0",
+		test:    "-run ^TestServerThatClosesForAWhile$ ./test",
+	},
+	{
 		name:    "server: the first gap of a subscription is not counted",
 		file:    "server/write.go",
 		search:  "\t\t\tw.count(&o.first[i])\n",

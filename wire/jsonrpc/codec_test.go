@@ -199,6 +199,10 @@ func TestReorganisation(t *testing.T) {
 	step(7, "d7", "d6", "")                           // another one: a restart, which the client finds
 	step(12, "c12", "c11", "")                        // a hole, which the client finds
 	step(0, "g", "", "")                              // a restart, which the client finds
+	step(0, "g", "", "")                              // the client drops a repeat
+	p.want(p.hear(head("0x1", 0, "h", "")), `reset 1 diverged to 0
+data 1 newHeads {"number":"0x0","hash":"h","parentHash":""}`) // as if it had no number, which would be a repeat
+	step(1, "i1", "h", "")
 	p = open(t, Ethereum())
 	op := subscribe(1, "newHeads")
 	op.Subscribe.From, op.Subscribe.Position = wire.FromResume, wire.Position{Offset: 9, Tag: "a9"}
@@ -313,6 +317,21 @@ func TestPendingRequestsAreBounded(t *testing.T) {
 	}
 	if out.List != nil || c.requests.Len() != 2 {
 		t.Errorf("%d frames, %d requests", len(out.List), c.requests.Len())
+	}
+}
+
+// An error that means too many requests postpones a subscription, for every provider.
+func TestEthereumRetry(t *testing.T) {
+	retry := Ethereum().Retry
+	for _, code := range []int64{-32005, -32012, -32016, 429} {
+		if got := retry(Error{Code: code}); got != 10*time.Second {
+			t.Errorf("%d: %v", code, got)
+		}
+	}
+	for _, code := range []int64{0, -32000, -32601, -32700} {
+		if got := retry(Error{Code: code}); got != 0 {
+			t.Errorf("%d: %v", code, got)
+		}
 	}
 }
 

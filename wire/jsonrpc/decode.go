@@ -290,7 +290,11 @@ func (c *codec) message(r *route, payload []byte, out *wire.Events) {
 		out.List = out.List[:at]
 		reset := out.Append(wire.EventReset)
 		reset.Key, reset.Cause = r.key, wire.CauseDiverged
-		reset.Position = wire.Position{Offset: p.Number - 1, Tag: p.Prev}
+		if p.Number > 0 {
+			reset.Position = wire.Position{Offset: p.Number - 1, Tag: p.Prev}
+		} else {
+			data.Numbered = false // no place is before it, and at its own it would be a duplicate
+		}
 		*out.Append(wire.EventData) = data
 	}
 	r.known, r.last, r.tag = true, p.Number, p.ID
@@ -324,10 +328,12 @@ func (c *codec) place(e *wire.Event, topic string, payload []byte) (p Place) {
 func (r *route) diverged(p *Place) bool {
 	differ := func(a, b string) bool { return a != "" && b != "" && a != b }
 	switch {
-	case !r.known || p.Number == 0:
-		return false // the client finds a restart
+	case !r.known:
+		return false
 	case p.Number == r.last:
 		return differ(p.ID, r.tag)
+	case p.Number == 0:
+		return false // the client finds a restart
 	case p.Number == r.last+1:
 		return differ(p.Prev, r.tag)
 	case p.Number > r.last || r.recent == nil || p.Prev == "":

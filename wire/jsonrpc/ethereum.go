@@ -27,8 +27,9 @@ import (
 // reorganisation, too: compare parentHash with what you have. Other topics have no
 // numbers, so each reconnect is a Reset.
 //
-// The error -32005, limit exceeded (EIP-1474), postpones a subscription by the
-// data.rate.backoff_seconds of the error, or 10 seconds. Other errors end it.
+// Too many requests postpone a subscription by the data.rate.backoff_seconds of the error,
+// or 10 seconds. Its codes are -32005 (limit exceeded, EIP-1474), and -32012, -32016 and
+// 429 of providers of nodes. Other errors end it.
 func Ethereum() Options {
 	return Options{
 		Subscribe: func(topic string) (Call, error) {
@@ -60,7 +61,9 @@ func Ethereum() Options {
 			return Place{Number: n, Numbered: err == nil, ID: head.Hash, Prev: head.ParentHash}
 		},
 		Retry: func(e Error) time.Duration {
-			if e.Code != -32005 {
+			switch e.Code {
+			case -32005, -32012, -32016, 429:
+			default:
 				return 0
 			}
 			var data struct {
