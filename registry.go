@@ -46,13 +46,15 @@ func (r *registry) add(s *Subscription) {
 // renewKey gives s a new key: what is addressed to the old one counts no more.
 func (r *registry) renewKey(s *Subscription) {
 	r.routes.setKey(s.key, nil)
-	s.wireName = ""
 	r.giveKey(s)
 }
 
 func (r *registry) giveKey(s *Subscription) {
 	r.lastKey++
 	s.key = r.lastKey
+	if s.wireName = ""; !r.traits.ByKey { // with ByKey the server may give one
+		s.wireName = s.topic
+	}
 	s.queue.expectKey(s.key)
 	r.routes.setKey(s.key, s)
 }

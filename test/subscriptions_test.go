@@ -8,10 +8,13 @@ import (
 	"strings"
 	"testing"
 	"testing/synctest"
+	"time"
 
 	"github.com/limpet-go/limpet"
+	"github.com/limpet-go/limpet/internal/assert"
 	"github.com/limpet-go/limpet/limpettest"
 	"github.com/limpet-go/limpet/server"
+	"github.com/limpet-go/limpet/wire"
 )
 
 func topicsOf(c *limpet.Client) string {
@@ -143,4 +146,58 @@ func TestSubscriptionsWhileMuchHappens(t *testing.T) {
 			}
 		}
 	})
+}
+
+// An op has the topic in Op.Name where events have it in Event.Name: also if the server
+// confirms nothing, and after a subscription that the server ended and the client
+// requested again.
+func TestOpsNameTheirTopic(t *testing.T) {
+	for _, tc := range []struct {
+		name   string
+		traits wire.Traits
+		ends   bool // the server ends the subscription once
+		heard  string
+	}{
+		{"without confirmation", wire.Traits{Unsubscribe: true}, false, "subscribe one, unsubscribe one"},
+		{"with confirmation", wire.Traits{Unsubscribe: true, Confirms: true, ConfirmsEnd: true}, false, "subscribe one, unsubscribe one"},
+		{"ended by the server", wire.Traits{Unsubscribe: true, Confirms: true, ConfirmsEnd: true}, true, "subscribe one, subscribe one, unsubscribe one"},
+	} {
+		t.Run(tc.name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				d := flexDialect{traits: tc.traits, encode: func(op wire.Op, out *wire.Frames) error {
+					if op.Kind == wire.OpUnsubscribe {
+						out.Append(wire.Text, []byte("unsubscribe "+op.Name))
+						return errNoFrame
+					}
+					return nil
+				}}
+				about := func(kind wire.EventKind) string { return eventText(wire.Event{Kind: kind, Name: "one"}) }
+				srv := newToyServer(t, func(_ int, say func(string), hear func() string) {
+					hear() // open
+					first := true
+					for text := hear(); text != ""; text = hear() {
+						if tc.traits.Confirms && strings.HasPrefix(text, "subscribe") {
+							say(about(wire.EventSubscribed))
+							say(about(wire.EventData))
+						}
+						if tc.ends && first || tc.traits.ConfirmsEnd && strings.HasPrefix(text, "unsubscribe") {
+							say(about(wire.EventUnsubscribed))
+						}
+						first = false
+					}
+				})
+				c, err := limpet.New(srv.host.URL(), options(&limpet.Options{HTTPClient: srv.host.HTTPClient(), Dialect: d}))
+				assert.NoError(t, err)
+				defer closeAndWait(t, c)
+				s, err := c.Subscribe(t.Context(), "one", nil)
+				assert.NoError(t, err)
+				time.Sleep(time.Minute)
+				assert.NoError(t, s.Close())
+				time.Sleep(time.Minute)
+				if got := strings.Join(strings.Split(srv.all(), "\n")[2:], ", "); got != tc.heard {
+					t.Errorf("the server heard %q, want %q", got, tc.heard)
+				}
+			})
+		})
+	}
 }

@@ -17,7 +17,8 @@ type Attempt struct {
 	// Session is the session that the client wants to resume.
 	Session Session
 
-	// Token is the credential for this attempt.
+	// Token is Credential.Token for this attempt; empty if there is none. The dialect
+	// puts it where its server reads it, here or in Codec.Start: see Resume.Token.
 	Token string
 
 	// Subs are all subscriptions with their positions, for protocols whose
@@ -31,8 +32,8 @@ type Attempt struct {
 	// to dial.
 	URL string
 
-	// Header holds the headers of the user and of the credential. The dialect
-	// completes it to the headers of the upgrade request.
+	// Header holds Options.Header and Credential.Header of the client. The dialect
+	// completes it to the headers of the upgrade request; Token is not in it.
 	Header http.Header
 
 	// Subprotocols are the subprotocols to offer. The server must choose one of
@@ -209,7 +210,10 @@ type CodeError struct {
 // Error returns the reason and the close code.
 func (e *CodeError) Error() string { return fmt.Sprintf("%s (close code %d)", e.Reason, e.Code) }
 
-// OpError says which op of an Encode call could not be encoded, and why.
+// OpError says which op of an Encode call could not be encoded, and why. The client
+// goes on with the ops behind it: a publish ends as Rejected with Err, a subscription ends
+// with Err, any other op is dropped. An Index that is none of the argument's, or any other
+// error of Encode, ends the connection.
 type OpError struct {
 	Index int   // of the op in the argument of Encode
 	Err   error // reason

@@ -13,7 +13,8 @@ import (
 //	EventReady         with Greeting, once on a connection, before the client sends anything but steps
 //	EventSubscribed    with Confirms, for each subscription that the server has taken
 //	EventUnsubscribed  with Confirms, code other than 0, for each that it has refused;
-//	                   with ConfirmsEnd, code 0, for each that has ended
+//	                   with ConfirmsEnd, code 0, for each that has ended; one without ByKey that
+//	                   nothing has closed is requested again
 //	EventAck           with Acks, for each message
 //	EventPong          with PingOp, for each OpPing, unless anything else comes in time
 //	EventData          a Key with ByKey, otherwise a Name; everything else is optional

@@ -92,7 +92,8 @@ type Traits struct {
 	// Publish means that the client may send application messages.
 	Publish bool
 
-	// Acks means that the server acknowledges published messages. Without it a
+	// Acks means that the server acknowledges published messages, each of them: one
+	// that it never answers stays Pending until the connection ends. Without Acks a
 	// receipt ends as Written.
 	Acks bool
 

@@ -299,8 +299,8 @@ var ofClient = []mutation{
 	{
 		name:    "subscribe: a late answer counts",
 		file:    "registry.go",
-		search:  "s.wireName = \"\"\n\tr.giveKey(s)",
-		replace: "s.wireName = \"\"\n\tr.routes.setKey(s.key, s)",
+		search:  "r.routes.setKey(s.key, nil)\n\tr.giveKey(s)",
+		replace: "r.routes.setKey(s.key, s)",
 		test:    "-run ^TestLateAnswerDoesNotCount$ ./test",
 	},
 	{

@@ -4,6 +4,13 @@ package main
 // little or misbehaves.
 var ofSeam = []mutation{
 	{
+		name:    "seam: an op has no name until the server confirms",
+		file:    "registry.go",
+		search:  "		s.wireName = s.topic\n",
+		replace: "		s.wireName = \"\"\n",
+		test:    "-run ^TestOpsNameTheirTopic$ ./test",
+	},
+	{
 		name:    "seam: a restart is a repeat",
 		file:    "internal/sequence/receiver.go",
 		search:  "r.last.Offset-number <= r.lookBack",

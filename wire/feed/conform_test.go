@@ -82,7 +82,10 @@ func TestConformanceOfTable(t *testing.T) {
 }
 
 // reefPeer is a server with ids, numbers, resumption and publishes.
-type reefPeer struct{ requests map[string]uint64 }
+type reefPeer struct {
+	requests map[string]uint64
+	ending   map[string]bool // the client has asked for the end
+}
 
 type reefMessage struct {
 	ID    uint64          `json:"id,omitempty"`
@@ -108,10 +111,10 @@ func (p *reefPeer) Decode(f wire.Frame) ([]wiretest.Request, error) {
 		if m.After != nil {
 			op.Subscribe.From, op.Subscribe.Position.Offset = wire.FromResume, *m.After
 		}
-		p.requests[m.Topic] = m.ID
+		p.requests[m.Topic], p.ending[m.Topic] = m.ID, false
 	case "unsubscribe":
 		op = wire.Op{Kind: wire.OpUnsubscribe, Name: m.Topic}
-		p.requests[m.Topic] = m.ID
+		p.requests[m.Topic], p.ending[m.Topic] = m.ID, true
 	case "publish":
 		op = wire.Op{Kind: wire.OpPublish, Cmd: m.ID, Topic: m.Topic, Message: &wire.Message{Payload: m.Data}}
 	case "ping":
@@ -130,8 +133,10 @@ func (p *reefPeer) Encode(e wire.Event) []wire.Frame {
 	case wire.EventSubscribed:
 		m = reefMessage{Op: "ok", ID: p.requests[e.Name]}
 	case wire.EventUnsubscribed:
-		m = reefMessage{Op: "ok", ID: p.requests[e.Name]}
-		if e.Code != 0 {
+		switch m = (reefMessage{Op: "ok", ID: p.requests[e.Name]}); {
+		case e.Code == 0 && !p.ending[e.Name]: // the server ends it by itself
+			m = reefMessage{Op: "ended", Topic: e.Name}
+		case e.Code != 0:
 			m = reefMessage{Op: "error", ID: p.requests[e.Name], Error: e.Reason}
 		}
 	case wire.EventData:
@@ -181,6 +186,8 @@ func TestConformanceOfFuncs(t *testing.T) {
 				say(feed.Item{Topic: m.Topic, Number: m.Seq, Payload: m.Data})
 			case "ok":
 				say(feed.Item{Kind: feed.Answered, ID: m.ID})
+			case "ended":
+				say(feed.Item{Kind: feed.Ended, Topic: m.Topic})
 			case "error":
 				say(feed.Item{Kind: feed.Refused, ID: m.ID, Reason: m.Error})
 			case "ping":
@@ -198,7 +205,7 @@ func TestConformanceOfFuncs(t *testing.T) {
 	}
 	wiretest.Run(t, wiretest.Subject{
 		Dialect: dialect,
-		Peer:    func(*http.Request) wiretest.Peer { return &reefPeer{requests: map[string]uint64{}} },
+		Peer:    func(*http.Request) wiretest.Peer { return &reefPeer{map[string]uint64{}, map[string]bool{}} },
 		Topics:  [2]string{"pearls", "shells"},
 		Allocs:  32,
 	})

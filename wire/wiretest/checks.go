@@ -8,6 +8,7 @@ import (
 var checks = []check{
 	{name: "dialect", pure: checkDialect},
 	{name: "memory", pure: checkMemory},
+	{name: "frames", pure: checkFrames},
 	{name: "hostile input", pure: checkHostile},
 	{name: "allocations", pure: checkAllocations},
 	{name: "messages", faults: healthy, client: checkMessages},
@@ -18,12 +19,14 @@ var checks = []check{
 	{name: "numbers", faults: whereNumbered, client: checkNumbers},
 	{name: "refused subscription", faults: whereRefused, client: checkRefused},
 	{name: "end of a subscription", faults: whereUnsubscribed, client: checkUnsubscribe},
+	{name: "subscription ended by the server", faults: whereEnded, client: checkEnded},
 	{name: "publishes", faults: wherePublished, client: checkPublishes},
 	{name: "publishes without an answer", faults: wherePublished, client: checkUnanswered},
 	{name: "rejected publish", faults: whereRejected, client: checkRejected},
 	{name: "publishes over lost connections", faults: whereLostPublishes, client: checkLostPublishes},
 	{name: "processed messages", faults: whereProcessed, client: checkProcessed},
 	{name: "processed messages over lost connections", faults: whereLostProcessed, client: checkLostProcessed},
+	{name: "credential", faults: whereCredential, client: checkToken},
 	{name: "refused credential", faults: whereCredential, client: checkCredential},
 }
 

@@ -1,6 +1,8 @@
 package wiretest
 
 import (
+	"bytes"
+	"context"
 	"errors"
 	"fmt"
 	"slices"
@@ -320,6 +322,59 @@ func checkUnsubscribe(x *trial) {
 		x.found("a closed subscription received %v, want [1]", textsOf(got))
 	}
 	x.alive()
+}
+
+func whereEnded(s *Subject, r *report) []limpettest.Fault {
+	t := s.Dialect.Traits()
+	if !t.ConfirmsEnd || t.ByKey || s.Pushes {
+		r.skip("the server does not report the end of a subscription by its topic")
+		return nil
+	}
+	return healthy(s, r)
+}
+
+// checkEnded: a subscription that the server ends is asked for again.
+func checkEnded(x *trial) {
+	if !x.start() {
+		return
+	}
+	topic := x.s.Topics[0]
+	s := x.subscribe(topic, nil)
+	if !x.live(s) {
+		return
+	}
+	x.server.do(func() {
+		x.server.next(topic, 1)
+		for _, c := range x.server.conns {
+			delete(c.subs, topic)
+			c.send(c.peer.Encode(wire.Event{Kind: wire.EventUnsubscribed, Name: topic}))
+		}
+		x.server.requeue(topic)
+	})
+	x.settled()
+	x.server.do(func() { x.server.next(topic, 2) })
+	synctest.Wait()
+	if got, err := s.got(); len(got) == 0 || got[len(got)-1].number != 2 {
+		x.found("the server has ended the subscription to %q by itself; a minute later it received %v, want 2 as the last message; error %v", topic, textsOf(got), err)
+	}
+	x.alive()
+}
+
+// checkToken: the credential reaches the server.
+func checkToken(x *trial) {
+	const token = "credential-of-the-suite"
+	x.auth = func(context.Context, limpet.AttemptInfo) (limpet.Credential, error) {
+		return limpet.Credential{Token: token}, nil
+	}
+	if !x.start() || !x.ready() {
+		return
+	}
+	synctest.Wait()
+	x.server.do(func() {
+		if !bytes.Contains(x.server.heard, []byte(token)) {
+			x.found("the server can refuse a credential, and gets none: neither the upgrade request nor a frame has the token that Options.Auth returned")
+		}
+	})
 }
 
 func whereCredential(s *Subject, r *report) []limpettest.Fault {

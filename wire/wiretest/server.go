@@ -14,6 +14,9 @@ import (
 	"nhooyr.io/websocket"
 )
 
+// maxHeard bounds what the model keeps of requests and frames.
+const maxHeard = 64 << 10
+
 // epoch is the incarnation of the model's logs.
 const epoch = "e1"
 
@@ -46,7 +49,7 @@ type server struct {
 	asked    []string // topics of OpSubscribe received
 	pongs    []uint64 // numbers of OpPong received
 	pings    int
-	tokens   []string
+	heard    []byte // upgrade requests, and the first frames
 }
 
 // log holds the messages of one topic.
@@ -147,8 +150,9 @@ func (v *server) serve(w http.ResponseWriter, r *http.Request) {
 		c.write(ctx)
 	}()
 	v.do(func() {
-		c.peer = v.subject.Peer(r)
+		c.peer = v.subject.peer(r)
 		v.made++
+		v.heard = fmt.Append(v.heard, r.URL, r.Header)
 		v.conns = append(v.conns, c)
 		c.send(c.peer.Open())
 		if v.deny && !v.traits.Greeting {
@@ -214,9 +218,12 @@ func (c *conn) write(ctx context.Context) {
 }
 
 func (v *server) receive(c *conn, f wire.Frame) {
+	if len(v.heard) < maxHeard {
+		v.heard = append(v.heard, f.Data...)
+	}
 	requests, err := c.peer.Decode(f)
 	if err != nil {
-		v.report.found("the client sends a frame that is not of the protocol: %v: %q", err, cut(f.Data))
+		v.report.add("the client sends a frame that is not of the protocol: %v: %q", err, cut(f.Data))
 		return
 	}
 	for _, q := range requests {
@@ -227,12 +234,14 @@ func (v *server) receive(c *conn, f wire.Frame) {
 		if q.Hello != nil {
 			v.greet(c, q.Hello)
 		}
+		if q.Kind == wire.OpSubscribe && v.subject.Pushes {
+			v.report.add("Subject.Pushes is set, and the client asks for %q: leave Pushes false", q.Topic)
+		}
 		v.handle(c, q.Op)
 	}
 }
 
 func (v *server) greet(c *conn, hello *wire.Resume) {
-	v.tokens = append(v.tokens, hello.Token)
 	if v.deny {
 		v.refuse(c)
 		return

@@ -89,7 +89,7 @@ func (v *server) settle(topic string, number uint64, processed bool) {
 			continue
 		}
 		if !slices.Contains(l.waiting, i) {
-			v.report.found("the client settles message %d of %q, which it does not have in hand", number, topic)
+			v.report.add("the client settles message %d of %q, which it does not have in hand", number, topic)
 			return
 		}
 		l.waiting = slices.DeleteFunc(l.waiting, func(j int) bool { return j == i })
@@ -152,7 +152,7 @@ func (v *server) next(topic string, payload int) {
 func (v *server) publish(c *conn, op wire.Op) {
 	m := op.Message
 	if m == nil {
-		v.report.found("the peer returned an OpPublish without a Message")
+		v.report.add("the peer returned an OpPublish without a Message")
 		return
 	}
 	s := c.session
@@ -160,7 +160,7 @@ func (v *server) publish(c *conn, op wire.Op) {
 	if !m.Void {
 		var ok bool
 		if n, ok = numberIn(m.Payload); !ok {
-			v.report.found("the payload of a publish does not arrive: %q", cut(m.Payload))
+			v.report.add("the payload of a publish does not arrive: %q", cut(m.Payload))
 			return
 		}
 	}
@@ -173,7 +173,7 @@ func (v *server) publish(c *conn, op wire.Op) {
 	case v.traits.Sessions && s != nil && m.Seq <= s.upTo:
 		// sent again, and known
 	case v.traits.Sessions && s != nil && m.Seq != s.upTo+1:
-		v.report.found("sequence number %d follows %d: they must be dense in a session", m.Seq, s.upTo)
+		v.report.add("sequence number %d follows %d: they must be dense in a session", m.Seq, s.upTo)
 		return
 	case v.rejected(n):
 		v.denied[n]++

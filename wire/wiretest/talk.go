@@ -22,6 +22,7 @@ type talk struct {
 	down   []wire.Frame // that the codec has decoded
 	up     []wire.Frame // that it has encoded
 	events []wire.Event // of down
+	kept   []string     // what is wrong with the memory of events
 	hello  bool
 	seq    uint64
 }
@@ -51,7 +52,10 @@ func (s *Subject) open() (*talk, error) {
 	if err != nil {
 		return nil, fmt.Errorf("dialect: Open: %w", err)
 	}
-	k := &talk{s: s, codec: codec, peer: s.Peer(request), traits: s.Dialect.Traits()}
+	if codec == nil {
+		return nil, errors.New("Open returns neither a codec nor an error")
+	}
+	k := &talk{s: s, codec: codec, peer: s.peer(request), traits: s.Dialect.Traits()}
 	var out wire.Frames
 	if err := codec.Start(&out); err != nil {
 		return nil, fmt.Errorf("codec: Start: %w", err)
@@ -77,9 +81,11 @@ func (k *talk) receive(frames []wire.Frame) error {
 	for _, f := range frames {
 		k.down = append(k.down, wire.Frame{Type: f.Type, Data: bytes.Clone(f.Data)})
 		var events wire.Events
-		if err := k.codec.Decode(f, &events); err != nil {
+		lent := wire.Frame{Type: f.Type, Data: bytes.Clone(f.Data)} // a Peer may keep its own
+		if err := k.codec.Decode(lent, &events); err != nil {
 			return fmt.Errorf("codec: Decode of %q: %w", cut(f.Data), err)
 		}
+		k.reuse(lent, &events)
 		k.events = append(k.events, events.List...)
 		for _, e := range events.List {
 			var op wire.Op
@@ -97,6 +103,22 @@ func (k *talk) receive(frames []wire.Frame) error {
 		}
 	}
 	return nil
+}
+
+// reuse uses the memory of a frame again, as the client does after Decode.
+func (k *talk) reuse(f wire.Frame, events *wire.Events) {
+	var before []string
+	for _, e := range events.List {
+		before = append(before, snapshot(e))
+	}
+	for i := range f.Data {
+		f.Data[i] = 'X'
+	}
+	for i, e := range events.List {
+		if now := snapshot(e); now != before[i] {
+			k.kept = append(k.kept, fmt.Sprintf("an event keeps the memory of its frame, which the client uses again: %s became %s", before[i], now))
+		}
+	}
 }
 
 // encode encodes ops, and makes the peer read them.

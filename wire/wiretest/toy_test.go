@@ -4,8 +4,10 @@ import (
 	"errors"
 	"fmt"
 	"net/http"
+	"slices"
 	"strconv"
 	"strings"
+	"sync"
 	"unicode/utf8"
 
 	"github.com/limpet-go/limpet/wire"
@@ -23,6 +25,7 @@ import (
 type toy struct {
 	broken string
 	broker bool
+	lock   *sync.Mutex // that is never free
 }
 
 func (d toy) Name() string {
@@ -70,7 +73,14 @@ func (d toy) Attempt(a *wire.Attempt) error {
 	return nil
 }
 
-func (d toy) Open(r wire.Resume) (wire.Codec, error) { return &toyCodec{toy: d, r: r}, nil }
+func (d toy) Open(r wire.Resume) (wire.Codec, error) {
+	if d.broken == "no codec" {
+		return nil, nil
+	}
+	return &toyCodec{toy: d, r: r}, nil
+}
+
+var onePing = []byte("PING 3")
 
 func (d toy) Verdict(f wire.Failure) wire.Verdict {
 	if d.broken == "a verdict that panics" && f.Code == 4321 {
@@ -95,12 +105,23 @@ func (c *toyCodec) line(out *wire.Frames, format string, args ...any) {
 
 func (c *toyCodec) Start(out *wire.Frames) error {
 	if c.broken != "no greeting" {
-		c.line(out, "HI %s", c.r.Token)
+		token := c.r.Token
+		if c.broken == "a token that is not sent" {
+			token = ""
+		}
+		c.line(out, "HI %s", token)
 	}
 	return nil
 }
 
 func (c *toyCodec) Encode(ops []wire.Op, out *wire.Frames) error {
+	switch {
+	case c.broken == "frames in another order":
+		ops = slices.Clone(ops)
+		slices.Reverse(ops)
+	case c.broken == "an op that is left out of a batch":
+		ops = ops[:1]
+	}
 	for i, op := range ops {
 		switch op.Kind {
 		case wire.OpSubscribe:
@@ -117,6 +138,9 @@ func (c *toyCodec) Encode(ops []wire.Op, out *wire.Frames) error {
 			}
 			c.line(out, "SUB %s %s", op.Topic, from)
 		case wire.OpUnsubscribe:
+			if c.broken == "an end that waits" {
+				c.lock.Lock()
+			}
 			if c.broken != "an end that is not sent" {
 				c.line(out, "UNSUB %s", op.Name)
 			}
@@ -126,6 +150,12 @@ func (c *toyCodec) Encode(ops []wire.Op, out *wire.Frames) error {
 				continue
 			}
 			if !utf8.Valid(op.Message.Payload) && c.broken != "a text that is not UTF-8" {
+				switch c.broken {
+				case "an index of another op":
+					i = 0
+				case "frames from a refused op on":
+					c.line(out, "PUB %d %s nothing", op.Cmd, op.Topic)
+				}
 				return &wire.OpError{Index: i, Err: errors.New("toy: not UTF-8")}
 			}
 			c.line(out, "PUB %d %s %s", op.Cmd, op.Topic, op.Message.Payload)
@@ -136,9 +166,14 @@ func (c *toyCodec) Encode(ops []wire.Op, out *wire.Frames) error {
 				c.published = append(c.published, op.Cmd)
 			}
 		case wire.OpPing:
-			if c.broken == "an unreadable ping" {
+			switch c.broken {
+			case "a ping that waits":
+				c.lock.Lock()
+			case "a ping that is one variable":
+				out.Append(wire.Text, onePing)
+			case "an unreadable ping":
 				c.line(out, "PNIG %d", op.N)
-			} else {
+			default:
 				c.line(out, "PING %d", op.N)
 			}
 		case wire.OpPong:
@@ -192,12 +227,16 @@ func (c *toyCodec) Decode(f wire.Frame, out *wire.Events) error {
 		if c.broken == "a refusal that confirms" {
 			e.Kind, e.Code = wire.EventSubscribed, 0
 		}
+	case verb == "END" && c.broken == "an end by the server that is ignored":
 	case verb == "END":
 		out.Append(wire.EventUnsubscribed).Name = word
 	case (verb == "ACK" || verb == "REJ") && err == nil:
 		ack := &wire.Ack{Cmd: number}
 		if verb == "REJ" && c.broken != "a rejection that acknowledges" {
 			ack.Rejects = []wire.Reject{{Seq: number / 4, Code: 1}}
+		}
+		if c.broken == "an answer with the memory of its frame" {
+			ack.Reply = f.Data
 		}
 		ack.HasCredit = c.broken == "credit without sequence numbers"
 		out.Append(wire.EventAck).Ack = ack
@@ -213,6 +252,9 @@ func (c *toyCodec) Decode(f wire.Frame, out *wire.Events) error {
 		c.message(verb, word, rest, f, out)
 	default:
 		out.Append(wire.EventMalformed).Reason = "an unknown line"
+		if c.broken == "a reason that repeats the line" {
+			out.List[len(out.List)-1].Reason = verb
+		}
 	}
 	switch c.broken {
 	case "events without bound":

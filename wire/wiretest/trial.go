@@ -40,6 +40,7 @@ type trial struct {
 	report *report
 	server *server
 	client *limpet.Client
+	auth   func(context.Context, limpet.AttemptInfo) (limpet.Credential, error) // nil: that of Subject.Options
 
 	readers sync.WaitGroup
 	ctx     context.Context
@@ -59,6 +60,9 @@ func (x *trial) start() bool {
 	if x.s.Options != nil {
 		x.s.Options(&o)
 	}
+	if x.auth != nil {
+		o.Auth = x.auth
+	}
 	o.Dialect, o.HTTPClient, o.Heartbeat.Interval = x.s.Dialect, x.server.host.HTTPClient(), beat
 	o.Backoff = limpet.Backoff{First: 50 * time.Millisecond, Initial: 50 * time.Millisecond, Max: time.Second}
 	if o.DialTimeout == 0 {
@@ -68,7 +72,7 @@ func (x *trial) start() bool {
 	var err error
 	x.client, err = limpet.New(x.server.host.URL(), &o)
 	if err != nil {
-		x.report.found("limpet.New refuses the dialect: %v", err)
+		x.report.add("limpet.New refuses the dialect: %v", err)
 		return false
 	}
 	return true
@@ -93,7 +97,7 @@ func (x *trial) found(format string, args ...any) {
 	if x.fault.Kind() != limpettest.KindClean {
 		text += " (with " + x.fault.String() + ")"
 	}
-	x.report.found("%s", text)
+	x.report.add("%s", text)
 }
 
 // element is one element of a subscription's stream as its consumer received it.

@@ -18,6 +18,7 @@
 // The suite checks what Traits promise, so a dialect that promises little is checked for
 // little: the log of Run names the checks that did not apply, and why. It runs in virtual
 // time (testing/synctest) on the in-memory network of limpettest, and takes a few seconds.
+// Run it with -race too: what Encode and Decode share without a lock is found only there.
 package wiretest
 
 import (
@@ -27,6 +28,7 @@ import (
 	"time"
 
 	"github.com/limpet-go/limpet"
+	"github.com/limpet-go/limpet/limpettest"
 	"github.com/limpet-go/limpet/wire"
 )
 
@@ -113,8 +115,9 @@ type Peer interface {
 	//	EventPong          N, of the OpPing that it answers
 	//
 	// Position.Tag of a message is its number as a text; a protocol with cursors of
-	// its own may use it. Rejects[0].Seq is the Cmd of the request divided by 4, or its
-	// Message.Seq.
+	// its own may use it. An EventAck has the Cmd of its request in either case: with
+	// Rejects it refuses the message, without it accepts. Rejects[0].Seq is that Cmd
+	// divided by 4, or the Message.Seq of the request.
 	Encode(e wire.Event) []wire.Frame
 }
 
@@ -142,20 +145,49 @@ type Request struct {
 	Reply []wire.Frame
 }
 
-// Run runs the suite, each check as a subtest.
+// patience is how long one trial may take on a clock of the real world. Virtual time stands
+// still while a goroutine waits for a lock, so nothing else ends such a trial.
+const patience = time.Minute
+
+// Run runs the suite, each check as a subtest. A dialect or a Peer that waits for something
+// is a finding after a minute of real time, and ends the suite: its goroutine is abandoned.
 func Run(t *testing.T, s Subject) {
 	t.Helper()
+	if problem := s.problem(); problem != "" {
+		t.Fatal(problem)
+	}
 	for _, c := range checks {
+		hangs := false
 		t.Run(c.name, func(t *testing.T) {
-			for _, finding := range s.run(t, c) {
+			r := s.run(t, c, patience)
+			for _, finding := range r.found() {
 				t.Error(finding)
 			}
+			hangs = r.hangs
 		})
+		if hangs {
+			t.Fatal("the other checks were not tried")
+		}
 	}
 }
 
+// problem says what is missing in s, or nothing.
+func (s Subject) problem() string {
+	switch {
+	case s.Dialect == nil:
+		return "Subject.Dialect is nil: set it to the dialect under test"
+	case s.Peer == nil:
+		return "Subject.Peer is nil: set it to a function that returns the server's half of a connection"
+	case s.Topics[0] == "":
+		return "Subject.Topics[0] is empty: set it to a topic that a client may subscribe to"
+	case s.Topics[0] == s.Topics[1]:
+		return "Subject.Topics are equal: set two different ones, or leave the second empty"
+	}
+	return ""
+}
+
 // run runs one check and returns what it found.
-func (s Subject) run(t *testing.T, c check) []string {
+func (s Subject) run(t *testing.T, c check, patience time.Duration) *report {
 	if s.Publish == "" {
 		s.Publish = s.Topics[0]
 	}
@@ -163,28 +195,49 @@ func (s Subject) run(t *testing.T, c check) []string {
 		s.Allocs = 64
 	}
 	r := &report{}
-	if s.Dialect.Traits().Ping == wire.PingNone && s.Beat == 0 {
-		r.found("the trait Ping is PingNone, so the server must send something: set Subject.Beat")
+	s.try(t, c, r, patience)
+	if skipped := r.reason(); skipped != "" && len(r.found()) == 0 {
+		t.Log("does not apply: " + skipped)
 	}
-	s.try(t, c, r)
-	if r.skipped != "" && len(r.findings) == 0 {
-		t.Log("does not apply: " + r.skipped)
-	}
-	return r.findings
+	return r
 }
 
-func (s Subject) try(t *testing.T, c check, r *report) {
-	defer r.recover("the dialect")
-	if c.pure != nil {
-		c.pure(&s, r)
+func (s Subject) try(t *testing.T, c check, r *report, patience time.Duration) {
+	if !r.within(patience, func() {
+		if s.Dialect.Traits().Ping == wire.PingNone && s.Beat == 0 {
+			r.add("the trait Ping is PingNone, so the server must send something: set Subject.Beat")
+		}
+	}) {
 		return
 	}
-	for _, f := range c.faults(&s, r) {
-		synctest.Test(t, func(t *testing.T) {
-			defer r.recover("the suite or the peer")
-			x := newTrial(t, &s, f, r)
-			c.client(x)
-			x.end()
-		})
+	if c.pure != nil {
+		r.within(patience, func() { c.pure(&s, r) })
+		return
 	}
+	var faults []limpettest.Fault
+	if !r.within(patience, func() { faults = c.faults(&s, r) }) {
+		return
+	}
+	for _, f := range faults {
+		if !r.within(patience, func() {
+			synctest.Test(t, func(t *testing.T) {
+				defer r.recover("the suite or the dialect")
+				x := newTrial(t, &s, f, r)
+				c.client(x)
+				x.end()
+			})
+		}) {
+			return
+		}
+	}
+}
+
+// peer returns the server's half of a new connection. Its panics say whose they are.
+func (s *Subject) peer(q *http.Request) Peer {
+	defer blame()
+	p := s.Peer(q)
+	if p == nil {
+		panic("Subject.Peer returned nil")
+	}
+	return guard{p}
 }

@@ -1,8 +1,13 @@
 package wiretest
 
 import (
+	"net/http"
 	"strings"
+	"sync"
 	"testing"
+	"time"
+
+	"github.com/limpet-go/limpet/wire"
 )
 
 // TestToy: a dialect that keeps its promises passes, with and without a broker.
@@ -29,10 +34,18 @@ func TestBrokenDialects(t *testing.T) {
 		{"no greeting", "memory", "the peer has found no Hello", false},
 		{"an unreadable ping", "memory", "the peer cannot read", false},
 		{"credit without sequence numbers", "memory", "counts only with the trait Sessions", false},
+		{"no codec", "memory", "neither a codec nor an error", false},
 		{"an event with the memory of its frame", "memory", "keeps the memory of its frame", false},
+		{"an answer with the memory of its frame", "memory", "keeps the memory of its frame", false},
 		{"a frame with the memory of the payload", "memory", "", false},
 		{"a text that is not UTF-8", "memory", "not UTF-8 into a text frame", false},
+		{"frames in another order", "frames", "the peer reads [23 22 21]", false},
+		{"an op that is left out of a batch", "frames", "the peer reads [21]", false},
+		{"an index of another op", "frames", "OpError.Index is 0", false},
+		{"frames from a refused op on", "frames", "want [24]", false},
+		{"a ping that is one variable", "frames", "append a copy", false},
 		{"a panic on an empty frame", "hostile input", "panics", false},
+		{"a reason that repeats the line", "hostile input", "different reasons", false},
 		{"an event without a name", "hostile input", "has no Name", false},
 		{"events without bound", "hostile input", "events of a frame", false},
 		{"memory without bound", "hostile input", "allocates", false},
@@ -59,6 +72,8 @@ func TestBrokenDialects(t *testing.T) {
 		{"a release that acknowledges", "processed messages", "", true},
 		{"a redelivery that is not marked", "processed messages over lost connections", "not marked as Redelivered", true},
 		{"a processed message that is not acknowledged", "processed messages over lost connections", "is acknowledged 0 times", true},
+		{"an end by the server that is ignored", "subscription ended by the server", "has ended the subscription to", false},
+		{"a token that is not sent", "credential", "gets none", false},
 		{"a refusal that counts as a greeting", "refused credential", "has not ended", false},
 		{"a refusal without a verdict", "refused credential", "", false},
 	} {
@@ -67,7 +82,7 @@ func TestBrokenDialects(t *testing.T) {
 				if c.name != tc.check {
 					continue
 				}
-				found := strings.Join(toySubject(toy{broken: tc.broken, broker: tc.broker}).run(t, c), "\n")
+				found := strings.Join(toySubject(toy{broken: tc.broken, broker: tc.broker}).run(t, c, patience).found(), "\n")
 				if found == "" || !strings.Contains(found, tc.says) {
 					t.Errorf("found %q, want one that says %q", found, tc.says)
 				}
@@ -75,5 +90,98 @@ func TestBrokenDialects(t *testing.T) {
 			}
 			t.Fatal("no such check")
 		})
+	}
+}
+
+// toyCheck runs one check of s.
+func toyCheck(t *testing.T, s Subject, name string, patience time.Duration) *report {
+	for _, c := range checks {
+		if c.name == name {
+			return s.run(t, c, patience)
+		}
+	}
+	t.Fatal("no such check")
+	return nil
+}
+
+// TestWaitingDialect: a dialect that waits is a finding, in real time and in a bubble.
+func TestWaitingDialect(t *testing.T) {
+	for name, check := range map[string]string{"a ping that waits": "memory", "an end that waits": "end of a subscription"} {
+		t.Run(name, func(t *testing.T) {
+			d := toy{broken: name, lock: new(sync.Mutex)}
+			d.lock.Lock() // for good: what is abandoned stays so
+			r := toyCheck(t, toySubject(d), check, 200*time.Millisecond)
+			if found := strings.Join(r.found(), "\n"); !r.hangs || !strings.Contains(found, "has not ended after 200ms") {
+				t.Errorf("hangs %t, found %q", r.hangs, found)
+			}
+		})
+	}
+}
+
+// panicPeer panics in the method that it names.
+type panicPeer struct {
+	Peer
+	in string
+}
+
+func (p panicPeer) Open() []wire.Frame {
+	if p.in == "Open" {
+		panic("in Open")
+	}
+	return p.Peer.Open()
+}
+
+func (p panicPeer) Decode(f wire.Frame) ([]Request, error) {
+	if p.in == "Decode" {
+		panic("in Decode")
+	}
+	return p.Peer.Decode(f)
+}
+
+func (p panicPeer) Encode(e wire.Event) []wire.Frame {
+	if p.in == "Encode" {
+		panic("in Encode")
+	}
+	return p.Peer.Encode(e)
+}
+
+// TestBrokenPeers: a fault of the Peer or the Subject is a finding that names it.
+func TestBrokenPeers(t *testing.T) {
+	for _, in := range []string{"Open", "Decode", "Encode"} {
+		for _, check := range []string{"memory", "frames", "hostile input", "allocations", "messages"} {
+			s := toySubject(toy{})
+			s.Peer = func(*http.Request) Peer { return panicPeer{toyPeer{}, in} }
+			found := strings.Join(toyCheck(t, s, check, patience).found(), "\n")
+			if !strings.Contains(found, "the peer panics: in "+in) || strings.Contains(found, "the dialect panics") {
+				t.Errorf("a panic in %s, check %q found %q", in, check, found)
+			}
+		}
+	}
+	s := toySubject(toy{})
+	s.Peer = func(*http.Request) Peer { return nil }
+	if found := toyCheck(t, s, "memory", patience).found(); len(found) == 0 || !strings.Contains(found[0], "Subject.Peer returned nil") {
+		t.Errorf("found %q", found)
+	}
+	s = toySubject(toy{})
+	s.Pushes = true
+	if found := toyCheck(t, s, "messages", patience).found(); len(found) == 0 || !strings.Contains(found[0], "leave Pushes false") {
+		t.Errorf("found %q", found)
+	}
+}
+
+// TestIncompleteSubject: Run names the field that is missing.
+func TestIncompleteSubject(t *testing.T) {
+	for field, change := range map[string]func(*Subject){
+		"":                  func(*Subject) {},
+		"Subject.Dialect":   func(s *Subject) { s.Dialect = nil },
+		"Subject.Peer":      func(s *Subject) { s.Peer = nil },
+		"Subject.Topics[0]": func(s *Subject) { s.Topics = [2]string{} },
+		"Subject.Topics ":   func(s *Subject) { s.Topics[1] = s.Topics[0] },
+	} {
+		s := toySubject(toy{})
+		change(&s)
+		if got := s.problem(); !strings.HasPrefix(got, field) || (got == "") != (field == "") {
+			t.Errorf("%q, want a problem with %s", got, field)
+		}
 	}
 }
