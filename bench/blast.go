@@ -14,9 +14,13 @@ import (
 // order describes what a blaster sends. It travels in the URL.
 type order struct {
 	Messages, Size, Pack, Subs int
+	Recording                  string
+	Run                        int
 }
 
-func (s spec) order() order { return order{s.Messages, s.Size, max(1, s.Pack), max(1, s.Subs)} }
+func (s spec) order() order {
+	return order{s.Messages, s.Size, max(1, s.Pack), max(1, s.Subs), s.Recording, s.Run}
+}
 
 func (o order) query() string {
 	b, _ := json.Marshal(o)

@@ -31,3 +31,30 @@ func TestJudge(t *testing.T) {
 		}
 	}
 }
+
+// Candidates that did not deliver the same are not compared.
+func TestMustAgree(t *testing.T) {
+	r := &row{id: "T", agree: []string{"messages", "sum"}}
+	for _, tt := range []struct {
+		name  string
+		other outcome
+		same  bool
+	}{
+		{"the same", outcome{"cpu": 2, "messages": 5, "sum": 7}, true},
+		{"one message less", outcome{"cpu": 2, "messages": 4, "sum": 7}, false},
+		{"another sum", outcome{"cpu": 2, "messages": 5, "sum": 8}, false},
+		{"no sum", outcome{"cpu": 2, "messages": 5}, false},
+	} {
+		agreed := map[string]float64{}
+		first := outcome{"cpu": 1, "messages": 5, "sum": 7}
+		if err := r.mustAgree(agreed, "v", "first", first); err != nil || len(first) != 1 {
+			t.Fatalf("%v, left %v", err, first)
+		}
+		if err := r.mustAgree(agreed, "v", "second", tt.other); (err == nil) != tt.same {
+			t.Errorf("%s: %v", tt.name, err)
+		}
+		if err := r.mustAgree(agreed, "another variant", "third", outcome{"messages": 1, "sum": 1}); err != nil {
+			t.Error(err)
+		}
+	}
+}

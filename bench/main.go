@@ -96,6 +96,8 @@ type spec struct {
 	Clients                 int
 	Subs                    int
 	Kills                   int
+	Recording               string // of an exchange feed
+	Run                     int    // the process, as the server knows it
 	CPUProfile, MemProfile  string
 }
 

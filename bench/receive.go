@@ -209,21 +209,27 @@ func gorillaReceive(s spec) (outcome, error) {
 
 // readAll reads a message of want bytes into buf, which has room for one more.
 func readAll(r io.Reader, buf []byte, want int) error {
-	n := 0
-	for {
-		k, err := r.Read(buf[n:])
+	n, err := readUpTo(r, buf)
+	if err == nil && n != want {
+		err = fmt.Errorf("message of %d bytes, not %d", n, want)
+	}
+	return err
+}
+
+// readUpTo reads a message that is shorter than buf into it and returns its length.
+func readUpTo(r io.Reader, buf []byte) (n int, err error) {
+	for err == nil && n < len(buf) {
+		var k int
+		k, err = r.Read(buf[n:])
 		n += k
-		if err == io.EOF {
-			break
-		}
-		if err != nil {
-			return err
-		}
 	}
-	if n != want {
-		return fmt.Errorf("message of %d bytes, not %d", n, want)
+	switch err {
+	case nil:
+		return n, fmt.Errorf("message of more than %d bytes", len(buf)-1)
+	case io.EOF:
+		return n, nil
 	}
-	return nil
+	return n, err
 }
 
 type gwsHandler struct {

@@ -60,7 +60,7 @@ func versions() (list []string) {
 	if !ok {
 		return nil
 	}
-	compared := []string{"nhooyr.io/websocket", "github.com/coder/websocket", "github.com/gorilla/websocket", "github.com/lxzan/gws",
+	compared := []string{"nhooyr.io/websocket", "github.com/coder/websocket", "github.com/gorilla/websocket", "github.com/lxzan/gws", "github.com/goccy/go-json",
 		"github.com/nats-io/nats.go", "github.com/nats-io/nats-server/v2", "github.com/eclipse/paho.golang", "github.com/mochi-mqtt/server/v2"}
 	for _, m := range info.Deps {
 		if slices.Contains(compared, m.Path) {
@@ -237,10 +237,11 @@ var metricWords = map[string]string{
 	"perwrite": "messages per write", "memory": "heap + stack", "heap": "heap", "stack": "stack", "rss": "resident", "goroutines": "goroutines",
 	"connect": "CPU ns to connect", "wrong": "wrong", "lost": "lost", "duplicated": "duplicated", "reordered": "reordered", "gaps": "gaps",
 	"unacked": "not acknowledged", "kills": "kills", "resumes": "resumes", "resent": "resent", "all": "last client / minimum", "peak": "worst second / rate", "tries": "attempts per client", "back": "share reconnected", "idlecpu": "CPU ns in 0.5 s idle", "plain": "library frames",
+	"rate": "messages per CPU s",
 }
 
 var metricOrder = []string{"wrong", "lost", "duplicated", "reordered", "gaps", "unacked", "kills", "resumes", "resent", "all", "peak", "tries", "back", "p50", "p99", "min", "max", "perwrite",
-	"cpu", "wall", "allocs", "bytes", "memory", "heap", "stack", "rss", "goroutines", "connect", "idlecpu", "plain"}
+	"cpu", "wall", "rate", "allocs", "bytes", "memory", "heap", "stack", "rss", "goroutines", "connect", "idlecpu", "plain"}
 
 func (r rowResult) metrics(k string) (list []string) {
 	for _, m := range metricOrder {

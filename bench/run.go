@@ -24,6 +24,8 @@ type row struct {
 	compare    []comparison
 	goBench    *goBench                     // measured by go test -bench instead
 	simulate   func(b *bench, r *row) error // measured by a simulation instead
+	needs      []string                     // recordings
+	agree      []string                     // metrics in which the candidates of a variant must agree; not kept
 }
 
 type variant struct {
@@ -66,6 +68,10 @@ func (b *bench) run(only []string) error {
 		if len(only) == 0 && r.slow || len(only) > 0 && !slices.Contains(only, r.id) {
 			continue
 		}
+		if name := r.missing(); name != "" {
+			fmt.Printf("\n%s  DATA MISSING: %s; LIMPET_DATA names its directory. The row is left out.\n", r.id, name)
+			continue
+		}
 		began, load := time.Now(), loadAverage()
 		var err error
 		switch {
@@ -96,7 +102,7 @@ func (b *bench) run(only []string) error {
 
 // rowRounds runs every candidate of every variant once a round, interleaved.
 func (b *bench) rowRounds(r *row) error {
-	res := rowResult{Samples: map[string][]outcome{}}
+	res, agreed := rowResult{Samples: map[string][]outcome{}}, map[string]float64{}
 	rounds := b.rounds
 	if r.rounds > 0 {
 		rounds = min(rounds, r.rounds)
@@ -122,11 +128,30 @@ func (b *bench) rowRounds(r *row) error {
 				if err != nil {
 					return err
 				}
+				if err := r.mustAgree(agreed, v.name, c.name, out); err != nil {
+					return err
+				}
 				res.Samples[key(v.name, c.name)] = append(res.Samples[key(v.name, c.name)], out)
 			}
 		}
 	}
 	b.results.Rows[r.id] = res
+	return nil
+}
+
+// mustAgree compares a candidate's figures in r.agree with those of the ones before it,
+// which it keeps in agreed, and takes them out.
+func (r *row) mustAgree(agreed map[string]float64, variant, name string, out outcome) error {
+	for _, metric := range r.agree {
+		k := key(variant, metric)
+		got, ok := out[metric]
+		want, before := agreed[k]
+		if !ok || before && got != want {
+			return fmt.Errorf("%s %s, %s: %s is %.0f, and %.0f for the candidates before", r.id, variant, name, metric, got, want)
+		}
+		agreed[k] = got
+		delete(out, metric)
+	}
 	return nil
 }
 

@@ -54,6 +54,9 @@ func serveBlast() (string, error) {
 	mux.HandleFunc("/limpet", limpetBlast)
 	mux.HandleFunc("/credit", creditBlast)
 	mux.HandleFunc("/tick", tick)
+	recordings := &sessions{open: map[int]*session{}, streams: map[string][][]byte{}}
+	mux.HandleFunc("/feed", recordings.feed)
+	mux.HandleFunc("/feed/pace", recordings.pace)
 	mux.HandleFunc("/echo", echo)
 	return serveHTTP(mux)
 }

@@ -321,9 +321,9 @@ var ofFeed = []mutation{
 	},
 	{
 		name:    "feed: a backslash at the end of a frame",
-		file:    "wire/feed/scan.go",
-		search:  "s.at = min(s.at+1, len(s.data))",
-		replace: "s.at++",
+		file:    "wire/feed/scan_string.go",
+		search:  "return s.fail(min(at+1, len(s.data)))",
+		replace: "return s.fail(at + 1)",
 		test:    "-run ^TestHostileFrames$ ./wire/feed",
 	},
 	{
@@ -332,5 +332,33 @@ var ofFeed = []mutation{
 		search:  "product, err := c.scan.text(at.channel.product)",
 		replace: "product, err := c.scan.text(c.dialect.product)",
 		test:    "-run ^TestProductOfAChannel$ ./wire/feed",
+	},
+	{
+		name:    "feed: a letter beyond ASCII among 16 bytes",
+		file:    "wire/feed/scan_string.go",
+		search:  " &^ eight & tops",
+		replace: " & tops",
+		test:    "-run ^TestStringsOfEveryLength$ ./wire/feed",
+	},
+	{
+		name:    "feed: what is not UTF-8, in the upper eight of 16 bytes",
+		file:    "wire/feed/scan_string.go",
+		search:  "s.all |= one | two",
+		replace: "s.all |= one",
+		test:    "-run ^TestStringsOfEveryLength$ ./wire/feed",
+	},
+	{
+		name:    "feed: what is not UTF-8, among the last bytes",
+		file:    "wire/feed/scan_string.go",
+		search:  "\t\t\t\ts.all |= uint64(data[at])\n",
+		replace: "",
+		test:    "-run ^TestStringsOfEveryLength$ ./wire/feed",
+	},
+	{
+		name:    "feed: the upper eight of 16 bytes",
+		file:    "wire/feed/scan_string.go",
+		search:  "(low + high&-(low>>6)) / 8",
+		replace: "(low + (high|64)&64&-(low>>6)) / 8",
+		test:    "-run ^TestStringsOfEveryLength$ ./wire/feed",
 	},
 }

@@ -177,7 +177,7 @@ func (c *codec) Decode(f wire.Frame, out *wire.Events) error {
 			return err
 		}
 	}
-	if s.notText = !utf8.Valid(f.Data); s.notText && c.dialect.strict {
+	if c.dialect.strict && !utf8.Valid(f.Data) {
 		return errText
 	}
 	s.data, s.at = f.Data, 0
@@ -234,7 +234,7 @@ func (c *codec) next(out *wire.Events) error {
 	from := s.at
 	end := s.message()
 	if end != nil && s.at == from { // another value
-		if end = s.value(1, nil); end == nil {
+		if end = s.to(s.value(s.at, 1, nil)); end == nil {
 			return c.skip(errSyntax, nil, out)
 		}
 	}

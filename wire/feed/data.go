@@ -186,8 +186,9 @@ func (c *codec) emit(k *kind, u *sub, n numbers, typ, payload []byte, out *wire.
 	e.Name = u.topic
 	m := &e.Message
 	m.Topic = u.topic
-	m.Payload = make([]byte, len(payload)) // without the room to grow that bytes.Clone leaves
-	copy(m.Payload, payload)
+	own := make([]byte, len(payload)) // without the room to grow that bytes.Clone leaves
+	copy(own, payload)                // into a local variable: the compiler does not clear it first
+	m.Payload = own
 	if m.Type = k.name; m.Type == "" && len(typ) > 0 {
 		m.Type = c.typeText(typ)
 	}

@@ -129,6 +129,39 @@ func TestEventsAreBoundedByBytes(t *testing.T) {
 	}
 }
 
+// TestStringsOfEveryLength: the scanner looks at 16 bytes at once, and at the last ones of
+// a frame one by one. Wherever in a string something is, it is found.
+func TestStringsOfEveryLength(t *testing.T) {
+	c := open(t, mustNew(t, Coinbase()))
+	parts := []string{"", `"`, `\`, "\x00", "\x1f", " ", "!", "#", "\x7f", `\"`, `\\`, `\u00e9`, `\u00g9`, `\x`, "é", "\u2028", "\xff", "\xe2\x80"}
+	passed, refused := 0, 0
+	for _, rest := range []string{`"}`, `","side":"the string is not the last in its frame"}`} {
+		for length := range 36 {
+			for at := range length + 1 {
+				for _, part := range parts {
+					text := `{"type":"ticker","product_id":"A","x":"` + strings.Repeat("a", at) + part + strings.Repeat("b", length-at) + rest
+					var out wire.Events
+					if err := c.Decode(frameOf(text), &out); err != nil || len(out.List) == 0 {
+						t.Fatalf("%q: %d events, %v", text, len(out.List), err)
+					}
+					got := out.List[0].Kind == wire.EventData
+					if got != (json.Valid([]byte(text)) && utf8.ValidString(text)) {
+						t.Fatalf("%q: taken for JSON: %v", text, got)
+					}
+					if got {
+						passed++
+					} else {
+						refused++
+					}
+				}
+			}
+		}
+	}
+	if passed < 5000 || refused < 5000 {
+		t.Errorf("%d passed, %d refused: want many of both", passed, refused)
+	}
+}
+
 func FuzzDecode(f *testing.F) {
 	var dialects []wire.Dialect
 	for _, table := range []Table{

@@ -134,18 +134,18 @@ func (c *codec) watchWhole(u *sub) {
 
 // loose skips a value that is not JSON, such as NaN, so that the members after it can
 // be read.
-func (s *scanner) loose(from int) error {
-	s.at = from
-	for s.at < len(s.data) && wordByte(s.data[s.at]) {
-		s.at++
+func (s *scanner) loose(from int) int {
+	at := from
+	for wordByte(s.byteAt(at)) {
+		at++
 	}
-	if s.at == from {
-		return errSyntax
+	if at == from {
+		return s.fail(at)
 	}
 	if s.fault == nil {
 		s.fault = errLoose
 	}
-	return nil
+	return at
 }
 
 func wordByte(c byte) bool {
@@ -161,9 +161,10 @@ func (s *scanner) twice(slot int) {
 	s.fault = s.twoMembers(slot)
 }
 
-// faultOf returns why the message that was just scanned must not be used, or nil.
+// faultOf returns why the message that was just scanned must not be used, or nil. Outside
+// of strings a byte above 0x7f is an error of syntax.
 func (s *scanner) faultOf(message []byte) error {
-	if s.fault == nil && s.notText && !utf8.Valid(message) {
+	if s.fault == nil && s.all&tops != 0 && !utf8.Valid(message) {
 		return errText
 	}
 	return s.fault

@@ -2,9 +2,7 @@ package feed
 
 import (
 	"bytes"
-	"encoding/binary"
 	"encoding/json"
-	"math/bits"
 )
 
 // maxDepth bounds the nesting of a message, and with it the scanner's stack.
@@ -21,7 +19,7 @@ type scanner struct {
 
 	first span // the first entry, where a list of entries was found and is not empty
 
-	notText  bool   // data is not UTF-8
+	all      uint64 // its highest bit of a byte is set if a string of that message has a byte above 0x7f
 	fault    error  // why the message scanned last must not be used, though it was scanned to its end
 	repeated []bool // by slot: it occurs twice in that message; nil: none
 }
@@ -30,35 +28,11 @@ type scanner struct {
 type span struct{ from, to int }
 
 // space skips white space.
-func (s *scanner) space() {
-	if s.at < len(s.data) && s.data[s.at] > ' ' {
-		return
-	}
-	s.spaces()
-}
-
-func (s *scanner) spaces() {
-	for s.at < len(s.data) {
-		switch s.data[s.at] {
-		case ' ', '\t', '\n', '\r':
-			s.at++
-		default:
-			return
-		}
-	}
-}
-
-// peek returns the next byte, or 0 at the end: no JSON token begins with 0.
-func (s *scanner) peek() byte {
-	if s.at < len(s.data) {
-		return s.data[s.at]
-	}
-	return 0
-}
+func (s *scanner) space() { s.at = s.skip(s.at) }
 
 // take skips c if it is the next byte.
 func (s *scanner) take(c byte) bool {
-	if s.at >= len(s.data) || s.data[s.at] != c {
+	if s.byteAt(s.at) != c {
 		return false
 	}
 	s.at++
@@ -68,11 +42,11 @@ func (s *scanner) take(c byte) bool {
 // message scans a message and fills s.found, after errSyntax with what was read.
 func (s *scanner) message() error {
 	clear(s.found)
-	s.fault, s.repeated, s.first = nil, nil, span{}
-	if s.wanted.arrays && s.peek() == '[' {
-		return s.array(1, s.wanted.root)
+	s.all, s.fault, s.repeated, s.first = 0, nil, nil, span{}
+	if s.wanted.arrays && s.byteAt(s.at) == '[' {
+		return s.to(s.array(s.at, 1, s.wanted.root))
 	}
-	return s.object(1, s.wanted.root)
+	return s.to(s.object(s.at, 1, s.wanted.root))
 }
 
 // nextEntry scans an entry after the first one. It was scanned before as a part of its
@@ -82,176 +56,244 @@ func (s *scanner) nextEntry() error {
 		s.found[slot] = span{}
 	}
 	s.fault, s.repeated = nil, nil
-	return s.value(2, s.wanted.entry)
+	return s.to(s.value(s.at, 2, s.wanted.entry))
+}
+
+// to ends a scan at the index that one of the methods below returned.
+//
+// Each of them takes the index of the next byte and returns that after what it has
+// scanned. So the index stays in a register: kept in s, it would make each step wait for
+// the one before to reach memory. After an error they return -1, and fail has noted
+// where it is.
+func (s *scanner) to(at int) error {
+	if at < 0 {
+		return errSyntax
+	}
+	s.at = at
+	return nil
+}
+
+func (s *scanner) fail(at int) int {
+	s.at = at
+	return -1
+}
+
+// byteAt returns a byte, or 0 at the end: no JSON token begins with 0.
+func (s *scanner) byteAt(at int) byte {
+	if at < len(s.data) {
+		return s.data[at]
+	}
+	return 0
+}
+
+// skip skips white space.
+func (s *scanner) skip(at int) int {
+	if at < len(s.data) && s.data[at] > ' ' {
+		return at
+	}
+	return s.spaces(at)
+}
+
+func (s *scanner) spaces(at int) int {
+	for at < len(s.data) {
+		switch s.data[at] {
+		case ' ', '\t', '\n', '\r':
+			at++
+		default:
+			return at
+		}
+	}
+	return at
+}
+
+// comma skips a comma, or the end of a list or an object.
+func (s *scanner) comma(at int, end byte) (after int, more bool) {
+	c := s.byteAt(at)
+	if c == ',' {
+		return at + 1, true
+	}
+	if c <= ' ' {
+		at = s.spaces(at)
+		c = s.byteAt(at)
+	}
+	switch c {
+	case ',':
+		return at + 1, true
+	case end:
+		return at + 1, false
+	}
+	return s.fail(at), false
 }
 
 // object scans an object. n says what is wanted of it; nil for nothing.
-func (s *scanner) object(depth int, n *node) error {
-	if depth > maxDepth || !s.take('{') {
-		return errSyntax
+func (s *scanner) object(at, depth int, n *node) int {
+	if depth > maxDepth || s.byteAt(at) != '{' {
+		return s.fail(at)
 	}
-	s.space()
-	if s.take('}') {
-		return nil
+	at = s.skip(at + 1)
+	if s.byteAt(at) == '}' {
+		return at + 1
 	}
-	for {
-		if s.peek() != '"' {
-			s.space()
+	for more := true; more; {
+		if s.byteAt(at) != '"' {
+			at = s.skip(at)
 		}
-		from := s.at
-		if err := s.str(); err != nil {
-			return err
+		name := at
+		if at = s.str(at); at < 0 {
+			return at
 		}
 		var inner *node
 		if n != nil && len(n.inner) > 0 {
-			var err error
-			if inner, err = n.member(s.data[from:s.at], s.escape); err != nil {
-				return err
+			var ok bool
+			if inner, ok = n.member(s.data[name:at], s.escape); !ok {
+				return s.fail(at)
 			}
 		}
-		if !s.take(':') {
-			s.space()
-			if !s.take(':') {
-				return errSyntax
+		if s.byteAt(at) != ':' {
+			if at = s.skip(at); s.byteAt(at) != ':' {
+				return s.fail(at)
 			}
 		}
-		s.space()
-		var err error
+		at = s.skip(at + 1)
 		switch {
 		case inner != nil:
-			err = s.wantedValue(depth+1, inner)
-		case s.peek() == '"':
-			err = s.str()
+			at = s.wantedValue(at, depth+1, inner)
+		case s.byteAt(at) == '"':
+			at = s.str(at)
 		default:
-			err = s.value(depth+1, nil)
+			at = s.value(at, depth+1, nil)
 		}
-		if err != nil {
-			return err
+		if at < 0 {
+			return at
 		}
-		if s.take(',') {
-			continue
-		}
-		s.space()
-		if s.take('}') {
-			return nil
-		}
-		if !s.take(',') {
-			return errSyntax
-		}
+		at, more = s.comma(at, '}')
 	}
+	return at
 }
 
-// member returns the wanted member with that name, nil if it is not wanted.
-func (n *node) member(quoted []byte, escape bool) (*node, error) {
+// member returns the wanted member with that name, nil if it is not wanted. It returns
+// false if the name is not JSON.
+func (n *node) member(quoted []byte, escape bool) (*node, bool) {
 	name := quoted[1 : len(quoted)-1]
 	if escape {
 		var plain string
 		if err := json.Unmarshal(quoted, &plain); err != nil {
-			return nil, errSyntax
+			return nil, false
 		}
 		name = []byte(plain)
 	}
 	for _, m := range n.inner {
 		if m.name == string(name) && !m.element {
-			return m, nil
+			return m, true
 		}
 	}
-	return nil, nil
+	return nil, true
 }
 
 // wantedValue scans a value and notes where it is, if n is not nil.
-func (s *scanner) wantedValue(depth int, n *node) error {
+func (s *scanner) wantedValue(from, depth int, n *node) int {
 	if n == nil {
-		return s.value(depth, nil)
+		return s.value(from, depth, nil)
 	}
-	from := s.at
 	if s.found[n.slot] != (span{}) {
 		s.twice(n.slot)
-		return s.value(depth, nil)
+		return s.value(from, depth, nil)
 	}
-	if err := s.value(depth, n); err != nil {
-		return err
+	at := s.value(from, depth, n)
+	if at >= 0 {
+		s.found[n.slot] = span{from, at}
 	}
-	s.found[n.slot] = span{from, s.at}
-	return nil
+	return at
 }
 
-func (s *scanner) value(depth int, n *node) error {
-	from := s.at
-	var err error
-	switch c := s.peek(); {
+func (s *scanner) value(from, depth int, n *node) int {
+	var at int
+	switch c := s.byteAt(from); {
 	case c == '"':
-		return s.str()
+		return s.str(from)
 	case c == '{':
-		return s.object(depth, n)
+		return s.object(from, depth, n)
 	case c == '[':
-		return s.array(depth, n)
+		return s.array(from, depth, n)
 	case c == 't':
-		err = s.word("true")
+		at = s.word(from, "true")
 	case c == 'f':
-		err = s.word("false")
+		at = s.word(from, "false")
 	case c == 'n':
-		err = s.word("null")
+		at = s.word(from, "null")
 	case c == '-' || digit(c):
-		err = s.number()
+		at = s.number(from)
 	default:
 		return s.loose(from)
 	}
-	if err != nil || s.at < len(s.data) && wordByte(s.data[s.at]) {
+	if at < 0 || wordByte(s.byteAt(at)) {
 		return s.loose(from)
 	}
-	return nil
+	return at
 }
 
 // array scans a list. n says what is wanted of it; nil for nothing.
-func (s *scanner) array(depth int, n *node) error {
-	if depth > maxDepth || !s.take('[') {
-		return errSyntax
+func (s *scanner) array(at, depth int, n *node) int {
+	if n == nil {
+		return s.unwantedArray(at, depth)
 	}
-	s.space()
-	if s.take(']') {
-		return nil
+	if depth > maxDepth || s.byteAt(at) != '[' {
+		return s.fail(at)
+	}
+	at = s.skip(at + 1)
+	if s.byteAt(at) == ']' {
+		return at + 1
 	}
 	var last [-minIndex]span // the last elements, the last one first
-	for i := 0; ; i++ {
-		s.space()
-		from := s.at
-		var err error
-		switch {
-		case n == nil && s.peek() == '"':
-			err = s.str()
-		case n == nil:
-			err = s.value(depth+1, nil)
-		case n.entry != nil && i == 0:
-			err = s.value(depth+1, n.entry)
-			s.first = span{from, s.at}
-		default:
-			err = s.wantedValue(depth+1, n.indexed(i))
+	more := true
+	for i := 0; more; i++ {
+		at = s.skip(at)
+		from := at
+		if n.entry != nil && i == 0 {
+			at = s.value(at, depth+1, n.entry)
+			s.first = span{from, at}
+		} else {
+			at = s.wantedValue(at, depth+1, n.indexed(i))
 		}
-		if err != nil {
-			return err
+		if at < 0 {
+			return at
 		}
-		if n != nil && len(n.tail) > 0 {
+		if len(n.tail) > 0 {
 			copy(last[1:], last[:])
-			last[0] = span{from, s.at}
+			last[0] = span{from, at}
 		}
-		if s.take(',') {
-			continue
+		if at, more = s.comma(at, ']'); at < 0 {
+			return at
 		}
-		s.space()
-		if s.take(',') {
-			continue
-		}
-		if !s.take(']') {
-			return errSyntax
-		}
-		if n != nil {
-			for _, t := range n.tail {
-				s.found[t.slot] = last[-1-t.index]
-			}
-		}
-		return nil
 	}
+	for _, t := range n.tail {
+		s.found[t.slot] = last[-1-t.index]
+	}
+	return at
+}
+
+// unwantedArray scans a list of which nothing is wanted: most of a message, so that it
+// does no more than it must.
+func (s *scanner) unwantedArray(at, depth int) int {
+	if depth > maxDepth || s.byteAt(at) != '[' {
+		return s.fail(at)
+	}
+	at = s.skip(at + 1)
+	if s.byteAt(at) == ']' {
+		return at + 1
+	}
+	for more := true; more; {
+		if at = s.skip(at); s.byteAt(at) == '"' {
+			at = s.str(at)
+		} else {
+			at = s.value(at, depth+1, nil)
+		}
+		if at < 0 {
+			return at
+		}
+		at, more = s.comma(at, ']')
+	}
+	return at
 }
 
 // indexed returns the wanted element i, counted from the beginning; nil if it is not
@@ -268,118 +310,49 @@ func (n *node) indexed(i int) *node {
 	return nil
 }
 
-func (s *scanner) word(w string) error {
-	if !bytes.HasPrefix(s.data[s.at:], []byte(w)) {
-		return errSyntax
+// word skips a word, and number a number. They return -1 if it is another value, which
+// need not be a fault.
+func (s *scanner) word(at int, w string) int {
+	if !bytes.HasPrefix(s.data[at:], []byte(w)) {
+		return -1
 	}
-	s.at += len(w)
-	return nil
+	return at + len(w)
 }
 
-func (s *scanner) number() error {
-	s.take('-')
-	if !s.take('0') && !s.digits() {
-		return errSyntax
+func (s *scanner) number(at int) int {
+	if s.byteAt(at) == '-' {
+		at++
 	}
-	if s.take('.') && !s.digits() {
-		return errSyntax
+	if s.byteAt(at) == '0' {
+		at++
+	} else if at = s.digits(at); at < 0 {
+		return at
 	}
-	if s.take('e') || s.take('E') {
-		if !s.take('+') {
-			s.take('-')
-		}
-		if !s.digits() {
-			return errSyntax
+	if s.byteAt(at) == '.' {
+		if at = s.digits(at + 1); at < 0 {
+			return at
 		}
 	}
-	return nil
+	if s.byteAt(at)|0x20 != 'e' {
+		return at
+	}
+	at++
+	if c := s.byteAt(at); c == '+' || c == '-' {
+		at++
+	}
+	return s.digits(at)
 }
 
-// digits skips digits and reports whether there was one.
-func (s *scanner) digits() bool {
-	from := s.at
-	for s.at < len(s.data) && digit(s.data[s.at]) {
-		s.at++
+// digits skips digits; -1 if there is none.
+func (s *scanner) digits(from int) int {
+	at := from
+	for digit(s.byteAt(at)) {
+		at++
 	}
-	return s.at > from
-}
-
-// plain holds the bytes that a string may hold as they are. The text has been checked
-// for UTF-8.
-var plain = func() (p [256]bool) {
-	for c := range p {
-		p[c] = c >= ' ' && c != '"' && c != '\\'
+	if at == from {
+		return -1
 	}
-	return p
-}()
-
-// plainBytes returns how many of the eight bytes, from the lowest on, a string may hold
-// as they are. It looks at all of them at once: below, the highest bit of a byte of x-n
-// is set where the byte of x is less than n, as far as no lower byte was.
-func plainBytes(eight uint64) int {
-	const ones, tops = 0x0101010101010101, 0x8080808080808080
-	quotes, backslashes := eight^ones*'"', eight^ones*'\\'
-	special := ((quotes-ones)&^quotes | (backslashes-ones)&^backslashes | (eight-ones*' ')&^eight) & tops
-	return bits.TrailingZeros64(special) / 8
-}
-
-// str skips a string.
-func (s *scanner) str() error {
-	if !s.take('"') {
-		return errSyntax
-	}
-	s.escape = false
-	data, at := s.data, s.at
-	for {
-		if at+8 <= len(data) {
-			n := plainBytes(binary.LittleEndian.Uint64(data[at:]))
-			if at += n; n == 8 {
-				continue
-			}
-		} else {
-			for at < len(data) && plain[data[at]] {
-				at++
-			}
-			if at == len(data) {
-				s.at = at
-				return errSyntax
-			}
-		}
-		c := data[at]
-		s.at = at + 1
-		if c == '"' {
-			return nil
-		}
-		if c != '\\' {
-			return errSyntax
-		}
-		s.escape = true
-		if err := s.escaped(); err != nil {
-			return err
-		}
-		at = s.at
-	}
-}
-
-// escaped skips what follows a backslash.
-func (s *scanner) escaped() error {
-	c := s.peek()
-	s.at = min(s.at+1, len(s.data))
-	switch c {
-	case '"', '\\', '/', 'b', 'f', 'n', 'r', 't':
-		return nil
-	case 'u':
-		for range 4 {
-			if !hex(s.peek()) {
-				return errSyntax
-			}
-			s.at++
-		}
-		return nil
-	}
-	return errSyntax
+	return at
 }
 
 func digit(c byte) bool { return '0' <= c && c <= '9' }
-
-func hex(c byte) bool { return digit(c) || 'a' <= c|0x20 && c|0x20 <= 'f' }

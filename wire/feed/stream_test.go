@@ -324,3 +324,33 @@ func BenchmarkDecodeVenues(b *testing.B) {
 		})
 	}
 }
+
+// BenchmarkDecodeRecording decodes recorded sessions. One operation is one message.
+func BenchmarkDecodeRecording(b *testing.B) {
+	for _, r := range []struct {
+		file  string
+		table Table
+	}{{"coinbase.ws", Coinbase()}, {"kraken.ws", krakenV1()}} {
+		b.Run(r.file, func(b *testing.B) {
+			var messages [][]byte
+			for line := range strings.Lines(dataFile(b, r.file)) {
+				if _, text, ok := strings.Cut(strings.TrimSpace(line), ": "); ok && !strings.HasPrefix(line, "wss:") {
+					messages = append(messages, []byte(text))
+				}
+			}
+			c := open(b, mustNew(b, r.table))
+			var out wire.Events
+			b.ReportAllocs()
+			i := 0
+			for b.Loop() {
+				out.Reset()
+				if err := c.Decode(wire.Frame{Type: wire.Text, Data: messages[i]}, &out); err != nil {
+					b.Fatal(err)
+				}
+				if i++; i == len(messages) {
+					i = 0
+				}
+			}
+		})
+	}
+}

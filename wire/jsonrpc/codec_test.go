@@ -105,6 +105,9 @@ func TestAnswers(t *testing.T) {
 		{"no request", `{"id":3,"result":1}`, "malformed 1: " + reasonTexts[badAnswer]},
 		{"another form of id", `{"id":"1","result":1}`, "malformed 1: " + reasonTexts[badAnswer]},
 		{"a request that could not be read", `{"id":null,"error":{"code":-32700,"message":"Unexpected token"}}`, `error 32700 "-32700: Unexpected token" fatal false`},
+		{"an answer that repeats the method", `{"id":2,"method":"m","result":1}`, "ack 5 1"},
+		{"a refusal that repeats the method", `{"id":1,"method":"eth_subscribe","error":{"code":-32601,"message":"no"}}`, `unsubscribed 1 32601 "-32601: no"`},
+		{"a request of the server with a null", `{"id":"x","method":"whoami","error":null}`, `ping "x"`},
 		{"a request of the server", `{"id":"x","method":"whoami"}`, `ping "x"`},
 		{"its id is too long", `{"id":"` + strings.Repeat("x", 300) + `","method":"whoami"}`, "malformed 1: " + reasonTexts[badObject]},
 	} {

@@ -107,6 +107,12 @@ func (c *codec) object(data []byte, out *wire.Events) {
 			failure = value
 		}
 	})
+	if method != nil && string(id) == "null" {
+		id = nil // a notification, as JSON-RPC 1.0 writes one
+	}
+	if method != nil && id != nil && (result != nil || !isNull(failure)) {
+		method = nil // an answer that repeats the method
+	}
 	switch {
 	case method != nil && id != nil:
 		if text(method) == "" || idName(id) == "" {
@@ -206,6 +212,9 @@ func (c *codec) subscribed(a *ask, result, failure []byte, out *wire.Events) {
 	if w.lost > 0 || c.lostEarly {
 		c.missing(r, wire.CauseDropped, w.lost, out)
 	}
+	if w.failure != nil {
+		c.ended(name, r, w.failure, out)
+	}
 }
 
 // refuse fills in a refusal.
@@ -245,19 +254,24 @@ func (c *codec) notification(method string, params []byte, out *wire.Events) {
 		e := out.Append(wire.EventData) // counted as unrequested
 		e.Name = method[:min(len(method), maxMethod)]
 	case r == nil:
-		c.keepEarly(name, result, out)
+		c.keepEarly(name, result, failure, out)
 	case result == nil && isNull(failure):
 		c.skipped[badNotification]++
 		c.missing(r, wire.CauseMalformed, 1, out)
 	case result == nil:
-		e := out.Append(wire.EventUnsubscribed)
-		e.Key = r.key
-		c.refuse(e, failure)
-		c.ids.Take(r.key)
-		delete(c.routes, name)
+		c.ended(name, r, failure, out)
 	default:
 		c.message(r, result, out)
 	}
+}
+
+// ended follows when the server ends a subscription.
+func (c *codec) ended(name string, r *route, failure []byte, out *wire.Events) {
+	e := out.Append(wire.EventUnsubscribed)
+	e.Key = r.key
+	c.refuse(e, failure)
+	c.ids.Take(r.key)
+	delete(c.routes, name)
 }
 
 // byMethod appends a notification for a topic that is its method.

@@ -10,22 +10,34 @@ import (
 type waiting struct {
 	payloads [][]byte
 	lost     uint64 // not kept
+	failure  []byte // with which the server has ended the subscription behind them; nil: it has not
 }
 
 // keepEarly keeps a notification with an unknown id while a subscription waits for its
 // answer, which may have the id. Otherwise the client counts it.
-func (c *codec) keepEarly(name string, payload []byte, out *wire.Events) {
-	if c.asks.Len() > 0 && payload != nil {
+func (c *codec) keepEarly(name string, payload, failure []byte, out *wire.Events) {
+	ends := payload == nil && !isNull(failure)
+	if c.asks.Len() > 0 && (payload != nil || ends) {
 		w := c.early[name]
-		switch fits := c.earlyCount < maxEarly && c.earlyBytes+len(payload) <= maxEarlyBytes; {
-		case fits && w == nil:
+		size := len(payload)
+		if ends {
+			size = len(failure)
+		}
+		fits := c.earlyCount < maxEarly && c.earlyBytes+size <= maxEarlyBytes
+		if fits && w == nil {
 			w = &waiting{}
 			c.early[name] = w
-			fallthrough
-		case fits && w.lost == 0:
+		}
+		switch {
+		case fits && ends && w.failure == nil:
+			w.failure = bytes.Clone(failure)
 			c.earlyCount++
-			c.earlyBytes += len(payload)
+			c.earlyBytes += size
+			return
+		case fits && !ends && w.failure == nil && w.lost == 0:
 			w.payloads = append(w.payloads, bytes.Clone(payload))
+			c.earlyCount++
+			c.earlyBytes += size
 			return
 		case w == nil:
 			c.lostEarly = true
@@ -43,11 +55,20 @@ func (c *codec) dropEarly(name string) waiting {
 		return waiting{}
 	}
 	delete(c.early, name)
-	c.earlyCount -= len(w.payloads)
+	c.earlyCount -= w.count()
+	c.earlyBytes -= len(w.failure)
 	for _, payload := range w.payloads {
 		c.earlyBytes -= len(payload)
 	}
 	return *w
+}
+
+// count returns how many notifications wait.
+func (w *waiting) count() int {
+	if w.failure != nil {
+		return len(w.payloads) + 1
+	}
+	return len(w.payloads)
 }
 
 // giveUpEarly lets the client count what was kept, once no answer can bring its id.
@@ -56,7 +77,8 @@ func (c *codec) giveUpEarly(out *wire.Events) {
 		return
 	}
 	for name := range c.early {
-		for range c.dropEarly(name).payloads {
+		w := c.dropEarly(name)
+		for range w.count() {
 			out.Append(wire.EventData).Name = name[1:]
 		}
 	}

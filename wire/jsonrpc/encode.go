@@ -106,7 +106,8 @@ func (c *codec) encode(op *wire.Op, out *wire.Frames) error {
 		return c.send(&Call{Method: c.options.Ping}, &request{kind: wire.OpPing, cmd: op.N}, out)
 	case wire.OpPong:
 		if id, ok := op.Step.(string); ok { // a request of the server
-			c.add(append(append([]byte(`{"jsonrpc":"2.0","id":`), id...), `,"error":{"code":-32601,"message":"method not found"}}`...), out)
+			c.flush(out) // an array holds either requests or answers: JSON-RPC 2.0, section 6
+			out.Append(wire.Text, append(append([]byte(`{"jsonrpc":"2.0","id":`), id...), `,"error":{"code":-32601,"message":"method not found"}}`...))
 			return nil
 		}
 	case wire.OpStep:

@@ -136,15 +136,24 @@ func (c *codec) encode(op *wire.Op, out *wire.Frames) error {
 }
 
 // send appends a frame without a body. headers are names and values in turn.
-func (c *codec) send(out *wire.Frames, command string, headers ...string) (err error) {
-	b := append(append(out.Buffer(256), command...), '\n')
-	for i := 0; i < len(headers); i += 2 {
-		if b, err = appendHeader(b, headers[i], headers[i+1], c.encoder.version); err != nil {
-			return err
-		}
+func (c *codec) send(out *wire.Frames, command string, headers ...string) error {
+	b, err := c.frameHead(out.Buffer(256), command, headers)
+	if err != nil {
+		return err
 	}
 	out.Append(wire.Text, append(b, '\n', 0))
 	return nil
+}
+
+// frameHead appends a command and its headers to b.
+func (c *codec) frameHead(b []byte, command string, headers []string) (_ []byte, err error) {
+	b = append(append(b, command...), '\n')
+	for i := 0; i < len(headers); i += 2 {
+		if b, err = appendHeader(b, headers[i], headers[i+1], c.encoder.version); err != nil {
+			return nil, err
+		}
+	}
+	return b, nil
 }
 
 // own reports whether name is a header that limpet sets itself in a SUBSCRIBE or a SEND.
@@ -185,16 +194,25 @@ func (c *codec) appendHeaders(headers []string, more map[string]string) ([]strin
 	return headers, nil
 }
 
-// receipt asks for a receipt for op.
-func (c *codec) receipt(headers []string, op *wire.Op, topic string) ([]string, error) {
+// receipt asks for a receipt, with the next number.
+func (c *codec) receipt(headers []string) []string {
 	if c.options.NoReceipts {
-		return headers, nil
+		return headers
+	}
+	return append(headers, "receipt", strconv.FormatUint(c.receipts+1, 10))
+}
+
+// expect remembers what the receipt that was asked for answers. It comes last before the
+// frame: a number is never taken back, since a server may send any RECEIPT at any time.
+func (c *codec) expect(op *wire.Op, topic string) error {
+	if c.options.NoReceipts {
+		return nil
 	}
 	if err := c.requests.Put(c.receipts+1, request{op.Cmd, topic}); err != nil {
-		return headers, err
+		return err
 	}
 	c.receipts++
-	return append(headers, "receipt", strconv.FormatUint(c.receipts, 10)), nil
+	return nil
 }
 
 func (c *codec) subscribe(op *wire.Op, out *wire.Frames) error {
@@ -221,24 +239,16 @@ func (c *codec) subscribe(op *wire.Op, out *wire.Frames) error {
 	if err != nil {
 		return err
 	}
-	before := c.receipts
-	if headers, err = c.receipt(headers, op, op.Topic); err != nil {
+	b, err := c.frameHead(out.Buffer(256), "SUBSCRIBE", c.receipt(headers))
+	if err != nil {
 		return err
 	}
-	if err := c.send(out, "SUBSCRIBE", headers...); err != nil {
-		c.forgetReceipt(before)
+	if err := c.expect(op, op.Topic); err != nil {
 		return err
 	}
+	out.Append(wire.Text, append(b, '\n', 0))
 	c.live[op.Key] = id
 	return nil
-}
-
-// forgetReceipt takes back a receipt that was not sent, if there is one after before.
-func (c *codec) forgetReceipt(before uint64) {
-	if c.receipts > before {
-		c.requests.Take(c.receipts)
-		c.receipts = before
-	}
 }
 
 // durable reports whether a subscription keeps a queue without a name at the broker.
@@ -285,16 +295,12 @@ func (c *codec) publish(op *wire.Op, out *wire.Frames) error {
 	if err != nil {
 		return err
 	}
-	before := c.receipts
-	if headers, err = c.receipt(headers, op, m.Topic); err != nil {
+	b, err := c.frameHead(out.Buffer(256+len(m.Payload)), "SEND", c.receipt(headers))
+	if err != nil {
 		return err
 	}
-	b := append(out.Buffer(256+len(m.Payload)), "SEND\n"...)
-	for i := 0; i < len(headers); i += 2 {
-		if b, err = appendHeader(b, headers[i], headers[i+1], c.encoder.version); err != nil {
-			c.forgetReceipt(before)
-			return err
-		}
+	if err := c.expect(op, m.Topic); err != nil {
+		return err
 	}
 	b = fmt.Appendf(b, "content-length:%d\n\n", len(m.Payload))
 	b = append(append(b, m.Payload...), 0)

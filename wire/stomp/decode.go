@@ -83,12 +83,14 @@ func (c *codec) frame(f *frame, out *wire.Events) error {
 	return nil
 }
 
-// malformed counts a frame that was skipped. One event stands for all in a row with the
-// same reason.
+// malformed counts a frame that was skipped. In a row of such frames, one event stands
+// for all with the same reason: frames are short, and events are not.
 func malformed(out *wire.Events, reason string) {
-	if n := len(out.List); n > 0 && out.List[n-1].Kind == wire.EventMalformed && out.List[n-1].Reason == reason {
-		out.List[n-1].Count++
-		return
+	for i := len(out.List) - 1; i >= 0 && out.List[i].Kind == wire.EventMalformed; i-- {
+		if out.List[i].Reason == reason {
+			out.List[i].Count++
+			return
+		}
 	}
 	e := out.Append(wire.EventMalformed)
 	e.Reason, e.Count = reason, 1
@@ -160,9 +162,7 @@ func (c *codec) take(id string) (request, bool) {
 		return request{}, false
 	}
 	r, ok := c.requests.Take(n)
-	if n == c.oldest {
-		c.oldest++
-	} else if ok && c.requests.Len() == 0 {
+	if ok && (n == c.oldest || c.requests.Len() == 0) { // a server may invent receipts to come
 		c.oldest = max(c.oldest, n+1)
 	}
 	return r, ok

@@ -37,6 +37,7 @@ const (
 	badReceipt  = "a RECEIPT for no request of this connection"
 	badMessage  = "a MESSAGE without a subscription, or without what acknowledges it"
 	badEncoding = "a header that is not UTF-8"
+	badNumber   = "a frame with more than 1024 headers"
 )
 
 // scanner cuts frames out of a stream of bytes: one WebSocket message may hold several
@@ -150,8 +151,13 @@ func parseHead(data []byte, v version) (f *frame, length int) {
 			f.fault = badHeader
 			continue
 		}
-		if _, repeated := f.header[key]; !repeated {
+		_, repeated := f.header[key]
+		switch {
+		case repeated:
+		case len(f.header) < maxHeaders || framing(key):
 			f.header[key] = text
+		default:
+			f.fault = badNumber // each takes far more memory than in the frame
 		}
 	}
 	length = -1
@@ -167,6 +173,11 @@ func parseHead(data []byte, v version) (f *frame, length int) {
 		length = int(n)
 	}
 	return f, length
+}
+
+// framing reports whether name is a header without which a frame cannot be skipped.
+func framing(name string) bool {
+	return name == "content-length" || name == "subscription" || name == "ack" || name == "message-id"
 }
 
 // unescape reads a name or a value of a header (STOMP 1.2, "Value Encoding").

@@ -84,6 +84,7 @@ import (
 const (
 	maxTopic     = 1024     // bytes of a destination
 	maxHead      = 64 << 10 // bytes of the command and the headers of a frame
+	maxHeaders   = 1024     // of a received frame; brokers allow about 1000
 	maxPending   = 1 << 20  // requests without an answer on one connection
 	maxPrefetch  = 1<<16 - 1
 	defaultLimit = 1 << 20 // bytes of a frame, if the client has no limit

@@ -1,6 +1,8 @@
 package stomp
 
 import (
+	"regexp"
+	"slices"
 	"strings"
 	"time"
 
@@ -20,33 +22,62 @@ const (
 )
 
 // codeOf returns the code for an ERROR. Before CONNECTED the broker speaks of
-// the login.
+// the login. Words within names do not count: a queue may be called 'shutdown'.
 func codeOf(message, body string, connected bool) uint16 {
-	message = strings.ToLower(message)
-	text := message + "\n" + strings.ToLower(body)
-	has := func(words ...string) bool {
-		for _, word := range words {
-			if strings.Contains(text, word) {
-				return true
-			}
-		}
-		return false
-	}
+	text := words(message, body)
 	switch {
-	case has("connection_forced", "connection-forced", "shutdown", "shutting down"):
+	case hasAny(text, "connection_forced", "connection-forced"):
 		return CodeClosing
-	case !connected && strings.Contains(message, "version"):
-		return CodeVersion
-	case has("credential", "bad connect", "not authenticated", "authentication"):
-		return CodeLogin
-	case !connected && has("access", "refused", "denied", "password", "passcode", "login", "authoriz", "security"):
-		return CodeLogin
-	case has("access_refused", "access refused", "access denied", "not allowed", "not_allowed", "not authorized", "forbidden"):
+	case !connected:
+		return codeOfLogin(words(message, ""), text)
+	case hasAny(text, "access_refused", "access refused", "access denied", "not allowed", "not_allowed", "not authorized", "forbidden"):
 		return CodeForbidden
-	case has("unknown destination", "not a valid destination", "not_found", "not found", "does not exist"):
+	case hasAny(text, "unknown destination", "not a valid destination", "not_found", "not found", "does not exist"):
+		return CodeNotFound
+	case hasAny(text, "shutdown", "shutting down"):
+		return CodeClosing
+	case hasAny(text, "credential", "bad connect", "not authenticated", "authentication"):
+		return CodeLogin
+	}
+	return CodeRefused
+}
+
+// codeOfLogin returns the code for an ERROR in place of CONNECTED. What passes comes
+// first: a refused login ends the client.
+func codeOfLogin(message, text string) uint16 {
+	switch {
+	case hasAny(text, "shutdown", "shutting down", "connection limit", "too many", "maximum number", "unavailable", "timed out", "timeout", "connection refused"):
+		return CodeClosing
+	case strings.Contains(message, "version"):
+		return CodeVersion
+	case hasAny(text, "credential", "bad connect", "not authenticated", "authentication",
+		"access", "refused", "denied", "password", "passcode", "login", "authoriz", "security"):
+		return CodeLogin
+	case hasAny(text, "forbidden", "not allowed", "not_allowed"):
+		return CodeForbidden
+	case hasAny(text, "not_found", "not found", "does not exist"):
 		return CodeNotFound
 	}
 	return CodeRefused
+}
+
+// passes reports whether the broker refuses a subscription for a reason that ends by
+// itself: a node of a cluster that is down, or a consumer of a connection that is about
+// to end.
+func passes(message, body string) bool {
+	return hasAny(words(message, body), "down or inaccessible", "resource_locked", "in exclusive use", "internal_error", "resource_error")
+}
+
+// words returns the text of an ERROR in lower case, without what is in quotes or
+// brackets: names, which a user or the server has chosen.
+func words(message, body string) string {
+	return strings.ToLower(quoted.ReplaceAllString(message, "") + "\n" + quoted.ReplaceAllString(body, ""))
+}
+
+var quoted = regexp.MustCompile(`'[^']*'|\[[^\]]*\]`)
+
+func hasAny(text string, words ...string) bool {
+	return slices.ContainsFunc(words, func(word string) bool { return strings.Contains(text, word) })
 }
 
 // Verdict decides what an ERROR means. Everything else is left to the client's tables: a
@@ -98,8 +129,11 @@ func (c *codec) serverError(f *frame, out *wire.Events) {
 
 // blame refuses the requests that an ERROR means.
 func (c *codec) blame(f *frame, body string, code uint16, reason string, out *wire.Events) {
+	passing := passes(f.header["message"], body)
 	if r, ok := c.take(f.header["receipt-id"]); ok {
-		refuse(r, code, reason, out)
+		if e := refuse(r, code, reason, out); passing {
+			e.Retry = retryPassing
+		}
 		return
 	}
 	_, named := f.header["receipt-id"]
@@ -113,7 +147,11 @@ func (c *codec) blame(f *frame, body string, code uint16, reason string, out *wi
 		}
 	}
 	open := c.open()
-	var asked []uint64 // open subscriptions
+	var asked, meant []uint64 // open subscriptions, and those to what the text quotes first
+	name, sent := "", false
+	if m := quoted.FindString(body); len(m) > 2 && m[0] == '\'' {
+		name = m[1 : len(m)-1]
+	}
 	for _, n := range open {
 		r, _ := c.requests.Get(n)
 		switch {
@@ -122,16 +160,33 @@ func (c *codec) blame(f *frame, body string, code uint16, reason string, out *wi
 			refuse(r, code, reason, out)
 		case r.cmd%cmdKinds == cmdSubscribe:
 			asked = append(asked, n)
+			if within(r.topic, name) {
+				meant = append(meant, n)
+			}
+		default:
+			sent = sent || within(r.topic, name)
 		}
 	}
 	if invalid != "" || len(asked) == 0 {
 		return
 	}
+	certain := len(open) == 1
+	if len(meant) > 0 && !sent {
+		asked, certain = meant, true
+	}
 	r, _ := c.requests.Take(asked[0]) // a broker works in order: the others were not looked at
 	e := refuse(r, code, reason, out)
-	if len(open) > 1 { // or a message is meant: asked for again, it is alone
+	switch {
+	case passing:
+		e.Retry = retryPassing
+	case !certain: // or a message is meant: asked for again, it is alone
 		e.Retry = retrySuspect
 	}
+}
+
+// within reports whether name, of a queue or an exchange, is a part of a destination.
+func within(destination, name string) bool {
+	return name != "" && strings.Contains(destination+"/", "/"+name+"/")
 }
 
 // ofAck reports whether the text of an ERROR is about an acknowledgement, which has no
@@ -147,6 +202,9 @@ func ofAck(text string) bool {
 
 // retrySuspect is how long a subscription waits that an ERROR may have meant.
 const retrySuspect = 2 * time.Second
+
+// retryPassing is how long a subscription waits that the broker refuses for now.
+const retryPassing = 10 * time.Second
 
 // open returns the numbers of the receipts that are open, in order.
 func (c *codec) open() (open []uint64) {
