@@ -122,7 +122,8 @@ const standstillTimeout = 30 * time.Second
 
 // standsStill reports whether no message can come or be taken until consumers act:
 // with ManualAck the window is full from the oldest message that is not acknowledged
-// on, or with Block there is no room and no consumer is at work; mu is held.
+// on, or with Block the server has used its credit, gets no more and no consumer is at
+// work; mu is held.
 func (q *queue) standsStill() bool {
 	if q.manualAck && !q.ended && q.tracker.window() >= q.delivery.Buffer {
 		return true
@@ -134,7 +135,9 @@ func (q *queue) standsStill() bool {
 	if q.manualAck {
 		taken = q.tracker.window()
 	}
-	return q.messages+taken >= q.delivery.Buffer || q.bytes >= q.delivery.Bytes
+	// Less than half of the room is not granted while messages wait: see roomToReport.
+	little := q.messages+taken > q.delivery.Buffer-max(1, q.delivery.Buffer/2)
+	return little && q.used.N >= q.granted.N || q.bytes >= q.delivery.Bytes
 }
 
 // watchStandstill follows when standsStill may have changed. The timer is set

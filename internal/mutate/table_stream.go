@@ -3,6 +3,14 @@ package main
 // ofStream: what belongs to no place in a stream, and what a place proves.
 var ofStream = []mutation{
 	{
+		name:    "stream: only a full queue stands still",
+		file:    "queue_overflow.go",
+		search:  "q.messages+taken > q.delivery.Buffer-max(1, q.delivery.Buffer/2)",
+		replace: "q.messages+taken >= q.delivery.Buffer",
+		test:    "-run ^TestStandstillIsReported$ ./test",
+		says:    "leaves_when_most_of_it_waits",
+	},
+	{
 		name:    "receiver: a message without a number moves the position",
 		file:    "internal/sequence/receiver.go",
 		search:  "if !hasPlace(ev) {\n\t\treturn r.last.Offset",
