@@ -25,7 +25,7 @@ func TestStomp(t *testing.T) {
 	t.Run("nack, close, another consumer", func(t *testing.T) { stompRelease(t, broker) })
 	t.Run("login", func(t *testing.T) { stompLogin(t, broker) })
 	t.Run("refusals", func(t *testing.T) { stompRefusals(t, broker) })
-	t.Run("heart-beats", func(t *testing.T) { stompHeartbeats(t, broker) })
+	t.Run("heartbeats", func(t *testing.T) { stompHeartbeats(t, broker) })
 	t.Run("durable topic", func(t *testing.T) { stompDurable(t, broker) })
 }
 
