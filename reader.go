@@ -153,6 +153,9 @@ func (r *reader) route(events *wire.Events) error {
 			continue
 		}
 		n := leadingMessages(rest)
+		if ev.Kind == wire.EventData {
+			forLoop = r.tellLoop(forLoop)
+		}
 		if ev.Key == 0 {
 			ev.Key = r.names.keys[ev.Name]
 		} else if ev.Kind == wire.EventSubscribed && ev.Name != "" {
@@ -178,10 +181,18 @@ func (r *reader) route(events *wire.Events) error {
 		}
 		rest = rest[n:]
 	}
-	if len(forLoop) > 0 && r.conn.slots.acquire() {
-		r.inbox.post(received{r.conn, forLoop})
-	}
+	r.tellLoop(forLoop)
 	return fault
+}
+
+// tellLoop posts events and returns an empty list. What stands before a message reaches
+// the loop before the consumer has the message: its acknowledgement needs the name and
+// the traits that came first.
+func (r *reader) tellLoop(events []routedEvent) []routedEvent {
+	if len(events) > 0 && r.conn.slots.acquire() {
+		r.inbox.post(received{r.conn, events})
+	}
+	return nil
 }
 
 // isGapHere reports whether ev is a gap without a position, of which the queue says

@@ -60,7 +60,14 @@ func (c *toyCodec) Start(out *wire.Frames) error {
 }
 
 func (c *toyCodec) Decode(f wire.Frame, out *wire.Events) error {
-	w := strings.Fields(string(f.Data))
+	for line := range strings.SplitSeq(string(f.Data), ";") {
+		c.decodeLine(line, out)
+	}
+	return nil
+}
+
+func (c *toyCodec) decodeLine(line string, out *wire.Events) {
+	w := strings.Fields(line)
 	switch w[0] {
 	case "challenge":
 		out.Append(wire.EventStep).Step = w[1]
@@ -75,7 +82,6 @@ func (c *toyCodec) Decode(f wire.Frame, out *wire.Events) error {
 		e.Name, e.Position.Tag, e.Message.Payload = w[0], w[1], []byte(w[1])
 		copy(e.Message.ID[:], w[1])
 	}
-	return nil
 }
 
 func (c *toyCodec) Encode(ops []wire.Op, out *wire.Frames) error {
@@ -203,6 +209,40 @@ func TestSeamIsWideEnough(t *testing.T) {
 		}
 		if _, err := c.Subscribe(ctx, "y", &limpet.SubscribeOptions{Delivery: limpet.Delivery{Overflow: limpet.Block}}); !errors.Is(err, limpet.ErrUnsupported) || !strings.Contains(err.Error(), "Credit") {
 			t.Errorf("Block without credit: %v", err)
+		}
+	})
+}
+
+// A message is acknowledged under the name that stands before it, however fast its
+// consumer is: the reader has much to do after it.
+func TestAckHasTheNameOfItsConnection(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		srv := newToyServer(t, func(conn int, say func(string), hear func() string) {
+			say(fmt.Sprintf("challenge %d", conn))
+			for hear() != fmt.Sprintf("answer %d", conn) {
+			}
+			head := fmt.Sprintf("ready;is 1 n%d", conn)
+			if conn > 1 {
+				head += fmt.Sprintf(";n%d m%d", conn, conn-1) // the cursor includes the last message
+			}
+			say(head + fmt.Sprintf(";n%d m%d", conn, conn) + strings.Repeat(";stranger x", 50_000))
+		})
+		srv.host.Inject(limpettest.Stall(1), limpettest.Clean())
+		c, err := limpet.New(srv.host.URL(), options(&limpet.Options{HTTPClient: srv.host.HTTPClient(), Dialect: newToyDialect()}))
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer closeAndWait(t, c)
+		s := subscribe(t, c, "topic")
+		for conn := 1; conn <= 3; conn++ {
+			if got := payloads(collect(t, s, 1)); got != fmt.Sprintf("m%d", conn) {
+				t.Errorf("delivered %q", got)
+			}
+			synctest.Wait()
+			if want := fmt.Sprintf("ack n%d m%d", conn, conn); !strings.Contains(srv.all()+"\n", want+"\n") {
+				t.Errorf("the server did not hear %q:\n%s", want, srv.all())
+			}
+			srv.host.Network.CutAll()
 		}
 	})
 }

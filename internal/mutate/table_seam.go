@@ -46,6 +46,13 @@ var ofSeam = []mutation{
 		test:    "-run ^TestContradictoryTraits$ ./test",
 	},
 	{
+		name:    "seam: a message overtakes the name before it",
+		file:    "reader.go",
+		search:  "\t\t\tforLoop = r.tellLoop(forLoop)\n",
+		replace: "",
+		test:    "-run ^TestAckHasTheNameOfItsConnection$ ./test",
+	},
+	{
 		name:    "seam: a Decode that hangs keeps the client",
 		file:    "reader.go",
 		search:  "\t\tr.inbox.post(dialectHangs{newHangError(\"Decode\"",
