@@ -29,6 +29,7 @@ type Client struct {
 	notify    *notifier
 	doneCalls doneCalls
 	secrets   secrets.Set
+	connects  sync.Once // for the first time
 	done      chan struct{}
 	closed    atomic.Bool // by Close, which the loop may not know yet
 
@@ -47,6 +48,11 @@ func (c *Client) GoString() string { return c.String() }
 // New returns a client that connects in the background. It does not block. url
 // has the scheme ws or wss; o may be nil. Errors concern only url and o: *Error
 // values of ClassInput, one for each field at fault, joined with errors.Join.
+//
+// With a dialect that has the trait Confirms, the client connects at once. Without
+// it the server may send messages before it is asked, so the client connects on its
+// first use, or one second after New: a Subscribe that follows New receives the first
+// message of the server. WaitReady counts as a use, so Dial is too early for that.
 func New(url string, o *Options) (*Client, error) {
 	cfg, err := newConfig(url, o)
 	if err != nil {
@@ -65,9 +71,19 @@ func New(url string, o *Options) (*Client, error) {
 	}
 	c.inbox.startLoop = newLoop(c).run
 	c.inbox.resting = true
-	c.inbox.post(started{})
+	if cfg.traits.Confirms {
+		c.connect()
+	} else {
+		time.AfterFunc(firstUseTimeout, c.connect)
+	}
 	return c, nil
 }
+
+// firstUseTimeout is how long a client of a server that is not asked waits to be used.
+const firstUseTimeout = time.Second
+
+// connect begins the first attempt, unless it has begun.
+func (c *Client) connect() { c.connects.Do(func() { c.inbox.post(started{}) }) }
 
 // secretKeys are names of query parameters that hold credentials.
 var secretKeys = regexp.MustCompile(`(?i)token|key|auth|secret|password|sig`)
@@ -98,6 +114,7 @@ func (c *Client) WaitReady(ctx context.Context) error {
 	if err := checkContext("WaitReady", ctx); err != nil {
 		return err
 	}
+	c.connect()
 	s, err := c.state.Wait(ctx, func(s State) bool { return s.Phase == Ready || s.Phase == Ended || c.closed.Load() })
 	switch {
 	case s.Phase != Ended && c.closed.Load():
@@ -127,6 +144,7 @@ func (c *Client) WaitState(ctx context.Context, ok func(State) bool) (State, err
 	if ok == nil {
 		return c.state.Load(), inputError("WaitState", "ok", "must not be nil; pass a function that returns true for the states to wait for")
 	}
+	c.connect()
 	return c.state.Wait(ctx, ok)
 }
 
@@ -134,7 +152,10 @@ func (c *Client) WaitState(ctx context.Context, ok func(State) bool) (State, err
 // block. Call it when you know that the network is back. The attempt does not
 // start earlier than the server asked for, nor less than 100 milliseconds after
 // the last one started.
-func (c *Client) ReconnectNow() { c.inbox.post(reconnectNow{}) }
+func (c *Client) ReconnectNow() {
+	c.connect()
+	c.inbox.post(reconnectNow{})
+}
 
 // Stats returns the counts since New.
 func (c *Client) Stats() Stats { return c.counters.stats() }

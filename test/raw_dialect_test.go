@@ -305,6 +305,66 @@ func TestRawPublish(t *testing.T) {
 	})
 }
 
+// A client of a server that is not asked connects on its first use, so that the first message
+// finds its subscription, however late that is; at the latest after a second.
+func TestFirstUse(t *testing.T) {
+	uses := map[string]func(*limpet.Client) error{
+		"nothing":   func(*limpet.Client) error { return nil },
+		"WaitReady": func(c *limpet.Client) error { return c.WaitReady(context.Background()) },
+		"WaitState": func(c *limpet.Client) error {
+			_, err := c.WaitState(context.Background(), func(st limpet.State) bool { return st.Phase == limpet.Ready })
+			return err
+		},
+		"ReconnectNow": func(c *limpet.Client) error { c.ReconnectNow(); return nil },
+		"Subscribe": func(c *limpet.Client) error {
+			sub, err := c.Subscribe(context.Background(), "*", nil)
+			if err != nil {
+				return err
+			}
+			select {
+			case m := <-sub.C():
+				if string(m.Payload) != "first" {
+					err = fmt.Errorf("received %q", m.Payload)
+				}
+			case <-time.After(10 * time.Millisecond):
+				err = errors.New("nothing received")
+			}
+			return err
+		},
+		"Publish": func(c *limpet.Client) error {
+			_, err := c.Publish(context.Background(), "*", nil, nil)
+			return err
+		},
+		"PublishBatch": func(c *limpet.Client) error {
+			_, err := c.PublishBatch(context.Background(), []limpet.Outgoing{{Topic: "*"}})
+			return err
+		},
+	}
+	for name, use := range uses {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				srv := newPlainServer(t, func(p *plainConn) { p.text("first") })
+				c, err := limpet.New(srv.host.URL(), options(&limpet.Options{Dialect: raw.New(raw.Options{}), HTTPClient: srv.host.HTTPClient()}))
+				assert.NoError(t, err)
+				defer closeAndWait(t, c)
+				time.Sleep(900 * time.Millisecond)
+				if st := c.State(); st.Phase != limpet.Connecting || st.Attempt != 0 {
+					t.Fatalf("before it is used: %v", st)
+				}
+				assert.NoError(t, use(c))
+				synctest.Wait()
+				if st := c.State(); (st.Phase == limpet.Ready) != (name != "nothing") {
+					t.Errorf("after its first use: %v", st)
+				}
+				time.Sleep(200 * time.Millisecond)
+				if st := c.State(); st.Phase != limpet.Ready || st.Generation != 1 {
+					t.Errorf("later: %v", st)
+				}
+			})
+		})
+	}
+}
+
 // Wrong options are refused by limpet.New, which names the option.
 func TestRawOptionsAreChecked(t *testing.T) {
 	_, err := limpet.New("ws://127.0.0.1", options(&limpet.Options{Dialect: raw.New(raw.Options{Ping: "ping"})}))
