@@ -26,10 +26,10 @@ type Client struct {
 	counters  counters
 	state     watch.Value[State]
 	routes    routes
+	first     *firstSubscription // nil with the trait Confirms
 	notify    *notifier
 	doneCalls doneCalls
 	secrets   secrets.Set
-	connects  sync.Once // for the first time
 	done      chan struct{}
 	closed    atomic.Bool // by Close, which the loop may not know yet
 
@@ -49,10 +49,8 @@ func (c *Client) GoString() string { return c.String() }
 // has the scheme ws or wss; o may be nil. Errors concern only url and o: *Error
 // values of ClassInput, one for each field at fault, joined with errors.Join.
 //
-// With a dialect that has the trait Confirms, the client connects at once. Without
-// it the server may send messages before it is asked, so the client connects on its
-// first use, or one second after New: a Subscribe that follows New receives the first
-// message of the server. WaitReady counts as a use, so Dial is too early for that.
+// A server of a dialect without the trait Confirms may send messages before it is asked.
+// Such a message waits for the first Subscribe, at most until one second after New.
 func New(url string, o *Options) (*Client, error) {
 	cfg, err := newConfig(url, o)
 	if err != nil {
@@ -69,21 +67,14 @@ func New(url string, o *Options) (*Client, error) {
 			}
 		}
 	}
+	if !cfg.traits.Confirms {
+		c.first = newFirstSubscription()
+	}
 	c.inbox.startLoop = newLoop(c).run
 	c.inbox.resting = true
-	if cfg.traits.Confirms {
-		c.connect()
-	} else {
-		time.AfterFunc(firstUseTimeout, c.connect)
-	}
+	c.inbox.post(started{})
 	return c, nil
 }
-
-// firstUseTimeout is how long a client of a server that is not asked waits to be used.
-const firstUseTimeout = time.Second
-
-// connect begins the first attempt, unless it has begun.
-func (c *Client) connect() { c.connects.Do(func() { c.inbox.post(started{}) }) }
 
 // secretKeys are names of query parameters that hold credentials.
 var secretKeys = regexp.MustCompile(`(?i)token|key|auth|secret|password|sig`)
@@ -114,7 +105,6 @@ func (c *Client) WaitReady(ctx context.Context) error {
 	if err := checkContext("WaitReady", ctx); err != nil {
 		return err
 	}
-	c.connect()
 	s, err := c.state.Wait(ctx, func(s State) bool { return s.Phase == Ready || s.Phase == Ended || c.closed.Load() })
 	switch {
 	case s.Phase != Ended && c.closed.Load():
@@ -144,7 +134,6 @@ func (c *Client) WaitState(ctx context.Context, ok func(State) bool) (State, err
 	if ok == nil {
 		return c.state.Load(), inputError("WaitState", "ok", "must not be nil; pass a function that returns true for the states to wait for")
 	}
-	c.connect()
 	return c.state.Wait(ctx, ok)
 }
 
@@ -152,10 +141,7 @@ func (c *Client) WaitState(ctx context.Context, ok func(State) bool) (State, err
 // block. Call it when you know that the network is back. The attempt does not
 // start earlier than the server asked for, nor less than 100 milliseconds after
 // the last one started.
-func (c *Client) ReconnectNow() {
-	c.connect()
-	c.inbox.post(reconnectNow{})
-}
+func (c *Client) ReconnectNow() { c.inbox.post(reconnectNow{}) }
 
 // Stats returns the counts since New.
 func (c *Client) Stats() Stats { return c.counters.stats() }

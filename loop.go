@@ -322,6 +322,7 @@ func (l *loop) end(err error) {
 		l.state.Cause = errClientClosed()
 	}
 	l.c.admission.close(l.state.Cause)
+	l.c.first.arrive() // not to keep the reader
 	code := l.c.cfg.traits.CloseCode
 	if code == 0 {
 		code = 1000

@@ -76,7 +76,7 @@ func (l *loop) open(c *conn, token string, state any) {
 	l.enter(Handshaking)
 	r := &reader{
 		conn: c, codec: codec, routes: &l.c.routes, inbox: &l.c.inbox, counters: &l.c.counters,
-		goroutines: &l.c.goroutines, secrets: &l.c.secrets,
+		goroutines: &l.c.goroutines, secrets: &l.c.secrets, first: l.c.first,
 	}
 	for s := range l.registry.all() {
 		if s.keptIn != "" && s.keptIn == l.session.ID {

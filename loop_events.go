@@ -370,6 +370,7 @@ func (e subscribe) apply(l *loop) {
 		if l.link != nil {
 			l.link.toAsk = append(l.link.toAsk, s)
 		}
+		l.c.first.arrive()
 		e.reply <- nil
 	}
 }

@@ -43,7 +43,6 @@ func (c *Client) Publish(ctx context.Context, topic string, payload []byte, o *P
 	if !c.inbox.post(r) {
 		return nil, admissionError(c.admission.closedBy())
 	}
-	c.connect()
 	return r, nil
 }
 
@@ -80,7 +79,6 @@ func (c *Client) PublishBatch(ctx context.Context, messages []Outgoing) ([]*Rece
 	if !c.inbox.post(blocks) {
 		return nil, admissionError(c.admission.closedBy())
 	}
-	c.connect()
 	return receipts, nil
 }
 

@@ -24,6 +24,7 @@ type reader struct {
 	counters   *counters
 	goroutines *goroutines
 	secrets    *secrets.Set
+	first      *firstSubscription
 	kept       []*Subscription // those that the server keeps, if the session is resumed
 
 	names   serverNames
@@ -162,7 +163,11 @@ func (r *reader) route(events *wire.Events) error {
 			r.names.set(ev.Key, ev.Name)
 			r.names.forgetEnded(r.routes, ev.Key)
 		}
-		if sub := r.routes.find(ev); sub != nil {
+		sub := r.routes.find(ev)
+		if sub == nil && ev.Kind == wire.EventData && r.first.await() {
+			sub = r.routes.find(ev)
+		}
+		if sub != nil {
 			var losses []wire.Event
 			losses, fault = sub.queue.offer(r.conn.gen, rest[:n], &r.readAt)
 			for i := range losses {
@@ -193,6 +198,47 @@ func (r *reader) tellLoop(events []routedEvent) []routedEvent {
 		r.inbox.post(received{r.conn, events})
 	}
 	return nil
+}
+
+// firstSubscription is what the messages of a server that sends before it is asked wait for:
+// a Subscribe that follows New receives the first message, however busy the machine is.
+type firstSubscription struct {
+	by      time.Time // later they do not wait
+	arrived chan struct{}
+	once    sync.Once
+}
+
+const firstSubscriptionTimeout = time.Second // after New
+
+func newFirstSubscription() *firstSubscription {
+	return &firstSubscription{by: time.Now().Add(firstSubscriptionTimeout), arrived: make(chan struct{})}
+}
+
+// arrive ends the wait.
+func (f *firstSubscription) arrive() {
+	if f != nil {
+		f.once.Do(func() { close(f.arrived) })
+	}
+}
+
+// await reports whether it has waited for a subscription that has now arrived.
+func (f *firstSubscription) await() bool {
+	if f == nil {
+		return false
+	}
+	select {
+	case <-f.arrived:
+		return false
+	default:
+	}
+	timeout := time.NewTimer(time.Until(f.by))
+	defer timeout.Stop()
+	select {
+	case <-f.arrived:
+		return true
+	case <-timeout.C:
+		return false
+	}
 }
 
 // isGapHere reports whether ev is a gap without a position, of which the queue says

@@ -198,7 +198,6 @@ func (c *Client) Subscribe(ctx context.Context, topic string, o *SubscribeOption
 		if err != nil {
 			return nil, err
 		}
-		c.connect()
 		return s, nil
 	case <-c.done:
 		return nil, c.endError("Subscribe")

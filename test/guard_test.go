@@ -163,7 +163,6 @@ func TestPanicOfAConnection(t *testing.T) {
 					c, err := limpet.New(host.URL(), options(&limpet.Options{Dialect: bulkDialect{}, HTTPClient: &http.Client{Transport: transport}}))
 					assert.NoError(t, err)
 					defer closeAndWait(t, c)
-					c.ReconnectNow() // the first use
 					synctest.Wait()
 					broken.armed.Store(true)
 					if method == "Write" {

@@ -305,64 +305,53 @@ func TestRawPublish(t *testing.T) {
 	})
 }
 
-// A client of a server that is not asked connects on its first use, so that the first message
-// finds its subscription, however late that is; at the latest after a second.
-func TestFirstUse(t *testing.T) {
-	uses := map[string]func(*limpet.Client) error{
-		"nothing":   func(*limpet.Client) error { return nil },
-		"WaitReady": func(c *limpet.Client) error { return c.WaitReady(context.Background()) },
-		"WaitState": func(c *limpet.Client) error {
-			_, err := c.WaitState(context.Background(), func(st limpet.State) bool { return st.Phase == limpet.Ready })
-			return err
-		},
-		"ReconnectNow": func(c *limpet.Client) error { c.ReconnectNow(); return nil },
-		"Subscribe": func(c *limpet.Client) error {
-			sub, err := c.Subscribe(context.Background(), "*", nil)
-			if err != nil {
-				return err
-			}
-			select {
-			case m := <-sub.C():
-				if string(m.Payload) != "first" {
-					err = fmt.Errorf("received %q", m.Payload)
-				}
-			case <-time.After(10 * time.Millisecond):
-				err = errors.New("nothing received")
-			}
-			return err
-		},
-		"Publish": func(c *limpet.Client) error {
-			_, err := c.Publish(context.Background(), "*", nil, nil)
-			return err
-		},
-		"PublishBatch": func(c *limpet.Client) error {
-			_, err := c.PublishBatch(context.Background(), []limpet.Outgoing{{Topic: "*"}})
-			return err
-		},
-	}
-	for name, use := range uses {
-		t.Run(name, func(t *testing.T) {
+// The first message waits for the first subscription, at most until one second after New.
+func TestFirstMessageWaits(t *testing.T) {
+	for _, tc := range []struct {
+		pause time.Duration
+		want  string
+	}{{900 * time.Millisecond, "first"}, {1100 * time.Millisecond, "second"}} {
+		for _, dial := range []bool{false, true} {
 			synctest.Test(t, func(t *testing.T) {
-				srv := newPlainServer(t, func(p *plainConn) { p.text("first") })
+				srv := newPlainServer(t, func(p *plainConn) {
+					p.text("first")
+					time.Sleep(1200 * time.Millisecond)
+					p.text("second")
+				})
 				c, err := limpet.New(srv.host.URL(), options(&limpet.Options{Dialect: raw.New(raw.Options{}), HTTPClient: srv.host.HTTPClient()}))
 				assert.NoError(t, err)
 				defer closeAndWait(t, c)
-				time.Sleep(900 * time.Millisecond)
-				if st := c.State(); st.Phase != limpet.Connecting || st.Attempt != 0 {
-					t.Fatalf("before it is used: %v", st)
+				if dial {
+					assert.NoError(t, c.WaitReady(t.Context()))
 				}
-				assert.NoError(t, use(c))
-				synctest.Wait()
-				if st := c.State(); (st.Phase == limpet.Ready) != (name != "nothing") {
-					t.Errorf("after its first use: %v", st)
+				time.Sleep(tc.pause)
+				sub, err := c.Subscribe(t.Context(), "*", nil)
+				assert.NoError(t, err)
+				if got := payloads(collect(t, sub, 1)); got != tc.want {
+					t.Errorf("subscribed after %v: first received %q, want %q", tc.pause, got, tc.want)
 				}
-				time.Sleep(200 * time.Millisecond)
-				if st := c.State(); st.Phase != limpet.Ready || st.Generation != 1 {
-					t.Errorf("later: %v", st)
+				if got, want := c.Stats().Unrequested, uint64(len(tc.want)-len("first")); got != want {
+					t.Errorf("subscribed after %v: %d messages without a subscription, want %d", tc.pause, got, want)
 				}
 			})
-		})
+		}
 	}
+}
+
+// A client that ends does not wait for a subscription.
+func TestEndDoesNotWaitForTheFirstSubscription(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		srv := newPlainServer(t, func(p *plainConn) { p.text("first") })
+		c, err := limpet.New(srv.host.URL(), options(&limpet.Options{Dialect: raw.New(raw.Options{}), HTTPClient: srv.host.HTTPClient()}))
+		assert.NoError(t, err)
+		synctest.Wait()
+		began := time.Now()
+		c.Close()
+		<-c.Done()
+		if took := time.Since(began); took > 200*time.Millisecond {
+			t.Errorf("ended after %v", took)
+		}
+	})
 }
 
 // Wrong options are refused by limpet.New, which names the option.

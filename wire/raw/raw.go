@@ -49,12 +49,10 @@
 // # Subscriptions
 //
 // Without Options.Topic there is one topic, "*", which gets every message. Use
-// limpet.New and subscribe at once: the client connects with the first Subscribe, so
-// that this subscription receives the first message. A message that arrives before there is a
+// limpet.New and subscribe at once: the first message waits for the first Subscribe, at most
+// until one second after New. Any other message that arrives before there is a
 // subscription for it is not kept. It is counted in Stats.Unrequested and reported
-// once for each topic, as MessageSkipped and in the log. limpet.Dial returns after the
-// client has sent the texts of OnOpen: the server's first messages may come before
-// your program can subscribe.
+// once for each topic, as MessageSkipped and in the log.
 //
 // With Options.Topic each message goes to the one topic that the function names, and
 // "*" gets the messages to which it gives no name. "*" is no wildcard: for every
