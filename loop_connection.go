@@ -64,6 +64,7 @@ func (l *loop) open(c *conn, token string, state any) {
 		switch {
 		case s.askedGeneration == c.gen:
 			l.noteAsk(k, s)
+			l.c.first.arrive()
 		case !s.mustWait(l.now):
 			l.registry.postpone(s, time.Time{})
 			k.toAsk = append(k.toAsk, s)

@@ -370,7 +370,6 @@ func (e subscribe) apply(l *loop) {
 		if l.link != nil {
 			l.link.toAsk = append(l.link.toAsk, s)
 		}
-		l.c.first.arrive()
 		e.reply <- nil
 	}
 }

@@ -182,6 +182,7 @@ func (l *loop) askFor(k *link, s *Subscription) wire.Op {
 		s.queue.assumeLive()
 		l.enterLive(k, s)
 	}
+	l.c.first.arrive()
 	return wire.Op{Kind: wire.OpSubscribe, Key: s.key, Cmd: s.key*4 + 1, Topic: s.topic, Subscribe: &request}
 }
 

@@ -156,6 +156,7 @@ func (r *reader) route(events *wire.Events) error {
 		n := leadingMessages(rest)
 		if ev.Kind == wire.EventData {
 			forLoop = r.tellLoop(forLoop)
+			r.first.await()
 		}
 		if ev.Key == 0 {
 			ev.Key = r.names.keys[ev.Name]
@@ -163,11 +164,7 @@ func (r *reader) route(events *wire.Events) error {
 			r.names.set(ev.Key, ev.Name)
 			r.names.forgetEnded(r.routes, ev.Key)
 		}
-		sub := r.routes.find(ev)
-		if sub == nil && ev.Kind == wire.EventData && r.first.await() {
-			sub = r.routes.find(ev)
-		}
-		if sub != nil {
+		if sub := r.routes.find(ev); sub != nil {
 			var losses []wire.Event
 			losses, fault = sub.queue.offer(r.conn.gen, rest[:n], &r.readAt)
 			for i := range losses {
@@ -221,23 +218,23 @@ func (f *firstSubscription) arrive() {
 	}
 }
 
-// await reports whether it has waited for a subscription that has now arrived.
-func (f *firstSubscription) await() bool {
+// await waits until the first subscription has been requested. It waits once: after the
+// time is over nothing waits.
+func (f *firstSubscription) await() {
 	if f == nil {
-		return false
+		return
 	}
 	select {
 	case <-f.arrived:
-		return false
+		return
 	default:
 	}
 	timeout := time.NewTimer(time.Until(f.by))
 	defer timeout.Stop()
 	select {
 	case <-f.arrived:
-		return true
 	case <-timeout.C:
-		return false
+		f.arrive()
 	}
 }
 

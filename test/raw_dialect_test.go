@@ -306,35 +306,48 @@ func TestRawPublish(t *testing.T) {
 }
 
 // The first message waits for the first subscription, at most until one second after New.
+// One that is requested in the handshake ends the wait, too.
 func TestFirstMessageWaits(t *testing.T) {
 	for _, tc := range []struct {
-		pause time.Duration
-		want  string
-	}{{900 * time.Millisecond, "first"}, {1100 * time.Millisecond, "second"}} {
-		for _, dial := range []bool{false, true} {
-			synctest.Test(t, func(t *testing.T) {
-				srv := newPlainServer(t, func(p *plainConn) {
-					p.text("first")
-					time.Sleep(1200 * time.Millisecond)
-					p.text("second")
-				})
-				c, err := limpet.New(srv.host.URL(), options(&limpet.Options{Dialect: raw.New(raw.Options{}), HTTPClient: srv.host.HTTPClient()}))
-				assert.NoError(t, err)
-				defer closeAndWait(t, c)
-				if dial {
-					assert.NoError(t, c.WaitReady(t.Context()))
-				}
-				time.Sleep(tc.pause)
-				sub, err := c.Subscribe(t.Context(), "*", nil)
-				assert.NoError(t, err)
-				if got := payloads(collect(t, sub, 1)); got != tc.want {
-					t.Errorf("subscribed after %v: first received %q, want %q", tc.pause, got, tc.want)
-				}
-				if got, want := c.Stats().Unrequested, uint64(len(tc.want)-len("first")); got != want {
-					t.Errorf("subscribed after %v: %d messages without a subscription, want %d", tc.pause, got, want)
-				}
+		dial        bool
+		stall       time.Duration // of the connection
+		pause       time.Duration // before Subscribe
+		want        string
+		unrequested uint64
+	}{
+		{dial: false, pause: 900 * time.Millisecond, want: "first"},
+		{dial: true, pause: 900 * time.Millisecond, want: "first"},
+		{dial: false, pause: 1100 * time.Millisecond, want: "second", unrequested: 1},
+		{dial: true, pause: 1100 * time.Millisecond, want: "second", unrequested: 1},
+		{dial: false, stall: 100 * time.Millisecond, want: "first"},
+	} {
+		synctest.Test(t, func(t *testing.T) {
+			srv := newPlainServer(t, func(p *plainConn) {
+				p.text("first")
+				time.Sleep(1200 * time.Millisecond)
+				p.text("second")
 			})
-		}
+			srv.host.Inject(limpettest.Stall(tc.stall))
+			c, err := limpet.New(srv.host.URL(), options(&limpet.Options{Dialect: raw.New(raw.Options{}), HTTPClient: srv.host.HTTPClient()}))
+			assert.NoError(t, err)
+			defer closeAndWait(t, c)
+			if tc.dial {
+				assert.NoError(t, c.WaitReady(t.Context()))
+			}
+			time.Sleep(tc.pause)
+			sub, err := c.Subscribe(t.Context(), "*", nil)
+			assert.NoError(t, err)
+			began := time.Now()
+			if got := payloads(collect(t, sub, 1)); got != tc.want {
+				t.Errorf("%+v: received %q", tc, got)
+			}
+			if waited := time.Since(began); tc.want == "first" && waited > tc.stall+10*time.Millisecond {
+				t.Errorf("%+v: received after %v", tc, waited)
+			}
+			if got := c.Stats().Unrequested + sub.Stats().Earlier; got != tc.unrequested {
+				t.Errorf("%+v: %d messages without a subscription", tc, got)
+			}
+		})
 	}
 }
 

@@ -55,8 +55,8 @@ var ofSeam = []mutation{
 	{
 		name:    "seam: the first message waits for no subscription",
 		file:    "reader.go",
-		search:  "sub == nil && ev.Kind == wire.EventData && r.first.await()",
-		replace: "false",
+		search:  "\t\t\tr.first.await()\n",
+		replace: "",
 		test:    "-run ^TestFirstMessageWaits$ ./test",
 	},
 	{
@@ -74,9 +74,16 @@ var ofSeam = []mutation{
 		test:    "-run ^TestEndDoesNotWaitForTheFirstSubscription$ ./test",
 	},
 	{
+		name:    "seam: a subscription of the handshake does not end the wait",
+		file:    "loop_connection.go",
+		search:  "\t\t\tl.c.first.arrive()\n",
+		replace: "",
+		test:    "-run ^TestFirstMessageWaits$ ./test",
+	},
+	{
 		name:    "seam: a subscription does not end the wait",
-		file:    "loop_events.go",
-		search:  "\t\tl.c.first.arrive()\n",
+		file:    "loop_write.go",
+		search:  "\tl.c.first.arrive()\n",
 		replace: "",
 		test:    "-run ^TestFirstMessageWaits$ ./test",
 	},
