@@ -5,6 +5,7 @@ import (
 	"context"
 	"slices"
 	"sync"
+	"time"
 )
 
 // admission admits messages to the window, in the order in which their
@@ -168,5 +169,28 @@ func (w *window) completeFlushes() {
 	}
 	if len(w.flushPoints) == 0 {
 		w.flushPoints = nil
+	}
+}
+
+// oldestPending returns the moment of the admission of the oldest message without an
+// outcome, as counters hold it; 0 without one.
+func (w *window) oldestPending() int64 {
+	if w.pending == 0 || w.firstPending >= w.admitted.Len() {
+		return 0
+	}
+	return *w.admitted.At(w.firstPending)
+}
+
+// measure measures how long the messages that were resolved, [from, to), waited for their outcome.
+func (w *window) measure(resolved []*Receipt) {
+	h := w.counters.measured
+	if h == nil {
+		return
+	}
+	now := w.counters.moment(time.Now())
+	for i, r := range resolved {
+		if r.unpublished() {
+			h.outcome.Add(time.Duration(now-*w.admitted.At(w.resolved[0] + i)), 1)
+		}
 	}
 }

@@ -24,6 +24,7 @@ type Client struct {
 	admission admission
 	ids       *ids.Generator
 	counters  counters
+	totals    subscriptionTotals
 	state     watch.Value[State]
 	routes    routes
 	first     *firstSubscription // nil with the trait Confirms
@@ -57,6 +58,10 @@ func New(url string, o *Options) (*Client, error) {
 		return nil, err
 	}
 	c := &Client{cfg: cfg, ids: ids.NewGenerator(), done: make(chan struct{}), notify: newNotifier(&cfg.Options)}
+	c.counters.origin = time.Now().Add(-1) // no moment is 0
+	if cfg.Histograms {
+		c.counters.measured = new(histograms)
+	}
 	c.inbox.arrived.L, c.doneCalls.notify = &c.inbox.mu, c.notify
 	c.admission.freeMessages, c.admission.freeBytes = cfg.Window.Messages, cfg.Window.Bytes
 	c.state.Set(State{Phase: Connecting, Since: time.Now()})
@@ -143,8 +148,33 @@ func (c *Client) WaitState(ctx context.Context, ok func(State) bool) (State, err
 // the last one started.
 func (c *Client) ReconnectNow() { c.inbox.post(reconnectNow{}) }
 
-// Stats returns the counts since New.
-func (c *Client) Stats() Stats { return c.counters.stats() }
+// Stats returns what the client has counted since New and measures now. It does not
+// block; each field is exact by itself, and Stats.Messages as a whole. It costs one lock for
+// each subscription.
+func (c *Client) Stats() Stats {
+	st := c.counters.stats(time.Now())
+	if s := c.state.Load(); s.Phase == Ready {
+		st.ConnectedSince = s.Since
+	}
+	c.admission.mu.Lock()
+	st.Window, st.WindowBytes = c.cfg.Window.Messages-c.admission.freeMessages, c.cfg.Window.Bytes-c.admission.freeBytes
+	c.admission.mu.Unlock()
+	c.totals.fill(&st)
+	return st
+}
+
+// Histograms returns the durations measured since New. They are empty without
+// Options.Histograms. It does not block.
+func (c *Client) Histograms() Histograms {
+	h := c.counters.measured
+	if h == nil {
+		return Histograms{}
+	}
+	return Histograms{
+		Delivery: loadHistogram(&h.delivery), Publish: loadHistogram(&h.outcome), Ping: loadHistogram(&h.ping),
+		Connection: loadHistogram(&h.connection), Outage: loadHistogram(&h.recovery),
+	}
+}
 
 // Shutdown ends the client gracefully: it refuses new work, unsubscribes at the
 // server, lets consumers take what is waiting, waits until every message has its

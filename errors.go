@@ -130,6 +130,12 @@ const (
 	ClassOther ErrorClass = "other"
 )
 
+var errorClasses = [...]ErrorClass{
+	ClassInput, ClassUnsupported, ClassClosed, ClassCanceled, ClassFull, ClassDNS, ClassDial, ClassTLS, ClassLocal, ClassTimeout,
+	ClassHTTP, ClassProxy, ClassNotWebSocket, ClassAuth, ClassProtocol, ClassOverload, ClassSession, ClassNetwork, ClassRejected,
+	ClassOutcome, ClassUser, ClassOther,
+}
+
 // Error says what failed and why. Most errors of this package are an *Error or
 // wrap one. Its text contains no URL, payload or credential.
 type Error struct {

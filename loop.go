@@ -64,14 +64,16 @@ type loop struct {
 	writeBytes   int // of messages in one write; follows the speed of the link
 
 	finality finality // what ends the client
+	outage   outageWatch
 }
 
 // link is what the loop knows of one connection. A new connection is a new
 // link, so nothing of an old one survives in it.
 type link struct {
-	conn  *conn
-	codec wire.Codec
-	ready bool // the handshake is complete
+	conn    *conn
+	codec   wire.Codec
+	ready   bool      // the handshake is complete
+	readyAt time.Time // since when
 
 	limits wire.Limits  // of the peer, from the welcome
 	traits *wire.Traits // of the dialect, as far as the peer has agreed
@@ -104,6 +106,7 @@ type link struct {
 	silences   int // as loop.silences, at its beginning
 	pinging    bool
 	pingQueued bool        // ops hold a ping
+	pingSent   time.Time   // when the last ping was; zero: answered, or none
 	moved      time.Time   // when the peer last took bytes for which a write had to wait
 	proved     bool        // a message was acknowledged on it, or received for a subscription that has ended
 	stable     bool        // it lasted long enough to forget earlier failures
@@ -181,6 +184,8 @@ func (l *loop) rounds() {
 		if !l.ended {
 			l.startWrite()
 		}
+		l.checkOutage()
+		l.c.counters.oldestAdmitted.Store(l.window.oldestPending())
 		if l.ended {
 			l.timer.Stop()
 			l.cleanUp()
@@ -239,6 +244,56 @@ func (l *loop) enterSub(s *Subscription, st SubState) {
 	st.Since = l.now
 	s.state.Set(st)
 	l.c.notify.post(SubscriptionChanged{s.topic, st})
+	if s.inOutage && st.Phase != SubPending {
+		s.inOutage = false
+		l.outage.waiting--
+	}
+}
+
+// outageWatch is a time without all that the client had.
+type outageWatch struct {
+	since    time.Time // zero: there is none
+	attempts uint64    // of the client when it began
+	waiting  int       // subscriptions that were live and are not yet again
+	gaps     uint64    // gaps and resets so far
+	missed   uint64    // messages in them, as far as known
+}
+
+// beginOutage follows when a connection that was ready is lost.
+func (l *loop) beginOutage() {
+	if l.outage.since.IsZero() {
+		c := &l.c.counters
+		l.outage = outageWatch{since: l.now, attempts: c.attempts.Load()}
+		c.outages.Add(1)
+		c.outageSince.Store(c.moment(l.now))
+	}
+	for s := range l.registry.all() {
+		if !s.inOutage && s.state.Load().Phase == SubLive {
+			s.inOutage = true
+			l.outage.waiting++
+		}
+	}
+}
+
+// checkOutage ends the outage when everything is live again, or the client has ended.
+func (l *loop) checkOutage() {
+	o := l.outage
+	live := l.link != nil && l.link.ready && o.waiting == 0
+	if o.since.IsZero() || !live && !l.ended {
+		return
+	}
+	c := &l.c.counters
+	took := l.now.Sub(o.since)
+	c.outageSince.Store(0)
+	c.outageTime.Add(int64(took))
+	l.outage = outageWatch{}
+	if !live {
+		return
+	}
+	if h := c.measured; h != nil {
+		h.recovery.Add(took, 1)
+	}
+	l.c.notify.post(OutageEnded{took, int(c.attempts.Load() - o.attempts), o.gaps, o.missed})
 }
 
 // enterLive publishes that the server serves s.

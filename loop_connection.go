@@ -109,7 +109,7 @@ func (l *loop) welcome(k *link, r *wire.Ready) {
 		l.violated(k, err)
 		return
 	}
-	k.ready, k.limits = true, r.Limits
+	k.ready, k.readyAt, k.limits = true, l.now, r.Limits
 	k.handshakeBy = time.Time{}
 	k.restartAnswers(l.now) // no answer comes before the welcome
 	if r.Heartbeat > 0 {
@@ -252,6 +252,11 @@ func (l *loop) fail(k *link, f *wire.Failure) {
 	why := failureError(f, d)
 	why.Err = l.c.secrets.HideError(why.Err)
 	l.state.Cause = why
+	if k != nil && k.ready {
+		countClass(&l.c.counters.lost, d.class)
+	} else {
+		countClass(&l.c.counters.failedAttempts, d.class)
+	}
 	if d.TooBig && k != nil && k.ready && l.link == k {
 		l.window.frameTooBig()
 	}
@@ -373,6 +378,12 @@ func (l *loop) disconnect(k *link, code uint16, reason string) {
 	l.checkStable(k)
 	l.link = nil
 	l.window.connectionLost()
+	if k.ready && !l.ended {
+		l.beginOutage()
+	}
+	if h := l.c.counters.measured; h != nil && k.ready {
+		h.connection.Add(l.now.Sub(k.readyAt), 1)
+	}
 	for s := range l.registry.all() {
 		s.queue.fence()
 		if st := s.state.Load(); st.Phase == SubLive {

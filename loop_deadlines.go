@@ -123,17 +123,17 @@ func (l *loop) sendHeartbeat(k *link) {
 	switch l.c.cfg.traits.Ping {
 	case wire.PingOp:
 		if !k.pingQueued { // one is enough while a write takes long
-			k.pingQueued = true
+			k.pingQueued, k.pingSent = true, l.now
 			k.ops = append(k.ops, wire.Op{Kind: wire.OpPing, N: k.conn.gen})
 		}
 	case wire.PingControl:
 		if k.pinging {
 			return
 		}
-		k.pinging = true
+		k.pinging, k.pingSent = true, l.now
 		l.c.goroutines.spawn(func() {
-			_ = k.conn.Ping() // the reader reports its failure
-			l.c.inbox.post(ponged{k.conn})
+			err := k.conn.Ping() // the reader reports its failure
+			l.c.inbox.post(ponged{k.conn, err})
 		})
 	}
 }

@@ -138,6 +138,8 @@ func (l *loop) handle(k *link, ev *wire.Event) {
 		if len(k.ops) < maxReplies {
 			k.ops = append(k.ops, wire.Op{Kind: wire.OpPong, N: ev.N, Step: ev.Step})
 		}
+	case wire.EventPong:
+		l.c.counters.pinged(&k.pingSent, l.now)
 	case wire.EventGoAway:
 		l.spread = min(max(l.spread, ev.Spread), maxSpread)
 		l.goAwayUntil = l.now.Add(min(ev.Delay, maxRetryAfter))
@@ -175,12 +177,12 @@ func (l *loop) handleSubscription(k *link, s *Subscription, ev *wire.Event) {
 		l.confirmed(k, s, ev)
 	case wire.EventReset:
 		if !s.held {
-			l.c.notify.post(lossReported(s, Reset, ev))
+			l.reportLoss(s, Reset, ev)
 			l.confirmed(k, s, ev)
 		}
 	case wire.EventGap:
 		if !s.held {
-			l.c.notify.post(lossReported(s, Gap, ev))
+			l.reportLoss(s, Gap, ev)
 		}
 	case wire.EventUnsubscribed:
 		l.unsubscribed(k, s, ev)
@@ -230,8 +232,10 @@ func (l *loop) unsubscribed(k *link, s *Subscription, ev *wire.Event) {
 	}
 }
 
-func lossReported(s *Subscription, k Kind, ev *wire.Event) LossReported {
-	return LossReported{Topic: s.topic, Kind: k, Cause: ev.Cause, After: ev.Prev, To: ev.Position.Offset, Count: ev.Count}
+func (l *loop) reportLoss(s *Subscription, k Kind, ev *wire.Event) {
+	l.outage.gaps++
+	l.outage.missed += ev.Count
+	l.c.notify.post(LossReported{Topic: s.topic, Kind: k, Cause: ev.Cause, After: ev.Prev, To: ev.Position.Offset, Count: ev.Count})
 }
 
 // wrote is the end of one write.
@@ -268,11 +272,17 @@ func (e wrote) apply(l *loop) {
 }
 
 // ponged is the end of one WebSocket ping.
-type ponged struct{ conn *conn }
+type ponged struct {
+	conn *conn
+	err  error
+}
 
 func (e ponged) apply(l *loop) {
 	if k := l.linkOf(e.conn); k != nil {
 		k.pinging = false
+		if e.err == nil {
+			l.c.counters.pinged(&k.pingSent, l.now)
+		}
 	}
 }
 
@@ -318,30 +328,6 @@ type elapsed struct{}
 
 func (elapsed) apply(*loop) {}
 
-// publish admits messages. Their order is the order of the inbox.
-type publish [][]Receipt
-
-func (e publish) apply(l *loop) {
-	for _, receipts := range e {
-		for i := range receipts {
-			l.window.add(&receipts[i])
-		}
-		l.c.counters.published.Add(uint64(len(receipts)))
-	}
-	if l.ended {
-		l.window.close()
-	}
-}
-
-// apply makes a receipt the event of its own admission.
-func (r *Receipt) apply(l *loop) {
-	l.window.add(r)
-	l.c.counters.published.Add(1)
-	if l.ended {
-		l.window.close()
-	}
-}
-
 // flush replies with a point that is completed when every message admitted before
 // has its outcome.
 type flush struct{ reply chan<- *flushPoint }
@@ -367,6 +353,7 @@ func (e subscribe) apply(l *loop) {
 		e.reply <- &Error{Op: "Subscribe", Field: "topic", Class: ClassInput, Err: ErrDuplicate}
 	default:
 		l.registry.add(s)
+		l.c.totals.add(s)
 		if l.link != nil {
 			l.link.toAsk = append(l.link.toAsk, s)
 		}
@@ -434,6 +421,7 @@ type consumersDone struct{ s *Subscription }
 func (e consumersDone) apply(l *loop) {
 	s := e.s
 	delete(l.draining, s)
+	l.c.totals.forget(s)
 	if k := l.link; k != nil && k.isLeaving(s) {
 		l.finishLeaving(k, s)
 		return

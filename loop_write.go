@@ -456,3 +456,13 @@ func (k *link) exceeds(m *wire.Message) error {
 }
 
 const maxEncodePanics = 3 // until a connection is stable
+
+// appendReused extends s by one element. The element is zero, or as
+// encodeArgs.reset left it.
+func appendReused[T any](s []T) ([]T, *T) {
+	if len(s) == cap(s) {
+		s = slices.Grow(s, 1)
+	}
+	s = s[:len(s)+1]
+	return s, &s[len(s)-1]
+}

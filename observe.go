@@ -24,20 +24,22 @@ type Observer interface {
 
 // Event is one of the event structs of this package: StateChanged,
 // SubscriptionChanged, LossReported, MessageFailed, MessagesDropped,
-// DeliveryStopped, MessageSkipped, ServerNotice, CredentialInURL, CallbackFailed, EventsLost. Later
+// DeliveryStopped, MessageSkipped, OutageEnded, ServerNotice, CredentialInURL, CallbackFailed, EventsLost. Later
 // versions may add more, so a switch over them needs a default.
 //
 // With Options.Logger each event is logged as well:
 //
-//	Debug  StateChanged between attempts, SubscriptionChanged to pending
-//	Info   StateChanged to ready and to a clean end, SubscriptionChanged to live or ended
+//	Debug  StateChanged between attempts, and to ready in an outage; SubscriptionChanged to pending,
+//	       and to live in an outage
+//	Info   StateChanged to ready and to a clean end, SubscriptionChanged to live or ended, OutageEnded
 //	Warn   StateChanged after a lost connection or the first failed attempt, LossReported,
 //	       MessageFailed, MessagesDropped, DeliveryStopped, MessageSkipped, ServerNotice,
 //	       a refused subscription, CredentialInURL, EventsLost
 //	Error  StateChanged to an end that is permanent, CallbackFailed
 //
-// An outage is one Warn line, however many attempts it takes, and the line of
-// ready that follows has its duration and the number of failures. Of other events
+// An outage is one Warn line, however many attempts it takes, and one Info line when everything is
+// live again, with its duration, attempts, gaps and missed messages. Before the first
+// connection, the line of ready has the duration and the number of failures. Of other events
 // there are at most 10 lines of one kind and level within 10 seconds; a later line
 // has the number of those suppressed.
 type Event interface {
@@ -382,10 +384,12 @@ func (q *eventQueue) dispatch(e Event) {
 // eventLog writes events to a logger: one warning for each outage, and a bounded
 // number of lines of each kind.
 type eventLog struct {
-	logger *slog.Logger
-	downAt time.Time // since when there is no connection; zero while one is ready
-	fails  int       // losses and failed attempts since downAt
-	limits map[string]*lineLimit
+	logger     *slog.Logger
+	downAt     time.Time // since when there is no connection; zero while one is ready
+	fails      int       // losses and failed attempts since downAt
+	connected  bool      // a connection has been ready
+	recovering bool      // an outage lasts: its end has one line
+	limits     map[string]*lineLimit
 }
 
 const (
@@ -403,7 +407,15 @@ type lineLimit struct {
 func (g *eventLog) log(e Event) {
 	level, msg, attrs := e.record()
 	if _, ok := e.(EventsLost); ok {
-		g.downAt, g.fails = time.Time{}, 0 // the event that ended the outage may be among them
+		g.downAt, g.fails, g.recovering = time.Time{}, 0, false // the event that ended the outage may be among them
+	}
+	switch e := e.(type) {
+	case OutageEnded:
+		g.recovering = false
+	case SubscriptionChanged:
+		if g.recovering && e.State.Phase == SubLive {
+			level = slog.LevelDebug
+		}
 	}
 	if s, ok := e.(StateChanged); ok {
 		level, attrs = g.follow(s.State, level, attrs)
@@ -424,11 +436,16 @@ func (g *eventLog) follow(s State, level slog.Level, attrs []slog.Attr) (slog.Le
 	switch s.Phase {
 	case Waiting:
 		g.fails++
+		g.recovering = g.connected
 		if g.downAt.IsZero() {
 			g.downAt = s.Since
 			return slog.LevelWarn, attrs
 		}
 	case Ready:
+		g.connected = true
+		if g.recovering {
+			level = slog.LevelDebug
+		}
 		if !g.downAt.IsZero() {
 			attrs = append(attrs, slog.Duration("outage", s.Since.Sub(g.downAt).Round(time.Millisecond)), slog.Int("failures", g.fails))
 		}

@@ -182,15 +182,12 @@ func TestOutageIsOneWarning(t *testing.T) {
 		if n := strings.Count(text, `level=WARN msg="limpet: waiting"`); n != 5 || c.Stats().Attempts < 20 {
 			t.Errorf("%d warnings for 5 outages of %d attempts:\n%s", n, c.Stats().Attempts, text)
 		}
+		if n := strings.Count(text, `"limpet: ready"`); n != 1 {
+			t.Errorf("%d lines say ready, want the first only:\n%s", n, text)
+		}
 		summed := 0
 		for line := range strings.Lines(text) {
-			if !strings.Contains(line, `"limpet: ready"`) {
-				continue
-			}
-			if strings.Contains(line, "cause=") {
-				t.Errorf("ready has a cause: %s", line)
-			}
-			if strings.Contains(line, "outage=1m") && strings.Contains(line, "failures=") {
+			if strings.Contains(line, `level=INFO msg="limpet: live again" after=1m`) && strings.Contains(line, "gaps=0 missed=0") && !strings.Contains(line, "attempts=0") {
 				summed++
 			}
 		}

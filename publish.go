@@ -82,6 +82,30 @@ func (c *Client) PublishBatch(ctx context.Context, messages []Outgoing) ([]*Rece
 	return receipts, nil
 }
 
+// publish admits messages. Their order is the order of the inbox.
+type publish [][]Receipt
+
+func (e publish) apply(l *loop) {
+	for _, receipts := range e {
+		for i := range receipts {
+			l.window.add(&receipts[i], l.now)
+		}
+		l.c.counters.published.Add(uint64(len(receipts)))
+	}
+	if l.ended {
+		l.window.close()
+	}
+}
+
+// apply makes a receipt the event of its own admission.
+func (r *Receipt) apply(l *loop) {
+	l.window.add(r, l.now)
+	l.c.counters.published.Add(1)
+	if l.ended {
+		l.window.close()
+	}
+}
+
 // The messages of a batch share blocks of memory. The blocks are small, since one
 // message without an outcome keeps its whole block alive.
 const (

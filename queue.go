@@ -76,7 +76,9 @@ type queue struct {
 	firstCame    bool // a message stood for it, for offer to return
 	holding      bool // until the answer: messages belong to an earlier subscription
 
-	received, delivered, dropped, duplicates, earlier, gaps, resets uint64
+	received, delivered, dropped, duplicates, earlier, gaps, resets, missed uint64
+
+	lag *lagMeter // nil without Options.Histograms
 
 	receivedBefore uint64 // of received: before the current connection
 
@@ -376,6 +378,7 @@ func (q *queue) recordLoss(loss *sequence.Loss, readAt *time.Time) {
 	} else {
 		q.gaps++
 	}
+	q.missed += loss.Count
 	q.appendLoss(newLoss(readAt, kind, loss.After, loss.To, loss.Count, loss.Cause))
 	if loss.Detected {
 		q.detected = &wire.Event{Kind: loss.Kind, Cause: loss.Cause, Prev: loss.After.Offset, Position: loss.To, Count: loss.Count}

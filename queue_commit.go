@@ -342,6 +342,6 @@ func (q *queue) stats() SubStats {
 	return SubStats{
 		Received: q.received, Delivered: q.delivered, Dropped: q.dropped,
 		Waiting: uint64(q.messages + q.held), Duplicates: q.duplicates, Earlier: q.earlier, Gaps: q.gaps, Resets: q.resets,
-		Unacked: uint64(q.notAcked()),
+		Missed: q.missed, WaitingBytes: uint64(q.bytes), Unacked: uint64(q.notAcked()),
 	}
 }

@@ -6,6 +6,7 @@ import (
 	"sync"
 	"time"
 
+	"github.com/limpet-go/limpet/internal/histogram"
 	"github.com/limpet-go/limpet/wire"
 )
 
@@ -168,12 +169,45 @@ func (q *queue) takeReady(dst []Message, limit int, hold bool) (ms []Message, wa
 		q.lossHeld = losses > 0
 	} else {
 		q.delivered += uint64(n)
+		q.lag.measure(ms)
 	}
 	q.tracker.track(ms, losses)
 	if losses > 0 {
 		q.tracker.commitPrefix() // a loss needs no acknowledgement
 	}
 	return ms, 0
+}
+
+// lagMeter measures how old messages are when a consumer gets them. A clock read costs as
+// much as the message, so it reads the clock for the first message of a socket read, and
+// at least every lagEvery messages. It belongs to the queue. A nil one measures nothing.
+type lagMeter struct {
+	histogram *histogram.Histogram
+	readAt    time.Time // of the last message that was measured
+	since     uint64    // messages since then
+}
+
+const lagEvery = 64
+
+func (l *lagMeter) measure(ms []Message) {
+	if l == nil {
+		return
+	}
+	var now time.Time
+	for i := range ms {
+		m := &ms[i]
+		if m.Loss != nil {
+			continue
+		}
+		if l.since++; l.since < lagEvery && m.ReceivedAt == l.readAt {
+			continue
+		}
+		if now.IsZero() {
+			now = time.Now()
+		}
+		l.histogram.Add(now.Sub(m.ReceivedAt), l.since)
+		l.readAt, l.since = m.ReceivedAt, 0
+	}
 }
 
 // leadingItems returns how many of the first n items to take where room is left for
@@ -208,6 +242,9 @@ func (q *queue) finishDelivery(ms []Message, delivered bool, processed processed
 			q.dropped++
 			q.heldDropped++
 		}
+	}
+	if delivered {
+		q.lag.measure(ms)
 	}
 	acked := q.reported(q.tracker.acknowledge(processed))
 	room, drained := q.roomToReport(), q.drainToReport()

@@ -134,6 +134,7 @@ type routedEvent struct {
 func (r *reader) route(events *wire.Events) error {
 	var forLoop []routedEvent
 	var fault error
+	messages := false
 	for rest := events.List; len(rest) > 0 && fault == nil; {
 		ev := &rest[0]
 		if ev.Kind == wire.EventMalformed && !r.countMalformed(ev) {
@@ -155,6 +156,7 @@ func (r *reader) route(events *wire.Events) error {
 		}
 		n := leadingMessages(rest)
 		if ev.Kind == wire.EventData {
+			messages = true
 			forLoop = r.tellLoop(forLoop)
 			r.first.await()
 		}
@@ -184,6 +186,9 @@ func (r *reader) route(events *wire.Events) error {
 		rest = rest[n:]
 	}
 	r.tellLoop(forLoop)
+	if messages {
+		r.counters.lastMessage.Store(r.counters.moment(r.readAt))
+	}
 	return fault
 }
 

@@ -1,6 +1,7 @@
 package limpet
 
 import (
+	"log/slog"
 	"math/rand/v2"
 	"time"
 
@@ -128,4 +129,24 @@ func uniform(d time.Duration) time.Duration {
 		return 0
 	}
 	return time.Duration(rand.Uint64N(uint64(d) + 1))
+}
+
+// OutageEnded reports that everything that was live when a connection was lost is live
+// again: the connection and each subscription that has not ended. See Stats.Outages.
+type OutageEnded struct {
+	// Duration is how long it took.
+	Duration time.Duration
+	// Attempts is the number of attempts to connect.
+	Attempts int
+	// Gaps is the number of gaps and resets that were reported by then, Missed the number of
+	// messages missing in them, as far as it is known. A server that confirms no position
+	// may show a gap only with its next message.
+	Gaps   uint64
+	Missed uint64
+}
+
+func (e OutageEnded) record() (slog.Level, string, []slog.Attr) {
+	return slog.LevelInfo, "limpet: live again", []slog.Attr{
+		slog.Duration("after", e.Duration.Round(time.Millisecond)), slog.Int("attempts", e.Attempts),
+		slog.Uint64("gaps", e.Gaps), slog.Uint64("missed", e.Missed)}
 }

@@ -1,8 +1,14 @@
 package limpet
 
 import (
+	"encoding/json"
+	"iter"
+	"slices"
+	"sync"
 	"sync/atomic"
 	"time"
+
+	"github.com/limpet-go/limpet/internal/histogram"
 )
 
 // Phase is what a client is doing.
@@ -65,14 +71,40 @@ type State struct {
 	Resumed bool
 }
 
-// Stats are the counts of a client since New.
+// Stats is what a client counts and measures: since New, except where a field says now.
 type Stats struct {
-	// Attempts is the number of attempts to connect.
-	Attempts uint64
+	// Attempts is the number of attempts to connect, FailedAttempts how many of them
+	// failed, by the class of the error: before the connection was ready.
+	Attempts       uint64
+	FailedAttempts ClassCounts
 	// Connections is the number of connections that became ready, Resumes how many
-	// of them resumed the session.
+	// of them resumed the session, Lost how many were lost, by the class of the error.
 	Connections uint64
 	Resumes     uint64
+	Lost        ClassCounts
+	// ConnectedSince is since when the connection has been ready; zero if none is now.
+	ConnectedSince time.Time
+	// Outages is the number of outages. An outage begins with the loss of a connection and
+	// ends when all subscriptions that were live are live again or have ended. OutageTime is
+	// how long they lasted together, Outage how long the one that lasts now has lasted; 0
+	// without one. The time before the first connection is no outage.
+	Outages    uint64
+	OutageTime time.Duration
+	Outage     time.Duration
+	// PingRTT is how long the last ping took; 0 before the first.
+	PingRTT time.Duration
+	// Silence is for how long no message has been received, of any subscription; before
+	// the first one since New.
+	Silence time.Duration
+
+	// Messages is the sum over all subscriptions, those that have ended included.
+	// Received = Delivered + Dropped + Waiting.
+	Messages SubStats
+	// Subscriptions is the number of subscriptions now, those included that have ended and
+	// whose consumers still take messages; Live is how many of them are live.
+	Subscriptions int
+	Live          int
+
 	// Published is the number of messages that Publish and PublishBatch admitted.
 	Published uint64
 	// Resent is the number of times that a message was sent again.
@@ -85,6 +117,12 @@ type Stats struct {
 	Expired  uint64
 	Unsent   uint64
 	Unknown  uint64
+	// Window is the number of messages in the window now, WindowBytes their payloads.
+	// OldestPending is how long the oldest of those without an outcome has waited for it.
+	Window        int
+	WindowBytes   int
+	OldestPending time.Duration
+
 	// BytesWritten and BytesRead are the payload bytes of WebSocket messages.
 	BytesWritten uint64
 	BytesRead    uint64
@@ -101,26 +139,199 @@ type Stats struct {
 	PlainFrames bool
 }
 
+// ClassCounts are numbers of errors by class.
+type ClassCounts [len(errorClasses)]uint64
+
+// Of returns the number of errors of one class.
+func (c ClassCounts) Of(class ErrorClass) uint64 {
+	if i := slices.Index(errorClasses[:], class); i >= 0 {
+		return c[i]
+	}
+	return 0
+}
+
+// All iterates over every class, also those with the number 0, always in the same order.
+func (c ClassCounts) All() iter.Seq2[ErrorClass, uint64] {
+	return func(yield func(ErrorClass, uint64) bool) {
+		for i, class := range errorClasses {
+			if !yield(class, c[i]) {
+				return
+			}
+		}
+	}
+}
+
+// MarshalJSON returns an object with the classes whose number is not 0.
+func (c ClassCounts) MarshalJSON() ([]byte, error) {
+	counts := map[ErrorClass]uint64{}
+	for class, n := range c.All() {
+		if n > 0 {
+			counts[class] = n
+		}
+	}
+	return json.Marshal(counts)
+}
+
+// Histograms are the durations that a client with Options.Histograms has measured.
+type Histograms struct {
+	// Delivery is from Message.ReceivedAt to when a consumer got the message. It is read off
+	// the clock once for each socket read and at least every 64 messages; messages in
+	// between count as the next one that is measured.
+	Delivery Histogram
+	// Publish is from the admission of a message to its outcome.
+	Publish Histogram
+	// Ping is from a ping to its pong.
+	Ping Histogram
+	// Connection is how long connections were ready, those that have ended.
+	Connection Histogram
+	// Outage is how long outages lasted, those that are over: see Stats.Outages.
+	Outage Histogram
+}
+
+// Histogram counts durations in buckets.
+type Histogram struct {
+	// Count is the number of durations, Sum their sum.
+	Count uint64
+	Sum   time.Duration
+	// Buckets[i] counts the durations of at most HistogramBounds()[i] that are above the
+	// bound before it; the last one those above all bounds.
+	Buckets [histogram.Buckets]uint64
+}
+
+// HistogramBounds returns the upper bounds of the buckets of every Histogram, in
+// ascending order, from 10 microseconds to an hour. There is one bucket more.
+func HistogramBounds() []time.Duration { return slices.Clone(histogram.Bounds[:]) }
+
+func loadHistogram(h *histogram.Histogram) (s Histogram) {
+	s.Buckets, s.Count, s.Sum = h.Load()
+	return s
+}
+
+// histograms are what Histograms shows.
+type histograms struct {
+	delivery, outcome, ping, connection, recovery histogram.Histogram
+}
+
+// counters are written by whoever does what they count, and read by Stats. A moment is in
+// nanoseconds since origin.
 type counters struct {
+	origin   time.Time
+	measured *histograms // nil without Options.Histograms
+
 	attempts, connections, resumes  atomic.Uint64
+	failedAttempts, lost            [len(errorClasses)]atomic.Uint64
 	published, resent               atomic.Uint64
 	outcomes                        [len(outcomeNames)]atomic.Uint64
 	bytesWritten, bytesRead, frames atomic.Uint64
 	malformed, unrequested          atomic.Uint64
 	plainFrames                     atomic.Bool
+
+	outages        atomic.Uint64
+	outageTime     atomic.Int64 // of those that are over
+	outageSince    atomic.Int64 // the moment when the one that lasts began; 0: none
+	pingRTT        atomic.Int64
+	lastMessage    atomic.Int64 // the moment when one was received last
+	oldestAdmitted atomic.Int64 // the moment of the admission of the oldest message without an outcome; 0: none
 }
 
-func (c *counters) stats() Stats {
+// moment is t as counters hold it.
+func (c *counters) moment(t time.Time) int64 { return int64(t.Sub(c.origin)) }
+
+// since returns how long ago moment is; 0 if it is 0.
+func (c *counters) since(moment int64, now time.Time) time.Duration {
+	if moment == 0 {
+		return 0
+	}
+	return max(0, now.Sub(c.origin)-time.Duration(moment))
+}
+
+// pinged measures a ping sent at *sent that is answered now, and clears *sent.
+func (c *counters) pinged(sent *time.Time, now time.Time) {
+	if sent.IsZero() {
+		return
+	}
+	took := now.Sub(*sent)
+	*sent = time.Time{}
+	c.pingRTT.Store(max(1, int64(took)))
+	if c.measured != nil {
+		c.measured.ping.Add(took, 1)
+	}
+}
+
+func (c *counters) stats(now time.Time) Stats {
+	outage := c.since(c.outageSince.Load(), now)
 	return Stats{
-		Attempts: c.attempts.Load(), Connections: c.connections.Load(), Resumes: c.resumes.Load(),
+		Attempts: c.attempts.Load(), FailedAttempts: loadClasses(&c.failedAttempts),
+		Connections: c.connections.Load(), Resumes: c.resumes.Load(), Lost: loadClasses(&c.lost),
+		Outages: c.outages.Load(), OutageTime: time.Duration(c.outageTime.Load()) + outage, Outage: outage,
+		PingRTT: time.Duration(c.pingRTT.Load()), Silence: now.Sub(c.origin) - time.Duration(c.lastMessage.Load()),
 		Published: c.published.Load(), Resent: c.resent.Load(),
 		Acked: c.outcomes[Acked].Load(), Written: c.outcomes[Written].Load(),
 		Rejected: c.outcomes[Rejected].Load(), Expired: c.outcomes[Expired].Load(),
 		Unsent: c.outcomes[Unsent].Load(), Unknown: c.outcomes[Unknown].Load(),
-		BytesWritten: c.bytesWritten.Load(), BytesRead: c.bytesRead.Load(), Frames: c.frames.Load(),
+		OldestPending: c.since(c.oldestAdmitted.Load(), now),
+		BytesWritten:  c.bytesWritten.Load(), BytesRead: c.bytesRead.Load(), Frames: c.frames.Load(),
 		Malformed: c.malformed.Load(), Unrequested: c.unrequested.Load(),
 		PlainFrames: c.plainFrames.Load(),
 	}
+}
+
+func loadClasses(counts *[len(errorClasses)]atomic.Uint64) (c ClassCounts) {
+	for i := range counts {
+		c[i] = counts[i].Load()
+	}
+	return c
+}
+
+// countClass counts an error of class.
+func countClass(counts *[len(errorClasses)]atomic.Uint64, class ErrorClass) {
+	if i := slices.Index(errorClasses[:], class); i >= 0 {
+		counts[i].Add(1)
+	}
+}
+
+// subscriptionTotals adds up the subscriptions of a client. Its lock is a leaf.
+type subscriptionTotals struct {
+	mu    sync.Mutex
+	open  []*Subscription // that were not forgotten
+	ended SubStats        // of those that were
+}
+
+func (t *subscriptionTotals) add(s *Subscription) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	t.open = append(t.open, s)
+	s.totalsPlace = len(t.open)
+}
+
+// forget keeps what s has counted: its consumers are done, so it counts no more.
+func (t *subscriptionTotals) forget(s *Subscription) {
+	last := s.queue.stats()
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if s.totalsPlace == 0 {
+		return
+	}
+	moved := t.open[len(t.open)-1]
+	t.open[s.totalsPlace-1], moved.totalsPlace = moved, s.totalsPlace
+	t.open[len(t.open)-1] = nil
+	t.open, s.totalsPlace = t.open[:len(t.open)-1], 0
+	t.ended.add(&last)
+}
+
+func (t *subscriptionTotals) fill(st *Stats) {
+	t.mu.Lock()
+	open := slices.Clone(t.open)
+	st.Messages = t.ended
+	t.mu.Unlock()
+	for _, s := range open {
+		one := s.queue.stats()
+		st.Messages.add(&one)
+		if s.state.Load().Phase == SubLive {
+			st.Live++
+		}
+	}
+	st.Subscriptions = len(open)
 }
 
 // SubPhase is what a subscription is doing.
@@ -176,8 +387,29 @@ type SubStats struct {
 	Gaps       uint64 // reported by the server or detected by the client; those of Dropped do not count
 	Resets     uint64 // reported by the server or detected by the client
 
+	// Missed is the number of messages that are missing in the gaps and resets, as far as it
+	// is known. What the overflow policy dropped is in Dropped.
+	Missed uint64
+	// WaitingBytes is the sum of the payloads of the messages that wait in the queue.
+	WaitingBytes uint64
+
 	// Unacked is how many of Delivered are not acknowledged. With ManualAck the
 	// stream stops while Delivery.Buffer messages are taken from the oldest one that is
 	// not acknowledged on; see DeliveryStopped.
 	Unacked uint64
+}
+
+// add adds o to s.
+func (s *SubStats) add(o *SubStats) {
+	s.Received += o.Received
+	s.Delivered += o.Delivered
+	s.Dropped += o.Dropped
+	s.Waiting += o.Waiting
+	s.Duplicates += o.Duplicates
+	s.Earlier += o.Earlier
+	s.Gaps += o.Gaps
+	s.Resets += o.Resets
+	s.Missed += o.Missed
+	s.WaitingBytes += o.WaitingBytes
+	s.Unacked += o.Unacked
 }

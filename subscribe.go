@@ -52,11 +52,12 @@ type Subscription struct {
 	endedByClient atomic.Bool // by Close or Shutdown of the client
 
 	// Owned by the loop.
-	key      uint64
-	place    int // in registry.subs, from 1; 0: not in it
-	from     From
-	token    Secret
-	wireName string
+	key         uint64
+	totalsPlace int // in subscriptionTotals.open, from 1; 0: not in it; under its lock
+	place       int // in registry.subs, from 1; 0: not in it
+	from        From
+	token       Secret
+	wireName    string
 
 	keptIn          string     // the session in which it was live, if the server keeps subscriptions; see wire.Traits.KeepsSubs
 	askedGeneration uint64     // the connection on which it was asked for; 0: none
@@ -68,6 +69,7 @@ type Subscription struct {
 	suspicion       *suspicion // that its request makes the server close the connection; nil: none
 	endings         int        // by the server, in a row, each soon and before a message
 	held            bool       // messages may be those of an earlier subscription to the topic
+	inOutage        bool       // it was live when the outage began, and is not yet again
 	acksOwed        bool       // in Shutdown: the server still has it, to learn what consumers process
 	askAgainAt      time.Time  // not before: after a refusal that is not final, or no answer; zero: at any time; see registry.postpone
 	waitPlace       int        // in registry.waiting, from 1; 0: not in it
@@ -211,6 +213,9 @@ func newSubscription(c *Client, topic string, o *SubscribeOptions) (*Subscriptio
 	}
 	s := &Subscription{client: c, topic: topic, from: opts.From, token: opts.Token}
 	s.queue = newQueue(topic, &opts, c.cfg.traits, s)
+	if h := c.counters.measured; h != nil {
+		s.queue.lag = &lagMeter{histogram: &h.delivery}
+	}
 	s.state.Set(SubState{Phase: SubPending, Since: time.Now()})
 	return s, nil
 }

@@ -3,7 +3,6 @@ package limpet
 import (
 	"errors"
 	"math"
-	"slices"
 	"sync"
 	"time"
 
@@ -22,32 +21,33 @@ type window struct {
 	counters     *counters
 	origin       time.Time // origin of timestamp
 	slots        fifo.Queue[*Receipt]
-	firstSeq     uint64        // sequence number of the first slot
-	settledID    wire.ID       // id of the message numbered firstSeq-1, the uplink tag
-	nextToSend   int           // index of the first slot not sent on this connection
-	highestSent  uint64        // highest sequence number sent in this session epoch
-	bytesSent    uint64        // payload bytes sent on this connection
-	resumed      bool          // the server has said what it holds: it does not have what is not settled
-	credit       wire.Credit   // the server's, for this connection
-	pending      int           // receipts without an outcome
-	nextExpiry   time.Time     // no TTL ends before it; zero: no TTL
-	flushPoints  []*flushPoint // by ascending seq; each has a caller of Flush that waits
-	firstPending int           // index before which every slot has its outcome
-	oneByOneUpTo uint64        // up to this sequence number a frame carries one message: a batch was too big
-	resends      []uint64      // of the last batch, until countResends
-	resolved     [2]int        // outcomes to be published are in slots [from, to)
-	freedBytes   int           // payload bytes that they held
-	notify       *notifier     // of messages that failed
-	doneCalls    *doneCalls    // of PublishOptions.Done
-	woken        int           // outcomes that a caller waited for, since the loop last read it
+	admitted     fifo.Queue[int64] // when each slot was admitted, as counters hold a moment
+	firstSeq     uint64            // sequence number of the first slot
+	settledID    wire.ID           // id of the message numbered firstSeq-1, the uplink tag
+	nextToSend   int               // index of the first slot not sent on this connection
+	highestSent  uint64            // highest sequence number sent in this session epoch
+	bytesSent    uint64            // payload bytes sent on this connection
+	resumed      bool              // the server has said what it holds: it does not have what is not settled
+	credit       wire.Credit       // the server's, for this connection
+	pending      int               // receipts without an outcome
+	nextExpiry   time.Time         // no TTL ends before it; zero: no TTL
+	flushPoints  []*flushPoint     // by ascending seq; each has a caller of Flush that waits
+	firstPending int               // index before which every slot has its outcome
+	oneByOneUpTo uint64            // up to this sequence number a frame carries one message: a batch was too big
+	resends      []uint64          // of the last batch, until countResends
+	resolved     [2]int            // outcomes to be published are in slots [from, to)
+	freedBytes   int               // payload bytes that they held
+	notify       *notifier         // of messages that failed
+	doneCalls    *doneCalls        // of PublishOptions.Done
+	woken        int               // outcomes that a caller waited for, since the loop last read it
 }
 
 // slotPool shares the memory of slots among clients: few are busy at a time.
-var slotPool sync.Pool
+var slotPool, admittedPool sync.Pool
 
 func newWindow(sessions bool, a *admission, c *counters) *window {
 	w := &window{sessions: sessions, admission: a, counters: c, origin: time.Now(), firstSeq: 1}
-	w.slots.Pool = &slotPool
+	w.slots.Pool, w.admitted.Pool = &slotPool, &admittedPool
 	return w
 }
 
@@ -61,8 +61,9 @@ func (w *window) uplink() wire.Uplink {
 	return wire.Uplink{Lo: w.firstSeq, Hi: w.lastSeq(), Tag: w.settledID}
 }
 
-func (w *window) add(r *Receipt) {
+func (w *window) add(r *Receipt, now time.Time) {
 	w.slots.Push(r)
+	w.admitted.Push(w.counters.moment(now))
 	w.pending++
 	if d := r.details; d != nil && !d.expires.IsZero() && (w.nextExpiry.IsZero() || d.expires.Before(w.nextExpiry)) {
 		w.nextExpiry = d.expires
@@ -110,6 +111,7 @@ func (w *window) publishOutcomes() {
 			count[r.decided]++
 		}
 	}
+	w.measure(resolved)
 	for o, n := range count {
 		if n > 0 {
 			w.counters.outcomes[o].Add(n)
@@ -136,6 +138,7 @@ func (w *window) publishOutcomes() {
 	if head > 0 {
 		w.settledID = wire.ID((*w.slots.At(head - 1)).id)
 		w.slots.Drop(head)
+		w.admitted.Drop(head)
 		w.firstSeq += uint64(head)
 		w.nextToSend = max(0, w.nextToSend-head)
 		w.firstPending = max(0, w.firstPending-head)
@@ -259,10 +262,12 @@ func (w *window) idOf(seq uint64) (wire.ID, bool) {
 // those that it has accepted before (docs/protocol.md, section 4).
 func (w *window) renumber() {
 	kept := fifo.Queue[*Receipt]{Pool: &slotPool}
+	admitted := fifo.Queue[int64]{Pool: &admittedPool}
 	nextFlush := 0
 	for i, r := range w.slots.All() {
 		if r.decided == Pending {
 			kept.Push(r)
+			admitted.Push(*w.admitted.At(i))
 		}
 		for nextFlush < len(w.flushPoints) && w.flushPoints[nextFlush].seq == w.firstSeq+uint64(i) {
 			w.flushPoints[nextFlush].seq = uint64(kept.Len())
@@ -272,7 +277,8 @@ func (w *window) renumber() {
 	w.firstPending = 0
 	dropped := w.slots.Len() - kept.Len()
 	w.slots.Reset()
-	w.slots, w.firstSeq = kept, 1
+	w.admitted.Reset()
+	w.slots, w.admitted, w.firstSeq = kept, admitted, 1
 	w.nextToSend, w.highestSent, w.settledID, w.oneByOneUpTo = 0, 0, wire.ID{}, 0
 	w.admission.release(dropped, 0)
 }
@@ -363,16 +369,6 @@ func (w *window) countResends(through uint64) {
 		}
 	}
 	w.resends = nil
-}
-
-// appendReused extends s by one element. The element is zero, or as
-// encodeArgs.reset left it.
-func appendReused[T any](s []T) ([]T, *T) {
-	if len(s) == cap(s) {
-		s = slices.Grow(s, 1)
-	}
-	s = s[:len(s)+1]
-	return s, &s[len(s)-1]
 }
 
 // inFlight reports whether a message sent on this connection is not settled.
@@ -489,6 +485,7 @@ func (w *window) close() {
 	}
 	w.publishOutcomes()
 	w.slots.Reset()
+	w.admitted.Reset()
 	w.firstPending = 0
 }
 

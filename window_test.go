@@ -22,7 +22,7 @@ func TestRoomIsFreeBeforeTheFirstOutcome(t *testing.T) {
 		w := newWindow(true, a, stats)
 		receipts := make([]Receipt, many)
 		for i := range receipts {
-			w.add(&receipts[i])
+			w.add(&receipts[i], time.Now())
 		}
 		first := receipts[0].Done()
 		found := make(chan error)
@@ -110,7 +110,7 @@ func TestFlushModel(t *testing.T) {
 			case 0, 1:
 				r := new(Receipt)
 				admitted = append(admitted, r)
-				w.add(r)
+				w.add(r, time.Now())
 			case 2:
 				flushes = append(flushes, pending{w.addFlushPoint().completed, len(admitted)})
 			case 3:
@@ -211,7 +211,7 @@ func TestBatchFitsTheLink(t *testing.T) {
 	w := newWindow(true, new(admission), new(counters))
 	w.credit = wire.Credit{N: 100, Bytes: 1 << 30}
 	for _, n := range []int{200, 200, 5000, 200, 900, 900, 0, 0} {
-		w.add(&Receipt{payload: make([]byte, n)})
+		w.add(&Receipt{payload: make([]byte, n)}, time.Now())
 	}
 	var got [][]int
 	for w.nextToSend < w.slots.Len() {
@@ -233,7 +233,7 @@ func TestResentNeverGoesDown(t *testing.T) {
 	stats := new(counters)
 	w := newWindow(true, new(admission), stats)
 	for range 4 {
-		w.add(&Receipt{topic: "t"})
+		w.add(&Receipt{topic: "t"}, time.Now())
 	}
 	w.credit = wire.Credit{N: 10, Bytes: 100}
 	now := time.Now()
@@ -265,7 +265,7 @@ func TestReplyAfterTheOutcome(t *testing.T) {
 	w := newWindow(false, new(admission), new(counters))
 	receipts := make([]Receipt, 2) // the first has no outcome, so both stay in the window
 	for i := range receipts {
-		w.add(&receipts[i])
+		w.add(&receipts[i], time.Now())
 	}
 	w.credit = wire.Credit{N: 2, Bytes: 1}
 	w.nextBatch(nil, nil, time.Now(), 1000)

@@ -221,8 +221,8 @@ var ofClient = []mutation{
 	{
 		name:    "window: a new session keeps the numbers",
 		file:    "window.go",
-		search:  "w.slots, w.firstSeq = kept, 1\n",
-		replace: "w.slots, w.firstSeq = kept, w.firstSeq\n",
+		search:  "w.slots, w.admitted, w.firstSeq = kept, admitted, 1\n",
+		replace: "w.slots, w.admitted, w.firstSeq = kept, admitted, w.firstSeq\n",
 		test:    windowTests,
 		says:    "FAIL: TestLostSessionRenumbers",
 	},

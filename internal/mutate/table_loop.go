@@ -224,7 +224,7 @@ var ofLoop = []mutation{
 	},
 	{
 		name:    "loop: a batch after the end has no outcome",
-		file:    "loop_events.go",
+		file:    "publish.go",
 		search:  "\t\tl.c.counters.published.Add(uint64(len(receipts)))\n\t}\n\tif l.ended {",
 		replace: "\t\tl.c.counters.published.Add(uint64(len(receipts)))\n\t}\n\tif false {",
 		test:    "-run ^TestFlushDuringTheEnd$ .",

@@ -1,0 +1,46 @@
+package histogram
+
+import (
+	"slices"
+	"testing"
+	"time"
+)
+
+func TestAdd(t *testing.T) {
+	var h Histogram
+	h.Add(-time.Second, 1)
+	h.Add(Bounds[0], 2)
+	h.Add(Bounds[0]+1, 3)
+	h.Add(time.Second, 4)
+	h.Add(2*time.Hour, 5)
+	h.Add(time.Second, 0)
+	buckets, count, sum := h.Load()
+	want := [Buckets]uint64{0: 3, 1: 3, slices.Index(Bounds[:], time.Second): 4, Buckets - 1: 5}
+	if buckets != want || count != 15 {
+		t.Errorf("%d in %v, want %v", count, buckets, want)
+	}
+	if want := 2*Bounds[0] + 3*(Bounds[0]+1) + 4*time.Second + 10*time.Hour; sum != want {
+		t.Errorf("sum %v, want %v", sum, want)
+	}
+}
+
+func TestNil(t *testing.T) {
+	var h *Histogram
+	h.Add(time.Second, 1)
+	if _, count, sum := h.Load(); count != 0 || sum != 0 {
+		t.Error(count, sum)
+	}
+}
+
+func TestBoundsAscend(t *testing.T) {
+	if !slices.IsSorted(Bounds[:]) {
+		t.Error(Bounds)
+	}
+}
+
+func BenchmarkAdd(b *testing.B) {
+	var h Histogram
+	for b.Loop() {
+		h.Add(time.Millisecond, 1)
+	}
+}

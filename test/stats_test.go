@@ -1,0 +1,259 @@
+package test
+
+import (
+	"context"
+	"encoding/json"
+	"net/http"
+	"strings"
+	"sync"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/limpet-go/limpet"
+	"github.com/limpet-go/limpet/internal/assert"
+	"github.com/limpet-go/limpet/limpettest"
+	"github.com/limpet-go/limpet/server"
+	"github.com/limpet-go/limpet/wire"
+	"github.com/limpet-go/limpet/wire/raw"
+)
+
+// outages collects the events OutageEnded.
+type outages struct {
+	mu   sync.Mutex
+	list []limpet.OutageEnded
+}
+
+func (o *outages) Observe(e limpet.Event) {
+	if e, ok := e.(limpet.OutageEnded); ok {
+		o.mu.Lock()
+		o.list = append(o.list, e)
+		o.mu.Unlock()
+	}
+}
+
+func (o *outages) all() []limpet.OutageEnded {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	return append([]limpet.OutageEnded(nil), o.list...)
+}
+
+// An outage lasts from the loss until every subscription is live again. What was missed is
+// counted: here the server keeps 10 messages of 100. How many are missing of this topic
+// it does not say.
+func TestOutageIsMeasured(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		srv := limpettest.NewServer(t, &limpettest.ServerOptions{Server: &server.Options{Retention: server.Retention{Count: 10}}})
+		var seen outages
+		c := dial(t, srv, &limpet.Options{Observer: &seen, Histograms: true})
+		s := subscribeLive(t, c, "a", nil)
+		publish(t, srv, "a", "first")
+		collect(t, s, 1)
+		synctest.Wait()
+		if st := c.Stats(); st.Outages != 0 || st.Outage != 0 || st.OutageTime != 0 || st.Live != 1 || st.ConnectedSince.IsZero() {
+			t.Errorf("before: %+v", st)
+		}
+
+		srv.Stop()
+		lost := time.Now()
+		time.Sleep(10 * time.Second)
+		st := c.Stats()
+		if st.Outages != 1 || st.Outage != 10*time.Second || st.OutageTime != st.Outage || st.Live != 0 || !st.ConnectedSince.IsZero() || len(seen.all()) != 0 {
+			t.Errorf("in the outage: %+v", st)
+		}
+		srv.Start()
+		publish(t, srv, "a", numbers(1, 100)...)
+		assert.NoError(t, c.WaitReady(context.Background()))
+		assert.NoError(t, s.WaitLive(context.Background()))
+		took := time.Since(lost)
+		synctest.Wait()
+		st = c.Stats()
+		if st.Outages != 1 || st.Outage != 0 || st.OutageTime != took || st.Live != 1 {
+			t.Errorf("after %v: %+v", took, st)
+		}
+		if st.Messages.Gaps != 1 || st.Messages.Missed != 0 {
+			t.Errorf("missed %d messages in %d gaps", st.Messages.Missed, st.Messages.Gaps)
+		}
+		all := seen.all()
+		if len(all) != 1 || all[0].Duration != took || all[0].Attempts != int(st.Attempts-1) || all[0].Attempts < 2 || all[0].Gaps != 1 || all[0].Missed != 0 {
+			t.Errorf("reported %+v", all)
+		}
+		if h := c.Histograms().Outage; h.Count != 1 || h.Sum != took {
+			t.Errorf("%+v", h)
+		}
+	})
+}
+
+// A subscription that is not live again keeps the outage; one that was never live, or is
+// closed, does not.
+func TestOutageWaitsForSubscriptions(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var mu sync.Mutex
+		refused := map[string]bool{"never": true}
+		refuse := func(topic string, is bool) {
+			mu.Lock()
+			defer mu.Unlock()
+			refused[topic] = is
+		}
+		srv := limpettest.NewServer(t, &limpettest.ServerOptions{Server: &server.Options{Hooks: server.Hooks{Authorize: func(_ server.Principal, _ server.Verb, topic string) error {
+			mu.Lock()
+			defer mu.Unlock()
+			if refused[topic] {
+				return context.DeadlineExceeded // for now
+			}
+			return nil
+		}}}})
+		c := dial(t, srv, nil)
+		subscribeLive(t, c, "a", nil)
+		b := subscribeLive(t, c, "b", nil)
+		subscribe(t, c, "never")
+		refuse("b", true)
+		synctest.Wait()
+		srv.Network.CutAll()
+		time.Sleep(time.Minute)
+		if st := c.Stats(); st.Outage < 59*time.Second || st.Live != 1 {
+			t.Errorf("b is refused, and the outage has lasted %v", st.Outage)
+		}
+		refuse("b", false)
+		assert.NoError(t, b.WaitLive(context.Background()))
+		synctest.Wait()
+		if st := c.Stats(); st.Outage != 0 || st.OutageTime < time.Minute {
+			t.Errorf("b is live again, and the outage has lasted %v", st.Outage)
+		}
+		refuse("b", true)
+		srv.Network.CutAll()
+		time.Sleep(time.Minute)
+		b.Close()
+		synctest.Wait()
+		if st := c.Stats(); st.Outage != 0 || st.Outages != 2 {
+			t.Errorf("b is closed, and the outage has lasted %v", st.Outage)
+		}
+	})
+}
+
+// Stats.Messages is the sum over all subscriptions, also over those that have ended, and
+// what was received is accounted for.
+func TestMessagesAreAccountedFor(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		srv := limpettest.NewServer(t, nil)
+		c := dial(t, srv, nil)
+		var want limpet.SubStats
+		for i := range 20 {
+			s := subscribeLive(t, c, "a", &limpet.SubscribeOptions{Delivery: limpet.Delivery{Buffer: 8}})
+			publish(t, srv, "a", numbers(1, 10)...)
+			synctest.Wait()
+			if i%2 == 0 {
+				collect(t, s, 4)
+			}
+			s.Close()
+			synctest.Wait()
+			one := s.Stats()
+			want.Received, want.Delivered, want.Dropped = want.Received+one.Received, want.Delivered+one.Delivered, want.Dropped+one.Dropped
+		}
+		last := subscribeLive(t, c, "a", nil)
+		publish(t, srv, "a", "12345")
+		synctest.Wait()
+		st := c.Stats()
+		m := st.Messages
+		if m.Received != want.Received+1 || m.Delivered != want.Delivered || m.Dropped != want.Dropped || m.Waiting != 1 || m.WaitingBytes != 5 || m.Delivered != 40 {
+			t.Errorf("%+v, want %+v and one that waits", m, want)
+		}
+		if st.Subscriptions != 1 || st.Live != 1 {
+			t.Errorf("%d subscriptions, %d live", st.Subscriptions, st.Live)
+		}
+		collect(t, last, 1)
+		closeAndWait(t, c)
+		if after := c.Stats().Messages; after.Received != m.Received || after.Waiting != 0 || after.Received != after.Delivered+after.Dropped {
+			t.Errorf("after the end: %+v", after)
+		}
+	})
+}
+
+// The window, the oldest message in it and the silence are measured while the server is silent.
+func TestGauges(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		srv := limpettest.NewServer(t, &limpettest.ServerOptions{Network: &limpettest.NetworkOptions{Up: 20 * time.Millisecond, Down: 20 * time.Millisecond}})
+		c := dial(t, srv, &limpet.Options{Histograms: true, Heartbeat: limpet.Heartbeat{Interval: 10 * time.Second}})
+		s := subscribeLive(t, c, "a", nil)
+		publish(t, srv, "a", "x")
+		collect(t, s, 1)
+		began := time.Now()
+		_, err := c.Send(context.Background(), "b", []byte("y"), nil)
+		assert.NoError(t, err)
+		took := time.Since(began)
+		if h := c.Histograms().Publish; h.Count != 1 || h.Sum != took || took < 40*time.Millisecond {
+			t.Errorf("published in %v: %+v", took, h)
+		}
+		time.Sleep(time.Minute)
+		st := c.Stats()
+		if st.PingRTT < 40*time.Millisecond || st.PingRTT > 50*time.Millisecond {
+			t.Errorf("ping took %v", st.PingRTT)
+		}
+		if h := c.Histograms(); h.Ping.Count < 3 || h.Delivery.Count != 1 || h.Delivery.Sum > time.Second {
+			t.Errorf("%+v", h)
+		}
+		if st.Silence < time.Minute || st.Silence > time.Minute+time.Second {
+			t.Errorf("silent for %v", st.Silence)
+		}
+		if st.Window != 0 || st.WindowBytes != 0 || st.OldestPending != 0 {
+			t.Errorf("empty window: %+v", st)
+		}
+		srv.Stop()
+		for range 3 {
+			_, err := c.Publish(context.Background(), "b", []byte("12345"), nil)
+			assert.NoError(t, err)
+			time.Sleep(time.Second)
+		}
+		if st := c.Stats(); st.Window != 3 || st.WindowBytes != 15 || st.OldestPending != 3*time.Second {
+			t.Errorf("full window: %d messages, %d bytes, the oldest of %v", st.Window, st.WindowBytes, st.OldestPending)
+		}
+		closeAndWait(t, c)
+		if h := c.Histograms(); h.Connection.Count != 1 || h.Connection.Sum < time.Minute || h.Publish.Count != 4 {
+			t.Errorf("after the end: %+v", h)
+		}
+		if st := c.Stats(); st.Outage != 0 || st.OutageTime != 3*time.Second || st.OldestPending != 0 {
+			t.Errorf("after the end: %+v", st)
+		}
+	})
+}
+
+// Attempts and losses are counted by the class of their error.
+func TestFailuresByClass(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		srv := limpettest.NewServer(t, nil)
+		srv.Inject(limpettest.Refuse(2), limpettest.RefuseUpgrade(http.StatusServiceUnavailable, nil), limpettest.Clean())
+		c := dial(t, srv, nil)
+		srv.Network.ResetAll()
+		synctest.Wait()
+		assert.NoError(t, c.WaitReady(context.Background()))
+		st := c.Stats()
+		if st.FailedAttempts.Of(limpet.ClassDial) != 2 || st.FailedAttempts.Of(limpet.ClassOverload) != 1 || st.Lost.Of(limpet.ClassNetwork) != 1 {
+			t.Errorf("failed %v, lost %v", st.FailedAttempts, st.Lost)
+		}
+		sum := uint64(0)
+		for _, n := range st.FailedAttempts.All() {
+			sum += n
+		}
+		if sum != 3 || st.Attempts != sum+st.Connections {
+			t.Errorf("%d attempts, %d failed, %d connections", st.Attempts, sum, st.Connections)
+		}
+		text, err := json.Marshal(st)
+		assert.NoError(t, err)
+		if !strings.Contains(string(text), `"FailedAttempts":{"dial":2,"overload":1}`) {
+			t.Errorf("%s", text)
+		}
+	})
+}
+
+// The messages missing in a gap are counted, where numbers say how many.
+func TestMissedMessagesAreCounted(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		srv := newPlainServer(t, func(p *plainConn) { p.text(`{"n":1}`, `{"n":2}`, `{"n":5}`, `{"n":9}`) })
+		number := func(f wire.Frame) raw.Label { return raw.Label{Number: uint64(*jsonNumber(f, "n")), Numbered: true} }
+		_, subs := srv.client(t, raw.Options{Topic: number}, limpet.Options{}, "*")
+		collect(t, subs[0], 6)
+		if st := subs[0].Stats(); st.Gaps != 2 || st.Missed != 5 {
+			t.Errorf("%+v", st)
+		}
+	})
+}
