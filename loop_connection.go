@@ -252,11 +252,7 @@ func (l *loop) fail(k *link, f *wire.Failure) {
 	why := failureError(f, d)
 	why.Err = l.c.secrets.HideError(why.Err)
 	l.state.Cause = why
-	if k != nil && k.ready {
-		countClass(&l.c.counters.lost, d.class)
-	} else {
-		countClass(&l.c.counters.failedAttempts, d.class)
-	}
+	l.c.counters.countFailure(k != nil && k.ready, d.class)
 	if d.TooBig && k != nil && k.ready && l.link == k {
 		l.window.frameTooBig()
 	}

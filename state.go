@@ -219,7 +219,7 @@ type counters struct {
 	measured *histograms // nil without Options.Histograms
 
 	attempts, connections, resumes  atomic.Uint64
-	failedAttempts, lost            [len(errorClasses)]atomic.Uint64
+	failures                        atomic.Pointer[failureCounters] // nil before the first: idle clients are many
 	published, resent               atomic.Uint64
 	outcomes                        [len(outcomeNames)]atomic.Uint64
 	bytesWritten, bytesRead, frames atomic.Uint64
@@ -259,10 +259,10 @@ func (c *counters) pinged(sent *time.Time, now time.Time) {
 }
 
 func (c *counters) stats(now time.Time) Stats {
-	outage := c.since(c.outageSince.Load(), now)
+	outage, failures := c.since(c.outageSince.Load(), now), c.failures.Load()
 	return Stats{
-		Attempts: c.attempts.Load(), FailedAttempts: loadClasses(&c.failedAttempts),
-		Connections: c.connections.Load(), Resumes: c.resumes.Load(), Lost: loadClasses(&c.lost),
+		Attempts: c.attempts.Load(), FailedAttempts: failures.load(false),
+		Connections: c.connections.Load(), Resumes: c.resumes.Load(), Lost: failures.load(true),
 		Outages: c.outages.Load(), OutageTime: time.Duration(c.outageTime.Load()) + outage, Outage: outage,
 		PingRTT: time.Duration(c.pingRTT.Load()), Silence: now.Sub(c.origin) - time.Duration(c.lastMessage.Load()),
 		Published: c.published.Load(), Resent: c.resent.Load(),
@@ -276,17 +276,34 @@ func (c *counters) stats(now time.Time) Stats {
 	}
 }
 
-func loadClasses(counts *[len(errorClasses)]atomic.Uint64) (c ClassCounts) {
-	for i := range counts {
-		c[i] = counts[i].Load()
+// failureCounters count failed attempts and, with lost, lost connections by class.
+type failureCounters struct {
+	attempts, lost [len(errorClasses)]atomic.Uint64
+}
+
+func (f *failureCounters) of(lost bool) *[len(errorClasses)]atomic.Uint64 {
+	if lost {
+		return &f.lost
+	}
+	return &f.attempts
+}
+
+func (f *failureCounters) load(lost bool) (c ClassCounts) {
+	if f != nil {
+		for i := range c {
+			c[i] = f.of(lost)[i].Load()
+		}
 	}
 	return c
 }
 
-// countClass counts an error of class.
-func countClass(counts *[len(errorClasses)]atomic.Uint64, class ErrorClass) {
+// countFailure counts a failed attempt or a lost connection. Only the loop calls it.
+func (c *counters) countFailure(lost bool, class ErrorClass) {
+	if c.failures.Load() == nil {
+		c.failures.Store(new(failureCounters))
+	}
 	if i := slices.Index(errorClasses[:], class); i >= 0 {
-		counts[i].Add(1)
+		c.failures.Load().of(lost)[i].Add(1)
 	}
 }
 
@@ -294,7 +311,7 @@ func countClass(counts *[len(errorClasses)]atomic.Uint64, class ErrorClass) {
 type subscriptionTotals struct {
 	mu    sync.Mutex
 	open  []*Subscription // that were not forgotten
-	ended SubStats        // of those that were
+	ended *SubStats       // of those that were; nil: none was. Replaced, not changed
 }
 
 func (t *subscriptionTotals) add(s *Subscription) {
@@ -316,14 +333,20 @@ func (t *subscriptionTotals) forget(s *Subscription) {
 	t.open[s.totalsPlace-1], moved.totalsPlace = moved, s.totalsPlace
 	t.open[len(t.open)-1] = nil
 	t.open, s.totalsPlace = t.open[:len(t.open)-1], 0
-	t.ended.add(&last)
+	if t.ended != nil {
+		last.add(t.ended)
+	}
+	t.ended = &last
 }
 
 func (t *subscriptionTotals) fill(st *Stats) {
 	t.mu.Lock()
 	open := slices.Clone(t.open)
-	st.Messages = t.ended
+	ended := t.ended
 	t.mu.Unlock()
+	if ended != nil {
+		st.Messages = *ended
+	}
 	for _, s := range open {
 		one := s.queue.stats()
 		st.Messages.add(&one)
