@@ -116,6 +116,11 @@ func (k *link) stalledAt() time.Time {
 
 // sendHeartbeat asks the peer for a sign of life when a heartbeat is due.
 func (l *loop) sendHeartbeat(k *link) {
+	if !k.pingSent.IsZero() {
+		if pong := k.conn.LastPong(); !pong.Before(k.pingSent) {
+			l.c.counters.pinged(&k.pingSent, pong)
+		}
+	}
 	if !due(k.pingAt, l.now) {
 		return
 	}
@@ -132,8 +137,8 @@ func (l *loop) sendHeartbeat(k *link) {
 		}
 		k.pinging, k.pingSent = true, l.now
 		l.c.goroutines.spawn(func() {
-			err := k.conn.Ping() // the reader reports its failure
-			l.c.inbox.post(ponged{k.conn, err})
+			_ = k.conn.Ping() // the reader reports its failure
+			l.c.inbox.post(ponged{k.conn})
 		})
 	}
 }

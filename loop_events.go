@@ -272,17 +272,11 @@ func (e wrote) apply(l *loop) {
 }
 
 // ponged is the end of one WebSocket ping.
-type ponged struct {
-	conn *conn
-	err  error
-}
+type ponged struct{ conn *conn }
 
 func (e ponged) apply(l *loop) {
 	if k := l.linkOf(e.conn); k != nil {
 		k.pinging = false
-		if e.err == nil {
-			l.c.counters.pinged(&k.pingSent, l.now)
-		}
 	}
 }
 

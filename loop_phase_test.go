@@ -73,7 +73,7 @@ var transitions = []transition{
 	{"`wrote`: failed, the reader learns why", func(l *loop) event {
 		return wrote{conn: connOf(l), err: errors.New("broken pipe")}
 	}, "", "", "", ""},
-	{"`ponged`", func(l *loop) event { return ponged{connOf(l), nil} }, "", "", "", ""},
+	{"`ponged`", func(l *loop) event { return ponged{connOf(l)} }, "", "", "", ""},
 	{"`readFailed`: the connection broke", func(l *loop) event {
 		return readFailed{connOf(l), errors.New("connection reset")}
 	}, "", "waiting", "waiting", ""},
@@ -88,7 +88,7 @@ var transitions = []transition{
 		old := new(conn)
 		return inTurn{
 			received{old, []routedEvent{{Event: wire.Event{Kind: wire.EventAck, Ack: &wire.Ack{To: 1 << 40}}}}},
-			wrote{conn: old, err: errors.New("old")}, ponged{old, nil}, readFailed{old, violation("old")},
+			wrote{conn: old, err: errors.New("old")}, ponged{old}, readFailed{old, violation("old")},
 		}
 	}, "", "", "", ""},
 	{"`elapsed`: nothing is due", func(*loop) event { return elapsed{} }, "", "", "", ""},

@@ -3,9 +3,12 @@ package limpet
 import (
 	"context"
 	"math/rand/v2"
+	"slices"
 	"testing"
+	"testing/synctest"
 	"time"
 
+	"github.com/limpet-go/limpet/internal/histogram"
 	"github.com/limpet-go/limpet/wire"
 )
 
@@ -316,4 +319,29 @@ func TestTurnsAreGivenOnce(t *testing.T) {
 	if m.takeTurn() != nil {
 		t.Error("a fourth turn")
 	}
+}
+
+// The lag of a message is measured when another socket read has brought it, and else once
+// in lagEvery messages, for all of them.
+func TestLagReadsTheClockRarely(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var h histogram.Histogram
+		l := &lagMeter{histogram: &h}
+		read := time.Now()
+		time.Sleep(time.Millisecond)
+		for i, want := range []uint64{1, 1, 1} {
+			l.measure([]Message{{ReceivedAt: read}})
+			if _, count, _ := h.Load(); count != want {
+				t.Errorf("message %d: %d measured, want %d", i+1, count, want)
+			}
+		}
+		l.measure(slices.Repeat([]Message{{ReceivedAt: read}, {ReceivedAt: read, Loss: &Loss{}}}, lagEvery-2))
+		if _, count, sum := h.Load(); count != 1+lagEvery || sum != (1+lagEvery)*time.Millisecond {
+			t.Errorf("%d measured, in %v", count, sum)
+		}
+		l.measure([]Message{{ReceivedAt: read}, {ReceivedAt: read.Add(time.Millisecond)}})
+		if _, count, sum := h.Load(); count != 3+lagEvery || sum != (1+lagEvery)*time.Millisecond {
+			t.Errorf("%d measured, in %v", count, sum)
+		}
+	})
 }

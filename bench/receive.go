@@ -56,6 +56,7 @@ type receiveAs struct {
 	buffer, pack   int // 0: the defaults, 1,024 and 1
 	batches, plain bool
 	raw            bool // a language without an envelope
+	observed       bool // with everything that observes a client
 }
 
 func limpetReceive(as receiveAs) func(spec) (outcome, error) {
@@ -68,12 +69,21 @@ func limpetReceive(as receiveAs) func(spec) (outcome, error) {
 			opts.Dialect, opts.ReadLimit, path = raw{}, 4<<20, "/credit"
 			room = max(1<<20, 16*s.Size) // the default is one message of 1 MiB
 		}
+		if as.observed {
+			observing(opts)
+		}
 		c, err := limpet.Dial(ctx, "ws://"+s.Addr+path+s.order().query(), opts)
 		if err != nil {
 			return nil, err
 		}
 		defer c.Close()
 		m := startMeter(s)
+		stop := func() error { return nil }
+		if as.observed {
+			if stop, err = scrape(c); err != nil {
+				return nil, err
+			}
+		}
 		// Any part of the machine may be the slowest: with room for 4,096 messages
 		// the server does not wait for credit.
 		o := &limpet.SubscribeOptions{Delivery: limpet.Delivery{Buffer: as.buffer, Bytes: room}}
@@ -84,7 +94,11 @@ func limpetReceive(as receiveAs) func(spec) (outcome, error) {
 		if err := take(sub, s.Messages, as.batches); err != nil {
 			return nil, err
 		}
-		return with(m.stop(s.Messages), c), nil
+		out := with(m.stop(s.Messages), c)
+		if n := c.Histograms().Delivery.Count; as.observed && n < uint64(s.Messages)*9/10 {
+			return nil, fmt.Errorf("%d of %d messages measured", n, s.Messages)
+		}
+		return out, stop()
 	}
 }
 

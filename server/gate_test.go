@@ -71,11 +71,18 @@ func TestHostAndOrigin(t *testing.T) {
 	}
 	synctest.Test(t, func(t *testing.T) {
 		r := newRig(t, opt)
+		refused := uint64(0)
 		opt.Hosts[0], opt.Origins[0] = "evil.example", "https://evil.example" // the server has its own copy
 		for _, tc := range cases {
 			if got := r.status(upgradeTo(tc.host, token, tc.origins...)); got.StatusCode != tc.status {
 				t.Errorf("Host %q, Origin %q: %d, want %d", tc.host, tc.origins, got.StatusCode, tc.status)
 			}
+			if tc.status == http.StatusForbidden {
+				refused++
+			}
+		}
+		if st := r.srv.Stats(); st.RefusedOrigin != refused || st.Refused != refused || st.RefusedBusy != 0 {
+			t.Errorf("%d refused: %+v", refused, st)
 		}
 	})
 	synctest.Test(t, func(t *testing.T) {
@@ -164,6 +171,9 @@ func TestOverload(t *testing.T) {
 				t.Errorf("slot at %d ms after one at %d: a quarter of the rate is for those without", ms, last)
 			}
 			last = ms
+		}
+		if st := r.srv.Stats(); st.RefusedBusy != 4 || st.Refused != 4 {
+			t.Errorf("4 refused: %+v", st)
 		}
 		a.ws.CloseNow()
 		synctest.Wait()

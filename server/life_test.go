@@ -43,8 +43,8 @@ func TestHelloTimeout(t *testing.T) {
 			}
 		}
 		time.Sleep(2 * time.Hour)
-		if st := r.srv.Stats(); st.Conns != 0 || st.Pending != 0 {
-			t.Errorf("%d connections, %d pending", st.Conns, st.Pending)
+		if st := r.srv.Stats(); st.Conns != 0 || st.Pending != 0 || st.NoHello != 1 {
+			t.Errorf("%d connections, %d pending, %d without a HELLO", st.Conns, st.Pending, st.NoHello)
 		}
 	})
 }

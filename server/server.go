@@ -121,6 +121,7 @@ func (s *Server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 // accepted one as joining.
 func (s *Server) admit(w http.ResponseWriter, r *http.Request) (native.Encoding, bool) {
 	if !s.opt.hostAllowed(r.Host) || !s.opt.originAllowed(r) {
+		s.stats.refusedOrigin.Add(1)
 		http.Error(w, "host or origin not allowed", http.StatusForbidden)
 		return 0, false
 	}
@@ -143,6 +144,7 @@ func (s *Server) admit(w http.ResponseWriter, r *http.Request) (native.Encoding,
 	}
 	s.mu.Unlock()
 	if full {
+		s.stats.refusedBusy.Add(1)
 		unavailable(w, s.slots.next(), "too many connections, or the server is closing")
 		return 0, false
 	}

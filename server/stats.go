@@ -11,7 +11,10 @@ type Stats struct {
 	Subscriptions int // live subscriptions
 	IDs           int // message ids remembered
 
-	Refused         uint64 // upgrades answered with an HTTP error
+	Refused         uint64 // upgrades answered with an HTTP error, for any reason
+	RefusedOrigin   uint64 // of Refused: host or origin is not allowed
+	RefusedBusy     uint64 // of Refused: too many connections, or the server is closing
+	NoHello         uint64 // connections without a HELLO in time
 	Unauthenticated uint64 // HELLOs that Authenticate refused
 	Evicted         uint64 // connections superseded by a newer one of their session
 	Dead            uint64 // connections removed because nothing was received
@@ -31,7 +34,8 @@ type Stats struct {
 }
 
 type counters struct {
-	refused, unauthenticated, evicted, dead, slow atomic.Uint64
+	refused, refusedOrigin, refusedBusy           atomic.Uint64
+	noHello, unauthenticated, evicted, dead, slow atomic.Uint64
 	accepted, duplicates, rejected, uplinkGaps    atomic.Uint64
 	delivered, gaps, resets                       atomic.Uint64
 	subscriptions                                 atomic.Int64
@@ -46,7 +50,8 @@ func (s *Server) Stats() Stats {
 	return Stats{
 		Conns: conns, Pending: pending, Sessions: s.sessions.len(),
 		Subscriptions: int(c.subscriptions.Load()), IDs: s.ids.len(),
-		Refused: c.refused.Load(), Unauthenticated: c.unauthenticated.Load(), Evicted: c.evicted.Load(),
+		Refused: c.refused.Load(), RefusedOrigin: c.refusedOrigin.Load(), RefusedBusy: c.refusedBusy.Load(),
+		NoHello: c.noHello.Load(), Unauthenticated: c.unauthenticated.Load(), Evicted: c.evicted.Load(),
 		Dead: c.dead.Load(), Slow: c.slow.Load(),
 		Accepted: c.accepted.Load(), Duplicates: c.duplicates.Load(), Rejected: c.rejected.Load(),
 		UplinkGaps: c.uplinkGaps.Load(), Delivered: c.delivered.Load(), Gaps: c.gaps.Load(), Resets: c.resets.Load(),

@@ -406,6 +406,7 @@ func (w *writer) watch() time.Duration {
 			return left
 		}
 		if !p.greeted.Load() {
+			p.server.stats.noHello.Add(1)
 			p.stop(native.CloseHelloTimeout, "no hello", false)
 			return 0
 		}

@@ -114,6 +114,11 @@ func TestOutageWaitsForSubscriptions(t *testing.T) {
 		if st := c.Stats(); st.Outage < 59*time.Second || st.Live != 1 {
 			t.Errorf("b is refused, and the outage has lasted %v", st.Outage)
 		}
+		srv.Network.CutAll() // another loss in the same outage
+		time.Sleep(10 * time.Second)
+		if st := c.Stats(); st.Outage < 69*time.Second || st.Outages != 1 {
+			t.Errorf("b is still refused: outage %d has lasted %v", st.Outages, st.Outage)
+		}
 		refuse("b", false)
 		assert.NoError(t, b.WaitLive(context.Background()))
 		synctest.Wait()
@@ -175,6 +180,7 @@ func TestGauges(t *testing.T) {
 		srv := limpettest.NewServer(t, &limpettest.ServerOptions{Network: &limpettest.NetworkOptions{Up: 20 * time.Millisecond, Down: 20 * time.Millisecond}})
 		c := dial(t, srv, &limpet.Options{Histograms: true, Heartbeat: limpet.Heartbeat{Interval: 10 * time.Second}})
 		s := subscribeLive(t, c, "a", nil)
+		time.Sleep(5 * time.Second)
 		publish(t, srv, "a", "x")
 		collect(t, s, 1)
 		began := time.Now()
@@ -256,4 +262,64 @@ func TestMissedMessagesAreCounted(t *testing.T) {
 			t.Errorf("%+v", st)
 		}
 	})
+}
+
+// Neither an attempt that fails in the handshake nor the end of the client is an outage.
+func TestFailedHandshakeIsNoOutage(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		srv := limpettest.NewServer(t, nil)
+		srv.Inject(limpettest.CutAfterFrames(limpettest.Down, 0), limpettest.Clean())
+		c := dial(t, srv, nil)
+		synctest.Wait()
+		if st := c.Stats(); st.Outages != 0 || st.OutageTime != 0 || st.Attempts != 2 {
+			t.Errorf("%+v", st)
+		}
+		closeAndWait(t, c)
+		if st := c.Stats(); st.Outages != 0 {
+			t.Errorf("after Close: %+v", st)
+		}
+	})
+}
+
+// A message that is sent again in a new session is as old as before.
+func TestOldestOutlivesItsSession(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		srv := limpettest.NewServer(t, &limpettest.ServerOptions{Server: &server.Options{SessionTTL: time.Second}})
+		c := dial(t, srv, nil)
+		synctest.Wait()
+		srv.Stop()
+		_, err := c.Publish(context.Background(), "a", []byte("x"), nil)
+		assert.NoError(t, err)
+		time.Sleep(10 * time.Second)
+		srv.Inject(limpettest.BlackHole(limpettest.Up).AfterFrames(limpettest.Up, 1))
+		srv.Start()
+		assert.NoError(t, c.WaitReady(context.Background()))
+		synctest.Wait()
+		if st := c.Stats(); st.OldestPending < 10*time.Second || st.Resumes != 0 || st.Connections != 2 {
+			t.Errorf("%+v", st)
+		}
+	})
+}
+
+// A WebSocket ping is measured until its pong, with either frame layer. One to which no pong
+// comes has no duration.
+func TestPingIsMeasured(t *testing.T) {
+	for _, plain := range bothFrameLayers() {
+		synctest.Test(t, func(t *testing.T) {
+			srv := newPlainServer(t, func(*plainConn) {})
+			srv.host = limpettest.NewHandler(t, http.HandlerFunc(srv.serve), &limpettest.HostOptions{Network: &limpettest.NetworkOptions{Up: 10 * time.Millisecond, Down: 10 * time.Millisecond}})
+			c, _ := srv.client(t, raw.Options{}, limpet.Options{PlainFrames: plain, Heartbeat: limpet.Heartbeat{Interval: time.Second}, Histograms: true})
+			time.Sleep(5 * time.Second)
+			if st, h := c.Stats(), c.Histograms().Ping; st.PingRTT.Round(time.Microsecond) != 20*time.Millisecond || h.Count < 3 || h.Sum.Round(time.Microsecond) != time.Duration(h.Count)*20*time.Millisecond {
+				t.Errorf("plain %v: %v, %+v", plain, st.PingRTT, h)
+			}
+			count := c.Histograms().Ping.Count
+			srv.host.Inject(limpettest.Refuse(1000))
+			srv.host.Network.Strike(limpettest.BlackHole(limpettest.Down))
+			time.Sleep(10 * time.Second)
+			if h := c.Histograms().Ping; c.Stats().Lost.Of(limpet.ClassTimeout) != 1 || h.Count > count+1 {
+				t.Errorf("plain %v: %d pings measured, then %d", plain, count, h.Count)
+			}
+		})
+	}
 }

@@ -96,6 +96,9 @@ type Options struct {
 	// with true if the payload of an unfinished message has grown, with false
 	// once no message is unfinished. Optional.
 	Grew func(unfinished bool)
+
+	// Ponged is called on the reader's goroutine when a pong has come. Optional.
+	Ponged func()
 }
 
 // Conn is the client's side of a WebSocket connection. Receive may be called by one

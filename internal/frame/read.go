@@ -240,6 +240,10 @@ func (c *Conn) control(op byte, p []byte) error {
 		return err
 	case opPing:
 		c.pong(p)
+	case opPong:
+		if c.o.Ponged != nil {
+			c.o.Ponged()
+		}
 	}
 	return c.in.spend()
 }

@@ -13,5 +13,5 @@ import "slices"
 // that keep state in table_loop.go, what a dialect owes the client in table_seam.go, what consumers and
 // publishers get in table_consume.go, servers without a protocol in table_raw.go, the conformance
 // suite in table_wiretest.go, and the other dialects each in a file of its name.
-var table = slices.Concat(ofRepo, ofOracle, ofWire, ofClient, ofServer, ofFrame, ofDial, ofStream, ofBounds, ofFeed, ofEnd, ofLoop, ofSeam, ofConsume, ofRaw,
+var table = slices.Concat(ofRepo, ofOracle, ofWire, ofClient, ofServer, ofFrame, ofDial, ofStream, ofBounds, ofFeed, ofEnd, ofLoop, ofSeam, ofMeasure, ofConsume, ofRaw,
 	ofWiretest, ofGraphQLWS, ofJSONRPC, ofSocketIO, ofStomp)

@@ -60,6 +60,15 @@ func (c *Conn) LastRead() time.Time {
 // its end.
 func (c *Conn) Receiving() bool { return c.stream.lastGrowth.Load() != 0 }
 
+// LastPong is when the last pong came; zero before the first.
+func (c *Conn) LastPong() time.Time {
+	at := c.stream.lastPong.Load()
+	if at == 0 {
+		return time.Time{}
+	}
+	return c.stream.epoch.Add(time.Duration(at))
+}
+
 // LastWrote is when the socket last accepted bytes.
 func (c *Conn) LastWrote() time.Time {
 	return c.stream.epoch.Add(time.Duration(c.stream.lastWrite.Load()))

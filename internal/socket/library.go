@@ -159,7 +159,13 @@ func (l *libraryFrames) Send(frames []wire.Frame) error {
 }
 
 // Ping blocks until the peer answers or the connection dies.
-func (l *libraryFrames) Ping() error { return l.ws.Ping(l.conn.ctx) }
+func (l *libraryFrames) Ping() error {
+	err := l.ws.Ping(l.conn.ctx)
+	if err == nil {
+		l.conn.stream.ponged()
+	}
+	return err
+}
 
 func (l *libraryFrames) Close(code uint16, reason string, timeout time.Duration) {
 	if code != 0 {

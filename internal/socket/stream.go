@@ -18,6 +18,7 @@ type stream struct {
 	epoch      time.Time
 	lastRead   atomic.Int64    // when bytes were last received, in ns since epoch
 	lastWrite  atomic.Int64    // when the socket last accepted bytes
+	lastPong   atomic.Int64    // when a pong came last; 0: never
 	lastGrowth atomic.Int64    // while a message is incomplete: when its payload last grew; else 0
 	readFailed atomic.Bool     // nothing more will come
 	counter    *messageCounter // with the library's frames only
@@ -120,6 +121,9 @@ func (s *stream) messageGrew(incomplete bool) {
 		s.lastGrowth.Store(0)
 	}
 }
+
+// ponged records that a pong has come.
+func (s *stream) ponged() { s.lastPong.Store(max(1, s.sinceEpoch())) }
 
 // kill closes the socket itself first: tls.Conn.Close may wait for a stalled
 // write.
