@@ -285,7 +285,7 @@ func (s *scene) rejected(srv *server.Server) fault {
 func (s *scene) refusing(srv *server.Server) fault {
 	link := s.link(srv)
 	return fault{
-		alerts: []string{`LimpetServerRefusing{server="feed",reason="http"}`},
+		alerts: []string{`LimpetServerRefusing{server="feed"}`},
 		during: func(ctx context.Context) {
 			every(ctx, 50*time.Millisecond, func() {
 				r, err := http.NewRequestWithContext(ctx, http.MethodGet, link.HTTPURL(), nil)
@@ -311,7 +311,7 @@ func (s *scene) stalled(srv *server.Server) fault {
 	s.subscribe(c, "bulk/*", nil, nil)
 	s.subscribe(c, "prices/*", nil, nil) // so that it is not silent afterwards
 	return fault{
-		alerts: []string{`LimpetServerSlowClients{server="feed",reason="slow"}`},
+		alerts: []string{`LimpetServerSlowClients{server="feed"}`},
 		during: func(ctx context.Context) {
 			var bulk sync.WaitGroup
 			defer bulk.Wait()
