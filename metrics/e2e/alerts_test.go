@@ -43,13 +43,25 @@ func TestAlerts(t *testing.T) {
 	}, func() string { return show(p.query(t, `limpet_connection_state == 1`)) + show(p.query(t, "up")) })
 	healthy := time.Now()
 
-	ctx, mend := context.WithCancel(s.ctx)
-	defer mend()
+	ctx, cancel := context.WithCancel(s.ctx)
 	var wrong sync.WaitGroup
-	defer wrong.Wait()
+	mend := sync.OnceFunc(func() {
+		cancel()
+		wrong.Wait()
+		for _, f := range faults {
+			if f.end != nil {
+				f.end()
+			}
+		}
+	})
 	defer mend()
 	for _, f := range faults {
-		wrong.Go(func() { f.during(ctx) })
+		if f.begin != nil {
+			f.begin()
+		}
+		if f.during != nil {
+			wrong.Go(func() { f.during(ctx) })
+		}
 	}
 	fired := map[string]time.Duration{}
 	missing := func() (names []string) {
@@ -75,7 +87,6 @@ func TestAlerts(t *testing.T) {
 	t.Logf("fired after: %v", fired)
 
 	mend()
-	wrong.Wait()
 	mended := time.Now()
 	eventually(t, 80*time.Second, "every alert clears", func() bool {
 		return len(p.query(t, "count_over_time(ALERTS[2s])")) == 0 && len(p.query(t, "up == 1")) == 1

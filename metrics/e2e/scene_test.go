@@ -137,7 +137,9 @@ func (s *scene) send(ctx context.Context, c *limpet.Client, topic string, interv
 // fault is something that goes wrong and the alerts that it must cause.
 type fault struct {
 	alerts []string // alert{label="value"}
-	// during makes things go wrong until ctx ends, and then puts them right.
+	// begin and end are called by the test's goroutine. Nil does nothing.
+	begin, end func()
+	// during makes things go wrong until ctx ends, and then puts them right. Nil does nothing.
 	during func(ctx context.Context)
 }
 
@@ -184,25 +186,19 @@ func (s *scene) outage(srv *server.Server) fault {
 	s.subscribe(s.client("outage", link), "prices/*", nil, nil)
 	return fault{
 		alerts: []string{`LimpetOutage{client="outage"}`, `LimpetUnavailable{client="outage"}`, `LimpetConnectFailures{client="outage"}`},
-		during: func(ctx context.Context) {
-			link.Stop()
-			<-ctx.Done()
-			link.Start()
-		},
+		begin:  link.Stop,
+		end:    link.Start,
 	}
 }
 
 // never is a client whose server does not come up.
 func (s *scene) never(srv *server.Server) fault {
+	link := s.link(srv)
+	link.Stop()
 	return fault{
 		alerts: []string{`LimpetNeverConnected{client="never"}`},
-		during: func(ctx context.Context) {
-			link := s.link(srv)
-			link.Stop()
-			s.client("never", link)
-			<-ctx.Done()
-			link.Start()
-		},
+		begin:  func() { s.client("never", link) },
+		end:    link.Start,
 	}
 }
 
@@ -212,9 +208,8 @@ func (s *scene) ended(srv *server.Server) fault {
 	link := s.link(srv)
 	return fault{
 		alerts: []string{`LimpetEnded{client="ended"}`},
-		during: func(ctx context.Context) {
-			s.client("ended", forbidden)
-			<-ctx.Done()
+		begin:  func() { s.client("ended", forbidden) },
+		end: func() {
 			s.collector.RemoveClient("ended")
 			s.client("ended", link)
 		},
@@ -223,17 +218,14 @@ func (s *scene) ended(srv *server.Server) fault {
 
 // slowConsumer is a consumer that stands still.
 func (s *scene) slowConsumer(srv *server.Server) fault {
-	var mu sync.Mutex // held while the consumer stands still
+	mu := &sync.Mutex{} // held while the consumer stands still
 	s.subscribe(s.client("slow", s.link(srv)), "prices/*",
 		&limpet.SubscribeOptions{Delivery: limpet.Delivery{Buffer: 8, Overflow: limpet.DropOldest}},
 		func() { mu.Lock(); defer mu.Unlock() })
 	return fault{
 		alerts: []string{`LimpetSlowConsumer{client="slow"}`},
-		during: func(ctx context.Context) {
-			mu.Lock()
-			defer mu.Unlock()
-			<-ctx.Done()
-		},
+		begin:  mu.Lock,
+		end:    mu.Unlock,
 	}
 }
 
@@ -250,11 +242,8 @@ func (s *scene) silent(srv *server.Server) fault {
 	})
 	return fault{
 		alerts: []string{`LimpetSilent{client="silent"}`},
-		during: func(ctx context.Context) {
-			quiet.Store(true)
-			<-ctx.Done()
-			quiet.Store(false)
-		},
+		begin:  func() { quiet.Store(true) },
+		end:    func() { quiet.Store(false) },
 	}
 }
 
@@ -352,11 +341,10 @@ func (s *scene) refused(srv *server.Server, refuses *atomic.Bool) fault {
 	s.subscribe(c, "prices/*", nil, nil)
 	return fault{
 		alerts: []string{`LimpetSubscriptionDown{client="refused"}`},
-		during: func(ctx context.Context) {
+		begin: func() {
 			refuses.Store(true)
 			s.subscribe(c, "private/a", nil, nil)
-			<-ctx.Done()
-			refuses.Store(false)
 		},
+		end: func() { refuses.Store(false) },
 	}
 }
