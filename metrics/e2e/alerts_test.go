@@ -37,10 +37,12 @@ func TestAlerts(t *testing.T) {
 		}
 	}
 
-	eventually(t, 30*time.Second, "every client is scraped and ready", func() bool {
+	if !eventually(t, 30*time.Second, "every client is scraped and ready", func() bool {
 		ready := p.query(t, `sum(limpet_connection_state{state="ready"}) == count(limpet_connection_state{state="ready"})`)
 		return len(ready) == 1 && len(firing(t, p)) == 0
-	}, func() string { return show(p.query(t, `limpet_connection_state == 1`)) + show(p.query(t, "up")) })
+	}, func() string { return show(p.query(t, `limpet_connection_state == 1`)) + show(p.query(t, "up")) }) {
+		return
+	}
 	healthy := time.Now()
 
 	ctx, cancel := context.WithCancel(s.ctx)

@@ -203,17 +203,19 @@ func (p *monitor) queryRange(t *testing.T, expr string, start time.Time, step ti
 
 func seconds(t time.Time) string { return strconv.FormatFloat(float64(t.UnixMilli())/1000, 'f', 3, 64) }
 
-// eventually polls until ok returns true. If it does not within limit, the test fails with
-// what state returns.
-func eventually(t *testing.T, limit time.Duration, what string, ok func() bool, state func() string) {
+// eventually polls until ok returns true, and returns true then. If that takes longer than
+// limit, the test fails with what state returns.
+func eventually(t *testing.T, limit time.Duration, what string, ok func() bool, state func() string) bool {
 	t.Helper()
 	poll := time.NewTicker(interval / 2)
 	defer poll.Stop()
 	deadline := time.Now().Add(limit)
 	for !ok() {
 		if time.Now().After(deadline) {
-			t.Fatalf("%s: not within %v\n%s", what, limit, state())
+			t.Errorf("%s: not within %v\n%s", what, limit, state())
+			return false
 		}
 		<-poll.C
 	}
+	return true
 }
