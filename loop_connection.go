@@ -142,7 +142,7 @@ func (l *loop) welcome(k *link, r *wire.Ready) {
 		for s := range l.registry.all() {
 			if l.askedOnLink(s) {
 				s.queue.assumeLive()
-				l.enterLive(k, s)
+				l.enterLive(k, s, false)
 			}
 		}
 	}
@@ -170,7 +170,7 @@ func (l *loop) resumeKept(k *link, resumed bool) {
 			continue
 		}
 		s.askedGeneration = k.conn.gen // its queue knows it from the reader
-		l.enterLive(k, s)
+		l.enterLive(k, s, true)
 	}
 }
 

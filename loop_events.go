@@ -203,7 +203,7 @@ func (l *loop) confirmed(k *link, s *Subscription, ev *wire.Event) {
 	if ev.Name != "" {
 		s.wireName = ev.Name
 	}
-	l.enterLive(k, s)
+	l.enterLive(k, s, ev.Kind != wire.EventSubscribed || ev.Continuity == wire.ContinuityProved)
 }
 
 // unsubscribed follows when the server has refused or ended s.

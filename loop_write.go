@@ -180,7 +180,7 @@ func (l *loop) askFor(k *link, s *Subscription) wire.Op {
 	l.noteAsk(k, s)
 	if !traits.Confirms || served {
 		s.queue.assumeLive()
-		l.enterLive(k, s)
+		l.enterLive(k, s, false)
 	}
 	l.c.first.arrive()
 	return wire.Op{Kind: wire.OpSubscribe, Key: s.key, Cmd: s.key*4 + 1, Topic: s.topic, Subscribe: &request}

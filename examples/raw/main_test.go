@@ -118,7 +118,7 @@ func TestRun(t *testing.T) {
 	if err := cmd.Wait(); err == nil {
 		t.Error("the program ended by itself")
 	}
-	if len(lines) != 11 || lines[0] != "PEARL-USD 101.50" || !strings.HasPrefix(lines[5], "reconnected") || lines[10] != "PEARL-USD 110.50" {
+	if len(lines) != 11 || lines[0] != "PEARL-USD 101.50" || lines[5] != "reset unverifiable" || lines[10] != "PEARL-USD 110.50" {
 		t.Errorf("got\n%s", strings.Join(lines, "\n"))
 	}
 }

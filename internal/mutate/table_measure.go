@@ -171,6 +171,13 @@ var ofMeasure = []mutation{
 		test:    "-run ^TestGauges$ ./test",
 	},
 	{
+		name:    "measure: what is not proved counts as complete",
+		file:    "loop.go",
+		search:  "\t\tl.outage.unproved++\n",
+		replace: "",
+		test:    "-run ^TestOutageOfAServerThatProvesNothing$ ./test",
+	},
+	{
 		name:    "measure: ready lines in an outage are Info",
 		file:    "observe.go",
 		search:  "\t\tif g.recovering {\n\t\t\tlevel = slog.LevelDebug\n\t\t}\n",
