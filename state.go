@@ -174,6 +174,8 @@ func (c ClassCounts) MarshalJSON() ([]byte, error) {
 
 // Histograms are the durations that a client with Options.Histograms has measured.
 type Histograms struct {
+	// Measured reports whether the client has Options.Histograms. Without it all else is 0.
+	Measured bool
 	// Delivery is from Message.ReceivedAt to when a consumer got the message. It is read off
 	// the clock once for each socket read and at least every 64 messages; messages in
 	// between count as the next one that is measured.
