@@ -265,8 +265,7 @@ func (l *loop) beginOutage() {
 	if l.outage.since.IsZero() {
 		c := &l.c.counters
 		l.outage = outageWatch{since: l.now, attempts: c.attempts.Load()}
-		c.outages.Add(1)
-		c.outageSince.Store(c.moment(l.now))
+		c.outages.begin(l.now)
 	}
 	for s := range l.registry.all() {
 		if !s.inOutage && s.state.Load().Phase == SubLive {
@@ -284,9 +283,7 @@ func (l *loop) checkOutage() {
 		return
 	}
 	c := &l.c.counters
-	took := l.now.Sub(o.since)
-	c.outageSince.Store(0)
-	c.outageTime.Add(int64(took))
+	took := c.outages.end()
 	l.outage = outageWatch{}
 	if !live {
 		return

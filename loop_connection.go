@@ -131,10 +131,7 @@ func (l *loop) welcome(k *link, r *wire.Ready) {
 	l.credentialRefusedAt = time.Time{} // the server has taken the credential
 	l.policy.handshakeTimeout = handshakeTimeout
 	l.finality.ready(l.c.cfg.traits.Greeting)
-	l.c.counters.connections.Add(1)
-	if r.Resumed {
-		l.c.counters.resumes.Add(1)
-	}
+	l.c.counters.countReady(r.Resumed)
 	l.state.Resumed = r.Resumed
 	l.state.NextAttempt = time.Time{}
 	l.enter(Ready)

@@ -78,7 +78,7 @@ func TestOutageIsMeasured(t *testing.T) {
 		if len(all) != 1 || all[0].Duration != took || all[0].Attempts != int(st.Attempts-1) || all[0].Attempts < 2 || all[0].Gaps != 1 || all[0].Missed != 0 || all[0].Unproved != 0 {
 			t.Errorf("reported %+v", all)
 		}
-		if h := c.Histograms().Outage; h.Count != 1 || h.Sum != took {
+		if h := c.Histograms(); h.Outage.Count != 1 || h.Outage.Sum != took || !h.Measured {
 			t.Errorf("%+v", h)
 		}
 	})
