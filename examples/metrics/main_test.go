@@ -8,7 +8,6 @@ import (
 	"net/http"
 	"net/http/httptest"
 	"os"
-	"os/exec"
 	"regexp"
 	"strconv"
 	"strings"
@@ -18,31 +17,20 @@ import (
 	"time"
 
 	"github.com/limpet-go/limpet"
+	"github.com/limpet-go/limpet/examples/internal/program"
 	"github.com/limpet-go/limpet/limpettest"
 	"github.com/limpet-go/limpet/server"
 	"github.com/prometheus/client_golang/prometheus"
 )
 
-// TestMain runs the program instead of the tests if it was started by TestRun.
-func TestMain(m *testing.M) {
-	if os.Getenv("RUN_PROGRAM") != "" {
-		main()
-		return
-	}
-	os.Exit(m.Run())
-}
+func TestMain(m *testing.M) { program.Main(m, main) }
 
 // The program runs as it is: prices arrive, connections break and come back, and a signal
 // ends it.
 func TestRun(t *testing.T) {
-	self, err := os.Executable()
-	if err != nil {
-		t.Fatal(err)
-	}
 	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
 	defer cancel()
-	cmd := exec.CommandContext(ctx, self, "-demo", "-pause", "1ms", "-cut", "50")
-	cmd.Env = append(os.Environ(), "RUN_PROGRAM=1")
+	cmd := program.Command(t, "-demo", "-pause", "1ms", "-cut", "50")
 	cmd.Stderr = os.Stderr
 	out, err := cmd.StdoutPipe()
 	if err != nil {
@@ -51,7 +39,6 @@ func TestRun(t *testing.T) {
 	if err := cmd.Start(); err != nil {
 		t.Fatal(err)
 	}
-	defer cmd.Process.Kill()
 	url, err := bufio.NewReader(out).ReadString('\n')
 	if url = strings.TrimSpace(url); err != nil || !strings.HasPrefix(url, "http://127.0.0.1:") {
 		t.Fatalf("the program printed %q, %v", url, err)

@@ -23,25 +23,26 @@ func Main(m *testing.M, main func()) {
 	os.Exit(m.Run())
 }
 
-// command returns the program with args, and what ends it. It may run for a minute.
-func command(t *testing.T, args []string) (*exec.Cmd, context.CancelFunc) {
+// Command returns the program with args, to be started. It ends with the test, and after a
+// minute.
+func Command(t *testing.T, args ...string) *exec.Cmd {
 	t.Helper()
 	self, err := os.Executable()
 	if err != nil {
 		t.Fatal(err)
 	}
 	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+	t.Cleanup(cancel)
 	cmd := exec.CommandContext(ctx, self, args...)
 	cmd.Env = append(os.Environ(), marker+"=1")
-	return cmd, cancel
+	return cmd
 }
 
 // Output runs the program with args to its end and returns what it printed, and what it
 // wrote to its standard error.
 func Output(t *testing.T, args ...string) (out, log string) {
 	t.Helper()
-	cmd, cancel := command(t, args)
-	defer cancel()
+	cmd := Command(t, args...)
 	var stdout, stderr strings.Builder
 	cmd.Stdout, cmd.Stderr = &stdout, &stderr
 	if err := cmd.Run(); err != nil {
@@ -54,8 +55,7 @@ func Output(t *testing.T, args ...string) (out, log string) {
 // and returns them.
 func Lines(t *testing.T, n int, args ...string) (lines []string) {
 	t.Helper()
-	cmd, cancel := command(t, args)
-	defer cancel()
+	cmd := Command(t, args...)
 	cmd.Stderr = os.Stderr
 	out, err := cmd.StdoutPipe()
 	if err != nil {
@@ -67,7 +67,7 @@ func Lines(t *testing.T, n int, args ...string) (lines []string) {
 	for in := bufio.NewScanner(out); len(lines) < n && in.Scan(); {
 		lines = append(lines, in.Text())
 	}
-	cancel()
+	cmd.Process.Kill()
 	if err := cmd.Wait(); err == nil {
 		t.Error("the program ended by itself")
 	}
