@@ -53,7 +53,7 @@ func (o observer) client(c *client) {
 	o.classes(o.attempts, "result", st.FailedAttempts)
 	o.classes(o.disconnects, "error.type", st.Lost)
 	o.count(o.resumes, st.Resumes, attribute.String("verdict", "resumed"))
-	o.count(o.resumes, st.Connections-st.Resumes, attribute.String("verdict", "fresh"))
+	o.count(o.resumes, max(st.Connections, st.Resumes)-st.Resumes, attribute.String("verdict", "fresh"))
 	o.count(o.outages, st.Outages)
 	o.seconds(o.unavailable, st.OutageTime)
 	o.seconds(o.outage, st.Outage)
