@@ -22,14 +22,14 @@ var classes = []limpet.ErrorClass{
 }
 
 // observe is the callback of a collection. Another collection may run at the same time. The
-// SDK holds a lock of its own, so observe waits for nothing but the leaf lock.
+// SDK holds a lock of its own, so observe waits for nameOnly but the leaf lock.
 func (m *Metrics) observe(o metric.Observer, i *instruments) {
 	clients, servers := m.all()
 	for _, c := range clients {
-		observer{o, i, c.attribute()}.client(c)
+		newObserver(o, i, c.attribute()).client(c)
 	}
 	for name, s := range servers {
-		observer{o, i, attribute.String("limpet.server", name)}.server(s)
+		newObserver(o, i, attribute.String("limpet.server", name)).server(s)
 	}
 }
 
@@ -37,7 +37,12 @@ func (m *Metrics) observe(o metric.Observer, i *instruments) {
 type observer struct {
 	metric.Observer
 	*instruments
-	name attribute.KeyValue
+	name     attribute.KeyValue
+	nameOnly metric.MeasurementOption // no attribute but name
+}
+
+func newObserver(o metric.Observer, i *instruments, name attribute.KeyValue) observer {
+	return observer{o, i, name, metric.WithAttributeSet(attribute.NewSet(name))}
 }
 
 func (o observer) client(c *client) {
@@ -128,11 +133,15 @@ func (o observer) server(s *server.Server) {
 }
 
 func (o observer) count(i metric.Int64Observable, n uint64, more ...attribute.KeyValue) {
-	o.ObserveInt64(i, int64(min(n, math.MaxInt64)), metric.WithAttributes(append(more, o.name)...))
+	attributes := o.nameOnly
+	if len(more) > 0 {
+		attributes = metric.WithAttributeSet(attribute.NewSet(append(more, o.name)...))
+	}
+	o.ObserveInt64(i, int64(min(n, math.MaxInt64)), attributes)
 }
 
 func (o observer) seconds(i metric.Float64Observable, d time.Duration) {
-	o.ObserveFloat64(i, d.Seconds(), metric.WithAttributes(o.name))
+	o.ObserveFloat64(i, d.Seconds(), o.nameOnly)
 }
 
 func (o observer) classes(i metric.Int64Observable, key string, counts limpet.ClassCounts) {
