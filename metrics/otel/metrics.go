@@ -56,7 +56,8 @@ const scope = "github.com/limpet-go/limpet/metrics/otel"
 
 const maxName = 128 // bytes
 
-// ErrRegistered means that Register was called before, and its result was not.
+// ErrRegistered means that the Metrics are registered: a second callback would double every
+// value.
 var ErrRegistered = errors.New("limpetotel: Register: already registered; call the function that Register returned, or use another Metrics")
 
 // Metrics are the metrics of clients and servers. It implements metric.Producer of the SDK. The
@@ -84,8 +85,8 @@ func New() *Metrics {
 
 // Register makes the counters and gauges with a meter of provider, which may be nil: it is then
 // the global one, also if that is set later. Clients and servers can be added before and after.
-// unregister ends it, for example in a test; it may be called more than once and must not be
-// called while a callback of a collection runs.
+// unregister ends it, for example in a test. It waits for a collection that runs, so do not call
+// it from a callback of one. It may be called more than once.
 //
 // The error is ErrRegistered, or that of the provider.
 func (m *Metrics) Register(provider metric.MeterProvider) (unregister func() error, err error) {

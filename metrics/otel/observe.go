@@ -22,7 +22,7 @@ var classes = []limpet.ErrorClass{
 }
 
 // observe is the callback of a collection. Another collection may run at the same time. The
-// SDK holds a lock of its own, so observe waits for nameOnly but the leaf lock.
+// SDK holds a lock of its own, so observe waits for nothing but the leaf lock.
 func (m *Metrics) observe(o metric.Observer, i *instruments) {
 	clients, servers := m.all()
 	for _, c := range clients {
