@@ -484,6 +484,7 @@ func (w *window) close() {
 		}
 	}
 	w.publishOutcomes()
+	w.admission.release(w.slots.Len(), 0)
 	w.slots.Reset()
 	w.admitted.Reset()
 	w.firstPending = 0

@@ -217,7 +217,7 @@ func TestGauges(t *testing.T) {
 		if h := c.Histograms(); h.Connection.Count != 1 || h.Connection.Sum < time.Minute || h.Publish.Count != 4 {
 			t.Errorf("after the end: %+v", h)
 		}
-		if st := c.Stats(); st.Outage != 0 || st.OutageTime != 3*time.Second || st.OldestPending != 0 {
+		if st := c.Stats(); st.Outage != 0 || st.OutageTime != 3*time.Second || st.OldestPending != 0 || st.Window != 0 || st.WindowBytes != 0 {
 			t.Errorf("after the end: %+v", st)
 		}
 	})

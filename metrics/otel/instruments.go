@@ -63,7 +63,7 @@ func newInstruments(meter metric.Meter) (*instruments, []metric.Observable, erro
 		serverSessions:      f.upDown("limpet.server.session.count", "{session}", "Sessions, those without a connection included."),
 		serverSubscriptions: f.upDown("limpet.server.subscription.count", "{subscription}", "Live subscriptions."),
 		serverIDs:           f.upDown("limpet.server.remembered_id.count", "{id}", "Message ids remembered to recognise duplicates."),
-		serverRefused:       f.counter("limpet.server.refused.connections", "{connection}", "Connections refused: upgrades by an HTTP error, handshakes by Authenticate."),
+		serverRefused:       f.counter("limpet.server.refused.connections", "{connection}", "Refused connections, before the welcome, by reason."),
 		serverClosed:        f.counter("limpet.server.closed.connections", "{connection}", "Connections that the server closed: a newer one took over, the peer was silent, the peer did not read."),
 		serverUplink:        f.counter("limpet.server.uplink.messages", "{message}", "Messages from clients, by what became of them."),
 		serverDelivered:     f.counter("limpet.server.delivered.messages", "{message}", "Messages sent to subscriptions."),

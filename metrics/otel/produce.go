@@ -22,9 +22,8 @@ var histograms = []struct {
 	{"limpet.outage.duration", "How long outages lasted.", func(h *limpet.Histograms) *limpet.Histogram { return &h.Outage }},
 }
 
-// Produce implements the Producer of the SDK: it returns the histograms of the clients that
-// have measured something, cumulative since AddClient or the first measurement. The error is
-// that of ctx.
+// Produce implements the Producer of the SDK: it returns the histograms of the clients with
+// Options.Histograms, cumulative. The error is that of ctx.
 //
 // A reader may write to what it gets in the next collection, so nothing of it is shared.
 func (m *Metrics) Produce(ctx context.Context) ([]metricdata.ScopeMetrics, error) {
@@ -36,7 +35,7 @@ func (m *Metrics) Produce(ctx context.Context) ([]metricdata.ScopeMetrics, error
 	for _, c := range clients {
 		measured := c.Histograms()
 		for i := range histograms {
-			if h := histograms[i].of(&measured); h.Count > 0 {
+			if h := histograms[i].of(&measured); measured.Measured {
 				points[i] = append(points[i], c.point(h))
 			}
 		}

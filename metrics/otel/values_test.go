@@ -183,7 +183,10 @@ func TestPublishValues(t *testing.T) {
 			"limpet.server.session.count limpet.server=orders":                              1,
 			"limpet.server.subscription.count limpet.server=orders":                         0,
 			"limpet.server.refused.connections limpet.server=orders reason=unauthenticated": 1,
-			"limpet.server.refused.connections limpet.server=orders reason=http":            0,
+			"limpet.server.refused.connections limpet.server=orders reason=busy":            0,
+			"limpet.server.refused.connections limpet.server=orders reason=origin":          0,
+			"limpet.server.refused.connections limpet.server=orders reason=request":         0,
+			"limpet.server.refused.connections limpet.server=orders reason=no_hello":        0,
 		})
 
 		srv.Start()

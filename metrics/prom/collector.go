@@ -312,7 +312,7 @@ func (c *Collector) collectServer(ch chan<- prometheus.Metric, name string, s *s
 	w.gauge(n.serverIDs, float64(st.IDs))
 	w.counter(n.serverRefused, float64(st.RefusedBusy), "busy")
 	w.counter(n.serverRefused, float64(st.RefusedOrigin), "origin")
-	w.counter(n.serverRefused, float64(st.Refused-min(st.Refused, st.RefusedBusy+st.RefusedOrigin)), "request")
+	w.counter(n.serverRefused, float64(st.RefusedRequest), "request")
 	w.counter(n.serverRefused, float64(st.NoHello), "no_hello")
 	w.counter(n.serverRefused, float64(st.Unauthenticated), "unauthenticated")
 	w.counter(n.serverClosed, float64(st.Evicted), "superseded")
