@@ -105,13 +105,15 @@ type MessagesDropped struct {
 // MessageSkipped reports that the server sent what the client cannot use: a message
 // that the dialect cannot read or place, or something for a topic that this client has
 // never subscribed to. It comes once on each connection for each Reason and each
-// Topic, at most 16 times for either. Stats.Malformed and Stats.Unrequested have the
+// Topic: at most 16 times for a Topic, 16 times for a Reason that quotes the message,
+// and 16 times for one that does not. Stats.Malformed and Stats.Unrequested have the
 // numbers.
 type MessageSkipped struct {
 	// Topic is the topic, or the key as a number, that this client has never
 	// subscribed to; empty for a message that cannot be read or placed.
 	Topic string
-	// Reason says what is wrong with the message.
+	// Reason says what is wrong with the message, in at most 256 bytes. It may name what
+	// the server sent, for example a type that a feed.Table does not name.
 	Reason string
 }
 

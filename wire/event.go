@@ -60,7 +60,8 @@ const (
 	EventError  // Code, Reason, Retry, Fatal; Key or N if it concerns a subscription or a sequence number; see Traits.ByKey
 
 	// EventMalformed: a message that the dialect cannot read or place was skipped.
-	// Reason: one of a few constant texts, without anything that the peer sent.
+	// Reason: one of a few constant texts, without anything that the peer sent. Detail,
+	// if that says more.
 	EventMalformed
 
 	// EventSession: the state of the session has changed. Ready, of which only Session
@@ -76,7 +77,7 @@ const (
 // A dialect that skips a message appends an EventMalformed. If it can tell whose
 // message it was, it also appends such an EventGap with CauseMalformed for each of
 // these subscriptions. The client counts an EventMalformed, and reports each Reason
-// once for each connection. Neither event proves that the connection works.
+// and Detail once for each connection. Neither event proves that the connection works.
 
 // OfSubscription reports whether an event of kind k belongs to one subscription.
 func (k EventKind) OfSubscription() bool { return k >= EventData && k <= EventReset }
@@ -144,6 +145,11 @@ type Event struct {
 
 	// Reason is a text for people.
 	Reason string
+
+	// Detail is what the Reason of an EventMalformed is about, for example the type of
+	// the message. It may be a text of the peer: the client escapes it and cuts Reason
+	// and Detail to 256 bytes.
+	Detail string
 
 	// Retry is when to try again. Zero means that the peer did not say.
 	Retry time.Duration

@@ -21,6 +21,9 @@ func show(e *wire.Event) string {
 	case wire.EventGap:
 		return fmt.Sprintf("gap %s %s %d", e.Name, e.Cause, e.Count)
 	case wire.EventMalformed:
+		if e.Detail != "" {
+			return fmt.Sprintf("malformed %d %s: %s", e.Count, e.Reason, e.Detail)
+		}
 		return fmt.Sprintf("malformed %d %s", e.Count, e.Reason)
 	case wire.EventError:
 		return fmt.Sprintf("error %d %s", e.Code, e.Reason)
@@ -203,15 +206,41 @@ func TestTypesWithoutData(t *testing.T) {
 	expect(t, c, `{"kind":"beat"}`)
 	expect(t, c, `[{"kind":"beat"},{"kind":"news","sym":[]}]`)
 	expect(t, c, `[]`)
-	expect(t, c, `{"kind":"what"}`, `error 0 messages of type "what" are not in the feed's table`)
-	expect(t, c, `[{"kind":"what"},{"kind":"again","ch":"trades"}]`, `error 0 messages of type "again" are not in the feed's table`)
-	expect(t, c, `[{},{"kind":null}]`, `error 0 messages of type "" are not in the feed's table`)
+	expect(t, c, `{"kind":"beat","ch":"book","sym":"A"}`)
+	expect(t, c, `{"kind":"news","ch":"book","sym":"A"}`)
+}
+
+// TestUnnamedMessages: a message of a type or of a channel that the table does not name is
+// skipped like any other that cannot be placed, and whoever it may have been for learns it.
+func TestUnnamedMessages(t *testing.T) {
+	const typed, channel = "a message of a type that is not in the feed's table", "a message of a channel that is not in the feed's table"
+	const untyped = "a message without a type, which no match of the feed's table takes"
+	c := open(t, mustNew(t, exchange()))
+	expect(t, c, `{"kind":"ok","ch":["book","trades"],"sym":["A","B"]}`,
+		"subscribed book/A none", "subscribed book/B none", "subscribed trades/A by-number", "subscribed trades/B by-number")
+	expect(t, c, `{"kind":"what"}`, "malformed 1 "+typed+": what")
+	expect(t, c, `[{"kind":"what"},{"kind":"what"},{"kind":"how"}]`, "malformed 2 "+typed+": what", "malformed 1 "+typed+": how")
+	expect(t, c, `{"kind":"again","ch":"trades","sym":"A"}`, "malformed 1 "+typed+": again", "gap trades/A malformed 1")
+	expect(t, c, `{"kind":"what","ch":"book","sym":"A"}`, "malformed 1 "+typed+": what", "gap book/A malformed 1")
+	expect(t, c, `{"kind":"what","ch":"book"}`, "malformed 1 "+typed+": what", "gap book/A malformed 0", "gap book/B malformed 0")
+	expect(t, c, `{"kind":"update","ch":"none","sym":"A"}`, "malformed 1 "+channel+": none")
+	expect(t, c, `[{},{"kind":null}]`, "malformed 2 "+untyped)
 	for i := range 100 {
 		if _, err := decode(c, fmt.Sprintf(`{"kind":%d}`, i)); err != nil {
 			t.Fatal(err)
 		}
 	}
-	expect(t, c, `{"kind":"yet another"}`)
+	expect(t, c, `[{"kind":"yet another"},{"kind":"and one more"}]`, "malformed 2 "+typed)
+	expect(t, c, `{"kind":"what"}`, "malformed 1 "+typed+": what")
+	long := strings.Repeat("é", 500)
+	got, err := decode(open(t, mustNew(t, exchange())), `{"kind":"`+long+`"}`)
+	if err != nil || len(got) > len("malformed 1 : "+typed)+maxReason || !strings.HasSuffix(got, "é...") {
+		t.Errorf("got %q, %v: want at most %d bytes, cut at a character", got, err, maxReason)
+	}
+	var ce *wire.CodeError
+	if _, err := decode(strict(c), `{"kind":"what"}`); !errors.As(err, &ce) || ce.Code != 1002 || err.Error() != ce.Error()+": what" {
+		t.Errorf("a strict table: %v", err)
+	}
 }
 
 func TestSameTypeInTwoChannels(t *testing.T) {

@@ -192,7 +192,7 @@ func TestNames(t *testing.T) {
 	c := open(t, d)
 	for name, want := range map[string]string{
 		"btcusdt@trade": "data trade/BTCUSDT", "BtcUsdt@trade": "data trade/BTCUSDT", "é@trade": "data trade/É",
-		"btcusdt@depth5": "data depth5/BTCUSDT", "a@b@trade": "error 0", "trade": "error 0", "@trade": "malformed 1", "*@trade": "malformed 1",
+		"btcusdt@depth5": "data depth5/BTCUSDT", "a@b@trade": "malformed 1", "trade": "malformed 1", "@trade": "malformed 1", "*@trade": "malformed 1",
 	} {
 		for range 2 { // the second time from memory
 			got, err := decode(open(t, d), `{"stream":"`+name+`","data":{"t":1,"u":2,"U":1}}`)
@@ -365,8 +365,9 @@ func TestOrderOfMatches(t *testing.T) {
 		`data chain/A (0,1] again again {"p":"A","n":1,"full":true}`, `data chain/A (1,2] again again {"p":"A","n":2,"before":1}`)
 	expect(t, c, `{"x":{"t":"new","c":"chain","list":[{"p":"A","n":3,"before":2},{"p":"A","n":4,"before":3,"full":true}]}}`,
 		`data chain/A (2,3] new {"p":"A","n":3,"before":2}`, `data chain/A (3,4] snapshot new {"p":"A","n":4,"before":3,"full":true}`)
-	expect(t, c, `{"x":{"t":"other","c":"chain","list":[{"p":"A","n":5}]}}`, `error 0 messages of type "other" are not in the feed's table`)
-	expect(t, c, `{"x":{"t":"new","c":"none","list":[]}}`, `error 0 messages of the channel "none" are not in the feed's table`)
+	expect(t, c, `{"x":{"t":"other","c":"chain","list":[{"p":"A","n":5}]}}`, 
+		"malformed 1 a message of a type that is not in the feed's table: other", "gap chain/A malformed 0")
+	expect(t, c, `{"x":{"t":"new","c":"none","list":[]}}`, "malformed 1 a message of a channel that is not in the feed's table: none")
 }
 
 // A server that answers nothing does not fill the memory.

@@ -33,7 +33,7 @@ func OKX() Table {
 		Confirm:    Confirm{Type: "event=subscribe", Ended: "event=unsubscribe", Channel: "arg.channel", Products: "arg.instId"},
 		Error:      ErrorMessage{Type: "event=error", Text: "msg"},
 		Heartbeats: []string{"=pong"},
-		Ignored:    []string{"event=channel-conn-count"},
+		Ignored:    []string{"event=channel-conn-count", "event=channel-conn-count-error", "event=login"}, // of private channels
 		GoAway:     "event=notice",
 		PingText:   "ping",
 	}

@@ -67,7 +67,7 @@ func summary(t *testing.T, c wire.Codec, text string) string {
 	for i := range out.List {
 		e := &out.List[i]
 		line := show(e)
-		if e.Kind == wire.EventError && !strings.Contains(e.Reason, "not in the feed's table") {
+		if e.Kind == wire.EventError {
 			line = fmt.Sprintf("error %d of %d bytes", e.Code, len(e.Reason)) // the venue's words stay with the venue's messages
 		}
 		if e.Kind == wire.EventData {

@@ -22,8 +22,9 @@
 //
 // A message that cannot be read or placed is skipped: text that is not JSON,
 // a value that is not JSON, a missing product or number, a member of the wrong
-// type, a binary message. The client counts it in Stats.Malformed and reports each
-// kind once for each connection. If the message shows its channel, the subscription
+// type, a type or a channel that the table does not name, a binary message. The client
+// counts it in Stats.Malformed and reports each
+// kind once for each connection, with the name of the type. If the message shows its channel, the subscription
 // that it belongs to gets a Gap (CauseMalformed), or every subscription of the
 // channel if the product cannot be read. In a channel with a Number that Gap comes
 // with the next message, if numbers are missing there.
@@ -128,7 +129,8 @@ type Table struct {
 	// the answer to PingText among them.
 	Heartbeats []string
 
-	// Ignored are matches of messages to ignore.
+	// Ignored are matches of messages to ignore: every other message that no match takes
+	// is counted as malformed.
 	Ignored []string
 
 	// GoAway is the match of a message by which the server asks for a new connection.

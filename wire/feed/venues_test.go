@@ -149,7 +149,7 @@ func krakenV1() Table {
 		Subscribe:  Request{JSON: `{"event":"subscribe","pair":["$product","..."],"subscription":{"name":"$channel"}}`},
 		Channels:   []Channel{{Name: "trade"}, {Name: "spread"}, {Name: "ticker"}, {Name: "ohlc-*"}, {Name: "book-*", Snapshots: []string{"[1].as=*"}}},
 		Confirm:    Confirm{Type: "status=subscribed", Ended: "status=unsubscribed", Channel: "channelName", Products: "pair"},
-		Error:      ErrorMessage{Type: "status=error", Text: "errorMessage", Channel: "subscription.name", Product: "pair"},
+		Error:      ErrorMessage{Type: "errorMessage=*", Text: "errorMessage", Channel: "subscription.name", Product: "pair"},
 		Heartbeats: []string{"heartbeat", "pong"},
 		Ignored:    []string{"systemStatus"},
 	}
