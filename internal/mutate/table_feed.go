@@ -355,6 +355,13 @@ var ofFeed = []mutation{
 		test:    "-run ^TestUnnamedTypesAreReportedOnce$ ./test",
 	},
 	{
+		name:    "feed: a null error is an error",
+		file:    "wire/feed/match.go",
+		search:  "if k == nil && !null {",
+		replace: "if _ = null; k == nil {",
+		test:    "-run ^TestNullIsAbsent$ ./wire/feed",
+	},
+	{
 		name:    "feed: channels that share the path of the product",
 		file:    "wire/feed/data.go",
 		search:  "product, err := c.scan.text(at.channel.product)",

@@ -353,7 +353,7 @@ func TestOrderOfMatches(t *testing.T) {
 	expect(t, c, `{"ok":false,"bye":1}`, "error 1 the server reports an error")
 	expect(t, c, `.`)
 	expect(t, c, `..`, "malformed 1 not a JSON object, or nested too deep")
-	for text, want := range map[string]wire.EventKind{`{"bye":null,"ask":5}`: wire.EventGoAway, `{"ask":5,"ok":1}`: wire.EventPing} {
+	for text, want := range map[string]wire.EventKind{`{"bye":0,"ask":5}`: wire.EventGoAway, `{"ask":5,"ok":1}`: wire.EventPing} {
 		var out wire.Events
 		if err := c.Decode(wire.Frame{Type: wire.Text, Data: []byte(text)}, &out); err != nil || len(out.List) != 1 || out.List[0].Kind != want {
 			t.Errorf("%s: got %+v, %v", text, out.List, err)
@@ -365,7 +365,7 @@ func TestOrderOfMatches(t *testing.T) {
 		`data chain/A (0,1] again again {"p":"A","n":1,"full":true}`, `data chain/A (1,2] again again {"p":"A","n":2,"before":1}`)
 	expect(t, c, `{"x":{"t":"new","c":"chain","list":[{"p":"A","n":3,"before":2},{"p":"A","n":4,"before":3,"full":true}]}}`,
 		`data chain/A (2,3] new {"p":"A","n":3,"before":2}`, `data chain/A (3,4] snapshot new {"p":"A","n":4,"before":3,"full":true}`)
-	expect(t, c, `{"x":{"t":"other","c":"chain","list":[{"p":"A","n":5}]}}`, 
+	expect(t, c, `{"x":{"t":"other","c":"chain","list":[{"p":"A","n":5}]}}`,
 		"malformed 1 a message of a type that is not in the feed's table: other", "gap chain/A malformed 0")
 	expect(t, c, `{"x":{"t":"new","c":"none","list":[]}}`, "malformed 1 a message of a channel that is not in the feed's table: none")
 }
@@ -394,4 +394,19 @@ func TestUnansweredRequestsAreBounded(t *testing.T) {
 	if err := c.Encode([]wire.Op{sub}, &out); err != nil || len(out.List) != 1 {
 		t.Errorf("got %v and %d frames", err, len(out.List))
 	}
+}
+
+// A member that is null is absent for "path=*": many servers send "error":null with what
+// succeeds. "path=null" recognises it.
+func TestNullIsAbsent(t *testing.T) {
+	table := confirming()
+	table.Confirm.Type, table.Error = "ok=*", ErrorMessage{Type: "error=*", Text: "error"}
+	table.GoAway = "bye=null"
+	c := open(t, mustNew(t, table))
+	expect(t, c, `{"ok":1,"error":null,"c":"all","p":"A"}`, "subscribed all/A none")
+	expect(t, c, `{"ok":null,"error":"no","c":"all","p":"A"}`, "error 1 no")
+	expect(t, c, `{"ok":false,"error": null ,"c":"all","p":"A"}`, "subscribed all/A none")
+	expect(t, c, `{"ok":1,"error":"null","c":"all","p":"A"}`, "error 1 null")
+	expect(t, c, `{"t":"x","p":"B","ok":null,"error":null}`, `data all/B x {"t":"x","p":"B","ok":null,"error":null}`)
+	expect(t, c, `{"bye":null}`, fmt.Sprintf("event %d", wire.EventGoAway))
 }

@@ -45,7 +45,8 @@
 //   - "x": the member at Table.Type has the value x.
 //   - "path=x": the member at path has the value x: the text of a string, otherwise
 //     the JSON text, as in "success=false".
-//   - "path=*": there is a member at path, whatever its value is.
+//   - "path=*": there is a member at path with any value but null. "path=null" is for a
+//     member that is null.
 //   - "=x": the whole message is the text x, which need not be JSON, for example "=pong".
 package feed
 
