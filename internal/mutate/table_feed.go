@@ -362,6 +362,20 @@ var ofFeed = []mutation{
 		test:    "-run ^TestNullIsAbsent$ ./wire/feed",
 	},
 	{
+		name:    "feed: milliseconds where seconds are wanted",
+		file:    "wire/feed/template.go",
+		search:  "return uint64(v.now / 1000)",
+		replace: "return uint64(v.now)",
+		test:    "-run ^TestTimeInRequests$ ./wire/feed",
+	},
+	{
+		name:    "feed: a placeholder that stands for nothing is sent as it is",
+		file:    "wire/feed/compile.go",
+		search:  "\t\treturn newTemplate(text, words)\n",
+		replace: "\t\tif t, err := newTemplate(text, words); err == nil {\n\t\t\treturn t, nil\n\t\t}\n",
+		test:    "-run ^TestUnknownPlaceholders$ ./wire/feed",
+	},
+	{
 		name:    "feed: channels that share the path of the product",
 		file:    "wire/feed/data.go",
 		search:  "product, err := c.scan.text(at.channel.product)",

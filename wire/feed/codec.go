@@ -140,11 +140,11 @@ func (c *codec) say(op *wire.Op, out *wire.Frames) error {
 		return nil
 	case op.Kind == wire.OpPublish:
 		return ErrPublish
-	case op.Kind == wire.OpPing && d.pingText != "":
-		out.Append(wire.Text, []byte(d.pingText))
+	case op.Kind == wire.OpPing && d.pingText != nil:
+		out.Append(wire.Text, d.pingText.write(nil, &values{}))
 		return nil
 	case op.Kind == wire.OpPong && d.answer != nil:
-		out.Append(wire.Text, d.answer.write(nil, &values{number: op.N}))
+		out.Append(wire.Text, d.answer.write(nil, &values{n: op.N}))
 		return nil
 	case op.Kind == wire.OpStep && d.login.Message != nil:
 		challenge, _ := op.Step.([]byte)

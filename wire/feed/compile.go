@@ -1,9 +1,10 @@
 package feed
 
 import (
-	"errors"
+	"encoding/json"
 	"fmt"
 	"slices"
+	"strconv"
 	"strings"
 
 	"github.com/limpet-go/limpet/wire"
@@ -19,7 +20,6 @@ func New(t Table) (wire.Dialect, error) {
 		name:         t.Name,
 		subprotocols: slices.Clone(t.Subprotocols),
 		ping:         t.Ping,
-		pingText:     t.PingText,
 		strict:       t.Strict,
 		lower:        t.LowerCase,
 		login:        t.Login,
@@ -109,12 +109,16 @@ func (d *dialect) addRequests(t *Table) error {
 		}
 	}
 	d.endsByID = t.ID != "" && d.unsubscribe != nil && d.unsubscribe.has[wordID]
+	var err error
+	if t.PingText != "" {
+		if d.pingText, err = newText(t.PingText, pingWords); err != nil {
+			return &TableError{"PingText", err.Error()}
+		}
+	}
 	if t.Question != "" {
-		answer, err := newAnswer(t.Answer)
-		if err != nil {
+		if d.answer, err = newText(t.Answer, answerWords); err != nil {
 			return &TableError{"Answer", err.Error()}
 		}
-		d.answer = answer
 	}
 	return nil
 }
@@ -136,13 +140,17 @@ func (d *dialect) addRequest(field string, r *Request, several bool, to **reques
 	return nil
 }
 
-// newAnswer compiles Table.Answer, which need not be JSON.
-func newAnswer(text string) (*template, error) {
-	if t, err := newTemplate(text, map[string]word{"n": wordNumber}); err == nil {
-		return t, nil
+// newText compiles a text that need not be JSON.
+func newText(text string, words map[string]word) (*template, error) {
+	if json.Valid([]byte(text)) {
+		return newTemplate(text, words)
 	}
-	if strings.Contains(text, `"#n"`) {
-		return nil, errors.New(`has "#n" and is not JSON`)
+	for name, w := range words {
+		for _, placeholder := range []string{strconv.Quote("#" + name), strconv.Quote("$" + name)} {
+			if strings.Contains(text, placeholder) && (w.quoted() || placeholder[1] == '#') {
+				return nil, fmt.Errorf("has %s and is not JSON", placeholder)
+			}
+		}
 	}
 	return &template{pieces: []piece{{text: text}}}, nil
 }

@@ -32,7 +32,7 @@ type dialect struct {
 	name         string
 	subprotocols []string
 	ping         wire.Ping
-	pingText     string
+	pingText     *template // nil: there is none
 	answer       *template // nil: the server does not ask
 	strict       bool
 	lower        bool

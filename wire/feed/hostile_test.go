@@ -273,7 +273,7 @@ func FuzzTable(f *testing.F) {
 					},
 				},
 				Confirm: Confirm{Type: match + "2", Channel: path, Products: path}, Error: ErrorMessage{Type: match, Text: path, Channel: path, Product: path},
-				Heartbeats: []string{match + "3"}, Question: match + "4", Answer: request, PingText: request,
+				Heartbeats: []string{match + "3"}, Question: match + "4", Answer: message, PingText: `{"ping":"#time"}`,
 			}
 			if i%2 == 0 {
 				table.Channel, table.Product = "ch", path

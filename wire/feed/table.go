@@ -144,7 +144,8 @@ type Table struct {
 	Ping wire.Ping
 
 	// PingText is the text message that asks for a sign of life, at the client's
-	// Heartbeat.Interval: "ping", or a JSON text. Optional.
+	// Heartbeat.Interval: "ping", or a JSON text, in which "#time", "$time", "#time_ms"
+	// and "$time_ms" stand for the time as in a Request. Optional.
 	PingText string
 
 	// Question is the match of a message by which the server asks for a sign of life.
@@ -153,7 +154,8 @@ type Table struct {
 
 	// Answer is the text message that answers it. With a Question such as "ping=*",
 	// "#n" in quotes stands for the number at that path, a whole number below 2^64:
-	// {"pong":"#n"}. Required with Question.
+	// {"pong":"#n"}. "#time" and the like stand for the time as in PingText. Required
+	// with Question.
 	Answer string
 
 	// Strict makes a message that cannot be read or placed end the connection, for
@@ -247,6 +249,8 @@ type Request struct {
 	//	"$stream"   both, joined as Table.StreamName says
 	//	"$param"    the channel's parameter; "#param" writes it without quotes
 	//	"#id"       a number that is new for each request; "$id" writes it in quotes
+	//	"#time"     the time in seconds since 1970; "$time" writes it in quotes
+	//	"#time_ms"  the same in milliseconds; "$time_ms" writes it in quotes
 	//	"$cursor"   the last Channel.Cursor, as a string; null if there is none
 	//
 	// A list of one element and "..." has that element for each topic of the request,
