@@ -6,6 +6,8 @@ import (
 	"fmt"
 	"strconv"
 	"strings"
+
+	"github.com/limpet-go/limpet/wire"
 )
 
 // Sentinel errors, for errors.Is. They are wrapped in an *Error or a
@@ -316,6 +318,15 @@ func peerText(s string) string {
 		quoted += "…"
 	}
 	return quoted
+}
+
+// shownCode is the code that an error or a notice reports, of those of an event: not one
+// that the dialect made.
+func shownCode(code uint16, peer int64) int {
+	if code == 0 || code == wire.CodeRefused {
+		return int(peer)
+	}
+	return int(code)
 }
 
 // joinReason wraps both errors: errors.Is finds either.

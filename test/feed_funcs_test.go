@@ -47,7 +47,7 @@ func ownDialect(t *testing.T, change func(*feed.Funcs)) wire.Dialect {
 			case *n.OK:
 				say(feed.Item{Kind: feed.Answered, ID: n.ID})
 			default:
-				say(feed.Item{Kind: feed.Refused, ID: n.ID, Reason: n.Text})
+				say(feed.Item{Kind: feed.Refused, ID: n.ID, Code: int64(n.Seq), Reason: n.Text})
 			}
 			return nil
 		},
@@ -105,7 +105,7 @@ func TestOutcomesByID(t *testing.T) {
 			mu.Unlock()
 			switch {
 			case n.Text == "bad":
-				say(note{ID: n.ID, OK: &no, Text: "not here"})
+				say(note{ID: n.ID, OK: &no, Text: "not here", Seq: 70_000})
 			case n.Text == "lost" || n.Text == "again" && conn == 1: // no answer
 			default:
 				say(note{ID: n.ID, OK: &yes})
@@ -125,6 +125,9 @@ func TestOutcomesByID(t *testing.T) {
 			_, err := receipts[text].Wait(within(t, time.Minute))
 			if !errors.Is(err, want) {
 				t.Errorf("%s: got %v, want %v", text, err, want)
+			}
+			if le := (*limpet.Error)(nil); text == "bad" && (!errors.As(err, &le) || le.Code != 70_000) {
+				t.Errorf("%v, want the server's code", err)
 			}
 		}
 		mu.Lock()

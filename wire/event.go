@@ -119,8 +119,12 @@ type Event struct {
 	// decide as a close code would.
 	Fatal bool
 
-	// Code is a code of the protocol.
+	// Code is a code of the protocol, or CodeRefused.
 	Code uint16
+
+	// PeerCode is the server's own code, with the Code CodeRefused or 0. The client
+	// reports it. Zero means that the server sent none.
+	PeerCode int64
 
 	// Head is the newest offset of the log; zero if it is not known. Where holes are
 	// losses, a Head below the last number shows that the server has restarted: a Reset
@@ -165,6 +169,11 @@ type Event struct {
 	// Expires is how long the credential remains valid.
 	Expires time.Duration
 }
+
+// CodeRefused is the Code of a refusal or an error in a protocol that has no codes, or
+// codes of its own that a Code cannot hold. It refuses as any Code but 0 does. The client
+// does not report it: it reports PeerCode.
+const CodeRefused = 1<<16 - 1
 
 // Continuity is what a restored subscription may claim about the messages
 // between the last one received and the next one.
@@ -277,8 +286,11 @@ type Ack struct {
 // Reject is the final refusal of one message.
 type Reject struct {
 	Seq    uint64 // sequence number of the message
-	Code   uint16 // a code of the protocol
+	Code   uint16 // a code of the protocol, or CodeRefused
 	Reason string // text for people
+
+	// PeerCode is the server's own code, with the Code CodeRefused; zero if it sent none.
+	PeerCode int64
 
 	// Unknown means that the server cannot tell whether it accepted the message
 	// earlier.

@@ -376,6 +376,27 @@ var ofFeed = []mutation{
 		test:    "-run ^TestUnknownPlaceholders$ ./wire/feed",
 	},
 	{
+		name:    "feed: the server's code is not read",
+		file:    "wire/feed/confirm.go",
+		search:  "e.Code, e.PeerCode = wire.CodeRefused, code",
+		replace: "e.Code, _ = wire.CodeRefused, code",
+		test:    "-run ^TestErrorCodes$ ./wire/feed",
+	},
+	{
+		name:    "refusals: a code that the server has not sent",
+		file:    "errors.go",
+		search:  "if code == 0 || code == wire.CodeRefused {",
+		replace: "if code == 0 {",
+		test:    "-run ^TestOneRefusalForMany$ ./test",
+	},
+	{
+		name:    "feed: the code of Item is not reported",
+		file:    "wire/feed/funcs_codec.go",
+		search:  "Code: wire.CodeRefused, PeerCode: it.Code, Reason",
+		replace: "Code: wire.CodeRefused, Reason",
+		test:    "-run ^TestOutcomesByID$ ./test",
+	},
+	{
 		name:    "feed: channels that share the path of the product",
 		file:    "wire/feed/data.go",
 		search:  "product, err := c.scan.text(at.channel.product)",

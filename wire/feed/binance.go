@@ -17,7 +17,7 @@ func binance(name string, channels ...Channel) Table {
 		LowerCase:   true,
 		Channels:    channels,
 		Confirm:     Confirm{Type: "result=null"},
-		Error:       ErrorMessage{Type: "code=*", Text: "msg"},
+		Error:       ErrorMessage{Type: "code=*", Text: "msg", Code: "code"},
 		Ignored:     []string{"result=*"}, // answers other questions
 		GoAway:      "serverShutdown",
 	}

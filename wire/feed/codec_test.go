@@ -15,7 +15,7 @@ func show(e *wire.Event) string {
 	case wire.EventSubscribed:
 		return fmt.Sprintf("subscribed %s %s", e.Name, [...]string{"none", "by-number", "proved"}[e.Continuity])
 	case wire.EventUnsubscribed:
-		return fmt.Sprintf("unsubscribed %s %d %s", e.Name, e.Code, e.Reason)
+		return fmt.Sprintf("unsubscribed %s %s %s", e.Name, showCode(e), e.Reason)
 	case wire.EventReset:
 		return fmt.Sprintf("reset %s %s at %d", e.Name, e.Cause, e.Position.Offset)
 	case wire.EventGap:
@@ -26,7 +26,7 @@ func show(e *wire.Event) string {
 		}
 		return fmt.Sprintf("malformed %d %s", e.Count, e.Reason)
 	case wire.EventError:
-		return fmt.Sprintf("error %d %s", e.Code, e.Reason)
+		return fmt.Sprintf("error %s %s", showCode(e), e.Reason)
 	case wire.EventData:
 		s := "data " + e.Name
 		if e.Numbered {
@@ -41,6 +41,18 @@ func show(e *wire.Event) string {
 		return s + " " + e.Message.Type + " " + string(e.Message.Payload)
 	}
 	return fmt.Sprintf("event %d", e.Kind)
+}
+
+// showCode formats the code of an error, and that of the server if there is one.
+func showCode(e *wire.Event) string {
+	s := fmt.Sprint(e.Code)
+	if e.Code == wire.CodeRefused {
+		s = "refused"
+	}
+	if e.PeerCode != 0 {
+		s += fmt.Sprintf(" (%d)", e.PeerCode)
+	}
+	return s
 }
 
 // frameOf returns a frame with nothing behind its end, where a codec must not look.
@@ -190,15 +202,33 @@ func TestConfirmFlat(t *testing.T) {
 
 func TestErrors(t *testing.T) {
 	c := open(t, mustNew(t, exchange()), "book/A")
-	expect(t, c, `{"kind":"fail","why":"no such symbol","ch":"book","sym":"A"}`, "unsubscribed book/A 1 no such symbol")
-	expect(t, c, `{"kind":"fail","why":{"a":1},"ch":"book"}`, `error 1 {"a":1}`)
-	expect(t, c, `{"kind":"fail","ch":"none","sym":"A"}`, "error 1 the server reports an error")
+	expect(t, c, `{"kind":"fail","why":"no such symbol","ch":"book","sym":"A"}`, "unsubscribed book/A refused no such symbol")
+	expect(t, c, `{"kind":"fail","why":{"a":1},"ch":"book"}`, `error refused {"a":1}`)
+	expect(t, c, `{"kind":"fail","ch":"none","sym":"A"}`, "error refused the server reports an error")
 	c = open(t, mustNew(t, Coinbase()))
-	expect(t, c, `{"type":"error","message":"Failed to subscribe","reason":"X is not valid"}`, "error 1 Failed to subscribe: X is not valid")
+	expect(t, c, `{"type":"error","message":"Failed to subscribe","reason":"X is not valid"}`, "error refused Failed to subscribe: X is not valid")
 	long, err := decode(c, `{"type":"error","message":"`+strings.Repeat("é", 500)+`"}`)
-	if err != nil || len(long) > len("error 1 ")+maxReason || !strings.HasSuffix(long, "é...") {
+	if err != nil || len(long) > len("error refused ")+maxReason || !strings.HasSuffix(long, "é...") {
 		t.Errorf("got %q, %v: want at most %d bytes, cut at a character", long, err, maxReason)
 	}
+}
+
+// TestErrorCodes: the server's own code is reported if it is a number.
+func TestErrorCodes(t *testing.T) {
+	table := exchange()
+	table.Error.Code = "details.code"
+	c := open(t, mustNew(t, table), "book/A")
+	for code, want := range map[string]string{
+		`2`: " (2)", `-1121`: " (-1121)", `"60018"`: " (60018)", `300001`: " (300001)", `0`: "", `null`: "", `1.5`: "", `"none"`: "", `{}`: "",
+		`99999999999999999999`: "", `""`: "",
+	} {
+		expect(t, c, `{"kind":"fail","why":"no","details":{"code":`+code+`}}`, "error refused"+want+" no")
+		expect(t, c, `{"kind":"fail","why":"no","ch":"book","sym":"A","details":{"code":`+code+`}}`, "unsubscribed book/A refused"+want+" no")
+	}
+	expect(t, c, `{"kind":"fail","why":"no"}`, "error refused no")
+	table.ID, table.Subscribe.JSON = "id", `{"id":"#id","c":"$channel","s":"$product"}`
+	c = open(t, mustNew(t, table))
+	expect(t, c, `{"kind":"fail","why":"no","id":7,"details":{"code":3}}`, "error 0 (3) no") // it refuses nothing
 }
 
 func TestTypesWithoutData(t *testing.T) {

@@ -82,7 +82,7 @@ func (d *dialect) addAnswers(t *Table) (err error) {
 		{"ID", t.ID, &d.id},
 		{"Confirm.List", t.Confirm.List, &d.confirm.list}, {"Confirm.Channel", t.Confirm.Channel, &d.confirm.channel},
 		{"Confirm.Products", t.Confirm.Products, &d.confirm.products}, {"Confirm.Streams", t.Confirm.Streams, &d.confirm.streams},
-		{"Error.Text", t.Error.Text, &d.complaint.text}, {"Error.Detail", t.Error.Detail, &d.complaint.detail},
+		{"Error.Text", t.Error.Text, &d.complaint.text}, {"Error.Detail", t.Error.Detail, &d.complaint.detail}, {"Error.Code", t.Error.Code, &d.complaint.code},
 		{"Error.Channel", t.Error.Channel, &d.complaint.channel}, {"Error.Product", t.Error.Product, &d.complaint.product},
 	} {
 		if *m.to, err = parsePath(m.path); err != nil {

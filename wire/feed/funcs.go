@@ -97,12 +97,12 @@ const (
 	Snapshot                 // a message that holds the whole state: as Data
 	Repeat                   // a message that was sent before: as Data
 	Answered                 // a request or a Publish was accepted: ID, or Topic for a Subscribe
-	Refused                  // it was refused: as Answered, and Reason. With neither ID nor Topic: the oldest request
+	Refused                  // it was refused: as Answered, and Code and Reason. With neither ID nor Topic: the oldest request
 	Ended                    // a subscription has ended: Topic
 	Welcome                  // the connection is ready, with Funcs.Greeting
 	Question                 // the server asks for a sign of life: N
 	Alive                    // a sign of life
-	Notice                   // a text for people: Reason
+	Notice                   // a text for people: Code, Reason
 	GoAway                   // the server asks for a new connection: Reason
 )
 
@@ -116,6 +116,7 @@ type Item struct {
 	Number  uint64 // with Funcs.Numbered; zero means that the message has none
 	Prev    uint64 // number of the message before it; zero means Number - 1
 	N       uint64
+	Code    int64 // the server's own code, of Refused and Notice; zero means that there is none
 	Reason  string
 }
 

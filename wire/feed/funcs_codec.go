@@ -217,7 +217,7 @@ func (c *funcsCodec) say(it *Item, data []byte, out *wire.Events) error {
 	case Question:
 		out.Append(wire.EventPing).N = it.N
 	case Notice:
-		out.Append(wire.EventError).Reason = reasonOf(it)
+		complain(it, out)
 	case GoAway:
 		out.Append(wire.EventGoAway).Reason = reasonOf(it)
 	case Alive:
@@ -232,6 +232,13 @@ func reasonOf(it *Item) string {
 		return "the server gives no reason"
 	}
 	return shorten(strings.ToValidUTF8(it.Reason, "?"))
+}
+
+// complain appends an error that refuses nothing.
+func complain(it *Item, out *wire.Events) *wire.Event {
+	e := out.Append(wire.EventError)
+	e.PeerCode, e.Reason = it.Code, reasonOf(it)
+	return e
 }
 
 // message appends a message.
@@ -272,7 +279,7 @@ func (c *funcsCodec) answer(it *Item, out *wire.Events) {
 		p, ok := c.pending.Take(it.ID)
 		if !ok {
 			if refused {
-				out.Append(wire.EventError).Reason = reasonOf(it) // it refuses nothing that is known
+				complain(it, out) // it refuses nothing that is known
 			}
 			return
 		}
@@ -280,13 +287,12 @@ func (c *funcsCodec) answer(it *Item, out *wire.Events) {
 	}
 	switch {
 	case refused && end:
-		out.Append(wire.EventError).Reason = reasonOf(it)
+		complain(it, out)
 	case refused && topic == "":
-		e := out.Append(wire.EventError)
-		e.Code, e.Reason = codeBadRequest, reasonOf(it)
+		complain(it, out).Code = wire.CodeRefused
 	case refused:
 		e := out.Append(wire.EventUnsubscribed)
-		e.Name, e.Code, e.Reason = topic, codeBadRequest, reasonOf(it)
+		e.Name, e.Code, e.PeerCode, e.Reason = topic, wire.CodeRefused, it.Code, reasonOf(it)
 	case topic == "":
 	case end:
 		out.Append(wire.EventUnsubscribed).Name = topic
@@ -303,7 +309,7 @@ func (c *funcsCodec) answer(it *Item, out *wire.Events) {
 func (c *funcsCodec) acknowledge(it *Item, out *wire.Events) {
 	ack := &wire.Ack{Cmd: it.ID}
 	if it.Kind == Refused {
-		ack = &wire.Ack{Rejects: []wire.Reject{{Seq: it.ID / idKinds, Code: codeBadRequest, Reason: reasonOf(it)}}}
+		ack = &wire.Ack{Rejects: []wire.Reject{{Seq: it.ID / idKinds, Code: wire.CodeRefused, PeerCode: it.Code, Reason: reasonOf(it)}}}
 	}
 	out.Append(wire.EventAck).Ack = ack
 }

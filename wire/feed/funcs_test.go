@@ -84,12 +84,14 @@ func TestFuncsItems(t *testing.T) {
 	item := func(k ItemKind, more string) string { return fmt.Sprintf(`[{"Kind":%d%s}]`, k, more) }
 	expect(t, c, item(Answered, `,"ID":5`), "subscribed a by-number")
 	expect(t, c, item(Answered, `,"ID":5`))
-	expect(t, c, item(Refused, `,"ID":9,"Reason":"no"`), "unsubscribed b 1 no")
+	expect(t, c, item(Refused, `,"ID":9,"Reason":"no"`), "unsubscribed b refused no")
 	expect(t, c, item(Refused, `,"ID":9`), "error 0 the server gives no reason")
 	expect(t, c, item(Answered, `,"ID":14`), "unsubscribed a 0 ")
 	expect(t, c, item(Answered, `,"Topic":"c"`), "subscribed c by-number")
-	expect(t, c, item(Refused, `,"Topic":"c","Reason":"x"`), "unsubscribed c 1 x")
-	expect(t, c, item(Refused, ``), "error 1 the server gives no reason")
+	expect(t, c, item(Refused, `,"Topic":"c","Reason":"x","Code":404`), "unsubscribed c refused (404) x")
+	expect(t, c, item(Refused, `,"Code":7`), "error refused (7) the server gives no reason")
+	expect(t, c, item(Notice, `,"Code":8,"Reason":"soon"`), "error 0 (8) soon")
+	expect(t, c, item(Refused, ``), "error refused the server gives no reason")
 	expect(t, c, item(Ended, `,"Topic":"c"`), "unsubscribed c 0 ")
 	expect(t, c, item(Notice, `,"Reason":"soon"`), "error 0 soon")
 	expect(t, c, item(Alive, ""))
@@ -103,14 +105,14 @@ func TestFuncsItems(t *testing.T) {
 		expect(t, c, bad, refuses)
 	}
 	var out wire.Events
-	for _, text := range []string{item(Answered, `,"ID":7`), item(Refused, `,"ID":11,"Reason":"full"`), item(Question, `,"N":8`), item(Welcome, ""), item(Welcome, ""), item(GoAway, "")} {
+	for _, text := range []string{item(Answered, `,"ID":7`), item(Refused, `,"ID":11,"Code":-5,"Reason":"full"`), item(Question, `,"N":8`), item(Welcome, ""), item(Welcome, ""), item(GoAway, "")} {
 		if err := c.Decode(wire.Frame{Type: wire.Binary, Data: []byte(text)}, &out); err != nil {
 			t.Fatal(err)
 		}
 	}
 	l := out.List
 	if len(l) != 5 || l[0].Ack == nil || l[0].Ack.Cmd != 7 || l[1].Ack == nil || len(l[1].Ack.Rejects) != 1 ||
-		l[1].Ack.Rejects[0] != (wire.Reject{Seq: 2, Code: codeBadRequest, Reason: "full"}) ||
+		l[1].Ack.Rejects[0] != (wire.Reject{Seq: 2, Code: wire.CodeRefused, PeerCode: -5, Reason: "full"}) ||
 		l[2].Kind != wire.EventPing || l[2].N != 8 || l[3].Kind != wire.EventReady || l[4].Kind != wire.EventGoAway {
 		t.Errorf("got %+v", l)
 	}

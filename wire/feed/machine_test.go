@@ -253,18 +253,18 @@ func TestRequestWords(t *testing.T) {
 	// Answers by id: of one topic, of several, of an end, unknown, not a number.
 	c.(*codec).accepted = true
 	expect(t, c, `{"ok":true,"id":"1"}`, "subscribed c-1/A by-number", "subscribed c-1/B by-number")
-	expect(t, c, `{"ok":false,"id":3,"errors":[{"text":"no"}]}`, "unsubscribed c-2/A 1 no")
+	expect(t, c, `{"ok":false,"id":3,"errors":[{"text":"no"}]}`, "unsubscribed c-2/A refused no")
 	expect(t, c, `{"ok":true,"id":4}`, "subscribed bars-5-min/A by-number")
 	expect(t, c, `{"ok":false,"id":7,"errors":["x"]}`, "error 0 the server reports an error")
 	expect(t, c, `{"ok":true,"id":8}`, "unsubscribed c-1/A 0 ")
 	expect(t, c, `{"ok":true,"id":8}`)
 	expect(t, c, `{"ok":false,"id":99}`, "error 0 the server reports an error")
-	expect(t, c, `{"ok":false,"id":"x"}`, "error 1 the server reports an error")
-	expect(t, c, `{"ok":false,"id":6,"of":["chain","B"]}`, "unsubscribed chain/B 1 the server reports an error")
+	expect(t, c, `{"ok":false,"id":"x"}`, "error refused the server reports an error")
+	expect(t, c, `{"ok":false,"id":6,"of":["chain","B"]}`, "unsubscribed chain/B refused the server reports an error")
 	c = open(t, mustNew(t, crowded()))
 	c.(*codec).accepted = true
 	encode(t, c, ops[:2]...)
-	expect(t, c, `{"ok":false,"id":"1"}`, "error 1 the server reports an error") // which of the two?
+	expect(t, c, `{"ok":false,"id":"1"}`, "error refused the server reports an error") // which of the two?
 }
 
 // The cursor is the position, and stands in the next request.
@@ -350,7 +350,7 @@ func TestOrderOfMatches(t *testing.T) {
 	c := open(t, mustNew(t, crowded()))
 	c.(*codec).accepted = true
 	expect(t, c, `{"ok":1}`) // a heartbeat
-	expect(t, c, `{"ok":false,"bye":1}`, "error 1 the server reports an error")
+	expect(t, c, `{"ok":false,"bye":1}`, "error refused the server reports an error")
 	expect(t, c, `.`)
 	expect(t, c, `..`, "malformed 1 not a JSON object, or nested too deep")
 	for text, want := range map[string]wire.EventKind{`{"bye":0,"ask":5}`: wire.EventGoAway, `{"ask":5,"ok":1}`: wire.EventPing} {
@@ -404,9 +404,9 @@ func TestNullIsAbsent(t *testing.T) {
 	table.GoAway = "bye=null"
 	c := open(t, mustNew(t, table))
 	expect(t, c, `{"ok":1,"error":null,"c":"all","p":"A"}`, "subscribed all/A none")
-	expect(t, c, `{"ok":null,"error":"no","c":"all","p":"A"}`, "error 1 no")
+	expect(t, c, `{"ok":null,"error":"no","c":"all","p":"A"}`, "error refused no")
 	expect(t, c, `{"ok":false,"error": null ,"c":"all","p":"A"}`, "subscribed all/A none")
-	expect(t, c, `{"ok":1,"error":"null","c":"all","p":"A"}`, "error 1 null")
+	expect(t, c, `{"ok":1,"error":"null","c":"all","p":"A"}`, "error refused null")
 	expect(t, c, `{"t":"x","p":"B","ok":null,"error":null}`, `data all/B x {"t":"x","p":"B","ok":null,"error":null}`)
 	expect(t, c, `{"bye":null}`, fmt.Sprintf("event %d", wire.EventGoAway))
 }

@@ -68,7 +68,7 @@ func summary(t *testing.T, c wire.Codec, text string) string {
 		e := &out.List[i]
 		line := show(e)
 		if e.Kind == wire.EventError {
-			line = fmt.Sprintf("error %d of %d bytes", e.Code, len(e.Reason)) // the venue's words stay with the venue's messages
+			line = fmt.Sprintf("error %s of %d bytes", showCode(e), len(e.Reason)) // the venue's words stay with the venue's messages
 		}
 		if e.Kind == wire.EventData {
 			payload := string(e.Message.Payload)

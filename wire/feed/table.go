@@ -312,6 +312,10 @@ type ErrorMessage struct {
 	// Text and Detail are the paths of a text for people. Optional.
 	Text, Detail string
 
+	// Code is the path of the server's own code: a whole number, or one in a string.
+	// It becomes the Code of limpet.Error and limpet.ServerNotice. Optional.
+	Code string
+
 	// Channel and Product are the paths that name the subscription. Set both
 	// or neither.
 	Channel, Product string
