@@ -267,7 +267,9 @@ type Request struct {
 // repeats the request's id: see Table.ID.
 type Confirm struct {
 	// Type is the match of the confirmation. Empty means that the server sends
-	// none.
+	// none. The match must not hold for a refusal: prefer the value that only a success
+	// has, such as "result.status=success", to one that repeats the request, such as
+	// "event=subscribe". A match that holds for both needs an Error, which comes first.
 	Type string
 
 	// Ended is the match of a message of the same shape that confirms an
