@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"log/slog"
+	"strconv"
 	"strings"
 	"sync"
 	"time"
@@ -229,7 +230,7 @@ func (e MessageSkipped) record() (slog.Level, string, []slog.Attr) {
 
 func (e ServerNotice) record() (slog.Level, string, []slog.Attr) {
 	return slog.LevelWarn, "limpet: server notice", []slog.Attr{
-		slog.Int("code", e.Code), slog.String("reason", strings.Trim(e.Reason, `"`))}
+		slog.Int("code", e.Code), slog.String("reason", logText(unquoted(e.Reason)))}
 }
 
 func (e CredentialInURL) record() (slog.Level, string, []slog.Attr) {
@@ -492,8 +493,19 @@ func (g *eventLog) suppressed() []slog.Attr {
 }
 
 // logText is text from outside for a log: at most 256 bytes, with control
-// characters escaped. The handler quotes it if it needs to.
+// characters escaped. The handler quotes it if it needs to, so quotation marks and
+// backslashes stay as they are. A text that was here before comes back as it was.
 func logText(s string) string {
 	quoted := strings.TrimSuffix(peerText(s), "…")
-	return strings.TrimSuffix(strings.TrimPrefix(quoted, `"`), `"`)
+	return inLogs.Replace(strings.TrimSuffix(strings.TrimPrefix(quoted, `"`), `"`))
+}
+
+var inLogs = strings.NewReplacer(`\\`, `\`, `\"`, `"`)
+
+// unquoted is the text that peerText has quoted.
+func unquoted(s string) string {
+	if text, err := strconv.Unquote(strings.TrimSuffix(s, "…")); err == nil {
+		return text
+	}
+	return s
 }

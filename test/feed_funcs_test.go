@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"log/slog"
 	"sync"
 	"testing"
 	"testing/synctest"
@@ -210,6 +211,66 @@ func TestOwnFunctionsThatFail(t *testing.T) {
 		defer srv.mu.Unlock()
 		if srv.conns != 2 || c.Stats().Malformed != 2 {
 			t.Errorf("%d connections, %d malformed messages", srv.conns, c.Stats().Malformed)
+		}
+	})
+}
+
+// What Read says of a message that it refuses, and what the server says, reach the
+// observer and the log, escaped once.
+func TestReasonsAreEscapedOnce(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		const said = "want \"a\" or 'b',\tnot \\c"
+		d := ownDialect(t, func(f *feed.Funcs) {
+			read := f.Read
+			f.Read = func(data []byte, say func(feed.Item)) error {
+				var n note
+				if json.Unmarshal(data, &n) == nil && n.Text == "odd" {
+					return errors.New(said)
+				}
+				if n.Text == "notice" {
+					say(feed.Item{Kind: feed.Notice, Reason: said})
+					return nil
+				}
+				return read(data, say)
+			}
+		})
+		var out lockedText
+		var mu sync.Mutex
+		var reasons []string
+		srv := newToyServer(t, func(_ int, say func(string), hear func() string) {
+			for _, text := range []string{"odd", "odd", "notice"} {
+				say(noteText(note{Topic: "t", Text: text}))
+			}
+			hear()
+		})
+		c, err := limpet.New(srv.host.URL(), options(&limpet.Options{
+			HTTPClient: srv.host.HTTPClient(), Dialect: d, Logger: slog.New(slog.NewJSONHandler(&out, nil)),
+			Observer: observer(func(e limpet.Event) {
+				if skipped, ok := e.(limpet.MessageSkipped); ok {
+					mu.Lock()
+					reasons = append(reasons, skipped.Reason)
+					mu.Unlock()
+				}
+			}),
+		}))
+		if err != nil {
+			t.Fatal(err)
+		}
+		t.Cleanup(func() { closeAndWait(t, c) })
+		subscribe(t, c, "t")
+		time.Sleep(2 * time.Second)
+		const once = `want "a" or 'b',\tnot \c`
+		mu.Lock()
+		defer mu.Unlock()
+		if len(reasons) != 1 || reasons[0] != "a message that Funcs.Read refuses: "+once || c.Stats().Malformed != 2 {
+			t.Errorf("%d malformed messages, reasons %q", c.Stats().Malformed, reasons)
+		}
+		text, err := json.Marshal(once)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if n := out.count(string(text[1:])); n != 2 { // of the message that was skipped, and of the notice
+			t.Errorf("%d log lines with %s:\n%s", n, text, out.text.String())
 		}
 	})
 }

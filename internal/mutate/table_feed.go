@@ -397,6 +397,20 @@ var ofFeed = []mutation{
 		test:    "-run ^TestOutcomesByID$ ./test",
 	},
 	{
+		name:    "feed: why Read refuses a message is not reported",
+		file:    "wire/feed/funcs_codec.go",
+		search:  "e.Detail = strings.ToValidUTF8(shorten(err.Error()), \"?\")",
+		replace: "e.Detail = strings.ToValidUTF8(\"\", \"?\")",
+		test:    "-run ^TestFuncsReadErrors$ ./wire/feed",
+	},
+	{
+		name:    "logs: reasons are quoted twice",
+		file:    "observe.go",
+		search:  "return inLogs.Replace(",
+		replace: "return strings.NewReplacer().Replace(",
+		test:    "-run ^TestReasonsAreEscapedOnce$ ./test",
+	},
+	{
 		name:    "feed: channels that share the path of the product",
 		file:    "wire/feed/data.go",
 		search:  "product, err := c.scan.text(at.channel.product)",

@@ -21,7 +21,8 @@ type Funcs struct {
 	// Read decodes one WebSocket message and calls say for each thing in it, in order.
 	// data and what aliases it are valid only during the call. If it returns an error,
 	// the message is skipped and counted in Stats.Malformed, and what it said does not
-	// count; after a *wire.CodeError the connection ends.
+	// count. The text of the error, up to 200 bytes of it, is reported
+	// (limpet.MessageSkipped) and logged: leave out what must stay secret. After a *wire.CodeError the connection ends.
 	Read func(data []byte, say func(Item)) error
 
 	// Hello returns the first message of a connection, for the client's token.

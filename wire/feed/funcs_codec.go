@@ -2,6 +2,7 @@ package feed
 
 import (
 	"errors"
+	"fmt"
 	"strings"
 	"unicode/utf8"
 
@@ -173,9 +174,6 @@ func (c *funcsCodec) ask(request func(Ask) ([]byte, error), ask Ask, kind uint64
 	return err
 }
 
-// errRead is the one text for what Read refuses: its own may quote the message.
-var errRead = &wire.CodeError{Code: 1007, Reason: "a message that Funcs.Read refuses"}
-
 func (c *funcsCodec) Decode(f wire.Frame, out *wire.Events) error {
 	from := len(out.List)
 	var fault error
@@ -184,19 +182,20 @@ func (c *funcsCodec) Decode(f wire.Frame, out *wire.Events) error {
 			fault = e
 		}
 	})
+	var ce *wire.CodeError
+	if errors.As(err, &ce) {
+		return ce
+	}
 	if err == nil {
 		err = fault
 	}
 	if err == nil {
 		return nil
 	}
-	var ce *wire.CodeError
-	if errors.As(err, &ce) && ce != errRead {
-		return ce
-	}
 	out.List = out.List[:from]
 	e := out.Append(wire.EventMalformed)
-	e.Reason, e.Count = errRead.Reason, 1
+	e.Reason, e.Count = "a message that Funcs.Read refuses", 1
+	e.Detail = strings.ToValidUTF8(shorten(err.Error()), "?") // it may quote the message
 	return nil
 }
 
@@ -222,7 +221,7 @@ func (c *funcsCodec) say(it *Item, data []byte, out *wire.Events) error {
 		out.Append(wire.EventGoAway).Reason = reasonOf(it)
 	case Alive:
 	default:
-		return errRead
+		return fmt.Errorf("an Item of the unknown kind %d", it.Kind)
 	}
 	return nil
 }
@@ -243,8 +242,11 @@ func complain(it *Item, out *wire.Events) *wire.Event {
 
 // message appends a message.
 func (c *funcsCodec) message(it *Item, data []byte, out *wire.Events) error {
-	if c.CheckTopic(wire.UseSubscribe, it.Topic) != nil || it.Prev > it.Number {
-		return errRead
+	if err := c.CheckTopic(wire.UseSubscribe, it.Topic); err != nil {
+		return err
+	}
+	if it.Prev > it.Number {
+		return fmt.Errorf("an Item with Prev %d and Number %d", it.Prev, it.Number)
 	}
 	e := out.Append(wire.EventData)
 	e.Name = it.Topic

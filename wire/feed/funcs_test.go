@@ -100,9 +100,14 @@ func TestFuncsItems(t *testing.T) {
 	whole := item(Repeat, `,"Topic":"a"`)
 	expect(t, c, whole, "data a again  "+whole)
 	const refuses = "malformed 1 a message that Funcs.Read refuses"
-	for _, bad := range []string{"", "{", item(99, ""), item(Data, `,"Topic":"*"`), item(Data, `,"Topic":""`), item(Data, `,"Topic":"a","Number":3,"Prev":4`),
-		`[{"Kind":0,"Topic":"a"},{"Kind":99}]`} { // nothing of a message that is refused counts
-		expect(t, c, bad, refuses)
+	for bad, why := range map[string]string{
+		"": "unexpected end of JSON input", "{": "unexpected end of JSON input", item(99, ""): "an Item of the unknown kind 99",
+		item(Data, `,"Topic":"*"`):                     `feed: topic "*": has a '*': a feed has no wildcards; want channel/product`,
+		item(Data, `,"Topic":""`):                      `feed: topic "": is empty; want channel/product`,
+		item(Data, `,"Topic":"a","Number":3,"Prev":4`): "an Item with Prev 4 and Number 3",
+		`[{"Kind":0,"Topic":"a"},{"Kind":99}]`:         "an Item of the unknown kind 99", // nothing of a message that is refused counts
+	} {
+		expect(t, c, bad, refuses+": "+why)
 	}
 	var out wire.Events
 	for _, text := range []string{item(Answered, `,"ID":7`), item(Refused, `,"ID":11,"Code":-5,"Reason":"full"`), item(Question, `,"N":8`), item(Welcome, ""), item(Welcome, ""), item(GoAway, "")} {
@@ -194,5 +199,21 @@ func TestFuncsTraits(t *testing.T) {
 		if err := c.Encode([]wire.Op{op}, &out); err == nil {
 			t.Errorf("%+v: encoded", op)
 		}
+	}
+}
+
+// What Read says of a message that it refuses is reported, cut and in UTF-8.
+func TestFuncsReadErrors(t *testing.T) {
+	f := house()
+	f.Read = func(data []byte, _ func(Item)) error { return errors.New(string(data)) }
+	c := openFuncs(t, f)
+	const refuses = "malformed 1 a message that Funcs.Read refuses"
+	for text, want := range map[string]string{
+		"":                       "",
+		"op \"x\"\n":             ": op \"x\"\n",
+		"a\xffb":                 ": a?b",
+		strings.Repeat("é", 500): ": " + strings.Repeat("é", 98) + "...",
+	} {
+		expect(t, c, text, refuses+want)
 	}
 }
