@@ -320,6 +320,24 @@ func peerText(s string) string {
 	return quoted
 }
 
+// logText is text from outside for a log: at most 256 bytes, with control
+// characters escaped. The handler quotes it if it needs to, so quotation marks and
+// backslashes stay as they are. A text that was here before comes back as it was.
+func logText(s string) string {
+	quoted := strings.TrimSuffix(peerText(s), "…")
+	return inLogs.Replace(strings.TrimSuffix(strings.TrimPrefix(quoted, `"`), `"`))
+}
+
+var inLogs = strings.NewReplacer(`\\`, `\`, `\"`, `"`)
+
+// unquoted is the text that peerText has quoted.
+func unquoted(s string) string {
+	if text, err := strconv.Unquote(strings.TrimSuffix(s, "…")); err == nil {
+		return text
+	}
+	return s
+}
+
 // shownCode is the code that an error or a notice reports, of those of an event: not one
 // that the dialect made.
 func shownCode(code uint16, peer int64) int {

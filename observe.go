@@ -4,8 +4,6 @@ import (
 	"context"
 	"errors"
 	"log/slog"
-	"strconv"
-	"strings"
 	"sync"
 	"time"
 
@@ -490,22 +488,4 @@ func (g *eventLog) suppressed() []slog.Attr {
 		return nil
 	}
 	return []slog.Attr{slog.Int("suppressed", sum)}
-}
-
-// logText is text from outside for a log: at most 256 bytes, with control
-// characters escaped. The handler quotes it if it needs to, so quotation marks and
-// backslashes stay as they are. A text that was here before comes back as it was.
-func logText(s string) string {
-	quoted := strings.TrimSuffix(peerText(s), "…")
-	return inLogs.Replace(strings.TrimSuffix(strings.TrimPrefix(quoted, `"`), `"`))
-}
-
-var inLogs = strings.NewReplacer(`\\`, `\`, `\"`, `"`)
-
-// unquoted is the text that peerText has quoted.
-func unquoted(s string) string {
-	if text, err := strconv.Unquote(strings.TrimSuffix(s, "…")); err == nil {
-		return text
-	}
-	return s
 }

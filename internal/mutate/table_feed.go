@@ -405,7 +405,7 @@ var ofFeed = []mutation{
 	},
 	{
 		name:    "logs: reasons are quoted twice",
-		file:    "observe.go",
+		file:    "errors.go",
 		search:  "return inLogs.Replace(",
 		replace: "return strings.NewReplacer().Replace(",
 		test:    "-run ^TestReasonsAreEscapedOnce$ ./test",
