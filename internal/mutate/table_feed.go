@@ -386,7 +386,7 @@ var ofFeed = []mutation{
 		name:    "refusals: a code that the server has not sent",
 		file:    "errors.go",
 		search:  "if code == 0 || code == wire.CodeRefused {",
-		replace: "if code == 0 {",
+		replace: "if code == 0 || code == wire.CodeRefused && peer != 0 {",
 		test:    "-run ^TestOneRefusalForMany$ ./test",
 	},
 	{
