@@ -234,7 +234,7 @@ func (k *link) applyFatalError(f *wire.Failure, now time.Time) {
 	}
 	f.Retry = max(0, k.fatalError.Retry-now.Sub(k.fatalAt))
 	if k.fatalError.Code != 0 {
-		f.Code, f.Reason = k.fatalError.Code, k.fatalError.Reason
+		f.Code, f.PeerCode, f.Reason = k.fatalError.Code, k.fatalError.PeerCode, k.fatalError.Reason
 	}
 }
 

@@ -215,7 +215,7 @@ func (l *loop) confirmWritten(k *link) {
 func (l *loop) requestRefused(k *link, ev *wire.Event) {
 	open := l.oldestRequest(k)
 	if len(open) == 1 {
-		l.askFailed(open[0], &Error{Op: "Subscribe", Field: "topic", Class: ClassRejected, Code: int(ev.Code), Detail: peerText(ev.Reason), Err: ErrRejected}, 0)
+		l.askFailed(open[0], &Error{Op: "Subscribe", Field: "topic", Class: ClassRejected, Code: shownCode(ev.Code, ev.PeerCode), Detail: peerText(ev.Reason), Err: ErrRejected}, 0)
 		return
 	}
 	l.askInParts(k, open)
