@@ -2,7 +2,7 @@
 # the gate are the same commands.
 
 .DEFAULT_GOAL := help
-.PHONY: help test race lint fuzz mutate spec vet-all bench interop ci
+.PHONY: help test race lint fuzz mutate spec vet-all bench interop metrics ci
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-9s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -33,6 +33,9 @@ bench: ## compare with the peers, write docs/performance.md (BENCH="-rows P1,P3"
 
 interop: ## servers of other libraries, in a module of its own; installs them on Debian
 	interop/install.sh && cd interop && GOWORK=off go vet ./... && GOWORK=off go test -race -count=1 ./...
+
+metrics: ## the modules in metrics/ and the example that uses one
+	ci/run metrics
 
 ci: ## everything, in the order of ci/run
 	ci/run

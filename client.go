@@ -150,7 +150,11 @@ func (c *Client) ReconnectNow() { c.inbox.post(reconnectNow{}) }
 
 // Stats returns what the client has counted since New and measures now. It does not
 // block; each field is exact by itself, and Stats.Messages as a whole. It costs one lock for
-// each subscription.
+// each subscription. Stats holds no secrets, so it may be published:
+//
+//	expvar.Publish("limpet", expvar.Func(func() any { return client.Stats() }))
+//
+// publishes it at /debug/vars, as JSON with durations in nanoseconds.
 func (c *Client) Stats() Stats {
 	st := c.counters.stats(time.Now())
 	if s := c.state.Load(); s.Phase == Ready {
@@ -171,6 +175,7 @@ func (c *Client) Histograms() Histograms {
 		return Histograms{}
 	}
 	return Histograms{
+		Measured: true,
 		Delivery: loadHistogram(&h.delivery), Publish: loadHistogram(&h.outcome), Ping: loadHistogram(&h.ping),
 		Connection: loadHistogram(&h.connection), Outage: loadHistogram(&h.recovery),
 	}

@@ -6,6 +6,8 @@ import (
 	"fmt"
 	"strconv"
 	"strings"
+
+	"github.com/limpet-go/limpet/wire"
 )
 
 // Sentinel errors, for errors.Is. They are wrapped in an *Error or a
@@ -316,6 +318,33 @@ func peerText(s string) string {
 		quoted += "…"
 	}
 	return quoted
+}
+
+// logText is text from outside for a log: at most 256 bytes, with control
+// characters escaped. The handler quotes it if it needs to, so quotation marks and
+// backslashes stay as they are. A text that was here before comes back as it was.
+func logText(s string) string {
+	quoted := strings.TrimSuffix(peerText(s), "…")
+	return inLogs.Replace(strings.TrimSuffix(strings.TrimPrefix(quoted, `"`), `"`))
+}
+
+var inLogs = strings.NewReplacer(`\\`, `\`, `\"`, `"`)
+
+// unquoted is the text that peerText has quoted.
+func unquoted(s string) string {
+	if text, err := strconv.Unquote(strings.TrimSuffix(s, "…")); err == nil {
+		return text
+	}
+	return s
+}
+
+// shownCode is the code that an error or a notice reports, of those of an event: not one
+// that the dialect made.
+func shownCode(code uint16, peer int64) int {
+	if code == 0 || code == wire.CodeRefused {
+		return int(peer)
+	}
+	return int(code)
 }
 
 // joinReason wraps both errors: errors.Is finds either.

@@ -2,7 +2,9 @@ package limpet_test
 
 import (
 	"context"
+	"encoding/json"
 	"errors"
+	"expvar"
 	"fmt"
 	"log"
 	"net/http"
@@ -150,6 +152,34 @@ func ExampleMessage_gap() {
 	// 3
 	// 4
 	// 5
+}
+
+// Package expvar publishes what a client counts and measures, as JSON at /debug/vars of
+// http.DefaultServeMux.
+func ExampleClient_Stats() {
+	_, url, stop := startServer(nil)
+	defer stop()
+	ctx, cancel := context.WithTimeout(context.Background(), 10*time.Second)
+	defer cancel()
+	client, err := limpet.Dial(ctx, url, nil)
+	if err != nil {
+		log.Fatal(err)
+	}
+	defer client.Close()
+	if expvar.Get("limpet") == nil { // Publish panics if the name is taken
+		expvar.Publish("limpet", expvar.Func(func() any { return client.Stats() }))
+	}
+
+	page := httptest.NewRecorder()
+	http.DefaultServeMux.ServeHTTP(page, httptest.NewRequest("GET", "/debug/vars", nil))
+	var vars struct {
+		Limpet struct{ Connections, Resumes, Published uint64 }
+	}
+	if err := json.Unmarshal(page.Body.Bytes(), &vars); err != nil {
+		log.Fatal(err)
+	}
+	fmt.Printf("%+v\n", vars.Limpet)
+	// Output: {Connections:1 Resumes:0 Published:0}
 }
 
 // One loop consumes several topics. Each that has messages gets its turn.

@@ -339,7 +339,7 @@ var closeCodeErrors = map[uint16]error{4006: ErrSuperseded, 4007: ErrSessionConf
 // failureError returns the error that reports a failure: what was tried, what
 // it means and what the peer said. It has no URL, which may hold a secret.
 func failureError(f *wire.Failure, d decision) *Error {
-	e := &Error{Op: f.Stage.String(), Class: d.class, Code: int(f.Code), Detail: peerText(f.Reason), Err: d.err}
+	e := &Error{Op: f.Stage.String(), Class: d.class, Code: shownCode(f.Code, f.PeerCode), Detail: peerText(f.Reason), Err: d.err}
 	if f.Stage == wire.StageUpgrade {
 		e.Code, e.Detail = f.Status, peerText(strings.TrimSpace(string(f.Body)))
 	}

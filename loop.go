@@ -255,6 +255,7 @@ type outageWatch struct {
 	since    time.Time // zero: there is none
 	attempts uint64    // of the client when it began
 	waiting  int       // subscriptions that were live and are not yet again
+	unproved int       // subscriptions that are live again, and may still show a loss
 	gaps     uint64    // gaps and resets so far
 	missed   uint64    // messages in them, as far as known
 }
@@ -264,8 +265,7 @@ func (l *loop) beginOutage() {
 	if l.outage.since.IsZero() {
 		c := &l.c.counters
 		l.outage = outageWatch{since: l.now, attempts: c.attempts.Load()}
-		c.outages.Add(1)
-		c.outageSince.Store(c.moment(l.now))
+		c.outages.begin(l.now)
 	}
 	for s := range l.registry.all() {
 		if !s.inOutage && s.state.Load().Phase == SubLive {
@@ -283,9 +283,7 @@ func (l *loop) checkOutage() {
 		return
 	}
 	c := &l.c.counters
-	took := l.now.Sub(o.since)
-	c.outageSince.Store(0)
-	c.outageTime.Add(int64(took))
+	took := c.outages.end()
 	l.outage = outageWatch{}
 	if !live {
 		return
@@ -293,11 +291,15 @@ func (l *loop) checkOutage() {
 	if h := c.measured; h != nil {
 		h.recovery.Add(took, 1)
 	}
-	l.c.notify.post(OutageEnded{took, int(c.attempts.Load() - o.attempts), o.gaps, o.missed})
+	l.c.notify.post(OutageEnded{took, int(c.attempts.Load() - o.attempts), o.gaps, o.missed, o.unproved})
 }
 
-// enterLive publishes that the server serves s.
-func (l *loop) enterLive(k *link, s *Subscription) {
+// enterLive publishes that the server serves s. proved says that nothing is missing but
+// what was reported.
+func (l *loop) enterLive(k *link, s *Subscription, proved bool) {
+	if s.inOutage && !proved {
+		l.outage.unproved++
+	}
 	if k.traits.KeepsSubs {
 		s.keptIn = l.session.ID
 	}

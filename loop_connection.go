@@ -131,10 +131,7 @@ func (l *loop) welcome(k *link, r *wire.Ready) {
 	l.credentialRefusedAt = time.Time{} // the server has taken the credential
 	l.policy.handshakeTimeout = handshakeTimeout
 	l.finality.ready(l.c.cfg.traits.Greeting)
-	l.c.counters.connections.Add(1)
-	if r.Resumed {
-		l.c.counters.resumes.Add(1)
-	}
+	l.c.counters.countReady(r.Resumed)
 	l.state.Resumed = r.Resumed
 	l.state.NextAttempt = time.Time{}
 	l.enter(Ready)
@@ -142,7 +139,7 @@ func (l *loop) welcome(k *link, r *wire.Ready) {
 		for s := range l.registry.all() {
 			if l.askedOnLink(s) {
 				s.queue.assumeLive()
-				l.enterLive(k, s)
+				l.enterLive(k, s, false)
 			}
 		}
 	}
@@ -170,7 +167,7 @@ func (l *loop) resumeKept(k *link, resumed bool) {
 			continue
 		}
 		s.askedGeneration = k.conn.gen // its queue knows it from the reader
-		l.enterLive(k, s)
+		l.enterLive(k, s, true)
 	}
 }
 
@@ -237,7 +234,7 @@ func (k *link) applyFatalError(f *wire.Failure, now time.Time) {
 	}
 	f.Retry = max(0, k.fatalError.Retry-now.Sub(k.fatalAt))
 	if k.fatalError.Code != 0 {
-		f.Code, f.Reason = k.fatalError.Code, k.fatalError.Reason
+		f.Code, f.PeerCode, f.Reason = k.fatalError.Code, k.fatalError.PeerCode, k.fatalError.Reason
 	}
 }
 

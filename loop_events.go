@@ -143,11 +143,11 @@ func (l *loop) handle(k *link, ev *wire.Event) {
 	case wire.EventGoAway:
 		l.spread = min(max(l.spread, ev.Spread), maxSpread)
 		l.goAwayUntil = l.now.Add(min(ev.Delay, maxRetryAfter))
-		l.c.notify.post(ServerNotice{int(ev.Code), peerText(ev.Reason)})
+		l.c.notify.post(ServerNotice{shownCode(ev.Code, ev.PeerCode), peerText(ev.Reason)})
 	case wire.EventMalformed:
 		l.c.notify.post(MessageSkipped{logText(ev.Name), logText(ev.Reason)})
 	case wire.EventError:
-		l.c.notify.post(ServerNotice{int(ev.Code), peerText(ev.Reason)})
+		l.c.notify.post(ServerNotice{shownCode(ev.Code, ev.PeerCode), peerText(ev.Reason)})
 		if ev.Fatal && k.fatalError == nil {
 			k.fatalError, k.fatalAt, k.closeBy = ev, l.now, l.now.Add(fatalCloseTimeout)
 			if l.c.cfg.traits.ErrorStaysOpen {
@@ -203,13 +203,13 @@ func (l *loop) confirmed(k *link, s *Subscription, ev *wire.Event) {
 	if ev.Name != "" {
 		s.wireName = ev.Name
 	}
-	l.enterLive(k, s)
+	l.enterLive(k, s, ev.Kind != wire.EventSubscribed || ev.Continuity == wire.ContinuityProved)
 }
 
 // unsubscribed follows when the server has refused or ended s.
 func (l *loop) unsubscribed(k *link, s *Subscription, ev *wire.Event) {
 	pending := s.state.Load().Phase == SubPending
-	err := &Error{Op: "Subscribe", Field: "topic", Class: ClassRejected, Code: int(ev.Code), Detail: peerText(ev.Reason), Err: ErrRejected}
+	err := &Error{Op: "Subscribe", Field: "topic", Class: ClassRejected, Code: shownCode(ev.Code, ev.PeerCode), Detail: peerText(ev.Reason), Err: ErrRejected}
 	u := k.usedTopic(s.topic)
 	switch {
 	case ev.Code == 0 && ev.Key == 0 && pending:

@@ -391,3 +391,36 @@ func TestBusyLoopKeepsItsGoroutine(t *testing.T) {
 		synctest.Wait()
 	})
 }
+
+// Monitoring takes a counter that falls for one that began again at 0. What Stats adds up
+// from several counters must not fall either while the loop changes them.
+func TestSumsOfCountersOnlyGrow(t *testing.T) {
+	c := counters{origin: time.Now()}
+	stop, stopped := make(chan struct{}), make(chan struct{})
+	go func() {
+		defer close(stopped)
+		for i := 0; ; i++ {
+			select {
+			case <-stop:
+				return
+			default:
+			}
+			c.outages.begin(time.Now())
+			c.outages.end()
+			c.countReady(i%2 == 0)
+		}
+	}()
+	var last Stats
+	for i := 0; i < 100_000 && !t.Failed() || last.Connections < 1000; i++ {
+		st := c.stats(time.Now())
+		if st.OutageTime < last.OutageTime || st.Outage > st.OutageTime {
+			t.Errorf("outages lasted %v, before %v; the one now %v", st.OutageTime, last.OutageTime, st.Outage)
+		}
+		if st.Resumes > st.Connections || st.Connections-st.Resumes < last.Connections-last.Resumes {
+			t.Errorf("%d connections of which %d resumed, before %d and %d", st.Connections, st.Resumes, last.Connections, last.Resumes)
+		}
+		last = st
+	}
+	close(stop)
+	<-stopped
+}

@@ -180,7 +180,7 @@ func (l *loop) askFor(k *link, s *Subscription) wire.Op {
 	l.noteAsk(k, s)
 	if !traits.Confirms || served {
 		s.queue.assumeLive()
-		l.enterLive(k, s)
+		l.enterLive(k, s, false)
 	}
 	l.c.first.arrive()
 	return wire.Op{Kind: wire.OpSubscribe, Key: s.key, Cmd: s.key*4 + 1, Topic: s.topic, Subscribe: &request}
@@ -215,7 +215,7 @@ func (l *loop) confirmWritten(k *link) {
 func (l *loop) requestRefused(k *link, ev *wire.Event) {
 	open := l.oldestRequest(k)
 	if len(open) == 1 {
-		l.askFailed(open[0], &Error{Op: "Subscribe", Field: "topic", Class: ClassRejected, Code: int(ev.Code), Detail: peerText(ev.Reason), Err: ErrRejected}, 0)
+		l.askFailed(open[0], &Error{Op: "Subscribe", Field: "topic", Class: ClassRejected, Code: shownCode(ev.Code, ev.PeerCode), Detail: peerText(ev.Reason), Err: ErrRejected}, 0)
 		return
 	}
 	l.askInParts(k, open)

@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"log/slog"
-	"strings"
 	"sync"
 	"time"
 
@@ -105,13 +104,15 @@ type MessagesDropped struct {
 // MessageSkipped reports that the server sent what the client cannot use: a message
 // that the dialect cannot read or place, or something for a topic that this client has
 // never subscribed to. It comes once on each connection for each Reason and each
-// Topic, at most 16 times for either. Stats.Malformed and Stats.Unrequested have the
+// Topic: at most 16 times for a Topic, 16 times for a Reason that quotes the message,
+// and 16 times for one that does not. Stats.Malformed and Stats.Unrequested have the
 // numbers.
 type MessageSkipped struct {
 	// Topic is the topic, or the key as a number, that this client has never
 	// subscribed to; empty for a message that cannot be read or placed.
 	Topic string
-	// Reason says what is wrong with the message.
+	// Reason says what is wrong with the message, in at most 256 bytes. It may name what
+	// the server sent, for example a type that a feed.Table does not name.
 	Reason string
 }
 
@@ -227,7 +228,7 @@ func (e MessageSkipped) record() (slog.Level, string, []slog.Attr) {
 
 func (e ServerNotice) record() (slog.Level, string, []slog.Attr) {
 	return slog.LevelWarn, "limpet: server notice", []slog.Attr{
-		slog.Int("code", e.Code), slog.String("reason", strings.Trim(e.Reason, `"`))}
+		slog.Int("code", e.Code), slog.String("reason", logText(unquoted(e.Reason)))}
 }
 
 func (e CredentialInURL) record() (slog.Level, string, []slog.Attr) {
@@ -487,11 +488,4 @@ func (g *eventLog) suppressed() []slog.Attr {
 		return nil
 	}
 	return []slog.Attr{slog.Int("suppressed", sum)}
-}
-
-// logText is text from outside for a log: at most 256 bytes, with control
-// characters escaped. The handler quotes it if it needs to.
-func logText(s string) string {
-	quoted := strings.TrimSuffix(peerText(s), "…")
-	return strings.TrimSuffix(strings.TrimPrefix(quoted, `"`), `"`)
 }

@@ -254,7 +254,14 @@ func isGapHere(ev *wire.Event) bool {
 func (r *reader) countMalformed(ev *wire.Event) bool {
 	r.counters.malformed.Add(max(1, ev.Count))
 	ev.Key, ev.Name = 0, ""
-	return firstOf(&r.reports.reasons, ev.Reason)
+	if ev.Detail == "" {
+		return firstOf(&r.reports.reasons, ev.Reason)
+	}
+	if len(r.reports.details) == maxSkippedReports {
+		return false // before it costs memory
+	}
+	ev.Reason += ": " + ev.Detail
+	return firstOf(&r.reports.details, ev.Reason)
 }
 
 // countUnrequested counts n events that no subscription takes, if they are messages and the
@@ -279,7 +286,7 @@ func (r *reader) countUnrequested(ev *wire.Event, n int) *wire.Event {
 }
 
 // skipReports is what was reported on one connection.
-type skipReports struct{ reasons, names []string }
+type skipReports struct{ reasons, details, names []string }
 
 const (
 	maxSkippedReports = 16  // of each sort on one connection

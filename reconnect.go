@@ -139,14 +139,20 @@ type OutageEnded struct {
 	// Attempts is the number of attempts to connect.
 	Attempts int
 	// Gaps is the number of gaps and resets that were reported by then, Missed the number of
-	// messages missing in them, as far as it is known. A server that confirms no position
-	// may show a gap only with its next message.
+	// messages missing in them, as far as it is known.
 	Gaps   uint64
 	Missed uint64
+	// Unproved is the number of subscriptions for which the server has not proved that
+	// nothing else is missing: a loss may show with their next message.
+	Unproved int
 }
 
 func (e OutageEnded) record() (slog.Level, string, []slog.Attr) {
-	return slog.LevelInfo, "limpet: live again", []slog.Attr{
+	attrs := []slog.Attr{
 		slog.Duration("after", e.Duration.Round(time.Millisecond)), slog.Int("attempts", e.Attempts),
 		slog.Uint64("gaps", e.Gaps), slog.Uint64("missed", e.Missed)}
+	if e.Unproved > 0 {
+		attrs = append(attrs, slog.Int("unproved", e.Unproved))
+	}
+	return slog.LevelInfo, "limpet: live again", attrs
 }

@@ -492,7 +492,7 @@ func (l *loop) handleNamed(k *link, s *Subscription, ev *wire.Event) {
 		}
 	case u.sub != s || s.state.Load().Phase == SubEnded:
 	case refusedAgain:
-		l.c.notify.post(ServerNotice{int(ev.Code), peerText(ev.Reason)})
+		l.c.notify.post(ServerNotice{shownCode(ev.Code, ev.PeerCode), peerText(ev.Reason)})
 	default:
 		l.handleSubscription(k, s, ev)
 	}

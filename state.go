@@ -174,6 +174,8 @@ func (c ClassCounts) MarshalJSON() ([]byte, error) {
 
 // Histograms are the durations that a client with Options.Histograms has measured.
 type Histograms struct {
+	// Measured reports whether the client has Options.Histograms. Without it all else is 0.
+	Measured bool
 	// Delivery is from Message.ReceivedAt to when a consumer got the message. It is read off
 	// the clock once for each socket read and at least every 64 messages; messages in
 	// between count as the next one that is measured.
@@ -218,7 +220,7 @@ type counters struct {
 	origin   time.Time
 	measured *histograms // nil without Options.Histograms
 
-	attempts, connections, resumes  atomic.Uint64
+	attempts, fresh, resumes        atomic.Uint64                   // of the connections that became ready, resumes resumed the session
 	failures                        atomic.Pointer[failureCounters] // nil before the first: idle clients are many
 	published, resent               atomic.Uint64
 	outcomes                        [len(outcomeNames)]atomic.Uint64
@@ -226,9 +228,8 @@ type counters struct {
 	malformed, unrequested          atomic.Uint64
 	plainFrames                     atomic.Bool
 
-	outages        atomic.Uint64
-	outageTime     atomic.Int64 // of those that are over
-	outageSince    atomic.Int64 // the moment when the one that lasts began; 0: none
+	outages outageCount
+
 	pingRTT        atomic.Int64
 	lastMessage    atomic.Int64 // the moment when one was received last
 	oldestAdmitted atomic.Int64 // the moment of the admission of the oldest message without an outcome; 0: none
@@ -258,12 +259,60 @@ func (c *counters) pinged(sent *time.Time, now time.Time) {
 	}
 }
 
+// countReady counts a connection that became ready.
+func (c *counters) countReady(resumed bool) {
+	if resumed {
+		c.resumes.Add(1)
+	} else {
+		c.fresh.Add(1)
+	}
+}
+
+// outageCount counts outages. Its fields are read together: their sums must not fall. Its
+// lock is a leaf.
+type outageCount struct {
+	mu    sync.Mutex
+	count uint64
+	past  time.Duration // how long those lasted that are over
+	since time.Time     // when the one that lasts now began; zero: none
+}
+
+func (o *outageCount) begin(now time.Time) {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	o.count++
+	o.since = now
+}
+
+// end ends the outage and returns how long it lasted. It reads the clock under the lock: a
+// reader may have seen the outage a moment ago.
+func (o *outageCount) end() time.Duration {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	took := time.Since(o.since)
+	o.past += took
+	o.since = time.Time{}
+	return took
+}
+
+// load returns the number of outages, how long the one that lasts now has lasted, and how
+// long all lasted together.
+func (o *outageCount) load() (count uint64, current, all time.Duration) {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	if !o.since.IsZero() {
+		current = time.Since(o.since)
+	}
+	return o.count, current, o.past + current
+}
+
 func (c *counters) stats(now time.Time) Stats {
-	outage, failures := c.since(c.outageSince.Load(), now), c.failures.Load()
+	outages, outage, outageTime := c.outages.load()
+	resumes, failures := c.resumes.Load(), c.failures.Load()
 	return Stats{
 		Attempts: c.attempts.Load(), FailedAttempts: failures.load(false),
-		Connections: c.connections.Load(), Resumes: c.resumes.Load(), Lost: failures.load(true),
-		Outages: c.outages.Load(), OutageTime: time.Duration(c.outageTime.Load()) + outage, Outage: outage,
+		Connections: c.fresh.Load() + resumes, Resumes: resumes, Lost: failures.load(true),
+		Outages: outages, OutageTime: outageTime, Outage: outage,
 		PingRTT: time.Duration(c.pingRTT.Load()), Silence: now.Sub(c.origin) - time.Duration(c.lastMessage.Load()),
 		Published: c.published.Load(), Resent: c.resent.Load(),
 		Acked: c.outcomes[Acked].Load(), Written: c.outcomes[Written].Load(),

@@ -207,10 +207,10 @@ func (w *window) settleThrough(seq uint64, o Outcome) {
 
 func (w *window) reject(i int, reject wire.Reject) {
 	if reject.Unknown {
-		w.settle(i, Unknown, &Error{Op: opReceipt, Class: ClassOutcome, Code: int(reject.Code), Detail: peerText(reject.Reason), Err: ErrOutcomeUnknown})
+		w.settle(i, Unknown, &Error{Op: opReceipt, Class: ClassOutcome, Code: shownCode(reject.Code, reject.PeerCode), Detail: peerText(reject.Reason), Err: ErrOutcomeUnknown})
 		return
 	}
-	w.settle(i, Rejected, &Error{Op: opReceipt, Class: ClassOutcome, Code: int(reject.Code), Detail: peerText(reject.Reason), Err: ErrRejected})
+	w.settle(i, Rejected, &Error{Op: opReceipt, Class: ClassOutcome, Code: shownCode(reject.Code, reject.PeerCode), Detail: peerText(reject.Reason), Err: ErrRejected})
 }
 
 // resume applies what the server knows of the session at the beginning of a
@@ -484,6 +484,7 @@ func (w *window) close() {
 		}
 	}
 	w.publishOutcomes()
+	w.admission.release(w.slots.Len(), 0)
 	w.slots.Reset()
 	w.admitted.Reset()
 	w.firstPending = 0

@@ -91,13 +91,12 @@ func New(o *Options) (*Server, error) {
 func (s *Server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	enc, ok := s.admit(w, r)
 	if !ok {
-		s.stats.refused.Add(1)
 		return
 	}
 	var p *peer
 	defer func() { // even if a middleware panics in Hijack
 		if p == nil {
-			s.stats.refused.Add(1)
+			s.stats.refusedRequest.Add(1)
 			s.joined(nil)
 		}
 	}()
@@ -126,6 +125,7 @@ func (s *Server) admit(w http.ResponseWriter, r *http.Request) (native.Encoding,
 		return 0, false
 	}
 	if !strings.EqualFold(r.Header.Get("Upgrade"), "websocket") {
+		s.stats.refusedRequest.Add(1)
 		w.Header().Set("Connection", "Upgrade")
 		w.Header().Set("Upgrade", "websocket")
 		http.Error(w, "this is a WebSocket endpoint", http.StatusUpgradeRequired)
@@ -133,6 +133,7 @@ func (s *Server) admit(w http.ResponseWriter, r *http.Request) (native.Encoding,
 	}
 	enc, ok := subprotocol(r.Header)
 	if !ok {
+		s.stats.refusedRequest.Add(1)
 		http.Error(w, "Sec-WebSocket-Protocol must offer limpet.v1.bin or limpet.v1.json", http.StatusBadRequest)
 		return 0, false
 	}

@@ -11,9 +11,10 @@ type Stats struct {
 	Subscriptions int // live subscriptions
 	IDs           int // message ids remembered
 
-	Refused         uint64 // upgrades answered with an HTTP error, for any reason
-	RefusedOrigin   uint64 // of Refused: host or origin is not allowed
-	RefusedBusy     uint64 // of Refused: too many connections, or the server is closing
+	Refused         uint64 // upgrades answered with an HTTP error: the sum of the next three
+	RefusedOrigin   uint64 // host or origin is not allowed
+	RefusedBusy     uint64 // too many connections, or the server is closing
+	RefusedRequest  uint64 // no WebSocket upgrade, no subprotocol of limpet.v1, or it could not be hijacked
 	NoHello         uint64 // connections without a HELLO in time
 	Unauthenticated uint64 // HELLOs that Authenticate refused
 	Evicted         uint64 // connections superseded by a newer one of their session
@@ -34,7 +35,7 @@ type Stats struct {
 }
 
 type counters struct {
-	refused, refusedOrigin, refusedBusy           atomic.Uint64
+	refusedOrigin, refusedBusy, refusedRequest    atomic.Uint64
 	noHello, unauthenticated, evicted, dead, slow atomic.Uint64
 	accepted, duplicates, rejected, uplinkGaps    atomic.Uint64
 	delivered, gaps, resets                       atomic.Uint64
@@ -45,12 +46,13 @@ type counters struct {
 func (s *Server) Stats() Stats {
 	c, v := &s.stats, s.opt.Log.View()
 	s.mu.Lock()
+	origin, busy, request := c.refusedOrigin.Load(), c.refusedBusy.Load(), c.refusedRequest.Load()
 	conns, pending := len(s.peers), s.pending
 	s.mu.Unlock()
 	return Stats{
 		Conns: conns, Pending: pending, Sessions: s.sessions.len(),
 		Subscriptions: int(c.subscriptions.Load()), IDs: s.ids.len(),
-		Refused: c.refused.Load(), RefusedOrigin: c.refusedOrigin.Load(), RefusedBusy: c.refusedBusy.Load(),
+		Refused: origin + busy + request, RefusedOrigin: origin, RefusedBusy: busy, RefusedRequest: request,
 		NoHello: c.noHello.Load(), Unauthenticated: c.unauthenticated.Load(), Evicted: c.evicted.Load(),
 		Dead: c.dead.Load(), Slow: c.slow.Load(),
 		Accepted: c.accepted.Load(), Duplicates: c.duplicates.Load(), Rejected: c.rejected.Load(),

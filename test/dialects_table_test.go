@@ -67,7 +67,7 @@ var tableRows = []struct {
 	proof   string
 }{
 	{"messages in order, none twice", func(wire.Traits) string { return "yes" }, "messages"},
-	{"what is lost is in the stream", func(wire.Traits) string { return "yes" }, "lost connections"},
+	{"what is lost is in the stream, at the latest with the next message", func(wire.Traits) string { return "yes" }, "lost connections"},
 	{"the stream goes on where it stopped", func(t wire.Traits) string {
 		switch {
 		case t.Resume:

@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"log/slog"
 	"sync"
 	"testing"
 	"testing/synctest"
@@ -47,7 +48,7 @@ func ownDialect(t *testing.T, change func(*feed.Funcs)) wire.Dialect {
 			case *n.OK:
 				say(feed.Item{Kind: feed.Answered, ID: n.ID})
 			default:
-				say(feed.Item{Kind: feed.Refused, ID: n.ID, Reason: n.Text})
+				say(feed.Item{Kind: feed.Refused, ID: n.ID, Code: int64(n.Seq), Reason: n.Text})
 			}
 			return nil
 		},
@@ -105,7 +106,7 @@ func TestOutcomesByID(t *testing.T) {
 			mu.Unlock()
 			switch {
 			case n.Text == "bad":
-				say(note{ID: n.ID, OK: &no, Text: "not here"})
+				say(note{ID: n.ID, OK: &no, Text: "not here", Seq: 70_000})
 			case n.Text == "lost" || n.Text == "again" && conn == 1: // no answer
 			default:
 				say(note{ID: n.ID, OK: &yes})
@@ -125,6 +126,9 @@ func TestOutcomesByID(t *testing.T) {
 			_, err := receipts[text].Wait(within(t, time.Minute))
 			if !errors.Is(err, want) {
 				t.Errorf("%s: got %v, want %v", text, err, want)
+			}
+			if le := (*limpet.Error)(nil); text == "bad" && (!errors.As(err, &le) || le.Code != 70_000) {
+				t.Errorf("%v, want the server's code", err)
 			}
 		}
 		mu.Lock()
@@ -207,6 +211,66 @@ func TestOwnFunctionsThatFail(t *testing.T) {
 		defer srv.mu.Unlock()
 		if srv.conns != 2 || c.Stats().Malformed != 2 {
 			t.Errorf("%d connections, %d malformed messages", srv.conns, c.Stats().Malformed)
+		}
+	})
+}
+
+// What Read says of a message that it refuses, and what the server says, reach the
+// observer and the log, escaped once.
+func TestReasonsAreEscapedOnce(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		const said = "want \"a\" or 'b',\tnot \\c"
+		d := ownDialect(t, func(f *feed.Funcs) {
+			read := f.Read
+			f.Read = func(data []byte, say func(feed.Item)) error {
+				var n note
+				if json.Unmarshal(data, &n) == nil && n.Text == "odd" {
+					return errors.New(said)
+				}
+				if n.Text == "notice" {
+					say(feed.Item{Kind: feed.Notice, Reason: said})
+					return nil
+				}
+				return read(data, say)
+			}
+		})
+		var out lockedText
+		var mu sync.Mutex
+		var reasons []string
+		srv := newToyServer(t, func(_ int, say func(string), hear func() string) {
+			for _, text := range []string{"odd", "odd", "notice"} {
+				say(noteText(note{Topic: "t", Text: text}))
+			}
+			hear()
+		})
+		c, err := limpet.New(srv.host.URL(), options(&limpet.Options{
+			HTTPClient: srv.host.HTTPClient(), Dialect: d, Logger: slog.New(slog.NewJSONHandler(&out, nil)),
+			Observer: observer(func(e limpet.Event) {
+				if skipped, ok := e.(limpet.MessageSkipped); ok {
+					mu.Lock()
+					reasons = append(reasons, skipped.Reason)
+					mu.Unlock()
+				}
+			}),
+		}))
+		if err != nil {
+			t.Fatal(err)
+		}
+		t.Cleanup(func() { closeAndWait(t, c) })
+		subscribe(t, c, "t")
+		time.Sleep(2 * time.Second)
+		const once = `want "a" or 'b',\tnot \c`
+		mu.Lock()
+		defer mu.Unlock()
+		if len(reasons) != 1 || reasons[0] != "a message that Funcs.Read refuses: "+once || c.Stats().Malformed != 2 {
+			t.Errorf("%d malformed messages, reasons %q", c.Stats().Malformed, reasons)
+		}
+		text, err := json.Marshal(once)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if n := out.count(string(text[1:])); n != 2 { // of the message that was skipped, and of the notice
+			t.Errorf("%d log lines with %s:\n%s", n, text, out.text.String())
 		}
 	})
 }

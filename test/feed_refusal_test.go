@@ -111,7 +111,8 @@ func oneForMany(t *testing.T, kind string, n, bad int) {
 	for _, s := range refused {
 		err := s.WaitLive(within(t, time.Minute))
 		var le *limpet.Error
-		if !errors.Is(err, limpet.ErrRejected) || limpet.ClassOf(err) != limpet.ClassRejected || !errors.As(err, &le) || !strings.Contains(err.Error(), "is not traded") {
+		if !errors.Is(err, limpet.ErrRejected) || limpet.ClassOf(err) != limpet.ClassRejected || !errors.As(err, &le) || le.Code != 0 ||
+			!strings.Contains(err.Error(), "is not traded") || strings.Contains(err.Error(), "(code") {
 			t.Errorf("%v: %v (%v), want what the server said", s, err, limpet.ClassOf(err))
 		}
 	}

@@ -75,7 +75,9 @@ func TestRefusalByID(t *testing.T) {
 				t.Errorf("%s: %v", s.Topic(), err)
 			}
 		}
-		if err := bad.WaitLive(within(t, time.Minute)); !errors.Is(err, limpet.ErrRejected) || !strings.Contains(err.Error(), "Invalid stream") {
+		var le *limpet.Error
+		if err := bad.WaitLive(within(t, time.Minute)); !errors.Is(err, limpet.ErrRejected) || !strings.Contains(err.Error(), "(code 2): \"Invalid stream\"") ||
+			!errors.As(err, &le) || le.Code != 2 {
 			t.Errorf("the refused topic: %v", err)
 		}
 		if refused < 1 {

@@ -88,6 +88,7 @@ func TestMalformedMessagesAreSkipped(t *testing.T) {
 		{"text", "ping", "data data", "1 3", "data"},
 		{"empty", "", "data data", "1 3", "data"},
 		{"array", "[1,2,3]", "data data", "1 3", "data"},
+		{"unknown type", `{"type":"correction","product_id":"A-B"}`, "data data", "1 3", "data"},
 		{"NaN", `{"type":"ticker","price":NaN,"product_id":"A-B"}`, "data gap data", "1 3", "data"},
 		{"no product", `{"type":"ticker","product_id":null}`, "data gap data", "1 3", "gap data"},
 		{"product of the wrong type", `{"type":"ticker","product_id":["A-B"]}`, "data gap data", "1 3", "gap data"},
@@ -252,6 +253,42 @@ func TestFloodOfMalformedMessages(t *testing.T) {
 		}
 		if ms := waiting(t, s); len(ms) > 8 {
 			t.Errorf("%d losses wait without a message between them", len(ms))
+		}
+	})
+}
+
+// TestUnnamedTypesAreReportedOnce: each type that the table does not name has one report, of
+// a bounded number, and every message of one is counted.
+func TestUnnamedTypesAreReportedOnce(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var mu sync.Mutex
+		reports := map[string]int{}
+		_, c := coinbaseClient(t, limpet.Options{Observer: observer(func(e limpet.Event) {
+			if skipped, ok := e.(limpet.MessageSkipped); ok {
+				mu.Lock()
+				reports[skipped.Reason]++
+				mu.Unlock()
+			}
+		})}, nil, 1, func(_ int, say func(string)) {
+			for i := range 300 {
+				say(fmt.Sprintf(`{"type":"type%d"}`, i%100))
+			}
+			say("ping")
+		})
+		subscribeLive(t, c, "ticker/A-B", nil)
+		synctest.Wait()
+		if n := c.Stats().Malformed; n != 301 {
+			t.Errorf("%d malformed messages", n)
+		}
+		mu.Lock()
+		defer mu.Unlock()
+		if reports["a message of a type that is not in the feed's table: type0"] != 1 || reports["not a JSON object, or nested too deep"] != 1 || len(reports) != 18 {
+			t.Errorf("%d reports: %v", len(reports), reports)
+		}
+		for reason, n := range reports {
+			if n != 1 {
+				t.Errorf("%d reports of %s", n, reason)
+			}
 		}
 	})
 }

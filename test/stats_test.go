@@ -75,10 +75,10 @@ func TestOutageIsMeasured(t *testing.T) {
 			t.Errorf("missed %d messages in %d gaps", st.Messages.Missed, st.Messages.Gaps)
 		}
 		all := seen.all()
-		if len(all) != 1 || all[0].Duration != took || all[0].Attempts != int(st.Attempts-1) || all[0].Attempts < 2 || all[0].Gaps != 1 || all[0].Missed != 0 {
+		if len(all) != 1 || all[0].Duration != took || all[0].Attempts != int(st.Attempts-1) || all[0].Attempts < 2 || all[0].Gaps != 1 || all[0].Missed != 0 || all[0].Unproved != 0 {
 			t.Errorf("reported %+v", all)
 		}
-		if h := c.Histograms().Outage; h.Count != 1 || h.Sum != took {
+		if h := c.Histograms(); h.Outage.Count != 1 || h.Outage.Sum != took || !h.Measured {
 			t.Errorf("%+v", h)
 		}
 	})
@@ -217,7 +217,7 @@ func TestGauges(t *testing.T) {
 		if h := c.Histograms(); h.Connection.Count != 1 || h.Connection.Sum < time.Minute || h.Publish.Count != 4 {
 			t.Errorf("after the end: %+v", h)
 		}
-		if st := c.Stats(); st.Outage != 0 || st.OutageTime != 3*time.Second || st.OldestPending != 0 {
+		if st := c.Stats(); st.Outage != 0 || st.OutageTime != 3*time.Second || st.OldestPending != 0 || st.Window != 0 || st.WindowBytes != 0 {
 			t.Errorf("after the end: %+v", st)
 		}
 	})
@@ -322,4 +322,19 @@ func TestPingIsMeasured(t *testing.T) {
 			}
 		})
 	}
+}
+
+// Where the server proves nothing, the end of an outage does not say that nothing is missing.
+func TestOutageOfAServerThatProvesNothing(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var seen outages
+		srv := newPlainServer(t, func(p *plainConn) {})
+		c, _ := srv.client(t, raw.Options{}, limpet.Options{Observer: &seen}, "*")
+		assert.NoError(t, c.WaitReady(context.Background()))
+		srv.cut(t, c)
+		synctest.Wait()
+		if all := seen.all(); len(all) != 1 || all[0].Unproved != 1 || all[0].Gaps != 0 {
+			t.Errorf("%+v", all)
+		}
+	})
 }

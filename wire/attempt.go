@@ -130,6 +130,10 @@ type Failure struct {
 	// Zero means that there was neither.
 	Code uint16
 
+	// PeerCode is the server's own code, with the Code CodeRefused. Zero means that it
+	// sent none.
+	PeerCode int64
+
 	// CloseCode is the close code received, even if a fatal error frame came
 	// before it. Zero means that there was none.
 	CloseCode uint16

@@ -60,7 +60,8 @@ const (
 	EventError  // Code, Reason, Retry, Fatal; Key or N if it concerns a subscription or a sequence number; see Traits.ByKey
 
 	// EventMalformed: a message that the dialect cannot read or place was skipped.
-	// Reason: one of a few constant texts, without anything that the peer sent.
+	// Reason: one of a few constant texts, without anything that the peer sent. Detail,
+	// if that says more.
 	EventMalformed
 
 	// EventSession: the state of the session has changed. Ready, of which only Session
@@ -76,7 +77,7 @@ const (
 // A dialect that skips a message appends an EventMalformed. If it can tell whose
 // message it was, it also appends such an EventGap with CauseMalformed for each of
 // these subscriptions. The client counts an EventMalformed, and reports each Reason
-// once for each connection. Neither event proves that the connection works.
+// and Detail once for each connection. Neither event proves that the connection works.
 
 // OfSubscription reports whether an event of kind k belongs to one subscription.
 func (k EventKind) OfSubscription() bool { return k >= EventData && k <= EventReset }
@@ -118,8 +119,12 @@ type Event struct {
 	// decide as a close code would.
 	Fatal bool
 
-	// Code is a code of the protocol.
+	// Code is a code of the protocol, or CodeRefused.
 	Code uint16
+
+	// PeerCode is the server's own code, with the Code CodeRefused or 0. The client
+	// reports it. Zero means that the server sent none.
+	PeerCode int64
 
 	// Head is the newest offset of the log; zero if it is not known. Where holes are
 	// losses, a Head below the last number shows that the server has restarted: a Reset
@@ -145,6 +150,11 @@ type Event struct {
 	// Reason is a text for people.
 	Reason string
 
+	// Detail is what the Reason of an EventMalformed is about, for example the type of
+	// the message. It may be a text of the peer: the client escapes it and cuts Reason
+	// and Detail to 256 bytes.
+	Detail string
+
 	// Retry is when to try again. Zero means that the peer did not say.
 	Retry time.Duration
 
@@ -159,6 +169,11 @@ type Event struct {
 	// Expires is how long the credential remains valid.
 	Expires time.Duration
 }
+
+// CodeRefused is the Code of a refusal or an error in a protocol that has no codes, or
+// codes of its own that a Code cannot hold. It refuses as any Code but 0 does. The client
+// does not report it: it reports PeerCode.
+const CodeRefused = 1<<16 - 1
 
 // Continuity is what a restored subscription may claim about the messages
 // between the last one received and the next one.
@@ -271,8 +286,11 @@ type Ack struct {
 // Reject is the final refusal of one message.
 type Reject struct {
 	Seq    uint64 // sequence number of the message
-	Code   uint16 // a code of the protocol
+	Code   uint16 // a code of the protocol, or CodeRefused
 	Reason string // text for people
+
+	// PeerCode is the server's own code, with the Code CodeRefused; zero if it sent none.
+	PeerCode int64
 
 	// Unknown means that the server cannot tell whether it accepted the message
 	// earlier.

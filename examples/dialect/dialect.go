@@ -72,7 +72,7 @@ func (codec) Decode(f wire.Frame, out *wire.Events) error {
 		e.Name, e.Continuity = topic, wire.ContinuityByNumber // the next number decides
 	case verb == "NO" && topic != "":
 		e := out.Append(wire.EventUnsubscribed)
-		e.Name, e.Code, e.Reason = topic, 1, rest
+		e.Name, e.Code, e.Reason = topic, wire.CodeRefused, rest
 	case verb == "MSG" && topic != "" && err == nil:
 		e := out.Append(wire.EventData)
 		e.Name, e.Numbered, e.Position.Offset, e.Message.Payload = topic, true, n, []byte(payload)

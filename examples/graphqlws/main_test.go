@@ -1,38 +1,17 @@
 package main
 
 import (
-	"context"
-	"os"
-	"os/exec"
 	"testing"
-	"time"
+
+	"github.com/limpet-go/limpet/examples/internal/program"
 )
 
-// TestMain runs the program instead of the tests if it was started by TestRun.
-func TestMain(m *testing.M) {
-	if os.Getenv("RUN_PROGRAM") != "" {
-		main()
-		return
-	}
-	os.Exit(m.Run())
-}
+func TestMain(m *testing.M) { program.Main(m, main) }
 
 // The program runs as it is: no trade is lost or comes twice on the second connection,
 // and the third shows the hole.
 func TestRun(t *testing.T) {
-	self, err := os.Executable()
-	if err != nil {
-		t.Fatal(err)
-	}
-	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
-	defer cancel()
-	cmd := exec.CommandContext(ctx, self, "-demo", "-pause", "1ms", "-n", "10")
-	cmd.Env = append(os.Environ(), "RUN_PROGRAM=1")
-	cmd.Stderr = os.Stderr
-	out, err := cmd.Output()
-	if err != nil {
-		t.Fatal(err)
-	}
+	out, _ := program.Output(t, "-demo", "-pause", "1ms", "-n", "10")
 	const want = `trade 1 at 101.50
 trade 2 at 102.50
 trade 3 at 103.50
@@ -45,7 +24,7 @@ trade 8 at 108.50
 trade 11 at 111.50
 trade 12 at 112.50
 `
-	if string(out) != want {
+	if out != want {
 		t.Errorf("got\n%s", out)
 	}
 }

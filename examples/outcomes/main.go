@@ -6,6 +6,7 @@ package main
 import (
 	"context"
 	"encoding/json"
+	"errors"
 	"flag"
 	"fmt"
 	"log"
@@ -85,9 +86,12 @@ func read(data []byte, say func(feed.Item)) error {
 	if err := json.Unmarshal(data, &a); err != nil {
 		return err
 	}
-	if a.OK {
+	switch {
+	case a.ID == 0:
+		return errors.New("no answer to an order")
+	case a.OK:
 		say(feed.Item{Kind: feed.Answered, ID: a.ID})
-	} else {
+	default:
 		say(feed.Item{Kind: feed.Refused, ID: a.ID, Reason: a.Error})
 	}
 	return nil

@@ -1,40 +1,18 @@
 package main
 
 import (
-	"context"
-	"os"
-	"os/exec"
 	"strings"
 	"testing"
-	"time"
+
+	"github.com/limpet-go/limpet/examples/internal/program"
 )
 
-// TestMain runs the program instead of the tests if it was started by TestRun.
-func TestMain(m *testing.M) {
-	if os.Getenv("RUN_PROGRAM") != "" {
-		main()
-		return
-	}
-	os.Exit(m.Run())
-}
+func TestMain(m *testing.M) { program.Main(m, main) }
 
 // The connection breaks in the middle, after the server has taken three orders without an
 // answer: one was allowed to be placed twice, and the outcome of the others is unknown.
 func TestRun(t *testing.T) {
-	self, err := os.Executable()
-	if err != nil {
-		t.Fatal(err)
-	}
-	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
-	defer cancel()
-	cmd := exec.CommandContext(ctx, self, "-demo")
-	cmd.Env = append(os.Environ(), "RUN_PROGRAM=1")
-	cmd.Stderr = os.Stderr
-	out, err := cmd.Output()
-	if err != nil {
-		t.Fatal(err)
-	}
-	text := string(out)
+	text, _ := program.Output(t, "-demo")
 	for _, want := range []string{
 		`server: order {"pearls":4}, placed before: true`,
 		"1       acked ", "2       rejected ", "3       acked ", "4       acked ", "5       unknown ", "6       unknown ",

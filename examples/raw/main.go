@@ -8,6 +8,7 @@ import (
 	"flag"
 	"fmt"
 	"log"
+	"log/slog"
 
 	"github.com/limpet-go/limpet"
 	"github.com/limpet-go/limpet/wire"
@@ -17,7 +18,7 @@ import (
 func main() {
 	url := flag.String("url", "wss://example.com/feed", "the server")
 	flag.Parse()
-	client, err := limpet.New(*url, &limpet.Options{Dialect: raw.New(raw.Options{OnOpen: subscribe})})
+	client, err := limpet.New(*url, &limpet.Options{Dialect: raw.New(raw.Options{OnOpen: subscribe}), Logger: slog.Default()})
 	check(err)
 	defer client.Close()
 	prices, err := client.Subscribe(context.Background(), "*", nil) // "*": every message
@@ -35,10 +36,12 @@ func subscribe(wire.Resume) [][]byte { // the texts to send first, on every conn
 func show(m limpet.Message) {
 	var price struct{ Symbol, Price string }
 	switch {
-	case m.Kind == limpet.Reset: // a loss is a message, in its place
-		fmt.Println("reconnected: what the server sent meanwhile is lost")
+	case m.Loss != nil: // a loss is a message, in its place: a reset at each reconnect, a gap if this loop is too slow
+		fmt.Println(m.Kind, m.Loss.Cause)
 	case json.Unmarshal(m.Payload, &price) == nil && price.Symbol != "":
 		fmt.Println(price.Symbol, price.Price)
+	default:
+		fmt.Printf("something else: %s\n", m.Payload)
 	}
 }
 

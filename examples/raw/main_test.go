@@ -1,16 +1,14 @@
 package main
 
 import (
-	"bufio"
-	"context"
 	"go/ast"
 	"go/parser"
 	"go/token"
 	"os"
-	"os/exec"
 	"strings"
 	"testing"
-	"time"
+
+	"github.com/limpet-go/limpet/examples/internal/program"
 )
 
 // README.md shows exactly this program, first of all.
@@ -83,42 +81,12 @@ func f() {
 	}
 }
 
-// TestMain runs the program instead of the tests if it was started by TestRun.
-func TestMain(m *testing.M) {
-	if os.Getenv("RUN_PROGRAM") != "" {
-		main()
-		return
-	}
-	os.Exit(m.Run())
-}
+func TestMain(m *testing.M) { program.Main(m, main) }
 
 // The program runs as it is: five prices on each connection, and a reset in between.
 func TestRun(t *testing.T) {
-	self, err := os.Executable()
-	if err != nil {
-		t.Fatal(err)
-	}
-	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
-	defer cancel()
-	cmd := exec.CommandContext(ctx, self, "-demo", "-pause", "1ms")
-	cmd.Env = append(os.Environ(), "RUN_PROGRAM=1")
-	cmd.Stderr = os.Stderr
-	out, err := cmd.StdoutPipe()
-	if err != nil {
-		t.Fatal(err)
-	}
-	if err := cmd.Start(); err != nil {
-		t.Fatal(err)
-	}
-	var lines []string
-	for in := bufio.NewScanner(out); len(lines) < 11 && in.Scan(); {
-		lines = append(lines, in.Text())
-	}
-	cancel() // it never ends by itself
-	if err := cmd.Wait(); err == nil {
-		t.Error("the program ended by itself")
-	}
-	if len(lines) != 11 || lines[0] != "PEARL-USD 101.50" || !strings.HasPrefix(lines[5], "reconnected") || lines[10] != "PEARL-USD 110.50" {
+	lines := program.Lines(t, 11, "-demo", "-pause", "1ms")
+	if len(lines) != 11 || lines[0] != "PEARL-USD 101.50" || lines[5] != "reset unverifiable" || lines[10] != "PEARL-USD 110.50" {
 		t.Errorf("got\n%s", strings.Join(lines, "\n"))
 	}
 }

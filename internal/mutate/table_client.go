@@ -89,8 +89,8 @@ var ofClient = []mutation{
 	{
 		name:    "errors: a refused subscription is of class other",
 		file:    "loop_events.go",
-		search:  "Class: ClassRejected, Code: int(ev.Code)",
-		replace: "Class: ClassOther, Code: int(ev.Code)",
+		search:  "Class: ClassRejected, Code: shownCode(ev.Code",
+		replace: "Class: ClassOther, Code: shownCode(ev.Code",
 		test:    "-run ^TestRefusedSubscriptionHasAClass$ ./test",
 	},
 	{
@@ -229,8 +229,8 @@ var ofClient = []mutation{
 	{
 		name:    "window: rejected is acknowledged",
 		file:    "window.go",
-		search:  "w.settle(i, Rejected, &Error{Op: opReceipt, Class: ClassOutcome, Code: int(reject.Code)",
-		replace: "w.settle(i, Acked, &Error{Op: opReceipt, Class: ClassOutcome, Code: int(reject.Code)",
+		search:  "w.settle(i, Rejected, &Error{Op: opReceipt, Class: ClassOutcome, Code: shownCode(reject.Code",
+		replace: "w.settle(i, Acked, &Error{Op: opReceipt, Class: ClassOutcome, Code: shownCode(reject.Code",
 		test:    windowTests,
 		says:    "FAIL: TestRejectionsAreReported",
 	},

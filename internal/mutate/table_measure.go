@@ -171,6 +171,20 @@ var ofMeasure = []mutation{
 		test:    "-run ^TestGauges$ ./test",
 	},
 	{
+		name:    "measure: what is not proved counts as complete",
+		file:    "loop.go",
+		search:  "\t\tl.outage.unproved++\n",
+		replace: "",
+		test:    "-run ^TestOutageOfAServerThatProvesNothing$ ./test",
+	},
+	{
+		name:    "measure: the window of an ended client is full",
+		file:    "window.go",
+		search:  "\tw.admission.release(w.slots.Len(), 0)\n",
+		replace: "",
+		test:    "-run ^TestGauges$ ./test",
+	},
+	{
 		name:    "measure: ready lines in an outage are Info",
 		file:    "observe.go",
 		search:  "\t\tif g.recovering {\n\t\t\tlevel = slog.LevelDebug\n\t\t}\n",

@@ -237,8 +237,8 @@ var ofServer = []mutation{
 	{
 		name:    "server: an upgrade that panics keeps its place",
 		file:    "server/server.go",
-		search:  "\t\tif p == nil {\n\t\t\ts.stats.refused.Add(1)",
-		replace: "\t\tif p == nil && recover() == nil {\n\t\t\ts.stats.refused.Add(1)",
+		search:  "\t\tif p == nil {\n\t\t\ts.stats.refusedRequest.Add(1)",
+		replace: "\t\tif p == nil && recover() == nil {\n\t\t\ts.stats.refusedRequest.Add(1)",
 		test:    "-run ^TestHijackPanics$ ./server",
 	},
 	{

@@ -9,6 +9,10 @@
 // Everything is read when Prometheus asks: the collector costs a client nothing in between.
 // Set limpet.Options.Histograms for the metrics that are histograms; without it they are
 // left out. docs/operating.md lists the metrics and says what to watch.
+//
+// The number of series of a client is fixed and independent of its topics, unless
+// Options.Subscription is set. No label and no help text holds a URL, a header, a
+// credential or the text of an error.
 package prom
 
 import (
@@ -25,17 +29,20 @@ import (
 
 // Options are the options of a Collector.
 type Options struct {
-	// Namespace is the first word of every name. Defaults to "limpet".
+	// Namespace is the first word of every name. Defaults to "limpet". If it is not UTF-8,
+	// the registry refuses the Collector.
 	Namespace string
 
-	// Subscription returns the value of the label subscription for a topic. What returns
-	// the same value is added up; for "" there is no series. Defaults to none: series of
-	// subscriptions cost memory in Prometheus for each value. It is called while Prometheus
-	// asks, at the same time for several requests.
+	// Subscription returns the value of the label subscription for a topic. Topics with the
+	// same value are added up; a topic with the value "" has no series. Of a value, the first
+	// 128 bytes are used, without what is not UTF-8. Defaults to none: each value costs six
+	// series. Subscription is called for each open subscription whenever Prometheus asks,
+	// concurrently if several requests overlap. If it panics, that topic is left out.
 	Subscription func(topic string) string
 
-	// MaxSubscriptions is how many values the label subscription has for one client, at most.
-	// The topics of further values are added up as "other". Defaults to 100.
+	// MaxSubscriptions is how many values of the label subscription one client has, at most,
+	// from AddClient on: a value counts even if its subscriptions have closed. Topics with
+	// further values are added up as "other". Defaults to 100, also if it is negative.
 	MaxSubscriptions int
 }
 
@@ -57,7 +64,7 @@ type client struct {
 	subscriptions map[string]bool
 }
 
-// NewCollector returns a Collector without clients. o may be nil.
+// NewCollector returns a Collector without clients and servers. o is copied and may be nil.
 func NewCollector(o *Options) *Collector {
 	c := &Collector{clients: map[string]*client{}, servers: map[string]*server.Server{}}
 	if o != nil {
@@ -73,12 +80,12 @@ func NewCollector(o *Options) *Collector {
 	return c
 }
 
-// AddClient adds a client. name is the label client of its series. The error says that name
-// is taken or no label, or that client is nil. The client may end: its series stay until
-// RemoveClient.
+// AddClient adds a client, whose series get the label client with the value name: UTF-8 of
+// at most 128 bytes, not empty. The error says that name is not such a text or is taken, or
+// that cl is nil. The series of a client that has ended stay until RemoveClient.
 func (c *Collector) AddClient(name string, cl *limpet.Client) error {
 	if cl == nil {
-		return fmt.Errorf("prom: AddClient: client %q is nil", name)
+		return fmt.Errorf("prom: AddClient: client %.64q is nil; pass what limpet.New returned", name)
 	}
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -96,11 +103,12 @@ func (c *Collector) RemoveClient(name string) {
 	delete(c.clients, name)
 }
 
-// AddServer adds a server. name is the label server of its series. The error is like that
-// of AddClient.
+// AddServer adds a server, whose series get the label server with the value name. The rules
+// for name and the errors are those of AddClient; servers and clients may have the same
+// names.
 func (c *Collector) AddServer(name string, s *server.Server) error {
 	if s == nil {
-		return fmt.Errorf("prom: AddServer: server %q is nil", name)
+		return fmt.Errorf("prom: AddServer: server %.64q is nil; pass what server.New returned", name)
 	}
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -123,9 +131,9 @@ const maxLabel = 128 // bytes
 func checkName(op, name string, taken bool) error {
 	switch {
 	case name == "":
-		return fmt.Errorf("prom: %s: name is empty; it is the label of the series", op)
+		return fmt.Errorf("prom: %s: name is empty; pass the value of the label that tells its series apart", op)
 	case label(name) != name:
-		return fmt.Errorf("prom: %s: name %.64q is no label; use at most %d bytes of UTF-8", op, name, maxLabel)
+		return fmt.Errorf("prom: %s: name %.64q is not a label value; use UTF-8 of at most %d bytes", op, name, maxLabel)
 	case taken:
 		return fmt.Errorf("prom: %s: name %q is taken; give each its own", op, name)
 	}
@@ -216,12 +224,13 @@ func (c *Collector) collectClient(ch chan<- prometheus.Metric, name string, cl *
 	w.gauge(n.windowBytes, float64(st.WindowBytes))
 	w.gauge(n.oldestPending, st.OldestPending.Seconds())
 
-	h := cl.Histograms()
-	w.histogram(n.delivery, h.Delivery)
-	w.histogram(n.publish, h.Publish)
-	w.histogram(n.ping, h.Ping)
-	w.histogram(n.connection, h.Connection)
-	w.histogram(n.outageDuration, h.Outage)
+	if h := cl.Histograms(); h.Measured {
+		w.histogram(n.delivery, h.Delivery)
+		w.histogram(n.publish, h.Publish)
+		w.histogram(n.ping, h.Ping)
+		w.histogram(n.connection, h.Connection)
+		w.histogram(n.outageDuration, h.Outage)
+	}
 
 	if c.options.Subscription != nil {
 		c.collectSubscriptions(ch, name, cl)
@@ -236,7 +245,7 @@ func (c *Collector) collectSubscriptions(ch chan<- prometheus.Metric, name strin
 	}
 	sums := map[string]*sum{}
 	for _, s := range cl.Subscriptions() {
-		value := label(c.options.Subscription(s.Topic()))
+		value := c.subscription(s.Topic())
 		if value == "" {
 			continue
 		}
@@ -261,6 +270,16 @@ func (c *Collector) collectSubscriptions(ch chan<- prometheus.Metric, name strin
 		w.gauge(n.subDropped, float64(s.stats.Dropped))
 		w.gauge(n.subMissed, float64(s.stats.Missed))
 	}
+}
+
+// subscription returns the label of topic; "" if the user's function panics.
+func (c *Collector) subscription(topic string) (value string) {
+	defer func() {
+		if recover() != nil {
+			value = ""
+		}
+	}()
+	return label(c.options.Subscription(topic))
 }
 
 // bounded returns value, or "other" if the client has had enough values.
@@ -291,7 +310,10 @@ func (c *Collector) collectServer(ch chan<- prometheus.Metric, name string, s *s
 	w.gauge(n.serverSessions, float64(st.Sessions))
 	w.gauge(n.serverSubscriptions, float64(st.Subscriptions))
 	w.gauge(n.serverIDs, float64(st.IDs))
-	w.counter(n.serverRefused, float64(st.Refused), "http")
+	w.counter(n.serverRefused, float64(st.RefusedBusy), "busy")
+	w.counter(n.serverRefused, float64(st.RefusedOrigin), "origin")
+	w.counter(n.serverRefused, float64(st.RefusedRequest), "request")
+	w.counter(n.serverRefused, float64(st.NoHello), "no_hello")
 	w.counter(n.serverRefused, float64(st.Unauthenticated), "unauthenticated")
 	w.counter(n.serverClosed, float64(st.Evicted), "superseded")
 	w.counter(n.serverClosed, float64(st.Dead), "dead")
@@ -314,11 +336,22 @@ type writer struct {
 }
 
 func (w writer) gauge(d *prometheus.Desc, v float64, labels ...string) {
-	w.ch <- prometheus.MustNewConstMetric(d, prometheus.GaugeValue, v, slices.Concat(w.labels, labels)...)
+	w.write(d)(prometheus.NewConstMetric(d, prometheus.GaugeValue, v, slices.Concat(w.labels, labels)...))
 }
 
 func (w writer) counter(d *prometheus.Desc, v float64, labels ...string) {
-	w.ch <- prometheus.MustNewConstMetric(d, prometheus.CounterValue, v, slices.Concat(w.labels, labels)...)
+	w.write(d)(prometheus.NewConstMetric(d, prometheus.CounterValue, v, slices.Concat(w.labels, labels)...))
+}
+
+// write returns what writes a metric of d. An error, such as that of a namespace that the
+// registry refused, becomes an error of the request.
+func (w writer) write(d *prometheus.Desc) func(prometheus.Metric, error) {
+	return func(m prometheus.Metric, err error) {
+		if err != nil {
+			m = prometheus.NewInvalidMetric(d, err)
+		}
+		w.ch <- m
+	}
 }
 
 func (w writer) classes(d *prometheus.Desc, counts limpet.ClassCounts) {
@@ -329,17 +362,13 @@ func (w writer) classes(d *prometheus.Desc, counts limpet.ClassCounts) {
 	}
 }
 
-// histogram writes h unless the client measures none.
 func (w writer) histogram(d *prometheus.Desc, h limpet.Histogram) {
-	if h.Count == 0 {
-		return
-	}
 	buckets, below := map[float64]uint64{}, uint64(0)
 	for i, bound := range limpet.HistogramBounds() {
 		below += h.Buckets[i]
 		buckets[bound.Seconds()] = below
 	}
-	w.ch <- prometheus.MustNewConstHistogram(d, h.Count, h.Sum.Seconds(), buckets, w.labels...)
+	w.write(d)(prometheus.NewConstHistogram(d, h.Count, h.Sum.Seconds(), buckets, w.labels...))
 }
 
 func (w writer) messages(n *names, s *limpet.SubStats) {

@@ -75,7 +75,7 @@ func newNames(namespace string) names {
 	n.serverSessions = n.server("sessions", "Sessions, those without a connection included.")
 	n.serverSubscriptions = n.server("subscriptions", "Live subscriptions.")
 	n.serverIDs = n.server("remembered_ids", "Message ids remembered to recognise duplicates.")
-	n.serverRefused = n.server("refused_connections_total", "Connections refused: upgrades by an HTTP error, handshakes by Authenticate.", "reason")
+	n.serverRefused = n.server("refused_connections_total", "Refused connections, before the welcome, by reason.", "reason")
 	n.serverClosed = n.server("closed_connections_total", "Connections that the server closed: a newer one took over, the peer was silent, the peer did not read.", "reason")
 	n.serverUplink = n.server("uplink_messages_total", "Messages from clients, by what became of them.", "result")
 	n.serverDelivered = n.server("delivered_messages_total", "Messages sent to subscriptions.")

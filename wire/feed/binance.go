@@ -16,8 +16,9 @@ func binance(name string, channels ...Channel) Table {
 		StreamName:  "product@channel",
 		LowerCase:   true,
 		Channels:    channels,
-		Confirm:     Confirm{Type: "result=*"},
-		Error:       ErrorMessage{Type: "code=*", Text: "msg"},
+		Confirm:     Confirm{Type: "result=null"},
+		Error:       ErrorMessage{Type: "code=*", Text: "msg", Code: "code"},
+		Ignored:     []string{"result=*"}, // answers other questions
 		GoAway:      "serverShutdown",
 	}
 }

@@ -26,7 +26,7 @@ func Bitstamp() Table {
 			{Name: "order_book", Snapshots: []string{"data"}},
 		},
 		Confirm:    Confirm{Type: "bts:subscription_succeeded", Ended: "bts:unsubscription_succeeded", Streams: "channel"},
-		Error:      ErrorMessage{Type: "bts:error", Text: "data.message"},
+		Error:      ErrorMessage{Type: "bts:error", Text: "data.message", Code: "data.code"},
 		Heartbeats: []string{"bts:heartbeat"},
 		GoAway:     "bts:request_reconnect",
 		PingText:   `{"event":"bts:heartbeat"}`,

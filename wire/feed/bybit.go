@@ -31,6 +31,7 @@ func Bybit() Table {
 		Confirm:    Confirm{Type: "op=subscribe", Ended: "op=unsubscribe"},
 		Error:      ErrorMessage{Type: "success=false", Text: "ret_msg"},
 		Heartbeats: []string{"op=pong", "op=ping"},
+		Ignored:    []string{"COMMAND_RESP"},
 		PingText:   `{"op":"ping"}`,
 	}
 }

@@ -10,11 +10,11 @@ import (
 )
 
 const (
-	maxTopics       = 1 << 16 // topics that one connection may name
-	maxUnknownTypes = 16      // types missing in the table that are reported
-	maxReason       = 200     // bytes of a text from the server
-	maxTypes        = 64      // types whose text is kept
-	maxNames        = 256     // names of channels that are kept
+	maxTopics  = 1 << 16 // topics that one connection may name
+	maxUnnamed = 16      // types and channels missing in the table that are reported by name
+	maxReason  = 200     // bytes of a text from the server
+	maxTypes   = 64      // types whose text is kept
+	maxNames   = 256     // names of channels that are kept
 )
 
 var (
@@ -33,15 +33,15 @@ type codec struct {
 	start  []asked // to subscribe to at the start
 	lastID uint64  // of a request
 
-	scan         scanner
-	subs         map[string]*sub // by topic
-	streams      map[string]*sub // by the server's name, with Table.Stream
-	key          []byte          // of the topic that is looked up
-	types        map[string]string
-	unknownTypes []string         // already reported
-	accepted     bool             // the server took the login
-	inEntry      bool             // what the scanner found belongs to one of several entries
-	names        map[string]locus // by the server's name for a channel
+	scan     scanner
+	subs     map[string]*sub // by topic
+	streams  map[string]*sub // by the server's name, with Table.Stream
+	key      []byte          // of the topic that is looked up
+	types    map[string]string
+	unnamed  map[unnamed]*unnamedError // already reported by name
+	accepted bool                      // the server took the login
+	inEntry  bool                      // what the scanner found belongs to one of several entries
+	names    map[string]locus          // by the server's name for a channel
 
 	sequence uint64            // Table.Sequence of the last message that had one
 	counting bool              // sequence is valid
@@ -140,11 +140,11 @@ func (c *codec) say(op *wire.Op, out *wire.Frames) error {
 		return nil
 	case op.Kind == wire.OpPublish:
 		return ErrPublish
-	case op.Kind == wire.OpPing && d.pingText != "":
-		out.Append(wire.Text, []byte(d.pingText))
+	case op.Kind == wire.OpPing && d.pingText != nil:
+		out.Append(wire.Text, d.pingText.write(nil, &values{}))
 		return nil
 	case op.Kind == wire.OpPong && d.answer != nil:
-		out.Append(wire.Text, d.answer.write(nil, &values{number: op.N}))
+		out.Append(wire.Text, d.answer.write(nil, &values{n: op.N}))
 		return nil
 	case op.Kind == wire.OpStep && d.login.Message != nil:
 		challenge, _ := op.Step.([]byte)
@@ -288,8 +288,7 @@ func (c *codec) dispatch(message []byte, fault error, out *wire.Events) (*channe
 		return at.channel, fault
 	}
 	if k == nil {
-		c.reportUnknown(at, typ, out)
-		return nil, nil
+		return at.channel, c.notInTable(at, typ)
 	}
 	return at.channel, c.data(k, at, typ, message, out)
 }

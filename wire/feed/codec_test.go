@@ -15,15 +15,18 @@ func show(e *wire.Event) string {
 	case wire.EventSubscribed:
 		return fmt.Sprintf("subscribed %s %s", e.Name, [...]string{"none", "by-number", "proved"}[e.Continuity])
 	case wire.EventUnsubscribed:
-		return fmt.Sprintf("unsubscribed %s %d %s", e.Name, e.Code, e.Reason)
+		return fmt.Sprintf("unsubscribed %s %s %s", e.Name, showCode(e), e.Reason)
 	case wire.EventReset:
 		return fmt.Sprintf("reset %s %s at %d", e.Name, e.Cause, e.Position.Offset)
 	case wire.EventGap:
 		return fmt.Sprintf("gap %s %s %d", e.Name, e.Cause, e.Count)
 	case wire.EventMalformed:
+		if e.Detail != "" {
+			return fmt.Sprintf("malformed %d %s: %s", e.Count, e.Reason, e.Detail)
+		}
 		return fmt.Sprintf("malformed %d %s", e.Count, e.Reason)
 	case wire.EventError:
-		return fmt.Sprintf("error %d %s", e.Code, e.Reason)
+		return fmt.Sprintf("error %s %s", showCode(e), e.Reason)
 	case wire.EventData:
 		s := "data " + e.Name
 		if e.Numbered {
@@ -38,6 +41,18 @@ func show(e *wire.Event) string {
 		return s + " " + e.Message.Type + " " + string(e.Message.Payload)
 	}
 	return fmt.Sprintf("event %d", e.Kind)
+}
+
+// showCode formats the code of an error, and that of the server if there is one.
+func showCode(e *wire.Event) string {
+	s := fmt.Sprint(e.Code)
+	if e.Code == wire.CodeRefused {
+		s = "refused"
+	}
+	if e.PeerCode != 0 {
+		s += fmt.Sprintf(" (%d)", e.PeerCode)
+	}
+	return s
 }
 
 // frameOf returns a frame with nothing behind its end, where a codec must not look.
@@ -187,15 +202,33 @@ func TestConfirmFlat(t *testing.T) {
 
 func TestErrors(t *testing.T) {
 	c := open(t, mustNew(t, exchange()), "book/A")
-	expect(t, c, `{"kind":"fail","why":"no such symbol","ch":"book","sym":"A"}`, "unsubscribed book/A 1 no such symbol")
-	expect(t, c, `{"kind":"fail","why":{"a":1},"ch":"book"}`, `error 1 {"a":1}`)
-	expect(t, c, `{"kind":"fail","ch":"none","sym":"A"}`, "error 1 the server reports an error")
+	expect(t, c, `{"kind":"fail","why":"no such symbol","ch":"book","sym":"A"}`, "unsubscribed book/A refused no such symbol")
+	expect(t, c, `{"kind":"fail","why":{"a":1},"ch":"book"}`, `error refused {"a":1}`)
+	expect(t, c, `{"kind":"fail","ch":"none","sym":"A"}`, "error refused the server reports an error")
 	c = open(t, mustNew(t, Coinbase()))
-	expect(t, c, `{"type":"error","message":"Failed to subscribe","reason":"X is not valid"}`, "error 1 Failed to subscribe: X is not valid")
+	expect(t, c, `{"type":"error","message":"Failed to subscribe","reason":"X is not valid"}`, "error refused Failed to subscribe: X is not valid")
 	long, err := decode(c, `{"type":"error","message":"`+strings.Repeat("é", 500)+`"}`)
-	if err != nil || len(long) > len("error 1 ")+maxReason || !strings.HasSuffix(long, "é...") {
+	if err != nil || len(long) > len("error refused ")+maxReason || !strings.HasSuffix(long, "é...") {
 		t.Errorf("got %q, %v: want at most %d bytes, cut at a character", long, err, maxReason)
 	}
+}
+
+// TestErrorCodes: the server's own code is reported if it is a number.
+func TestErrorCodes(t *testing.T) {
+	table := exchange()
+	table.Error.Code = "details.code"
+	c := open(t, mustNew(t, table), "book/A")
+	for code, want := range map[string]string{
+		`2`: " (2)", `-1121`: " (-1121)", `"60018"`: " (60018)", `300001`: " (300001)", `0`: "", `null`: "", `1.5`: "", `"none"`: "", `{}`: "",
+		`99999999999999999999`: "", `""`: "",
+	} {
+		expect(t, c, `{"kind":"fail","why":"no","details":{"code":`+code+`}}`, "error refused"+want+" no")
+		expect(t, c, `{"kind":"fail","why":"no","ch":"book","sym":"A","details":{"code":`+code+`}}`, "unsubscribed book/A refused"+want+" no")
+	}
+	expect(t, c, `{"kind":"fail","why":"no"}`, "error refused no")
+	table.ID, table.Subscribe.JSON = "id", `{"id":"#id","c":"$channel","s":"$product"}`
+	c = open(t, mustNew(t, table))
+	expect(t, c, `{"kind":"fail","why":"no","id":7,"details":{"code":3}}`, "error 0 (3) no") // it refuses nothing
 }
 
 func TestTypesWithoutData(t *testing.T) {
@@ -203,15 +236,41 @@ func TestTypesWithoutData(t *testing.T) {
 	expect(t, c, `{"kind":"beat"}`)
 	expect(t, c, `[{"kind":"beat"},{"kind":"news","sym":[]}]`)
 	expect(t, c, `[]`)
-	expect(t, c, `{"kind":"what"}`, `error 0 messages of type "what" are not in the feed's table`)
-	expect(t, c, `[{"kind":"what"},{"kind":"again","ch":"trades"}]`, `error 0 messages of type "again" are not in the feed's table`)
-	expect(t, c, `[{},{"kind":null}]`, `error 0 messages of type "" are not in the feed's table`)
+	expect(t, c, `{"kind":"beat","ch":"book","sym":"A"}`)
+	expect(t, c, `{"kind":"news","ch":"book","sym":"A"}`)
+}
+
+// TestUnnamedMessages: a message of a type or of a channel that the table does not name is
+// skipped like any other that cannot be placed, and whoever it may have been for learns it.
+func TestUnnamedMessages(t *testing.T) {
+	const typed, channel = "a message of a type that is not in the feed's table", "a message of a channel that is not in the feed's table"
+	const untyped = "a message without a type, which no match of the feed's table takes"
+	c := open(t, mustNew(t, exchange()))
+	expect(t, c, `{"kind":"ok","ch":["book","trades"],"sym":["A","B"]}`,
+		"subscribed book/A none", "subscribed book/B none", "subscribed trades/A by-number", "subscribed trades/B by-number")
+	expect(t, c, `{"kind":"what"}`, "malformed 1 "+typed+": what")
+	expect(t, c, `[{"kind":"what"},{"kind":"what"},{"kind":"how"}]`, "malformed 2 "+typed+": what", "malformed 1 "+typed+": how")
+	expect(t, c, `{"kind":"again","ch":"trades","sym":"A"}`, "malformed 1 "+typed+": again", "gap trades/A malformed 1")
+	expect(t, c, `{"kind":"what","ch":"book","sym":"A"}`, "malformed 1 "+typed+": what", "gap book/A malformed 1")
+	expect(t, c, `{"kind":"what","ch":"book"}`, "malformed 1 "+typed+": what", "gap book/A malformed 0", "gap book/B malformed 0")
+	expect(t, c, `{"kind":"update","ch":"none","sym":"A"}`, "malformed 1 "+channel+": none")
+	expect(t, c, `[{},{"kind":null}]`, "malformed 2 "+untyped)
 	for i := range 100 {
 		if _, err := decode(c, fmt.Sprintf(`{"kind":%d}`, i)); err != nil {
 			t.Fatal(err)
 		}
 	}
-	expect(t, c, `{"kind":"yet another"}`)
+	expect(t, c, `[{"kind":"yet another"},{"kind":"and one more"}]`, "malformed 2 "+typed)
+	expect(t, c, `{"kind":"what"}`, "malformed 1 "+typed+": what")
+	long := strings.Repeat("é", 500)
+	got, err := decode(open(t, mustNew(t, exchange())), `{"kind":"`+long+`"}`)
+	if err != nil || len(got) > len("malformed 1 : "+typed)+maxReason || !strings.HasSuffix(got, "é...") {
+		t.Errorf("got %q, %v: want at most %d bytes, cut at a character", got, err, maxReason)
+	}
+	var ce *wire.CodeError
+	if _, err := decode(strict(c), `{"kind":"what"}`); !errors.As(err, &ce) || ce.Code != 1002 || err.Error() != ce.Error()+": what" {
+		t.Errorf("a strict table: %v", err)
+	}
 }
 
 func TestSameTypeInTwoChannels(t *testing.T) {

@@ -1,9 +1,10 @@
 package feed
 
 import (
-	"errors"
+	"encoding/json"
 	"fmt"
 	"slices"
+	"strconv"
 	"strings"
 
 	"github.com/limpet-go/limpet/wire"
@@ -19,7 +20,6 @@ func New(t Table) (wire.Dialect, error) {
 		name:         t.Name,
 		subprotocols: slices.Clone(t.Subprotocols),
 		ping:         t.Ping,
-		pingText:     t.PingText,
 		strict:       t.Strict,
 		lower:        t.LowerCase,
 		login:        t.Login,
@@ -82,7 +82,7 @@ func (d *dialect) addAnswers(t *Table) (err error) {
 		{"ID", t.ID, &d.id},
 		{"Confirm.List", t.Confirm.List, &d.confirm.list}, {"Confirm.Channel", t.Confirm.Channel, &d.confirm.channel},
 		{"Confirm.Products", t.Confirm.Products, &d.confirm.products}, {"Confirm.Streams", t.Confirm.Streams, &d.confirm.streams},
-		{"Error.Text", t.Error.Text, &d.complaint.text}, {"Error.Detail", t.Error.Detail, &d.complaint.detail},
+		{"Error.Text", t.Error.Text, &d.complaint.text}, {"Error.Detail", t.Error.Detail, &d.complaint.detail}, {"Error.Code", t.Error.Code, &d.complaint.code},
 		{"Error.Channel", t.Error.Channel, &d.complaint.channel}, {"Error.Product", t.Error.Product, &d.complaint.product},
 	} {
 		if *m.to, err = parsePath(m.path); err != nil {
@@ -109,12 +109,16 @@ func (d *dialect) addRequests(t *Table) error {
 		}
 	}
 	d.endsByID = t.ID != "" && d.unsubscribe != nil && d.unsubscribe.has[wordID]
+	var err error
+	if t.PingText != "" {
+		if d.pingText, err = newText(t.PingText, pingWords); err != nil {
+			return &TableError{"PingText", err.Error()}
+		}
+	}
 	if t.Question != "" {
-		answer, err := newAnswer(t.Answer)
-		if err != nil {
+		if d.answer, err = newText(t.Answer, answerWords); err != nil {
 			return &TableError{"Answer", err.Error()}
 		}
-		d.answer = answer
 	}
 	return nil
 }
@@ -136,13 +140,17 @@ func (d *dialect) addRequest(field string, r *Request, several bool, to **reques
 	return nil
 }
 
-// newAnswer compiles Table.Answer, which need not be JSON.
-func newAnswer(text string) (*template, error) {
-	if t, err := newTemplate(text, map[string]word{"n": wordNumber}); err == nil {
-		return t, nil
+// newText compiles a text that need not be JSON.
+func newText(text string, words map[string]word) (*template, error) {
+	if json.Valid([]byte(text)) {
+		return newTemplate(text, words)
 	}
-	if strings.Contains(text, `"#n"`) {
-		return nil, errors.New(`has "#n" and is not JSON`)
+	for name, w := range words {
+		for _, placeholder := range []string{strconv.Quote("#" + name), strconv.Quote("$" + name)} {
+			if strings.Contains(text, placeholder) && (w.quoted() || placeholder[1] == '#') {
+				return nil, fmt.Errorf("has %s and is not JSON", placeholder)
+			}
+		}
 	}
 	return &template{pieces: []piece{{text: text}}}, nil
 }

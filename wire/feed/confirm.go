@@ -4,18 +4,10 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"strconv"
 	"unicode/utf8"
 
 	"github.com/limpet-go/limpet/wire"
-)
-
-const (
-	// codeBadRequest stands for every error of a feed: exchanges send texts, not codes
-	// (docs/protocol.md, section 7).
-	codeBadRequest = 1
-
-	// codeLogin is that of an error before the server has accepted the credential.
-	codeLogin = 2
 )
 
 // confirmation says where a confirmation names topics.
@@ -25,7 +17,7 @@ type confirmation struct {
 }
 
 // complaint says where an error holds what.
-type complaint struct{ text, detail, channel, product path }
+type complaint struct{ text, detail, code, channel, product path }
 
 // confirm decodes the confirmation of a subscribe or of an unsubscribe. Only what
 // it names is confirmed, or what the request with its id named.
@@ -151,9 +143,13 @@ func (c *codec) complain(message []byte, out *wire.Events) {
 		reason = "the server reports an error"
 	}
 	reason = shorten(reason)
+	code, err := strconv.ParseInt(humanText(d.complaint.code.of(message)), 10, 64)
+	if err != nil {
+		code = 0 // none, or no number
+	}
 	if d.login.Message != nil && !c.accepted {
 		e := out.Append(wire.EventError)
-		e.Fatal, e.Code, e.Reason = true, codeLogin, reason
+		e.Fatal, e.Code, e.PeerCode, e.Reason = true, wire.CodeRefused, code, reason
 		return
 	}
 	p, byID := c.answered(message)
@@ -166,16 +162,16 @@ func (c *codec) complain(message []byte, out *wire.Events) {
 		delete(c.listed, u)
 		e := out.Append(wire.EventUnsubscribed)
 		e.Name = u.topic
-		e.Code = codeBadRequest
+		e.Code, e.PeerCode = wire.CodeRefused, code
 		e.Reason = reason
 		return
 	}
 	e := out.Append(wire.EventError)
-	e.Reason = reason
+	e.Reason, e.PeerCode = reason, code
 	if !byID && c.hasID(message) || p.end {
 		return // it answers no subscribe, and refuses nothing
 	}
-	e.Code = codeBadRequest
+	e.Code = wire.CodeRefused
 }
 
 // hasID reports whether a message answers a request by its id, known or not.

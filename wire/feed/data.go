@@ -38,9 +38,10 @@ func (c *codec) data(k *kind, at locus, typ, message []byte, out *wire.Events) e
 			k = at.channel.rules.find(s)
 		}
 		switch {
+		case fault != nil:
 		case k == nil:
-			c.reportUnknown(at, typ, out)
-		case fault == nil:
+			fault = c.notInTable(at, typ)
+		default:
 			fault = c.deliver(k, at, typ, s.data[entry.from:entry.to], out)
 			if more && fault == nil {
 				out.List[len(out.List)-1].Message.SnapshotEnd = false

@@ -2,6 +2,7 @@ package feed_test
 
 import (
 	"encoding/json"
+	"errors"
 	"fmt"
 
 	"github.com/limpet-go/limpet/wire"
@@ -86,8 +87,10 @@ func ExampleNewFuncs() {
 				say(feed.Item{Topic: m.Topic, Number: m.Seq, Payload: m.Data})
 			case m.OK:
 				say(feed.Item{Kind: feed.Answered, ID: m.ID})
-			default:
+			case m.ID != 0:
 				say(feed.Item{Kind: feed.Refused, ID: m.ID, Reason: m.Error})
+			default:
+				return errors.New("neither a message nor an answer")
 			}
 			return nil
 		},
@@ -110,8 +113,24 @@ func ExampleNewFuncs() {
 		fmt.Printf("%s\n", f.Data)
 	}
 	fmt.Println(err)
+
+	var events wire.Events
+	for _, text := range []string{`{"id":7,"ok":false,"error":"too large"}`, `{"hello":"reef 2.1"}`} {
+		if err := codec.Decode(wire.Frame{Type: wire.Text, Data: []byte(text)}, &events); err != nil {
+			fmt.Println(err)
+		}
+	}
+	for _, e := range events.List {
+		if e.Kind == wire.EventAck {
+			fmt.Println("rejected:", e.Ack.Rejects[0].Reason)
+		} else {
+			fmt.Println(e.Reason+":", e.Detail)
+		}
+	}
 	// Output:
 	// {"id":5,"op":"subscribe","topic":"pearls"}
 	// {"id":7,"op":"publish","topic":"pearls","data":{"size":9}}
 	// <nil>
+	// rejected: too large
+	// a message that Funcs.Read refuses: neither a message nor an answer
 }

@@ -32,7 +32,7 @@ type dialect struct {
 	name         string
 	subprotocols []string
 	ping         wire.Ping
-	pingText     string
+	pingText     *template // nil: there is none
 	answer       *template // nil: the server does not ask
 	strict       bool
 	lower        bool
@@ -96,7 +96,7 @@ func (d *dialect) Attempt(a *wire.Attempt) error {
 // Verdict leaves every failure to the client's tables, since the close codes of
 // exchanges follow RFC 6455, but that of a login.
 func (d *dialect) Verdict(f wire.Failure) wire.Verdict {
-	if f.Code == codeLogin && d.login.Message != nil && f.Stage == wire.StageHandshake {
+	if f.Code == wire.CodeRefused && d.login.Message != nil && f.Stage == wire.StageHandshake {
 		return wire.Verdict{Action: wire.ActionRefresh, Class: "auth"}
 	}
 	return wire.Verdict{}

@@ -21,7 +21,8 @@ type Funcs struct {
 	// Read decodes one WebSocket message and calls say for each thing in it, in order.
 	// data and what aliases it are valid only during the call. If it returns an error,
 	// the message is skipped and counted in Stats.Malformed, and what it said does not
-	// count; after a *wire.CodeError the connection ends.
+	// count. The text of the error, up to 200 bytes of it, is reported
+	// (limpet.MessageSkipped) and logged: leave out what must stay secret. After a *wire.CodeError the connection ends.
 	Read func(data []byte, say func(Item)) error
 
 	// Hello returns the first message of a connection, for the client's token.
@@ -97,12 +98,12 @@ const (
 	Snapshot                 // a message that holds the whole state: as Data
 	Repeat                   // a message that was sent before: as Data
 	Answered                 // a request or a Publish was accepted: ID, or Topic for a Subscribe
-	Refused                  // it was refused: as Answered, and Reason. With neither ID nor Topic: the oldest request
+	Refused                  // it was refused: as Answered, and Code and Reason. With neither ID nor Topic: the oldest request
 	Ended                    // a subscription has ended: Topic
 	Welcome                  // the connection is ready, with Funcs.Greeting
 	Question                 // the server asks for a sign of life: N
 	Alive                    // a sign of life
-	Notice                   // a text for people: Reason
+	Notice                   // a text for people: Code, Reason
 	GoAway                   // the server asks for a new connection: Reason
 )
 
@@ -116,6 +117,7 @@ type Item struct {
 	Number  uint64 // with Funcs.Numbered; zero means that the message has none
 	Prev    uint64 // number of the message before it; zero means Number - 1
 	N       uint64
+	Code    int64 // the server's own code, of Refused and Notice; zero means that there is none
 	Reason  string
 }
 

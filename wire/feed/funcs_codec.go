@@ -2,6 +2,7 @@ package feed
 
 import (
 	"errors"
+	"fmt"
 	"strings"
 	"unicode/utf8"
 
@@ -173,9 +174,6 @@ func (c *funcsCodec) ask(request func(Ask) ([]byte, error), ask Ask, kind uint64
 	return err
 }
 
-// errRead is the one text for what Read refuses: its own may quote the message.
-var errRead = &wire.CodeError{Code: 1007, Reason: "a message that Funcs.Read refuses"}
-
 func (c *funcsCodec) Decode(f wire.Frame, out *wire.Events) error {
 	from := len(out.List)
 	var fault error
@@ -184,19 +182,20 @@ func (c *funcsCodec) Decode(f wire.Frame, out *wire.Events) error {
 			fault = e
 		}
 	})
+	var ce *wire.CodeError
+	if errors.As(err, &ce) {
+		return ce
+	}
 	if err == nil {
 		err = fault
 	}
 	if err == nil {
 		return nil
 	}
-	var ce *wire.CodeError
-	if errors.As(err, &ce) && ce != errRead {
-		return ce
-	}
 	out.List = out.List[:from]
 	e := out.Append(wire.EventMalformed)
-	e.Reason, e.Count = errRead.Reason, 1
+	e.Reason, e.Count = "a message that Funcs.Read refuses", 1
+	e.Detail = strings.ToValidUTF8(shorten(err.Error()), "?") // it may quote the message
 	return nil
 }
 
@@ -217,12 +216,12 @@ func (c *funcsCodec) say(it *Item, data []byte, out *wire.Events) error {
 	case Question:
 		out.Append(wire.EventPing).N = it.N
 	case Notice:
-		out.Append(wire.EventError).Reason = reasonOf(it)
+		complain(it, out)
 	case GoAway:
 		out.Append(wire.EventGoAway).Reason = reasonOf(it)
 	case Alive:
 	default:
-		return errRead
+		return fmt.Errorf("an Item of the unknown kind %d", it.Kind)
 	}
 	return nil
 }
@@ -234,10 +233,20 @@ func reasonOf(it *Item) string {
 	return shorten(strings.ToValidUTF8(it.Reason, "?"))
 }
 
+// complain appends an error that refuses nothing.
+func complain(it *Item, out *wire.Events) *wire.Event {
+	e := out.Append(wire.EventError)
+	e.PeerCode, e.Reason = it.Code, reasonOf(it)
+	return e
+}
+
 // message appends a message.
 func (c *funcsCodec) message(it *Item, data []byte, out *wire.Events) error {
-	if c.CheckTopic(wire.UseSubscribe, it.Topic) != nil || it.Prev > it.Number {
-		return errRead
+	if err := c.CheckTopic(wire.UseSubscribe, it.Topic); err != nil {
+		return err
+	}
+	if it.Prev > it.Number {
+		return fmt.Errorf("an Item with Prev %d and Number %d", it.Prev, it.Number)
 	}
 	e := out.Append(wire.EventData)
 	e.Name = it.Topic
@@ -272,7 +281,7 @@ func (c *funcsCodec) answer(it *Item, out *wire.Events) {
 		p, ok := c.pending.Take(it.ID)
 		if !ok {
 			if refused {
-				out.Append(wire.EventError).Reason = reasonOf(it) // it refuses nothing that is known
+				complain(it, out) // it refuses nothing that is known
 			}
 			return
 		}
@@ -280,13 +289,12 @@ func (c *funcsCodec) answer(it *Item, out *wire.Events) {
 	}
 	switch {
 	case refused && end:
-		out.Append(wire.EventError).Reason = reasonOf(it)
+		complain(it, out)
 	case refused && topic == "":
-		e := out.Append(wire.EventError)
-		e.Code, e.Reason = codeBadRequest, reasonOf(it)
+		complain(it, out).Code = wire.CodeRefused
 	case refused:
 		e := out.Append(wire.EventUnsubscribed)
-		e.Name, e.Code, e.Reason = topic, codeBadRequest, reasonOf(it)
+		e.Name, e.Code, e.PeerCode, e.Reason = topic, wire.CodeRefused, it.Code, reasonOf(it)
 	case topic == "":
 	case end:
 		out.Append(wire.EventUnsubscribed).Name = topic
@@ -303,7 +311,7 @@ func (c *funcsCodec) answer(it *Item, out *wire.Events) {
 func (c *funcsCodec) acknowledge(it *Item, out *wire.Events) {
 	ack := &wire.Ack{Cmd: it.ID}
 	if it.Kind == Refused {
-		ack = &wire.Ack{Rejects: []wire.Reject{{Seq: it.ID / idKinds, Code: codeBadRequest, Reason: reasonOf(it)}}}
+		ack = &wire.Ack{Rejects: []wire.Reject{{Seq: it.ID / idKinds, Code: wire.CodeRefused, PeerCode: it.Code, Reason: reasonOf(it)}}}
 	}
 	out.Append(wire.EventAck).Ack = ack
 }

@@ -84,12 +84,14 @@ func TestFuncsItems(t *testing.T) {
 	item := func(k ItemKind, more string) string { return fmt.Sprintf(`[{"Kind":%d%s}]`, k, more) }
 	expect(t, c, item(Answered, `,"ID":5`), "subscribed a by-number")
 	expect(t, c, item(Answered, `,"ID":5`))
-	expect(t, c, item(Refused, `,"ID":9,"Reason":"no"`), "unsubscribed b 1 no")
+	expect(t, c, item(Refused, `,"ID":9,"Reason":"no"`), "unsubscribed b refused no")
 	expect(t, c, item(Refused, `,"ID":9`), "error 0 the server gives no reason")
 	expect(t, c, item(Answered, `,"ID":14`), "unsubscribed a 0 ")
 	expect(t, c, item(Answered, `,"Topic":"c"`), "subscribed c by-number")
-	expect(t, c, item(Refused, `,"Topic":"c","Reason":"x"`), "unsubscribed c 1 x")
-	expect(t, c, item(Refused, ``), "error 1 the server gives no reason")
+	expect(t, c, item(Refused, `,"Topic":"c","Reason":"x","Code":404`), "unsubscribed c refused (404) x")
+	expect(t, c, item(Refused, `,"Code":7`), "error refused (7) the server gives no reason")
+	expect(t, c, item(Notice, `,"Code":8,"Reason":"soon"`), "error 0 (8) soon")
+	expect(t, c, item(Refused, ``), "error refused the server gives no reason")
 	expect(t, c, item(Ended, `,"Topic":"c"`), "unsubscribed c 0 ")
 	expect(t, c, item(Notice, `,"Reason":"soon"`), "error 0 soon")
 	expect(t, c, item(Alive, ""))
@@ -98,19 +100,24 @@ func TestFuncsItems(t *testing.T) {
 	whole := item(Repeat, `,"Topic":"a"`)
 	expect(t, c, whole, "data a again  "+whole)
 	const refuses = "malformed 1 a message that Funcs.Read refuses"
-	for _, bad := range []string{"", "{", item(99, ""), item(Data, `,"Topic":"*"`), item(Data, `,"Topic":""`), item(Data, `,"Topic":"a","Number":3,"Prev":4`),
-		`[{"Kind":0,"Topic":"a"},{"Kind":99}]`} { // nothing of a message that is refused counts
-		expect(t, c, bad, refuses)
+	for bad, why := range map[string]string{
+		"": "unexpected end of JSON input", "{": "unexpected end of JSON input", item(99, ""): "an Item of the unknown kind 99",
+		item(Data, `,"Topic":"*"`):                     `feed: topic "*": has a '*': a feed has no wildcards; want channel/product`,
+		item(Data, `,"Topic":""`):                      `feed: topic "": is empty; want channel/product`,
+		item(Data, `,"Topic":"a","Number":3,"Prev":4`): "an Item with Prev 4 and Number 3",
+		`[{"Kind":0,"Topic":"a"},{"Kind":99}]`:         "an Item of the unknown kind 99", // nothing of a message that is refused counts
+	} {
+		expect(t, c, bad, refuses+": "+why)
 	}
 	var out wire.Events
-	for _, text := range []string{item(Answered, `,"ID":7`), item(Refused, `,"ID":11,"Reason":"full"`), item(Question, `,"N":8`), item(Welcome, ""), item(Welcome, ""), item(GoAway, "")} {
+	for _, text := range []string{item(Answered, `,"ID":7`), item(Refused, `,"ID":11,"Code":-5,"Reason":"full"`), item(Question, `,"N":8`), item(Welcome, ""), item(Welcome, ""), item(GoAway, "")} {
 		if err := c.Decode(wire.Frame{Type: wire.Binary, Data: []byte(text)}, &out); err != nil {
 			t.Fatal(err)
 		}
 	}
 	l := out.List
 	if len(l) != 5 || l[0].Ack == nil || l[0].Ack.Cmd != 7 || l[1].Ack == nil || len(l[1].Ack.Rejects) != 1 ||
-		l[1].Ack.Rejects[0] != (wire.Reject{Seq: 2, Code: codeBadRequest, Reason: "full"}) ||
+		l[1].Ack.Rejects[0] != (wire.Reject{Seq: 2, Code: wire.CodeRefused, PeerCode: -5, Reason: "full"}) ||
 		l[2].Kind != wire.EventPing || l[2].N != 8 || l[3].Kind != wire.EventReady || l[4].Kind != wire.EventGoAway {
 		t.Errorf("got %+v", l)
 	}
@@ -192,5 +199,21 @@ func TestFuncsTraits(t *testing.T) {
 		if err := c.Encode([]wire.Op{op}, &out); err == nil {
 			t.Errorf("%+v: encoded", op)
 		}
+	}
+}
+
+// What Read says of a message that it refuses is reported, cut and in UTF-8.
+func TestFuncsReadErrors(t *testing.T) {
+	f := house()
+	f.Read = func(data []byte, _ func(Item)) error { return errors.New(string(data)) }
+	c := openFuncs(t, f)
+	const refuses = "malformed 1 a message that Funcs.Read refuses"
+	for text, want := range map[string]string{
+		"":                       "",
+		"op \"x\"\n":             ": op \"x\"\n",
+		"a\xffb":                 ": a?b",
+		strings.Repeat("é", 500): ": " + strings.Repeat("é", 98) + "...",
+	} {
+		expect(t, c, text, refuses+want)
 	}
 }

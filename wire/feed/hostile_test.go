@@ -18,12 +18,13 @@ func nested(open, shut string, n int) string {
 
 func TestHostileFrames(t *testing.T) {
 	d := mustNew(t, Coinbase())
+	const beat = `{"type":"heartbeat"}`
 	for _, text := range []string{
-		"", " ", "\n", "x", "1", `"type"`, "null", "true", "{", "}", "[", "]", "[[]]", "[{}", "[{},]", "[,{}]", "[1]", "{}{}", "{} x", "[]]",
+		"", " ", "\n", "x", "1", `"type"`, "null", "true", "{", "}", "[", "]", "[[]]", "[" + beat, "[" + beat + ",]", "[," + beat + "]", "[1]", beat + beat, beat + " x", "[]]",
 		`{"type"}`, `{"type":}`, `{"type":"ticker",}`, `{,}`, `{type:"ticker"}`, `{'type':1}`, `{"type":"ticker"`, `{"type":"tick`,
 		`{"a":01}`, `{"a":-}`, `{"a":1.}`, `{"a":.5}`, `{"a":1e}`, `{"a":+1}`, `{"a":0x1}`, `{"a":NaN}`, `{"a":tru}`, `{"a":nul`, `{"a":truest}`,
-		`{"a":"\x"}`, `{"a":"\u12"}`, `{"a":"\u12g4"}`, `{"a":"\`, `{"a":"\u`, "{\"a\":\"\n\"}", "{\"a\":\"\x00\"}", "{\"a\"\x00:1}", "{}\x00",
-		"\ufeff{}", "{\"a\":\"\xff\"}", "{\"a\":\"\xc0\x80\"}", "{\"a\":\"\xed\xa0\x80\"}", "{\"\xfe\":1}",
+		`{"a":"\x"}`, `{"a":"\u12"}`, `{"a":"\u12g4"}`, `{"a":"\`, `{"a":"\u`, "{\"a\":\"\n\"}", "{\"a\":\"\x00\"}", "{\"a\"\x00:1}", beat + "\x00",
+		"\ufeff" + beat, "{\"a\":\"\xff\"}", "{\"a\":\"\xc0\x80\"}", "{\"a\":\"\xed\xa0\x80\"}", "{\"\xfe\":1}",
 		`{"type":"ticker","type":"match"}`, `{"type":"ticker","typ\u0065":"match"}`, `{"type":{}}`, `{"type":[]}`, `{"type":true}`,
 		`{"type":"ticker","product_id":{}}`, `{"type":"ticker","product_id":false}`,
 		`{"a":` + nested("[", "]", maxDepth) + `}`,
@@ -124,7 +125,7 @@ func TestEventsAreBoundedByBytes(t *testing.T) {
 	if err := c.Decode(wire.Frame{Type: wire.Text, Data: []byte(b.String())}, &out); err != nil {
 		t.Fatal(err)
 	}
-	if n := len(out.List); n != 2*1001+1 { // subscribed, reset, and one unknown type
+	if n := len(out.List); n != 2*1001+2 { // subscribed, reset, and messages without a type, before the resets and after
 		t.Errorf("got %d events", n)
 	}
 }
@@ -272,7 +273,7 @@ func FuzzTable(f *testing.F) {
 					},
 				},
 				Confirm: Confirm{Type: match + "2", Channel: path, Products: path}, Error: ErrorMessage{Type: match, Text: path, Channel: path, Product: path},
-				Heartbeats: []string{match + "3"}, Question: match + "4", Answer: request, PingText: request,
+				Heartbeats: []string{match + "3"}, Question: match + "4", Answer: message, PingText: `{"ping":"#time"}`,
 			}
 			if i%2 == 0 {
 				table.Channel, table.Product = "ch", path

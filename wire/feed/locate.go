@@ -1,10 +1,6 @@
 package feed
 
 import (
-	"fmt"
-	"slices"
-	"strconv"
-
 	"github.com/limpet-go/limpet/wire"
 )
 
@@ -69,18 +65,46 @@ func (c *codec) locateStream(name string) (at locus, err error) {
 	return at, nil
 }
 
-// reportUnknown reports a type, or a channel, that is not in the table, once for each: it
-// may be data that does not reach any subscription.
-func (c *codec) reportUnknown(at locus, typ []byte, out *wire.Events) {
-	what, name := "of type", typ
+// unnamed is a type or a channel that is not in the table.
+type unnamed struct {
+	name    string
+	channel bool
+}
+
+// unnamedError says that a message is of no type, or of no channel, that the table names.
+type unnamedError struct {
+	*wire.CodeError
+	name string
+}
+
+func (e *unnamedError) Error() string { return e.CodeError.Error() + ": " + e.name }
+func (e *unnamedError) Unwrap() error { return e.CodeError }
+
+var (
+	errType    = &wire.CodeError{Code: 1002, Reason: "a message of a type that is not in the feed's table"}
+	errNoType  = &wire.CodeError{Code: 1002, Reason: "a message without a type, which no match of the feed's table takes"}
+	errChannel = &wire.CodeError{Code: 1002, Reason: "a message of a channel that is not in the feed's table"}
+)
+
+// notInTable returns the error for a message that no match of the table takes: it may be
+// data that does not reach any subscription. The first types and channels are named.
+func (c *codec) notInTable(at locus, typ []byte) error {
+	u, reason := unnamed{name: string(typ)}, errType
 	if len(at.name) > 0 {
-		what, name = "of the channel", at.name
+		u, reason = unnamed{string(at.name), true}, errChannel
+	} else if len(typ) == 0 {
+		return errNoType
 	}
-	text := what + " " + shorten(strconv.Quote(shorten(string(name))))
-	if len(c.unknownTypes) == maxUnknownTypes || slices.Contains(c.unknownTypes, text) {
-		return
+	u.name = shorten(u.name)
+	if known := c.unnamed[u]; known != nil {
+		return known
 	}
-	c.unknownTypes = append(c.unknownTypes, text)
-	e := out.Append(wire.EventError) // with code 0: it refuses nothing
-	e.Reason = fmt.Sprintf("messages %s are not in the feed's table", text)
+	if len(c.unnamed) == maxUnnamed {
+		return reason
+	}
+	if c.unnamed == nil {
+		c.unnamed = map[unnamed]*unnamedError{}
+	}
+	c.unnamed[u] = &unnamedError{reason, u.name}
+	return c.unnamed[u]
 }

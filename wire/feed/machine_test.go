@@ -192,7 +192,7 @@ func TestNames(t *testing.T) {
 	c := open(t, d)
 	for name, want := range map[string]string{
 		"btcusdt@trade": "data trade/BTCUSDT", "BtcUsdt@trade": "data trade/BTCUSDT", "é@trade": "data trade/É",
-		"btcusdt@depth5": "data depth5/BTCUSDT", "a@b@trade": "error 0", "trade": "error 0", "@trade": "malformed 1", "*@trade": "malformed 1",
+		"btcusdt@depth5": "data depth5/BTCUSDT", "a@b@trade": "malformed 1", "trade": "malformed 1", "@trade": "malformed 1", "*@trade": "malformed 1",
 	} {
 		for range 2 { // the second time from memory
 			got, err := decode(open(t, d), `{"stream":"`+name+`","data":{"t":1,"u":2,"U":1}}`)
@@ -253,18 +253,18 @@ func TestRequestWords(t *testing.T) {
 	// Answers by id: of one topic, of several, of an end, unknown, not a number.
 	c.(*codec).accepted = true
 	expect(t, c, `{"ok":true,"id":"1"}`, "subscribed c-1/A by-number", "subscribed c-1/B by-number")
-	expect(t, c, `{"ok":false,"id":3,"errors":[{"text":"no"}]}`, "unsubscribed c-2/A 1 no")
+	expect(t, c, `{"ok":false,"id":3,"errors":[{"text":"no"}]}`, "unsubscribed c-2/A refused no")
 	expect(t, c, `{"ok":true,"id":4}`, "subscribed bars-5-min/A by-number")
 	expect(t, c, `{"ok":false,"id":7,"errors":["x"]}`, "error 0 the server reports an error")
 	expect(t, c, `{"ok":true,"id":8}`, "unsubscribed c-1/A 0 ")
 	expect(t, c, `{"ok":true,"id":8}`)
 	expect(t, c, `{"ok":false,"id":99}`, "error 0 the server reports an error")
-	expect(t, c, `{"ok":false,"id":"x"}`, "error 1 the server reports an error")
-	expect(t, c, `{"ok":false,"id":6,"of":["chain","B"]}`, "unsubscribed chain/B 1 the server reports an error")
+	expect(t, c, `{"ok":false,"id":"x"}`, "error refused the server reports an error")
+	expect(t, c, `{"ok":false,"id":6,"of":["chain","B"]}`, "unsubscribed chain/B refused the server reports an error")
 	c = open(t, mustNew(t, crowded()))
 	c.(*codec).accepted = true
 	encode(t, c, ops[:2]...)
-	expect(t, c, `{"ok":false,"id":"1"}`, "error 1 the server reports an error") // which of the two?
+	expect(t, c, `{"ok":false,"id":"1"}`, "error refused the server reports an error") // which of the two?
 }
 
 // The cursor is the position, and stands in the next request.
@@ -350,10 +350,10 @@ func TestOrderOfMatches(t *testing.T) {
 	c := open(t, mustNew(t, crowded()))
 	c.(*codec).accepted = true
 	expect(t, c, `{"ok":1}`) // a heartbeat
-	expect(t, c, `{"ok":false,"bye":1}`, "error 1 the server reports an error")
+	expect(t, c, `{"ok":false,"bye":1}`, "error refused the server reports an error")
 	expect(t, c, `.`)
 	expect(t, c, `..`, "malformed 1 not a JSON object, or nested too deep")
-	for text, want := range map[string]wire.EventKind{`{"bye":null,"ask":5}`: wire.EventGoAway, `{"ask":5,"ok":1}`: wire.EventPing} {
+	for text, want := range map[string]wire.EventKind{`{"bye":0,"ask":5}`: wire.EventGoAway, `{"ask":5,"ok":1}`: wire.EventPing} {
 		var out wire.Events
 		if err := c.Decode(wire.Frame{Type: wire.Text, Data: []byte(text)}, &out); err != nil || len(out.List) != 1 || out.List[0].Kind != want {
 			t.Errorf("%s: got %+v, %v", text, out.List, err)
@@ -365,8 +365,9 @@ func TestOrderOfMatches(t *testing.T) {
 		`data chain/A (0,1] again again {"p":"A","n":1,"full":true}`, `data chain/A (1,2] again again {"p":"A","n":2,"before":1}`)
 	expect(t, c, `{"x":{"t":"new","c":"chain","list":[{"p":"A","n":3,"before":2},{"p":"A","n":4,"before":3,"full":true}]}}`,
 		`data chain/A (2,3] new {"p":"A","n":3,"before":2}`, `data chain/A (3,4] snapshot new {"p":"A","n":4,"before":3,"full":true}`)
-	expect(t, c, `{"x":{"t":"other","c":"chain","list":[{"p":"A","n":5}]}}`, `error 0 messages of type "other" are not in the feed's table`)
-	expect(t, c, `{"x":{"t":"new","c":"none","list":[]}}`, `error 0 messages of the channel "none" are not in the feed's table`)
+	expect(t, c, `{"x":{"t":"other","c":"chain","list":[{"p":"A","n":5}]}}`,
+		"malformed 1 a message of a type that is not in the feed's table: other", "gap chain/A malformed 0")
+	expect(t, c, `{"x":{"t":"new","c":"none","list":[]}}`, "malformed 1 a message of a channel that is not in the feed's table: none")
 }
 
 // A server that answers nothing does not fill the memory.
@@ -393,4 +394,19 @@ func TestUnansweredRequestsAreBounded(t *testing.T) {
 	if err := c.Encode([]wire.Op{sub}, &out); err != nil || len(out.List) != 1 {
 		t.Errorf("got %v and %d frames", err, len(out.List))
 	}
+}
+
+// A member that is null is absent for "path=*": many servers send "error":null with what
+// succeeds. "path=null" recognises it.
+func TestNullIsAbsent(t *testing.T) {
+	table := confirming()
+	table.Confirm.Type, table.Error = "ok=*", ErrorMessage{Type: "error=*", Text: "error"}
+	table.GoAway = "bye=null"
+	c := open(t, mustNew(t, table))
+	expect(t, c, `{"ok":1,"error":null,"c":"all","p":"A"}`, "subscribed all/A none")
+	expect(t, c, `{"ok":null,"error":"no","c":"all","p":"A"}`, "error refused no")
+	expect(t, c, `{"ok":false,"error": null ,"c":"all","p":"A"}`, "subscribed all/A none")
+	expect(t, c, `{"ok":1,"error":"null","c":"all","p":"A"}`, "error refused null")
+	expect(t, c, `{"t":"x","p":"B","ok":null,"error":null}`, `data all/B x {"t":"x","p":"B","ok":null,"error":null}`)
+	expect(t, c, `{"bye":null}`, fmt.Sprintf("event %d", wire.EventGoAway))
 }

@@ -40,11 +40,15 @@ func (c *codec) skip(err error, ch *channel, out *wire.Events) error {
 	if !errors.As(err, &ce) {
 		ce = errObject
 	}
-	if n := len(out.List); n > 0 && out.List[n-1].Kind == wire.EventMalformed && out.List[n-1].Reason == ce.Reason {
-		out.List[n-1].Count++
+	detail := ""
+	if named := (*unnamedError)(nil); errors.As(err, &named) {
+		detail = named.name
+	}
+	if last := lastOf(out); last != nil && last.Kind == wire.EventMalformed && last.Reason == ce.Reason && last.Detail == detail {
+		last.Count++
 	} else {
 		e := out.Append(wire.EventMalformed)
-		e.Reason, e.Count = ce.Reason, 1
+		e.Reason, e.Detail, e.Count = ce.Reason, detail, 1
 	}
 	if ch == nil {
 		return nil
@@ -58,6 +62,14 @@ func (c *codec) skip(err error, ch *channel, out *wire.Events) error {
 	}
 	c.gapOfChannel(ch, out)
 	return nil
+}
+
+// lastOf returns the last event; nil if there is none.
+func lastOf(out *wire.Events) *wire.Event {
+	if len(out.List) == 0 {
+		return nil
+	}
+	return &out.List[len(out.List)-1]
 }
 
 // skippedTopic returns the topic that a skipped message of ch was for; empty if it may

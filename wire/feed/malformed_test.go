@@ -106,3 +106,15 @@ func TestSpoiledMessagesCostTheSame(t *testing.T) {
 		t.Errorf("kept %v and %v", k.whole[1], k.unbroken)
 	}
 }
+
+// An entry of a list, too, may be of no type that the table names.
+func TestEntriesOfUnnamedTypes(t *testing.T) {
+	table := crowded()
+	table.Login = Login{}
+	table.Channels[1].Types = []string{"x.list[].kind=new"}
+	c := open(t, mustNew(t, table))
+	expect(t, c, `{"x":{"c":"chain","list":[{"p":"A","n":1,"kind":"new"},{"p":"A","n":2,"before":1,"kind":"odd"},{"p":"A","n":3,"before":1,"kind":"new"}]}}`,
+		`data chain/A (0,1]  {"p":"A","n":1,"kind":"new"}`,
+		"malformed 1 a message without a type, which no match of the feed's table takes", "gap chain/A malformed 1",
+		`data chain/A (1,3]  {"p":"A","n":3,"before":1,"kind":"new"}`)
+}

@@ -44,7 +44,7 @@ type rules struct {
 type rule struct {
 	slot   int
 	values map[string]*kind
-	any    *kind // the member is there
+	any    *kind // the member is there and not null
 }
 
 var errMatch = errors.New(`want a value of Table.Type, "path=value", "path=*" or "=text"`)
@@ -114,6 +114,7 @@ func (r *rules) find(s *scanner) *kind {
 		if len(raw) == 0 || s.repeated != nil && s.repeated[m.slot] {
 			continue
 		}
+		null := raw[0] == 'n'
 		if raw[0] == '"' {
 			text, err := plainText(raw)
 			if err != nil {
@@ -122,7 +123,7 @@ func (r *rules) find(s *scanner) *kind {
 			raw = text
 		}
 		k := m.values[string(raw)]
-		if k == nil {
+		if k == nil && !null {
 			k = m.any
 		}
 		if k != nil && (best == r.any || k.role < best.role) {

@@ -31,9 +31,9 @@ func OKX() Table {
 			{Name: "candle*"},
 		},
 		Confirm:    Confirm{Type: "event=subscribe", Ended: "event=unsubscribe", Channel: "arg.channel", Products: "arg.instId"},
-		Error:      ErrorMessage{Type: "event=error", Text: "msg"},
+		Error:      ErrorMessage{Type: "event=error", Text: "msg", Code: "code"},
 		Heartbeats: []string{"=pong"},
-		Ignored:    []string{"event=channel-conn-count"},
+		Ignored:    []string{"event=channel-conn-count", "event=channel-conn-count-error", "event=login"}, // of private channels
 		GoAway:     "event=notice",
 		PingText:   "ping",
 	}

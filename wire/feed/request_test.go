@@ -4,7 +4,10 @@ import (
 	"errors"
 	"fmt"
 	"slices"
+	"strings"
 	"testing"
+	"testing/synctest"
+	"time"
 
 	"github.com/limpet-go/limpet/wire"
 )
@@ -137,5 +140,60 @@ func TestEncode(t *testing.T) {
 		if test.want != nil && !errors.Is(err, test.want) {
 			t.Errorf("%+v: got %v, want %v", test.bad, err, test.want)
 		}
+	}
+}
+
+// The time of a request, in seconds and in milliseconds, as a number or in a string,
+// wherever a server wants it. It is one time in the whole message.
+func TestTimeInRequests(t *testing.T) {
+	table := bare()
+	table.Subscribe.JSON = `{"get":["$product","..."],"time":"#time","ms":"$time_ms"}`
+	table.Unsubscribe.JSON = `{"stop":[{"p":"$product","at":"#time_ms"},"..."],"time":"$time"}`
+	table.PingText, table.Question, table.Answer = `{"ping":"#time"}`, "ask=*", `{"answer":"#n","at":"#time"}`
+	synctest.Test(t, func(t *testing.T) {
+		time.Sleep(1500 * time.Millisecond) // the bubble begins with a whole second
+		c := open(t, mustNew(t, table))
+		op := func(kind wire.OpKind, topic string) wire.Op { return wire.Op{Kind: kind, Topic: topic} }
+		ops := []wire.Op{
+			op(wire.OpSubscribe, "all/A"), op(wire.OpSubscribe, "all/B"), op(wire.OpUnsubscribe, "all/A"), op(wire.OpUnsubscribe, "all/B"),
+			{Kind: wire.OpPing}, {Kind: wire.OpPong, N: 7},
+		}
+		const seconds = "946684801"
+		want := []string{
+			`{"get":["A","B"],"time":` + seconds + `,"ms":"` + seconds + `500"}`,
+			`{"stop":[{"p":"A","at":` + seconds + `500},{"p":"B","at":` + seconds + `500}],"time":"` + seconds + `"}`,
+			`{"ping":` + seconds + `}`,
+			`{"answer":7,"at":` + seconds + `}`,
+		}
+		if got := encode(t, c, ops...); !slices.Equal(got, want) {
+			t.Errorf("got %q\nwant %q", got, want)
+		}
+	})
+}
+
+// What stands for nothing is refused, with what there is instead.
+func TestUnknownPlaceholders(t *testing.T) {
+	for _, row := range []struct {
+		field, want string
+		change      func(*Table)
+	}{
+		{"Subscribe.JSON", `has "#now", which stands for nothing; want one of "$channel", "$cursor", "$id", "#id", "$param", "#param", "$product", "$stream", "$time", "#time", "$time_ms", "#time_ms"`,
+			func(t *Table) { t.Subscribe.JSON = `{"p":"$product","t":"#now"}` }},
+		{"PingText", `has "$id", which stands for nothing; want one of "$time", "#time", "$time_ms", "#time_ms"`,
+			func(t *Table) { t.PingText = `{"ping":"$id"}` }},
+		{"Answer", `has "#m", which stands for nothing; want one of "#n", "$time", "#time", "$time_ms", "#time_ms"`,
+			func(t *Table) { t.Question, t.Answer = "ask=*", `{"answer":"#m"}` }},
+	} {
+		table := bare()
+		row.change(&table)
+		var te *TableError
+		if _, err := New(table); !errors.As(err, &te) || te.Field != row.field || !strings.HasSuffix(te.Problem, row.want) {
+			t.Errorf("%s: got %v\nwant %s", row.field, err, row.want)
+		}
+	}
+	table := bare()
+	table.PingText = `$ping` // no JSON, so it stands for itself
+	if got := encode(t, open(t, mustNew(t, table)), wire.Op{Kind: wire.OpPing}); !slices.Equal(got, []string{`$ping`}) {
+		t.Errorf("got %q", got)
 	}
 }

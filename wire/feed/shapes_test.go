@@ -67,8 +67,8 @@ func summary(t *testing.T, c wire.Codec, text string) string {
 	for i := range out.List {
 		e := &out.List[i]
 		line := show(e)
-		if e.Kind == wire.EventError && !strings.Contains(e.Reason, "not in the feed's table") {
-			line = fmt.Sprintf("error %d of %d bytes", e.Code, len(e.Reason)) // the venue's words stay with the venue's messages
+		if e.Kind == wire.EventError {
+			line = fmt.Sprintf("error %s of %d bytes", showCode(e), len(e.Reason)) // the venue's words stay with the venue's messages
 		}
 		if e.Kind == wire.EventData {
 			payload := string(e.Message.Payload)

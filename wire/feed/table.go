@@ -22,8 +22,9 @@
 //
 // A message that cannot be read or placed is skipped: text that is not JSON,
 // a value that is not JSON, a missing product or number, a member of the wrong
-// type, a binary message. The client counts it in Stats.Malformed and reports each
-// kind once for each connection. If the message shows its channel, the subscription
+// type, a type or a channel that the table does not name, a binary message. The client
+// counts it in Stats.Malformed and reports each
+// kind once for each connection, with the name of the type. If the message shows its channel, the subscription
 // that it belongs to gets a Gap (CauseMalformed), or every subscription of the
 // channel if the product cannot be read. In a channel with a Number that Gap comes
 // with the next message, if numbers are missing there.
@@ -44,7 +45,8 @@
 //   - "x": the member at Table.Type has the value x.
 //   - "path=x": the member at path has the value x: the text of a string, otherwise
 //     the JSON text, as in "success=false".
-//   - "path=*": there is a member at path, whatever its value is.
+//   - "path=*": there is a member at path with any value but null. "path=null" is for a
+//     member that is null.
 //   - "=x": the whole message is the text x, which need not be JSON, for example "=pong".
 package feed
 
@@ -128,7 +130,8 @@ type Table struct {
 	// the answer to PingText among them.
 	Heartbeats []string
 
-	// Ignored are matches of messages to ignore.
+	// Ignored are matches of messages to ignore: every other message that no match takes
+	// is counted as malformed.
 	Ignored []string
 
 	// GoAway is the match of a message by which the server asks for a new connection.
@@ -141,7 +144,8 @@ type Table struct {
 	Ping wire.Ping
 
 	// PingText is the text message that asks for a sign of life, at the client's
-	// Heartbeat.Interval: "ping", or a JSON text. Optional.
+	// Heartbeat.Interval: "ping", or a JSON text, in which "#time", "$time", "#time_ms"
+	// and "$time_ms" stand for the time as in a Request. Optional.
 	PingText string
 
 	// Question is the match of a message by which the server asks for a sign of life.
@@ -150,7 +154,8 @@ type Table struct {
 
 	// Answer is the text message that answers it. With a Question such as "ping=*",
 	// "#n" in quotes stands for the number at that path, a whole number below 2^64:
-	// {"pong":"#n"}. Required with Question.
+	// {"pong":"#n"}. "#time" and the like stand for the time as in PingText. Required
+	// with Question.
 	Answer string
 
 	// Strict makes a message that cannot be read or placed end the connection, for
@@ -244,6 +249,8 @@ type Request struct {
 	//	"$stream"   both, joined as Table.StreamName says
 	//	"$param"    the channel's parameter; "#param" writes it without quotes
 	//	"#id"       a number that is new for each request; "$id" writes it in quotes
+	//	"#time"     the time in seconds since 1970; "$time" writes it in quotes
+	//	"#time_ms"  the same in milliseconds; "$time_ms" writes it in quotes
 	//	"$cursor"   the last Channel.Cursor, as a string; null if there is none
 	//
 	// A list of one element and "..." has that element for each topic of the request,
@@ -260,7 +267,9 @@ type Request struct {
 // repeats the request's id: see Table.ID.
 type Confirm struct {
 	// Type is the match of the confirmation. Empty means that the server sends
-	// none.
+	// none. The match must not hold for a refusal: prefer the value that only a success
+	// has, such as "result.status=success", to one that repeats the request, such as
+	// "event=subscribe". A match that holds for both needs an Error, which comes first.
 	Type string
 
 	// Ended is the match of a message of the same shape that confirms an
@@ -304,6 +313,10 @@ type ErrorMessage struct {
 
 	// Text and Detail are the paths of a text for people. Optional.
 	Text, Detail string
+
+	// Code is the path of the server's own code: a whole number, or one in a string.
+	// It becomes the Code of limpet.Error and limpet.ServerNotice. Optional.
+	Code string
 
 	// Channel and Product are the paths that name the subscription. Set both
 	// or neither.

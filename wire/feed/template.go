@@ -4,8 +4,11 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"maps"
+	"slices"
 	"strconv"
 	"strings"
+	"time"
 )
 
 // word is what a placeholder of a request stands for.
@@ -20,12 +23,43 @@ const (
 	wordID
 	wordCursor
 	wordNumber
+	wordTime
+	wordMillis
 	wordList // an element that is repeated
 )
 
 // words are the placeholders of requests. "$x" stands for a string, "#x" for a number.
 var words = map[string]word{
 	"channel": wordChannel, "product": wordProduct, "stream": wordStream, "param": wordParam, "id": wordID, "cursor": wordCursor,
+	"time": wordTime, "time_ms": wordMillis,
+}
+
+// Those of Table.PingText, and of Table.Answer.
+var (
+	pingWords   = map[string]word{"time": wordTime, "time_ms": wordMillis}
+	answerWords = map[string]word{"n": wordNumber, "time": wordTime, "time_ms": wordMillis}
+)
+
+// quoted reports whether "$x" stands for w.
+func (w word) quoted() bool { return w != wordNumber }
+
+// bare reports whether "#x" stands for w.
+func (w word) bare() bool {
+	return w == wordID || w == wordParam || w == wordNumber || w == wordTime || w == wordMillis
+}
+
+// placeholders lists what a template may have.
+func placeholders(words map[string]word) string {
+	var list []string
+	for _, name := range slices.Sorted(maps.Keys(words)) {
+		if words[name].quoted() {
+			list = append(list, strconv.Quote("$"+name))
+		}
+		if words[name].bare() {
+			list = append(list, strconv.Quote("#"+name))
+		}
+	}
+	return strings.Join(list, ", ")
 }
 
 // piece is a part of a template.
@@ -127,8 +161,8 @@ func (p *templateParser) word(s string) (w word, bare bool, err error) {
 	}
 	w = p.words[s[1:]]
 	bare = s[0] == '#'
-	if w == wordNone || bare && w != wordID && w != wordParam && w != wordNumber || !bare && w == wordNumber {
-		return 0, false, fmt.Errorf("has %q, which stands for nothing", s)
+	if w == wordNone || bare && !w.bare() || !bare && !w.quoted() {
+		return 0, false, fmt.Errorf("has %q, which stands for nothing; want one of %s", s, placeholders(p.words))
 	}
 	return w, bare, nil
 }
@@ -175,11 +209,29 @@ func stringEnd(s string) int {
 
 // values is what a template is filled with.
 type values struct {
-	id, number uint64
-	one        target   // outside of lists
-	lists      []target // in lists of topics
-	channels   []target // in lists of channels
-	products   []target // in lists of products
+	id, n    uint64
+	one      target   // outside of lists
+	lists    []target // in lists of topics
+	channels []target // in lists of channels
+	products []target // in lists of products
+	now      int64    // in milliseconds; zero until it is asked for
+}
+
+// number returns the number that w stands for.
+func (v *values) number(w word) uint64 {
+	switch w {
+	case wordID:
+		return v.id
+	case wordNumber:
+		return v.n
+	}
+	if v.now == 0 {
+		v.now = max(1, time.Now().UnixMilli()) // one time for the whole message
+	}
+	if w == wordTime {
+		return uint64(v.now / 1000)
+	}
+	return uint64(v.now)
 }
 
 // target is one topic as requests name it.
@@ -212,11 +264,8 @@ func write(b []byte, pieces []piece, v *values, at *target) []byte {
 			} else {
 				b = quote(b, at.param)
 			}
-		case wordID, wordNumber:
-			n := v.id
-			if p.word == wordNumber {
-				n = v.number
-			}
+		case wordID, wordNumber, wordTime, wordMillis:
+			n := v.number(p.word)
 			if p.bare {
 				b = strconv.AppendUint(b, n, 10)
 			} else {

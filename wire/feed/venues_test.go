@@ -107,10 +107,10 @@ func TestAnswersByID(t *testing.T) {
 	}{
 		{"kraken-v2", Kraken, "book/BTC/USD", `"channel":"book","depth":10`, `"req_id":11`, `"req_id":%d`, false, "subscribed book/BTC/USD none"},
 		{"kraken-v2", Kraken, "ohlc-5/ETH/USDT", `"channel": "ohlc"`, `"req_id": 1 `, `"req_id": %d `, false, "subscribed ohlc-5/ETH/USDT none"},
-		{"kraken-v2", Kraken, "trade/XBT/USD", `Currency pair not supported`, `"req_id":7`, `"req_id":%d`, false, "unsubscribed trade/XBT/USD 1 Currency pair not supported XBT/USD"},
+		{"kraken-v2", Kraken, "trade/XBT/USD", `Currency pair not supported`, `"req_id":7`, `"req_id":%d`, false, "unsubscribed trade/XBT/USD refused Currency pair not supported XBT/USD"},
 		{"kraken-v2", Kraken, "trade/BTC/USD", `"method":"unsubscribe"`, `"req_id":8`, `"req_id":%d`, true, "unsubscribed trade/BTC/USD 0 "},
 		{"binance-spot", Binance, "trade/BTCUSDT", `{ "result": null, "id": 1 }`, `"id": 1`, `"id": %d`, false, "subscribed trade/BTCUSDT by-number"},
-		{"binance-spot", Binance, "trade/BTCUSDT", `"Unknown property"`, `"id":5`, `"id":%d`, false, "unsubscribed trade/BTCUSDT 1 Unknown property"},
+		{"binance-spot", Binance, "trade/BTCUSDT", `"Unknown property"`, `"id":5`, `"id":%d`, false, "unsubscribed trade/BTCUSDT refused Unknown property"},
 		{"binance-spot", Binance, "trade/BTCUSDT", `{"result":null,"id":312}`, `"id":312`, `"id":%d`, true, "unsubscribed trade/BTCUSDT 0 "},
 		{"bybit", Bybit, "publicTrade/BTCUSDT", `"ret_msg":"subscribe"`, `"req_id":"10001"`, `"req_id":"%d"`, false, "subscribed publicTrade/BTCUSDT none"},
 		{"bybit", Bybit, "publicTrade/BTCUSDT", `"op":"unsubscribe"`, `"req_id":"10002"`, `"req_id":"%d"`, true, "unsubscribed publicTrade/BTCUSDT 0 "},
@@ -149,7 +149,7 @@ func krakenV1() Table {
 		Subscribe:  Request{JSON: `{"event":"subscribe","pair":["$product","..."],"subscription":{"name":"$channel"}}`},
 		Channels:   []Channel{{Name: "trade"}, {Name: "spread"}, {Name: "ticker"}, {Name: "ohlc-*"}, {Name: "book-*", Snapshots: []string{"[1].as=*"}}},
 		Confirm:    Confirm{Type: "status=subscribed", Ended: "status=unsubscribed", Channel: "channelName", Products: "pair"},
-		Error:      ErrorMessage{Type: "status=error", Text: "errorMessage", Channel: "subscription.name", Product: "pair"},
+		Error:      ErrorMessage{Type: "errorMessage=*", Text: "errorMessage", Channel: "subscription.name", Product: "pair"},
 		Heartbeats: []string{"heartbeat", "pong"},
 		Ignored:    []string{"systemStatus"},
 	}
@@ -174,7 +174,7 @@ func TestListsAsMessages(t *testing.T) {
 			t.Errorf("no %q among %v", want, seen)
 		}
 	}
-	expect(t, c, `{"errorMessage":"no","status":"error","pair":"A","subscription":{"name":"trade"}}`, "unsubscribed trade/A 1 no")
+	expect(t, c, `{"errorMessage":"no","status":"error","pair":"A","subscription":{"name":"trade"}}`, "unsubscribed trade/A refused no")
 }
 
 // TestKrakenRecording decodes half a minute of Kraken's version 1: each list is one

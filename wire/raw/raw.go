@@ -20,6 +20,7 @@
 //	func main() {
 //		client, err := limpet.New("wss://example.com/feed", &limpet.Options{
 //			Dialect: raw.New(raw.Options{OnOpen: subscribe}),
+//			Logger:  slog.Default(), // says why it does not connect
 //		})
 //		if err != nil {
 //			log.Fatal(err)
@@ -33,8 +34,8 @@
 //			if err != nil {
 //				log.Fatal(err) // the client has ended: the server refuses it, for example
 //			}
-//			if m.Kind == limpet.Reset {
-//				fmt.Println("reconnected: what the server sent meanwhile is lost")
+//			if m.Loss != nil { // a Reset at each reconnect, a Gap if this loop is too slow
+//				fmt.Println(m.Kind, m.Loss.Cause)
 //				continue
 //			}
 //			fmt.Println(string(m.Payload))

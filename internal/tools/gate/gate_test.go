@@ -21,20 +21,27 @@ var sound = map[string]string{
 	livefeed:                  demonstration,
 	"internal/mutate/main.go": "package main\n\nfunc main() {}\n",
 	"spec/suite.sh":           "#!/bin/sh\nexit 0\n",
+	"metrics/x/go.mod":        "module example.org/m/metrics/x\n\ngo 1.25\n",
+	metricsTest:               greenTest,
+	"examples/metrics/go.mod": "module example.org/m/examples/metrics\n\ngo 1.25\n",
+	metricsExample:            greenTest,
 }
 
 const (
-	noData        = "package m\n\nimport (\n\t\"fmt\"\n\t\"testing\"\n)\n\nfunc TestM(t *testing.T) { fmt.Println(\"DATA MISSING: feed.ws\") }\n"
-	plainFlag     = "package m\n\nimport (\n\t\"flag\"\n\t\"testing\"\n)\n\nvar plain = flag.Bool(\"plain\", false, \"\")\n\nfunc TestPlain(t *testing.T) {\n\tif *plain {\n\t\tt.Log(\"frame layer: library\")\n\t}\n}\n"
-	livefeed      = "examples/livefeed/main.go"
-	emptyMain     = "package main\n\nfunc main() {}\n"
-	failing       = "package main\n\nimport \"os\"\n\nfunc main() { os.Exit(1) }\n"
-	demonstration = "package main\n\nimport (\n\t\"fmt\"\n\t\"os\"\n\t\"slices\"\n)\n\nfunc main() {\n\tif slices.Contains(os.Args, \"-sabotage\") {\n" +
+	noData         = "package m\n\nimport (\n\t\"fmt\"\n\t\"testing\"\n)\n\nfunc TestM(t *testing.T) { fmt.Println(\"DATA MISSING: feed.ws\") }\n"
+	plainFlag      = "package m\n\nimport (\n\t\"flag\"\n\t\"testing\"\n)\n\nvar plain = flag.Bool(\"plain\", false, \"\")\n\nfunc TestPlain(t *testing.T) {\n\tif *plain {\n\t\tt.Log(\"frame layer: library\")\n\t}\n}\n"
+	livefeed       = "examples/livefeed/main.go"
+	metricsTest    = "metrics/x/m_test.go"
+	metricsExample = "examples/metrics/m_test.go"
+	emptyMain      = "package main\n\nfunc main() {}\n"
+	failing        = "package main\n\nimport \"os\"\n\nfunc main() { os.Exit(1) }\n"
+	demonstration  = "package main\n\nimport (\n\t\"fmt\"\n\t\"os\"\n\t\"slices\"\n)\n\nfunc main() {\n\tif slices.Contains(os.Args, \"-sabotage\") {\n" +
 		"\t\tfmt.Println(\"livefeed: lost=1 duplicated=1 reordered=1 end\")\n\t\tos.Exit(1)\n\t}\n}\n"
 	crashFuzz  = "package m\n\nimport \"testing\"\n\nfunc FuzzM(f *testing.F) {\n\tf.Add([]byte{1})\n\tf.Fuzz(func(t *testing.T, _ []byte) { t.Fatal(1) })\n}\n"
 	redTest    = "package m\n\nimport \"testing\"\n\nfunc TestM(t *testing.T) { t.Fatal(1) }\n"
 	badlyPut   = "package m\n\nfunc  f() {}\n"
 	skipsPlain = "package m\n\nimport \"testing\"\n\nfunc TestM(t *testing.T) {\n\tt.Run(\"\", func(t *testing.T) {\n\t\tif *plain {\n\t\t\tt.Skip()\n\t\t}\n\t})\n}\n"
+	greenTest  = "package m\n\nimport \"testing\"\n\nfunc TestM(t *testing.T) {}\n"
 	windowsBug = "package m\n\nvar x int = \"\"\n"
 )
 
@@ -66,6 +73,12 @@ func TestStagesFail(t *testing.T) {
 		{"livefeed is blind", "livefeed", map[string]string{livefeed: emptyMain}, false, "exited 0, not 1"},
 		{"livefeed does not know its flags", "livefeed", map[string]string{livefeed: strings.Replace(demonstration, "Exit(1)", "Exit(2)", 1)}, false, "exited 2, not 1"},
 		{"livefeed finds something else", "livefeed", map[string]string{livefeed: strings.Replace(demonstration, "duplicated=1", "duplicated=0", 1)}, false, "did not count duplicated=1"},
+		{"a test of a module fails", "metrics", map[string]string{metricsTest: redTest}, false, "--- FAIL"},
+		{"the test of the example fails", "metrics", map[string]string{metricsExample: redTest}, false, "--- FAIL"},
+		{"a module has no test", "metrics", map[string]string{metricsTest: "package m\n"}, false, "no test of metrics/x ran"},
+		{"the example has no test", "metrics", map[string]string{metricsExample: "package m\n"}, false, "no test of examples/metrics ran"},
+		{"a module does not pass vet", "metrics", map[string]string{"metrics/x/m.go": "package m\n\nimport \"fmt\"\n\nfunc f() { fmt.Printf(\"%d\", \"\") }\n"}, false, "wrong type"},
+		{"a module is not tidy", "metrics", map[string]string{"metrics/x/go.mod": "module example.org/m/metrics/x\n\ngo 1.25\n\nrequire github.com/google/uuid v1.6.0\n"}, false, "-require github.com/google/uuid"},
 		{"a mutation survives", "mutate", map[string]string{"internal/mutate/main.go": failing}, false, ""},
 		{"a test fails now and then", "repeat", map[string]string{"m_test.go": redTest}, false, "FAIL"},
 		{"there is no such stage", "tets", nil, false, "no stage tets"},
@@ -83,7 +96,7 @@ func TestStagesFail(t *testing.T) {
 }
 
 func TestStagesPass(t *testing.T) {
-	for _, s := range []string{"readme", "fmt", "fuzz", "livefeed", "mutate", "race", "repeat", "spec"} {
+	for _, s := range []string{"readme", "fmt", "fuzz", "livefeed", "metrics", "mutate", "race", "repeat", "spec"} {
 		t.Run(s, func(t *testing.T) {
 			if out, err := stage(t, s, nil, true); err != nil {
 				t.Errorf("%v\n%s", err, out)

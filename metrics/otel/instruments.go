@@ -1,0 +1,119 @@
+package limpetotel
+
+import (
+	"errors"
+
+	"go.opentelemetry.io/otel/metric"
+)
+
+// instruments are the counters and gauges. What means something as a sum over clients is an
+// up-down counter, and what does not is a gauge.
+type instruments struct {
+	state, attempts, disconnects, resumes, outages              metric.Int64Observable
+	received, delivered, dropped, waiting, waitingSize, unacked metric.Int64Observable
+	discarded, losses, missed, subscriptions, live              metric.Int64Observable
+	malformed, unrequested, io                                  metric.Int64Observable
+	published, resent, outcomes, window, windowSize             metric.Int64Observable
+	uptime, nextAttempt, unavailable, outage, pingRTT, silence  metric.Float64Observable
+	oldestPending                                               metric.Float64Observable
+	serverConnections, serverSessions, serverSubscriptions      metric.Int64Observable
+	serverIDs, serverRefused, serverClosed, serverUplink        metric.Int64Observable
+	serverDelivered, serverLosses, serverFirst, serverHead      metric.Int64Observable
+}
+
+// newInstruments returns the instruments also as a list.
+func newInstruments(meter metric.Meter) (*instruments, []metric.Observable, error) {
+	f := &factory{meter: meter}
+	i := &instruments{
+		state:       f.upDown("limpet.connection.state", "{client}", "1 for the phase that the client is in, 0 for the others."),
+		attempts:    f.counter("limpet.connect.attempts", "{attempt}", "Finished attempts to connect: ok, or the class of the error."),
+		disconnects: f.counter("limpet.disconnects", "{disconnect}", "Lost connections, by the class of the error."),
+		resumes:     f.counter("limpet.resumes", "{connection}", "Connections that became ready, by whether the server still knew the session."),
+		uptime:      f.seconds("limpet.connection.uptime", "How long the connection has been ready; 0 without one."),
+		nextAttempt: f.seconds("limpet.connect.next_attempt", "How long until the next attempt; 0 if the client does not wait for one."),
+		outages:     f.counter("limpet.outages", "{outage}", "Outages, from the loss of a connection until everything that was live is live again."),
+		unavailable: f.secondsCounter("limpet.unavailable.time", "How long outages lasted together, with the one that lasts."),
+		outage:      f.seconds("limpet.outage.current_duration", "How long the outage that lasts now has lasted; 0 without one."),
+		pingRTT:     f.seconds("limpet.heartbeat.last_rtt", "How long the last ping took."),
+		silence:     f.seconds("limpet.silence", "Time since the last received message."),
+
+		received:      f.counter("limpet.received.messages", "{message}", "Messages from the server, without duplicates. It is the sum of delivered, dropped and waiting."),
+		delivered:     f.counter("limpet.delivered.messages", "{message}", "Messages handed to consumers."),
+		dropped:       f.counter("limpet.dropped.messages", "{message}", "Messages dropped by an overflow policy, or by closing."),
+		waiting:       f.upDown("limpet.waiting.messages", "{message}", "Messages that wait for a consumer."),
+		waitingSize:   f.upDown("limpet.waiting.size", "By", "Payload bytes of the messages that wait for a consumer."),
+		unacked:       f.upDown("limpet.unacked.messages", "{message}", "Delivered messages that their consumers have not acknowledged."),
+		discarded:     f.counter("limpet.discarded.messages", "{message}", "Messages received again, or of an earlier subscription."),
+		losses:        f.counter("limpet.gaps", "{gap}", "Gaps and resets in the streams."),
+		missed:        f.counter("limpet.missed.messages", "{message}", "Messages missing in gaps and resets, as far as known."),
+		subscriptions: f.upDown("limpet.subscription.count", "{subscription}", "Subscriptions."),
+		live:          f.upDown("limpet.subscription.live", "{subscription}", "Subscriptions that the server serves."),
+		malformed:     f.counter("limpet.malformed.messages", "{message}", "Received messages that the dialect could not read or place."),
+		unrequested:   f.counter("limpet.unrequested.messages", "{message}", "Received messages for topics that the client never subscribed to."),
+		io:            f.counter("limpet.network.io", "By", "Payload bytes of WebSocket messages."),
+
+		published:     f.counter("limpet.published.messages", "{message}", "Messages that Publish admitted."),
+		resent:        f.counter("limpet.resent.messages", "{message}", "Times that a message was sent again."),
+		outcomes:      f.counter("limpet.publish.outcomes", "{message}", "Messages by outcome."),
+		window:        f.upDown("limpet.window.messages", "{message}", "Messages in the send window."),
+		windowSize:    f.upDown("limpet.window.size", "By", "Payload bytes of the messages in the send window."),
+		oldestPending: f.seconds("limpet.publish.oldest_pending", "How long the oldest message without an outcome has waited for it."),
+
+		serverConnections:   f.upDown("limpet.server.connection.count", "{connection}", "Connections, before and after the welcome."),
+		serverSessions:      f.upDown("limpet.server.session.count", "{session}", "Sessions, those without a connection included."),
+		serverSubscriptions: f.upDown("limpet.server.subscription.count", "{subscription}", "Live subscriptions."),
+		serverIDs:           f.upDown("limpet.server.remembered_id.count", "{id}", "Message ids remembered to recognise duplicates."),
+		serverRefused:       f.counter("limpet.server.refused.connections", "{connection}", "Refused connections, before the welcome, by reason."),
+		serverClosed:        f.counter("limpet.server.closed.connections", "{connection}", "Connections that the server closed: a newer one took over, the peer was silent, the peer did not read."),
+		serverUplink:        f.counter("limpet.server.uplink.messages", "{message}", "Messages from clients, by what became of them."),
+		serverDelivered:     f.counter("limpet.server.delivered.messages", "{message}", "Messages sent to subscriptions."),
+		serverLosses:        f.counter("limpet.server.gaps", "{gap}", "Gaps and resets sent to subscriptions."),
+		serverFirst:         f.gauge("limpet.server.log.first_offset", "{offset}", "Offset of the oldest message in the log."),
+		serverHead:          f.gauge("limpet.server.log.head_offset", "{offset}", "Offset of the newest message in the log."),
+	}
+	return i, f.all, errors.Join(f.errs...)
+}
+
+// factory makes instruments.
+type factory struct {
+	meter metric.Meter
+	all   []metric.Observable
+	errs  []error
+}
+
+func (f *factory) counter(name, unit, help string) metric.Int64Observable {
+	i, err := f.meter.Int64ObservableCounter(name, metric.WithUnit(unit), metric.WithDescription(help))
+	f.add(i, err)
+	return i
+}
+
+func (f *factory) upDown(name, unit, help string) metric.Int64Observable {
+	i, err := f.meter.Int64ObservableUpDownCounter(name, metric.WithUnit(unit), metric.WithDescription(help))
+	f.add(i, err)
+	return i
+}
+
+func (f *factory) gauge(name, unit, help string) metric.Int64Observable {
+	i, err := f.meter.Int64ObservableGauge(name, metric.WithUnit(unit), metric.WithDescription(help))
+	f.add(i, err)
+	return i
+}
+
+func (f *factory) seconds(name, help string) metric.Float64Observable {
+	i, err := f.meter.Float64ObservableGauge(name, metric.WithUnit("s"), metric.WithDescription(help))
+	f.add(i, err)
+	return i
+}
+
+func (f *factory) secondsCounter(name, help string) metric.Float64Observable {
+	i, err := f.meter.Float64ObservableCounter(name, metric.WithUnit("s"), metric.WithDescription(help))
+	f.add(i, err)
+	return i
+}
+
+func (f *factory) add(i metric.Observable, err error) {
+	f.all = append(f.all, i)
+	if err != nil {
+		f.errs = append(f.errs, err)
+	}
+}

@@ -1,0 +1,343 @@
+package prom_test
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net/http"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/limpet-go/limpet"
+	"github.com/limpet-go/limpet/limpettest"
+	"github.com/limpet-go/limpet/metrics/prom"
+	"github.com/limpet-go/limpet/server"
+	"github.com/limpet-go/limpet/wire"
+	"github.com/limpet-go/limpet/wire/raw"
+	"github.com/prometheus/client_golang/prometheus/testutil"
+)
+
+// orders is a client of limpet.v1 that has seen most of what can happen, and its server.
+type orders struct {
+	srv    *limpettest.Server
+	client *limpet.Client
+	prices *limpet.Subscription
+}
+
+// newOrders makes a client whose first attempt is refused by the network and whose second
+// one by the server. It keeps 4 of 10 messages and takes 1 of them, leaves one of 2 others
+// without an acknowledgement, and publishes 3 messages that are accepted and 2 that are not.
+func newOrders(t *testing.T) *orders {
+	srv := limpettest.NewServer(t, &limpettest.ServerOptions{
+		Network: &limpettest.NetworkOptions{Up: 20 * time.Millisecond, Down: 20 * time.Millisecond},
+		Server: &server.Options{Retention: server.Retention{Count: 15}, Hooks: server.Hooks{
+			Authenticate: func(_ context.Context, _ *http.Request, token string) (server.Principal, error) {
+				if token != "good" {
+					return server.Principal{}, errors.New("refused")
+				}
+				return server.Principal{ID: "me"}, nil
+			},
+			OnPublish: func(_ context.Context, _ server.Principal, m server.Message) error {
+				if m.Topic == "refused" {
+					return errors.New("refused")
+				}
+				return nil
+			},
+		}},
+	})
+	srv.Inject(limpettest.Refuse(1))
+	o := &orders{srv: srv}
+	token := limpet.Secret("bad")
+	o.client = dial(t, srv, limpet.Options{Histograms: true, Auth: func(_ context.Context, a limpet.AttemptInfo) (limpet.Credential, error) {
+		if a.Refresh {
+			token = "good"
+		}
+		return limpet.Credential{Token: token}, nil
+	}})
+	o.prices = subscribe(t, o.client, "prices", &limpet.SubscribeOptions{Delivery: limpet.Delivery{Buffer: 4, Overflow: limpet.DropOldest}})
+	jobs := subscribe(t, o.client, "jobs", &limpet.SubscribeOptions{ManualAck: true})
+	publish(t, srv, "prices", 10)
+	publish(t, srv, "jobs", 2)
+	take(t, jobs, 2)[0].Ack()
+	time.Sleep(time.Second)
+	take(t, o.prices, 2) // what was dropped, and a message
+	for i := range 5 {
+		topic := "orders"
+		if i > 2 {
+			topic = "refused"
+		}
+		if _, err := o.client.Send(t.Context(), topic, []byte("123"), nil); (err != nil) != (i > 2) {
+			t.Fatal(topic, err)
+		}
+	}
+	return o
+}
+
+// newFeed makes a client of a server that numbers its messages of the topic feed: one is
+// sent twice, 2 and 3 are missing, the numbers begin again. Of two other messages one is for
+// a topic without a subscription and one for what is not a topic.
+func newFeed(t *testing.T) *limpet.Client {
+	host := limpettest.NewHandler(t, sender("feed 1", "feed 2", "feed 2", "feed 5", "feed 9", "feed 3", "other 1", "\x01 1"), nil)
+	label := func(f wire.Frame) (l raw.Label) {
+		fmt.Sscan(string(f.Data), &l.Topic, &l.Number)
+		l.Numbered = true
+		return l
+	}
+	c := start(t, host.URL(), limpet.Options{
+		Dialect: raw.New(raw.Options{Topic: label}), HTTPClient: host.HTTPClient(),
+		Heartbeat: limpet.Heartbeat{Interval: time.Hour}, // the server answers no ping
+	})
+	take(t, subscribe(t, c, "feed", nil), 8) // 5 messages, 2 gaps, a reset
+	return c
+}
+
+// Every metric has the right value. Those of limpet_server_ belong to the server of orders.
+func TestValues(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		o := newOrders(t)
+		feed := newFeed(t)
+		c := prom.NewCollector(&prom.Options{Subscription: func(topic string) string { return topic }})
+		noError(t, c.AddClient("orders", o.client))
+		noError(t, c.AddClient("feed", feed))
+		noError(t, c.AddServer("orders", o.srv.Server))
+		registry := newRegistry(t, c)
+
+		// An outage in which a message expires, one waits, and the server publishes more
+		// than it keeps.
+		o.srv.Stop()
+		synctest.Wait()
+		began := time.Now()
+		_, err := o.client.Publish(t.Context(), "orders", []byte("1234"), &limpet.PublishOptions{TTL: time.Second})
+		noError(t, err)
+		time.Sleep(3 * time.Second)
+		_, err = o.client.Publish(t.Context(), "refused", []byte("12"), nil)
+		noError(t, err)
+		publish(t, o.srv, "prices", 30)
+		time.Sleep(7 * time.Second)
+		_, err = o.client.WaitState(t.Context(), func(s limpet.State) bool { return s.Phase == limpet.Waiting })
+		noError(t, err)
+		synctest.Wait()
+		down := gather(t, registry)
+		st := o.client.Stats()
+		lasted := time.Since(began).Seconds()
+		check(t, down, map[string]float64{
+			`limpet_connection_state client="orders" state="waiting"`: 1,
+			`limpet_connection_state client="feed" state="ready"`:     1,
+			`limpet_connected_seconds client="orders"`:                0,
+			`limpet_next_attempt_seconds client="orders"`:             time.Until(o.client.State().NextAttempt).Seconds(),
+			`limpet_next_attempt_seconds client="feed"`:               0,
+			`limpet_outages_total client="orders"`:                    1,
+			`limpet_outage_current_seconds client="orders"`:           lasted,
+			`limpet_unavailable_seconds_total client="orders"`:        lasted,
+			`limpet_outage_seconds_count client="orders"`:             0,
+			`limpet_live_subscriptions client="orders"`:               0,
+			`limpet_live_subscriptions client="feed"`:                 1,
+			`limpet_window_messages client="orders"`:                  2, // the expired one until the server knows
+			`limpet_window_bytes client="orders"`:                     2,
+			`limpet_oldest_pending_seconds client="orders"`:           lasted - 3,
+			`limpet_server_connections server="orders" state="ready"`: 0,
+			`limpet_server_sessions server="orders"`:                  1,
+			`limpet_server_subscriptions server="orders"`:             0,
+		})
+		if st.Outage.Seconds() != lasted || o.client.State().NextAttempt.IsZero() {
+			t.Errorf("the outage has lasted %v s, and is %v", lasted, st.Outage)
+		}
+
+		// Three more connections: after the outage, and after two cuts.
+		o.srv.Start()
+		noError(t, o.client.WaitReady(t.Context()))
+		for range 2 {
+			time.Sleep(3 * time.Second)
+			before := o.client.State().Generation
+			o.srv.Network.CutAll()
+			_, err := o.client.WaitState(t.Context(), func(s limpet.State) bool { return s.Phase == limpet.Ready && s.Generation > before })
+			noError(t, err)
+		}
+		ready := time.Now()
+		time.Sleep(2 * time.Minute)
+		synctest.Wait()
+		up := gather(t, registry)
+		st, got := o.client.Stats(), o.srv.Server.Stats()
+		h := o.client.Histograms()
+		check(t, up, map[string]float64{
+			`limpet_connection_state client="orders" state="connecting"`:  0,
+			`limpet_connection_state client="orders" state="handshaking"`: 0,
+			`limpet_connection_state client="orders" state="ready"`:       1,
+			`limpet_connection_state client="orders" state="waiting"`:     0,
+			`limpet_connection_state client="orders" state="ended"`:       0,
+			`limpet_connect_attempts_total client="orders" result="ok"`:   4,
+			`limpet_connect_attempts_total client="orders" result="auth"`: 1,
+			`limpet_connect_attempts_total client="orders" result="dial"`: float64(st.Attempts - 5), // 1 before, the others in the outage
+			`limpet_disconnects_total class="network" client="orders"`:    3,
+			`limpet_resumes_total client="orders" verdict="resumed"`:      3,
+			`limpet_resumes_total client="orders" verdict="fresh"`:        1,
+			`limpet_connected_seconds client="orders"`:                    time.Since(ready).Seconds(),
+			`limpet_next_attempt_seconds client="orders"`:                 0,
+			`limpet_outages_total client="orders"`:                        3,
+			`limpet_unavailable_seconds_total client="orders"`:            st.OutageTime.Seconds(),
+			`limpet_outage_current_seconds client="orders"`:               0,
+			`limpet_heartbeat_rtt_last_seconds client="orders"`:           0.04,
+			`limpet_silence_seconds client="orders"`:                      st.Silence.Seconds(),
+
+			`limpet_received_messages_total client="orders"`:                              10 + 2 + 15,
+			`limpet_delivered_messages_total client="orders"`:                             3,
+			`limpet_dropped_messages_total client="orders"`:                               6 + 14,
+			`limpet_waiting_messages client="orders"`:                                     4,
+			`limpet_waiting_bytes client="orders"`:                                        20,
+			`limpet_unacked_messages client="orders"`:                                     2, // a break acknowledges nothing
+			`limpet_gaps_total client="orders" kind="gap"`:                                2, // of both subscriptions
+			`limpet_gaps_total client="orders" kind="reset"`:                              0,
+			`limpet_subscriptions client="orders"`:                                        2,
+			`limpet_live_subscriptions client="orders"`:                                   2,
+			`limpet_received_bytes_total client="orders"`:                                 float64(st.BytesRead),
+			`limpet_sent_bytes_total client="orders"`:                                     float64(st.BytesWritten),
+			`limpet_subscription_open client="orders" subscription="jobs"`:                1,
+			`limpet_subscription_live client="orders" subscription="prices"`:              1,
+			`limpet_subscription_waiting_messages client="orders" subscription="prices"`:  4,
+			`limpet_subscription_received_messages client="orders" subscription="prices"`: 25,
+			`limpet_subscription_received_messages client="orders" subscription="jobs"`:   2,
+			`limpet_subscription_dropped_messages client="orders" subscription="prices"`:  20,
+
+			`limpet_received_messages_total client="feed"`:                            5,
+			`limpet_delivered_messages_total client="feed"`:                           5,
+			`limpet_discarded_messages_total client="feed" reason="duplicate"`:        1,
+			`limpet_discarded_messages_total client="feed" reason="earlier"`:          0,
+			`limpet_gaps_total client="feed" kind="gap"`:                              2,
+			`limpet_gaps_total client="feed" kind="reset"`:                            1,
+			`limpet_missed_messages_total client="feed"`:                              5,
+			`limpet_malformed_messages_total client="feed"`:                           1,
+			`limpet_unrequested_messages_total client="feed"`:                         1,
+			`limpet_received_bytes_total client="feed"`:                               6*6 + 7 + 3,
+			`limpet_resumes_total client="feed" verdict="fresh"`:                      1,
+			`limpet_subscription_missed_messages client="feed" subscription="feed"`:   5,
+			`limpet_subscription_received_messages client="feed" subscription="feed"`: 5,
+
+			`limpet_published_messages_total client="orders"`:                   7,
+			`limpet_resent_messages_total client="orders"`:                      float64(st.Resent),
+			`limpet_publish_outcomes_total client="orders" outcome="acked"`:     3,
+			`limpet_publish_outcomes_total client="orders" outcome="written"`:   0,
+			`limpet_publish_outcomes_total client="orders" outcome="rejected"`:  3,
+			`limpet_publish_outcomes_total client="orders" outcome="expired"`:   1,
+			`limpet_publish_outcomes_total client="orders" outcome="unsent"`:    0,
+			`limpet_publish_outcomes_total client="orders" outcome="unknown"`:   0,
+			`limpet_window_messages client="orders"`:                            0,
+			`limpet_oldest_pending_seconds client="orders"`:                     0,
+			`limpet_publish_duration_seconds_count client="orders"`:             7,
+			`limpet_publish_duration_seconds_sum client="orders"`:               h.Publish.Sum.Seconds(),
+			`limpet_publish_duration_seconds_bucket client="orders" le="0.025"`: 0,
+			`limpet_publish_duration_seconds_bucket client="orders" le="0.05"`:  5,
+			`limpet_publish_duration_seconds_bucket client="orders" le="3600"`:  7,
+			`limpet_delivery_lag_seconds_count client="orders"`:                 2, // the third one counts with the next that is measured
+			`limpet_delivery_lag_seconds_sum client="orders"`:                   h.Delivery.Sum.Seconds(),
+			`limpet_heartbeat_rtt_seconds_count client="orders"`:                float64(h.Ping.Count),
+			`limpet_heartbeat_rtt_seconds_sum client="orders"`:                  float64(h.Ping.Count) * 0.04,
+			`limpet_connection_duration_seconds_count client="orders"`:          3,
+			`limpet_connection_duration_seconds_sum client="orders"`:            h.Connection.Sum.Seconds(),
+			`limpet_outage_seconds_count client="orders"`:                       3,
+			`limpet_outage_seconds_sum client="orders"`:                         st.OutageTime.Seconds(),
+
+			`limpet_server_connections server="orders" state="handshaking"`:                    0,
+			`limpet_server_connections server="orders" state="ready"`:                          1,
+			`limpet_server_sessions server="orders"`:                                           1,
+			`limpet_server_subscriptions server="orders"`:                                      2,
+			`limpet_server_remembered_ids server="orders"`:                                     float64(got.IDs),
+			`limpet_server_refused_connections_total reason="busy" server="orders"`:            0,
+			`limpet_server_refused_connections_total reason="origin" server="orders"`:          0,
+			`limpet_server_refused_connections_total reason="request" server="orders"`:         0,
+			`limpet_server_refused_connections_total reason="no_hello" server="orders"`:        0,
+			`limpet_server_refused_connections_total reason="unauthenticated" server="orders"`: 1,
+			`limpet_server_closed_connections_total reason="superseded" server="orders"`:       0,
+			`limpet_server_closed_connections_total reason="dead" server="orders"`:             0,
+			`limpet_server_closed_connections_total reason="slow" server="orders"`:             0,
+			`limpet_server_uplink_messages_total result="accepted" server="orders"`:            3,
+			`limpet_server_uplink_messages_total result="duplicate" server="orders"`:           0,
+			`limpet_server_uplink_messages_total result="rejected" server="orders"`:            3,
+			`limpet_server_uplink_messages_total result="given_up" server="orders"`:            float64(got.UplinkGaps),
+			`limpet_server_delivered_messages_total server="orders"`:                           27,
+			`limpet_server_gaps_total kind="gap" server="orders"`:                              2,
+			`limpet_server_gaps_total kind="reset" server="orders"`:                            0,
+			`limpet_server_log_first_offset server="orders"`:                                   31,
+			`limpet_server_log_head_offset server="orders"`:                                    45,
+		})
+		problems, err := testutil.GatherAndLint(registry)
+		noError(t, err)
+		for _, p := range problems {
+			t.Errorf("%s: %s", p.Metric, p.Text)
+		}
+		for _, n := range described(t, c) {
+			switch zero, there := true, false; {
+			case n == "limpet_server_closed_connections_total", n == "limpet_resent_messages_total": // TestBlackHole
+			default:
+				for _, p := range []page{down, up} {
+					for series, v := range p {
+						if name(series) == n {
+							there, zero = true, zero && v == 0
+						}
+					}
+				}
+				if !there || zero {
+					t.Errorf("%s: emitted %v, always zero %v", n, there, zero)
+				}
+			}
+		}
+		if st.Silence < 2*time.Minute || h.Ping.Count < 5 || h.Delivery.Sum < 900*time.Millisecond || h.Delivery.Sum > time.Second {
+			t.Errorf("silent for %v, %d pings, delivery took %v", st.Silence, h.Ping.Count, h.Delivery.Sum)
+		}
+	})
+}
+
+// A connection that loses what the server sends, then one that loses everything, then a
+// server that has lost its sessions: what becomes of a message that was sent on each.
+func TestBlackHole(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		srv := limpettest.NewServer(t, nil)
+		client := dial(t, srv, limpet.Options{})
+		c := prom.NewCollector(nil)
+		noError(t, c.AddClient("a", client))
+		noError(t, c.AddServer("a", srv.Server))
+		registry := newRegistry(t, c)
+		for _, lost := range []limpettest.Direction{limpettest.Down, limpettest.Both} {
+			synctest.Wait()
+			srv.Network.Strike(limpettest.BlackHole(lost))
+			_, err := client.Send(t.Context(), "orders", nil, nil)
+			noError(t, err)
+		}
+		synctest.Wait()
+		check(t, gather(t, registry), map[string]float64{
+			`limpet_disconnects_total class="timeout" client="a"`:                   2,
+			`limpet_resent_messages_total client="a"`:                               1, // the session knows the other
+			`limpet_resumes_total client="a" verdict="resumed"`:                     2,
+			`limpet_publish_outcomes_total client="a" outcome="acked"`:              2,
+			`limpet_server_uplink_messages_total result="accepted" server="a"`:      2,
+			`limpet_server_uplink_messages_total result="duplicate" server="a"`:     0,
+			`limpet_server_closed_connections_total reason="superseded" server="a"`: 1,
+		})
+		srv.Network.Strike(limpettest.BlackHole(limpettest.Down))
+		receipt, err := client.Publish(t.Context(), "orders", nil, &limpet.PublishOptions{AtLeastOnce: true})
+		noError(t, err)
+		synctest.Wait()
+		srv.Reboot(nil)
+		c.RemoveServer("a")
+		noError(t, c.AddServer("a", srv.Server))
+		_, err = receipt.Wait(t.Context())
+		noError(t, err)
+		check(t, gather(t, registry), map[string]float64{
+			`limpet_resent_messages_total client="a"`:                           2,
+			`limpet_resumes_total client="a" verdict="fresh"`:                   2,
+			`limpet_publish_outcomes_total client="a" outcome="acked"`:          3,
+			`limpet_server_uplink_messages_total result="accepted" server="a"`:  0,
+			`limpet_server_uplink_messages_total result="duplicate" server="a"`: 1,
+		})
+	})
+}
+
+// check compares values. Seconds may differ by a rounding error.
+func check(t *testing.T, p page, want map[string]float64) {
+	t.Helper()
+	for series, w := range want {
+		if v := p.value(t, series); v < w-1e-9 || v > w+1e-9 {
+			t.Errorf("%s is %v, want %v", series, v, w)
+		}
+	}
+}
