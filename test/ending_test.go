@@ -380,6 +380,7 @@ func TestNothingElseEndsAClient(t *testing.T) {
 	for range 8 {
 		seed := rand.Uint64()
 		t.Run(fmt.Sprint("seed ", seed), func(t *testing.T) {
+			t.Parallel()
 			synctest.Test(t, func(t *testing.T) {
 				rng := rand.New(rand.NewPCG(seed, 1))
 				left := 0

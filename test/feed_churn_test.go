@@ -24,7 +24,10 @@ func TestTopicsAtRandom(t *testing.T) {
 	for _, kind := range venues {
 		for range 4 {
 			seed := rng.Uint64()
-			synctest.Test(t, func(t *testing.T) { churnAtRandom(t, kind, rand.New(rand.NewPCG(seed, 0))) })
+			t.Run(fmt.Sprint(kind, " seed ", seed), func(t *testing.T) {
+				t.Parallel()
+				synctest.Test(t, func(t *testing.T) { churnAtRandom(t, kind, rand.New(rand.NewPCG(seed, 0))) })
+			})
 		}
 	}
 }

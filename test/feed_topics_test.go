@@ -21,6 +21,7 @@ func TestTopicAgainHasALifeOfItsOwn(t *testing.T) {
 			for _, lasts := range []time.Duration{0, 10 * time.Millisecond, 260 * time.Millisecond, 12 * time.Second} {
 				for _, pause := range []time.Duration{0, 30 * time.Millisecond, 240 * time.Millisecond, 20 * time.Second} {
 					t.Run(fmt.Sprintf("%s/numbered=%v/%v/%v", kind, numbered, lasts, pause), func(t *testing.T) {
+						t.Parallel()
 						synctest.Test(t, func(t *testing.T) { topicAgain(t, kind, numbered, lasts, pause) })
 					})
 				}
