@@ -12,21 +12,23 @@ import (
 	"os"
 	"regexp"
 	"runtime"
+	"time"
 )
 
 func main() {
 	only := flag.String("run", "", "only the mutations whose name matches this regular expression")
 	n := flag.Int("sample", 0, "break this many statements instead, drawn at random")
 	seed := flag.Uint64("seed", 0, "with -sample: draw the same statements again; 0: others")
+	budget := flag.Duration("budget", 0, "begin no mutation after this time; which ones are left out is drawn from -seed; 0: no bound")
 	flag.Parse()
 	var err error
+	if *seed == 0 {
+		*seed = rand.Uint64N(1e6) + 1
+	}
 	if *n > 0 {
-		if *seed == 0 {
-			*seed = rand.Uint64N(1e6) + 1
-		}
 		err = inCopies(1, func(dirs []string) error { return sample(dirs[0], sampled, *n, *seed, os.Stdout) })
 	} else {
-		err = inCopies(min(runtime.NumCPU(), 4), func(dirs []string) error { return mutate(dirs, *only) })
+		err = inCopies(min(runtime.NumCPU(), 4), func(dirs []string) error { return mutate(dirs, *only, *budget, *seed) })
 	}
 	if err != nil {
 		fmt.Fprintln(os.Stderr, "mutate:", err)
@@ -51,7 +53,7 @@ func inCopies(n int, f func(dirs []string) error) error {
 	return f(dirs)
 }
 
-func mutate(dirs []string, only string) error {
+func mutate(dirs []string, only string, budget time.Duration, seed uint64) error {
 	re, err := regexp.Compile(only)
 	if err != nil {
 		return err
@@ -62,5 +64,9 @@ func mutate(dirs []string, only string) error {
 			chosen = append(chosen, m)
 		}
 	}
-	return run(dirs, chosen, os.Stdout)
+	if budget > 0 {
+		fmt.Printf("seed %d\n", seed)
+		rand.New(rand.NewPCG(seed, 0)).Shuffle(len(chosen), func(i, j int) { chosen[i], chosen[j] = chosen[j], chosen[i] })
+	}
+	return run(dirs, chosen, budget, os.Stdout)
 }

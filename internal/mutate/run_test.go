@@ -5,6 +5,7 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
+	"time"
 )
 
 // module writes a small module with a guard for add.
@@ -33,22 +34,26 @@ func TestRun(t *testing.T) {
 		table []mutation
 		err   string // "" for caught
 		out   string
+
+		budget time.Duration
 	}{
-		{"caught", []mutation{minus}, "", "1 mutations, all caught"},
-		{"nothing catches it", edit(func(m *mutation) { m.search, m.replace = "return 1", "return 2" }), "1 of 1 mutations not caught", "SURVIVED"},
-		{"does not compile", edit(func(m *mutation) { m.replace = "return" }), "1 of 1 mutations not caught", "does not compile"},
-		{"red for another reason", edit(func(m *mutation) { m.says = "leaked" }), "1 of 1 mutations not caught", "ANOTHER REASON"},
-		{"says what it should", edit(func(m *mutation) { m.says = "wrong s.m" }), "", "all caught"},
-		{"search text absent", edit(func(m *mutation) { m.search = "return a * b" }), "1 of 1 mutations not caught", "occurs 0 times"},
-		{"search text twice", edit(func(m *mutation) { m.search = "return" }), "1 of 1 mutations not caught", "occurs 2 times"},
-		{"no such file", edit(func(m *mutation) { m.file = "away.go" }), "1 of 1 mutations not caught", "there is no away.go"},
-		{"red before the mutation", edit(func(m *mutation) { m.test = "-run ^TestRed$ ." }), "unchanged tree: red", ""},
-		{"no such test", edit(func(m *mutation) { m.test = "-run ^TestAway$ ." }), "unchanged tree: no test ran", ""},
-		{"no mutation", nil, "no mutation", ""},
+		{"caught", []mutation{minus}, "", "1 mutations, all caught", 0},
+		{"nothing catches it", edit(func(m *mutation) { m.search, m.replace = "return 1", "return 2" }), "1 of 1 mutations not caught", "SURVIVED", 0},
+		{"does not compile", edit(func(m *mutation) { m.replace = "return" }), "1 of 1 mutations not caught", "does not compile", 0},
+		{"red for another reason", edit(func(m *mutation) { m.says = "leaked" }), "1 of 1 mutations not caught", "ANOTHER REASON", 0},
+		{"says what it should", edit(func(m *mutation) { m.says = "wrong s.m" }), "", "all caught", 0},
+		{"search text absent", edit(func(m *mutation) { m.search = "return a * b" }), "1 of 1 mutations not caught", "occurs 0 times", 0},
+		{"search text twice", edit(func(m *mutation) { m.search = "return" }), "1 of 1 mutations not caught", "occurs 2 times", 0},
+		{"no such file", edit(func(m *mutation) { m.file = "away.go" }), "1 of 1 mutations not caught", "there is no away.go", 0},
+		{"red before the mutation", edit(func(m *mutation) { m.test = "-run ^TestRed$ ." }), "unchanged tree: red", "", 0},
+		{"no such test", edit(func(m *mutation) { m.test = "-run ^TestAway$ ." }), "unchanged tree: no test ran", "", 0},
+		{"no mutation", nil, "no mutation", "", 0},
+		{"time for all", []mutation{minus}, "", "1 mutations, all caught", time.Hour},
+		{"no time", []mutation{minus}, "too short for any", "", 1},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			var out strings.Builder
-			err := run([]string{dir, other}, c.table, &out)
+			err := run([]string{dir, other}, c.table, c.budget, &out)
 			if c.err == "" && err != nil || c.err != "" && (err == nil || !strings.Contains(err.Error(), c.err)) {
 				t.Errorf("error %v, want %q\n%s", err, c.err, out.String())
 			}
