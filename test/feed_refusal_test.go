@@ -192,6 +192,7 @@ func TestErrorsThatRefuseNothing(t *testing.T) {
 		s := subscribe(t, c, "trades/A")
 		say := <-said
 		say(`{"type":"news"}`)
+		say("notice")
 		if err := s.WaitLive(within(t, 3*time.Second)); err != nil {
 			t.Error(err)
 		}
@@ -211,6 +212,24 @@ func TestErrorsThatRefuseNothing(t *testing.T) {
 			t.Error(err)
 		}
 	})
+}
+
+// noticing is a dialect whose server also sends notices.
+type noticing struct{ wire.Dialect }
+
+func (d noticing) Open(r wire.Resume) (wire.Codec, error) {
+	c, err := d.Dialect.Open(r)
+	return noticingCodec{c}, err
+}
+
+type noticingCodec struct{ wire.Codec }
+
+func (c noticingCodec) Decode(f wire.Frame, out *wire.Events) error {
+	if string(f.Data) == "notice" {
+		out.Append(wire.EventError).Reason = "a notice" // with code 0
+		return nil
+	}
+	return c.Codec.Decode(f, out)
 }
 
 // The refusal of a request whose subscription was closed meanwhile is not that of the

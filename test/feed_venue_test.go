@@ -106,7 +106,7 @@ func (v *venue) dial(t *testing.T, o *limpet.Options) *limpet.Client {
 	if o == nil {
 		o = new(limpet.Options)
 	}
-	o.Dialect, o.HTTPClient = traitsOf{dialect, v.traits}, v.host.HTTPClient()
+	o.Dialect, o.HTTPClient = traitsOf{noticing{dialect}, v.traits}, v.host.HTTPClient()
 	c, err := limpet.New(v.host.URL(), options(o))
 	if err != nil {
 		t.Fatal(err)
