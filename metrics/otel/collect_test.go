@@ -11,7 +11,9 @@ import (
 	"time"
 
 	"github.com/limpet-go/limpet"
+	"github.com/limpet-go/limpet/internal/assert"
 	"github.com/limpet-go/limpet/limpettest"
+	"github.com/limpet-go/limpet/metrics/internal/scene"
 	limpetotel "github.com/limpet-go/limpet/metrics/otel"
 	"go.opentelemetry.io/otel/attribute"
 	sdkmetric "go.opentelemetry.io/otel/sdk/metric"
@@ -26,15 +28,15 @@ func TestHistograms(t *testing.T) {
 			m, reader := newReader(t, sdkmetric.WithTemporalitySelector(temporality))
 			srv, c := newOrders(t, limpet.Options{Histograms: true})
 			added := time.Now()
-			noError(t, m.AddClient("measures", c))
-			silent := dial(t, srv, limpet.Options{Auth: func(context.Context, limpet.AttemptInfo) (limpet.Credential, error) {
+			assert.NoError(t, m.AddClient("measures", c))
+			silent := scene.Dial(t, srv, limpet.Options{Auth: func(context.Context, limpet.AttemptInfo) (limpet.Credential, error) {
 				return limpet.Credential{Token: secret}, nil
 			}})
-			noError(t, m.AddClient("does not", silent))
+			assert.NoError(t, m.AddClient("does not", silent))
 			for i := range 3 {
 				for _, c := range []*limpet.Client{c, silent} {
 					_, err := c.Send(t.Context(), "x", []byte("1"), nil)
-					noError(t, err)
+					assert.NoError(t, err)
 				}
 				time.Sleep(time.Second)
 				found := 0
@@ -83,14 +85,14 @@ func TestConcurrentCollection(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		srv := limpettest.NewServer(t, nil)
 		m, reader := newReader(t)
-		c := dial(t, srv, limpet.Options{Histograms: true})
-		noError(t, m.AddClient("a", c))
-		s := subscribe(t, c, "x", &limpet.SubscribeOptions{Delivery: limpet.Delivery{Buffer: 4, Overflow: limpet.DropOldest}})
+		c := scene.Dial(t, srv, limpet.Options{Histograms: true})
+		assert.NoError(t, m.AddClient("a", c))
+		s := scene.Subscribe(t, c, "x", &limpet.SubscribeOptions{Delivery: limpet.Delivery{Buffer: 4, Overflow: limpet.DropOldest}})
 		var all sync.WaitGroup
-		all.Go(func() { publish(t, srv, "x", 2000) })
+		all.Go(func() { scene.Publish(t, srv, "x", 2000) })
 		all.Go(func() {
 			for range 100 {
-				take(t, s, 1)
+				scene.Take(t, s, 1)
 			}
 		})
 		all.Go(func() {
@@ -125,7 +127,7 @@ func TestConcurrentCollection(t *testing.T) {
 // The SDK has room for 120 clients, as the package comment says, and not for 130.
 func TestCardinalityLimit(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		c := dial(t, limpettest.NewServer(t, nil), limpet.Options{})
+		c := scene.Dial(t, limpettest.NewServer(t, nil), limpet.Options{})
 		for _, o := range []struct {
 			clients  int
 			option   []sdkmetric.Option
@@ -137,9 +139,9 @@ func TestCardinalityLimit(t *testing.T) {
 		} {
 			m, reader := limpetotel.New(), sdkmetric.NewManualReader()
 			_, err := m.Register(sdkmetric.NewMeterProvider(append(o.option, sdkmetric.WithReader(reader))...))
-			noError(t, err)
+			assert.NoError(t, err)
 			for i := range o.clients {
-				noError(t, m.AddClient(fmt.Sprint(i), c))
+				assert.NoError(t, m.AddClient(fmt.Sprint(i), c))
 			}
 			p := collect(t, reader)
 			if _, overflow := p["limpet.connect.attempts otel.metric.overflow="]; overflow != o.overflow || len(p) < 100*o.clients/2 {
@@ -153,16 +155,16 @@ func TestCardinalityLimit(t *testing.T) {
 func BenchmarkCollect(b *testing.B) {
 	m, reader := newReader(b)
 	srv := limpettest.NewServer(b, nil)
-	c := dial(b, srv, limpet.Options{Histograms: true})
+	c := scene.Dial(b, srv, limpet.Options{Histograms: true})
 	if _, err := c.Send(b.Context(), "x", []byte("1"), nil); err != nil {
 		b.Fatal(err)
 	}
 	for i := range 100 {
-		noError(b, m.AddClient(fmt.Sprint(i), c))
+		assert.NoError(b, m.AddClient(fmt.Sprint(i), c))
 	}
 	b.ReportAllocs()
 	var rm metricdata.ResourceMetrics
 	for b.Loop() {
-		noError(b, reader.Collect(b.Context(), &rm))
+		assert.NoError(b, reader.Collect(b.Context(), &rm))
 	}
 }

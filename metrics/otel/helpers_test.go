@@ -2,33 +2,22 @@ package limpetotel_test
 
 import (
 	"context"
-	"crypto/sha1"
-	"encoding/base64"
 	"errors"
-	"fmt"
-	"io"
 	"net/http"
 	"strings"
 	"testing"
 	"time"
 
 	"github.com/limpet-go/limpet"
+	"github.com/limpet-go/limpet/internal/assert"
 	"github.com/limpet-go/limpet/limpettest"
+	"github.com/limpet-go/limpet/metrics/internal/scene"
 	limpetotel "github.com/limpet-go/limpet/metrics/otel"
 	"github.com/limpet-go/limpet/server"
-	"github.com/limpet-go/limpet/wire"
-	"github.com/limpet-go/limpet/wire/raw"
 	"go.opentelemetry.io/otel/attribute"
 	sdkmetric "go.opentelemetry.io/otel/sdk/metric"
 	"go.opentelemetry.io/otel/sdk/metric/metricdata"
 )
-
-func noError(t testing.TB, err error) {
-	t.Helper()
-	if err != nil {
-		t.Fatal(err)
-	}
-}
 
 // newReader returns registered Metrics and the reader that collects them.
 func newReader(t testing.TB, o ...sdkmetric.ManualReaderOption) (*limpetotel.Metrics, *sdkmetric.ManualReader) {
@@ -36,7 +25,7 @@ func newReader(t testing.TB, o ...sdkmetric.ManualReaderOption) (*limpetotel.Met
 	m := limpetotel.New()
 	reader := sdkmetric.NewManualReader(append(o, sdkmetric.WithProducer(m))...)
 	_, err := m.Register(sdkmetric.NewMeterProvider(sdkmetric.WithReader(reader)))
-	noError(t, err)
+	assert.NoError(t, err)
 	return m, reader
 }
 
@@ -92,7 +81,7 @@ func collect(t testing.TB, reader sdkmetric.Reader) page {
 func metricsOf(t testing.TB, reader sdkmetric.Reader) (all []metricdata.Metrics) {
 	t.Helper()
 	var rm metricdata.ResourceMetrics
-	noError(t, reader.Collect(context.Background(), &rm))
+	assert.NoError(t, reader.Collect(context.Background(), &rm))
 	for _, s := range rm.ScopeMetrics {
 		if s.Scope.Name != "github.com/limpet-go/limpet/metrics/otel" {
 			t.Errorf("scope %q", s.Scope.Name)
@@ -119,55 +108,6 @@ func (p page) of(attribute string) (n int) {
 		}
 	}
 	return n
-}
-
-// dial returns a client of srv that is ready. It ends with the test.
-func dial(t testing.TB, srv *limpettest.Server, o limpet.Options) *limpet.Client {
-	t.Helper()
-	o.HTTPClient = srv.HTTPClient()
-	return start(t, srv.URL(), o)
-}
-
-func start(t testing.TB, url string, o limpet.Options) *limpet.Client {
-	t.Helper()
-	c, err := limpet.Dial(t.Context(), url, &o)
-	noError(t, err)
-	t.Cleanup(func() { end(c) })
-	return c
-}
-
-func end(c *limpet.Client) {
-	c.Close()
-	<-c.Done()
-}
-
-func subscribe(t testing.TB, c *limpet.Client, topic string, o *limpet.SubscribeOptions) *limpet.Subscription {
-	t.Helper()
-	s, err := c.Subscribe(t.Context(), topic, o)
-	noError(t, err)
-	noError(t, s.WaitLive(t.Context()))
-	return s
-}
-
-// publish makes the server publish n messages of five bytes.
-func publish(t testing.TB, srv *limpettest.Server, topic string, n int) {
-	t.Helper()
-	for range n {
-		_, err := srv.Server.Publish(context.Background(), topic, []byte("12345"), nil)
-		noError(t, err)
-	}
-}
-
-// take takes n messages. It acknowledges all but the last one.
-func take(t testing.TB, s *limpet.Subscription, n int) {
-	t.Helper()
-	for m, err := range s.Messages(t.Context()) {
-		noError(t, err)
-		_ = m
-		if n--; n == 0 {
-			break
-		}
-	}
 }
 
 const secret = "s3cr3t"
@@ -201,42 +141,5 @@ func newOrders(t testing.TB, o limpet.Options) (*limpettest.Server, *limpet.Clie
 		}
 		return limpet.Credential{Token: token}, nil
 	}
-	return srv, dial(t, srv, o)
-}
-
-// newFeed makes a client of a server that numbers its messages of the topic feed: one is
-// sent twice, 2 and 3 are missing, the numbers begin again. Of two other messages one is for
-// a topic without a subscription and one for what is not a topic.
-func newFeed(t testing.TB) *limpet.Client {
-	t.Helper()
-	host := limpettest.NewHandler(t, sender("feed 1", "feed 2", "feed 2", "feed 5", "feed 9", "feed 3", "other 1", "\x01 1"), nil)
-	label := func(f wire.Frame) (l raw.Label) {
-		fmt.Sscan(string(f.Data), &l.Topic, &l.Number)
-		l.Numbered = true
-		return l
-	}
-	c := start(t, host.URL(), limpet.Options{
-		Dialect: raw.New(raw.Options{Topic: label}), HTTPClient: host.HTTPClient(),
-		Heartbeat: limpet.Heartbeat{Interval: time.Hour}, // the server answers no ping
-	})
-	take(t, subscribe(t, c, "feed", nil), 8) // 5 messages, 2 gaps, a reset
-	return c
-}
-
-// sender serves connections that get texts and nothing else, without a WebSocket library.
-func sender(texts ...string) http.Handler {
-	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		conn, _, err := w.(http.Hijacker).Hijack()
-		if err != nil {
-			return
-		}
-		defer conn.Close()
-		sum := sha1.Sum([]byte(r.Header.Get("Sec-WebSocket-Key") + "258EAFA5-E914-47DA-95CA-C5AB0DC85B11"))
-		io.WriteString(conn, "HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: websocket\r\nSec-WebSocket-Accept: "+
-			base64.StdEncoding.EncodeToString(sum[:])+"\r\n\r\n")
-		for _, text := range texts { // shorter than 126 bytes: a length of one byte
-			conn.Write(append([]byte{0x81, byte(len(text))}, text...))
-		}
-		io.Copy(io.Discard, conn)
-	})
+	return srv, scene.Dial(t, srv, o)
 }

@@ -6,7 +6,9 @@ import (
 	"time"
 
 	"github.com/limpet-go/limpet"
+	"github.com/limpet-go/limpet/internal/assert"
 	"github.com/limpet-go/limpet/limpettest"
+	"github.com/limpet-go/limpet/metrics/internal/scene"
 	"github.com/limpet-go/limpet/server"
 )
 
@@ -15,14 +17,14 @@ func TestBlackHoleValues(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		m, reader := newReader(t)
 		srv := limpettest.NewServer(t, nil)
-		c := dial(t, srv, limpet.Options{})
-		noError(t, m.AddClient("a", c))
-		noError(t, m.AddServer("a", srv.Server))
+		c := scene.Dial(t, srv, limpet.Options{})
+		assert.NoError(t, m.AddClient("a", c))
+		assert.NoError(t, m.AddServer("a", srv.Server))
 		for _, lost := range []limpettest.Direction{limpettest.Down, limpettest.Both} {
 			synctest.Wait()
 			srv.Network.Strike(limpettest.BlackHole(lost))
 			_, err := c.Send(t.Context(), "orders", nil, nil)
-			noError(t, err)
+			assert.NoError(t, err)
 		}
 		synctest.Wait()
 		collect(t, reader).check(t, page{
@@ -39,13 +41,13 @@ func TestBlackHoleValues(t *testing.T) {
 		// The server crashes after it has taken a message and before the client knows.
 		srv.Network.Strike(limpettest.BlackHole(limpettest.Down))
 		receipt, err := c.Publish(t.Context(), "orders", nil, &limpet.PublishOptions{AtLeastOnce: true})
-		noError(t, err)
+		assert.NoError(t, err)
 		synctest.Wait()
 		srv.Reboot(nil)
 		m.RemoveServer("a")
-		noError(t, m.AddServer("a", srv.Server))
+		assert.NoError(t, m.AddServer("a", srv.Server))
 		_, err = receipt.Wait(t.Context())
-		noError(t, err)
+		assert.NoError(t, err)
 		synctest.Wait()
 		collect(t, reader).check(t, page{
 			"limpet.resumes limpet.client=a verdict=fresh":                       2,
@@ -59,9 +61,9 @@ func TestBlackHoleValues(t *testing.T) {
 		// The client ends, one message on its way, and the server does not notice.
 		srv.Network.Strike(limpettest.BlackHole(limpettest.Both))
 		_, err = c.Publish(t.Context(), "orders", nil, nil)
-		noError(t, err)
+		assert.NoError(t, err)
 		synctest.Wait()
-		end(c)
+		scene.End(c)
 		time.Sleep(2 * time.Minute)
 		synctest.Wait()
 		collect(t, reader).check(t, page{
@@ -88,25 +90,25 @@ func TestLossValues(t *testing.T) {
 			Network: &limpettest.NetworkOptions{Up: 20 * time.Millisecond, Down: 20 * time.Millisecond},
 		})
 		c, err := limpet.New(srv.URL(), &limpet.Options{HTTPClient: srv.HTTPClient()})
-		noError(t, err)
-		defer end(c)
-		noError(t, m.AddClient("a", c))
-		noError(t, m.AddServer("a", srv.Server))
+		assert.NoError(t, err)
+		defer scene.End(c)
+		assert.NoError(t, m.AddClient("a", c))
+		assert.NoError(t, m.AddServer("a", srv.Server))
 		_, err = c.WaitState(t.Context(), func(s limpet.State) bool { return s.Phase == limpet.Handshaking })
-		noError(t, err)
+		assert.NoError(t, err)
 		collect(t, reader).check(t, page{
 			"limpet.connection.state limpet.client=a state=handshaking":        1,
 			"limpet.server.connection.count limpet.server=a state=handshaking": 1,
 			"limpet.server.connection.count limpet.server=a state=ready":       0,
 		})
-		s := subscribe(t, c, "x", nil)
-		publish(t, srv, "x", 1)
-		take(t, s, 1)
+		s := scene.Subscribe(t, c, "x", nil)
+		scene.Publish(t, srv, "x", 1)
+		scene.Take(t, s, 1)
 		srv.Stop()
 		synctest.Wait()
-		publish(t, srv, "x", 30)
+		scene.Publish(t, srv, "x", 30)
 		srv.Start()
-		take(t, s, 11)
+		scene.Take(t, s, 11)
 		synctest.Wait()
 		collect(t, reader).check(t, page{
 			"limpet.gaps kind=gap limpet.client=a":             1,
@@ -120,13 +122,13 @@ func TestLossValues(t *testing.T) {
 		})
 		srv.Reboot(server.NewMemoryLog(keep))
 		m.RemoveServer("a")
-		noError(t, m.AddServer("a", srv.Server))
-		take(t, s, 1)
+		assert.NoError(t, m.AddServer("a", srv.Server))
+		scene.Take(t, s, 1)
 		srv.Stop()
 		synctest.Wait()
 		_, err = c.Publish(t.Context(), "x", []byte("12"), nil)
-		noError(t, err)
-		end(c)
+		assert.NoError(t, err)
+		scene.End(c)
 		collect(t, reader).check(t, page{
 			"limpet.gaps kind=gap limpet.client=a":                   1,
 			"limpet.gaps kind=reset limpet.client=a":                 1,

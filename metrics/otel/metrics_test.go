@@ -14,7 +14,9 @@ import (
 	"time"
 
 	"github.com/limpet-go/limpet"
+	"github.com/limpet-go/limpet/internal/assert"
 	"github.com/limpet-go/limpet/limpettest"
+	"github.com/limpet-go/limpet/metrics/internal/scene"
 	limpetotel "github.com/limpet-go/limpet/metrics/otel"
 	"github.com/limpet-go/limpet/server"
 	"go.opentelemetry.io/otel"
@@ -30,17 +32,17 @@ func TestRemove(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		m, reader := newReader(t)
 		srv, a := newOrders(t, limpet.Options{Histograms: true})
-		b := dial(t, srv, limpet.Options{Auth: func(context.Context, limpet.AttemptInfo) (limpet.Credential, error) {
+		b := scene.Dial(t, srv, limpet.Options{Auth: func(context.Context, limpet.AttemptInfo) (limpet.Credential, error) {
 			return limpet.Credential{Token: secret}, nil
 		}})
-		noError(t, m.AddClient("a", a))
-		noError(t, m.AddClient("b", b))
-		noError(t, m.AddServer("a", srv.Server))
-		subscribe(t, a, "x", nil)
-		publish(t, srv, "x", 3)
+		assert.NoError(t, m.AddClient("a", a))
+		assert.NoError(t, m.AddClient("b", b))
+		assert.NoError(t, m.AddServer("a", srv.Server))
+		scene.Subscribe(t, a, "x", nil)
+		scene.Publish(t, srv, "x", 3)
 		time.Sleep(time.Second)
 		before := collect(t, reader)
-		end(a)
+		scene.End(a)
 		ended := collect(t, reader)
 		if before.of("limpet.client=a") < 60 || ended.of("limpet.client=a") < before.of("limpet.client=a") {
 			t.Errorf("%d values, %d after the end", before.of("limpet.client=a"), ended.of("limpet.client=a"))
@@ -67,8 +69,8 @@ func TestRemove(t *testing.T) {
 		if p := collect(t, reader); p.of("limpet.server=a") != 0 || p.of("limpet.client=b") == 0 {
 			t.Errorf("server a is removed: %d values of it", p.of("limpet.server=a"))
 		}
-		noError(t, m.AddClient("a", b))
-		noError(t, m.AddServer("a", srv.Server))
+		assert.NoError(t, m.AddClient("a", b))
+		assert.NoError(t, m.AddServer("a", srv.Server))
 	})
 }
 
@@ -77,10 +79,10 @@ func TestRefusedNames(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		var m limpetotel.Metrics
 		srv := limpettest.NewServer(t, nil)
-		c := dial(t, srv, limpet.Options{})
-		noError(t, m.AddClient("taken", c))
-		noError(t, m.AddServer("taken", srv.Server))
-		noError(t, m.AddClient(strings.Repeat("é", 64), c))
+		c := scene.Dial(t, srv, limpet.Options{})
+		assert.NoError(t, m.AddClient("taken", c))
+		assert.NoError(t, m.AddServer("taken", srv.Server))
+		assert.NoError(t, m.AddClient(strings.Repeat("é", 64), c))
 		for _, tc := range []struct {
 			name   string
 			client *limpet.Client
@@ -102,7 +104,7 @@ func TestRefusedNames(t *testing.T) {
 		}
 		reader := sdkmetric.NewManualReader()
 		_, err := m.Register(sdkmetric.NewMeterProvider(sdkmetric.WithReader(reader)))
-		noError(t, err)
+		assert.NoError(t, err)
 		states := 0
 		for key := range collect(t, reader) {
 			if strings.HasPrefix(key, "limpet.connection.state ") {
@@ -148,7 +150,7 @@ func TestRegister(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		m := limpetotel.New()
 		srv := limpettest.NewServer(t, nil)
-		noError(t, m.AddClient("a", dial(t, srv, limpet.Options{})))
+		assert.NoError(t, m.AddClient("a", scene.Dial(t, srv, limpet.Options{})))
 		for _, counters := range []bool{false, true} {
 			if unregister, err := m.Register(refusing{counters: counters}); !errors.Is(err, errRefused) || unregister != nil {
 				t.Errorf("counters %v: %v", counters, err)
@@ -157,23 +159,23 @@ func TestRegister(t *testing.T) {
 		reader := sdkmetric.NewManualReader()
 		provider := sdkmetric.NewMeterProvider(sdkmetric.WithReader(reader))
 		unregister, err := m.Register(provider)
-		noError(t, err)
+		assert.NoError(t, err)
 		for _, p := range []metric.MeterProvider{provider, nil} {
 			if _, err := m.Register(p); !errors.Is(err, limpetotel.ErrRegistered) {
 				t.Errorf("the second time: %v", err)
 			}
 		}
 		collect(t, reader).check(t, page{"limpet.connect.attempts limpet.client=a result=ok": 1})
-		noError(t, unregister())
-		noError(t, unregister())
+		assert.NoError(t, unregister())
+		assert.NoError(t, unregister())
 		if p := collect(t, reader); len(p) != 0 {
 			t.Errorf("unregistered: %v", p)
 		}
 		again, err := m.Register(provider)
-		noError(t, err)
-		noError(t, unregister()) // that of the first time ends the first time only
+		assert.NoError(t, err)
+		assert.NoError(t, unregister()) // that of the first time ends the first time only
 		collect(t, reader).check(t, page{"limpet.connect.attempts limpet.client=a result=ok": 1})
-		noError(t, again())
+		assert.NoError(t, again())
 	})
 }
 
@@ -189,12 +191,12 @@ func TestGlobalProvider(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		m := limpetotel.New()
 		unregister, err := m.Register(nil)
-		noError(t, err)
+		assert.NoError(t, err)
 		srv := limpettest.NewServer(t, nil)
-		noError(t, m.AddClient("a", dial(t, srv, limpet.Options{})))
+		assert.NoError(t, m.AddClient("a", scene.Dial(t, srv, limpet.Options{})))
 		reader := setGlobal()
 		collect(t, reader).check(t, page{"limpet.connect.attempts limpet.client=a result=ok": 1})
-		noError(t, unregister())
+		assert.NoError(t, unregister())
 		if p := collect(t, reader); len(p) != 0 {
 			t.Errorf("unregistered: %v", p)
 		}
@@ -218,14 +220,14 @@ func TestNamesAndAttributes(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		m, reader := newReader(t)
 		srv, c := newOrders(t, limpet.Options{Histograms: true})
-		noError(t, m.AddClient("n4me", c))
-		noError(t, m.AddServer("n4me", srv.Server))
+		assert.NoError(t, m.AddClient("n4me", c))
+		assert.NoError(t, m.AddServer("n4me", srv.Server))
 		for _, topic := range []string{"t0pic/" + secret, "refused"} {
-			subscribe(t, c, topic, nil)
+			scene.Subscribe(t, c, topic, nil)
 			c.Send(t.Context(), topic, []byte("p4yload"), nil)
 		}
 		srv.Restart()
-		noError(t, c.WaitReady(t.Context()))
+		assert.NoError(t, c.WaitReady(t.Context()))
 		time.Sleep(time.Minute)
 		names, values := map[string]bool{}, map[string]map[string]bool{}
 		for _, metrics := range metricsOf(t, reader) {

@@ -6,6 +6,8 @@ import (
 	"time"
 
 	"github.com/limpet-go/limpet"
+	"github.com/limpet-go/limpet/internal/assert"
+	"github.com/limpet-go/limpet/metrics/internal/scene"
 )
 
 // Attempts, outages and what depends on the connection.
@@ -13,8 +15,8 @@ func TestConnectionValues(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		m, reader := newReader(t)
 		srv, c := newOrders(t, limpet.Options{Histograms: true})
-		noError(t, m.AddClient("orders", c))
-		subscribe(t, c, "prices", nil)
+		assert.NoError(t, m.AddClient("orders", c))
+		scene.Subscribe(t, c, "prices", nil)
 		time.Sleep(3 * time.Second)
 		synctest.Wait()
 		collect(t, reader).check(t, page{
@@ -38,7 +40,7 @@ func TestConnectionValues(t *testing.T) {
 		began := time.Now()
 		time.Sleep(10 * time.Second)
 		_, err := c.WaitState(t.Context(), func(s limpet.State) bool { return s.Phase == limpet.Waiting })
-		noError(t, err)
+		assert.NoError(t, err)
 		synctest.Wait()
 		lasted := time.Since(began).Seconds()
 		next := time.Until(c.State().NextAttempt).Seconds()
@@ -60,7 +62,7 @@ func TestConnectionValues(t *testing.T) {
 
 		srv.Start()
 		_, err = c.WaitState(t.Context(), func(s limpet.State) bool { return s.Phase == limpet.Ready })
-		noError(t, err)
+		assert.NoError(t, err)
 		time.Sleep(time.Minute)
 		synctest.Wait()
 		st, p := c.Stats(), collect(t, reader)
@@ -97,15 +99,15 @@ func TestMessageValues(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		m, reader := newReader(t)
 		srv, c := newOrders(t, limpet.Options{Histograms: true})
-		noError(t, m.AddClient("orders", c))
-		noError(t, m.AddClient("feed", newFeed(t)))
-		prices := subscribe(t, c, "prices", &limpet.SubscribeOptions{Delivery: limpet.Delivery{Buffer: 4, Overflow: limpet.DropOldest}})
-		jobs := subscribe(t, c, "jobs", &limpet.SubscribeOptions{ManualAck: true})
-		publish(t, srv, "prices", 10)
-		publish(t, srv, "jobs", 2)
-		take(t, jobs, 2)
+		assert.NoError(t, m.AddClient("orders", c))
+		assert.NoError(t, m.AddClient("feed", scene.NewFeed(t)))
+		prices := scene.Subscribe(t, c, "prices", &limpet.SubscribeOptions{Delivery: limpet.Delivery{Buffer: 4, Overflow: limpet.DropOldest}})
+		jobs := scene.Subscribe(t, c, "jobs", &limpet.SubscribeOptions{ManualAck: true})
+		scene.Publish(t, srv, "prices", 10)
+		scene.Publish(t, srv, "jobs", 2)
+		scene.Take(t, jobs, 2)
 		time.Sleep(time.Second)
-		take(t, prices, 2) // what was dropped, and a message
+		scene.Take(t, prices, 2) // what was dropped, and a message
 		synctest.Wait()
 		p := collect(t, reader)
 		p.check(t, page{
@@ -143,9 +145,9 @@ func TestPublishValues(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		m, reader := newReader(t)
 		srv, c := newOrders(t, limpet.Options{Histograms: true})
-		noError(t, m.AddClient("orders", c))
-		noError(t, m.AddServer("orders", srv.Server))
-		subscribe(t, c, "orders", nil)
+		assert.NoError(t, m.AddClient("orders", c))
+		assert.NoError(t, m.AddServer("orders", srv.Server))
+		scene.Subscribe(t, c, "orders", nil)
 		for i := range 5 {
 			topic := "orders"
 			if i > 2 {
@@ -158,10 +160,10 @@ func TestPublishValues(t *testing.T) {
 		srv.Stop()
 		synctest.Wait()
 		_, err := c.Publish(t.Context(), "orders", []byte("1234"), &limpet.PublishOptions{TTL: time.Second})
-		noError(t, err)
+		assert.NoError(t, err)
 		time.Sleep(3 * time.Second)
 		_, err = c.Publish(t.Context(), "orders", []byte("12"), nil)
-		noError(t, err)
+		assert.NoError(t, err)
 		time.Sleep(2 * time.Second)
 		synctest.Wait()
 		p := collect(t, reader)
@@ -190,7 +192,7 @@ func TestPublishValues(t *testing.T) {
 		})
 
 		srv.Start()
-		noError(t, c.Flush(t.Context()))
+		assert.NoError(t, c.Flush(t.Context()))
 		time.Sleep(time.Second)
 		synctest.Wait()
 		st, got, p := c.Stats(), srv.Server.Stats(), collect(t, reader)

@@ -11,7 +11,9 @@ import (
 	"time"
 
 	"github.com/limpet-go/limpet"
+	"github.com/limpet-go/limpet/internal/assert"
 	"github.com/limpet-go/limpet/limpettest"
+	"github.com/limpet-go/limpet/metrics/internal/scene"
 	"github.com/limpet-go/limpet/metrics/prom"
 	"github.com/limpet-go/limpet/server"
 )
@@ -37,18 +39,18 @@ func (p page) values() map[string]float64 {
 func TestTopicsMakeNoSeries(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		srv := limpettest.NewServer(t, &limpettest.ServerOptions{Server: &server.Options{MaxSubs: topics}})
-		client := dial(t, srv, limpet.Options{Histograms: true})
+		client := scene.Dial(t, srv, limpet.Options{Histograms: true})
 		var called atomic.Int64
 		fixed, named := prom.NewCollector(nil), prom.NewCollector(&prom.Options{
 			MaxSubscriptions: 50,
 			Subscription:     func(topic string) string { return fmt.Sprint(topic, " ", called.Add(1)) },
 		})
-		noError(t, fixed.AddClient("a", client))
-		noError(t, named.AddClient("a", client))
+		assert.NoError(t, fixed.AddClient("a", client))
+		assert.NoError(t, named.AddClient("a", client))
 		registry, namedRegistry := newRegistry(t, fixed), newRegistry(t, named)
 
-		subscribe(t, client, "first", nil)
-		publish(t, srv, "first", 1)
+		scene.Subscribe(t, client, "first", nil)
+		scene.Publish(t, srv, "first", 1)
 		synctest.Wait()
 		one := gather(t, registry)
 		check(t, one, map[string]float64{`limpet_received_messages_total client="a"`: 1})
@@ -56,14 +58,14 @@ func TestTopicsMakeNoSeries(t *testing.T) {
 		var open []*limpet.Subscription
 		for i := range topics - 1 {
 			s, err := client.Subscribe(t.Context(), fmt.Sprint("topic/", i), nil)
-			noError(t, err)
+			assert.NoError(t, err)
 			open = append(open, s)
 		}
 		for _, s := range open {
-			noError(t, s.WaitLive(t.Context()))
+			assert.NoError(t, s.WaitLive(t.Context()))
 		}
 		for i := range 1000 {
-			publish(t, srv, fmt.Sprint("topic/", i*(topics/1000)), 1)
+			scene.Publish(t, srv, fmt.Sprint("topic/", i*(topics/1000)), 1)
 		}
 		synctest.Wait()
 		all := gather(t, registry)
@@ -92,7 +94,7 @@ func TestTopicsMakeNoSeries(t *testing.T) {
 			s.Close()
 		}
 		for i := range 100 {
-			subscribe(t, client, fmt.Sprint("later/", i), nil)
+			scene.Subscribe(t, client, fmt.Sprint("later/", i), nil)
 		}
 		synctest.Wait()
 		if values := gather(t, namedRegistry).values(); len(values) != 1 || values[`"other"`] != 101 {
@@ -106,7 +108,7 @@ func TestTopicsMakeNoSeries(t *testing.T) {
 func TestHostileNames(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		srv := limpettest.NewServer(t, nil)
-		client := dial(t, srv, limpet.Options{})
+		client := scene.Dial(t, srv, limpet.Options{})
 		var calls atomic.Int64
 		long := strings.Repeat("x", 1<<20)
 		kinds := []func(n int64) string{
@@ -124,10 +126,10 @@ func TestHostileNames(t *testing.T) {
 			n := calls.Add(1)
 			return kinds[n%int64(len(kinds))](n)
 		}})
-		noError(t, c.AddClient("a", client))
+		assert.NoError(t, c.AddClient("a", client))
 		registry := newRegistry(t, c)
 		for i := range 10 * len(kinds) {
-			subscribe(t, client, fmt.Sprint("topic/", i), nil)
+			scene.Subscribe(t, client, fmt.Sprint("topic/", i), nil)
 		}
 		synctest.Wait()
 		for range 50 {
@@ -177,16 +179,16 @@ func TestNoSecrets(t *testing.T) {
 				return limpet.Credential{Token: secret}, nil
 			},
 		})
-		noError(t, err)
-		defer end(client)
+		assert.NoError(t, err)
+		defer scene.End(client)
 		_, err = client.Subscribe(t.Context(), "prices", &limpet.SubscribeOptions{Token: secret})
-		noError(t, err)
+		assert.NoError(t, err)
 		_, err = client.Publish(t.Context(), "orders", []byte(secret), nil)
-		noError(t, err)
+		assert.NoError(t, err)
 		time.Sleep(time.Minute)
 		c := prom.NewCollector(&prom.Options{Subscription: func(topic string) string { return topic }})
-		noError(t, c.AddClient("a", client))
-		noError(t, c.AddServer("a", srv.Server))
+		assert.NoError(t, c.AddClient("a", client))
+		assert.NoError(t, c.AddServer("a", srv.Server))
 		registry := newRegistry(t, c)
 		for _, phase := range []limpet.Phase{limpet.Waiting, limpet.Ended} {
 			if phase == limpet.Ended {
@@ -194,7 +196,7 @@ func TestNoSecrets(t *testing.T) {
 				<-client.Done()
 			}
 			_, err := client.WaitState(t.Context(), func(s limpet.State) bool { return s.Phase == phase })
-			noError(t, err)
+			assert.NoError(t, err)
 			p := gather(t, registry)
 			check(t, p, map[string]float64{fmt.Sprintf("limpet_connection_state client=\"a\" state=%q", phase): 1})
 			failed := 0.0

@@ -11,7 +11,9 @@ import (
 	"time"
 
 	"github.com/limpet-go/limpet"
+	"github.com/limpet-go/limpet/internal/assert"
 	"github.com/limpet-go/limpet/limpettest"
+	"github.com/limpet-go/limpet/metrics/internal/scene"
 	"github.com/limpet-go/limpet/metrics/prom"
 	"github.com/limpet-go/limpet/server"
 	"github.com/prometheus/client_golang/prometheus"
@@ -22,11 +24,11 @@ import (
 func TestPagesAddUp(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		srv := limpettest.NewServer(t, nil)
-		client := dial(t, srv, limpet.Options{Histograms: true, Backoff: limpet.Backoff{First: 50 * time.Millisecond, Initial: 50 * time.Millisecond}})
-		s := subscribe(t, client, "a", &limpet.SubscribeOptions{Delivery: limpet.Delivery{Buffer: 8, Overflow: limpet.DropOldest}})
+		client := scene.Dial(t, srv, limpet.Options{Histograms: true, Backoff: limpet.Backoff{First: 50 * time.Millisecond, Initial: 50 * time.Millisecond}})
+		s := scene.Subscribe(t, client, "a", &limpet.SubscribeOptions{Delivery: limpet.Delivery{Buffer: 8, Overflow: limpet.DropOldest}})
 		c := prom.NewCollector(&prom.Options{Subscription: func(topic string) string { return topic }})
-		noError(t, c.AddClient("a", client))
-		noError(t, c.AddServer("a", srv.Server))
+		assert.NoError(t, c.AddClient("a", client))
+		assert.NoError(t, c.AddServer("a", srv.Server))
 		registry := newRegistry(t, c)
 
 		stop := make(chan struct{})
@@ -43,16 +45,16 @@ func TestPagesAddUp(t *testing.T) {
 				}
 			})
 		}
-		repeat(time.Millisecond, func() { publish(t, srv, "a", 20) })
+		repeat(time.Millisecond, func() { scene.Publish(t, srv, "a", 20) })
 		repeat(time.Millisecond, func() {
 			if other, err := client.Subscribe(t.Context(), "b", nil); err == nil {
 				other.Close()
 			}
 		})
-		repeat(time.Millisecond, func() { take(t, s, 2) })
+		repeat(time.Millisecond, func() { scene.Take(t, s, 2) })
 		repeat(300*time.Millisecond, srv.Network.CutAll)
 		kinds, err := registry.Gather()
-		noError(t, err)
+		assert.NoError(t, err)
 		counters := map[string]bool{}
 		for _, f := range kinds {
 			counters[f.GetName()] = f.GetType().String() == "COUNTER"
@@ -90,12 +92,12 @@ func TestPagesAddUp(t *testing.T) {
 func TestNames(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		srv := limpettest.NewServer(t, nil)
-		client := dial(t, srv, limpet.Options{})
+		client := scene.Dial(t, srv, limpet.Options{})
 		c := prom.NewCollector(nil)
 		long := strings.Repeat("x", 128)
 		for _, ok := range []string{"a", long, "größe", "a\nb\"", "other"} {
-			noError(t, c.AddClient(ok, client))
-			noError(t, c.AddServer(ok, srv.Server))
+			assert.NoError(t, c.AddClient(ok, client))
+			assert.NoError(t, c.AddServer(ok, srv.Server))
 		}
 		before := gather(t, newRegistry(t, c))
 		for _, bad := range []struct{ name, says string }{
@@ -128,17 +130,17 @@ func TestNames(t *testing.T) {
 func TestRemove(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		srv := limpettest.NewServer(t, nil)
-		a, b := dial(t, srv, limpet.Options{}), dial(t, srv, limpet.Options{})
+		a, b := scene.Dial(t, srv, limpet.Options{}), scene.Dial(t, srv, limpet.Options{})
 		c := prom.NewCollector(nil)
-		noError(t, c.AddClient("a", a))
-		noError(t, c.AddClient("b", b))
-		noError(t, c.AddServer("a", srv.Server))
+		assert.NoError(t, c.AddClient("a", a))
+		assert.NoError(t, c.AddClient("b", b))
+		assert.NoError(t, c.AddServer("a", srv.Server))
 		registry := newRegistry(t, c)
-		subscribe(t, a, "x", nil)
-		publish(t, srv, "x", 3)
+		scene.Subscribe(t, a, "x", nil)
+		scene.Publish(t, srv, "x", 3)
 		synctest.Wait()
 		live := gather(t, registry)
-		end(a)
+		scene.End(a)
 		ended := gather(t, registry)
 		if before, after := live.of(`client="a"`), ended.of(`client="a"`); len(before) < 40 || !slices.Equal(before, after) {
 			t.Errorf("before the end %q, after it %q", before, after)
@@ -166,8 +168,8 @@ func TestRemove(t *testing.T) {
 		if p := gather(t, registry); len(p.of(`server="a"`)) != 0 || len(p.of(`client="b"`)) == 0 {
 			t.Errorf("server a is removed: %d series of it", len(p.of(`server="a"`)))
 		}
-		noError(t, c.AddClient("a", b))
-		noError(t, c.AddServer("a", srv.Server))
+		assert.NoError(t, c.AddClient("a", b))
+		assert.NoError(t, c.AddServer("a", srv.Server))
 	})
 }
 
@@ -179,9 +181,9 @@ func TestHistogramsFromTheStart(t *testing.T) {
 		c := prom.NewCollector(nil)
 		for _, measures := range []bool{true, false} {
 			client, err := limpet.New(srv.URL(), &limpet.Options{Histograms: measures, HTTPClient: srv.HTTPClient()})
-			noError(t, err)
-			defer end(client)
-			noError(t, c.AddClient(fmt.Sprint(measures), client))
+			assert.NoError(t, err)
+			defer scene.End(client)
+			assert.NoError(t, c.AddClient(fmt.Sprint(measures), client))
 		}
 		p := gather(t, newRegistry(t, c))
 		for _, h := range []string{"delivery_lag", "publish_duration", "heartbeat_rtt", "connection_duration", "outage"} {
@@ -199,10 +201,10 @@ func TestHistogramsFromTheStart(t *testing.T) {
 func TestNamespace(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		srv := limpettest.NewServer(t, nil)
-		client := dial(t, srv, limpet.Options{Histograms: true})
+		client := scene.Dial(t, srv, limpet.Options{Histograms: true})
 		for namespace, says := range map[string]string{"feeds": "", "\xff": "is not a valid metric name"} {
 			c := prom.NewCollector(&prom.Options{Namespace: namespace})
-			noError(t, c.AddClient("a", client))
+			assert.NoError(t, c.AddClient("a", client))
 			err := prometheus.NewRegistry().Register(c)
 			if (says == "") != (err == nil) || err != nil && !strings.Contains(err.Error(), says) {
 				t.Errorf("%q: %v", namespace, err)
@@ -233,9 +235,9 @@ func TestClassesFromTheStart(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		srv := limpettest.NewServer(t, &limpettest.ServerOptions{Server: &server.Options{}})
 		srv.Inject(limpettest.RefuseUpgrade(http.StatusInternalServerError, nil))
-		client := dial(t, srv, limpet.Options{})
+		client := scene.Dial(t, srv, limpet.Options{})
 		c := prom.NewCollector(nil)
-		noError(t, c.AddClient("a", client))
+		assert.NoError(t, c.AddClient("a", client))
 		p := gather(t, newRegistry(t, c))
 		for class := range client.Stats().FailedAttempts.All() {
 			_, attempts := p[fmt.Sprintf(`limpet_connect_attempts_total client="a" result=%q`, class)]

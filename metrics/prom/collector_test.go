@@ -3,18 +3,17 @@ package prom_test
 import (
 	"context"
 	"errors"
-	"fmt"
 	"net/http"
 	"testing"
 	"testing/synctest"
 	"time"
 
 	"github.com/limpet-go/limpet"
+	"github.com/limpet-go/limpet/internal/assert"
 	"github.com/limpet-go/limpet/limpettest"
+	"github.com/limpet-go/limpet/metrics/internal/scene"
 	"github.com/limpet-go/limpet/metrics/prom"
 	"github.com/limpet-go/limpet/server"
-	"github.com/limpet-go/limpet/wire"
-	"github.com/limpet-go/limpet/wire/raw"
 	"github.com/prometheus/client_golang/prometheus/testutil"
 )
 
@@ -49,19 +48,19 @@ func newOrders(t *testing.T) *orders {
 	srv.Inject(limpettest.Refuse(1))
 	o := &orders{srv: srv}
 	token := limpet.Secret("bad")
-	o.client = dial(t, srv, limpet.Options{Histograms: true, Auth: func(_ context.Context, a limpet.AttemptInfo) (limpet.Credential, error) {
+	o.client = scene.Dial(t, srv, limpet.Options{Histograms: true, Auth: func(_ context.Context, a limpet.AttemptInfo) (limpet.Credential, error) {
 		if a.Refresh {
 			token = "good"
 		}
 		return limpet.Credential{Token: token}, nil
 	}})
-	o.prices = subscribe(t, o.client, "prices", &limpet.SubscribeOptions{Delivery: limpet.Delivery{Buffer: 4, Overflow: limpet.DropOldest}})
-	jobs := subscribe(t, o.client, "jobs", &limpet.SubscribeOptions{ManualAck: true})
-	publish(t, srv, "prices", 10)
-	publish(t, srv, "jobs", 2)
-	take(t, jobs, 2)[0].Ack()
+	o.prices = scene.Subscribe(t, o.client, "prices", &limpet.SubscribeOptions{Delivery: limpet.Delivery{Buffer: 4, Overflow: limpet.DropOldest}})
+	jobs := scene.Subscribe(t, o.client, "jobs", &limpet.SubscribeOptions{ManualAck: true})
+	scene.Publish(t, srv, "prices", 10)
+	scene.Publish(t, srv, "jobs", 2)
+	scene.Take(t, jobs, 2)[0].Ack()
 	time.Sleep(time.Second)
-	take(t, o.prices, 2) // what was dropped, and a message
+	scene.Take(t, o.prices, 2) // what was dropped, and a message
 	for i := range 5 {
 		topic := "orders"
 		if i > 2 {
@@ -74,33 +73,15 @@ func newOrders(t *testing.T) *orders {
 	return o
 }
 
-// newFeed makes a client of a server that numbers its messages of the topic feed: one is
-// sent twice, 2 and 3 are missing, the numbers begin again. Of two other messages one is for
-// a topic without a subscription and one for what is not a topic.
-func newFeed(t *testing.T) *limpet.Client {
-	host := limpettest.NewHandler(t, sender("feed 1", "feed 2", "feed 2", "feed 5", "feed 9", "feed 3", "other 1", "\x01 1"), nil)
-	label := func(f wire.Frame) (l raw.Label) {
-		fmt.Sscan(string(f.Data), &l.Topic, &l.Number)
-		l.Numbered = true
-		return l
-	}
-	c := start(t, host.URL(), limpet.Options{
-		Dialect: raw.New(raw.Options{Topic: label}), HTTPClient: host.HTTPClient(),
-		Heartbeat: limpet.Heartbeat{Interval: time.Hour}, // the server answers no ping
-	})
-	take(t, subscribe(t, c, "feed", nil), 8) // 5 messages, 2 gaps, a reset
-	return c
-}
-
 // Every metric has the right value. Those of limpet_server_ belong to the server of orders.
 func TestValues(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		o := newOrders(t)
-		feed := newFeed(t)
+		feed := scene.NewFeed(t)
 		c := prom.NewCollector(&prom.Options{Subscription: func(topic string) string { return topic }})
-		noError(t, c.AddClient("orders", o.client))
-		noError(t, c.AddClient("feed", feed))
-		noError(t, c.AddServer("orders", o.srv.Server))
+		assert.NoError(t, c.AddClient("orders", o.client))
+		assert.NoError(t, c.AddClient("feed", feed))
+		assert.NoError(t, c.AddServer("orders", o.srv.Server))
 		registry := newRegistry(t, c)
 
 		// An outage in which a message expires, one waits, and the server publishes more
@@ -109,14 +90,14 @@ func TestValues(t *testing.T) {
 		synctest.Wait()
 		began := time.Now()
 		_, err := o.client.Publish(t.Context(), "orders", []byte("1234"), &limpet.PublishOptions{TTL: time.Second})
-		noError(t, err)
+		assert.NoError(t, err)
 		time.Sleep(3 * time.Second)
 		_, err = o.client.Publish(t.Context(), "refused", []byte("12"), nil)
-		noError(t, err)
-		publish(t, o.srv, "prices", 30)
+		assert.NoError(t, err)
+		scene.Publish(t, o.srv, "prices", 30)
 		time.Sleep(7 * time.Second)
 		_, err = o.client.WaitState(t.Context(), func(s limpet.State) bool { return s.Phase == limpet.Waiting })
-		noError(t, err)
+		assert.NoError(t, err)
 		synctest.Wait()
 		down := gather(t, registry)
 		st := o.client.Stats()
@@ -146,13 +127,13 @@ func TestValues(t *testing.T) {
 
 		// Three more connections: after the outage, and after two cuts.
 		o.srv.Start()
-		noError(t, o.client.WaitReady(t.Context()))
+		assert.NoError(t, o.client.WaitReady(t.Context()))
 		for range 2 {
 			time.Sleep(3 * time.Second)
 			before := o.client.State().Generation
 			o.srv.Network.CutAll()
 			_, err := o.client.WaitState(t.Context(), func(s limpet.State) bool { return s.Phase == limpet.Ready && s.Generation > before })
-			noError(t, err)
+			assert.NoError(t, err)
 		}
 		ready := time.Now()
 		time.Sleep(2 * time.Minute)
@@ -261,7 +242,7 @@ func TestValues(t *testing.T) {
 			`limpet_server_log_head_offset server="orders"`:                                    45,
 		})
 		problems, err := testutil.GatherAndLint(registry)
-		noError(t, err)
+		assert.NoError(t, err)
 		for _, p := range problems {
 			t.Errorf("%s: %s", p.Metric, p.Text)
 		}
@@ -292,16 +273,16 @@ func TestValues(t *testing.T) {
 func TestBlackHole(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		srv := limpettest.NewServer(t, nil)
-		client := dial(t, srv, limpet.Options{})
+		client := scene.Dial(t, srv, limpet.Options{})
 		c := prom.NewCollector(nil)
-		noError(t, c.AddClient("a", client))
-		noError(t, c.AddServer("a", srv.Server))
+		assert.NoError(t, c.AddClient("a", client))
+		assert.NoError(t, c.AddServer("a", srv.Server))
 		registry := newRegistry(t, c)
 		for _, lost := range []limpettest.Direction{limpettest.Down, limpettest.Both} {
 			synctest.Wait()
 			srv.Network.Strike(limpettest.BlackHole(lost))
 			_, err := client.Send(t.Context(), "orders", nil, nil)
-			noError(t, err)
+			assert.NoError(t, err)
 		}
 		synctest.Wait()
 		check(t, gather(t, registry), map[string]float64{
@@ -315,13 +296,13 @@ func TestBlackHole(t *testing.T) {
 		})
 		srv.Network.Strike(limpettest.BlackHole(limpettest.Down))
 		receipt, err := client.Publish(t.Context(), "orders", nil, &limpet.PublishOptions{AtLeastOnce: true})
-		noError(t, err)
+		assert.NoError(t, err)
 		synctest.Wait()
 		srv.Reboot(nil)
 		c.RemoveServer("a")
-		noError(t, c.AddServer("a", srv.Server))
+		assert.NoError(t, c.AddServer("a", srv.Server))
 		_, err = receipt.Wait(t.Context())
-		noError(t, err)
+		assert.NoError(t, err)
 		check(t, gather(t, registry), map[string]float64{
 			`limpet_resent_messages_total client="a"`:                           2,
 			`limpet_resumes_total client="a" verdict="fresh"`:                   2,
