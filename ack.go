@@ -73,6 +73,7 @@ type Receipt struct {
 	decided     Outcome // the outcome, before publishOutcome makes it visible
 	settled     bool    // the server needs to learn nothing more about the message
 	atLeastOnce bool
+	sentIn      uint32 // the batch on this connection, without sessions; waitsAgain: see sendAgain; 0: none
 
 	outcome    atomic.Uint32 // the Outcome that callers see, or awaited
 	doneSignal atomic.Pointer[outcomeSignal]
@@ -137,9 +138,9 @@ func (r *Receipt) Outcome() Outcome {
 
 // Wait blocks until the outcome is known or ctx ends. The error is nil for
 // Acked and Written, and otherwise an *Error that wraps ErrRejected,
-// ErrExpired, ErrUnsent or ErrOutcomeUnknown. If ctx ends first, it is ctx's
-// error: the client still sends the message, and Wait may be called again. Every
-// outcome is known once the client has ended.
+// ErrExpired, ErrUnsent or ErrOutcomeUnknown. If ctx ends first, the *Error wraps
+// ctx's error: the client still sends the message, and Wait may be called again.
+// Every outcome is known once the client has ended.
 func (r *Receipt) Wait(ctx context.Context) (Ack, error) {
 	if err := checkContext(opReceipt, ctx); err != nil {
 		return Ack{ID: r.id}, err
@@ -151,7 +152,7 @@ func (r *Receipt) Wait(ctx context.Context) (Ack, error) {
 			select {
 			case <-r.Done():
 			case <-ctx.Done():
-				return Ack{ID: r.id}, ctx.Err()
+				return Ack{ID: r.id}, contextError(opReceipt, "the outcome was known; the client goes on with the message", ctx.Err())
 			}
 		}
 	}
@@ -311,4 +312,18 @@ func (d *doneCalls) finish() {
 		}
 		timer.Reset(rest)
 	}
+}
+
+const opReceipt = "receipt"
+
+// outcomeError is the error of a receipt for which the server gave no code.
+func outcomeError(err error) *Error {
+	return &Error{Op: opReceipt, Class: ClassOutcome, Err: err}
+}
+
+// written resolves the messages up to seq as Written, for a dialect without
+// acknowledgements.
+func (w *window) written(seq uint64) {
+	w.settleThrough(min(seq, w.lastSeq()), Written)
+	w.publishOutcomes()
 }

@@ -3,9 +3,12 @@ package limpet
 import (
 	"container/list"
 	"context"
+	"math"
 	"slices"
 	"sync"
 	"time"
+
+	"github.com/limpet-go/limpet/wire"
 )
 
 // admission admits messages to the window, in the order in which their
@@ -61,6 +64,7 @@ func (a *admission) acquire(ctx context.Context, messages, bytes int, wait bool)
 		return w.err
 	case <-ctx.Done():
 	}
+	ctxErr := ctx.Err() // may be the caller's code: mu is not held
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	select {
@@ -74,7 +78,7 @@ func (a *admission) acquire(ctx context.Context, messages, bytes int, wait bool)
 		a.waiters.Remove(place)
 	}
 	a.admitWaiters() // a smaller request behind this one may fit
-	return joinReason(ErrWindowFull, ctx.Err())
+	return joinReason(ErrWindowFull, ctxErr)
 }
 
 // release returns room to the window and admits those who wait for it.
@@ -193,4 +197,106 @@ func (w *window) measure(resolved []*Receipt) {
 			h.outcome.Add(time.Duration(now-*w.admitted.At(w.resolved[0] + i)), 1)
 		}
 	}
+}
+
+// sendAgain is a message that the server has not taken and that is to be sent again, for a
+// dialect without sessions.
+type sendAgain struct {
+	seq uint64
+	at  time.Time
+}
+
+// waitsAgain is the Receipt.sentIn of a message that waits for its time.
+const waitsAgain = math.MaxUint32
+
+// countBatch begins another batch.
+func (w *window) countBatch() {
+	if !w.sessions {
+		w.batch = w.batch%(waitsAgain-1) + 1
+	}
+}
+
+// rewind makes everything be sent on the next connection that was sent on this one.
+func (w *window) rewind() {
+	for _, r := range w.sentSlots() {
+		if r.sentIn != waitsAgain {
+			r.sentIn = 0
+		}
+	}
+	w.nextToSend = 0
+}
+
+// sentSlots returns the slots that hold everything that was sent on this connection. One
+// that is to be sent again takes nextToSend back.
+func (w *window) sentSlots() []*Receipt {
+	n := w.nextToSend
+	if !w.sessions {
+		n = max(n, min(int(w.highestSent+1-w.firstSeq), w.slots.Len()))
+	}
+	return w.slots.All()[:n]
+}
+
+// isInFlight reports whether r, one of sentSlots, was sent on this connection and is not
+// settled.
+func (w *window) isInFlight(r *Receipt) bool {
+	return !r.settled && (w.sessions || r.sentIn != 0 && r.sentIn != waitsAgain)
+}
+
+// refusedForNow makes slot i wait until it may be sent again. It counts as never sent, unless
+// an earlier connection may have carried it.
+func (w *window) refusedForNow(i int, reject wire.Reject, now time.Time) {
+	r := *w.slots.At(i)
+	if r.settled || r.sentIn == 0 || r.sentIn == waitsAgain {
+		return
+	}
+	r.sentIn = waitsAgain
+	if !r.atLeastOnce {
+		r.firstSent = 0
+	}
+	if d := r.details; d != nil && !d.expires.IsZero() && (w.nextExpiry.IsZero() || d.expires.Before(w.nextExpiry)) {
+		w.nextExpiry = d.expires
+	}
+	next := sendAgain{reject.Seq, now.Add(min(reject.Retry, maxRetryAfter))}
+	at, _ := slices.BinarySearchFunc(w.again, next, func(a, b sendAgain) int {
+		if a.at.After(b.at) {
+			return 1
+		}
+		return -1 // behind those of the same time
+	})
+	w.again = slices.Insert(w.again, at, next)
+	if w.notify != nil {
+		w.notify.post(ServerNotice{shownCode(reject.Code, reject.PeerCode), peerText(reject.Reason)})
+	}
+}
+
+// takeAgain makes the messages be sent whose time has come.
+func (w *window) takeAgain(now time.Time) {
+	for len(w.again) > 0 && due(w.again[0].at, now) {
+		if i, r := w.lookup(w.again[0].seq); r != nil && r.sentIn == waitsAgain {
+			r.sentIn = 0
+			w.nextToSend = min(w.nextToSend, i)
+		}
+		w.again = w.again[1:]
+	}
+	if len(w.again) == 0 {
+		w.again = nil
+	}
+}
+
+// nextAgain is when the next message is to be sent again; zero: none.
+func (w *window) nextAgain() (at time.Time) {
+	if len(w.again) > 0 {
+		at = w.again[0].at
+	}
+	return at
+}
+
+// appendReused extends s by one element. The element is zero, or as
+// encodeArgs.reset left it.
+func appendReused[T any](s []T) ([]T, *T) {
+	if len(s) == cap(s) {
+		s = slices.Grow(s, 1)
+	}
+	s = s[:len(s)+1]
+	return s, &s[len(s)-1]
 }

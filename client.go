@@ -1,3 +1,34 @@
+// Package limpet is a WebSocket client for live feeds that survives its
+// connections.
+//
+// A Client reconnects with backoff and jitter, resumes its subscriptions where
+// they stopped, keeps every message until the server has accepted it, and hands
+// messages to its consumers at the pace and under the policy that each chose. It
+// never hides a loss: where messages are missing the stream has a Gap or a Reset,
+// and a publish whose outcome cannot be known ends as Unknown. The wire protocol
+// is a plug-in, wire.Dialect; limpet.v1 is the default, and package server speaks
+// it. The client promises no more than the dialect can carry.
+//
+// The loop, one goroutine at a time, owns all session state. The reader passes
+// messages straight to the delivery queue of their subscription and never waits
+// for a consumer.
+//
+//	     your goroutines                     per subscription
+//	Publish  Subscribe  Close             Messages(), C(): your code
+//	     |       |        |                          ^
+//	     v       v        v                          |  delivery queue
+//	+------------------------------+                 |
+//	| loop: state, window,         |-----------------|---> notifier --> Observer
+//	|       registry, deadlines    |                 |
+//	+--^--------^------------|-----+                 |
+//	   | dialed | control    | frames                |
+//	 dialer   reader --------|-----------------------+
+//	            ^          writer
+//	            +-- socket --+
+//
+// See docs/design.md for where to find what and which goroutine owns it,
+// docs/protocol.md for limpet.v1, docs/reconnect.md for the reconnection policy,
+// and docs/guarantees.md for what is promised and which test proves it.
 package limpet
 
 import (
@@ -6,10 +37,13 @@ import (
 	"fmt"
 	"math"
 	"regexp"
+	"slices"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"time"
 
+	"github.com/limpet-go/limpet/internal/budget"
 	"github.com/limpet-go/limpet/internal/ids"
 	"github.com/limpet-go/limpet/internal/secrets"
 	"github.com/limpet-go/limpet/internal/watch"
@@ -25,8 +59,10 @@ type Client struct {
 	ids       *ids.Generator
 	counters  counters
 	totals    subscriptionTotals
+	cursors   cursorNames
 	state     watch.Value[State]
 	routes    routes
+	memory    *budget.Budget     // of all delivery queues
 	first     *firstSubscription // nil with the trait Confirms
 	notify    *notifier
 	doneCalls doneCalls
@@ -58,6 +94,7 @@ func New(url string, o *Options) (*Client, error) {
 		return nil, err
 	}
 	c := &Client{cfg: cfg, ids: ids.NewGenerator(), done: make(chan struct{}), notify: newNotifier(&cfg.Options)}
+	c.memory = budget.New(cfg.Memory)
 	c.counters.origin = time.Now().Add(-1) // no moment is 0
 	if cfg.Histograms {
 		c.counters.measured = new(histograms)
@@ -161,10 +198,39 @@ func (c *Client) Stats() Stats {
 		st.ConnectedSince = s.Since
 	}
 	c.admission.mu.Lock()
+	st.Memory, st.MemoryLimit = int(c.memory.Used()), c.cfg.Memory
 	st.Window, st.WindowBytes = c.cfg.Window.Messages-c.admission.freeMessages, c.cfg.Window.Bytes-c.admission.freeBytes
 	c.admission.mu.Unlock()
 	c.totals.fill(&st)
 	return st
+}
+
+// Subscriptions returns the subscriptions that have not ended, in the order of
+// Subscribe. It is a snapshot. After Close, Shutdown and a permanent failure there are
+// none. It waits for neither network nor consumers, and may be called at any time, also
+// from an Observer.
+func (c *Client) Subscriptions() []*Subscription {
+	query := listOpen{make(chan []*Subscription, 1)}
+	if !c.inbox.post(query) {
+		return nil
+	}
+	select {
+	case subs := <-query.reply:
+		return subs
+	case <-c.done:
+		return nil
+	}
+}
+
+// listOpen replies with the subscriptions that have not ended.
+type listOpen struct{ reply chan []*Subscription }
+
+func (e listOpen) apply(l *loop) {
+	if l.ended {
+		e.reply <- nil
+		return
+	}
+	e.reply <- slices.Collect(l.registry.all())
 }
 
 // Histograms returns the durations measured since New. They are empty without
@@ -176,7 +242,7 @@ func (c *Client) Histograms() Histograms {
 	}
 	return Histograms{
 		Measured: true,
-		Delivery: loadHistogram(&h.delivery), Publish: loadHistogram(&h.outcome), Ping: loadHistogram(&h.ping),
+		Delivery: loadHistogram(&h.delivery), Source: loadHistogram(&h.source), Publish: loadHistogram(&h.outcome), Ping: loadHistogram(&h.ping),
 		Connection: loadHistogram(&h.connection), Outage: loadHistogram(&h.recovery),
 	}
 }
@@ -184,14 +250,18 @@ func (c *Client) Histograms() Histograms {
 // Shutdown ends the client gracefully: it refuses new work, unsubscribes at the
 // server, lets consumers take what is waiting, waits until every message has its
 // outcome, ends the session and closes the connection. It blocks until then. If
-// ctx ends first it calls Close and returns ctx's error, at most 100 milliseconds
-// later. Messages that no consumer takes delay Shutdown until ctx ends. If the
-// client has failed permanently, before or meanwhile, Shutdown returns the
-// *PermanentError.
+// ctx ends first it calls Close and returns an *Error that wraps ctx's error and says
+// how many messages it waited for, at most 100 milliseconds later. If the client has
+// failed permanently, before or meanwhile, Shutdown returns the *PermanentError.
 //
-// Where the dialect has the trait Processed, Shutdown also waits until consumers
-// have finished their loop bodies and, with ManualAck, until every message taken
-// is acknowledged; the server learns all of it before it is unsubscribed.
+// Consumers must go on until their streams end, which Shutdown brings about: messages
+// that no consumer takes delay Shutdown until ctx ends. So do not end a loop over
+// Messages by its ctx, or by break, before Shutdown has returned.
+//
+// Where the dialect has the trait Processed, or a subscription has a Cursor, Shutdown
+// also waits until consumers have finished their loop bodies and, with ManualAck, until
+// every message taken is acknowledged. With the trait, the server learns all of it before
+// it is unsubscribed; with a Cursor, it is saved before Done is closed.
 func (c *Client) Shutdown(ctx context.Context) error {
 	if err := checkContext("Shutdown", ctx); err != nil {
 		return err
@@ -205,6 +275,7 @@ func (c *Client) Shutdown(ctx context.Context) error {
 		return nil
 	case <-ctx.Done():
 	}
+	waited := c.Stats()
 	c.Close()
 	grace := time.NewTimer(closeFrameTimeout)
 	defer grace.Stop()
@@ -212,7 +283,29 @@ func (c *Client) Shutdown(ctx context.Context) error {
 	case <-c.done:
 	case <-grace.C:
 	}
-	return ctx.Err()
+	return contextError("Shutdown", "the client had finished"+waited.unfinished(), ctx.Err())
+}
+
+// unfinished says what a Shutdown can have waited for; it is empty if there is nothing.
+func (s *Stats) unfinished() string {
+	settled := s.Acked + s.Written + s.Rejected + s.Expired + s.Unsent + s.Unknown
+	var list []string
+	for _, kind := range []struct {
+		n    uint64
+		what string
+	}{
+		{s.Messages.Waiting, "waited for a consumer"},
+		{max(s.Published, settled) - settled, "had no outcome"},
+		{s.Messages.Unacked, "were taken and not acknowledged"},
+	} {
+		if kind.n > 0 {
+			list = append(list, fmt.Sprintf("%d %s", kind.n, kind.what))
+		}
+	}
+	if len(list) == 0 {
+		return ""
+	}
+	return " (messages: " + strings.Join(list, ", ") + ")"
 }
 
 // Close ends the client at once. It does not wait: Done is closed when everything
@@ -265,3 +358,73 @@ func (c *Client) endError(op string) *Error {
 func errClientClosed() *Error { return &Error{Op: "client", Class: ClassClosed, Err: ErrClosed} }
 
 const forever = time.Duration(math.MaxInt64)
+
+// inbox carries events to the loop, and starts it when it rests. Its lock is a
+// leaf.
+type inbox struct {
+	startLoop func()
+
+	mu      sync.Mutex
+	arrived sync.Cond
+	events  []event
+	resting bool // the loop has no goroutine
+	closed  bool
+}
+
+// post reports whether the loop will see e. It never blocks.
+func (b *inbox) post(e event) bool {
+	b.mu.Lock()
+	if b.closed {
+		b.mu.Unlock()
+		return false
+	}
+	b.events = append(b.events, e)
+	resting := b.resting
+	b.resting = false
+	b.mu.Unlock()
+	if resting {
+		go b.startLoop()
+	} else {
+		b.arrived.Signal()
+	}
+	return true
+}
+
+// await blocks until there are events and returns their number.
+func (b *inbox) await() int {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	for len(b.events) == 0 {
+		b.arrived.Wait()
+	}
+	return len(b.events)
+}
+
+// take swaps the waiting events for an empty slice.
+func (b *inbox) take(empty []event) []event {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	events := b.events
+	b.events = empty
+	return events
+}
+
+// rest reports whether no event waits. Then the goroutine of the loop must end,
+// and the next event starts a new one.
+func (b *inbox) rest() bool {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	if len(b.events) > 0 {
+		return false
+	}
+	b.events, b.resting = nil, true
+	return true
+}
+
+// close returns the events that are still waiting. No more come.
+func (b *inbox) close() []event {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	b.closed = true
+	return b.events
+}

@@ -3,6 +3,7 @@ package limpet
 import (
 	"errors"
 	"fmt"
+	"math"
 	"net/http"
 	"net/url"
 	"regexp"
@@ -13,6 +14,7 @@ import (
 	"unicode"
 	"unicode/utf8"
 
+	"github.com/limpet-go/limpet/cursor"
 	"github.com/limpet-go/limpet/internal/socket"
 	"github.com/limpet-go/limpet/wire"
 	"github.com/limpet-go/limpet/wire/native"
@@ -80,7 +82,21 @@ func newConfig(rawURL string, o *Options) (config, error) {
 	case c.ReadLimit < c.traits.MinReadLimit:
 		v.refuse("Options.ReadLimit", "must be at least %d for %s, whose servers put messages together up to that size; is %d", c.traits.MinReadLimit, c.Dialect.Name(), c.ReadLimit)
 	}
+	v.memoryLimit(&c.Memory, int(min(max(c.ReadLimit, 0), maxBuffer)))
 	return c, errors.Join(v.errs...)
+}
+
+// memoryLimit checks Options.Memory: a message must fit.
+func (v *validation) memoryLimit(n *int, readLimit int) {
+	least := max(minMemory, 2*readLimit)
+	switch {
+	case *n == 0:
+		*n = max(64<<20, least)
+	case *n < 0:
+		v.refuse("Options.Memory", "must not be negative, is %d; there is no value for unlimited", *n)
+	case *n < least:
+		v.refuse("Options.Memory", "is %d bytes; use %d or more: twice Options.ReadLimit, and at least %d", *n, least, minMemory)
+	}
 }
 
 // validation checks fields, fills in their defaults and collects the errors.
@@ -256,6 +272,7 @@ func checkCharacters(h http.Header) error {
 
 const (
 	minReadLimit = 1 << 10
+	minMemory    = 1 << 20
 	minHeartbeat = 10 * time.Millisecond
 	maxHeader    = 256 << 10
 	maxDedup     = 1 << 20
@@ -283,9 +300,12 @@ func (v *validation) traits(t *wire.Traits) {
 	}{
 		{t.Acks && !t.Publish, "Acks", "needs Publish"},
 		{t.Sessions && !t.Acks, "Sessions", "needs Acks"},
+		{t.Streams && !t.Publish, "Streams", "needs Publish"},
+		{t.Streams && t.Acks, "Streams", "excludes Acks"},
+		{t.Streams && t.MaxPayload > 0, "Streams", "excludes MaxPayload"},
 		{t.Dedup && !t.Sessions, "Dedup", "needs Sessions"},
-		{t.KeepsSubs && !(t.ByKey && t.Greeting), "KeepsSubs", "needs ByKey and Greeting"},
-		{t.KeepsSubs && t.StartSubs > 0, "KeepsSubs", "excludes StartSubs"},
+		{t.KeepsSubs && !t.Greeting, "KeepsSubs", "needs Greeting"},
+		{t.KeepsSubs && !t.ByKey && (t.StartSubs == 0 || t.ConfirmsEnd), "KeepsSubs", "needs ByKey, or StartSubs without ConfirmsEnd"},
 		{t.Release && t.Processed != wire.ProcessedEach, "Release", "needs ProcessedEach"},
 		{t.MaxPayload > 0 && !t.Publish, "MaxPayload", "needs Publish"},
 		{t.StartBytes > 0 && t.StartSubs == 0, "StartBytes", "needs StartSubs"},
@@ -301,6 +321,9 @@ func (v *validation) traits(t *wire.Traits) {
 		if both.refused {
 			v.refuse(field, "its trait %s %s", both.trait, both.is)
 		}
+	}
+	if name, problem := t.Connection.Check(); name != "" {
+		v.refuse(field, "its trait Connection.%s %s", name, problem)
 	}
 	if c := t.CloseCode; c != 0 && (c < 1000 || c > 4999 || c > 1014 && c < 3000 || c >= 1004 && c <= 1006) {
 		v.refuse(field, "its trait CloseCode is %d; use 0, 1000 or 3000 to 4999", c)
@@ -347,7 +370,6 @@ func (c *config) subscribeOptions(topic string, o *SubscribeOptions) (SubscribeO
 	if err := c.Dialect.CheckTopic(wire.UseSubscribe, topic); err != nil {
 		return s, topicError(op, err)
 	}
-	d := &s.Delivery
 	switch {
 	case s.From > FromLast:
 		return s, inputError(op, "SubscribeOptions.From", "unknown value %d; use FromNew, FromFirst, FromLast or FromResume", s.From)
@@ -357,30 +379,104 @@ func (c *config) subscribeOptions(topic string, o *SubscribeOptions) (SubscribeO
 		return s, inputError(op, "SubscribeOptions.Position", "is only for FromResume")
 	case s.From != FromNew && !c.traits.Resume:
 		return s, unsupported(op, "SubscribeOptions.From", "dialect "+c.Dialect.Name()+" has no trait Resume")
-	case d.Buffer < 0:
-		return s, inputError(op, "Delivery.Buffer", "must not be negative, is %d", d.Buffer)
-	case d.Buffer > maxBuffer:
-		return s, inputError(op, "Delivery.Buffer", "is %d; use %d or less", d.Buffer, maxBuffer)
-	case d.Bytes > maxBuffer:
-		return s, inputError(op, "Delivery.Bytes", "is %d; use %d or less", d.Bytes, maxBuffer)
-	case d.Every > 0 && d.Every < time.Microsecond:
-		return s, inputError(op, "Delivery.Every", "%s", withoutUnit(d.Every))
-	case d.Every > maxDuration:
-		return s, inputError(op, "Delivery.Every", "is %v; use %v or less", d.Every, maxDuration)
 	case checkToken(s.Token) != nil:
 		return s, inputError(op, "SubscribeOptions.Token", "%w", checkToken(s.Token))
-	case d.Bytes < 0:
-		return s, inputError(op, "Delivery.Bytes", "must not be negative, is %d", d.Bytes)
-	case d.Every < 0:
-		return s, inputError(op, "Delivery.Every", "must not be negative, is %v", d.Every)
-	case d.Overflow > DropNewest:
-		return s, inputError(op, "Delivery.Overflow", "unknown value %d; use Block, DropOldest or DropNewest", d.Overflow)
-	case d.Overflow == Block && !c.traits.Credit:
+	case s.Delivery.Overflow == Block && !c.traits.Credit:
 		return s, unsupported(op, "Delivery.Overflow", "Block needs the trait Credit, which dialect "+c.Dialect.Name()+" lacks; use DropOldest")
+	case s.Lend && s.Delivery.Overflow == Latest:
+		return s, inputError(op, "SubscribeOptions.Lend", "excludes Latest, where one message may wait for long and keep the memory of many; use one of them")
 	}
+	if err := c.checkCursor(op, &s); err != nil {
+		return s, err
+	}
+	if err := s.Delivery.check(op); err != nil {
+		return s, err
+	}
+	s.Delivery.fill(c.traits.Credit)
+	return s, nil
+}
+
+const (
+	optionCursor = "SubscribeOptions.Cursor"
+	optionName   = "SubscribeOptions.Name"
+)
+
+// checkCursor returns what is wrong with the cursor of s, or guards it.
+func (c *config) checkCursor(op string, s *SubscribeOptions) error {
+	switch {
+	case s.Cursor == nil && s.Name != "":
+		return inputError(op, optionName, "is only for Cursor; set SubscribeOptions.Cursor")
+	case s.Cursor == nil:
+		return nil
+	case !c.traits.Resume:
+		return unsupported(op, optionCursor, "dialect "+c.Dialect.Name()+" has no trait Resume, so a stream cannot start after a saved position")
+	case cursor.CheckName(s.Name) != nil:
+		return inputError(op, optionName, "%w", cursor.CheckName(s.Name))
+	}
+	store, err := guardStore(s.Cursor)
+	if errors.Is(err, ErrPanic) {
+		return &Error{Op: op, Field: optionCursor, Class: ClassUser, Err: err}
+	} else if err != nil {
+		return inputError(op, optionCursor, "%w", err)
+	}
+	s.Cursor = store
+	return nil
+}
+
+// feed is the feed to which the positions of topic belong.
+func (c *config) feed(topic string) cursor.Feed {
+	return cursor.Feed{Dialect: c.Dialect.Name(), Host: c.url.Host, Topic: topic}
+}
+
+const (
+	minRate      = 1e-6
+	maxRate      = 1e9
+	defaultBurst = 10 * time.Millisecond // of Rate: a timer is not more exact
+)
+
+// check returns what is wrong with d.
+func (d *Delivery) check(op string) error {
+	perInterval := math.Floor(d.Rate * d.Every.Seconds())
+	switch {
+	case d.Buffer < 0:
+		return inputError(op, "Delivery.Buffer", "must not be negative, is %d", d.Buffer)
+	case d.Buffer > maxBuffer:
+		return inputError(op, "Delivery.Buffer", "is %d; use %d or less", d.Buffer, maxBuffer)
+	case d.Bytes < 0:
+		return inputError(op, "Delivery.Bytes", "must not be negative, is %d", d.Bytes)
+	case d.Bytes > maxBuffer:
+		return inputError(op, "Delivery.Bytes", "is %d; use %d or less", d.Bytes, maxBuffer)
+	case d.Overflow > Latest:
+		return inputError(op, "Delivery.Overflow", "unknown value %d; use Block, DropOldest, DropNewest or Latest", d.Overflow)
+	case d.Key != nil && d.Overflow != Latest:
+		return inputError(op, "Delivery.Key", "is only for Latest; set Delivery.Overflow to Latest")
+	case d.Every < 0:
+		return inputError(op, "Delivery.Every", "must not be negative, is %v", d.Every)
+	case d.Every > 0 && d.Every < time.Microsecond:
+		return inputError(op, "Delivery.Every", "%s", withoutUnit(d.Every))
+	case d.Every > maxDuration:
+		return inputError(op, "Delivery.Every", "is %v; use %v or less", d.Every, maxDuration)
+	case !(d.Rate >= 0 && d.Rate <= maxRate) || d.Rate > 0 && d.Rate < minRate: // NaN is neither
+		return inputError(op, "Delivery.Rate", "is %v; use %v to %v messages a second, or 0 for no limit", d.Rate, minRate, maxRate)
+	case d.Burst < 0:
+		return inputError(op, "Delivery.Burst", "must not be negative, is %d", d.Burst)
+	case d.Burst > maxBuffer:
+		return inputError(op, "Delivery.Burst", "is %d; use %d or less", d.Burst, maxBuffer)
+	case d.Burst > 0 && d.Rate == 0:
+		return inputError(op, "Delivery.Burst", "is only for Rate; set Delivery.Rate")
+	case perInterval > maxBuffer:
+		return inputError(op, "Delivery.Rate", "is %v, %.0f messages in Every, %v; use %d or less", d.Rate, perInterval, d.Every, maxBuffer)
+	case d.Burst > 0 && float64(d.Burst) < perInterval:
+		return inputError(op, "Delivery.Burst", "is %d, so that Rate %v is never reached; with Every %v use %.0f, or leave it 0", d.Burst, d.Rate, d.Every, perInterval)
+	}
+	return nil
+}
+
+// fill sets the defaults. credit says that the server can be made to wait.
+func (d *Delivery) fill(credit bool) {
 	if d.Overflow == OverflowDefault {
 		d.Overflow = DropOldest
-		if c.traits.Credit {
+		if credit {
 			d.Overflow = Block
 		}
 	}
@@ -390,7 +486,9 @@ func (c *config) subscribeOptions(topic string, o *SubscribeOptions) (SubscribeO
 	if d.Bytes == 0 {
 		d.Bytes = 1 << 20
 	}
-	return s, nil
+	if d.Rate > 0 && d.Burst == 0 {
+		d.Burst = int(max(1, math.Ceil(d.Rate*max(defaultBurst, d.Every).Seconds())))
+	}
 }
 
 func topicError(op string, err error) *Error {

@@ -2,12 +2,15 @@ package limpet
 
 import (
 	"bytes"
+	"context"
+	"errors"
 	"fmt"
 	"runtime"
 	"runtime/debug"
 	"sync"
 	"time"
 
+	"github.com/limpet-go/limpet/cursor"
 	"github.com/limpet-go/limpet/internal/socket"
 	"github.com/limpet-go/limpet/wire"
 )
@@ -111,6 +114,67 @@ func (g guardedCodec) Encode(ops []wire.Op, out *wire.Frames) (err error) {
 	return err
 }
 
+// countFrames counts the frames that Encode makes of ops. It reports false if the dialect
+// cannot tell.
+func (g guardedCodec) countFrames(ops []wire.Op) (n int, ok bool) {
+	packer, ok := g.codec.(wire.Packer)
+	if !ok || guardCall("CountFrames", func() error { n = packer.CountFrames(ops); return nil }) != nil {
+		return 0, false
+	}
+	return max(n, 0), true
+}
+
+// guardedStore is the store of a subscription. The methods of its errors are called here,
+// where those who call Load and Save recover a panic. Its pace is asked for once.
+type guardedStore struct {
+	cursor.Store
+	messages int
+	interval time.Duration
+}
+
+// guardStore returns store as the client uses it, or why its pace cannot be had.
+func guardStore(store cursor.Store) (g guardedStore, err error) {
+	g.Store = store
+	defer func() {
+		if p := recover(); p != nil {
+			err = fmt.Errorf("Pace: %w", &PanicError{Value: p, Stack: debug.Stack()})
+		}
+	}()
+	if paced, ok := store.(cursor.Paced); ok {
+		g.messages, g.interval = paced.Pace()
+		if n, d := g.messages, g.interval; n < 0 || d < 0 || n == 0 && d == 0 {
+			err = fmt.Errorf("cursor.Every has %d messages and %v; neither may be negative, and one must be set", n, d)
+		}
+	}
+	return g, err
+}
+
+func (g guardedStore) Pace() (messages int, interval time.Duration) { return g.messages, g.interval }
+
+func (g guardedStore) Load(ctx context.Context, name string) (cursor.Cursor, error) {
+	c, err := g.Store.Load(ctx, name)
+	if err != nil {
+		socket.CallMethods(err)
+	}
+	return c, err
+}
+
+func (g guardedStore) Save(ctx context.Context, name string, c cursor.Cursor) error {
+	err := g.Store.Save(ctx, name, c)
+	if err != nil {
+		socket.CallMethods(err)
+	}
+	return err
+}
+
+// errKeyGoexit is why a stream and a connection end when Delivery.Key has ended the
+// goroutine that reads.
+var errKeyGoexit = keyError(errors.New("it called runtime.Goexit, as t.FailNow does; return a key instead"))
+
+func keyError(err error) *Error {
+	return &Error{Op: "Subscribe", Field: "Delivery.Key", Class: ClassUser, Err: err}
+}
+
 // maxCall is how long a call of Decode or Attempt may run. They only compute, so
 // more means that they wait for something.
 const maxCall = 10 * time.Second
@@ -179,10 +243,10 @@ func (w *callWatch) look() {
 	}
 }
 
-// HangError means that a method of Options.Dialect that must not block has not
-// returned for 10 seconds. Its goroutine is abandoned, and the client has ended. It
+// HangError means that a method of Options.Dialect that must not block, or Delivery.Key,
+// has not returned for 10 seconds. Its goroutine is abandoned, and the client has ended. It
 // also means that a call of PublishOptions.Done held up the end of the client for that
-// time: see CallbackFailed.
+// time, see CallbackFailed, or that Save of a store hangs, see CursorNotSaved.
 type HangError struct {
 	// Method is the name of the method, or of the option that holds the function.
 	Method string
@@ -197,12 +261,14 @@ func (e *HangError) Error() string {
 	return fmt.Sprintf("%s has not returned for %v; it must not wait: see HangError.Stack", e.Method, maxCall)
 }
 
-// dialectHangs follows when a method of the dialect was given up.
-type dialectHangs struct{ err *HangError }
-
-func (e dialectHangs) apply(l *loop) {
-	l.end(&PermanentError{ClassUser, &userError{"Options.Dialect", e.err}})
+// callHangs follows when a call of a method of the dialect, or of the function in an
+// option, was given up.
+type callHangs struct {
+	option string
+	err    *HangError
 }
+
+func (e callHangs) apply(l *loop) { l.end(&PermanentError{ClassUser, &userError{e.option, e.err}}) }
 
 // newHangError returns the error for a method that was called by the function with
 // this name.

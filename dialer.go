@@ -245,7 +245,7 @@ func (d *dialer) callAttempt(w *wire.Attempt) error {
 	d.attempting.Store(true)
 	defer d.attempting.Store(false)
 	timer := time.AfterFunc(maxCall, func() {
-		d.inbox.post(dialectHangs{newHangError("Attempt", "limpet.(*dialer).callAttempt(")})
+		d.inbox.post(callHangs{"Options.Dialect", newHangError("Attempt", "limpet.(*dialer).callAttempt(")})
 	})
 	defer timer.Stop()
 	return d.cfg.Dialect.Attempt(w)

@@ -42,9 +42,12 @@ var (
 	ErrUnsent = errors.New("message was never sent; it is safe to publish it again")
 	// ErrOutcomeUnknown is the error of a message with the outcome Unknown.
 	ErrOutcomeUnknown = errors.New("message may or may not have been accepted; check with the receiver before publishing it again")
-	// ErrPanic means that a function in Options or a method of Options.Dialect
-	// panicked. PanicError has the stack.
-	ErrPanic = errors.New("a function in Options panicked; see PanicError.Stack")
+	// ErrContentType means that a message has another content type than the codec of
+	// Decode or Encode.
+	ErrContentType = errors.New("content type is not one of the codec's")
+	// ErrPanic means that a function in Options, or a method of Options.Dialect or of a
+	// codec, panicked. PanicError has the stack.
+	ErrPanic = errors.New("a function in Options, or a method of a dialect or codec, panicked; see PanicError.Stack")
 	// ErrSubprotocol means that the server did not choose a subprotocol that the
 	// dialect needs. It is permanent.
 	ErrSubprotocol = errors.New("server does not speak the subprotocol; check the URL and Options.Dialect")
@@ -60,6 +63,15 @@ var (
 	// ErrDuplicate means that there is a subscription to the topic already and
 	// that the dialect allows only one.
 	ErrDuplicate = errors.New("already subscribed to this topic; the dialect allows one subscription per topic, so share it")
+	// ErrTooManySubscriptions means that the server allows no more subscriptions on one
+	// connection: see wire.ConnectionLimits.
+	ErrTooManySubscriptions = errors.New("too many subscriptions for one connection to this server; close one that is not needed, or subscribe with another Client")
+	// ErrConnectionAge is in State.Cause while the client replaces a connection that the
+	// server would soon end for its age: see wire.ConnectionLimits. Nothing has failed.
+	ErrConnectionAge = errors.New("connection has nearly reached the age that the server allows; the client makes a new one")
+	// ErrGoAway is in State.Cause while the client replaces a connection because the server
+	// asked for that: see wire.EventGoAway. Nothing has failed.
+	ErrGoAway = errors.New("server asked for a new connection; the client makes one")
 	// ErrUnanswered means that the server did not answer a subscription: not
 	// within 10 seconds, three times in a row. It ends the subscription, not the
 	// client.
@@ -90,7 +102,7 @@ const (
 	ClassClosed ErrorClass = "closed"
 	// ClassCanceled is a call whose ctx was cancelled: call again with another.
 	ClassCanceled ErrorClass = "canceled"
-	// ClassFull is a limit that was reached: publish more slowly.
+	// ClassFull is a limit that was reached: publish more slowly, or subscribe to less.
 	ClassFull ErrorClass = "full"
 	// ClassDNS is a host name that does not resolve.
 	ClassDNS ErrorClass = "dns"
@@ -125,8 +137,8 @@ const (
 	// ClassOutcome is the outcome of a message: Rejected, Expired, Unsent or
 	// Unknown.
 	ClassOutcome ErrorClass = "outcome"
-	// ClassUser is a function in Options, or a method of Options.Dialect, that failed
-	// or panicked.
+	// ClassUser is a function in Options, or a method of Options.Dialect or of a codec,
+	// that failed or panicked.
 	ClassUser ErrorClass = "user"
 	// ClassOther is any other error.
 	ClassOther ErrorClass = "other"
@@ -139,11 +151,12 @@ var errorClasses = [...]ErrorClass{
 }
 
 // Error says what failed and why. Most errors of this package are an *Error or
-// wrap one. Its text contains no URL, payload or credential.
+// wrap one. Its text contains no URL, payload or credential, but an error of a codec
+// may quote from the payload.
 type Error struct {
-	// Op is what was tried: "New", "Publish", "Subscribe", "WaitLive", "receipt",
-	// "client", "connect", or a stage of a connection: "dial", "upgrade",
-	// "handshake", "open".
+	// Op is what was tried: "New", "Publish", "SendStream", "Subscribe", "WaitLive", "WaitReady",
+	// "Flush", "Shutdown", "Decode", "receipt", "client", "connect", or a stage of a
+	// connection: "dial", "upgrade", "handshake", "open".
 	Op string
 	// Field is the argument or option at fault, empty if none is.
 	Field string
@@ -251,7 +264,7 @@ func ClassOf(err error) ErrorClass {
 
 // SafeToRetry reports whether a message can be published again without the risk
 // of a duplicate. It is true only if the message was never handed to the network.
-// err is an error of Publish, PublishBatch, Send or Receipt.Wait. If ctx ended
+// err is an error of Publish, PublishBatch, Send, SendStream or Receipt.Wait. If ctx ended
 // after the admission it is false, since the client still sends the message.
 //
 // It does not say that another try can succeed: Retryable does.
@@ -260,7 +273,7 @@ func SafeToRetry(err error) bool {
 		return true
 	}
 	var e *Error
-	return errors.As(err, &e) && e.Op == opPublish
+	return errors.As(err, &e) && (e.Op == opPublish || e.Op == opSendStream)
 }
 
 // Retryable reports whether publishing the same message again can succeed and
@@ -347,12 +360,21 @@ func shownCode(code uint16, peer int64) int {
 	return int(code)
 }
 
+// endedBy says how the peer ended a connection with f.Code: by a close frame, or by a
+// message of the protocol.
+func endedBy(f *wire.Failure) error {
+	if f.Code != f.CloseCode {
+		return errors.New("peer ended the connection with a message")
+	}
+	return errors.New("peer closed the connection")
+}
+
 // joinReason wraps both errors: errors.Is finds either.
 func joinReason(sentinel, cause error) error { return fmt.Errorf("%w: %w", sentinel, cause) }
 
-// PanicError is a panic of a function in Options or of a method of
-// Options.Dialect, which the client recovered. It ends an attempt, a connection
-// or a call, not the process.
+// PanicError is a panic of a function in Options, or of a method of Options.Dialect
+// or of a codec, which the client recovered. It ends an attempt, a connection or a
+// call, or costs a message its value, but does not end the process.
 type PanicError struct {
 	// Value is what was passed to panic.
 	Value any
@@ -371,3 +393,28 @@ func (e *PanicError) Error() string {
 
 // Is makes errors.Is(err, ErrPanic) true.
 func (e *PanicError) Is(target error) bool { return target == ErrPanic }
+
+// mergedError is the error of one subscription of a Merge.
+type mergedError struct {
+	topic string
+	err   error
+}
+
+func (e *mergedError) Error() string {
+	return "limpet: topic " + peerText(e.topic) + ": " + strings.TrimPrefix(e.err.Error(), "limpet: ")
+}
+
+func (e *mergedError) Unwrap() error { return e.err }
+
+// stackOf returns the stack of a function of the caller that panicked or hung, or nil.
+func stackOf(err error) []byte {
+	var panicked *PanicError
+	var hung *HangError
+	switch {
+	case errors.As(err, &hung):
+		return hung.Stack
+	case errors.As(err, &panicked):
+		return panicked.Stack
+	}
+	return nil
+}

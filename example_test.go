@@ -1,6 +1,7 @@
 package limpet_test
 
 import (
+	"bytes"
 	"context"
 	"encoding/json"
 	"errors"
@@ -16,7 +17,11 @@ import (
 	"time"
 
 	"github.com/limpet-go/limpet"
+	"github.com/limpet-go/limpet/codec"
 	"github.com/limpet-go/limpet/server"
+	"github.com/limpet-go/limpet/wire"
+	"github.com/limpet-go/limpet/wire/raw"
+	"nhooyr.io/websocket"
 )
 
 // startServer starts the reference server on a loopback port.
@@ -47,6 +52,66 @@ func ExampleDial() {
 	defer client.Close()
 	fmt.Println(client.State().Phase)
 	// Output: ready
+}
+
+// A server that wants a token first, and a "ping" now and then.
+func ExampleOptions() {
+	ctx := context.Background()
+	server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		ws, err := websocket.Accept(w, r, nil)
+		if err != nil {
+			return
+		}
+		defer ws.CloseNow()
+		for {
+			_, text, err := ws.Read(ctx)
+			if err != nil {
+				return
+			}
+			answer := "heard " + string(text)
+			if answer == "heard ping" {
+				answer = "pong"
+			}
+			ws.Write(ctx, websocket.MessageText, []byte(answer))
+		}
+	}))
+	defer server.Close()
+
+	options := &limpet.Options{
+		Auth: func(context.Context, limpet.AttemptInfo) (limpet.Credential, error) {
+			return limpet.Credential{Token: "t0k3n"}, nil // for each connection
+		},
+		Heartbeat: limpet.Heartbeat{Interval: 15 * time.Second}, // of the pings
+		Dialect: raw.New(raw.Options{
+			OnOpen: func(r wire.Resume) [][]byte {
+				login, _ := json.Marshal(map[string]string{"op": "login", "token": r.Token}) // that of Auth
+				return [][]byte{login, []byte(`{"op":"subscribe","channel":"prices"}`)}
+			},
+			Ping: "ping", Pong: "pong", // a pong is no message
+		}),
+	}
+	client, err := limpet.New("ws"+strings.TrimPrefix(server.URL, "http"), options)
+	if err != nil {
+		log.Fatal(err)
+	}
+	defer client.Close()
+	prices, err := client.Subscribe(ctx, "*", nil)
+	if err != nil {
+		log.Fatal(err)
+	}
+	heard := 0
+	for m, err := range prices.Messages(ctx) {
+		if err != nil {
+			log.Fatal(err)
+		}
+		fmt.Println(string(m.Payload))
+		if heard++; heard == 2 {
+			break
+		}
+	}
+	// Output:
+	// heard {"op":"login","token":"t0k3n"}
+	// heard {"op":"subscribe","channel":"prices"}
 }
 
 func ExampleClient_Publish() {
@@ -225,6 +290,95 @@ func ExampleMerge() {
 	// quotes 1 waited less than a minute: true
 }
 
+// A payload that is not what it should be costs one value, not the stream.
+func ExampleDecode() {
+	backend, url, stop := startServer(nil)
+	defer stop()
+	ctx, cancel := context.WithTimeout(context.Background(), 10*time.Second)
+	defer cancel()
+	client, err := limpet.Dial(ctx, url, nil)
+	if err != nil {
+		log.Fatal(err)
+	}
+	defer client.Close()
+	prices, err := client.Subscribe(ctx, "prices", nil)
+	if err != nil {
+		log.Fatal(err)
+	}
+	if err := prices.WaitLive(ctx); err != nil {
+		log.Fatal(err)
+	}
+	for _, payload := range []string{`{"Symbol":"AB","Price":101.5}`, `{"Symbol":`, `{"Symbol":"CD","Price":7}`} {
+		if _, err := backend.Publish(ctx, "prices", []byte(payload), nil); err != nil {
+			log.Fatal(err)
+		}
+	}
+
+	type price struct {
+		Symbol string
+		Price  float64
+	}
+	for m, err := range limpet.Decode(prices.Messages(ctx), codec.JSON[price]()) {
+		if err != nil {
+			log.Fatal(err) // the stream has ended
+		}
+		switch {
+		case m.Loss != nil:
+			fmt.Println(m.Kind, m.Loss.Cause)
+		case m.Err != nil:
+			fmt.Println(m.Err)
+		default:
+			fmt.Println(m.Value.Symbol, m.Value.Price)
+		}
+		if m.Value.Symbol == "CD" {
+			break
+		}
+	}
+	// Output:
+	// AB 101.5
+	// limpet: Decode: Message.Payload: unexpected end of JSON input
+	// CD 7
+}
+
+// strict is a codec for JSON that refuses unknown members.
+type strict[T any] struct{ codec.Codec[T] }
+
+func (strict[T]) Decode(payload []byte) (value T, err error) {
+	d := json.NewDecoder(bytes.NewReader(payload))
+	d.DisallowUnknownFields()
+	err = d.Decode(&value)
+	return value, err
+}
+
+// The method value of Publish or Send says what to do with the payload. The codec here is
+// one of our own.
+func ExampleEncode() {
+	_, url, stop := startServer(nil)
+	defer stop()
+	ctx, cancel := context.WithTimeout(context.Background(), 10*time.Second)
+	defer cancel()
+	client, err := limpet.Dial(ctx, url, nil)
+	if err != nil {
+		log.Fatal(err)
+	}
+	defer client.Close()
+
+	type order struct{ Item string }
+	orders := strict[order]{codec.JSON[order]()}
+	send := limpet.Encode(client.Send, orders)
+	ack, err := send(ctx, "orders/eu", order{"limpet"}, &limpet.PublishOptions{TTL: time.Minute})
+	if err != nil {
+		log.Fatal(err)
+	}
+	fmt.Println(ack.Outcome)
+	fmt.Println(orders.Decode([]byte(`{"Item":"limpet","Colour":"grey"}`)))
+	fmt.Println(orders.Decode([]byte(`{"Item":"limpet"}`)))
+	// Output:
+	// acked
+	// {limpet} json: unknown field "Colour"
+	// {limpet} <nil>
+}
+
 // A program that publishes much need not wait for each receipt.
 func ExamplePublishOptions() {
 	_, url, stop := startServer(nil)
@@ -254,32 +408,50 @@ func ExamplePublishOptions() {
 	// acked
 }
 
-// A service under an orchestrator reports that it is ready while messages can
-// flow. On SIGTERM it shuts down gracefully, within the time that it has.
+// consume hands messages to work until ctx ends, as it does at a signal, or the client ends
+// by itself: then the error says why.
+func consume(ctx context.Context, client *limpet.Client, prices *limpet.Subscription, work func(limpet.Message)) error {
+	down := make(chan error, 1)
+	go func() {
+		select {
+		case <-ctx.Done():
+		case <-client.Done():
+		}
+		grace, cancel := context.WithTimeout(context.Background(), 10*time.Second)
+		defer cancel()
+		down <- client.Shutdown(grace) // nothing new, and the loop takes what has arrived
+	}()
+	for m, err := range prices.Messages(context.Background()) { // not ctx: Shutdown ends the loop
+		if err != nil {
+			return err // the client has ended by itself, or the server refuses the topic
+		}
+		work(m)
+	}
+	return <-down
+}
+
+// On SIGTERM or Ctrl-C a program finishes what has arrived, within the time that it has.
 func ExampleClient_Shutdown() {
-	_, url, stop := startServer(nil)
+	backend, url, stop := startServer(nil)
 	defer stop()
-	client, err := limpet.New(url, nil)
+	ctx, end := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
+	defer end()
+	client, err := limpet.Dial(ctx, url, nil)
 	if err != nil {
 		log.Fatal(err)
 	}
-	http.HandleFunc("/ready", func(w http.ResponseWriter, _ *http.Request) {
-		if s := client.State(); s.Phase != limpet.Ready || s.Draining {
-			http.Error(w, fmt.Sprint(s.Phase, s.Cause), http.StatusServiceUnavailable)
-		}
-	})
-
-	signals := make(chan os.Signal, 1)
-	signal.Notify(signals, syscall.SIGTERM)
-	defer signal.Stop(signals)
-	signals <- syscall.SIGTERM // what the orchestrator would do
-	<-signals
-
-	ctx, cancel := context.WithTimeout(context.Background(), 10*time.Second)
-	defer cancel()
-	if err := client.Shutdown(ctx); err != nil {
-		fmt.Println("not everything was flushed:", err)
+	defer client.Close()
+	prices, err := client.Subscribe(ctx, "prices/ab", &limpet.SubscribeOptions{From: limpet.FromFirst})
+	if err != nil {
+		log.Fatal(err)
 	}
-	fmt.Println(client.State().Phase)
-	// Output: ended
+	backend.Publish(ctx, "prices/ab", []byte("101.5"), nil)
+	err = consume(ctx, client, prices, func(m limpet.Message) {
+		fmt.Println(string(m.Payload))
+		end() // what a signal does
+	})
+	fmt.Println(err, client.State().Phase)
+	// Output:
+	// 101.5
+	// <nil> ended
 }

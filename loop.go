@@ -39,10 +39,13 @@ type loop struct {
 	draining     map[*Subscription]struct{} // ended, their consumers not done
 	shuttingDown bool
 	ended        bool
+	streams      []*streamedMessage // that wait for their turn
 
-	link    *link // the connection in use; nil without one
-	session wire.Session
-	kept    []*Subscription // closed, and the server keeps them in the session
+	link     *link   // the connection in use; nil without one
+	pacing   *pacing // nil: the server has no limit of messages
+	session  wire.Session
+	sessions uint64          // so far; its state may move, so its ID does not name it
+	kept     []*Subscription // closed, and the server keeps them in the session
 
 	// When to try again.
 	policy         policy
@@ -79,20 +82,33 @@ type link struct {
 	traits *wire.Traits // of the dialect, as far as the peer has agreed
 
 	// To be written.
-	start        *wire.Frames // the codec's first frames; nil once written
-	ops          []wire.Op
+	start        *wire.Frames  // the codec's first frames; nil once written
+	replies      []wire.Op     // pings and pongs
+	ops          []wire.Op     // others
+	endsInWrite  []uint64      // keys of subscriptions that the server keeps and whose end is being written
 	steps        []delayedStep // the next first
 	toAsk        []*Subscription
+	crowded      []*Subscription // as toAsk, once the server has a place for them
+	abandoned    int             // places of subscriptions that have ended here, and at the server never will
+	unwritten    unwritten
+	paceAt       time.Time // when there is room for what waits; zero: nothing does
+	pingsCounted uint64    // pings of the peer whose pongs have counted
 	asks         uint64    // requests for subscriptions so far
 	asked        []ask     // requests that are not written yet
 	confirmed    []uint64  // keys of subscriptions that count as confirmed once they are written
 	writing      bool      // a write is in progress
 	writeStarted time.Time // when it started
 	unencoded    bool      // the last write left operations to encode
+	unencodable  uint32    // kinds of operations, as bits, that were reported
 	writeErr     error
-	byeSent      bool // the server knows that the session has ended
+	stream       *streamedMessage // begun and not ended: nothing else is written
+	byeSent      bool             // the server knows that the session has ended
+	renewAt      time.Time        // from when on the connection is to be left for a new one, at a quiet moment; zero: never
+	renewBy      time.Time        // at the latest
+	goAway       bool             // because the server asks for it
 
-	leaving []leavingSub // closed subscriptions of which the server has to learn what was processed
+	leaving      map[*Subscription]*leavingSub // closed subscriptions of which the server has to learn what was processed
+	leavingUntil fifo.Queue[leavingDeadline]   // the first is due first
 
 	unanswered   fifo.Queue[ask] // requests that are written, oldest first
 	answeredUpTo uint64          // the latest request that was answered
@@ -128,6 +144,7 @@ func newLoop(c *Client) *loop {
 	l.window = newWindow(c.cfg.traits.Sessions, &c.admission, &c.counters)
 	l.window.notify, l.window.doneCalls = c.notify, &c.doneCalls
 	l.registry = registry{traits: &c.cfg.traits, routes: &c.routes}
+	l.pacing = newPacing(&c.cfg.traits.Connection)
 	l.state = c.state.Load()
 	l.timer = time.AfterFunc(forever, func() { c.inbox.post(elapsed{}) })
 	return l
@@ -244,6 +261,9 @@ func (l *loop) enterSub(s *Subscription, st SubState) {
 	st.Since = l.now
 	s.state.Set(st)
 	l.c.notify.post(SubscriptionChanged{s.topic, st})
+	if st.Phase == SubEnded && st.Err != nil && !l.ended {
+		l.c.counters.failed.Add(1)
+	}
 	if s.inOutage && st.Phase != SubPending {
 		s.inOutage = false
 		l.outage.waiting--
@@ -301,7 +321,7 @@ func (l *loop) enterLive(k *link, s *Subscription, proved bool) {
 		l.outage.unproved++
 	}
 	if k.traits.KeepsSubs {
-		s.keptIn = l.session.ID
+		s.keptIn = l.sessions
 	}
 	l.enterSub(s, SubState{Phase: SubLive, Generation: k.conn.gen})
 }
@@ -327,29 +347,12 @@ func (l *loop) releaseSub(s *Subscription) bool {
 	closing := l.askedOnLink(s) && l.link.traits.Unsubscribe
 	if closing {
 		l.link.unsubscribe(s)
+	} else if l.askedOnLink(s) {
+		l.link.abandon()
 	}
 	l.leaveTopic(s, closing)
 	return true
 }
-
-// keepClosed remembers a closed subscription that the server keeps in the session: its
-// end is owed until the server confirms it or, if it confirms none, until it is sent.
-func (l *loop) keepClosed(s *Subscription) {
-	traits := &l.c.cfg.traits
-	here := s.keptIn != "" && s.keptIn == l.session.ID
-	if traits.KeepsSubs && here && (traits.ConfirmsEnd || !l.askedOnLink(s)) && len(l.kept) < maxKept {
-		l.kept = append(l.kept, s)
-	}
-}
-
-// forgetKept follows when the server has confirmed the end of a subscription.
-func (l *loop) forgetKept(ev *wire.Event) {
-	if ev.Kind == wire.EventUnsubscribed && ev.Key != 0 {
-		l.kept = slices.DeleteFunc(l.kept, func(s *Subscription) bool { return s.key == ev.Key })
-	}
-}
-
-const maxKept = 1024 // more closed subscriptions are left to the end of the session
 
 // noteReceived keeps what a subscription that ends, or that is asked for again, has
 // proved about the connection.
@@ -361,6 +364,17 @@ func (l *loop) noteReceived(s *Subscription) {
 
 func (k *link) unsubscribe(s *Subscription) {
 	k.ops = append(k.ops, wire.Op{Kind: wire.OpUnsubscribe, Key: s.key, Cmd: s.key*4 + 2, Name: s.wireName, Topic: s.topic})
+}
+
+// takeOps takes the first n operations that wait.
+func (k *link) takeOps(ops []wire.Op, n int) []wire.Op {
+	for i := range n {
+		if op := &k.ops[i]; op.Kind == wire.OpUnsubscribe && k.traits.KeepsSubs {
+			k.endsInWrite = append(k.endsInWrite, op.Key)
+		}
+	}
+	ops, k.ops = append(ops, k.ops[:n]...), k.ops[n:]
+	return ops
 }
 
 // askedOnLink reports whether s was asked for on the connection in use.
@@ -386,6 +400,7 @@ func (l *loop) end(err error) {
 	}
 	l.disconnect(l.link, code, "")
 	l.window.close()
+	l.endStreams()
 	if err == nil {
 		l.discardWaiting()
 	}
@@ -424,7 +439,10 @@ func (l *loop) drain(s *Subscription, err error) {
 
 // nothingPending reports whether every message has its outcome and the consumers
 // of ended subscriptions are done: Shutdown may end the client.
-func (l *loop) nothingPending() bool { return l.window.pending == 0 && len(l.draining) == 0 }
+func (l *loop) nothingPending() bool {
+	streams := len(l.streams) > 0 || l.link != nil && l.link.stream != nil
+	return l.window.pending == 0 && len(l.draining) == 0 && !streams
+}
 
 // cleanUp waits for the goroutines of an ended client.
 func (l *loop) cleanUp() {
@@ -439,6 +457,7 @@ func (l *loop) cleanUp() {
 	if errors.Is(l.state.Cause, ErrClosed) {
 		l.c.goroutines.deliverers.Wait()
 	}
+	l.c.cursors.finish(errors.Is(l.state.Cause, ErrClosed))
 	l.c.doneCalls.finish()
 	l.c.notify.end()
 	close(l.c.done)

@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"net/http"
-	"slices"
 	"time"
 
 	"github.com/limpet-go/limpet/wire"
@@ -39,6 +38,7 @@ func (l *loop) open(c *conn, token string, state any) {
 		silences:    l.silences,
 		handshakeBy: l.now.Add(l.policy.handshakeTimeout),
 	}
+	l.planRenewal(k)
 	if !l.c.cfg.traits.ByKey {
 		k.namedTopics = new(topicTable)
 	}
@@ -80,7 +80,7 @@ func (l *loop) open(c *conn, token string, state any) {
 		goroutines: &l.c.goroutines, secrets: &l.c.secrets, first: l.c.first,
 	}
 	for s := range l.registry.all() {
-		if s.keptIn != "" && s.keptIn == l.session.ID {
+		if l.c.cfg.traits.StartSubs == 0 && s.keptIn != 0 && s.keptIn == l.sessions {
 			r.kept = append(r.kept, s)
 		}
 	}
@@ -109,6 +109,9 @@ func (l *loop) welcome(k *link, r *wire.Ready) {
 		l.violated(k, err)
 		return
 	}
+	if !r.Resumed {
+		l.sessions++
+	}
 	k.ready, k.readyAt, k.limits = true, l.now, r.Limits
 	k.handshakeBy = time.Time{}
 	k.restartAnswers(l.now) // no answer comes before the welcome
@@ -130,7 +133,7 @@ func (l *loop) welcome(k *link, r *wire.Ready) {
 	l.disconnectedAt = time.Time{}
 	l.credentialRefusedAt = time.Time{} // the server has taken the credential
 	l.policy.handshakeTimeout = handshakeTimeout
-	l.finality.ready(l.c.cfg.traits.Greeting)
+	l.finality.ready(l.c.cfg.traits.Greeting && !l.finality.oversized)
 	l.c.counters.countReady(r.Resumed)
 	l.state.Resumed = r.Resumed
 	l.state.NextAttempt = time.Time{}
@@ -142,32 +145,6 @@ func (l *loop) welcome(k *link, r *wire.Ready) {
 				l.enterLive(k, s, false)
 			}
 		}
-	}
-}
-
-// resumeKept goes on with the subscriptions that the server has kept in a resumed
-// session, and ends there those that were closed in the meantime.
-func (l *loop) resumeKept(k *link, resumed bool) {
-	closed := l.kept
-	l.kept = nil
-	if !resumed || !k.traits.KeepsSubs {
-		return
-	}
-	for _, s := range closed {
-		if s.keptIn == l.session.ID && k.traits.Unsubscribe {
-			s.askedGeneration = k.conn.gen
-			k.unsubscribe(s)
-			if k.traits.ConfirmsEnd {
-				l.kept = append(l.kept, s)
-			}
-		}
-	}
-	for s := range l.registry.all() {
-		if s.keptIn != l.session.ID || s.failedAsks > 0 {
-			continue
-		}
-		s.askedGeneration = k.conn.gen // its queue knows it from the reader
-		l.enterLive(k, s, true)
 	}
 }
 
@@ -207,8 +184,32 @@ func (l *loop) violated(k *link, err error) {
 		ce = &wire.CodeError{Code: 1002, Reason: err.Error()}
 		err = ce
 	}
+	if l.finality.oversized = ce.Code == closeTooBig; l.finality.oversized {
+		l.abandonPositions(k)
+	}
 	l.disconnect(k, ce.Code, ce.Reason)
 	l.fail(k, &wire.Failure{Stage: k.stage(), Err: err})
+}
+
+const closeTooBig = 1009 // RFC 6455, section 7.4.1
+
+// abandonPositions follows when a message exceeds Options.ReadLimit. A server that
+// resumes would send it again on every connection, so each stream that may hold it begins
+// again behind it, with a Reset.
+func (l *loop) abandonPositions(k *link) {
+	traits := &l.c.cfg.traits
+	if !k.ready || !traits.Resume && !traits.KeepsSubs {
+		return
+	}
+	for s := range l.registry.all() {
+		if l.askedOnLink(s) && s.state.Load().Phase == SubLive {
+			s.from = FromNew
+			s.queue.abandonPosition()
+		}
+	}
+	if traits.KeepsSubs {
+		l.session = wire.Session{} // the server would go on with its streams
+	}
 }
 
 // dialectPanicked ends a connection whose codec must not be used any more.
@@ -250,11 +251,12 @@ func (l *loop) fail(k *link, f *wire.Failure) {
 	why.Err = l.c.secrets.HideError(why.Err)
 	l.state.Cause = why
 	l.c.counters.countFailure(k != nil && k.ready, d.class)
-	if d.TooBig && k != nil && k.ready && l.link == k {
-		l.window.frameTooBig()
-	}
-	if k != nil && k.ready && l.link == k && f.CloseCode != 0 && !d.TooBig && d.class != ClassOverload && (d.Action != wire.ActionSpread || f.CloseCode == 1000) {
-		l.suspectRequests(k, int(f.CloseCode))
+	if k != nil && k.ready && l.link == k {
+		open := l.openRequests(k)
+		if d.TooBig {
+			l.window.frameTooBig(len(open) == 0)
+		}
+		l.suspect(open, f, &d, k.fatalError != nil)
 	}
 	l.disconnect(k, 0, "")
 	if l.disconnectedAt.IsZero() {
@@ -276,46 +278,6 @@ func (l *loop) fail(k *link, f *wire.Failure) {
 	}
 	l.earliestRetry = l.now.Add(d.After)
 	l.tryAgain(d)
-}
-
-// suspicion is that the request for a subscription makes the server close the connection
-// instead of answering: the connections in a row that ended so, and how many of them had no
-// other request open.
-type suspicion struct {
-	count, alone int
-	since        time.Time // of the first of alone
-}
-
-// suspectRequests follows when the server has closed a connection with this code before it
-// had answered every request. From the second time in a row on, such a subscription is asked for later
-// each time, at a random moment: so it does not cost the others their connection, and
-// is alone with the server sooner or later. It ends if it was alone each time, five times
-// over ten minutes.
-func (l *loop) suspectRequests(k *link, code int) {
-	var open []*Subscription
-	for i := range k.unanswered.Len() {
-		if a := k.unanswered.At(i); l.isOpen(a) {
-			open = append(open, a.sub)
-		}
-	}
-	for _, s := range open {
-		if s.suspicion == nil {
-			s.suspicion = &suspicion{}
-		}
-		p := s.suspicion
-		if len(open) == 1 {
-			if p.alone++; p.alone == 1 {
-				p.since = l.now
-			}
-		}
-		if p.count++; p.count > 1 {
-			l.askAgainAfter(s, askPause(min(p.count-1, maxSuspicion)))
-		}
-		if p.alone >= finalRepeats && l.now.Sub(p.since) >= finalSpan {
-			l.endSub(s, &Error{Op: "Subscribe", Field: "topic", Class: ClassRejected, Code: code, Err: ErrRejected,
-				Detail: "the server closes the connection each time it is asked for this topic"})
-		}
-	}
 }
 
 // tryAgain starts the wait that a failure calls for.
@@ -371,6 +333,7 @@ func (l *loop) disconnect(k *link, code uint16, reason string) {
 	l.checkStable(k)
 	l.link = nil
 	l.window.connectionLost()
+	l.loseStream(k)
 	if k.ready && !l.ended {
 		l.beginOutage()
 	}
@@ -383,8 +346,8 @@ func (l *loop) disconnect(k *link, code uint16, reason string) {
 			l.enterSub(s, SubState{Phase: SubPending, Generation: st.Generation})
 		}
 	}
-	for i := range k.leaving {
-		l.c.routes.setKey(k.leaving[i].sub.key, nil)
+	for s := range k.leaving {
+		l.c.routes.setKey(s.key, nil)
 	}
 	for s := range l.draining {
 		if s.acksOwed {
@@ -416,8 +379,18 @@ type leavingSub struct {
 	until time.Time // when it goes on, or is forgotten; zero: not before the connection ends
 }
 
-func (k *link) isLeaving(s *Subscription) bool {
-	return slices.ContainsFunc(k.leaving, func(v leavingSub) bool { return v.sub == s })
+func (k *link) isLeaving(s *Subscription) bool { return k.leaving[s] != nil }
+
+// leavingDeadline is the moment at which a leavingSub goes on, unless that has changed.
+type leavingDeadline struct {
+	of *leavingSub
+	at time.Time
+}
+
+// goOnAfter makes v go on after answerTimeout: deadlines are added in order of their time.
+func (k *link) goOnAfter(v *leavingSub, now time.Time) {
+	v.until = now.Add(answerTimeout)
+	k.leavingUntil.Push(leavingDeadline{v, v.until})
 }
 
 // leaveInOrder begins the end of a subscription that its owner closed, if the server
@@ -437,7 +410,12 @@ func (l *loop) leaveInOrder(s *Subscription) bool {
 	}
 	l.keepClosed(s)
 	s.acksOwed = true
-	k.leaving = append(k.leaving, leavingSub{sub: s, until: l.now.Add(answerTimeout)})
+	if k.leaving == nil {
+		k.leaving = make(map[*Subscription]*leavingSub)
+	}
+	v := &leavingSub{sub: s}
+	k.leaving[s] = v
+	k.goOnAfter(v, l.now)
 	l.drain(s, nil) // consumersDone follows
 	l.enterSub(s, SubState{Phase: SubEnded})
 	return true
@@ -445,8 +423,7 @@ func (l *loop) leaveInOrder(s *Subscription) bool {
 
 // finishLeaving releases what was not processed and ends s at the server.
 func (l *loop) finishLeaving(k *link, s *Subscription) {
-	i := slices.IndexFunc(k.leaving, func(v leavingSub) bool { return v.sub == s })
-	v := &k.leaving[i]
+	v := k.leaving[s]
 	if v.ended {
 		return
 	}
@@ -457,21 +434,23 @@ func (l *loop) finishLeaving(k *link, s *Subscription) {
 	v.ended, v.until = true, time.Time{}
 	if k.traits.Unsubscribe {
 		k.unsubscribe(s)
-		v.until = l.now.Add(answerTimeout)
+		k.goOnAfter(v, l.now)
 	}
 	l.leaveTopic(s, k.traits.Unsubscribe)
 }
 
 // leaveInTime goes on with the subscriptions that are leaving.
 func (l *loop) leaveInTime(k *link) {
-	for _, v := range slices.Clone(k.leaving) {
+	for k.leavingUntil.Len() > 0 && due(k.leavingUntil.At(0).at, l.now) {
+		d := *k.leavingUntil.At(0)
+		k.leavingUntil.Drop(1)
 		switch {
-		case !due(v.until, l.now):
-		case v.ended:
-			l.c.routes.setKey(v.sub.key, nil)
-			k.leaving = slices.DeleteFunc(k.leaving, func(other leavingSub) bool { return other.sub == v.sub })
+		case !d.of.until.Equal(d.at):
+		case d.of.ended:
+			l.c.routes.setKey(d.of.sub.key, nil)
+			delete(k.leaving, d.of.sub)
 		default:
-			l.finishLeaving(k, v.sub)
+			l.finishLeaving(k, d.of.sub)
 		}
 	}
 }

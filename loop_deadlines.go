@@ -12,6 +12,7 @@ import (
 // tick does what is due.
 func (l *loop) tick() {
 	l.window.expire(l.now)
+	l.window.takeAgain(l.now)
 	if limit := l.c.cfg.Backoff.MaxElapsed; limit > 0 && !l.disconnectedAt.IsZero() && l.now.Sub(l.disconnectedAt) >= limit {
 		why := &Error{Op: "connect", Class: ClassTimeout, Err: ErrMaxElapsed}
 		if l.state.Cause != nil {
@@ -30,6 +31,9 @@ func (l *loop) tick() {
 			l.end(nil)
 		}
 		return
+	}
+	if k.writing && !l.timerAt.IsZero() && l.now.Sub(l.timerAt) > stallTimeout/2 {
+		k.writeStarted = l.now // this process stood still, not the peer
 	}
 	switch {
 	case due(k.handshakeBy, l.now):
@@ -51,6 +55,8 @@ func (l *loop) tick() {
 		l.checkAnswers(k)
 		l.freeTopics(k)
 		l.askAgain(k)
+		l.renewInTime(k)
+		l.checkStream(k)
 	}
 }
 
@@ -117,7 +123,7 @@ func (k *link) stalledAt() time.Time {
 // sendHeartbeat asks the peer for a sign of life when a heartbeat is due.
 func (l *loop) sendHeartbeat(k *link) {
 	if !k.pingSent.IsZero() {
-		if pong := k.conn.LastPong(); !pong.Before(k.pingSent) {
+		if pong := k.conn.FirstPong(); !pong.IsZero() {
 			l.c.counters.pinged(&k.pingSent, pong)
 		}
 	}
@@ -125,17 +131,18 @@ func (l *loop) sendHeartbeat(k *link) {
 		return
 	}
 	k.pingAt = l.now.Add(k.heartbeat)
-	switch l.c.cfg.traits.Ping {
+	switch l.howToPing(k) {
 	case wire.PingOp:
 		if !k.pingQueued { // one is enough while a write takes long
 			k.pingQueued, k.pingSent = true, l.now
-			k.ops = append(k.ops, wire.Op{Kind: wire.OpPing, N: k.conn.gen})
+			k.replies = append(k.replies, wire.Op{Kind: wire.OpPing, N: k.conn.gen})
 		}
 	case wire.PingControl:
-		if k.pinging {
+		if k.pinging || !l.roomForPing(k) {
 			return
 		}
 		k.pinging, k.pingSent = true, l.now
+		k.conn.ExpectPong()
 		l.c.goroutines.spawn(func() {
 			_ = k.conn.Ping() // the reader reports its failure
 			l.c.inbox.post(ponged{k.conn})
@@ -202,6 +209,7 @@ func (l *loop) noteAsk(k *link, s *Subscription) {
 	if !traits.ByKey {
 		u = k.useTopic(s.topic)
 		u.sub, u.again = s, 0
+		k.namedTopics.count(u)
 	}
 	if !traits.Confirms {
 		return
@@ -367,8 +375,11 @@ func (l *loop) refusalInDoubt(s *Subscription, err *Error, retry time.Duration) 
 
 // endedByServer asks again for a subscription that the server has ended and the
 // client has not. A server that does so again and again does not want it.
-func (l *loop) endedByServer(s *Subscription) {
+func (l *loop) endedByServer(s *Subscription, ev *wire.Event) {
 	err := &Error{Op: "Subscribe", Field: "topic", Class: ClassRejected, Detail: "the server ended the subscription", Err: ErrRejected}
+	if ev.Reason != "" {
+		err.Detail += ": " + peerText(ev.Reason)
+	}
 	if l.now.Sub(s.state.Load().Since) >= time.Minute || s.queue.hasReceivedOn(l.link.conn.gen) {
 		s.endings = 0
 	}
@@ -376,7 +387,8 @@ func (l *loop) endedByServer(s *Subscription) {
 		l.endSub(s, err)
 		return
 	}
-	l.askAgainAfter(s, askPause(s.endings))
+	s.askNumber = 0 // its request was answered
+	l.askAgainAfter(s, max(askPause(s.endings), min(ev.Retry, maxRetryAfter)))
 	l.enterSub(s, SubState{Phase: SubPending, Err: err})
 }
 
@@ -425,6 +437,8 @@ func (l *loop) askAgain(k *link) {
 func (l *loop) withdraw(k *link, s *Subscription) {
 	if k.traits.Unsubscribe && k.traits.ByKey {
 		k.unsubscribe(s)
+	} else {
+		k.abandon()
 	}
 	l.registry.renewKey(s)
 	s.askedGeneration = 0
@@ -440,6 +454,7 @@ func (l *loop) untilNextDeadline() time.Duration {
 		}
 	}
 	at(l.window.nextExpiry)
+	at(l.window.nextAgain())
 	if limit := l.c.cfg.Backoff.MaxElapsed; limit > 0 && !l.disconnectedAt.IsZero() {
 		at(l.disconnectedAt.Add(limit))
 	}
@@ -450,6 +465,7 @@ func (l *loop) untilNextDeadline() time.Duration {
 		if k.unencoded && !k.writing {
 			at(l.now)
 		}
+		at(k.paceAt)
 		at(k.handshakeBy)
 		at(k.closeBy)
 		at(k.killBy)
@@ -457,8 +473,8 @@ func (l *loop) untilNextDeadline() time.Duration {
 		if len(k.steps) > 0 {
 			at(k.steps[0].at)
 		}
-		for i := range k.leaving {
-			at(k.leaving[i].until)
+		if k.leavingUntil.Len() > 0 {
+			at(k.leavingUntil.At(0).at)
 		}
 		if k.ready {
 			if k.unanswered.Len() > 0 {
@@ -467,25 +483,18 @@ func (l *loop) untilNextDeadline() time.Duration {
 			if n := k.namedTopics; n != nil && n.freed.Len() > 0 {
 				at(n.freed.At(0).at)
 			}
+			at(k.renewAt) // not before: renewInTime waits for that
 			at(k.pingAt)
 			at(k.silentAt())
 		}
 		if k.writing {
 			at(k.stalledAt())
 		}
+		at(k.partBy())
 	}
 	l.timerAt = next
 	if next.IsZero() {
 		return forever
 	}
 	return max(0, next.Sub(l.now))
-}
-
-func due(at, now time.Time) bool { return !at.IsZero() && !now.Before(at) }
-
-func later(a, b time.Time) time.Time {
-	if a.After(b) {
-		return a
-	}
-	return b
 }

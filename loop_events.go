@@ -125,7 +125,7 @@ func (l *loop) handle(k *link, ev *wire.Event) {
 		}
 		k.proved = k.proved || l.window.pending < open // an ack may bring credit only
 	case wire.EventStep:
-		if len(k.ops)+len(k.steps) >= maxReplies {
+		if k.waitingSteps() >= maxReplies {
 			l.violated(k, violation("too many handshake steps"))
 			return
 		}
@@ -135,14 +135,15 @@ func (l *loop) handle(k *link, ev *wire.Event) {
 		}
 		k.ops = append(k.ops, wire.Op{Kind: wire.OpStep, Step: ev.Step})
 	case wire.EventPing:
-		if len(k.ops) < maxReplies {
-			k.ops = append(k.ops, wire.Op{Kind: wire.OpPong, N: ev.N, Step: ev.Step})
+		if len(k.replies) < maxReplies {
+			k.replies = append(k.replies, wire.Op{Kind: wire.OpPong, N: ev.N, Step: ev.Step})
 		}
 	case wire.EventPong:
 		l.c.counters.pinged(&k.pingSent, l.now)
 	case wire.EventGoAway:
 		l.spread = min(max(l.spread, ev.Spread), maxSpread)
 		l.goAwayUntil = l.now.Add(min(ev.Delay, maxRetryAfter))
+		l.planLeaving(k, ev)
 		l.c.notify.post(ServerNotice{shownCode(ev.Code, ev.PeerCode), peerText(ev.Reason)})
 	case wire.EventMalformed:
 		l.c.notify.post(MessageSkipped{logText(ev.Name), logText(ev.Reason)})
@@ -215,7 +216,7 @@ func (l *loop) unsubscribed(k *link, s *Subscription, ev *wire.Event) {
 	case ev.Code == 0 && ev.Key == 0 && pending:
 		s.held = false // the end of an earlier subscription to the same topic
 	case ev.Code == 0 && ev.Key == 0 && l.c.cfg.traits.ConfirmsEnd:
-		l.endedByServer(s)
+		l.endedByServer(s, ev)
 	case ev.Code == 0:
 		if pending {
 			k.answered(s, l.now)
@@ -234,7 +235,7 @@ func (l *loop) unsubscribed(k *link, s *Subscription, ev *wire.Event) {
 
 func (l *loop) reportLoss(s *Subscription, k Kind, ev *wire.Event) {
 	l.outage.gaps++
-	l.outage.missed += ev.Count
+	l.outage.missed = addCapped(l.outage.missed, ev.Count)
 	l.c.notify.post(LossReported{Topic: s.topic, Kind: k, Cause: ev.Cause, After: ev.Prev, To: ev.Position.Offset, Count: ev.Count})
 }
 
@@ -261,6 +262,9 @@ func (e wrote) apply(l *loop) {
 		return
 	}
 	l.followLink(k, e.bytes)
+	if k.unwritten.frames != nil {
+		return
+	}
 	k.noteWritten(l.now)
 	l.confirmWritten(k)
 	if l.link != k {
@@ -345,6 +349,8 @@ func (e subscribe) apply(l *loop) {
 		e.reply <- l.c.endError("Subscribe")
 	case !l.c.cfg.traits.ByKey && l.registry.named(s.topic) != nil:
 		e.reply <- &Error{Op: "Subscribe", Field: "topic", Class: ClassInput, Err: ErrDuplicate}
+	case l.exceedsPlaces(s):
+		e.reply <- l.placesError()
 	default:
 		l.registry.add(s)
 		l.c.totals.add(s)

@@ -6,11 +6,13 @@ import (
 	"fmt"
 	"net/http"
 	"os"
+	"strconv"
 	"strings"
 	"testing"
 	"testing/synctest"
 	"time"
 
+	"github.com/limpet-go/limpet/internal/budget"
 	"github.com/limpet-go/limpet/internal/secrets"
 	"github.com/limpet-go/limpet/limpettest"
 	"github.com/limpet-go/limpet/wire"
@@ -50,13 +52,13 @@ var transitions = []transition{
 		return receivedOn(l, wire.Event{Kind: wire.EventAck, Ack: &wire.Ack{To: 1 << 40}})
 	}, "", "waiting", "waiting", ""},
 	{"`received`: a handshake step", func(l *loop) event {
-		return receivedOn(l, wire.Event{Kind: wire.EventStep})
+		return receivedOn(l, wire.Event{Kind: wire.EventStep, Delay: time.Minute})
 	}, "", "", "", ""},
+	{"`received`: a handshake step that the dialect cannot encode", func(l *loop) event {
+		return receivedOn(l, wire.Event{Kind: wire.EventStep})
+	}, "", "waiting", "", ""},
 	{"`received`: a confirmation, a gap, a reset, a refusal and the end of a subscription", func(l *loop) event {
-		s, err := newSubscription(l.c, "a", nil)
-		if err != nil {
-			panic(err)
-		}
+		s := plainSubscription(l.c, "a")
 		e := receivedOn(l).(received)
 		for _, kind := range []wire.EventKind{wire.EventSubscribed, wire.EventGap, wire.EventReset, wire.EventUnsubscribed} {
 			e.events = append(e.events, routedEvent{s, wire.Event{Kind: kind, Code: 1, Retry: time.Hour}}, routedEvent{s, wire.Event{Kind: kind}})
@@ -105,9 +107,14 @@ var transitions = []transition{
 		return elapsed{}
 	}, "never", "never", "waiting", "never"},
 	{"`elapsed`: a write stalled", func(l *loop) event {
-		l.link.writing, l.link.handshakeBy = true, time.Time{}
+		l.link.writing, l.link.handshakeBy, l.timerAt = true, time.Time{}, time.Time{}
 		return after(2 * stallTimeout)
 	}, "never", "waiting", "waiting", "never"},
+	{"`elapsed`: the reader of a streamed message stalled", func(l *loop) event {
+		l.link.stream = newStreamedMessage()
+		l.link.stream.begun, l.link.stream.partBy = true, l.now
+		return elapsed{}
+	}, "never", "never", "waiting", "never"},
 	{"`elapsed`: `Backoff.MaxElapsed` has passed", func(l *loop) event {
 		l.c.cfg.Backoff.MaxElapsed = 1
 		return after(2)
@@ -115,11 +122,17 @@ var transitions = []transition{
 	{"`publish`, a `Receipt`, `flush`, `listPending`, `listOpen`", func(*loop) event {
 		return inTurn{publish{make([]Receipt, 2)}, new(Receipt), flush{make(chan *flushPoint, 1)}, leaveFlush{new(flushPoint)}, listPending{make(chan []*Receipt, 1)}, listOpen{make(chan []*Subscription, 1)}}
 	}, "", "", "", ""},
+	{"`openStream`, `streamPart`, `wrotePart`, `streamFailed`", func(l *loop) event {
+		s := newStreamedMessage()
+		return inTurn{openStream{s}, streamPart{s, nil, false}, wrotePart{conn: connOf(l), s: s}, streamFailed{s, errors.New("no more")}}
+	}, "", "", "", ""},
+	{"`streamFailed`: a part was sent", func(l *loop) event {
+		l.link.stream = newStreamedMessage()
+		l.link.stream.begun = true
+		return streamFailed{l.link.stream, errors.New("no more")}
+	}, "never", "never", "waiting", "never"},
 	{"`subscribe`, `unsubscribe`, `grantCredit`, `sendProcessed`, `consumersDone`", func(l *loop) event {
-		s, err := newSubscription(l.c, "a", nil)
-		if err != nil {
-			panic(err)
-		}
+		s := plainSubscription(l.c, "a")
 		return inTurn{subscribe{s, make(chan error, 1)}, grantCredit{s}, sendProcessed{s, l.state.Generation, Position{}, false}, unsubscribe{s}, consumersDone{s}}
 	}, "", "", "", ""},
 	{"`reconnectNow`", func(*loop) event { return reconnectNow{} }, "", "", "", "connecting"},
@@ -331,7 +344,7 @@ func TestTransitionsAreDocumented(t *testing.T) {
 // Of two faults in one batch the first one ends the connection.
 func TestFirstFaultOfABatchDecides(t *testing.T) {
 	s := &Subscription{topic: "a", key: 1}
-	s.queue = newQueue("a", &SubscribeOptions{Delivery: Delivery{Buffer: 8, Bytes: 8}}, wire.Traits{Holes: wire.HolesFault, Confirms: true}, testOwner{})
+	s.queue = newQueue("a", &SubscribeOptions{Delivery: Delivery{Buffer: 8, Bytes: 8}}, wire.Traits{Holes: wire.HolesFault, Confirms: true}, testOwner{}, budget.New(1<<30))
 	s.queue.startConnection(1)
 	r := &reader{conn: newConn(), codec: faultyCodec{}, routes: new(routes), counters: new(counters), secrets: new(secrets.Set)}
 	r.conn.gen = 1
@@ -410,6 +423,10 @@ func TestSumsOfCountersOnlyGrow(t *testing.T) {
 			c.countReady(i%2 == 0)
 		}
 	}()
+	c.lastMessage.Store(c.moment(time.Now().Add(time.Second))) // received after Stats has read the clock
+	if st := c.stats(time.Now()); st.Silence != 0 {
+		t.Errorf("silent for %v", st.Silence)
+	}
 	var last Stats
 	for i := 0; i < 100_000 && !t.Failed() || last.Connections < 1000; i++ {
 		st := c.stats(time.Now())
@@ -423,4 +440,54 @@ func TestSumsOfCountersOnlyGrow(t *testing.T) {
 	}
 	close(stop)
 	<-stopped
+}
+
+// A server that keeps renaming a subscription makes the client hold one name.
+func TestNamesAreBounded(t *testing.T) {
+	var n serverNames
+	for i := range 1000 {
+		n.set(7, string(rune('a'+i%26))+string(rune('0'+i/26)))
+	}
+	n.set(8, "other")
+	if len(n.keys) != 2 || len(n.names) != 2 || n.keys[n.names[7]] != 7 || n.keys["other"] != 8 {
+		t.Errorf("%d names of 2 subscriptions", len(n.keys))
+	}
+	mine := n.names[7]
+	n.set(8, mine) // two subscriptions change their names
+	n.set(7, "other")
+	if n.keys[mine] != 8 || n.keys["other"] != 7 {
+		t.Errorf("names are mixed up: %v", n.keys)
+	}
+	n.set(20000, "other") // and a later one gets the name of one that has ended
+	for i := range uint64(2 * maxRecentNames) {
+		n.set(10000+i, strconv.FormatUint(i, 10))
+	}
+	n.forgetEnded(new(routes), 20000)
+	if len(n.names) > 10 || n.keys["other"] != 20000 {
+		t.Errorf("%d names, other is %d", len(n.names), n.keys["other"])
+	}
+}
+
+// The names of subscriptions that have ended are forgotten, the latest excepted: the
+// server may still send for them.
+func TestNamesOfEndedSubscriptionsAreForgotten(t *testing.T) {
+	var n serverNames
+	var r routes
+	r.setKey(1, new(Subscription))
+	for key := range uint64(50 * maxRecentNames) {
+		n.set(key+1, strconv.FormatUint(key+1, 10))
+		n.forgetEnded(&r, key+1)
+	}
+	if len(n.keys) > 3*maxRecentNames || len(n.keys) != len(n.names) || n.keys["1"] != 1 {
+		t.Errorf("%d and %d names, of the live one %d", len(n.keys), len(n.names), n.keys["1"])
+	}
+	for key := range uint64(maxRecentNames) {
+		if key += 49 * maxRecentNames; n.keys[strconv.FormatUint(key+1, 10)] != key+1 {
+			t.Fatalf("%d is forgotten", key+1)
+		}
+	}
+}
+
+func newStreamedMessage() *streamedMessage {
+	return &streamedMessage{stop: make(chan struct{}), result: make(chan streamResult, 1), next: make(chan struct{}, 1)}
 }

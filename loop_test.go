@@ -225,11 +225,7 @@ func TestUnansweredIsAskedForAlone(t *testing.T) {
 		c.inbox.post(step(func(l *loop) {
 			k := &link{conn: &conn{gen: 1}}
 			for i := range 6 {
-				s, err := newSubscription(c, string(rune('a'+i)), nil)
-				if err != nil {
-					t.Error(err)
-					return
-				}
+				s := plainSubscription(c, string(rune('a'+i)))
 				l.registry.add(s)
 				if i == 2 || i == 3 {
 					s.failedAsks = 1
@@ -238,7 +234,8 @@ func TestUnansweredIsAskedForAlone(t *testing.T) {
 			}
 			var writes []int
 			for len(k.toAsk) > 0 {
-				writes = append(writes, len(l.askForMore(k, nil)))
+				ops, _ := l.askForMore(k, nil, 1)
+				writes = append(writes, len(ops))
 			}
 			if want := []int{2, 1, 1, 2}; !slices.Equal(writes, want) {
 				t.Errorf("writes of %v requests, want %v", writes, want)
@@ -341,11 +338,7 @@ func TestRegistryMovesFew(t *testing.T) {
 			const n = 2000
 			var subs []*Subscription
 			for i := range n {
-				s, err := newSubscription(c, fmt.Sprint(i), nil)
-				if err != nil {
-					t.Error(err)
-					return
-				}
+				s := plainSubscription(c, fmt.Sprint(i))
 				l.registry.add(s)
 				l.registry.postpone(s, l.now.Add(time.Duration(1+i*7%n)*time.Hour))
 				subs = append(subs, s)
@@ -386,11 +379,7 @@ func TestDueInOrderOfRegistration(t *testing.T) {
 		c := offline(t)
 		c.inbox.post(step(func(l *loop) {
 			for i, after := range []int{3, 1, 2, 9, 0} {
-				s, err := newSubscription(c, fmt.Sprint(i), nil)
-				if err != nil {
-					t.Error(err)
-					return
-				}
+				s := plainSubscription(c, fmt.Sprint(i))
 				l.registry.add(s)
 				l.askAgainAfter(s, 5*time.Hour)
 				l.askAgainAfter(s, time.Duration(after)*time.Second)
@@ -421,13 +410,13 @@ func TestOnePingWaits(t *testing.T) {
 				k.pingAt = l.now
 				l.sendHeartbeat(k)
 			}
-			if len(k.ops) != 1 {
-				t.Errorf("%d pings wait", len(k.ops))
+			if len(k.replies) != 1 {
+				t.Errorf("%d pings wait", len(k.replies))
 			}
 			l.startWrite()
 			k.pingAt = l.now
-			if l.sendHeartbeat(k); len(k.ops) != 1 {
-				t.Errorf("%d pings wait after the first was sent", len(k.ops))
+			if l.sendHeartbeat(k); len(k.replies) != 1 {
+				t.Errorf("%d pings wait after the first was sent", len(k.replies))
 			}
 		}))
 		synctest.Wait()
@@ -487,4 +476,22 @@ func TestAgreedTraits(t *testing.T) {
 	if got := agreed(&all, nil); *got != all {
 		t.Errorf("a peer that lacks nothing: %+v", *got)
 	}
+}
+
+// Topics that hold a place are counted: there may be thousands.
+func TestPlacesAreCounted(t *testing.T) {
+	l := &loop{c: &Client{cfg: config{traits: wire.Traits{Connection: wire.ConnectionLimits{Subscriptions: 9}}}}}
+	k := &link{namedTopics: &topicTable{holding: 4}, toAsk: make([]*Subscription, 1)}
+	if n := l.freePlaces(k); n != 5 {
+		t.Errorf("%d places are free, want 5", n)
+	}
+}
+
+// plainSubscription returns a subscription without options that no loop knows yet.
+func plainSubscription(c *Client, topic string) *Subscription {
+	o, err := c.cfg.subscribeOptions(topic, nil)
+	if err != nil {
+		panic(err)
+	}
+	return newSubscription(c, topic, &o)
 }

@@ -17,8 +17,15 @@ func (l *loop) startWrite() {
 	if k == nil {
 		return
 	}
-	k.unencoded = false
-	if k.writing || k.writeErr != nil || k.fatalError != nil {
+	k.unencoded, k.paceAt = false, time.Time{}
+	if k.writing || k.writeErr != nil || k.fatalError != nil || l.writeStream(k) {
+		return
+	}
+	room := l.roomToSend(k)
+	if k.unwritten.frames != nil {
+		if l.insertReplies(k, room); l.link == k {
+			l.write(k, room)
+		}
 		return
 	}
 	frames := framesPool.Get().(*wire.Frames)
@@ -26,28 +33,26 @@ func (l *loop) startWrite() {
 		frames, k.start = k.start, nil
 	}
 	args := encodeArgsPool.Get().(*encodeArgs)
-	ops := append(args.ops, k.ops...)
-	k.ops, k.pingQueued = nil, false
-	if k.ready {
-		if n := k.namedTopics; n != nil {
-			n.leftInWrite, n.left = n.left, nil
+	ops, left := args.ops, room-len(frames.List)
+	if !k.ready {
+		ops = l.takeReplies(k, ops, left)
+	} else if ops = l.nextOps(k, args, left); len(ops) == 0 && len(frames.List) == 0 && l.finishesShutdown(k) {
+		if k.byeSent || !k.traits.Fin {
+			l.end(nil)
+			return
 		}
-		ops = l.askForMore(k, ops)
-		ops, args.messages = l.window.nextBatch(ops, args.messages, l.now, l.writeBytes)
-		if len(ops) == 0 && len(frames.List) == 0 && l.nothingPending() && l.shuttingDown {
-			if k.byeSent || !k.traits.Fin {
-				l.end(nil)
-				return
-			}
+		if left > 0 {
 			k.byeSent = true
 			ops = append(ops, wire.Op{Kind: wire.OpBye})
 		}
-	} else {
-		ops = k.handshakeOps(ops)
 	}
-	through := l.encode(k, ops, frames)
+	before := len(frames.List)
+	u := unwritten{frames: frames, alone: before, through: l.encode(k, ops, frames)}
+	if p := l.pacing; p != nil {
+		u.repliesOnly = p.learnPacking(ops, len(frames.List)-before, left) && before == 0
+	}
 	if l.link == k {
-		l.window.countResends(through)
+		l.window.countResends(u.through)
 	} else {
 		l.window.countResends(0)
 	}
@@ -57,17 +62,42 @@ func (l *loop) startWrite() {
 	if l.link == k {
 		k.confirmed, frames.Confirmed = append(k.confirmed, frames.Confirmed...), nil
 	}
+	for _, p := range frames.Prefetches {
+		if s := l.c.routes.keyed(p.Key); s != nil {
+			s.queue.limitUnacked(p.Messages)
+		}
+	}
+	frames.Prefetches = nil
 	if len(frames.List) == 0 || l.link != k {
 		frames.Reset()
 		framesPool.Put(frames)
 		k.noteWritten(l.now)
 		l.confirmWritten(k)
-		k.unencoded = k.unencoded || k.ready && len(k.toAsk) > 0
+		k.unencoded = room > 0 && (k.unencoded || k.ready && len(k.toAsk) > 0)
+		l.waitForRoom(k, room)
 		return
 	}
-	k.writing, k.writeStarted = true, l.now
-	w := writer{k.conn, &l.c.inbox, &l.c.counters}
-	l.c.goroutines.spawn(func() { w.write(frames, through) })
+	k.unwritten = u
+	l.write(k, room)
+}
+
+// nextOps returns the operations to encode now: those that wait, requests and messages,
+// in as many frames as there is room for.
+func (l *loop) nextOps(k *link, args *encodeArgs, room int) []wire.Op {
+	ops := l.takeReplies(k, args.ops, room)
+	room -= len(ops)
+	n, used := l.fitting(k, k.ops, room)
+	ops = k.takeOps(ops, n)
+	room -= used
+	if len(k.ops) == 0 {
+		k.ops = nil
+		if n := k.namedTopics; n != nil { // not while the end of one may wait
+			n.leftInWrite, n.left = n.left, nil
+		}
+	}
+	ops, used = l.askForMore(k, ops, room)
+	ops, args.messages = l.window.nextBatch(ops, args.messages, l.now, l.writeBytes, room-used)
+	return ops
 }
 
 // The next control frames get their turn after one write, so it should not take longer
@@ -125,48 +155,66 @@ func (a *encodeArgs) reset() {
 	a.ops, a.messages = a.ops[:0], a.messages[:0]
 }
 
-// handshakeOps returns the operations that are allowed before the welcome and
-// keeps the others for later.
-func (k *link) handshakeOps(ops []wire.Op) []wire.Op {
-	var allowed []wire.Op
-	for _, op := range ops {
-		if op.Kind == wire.OpStep || op.Kind == wire.OpPong || op.Kind == wire.OpPing {
-			allowed = append(allowed, op)
-		} else {
-			k.ops = append(k.ops, op)
-		}
+// askForMore appends the subscriptions to ask for, in as many frames as there is room
+// for, and returns their number.
+func (l *loop) askForMore(k *link, ops []wire.Op, room int) (more []wire.Op, frames int) {
+	if room <= 0 {
+		return ops, 0
 	}
-	return allowed
-}
-
-// askForMore appends the subscriptions to ask for, at most maxAskedAtOnce of them:
-// other frames get their turn between two writes. One that was not answered before
-// has a write of its own, since a server may fail to answer a whole request because
-// of one bad topic in it.
-func (l *loop) askForMore(k *link, ops []wire.Op) []wire.Op {
 	if part := l.nextPart(k); len(part) > 0 {
-		for _, s := range part {
+		n, frames := l.fittingRequests(k, part, room)
+		if topics := k.namedTopics; n < len(part) {
+			topics.suspects, topics.trial = slices.Insert(topics.suspects, 0, part[n:]), topics.trial[:n]
+		}
+		for _, s := range part[:n] {
 			l.withdraw(k, s)
 			ops = append(ops, l.askFor(k, s))
 		}
-		return ops
+		return ops, frames
 	}
-	for n := 0; len(k.toAsk) > 0 && n < maxAskedAtOnce; n++ {
+	chosen := l.nextToAsk(k)
+	n, frames := l.fittingRequests(k, chosen, room)
+	if n < len(chosen) {
+		k.toAsk = slices.Concat(chosen[n:], k.toAsk)
+	}
+	for _, s := range chosen[:n] {
+		if !l.askedOnLink(s) { // once, however often it was to be asked for
+			ops = append(ops, l.askFor(k, s))
+		}
+	}
+	return ops, frames
+}
+
+// nextToAsk takes the subscriptions to ask for next, at most maxAskedAtOnce of them:
+// other frames get their turn between two writes. One that was not answered before
+// has a write of its own, since a server may fail to answer a whole request because
+// of one bad topic in it, or because it is too big.
+func (l *loop) nextToAsk(k *link) (chosen []*Subscription) {
+	places := l.freePlaces(k)
+	if places > 0 && len(k.crowded) > 0 {
+		k.toAsk, k.crowded = append(k.crowded, k.toAsk...), nil
+	}
+	for len(k.toAsk) > 0 && len(chosen) < maxAskedAtOnce {
 		s := k.toAsk[0]
-		if s.failedAsks > 0 && n > 0 {
+		if s.isAskedAlone() && len(chosen) > 0 {
 			break
 		}
 		k.toAsk = k.toAsk[1:]
 		if l.askedOnLink(s) || s.state.Load().Phase == SubEnded || k.mustWaitForTopic(s) {
-			n--
 			continue
 		}
-		ops = append(ops, l.askFor(k, s))
-		if s.failedAsks > 0 {
+		if !k.hasPlace(s) {
+			if places == 0 {
+				l.waitForPlace(k, s)
+				continue
+			}
+			places--
+		}
+		if chosen = append(chosen, s); s.isAskedAlone() {
 			break
 		}
 	}
-	return ops
+	return chosen
 }
 
 // askFor returns the request for s on k.
@@ -189,6 +237,7 @@ func (l *loop) askFor(k *link, s *Subscription) wire.Op {
 // confirmWritten confirms the subscriptions whose requests were written and to which the
 // server gives no answer.
 func (l *loop) confirmWritten(k *link) {
+	l.forgetWritten(k)
 	for _, key := range k.confirmed {
 		s := l.c.routes.keyed(key)
 		if s == nil || l.link != k {
@@ -211,14 +260,21 @@ func (l *loop) confirmWritten(k *link) {
 
 // requestRefused follows when the server refuses a request without naming the
 // topic. A server answers in order, so the oldest request is meant. What it asked
-// for is asked for again in parts; one topic alone is refused for now.
+// for is asked for again in parts; one topic alone is refused for now. If the server
+// says when to ask again, all of it is asked for then.
 func (l *loop) requestRefused(k *link, ev *wire.Event) {
 	open := l.oldestRequest(k)
-	if len(open) == 1 {
-		l.askFailed(open[0], &Error{Op: "Subscribe", Field: "topic", Class: ClassRejected, Code: shownCode(ev.Code, ev.PeerCode), Detail: peerText(ev.Reason), Err: ErrRejected}, 0)
-		return
+	err := &Error{Op: "Subscribe", Field: "topic", Class: ClassRejected, Code: shownCode(ev.Code, ev.PeerCode), Detail: peerText(ev.Reason), Err: ErrRejected}
+	switch {
+	case ev.Retry > 0:
+		for _, s := range open {
+			l.refused(s, err, ev.Retry)
+		}
+	case len(open) == 1:
+		l.askFailed(open[0], err, 0)
+	default:
+		l.askInParts(k, open)
 	}
-	l.askInParts(k, open)
 }
 
 // askInParts asks again for what one request named.
@@ -256,7 +312,7 @@ func (l *loop) oldestRequest(k *link) (open []*Subscription) {
 		}
 	}
 	take(k.unanswered.All())
-	if k.writing || oldest != nil {
+	if k.writing || k.unwritten.frames != nil || oldest != nil {
 		take(k.asked)
 	}
 	return open
@@ -337,14 +393,25 @@ func (l *loop) encode(k *link, ops []wire.Op, out *wire.Frames) (through uint64)
 				}
 				l.endSub(s, &Error{Op: "Subscribe", Class: ClassInput, Err: joinReason(ErrRejected, oe.Err)})
 			}
+		default:
+			l.reportUnencoded(k, bad.Kind, oe.Err)
 		}
-		if errors.As(err, &panicked) {
-			l.violated(k, err)
+		if errors.As(err, &panicked) || ops[n].Kind == wire.OpStep && !k.ready { // it would wait for ever
+			l.violated(k, asViolation(oe))
 			return through
 		}
 		ops = ops[n+1:]
 	}
 	return through
+}
+
+// reportUnencoded reports an operation that no caller waits for and that the dialect could
+// not encode, once for each kind on a connection.
+func (l *loop) reportUnencoded(k *link, kind wire.OpKind, err error) {
+	if bit := uint32(1) << (kind % 32); k.unencodable&bit == 0 {
+		k.unencodable |= bit
+		l.c.notify.post(CallbackFailed{optionDialect, &Error{Op: "Encode", Field: optionDialect, Class: ClassUser, Detail: kind.String(), Err: err}})
+	}
 }
 
 // encodeOnce encodes ops. After a panic of Encode it encodes them one by one, to
@@ -430,39 +497,4 @@ func (k *link) encodeWithin(ops []wire.Op, out *wire.Frames) error {
 	return err
 }
 
-// exceeds returns a *wire.TooBigError for a message beyond a limit that the peer has
-// announced.
-func (k *link) exceeds(m *wire.Message) error {
-	limits := &k.limits
-	if m == nil || m.Void {
-		return nil
-	}
-	if limits.Payload > 0 && len(m.Payload) > limits.Payload {
-		return &wire.TooBigError{What: "payload bytes", Size: len(m.Payload), Limit: limits.Payload}
-	}
-	if limits.Headers > 0 && len(m.Header) > limits.Headers {
-		return &wire.TooBigError{What: "header count", Size: len(m.Header), Limit: limits.Headers}
-	}
-	if limits.HeaderSize > 0 && (m.Type != "" || len(m.Header) > 0) {
-		size := len(m.Type)
-		for name, value := range m.Header {
-			size += len(name) + len(value)
-		}
-		if size > limits.HeaderSize {
-			return &wire.TooBigError{What: "header bytes", Size: size, Limit: limits.HeaderSize}
-		}
-	}
-	return nil
-}
-
 const maxEncodePanics = 3 // until a connection is stable
-
-// appendReused extends s by one element. The element is zero, or as
-// encodeArgs.reset left it.
-func appendReused[T any](s []T) ([]T, *T) {
-	if len(s) == cap(s) {
-		s = slices.Grow(s, 1)
-	}
-	s = s[:len(s)+1]
-	return s, &s[len(s)-1]
-}

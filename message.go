@@ -5,12 +5,12 @@ import (
 	"errors"
 	"iter"
 	"slices"
-	"strings"
 	"sync"
 	"sync/atomic"
 	"time"
 
 	"github.com/google/uuid"
+	"github.com/limpet-go/limpet/codec"
 	"github.com/limpet-go/limpet/wire"
 )
 
@@ -88,6 +88,9 @@ const (
 	// CauseRestarted means that the server counts from a lower number again, so that
 	// positions are not comparable with earlier ones.
 	CauseRestarted = wire.CauseRestarted
+	// CauseTooBig means that a message exceeds Options.ReadLimit. A Gap stands in its
+	// place; a Reset, where the server would have sent it again.
+	CauseTooBig = wire.CauseTooBig
 )
 
 // Loss describes a Gap or a Reset.
@@ -121,7 +124,8 @@ type Message struct {
 	ID uuid.UUID
 	// Position is the place of this element: FromResume continues after it.
 	Position Position
-	// Payload is the content of the message. It belongs to the consumer.
+	// Payload is the content of the message. It belongs to the consumer, unless
+	// SubscribeOptions.Lend is set and Batches has handed it over.
 	Payload []byte
 	// Type is the content type, empty if the publisher gave none.
 	Type string
@@ -136,10 +140,22 @@ type Message struct {
 	// Loss describes the loss if Kind is Gap or Reset, otherwise it is nil.
 	Loss *Loss
 
+	sourceTime int64  // wire.Message.Time
 	previous   uint64 // the offset that it follows: nothing between the two is missing
 	queue      *queue
 	number     uint64 // in the queue, ascending
 	generation uint64 // of the connection it came on
+}
+
+// Time returns when the server says that it made or sent the message, in UTC and by the
+// server's clock, which may be ahead of this one. It is the zero Time if the server or the
+// dialect does not say, and for a Gap or a Reset. It is a method and not a field because
+// most messages have no time: it takes 8 bytes of each, a third of a time.Time.
+func (m Message) Time() time.Time {
+	if m.sourceTime <= 0 {
+		return time.Time{}
+	}
+	return time.Unix(0, m.sourceTime).UTC()
 }
 
 // Ack reports that the message has been processed. The committed position moves
@@ -163,6 +179,91 @@ func (m Message) Nack() {
 	if m.queue != nil && m.Loss == nil {
 		m.queue.releaseMessage(&m)
 	}
+}
+
+// Typed is a Message and the value of its payload. See Decode.
+type Typed[T any] struct {
+	Message
+
+	// Value is the value of the payload, the zero value for a loss and if Err is not nil.
+	Value T
+
+	// Err says why the payload has no value, otherwise it is nil. It is an *Error: it
+	// wraps ErrContentType, a *PanicError of the codec, or the codec's error, whose text
+	// may quote from the payload.
+	Err error
+}
+
+// Decode iterates over seq, which is Subscription.Messages or Merge, and decodes each
+// payload with c, such as codec.JSON. A payload that cannot be decoded does not end the
+// iteration: Typed.Err says why, and the next message follows. A Gap or a Reset comes
+// as it is, with Loss, without a value and without Err. The error of a pair is that of
+// seq, which reports the end of a stream.
+//
+// A message whose Type names a content type that c does not list has an Err that wraps
+// ErrContentType; its payload is not decoded. An empty Type is accepted, and so is one
+// without a slash, since it does not name a content type.
+//
+// The loop body decides what is acknowledged, as in a loop over seq: a body that
+// finishes normally acknowledges its message, also one with Err. Call Nack in it, or
+// leave the loop, if that message must not count as processed.
+//
+// Each iteration decodes on the goroutine of its loop. If seq or c is nil, the only pair
+// has an *Error of ClassInput.
+func Decode[T any](seq iter.Seq2[Message, error], c codec.Codec[T]) iter.Seq2[Typed[T], error] {
+	return func(yield func(Typed[T], error) bool) {
+		if seq == nil || c == nil {
+			yield(Typed[T]{}, inputError(opDecode, "", "seq and c must not be nil; pass Subscription.Messages and a codec such as codec.JSON"))
+			return
+		}
+		d := payloadDecoder[T]{codec: c}
+		seq(func(m Message, err error) bool {
+			d.typed.Message = m
+			if err == nil && m.Loss == nil {
+				d.decode()
+			} else {
+				d.fail(nil)
+			}
+			return yield(d.typed, err)
+		})
+	}
+}
+
+const opDecode = "Decode"
+
+// payloadDecoder is the part of one iteration of Decode that lasts. The message lies in
+// it because that costs one copy less.
+type payloadDecoder[T any] struct {
+	codec    codec.Codec[T]
+	accepted string // the last Type that the codec reads
+	typed    Typed[T]
+}
+
+// decode sets Value and Err of typed.
+func (d *payloadDecoder[T]) decode() {
+	t := &d.typed
+	defer d.recoverDecode()
+	if t.Type != d.accepted {
+		if err := checkContentType(opDecode, "Message.Type", t.Type, d.codec.ContentTypes()); err != nil {
+			d.fail(err)
+			return
+		}
+		d.accepted = t.Type
+	}
+	if t.Value, t.Err = d.codec.Decode(t.Payload); t.Err != nil {
+		d.fail(payloadError(opDecode, "Message.Payload", t.Err))
+	}
+}
+
+func (d *payloadDecoder[T]) recoverDecode() {
+	if p := recover(); p != nil {
+		d.fail(panickedCodec(opDecode, "Message.Payload", p))
+	}
+}
+
+func (d *payloadDecoder[T]) fail(err error) {
+	var none T
+	d.typed.Value, d.typed.Err = none, err
 }
 
 // Merge iterates over the streams of several subscriptions, of one client or of
@@ -366,18 +467,6 @@ func (m *merge) run(ctx context.Context, yield func(Message, error) bool) {
 		}
 	}
 }
-
-// mergedError is the error of one subscription of a Merge.
-type mergedError struct {
-	topic string
-	err   error
-}
-
-func (e *mergedError) Error() string {
-	return "limpet: topic " + peerText(e.topic) + ": " + strings.TrimPrefix(e.err.Error(), "limpet: ")
-}
-
-func (e *mergedError) Unwrap() error { return e.err }
 
 // addMerge makes src learn when there may be something to take. It reports false if
 // its merge has the queue already.

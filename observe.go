@@ -23,16 +23,17 @@ type Observer interface {
 
 // Event is one of the event structs of this package: StateChanged,
 // SubscriptionChanged, LossReported, MessageFailed, MessagesDropped,
-// DeliveryStopped, MessageSkipped, OutageEnded, ServerNotice, CredentialInURL, CallbackFailed, EventsLost. Later
+// DeliveryStopped, CursorNotSaved, MessageSkipped, OutageEnded, ServerNotice, CredentialInURL, CallbackFailed, EventsLost. Later
 // versions may add more, so a switch over them needs a default.
 //
 // With Options.Logger each event is logged as well:
 //
 //	Debug  StateChanged between attempts, and to ready in an outage; SubscriptionChanged to pending,
 //	       and to live in an outage
-//	Info   StateChanged to ready and to a clean end, SubscriptionChanged to live or ended, OutageEnded
+//	Info   StateChanged to ready and to a clean end, SubscriptionChanged to live or ended, OutageEnded,
+//	       StateChanged when a connection is replaced for its age
 //	Warn   StateChanged after a lost connection or the first failed attempt, LossReported,
-//	       MessageFailed, MessagesDropped, DeliveryStopped, MessageSkipped, ServerNotice,
+//	       MessageFailed, MessagesDropped, DeliveryStopped, CursorNotSaved, MessageSkipped, ServerNotice,
 //	       a refused subscription, CredentialInURL, EventsLost
 //	Error  StateChanged to an end that is permanent, CallbackFailed
 //
@@ -93,7 +94,9 @@ type MessageFailed struct {
 
 // MessagesDropped reports that a consumer is too slow: its overflow policy dropped
 // messages. It comes with the first drop and then at most once a second for each
-// subscription. SubStats.Dropped has the exact number.
+// subscription: what was dropped in between is reported after that second, or when the
+// stream ends. What waits when a subscription is closed is not reported: see
+// SubStats.DroppedByClose.
 type MessagesDropped struct {
 	// Topic is the topic of the subscription.
 	Topic string
@@ -134,12 +137,13 @@ type CredentialInURL struct {
 
 // CallbackFailed reports that a function that you passed in panicked, called
 // runtime.Goexit, or held up the end of the client for 10 seconds. It cost that call
-// alone.
+// alone. It also reports that the dialect could not encode what no caller waits for, such as
+// a ping or the end of a subscription: once for each kind on a connection.
 type CallbackFailed struct {
-	// Option is the option that holds the function: PublishOptions.Done.
+	// Option is the option at fault: PublishOptions.Done or Options.Dialect.
 	Option string
 	// Err is an *Error of ClassUser. It wraps a *PanicError or a *HangError, with the
-	// stack, unless the function called runtime.Goexit.
+	// stack, unless the function called runtime.Goexit, or it is from the dialect.
 	Err error
 }
 
@@ -174,19 +178,6 @@ func (e StateChanged) record() (slog.Level, string, []slog.Attr) {
 	return level, "limpet: " + s.Phase.String(), attrs
 }
 
-// stackOf returns the stack of a function of the caller that panicked or hung, or nil.
-func stackOf(err error) []byte {
-	var panicked *PanicError
-	var hung *HangError
-	switch {
-	case errors.As(err, &hung):
-		return hung.Stack
-	case errors.As(err, &panicked):
-		return panicked.Stack
-	}
-	return nil
-}
-
 func (e SubscriptionChanged) record() (slog.Level, string, []slog.Attr) {
 	level := slog.LevelInfo
 	attrs := []slog.Attr{slog.String("topic", logText(e.Topic)), slog.String("phase", e.State.Phase.String())}
@@ -200,9 +191,13 @@ func (e SubscriptionChanged) record() (slog.Level, string, []slog.Attr) {
 }
 
 func (e LossReported) record() (slog.Level, string, []slog.Attr) {
-	return slog.LevelWarn, "limpet: " + e.Kind.String(), []slog.Attr{
-		slog.String("topic", logText(e.Topic)), slog.String("cause", e.Cause.String()),
-		slog.Uint64("after", e.After), slog.Uint64("to", e.To), slog.Uint64("count", e.Count)}
+	attrs := []slog.Attr{slog.String("topic", logText(e.Topic)), slog.String("cause", e.Cause.String())}
+	for _, a := range []slog.Attr{slog.Uint64("after", e.After), slog.Uint64("to", e.To), slog.Uint64("count", e.Count)} {
+		if a.Value.Uint64() > 0 { // 0 is not known: in a log it would read as nothing
+			attrs = append(attrs, a)
+		}
+	}
+	return slog.LevelWarn, "limpet: " + e.Kind.String(), attrs
 }
 
 func (e MessageFailed) record() (slog.Level, string, []slog.Attr) {
@@ -436,10 +431,14 @@ func (g *eventLog) log(e Event) {
 func (g *eventLog) follow(s State, level slog.Level, attrs []slog.Attr) (slog.Level, []slog.Attr) {
 	switch s.Phase {
 	case Waiting:
-		g.fails++
 		g.recovering = g.connected
 		if g.downAt.IsZero() {
 			g.downAt = s.Since
+		}
+		if errors.Is(s.Cause, ErrConnectionAge) || errors.Is(s.Cause, ErrGoAway) {
+			return slog.LevelInfo, attrs // nothing has failed yet
+		}
+		if g.fails++; g.fails == 1 {
 			return slog.LevelWarn, attrs
 		}
 	case Ready:

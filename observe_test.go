@@ -8,6 +8,7 @@ import (
 	"log/slog"
 	"net/http"
 	"runtime"
+	"slices"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -279,7 +280,7 @@ func TestSilentLossesAreReported(t *testing.T) {
 			time.Sleep(1100 * time.Millisecond)
 		}
 		synctest.Wait()
-		if got := s.Stats().Dropped; got < 190 || reports < 10 || reports > 11 || uint64(dropped) > got || uint64(dropped)+20 < got {
+		if got := s.Stats().Dropped; got < 190 || reports != 11 || uint64(dropped) != got {
 			t.Errorf("%d dropped, %d reported in %d events", got, dropped, reports)
 		}
 		srv.Stop()
@@ -299,5 +300,52 @@ func TestSilentLossesAreReported(t *testing.T) {
 		if !strings.Contains(text, `topic="slow one"`) || strings.Contains(text, `\"`) {
 			t.Errorf("topics are quoted twice:\n%s", text)
 		}
+	})
+}
+
+// What was dropped within a second of a report is reported after that second, although the
+// feed has fallen silent, or when the stream ends.
+func TestLastDropsAreReported(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var mu sync.Mutex
+		var reported []uint64
+		srv := limpettest.NewServer(t, nil)
+		c := dial(t, srv, &limpet.Options{Observer: observerFunc(func(e limpet.Event) {
+			if e, ok := e.(limpet.MessagesDropped); ok {
+				mu.Lock()
+				reported = append(reported, e.Count)
+				mu.Unlock()
+			}
+		})})
+		check := func(when string, want ...uint64) {
+			t.Helper()
+			synctest.Wait()
+			mu.Lock()
+			defer mu.Unlock()
+			if !slices.Equal(reported, want) {
+				t.Errorf("%s: reported %d, want %d", when, reported, want)
+			}
+		}
+		s := subscribeLive(t, c, "a", &limpet.SubscribeOptions{Delivery: limpet.Delivery{Buffer: 4, Overflow: limpet.DropOldest}})
+		for _, n := range []int{5, 10} {
+			publish(t, srv, "a", numbers(1, n)...)
+			synctest.Wait()
+		}
+		time.Sleep(999 * time.Millisecond)
+		check("within a second", 1)
+		time.Sleep(time.Millisecond)
+		check("after a second", 1, 10)
+		time.Sleep(time.Hour)
+		for range 2 { // the second within a second of the first
+			publish(t, srv, "a", "1")
+			synctest.Wait()
+		}
+		s.Close()
+		check("after Close", 1, 10, 1, 1)
+		if st := s.Stats(); st.Dropped-st.DroppedByClose != 13 {
+			t.Errorf("%+v", st)
+		}
+		time.Sleep(time.Hour)
+		check("an hour later", 1, 10, 1, 1)
 	})
 }

@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"github.com/google/uuid"
+	"github.com/limpet-go/limpet/cursor"
 	"github.com/limpet-go/limpet/wire"
 )
 
@@ -54,12 +55,33 @@ type Options struct {
 	// days.
 	SessionTTL time.Duration
 
-	// ReadLimit bounds one received WebSocket message, in bytes. A longer
-	// message ends the connection with close code 1009. Defaults to 4 MiB; from
-	// 1 KiB to 1 GiB. There is no value for unlimited. limpet.v1 needs at least
+	// ReadLimit bounds one received WebSocket message, in bytes. Defaults to 4 MiB;
+	// from 1 KiB to 1 GiB. There is no value for unlimited. limpet.v1 needs at least
 	// 64 KiB, the size of a batch: many small messages travel in one WebSocket
 	// message.
+	//
+	// A server of limpet.v1 learns the limit, and sends a Gap (CauseTooBig) in the place of
+	// a longer message. Elsewhere such a message ends the connection with close code
+	// 1009, and State.Cause names its size and the limit. Where the server can resume,
+	// each subscription that was live then begins again at the newest message, with a
+	// Reset (CauseTooBig), because the server would only send the message again.
 	ReadLimit int64
+
+	// Memory is how many bytes all delivery queues of the client may take together: what
+	// waits in them, with 300 bytes or so for each message, and what servers may still send
+	// to subscriptions with Block. It does not count what consumers have taken, nor what
+	// waits to be sent (Options.Window). Defaults to 64 MiB, or twice ReadLimit if that is
+	// more; at least 1 MiB and twice ReadLimit. There is no value for unlimited.
+	//
+	// When it is used up, subscriptions with another policy than Block drop messages as if
+	// their own queues were full, those that hold most first. Half of it is for whoever asks
+	// first. Of the other half, a subscription with Block may always fill an equal share,
+	// and at least 2 KiB, before the server must wait; a share grows while its consumer
+	// keeps up, if memory is left. A server may exceed what a subscription with Block was
+	// granted by headers and by a part of one message. With Lend such a subscription may also
+	// take up to twice the payloads that wait, and 1 KiB. Only where no other policy can give
+	// way does that exceed Memory. Stats.Memory shows how much is in use.
+	Memory int
 
 	// PlainFrames leaves the frames of every connection to the WebSocket
 	// library that dials it. Use it to rule out a defect in limpet's own frame
@@ -84,7 +106,7 @@ type Options struct {
 	Observer Observer
 
 	// Histograms makes the client measure durations: see Client.Histograms. It costs
-	// 1.1 KiB, 48 bytes for each subscription, and a clock read for each socket read and for
+	// 1.4 KiB, 64 bytes for each subscription, and a clock read for each socket read and for
 	// the outcomes that become known together. Without it nothing is measured but what
 	// Stats has.
 	Histograms bool
@@ -285,7 +307,44 @@ type SubscribeOptions struct {
 	// It must be UTF-8 of at most 8 KiB without control characters.
 	Token Secret
 
+	// Cursor keeps the position of the subscription across restarts, under Name. If the
+	// store has a position, the subscription starts after it, and From and Position do
+	// not count. If it has none, they do, and where the stream begins is saved when the
+	// server confirms it with a position. Cursor needs the trait Resume.
+	//
+	// Subscribe calls Load, within its ctx. After messages were processed, a goroutine of
+	// the subscription calls Save with the committed position, one call at a time, as
+	// often as the store allows: see cursor.Every. The stream does not wait for it. A Save
+	// that fails, panics or takes longer than 10 seconds is a CursorNotSaved event and is
+	// tried again. What was processed but not saved is delivered again after a crash;
+	// nothing is skipped once the first Save has returned. Shutdown waits until consumers have finished their loop bodies
+	// and, with ManualAck, until every message taken is acknowledged. Client.Done is closed
+	// after the last Save, or after 12 seconds; what is acknowledged after that is not
+	// saved, unless the client has failed permanently.
+	Cursor cursor.Store
+
+	// Name is the name of the cursor in the store, of one subscription at a time. It must
+	// be UTF-8 of 1 to 255 bytes without control characters. Subscribe with the name of a
+	// subscription that was closed first waits for the Save of that one, for at most 12
+	// seconds; what is acknowledged there later is not saved. Two clients must not use one
+	// name of one store at the same time.
+	Name string
+
 	Delivery Delivery
+
+	// Lend means that Batches lends payloads: they are valid until the loop body ends, and
+	// then their memory is used again, so that a payload costs no allocation. Use
+	// bytes.Clone to keep one; slices.Clone of a batch keeps messages without payloads.
+	// Everything else of a message may be kept. After break, return or a panic in the loop
+	// body the last batch stays valid. Payloads above 4 KiB have memory of their own.
+	// Messages, C and Merge hand over copies, which cost what they cost without Lend.
+	//
+	// In a program built with -race, or with -tags limpetdebug, the memory is overwritten
+	// with 0xDB instead, so that a payload that was kept shows itself.
+	//
+	// Lend excludes Latest, where one message may wait for long and would keep the memory
+	// of many.
+	Lend bool
 
 	// ManualAck means that only Message.Ack acknowledges a message. The
 	// subscription hands out at most Delivery.Buffer messages, counted from the
@@ -312,6 +371,19 @@ const (
 
 	// DropNewest drops the message that arrives. A Gap takes its place.
 	DropNewest
+
+	// Latest keeps only the newest waiting message of each key, see Delivery.Key. It is
+	// for feeds whose messages each hold the whole state of their key, such as prices. A
+	// message takes the place of the earlier one with its key, so keys come in the order
+	// in which they began to wait. The earlier one counts as SubStats.Conflated, and no
+	// Gap stands for it. A message that comes after a Gap or a Reset stands behind it,
+	// also if its key waited in front of it. If more keys wait than fit, the message of
+	// the first one is dropped, and a Gap takes its place.
+	//
+	// Order holds for each key only. Subscription.Committed is the position before the
+	// oldest message that was not processed, so that another process that resumes there
+	// misses no key.
+	Latest
 )
 
 // Delivery is the throttled delivery channel of a subscription: how much may wait
@@ -329,7 +401,29 @@ type Delivery struct {
 	// to OverflowDefault.
 	Overflow Overflow
 
+	// Key returns the key of a message for Latest, and is only for it. Nil means that
+	// the topic is the key. The message has no Position yet. Key is called on the
+	// goroutine that reads the connection, without a lock: while it runs, the client
+	// receives nothing, so it must only compute. If it panics, the subscription ends
+	// with a PanicError after the messages before. If it calls runtime.Goexit, the
+	// subscription ends too, and the client makes a new connection. If it has not returned after 10
+	// seconds, the client ends with a HangError.
+	Key func(Message) string
+
 	// Every hands messages over at most once in this interval: each time, all
-	// that are waiting. Defaults to 0: at once. From 1 microsecond to 366 days.
+	// that are waiting. When the stream ends, by Shutdown for example, what waits comes at
+	// once, unless there is a Rate. Defaults to 0: at once. From 1 microsecond to 366 days.
 	Every time.Duration
+
+	// Rate is how many messages are handed over in a second at most, in the long run;
+	// fractions are allowed. Losses do not count. With Every, each interval hands over no
+	// more than the rate allows by then. It holds for what waits at the end, too: give
+	// Shutdown that time. Defaults to 0: no limit. From 0.000001 to 1e9.
+	Rate float64
+
+	// Burst is how many messages are handed over at once at most, after a time without
+	// messages, and is only for Rate. Defaults to what Rate allows in 10 milliseconds or,
+	// if it is longer, in Every; at least 1, at most 2^30. It must not be less than what
+	// Rate allows in Every.
+	Burst int
 }

@@ -51,6 +51,8 @@ func TestBadOptionsAreNamed(t *testing.T) {
 		{"ws://localhost", o{ReadLimit: -1}, "Options.ReadLimit", limpet.ClassInput},
 		{"ws://localhost", o{ReadLimit: 1}, "Options.ReadLimit", limpet.ClassInput},
 		{"ws://localhost", o{ReadLimit: 64<<10 - 1}, "Options.ReadLimit", limpet.ClassInput},
+		{"ws://localhost", o{Memory: -1}, "Options.Memory", limpet.ClassInput},
+		{"ws://localhost", o{Memory: 8<<20 - 1}, "Options.Memory", limpet.ClassInput},
 	} {
 		c, err := limpet.New(tc.url, options(&tc.o))
 		var e *limpet.Error

@@ -6,10 +6,13 @@ import (
 	"fmt"
 	"iter"
 	"maps"
+	"runtime/debug"
 	"time"
 	"unicode/utf8"
 
 	"github.com/google/uuid"
+	"github.com/limpet-go/limpet/codec"
+	"github.com/limpet-go/limpet/internal/mediatype"
 	"github.com/limpet-go/limpet/wire"
 )
 
@@ -40,8 +43,8 @@ func (c *Client) Publish(ctx context.Context, topic string, payload []byte, o *P
 	if r.id == uuid.Nil {
 		r.id = c.ids.ID(c.ids.Reserve(1))
 	}
-	if !c.inbox.post(r) {
-		return nil, admissionError(c.admission.closedBy())
+	if err := c.postAdmitted(r, messages[:]); err != nil {
+		return nil, err
 	}
 	return r, nil
 }
@@ -76,10 +79,22 @@ func (c *Client) PublishBatch(ctx context.Context, messages []Outgoing) ([]*Rece
 		}
 		receipts[i] = r
 	}
-	if !c.inbox.post(blocks) {
-		return nil, admissionError(c.admission.closedBy())
+	if err := c.postAdmitted(blocks, messages); err != nil {
+		return nil, err
 	}
 	return receipts, nil
+}
+
+// postAdmitted posts the event of admitted messages. If the client has ended in the
+// meantime, their room is free again.
+func (c *Client) postAdmitted(e event, messages []Outgoing) error {
+	if c.inbox.post(e) {
+		return nil
+	}
+	for i := range messages {
+		c.admission.release(1, len(messages[i].Payload))
+	}
+	return admissionError(c.admission.closedBy())
 }
 
 // publish admits messages. Their order is the order of the inbox.
@@ -139,6 +154,88 @@ func (c *Client) Send(ctx context.Context, topic string, payload []byte, o *Publ
 	return r.Wait(ctx)
 }
 
+// Encode returns publish for values of type T instead of payloads. publish is
+// Client.Publish, Client.Send, or a function of yours with the same arguments, such as
+// one that collects an Outgoing for PublishBatch:
+//
+//	send := limpet.Encode(client.Send, codec.JSON[Order]())
+//	ack, err := send(ctx, "orders/eu", order, nil)
+//
+// The returned function has the options and the errors of publish. It sets
+// PublishOptions.Type to the first content type of c if it is empty, and does not change
+// *o. It returns an *Error, without a call of publish, if the codec fails or panics
+// (ClassUser; Field is "value"), if PublishOptions.Type names a content type that c does
+// not list (it wraps ErrContentType), or if publish or c is nil; SafeToRetry is then
+// true. It may be used by several goroutines at the same time if publish may.
+func Encode[T, R any](publish func(context.Context, string, []byte, *PublishOptions) (R, error), c codec.Codec[T]) func(ctx context.Context, topic string, value T, o *PublishOptions) (R, error) {
+	return func(ctx context.Context, topic string, value T, o *PublishOptions) (none R, err error) {
+		if publish == nil || c == nil {
+			return none, inputError(opPublish, "Encode", "publish and c must not be nil; pass Client.Publish and a codec such as codec.JSON")
+		}
+		var typed PublishOptions
+		if o != nil {
+			typed = *o
+		}
+		payload, err := encodePayload(c, value, &typed.Type)
+		if err != nil {
+			return none, err
+		}
+		return publish(ctx, topic, payload, &typed)
+	}
+}
+
+// encodePayload encodes value. It checks typ, the content type, or sets it if it is empty.
+func encodePayload[T any](c codec.Codec[T], value T, typ *string) (payload []byte, err error) {
+	defer recoverCodec(opPublish, "value", &err)
+	types := c.ContentTypes()
+	if err := checkContentType(opPublish, "PublishOptions.Type", *typ, types); err != nil {
+		return nil, err
+	}
+	if *typ == "" && len(types) > 0 {
+		*typ = types[0]
+	}
+	payload, err = c.Encode(value)
+	if err != nil {
+		return nil, payloadError(opPublish, "value", err)
+	}
+	return payload, nil
+}
+
+// checkContentType returns an error if field, with the value typ, names another content
+// type than those of a codec, of which there may be none.
+func checkContentType(op, field, typ string, types []string) error {
+	if len(types) == 0 || mediatype.Names(typ, types) {
+		return nil
+	}
+	return inputError(op, field, "%w: it is %s, the codec has %s; use another codec, or one that lists it in ContentTypes",
+		ErrContentType, peerText(typ), peerText(types[0]))
+}
+
+// payloadError is the error of a call in which a method of a codec returned err.
+func payloadError(op, field string, err error) error {
+	return &Error{Op: op, Field: field, Class: ClassUser, Err: &shortError{logText(err.Error()), err}}
+}
+
+// shortError is an error whose text may quote a payload: it is short and printable.
+type shortError struct {
+	text string
+	err  error
+}
+
+func (e *shortError) Error() string { return e.text }
+func (e *shortError) Unwrap() error { return e.err }
+
+// recoverCodec is deferred around calls of a codec's methods.
+func recoverCodec(op, field string, err *error) {
+	if p := recover(); p != nil {
+		*err = panickedCodec(op, field, p)
+	}
+}
+
+func panickedCodec(op, field string, p any) error {
+	return &Error{Op: op, Field: field, Class: ClassUser, Err: fmt.Errorf("the codec: %w", &PanicError{Value: p, Stack: debug.Stack()})}
+}
+
 // Receipts iterates over the receipts of messages without an outcome, oldest
 // first. It is a snapshot, taken when the iteration begins: a receipt may have
 // its outcome by the time it is yielded. After the client has ended there are
@@ -176,7 +273,7 @@ func (e listPending) apply(l *loop) {
 }
 
 // Flush blocks until every message published before the call has an outcome. If
-// ctx ends first it returns ctx's error. It waits for any outcome, not for
+// ctx ends first it returns an *Error that wraps ctx's error. It waits for any outcome, not for
 // success: the receipts say which it was. When the client ends, every message
 // gets its outcome and Flush returns nil.
 func (c *Client) Flush(ctx context.Context) error {
@@ -198,7 +295,7 @@ func (c *Client) Flush(ctx context.Context) error {
 		return nil
 	case <-ctx.Done():
 		c.inbox.post(leaveFlush{point})
-		return ctx.Err()
+		return contextError("Flush", "every message had its outcome", ctx.Err())
 	}
 }
 

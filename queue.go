@@ -6,7 +6,13 @@ import (
 	"time"
 
 	"github.com/google/uuid"
+	"github.com/limpet-go/limpet/internal/budget"
 	"github.com/limpet-go/limpet/internal/fifo"
+	"github.com/limpet-go/limpet/internal/histogram"
+	"github.com/limpet-go/limpet/internal/latest"
+	"github.com/limpet-go/limpet/internal/lend"
+	"github.com/limpet-go/limpet/internal/pace"
+	"github.com/limpet-go/limpet/internal/saver"
 	"github.com/limpet-go/limpet/internal/sequence"
 	"github.com/limpet-go/limpet/wire"
 )
@@ -32,6 +38,9 @@ type queueOwner interface {
 	// stoodStill reports that for a while no message could come or be taken,
 	// because consumers did not take or not acknowledge.
 	stoodStill(e DeliveryStopped)
+
+	// keyPanicked reports that Delivery.Key panicked: the queue accepts nothing more.
+	keyPanicked(err error)
 }
 
 // queue is the delivery queue of one subscription. The reader offers events in
@@ -42,23 +51,36 @@ type queue struct {
 	delivery  Delivery
 	manualAck bool
 	owner     queueOwner
+	memory    *budget.Budget // Options.Memory
+	saver     *saver.Saver   // of what is committed; nil without SubscribeOptions.Cursor
 
 	available     chan struct{}                  // 1 slot: there may be something to take
 	merges        atomic.Pointer[[]*mergeSource] // that learn it too; replaced under mu
 	discardSignal chan struct{}                  // closed by discard: the deliverer drops what it holds; nil until C is used
 
 	mu          sync.Mutex
-	items       fifo.Queue[Message] // messages and losses that wait for a consumer
-	messages    int                 // how many of items are messages
-	bytes       int                 // their payloads
-	held        int                 // messages that the deliverer took and no consumer has received from C
-	lossHeld    bool                // the deliverer holds a gap or a reset
-	released    int                 // how many of items Delivery.Every allows to be taken
+	items       fifo.Blocks[Message]       // messages and losses that wait for a consumer, but with Latest
+	keyed       latest.Queue[keyedMessage] // those that wait with Latest
+	lastLoss    uint64                     // the number of the last loss, with Latest
+	arrivals    uint64                     // with Latest, of messages and losses
+	messages    int                        // how many of those that wait are messages
+	bytes       int                        // their payloads
+	texts       int64                      // what their other contents cost
+	lent        *lend.Memory               // of their payloads, with SubscribeOptions.Lend; otherwise nil
+	mayWait     queueLimits
+	account     budget.Account // of Options.Memory
+	window      int64          // of it, with Block
+	tight       bool           // there is no more of it
+	held        int            // messages that the deliverer took and no consumer has received from C
+	heldSince   time.Time      // when the one that it holds was received
+	lossHeld    bool           // the deliverer holds a gap or a reset
+	released    uint64         // Delivery.Every allows to take what has a number up to this
 	nextRelease time.Time
-	finishing   bool  // nothing more is accepted
-	endErr      error // why; nil for a clean end
-	ended       bool  // nothing more will be taken
-	discarded   bool  // by discard: what waited was dropped
+	bucket      pace.Bucket // of Delivery.Rate
+	finishing   bool        // nothing more is accepted
+	endErr      error       // why; nil for a clean end
+	ended       bool        // nothing more will be taken
+	discarded   bool        // by discard: what waited was dropped
 
 	bodies        int  // loop bodies of consumers that have not finished
 	reporting     bool // a goroutine calls positionProcessed for what is in toReport
@@ -70,29 +92,36 @@ type queue struct {
 	receiver   sequence.Receiver
 	detected   *wire.Event // a loss that the server did not report, for offer to return
 
+	releases     bool // of the dialect: the server delivers again what is given back
 	endsAgain    bool // of the dialect: the server may end the stream, and begin again
 	firstAnswers bool // of the dialect: the first message stands for the answer to a request
 	answerDue    bool // and none has come yet
 	firstCame    bool // a message stood for it, for offer to return
 	holding      bool // until the answer: messages belong to an earlier subscription
 
-	received, delivered, dropped, duplicates, earlier, gaps, resets, missed uint64
+	received, delivered, dropped, conflated, duplicates, earlier, gaps, resets, missed uint64
+	closed                                                                             uint64    // of dropped: not by the overflow policy
+	lastReceived                                                                       time.Time // when the last message came
 
-	lag *lagMeter // nil without Options.Histograms
+	lag *histogram.Lag // nil without Options.Histograms
 
 	receivedBefore uint64 // of received: before the current connection
 
-	unreportedDrops uint64 // by the overflow policy
-	dropsReportedAt time.Time
+	unreported dropReports
 
+	prefetch     int         // the server sends no more without an acknowledgement; 0: not known
+	outstanding  int         // received on this connection, and not acknowledged to the server
 	used         wire.Credit // by what this connection has received
 	granted      wire.Credit // to this connection
 	roomReported bool        // since the last grant
 
 	toReport    []takenRun // what was processed, for positionProcessed
 	unwanted    []takenRun // what nothing will process, for releaseRest
+	copies      []copyRun  // duplicates of what may not be processed yet, the oldest first
 	releasing   bool       // what comes is released at once
 	lastNumber  uint64     // of a message or loss
+	began       Position   // where the stream began, for the saver; zero: not known, or not needed
+	justBegan   bool       // the saver is to learn it
 	tracker     ackTracker
 	heldDropped int // messages that the tracker follows although no consumer got them
 
@@ -102,20 +131,31 @@ type queue struct {
 }
 
 // Many idle queues share the memory of a few busy ones.
-var messagePool, runPool sync.Pool
+var messagePool, keyedPool, runPool sync.Pool
 
-func newQueue(topic string, o *SubscribeOptions, t wire.Traits, owner queueOwner) *queue {
+func newQueue(topic string, o *SubscribeOptions, t wire.Traits, owner queueOwner, memory *budget.Budget) *queue {
 	q := &queue{
-		topic: topic, delivery: o.Delivery, manualAck: o.ManualAck, owner: owner,
+		topic: topic, delivery: o.Delivery, manualAck: o.ManualAck, releases: t.Release, owner: owner, memory: memory,
+		mayWait:   queueLimits{o.Delivery.Buffer, o.Delivery.Bytes},
 		available: make(chan struct{}, 1), receiver: sequence.New(t),
 		endsAgain: !t.ByKey && t.ConfirmsEnd, firstAnswers: !t.ByKey && t.Confirms && t.Holes != wire.HolesFault,
 	}
-	q.items.Pool = &messagePool
+	q.items.Pool, q.keyed.Pool = &messagePool, &keyedPool
+	if o.Lend {
+		q.lent = new(lend.Memory)
+	}
+	if o.Delivery.Overflow == Block {
+		q.account.Open(memory, nil)
+	} else {
+		q.account.Open(memory, q)
+	}
 	q.tracker = ackTracker{
 		perMessage: o.ManualAck || t.Processed == wire.ProcessedEach, reports: t.Processed,
 		limit:   o.Delivery.Buffer + maxUnacked,
 		unacked: fifo.Queue[takenRun]{Pool: &runPool},
+		byMarks: o.Delivery.Overflow == Latest,
 	}
+	q.bucket = pace.New(o.Delivery.Rate, o.Delivery.Burst)
 	if o.From == FromResume {
 		q.receiver.ResumeFrom(o.Position)
 		q.tracker.committed = o.Position
@@ -149,6 +189,7 @@ func (q *queue) resumePosition() (last Position, known bool) {
 // startConnection makes gen the only connection whose events are accepted. It
 // returns where to resume and how much the server may send.
 func (q *queue) startConnection(gen uint64) (last Position, known bool, credit wire.Credit) {
+	q.roomForWindow()
 	q.mu.Lock()
 	defer q.mu.Unlock()
 	return q.acceptOnly(gen)
@@ -160,7 +201,11 @@ func (q *queue) acceptOnly(gen uint64) (last Position, known bool, credit wire.C
 	q.receivedBefore = q.received
 	q.receiver.StartConnection()
 	q.answerDue, q.holding = false, false
-	q.used, q.roomReported = wire.Credit{}, false
+	q.used, q.roomReported, q.outstanding, q.copies = wire.Credit{}, false, 0, nil
+	if q.delivery.Overflow == Block {
+		q.openWindow()
+		defer q.holdWindow()
+	}
 	q.granted = q.allowance()
 	last, known = q.receiver.Position()
 	return last, known, q.granted
@@ -173,68 +218,38 @@ func (q *queue) assumeLive() {
 	q.mu.Unlock()
 }
 
-// allowance returns the credit that fits the free room; mu is held.
-func (q *queue) allowance() wire.Credit {
-	if q.delivery.Overflow != Block {
-		return wire.Credit{N: q.used.N + uint64(q.delivery.Buffer), Bytes: q.used.Bytes + uint64(q.delivery.Bytes)}
-	}
-	occupied := q.messages + q.held
-	if q.manualAck {
-		occupied = q.messages + q.tracker.window()
-	}
-	return wire.Credit{
-		N:     q.used.N + uint64(max(0, q.delivery.Buffer-occupied)),
-		Bytes: q.used.Bytes + uint64(max(0, q.delivery.Bytes-q.bytes)),
-	}
-}
-
-// roomToReport reports whether enough room is free for another grant: half of
-// the limits, or any room if the server has used its credit and nothing waits.
-// After it has returned true it returns false until grant is called; mu is held.
-func (q *queue) roomToReport() bool {
-	if q.roomReported || q.finishing {
-		return false
-	}
-	c := q.allowance()
-	step := wire.Credit{N: uint64(max(1, q.delivery.Buffer/2)), Bytes: uint64(max(1, q.delivery.Bytes/2))}
-	if q.messages == 0 {
-		// The consumer waits, and with ManualAck half of the room may never come free.
-		if q.used.N >= q.granted.N {
-			step.N = 1
-		}
-		if q.used.Bytes >= q.granted.Bytes {
-			step.Bytes = 1
-		}
-	}
-	if c.N < q.granted.N+step.N && c.Bytes < q.granted.Bytes+step.Bytes {
-		return false
-	}
-	q.roomReported = true
-	return true
-}
-
-// grant returns the credit that the server should have now.
-func (q *queue) grant() wire.Credit {
-	q.mu.Lock()
-	defer q.mu.Unlock()
-	q.roomReported = false
-	c := q.allowance()
-	q.granted = wire.Credit{N: max(c.N, q.granted.N), Bytes: max(c.Bytes, q.granted.Bytes)}
-	return q.granted
-}
-
 // offer accepts events of connection gen, read from the socket at readAt, in wire
 // order, all with one key. It does not block. It returns the losses that the server
 // did not report, and EventData for a message that stands for the answer to a request.
 // An error is a violation by the server; the events before it were accepted.
 func (q *queue) offer(gen uint64, events []wire.Event, readAt *time.Time) (detected []wire.Event, err error) {
+	if q.lent == nil {
+		for i := range events {
+			events[i].OwnPayload()
+		}
+	}
+	if q.delivery.Key != nil && events[0].Kind == wire.EventData {
+		return q.offerKeyed(gen, events, readAt)
+	}
+	return q.acceptAll(gen, events, nil, readAt)
+}
+
+// acceptAll is offer, with the keys that Delivery.Key gave the messages, if it is set.
+func (q *queue) acceptAll(gen uint64, events []wire.Event, keys []string, readAt *time.Time) (detected []wire.Event, err error) {
 	q.mu.Lock()
-	before := q.dropped
+	if kind := events[0].Kind; gen == q.generation && !q.finishing && (kind == wire.EventData || kind == wire.EventGap || kind == wire.EventReset) {
+		q.reserve(events, keys)
+	}
+	before, receivedBefore := q.dropped, q.received
 	if key := events[0].Key; key != q.key && key != 0 && q.key != 0 {
 		events = nil // of a request that was withdrawn
 	}
 	for i := range events {
-		if err = q.accept(gen, &events[i], readAt); err != nil {
+		key := ""
+		if q.delivery.Overflow == Latest {
+			key = q.keyOf(&events[i], keys, i)
+		}
+		if err = q.accept(gen, &events[i], key, readAt); err != nil {
 			break
 		}
 		if q.detected != nil {
@@ -246,10 +261,29 @@ func (q *queue) offer(gen uint64, events []wire.Event, readAt *time.Time) (detec
 		detected = append(detected, wire.Event{Kind: wire.EventData, Name: q.topic})
 		q.firstCame = false
 	}
+	switch q.delivery.Overflow {
+	case Block:
+		if q.used.Bytes > q.granted.Bytes || q.account.Held() != q.window || q.waits() > q.messages {
+			q.holdWindow()
+		}
+	case Latest:
+		q.giveBack()
+		q.holdCost()
+	default:
+		if q.tight {
+			q.giveBack()
+		}
+		q.holdCost()
+	}
 	room := q.delivery.Overflow != Block && q.roomToReport()
-	report := len(q.toReport) > 0 && q.reported(nil)
-	waiting := q.items.Len() > 0
+	report := len(q.toReport)+len(q.copies) > 0 && q.reported(nil)
+	waiting := q.waits() > 0
+	began := q.justBegan
+	q.justBegan = false
 	q.watchStandstill()
+	if q.received > receivedBefore {
+		q.lastReceived = *readAt
+	}
 	var dropped uint64
 	if q.dropped > before && !q.finishing {
 		dropped = q.dropsToReport(q.dropped-before, time.Now())
@@ -264,12 +298,14 @@ func (q *queue) offer(gen uint64, events []wire.Event, readAt *time.Time) (detec
 	if room {
 		q.owner.roomAvailable()
 	}
-	q.reportProcessed(report)
+	if report || began {
+		q.reportProcessed(report)
+	}
 	return detected, err
 }
 
 // accept accepts one event; mu is held.
-func (q *queue) accept(gen uint64, ev *wire.Event, readAt *time.Time) error {
+func (q *queue) accept(gen uint64, ev *wire.Event, key string, readAt *time.Time) error {
 	switch {
 	case gen != q.generation:
 		return nil
@@ -286,9 +322,9 @@ func (q *queue) accept(gen uint64, ev *wire.Event, readAt *time.Time) error {
 	size := len(ev.Message.Payload)
 	beyondCredit := q.receiver.Open() && q.useCredit(size)
 	full := q.delivery.Overflow != Block &&
-		(q.messages >= q.delivery.Buffer || q.messages > 0 && q.bytes+size > q.delivery.Bytes)
+		(q.messages >= q.delivery.Buffer || q.messages > 0 && q.bytes+size > q.delivery.Bytes || q.tight && q.neededWithOne(ev) > q.account.Held())
 	var before Position
-	if full {
+	if full || q.delivery.Overflow == Latest {
 		before, _ = q.receiver.Position()
 	}
 	step, err := q.receiver.Accept(ev, beyondCredit)
@@ -301,15 +337,21 @@ func (q *queue) accept(gen uint64, ev *wire.Event, readAt *time.Time) error {
 	switch step.Effect {
 	case sequence.Duplicate:
 		q.duplicates++
+		q.keepCopy(ev)
 	case sequence.Next:
 		q.received++
-		if full && q.delivery.Overflow == DropNewest {
+		q.outstanding++
+		switch {
+		case q.delivery.Overflow == Latest:
+			q.keepLatest(ev, key, before, step, readAt)
+		case full && q.delivery.Overflow == DropNewest:
 			q.dropNewest(before, readAt)
-			break
-		}
-		q.appendMessage(ev, step.Previous, readAt)
-		if full {
-			q.dropOldest(readAt)
+			q.dropUntilItFits(readAt) // the gap may need memory too
+		default:
+			q.appendMessage(ev, step.Previous, readAt)
+			if full {
+				q.dropUntilItFits(readAt)
+			}
 		}
 	}
 	return err
@@ -329,20 +371,13 @@ func (q *queue) acceptControl(ev *wire.Event, readAt *time.Time) error {
 	if step.Loss != nil {
 		q.recordLoss(step.Loss, readAt)
 	}
+	if q.saver != nil && ev.Kind == wire.EventSubscribed && q.lastNumber == 0 {
+		q.began, q.justBegan = q.receiver.Position()
+	}
 	if err != nil || step.Effect == sequence.Nothing && step.Loss == nil {
 		return err
 	}
 	return q.checkLosses()
-}
-
-// useCredit counts a message of size bytes and reports whether the server had
-// no credit for it. The last message may exceed the bytes, and one without
-// payload needs none; mu is held.
-func (q *queue) useCredit(size int) (exceeded bool) {
-	q.used.N++
-	exceeded = q.delivery.Overflow == Block && (q.used.N > q.granted.N || size > 0 && q.used.Bytes > q.granted.Bytes)
-	q.used.Bytes += uint64(size)
-	return exceeded
 }
 
 func violation(reason string) error { return &wire.CodeError{Code: 4000, Reason: reason} }
@@ -352,7 +387,23 @@ func violation(reason string) error { return &wire.CodeError{Code: 4000, Reason:
 func (q *queue) appendMessage(ev *wire.Event, previous uint64, readAt *time.Time) {
 	m := q.items.Next()
 	q.lastNumber++
-	m.number, m.queue, m.generation = q.lastNumber, q, q.generation
+	q.fill(m, q.lastNumber, ev, previous, readAt)
+}
+
+// fill makes m the message that the receiver has just accepted, and counts it as
+// waiting; mu is held.
+func (q *queue) fill(m *Message, number uint64, ev *wire.Event, previous uint64, readAt *time.Time) {
+	m.number, m.queue, m.generation, m.previous = number, q, q.generation, previous
+	q.fillContent(m, ev, readAt)
+	if q.lent != nil {
+		m.Payload = q.keepPayload(number, ev)
+	}
+	q.receiver.CopyPosition(&m.Position)
+	q.count(m)
+}
+
+// fillContent sets what a message says of itself.
+func (q *queue) fillContent(m *Message, ev *wire.Event, readAt *time.Time) {
 	m.Kind, m.Redelivered = Data, ev.Message.Redelivered
 	if ev.Message.Snapshot {
 		m.Kind = Snapshot
@@ -361,52 +412,20 @@ func (q *queue) appendMessage(ev *wire.Event, previous uint64, readAt *time.Time
 		m.Topic = q.topic
 	}
 	m.ID = uuid.UUID(ev.Message.ID)
-	q.receiver.CopyPosition(&m.Position)
 	m.Payload, m.Type, m.Header = ev.Message.Payload, ev.Message.Type, ev.Message.Header
-	m.ReceivedAt = *readAt
-	m.previous = previous
-	q.messages++
-	q.bytes += len(ev.Message.Payload)
+	m.ReceivedAt, m.sourceTime = *readAt, ev.Message.Time
 }
 
-// recordLoss adds a gap or a reset to the stream; mu is held.
-func (q *queue) recordLoss(loss *sequence.Loss, readAt *time.Time) {
-	kind := Gap
-	if loss.Kind == wire.EventReset {
-		kind = Reset
-		q.resets++
-	} else {
-		q.gaps++
-	}
-	q.missed += loss.Count
-	q.appendLoss(newLoss(readAt, kind, loss.After, loss.To, loss.Count, loss.Cause))
-	if loss.Detected {
-		q.detected = &wire.Event{Kind: loss.Kind, Cause: loss.Cause, Prev: loss.After.Offset, Position: loss.To, Count: loss.Count}
-	}
-}
+// waits returns how many messages and losses wait for a consumer; mu is held.
+func (q *queue) waits() int { return q.items.Len() + q.keyed.Len() }
 
-// appendLoss adds a loss, or extends the one before it; mu is held.
-func (q *queue) appendLoss(m Message) {
-	q.lastNumber++
-	m.Topic, m.queue, m.number = q.topic, q, q.lastNumber
-	n := q.items.Len()
-	if n > 0 && q.joinLoss(n-1, m) {
-		return
+// firstWaiting returns the first message or loss that waits, of which there must be one;
+// mu is held.
+func (q *queue) firstWaiting() *Message {
+	if q.delivery.Overflow == Latest {
+		return &q.keyed.At(q.keyed.First()).Message
 	}
-	if n > 1 && m.Kind == Reset && q.items.At(n-1).Loss != nil && q.items.At(n-1).Loss.Cause == wire.CauseOverflow && q.joinLoss(n-2, m) {
-		q.removeItem(n - 1) // nothing is left between two resets: they are one
-		return
-	}
-	q.items.Push(m)
-}
-
-// checkLosses bounds how many losses a server can add without a message; mu is
-// held.
-func (q *queue) checkLosses() error {
-	if q.items.Len()-q.messages > q.delivery.Buffer+16 {
-		return violation("too many gaps without a message")
-	}
-	return nil
+	return q.items.At(0)
 }
 
 // finish ends the stream after the messages that wait. err is the last thing
@@ -417,26 +436,18 @@ func (q *queue) finish(err error, awaitAcks bool) {
 	if !q.finishing {
 		q.finishing, q.endErr = true, err
 	}
-	q.awaitAcks, q.drainReported = awaitAcks, false
+	if q.delivery.Rate == 0 {
+		q.released = q.lastNumber // nothing more comes for which Every could wait
+	}
+	q.awaitAcks, q.drainReported = awaitAcks || q.saver != nil, false
 	q.endIfEmpty()
 	drained := q.drainToReport()
 	q.mu.Unlock()
+	q.saver.Notice()
 	if drained {
 		q.owner.streamDrained()
 	}
 	q.wakeConsumer()
-}
-
-// forgoAcks ends the wait for acknowledgements: the server cannot learn them any
-// more.
-func (q *queue) forgoAcks() {
-	q.mu.Lock()
-	q.awaitAcks = false
-	drained := q.drainToReport()
-	q.mu.Unlock()
-	if drained {
-		q.owner.streamDrained()
-	}
 }
 
 // discard ends the stream now; messages that wait are dropped and counted.
@@ -446,13 +457,21 @@ func (q *queue) discard(err error) {
 		q.finishing, q.endErr = true, err
 	}
 	q.dropped += uint64(q.messages)
-	for i := range q.items.All() {
-		if m := q.items.At(i); m.Loss == nil {
+	q.closed += uint64(q.messages)
+	for m := range q.allWaiting() {
+		if m.Loss == nil {
 			q.keepUnwanted(m.generation, m.Position)
 		}
 	}
+	q.giveUpCopies()
 	q.items.Reset()
-	q.messages, q.bytes, q.released = 0, 0, 0
+	q.keyed.Reset()
+	q.messages, q.bytes, q.texts = 0, 0, 0
+	if q.lent != nil {
+		q.lent.Reset()
+	}
+	q.account.Close()
+	q.countLag()
 	q.ended = true
 	if !q.discarded {
 		q.discarded = true
@@ -465,16 +484,10 @@ func (q *queue) discard(err error) {
 	}
 	drained := q.drainToReport()
 	q.mu.Unlock()
+	q.reportDrops()
+	q.saver.Notice()
 	if drained {
 		q.owner.streamDrained()
 	}
 	q.wakeConsumer()
-}
-
-// hasReceivedOn reports whether a message that is not a duplicate came on
-// connection gen, which has not been fenced.
-func (q *queue) hasReceivedOn(gen uint64) bool {
-	q.mu.Lock()
-	defer q.mu.Unlock()
-	return q.generation == gen && q.received > q.receivedBefore
 }

@@ -2,8 +2,11 @@ package limpet
 
 import (
 	"sort"
+	"time"
 
 	"github.com/limpet-go/limpet/internal/fifo"
+	"github.com/limpet-go/limpet/internal/lend"
+	"github.com/limpet-go/limpet/internal/saver"
 	"github.com/limpet-go/limpet/wire"
 )
 
@@ -35,6 +38,13 @@ func (q *queue) releaseMessage(m *Message) {
 	acked := q.tracker.acknowledgeOne(m)
 	for i := range acked {
 		acked[i].released = true
+		if q.releases {
+			q.receiver.Forget(wire.ID(m.ID))
+		}
+		for j := range q.copies {
+			c := &q.copies[j]
+			c.run.released = c.run.released || c.id == wire.ID(m.ID) && (c.id != wire.ID{} || c.run.position == m.Position)
+		}
 	}
 	report := q.reported(acked)
 	room, drained := q.roomToReport(), q.drainToReport()
@@ -91,21 +101,32 @@ func (q *queue) releaseRest(gen uint64) []Position {
 // caller must call it: one goroutine at a time does, so that the order is kept; mu is
 // held.
 func (q *queue) reported(acked []takenRun) bool {
-	if len(acked)+len(q.toReport) == 0 {
+	q.toReport = append(q.toReport, acked...)
+	q.settleCopies()
+	if len(q.toReport) == 0 {
 		return false
 	}
-	q.toReport = append(q.toReport, acked...)
 	first := !q.reporting
 	q.reporting = true
 	return first
 }
 
-// reportProcessed reports what reported has added, if report is true.
+// reportProcessed reports what reported has added, if report is true. The saver looks
+// itself for what was committed.
 func (q *queue) reportProcessed(report bool) {
+	q.saver.Notice()
 	for report {
 		q.mu.Lock()
 		acked := q.toReport
 		q.toReport = nil
+		for i := range acked {
+			if acked[i].generation == q.generation {
+				q.outstanding--
+			}
+		}
+		if q.prefetch > 0 {
+			q.watchStandstill()
+		}
 		report = len(acked) > 0
 		q.reporting = report
 		drained := q.drainToReport()
@@ -116,6 +137,18 @@ func (q *queue) reportProcessed(report bool) {
 		if drained {
 			q.owner.streamDrained()
 		}
+	}
+}
+
+// forgoAcks ends the wait for acknowledgements: the server cannot learn them any
+// more.
+func (q *queue) forgoAcks() {
+	q.mu.Lock()
+	q.awaitAcks = q.saver != nil
+	drained := q.drainToReport()
+	q.mu.Unlock()
+	if drained {
+		q.owner.streamDrained()
 	}
 }
 
@@ -134,8 +167,18 @@ type ackTracker struct {
 	unacked    fifo.Queue[takenRun]
 	losses     int // how many of unacked are losses; only with perMessage
 	committed  Position
-	abandoned  bool // limit was exceeded: nothing more is committed
-	forgotten  int  // messages that are not acknowledged and not in unacked
+	through    uint64 // the number of the last message that is committed
+	abandoned  bool   // limit was exceeded: nothing more is committed
+	forgotten  int    // messages that are not acknowledged and not in unacked
+
+	byMarks bool                   // with Latest: what is committed is the position of a mark
+	marks   fifo.Queue[commitMark] // in the order of their numbers
+}
+
+// commitMark is the position to commit once every message up to number is acknowledged.
+type commitMark struct {
+	number   uint64
+	position Position
 }
 
 // numberRange is a range of message numbers. The zero value is empty.
@@ -158,12 +201,15 @@ type processedRun struct {
 	first  uint64 // number of the first message
 	last   *Message
 	inBody bool // the consumer comes back from a loop body
+
+	lent *lend.Batch // what it gives back and takes, with SubscribeOptions.Lend; nil: it takes copies
 }
 
 // track adds what a consumer has taken. losses is how many of ms are losses.
 func (t *ackTracker) track(ms []Message, losses int) {
-	if t.unacked.Len() == 0 && t.single.last == 0 && losses == 0 && !t.perMessage && !t.abandoned {
-		t.single = numberRange{ms[0].number, ms[len(ms)-1].number}
+	first, last := ms[0].number, ms[len(ms)-1].number
+	if t.unacked.Len() == 0 && t.single.last == 0 && losses == 0 && !t.perMessage && !t.abandoned && last-first == uint64(len(ms)-1) {
+		t.single = numberRange{first, last}
 		return
 	}
 	t.expand()
@@ -176,8 +222,8 @@ func (t *ackTracker) track(ms []Message, losses int) {
 			t.forgetOldest()
 		}
 		n := 1
-		for !t.perMessage && n < len(ms) && ms[0].Loss == nil && ms[n].Loss == nil {
-			n++
+		for !t.perMessage && n < len(ms) && ms[0].Loss == nil && ms[n].Loss == nil && ms[n].number == ms[n-1].number+1 {
+			n++ // a number that no message has would stay unacknowledged
 		}
 		last := &ms[n-1]
 		if t.perMessage && ms[0].Loss != nil {
@@ -228,12 +274,17 @@ func (t *ackTracker) acknowledge(processed processedRun) (acked []takenRun) {
 		return nil
 	}
 	last := processed.last
+	if t.single == (numberRange{processed.first, last.number}) && !t.byMarks && t.reports != wire.ProcessedCumulative {
+		// The usual case. Field by field: see sequence.Receiver.CopyPosition.
+		t.single.last, t.through = 0, last.number
+		t.committed.Epoch, t.committed.Offset, t.committed.Tag = last.Position.Epoch, last.Position.Offset, last.Position.Tag
+		return nil
+	}
+	before := t.committed
 	if t.single == (numberRange{processed.first, last.number}) {
-		t.single.last, t.committed = 0, last.Position
-		if t.reports == wire.ProcessedCumulative && last.generation != 0 {
-			acked = []takenRun{{position: last.Position, generation: last.generation}}
-		}
-		return acked
+		t.single.last = 0
+		t.commit(last.number, last.Position)
+		return t.cumulative(takenRun{position: last.Position, generation: last.generation}, before, nil)
 	}
 	for i := t.indexOf(processed.first); i < t.unacked.Len() && t.unacked.At(i).last <= last.number; i++ {
 		r := t.unacked.At(i)
@@ -249,10 +300,48 @@ func (t *ackTracker) acknowledge(processed processedRun) (acked []takenRun) {
 			acked = append(acked, *r)
 		}
 	}
-	if r := t.commitPrefix(); t.reports == wire.ProcessedCumulative && r.generation != 0 {
-		acked = append(acked, r)
+	return t.cumulative(t.commitPrefix(), before, acked)
+}
+
+// cumulative adds r, the last run that was committed, to acked if the server takes it for
+// all before. before is what was committed before.
+func (t *ackTracker) cumulative(r takenRun, before Position, acked []takenRun) []takenRun {
+	if t.reports != wire.ProcessedCumulative || r.generation == 0 {
+		return acked
 	}
-	return acked
+	if t.byMarks {
+		if t.committed == before {
+			return acked
+		}
+		r.position = t.committed
+	}
+	return append(acked, r)
+}
+
+// mark says what to commit once every message up to number is acknowledged; only with
+// byMarks.
+func (t *ackTracker) mark(number uint64, p Position) {
+	known := t.committed
+	if n := t.marks.Len(); n > 0 {
+		known = t.marks.At(n - 1).position
+	}
+	if p != known && !t.abandoned {
+		t.marks.Push(commitMark{number, p})
+	}
+}
+
+// commit follows when every message up to number is acknowledged; p is the position of
+// the last one.
+func (t *ackTracker) commit(number uint64, p Position) {
+	t.through = number
+	if !t.byMarks {
+		t.committed = p
+		return
+	}
+	for t.marks.Len() > 0 && t.marks.At(0).number <= number {
+		t.committed = t.marks.At(0).position
+		t.marks.Drop(1)
+	}
 }
 
 // acknowledgeOne acknowledges one message. If others were taken with it, their
@@ -295,7 +384,7 @@ func (t *ackTracker) commitPrefix() (last takenRun) {
 	for n < t.unacked.Len() && t.unacked.At(n).acked {
 		r := t.unacked.At(n)
 		if !t.abandoned {
-			t.committed = r.position
+			t.commit(r.last, r.position)
 		}
 		if r.generation == 0 && t.perMessage {
 			t.losses--
@@ -335,13 +424,72 @@ func (q *queue) committedPosition() Position {
 	return q.tracker.committed
 }
 
+// toSave returns what the saver is to save: what is committed or, before that, where the
+// stream began.
+func (q *queue) toSave() saver.Committed {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	c := saver.Committed{Position: q.tracker.committed, Number: q.tracker.through, Ending: q.finishing}
+	if c.Position.IsZero() {
+		c.Position = q.began
+	}
+	return c
+}
+
+// measureLag measures how old messages are that a consumer gets; mu is held.
+func (q *queue) measureLag(ms []Message) {
+	if q.lag == nil {
+		return
+	}
+	for i := range ms {
+		m, news := &ms[i], int64(0)
+		if m.Loss != nil {
+			continue
+		}
+		if m.Kind == Data && !m.Redelivered {
+			news = m.sourceTime
+		}
+		q.lag.Message(&m.ReceivedAt, news)
+	}
+	q.lag.End()
+}
+
+// countLag counts what measureLag has measured; mu is held.
+func (q *queue) countLag() {
+	if q.lag != nil {
+		q.lag.Count()
+	}
+}
+
 // stats returns what the queue has counted.
 func (q *queue) stats() SubStats {
 	q.mu.Lock()
 	defer q.mu.Unlock()
 	return SubStats{
-		Received: q.received, Delivered: q.delivered, Dropped: q.dropped,
+		Received: q.received, Delivered: q.delivered, Dropped: q.dropped, DroppedByClose: q.closed, Conflated: q.conflated,
 		Waiting: uint64(q.messages + q.held), Duplicates: q.duplicates, Earlier: q.earlier, Gaps: q.gaps, Resets: q.resets,
 		Missed: q.missed, WaitingBytes: uint64(q.bytes), Unacked: uint64(q.notAcked()),
+		LastReceived: q.lastReceived, OldestWaiting: q.oldestWaiting(),
 	}
+}
+
+// oldestWaiting returns how long the oldest message that waits has waited; mu is held.
+func (q *queue) oldestWaiting() time.Duration {
+	switch {
+	case q.held > 0:
+		return time.Since(q.heldSince)
+	case q.messages == 0:
+		return 0
+	case q.delivery.Overflow == Latest:
+		p := q.keyed.Oldest()
+		for q.keyed.At(p).Loss != nil {
+			p = q.keyed.Newer(p)
+		}
+		return time.Since(q.keyed.At(p).ReceivedAt)
+	}
+	i := 0
+	for q.items.At(i).Loss != nil {
+		i++
+	}
+	return time.Since(q.items.At(i).ReceivedAt)
 }

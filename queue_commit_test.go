@@ -2,13 +2,11 @@ package limpet
 
 import (
 	"context"
+	"fmt"
 	"math/rand/v2"
 	"slices"
 	"testing"
-	"testing/synctest"
-	"time"
 
-	"github.com/limpet-go/limpet/internal/histogram"
 	"github.com/limpet-go/limpet/wire"
 )
 
@@ -287,23 +285,6 @@ func TestLossesBehindAMessageAreBounded(t *testing.T) {
 	}
 }
 
-// Of losses that are merged the time of the first counts, wherever it stands.
-func TestMergedLossHasTheFirstTime(t *testing.T) {
-	q := testQueue(Delivery{Buffer: 1, Overflow: DropOldest}, false, wire.Traits{Holes: wire.HolesFault})
-	start := time.Now()
-	for i, ev := range []*wire.Event{subscribedAt(0), dataAt(1, 0), gapTo(1, 2), dataAt(3, 2), dataAt(4, 3)} {
-		at := start.Add(time.Duration(i) * time.Second)
-		if _, err := q.offer(1, []wire.Event{*ev}, &at); err != nil {
-			t.Fatal(err)
-		}
-	}
-	// The message at 1 was dropped after 3 s, before the gap that came after 2 s.
-	ms, err := q.take(t.Context(), nil, 8, false, processedRun{})
-	if err != nil || len(ms) != 2 || ms[0].Loss == nil || ms[0].ReceivedAt.Sub(start) != 2*time.Second || ms[1].ReceivedAt.Sub(start) != 4*time.Second {
-		t.Errorf("%v, %v", ms, err)
-	}
-}
-
 // A source that becomes ready again before its turn has one turn, at its first place.
 func TestTurnsAreGivenOnce(t *testing.T) {
 	m := &merge{wake: make(chan struct{}, 1), sources: make([]mergeSource, 3)}
@@ -321,27 +302,190 @@ func TestTurnsAreGivenOnce(t *testing.T) {
 	}
 }
 
-// The lag of a message is measured when another socket read has brought it, and else once
-// in lagEvery messages, for all of them.
-func TestLagReadsTheClockRarely(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
-		var h histogram.Histogram
-		l := &lagMeter{histogram: &h}
-		read := time.Now()
-		time.Sleep(time.Millisecond)
-		for i, want := range []uint64{1, 1, 1} {
-			l.measure([]Message{{ReceivedAt: read}})
-			if _, count, _ := h.Load(); count != want {
-				t.Errorf("message %d: %d measured, want %d", i+1, count, want)
+// latestModel is what waits in a queue with Latest: messages with keys, and losses.
+type latestModel struct {
+	buffer             int
+	waits              []latestItem
+	conflated, dropped uint64
+}
+
+type latestItem struct {
+	kind   Kind
+	key    string
+	offset uint64 // of the message, or of the newest message in an overflow gap
+	over   bool   // an overflow gap
+}
+
+func isLoss(i latestItem) bool { return i.kind != Data }
+
+func (l *latestModel) message(key string, offset uint64) {
+	at := slices.IndexFunc(l.waits, func(i latestItem) bool { return !isLoss(i) && i.key == key })
+	if at >= 0 {
+		l.conflated++
+	}
+	if at >= 0 && !slices.ContainsFunc(l.waits[at:], isLoss) {
+		l.waits[at].offset = offset
+	} else {
+		if at >= 0 {
+			l.waits = slices.Delete(l.waits, at, at+1)
+		}
+		l.waits = append(l.waits, latestItem{Data, key, offset, false})
+	}
+	for l.messages() > l.buffer {
+		first := slices.IndexFunc(l.waits, func(i latestItem) bool { return !isLoss(i) })
+		l.waits[first] = latestItem{Gap, "", l.waits[first].offset, true}
+		l.dropped++
+	}
+	l.join()
+}
+
+func (l *latestModel) messages() int { return len(slices.DeleteFunc(slices.Clone(l.waits), isLoss)) }
+
+func (l *latestModel) loss(kind Kind) {
+	l.waits = append(l.waits, latestItem{kind: kind})
+	l.join()
+}
+
+// join joins the losses that are neighbours.
+func (l *latestModel) join() {
+	for i := 0; i+1 < len(l.waits); i++ {
+		a, b := l.waits[i], l.waits[i+1]
+		switch {
+		case a.kind == b.kind && a.kind != Data:
+			l.waits[i].offset = max(a.offset, b.offset)
+			l.waits = slices.Delete(l.waits, i+1, i+2)
+			i = -1
+		case i+2 < len(l.waits) && a.kind == Reset && b.over && l.waits[i+2].kind == Reset:
+			l.waits = slices.Delete(l.waits, i+1, i+3)
+			i = -1
+		}
+	}
+}
+
+// TestLatestModel drives a queue with Latest with random keys, losses and consumers, and
+// compares what comes out with a model. What is committed passes no message that waits or
+// is not processed, and nothing that was dropped before its gap was taken.
+func TestLatestModel(t *testing.T) {
+	for seed := range uint64(1000) {
+		rnd := rand.New(rand.NewPCG(seed, 2))
+		d := Delivery{Buffer: 1 + rnd.IntN(5), Overflow: Latest, Key: func(m Message) string { return string(m.Payload) }}
+		manual, processed := rnd.IntN(2) == 0, wire.Processed(rnd.IntN(3))
+		q := testQueue(d, manual, wire.Traits{Processed: processed})
+		model, reported := latestModel{buffer: d.Buffer}, []uint64{0}
+		q.owner = testOwner{processed: func(_ uint64, p Position) { reported = append(reported, p.Offset) }}
+		offerAll(t, q, subscribedAt(10))
+		last, committed := uint64(10), uint64(0)
+		var hand []Message // taken, and not processed
+		for step := range 200 {
+			fail := func(format string, args ...any) {
+				t.Helper()
+				t.Fatalf("seed %d, Buffer %d, manual %v, step %d: %s", seed, d.Buffer, manual, step, fmt.Sprintf(format, args...))
+			}
+			switch action := rnd.IntN(20); {
+			case action < 12:
+				last++
+				ev := dataAt(last, last-1)
+				ev.Message.Payload = []byte{'a' + byte(rnd.IntN(6))}
+				offerAll(t, q, ev, ev) // the second is a repeat
+				model.message(string(ev.Message.Payload), last)
+			case action == 12:
+				last += 2
+				offerAll(t, q, gapTo(last-2, last))
+				model.loss(Gap)
+			case action == 13:
+				last += 5
+				offerAll(t, q, resetAt("e", last))
+				model.loss(Reset)
+			case action < 17 && manual && len(hand) > 0:
+				i := rnd.IntN(len(hand))
+				hand[i].Ack()
+				hand[i].Ack()
+				hand = slices.Delete(hand, i, i+1)
+			default:
+				q.mu.Lock()
+				ms, _ := q.takeReady(nil, 1+rnd.IntN(3), true, nil)
+				q.mu.Unlock()
+				for i, m := range ms {
+					want := model.waits[i]
+					if m.Kind != want.kind || m.Kind == Data && (string(m.Payload) != want.key || m.Position.Offset != want.offset) {
+						fail("took %v %s %d, want %+v", m.Kind, m.Payload, m.Position.Offset, want)
+					}
+					if m.Kind == Data && manual {
+						hand = append(hand, m)
+					}
+				}
+				model.waits = model.waits[len(ms):]
+				var run processedRun
+				if len(ms) > 0 && !manual {
+					run = processedRun{first: ms[0].number, last: &ms[len(ms)-1]}
+				}
+				q.finishDelivery(ms, true, run)
+			}
+			s, p := q.stats(), q.committedPosition().Offset
+			if n := len(reported) - 1; processed == wire.ProcessedEach && uint64(n+len(hand)+len(q.copies)) != s.Received-s.Waiting+s.Duplicates {
+				fail("reported %d, %d in hand: %+v", n, len(hand), s)
+			}
+			if r := reported[len(reported)-1]; processed == wire.ProcessedCumulative && r > p {
+				fail("reported %d, committed %d", r, p)
+			}
+			if s.Received != s.Delivered+s.Dropped+s.Conflated+s.Waiting || s.Waiting != uint64(model.messages()) ||
+				s.Conflated != model.conflated || s.Dropped != model.dropped || q.waits() != len(model.waits) {
+				fail("%+v, want %+v", s, model)
+			}
+			if p < committed {
+				fail("what is committed goes back from %d to %d", committed, p)
+			}
+			committed = p
+			for _, i := range model.waits {
+				if (i.kind == Data || i.over) && i.offset <= p {
+					fail("committed %d, and %+v waits", p, i)
+				}
+			}
+			for _, m := range hand {
+				if m.Position.Offset <= p {
+					fail("committed %d, and %d is not processed", p, m.Position.Offset)
+				}
+			}
+			if len(model.waits)+len(hand) == 0 && s.Delivered > 0 && p < last && step > 0 && s.Waiting == 0 {
+				fail("committed %d, and everything up to %d is processed", p, last)
 			}
 		}
-		l.measure(slices.Repeat([]Message{{ReceivedAt: read}, {ReceivedAt: read, Loss: &Loss{}}}, lagEvery-2))
-		if _, count, sum := h.Load(); count != 1+lagEvery || sum != (1+lagEvery)*time.Millisecond {
-			t.Errorf("%d measured, in %v", count, sum)
+	}
+}
+
+// A number that no message has, because a newer one of its key got another, is not
+// waited for: a batch can be acknowledged message by message.
+func TestBatchOfLatestAcknowledgedOneByOne(t *testing.T) {
+	for limit := 1; limit <= 4; limit++ {
+		q := testQueue(Delivery{Buffer: 8, Overflow: Latest, Key: func(m Message) string { return m.Type }}, false, wire.Traits{})
+		for i, key := range []string{"a", "b", "c", "", "b"} { // the last one is behind the gap
+			ev := dataAt(uint64(i+1), uint64(i))
+			if ev.Message.Type = key; key == "" {
+				ev = gapTo(3, 4)
+			}
+			offerAll(t, q, ev)
 		}
-		l.measure([]Message{{ReceivedAt: read}, {ReceivedAt: read.Add(time.Millisecond)}})
-		if _, count, sum := h.Load(); count != 3+lagEvery || sum != (1+lagEvery)*time.Millisecond {
-			t.Errorf("%d measured, in %v", count, sum)
+		for q.waits() > 0 {
+			ms, _ := q.take(t.Context(), nil, limit, false, processedRun{})
+			q.leaveBody(processedRun{})
+			for i := range ms {
+				ms[i].Ack()
+			}
 		}
-	})
+		if p := q.committedPosition().Offset; p != 5 {
+			t.Errorf("%d at once: committed %d of 5", limit, p)
+		}
+	}
+}
+
+// What comes for a queue that accepts nothing more makes no other give way.
+func TestClosedQueueTakesNoMemory(t *testing.T) {
+	q, closed := testQueue(Delivery{Buffer: 8, Overflow: DropOldest}, false, wire.Traits{}), testQueue(Delivery{Overflow: DropOldest}, false, wire.Traits{})
+	offerAll(t, q, dataAt(1, 0))
+	q.account.Set(q.memory.Limit())
+	closed.memory = q.memory
+	closed.finish(nil, false)
+	if offerAll(t, closed, dataAt(1, 0)); q.memory.Used() < q.memory.Limit() {
+		t.Error("a queue gave way for nothing")
+	}
 }

@@ -1,8 +1,13 @@
 package limpet
 
 import (
+	"iter"
+	"runtime/debug"
+	"sync"
 	"time"
 
+	"github.com/limpet-go/limpet/internal/latest"
+	"github.com/limpet-go/limpet/internal/sequence"
 	"github.com/limpet-go/limpet/wire"
 )
 
@@ -15,40 +20,55 @@ func (q *queue) dropNewest(before Position, readAt *time.Time) {
 	q.appendLoss(newLoss(readAt, Gap, before, to, 1, wire.CauseOverflow))
 }
 
-// dropOldest drops messages from the head until the rest fits; mu is held.
-func (q *queue) dropOldest(readAt *time.Time) {
-	for q.messages > q.delivery.Buffer || q.messages > 1 && q.bytes > q.delivery.Bytes {
-		q.dropFirst(readAt)
+// dropUntilItFits drops messages, as the policy says, until the rest fits; mu is held.
+func (q *queue) dropUntilItFits(readAt *time.Time) {
+	for q.messages > q.delivery.Buffer || q.messages > 1 && q.bytes > q.delivery.Bytes || q.overMemory() {
+		q.dropOne(readAt)
 	}
 }
 
-// dropFirst turns the first message into a gap and joins it with its
-// neighbours; mu is held, and there is a message.
-func (q *queue) dropFirst(readAt *time.Time) {
-	i := 0
-	for q.items.At(i).Loss != nil {
-		i++
+// dropOne drops the message that the policy says, with DropNewest one that waits; mu is
+// held, and there is a message.
+func (q *queue) dropOne(readAt *time.Time) {
+	switch q.delivery.Overflow {
+	case Latest:
+		q.dropFirstKey(readAt)
+	case DropNewest:
+		i := q.items.Len() - 1
+		for q.items.At(i).Loss != nil {
+			i--
+		}
+		q.dropAt(i, readAt)
+	default:
+		i := 0
+		for q.items.At(i).Loss != nil {
+			i++
+		}
+		q.dropAt(i, readAt)
 	}
+}
+
+// dropAt turns a message into a gap and joins it with its neighbours; mu is held.
+func (q *queue) dropAt(i int, readAt *time.Time) {
 	m := *q.items.At(i)
 	q.dropped++
 	q.reportDropped(m.generation, m.Position)
-	q.messages--
-	q.bytes -= len(m.Payload)
+	q.uncountDropped(&m)
 	after := Position{Epoch: m.Position.Epoch, Offset: m.previous}
 	g := newLoss(readAt, Gap, after, m.Position, 1, wire.CauseOverflow)
 	g.Topic, g.queue, g.number = q.topic, q, m.number
 	*q.items.At(i) = g
-	if i+1 < q.items.Len() && q.joinLoss(i, *q.items.At(i + 1)) {
-		q.removeItem(i + 1)
+	if i+1 < q.items.Len() && joinLoss(q.items.At(i), q.items.At(i+1)) {
+		q.items.Remove(i + 1)
 	}
-	if i > 0 && q.joinLoss(i-1, *q.items.At(i)) {
-		q.removeItem(i)
+	if i > 0 && joinLoss(q.items.At(i-1), q.items.At(i)) {
+		q.items.Remove(i)
 		i--
 	}
 	// Nothing is left between two resets: they are one.
-	if i > 0 && i+1 < q.items.Len() && q.items.At(i-1).Kind == Reset && q.joinLoss(i-1, *q.items.At(i + 1)) {
-		q.removeItem(i + 1)
-		q.removeItem(i)
+	if i > 0 && i+1 < q.items.Len() && q.items.At(i-1).Kind == Reset && joinLoss(q.items.At(i-1), q.items.At(i+1)) {
+		q.items.Remove(i + 1)
+		q.items.Remove(i)
 	}
 }
 
@@ -57,30 +77,73 @@ func newLoss(readAt *time.Time, kind Kind, after, to Position, count uint64, cau
 	return Message{Kind: kind, Position: to, ReceivedAt: *readAt, Loss: &Loss{After: after, To: to, Count: count, Cause: cause}}
 }
 
-// joinLoss extends the loss at items[i] by the loss m that follows it, if both
-// are gaps of one epoch or both are resets; mu is held.
-func (q *queue) joinLoss(i int, m Message) bool {
-	old := q.items.At(i)
-	switch {
-	case old.Kind == Gap && m.Kind == Gap && old.Loss.To.Epoch == m.Loss.To.Epoch:
-		g := *old.Loss
-		g.To = m.Loss.To
-		if g.Count != 0 && m.Loss.Count != 0 {
-			g.Count += m.Loss.Count
-		} else {
-			g.Count = 0
-		}
-		old.Loss, old.Position = &g, g.To
-		old.firstReceived(m.ReceivedAt)
-		return true
-	case old.Kind == Reset && m.Kind == Reset:
-		g := *old.Loss
-		g.To = m.Loss.To
-		old.Loss, old.Position = &g, g.To
-		old.firstReceived(m.ReceivedAt)
-		return true
+// recordLoss adds a gap or a reset to the stream; mu is held.
+func (q *queue) recordLoss(loss *sequence.Loss, readAt *time.Time) {
+	kind := Gap
+	if loss.Kind == wire.EventReset {
+		kind = Reset
+		q.resets++
+	} else {
+		q.gaps++
 	}
-	return false
+	q.missed = addCapped(q.missed, loss.Count)
+	q.appendLoss(newLoss(readAt, kind, loss.After, loss.To, loss.Count, loss.Cause))
+	if loss.Detected {
+		q.detected = &wire.Event{Kind: loss.Kind, Cause: loss.Cause, Prev: loss.After.Offset, Position: loss.To, Count: loss.Count}
+	}
+}
+
+// appendLoss adds a loss, or extends the one before it; mu is held.
+func (q *queue) appendLoss(m Message) {
+	q.lastNumber++
+	m.Topic, m.queue, m.number = q.topic, q, q.lastNumber
+	if q.delivery.Overflow == Latest {
+		q.appendKeyedLoss(m)
+		return
+	}
+	n := q.items.Len()
+	if n > 0 && joinLoss(q.items.At(n-1), &m) {
+		return
+	}
+	if n > 1 && m.Kind == Reset && q.items.At(n-1).Loss != nil && q.items.At(n-1).Loss.Cause == wire.CauseOverflow && joinLoss(q.items.At(n-2), &m) {
+		q.items.Remove(n - 1) // nothing is left between two resets: they are one
+		return
+	}
+	q.items.Push(m)
+}
+
+// checkLosses bounds how many losses a server can add without a message; mu is
+// held.
+func (q *queue) checkLosses() error {
+	if q.waits()-q.messages > q.delivery.Buffer+16 {
+		return violation("too many gaps without a message")
+	}
+	return nil
+}
+
+// joinLoss extends old by the loss m that follows it, if both are gaps of one epoch or
+// both are resets.
+func joinLoss(old, m *Message) bool {
+	if old.Loss == nil || old.Kind != m.Kind || old.Kind == Gap && old.Loss.To.Epoch != m.Loss.To.Epoch {
+		return false
+	}
+	joined := *old.Loss
+	if old.Kind == Reset || m.Loss.To.Offset >= joined.To.Offset { // with Latest it may be before
+		joined.To = m.Loss.To
+	}
+	if old.Kind == Gap {
+		if m.Loss.After.Offset < joined.After.Offset {
+			joined.After = m.Loss.After
+		}
+		if joined.Count != 0 && m.Loss.Count != 0 {
+			joined.Count = addCapped(joined.Count, m.Loss.Count)
+		} else {
+			joined.Count = 0
+		}
+	}
+	old.Loss, old.Position = &joined, joined.To
+	old.firstReceived(m.ReceivedAt)
+	return true
 }
 
 // firstReceived makes at the time of a loss if it is earlier.
@@ -98,25 +161,6 @@ func (q *queue) reportDropped(gen uint64, p Position) {
 	}
 }
 
-// removeItem removes items[i]; mu is held.
-func (q *queue) removeItem(i int) {
-	q.items.Remove(i)
-	if q.released > i {
-		q.released--
-	}
-}
-
-// dropsToReport counts n dropped messages and returns how many to report: 0
-// within a second of the last report; mu is held.
-func (q *queue) dropsToReport(n uint64, now time.Time) uint64 {
-	q.unreportedDrops += n
-	if now.Sub(q.dropsReportedAt) < time.Second {
-		return 0
-	}
-	n, q.unreportedDrops, q.dropsReportedAt = q.unreportedDrops, 0, now
-	return n
-}
-
 // standstillTimeout is how long a stream may stand still before it is reported.
 const standstillTimeout = 30 * time.Second
 
@@ -128,32 +172,47 @@ func (q *queue) standsStill() bool {
 	if q.manualAck && !q.ended && q.tracker.window() >= q.delivery.Buffer {
 		return true
 	}
-	if q.delivery.Overflow != Block || q.messages == 0 || q.bodies > 0 || q.finishing {
+	if q.serverWaits() {
+		return true
+	}
+	if q.delivery.Overflow != Block || q.messages+q.held == 0 || q.bodies > 0 || q.finishing {
 		return false
 	}
-	taken := q.held
-	if q.manualAck {
-		taken = q.tracker.window()
-	}
 	// Less than half of the room is not granted while messages wait: see roomToReport.
-	little := q.messages+taken > q.delivery.Buffer-max(1, q.delivery.Buffer/2)
-	return little && q.used.N >= q.granted.N || q.bytes >= q.delivery.Bytes
+	few := q.used.N >= q.granted.N && q.roomForMessages() < max(1, q.mayWait.messages/2)
+	return few || q.used.Bytes >= q.granted.Bytes && q.mayWait.bytes-q.bytes < max(1, q.mayWait.bytes/2)
+}
+
+// serverWaits reports whether the server sends no more before consumers acknowledge, and
+// none is at work; mu is held.
+func (q *queue) serverWaits() bool {
+	return q.prefetch > 0 && q.outstanding >= q.prefetch && q.bodies == 0 && !q.finishing
+}
+
+// limitUnacked follows when the server was asked to send no more than n messages
+// without an acknowledgement.
+func (q *queue) limitUnacked(n int) {
+	q.mu.Lock()
+	q.prefetch = n
+	q.watchStandstill()
+	q.mu.Unlock()
 }
 
 // watchStandstill follows when standsStill may have changed. The timer is set
 // only once in standstillTimeout, however often that happens; mu is held.
 func (q *queue) watchStandstill() {
-	still := q.standsStill()
-	if !still {
+	if !q.standsStill() {
 		q.stillSince = time.Time{}
-	} else if q.stillSince.IsZero() {
+		return
+	}
+	if q.stillSince.IsZero() {
 		q.stillSince, q.stillReported = time.Now(), false
-		if q.messages > 0 && q.released == 0 {
-			q.stillSince = later(q.stillSince, q.nextRelease) // until then consumers cannot take
-		}
 		if q.stillTimer == nil {
 			q.stillTimer = time.AfterFunc(standstillTimeout, q.checkStandstill)
 		}
+	}
+	if q.messages > 0 {
+		q.stillSince = later(q.stillSince, q.heldBackUntil()) // until then consumers cannot take
 	}
 }
 
@@ -173,6 +232,8 @@ func (q *queue) checkStandstill() {
 	e := DeliveryStopped{Topic: q.topic, Waiting: uint64(q.messages + q.held), Unacked: uint64(q.notAcked()), Err: errNotTaken}
 	if q.manualAck && q.tracker.window() >= q.delivery.Buffer {
 		e.Err = errNotAcknowledged
+	} else if q.messages+q.held == 0 && q.serverWaits() {
+		e.Err = errServerWaits
 	}
 	q.mu.Unlock()
 	if report {
@@ -183,11 +244,19 @@ func (q *queue) checkStandstill() {
 // startRequest is startConnection and expectAnswer in one step: no message comes
 // between the two.
 func (q *queue) startRequest(gen uint64, hold bool) (last Position, known bool, credit wire.Credit) {
+	q.roomForWindow()
 	q.mu.Lock()
 	defer q.mu.Unlock()
 	last, known, credit = q.acceptOnly(gen)
 	q.answerDue, q.holding = q.firstAnswers, hold
 	return last, known, credit
+}
+
+// abandonPosition makes the next connection begin the stream again, with a Reset.
+func (q *queue) abandonPosition() {
+	q.mu.Lock()
+	q.receiver.Abandon()
+	q.mu.Unlock()
 }
 
 // expectAnswer follows when the server is asked for the subscription. With hold,
@@ -214,4 +283,205 @@ func (q *queue) isEarlier(ev *wire.Event) bool {
 		q.earlier++
 	}
 	return q.holding
+}
+
+// keyedMessage is what waits with Latest: a message, or a loss without a key.
+type keyedMessage struct {
+	Message
+	before  Position // of the stream before it came
+	arrival uint64   // ascending in the order in which the values came
+}
+
+// offerKeyed is offer, with a key for each message from Delivery.Key. A panic there ends
+// the stream behind the messages before, and so does the end of the goroutine.
+func (q *queue) offerKeyed(gen uint64, events []wire.Event, readAt *time.Time) (detected []wire.Event, err error) {
+	memory := keysPool.Get().(*[]string)
+	keys, returned := (*memory)[:0], false
+	defer func() {
+		if !returned {
+			_, _ = q.acceptKeyed(gen, events, keys, errKeyGoexit, readAt) // the connection ends
+		}
+	}()
+	panicked := q.keysOf(&keys, events, readAt)
+	returned = true
+	detected, err = q.acceptKeyed(gen, events, keys, panicked, readAt)
+	clear(keys)
+	*memory = keys
+	keysPool.Put(memory)
+	return detected, err
+}
+
+// acceptKeyed accepts the events that have a key. If panicked is not nil, nothing is
+// accepted after them.
+func (q *queue) acceptKeyed(gen uint64, events []wire.Event, keys []string, panicked error, readAt *time.Time) (detected []wire.Event, err error) {
+	if len(keys) > 0 {
+		detected, err = q.acceptAll(gen, events[:len(keys)], keys, readAt)
+	}
+	if panicked != nil && err == nil {
+		q.fence()
+		q.owner.keyPanicked(panicked)
+	}
+	return detected, err
+}
+
+var keysPool = sync.Pool{New: func() any { return new([]string) }}
+
+// keysOf appends to keys what Delivery.Key returns for each message, up to a panic. It
+// holds no lock.
+func (q *queue) keysOf(keys *[]string, events []wire.Event, readAt *time.Time) (panicked error) {
+	defer func() {
+		if p := recover(); p != nil {
+			panicked = keyError(&PanicError{Value: p, Stack: debug.Stack()})
+		}
+	}()
+	var m Message
+	for i := range events {
+		q.fillContent(&m, &events[i], readAt)
+		*keys = append(*keys, q.delivery.Key(m))
+	}
+	return nil
+}
+
+// keyOf returns the key of ev, the one at i, with Latest: its topic without Delivery.Key.
+func (q *queue) keyOf(ev *wire.Event, keys []string, i int) string {
+	switch {
+	case keys != nil:
+		return keys[i]
+	case ev.Message.Topic != "":
+		return ev.Message.Topic
+	}
+	return q.topic
+}
+
+// keepLatest adds the message that the receiver has just accepted. It takes the place of
+// the one with its key, unless a loss came between the two; mu is held.
+func (q *queue) keepLatest(ev *wire.Event, key string, before Position, step sequence.Step, readAt *time.Time) {
+	place, number := q.keyed.Find(key), uint64(0)
+	if place != 0 {
+		old := q.keyed.At(place)
+		q.conflated++
+		q.uncount(&old.Message)
+		q.reportDropped(old.generation, old.Position)
+		if number = old.number; number < q.lastLoss {
+			q.removeKeyed(place)
+			place = 0
+		}
+	}
+	if place != 0 {
+		q.keyed.Renew(place)
+	} else {
+		place = q.keyed.AppendKey(key)
+		q.lastNumber++
+		number = q.lastNumber
+	}
+	m := q.keyed.At(place)
+	q.arrivals++
+	m.before, m.arrival = before, q.arrivals
+	q.fill(&m.Message, number, ev, step.Previous, readAt)
+	q.dropUntilItFits(readAt)
+}
+
+// appendKeyedLoss is appendLoss with Latest; mu is held.
+func (q *queue) appendKeyedLoss(m Message) {
+	q.lastLoss = m.number
+	place := q.keyed.Append()
+	q.arrivals++
+	*q.keyed.At(place) = keyedMessage{m, m.Loss.After, q.arrivals}
+	if ahead := q.keyed.Ahead(place); ahead != 0 && q.keyed.At(ahead).Loss != nil {
+		q.settleLoss(ahead)
+	}
+}
+
+// dropFirstKey is dropFirst with Latest; mu is held.
+func (q *queue) dropFirstKey(readAt *time.Time) {
+	place := q.keyed.First()
+	for q.keyed.At(place).Loss != nil {
+		place = q.keyed.After(place)
+	}
+	m := q.keyed.At(place)
+	q.dropped++
+	q.reportDropped(m.generation, m.Position)
+	q.uncount(&m.Message)
+	gap := newLoss(readAt, Gap, m.before, m.Position, 1, wire.CauseOverflow)
+	gap.Topic, gap.queue, gap.number = q.topic, q, m.number
+	m.Message = gap
+	q.keyed.Unkey(place)
+	q.settleLoss(place)
+}
+
+// removeKeyed removes what waits at place; mu is held.
+func (q *queue) removeKeyed(place latest.Place) {
+	ahead := q.keyed.Ahead(place)
+	q.keyed.Remove(place)
+	if ahead != 0 && q.keyed.At(ahead).Loss != nil {
+		q.settleLoss(ahead)
+	}
+}
+
+// settleLoss joins the loss at place with its neighbours; mu is held.
+func (q *queue) settleLoss(place latest.Place) {
+	if joined := q.joinKeyed(place, q.keyed.After(place)); joined != 0 {
+		place = joined
+	}
+	if joined := q.joinKeyed(q.keyed.Ahead(place), place); joined != 0 {
+		place = joined
+	}
+	ahead, after, m := q.keyed.Ahead(place), q.keyed.After(place), q.keyed.At(place)
+	if ahead == 0 || after == 0 || m.Kind != Gap || m.Loss.Cause != wire.CauseOverflow {
+		return
+	}
+	if reset := q.keyed.At(ahead); reset.Kind == Reset && q.keyed.At(after).Kind == Reset {
+		// Nothing is left between two resets: they are one.
+		q.joinKeyed(q.keepOlder(ahead, place, reset.Message), after)
+	}
+}
+
+// joinKeyed joins two losses that are neighbours, if they can be, and returns the place of
+// the loss, 0 if they cannot; mu is held.
+func (q *queue) joinKeyed(first, second latest.Place) latest.Place {
+	if first == 0 || second == 0 || q.keyed.At(second).Loss == nil {
+		return 0
+	}
+	joined := q.keyed.At(first).Message
+	if !joinLoss(&joined, &q.keyed.At(second).Message) {
+		return 0
+	}
+	return q.keepOlder(first, second, joined)
+}
+
+// keepOlder puts m in the place of two neighbours, and returns where. The age of the older
+// one stays, so that the committed position does not pass a loss that waits; mu is held.
+func (q *queue) keepOlder(first, second latest.Place, m Message) latest.Place {
+	if q.keyed.At(second).arrival < q.keyed.At(first).arrival {
+		first, second = second, first
+	}
+	q.keyed.Remove(second)
+	q.keyed.At(first).Message = m
+	return first
+}
+
+// lowWater returns the position before the oldest message or loss that waits, or, if none
+// does, that of the last one received; mu is held.
+func (q *queue) lowWater() Position {
+	if oldest := q.keyed.Oldest(); oldest != 0 {
+		return q.keyed.At(oldest).before
+	}
+	last, _ := q.receiver.Position()
+	return last
+}
+
+// allWaiting returns what waits, in order; mu is held.
+func (q *queue) allWaiting() iter.Seq[*Message] {
+	return func(yield func(*Message) bool) {
+		for i := range q.items.Len() {
+			if !yield(q.items.At(i)) {
+				return
+			}
+		}
+		for p := q.keyed.First(); p != 0; p = q.keyed.After(p) {
+			if !yield(&q.keyed.At(p).Message) {
+				return
+			}
+		}
+	}
 }

@@ -6,7 +6,7 @@ import (
 	"sync"
 	"time"
 
-	"github.com/limpet-go/limpet/internal/histogram"
+	"github.com/limpet-go/limpet/internal/lend"
 	"github.com/limpet-go/limpet/wire"
 )
 
@@ -37,17 +37,21 @@ func (q *queue) takeFor(src *mergeSource, ctx context.Context, dst []Message, li
 	if err := checkContext("Messages", ctx); err != nil {
 		return nil, err
 	}
+	batch := processed.lent
 	for {
+		ctxErr := ctx.Err() // may be the caller's code: mu is not held
 		q.mu.Lock()
 		acked := q.reported(q.tracker.acknowledge(processed))
 		if processed.inBody {
 			q.bodies--
 		}
-		ctxErr := ctx.Err()
+		if batch != nil {
+			q.lent.Return(batch)
+		}
 		var ms []Message
 		var wait time.Duration
 		if ctxErr == nil {
-			ms, wait = q.takeReady(dst, limit, hold)
+			ms, wait = q.takeReady(dst, limit, hold, batch)
 		}
 		room := (processed.last != nil || len(ms) > 0) && q.roomToReport()
 		if len(ms) > 0 {
@@ -58,7 +62,7 @@ func (q *queue) takeFor(src *mergeSource, ctx context.Context, dst []Message, li
 		}
 		q.watchStandstill()
 		drained := q.drainToReport()
-		more := q.items.Len() > 0
+		more := q.waits() > 0
 		ended, err := q.ended, q.endErr
 		q.mu.Unlock()
 		q.reportProcessed(acked)
@@ -127,49 +131,35 @@ func (q *queue) wakeConsumer() {
 	}
 }
 
-// takeReady takes what can be taken now. If Delivery.Every holds everything back,
-// wait is for how long; mu is held.
-func (q *queue) takeReady(dst []Message, limit int, hold bool) (ms []Message, wait time.Duration) {
-	n := min(q.items.Len(), limit)
+// takeReady takes what can be taken now. If Every or Rate hold everything
+// back, wait is for how long; mu is held.
+func (q *queue) takeReady(dst []Message, limit int, hold bool, batch *lend.Batch) (ms []Message, wait time.Duration) {
+	n, wait := q.mayTake(limit)
 	if n == 0 {
-		return nil, 0
-	}
-	if q.manualAck {
-		if n = q.leadingItems(n, q.delivery.Buffer-q.tracker.window()); n == 0 {
-			return nil, 0
-		}
-	}
-	if q.delivery.Every > 0 {
-		if q.released == 0 {
-			now := time.Now()
-			if wait := q.nextRelease.Sub(now); wait > 0 {
-				return nil, wait
-			}
-			q.nextRelease, q.released = now.Add(q.delivery.Every), q.items.Len()
-		}
-		n = min(n, q.released)
-		q.released -= n
+		q.countLag()
+		return nil, wait
 	}
 	if cap(dst) < n {
 		dst = batchPool.Get().(*[maxBatch]Message)[:0]
 	}
-	ms = append(dst[:0], q.items.All()[:n]...)
-	q.items.Drop(n)
-	losses := 0
-	for i := range ms {
-		if ms[i].Loss != nil {
-			losses++
-		}
-		q.bytes -= len(ms[i].Payload)
+	if q.delivery.Overflow == Latest {
+		ms = q.takeKeyed(dst[:0], n)
+	} else {
+		ms = q.items.AppendFirst(dst[:0], n)
+		q.items.Drop(n)
 	}
+	if q.lent != nil {
+		q.lendTo(batch, ms)
+	}
+	losses := q.uncountTaken(ms)
 	n -= losses
-	q.messages -= n
+	q.giveBack()
 	if hold {
-		q.held += n
+		q.held, q.heldSince = q.held+n, ms[0].ReceivedAt
 		q.lossHeld = losses > 0
 	} else {
 		q.delivered += uint64(n)
-		q.lag.measure(ms)
+		q.measureLag(ms)
 	}
 	q.tracker.track(ms, losses)
 	if losses > 0 {
@@ -178,52 +168,113 @@ func (q *queue) takeReady(dst []Message, limit int, hold bool) (ms []Message, wa
 	return ms, 0
 }
 
-// lagMeter measures how old messages are when a consumer gets them. A clock read costs as
-// much as the message, so it reads the clock for the first message of a socket read, and
-// at least every lagEvery messages. It belongs to the queue. A nil one measures nothing.
-type lagMeter struct {
-	histogram *histogram.Histogram
-	readAt    time.Time // of the last message that was measured
-	since     uint64    // messages since then
+// mayTake returns how many of at most limit elements can be taken now. If none can,
+// although some wait, wait is for how long, 0 if that depends on acknowledgements; mu is held.
+func (q *queue) mayTake(limit int) (n int, wait time.Duration) {
+	n = min(q.waits(), limit)
+	if n == 0 || !q.manualAck && q.delivery.Every == 0 && q.delivery.Rate == 0 {
+		return n, 0
+	}
+	room := n
+	if q.manualAck {
+		if room = q.delivery.Buffer - q.tracker.window(); room <= 0 {
+			return 0, 0
+		}
+	}
+	if q.delivery.Every > 0 {
+		if wait := q.release(); wait > 0 {
+			return 0, wait
+		}
+		n, _, _ = q.leadingItems(n, room, q.released)
+		return n, 0
+	}
+	if q.delivery.Rate == 0 {
+		n, _, _ = q.leadingItems(n, room, q.lastNumber)
+		return n, 0
+	}
+	now := time.Now()
+	n, messages, _ := q.leadingItems(n, min(room, q.bucket.Available(now)), q.lastNumber)
+	if n == 0 {
+		return 0, q.bucket.Wait(now)
+	}
+	q.bucket.Take(now, messages)
+	return n, 0
 }
 
-const lagEvery = 64
-
-func (l *lagMeter) measure(ms []Message) {
-	if l == nil {
-		return
-	}
-	var now time.Time
-	for i := range ms {
-		m := &ms[i]
-		if m.Loss != nil {
-			continue
-		}
-		if l.since++; l.since < lagEvery && m.ReceivedAt == l.readAt {
-			continue
-		}
-		if now.IsZero() {
-			now = time.Now()
-		}
-		l.histogram.Add(now.Sub(m.ReceivedAt), l.since)
-		l.readAt, l.since = m.ReceivedAt, 0
-	}
-}
-
-// leadingItems returns how many of the first n items to take where room is left for
-// that many messages; mu is held.
-func (q *queue) leadingItems(n, room int) int {
-	if room <= 0 {
+// release lets what waits be taken, up to what Rate allows, if Every has passed.
+// Otherwise, if nothing can be taken, it returns how long to wait; mu is held.
+func (q *queue) release() (wait time.Duration) {
+	if q.firstWaiting().number <= q.released {
 		return 0
 	}
-	for i := range n {
-		if q.items.At(i).Loss == nil {
-			if room--; room < 0 {
-				return i
-			}
+	now := time.Now()
+	if wait := q.nextRelease.Sub(now); wait > 0 {
+		return wait
+	}
+	q.nextRelease = now.Add(q.delivery.Every)
+	if q.delivery.Rate == 0 {
+		q.released = q.lastNumber
+		return 0
+	}
+	n, messages, last := q.leadingItems(q.waits(), q.bucket.Available(now), q.lastNumber)
+	if n == 0 {
+		return q.delivery.Every
+	}
+	q.bucket.Take(now, messages)
+	q.released = last
+	return 0
+}
+
+// leadingItems returns how many of the first n elements that wait may be taken: messages
+// for which there is room, up to number through. Losses need no room. It also returns how
+// many of them are messages, and the number of the last; mu is held.
+func (q *queue) leadingItems(n, room int, through uint64) (count, messages int, last uint64) {
+	for m := range q.allWaiting() {
+		if count == n || m.Loss == nil && messages == room || m.number > through {
+			break
+		}
+		if m.Loss == nil {
+			messages++
+		}
+		count, last = count+1, m.number
+	}
+	return count, messages, last
+}
+
+// heldBackUntil returns until when Every or Rate hold back what waits, zero if they do
+// not; mu is held, and something waits.
+func (q *queue) heldBackUntil() time.Time {
+	switch {
+	case q.delivery.Every > 0 && q.firstWaiting().number > q.released:
+		return q.nextRelease
+	case q.delivery.Every == 0 && q.delivery.Rate > 0:
+		now := time.Now()
+		if wait := q.bucket.Wait(now); wait > 0 {
+			return now.Add(wait)
 		}
 	}
-	return n
+	return time.Time{}
+}
+
+// takeKeyed takes the first n elements, with Latest; mu is held.
+func (q *queue) takeKeyed(ms []Message, n int) []Message {
+	if n == q.keyed.Len() && !q.tracker.perMessage { // all at once, which costs less
+		for m := range q.allWaiting() {
+			ms = append(ms, *m)
+		}
+		q.keyed.Reset()
+		n = 0
+	}
+	for range n {
+		first := q.keyed.First()
+		ms = append(ms, q.keyed.At(first).Message)
+		q.keyed.Remove(first)
+		if q.tracker.perMessage {
+			q.tracker.mark(ms[len(ms)-1].number, q.lowWater())
+		}
+	}
+	q.tracker.mark(ms[len(ms)-1].number, q.lowWater())
+	return ms
 }
 
 // finishDelivery counts messages that the deliverer held as delivered or as
@@ -240,11 +291,12 @@ func (q *queue) finishDelivery(ms []Message, delivered bool, processed processed
 			q.delivered++
 		} else {
 			q.dropped++
+			q.closed++
 			q.heldDropped++
 		}
 	}
 	if delivered {
-		q.lag.measure(ms)
+		q.measureLag(ms)
 	}
 	acked := q.reported(q.tracker.acknowledge(processed))
 	room, drained := q.roomToReport(), q.drainToReport()
@@ -275,8 +327,8 @@ func (q *queue) leaveBody(processed processedRun) {
 }
 
 // Messages iterates over the stream: messages, gaps and resets in order. The
-// iteration blocks while there is no element, while Delivery.Every has not
-// passed, and with ManualAck while Delivery.Buffer messages are unacknowledged.
+// iteration blocks while there is no element, while Delivery.Every or Delivery.Rate
+// hold back what waits, and with ManualAck while Delivery.Buffer messages are unacknowledged.
 //
 // A loop body that finishes normally acknowledges its message, unless ManualAck
 // is set. After break, return or a panic the message stays unacknowledged until
@@ -327,10 +379,15 @@ var batchPool = sync.Pool{New: func() any { return new([maxBatch]Message) }}
 // finishes normally acknowledges the whole batch, unless ManualAck is set.
 //
 // The slice is valid until the loop body ends; then its memory is reused. Use
-// slices.Clone to keep it. Payloads and headers are not reused.
+// slices.Clone to keep it. Payloads and headers are not reused, unless
+// SubscribeOptions.Lend is set.
 func (s *Subscription) Batches(ctx context.Context) iter.Seq2[[]Message, error] {
 	return func(yield func([]Message, error) bool) {
 		var processed processedRun
+		var batch *lend.Batch
+		if s.queue.lent != nil {
+			batch = new(lend.Batch)
+		}
 		var last Message // a copy: the caller may change ms
 		defer func() {
 			if processed.inBody {
@@ -338,6 +395,7 @@ func (s *Subscription) Batches(ctx context.Context) iter.Seq2[[]Message, error] 
 			}
 		}()
 		for {
+			processed.lent = batch
 			ms, err := s.queue.take(ctx, nil, maxBatch, false, processed)
 			processed = processedRun{inBody: ms != nil}
 			if ms == nil {
@@ -427,7 +485,16 @@ func (q *queue) drainToReport() bool {
 
 // endIfEmpty ends a stream that finishes, once nothing waits; mu is held.
 func (q *queue) endIfEmpty() {
-	if q.finishing && q.items.Len() == 0 {
+	if q.finishing && q.waits() == 0 {
 		q.ended = true
+		q.account.Close()
 	}
+}
+
+// hasReceivedOn reports whether a message that is not a duplicate came on
+// connection gen, which has not been fenced.
+func (q *queue) hasReceivedOn(gen uint64) bool {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	return q.generation == gen && q.received > q.receivedBefore
 }

@@ -6,11 +6,11 @@ import (
 	"fmt"
 	"math/rand/v2"
 	"slices"
-	"strconv"
 	"testing"
 	"testing/synctest"
 	"time"
 
+	"github.com/limpet-go/limpet/internal/budget"
 	"github.com/limpet-go/limpet/wire"
 )
 
@@ -18,7 +18,7 @@ func testQueue(d Delivery, manual bool, t wire.Traits) *queue {
 	if d.Bytes == 0 {
 		d.Bytes = 1 << 20
 	}
-	q := newQueue("t", &SubscribeOptions{Delivery: d, ManualAck: manual}, t, testOwner{})
+	q := newQueue("t", &SubscribeOptions{Delivery: d, ManualAck: manual}, t, testOwner{}, budget.New(1<<30))
 	q.startConnection(1)
 	return q
 }
@@ -35,11 +35,10 @@ func (o testOwner) roomAvailable() {
 	}
 }
 
-func (o testOwner) streamDrained() {}
-
-func (testOwner) messagesDropped(uint64) {}
-
+func (testOwner) streamDrained()             {}
+func (testOwner) messagesDropped(uint64)     {}
 func (testOwner) stoodStill(DeliveryStopped) {}
+func (testOwner) keyPanicked(error)          {}
 
 func (o testOwner) positionProcessed(gen uint64, p Position, _ bool) {
 	if o.processed != nil {
@@ -140,6 +139,22 @@ func TestClosedQueueAcceptsNothing(t *testing.T) {
 	}
 }
 
+// After a panic in Key nothing is accepted, before the client has ended the subscription.
+func TestKeyThatPanickedEndsTheQueue(t *testing.T) {
+	q := testQueue(Delivery{Buffer: 8, Overflow: Latest, Key: func(m Message) string {
+		if string(m.Payload) == "bad" {
+			panic("no key")
+		}
+		return ""
+	}}, false, wire.Traits{Holes: wire.HolesFault})
+	bad := dataAt(2, 1)
+	bad.Message.Payload = []byte("bad")
+	offerAll(t, q, subscribedAt(0), dataAt(1, 0), bad, dataAt(2, 1))
+	if n := q.stats().Received; n != 1 {
+		t.Errorf("%d received, want the one before the panic", n)
+	}
+}
+
 // A consumer whose ctx ends leaves the message, and the signal, to another one.
 func TestEndedConsumerWakesAnother(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
@@ -175,7 +190,7 @@ func TestOverflowGapBeginsAtTheLastElement(t *testing.T) {
 		q := testQueue(Delivery{Buffer: 1, Overflow: overflow}, false, wire.Traits{Holes: wire.HolesFault})
 		offerAll(t, q, subscribedAt(100), dataAt(105, 90), dataAt(110, 105), dataAt(120, 110))
 		q.mu.Lock()
-		for _, m := range q.items.All() {
+		for _, m := range q.items.AppendFirst(nil, q.items.Len()) {
 			if m.Kind == Gap && m.Loss.After.Offset < 100 {
 				t.Errorf("%v: gap after %d, delivery began at 100", overflow, m.Loss.After.Offset)
 			}
@@ -245,7 +260,7 @@ func TestQueueModel(t *testing.T) {
 				offer(ev)
 			default:
 				q.mu.Lock()
-				ms, _ := q.takeReady(nil, 1+rnd.IntN(3), true)
+				ms, _ := q.takeReady(nil, 1+rnd.IntN(3), true, nil)
 				q.mu.Unlock()
 				q.finishDelivery(ms, true, processedRun{})
 				for _, m := range ms {
@@ -283,7 +298,7 @@ func TestQueueModel(t *testing.T) {
 			}
 			q.mu.Lock()
 			waiting, bytes, data := uint64(q.messages+q.held), 0, 0
-			for _, m := range q.items.All() {
+			for _, m := range q.items.AppendFirst(nil, q.items.Len()) {
 				bytes += len(m.Payload)
 				if m.Kind == Data {
 					data++
@@ -335,52 +350,6 @@ func TestFenceBeforeTheNextConnection(t *testing.T) {
 	offerAll(t, q, dataAt(2, 1))
 	if last, _ := q.resumePosition(); last.Offset != 1 || q.received != 1 {
 		t.Errorf("position %d, %d received after the fence", last.Offset, q.received)
-	}
-}
-
-// A server that keeps renaming a subscription makes the client hold one name.
-func TestNamesAreBounded(t *testing.T) {
-	var n serverNames
-	for i := range 1000 {
-		n.set(7, string(rune('a'+i%26))+string(rune('0'+i/26)))
-	}
-	n.set(8, "other")
-	if len(n.keys) != 2 || len(n.names) != 2 || n.keys[n.names[7]] != 7 || n.keys["other"] != 8 {
-		t.Errorf("%d names of 2 subscriptions", len(n.keys))
-	}
-	mine := n.names[7]
-	n.set(8, mine) // two subscriptions change their names
-	n.set(7, "other")
-	if n.keys[mine] != 8 || n.keys["other"] != 7 {
-		t.Errorf("names are mixed up: %v", n.keys)
-	}
-	n.set(20000, "other") // and a later one gets the name of one that has ended
-	for i := range uint64(2 * maxRecentNames) {
-		n.set(10000+i, strconv.FormatUint(i, 10))
-	}
-	n.forgetEnded(new(routes), 20000)
-	if len(n.names) > 10 || n.keys["other"] != 20000 {
-		t.Errorf("%d names, other is %d", len(n.names), n.keys["other"])
-	}
-}
-
-// The names of subscriptions that have ended are forgotten, the latest excepted: the
-// server may still send for them.
-func TestNamesOfEndedSubscriptionsAreForgotten(t *testing.T) {
-	var n serverNames
-	var r routes
-	r.setKey(1, new(Subscription))
-	for key := range uint64(50 * maxRecentNames) {
-		n.set(key+1, strconv.FormatUint(key+1, 10))
-		n.forgetEnded(&r, key+1)
-	}
-	if len(n.keys) > 3*maxRecentNames || len(n.keys) != len(n.names) || n.keys["1"] != 1 {
-		t.Errorf("%d and %d names, of the live one %d", len(n.keys), len(n.names), n.keys["1"])
-	}
-	for key := range uint64(maxRecentNames) {
-		if key += 49 * maxRecentNames; n.keys[strconv.FormatUint(key+1, 10)] != key+1 {
-			t.Fatalf("%d is forgotten", key+1)
-		}
 	}
 }
 
@@ -496,4 +465,33 @@ func TestPaceForgetsWhatWasDropped(t *testing.T) {
 			t.Errorf("message %d came %v after the release, want a second", m.Position.Offset, time.Since(began))
 		}
 	})
+}
+
+// Of losses that are merged the time of the first counts, wherever it stands.
+func TestMergedLossHasTheFirstTime(t *testing.T) {
+	q := testQueue(Delivery{Buffer: 1, Overflow: DropOldest}, false, wire.Traits{Holes: wire.HolesFault})
+	start := time.Now()
+	for i, ev := range []*wire.Event{subscribedAt(0), dataAt(1, 0), gapTo(1, 2), dataAt(3, 2), dataAt(4, 3)} {
+		at := start.Add(time.Duration(i) * time.Second)
+		if _, err := q.offer(1, []wire.Event{*ev}, &at); err != nil {
+			t.Fatal(err)
+		}
+	}
+	// The message at 1 was dropped after 3 s, before the gap that came after 2 s.
+	ms, err := q.take(t.Context(), nil, 8, false, processedRun{})
+	if err != nil || len(ms) != 2 || ms[0].Loss == nil || ms[0].ReceivedAt.Sub(start) != 2*time.Second || ms[1].ReceivedAt.Sub(start) != 4*time.Second {
+		t.Errorf("%v, %v", ms, err)
+	}
+}
+
+// What several losses between the messages of one read take is counted.
+func TestMemoryOfSeveralLosses(t *testing.T) {
+	q := testQueue(Delivery{Buffer: 1 << 20, Overflow: DropOldest}, false, wire.Traits{Holes: wire.HolesLoss})
+	var evs []wire.Event
+	for i := range uint64(10_000) {
+		evs = append(evs, *dataAt(2*i+2, 2*i+1))
+	}
+	if _, err := q.offer(1, evs, new(time.Time)); err != nil || q.memory.Used() < 19_999*messageCost {
+		t.Errorf("%d bytes, %v", q.memory.Used(), err)
+	}
 }

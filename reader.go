@@ -7,6 +7,7 @@ import (
 	"strconv"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/limpet-go/limpet/internal/secrets"
@@ -30,8 +31,9 @@ type reader struct {
 	names   serverNames
 	reports skipReports
 	wakes   wakeRate
-	decodes callWatch // of Decode
-	readAt  time.Time // when the frames at hand were read
+	decodes callWatch   // of Decode and Delivery.Key
+	inKey   atomic.Bool // Delivery.Key may run
+	readAt  time.Time   // when the frames at hand were read
 }
 
 // start starts the goroutine that reads. Done waits for it until it ends, unless
@@ -41,7 +43,11 @@ func (r *reader) start() {
 		return
 	}
 	r.decodes.onHang = func() {
-		r.inbox.post(dialectHangs{newHangError("Decode", "limpet.(*reader).decode(")})
+		if r.inKey.Load() {
+			r.inbox.post(callHangs{"Delivery.Key", newHangError("Delivery.Key", "limpet.(*queue).keysOf(")})
+		} else {
+			r.inbox.post(callHangs{"Options.Dialect", newHangError("Decode", "limpet.(*reader).decode(")})
+		}
 		r.goroutines.release()
 	}
 	go r.run()
@@ -78,7 +84,11 @@ func (r *reader) handle(batch []wire.Frame, err error) error {
 	defer func() {
 		if !returned && r.decodes.end() {
 			r.decodes.stop()
-			r.inbox.post(readFailed{r.conn, errGoexit})
+			why := errGoexit
+			if r.inKey.Load() {
+				why = &userError{"Delivery.Key", errKeyGoexit.Err}
+			}
+			r.inbox.post(readFailed{r.conn, why})
 			r.goroutines.release()
 		}
 	}()
@@ -156,7 +166,6 @@ func (r *reader) route(events *wire.Events) error {
 		}
 		n := leadingMessages(rest)
 		if ev.Kind == wire.EventData {
-			messages = true
 			forLoop = r.tellLoop(forLoop)
 			r.first.await()
 		}
@@ -167,8 +176,9 @@ func (r *reader) route(events *wire.Events) error {
 			r.names.forgetEnded(r.routes, ev.Key)
 		}
 		if sub := r.routes.find(ev); sub != nil {
+			messages = messages || ev.Kind == wire.EventData
 			var losses []wire.Event
-			losses, fault = sub.queue.offer(r.conn.gen, rest[:n], &r.readAt)
+			losses, fault = r.offer(sub.queue, rest[:n])
 			for i := range losses {
 				forLoop = append(forLoop, routedEvent{sub, losses[i]})
 			}
@@ -190,6 +200,17 @@ func (r *reader) route(events *wire.Events) error {
 		r.counters.lastMessage.Store(r.counters.moment(r.readAt))
 	}
 	return fault
+}
+
+// offer offers events to q.
+func (r *reader) offer(q *queue, events []wire.Event) (losses []wire.Event, err error) {
+	if q.delivery.Key == nil {
+		return q.offer(r.conn.gen, events, &r.readAt)
+	}
+	r.inKey.Store(true) // it stays so if Key ends this goroutine
+	losses, err = q.offer(r.conn.gen, events, &r.readAt)
+	r.inKey.Store(false)
+	return losses, err
 }
 
 // tellLoop posts events and returns an empty list. What stands before a message reaches
@@ -312,6 +333,32 @@ func (r *reader) hideSecrets(ev *wire.Event) {
 		for i := range ev.Ack.Rejects {
 			ev.Ack.Rejects[i].Reason = r.secrets.Hide(ev.Ack.Rejects[i].Reason)
 		}
+	}
+}
+
+// recentNames are the topics of the subscriptions that ended last, of a dialect that
+// routes by name.
+type recentNames struct {
+	count  map[string]int // how often it is in order
+	order  []string
+	oldest int // index in order, once it is full
+}
+
+const maxRecentNames = 1024
+
+func (n *recentNames) add(name string) {
+	if n.count == nil {
+		n.count = make(map[string]int)
+	}
+	n.count[name]++
+	if len(n.order) < maxRecentNames {
+		n.order = append(n.order, name)
+		return
+	}
+	old := n.order[n.oldest]
+	n.order[n.oldest], n.oldest = name, (n.oldest+1)%maxRecentNames
+	if n.count[old]--; n.count[old] == 0 {
+		delete(n.count, old)
 	}
 }
 

@@ -3,9 +3,11 @@ package limpet
 import (
 	"log/slog"
 	"math/rand/v2"
+	"slices"
 	"time"
 
 	"github.com/cenkalti/backoff/v4"
+	"github.com/limpet-go/limpet/wire"
 )
 
 // The fixed numbers of docs/reconnect.md.
@@ -155,4 +157,135 @@ func (e OutageEnded) record() (slog.Level, string, []slog.Attr) {
 		attrs = append(attrs, slog.Int("unproved", e.Unproved))
 	}
 	return slog.LevelInfo, "limpet: live again", attrs
+}
+
+// quietTime is how long nothing was received at a moment that is quiet enough to leave a
+// connection.
+const quietTime = time.Second
+
+// planRenewal chooses when to leave a connection that begins now for its age. Clients that
+// began together do not leave together.
+func (l *loop) planRenewal(k *link) {
+	age := l.c.cfg.traits.Connection.Age
+	if age == 0 {
+		return
+	}
+	last := min(age/10, time.Hour)
+	k.renewAt = l.now.Add(age - last + uniform(last/2))
+	k.renewBy = l.now.Add(age - last/4)
+}
+
+// leavePatience is how long a quiet moment is waited for when the server asks for a new
+// connection.
+const leavePatience = 3 * time.Second
+
+// planLeaving follows when the server asks for a new connection. If it names a time, it ends
+// this one by itself.
+func (l *loop) planLeaving(k *link, ev *wire.Event) {
+	if ev.Delay <= 0 && ev.Spread <= 0 {
+		k.renewAt, k.renewBy, k.goAway = l.now, l.now.Add(leavePatience), true
+	}
+}
+
+// renewInTime makes a new connection before the server ends this one for its age, or because
+// it asks for that: at once and without a failure, at a quiet moment if there is one.
+func (l *loop) renewInTime(k *link) {
+	switch {
+	case !k.ready || !due(k.renewAt, l.now):
+		return
+	case l.shuttingDown || l.goAwayUntil.After(l.now):
+		k.renewAt = time.Time{} // it ends anyway
+		return
+	case !due(k.renewBy, l.now) && !l.isQuiet(k):
+		k.renewAt = l.now.Add(min(quietTime, k.renewBy.Sub(l.now)))
+		return
+	}
+	why := ErrConnectionAge
+	if k.goAway {
+		why = ErrGoAway
+	}
+	l.state.Cause = &Error{Op: "open", Class: ClassOther, Err: why}
+	code := l.c.cfg.traits.CloseCode
+	if code == 0 {
+		code = 1000
+	}
+	l.disconnect(k, code, "")
+	l.disconnectedAt = l.now
+	if k.goAway {
+		l.tryAgain(decision{Verdict: wire.Verdict{Action: wire.ActionRetryNow}}) // it may ask on each connection
+		return
+	}
+	l.scheduleAttempt(0)
+}
+
+// isQuiet reports whether nothing is in progress on k.
+func (l *loop) isQuiet(k *link) bool {
+	waits := len(k.ops) + len(k.toAsk) + k.unanswered.Len() + l.window.pending
+	return waits == 0 && !k.writing && k.stream == nil && k.unwritten.frames == nil && !k.conn.Receiving() && l.now.Sub(k.conn.LastRead()) >= quietTime
+}
+
+func due(at, now time.Time) bool { return !at.IsZero() && !now.Before(at) }
+
+func later(a, b time.Time) time.Time {
+	if a.After(b) {
+		return a
+	}
+	return b
+}
+
+const maxKept = 1024 // more closed subscriptions are left to the end of the session
+
+// keepClosed remembers a closed subscription that the server keeps in the session: its
+// end is owed until the server confirms it or, if it confirms none, until it is written.
+func (l *loop) keepClosed(s *Subscription) {
+	here := s.keptIn != 0 && s.keptIn == l.sessions
+	if l.c.cfg.traits.KeepsSubs && here && len(l.kept) < maxKept {
+		l.kept = append(l.kept, s)
+	}
+}
+
+// forgetKept follows when the server has confirmed the end of a subscription.
+func (l *loop) forgetKept(ev *wire.Event) {
+	if ev.Kind == wire.EventUnsubscribed && ev.Key != 0 {
+		l.kept = slices.DeleteFunc(l.kept, func(s *Subscription) bool { return s.key == ev.Key })
+	}
+}
+
+// forgetWritten follows when the ends of subscriptions were written.
+func (l *loop) forgetWritten(k *link) {
+	if !l.c.cfg.traits.ConfirmsEnd {
+		l.kept = slices.DeleteFunc(l.kept, func(s *Subscription) bool { return slices.Contains(k.endsInWrite, s.key) })
+	}
+	k.endsInWrite = nil
+}
+
+// resumeKept ends at the server the subscriptions that it has kept in a resumed session
+// and that were closed in the meantime, and goes on with the others. Where they are a part
+// of Start, the dialect does so.
+func (l *loop) resumeKept(k *link, resumed bool) {
+	closed := l.kept
+	l.kept = nil
+	if !resumed || !k.traits.KeepsSubs {
+		return
+	}
+	for _, s := range closed {
+		if s.askedGeneration != k.conn.gen { // otherwise it was closed before the welcome
+			if s.keptIn != l.sessions || !k.traits.Unsubscribe || k.usedTopic(s.topic) != nil {
+				continue // the topic has another subscription by now
+			}
+			s.askedGeneration = k.conn.gen
+			k.unsubscribe(s)
+		}
+		l.kept = append(l.kept, s)
+	}
+	if k.traits.StartSubs > 0 {
+		return
+	}
+	for s := range l.registry.all() {
+		if s.keptIn != l.sessions || s.failedAsks > 0 {
+			continue
+		}
+		s.askedGeneration = k.conn.gen // its queue knows it from the reader
+		l.enterLive(k, s, true)
+	}
 }

@@ -277,37 +277,13 @@ func (r *routes) wasKnown(ev *wire.Event) bool {
 	return r.byName[ev.Name] != nil || r.closed.count[ev.Name] > 0
 }
 
-// recentNames are the topics of the subscriptions that ended last, of a dialect that
-// routes by name.
-type recentNames struct {
-	count  map[string]int // how often it is in order
-	order  []string
-	oldest int // index in order, once it is full
-}
-
-const maxRecentNames = 1024
-
-func (n *recentNames) add(name string) {
-	if n.count == nil {
-		n.count = make(map[string]int)
-	}
-	n.count[name]++
-	if len(n.order) < maxRecentNames {
-		n.order = append(n.order, name)
-		return
-	}
-	old := n.order[n.oldest]
-	n.order[n.oldest], n.oldest = name, (n.oldest+1)%maxRecentNames
-	if n.count[old]--; n.count[old] == 0 {
-		delete(n.count, old)
-	}
-}
-
 // topicTable is what one connection knows of its topics, where the dialect routes by name.
 type topicTable struct {
 	topics      map[string]*topicUse
-	left        []*topicUse // whose subscriptions have ended: the end is to be written
-	leftInWrite []*topicUse // the end is being written
+	holding     int                    // topics that have a place at the server
+	served      map[*topicUse]struct{} // those that the server goes on with
+	left        []*topicUse            // whose subscriptions have ended: the end is to be written
+	leftInWrite []*topicUse            // the end is being written
 	freed       fifo.Queue[topicDeadline]
 
 	// A request that the server refused as a whole is made again in parts.
@@ -344,6 +320,25 @@ type topicUse struct {
 	recent    bool      // a refusal may concern that subscription
 	until     time.Time // all three end at the latest; zero: the end is not written
 	served    bool      // the server goes on with it: the client cannot end it
+	holds     bool      // in topicTable.holding
+}
+
+// count follows when u has changed.
+func (n *topicTable) count(u *topicUse) {
+	if holds := u.sub != nil || u.leaving || u.served; holds != u.holds {
+		if u.holds = holds; holds {
+			n.holding++
+		} else {
+			n.holding--
+		}
+	}
+	if !u.served {
+		delete(n.served, u)
+	} else if n.served == nil {
+		n.served = map[*topicUse]struct{}{u: {}}
+	} else {
+		n.served[u] = struct{}{}
+	}
 }
 
 // useTopic is usedTopic for one that is asked for.
@@ -395,8 +390,9 @@ func (l *loop) leaveTopic(s *Subscription, closing bool) {
 	k.forget(u)
 }
 
-// forget drops a topic of which nothing needs to be known.
+// forget follows when a topic has changed: it drops one of which nothing needs to be known.
 func (k *link) forget(u *topicUse) {
+	k.namedTopics.count(u)
 	if u.sub == nil && u.waiting == nil && !u.leaving && !u.tail && !u.served && !u.recent {
 		delete(k.namedTopics.topics, u.topic)
 	}
@@ -443,7 +439,12 @@ func (l *loop) freeTopics(k *link) {
 	for n := k.namedTopics; n != nil && n.freed.Len() > 0 && due(n.freed.At(0).at, l.now); {
 		d := *n.freed.At(0)
 		n.freed.Drop(1)
-		if d.use.until.Equal(d.at) {
+		switch {
+		case !d.use.until.Equal(d.at):
+		case l.now.Sub(d.at) > answerTimeout/2: // this process stood still: what the server has sent may wait
+			d.use.until = l.now.Add(answerTimeout)
+			n.freed.Push(topicDeadline{d.use, d.use.until})
+		default:
 			d.use.recent, d.use.until = false, time.Time{}
 			k.free(d.use, false)
 		}

@@ -3,6 +3,7 @@ package limpet
 import (
 	"encoding/json"
 	"iter"
+	"math"
 	"slices"
 	"sync"
 	"sync/atomic"
@@ -78,7 +79,8 @@ type Stats struct {
 	Attempts       uint64
 	FailedAttempts ClassCounts
 	// Connections is the number of connections that became ready, Resumes how many
-	// of them resumed the session, Lost how many were lost, by the class of the error.
+	// of them resumed the session, Lost how many were lost, by the class of the error. One
+	// that the client has replaced (ErrConnectionAge, ErrGoAway) is not lost.
 	Connections uint64
 	Resumes     uint64
 	Lost        ClassCounts
@@ -87,25 +89,30 @@ type Stats struct {
 	// Outages is the number of outages. An outage begins with the loss of a connection and
 	// ends when all subscriptions that were live are live again or have ended. OutageTime is
 	// how long they lasted together, Outage how long the one that lasts now has lasted; 0
-	// without one. The time before the first connection is no outage.
+	// without one. The time before the first connection and after the end is no outage.
 	Outages    uint64
 	OutageTime time.Duration
 	Outage     time.Duration
-	// PingRTT is how long the last ping took; 0 before the first.
+	// PingRTT is how long the last ping took; 0 before the first. It is at most the interval
+	// between two pings: a pong that takes longer counts from the last ping before it.
 	PingRTT time.Duration
 	// Silence is for how long no message has been received, of any subscription; before
 	// the first one since New.
 	Silence time.Duration
 
 	// Messages is the sum over all subscriptions, those that have ended included.
-	// Received = Delivered + Dropped + Waiting.
+	// Received = Delivered + Dropped + Conflated + Waiting. Unacked is the sum over Subscriptions.
 	Messages SubStats
 	// Subscriptions is the number of subscriptions now, those included that have ended and
 	// whose consumers still take messages; Live is how many of them are live.
-	Subscriptions int
-	Live          int
+	// FailedSubscriptions is the number of those that ended with an error while the client
+	// went on: see Subscription.Err.
+	Subscriptions       int
+	Live                int
+	FailedSubscriptions uint64
 
-	// Published is the number of messages that Publish and PublishBatch admitted.
+	// Published is the number of messages that Publish and PublishBatch admitted, and
+	// of those that SendStream began and ended.
 	Published uint64
 	// Resent is the number of times that a message was sent again.
 	Resent uint64
@@ -122,6 +129,9 @@ type Stats struct {
 	Window        int
 	WindowBytes   int
 	OldestPending time.Duration
+	// Memory is how many bytes of Options.Memory are in use, MemoryLimit how many there are.
+	Memory      int
+	MemoryLimit int
 
 	// BytesWritten and BytesRead are the payload bytes of WebSocket messages.
 	BytesWritten uint64
@@ -176,10 +186,17 @@ func (c ClassCounts) MarshalJSON() ([]byte, error) {
 type Histograms struct {
 	// Measured reports whether the client has Options.Histograms. Without it all else is 0.
 	Measured bool
-	// Delivery is from Message.ReceivedAt to when a consumer got the message. It is read off
-	// the clock once for each socket read and at least every 64 messages; messages in
-	// between count as the next one that is measured.
+	// Delivery is from Message.ReceivedAt to when a consumer got the message. Of the messages
+	// of one socket read, the clock is read for the 1st, 2nd, 4th, 16th and 64th, and then for one
+	// in 64. The others count like the next of these, the last ones like the one
+	// before.
 	Delivery Histogram
+	// Source is from Message.Time to when a consumer got the message, measured as often as
+	// Delivery. A message without a time does not count, nor does a Snapshot or a message
+	// that is Redelivered: an old time in these is not a delay. The two times are of two
+	// clocks: if that of the server is ahead, Source is too small, and what would be
+	// negative counts as 0.
+	Source Histogram
 	// Publish is from the admission of a message to its outcome.
 	Publish Histogram
 	// Ping is from a ping to its pong.
@@ -192,9 +209,11 @@ type Histograms struct {
 
 // Histogram counts durations in buckets.
 type Histogram struct {
-	// Count is the number of durations, Sum their sum.
-	Count uint64
-	Sum   time.Duration
+	// Count is the number of durations, and Sum their sum, at most 292 years: long lags of
+	// many messages reach that. SumSeconds is the sum in seconds and has no such bound.
+	Count      uint64
+	Sum        time.Duration
+	SumSeconds float64
 	// Buckets[i] counts the durations of at most HistogramBounds()[i] that are above the
 	// bound before it; the last one those above all bounds.
 	Buckets [histogram.Buckets]uint64
@@ -205,13 +224,17 @@ type Histogram struct {
 func HistogramBounds() []time.Duration { return slices.Clone(histogram.Bounds[:]) }
 
 func loadHistogram(h *histogram.Histogram) (s Histogram) {
-	s.Buckets, s.Count, s.Sum = h.Load()
+	s.Buckets, s.Count, s.SumSeconds = h.Load()
+	s.Sum = math.MaxInt64
+	if ns := math.Round(s.SumSeconds * float64(time.Second)); ns < math.MaxInt64 {
+		s.Sum = time.Duration(ns)
+	}
 	return s
 }
 
 // histograms are what Histograms shows.
 type histograms struct {
-	delivery, outcome, ping, connection, recovery histogram.Histogram
+	delivery, source, outcome, ping, connection, recovery histogram.Histogram
 }
 
 // counters are written by whoever does what they count, and read by Stats. A moment is in
@@ -225,7 +248,7 @@ type counters struct {
 	published, resent               atomic.Uint64
 	outcomes                        [len(outcomeNames)]atomic.Uint64
 	bytesWritten, bytesRead, frames atomic.Uint64
-	malformed, unrequested          atomic.Uint64
+	malformed, unrequested, failed  atomic.Uint64 // failed subscriptions
 	plainFrames                     atomic.Bool
 
 	outages outageCount
@@ -313,46 +336,15 @@ func (c *counters) stats(now time.Time) Stats {
 		Attempts: c.attempts.Load(), FailedAttempts: failures.load(false),
 		Connections: c.fresh.Load() + resumes, Resumes: resumes, Lost: failures.load(true),
 		Outages: outages, OutageTime: outageTime, Outage: outage,
-		PingRTT: time.Duration(c.pingRTT.Load()), Silence: now.Sub(c.origin) - time.Duration(c.lastMessage.Load()),
+		PingRTT: time.Duration(c.pingRTT.Load()), Silence: max(0, now.Sub(c.origin)-time.Duration(c.lastMessage.Load())),
 		Published: c.published.Load(), Resent: c.resent.Load(),
 		Acked: c.outcomes[Acked].Load(), Written: c.outcomes[Written].Load(),
 		Rejected: c.outcomes[Rejected].Load(), Expired: c.outcomes[Expired].Load(),
 		Unsent: c.outcomes[Unsent].Load(), Unknown: c.outcomes[Unknown].Load(),
 		OldestPending: c.since(c.oldestAdmitted.Load(), now),
 		BytesWritten:  c.bytesWritten.Load(), BytesRead: c.bytesRead.Load(), Frames: c.frames.Load(),
-		Malformed: c.malformed.Load(), Unrequested: c.unrequested.Load(),
+		Malformed: c.malformed.Load(), Unrequested: c.unrequested.Load(), FailedSubscriptions: c.failed.Load(),
 		PlainFrames: c.plainFrames.Load(),
-	}
-}
-
-// failureCounters count failed attempts and, with lost, lost connections by class.
-type failureCounters struct {
-	attempts, lost [len(errorClasses)]atomic.Uint64
-}
-
-func (f *failureCounters) of(lost bool) *[len(errorClasses)]atomic.Uint64 {
-	if lost {
-		return &f.lost
-	}
-	return &f.attempts
-}
-
-func (f *failureCounters) load(lost bool) (c ClassCounts) {
-	if f != nil {
-		for i := range c {
-			c[i] = f.of(lost)[i].Load()
-		}
-	}
-	return c
-}
-
-// countFailure counts a failed attempt or a lost connection. Only the loop calls it.
-func (c *counters) countFailure(lost bool, class ErrorClass) {
-	if c.failures.Load() == nil {
-		c.failures.Store(new(failureCounters))
-	}
-	if i := slices.Index(errorClasses[:], class); i >= 0 {
-		c.failures.Load().of(lost)[i].Add(1)
 	}
 }
 
@@ -373,6 +365,7 @@ func (t *subscriptionTotals) add(s *Subscription) {
 // forget keeps what s has counted: its consumers are done, so it counts no more.
 func (t *subscriptionTotals) forget(s *Subscription) {
 	last := s.queue.stats()
+	last.Unacked = 0 // no acknowledgement counts any more
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	if s.totalsPlace == 0 {
@@ -448,11 +441,12 @@ type SubState struct {
 }
 
 // SubStats counts the messages of a subscription. At every moment
-// Received = Delivered + Dropped + Waiting.
+// Received = Delivered + Dropped + Conflated + Waiting.
 type SubStats struct {
 	Received   uint64 // from the server, without duplicates
 	Delivered  uint64 // handed to a consumer
 	Dropped    uint64 // by the overflow policy, or by closing the subscription or the client
+	Conflated  uint64 // replaced by a newer message of their key, see Latest
 	Waiting    uint64 // in the queue, or taken from it for C
 	Duplicates uint64 // received again and discarded
 	Earlier    uint64 // of an earlier subscription to the topic, discarded
@@ -462,6 +456,9 @@ type SubStats struct {
 	// Missed is the number of messages that are missing in the gaps and resets, as far as it
 	// is known. What the overflow policy dropped is in Dropped.
 	Missed uint64
+	// DroppedByClose is how many of Dropped waited when the subscription or the client was
+	// closed.
+	DroppedByClose uint64
 	// WaitingBytes is the sum of the payloads of the messages that wait in the queue.
 	WaitingBytes uint64
 
@@ -469,6 +466,11 @@ type SubStats struct {
 	// stream stops while Delivery.Buffer messages are taken from the oldest one that is
 	// not acknowledged on; see DeliveryStopped.
 	Unacked uint64
+
+	// LastReceived is when the last message that counts as Received came, zero before it.
+	LastReceived time.Time
+	// OldestWaiting is how long ago the oldest message that waits was received.
+	OldestWaiting time.Duration
 }
 
 // add adds o to s.
@@ -476,12 +478,20 @@ func (s *SubStats) add(o *SubStats) {
 	s.Received += o.Received
 	s.Delivered += o.Delivered
 	s.Dropped += o.Dropped
+	s.DroppedByClose += o.DroppedByClose
+	s.Conflated += o.Conflated
 	s.Waiting += o.Waiting
 	s.Duplicates += o.Duplicates
 	s.Earlier += o.Earlier
 	s.Gaps += o.Gaps
 	s.Resets += o.Resets
-	s.Missed += o.Missed
+	s.Missed = addCapped(s.Missed, o.Missed)
 	s.WaitingBytes += o.WaitingBytes
 	s.Unacked += o.Unacked
+	s.LastReceived = later(s.LastReceived, o.LastReceived)
+	s.OldestWaiting = max(s.OldestWaiting, o.OldestWaiting)
 }
+
+// addCapped adds what peers say: a sum of it stays at the highest number. A counter must not
+// fall.
+func addCapped(a, b uint64) uint64 { return a + min(b, math.MaxUint64-a) }

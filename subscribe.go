@@ -5,17 +5,23 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"maps"
+	"runtime/debug"
 	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
 
+	"github.com/limpet-go/limpet/cursor"
+	"github.com/limpet-go/limpet/internal/histogram"
+	"github.com/limpet-go/limpet/internal/saver"
 	"github.com/limpet-go/limpet/internal/watch"
 )
 
 // DeliveryStopped is an event: for 30 seconds a stream has stood still because with
-// ManualAck the oldest messages were not acknowledged, or because with Block no
-// consumer took what was waiting. It comes once, and again if that happens again. A
+// ManualAck the oldest messages were not acknowledged, because with Block no
+// consumer took what was waiting, or because the server waits for acknowledgements
+// (wire.Frames.Prefetch). It comes once, and again if that happens again. A
 // loop body that works for long is no standstill; work between two receives from C is.
 type DeliveryStopped struct {
 	// Topic is the topic of the subscription.
@@ -28,6 +34,7 @@ type DeliveryStopped struct {
 
 var (
 	errNotAcknowledged = errors.New("ManualAck is set and the oldest messages are not acknowledged; call Message.Ack for each message, or raise Delivery.Buffer")
+	errServerWaits     = errors.New("the server waits for acknowledgements before it sends more; call Message.Ack for each message that no loop body has finished, or let the dialect ask for more at once")
 	errNotTaken        = errors.New("no consumer takes what is waiting; take it with Messages, Batches or C, close the subscription, or set another Delivery.Overflow")
 )
 
@@ -35,6 +42,29 @@ func (e DeliveryStopped) record() (slog.Level, string, []slog.Attr) {
 	return slog.LevelWarn, "limpet: delivery stopped", []slog.Attr{
 		slog.String("topic", logText(e.Topic)), slog.Uint64("waiting", e.Waiting), slog.Uint64("unacked", e.Unacked),
 		slog.String("cause", e.Err.Error())}
+}
+
+// CursorNotSaved is an event: the store in SubscribeOptions.Cursor has not saved the
+// position of a subscription. The stream goes on.
+type CursorNotSaved struct {
+	// Topic is the topic of the subscription.
+	Topic string
+	// Name is SubscribeOptions.Name.
+	Name string
+	// Retry is after how long the newest position is saved again; 0: it is not, since the
+	// call of Save has not returned or the client has ended.
+	Retry time.Duration
+	// Err is an *Error that wraps what Save returned, or a *PanicError or a *HangError.
+	Err error
+}
+
+func (e CursorNotSaved) record() (slog.Level, string, []slog.Attr) {
+	attrs := []slog.Attr{slog.String("topic", logText(e.Topic)), slog.String("name", logText(e.Name)),
+		slog.Duration("retry", e.Retry), slog.String("cause", e.Err.Error())}
+	if stack := stackOf(e.Err); stack != nil {
+		attrs = append(attrs, slog.String("stack", string(stack)))
+	}
+	return slog.LevelWarn, "limpet: cursor not saved", attrs
 }
 
 // Subscription is a stream of messages that survives its connections. It is
@@ -59,7 +89,7 @@ type Subscription struct {
 	token       Secret
 	wireName    string
 
-	keptIn          string     // the session in which it was live, if the server keeps subscriptions; see wire.Traits.KeepsSubs
+	keptIn          uint64     // the session in which it was live, if the server keeps subscriptions; see wire.Traits.KeepsSubs
 	askedGeneration uint64     // the connection on which it was asked for; 0: none
 	askNumber       uint64     // of the last request, see link.asks
 	askWrite        uint64     // that carried it, see link.writes
@@ -156,7 +186,11 @@ func (s *Subscription) Close() error {
 func (s *Subscription) roomAvailable() { s.client.inbox.post(grantCredit{s}) }
 
 // streamDrained implements queueOwner.
-func (s *Subscription) streamDrained() { s.client.inbox.post(consumersDone{s}) }
+func (s *Subscription) streamDrained() {
+	if !s.client.inbox.post(consumersDone{s}) {
+		s.client.totals.forget(s) // the client has ended
+	}
+}
 
 // positionProcessed implements queueOwner.
 func (s *Subscription) positionProcessed(gen uint64, p Position, released bool) {
@@ -171,12 +205,32 @@ func (s *Subscription) messagesDropped(n uint64) {
 // stoodStill implements queueOwner.
 func (s *Subscription) stoodStill(e DeliveryStopped) { s.client.notify.post(e) }
 
+// keyPanicked implements queueOwner.
+func (s *Subscription) keyPanicked(err error) { s.client.inbox.post(keyFault{s, err}) }
+
+// keyFault ends a subscription whose Delivery.Key panicked.
+type keyFault struct {
+	s   *Subscription
+	err error
+}
+
+func (e keyFault) apply(l *loop) {
+	if !l.ended && l.releaseSub(e.s) {
+		l.endSub(e.s, e.err)
+	}
+}
+
 // Subscribe registers a subscription. It does not wait for the server, connected
 // or not; Subscription.WaitLive does. After every reconnect the subscription
 // resumes where it stopped. Errors are local: an *Error that names the argument
-// at fault, or that wraps ErrTopic, ErrUnsupported, ErrDuplicate, ErrClosed, or the
+// at fault, or that wraps ErrTopic, ErrUnsupported, ErrDuplicate, ErrTooManySubscriptions, ErrClosed, or the
 // *PermanentError that ended the client, or ctx's error if ctx has already ended. ctx has no effect on the subscription; o
 // may be nil.
+//
+// With SubscribeOptions.Cursor it waits for Load of the store. An error then names
+// SubscribeOptions.Cursor and wraps that of the store, for example cursor.ErrLocked,
+// cursor.ErrCorrupt or cursor.ErrOtherFeed; a Load that panics is an ErrPanic. A second
+// subscription with the same Name is ErrDuplicate.
 func (c *Client) Subscribe(ctx context.Context, topic string, o *SubscribeOptions) (*Subscription, error) {
 	if err := checkContext("Subscribe", ctx); err != nil {
 		return nil, err
@@ -184,66 +238,248 @@ func (c *Client) Subscribe(ctx context.Context, topic string, o *SubscribeOption
 	if err := ctx.Err(); err != nil {
 		return nil, contextError("Subscribe", "the call", err)
 	}
-	s, err := newSubscription(c, topic, o)
-	if err != nil {
-		return nil, err
-	}
-	if o != nil {
-		c.secrets.AddSubscription(o.Token.reveal())
-	}
-	cmd := subscribe{s, make(chan error, 1)}
-	if !c.inbox.post(cmd) {
-		return nil, c.endError("Subscribe")
-	}
-	select {
-	case err := <-cmd.reply:
-		if err != nil {
-			return nil, err
-		}
-		return s, nil
-	case <-c.done:
-		return nil, c.endError("Subscribe")
-	}
-}
-
-func newSubscription(c *Client, topic string, o *SubscribeOptions) (*Subscription, error) {
 	opts, err := c.cfg.subscribeOptions(topic, o)
 	if err != nil {
 		return nil, err
 	}
-	s := &Subscription{client: c, topic: topic, from: opts.From, token: opts.Token}
-	s.queue = newQueue(topic, &opts, c.cfg.traits, s)
-	if h := c.counters.measured; h != nil {
-		s.queue.lag = &lagMeter{histogram: &h.delivery}
+	if opts.Cursor != nil {
+		if err := c.loadCursor(ctx, topic, &opts); err != nil {
+			return nil, err
+		}
 	}
-	s.state.Set(SubState{Phase: SubPending, Since: time.Now()})
+	c.secrets.AddSubscription(opts.Token.reveal())
+	s := newSubscription(c, topic, &opts)
+	if err := c.register(s); err != nil {
+		s.queue.forsake()
+		if s.queue.saver != nil {
+			c.cursors.set(s.queue.saver.Name, nil)
+		}
+		return nil, err
+	}
 	return s, nil
 }
 
-// Subscriptions returns the subscriptions that have not ended, in the order of
-// Subscribe. It is a snapshot. After Close, Shutdown and a permanent failure there are
-// none. It waits for neither network nor consumers, and may be called at any time, also
-// from an Observer.
-func (c *Client) Subscriptions() []*Subscription {
-	query := listOpen{make(chan []*Subscription, 1)}
-	if !c.inbox.post(query) {
-		return nil
+// register hands s to the loop.
+func (c *Client) register(s *Subscription) error {
+	cmd := subscribe{s, make(chan error, 1)}
+	if !c.inbox.post(cmd) {
+		return c.endError("Subscribe")
 	}
 	select {
-	case subs := <-query.reply:
-		return subs
+	case err := <-cmd.reply:
+		return err
 	case <-c.done:
-		return nil
+		return c.endError("Subscribe")
 	}
 }
 
-// listOpen replies with the subscriptions that have not ended.
-type listOpen struct{ reply chan []*Subscription }
+// placesError is the error for one subscription too many.
+func (l *loop) placesError() *Error {
+	return &Error{Op: "Subscribe", Field: "topic", Class: ClassFull,
+		Err: fmt.Errorf("%w (its limit is %d)", ErrTooManySubscriptions, l.c.cfg.traits.Connection.Subscriptions)}
+}
 
-func (e listOpen) apply(l *loop) {
-	if l.ended {
-		e.reply <- nil
+func newSubscription(c *Client, topic string, opts *SubscribeOptions) *Subscription {
+	s := &Subscription{client: c, topic: topic, from: opts.From, token: opts.Token}
+	s.queue = newQueue(topic, opts, c.cfg.traits, s, c.memory)
+	if opts.Cursor != nil {
+		s.queue.saver = saver.New(saver.Config{
+			Store: opts.Cursor, Name: opts.Name, Feed: c.cfg.feed(topic), Current: s.queue.toSave, Failed: s.cursorNotSaved,
+		}, s.queue.committedPosition())
+		c.cursors.set(opts.Name, s)
+	}
+	if h := c.counters.measured; h != nil {
+		s.queue.lag = &histogram.Lag{Delivery: &h.delivery, Source: &h.source}
+	}
+	s.state.Set(SubState{Phase: SubPending, Since: time.Now()})
+	return s
+}
+
+// loadCursor reserves the name in o and makes the subscription start after the saved
+// position, if there is one.
+func (c *Client) loadCursor(ctx context.Context, topic string, o *SubscribeOptions) (err error) {
+	before, free := c.cursors.reserve(o.Name)
+	if !free {
+		return inputError("Subscribe", optionName, "%w", errNameInUse)
+	}
+	defer func() {
+		if err != nil {
+			c.cursors.set(o.Name, before)
+		}
+	}()
+	if before != nil {
+		bounded, cancel := context.WithTimeout(ctx, maxLastSave)
+		defer cancel()
+		if !before.queue.saver.HandOver(bounded) {
+			return contextError("Subscribe", "the cursor of the earlier subscription was saved", bounded.Err())
+		}
+	}
+	result := make(chan loadedCursor, 1)
+	go func() { loadInto(ctx, o.Cursor, o.Name, result) }()
+	var loaded loadedCursor
+	select {
+	case loaded = <-result:
+	case <-ctx.Done():
+		return contextError("Subscribe", "the cursor was loaded", ctx.Err())
+	case <-c.done:
+		return c.endError("Subscribe")
+	}
+	if err = loaded.err; err == nil && !loaded.cursor.Position.IsZero() {
+		err = loaded.cursor.Check(c.cfg.feed(topic))
+		o.From, o.Position = FromResume, loaded.cursor.Position
+	}
+	if err != nil {
+		return cursorError(err)
+	}
+	return nil
+}
+
+// errNameInUse is the error of a second subscription with the same name.
+var errNameInUse = fmt.Errorf("another subscription of this client has it; close that one or use another name: %w", ErrDuplicate)
+
+type loadedCursor struct {
+	cursor cursor.Cursor
+	err    error
+}
+
+// loadInto calls Load, whatever Load does.
+func loadInto(ctx context.Context, store cursor.Store, name string, result chan<- loadedCursor) {
+	loaded := loadedCursor{err: &userError{optionCursor, errors.New("Store.Load called runtime.Goexit; return an error instead")}}
+	defer func() {
+		if p := recover(); p != nil {
+			loaded.err = &userError{optionCursor, &PanicError{Value: p, Stack: debug.Stack()}}
+		}
+		result <- loaded
+	}()
+	c, err := store.Load(ctx, name)
+	loaded = loadedCursor{c, err}
+}
+
+// cursorError is the error of a store.
+func cursorError(err error) *Error {
+	class := ClassOf(err)
+	var failed *userError
+	switch {
+	case errors.As(err, &failed):
+		class, err = ClassUser, failed.err
+	case errors.Is(err, cursor.ErrOtherFeed), errors.Is(err, cursor.ErrName):
+		class = ClassInput
+	case class == ClassOther:
+		class = ClassLocal
+	}
+	return &Error{Op: "Subscribe", Field: optionCursor, Class: class, Err: err}
+}
+
+// cursorNotSaved reports that a save has failed.
+func (s *Subscription) cursorNotSaved(err error, retry time.Duration) {
+	var panicked *saver.Panicked
+	switch {
+	case errors.As(err, &panicked):
+		err = &userError{optionCursor, &PanicError{panicked.Value, panicked.Stack}}
+	case errors.Is(err, saver.ErrSlow):
+		err = &userError{optionCursor, newHangError("Store.Save", "saver.(*Saver).save(")}
+	case errors.Is(err, saver.ErrGoexit):
+		err = &userError{optionCursor, err}
+	}
+	e := cursorError(err)
+	e.Op = "save"
+	s.client.notify.post(CursorNotSaved{Topic: s.topic, Name: s.queue.saver.Name, Retry: retry, Err: e})
+}
+
+// cursorNames are the names in use, see SubscribeOptions.Name. Its lock is a leaf.
+type cursorNames struct {
+	mu         sync.Mutex
+	inUse      map[string]*Subscription // nil while the cursor is loaded
+	sweepAbove int                      // that many names, they are swept
+}
+
+// reserve takes name. If a subscription had it that has ended, before is that one. It
+// reports false if the name is not free.
+func (n *cursorNames) reserve(name string) (before *Subscription, free bool) {
+	n.sweep()
+	n.mu.Lock()
+	before, used := n.inUse[name]
+	n.mu.Unlock()
+	if used && (before == nil || !before.over()) {
+		return nil, false
+	}
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	if now, still := n.inUse[name]; now != before || still != used {
+		return nil, false // another call was faster
+	}
+	if n.inUse == nil {
+		n.inUse = make(map[string]*Subscription)
+	}
+	n.inUse[name] = nil
+	return before, true
+}
+
+// sweep forgets the subscriptions that have ended and have nothing left to save, once
+// there are many names.
+func (n *cursorNames) sweep() {
+	n.mu.Lock()
+	var all map[string]*Subscription
+	if len(n.inUse) > n.sweepAbove {
+		all = maps.Clone(n.inUse)
+	}
+	n.mu.Unlock()
+	if all == nil {
 		return
 	}
-	e.reply <- slices.Collect(l.registry.all())
+	maps.DeleteFunc(all, func(_ string, s *Subscription) bool { return s == nil || !s.over() || !s.settled() })
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	for name, s := range all {
+		if n.inUse[name] == s {
+			delete(n.inUse, name)
+		}
+	}
+	n.sweepAbove = 64 + 2*len(n.inUse)
 }
+
+// over reports whether s has ended or was closed.
+func (s *Subscription) over() bool { return s.closed.Load() || s.State().Phase == SubEnded }
+
+// settled reports whether nothing is left to save, now and later.
+func (s *Subscription) settled() bool {
+	st := s.queue.stats()
+	return st.Waiting+st.Unacked == 0 && s.queue.saver.Settled()
+}
+
+// set makes s the subscription with name, or frees the name if s is nil.
+func (n *cursorNames) set(name string, s *Subscription) {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	if s == nil {
+		delete(n.inUse, name)
+		return
+	}
+	n.inUse[name] = s
+}
+
+// finish saves what is not saved yet, within maxLastSave. With closed, nothing is saved
+// after it.
+func (n *cursorNames) finish(closed bool) {
+	n.mu.Lock()
+	subs := slices.Collect(maps.Values(n.inUse))
+	n.mu.Unlock()
+	ctx, cancel := context.WithTimeout(context.Background(), maxLastSave)
+	defer cancel()
+	var all sync.WaitGroup
+	for _, s := range subs {
+		if s != nil && (closed || !s.queue.saver.Settled()) {
+			all.Go(func() {
+				if closed {
+					s.queue.saver.Retire(ctx)
+				} else {
+					s.queue.saver.Flush(ctx)
+				}
+			})
+		}
+	}
+	all.Wait()
+}
+
+// maxLastSave bounds how long Done waits for stores. It is longer than saver.SaveTimeout.
+const maxLastSave = saver.SaveTimeout + 2*time.Second

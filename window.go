@@ -3,6 +3,7 @@ package limpet
 import (
 	"errors"
 	"math"
+	"slices"
 	"sync"
 	"time"
 
@@ -35,6 +36,8 @@ type window struct {
 	firstPending int               // index before which every slot has its outcome
 	oneByOneUpTo uint64            // up to this sequence number a frame carries one message: a batch was too big
 	resends      []uint64          // of the last batch, until countResends
+	again        []sendAgain       // messages to be sent again, the next first
+	batch        uint32            // number of the last batch; 0 with sessions
 	resolved     [2]int            // outcomes to be published are in slots [from, to)
 	freedBytes   int               // payload bytes that they held
 	notify       *notifier         // of messages that failed
@@ -167,14 +170,16 @@ func (w *window) acknowledge(a *wire.Ack) error {
 		}
 		top = max(top, r.Hi)
 	}
-	for _, r := range a.Rejects {
-		top = max(top, r.Seq)
+	if w.sessions { // elsewhere a server may answer to anything
+		for _, r := range a.Rejects {
+			top = max(top, r.Seq)
+		}
 	}
 	if top > w.highestSent {
 		return &wire.CodeError{Code: 4000, Reason: "acknowledged a message that was never sent"}
 	}
 	for _, reject := range a.Rejects {
-		if i, r := w.lookup(reject.Seq); r != nil {
+		if i, r := w.lookup(reject.Seq); r != nil && (w.sessions || r.firstSent != 0) {
 			w.reject(i, reject)
 		}
 	}
@@ -206,6 +211,10 @@ func (w *window) settleThrough(seq uint64, o Outcome) {
 }
 
 func (w *window) reject(i int, reject wire.Reject) {
+	if reject.Retry > 0 && !reject.Unknown && !w.sessions {
+		w.refusedForNow(i, reject, time.Now())
+		return
+	}
 	if reject.Unknown {
 		w.settle(i, Unknown, &Error{Op: opReceipt, Class: ClassOutcome, Code: shownCode(reject.Code, reject.PeerCode), Detail: peerText(reject.Reason), Err: ErrOutcomeUnknown})
 		return
@@ -220,7 +229,7 @@ func (w *window) resume(ready *wire.Ready, dedup bool) error {
 	w.bytesSent, w.credit = 0, wire.Credit{}
 	if !w.sessions {
 		w.credit = wire.Credit{N: math.MaxUint64, Bytes: math.MaxUint64}
-		w.nextToSend = 0
+		w.rewind()
 		return nil
 	}
 	a := ready.Ack
@@ -302,19 +311,20 @@ func (w *window) connectionLost() {
 		return
 	}
 	w.doubtSent()
-	w.nextToSend = 0
+	w.rewind()
 }
 
 // nextBatch appends the messages to send now to messages and the operations
-// that send them to ops: in order, as many as the server's credit and maxBytes
+// that send them to ops: in order, as many as the server's credit, maxBytes and most
 // allow.
-func (w *window) nextBatch(ops []wire.Op, messages []wire.Message, now time.Time, maxBytes int) ([]wire.Op, []wire.Message) {
+func (w *window) nextBatch(ops []wire.Op, messages []wire.Message, now time.Time, maxBytes, most int) ([]wire.Op, []wire.Message) {
 	timestamp := w.timestamp(now)
+	w.countBatch()
 	size, count := 0, 0
-	for w.nextToSend < w.slots.Len() && size < maxBytes {
+	for w.nextToSend < w.slots.Len() && size < maxBytes && count < most {
 		r := *w.slots.At(w.nextToSend)
 		seq := w.firstSeq + uint64(w.nextToSend)
-		if r.settled {
+		if r.settled || r.sentIn != 0 {
 			w.nextToSend++
 			continue
 		}
@@ -348,6 +358,7 @@ func (w *window) nextBatch(ops []wire.Op, messages []wire.Message, now time.Time
 		var op *wire.Op
 		ops, op = appendReused(ops)
 		op.Kind, op.Cmd, op.Message = wire.OpPublish, seq*4+3, m
+		r.sentIn = w.batch
 		w.nextToSend++
 		count++
 		size += len(m.Payload) + 64
@@ -373,12 +384,7 @@ func (w *window) countResends(through uint64) {
 
 // inFlight reports whether a message sent on this connection is not settled.
 func (w *window) inFlight() bool {
-	for _, r := range w.slots.All()[:w.nextToSend] {
-		if !r.settled {
-			return true
-		}
-	}
-	return false
+	return slices.ContainsFunc(w.sentSlots(), w.isInFlight)
 }
 
 // rejectUnencodable rejects the message seq, which the codec could not encode,
@@ -394,9 +400,10 @@ func (w *window) rejectUnencodable(seq uint64, cause error, now time.Time) bool 
 	}
 	for i := w.nextToSend - 1; i >= first; i-- {
 		takenBack := *w.slots.At(i)
-		if takenBack.settled {
+		if takenBack.settled || takenBack.sentIn != w.batch {
 			continue
 		}
+		takenBack.sentIn = 0
 		w.bytesSent -= uint64(len(takenBack.payload))
 		if takenBack.firstSent == w.timestamp(now) {
 			takenBack.firstSent = 0
@@ -429,26 +436,21 @@ func (w *window) resolveUnsettled(i int, o Outcome, err error) {
 }
 
 // frameTooBig handles a frame that was too big for the peer. The messages in
-// flight are sent again one by one; if there was only one, it is rejected.
-func (w *window) frameTooBig() {
+// flight are sent again one by one; if there was only one, and nothing else that the
+// frame can have held, it is rejected.
+func (w *window) frameTooBig(alone bool) {
 	count, last := 0, 0
-	for i, r := range w.slots.All()[:w.nextToSend] {
-		if !r.settled && r.decided == Pending {
+	sent := w.sentSlots()
+	for i, r := range sent {
+		if r.decided == Pending && w.isInFlight(r) {
 			count, last = count+1, i
 		}
 	}
-	w.oneByOneUpTo = max(w.oneByOneUpTo, w.firstSeq+uint64(w.nextToSend)-1)
-	if count == 1 {
+	w.oneByOneUpTo = max(w.oneByOneUpTo, w.firstSeq+uint64(len(sent))-1)
+	if count == 1 && alone {
 		w.resolveUnsettled(last, Rejected, outcomeError(joinReason(ErrRejected, ErrTooBig)))
 		w.publishOutcomes()
 	}
-}
-
-// written resolves the messages up to seq as Written, for a dialect without
-// acknowledgements.
-func (w *window) written(seq uint64) {
-	w.settleThrough(min(seq, w.lastSeq()), Written)
-	w.publishOutcomes()
 }
 
 // expire ends the messages whose TTL passed before they were sent, and sets
@@ -488,11 +490,4 @@ func (w *window) close() {
 	w.slots.Reset()
 	w.admitted.Reset()
 	w.firstPending = 0
-}
-
-const opReceipt = "receipt"
-
-// outcomeError is the error of a receipt for which the server gave no code.
-func outcomeError(err error) *Error {
-	return &Error{Op: opReceipt, Class: ClassOutcome, Err: err}
 }

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"math/rand/v2"
+	"net/http"
 	"slices"
 	"testing"
 	"testing/synctest"
@@ -215,7 +216,7 @@ func TestBatchFitsTheLink(t *testing.T) {
 	}
 	var got [][]int
 	for w.nextToSend < w.slots.Len() {
-		ops, _ := w.nextBatch(nil, nil, time.Now(), 1024)
+		ops, _ := w.nextBatch(nil, nil, time.Now(), 1024, 100)
 		var batch []int
 		for i := range ops {
 			batch = append(batch, len(ops[i].Message.Payload))
@@ -237,13 +238,13 @@ func TestResentNeverGoesDown(t *testing.T) {
 	}
 	w.credit = wire.Credit{N: 10, Bytes: 100}
 	now := time.Now()
-	w.nextBatch(nil, nil, now, 1000)
+	w.nextBatch(nil, nil, now, 1000, 100)
 	w.countResends(4)
 	w.nextToSend = 0 // another connection
 	var seen []uint64
 	note := func() { seen = append(seen, stats.resent.Load()) }
 	note()
-	w.nextBatch(nil, nil, now.Add(time.Second), 1000)
+	w.nextBatch(nil, nil, now.Add(time.Second), 1000, 100)
 	note()
 	if !w.rejectUnencodable(3, errors.New("no"), now.Add(time.Second)) {
 		t.Fatal("the fault did not happen")
@@ -251,7 +252,7 @@ func TestResentNeverGoesDown(t *testing.T) {
 	note()
 	w.countResends(2)
 	note()
-	w.nextBatch(nil, nil, now.Add(2*time.Second), 1000)
+	w.nextBatch(nil, nil, now.Add(2*time.Second), 1000, 100)
 	w.countResends(4)
 	note()
 	if want := []uint64{0, 0, 0, 2, 4}; !slices.Equal(seen, want) { // 3 as a void message, and 4
@@ -268,7 +269,7 @@ func TestReplyAfterTheOutcome(t *testing.T) {
 		w.add(&receipts[i], time.Now())
 	}
 	w.credit = wire.Credit{N: 2, Bytes: 1}
-	w.nextBatch(nil, nil, time.Now(), 1000)
+	w.nextBatch(nil, nil, time.Now(), 1000, 100)
 	for _, reply := range []string{"first", "second"} {
 		if err := w.acknowledge(&wire.Ack{Cmd: 2*4 + 3, Reply: []byte(reply)}); err != nil {
 			t.Fatal(err)
@@ -277,5 +278,89 @@ func TestReplyAfterTheOutcome(t *testing.T) {
 	ack, err := receipts[1].Wait(t.Context())
 	if err != nil || ack.Outcome != Acked || string(ack.Reply) != "first" || receipts[0].Outcome() != Pending {
 		t.Errorf("%v, %q, %v, the other one is %v", ack.Outcome, ack.Reply, err, receipts[0].Outcome())
+	}
+}
+
+// Messages that are admitted while the client ends, and come too late for it, leave the window.
+func TestPublishAtTheEnd(t *testing.T) {
+	c, err := New("wss://nowhere", options(&Options{HTTPClient: &http.Client{Transport: nowhere{}}}))
+	if err != nil {
+		t.Fatal(err)
+	}
+	messages := []Outgoing{{Topic: "a", Payload: []byte("123")}, {Topic: "a"}}
+	if err := c.admit(t.Context(), messages); err != nil {
+		t.Fatal(err)
+	}
+	c.Close()
+	<-c.Done()
+	err = c.postAdmitted(publish{make([]Receipt, 2)}, messages)
+	if st := c.Stats(); !errors.Is(err, ErrClosed) || !SafeToRetry(err) || st.Window != 0 || st.WindowBytes != 0 || st.Published != 0 {
+		t.Errorf("%v: %d messages, %d bytes, %d published", err, st.Window, st.WindowBytes, st.Published)
+	}
+}
+
+// A message that waits to be sent again is not in flight: it holds up nothing that must be
+// sent alone, and it is not the one that was too big.
+func TestWaitingToBeSentAgainIsNotInFlight(t *testing.T) {
+	w := newWindow(false, new(admission), new(counters))
+	if err := w.resume(&wire.Ready{}, false); err != nil {
+		t.Fatal(err)
+	}
+	now := time.Now()
+	var receipts [3]Receipt
+	for i := range receipts[:2] {
+		w.add(&receipts[i], now)
+	}
+	w.nextBatch(nil, nil, now, 1000, 100)
+	if err := w.acknowledge(&wire.Ack{Rejects: []wire.Reject{{Seq: 1, Retry: time.Minute}}}); err != nil {
+		t.Fatal(err)
+	}
+	w.frameTooBig(true)
+	if receipts[0].decided != Pending || receipts[1].decided != Rejected {
+		t.Errorf("the one that waits is %v, the one in flight %v", receipts[0].decided, receipts[1].decided)
+	}
+	w.add(&receipts[2], now)
+	w.oneByOneUpTo = 3
+	if ops, _ := w.nextBatch(nil, nil, now, 1000, 100); len(ops) != 1 || ops[0].Message.Seq != 3 {
+		t.Errorf("%d messages are sent", len(ops))
+	}
+	w.acknowledge(&wire.Ack{Cmd: 3*4 + 3})
+	w.takeAgain(now.Add(2 * time.Minute))
+	if ops, _ := w.nextBatch(nil, nil, now.Add(2*time.Minute), 1000, 100); len(ops) != 1 || ops[0].Message.Seq != 1 || !w.nextAgain().IsZero() {
+		t.Errorf("%d messages are sent again", len(ops))
+	}
+}
+
+// The connection is lost when the time of a message has come and it is not written yet: what
+// was sent behind it, and may be sent twice, is sent on the next connection.
+func TestConnectionIsLostBeforeSendingAgain(t *testing.T) {
+	w := newWindow(false, new(admission), new(counters))
+	connect := func() {
+		if err := w.resume(&wire.Ready{}, false); err != nil {
+			t.Fatal(err)
+		}
+	}
+	connect()
+	now := time.Now()
+	var receipts [3]Receipt
+	for i := range receipts {
+		receipts[i].atLeastOnce = true
+		w.add(&receipts[i], now)
+	}
+	w.nextBatch(nil, nil, now, 1000, 100)
+	if err := w.acknowledge(&wire.Ack{Rejects: []wire.Reject{{Seq: 1, Retry: time.Minute}}}); err != nil {
+		t.Fatal(err)
+	}
+	w.takeAgain(now.Add(2 * time.Minute))
+	if !w.inFlight() {
+		t.Error("nothing is in flight")
+	}
+	w.connectionLost()
+	if w.inFlight() {
+		t.Error("what was in flight on the last connection is in flight on this one")
+	}
+	connect()
+	if ops, _ := w.nextBatch(nil, nil, now.Add(3*time.Minute), 1000, 100); len(ops) != 3 {
+		t.Errorf("%d messages are sent on the next connection", len(ops))
 	}
 }

@@ -22,9 +22,10 @@ var feedRow = row{
 	needs: []string{"coinbase.ws", "kraken.ws"}, agree: []string{"messages", "sum"},
 	variants: []variant{{name: "coinbase", with: recorded("coinbase.ws")}, {name: "kraken v1", with: recorded("kraken.ws")}},
 	candidates: []contender{
-		{"limpet Messages", "blast", limpetRecorded(eachMessage)},
-		{"limpet Batches", "blast", limpetRecorded(eachBatch)},
-		{"limpet Merge", "blast", limpetRecorded(merged)},
+		{"limpet Messages", "blast", limpetRecorded(eachMessage, false)},
+		{"limpet Batches", "blast", limpetRecorded(eachBatch, false)},
+		{"limpet Batches, lent", "blast", limpetRecorded(eachBatch, true)},
+		{"limpet Merge", "blast", limpetRecorded(merged, false)},
 		{"gorilla ReadMessage, encoding/json", "blast", gorillaRecorded(stdjson.Unmarshal, false)},
 		{"gorilla ReadMessage, goccy/go-json", "blast", gorillaRecorded(goccy, false)},
 		{"gorilla NextReader, encoding/json", "blast", gorillaRecorded(stdjson.Unmarshal, true)},
@@ -35,7 +36,7 @@ var feedRow = row{
 
 func feedVerdicts(variants ...string) (list []comparison) {
 	for _, v := range variants {
-		for _, ours := range []string{"limpet Messages", "limpet Batches"} {
+		for _, ours := range []string{"limpet Messages", "limpet Batches", "limpet Batches, lent"} {
 			list = append(list,
 				comparison{variant: v, ours: ours, against: "gorilla ReadMessage, encoding/json", inverse: true, floor: 1, goal: 3},
 				comparison{variant: v, ours: ours, against: "gorilla ReadMessage, goccy/go-json", inverse: true, floor: 1, goal: 1.5},
@@ -69,6 +70,7 @@ func feedOf(file string) (wire.Dialect, []string, error) {
 		return nil, nil, err
 	}
 	table, channels := exchange.Coinbase(), []string{"matches", "level2", "ticker"}
+	table.Limits = wire.ConnectionLimits{} // a recording confirms what was asked for until then
 	if file == "kraken.ws" {
 		table, channels = kraken(), []string{"book-1000"}
 	}
@@ -154,7 +156,7 @@ type consume func(ctx context.Context, subs []*limpet.Subscription, took func(*r
 
 var errAll = errors.New("all messages have come")
 
-func limpetRecorded(take consume) func(spec) (outcome, error) {
+func limpetRecorded(take consume, lend bool) func(spec) (outcome, error) {
 	return func(s spec) (outcome, error) {
 		s.Run = os.Getpid()
 		dialect, topics, err := feedOf(s.Recording)
@@ -175,7 +177,7 @@ func limpetRecorded(take consume) func(spec) (outcome, error) {
 		defer c.Close()
 		var subs []*limpet.Subscription
 		for _, topic := range topics {
-			sub, err := c.Subscribe(ctx, topic, &limpet.SubscribeOptions{Delivery: room})
+			sub, err := c.Subscribe(ctx, topic, &limpet.SubscribeOptions{Delivery: room, Lend: lend})
 			if err != nil {
 				return nil, err
 			}

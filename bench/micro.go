@@ -21,7 +21,10 @@ var deliveryRow = row{
 		{variant: "", ours: "Batches, offered by 64", floor: 140, goal: 30},
 		{variant: "", ours: "Batches", floor: 140, goal: 30},
 		{variant: "", ours: "Messages", floor: 140, goal: 30},
-		{variant: "", ours: "C", floor: 140, goal: 30},
+		{variant: "", ours: "C", floor: 500, goal: 200},
+		{variant: "", ours: "Latest, 64 keys, offered by 64", floor: 140, goal: 60},
+		{variant: "", ours: "Rate, offered by 64", floor: 140, goal: 40},
+		{variant: "", ours: "Every, offered by 64", floor: 140, goal: 40},
 	},
 }
 

@@ -50,6 +50,28 @@ var receiveRow = row{
 	},
 }
 
+// lentRow is what the memory of payloads costs.
+var lentRow = row{
+	id: "F2", title: "receive with payloads that are owned or lent (F1, F2)", metric: "cpu", unit: "client CPU ns a message",
+	variants: []variant{{name: "64 B", with: sized(64, 400_000)}, {name: "512 B", with: sized(512, 200_000)}},
+	candidates: []contender{
+		{"limpet Messages", "blast", limpetReceive(receiveAs{})},
+		{"limpet Batches", "blast", limpetReceive(receiveAs{batches: true})},
+		{"limpet Batches, lent", "blast", limpetReceive(receiveAs{batches: true, lent: true})},
+		{"gorilla NextReader", "blast", gorillaReceive},
+	},
+	compare: []comparison{
+		{id: "F1", variant: "64 B", ours: "limpet Messages", floor: 251, goal: 150},
+		{id: "F1", variant: "64 B", ours: "limpet Batches", floor: 212, goal: 120},
+		{variant: "64 B", ours: "limpet Batches, lent", floor: 200, goal: 90},
+		{variant: "512 B", ours: "limpet Batches, lent", floor: 500, goal: 250},
+		{variant: "64 B", ours: "limpet Batches, lent", metric: "allocs", floor: 0.05, goal: 0.05},
+		{variant: "512 B", ours: "limpet Batches, lent", metric: "allocs", floor: 0.05, goal: 0.05},
+		{variant: "64 B", ours: "limpet Batches, lent", against: "limpet Batches", floor: 1, goal: 0.75},
+		{variant: "512 B", ours: "limpet Batches, lent", against: "limpet Batches", floor: 1, goal: 0.6},
+	},
+}
+
 // receiveAs is how limpet receives. Pack is how many envelopes a WebSocket message
 // holds: 1, which a server sends when messages are rare, costs most.
 type receiveAs struct {
@@ -57,6 +79,7 @@ type receiveAs struct {
 	batches, plain bool
 	raw            bool // a language without an envelope
 	observed       bool // with everything that observes a client
+	lent           bool // with SubscribeOptions.Lend
 }
 
 func limpetReceive(as receiveAs) func(spec) (outcome, error) {
@@ -86,7 +109,7 @@ func limpetReceive(as receiveAs) func(spec) (outcome, error) {
 		}
 		// Any part of the machine may be the slowest: with room for 4,096 messages
 		// the server does not wait for credit.
-		o := &limpet.SubscribeOptions{Delivery: limpet.Delivery{Buffer: as.buffer, Bytes: room}}
+		o := &limpet.SubscribeOptions{Delivery: limpet.Delivery{Buffer: as.buffer, Bytes: room}, Lend: as.lent}
 		sub, err := c.Subscribe(ctx, "feed", o)
 		if err != nil {
 			return nil, err

@@ -4,6 +4,6 @@ package main
 var rows = []row{
 	receiveRow, publishRow, waitingRow, roundTripRow, writesRow,
 	idleRow, residentRow, recoverRow, recoverDefaultRow,
-	deliveryRow, codecRow, exactRow, herdRow, feedRow, observeRow,
+	deliveryRow, codecRow, exactRow, herdRow, feedRow, observeRow, lentRow,
 	scaleClientsRow, scaleSubsRow, scaleSizesRow,
 }

@@ -36,6 +36,7 @@ func sioClient(t *testing.T, l *link, o socketio.Options, co limpet.Options, top
 		co.Dialect = socketio.New(o)
 	}
 	co.Backoff = limpet.Backoff{First: -1, Initial: 20 * time.Millisecond, Max: 100 * time.Millisecond}
+	l.Cut(true) // until all topics are subscribed to: the server sends at once
 	client, err := limpet.New(l.URL, &co)
 	if err != nil {
 		t.Fatal(err)
@@ -49,6 +50,7 @@ func sioClient(t *testing.T, l *link, o socketio.Options, co limpet.Options, top
 		}
 		subs = append(subs, sub)
 	}
+	l.Cut(false)
 	return client, subs
 }
 
@@ -277,13 +279,13 @@ func sioRooms() socketio.Options {
 	}
 }
 
-// TestSocketIORooms: a room is joined, refused, left, kept by a recovered session, and
-// joined again at a server that was restarted.
+// TestSocketIORooms: a room is joined, refused, left, kept by a recovered session, left there
+// if it was closed in the meantime, and joined again at a server that was restarted.
 func TestSocketIORooms(t *testing.T) {
 	p, l := sioServer(t, "recovery")
-	client, subs := sioClient(t, l, sioRooms(), limpet.Options{}, "px", "secret", "fx")
-	px, secret, fx := subs[0], subs[1], subs[2]
-	for _, s := range []*limpet.Subscription{px, fx} {
+	client, subs := sioClient(t, l, sioRooms(), limpet.Options{}, "px", "secret", "fx", "bonds")
+	px, secret, fx, bonds := subs[0], subs[1], subs[2], subs[3]
+	for _, s := range []*limpet.Subscription{px, fx, bonds} {
 		if err := s.WaitLive(sioContext(t)); err != nil {
 			t.Fatal(err)
 		}
@@ -296,10 +298,17 @@ func TestSocketIORooms(t *testing.T) {
 	sioWant(t, sioTake(t, px, 1), `px {"seq":1}`)
 	l.Cut(true)
 	p.Tell("room px")
+	if _, err := client.WaitState(sioContext(t), func(s limpet.State) bool { return s.Phase != limpet.Ready }); err != nil {
+		t.Fatal(err)
+	}
+	bonds.Close()
 	l.Cut(false)
 	p.Tell("room fx")
 	sioWant(t, sioTake(t, px, 1), `px {"seq":2}`) // no Reset: the session was recovered
 	sioWant(t, sioTake(t, fx, 1), `fx {"seq":3}`)
+	if rooms := sioSend(t, client, "rooms", "", nil).Reply; string(rooms) != `[["px","fx"]]` || !client.State().Resumed {
+		t.Errorf("resumed %v, the session has the rooms %s", client.State().Resumed, rooms)
+	}
 	fx.Close()
 	sioSend(t, client, "echo", "", nil) // behind "leave"
 	p.Tell("room fx")
@@ -315,6 +324,32 @@ func TestSocketIORooms(t *testing.T) {
 	}
 	p.Tell("room px")
 	sioWant(t, sioTake(t, px, 2), "reset", `px {"seq":1}`)
+}
+
+// TestSocketIOAdvice: a server that is busy is asked again when it says, on the same
+// connection, and answers its pings meanwhile.
+func TestSocketIOAdvice(t *testing.T) {
+	_, l := sioServer(t)
+	rec := &sioRecorder{dialect: socketio.New(socketio.Options{Refused: func(message string, data []byte) (wire.Action, time.Duration) {
+		var advice struct{ Wait int }
+		if json.Unmarshal(data, &advice) != nil || advice.Wait == 0 {
+			return wire.ActionDefault, 0
+		}
+		return wire.ActionRetryNow, time.Duration(advice.Wait) * time.Millisecond
+	}})}
+	auth := func(context.Context, limpet.AttemptInfo) (limpet.Credential, error) {
+		return limpet.Credential{Token: "busy"}, nil
+	}
+	began := time.Now()
+	client, subs := sioClient(t, l, socketio.Options{}, limpet.Options{Dialect: rec, Auth: auth}, "hello")
+	sioWant(t, sioTake(t, subs[0], 1), `hello {"room":1}`)
+	if took := time.Since(began); took < 700*time.Millisecond || client.Stats().Attempts != 1 || l.Made() != 1 {
+		t.Errorf("ready after %v, %d connections", took, l.Made())
+	}
+	if ack := sioSend(t, client, "echo", `1`, nil); string(ack.Reply) != "[1]" {
+		t.Errorf("the reply %s", ack.Reply)
+	}
+	rec.save(t, "advice")
 }
 
 // TestSocketIORefusals: what ends a client, and what a new credential mends.

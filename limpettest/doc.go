@@ -10,6 +10,9 @@
 //		// dial srv.URL() with srv.HTTPClient() ...
 //	})
 //
+// NewServer is a server of limpet.v1. NewHandler serves an http.Handler of yours instead, such as
+// an imitation of the server that your program talks to, made with any WebSocket library.
+//
 // TestServerTour walks through all of it. The package does not depend on the limpet
 // client: any WebSocket client that takes an *http.Client can be tested with it.
 package limpettest

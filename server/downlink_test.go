@@ -2,6 +2,7 @@ package server_test
 
 import (
 	"context"
+	"math"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -290,5 +291,27 @@ func TestByteCreditOfUplink(t *testing.T) {
 		c.hello(native.Hello{CN: 1})
 		c.send(msg(1, idOf(1), "t", string(make([]byte, 1001))), msg(2, idOf(2), "t", ""), msg(3, idOf(3), "t", "x"))
 		c.wantClose(native.CloseProtocolError)
+	})
+}
+
+// A lifetime below a millisecond is one: to a client 0 would mean that there is no end.
+func TestShortTTLIsSent(t *testing.T) {
+	both(t, func(t *testing.T, enc native.Encoding) {
+		r := newRig(t, nil)
+		c := r.connect(enc)
+		c.hello(native.Hello{CN: 1})
+		c.send(sub(1, "t", native.FromNew, 9))
+		c.next(native.TypeSubOK)
+		for _, tc := range []struct {
+			ttl  time.Duration
+			want uint64
+		}{{time.Nanosecond, 1}, {1001 * time.Microsecond, 2}, {time.Second, 1000}, {math.MaxInt64, math.MaxInt64/1_000_000 + 1}, {0, 0}} {
+			if _, err := r.srv.Publish(context.Background(), "t", nil, &server.PublishOptions{TTL: tc.ttl}); err != nil {
+				t.Fatal(err)
+			}
+			if got := c.next(native.TypeMsg).Msg.TTL; got != tc.want {
+				t.Errorf("%v was sent as %d ms, want %d", tc.ttl, got, tc.want)
+			}
+		}
 	})
 }

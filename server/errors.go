@@ -57,13 +57,16 @@ func codeOf(err error, fallback uint64) (code uint64, reason string, retry time.
 	return fallback, "", 0
 }
 
-// retryMillis returns Error.Retry for a frame, in which 0 means that there is no other
-// attempt. A time in the past has come.
-func retryMillis(d time.Duration) uint64 {
-	if d == 0 {
+// wholeMillis returns Error.Retry or a TTL for a frame, in which 0 means that there is
+// none: rounded up. A time in the past has come.
+func wholeMillis(d time.Duration) uint64 {
+	switch {
+	case d == 0:
 		return 0
+	case d < 0:
+		return 1
 	}
-	return uint64(max(1, (d+time.Millisecond-1)/time.Millisecond))
+	return uint64((d-1)/time.Millisecond) + 1
 }
 
 // fault ends a connection.

@@ -7,7 +7,9 @@ import (
 	"log/slog"
 	"net"
 	"net/http"
+	"net/url"
 	"runtime/debug"
+	"slices"
 	"syscall"
 	"time"
 
@@ -71,7 +73,8 @@ type Message struct {
 //
 // An error after the end of the context, one that is context.Canceled, one with
 // Timeout() true, such as context.DeadlineExceeded, and a failure of the network
-// or of the system that passes (*net.OpError, *net.DNSError, too many open files) decide
+// or of the system that passes (*net.OpError, *net.DNSError, an HTTP request without an
+// answer, too many open files, a full disk) decide
 // nothing: the connection is closed with 4203, the client backs off and sends the message
 // again. A subscription is refused with unavailable (7), and the client asks again.
 //
@@ -81,7 +84,8 @@ type Hooks struct {
 	// Authenticate decides who the client is, from the upgrade request and the
 	// token of its HELLO, within 10 seconds. It also runs when a session is
 	// resumed. An error ends the connection with 4101, or with Error.Code if
-	// that is a close code. Nil accepts every client as Principal{}: do not
+	// that is a close code; rate_limited, unavailable and internal (5, 7, 8) stand for
+	// 4201, 4203 and 4202, after which a client comes back with the same credential. Nil accepts every client as Principal{}: do not
 	// expose such a server.
 	Authenticate func(ctx context.Context, r *http.Request, token string) (Principal, error)
 
@@ -155,6 +159,7 @@ func (p *peer) undecided(err error) error {
 	var slow interface{ Timeout() bool }
 	var network *net.OpError
 	var lookup *net.DNSError
+	var request *url.Error
 	var system syscall.Errno
 	switch {
 	case p.hooks.Err() != nil:
@@ -163,13 +168,25 @@ func (p *peer) undecided(err error) error {
 	case errors.Is(err, context.Canceled):
 	case errors.As(err, &slow) && slow.Timeout():
 	case errors.As(err, &network):
-	case errors.As(err, &lookup) && !lookup.IsNotFound:
-	case errors.As(err, &system) && (system.Temporary() || system == syscall.ECONNREFUSED || system == syscall.ECONNRESET || system == syscall.EPIPE):
+	case errors.As(err, &lookup):
+		if lookup.IsNotFound {
+			return nil
+		}
+	case errors.Is(err, net.ErrClosed):
+	case errors.As(err, &request) && request.Op != "parse": // of an http.Client: no answer came
+	case errors.As(err, &system) && (system.Temporary() || slices.Contains(passing, system)):
 	default:
 		return nil
 	}
 	p.log.Warn("a hook could not decide", "error", quote(err.Error()))
 	return &fault{code: native.CloseBackendUnavailable, reason: "the server could not decide"}
+}
+
+// passing are errors of the system that have nothing to do with a message, besides those
+// that it calls temporary itself.
+var passing = []syscall.Errno{
+	syscall.ECONNREFUSED, syscall.ECONNRESET, syscall.ECONNABORTED, syscall.EPIPE, syscall.ENETDOWN, syscall.ENETUNREACH, syscall.EHOSTUNREACH,
+	syscall.ENOSPC, syscall.EDQUOT, syscall.ENOMEM, syscall.ENOBUFS, syscall.EIO,
 }
 
 // recovered turns a panic of a hook or of the log into an error and logs its stack.

@@ -4,12 +4,16 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"io/fs"
+	"log/slog"
 	"net"
 	"net/http"
 	"net/url"
 	"os"
 	"runtime"
+	"strings"
+	"sync"
 	"sync/atomic"
 	"syscall"
 	"testing"
@@ -93,10 +97,31 @@ func TestSupersededDuringHook(t *testing.T) {
 	})
 }
 
+// lockedText is a log that is read while it is written.
+type lockedText struct {
+	mu   sync.Mutex
+	said []byte
+}
+
+func (l *lockedText) Write(p []byte) (int, error) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.said = append(l.said, p...)
+	return len(p), nil
+}
+
+func (l *lockedText) text() string {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return string(l.said)
+}
+
 // A hook that hangs ends some time after its connection, also if the client never comes back.
+// One that ignores its context keeps the place of its connection, and the log says so once.
 func TestHookOfLostConnectionIsBounded(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		r := newRig(t, &server.Options{Hooks: server.Hooks{OnPublish: func(ctx context.Context, _ server.Principal, m server.Message) error {
+		var log lockedText
+		r := newRig(t, &server.Options{Logger: slog.New(slog.NewTextHandler(&log, nil)), Hooks: server.Hooks{OnPublish: func(ctx context.Context, _ server.Principal, m server.Message) error {
 			if m.Topic == "ignores its context" {
 				time.Sleep(5 * time.Minute)
 			} else {
@@ -110,7 +135,13 @@ func TestHookOfLostConnectionIsBounded(t *testing.T) {
 			c.send(msg(1, idOf(1), topic, "x"), msg(2, idOf(2), topic, "x"), msg(3, idOf(3), topic, "x"))
 			synctest.Wait()
 			c.ws.CloseNow()
-			time.Sleep(6 * time.Minute)
+			time.Sleep(4 * time.Minute)
+			synctest.Wait()
+			said, conns := strings.Count(log.text(), "a hook has not returned"), r.srv.Stats().Conns
+			if ignores := topic != "t"; ignores != (said == 1) || ignores != (conns == 1) {
+				t.Errorf("topic %q: %d connections, %s", topic, conns, log.text())
+			}
+			time.Sleep(2 * time.Minute)
 			if st := r.srv.Stats(); st.Conns != 0 || st.Rejected != 0 {
 				t.Fatalf("topic %q: %d connections, %d rejected", topic, st.Conns, st.Rejected)
 			}
@@ -215,7 +246,7 @@ func TestHookTimesOut(t *testing.T) {
 }
 
 // A hook whose database cannot be reached, or that finds no file descriptor, decides
-// nothing. A name that does not exist is a decision.
+// nothing. A name that does not exist is a decision, and half a value may be the message.
 func TestHookCannotReachItsBackend(t *testing.T) {
 	for what, err := range map[string]error{
 		"refused":      &net.OpError{Op: "dial", Net: "tcp", Err: os.NewSyscallError("connect", syscall.ECONNREFUSED)},
@@ -224,9 +255,16 @@ func TestHookCannotReachItsBackend(t *testing.T) {
 		"an HTTP call": &url.Error{Op: "Get", URL: "http://policy", Err: &net.OpError{Op: "read", Err: syscall.EPIPE}},
 		"DNS":          &net.DNSError{Err: "server misbehaving", Name: "db", IsTemporary: true},
 		"descriptors":  &fs.PathError{Op: "open", Path: "policy", Err: syscall.EMFILE},
+		"no answer":    &url.Error{Op: "Post", URL: "http://policy", Err: io.EOF},
+		"no TLS":       &url.Error{Op: "Get", URL: "https://policy", Err: errors.New("tls: first record does not look like a TLS handshake")},
+		"a closed one": fmt.Errorf("query: %w", net.ErrClosed),
+		"no route":     fmt.Errorf("query: %w", syscall.EHOSTUNREACH),
+		"a full disk":  &fs.PathError{Op: "write", Path: "audit", Err: syscall.ENOSPC},
 		"no such name": &net.DNSError{Err: "no such host", Name: "db", IsNotFound: true},
 		"a bad URL":    &url.Error{Op: "parse", URL: "%", Err: url.EscapeError("%")},
 		"no such file": &fs.PathError{Op: "open", Path: "policy", Err: syscall.ENOENT},
+		"no host":      &url.Error{Op: "Get", URL: "http://db", Err: &net.OpError{Op: "dial", Err: &net.DNSError{Err: "no such host", Name: "db", IsNotFound: true}}},
+		"half a value": io.ErrUnexpectedEOF, // as of a json.Decoder: the message
 	} {
 		t.Run(what, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
@@ -235,7 +273,7 @@ func TestHookCannotReachItsBackend(t *testing.T) {
 				c.hello(native.Hello{CN: 1})
 				c.publish(1, "t", "x")
 				switch what {
-				case "no such name", "a bad URL", "no such file":
+				case "no such name", "a bad URL", "no such file", "half a value":
 					if nak, _ := c.acked(1); len(nak) != 1 || nak[0].Code != native.CodeBadRequest {
 						t.Errorf("rejections %v", nak)
 					}
@@ -327,6 +365,26 @@ func TestErrorOfAHookArrives(t *testing.T) {
 			var closed websocket.CloseError
 			if !errors.As(err, &closed) || closed.Code != native.CloseOverloaded || closed.Reason != tc.reason {
 				t.Errorf("%+v: %v", tc.err, err)
+			}
+		})
+	}
+}
+
+// Authenticate that says "not now", in a code inside frames, has not refused the credential.
+func TestAuthenticateNotNow(t *testing.T) {
+	for code, want := range map[uint64]int{
+		native.CodeUnavailable: native.CloseBackendUnavailable, native.CodeRateLimited: native.CloseRateLimited,
+		native.CodeInternal: native.CloseInternal, native.CodeForbidden: native.CloseAuthInvalid,
+	} {
+		synctest.Test(t, func(t *testing.T) {
+			r := newRig(t, &server.Options{Hooks: server.Hooks{Authenticate: func(context.Context, *http.Request, string) (server.Principal, error) {
+				return server.Principal{}, &server.Error{Code: code, Retry: time.Minute}
+			}}})
+			c := r.connect(native.JSON)
+			c.send(native.Frame{Type: native.TypeHello, Hello: &native.Hello{CN: 1}})
+			frames := c.wantClose(want)
+			if now := code != native.CodeForbidden; now != (len(frames) == 1) || now && frames[0].Err.Retry != 60_000 {
+				t.Errorf("code %d: %d frames", code, len(frames))
 			}
 		})
 	}

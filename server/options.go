@@ -66,8 +66,9 @@ type Options struct {
 	// 1 GiB.
 	MaxPayload int
 
-	// MaxConns bounds the connections. Upgrades beyond it are answered 503.
-	// Defaults to 10,000.
+	// MaxConns bounds the connections. Upgrades beyond it are answered 503. A hook
+	// that ignores the end of its context keeps the place of its connection until it
+	// returns. Defaults to 10,000.
 	MaxConns int
 
 	// MaxPending bounds the connections that have not been welcomed yet.

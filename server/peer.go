@@ -63,6 +63,7 @@ type order struct {
 	session *session
 	expires time.Time
 	beat    time.Duration // the interval in which write sends something
+	limit   uint64        // hello.rl; 0: not known
 }
 
 type orderKind uint8
@@ -81,7 +82,7 @@ type ending struct {
 	reason string
 	mute   bool        // discard queued frames and send only the close code
 	timer  *time.Timer // aborts the connection after closeGrace
-	hooks  *time.Timer // ends a hook after hookGrace
+	hooks  *time.Timer // of endHook
 }
 
 func newPeer(s *Server, sock *socket, enc native.Encoding, r *http.Request) *peer {
@@ -131,7 +132,7 @@ func (p *peer) stop(code uint16, reason string, mute bool) {
 		p.mu.Unlock()
 		return
 	}
-	p.end = &ending{code: code, reason: reason, mute: mute, hooks: time.AfterFunc(hookGrace, p.endHooks)}
+	p.end = &ending{code: code, reason: reason, mute: mute, hooks: time.AfterFunc(hookGrace, p.endHook)}
 	if code != 0 {
 		p.end.timer = time.AfterFunc(closeGrace, p.sock.abort)
 	}
@@ -141,6 +142,19 @@ func (p *peer) stop(code uint16, reason string, mute bool) {
 		p.sock.abort()
 	}
 	p.poke()
+}
+
+// endHook ends the hook of a connection that has ended a while ago. If it has not returned a
+// while after that, the log says so: a goroutine cannot be ended from outside.
+func (p *peer) endHook() {
+	if p.hooks.Err() != nil {
+		p.log.Error("a hook has not returned although its context has ended: until it does, it keeps the place of its connection among Options.MaxConns")
+		return
+	}
+	p.mu.Lock()
+	p.end.hooks.Reset(hookGrace) // before the hook can return, which stops it
+	p.mu.Unlock()
+	p.endHooks()
 }
 
 // supersede ends the connection because a newer one owns the session. Queued

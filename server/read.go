@@ -131,6 +131,9 @@ func (p *peer) hello(h *native.Hello) error {
 			return protocolError("hello.up is not a valid range")
 		}
 	}
+	if h.RL > 0 && h.RL < batchLimit {
+		return protocolError("hello.rl is below %d", batchLimit)
+	}
 	who, err := p.authenticate(h.Tok)
 	h.Tok, p.request = "", nil // no longer needed
 	if err != nil {
@@ -158,7 +161,8 @@ func (p *peer) hello(h *native.Hello) error {
 	p.creditN.Store(w.Cr.N)
 	p.creditB.Store(w.Cr.B)
 	p.server.welcomed(p)
-	p.post(order{kind: orderWelcome, session: s, expires: who.Expires, beat: o.beat(h), frame: native.Frame{Type: native.TypeWelcome, Welcome: w}})
+	p.post(order{kind: orderWelcome, session: s, expires: who.Expires, beat: o.beat(h), limit: h.RL,
+		frame: native.Frame{Type: native.TypeWelcome, Welcome: w}})
 	for i := range h.Subs {
 		if err := p.subscribe(&h.Subs[i]); err != nil {
 			return err
@@ -175,13 +179,30 @@ func refusal(err error) error {
 	switch {
 	case errors.As(err, &p):
 		f.code, f.reason = native.CloseInternal, "internal error"
-	case errors.As(err, &e) && e.Code >= 4000 && e.Code < 5000:
-		f.code, f.reason = uint16(e.Code), strings.ToValidUTF8(e.Reason, "\uFFFD")
+	case errors.As(err, &e) && closeCode(e.Code) != 0:
+		f.code, f.reason = closeCode(e.Code), strings.ToValidUTF8(e.Reason, "\uFFFD")
 		if e.Retry != 0 {
-			f.say = &native.Err{Code: native.CodeUnavailable, Msg: cut(f.reason, native.MaxReason), Retry: retryMillis(e.Retry)}
+			f.say = &native.Err{Code: native.CodeUnavailable, Msg: cut(f.reason, native.MaxReason), Retry: wholeMillis(e.Retry)}
 		}
 	}
 	return f
+}
+
+// closeCode returns the close code for the code that Authenticate has chosen: that itself,
+// or the one with the meaning of a code inside frames that says nothing of the credential;
+// otherwise 0.
+func closeCode(code uint64) uint16 {
+	switch {
+	case code >= 4000 && code < 5000:
+		return uint16(code)
+	case code == native.CodeRateLimited:
+		return native.CloseRateLimited
+	case code == native.CodeUnavailable:
+		return native.CloseBackendUnavailable
+	case code == native.CodeInternal:
+		return native.CloseInternal
+	}
+	return 0
 }
 
 // subscribe checks a subscription and passes it to write, or refuses it.
@@ -194,7 +215,7 @@ func (p *peer) subscribe(q *native.Sub) error {
 	}
 	refuse := func(code uint64, why string, retry time.Duration) error {
 		p.send(native.Frame{Type: native.TypeUnsub, Unsub: &native.Unsub{
-			Ch: q.Ch, Code: code, Msg: cut(why, native.MaxReason), Retry: retryMillis(retry),
+			Ch: q.Ch, Code: code, Msg: cut(why, native.MaxReason), Retry: wholeMillis(retry),
 		}})
 		return nil
 	}

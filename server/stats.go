@@ -5,7 +5,7 @@ import "sync/atomic"
 // Stats are the current state of a server and its counters since New. Counters
 // never decrease.
 type Stats struct {
-	Conns         int // connections, before and after WELCOME
+	Conns         int // connections, before and after WELCOME, with those being upgraded
 	Pending       int // connections before WELCOME
 	Sessions      int // sessions, detached ones included
 	Subscriptions int // live subscriptions
@@ -47,7 +47,7 @@ func (s *Server) Stats() Stats {
 	c, v := &s.stats, s.opt.Log.View()
 	s.mu.Lock()
 	origin, busy, request := c.refusedOrigin.Load(), c.refusedBusy.Load(), c.refusedRequest.Load()
-	conns, pending := len(s.peers), s.pending
+	conns, pending := len(s.peers)+s.joining, s.pending
 	s.mu.Unlock()
 	return Stats{
 		Conns: conns, Pending: pending, Sessions: s.sessions.len(),

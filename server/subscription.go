@@ -3,7 +3,6 @@ package server
 import (
 	"bytes"
 	"strings"
-	"time"
 
 	"github.com/limpet-go/limpet/wire/native"
 )
@@ -120,6 +119,13 @@ func (s *subscription) gap(v View) native.Frame {
 	return f
 }
 
+// gapFor returns the gap in the place of e, which the client cannot read.
+func (s *subscription) gapFor(e *Entry) native.Frame {
+	return native.Frame{Type: native.TypeGap, Gap: &native.Gap{
+		Ch: s.ch, P: s.last, To: e.Offset, Why: native.GapTooBig, N: 1, Tag: e.ID[:],
+	}}
+}
+
 // grant raises the credit. A smaller value is ignored.
 func (s *subscription) grant(c native.Credit) {
 	s.credit.N = max(s.credit.N, c.N)
@@ -137,6 +143,10 @@ func (s *subscription) hasCredit(size int) bool {
 type sink interface {
 	// offer returns false if there is no room for f.
 	offer(f *native.Frame) bool
+
+	// exceeds reports whether the client cannot read the message f: it is sent a gap
+	// in its place.
+	exceeds(f *native.Frame) bool
 
 	// late reports whether the log was read for long enough: something else may
 	// be waiting to be sent.
@@ -193,13 +203,19 @@ func (s *subscription) fill(l Log, v View, buf []*Entry, out sink) (more bool, e
 					return false, nil
 				}
 				f := s.message(e)
+				tooBig := out.exceeds(&f)
+				if tooBig {
+					f = s.gapFor(e)
+				}
 				if messages == turnLimit || !out.offer(&f) {
 					return true, nil
 				}
 				messages++
-				s.sent.N++
-				s.sent.B += uint64(len(e.Payload))
 				s.last = e.Offset
+				if !tooBig { // a gap uses no credit
+					s.sent.N++
+					s.sent.B += uint64(len(e.Payload))
+				}
 			}
 			s.next = e.Offset + 1
 		}
@@ -220,7 +236,7 @@ func (s *subscription) rests(v View) bool {
 func (s *subscription) message(e *Entry) native.Frame {
 	f := native.Frame{Type: native.TypeMsg, Msg: native.Msg{
 		Ch: s.ch, S: e.Offset, P: s.last, HasP: true, ID: e.ID,
-		Payload: e.Payload, Type: e.Type, Header: e.Header, TTL: uint64(e.TTL / time.Millisecond),
+		Payload: e.Payload, Type: e.Type, Header: e.Header, TTL: wholeMillis(e.TTL),
 	}}
 	if s.wild {
 		f.Msg.Topic = e.Topic

@@ -49,6 +49,32 @@ func TestEndDuringUpgrade(t *testing.T) {
 	}
 }
 
+// A connection that is being upgraded is among all connections, as it is among those before
+// WELCOME: the difference is what is ready.
+func TestStatsDuringUpgrade(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		begun, proceed := make(chan struct{}, 1), make(chan struct{})
+		r := newRigBehind(t, nil, wrapping(func(w http.ResponseWriter) http.ResponseWriter { return slowHijacker{w, begun, proceed} }))
+		connected := make(chan *client)
+		go func() { connected <- r.connect(native.JSON) }()
+		<-begun
+		synctest.Wait()
+		if st := r.srv.Stats(); st.Conns != 1 || st.Pending != 1 {
+			t.Errorf("in the upgrade: %d connections, %d before WELCOME", st.Conns, st.Pending)
+		}
+		close(proceed)
+		c := <-connected
+		if st := r.srv.Stats(); st.Conns != 1 || st.Pending != 1 {
+			t.Errorf("before WELCOME: %d connections, %d before WELCOME", st.Conns, st.Pending)
+		}
+		c.hello(native.Hello{CN: 1})
+		synctest.Wait()
+		if st := r.srv.Stats(); st.Conns != 1 || st.Pending != 0 {
+			t.Errorf("welcomed: %d connections, %d before WELCOME", st.Conns, st.Pending)
+		}
+	})
+}
+
 // slowHijacker announces a Hijack and waits before it does it.
 type slowHijacker struct {
 	http.ResponseWriter

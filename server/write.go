@@ -34,6 +34,7 @@ type writer struct {
 	wrote   time.Time     // time of the last write
 	expires time.Time     // of the principal; zero: never
 	beat    time.Duration // something is sent at least as often
+	reads   uint64        // bytes of the longest message that the client reads; 0: not known
 }
 
 // buffers holds buffers for encoded batches.
@@ -147,7 +148,7 @@ func (w *writer) execute(o *order) error {
 	case orderSend:
 		return w.put(&o.frame)
 	case orderWelcome:
-		w.session, w.expires, w.beat = o.session, o.expires, o.beat
+		w.session, w.expires, w.beat, w.reads = o.session, o.expires, o.beat, o.limit
 		if err := w.put(&o.frame); err != nil {
 			return err
 		}
@@ -325,6 +326,21 @@ func (w *writer) offer(f *native.Frame) bool {
 	w.size += n
 	w.count(f)
 	return true
+}
+
+// exceeds reports whether the client cannot read a message, which would be a batch by
+// itself. native.Size may be too high for JSON, so the encoded length decides.
+func (w *writer) exceeds(f *native.Frame) bool {
+	m := &f.Msg
+	small := len(m.Payload)+len(m.Type) < minBatch && len(m.Header) == 0 // in JSON too
+	if w.reads == 0 || small || uint64(native.Size(w.p.enc, f)) <= w.reads {
+		return false
+	}
+	if uint64(len(m.Payload)) > w.reads {
+		return true
+	}
+	data, err := native.Append(nil, w.p.enc, []native.Frame{*f})
+	return err == nil && uint64(len(data)) > w.reads
 }
 
 // put adds a frame to the batch. If it does not fit, the batch is written first.

@@ -26,6 +26,8 @@ echo "downlink"
 holds downlink.pml -DG=2
 holds downlink.pml -DG=2 -DTX
 holds downlink.pml -DG=2 -DTX -DWEAKTAG -DREW=0
+holds downlink.pml -DG=2 -DTX -DBIG=2
+finds downlink.pml -DG=2 -DTX -DBIG=2 -DBIGSKIP
 for m in NOTAG WEAKTAG NOGAP NOEPOCH ACKRCV NOCREDIT; do
 	finds downlink.pml -DG=2 -DTX -D"$m"
 done

@@ -404,3 +404,76 @@ func TestBreakHoldsUpNoShutdown(t *testing.T) {
 		})
 	}
 }
+
+// A broker waits for an acknowledgement of each message that it sends, also of one that was
+// received before. It gets that once the message was processed, and takes a copy back if the
+// consumer gives the message back.
+func TestDuplicatesAreAcknowledged(t *testing.T) {
+	for _, row := range []struct{ how, want string }{
+		{"process", "ack t2; ack t3; ack t4"},
+		{"give back", "ack t3; ack t4; nack t2"},
+		{"close", "nack t2; nack t3; nack t4; unsub"},
+	} {
+		synctest.Test(t, func(t *testing.T) {
+			words := map[wire.OpKind]string{wire.OpAck: "ack ", wire.OpRelease: "nack ", wire.OpUnsubscribe: "unsub"}
+			traits := wire.Traits{ByKey: true, Processed: wire.ProcessedEach, Release: true, Unsubscribe: true, DedupWindow: 10}
+			d := flexDialect{traits: traits, encode: func(op wire.Op, out *wire.Frames) error {
+				if words[op.Kind] == "" {
+					return nil
+				}
+				out.Append(wire.Text, []byte(words[op.Kind]+op.Position.Tag))
+				return errNoFrame
+			}}
+			message := func(tag string, id byte) wire.Event {
+				return wire.Event{Kind: wire.EventData, Key: 1, Position: wire.Position{Tag: tag}, Message: wire.Message{ID: wire.ID{id}, Payload: []byte{id}}}
+			}
+			srv := newToyServer(t, func(conn int, say func(string), hear func() string) {
+				hear()
+				hear()
+				if conn == 1 {
+					say(eventText(message("t1", '1')))
+					return
+				}
+				say(eventText(message("t2", '1')))
+				say(eventText(message("t3", '2')))
+				time.Sleep(3 * time.Second)
+				say(eventText(message("t4", '2')))
+			})
+			c, err := limpet.New(srv.host.URL(), options(&limpet.Options{HTTPClient: srv.host.HTTPClient(), Dialect: d}))
+			assert.NoError(t, err)
+			t.Cleanup(func() { closeAndWait(t, c) })
+			s, err := c.Subscribe(t.Context(), "a", &limpet.SubscribeOptions{ManualAck: true})
+			assert.NoError(t, err)
+			held := takeUnacked(t, s, 1)[0]
+			srv.host.Network.CutAll()
+			if m := takeUnacked(t, s, 1)[0]; m.Kind != limpet.Reset {
+				t.Fatalf("%s: %+v", row.how, m)
+			}
+			time.Sleep(time.Second)
+			if text := srv.all(); strings.Contains(text, "ack") {
+				t.Fatalf("%s: the server heard too early\n%s", row.how, text)
+			}
+			switch row.how {
+			case "process":
+				held.Ack()
+				takeUnacked(t, s, 1)[0].Ack()
+			case "give back":
+				held.Nack()
+				takeUnacked(t, s, 1)[0].Ack()
+			case "close":
+				time.Sleep(5 * time.Second)
+				s.Close()
+			}
+			time.Sleep(20 * time.Second)
+			_, heard, _ := strings.Cut(srv.all(), "subscribe a\n/\nopen \"\"\nsubscribe a\n")
+			lines := strings.Split(heard, "\n")
+			slices.Sort(lines)
+			if text := strings.Join(lines, "; "); text != row.want {
+				t.Errorf("%s: heard %q, want %q", row.how, text, row.want)
+			}
+			if n := s.Stats().Duplicates; n != 2 {
+				t.Errorf("%s: %d duplicates, want 2", row.how, n)
+			}
+		})
+	}
+}

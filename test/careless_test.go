@@ -163,6 +163,10 @@ func carelessOptions() []careless {
 		{"Options.ReadLimit", o{ReadLimit: -1}},
 		{"Options.ReadLimit", o{ReadLimit: 1}},
 		{"Options.ReadLimit", o{ReadLimit: 1 << 40}},
+		{"Options.Memory", o{Memory: -1}},
+		{"Options.Memory", o{Memory: 64}}, // megabytes were meant
+		{"Options.Memory", o{Memory: 7 << 20}},
+		{"Options.Memory", o{Memory: 10 << 20, ReadLimit: 6 << 20}},
 		{"Options.Header", header("X-A\n", canary)},
 		{"Options.Header", header("X A", canary)},
 		{"Options.Header", header("", canary)},
@@ -226,6 +230,14 @@ func carelessSubscribes() []careless {
 		{"Delivery.Every", "a", so{Delivery: d{Every: -1}}}, {"Delivery.Every", "a", so{Delivery: d{Every: 5}}},
 		{"Delivery.Every", "a", so{Delivery: d{Every: math.MaxInt64}}},
 		{"Delivery.Overflow", "a", so{Delivery: d{Overflow: 77}}},
+		{"Delivery.Rate", "a", so{Delivery: d{Rate: math.NaN()}}}, {"Delivery.Rate", "a", so{Delivery: d{Rate: math.Inf(1)}}},
+		{"Delivery.Rate", "a", so{Delivery: d{Rate: -1}}}, {"Delivery.Rate", "a", so{Delivery: d{Rate: 1e-9}}},
+		{"Delivery.Rate", "a", so{Delivery: d{Rate: 1e9, Every: time.Hour}}},
+		{"Delivery.Burst", "a", so{Delivery: d{Burst: 1}}}, {"Delivery.Burst", "a", so{Delivery: d{Rate: 1, Burst: -1}}},
+		{"Delivery.Burst", "a", so{Delivery: d{Rate: 1, Burst: math.MaxInt}}},
+		{"Delivery.Burst", "a", so{Delivery: d{Rate: 100, Burst: 1, Every: time.Second}}},
+		{"Delivery.Key", "a", so{Delivery: d{Key: func(limpet.Message) string { return "" }}}},
+		{"SubscribeOptions.Lend", "a", so{Lend: true, Delivery: d{Overflow: limpet.Latest}}},
 	} {
 		rows = append(rows, careless{"Subscribe " + tc.field, func(f *carelessFixture) error {
 			_, err := f.ready.Subscribe(context.Background(), tc.topic, &tc.o)

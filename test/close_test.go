@@ -249,6 +249,11 @@ func TestShutdownIsBounded(t *testing.T) {
 		if took := time.Since(at); took > time.Second+100*time.Millisecond || !errors.Is(err, context.DeadlineExceeded) {
 			t.Errorf("after %v: %v", took, err)
 		}
+		const want = "limpet: Shutdown: the caller's context ended before the client had finished " +
+			"(messages: 1 waited for a consumer, 1 had no outcome): context deadline exceeded"
+		if err == nil || err.Error() != want || limpet.ClassOf(err) != limpet.ClassTimeout {
+			t.Errorf("%v, want %s", err, want)
+		}
 		<-c.Done()
 		if st := s.Stats(); st.Dropped != 1 {
 			t.Errorf("%+v", st)

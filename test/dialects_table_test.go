@@ -106,6 +106,7 @@ var tableRows = []struct {
 		}
 		return "Written or Unsent"
 	}, "publishes over lost connections"},
+	{"a message of unknown size (SendStream)", func(t wire.Traits) string { return yesOrNo(t.Streams) }, "publishes"},
 	{"acknowledged once processed", func(t wire.Traits) string {
 		return map[wire.Processed]string{wire.ProcessedNothing: "no", wire.ProcessedEach: "each message", wire.ProcessedCumulative: "up to a message"}[t.Processed]
 	}, "processed messages"},

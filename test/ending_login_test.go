@@ -17,17 +17,19 @@ import (
 
 // Without a greeting each connection is ready before the server has judged the login. A
 // server that closes with 1008 each time ends the client after ten minutes, unless a
-// message was received or a connection lasted in between.
+// message was received or a connection lasted in between. A text that says why is a message.
 func TestRefusedLoginEnds(t *testing.T) {
 	for _, row := range []struct {
 		name  string
-		text  string        // that every fourth connection brings
-		lasts time.Duration // how long that connection stays open; silence ends it after 50 s
+		every int           // which connections are different from the others
+		text  string        // that such a connection brings
+		lasts time.Duration // how long such a connection stays open; silence ends it after 50 s
 		ends  bool
 	}{
-		{"always", "", 0, true},
-		{"a message in between", "a", 0, false},
-		{"a connection that lasts in between", "", 40 * time.Second, false},
+		{"always", 4, "", 0, true},
+		{"a message in between", 4, "a", 0, false},
+		{"a message each time, that says why", 1, "bad token", 0, false},
+		{"a connection that lasts in between", 4, "", 40 * time.Second, false},
 	} {
 		t.Run(row.name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
@@ -37,7 +39,7 @@ func TestRefusedLoginEnds(t *testing.T) {
 					if err != nil {
 						return
 					}
-					if conns++; conns%4 == 0 {
+					if conns++; conns%row.every == 0 {
 						if row.text != "" {
 							ws.Write(context.Background(), websocket.MessageText, []byte(row.text))
 						}

@@ -193,23 +193,6 @@ func TestCloseFrameDecidesOverAFailedWrite(t *testing.T) {
 	})
 }
 
-// An oversized message is reported with its size, the limit and the option.
-func TestReadLimitIsNamed(t *testing.T) {
-	for _, plain := range bothFrameLayers() {
-		synctest.Test(t, func(t *testing.T) {
-			srv := limpettest.NewServer(t, nil)
-			c := dial(t, srv, &limpet.Options{ReadLimit: 64 << 10, PlainFrames: plain})
-			subscribeLive(t, c, "a", nil)
-			publish(t, srv, "a", strings.Repeat("x", 70<<10))
-			synctest.Wait()
-			cause := c.State().Cause
-			if cause == nil || !strings.Contains(cause.Error(), "Options.ReadLimit, 65536 bytes") || !strings.Contains(cause.Error(), "raise it") {
-				t.Errorf("plain=%v: %v", plain, cause)
-			}
-		})
-	}
-}
-
 // A subscription that the server refuses has a class of its own.
 func TestRefusedSubscriptionHasAClass(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"slices"
 	"sync"
 	"testing"
 	"testing/synctest"
@@ -271,6 +272,51 @@ func TestReasonsAreEscapedOnce(t *testing.T) {
 		}
 		if n := out.count(string(text[1:])); n != 2 { // of the message that was skipped, and of the notice
 			t.Errorf("%d log lines with %s:\n%s", n, text, out.text.String())
+		}
+	})
+}
+
+// What the dialect cannot encode and no caller waits for is reported, with its reason,
+// once for each kind on a connection: a ping, the end of a subscription.
+func TestUnencodableOperationsAreReported(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		d := ownDialect(t, func(f *feed.Funcs) {
+			f.Ping = func() ([]byte, error) { return nil, errors.New("no ping today") }
+			f.Unsubscribe = func(feed.Ask) ([]byte, error) { return nil, errors.New("no end today") }
+		})
+		srv := newToyServer(t, func(_ int, say func(string), hear func() string) {
+			for text := hear(); text != ""; text = hear() {
+				var n note
+				json.Unmarshal([]byte(text), &n)
+				say(noteText(note{ID: n.ID, OK: &yes}))
+			}
+		})
+		var mu sync.Mutex
+		var reported []string
+		c, err := limpet.New(srv.host.URL(), options(&limpet.Options{HTTPClient: srv.host.HTTPClient(), Dialect: d, Observer: observer(func(e limpet.Event) {
+			if failed, ok := e.(limpet.CallbackFailed); ok {
+				mu.Lock()
+				defer mu.Unlock()
+				reported = append(reported, failed.Err.Error())
+			}
+		})}))
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer closeAndWait(t, c)
+		for _, topic := range []string{"a", "b"} {
+			subscribeLive(t, c, topic, nil).Close()
+		}
+		time.Sleep(45 * time.Second)
+		synctest.Wait()
+		mu.Lock()
+		defer mu.Unlock()
+		want := []string{
+			`limpet: Encode: Options.Dialect: no end today: unsubscribe`,
+			`limpet: Encode: Options.Dialect: no ping today: ping`,
+		}
+		if !slices.Equal(reported, want) {
+			t.Errorf("reported %q, want %q", reported, want)
 		}
 	})
 }

@@ -179,10 +179,10 @@ func randomFeed(t *testing.T, rng *rand.Rand, total int) {
 	}
 	synctest.Wait()
 	g.shutdown()
-	g.check(topics)
+	g.check(topics, total)
 }
 
-func (g *generator) check(topics []string) {
+func (g *generator) check(topics []string, total int) {
 	connections := g.client.Stats().Connections
 	lost, repeated, delivered := 0, uint64(0), uint64(0)
 	for _, topic := range topics {
@@ -211,7 +211,7 @@ func (g *generator) check(topics []string) {
 			repeated += g.subs[topic].Stats().Duplicates
 		}
 	}
-	if connections < 10 || lost == 0 || repeated == 0 {
+	if connections < uint64(total)/10_000 || lost == 0 || repeated == 0 {
 		g.t.Errorf("%d connections, %d lost, %d repeats: the test is not what it should be", connections, lost, repeated)
 	}
 	g.t.Logf("%d connections, %d delivered, %d lost, %d repeats dropped", connections, delivered, lost, repeated)

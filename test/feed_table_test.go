@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"strings"
+	"sync"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -109,6 +110,7 @@ func TestEndConfirmedByID(t *testing.T) {
 			}
 			s.Close()
 		}
+		time.Sleep(time.Second) // the last end waits for its turn: see Table.Limits
 		synctest.Wait()
 		if ends != 5 {
 			t.Errorf("%d of 5 subscriptions were ended", ends)
@@ -173,6 +175,27 @@ func TestLoginBeforeRequests(t *testing.T) {
 		want := []string{"/", `{"op":"login","sign":"key1+n1"}`, "/", `{"op":"login","sign":"key2+n2"}`, `{"op":"subscribe","symbols":["A"]}`}
 		if got := srv.all(); got != strings.Join(want, "\n") {
 			t.Errorf("the server heard\n%s", got)
+		}
+	})
+}
+
+// A refusal in a message of the server is named, with its code and its text: the server
+// has not closed the connection.
+func TestRefusedLoginIsNamed(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		table := login()
+		table.Error.Code = "code"
+		_, c := tableClient(t, table, limpet.Options{}, func(_ int, request string, say func(string)) {
+			if request == "" {
+				say(`{"event":"challenge","nonce":"n"}`)
+				return
+			}
+			say(`{"event":"error","code":401,"text":"unknown key"}`)
+		})
+		<-c.Done()
+		const want = `limpet: permanent failure: handshake: peer ended the connection with a message (code 401): "unknown key"`
+		if err := c.Err(); err == nil || err.Error() != want || limpet.ClassOf(err) != limpet.ClassAuth {
+			t.Errorf("%v, want %s", err, want)
 		}
 	})
 }
@@ -307,26 +330,53 @@ func TestBatchesOfTrades(t *testing.T) {
 	})
 }
 
-// A message that asks for a new connection is obeyed.
+// A message that asks for a new connection is obeyed within seconds, though messages flow.
+// A server that asks on each connection is not hammered.
 func TestGoAwayMessage(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
-		srv, c := tableClient(t, feed.Bitstamp(), limpet.Options{}, func(conn int, request string, say func(string)) {
-			if strings.Contains(request, "bts:subscribe") {
-				say(`{"event":"bts:subscription_succeeded","channel":"live_trades_btcusd","data":{}}`)
-				if conn == 1 {
-					say(`{"event":"bts:request_reconnect","channel":"","data":""}`)
+	for _, always := range []bool{false, true} {
+		synctest.Test(t, func(t *testing.T) {
+			var mu sync.Mutex
+			var made []time.Time
+			_, c := tableClient(t, feed.Bitstamp(), limpet.Options{}, func(conn int, request string, say func(string)) {
+				switch {
+				case request == "":
+					mu.Lock()
+					made = append(made, time.Now())
+					mu.Unlock()
+				case strings.Contains(request, "bts:heartbeat"):
+					say(`{"event":"bts:heartbeat"}`)
+				case strings.Contains(request, "bts:subscribe"):
+					say(`{"event":"bts:subscription_succeeded","channel":"live_trades_btcusd","data":{}}`)
+					if always || conn == 1 {
+						say(`{"event":"bts:request_reconnect","channel":"","data":""}`)
+					}
+					for range 8 { // messages flow
+						say(`{"event":"trade","channel":"live_trades_btcusd","data":{"id":1}}`)
+						time.Sleep(500 * time.Millisecond)
+					}
 				}
+			})
+			began := time.Now()
+			s, err := c.Subscribe(t.Context(), "live_trades/btcusd", nil)
+			if err != nil {
+				t.Fatal(err)
+			}
+			go func() {
+				for range s.Messages(t.Context()) {
+				}
+			}()
+			time.Sleep(10 * time.Minute)
+			synctest.Wait()
+			mu.Lock()
+			defer mu.Unlock()
+			if !always && (len(made) != 2 || made[1].Sub(began) > 4*time.Second || s.State().Phase != limpet.SubLive) {
+				t.Errorf("%d connections, at %v, subscription %v", len(made), made, s.State().Phase)
+			}
+			if always && (len(made) < 10 || len(made) > 120) {
+				t.Errorf("%d connections in 10 minutes", len(made))
 			}
 		})
-		s := subscribeLive(t, c, "live_trades/btcusd", nil)
-		time.Sleep(time.Minute)
-		synctest.Wait()
-		srv.mu.Lock()
-		defer srv.mu.Unlock()
-		if srv.conns != 2 || s.State().Phase != limpet.SubLive {
-			t.Errorf("%d connections, subscription %v", srv.conns, s.State().Phase)
-		}
-	})
+	}
 }
 
 // The last cursor stands in the request of the next connection. A server that repeats

@@ -298,3 +298,30 @@ func TestJSONRPCOptionsAreChecked(t *testing.T) {
 		t.Errorf("%v", err)
 	}
 }
+
+// A refusal has the server's own code or none, and the server's words, whatever the error
+// is: an object without a code, one that no uint16 holds, or a text.
+func TestJSONRPCErrorCodes(t *testing.T) {
+	for answer, want := range map[string]string{
+		`"error":{"code":-32601,"message":"a"}`: `32601 "-32601: a"`,
+		`"error":{"code":100000,"message":"b"}`: `100000 "100000: b"`,
+		`"error":{"code":0,"message":"c"}`:      `0 "c"`,
+		`"error":{"message":"d"}`:               `0 "d"`,
+		`"error":"e"`:                           `0 "e"`,
+	} {
+		synctest.Test(t, func(t *testing.T) {
+			srv := newRPCServer(t, func(_ int, r rpcRequest) []string {
+				return []string{fmt.Sprintf(`{"jsonrpc":"2.0","id":%s,%s}`, r.ID, answer)}
+			})
+			c := srv.client(t, jsonrpc.Ethereum(), limpet.Options{})
+			s := subscribe(t, c, "newHeads")
+			_, rejected := c.Send(t.Context(), "eth_call", nil, nil)
+			for _, err := range []error{s.WaitLive(within(t, time.Minute)), rejected} {
+				e := assert.ErrorAs[*limpet.Error](t, err)
+				if got := fmt.Sprint(e.Code, " ", e.Detail); got != want {
+					t.Errorf("%s: %s, want %s", answer, got, want)
+				}
+			}
+		})
+	}
+}

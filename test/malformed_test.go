@@ -282,7 +282,7 @@ func TestUnnamedTypesAreReportedOnce(t *testing.T) {
 		}
 		mu.Lock()
 		defer mu.Unlock()
-		if reports["a message of a type that is not in the feed's table: type0"] != 1 || reports["not a JSON object, or nested too deep"] != 1 || len(reports) != 18 {
+		if reports["a message of a type that is not in the feed's table: type0"] != 1 || reports[`not a JSON object, or nested too deep; a text such as pong belongs in Table.Heartbeats, as "=pong"`] != 1 || len(reports) != 18 {
 			t.Errorf("%d reports: %v", len(reports), reports)
 		}
 		for reason, n := range reports {

@@ -4,8 +4,11 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
+	"net"
 	"net/http"
 	"strings"
+	"sync"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -217,6 +220,62 @@ func TestRawHostileServer(t *testing.T) {
 					}
 				})
 			})
+		}
+	}
+}
+
+// A pong that the server sends of its own accord is not taken for a late answer to a ping.
+func TestPongsWithoutAPing(t *testing.T) {
+	for _, plain := range bothFrameLayers() {
+		synctest.Test(t, func(t *testing.T) {
+			host := limpettest.NewHandler(t, rawServer(func(nc net.Conn) {
+				stop := make(chan struct{})
+				var all sync.WaitGroup
+				defer all.Wait()
+				defer close(stop)
+				all.Go(func() {
+					for {
+						select {
+						case <-stop:
+							return
+						case <-time.After(time.Second):
+							nc.Write([]byte{0x8a, 0})
+						}
+					}
+				})
+				answerPings(nc)
+			}), &limpettest.HostOptions{Network: &limpettest.NetworkOptions{Up: 10 * time.Millisecond, Down: 10 * time.Millisecond}})
+			c, err := limpet.Dial(t.Context(), host.URL(), options(&limpet.Options{
+				HTTPClient: host.HTTPClient(), Dialect: raw.New(raw.Options{}), PlainFrames: plain,
+				Heartbeat: limpet.Heartbeat{Interval: 10 * time.Second}, Histograms: true,
+			}))
+			assert.NoError(t, err)
+			defer closeAndWait(t, c)
+			time.Sleep(55 * time.Second)
+			st, h := c.Stats(), c.Histograms().Ping
+			if st.PingRTT > 50*time.Millisecond || h.Count < 3 || h.Sum > time.Duration(h.Count)*50*time.Millisecond {
+				t.Errorf("plain %v: %v, %d pings in %v", plain, st.PingRTT, h.Count, h.Sum)
+			}
+		})
+	}
+}
+
+// answerPings answers each ping until nc ends.
+func answerPings(nc net.Conn) {
+	for {
+		var head [6]byte
+		if _, err := io.ReadFull(nc, head[:]); err != nil {
+			return
+		}
+		payload := make([]byte, head[1]&0x7f)
+		if _, err := io.ReadFull(nc, payload); err != nil {
+			return
+		}
+		for i := range payload {
+			payload[i] ^= head[2+i%4]
+		}
+		if head[0] == 0x89 {
+			nc.Write(append([]byte{0x8a, byte(len(payload))}, payload...))
 		}
 	}
 }

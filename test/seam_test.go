@@ -157,7 +157,7 @@ func TestContradictoryTraits(t *testing.T) {
 	for trait, traits := range map[string]wire.Traits{
 		"Acks": {Acks: true}, "Sessions": {Publish: true, Sessions: true}, "MaxPayload": {MaxPayload: 1}, "StartBytes": {StartBytes: 1},
 		"Holes": {Holes: wire.HolesFault}, "LookBack": {Holes: wire.HolesFault, Confirms: true, LookBack: 1},
-		"Silent": {Silent: true, Publish: true},
+		"Silent": {Silent: true, Publish: true}, "Streams": {Streams: true},
 	} {
 		_, err := limpet.New("ws://127.0.0.1", options(&limpet.Options{Dialect: pushDialect{traits}}))
 		var e *limpet.Error
@@ -377,4 +377,52 @@ func TestSubscribeAgainWhileAConsumerFinishes(t *testing.T) {
 			})
 		})
 	}
+}
+
+// While this process stands still, the time in which messages of an earlier subscription
+// may come does not pass: they wait to be read.
+func TestStandstillOfTheProcessFreesNoTopic(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		d := flexDialect{traits: wire.Traits{Unsubscribe: true, Publish: true}, encode: func(op wire.Op, _ *wire.Frames) error {
+			if op.Kind == wire.OpPublish {
+				time.Sleep(14 * time.Second)
+			}
+			return nil
+		}}
+		srv, c := flexServer(t, d, nil)
+		subscribeLive(t, c, "one", nil).Close()
+		again := subscribe(t, c, "one")
+		time.Sleep(2 * time.Second)
+		if _, err := c.Publish(t.Context(), "x", []byte("x"), nil); err != nil {
+			t.Fatal(err)
+		}
+		time.Sleep(23 * time.Second)
+		if n := strings.Count(srv.all(), "\nsubscribe one"); n != 1 {
+			t.Errorf("9 s after the process went on, the topic was asked for %d times, want once", n)
+		}
+		if err := again.WaitLive(within(t, 2*time.Second)); err != nil {
+			t.Error(err)
+		}
+	})
+}
+
+// A write during which this process stood still has not stalled.
+func TestStandstillOfTheProcessIsNoStall(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		d := flexDialect{traits: wire.Traits{Publish: true}, encode: func(op wire.Op, _ *wire.Frames) error {
+			time.Sleep(30 * time.Second)
+			return nil
+		}}
+		_, c := flexServer(t, d, nil)
+		if err := c.WaitReady(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+		if _, err := c.Publish(t.Context(), "x", []byte("x"), nil); err != nil {
+			t.Fatal(err)
+		}
+		time.Sleep(time.Minute)
+		if st := c.State(); st.Phase != limpet.Ready || st.Generation != 1 {
+			t.Errorf("%+v", st)
+		}
+	})
 }

@@ -397,6 +397,7 @@ func TestServerKeepsSubscriptions(t *testing.T) {
 		two, err := c.Subscribe(t.Context(), "two", nil)
 		assert.NoError(t, err)
 		assert.NoError(t, two.WaitLive(t.Context()))
+		synctest.Wait() // the message of the first connection has come
 		next := func(n uint64) {
 			t.Helper()
 			srv.host.Network.CutAll()

@@ -24,6 +24,7 @@ type sioPeer struct {
 	events   func(p *plainConn, id, arguments string) // of the client: the id of the acknowledgement, and the array
 	pause    time.Duration                            // before each packet of a welcome
 	silent   bool                                     // it opens no connection
+	advised  bool                                     // it pings after its first refusal
 
 	mu       sync.Mutex
 	conn     *plainConn
@@ -50,11 +51,19 @@ func (s *sioPeer) serveConn(p *plainConn) {
 		return
 	}
 	p.text(sioOpened)
-	var auth map[string]string
-	_ = json.Unmarshal([]byte(strings.TrimPrefix(p.read(), "text 40")), &auth)
-	if s.refuses != nil {
-		if data := s.refuses(auth); data != "" {
-			p.text("44" + data)
+	auth := p.auth()
+	for s.refuses != nil {
+		data := s.refuses(auth)
+		if data == "" {
+			break
+		}
+		p.text("44" + data)
+		if s.advised {
+			s.advised = false
+			p.text("2")
+			p.read()
+		}
+		if auth = p.auth(); auth == nil {
 			return
 		}
 	}
@@ -68,6 +77,16 @@ func (s *sioPeer) serveConn(p *plainConn) {
 			s.events(p, m[1], m[2])
 		}
 	}
+}
+
+// auth reads a CONNECT packet. It returns nil when the connection ends.
+func (p *plainConn) auth() (auth map[string]string) {
+	data, connect := strings.CutPrefix(p.read(), "text 40")
+	if connect {
+		auth = map[string]string{}
+		_ = json.Unmarshal([]byte(data), &auth)
+	}
+	return auth
 }
 
 // welcome sends the events that a session has missed, and the answer to CONNECT. The lock

@@ -14,6 +14,7 @@ import (
 
 	"github.com/limpet-go/limpet"
 	"github.com/limpet-go/limpet/limpettest"
+	"github.com/limpet-go/limpet/wire/stomp"
 )
 
 // stops collects what is reported of streams that stand still, with the time since the
@@ -231,4 +232,93 @@ func TestGapTakesNoPlaceOfAMessage(t *testing.T) {
 			t.Errorf("%+v, committed %v; want 4 gaps and everything acknowledged", st, s.Committed())
 		}
 	})
+}
+
+// A broker sends no more than its prefetch without an acknowledgement, which is less than
+// Delivery.Buffer. A consumer that acknowledges nothing is reported then; one that works
+// for long is not, nor one that has acknowledged.
+func TestStandstillOfABroker(t *testing.T) {
+	ctx := context.Background()
+	for _, tc := range []struct {
+		name    string
+		manual  bool
+		consume func(*limpet.Subscription)
+		want    string
+	}{
+		{"nothing is acknowledged", true, func(s *limpet.Subscription) {
+			for range s.Messages(ctx) {
+			}
+		}, "/queue/a 30s: waiting 0, unacked 3, ack"},
+		{"every loop is left", false, func(s *limpet.Subscription) {
+			for range 3 {
+				for range s.Messages(ctx) {
+					break
+				}
+			}
+		}, "/queue/a 30s: waiting 0, unacked 3, ack"},
+		{"no consumer", false, func(*limpet.Subscription) {}, "/queue/a 30s: waiting 3, unacked 0, take"},
+		{"works for long", false, func(s *limpet.Subscription) {
+			for range s.Messages(ctx) {
+				<-time.After(90 * time.Second)
+			}
+		}, ""},
+		{"acknowledges", true, func(s *limpet.Subscription) {
+			for m := range s.Messages(ctx) {
+				m.Ack()
+			}
+		}, ""},
+	} {
+		t.Run(tc.name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				b := newStompBroker(t)
+				seen := &stops{start: time.Now()}
+				c := b.client(t, stomp.Options{Prefetch: 3}, limpet.Options{Observer: seen})
+				b.put("/queue/a", numbers(1, 10)...)
+				s := subscribeLive(t, c, "/queue/a", &limpet.SubscribeOptions{ManualAck: tc.manual})
+				go tc.consume(s)
+				time.Sleep(5 * time.Minute)
+				synctest.Wait()
+				if got := seen.String(); got != tc.want {
+					t.Errorf("reported %q, want %q", got, tc.want)
+				}
+				closeAndWait(t, c)
+				time.Sleep(90 * time.Second) // the consumer ends
+			})
+		})
+	}
+}
+
+// A stream for which half of the bytes are free, or whose only message waits in C, stands
+// still too: the server gets no more credit.
+func TestStandstillWithLittleRoom(t *testing.T) {
+	for _, tc := range []struct {
+		delivery limpet.Delivery
+		channel  bool
+		take     int
+		want     string
+	}{
+		{limpet.Delivery{Bytes: 10_000}, false, 4, "a 30s: waiting 6, unacked 0, take"},
+		{limpet.Delivery{Buffer: 1}, true, 0, "a 30s: waiting 1, unacked 0, take"},
+	} {
+		synctest.Test(t, func(t *testing.T) {
+			srv := limpettest.NewServer(t, nil)
+			seen := &stops{start: time.Now()}
+			c := dial(t, srv, &limpet.Options{Observer: seen})
+			s := subscribeLive(t, c, "a", &limpet.SubscribeOptions{Delivery: tc.delivery})
+			for range 30 {
+				publish(t, srv, "a", strings.Repeat("x", 1000))
+			}
+			synctest.Wait()
+			if tc.channel {
+				s.C()
+			} else {
+				collect(t, s, tc.take)
+			}
+			time.Sleep(2 * time.Minute)
+			synctest.Wait()
+			if got := seen.String(); got != tc.want {
+				t.Errorf("%+v: reported %q, want %q", tc.delivery, got, tc.want)
+			}
+		})
+	}
 }

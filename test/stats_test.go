@@ -3,6 +3,8 @@ package test
 import (
 	"context"
 	"encoding/json"
+	"fmt"
+	"math"
 	"net/http"
 	"strings"
 	"sync"
@@ -15,6 +17,7 @@ import (
 	"github.com/limpet-go/limpet/limpettest"
 	"github.com/limpet-go/limpet/server"
 	"github.com/limpet-go/limpet/wire"
+	"github.com/limpet-go/limpet/wire/native"
 	"github.com/limpet-go/limpet/wire/raw"
 )
 
@@ -335,6 +338,160 @@ func TestOutageOfAServerThatProvesNothing(t *testing.T) {
 		synctest.Wait()
 		if all := seen.all(); len(all) != 1 || all[0].Unproved != 1 || all[0].Gaps != 0 {
 			t.Errorf("%+v", all)
+		}
+	})
+}
+
+// A consumer that is slow shows in the histogram of delivery also when all messages come in
+// one socket read. While it waits, and after Close, every delivered message is counted.
+func TestLagOfABurst(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		srv := newPlainServer(t, func(p *plainConn) { p.text(numbers(1, 100)...) })
+		c, subs := srv.client(t, raw.Options{}, limpet.Options{Histograms: true}, "*")
+		go func() {
+			for range subs[0].Messages(t.Context()) {
+				time.Sleep(time.Second)
+			}
+		}()
+		time.Sleep(2 * time.Minute)
+		synctest.Wait()
+		const lag = 99 * 100 / 2 * time.Second // 0, 1, 2 and so on to 99 seconds
+		if h := c.Histograms().Delivery; h.Count != 100 || h.Sum < lag*3/4 || h.Sum > lag*5/4 {
+			t.Errorf("%d measured, in %v; want 100 in %v", h.Count, h.Sum, lag)
+		}
+		subs[0].Close()
+		synctest.Wait()
+	})
+	synctest.Test(t, func(t *testing.T) {
+		srv := newPlainServer(t, func(p *plainConn) { p.text(numbers(1, 10)...) })
+		c, subs := srv.client(t, raw.Options{}, limpet.Options{Histograms: true}, "*")
+		collect(t, subs[0], 7)
+		subs[0].Close()
+		if h := c.Histograms().Delivery; h.Count != 7 {
+			t.Errorf("%d measured after Close, want 7", h.Count)
+		}
+	})
+}
+
+// A counter does not fall, whatever numbers a server sends.
+func TestMissedMessagesDoNotFall(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var seen outages
+		srv := newPlainServer(t, func(p *plainConn) {
+			p.text("1", fmt.Sprint(uint64(math.MaxUint64)), "1", fmt.Sprint(uint64(math.MaxUint64)))
+		})
+		number := func(f wire.Frame) (l raw.Label) {
+			fmt.Sscan(string(f.Data), &l.Number)
+			l.Numbered = true
+			return l
+		}
+		c, subs := srv.client(t, raw.Options{Topic: number}, limpet.Options{Observer: &seen}, "*")
+		collect(t, subs[0], 7)
+		srv.cut(t, c)
+		collect(t, subs[0], 8)
+		synctest.Wait()
+		if st, one := c.Stats().Messages, subs[0].Stats(); st.Gaps != 4 || st.Missed != math.MaxUint64 || one.Missed != math.MaxUint64 {
+			t.Errorf("%+v, %+v", st, one)
+		}
+		if all := seen.all(); len(all) != 1 || all[0].Missed != 0 && all[0].Missed < math.MaxUint64-2 {
+			t.Errorf("%+v", all)
+		}
+	})
+}
+
+// A subscription that the server refuses for good is in no other number: the rest of the
+// client goes on.
+func TestFailedSubscriptionsAreCounted(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		srv := limpettest.NewServer(t, &limpettest.ServerOptions{Server: &server.Options{Hooks: server.Hooks{
+			Authorize: func(_ server.Principal, _ server.Verb, topic string) error {
+				if topic == "private" {
+					return &server.Error{Code: native.CodeForbidden}
+				}
+				return nil
+			},
+		}}})
+		c := dial(t, srv, &limpet.Options{Backoff: limpet.Backoff{MaxElapsed: time.Minute}})
+		subscribeLive(t, c, "a", nil).Close()
+		subscribeLive(t, c, "b", nil)
+		refused := subscribe(t, c, "private")
+		synctest.Wait()
+		if st := c.Stats(); refused.Err() == nil || st.FailedSubscriptions != 1 || st.Live != 1 || st.Subscriptions != 1 || st.Outage != 0 {
+			t.Errorf("%v: %+v", refused.Err(), st)
+		}
+		srv.Stop()
+		<-c.Done()
+		if st := c.Stats(); st.FailedSubscriptions != 1 {
+			t.Errorf("the client has failed: %+v", st)
+		}
+	})
+}
+
+// The gauges of subscriptions fall when these have ended and their consumers have taken
+// everything, also after the end of the client, and whatever was not acknowledged.
+func TestGaugesOfEndedSubscriptionsFall(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		srv := limpettest.NewServer(t, nil)
+		c := dial(t, srv, nil)
+		for _, manual := range []bool{false, true} {
+			s := subscribeLive(t, c, "a", &limpet.SubscribeOptions{ManualAck: manual})
+			publish(t, srv, "a", "1", "2")
+			synctest.Wait()
+			for range s.Messages(t.Context()) {
+				break // without an acknowledgement
+			}
+			if n := c.Stats().Messages.Unacked; n != 1 {
+				t.Errorf("ManualAck %v: %d not acknowledged", manual, n)
+			}
+			s.Close()
+			synctest.Wait()
+			if st := c.Stats(); st.Messages.Unacked != 0 || st.Subscriptions != 0 || s.Stats().Unacked != 1 {
+				t.Errorf("ManualAck %v: closed: %+v", manual, st)
+			}
+		}
+		held := subscribeLive(t, c, "a", nil).C()
+		publish(t, srv, "a", "3")
+		synctest.Wait()
+		closeAndWait(t, c)
+		synctest.Wait()
+		if st := c.Stats(); st.Messages.Unacked != 0 || st.Subscriptions != 0 || st.Messages.Dropped != 3 || len(held) != 0 {
+			t.Errorf("after the end: %+v", st)
+		}
+	})
+	synctest.Test(t, func(t *testing.T) {
+		srv := limpettest.NewServer(t, nil)
+		c := dial(t, srv, &limpet.Options{Backoff: limpet.Backoff{MaxElapsed: time.Minute}})
+		s := subscribeLive(t, c, "a", nil)
+		publish(t, srv, "a", "1", "2")
+		synctest.Wait()
+		srv.Stop()
+		<-c.Done()
+		if st := c.Stats(); st.Subscriptions != 1 || st.Messages.Waiting != 2 {
+			t.Errorf("failed, and messages wait: %+v", st)
+		}
+		collect(t, s, 2)
+		if st := c.Stats(); st.Subscriptions != 0 || st.Messages.Waiting != 0 || st.Messages.Delivered != 2 {
+			t.Errorf("failed, and everything was taken: %+v", st)
+		}
+	})
+}
+
+// A client whose subscriptions get nothing is silent, whatever comes for other topics.
+func TestOtherTopicsAreSilence(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		srv := newPlainServer(t, func(p *plainConn) {
+			p.text("mine")
+			for range 60 {
+				time.Sleep(10 * time.Second)
+				p.text("other")
+			}
+		})
+		topic := func(f wire.Frame) raw.Label { return raw.Label{Topic: string(f.Data)} }
+		c, _ := srv.client(t, raw.Options{Topic: topic}, limpet.Options{Heartbeat: limpet.Heartbeat{Interval: time.Hour}}, "mine")
+		time.Sleep(5 * time.Minute)
+		synctest.Wait()
+		if st := c.Stats(); st.Silence.Round(time.Second) != 5*time.Minute || st.Unrequested < 29 || st.Messages.Received != 1 {
+			t.Errorf("silent for %v, %d unrequested, %d received", st.Silence, st.Unrequested, st.Messages.Received)
 		}
 	})
 }

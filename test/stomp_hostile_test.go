@@ -69,3 +69,30 @@ func TestStompRefusedForNow(t *testing.T) {
 		})
 	}
 }
+
+// RabbitMQ ends a subscription whose queue is deleted, in an ERROR that names it and
+// leaves the connection open. It is asked for again; another one that waits for its answer
+// meanwhile is not refused.
+func TestStompSubscriptionEndedByTheBroker(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		b := newStompBroker(t)
+		c := b.client(t, stomp.Options{}, limpet.Options{})
+		a := subscribeLive(t, c, "/queue/a", nil)
+		b.set(func() { b.dead = true })
+		waiting, err := c.Subscribe(t.Context(), "/queue/b", nil)
+		assert.NoError(t, err)
+		synctest.Wait()
+		b.set(func() { b.dead = false })
+		b.say("ERROR|message:Server cancelled subscription|subscription:1||The server has canceled a subscription.|No more messages will be delivered for /queue/a.|")
+		time.Sleep(5 * time.Second)
+		synctest.Wait()
+		for _, s := range []*limpet.Subscription{a, waiting} {
+			if st := s.State(); st.Phase != limpet.SubLive {
+				t.Errorf("%s is %s: %v", s.Topic(), st.Phase, st.Err)
+			}
+		}
+		if n := b.count("2 SUBSCRIBE", "/queue/a"); n != 1 {
+			t.Errorf("asked %d times for what had ended", n)
+		}
+	})
+}

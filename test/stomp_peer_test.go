@@ -31,6 +31,8 @@ type stompBroker struct {
 	named     bool              // an ERROR has a receipt-id
 	noReceipt bool              // a SEND gets none
 	dead      bool              // nothing is answered
+	page      http.HandlerFunc  // of /csrf
+	cookies   []string          // of the upgrades
 	conns     int
 	conn      *stompConn // the last one
 	queues    map[string][]stompMessage
@@ -75,12 +77,17 @@ func newStompBroker(t *testing.T) *stompBroker {
 }
 
 func (b *stompBroker) serve(w http.ResponseWriter, r *http.Request) {
+	if r.URL.Path == "/csrf" {
+		b.page(w, r)
+		return
+	}
 	ws, err := websocket.Accept(w, r, &websocket.AcceptOptions{Subprotocols: []string{"v12.stomp"}})
 	if err != nil {
 		return
 	}
 	b.mu.Lock()
 	b.conns++
+	b.cookies = append(b.cookies, r.Header.Get("Cookie"))
 	c := &stompConn{b: b, ws: ws, number: b.conns, open: map[string]stompDelivery{}}
 	b.conn = c
 	b.mu.Unlock()

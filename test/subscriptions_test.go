@@ -4,8 +4,11 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"runtime"
 	"slices"
+	"strconv"
 	"strings"
+	"sync"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -29,9 +32,11 @@ func topicsOf(c *limpet.Client) string {
 // not, also when an Observer asks.
 func TestSubscriptionsAreTheOpenOnes(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
+		all := make(chan struct{}) // closed once all are requested
 		srv := limpettest.NewServer(t, &limpettest.ServerOptions{Server: &server.Options{Hooks: server.Hooks{
 			Authorize: func(_ server.Principal, _ server.Verb, topic string) error {
 				if topic == "refused" {
+					<-all
 					return errors.New("not for you")
 				}
 				return nil
@@ -55,9 +60,10 @@ func TestSubscriptionsAreTheOpenOnes(t *testing.T) {
 			}
 			subs[topic] = s
 		}
-		if got := c.Subscriptions(); len(got) < 4 || got[0] != subs["z"] || got[len(got)-1] != subs["b"] {
+		if got := c.Subscriptions(); len(got) != 5 || got[0] != subs["z"] || got[len(got)-1] != subs["b"] {
 			t.Errorf("after Subscribe: %v", got)
 		}
+		close(all)
 		synctest.Wait()
 		if got := topicsOf(c); subs["refused"].Err() == nil || got != "z a m b" {
 			t.Errorf("after a refusal: %s", got)
@@ -100,22 +106,22 @@ func TestSubscriptionsWhileMuchHappens(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		srv := limpettest.NewServer(t, nil)
 		c := dial(t, srv, nil)
-		asked := make(chan int)
+		var saw, ended sync.WaitGroup
 		for range 4 {
-			go func() {
-				n := 0
-				for {
-					select {
-					case <-c.Done():
-						asked <- n
-						return
-					default:
-					}
+			saw.Add(1)
+			ended.Go(func() {
+				for first := true; c.Err() == nil; {
 					for _, s := range c.Subscriptions() {
-						n += len(s.Topic())
+						if s.Topic() == "" {
+							t.Error("a subscription without a topic")
+						}
+						if first {
+							first = false
+							saw.Done()
+						}
 					}
 				}
-			}()
+			})
 		}
 		for i := range 50 {
 			s := subscribeLive(t, c, fmt.Sprint("t/", i), nil)
@@ -127,9 +133,10 @@ func TestSubscriptionsWhileMuchHappens(t *testing.T) {
 		if got := len(c.Subscriptions()); got != 25 {
 			t.Errorf("%d subscriptions", got)
 		}
+		saw.Wait() // each caller has seen one
 		ctx, cancel := context.WithCancel(t.Context())
-		ended := make(chan error, 1)
-		go func() { ended <- c.Shutdown(ctx) }()
+		shutdown := make(chan error, 1)
+		go func() { shutdown <- c.Shutdown(ctx) }()
 		if _, err := c.WaitState(t.Context(), func(s limpet.State) bool { return s.Draining }); err != nil {
 			t.Fatal(err)
 		}
@@ -137,14 +144,10 @@ func TestSubscriptionsWhileMuchHappens(t *testing.T) {
 			t.Errorf("during Shutdown: %v", got)
 		}
 		cancel()
-		if err := <-ended; err != nil && !errors.Is(err, context.Canceled) {
+		if err := <-shutdown; err != nil && !errors.Is(err, context.Canceled) {
 			t.Error(err)
 		}
-		for range 4 {
-			if n := <-asked; n == 0 {
-				t.Error("a caller saw no subscription")
-			}
-		}
+		ended.Wait()
 	})
 }
 
@@ -199,5 +202,59 @@ func TestOpsNameTheirTopic(t *testing.T) {
 				}
 			})
 		})
+	}
+}
+
+// BenchmarkSubscriptions subscribes many times, each time when the server has
+// confirmed the subscription before, and then closes them all. One operation is
+// one subscription: what it costs must not depend on how many there are.
+func BenchmarkSubscriptions(b *testing.B) {
+	for _, n := range []int{2_000, 20_000} {
+		b.Run(strconv.Itoa(n), func(b *testing.B) {
+			b.ReportAllocs()
+			for done := 0; done < b.N; done += n {
+				manySubscriptions(b, min(n, b.N-done))
+			}
+		})
+	}
+}
+
+func manySubscriptions(b testing.TB, n int) {
+	srv := limpettest.NewServer(b, &limpettest.ServerOptions{Server: &server.Options{MaxSubs: n}})
+	c, err := limpet.Dial(context.Background(), srv.URL(), options(&limpet.Options{HTTPClient: srv.HTTPClient()}))
+	if err != nil {
+		b.Fatal(err)
+	}
+	subs := make([]*limpet.Subscription, n)
+	for i := range subs {
+		if subs[i], err = c.Subscribe(context.Background(), "bench/"+strconv.Itoa(i), nil); err != nil {
+			b.Fatal(err)
+		}
+		if err := subs[i].WaitLive(context.Background()); err != nil {
+			b.Fatal(err)
+		}
+	}
+	for _, s := range subs {
+		s.Close()
+	}
+	if err := c.Shutdown(context.Background()); err != nil {
+		b.Fatal(err)
+	}
+	<-c.Done()
+	srv.Stop()
+}
+
+// The cost of a subscription must not grow with their number. Allocated bytes show
+// it without a clock.
+func TestManySubscriptionsAllocate(t *testing.T) {
+	each := func(n int) uint64 {
+		var before, after runtime.MemStats
+		runtime.ReadMemStats(&before)
+		manySubscriptions(t, n)
+		runtime.ReadMemStats(&after)
+		return (after.TotalAlloc - before.TotalAlloc) / uint64(n)
+	}
+	if few, many := each(250), each(4000); many > 2*few {
+		t.Errorf("one of 4000 subscriptions allocates %d bytes, one of 250 %d", many, few)
 	}
 }

@@ -216,8 +216,8 @@ func (e *CodeError) Error() string { return fmt.Sprintf("%s (close code %d)", e.
 
 // OpError says which op of an Encode call could not be encoded, and why. The client
 // goes on with the ops behind it: a publish ends as Rejected with Err, a subscription ends
-// with Err, any other op is dropped. An Index that is none of the argument's, or any other
-// error of Encode, ends the connection.
+// with Err, any other op is dropped. A step before EventReady, an Index that is none of the
+// argument's, or any other error of Encode, ends the connection.
 type OpError struct {
 	Index int   // of the op in the argument of Encode
 	Err   error // reason

@@ -14,7 +14,8 @@ import (
 //	EventSubscribed    with Confirms, for each subscription that the server has taken
 //	EventUnsubscribed  with Confirms, code other than 0, for each that it has refused;
 //	                   with ConfirmsEnd, code 0, for each that has ended; one without ByKey that
-//	                   nothing has closed is requested again
+//	                   nothing has closed is requested again after 1 to 4 seconds. It ends if the
+//	                   server ends it three times in a row without a message
 //	EventAck           with Acks, for each message
 //	EventPong          with PingOp, for each OpPing, unless anything else comes in time
 //	EventData          a Key with ByKey, otherwise a Name; everything else is optional
@@ -23,7 +24,9 @@ import (
 // depends on the last number of the subscription, on this or an earlier connection:
 //
 //	none before            it is the base
-//	equal                  a duplicate, dropped
+//	equal                  a duplicate, dropped; as the first one of a connection, with another
+//	                       Position.Tag, the server has restarted: a Reset (CauseDiverged),
+//	                       then the message
 //	lower, by LookBack at  a duplicate, dropped
 //	most
 //	lower                  the server has restarted: a Reset (CauseRestarted), then the message
@@ -44,10 +47,10 @@ type EventKind uint8
 const (
 	// Events of one subscription, named by Key or Name; their order is kept.
 	EventData         EventKind = iota + 1 // Message, Position, Prev, Numbered
-	EventSubscribed                        // Position (delivery starts after it), Continuity, Head
+	EventSubscribed                        // Position (delivery starts after it; with HolesLoss zero means that it is not known), Continuity, Head
 	EventUnsubscribed                      // Code (0: ended, otherwise refused), Reason; Retry > 0: may be requested again after that time
 	EventGap                               // Prev, Position (last lost), Count, Cause; see below
-	EventReset                             // Position (new), Cause
+	EventReset                             // Position (new, as with EventSubscribed), Cause
 
 	// Events of the connection.
 	EventReady  // Ready
@@ -55,7 +58,7 @@ const (
 	EventAck    // Ack
 	EventPing   // N, Step: Encode(OpPong) is wanted
 	EventPong   // N
-	EventGoAway // Code, Delay, Spread, Reason
+	EventGoAway // Code, Delay, Spread, Reason; with neither Delay nor Spread the client makes a new connection at once
 	EventAuth   // Expires
 	EventError  // Code, Reason, Retry, Fatal; Key or N if it concerns a subscription or a sequence number; see Traits.ByKey
 
@@ -98,6 +101,11 @@ type Event struct {
 
 	// Message is the message of EventData.
 	Message Message
+
+	// Borrowed means that Message.Payload is a part of the Data of the frame, as it stands
+	// there. The client copies it when it knows who gets it; to others it is valid only
+	// during the call of Decode. Without Borrowed the payload must be a copy.
+	Borrowed bool
 
 	// Position is the place in the stream that the event stands for.
 	Position Position
@@ -204,10 +212,11 @@ const (
 	CauseOverflow           // dropped by the delivery policy, in this process
 	CauseMalformed          // a message could not be read
 	CauseRestarted          // the server counts from a lower number again
+	CauseTooBig             // a message is longer than the client reads
 )
 
 var causes = [...]string{"unknown", "expired", "trimmed", "dropped", "forbidden",
-	"epoch", "diverged", "ahead", "unverifiable", "lost", "overflow", "malformed", "restarted"}
+	"epoch", "diverged", "ahead", "unverifiable", "lost", "overflow", "malformed", "restarted", "too_big"}
 
 // String returns the cause as one lower-case word.
 func (c Cause) String() string {
@@ -283,7 +292,7 @@ type Ack struct {
 	Credit Credit
 }
 
-// Reject is the final refusal of one message.
+// Reject is the refusal of one message. It is final, unless Retry is set.
 type Reject struct {
 	Seq    uint64 // sequence number of the message
 	Code   uint16 // a code of the protocol, or CodeRefused
@@ -295,6 +304,29 @@ type Reject struct {
 	// Unknown means that the server cannot tell whether it accepted the message
 	// earlier.
 	Unknown bool
+
+	// Retry, if it is not zero, means that the server has not taken the message, and may
+	// be sent it again after that time, at most 15 minutes. The message stays Pending and
+	// does not keep its place among the others; a ServerNotice has the code and the
+	// reason. It counts only without Traits.Sessions, and not beside Unknown.
+	Retry time.Duration
+}
+
+// OwnPayload gives a payload that is Borrowed memory of its own. A dialect that keeps an event
+// of another one calls it within Decode.
+func (e *Event) OwnPayload() {
+	if e.Borrowed {
+		e.own()
+	}
+}
+
+func (e *Event) own() {
+	var own []byte
+	if lent := e.Message.Payload; len(lent) > 0 {
+		own = make([]byte, len(lent))
+		copy(own, lent) // into a local variable: the compiler does not clear it first
+	}
+	e.Message.Payload, e.Borrowed = own, false
 }
 
 // Events collects events. The zero value is ready for use. It is not safe for

@@ -36,6 +36,9 @@ type Frames struct {
 	// Confirmed holds the keys that Confirm has added.
 	Confirmed []uint64
 
+	// Prefetches holds what Prefetch has added.
+	Prefetches []Prefetch
+
 	free [][]byte // buffers for Buffer
 }
 
@@ -44,6 +47,21 @@ type Frames struct {
 // with ContinuityByNumber had come. It is for a dialect with the trait Confirms whose
 // server answers only some requests; Start and Encode may call it.
 func (f *Frames) Confirm(key uint64) { f.Confirmed = append(f.Confirmed, key) }
+
+// Prefetch is how many messages of a subscription a server sends without an
+// acknowledgement.
+type Prefetch struct {
+	Key      uint64 // of the subscription
+	Messages int
+}
+
+// Prefetch says that the server was asked to send at most messages of the subscription
+// with this key without an acknowledgement. Then the client can report a stream that
+// stands still because consumers acknowledge nothing. It is for ProcessedEach; Start and Encode may
+// call it.
+func (f *Frames) Prefetch(key uint64, messages int) {
+	f.Prefetches = append(f.Prefetches, Prefetch{key, messages})
+}
 
 // Append adds a frame. f takes ownership of data and reuses its memory after the
 // frame was sent, so nothing else may share it.
@@ -80,7 +98,7 @@ func (f *Frames) Reset() {
 		}
 	}
 	clear(f.List)
-	f.List, f.Confirmed = f.List[:0], nil
+	f.List, f.Confirmed, f.Prefetches = f.List[:0], nil, nil
 }
 
 // Message is an application message in either direction.
@@ -109,6 +127,12 @@ type Message struct {
 	// Age is how long ago the message was first handed to the network. It is
 	// meaningful only with Resent; a negative Age is unknown.
 	Age time.Duration
+
+	// Time is when the server says that it made or sent the message, by its own clock, in
+	// nanoseconds since 1970. Zero or less means that it does not say. It is for received
+	// messages only; ParseTime reads the usual forms. It is a number because every
+	// event has one, and most dialects do not set it.
+	Time int64
 
 	// Resent means that the message may have been sent before.
 	Resent bool
@@ -177,6 +201,16 @@ const (
 	OpAck                           // Key, Name, Position: processed on this connection, see Traits.Processed
 	OpRelease                       // Key, Name, Position: not processed, see Traits.Release
 )
+
+// String returns the kind as one lower-case word.
+func (k OpKind) String() string {
+	if int(k) < len(opKinds) {
+		return opKinds[k]
+	}
+	return "op " + strconv.Itoa(int(k))
+}
+
+var opKinds = [...]string{"op 0", "subscribe", "unsubscribe", "publish", "credit", "ping", "pong", "step", "auth", "bye", "ack", "release"}
 
 // Op is one thing to send to the peer. Which fields are set depends on Kind.
 //

@@ -36,7 +36,8 @@ type Dialect interface {
 	Attempt(a *Attempt) error
 
 	// Open returns the state of one connection. It is called after a successful
-	// upgrade.
+	// upgrade. An error means that the server does not speak the subprotocol that the
+	// dialect needs: limpet.ErrSubprotocol.
 	Open(Resume) (Codec, error)
 
 	// Verdict decides what a failure means. The zero Verdict leaves the decision
@@ -57,13 +58,15 @@ type Checker interface {
 // time, not always the same one. The two halves share no mutable state, a Ledger
 // excepted: what both need travels in Op and Event values.
 type Codec interface {
-	// Start appends the first frames of the connection.
+	// Start appends the first frames of the connection. With Traits.Connection.Messages and
+	// without Traits.Greeting, pings and pongs may come between them.
 	Start(out *Frames) error
 
 	// Decode appends the events that f holds. One frame may hold many messages,
 	// and one message may take many frames. f.Data is valid only during the
-	// call: copy what an event keeps, such as Message.Payload. An error ends the connection and discards the events of this frame. A
-	// message that can be skipped is no error: see EventMalformed.
+	// call: copy what an event keeps, except for a payload that is Event.Borrowed. An
+	// error ends the connection and discards the events of this frame. A message that
+	// can be skipped is no error: see EventMalformed.
 	// A *CodeError chooses the close code; any other error closes with 1002.
 	Decode(f Frame, out *Events) error
 
@@ -73,6 +76,16 @@ type Codec interface {
 	// encoded, Encode returns an *OpError with its index: out then holds the
 	// ops before it and none from it on.
 	Encode(ops []Op, out *Frames) error
+}
+
+// Packer is implemented by a Codec that puts several operations into one frame. A client
+// that may send few messages asks it how many operations it can encode at once. Without a
+// Packer, also where a decorator hides it, the client finds that by trial, and packs less.
+type Packer interface {
+	// CountFrames returns how many frames Encode would append for ops, or more. It
+	// changes nothing, and belongs to the loop. Of a Subscribe only the Key and the Topic
+	// are set.
+	CountFrames(ops []Op) int
 }
 
 // Use is the purpose for which a topic is checked.
@@ -97,6 +110,12 @@ type Traits struct {
 	// receipt ends as Written.
 	Acks bool
 
+	// Streams means that a message can be sent without its size: Encode makes one frame of
+	// an OpPublish that holds the payload and nothing else. The client then encodes the
+	// message without a payload, for the type of the frame, and writes the payload as it
+	// comes. Streams needs Publish, and excludes Acks and MaxPayload.
+	Streams bool
+
 	// Sessions means that unacknowledged messages survive a connection, by
 	// sequence number.
 	Sessions bool
@@ -116,6 +135,9 @@ type Traits struct {
 	// Unsubscribe means that the client can end one subscription.
 	Unsubscribe bool
 
+	// Connection is what the server allows one connection, as far as it is known.
+	Connection ConnectionLimits
+
 	// Greeting means that Decode reports EventReady. Without it a connection is
 	// ready once the frames of Start are written.
 	Greeting bool
@@ -132,7 +154,12 @@ type Traits struct {
 	// KeepsSubs means that the server keeps subscriptions in the session: after a
 	// welcome with Resumed, the client asks for none that were live in that session and
 	// takes their streams for continued without a loss. It ends at the server those that
-	// were closed in the meantime. It needs ByKey and Greeting, and excludes StartSubs.
+	// were closed in the meantime. It needs Greeting.
+	//
+	// With StartSubs, Open has the subscriptions: then the dialect asks for those that the
+	// server does not keep, and reports an EventSubscribed for each that goes on. The
+	// client only ends those that were closed, unless their topic has another subscription
+	// by then. Without ByKey, KeepsSubs needs StartSubs, and excludes ConfirmsEnd.
 	KeepsSubs bool
 
 	// ByKey means that every event of a subscription has its Event.Key: the server

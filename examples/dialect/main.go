@@ -7,6 +7,7 @@ import (
 	"flag"
 	"fmt"
 	"log"
+	"log/slog"
 
 	"github.com/limpet-go/limpet"
 )
@@ -15,7 +16,7 @@ func main() {
 	url := flag.String("url", "wss://example.com/lines", "the server")
 	topic := flag.String("topic", "prices", "the topic to follow")
 	flag.Parse()
-	client, err := limpet.New(*url, &limpet.Options{Dialect: lines{}})
+	client, err := limpet.New(*url, &limpet.Options{Dialect: lines{}, Logger: slog.Default()})
 	if err != nil {
 		log.Fatal(err)
 	}

@@ -7,6 +7,7 @@ import (
 	"flag"
 	"fmt"
 	"log"
+	"log/slog"
 
 	"github.com/limpet-go/limpet"
 	"github.com/limpet-go/limpet/wire/graphqlws"
@@ -16,7 +17,7 @@ func main() {
 	url := flag.String("url", "wss://example.com/graphql", "the server")
 	count := flag.Int("n", 12, "trades to print")
 	flag.Parse()
-	client, err := limpet.New(*url, &limpet.Options{Dialect: graphqlws.New(graphqlws.Options{
+	client, err := limpet.New(*url, &limpet.Options{Logger: slog.Default(), Dialect: graphqlws.New(graphqlws.Options{
 		Operations: map[string]graphqlws.Operation{"trades": {
 			Query:  `subscription($symbol: ID!, $after: Int) { trades(symbol: $symbol, after: $after) { seq price } }`,
 			Cursor: &graphqlws.Cursor{Variable: "after", Path: "trades.seq", Number: true},

@@ -8,6 +8,7 @@ import (
 	"flag"
 	"fmt"
 	"log"
+	"log/slog"
 
 	"github.com/limpet-go/limpet"
 	"github.com/limpet-go/limpet/wire/jsonrpc"
@@ -17,7 +18,7 @@ func main() {
 	url := flag.String("url", "wss://example.com/node", "the node")
 	count := flag.Int("n", 1000, "end after so many blocks and losses")
 	flag.Parse()
-	client, err := limpet.New(*url, &limpet.Options{Dialect: jsonrpc.New(jsonrpc.Ethereum())})
+	client, err := limpet.New(*url, &limpet.Options{Dialect: jsonrpc.New(jsonrpc.Ethereum()), Logger: slog.Default()})
 	check(err)
 	defer client.Close()
 	heads, err := client.Subscribe(context.Background(), "newHeads", nil)

@@ -1,20 +1,13 @@
 package main
 
 import (
-	"bufio"
-	"bytes"
-	"compress/gzip"
 	"crypto/sha256"
-	_ "embed"
 	"encoding/json"
 	"fmt"
 	"time"
-)
 
-// README.md in this folder says where the file comes from and what it holds.
-//
-//go:embed quakes.ndjson.gz
-var archive []byte
+	"github.com/limpet-go/limpet/examples/internal/quakes"
+)
 
 const (
 	quakeTopics = "quakes/*"       // what the client subscribes to
@@ -51,32 +44,23 @@ type alert struct {
 // loadQuakes decodes the embedded file. An id that occurs twice is an error, because
 // it would make the score ambiguous.
 func loadQuakes() ([]quake, error) {
-	z, err := gzip.NewReader(bytes.NewReader(archive))
+	lines, err := quakes.Lines()
 	if err != nil {
-		return nil, fmt.Errorf("embedded quakes: %w", err)
+		return nil, err
 	}
 	var qs []quake
 	seen := map[string]bool{}
-	for sc := bufio.NewScanner(z); ; {
-		if !sc.Scan() {
-			if err := sc.Err(); err != nil {
-				return nil, fmt.Errorf("embedded quakes, line %d: %w", len(qs)+1, err)
-			}
-			break
-		}
-		q := quake{Body: bytes.Clone(sc.Bytes())}
-		if err := json.Unmarshal(q.Body, &q); err != nil {
-			return nil, fmt.Errorf("embedded quakes, line %d: %w", len(qs)+1, err)
+	for i, line := range lines {
+		q := quake{Body: line}
+		if err := json.Unmarshal(line, &q); err != nil {
+			return nil, fmt.Errorf("embedded quakes, line %d: %w", i+1, err)
 		}
 		if seen[q.ID] {
-			return nil, fmt.Errorf("embedded quakes, line %d: id %s occurs twice", len(qs)+1, q.ID)
+			return nil, fmt.Errorf("embedded quakes, line %d: id %s occurs twice", i+1, q.ID)
 		}
 		seen[q.ID] = true
-		q.Sum = sha256.Sum256(q.Body)
+		q.Sum = sha256.Sum256(line)
 		qs = append(qs, q)
-	}
-	if len(qs) == 0 {
-		return nil, fmt.Errorf("embedded quakes: empty")
 	}
 	first, span := qs[0].Time, max(qs[len(qs)-1].Time-qs[0].Time, 1)
 	for i := range qs {

@@ -3,6 +3,7 @@ package main
 import (
 	"bufio"
 	"context"
+	"errors"
 	"fmt"
 	"io"
 	"net/http"
@@ -54,7 +55,7 @@ func TestRun(t *testing.T) {
 		return value(metrics, `limpet_outage_seconds_count{client="feed"}`) >= 3
 	})
 	received := value(metrics, `limpet_received_messages_total{client="feed"}`)
-	sum := value(metrics, `limpet_delivered_messages_total{client="feed"}`) + value(metrics, `limpet_dropped_messages_total{client="feed"}`) +
+	sum := value(metrics, `limpet_delivered_messages_total{client="feed"}`) + value(metrics, `limpet_dropped_messages_total{client="feed",reason="overflow"}`) +
 		value(metrics, `limpet_waiting_messages{client="feed"}`)
 	if received < 100 || received != sum {
 		t.Errorf("received %v, delivered, dropped and waiting %v", received, sum)
@@ -81,9 +82,12 @@ func TestRun(t *testing.T) {
 // healthy, and not ready.
 func TestPages(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		refused := false
+		refused, forbidden := false, false
 		srv := limpettest.NewServer(t, &limpettest.ServerOptions{Server: &server.Options{Hooks: server.Hooks{
 			Authorize: func(server.Principal, server.Verb, string) error {
+				if forbidden {
+					return errors.New("never")
+				}
 				if refused {
 					return context.DeadlineExceeded // for now
 				}
@@ -95,7 +99,20 @@ func TestPages(t *testing.T) {
 			t.Fatal(err)
 		}
 		defer func() { client.Close(); <-client.Done() }()
-		handler := pages(client, prometheus.NewRegistry(), 30*time.Second)
+		sub, err := client.Subscribe(t.Context(), "prices", nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		idle, err := limpet.New(srv.URL(), &limpet.Options{HTTPClient: srv.HTTPClient()})
+		if err != nil {
+			t.Fatal(err)
+		}
+		if got := notReady(idle, sub, time.Minute, time.Minute); got != "never connected" {
+			t.Errorf("before the first connection: %q", got)
+		}
+		idle.Close()
+		<-idle.Done()
+		handler := pages(client, sub, prometheus.NewRegistry(), 10*time.Second, 30*time.Second)
 		expect := func(path, want string) {
 			t.Helper()
 			w := httptest.NewRecorder()
@@ -106,10 +123,6 @@ func TestPages(t *testing.T) {
 			}
 		}
 
-		sub, err := client.Subscribe(t.Context(), "prices", nil)
-		if err != nil {
-			t.Fatal(err)
-		}
 		if err := sub.WaitLive(t.Context()); err != nil {
 			t.Fatal(err)
 		}
@@ -136,7 +149,9 @@ func TestPages(t *testing.T) {
 
 		srv.Stop()
 		synctest.Wait()
-		expect("/readyz", "503 waiting for [0-9.]+m?s, last failure: network")
+		expect("/readyz", "200 ok") // a short outage
+		time.Sleep(11 * time.Second)
+		expect("/readyz", "503 an outage of 11(\\.\\d+)?s, last failure: [a-z]+")
 		expect("/healthz", "200 ok")
 		ctx, cancel := context.WithTimeout(t.Context(), time.Second)
 		defer cancel()
@@ -146,8 +161,21 @@ func TestPages(t *testing.T) {
 		expect("/healthz", "200 ok")
 		client.Close()
 		<-client.Done()
-		expect("/readyz", "503 shutting down")
+		expect("/readyz", "503 the client has ended: closed")
 		expect("/healthz", "503 the client has ended: closed")
+
+		forbidden = true
+		srv.Start()
+		client, err = limpet.Dial(t.Context(), srv.URL(), &limpet.Options{HTTPClient: srv.HTTPClient()})
+		if err != nil {
+			t.Fatal(err)
+		}
+		if sub, err = client.Subscribe(t.Context(), "prices", nil); err != nil {
+			t.Fatal(err)
+		}
+		handler = pages(client, sub, prometheus.NewRegistry(), 10*time.Second, 30*time.Second)
+		synctest.Wait()
+		expect("/healthz", "503 the feed has ended: rejected")
 	})
 }
 

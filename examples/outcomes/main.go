@@ -10,6 +10,7 @@ import (
 	"flag"
 	"fmt"
 	"log"
+	"log/slog"
 	"os"
 	"text/tabwriter"
 	"time"
@@ -38,7 +39,7 @@ func main() {
 	if err != nil {
 		log.Fatal(err)
 	}
-	client, err := limpet.New(*url, &limpet.Options{Dialect: dialect})
+	client, err := limpet.New(*url, &limpet.Options{Dialect: dialect, Logger: slog.Default()})
 	if err != nil {
 		log.Fatal(err)
 	}

@@ -7,6 +7,7 @@ import (
 	"flag"
 	"fmt"
 	"log"
+	"log/slog"
 
 	"github.com/limpet-go/limpet"
 	"github.com/limpet-go/limpet/wire/socketio"
@@ -15,7 +16,7 @@ import (
 func main() {
 	url := flag.String("url", "wss://example.com", "the server, without /socket.io/")
 	flag.Parse()
-	client, err := limpet.New(*url, &limpet.Options{Dialect: socketio.New(socketio.Options{})})
+	client, err := limpet.New(*url, &limpet.Options{Dialect: socketio.New(socketio.Options{}), Logger: slog.Default()})
 	check(err)
 	defer client.Close()
 	prices, err := client.Subscribe(context.Background(), "price", nil)
@@ -26,7 +27,7 @@ func main() {
 	for m, err := range prices.Messages(context.Background()) {
 		switch {
 		case err != nil:
-			fmt.Println("the client has ended:", limpet.ClassOf(err))
+			fmt.Println("the client has ended:", err) // the server of -demo disconnects the client in the end
 			return
 		case m.Kind == limpet.Reset:
 			fmt.Println("what the server sent meanwhile is lost")

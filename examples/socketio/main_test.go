@@ -18,7 +18,7 @@ func TestRun(t *testing.T) {
 {"price":"103.50"}
 {"price":"104.50"}
 {"price":"105.50"}
-the client has ended: session
+the client has ended: limpet: permanent failure: open: peer ended the connection with a message (code 41): "the server has disconnected this client"
 `
 	if out != want || strings.Count(log, "the client is back, and has had offset 3") != 1 {
 		t.Errorf("got\n%s\nlog\n%s", out, log)

@@ -7,6 +7,7 @@ import (
 	"flag"
 	"fmt"
 	"log"
+	"log/slog"
 	"os"
 
 	"github.com/google/uuid"
@@ -21,6 +22,7 @@ func main() {
 	flag.Parse()
 	client, err := limpet.New(*url, &limpet.Options{
 		Dialect: stomp.New(stomp.Options{Login: *login, Passcode: os.Getenv("PASSCODE"), Prefetch: 1}),
+		Logger:  slog.Default(),
 	})
 	check(err)
 	defer client.Shutdown(context.Background()) // the last acknowledgement leaves first

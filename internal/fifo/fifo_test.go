@@ -56,3 +56,51 @@ func TestPoolKeepsNoBurst(t *testing.T) {
 		idle.Drop(1)
 	}
 }
+
+// Blocks does what a slice does, returns every block that it does not need, and leaves
+// nothing in the blocks that it returns.
+func TestBlocks(t *testing.T) {
+	seed := rand.Uint64()
+	t.Logf("seed %d", seed)
+	rnd := rand.New(rand.NewPCG(seed, 0))
+	f := Blocks[int]{Pool: new(sync.Pool)}
+	var model []int
+	for i := range 50_000 {
+		before := f.MemoryFor(1)
+		switch k := rnd.IntN(20); {
+		case k < 10 || len(model) == 0:
+			if p := f.Next(); *p != 0 {
+				t.Fatalf("step %d: a new element is %d", i, *p)
+			} else {
+				*p = i + 1
+			}
+			model = append(model, i+1)
+			if f.Memory() != before {
+				t.Fatalf("step %d: %d bytes, want %d", i, f.Memory(), before)
+			}
+		case k < 14:
+			n := 1 + rnd.IntN(min(len(model), 20))
+			f.Drop(n)
+			model = model[n:]
+		case k < 17:
+			n := rnd.IntN(len(model))
+			f.Remove(n)
+			model = slices.Delete(slices.Clone(model), n, n+1)
+		case k < 19:
+			f.DropLast()
+			model = model[:len(model)-1]
+		case rnd.IntN(100) == 0:
+			f.Reset()
+			model = nil
+		}
+		if got := f.AppendFirst(nil, f.Len()); !slices.Equal(got, model) {
+			t.Fatalf("step %d: %v, want %v", i, got, model)
+		}
+		if n := len(model); n > 0 && *f.At(n - 1) != model[n-1] {
+			t.Fatalf("step %d: the last is %d", i, *f.At(n - 1))
+		}
+		if most := int64(len(model)+2*BlockLen-2) * 8; f.Memory() > most || len(model) == 0 && f.Memory() != 0 {
+			t.Fatalf("step %d: %d bytes for %d elements", i, f.Memory(), len(model))
+		}
+	}
+}

@@ -97,8 +97,9 @@ type Options struct {
 	// once no message is unfinished. Optional.
 	Grew func(unfinished bool)
 
-	// Ponged is called on the reader's goroutine when a pong has come. Optional.
-	Ponged func()
+	// Ponged is called on the reader's goroutine when a pong has come, Pinged when a ping
+	// has, which is answered. Both are optional.
+	Ponged, Pinged func()
 }
 
 // Conn is the client's side of a WebSocket connection. Receive may be called by one

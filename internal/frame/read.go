@@ -239,6 +239,9 @@ func (c *Conn) control(op byte, p []byte) error {
 		}
 		return err
 	case opPing:
+		if c.o.Pinged != nil {
+			c.o.Pinged()
+		}
 		c.pong(p)
 	case opPong:
 		if c.o.Ponged != nil {

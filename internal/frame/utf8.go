@@ -28,3 +28,26 @@ func cut(b []byte) int {
 	}
 	return 0
 }
+
+// Text checks that a text which comes in parts is UTF-8. The zero value is ready for use.
+type Text struct{ rest []byte } // an incomplete character at the end of the last part
+
+// Valid reports whether the text is valid up to p, the next part. The last part must not end
+// within a character.
+func (t *Text) Valid(p []byte, last bool) bool {
+	for len(t.rest) > 0 && len(p) > 0 && !utf8.FullRune(t.rest) {
+		t.rest, p = append(t.rest, p[0]), p[1:]
+	}
+	if utf8.FullRune(t.rest) {
+		if !utf8.Valid(t.rest) {
+			return false
+		}
+		t.rest = t.rest[:0]
+	}
+	if len(t.rest) == 0 {
+		n := cut(p)
+		t.rest = append(t.rest, p[len(p)-n:]...)
+		p = p[:len(p)-n]
+	}
+	return utf8.Valid(p) && !(last && len(t.rest) > 0)
+}

@@ -99,6 +99,41 @@ func (c *Conn) write(b []byte, ms []wire.Frame) (err error) {
 	return c.put(b)
 }
 
+// SendPart writes a part of a message of type t and returns when the stream has accepted it:
+// the first part begins the message, the last one ends it. A part that does not end the message must
+// not be empty. Until the end only control frames may be written. It fails as Send does.
+func (c *Conn) SendPart(t wire.FrameType, p []byte, first, last bool) error {
+	if err := c.out.acquire(); err != nil {
+		return err
+	}
+	op := byte(opContinuation)
+	if first {
+		op = byte(t)
+	}
+	b := buffers.Get().(*[]byte)
+	err := c.writePart((*b)[:0], op, p, last)
+	return c.release(b, err)
+}
+
+// writePart writes p in fragments, of which the first has the opcode op, and the waiting
+// control frames in between. b is an empty buffer.
+func (c *Conn) writePart(b []byte, op byte, p []byte, last bool) (err error) {
+	for {
+		part := p[:min(len(p), fragment, c.out.unit)]
+		p = p[len(part):]
+		if len(p) == 0 && last {
+			op |= finBit
+		}
+		if b = c.out.append(b, op, part); len(p) == 0 {
+			return c.put(b)
+		}
+		if b, err = c.flush(b); err != nil {
+			return err
+		}
+		op = opContinuation
+	}
+}
+
 // flush writes b and begins the next buffer.
 func (c *Conn) flush(b []byte) ([]byte, error) {
 	if err := c.put(b); err != nil {

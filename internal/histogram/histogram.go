@@ -2,6 +2,7 @@
 package histogram
 
 import (
+	"math"
 	"sync/atomic"
 	"time"
 )
@@ -27,7 +28,7 @@ const Buckets = len(Bounds) + 1
 // it is in the sum.
 type Histogram struct {
 	counts [Buckets]atomic.Uint64
-	sum    atomic.Int64
+	sum    atomic.Uint64 // in seconds, the bits of a float64: a count of nanoseconds would overflow
 }
 
 // Add counts n durations of d. A negative d counts as 0.
@@ -41,11 +42,18 @@ func (h *Histogram) Add(d time.Duration, n uint64) {
 		i++
 	}
 	h.counts[i].Add(n)
-	h.sum.Add(int64(d) * int64(n))
+	more := d.Seconds() * float64(n)
+	for {
+		old := h.sum.Load()
+		if h.sum.CompareAndSwap(old, math.Float64bits(math.Float64frombits(old)+more)) {
+			return
+		}
+	}
 }
 
-// Load returns the number of durations in each bucket, their number and their sum.
-func (h *Histogram) Load() (buckets [Buckets]uint64, count uint64, sum time.Duration) {
+// Load returns the number of durations in each bucket, their number and their sum in
+// seconds.
+func (h *Histogram) Load() (buckets [Buckets]uint64, count uint64, sum float64) {
 	if h == nil {
 		return
 	}
@@ -53,5 +61,5 @@ func (h *Histogram) Load() (buckets [Buckets]uint64, count uint64, sum time.Dura
 		buckets[i] = h.counts[i].Load()
 		count += buckets[i]
 	}
-	return buckets, count, time.Duration(h.sum.Load())
+	return buckets, count, math.Float64frombits(h.sum.Load())
 }

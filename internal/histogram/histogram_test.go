@@ -20,8 +20,21 @@ func TestAdd(t *testing.T) {
 	if buckets != want || count != 15 {
 		t.Errorf("%d in %v, want %v", count, buckets, want)
 	}
-	if want := 2*Bounds[0] + 3*(Bounds[0]+1) + 4*time.Second + 10*time.Hour; sum != want {
+	if want := 2*Bounds[0] + 3*(Bounds[0]+1) + 4*time.Second + 10*time.Hour; sum != want.Seconds() {
 		t.Errorf("sum %v, want %v", sum, want)
+	}
+}
+
+// The sum grows, whatever the durations: those of a server whose clock is an hour off fill
+// an int64 of nanoseconds within an hour.
+func TestSumGrows(t *testing.T) {
+	const years = 50 * 365 * 24 * time.Hour
+	var h Histogram
+	for i := range 1000 {
+		h.Add(years, 64)
+		if _, _, sum := h.Load(); sum != years.Seconds()*64*float64(i+1) {
+			t.Fatalf("the sum is %v after %d", sum, i+1)
+		}
 	}
 }
 

@@ -10,6 +10,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"regexp"
+	"slices"
 	"strings"
 	"sync"
 	"time"
@@ -166,7 +167,8 @@ func (l *linkedTests) link(dir, pkg string) (string, error) {
 		return name, nil
 	}
 	name := filepath.Join(l.in, fmt.Sprintf("%d.test", len(l.names)))
-	cmd := exec.Command("go", "test", "-c", "-vet=off", "-ldflags=-w", "-o", name, pkg)
+	args := slices.Concat([]string{"test", "-c", "-o", name}, buildFlags(pkg), []string{pkg})
+	cmd := exec.Command("go", args...)
 	cmd.Dir, cmd.Env = dir, append(os.Environ(), "GOWORK=off", "GOGC=off")
 	if output, err := cmd.CombinedOutput(); err != nil {
 		return "", fmt.Errorf("go test -c %s: %w\n%s", pkg, err, output)
@@ -240,11 +242,24 @@ func try(dir string, m mutation) (verdict, output string, err error) {
 	return "caught", output, nil
 }
 
-// goTest runs one guard, without debugging information, which takes longer to link than most
-// guards run. The compiler and the linker do not collect garbage, which saves a third of
-// their time; the test does. A minute is enough for it, and ends a mutation that makes a test hang.
+// buildFlags returns the flags for the tests of pkg. There is no debugging information, which
+// takes longer to link than most guards run. The scenario tests are compiled again for every
+// mutation of the root, and that takes a third less time without optimization.
+func buildFlags(pkg string) []string {
+	flags := []string{"-vet=off", "-trimpath", "-ldflags=-w"}
+	if pkg == "./test" {
+		flags = append(flags, "-gcflags=-N -l")
+	}
+	return flags
+}
+
+// goTest runs one guard. The compiler and the linker do not collect garbage, which saves a third
+// of their time; the test does. A minute is enough for it, and ends a mutation that makes a test
+// hang.
 func goTest(dir, args string) (result, string, error) {
-	cmd := exec.Command("go", append([]string{"test", "-json", "-vet=off", "-ldflags=-w", "-count=1", "-timeout=60s", "-exec=env -u GOGC"}, strings.Fields(args)...)...)
+	guard := strings.Fields(args)
+	run := slices.Concat([]string{"test", "-json", "-count=1", "-timeout=60s", "-exec=env -u GOGC"}, buildFlags(guard[len(guard)-1]), guard)
+	cmd := exec.Command("go", run...)
 	cmd.Dir = dir
 	cmd.Env = append(os.Environ(), "GOWORK=off", "GOGC=off")
 	raw, err := cmd.Output()

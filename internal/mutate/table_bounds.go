@@ -4,6 +4,13 @@ package main
 // depend on the speed of the link.
 var ofBounds = []mutation{
 	{
+		name:    "leaving: each round looks at all that leave",
+		file:    "loop_connection.go",
+		search:  "\tfor k.leavingUntil.Len() > 0 && due(k.leavingUntil.At(0).at, l.now) {\n",
+		replace: "\t_ = append([]leavingDeadline(nil), k.leavingUntil.All()...)\n\tfor k.leavingUntil.Len() > 0 && due(k.leavingUntil.At(0).at, l.now) {\n",
+		test:    "-run ^TestManyThatLeaveCostTheSame$ ./test",
+	},
+	{
 		name:    "registry: a removal moves all others",
 		file:    "registry.go",
 		search:  "if r.removed <= len(r.subs)/2 {",

@@ -208,8 +208,8 @@ var ofDial = []mutation{
 	{
 		name:    "panic: of a body's Write is not named",
 		file:    "conn.go",
-		search:  "wrote{w.conn, asCallersFault(err), through, n}",
-		replace: "wrote{w.conn, err, through, n}",
+		search:  "wrote{w.conn, asCallersFault(err), u.through, bytes}",
+		replace: "wrote{w.conn, err, u.through, bytes}",
 		test:    "-run ^TestPanicOfTheBody$ ./test",
 	},
 	{
@@ -271,8 +271,8 @@ var ofDial = []mutation{
 	{
 		name:    "ending: violations need not be in a row",
 		file:    "failure.go",
-		search:  "\t\ty.violations = 0\n",
-		replace: "\t\t_ = y.violations\n",
+		search:  "\t\ty.violations, y.oversized = 0, false\n",
+		replace: "\t\ty.oversized = false\n",
 		test:    "-run ^TestViolationsInARow$ ./test",
 	},
 	{

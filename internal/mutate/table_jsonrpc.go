@@ -3,6 +3,55 @@ package main
 // ofJSONRPC: the dialect for JSON-RPC 2.0.
 var ofJSONRPC = []mutation{
 	{
+		name:    "jsonrpc: a subscription without an id is ended",
+		file:    "wire/jsonrpc/encode.go",
+		search:  "if !known {\n\t\t\t\treturn nil // the server",
+		replace: "if !known && false {\n\t\t\t\treturn nil // the server",
+		test:    "-run ^TestEndedBeforeItCouldBeEnded$ ./wire/jsonrpc",
+	},
+	{
+		name:    "jsonrpc: a refusal of a message for now is final",
+		file:    "wire/jsonrpc/decode.go",
+		search:  "\tr.Retry = waitAfter(c.options.Again, e)\n",
+		replace: "",
+		test:    "-run ^TestJSONRPCAgain$ ./test",
+	},
+	{
+		name:    "jsonrpc: the refusal of an array refuses its first request",
+		file:    "wire/jsonrpc/batch.go",
+		search:  "if failure == nil || !ok || b.first != n || !c.alone && !ofBatches(readError(failure)) {",
+		replace: "if ofBatches(Error{}) || !ok || b.first != n || true {",
+		test:    "-run ^TestRefusedArrayOfRequests$ ./test",
+	},
+	{
+		name:    "jsonrpc: a refusal that names nothing leaves messages open",
+		file:    "wire/jsonrpc/batch.go",
+		search:  "\t\tif b, ok = c.open.Take(n); ok {\n",
+		replace: "\t\tif b, ok = c.open.Take(n); ok {\n\t\t\tok = false\n\t\t}\n\t\tif b.first != 0 {\n\t\t\treturn b, false\n",
+		test:    "-run ^TestRefusedArrayOfMessages$ ./test",
+	},
+	{
+		name:    "jsonrpc: arrays are made after one was refused",
+		file:    "wire/jsonrpc/batch.go",
+		search:  "\tc.single = true\n",
+		replace: "",
+		test:    "-run ^TestRefusedArrayOfRequests$ ./test",
+	},
+	{
+		name:    "jsonrpc: a refusal has a code that the server has not sent",
+		file:    "wire/jsonrpc/json.go",
+		search:  "return wire.CodeRefused, n",
+		replace: "return 1, 0",
+		test:    "-run ^TestJSONRPCErrorCodes$ ./test",
+	},
+	{
+		name:    "jsonrpc: an empty error beside a result is an error",
+		file:    "wire/jsonrpc/decode.go",
+		search:  "if isNull(failure) || result != nil && saysNone(failure) {",
+		replace: "if isNull(failure) || result != nil && false && saysNone(failure) {",
+		test:    "-run ^TestEmptyErrorIsNone$ ./test",
+	},
+	{
 		name:    "jsonrpc: a payload shares the memory of its frame",
 		file:    "wire/jsonrpc/decode.go",
 		search:  "Topic: r.topic, Payload: bytes.Clone(payload)",
@@ -75,8 +124,8 @@ var ofJSONRPC = []mutation{
 	{
 		name:    "jsonrpc: a refusal for now is final",
 		file:    "wire/jsonrpc/decode.go",
-		search:  "if c.options.Retry != nil {",
-		replace: "if false {",
+		search:  "\te.Retry = waitAfter(c.options.Retry, refusal)\n",
+		replace: "",
 		test:    "-run ^TestAnswers$ ./wire/jsonrpc",
 	},
 	{

@@ -4,24 +4,66 @@ package main
 var ofLoop = []mutation{
 	{
 		name:    "loop: a close in place of a refusal is forgotten",
-		file:    "loop_connection.go",
-		search:  "if p.count++; p.count > 1 {",
+		file:    "failure.go",
+		search:  "if p.count++; p.count > free {",
 		replace: "if p.count++; p.count > 1000000 {",
 		test:    "-run ^TestOneSubscriptionCostsTheOthersTheirConnection$ ./test",
 	},
 	{
 		name:    "loop: a request that was not alone ends its subscription",
-		file:    "loop_connection.go",
-		search:  "		if len(open) == 1 {\n",
-		replace: "		if len(open) >= 1 {\n",
+		file:    "failure.go",
+		search:  "		if len(open) == 1 && inWords {\n",
+		replace: "		if len(open) >= 1 && inWords {\n",
 		test:    "-run ^TestServerThatClosesForAWhile$ ./test",
 	},
 	{
 		name:    "loop: a close in place of a refusal is final at once",
-		file:    "loop_connection.go",
+		file:    "failure.go",
 		search:  "p.alone >= finalRepeats && l.now.Sub(p.since) >= finalSpan {",
 		replace: "p.alone >= finalRepeats {",
 		test:    "-run ^TestServerThatClosesForNineMinutes$ ./test",
+	},
+	{
+		name:    "loop: a dropped connection is no answer to a request",
+		file:    "failure.go",
+		search:  "dropped := !inWords && d.byTable && d.class == ClassNetwork",
+		replace: "dropped := false",
+		test:    "-run ^TestDroppedInPlaceOfARefusal$ ./test",
+	},
+	{
+		name:    "loop: a dropped connection ends a subscription",
+		file:    "failure.go",
+		search:  "		if len(open) == 1 && inWords {\n",
+		replace: "		if len(open) == 1 {\n",
+		test:    "-run ^TestDroppedInPlaceOfARefusal$ ./test",
+	},
+	{
+		name:    "loop: two dropped connections accuse a request",
+		file:    "failure.go",
+		search:  "		free = 2\n",
+		replace: "",
+		test:    "-run ^TestDroppedTwiceIsNoSuspicion$ ./test",
+	},
+	{
+		name:    "loop: suspects are asked for together",
+		file:    "failure.go",
+		search:  "return s.failedAsks > 0 || s.suspicion != nil && s.suspicion.count > 1",
+		replace: "return s.failedAsks > 0",
+		test:    "-run ^TestRequestTooBig$ ./test",
+	},
+	{
+		name:    "loop: a fatal error is no answer to a request",
+		file:    "failure.go",
+		search:  "inWords := f.CloseCode != 0 || fatal",
+		replace: "inWords := f.CloseCode != 0",
+		test:    "-run ^TestFatalErrorInPlaceOfARefusal$ ./test",
+	},
+	{
+		name:    "loop: a message is blamed for a request that is too big",
+		file:    "loop_connection.go",
+		search:  "l.window.frameTooBig(len(open) == 0)",
+		replace: "l.window.frameTooBig(true)",
+		test:    "-run ^TestRequestTooBig$ ./test",
 	},
 	{
 		name:    "loop: an answer forgets no suspicion",
@@ -75,7 +117,7 @@ var ofLoop = []mutation{
 	{
 		name:    "loop: pings of the wire protocol are not answered",
 		file:    "loop_events.go",
-		search:  "k.ops = append(k.ops, wire.Op{Kind: wire.OpPong, N: ev.N, Step: ev.Step})",
+		search:  "k.replies = append(k.replies, wire.Op{Kind: wire.OpPong, N: ev.N, Step: ev.Step})",
 		replace: "_ = ev.N",
 		test:    "-run ^TestPongsOwedAreBounded$ ./test",
 		says:    "for 50 pings",
@@ -83,7 +125,7 @@ var ofLoop = []mutation{
 	{
 		name:    "loop: pongs without bound",
 		file:    "loop_events.go",
-		search:  "if len(k.ops) < maxReplies {",
+		search:  "if len(k.replies) < maxReplies {",
 		replace: "if true {",
 		test:    "-run ^TestPongsOwedAreBounded$ ./test",
 		says:    "for 5000 pings",
@@ -112,8 +154,8 @@ var ofLoop = []mutation{
 	{
 		name:    "loop: a bye for a dialect that has none",
 		file:    "loop_write.go",
-		search:  "\t\t\t\tl.end(nil)\n\t\t\t\treturn\n",
-		replace: "\t\t\t\tl.end(nil)\n",
+		search:  "\t\t\tl.end(nil)\n\t\t\treturn\n\t\t}\n\t\tif left",
+		replace: "\t\t\tl.end(nil)\n\t\t}\n\t\tif left",
 		test:    "-run ^TestByeNeedsTheTrait$ ./test",
 	},
 	{
@@ -168,8 +210,8 @@ var ofLoop = []mutation{
 	{
 		name:    "window: numbers begin again without sessions",
 		file:    "window.go",
-		search:  "\t\tw.nextToSend = 0\n\t\treturn nil\n\t}\n\ta := ready.Ack",
-		replace: "\t\tw.nextToSend = 0\n\t}\n\ta := ready.Ack",
+		search:  "\t\tw.rewind()\n\t\treturn nil\n\t}\n\ta := ready.Ack",
+		replace: "\t\tw.rewind()\n\t}\n\ta := ready.Ack",
 		test:    "-run ^TestNumbersWithoutSessions$ ./test",
 	},
 	{
@@ -228,5 +270,12 @@ var ofLoop = []mutation{
 		search:  "\t\tl.c.counters.published.Add(uint64(len(receipts)))\n\t}\n\tif l.ended {",
 		replace: "\t\tl.c.counters.published.Add(uint64(len(receipts)))\n\t}\n\tif false {",
 		test:    "-run ^TestFlushDuringTheEnd$ .",
+	},
+	{
+		name:    "stall: a process that stood still blames the peer",
+		file:    "loop_deadlines.go",
+		search:  "l.now.Sub(l.timerAt) > stallTimeout/2 {",
+		replace: "false {",
+		test:    "-run ^TestStandstillOfTheProcessIsNoStall$ ./test",
 	},
 }

@@ -12,7 +12,7 @@ var ofRaw = []mutation{
 	{
 		name:    "raw: a message shares the memory of its frame",
 		file:    "wire/raw/codec.go",
-		search:  "e.Message.Payload = bytes.Clone(f.Data)",
+		search:  "e.Message.Payload, e.Borrowed = f.Data, true",
 		replace: "e.Message.Payload = f.Data",
 		test:    "-run ^TestNothingIsShared$ ./wire/raw",
 	},
@@ -127,5 +127,12 @@ var ofRaw = []mutation{
 		search:  "if c, ok := g.dialect.(wire.Checker); ok {",
 		replace: "if c, ok := g.dialect.(wire.Checker); ok && false {",
 		test:    "-run ^TestRawOptionsAreChecked$ ./test",
+	},
+	{
+		name:    "raw: Label.Time gets lost",
+		file:    "wire/raw/codec.go",
+		search:  "\te.Message.Time = wire.TimeOf(label.Time)\n",
+		replace: "",
+		test:    "-run ^TestTime$ ./wire/raw",
 	},
 }

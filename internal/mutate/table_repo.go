@@ -88,4 +88,12 @@ var ofRepo = []mutation{
 		replace: "UNSUBSCRIBE \"+op.Topic",
 		test:    "-run ^TestDocsShowTestedCode$ ./internal/repo",
 	},
+	{
+		name:    "docs: the program of a package lacks an import",
+		file:    "wire/raw/raw.go",
+		search:  "//\t\t\"log/slog\"\n",
+		replace: "",
+		test:    "-run ^TestDocsProgramsCompile$ " + repo,
+		says:    "undefined: slog",
+	},
 }

@@ -194,7 +194,7 @@ var ofServer = []mutation{
 	},
 	{
 		name:    "queue: an empty message needs bytes",
-		file:    "queue.go",
+		file:    "queue_memory.go",
 		search:  "|| size > 0 && q.used.Bytes",
 		replace: "|| q.used.Bytes",
 		test:    "-run ^TestEmptyMessagesCostNoBytes$ .",
@@ -223,8 +223,8 @@ var ofServer = []mutation{
 	{
 		name:    "server: a hook outlives its connection for ever",
 		file:    "server/peer.go",
-		search:  "hooks: time.AfterFunc(hookGrace, p.endHooks)",
-		replace: "hooks: time.AfterFunc(1000*hookGrace, p.endHooks)",
+		search:  "hooks: time.AfterFunc(hookGrace, p.endHook)",
+		replace: "hooks: time.AfterFunc(1000*hookGrace, p.endHook)",
 		test:    "-run ^TestHookOfLostConnectionIsBounded$ ./server",
 	},
 	{
@@ -291,6 +291,41 @@ var ofServer = []mutation{
 		test:    "-run ^TestHookCannotReachItsBackend$ ./server",
 	},
 	{
+		name:    "hooks: an HTTP request without an answer is a decision",
+		file:    "server/hooks.go",
+		search:  "request.Op != \"parse\":",
+		replace: "request.Op == \"\":",
+		test:    "-run ^TestHookCannotReachItsBackend$ ./server",
+	},
+	{
+		name:    "hooks: a URL that cannot be parsed decides nothing",
+		file:    "server/hooks.go",
+		search:  "request.Op != \"parse\":",
+		replace: "request.Op != \"\":",
+		test:    "-run ^TestHookCannotReachItsBackend$ ./server",
+	},
+	{
+		name:    "hooks: a full disk is a decision",
+		file:    "server/hooks.go",
+		search:  "syscall.ENOSPC, ",
+		replace: "",
+		test:    "-run ^TestHookCannotReachItsBackend$ ./server",
+	},
+	{
+		name:    "server: the longest lifetime is the shortest",
+		file:    "server/errors.go",
+		search:  "return uint64((d-1)/time.Millisecond) + 1",
+		replace: "return uint64(max(1, (d+time.Millisecond-1)/time.Millisecond))",
+		test:    "-run ^TestShortTTLIsSent$ ./server",
+	},
+	{
+		name:    "server: a lifetime below a millisecond is none",
+		file:    "server/subscription.go",
+		search:  "TTL: wholeMillis(e.TTL),",
+		replace: "TTL: uint64(e.TTL.Milliseconds()),",
+		test:    "-run ^TestShortTTLIsSent$ ./server",
+	},
+	{
 		name:    "hooks: methods of an error are called unguarded",
 		file:    "server/hooks.go",
 		search:  "\treturn usable(hook(p.who, verb, topic))\n",
@@ -300,7 +335,7 @@ var ofServer = []mutation{
 	{
 		name:    "hooks: a time below a millisecond is none",
 		file:    "server/errors.go",
-		search:  "return uint64(max(1, (d+time.Millisecond-1)/time.Millisecond))",
+		search:  "return uint64((d-1)/time.Millisecond) + 1",
 		replace: "return uint64(d.Milliseconds())",
 		test:    "-run ^TestErrorOfAHookArrives$ ./server",
 	},
@@ -324,5 +359,26 @@ var ofServer = []mutation{
 		search:  "\tdefer func() { w.close(err) }() // also if the log ends this goroutine\n\terr = w.run()\n",
 		replace: "\terr = w.run()\n\tw.close(err)\n",
 		test:    "-run ^TestLogEndsItsGoroutine$ ./server -timeout 20s",
+	},
+	{
+		name:    "hooks: one that ignores its context is not reported",
+		file:    "server/peer.go",
+		search:  "p.end.hooks.Reset(hookGrace)",
+		replace: "_ = p.end.hooks",
+		test:    "-run ^TestHookOfLostConnectionIsBounded$ ./server",
+	},
+	{
+		name:    "hooks: one that has returned is reported",
+		file:    "server/peer.go",
+		search:  "\tp.end.hooks.Stop()\n",
+		replace: "",
+		test:    "-run ^TestHookOfLostConnectionIsBounded$ ./server",
+	},
+	{
+		name:    "hooks: unavailable counts as a bad credential",
+		file:    "server/read.go",
+		search:  "\t\treturn native.CloseBackendUnavailable\n",
+		replace: "\t\treturn 0\n",
+		test:    "-run ^TestAuthenticateNotNow$ ./server",
 	},
 }

@@ -3,6 +3,13 @@ package main
 // ofSocketIO: the dialect for Socket.IO servers.
 var ofSocketIO = []mutation{
 	{
+		name:    "socketio: topics of ended subscriptions stay",
+		file:    "wire/socketio/codec.go",
+		search:  "if len(d.joined)+len(d.loose) < 2*max(d.kept, maxEnded) {",
+		replace: "if len(d.joined)+len(d.loose) < 2_000_000*max(d.kept, maxEnded) {",
+		test:    "-run ^TestTopicsOfEndedSubscriptionsAreForgotten$ ./wire/socketio",
+	},
+	{
 		name:    "socketio: a part shares the memory of its frame",
 		file:    "wire/socketio/binary.go",
 		search:  "a.parts = append(a.parts, bytes.Clone(part))",
@@ -155,6 +162,41 @@ var ofSocketIO = []mutation{
 		search:  "\t\t\t\tcontinue // closed in the meantime",
 		replace: "\t\t\t\t// closed in the meantime",
 		test:    "-run ^TestSocketIOClosedBeforeTheWelcome$ ./test",
+	},
+	{
+		name:    "socketio: a room that was closed without a connection stays in the session",
+		file:    "wire/socketio/socketio.go",
+		search:  "KeepsSubs: d.options.Leave != nil,",
+		replace: "KeepsSubs: false,",
+		test:    "-run ^TestSocketIORoomClosedOffline$ ./test",
+	},
+	{
+		name:    "socketio: a server is asked again and again on one connection",
+		file:    "wire/socketio/decode.go",
+		search:  "retry <= maxAdvice && !d.again && !d.resumed {",
+		replace: "retry <= maxAdvice && !d.resumed {",
+		test:    "-run ^TestAdvice$ ./wire/socketio",
+	},
+	{
+		name:    "socketio: what a server has kept is asked for twice",
+		file:    "wire/socketio/decode.go",
+		search:  "retry <= maxAdvice && !d.again && !d.resumed {",
+		replace: "retry <= maxAdvice && !d.again {",
+		test:    "-run ^TestAdvice$ ./wire/socketio",
+	},
+	{
+		name:    "socketio: a server is asked again before its time",
+		file:    "wire/socketio/decode.go",
+		search:  "e.Step, e.Delay = stepAgain{}, retry",
+		replace: "e.Step = stepAgain{}",
+		test:    "-run ^TestSocketIOAdvice$ ./test",
+	},
+	{
+		name:    "socketio: a token is kept after the second question",
+		file:    "wire/socketio/encode.go",
+		search:  "\tcase stepAgain:\n\t\te.text(packetConnect, \"\", \"\", e.auth, out)\n\t\te.auth = nil\n",
+		replace: "\tcase stepAgain:\n\t\te.text(packetConnect, \"\", \"\", e.auth, out)\n",
+		test:    "-run ^TestAdvice$ ./wire/socketio",
 	},
 	{
 		name:    "socketio: a token of a subscription goes nowhere",

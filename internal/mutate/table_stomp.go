@@ -3,6 +3,41 @@ package main
 // ofStomp: the dialect for message brokers.
 var ofStomp = []mutation{
 	{
+		name:    "stomp: a token of Spring does not reach the connection",
+		file:    "wire/stomp/csrf.go",
+		search:  "\ta.State = csrfToken{m.HeaderName, m.Token}\n",
+		replace: "",
+		test:    "-run ^TestStompCSRF$ ./test",
+	},
+	{
+		name:    "stomp: a token of Spring comes without its cookie",
+		file:    "wire/stomp/csrf.go",
+		search:  "\tpassCookies(a)\n",
+		replace: "",
+		test:    "-run ^TestStompCSRF$ ./test",
+	},
+	{
+		name:    "stomp: a refused token of Spring has no status",
+		file:    "wire/stomp/csrf.go",
+		search:  "\tif a.Response.Status != http.StatusOK {\n",
+		replace: "\tif false {\n",
+		test:    "-run ^TestStompCSRFRefused$ ./test",
+	},
+	{
+		name:    "stomp: a token of Spring makes headers of its own",
+		file:    "wire/stomp/csrf.go",
+		search:  "if !plainASCII(m.Token) || ",
+		replace: "if ",
+		test:    "-run ^TestCSRFAnswer$ ./wire/stomp",
+	},
+	{
+		name:    "stomp: a token of Spring is repeated in an error",
+		file:    "wire/stomp/stomp.go",
+		search:  "\t\tc.secrets[1] = token.token\n",
+		replace: "\t\t_ = token\n",
+		test:    "-run ^TestCSRFConnect$ ./wire/stomp",
+	},
+	{
 		name:    "stomp: a message shares the memory of its frame",
 		file:    "wire/stomp/decode.go",
 		search:  "m.Payload = bytes.Clone(f.body)",
@@ -87,6 +122,34 @@ var ofStomp = []mutation{
 		test:    "-run ^TestVersions$ ./wire/stomp",
 	},
 	{
+		name:    "stomp: the client does not learn the prefetch",
+		file:    "wire/stomp/codec.go",
+		search:  "\t\t\tout.Prefetch(op.Key, int(n))\n",
+		replace: "",
+		test:    "-run ^TestStandstillOfABroker$ ./test",
+	},
+	{
+		name:    "standstill: what was acknowledged counts",
+		file:    "queue_commit.go",
+		search:  "\t\t\t\tq.outstanding--\n",
+		replace: "",
+		test:    "-run ^TestStandstillOfABroker$ ./test",
+	},
+	{
+		name:    "standstill: a consumer that works for long is reported",
+		file:    "queue_overflow.go",
+		search:  "q.outstanding >= q.prefetch && q.bodies == 0 &&",
+		replace: "q.outstanding >= q.prefetch &&",
+		test:    "-run ^TestStandstillOfABroker$ ./test",
+	},
+	{
+		name:    "stomp: the end of one subscription refuses another",
+		file:    "wire/stomp/verdict.go",
+		search:  "if named || ended || c.failed",
+		replace: "if _ = ended; named || c.failed",
+		test:    "-run ^TestStompSubscriptionEndedByTheBroker$ ./test",
+	},
+	{
 		name:    "stomp: a suspect is refused for good",
 		file:    "wire/stomp/verdict.go",
 		search:  "case !certain:",
@@ -96,15 +159,15 @@ var ofStomp = []mutation{
 	{
 		name:    "stomp: an ERROR for an acknowledgement refuses a subscription",
 		file:    "wire/stomp/verdict.go",
-		search:  "named || c.failed || code == CodeClosing || code == CodeLogin || ofAck(",
-		replace: "named || c.failed || code == CodeClosing || code == CodeLogin || false && ofAck(",
+		search:  "named || ended || c.failed || code == CodeClosing || code == CodeLogin || ofAck(",
+		replace: "named || ended || c.failed || code == CodeClosing || code == CodeLogin || false && ofAck(",
 		test:    "-run ^TestBlame$ ./wire/stomp",
 	},
 	{
 		name:    "stomp: the passcode is in an error",
 		file:    "wire/stomp/verdict.go",
-		search:  "if c.secret != \"\" {",
-		replace: "if false {",
+		search:  "\t\tif secret != \"\" {\n",
+		replace: "\t\tif false {\n",
 		test:    "-run ^TestPasscodeIsHidden$ ./wire/stomp",
 	},
 	{
@@ -183,5 +246,12 @@ var ofStomp = []mutation{
 		search:  "if len(meant) > 0 && !sent {",
 		replace: "if false {",
 		test:    "-run ^TestBlame$ ./wire/stomp",
+	},
+	{
+		name:    "stomp: the header timestamp is not read",
+		file:    "wire/stomp/decode.go",
+		search:  "\tm.Time = wire.ParseTime([]byte(f.header[\"timestamp\"]))\n",
+		replace: "",
+		test:    "-run ^TestTimestamp$ ./wire/stomp",
 	},
 }

@@ -3,10 +3,17 @@ package main
 // ofStream: what belongs to no place in a stream, and what a place proves.
 var ofStream = []mutation{
 	{
+		name:    "receiver: no position is position 0",
+		file:    "internal/sequence/receiver.go",
+		search:  "r.last, r.positioned = p, r.holes == wire.HolesFault || !p.IsZero()",
+		replace: "r.last, r.positioned = p, true",
+		test:    "-run ^TestNoPositionIsNotZero$ ./internal/sequence",
+	},
+	{
 		name:    "stream: only a full queue stands still",
 		file:    "queue_overflow.go",
-		search:  "q.messages+taken > q.delivery.Buffer-max(1, q.delivery.Buffer/2)",
-		replace: "q.messages+taken >= q.delivery.Buffer",
+		search:  "q.roomForMessages() < max(1, q.mayWait.messages/2)",
+		replace: "q.roomForMessages() <= 0",
 		test:    "-count=3 -run ^TestStandstillIsReported$ ./test",
 		says:    "leaves_when_most_of_it_waits",
 	},
@@ -145,17 +152,24 @@ var ofStream = []mutation{
 	},
 	{
 		name:    "loop: the server's limit of a payload is not respected",
-		file:    "loop_write.go",
+		file:    "conn.go",
 		search:  "if limits.Payload > 0 && len(m.Payload) > limits.Payload {",
 		replace: "if limits.Payload > 0 && len(m.Payload) > limits.Payload+1<<20 {",
 		test:    "-run ^TestLimitsOfTheServer$ ./test",
+	},
+	{
+		name:    "stream: the last number with another tag is a repeat",
+		file:    "internal/sequence/receiver.go",
+		search:  "\t\tcase first && r.replaced(ev):\n",
+		replace: "\t\tcase false:\n",
+		test:    "-run ^TestNumberOfTheLastMessageWithAnotherTag$ ./test",
 	},
 	{
 		name:    "stream: a second confirmation hides a break",
 		file:    "internal/sequence/receiver.go",
 		search:  "first, again := !r.confirmed || r.unproved, r.wasLive",
 		replace: "first, again := !r.confirmed, r.wasLive",
-		test:    "-run ^FuzzReceiver$ ./internal/sequence",
+		test:    "-run ^TestReceiver$ ./internal/sequence",
 	},
 	{
 		name:    "receiver: the id of a refused message is remembered",
@@ -200,13 +214,6 @@ var ofStream = []mutation{
 		test:    "-run ^TestLossesBehindAMessageAreBounded$ .",
 	},
 	{
-		name:    "queue: a paced stream stands still",
-		file:    "queue_overflow.go",
-		search:  "\t\t\tq.stillSince = later(q.stillSince, q.nextRelease) // until then consumers cannot take\n",
-		replace: "",
-		test:    "-run ^TestStandstillIsReported$ ./test",
-	},
-	{
 		name:    "queue: a refusal is an end",
 		file:    "queue.go",
 		search:  "ev.Kind == wire.EventUnsubscribed && ev.Code == 0 && q.endsAgain",
@@ -247,5 +254,12 @@ var ofStream = []mutation{
 		search:  "if name := n.names[key]; n.keys[name] == key {",
 		replace: "if name, ok := n.names[key]; ok {",
 		test:    "-run ^TestNamesAreBounded$ .",
+	},
+	{
+		name:    "stream: what was given back is a duplicate",
+		file:    "queue_commit.go",
+		search:  "			q.receiver.Forget(wire.ID(m.ID))\n",
+		replace: "			_ = q.receiver.Forget\n",
+		test:    "-run ^TestMessageGivenBackIsNoDuplicate$ ./test",
 	},
 }

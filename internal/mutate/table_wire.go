@@ -73,4 +73,32 @@ var ofWire = []mutation{
 		test:    "-run ^TestEvents$ ./wire",
 		says:    "not empty",
 	},
+	{
+		name:    "wire: microseconds are taken for nanoseconds",
+		file:    "wire/time.go",
+		search:  "case n < 1e17:",
+		replace: "case n < 1e14:",
+		test:    "-run ^TestParseTime$ ./wire",
+	},
+	{
+		name:    "wire: a time that overflows",
+		file:    "wire/time.go",
+		search:  "if n > math.MaxInt64/unit {",
+		replace: "if false {",
+		test:    "-run ^TestParseTime$ ./wire",
+	},
+	{
+		name:    "wire: leap days are out of place",
+		file:    "wire/time.go",
+		search:  "\tif month <= 2 {",
+		replace: "\tif month < 2 {",
+		test:    "-run ^TestParseTimeOfEachDay$ ./wire",
+	},
+	{
+		name:    "wire: the hour 24",
+		file:    "wire/time.go",
+		search:  "hour <= 23",
+		replace: "hour <= 24",
+		test:    "-run ^TestParseTime$ ./wire",
+	},
 }

@@ -65,14 +65,18 @@ type layer struct {
 // without a layer, such as a program or an example, may import any package of the
 // module.
 var layers = []layer{
-	{".", []string{"wire", "wire/native", "internal/...", backoff, uuid}, nil},
+	{".", []string{"wire", "wire/native", "codec", "cursor", "internal/...", backoff, uuid}, nil},
+	{"codec", nil, []string{"."}},
 	{"wire", nil, []string{"."}},
 	{"wire/wiretest", []string{".", "wire", "limpettest", websocket}, nil}, // a client of the dialect, against a model
 	{"wire/...", []string{"wire", "wire/internal/..."}, []string{"."}},     // no dialect imports another
 	{"server/...", []string{"wire", "wire/native", "server/...", "internal/...", websocket, uuid}, []string{"."}},
 	{"limpettest/...", []string{"wire", "wire/native", "server", "limpettest/...", uuid}, []string{"."}},
+	{"cursor", []string{"wire"}, []string{"."}},
+	{"cursor/...", []string{"wire", "cursor"}, []string{"."}},
 	{"internal/socket", []string{"wire", "internal/frame", websocket}, []string{"."}},
 	{"internal/assert", nil, []string{"."}},
+	{"internal/saver", []string{"wire", "cursor"}, []string{"."}},
 	{"internal/sequence", []string{"wire"}, []string{"."}},
 }
 

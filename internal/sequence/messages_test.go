@@ -86,6 +86,18 @@ var messageRows = []row{
 		after: func(r *Receiver) { r.last, r.confirmed, r.unproved = at("e", 6, "t"), true, false },
 	},
 	{
+		rule: "the last number with another tag, first on a connection: a reset, then the message", before: againLossy,
+		event:  wire.Event{Kind: wire.EventData, Numbered: true, Position: at("", 5, "u")},
+		effect: Next, previous: 4,
+		loss:  &Loss{Kind: wire.EventReset, Detected: true, Cause: wire.CauseDiverged, After: at("e", 5, "t"), To: at("e", 4, "")},
+		after: func(r *Receiver) { r.last, r.confirmed, r.unproved = at("e", 5, "u"), true, false },
+	},
+	{
+		rule: "with the same tag it is a duplicate", before: againLossy, event: numbered(4, 5),
+		effect: Duplicate,
+		after:  func(r *Receiver) { r.confirmed, r.unproved = true, false },
+	},
+	{
 		rule: "the first number is the base", before: freshLossy, event: numbered(8, 9),
 		effect: Next, previous: 8,
 		after: func(r *Receiver) {

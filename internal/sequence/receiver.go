@@ -21,6 +21,7 @@ type Receiver struct {
 	malformed  bool          // a message after the last one could not be read: a hole may be its place
 	repeats    bool          // the connection may repeat the numbers above repeatFrom
 	repeatFrom uint64
+	abandoned  bool // the position was given up: a reset is owed
 }
 
 // New returns the receiver of a subscription in a wire protocol with these traits.
@@ -36,6 +37,14 @@ func (r *Receiver) ResumeFrom(p wire.Position) {
 // AssumeLive follows when the subscription counts as live on the connection though no
 // event says so: messages may come from then on, and be lost.
 func (r *Receiver) AssumeLive() { r.wasLive = true }
+
+// Abandon gives the position up: the next connection begins the stream again, with a
+// reset (CauseTooBig).
+func (r *Receiver) Abandon() { r.positioned, r.abandoned = false, true }
+
+// Forget follows when the message with id was given back: if it comes again, it is the next
+// message.
+func (r *Receiver) Forget(id wire.ID) { r.recent.forget(id) }
 
 // StartConnection begins a connection. It must confirm where delivery starts.
 func (r *Receiver) StartConnection() {
@@ -109,7 +118,8 @@ func (r *Receiver) Accept(ev *wire.Event, beyondCredit bool) (step Step, err err
 	if beyondCredit {
 		return step, &wire.CodeError{Code: 4204, Reason: "server sent more than its credit allows"}
 	}
-	if !r.confirmed || r.unproved {
+	first := !r.confirmed || r.unproved
+	if first {
 		step.Loss = r.join(ev)
 	}
 	if r.recent.limit != 0 && r.recent.holds(ev.Message.ID) {
@@ -125,6 +135,9 @@ func (r *Receiver) Accept(ev *wire.Event, beyondCredit bool) (step Step, err err
 			step.Loss = r.detectLoss(wire.EventReset, r.before(ev), 0, wire.CauseEpoch)
 			r.last = step.Loss.To
 		case !ev.Numbered:
+		case first && r.replaced(ev):
+			step.Loss = r.detectLoss(wire.EventReset, r.inStream(r.before(ev)), 0, wire.CauseDiverged)
+			r.last = step.Loss.To
 		case r.repeated(ev.Position.Offset):
 			step.Effect = Duplicate
 			return step, nil
@@ -143,6 +156,12 @@ func (r *Receiver) Accept(ev *wire.Event, beyondCredit bool) (step Step, err err
 	}
 	step.Effect, step.Previous = Next, r.advance(ev)
 	return step, nil
+}
+
+// replaced reports whether the first message of a connection has the number of the last one
+// and another tag: the server has restarted, and this is another message.
+func (r *Receiver) replaced(ev *wire.Event) bool {
+	return r.holes == wire.HolesLoss && ev.Position.Offset == r.last.Offset && ev.Position.Tag != "" && r.last.Tag != "" && ev.Position.Tag != r.last.Tag
 }
 
 // repeated reports whether a number is that of a message that was received: it is not
@@ -171,7 +190,7 @@ func (r *Receiver) previous(ev *wire.Event) uint64 {
 // if the server repeats it.
 func (r *Receiver) join(ev *wire.Event) (loss *Loss) {
 	byNumber := ev.Numbered && r.positioned
-	repeated := ev.Position.Tag != "" && ev.Position.Tag == r.last.Tag && !r.otherEpoch(ev.Position.Epoch)
+	repeated := !r.abandoned && ev.Position.Tag != "" && ev.Position.Tag == r.last.Tag && !r.otherEpoch(ev.Position.Epoch)
 	if r.unproved && !byNumber && !repeated {
 		to := r.last
 		if ev.Numbered {
@@ -265,22 +284,28 @@ func (r *Receiver) subscribed(ev *wire.Event) (step Step, err error) {
 		if step.Loss, err = r.proved(ev); err != nil {
 			return step, err
 		}
-	case first && (r.positioned || again && ev.Continuity != wire.ContinuityProved):
+	case first && (r.positioned || r.abandoned || again && ev.Continuity != wire.ContinuityProved):
 		step.Loss = r.detectLoss(wire.EventReset, ev.Position, 0, wire.CauseUnverifiable)
-		r.last = ev.Position
+		r.begin(ev.Position)
 	case first:
-		r.last = ev.Position
+		r.begin(ev.Position)
 	case r.otherEpoch(ev.Position.Epoch):
 		// Messages came first, and were taken for those of the epoch before.
 		to := wire.Position{Epoch: ev.Position.Epoch, Offset: r.last.Offset, Tag: r.last.Tag}
 		step.Loss = r.detectLoss(wire.EventReset, to, 0, wire.CauseEpoch)
 		r.last = to
 	}
-	r.positioned, r.unproved, step.Effect = true, false, Start
+	r.unproved, step.Effect = false, Start
 	if step.Loss != nil {
 		r.malformed = false
 	}
 	return step, nil
+}
+
+// begin makes p the position. Where holes are losses, a server that says no position has
+// none: the number of the next message is the base.
+func (r *Receiver) begin(p wire.Position) {
+	r.last, r.positioned = p, r.holes == wire.HolesFault || !p.IsZero()
 }
 
 // proved accepts the claim that nothing is missing at ev.Position, where delivery
@@ -357,13 +382,19 @@ func (r *Receiver) gapHere(ev *wire.Event) (step Step) {
 
 func (r *Receiver) reset(ev *wire.Event) (step Step) {
 	step.Loss, step.Effect = r.newLoss(wire.EventReset, ev.Position, 0, ev.Cause), Start
-	r.last, r.positioned, r.confirmed, r.unproved = ev.Position, true, true, false
+	r.begin(ev.Position)
+	r.confirmed, r.unproved = true, false
 	r.wasLive, r.malformed = true, false
 	return step
 }
 
 // newLoss makes a loss that begins at the last position.
 func (r *Receiver) newLoss(kind wire.EventKind, to wire.Position, count uint64, cause wire.Cause) *Loss {
+	if kind == wire.EventReset && r.abandoned {
+		if r.abandoned = false; cause == wire.CauseUnverifiable {
+			cause = wire.CauseTooBig
+		}
+	}
 	return &Loss{Kind: kind, After: r.last, To: to, Count: count, Cause: cause}
 }
 

@@ -89,6 +89,13 @@ type row struct {
 var controlRows = []row{
 	// EventSubscribed.
 	{
+		rule: "a confirmation without continuity after one by number is a break", before: joined,
+		event:  confirmed(wire.ContinuityNone, at("e", 7, "t")),
+		effect: Start,
+		loss:   &Loss{Kind: wire.EventReset, Detected: true, Cause: wire.CauseUnverifiable, After: at("e", 5, "t"), To: at("e", 7, "t")},
+		after:  func(r *Receiver) { r.last, r.unproved = at("e", 7, "t"), false },
+	},
+	{
 		rule: "the first confirmation is the base", before: fresh,
 		event:  confirmed(wire.ContinuityNone, at("e", 5, "t")),
 		effect: Start,
@@ -125,7 +132,7 @@ var controlRows = []row{
 		event:  confirmed(wire.ContinuityNone, wire.Position{}),
 		effect: Start,
 		loss:   &Loss{Kind: wire.EventReset, Detected: true, Cause: wire.CauseUnverifiable},
-		after:  func(r *Receiver) { r.positioned, r.confirmed, r.unproved = true, true, false },
+		after:  func(r *Receiver) { r.confirmed, r.unproved = true, false },
 	},
 	{
 		rule: "proved continuity changes nothing", before: again,
@@ -207,7 +214,7 @@ var controlRows = []row{
 		event:  confirmed(wire.ContinuityNone, wire.Position{}),
 		effect: Start,
 		loss:   &Loss{Kind: wire.EventReset, Detected: true, Cause: wire.CauseUnverifiable},
-		after:  func(r *Receiver) { r.positioned, r.confirmed, r.unproved = true, true, false },
+		after:  func(r *Receiver) { r.confirmed, r.unproved = true, false },
 	},
 	{
 		rule: "confirmed twice", before: live,
@@ -402,5 +409,65 @@ func TestStartConnection(t *testing.T) {
 	}
 	if last, known := r.Position(); last != at("e", 5, "t") || !known {
 		t.Errorf("position %v %v", last, known)
+	}
+}
+
+// Where holes are losses, a confirmation or a Reset without a position does not say that
+// the stream begins at 0: the next number is the base, and nothing is missing before it.
+func TestNoPositionIsNotZero(t *testing.T) {
+	for _, ev := range []wire.Event{confirmed(wire.ContinuityNone, wire.Position{}), {Kind: wire.EventReset}} {
+		for _, holes := range []wire.Holes{wire.HolesLoss, wire.HolesFault} {
+			r := New(wire.Traits{Holes: holes})
+			r.StartConnection()
+			if _, err := r.Accept(&ev, false); err != nil {
+				t.Fatal(err)
+			}
+			message := numbered(499, 500)
+			step, err := r.Accept(&message, false)
+			if ok := step.Loss == nil && err == nil; ok != (holes == wire.HolesLoss) {
+				t.Errorf("%v, holes %d: %+v, %v", ev.Kind, holes, step.Loss, err)
+			}
+		}
+	}
+}
+
+// TestAbandon: after a position was given up, the next connection begins the stream again, with
+// one reset, whatever the server says of continuity. Later resets have their own causes.
+func TestAbandon(t *testing.T) {
+	const cause = wire.CauseTooBig
+	for _, row := range []struct {
+		rule   string
+		before Receiver
+		event  wire.Event
+		want   *Loss
+	}{
+		{"confirmed", live, wire.Event{Kind: wire.EventSubscribed, Position: at("e", 9, "u")},
+			&Loss{Kind: wire.EventReset, Detected: true, Cause: cause, After: at("e", 5, "t"), To: at("e", 9, "u")}},
+		{"confirmed as proved", live, wire.Event{Kind: wire.EventSubscribed, Position: at("e", 9, "u"), Continuity: wire.ContinuityProved},
+			&Loss{Kind: wire.EventReset, Detected: true, Cause: cause, After: at("e", 5, "t"), To: at("e", 9, "u")}},
+		{"by number", liveLossy, wire.Event{Kind: wire.EventSubscribed, Continuity: wire.ContinuityByNumber},
+			&Loss{Kind: wire.EventReset, Detected: true, Cause: cause, After: at("e", 5, "t")}},
+		{"a numbered message", liveLossy, numbered(8, 9),
+			&Loss{Kind: wire.EventReset, Detected: true, Cause: cause, After: at("e", 5, "t"), To: at("", 8, "")}},
+		{"the last message again", liveLossy, wire.Event{Kind: wire.EventData, Position: at("", 0, "t")},
+			&Loss{Kind: wire.EventReset, Detected: true, Cause: cause, After: at("e", 5, "t"), To: at("e", 5, "t")}},
+		{"a reset of the server", live, wire.Event{Kind: wire.EventReset, Cause: wire.CauseAhead, Position: at("e", 9, "u")},
+			&Loss{Kind: wire.EventReset, Cause: wire.CauseAhead, After: at("e", 5, "t"), To: at("e", 9, "u")}},
+	} {
+		r := clone(row.before)
+		r.Abandon()
+		if _, known := r.Position(); known {
+			t.Errorf("%s: the position is known", row.rule)
+		}
+		r.StartConnection()
+		step, err := r.Accept(&row.event, false)
+		if err != nil || !reflect.DeepEqual(step.Loss, row.want) {
+			t.Errorf("%s: loss %+v, %v, want %+v", row.rule, step.Loss, err, row.want)
+		}
+		r.StartConnection()
+		again := wire.Event{Kind: wire.EventSubscribed, Position: at("e", 9, "u")}
+		if step, err := r.Accept(&again, false); err != nil || step.Loss == nil || step.Loss.Cause != wire.CauseUnverifiable {
+			t.Errorf("%s: the next loss %+v, %v", row.rule, step.Loss, err)
+		}
 	}
 }

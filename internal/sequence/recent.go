@@ -1,6 +1,10 @@
 package sequence
 
-import "github.com/limpet-go/limpet/wire"
+import (
+	"slices"
+
+	"github.com/limpet-go/limpet/wire"
+)
 
 // recentIDs remembers the latest ids, for servers that may send a message again.
 // With limit 0 it remembers none.
@@ -15,6 +19,14 @@ type recentIDs struct {
 func (r *recentIDs) holds(id wire.ID) bool {
 	_, ok := r.known[id]
 	return ok
+}
+
+// forget makes the next message with id no duplicate.
+func (r *recentIDs) forget(id wire.ID) {
+	if r.holds(id) {
+		delete(r.known, id)
+		r.order[slices.Index(r.order, id)] = wire.ID{}
+	}
 }
 
 // add remembers the id of a message that was accepted. The limit is not 0.

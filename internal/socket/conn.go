@@ -7,6 +7,7 @@ import (
 	"context"
 	"time"
 
+	"github.com/limpet-go/limpet/internal/frame"
 	"github.com/limpet-go/limpet/wire"
 )
 
@@ -22,6 +23,7 @@ type Conn struct {
 	ctx    context.Context // with the library's frames; ends with Kill, so that the library never waits longer
 	cancel context.CancelFunc
 	onKill func()
+	text   frame.Text // of the message that SendPart writes
 }
 
 // frames reads and writes messages. *frame.Conn implements it with frames of
@@ -36,6 +38,9 @@ type frames interface {
 	// Send writes messages, the big ones in fragments, so that a ping of the
 	// peer can be answered in between. Only the writer's goroutine may call it.
 	Send(frames []wire.Frame) error
+
+	// SendPart writes a part of a message in fragments: see Conn.SendPart.
+	SendPart(t wire.FrameType, p []byte, first, last bool) error
 
 	// Ping asks the peer for a sign of life. It may block until that comes.
 	Ping() error
@@ -60,14 +65,22 @@ func (c *Conn) LastRead() time.Time {
 // its end.
 func (c *Conn) Receiving() bool { return c.stream.lastGrowth.Load() != 0 }
 
-// LastPong is when the last pong came; zero before the first.
-func (c *Conn) LastPong() time.Time {
-	at := c.stream.lastPong.Load()
+// ExpectPong makes FirstPong that of the ping which follows.
+func (c *Conn) ExpectPong() { c.stream.firstPong.Store(0) }
+
+// FirstPong is when the first pong since ExpectPong came; zero before it. Later ones answer
+// no ping.
+func (c *Conn) FirstPong() time.Time {
+	at := c.stream.firstPong.Load()
 	if at == 0 {
 		return time.Time{}
 	}
 	return c.stream.epoch.Add(time.Duration(at))
 }
+
+// Pings is how many pings of the peer have come. Each is answered with a pong, which is
+// not among what Send writes.
+func (c *Conn) Pings() uint64 { return c.stream.pings.Load() }
 
 // LastWrote is when the socket last accepted bytes.
 func (c *Conn) LastWrote() time.Time {

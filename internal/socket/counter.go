@@ -19,8 +19,8 @@ type messageCounter struct {
 }
 
 // count follows the bytes that have passed, and reports whether payload of a message
-// is among them.
-func (c *messageCounter) count(b []byte) (grew bool) {
+// is among them. It calls pinged for each ping.
+func (c *messageCounter) count(b []byte, pinged func()) (grew bool) {
 	for {
 		if n := min(c.payloadBytes, uint64(len(b))); n > 0 {
 			c.payloadBytes -= n
@@ -50,7 +50,10 @@ func (c *messageCounter) count(b []byte) (grew bool) {
 		default:
 			c.payloadBytes = uint64(n)
 		}
-		const fin, control = 0x80, 0x08
+		const fin, control, opcode, ping = 0x80, 0x08, 0x0f, 0x09
+		if c.header[0]&opcode == ping {
+			pinged()
+		}
 		c.data = c.header[0]&control == 0
 		c.final = c.data && c.header[0]&fin != 0
 		c.headerBytes = 0

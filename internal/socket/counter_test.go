@@ -34,6 +34,7 @@ func TestCounterCountsCompleteMessages(t *testing.T) {
 				stream = append(stream, byte(rnd.Uint32()))
 			}
 		}
+		pings, pinged := 0, 0
 		for range 30 {
 			size := []int{0, 1, rnd.IntN(126), 126 + rnd.IntN(500), 1 << 16}[rnd.IntN(40)*5/40]
 			first := byte(1 + rnd.IntN(2))
@@ -41,7 +42,11 @@ func TestCounterCountsCompleteMessages(t *testing.T) {
 				put(first, rnd.IntN(50))
 				first = 0
 				if rnd.IntN(2) == 0 {
-					put(0x89+byte(rnd.IntN(2)), rnd.IntN(20)) // a ping or a pong in between
+					opcode := 0x89 + byte(rnd.IntN(2)) // a ping or a pong in between
+					put(opcode, rnd.IntN(20))
+					if opcode == 0x89 {
+						pings++
+					}
 				}
 			}
 			put(0x80|first, size)
@@ -50,7 +55,7 @@ func TestCounterCountsCompleteMessages(t *testing.T) {
 		var c messageCounter
 		for at := 0; at < len(stream); {
 			n := min(len(stream)-at, 1+rnd.IntN([]int{2, 20, 1 << 14}[seed%3]))
-			c.count(stream[at : at+n])
+			c.count(stream[at:at+n], func() { pinged++ })
 			at += n
 			want := 0
 			for want < len(ends) && ends[want] <= at {
@@ -59,6 +64,9 @@ func TestCounterCountsCompleteMessages(t *testing.T) {
 			if got := int(c.complete.Load()); got != want {
 				t.Fatalf("seed %d: %d messages after %d bytes, want %d", seed, got, at, want)
 			}
+		}
+		if pinged != pings {
+			t.Fatalf("seed %d: %d pings, want %d", seed, pinged, pings)
 		}
 	}
 }

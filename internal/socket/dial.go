@@ -155,7 +155,7 @@ func (r *Requests) Upgrade(a *wire.Attempt, o Options) (*Conn, *wire.Failure) {
 		up.library.detach()
 		ws.CloseNow()
 		c.frames = frame.New(c.stream, frame.Options{
-			ReadLimit: o.ReadLimit, Kill: c.Kill, Go: o.Go, Grew: c.stream.messageGrew, Ponged: c.stream.ponged,
+			ReadLimit: o.ReadLimit, Kill: c.Kill, Go: o.Go, Grew: c.stream.messageGrew, Ponged: c.stream.ponged, Pinged: c.stream.pinged,
 		})
 	}
 	return c, nil

@@ -43,8 +43,9 @@ type libraryFrames struct {
 	limit int64
 	buf   []byte
 	batch []wire.Frame
-	taken uint64 // messages read from the library
-	err   error  // returned after the batch that came before it
+	taken uint64         // messages read from the library
+	part  io.WriteCloser // of the message that SendPart writes
+	err   error          // returned after the batch that came before it
 }
 
 // Receive returns as many messages as the library has complete.
@@ -154,6 +155,31 @@ func (l *libraryFrames) Send(frames []wire.Frame) error {
 		if err := w.Close(); err != nil {
 			return err
 		}
+	}
+	return nil
+}
+
+// SendPart leaves up to 4 KiB in a buffer of the library, until more comes or a control frame is
+// sent.
+func (l *libraryFrames) SendPart(t wire.FrameType, p []byte, first, last bool) (err error) {
+	if first {
+		typ := websocket.MessageBinary
+		if t == wire.Text {
+			typ = websocket.MessageText
+		}
+		if l.part, err = l.ws.Writer(l.conn.ctx, typ); err != nil {
+			return err
+		}
+	}
+	for len(p) > 0 {
+		n := min(len(p), fragmentSize)
+		if _, err := l.part.Write(p[:n]); err != nil {
+			return err
+		}
+		p = p[n:]
+	}
+	if last {
+		return l.part.Close()
 	}
 	return nil
 }

@@ -18,7 +18,8 @@ type stream struct {
 	epoch      time.Time
 	lastRead   atomic.Int64    // when bytes were last received, in ns since epoch
 	lastWrite  atomic.Int64    // when the socket last accepted bytes
-	lastPong   atomic.Int64    // when a pong came last; 0: never
+	firstPong  atomic.Int64    // when the first pong since ExpectPong came; 0: none
+	pings      atomic.Uint64   // of the peer, so far
 	lastGrowth atomic.Int64    // while a message is incomplete: when its payload last grew; else 0
 	readFailed atomic.Bool     // nothing more will come
 	counter    *messageCounter // with the library's frames only
@@ -52,7 +53,7 @@ func (s *stream) Read(p []byte) (int, error) {
 	if n > 0 {
 		s.lastRead.Store(s.sinceEpoch())
 		if s.counter != nil {
-			if grew := s.counter.count(p[:n]); grew && s.lastGrowth.Load() != 0 {
+			if grew := s.counter.count(p[:n], s.pinged); grew && s.lastGrowth.Load() != 0 {
 				s.messageGrew(true)
 			}
 		}
@@ -123,7 +124,10 @@ func (s *stream) messageGrew(incomplete bool) {
 }
 
 // ponged records that a pong has come.
-func (s *stream) ponged() { s.lastPong.Store(max(1, s.sinceEpoch())) }
+func (s *stream) ponged() { s.firstPong.CompareAndSwap(0, s.sinceEpoch()) }
+
+// pinged counts a ping of the peer.
+func (s *stream) pinged() { s.pings.Add(1) }
 
 // kill closes the socket itself first: tls.Conn.Close may wait for a stalled
 // write.

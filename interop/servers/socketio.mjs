@@ -4,7 +4,7 @@ import { createServer } from "node:http";
 import { createInterface } from "node:readline";
 import { Server } from "socket.io";
 
-let seq = 0;
+let seq = 0, busy = false;
 const stored = [];
 const log = (...parts) => console.log(parts.join(" "));
 
@@ -29,6 +29,11 @@ function start() {
 function serve(name, nsp) {
   nsp.use((socket, next) => {
     const { token } = socket.handshake.auth;
+    if (token === "busy" && (busy = !busy)) { // every other time
+      const err = new Error("busy");
+      err.data = { wait: 700 };
+      return next(err);
+    }
     if (token !== "bad") return next();
     const err = new Error("unauthorized");
     err.data = { code: 401 };
@@ -43,6 +48,7 @@ function serve(name, nsp) {
       done({ ok: true, room });
     });
     socket.on("leave", (room) => socket.leave(room));
+    socket.on("rooms", (done) => done([...socket.rooms].filter((room) => room !== socket.id)));
     socket.on("echo", (...args) => { const done = args.pop(); done(...args); });
     socket.on("store", (n, done) => { stored.push(n); done(); });
     socket.on("stored", (done) => done(stored));

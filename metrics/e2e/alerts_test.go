@@ -125,32 +125,32 @@ func show(all []series) string {
 	return strings.Join(lines, "\n") + "\n"
 }
 
-// checkIdentity checks at every scrape that received = delivered + dropped + waiting.
+// checkIdentity checks at every scrape that received = delivered + dropped + conflated + waiting.
 func checkIdentity(t *testing.T, p *monitor, began time.Time) {
 	t.Helper()
-	const difference = `limpet_received_messages_total - (limpet_delivered_messages_total + limpet_dropped_messages_total + limpet_waiting_messages)`
+	const difference = `limpet_received_messages_total - (limpet_delivered_messages_total + sum without (reason) (limpet_dropped_messages_total) + limpet_conflated_messages_total + limpet_waiting_messages)`
 	scrapes, wrong := 0, 0
 	for _, s := range p.queryRange(t, difference, began, interval/5) {
 		scrapes = max(scrapes, len(s.Values)/5)
 		for _, v := range s.Values {
 			if v.value != 0 {
 				wrong++
-				t.Errorf("%v at %v: received - (delivered + dropped + waiting) = %v", s.Metric, v.at, v.value)
+				t.Errorf("%v at %v: received - (delivered + dropped + conflated + waiting) = %v", s.Metric, v.at, v.value)
 			}
 		}
 	}
 	// Without all of these the check would show little.
 	for _, expr := range []string{
-		`sum(limpet_delivered_messages_total) > 100`,
-		`limpet_dropped_messages_total{client="slow"} > 0`,
+		`sum(max_over_time(limpet_delivered_messages_total[10m])) > 100`, // the last scrape may have timed out
+		`max_over_time(limpet_dropped_messages_total{client="slow",reason="overflow"}[10m]) > 0`,
 		`max_over_time(limpet_waiting_messages{client="slow"}[10m]) > 0`,
 	} {
 		if len(p.query(t, expr)) == 0 {
-			t.Errorf("not true: %s\n%s", expr, show(p.query(t, `{__name__=~"limpet_(received|delivered|dropped|waiting)_messages.*"}`)))
+			t.Errorf("not true: %s\n%s", expr, show(p.query(t, `last_over_time({__name__=~"limpet_(received|delivered|dropped|conflated|waiting)_messages.*"}[10m])`)))
 		}
 	}
 	if scrapes < 20 {
 		t.Errorf("%d scrapes, too few to mean anything", scrapes)
 	}
-	t.Logf("received = delivered + dropped + waiting in about %d scrapes, %d values differ", scrapes, wrong)
+	t.Logf("received = delivered + dropped + conflated + waiting in about %d scrapes, %d values differ", scrapes, wrong)
 }

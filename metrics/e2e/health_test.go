@@ -26,16 +26,16 @@ func healthz(client *limpet.Client) http.HandlerFunc {
 }
 
 // readyz answers 503 until everything has been live once, while an outage has lasted longer than patience, and
-// once the client has ended.
+// from Shutdown or the end of the client on.
 func readyz(client *limpet.Client, patience time.Duration) http.HandlerFunc {
 	var begun atomic.Bool // everything has been live
 	return func(w http.ResponseWriter, _ *http.Request) {
-		phase, stats := client.State().Phase, client.Stats()
+		state, stats := client.State(), client.Stats()
 		if stats.Connections > 0 && stats.Live == stats.Subscriptions {
 			begun.Store(true)
 		}
-		if phase == limpet.Ended || !begun.Load() || stats.Outage > patience {
-			http.Error(w, "not live: "+phase.String(), http.StatusServiceUnavailable)
+		if state.Draining || state.Phase == limpet.Ended || !begun.Load() || stats.Outage > patience {
+			http.Error(w, "not live: "+state.Phase.String(), http.StatusServiceUnavailable)
 			return
 		}
 		io.WriteString(w, "ok\n")
@@ -50,7 +50,8 @@ func publishExpvar(client *limpet.Client) {
 
 func TestHealthRecipes(t *testing.T) {
 	s := newScene(t)
-	link := s.link(s.server("health", nil))
+	srv := s.server("health", nil)
+	link := s.link(srv)
 	client := s.client("health", link)
 	answer := func(h http.HandlerFunc) int {
 		w := httptest.NewRecorder()
@@ -79,6 +80,19 @@ func TestHealthRecipes(t *testing.T) {
 	becomes("outage", 200, 503)
 	link.Start()
 	becomes("live again", 200, 200)
+	held, err := client.Subscribe(t.Context(), "b", nil)
+	if err == nil {
+		err = held.WaitLive(t.Context())
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := srv.Publish(t.Context(), "b", nil, nil); err != nil {
+		t.Fatal(err)
+	}
+	eventually(t, 20*time.Second, "a message waits", func() bool { return held.Stats().Waiting == 1 }, func() string { return "" })
+	go client.Shutdown(t.Context()) // which the message holds up
+	becomes("shutting down", 200, 503)
 	client.Close()
 	becomes("ended", 503, 503)
 
@@ -89,7 +103,10 @@ func TestHealthRecipes(t *testing.T) {
 	becomes("never connected", 200, 503)
 
 	publishExpvar(client)
-	if text := expvar.Get("limpet").String(); !strings.Contains(text, `"Connections":0`) {
-		t.Errorf("expvar shows %s", text)
+	text := expvar.Get("limpet").String()
+	for _, want := range []string{`"Connections":0`, `"Memory":0`, `"MemoryLimit":67108864`} {
+		if !strings.Contains(text, want) {
+			t.Errorf("expvar shows %s, without %s", text, want)
+		}
 	}
 }

@@ -14,6 +14,7 @@ import (
 	"github.com/limpet-go/limpet/limpettest"
 	"github.com/limpet-go/limpet/metrics/prom"
 	"github.com/limpet-go/limpet/server"
+	"github.com/limpet-go/limpet/wire"
 	"github.com/limpet-go/limpet/wire/native"
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/prometheus/client_golang/prometheus/promhttp"
@@ -64,11 +65,38 @@ func (s *scene) link(h http.Handler) *limpettest.Host {
 	return limpettest.NewHandler(s.t, h, &limpettest.HostOptions{Loopback: true})
 }
 
+// timed is a dialect whose messages have a time, of half a second before.
+type timed struct{ wire.Dialect }
+
+func (d timed) Open(r wire.Resume) (wire.Codec, error) {
+	c, err := d.Dialect.Open(r)
+	return timedCodec{c}, err
+}
+
+type timedCodec struct{ wire.Codec }
+
+func (c timedCodec) Decode(f wire.Frame, out *wire.Events) error {
+	err := c.Codec.Decode(f, out)
+	for i := range out.List {
+		out.List[i].Message.Time = time.Now().Add(-500 * time.Millisecond).UnixNano()
+	}
+	return err
+}
+
 func (s *scene) client(name string, link *limpettest.Host) *limpet.Client {
 	s.t.Helper()
+	return s.clientWith(name, link, 0)
+}
+
+// clientWith is client with an Options.Memory, 0 for the default.
+func (s *scene) clientWith(name string, link *limpettest.Host, memory int) *limpet.Client {
+	s.t.Helper()
 	c, err := limpet.New(link.URL(), &limpet.Options{
+		Dialect:    timed{native.New(nil)},
 		Backoff:    limpet.Backoff{First: 50 * time.Millisecond, Initial: 50 * time.Millisecond, Max: 100 * time.Millisecond},
 		Heartbeat:  limpet.Heartbeat{Interval: time.Second},
+		Memory:     memory,
+		ReadLimit:  int64(memory / 2),
 		Histograms: true,
 	})
 	if err != nil {
@@ -159,6 +187,9 @@ func (s *scene) faults() []fault {
 		WriteTimeout: 500 * time.Millisecond,
 		Hooks: server.Hooks{
 			Authorize: func(_ server.Principal, verb server.Verb, topic string) error {
+				if strings.HasPrefix(topic, "forbidden/") {
+					return &server.Error{Code: native.CodeForbidden, Reason: "never"}
+				}
 				if verb == server.VerbSubscribe && strings.HasPrefix(topic, "private/") && refuses.Load() {
 					return &server.Error{Code: native.CodeUnavailable, Reason: "not now", Retry: 200 * time.Millisecond}
 				}
@@ -174,7 +205,7 @@ func (s *scene) faults() []fault {
 	})
 	s.work.Go(func() { s.publish(s.ctx, srv, "prices/a", 100, 50*time.Millisecond) })
 	var all []fault
-	for _, f := range []func(*server.Server) fault{s.outage, s.never, s.ended, s.slowConsumer, s.silent, s.stuck, s.rejected, s.refusing, s.stalled} {
+	for _, f := range []func(*server.Server) fault{s.outage, s.never, s.ended, s.slowConsumer, s.full, s.silent, s.stuck, s.rejected, s.refusing, s.stalled, s.failed} {
 		all = append(all, f(srv))
 	}
 	return append(all, s.missed(), s.refused(srv, refuses))
@@ -226,6 +257,21 @@ func (s *scene) slowConsumer(srv *server.Server) fault {
 		alerts: []string{`LimpetSlowConsumer{client="slow"}`},
 		begin:  mu.Lock,
 		end:    mu.Unlock,
+	}
+}
+
+// full is a consumer that stands still and lets too much wait for the memory of its client.
+func (s *scene) full(srv *server.Server) fault {
+	mu := &sync.Mutex{} // held while the consumer stands still
+	c := s.clientWith("full", s.link(srv), 1<<20)
+	s.subscribe(c, "heavy/*", &limpet.SubscribeOptions{Delivery: limpet.Delivery{Buffer: 1 << 10, Bytes: 64 << 20, Overflow: limpet.DropOldest}},
+		func() { mu.Lock(); defer mu.Unlock() })
+	s.subscribe(c, "prices/*", nil, nil) // so that it is not silent
+	return fault{
+		alerts: []string{`LimpetMemoryNearLimit{client="full"}`, `LimpetSlowConsumer{client="full"}`},
+		begin:  mu.Lock,
+		end:    mu.Unlock,
+		during: func(ctx context.Context) { s.publish(ctx, srv, "heavy/a", 64<<10, 50*time.Millisecond) },
 	}
 }
 
@@ -331,6 +377,20 @@ func (s *scene) missed() fault {
 				}
 				link.Start()
 			})
+		},
+	}
+}
+
+// failed is a subscription that the server refuses for good.
+func (s *scene) failed(srv *server.Server) fault {
+	c := s.client("failed", s.link(srv))
+	s.subscribe(c, "prices/*", nil, nil)
+	return fault{
+		alerts: []string{`LimpetSubscriptionFailed{client="failed"}`},
+		begin: func() {
+			if _, err := c.Subscribe(s.ctx, "forbidden/a", nil); err != nil {
+				s.t.Error(err)
+			}
 		},
 	}
 }

@@ -15,6 +15,7 @@ import (
 	"github.com/limpet-go/limpet/limpettest"
 	"github.com/limpet-go/limpet/metrics/internal/scene"
 	limpetotel "github.com/limpet-go/limpet/metrics/otel"
+	"github.com/limpet-go/limpet/server"
 	"go.opentelemetry.io/otel/attribute"
 	sdkmetric "go.opentelemetry.io/otel/sdk/metric"
 	"go.opentelemetry.io/otel/sdk/metric/metricdata"
@@ -53,7 +54,7 @@ func TestHistograms(t *testing.T) {
 					}
 					found++
 					d, want := h.DataPoints[0], c.Histograms().Publish
-					if d.Count != uint64(i+1) || d.Sum != want.Sum.Seconds() || !d.StartTime.Equal(added) || !d.Time.Equal(time.Now()) ||
+					if d.Count != uint64(i+1) || d.Sum != want.SumSeconds || !d.StartTime.Equal(added) || !d.Time.Equal(time.Now()) ||
 						!d.Attributes.Equals(new(attribute.NewSet(attribute.String("limpet.client", "measures")))) {
 						t.Errorf("%+v, want %+v", d, want)
 					}
@@ -109,7 +110,8 @@ func TestConcurrentCollection(t *testing.T) {
 			all.Go(func() {
 				for range 50 {
 					p := collect(t, reader)
-					sum := p["limpet.delivered.messages limpet.client=a"] + p["limpet.dropped.messages limpet.client=a"] + p["limpet.waiting.messages limpet.client=a"]
+					sum := p["limpet.delivered.messages limpet.client=a"] + p["limpet.dropped.messages limpet.client=a reason=overflow"] +
+						p["limpet.dropped.messages limpet.client=a reason=closed"] + p["limpet.waiting.messages limpet.client=a"]
 					if received, there := p["limpet.received.messages limpet.client=a"]; !there || received != sum {
 						t.Errorf("received %v (there: %v), accounted for %v", received, there, sum)
 					}
@@ -121,6 +123,22 @@ func TestConcurrentCollection(t *testing.T) {
 		if p := collect(t, reader); p["limpet.received.messages limpet.client=a"] != 2000 || p.of("limpet.client=a") != len(p) {
 			t.Errorf("%v received, %d values of a of %d", p["limpet.received.messages limpet.client=a"], p.of("limpet.client=a"), len(p))
 		}
+	})
+}
+
+// A subscription that the server refuses for good has failed.
+func TestFailedSubscriptions(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		srv := limpettest.NewServer(t, &limpettest.ServerOptions{Server: &server.Options{Hooks: server.Hooks{
+			Authorize: func(server.Principal, server.Verb, string) error { return errors.New("never") },
+		}}})
+		client := scene.Dial(t, srv, limpet.Options{})
+		m, reader := newReader(t)
+		assert.NoError(t, m.AddClient("a", client))
+		_, err := client.Subscribe(t.Context(), "private", nil)
+		assert.NoError(t, err)
+		synctest.Wait()
+		collect(t, reader).check(t, page{"limpet.subscription.failures limpet.client=a": 1})
 	})
 }
 

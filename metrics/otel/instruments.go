@@ -9,16 +9,17 @@ import (
 // instruments are the counters and gauges. What means something as a sum over clients is an
 // up-down counter, and what does not is a gauge.
 type instruments struct {
-	state, attempts, disconnects, resumes, outages              metric.Int64Observable
-	received, delivered, dropped, waiting, waitingSize, unacked metric.Int64Observable
-	discarded, losses, missed, subscriptions, live              metric.Int64Observable
-	malformed, unrequested, io                                  metric.Int64Observable
-	published, resent, outcomes, window, windowSize             metric.Int64Observable
-	uptime, nextAttempt, unavailable, outage, pingRTT, silence  metric.Float64Observable
-	oldestPending                                               metric.Float64Observable
-	serverConnections, serverSessions, serverSubscriptions      metric.Int64Observable
-	serverIDs, serverRefused, serverClosed, serverUplink        metric.Int64Observable
-	serverDelivered, serverLosses, serverFirst, serverHead      metric.Int64Observable
+	state, attempts, disconnects, resumes, outages                         metric.Int64Observable
+	received, delivered, dropped, conflated, waiting, waitingSize, unacked metric.Int64Observable
+	memory, memoryLimit                                                    metric.Int64Observable
+	discarded, losses, missed, subscriptions, live, failed                 metric.Int64Observable
+	malformed, unrequested, io                                             metric.Int64Observable
+	published, resent, outcomes, window, windowSize                        metric.Int64Observable
+	uptime, nextAttempt, unavailable, outage, pingRTT, silence             metric.Float64Observable
+	oldestPending                                                          metric.Float64Observable
+	serverConnections, serverSessions, serverSubscriptions                 metric.Int64Observable
+	serverIDs, serverRefused, serverClosed, serverUplink                   metric.Int64Observable
+	serverDelivered, serverLosses, serverFirst, serverHead                 metric.Int64Observable
 }
 
 // newInstruments returns the instruments also as a list.
@@ -37,17 +38,21 @@ func newInstruments(meter metric.Meter) (*instruments, []metric.Observable, erro
 		pingRTT:     f.seconds("limpet.heartbeat.last_rtt", "How long the last ping took."),
 		silence:     f.seconds("limpet.silence", "Time since the last received message."),
 
-		received:      f.counter("limpet.received.messages", "{message}", "Messages from the server, without duplicates. It is the sum of delivered, dropped and waiting."),
+		received:      f.counter("limpet.received.messages", "{message}", "Messages from the server, without duplicates. It is the sum of delivered, dropped, conflated and waiting."),
 		delivered:     f.counter("limpet.delivered.messages", "{message}", "Messages handed to consumers."),
 		dropped:       f.counter("limpet.dropped.messages", "{message}", "Messages dropped by an overflow policy, or by closing."),
+		conflated:     f.counter("limpet.conflated.messages", "{message}", "Messages replaced by a newer one of their key."),
 		waiting:       f.upDown("limpet.waiting.messages", "{message}", "Messages that wait for a consumer."),
 		waitingSize:   f.upDown("limpet.waiting.size", "By", "Payload bytes of the messages that wait for a consumer."),
+		memory:        f.upDown("limpet.memory.usage", "By", "Bytes of Options.Memory in use: what waits in queues, and what servers may still send."),
+		memoryLimit:   f.upDown("limpet.memory.limit", "By", "Bytes that all queues may take together: Options.Memory."),
 		unacked:       f.upDown("limpet.unacked.messages", "{message}", "Delivered messages that their consumers have not acknowledged."),
 		discarded:     f.counter("limpet.discarded.messages", "{message}", "Messages received again, or of an earlier subscription."),
 		losses:        f.counter("limpet.gaps", "{gap}", "Gaps and resets in the streams."),
 		missed:        f.counter("limpet.missed.messages", "{message}", "Messages missing in gaps and resets, as far as known."),
 		subscriptions: f.upDown("limpet.subscription.count", "{subscription}", "Subscriptions."),
 		live:          f.upDown("limpet.subscription.live", "{subscription}", "Subscriptions that the server serves."),
+		failed:        f.counter("limpet.subscription.failures", "{subscription}", "Subscriptions that ended with an error while the client went on."),
 		malformed:     f.counter("limpet.malformed.messages", "{message}", "Received messages that the dialect could not read or place."),
 		unrequested:   f.counter("limpet.unrequested.messages", "{message}", "Received messages for topics that the client never subscribed to."),
 		io:            f.counter("limpet.network.io", "By", "Payload bytes of WebSocket messages."),

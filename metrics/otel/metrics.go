@@ -104,6 +104,9 @@ func (m *Metrics) Register(provider metric.MeterProvider) (unregister func() err
 			m.observe(o, instruments)
 			return nil
 		}, all...)
+		if err == nil && registration == nil {
+			err = errors.New("it returned no registration, so the callback could not be removed")
+		}
 	}
 	if err != nil {
 		if registration != nil {
@@ -137,7 +140,9 @@ func (m *Metrics) unsetRegistered() {
 // AddClient adds a client, whose metrics get the attribute limpet.client with the value name:
 // UTF-8 of 1 to 128 bytes that no other client here has. The error says that name is not such
 // a value or is taken, or that c is nil. The metrics of a client that has ended stay until
-// RemoveClient.
+// RemoveClient. The counters of a client begin at 0, also under a name that another one had
+// before: where a reader has delta temporality, let it collect between RemoveClient and
+// AddClient, or use another name, or it gets a negative value.
 func (m *Metrics) AddClient(name string, c *limpet.Client) error {
 	if c == nil {
 		return fmt.Errorf("limpetotel: AddClient: client %.64q is nil; pass what limpet.New returned", name)
@@ -163,8 +168,8 @@ func (m *Metrics) RemoveClient(name string) {
 }
 
 // AddServer adds a server, whose metrics get the attribute limpet.server with the value name.
-// The rules for name and the errors are those of AddClient; servers and clients may have the
-// same names.
+// The rules for name, the errors and the counters are those of AddClient; servers and clients
+// may have the same names.
 func (m *Metrics) AddServer(name string, s *server.Server) error {
 	if s == nil {
 		return fmt.Errorf("limpetotel: AddServer: server %.64q is nil; pass what server.New returned", name)

@@ -51,7 +51,7 @@ func TestRemove(t *testing.T) {
 			"limpet.connection.state limpet.client=a state=ended":        1,
 			"limpet.connection.uptime limpet.client=a":                   0,
 			"limpet.received.messages limpet.client=a":                   3,
-			"limpet.dropped.messages limpet.client=a":                    3,
+			"limpet.dropped.messages limpet.client=a reason=closed":      3,
 			"limpet.connection.duration.n limpet.client=a":               1,
 			"limpet.connection.state limpet.client=b state=ready":        1,
 			"limpet.server.connection.count limpet.server=a state=ready": 1,
@@ -117,21 +117,22 @@ func TestRefusedNames(t *testing.T) {
 	})
 }
 
-// refusing is a provider whose meter makes no counter, or registers nothing.
+// refusing is a provider whose meter makes no counter, registers nothing, or does not even
+// say so.
 type refusing struct {
 	noop.MeterProvider
-	counters bool
+	counters, silent bool
 }
 
 type refusingMeter struct {
 	noop.Meter
-	counters bool
+	counters, silent bool
 }
 
 var errRefused = errors.New("refused by the test")
 
 func (p refusing) Meter(string, ...metric.MeterOption) metric.Meter {
-	return refusingMeter{counters: p.counters}
+	return refusingMeter{counters: p.counters, silent: p.silent}
 }
 
 func (m refusingMeter) Int64ObservableCounter(string, ...metric.Int64ObservableCounterOption) (metric.Int64ObservableCounter, error) {
@@ -142,6 +143,9 @@ func (m refusingMeter) Int64ObservableCounter(string, ...metric.Int64ObservableC
 }
 
 func (m refusingMeter) RegisterCallback(metric.Callback, ...metric.Observable) (metric.Registration, error) {
+	if m.silent {
+		return nil, nil
+	}
 	return nil, errRefused
 }
 
@@ -155,6 +159,9 @@ func TestRegister(t *testing.T) {
 			if unregister, err := m.Register(refusing{counters: counters}); !errors.Is(err, errRefused) || unregister != nil {
 				t.Errorf("counters %v: %v", counters, err)
 			}
+		}
+		if unregister, err := m.Register(refusing{counters: true, silent: true}); err == nil || !strings.Contains(err.Error(), "no registration") || unregister != nil {
+			t.Errorf("no registration and no error: %v", err)
 		}
 		reader := sdkmetric.NewManualReader()
 		provider := sdkmetric.NewMeterProvider(sdkmetric.WithReader(reader))
@@ -205,7 +212,7 @@ func TestGlobalProvider(t *testing.T) {
 
 // attributes are the keys of attributes besides the name and the number of their values.
 var attributes = map[string]int{
-	"state": 5, "result": 1 + 4 + 22, "error.type": 22, "verdict": 2, "reason": 10, "kind": 2, "outcome": 6, "network.io.direction": 2,
+	"state": 5, "result": 1 + 4 + 22, "error.type": 22, "verdict": 2, "reason": 12, "kind": 2, "outcome": 6, "network.io.direction": 2,
 }
 
 var (

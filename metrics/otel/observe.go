@@ -75,8 +75,11 @@ func (o observer) client(c *client) {
 	o.seconds(o.nextAttempt, nextAttempt)
 
 	o.messages(&st.Messages)
+	o.count(o.memory, uint64(st.Memory))
+	o.count(o.memoryLimit, uint64(st.MemoryLimit))
 	o.count(o.subscriptions, uint64(st.Subscriptions))
 	o.count(o.live, uint64(st.Live))
+	o.count(o.failed, st.FailedSubscriptions)
 	o.count(o.malformed, st.Malformed)
 	o.count(o.unrequested, st.Unrequested)
 	o.count(o.io, st.BytesRead, attribute.String("network.io.direction", "receive"))
@@ -98,7 +101,9 @@ func (o observer) client(c *client) {
 func (o observer) messages(s *limpet.SubStats) {
 	o.count(o.received, s.Received)
 	o.count(o.delivered, s.Delivered)
-	o.count(o.dropped, s.Dropped)
+	o.count(o.dropped, s.Dropped-s.DroppedByClose, attribute.String("reason", "overflow"))
+	o.count(o.dropped, s.DroppedByClose, attribute.String("reason", "closed"))
+	o.count(o.conflated, s.Conflated)
 	o.count(o.waiting, uint64(s.Waiting))
 	o.count(o.waitingSize, uint64(s.WaitingBytes))
 	o.count(o.unacked, uint64(s.Unacked))

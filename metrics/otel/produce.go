@@ -16,6 +16,7 @@ var histograms = []struct {
 	of         func(*limpet.Histograms) *limpet.Histogram
 }{
 	{"limpet.delivery.lag", "From the read of a message to its hand-over to a consumer.", func(h *limpet.Histograms) *limpet.Histogram { return &h.Delivery }},
+	{"limpet.source.lag", "From the server's time in a message to its hand-over to a consumer.", func(h *limpet.Histograms) *limpet.Histogram { return &h.Source }},
 	{"limpet.publish.duration", "From the admission of a message to its outcome.", func(h *limpet.Histograms) *limpet.Histogram { return &h.Publish }},
 	{"limpet.heartbeat.rtt", "From a ping to its pong.", func(h *limpet.Histograms) *limpet.Histogram { return &h.Ping }},
 	{"limpet.connection.duration", "How long connections were ready.", func(h *limpet.Histograms) *limpet.Histogram { return &h.Connection }},
@@ -60,6 +61,6 @@ func (c *client) point(h *limpet.Histogram) metricdata.HistogramDataPoint[float6
 	}
 	return metricdata.HistogramDataPoint[float64]{
 		Attributes: attribute.NewSet(c.attribute()), StartTime: c.added, Time: time.Now(),
-		Count: h.Count, Sum: h.Sum.Seconds(), Bounds: bounds, BucketCounts: slices.Clone(h.Buckets[:]),
+		Count: h.Count, Sum: h.SumSeconds, Bounds: bounds, BucketCounts: slices.Clone(h.Buckets[:]),
 	}
 }

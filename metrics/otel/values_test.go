@@ -111,19 +111,25 @@ func TestMessageValues(t *testing.T) {
 		synctest.Wait()
 		p := collect(t, reader)
 		p.check(t, page{
-			"limpet.received.messages limpet.client=orders":  12,
-			"limpet.delivered.messages limpet.client=orders": 3,
-			"limpet.dropped.messages limpet.client=orders":   6,
-			"limpet.waiting.messages limpet.client=orders":   3,
-			"limpet.waiting.size limpet.client=orders":       15,
-			"limpet.unacked.messages limpet.client=orders":   3, // a break acknowledges nothing
-			"limpet.silence limpet.client=orders":            c.Stats().Silence.Seconds(),
-			"limpet.delivery.lag.n limpet.client=orders":     float64(c.Histograms().Delivery.Count),
-			"limpet.delivery.lag.sum limpet.client=orders":   c.Histograms().Delivery.Sum.Seconds(),
+			"limpet.received.messages limpet.client=orders":                12,
+			"limpet.delivered.messages limpet.client=orders":               3,
+			"limpet.dropped.messages limpet.client=orders reason=overflow": 6,
+			"limpet.dropped.messages limpet.client=orders reason=closed":   0,
+			"limpet.conflated.messages limpet.client=orders":               0,
+			"limpet.waiting.messages limpet.client=orders":                 3,
+			"limpet.waiting.size limpet.client=orders":                     15,
+			"limpet.memory.usage limpet.client=orders":                     float64(c.Stats().Memory),
+			"limpet.memory.limit limpet.client=orders":                     64 << 20,
+			"limpet.unacked.messages limpet.client=orders":                 3, // a break acknowledges nothing
+			"limpet.silence limpet.client=orders":                          c.Stats().Silence.Seconds(),
+			"limpet.delivery.lag.n limpet.client=orders":                   float64(c.Histograms().Delivery.Count),
+			"limpet.delivery.lag.sum limpet.client=orders":                 c.Histograms().Delivery.SumSeconds,
 
 			"limpet.received.messages limpet.client=feed":                       5,
+			"limpet.source.lag.n limpet.client=feed":                            4, // the last of a read counts with the next take
+			"limpet.source.lag.sum limpet.client=feed":                          240,
 			"limpet.delivered.messages limpet.client=feed":                      5,
-			"limpet.dropped.messages limpet.client=feed":                        0,
+			"limpet.dropped.messages limpet.client=feed reason=overflow":        0,
 			"limpet.waiting.messages limpet.client=feed":                        0,
 			"limpet.discarded.messages limpet.client=feed reason=duplicate":     1,
 			"limpet.discarded.messages limpet.client=feed reason=earlier":       0,
@@ -179,7 +185,7 @@ func TestPublishValues(t *testing.T) {
 			"limpet.window.size limpet.client=orders":                                       2,
 			"limpet.publish.oldest_pending limpet.client=orders":                            2,
 			"limpet.publish.duration.n limpet.client=orders":                                6,
-			"limpet.publish.duration.sum limpet.client=orders":                              c.Histograms().Publish.Sum.Seconds(),
+			"limpet.publish.duration.sum limpet.client=orders":                              c.Histograms().Publish.SumSeconds,
 			"limpet.server.connection.count limpet.server=orders state=ready":               0,
 			"limpet.server.connection.count limpet.server=orders state=handshaking":         0,
 			"limpet.server.session.count limpet.server=orders":                              1,

@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"net/http"
+	"runtime"
 	"strings"
 	"sync/atomic"
 	"testing"
@@ -121,6 +122,7 @@ func TestHostileNames(t *testing.T) {
 			func(n int64) string { return "other" },
 			func(n int64) string { panic(fmt.Sprint("topic ", n)) },
 			func(n int64) string { panic(nil) },
+			func(n int64) string { runtime.Goexit(); return "" },
 		}
 		c := prom.NewCollector(&prom.Options{MaxSubscriptions: 30, Subscription: func(topic string) string {
 			n := calls.Add(1)
@@ -145,7 +147,7 @@ func TestHostileNames(t *testing.T) {
 				t.Errorf("%d bytes: %.200s", len(value), value)
 			}
 		}
-		if p.values()[`"other"`] == 0 || sum != 5*10 { // four kinds have no series
+		if p.values()[`"other"`] == 0 || sum != 5*10 { // five kinds have no series
 			t.Errorf("series of %v subscriptions, want 50: %v", sum, p.values())
 		}
 		// In the text, a line is a metric: a new line in a name would begin one.

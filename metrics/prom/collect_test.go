@@ -1,6 +1,7 @@
 package prom_test
 
 import (
+	"errors"
 	"fmt"
 	"net/http"
 	"slices"
@@ -64,7 +65,8 @@ func TestPagesAddUp(t *testing.T) {
 			repeat(5*time.Millisecond, func() {
 				p := gather(t, registry)
 				received := p.value(t, `limpet_received_messages_total client="a"`)
-				if sum := p.value(t, `limpet_delivered_messages_total client="a"`) + p.value(t, `limpet_dropped_messages_total client="a"`) +
+				if sum := p.value(t, `limpet_delivered_messages_total client="a"`) + p.value(t, `limpet_dropped_messages_total client="a" reason="overflow"`) +
+					p.value(t, `limpet_dropped_messages_total client="a" reason="closed"`) +
 					p.value(t, `limpet_waiting_messages client="a"`); sum != received {
 					t.Errorf("received %v, the sum of delivered, dropped and waiting is %v", received, sum)
 				}
@@ -80,9 +82,9 @@ func TestPagesAddUp(t *testing.T) {
 		close(stop)
 		all.Wait()
 		p := gather(t, registry)
-		for _, series := range []string{"limpet_delivered_messages_total", "limpet_dropped_messages_total", "limpet_outages_total"} {
-			if p.value(t, series+` client="a"`) < 2 {
-				t.Errorf("%s is %v: too little happened", series, p[series+` client="a"`])
+		for _, series := range []string{`limpet_delivered_messages_total client="a"`, `limpet_dropped_messages_total client="a" reason="overflow"`, `limpet_outages_total client="a"`} {
+			if p.value(t, series) < 2 {
+				t.Errorf("%s is %v: too little happened", series, p[series])
 			}
 		}
 	})
@@ -146,14 +148,14 @@ func TestRemove(t *testing.T) {
 			t.Errorf("before the end %q, after it %q", before, after)
 		}
 		check(t, ended, map[string]float64{
-			`limpet_connection_state client="a" state="ended"`: 1,
-			`limpet_connection_state client="a" state="ready"`: 0,
-			`limpet_connected_seconds client="a"`:              0,
-			`limpet_next_attempt_seconds client="a"`:           0,
-			`limpet_live_subscriptions client="a"`:             0,
-			`limpet_received_messages_total client="a"`:        3,
-			`limpet_dropped_messages_total client="a"`:         3,
-			`limpet_connection_state client="b" state="ready"`: 1,
+			`limpet_connection_state client="a" state="ended"`:         1,
+			`limpet_connection_state client="a" state="ready"`:         0,
+			`limpet_connected_seconds client="a"`:                      0,
+			`limpet_next_attempt_seconds client="a"`:                   0,
+			`limpet_live_subscriptions client="a"`:                     0,
+			`limpet_received_messages_total client="a"`:                3,
+			`limpet_dropped_messages_total client="a" reason="closed"`: 3,
+			`limpet_connection_state client="b" state="ready"`:         1,
 		})
 
 		c.RemoveClient("a")
@@ -186,7 +188,7 @@ func TestHistogramsFromTheStart(t *testing.T) {
 			assert.NoError(t, c.AddClient(fmt.Sprint(measures), client))
 		}
 		p := gather(t, newRegistry(t, c))
-		for _, h := range []string{"delivery_lag", "publish_duration", "heartbeat_rtt", "connection_duration", "outage"} {
+		for _, h := range []string{"delivery_lag", "source_lag", "publish_duration", "heartbeat_rtt", "connection_duration", "outage"} {
 			if n := p.value(t, "limpet_"+h+`_seconds_count client="true"`); n != 0 {
 				t.Errorf("%s has counted %v", h, n)
 			}
@@ -253,5 +255,45 @@ func TestClassesFromTheStart(t *testing.T) {
 			}
 		}
 		check(t, p, map[string]float64{`limpet_connect_attempts_total client="a" result="http"`: 1})
+	})
+}
+
+// A subscription that the server refuses for good has failed.
+func TestFailedSubscriptions(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		srv := limpettest.NewServer(t, &limpettest.ServerOptions{Server: &server.Options{Hooks: server.Hooks{
+			Authorize: func(server.Principal, server.Verb, string) error { return errors.New("never") },
+		}}})
+		client := scene.Dial(t, srv, limpet.Options{})
+		c := prom.NewCollector(nil)
+		assert.NoError(t, c.AddClient("a", client))
+		_, err := client.Subscribe(t.Context(), "private", nil)
+		assert.NoError(t, err)
+		synctest.Wait()
+		check(t, gather(t, newRegistry(t, c)), map[string]float64{`limpet_failed_subscriptions_total client="a"`: 1})
+	})
+}
+
+// Messages that Latest replaced are accounted for, and so are those that closing drops.
+func TestConflated(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		srv := limpettest.NewServer(t, nil)
+		client := scene.Dial(t, srv, limpet.Options{})
+		c := prom.NewCollector(nil)
+		assert.NoError(t, c.AddClient("a", client))
+		s := scene.Subscribe(t, client, "prices", &limpet.SubscribeOptions{Delivery: limpet.Delivery{Overflow: limpet.Latest}})
+		scene.Publish(t, srv, "prices", 5)
+		synctest.Wait()
+		scene.Take(t, s, 1)
+		scene.Publish(t, srv, "prices", 2)
+		synctest.Wait()
+		s.Close()
+		check(t, gather(t, newRegistry(t, c)), map[string]float64{
+			`limpet_received_messages_total client="a"`:                  7,
+			`limpet_delivered_messages_total client="a"`:                 1,
+			`limpet_conflated_messages_total client="a"`:                 5,
+			`limpet_dropped_messages_total client="a" reason="closed"`:   1,
+			`limpet_dropped_messages_total client="a" reason="overflow"`: 0,
+		})
 	})
 }

@@ -37,7 +37,8 @@ type Options struct {
 	// same value are added up; a topic with the value "" has no series. Of a value, the first
 	// 128 bytes are used, without what is not UTF-8. Defaults to none: each value costs six
 	// series. Subscription is called for each open subscription whenever Prometheus asks,
-	// concurrently if several requests overlap. If it panics, that topic is left out.
+	// concurrently if several requests overlap. If it panics or calls runtime.Goexit, that
+	// topic is left out.
 	Subscription func(topic string) string
 
 	// MaxSubscriptions is how many values of the label subscription one client has, at most,
@@ -64,7 +65,8 @@ type client struct {
 	subscriptions map[string]bool
 }
 
-// NewCollector returns a Collector without clients and servers. o is copied and may be nil.
+// NewCollector returns a Collector without clients and servers. o is copied and may be nil. One
+// Collector has room for all clients: a registry refuses a second one with the same namespace.
 func NewCollector(o *Options) *Collector {
 	c := &Collector{clients: map[string]*client{}, servers: map[string]*server.Server{}}
 	if o != nil {
@@ -205,8 +207,11 @@ func (c *Collector) collectClient(ch chan<- prometheus.Metric, name string, cl *
 	w.gauge(n.silence, st.Silence.Seconds())
 
 	w.messages(n, &st.Messages)
+	w.gauge(n.memory, float64(st.Memory))
+	w.gauge(n.memoryLimit, float64(st.MemoryLimit))
 	w.gauge(n.subscriptions, float64(st.Subscriptions))
 	w.gauge(n.live, float64(st.Live))
+	w.counter(n.failed, float64(st.FailedSubscriptions))
 	w.counter(n.malformed, float64(st.Malformed))
 	w.counter(n.unrequested, float64(st.Unrequested))
 	w.counter(n.bytesRead, float64(st.BytesRead))
@@ -226,6 +231,7 @@ func (c *Collector) collectClient(ch chan<- prometheus.Metric, name string, cl *
 
 	if h := cl.Histograms(); h.Measured {
 		w.histogram(n.delivery, h.Delivery)
+		w.histogram(n.source, h.Source)
 		w.histogram(n.publish, h.Publish)
 		w.histogram(n.ping, h.Ping)
 		w.histogram(n.connection, h.Connection)
@@ -244,11 +250,12 @@ func (c *Collector) collectSubscriptions(ch chan<- prometheus.Metric, name strin
 		total, live int
 	}
 	sums := map[string]*sum{}
-	for _, s := range cl.Subscriptions() {
-		value := c.subscription(s.Topic())
+	open := cl.Subscriptions()
+	for i, value := range c.subscriptionLabels(open) {
 		if value == "" {
 			continue
 		}
+		s := open[i]
 		value = cl.bounded(value, c.options.MaxSubscriptions)
 		if sums[value] == nil {
 			sums[value] = &sum{}
@@ -270,6 +277,23 @@ func (c *Collector) collectSubscriptions(ch chan<- prometheus.Metric, name strin
 		w.gauge(n.subDropped, float64(s.stats.Dropped))
 		w.gauge(n.subMissed, float64(s.stats.Missed))
 	}
+}
+
+// subscriptionLabels returns the label of each subscription. If the user's function ends its
+// goroutine, that topic is left out: the registry would wait for ever.
+func (c *Collector) subscriptionLabels(open []*limpet.Subscription) []string {
+	values := make([]string, len(open))
+	for i := 0; i < len(open); i++ {
+		ended := make(chan struct{})
+		go func() {
+			defer close(ended)
+			for ; i < len(open); i++ {
+				values[i] = c.subscription(open[i].Topic())
+			}
+		}()
+		<-ended
+	}
+	return values
 }
 
 // subscription returns the label of topic; "" if the user's function panics.
@@ -368,13 +392,15 @@ func (w writer) histogram(d *prometheus.Desc, h limpet.Histogram) {
 		below += h.Buckets[i]
 		buckets[bound.Seconds()] = below
 	}
-	w.write(d)(prometheus.NewConstHistogram(d, h.Count, h.Sum.Seconds(), buckets, w.labels...))
+	w.write(d)(prometheus.NewConstHistogram(d, h.Count, h.SumSeconds, buckets, w.labels...))
 }
 
 func (w writer) messages(n *names, s *limpet.SubStats) {
 	w.counter(n.received, float64(s.Received))
 	w.counter(n.delivered, float64(s.Delivered))
-	w.counter(n.dropped, float64(s.Dropped))
+	w.counter(n.dropped, float64(s.Dropped-s.DroppedByClose), "overflow")
+	w.counter(n.dropped, float64(s.DroppedByClose), "closed")
+	w.counter(n.conflated, float64(s.Conflated))
 	w.gauge(n.waiting, float64(s.Waiting))
 	w.gauge(n.waitingBytes, float64(s.WaitingBytes))
 	w.gauge(n.unacked, float64(s.Unacked))

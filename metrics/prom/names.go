@@ -9,11 +9,12 @@ type names struct {
 
 	state, attempts, disconnects, resumes, connected, nextAttempt     *prometheus.Desc
 	outages, unavailable, outage, pingRTT, silence                    *prometheus.Desc
-	received, delivered, dropped, waiting, waitingBytes, unacked      *prometheus.Desc
-	discarded, losses, missed, subscriptions, live                    *prometheus.Desc
+	received, delivered, dropped, conflated, waiting, waitingBytes    *prometheus.Desc
+	memory, memoryLimit                                               *prometheus.Desc
+	unacked, discarded, losses, missed, subscriptions, live, failed   *prometheus.Desc
 	malformed, unrequested, bytesRead, bytesWritten                   *prometheus.Desc
 	published, resent, outcomes, window, windowBytes, oldestPending   *prometheus.Desc
-	delivery, publish, ping, connection, outageDuration               *prometheus.Desc
+	delivery, source, publish, ping, connection, outageDuration       *prometheus.Desc
 	subOpen, subLive, subWaiting, subReceived, subDropped, subMissed  *prometheus.Desc
 	serverConnections, serverSessions, serverSubscriptions, serverIDs *prometheus.Desc
 	serverRefused, serverClosed, serverUplink, serverDelivered        *prometheus.Desc
@@ -35,17 +36,21 @@ func newNames(namespace string) names {
 	n.pingRTT = n.client("heartbeat_rtt_last_seconds", "How long the last ping took.")
 	n.silence = n.client("silence_seconds", "Time since the last received message.")
 
-	n.received = n.client("received_messages_total", "Messages from the server, without duplicates. It is the sum of delivered, dropped and waiting.")
+	n.received = n.client("received_messages_total", "Messages from the server, without duplicates. It is the sum of delivered, dropped, conflated and waiting.")
 	n.delivered = n.client("delivered_messages_total", "Messages handed to consumers.")
-	n.dropped = n.client("dropped_messages_total", "Messages dropped by an overflow policy, or by closing.")
+	n.dropped = n.client("dropped_messages_total", "Messages dropped by an overflow policy, or by closing.", "reason")
+	n.conflated = n.client("conflated_messages_total", "Messages replaced by a newer one of their key.")
 	n.waiting = n.client("waiting_messages", "Messages that wait for a consumer.")
 	n.waitingBytes = n.client("waiting_bytes", "Payload bytes of the messages that wait in queues.")
+	n.memory = n.client("memory_bytes", "Bytes of Options.Memory in use: what waits in queues, and what servers may still send.")
+	n.memoryLimit = n.client("memory_limit_bytes", "Bytes that all queues may take together: Options.Memory.")
 	n.unacked = n.client("unacked_messages", "Delivered messages that their consumers have not acknowledged.")
 	n.discarded = n.client("discarded_messages_total", "Messages received again, or of an earlier subscription.", "reason")
 	n.losses = n.client("gaps_total", "Gaps and resets in the streams.", "kind")
 	n.missed = n.client("missed_messages_total", "Messages missing in gaps and resets, as far as known.")
 	n.subscriptions = n.client("subscriptions", "Subscriptions.")
 	n.live = n.client("live_subscriptions", "Subscriptions that the server serves.")
+	n.failed = n.client("failed_subscriptions_total", "Subscriptions that ended with an error while the client went on.")
 	n.malformed = n.client("malformed_messages_total", "Received messages that the dialect could not read or place.")
 	n.unrequested = n.client("unrequested_messages_total", "Received messages for topics that the client never subscribed to.")
 	n.bytesRead = n.client("received_bytes_total", "Payload bytes of received WebSocket messages.")
@@ -59,6 +64,7 @@ func newNames(namespace string) names {
 	n.oldestPending = n.client("oldest_pending_seconds", "How long the oldest message without an outcome has waited for it.")
 
 	n.delivery = n.client("delivery_lag_seconds", "From the read of a message to its hand-over to a consumer.")
+	n.source = n.client("source_lag_seconds", "From the server's time in a message to its hand-over to a consumer.")
 	n.publish = n.client("publish_duration_seconds", "From the admission of a message to its outcome.")
 	n.ping = n.client("heartbeat_rtt_seconds", "From a ping to its pong.")
 	n.connection = n.client("connection_duration_seconds", "How long connections were ready.")

@@ -4,7 +4,8 @@ package feed
 // (wss://ws.bitstamp.net), with the channels "live_trades", "live_orders",
 // "diff_order_book" (changes; the snapshot is to be had over HTTP) and "order_book"
 // (whole books). Nothing has numbers. Products are in lower case:
-// "live_trades/btcusd".
+// "live_trades/btcusd". What the server allows one connection is not known, so
+// Table.Limits is zero.
 //
 // The table was made from recorded and documented messages. It was not tried against
 // the venue.
@@ -19,6 +20,7 @@ func Bitstamp() Table {
 		Type:        "event",
 		Stream:      "channel",
 		StreamName:  "channel_product",
+		Time:        "data.microtimestamp",
 		Channels: []Channel{
 			{Name: "live_trades", Types: []string{"trade"}},
 			{Name: "live_orders", Types: []string{"order_created", "order_changed", "order_deleted"}},

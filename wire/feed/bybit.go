@@ -4,7 +4,9 @@ package feed
 // (wss://stream.bybit.com/v5/public/spot and /linear), with the channels "orderbook.*"
 // (a snapshot, then numbered changes; * is the depth), "publicTrade" (without
 // numbers), "tickers" and "kline.*", where * is the interval: "kline.5/BTCUSDT".
-// Payloads are whole messages, but for trades: there each is a message of its own.
+// Payloads are whole messages, but for trades: there each is a message of its own. The
+// server takes 10 topics in a request. What else it allows one connection is not known, so
+// Table.Limits is zero.
 //
 // The table was made from recorded and documented messages. It was not tried against
 // the venue.
@@ -22,6 +24,7 @@ func Bybit() Table {
 		Stream:      "topic",
 		StreamName:  "channel.product",
 		Entries:     "data",
+		Time:        "ts",
 		Channels: []Channel{
 			{Name: "orderbook.*", Number: "data.u", Types: types[:1], Snapshots: types[1:]},
 			{Name: "publicTrade"},

@@ -47,6 +47,9 @@ func (t *Table) check() error {
 	if t.Unsubscribe.Max < 0 {
 		return &TableError{"Unsubscribe.Max", "is negative"}
 	}
+	if name, problem := t.Limits.Check(); name != "" {
+		return &TableError{"Limits." + name, problem}
+	}
 	for _, err := range []error{t.Confirm.check(t), t.Error.check(), t.Login.check(), t.checkSigns()} {
 		if err != nil {
 			return err
@@ -174,6 +177,9 @@ func (c *Channel) checkNumbers(at string, members map[string]string) error {
 	return nil
 }
 
+// orID says how else the topics of a confirmation are known.
+const orID = `, or Table.ID if a confirmation repeats "#id"`
+
 func (c *Confirm) check(t *Table) error {
 	if c.Type == "" {
 		if *c != (Confirm{}) {
@@ -188,8 +194,10 @@ func (c *Confirm) check(t *Table) error {
 		return &TableError{"Confirm.Streams", "needs Table.StreamName"}
 	case c.Streams != "":
 	case c.Channel == "" && c.Products == "" && t.ID != "" && c.List == "":
+	case c.Channel == "" && c.Products == "" && t.Stream != "":
+		return &TableError{"Confirm.Streams", "is empty; want the member that names the streams" + orID}
 	case c.Channel == "":
-		return &TableError{"Confirm.Channel", "is empty; want the member that names the channel"}
+		return &TableError{"Confirm.Channel", "is empty; want the member that names the channel" + orID}
 	case c.Products == "":
 		return &TableError{"Confirm.Products", "is empty; want the member that names the products"}
 	}

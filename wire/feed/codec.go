@@ -24,10 +24,11 @@ var (
 )
 
 // codec is the state of one connection. The loop uses dialect, which does not change,
-// and the first group; the second belongs to Decode; both use pending.
+// and the first group; the second belongs to Decode; both use pending and positions.
 type codec struct {
-	dialect *dialect
-	pending *wire.Ledger[uint64, pendingRequest] // by id
+	dialect   *dialect
+	pending   requests
+	positions *wire.Ledger[string, uint64] // by topic: the number of its last message on earlier connections
 
 	token  string
 	start  []asked // to subscribe to at the start
@@ -72,26 +73,23 @@ func (c *codec) Start(out *wire.Frames) error {
 		}
 		return c.authenticate(nil, out)
 	}
-	return c.ask(c.start, false, out)
+	c.ask(c.start, false, out)
+	return nil
 }
 
 // Encode joins adjacent ops of one kind. Where a stream begins is up to the server,
-// unless a request has a cursor. It returns a *wire.LedgerError, which ends the
-// connection, if the server owes too many answers.
+// unless a request has a cursor.
 func (c *codec) Encode(ops []wire.Op, out *wire.Frames) error {
 	var run []asked
 	var kind wire.OpKind
-	flush := func() error {
-		err := c.ask(run, kind == wire.OpUnsubscribe, out)
+	flush := func() {
+		c.ask(run, kind == wire.OpUnsubscribe, out)
 		run = run[:0]
-		return err
 	}
 	for i := range ops {
 		op := &ops[i]
 		if op.Kind != kind {
-			if err := flush(); err != nil {
-				return err
-			}
+			flush()
 			kind = op.Kind
 		}
 		var err error
@@ -105,13 +103,12 @@ func (c *codec) Encode(ops []wire.Op, out *wire.Frames) error {
 			err = c.say(op, out)
 		}
 		if err != nil {
-			if err := flush(); err != nil {
-				return err
-			}
+			flush()
 			return &wire.OpError{Index: i, Err: err}
 		}
 	}
-	return flush()
+	flush()
+	return nil
 }
 
 // asked returns the topic that op subscribes to or unsubscribes from.
@@ -128,7 +125,9 @@ func (c *codec) asked(op *wire.Op) (a asked, err error) {
 			return a, errFrom
 		}
 	}
-	a.place, err = c.dialect.split(topic)
+	if a.place, err = c.dialect.split(topic); err == nil && a.channel.number >= 0 && op.Subscribe != nil && op.Subscribe.Position.Offset > 0 {
+		_ = c.positions.Put(topic, op.Subscribe.Position.Offset) // as many as there may be topics
+	}
 	return a, err
 }
 

@@ -101,6 +101,9 @@ func TestPayloadIsACopyVerbatim(t *testing.T) {
 	if err := c.Decode(wire.Frame{Type: wire.Text, Data: frame}, &out); err != nil {
 		t.Fatal(err)
 	}
+	for i := range out.List {
+		out.List[i].OwnPayload()
+	}
 	clear(frame)
 	var got []string
 	for i := range out.List {
@@ -196,6 +199,7 @@ func TestConfirmFlat(t *testing.T) {
 	expect(t, c, `{"kind":"ok","ch":["trades","book"],"sym":["A","B"]}`,
 		"subscribed trades/A by-number", "subscribed trades/B by-number", "subscribed book/A none", "subscribed book/B none")
 	expect(t, c, `{"kind":"ok","ch":"other","sym":null}`)
+	expect(t, c, `{"kind":"ok","ch":"book"}`, "malformed 1 a confirmation that names a channel without a product")
 	expect(t, c, `{"kind":"bye","ch":"book","sym":["A","C"]}`, "unsubscribed book/A 0 ", "unsubscribed book/C 0 ")
 	expect(t, c, `{"kind":"ok","ch":"book","sym":"A"}`, "subscribed book/A none")
 }

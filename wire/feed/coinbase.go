@@ -9,6 +9,10 @@ import "github.com/limpet-go/limpet/wire"
 // The server takes "level2" only with a signature, so the table asks for
 // "level2_batch": the same messages, in batches of 50 ms, for anyone. The server
 // confirms it as "level2_50".
+//
+// The server takes 8 requests a second, 20 at once, from all connections of one address
+// together. Table.Limits has these numbers for each client: divide them if a process
+// has several.
 func Coinbase() Table {
 	request := func(kind string) Request {
 		return Request{JSON: `{"type":"` + kind + `","product_ids":["$product","..."],"channels":["$channel","..."]}`}
@@ -19,6 +23,7 @@ func Coinbase() Table {
 		Unsubscribe: request("unsubscribe"),
 		Type:        "type",
 		Product:     "product_id",
+		Time:        "time",
 		Channels: []Channel{
 			{Name: "matches", Types: []string{"match"}, Repeats: []string{"last_match"}, Number: "trade_id"},
 			{Name: "level2", Request: "level2_batch", Aliases: []string{"level2_50"}, Types: []string{"l2update"}, Snapshots: []string{"snapshot"}},
@@ -33,6 +38,7 @@ func Coinbase() Table {
 		},
 		Error:      ErrorMessage{Type: "error", Text: "message", Detail: "reason"},
 		Heartbeats: []string{"heartbeat"},
+		Limits:     wire.ConnectionLimits{Messages: 8, Burst: 20},
 		Ping:       wire.PingControl,
 	}
 }

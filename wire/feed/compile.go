@@ -21,6 +21,7 @@ func New(t Table) (wire.Dialect, error) {
 		subprotocols: slices.Clone(t.Subprotocols),
 		ping:         t.Ping,
 		strict:       t.Strict,
+		limits:       t.Limits,
 		lower:        t.LowerCase,
 		login:        t.Login,
 		complete:     t.Confirm.Complete,
@@ -52,12 +53,12 @@ func (d *dialect) addMembers(t *Table) (err error) {
 		slot        *int
 	}{
 		{"Type", t.Type, &d.typ}, {"Channel", t.Channel, &d.chann}, {"Product", t.Product, &d.product},
-		{"Stream", t.Stream, &d.streamed}, {"Sequence", t.Sequence, &d.sequence},
+		{"Stream", t.Stream, &d.streamed}, {"Sequence", t.Sequence, &d.sequence}, {"Time", t.Time, &d.time},
 	} {
 		if *m.slot, err = d.slot(m.field, m.path); err != nil {
 			return err
 		}
-		if strings.Contains(m.path, currentEntry) && m.slot != &d.product {
+		if strings.Contains(m.path, currentEntry) && m.slot != &d.product && m.slot != &d.time {
 			return &TableError{m.field, `has "[]", and belongs to the whole message`}
 		}
 	}
@@ -249,7 +250,7 @@ func (d *dialect) addChannel(i int, t *Channel, several bool) (err error) {
 		slot        *int
 	}{
 		{".Product", t.Product, &c.product}, {".Param", t.Param, &c.paramFrom}, {".Number", t.Number, &c.number}, {".First", t.First, &c.first},
-		{".Count", t.Count, &c.counts}, {".Prev", t.Prev, &c.prev}, {".Cursor", t.Cursor, &c.cursor},
+		{".Count", t.Count, &c.counts}, {".Prev", t.Prev, &c.prev}, {".Cursor", t.Cursor, &c.cursor}, {".Time", t.Time, &c.time},
 	} {
 		if *m.slot, err = d.slot(at+m.field, m.path); err != nil {
 			return err
@@ -257,6 +258,9 @@ func (d *dialect) addChannel(i int, t *Channel, several bool) (err error) {
 	}
 	if c.product < 0 {
 		c.product = d.product
+	}
+	if c.time < 0 {
+		c.time = d.time
 	}
 	if err := d.addChannelRequests(at, t, c, several); err != nil {
 		return err

@@ -4,6 +4,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"slices"
 	"strconv"
 	"unicode/utf8"
 
@@ -16,25 +17,35 @@ type confirmation struct {
 	channel, products, streams path // in an entry
 }
 
+var errNames = &wire.CodeError{Code: 1002, Reason: "a confirmation that names a channel without a product"}
+
 // complaint says where an error holds what.
 type complaint struct{ text, detail, code, channel, product path }
 
 // confirm decodes the confirmation of a subscribe or of an unsubscribe. Only what
-// it names is confirmed, or what the request with its id named.
+// it names is confirmed, or else what the request with its id named.
 func (c *codec) confirm(k *kind, message []byte, out *wire.Events) error {
 	ended := k.role == roleEnded
-	if p, ok := c.answered(message); ok {
-		for _, topic := range p.topics {
+	topics, incomplete, err := c.topicsIn(message)
+	if id, p, ok := c.answered(message); ok {
+		taken := p.topics
+		if named := p.among(topics, true); len(named) > 0 || c.namesNone(message) {
+			taken = named
+		}
+		c.keepOpen(id, p, taken)
+		for _, topic := range taken {
 			c.answer(topic, ended || p.end, nil, out)
 		}
 		return nil
 	}
-	topics, err := c.topicsIn(message)
 	if errors.Is(err, errTopics) {
 		return err
 	}
 	if err != nil {
 		return &wire.CodeError{Code: 1007, Reason: fmt.Sprintf("a message of type %q does not have the shape that the table describes", k.name)}
+	}
+	if len(topics) == 0 && incomplete && !c.dialect.complete {
+		return errNames
 	}
 	listed := map[*sub]struct{}{}
 	for _, topic := range topics {
@@ -48,13 +59,43 @@ func (c *codec) confirm(k *kind, message []byte, out *wire.Events) error {
 	return nil
 }
 
-// answered returns the request that a message answers by its id.
-func (c *codec) answered(message []byte) (pendingRequest, bool) {
-	id, ok := parseCount([]byte(humanText(c.dialect.id.of(message))))
-	if !ok {
-		return pendingRequest{}, false
+// answered takes the request that a message answers by its id.
+func (c *codec) answered(message []byte) (id uint64, p pendingRequest, ok bool) {
+	if id, ok = parseCount([]byte(humanText(c.dialect.id.of(message)))); ok {
+		p, ok = c.pending.Take(id)
 	}
-	return c.pending.Take(id)
+	return id, p, ok
+}
+
+// keepOpen keeps what p asked for and was not answered: a server may answer a request in
+// parts, or name only what it takes.
+func (c *codec) keepOpen(id uint64, p pendingRequest, answered []string) {
+	if p.topics = p.among(answered, false); len(p.topics) > 0 {
+		_ = c.pending.Put(id, p) // in its place, unless more than maxPending have followed
+	}
+}
+
+// among returns the topics of p that are in names, or those that are not.
+func (p *pendingRequest) among(names []string, in bool) (topics []string) {
+	named := make(map[string]bool, len(names))
+	for _, name := range names {
+		named[name] = true
+	}
+	for _, topic := range p.topics {
+		if named[topic] == in {
+			topics = append(topics, topic)
+		}
+	}
+	return topics
+}
+
+// namesNone reports whether a confirmation has an empty list where it names topics.
+func (c *codec) namesNone(message []byte) bool {
+	shape := &c.dialect.confirm
+	return slices.ContainsFunc([]path{shape.list, shape.products, shape.streams}, func(p path) bool {
+		var list []json.RawMessage
+		return json.Unmarshal(p.of(message), &list) == nil && list != nil && len(list) == 0
+	})
 }
 
 // answer follows when the server has begun or ended a topic. With listed, which gets
@@ -152,12 +193,13 @@ func (c *codec) complain(message []byte, out *wire.Events) {
 		e.Fatal, e.Code, e.PeerCode, e.Reason = true, wire.CodeRefused, code, reason
 		return
 	}
-	p, byID := c.answered(message)
+	id, p, byID := c.answered(message)
 	topic := c.complaintTopic(message)
 	if topic == "" && byID && len(p.topics) == 1 && !p.end {
 		topic = p.topics[0]
 	}
 	if u := c.sub(topic); u != nil {
+		c.keepOpen(id, p, []string{topic})
 		c.forget(u)
 		delete(c.listed, u)
 		e := out.Append(wire.EventUnsubscribed)
@@ -200,17 +242,17 @@ func (c *codec) topicOf(channel, product string) (topic string, ok bool) {
 	return string(c.dialect.appendTopic(nil, ch, param, []byte(product))), true
 }
 
-// topicsIn returns the topics that a confirmation names.
-func (c *codec) topicsIn(message []byte) ([]string, error) {
+// topicsIn returns the topics that a confirmation names, and whether it names a channel
+// of the table without a product.
+func (c *codec) topicsIn(message []byte) (topics []string, incomplete bool, err error) {
 	shape := &c.dialect.confirm
 	entries := []json.RawMessage{message}
 	if shape.list != nil {
 		entries = nil
 		if err := json.Unmarshal(shape.list.follow(message), &entries); err != nil {
-			return nil, err
+			return nil, false, err
 		}
 	}
-	var topics []string
 	add := func(channel, product string) {
 		if topic, ok := c.topicOf(channel, product); ok {
 			topics = append(topics, topic)
@@ -218,11 +260,11 @@ func (c *codec) topicsIn(message []byte) ([]string, error) {
 	}
 	for _, entry := range entries {
 		if len(entry) == 0 || shape.list != nil && entry[0] != '{' && entry[0] != '[' {
-			return nil, errObject
+			return nil, false, errObject
 		}
 		streams, err := oneOrMany(shape.streams.of(entry))
 		if err != nil {
-			return nil, err
+			return nil, false, err
 		}
 		for _, name := range streams {
 			if channel, product, ok := c.dialect.stream.split(name); ok {
@@ -231,22 +273,24 @@ func (c *codec) topicsIn(message []byte) ([]string, error) {
 		}
 		channels, err := oneOrMany(shape.channel.of(entry))
 		if err != nil {
-			return nil, err
+			return nil, false, err
 		}
 		products, err := oneOrMany(shape.products.of(entry))
 		if err != nil {
-			return nil, err
+			return nil, false, err
 		}
 		if len(topics)+len(channels)*len(products) > maxTopics {
-			return nil, errTopics
+			return nil, false, errTopics
 		}
 		for _, channel := range channels {
+			known, _ := c.dialect.named(channel)
+			incomplete = incomplete || known != nil && len(products) == 0
 			for _, product := range products {
 				add(channel, product)
 			}
 		}
 	}
-	return topics, nil
+	return topics, incomplete, nil
 }
 
 // of returns the value at p; nil if p is not set.

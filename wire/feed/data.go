@@ -187,15 +187,18 @@ func (c *codec) emit(k *kind, u *sub, n numbers, typ, payload []byte, out *wire.
 	e.Name = u.topic
 	m := &e.Message
 	m.Topic = u.topic
-	own := make([]byte, len(payload)) // without the room to grow that bytes.Clone leaves
-	copy(own, payload)                // into a local variable: the compiler does not clear it first
-	m.Payload = own
+	m.Payload, e.Borrowed = payload, true
 	if m.Type = k.name; m.Type == "" && len(typ) > 0 {
 		m.Type = c.typeText(typ)
 	}
 	m.Snapshot = k.role == roleSnapshot
 	m.SnapshotEnd = m.Snapshot
 	m.Redelivered = k.role == roleRepeat
+	if u.channel.time >= 0 {
+		if text, err := c.scan.text(u.channel.time); err == nil { // otherwise it has no time
+			m.Time = wire.ParseTime(text)
+		}
+	}
 	// After a restart at 0 the position of the Reset is 0 too: with a number, the
 	// message would look like a repeat.
 	if n.numbered && !(restarted && n.last == 0) {
@@ -308,6 +311,8 @@ func (c *codec) sub(topic string) *sub {
 		return nil
 	}
 	u := &sub{topic: topic, channel: p.channel}
+	u.resumed, _ = c.positions.Take(topic)
+	u.last = u.resumed
 	c.subs[topic] = u
 	return u
 }

@@ -20,8 +20,8 @@ type channel struct {
 	paramFrom    int // slot of the parameter, or -1: it is in the name
 	numericParam bool
 
-	number, first, counts, prev, cursor int // slots, or -1
-	replay                              uint64
+	number, first, counts, prev, cursor, time int // slots, or -1
+	replay                                    uint64
 
 	rules                  rules // how to tell its messages apart; not used where the type shows the channel
 	subscribe, unsubscribe *request
@@ -35,6 +35,7 @@ type dialect struct {
 	pingText     *template // nil: there is none
 	answer       *template // nil: the server does not ask
 	strict       bool
+	limits       wire.ConnectionLimits
 	lower        bool
 	resumes      bool
 	lookBack     uint64 // the largest Channel.Replay
@@ -47,8 +48,8 @@ type dialect struct {
 	rules       rules // with the kinds of channels where the type shows the channel
 	stream      stream
 
-	layout                                           *layout
-	typ, chann, product, streamed, entries, sequence int // slots, or -1
+	layout                                                 *layout
+	typ, chann, product, streamed, entries, sequence, time int // slots, or -1
 
 	complete    bool
 	confirms    bool
@@ -70,10 +71,12 @@ func (d *dialect) Traits() wire.Traits {
 		Ping:        d.ping,
 		StartSubs:   1 << 30,
 		LookBack:    d.lookBack,
+		Connection:  d.limits,
 	}
-	if t.Greeting || t.Resume {
-		// Requests follow when the server has accepted the credential, and where one
-		// may be refused, as one with a From that a table cannot say.
+	if t.Greeting || t.Resume || d.limits.Messages > 0 {
+		// Requests follow when the server has accepted the credential, where one may be
+		// refused, as one with a From that a table cannot say, and where the client has
+		// to send them little by little.
 		t.StartSubs = 0
 	}
 	return t
@@ -105,12 +108,15 @@ func (d *dialect) Verdict(f wire.Failure) wire.Verdict {
 func (d *dialect) Open(r wire.Resume) (wire.Codec, error) {
 	c := &codec{
 		dialect: d,
-		pending: wire.NewLedger[uint64, pendingRequest](maxPending),
-		token:   r.Token,
-		start:   make([]asked, 0, len(r.Subs)),
-		subs:    map[string]*sub{},
-		names:   map[string]locus{},
-		whole:   make([]map[*sub]struct{}, len(d.channels)),
+		pending: newRequests(),
+
+		positions: wire.NewLedger[string, uint64](maxTopics),
+
+		token: r.Token,
+		start: make([]asked, 0, len(r.Subs)),
+		subs:  map[string]*sub{},
+		names: map[string]locus{},
+		whole: make([]map[*sub]struct{}, len(d.channels)),
 	}
 	if d.streamed >= 0 {
 		c.streams = map[string]*sub{}

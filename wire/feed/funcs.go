@@ -2,6 +2,7 @@ package feed
 
 import (
 	"strings"
+	"time"
 
 	"github.com/limpet-go/limpet/wire"
 )
@@ -10,7 +11,9 @@ import (
 // Table describes or that takes messages. One connection calls Read on one goroutine at
 // a time and the others on another; several connections may call them at the same time,
 // so they must be safe for concurrent use. None may block, and what they return must not
-// be changed later.
+// be changed later. What holds for one connection only, such as ids that the server hands
+// out, belongs to functions that Open of a dialect of your own makes for it: see the example
+// of NewFuncs.
 type Funcs struct {
 	// Name is the name of the dialect: lower-case letters, digits and '-'.
 	Name string
@@ -19,10 +22,11 @@ type Funcs struct {
 	Subprotocols []string
 
 	// Read decodes one WebSocket message and calls say for each thing in it, in order.
-	// data and what aliases it are valid only during the call. If it returns an error,
+	// data, what aliases it and say are valid only during the call. If it returns an error,
 	// the message is skipped and counted in Stats.Malformed, and what it said does not
-	// count. The text of the error, up to 200 bytes of it, is reported
-	// (limpet.MessageSkipped) and logged: leave out what must stay secret. After a *wire.CodeError the connection ends.
+	// count: the topics of its messages get a Gap. An Item that is wrong is skipped alone. The
+	// text of the error, up to 200 bytes of it, is reported (limpet.MessageSkipped) and
+	// logged: leave out what must stay secret. After a *wire.CodeError the connection ends.
 	Read func(data []byte, say func(Item)) error
 
 	// Hello returns the first message of a connection, for the client's token.
@@ -59,7 +63,8 @@ type Funcs struct {
 	// When a connection is lost, every message without an answer ends as Unknown;
 	// limpet.Options.Window bounds how many. With PublishOptions.AtLeastOnce it is sent
 	// again with the same cmd instead. cmd begins again in each client: m.ID is the key
-	// for a server that recognises duplicates. A message that the server never answers
+	// for a server that recognises duplicates; uuid.UUID(m.ID).String() is that of
+	// Receipt.ID as a text. A message that the server never answers
 	// stays pending until the connection ends, and once the window is full of later
 	// messages nothing more can be published: have Read report every answer, Refused
 	// for one that it does not know.
@@ -78,6 +83,10 @@ type Funcs struct {
 
 	// Binary means that messages are sent in binary frames instead of text frames.
 	Binary bool
+
+	// Limits are what the server allows one connection. The client stays within them: see
+	// wire.ConnectionLimits. Optional.
+	Limits wire.ConnectionLimits
 }
 
 // Ask is a request for one topic.
@@ -94,17 +103,17 @@ type ItemKind uint8
 
 // The kinds of Item, each with the fields that it uses.
 const (
-	Data     ItemKind = iota // a message: Topic, Payload, Type, Number, Prev
+	Data     ItemKind = iota // a message: Topic, Payload, Type, Number, Prev, Time
 	Snapshot                 // a message that holds the whole state: as Data
 	Repeat                   // a message that was sent before: as Data
 	Answered                 // a request or a Publish was accepted: ID, or Topic for a Subscribe
-	Refused                  // it was refused: as Answered, and Code and Reason. With neither ID nor Topic: the oldest request
-	Ended                    // a subscription has ended: Topic
+	Refused                  // it was refused: as Answered, and Code, Reason and Retry. With neither ID nor Topic: the oldest request
+	Ended                    // a subscription has ended: Topic, Retry
 	Welcome                  // the connection is ready, with Funcs.Greeting
 	Question                 // the server asks for a sign of life: N
 	Alive                    // a sign of life
 	Notice                   // a text for people: Code, Reason
-	GoAway                   // the server asks for a new connection: Reason
+	GoAway                   // the server asks for a new connection, as with Table.GoAway: Reason
 )
 
 // Item is one thing that a server has sent. Only the fields named at its kind count.
@@ -112,13 +121,19 @@ type Item struct {
 	Kind    ItemKind
 	ID      uint64 // of the request, or cmd of the message
 	Topic   string
-	Payload []byte // copied; nil means the whole WebSocket message
-	Type    string // becomes Message.Type
-	Number  uint64 // with Funcs.Numbered; zero means that the message has none
-	Prev    uint64 // number of the message before it; zero means Number - 1
+	Payload []byte    // copied; nil means the whole WebSocket message
+	Type    string    // becomes Message.Type
+	Number  uint64    // with Funcs.Numbered; zero means that the message has none
+	Prev    uint64    // number of the message before it; zero means Number - 1
+	Time    time.Time // when the server made or sent it; zero means that it does not say: see wire.TimeOf
 	N       uint64
 	Code    int64 // the server's own code, of Refused and Notice; zero means that there is none
 	Reason  string
+
+	// Retry is when to ask again, at most 15 minutes: a refusal is not final then, and a
+	// message that was refused stays Pending. Zero means that the server does not say:
+	// then a refusal is final.
+	Retry time.Duration
 }
 
 // FuncsError says which field of Funcs is wrong.
@@ -155,6 +170,9 @@ func (f *Funcs) check() error {
 		return &FuncsError{"Resume", "needs Numbered"}
 	case f.Publish == nil && f.Acks:
 		return &FuncsError{"Publish", "is nil, but Acks is set"}
+	}
+	if name, problem := f.Limits.Check(); name != "" {
+		return &FuncsError{"Limits." + name, problem}
 	}
 	for _, p := range f.Subprotocols {
 		if !isToken(p) {

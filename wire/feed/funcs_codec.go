@@ -3,7 +3,10 @@ package feed
 import (
 	"errors"
 	"fmt"
+	"maps"
+	"slices"
 	"strings"
+	"sync/atomic"
 	"unicode/utf8"
 
 	"github.com/limpet-go/limpet/wire"
@@ -23,6 +26,7 @@ func (d *funcs) Traits() wire.Traits {
 		Greeting:    d.Greeting,
 		Confirms:    d.Confirms,
 		ConfirmsEnd: d.ConfirmsEnd,
+		Connection:  d.Limits,
 	}
 	if d.Ping != nil {
 		t.Ping = wire.PingOp
@@ -55,7 +59,7 @@ func (d *funcs) Attempt(a *wire.Attempt) error {
 func (d *funcs) Verdict(wire.Failure) wire.Verdict { return wire.Verdict{} }
 
 func (d *funcs) Open(r wire.Resume) (wire.Codec, error) {
-	return &funcsCodec{funcs: d, token: r.Token, pending: wire.NewLedger[uint64, pendingRequest](maxPending)}, nil
+	return &funcsCodec{funcs: d, token: r.Token, pending: newRequests()}, nil
 }
 
 // The kinds of an id, which is a number times 4 and its kind, as in wire.Op.Cmd.
@@ -70,12 +74,13 @@ const (
 // second, both use pending.
 type funcsCodec struct {
 	*funcs
-	pending *wire.Ledger[uint64, pendingRequest]
+	pending requests
 
 	token string
 	asks  uint64
 
 	welcomed bool
+	late     atomic.Uint64 // calls of say after Read has returned
 }
 
 func (c *funcsCodec) Start(out *wire.Frames) error {
@@ -102,13 +107,12 @@ func (c *funcsCodec) send(out *wire.Frames) func([]byte, error) error {
 	}
 }
 
+// CountFrames implements wire.Packer: nothing is put together.
+func (c *funcsCodec) CountFrames(ops []wire.Op) int { return len(ops) }
+
 func (c *funcsCodec) Encode(ops []wire.Op, out *wire.Frames) error {
 	for i := range ops {
-		err := c.encode(&ops[i], out)
-		if full := (*wire.LedgerError)(nil); errors.As(err, &full) {
-			return err // it ends the connection: the server owes too many answers
-		}
-		if err != nil {
+		if err := c.encode(&ops[i], out); err != nil {
 			return &wire.OpError{Index: i, Err: err}
 		}
 	}
@@ -164,9 +168,7 @@ func (c *funcsCodec) ask(request func(Ask) ([]byte, error), ask Ask, kind uint64
 	}
 	c.asks++
 	ask.ID = c.asks*idKinds + kind
-	if err := c.pending.Put(ask.ID, pendingRequest{[]string{ask.Topic}, kind == idUnsubscribe}); err != nil {
-		return err
-	}
+	c.pending.expect(ask.ID, pendingRequest{[]string{ask.Topic}, kind == idUnsubscribe})
 	err := c.send(out)(request(ask))
 	if err != nil {
 		c.pending.Take(ask.ID)
@@ -176,27 +178,69 @@ func (c *funcsCodec) ask(request func(Ask) ([]byte, error), ask Ask, kind uint64
 
 func (c *funcsCodec) Decode(f wire.Frame, out *wire.Events) error {
 	from := len(out.List)
-	var fault error
+	var returned atomic.Bool
 	err := c.Read(f.Data, func(it Item) {
-		if e := c.say(&it, f.Data, out); e != nil {
-			fault = e
+		if returned.Load() { // out is in other use by now
+			c.late.Add(1)
+		} else if err := c.say(&it, f.Data, out); err != nil {
+			refuse(err, 1, out)
+			if c.CheckTopic(wire.UseSubscribe, it.Topic) == nil && it.Kind <= Repeat {
+				c.gap(it.Topic, 1, out)
+			}
 		}
 	})
+	returned.Store(true)
 	var ce *wire.CodeError
 	if errors.As(err, &ce) {
 		return ce
 	}
-	if err == nil {
-		err = fault
+	if err != nil {
+		lost := c.discard(from, out)
+		refuse(err, 1, out)
+		for _, topic := range slices.Sorted(maps.Keys(lost)) {
+			c.gap(topic, lost[topic], out)
+		}
 	}
-	if err == nil {
-		return nil
+	if n := c.late.Swap(0); n > 0 {
+		refuse(errLate, n, out)
+	}
+	return nil
+}
+
+var errLate = errors.New("it called say after it had returned: nothing of that counts")
+
+// discard removes the events from index from on, and returns how many messages of each
+// topic were among them.
+func (c *funcsCodec) discard(from int, out *wire.Events) (lost map[string]uint64) {
+	lost = map[string]uint64{}
+	for i := range out.List[from:] {
+		switch e := &out.List[from+i]; e.Kind {
+		case wire.EventData, wire.EventGap:
+			lost[e.Name]++
+		case wire.EventReady:
+			c.welcomed = false
+		}
 	}
 	out.List = out.List[:from]
+	return lost
+}
+
+// gap reports that messages of a topic were skipped.
+func (c *funcsCodec) gap(topic string, count uint64, out *wire.Events) {
+	e := out.Append(wire.EventGap)
+	e.Name, e.Count, e.Cause, e.Numbered = topic, count, wire.CauseMalformed, c.Numbered
+}
+
+// refuse reports what does not count.
+func refuse(err error, count uint64, out *wire.Events) {
+	const reason = "a message that Funcs.Read refuses"
+	detail := strings.ToValidUTF8(shorten(err.Error()), "?") // it may quote the message
+	if last := lastOf(out); last != nil && last.Kind == wire.EventMalformed && last.Reason == reason && last.Detail == detail {
+		last.Count += count
+		return
+	}
 	e := out.Append(wire.EventMalformed)
-	e.Reason, e.Count = "a message that Funcs.Read refuses", 1
-	e.Detail = strings.ToValidUTF8(shorten(err.Error()), "?") // it may quote the message
-	return nil
+	e.Reason, e.Detail, e.Count = reason, detail, count
 }
 
 // say appends the events of one item.
@@ -207,7 +251,8 @@ func (c *funcsCodec) say(it *Item, data []byte, out *wire.Events) error {
 	case Answered, Refused:
 		c.answer(it, out)
 	case Ended:
-		out.Append(wire.EventUnsubscribed).Name = it.Topic
+		e := out.Append(wire.EventUnsubscribed)
+		e.Name, e.Retry = it.Topic, max(0, it.Retry)
 	case Welcome:
 		if c.Greeting && !c.welcomed {
 			c.welcomed = true
@@ -258,6 +303,7 @@ func (c *funcsCodec) message(it *Item, data []byte, out *wire.Events) error {
 		Topic: it.Topic, Payload: append([]byte(nil), payload...), Type: it.Type,
 		Snapshot: it.Kind == Snapshot, SnapshotEnd: it.Kind == Snapshot, Redelivered: it.Kind == Repeat,
 	}
+	e.Message.Time = wire.TimeOf(it.Time)
 	if c.Numbered && it.Number > 0 {
 		e.Numbered, e.Position.Offset, e.Prev = true, it.Number, it.Prev
 		if it.Prev == 0 {
@@ -291,10 +337,11 @@ func (c *funcsCodec) answer(it *Item, out *wire.Events) {
 	case refused && end:
 		complain(it, out)
 	case refused && topic == "":
-		complain(it, out).Code = wire.CodeRefused
+		e := complain(it, out)
+		e.Code, e.Retry = wire.CodeRefused, max(0, it.Retry)
 	case refused:
 		e := out.Append(wire.EventUnsubscribed)
-		e.Name, e.Code, e.PeerCode, e.Reason = topic, wire.CodeRefused, it.Code, reasonOf(it)
+		e.Name, e.Code, e.PeerCode, e.Reason, e.Retry = topic, wire.CodeRefused, it.Code, reasonOf(it), max(0, it.Retry)
 	case topic == "":
 	case end:
 		out.Append(wire.EventUnsubscribed).Name = topic
@@ -311,7 +358,8 @@ func (c *funcsCodec) answer(it *Item, out *wire.Events) {
 func (c *funcsCodec) acknowledge(it *Item, out *wire.Events) {
 	ack := &wire.Ack{Cmd: it.ID}
 	if it.Kind == Refused {
-		ack = &wire.Ack{Rejects: []wire.Reject{{Seq: it.ID / idKinds, Code: wire.CodeRefused, PeerCode: it.Code, Reason: reasonOf(it)}}}
+		reject := wire.Reject{Seq: it.ID / idKinds, Code: wire.CodeRefused, PeerCode: it.Code, Reason: reasonOf(it), Retry: max(0, it.Retry)}
+		ack = &wire.Ack{Rejects: []wire.Reject{reject}}
 	}
 	out.Append(wire.EventAck).Ack = ack
 }

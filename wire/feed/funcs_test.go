@@ -105,9 +105,12 @@ func TestFuncsItems(t *testing.T) {
 		item(Data, `,"Topic":"*"`):                     `feed: topic "*": has a '*': a feed has no wildcards; want channel/product`,
 		item(Data, `,"Topic":""`):                      `feed: topic "": is empty; want channel/product`,
 		item(Data, `,"Topic":"a","Number":3,"Prev":4`): "an Item with Prev 4 and Number 3",
-		`[{"Kind":0,"Topic":"a"},{"Kind":99}]`:         "an Item of the unknown kind 99", // nothing of a message that is refused counts
 	} {
-		expect(t, c, bad, refuses+": "+why)
+		want := []string{refuses + ": " + why}
+		if strings.Contains(bad, `"a"`) {
+			want = append(want, "gap a malformed 1")
+		}
+		expect(t, c, bad, want...)
 	}
 	var out wire.Events
 	for _, text := range []string{item(Answered, `,"ID":7`), item(Refused, `,"ID":11,"Code":-5,"Reason":"full"`), item(Question, `,"N":8`), item(Welcome, ""), item(Welcome, ""), item(GoAway, "")} {
@@ -216,4 +219,39 @@ func TestFuncsReadErrors(t *testing.T) {
 	} {
 		expect(t, c, text, refuses+want)
 	}
+}
+
+// An Item that is wrong is skipped alone: what else is in the message counts, in its order. Of
+// a message that Read refuses nothing counts, and the streams that it was for have a Gap.
+func TestPartOfAMessageIsRefused(t *testing.T) {
+	f := house()
+	f.Read = func(data []byte, say func(Item)) error {
+		for _, word := range strings.Fields(string(data)) {
+			switch it := (Item{Topic: word, Payload: []byte("x")}); word {
+			case "fail":
+				return errors.New("no more")
+			case "ack":
+				say(Item{Kind: Answered, ID: 7})
+			case "welcome":
+				say(Item{Kind: Welcome})
+			case "backwards":
+				it.Topic, it.Number, it.Prev = "a", 3, 4
+				fallthrough
+			default:
+				say(it)
+			}
+		}
+		return nil
+	}
+	c := openFuncs(t, f)
+	const refuses = "malformed 1 a message that Funcs.Read refuses: "
+	const star, numbers = `feed: topic "*": has a '*': a feed has no wildcards; want channel/product`, "an Item with Prev 4 and Number 3"
+	ack := fmt.Sprintf("event %d", wire.EventAck)
+	expect(t, c, "a * b ack", "data a  x", refuses+star, "data b  x", ack)
+	expect(t, c, "* * *", "malformed 3 "+strings.TrimPrefix(refuses+star, "malformed 1 "))
+	expect(t, c, "b backwards b", "data b  x", refuses+numbers, "gap a malformed 1", "data b  x")
+	expect(t, c, "b a ack b fail", refuses+"no more", "gap a malformed 1", "gap b malformed 2")
+	expect(t, c, "welcome fail", refuses+"no more")
+	expect(t, c, "welcome", fmt.Sprintf("event %d", wire.EventReady))
+	expect(t, c, "backwards b fail", refuses+"no more", "gap a malformed 1", "gap b malformed 1")
 }

@@ -4,7 +4,8 @@ package feed
 // (wss://ws.kraken.com/v2), with the channels "trade" (numbered by trade_id; the last 50
 // trades come first, of type "snapshot"), "book" (ten levels: a snapshot, then changes
 // without numbers), "ticker" and "ohlc-*", where * is the interval in minutes:
-// "ohlc-5/BTC/USD". A payload is one entry of data.
+// "ohlc-5/BTC/USD". A payload is one entry of data. What the server allows one connection is
+// not known, so Table.Limits is zero.
 //
 // The table was made from recorded and documented messages. It was not tried against
 // the venue.
@@ -22,12 +23,14 @@ func Kraken() Table {
 		Channel:     "channel",
 		Product:     "data[].symbol",
 		Entries:     "data",
+		Time:        "data[].timestamp",
 		Channels: []Channel{
 			{Name: "trade", Types: []string{"update", "snapshot"}, Number: "data[].trade_id", Replay: 50},
 			{Name: "book", Types: []string{"update"}, Snapshots: []string{"snapshot"}},
 			{Name: "ticker", Types: []string{"update"}, Snapshots: []string{"snapshot"}},
 			{
 				Name: "ohlc-*", Request: "ohlc", Param: "data[].interval",
+				Time:      "timestamp", // that of an entry is the end of its interval
 				Subscribe: request("subscribe", interval), Unsubscribe: request("unsubscribe", interval),
 				Types: []string{"update"}, Snapshots: []string{"snapshot"},
 			},

@@ -1,7 +1,6 @@
 package feed
 
 import (
-	"errors"
 	"fmt"
 	"strings"
 	"testing"
@@ -352,7 +351,7 @@ func TestOrderOfMatches(t *testing.T) {
 	expect(t, c, `{"ok":1}`) // a heartbeat
 	expect(t, c, `{"ok":false,"bye":1}`, "error refused the server reports an error")
 	expect(t, c, `.`)
-	expect(t, c, `..`, "malformed 1 not a JSON object, or nested too deep")
+	expect(t, c, `..`, `malformed 1 not a JSON object, or nested too deep; a text such as pong belongs in Table.Heartbeats, as "=pong"`)
 	for text, want := range map[string]wire.EventKind{`{"bye":0,"ask":5}`: wire.EventGoAway, `{"ask":5,"ok":1}`: wire.EventPing} {
 		var out wire.Events
 		if err := c.Decode(wire.Frame{Type: wire.Text, Data: []byte(text)}, &out); err != nil || len(out.List) != 1 || out.List[0].Kind != want {
@@ -370,29 +369,52 @@ func TestOrderOfMatches(t *testing.T) {
 	expect(t, c, `{"x":{"t":"new","c":"none","list":[]}}`, "malformed 1 a message of a channel that is not in the feed's table: none")
 }
 
-// A server that answers nothing does not fill the memory.
+// A server that answers no request by its id, as one that confirms topics does, neither
+// fills the memory nor loses its connection for it.
 func TestUnansweredRequestsAreBounded(t *testing.T) {
 	table := crowded()
 	table.Login = Login{}
-	c := open(t, mustNew(t, table))
-	sub := wire.Op{Kind: wire.OpSubscribe, Topic: "chain/A"}
-	var out wire.Frames
-	for range maxPending {
-		if err := c.Encode([]wire.Op{sub}, &out); err != nil {
-			t.Fatal(err)
+	byID := Funcs{
+		Name: "by-id", Confirms: true, Subscribe: func(a Ask) ([]byte, error) { return fmt.Append(nil, a.ID), nil },
+		Read: func(data []byte, say func(Item)) error {
+			it := Item{Kind: Answered}
+			fmt.Sscan(string(data), &it.ID)
+			say(it)
+			return nil
+		},
+	}
+	funcs, err := NewFuncs(byID)
+	if err != nil {
+		t.Fatal(err)
+	}
+	ofTable, ofFuncs := open(t, mustNew(t, table)).(*codec), open(t, funcs).(*funcsCodec)
+	for _, tc := range []struct {
+		codec  wire.Codec
+		open   requests
+		answer string // to the request with a number
+		kinds  int
+		want   string
+	}{
+		{ofTable, ofTable.pending, `{"ok":true,"id":%d}`, 1, "subscribed chain/A by-number"},
+		{ofFuncs, ofFuncs.pending, "%d", idKinds, "subscribed chain/A none"},
+	} {
+		var out wire.Frames
+		for range 2 * maxPending {
+			if err := tc.codec.Encode([]wire.Op{{Kind: wire.OpSubscribe, Topic: "chain/A"}}, &out); err != nil || len(out.List) != 1 {
+				t.Fatalf("%v, %d frames", err, len(out.List))
+			}
+			out.Reset()
 		}
-		out.Reset()
-	}
-	err := c.Encode([]wire.Op{{Kind: wire.OpPong}, sub, sub}, &out)
-	var oe *wire.OpError
-	var le *wire.LedgerError
-	if errors.As(err, &oe) || !errors.As(err, &le) || len(out.List) != 1 {
-		t.Errorf("got %v and %d frames", err, len(out.List)) // an OpError would end the subscription
-	}
-	out.Reset()
-	expect(t, c, `{"ok":true,"id":1}`, "subscribed chain/A by-number") // which makes room
-	if err := c.Encode([]wire.Op{sub}, &out); err != nil || len(out.List) != 1 {
-		t.Errorf("got %v and %d frames", err, len(out.List))
+		if n := tc.open.Len(); n != maxPending {
+			t.Errorf("%d requests are known, want %d", n, maxPending)
+		}
+		first := 0 // the kind of the id
+		if tc.kinds > 1 {
+			first = idSubscribe
+		}
+		expect(t, tc.codec, fmt.Sprintf(tc.answer, maxPending*tc.kinds+first)) // forgotten
+		expect(t, tc.codec, fmt.Sprintf(tc.answer, (maxPending+1)*tc.kinds+first), tc.want)
+		expect(t, tc.codec, fmt.Sprintf(tc.answer, 2*maxPending*tc.kinds+first), tc.want)
 	}
 }
 

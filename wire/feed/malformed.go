@@ -15,7 +15,7 @@ var (
 
 	errBinary = &wire.CodeError{Code: 1003, Reason: "a binary message from a JSON feed"}
 	errText   = &wire.CodeError{Code: 1007, Reason: "text that is not UTF-8"}
-	errObject = &wire.CodeError{Code: 1007, Reason: "not a JSON object, or nested too deep"}
+	errObject = &wire.CodeError{Code: 1007, Reason: `not a JSON object, or nested too deep; a text such as pong belongs in Table.Heartbeats, as "=pong"`}
 	errLoose  = &wire.CodeError{Code: 1007, Reason: "a value that is not JSON"}
 )
 

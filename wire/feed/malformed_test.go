@@ -22,7 +22,7 @@ func live(t *testing.T) wire.Codec {
 // TestMalformedMessages: a message that cannot be read or placed is skipped, and the
 // subscriptions that it may have been for learn it.
 func TestMalformedMessages(t *testing.T) {
-	const object = "malformed 1 not a JSON object, or nested too deep"
+	const object = `malformed 1 not a JSON object, or nested too deep; a text such as pong belongs in Table.Heartbeats, as "=pong"`
 	const loose = "malformed 1 a value that is not JSON"
 	const kind = `malformed 1 member "product_id" is neither a string nor a number`
 	whole := []string{"gap ticker/A malformed 0", "gap ticker/B malformed 0"}
@@ -69,7 +69,7 @@ func TestMalformedSequence(t *testing.T) {
 	expect(t, c, `{"kind":"beat","n":3}`)
 	expect(t, c, `{"kind":"update","ch":"book","sym":"A","x":NaN,"n":4}`, "malformed 1 a value that is not JSON", "gap book/A malformed 1")
 	expect(t, c, `{"kind":"beat","n":5}`)
-	expect(t, c, "ping", "malformed 1 not a JSON object, or nested too deep")
+	expect(t, c, "ping", `malformed 1 not a JSON object, or nested too deep; a text such as pong belongs in Table.Heartbeats, as "=pong"`)
 	expect(t, c, `{"kind":"beat","n":7}`, "reset book/A lost at 0", "reset book/B lost at 0")
 }
 

@@ -105,6 +105,16 @@ func (r *rules) of(slot int) *rule {
 	return &r.members[len(r.members)-1]
 }
 
+// saysNone reports whether the value of a member for errors says that there is none.
+// A string comes without its quotes.
+func saysNone(value []byte) bool {
+	switch string(value) {
+	case "", "false", "[]", "{}":
+		return true
+	}
+	return false
+}
+
 // find returns what the message that was just scanned is; nil if nothing matches.
 func (r *rules) find(s *scanner) *kind {
 	best := r.any
@@ -123,7 +133,7 @@ func (r *rules) find(s *scanner) *kind {
 			raw = text
 		}
 		k := m.values[string(raw)]
-		if k == nil && !null {
+		if k == nil && !null && m.any != nil && !(m.any.role == roleError && saysNone(raw)) {
 			k = m.any
 		}
 		if k != nil && (best == r.any || k.role < best.role) {

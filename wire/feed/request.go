@@ -114,8 +114,27 @@ func (d *dialect) requestOf(c *channel, end bool) *request {
 	return d.subscribe
 }
 
-// maxPending bounds the requests of one connection that wait for their answer.
+// maxPending bounds the requests of one connection that may be answered by their id.
 const maxPending = maxTopics
+
+// requests are those of one connection that may be answered by their id. Many servers do
+// not, or only to refuse one: beyond maxPending the oldest is forgotten.
+type requests struct {
+	*wire.Ledger[uint64, pendingRequest]
+	oldest uint64 // no request with a lower id is known; of Encode
+}
+
+func newRequests() requests {
+	return requests{Ledger: wire.NewLedger[uint64, pendingRequest](maxPending)}
+}
+
+// expect adds a request. Its id is the highest so far.
+func (r *requests) expect(id uint64, p pendingRequest) {
+	for r.Put(id, p) != nil {
+		r.Take(r.oldest)
+		r.oldest++
+	}
+}
 
 // pendingRequest is a request without an answer.
 type pendingRequest struct {
@@ -124,38 +143,60 @@ type pendingRequest struct {
 }
 
 // ask appends the messages that subscribe to topics, or end them. All of them have a
-// request. It appends nothing if it returns an error: the server owes too many answers.
-func (c *codec) ask(topics []asked, end bool, out *wire.Frames) error {
-	if c.dialect.id != nil && len(topics) > 0 && c.pending.Len()+len(topics) > maxPending {
-		return &wire.LedgerError{Limit: maxPending}
-	}
-	for len(topics) > 0 {
-		q := c.dialect.requestOf(topics[0].channel, end)
-		n := 1
-		for n < len(topics) && c.dialect.requestOf(topics[n].channel, end) == q {
-			n++
-		}
-		c.askWith(q, topics[:n], end, out)
-		topics = topics[n:]
-	}
-	return nil
+// request.
+func (c *codec) ask(topics []asked, end bool, out *wire.Frames) {
+	c.dialect.divide(topics, end, func(q *request, of []asked, v *values) { c.send(q, of, v, end, out) })
 }
 
-// askWith appends the messages of q for topics.
-func (c *codec) askWith(q *request, topics []asked, end bool, out *wire.Frames) {
+// CountFrames implements wire.Packer.
+func (c *codec) CountFrames(ops []wire.Op) (n int) {
+	for len(ops) > 0 {
+		kind := ops[0].Kind
+		if kind != wire.OpSubscribe && kind != wire.OpUnsubscribe {
+			n, ops = n+1, ops[1:]
+			continue
+		}
+		var run []asked
+		for len(ops) > 0 && ops[0].Kind == kind {
+			if a, err := c.asked(&ops[0]); err == nil {
+				run = append(run, a)
+			}
+			ops = ops[1:]
+		}
+		c.dialect.divide(run, kind == wire.OpUnsubscribe, func(*request, []asked, *values) { n++ })
+	}
+	return n
+}
+
+// divide calls each for every message that it takes to subscribe to topics, or to end
+// them. All of them have a request.
+func (d *dialect) divide(topics []asked, end bool, each func(q *request, of []asked, v *values)) {
+	for len(topics) > 0 {
+		q := d.requestOf(topics[0].channel, end)
+		n := 1
+		for n < len(topics) && d.requestOf(topics[n].channel, end) == q {
+			n++
+		}
+		d.divideAmong(q, topics[:n], each)
+		topics = topics[n:]
+	}
+}
+
+// divideAmong calls each for every message of q that it takes for topics.
+func (d *dialect) divideAmong(q *request, topics []asked, each func(q *request, of []asked, v *values)) {
 	targets := make([]target, len(topics))
 	for i := range topics {
-		targets[i] = c.dialect.target(&topics[i])
+		targets[i] = d.target(&topics[i])
 	}
 	switch q.batching {
 	case batchNone:
 		for i := range topics {
-			c.send(q, topics[i:i+1], &values{one: targets[i]}, end, out)
+			each(q, topics[i:i+1], &values{one: targets[i]})
 		}
 	case batchTopics:
 		for len(topics) > 0 {
 			n := min(q.max, len(topics))
-			c.send(q, topics[:n], &values{lists: targets[:n]}, end, out)
+			each(q, topics[:n], &values{lists: targets[:n]})
 			topics, targets = topics[n:], targets[n:]
 		}
 	default:
@@ -172,7 +213,7 @@ func (c *codec) askWith(q *request, topics []asked, end bool, out *wire.Frames) 
 						}
 					}
 				}
-				c.send(q, of, v, end, out)
+				each(q, of, v)
 			}
 		}
 	}
@@ -222,7 +263,7 @@ func (c *codec) send(q *request, topics []asked, v *values, end bool, out *wire.
 			for i := range topics {
 				names[i] = topics[i].topic
 			}
-			_ = c.pending.Put(v.id, pendingRequest{names, end}) // ask has looked for room
+			c.pending.expect(v.id, pendingRequest{names, end})
 		}
 	}
 	out.Append(wire.Text, q.write(nil, v))

@@ -11,7 +11,7 @@
 // and the message's type as Message.Type. What continuity can be claimed depends on
 // the channel:
 //
-//   - A channel with a Number: the numbers of one product are dense, so a
+//   - A channel with a Number: the numbers of one product in it are dense, so a
 //     missing one is a Gap and a repeated one is dropped, across connections. With
 //     Prev each message names the number before it instead.
 //   - A channel without a Number: nothing is known after a reconnect, so the
@@ -45,8 +45,9 @@
 //   - "x": the member at Table.Type has the value x.
 //   - "path=x": the member at path has the value x: the text of a string, otherwise
 //     the JSON text, as in "success=false".
-//   - "path=*": there is a member at path with any value but null. "path=null" is for a
-//     member that is null.
+//   - "path=*": there is a member at path with any value but null. As the match of an
+//     error it takes no value that says that there is none: false, an empty text, list or
+//     object. "path=null" is for a member that is null.
 //   - "=x": the whole message is the text x, which need not be JSON, for example "=pong".
 package feed
 
@@ -111,6 +112,13 @@ type Table struct {
 	// leads to no list is one message as a whole. Optional.
 	Entries string
 
+	// Time is the path of when the server made or sent a message: a text of RFC 3339, or
+	// a number, also in a string, of seconds, milliseconds, microseconds or nanoseconds
+	// since 1970 (see wire.ParseTime). It becomes limpet.Message.Time. A message without
+	// it, or with another value there, has no time and is read all the same. It costs some
+	// 50 ns for each message. Optional.
+	Time string
+
 	// Sequence is the path of a number that counts all messages of a connection, in
 	// steps of one. Optional. Without Confirm, a hole also counts for a topic that is
 	// asked for later on the connection: its first message comes with a Reset.
@@ -119,6 +127,11 @@ type Table struct {
 	// Channels are the streams that can be subscribed to. There must be at
 	// least one.
 	Channels []Channel
+
+	// Limits are what the server allows one connection. The client stays within them: see
+	// wire.ConnectionLimits. Optional. How many products one request may name is in
+	// Request.Max.
+	Limits wire.ConnectionLimits
 
 	// Confirm is the message that confirms subscriptions. Optional.
 	Confirm Confirm
@@ -135,7 +148,8 @@ type Table struct {
 	Ignored []string
 
 	// GoAway is the match of a message by which the server asks for a new connection.
-	// The client connects again at once. Optional.
+	// The client does so in the next quiet second, after 3 seconds at the latest; it backs
+	// off from a server that asks on each connection. Optional.
 	GoAway string
 
 	// Ping is how an idle server is asked for a sign of life: wire.PingControl,
@@ -145,7 +159,8 @@ type Table struct {
 
 	// PingText is the text message that asks for a sign of life, at the client's
 	// Heartbeat.Interval: "ping", or a JSON text, in which "#time", "$time", "#time_ms"
-	// and "$time_ms" stand for the time as in a Request. Optional.
+	// and "$time_ms" stand for the time as in a Request. Its answer belongs in Heartbeats,
+	// for example "=pong"; otherwise each answer counts as malformed. Optional.
 	PingText string
 
 	// Question is the match of a message by which the server asks for a sign of life.
@@ -189,6 +204,9 @@ type Channel struct {
 	// channel's name in messages has none, or does not show.
 	Param string
 
+	// Time is the path of the time in messages of this channel. Defaults to Table.Time.
+	Time string
+
 	// Subscribe and Unsubscribe replace those of the table for this channel.
 	// Optional.
 	Subscribe, Unsubscribe Request
@@ -206,9 +224,11 @@ type Channel struct {
 	// marked as Redelivered.
 	Repeats []string
 
-	// Number is the path of the number that counts the messages of one product, in
-	// steps of one: a JSON number or a decimal string below 2^64, present in every
-	// message of the channel. Empty means that messages are not numbered.
+	// Number is the path of the number that counts the messages of one product in this
+	// channel, in steps of one: a JSON number or a decimal string below 2^64, present in
+	// every message of the channel, snapshots included. Numbers that the channels of a
+	// product share would show holes in each of them: leave Number out. Empty means that
+	// messages are not numbered.
 	Number string
 
 	// First, Count or Prev is for a channel whose numbers are not in steps of one. At
@@ -264,7 +284,8 @@ type Request struct {
 }
 
 // Confirm is the message that says what is subscribed. It names the topics, or
-// repeats the request's id: see Table.ID.
+// repeats the request's id: see Table.ID. With both it answers for the topics that it
+// names; the others of the request wait for an answer of their own.
 type Confirm struct {
 	// Type is the match of the confirmation. Empty means that the server sends
 	// none. The match must not hold for a refusal: prefer the value that only a success

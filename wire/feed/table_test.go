@@ -176,6 +176,33 @@ func TestNewNamesTheWrongField(t *testing.T) {
 	}
 }
 
+// What is wrong with a field says what to write instead.
+func TestProblemsSayWhatToWrite(t *testing.T) {
+	joined := func(t *Table) {
+		t.Channel, t.Product, t.Stream, t.StreamName = "", "", "topic", "channel:product"
+		t.Subscribe.JSON, t.Unsubscribe.JSON = `{"id":"#id","s":["$stream","..."]}`, ""
+		t.Error.Channel, t.Error.Product = "", ""
+	}
+	for _, test := range []struct {
+		want   string
+		change func(*Table)
+	}{
+		{`Confirm.Channel: is empty; want the member that names the channel, or Table.ID if a confirmation repeats "#id"`,
+			func(t *Table) { t.Confirm = Confirm{Type: "ok"} }},
+		{`Confirm.Streams: is empty; want the member that names the streams, or Table.ID if a confirmation repeats "#id"`,
+			func(t *Table) { joined(t); t.Confirm = Confirm{Type: "ok"} }},
+		{`Subscribe.JSON: is not JSON: invalid character '#' looking for beginning of value; "#id" and the like stand in quotes`,
+			func(t *Table) { t.Subscribe.JSON = `{"id":#id,"s":["$product","..."]}` }},
+		{`PingText: has "#time" and is not JSON`, func(t *Table) { t.Ping, t.PingText = wire.PingOp, `{"t":"#time"` }},
+	} {
+		table := exchange()
+		test.change(&table)
+		if _, err := New(table); err == nil || err.Error() != "feed: table field "+test.want {
+			t.Errorf("%v, want %s", err, test.want)
+		}
+	}
+}
+
 func TestNewKeepsNothingOfTheTable(t *testing.T) {
 	table := exchange()
 	d := mustNew(t, table)

@@ -79,8 +79,9 @@ type template struct {
 
 // newTemplate compiles a JSON text.
 func newTemplate(text string, words map[string]word) (*template, error) {
-	if !json.Valid([]byte(text)) {
-		return nil, errors.New("is not JSON")
+	var valid json.RawMessage
+	if err := json.Unmarshal([]byte(text), &valid); err != nil {
+		return nil, fmt.Errorf(`is not JSON: %w; "#id" and the like stand in quotes`, err)
 	}
 	p := templateParser{text: text, words: words, t: &template{has: map[word]bool{}}}
 	pieces, err := p.parse(0)

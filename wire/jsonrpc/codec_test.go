@@ -86,15 +86,15 @@ func TestAnswers(t *testing.T) {
 		{"refused for now", `{"id":1,"error":{"code":-32005,"message":"slow"}}`, `unsubscribed 1 32005 "-32005: slow" again in 10s`},
 		{"refused with a time", `{"id":1,"error":{"code":-32005,"data":{"rate":{"backoff_seconds":30}}}}`, `unsubscribed 1 32005 "-32005: " again in 30s`},
 		{"refused for too long", `{"id":1,"error":{"code":-32005,"data":{"rate":{"backoff_seconds":1e300}}}}`, `unsubscribed 1 32005 "-32005: " again in 15m0s`},
-		{"code zero", `{"id":1,"error":{"code":0,"message":"x"}}`, `unsubscribed 1 1 "0: x"`},
-		{"a code that does not fit", `{"id":1,"error":{"code":-9223372036854775808}}`, `unsubscribed 1 1 "-9223372036854775808: "`},
-		{"an error that is none", `{"id":1,"error":"no"}`, `unsubscribed 1 1 "0: "`},
+		{"code zero", `{"id":1,"error":{"code":0,"message":"x"}}`, `unsubscribed 1 65535 "x"`},
+		{"a code that does not fit", `{"id":1,"error":{"code":-9223372036854775808}}`, `unsubscribed 1 65535 "-9223372036854775808: "`},
+		{"an error that is none", `{"id":1,"error":"no"}`, `unsubscribed 1 65535 "no"`},
 		{"both", `{"id":1,"result":null,"error":{"code":3,"message":"x"}}`, `unsubscribed 1 3 "3: x"`},
 		{"error null", `{"id":1,"error":null,"result":"0x9"}`, "subscribed 1"},
-		{"no id", `{"id":1,"result":true}`, `unsubscribed 1 1 "the server's answer has no subscription id"`},
-		{"an id that is empty", `{"id":1,"result":""}`, `unsubscribed 1 1 "the server's answer has no subscription id"`},
-		{"an id that is too long", `{"id":1,"result":"` + strings.Repeat("x", 300) + `"}`, `unsubscribed 1 1 "the server's answer has no subscription id"`},
-		{"neither", `{"id":1}`, `unsubscribed 1 1 "the server's answer has no subscription id"`},
+		{"no id", `{"id":1,"result":true}`, `unsubscribed 1 65535 "the server's answer has no subscription id"`},
+		{"an id that is empty", `{"id":1,"result":""}`, `unsubscribed 1 65535 "the server's answer has no subscription id"`},
+		{"an id that is too long", `{"id":1,"result":"` + strings.Repeat("x", 300) + `"}`, `unsubscribed 1 65535 "the server's answer has no subscription id"`},
+		{"neither", `{"id":1}`, `unsubscribed 1 65535 "the server's answer has no subscription id"`},
 		{"the names of members have case", `{"ID":1,"Result":"0x1"}`, "malformed 1: " + reasonTexts[badObject]},
 		{"the last of two members counts", `{"id":9,"id":1,"result":1,"result":"0x1"}`, "subscribed 1"},
 		{"a number as id", `{"id":1,"result":23784}`, "subscribed 1"},
@@ -241,7 +241,7 @@ func TestUnsubscribe(t *testing.T) {
 
 	p = live(t, Ethereum()) // an id is given again after the end
 	p.op(subscribe(2, "newHeads"))
-	p.want(p.hear(`{"id":2,"result":"0x1"}`), `unsubscribed 2 2 "the server gave the id of another subscription"`)
+	p.want(p.hear(`{"id":2,"result":"0x1"}`), `unsubscribed 2 65535 "the server gave the id of another subscription"`)
 	p.op(unsubscribe(1, "newHeads"), subscribe(3, "newHeads"))
 	p.want(p.hear(`{"id":4,"result":"0x1"}`), "subscribed 3")
 	p.want(p.hear(`{"id":3,"result":true}`), "")
@@ -356,6 +356,7 @@ func TestOptions(t *testing.T) {
 		{"Unsubscribe", Options{Unsubscribe: eth.Unsubscribe}},
 		{"Unsubscribe", Options{Subscribe: eth.Subscribe}},
 		{"Retry", Options{Retry: func(Error) time.Duration { return 0 }}},
+		{"Again", Options{Again: eth.Retry, Notify: true}},
 		{"LookBack", Options{LookBack: 1}},
 		{"Ping", Options{Ping: "a\n"}},
 		{"Batch", Options{Batch: -1}},

@@ -30,12 +30,6 @@ var reasonTexts = [reasons]string{
 	badPlace:        "jsonrpc.Options.Locate returned an ID or Prev of more than 256 bytes: the place does not count",
 }
 
-// The codes of refusals that the server has not made.
-const (
-	codeNoID   = 1 // the result is no id
-	codeSameID = 2 // the id is that of another subscription
-)
-
 // route is a subscription of this connection.
 type route struct {
 	key   uint64
@@ -67,6 +61,10 @@ func (c *codec) Decode(f wire.Frame, out *wire.Events) error {
 		c.object(data, out)
 	} else {
 		n := 0
+		elements(data, func([]byte) bool { n++; return n < 2 })
+		c.alone = n == 1
+		n = 0
+		defer func() { c.alone = false }()
 		if !elements(data, func(value []byte) bool {
 			c.object(value, out)
 			n++
@@ -124,8 +122,12 @@ func (c *codec) object(data []byte, out *wire.Events) {
 		c.notification(text(method), params, out)
 	case string(id) == "null" && !isNull(failure):
 		refusal := readError(failure) // of a request that the server could not read
+		if b, ok := c.refusedBatch(refusal); ok {
+			c.refuseBatch(b, refusal, out)
+		}
 		e := out.Append(wire.EventError)
-		e.Code, e.Reason = refusal.wireCode(), refusal.reason()
+		e.Code, e.PeerCode = refusal.wireCodes()
+		e.Reason = refusal.reason()
 	case id == nil:
 		c.skipped[badObject]++
 	default:
@@ -140,15 +142,21 @@ func (c *codec) answer(id, result, failure []byte, out *wire.Events) {
 		c.skipped[badAnswer]++
 		return
 	}
-	if isNull(failure) {
+	if isNull(failure) || result != nil && saysNone(failure) {
 		failure = nil
 	}
+	if b, ok := c.refusesBatch(n, failure); ok {
+		c.refuseBatch(b, readError(failure), out)
+		return
+	}
 	if a, ok := c.asks.Take(n); ok {
+		c.open.Take(a.batch)
 		c.subscribed(&a, result, failure, out)
 		c.giveUpEarly(out)
 		return
 	}
 	r, ok := c.requests.Take(n)
+	c.open.Take(r.batch)
 	if !ok || result == nil && failure == nil {
 		c.skipped[badAnswer]++
 	}
@@ -161,13 +169,28 @@ func (c *codec) answer(id, result, failure []byte, out *wire.Events) {
 			delete(c.routes, r.name)
 		}
 	case failure != nil:
-		refusal := readError(failure)
-		out.Append(wire.EventAck).Ack = &wire.Ack{Rejects: []wire.Reject{{Seq: r.seq, Code: refusal.wireCode(), Reason: refusal.reason()}}}
+		out.Append(wire.EventAck).Ack = &wire.Ack{Rejects: []wire.Reject{c.rejectOf(r.seq, readError(failure))}}
 	case result == nil:
 		out.Append(wire.EventAck).Ack = &wire.Ack{Rejects: []wire.Reject{{Seq: r.seq, Reason: reasonTexts[badAnswer], Unknown: true}}}
 	default:
 		out.Append(wire.EventAck).Ack = &wire.Ack{Cmd: r.cmd, Reply: bytes.Clone(result)}
 	}
+}
+
+// rejectOf returns the refusal of the message with that number.
+func (c *codec) rejectOf(seq uint64, e Error) (r wire.Reject) {
+	r.Seq, r.Reason = seq, e.reason()
+	r.Code, r.PeerCode = e.wireCodes()
+	r.Retry = waitAfter(c.options.Again, e)
+	return r
+}
+
+// waitAfter returns what Options.Retry or Options.Again says of a refusal.
+func waitAfter(wait func(Error) time.Duration, e Error) time.Duration {
+	if wait == nil {
+		return 0
+	}
+	return min(max(wait(e), 0), 15*time.Minute)
 }
 
 // subscribed decodes the answer to a subscription, and what came before it.
@@ -185,9 +208,9 @@ func (c *codec) subscribed(a *ask, result, failure []byte, out *wire.Events) {
 		case failure != nil:
 			c.refuse(e, failure)
 		case name == "":
-			e.Code, e.Reason = codeNoID, "the server's answer has no subscription id"
+			e.Code, e.Reason = wire.CodeRefused, "the server's answer has no subscription id"
 		default:
-			e.Code, e.Reason = codeSameID, "the server gave the id of another subscription"
+			e.Code, e.Reason = wire.CodeRefused, "the server gave the id of another subscription"
 		}
 		c.leaving.Take(a.key)
 		return
@@ -220,10 +243,9 @@ func (c *codec) subscribed(a *ask, result, failure []byte, out *wire.Events) {
 // refuse fills in a refusal.
 func (c *codec) refuse(e *wire.Event, failure []byte) {
 	refusal := readError(failure)
-	e.Code, e.Reason = refusal.wireCode(), refusal.reason()
-	if c.options.Retry != nil {
-		e.Retry = min(max(c.options.Retry(refusal), 0), 15*time.Minute)
-	}
+	e.Code, e.PeerCode = refusal.wireCodes()
+	e.Reason = refusal.reason()
+	e.Retry = waitAfter(c.options.Retry, refusal)
 }
 
 // notification decodes a notification: of a subscription, or by its method.

@@ -57,3 +57,16 @@ func TestAnswerBesideAnArray(t *testing.T) {
 {"jsonrpc":"2.0","id":"x","error":{"code":-32601,"message":"method not found"}}
 {"jsonrpc":"2.0","id":3,"method":"c"}`)
 }
+
+// A subscription that was closed before its id was known, and that the server ends with the
+// answer, has no id any more: there is nothing to end.
+func TestEndedBeforeItCouldBeEnded(t *testing.T) {
+	o := Ethereum()
+	o.Batch = 4
+	p := open(t, o)
+	p.op(subscribe(1, "newHeads"))
+	p.op(unsubscribe(1, "newHeads"))
+	p.hear(`[{"id":1,"result":"0x1"},{"method":"s","params":{"subscription":"0x1","error":{"code":1,"message":"over"}}}]`)
+	p.want(p.op(wire.Op{Kind: wire.OpStep, Step: p.events.List[0].Step}, subscribe(2, "newHeads")),
+		`{"jsonrpc":"2.0","id":2,"method":"eth_subscribe","params":["newHeads"]}`)
+}

@@ -36,6 +36,7 @@ type ask struct {
 	key   uint64
 	topic string
 	last  wire.Position // of the last message on an earlier connection
+	batch uint64        // the array that it was in: see nextBatch
 }
 
 // request is another request, from Encode to Decode.
@@ -45,6 +46,9 @@ type request struct {
 	seq  uint64
 	key  uint64 // of the subscription to end
 	name string // of its id: see idName
+
+	topic string // of that subscription
+	batch uint64 // the array that it was in: see nextBatch
 }
 
 // ending is the Step for a subscription that ended before its id was known.
@@ -61,12 +65,16 @@ type codec struct {
 	requests *wire.Ledger[uint64, request] // by the id of the request
 	ids      *wire.Ledger[uint64, string]  // the server's id, as JSON, by key
 	leaving  *wire.Ledger[uint64, bool]    // keys that ended before their id was known
+	open     *wire.Ledger[uint64, batch]   // arrays without an answer, by their number
 	local    *wire.Ledger[string, uint64]  // keys of topics that no server is asked for
 
 	// Of Encode.
-	lastID uint64
-	batch  []byte // an array that is not complete
-	count  int    // objects in it
+	lastID  uint64
+	batch   []byte // an array that is not complete
+	count   int    // objects in it
+	firstID uint64 // of the requests in it; 0: there is none
+	batches uint64 // arrays and single objects so far
+	single  bool   // the server has refused an array: none is made any more
 
 	// Of Decode.
 	routes     map[string]*route   // by idName
@@ -75,6 +83,8 @@ type codec struct {
 	earlyBytes int
 	lostEarly  bool // one was not kept, and its id neither
 	skipped    [reasons]uint64
+	alone      bool   // the object at hand is the only one of an array
+	oldest     uint64 // no array with a lower number is open
 }
 
 func (c *codec) Start(*wire.Frames) error { return nil }
@@ -112,8 +122,14 @@ func (c *codec) encode(op *wire.Op, out *wire.Frames) error {
 		}
 	case wire.OpStep:
 		if s, ok := op.Step.(ending); ok {
-			id, _ := c.ids.Take(s.key)
+			id, known := c.ids.Take(s.key)
+			if !known {
+				return nil // the server has ended it in the meantime
+			}
 			return c.end(s.key, s.topic, id, out)
+		}
+		if s, ok := op.Step.(apart); ok {
+			return c.sendApart(&s, out)
 		}
 	case wire.OpAuth, wire.OpBye:
 		return nil
@@ -144,6 +160,7 @@ func (c *codec) subscribe(op *wire.Op, out *wire.Frames) error {
 		a.last = s.Position
 	}
 	c.lastID++
+	a.batch = c.nextBatch()
 	if err := c.asks.Put(c.lastID, a); err != nil {
 		return err
 	}
@@ -175,7 +192,7 @@ func (c *codec) unsubscribe(op *wire.Op, out *wire.Frames) error {
 // end sends the call that ends a subscription.
 func (c *codec) end(key uint64, topic, id string, out *wire.Frames) error {
 	call := c.options.Unsubscribe(topic, []byte(id))
-	return c.send(&call, &request{kind: wire.OpUnsubscribe, key: key, name: idName([]byte(id))}, out)
+	return c.send(&call, &request{kind: wire.OpUnsubscribe, key: key, name: idName([]byte(id)), topic: topic}, out)
 }
 
 func (c *codec) publish(op *wire.Op, out *wire.Frames) error {
@@ -205,6 +222,7 @@ func (c *codec) send(call *Call, r *request, out *wire.Frames) error {
 		return nil
 	}
 	c.lastID++
+	r.batch = c.nextBatch()
 	if err := c.requests.Put(c.lastID, *r); err != nil {
 		return err
 	}
@@ -228,7 +246,7 @@ func (c *Call) object(id uint64) []byte {
 
 // add appends an object to out, or to the array that flush appends.
 func (c *codec) add(object []byte, out *wire.Frames) {
-	if c.options.Batch < 2 {
+	if c.options.Batch < 2 || c.single {
 		out.Append(wire.Text, object)
 		return
 	}
@@ -248,7 +266,13 @@ func (c *codec) flush(out *wire.Frames) {
 	case c.count == 1:
 		out.Append(wire.Text, append([]byte(nil), c.batch[1:]...))
 	case c.count > 1:
+		if c.firstID != 0 {
+			_ = c.open.Put(c.batches+1, batch{c.firstID, c.lastID}) // there are no more of them than of requests
+		}
 		out.Append(wire.Text, append(c.batch, ']'))
 	}
-	c.batch, c.count = nil, 0
+	if c.count > 0 {
+		c.batches++
+	}
+	c.batch, c.count, c.firstID = nil, 0, 0
 }

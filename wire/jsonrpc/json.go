@@ -3,7 +3,10 @@ package jsonrpc
 import (
 	"bytes"
 	"encoding/json"
+	"math"
 	"strconv"
+
+	"github.com/limpet-go/limpet/wire"
 )
 
 // members calls member with the name and the value of each member of object, a valid JSON
@@ -100,9 +103,20 @@ func idName(value []byte) string {
 // isNull reports whether a member is missing or null.
 func isNull(value []byte) bool { return len(value) == 0 || string(value) == "null" }
 
+// saysNone reports whether the error beside a result says that there is none, as
+// servers of older versions write it.
+func saysNone(value []byte) bool {
+	switch string(value) {
+	case `""`, "0", "false", "[]", "{}":
+		return true
+	}
+	return false
+}
+
 // readError reads an error object.
 func readError(value []byte) (e Error) {
 	if value[0] != '{' {
+		e.Message = cut(text(value)) // JSON-RPC 1.0
 		return e
 	}
 	members(value, func(name string, value []byte) {
@@ -119,18 +133,22 @@ func readError(value []byte) (e Error) {
 	return e
 }
 
-// wireCode returns the code without its sign, 1 if it does not fit: 0 would mean that
-// nothing was refused.
-func (e *Error) wireCode() uint16 {
+// wireCodes returns the code without its sign as Code and PeerCode of an event.
+func (e *Error) wireCodes() (code uint16, peer int64) {
 	n := e.Code
 	if n < 0 {
-		n = -n
+		n = -max(n, -math.MaxInt64)
 	}
-	if n < 1 || n > 0xffff {
-		return 1
+	if n < 1 || n >= wire.CodeRefused {
+		return wire.CodeRefused, n
 	}
-	return uint16(n)
+	return uint16(n), 0
 }
 
-// reason is the code as the server wrote it, and the text.
-func (e *Error) reason() string { return strconv.FormatInt(e.Code, 10) + ": " + e.Message }
+// reason is the code as the server wrote it, if there is one, and the text.
+func (e *Error) reason() string {
+	if e.Code == 0 {
+		return e.Message
+	}
+	return strconv.FormatInt(e.Code, 10) + ": " + e.Message
+}

@@ -117,6 +117,13 @@ type Options struct {
 	// requested again. Zero means never: the subscription ends. At most 15 minutes.
 	Retry func(e Error) time.Duration
 
+	// Again returns after which time a published message that was refused with e is sent
+	// again: the server must not have executed it. Zero means never: the message is
+	// Rejected, as without Again. At most 15 minutes. With Ethereum, Retry can stand here
+	// too. The messages behind it do not wait for it. One that is refused each time ends
+	// only with PublishOptions.TTL.
+	Again func(e Error) time.Duration
+
 	// Ping is a method without params that the client calls for every interval of
 	// Options.Heartbeat of the client, for a server behind a proxy that answers
 	// WebSocket pings by itself. Any answer is a sign of life. If it is empty, the client
@@ -213,6 +220,8 @@ func (d *dialect) Check() error {
 		return &OptionError{"Unsubscribe", "is needed with Subscribe; return the call that ends a subscription"}
 	case o.Retry != nil && o.Subscribe == nil:
 		return &OptionError{"Retry", "needs Subscribe; remove it or set Subscribe"}
+	case o.Again != nil && o.Notify:
+		return &OptionError{"Again", "has no meaning with Notify: no answer comes; remove one of them"}
 	case o.LookBack > 0 && o.Locate == nil:
 		return &OptionError{"LookBack", "needs Locate; remove it or set Locate"}
 	case o.Ping != "" && !validName(o.Ping, maxMethod):
@@ -281,6 +290,7 @@ func (d *dialect) Open(wire.Resume) (wire.Codec, error) {
 		requests: wire.NewLedger[uint64, request](maxPending),
 		ids:      wire.NewLedger[uint64, string](maxPending),
 		leaving:  wire.NewLedger[uint64, bool](maxPending),
+		open:     wire.NewLedger[uint64, batch](maxPending),
 		local:    wire.NewLedger[string, uint64](maxPending),
 		routes:   map[string]*route{},
 		early:    map[string]*waiting{},

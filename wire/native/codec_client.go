@@ -32,6 +32,7 @@ func (c *codec) Start(out *wire.Frames) error {
 		Tok: r.Token,
 		TTL: ticks(r.TTL, time.Second),
 		HB:  ticks(r.Heartbeat, time.Millisecond),
+		RL:  uint64(max(r.ReadLimit, 0)),
 	}
 	if r.Uplink != (wire.Uplink{}) {
 		h.Up = &Uplink{Lo: r.Uplink.Lo, Hi: r.Uplink.Hi, Tag: r.Uplink.Tag, HasTag: r.Uplink.Tag != wire.ID{}}

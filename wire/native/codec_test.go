@@ -25,12 +25,12 @@ var every = []struct {
 	{"hello, most", FromClient,
 		`{"t":"hello","cn":7,"sid":"s1","key":"AQID","se":2,"tok":"secret","up":{"lo":3,"hi":5,"tag":"AZgPDgECcwSFBgcICQoLDA"},` +
 			`"subs":[{"ch":1,"tp":"a/*","from":"last","ep":"e","o":9,"tag":"CQ","n":4,"cr":{"n":256,"b":1048576},"tok":"t2"},` +
-			`{"ch":2,"tp":"b","cr":{"n":0,"b":0}}],"feat":["x","y"],"ttl":60,"hb":500}`,
+			`{"ch":2,"tp":"b","cr":{"n":0,"b":0}}],"feat":["x","y"],"ttl":60,"hb":500,"rl":65536}`,
 		Frame{Type: TypeHello, Hello: &Hello{CN: 7, SID: "s1", Key: []byte{1, 2, 3}, SE: 2, Tok: "secret",
 			Up: &Uplink{Lo: 3, Hi: 5, Tag: testID, HasTag: true},
 			Subs: []Sub{{Ch: 1, Topic: "a/*", From: FromLast, Epoch: "e", O: 9, Tag: []byte{9}, N: 4,
 				Cr: Credit{256, 1 << 20}, Tok: "t2"}, {Ch: 2, Topic: "b"}},
-			Feat: []string{"x", "y"}, TTL: 60, HB: 500}}},
+			Feat: []string{"x", "y"}, TTL: 60, HB: 500, RL: 65536}}},
 	{"welcome, least", FromServer, `{"t":"welcome","cn":0,"sid":"","key":"","se":0,"res":false,"ack":0,"cr":{"n":0,"b":0}}`,
 		Frame{Type: TypeWelcome, Welcome: &Welcome{}}},
 	{"welcome, most", FromServer,
@@ -64,6 +64,8 @@ var every = []struct {
 	{"unsub up", FromClient, `{"t":"unsub","ch":0}`, Frame{Type: TypeUnsub, Unsub: &Unsub{}}},
 	{"gap", FromServer, `{"t":"gap","ch":1,"p":2,"to":5,"why":"forbidden","n":3,"tag":"CQ"}`,
 		Frame{Type: TypeGap, Gap: &Gap{Ch: 1, P: 2, To: 5, Why: GapForbidden, N: 3, Tag: []byte{9}}}},
+	{"gap, too big", FromServer, `{"t":"gap","ch":1,"p":2,"to":3,"why":"too_big","n":1,"tag":"CQ"}`,
+		Frame{Type: TypeGap, Gap: &Gap{Ch: 1, P: 2, To: 3, Why: GapTooBig, N: 1, Tag: []byte{9}}}},
 	{"gap, least", FromServer, `{"t":"gap","ch":1,"p":0,"to":5,"tag":""}`, Frame{Type: TypeGap, Gap: &Gap{Ch: 1, To: 5}}},
 	{"reset", FromServer, `{"t":"reset","ch":1,"ep":"e2","o":0,"tag":"","why":"ahead"}`,
 		Frame{Type: TypeReset, Reset: &Reset{Ch: 1, Epoch: "e2", Why: ResetAhead}}},
@@ -234,7 +236,7 @@ func TestAppendFails(t *testing.T) {
 		{Type: TypeMsg, Msg: Msg{Header: map[string]string{"a": "\xff"}}},
 		{Type: TypeMsg, Msg: Msg{Tag: make([]byte, MaxTag+1)}},
 		{Type: TypeSub, Sub: &Sub{From: 4}},
-		{Type: TypeGap, Gap: &Gap{Why: 4}},
+		{Type: TypeGap, Gap: &Gap{Why: 5}},
 	} {
 		for _, enc := range encodings {
 			got, err := Append([]byte("before"), enc, []Frame{{Type: TypePing}, f})

@@ -158,6 +158,8 @@ func (r *reader) hello(o *object) *Hello {
 			h.TTL = r.uint()
 		case 15:
 			h.HB = r.uint()
+		case 16:
+			h.RL = r.uint()
 		default:
 			r.skip()
 		}

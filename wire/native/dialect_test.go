@@ -109,10 +109,10 @@ func TestStart(t *testing.T) {
 			{Key: 4, Topic: "d", From: wire.FromLast},
 			{Key: 5, Topic: "e", From: wire.FromResume, Position: wire.Position{Epoch: "\xff", Offset: 8, Tag: strings.Repeat("x", 17)}},
 		},
-		TTL: 1500 * time.Millisecond, Heartbeat: 2500 * time.Microsecond,
+		TTL: 1500 * time.Millisecond, Heartbeat: 2500 * time.Microsecond, ReadLimit: 1 << 20,
 	}
 	want := []Frame{{Type: TypeHello, Hello: &Hello{CN: 9, SID: "s", Key: []byte("key"), SE: 4, Tok: "token",
-		Up: &Uplink{Lo: 3, Hi: 2, Tag: testID, HasTag: true}, TTL: 2, HB: 3,
+		Up: &Uplink{Lo: 3, Hi: 2, Tag: testID, HasTag: true}, TTL: 2, HB: 3, RL: 1 << 20,
 		Subs: []Sub{
 			{Ch: 1, Topic: "a", From: FromNew, Cr: Credit{5, 6}, Tok: "t2"},
 			{Ch: 2, Topic: "b", From: FromResume, Epoch: "e", O: 7, Tag: []byte{0xff}},
@@ -158,6 +158,8 @@ func TestEvents(t *testing.T) {
 		{Frame{Type: TypeUnsub, Unsub: &Unsub{Ch: 1}}, wire.Event{Kind: wire.EventUnsubscribed, Key: 1}},
 		{Frame{Type: TypeGap, Gap: &Gap{Ch: 1, P: 2, To: 5, Why: GapTrimmed, N: 3, Tag: []byte{1}}},
 			wire.Event{Kind: wire.EventGap, Key: 1, Prev: 2, Position: wire.Position{Offset: 5, Tag: "\x01"}, Count: 3, Cause: wire.CauseTrimmed}},
+		{Frame{Type: TypeGap, Gap: &Gap{Ch: 1, P: 2, To: 3, Why: GapTooBig, N: 1, Tag: []byte{1}}},
+			wire.Event{Kind: wire.EventGap, Key: 1, Prev: 2, Position: wire.Position{Offset: 3, Tag: "\x01"}, Count: 1, Cause: wire.CauseTooBig}},
 		{Frame{Type: TypeReset, Reset: &Reset{Ch: 1, Epoch: "e2", O: 5, Why: ResetUnverifiable}},
 			wire.Event{Kind: wire.EventReset, Key: 1, Position: wire.Position{Epoch: "e2", Offset: 5}, Cause: wire.CauseUnverifiable}},
 		{Frame{Type: TypeAck, Ack: &Ack{To: 3, HasTo: true, X: []wire.Range{{Lo: 5, Hi: 6}}, Nak: []Reject{{4, 4}, {7, 1 << 20}}, Cr: &Credit{8, 9}}},

@@ -117,6 +117,7 @@ func (w *writer) hello(h *Hello) {
 	w.strings(s, 12, h.Feat)
 	w.uintOpt(s, 14, h.TTL)
 	w.uintOpt(s, 15, h.HB)
+	w.uintOpt(s, 16, h.RL)
 }
 
 func (w *writer) welcome(h *Welcome) {

@@ -114,7 +114,7 @@ func (c *codec) welcome(h *Welcome, out *wire.Events) error {
 
 // Causes by the numbers of gap.why and reset.why.
 var (
-	gapCauses   = [...]wire.Cause{wire.CauseExpired, wire.CauseTrimmed, wire.CauseDropped, wire.CauseForbidden}
+	gapCauses   = [...]wire.Cause{wire.CauseExpired, wire.CauseTrimmed, wire.CauseDropped, wire.CauseForbidden, wire.CauseTooBig}
 	resetCauses = [...]wire.Cause{wire.CauseEpoch, wire.CauseDiverged, wire.CauseAhead, wire.CauseUnverifiable}
 )
 

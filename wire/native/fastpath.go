@@ -81,15 +81,18 @@ func (c *codec) decodeFast(fast *fastMessage, out *wire.Events) bool {
 		}
 		c.topic = topic
 	}
-	payload, ok := fast.take()
-	if !ok {
-		return false
+	payload := fast.payload
+	if fast.base64 {
+		var ok bool
+		if payload, ok = fast.take(); !ok {
+			return false
+		}
 	}
 	e := out.Append(wire.EventData)
 	e.Key, e.Prev, e.Numbered = fast.ch, fast.p, true
 	e.Position.Offset, e.Position.Tag = fast.s, c.tagOf(&fast.id)
 	m := &e.Message
-	m.ID, m.Payload = fast.id, payload
+	m.ID, m.Payload, e.Borrowed = fast.id, payload, !fast.base64
 	if len(fast.topic) > 0 {
 		m.Topic = c.topic
 	}

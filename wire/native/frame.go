@@ -100,6 +100,7 @@ type Hello struct {
 	Feat []string // features
 	TTL  uint64   // s for which the session should be kept after a loss
 	HB   uint64   // the client's heartbeat interval, ms
+	RL   uint64   // bytes of the longest WebSocket message that the client reads; 0: not known
 }
 
 // Credit is an absolute allowance: see wire.Credit.
@@ -220,6 +221,7 @@ const (
 	GapTrimmed
 	GapDropped
 	GapForbidden
+	GapTooBig // beyond Hello.RL; only for a client that has sent it
 )
 
 // Gap reports that the offsets in (P, To] cannot be delivered.

@@ -119,6 +119,7 @@ func TestGolden(t *testing.T) {
 					t.Fatal(err)
 				}
 				for _, e := range out.List {
+					e.OwnPayload()
 					text := "=" + dump(reflect.ValueOf(e)) + "\n"
 					got.WriteString(text)
 					events[enc] += text

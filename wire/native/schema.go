@@ -27,7 +27,7 @@ func both(s schema, numbers ...int) schema {
 
 var (
 	helloSchema = both(schema{keys: []string{1: "cn", 2: "sid", 3: "key", 4: "se", 5: "tok",
-		6: "up", 8: "subs", 12: "feat", 14: "ttl", 15: "hb"}, repeated: mask(8, 12)}, 1)
+		6: "up", 8: "subs", 12: "feat", 14: "ttl", 15: "hb", 16: "rl"}, repeated: mask(8, 12)}, 1)
 	welcomeSchema = both(schema{keys: []string{1: "sid", 2: "key", 3: "se", 4: "res", 5: "ack",
 		6: "sack", 7: "out", 8: "cr", 10: "hb", 11: "ttl", 12: "dedup", 13: "lim", 14: "spread",
 		15: "feat", 18: "exp", 19: "tag", 20: "cn"}, repeated: mask(6, 7, 15)}, 1, 2, 3, 4, 5, 8, 20)
@@ -81,6 +81,6 @@ var schemas = [...]*schema{TypeHello: &helloSchema, TypeWelcome: &welcomeSchema,
 // The JSON words of the enumerations, by number.
 var (
 	fromWords  = []string{FromResume: "resume", FromNew: "new", FromFirst: "first", FromLast: "last"}
-	gapWords   = []string{GapExpired: "expired", GapTrimmed: "trimmed", GapDropped: "dropped", GapForbidden: "forbidden"}
+	gapWords   = []string{GapExpired: "expired", GapTrimmed: "trimmed", GapDropped: "dropped", GapForbidden: "forbidden", GapTooBig: "too_big"}
 	resetWords = []string{ResetEpoch: "epoch", ResetDiverged: "diverged", ResetAhead: "ahead", ResetUnverifiable: "unverifiable"}
 )

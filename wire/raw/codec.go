@@ -80,15 +80,26 @@ func (c *codec) Decode(f wire.Frame, out *wire.Events) error {
 	e := out.Append(wire.EventData)
 	e.Name = label.Topic
 	e.Message.Topic = label.Topic
-	e.Message.Payload = bytes.Clone(f.Data)
+	e.Message.Payload, e.Borrowed = f.Data, true
 	e.Message.Type = TypeBinary
 	if f.Type == wire.Text {
 		e.Message.Type = TypeText
 	}
+	e.Message.Time = wire.TimeOf(label.Time)
 	if label.Numbered {
 		e.Numbered, e.Position.Offset = true, label.Number
 	}
 	return nil
+}
+
+// CountFrames implements wire.Packer: a subscription sends nothing.
+func (c *codec) CountFrames(ops []wire.Op) (n int) {
+	for i := range ops {
+		if kind := ops[i].Kind; kind != wire.OpSubscribe {
+			n++
+		}
+	}
+	return n
 }
 
 func (c *codec) Encode(ops []wire.Op, out *wire.Frames) error {

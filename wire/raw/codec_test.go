@@ -8,6 +8,7 @@ import (
 	"slices"
 	"strings"
 	"testing"
+	"time"
 	"unicode/utf8"
 
 	"github.com/limpet-go/limpet/wire"
@@ -132,6 +133,20 @@ func TestDecode(t *testing.T) {
 	}
 }
 
+func TestTime(t *testing.T) {
+	at := time.Unix(5, 7)
+	for _, want := range []time.Time{{}, at} {
+		var out wire.Events
+		o := Options{Topic: func(wire.Frame) Label { return Label{Time: want} }}
+		if err := open(t, o, wire.Resume{}).Decode(wire.Frame{Type: wire.Text, Data: []byte("x")}, &out); err != nil {
+			t.Fatal(err)
+		}
+		if got := out.List[0].Message.Time; got != 0 && want.IsZero() || got != at.UnixNano() && !want.IsZero() {
+			t.Errorf("%v: time %d", want, got)
+		}
+	}
+}
+
 func TestTextThatIsNotUTF8(t *testing.T) {
 	for _, o := range []Options{{}, exchange()} {
 		var out wire.Events
@@ -161,6 +176,7 @@ func TestNothingIsShared(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
+	events.List[1].OwnPayload()
 	step := events.List[0].Step.([]byte)
 	var frames wire.Frames
 	if err := c.Start(&frames); err != nil {
@@ -287,10 +303,11 @@ func FuzzDecode(f *testing.F) {
 				}
 				continue
 			}
-			clear(data)
 			if len(out.List) != 1 {
 				t.Fatalf("options %d, %q: %d events", i, s, len(out.List))
 			}
+			out.List[0].OwnPayload()
+			clear(data)
 			checkEvent(t, d, &out.List[0], s)
 		}
 	})

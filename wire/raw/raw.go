@@ -11,6 +11,7 @@
 //		"context"
 //		"fmt"
 //		"log"
+//		"log/slog"
 //
 //		"github.com/limpet-go/limpet"
 //		"github.com/limpet-go/limpet/wire"
@@ -83,6 +84,11 @@
 // frame was handed to the network, and what the server did with it is not known. A
 // text that is not UTF-8, and a message with a header, are rejected.
 //
+// Client.SendStream sends a payload of unknown size, in the same two forms, as one message in
+// fragments. Until its end no other data frame is sent: an Options.Ping and an answer of
+// Options.Answer wait, while WebSocket pings pass. To receive one message in pieces is not
+// offered.
+//
 // # Functions
 //
 // The functions of Options run on goroutines of the client. They must not wait for
@@ -96,6 +102,7 @@ import (
 	"fmt"
 	"slices"
 	"strings"
+	"time"
 	"unicode"
 	"unicode/utf8"
 
@@ -150,6 +157,12 @@ type Options struct {
 	// called for pings and pongs. Without it the topic is "*".
 	Topic func(wire.Frame) Label
 
+	// Limits are what the server allows one connection: how many messages in a time, the
+	// texts of OnOpen included, and its age. The client stays within them: see
+	// wire.ConnectionLimits. Limits.Subscriptions must be zero, since a subscription sends
+	// nothing.
+	Limits wire.ConnectionLimits
+
 	// Subprotocols are offered in the upgrade request. The server must choose one of
 	// them; otherwise the attempt fails with ErrSubprotocol. None are offered if it
 	// is empty.
@@ -170,6 +183,11 @@ type Label struct {
 
 	// Numbered means that the message has a Number.
 	Numbered bool
+
+	// Time is when the server made or sent the message, by its own clock. It becomes
+	// limpet.Message.Time. Zero, or a time before 1970 or after April 2262, means that the
+	// message does not say.
+	Time time.Time
 }
 
 // OptionError says which field of Options is wrong.
@@ -213,6 +231,11 @@ func (d *dialect) Check() error {
 		return &OptionError{"Pong", "excludes IsPong; remove one of them"}
 	case o.Ping != "" && o.Pong == "" && o.IsPong == nil:
 		return &OptionError{"Ping", "needs Pong or IsPong; otherwise each answer would be a message"}
+	case o.Limits.Subscriptions != 0:
+		return &OptionError{"Limits.Subscriptions", "has no effect, since a subscription sends nothing; leave it out"}
+	}
+	if name, problem := o.Limits.Check(); name != "" {
+		return &OptionError{"Limits." + name, problem}
 	}
 	for i, name := range o.Subprotocols {
 		field := fmt.Sprintf("Subprotocols[%d]", i)
@@ -234,7 +257,7 @@ func notToken(r rune) bool {
 func (d *dialect) Name() string { return "raw" }
 
 func (d *dialect) Traits() wire.Traits {
-	t := wire.Traits{Publish: true, StartSubs: 1 << 30}
+	t := wire.Traits{Publish: true, Streams: true, StartSubs: 1 << 30, Connection: d.options.Limits}
 	if d.options.Ping != "" {
 		t.Ping = wire.PingOp
 	}

@@ -23,6 +23,9 @@ func TestCheck(t *testing.T) {
 		{"Ping", "needs Pong or IsPong", Options{Ping: "ping"}},
 		{"Pong", "is not UTF-8", Options{Ping: "ping", Pong: "\xff"}},
 		{"Pong", "excludes IsPong", Options{Ping: "ping", Pong: "pong", IsPong: never}},
+		{"", "", Options{Limits: wire.ConnectionLimits{Messages: 5}}},
+		{"Limits.Subscriptions", "has no effect", Options{Limits: wire.ConnectionLimits{Subscriptions: 5}}},
+		{"Limits.Burst", "needs Messages", Options{Limits: wire.ConnectionLimits{Burst: 5}}},
 		{"Subprotocols[0]", "is no token", Options{Subprotocols: []string{""}}},
 		{"Subprotocols[1]", "is no token", Options{Subprotocols: []string{"a", "b, c"}}},
 		{"Subprotocols[0]", "is no token", Options{Subprotocols: []string{"é"}}},
@@ -92,7 +95,7 @@ func TestCheckTopic(t *testing.T) {
 }
 
 func TestTraits(t *testing.T) {
-	if got := New(Options{}).Traits(); got.Ping != wire.PingControl || !got.Publish || got.Acks || got.Resume || got.Confirms {
+	if got := New(Options{}).Traits(); got.Ping != wire.PingControl || !got.Publish || !got.Streams || got.Acks || got.Resume || got.Confirms {
 		t.Errorf("%+v", got)
 	}
 	if got := New(Options{Ping: "ping", Pong: "pong"}).Traits(); got.Ping != wire.PingOp {

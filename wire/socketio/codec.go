@@ -113,6 +113,7 @@ func arrayOf(option, event string, arguments []any) ([]byte, error) {
 // The steps of a connection: Event.Step, for Encode.
 type (
 	stepConnect struct{ maxPayload int } // the server has opened the connection
+	stepAgain   struct{}                 // it has refused the client, and the time that it named has passed
 	stepJoin    struct{ starts []start } // it has taken the client into the namespace, and does not know these
 )
 
@@ -129,11 +130,35 @@ type decoder struct {
 	assembly   *assembly // a packet whose binary parts have not all come
 	events     uint64    // so far, for positions
 
+	again   bool              // the server was asked again after a refusal
 	resumed bool              // an event that the server has kept came before the welcome
 	skip    map[string]string // by topic: the stream has had everything up to the event with this offset
 
 	loose  map[string]bool   // topics that have had an event without an offset in this session
 	joined map[string]uint64 // by topic: the life that the server has granted in this session
+	kept   int               // of both, by the last forgetEnded
+}
+
+// maxEnded is how many topics of ended subscriptions may be known at least.
+const maxEnded = 1024
+
+// forgetEnded forgets the topics whose subscriptions have ended, once twice as many are
+// known as the last time.
+func (d *decoder) forgetEnded() {
+	if len(d.joined)+len(d.loose) < 2*max(d.kept, maxEnded) {
+		return
+	}
+	for topic, life := range d.joined {
+		if now, ok := d.topics.Get(topic); !ok || now != life {
+			delete(d.joined, topic)
+		}
+	}
+	for topic := range d.loose {
+		if _, ok := d.topics.Get(topic); !ok {
+			delete(d.loose, topic)
+		}
+	}
+	d.kept = len(d.joined) + len(d.loose)
 }
 
 // phase is how far a connection has come.
@@ -210,6 +235,7 @@ func (d *decoder) deliver(c *content, out *wire.Events) {
 		}
 		if _, subscribed := d.lifeOf(topic); subscribed && c.offset == "" && d.session.pid != "" {
 			d.loose[topic] = true // a server cannot make it grow with names of its own
+			d.forgetEnded()
 		}
 		e := out.Append(wire.EventData)
 		e.Name, e.Position = topic, d.position(topic, id)

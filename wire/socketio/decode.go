@@ -229,6 +229,7 @@ func (d *decoder) acknowledged(c content, id string, out *wire.Events) {
 		return
 	case p.topic != "":
 		d.joined[p.topic] = p.life
+		d.forgetEnded()
 		e := out.Append(wire.EventSubscribed)
 		e.Name, e.Position = p.topic, d.position(p.topic, "")
 		return
@@ -279,8 +280,19 @@ func (d *decoder) refused(data []byte, out *wire.Events) {
 			action = wire.ActionDefault
 		}
 	}
+	if action == wire.ActionRetryNow && 0 < retry && retry <= maxAdvice && !d.again && !d.resumed {
+		d.again = true
+		out.Append(wire.EventError).Reason = m.Message // a notice
+		e := out.Append(wire.EventStep)
+		e.Step, e.Delay = stepAgain{}, retry
+		return
+	}
 	d.fatal(CodeRefused+uint16(action), m.Message, out).Retry = max(0, retry)
 }
+
+// maxAdvice bounds how long a connection waits to ask again: half of the time that the
+// client allows for its first handshake.
+const maxAdvice = 5 * time.Second
 
 // welcome reads a CONNECT packet: the namespace has taken the client. If it is the session
 // of before, the server has sent everything that it kept.

@@ -23,7 +23,7 @@ var (
 type encoder struct {
 	*shared
 	resume     wire.Resume
-	auth       []byte // of the CONNECT packet
+	auth       []byte // of the CONNECT packet; with Options.Refused it may be needed twice
 	maxPayload int    // of the server; 0: not known
 }
 
@@ -77,6 +77,11 @@ func (e *encoder) step(step any, out *wire.Frames) error {
 	switch s := step.(type) {
 	case stepConnect:
 		e.maxPayload = s.maxPayload
+		e.text(packetConnect, "", "", e.auth, out)
+		if e.options.Refused == nil {
+			e.auth = nil
+		}
+	case stepAgain:
 		e.text(packetConnect, "", "", e.auth, out)
 		e.auth = nil
 	case stepJoin:

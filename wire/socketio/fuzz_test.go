@@ -31,7 +31,7 @@ func FuzzDecode(f *testing.F) {
 		if resume {
 			r = before()
 		}
-		c := open(t, Options{}, r)
+		c := open(t, Options{Refused: advice}, r)
 		var kept, out wire.Events
 		frames := 0
 		for _, line := range strings.Split(text, "\n") {

@@ -63,7 +63,11 @@ func showOne(e *wire.Event) string {
 			}
 			return fmt.Sprintf("step join %q", topics)
 		}
-		return fmt.Sprintf("step %T%v", e.Step, e.Step)
+		after := ""
+		if e.Delay > 0 {
+			after = fmt.Sprint(" after ", e.Delay)
+		}
+		return fmt.Sprintf("step %T%v%s", e.Step, e.Step, after)
 	case wire.EventPing:
 		return fmt.Sprintf("ping %q", e.Step)
 	case wire.EventAck:

@@ -161,7 +161,8 @@ type Options struct {
 	// Refused says what to do when the server refuses the connection to the namespace
 	// (connect_error) with this message and data, which is JSON or empty, and the
 	// earliest time of the next attempt; zero leaves it to the client. Without Refused,
-	// and for ActionDefault, the client asks for a new credential once.
+	// and for ActionDefault, the client asks for a new credential once. For ActionRetryNow
+	// with a time of at most 5 s, it waits and asks again on the same connection, once.
 	Refused func(message string, data []byte) (wire.Action, time.Duration)
 
 	// Return means that the client connects again, after a pause, when the server has
@@ -234,11 +235,13 @@ func plain(s string) bool {
 
 func (d *dialect) Name() string { return "socketio" }
 
-// Traits. Unsubscribe sends something only with Leave. Release sends nothing: what was
-// not processed must not be acknowledged.
+// Traits. Unsubscribe sends something only with Leave; then a room that was closed without
+// a connection is left, too, since a session that is recovered keeps its rooms. Release
+// sends nothing: what was not processed must not be acknowledged.
 func (d *dialect) Traits() wire.Traits {
 	return wire.Traits{
 		Publish: true, Acks: !d.options.NoAcks, Greeting: true, Confirms: true, Unsubscribe: true, StartSubs: maxSubs,
+		KeepsSubs: d.options.Leave != nil,
 		Processed: wire.ProcessedEach, Release: true, ErrorStaysOpen: true, Ping: wire.PingNone,
 	}
 }

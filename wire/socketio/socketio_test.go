@@ -2,6 +2,7 @@ package socketio
 
 import (
 	"errors"
+	"fmt"
 	"strings"
 	"testing"
 
@@ -92,6 +93,7 @@ func TestVerdict(t *testing.T) {
 		{"another status", Options{}, upgrade(503, "Forbidden"), wire.Verdict{}},
 		{"closed", Options{}, code(CodeClosed), wire.Verdict{Action: wire.ActionSpread, Class: classNetwork}},
 		{"disconnected", Options{}, code(CodeDisconnected), wire.Verdict{Action: wire.ActionStop, Class: classSession}},
+		{"disconnected, then closed", Options{}, wire.Failure{Stage: wire.StageOpen, Code: CodeDisconnected, CloseCode: 1005}, wire.Verdict{Action: wire.ActionStop, Class: classSession}},
 		{"disconnected, and returns", Options{Return: true}, code(CodeDisconnected), wire.Verdict{Action: wire.ActionNewSession, Class: classSession}},
 		{"Socket.IO 2", Options{}, code(CodeVersion), wire.Verdict{Action: wire.ActionStop, Class: classUnsupported}},
 		{"no namespace", Options{}, code(CodeNamespace), wire.Verdict{Action: wire.ActionStop, Class: classProtocol}},
@@ -109,5 +111,46 @@ func TestVerdict(t *testing.T) {
 		if got := New(row.o).Verdict(row.f); got != row.want {
 			t.Errorf("%s: %+v, want %+v", row.name, got, row.want)
 		}
+	}
+}
+
+// What is known of topics whose subscriptions have ended is forgotten: a program may visit
+// many rooms on one connection.
+func TestTopicsOfEndedSubscriptionsAreForgotten(t *testing.T) {
+	join := func(s wire.Subscribe) (string, []any) { return "join", []any{s.Topic} }
+	c := open(t, Options{Join: join}, wire.Resume{Conn: 1}).(*codec)
+	var in wire.Events
+	var out wire.Frames
+	hear := func(text string) {
+		t.Helper()
+		if err := c.Decode(wire.Frame{Type: wire.Text, Data: []byte(text)}, &in); err != nil {
+			t.Fatal(err)
+		}
+	}
+	say := func(op wire.Op) {
+		t.Helper()
+		if err := c.Encode([]wire.Op{op}, &out); err != nil {
+			t.Fatal(err)
+		}
+	}
+	hear(`0{"sid":"e","pingInterval":25000,"pingTimeout":20000,"maxPayload":1000000}`)
+	hear(`40{"sid":"s","pid":"p"}`)
+	const rooms = 10_000
+	for key := uint64(1); key <= rooms; key++ {
+		topic := fmt.Sprint("room", key)
+		say(wire.Op{Kind: wire.OpSubscribe, Key: key, Topic: topic, Subscribe: &wire.Subscribe{Key: key, Topic: topic}})
+		hear(fmt.Sprintf("43%d[]", key*4+1))
+		hear(fmt.Sprintf(`42[%q,1]`, topic)) // an event without an offset
+		if key > 1 {                         // the first one stays
+			say(wire.Op{Kind: wire.OpUnsubscribe, Key: key, Topic: topic})
+		}
+		in.Reset()
+		out.Reset()
+	}
+	if n := len(c.joined) + len(c.loose); n > 4*maxEnded {
+		t.Errorf("%d topics are known after %d rooms", n, rooms)
+	}
+	if c.joined["room1"] == 0 || !c.loose["room1"] {
+		t.Error("a subscription that goes on was forgotten")
 	}
 }

@@ -80,6 +80,10 @@ func (c *codec) Start(out *wire.Frames) error {
 		}
 		b = append(append(append(append(b, h.name...), ':'), h.value...), '\n')
 	}
+	if token, ok := c.resume.State.(csrfToken); ok {
+		b = fmt.Appendf(b, "%s:%s\n", token.header, token.token)
+	}
+	c.resume.State = nil
 	b = fmt.Appendf(b, "heart-beat:%d,%d\n\n\x00", interval, interval)
 	out.Append(wire.Text, b)
 	return nil
@@ -233,6 +237,7 @@ func (c *codec) subscribe(op *wire.Op, out *wire.Frames) error {
 		headers = append(headers, "ack", "client-individual")
 		if n := c.prefetchOf(&s, op.Subscribe); n > 0 {
 			headers = append(headers, "prefetch-count", strconv.FormatUint(n, 10))
+			out.Prefetch(op.Key, int(n))
 		}
 	}
 	headers, err := c.appendHeaders(headers, s.Header)

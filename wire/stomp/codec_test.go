@@ -291,7 +291,7 @@ func TestDecode(t *testing.T) {
 		{"a second CONNECTED", connected, "malformed x1 " + badOrder},
 		{"a receipt for nothing", "RECEIPT|receipt-id:9||$RECEIPT|receipt-id:x||$", "malformed x2 " + badReceipt},
 		{"a body of another length", message + "content-length:1||xy$", "\nthe body of a STOMP frame is not as long as its content-length (close code 1002)"},
-		{"a body beyond the limit", message + "content-length:2000000||x", "\na STOMP frame is bigger than Options.ReadLimit (close code 1009)"},
+		{"a body beyond the limit", message + "content-length:2000000||x", "\na STOMP frame of 2000083 bytes or more exceeds Options.ReadLimit, 1048576 bytes; raise it or send less (close code 1009)"},
 		{"headers beyond the limit", "A|" + strings.Repeat("a:b|", 20000), "\nthe headers of a STOMP frame have more than 65536 bytes (close code 1009)"},
 	} {
 		if got := said(t, connect(t, Options{}), row.text); got != row.want {
@@ -318,6 +318,21 @@ func TestMessageHeader(t *testing.T) {
 	m := events.List[0].Message
 	if got := fmt.Sprint(m.Header, m.Type, m.ID == wire.ID{0x01, 0x9a, 15: 0xff}); got != "map[amqp-message-id:019A0000-0000-0000-0000-0000000000ff k:v message-id:m]text/xtrue" {
 		t.Error(got)
+	}
+}
+
+// The header timestamp is in milliseconds at some brokers and in seconds at others. It
+// stays a header.
+func TestTimestamp(t *testing.T) {
+	for text, want := range map[string]int64{"1700000000123": 1_700_000_000_123_000_000, "1700000000": 1_700_000_000_000_000_000, "soon": 0, "-1": 0} {
+		var events wire.Events
+		c := connect(t, Options{})
+		if err := c.Decode(frameOf("MESSAGE|subscription:1|destination:/q|message-id:m|ack:T1|timestamp:"+text+"||x$"), &events); err != nil {
+			t.Fatal(err)
+		}
+		if m := events.List[0].Message; m.Time != want || m.Header["timestamp"] != text {
+			t.Errorf("timestamp %s: time %d, want %d, header %v", text, m.Time, want, m.Header)
+		}
 	}
 }
 
@@ -351,7 +366,7 @@ func TestPieces(t *testing.T) {
 func TestPiecesBeyondTheLimit(t *testing.T) {
 	c := open(t, Options{}, wire.Resume{ReadLimit: 100})
 	got := said(t, c, "MESSAGE|subscription:1|destination:/q||", strings.Repeat("x", 40), strings.Repeat("x", 40))
-	if got != "\na STOMP frame is bigger than Options.ReadLimit (close code 1009)" {
+	if got != "\na STOMP frame of 119 bytes or more exceeds Options.ReadLimit, 100 bytes; raise it or send less (close code 1009)" {
 		t.Error(got)
 	}
 }

@@ -16,10 +16,10 @@ type decoder struct {
 	scanner
 	interval  time.Duration // of the client's heartbeats
 	connected bool
-	failed    bool   // an ERROR has come
-	strayed   bool   // a message for a subscription that has ended was reported
-	secret    string // must not be in a text
-	oldest    uint64 // no receipt before it is open
+	failed    bool      // an ERROR has come
+	strayed   bool      // a message for a subscription that has ended was reported
+	secrets   [2]string // must not be in a text
+	oldest    uint64    // no receipt before it is open
 }
 
 var errText = &wire.CodeError{Code: 1007, Reason: "text message is not UTF-8"}
@@ -219,6 +219,7 @@ func (c *codec) message(f *frame, out *wire.Events) {
 	if id, ok := parseMessageID(f.header[headerID]); ok {
 		m.ID = id
 	}
+	m.Time = wire.ParseTime([]byte(f.header["timestamp"]))
 	for _, name := range [...]string{"subscription", "destination", "content-type", "content-length", "redelivered", "ack", "receipt"} {
 		delete(f.header, name)
 	}

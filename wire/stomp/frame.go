@@ -2,6 +2,7 @@ package stomp
 
 import (
 	"bytes"
+	"fmt"
 	"strconv"
 	"strings"
 	"unicode/utf8"
@@ -97,7 +98,7 @@ func (s *scanner) cut(data []byte) (f *frame, n int, err error) {
 
 func (s *scanner) checkSize(n int) error {
 	if n > s.limit {
-		return &wire.CodeError{Code: 1009, Reason: "a STOMP frame is bigger than Options.ReadLimit"}
+		return &wire.CodeError{Code: 1009, Reason: fmt.Sprintf("a STOMP frame of %d bytes or more exceeds Options.ReadLimit, %d bytes; raise it or send less", n, s.limit)}
 	}
 	return nil
 }

@@ -74,6 +74,7 @@ package stomp
 
 import (
 	"fmt"
+	"net/url"
 	"strings"
 	"unicode"
 	"unicode/utf8"
@@ -120,6 +121,13 @@ type Options struct {
 	// NoSubprotocol is for servers that choose no subprotocol. Otherwise the client
 	// offers v12.stomp, v11.stomp and v10.stomp, and the server must choose one.
 	NoSubprotocol bool
+
+	// CSRF is the path of an address that returns a token, such as "/csrf", for servers with
+	// the WebSocket security of Spring, which want one in CONNECT. The client asks for it
+	// by HTTP before each connection, on the host of the URL and with the headers of the
+	// upgrade. The answer is Spring's CsrfToken as JSON: {"headerName": ..., "token": ...}.
+	// Its cookies go into the upgrade. If it is refused, that counts as a refused upgrade.
+	CSRF string
 
 	// EscapeConnect writes a backslash in Login, Passcode and Host as two, as RabbitMQ
 	// wants it. STOMP 1.2, "Value Encoding", wants one, and says nothing of it else.
@@ -198,6 +206,9 @@ func (d *dialect) Check() error {
 	if o.Prefetch < 0 || o.Prefetch > maxPrefetch {
 		return &OptionError{"Prefetch", "is not in the range that a broker knows; use 0 to 65535"}
 	}
+	if path, err := url.Parse(o.CSRF); err != nil || o.CSRF != "" && (path.Host != "" || !strings.HasPrefix(o.CSRF, "/")) {
+		return &OptionError{"CSRF", `is no path; use one that begins with "/", such as "/csrf"`}
+	}
 	return nil
 }
 
@@ -228,6 +239,15 @@ func (d *dialect) Attempt(a *wire.Attempt) error {
 	if !d.options.NoSubprotocol {
 		a.Subprotocols = []string{"v12.stomp", "v11.stomp", "v10.stomp"}
 	}
+	switch {
+	case d.options.CSRF == "":
+	case a.Response == nil:
+		return d.requestCSRF(a)
+	default:
+		if err := d.takeCSRF(a); err != nil {
+			return err
+		}
+	}
 	a.Dial = true
 	return nil
 }
@@ -236,7 +256,11 @@ func (d *dialect) Open(r wire.Resume) (wire.Codec, error) {
 	c := &codec{options: &d.options, resume: r, requests: wire.NewLedger[uint64, request](maxPending)}
 	c.encoder = encoder{version: v12, live: map[uint64]string{}}
 	c.decoder = decoder{
-		scanner: scanner{limit: int(r.ReadLimit), version: v12}, interval: r.Heartbeat, secret: d.options.Passcode, oldest: 1,
+		scanner: scanner{limit: int(r.ReadLimit), version: v12}, interval: r.Heartbeat, oldest: 1,
+		secrets: [2]string{d.options.Passcode},
+	}
+	if token, ok := r.State.(csrfToken); ok {
+		c.secrets[1] = token.token
 	}
 	if r.ReadLimit <= 0 {
 		c.limit = defaultLimit

@@ -137,7 +137,8 @@ func (c *codec) blame(f *frame, body string, code uint16, reason string, out *wi
 		return
 	}
 	_, named := f.header["receipt-id"]
-	if named || c.failed || code == CodeClosing || code == CodeLogin || ofAck(f.header["message"]+body) {
+	_, ended := f.header["subscription"] // by the broker, as RabbitMQ does if its queue is deleted
+	if named || ended || c.failed || code == CodeClosing || code == CodeLogin || ofAck(f.header["message"]+body) {
 		return
 	}
 	invalid := ""
@@ -237,8 +238,10 @@ func (c *codec) reason(message, body string) string {
 		}
 		return r
 	}, text)
-	if c.secret != "" {
-		text = strings.ReplaceAll(text, c.secret, "***")
+	for _, secret := range c.secrets {
+		if secret != "" {
+			text = strings.ReplaceAll(text, secret, "***")
+		}
 	}
 	if len(text) > maxReason {
 		text = strings.ToValidUTF8(text[:maxReason], "")

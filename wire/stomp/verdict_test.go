@@ -41,7 +41,7 @@ func TestVerdict(t *testing.T) {
 		{true, "connection_forced", "broker forced connection closure with reason 'shutdown'", CodeClosing, wire.ActionBackOff, "network"},
 	} {
 		code := codeOf(row.message, row.body, row.connected)
-		v := New(Options{}).Verdict(wire.Failure{Code: code})
+		v := New(Options{}).Verdict(wire.Failure{Code: code, CloseCode: 1000}) // RabbitMQ closes with 1000, whatever the ERROR was
 		if code != row.code || v.Action != row.action || v.Class != row.class {
 			t.Errorf("%s: %d, %+v", row.message, code, v)
 		}
@@ -124,7 +124,7 @@ func TestPasscodeIsHidden(t *testing.T) {
 func TestCheck(t *testing.T) {
 	for field, o := range map[string]Options{
 		"": {Login: "a", Passcode: "b", Host: "/", Prefetch: 65535}, "Login": {Login: "a\n"}, "Passcode": {Passcode: "s3cret\x00"},
-		"Host": {Host: "\xff"}, "Prefetch": {Prefetch: -1}, "Prefetch ": {Prefetch: 65536},
+		"Host": {Host: "\xff"}, "CSRF": {CSRF: "csrf"}, "CSRF ": {CSRF: "//other.example/csrf"}, "Prefetch": {Prefetch: -1}, "Prefetch ": {Prefetch: 65536},
 	} {
 		err := New(o).(wire.Checker).Check()
 		oe, ok := err.(*OptionError)

@@ -6,6 +6,7 @@ import (
 	"math/rand/v2"
 	"reflect"
 	"runtime"
+	"slices"
 	"strings"
 	"testing"
 	"unicode/utf8"
@@ -64,16 +65,8 @@ func checkDialect(s *Subject, r *report) {
 
 // checkMemory: events keep nothing of the frame, and frames nothing of the ops.
 func checkMemory(s *Subject, r *report) {
-	k, err := s.open()
-	if err == nil {
-		err = k.whole()
-	}
-	if errors.Is(err, errHTTP) {
-		r.skip("%v", err)
-		return
-	}
-	if err != nil {
-		r.add("a usual conversation fails: %v", err)
+	k := s.usual(r)
+	if k == nil {
 		return
 	}
 	k.check(r)
@@ -100,7 +93,7 @@ func checkMemory(s *Subject, r *report) {
 	}
 	odd := k.publishOp([]byte("{\"n\":1}\xff\xfe"))
 	out.Reset()
-	err = k.codec.Encode([]wire.Op{odd}, &out)
+	err := k.codec.Encode([]wire.Op{odd}, &out)
 	for _, f := range out.List {
 		if err == nil && f.Type == wire.Text && !utf8.Valid(f.Data) {
 			r.add("Encode puts a payload that is not UTF-8 into a text frame: refuse it with an OpError, or use a binary frame")
@@ -175,16 +168,8 @@ const (
 
 // checkHostile: no frame makes Decode panic, or allocate or report without bound.
 func checkHostile(s *Subject, r *report) {
-	first, err := s.open()
-	if errors.Is(err, errHTTP) {
-		r.skip("%v", err)
-		return
-	}
-	if err == nil {
-		err = first.whole()
-	}
-	if err != nil {
-		r.add("a usual conversation fails: %v", err)
+	first := s.usual(r)
+	if first == nil {
 		return
 	}
 	reasons := map[string]bool{}
@@ -226,7 +211,9 @@ func (s *Subject) tryFrame(r *report, earlier []wire.Frame, f wire.Frame, reason
 	if big {
 		runtime.ReadMemStats(&before)
 	}
-	_ = k.codec.Decode(f, &events)
+	if err := k.codec.Decode(f, &events); err != nil && strings.Contains(err.Error(), marker) {
+		r.add("the error of Decode repeats what the peer sent, and goes into logs and close frames: %.200q", err.Error())
+	}
 	if big {
 		runtime.ReadMemStats(&after)
 		if used := after.TotalAlloc - before.TotalAlloc; used > uint64(memoryPer*len(f.Data)+moreMemory) {
@@ -246,6 +233,9 @@ func (s *Subject) tryFrame(r *report, earlier []wire.Frame, f wire.Frame, reason
 	}
 }
 
+// marker is in some hostile frames, and must not be in an error.
+const marker = "text-of-the-peer"
+
 // hostile returns frames made from f, and some that have nothing to do with it.
 func hostile(random *rand.Rand, f wire.Frame) (frames []wire.Frame) {
 	add := func(data []byte) { frames = append(frames, wire.Frame{Type: f.Type, Data: data}) }
@@ -256,6 +246,10 @@ func hostile(random *rand.Rand, f wire.Frame) (frames []wire.Frame) {
 	frames = append(frames, wire.Frame{Type: other, Data: bytes.Clone(f.Data)})
 	add(nil)
 	add(append(bytes.Clone(f.Data), f.Data...))
+	for range 8 {
+		at := random.IntN(len(f.Data) + 1)
+		add(slices.Concat(f.Data[:at], []byte(marker), f.Data[at:]))
+	}
 	for range 24 {
 		b := bytes.Clone(f.Data)
 		switch n := len(b); {
@@ -280,16 +274,8 @@ func hostile(random *rand.Rand, f wire.Frame) (frames []wire.Frame) {
 
 // checkAllocations: a message costs few allocations.
 func checkAllocations(s *Subject, r *report) {
-	k, err := s.open()
-	if errors.Is(err, errHTTP) {
-		r.skip("%v", err)
-		return
-	}
-	if err == nil {
-		err = k.whole()
-	}
-	if err != nil {
-		r.add("a usual conversation fails: %v", err)
+	k := s.usual(r)
+	if k == nil {
 		return
 	}
 	frames := k.peer.Encode(k.data(1, s.Topics[0], 9))

@@ -9,18 +9,10 @@ import (
 )
 
 // checkFrames: the frames of a batch come in the order of its ops, an op that is refused
-// costs only itself, and no two frames share memory.
+// costs only itself, no two frames share memory, and a Packer counts its frames.
 func checkFrames(s *Subject, r *report) {
-	k, err := s.open()
-	if err == nil {
-		err = k.whole()
-	}
-	if errors.Is(err, errHTTP) {
-		r.skip("%v", err)
-		return
-	}
-	if err != nil {
-		r.add("a usual conversation fails: %v", err)
+	k := s.usual(r)
+	if k == nil {
 		return
 	}
 	if k.traits.Silent {
@@ -30,6 +22,7 @@ func checkFrames(s *Subject, r *report) {
 	if k.traits.Ping == wire.PingOp {
 		k.sharing(r, "a ping", wire.Op{Kind: wire.OpPing, N: 3})
 	}
+	k.counting(r)
 	if !k.traits.Publish {
 		return
 	}
@@ -74,6 +67,36 @@ func (k *talk) batch(ops []wire.Op) (messages []int, err error) {
 		}
 	}
 	return messages, err
+}
+
+// counting reports a wire.Packer that makes more frames than it has counted.
+func (k *talk) counting(r *report) {
+	p, ok := k.codec.(wire.Packer)
+	if !ok {
+		return
+	}
+	var ops []wire.Op
+	if k.traits.Publish {
+		ops = append(ops, k.publishOp(payloadOf(3)), k.publishOp(payloadOf(4)))
+	}
+	if k.traits.Unsubscribe {
+		ops = append(ops, wire.Op{Kind: wire.OpUnsubscribe, Key: 1, Cmd: 1*4 + 2, Name: k.s.Topics[0], Topic: k.s.Topics[0]})
+	}
+	for i, topic := range k.s.Topics {
+		if topic != "" {
+			ops = append(ops, k.subscribeOp(uint64(3+i), topic))
+		}
+	}
+	for from := range ops {
+		counted := p.CountFrames(ops[from:])
+		if again := p.CountFrames(ops[from:]); again != counted {
+			r.add("CountFrames returns %d, then %d for the same operations: it must change nothing", counted, again)
+		}
+		var out wire.Frames
+		if err := k.codec.Encode(ops[from:], &out); err == nil && len(out.List) > counted {
+			r.add("CountFrames returns %d for operations of which Encode makes %d frames: return at least that number", counted, len(out.List))
+		}
+	}
 }
 
 // sharing reports frames of two calls of Encode that share memory.

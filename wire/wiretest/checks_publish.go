@@ -1,6 +1,8 @@
 package wiretest
 
 import (
+	"bytes"
+	"io"
 	"testing/synctest"
 	"time"
 
@@ -52,6 +54,9 @@ func checkPublishes(x *trial) {
 		receipts = append(receipts, x.publish(n))
 	}
 	x.settled()
+	if x.traits.Streams {
+		x.stream(21)
+	}
 	x.server.do(func() {
 		for i, receipt := range receipts {
 			if receipt == nil {
@@ -66,9 +71,21 @@ func checkPublishes(x *trial) {
 	x.alive()
 }
 
-// checkUnanswered: without an acknowledgement no outcome claims one.
+// stream sends message n in parts: the server takes it as it takes any other.
+func (x *trial) stream(n int) {
+	parts := io.MultiReader(bytes.NewReader(payloadOf(n)[:3]), bytes.NewReader(payloadOf(n)[3:]))
+	ack, err := x.client.SendStream(x.ctx, x.s.Publish, parts, nil)
+	synctest.Wait()
+	x.server.do(func() {
+		if err != nil || ack.Outcome != limpet.Written || x.server.taken[n] != 1 {
+			x.found("SendStream, which the trait Streams promises: the server took the message %d times, the outcome is %s, the error %v", x.server.taken[n], ack.Outcome, err)
+		}
+	})
+}
+
+// checkUnanswered: without an acknowledgement no outcome claims one, whatever else comes.
 func checkUnanswered(x *trial) {
-	if !x.start() || !x.ready() {
+	if !x.start() || !x.live(x.subscribe(x.s.Topics[0], nil)) {
 		return
 	}
 	x.server.do(func() { x.server.lazy = true })
@@ -76,6 +93,8 @@ func checkUnanswered(x *trial) {
 	if receipt == nil {
 		return
 	}
+	synctest.Wait()
+	x.server.do(func() { x.server.next(x.s.Topics[0], 2) })
 	x.pass(beat)
 	synctest.Wait()
 	want := limpet.Written

@@ -177,6 +177,8 @@ func checkServerPing(x *trial) {
 	x.server.do(func() {
 		if len(x.server.pongs) != 1 {
 			x.found("a ping of the server got %d answers, want 1", len(x.server.pongs))
+		} else if n := x.server.pongs[0]; n != 7 && n != 0 { // 0: the protocol has no numbers there
+			x.found("ping 7 of the server got the answer to ping %d", n)
 		}
 	})
 }

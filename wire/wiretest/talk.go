@@ -108,11 +108,22 @@ func (k *talk) receive(frames []wire.Frame) error {
 // reuse uses the memory of a frame again, as the client does after Decode.
 func (k *talk) reuse(f wire.Frame, events *wire.Events) {
 	var before []string
-	for _, e := range events.List {
-		before = append(before, snapshot(e))
+	var borrowed [][]byte
+	for i := range events.List {
+		e := &events.List[i]
+		if e.Borrowed {
+			borrowed = append(borrowed, e.Message.Payload)
+			e.OwnPayload()
+		}
+		before = append(before, snapshot(*e))
 	}
 	for i := range f.Data {
 		f.Data[i] = 'X'
+	}
+	for _, payload := range borrowed {
+		if len(bytes.Trim(payload, "X")) > 0 {
+			k.kept = append(k.kept, fmt.Sprintf("a payload that is Borrowed lies outside its frame: %q; leave Borrowed out", cut(payload)))
+		}
 	}
 	for i, e := range events.List {
 		if now := snapshot(e); now != before[i] {

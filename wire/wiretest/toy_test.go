@@ -1,6 +1,7 @@
 package wiretest
 
 import (
+	"encoding/json"
 	"errors"
 	"fmt"
 	"net/http"
@@ -8,6 +9,7 @@ import (
 	"strconv"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"unicode/utf8"
 
 	"github.com/limpet-go/limpet/wire"
@@ -47,6 +49,8 @@ func (d toy) Traits() wire.Traits {
 	case "traits that change":
 		calls++
 		t.MaxPayload = calls
+	case "a stream in an envelope":
+		t.Acks, t.Streams = false, true
 	case "a resume that is no resume":
 		t.LookBack = 0
 	case "traits that contradict each other":
@@ -80,6 +84,8 @@ func (d toy) Open(r wire.Resume) (wire.Codec, error) {
 	return &toyCodec{toy: d, r: r}, nil
 }
 
+var lastTopic atomic.Value // of a dialect that is broken so
+
 var onePing = []byte("PING 3")
 
 func (d toy) Verdict(f wire.Failure) wire.Verdict {
@@ -97,6 +103,8 @@ type toyCodec struct {
 	r         wire.Resume
 	events    int
 	published []uint64
+	counts    int
+	kept      [][]byte
 }
 
 func (c *toyCodec) line(out *wire.Frames, format string, args ...any) {
@@ -112,6 +120,17 @@ func (c *toyCodec) Start(out *wire.Frames) error {
 		c.line(out, "HI %s", token)
 	}
 	return nil
+}
+
+func (c *toyCodec) CountFrames(ops []wire.Op) int {
+	switch c.broken {
+	case "frames that are not counted":
+		return len(ops) - 1
+	case "frames that are counted in another way each time":
+		c.counts++
+		return len(ops) + c.counts
+	}
+	return len(ops)
 }
 
 func (c *toyCodec) Encode(ops []wire.Op, out *wire.Frames) error {
@@ -136,6 +155,7 @@ func (c *toyCodec) Encode(ops []wire.Op, out *wire.Frames) error {
 			if op.Subscribe.From == wire.FromResume {
 				from = strconv.FormatUint(after, 10)
 			}
+			lastTopic.Store(op.Topic)
 			c.line(out, "SUB %s %s", op.Topic, from)
 		case wire.OpUnsubscribe:
 			if c.broken == "an end that waits" {
@@ -158,7 +178,14 @@ func (c *toyCodec) Encode(ops []wire.Op, out *wire.Frames) error {
 				}
 				return &wire.OpError{Index: i, Err: errors.New("toy: not UTF-8")}
 			}
-			c.line(out, "PUB %d %s %s", op.Cmd, op.Topic, op.Message.Payload)
+			payload := op.Message.Payload
+			if c.broken == "a publish that is cut" {
+				payload = payload[:min(len(payload), 65535)]
+			}
+			c.line(out, "PUB %d %s %s", op.Cmd, op.Topic, payload)
+			if c.broken == "a payload that Encode changes" {
+				clear(op.Message.Payload)
+			}
 			if c.broken == "a publish that is sent twice" {
 				c.line(out, "PUB %d %s %s", op.Cmd, op.Topic, op.Message.Payload)
 			}
@@ -177,6 +204,9 @@ func (c *toyCodec) Encode(ops []wire.Op, out *wire.Frames) error {
 				c.line(out, "PING %d", op.N)
 			}
 		case wire.OpPong:
+			if c.broken == "an answer to another ping" {
+				op.N++
+			}
 			if c.broken != "a ping that is not answered" {
 				c.line(out, "PONG %d", op.N)
 			}
@@ -251,6 +281,9 @@ func (c *toyCodec) Decode(f wire.Frame, out *wire.Events) error {
 	case verb == "MSG" || verb == "AGAIN":
 		c.message(verb, word, rest, f, out)
 	default:
+		if c.broken == "an error that repeats the line" {
+			return &wire.CodeError{Code: 1002, Reason: string(f.Data)}
+		}
 		out.Append(wire.EventMalformed).Reason = "an unknown line"
 		if c.broken == "a reason that repeats the line" {
 			out.List[len(out.List)-1].Reason = verb
@@ -286,6 +319,24 @@ func (c *toyCodec) message(verb, topic, rest string, f wire.Frame, out *wire.Eve
 		e.Position, e.Numbered = wire.Position{Tag: number}, false
 	}
 	switch c.broken {
+	case "a number that is a float":
+		e.Position.Offset = uint64(float64(n))
+	case "a payload that is cut":
+		e.Message.Payload = e.Message.Payload[:min(len(body), 65535)]
+	case "a payload that is read as JSON":
+		var v any
+		if json.Unmarshal([]byte(body), &v) == nil {
+			e.Message.Payload, _ = json.Marshal(v)
+		}
+	case "a topic that all connections share":
+		e.Name, _ = lastTopic.Load().(string)
+	case "memory that grows with each message":
+		c.kept = append(c.kept, make([]byte, 1024))
+	case "an acknowledgement with a message":
+		if len(c.published) > 0 {
+			out.Append(wire.EventAck).Ack = &wire.Ack{Cmd: c.published[0]}
+			c.published = c.published[1:]
+		}
 	case "a message that is lost":
 		if c.events%7 == 0 {
 			out.List = out.List[:len(out.List)-1]
@@ -307,6 +358,8 @@ func (c *toyCodec) message(verb, topic, rest string, f wire.Frame, out *wire.Eve
 		e.Message.Payload = []byte(strings.ReplaceAll(body, `"n"`, `"m"`))
 	case "an event with the memory of its frame":
 		e.Message.Payload = f.Data[len(f.Data)-len(body):]
+	case "a payload that is borrowed from elsewhere":
+		e.Borrowed = true
 	case "a redelivery that is not marked":
 		e.Message.Redelivered = false
 	case "many allocations":

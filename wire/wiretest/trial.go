@@ -33,14 +33,15 @@ const beat = 2 * time.Second
 
 // trial is a client of the dialect, against the model.
 type trial struct {
-	t      *testing.T
-	s      *Subject
-	traits wire.Traits
-	fault  limpettest.Fault
-	report *report
-	server *server
-	client *limpet.Client
-	auth   func(context.Context, limpet.AttemptInfo) (limpet.Credential, error) // nil: that of Subject.Options
+	t       *testing.T
+	s       *Subject
+	traits  wire.Traits
+	fault   limpettest.Fault
+	report  *report
+	server  *server
+	client  *limpet.Client // the last that was made
+	clients []*limpet.Client
+	auth    func(context.Context, limpet.AttemptInfo) (limpet.Credential, error) // nil: that of Subject.Options
 
 	readers sync.WaitGroup
 	ctx     context.Context
@@ -75,14 +76,15 @@ func (x *trial) start() bool {
 		x.report.add("limpet.New refuses the dialect: %v", err)
 		return false
 	}
+	x.clients = append(x.clients, x.client)
 	return true
 }
 
 // end ends the client and the model, and waits for both.
 func (x *trial) end() {
-	if x.client != nil {
-		x.client.Close()
-		<-x.client.Done()
+	for _, c := range x.clients {
+		c.Close()
+		<-c.Done()
 	}
 	x.cancel()
 	x.readers.Wait()

@@ -93,8 +93,8 @@ type Refusal struct {
 // no clock, and the suite calls it from one goroutine at a time. It may keep state, such
 // as the ids of subscriptions, but decides nothing: the suite does.
 //
-// Messages of the suite have a payload such as {"n":17}. A protocol whose message is a
-// larger JSON text must contain it unchanged.
+// Messages of the suite have a payload such as {"n":17}, some with more members and up to
+// 70,015 bytes. A protocol whose message is a larger JSON text must contain it unchanged.
 type Peer interface {
 	// Open returns what the server sends first, before the client has sent anything.
 	Open() []wire.Frame

@@ -25,6 +25,11 @@ var sound = map[string]string{
 	metricsTest:               greenTest,
 	"examples/metrics/go.mod": "module example.org/m/examples/metrics\n\ngo 1.25\n",
 	metricsExample:            greenTest,
+	"codec/x/go.mod":          "module example.org/m/codec/x\n\ngo 1.25\n",
+	codecTest:                 greenTest,
+
+	"examples/sqlcursor/go.mod": "module example.org/m/examples/sqlcursor\n\ngo 1.25\n",
+	cursorTest:                  greenTest,
 }
 
 const (
@@ -33,16 +38,19 @@ const (
 	livefeed       = "examples/livefeed/main.go"
 	metricsTest    = "metrics/x/m_test.go"
 	metricsExample = "examples/metrics/m_test.go"
+	codecTest      = "codec/x/m_test.go"
+	cursorTest     = "examples/sqlcursor/m_test.go"
 	emptyMain      = "package main\n\nfunc main() {}\n"
 	failing        = "package main\n\nimport \"os\"\n\nfunc main() { os.Exit(1) }\n"
 	demonstration  = "package main\n\nimport (\n\t\"fmt\"\n\t\"os\"\n\t\"slices\"\n)\n\nfunc main() {\n\tif slices.Contains(os.Args, \"-sabotage\") {\n" +
 		"\t\tfmt.Println(\"livefeed: lost=1 duplicated=1 reordered=1 end\")\n\t\tos.Exit(1)\n\t}\n}\n"
-	crashFuzz  = "package m\n\nimport \"testing\"\n\nfunc FuzzM(f *testing.F) {\n\tf.Add([]byte{1})\n\tf.Fuzz(func(t *testing.T, _ []byte) { t.Fatal(1) })\n}\n"
-	redTest    = "package m\n\nimport \"testing\"\n\nfunc TestM(t *testing.T) { t.Fatal(1) }\n"
-	badlyPut   = "package m\n\nfunc  f() {}\n"
-	skipsPlain = "package m\n\nimport \"testing\"\n\nfunc TestM(t *testing.T) {\n\tt.Run(\"\", func(t *testing.T) {\n\t\tif *plain {\n\t\t\tt.Skip()\n\t\t}\n\t})\n}\n"
-	greenTest  = "package m\n\nimport \"testing\"\n\nfunc TestM(t *testing.T) {}\n"
-	windowsBug = "package m\n\nvar x int = \"\"\n"
+	crashFuzz     = "package m\n\nimport \"testing\"\n\nfunc FuzzM(f *testing.F) {\n\tf.Add([]byte{1})\n\tf.Fuzz(func(t *testing.T, _ []byte) { t.Fatal(1) })\n}\n"
+	redTest       = "package m\n\nimport \"testing\"\n\nfunc TestM(t *testing.T) { t.Fatal(1) }\n"
+	badlyPut      = "package m\n\nfunc  f() {}\n"
+	skipsPlain    = "package m\n\nimport \"testing\"\n\nfunc TestM(t *testing.T) {\n\tt.Run(\"\", func(t *testing.T) {\n\t\tif *plain {\n\t\t\tt.Skip()\n\t\t}\n\t})\n}\n"
+	failingMemory = "package test\n\nimport (\n\t\"flag\"\n\t\"testing\"\n)\n\nvar memory = flag.Int(\"memory\", 0, \"\")\n\nfunc TestManyGigabytes(t *testing.T) { t.Fatal(*memory) }\n"
+	greenTest     = "package m\n\nimport \"testing\"\n\nfunc TestM(t *testing.T) {}\n"
+	windowsBug    = "package m\n\nvar x int = \"\"\n"
 )
 
 // ofTest is a test file of the root as one of the package in test/.
@@ -79,6 +87,12 @@ func TestStagesFail(t *testing.T) {
 		{"the example has no test", "metrics", map[string]string{metricsExample: "package m\n"}, false, "no test of examples/metrics ran"},
 		{"a module does not pass vet", "metrics", map[string]string{"metrics/x/m.go": "package m\n\nimport \"fmt\"\n\nfunc f() { fmt.Printf(\"%d\", \"\") }\n"}, false, "wrong type"},
 		{"a module is not tidy", "metrics", map[string]string{"metrics/x/go.mod": "module example.org/m/metrics/x\n\ngo 1.25\n\nrequire github.com/google/uuid v1.6.0\n"}, false, "-require github.com/google/uuid"},
+		{"a test of a codec fails", "codec", map[string]string{codecTest: redTest}, false, "--- FAIL"},
+		{"no test of the memory runs", "memory", map[string]string{"test/plain_test.go": strings.Replace(failingMemory, "TestManyGigabytes", "TestOther", 1)}, false, "did not run"},
+		{"a test of the memory fails", "memory", map[string]string{"test/plain_test.go": failingMemory}, false, "--- FAIL"},
+		{"a codec has no test", "codec", map[string]string{codecTest: "package m\n"}, false, "no test of codec/x ran"},
+		{"the test of the recipe fails", "cursor", map[string]string{cursorTest: redTest}, false, "--- FAIL"},
+		{"the recipe has no test", "cursor", map[string]string{cursorTest: "package m\n"}, false, "no test of examples/sqlcursor ran"},
 		{"a mutation survives", "mutate", map[string]string{"internal/mutate/main.go": failing}, false, ""},
 		{"a test fails now and then", "repeat", map[string]string{"m_test.go": redTest}, false, "FAIL"},
 		{"there is no such stage", "tets", nil, false, "no stage tets"},
@@ -96,7 +110,7 @@ func TestStagesFail(t *testing.T) {
 }
 
 func TestStagesPass(t *testing.T) {
-	for _, s := range []string{"readme", "fmt", "fuzz", "livefeed", "metrics", "mutate", "race", "repeat", "spec"} {
+	for _, s := range []string{"codec", "cursor", "readme", "fmt", "fuzz", "livefeed", "metrics", "mutate", "race", "repeat", "spec"} {
 		t.Run(s, func(t *testing.T) {
 			if out, err := stage(t, s, nil, true); err != nil {
 				t.Errorf("%v\n%s", err, out)

@@ -90,19 +90,20 @@ func Sender(texts ...string) http.Handler {
 }
 
 // NewFeed makes a client of a server that numbers its messages of the topic feed: one is
-// sent twice, 2 and 3 are missing, the numbers begin again. Of two other messages one is for
+// sent twice, 2 and 3 are missing, the numbers begin again. Each is a minute old. Of two other messages one is for
 // a topic without a subscription and one for what is not a topic.
 func NewFeed(t testing.TB) *limpet.Client {
 	t.Helper()
 	host := limpettest.NewHandler(t, Sender("feed 1", "feed 2", "feed 2", "feed 5", "feed 9", "feed 3", "other 1", "\x01 1"), nil)
 	label := func(f wire.Frame) (l raw.Label) {
 		fmt.Sscan(string(f.Data), &l.Topic, &l.Number)
-		l.Numbered = true
+		l.Numbered, l.Time = true, time.Now().Add(-time.Minute)
 		return l
 	}
 	c := Start(t, host.URL(), limpet.Options{
 		Dialect: raw.New(raw.Options{Topic: label}), HTTPClient: host.HTTPClient(),
-		Heartbeat: limpet.Heartbeat{Interval: time.Hour}, // the server answers no ping
+		Heartbeat:  limpet.Heartbeat{Interval: time.Hour}, // the server answers no ping
+		Histograms: true,
 	})
 	Take(t, Subscribe(t, c, "feed", nil), 8) // 5 messages, 2 gaps, a reset
 	return c
