@@ -10,6 +10,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/limpet-go/limpet/internal/admission"
 	"github.com/limpet-go/limpet/internal/budget"
 	"github.com/limpet-go/limpet/internal/ids"
 	"github.com/limpet-go/limpet/wire"
@@ -123,9 +124,9 @@ func uplink(b *testing.B, publish func(*Client) (int, error)) {
 	c.cfg.Dialect = native.New(nil)
 	c.cfg.traits = c.cfg.Dialect.Traits()
 	c.cfg.Window = Window{Messages: 4096, Bytes: 1 << 20}
-	c.admission.freeMessages, c.admission.freeBytes = c.cfg.Window.Messages, c.cfg.Window.Bytes
+	c.admission = admission.New(c.cfg.Window.Messages, c.cfg.Window.Bytes)
 	c.inbox.arrived.L = &c.inbox.mu
-	l := &loop{c: c, window: newWindow(true, &c.admission, &c.counters), now: time.Now()}
+	l := &loop{c: c, window: newWindow(true, c.admission, &c.counters), now: time.Now()}
 	l.window.credit = wire.Credit{N: math.MaxUint64, Bytes: math.MaxUint64}
 	k := &link{codec: codec}
 	frames, s := new(wire.Frames), new(encodeArgs)

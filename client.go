@@ -43,9 +43,11 @@ import (
 	"sync/atomic"
 	"time"
 
+	"github.com/limpet-go/limpet/internal/admission"
 	"github.com/limpet-go/limpet/internal/budget"
 	"github.com/limpet-go/limpet/internal/ids"
 	"github.com/limpet-go/limpet/internal/secrets"
+	"github.com/limpet-go/limpet/internal/tasks"
 	"github.com/limpet-go/limpet/internal/watch"
 )
 
@@ -55,7 +57,7 @@ import (
 type Client struct {
 	cfg       config
 	inbox     inbox
-	admission admission
+	admission *admission.Gate
 	ids       *ids.Generator
 	counters  counters
 	totals    subscriptionTotals
@@ -70,7 +72,7 @@ type Client struct {
 	done      chan struct{}
 	closed    atomic.Bool // by Close, which the loop may not know yet
 
-	goroutines goroutines
+	goroutines tasks.Group
 
 	mu      sync.Mutex
 	orphans []*Subscription // whose consumers may still be taking after the loop ended
@@ -100,7 +102,7 @@ func New(url string, o *Options) (*Client, error) {
 		c.counters.measured = new(histograms)
 	}
 	c.inbox.arrived.L, c.doneCalls.notify = &c.inbox.mu, c.notify
-	c.admission.freeMessages, c.admission.freeBytes = cfg.Window.Messages, cfg.Window.Bytes
+	c.admission = admission.New(cfg.Window.Messages, cfg.Window.Bytes)
 	c.state.Set(State{Phase: Connecting, Since: time.Now()})
 	if c.notify.start(); c.notify != nil {
 		for key := range cfg.url.Query() {
@@ -197,10 +199,9 @@ func (c *Client) Stats() Stats {
 	if s := c.state.Load(); s.Phase == Ready {
 		st.ConnectedSince = s.Since
 	}
-	c.admission.mu.Lock()
 	st.Memory, st.MemoryLimit = int(c.memory.Used()), c.cfg.Memory
-	st.Window, st.WindowBytes = c.cfg.Window.Messages-c.admission.freeMessages, c.cfg.Window.Bytes-c.admission.freeBytes
-	c.admission.mu.Unlock()
+	messages, bytes := c.admission.Free()
+	st.Window, st.WindowBytes = c.cfg.Window.Messages-messages, c.cfg.Window.Bytes-bytes
 	c.totals.fill(&st)
 	return st
 }
@@ -314,7 +315,7 @@ func (s *Stats) unfinished() string {
 // a consumer, and more than once. It always returns nil.
 func (c *Client) Close() error {
 	c.closed.Store(true)
-	c.admission.close(errClientClosed())
+	c.admission.Close(errClientClosed())
 	if c.inbox.post(closeNow{}) {
 		return nil
 	}
@@ -349,7 +350,7 @@ func (c *Client) Err() error {
 // is to end.
 func (c *Client) endError(op string) *Error {
 	var permanent *PermanentError
-	if errors.As(c.admission.closedBy(), &permanent) {
+	if errors.As(c.admission.ClosedBy(), &permanent) {
 		return &Error{Op: op, Class: ClassOf(permanent), Err: permanent}
 	}
 	return &Error{Op: op, Class: ClassClosed, Err: ErrClosed}

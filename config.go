@@ -6,16 +6,15 @@ import (
 	"math"
 	"net/http"
 	"net/url"
-	"regexp"
-	"slices"
-	"strconv"
 	"strings"
 	"time"
 	"unicode"
 	"unicode/utf8"
 
 	"github.com/limpet-go/limpet/cursor"
-	"github.com/limpet-go/limpet/internal/socket"
+	"github.com/limpet-go/limpet/internal/endpoint"
+	"github.com/limpet-go/limpet/internal/headers"
+	"github.com/limpet-go/limpet/internal/traits"
 	"github.com/limpet-go/limpet/wire"
 	"github.com/limpet-go/limpet/wire/native"
 )
@@ -57,7 +56,7 @@ func newConfig(rawURL string, o *Options) (config, error) {
 		v.errs = append(v.errs, &Error{Op: v.op, Field: "Options.Dialect", Class: ClassInput, Err: err})
 	}
 	c.Dialect, c.traits = dialect, dialect.traits
-	c.url = v.endpoint(rawURL, c.AllowInsecure)
+	c.url = v.url("url", rawURL, c.AllowInsecure)
 	v.backoff(&c.Backoff)
 	v.header(c.Header)
 	v.httpClient(c.HTTPClient)
@@ -137,59 +136,25 @@ func (v *validation) quantity(field string, n *int, def int) {
 	}
 }
 
-func (v *validation) endpoint(raw string, allowInsecure bool) *url.URL {
-	u, err := url.Parse(raw)
-	switch {
-	case err != nil:
-		// url.Error repeats the whole URL, which may hold a secret.
-		var ue *url.Error
-		if errors.As(err, &ue) {
-			err = ue.Err
-		}
-		if !strings.Contains(raw, "://") {
-			v.refuse("url", "no scheme; write ws:// or wss:// before the host")
-			break
-		}
-		v.errs = append(v.errs, &Error{Op: v.op, Field: "url", Class: ClassInput, Err: fmt.Errorf("cannot be parsed; write wss://host/path: %w", withoutQuotes(err))})
-	case strings.HasSuffix(raw, " "):
-		v.refuse("url", "has a space at the end; use strings.TrimSpace")
-	case !strings.Contains(raw, "://"):
-		v.refuse("url", "no scheme; write ws:// or wss:// before the host")
-	case u.Scheme == "http" || u.Scheme == "https":
-		v.refuse("url", "scheme must be ws or wss, not %s; write %s://", u.Scheme, "ws"+strings.TrimPrefix(u.Scheme, "http"))
-	case u.Scheme != "ws" && u.Scheme != "wss":
-		v.refuse("url", "scheme must be ws or wss; write wss:// before the host")
-	case u.Host == "" || u.Hostname() == "" || strings.Contains(u.Hostname(), ":") && u.Host[0] != '[':
-		v.refuse("url", "no valid host; write wss://host/path")
-	case !validPort(u):
-		v.refuse("url", "port %s does not exist; use 1 to 65535", u.Port())
-	case u.User != nil:
-		v.refuse("url", "user information does not belong in a URL; use Options.Auth")
-	case u.Fragment != "":
-		v.refuse("url", "must not have a fragment (RFC 6455, section 3); remove it")
-	case u.Scheme == "ws" && !allowInsecure && !socket.Loopback(u.Hostname()):
-		v.refuse("url", "ws:// to %s would be sent unencrypted; use wss:// or set Options.AllowInsecure", u.Hostname())
+// url returns the URL of an endpoint, or an empty one.
+func (v *validation) url(field, raw string, allowInsecure bool) *url.URL {
+	u, err := endpoint.Parse(raw, allowInsecure)
+	if err != nil {
+		v.refuse(field, "%w", err)
+		return new(url.URL)
 	}
 	return u
 }
 
-// withoutQuotes hides what an error of url.Parse quotes: a part of the URL, which
-// may hold a secret.
-func withoutQuotes(err error) error {
-	text, _, _ := strings.Cut(err.Error(), "\"")
-	return errors.New(strings.TrimSpace(text))
-}
-
-func validPort(u *url.URL) bool {
-	if u.Port() == "" {
-		return true
+// traits refuses traits that mean nothing.
+func (v *validation) traits(t *wire.Traits) {
+	for _, p := range traits.Check(t) {
+		v.refuse("Options.Dialect", "its trait %s %s", p.Trait, p.Text)
 	}
-	n, err := strconv.ParseUint(u.Port(), 10, 16)
-	return err == nil && n > 0
 }
 
 func (v *validation) header(h http.Header) {
-	if err := checkHeader(h); err != nil {
+	if err := headers.Check(h); err != nil {
 		v.errs = append(v.errs, &Error{Op: v.op, Field: "Options.Header", Class: ClassInput, Err: err})
 	}
 }
@@ -221,114 +186,11 @@ func (v *validation) timeout(field string, d time.Duration) {
 	}
 }
 
-// handshakeHeaders belong to the WebSocket handshake: another value would break
-// it or have no effect.
-var handshakeHeaders = regexp.MustCompile(`(?i)^(host|connection|upgrade|content-length|transfer-encoding|te|trailer|sec-websocket-.*)$`)
-
-// headerName is the form of a header's name (RFC 9110, section 5.6.2).
-var headerName = regexp.MustCompile("^[!#$%&'*+.^_`|~0-9A-Za-z-]+$")
-
-// checkHeader returns why h cannot be sent with an upgrade. Its text holds no
-// value, and no name that may be a misplaced value.
-func checkHeader(h http.Header) error {
-	if err := checkCharacters(h); err != nil {
-		return err
-	}
-	size := 0
-	spelled := make(map[string]string, len(h))
-	for name, values := range h {
-		other, twice := spelled[http.CanonicalHeaderKey(name)]
-		spelled[http.CanonicalHeaderKey(name)] = name
-		switch {
-		case handshakeHeaders.MatchString(name):
-			return fmt.Errorf("%s belongs to the handshake, which sets it; remove it", name)
-		case twice:
-			return fmt.Errorf("%s and %s are one header; write it once", min(name, other), max(name, other))
-		}
-		for _, value := range values {
-			size += len(name) + len(value)
-		}
-	}
-	if size > maxHeader {
-		return fmt.Errorf("has %d bytes; use %d or less", size, maxHeader)
-	}
-	return nil
-}
-
-// checkCharacters returns why h is no header of HTTP.
-func checkCharacters(h http.Header) error {
-	for name, values := range h {
-		if !headerName.MatchString(name) {
-			return errors.New("a name has a character that HTTP does not allow; use letters, digits and hyphens")
-		}
-		if slices.ContainsFunc(values, func(v string) bool {
-			return strings.ContainsFunc(v, func(r rune) bool { return r < ' ' && r != '\t' || r == 0x7f })
-		}) {
-			return fmt.Errorf("a value of %s has a line break or another control character; remove it", name)
-		}
-	}
-	return nil
-}
-
 const (
 	minReadLimit = 1 << 10
 	minMemory    = 1 << 20
 	minHeartbeat = 10 * time.Millisecond
-	maxHeader    = 256 << 10
-	maxDedup     = 1 << 20
 )
-
-// traits refuses traits that mean nothing.
-func (v *validation) traits(t *wire.Traits) {
-	const field = "Options.Dialect"
-	for _, n := range []struct {
-		name        string
-		value, last int
-	}{
-		{"Holes", int(t.Holes), int(wire.HolesFault)}, {"Processed", int(t.Processed), int(wire.ProcessedCumulative)},
-		{"Ping", int(t.Ping), int(wire.PingNone)}, {"DedupWindow", t.DedupWindow, maxDedup},
-		{"StartSubs", t.StartSubs, maxBuffer}, {"MaxPayload", t.MaxPayload, maxBuffer},
-		{"StartBytes", t.StartBytes, maxBuffer}, {"MinReadLimit", int(t.MinReadLimit), maxBuffer},
-	} {
-		if n.value < 0 || n.value > n.last {
-			v.refuse(field, "its trait %s is %d; use 0 to %d", n.name, n.value, n.last)
-		}
-	}
-	for _, both := range []struct {
-		refused   bool
-		trait, is string
-	}{
-		{t.Acks && !t.Publish, "Acks", "needs Publish"},
-		{t.Sessions && !t.Acks, "Sessions", "needs Acks"},
-		{t.Streams && !t.Publish, "Streams", "needs Publish"},
-		{t.Streams && t.Acks, "Streams", "excludes Acks"},
-		{t.Streams && t.MaxPayload > 0, "Streams", "excludes MaxPayload"},
-		{t.Dedup && !t.Sessions, "Dedup", "needs Sessions"},
-		{t.KeepsSubs && !t.Greeting, "KeepsSubs", "needs Greeting"},
-		{t.KeepsSubs && !t.ByKey && (t.StartSubs == 0 || t.ConfirmsEnd), "KeepsSubs", "needs ByKey, or StartSubs without ConfirmsEnd"},
-		{t.Release && t.Processed != wire.ProcessedEach, "Release", "needs ProcessedEach"},
-		{t.MaxPayload > 0 && !t.Publish, "MaxPayload", "needs Publish"},
-		{t.StartBytes > 0 && t.StartSubs == 0, "StartBytes", "needs StartSubs"},
-		{t.Holes == wire.HolesFault && !t.Confirms, "Holes", "is HolesFault, which needs Confirms"},
-		{t.Holes == wire.HolesFault && t.LookBack > 0, "LookBack", "has no meaning with HolesFault"},
-		{t.Silent && t.Publish, "Silent", "excludes Publish"},
-		{t.Silent && t.Unsubscribe, "Silent", "excludes Unsubscribe"},
-		{t.Silent && t.Credit, "Silent", "excludes Credit"},
-		{t.Silent && t.Fin, "Silent", "excludes Fin"},
-		{t.Silent && t.Processed != wire.ProcessedNothing, "Silent", "excludes Processed"},
-		{t.Silent && t.Ping == wire.PingOp, "Silent", "excludes PingOp"},
-	} {
-		if both.refused {
-			v.refuse(field, "its trait %s %s", both.trait, both.is)
-		}
-	}
-	if name, problem := t.Connection.Check(); name != "" {
-		v.refuse(field, "its trait Connection.%s %s", name, problem)
-	}
-	if c := t.CloseCode; c != 0 && (c < 1000 || c > 4999 || c > 1014 && c < 3000 || c >= 1004 && c <= 1006) {
-		v.refuse(field, "its trait CloseCode is %d; use 0, 1000 or 3000 to 4999", c)
-	}
-}
 
 // checkToken returns why a credential's token cannot be sent. A line break is what
 // a file that holds a token ends with.

@@ -12,8 +12,11 @@ import (
 	"sync/atomic"
 	"time"
 
+	"github.com/limpet-go/limpet/internal/endpoint"
+	"github.com/limpet-go/limpet/internal/headers"
 	"github.com/limpet-go/limpet/internal/secrets"
 	"github.com/limpet-go/limpet/internal/socket"
+	"github.com/limpet-go/limpet/internal/tasks"
 	"github.com/limpet-go/limpet/wire"
 )
 
@@ -21,7 +24,7 @@ import (
 type dialer struct {
 	cfg        *config
 	inbox      *inbox
-	goroutines *goroutines
+	goroutines *tasks.Group
 	secrets    *secrets.Set
 	authBusy   atomic.Bool                   // a call of Auth has not returned
 	busy       atomic.Bool                   // an attempt has not returned
@@ -167,7 +170,7 @@ func (d *dialer) dial(ctx context.Context, a attempt) dialed {
 	if err := checkToken(cred.Token); err != nil {
 		return fail(&userError{optionAuth, err})
 	}
-	if err := checkHeader(cred.Header); err != nil {
+	if err := headers.Check(cred.Header); err != nil {
 		return fail(&userError{optionAuth, fmt.Errorf("Credential.Header: %w", err)})
 	}
 	requests := socket.NewRequests(ctx, d.cfg.HTTPClient, d.cfg.AllowInsecure, &d.dials)
@@ -190,7 +193,7 @@ func (d *dialer) dial(ctx context.Context, a attempt) dialed {
 	var failure *wire.Failure
 	c.Conn, failure = requests.Upgrade(w, socket.Options{
 		ReadLimit: d.cfg.ReadLimit, LibraryFrames: d.cfg.PlainFrames,
-		Go: d.goroutines.spawn, OnKill: c.slots.close,
+		Go: d.goroutines.Go, OnKill: c.slots.Close,
 	})
 	if failure != nil {
 		failure.Attempt = a.number
@@ -267,11 +270,11 @@ func checkRequest(field, rawURL string, h http.Header, schemes ...string) error 
 	u, err := url.Parse(rawURL)
 	switch {
 	case err != nil:
-		return fmt.Errorf("%s cannot be parsed: %w", field, withoutQuotes(errors.Unwrap(err)))
-	case !slices.Contains(schemes, u.Scheme) || u.Host == "" || !validPort(u):
+		return fmt.Errorf("%s cannot be parsed: %w", field, endpoint.WithoutQuotes(errors.Unwrap(err)))
+	case !slices.Contains(schemes, u.Scheme) || u.Host == "" || !endpoint.ValidPort(u):
 		return fmt.Errorf("%s must have one of the schemes %s, a host, and a port that exists", field, strings.Join(schemes, ", "))
 	}
-	return checkCharacters(h)
+	return headers.CheckCharacters(h)
 }
 
 // addCookies adds the cookies that a request to rawURL carries to the secrets.

@@ -418,3 +418,10 @@ func stackOf(err error) []byte {
 	}
 	return nil
 }
+
+const opReceipt = "receipt"
+
+// outcomeError is the error of a receipt for which the server gave no code.
+func outcomeError(err error) *Error {
+	return &Error{Op: opReceipt, Class: ClassOutcome, Err: err}
+}

@@ -141,7 +141,7 @@ type link struct {
 func newLoop(c *Client) *loop {
 	l := &loop{c: c, policy: newPolicy(c.cfg.Backoff, c.cfg.DialTimeout), writeBytes: maxWriteBytes}
 	l.dialer = &dialer{cfg: &c.cfg, inbox: &c.inbox, goroutines: &c.goroutines, secrets: &c.secrets}
-	l.window = newWindow(c.cfg.traits.Sessions, &c.admission, &c.counters)
+	l.window = newWindow(c.cfg.traits.Sessions, c.admission, &c.counters)
 	l.window.notify, l.window.doneCalls = c.notify, &c.doneCalls
 	l.registry = registry{traits: &c.cfg.traits, routes: &c.routes}
 	l.pacing = newPacing(&c.cfg.traits.Connection)
@@ -392,7 +392,7 @@ func (l *loop) end(err error) {
 	if err == nil {
 		l.state.Cause = errClientClosed()
 	}
-	l.c.admission.close(l.state.Cause)
+	l.c.admission.Close(l.state.Cause)
 	l.c.first.arrive() // not to keep the reader
 	code := l.c.cfg.traits.CloseCode
 	if code == 0 {
@@ -446,16 +446,16 @@ func (l *loop) nothingPending() bool {
 
 // cleanUp waits for the goroutines of an ended client.
 func (l *loop) cleanUp() {
-	l.c.goroutines.close()
+	l.c.goroutines.Close()
 	l.c.mu.Lock()
 	l.c.orphans = l.consumed()
 	l.c.mu.Unlock()
 	for _, e := range l.c.inbox.close() {
 		e.apply(l)
 	}
-	l.c.goroutines.connections.Wait()
+	l.c.goroutines.WaitConnections()
 	if errors.Is(l.state.Cause, ErrClosed) {
-		l.c.goroutines.deliverers.Wait()
+		l.c.goroutines.WaitDeliverers()
 	}
 	l.c.cursors.finish(errors.Is(l.state.Cause, ErrClosed))
 	l.c.doneCalls.finish()

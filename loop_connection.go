@@ -18,7 +18,7 @@ func (l *loop) connect() {
 	a := attempt{number: l.policy.failures + 1, session: l.session, subs: l.registry.positions(l.now), refresh: l.refreshCredential, cause: l.state.Cause}
 	ctx, cancel := context.WithTimeout(context.Background(), l.policy.dialTimeout)
 	l.cancelAttempt = cancel
-	l.c.goroutines.spawn(func() {
+	l.c.goroutines.Go(func() {
 		defer cancel()
 		l.dialer.run(ctx, a)
 	})
@@ -359,7 +359,7 @@ func (l *loop) disconnect(k *link, code uint16, reason string) {
 	if l.ended || l.shuttingDown {
 		timeout = closeFrameTimeout
 	}
-	l.c.goroutines.spawn(func() {
+	l.c.goroutines.Go(func() {
 		if code == 0 {
 			k.conn.Close(0, "", timeout) // answers the peer's close frame
 			return

@@ -66,7 +66,7 @@ type received struct {
 }
 
 func (e received) apply(l *loop) {
-	e.conn.slots.release()
+	e.conn.slots.Release()
 	e.handle(l)
 }
 
@@ -450,7 +450,7 @@ func (shutdown) apply(l *loop) {
 		return
 	}
 	l.shuttingDown = true
-	l.c.admission.close(errClientClosed())
+	l.c.admission.Close(errClientClosed())
 	for _, s := range slices.Collect(l.registry.all()) {
 		if l.askedOnLink(s) && l.link.traits.Processed != wire.ProcessedNothing {
 			s.acksOwed = true // released by consumersDone

@@ -87,7 +87,7 @@ var transitions = []transition{
 		return readFailed{connOf(l), violation("a test")}
 	}, "", "ended", "waiting", ""},
 	{"any event of an earlier connection", func(l *loop) event {
-		old := new(conn)
+		old := newConn()
 		return inTurn{
 			received{old, []routedEvent{{Event: wire.Event{Kind: wire.EventAck, Ack: &wire.Ack{To: 1 << 40}}}}},
 			wrote{conn: old, err: errors.New("old")}, ponged{old}, readFailed{old, violation("old")},
@@ -293,14 +293,14 @@ func (settled) apply(*loop) {}
 
 func connOf(l *loop) *conn {
 	if l.link == nil {
-		return new(conn)
+		return newConn()
 	}
 	return l.link.conn
 }
 
 func receivedOn(l *loop, events ...wire.Event) event {
 	c := connOf(l)
-	c.slots.acquire()
+	c.slots.Acquire()
 	e := received{conn: c}
 	for _, ev := range events {
 		e.events = append(e.events, routedEvent{Event: ev})

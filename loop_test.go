@@ -279,12 +279,12 @@ func TestDialTimeoutIsSetBack(t *testing.T) {
 func TestNothingStartsAfterTheEnd(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		c := offline(t)
-		if !c.goroutines.spawn(func() {}) || !c.goroutines.spawnDeliverer(func() {}) {
+		if !c.goroutines.Go(func() {}) || !c.goroutines.GoDeliverer(func() {}) {
 			t.Error("nothing starts before the end")
 		}
 		c.Close()
 		<-c.Done()
-		if c.goroutines.spawn(func() {}) || c.goroutines.spawnDeliverer(func() {}) {
+		if c.goroutines.Go(func() {}) || c.goroutines.GoDeliverer(func() {}) {
 			t.Error("a goroutine started after the end")
 		}
 	})

@@ -4,10 +4,10 @@ import (
 	"context"
 	"errors"
 	"log/slog"
-	"sync"
 	"time"
 
 	"github.com/google/uuid"
+	"github.com/limpet-go/limpet/internal/dispatch"
 )
 
 // Observer receives the events of a client, for logs and metrics.
@@ -245,15 +245,15 @@ func (e EventsLost) record() (slog.Level, string, []slog.Attr) {
 // notifier passes events to the logger and to the observer. Each has a queue and
 // a goroutine of its own, so that one that is slow, panics or ends its goroutine
 // does not keep events from the other. A nil notifier drops everything.
-type notifier struct{ receivers []*eventQueue }
+type notifier struct{ receivers []*dispatch.Queue[Event] }
 
 func newNotifier(o *Options) *notifier {
 	n := &notifier{}
 	if o.Logger != nil {
-		n.receivers = append(n.receivers, newEventQueue((&eventLog{logger: o.Logger}).log))
+		n.receivers = append(n.receivers, dispatch.New((&eventLog{logger: o.Logger}).log, lostEvents))
 	}
 	if o.Observer != nil {
-		n.receivers = append(n.receivers, newEventQueue(o.Observer.Observe))
+		n.receivers = append(n.receivers, dispatch.New(o.Observer.Observe, lostEvents))
 	}
 	if len(n.receivers) == 0 {
 		return nil
@@ -261,12 +261,14 @@ func newNotifier(o *Options) *notifier {
 	return n
 }
 
+func lostEvents(n uint64) Event { return EventsLost{n} }
+
 // start starts the goroutines. They run user code, so Done does not wait for
 // them.
 func (n *notifier) start() {
 	if n != nil {
 		for _, q := range n.receivers {
-			go q.run()
+			go q.Run()
 		}
 	}
 }
@@ -275,7 +277,7 @@ func (n *notifier) start() {
 func (n *notifier) post(e Event) {
 	if n != nil {
 		for _, q := range n.receivers {
-			q.post(e)
+			q.Post(e)
 		}
 	}
 }
@@ -284,97 +286,9 @@ func (n *notifier) post(e Event) {
 func (n *notifier) end() {
 	if n != nil {
 		for _, q := range n.receivers {
-			q.end()
+			q.End()
 		}
 	}
-}
-
-// eventQueue passes events to one receiver. Its lock is a leaf.
-type eventQueue struct {
-	receive func(Event)
-	wake    chan struct{}
-	taken   []Event // owned by run
-
-	mu      sync.Mutex
-	events  []Event
-	dropped uint64 // since the last EventsLost
-	ended   bool
-}
-
-const maxEvents = 1024
-
-func newEventQueue(receive func(Event)) *eventQueue {
-	return &eventQueue{receive: receive, wake: make(chan struct{}, 1)}
-}
-
-func (q *eventQueue) post(e Event) {
-	q.mu.Lock()
-	if len(q.events) >= maxEvents {
-		q.events = q.events[1:]
-		q.dropped++
-	}
-	q.events = append(q.events, e)
-	q.mu.Unlock()
-	q.wakeUp()
-}
-
-func (q *eventQueue) end() {
-	q.mu.Lock()
-	q.ended = true
-	q.mu.Unlock()
-	q.wakeUp()
-}
-
-func (q *eventQueue) wakeUp() {
-	select {
-	case q.wake <- struct{}{}:
-	default:
-	}
-}
-
-// run passes on events until the queue has ended. If the receiver calls
-// runtime.Goexit, a new goroutine continues.
-func (q *eventQueue) run() {
-	finished := false
-	defer func() {
-		if !finished {
-			go q.run()
-		}
-	}()
-	for {
-		for len(q.taken) > 0 {
-			e := q.taken[0]
-			q.taken = q.taken[1:]
-			q.dispatch(e)
-		}
-		if q.take() {
-			finished = true
-			return
-		}
-		if len(q.taken) == 0 {
-			<-q.wake
-		}
-	}
-}
-
-// take takes what was posted. It reports true when there is nothing left and the
-// queue has ended.
-func (q *eventQueue) take() (finished bool) {
-	q.mu.Lock()
-	defer q.mu.Unlock()
-	q.taken, q.events = q.events, nil
-	if q.dropped > 0 {
-		q.taken = append([]Event{EventsLost{q.dropped}}, q.taken...)
-		q.dropped = 0
-	}
-	return q.ended && len(q.taken) == 0
-}
-
-// dispatch calls user code. A panic in it must not end the process, and there is
-// no other place to report it.
-func (q *eventQueue) dispatch(e Event) {
-	defer func() { _ = recover() }()
-	q.receive(e)
 }
 
 // eventLog writes events to a logger: one warning for each outage, and a bounded

@@ -7,7 +7,6 @@ import (
 	"net/http"
 	"time"
 
-	"github.com/google/uuid"
 	"github.com/limpet-go/limpet/cursor"
 	"github.com/limpet-go/limpet/wire"
 )
@@ -238,49 +237,6 @@ func (c Credential) LogValue() slog.Value { return slog.StringValue("[credential
 
 // MarshalJSON hides the credential.
 func (c Credential) MarshalJSON() ([]byte, error) { return json.Marshal("[credential]") }
-
-// PublishOptions are the options of one message.
-type PublishOptions struct {
-	// ID is the idempotency key. Defaults to a new UUIDv7.
-	ID uuid.UUID
-
-	// TTL is the lifetime of the message, counted from the admission. A message
-	// that was not sent within it gets the outcome Expired. The server gets the
-	// TTL, too. Defaults to 0: the message does not expire. From 1 millisecond to
-	// 366 days.
-	TTL time.Duration
-
-	// Type is the content type. It must be UTF-8.
-	Type string
-
-	// Header holds at most 32 entries. They must be UTF-8, and together with Type
-	// take at most 8 KiB.
-	Header map[string]string
-
-	// AtLeastOnce prefers a possible duplicate to an unknown outcome: the
-	// message is resent even if the server may have forgotten its ID.
-	AtLeastOnce bool
-
-	// Done is called once with the receipt of the message when it has its outcome,
-	// if Publish returned no error. Calls come one at a time, in the order of the
-	// outcomes, on a goroutine of their own, so a slow Done delays no more than other
-	// calls of Done. While 65,536 calls are waiting, or twice Window.Messages if that
-	// is more, messages with Done are refused with ErrDoneBehind.
-	//
-	// Done may publish. It must not wait for the end of the client, as Shutdown,
-	// Flush and a receive from Client.Done can: Client.Done is closed after all calls
-	// have returned, or one of them has run for 10 seconds. A panic in it, or
-	// runtime.Goexit, ends nothing but the call: see CallbackFailed. Calls that wait
-	// when the process ends are lost. Defaults to none.
-	Done func(*Receipt)
-}
-
-// Outgoing is one message of a PublishBatch, with the arguments of Publish.
-type Outgoing struct {
-	Topic   string
-	Payload []byte
-	PublishOptions
-}
 
 // From is where a subscription starts.
 type From = wire.From

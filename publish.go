@@ -16,6 +16,49 @@ import (
 	"github.com/limpet-go/limpet/wire"
 )
 
+// PublishOptions are the options of one message.
+type PublishOptions struct {
+	// ID is the idempotency key. Defaults to a new UUIDv7.
+	ID uuid.UUID
+
+	// TTL is the lifetime of the message, counted from the admission. A message
+	// that was not sent within it gets the outcome Expired. The server gets the
+	// TTL, too. Defaults to 0: the message does not expire. From 1 millisecond to
+	// 366 days.
+	TTL time.Duration
+
+	// Type is the content type. It must be UTF-8.
+	Type string
+
+	// Header holds at most 32 entries. They must be UTF-8, and together with Type
+	// take at most 8 KiB.
+	Header map[string]string
+
+	// AtLeastOnce prefers a possible duplicate to an unknown outcome: the
+	// message is resent even if the server may have forgotten its ID.
+	AtLeastOnce bool
+
+	// Done is called once with the receipt of the message when it has its outcome,
+	// if Publish returned no error. Calls come one at a time, in the order of the
+	// outcomes, on a goroutine of their own, so a slow Done delays no more than other
+	// calls of Done. While 65,536 calls are waiting, or twice Window.Messages if that
+	// is more, messages with Done are refused with ErrDoneBehind.
+	//
+	// Done may publish. It must not wait for the end of the client, as Shutdown,
+	// Flush and a receive from Client.Done can: Client.Done is closed after all calls
+	// have returned, or one of them has run for 10 seconds. A panic in it, or
+	// runtime.Goexit, ends nothing but the call: see CallbackFailed. Calls that wait
+	// when the process ends are lost. Defaults to none.
+	Done func(*Receipt)
+}
+
+// Outgoing is one message of a PublishBatch, with the arguments of Publish.
+type Outgoing struct {
+	Topic   string
+	Payload []byte
+	PublishOptions
+}
+
 // Publish admits one message to the window and returns its receipt, whether or
 // not the client is connected. Messages are sent in the order of admission, at
 // once or as soon as the client is ready. Publish copies payload and the header.
@@ -92,9 +135,9 @@ func (c *Client) postAdmitted(e event, messages []Outgoing) error {
 		return nil
 	}
 	for i := range messages {
-		c.admission.release(1, len(messages[i].Payload))
+		c.admission.Release(1, len(messages[i].Payload))
 	}
-	return admissionError(c.admission.closedBy())
+	return admissionError(c.admission.ClosedBy())
 }
 
 // publish admits messages. Their order is the order of the inbox.
@@ -311,7 +354,13 @@ func (c *Client) admit(ctx context.Context, messages []Outgoing) error {
 	if withDone && c.doneCalls.full(c.cfg.Window.Messages) {
 		return &Error{Op: opPublish, Field: "PublishOptions.Done", Class: ClassFull, Err: ErrDoneBehind}
 	}
-	if err = c.admission.acquire(ctx, len(messages), payloadBytes, !c.cfg.Window.FailFast); err != nil {
+	full, err := c.admission.Acquire(ctx, len(messages), payloadBytes, !c.cfg.Window.FailFast)
+	switch {
+	case full && err != nil:
+		return admissionError(joinReason(ErrWindowFull, err))
+	case full:
+		return admissionError(ErrWindowFull)
+	case err != nil:
 		return admissionError(err)
 	}
 	return nil

@@ -429,7 +429,7 @@ func (s *Subscription) C() <-chan Message {
 	s.startDeliver.Do(func() {
 		s.c = make(chan Message)
 		s.queue.makeDiscardSignal()
-		if !s.client.goroutines.spawnDeliverer(s.deliver) {
+		if !s.client.goroutines.GoDeliverer(s.deliver) {
 			go s.deliver() // the client has ended; what waits can still be received
 		}
 	})

@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"github.com/limpet-go/limpet/internal/secrets"
+	"github.com/limpet-go/limpet/internal/tasks"
 	"github.com/limpet-go/limpet/wire"
 )
 
@@ -23,7 +24,7 @@ type reader struct {
 	routes     *routes
 	inbox      *inbox
 	counters   *counters
-	goroutines *goroutines
+	goroutines *tasks.Group
 	secrets    *secrets.Set
 	first      *firstSubscription
 	kept       []*Subscription // those that the server keeps, if the session is resumed
@@ -39,7 +40,7 @@ type reader struct {
 // start starts the goroutine that reads. Done waits for it until it ends, unless
 // Decode does not return: then it is abandoned, and the client ends.
 func (r *reader) start() {
-	if !r.goroutines.hold() {
+	if !r.goroutines.Hold() {
 		return
 	}
 	r.decodes.onHang = func() {
@@ -48,7 +49,7 @@ func (r *reader) start() {
 		} else {
 			r.inbox.post(callHangs{"Options.Dialect", newHangError("Decode", "limpet.(*reader).decode(")})
 		}
-		r.goroutines.release()
+		r.goroutines.Release()
 	}
 	go r.run()
 }
@@ -69,7 +70,7 @@ func (r *reader) run() {
 		if err != nil {
 			r.decodes.stop()
 			r.inbox.post(readFailed{r.conn, asCallersFault(err)})
-			r.goroutines.release()
+			r.goroutines.Release()
 			return
 		}
 		if !r.wakes.frequent(now) {
@@ -89,7 +90,7 @@ func (r *reader) handle(batch []wire.Frame, err error) error {
 				why = &userError{"Delivery.Key", errKeyGoexit.Err}
 			}
 			r.inbox.post(readFailed{r.conn, why})
-			r.goroutines.release()
+			r.goroutines.Release()
 		}
 	}()
 	events := eventPool.Get().(*wire.Events)
@@ -217,7 +218,7 @@ func (r *reader) offer(q *queue, events []wire.Event) (losses []wire.Event, err 
 // the loop before the consumer has the message: its acknowledgement needs the name and
 // the traits that came first.
 func (r *reader) tellLoop(events []routedEvent) []routedEvent {
-	if len(events) > 0 && r.conn.slots.acquire() {
+	if len(events) > 0 && r.conn.slots.Acquire() {
 		r.inbox.post(received{r.conn, events})
 	}
 	return nil

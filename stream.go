@@ -318,7 +318,7 @@ func (l *loop) writeStream(k *link) bool {
 	part := socket.Part{Type: s.frame, Data: s.part, First: !s.begun, Last: s.last}
 	s.begun, s.part, s.hasPart = true, nil, false
 	k.writing, k.writeStarted = true, l.now
-	l.c.goroutines.spawn(func() {
+	l.c.goroutines.Go(func() {
 		err := k.conn.SendPart(part)
 		l.c.inbox.post(wrotePart{k.conn, s, part, asCallersFault(err)})
 	})

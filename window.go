@@ -7,6 +7,7 @@ import (
 	"sync"
 	"time"
 
+	"github.com/limpet-go/limpet/internal/admission"
 	"github.com/limpet-go/limpet/internal/fifo"
 	"github.com/limpet-go/limpet/wire"
 )
@@ -18,7 +19,7 @@ import (
 // (docs/protocol.md, section 0, D2).
 type window struct {
 	sessions     bool // the dialect has sessions: slots are numbered and resent
-	admission    *admission
+	admission    *admission.Gate
 	counters     *counters
 	origin       time.Time // origin of timestamp
 	slots        fifo.Queue[*Receipt]
@@ -48,7 +49,7 @@ type window struct {
 // slotPool shares the memory of slots among clients: few are busy at a time.
 var slotPool, admittedPool sync.Pool
 
-func newWindow(sessions bool, a *admission, c *counters) *window {
+func newWindow(sessions bool, a *admission.Gate, c *counters) *window {
 	w := &window{sessions: sessions, admission: a, counters: c, origin: time.Now(), firstSeq: 1}
 	w.slots.Pool, w.admitted.Pool = &slotPool, &admittedPool
 	return w
@@ -124,7 +125,7 @@ func (w *window) publishOutcomes() {
 	for head < w.slots.Len() && (*w.slots.At(head)).settled {
 		head++
 	}
-	w.admission.release(head, w.freedBytes)
+	w.admission.Release(head, w.freedBytes)
 	for _, r := range resolved {
 		if !r.unpublished() {
 			continue
@@ -289,7 +290,7 @@ func (w *window) renumber() {
 	w.admitted.Reset()
 	w.slots, w.admitted, w.firstSeq = kept, admitted, 1
 	w.nextToSend, w.highestSent, w.settledID, w.oneByOneUpTo = 0, 0, wire.ID{}, 0
-	w.admission.release(dropped, 0)
+	w.admission.Release(dropped, 0)
 }
 
 // doubtSent ends the messages that were sent, for a server that may have accepted them
@@ -486,7 +487,7 @@ func (w *window) close() {
 		}
 	}
 	w.publishOutcomes()
-	w.admission.release(w.slots.Len(), 0)
+	w.admission.Release(w.slots.Len(), 0)
 	w.slots.Reset()
 	w.admitted.Reset()
 	w.firstPending = 0

@@ -11,6 +11,7 @@ import (
 	"testing/synctest"
 	"time"
 
+	"github.com/limpet-go/limpet/internal/admission"
 	"github.com/limpet-go/limpet/wire"
 )
 
@@ -19,7 +20,7 @@ import (
 func TestRoomIsFreeBeforeTheFirstOutcome(t *testing.T) {
 	const many = 100_000
 	for range 3 {
-		a, stats := new(admission), new(counters)
+		a, stats := admission.New(0, 0), new(counters)
 		w := newWindow(true, a, stats)
 		receipts := make([]Receipt, many)
 		for i := range receipts {
@@ -29,9 +30,9 @@ func TestRoomIsFreeBeforeTheFirstOutcome(t *testing.T) {
 		found := make(chan error)
 		go func() {
 			<-first
-			err := a.acquire(context.Background(), many, 0, false)
-			if n := stats.outcomes[Acked].Load(); n != many {
-				err = fmt.Errorf("%d of %d are counted, room: %w", n, many, err)
+			full, err := a.Acquire(context.Background(), many, 0, false)
+			if n := stats.outcomes[Acked].Load(); n != many || full {
+				err = fmt.Errorf("%d of %d are counted, full: %v", n, many, full)
 			}
 			found <- err
 		}()
@@ -99,7 +100,7 @@ func TestAbandonedFlushesAreBounded(t *testing.T) {
 func TestFlushModel(t *testing.T) {
 	for seed := range uint64(300) {
 		rnd := rand.New(rand.NewPCG(seed, 5))
-		w := newWindow(true, new(admission), new(counters))
+		w := newWindow(true, admission.New(0, 0), new(counters))
 		var admitted []*Receipt
 		type pending struct {
 			completed <-chan struct{}
@@ -157,59 +158,10 @@ func TestFlushModel(t *testing.T) {
 	}
 }
 
-// A publisher that gives up admits those behind it for which there is room.
-func TestGivingUpAdmitsTheNext(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
-		a := &admission{freeMessages: 2, freeBytes: 100}
-		ctx, cancel := context.WithCancel(context.Background())
-		large, small := make(chan error, 1), make(chan error, 1)
-		go func() { large <- a.acquire(ctx, 3, 0, true) }()
-		synctest.Wait()
-		go func() { small <- a.acquire(context.Background(), 2, 0, true) }()
-		synctest.Wait()
-		if len(small) > 0 {
-			t.Fatal("the second publisher overtook the first")
-		}
-		cancel()
-		synctest.Wait()
-		if len(small) == 0 || !errors.Is(<-large, context.Canceled) {
-			t.Error("the publisher behind the one that gave up still waits")
-			a.close(ErrClosed)
-		}
-	})
-}
-
-// An admission that comes at the moment at which its publisher gives up is undone:
-// its room goes to the next publisher.
-func TestUndoneAdmissionAdmitsTheNext(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
-		a := &admission{freeBytes: 100}
-		ctx, cancel := context.WithCancel(context.Background())
-		first, second := make(chan error, 1), make(chan error, 1)
-		go func() { first <- a.acquire(ctx, 1, 0, true) }()
-		synctest.Wait()
-		go func() { second <- a.acquire(context.Background(), 1, 0, true) }()
-		synctest.Wait()
-		a.mu.Lock()
-		cancel() // wakes the first, which needs the lock
-		a.freeMessages++
-		a.admitWaiters() // the first
-		a.mu.Unlock()
-		synctest.Wait()
-		if err := <-first; !errors.Is(err, context.Canceled) {
-			t.Fatalf("the first publisher got %v", err)
-		}
-		if len(second) == 0 {
-			a.close(ErrClosed)
-			t.Error("room is free and the next publisher waits")
-		}
-	})
-}
-
 // A batch has as many bytes as the link carries in time, but at least one message. No
 // message exceeds what is left, unless it is the only one.
 func TestBatchFitsTheLink(t *testing.T) {
-	w := newWindow(true, new(admission), new(counters))
+	w := newWindow(true, admission.New(0, 0), new(counters))
 	w.credit = wire.Credit{N: 100, Bytes: 1 << 30}
 	for _, n := range []int{200, 200, 5000, 200, 900, 900, 0, 0} {
 		w.add(&Receipt{payload: make([]byte, n)}, time.Now())
@@ -232,7 +184,7 @@ func TestBatchFitsTheLink(t *testing.T) {
 // is taken for a write.
 func TestResentNeverGoesDown(t *testing.T) {
 	stats := new(counters)
-	w := newWindow(true, new(admission), stats)
+	w := newWindow(true, admission.New(0, 0), stats)
 	for range 4 {
 		w.add(&Receipt{topic: "t"}, time.Now())
 	}
@@ -263,7 +215,7 @@ func TestResentNeverGoesDown(t *testing.T) {
 // A second acknowledgement of a message whose outcome callers can see changes nothing: they
 // may be reading the reply.
 func TestReplyAfterTheOutcome(t *testing.T) {
-	w := newWindow(false, new(admission), new(counters))
+	w := newWindow(false, admission.New(0, 0), new(counters))
 	receipts := make([]Receipt, 2) // the first has no outcome, so both stay in the window
 	for i := range receipts {
 		w.add(&receipts[i], time.Now())
@@ -302,7 +254,7 @@ func TestPublishAtTheEnd(t *testing.T) {
 // A message that waits to be sent again is not in flight: it holds up nothing that must be
 // sent alone, and it is not the one that was too big.
 func TestWaitingToBeSentAgainIsNotInFlight(t *testing.T) {
-	w := newWindow(false, new(admission), new(counters))
+	w := newWindow(false, admission.New(0, 0), new(counters))
 	if err := w.resume(&wire.Ready{}, false); err != nil {
 		t.Fatal(err)
 	}
@@ -334,7 +286,7 @@ func TestWaitingToBeSentAgainIsNotInFlight(t *testing.T) {
 // The connection is lost when the time of a message has come and it is not written yet: what
 // was sent behind it, and may be sent twice, is sent on the next connection.
 func TestConnectionIsLostBeforeSendingAgain(t *testing.T) {
-	w := newWindow(false, new(admission), new(counters))
+	w := newWindow(false, admission.New(0, 0), new(counters))
 	connect := func() {
 		if err := w.resume(&wire.Ready{}, false); err != nil {
 			t.Fatal(err)

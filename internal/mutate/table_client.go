@@ -102,9 +102,9 @@ var ofClient = []mutation{
 	},
 	{
 		name:    "observer: Goexit silences it",
-		file:    "observe.go",
-		search:  "\t\tif !finished {\n\t\t\tgo q.run()",
-		replace: "\t\tif !finished {\n\t\t\t_ = q.run",
+		file:    "internal/dispatch/dispatch.go",
+		search:  "\t\tif !finished {\n\t\t\tgo q.Run()",
+		replace: "\t\tif !finished {\n\t\t\t_ = q.Run",
 		test:    "-run ^TestLoggerAndObserverAreGuarded$ .",
 	},
 	{
@@ -131,8 +131,8 @@ var ofClient = []mutation{
 	{
 		name:    "options: a header of Auth is not checked",
 		file:    "dialer.go",
-		search:  "if err := checkHeader(cred.Header); err != nil {",
-		replace: "if err := checkHeader(nil); err != nil {",
+		search:  "if err := headers.Check(cred.Header); err != nil {",
+		replace: "if err := headers.Check(nil); err != nil {",
 		test:    "-run ^TestBadCredentialHeaderIsNamed$ ./test",
 	},
 	{
@@ -237,10 +237,10 @@ var ofClient = []mutation{
 	{
 		name:    "window: an outcome is visible before the room is free",
 		file:    "window.go",
-		search:  "\tw.admission.release(head, w.freedBytes)\n",
-		replace: "\tdefer w.admission.release(head, w.freedBytes)\n",
+		search:  "\tw.admission.Release(head, w.freedBytes)\n",
+		replace: "\tdefer w.admission.Release(head, w.freedBytes)\n",
 		test:    "-run ^TestRoomIsFreeBeforeTheFirstOutcome$ .",
-		says:    "is full",
+		says:    "full: true",
 	},
 	{
 		name:    "loop: an earlier connection counts",
@@ -383,17 +383,17 @@ var ofClient = []mutation{
 	},
 	{
 		name:    "breakage: a publisher that gives up admits no other",
-		file:    "admission.go",
-		search:  "\ta.admitWaiters() // a smaller request behind this one may fit\n",
+		file:    "internal/admission/admission.go",
+		search:  "\tg.admitWaiters() // a smaller request behind this one may fit\n",
 		replace: "",
-		test:    "-run ^TestGivingUpAdmitsTheNext$ .",
+		test:    "-run ^TestGivingUpAdmitsTheNext$ ./internal/admission",
 	},
 	{
 		name:    "breakage: an undone admission admits no other",
-		file:    "admission.go",
-		search:  "\t\ta.freeMessages += messages\n\t\ta.freeBytes += bytes\n\tdefault:",
+		file:    "internal/admission/admission.go",
+		search:  "\t\tg.freeMessages += messages\n\t\tg.freeBytes += bytes\n\tdefault:",
 		replace: "\tdefault:",
-		test:    "-run ^TestUndoneAdmissionAdmitsTheNext$ .",
+		test:    "-run ^TestUndoneAdmissionAdmitsTheNext$ ./internal/admission",
 	},
 	{
 		name:    "breakage: an answer does not forget refusals",
@@ -405,7 +405,7 @@ var ofClient = []mutation{
 	},
 	{
 		name:    "breakage: no ping in the grace time",
-		file:    "loop_deadlines.go",
+		file:    "loop_liveness.go",
 		search:  "\t\tk.pingAt = l.now\n",
 		replace: "",
 		test:    "-run ^TestPingInTheGraceTime$ .",

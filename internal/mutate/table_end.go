@@ -91,8 +91,8 @@ var ofEnd = []mutation{
 	{
 		name:    "end: a call after a permanent failure hides it",
 		file:    "client.go",
-		search:  "if errors.As(c.admission.closedBy(), &permanent) {",
-		replace: "if errors.As(c.admission.closedBy(), &permanent) && false {",
+		search:  "if errors.As(c.admission.ClosedBy(), &permanent) {",
+		replace: "if errors.As(c.admission.ClosedBy(), &permanent) && false {",
 		test:    "-run ^TestCallsAfterAPermanentFailure$ ./test",
 	},
 	{
@@ -237,9 +237,9 @@ var ofEnd = []mutation{
 	},
 	{
 		name:    "first: a publish after Shutdown fails for a later reason",
-		file:    "admission.go",
-		search:  "\tif a.closeErr != nil {\n\t\treturn\n\t}\n\ta.closeErr = err",
-		replace: "\ta.closeErr = err",
+		file:    "internal/admission/admission.go",
+		search:  "\tif g.closeErr != nil {\n\t\treturn\n\t}\n\tg.closeErr = err",
+		replace: "\tg.closeErr = err",
 		test:    "-run ^TestCallsDuringShutdown$ ./test",
 	},
 	{

@@ -147,7 +147,7 @@ var ofLoop = []mutation{
 	{
 		name:    "loop: goroutines start after Done",
 		file:    "loop.go",
-		search:  "\tl.c.goroutines.close()\n",
+		search:  "\tl.c.goroutines.Close()\n",
 		replace: "",
 		test:    "-run ^TestNothingStartsAfterTheEnd$ .",
 	},

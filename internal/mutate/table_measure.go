@@ -151,7 +151,7 @@ var ofMeasure = []mutation{
 	},
 	{
 		name:    "measure: the oldest message is the newest",
-		file:    "admission.go",
+		file:    "ack.go",
 		search:  "w.admitted.At(w.firstPending)",
 		replace: "w.admitted.At(w.admitted.Len() - 1)",
 		test:    "-run ^TestGauges$ ./test",
@@ -172,7 +172,7 @@ var ofMeasure = []mutation{
 	},
 	{
 		name:    "measure: an earlier pong answers a ping",
-		file:    "loop_deadlines.go",
+		file:    "loop_liveness.go",
 		search:  "\t\tk.conn.ExpectPong()\n",
 		replace: "",
 		test:    "-run ^TestPingIsMeasured$ ./test",
@@ -271,14 +271,14 @@ var ofMeasure = []mutation{
 	{
 		name:    "measure: messages that an ended client did not take stay in the window",
 		file:    "publish.go",
-		search:  "\t\tc.admission.release(1, len(messages[i].Payload))\n",
+		search:  "\t\tc.admission.Release(1, len(messages[i].Payload))\n",
 		replace: "\t\t_ = i\n",
 		test:    "-run ^TestPublishAtTheEnd$ .",
 	},
 	{
 		name:    "measure: the window of an ended client is full",
 		file:    "window.go",
-		search:  "\tw.admission.release(w.slots.Len(), 0)\n",
+		search:  "\tw.admission.Release(w.slots.Len(), 0)\n",
 		replace: "",
 		test:    "-run ^TestGauges$ ./test",
 	},

@@ -186,9 +186,9 @@ var ofMemory = []mutation{
 	},
 	{
 		name:    "admission: a context of the program runs under the lock",
-		file:    "admission.go",
-		search:  "\tctxErr := ctx.Err() // may be the caller's code: mu is not held\n\ta.mu.Lock()\n",
-		replace: "\ta.mu.Lock()\n\tctxErr := ctx.Err()\n",
+		file:    "internal/admission/admission.go",
+		search:  "\tctxErr := ctx.Err() // may be the caller's code: mu is not held\n\tg.mu.Lock()\n",
+		replace: "\tg.mu.Lock()\n\tctxErr := ctx.Err()\n",
 		test:    "-run ^TestContextThatCallsTheClient$ ./test",
 	},
 }

@@ -249,7 +249,7 @@ var ofSendStream = []mutation{
 	},
 	{
 		name:    "send stream: the trait without Publish",
-		file:    "config.go",
+		file:    "internal/traits/traits.go",
 		search:  "{t.Streams && !t.Publish, \"Streams\"",
 		replace: "{false, \"Streams\"",
 		test:    "-run ^TestContradictoryTraits$ ./test",

@@ -1,0 +1,76 @@
+// Package traits checks what a dialect says about its protocol.
+package traits
+
+import (
+	"fmt"
+
+	"github.com/limpet-go/limpet/wire"
+)
+
+// Problem is what is wrong with one trait.
+type Problem struct {
+	Trait string // its name
+	Text  string // what follows the name: "needs Publish"
+}
+
+// The largest numbers that a trait may have.
+const (
+	maxCount = 1 << 30
+	maxDedup = 1 << 20
+)
+
+// Check returns what is wrong with traits: values that do not exist, and traits that mean
+// nothing together.
+func Check(t *wire.Traits) (problems []Problem) {
+	refuse := func(trait, format string, args ...any) {
+		problems = append(problems, Problem{trait, fmt.Sprintf(format, args...)})
+	}
+	for _, n := range []struct {
+		name        string
+		value, last int
+	}{
+		{"Holes", int(t.Holes), int(wire.HolesFault)}, {"Processed", int(t.Processed), int(wire.ProcessedCumulative)},
+		{"Ping", int(t.Ping), int(wire.PingNone)}, {"DedupWindow", t.DedupWindow, maxDedup},
+		{"StartSubs", t.StartSubs, maxCount}, {"MaxPayload", t.MaxPayload, maxCount},
+		{"StartBytes", t.StartBytes, maxCount}, {"MinReadLimit", int(t.MinReadLimit), maxCount},
+	} {
+		if n.value < 0 || n.value > n.last {
+			refuse(n.name, "is %d; use 0 to %d", n.value, n.last)
+		}
+	}
+	for _, both := range []struct {
+		refused   bool
+		trait, is string
+	}{
+		{t.Acks && !t.Publish, "Acks", "needs Publish"},
+		{t.Sessions && !t.Acks, "Sessions", "needs Acks"},
+		{t.Streams && !t.Publish, "Streams", "needs Publish"},
+		{t.Streams && t.Acks, "Streams", "excludes Acks"},
+		{t.Streams && t.MaxPayload > 0, "Streams", "excludes MaxPayload"},
+		{t.Dedup && !t.Sessions, "Dedup", "needs Sessions"},
+		{t.KeepsSubs && !t.Greeting, "KeepsSubs", "needs Greeting"},
+		{t.KeepsSubs && !t.ByKey && (t.StartSubs == 0 || t.ConfirmsEnd), "KeepsSubs", "needs ByKey, or StartSubs without ConfirmsEnd"},
+		{t.Release && t.Processed != wire.ProcessedEach, "Release", "needs ProcessedEach"},
+		{t.MaxPayload > 0 && !t.Publish, "MaxPayload", "needs Publish"},
+		{t.StartBytes > 0 && t.StartSubs == 0, "StartBytes", "needs StartSubs"},
+		{t.Holes == wire.HolesFault && !t.Confirms, "Holes", "is HolesFault, which needs Confirms"},
+		{t.Holes == wire.HolesFault && t.LookBack > 0, "LookBack", "has no meaning with HolesFault"},
+		{t.Silent && t.Publish, "Silent", "excludes Publish"},
+		{t.Silent && t.Unsubscribe, "Silent", "excludes Unsubscribe"},
+		{t.Silent && t.Credit, "Silent", "excludes Credit"},
+		{t.Silent && t.Fin, "Silent", "excludes Fin"},
+		{t.Silent && t.Processed != wire.ProcessedNothing, "Silent", "excludes Processed"},
+		{t.Silent && t.Ping == wire.PingOp, "Silent", "excludes PingOp"},
+	} {
+		if both.refused {
+			refuse(both.trait, "%s", both.is)
+		}
+	}
+	if name, problem := t.Connection.Check(); name != "" {
+		refuse("Connection."+name, "%s", problem)
+	}
+	if c := t.CloseCode; c != 0 && (c < 1000 || c > 4999 || c > 1014 && c < 3000 || c >= 1004 && c <= 1006) {
+		refuse("CloseCode", "is %d; use 0, 1000 or 3000 to 4999", c)
+	}
+	return problems
+}
