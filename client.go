@@ -36,6 +36,7 @@ import (
 	"errors"
 	"fmt"
 	"math"
+	"net/url"
 	"regexp"
 	"slices"
 	"strings"
@@ -103,12 +104,10 @@ func New(url string, o *Options) (*Client, error) {
 	}
 	c.inbox.arrived.L, c.doneCalls.notify = &c.inbox.mu, c.notify
 	c.admission = admission.New(cfg.Window.Messages, cfg.Window.Bytes)
-	c.state.Set(State{Phase: Connecting, Since: time.Now()})
+	c.state.Set(State{Phase: Connecting, Since: time.Now(), Host: cfg.url.Host})
 	if c.notify.start(); c.notify != nil {
-		for key := range cfg.url.Query() {
-			if secretKeys.MatchString(key) {
-				c.notify.post(CredentialInURL{key})
-			}
+		for _, key := range secretParameters(cfg.urls) {
+			c.notify.post(CredentialInURL{key})
 		}
 	}
 	if !cfg.traits.Confirms {
@@ -122,6 +121,19 @@ func New(url string, o *Options) (*Client, error) {
 
 // secretKeys are names of query parameters that hold credentials.
 var secretKeys = regexp.MustCompile(`(?i)token|key|auth|secret|password|sig`)
+
+// secretParameters returns the query parameters of urls whose names say that they hold
+// credentials, each once.
+func secretParameters(urls []*url.URL) (names []string) {
+	for _, u := range urls {
+		for key := range u.Query() {
+			if secretKeys.MatchString(key) && !slices.Contains(names, key) {
+				names = append(names, key)
+			}
+		}
+	}
+	return names
+}
 
 // Dial is New followed by WaitReady: it blocks until the client is ready, has
 // failed permanently, or ctx ends. If it fails it closes the client and returns

@@ -6,6 +6,7 @@ import (
 	"math"
 	"net/http"
 	"net/url"
+	"slices"
 	"strings"
 	"time"
 	"unicode"
@@ -22,16 +23,18 @@ import (
 // config is Options with every default filled in.
 type config struct {
 	Options
-	url    *url.URL
+	url    *url.URL   // the first of urls
+	urls   []*url.URL // of all endpoints
 	traits wire.Traits
 }
 
 // Bounds that no program needs to pass and that arithmetic survives.
 const (
-	maxDuration = 366 * 24 * time.Hour
-	minDuration = time.Millisecond // less is a number without its unit
-	maxBuffer   = 1 << 30
-	maxToken    = 8 << 10 // docs/protocol.md, section 1
+	maxDuration  = 366 * 24 * time.Hour
+	minDuration  = time.Millisecond // less is a number without its unit
+	maxBuffer    = 1 << 30
+	maxEndpoints = 1024
+	maxToken     = 8 << 10 // docs/protocol.md, section 1
 )
 
 // newConfig fills in the defaults of o. The error joins one *Error for each
@@ -57,6 +60,8 @@ func newConfig(rawURL string, o *Options) (config, error) {
 	}
 	c.Dialect, c.traits = dialect, dialect.traits
 	c.url = v.url("url", rawURL, c.AllowInsecure)
+	c.urls = v.endpoints(c.url, c.Endpoints, c.AllowInsecure)
+	c.Endpoints = slices.Clone(c.Endpoints)
 	v.backoff(&c.Backoff)
 	v.header(c.Header)
 	v.httpClient(c.HTTPClient)
@@ -144,6 +149,52 @@ func (v *validation) url(field, raw string, allowInsecure bool) *url.URL {
 		return new(url.URL)
 	}
 	return u
+}
+
+// endpoints returns first and the URLs in Options.Endpoints.
+func (v *validation) endpoints(first *url.URL, more []string, allowInsecure bool) []*url.URL {
+	const field = "Options.Endpoints"
+	urls := []*url.URL{first}
+	if len(more) >= maxEndpoints {
+		v.refuse(field, "has %d URLs; use %d or less", len(more), maxEndpoints-1)
+		return urls
+	}
+	for i, raw := range more {
+		name := fmt.Sprintf("%s[%d]", field, i)
+		u := v.url(name, raw, allowInsecure)
+		switch {
+		case u.Scheme == "" || first.Scheme == "": // reported already
+		case u.Scheme != first.Scheme:
+			v.refuse(name, "has the scheme %s, and url has %s; use one scheme", u.Scheme, first.Scheme)
+		case slices.ContainsFunc(urls, func(other *url.URL) bool { return *other == *u }):
+			v.refuse(name, "is the same URL as an earlier one; remove it")
+		}
+		urls = append(urls, u)
+	}
+	return urls
+}
+
+// resolved returns those of urls that the client may use, and why not the others.
+func (c *config) resolved(urls []string) (usable []*url.URL, err error) {
+	var errs []error
+	for i, raw := range urls[:min(len(urls), maxEndpoints)] {
+		u, err := endpoint.Parse(raw, c.AllowInsecure)
+		switch {
+		case err != nil:
+			errs = append(errs, fmt.Errorf("URL %d: %w", i, err))
+		case u.Scheme != c.url.Scheme:
+			errs = append(errs, fmt.Errorf("URL %d has the scheme %s, and url has %s; use one scheme", i, u.Scheme, c.url.Scheme))
+		case !slices.ContainsFunc(usable, func(other *url.URL) bool { return *other == *u }):
+			usable = append(usable, u)
+		}
+	}
+	switch {
+	case len(urls) == 0:
+		errs = append(errs, errors.New("it returned no URL; return an error instead"))
+	case len(urls) > maxEndpoints:
+		errs = append(errs, fmt.Errorf("it returned %d URLs; use %d or less", len(urls), maxEndpoints))
+	}
+	return usable, errors.Join(errs...)
 }
 
 // traits refuses traits that mean nothing.

@@ -28,6 +28,7 @@ type dialer struct {
 	secrets    *secrets.Set
 	authBusy   atomic.Bool                   // a call of Auth has not returned
 	busy       atomic.Bool                   // an attempt has not returned
+	resolving  atomic.Bool                   // a call of Resolver has not returned
 	attempting atomic.Bool                   // a call of Attempt has not returned
 	dials      atomic.Int32                  // calls of dial functions that have not returned
 	permanent  atomic.Pointer[permanentAuth] // of Auth, after its attempt had ended
@@ -35,6 +36,7 @@ type dialer struct {
 
 // attempt is what the dialer gets from the loop for one attempt.
 type attempt struct {
+	url     *url.URL
 	number  int
 	session wire.Session
 	subs    []wire.Subscribe
@@ -166,7 +168,7 @@ func (d *dialer) dial(ctx context.Context, a attempt) dialed {
 	if err != nil {
 		return fail(&userError{optionAuth, err})
 	}
-	d.noteSecrets(&cred, a.subs)
+	d.noteSecrets(&cred, &a)
 	if err := checkToken(cred.Token); err != nil {
 		return fail(&userError{optionAuth, err})
 	}
@@ -177,7 +179,7 @@ func (d *dialer) dial(ctx context.Context, a attempt) dialed {
 	defer requests.End()
 	w := &wire.Attempt{
 		Number: a.number, Session: a.session, Token: cred.Token.reveal(), Subs: a.subs,
-		URL: d.cfg.url.String(), Header: mergeHeaders(d.cfg.Header, cred.Header),
+		URL: a.url.String(), Header: mergeHeaders(d.cfg.Header, cred.Header),
 	}
 	if err := d.prepare(requests, w); err != nil {
 		var refused *wire.StatusError
@@ -204,12 +206,12 @@ func (d *dialer) dial(ctx context.Context, a attempt) dialed {
 }
 
 // noteSecrets makes the credentials of an attempt known as secrets.
-func (d *dialer) noteSecrets(cred *Credential, subs []wire.Subscribe) {
-	d.secrets.Begin(d.cfg.url.String(), d.cfg.Header)
+func (d *dialer) noteSecrets(cred *Credential, a *attempt) {
+	d.secrets.Begin(a.url.String(), d.cfg.Header)
 	d.secrets.Add(cred.Token.reveal())
 	d.secrets.AddRequest("", cred.Header)
-	for i := range subs {
-		d.secrets.Add(subs[i].Token)
+	for i := range a.subs {
+		d.secrets.Add(a.subs[i].Token)
 	}
 }
 
@@ -322,7 +324,7 @@ func (d *dialer) credential(ctx context.Context, a attempt) (Credential, error) 
 			}
 		}()
 		ans.cred, ans.err = d.cfg.Auth(ctx, AttemptInfo{
-			Number: a.number, Host: d.cfg.url.Host, Refresh: a.refresh, Cause: a.cause,
+			Number: a.number, Host: a.url.Host, Refresh: a.refresh, Cause: a.cause,
 		})
 		if ans.err != nil {
 			socket.CallMethods(ans.err)
@@ -338,3 +340,27 @@ func (d *dialer) credential(ctx context.Context, a attempt) (Credential, error) 
 		return Credential{}, ctx.Err()
 	}
 }
+
+// resolve calls Resolver and posts its answer.
+func (d *dialer) resolve(ctx context.Context) {
+	var answer resolved
+	defer func() { d.inbox.post(answer) }()
+	if !d.resolving.CompareAndSwap(false, true) {
+		answer.err = errors.New("an earlier call has not returned although its context has ended")
+		return
+	}
+	urls, err := tasks.Call(ctx, func() ([]string, error) {
+		urls, err := d.cfg.Resolver(ctx)
+		if err != nil {
+			socket.CallMethods(err)
+		}
+		return slices.Clone(urls), err
+	}, recoveredPanic, func() { d.resolving.Store(false) })
+	if err == nil {
+		answer.urls, err = d.cfg.resolved(urls)
+	}
+	answer.err = err
+}
+
+// recoveredPanic returns the error for what recover has returned.
+func recoveredPanic(p any) error { return &PanicError{Value: p, Stack: debug.Stack()} }

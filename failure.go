@@ -197,7 +197,7 @@ var decimal = regexp.MustCompile(`^[0-9]+\.[0-9]+$`)
 // 9110, section 10.2.3), and false if there is none or it cannot be read. A date
 // in Retry-After is relative to the Date of the same response: clocks may differ.
 func retryAfter(h http.Header) (slot time.Duration, ok bool) {
-	if ms, err := strconv.ParseUint(h.Get("X-Limpet-Retry-Ms"), 10, 64); err == nil {
+	if ms, err := strconv.ParseUint(h.Get(retryHeader), 10, 64); err == nil {
 		return time.Duration(min(ms, uint64(maxRetryAfter/time.Millisecond))) * time.Millisecond, true
 	}
 	text := strings.TrimSpace(h.Get("Retry-After"))

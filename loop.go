@@ -8,6 +8,7 @@ import (
 	"slices"
 	"time"
 
+	"github.com/limpet-go/limpet/internal/endpoint"
 	"github.com/limpet-go/limpet/internal/fifo"
 	"github.com/limpet-go/limpet/wire"
 )
@@ -54,9 +55,10 @@ type loop struct {
 	cancelAttempt  context.CancelFunc // of the attempt in progress
 	disconnectedAt time.Time          // since when no connection is ready; zero while one is
 	earliestRetry  time.Time          // the server's slot: no attempt before it
-	spread         time.Duration      // the server's reconnect window
-	goAwayUntil    time.Time          // no attempt before it after the loss that the server announced
-	askedAgainAt   time.Time          // when subscriptions were last asked for again
+	endpoints      endpoints
+	spread         time.Duration // the server's reconnect window
+	goAwayUntil    time.Time     // no attempt before it after the loss that the server announced
+	askedAgainAt   time.Time     // when subscriptions were last asked for again
 
 	refreshCredential   bool      // the next attempt needs a new credential
 	credentialRefusedAt time.Time // when the server last refused one; zero after a welcome
@@ -73,10 +75,11 @@ type loop struct {
 // link is what the loop knows of one connection. A new connection is a new
 // link, so nothing of an old one survives in it.
 type link struct {
-	conn    *conn
-	codec   wire.Codec
-	ready   bool      // the handshake is complete
-	readyAt time.Time // since when
+	conn     *conn
+	endpoint *endpoint.Endpoint
+	codec    wire.Codec
+	ready    bool      // the handshake is complete
+	readyAt  time.Time // since when
 
 	limits wire.Limits  // of the peer, from the welcome
 	traits *wire.Traits // of the dialect, as far as the peer has agreed
@@ -146,6 +149,7 @@ func newLoop(c *Client) *loop {
 	l.registry = registry{traits: &c.cfg.traits, routes: &c.routes}
 	l.pacing = newPacing(&c.cfg.traits.Connection)
 	l.state = c.state.Load()
+	l.endpoints = newEndpoints(&c.cfg)
 	l.timer = time.AfterFunc(forever, func() { c.inbox.post(elapsed{}) })
 	return l
 }
@@ -253,7 +257,7 @@ func (l *loop) enter(p Phase) {
 	l.state.Draining = l.shuttingDown
 	l.state.Attempt = l.policy.failures
 	l.c.state.Set(l.state)
-	l.c.notify.post(StateChanged{l.c.cfg.url.Host, l.state})
+	l.c.notify.post(StateChanged{l.state.Host, l.state})
 }
 
 // enterSub publishes a change of a subscription's phase.
@@ -446,6 +450,7 @@ func (l *loop) nothingPending() bool {
 
 // cleanUp waits for the goroutines of an ended client.
 func (l *loop) cleanUp() {
+	l.endpoints.release()
 	l.c.goroutines.Close()
 	l.c.mu.Lock()
 	l.c.orphans = l.consumed()

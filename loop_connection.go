@@ -9,13 +9,32 @@ import (
 	"github.com/limpet-go/limpet/wire"
 )
 
-// connect starts an attempt.
+// connect starts an attempt, once the endpoints are known.
 func (l *loop) connect() {
-	l.lastAttempt = l.now
 	l.attemptAt = time.Time{}
-	l.c.counters.attempts.Add(1)
+	if l.c.cfg.Resolver == nil || l.endpoints.hasTurn {
+		l.dial()
+		return
+	}
 	l.enter(Connecting)
-	a := attempt{number: l.policy.failures + 1, session: l.session, subs: l.registry.positions(l.now), refresh: l.refreshCredential, cause: l.state.Cause}
+	ctx, cancel := context.WithTimeout(context.Background(), l.policy.dialTimeout)
+	l.cancelAttempt = cancel
+	l.c.goroutines.Go(func() {
+		defer cancel()
+		l.dialer.resolve(ctx)
+	})
+}
+
+// dial starts an attempt, unless its turn comes later.
+func (l *loop) dial() {
+	if !l.takeTurn() {
+		return
+	}
+	l.lastAttempt = l.now
+	l.c.counters.attempts.Add(1)
+	l.state.Host = l.endpoints.chosen.URL.Host
+	l.enter(Connecting)
+	a := attempt{url: l.endpoints.chosen.URL, number: l.policy.failures + 1, session: l.session, subs: l.registry.positions(l.now), refresh: l.refreshCredential, cause: l.state.Cause}
 	ctx, cancel := context.WithTimeout(context.Background(), l.policy.dialTimeout)
 	l.cancelAttempt = cancel
 	l.c.goroutines.Go(func() {
@@ -32,7 +51,7 @@ func (l *loop) open(c *conn, token string, state any) {
 	l.c.counters.plainFrames.Store(c.LibraryFrames)
 	subs := l.registry.startConnection(c.gen, l.now)
 	k := &link{
-		conn: c, start: new(wire.Frames),
+		conn: c, endpoint: l.endpoints.chosen, start: new(wire.Frames),
 		traits:      &l.c.cfg.traits,
 		heartbeat:   l.c.cfg.Heartbeat.Interval,
 		silences:    l.silences,
@@ -134,6 +153,7 @@ func (l *loop) welcome(k *link, r *wire.Ready) {
 	l.credentialRefusedAt = time.Time{} // the server has taken the credential
 	l.policy.handshakeTimeout = handshakeTimeout
 	l.finality.ready(l.c.cfg.traits.Greeting && !l.finality.oversized)
+	l.endpoints.worked(k.endpoint, l.now)
 	l.c.counters.countReady(r.Resumed)
 	l.state.Resumed = r.Resumed
 	l.state.NextAttempt = time.Time{}
@@ -269,6 +289,7 @@ func (l *loop) fail(k *link, f *wire.Failure) {
 	refused := d.Action == wire.ActionRefresh
 	canRefresh := l.c.cfg.Auth != nil && (l.credentialRefusedAt.IsZero() || l.now.Sub(l.credentialRefusedAt) >= refusalMemory)
 	l.finality.weigh(&d, l.now, canRefresh, l.c.cfg.Backoff.KeepTrying)
+	another := l.followEndpoint(k, f, &d)
 	if d.Action == wire.ActionStop {
 		l.end(&PermanentError{d.class, why})
 		return
@@ -276,7 +297,13 @@ func (l *loop) fail(k *link, f *wire.Failure) {
 	if refused {
 		l.credentialRefusedAt, l.refreshCredential = l.now, l.c.cfg.Auth != nil
 	}
-	l.earliestRetry = l.now.Add(d.After)
+	if another {
+		l.earliestRetry = time.Time{}
+		l.scheduleAttempt(0)
+		return
+	}
+	l.endpoints.list.BeginRound()
+	l.earliestRetry = later(l.now.Add(d.After), l.endpoints.list.Earliest())
 	l.tryAgain(d)
 }
 
@@ -321,7 +348,7 @@ func (l *loop) scheduleAttempt(delay time.Duration) {
 
 // earliestAttempt is the time before which no attempt is made, whoever asks.
 func (l *loop) earliestAttempt() time.Time {
-	return later(l.lastAttempt.Add(minBetweenAttempts), l.earliestRetry)
+	return later(later(l.lastAttempt.Add(minBetweenAttempts), l.earliestRetry), l.endpoints.turnAt)
 }
 
 // disconnect ends a connection, with a close frame if code is not 0. It does

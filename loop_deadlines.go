@@ -78,6 +78,7 @@ func (l *loop) checkStable(k *link) {
 	}
 	k.stable = true
 	l.finality.lasted()
+	l.endpoints.list.Stable(k.endpoint)
 	l.policy.forgetFailures()
 	l.encodePanics = 0
 }

@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"net"
+	"net/url"
 	"slices"
 	"time"
 
@@ -49,7 +50,7 @@ func (e dialed) apply(l *loop) {
 		l.refreshCredential = false // Auth has answered
 	}
 	if e.failure != nil {
-		if e.timedOut {
+		if e.timedOut && !l.endpoints.list.HasNext(l.now) {
 			l.policy.extendDialTimeout()
 		}
 		l.fail(nil, e.failure)
@@ -57,6 +58,26 @@ func (e dialed) apply(l *loop) {
 	}
 	l.policy.dialTimeout = l.policy.firstDialTimeout
 	l.open(e.conn, e.token, e.state)
+}
+
+// resolved is the answer of Options.Resolver.
+type resolved struct {
+	urls []*url.URL // empty: none is usable
+	err  error      // what is wrong with the answer
+}
+
+func (e resolved) apply(l *loop) {
+	l.cancelAttempt = nil
+	if l.ended {
+		return
+	}
+	if e.err != nil {
+		l.c.notify.post(CallbackFailed{"Options.Resolver", l.c.secrets.HideError(e.err)})
+	}
+	if len(e.urls) > 0 {
+		l.endpoints.list.Replace(e.urls)
+	}
+	l.dial()
 }
 
 // received carries what the reader passes on to the loop.

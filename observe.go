@@ -48,7 +48,7 @@ type Event interface {
 
 // StateChanged reports that the phase of the client has changed.
 type StateChanged struct {
-	// Host is the host and port of the URL.
+	// Host is the host and port of the endpoint: State.Host.
 	Host string
 	// State is the new state.
 	State State
@@ -345,6 +345,9 @@ func (g *eventLog) log(e Event) {
 func (g *eventLog) follow(s State, level slog.Level, attrs []slog.Attr) (slog.Level, []slog.Attr) {
 	switch s.Phase {
 	case Waiting:
+		if s.Cause == nil {
+			return level, attrs // for the turn that Options.Governor gives
+		}
 		g.recovering = g.connected
 		if g.downAt.IsZero() {
 			g.downAt = s.Since

@@ -14,6 +14,26 @@ import (
 // Options configure a Client. The zero value, like nil, means the defaults. A
 // Client keeps a copy: one Options may serve several clients.
 type Options struct {
+	// Endpoints are further URLs of the same service, beside the first argument of New. The
+	// client tries all of them in a random order of its own, and begins with the last that
+	// worked. After a failed attempt the next one follows at once: when all have failed, one
+	// wait of Backoff follows. See docs/reconnect.md, section 5. They must have the scheme of
+	// the first one; at most 1,023. Defaults to none.
+	Endpoints []string
+
+	// Resolver returns the URLs of the service. The client calls it before each attempt, on a
+	// goroutine of its own, one call at a time; it may block until ctx ends, after
+	// DialTimeout. Its answer replaces the first argument of New and Endpoints. The same
+	// rules hold for its URLs: those that break them are not used. If it fails, panics or
+	// returns no usable URL, the last list is used, and CallbackFailed reports that.
+	// Defaults to none.
+	Resolver func(ctx context.Context) ([]string, error)
+
+	// Governor gives the attempts of several clients their turns. Defaults to one that all
+	// clients with the same HTTPClient.Transport share, and that has no limit until a host is
+	// overloaded.
+	Governor *Governor
+
 	// Dialect is the wire protocol. Defaults to limpet.v1, binary preferred.
 	Dialect wire.Dialect
 

@@ -48,6 +48,9 @@ type State struct {
 	// Draining is true once Shutdown was called.
 	Draining bool
 
+	// Host is the host and port of the endpoint that is or was in use: see Options.Endpoints.
+	Host string
+
 	// Generation is the number of the current connection, or of the last one.
 	// Upgraded connections count from 1. It is 0 before the first.
 	Generation uint64

@@ -211,7 +211,7 @@ func TestRetry(t *testing.T) {
 				srv := limpettest.NewServer(t, nil)
 				var faults []limpettest.Fault
 				for range 30 {
-					faults = append(faults, limpettest.RefuseUpgrade(503, tc.header))
+					faults = append(faults, limpettest.RefuseUpgrade(502, tc.header))
 				}
 				srv.Inject(faults...)
 				c, err := limpet.New(srv.URL(), options(&limpet.Options{HTTPClient: srv.HTTPClient()}))

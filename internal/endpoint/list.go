@@ -1,0 +1,146 @@
+package endpoint
+
+import (
+	"math/rand/v2"
+	"net/url"
+	"slices"
+	"time"
+)
+
+// Endpoint is one URL of a List and what is known of it.
+type Endpoint struct {
+	URL *url.URL
+
+	failures int       // in a row that reached it
+	avoid    time.Time // others come first until then
+	slot     time.Time // of the server: it is not tried before
+	round    uint64    // in which it was last tried
+	refuses  bool      // the last attempt failed for a reason that does not pass
+}
+
+// The breaker of docs/reconnect.md, section 5.
+const (
+	breakAfter = 5                // failures in a row
+	coolDown   = 30 * time.Second // U(0.5, 1.5) of it
+)
+
+// List is the endpoints of one client, in the order in which it tries them. They are tried in
+// rounds: each at most once in a round. A List is not safe for concurrent use.
+type List struct {
+	all   []*Endpoint
+	round uint64
+}
+
+// NewList returns a list in random order: clients that are started together must not all
+// begin with the same endpoint.
+func NewList(urls []*url.URL) *List {
+	l := &List{round: 1}
+	l.Replace(urls)
+	return l
+}
+
+// Replace makes urls, which are not empty, the endpoints. What is known of those that stay is
+// kept, and their order. New ones come at random places, but not before the first that stays:
+// it was the last to work.
+func (l *List) Replace(urls []*url.URL) {
+	l.all = slices.DeleteFunc(l.all, func(e *Endpoint) bool {
+		return !slices.ContainsFunc(urls, func(u *url.URL) bool { return *u == *e.URL })
+	})
+	first := min(len(l.all), 1)
+	for _, u := range urls {
+		if !slices.ContainsFunc(l.all, func(e *Endpoint) bool { return *u == *e.URL }) {
+			at := first + rand.IntN(len(l.all)-first+1)
+			l.all = slices.Insert(l.all, at, &Endpoint{URL: u})
+		}
+	}
+}
+
+// Len returns the number of endpoints.
+func (l *List) Len() int { return len(l.all) }
+
+// First returns the endpoint that worked last, or any.
+func (l *List) First() *Endpoint { return l.all[0] }
+
+// BeginRound makes every endpoint one that can be tried.
+func (l *List) BeginRound() { l.round++ }
+
+// choose returns the endpoint to try next in this round, nil if all were tried or must not be
+// tried yet. Those that are avoided come last.
+func (l *List) choose(now time.Time) (avoided *Endpoint, best *Endpoint) {
+	for _, e := range l.all {
+		switch {
+		case e.round == l.round || e.slot.After(now):
+		case !e.avoid.After(now):
+			return avoided, e
+		case avoided == nil || e.avoid.Before(avoided.avoid):
+			avoided = e
+		}
+	}
+	return avoided, nil
+}
+
+// Next returns the endpoint for an attempt. If all were tried in this round, a new one
+// begins; if none may be tried yet, it is the one that may be first.
+func (l *List) Next(now time.Time) *Endpoint {
+	avoided, e := l.choose(now)
+	if e == nil && avoided == nil {
+		l.BeginRound()
+		avoided, e = l.choose(now)
+	}
+	if e == nil {
+		e = avoided
+	}
+	if e == nil {
+		e = slices.MinFunc(l.all, func(a, b *Endpoint) int { return a.slot.Compare(b.slot) })
+	}
+	e.round = l.round
+	return e
+}
+
+// HasNext reports whether another endpoint can be tried at once in this round. One that is
+// avoided is not worth it: it waits for the next round.
+func (l *List) HasNext(now time.Time) bool {
+	_, e := l.choose(now)
+	return e != nil
+}
+
+// Earliest returns the time before which no endpoint may be tried.
+func (l *List) Earliest() time.Time {
+	return slices.MinFunc(l.all, func(a, b *Endpoint) int { return a.slot.Compare(b.slot) }).slot
+}
+
+// Worked follows when a connection to e is ready: the next attempt begins with e.
+func (l *List) Worked(e *Endpoint) {
+	e.avoid, e.slot, e.refuses = time.Time{}, time.Time{}, false
+	if i := slices.Index(l.all, e); i > 0 {
+		l.all = slices.Insert(slices.Delete(l.all, i, i+1), 0, e)
+	}
+}
+
+// Stable follows when a connection to e lasted.
+func (l *List) Stable(e *Endpoint) { e.failures = 0 }
+
+// Failed follows when an attempt or a connection to e failed for a reason that may pass.
+// After some in a row, others come first for a while.
+func (l *List) Failed(e *Endpoint, now time.Time) {
+	e.refuses = false
+	if e.failures++; e.failures >= breakAfter {
+		l.Avoid(e, now)
+	}
+}
+
+// Refused follows when an attempt at e failed for a reason that does not pass. It reports
+// whether that is so for every endpoint.
+func (l *List) Refused(e *Endpoint, now time.Time) (all bool) {
+	e.refuses = true
+	l.Avoid(e, now)
+	return !slices.ContainsFunc(l.all, func(e *Endpoint) bool { return !e.refuses })
+}
+
+// Avoid makes others come before e for a while.
+func (l *List) Avoid(e *Endpoint, now time.Time) {
+	e.avoid = now.Add(coolDown/2 + rand.N(coolDown))
+}
+
+// Hold keeps e from being tried before a time that its server gave.
+func (l *List) Hold(e *Endpoint, until time.Time) { e.slot = until }
