@@ -59,8 +59,8 @@ func newConfig(rawURL string, o *Options) (config, error) {
 		v.errs = append(v.errs, &Error{Op: v.op, Field: "Options.Dialect", Class: ClassInput, Err: err})
 	}
 	c.Dialect, c.traits = dialect, dialect.traits
-	c.url = v.url("url", rawURL, c.AllowInsecure)
-	c.urls = v.endpoints(c.url, c.Endpoints, c.AllowInsecure)
+	c.url = v.checkURL("url", rawURL, c.AllowInsecure)
+	c.urls = v.checkEndpoints(c.url, c.Endpoints, c.AllowInsecure)
 	c.Endpoints = slices.Clone(c.Endpoints)
 	v.backoff(&c.Backoff)
 	v.header(c.Header)
@@ -141,8 +141,8 @@ func (v *validation) quantity(field string, n *int, def int) {
 	}
 }
 
-// url returns the URL of an endpoint, or an empty one.
-func (v *validation) url(field, raw string, allowInsecure bool) *url.URL {
+// checkURL returns the URL of an endpoint, or an empty one.
+func (v *validation) checkURL(field, raw string, allowInsecure bool) *url.URL {
 	u, err := endpoint.Parse(raw, allowInsecure)
 	if err != nil {
 		v.refuse(field, "%w", err)
@@ -151,8 +151,8 @@ func (v *validation) url(field, raw string, allowInsecure bool) *url.URL {
 	return u
 }
 
-// endpoints returns first and the URLs in Options.Endpoints.
-func (v *validation) endpoints(first *url.URL, more []string, allowInsecure bool) []*url.URL {
+// checkEndpoints returns first and the URLs in Options.Endpoints.
+func (v *validation) checkEndpoints(first *url.URL, more []string, allowInsecure bool) []*url.URL {
 	const field = "Options.Endpoints"
 	urls := []*url.URL{first}
 	if len(more) >= maxEndpoints {
@@ -161,7 +161,7 @@ func (v *validation) endpoints(first *url.URL, more []string, allowInsecure bool
 	}
 	for i, raw := range more {
 		name := fmt.Sprintf("%s[%d]", field, i)
-		u := v.url(name, raw, allowInsecure)
+		u := v.checkURL(name, raw, allowInsecure)
 		switch {
 		case u.Scheme == "" || first.Scheme == "": // reported already
 		case u.Scheme != first.Scheme:
@@ -174,8 +174,8 @@ func (v *validation) endpoints(first *url.URL, more []string, allowInsecure bool
 	return urls
 }
 
-// resolved returns those of urls that the client may use, and why not the others.
-func (c *config) resolved(urls []string) (usable []*url.URL, err error) {
+// usableURLs returns those of urls that the client may use, and why not the others.
+func (c *config) usableURLs(urls []string) (usable []*url.URL, err error) {
 	var errs []error
 	for i, raw := range urls[:min(len(urls), maxEndpoints)] {
 		u, err := endpoint.Parse(raw, c.AllowInsecure)

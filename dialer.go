@@ -357,7 +357,7 @@ func (d *dialer) resolve(ctx context.Context) {
 		return slices.Clone(urls), err
 	}, recoveredPanic, func() { d.resolving.Store(false) })
 	if err == nil {
-		answer.urls, err = d.cfg.resolved(urls)
+		answer.urls, err = d.cfg.usableURLs(urls)
 	}
 	answer.err = err
 }

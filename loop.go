@@ -55,7 +55,7 @@ type loop struct {
 	cancelAttempt  context.CancelFunc // of the attempt in progress
 	disconnectedAt time.Time          // since when no connection is ready; zero while one is
 	earliestRetry  time.Time          // the server's slot: no attempt before it
-	endpoints      endpoints
+	endpoints      endpointChoice
 	spread         time.Duration // the server's reconnect window
 	goAwayUntil    time.Time     // no attempt before it after the loss that the server announced
 	askedAgainAt   time.Time     // when subscriptions were last asked for again
@@ -149,7 +149,7 @@ func newLoop(c *Client) *loop {
 	l.registry = registry{traits: &c.cfg.traits, routes: &c.routes}
 	l.pacing = newPacing(&c.cfg.traits.Connection)
 	l.state = c.state.Load()
-	l.endpoints = newEndpoints(&c.cfg)
+	l.endpoints = newEndpointChoice(&c.cfg)
 	l.timer = time.AfterFunc(forever, func() { c.inbox.post(elapsed{}) })
 	return l
 }

@@ -325,8 +325,8 @@ func NewGovernor(perSecond float64, burst int) (*Governor, error) {
 
 const askGovernor = 5 * time.Second // at most between two questions whether a turn is due
 
-// endpoints is to what a client connects, and when it is its turn.
-type endpoints struct {
+// endpointChoice is to what a client connects, and when it is its turn.
+type endpointChoice struct {
 	list     *endpoint.List
 	chosen   *endpoint.Endpoint // for the attempt in progress, or the last one, or the next if hasTurn
 	governor *governor.Governor
@@ -336,15 +336,15 @@ type endpoints struct {
 	turnAt   time.Time // when to ask whether it is due
 }
 
-func newEndpoints(c *config) endpoints {
-	e := endpoints{list: endpoint.NewList(c.urls)}
+func newEndpointChoice(c *config) endpointChoice {
+	e := endpointChoice{list: endpoint.NewList(c.urls)}
 	e.chosen = e.list.First()
 	e.governor, e.release = governorOf(&c.Options)
 	return e
 }
 
 // worked follows when a connection is ready.
-func (e *endpoints) worked(at *endpoint.Endpoint, now time.Time) {
+func (e *endpointChoice) worked(at *endpoint.Endpoint, now time.Time) {
 	e.list.Worked(at)
 	e.list.BeginRound()
 	e.governor.Accepted(at.URL.Host, now)

@@ -12,7 +12,7 @@ import (
 const (
 	firstRate = 20.0 // attempts a second
 	leastRate = 1.0
-	mostRate  = 1e6
+	maxRate  = 1e6
 	changeAt  = time.Second      // at most once in it
 	doubleAt  = 30 * time.Second // without a refusal
 	maxHosts  = 1024
@@ -113,7 +113,7 @@ func (g *Governor) double(name string, h *host, at time.Time) (done bool) {
 	case g.rate > 0:
 		h.setRate(min(2*h.rate, g.rate), at)
 	default:
-		h.setRate(min(2*h.rate, mostRate), at)
+		h.setRate(min(2*h.rate, maxRate), at)
 	}
 	return false
 }

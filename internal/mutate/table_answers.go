@@ -61,8 +61,8 @@ var ofAnswers = []mutation{
 	{
 		name:    "feed: a server that asks for new connections is hammered",
 		file:    "reconnect.go",
-		search:  "\tif k.goAway {\n\t\tl.tryAgain(",
-		replace: "\tif k.goAway && false {\n\t\tl.tryAgain(",
+		search:  "\tif k.goAway {\n\t\tl.endpoints.list.Avoid(k.endpoint, l.now)\n\t\tl.tryAgain(",
+		replace: "\tif k.goAway && false {\n\t\tl.endpoints.list.Avoid(k.endpoint, l.now)\n\t\tl.tryAgain(",
 		test:    "-run ^TestGoAwayMessage$ ./test",
 	},
 	{
