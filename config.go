@@ -66,6 +66,7 @@ func newConfig(rawURL string, o *Options) (config, error) {
 	v.header(c.Header)
 	v.httpClient(c.HTTPClient)
 	v.traits(&c.traits)
+	v.limits(c.Limits, &c.traits.Connection)
 	v.duration("Options.Heartbeat.Interval", &c.Heartbeat.Interval, 20*time.Second)
 	if c.Heartbeat.Interval >= minDuration && c.Heartbeat.Interval < minHeartbeat {
 		v.refuse("Options.Heartbeat.Interval", "is %v; use %v or more, 20s is usual", c.Heartbeat.Interval, minHeartbeat)
@@ -195,6 +196,23 @@ func (c *config) usableURLs(urls []string) (usable []*url.URL, err error) {
 		errs = append(errs, fmt.Errorf("it returned %d URLs; use %d or less", len(urls), maxEndpoints))
 	}
 	return usable, errors.Join(errs...)
+}
+
+// limits replaces those of the dialect by those of Options.Limits.
+func (v *validation) limits(own wire.ConnectionLimits, of *wire.ConnectionLimits) {
+	if name, problem := own.Check(); name != "" {
+		v.refuse("Options.Limits."+name, "%s", problem)
+		return
+	}
+	if own.Messages > 0 {
+		of.Messages, of.Per, of.Burst = own.Messages, own.Per, own.Burst
+	}
+	if own.Subscriptions > 0 {
+		of.Subscriptions = own.Subscriptions
+	}
+	if own.Age > 0 {
+		of.Age = own.Age
+	}
 }
 
 // traits refuses traits that mean nothing.

@@ -74,6 +74,12 @@ type Options struct {
 	// days.
 	SessionTTL time.Duration
 
+	// Limits are what the server allows one connection, such as five messages a second or an
+	// age of 24 hours: the client keeps to them by itself. They replace those of the dialect:
+	// Messages, Per and Burst together if Messages is not zero, Subscriptions and Age each if
+	// it is not zero. Defaults to those of the dialect, if it knows any.
+	Limits wire.ConnectionLimits
+
 	// ReadLimit bounds one received WebSocket message, in bytes. Defaults to 4 MiB;
 	// from 1 KiB to 1 GiB. There is no value for unlimited. limpet.v1 needs at least
 	// 64 KiB, the size of a batch: many small messages travel in one WebSocket

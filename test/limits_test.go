@@ -13,6 +13,7 @@ import (
 	"github.com/limpet-go/limpet"
 	"github.com/limpet-go/limpet/limpettest"
 	"github.com/limpet-go/limpet/server"
+	"github.com/limpet-go/limpet/wire"
 	"github.com/limpet-go/limpet/wire/native"
 )
 
@@ -218,5 +219,35 @@ func TestLimitsOfTheServer(t *testing.T) {
 				t.Errorf("%d connections: %v", n, c.State().Cause)
 			}
 		})
+	}
+}
+
+// Options.Limits replaces what the dialect knows, each limit apart.
+func TestLimitsOfTheOptions(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		g := newGauge(t, 5)
+		language := g.language(wire.ConnectionLimits{Messages: 1000, Burst: 900, Subscriptions: 20})
+		c := g.client(t, language, limpet.Options{Limits: wire.ConnectionLimits{Messages: 5, Age: time.Hour}})
+		subs := subscribeAll(t, c, 20)
+		allLive(t, subs, 1, 6*time.Second)
+		g.check(t, 1)
+		if _, err := c.Subscribe(t.Context(), "one more", nil); !errors.Is(err, limpet.ErrTooManySubscriptions) {
+			t.Errorf("the limit of the dialect: %v", err)
+		}
+		time.Sleep(time.Hour)
+		allLive(t, subs, 2, 6*time.Second)
+		g.check(t, 2)
+	})
+	synctest.Test(t, func(t *testing.T) {
+		g := newGauge(t, 1000)
+		c := g.client(t, g.language(wire.ConnectionLimits{Messages: 10, Subscriptions: 20}), limpet.Options{Limits: wire.ConnectionLimits{Subscriptions: 3}})
+		subscribeAll(t, c, 3)
+		if _, err := c.Subscribe(t.Context(), "one more", nil); !errors.Is(err, limpet.ErrTooManySubscriptions) {
+			t.Errorf("the limit of the options: %v", err)
+		}
+	})
+	_, err := limpet.New("wss://a.example", options(&limpet.Options{Limits: wire.ConnectionLimits{Age: time.Second}}))
+	if err == nil || !strings.Contains(err.Error(), "Options.Limits.Age: is 1s; use 0, or 1m0s to") {
+		t.Errorf("an age of a second: %v", err)
 	}
 }

@@ -165,4 +165,18 @@ var ofEndpoints = []mutation{
 		replace: "\t_ = h // what",
 		test:    "./internal/governor",
 	},
+	{
+		name:    "limits: those of the options do not count",
+		file:    "config.go",
+		search:  "\tv.limits(c.Limits, &c.traits.Connection)\n",
+		replace: "",
+		test:    "-run ^TestLimitsOfTheOptions$ ./test",
+	},
+	{
+		name:    "limits: a limit of the options removes others of the dialect",
+		file:    "config.go",
+		search:  "\tif own.Subscriptions > 0 {\n",
+		replace: "\t{\n",
+		test:    "-run ^TestLimitsOfTheOptions$ ./test",
+	},
 }
