@@ -1,6 +1,8 @@
 package limpet
 
 import (
+	"cmp"
+	"iter"
 	"math"
 	"slices"
 	"time"
@@ -406,4 +408,21 @@ func (l *loop) waitForPlace(k *link, s *Subscription) {
 		return
 	}
 	k.crowded = append(k.crowded, s)
+}
+
+// byPriority returns the subscriptions in the order in which the server is asked for them.
+func (r *registry) byPriority() iter.Seq[*Subscription] {
+	if !r.prioritized {
+		return r.all()
+	}
+	return slices.Values(slices.SortedStableFunc(r.all(), func(a, b *Subscription) int { return cmp.Compare(b.priority, a.priority) }))
+}
+
+// queueRequest puts s among those to ask for, before those with a lower priority.
+func (k *link) queueRequest(s *Subscription) {
+	i := len(k.toAsk)
+	for i > 0 && k.toAsk[i-1].priority < s.priority {
+		i--
+	}
+	k.toAsk = slices.Insert(k.toAsk, i, s)
 }

@@ -86,7 +86,7 @@ func (l *loop) open(c *conn, token string, state any) {
 			l.c.first.arrive()
 		case !s.mustWait(l.now):
 			l.registry.postpone(s, time.Time{})
-			k.toAsk = append(k.toAsk, s)
+			k.queueRequest(s)
 		}
 	}
 	if err := codec.Start(k.start); err != nil {

@@ -338,7 +338,7 @@ func (l *loop) askAgain(k *link) {
 		if l.askedOnLink(s) {
 			l.withdraw(k, s)
 		}
-		k.toAsk = append(k.toAsk, s)
+		k.queueRequest(s)
 	}
 }
 

@@ -376,7 +376,7 @@ func (e subscribe) apply(l *loop) {
 		l.registry.add(s)
 		l.c.totals.add(s)
 		if l.link != nil {
-			l.link.toAsk = append(l.link.toAsk, s)
+			l.link.queueRequest(s)
 		}
 		e.reply <- nil
 	}

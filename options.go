@@ -289,6 +289,11 @@ type SubscribeOptions struct {
 	// It must be UTF-8 of at most 8 KiB without control characters.
 	Token Secret
 
+	// Priority decides which subscriptions the server is asked for first, after New and after
+	// each reconnect: those with a higher priority, and of the same one those that are older.
+	// It has no effect on what is delivered. Defaults to 0; it may be negative.
+	Priority int
+
 	// Cursor keeps the position of the subscription across restarts, under Name. If the
 	// store has a position, the subscription starts after it, and From and Position do
 	// not count. If it has none, they do, and where the stream begins is saved when the

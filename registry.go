@@ -11,15 +11,16 @@ import (
 	"github.com/limpet-go/limpet/wire"
 )
 
-// registry holds the subscriptions in order of registration. It belongs to the
-// loop. What concerns one subscription costs the same however many there are.
+// registry holds the subscriptions in order of registration. It belongs to the loop. What
+// concerns one costs the same however many there are.
 type registry struct {
-	traits  *wire.Traits
-	lastKey uint64
-	subs    []*Subscription // nil: removed
-	removed int             // how many of subs are nil
-	waiting []*Subscription // those with askAgainAt, as a heap: the first is due first
-	routes  *routes
+	traits      *wire.Traits
+	lastKey     uint64
+	subs        []*Subscription // nil: removed
+	removed     int             // how many of subs are nil
+	prioritized bool            // one has, or had, another priority than 0
+	waiting     []*Subscription // those with askAgainAt, as a heap: the first is due first
+	routes      *routes
 }
 
 // all returns the subscriptions in order of registration. While it iterates, only
@@ -36,7 +37,7 @@ func (r *registry) all() iter.Seq[*Subscription] {
 
 func (r *registry) add(s *Subscription) {
 	r.subs = append(r.subs, s)
-	s.place = len(r.subs)
+	s.place, r.prioritized = len(r.subs), r.prioritized || s.priority != 0
 	r.giveKey(s)
 	if !r.traits.ByKey {
 		r.routes.setName(s.topic, s)
@@ -151,7 +152,7 @@ func (h *askHeap) Pop() any {
 func (r *registry) startConnection(gen uint64, now time.Time) []wire.Subscribe {
 	var carried []wire.Subscribe
 	size := 0
-	for s := range r.all() {
+	for s := range r.byPriority() {
 		if s.failedAsks == 0 && !s.mustWait(now) {
 			size += s.startSize()
 		}
@@ -176,7 +177,7 @@ func (s *Subscription) startSize() int {
 // URL. No connection can move the positions, because the last one was fenced.
 func (r *registry) positions(now time.Time) []wire.Subscribe {
 	var subs []wire.Subscribe
-	for s := range r.all() {
+	for s := range r.byPriority() {
 		if s.mustWait(now) {
 			continue
 		}
@@ -186,9 +187,8 @@ func (r *registry) positions(now time.Time) []wire.Subscribe {
 	return subs
 }
 
-// request prepares s for connection gen and returns how to ask for it: after the
-// position that it has reached or, without one, from where the caller chose. With
-// hold, messages do not count before the answer.
+// request prepares s for connection gen and returns how to ask for it: after the position that
+// it has reached, or from where the caller chose. With hold, only what follows the answer counts.
 func (s *Subscription) request(gen uint64, hold bool) wire.Subscribe {
 	last, based, credit := s.queue.startRequest(gen, hold)
 	s.held = hold
@@ -409,7 +409,7 @@ func (k *link) free(u *topicUse, tail bool) {
 // askForWaiting asks for the subscription that has waited for its topic.
 func (k *link) askForWaiting(u *topicUse) {
 	if u.waiting != nil {
-		k.toAsk = append(k.toAsk, u.waiting)
+		k.queueRequest(u.waiting)
 		u.waiting = nil
 	}
 }

@@ -87,6 +87,7 @@ type Subscription struct {
 	place       int // in registry.subs, from 1; 0: not in it
 	from        From
 	token       Secret
+	priority    int
 	wireName    string
 
 	keptIn          uint64     // the session in which it was live, if the server keeps subscriptions; see wire.Traits.KeepsSubs
@@ -280,7 +281,7 @@ func (l *loop) placesError() *Error {
 }
 
 func newSubscription(c *Client, topic string, opts *SubscribeOptions) *Subscription {
-	s := &Subscription{client: c, topic: topic, from: opts.From, token: opts.Token}
+	s := &Subscription{client: c, topic: topic, from: opts.From, token: opts.Token, priority: opts.Priority}
 	s.queue = newQueue(topic, opts, c.cfg.traits, s, c.memory)
 	if opts.Cursor != nil {
 		s.queue.saver = saver.New(saver.Config{

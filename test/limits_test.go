@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -250,4 +251,78 @@ func TestLimitsOfTheOptions(t *testing.T) {
 	if err == nil || !strings.Contains(err.Error(), "Options.Limits.Age: is 1s; use 0, or 1m0s to") {
 		t.Errorf("an age of a second: %v", err)
 	}
+}
+
+// carrying notes the subscriptions that each handshake carries.
+type carrying struct {
+	wire.Dialect
+	subs *[][]string
+}
+
+func (c carrying) Open(r wire.Resume) (wire.Codec, error) {
+	var topics []string
+	for _, s := range r.Subs {
+		topics = append(topics, s.Topic)
+	}
+	*c.subs = append(*c.subs, topics)
+	return c.Dialect.Open(r)
+}
+
+// The server is asked first for what matters most, in the handshake and after it, on every
+// connection.
+func TestPriority(t *testing.T) {
+	priorities := map[string]int{"low": -1, "usual": 0, "high": 7, "highest": 8}
+	subscribeAll := func(t *testing.T, c *limpet.Client, many int) (subs []*limpet.Subscription) {
+		for i := range many {
+			for _, name := range []string{"low", "usual", "highest", "high"} {
+				s, err := c.Subscribe(t.Context(), fmt.Sprintf("%s/%03d", name, i), &limpet.SubscribeOptions{Priority: priorities[name]})
+				if err != nil {
+					t.Fatal(err)
+				}
+				subs = append(subs, s)
+			}
+		}
+		return subs
+	}
+	var want []string
+	for _, name := range []string{"highest", "high", "usual", "low"} {
+		for i := range 100 {
+			want = append(want, fmt.Sprintf("%s/%03d", name, i))
+		}
+	}
+	synctest.Test(t, func(t *testing.T) {
+		var carried [][]string
+		srv := limpettest.NewServer(t, nil)
+		srv.Inject(limpettest.Stall(time.Second), limpettest.Clean())
+		c, err := limpet.New(srv.URL(), options(&limpet.Options{HTTPClient: srv.HTTPClient(), Dialect: carrying{native.New(nil), &carried}}))
+		if err != nil {
+			t.Fatal(err)
+		}
+		t.Cleanup(func() { closeAndWait(t, c) })
+		subs := subscribeAll(t, c, 100)
+		allLive(t, subs, 1, 2*time.Second)
+		srv.Network.CutAll()
+		allLive(t, subs, 2, 2*time.Second)
+		for i, topics := range carried {
+			if len(topics) < 50 || !slices.Equal(topics, want[:len(topics)]) {
+				t.Errorf("connection %d carries %d: %q", i, len(topics), topics)
+			}
+		}
+	})
+	synctest.Test(t, func(t *testing.T) {
+		g := newGauge(t, 1000)
+		g.host.Inject(limpettest.Stall(time.Second), limpettest.Clean())
+		c := g.client(t, g.language(wire.ConnectionLimits{}), limpet.Options{})
+		subs := subscribeAll(t, c, 100)
+		allLive(t, subs, 1, 2*time.Second)
+		g.host.Network.CutAll()
+		allLive(t, subs, 2, 2*time.Second)
+		var sent []string
+		for _, l := range g.sent("sub ") {
+			sent = append(sent, strings.TrimPrefix(l.text, "sub "))
+		}
+		if len(sent) != 800 || !slices.Equal(sent[:400], want) || !slices.Equal(sent[400:], want) {
+			t.Errorf("%d requests: %q", len(sent), sent)
+		}
+	})
 }

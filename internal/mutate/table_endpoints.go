@@ -179,4 +179,18 @@ var ofEndpoints = []mutation{
 		replace: "\t{\n",
 		test:    "-run ^TestLimitsOfTheOptions$ ./test",
 	},
+	{
+		name:    "priority: requests are in order of registration",
+		file:    "conn.go",
+		search:  "for i > 0 && k.toAsk[i-1].priority < s.priority {",
+		replace: "for false {",
+		test:    "-run ^TestPriority$ ./test",
+	},
+	{
+		name:    "priority: the handshake carries the oldest",
+		file:    "conn.go",
+		search:  "if !r.prioritized {\n\t\treturn r.all()\n\t}",
+		replace: "if true {\n\t\treturn r.all()\n\t}",
+		test:    "-run ^TestPriority$ ./test",
+	},
 }
