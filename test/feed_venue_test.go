@@ -5,6 +5,8 @@ import (
 	"encoding/json"
 	"fmt"
 	"net/http"
+	"slices"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"testing"
@@ -27,9 +29,11 @@ type venue struct {
 	table     feed.Table
 	traits    func(*wire.Traits) // changes what the dialect says of itself
 	lag, tick time.Duration
+	since     time.Time                         // the numbers go on over connections from then; zero: they do not
 	silent    atomic.Bool                       // requests are not confirmed
 	refuse    func(symbols []string) string     // the error that answers a whole subscribe; empty: it is taken
 	before    func(say func(string), r *asking) // when a request was read
+	mute      string                            // symbols that begin so have no answer
 
 	mu       sync.Mutex
 	requests []asking
@@ -163,7 +167,11 @@ func (v *venue) work(ctx context.Context, say func(string), queue chan asking) {
 	live := map[string]int{} // the number of the subscription, by symbol
 	var q asking
 	var due <-chan time.Time // of q
-	for n, next := 1, time.After(v.tick); ; {
+	n := 1
+	if !v.since.IsZero() {
+		n += int(time.Since(v.since) / v.tick)
+	}
+	for next := time.After(v.tick); ; {
 		more := queue
 		if due != nil {
 			more = nil
@@ -189,6 +197,7 @@ func (v *venue) work(ctx context.Context, say func(string), queue chan asking) {
 			due = time.After(time.Until(q.at.Add(v.lag)))
 		case <-due:
 			due = nil
+			q.Symbols = slices.DeleteFunc(slices.Clone(q.Symbols), func(symbol string) bool { return v.mute != "" && strings.HasPrefix(symbol, v.mute) })
 			if q.Op == "subscribe" && v.refuse != nil {
 				if text := v.refuse(q.Symbols); text != "" {
 					say(text)
