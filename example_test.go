@@ -54,6 +54,25 @@ func ExampleDial() {
 	// Output: ready
 }
 
+// Two nodes of one service, one of them down: the client goes to the other at once.
+func ExampleOptions_endpoints() {
+	_, up, stop := startServer(nil)
+	defer stop()
+	_, down, stopped := startServer(nil)
+	stopped()
+
+	client, err := limpet.Dial(context.Background(), down, &limpet.Options{
+		Endpoints: []string{up},
+		Limits:    wire.ConnectionLimits{Age: 24 * time.Hour}, // the service ends a connection after a day
+	})
+	if err != nil {
+		log.Fatal(err)
+	}
+	defer client.Close()
+	fmt.Println(up == "ws://"+client.State().Host)
+	// Output: true
+}
+
 // A server that wants a token first, and a "ping" now and then.
 func ExampleOptions() {
 	ctx := context.Background()
