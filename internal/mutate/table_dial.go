@@ -117,7 +117,7 @@ var ofDial = []mutation{
 	{
 		name:    "proxy: its Retry-After does not count",
 		file:    "failure.go",
-		search:  "d.After, d.namesTime = retryAfter(proxy.Header)",
+		search:  "d.After, d.namesTime = headers.RetryAfter(proxy.Header)",
 		replace: "d.After, d.namesTime = 0, false",
 		test:    "-run ^TestProxyRefusesWSS$ ./test",
 	},
@@ -417,9 +417,30 @@ var ofDial = []mutation{
 	},
 	{
 		name:    "slot: a decimal one is ignored",
-		file:    "failure.go",
-		search:  "if decimal.MatchString(text) {",
-		replace: "if false {",
+		file:    "internal/headers/retry.go",
+		search:  `(\.[0-9]*)?`,
+		replace: `()`,
+		test:    "-run ^TestRetryAfterIsNeverUndercut$ ./test",
+	},
+	{
+		name:    "slot: a date of another form is ignored",
+		file:    "internal/headers/retry.go",
+		search:  "range dates {",
+		replace: "range dates[:0] {",
+		test:    "-run ^TestRetryAfterIsNeverUndercut$ ./test",
+	},
+	{
+		name:    "slot: only the first one counts",
+		file:    "internal/headers/retry.go",
+		search:  "slot, ok = max(slot, at), true",
+		replace: "return at, true",
+		test:    "-run ^TestRetryAfterIsNeverUndercut$ ./test",
+	},
+	{
+		name:    "slot: a list is ignored",
+		file:    "internal/headers/retry.go",
+		search:  "parts = strings.Split(line, \",\") ",
+		replace: "",
 		test:    "-run ^TestRetryAfterIsNeverUndercut$ ./test",
 	},
 	{
