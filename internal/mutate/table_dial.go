@@ -179,9 +179,9 @@ var ofDial = []mutation{
 	},
 	{
 		name:    "header: two spellings are both sent",
-		file:    "dialer.go",
-		search:  "h[http.CanonicalHeaderKey(k)] = slices.Clone(v)",
-		replace: "h[k] = slices.Clone(v)",
+		file:    "internal/socket/requests.go",
+		search:  "canonical := http.CanonicalHeaderKey(name)",
+		replace: "canonical := name",
 		test:    "-run ^TestCredentialReplacesAHeaderInAnySpelling$ .",
 	},
 	{
