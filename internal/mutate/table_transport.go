@@ -73,7 +73,7 @@ var ofMiddlewares = []mutation{
 		name:    "middleware: a panic in Hijack leaves the connection open",
 		file:    "server/conn.go",
 		search:  "if !upgraded && h.raw != nil {",
-		replace: "if false {",
+		replace: "if !upgraded && h.raw != nil && h.stall < 0 {",
 		test:    "-run ^TestHijackOfAMiddleware$ ./server",
 	},
 	{
