@@ -46,11 +46,10 @@ func TestRestartWithAnOlderLog(t *testing.T) {
 	old := numbers(1, 10)
 	for name, tc := range map[string]struct {
 		keep   server.Retention
-		base   string   // of both logs; empty: each has its own
 		quiet  bool     // nothing is held when the subscription begins
 		kept   []string // what the older state has
 		anew   []string // what it has got since
-		noBase bool
+		noBase bool     // the logs say nothing of positions at which nothing is held
 	}{
 		"nothing since":             {kept: old[:6]},
 		"less since":                {kept: old[:6], anew: []string{"n1"}},

@@ -112,6 +112,13 @@ var ofMiddlewares = []mutation{
 		test:    "-run ^TestRestartOnALogWithoutTimes$ ./server",
 	},
 	{
+		name:    "resume: no tag is the base of a log that has none",
+		file:    "server/subscription.go",
+		search:  "case q.O == 0 || len(q.Tag) > 0 && bytes.Equal",
+		replace: "case q.O == 0 || bytes.Equal",
+		test:    "-run ^TestRestartWithAnOlderLog$ ./test",
+	},
+	{
 		name:    "ids: an entry is from the future",
 		file:    "server/ids.go",
 		search:  "return min(entry.Time.Sub(s.start), 0)",
