@@ -14,7 +14,7 @@ import (
 // its readers and must not be changed.
 type Entry struct {
 	Offset  uint64            // set by Append
-	Time    time.Time         // when it was accepted
+	Time    time.Time         // when it was accepted; where a log does not keep it, its ids count from the start of the server
 	ID      wire.ID           // message id
 	Topic   string            // topic, without wildcards
 	Payload []byte            // at most Options.MaxPayload bytes

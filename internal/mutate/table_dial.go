@@ -47,8 +47,15 @@ var ofDial = []mutation{
 	{
 		name:    "dial: another machine is taken for this one",
 		file:    "internal/socket/requests.go",
-		search:  "return ip == nil || ip.IsLoopback()",
-		replace: "return ip == nil || !ip.IsUnspecified()",
+		search:  "return ip.IsLoopback()\n\t}\n\treturn err",
+		replace: "return !ip.IsUnspecified()\n\t}\n\treturn err",
+		test:    "-run ^TestClearTextStaysOnThisMachine$ ./test",
+	},
+	{
+		name:    "dial: a name of another machine is taken for this one",
+		file:    "internal/socket/requests.go",
+		search:  "!machineName.MatchString(host) || Loopback(host)",
+		replace: "host != \"\"",
 		test:    "-run ^TestClearTextStaysOnThisMachine$ ./test",
 	},
 	{

@@ -13,6 +13,7 @@ import (
 	"net/netip"
 	"net/url"
 	"reflect"
+	"regexp"
 	"slices"
 	"strings"
 	"sync"
@@ -317,17 +318,22 @@ func (t *traced) close() {
 	}
 }
 
-// onThisMachine reports whether addr is a loopback address, or none of an IP
-// network: a Unix socket, or what a dial function of the caller made up.
+// machineName is the form of a name of DNS.
+var machineName = regexp.MustCompile(`^[0-9A-Za-z._-]+$`)
+
+// onThisMachine reports whether addr is a loopback address or a name of this machine, or
+// none of an IP network: a Unix socket, or what a dial function of the caller made up.
 func onThisMachine(addr net.Addr) bool {
 	if addr == nil {
 		return true
 	}
 	host, _, err := net.SplitHostPort(addr.String())
 	if err != nil {
-		return true
+		host = addr.String()
 	}
-	host, _, _ = strings.Cut(host, "%")
-	ip := net.ParseIP(host)
-	return ip == nil || ip.IsLoopback()
+	address, _, _ := strings.Cut(host, "%")
+	if ip := net.ParseIP(address); ip != nil {
+		return ip.IsLoopback()
+	}
+	return err != nil || !machineName.MatchString(host) || Loopback(host)
 }
