@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"net/http"
 	"net/url"
 	"runtime/debug"
@@ -151,9 +152,12 @@ func asCallersFault(err error) error {
 	}
 	var p *socket.Panic
 	var hanging *socket.HangingError
+	var transport *socket.TransportError
 	switch {
 	case errors.As(err, &hanging):
 		return &userError{"Options.HTTPClient", hanging}
+	case errors.As(err, &transport):
+		return &userError{"Options.HTTPClient", transport}
 	case !errors.As(err, &p):
 		return err
 	}
@@ -222,6 +226,7 @@ func (d *dialer) prepare(requests *socket.Requests, w *wire.Attempt) (err error)
 		if err := d.callAttempt(w); err != nil {
 			return asDialectsFault(err)
 		}
+		w.Header = socket.CanonicalHeader(w.Header)
 		d.secrets.AddRequest(w.URL, w.Header)
 		d.secrets.Add(w.Token)
 		d.addCookies(w.URL)
@@ -236,6 +241,7 @@ func (d *dialer) prepare(requests *socket.Requests, w *wire.Attempt) (err error)
 		if err := checkRequest("Request.URL", w.Request.URL, w.Request.Header, "http", "https"); err != nil {
 			return asDialectsFault(err)
 		}
+		w.Request.Header = socket.CanonicalHeader(w.Request.Header)
 		d.secrets.AddRequest(w.Request.URL, w.Request.Header)
 		d.addCookies(w.Request.URL)
 		if w.Response, err = requests.Step(w.Request); err != nil {
@@ -289,12 +295,8 @@ func (d *dialer) addCookies(rawURL string) {
 // mergeHeaders returns the headers of an upgrade request. Those of the credential
 // replace others of the same name, however it is spelled.
 func mergeHeaders(options, credential http.Header) http.Header {
-	h := make(http.Header, len(options)+len(credential))
-	for _, from := range []http.Header{options, credential} {
-		for k, v := range from {
-			h[http.CanonicalHeaderKey(k)] = slices.Clone(v)
-		}
-	}
+	h := socket.CanonicalHeader(options)
+	maps.Copy(h, socket.CanonicalHeader(credential))
 	return h
 }
 

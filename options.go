@@ -41,8 +41,9 @@ type Options struct {
 	// an *http.Transport and closes what that has opened when the attempt ends: no
 	// socket is pooled, and MaxConnsPerHost bounds nothing across attempts. A
 	// Transport of another type must end its work when the context of the request
-	// ends, and so must the dial functions: once eight calls of them hang, attempts
-	// fail. The timeouts that you set in it hold for every attempt and do not grow.
+	// ends, must not read the body of a 101, and must return one that can be written
+	// to. The dial functions must end with the context too: once eight calls of them hang,
+	// attempts fail. HTTP/2 cannot be upgraded. The timeouts that you set in it hold for every attempt and do not grow.
 	// Defaults to a client on a shared transport that honours HTTP_PROXY,
 	// HTTPS_PROXY and NO_PROXY and requires TLS 1.2 or later.
 	HTTPClient *http.Client

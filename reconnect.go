@@ -11,6 +11,7 @@ import (
 	"github.com/cenkalti/backoff/v4"
 	"github.com/limpet-go/limpet/internal/endpoint"
 	"github.com/limpet-go/limpet/internal/governor"
+	"github.com/limpet-go/limpet/internal/headers"
 	"github.com/limpet-go/limpet/wire"
 )
 
@@ -26,9 +27,6 @@ const (
 	silentIntervals    = 2.5              // heartbeat intervals without a received byte: the peer is dead
 	maxSilence         = 50 * time.Second // that this grows to: 2.5 intervals of the default
 )
-
-// retryHeader is a slot in milliseconds (docs/reconnect.md, section 1).
-const retryHeader = "X-Limpet-Retry-Ms"
 
 // policy decides when to try again (docs/reconnect.md, section 1). It belongs
 // to the loop.
@@ -400,7 +398,7 @@ func (l *loop) followEndpoint(k *link, f *wire.Failure, d *decision) (another bo
 		e = k.endpoint
 	}
 	overloaded := f.Status == http.StatusTooManyRequests || f.Status == http.StatusServiceUnavailable || f.Code == 1008
-	if overloaded && f.Header.Get(retryHeader) == "" {
+	if overloaded && f.Header.Get(headers.RetryMilliseconds) == "" {
 		l.endpoints.governor.Overloaded(e.URL.Host, l.now)
 	}
 	wasReady := k != nil && k.ready

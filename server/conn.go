@@ -42,17 +42,21 @@ func accept(w http.ResponseWriter, r *http.Request, token string, limit int64, s
 		return nil, &mountError{"GODEBUG=fips140=only forbids SHA-1, which every WebSocket handshake needs; use fips140=on"}
 	}
 	h := &hijacker{ResponseWriter: w, stall: stall}
+	upgraded := false
+	defer func() { // even if a middleware panics: net/http does not close what was hijacked
+		if !upgraded && h.raw != nil {
+			h.raw.abort()
+		}
+	}()
 	ws, err := websocket.Accept(h, r, &websocket.AcceptOptions{
 		Subprotocols:       []string{token},
 		InsecureSkipVerify: true, // Options.Origins was applied before
 		CompressionMode:    websocket.CompressionDisabled,
 	})
 	if err != nil {
-		if h.raw != nil {
-			h.raw.abort()
-		}
 		return nil, err
 	}
+	upgraded = true
 	ws.SetReadLimit(limit)
 	return &socket{ws: ws, raw: h.raw}, nil
 }
@@ -162,6 +166,9 @@ func (h *hijacker) WriteHeader(status int) {
 
 func (h *hijacker) Hijack() (net.Conn, *bufio.ReadWriter, error) {
 	conn, rw, err := http.NewResponseController(h.ResponseWriter).Hijack()
+	if err == nil && conn == nil {
+		err = errors.New("its Hijack returned no connection")
+	}
 	if err != nil {
 		for _, name := range []string{"Connection", "Upgrade", "Sec-WebSocket-Accept", "Sec-WebSocket-Protocol"} {
 			h.Header().Del(name) // set for the 101, which is not sent
@@ -169,15 +176,35 @@ func (h *hijacker) Hijack() (net.Conn, *bufio.ReadWriter, error) {
 		return nil, nil, &mountError{fmt.Sprintf("the http.ResponseWriter, a %T, has no Hijack: serve WebSocket requests over HTTP/1.1 and "+
 			"without middlewares that hide it, such as http.TimeoutHandler (%v)", h.ResponseWriter, err)}
 	}
+	conn.SetDeadline(time.Time{}) // one may be set already: see http.Hijacker
 	h.raw = &rawConn{Conn: conn, stall: h.stall, start: time.Now()}
 	var head bytes.Buffer
 	head.WriteString("HTTP/1.1 101 Switching Protocols\r\n")
-	h.Header().WriteSubset(&head, map[string]bool{"Content-Length": true, "Transfer-Encoding": true, "Trailer": true})
+	h.Header().WriteSubset(&head, notIn101(h.Header()))
 	head.WriteString("\r\n")
 	if _, err := h.raw.Write(head.Bytes()); err != nil {
 		return nil, nil, err
 	}
+	if rw == nil || rw.Reader == nil {
+		rw = &bufio.ReadWriter{Reader: bufio.NewReader(h.raw)}
+	}
 	return h.raw, bufio.NewReadWriter(rw.Reader, bufio.NewWriter(h.raw)), nil
+}
+
+// notIn101 returns the names in h that a 101 must not have: those of a body, an extension
+// that the server does not speak, and what a middleware says about the connection beside
+// Connection: Upgrade.
+func notIn101(h http.Header) map[string]bool {
+	without := make(map[string]bool)
+	for name := range h {
+		switch canonical := http.CanonicalHeaderKey(name); canonical {
+		case "Content-Length", "Content-Encoding", "Transfer-Encoding", "Trailer", "Sec-Websocket-Extensions", "Keep-Alive":
+			without[name] = true
+		case "Connection", "Upgrade", "Sec-Websocket-Accept", "Sec-Websocket-Protocol":
+			without[name] = name != canonical
+		}
+	}
+	return without
 }
 
 // mountError means that no connection can be upgraded where the server is mounted.

@@ -3,6 +3,7 @@ package server
 import (
 	"net"
 	"net/http"
+	"net/netip"
 	"net/url"
 	"strconv"
 	"strings"
@@ -14,13 +15,13 @@ import (
 
 // hostAllowed applies Options.Hosts.
 func (o *Options) hostAllowed(host string) bool {
-	name, _ := splitHost(host)
-	switch name {
-	case "localhost", "127.0.0.1", "::1":
+	name, port := splitHost(host)
+	if addr, err := netip.ParseAddr(name); name == "localhost" || err == nil && addr.Unmap().IsLoopback() {
 		return true
 	}
 	for _, h := range o.Hosts {
-		if h == "*" || strings.EqualFold(h, host) || strings.EqualFold(strings.Trim(h, "[]"), name) {
+		allowed, only := splitHost(h)
+		if h == "*" || allowed == name && (only == "" || only == port) {
 			return true
 		}
 	}
@@ -75,12 +76,25 @@ func sameHost(a, b, defaultPort string) bool {
 }
 
 // splitHost splits "name", "name:port", "[v6]" or "[v6]:port". The name is in lower
-// case and without brackets.
+// case, without brackets and without the dot of a full name.
 func splitHost(host string) (name, port string) {
+	name = host
 	if n, p, err := net.SplitHostPort(host); err == nil {
-		return strings.ToLower(n), p
+		name, port = n, p
 	}
-	return strings.ToLower(strings.Trim(host, "[]")), ""
+	return strings.ToLower(strings.TrimSuffix(strings.Trim(name, "[]"), ".")), port
+}
+
+// hasToken reports whether one of the lists in values has token, in any case.
+func hasToken(values []string, token string) bool {
+	for _, line := range values {
+		for t := range strings.SplitSeq(line, ",") {
+			if strings.EqualFold(strings.TrimSpace(t), token) {
+				return true
+			}
+		}
+	}
+	return false
 }
 
 // subprotocol chooses the first encoding in the client's list that limpet.v1 has.

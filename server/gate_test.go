@@ -44,6 +44,13 @@ func TestHostAndOrigin(t *testing.T) {
 		{"evil.example", nil, 403},
 		{"localhost.evil.example", nil, 403},
 		{"127.0.0.1.evil.example:80", nil, 403},
+		{"localhost.:80", nil, 101}, // the same hosts in other spellings
+		{"127.9.9.9", nil, 101},
+		{"[::ffff:127.0.0.1]:80", nil, 101},
+		{"FEED.example.com.:9000", nil, 101},
+		{"feed.example.com.evil.", nil, 403},
+		{"128.0.0.1", nil, 403},
+		{"feed.example.com", []string{"https://app.example.com."}, 101},
 
 		{"evil.example", []string{"http://evil.example"}, 403}, // DNS rebinding
 		{"localhost:8080", []string{"http://localhost:8080"}, 101},

@@ -189,12 +189,22 @@ func (s *ids) load(l Log) error {
 		}
 		for i, e := range buf[:n] {
 			if i == 0 && from == v.First && v.First > 1 {
-				s.forgotten = e.Time.Sub(s.start)
+				s.forgotten = s.since(e)
 			}
 			s.adopt(e)
 		}
 		from = buf[n-1].Offset + 1
 	}
+}
+
+// since returns when an entry of an earlier server was accepted, since start: before it. A
+// log that does not keep the time, or whose clock was ahead, must cost neither the ids nor
+// the outcomes of the messages after it.
+func (s *ids) since(entry *Entry) time.Duration {
+	if entry.Time.IsZero() {
+		return 0
+	}
+	return min(entry.Time.Sub(s.start), 0)
 }
 
 // adopt remembers the id of a log entry.
@@ -205,7 +215,7 @@ func (s *ids) adopt(entry *Entry) {
 	if s.known[k] != nil {
 		return
 	}
-	e := &idEntry{key: k, at: entry.Time.Sub(s.start), outcome: outcome{offset: entry.Offset}}
+	e := &idEntry{key: k, at: s.since(entry), outcome: outcome{offset: entry.Offset}}
 	s.known[k] = e
 	s.order = append(s.order, e)
 	s.expire(time.Since(s.start))

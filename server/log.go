@@ -14,7 +14,7 @@ import (
 // its readers and must not be changed.
 type Entry struct {
 	Offset  uint64            // set by Append
-	Time    time.Time         // when it was accepted
+	Time    time.Time         // when it was accepted; where a log does not keep it, its ids count from the start of the server
 	ID      wire.ID           // message id
 	Topic   string            // topic, without wildcards
 	Payload []byte            // at most Options.MaxPayload bytes
@@ -31,7 +31,8 @@ type View struct {
 
 	// Base is a tag that stands for every position of this incarnation at which
 	// no entry is held, such as the one before First. It must change whenever the
-	// log may have lost its newest entries.
+	// log may have lost its newest entries. Without one such a position cannot be
+	// proved: a subscription that resumes there gets a Reset.
 	Base []byte
 
 	// First is the offset of the oldest entry held; Head+1 if there is none.

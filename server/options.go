@@ -23,9 +23,9 @@ type Options struct {
 	// Hooks are the decisions of the surrounding program.
 	Hooks Hooks
 
-	// Hosts are the values of the Host header that are served besides localhost,
-	// 127.0.0.1 and [::1]: "example.com" with any port, "example.com:8443" with
-	// that port, "*" for every value. Other requests get 403, so that a page
+	// Hosts are the values of the Host header that are served besides localhost and
+	// loopback addresses: "example.com" with any port, "example.com:8443" with
+	// that port, "*" for every value. Case and a dot at the end make no difference. Other requests get 403, so that a page
 	// whose name was made to point to this server (DNS rebinding) cannot use it.
 	Hosts []string
 

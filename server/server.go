@@ -23,7 +23,6 @@ import (
 	"errors"
 	"fmt"
 	"net/http"
-	"strings"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -124,7 +123,7 @@ func (s *Server) admit(w http.ResponseWriter, r *http.Request) (native.Encoding,
 		http.Error(w, "host or origin not allowed", http.StatusForbidden)
 		return 0, false
 	}
-	if !strings.EqualFold(r.Header.Get("Upgrade"), "websocket") {
+	if !hasToken(r.Header.Values("Upgrade"), "websocket") {
 		s.stats.refusedRequest.Add(1)
 		w.Header().Set("Connection", "Upgrade")
 		w.Header().Set("Upgrade", "websocket")

@@ -77,7 +77,7 @@ func continuity(l Log, v View, q *native.Sub) (native.ResetWhy, bool) {
 		return native.ResetEpoch, false
 	case q.O > v.Head:
 		return native.ResetAhead, false
-	case q.O == 0 || bytes.Equal(q.Tag, v.Base):
+	case q.O == 0 || len(q.Tag) > 0 && bytes.Equal(q.Tag, v.Base): // no tag proves nothing, whatever Base is
 		return 0, true
 	}
 	if q.O >= v.First {

@@ -218,11 +218,17 @@ func TestClearTextStaysOnThisMachine(t *testing.T) {
 		addr net.Addr
 		ok   bool
 	}{
-		"loopback":      {&net.TCPAddr{IP: net.IPv4(127, 9, 9, 9), Port: 80}, true},
-		"loopback, v6":  {&net.TCPAddr{IP: net.IPv6loopback, Port: 80, Zone: "lo"}, true},
-		"a Unix socket": {&net.UnixAddr{Name: "/run/x"}, true},
-		"elsewhere":     {&net.TCPAddr{IP: net.IPv4(10, 1, 2, 3), Port: 80}, false},
-		"elsewhere, v6": {&net.TCPAddr{IP: net.ParseIP("fe80::1"), Port: 80, Zone: "eth0"}, false},
+		"loopback":         {&net.TCPAddr{IP: net.IPv4(127, 9, 9, 9), Port: 80}, true},
+		"loopback, v6":     {&net.TCPAddr{IP: net.IPv6loopback, Port: 80, Zone: "lo"}, true},
+		"a Unix socket":    {&net.UnixAddr{Name: "/run/x"}, true},
+		"a pipe":           {namedAddr("pipe"), true},
+		"VSOCK":            {namedAddr("vm(3):1024"), true},
+		"a local name":     {namedAddr("api.localhost:80"), true},
+		"another name":     {namedAddr("db.internal:80"), false},
+		"without port":     {&net.IPAddr{IP: net.IPv4(10, 1, 2, 3)}, false},
+		"without port, v6": {namedAddr("fd00::5"), false},
+		"elsewhere":        {&net.TCPAddr{IP: net.IPv4(10, 1, 2, 3), Port: 80}, false},
+		"elsewhere, v6":    {&net.TCPAddr{IP: net.ParseIP("fe80::1"), Port: 80, Zone: "eth0"}, false},
 	} {
 		for _, wrapped := range []bool{false, true} {
 			t.Run(fmt.Sprint(name, " wrapped=", wrapped), func(t *testing.T) {
@@ -254,6 +260,12 @@ func TestClearTextStaysOnThisMachine(t *testing.T) {
 		}
 	}
 }
+
+// namedAddr is an address as a dial function of the caller may spell it.
+type namedAddr string
+
+func (namedAddr) Network() string  { return "named" }
+func (a namedAddr) String() string { return string(a) }
 
 // elsewhere is a connection that claims another remote address.
 type elsewhere struct {

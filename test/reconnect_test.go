@@ -98,6 +98,20 @@ func TestRetryAfterIsNeverUndercut(t *testing.T) {
 		"decimal":      {"Retry-After": {"90.25"}},
 		"date":         {"Retry-After": {"Mon, 01 Jan 2024 00:01:30 GMT"}, "Date": {"Mon, 01 Jan 2024 00:00:00 GMT"}},
 		"milliseconds": {"X-Limpet-Retry-Ms": {"90000"}, "Retry-After": {"1"}},
+
+		// As servers and proxies in the field write it.
+		"RFC 850":       {"Retry-After": {"Monday, 01-Jan-24 00:01:30 GMT"}, "Date": {"Mon, 01 Jan 2024 00:00:00 GMT"}},
+		"UTC":           {"Retry-After": {"Mon, 01 Jan 2024 00:01:30 UTC"}, "Date": {"Mon, 01 Jan 2024 00:00:00 UTC"}},
+		"a zone":        {"Retry-After": {"Mon, 1 Jan 2024 02:01:30 +0200"}, "Date": {"Mon, 01 Jan 2024 00:00:00 GMT"}},
+		"RFC 3339":      {"Retry-After": {"2024-01-01T00:01:30Z"}, "Date": {"Mon, 01 Jan 2024 00:00:00 GMT"}},
+		"a unit":        {"Retry-After": {"90s"}},
+		"a word":        {"Retry-After": {"90 seconds"}},
+		"a sign":        {"Retry-After": {"+90"}},
+		"quoted":        {"Retry-After": {"\"90\""}},
+		"no fraction":   {"Retry-After": {"90."}},
+		"twice":         {"Retry-After": {"5", "90"}},
+		"a list":        {"Retry-After": {"90, 5"}},
+		"a bad one too": {"Retry-After": {"soon", "90"}},
 	} {
 		t.Run(name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {

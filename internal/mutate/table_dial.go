@@ -47,8 +47,15 @@ var ofDial = []mutation{
 	{
 		name:    "dial: another machine is taken for this one",
 		file:    "internal/socket/requests.go",
-		search:  "return ip == nil || ip.IsLoopback()",
-		replace: "return ip == nil || !ip.IsUnspecified()",
+		search:  "return ip.IsLoopback()\n\t}\n\treturn err",
+		replace: "return !ip.IsUnspecified()\n\t}\n\treturn err",
+		test:    "-run ^TestClearTextStaysOnThisMachine$ ./test",
+	},
+	{
+		name:    "dial: a name of another machine is taken for this one",
+		file:    "internal/socket/requests.go",
+		search:  "!machineName.MatchString(host) || Loopback(host)",
+		replace: "host != \"\"",
 		test:    "-run ^TestClearTextStaysOnThisMachine$ ./test",
 	},
 	{
@@ -117,7 +124,7 @@ var ofDial = []mutation{
 	{
 		name:    "proxy: its Retry-After does not count",
 		file:    "failure.go",
-		search:  "d.After, d.namesTime = retryAfter(proxy.Header)",
+		search:  "d.After, d.namesTime = headers.RetryAfter(proxy.Header)",
 		replace: "d.After, d.namesTime = 0, false",
 		test:    "-run ^TestProxyRefusesWSS$ ./test",
 	},
@@ -179,9 +186,9 @@ var ofDial = []mutation{
 	},
 	{
 		name:    "header: two spellings are both sent",
-		file:    "dialer.go",
-		search:  "h[http.CanonicalHeaderKey(k)] = slices.Clone(v)",
-		replace: "h[k] = slices.Clone(v)",
+		file:    "internal/socket/requests.go",
+		search:  "canonical := http.CanonicalHeaderKey(name)",
+		replace: "canonical := name",
 		test:    "-run ^TestCredentialReplacesAHeaderInAnySpelling$ .",
 	},
 	{
@@ -417,9 +424,30 @@ var ofDial = []mutation{
 	},
 	{
 		name:    "slot: a decimal one is ignored",
-		file:    "failure.go",
-		search:  "if decimal.MatchString(text) {",
-		replace: "if false {",
+		file:    "internal/headers/retry.go",
+		search:  `(\.[0-9]*)?`,
+		replace: `()`,
+		test:    "-run ^TestRetryAfterIsNeverUndercut$ ./test",
+	},
+	{
+		name:    "slot: a date of another form is ignored",
+		file:    "internal/headers/retry.go",
+		search:  "range dates {",
+		replace: "range dates[:0] {",
+		test:    "-run ^TestRetryAfterIsNeverUndercut$ ./test",
+	},
+	{
+		name:    "slot: only the first one counts",
+		file:    "internal/headers/retry.go",
+		search:  "slot, ok = max(slot, at), true",
+		replace: "return at, true",
+		test:    "-run ^TestRetryAfterIsNeverUndercut$ ./test",
+	},
+	{
+		name:    "slot: a list is ignored",
+		file:    "internal/headers/retry.go",
+		search:  "parts = strings.Split(line, \",\") ",
+		replace: "",
 		test:    "-run ^TestRetryAfterIsNeverUndercut$ ./test",
 	},
 	{

@@ -112,7 +112,7 @@ var ofEndpoints = []mutation{
 	{
 		name:    "governor: a refusal changes nothing",
 		file:    "reconnect.go",
-		search:  "if overloaded && f.Header.Get(retryHeader) == \"\" {",
+		search:  "if overloaded && f.Header.Get(headers.RetryMilliseconds) == \"\" {",
 		replace: "if false {",
 		test:    "-run ^TestManyClientsAreNoHerd$ ./test",
 	},

@@ -4,9 +4,11 @@ import (
 	"context"
 	"crypto/sha1"
 	"errors"
+	"fmt"
 	"io"
 	"net"
 	"net/http"
+	"strings"
 	"time"
 
 	"github.com/limpet-go/limpet/internal/frame"
@@ -66,7 +68,9 @@ func (u *upgrade) RoundTrip(req *http.Request) (*http.Response, error) {
 	case err != nil:
 		return nil, err
 	case resp == nil || resp.Body == nil:
-		return nil, errors.New("the transport returned no response; check Options.HTTPClient")
+		return nil, &TransportError{"its Transport returned no response"}
+	case !direct:
+		resp.Header = CanonicalHeader(resp.Header)
 	}
 	u.status, u.header = resp.StatusCode, resp.Header
 	if resp.StatusCode != http.StatusSwitchingProtocols {
@@ -79,11 +83,20 @@ func (u *upgrade) RoundTrip(req *http.Request) (*http.Response, error) {
 	}
 	rwc, ok := resp.Body.(io.ReadWriteCloser)
 	if !ok {
-		resp.Body.Close()
-		if resp.Close {
+		closeBody(resp.Body)
+		switch {
+		case resp.Close:
 			return nil, ErrConnectionClose
+		case !direct && switches(resp.Header): // net/http would have handed the connection over
+			u.status = 0
+			return nil, &TransportError{fmt.Sprintf("its Transport has replaced the body of the 101 with a %T, which cannot be written to; "+
+				"leave it as it is, or wrap it in an io.ReadWriteCloser", resp.Body)}
 		}
-		return nil, errors.New("transport does not hand the upgraded connection over")
+		return nil, errors.New("the 101 lacks Connection: Upgrade or Upgrade: websocket")
+	}
+	if offered := strings.Join(resp.Header.Values("Sec-WebSocket-Extensions"), ","); strings.Trim(offered, ", ") != "" {
+		closeBody(rwc)
+		return nil, fmt.Errorf("the 101 has Sec-WebSocket-Extensions: %s, which the client has not offered (RFC 6455, section 9.1)", offered)
 	}
 	nc := u.traced.conn()
 	if !u.requests.sockets.release(nc) {
@@ -97,6 +110,11 @@ func (u *upgrade) RoundTrip(req *http.Request) (*http.Response, error) {
 	u.library = &detachableStream{stream: u.stream}
 	resp.Body = u.library
 	return resp, nil
+}
+
+// switches reports whether a 101 with these headers hands its connection over.
+func switches(h http.Header) bool {
+	return h.Get("Upgrade") != "" && strings.Contains(strings.ToLower(strings.Join(h.Values("Connection"), ",")), "upgrade")
 }
 
 func readBounded(body io.ReadCloser, limit int64) []byte {
@@ -126,8 +144,14 @@ func (r *Requests) Upgrade(a *wire.Attempt, o Options) (*Conn, *wire.Failure) {
 		return nil, &wire.Failure{Stage: wire.StageDial, Err: err}
 	}
 	up := &upgrade{requests: r, jar: client.Jar, traced: traced}
+	if _, own := client.Transport.(*http.Transport); !own {
+		traced.sockets = r.sockets
+	}
 	client.Transport = up
 	ws, err := handshake(ctx, &client, a)
+	if client.Timeout > 0 && errors.Is(err, context.DeadlineExceeded) && ctx.Err() == nil {
+		err = fmt.Errorf("not connected within Options.HTTPClient.Timeout (%v): %w", client.Timeout, withoutURL(err))
+	}
 	explained := traced.explain(err)
 	if remote := (*RemoteError)(nil); up.status == 0 || errors.As(explained, &remote) {
 		err = explained

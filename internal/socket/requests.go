@@ -12,6 +12,9 @@ import (
 	"net/http/httptrace"
 	"net/netip"
 	"net/url"
+	"reflect"
+	"regexp"
+	"slices"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -108,7 +111,7 @@ func (r *Requests) Step(s *wire.Request) (*wire.Response, error) {
 	case len(body) > maxStepBody:
 		return nil, fmt.Errorf("the answer to an HTTP step has more than %d bytes", maxStepBody)
 	}
-	return &wire.Response{Status: resp.StatusCode, Header: resp.Header, Body: body}, nil
+	return &wire.Response{Status: resp.StatusCode, Header: CanonicalHeader(resp.Header), Body: body}, nil
 }
 
 // roundTripUpgrade makes the upgrade request. direct means that the body of the
@@ -156,13 +159,15 @@ func (e *RemoteError) Error() string {
 
 // traced is the connection that carries a request.
 type traced struct {
-	local bool // only this machine may be reached
+	local   bool     // only this machine may be reached
+	sockets *sockets // that take the connection in: of an upgrade by a transport of the caller's type
 
-	mu     sync.Mutex
-	nc     net.Conn
-	remote *RemoteError
-	tls    error    // why the TLS handshake failed
-	proxy  *url.URL // that net/http uses
+	mu       sync.Mutex
+	nc       net.Conn
+	remote   *RemoteError
+	tls      error    // why the TLS handshake failed
+	proxy    *url.URL // that net/http uses
+	answered bool     // the first byte of an answer has come
 }
 
 // trace returns a context for a request to rawURL and what becomes known of its
@@ -173,7 +178,15 @@ func (r *Requests) trace(rawURL string) (context.Context, *traced, error) {
 	if u, err := url.Parse(rawURL); err == nil && t.local && !Loopback(u.Hostname()) {
 		return nil, nil, &RemoteError{u.Hostname()}
 	}
-	return httptrace.WithClientTrace(r.ctx, &httptrace.ClientTrace{GotConn: t.gotConn, TLSHandshakeDone: t.tlsDone}), t, nil
+	return httptrace.WithClientTrace(r.ctx, &httptrace.ClientTrace{
+		GotConn: t.gotConn, TLSHandshakeDone: t.tlsDone, GotFirstResponseByte: t.gotByte,
+	}), t, nil
+}
+
+func (t *traced) gotByte() {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	t.answered = true
 }
 
 func (t *traced) tlsDone(_ tls.ConnectionState, err error) {
@@ -210,10 +223,39 @@ func (t *traced) explain(err error) error {
 		return &ProxyError{Host: t.proxy.Host, Err: op.Err}
 	case t.tls != nil:
 		return &TLSError{withoutURL(err)}
+	case speaksHTTP2(t.nc) || strings.Contains(err.Error(), "http2: invalid Upgrade request header"): // of net/http, which has no value for it
+		return &TransportError{"it speaks HTTP/2, where no connection can be upgraded: let its Transport, or the function that dials TLS in it, offer HTTP/1.1 alone"}
+	case t.sockets != nil && t.answered && errors.Is(err, net.ErrClosed):
+		return &TransportError{"its Transport did not return although the server had answered: it must not read the body of a 101, which is the connection"}
 	case t.nc != nil:
 		return &AnswerError{withoutURL(err)}
 	}
 	return err
+}
+
+// speaksHTTP2 reports whether the TLS of nc has agreed on HTTP/2.
+func speaksHTTP2(nc net.Conn) bool {
+	layer, ok := nc.(*tls.Conn)
+	return ok && layer.ConnectionState().NegotiatedProtocol == "h2"
+}
+
+// TransportError is a fault of the caller's transport. Its text goes on from the name of the
+// option.
+type TransportError struct{ text string }
+
+func (e *TransportError) Error() string { return e.text }
+
+// CanonicalHeader returns a copy of h in which each name has its canonical form. Where a
+// name is there in another form as well, that one counts: it is not a default.
+func CanonicalHeader(h http.Header) http.Header {
+	own := make(http.Header, len(h))
+	for name, values := range h {
+		canonical := http.CanonicalHeaderKey(name)
+		if _, set := own[canonical]; !set || name != canonical {
+			own[canonical] = slices.Clone(values)
+		}
+	}
+	return own
 }
 
 // TLSError is a TLS handshake that failed.
@@ -258,7 +300,8 @@ func (t *traced) gotConn(info httptrace.GotConnInfo) {
 	t.mu.Lock()
 	t.nc, t.remote = info.Conn, remote
 	t.mu.Unlock()
-	if remote != nil {
+	late := t.sockets != nil && reflect.TypeOf(info.Conn).Comparable() && !t.sockets.add(info.Conn)
+	if remote != nil || late {
 		closeSocket(info.Conn)
 	}
 }
@@ -275,17 +318,22 @@ func (t *traced) close() {
 	}
 }
 
-// onThisMachine reports whether addr is a loopback address, or none of an IP
-// network: a Unix socket, or what a dial function of the caller made up.
+// machineName is the form of a name of DNS.
+var machineName = regexp.MustCompile(`^[0-9A-Za-z._-]+$`)
+
+// onThisMachine reports whether addr is a loopback address or a name of this machine, or
+// none of an IP network: a Unix socket, or what a dial function of the caller made up.
 func onThisMachine(addr net.Addr) bool {
 	if addr == nil {
 		return true
 	}
 	host, _, err := net.SplitHostPort(addr.String())
 	if err != nil {
-		return true
+		host = addr.String()
 	}
-	host, _, _ = strings.Cut(host, "%")
-	ip := net.ParseIP(host)
-	return ip == nil || ip.IsLoopback()
+	address, _, _ := strings.Cut(host, "%")
+	if ip := net.ParseIP(address); ip != nil {
+		return ip.IsLoopback()
+	}
+	return err != nil || !machineName.MatchString(host) || Loopback(host)
 }
