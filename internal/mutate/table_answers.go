@@ -68,15 +68,15 @@ var ofAnswers = []mutation{
 	{
 		name:    "feed: a message that was refused for now is refused for good",
 		file:    "wire/feed/funcs_codec.go",
-		search:  "Reason: reasonOf(it), Retry: max(0, it.Retry)}",
-		replace: "Reason: reasonOf(it)}",
+		search:  "r.Retry = wire.CodeRefused, it.Code, reasonOf(it), max(0, it.Retry)\n",
+		replace: "r.Retry = wire.CodeRefused, it.Code, reasonOf(it), 0\n",
 		test:    "-run ^TestRefusedForNow$ ./test",
 	},
 	{
 		name:    "feed: a subscription that was refused for now is refused for good",
 		file:    "wire/feed/funcs_codec.go",
-		search:  "reasonOf(it), max(0, it.Retry)\n",
-		replace: "reasonOf(it), 0\n",
+		search:  "topic, wire.CodeRefused, it.Code, reasonOf(it), max(0, it.Retry)\n",
+		replace: "topic, wire.CodeRefused, it.Code, reasonOf(it), 0\n",
 		test:    "-run ^TestRefusedForNow$ ./test",
 	},
 	{

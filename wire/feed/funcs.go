@@ -150,7 +150,7 @@ func NewFuncs(f Funcs) (wire.Dialect, error) {
 	if err := f.check(); err != nil {
 		return nil, err
 	}
-	return &funcs{f}, nil
+	return &funcs{Funcs: f}, nil
 }
 
 // check reports the first field of f that is wrong.
