@@ -36,8 +36,11 @@ type Dialect interface {
 	Attempt(a *Attempt) error
 
 	// Open returns the state of one connection. It is called after a successful
-	// upgrade. An error means that the server does not speak the subprotocol that the
-	// dialect needs: limpet.ErrSubprotocol.
+	// upgrade, in which the server chose one of Attempt.Subprotocols if there are any. A
+	// *CodeError means that the peer broke the protocol. Any other error means that the
+	// dialect cannot use the connection, for example because of its token: the client closes it,
+	// reports the error with the class "user" and backs off, unless Verdict, which finds
+	// the error in Failure.Err, decides otherwise.
 	Open(Resume) (Codec, error)
 
 	// Verdict decides what a failure means. The zero Verdict leaves the decision
