@@ -210,8 +210,8 @@ var ofFeed = []mutation{
 	{
 		name:    "feed: an entry that cannot be read stops the rest",
 		file:    "wire/feed/data.go",
-		search:  "\t\tif !more {\n",
-		replace: "\t\tif !more || fault != nil {\n",
+		search:  "fault, !more, out); err != nil || !more {",
+		replace: "fault, !more, out); err != nil || !more || fault != nil {",
 		test:    "-run ^TestEntries$ ./wire/feed",
 	},
 	{
