@@ -48,8 +48,8 @@ var (
 	// ErrPanic means that a function in Options, or a method of Options.Dialect or of a
 	// codec, panicked. PanicError has the stack.
 	ErrPanic = errors.New("a function in Options, or a method of a dialect or codec, panicked; see PanicError.Stack")
-	// ErrSubprotocol means that the server did not choose a subprotocol that the
-	// dialect needs. It is permanent.
+	// ErrSubprotocol means that the server chose none of the subprotocols that the
+	// dialect offers. It is permanent.
 	ErrSubprotocol = errors.New("server does not speak the subprotocol; check the URL and Options.Dialect")
 	// ErrSuperseded means that a newer connection took over the session (close
 	// code 4006 of limpet.v1).

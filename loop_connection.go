@@ -3,7 +3,9 @@ package limpet
 import (
 	"context"
 	"errors"
+	"fmt"
 	"net/http"
+	"strings"
 	"time"
 
 	"github.com/limpet-go/limpet/wire"
@@ -62,19 +64,20 @@ func (l *loop) open(c *conn, token string, state any) {
 		k.namedTopics = new(topicTable)
 	}
 	l.link = k // before Open, which may end this goroutine: then the connection is closed
+	if len(c.Unchosen) > 0 {
+		l.disconnect(k, 1002, "subprotocol")
+		l.fail(nil, &wire.Failure{Stage: wire.StageUpgrade, Status: http.StatusSwitchingProtocols,
+			Err: fmt.Errorf("%w: it chose none of %s", ErrSubprotocol, strings.Join(c.Unchosen, ", "))})
+		return
+	}
 	codec, err := l.c.cfg.Dialect.Open(wire.Resume{
 		Conn: c.gen, Subprotocol: c.Subprotocol, Session: l.session, Token: token,
 		Uplink: l.window.uplink(), Subs: subs, TTL: l.c.cfg.SessionTTL, ReadLimit: l.c.cfg.ReadLimit,
 		Heartbeat: l.c.cfg.Heartbeat.Interval, State: state,
 	})
 	k.codec = codec
-	if panicked := (*userError)(nil); errors.As(err, &panicked) {
-		l.dialectPanicked(k, panicked)
-		return
-	}
 	if err != nil {
-		l.disconnect(k, 1002, "subprotocol")
-		l.fail(nil, &wire.Failure{Stage: wire.StageUpgrade, Status: http.StatusSwitchingProtocols, Err: joinReason(ErrSubprotocol, err)})
+		l.openFailed(k, err)
 		return
 	}
 	l.goAwayUntil = time.Time{}
@@ -106,6 +109,21 @@ func (l *loop) open(c *conn, token string, state any) {
 	r.start()
 	if !l.c.cfg.traits.Greeting {
 		l.welcome(k, &wire.Ready{Session: l.session})
+	}
+}
+
+// openFailed follows when the dialect has no codec for a connection: the peer broke the
+// protocol, or the fault is on this side.
+func (l *loop) openFailed(k *link, err error) {
+	var user *userError
+	var violation *wire.CodeError
+	switch {
+	case errors.As(err, &user):
+		l.dialectFailed(k, user)
+	case errors.As(err, &violation):
+		l.violated(k, err)
+	default:
+		l.dialectFailed(k, &userError{optionDialect, fmt.Errorf("Open cannot use the connection; correct the options of the dialect or the credential: %w", err)})
 	}
 }
 
@@ -196,7 +214,7 @@ func (l *loop) connectionLost(k *link, code uint16, reason string, err error) {
 func (l *loop) violated(k *link, err error) {
 	var panicked *userError
 	if errors.As(err, &panicked) {
-		l.dialectPanicked(k, panicked)
+		l.dialectFailed(k, panicked)
 		return
 	}
 	var ce *wire.CodeError
@@ -232,8 +250,8 @@ func (l *loop) abandonPositions(k *link) {
 	}
 }
 
-// dialectPanicked ends a connection whose codec must not be used any more.
-func (l *loop) dialectPanicked(k *link, err *userError) {
+// dialectFailed ends a connection that has no codec, or one that must not be used any more.
+func (l *loop) dialectFailed(k *link, err *userError) {
 	l.disconnect(k, 1011, "")
 	l.fail(k, &wire.Failure{Stage: k.stage(), Err: err})
 }

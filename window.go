@@ -190,7 +190,7 @@ func (w *window) acknowledge(a *wire.Ack) error {
 			w.settle(int(seq-w.firstSeq), Acked, nil)
 		}
 	}
-	if a.Cmd != 0 {
+	if a.Cmd%4 == 3 { // of an OpPublish: wire.Op.Cmd
 		if i, r := w.lookup(a.Cmd / 4); r != nil && r.firstSent != 0 {
 			r.keepReply(a.Reply)
 			w.settle(i, Acked, nil)

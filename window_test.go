@@ -316,3 +316,38 @@ func TestConnectionIsLostBeforeSendingAgain(t *testing.T) {
 		t.Errorf("%d messages are sent on the next connection", len(ops))
 	}
 }
+
+// A command id names a message only if it is that of a publish: a server that answers a
+// request for a subscription twice accepts and refuses nothing by it.
+func TestAnswerByCommand(t *testing.T) {
+	for _, c := range []struct {
+		ack  wire.Ack
+		want Outcome
+	}{
+		{wire.Ack{Cmd: 1*4 + 3}, Acked},
+		{wire.Ack{Cmd: 1*4 + 1}, Pending},
+		{wire.Ack{Cmd: 1*4 + 2}, Pending},
+		{wire.Ack{Cmd: 1 * 4}, Pending},
+		{*rejects(1*4 + 3), Rejected},
+		{*rejects(1*4 + 1), Pending},
+		{*rejects(9*4 + 3), Pending},
+	} {
+		w := newWindow(false, admission.New(0, 0), new(counters))
+		if err := w.resume(&wire.Ready{}, false); err != nil {
+			t.Fatal(err)
+		}
+		var receipt Receipt
+		w.add(&receipt, time.Now())
+		w.nextBatch(nil, nil, time.Now(), 1000, 100)
+		if err := w.acknowledge(&c.ack); err != nil || receipt.decided != c.want {
+			t.Errorf("%+v: %v, %v; want %v", c.ack, receipt.decided, err, c.want)
+		}
+	}
+}
+
+// rejects returns what wire.Events.Reject makes of a command id.
+func rejects(cmd uint64) *wire.Ack {
+	var out wire.Events
+	out.Reject(cmd)
+	return out.List[0].Ack
+}

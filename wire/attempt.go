@@ -37,7 +37,8 @@ type Attempt struct {
 	Header http.Header
 
 	// Subprotocols are the subprotocols to offer. The server must choose one of
-	// them.
+	// them: otherwise the attempt fails with limpet.ErrSubprotocol. Leave it empty if the
+	// server may choose none.
 	Subprotocols []string
 
 	// Request is an HTTP request to make before the dial.

@@ -276,7 +276,7 @@ type Ack struct {
 	Rejects []Reject
 
 	// Cmd settles the one message that was sent under this command id, for
-	// protocols without sequence numbers.
+	// protocols without sequence numbers. An id that is not of an OpPublish settles none.
 	Cmd uint64
 
 	// Reply is what the server replied to the message under Cmd: the publisher gets it
@@ -355,6 +355,17 @@ func (e *Events) Append(kind EventKind) *Event {
 	e.used = max(e.used, n+1)
 	ev.Kind = kind
 	return ev
+}
+
+// Reject adds an EventAck that refuses the message that was sent under a command id, and
+// returns the refusal to be filled in. If cmd is not of an OpPublish, the client ignores it.
+func (e *Events) Reject(cmd uint64) *Reject {
+	ack := &Ack{Rejects: make([]Reject, 1)}
+	if cmd%4 == 3 { // see Op.Cmd
+		ack.Rejects[0].Seq = cmd / 4
+	}
+	e.Append(EventAck).Ack = ack
+	return &ack.Rejects[0]
 }
 
 // Reset empties e and keeps its memory.

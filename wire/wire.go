@@ -12,7 +12,7 @@ import "time"
 // Dialect implements one wire protocol. A Dialect is immutable and safe for concurrent
 // use, so several clients may share one value. The client recovers a panic in a
 // method of a Dialect or a Codec: it ends the call, the attempt or the
-// connection.
+// connection. Base has Attempt and Verdict as most servers need them.
 //
 // CheckTopic, Open and Verdict, and Start and Encode of a Codec, run on goroutines of
 // the client that must go on: they must not wait for anything. Decode and Attempt must
@@ -36,8 +36,11 @@ type Dialect interface {
 	Attempt(a *Attempt) error
 
 	// Open returns the state of one connection. It is called after a successful
-	// upgrade. An error means that the server does not speak the subprotocol that the
-	// dialect needs: limpet.ErrSubprotocol.
+	// upgrade, in which the server chose one of Attempt.Subprotocols if there are any. A
+	// *CodeError means that the peer broke the protocol. Any other error means that the
+	// dialect cannot use the connection, for example because of its token: the client closes it,
+	// reports the error with the class "user" and backs off, unless Verdict, which finds
+	// the error in Failure.Err, decides otherwise.
 	Open(Resume) (Codec, error)
 
 	// Verdict decides what a failure means. The zero Verdict leaves the decision
@@ -74,7 +77,7 @@ type Codec interface {
 	// frame as the peer's limits allow. ops and everything they point to,
 	// payloads included, are valid only during the call. If an op cannot be
 	// encoded, Encode returns an *OpError with its index: out then holds the
-	// ops before it and none from it on.
+	// ops before it and none from it on. EncodeEach does so.
 	Encode(ops []Op, out *Frames) error
 }
 

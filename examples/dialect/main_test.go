@@ -21,7 +21,7 @@ import (
 type lineServer struct {
 	mu     sync.Mutex
 	heard  []string
-	refuse bool
+	refuse bool // subscriptions, and what is published
 }
 
 func (s *lineServer) ServeHTTP(w http.ResponseWriter, r *http.Request) {
@@ -41,16 +41,22 @@ func (s *lineServer) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		s.heard = append(s.heard, string(data))
 		refuse := s.refuse
 		s.mu.Unlock()
-		var topic string
+		var verb, id, topic string
 		var after int
-		if n, _ := fmt.Sscanf(string(data), "SUB %s %d", &topic, &after); n != 2 {
+		fmt.Sscan(string(data), &verb, &id, &topic, &after)
+		if verb == "PING" {
+			say("PONG " + id)
 			continue
 		}
 		if refuse {
-			say("NO " + topic + " there is no such topic")
+			say("ERR " + id + " 404 there is no such topic")
 			continue
 		}
-		say("OK " + topic)
+		say("OK " + id)
+		if verb != "SUB" {
+			continue
+		}
+		say("OK " + id) // again: it is of no message
 		say("what?")
 		for i := range 3 {
 			if n := after + 1 + i; n != 5 {
@@ -98,8 +104,41 @@ func TestDialect(t *testing.T) {
 		}
 		c.Close()
 		<-c.Done()
-		if heard := strings.Join(s.heard, ", "); heard != "SUB prices 0, SUB prices 3" {
+		if heard := strings.Join(s.heard, ", "); heard != "SUB 5 prices 0, SUB 5 prices 3" {
 			t.Error(heard)
+		}
+	})
+}
+
+// A message is acknowledged or refused under its id, and a text must be UTF-8.
+func TestPublish(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s := &lineServer{}
+		host := limpettest.NewHandler(t, s, nil)
+		c, err := limpet.New(host.URL(), &limpet.Options{Dialect: lines{}, HTTPClient: host.HTTPClient()})
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer func() { c.Close(); <-c.Done() }()
+		if _, err := c.Subscribe(t.Context(), "prices", nil); err != nil {
+			t.Fatal(err)
+		}
+		for i, want := range []limpet.Outcome{limpet.Acked, limpet.Rejected, limpet.Rejected} {
+			s.mu.Lock()
+			s.refuse = i == 1
+			s.mu.Unlock()
+			payload := []byte("hello")
+			if i == 2 {
+				payload = []byte("\xff")
+			}
+			ack, err := c.Send(t.Context(), "orders", payload, nil)
+			if ack.Outcome != want || i == 1 && !strings.Contains(fmt.Sprint(err), "404") {
+				t.Errorf("message %d: %v, %v", i, ack.Outcome, err)
+			}
+		}
+		time.Sleep(time.Minute) // a ping is answered
+		if st := c.Stats(); st.Connections != 1 {
+			t.Errorf("%d connections", st.Connections)
 		}
 	})
 }

@@ -26,6 +26,27 @@ var ofEnd = []mutation{
 		test:    "-run ^TestFatalErrorFrameDecides$ ./test",
 	},
 	{
+		name:    "end: a server need not choose a subprotocol",
+		file:    "internal/socket/dial.go",
+		search:  "\t\tc.Unchosen = a.Subprotocols\n",
+		replace: "",
+		test:    "-run ^TestSubprotocolMustBeChosen$ ./test",
+	},
+	{
+		name:    "end: an error of Open is a violation of the server",
+		file:    "loop_connection.go",
+		search:  "case errors.As(err, &violation):",
+		replace: "case errors.As(err, &violation) || violation == nil:",
+		test:    "-run ^TestErrorOfOpenIsTheDialects$ ./test",
+	},
+	{
+		name:    "end: a violation that Open finds is a fault of the dialect",
+		file:    "loop_connection.go",
+		search:  "case errors.As(err, &violation):",
+		replace: "case errors.As(err, &violation) && violation == nil:",
+		test:    "-run ^TestViolationFoundByOpen$ ./test",
+	},
+	{
 		name:    "end: a welcome does not clear a refused credential",
 		file:    "loop_connection.go",
 		search:  "l.credentialRefusedAt = time.Time{} //",

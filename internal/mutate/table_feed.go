@@ -210,8 +210,8 @@ var ofFeed = []mutation{
 	{
 		name:    "feed: an entry that cannot be read stops the rest",
 		file:    "wire/feed/data.go",
-		search:  "\t\tif !more {\n",
-		replace: "\t\tif !more || fault != nil {\n",
+		search:  "fault, !more, out); err != nil || !more {",
+		replace: "fault, !more, out); err != nil || !more || fault != nil {",
 		test:    "-run ^TestEntries$ ./wire/feed",
 	},
 	{
@@ -322,8 +322,8 @@ var ofFeed = []mutation{
 	{
 		name:    "feed: a refused message counts as taken",
 		file:    "wire/feed/funcs_codec.go",
-		search:  "if it.Kind == Refused {\n\t\treject",
-		replace: "if it.Kind == Welcome {\n\t\treject",
+		search:  "if it.Kind != Refused {\n\t\tout",
+		replace: "if it.Kind != Welcome {\n\t\tout",
 		test:    "-run ^TestOutcomesByID$ ./test",
 	},
 	{
@@ -427,8 +427,8 @@ var ofFeed = []mutation{
 	{
 		name:    "feed: the code of Item is not reported",
 		file:    "wire/feed/funcs_codec.go",
-		search:  "Code: wire.CodeRefused, PeerCode: it.Code, Reason",
-		replace: "Code: wire.CodeRefused, Reason",
+		search:  "r.Code, r.PeerCode, r.Reason, r.Retry = wire.CodeRefused, it.Code,",
+		replace: "r.Code, r.PeerCode, r.Reason, r.Retry = wire.CodeRefused, 0,",
 		test:    "-run ^TestOutcomesByID$ ./test",
 	},
 	{

@@ -158,7 +158,7 @@ var ofJSONRPC = []mutation{
 	},
 	{
 		name:    "jsonrpc: the token is not sent",
-		file:    "wire/jsonrpc/jsonrpc.go",
+		file:    "wire/base.go",
 		search:  "if a.Token != \"\" && a.Header.Get",
 		replace: "if a.Token == \"\" && a.Header.Get",
 		test:    "-run ^TestJSONRPCCredentials$ ./test",

@@ -259,8 +259,8 @@ var ofLoop = []mutation{
 	{
 		name:    "loop: Goexit in Open leaves the connection open",
 		file:    "loop_connection.go",
-		search:  "\tl.link = k // before Open, which may end this goroutine: then the connection is closed\n\tcodec, err :=",
-		replace: "\tdefer func() {\n\t\tif k.codec != nil {\n\t\t\tl.link = k\n\t\t}\n\t}()\n\tcodec, err :=",
+		search:  "\tcodec, err := l.c.cfg.Dialect.Open(",
+		replace: "\tl.link = nil\n\tdefer func() {\n\t\tif k.codec != nil {\n\t\t\tl.link = k\n\t\t}\n\t}()\n\tcodec, err := l.c.cfg.Dialect.Open(",
 		test:    "-run ^TestGoexitInTheDialect$/^Open$ ./test -plain",
 		says:    "blocked goroutines remain",
 	},

@@ -19,8 +19,8 @@ var ofRaw = []mutation{
 	{
 		name:    "raw: a text of OnOpen is kept",
 		file:    "wire/raw/codec.go",
-		search:  "\t\tappendFrame(out, wire.Text, text)\n",
-		replace: "\t\tout.Append(wire.Text, text)\n",
+		search:  "out.AppendText(append(out.Buffer(len(text)), text...)) != nil",
+		replace: "out.AppendText(text) != nil",
 		test:    "-run ^TestNothingIsShared$ ./wire/raw",
 	},
 	{
@@ -75,8 +75,8 @@ var ofRaw = []mutation{
 	{
 		name:    "raw: a payload that is not UTF-8 is sent as a text",
 		file:    "wire/raw/codec.go",
-		search:  "case !utf8.Valid(m.Payload):",
-		replace: "case false:",
+		search:  "out.AppendText(append(out.Buffer(len(m.Payload)), m.Payload...)) != nil:\n\t\treturn errPublished",
+		replace: "out.AppendText(append(out.Buffer(len(m.Payload)), m.Payload...)) != nil:\n\t\treturn nil",
 		test:    "-run ^TestRawPublish$ ./test",
 	},
 	{

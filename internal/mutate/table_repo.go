@@ -84,8 +84,8 @@ var ofRepo = []mutation{
 	{
 		name:    "docs: code that no test runs",
 		file:    "docs/your-server.md",
-		search:  "UNSUB \"+op.Topic",
-		replace: "UNSUBSCRIBE \"+op.Topic",
+		search:  "\"UNSUB %d %s\"",
+		replace: "\"UNSUBSCRIBE %d %s\"",
 		test:    "-run ^TestDocsShowTestedCode$ ./internal/repo",
 	},
 	{

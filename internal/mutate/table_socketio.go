@@ -103,8 +103,8 @@ var ofSocketIO = []mutation{
 	{
 		name:    "socketio: a refusal by the callback counts as an acknowledgement",
 		file:    "wire/socketio/decode.go",
-		search:  "if refusal != \"\" {\n\t\tack = ",
-		replace: "if false {\n\t\tack = ",
+		search:  "case refusal != \"\":\n\t\tr := ",
+		replace: "case false:\n\t\tr := ",
 		test:    "-run ^TestAcknowledgement$ ./wire/socketio",
 	},
 	{

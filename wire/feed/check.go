@@ -146,11 +146,11 @@ func (c *Channel) check(t *Table, at string, members map[string]string) error {
 	if c.Subscribe.Max < 0 || c.Unsubscribe.Max < 0 {
 		return &TableError{at + ".Subscribe", "has a negative Max"}
 	}
-	return c.checkNumbers(at, members)
+	return c.checkNumbers(at, t.Entries, members)
 }
 
 // checkNumbers checks how c counts its messages.
-func (c *Channel) checkNumbers(at string, members map[string]string) error {
+func (c *Channel) checkNumbers(at, entries string, members map[string]string) error {
 	if other := members[c.Number]; c.Number != "" && other != "" {
 		return &TableError{at + ".Number", "is the same member as " + other}
 	}
@@ -167,6 +167,8 @@ func (c *Channel) checkNumbers(at string, members map[string]string) error {
 		}
 	}
 	switch {
+	case c.NewestFirst && entries == "":
+		return &TableError{at + ".NewestFirst", "needs Table.Entries"}
 	case c.Cursor != "" && c.Number != "":
 		return &TableError{at + ".Cursor", "excludes Number"}
 	case c.Replay > 0 && c.Number == "":
@@ -214,8 +216,13 @@ func (e *ErrorMessage) check() error {
 	if e.Type == "" && *e != (ErrorMessage{}) {
 		return &TableError{"Error.Type", "is empty, but other fields of Error are not"}
 	}
-	if (e.Channel == "") != (e.Product == "") {
+	switch {
+	case (e.Channel == "") != (e.Product == ""):
 		return &TableError{"Error.Channel", "want Channel and Product, or neither"}
+	case e.RetryUnit < 0:
+		return &TableError{"Error.RetryUnit", "is negative"}
+	case e.RetryUnit > 0 && e.Retry == "":
+		return &TableError{"Error.RetryUnit", "needs Error.Retry"}
 	}
 	return nil
 }

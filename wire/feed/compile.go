@@ -6,6 +6,7 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"time"
 
 	"github.com/limpet-go/limpet/wire"
 )
@@ -76,6 +77,9 @@ func (d *dialect) slot(field, path string) (int, error) {
 
 // addAnswers compiles the paths of answers, which are rare and not in the layout.
 func (d *dialect) addAnswers(t *Table) (err error) {
+	if d.complaint.unit = t.Error.RetryUnit; d.complaint.unit == 0 {
+		d.complaint.unit = time.Second
+	}
 	for _, m := range []struct {
 		field, path string
 		to          *path
@@ -84,6 +88,7 @@ func (d *dialect) addAnswers(t *Table) (err error) {
 		{"Confirm.List", t.Confirm.List, &d.confirm.list}, {"Confirm.Channel", t.Confirm.Channel, &d.confirm.channel},
 		{"Confirm.Products", t.Confirm.Products, &d.confirm.products}, {"Confirm.Streams", t.Confirm.Streams, &d.confirm.streams},
 		{"Error.Text", t.Error.Text, &d.complaint.text}, {"Error.Detail", t.Error.Detail, &d.complaint.detail}, {"Error.Code", t.Error.Code, &d.complaint.code},
+		{"Error.Retry", t.Error.Retry, &d.complaint.retry},
 		{"Error.Channel", t.Error.Channel, &d.complaint.channel}, {"Error.Product", t.Error.Product, &d.complaint.product},
 	} {
 		if *m.to, err = parsePath(m.path); err != nil {
@@ -234,7 +239,7 @@ func (d *dialect) addChannel(i int, t *Channel, several bool) (err error) {
 	if requestName == "" {
 		requestName = t.Name
 	}
-	c := &channel{name: newPattern(t.Name), request: newPattern(requestName), index: i, replay: t.Replay}
+	c := &channel{name: newPattern(t.Name), request: newPattern(requestName), index: i, replay: t.Replay, newestFirst: t.NewestFirst}
 	for j, name := range append([]string{t.Name, requestName}, t.Aliases...) {
 		if j == 1 && name == t.Name {
 			continue

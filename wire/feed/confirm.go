@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"slices"
 	"strconv"
+	"time"
 	"unicode/utf8"
 
 	"github.com/limpet-go/limpet/wire"
@@ -20,7 +21,24 @@ type confirmation struct {
 var errNames = &wire.CodeError{Code: 1002, Reason: "a confirmation that names a channel without a product"}
 
 // complaint says where an error holds what.
-type complaint struct{ text, detail, code, channel, product path }
+type complaint struct {
+	text, detail, code, channel, product, retry path
+	unit                                        time.Duration // of retry
+}
+
+// retryAfter returns when an error says to ask again, 0 if it does not.
+func (c *complaint) retryAfter(message []byte) time.Duration {
+	n, err := strconv.ParseFloat(humanText(c.retry.of(message)), 64)
+	switch after := n * float64(c.unit); {
+	case err != nil || !(after > 0): // it may be NaN
+		return 0
+	default:
+		return time.Duration(min(after, float64(maxRetry)))
+	}
+}
+
+// maxRetry is the longest time that a client keeps to (docs/reconnect.md, section 4).
+const maxRetry = 15 * time.Minute
 
 // confirm decodes the confirmation of a subscribe or of an unsubscribe. Only what
 // it names is confirmed, or else what the request with its id named.
@@ -188,9 +206,10 @@ func (c *codec) complain(message []byte, out *wire.Events) {
 	if err != nil {
 		code = 0 // none, or no number
 	}
+	retry := d.complaint.retryAfter(message)
 	if d.login.Message != nil && !c.accepted {
 		e := out.Append(wire.EventError)
-		e.Fatal, e.Code, e.PeerCode, e.Reason = true, wire.CodeRefused, code, reason
+		e.Fatal, e.Code, e.PeerCode, e.Reason, e.Retry = true, wire.CodeRefused, code, reason, retry
 		return
 	}
 	id, p, byID := c.answered(message)
@@ -205,7 +224,7 @@ func (c *codec) complain(message []byte, out *wire.Events) {
 		e := out.Append(wire.EventUnsubscribed)
 		e.Name = u.topic
 		e.Code, e.PeerCode = wire.CodeRefused, code
-		e.Reason = reason
+		e.Reason, e.Retry = reason, retry
 		return
 	}
 	e := out.Append(wire.EventError)
@@ -213,7 +232,7 @@ func (c *codec) complain(message []byte, out *wire.Events) {
 	if !byID && c.hasID(message) || p.end {
 		return // it answers no subscribe, and refuses nothing
 	}
-	e.Code = wire.CodeRefused
+	e.Code, e.Retry = wire.CodeRefused, retry
 }
 
 // hasID reports whether a message answers a request by its id, known or not.

@@ -28,6 +28,9 @@ func (c *codec) data(k *kind, at locus, typ, message []byte, out *wire.Events) e
 	}
 	end, entry := s.at, s.first
 	defer func() { s.at, c.inEntry = end, false }()
+	if at.channel.newestFirst {
+		return c.fromTheEnd(k, at, typ, out)
+	}
 	c.inEntry = true
 	for i := 0; ; i++ {
 		fault := s.fault
@@ -37,23 +40,8 @@ func (c *codec) data(k *kind, at locus, typ, message []byte, out *wire.Events) e
 		if i > 0 && at.channel.rules.perEntry {
 			k = at.channel.rules.find(s)
 		}
-		switch {
-		case fault != nil:
-		case k == nil:
-			fault = c.notInTable(at, typ)
-		default:
-			fault = c.deliver(k, at, typ, s.data[entry.from:entry.to], out)
-			if more && fault == nil {
-				out.List[len(out.List)-1].Message.SnapshotEnd = false
-			}
-		}
-		if fault != nil {
-			if err := c.skip(fault, at.channel, out); err != nil {
-				return err
-			}
-		}
-		if !more {
-			return nil
+		if err := c.entry(k, at, typ, s.data[entry.from:entry.to], fault, !more, out); err != nil || !more {
+			return err
 		}
 		if i == maxEntries-1 {
 			c.inEntry = false // the rest may be of any product
@@ -66,6 +54,65 @@ func (c *codec) data(k *kind, at locus, typ, message []byte, out *wire.Events) e
 		}
 		entry.to = s.at
 	}
+}
+
+// fromTheEnd decodes the entries of a list, of which the first is the newest: the last one
+// comes first. Of too many the oldest are skipped.
+func (c *codec) fromTheEnd(k *kind, at locus, typ []byte, out *wire.Events) error {
+	s := &c.scan
+	var few [16]span // no allocation for a short list
+	entries := append(few[:0], s.first)
+	for s.at = s.first.to; ; {
+		s.space()
+		if !s.take(',') {
+			break
+		}
+		if len(entries) == maxEntries {
+			if err := c.skip(errEntries, at.channel, out); err != nil {
+				return err
+			}
+			break
+		}
+		s.space()
+		from := s.at
+		if err := s.nextEntry(); err != nil {
+			return err // unreachable: it was scanned before
+		}
+		entries = append(entries, span{from, s.at})
+	}
+	c.inEntry = true
+	for i := len(entries) - 1; i >= 0; i-- {
+		s.at = entries[i].from
+		if err := s.nextEntry(); err != nil {
+			return err // unreachable
+		}
+		if at.channel.rules.perEntry {
+			k = at.channel.rules.find(s)
+		}
+		if err := c.entry(k, at, typ, s.data[entries[i].from:entries[i].to], s.fault, i == 0, out); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// entry decodes the entry that was just scanned, or skips it if it has a fault. last means
+// that no other follows.
+func (c *codec) entry(k *kind, at locus, typ, payload []byte, fault error, last bool, out *wire.Events) error {
+	switch {
+	case fault != nil:
+	case k == nil:
+		fault = c.notInTable(at, typ)
+	default:
+		fault = c.deliver(k, at, typ, payload, out)
+		if !last && fault == nil {
+			out.List[len(out.List)-1].Message.SnapshotEnd = false
+		}
+	}
+	if fault == nil {
+		return nil
+	}
+	return c.skip(fault, at.channel, out)
 }
 
 // deliver decodes one message of a channel.

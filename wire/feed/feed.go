@@ -22,6 +22,7 @@ type channel struct {
 
 	number, first, counts, prev, cursor, time int // slots, or -1
 	replay                                    uint64
+	newestFirst                               bool
 
 	rules                  rules // how to tell its messages apart; not used where the type shows the channel
 	subscribe, unsubscribe *request
@@ -100,6 +101,9 @@ func (d *dialect) Attempt(a *wire.Attempt) error {
 // exchanges follow RFC 6455, but that of a login.
 func (d *dialect) Verdict(f wire.Failure) wire.Verdict {
 	if f.Code == wire.CodeRefused && d.login.Message != nil && f.Stage == wire.StageHandshake {
+		if f.Retry > 0 {
+			return wire.Verdict{Action: wire.ActionBackOff, Class: "overload"} // the credential may be right
+		}
 		return wire.Verdict{Action: wire.ActionRefresh, Class: "auth"}
 	}
 	return wire.Verdict{}

@@ -18,7 +18,8 @@ type Funcs struct {
 	// Name is the name of the dialect: lower-case letters, digits and '-'.
 	Name string
 
-	// Subprotocols are the subprotocols to offer (RFC 6455, section 1.9). Optional.
+	// Subprotocols are the subprotocols to offer (RFC 6455, section 1.9). The server must
+	// choose one of them. Optional.
 	Subprotocols []string
 
 	// Read decodes one WebSocket message and calls say for each thing in it, in order.
@@ -150,7 +151,7 @@ func NewFuncs(f Funcs) (wire.Dialect, error) {
 	if err := f.check(); err != nil {
 		return nil, err
 	}
-	return &funcs{f}, nil
+	return &funcs{Funcs: f}, nil
 }
 
 // check reports the first field of f that is wrong.

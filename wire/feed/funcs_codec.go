@@ -7,13 +7,15 @@ import (
 	"slices"
 	"strings"
 	"sync/atomic"
-	"unicode/utf8"
 
 	"github.com/limpet-go/limpet/wire"
 )
 
 // funcs is the dialect of Funcs. It is immutable.
-type funcs struct{ Funcs }
+type funcs struct {
+	wire.Base
+	Funcs
+}
 
 func (d *funcs) Name() string { return d.Funcs.Name }
 
@@ -56,8 +58,6 @@ func (d *funcs) Attempt(a *wire.Attempt) error {
 	return nil
 }
 
-func (d *funcs) Verdict(wire.Failure) wire.Verdict { return wire.Verdict{} }
-
 func (d *funcs) Open(r wire.Resume) (wire.Codec, error) {
 	return &funcsCodec{funcs: d, token: r.Token, pending: newRequests()}, nil
 }
@@ -93,16 +93,14 @@ func (c *funcsCodec) Start(out *wire.Frames) error {
 // send appends what a function returned.
 func (c *funcsCodec) send(out *wire.Frames) func([]byte, error) error {
 	return func(text []byte, err error) error {
-		switch {
-		case err != nil:
+		if err != nil {
 			return err
-		case c.Binary:
-			out.Append(wire.Binary, append([]byte(nil), text...))
-		case !utf8.Valid(text):
-			return errNotUTF8
-		default:
-			out.Append(wire.Text, append([]byte(nil), text...))
 		}
+		own := append([]byte(nil), text...)
+		if !c.Binary {
+			return out.AppendText(own)
+		}
+		out.Append(wire.Binary, own)
 		return nil
 	}
 }
@@ -111,12 +109,7 @@ func (c *funcsCodec) send(out *wire.Frames) func([]byte, error) error {
 func (c *funcsCodec) CountFrames(ops []wire.Op) int { return len(ops) }
 
 func (c *funcsCodec) Encode(ops []wire.Op, out *wire.Frames) error {
-	for i := range ops {
-		if err := c.encode(&ops[i], out); err != nil {
-			return &wire.OpError{Index: i, Err: err}
-		}
-	}
-	return nil
+	return wire.EncodeEach(ops, out, c.encode)
 }
 
 func (c *funcsCodec) encode(op *wire.Op, out *wire.Frames) error {
@@ -356,10 +349,10 @@ func (c *funcsCodec) answer(it *Item, out *wire.Events) {
 
 // acknowledge appends the answer to a published message.
 func (c *funcsCodec) acknowledge(it *Item, out *wire.Events) {
-	ack := &wire.Ack{Cmd: it.ID}
-	if it.Kind == Refused {
-		reject := wire.Reject{Seq: it.ID / idKinds, Code: wire.CodeRefused, PeerCode: it.Code, Reason: reasonOf(it), Retry: max(0, it.Retry)}
-		ack = &wire.Ack{Rejects: []wire.Reject{reject}}
+	if it.Kind != Refused {
+		out.Append(wire.EventAck).Ack = &wire.Ack{Cmd: it.ID}
+		return
 	}
-	out.Append(wire.EventAck).Ack = ack
+	r := out.Reject(it.ID)
+	r.Code, r.PeerCode, r.Reason, r.Retry = wire.CodeRefused, it.Code, reasonOf(it), max(0, it.Retry)
 }

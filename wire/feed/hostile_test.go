@@ -266,13 +266,13 @@ func FuzzTable(f *testing.F) {
 			table := Table{
 				Name: "fuzz", Type: "t", Subscribe: Request{JSON: request}, Unsubscribe: Request{JSON: request}, Entries: list, StreamName: stream, LowerCase: i == 1,
 				Channels: []Channel{
-					{Name: name, Number: path + "n", Types: []string{match}},
+					{Name: name, Number: path + "n", Types: []string{match}, NewestFirst: i == 1 && list != ""},
 					{
 						Name: "other-*", Request: "other", Param: path, Cursor: "c", Snapshots: []string{match + "1"},
 						Subscribe: Request{JSON: `["$product","$param","$cursor"]`}, Unsubscribe: Request{JSON: `["$product","#param"]`},
 					},
 				},
-				Confirm: Confirm{Type: match + "2", Channel: path, Products: path}, Error: ErrorMessage{Type: match, Text: path, Channel: path, Product: path},
+				Confirm: Confirm{Type: match + "2", Channel: path, Products: path}, Error: ErrorMessage{Type: match, Text: path, Channel: path, Product: path, Retry: path},
 				Heartbeats: []string{match + "3"}, Question: match + "4", Answer: message, PingText: `{"ping":"#time"}`,
 			}
 			if i%2 == 0 {

@@ -51,7 +51,11 @@
 //   - "=x": the whole message is the text x, which need not be JSON, for example "=pong".
 package feed
 
-import "github.com/limpet-go/limpet/wire"
+import (
+	"time"
+
+	"github.com/limpet-go/limpet/wire"
+)
 
 // Table describes the wire protocol of one server: see the package comment for paths
 // and matches. The zero value of an optional field means that the server has no such
@@ -64,7 +68,8 @@ type Table struct {
 	// Name is the name of the dialect: lower-case letters, digits and '-'.
 	Name string
 
-	// Subprotocols are the subprotocols to offer (RFC 6455, section 1.9). Optional.
+	// Subprotocols are the subprotocols to offer (RFC 6455, section 1.9). The server must
+	// choose one of them. Optional.
 	Subprotocols []string
 
 	// Login authenticates the connection before the first request. Optional.
@@ -247,6 +252,12 @@ type Channel struct {
 	// comes with a Reset if the subscription had a position.
 	Prev string
 
+	// NewestFirst means that a list at Table.Entries begins with its newest message, as the
+	// snapshot of a channel of trades often does: its entries are delivered from the last
+	// one to the first. It counts for every list of the channel, so leave it out if
+	// updates come in lists with the oldest entry first.
+	NewestFirst bool
+
 	// Cursor is the path of a value from which the stream can be resumed, for example
 	// a number that rises with holes: "$cursor" in a Subscribe is its last value. It
 	// proves nothing: a Reset follows a reconnect, unless the server repeats the last
@@ -342,6 +353,17 @@ type ErrorMessage struct {
 	// Channel and Product are the paths that name the subscription. Set both
 	// or neither.
 	Channel, Product string
+
+	// Retry is the path of when to ask again: a number of RetryUnit, with decimals or not,
+	// also in a string. At most 15 minutes count. The subscription that the error refuses
+	// is then not refused for good: the client asks again after that time. An error in
+	// place of Login.Accepted says with it when to connect again, and the client asks for no
+	// new credential. A message without it, or with another value there, gives no time.
+	// Optional.
+	Retry string
+
+	// RetryUnit is the unit of Retry. Zero means a second.
+	RetryUnit time.Duration
 }
 
 // Login authenticates a connection. No request is sent before the server has accepted

@@ -104,12 +104,7 @@ func appendMessage(out *wire.Frames, kind string, payload []byte) {
 }
 
 func (c *codec) Encode(ops []wire.Op, out *wire.Frames) error {
-	for i := range ops {
-		if err := c.encode(&ops[i], out); err != nil {
-			return &wire.OpError{Index: i, Err: err}
-		}
-	}
-	return nil
+	return wire.EncodeEach(ops, out, c.encode)
 }
 
 func (c *codec) encode(op *wire.Op, out *wire.Frames) error {

@@ -341,7 +341,7 @@ func (d *dialect) Attempt(a *wire.Attempt) error {
 
 func (d *dialect) Open(r wire.Resume) (wire.Codec, error) {
 	if r.Subprotocol != Subprotocol {
-		return nil, fmt.Errorf("graphqlws: the server chose the subprotocol %q; want %s", shorten(r.Subprotocol), Subprotocol)
+		return nil, &wire.CodeError{Code: 1002, Reason: fmt.Sprintf("the server chose the subprotocol %q; want %s", shorten(r.Subprotocol), Subprotocol)}
 	}
 	return &codec{
 		dialect: d, resume: r,

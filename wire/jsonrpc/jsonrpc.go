@@ -205,10 +205,13 @@ const (
 
 // New returns the dialect for the server that o describes. If o is wrong, limpet.New and
 // limpet.Dial return an error that wraps an *OptionError.
-func New(o Options) wire.Dialect { return &dialect{o} }
+func New(o Options) wire.Dialect { return &dialect{options: o} }
 
 // dialect is immutable.
-type dialect struct{ options Options }
+type dialect struct {
+	wire.Base // the token is a header, and JSON-RPC has no close codes
+	options   Options
+}
 
 // Check reports the first option that is wrong.
 func (d *dialect) Check() error {
@@ -270,18 +273,6 @@ func (d *dialect) CheckTopic(use wire.Use, topic string) error {
 func validName(s string, limit int) bool {
 	return s != "" && len(s) <= limit && utf8.ValidString(s) && !strings.ContainsFunc(s, unicode.IsControl)
 }
-
-// Attempt sends the token, if there is one, as a bearer token (RFC 6750, section 2.1).
-func (d *dialect) Attempt(a *wire.Attempt) error {
-	if a.Token != "" && a.Header.Get("Authorization") == "" {
-		a.Header.Set("Authorization", "Bearer "+a.Token)
-	}
-	a.Dial = true
-	return nil
-}
-
-// Verdict leaves every failure to the client's tables: JSON-RPC has no close codes.
-func (d *dialect) Verdict(wire.Failure) wire.Verdict { return wire.Verdict{} }
 
 func (d *dialect) Open(wire.Resume) (wire.Codec, error) {
 	return &codec{

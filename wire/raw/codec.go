@@ -35,10 +35,9 @@ func (c *codec) Start(out *wire.Frames) error {
 	texts := c.options.OnOpen(c.resume)
 	c.resume = wire.Resume{} // it holds the token
 	for i, text := range texts {
-		if !utf8.Valid(text) {
+		if out.AppendText(append(out.Buffer(len(text)), text...)) != nil {
 			return &OptionError{"OnOpen", fmt.Sprintf("returned a text that is not UTF-8, at index %d; a text must be", i)}
 		}
-		appendFrame(out, wire.Text, text)
 	}
 	return nil
 }
@@ -103,12 +102,7 @@ func (c *codec) CountFrames(ops []wire.Op) (n int) {
 }
 
 func (c *codec) Encode(ops []wire.Op, out *wire.Frames) error {
-	for i := range ops {
-		if err := c.encode(&ops[i], out); err != nil {
-			return &wire.OpError{Index: i, Err: err}
-		}
-	}
-	return nil
+	return wire.EncodeEach(ops, out, c.encode)
 }
 
 func (c *codec) encode(op *wire.Op, out *wire.Frames) error {
@@ -136,9 +130,8 @@ func publish(m *wire.Message, out *wire.Frames) error {
 	case m.Type == TypeBinary:
 		appendFrame(out, wire.Binary, m.Payload)
 		return nil
-	case !utf8.Valid(m.Payload):
+	case out.AppendText(append(out.Buffer(len(m.Payload)), m.Payload...)) != nil:
 		return errPublished
 	}
-	appendFrame(out, wire.Text, m.Payload)
 	return nil
 }

@@ -213,11 +213,14 @@ func (e *TopicError) Error() string { return fmt.Sprintf("raw: topic %q %s", e.T
 // to the slices of o.
 func New(o Options) wire.Dialect {
 	o.Subprotocols = slices.Clone(o.Subprotocols)
-	return &dialect{o}
+	return &dialect{options: o}
 }
 
 // dialect is immutable.
-type dialect struct{ options Options }
+type dialect struct {
+	wire.Base
+	options Options
+}
 
 // Check reports the first option that is wrong.
 func (d *dialect) Check() error {
@@ -290,9 +293,6 @@ func (d *dialect) Attempt(a *wire.Attempt) error {
 	a.Dial = true
 	return nil
 }
-
-// Verdict leaves every failure to the client's tables of statuses and close codes.
-func (d *dialect) Verdict(wire.Failure) wire.Verdict { return wire.Verdict{} }
 
 func (d *dialect) Open(r wire.Resume) (wire.Codec, error) {
 	return &codec{options: &d.options, resume: r}, nil

@@ -233,13 +233,14 @@ func (d *decoder) acknowledged(c content, id string, out *wire.Events) {
 		e := out.Append(wire.EventSubscribed)
 		e.Name, e.Position = p.topic, d.position(p.topic, "")
 		return
+	case refusal != "":
+		r := out.Reject(p.cmd)
+		r.Code, r.Reason = CodeRejected, refusal
+		return
 	}
 	ack := &wire.Ack{Cmd: p.cmd}
 	if len(c.arguments) > 0 {
 		ack.Reply = c.array()
-	}
-	if refusal != "" {
-		ack = &wire.Ack{Rejects: []wire.Reject{{Seq: p.cmd / 4, Code: CodeRejected, Reason: refusal}}}
 	}
 	out.Append(wire.EventAck).Ack = ack
 }

@@ -37,12 +37,7 @@ func (e *encoder) Start(*wire.Frames) (err error) {
 }
 
 func (e *encoder) Encode(ops []wire.Op, out *wire.Frames) error {
-	for i := range ops {
-		if err := e.encode(&ops[i], out); err != nil {
-			return &wire.OpError{Index: i, Err: err}
-		}
-	}
-	return nil
+	return wire.EncodeEach(ops, out, e.encode)
 }
 
 func (e *encoder) encode(op *wire.Op, out *wire.Frames) error {
