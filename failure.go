@@ -8,14 +8,13 @@ import (
 	"net"
 	"net/http"
 	"net/url"
-	"regexp"
 	"slices"
-	"strconv"
 	"strings"
 	"sync/atomic"
 	"syscall"
 	"time"
 
+	"github.com/limpet-go/limpet/internal/headers"
 	"github.com/limpet-go/limpet/internal/socket"
 	"github.com/limpet-go/limpet/wire"
 )
@@ -64,7 +63,7 @@ func decide(dialect wire.Dialect, f *wire.Failure) decision {
 	if d.After == 0 {
 		d.After = f.Retry
 	}
-	d.After = min(d.After, maxRetryAfter)
+	d.After = min(d.After, headers.MaxRetryAfter)
 	d.namesTime = d.namesTime || d.After > 0
 	return d
 }
@@ -129,7 +128,7 @@ func decideByDialError(err error) decision {
 		if proxy.Status == http.StatusProxyAuthRequired {
 			d.Action = wire.ActionStop
 		}
-		d.After, d.namesTime = retryAfter(proxy.Header)
+		d.After, d.namesTime = headers.RetryAfter(proxy.Header)
 		return d
 	case errors.As(err, &timeout) && timeout.Timeout():
 		return newDecision(wire.ActionBackOff, ClassTimeout)
@@ -185,45 +184,8 @@ func decideByStatus(f *wire.Failure) decision {
 	default:
 		d = newDecision(wire.ActionStop, ClassHTTP)
 	}
-	d.After, d.namesTime = retryAfter(f.Header)
+	d.After, d.namesTime = headers.RetryAfter(f.Header)
 	return d
-}
-
-const maxRetryAfter = 15 * time.Minute
-
-var decimal = regexp.MustCompile(`^[0-9]+\.[0-9]+$`)
-
-// retryAfter returns the slot in X-Limpet-Retry-Ms, or else in Retry-After (RFC
-// 9110, section 10.2.3), and false if there is none or it cannot be read. A date
-// in Retry-After is relative to the Date of the same response: clocks may differ.
-func retryAfter(h http.Header) (slot time.Duration, ok bool) {
-	if ms, err := strconv.ParseUint(h.Get("X-Limpet-Retry-Ms"), 10, 64); err == nil {
-		return time.Duration(min(ms, uint64(maxRetryAfter/time.Millisecond))) * time.Millisecond, true
-	}
-	text := strings.TrimSpace(h.Get("Retry-After"))
-	if text == "" {
-		return 0, false
-	}
-	if strings.Trim(text, "0123456789") == "" {
-		s, err := strconv.ParseUint(text, 10, 64)
-		if err != nil || s > uint64(maxRetryAfter/time.Second) {
-			return maxRetryAfter, true
-		}
-		return time.Duration(s) * time.Second, true
-	}
-	if decimal.MatchString(text) { // not RFC 9110, but services send it
-		s, _ := strconv.ParseFloat(text, 64)
-		return time.Duration(min(s, maxRetryAfter.Seconds()) * float64(time.Second)), true
-	}
-	at, err := http.ParseTime(text)
-	if err != nil {
-		return 0, false
-	}
-	from, err := http.ParseTime(h.Get("Date"))
-	if err != nil {
-		from = time.Now()
-	}
-	return max(0, min(at.Sub(from), maxRetryAfter)), true
 }
 
 // decideByCloseCode decides by how an upgraded connection ended.

@@ -7,6 +7,7 @@ import (
 	"slices"
 	"time"
 
+	"github.com/limpet-go/limpet/internal/headers"
 	"github.com/limpet-go/limpet/internal/socket"
 	"github.com/limpet-go/limpet/wire"
 )
@@ -142,7 +143,7 @@ func (l *loop) handle(k *link, ev *wire.Event) {
 		l.c.counters.pinged(&k.pingSent, l.now)
 	case wire.EventGoAway:
 		l.spread = min(max(l.spread, ev.Spread), maxSpread)
-		l.goAwayUntil = l.now.Add(min(ev.Delay, maxRetryAfter))
+		l.goAwayUntil = l.now.Add(min(ev.Delay, headers.MaxRetryAfter))
 		l.planLeaving(k, ev)
 		l.c.notify.post(ServerNotice{shownCode(ev.Code, ev.PeerCode), peerText(ev.Reason)})
 	case wire.EventMalformed:

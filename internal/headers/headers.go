@@ -1,4 +1,5 @@
-// Package headers checks HTTP headers that are sent with an upgrade request.
+// Package headers checks the HTTP headers that are sent with an upgrade request, and
+// reads those of the response.
 package headers
 
 import (

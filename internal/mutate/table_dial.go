@@ -117,7 +117,7 @@ var ofDial = []mutation{
 	{
 		name:    "proxy: its Retry-After does not count",
 		file:    "failure.go",
-		search:  "d.After, d.namesTime = retryAfter(proxy.Header)",
+		search:  "d.After, d.namesTime = headers.RetryAfter(proxy.Header)",
 		replace: "d.After, d.namesTime = 0, false",
 		test:    "-run ^TestProxyRefusesWSS$ ./test",
 	},
@@ -417,7 +417,7 @@ var ofDial = []mutation{
 	},
 	{
 		name:    "slot: a decimal one is ignored",
-		file:    "failure.go",
+		file:    "internal/headers/retry.go",
 		search:  "if decimal.MatchString(text) {",
 		replace: "if false {",
 		test:    "-run ^TestRetryAfterIsNeverUndercut$ ./test",
