@@ -70,7 +70,9 @@ type Client struct {
 	doneCalls doneCalls
 	secrets   secrets.Set
 	done      chan struct{}
-	closed    atomic.Bool // by Close, which the loop may not know yet
+	closed    atomic.Bool     // by Close, which the loop may not know yet
+	closing   context.Context // ends with Close; nil without Options.Verdict, which alone needs it
+	endWait   context.CancelFunc
 
 	goroutines tasks.Group
 
@@ -97,6 +99,9 @@ func New(url string, o *Options) (*Client, error) {
 	}
 	c := &Client{cfg: cfg, ids: ids.NewGenerator(), done: make(chan struct{}), notify: newNotifier(&cfg.Options)}
 	c.memory = budget.New(cfg.Memory)
+	if cfg.Verdict != nil {
+		c.closing, c.endWait = context.WithCancel(context.Background())
+	}
 	c.counters.origin = time.Now().Add(-1) // no moment is 0
 	if cfg.Histograms {
 		c.counters.measured = new(histograms)
@@ -315,6 +320,9 @@ func (s *Stats) unfinished() string {
 // a consumer, and more than once. It always returns nil.
 func (c *Client) Close() error {
 	c.closed.Store(true)
+	if c.endWait != nil {
+		c.endWait()
+	}
 	c.admission.Close(errClientClosed())
 	if c.inbox.post(closeNow{}) {
 		return nil

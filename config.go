@@ -85,6 +85,9 @@ func newConfig(rawURL string, o *Options) (config, error) {
 	return c, errors.Join(v.errs...)
 }
 
+// hasCredential reports whether there is a function to ask for a credential.
+func (c *config) hasCredential() bool { return c.Auth != nil }
+
 // memoryLimit checks Options.Memory: a message must fit.
 func (v *validation) memoryLimit(n *int, readLimit int) {
 	least := max(minMemory, 2*readLimit)

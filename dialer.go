@@ -26,11 +26,10 @@ type dialer struct {
 	inbox      *inbox
 	goroutines *tasks.Group
 	secrets    *secrets.Set
-	authBusy   atomic.Bool                   // a call of Auth has not returned
-	busy       atomic.Bool                   // an attempt has not returned
-	attempting atomic.Bool                   // a call of Attempt has not returned
-	dials      atomic.Int32                  // calls of dial functions that have not returned
-	permanent  atomic.Pointer[permanentAuth] // of Auth, after its attempt had ended
+	auth       asker[Credential]
+	busy       atomic.Bool  // an attempt has not returned
+	attempting atomic.Bool  // a call of Attempt has not returned
+	dials      atomic.Int32 // calls of dial functions that have not returned
 }
 
 // attempt is what the dialer gets from the loop for one attempt.
@@ -296,45 +295,12 @@ func mergeHeaders(options, credential http.Header) http.Header {
 	return h
 }
 
-// credential calls Auth, on a goroutine that may outlive the client.
+// credential calls Auth.
 func (d *dialer) credential(ctx context.Context, a attempt) (Credential, error) {
 	if d.cfg.Auth == nil {
 		return Credential{}, nil
 	}
-	if !d.authBusy.CompareAndSwap(false, true) {
-		return Credential{}, fmt.Errorf("an earlier call has not returned although its context has ended")
-	}
-	if late := d.permanent.Load(); late != nil {
-		return Credential{}, late
-	}
-	type answer struct {
-		cred Credential
-		err  error
-	}
-	answers := make(chan answer, 1)
-	go func() {
-		defer d.authBusy.Store(false)
-		ans := answer{err: errors.New("called runtime.Goexit")}
-		defer func() { answers <- ans }()
-		defer func() {
-			if p := recover(); p != nil {
-				ans.err = &PanicError{Value: p, Stack: debug.Stack()}
-			}
-		}()
-		ans.cred, ans.err = d.cfg.Auth(ctx, AttemptInfo{
-			Number: a.number, Host: d.cfg.url.Host, Refresh: a.refresh, Cause: a.cause,
-		})
-		if ans.err != nil {
-			socket.CallMethods(ans.err)
-			if final := (*permanentAuth)(nil); errors.As(ans.err, &final) {
-				d.permanent.Store(final) // the attempt may have ended
-			}
-		}
-	}()
-	select {
-	case ans := <-answers:
-		return ans.cred, ans.err
-	case <-ctx.Done():
-		return Credential{}, ctx.Err()
-	}
+	return d.auth.ask(ctx, func() (Credential, error) {
+		return d.cfg.Auth(ctx, AttemptInfo{Number: a.number, Host: d.cfg.url.Host, Refresh: a.refresh, Cause: a.cause})
+	})
 }

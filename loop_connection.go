@@ -246,9 +246,13 @@ func (l *loop) fail(k *link, f *wire.Failure) {
 	k.applyFatalError(f, l.now)
 	f.Attempt = l.policy.failures + 1
 	d := decide(l.c.cfg.Dialect, f)
-	f.Reason = l.c.secrets.Hide(f.Reason)
-	why := failureError(f, d)
-	why.Err = l.c.secrets.HideError(why.Err)
+	if rest := l.goAwayUntil.Sub(l.now); rest > 0 {
+		d.After, d.slotWindow, d.namesTime = max(d.After, rest), l.spread, true
+	}
+	refused := d.Action == wire.ActionRefresh
+	l.overrule(f, &d)
+	refused = refused || d.Action == wire.ActionRefresh
+	why := l.explain(f, d)
 	l.state.Cause = why
 	l.c.counters.countFailure(k != nil && k.ready, d.class)
 	if k != nil && k.ready && l.link == k {
@@ -262,22 +266,23 @@ func (l *loop) fail(k *link, f *wire.Failure) {
 	if l.disconnectedAt.IsZero() {
 		l.disconnectedAt = l.now
 	}
-	if rest := l.goAwayUntil.Sub(l.now); rest > 0 {
-		d.After, d.slotWindow, d.namesTime = max(d.After, rest), l.spread, true
-	}
 	l.goAwayUntil = time.Time{}
-	refused := d.Action == wire.ActionRefresh
-	canRefresh := l.c.cfg.Auth != nil && (l.credentialRefusedAt.IsZero() || l.now.Sub(l.credentialRefusedAt) >= refusalMemory)
-	l.finality.weigh(&d, l.now, canRefresh, l.c.cfg.Backoff.KeepTrying)
+	l.finality.weigh(&d, l.now, l.canRefresh(), l.c.cfg.Backoff.KeepTrying)
 	if d.Action == wire.ActionStop {
 		l.end(&PermanentError{d.class, why})
 		return
 	}
 	if refused {
-		l.credentialRefusedAt, l.refreshCredential = l.now, l.c.cfg.Auth != nil
+		l.credentialRefusedAt, l.refreshCredential = l.now, l.c.cfg.hasCredential()
 	}
 	l.earliestRetry = l.now.Add(d.After)
 	l.tryAgain(d)
+}
+
+// canRefresh reports whether another credential may be asked for: not within a minute of
+// a refused one that no welcome followed.
+func (l *loop) canRefresh() bool {
+	return l.c.cfg.hasCredential() && (l.credentialRefusedAt.IsZero() || l.now.Sub(l.credentialRefusedAt) >= refusalMemory)
 }
 
 // tryAgain starts the wait that a failure calls for.

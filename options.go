@@ -38,6 +38,30 @@ type Options struct {
 	// the client. Defaults to no credential.
 	Auth func(ctx context.Context, info AttemptInfo) (Credential, error)
 
+	// Verdict overrules what the client would do after a lost connection or a failed
+	// attempt. It gets the failure, without the secrets that the client sent and without
+	// cookies, and what the client would do: the verdict of the dialect or, where that has
+	// none, of the tables in docs/reconnect.md and docs/ending.md, with Action, After and
+	// Class filled in. Failure.Err is the *Error that State.Cause would be. What it returns
+	// counts, in the same way as the verdict of a dialect: wire.ActionStop ends the client,
+	// also with Backoff.KeepTrying; wire.ActionRefresh without Auth and without Ticket, or
+	// for the second time within 60 seconds without a welcome in between, does so too;
+	// wire.ActionRetryNow backs off from the second failure in a row on. The zero Verdict,
+	// or an Action, Class or Spread of zero, leaves that to the client. After is up to 366
+	// days; the client does not return earlier than the server asked for. What Verdict
+	// changes is not counted by the tables, which begin their counts again.
+	//
+	// It is not asked after Close, about an error made with Permanent, about a failure
+	// that the dialect's own defects make final (docs/ending.md), or about
+	// Backoff.MaxElapsed.
+	//
+	// Verdict must only compute. It runs on a goroutine of its own, one call at a time,
+	// but the client does nothing else until it returns, only Close does not wait for
+	// it. A panic, runtime.Goexit, a call that has not returned for 10 seconds, and a
+	// verdict that makes no sense leave the decision to the client. CallbackFailed
+	// reports them with an *Error of ClassUser, and State.Cause names them. Defaults to none.
+	Verdict func(f wire.Failure, would wire.Verdict) wire.Verdict
+
 	Backoff   Backoff
 	Heartbeat Heartbeat
 	Window    Window
@@ -149,8 +173,8 @@ type Backoff struct {
 
 	// KeepTrying makes the client wait as long as Max and try again where the
 	// tables of HTTP statuses and close codes would end it (docs/ending.md). The
-	// verdict of a dialect, an error made with Permanent and MaxElapsed still
-	// end it.
+	// verdict of a dialect, Options.Verdict, an error made with Permanent and
+	// MaxElapsed still end it.
 	KeepTrying bool
 }
 

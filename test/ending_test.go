@@ -56,12 +56,22 @@ var withAuth = limpet.Options{Auth: func(context.Context, limpet.AttemptInfo) (l
 	return limpet.Credential{Token: "t"}, nil
 }}
 
+// stopAttempts is a Verdict to stop at anything but the end of a connection that was ready.
+func stopAttempts(f wire.Failure, would wire.Verdict) wire.Verdict {
+	if f.Stage == wire.StageOpen {
+		return would
+	}
+	return wire.Verdict{Action: wire.ActionStop, Class: "rejected"}
+}
+
 var errClosedAccount = errors.New("account closed")
 
 // endings is everything that ends a client, but for Close and Shutdown.
 var endings = []permanentRow{
 	{"an error of `Options.Auth` made with `Permanent`", atOnce, atOnce, ends,
 		[]failure{{auth: limpet.Permanent(errClosedAccount)}, {auth: fmt.Errorf("token: %w", limpet.Permanent(errClosedAccount))}}, limpet.ClassAuth, withAuth},
+	{"the verdict of `Options.Verdict` is to stop", atOnce, atOnce, ends,
+		[]failure{{status: 503}, {status: 401}, {code: 4300}, {err: errors.New("refused")}}, limpet.ClassRejected, limpet.Options{Verdict: stopAttempts}},
 	{"the dialect's verdict is to stop: limpet.v1, 4000 to 4099", atOnce, atOnce, ends,
 		[]failure{{code: 4003}, {text: fatalForbidden}, {text: fatalForbidden, code: 1012}, {text: fatalForbidden, code: 4200}}, limpet.ClassAuth, limpet.Options{}},
 	{"the dialect's verdict is a new credential, without `Options.Auth`: limpet.v1, 4100 to 4199", atOnce, atOnce, ends,

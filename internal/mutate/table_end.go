@@ -105,8 +105,8 @@ var ofEnd = []mutation{
 	{
 		name:    "end: an error made with Permanent passes",
 		file:    "failure.go",
-		search:  "return newDecision(wire.ActionStop, ClassAuth)\n\t}\n\tverdict",
-		replace: "return newDecision(wire.ActionBackOff, ClassAuth)\n\t}\n\tverdict",
+		search:  "\t\td := newDecision(wire.ActionStop, ClassAuth)\n\t\td.fixed",
+		replace: "\t\td := newDecision(wire.ActionBackOff, ClassAuth)\n\t\td.fixed",
 		test:    "-run ^TestEndings$/made_with ./test",
 	},
 	{

@@ -179,6 +179,19 @@ func (s *Set) Hide(text string) string {
 	return text
 }
 
+// HideHeader returns a copy of h, which the peer sent, without secrets in its values and
+// without its cookies, which are credentials themselves.
+func (s *Set) HideHeader(h http.Header) http.Header {
+	h = h.Clone()
+	h.Del("Set-Cookie")
+	for _, values := range h {
+		for i, v := range values {
+			values[i] = s.Hide(v)
+		}
+	}
+	return h
+}
+
 const hidden = "[secret]"
 
 // escapes are how JSON, HTML and URLs write a character: \\/, \\u003d, &#43;, &amp;, %2f.
