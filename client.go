@@ -36,7 +36,6 @@ import (
 	"errors"
 	"fmt"
 	"math"
-	"regexp"
 	"slices"
 	"strings"
 	"sync"
@@ -45,6 +44,7 @@ import (
 
 	"github.com/limpet-go/limpet/internal/admission"
 	"github.com/limpet-go/limpet/internal/budget"
+	"github.com/limpet-go/limpet/internal/endpoint"
 	"github.com/limpet-go/limpet/internal/ids"
 	"github.com/limpet-go/limpet/internal/secrets"
 	"github.com/limpet-go/limpet/internal/tasks"
@@ -110,10 +110,8 @@ func New(url string, o *Options) (*Client, error) {
 	c.admission = admission.New(cfg.Window.Messages, cfg.Window.Bytes)
 	c.state.Set(State{Phase: Connecting, Since: time.Now()})
 	if c.notify.start(); c.notify != nil {
-		for key := range cfg.url.Query() {
-			if secretKeys.MatchString(key) {
-				c.notify.post(CredentialInURL{key})
-			}
+		for _, key := range endpoint.CredentialKeys(cfg.url) {
+			c.notify.post(CredentialInURL{key})
 		}
 	}
 	if !cfg.traits.Confirms {
@@ -124,9 +122,6 @@ func New(url string, o *Options) (*Client, error) {
 	c.inbox.post(started{})
 	return c, nil
 }
-
-// secretKeys are names of query parameters that hold credentials.
-var secretKeys = regexp.MustCompile(`(?i)token|key|auth|secret|password|sig`)
 
 // Dial is New followed by WaitReady: it blocks until the client is ready, has
 // failed permanently, or ctx ends. If it fails it closes the client and returns

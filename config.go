@@ -59,6 +59,7 @@ func newConfig(rawURL string, o *Options) (config, error) {
 	c.url = v.url("url", rawURL, c.AllowInsecure)
 	v.backoff(&c.Backoff)
 	v.header(c.Header)
+	v.strictURL(&c)
 	v.httpClient(c.HTTPClient)
 	v.traits(&c.traits)
 	v.duration("Options.Heartbeat.Interval", &c.Heartbeat.Interval, 20*time.Second)
@@ -86,7 +87,7 @@ func newConfig(rawURL string, o *Options) (config, error) {
 }
 
 // hasCredential reports whether there is a function to ask for a credential.
-func (c *config) hasCredential() bool { return c.Auth != nil }
+func (c *config) hasCredential() bool { return c.Auth != nil || c.Ticket != nil }
 
 // memoryLimit checks Options.Memory: a message must fit.
 func (v *validation) memoryLimit(n *int, readLimit int) {
@@ -162,6 +163,19 @@ func (v *validation) header(h http.Header) {
 	}
 }
 
+// strictURL refuses credentials in the URL, if the caller wants that.
+func (v *validation) strictURL(c *config) {
+	if !c.StrictURL {
+		return
+	}
+	for _, key := range endpoint.CredentialKeys(c.url) {
+		v.refuse("url", "has the query parameter %q, which looks like a credential; use Options.Auth, or unset Options.StrictURL", key)
+	}
+	if c.Ticket != nil {
+		v.refuse("Options.Ticket", "puts a ticket into the URL, which Options.StrictURL forbids; unset one of them")
+	}
+}
+
 // httpClient refuses timeouts that would end every attempt, and a transport that is a
 // nil pointer.
 func (v *validation) httpClient(c *http.Client) {
@@ -203,6 +217,22 @@ func checkToken(token Secret) error {
 		return fmt.Errorf("a token must be UTF-8 of at most %d bytes", maxToken)
 	case strings.ContainsFunc(t, unicode.IsControl):
 		return errors.New("a token must not hold a line break or another control character; use strings.TrimSpace")
+	}
+	return nil
+}
+
+// check returns why c cannot be sent.
+func (c *Credential) check() error {
+	if err := checkToken(c.Token); err != nil {
+		return err
+	}
+	if err := headers.Check(c.Header); err != nil {
+		return fmt.Errorf("Credential.Header: %w", err)
+	}
+	for i, name := range c.Subprotocols {
+		if !headers.IsToken(name) || len(name) > maxToken {
+			return fmt.Errorf("Credential.Subprotocols[%d] is no token (RFC 6455, section 4.1); encode it in base64url without padding, with at most %d bytes", i, maxToken)
+		}
 	}
 	return nil
 }

@@ -43,7 +43,7 @@ type decision struct {
 func decide(dialect wire.Dialect, f *wire.Failure) decision {
 	var user *userError
 	var permanent *permanentAuth
-	if errors.As(f.Err, &user) && user.option == optionAuth && errors.As(user.err, &permanent) {
+	if errors.As(f.Err, &user) && user.isCredential() && errors.As(user.err, &permanent) {
 		d := newDecision(wire.ActionStop, ClassAuth)
 		d.fixed = true
 		return d
@@ -388,6 +388,7 @@ func withoutURL(f *wire.Failure) error {
 	var withURL *url.Error
 	var detected *wire.CodeError
 	var late *dialTimeoutError
+	var user *userError
 	switch {
 	case f.Stage == wire.StageDial && errors.As(f.Err, &late):
 		return &dialTimeoutError{late.after, withoutURL(&wire.Failure{Stage: f.Stage, Err: late.err})}
@@ -397,6 +398,8 @@ func withoutURL(f *wire.Failure) error {
 			err = withURL.Err
 		}
 		return fmt.Errorf("not a WebSocket handshake: %s", peerText(err.Error()))
+	case f.Stage == wire.StageUpgrade && errors.As(f.Err, &user) && user.isCredential():
+		return fmt.Errorf("%s: server answered %d %s", user.option, f.Status, http.StatusText(f.Status))
 	case f.Stage == wire.StageUpgrade:
 		return fmt.Errorf("server answered %d %s", f.Status, http.StatusText(f.Status))
 	case errors.As(f.Err, &detected):
@@ -413,6 +416,7 @@ func withoutURL(f *wire.Failure) error {
 
 const (
 	optionAuth    = "Options.Auth"
+	optionTicket  = "Options.Ticket"
 	optionVerdict = "Options.Verdict"
 	optionDialect = "Options.Dialect"
 )
@@ -425,6 +429,9 @@ type userError struct {
 
 func (e *userError) Error() string { return e.option + ": " + e.err.Error() }
 func (e *userError) Unwrap() error { return e.err }
+
+// isCredential reports whether the function returns credentials.
+func (e *userError) isCredential() bool { return e.option == optionAuth || e.option == optionTicket }
 
 // failureCounters count failed attempts and, with lost, lost connections by class.
 type failureCounters struct {

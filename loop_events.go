@@ -46,8 +46,8 @@ func (e dialed) apply(l *loop) {
 		return
 	}
 	var user *userError
-	if e.failure == nil || !errors.As(e.failure.Err, &user) || user.option != optionAuth {
-		l.refreshCredential = false // Auth has answered
+	if e.failure == nil || !errors.As(e.failure.Err, &user) || !user.isCredential() {
+		l.refreshCredential = false // Auth and Ticket have answered
 	}
 	if e.failure != nil {
 		if e.timedOut {

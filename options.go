@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"log/slog"
 	"net/http"
+	"net/url"
 	"time"
 
 	"github.com/limpet-go/limpet/cursor"
@@ -35,8 +36,26 @@ type Options struct {
 	// start of each attempt, one call at a time, on a goroutine of its own. It
 	// may block until ctx ends: when the attempt times out or the client ends.
 	// An error or a panic fails the attempt; an error made with Permanent ends
-	// the client. Defaults to no credential.
+	// the client, and one that wraps a *wire.StatusError counts as that answer to
+	// the upgrade: its Retry-After is obeyed. Defaults to no credential.
 	Auth func(ctx context.Context, info AttemptInfo) (Credential, error)
+
+	// Ticket returns query parameters for the URL of an attempt: a ticket that can be used
+	// once. It is the only credential that belongs into a URL, which servers and proxies
+	// log. The client calls it at each attempt, after Auth, whose credential is in info,
+	// and in the same way: one call at a time, on a goroutine of its own; it may block
+	// until ctx ends, and an error made with Permanent ends the client. The values, of 8
+	// KiB at most, replace parameters of the same names in the URL, and appear in no log,
+	// error or metric. TicketFrom makes such a function for the usual servers. Defaults to
+	// none.
+	Ticket func(ctx context.Context, info AttemptInfo) (url.Values, error)
+
+	// StrictURL refuses credentials in the URL: New returns an error for a query parameter
+	// whose name suggests one (token, key, auth, secret, password, sig, ticket, jwt,
+	// credential, or a longer name with one of them in it) and for Ticket, and an attempt
+	// fails whose dialect adds one. Without it such a parameter in the URL of New is
+	// reported as CredentialInURL.
+	StrictURL bool
 
 	// Verdict overrules what the client would do after a lost connection or a failed
 	// attempt. It gets the failure, without the secrets that the client sent and without
@@ -204,7 +223,7 @@ type Window struct {
 	FailFast bool
 }
 
-// AttemptInfo tells Auth what the credential is for.
+// AttemptInfo tells Auth and Ticket what the credential is for.
 type AttemptInfo struct {
 	// Number is 1 more than the losses and failed attempts since the last stable
 	// connection: 1 for the first attempt of a client.
@@ -216,6 +235,9 @@ type AttemptInfo struct {
 	// Refresh means that the server refused the last credential: return a new
 	// one, not a cached one.
 	Refresh bool
+
+	// Credential is what Auth has returned for this attempt. Only Ticket gets it.
+	Credential Credential
 
 	// Cause is why the last connection or attempt failed; nil before the first
 	// failure.
@@ -231,6 +253,12 @@ type Credential struct {
 	// Token is sent in the handshake of the dialect, for limpet.v1 in HELLO. It
 	// must be UTF-8 of at most 8 KiB without control characters.
 	Token Secret
+
+	// Subprotocols are offered in the upgrade request behind those of the dialect, for
+	// servers that read a credential there. Each must be a token of RFC 9110, section
+	// 5.6.2: encode what is none in base64url. The server should choose one of the
+	// dialect's.
+	Subprotocols []string
 }
 
 // Secret is a string whose content is not printed, logged or marshalled.
