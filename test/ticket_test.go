@@ -242,6 +242,27 @@ func TestRefusalOfTheTicketServer(t *testing.T) {
 	}
 }
 
+// A token server that Auth asks is left alone for the time that it names.
+func TestRefusalOfTheTokenServer(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		calls := 0
+		at := time.Now()
+		c := newClient(t, limpettest.NewServer(t, nil), limpet.Options{Auth: func(context.Context, limpet.AttemptInfo) (limpet.Credential, error) {
+			if calls++; calls == 1 {
+				return limpet.Credential{}, fmt.Errorf("tokens: %w", &wire.StatusError{Status: 429, Header: http.Header{"Retry-After": {"40"}}})
+			}
+			return limpet.Credential{}, nil
+		}})
+		st, err := c.WaitState(t.Context(), func(s limpet.State) bool { return s.Cause != nil })
+		if text := fmt.Sprint(st.Cause); err != nil || limpet.ClassOf(st.Cause) != limpet.ClassOverload || !strings.Contains(text, "Options.Auth: server answered 429") {
+			t.Errorf("%v", st.Cause)
+		}
+		if err := c.WaitReady(t.Context()); err != nil || time.Since(at) < 40*time.Second || calls != 2 {
+			t.Errorf("after %v and %d calls: %v", time.Since(at), calls, err)
+		}
+	})
+}
+
 // A Ticket that fails costs its attempt, as Auth does.
 func TestTicketThatFails(t *testing.T) {
 	for name, tc := range map[string]struct {

@@ -208,7 +208,7 @@ func (t *traced) explain(err error) error {
 		return err
 	case t.proxy != nil && errors.As(err, &op) && (op.Op == "proxyconnect" || op.Op == "socks connect"):
 		return &ProxyError{Host: t.proxy.Host, Err: op.Err}
-	case t.tls != nil:
+	case t.tls != nil, errors.As(err, &op) && op.Op == "remote error": // an alert after the handshake, as TLS 1.3 sends it for a certificate
 		return &TLSError{withoutURL(err)}
 	case t.nc != nil:
 		return &AnswerError{withoutURL(err)}
