@@ -341,8 +341,8 @@ func (d *dialer) target(ctx context.Context, a attempt, cred Credential) (string
 // TicketOptions are the options of TicketFrom. The zero value, like nil, means the
 // defaults.
 type TicketOptions struct {
-	// HTTPClient makes the request. Redirects are not followed. Defaults to a client as
-	// that of Options.HTTPClient.
+	// HTTPClient makes the request. Redirects are not followed. Defaults to what
+	// Options.HTTPClient defaults to.
 	HTTPClient *http.Client
 
 	// Header returns the headers of the request. Defaults to Credential.Header, what Auth

@@ -11,6 +11,7 @@ import (
 	"net/http/cookiejar"
 	"net/url"
 	"runtime"
+	"slices"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -87,6 +88,13 @@ func (s *ticketServer) upgrade(w http.ResponseWriter, r *http.Request) {
 	}
 }
 
+// saw returns the requests for tickets and the queries of the upgrades.
+func (s *ticketServer) saw() (requests, queries []string) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return slices.Clone(s.requests), slices.Clone(s.queries)
+}
+
 // closeLast ends the last connection with a close frame.
 func (s *ticketServer) closeLast(code int, reason string) {
 	s.mu.Lock()
@@ -138,20 +146,22 @@ func TestEachAttemptHasItsTicket(t *testing.T) {
 				t.Fatal(err)
 			}
 			synctest.Wait()
-			if want := fmt.Sprintf("b=%%7e&a=1&ticket=canary+ticket%%2F%d", n+1); len(s.queries) != n+1 || s.queries[n] != want {
-				t.Fatalf("upgrades %q, want %q", s.queries, want)
+			_, queries := s.saw()
+			if want := fmt.Sprintf("b=%%7e&a=1&ticket=canary+ticket%%2F%d", n+1); len(queries) != n+1 || queries[n] != want {
+				t.Fatalf("upgrades %q, want %q", queries, want)
 			}
 			s.closeLast(1001, "")
 			time.Sleep(time.Second)
 		}
-		if text := strings.Join(s.requests[:3], ", "); text != strings.Repeat("POST /ticket Bearer canary-b, ", 2)+"POST /ticket Bearer canary-b" {
+		requests, _ := s.saw()
+		if text := strings.Join(requests[:3], ", "); text != strings.Repeat("POST /ticket Bearer canary-b, ", 2)+"POST /ticket Bearer canary-b" {
 			t.Errorf("%s", text)
 		}
 	})
 }
 
-// A ticket that the server refuses is asked for anew at once, and so is the credential.
-func TestRefusedTicketIsAskedForAnew(t *testing.T) {
+// A ticket that the server refuses is replaced at once, and so is the credential.
+func TestRefusedTicketIsReplaced(t *testing.T) {
 	for name, withAuth := range map[string]bool{"with Auth": true, "alone": false} {
 		t.Run(name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
@@ -234,8 +244,8 @@ func TestRefusalOfTheTicketServer(t *testing.T) {
 				if took := time.Since(at); (err != nil) != tc.final || took < tc.min || took > tc.max {
 					t.Errorf("after %v: %v", took, err)
 				}
-				if len(s.requests) > 0 && strings.Contains(fmt.Sprint(s.requests), "elsewhere") {
-					t.Errorf("followed a redirect: %v", s.requests)
+				if requests, _ := s.saw(); strings.Contains(fmt.Sprint(requests), "elsewhere") {
+					t.Errorf("followed a redirect: %v", requests)
 				}
 			})
 		})
@@ -442,7 +452,8 @@ func TestTicketIsNotRepeated(t *testing.T) {
 				}
 				time.Sleep(time.Minute)
 				synctest.Wait()
-				text := fmt.Sprintf("%+v %#v %v %+v %v %+v %s %s %v", st, st, st.Cause, c.Stats(), c.Err(), j.failures, log.String(), events.String(), c)
+				failures, _ := j.all()
+				text := fmt.Sprintf("%+v %#v %v %+v %v %+v %s %s %v", st, st, st.Cause, c.Stats(), c.Err(), failures, log.String(), events.String(), c)
 				var p *limpet.PanicError
 				if errors.As(st.Cause, &p) {
 					text = strings.ReplaceAll(text, fmt.Sprintf("%#v", p.Value), "") // what was passed to panic is the program's

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"net/http"
 	"runtime"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -37,9 +38,14 @@ func (j *judge) verdict(f wire.Failure, would wire.Verdict) wire.Verdict {
 }
 
 func (j *judge) asked() int {
+	failures, _ := j.all()
+	return len(failures)
+}
+
+func (j *judge) all() ([]wire.Failure, []wire.Verdict) {
 	j.mu.Lock()
 	defer j.mu.Unlock()
-	return len(j.would)
+	return slices.Clone(j.failures), slices.Clone(j.would)
 }
 
 // always returns a Verdict that overrules everything.
@@ -149,7 +155,8 @@ func TestVerdictLearnsWhatTheClientWouldDo(t *testing.T) {
 				for j.asked() <= n {
 					time.Sleep(100 * time.Millisecond)
 				}
-				f, got := j.failures[n], j.would[n]
+				failures, would := j.all()
+				f, got := failures[n], would[n]
 				if got != tc.want {
 					t.Errorf("would %+v, want %+v", got, tc.want)
 				}
@@ -329,8 +336,9 @@ func TestVerdictGetsNoSecret(t *testing.T) {
 		for j.asked() < 2 {
 			time.Sleep(time.Second)
 		}
-		f := j.failures[0]
-		text := fmt.Sprintf("%+v %s %s", j.failures, f.Body, f.Header)
+		failures, _ := j.all()
+		f := failures[0]
+		text := fmt.Sprintf("%+v %s %s", failures, f.Body, f.Header)
 		if f.Status != 403 || strings.Contains(text, "canary") || string(f.Body) != "not [secret] /?[secret]" || f.Header.Get("X-Echo") != "[secret] /?[secret]" {
 			t.Errorf("%s", text)
 		}

@@ -106,7 +106,7 @@ var ofCredentials = []mutation{
 		file:    "config.go",
 		search:  "return c.Auth != nil || c.Ticket != nil",
 		replace: "return c.Auth != nil",
-		test:    "-run ^TestRefusedTicketIsAskedForAnew$ ./test",
+		test:    "-run ^TestRefusedTicketIsReplaced$ ./test",
 	},
 	{
 		name:    "ticket: it does not get the credential",
