@@ -147,9 +147,11 @@ func (a *asker[T]) ask(ctx context.Context, f func() (T, error)) (none T, err er
 	}
 	answers := make(chan answer, 1)
 	go func() {
-		defer a.busy.Store(false)
 		ans := answer{err: errors.New("called runtime.Goexit")}
-		defer func() { answers <- ans }()
+		defer func() {
+			a.busy.Store(false) // first: the next call may follow at once
+			answers <- ans
+		}()
 		defer func() {
 			if p := recover(); p != nil {
 				ans.err = &PanicError{Value: p, Stack: debug.Stack()}

@@ -54,6 +54,36 @@ func ExampleDial() {
 	// Output: ready
 }
 
+// A server that wants a ticket in its URL, which another one sells for a token.
+func ExampleTicketFrom() {
+	client, err := limpet.New("wss://feed.example/v1", &limpet.Options{
+		Auth: func(context.Context, limpet.AttemptInfo) (limpet.Credential, error) {
+			return limpet.Credential{Header: http.Header{"Authorization": {"Bearer t0k3n"}}}, nil
+		},
+		Ticket: limpet.TicketFrom("https://feed.example/ticket", &limpet.TicketOptions{Member: "data.ticket"}),
+	})
+	if err != nil {
+		log.Fatal(err)
+	}
+	defer client.Close()
+}
+
+// A gateway that is rolled out answers 403 for a while: the client waits for it.
+func ExampleOptions_verdict() {
+	client, err := limpet.New("wss://feed.example/v1", &limpet.Options{
+		Verdict: func(f wire.Failure, would wire.Verdict) wire.Verdict {
+			if f.Status == http.StatusForbidden {
+				return wire.Verdict{Action: wire.ActionBackOff, After: 30 * time.Second}
+			}
+			return would
+		},
+	})
+	if err != nil {
+		log.Fatal(err)
+	}
+	defer client.Close()
+}
+
 // A server that wants a token first, and a "ping" now and then.
 func ExampleOptions() {
 	ctx := context.Background()

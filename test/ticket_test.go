@@ -169,6 +169,9 @@ func TestRefusedTicketIsReplaced(t *testing.T) {
 				var asked []string
 				o := limpet.Options{Ticket: func(_ context.Context, info limpet.AttemptInfo) (url.Values, error) {
 					asked = append(asked, fmt.Sprintf("ticket %d %v %v", info.Number, info.Refresh, info.Credential.Token != ""))
+					if text := fmt.Sprintf("%+v %#v", info, info); strings.Contains(text, "canary") {
+						t.Errorf("%s", text)
+					}
 					if !info.Refresh {
 						return url.Values{"ticket": {"canary-old"}}, nil
 					}

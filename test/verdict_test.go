@@ -97,8 +97,15 @@ func TestVerdictOverrules(t *testing.T) {
 				case !ended && made < 20:
 					t.Errorf("%d attempts only", made)
 				}
-				if name == "Permanent" && j.asked() > 0 || name != "Permanent" && j.asked() != made {
-					t.Errorf("asked %d times about %d attempts", j.asked(), made)
+				least, most := made, made
+				if tc.attempts == 0 {
+					least-- // the last attempt may be in progress
+				}
+				if name == "Permanent" {
+					least, most = 0, 0
+				}
+				if n := j.asked(); n < least || n > most {
+					t.Errorf("asked %d times about %d attempts", n, made)
 				}
 				var p *limpet.PermanentError
 				if tc.attempts > 0 && (!errors.As(c.Err(), &p) || limpet.ClassOf(c.Err()) == limpet.ClassUser && name != "an error of Auth that is not final") {
