@@ -146,8 +146,8 @@ var ofSeam = []mutation{
 	{
 		name:    "seam: a refused step has no status",
 		file:    "dialer.go",
-		search:  "\t\tif errors.As(err, &refused) {",
-		replace: "\t\tif errors.As(err, &refused) && false {",
+		search:  "\tif err := d.prepare(requests, w); err != nil {\n\t\treturn d.refused(a, err)\n",
+		replace: "\tif err := d.prepare(requests, w); err != nil {\n\t\treturn failedDial(a, err)\n",
 		test:    "-run ^TestRefusedStep$ ./test",
 	},
 	{
