@@ -12,6 +12,7 @@ import (
 
 	"github.com/google/uuid"
 	"github.com/limpet-go/limpet/internal/fifo"
+	"github.com/limpet-go/limpet/internal/headers"
 	"github.com/limpet-go/limpet/wire"
 )
 
@@ -448,7 +449,7 @@ func (w *window) refusedForNow(i int, reject wire.Reject, now time.Time) {
 	if d := r.details; d != nil && !d.expires.IsZero() && (w.nextExpiry.IsZero() || d.expires.Before(w.nextExpiry)) {
 		w.nextExpiry = d.expires
 	}
-	next := sendAgain{reject.Seq, now.Add(min(reject.Retry, maxRetryAfter))}
+	next := sendAgain{reject.Seq, now.Add(min(reject.Retry, headers.MaxRetryAfter))}
 	at, _ := slices.BinarySearchFunc(w.again, next, func(a, b sendAgain) int {
 		if a.at.After(b.at) {
 			return 1

@@ -36,8 +36,6 @@ import (
 	"errors"
 	"fmt"
 	"math"
-	"net/url"
-	"regexp"
 	"slices"
 	"strings"
 	"sync"
@@ -46,6 +44,7 @@ import (
 
 	"github.com/limpet-go/limpet/internal/admission"
 	"github.com/limpet-go/limpet/internal/budget"
+	"github.com/limpet-go/limpet/internal/endpoint"
 	"github.com/limpet-go/limpet/internal/ids"
 	"github.com/limpet-go/limpet/internal/secrets"
 	"github.com/limpet-go/limpet/internal/tasks"
@@ -71,7 +70,9 @@ type Client struct {
 	doneCalls doneCalls
 	secrets   secrets.Set
 	done      chan struct{}
-	closed    atomic.Bool // by Close, which the loop may not know yet
+	closed    atomic.Bool     // by Close, which the loop may not know yet
+	closing   context.Context // ends with Close; nil without Options.Verdict, which alone needs it
+	endWait   context.CancelFunc
 
 	goroutines tasks.Group
 
@@ -98,6 +99,9 @@ func New(url string, o *Options) (*Client, error) {
 	}
 	c := &Client{cfg: cfg, ids: ids.NewGenerator(), done: make(chan struct{}), notify: newNotifier(&cfg.Options)}
 	c.memory = budget.New(cfg.Memory)
+	if cfg.Verdict != nil {
+		c.closing, c.endWait = context.WithCancel(context.Background())
+	}
 	c.counters.origin = time.Now().Add(-1) // no moment is 0
 	if cfg.Histograms {
 		c.counters.measured = new(histograms)
@@ -106,7 +110,7 @@ func New(url string, o *Options) (*Client, error) {
 	c.admission = admission.New(cfg.Window.Messages, cfg.Window.Bytes)
 	c.state.Set(State{Phase: Connecting, Since: time.Now(), Host: cfg.url.Host})
 	if c.notify.start(); c.notify != nil {
-		for _, key := range secretParameters(cfg.urls) {
+		for _, key := range endpoint.CredentialKeys(cfg.urls...) {
 			c.notify.post(CredentialInURL{key})
 		}
 	}
@@ -117,22 +121,6 @@ func New(url string, o *Options) (*Client, error) {
 	c.inbox.resting = true
 	c.inbox.post(started{})
 	return c, nil
-}
-
-// secretKeys are names of query parameters that hold credentials.
-var secretKeys = regexp.MustCompile(`(?i)token|key|auth|secret|password|sig`)
-
-// secretParameters returns the query parameters of urls whose names say that they hold
-// credentials, each once.
-func secretParameters(urls []*url.URL) (names []string) {
-	for _, u := range urls {
-		for key := range u.Query() {
-			if secretKeys.MatchString(key) && !slices.Contains(names, key) {
-				names = append(names, key)
-			}
-		}
-	}
-	return names
 }
 
 // Dial is New followed by WaitReady: it blocks until the client is ready, has
@@ -327,6 +315,9 @@ func (s *Stats) unfinished() string {
 // a consumer, and more than once. It always returns nil.
 func (c *Client) Close() error {
 	c.closed.Store(true)
+	if c.endWait != nil {
+		c.endWait()
+	}
 	c.admission.Close(errClientClosed())
 	if c.inbox.post(closeNow{}) {
 		return nil

@@ -64,6 +64,7 @@ func newConfig(rawURL string, o *Options) (config, error) {
 	c.Endpoints = slices.Clone(c.Endpoints)
 	v.backoff(&c.Backoff)
 	v.header(c.Header)
+	v.strictURL(&c)
 	v.httpClient(c.HTTPClient)
 	v.traits(&c.traits)
 	v.limits(c.Limits, &c.traits.Connection)
@@ -90,6 +91,9 @@ func newConfig(rawURL string, o *Options) (config, error) {
 	v.memoryLimit(&c.Memory, int(min(max(c.ReadLimit, 0), maxBuffer)))
 	return c, errors.Join(v.errs...)
 }
+
+// hasCredential reports whether there is a function to ask for a credential.
+func (c *config) hasCredential() bool { return c.Auth != nil || c.Ticket != nil }
 
 // memoryLimit checks Options.Memory: a message must fit.
 func (v *validation) memoryLimit(n *int, readLimit int) {
@@ -185,6 +189,8 @@ func (c *config) usableURLs(urls []string) (usable []*url.URL, err error) {
 			errs = append(errs, fmt.Errorf("URL %d: %w", i, err))
 		case u.Scheme != c.url.Scheme:
 			errs = append(errs, fmt.Errorf("URL %d has the scheme %s, and url has %s; use one scheme", i, u.Scheme, c.url.Scheme))
+		case c.StrictURL && len(endpoint.CredentialKeys(u)) > 0:
+			errs = append(errs, fmt.Errorf("URL %d has the query parameter %q, which looks like a credential, and Options.StrictURL forbids it", i, endpoint.CredentialKeys(u)[0]))
 		case !slices.ContainsFunc(usable, func(other *url.URL) bool { return *other == *u }):
 			usable = append(usable, u)
 		}
@@ -225,6 +231,25 @@ func (v *validation) traits(t *wire.Traits) {
 func (v *validation) header(h http.Header) {
 	if err := headers.Check(h); err != nil {
 		v.errs = append(v.errs, &Error{Op: v.op, Field: "Options.Header", Class: ClassInput, Err: err})
+	}
+}
+
+// strictURL refuses credentials in the URL, if the caller wants that.
+func (v *validation) strictURL(c *config) {
+	if !c.StrictURL {
+		return
+	}
+	for i, u := range c.urls {
+		name := "url"
+		if i > 0 {
+			name = fmt.Sprintf("Options.Endpoints[%d]", i-1)
+		}
+		for _, key := range endpoint.CredentialKeys(u) {
+			v.refuse(name, "has the query parameter %q, which looks like a credential; use Options.Auth, or unset Options.StrictURL", key)
+		}
+	}
+	if c.Ticket != nil {
+		v.refuse("Options.Ticket", "puts a ticket into the URL, which Options.StrictURL forbids; unset one of them")
 	}
 }
 
@@ -269,6 +294,22 @@ func checkToken(token Secret) error {
 		return fmt.Errorf("a token must be UTF-8 of at most %d bytes", maxToken)
 	case strings.ContainsFunc(t, unicode.IsControl):
 		return errors.New("a token must not hold a line break or another control character; use strings.TrimSpace")
+	}
+	return nil
+}
+
+// check returns why c cannot be sent.
+func (c *Credential) check() error {
+	if err := checkToken(c.Token); err != nil {
+		return err
+	}
+	if err := headers.Check(c.Header); err != nil {
+		return fmt.Errorf("Credential.Header: %w", err)
+	}
+	for i, name := range c.Subprotocols {
+		if !headers.IsToken(name) || len(name) > maxToken {
+			return fmt.Errorf("Credential.Subprotocols[%d] is no token (RFC 6455, section 4.1); encode it in base64url without padding, with at most %d bytes", i, maxToken)
+		}
 	}
 	return nil
 }

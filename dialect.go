@@ -8,6 +8,7 @@ import (
 	"runtime"
 	"runtime/debug"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/limpet-go/limpet/cursor"
@@ -122,6 +123,91 @@ func (g guardedCodec) countFrames(ops []wire.Op) (n int, ok bool) {
 		return 0, false
 	}
 	return max(n, 0), true
+}
+
+// asker calls one function of Options, one call at a time, each on a goroutine of its own
+// that may outlive the client.
+type asker[T any] struct {
+	busy  atomic.Bool                   // a call has not returned
+	final atomic.Pointer[permanentAuth] // of a call that outlived its context
+}
+
+// ask returns what f returns. A panic and runtime.Goexit are errors. It does not wait
+// beyond the end of ctx.
+func (a *asker[T]) ask(ctx context.Context, f func() (T, error)) (none T, err error) {
+	if !a.busy.CompareAndSwap(false, true) {
+		return none, errors.New("an earlier call has not returned although its context has ended")
+	}
+	if final := a.final.Load(); final != nil {
+		return none, final
+	}
+	type answer struct {
+		value T
+		err   error
+	}
+	answers := make(chan answer, 1)
+	go func() {
+		ans := answer{err: errors.New("called runtime.Goexit")}
+		defer func() {
+			a.busy.Store(false) // first: the next call may follow at once
+			answers <- ans
+		}()
+		defer func() {
+			if p := recover(); p != nil {
+				ans.err = &PanicError{Value: p, Stack: debug.Stack()}
+			}
+		}()
+		ans.value, ans.err = f()
+		if ans.err != nil {
+			socket.CallMethods(ans.err)
+			if final := (*permanentAuth)(nil); errors.As(ans.err, &final) {
+				a.final.Store(final)
+			}
+		}
+	}()
+	select {
+	case ans := <-answers:
+		return ans.value, ans.err
+	case <-ctx.Done():
+		return none, ctx.Err()
+	}
+}
+
+// askVerdict calls Options.Verdict. The loop waits for it, but neither for one that hangs
+// nor after Close.
+func (l *loop) askVerdict(f wire.Failure, would wire.Verdict) (wire.Verdict, error) {
+	ctx, cancel := context.WithTimeout(l.c.closing, maxCall)
+	defer cancel()
+	v, err := l.verdicts.ask(ctx, func() (wire.Verdict, error) { return l.c.cfg.Verdict(f, would), nil })
+	if errors.Is(err, context.DeadlineExceeded) {
+		err = newHangError("Verdict", "limpet.(*loop).askVerdict.func")
+	}
+	switch {
+	case err != nil:
+	case v.Action > wire.ActionStop:
+		err = fmt.Errorf("returned the unknown Action %d; use one of wire.ActionDefault to wire.ActionStop", v.Action)
+	case min(v.After, v.Spread) < 0 || max(v.After, v.Spread) > maxDuration:
+		err = fmt.Errorf("returned After %v and Spread %v; use 0 to %v", v.After, v.Spread, maxDuration)
+	}
+	return v, err
+}
+
+// agreed returns the traits of a connection: those of the dialect, without what its
+// peer lacks. Nil means that the peer lacks nothing.
+func agreed(dialect, peer *wire.Traits) *wire.Traits {
+	if peer == nil {
+		return dialect
+	}
+	t := *dialect
+	t.Unsubscribe = t.Unsubscribe && peer.Unsubscribe
+	t.Credit = t.Credit && peer.Credit
+	t.Fin = t.Fin && peer.Fin
+	t.Dedup = t.Dedup && peer.Dedup
+	t.Acks = t.Acks && (peer.Acks || t.Sessions)
+	if peer.Processed == wire.ProcessedNothing {
+		t.Processed = wire.ProcessedNothing
+	}
+	return &t
 }
 
 // guardedStore is the store of a subscription. The methods of its errors are called here,
@@ -245,8 +331,9 @@ func (w *callWatch) look() {
 
 // HangError means that a method of Options.Dialect that must not block, or Delivery.Key,
 // has not returned for 10 seconds. Its goroutine is abandoned, and the client has ended. It
-// also means that a call of PublishOptions.Done held up the end of the client for that
-// time, see CallbackFailed, or that Save of a store hangs, see CursorNotSaved.
+// also means that a call of Options.Verdict or, at the end of the client, of
+// PublishOptions.Done took that long, see CallbackFailed, or that Save of a store hangs,
+// see CursorNotSaved.
 type HangError struct {
 	// Method is the name of the method, or of the option that holds the function.
 	Method string

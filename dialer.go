@@ -18,6 +18,7 @@ import (
 	"github.com/limpet-go/limpet/internal/secrets"
 	"github.com/limpet-go/limpet/internal/socket"
 	"github.com/limpet-go/limpet/internal/tasks"
+	"github.com/limpet-go/limpet/internal/ticket"
 	"github.com/limpet-go/limpet/wire"
 )
 
@@ -27,12 +28,12 @@ type dialer struct {
 	inbox      *inbox
 	goroutines *tasks.Group
 	secrets    *secrets.Set
-	authBusy   atomic.Bool                   // a call of Auth has not returned
-	busy       atomic.Bool                   // an attempt has not returned
-	resolving  atomic.Bool                   // a call of Resolver has not returned
-	attempting atomic.Bool                   // a call of Attempt has not returned
-	dials      atomic.Int32                  // calls of dial functions that have not returned
-	permanent  atomic.Pointer[permanentAuth] // of Auth, after its attempt had ended
+	auth       asker[Credential]
+	ticket     asker[url.Values]
+	busy       atomic.Bool  // an attempt has not returned
+	resolving  atomic.Bool  // a call of Resolver has not returned
+	attempting atomic.Bool  // a call of Attempt has not returned
+	dials      atomic.Int32 // calls of dial functions that have not returned
 }
 
 // attempt is what the dialer gets from the loop for one attempt.
@@ -167,34 +168,24 @@ func asCallersFault(err error) error {
 // dial makes one attempt: credential, the dialect's HTTP steps, upgrade. It
 // ends when ctx does, even if the caller's Auth does not.
 func (d *dialer) dial(ctx context.Context, a attempt) dialed {
-	fail := func(err error) dialed { return failedDial(a, err) }
 	cred, err := d.credential(ctx, a)
 	if err != nil {
-		return fail(&userError{optionAuth, err})
+		return d.refused(a, &userError{optionAuth, err})
 	}
-	d.noteSecrets(&cred, &a)
-	if err := checkToken(cred.Token); err != nil {
-		return fail(&userError{optionAuth, err})
-	}
-	if err := headers.Check(cred.Header); err != nil {
-		return fail(&userError{optionAuth, fmt.Errorf("Credential.Header: %w", err)})
+	target, err := d.target(ctx, a, cred)
+	if err != nil {
+		return d.refused(a, &userError{optionTicket, err})
 	}
 	requests := socket.NewRequests(ctx, d.cfg.HTTPClient, d.cfg.AllowInsecure, &d.dials)
 	defer requests.End()
 	w := &wire.Attempt{
 		Number: a.number, Session: a.session, Token: cred.Token.reveal(), Subs: a.subs,
-		URL: a.url.String(), Header: mergeHeaders(d.cfg.Header, cred.Header),
+		URL: target, Header: mergeHeaders(d.cfg.Header, cred.Header),
 	}
 	if err := d.prepare(requests, w); err != nil {
-		var refused *wire.StatusError
-		if errors.As(err, &refused) {
-			return dialed{failure: &wire.Failure{
-				Stage: wire.StageUpgrade, Attempt: a.number, Status: refused.Status, Header: refused.Header,
-				Body: []byte(d.secrets.Hide(string(refused.Body[:min(len(refused.Body), maxRefusal)]))), Err: err,
-			}}
-		}
-		return fail(err)
+		return d.refused(a, err)
 	}
+	w.Subprotocols = slices.Concat(w.Subprotocols, cred.Subprotocols)
 	c := newConn()
 	var failure *wire.Failure
 	c.Conn, failure = requests.Upgrade(w, socket.Options{
@@ -209,11 +200,25 @@ func (d *dialer) dial(ctx context.Context, a attempt) dialed {
 	return dialed{conn: c, token: w.Token, state: w.State}
 }
 
+// refused is an attempt that failed before the dial. A *wire.StatusError counts as an
+// answer to the upgrade.
+func (d *dialer) refused(a attempt, err error) dialed {
+	var refused *wire.StatusError
+	if !errors.As(err, &refused) {
+		return failedDial(a, err)
+	}
+	return dialed{failure: &wire.Failure{
+		Stage: wire.StageUpgrade, Attempt: a.number, Status: refused.Status, Header: refused.Header,
+		Body: []byte(d.secrets.Hide(string(refused.Body[:min(len(refused.Body), maxRefusal)]))), Err: err,
+	}}
+}
+
 // noteSecrets makes the credentials of an attempt known as secrets.
 func (d *dialer) noteSecrets(cred *Credential, a *attempt) {
 	d.secrets.Begin(a.url.String(), d.cfg.Header)
 	d.secrets.Add(cred.Token.reveal())
 	d.secrets.AddRequest("", cred.Header)
+	d.secrets.AddSubprotocols(cred.Subprotocols)
 	for i := range a.subs {
 		d.secrets.Add(a.subs[i].Token)
 	}
@@ -231,6 +236,9 @@ func (d *dialer) prepare(requests *socket.Requests, w *wire.Attempt) (err error)
 		d.secrets.Add(w.Token)
 		d.addCookies(w.URL)
 		switch {
+		case w.Dial && d.cfg.StrictURL && len(endpoint.CredentialKeysIn(w.URL)) > 0:
+			return asDialectsFault(fmt.Errorf("dialect %s puts the query parameter %q into the URL, which looks like a credential, and Options.StrictURL forbids it",
+				d.cfg.Dialect.Name(), endpoint.CredentialKeysIn(w.URL)[0]))
 		case w.Dial:
 			return asDialectsFault(checkRequest("Attempt.URL", w.URL, w.Header, "ws", "wss", "http", "https"))
 		case w.Request == nil:
@@ -300,46 +308,88 @@ func mergeHeaders(options, credential http.Header) http.Header {
 	return h
 }
 
-// credential calls Auth, on a goroutine that may outlive the client.
-func (d *dialer) credential(ctx context.Context, a attempt) (Credential, error) {
-	if d.cfg.Auth == nil {
-		return Credential{}, nil
+// info is what the caller learns about an attempt.
+func (d *dialer) info(a attempt) AttemptInfo {
+	return AttemptInfo{Number: a.number, Host: a.url.Host, Refresh: a.refresh, Cause: a.cause}
+}
+
+// credential calls Auth.
+func (d *dialer) credential(ctx context.Context, a attempt) (cred Credential, err error) {
+	if d.cfg.Auth != nil {
+		cred, err = d.auth.ask(ctx, func() (Credential, error) { return d.cfg.Auth(ctx, d.info(a)) })
 	}
-	if !d.authBusy.CompareAndSwap(false, true) {
-		return Credential{}, fmt.Errorf("an earlier call has not returned although its context has ended")
+	if err != nil {
+		return cred, err
 	}
-	if late := d.permanent.Load(); late != nil {
-		return Credential{}, late
+	d.noteSecrets(&cred, &a)
+	return cred, cred.check()
+}
+
+// target calls Ticket and returns the URL of the endpoint with the ticket.
+func (d *dialer) target(ctx context.Context, a attempt, cred Credential) (string, error) {
+	if d.cfg.Ticket == nil {
+		return a.url.String(), nil
 	}
-	type answer struct {
-		cred Credential
-		err  error
+	info := d.info(a)
+	info.Credential = cred
+	values, err := d.ticket.ask(ctx, func() (url.Values, error) { return d.cfg.Ticket(ctx, info) })
+	if err != nil {
+		return "", err
 	}
-	answers := make(chan answer, 1)
-	go func() {
-		defer d.authBusy.Store(false)
-		ans := answer{err: errors.New("called runtime.Goexit")}
-		defer func() { answers <- ans }()
-		defer func() {
-			if p := recover(); p != nil {
-				ans.err = &PanicError{Value: p, Stack: debug.Stack()}
-			}
-		}()
-		ans.cred, ans.err = d.cfg.Auth(ctx, AttemptInfo{
-			Number: a.number, Host: a.url.Host, Refresh: a.refresh, Cause: a.cause,
-		})
-		if ans.err != nil {
-			socket.CallMethods(ans.err)
-			if final := (*permanentAuth)(nil); errors.As(ans.err, &final) {
-				d.permanent.Store(final) // the attempt may have ended
+	for _, v := range values {
+		d.secrets.Add(v...)
+	}
+	return endpoint.WithQuery(a.url, values)
+}
+
+// TicketOptions are the options of TicketFrom. The zero value, like nil, means the
+// defaults.
+type TicketOptions struct {
+	// HTTPClient makes the request. Redirects are not followed. Defaults to what
+	// Options.HTTPClient defaults to.
+	HTTPClient *http.Client
+
+	// Header returns the headers of the request. Defaults to Credential.Header, what Auth
+	// has returned for the attempt.
+	Header func(ctx context.Context, info AttemptInfo) (http.Header, error)
+
+	// Member is the member of the JSON answer that holds the ticket, a string. Dots lead
+	// to inner objects: "data.token". Defaults to "ticket".
+	Member string
+
+	// Parameter is the query parameter of the URL to dial. Defaults to the last name in
+	// Member.
+	Parameter string
+
+	// AllowInsecure permits http:// to other machines than this one.
+	AllowInsecure bool
+}
+
+// TicketFrom returns a function for Options.Ticket. It makes an empty POST request to
+// endpoint, with the scheme https, or http for this machine, and takes the ticket from the
+// answer, a JSON object of at most 64 KiB. o may be nil.
+//
+// A refusal, any status but 200 to 299, counts as if the upgrade had been refused with
+// it (docs/reconnect.md, section 2): a 401 asks for a new credential at once, a
+// Retry-After is obeyed. Of its body nothing is kept. Any other error fails the attempt.
+// What is wrong with endpoint or o ends the client. The function may serve several clients.
+func TicketFrom(endpoint string, o *TicketOptions) func(context.Context, AttemptInfo) (url.Values, error) {
+	var opts TicketOptions
+	if o != nil {
+		opts = *o
+	}
+	source, wrong := ticket.New(ticket.Options{Client: opts.HTTPClient, URL: endpoint, AllowInsecure: opts.AllowInsecure, Member: opts.Member, Parameter: opts.Parameter})
+	return func(ctx context.Context, info AttemptInfo) (values url.Values, err error) {
+		if wrong != nil {
+			return nil, Permanent(wrong)
+		}
+		h := info.Credential.Header
+		if opts.Header != nil {
+			if h, err = opts.Header(ctx, info); err != nil {
+				return nil, err
 			}
 		}
-	}()
-	select {
-	case ans := <-answers:
-		return ans.cred, ans.err
-	case <-ctx.Done():
-		return Credential{}, ctx.Err()
+		return source.Fetch(ctx, h)
 	}
 }
 

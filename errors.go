@@ -218,7 +218,7 @@ func (e *PermanentError) Error() string {
 // Unwrap returns Err.
 func (e *PermanentError) Unwrap() error { return e.Err }
 
-// Permanent marks an error of Options.Auth as final: the client ends with a
+// Permanent marks an error of Options.Auth or Options.Ticket as final: the client ends with a
 // PermanentError of ClassAuth that wraps err, and asks no more. Use it when no
 // later call can return a credential that the server takes, for example because
 // the account was closed. It returns nil if err is nil.

@@ -64,6 +64,12 @@ func ExampleOptions_endpoints() {
 	client, err := limpet.Dial(context.Background(), down, &limpet.Options{
 		Endpoints: []string{up},
 		Limits:    wire.ConnectionLimits{Age: 24 * time.Hour}, // the service ends a connection after a day
+		Verdict: func(f wire.Failure, would wire.Verdict) wire.Verdict {
+			if f.Status == http.StatusForbidden { // a gateway that is rolled out
+				return wire.Verdict{Action: wire.ActionBackOff, After: 30 * time.Second}
+			}
+			return would
+		},
 	})
 	if err != nil {
 		log.Fatal(err)
@@ -71,6 +77,20 @@ func ExampleOptions_endpoints() {
 	defer client.Close()
 	fmt.Println(up == "ws://"+client.State().Host)
 	// Output: true
+}
+
+// A server that wants a ticket in its URL, which another one sells for a token.
+func ExampleTicketFrom() {
+	client, err := limpet.New("wss://feed.example/v1", &limpet.Options{
+		Auth: func(context.Context, limpet.AttemptInfo) (limpet.Credential, error) {
+			return limpet.Credential{Header: http.Header{"Authorization": {"Bearer t0k3n"}}}, nil
+		},
+		Ticket: limpet.TicketFrom("https://feed.example/ticket", &limpet.TicketOptions{Member: "data.ticket"}),
+	})
+	if err != nil {
+		log.Fatal(err)
+	}
+	defer client.Close()
 }
 
 // A server that wants a token first, and a "ping" now and then.

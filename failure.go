@@ -27,11 +27,12 @@ type decision struct {
 	err         error // the sentinel for what is wrong; nil if there is none
 	atCap       bool  // v is at least Backoff.Max (docs/reconnect.md, section 2)
 	minFailures int   // count at least this many failures in a row
-	panicked    error // of the dialect's Verdict
+	failed      error // of the dialect's Verdict, or of the caller's
 	isViolation bool  // the peer broke the protocol: final when it repeats
 	byTable     bool  // neither the dialect nor the caller decided
 	lasting     bool  // no proxy, deploy or busy server can cause it
 	namesTime   bool  // the server said when to come back, perhaps at once
+	fixed       bool  // an error made with Permanent: nothing overrules it
 
 	slotWindow time.Duration // spread the attempt over this time after the slot (docs/protocol.md, section 8)
 }
@@ -42,12 +43,14 @@ type decision struct {
 func decide(dialect wire.Dialect, f *wire.Failure) decision {
 	var user *userError
 	var permanent *permanentAuth
-	if errors.As(f.Err, &user) && user.option == optionAuth && errors.As(user.err, &permanent) {
-		return newDecision(wire.ActionStop, ClassAuth)
+	if errors.As(f.Err, &user) && user.isCredential() && errors.As(user.err, &permanent) {
+		d := newDecision(wire.ActionStop, ClassAuth)
+		d.fixed = true
+		return d
 	}
 	verdict, panicked := verdictOf(dialect, *f)
 	d := decideByTable(f)
-	d.byTable, d.panicked = true, panicked
+	d.byTable, d.failed = true, panicked
 	slot, tooBig := d.After, d.TooBig
 	if verdict.Action != wire.ActionDefault {
 		d.Verdict = verdict
@@ -63,9 +66,70 @@ func decide(dialect wire.Dialect, f *wire.Failure) decision {
 	if d.After == 0 {
 		d.After = f.Retry
 	}
-	d.After = min(d.After, maxRetryAfter)
+	d.After = min(d.After, headers.MaxRetryAfter)
 	d.namesTime = d.namesTime || d.After > 0
 	return d
+}
+
+// overrule lets Options.Verdict change d. A call that fails changes nothing.
+func (l *loop) overrule(f *wire.Failure, d *decision) {
+	if l.c.cfg.Verdict == nil || d.fixed {
+		return
+	}
+	would, trial := *d, l.finality
+	trial.weigh(&would, l.now, l.canRefresh(), l.c.cfg.Backoff.KeepTrying)
+	if would.Class = string(would.class); would.Action == wire.ActionSpread && would.Spread == 0 {
+		would.Spread = l.spread
+	}
+	v, err := l.askVerdict(l.withoutSecrets(f, would), would.Verdict)
+	switch {
+	case err == nil:
+		*d = d.overruled(v, would)
+	case !l.c.closed.Load():
+		d.failed = &userError{optionVerdict, err}
+		l.c.notify.post(CallbackFailed{optionVerdict, &Error{Op: f.Stage.String(), Field: optionVerdict, Class: ClassUser, Err: l.c.secrets.HideError(err)}})
+	}
+}
+
+// withoutSecrets returns a copy of f for the caller. Its Err is that of State.Cause.
+func (l *loop) withoutSecrets(f *wire.Failure, d decision) wire.Failure {
+	shown, s := *f, &l.c.secrets
+	shown.Reason, shown.Body, shown.Header = s.Hide(f.Reason), []byte(s.Hide(string(f.Body))), s.HideHeader(f.Header)
+	shown.Err = l.explain(f, d)
+	return shown
+}
+
+// explain returns the error that reports f, without secrets.
+func (l *loop) explain(f *wire.Failure, d decision) *Error {
+	shown := *f
+	shown.Reason = l.c.secrets.Hide(f.Reason)
+	e := failureError(&shown, d)
+	e.Err = l.c.secrets.HideError(e.Err)
+	return e
+}
+
+// overruled returns the decision v of the caller. would is what the client would do: where
+// v has no opinion or the same, d stands, and the tables go on counting.
+func (d decision) overruled(v wire.Verdict, would decision) decision {
+	if v.Action == wire.ActionDefault {
+		v.Action = would.Action
+	}
+	if v.Class == "" {
+		v.Class = would.Class
+	}
+	if v.Spread == 0 {
+		v.Spread = would.Spread
+	}
+	v.After = max(v.After, would.After) // never before the server's slot
+	v.TooBig = v.TooBig || would.TooBig
+	if v == would.Verdict {
+		return d
+	}
+	if v.Action != would.Action {
+		would.atCap, would.minFailures = false, 0
+	}
+	would.Verdict, would.class, would.byTable = v, ErrorClass(v.Class), false
+	return would
 }
 
 func decideByTable(f *wire.Failure) decision {
@@ -188,8 +252,6 @@ func decideByStatus(f *wire.Failure) decision {
 	return d
 }
 
-const maxRetryAfter = headers.MaxRetryAfter
-
 // decideByCloseCode decides by how an upgraded connection ended.
 func decideByCloseCode(f *wire.Failure) decision {
 	var detected *wire.CodeError // a violation that this side found
@@ -299,74 +361,6 @@ func (y *finality) weigh(d *decision, now time.Time, canRefresh, keepTrying bool
 	}
 }
 
-// suspicion is that the request for a subscription makes the server end the connection
-// instead of answering: the connections in a row that ended so, and how many of them the
-// server ended in words, with no other request open.
-type suspicion struct {
-	count, alone int
-	since        time.Time // of the first of alone
-}
-
-// isAskedAlone reports whether the request for s has a write of its own.
-func (s *Subscription) isAskedAlone() bool {
-	return s.failedAsks > 0 || s.suspicion != nil && s.suspicion.count > 1
-}
-
-// openRequests returns the subscriptions whose requests have no answer.
-func (l *loop) openRequests(k *link) (open []*Subscription) {
-	for i := range k.unanswered.Len() {
-		if a := k.unanswered.At(i); l.isOpen(a) {
-			open = append(open, a.sub)
-		}
-	}
-	for i := range k.asked {
-		if a := &k.asked[i]; k.writing && l.isOpen(a) {
-			open = append(open, a.sub)
-		}
-	}
-	return open
-}
-
-// suspect follows when a connection has ended while requests were open. A request can be why,
-// if the server ended it with a close code or a fatal error (in words) or dropped it. From
-// the second time in a row on, the third if it was dropped, which a bad network does too, such a
-// subscription is asked for later each time, at a random moment: so it does not cost the
-// others their connection, and is alone with the server sooner or later. It ends if
-// it was alone each time and the server said so, five times over ten minutes.
-func (l *loop) suspect(open []*Subscription, f *wire.Failure, d *decision, fatal bool) {
-	inWords := f.CloseCode != 0 || fatal
-	dropped := !inWords && d.byTable && d.class == ClassNetwork
-	if !inWords && !dropped || d.class == ClassOverload || d.Action == wire.ActionSpread && f.CloseCode != 1000 {
-		return
-	}
-	why := &Error{Op: "Subscribe", Field: "topic", Class: ClassRejected, Code: shownCode(f.Code, f.PeerCode), Err: ErrRejected,
-		Detail: "the server closes the connection each time it is asked for this topic"}
-	free := 1
-	if dropped {
-		free = 2
-		why.Class, why.Err, why.Detail = ClassNetwork, ErrUnanswered, "the connection is lost each time the server is asked for this topic"
-	}
-	for _, s := range open {
-		if s.suspicion == nil {
-			s.suspicion = &suspicion{}
-		}
-		p := s.suspicion
-		if len(open) == 1 && inWords {
-			if p.alone++; p.alone == 1 {
-				p.since = l.now
-			}
-		}
-		if p.alone >= finalRepeats && l.now.Sub(p.since) >= finalSpan {
-			l.endSub(s, why)
-			continue
-		}
-		if p.count++; p.count > free {
-			l.askAgainAfter(s, askPause(min(p.count-free, maxSuspicion)))
-			l.enterSub(s, SubState{Phase: SubPending, Err: why})
-		}
-	}
-}
-
 // closeCodeErrors are the sentinels of close codes that have one.
 var closeCodeErrors = map[uint16]error{4006: ErrSuperseded, 4007: ErrSessionConflict, 4402: ErrRolledBack}
 
@@ -383,8 +377,8 @@ func failureError(f *wire.Failure, d decision) *Error {
 	if e.Err == nil {
 		e.Err = withoutURL(f)
 	}
-	if d.panicked != nil {
-		e.Err = fmt.Errorf("%w (and %w)", e.Err, d.panicked)
+	if d.failed != nil {
+		e.Err = fmt.Errorf("%w (and %w)", e.Err, d.failed)
 	}
 	return e
 }
@@ -394,6 +388,7 @@ func withoutURL(f *wire.Failure) error {
 	var withURL *url.Error
 	var detected *wire.CodeError
 	var late *dialTimeoutError
+	var user *userError
 	switch {
 	case f.Stage == wire.StageDial && errors.As(f.Err, &late):
 		return &dialTimeoutError{late.after, withoutURL(&wire.Failure{Stage: f.Stage, Err: late.err})}
@@ -403,6 +398,8 @@ func withoutURL(f *wire.Failure) error {
 			err = withURL.Err
 		}
 		return fmt.Errorf("not a WebSocket handshake: %s", peerText(err.Error()))
+	case f.Stage == wire.StageUpgrade && errors.As(f.Err, &user) && user.isCredential():
+		return fmt.Errorf("%s: server answered %d %s", user.option, f.Status, http.StatusText(f.Status))
 	case f.Stage == wire.StageUpgrade:
 		return fmt.Errorf("server answered %d %s", f.Status, http.StatusText(f.Status))
 	case errors.As(f.Err, &detected):
@@ -419,6 +416,8 @@ func withoutURL(f *wire.Failure) error {
 
 const (
 	optionAuth    = "Options.Auth"
+	optionTicket  = "Options.Ticket"
+	optionVerdict = "Options.Verdict"
 	optionDialect = "Options.Dialect"
 )
 
@@ -430,6 +429,9 @@ type userError struct {
 
 func (e *userError) Error() string { return e.option + ": " + e.err.Error() }
 func (e *userError) Unwrap() error { return e.err }
+
+// isCredential reports whether the function returns credentials.
+func (e *userError) isCredential() bool { return e.option == optionAuth || e.option == optionTicket }
 
 // failureCounters count failed attempts and, with lost, lost connections by class.
 type failureCounters struct {
@@ -459,5 +461,18 @@ func (c *counters) countFailure(lost bool, class ErrorClass) {
 	}
 	if i := slices.Index(errorClasses[:], class); i >= 0 {
 		c.failures.Load().of(lost)[i].Add(1)
+	}
+}
+
+// applyFatalError lets a fatal error frame decide over whatever ended the
+// connection after it (docs/protocol.md, section 7).
+func (k *link) applyFatalError(f *wire.Failure, now time.Time) {
+	f.CloseCode = f.Code
+	if k == nil || k.fatalError == nil {
+		return
+	}
+	f.Retry = max(0, k.fatalError.Retry-now.Sub(k.fatalAt))
+	if k.fatalError.Code != 0 {
+		f.Code, f.PeerCode, f.Reason = k.fatalError.Code, k.fatalError.PeerCode, k.fatalError.Reason
 	}
 }

@@ -68,7 +68,8 @@ type loop struct {
 	encodePanics int // of Encode since the last stable connection
 	writeBytes   int // of messages in one write; follows the speed of the link
 
-	finality finality // what ends the client
+	finality finality            // what ends the client
+	verdicts asker[wire.Verdict] // calls Options.Verdict
 	outage   outageWatch
 }
 

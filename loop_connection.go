@@ -186,24 +186,6 @@ func (l *loop) welcome(k *link, r *wire.Ready) {
 	}
 }
 
-// agreed returns the traits of a connection: those of the dialect, without what its
-// peer lacks. Nil means that the peer lacks nothing.
-func agreed(dialect, peer *wire.Traits) *wire.Traits {
-	if peer == nil {
-		return dialect
-	}
-	t := *dialect
-	t.Unsubscribe = t.Unsubscribe && peer.Unsubscribe
-	t.Credit = t.Credit && peer.Credit
-	t.Fin = t.Fin && peer.Fin
-	t.Dedup = t.Dedup && peer.Dedup
-	t.Acks = t.Acks && (peer.Acks || t.Sessions)
-	if peer.Processed == wire.ProcessedNothing {
-		t.Processed = wire.ProcessedNothing
-	}
-	return &t
-}
-
 // connectionLost ends a connection that failed or that the peer closed.
 func (l *loop) connectionLost(k *link, code uint16, reason string, err error) {
 	l.fail(k, &wire.Failure{Stage: k.stage(), Code: code, Reason: reason, Err: err})
@@ -264,19 +246,6 @@ func (k *link) stage() wire.Stage {
 	return wire.StageHandshake
 }
 
-// applyFatalError lets a fatal error frame decide over whatever ended the
-// connection after it (docs/protocol.md, section 7).
-func (k *link) applyFatalError(f *wire.Failure, now time.Time) {
-	f.CloseCode = f.Code
-	if k == nil || k.fatalError == nil {
-		return
-	}
-	f.Retry = max(0, k.fatalError.Retry-now.Sub(k.fatalAt))
-	if k.fatalError.Code != 0 {
-		f.Code, f.PeerCode, f.Reason = k.fatalError.Code, k.fatalError.PeerCode, k.fatalError.Reason
-	}
-}
-
 // fail ends a connection, or an attempt if k is nil, and decides what comes
 // next.
 func (l *loop) fail(k *link, f *wire.Failure) {
@@ -284,9 +253,13 @@ func (l *loop) fail(k *link, f *wire.Failure) {
 	k.applyFatalError(f, l.now)
 	f.Attempt = l.policy.failures + 1
 	d := decide(l.c.cfg.Dialect, f)
-	f.Reason = l.c.secrets.Hide(f.Reason)
-	why := failureError(f, d)
-	why.Err = l.c.secrets.HideError(why.Err)
+	if rest := l.goAwayUntil.Sub(l.now); rest > 0 {
+		d.After, d.slotWindow, d.namesTime = max(d.After, rest), l.spread, true
+	}
+	refused := d.Action == wire.ActionRefresh
+	l.overrule(f, &d)
+	refused = refused || d.Action == wire.ActionRefresh
+	why := l.explain(f, d)
 	l.state.Cause = why
 	l.c.counters.countFailure(k != nil && k.ready, d.class)
 	if k != nil && k.ready && l.link == k {
@@ -300,20 +273,15 @@ func (l *loop) fail(k *link, f *wire.Failure) {
 	if l.disconnectedAt.IsZero() {
 		l.disconnectedAt = l.now
 	}
-	if rest := l.goAwayUntil.Sub(l.now); rest > 0 {
-		d.After, d.slotWindow, d.namesTime = max(d.After, rest), l.spread, true
-	}
 	l.goAwayUntil = time.Time{}
-	refused := d.Action == wire.ActionRefresh
-	canRefresh := l.c.cfg.Auth != nil && (l.credentialRefusedAt.IsZero() || l.now.Sub(l.credentialRefusedAt) >= refusalMemory)
-	l.finality.weigh(&d, l.now, canRefresh, l.c.cfg.Backoff.KeepTrying)
+	l.finality.weigh(&d, l.now, l.canRefresh(), l.c.cfg.Backoff.KeepTrying)
 	another := l.followEndpoint(k, f, &d)
 	if d.Action == wire.ActionStop {
 		l.end(&PermanentError{d.class, why})
 		return
 	}
 	if refused {
-		l.credentialRefusedAt, l.refreshCredential = l.now, l.c.cfg.Auth != nil
+		l.credentialRefusedAt, l.refreshCredential = l.now, l.c.cfg.hasCredential()
 	}
 	if another {
 		l.earliestRetry = time.Time{}
@@ -323,6 +291,12 @@ func (l *loop) fail(k *link, f *wire.Failure) {
 	l.endpoints.list.BeginRound()
 	l.earliestRetry = later(l.now.Add(d.After), l.endpoints.list.Earliest())
 	l.tryAgain(d)
+}
+
+// canRefresh reports whether another credential may be asked for: not within a minute of
+// a refused one that no welcome followed.
+func (l *loop) canRefresh() bool {
+	return l.c.cfg.hasCredential() && (l.credentialRefusedAt.IsZero() || l.now.Sub(l.credentialRefusedAt) >= refusalMemory)
 }
 
 // tryAgain starts the wait that a failure calls for.

@@ -6,6 +6,7 @@ import (
 	"sync"
 	"time"
 
+	"github.com/limpet-go/limpet/internal/headers"
 	"github.com/limpet-go/limpet/wire"
 )
 
@@ -255,7 +256,7 @@ func (l *loop) askFailed(s *Subscription, err *Error, pause time.Duration) {
 		l.endSub(s, err)
 		return
 	}
-	l.askAgainAfter(s, max(askPause(s.failedAsks), min(pause, maxRetryAfter)))
+	l.askAgainAfter(s, max(askPause(s.failedAsks), min(pause, headers.MaxRetryAfter)))
 	l.enterSub(s, SubState{Phase: SubPending, Err: err})
 }
 
@@ -268,7 +269,7 @@ func (l *loop) refused(s *Subscription, err *Error, retry time.Duration) {
 		return
 	}
 	s.refusals++
-	pause := min(retry, maxRetryAfter)
+	pause := min(retry, headers.MaxRetryAfter)
 	more := max(pause, l.c.cfg.Backoff.Initial) * time.Duration(min(s.refusals, 10))
 	l.askAgainAfter(s, pause+more/2+uniform(more/2))
 	l.enterSub(s, SubState{Phase: SubPending, Err: err})
@@ -299,7 +300,7 @@ func (l *loop) endedByServer(s *Subscription, ev *wire.Event) {
 		return
 	}
 	s.askNumber = 0 // its request was answered
-	l.askAgainAfter(s, max(askPause(s.endings), min(ev.Retry, maxRetryAfter)))
+	l.askAgainAfter(s, max(askPause(s.endings), min(ev.Retry, headers.MaxRetryAfter)))
 	l.enterSub(s, SubState{Phase: SubPending, Err: err})
 }
 

@@ -8,6 +8,7 @@ import (
 	"slices"
 	"time"
 
+	"github.com/limpet-go/limpet/internal/headers"
 	"github.com/limpet-go/limpet/internal/socket"
 	"github.com/limpet-go/limpet/wire"
 )
@@ -46,8 +47,8 @@ func (e dialed) apply(l *loop) {
 		return
 	}
 	var user *userError
-	if e.failure == nil || !errors.As(e.failure.Err, &user) || user.option != optionAuth {
-		l.refreshCredential = false // Auth has answered
+	if e.failure == nil || !errors.As(e.failure.Err, &user) || !user.isCredential() {
+		l.refreshCredential = false // Auth and Ticket have answered
 	}
 	if e.failure != nil {
 		if e.timedOut && !l.endpoints.list.HasNext(l.now) {
@@ -163,7 +164,7 @@ func (l *loop) handle(k *link, ev *wire.Event) {
 		l.c.counters.pinged(&k.pingSent, l.now)
 	case wire.EventGoAway:
 		l.spread = min(max(l.spread, ev.Spread), maxSpread)
-		l.goAwayUntil = l.now.Add(min(ev.Delay, maxRetryAfter))
+		l.goAwayUntil = l.now.Add(min(ev.Delay, headers.MaxRetryAfter))
 		l.planLeaving(k, ev)
 		l.c.notify.post(ServerNotice{shownCode(ev.Code, ev.PeerCode), peerText(ev.Reason)})
 	case wire.EventMalformed:

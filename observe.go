@@ -136,14 +136,15 @@ type CredentialInURL struct {
 }
 
 // CallbackFailed reports that a function that you passed in panicked, called
-// runtime.Goexit, or held up the end of the client for 10 seconds. It cost that call
-// alone. It also reports that the dialect could not encode what no caller waits for, such as
+// runtime.Goexit, or held up the client or its end for 10 seconds, and that Options.Verdict
+// returned a verdict that makes no sense. It cost that call alone. It also reports that the dialect could not encode what no caller waits for, such as
 // a ping or the end of a subscription: once for each kind on a connection.
 type CallbackFailed struct {
-	// Option is the option at fault: PublishOptions.Done or Options.Dialect.
+	// Option is the option at fault: PublishOptions.Done, Options.Verdict or Options.Dialect.
 	Option string
 	// Err is an *Error of ClassUser. It wraps a *PanicError or a *HangError, with the
-	// stack, unless the function called runtime.Goexit, or it is from the dialect.
+	// stack, unless the function called runtime.Goexit or returned a bad value, or it is
+	// from the dialect.
 	Err error
 }
 

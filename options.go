@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"log/slog"
 	"net/http"
+	"net/url"
 	"time"
 
 	"github.com/limpet-go/limpet/cursor"
@@ -56,8 +57,50 @@ type Options struct {
 	// start of each attempt, one call at a time, on a goroutine of its own. It
 	// may block until ctx ends: when the attempt times out or the client ends.
 	// An error or a panic fails the attempt; an error made with Permanent ends
-	// the client. Defaults to no credential.
+	// the client, and one that wraps a *wire.StatusError counts as that answer to
+	// the upgrade: its Retry-After is obeyed. Defaults to no credential.
 	Auth func(ctx context.Context, info AttemptInfo) (Credential, error)
+
+	// Ticket returns query parameters for the URL of an attempt: a ticket that can be used
+	// once. It is the only credential that belongs into a URL, which servers and proxies
+	// log. The client calls it at each attempt, after Auth, whose credential is in info,
+	// and in the same way: one call at a time, on a goroutine of its own; it may block
+	// until ctx ends, and an error made with Permanent ends the client. The values, of 8
+	// KiB at most, replace parameters of the same names in the URL, and appear in no log,
+	// error or metric. TicketFrom makes such a function for the usual servers. Defaults to
+	// none.
+	Ticket func(ctx context.Context, info AttemptInfo) (url.Values, error)
+
+	// StrictURL refuses credentials in the URL: New returns an error for a query parameter
+	// whose name suggests one (token, key, auth, secret, password, sig, ticket, jwt,
+	// credential, or a longer name with one of them in it) and for Ticket, and an attempt
+	// fails whose dialect adds one. Without it such a parameter in the URL of New is
+	// reported as CredentialInURL.
+	StrictURL bool
+
+	// Verdict overrules what the client would do after a lost connection or a failed
+	// attempt. It gets the failure, without the secrets that the client sent and without
+	// cookies, and what the client would do: the verdict of the dialect or, where that has
+	// none, of the tables in docs/reconnect.md and docs/ending.md, with Action, After and
+	// Class filled in. Failure.Err is the *Error that State.Cause would be. What it returns
+	// counts, in the same way as the verdict of a dialect: wire.ActionStop ends the client,
+	// also with Backoff.KeepTrying; wire.ActionRefresh without Auth and without Ticket, or
+	// for the second time within 60 seconds without a welcome in between, does so too;
+	// wire.ActionRetryNow backs off from the second failure in a row on. The zero Verdict,
+	// or an Action, Class or Spread of zero, leaves that to the client. After is up to 366
+	// days; the client does not return earlier than the server asked for. What Verdict
+	// changes is not counted by the tables, which begin their counts again.
+	//
+	// It is not asked after Close, about an error made with Permanent, about a failure
+	// that the dialect's own defects make final (docs/ending.md), or about
+	// Backoff.MaxElapsed.
+	//
+	// Verdict must only compute. It runs on a goroutine of its own, one call at a time,
+	// but the client does nothing else until it returns, only Close does not wait for
+	// it. A panic, runtime.Goexit, a call that has not returned for 10 seconds, and a
+	// verdict that makes no sense leave the decision to the client. CallbackFailed
+	// reports them with an *Error of ClassUser, and State.Cause names them. Defaults to none.
+	Verdict func(f wire.Failure, would wire.Verdict) wire.Verdict
 
 	Backoff   Backoff
 	Heartbeat Heartbeat
@@ -176,8 +219,8 @@ type Backoff struct {
 
 	// KeepTrying makes the client wait as long as Max and try again where the
 	// tables of HTTP statuses and close codes would end it (docs/ending.md). The
-	// verdict of a dialect, an error made with Permanent and MaxElapsed still
-	// end it.
+	// verdict of a dialect, Options.Verdict, an error made with Permanent and
+	// MaxElapsed still end it.
 	KeepTrying bool
 }
 
@@ -207,7 +250,7 @@ type Window struct {
 	FailFast bool
 }
 
-// AttemptInfo tells Auth what the credential is for.
+// AttemptInfo tells Auth and Ticket what the credential is for.
 type AttemptInfo struct {
 	// Number is 1 more than the losses and failed attempts since the last stable
 	// connection: 1 for the first attempt of a client.
@@ -219,6 +262,9 @@ type AttemptInfo struct {
 	// Refresh means that the server refused the last credential: return a new
 	// one, not a cached one.
 	Refresh bool
+
+	// Credential is what Auth has returned for this attempt. Only Ticket gets it.
+	Credential Credential
 
 	// Cause is why the last connection or attempt failed; nil before the first
 	// failure.
@@ -234,6 +280,12 @@ type Credential struct {
 	// Token is sent in the handshake of the dialect, for limpet.v1 in HELLO. It
 	// must be UTF-8 of at most 8 KiB without control characters.
 	Token Secret
+
+	// Subprotocols are offered in the upgrade request behind those of the dialect, for
+	// servers that read a credential there. Each must be a token of RFC 9110, section
+	// 5.6.2: encode what is none in base64url. The server should choose one of the
+	// dialect's.
+	Subprotocols []string
 }
 
 // Secret is a string whose content is not printed, logged or marshalled.

@@ -56,17 +56,27 @@ var withAuth = limpet.Options{Auth: func(context.Context, limpet.AttemptInfo) (l
 	return limpet.Credential{Token: "t"}, nil
 }}
 
+// stopAttempts is a Verdict to stop at anything but the end of a connection that was ready.
+func stopAttempts(f wire.Failure, would wire.Verdict) wire.Verdict {
+	if f.Stage == wire.StageOpen {
+		return would
+	}
+	return wire.Verdict{Action: wire.ActionStop, Class: "rejected"}
+}
+
 var errClosedAccount = errors.New("account closed")
 
 // endings is everything that ends a client, but for Close and Shutdown.
 var endings = []permanentRow{
-	{"an error of `Options.Auth` made with `Permanent`", atOnce, atOnce, ends,
+	{"an error of `Options.Auth` or `Options.Ticket` made with `Permanent`", atOnce, atOnce, ends,
 		[]failure{{auth: limpet.Permanent(errClosedAccount)}, {auth: fmt.Errorf("token: %w", limpet.Permanent(errClosedAccount))}}, limpet.ClassAuth, withAuth},
+	{"the verdict of `Options.Verdict` is to stop", atOnce, atOnce, ends,
+		[]failure{{status: 503}, {status: 401}, {code: 4300}, {err: errors.New("refused")}}, limpet.ClassRejected, limpet.Options{Verdict: stopAttempts}},
 	{"the dialect's verdict is to stop: limpet.v1, 4000 to 4099", atOnce, atOnce, ends,
 		[]failure{{code: 4003}, {text: fatalForbidden}, {text: fatalForbidden, code: 1012}, {text: fatalForbidden, code: 4200}}, limpet.ClassAuth, limpet.Options{}},
-	{"the dialect's verdict is a new credential, without `Options.Auth`: limpet.v1, 4100 to 4199", atOnce, atOnce, ends,
+	{"the dialect's verdict is a new credential, without `Options.Auth` and `Options.Ticket`: limpet.v1, 4100 to 4199", atOnce, atOnce, ends,
 		[]failure{{code: 4100}, {code: 4101}}, limpet.ClassAuth, limpet.Options{}},
-	{"the same with `Options.Auth`, within 60 s", second, second, ends,
+	{"the same with one of them, within 60 s", second, second, ends,
 		[]failure{{code: 4100}}, limpet.ClassAuth, withAuth},
 	{"close code 1003 or 1010", atOnce, atOnce, waits,
 		[]failure{{code: 1003}, {code: 1010}}, limpet.ClassProtocol, limpet.Options{}},
@@ -75,9 +85,9 @@ var endings = []permanentRow{
 		[]failure{{status: 400}, {status: 404}, {status: 405}, {status: 410}, {status: 418}, {status: 426}, {status: 431}, {status: 451}, {status: 501}, {status: 505}}, limpet.ClassHTTP, limpet.Options{}},
 	{"a proxy that refuses with 407", atOnce, repeated, waits,
 		[]failure{{status: 407}, {err: &socket.ProxyError{Status: 407}}}, limpet.ClassProxy, limpet.Options{}},
-	{"status 401 or close code 1008, without `Options.Auth`", atOnce, repeated, waits,
+	{"status 401 or close code 1008, without `Options.Auth` and `Options.Ticket`", atOnce, repeated, waits,
 		[]failure{{status: 401}, {code: 1008}}, limpet.ClassAuth, limpet.Options{}},
-	{"the same with `Options.Auth`, within 60 s", second, repeated, waits,
+	{"the same with one of them, within 60 s", second, repeated, waits,
 		[]failure{{status: 401}, {code: 1008}}, limpet.ClassAuth, withAuth},
 	{"status 101 that is not a WebSocket handshake", atOnce, repeated, waits,
 		[]failure{{status: 101}}, limpet.ClassNotWebSocket, limpet.Options{}},

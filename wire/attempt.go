@@ -8,7 +8,7 @@ import (
 )
 
 // Attempt is one attempt to connect. The client sets the fields down to
-// Response, the dialect the last four; URL and Header go in and out.
+// Response, the dialect the others; URL and Header go in and out.
 type Attempt struct {
 	// Number is 1 more than the losses and failed attempts since the last stable
 	// connection.
@@ -28,17 +28,17 @@ type Attempt struct {
 	// Response is the answer to the last Request; nil at the first call.
 	Response *Response
 
-	// URL is the endpoint at the first call. The dialect changes it to the URL
-	// to dial.
+	// URL is the endpoint at the first call, with the ticket of Options.Ticket in its
+	// query. The dialect changes it to the URL to dial.
 	URL string
 
 	// Header holds Options.Header and Credential.Header of the client. The dialect
 	// completes it to the headers of the upgrade request; Token is not in it.
 	Header http.Header
 
-	// Subprotocols are the subprotocols to offer. The server must choose one of
-	// them: otherwise the attempt fails with limpet.ErrSubprotocol. Leave it empty if the
-	// server may choose none.
+	// Subprotocols are the subprotocols to offer; the client offers those of the credential
+	// behind them. The server must choose one of all: otherwise the attempt fails with
+	// limpet.ErrSubprotocol. Leave it empty if the server may choose none.
 	Subprotocols []string
 
 	// Request is an HTTP request to make before the dial.

@@ -12,7 +12,7 @@ import (
 const (
 	firstRate = 20.0 // attempts a second
 	leastRate = 1.0
-	maxRate  = 1e6
+	maxRate   = 1e6
 	changeAt  = time.Second      // at most once in it
 	doubleAt  = 30 * time.Second // without a refusal
 	maxHosts  = 1024

@@ -1,4 +1,5 @@
-// Package headers checks HTTP headers that are sent with an upgrade request.
+// Package headers checks the HTTP headers that are sent with an upgrade request, and
+// reads those of the response.
 package headers
 
 import (
@@ -47,10 +48,14 @@ func Check(h http.Header) error {
 	return nil
 }
 
+// IsToken reports whether s is a token (RFC 9110, section 5.6.2), as the names of headers
+// and subprotocols are.
+func IsToken(s string) bool { return headerName.MatchString(s) }
+
 // CheckCharacters returns why h is no header of HTTP.
 func CheckCharacters(h http.Header) error {
 	for name, values := range h {
-		if !headerName.MatchString(name) {
+		if !IsToken(name) {
 			return errors.New("a name has a character that HTTP does not allow; use letters, digits and hyphens")
 		}
 		if slices.ContainsFunc(values, func(v string) bool {

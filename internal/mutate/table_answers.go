@@ -55,7 +55,7 @@ var ofAnswers = []mutation{
 		name:    "feed: a new connection waits for a quiet moment for ever",
 		file:    "reconnect.go",
 		search:  "l.now.Add(leavePatience), true",
-		replace: "l.now.Add(maxRetryAfter), true",
+		replace: "l.now.Add(headers.MaxRetryAfter), true",
 		test:    "-run ^TestGoAwayMessage$ ./test",
 	},
 	{

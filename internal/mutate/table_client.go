@@ -130,8 +130,8 @@ var ofClient = []mutation{
 	},
 	{
 		name:    "options: a header of Auth is not checked",
-		file:    "dialer.go",
-		search:  "if err := headers.Check(cred.Header); err != nil {",
+		file:    "config.go",
+		search:  "if err := headers.Check(c.Header); err != nil {",
 		replace: "if err := headers.Check(nil); err != nil {",
 		test:    "-run ^TestBadCredentialHeaderIsNamed$ ./test",
 	},

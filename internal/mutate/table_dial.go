@@ -151,8 +151,8 @@ var ofDial = []mutation{
 	},
 	{
 		name:    "secrets: a close reason repeats the token",
-		file:    "loop_connection.go",
-		search:  "f.Reason = l.c.secrets.Hide(f.Reason)",
+		file:    "failure.go",
+		search:  "shown.Reason = l.c.secrets.Hide(f.Reason)",
 		replace: "_ = f.Reason",
 		test:    "-run ^TestPeerTextHoldsNoSecret$ ./test",
 	},
@@ -172,9 +172,9 @@ var ofDial = []mutation{
 	},
 	{
 		name:    "secrets: an error repeats the token",
-		file:    "loop_connection.go",
-		search:  "why.Err = l.c.secrets.HideError(why.Err)",
-		replace: "_ = why.Err",
+		file:    "failure.go",
+		search:  "e.Err = l.c.secrets.HideError(e.Err)",
+		replace: "_ = e.Err",
 		test:    "-run ^TestFramesOfThePeerHoldNoSecret$ ./test",
 	},
 	{
@@ -228,7 +228,7 @@ var ofDial = []mutation{
 	},
 	{
 		name:    "panic: methods of an error of Auth are called by the loop",
-		file:    "dialer.go",
+		file:    "dialect.go",
 		search:  "\t\t\tsocket.CallMethods(ans.err)\n",
 		replace: "",
 		test:    "-run ^TestErrorWhoseMethodsPanic$ ./test",
@@ -334,8 +334,8 @@ var ofDial = []mutation{
 	{
 		name:    "secrets: a ticket in the path is repeated",
 		file:    "internal/secrets/secrets.go",
-		search:  "if len(part) >= minTicket {",
-		replace: "if false {",
+		search:  "if len(part) >= minTicket {\n\t\t\ts.Add(part)\n",
+		replace: "if false {\n\t\t\ts.Add(part)\n",
 		test:    "-run ^TestSecretOfADialectIsNotRepeated$ ./test",
 	},
 	{
@@ -348,8 +348,8 @@ var ofDial = []mutation{
 	{
 		name:    "class: a TLS handshake that failed is a dial",
 		file:    "internal/socket/requests.go",
-		search:  "case t.tls != nil:",
-		replace: "case false:",
+		search:  "case t.tls != nil, errors.As",
+		replace: "case false, errors.As",
 		test:    "-run ^TestFailureSaysHowFarItCame$ ./test",
 	},
 	{
@@ -410,8 +410,8 @@ var ofDial = []mutation{
 	},
 	{
 		name:    "ending: Permanent after its attempt is lost",
-		file:    "dialer.go",
-		search:  "d.permanent.Store(final)",
+		file:    "dialect.go",
+		search:  "a.final.Store(final)",
 		replace: "_ = final",
 		test:    "-run ^TestPermanentAfterTheAttempt$ .",
 	},

@@ -20,7 +20,7 @@ var ofEnd = []mutation{
 	},
 	{
 		name:    "end: a close code hides the fatal error before it",
-		file:    "loop_connection.go",
+		file:    "failure.go",
 		search:  "if k.fatalError.Code != 0 {",
 		replace: "if k.fatalError.Code != 0 && f.Code == 0 {",
 		test:    "-run ^TestFatalErrorFrameDecides$ ./test",
@@ -126,8 +126,8 @@ var ofEnd = []mutation{
 	{
 		name:    "end: an error made with Permanent passes",
 		file:    "failure.go",
-		search:  "return newDecision(wire.ActionStop, ClassAuth)\n\t}\n\tverdict",
-		replace: "return newDecision(wire.ActionBackOff, ClassAuth)\n\t}\n\tverdict",
+		search:  "\t\td := newDecision(wire.ActionStop, ClassAuth)\n\t\td.fixed",
+		replace: "\t\td := newDecision(wire.ActionBackOff, ClassAuth)\n\t\td.fixed",
 		test:    "-run ^TestEndings$/made_with ./test",
 	},
 	{

@@ -13,7 +13,7 @@ var ofFeed = []mutation{
 	{
 		name:    "topics: the time with which a server ends a subscription is forgotten",
 		file:    "loop_deadlines.go",
-		search:  "max(askPause(s.endings), min(ev.Retry, maxRetryAfter))",
+		search:  "max(askPause(s.endings), min(ev.Retry, headers.MaxRetryAfter))",
 		replace: "askPause(s.endings)",
 		test:    "-run ^TestTimeOfARefusalWithoutATopic$ ./test",
 	},

@@ -174,8 +174,8 @@ var ofSeam = []mutation{
 	{
 		name:    "seam: a refused step has no status",
 		file:    "dialer.go",
-		search:  "\t\tif errors.As(err, &refused) {",
-		replace: "\t\tif errors.As(err, &refused) && false {",
+		search:  "\tif err := d.prepare(requests, w); err != nil {\n\t\treturn d.refused(a, err)\n",
+		replace: "\tif err := d.prepare(requests, w); err != nil {\n\t\treturn failedDial(a, err)\n",
 		test:    "-run ^TestRefusedStep$ ./test",
 	},
 	{
@@ -229,21 +229,21 @@ var ofSeam = []mutation{
 	},
 	{
 		name:    "seam: a welcome cannot lower the acknowledgements",
-		file:    "loop_connection.go",
+		file:    "dialect.go",
 		search:  "t.Acks && (peer.Acks || t.Sessions)",
 		replace: "t.Acks",
 		test:    "-timeout=10s -run ^TestWelcomeLowersTraits$ ./test",
 	},
 	{
 		name:    "seam: a welcome cannot lower Unsubscribe",
-		file:    "loop_connection.go",
+		file:    "dialect.go",
 		search:  "t.Unsubscribe && peer.Unsubscribe",
 		replace: "t.Unsubscribe",
 		test:    "-run ^TestWelcomeLowersTraits$ ./test",
 	},
 	{
 		name:    "seam: lowered traits stay lowered",
-		file:    "loop_connection.go",
+		file:    "dialect.go",
 		search:  "\tt := *dialect\n",
 		replace: "\tt := *dialect\n\tdefer func() { *dialect = t }()\n",
 		test:    "-run ^TestWelcomeLowersTraits$ ./test",

@@ -114,6 +114,20 @@ func (s *Set) AddRequest(rawURL string, h http.Header) {
 	}
 }
 
+// AddSubprotocols adds names of subprotocols that hold a credential: as a whole, and their
+// long parts between dots, as they are and decoded.
+func (s *Set) AddSubprotocols(names []string) {
+	s.Add(names...)
+	for _, name := range names {
+		for _, part := range strings.Split(name, ".") {
+			if len(part) >= minTicket {
+				plain, _ := base64.RawURLEncoding.DecodeString(part)
+				s.Add(part, string(plain))
+			}
+		}
+	}
+}
+
 // AddCookies adds the cookies that jar has for a request to rawURL.
 func (s *Set) AddCookies(jar http.CookieJar, rawURL string) {
 	u, err := url.Parse(rawURL)
@@ -169,14 +183,31 @@ func (s *Set) Hide(text string) string {
 		text = strings.ReplaceAll(text, secret, hidden)
 	}
 	text = hideEscaped(text, all)
+	longest := 0
 	for _, secret := range all {
-		for n := min(len(secret)-1, len(text)); n >= minSecret; n-- {
+		for n := min(len(secret)-1, len(text)); n >= max(minSecret, longest+1); n-- {
 			if strings.HasSuffix(text, secret[:n]) {
-				return text[:len(text)-n] + hidden
+				longest = n
 			}
 		}
 	}
+	if longest > 0 {
+		return text[:len(text)-longest] + hidden
+	}
 	return text
+}
+
+// HideHeader returns a copy of h, which the peer sent, without secrets in its values and
+// without its cookies, which are credentials themselves.
+func (s *Set) HideHeader(h http.Header) http.Header {
+	h = h.Clone()
+	h.Del("Set-Cookie")
+	for _, values := range h {
+		for i, v := range values {
+			values[i] = s.Hide(v)
+		}
+	}
+	return h
 }
 
 const hidden = "[secret]"

@@ -221,7 +221,7 @@ func (t *traced) explain(err error) error {
 		return err
 	case t.proxy != nil && errors.As(err, &op) && (op.Op == "proxyconnect" || op.Op == "socks connect"):
 		return &ProxyError{Host: t.proxy.Host, Err: op.Err}
-	case t.tls != nil:
+	case t.tls != nil, errors.As(err, &op) && op.Op == "remote error": // an alert after the handshake, as TLS 1.3 sends it for a certificate
 		return &TLSError{withoutURL(err)}
 	case speaksHTTP2(t.nc) || strings.Contains(err.Error(), "http2: invalid Upgrade request header"): // of net/http, which has no value for it
 		return &TransportError{"it speaks HTTP/2, where no connection can be upgraded: let its Transport, or the function that dials TLS in it, offer HTTP/1.1 alone"}

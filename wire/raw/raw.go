@@ -99,6 +99,7 @@
 package raw
 
 import (
+	"errors"
 	"fmt"
 	"slices"
 	"strings"
@@ -164,8 +165,8 @@ type Options struct {
 	Limits wire.ConnectionLimits
 
 	// Subprotocols are offered in the upgrade request. The server must choose one of
-	// them; otherwise the attempt fails with ErrSubprotocol. None are offered if it
-	// is empty.
+	// them; otherwise the attempt fails with ErrSubprotocol. A server that takes its
+	// credential there gets it from Credential.Subprotocols of limpet.Options.Auth.
 	Subprotocols []string
 }
 
@@ -215,6 +216,8 @@ func New(o Options) wire.Dialect {
 	o.Subprotocols = slices.Clone(o.Subprotocols)
 	return &dialect{options: o}
 }
+
+var errSubprotocol = errors.New("raw: the server chose none of Options.Subprotocols")
 
 // dialect is immutable.
 type dialect struct {
@@ -295,5 +298,9 @@ func (d *dialect) Attempt(a *wire.Attempt) error {
 }
 
 func (d *dialect) Open(r wire.Resume) (wire.Codec, error) {
+	offered := d.options.Subprotocols
+	if len(offered) > 0 && !slices.ContainsFunc(offered, func(name string) bool { return strings.EqualFold(name, r.Subprotocol) }) {
+		return nil, errSubprotocol
+	}
 	return &codec{options: &d.options, resume: r}, nil
 }
