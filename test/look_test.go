@@ -72,6 +72,9 @@ func readClientFrame(r io.Reader) (first byte, payload string, err error) {
 	return header[0], string(b), nil
 }
 
+// hourly is a backoff in which nothing happens by itself.
+var hourly = limpet.Backoff{First: time.Hour, Initial: time.Hour, Max: time.Hour}
+
 var lookCalls = map[string]func(*limpet.Client){"ReconnectNow": (*limpet.Client).ReconnectNow, "NetworkChanged": (*limpet.Client).NetworkChanged}
 
 // Ready on a path that is gone: the connection is lost after three seconds, and the next
@@ -86,7 +89,7 @@ func TestLookFindsADeadConnection(t *testing.T) {
 					host := limpettest.NewHandler(t, rawServer(s.talk), nil)
 					c, err := limpet.Dial(t.Context(), host.URL(), options(&limpet.Options{
 						HTTPClient: host.HTTPClient(), Dialect: lookDialect{ping: how}, Heartbeat: rareHeartbeats, PlainFrames: plain,
-						Backoff: limpet.Backoff{First: time.Hour, Initial: time.Hour, Max: time.Hour}}))
+						Backoff: hourly}))
 					assert.NoError(t, err)
 					defer closeAndWait(t, c)
 					look(c)
@@ -201,7 +204,7 @@ func TestLookGivesUpAnAttemptThatHangs(t *testing.T) {
 			srv := limpettest.NewServer(t, nil)
 			srv.Inject(limpettest.Stall(time.Hour))
 			began := time.Now()
-			c, err := limpet.New(srv.URL(), options(&limpet.Options{HTTPClient: srv.HTTPClient()}))
+			c, err := limpet.New(srv.URL(), options(&limpet.Options{HTTPClient: srv.HTTPClient(), Backoff: hourly}))
 			assert.NoError(t, err)
 			defer closeAndWait(t, c)
 			time.Sleep(200 * time.Millisecond)
@@ -260,7 +263,7 @@ func TestLookGivesUpAHandshakeThatHangs(t *testing.T) {
 			srv := limpettest.NewServer(t, nil)
 			srv.Inject(limpettest.BlackHole(limpettest.Both).AfterBytes(limpettest.Up, 1).Upgraded())
 			began := time.Now()
-			c, err := limpet.New(srv.URL(), options(&limpet.Options{HTTPClient: srv.HTTPClient()}))
+			c, err := limpet.New(srv.URL(), options(&limpet.Options{HTTPClient: srv.HTTPClient(), Backoff: hourly}))
 			assert.NoError(t, err)
 			defer closeAndWait(t, c)
 			synctest.Wait()
@@ -280,12 +283,11 @@ func TestLookGivesUpAHandshakeThatHangs(t *testing.T) {
 // forward, the first starts at once and the next ones at least ten seconds apart. The last
 // event counts as well. A user who presses a button does not wait.
 func TestNetworkChangesComeInBursts(t *testing.T) {
-	const hour = time.Hour
 	start := func(t *testing.T) (*limpettest.Host, *limpet.Client) {
 		host := limpettest.NewHandler(t, http.NotFoundHandler(), nil)
 		host.Stop()
 		c, err := limpet.New(host.URL(), options(&limpet.Options{HTTPClient: host.HTTPClient(), Dialect: rawDialect{},
-			Backoff: limpet.Backoff{First: hour, Initial: hour, Max: hour}}))
+			Backoff: hourly}))
 		assert.NoError(t, err)
 		t.Cleanup(func() { closeAndWait(t, c) })
 		time.Sleep(time.Second)

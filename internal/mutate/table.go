@@ -11,8 +11,8 @@ import "slices"
 // table_stream.go, numbers and slow links in table_bounds.go, what a server
 // allows one connection in table_limits.go, dialects that route by name in
 // table_feed.go, the answers of a feed in table_answers.go, what ends a client and which failure decides in table_end.go, single statements
-// that keep state in table_loop.go, what a dialect owes the client in table_seam.go, what consumers and
+// that keep state in table_loop.go, what a client finds out about its peer, its path and its machine in table_liveness.go, what a dialect owes the client in table_seam.go, what consumers and
 // publishers get in table_consume.go, stores of positions in table_cursor.go, messages that are too big in table_readlimit.go, those of unknown size in table_send_stream.go, servers without a protocol in table_raw.go, the conformance
 // suite in table_wiretest.go, and the other dialects each in a file of its name.
-var table = slices.Concat(ofRepo, ofOracle, ofWire, ofClient, ofServer, ofFrame, ofDial, ofStream, ofBounds, ofLimits, ofFeed, ofAnswers, ofEnd, ofLoop, ofSeam, ofMeasure, ofConsume, ofCursor, ofMemory, ofLend, ofReadLimit, ofSendStream, ofRaw,
+var table = slices.Concat(ofRepo, ofOracle, ofWire, ofClient, ofServer, ofFrame, ofDial, ofStream, ofBounds, ofLimits, ofFeed, ofAnswers, ofEnd, ofLoop, ofLiveness, ofSeam, ofMeasure, ofConsume, ofCursor, ofMemory, ofLend, ofReadLimit, ofSendStream, ofRaw,
 	ofWiretest, ofGraphQLWS, ofJSONRPC, ofSocketIO, ofStomp)
