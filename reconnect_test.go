@@ -246,7 +246,7 @@ func TestSleepIsNoticed(t *testing.T) {
 			c := offline(t)
 			time.Sleep(10 * time.Second)
 			sleepFor(c, time.Minute)
-			time.Sleep(lookPause)
+			time.Sleep(lookPause + time.Millisecond)
 			if n := c.Stats().Attempts; n != 2 {
 				t.Errorf("%d attempts, want a second one", n)
 			}

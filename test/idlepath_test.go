@@ -134,7 +134,7 @@ func TestIdleLimitOfThePathIsLearned(t *testing.T) {
 	}
 }
 
-// What is no limit of the path teaches nothing: a path that breaks now and then, probes that
+// Nothing is learned where the path has no limit: a path that breaks now and then, probes that
 // find a connection dead, and a dialect whose server sends the heartbeats.
 func TestWhatIsNoIdleLimit(t *testing.T) {
 	for name, tc := range map[string]struct {
@@ -142,20 +142,20 @@ func TestWhatIsNoIdleLimit(t *testing.T) {
 		breaks  func(c *limpet.Client, s *pongServer)
 	}{
 		"a path that breaks every ten minutes": {lookDialect{}, func(_ *limpet.Client, s *pongServer) {
-			time.Sleep(10 * time.Minute)
+			<-time.After(10 * time.Minute)
 			s.deaf.Store(true)
-			time.Sleep(time.Minute)
+			<-time.After(time.Minute)
 			s.deaf.Store(false)
 		}},
 		"probes": {lookDialect{}, func(c *limpet.Client, s *pongServer) {
 			s.deaf.Store(true)
-			time.Sleep(18 * time.Second)
+			<-time.After(18 * time.Second)
 			c.NetworkChanged()
-			time.Sleep(3 * time.Second)
+			<-time.After(3 * time.Second)
 			s.deaf.Store(false)
 			c.WaitReady(context.Background())
 		}},
-		"heartbeats of the server": {lookDialect{ping: wire.PingNone}, func(*limpet.Client, *pongServer) { time.Sleep(time.Minute) }},
+		"heartbeats of the server": {lookDialect{ping: wire.PingNone}, func(*limpet.Client, *pongServer) { <-time.After(time.Minute) }},
 	} {
 		synctest.Test(t, func(t *testing.T) {
 			s := &pongServer{}

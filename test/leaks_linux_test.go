@@ -86,7 +86,7 @@ func TestTwoHundredReconnectsOnSocketsLeaveNothing(t *testing.T) {
 	for _, plain := range bothFrameLayers() {
 		t.Run(fmt.Sprintf("plain %v", plain), func(t *testing.T) {
 			assert.NoLeaks(t)
-			defer debug.SetGCPercent(debug.SetGCPercent(-1)) // it closes the sockets that nobody holds
+			defer debug.SetGCPercent(debug.SetGCPercent(-1)) // a collection closes sockets that were lost
 			ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
 			defer cancel()
 			before := descriptors(t)

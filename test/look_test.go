@@ -290,11 +290,11 @@ func TestNetworkChangesComeInBursts(t *testing.T) {
 			Backoff: hourly}))
 		assert.NoError(t, err)
 		t.Cleanup(func() { closeAndWait(t, c) })
-		time.Sleep(time.Second)
 		return host, c
 	}
 	synctest.Test(t, func(t *testing.T) {
 		host, c := start(t)
+		time.Sleep(time.Second)
 		began := time.Now()
 		for range 150 {
 			c.NetworkChanged()
@@ -309,6 +309,7 @@ func TestNetworkChangesComeInBursts(t *testing.T) {
 	})
 	synctest.Test(t, func(t *testing.T) {
 		host, c := start(t)
+		time.Sleep(time.Second)
 		c.NetworkChanged()
 		time.Sleep(time.Second)
 		c.ReconnectNow()

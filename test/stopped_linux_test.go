@@ -35,8 +35,7 @@ func TestStoppedClient(t *testing.T) {
 }
 
 // A process that was stopped (SIGSTOP), for longer than its peer may be silent, finds its
-// connection as it was: the peer has sent nothing meanwhile because nobody asked. It does so
-// again and again.
+// connection as it was, each time: the peer has sent nothing meanwhile because no ping came.
 func TestStoppedProcessKeepsItsConnection(t *testing.T) {
 	s := &pongServer{}
 	var conns atomic.Int32

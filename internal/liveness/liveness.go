@@ -30,7 +30,7 @@ func (c *Clock) Jumped(wall time.Time, elapsed time.Duration) bool {
 const MinInterval = 5 * time.Second
 
 // Idle learns for how long the path to a server lets a connection be idle. Proxies and
-// firewalls drop one on which nothing moves, some of them without a word. The zero Idle
+// firewalls drop one on which nothing moves, and some of them do so silently. The zero Idle
 // has learned nothing. An Idle is not safe for concurrent use.
 type Idle struct {
 	suspect time.Duration // idle time of the last connection, if it may have ended for that; else 0
