@@ -215,7 +215,7 @@ var ofLiveness = []mutation{
 	{
 		name:    "socket: written bytes wait for a quarter of an hour",
 		file:    "internal/socket/transport.go",
-		search:  "\tControl:         limitUnacknowledged,\n",
+		search:  "\tControl:         setLimits,\n",
 		replace: "",
 		test:    "-run ^TestSocketsNoticeADeadPath$ ./internal/socket",
 	},

@@ -19,10 +19,10 @@ func TestSocketsNoticeADeadPath(t *testing.T) {
 	defer ln.Close()
 	for _, tc := range []struct {
 		transport *http.Transport
-		want      [4]int
+		want      [5]int
 	}{
-		{sharedTransport, [4]int{30_000, 30, 10, 3}},
-		{&http.Transport{DialContext: (&net.Dialer{KeepAliveConfig: net.KeepAliveConfig{Enable: true, Idle: 7e9, Interval: 8e9, Count: 9}}).DialContext}, [4]int{0, 7, 8, 9}},
+		{sharedTransport, [5]int{30_000, 16 << 10, 30, 10, 3}},
+		{&http.Transport{DialContext: (&net.Dialer{KeepAliveConfig: net.KeepAliveConfig{Enable: true, Idle: 7e9, Interval: 8e9, Count: 9}}).DialContext}, [5]int{0, 0, 7, 8, 9}},
 	} {
 		s := &sockets{ctx: context.Background(), dials: new(atomic.Int32), open: make(map[net.Conn]struct{})}
 		nc, err := s.ownTransport(tc.transport).DialContext(context.Background(), "tcp", ln.Addr().String())
@@ -30,9 +30,9 @@ func TestSocketsNoticeADeadPath(t *testing.T) {
 		defer nc.Close()
 		raw, err := nc.(*net.TCPConn).SyscallConn()
 		assert.NoError(t, err)
-		var got [4]int
+		var got [5]int
 		assert.NoError(t, raw.Control(func(fd uintptr) {
-			for i, option := range []int{tcpUserTimeout, syscall.TCP_KEEPIDLE, syscall.TCP_KEEPINTVL, syscall.TCP_KEEPCNT} {
+			for i, option := range []int{tcpUserTimeout, tcpNotSentLowat, syscall.TCP_KEEPIDLE, syscall.TCP_KEEPINTVL, syscall.TCP_KEEPCNT} {
 				if got[i], err = syscall.GetsockoptInt(int(fd), syscall.IPPROTO_TCP, option); err != nil {
 					t.Error(err)
 				}

@@ -4,5 +4,5 @@ package socket
 
 import "syscall"
 
-// limitUnacknowledged does nothing: this system has no such limit, or none that is tested.
-func limitUnacknowledged(_, _ string, _ syscall.RawConn) error { return nil }
+// setLimits does nothing: this system has no such limits, or none that are tested.
+func setLimits(_, _ string, _ syscall.RawConn) error { return nil }

@@ -28,12 +28,17 @@ var sharedTransport = &http.Transport{
 // no pings, and while this program does nothing.
 var defaultDialer = &net.Dialer{
 	KeepAliveConfig: net.KeepAliveConfig{Enable: true, Idle: 30 * time.Second, Interval: 10 * time.Second, Count: 3},
-	Control:         limitUnacknowledged,
+	Control:         setLimits,
 }
 
 // userTimeout is how long written bytes may wait for an acknowledgement, or for room at the
 // peer, where the system has such a limit. Linux otherwise tries for a quarter of an hour.
 const userTimeout = 30 * time.Second
+
+// unsentLimit is how many bytes that were not sent yet a socket takes, where the system has
+// such a limit. Linux otherwise takes megabytes, and then nothing until a third of them is
+// gone: on a slow link that takes minutes, in which a write under TLS shows no progress.
+const unsentLimit = 16 << 10
 
 // ownTransport returns a copy of t for one attempt. The copy pools nothing, so a
 // refusal closes its socket and a stalled dial holds up no other attempt.
