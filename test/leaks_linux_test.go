@@ -53,7 +53,7 @@ func TestTwoThousandReconnectsLeaveNothing(t *testing.T) {
 			assert.NoError(t, err)
 			var goroutines, conns int
 			for _, generation := range []uint64{100, 2000} {
-				_, err := c.WaitState(t.Context(), func(s limpet.State) bool { return s.Phase == limpet.Ready && s.Generation >= generation })
+				_, err := c.WaitState(within(t, time.Hour), func(s limpet.State) bool { return s.Phase == limpet.Ready && s.Generation >= generation })
 				assert.NoError(t, err)
 				time.Sleep(5 * time.Millisecond)
 				synctest.Wait()

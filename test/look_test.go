@@ -72,6 +72,9 @@ func readClientFrame(r io.Reader) (first byte, payload string, err error) {
 	return header[0], string(b), nil
 }
 
+// noHeartbeats come once in a year.
+var noHeartbeats = limpet.Heartbeat{Interval: 365 * 24 * time.Hour}
+
 // hourly is a backoff in which nothing happens by itself.
 var hourly = limpet.Backoff{First: time.Hour, Initial: time.Hour, Max: time.Hour}
 
@@ -88,7 +91,7 @@ func TestLookFindsADeadConnection(t *testing.T) {
 					s := &pongServer{}
 					host := limpettest.NewHandler(t, rawServer(s.talk), nil)
 					c, err := limpet.Dial(t.Context(), host.URL(), options(&limpet.Options{
-						HTTPClient: host.HTTPClient(), Dialect: lookDialect{ping: how}, Heartbeat: rareHeartbeats, PlainFrames: plain,
+						HTTPClient: host.HTTPClient(), Dialect: lookDialect{ping: how}, Heartbeat: noHeartbeats, PlainFrames: plain,
 						Backoff: hourly}))
 					assert.NoError(t, err)
 					defer closeAndWait(t, c)
@@ -100,12 +103,12 @@ func TestLookFindsADeadConnection(t *testing.T) {
 					s.deaf.Store(true)
 					look(c)
 					at := time.Now()
-					st, err := c.WaitState(t.Context(), func(s limpet.State) bool { return s.Phase != limpet.Ready })
+					st, err := c.WaitState(within(t, 10*time.Minute), func(s limpet.State) bool { return s.Phase != limpet.Ready })
 					assert.NoError(t, err)
 					if took := time.Since(at); took != 3*time.Second || !errors.Is(st.Cause, limpet.ErrHeartbeat) || limpet.ClassOf(st.Cause) != limpet.ClassTimeout {
 						t.Errorf("%s, ping %v: lost after %v, want 3 s: %v", name, how, took, st.Cause)
 					}
-					st, err = c.WaitState(t.Context(), func(s limpet.State) bool { return s.Phase == limpet.Ready && s.Generation == 2 })
+					st, err = c.WaitState(within(t, 10*time.Minute), func(s limpet.State) bool { return s.Phase == limpet.Ready && s.Generation == 2 })
 					assert.NoError(t, err)
 					if took := time.Since(at); took > 3*time.Second+100*time.Millisecond || st.Attempt != 1 {
 						t.Errorf("%s, ping %v: ready again after %v with %d failures, want 3 s and 1", name, how, took, st.Attempt)
@@ -131,8 +134,8 @@ func TestLookPingsInTheProtocol(t *testing.T) {
 				}
 			}
 		})
-		c, _ := s.start(limpet.Options{Heartbeat: rareHeartbeats})
-		assert.NoError(t, c.WaitReady(t.Context()))
+		c, _ := s.start(limpet.Options{Heartbeat: noHeartbeats})
+		assert.NoError(t, c.WaitReady(within(t, 10*time.Minute)))
 		synctest.Wait()
 		for range 100 {
 			c.ReconnectNow()
@@ -149,7 +152,7 @@ func TestManyLooksCostOneProbe(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		s := &pongServer{}
 		host := limpettest.NewHandler(t, rawServer(s.talk), nil)
-		c, err := limpet.Dial(t.Context(), host.URL(), options(&limpet.Options{HTTPClient: host.HTTPClient(), Dialect: lookDialect{}, Heartbeat: rareHeartbeats}))
+		c, err := limpet.Dial(t.Context(), host.URL(), options(&limpet.Options{HTTPClient: host.HTTPClient(), Dialect: lookDialect{}, Heartbeat: noHeartbeats}))
 		assert.NoError(t, err)
 		defer closeAndWait(t, c)
 		for range 1000 {
@@ -175,7 +178,7 @@ func TestProbeWaitsForTheLimitOfTheServer(t *testing.T) {
 		synctest.Test(t, func(t *testing.T) {
 			s := &pongServer{}
 			host := limpettest.NewHandler(t, rawServer(s.talk), nil)
-			c, err := limpet.Dial(t.Context(), host.URL(), options(&limpet.Options{HTTPClient: host.HTTPClient(), Heartbeat: rareHeartbeats,
+			c, err := limpet.Dial(t.Context(), host.URL(), options(&limpet.Options{HTTPClient: host.HTTPClient(), Heartbeat: noHeartbeats,
 				Dialect: lookDialect{ping: how, limits: wire.ConnectionLimits{Messages: 5, Per: time.Minute}}}))
 			assert.NoError(t, err)
 			defer closeAndWait(t, c)
@@ -209,7 +212,7 @@ func TestLookGivesUpAnAttemptThatHangs(t *testing.T) {
 			defer closeAndWait(t, c)
 			time.Sleep(200 * time.Millisecond)
 			look(c)
-			assert.NoError(t, c.WaitReady(t.Context()))
+			assert.NoError(t, c.WaitReady(within(t, 10*time.Minute)))
 			if took := time.Since(began); took < time.Second || took > 1200*time.Millisecond {
 				t.Errorf("%s: ready after %v, want about 1 s", name, took)
 			}
@@ -271,7 +274,7 @@ func TestLookGivesUpAHandshakeThatHangs(t *testing.T) {
 				t.Fatalf("phase %v: the test proves nothing", p)
 			}
 			look(c)
-			assert.NoError(t, c.WaitReady(t.Context()))
+			assert.NoError(t, c.WaitReady(within(t, 10*time.Minute)))
 			if took, st := time.Since(began), c.State(); took < time.Second || took > 1200*time.Millisecond || !errors.Is(st.Cause, limpet.ErrHeartbeat) {
 				t.Errorf("%s: ready after %v: %v", name, took, st.Cause)
 			}
@@ -345,7 +348,7 @@ func TestLookRespectsTheSlot(t *testing.T) {
 func TestProbeDuringASlowWrite(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		srv := limpettest.NewServer(t, &limpettest.ServerOptions{Network: &limpettest.NetworkOptions{Buffer: 1024, Up: 500 * time.Millisecond}})
-		c := dial(t, srv, &limpet.Options{Heartbeat: rareHeartbeats})
+		c := dial(t, srv, &limpet.Options{Heartbeat: noHeartbeats})
 		sent := make(chan error)
 		go func() {
 			_, err := c.Send(context.Background(), "a", make([]byte, 64<<10), nil)
