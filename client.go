@@ -181,11 +181,28 @@ func (c *Client) WaitState(ctx context.Context, ok func(State) bool) (State, err
 	return c.state.Wait(ctx, ok)
 }
 
-// ReconnectNow ends the wait for the next attempt, if there is one. It does not
-// block. Call it when you know that the network is back. The attempt does not
-// start earlier than the server asked for, nor less than 100 milliseconds after
-// the last one started.
+// ReconnectNow makes the client find out now whether its connection works, or make one. Call
+// it when a user asks for that, or when you know that the network is back. It does not block,
+// and it may be called as often as you like. What it does depends on the phase:
+//
+//   - Waiting: the next attempt starts at once, but not earlier than the server asked for, nor
+//     less than 100 milliseconds after the last one started.
+//   - Ready: the client sends a ping. If no byte comes within 3 seconds, the connection is
+//     lost, with ErrHeartbeat, and the next attempt starts at once. There is at most one such
+//     ping a second.
+//   - Connecting and Handshaking: what is in progress gives way to another attempt once it has
+//     lasted for a second. This time doubles with each attempt that has given way, up to about
+//     a minute, until a connection is ready.
+//
+// The failures count as others do: see Backoff.
 func (c *Client) ReconnectNow() { c.inbox.post(reconnectNow{}) }
+
+// NetworkChanged is ReconnectNow for a program that follows the network: call it for each
+// event of the operating system that an address, a route or an interface has changed. Such
+// events come in bursts, before the network can be used. So it differs in the phase Waiting:
+// the attempts that it brings forward start at least 10 seconds apart. The client does the
+// same by itself when this machine has slept, which it notices within 5 seconds.
+func (c *Client) NetworkChanged() { c.inbox.post(networkChanged{}) }
 
 // Stats returns what the client has counted since New and measures now. It does not
 // block; each field is exact by itself, and Stats.Messages as a whole. It costs one lock for

@@ -76,8 +76,9 @@ var (
 	// within 10 seconds, three times in a row. It ends the subscription, not the
 	// client.
 	ErrUnanswered = errors.New("server did not answer the subscription; check that the topic exists and that you may read it, then subscribe again")
-	// ErrHeartbeat means that the peer was silent for 2.5 heartbeat intervals, or
-	// did not finish the handshake within 10 seconds.
+	// ErrHeartbeat means that the peer was silent: for 2.5 heartbeat intervals, for 3
+	// seconds after a ping that ReconnectNow, NetworkChanged or a sleep of this machine
+	// called for, or for the 10 seconds that it has for the handshake.
 	ErrHeartbeat = errors.New("nothing received from the peer for too long")
 	// ErrStalled means that the peer did not read: no byte of a write was taken
 	// for 15 seconds.

@@ -33,6 +33,7 @@ type loop struct {
 	now     time.Time // of the current round
 	round   []event   // what is left of the current round
 	wakes   wakeRate  // of the rounds
+	lookout
 
 	state        State
 	window       *window
@@ -121,13 +122,7 @@ type link struct {
 
 	namedTopics *topicTable // nil unless the dialect routes by name
 
-	// Signs of life.
-	heartbeat  time.Duration
-	silences   int // as loop.silences, at its beginning
-	pinging    bool
-	pingQueued bool        // ops hold a ping
-	pingSent   time.Time   // when the last ping was; zero: answered, or none
-	moved      time.Time   // when the peer last took bytes for which a write had to wait
+	signs
 	proved     bool        // a message was acknowledged on it, or received for a subscription that has ended
 	stable     bool        // it lasted long enough to forget earlier failures
 	fatalError *wire.Event // nothing is written after it
@@ -137,9 +132,7 @@ type link struct {
 	handshakeBy time.Time
 	closeBy     time.Time // for the close frame after fatalError
 	killBy      time.Time // for the reader to learn why after writeErr
-	pingAt      time.Time
 	stableAt    time.Time
-	graceUntil  time.Time // the peer counts as alive until then: this process stood still
 }
 
 func newLoop(c *Client) *loop {
@@ -198,6 +191,7 @@ func (l *loop) rounds() {
 		events = l.c.inbox.take(events[:0])
 		l.c.ids.ExpireClock()
 		l.now = time.Now()
+		l.watchClock()
 		l.round = events
 		l.applyRound()
 		if !l.ended {
@@ -257,6 +251,7 @@ func (l *loop) enter(p Phase) {
 	l.state.Phase, l.state.Since = p, l.now
 	l.state.Draining = l.shuttingDown
 	l.state.Attempt = l.policy.failures
+	l.giveUpAt, l.givingUp = time.Time{}, false
 	l.c.state.Set(l.state)
 	l.c.notify.post(StateChanged{l.state.Host, l.state})
 }

@@ -13,7 +13,7 @@ import (
 
 // connect starts an attempt, once the endpoints are known.
 func (l *loop) connect() {
-	l.attemptAt = time.Time{}
+	l.attemptAt, l.atOnce = time.Time{}, false
 	if l.c.cfg.Resolver == nil || l.endpoints.hasTurn {
 		l.dial()
 		return
@@ -55,8 +55,7 @@ func (l *loop) open(c *conn, token string, state any) {
 	k := &link{
 		conn: c, endpoint: l.endpoints.chosen, start: new(wire.Frames),
 		traits:      &l.c.cfg.traits,
-		heartbeat:   l.c.cfg.Heartbeat.Interval,
-		silences:    l.silences,
+		signs:       signs{heartbeat: l.heartbeatInterval(), silences: l.silences},
 		handshakeBy: l.now.Add(l.policy.handshakeTimeout),
 	}
 	l.planRenewal(k)
@@ -73,7 +72,7 @@ func (l *loop) open(c *conn, token string, state any) {
 	codec, err := l.c.cfg.Dialect.Open(wire.Resume{
 		Conn: c.gen, Subprotocol: c.Subprotocol, Session: l.session, Token: token,
 		Uplink: l.window.uplink(), Subs: subs, TTL: l.c.cfg.SessionTTL, ReadLimit: l.c.cfg.ReadLimit,
-		Heartbeat: l.c.cfg.Heartbeat.Interval, State: state,
+		Heartbeat: k.heartbeat, State: state,
 	})
 	k.codec = codec
 	if err != nil {
@@ -162,6 +161,8 @@ func (l *loop) welcome(k *link, r *wire.Ready) {
 	// The first heartbeat is sent at a random moment: clients that reconnected
 	// together must not send their heartbeats together.
 	k.pingAt = l.now.Add(uniform(k.heartbeat))
+	l.c.counters.heartbeat.Store(int64(k.heartbeat))
+	l.givenUp = 0
 	k.stableAt = l.now.Add(l.c.cfg.Backoff.StableAfter)
 	l.session = r.Session
 	l.c.secrets.AddKey(r.Session.Key)
@@ -268,6 +269,7 @@ func (l *loop) fail(k *link, f *wire.Failure) {
 			l.window.frameTooBig(len(open) == 0)
 		}
 		l.suspect(open, f, &d, k.fatalError != nil)
+		l.learnIdle(k, f, d.class)
 	}
 	l.disconnect(k, 0, "")
 	if l.disconnectedAt.IsZero() {
@@ -324,7 +326,11 @@ func (l *loop) tryAgain(d decision) {
 	case wire.ActionSpread:
 		spread = max(spread, d.Spread)
 	}
-	l.scheduleAttempt(l.policy.nextDelay(d, spread))
+	delay := l.policy.nextDelay(d, spread)
+	if l.atOnce {
+		delay = 0
+	}
+	l.scheduleAttempt(delay)
 }
 
 // scheduleAttempt starts the wait for the next attempt.

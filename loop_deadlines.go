@@ -26,15 +26,16 @@ func (l *loop) tick() {
 		l.connect()
 		return
 	}
+	if due(l.giveUpAt, l.now) {
+		l.giveUp()
+		return
+	}
 	k := l.link
 	if k == nil {
 		if l.shuttingDown && l.nothingPending() {
 			l.end(nil)
 		}
 		return
-	}
-	if k.writing && !l.timerAt.IsZero() && l.now.Sub(l.timerAt) > stallTimeout/2 {
-		k.writeStarted = l.now // this process stood still, not the peer
 	}
 	switch {
 	case due(k.handshakeBy, l.now):
@@ -47,11 +48,14 @@ func (l *loop) tick() {
 	case l.peerIsSilent(k):
 		l.peerWasSilent(k)
 		l.fail(k, &wire.Failure{Stage: wire.StageOpen, Err: ErrHeartbeat})
+	case l.probeFailed(k):
+		l.fail(k, &wire.Failure{Stage: wire.StageOpen, Err: errProbe})
 	case k.writing && due(k.stalledAt(), l.now):
 		l.fail(k, &wire.Failure{Stage: wire.StageOpen, Err: ErrStalled})
 	default:
 		k.takeSteps(l.now)
 		l.leaveInTime(k)
+		l.startProbe(k)
 		l.sendHeartbeat(k)
 		l.checkAnswers(k)
 		l.freeTopics(k)
@@ -203,10 +207,6 @@ func (l *loop) checkAnswers(k *link) {
 		if l.isOpen(&a) {
 			by := k.answerBy()
 			if !due(by, l.now) {
-				return
-			}
-			if l.now.Sub(by) > answerTimeout/2 {
-				k.restartAnswers(l.now) // this process stood still: answers may wait
 				return
 			}
 			if l.answerMayBeBehind(k, k.unanswered.At(0)) {
@@ -373,6 +373,8 @@ func (l *loop) untilNextDeadline() time.Duration {
 	if l.state.Phase == Waiting {
 		at(l.attemptAt)
 	}
+	at(l.giveUpAt)
+	at(l.nextLook())
 	if k := l.link; k != nil {
 		if k.unencoded && !k.writing {
 			at(l.now)
@@ -397,6 +399,8 @@ func (l *loop) untilNextDeadline() time.Duration {
 			}
 			at(k.renewAt) // not before: renewInTime waits for that
 			at(k.pingAt)
+			at(k.probeAt)
+			at(k.probeBy)
 			at(k.silentAt())
 		}
 		if k.writing {
@@ -404,9 +408,6 @@ func (l *loop) untilNextDeadline() time.Duration {
 		}
 		at(k.partBy())
 	}
-	l.timerAt = next
-	if next.IsZero() {
-		return forever
-	}
-	return max(0, next.Sub(l.now))
+	l.timerAt = later(next, l.now)
+	return l.timerAt.Sub(l.now)
 }

@@ -51,10 +51,7 @@ func (e dialed) apply(l *loop) {
 		l.refreshCredential = false // Auth and Ticket have answered
 	}
 	if e.failure != nil {
-		if e.timedOut && !l.endpoints.list.HasNext(l.now) {
-			l.policy.extendDialTimeout()
-		}
-		l.fail(nil, e.failure)
+		l.attemptFailed(e.failure, e.timedOut)
 		return
 	}
 	l.policy.dialTimeout = l.policy.firstDialTimeout
@@ -454,15 +451,15 @@ func (e consumersDone) apply(l *loop) {
 	s.acksOwed = false
 }
 
-// reconnectNow ends the wait for the next attempt. It changes nothing if no
-// earlier attempt is allowed.
+// reconnectNow makes the loop look whether the connection still works.
 type reconnectNow struct{}
 
-func (reconnectNow) apply(l *loop) {
-	if !l.ended && l.state.Phase == Waiting && later(l.now, l.earliestAttempt()).Before(l.attemptAt) {
-		l.scheduleAttempt(0)
-	}
-}
+func (reconnectNow) apply(l *loop) { l.look(0) }
+
+// networkChanged does the same, and shortens fewer waits.
+type networkChanged struct{}
+
+func (networkChanged) apply(l *loop) { l.look(betweenShortcuts) }
 
 // shutdown begins the graceful end.
 type shutdown struct{}

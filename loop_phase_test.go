@@ -106,6 +106,10 @@ var transitions = []transition{
 		l.link.heartbeat, l.timerAt = -time.Hour, time.Time{}
 		return elapsed{}
 	}, "never", "never", "waiting", "never"},
+	{"`elapsed`: a probe was not answered", func(l *loop) event {
+		l.link.probeBy, l.link.probed = l.now, l.now
+		return elapsed{}
+	}, "never", "never", "waiting", "never"},
 	{"`elapsed`: a write stalled", func(l *loop) event {
 		l.link.writing, l.link.handshakeBy, l.timerAt = true, time.Time{}, time.Time{}
 		return after(2 * stallTimeout)
@@ -135,7 +139,8 @@ var transitions = []transition{
 		s := plainSubscription(l.c, "a")
 		return inTurn{subscribe{s, make(chan error, 1)}, grantCredit{s}, sendProcessed{s, l.state.Generation, Position{}, false}, unsubscribe{s}, consumersDone{s}}
 	}, "", "", "", ""},
-	{"`reconnectNow`", func(*loop) event { return reconnectNow{} }, "", "", "", "connecting"},
+	{"`reconnectNow`, a second after the phase began", func(*loop) event { return reconnectNow{} }, "", "waiting", "", "connecting"},
+	{"`networkChanged`, a second after the phase began", func(*loop) event { return networkChanged{} }, "", "waiting", "", "connecting"},
 	{"`shutdown`: nothing is pending; once the server knows", func(*loop) event {
 		return inTurn{shutdown{}, settled{}}
 	}, "ended", "", "ended", "ended"},

@@ -306,24 +306,24 @@ func TestEndStopsTheTimer(t *testing.T) {
 	})
 }
 
-// After this process stood still the peer is asked for a sign of life at once:
-// without a ping it may have nothing to send in the time it gets.
+// After this process stood still the peer is asked for a sign of life at once: without a
+// ping it may have nothing to send in the time it gets. It gets that time once.
 func TestPingInTheGraceTime(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		srv := limpettest.NewServer(t, nil)
 		c := startIn(t, srv.URL(), &Options{HTTPClient: srv.HTTPClient()})
 		c.inbox.post(step(func(l *loop) {
 			k := l.link
-			l.timerAt = l.now.Add(k.heartbeat)
-			l.now = l.now.Add(3 * k.heartbeat)
-			k.pingAt = l.now.Add(k.heartbeat)
-			if l.peerIsSilent(k) || k.graceUntil.IsZero() {
-				t.Error("the peer gets no grace after the process stood still")
+			l.now, k.pingAt = l.now.Add(3*k.heartbeat), l.now.Add(4*k.heartbeat)
+			l.timerAt = l.now.Add(-2 * time.Second)
+			if l.watchClock(); l.peerIsSilent(k) || !due(k.pingAt, l.now) {
+				t.Errorf("after the process stood still the peer is silent: %v; the next ping is due %v later", l.peerIsSilent(k), k.pingAt.Sub(l.now))
 			}
-			if !due(k.pingAt, l.now) {
-				t.Errorf("the next ping is due %v later", k.pingAt.Sub(l.now))
+			l.now = l.now.Add(k.heartbeat)
+			if l.watchClock(); !l.peerIsSilent(k) {
+				t.Error("the peer gets more time without a sign of life")
 			}
-			l.now = l.now.Add(-3 * k.heartbeat)
+			l.now = l.now.Add(-4 * k.heartbeat)
 		}))
 		synctest.Wait()
 	})

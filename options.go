@@ -231,6 +231,12 @@ type Heartbeat struct {
 	// only the server sends heartbeats in the dialect's protocol, its interval
 	// replaces this one. After 2.5 intervals without a sign of life the peer
 	// counts as dead. limpet.v1 asks the server to send something as often.
+	//
+	// If the path drops idle connections sooner, the client learns that and shortens
+	// the interval for the rest of its life, to 5 seconds at least: see
+	// HeartbeatShortened and docs/reconnect.md, section 7. Stats.Heartbeat is the
+	// interval in use.
+	//
 	// Defaults to 20 seconds; from 10 milliseconds to 366 days.
 	Interval time.Duration
 }

@@ -51,27 +51,24 @@ type State struct {
 	// Host is the host and port of the endpoint that is or was in use: see Options.Endpoints.
 	Host string
 
-	// Generation is the number of the current connection, or of the last one.
-	// Upgraded connections count from 1. It is 0 before the first.
+	// Generation is the number of the current connection, or of the last one, from 1 on.
 	Generation uint64
 
 	// Since is when the phase began.
 	Since time.Time
 
-	// Cause is why the last connection or attempt failed, nil before the first
-	// failure. In the phase Ended it is why the client ended.
+	// Cause is why the last connection or attempt failed, or why the client ended. It is nil
+	// before the first failure.
 	Cause error
 
-	// Attempt is the number of losses and failed attempts since the last stable
-	// connection, when the phase began.
+	// Attempt is the number of losses and failed attempts since the last stable connection,
+	// when the phase began. With several endpoints a round of attempts counts as one.
 	Attempt int
 
-	// NextAttempt is when the next attempt starts. It is valid in the phase
-	// Waiting.
+	// NextAttempt is when the next attempt starts. It is valid in the phase Waiting.
 	NextAttempt time.Time
 
-	// Resumed is true if the server still knew the session. It is valid in the
-	// phase Ready.
+	// Resumed is true if the server still knew the session. It is valid in the phase Ready.
 	Resumed bool
 }
 
@@ -99,6 +96,8 @@ type Stats struct {
 	// PingRTT is how long the last ping took; 0 before the first. It is at most the interval
 	// between two pings: a pong that takes longer counts from the last ping before it.
 	PingRTT time.Duration
+	// Heartbeat is the interval of the current connection, or of the last one: see Options.
+	Heartbeat time.Duration
 	// Silence is for how long no message has been received, of any subscription; before
 	// the first one since New.
 	Silence time.Duration
@@ -257,6 +256,7 @@ type counters struct {
 	outages outageCount
 
 	pingRTT        atomic.Int64
+	heartbeat      atomic.Int64 // of the connection that became ready last, in nanoseconds
 	lastMessage    atomic.Int64 // the moment when one was received last
 	oldestAdmitted atomic.Int64 // the moment of the admission of the oldest message without an outcome; 0: none
 }
@@ -339,7 +339,7 @@ func (c *counters) stats(now time.Time) Stats {
 		Attempts: c.attempts.Load(), FailedAttempts: failures.load(false),
 		Connections: c.fresh.Load() + resumes, Resumes: resumes, Lost: failures.load(true),
 		Outages: outages, OutageTime: outageTime, Outage: outage,
-		PingRTT: time.Duration(c.pingRTT.Load()), Silence: max(0, now.Sub(c.origin)-time.Duration(c.lastMessage.Load())),
+		PingRTT: time.Duration(c.pingRTT.Load()), Heartbeat: time.Duration(c.heartbeat.Load()), Silence: max(0, now.Sub(c.origin)-time.Duration(c.lastMessage.Load())),
 		Published: c.published.Load(), Resent: c.resent.Load(),
 		Acked: c.outcomes[Acked].Load(), Written: c.outcomes[Written].Load(),
 		Rejected: c.outcomes[Rejected].Load(), Expired: c.outcomes[Expired].Load(),

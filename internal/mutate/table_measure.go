@@ -173,7 +173,7 @@ var ofMeasure = []mutation{
 	{
 		name:    "measure: an earlier pong answers a ping",
 		file:    "loop_liveness.go",
-		search:  "\t\tk.conn.ExpectPong()\n",
+		search:  "\tk.conn.ExpectPong()\n",
 		replace: "",
 		test:    "-run ^TestPingIsMeasured$ ./test",
 	},

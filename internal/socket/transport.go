@@ -22,7 +22,23 @@ var sharedTransport = &http.Transport{
 	DisableKeepAlives:      true,
 }
 
-var defaultDialer = &net.Dialer{KeepAlive: 30 * time.Second}
+// defaultDialer makes sockets that notice a dead path by themselves: one on which nothing
+// moves after three questions, and one that does not take what was written after
+// userTimeout. Heartbeats find both as well; the system finds them also where a dialect has
+// no pings, and while this program does nothing.
+var defaultDialer = &net.Dialer{
+	KeepAliveConfig: net.KeepAliveConfig{Enable: true, Idle: 30 * time.Second, Interval: 10 * time.Second, Count: 3},
+	Control:         setLimits,
+}
+
+// userTimeout is how long written bytes may wait for an acknowledgement, or for room at the
+// peer, where the system has such a limit. Linux otherwise tries for a quarter of an hour.
+const userTimeout = 30 * time.Second
+
+// unsentLimit is how many bytes that were not sent yet a socket takes, where the system has
+// such a limit. Linux otherwise takes megabytes, and then nothing until a third of them is
+// gone: on a slow link that takes minutes, in which a write under TLS shows no progress.
+const unsentLimit = 16 << 10
 
 // ownTransport returns a copy of t for one attempt. The copy pools nothing, so a
 // refusal closes its socket and a stalled dial holds up no other attempt.
