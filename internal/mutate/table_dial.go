@@ -201,8 +201,8 @@ var ofDial = []mutation{
 	{
 		name:    "close: the answer to the peer's close frame has a tenth of a second",
 		file:    "loop_connection.go",
-		search:  "k.conn.Close(0, \"\", timeout)",
-		replace: "k.conn.abandon()",
+		search:  "k.conn.Close(code, reason, timeout)",
+		replace: "k.conn.Close(code, reason, closeFrameTimeout)",
 		test:    "-run ^TestAnswerToACloseFrameHasASecond$ ./test",
 	},
 	{
