@@ -201,8 +201,8 @@ var ofDial = []mutation{
 	{
 		name:    "close: the answer to the peer's close frame has a tenth of a second",
 		file:    "loop_connection.go",
-		search:  "k.conn.Close(code, reason, timeout)",
-		replace: "k.conn.Close(code, reason, closeFrameTimeout)",
+		search:  "timeout := closeTimeout",
+		replace: "timeout := closeFrameTimeout",
 		test:    "-run ^TestAnswerToACloseFrameHasASecond$ ./test",
 	},
 	{
