@@ -350,13 +350,13 @@ func TestUnusableTokenIsAuthsFault(t *testing.T) {
 	}
 }
 
-// A body that cannot be written to makes no connection.
+// A 101 that neither upgrades nor can be written to makes no connection.
 func TestTransportThatKeepsTheConnection(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		ctx, cancel := context.WithTimeout(context.Background(), time.Second)
 		defer cancel()
 		_, err := limpet.Dial(ctx, "ws://localhost", options(&limpet.Options{HTTPClient: &http.Client{Transport: readOnlyTransport{}}}))
-		if err == nil || !strings.Contains(err.Error(), "does not hand the upgraded connection over") {
+		if err == nil || !strings.Contains(err.Error(), "the 101 lacks Connection: Upgrade") {
 			t.Errorf("%v", err)
 		}
 	})

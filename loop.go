@@ -44,6 +44,7 @@ type loop struct {
 	streams      []*streamedMessage // that wait for their turn
 
 	link     *link   // the connection in use; nil without one
+	closing  []*conn // earlier ones, in their close handshakes
 	pacing   *pacing // nil: the server has no limit of messages
 	session  wire.Session
 	sessions uint64          // so far; its state may move, so its ID does not name it
@@ -397,6 +398,9 @@ func (l *loop) end(err error) {
 	code := l.c.cfg.traits.CloseCode
 	if code == 0 {
 		code = 1000
+	}
+	for _, c := range l.closing {
+		time.AfterFunc(closeFrameTimeout, c.Kill)
 	}
 	l.disconnect(l.link, code, "")
 	l.window.close()

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"net/http"
+	"slices"
 	"strings"
 	"time"
 
@@ -384,13 +385,18 @@ func (l *loop) disconnect(k *link, code uint16, reason string) {
 	if l.ended || l.shuttingDown {
 		timeout = closeFrameTimeout
 	}
+	l.closing = append(l.closing, k.conn)
 	l.c.goroutines.Go(func() {
-		if code == 0 {
-			k.conn.Close(0, "", timeout) // answers the peer's close frame
-			return
-		}
-		k.conn.Close(code, reason, timeout)
+		k.conn.Close(code, reason, timeout) // with 0 it answers the peer's close frame
+		l.c.inbox.post(connectionClosed{k.conn})
 	})
+}
+
+// connectionClosed follows when the close handshake of a connection is over.
+type connectionClosed struct{ conn *conn }
+
+func (e connectionClosed) apply(l *loop) {
+	l.closing = slices.DeleteFunc(l.closing, func(c *conn) bool { return c == e.conn })
 }
 
 // leavingSub is a subscription that its owner closed while messages of it were not

@@ -422,6 +422,29 @@ func (b *slowBody) Close() error {
 	return b.ReadWriteCloser.Close()
 }
 
+// A peer that has closed and keeps the socket open delays the end of the client no longer
+// than one that the client closes: 100 ms.
+func TestEndDuringAClose(t *testing.T) {
+	for _, frames := range bothFrameLayers() {
+		synctest.Test(t, func(t *testing.T) {
+			host := limpettest.NewHandler(t, rawServer(func(nc net.Conn) {
+				nc.Write(rawFrame(0x88, "\x03\xe9"))
+				drain(nc)
+			}), nil)
+			c, err := limpet.New(host.URL(), options(&limpet.Options{HTTPClient: host.HTTPClient(), Dialect: rawDialect{}, PlainFrames: frames, Backoff: limpet.Backoff{First: time.Hour}}))
+			assert.NoError(t, err)
+			_, err = c.WaitState(t.Context(), func(s limpet.State) bool { return s.Phase == limpet.Waiting })
+			assert.NoError(t, err)
+			time.Sleep(50 * time.Millisecond)
+			at := time.Now()
+			closeAndWait(t, c)
+			if took := time.Since(at); took > 100*time.Millisecond {
+				t.Errorf("plain frames %v: ended after %v", frames, took)
+			}
+		})
+	}
+}
+
 // The answer to the peer's close frame has a second to arrive before the socket is
 // closed, on limpet's own frames. The library closes the socket itself.
 func TestAnswerToACloseFrameHasASecond(t *testing.T) {

@@ -201,8 +201,8 @@ var ofDial = []mutation{
 	{
 		name:    "close: the answer to the peer's close frame has a tenth of a second",
 		file:    "loop_connection.go",
-		search:  "k.conn.Close(0, \"\", timeout)",
-		replace: "k.conn.abandon()",
+		search:  "timeout := closeTimeout",
+		replace: "timeout := closeFrameTimeout",
 		test:    "-run ^TestAnswerToACloseFrameHasASecond$ ./test",
 	},
 	{

@@ -60,6 +60,17 @@ var ofTransports = []mutation{
 	},
 }
 
+// ofClosing: connections that are still being closed.
+var ofClosing = []mutation{
+	{
+		name:    "close: an earlier connection holds up the end of the client",
+		file:    "loop.go",
+		search:  "\t\ttime.AfterFunc(closeFrameTimeout, c.Kill)\n",
+		replace: "\t\t_ = c\n",
+		test:    "-run ^TestEndDuringAClose$ ./test",
+	},
+}
+
 // ofMiddlewares: what stands in front of the server, and what it finds when it starts again.
 var ofMiddlewares = []mutation{
 	{

@@ -5,6 +5,7 @@ package socket
 
 import (
 	"context"
+	"sync/atomic"
 	"time"
 
 	"github.com/limpet-go/limpet/internal/frame"
@@ -24,6 +25,7 @@ type Conn struct {
 	ctx    context.Context // with the library's frames; ends with Kill, so that the library never waits longer
 	cancel context.CancelFunc
 	onKill func()
+	killed atomic.Bool
 	text   frame.Text // of the message that SendPart writes
 }
 
@@ -89,8 +91,11 @@ func (c *Conn) LastWrote() time.Time {
 }
 
 // Kill releases everything that waits on the connection, and never waits for
-// the peer.
+// the peer. A second call does nothing.
 func (c *Conn) Kill() {
+	if c.killed.Swap(true) {
+		return
+	}
 	if c.cancel != nil {
 		c.cancel()
 	}

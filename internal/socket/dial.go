@@ -33,8 +33,7 @@ type Options struct {
 	// more.
 	Go func(f func()) bool
 
-	// OnKill is called by Kill before it closes the socket, more than once if
-	// Kill is.
+	// OnKill is called by Kill before it closes the socket.
 	OnKill func()
 }
 
