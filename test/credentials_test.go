@@ -99,10 +99,9 @@ func presentations() map[string]presentation {
 // presentationServer refuses what it sees second, or what it did not give out.
 type presentationServer struct {
 	presentation
-	mu     sync.Mutex
-	seen   []string
-	cookie string
-	conn   *websocket.Conn
+	mu   sync.Mutex
+	seen []string
+	conn *websocket.Conn
 }
 
 // refuses reports whether it refuses a credential, and gives out another one then.
@@ -110,7 +109,7 @@ func (s *presentationServer) refuses(credential string, w http.ResponseWriter) b
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.seen = append(s.seen, credential)
-	if !s.presentation.cookie {
+	if !s.cookie {
 		return len(s.seen) == 2
 	}
 	if len(s.seen)%2 == 0 {
