@@ -192,6 +192,21 @@ func (l *loop) askVerdict(f wire.Failure, would wire.Verdict) (wire.Verdict, err
 	return v, err
 }
 
+// openFailed follows when the dialect has no codec for a connection: the peer broke the
+// protocol, or the fault is on this side.
+func (l *loop) openFailed(k *link, err error) {
+	var user *userError
+	var violation *wire.CodeError
+	switch {
+	case errors.As(err, &user):
+		l.dialectFailed(k, user)
+	case errors.As(err, &violation):
+		l.violated(k, err)
+	default:
+		l.dialectFailed(k, &userError{optionDialect, fmt.Errorf("Open cannot use the connection; correct the options of the dialect or the credential: %w", err)})
+	}
+}
+
 // agreed returns the traits of a connection: those of the dialect, without what its
 // peer lacks. Nil means that the peer lacks nothing.
 func agreed(dialect, peer *wire.Traits) *wire.Traits {

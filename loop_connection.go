@@ -112,21 +112,6 @@ func (l *loop) open(c *conn, token string, state any) {
 	}
 }
 
-// openFailed follows when the dialect has no codec for a connection: the peer broke the
-// protocol, or the fault is on this side.
-func (l *loop) openFailed(k *link, err error) {
-	var user *userError
-	var violation *wire.CodeError
-	switch {
-	case errors.As(err, &user):
-		l.dialectFailed(k, user)
-	case errors.As(err, &violation):
-		l.violated(k, err)
-	default:
-		l.dialectFailed(k, &userError{optionDialect, fmt.Errorf("Open cannot use the connection; correct the options of the dialect or the credential: %w", err)})
-	}
-}
-
 // welcome completes the handshake: messages can flow.
 func (l *loop) welcome(k *link, r *wire.Ready) {
 	switch {
