@@ -101,7 +101,7 @@ func (l *loop) sendHeartbeat(k *link) {
 	}
 }
 
-// ping asks the peer for a sign of life. It reports false if the limit of the server has
+// ping asks the peer for a sign of life, with a WebSocket ping unless how is PingOp. It reports false if the limit of the server has
 // no room for that: k.pingAt is then when it has.
 func (l *loop) ping(k *link, how wire.Ping) bool {
 	if how == wire.PingOp {
@@ -187,11 +187,7 @@ func (l *loop) startProbe(k *link) {
 		k.probeAt = k.probeBy // when it is known what became of the one in progress
 		return
 	}
-	how := l.howToPing(k)
-	if how == wire.PingNone {
-		how = wire.PingControl
-	}
-	if !l.ping(k, how) {
+	if !l.ping(k, l.howToPing(k)) {
 		k.probeAt = k.pingAt
 		return
 	}
