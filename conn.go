@@ -21,8 +21,9 @@ const (
 // conn is one connection as the loop sees it.
 type conn struct {
 	*socket.Conn
-	gen   uint64
-	slots *tasks.Slots // batches of events that the reader has posted and the loop has not applied
+	unchosen []string // the subprotocols of the dialect, if the server chose none of them
+	gen      uint64
+	slots    *tasks.Slots // batches of events that the reader has posted and the loop has not applied
 }
 
 func newConn() *conn { return &conn{slots: tasks.NewSlots()} }

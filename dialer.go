@@ -185,7 +185,8 @@ func (d *dialer) dial(ctx context.Context, a attempt) dialed {
 	if err := d.prepare(requests, w); err != nil {
 		return d.refused(a, err)
 	}
-	w.Subprotocols = slices.Concat(w.Subprotocols, cred.Subprotocols)
+	spoken := w.Subprotocols // those of the credential are no language
+	w.Subprotocols = slices.Concat(spoken, cred.Subprotocols)
 	c := newConn()
 	var failure *wire.Failure
 	c.Conn, failure = requests.Upgrade(w, socket.Options{
@@ -196,6 +197,9 @@ func (d *dialer) dial(ctx context.Context, a attempt) dialed {
 		failure.Attempt = a.number
 		failure.Body = []byte(d.secrets.Hide(string(failure.Body)))
 		return dialed{failure: failure}
+	}
+	if !slices.ContainsFunc(spoken, func(name string) bool { return strings.EqualFold(name, c.Subprotocol) }) {
+		c.unchosen = spoken
 	}
 	return dialed{conn: c, token: w.Token, state: w.State}
 }

@@ -64,10 +64,10 @@ func (l *loop) open(c *conn, token string, state any) {
 		k.namedTopics = new(topicTable)
 	}
 	l.link = k // before Open, which may end this goroutine: then the connection is closed
-	if len(c.Unchosen) > 0 {
+	if len(c.unchosen) > 0 {
 		l.disconnect(k, 1002, "subprotocol")
 		l.fail(nil, &wire.Failure{Stage: wire.StageUpgrade, Status: http.StatusSwitchingProtocols,
-			Err: fmt.Errorf("%w: it chose none of %s", ErrSubprotocol, strings.Join(c.Unchosen, ", "))})
+			Err: fmt.Errorf("%w: it chose none of %s", ErrSubprotocol, strings.Join(c.unchosen, ", "))})
 		return
 	}
 	codec, err := l.c.cfg.Dialect.Open(wire.Resume{

@@ -452,7 +452,7 @@ func TestWaitsSeeTheEndAtOnce(t *testing.T) {
 		}), nil)
 		c, err := limpet.Dial(t.Context(), host.URL(), options(&limpet.Options{Dialect: rawDialect{}, HTTPClient: host.HTTPClient()}))
 		assert.NoError(t, err)
-		time.Sleep(1100 * time.Millisecond)
+		time.Sleep(1050 * time.Millisecond)
 		select {
 		case <-c.Done():
 			if !*plainFlag {

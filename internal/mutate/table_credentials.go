@@ -167,8 +167,8 @@ var ofCredentials = []mutation{
 	{
 		name:    "credential: its subprotocols are not offered",
 		file:    "dialer.go",
-		search:  "slices.Concat(w.Subprotocols, cred.Subprotocols)",
-		replace: "slices.Concat(w.Subprotocols)",
+		search:  "slices.Concat(spoken, cred.Subprotocols)",
+		replace: "slices.Concat(spoken)",
 		test:    "-run ^TestPresentations$/^subprotocol ./test",
 	},
 	{
@@ -200,10 +200,10 @@ var ofCredentials = []mutation{
 		test:    "-run ^TestRefusalOfTheTokenServer$ ./test",
 	},
 	{
-		name:    "raw: a server that chose no subprotocol is taken",
-		file:    "wire/raw/raw.go",
-		search:  "if len(offered) > 0 && !",
-		replace: "if false && !",
+		name:    "credential: a server that chooses one of its subprotocols is taken",
+		file:    "dialer.go",
+		search:  "if !slices.ContainsFunc(spoken, func",
+		replace: "if c.Subprotocol == \"\" && !slices.ContainsFunc(spoken, func",
 		test:    "-run ^TestRawServerWithoutTheSubprotocol$ ./test",
 	},
 }

@@ -27,8 +27,8 @@ var ofEnd = []mutation{
 	},
 	{
 		name:    "end: a server need not choose a subprotocol",
-		file:    "internal/socket/dial.go",
-		search:  "\t\tc.Unchosen = a.Subprotocols\n",
+		file:    "dialer.go",
+		search:  "\t\tc.unchosen = spoken\n",
 		replace: "",
 		test:    "-run ^TestSubprotocolMustBeChosen$ ./test",
 	},

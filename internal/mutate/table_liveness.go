@@ -199,13 +199,6 @@ var ofLiveness = []mutation{
 		test:    "-run ^TestWhatIsNoIdleLimit$ ./test",
 	},
 	{
-		name:    "idle: heartbeats of the server teach",
-		file:    "loop_liveness.go",
-		search:  "\tcase l.c.cfg.traits.Ping == wire.PingNone: // the server sends the heartbeats\n\t\treturn\n",
-		replace: "",
-		test:    "-run ^TestWhatIsNoIdleLimit$ ./test",
-	},
-	{
 		name:    "socket: written bytes wait for a quarter of an hour",
 		file:    "internal/socket/transport.go",
 		search:  "\tControl:         setLimits,\n",

@@ -18,8 +18,7 @@ import (
 type Conn struct {
 	frames
 	Subprotocol   string
-	Unchosen      []string // the subprotocols that were offered, if the server chose none
-	LibraryFrames bool     // the frames are the library's
+	LibraryFrames bool // the frames are the library's
 
 	stream *stream
 	ctx    context.Context // with the library's frames; ends with Kill, so that the library never waits longer

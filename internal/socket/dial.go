@@ -166,9 +166,6 @@ func (r *Requests) Upgrade(a *wire.Attempt, o Options) (*Conn, *wire.Failure) {
 		return nil, f
 	}
 	c := &Conn{stream: up.stream, Subprotocol: ws.Subprotocol(), LibraryFrames: o.LibraryFrames, onKill: o.OnKill}
-	if c.Subprotocol == "" {
-		c.Unchosen = a.Subprotocols
-	}
 	if c.LibraryFrames {
 		c.ctx, c.cancel = context.WithCancel(context.Background())
 		ws.SetReadLimit(o.ReadLimit)

@@ -99,7 +99,6 @@
 package raw
 
 import (
-	"errors"
 	"fmt"
 	"slices"
 	"strings"
@@ -217,8 +216,6 @@ func New(o Options) wire.Dialect {
 	return &dialect{options: o}
 }
 
-var errSubprotocol = errors.New("raw: the server chose none of Options.Subprotocols")
-
 // dialect is immutable.
 type dialect struct {
 	wire.Base
@@ -298,9 +295,5 @@ func (d *dialect) Attempt(a *wire.Attempt) error {
 }
 
 func (d *dialect) Open(r wire.Resume) (wire.Codec, error) {
-	offered := d.options.Subprotocols
-	if len(offered) > 0 && !slices.ContainsFunc(offered, func(name string) bool { return strings.EqualFold(name, r.Subprotocol) }) {
-		return nil, errSubprotocol
-	}
 	return &codec{options: &d.options, resume: r}, nil
 }
