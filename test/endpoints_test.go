@@ -377,11 +377,11 @@ func TestResolverThatHangs(t *testing.T) {
 		c := newCluster(t, 1)
 		release := make(chan struct{})
 		began := time.Now()
-		calls := 0
+		var calls atomic.Int32
 		client, err := limpet.New(c.urls()[0], options(&limpet.Options{
 			HTTPClient: c.network.HTTPClient(),
 			Resolver: func(context.Context) ([]string, error) {
-				calls++
+				calls.Add(1)
 				<-release
 				return nil, nil
 			},
@@ -396,8 +396,8 @@ func TestResolverThatHangs(t *testing.T) {
 		}
 		again := time.Now()
 		c.reconnect(t, client) // the call still runs: there is no second one
-		if took := time.Since(again); took > time.Second || calls != 1 {
-			t.Errorf("ready again after %v and %d calls", took, calls)
+		if took := time.Since(again); took > time.Second || calls.Load() != 1 {
+			t.Errorf("ready again after %v and %d calls", took, calls.Load())
 		}
 		close(release)
 	})

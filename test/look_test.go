@@ -141,8 +141,8 @@ func TestLookPingsInTheProtocol(t *testing.T) {
 			c.ReconnectNow()
 		}
 		time.Sleep(5 * time.Second)
-		if n, st := len(pings), c.State(); n != 1 || st.Generation != 1 || st.Phase != limpet.Ready {
-			t.Errorf("%d pings for 100 calls, want 1: %+v", n, st)
+		if n, st := len(pings), c.State(); n < 1 || n > 2 || st.Generation != 1 || st.Phase != limpet.Ready { // a call after the first ping costs another
+			t.Errorf("%d pings for 100 calls, want 1 or 2: %+v", n, st)
 		}
 	})
 }
