@@ -30,8 +30,8 @@ type dialer struct {
 	secrets    *secrets.Set
 	auth       asker[Credential]
 	ticket     asker[url.Values]
-	busy       atomic.Bool  // an attempt has not returned
-	resolving  atomic.Bool  // a call of Resolver has not returned
+	busy       atomic.Bool // an attempt has not returned
+	resolver   asker[[]string]
 	attempting atomic.Bool  // a call of Attempt has not returned
 	dials      atomic.Int32 // calls of dial functions that have not returned
 }
@@ -401,22 +401,12 @@ func TicketFrom(endpoint string, o *TicketOptions) func(context.Context, Attempt
 func (d *dialer) resolve(ctx context.Context) {
 	var answer resolved
 	defer func() { d.inbox.post(answer) }()
-	if !d.resolving.CompareAndSwap(false, true) {
-		answer.err = errors.New("an earlier call has not returned although its context has ended")
-		return
-	}
-	urls, err := tasks.Call(ctx, func() ([]string, error) {
+	urls, err := d.resolver.ask(ctx, func() ([]string, error) {
 		urls, err := d.cfg.Resolver(ctx)
-		if err != nil {
-			socket.CallMethods(err)
-		}
 		return slices.Clone(urls), err
-	}, recoveredPanic, func() { d.resolving.Store(false) })
+	})
 	if err == nil {
 		answer.urls, err = d.cfg.usableURLs(urls)
 	}
 	answer.err = err
 }
-
-// recoveredPanic returns the error for what recover has returned.
-func recoveredPanic(p any) error { return &PanicError{Value: p, Stack: debug.Stack()} }

@@ -48,18 +48,18 @@ func TestRestartWithAnOlderLog(t *testing.T) {
 		keep   server.Retention
 		quiet  bool     // nothing is held when the subscription begins
 		kept   []string // what the older state has
-		anew   []string // what it has got since
+		added  []string // what it has got since
 		noBase bool     // the logs say nothing of positions at which nothing is held
 	}{
 		"nothing since":             {kept: old[:6]},
-		"less since":                {kept: old[:6], anew: []string{"n1"}},
-		"as much since":             {kept: old[:6], anew: []string{"n1", "n2", "n3", "n4"}},
-		"more since":                {kept: old[:6], anew: []string{"n1", "n2", "n3", "n4", "n5"}},
+		"less since":                {kept: old[:6], added: []string{"n1"}},
+		"as much since":             {kept: old[:6], added: []string{"n1", "n2", "n3", "n4"}},
+		"more since":                {kept: old[:6], added: []string{"n1", "n2", "n3", "n4", "n5"}},
 		"empty":                     {},
-		"empty, more since":         {anew: numbers(11, 22)},
-		"nothing held, more since":  {keep: server.Retention{Age: time.Minute}, quiet: true, kept: old[:8], anew: []string{"n1", "n2", "n3", "n4"}},
-		"no base, nothing held":     {keep: server.Retention{Age: time.Minute}, quiet: true, kept: old[:8], anew: []string{"n1", "n2", "n3", "n4"}, noBase: true},
-		"no base, nothing received": {quiet: true, kept: old[:8], anew: []string{"n1", "n2", "n3", "n4"}, noBase: true},
+		"empty, more since":         {added: numbers(11, 22)},
+		"nothing held, more since":  {keep: server.Retention{Age: time.Minute}, quiet: true, kept: old[:8], added: []string{"n1", "n2", "n3", "n4"}},
+		"no base, nothing held":     {keep: server.Retention{Age: time.Minute}, quiet: true, kept: old[:8], added: []string{"n1", "n2", "n3", "n4"}, noBase: true},
+		"no base, nothing received": {quiet: true, kept: old[:8], added: []string{"n1", "n2", "n3", "n4"}, noBase: true},
 	} {
 		t.Run(name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
@@ -81,8 +81,8 @@ func TestRestartWithAnOlderLog(t *testing.T) {
 				if !tc.quiet {
 					collect(t, s, len(old))
 				}
-				srv.Reboot(filled(t, server.Retention{}, base("second"), slices.Concat(tc.kept, tc.anew)...))
-				want := append([]string{"reset"}, slices.Concat(tc.kept, tc.anew, []string{"last"})...)
+				srv.Reboot(filled(t, server.Retention{}, base("second"), slices.Concat(tc.kept, tc.added)...))
+				want := append([]string{"reset"}, slices.Concat(tc.kept, tc.added, []string{"last"})...)
 				if _, err := c.WaitState(t.Context(), func(s limpet.State) bool { return s.Generation == 2 && s.Phase == limpet.Ready }); err != nil {
 					t.Fatal(err)
 				}

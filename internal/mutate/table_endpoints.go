@@ -90,8 +90,8 @@ var ofEndpoints = []mutation{
 	},
 	{
 		name:    "resolver: a second call while one hangs",
-		file:    "dialer.go",
-		search:  "if !d.resolving.CompareAndSwap(false, true) {",
+		file:    "dialect.go",
+		search:  "if !a.busy.CompareAndSwap(false, true) {",
 		replace: "if false {",
 		test:    "-run ^TestResolverThatHangs$ ./test",
 	},
