@@ -53,14 +53,14 @@ var ofAnswers = []mutation{
 	},
 	{
 		name:    "feed: a new connection waits for a quiet moment for ever",
-		file:    "reconnect.go",
+		file:    "rotation.go",
 		search:  "l.now.Add(leavePatience), true",
 		replace: "l.now.Add(headers.MaxRetryAfter), true",
 		test:    "-run ^TestGoAwayMessage$ ./test",
 	},
 	{
 		name:    "feed: a server that asks for new connections is hammered",
-		file:    "reconnect.go",
+		file:    "rotation.go",
 		search:  "\tif k.goAway {\n\t\tl.endpoints.list.Avoid(k.endpoint, l.now)\n\t\tl.tryAgain(",
 		replace: "\tif k.goAway && false {\n\t\tl.endpoints.list.Avoid(k.endpoint, l.now)\n\t\tl.tryAgain(",
 		test:    "-run ^TestGoAwayMessage$ ./test",

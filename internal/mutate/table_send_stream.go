@@ -81,7 +81,7 @@ var ofSendStream = []mutation{
 	},
 	{
 		name:    "send stream: a connection is quiet while it waits for the reader",
-		file:    "reconnect.go",
+		file:    "rotation.go",
 		search:  "!k.writing && k.stream == nil &&",
 		replace: "!k.writing &&",
 		test:    "-run ^TestStreamIsNotQuiet$ ./test",

@@ -1,0 +1,141 @@
+package limpet
+
+import (
+	"net/http"
+	"reflect"
+	"time"
+
+	"github.com/limpet-go/limpet/internal/endpoint"
+	"github.com/limpet-go/limpet/internal/governor"
+	"github.com/limpet-go/limpet/internal/headers"
+	"github.com/limpet-go/limpet/wire"
+)
+
+// Governor gives the attempts of several clients their turns, so that many clients in one
+// process are no herd. It counts for each host and port apart. A host that refuses an attempt
+// with status 429 or 503, or ends a connection with close code 1008, gets 20 attempts a second
+// from then on, and half as many after each second with further refusals, but at least one.
+// The rate doubles every 30 seconds without a refusal, until there is no limit again. A server
+// that gives each client its own time (X-Limpet-Retry-Ms) is not limited. An attempt that
+// succeeds doubles the rate as well, at most once a second.
+//
+// A Governor may be used by any number of clients. See docs/reconnect.md, section 6.
+type Governor struct{ turns *governor.Governor }
+
+// NewGovernor returns a Governor that also bounds the attempts to a host that is not
+// overloaded: to perSecond attempts a second, from 1e-6 to 1e6, and burst at once, from 1 to
+// 1e6. The errors are of type *Error, class input.
+func NewGovernor(perSecond float64, burst int) (*Governor, error) {
+	const op = "NewGovernor"
+	if !(perSecond >= 1e-6 && perSecond <= 1e6) {
+		return nil, inputError(op, "perSecond", "is %v; use 1e-6 to 1e6 attempts a second", perSecond)
+	}
+	if burst < 1 || burst > 1e6 {
+		return nil, inputError(op, "burst", "is %d; use 1 to 1e6", burst)
+	}
+	return &Governor{governor.New(perSecond, burst)}, nil
+}
+
+const askGovernor = 5 * time.Second // at most between two questions whether a turn is due
+
+// endpointChoice is to what a client connects, and when it is its turn.
+type endpointChoice struct {
+	list     *endpoint.List
+	chosen   *endpoint.Endpoint // for the attempt in progress, or the last one, or the next if hasTurn
+	governor *governor.Governor
+	release  func() // of the governor, once the client has ended
+	turn     governor.Turn
+	hasTurn  bool      // turn is for the next attempt
+	turnAt   time.Time // when to ask whether it is due
+}
+
+func newEndpointChoice(c *config) endpointChoice {
+	e := endpointChoice{list: endpoint.NewList(c.urls)}
+	e.chosen = e.list.First()
+	e.governor, e.release = governorOf(&c.Options)
+	return e
+}
+
+// worked follows when a connection is ready.
+func (e *endpointChoice) worked(at *endpoint.Endpoint, now time.Time) {
+	e.list.Worked(at)
+	e.list.BeginRound()
+	e.governor.Accepted(at.URL.Host, now)
+}
+
+// governorOf returns the governor of a client, and what to call when the client has ended.
+func governorOf(o *Options) (*governor.Governor, func()) {
+	if o.Governor != nil {
+		return o.Governor.turns, func() {}
+	}
+	var transport http.RoundTripper
+	if o.HTTPClient != nil {
+		transport = o.HTTPClient.Transport
+	}
+	if transport == nil {
+		return governor.Share(nil)
+	}
+	if reflect.TypeOf(transport).Kind() != reflect.Pointer { // it may not be comparable
+		return governor.New(0, 1), func() {}
+	}
+	return governor.Share(transport)
+}
+
+// takeTurn chooses the endpoint of the next attempt. It reports false if the Governor gives
+// the attempt a later turn: then it is scheduled for that time.
+func (l *loop) takeTurn() bool {
+	e := &l.endpoints
+	if !e.hasTurn {
+		e.chosen = e.list.Next(l.now)
+		e.turn = e.governor.Reserve(e.chosen.URL.Host, l.now)
+	}
+	wait := e.governor.Wait(e.chosen.URL.Host, e.turn, l.now)
+	if e.hasTurn = wait > 0; !e.hasTurn {
+		e.turnAt = time.Time{}
+		return true
+	}
+	e.turnAt = l.now.Add(min(wait, askGovernor)) // the turn may come earlier or later by then
+	l.attemptAt = e.turnAt
+	l.state.NextAttempt = l.now.Add(wait)
+	if l.state.Phase == Waiting {
+		l.c.state.Set(l.state)
+	} else {
+		l.enter(Waiting)
+	}
+	return false
+}
+
+// followEndpoint follows at the endpoint why an attempt failed (k is nil) or a connection
+// ended. It reports whether another endpoint is to be tried at once.
+func (l *loop) followEndpoint(k *link, f *wire.Failure, d *decision) (another bool) {
+	e, list := l.endpoints.chosen, l.endpoints.list
+	if k != nil {
+		e = k.endpoint
+	}
+	overloaded := f.Status == http.StatusTooManyRequests || f.Status == http.StatusServiceUnavailable || f.Code == 1008
+	if overloaded && f.Header.Get(headers.RetryMilliseconds) == "" {
+		l.endpoints.governor.Overloaded(e.URL.Host, l.now)
+	}
+	wasReady := k != nil && k.ready
+	switch {
+	case list.Len() == 1:
+		return false
+	case d.Action == wire.ActionStop:
+		if !d.byTable || list.Refused(e, l.now) {
+			return false
+		}
+		d.Action = wire.ActionBackOff
+	case d.class == ClassLocal, d.class == ClassUser, d.Action == wire.ActionRefresh:
+		return false // the endpoint is not why
+	case wasReady && d.Action == wire.ActionSpread:
+		list.Avoid(e, l.now) // it goes away
+	case wasReady && k.stable:
+	default:
+		list.Failed(e, l.now)
+	}
+	if d.After > 0 { // a slot of this endpoint alone
+		list.Hold(e, l.now.Add(d.After+uniform(max(d.After/10, d.slotWindow))))
+		d.After = 0
+	}
+	return !wasReady && list.HasNext(l.now)
+}
