@@ -85,18 +85,11 @@ func governorOf(o *Options) (*governor.Governor, func()) {
 // takeTurn chooses the endpoint of the next attempt. It reports false if the Governor gives
 // the attempt a later turn: then it is scheduled for that time.
 func (l *loop) takeTurn() bool {
-	e := &l.endpoints
-	if !e.hasTurn {
-		e.chosen = e.list.Next(l.now)
-		e.turn = e.governor.Reserve(e.chosen.URL.Host, l.now)
-	}
-	wait := e.governor.Wait(e.chosen.URL.Host, e.turn, l.now)
-	if e.hasTurn = wait > 0; !e.hasTurn {
-		e.turnAt = time.Time{}
+	wait := l.waitForTurn()
+	if wait == 0 {
 		return true
 	}
-	e.turnAt = l.now.Add(min(wait, askGovernor)) // the turn may come earlier or later by then
-	l.attemptAt = e.turnAt
+	l.attemptAt = l.endpoints.turnAt
 	l.state.NextAttempt = l.now.Add(wait)
 	if l.state.Phase == Waiting {
 		l.c.state.Set(l.state)
@@ -104,6 +97,23 @@ func (l *loop) takeTurn() bool {
 		l.enter(Waiting)
 	}
 	return false
+}
+
+// waitForTurn chooses the endpoint of the next attempt, and returns how long its turn is
+// away: turnAt is when to ask again.
+func (l *loop) waitForTurn() time.Duration {
+	e := &l.endpoints
+	if !e.hasTurn {
+		e.chosen = e.list.Next(l.now)
+		e.turn = e.governor.Reserve(e.chosen.URL.Host, l.now)
+	}
+	wait := max(0, e.governor.Wait(e.chosen.URL.Host, e.turn, l.now))
+	if e.hasTurn = wait > 0; !e.hasTurn {
+		e.turnAt = time.Time{}
+		return 0
+	}
+	e.turnAt = l.now.Add(min(wait, askGovernor)) // the turn may come earlier or later by then
+	return wait
 }
 
 // followEndpoint follows at the endpoint why an attempt failed (k is nil) or a connection
@@ -158,5 +168,10 @@ func (e resolved) apply(l *loop) {
 	if len(e.urls) > 0 {
 		l.endpoints.list.Replace(e.urls)
 	}
+	if l.link != nil {
+		l.attemptRotation()
+		return
+	}
+	l.rotation.attempting = false
 	l.dial()
 }

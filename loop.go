@@ -58,6 +58,7 @@ type loop struct {
 	disconnectedAt time.Time          // since when no connection is ready; zero while one is
 	earliestRetry  time.Time          // the server's slot: no attempt before it
 	endpoints      endpointChoice
+	rotation       rotation
 	spread         time.Duration // the server's reconnect window
 	goAwayUntil    time.Time     // no attempt before it after the loss that the server announced
 	askedAgainAt   time.Time     // when subscriptions were last asked for again
@@ -109,9 +110,10 @@ type link struct {
 	writeErr     error
 	stream       *streamedMessage // begun and not ended: nothing else is written
 	byeSent      bool             // the server knows that the session has ended
-	renewAt      time.Time        // from when on the connection is to be left for a new one, at a quiet moment; zero: never
-	renewBy      time.Time        // at the latest
+	renewAt      time.Time        // when the next attempt to replace the connection is due; zero: never
+	renewBy      time.Time        // the latest time to wait for a good moment until
 	goAway       bool             // because the server asks for it
+	leaveAt      time.Time        // not before, if it does
 
 	leaving      map[*Subscription]*leavingSub // closed subscriptions of which the server has to learn what was processed
 	leavingUntil fifo.Queue[leavingDeadline]   // the first is due first
@@ -351,14 +353,11 @@ func (l *loop) end(err error) {
 	}
 	l.c.admission.Close(l.state.Cause)
 	l.c.first.arrive() // not to keep the reader
-	code := l.c.cfg.traits.CloseCode
-	if code == 0 {
-		code = 1000
-	}
 	for _, c := range l.closing {
 		time.AfterFunc(closeFrameTimeout, c.Kill)
 	}
-	l.disconnect(l.link, code, "")
+	l.endRotation()
+	l.disconnect(l.link, l.closeCode(), "")
 	l.window.close()
 	l.endStreams()
 	if err == nil {

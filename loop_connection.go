@@ -15,17 +15,11 @@ import (
 // connect starts an attempt, once the endpoints are known.
 func (l *loop) connect() {
 	l.attemptAt, l.atOnce = time.Time{}, false
-	if l.c.cfg.Resolver == nil || l.endpoints.hasTurn {
-		l.dial()
+	if l.resolve() {
+		l.enter(Connecting)
 		return
 	}
-	l.enter(Connecting)
-	ctx, cancel := context.WithTimeout(context.Background(), l.policy.dialTimeout)
-	l.cancelAttempt = cancel
-	l.c.goroutines.Go(func() {
-		defer cancel()
-		l.dialer.resolve(ctx)
-	})
+	l.dial()
 }
 
 // dial starts an attempt, unless its turn comes later.
@@ -33,11 +27,16 @@ func (l *loop) dial() {
 	if !l.takeTurn() {
 		return
 	}
-	l.lastAttempt = l.now
-	l.c.counters.attempts.Add(1)
 	l.state.Host = l.endpoints.chosen.URL.Host
 	l.enter(Connecting)
-	a := attempt{url: l.endpoints.chosen.URL, number: l.policy.failures + 1, session: l.session, subs: l.registry.positions(l.now), refresh: l.refreshCredential, cause: l.state.Cause}
+	l.attempt(l.state.Cause)
+}
+
+// attempt starts the attempt whose endpoint is chosen.
+func (l *loop) attempt(cause error) {
+	l.lastAttempt = l.now
+	l.c.counters.attempts.Add(1)
+	a := attempt{url: l.endpoints.chosen.URL, number: l.policy.failures + 1, session: l.session, subs: l.registry.positions(l.now), refresh: l.refreshCredential, cause: cause}
 	ctx, cancel := context.WithTimeout(context.Background(), l.policy.dialTimeout)
 	l.cancelAttempt = cancel
 	l.c.goroutines.Go(func() {
@@ -47,8 +46,10 @@ func (l *loop) dial() {
 }
 
 // open begins a connection. It fences every earlier connection before it reads
-// the positions to resume from.
+// the positions to resume from, unless two connections overlap.
 func (l *loop) open(c *conn, token string, state any) {
+	l.rotation.attempting = false
+	l.state.Host = l.endpoints.chosen.URL.Host
 	l.state.Generation++
 	c.gen = l.state.Generation
 	l.c.counters.plainFrames.Store(c.LibraryFrames)
@@ -258,6 +259,7 @@ func (l *loop) fail(k *link, f *wire.Failure) {
 		l.learnIdle(k, f, d.class)
 	}
 	l.disconnect(k, 0, "")
+	l.countOutage(true)
 	if l.disconnectedAt.IsZero() {
 		l.disconnectedAt = l.now
 	}
@@ -270,6 +272,9 @@ func (l *loop) fail(k *link, f *wire.Failure) {
 	}
 	if refused {
 		l.credentialRefusedAt, l.refreshCredential = l.now, l.c.cfg.hasCredential()
+	}
+	if k != nil && l.takeNext() {
+		return
 	}
 	if another {
 		l.earliestRetry = time.Time{}
@@ -341,6 +346,16 @@ func (l *loop) disconnect(k *link, code uint16, reason string) {
 	if k == nil || l.link != k {
 		return
 	}
+	l.leave(k)
+	for s := range l.registry.all() {
+		s.queue.fence(k.conn.gen)
+	}
+	l.closeConn(k.conn, code, reason)
+}
+
+// leave follows when k is no longer the connection in use. Its messages count until they
+// are fenced.
+func (l *loop) leave(k *link) {
 	l.checkStable(k)
 	l.link = nil
 	l.window.connectionLost()
@@ -352,7 +367,6 @@ func (l *loop) disconnect(k *link, code uint16, reason string) {
 		h.connection.Add(l.now.Sub(k.readyAt), 1)
 	}
 	for s := range l.registry.all() {
-		s.queue.fence()
 		if st := s.state.Load(); st.Phase == SubLive {
 			l.enterSub(s, SubState{Phase: SubPending, Generation: st.Generation})
 		}
@@ -366,14 +380,18 @@ func (l *loop) disconnect(k *link, code uint16, reason string) {
 			s.queue.forgoAcks()
 		}
 	}
+}
+
+// closeConn closes a connection that is not in use, with a close frame if code is not 0.
+func (l *loop) closeConn(c *conn, code uint16, reason string) {
 	timeout := closeTimeout
 	if l.ended || l.shuttingDown {
 		timeout = closeFrameTimeout
 	}
-	l.closing = append(l.closing, k.conn)
+	l.closing = append(l.closing, c)
 	l.c.goroutines.Go(func() {
-		k.conn.Close(code, reason, timeout) // with 0 it answers the peer's close frame
-		l.c.inbox.post(connectionClosed{k.conn})
+		c.Close(code, reason, timeout) // with 0 it answers the peer's close frame
+		l.c.inbox.post(connectionClosed{c})
 	})
 }
 

@@ -14,6 +14,7 @@ import (
 func (l *loop) tick() {
 	l.window.expire(l.now)
 	l.window.takeAgain(l.now)
+	l.endOverlapInTime()
 	if limit := l.c.cfg.Backoff.MaxElapsed; limit > 0 && !l.disconnectedAt.IsZero() && l.now.Sub(l.disconnectedAt) >= limit {
 		why := &Error{Op: "connect", Class: ClassTimeout, Err: ErrMaxElapsed}
 		if l.state.Cause != nil {
@@ -375,6 +376,10 @@ func (l *loop) untilNextDeadline() time.Duration {
 	}
 	at(l.giveUpAt)
 	at(l.nextLook())
+	at(l.outage.countAt)
+	if l.rotation.old != nil {
+		at(l.rotation.endOverlap)
+	}
 	if k := l.link; k != nil {
 		if k.unencoded && !k.writing {
 			at(l.now)
@@ -397,7 +402,12 @@ func (l *loop) untilNextDeadline() time.Duration {
 			if n := k.namedTopics; n != nil && n.freed.Len() > 0 {
 				at(n.freed.At(0).at)
 			}
-			at(k.renewAt) // not before: renewInTime waits for that
+			if l.rotation.next != nil {
+				at(l.rotation.nextBy)
+				at(l.now.Add(quietTime / 4))
+			} else if !l.rotation.attempting {
+				at(k.renewAt) // not before: renewInTime waits for that
+			}
 			at(k.pingAt)
 			at(k.probeAt)
 			at(k.probeBy)

@@ -49,6 +49,12 @@ func (e dialed) apply(l *loop) {
 	if e.failure == nil || !errors.As(e.failure.Err, &user) || !user.isCredential() {
 		l.refreshCredential = false // Auth and Ticket have answered
 	}
+	if k := l.link; k != nil && l.rotation.attempting {
+		l.rotation.attempting = false
+		l.rotated(k, &e)
+		return
+	}
+	l.rotation.attempting = false
 	if e.failure != nil {
 		l.attemptFailed(e.failure, e.timedOut)
 		return
@@ -289,6 +295,9 @@ type readFailed struct {
 }
 
 func (e readFailed) apply(l *loop) {
+	if e.conn == l.rotation.old {
+		l.finishOverlap()
+	}
 	k := l.linkOf(e.conn)
 	if k == nil {
 		return

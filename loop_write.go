@@ -96,6 +96,9 @@ func (l *loop) nextOps(k *link, args *encodeArgs, room int) []wire.Op {
 		}
 	}
 	ops, used = l.askForMore(k, ops, room)
+	if l.holdsMessages() {
+		return ops
+	}
 	ops, args.messages = l.window.nextBatch(ops, args.messages, l.now, l.writeBytes, room-used)
 	return ops
 }
@@ -200,7 +203,7 @@ func (l *loop) askFor(k *link, s *Subscription) wire.Op {
 	u := k.usedTopic(s.topic)
 	served := u != nil && u.served
 	l.noteReceived(s)
-	request := s.request(k.conn.gen, u != nil && u.tail && traits.Confirms)
+	request := l.registry.request(s, k.conn.gen, u != nil && u.tail && traits.Confirms)
 	s.askedGeneration = k.conn.gen
 	l.noteAsk(k, s)
 	if !traits.Confirms || served {

@@ -13,11 +13,15 @@ func (q *queue) expectKey(key uint64) {
 	q.mu.Unlock()
 }
 
-// fence rejects every event of the current connection: the position stays until
-// startConnection.
-func (q *queue) fence() {
+// fence rejects every further event of connection gen: the position stays.
+func (q *queue) fence(gen uint64) {
 	q.mu.Lock()
-	q.generation = 0
+	if q.generation == gen {
+		q.generation = 0
+	}
+	if q.follows == gen {
+		q.follows = 0
+	}
 	q.mu.Unlock()
 }
 
@@ -40,7 +44,7 @@ func (q *queue) startConnection(gen uint64) (last Position, known bool, credit w
 
 // acceptOnly is startConnection; mu is held.
 func (q *queue) acceptOnly(gen uint64) (last Position, known bool, credit wire.Credit) {
-	q.generation = gen
+	q.generation, q.follows = gen, 0
 	q.receivedBefore = q.received
 	q.receiver.StartConnection()
 	q.answerDue, q.holding = false, false
@@ -70,6 +74,28 @@ func (q *queue) startRequest(gen uint64, hold bool) (last Position, known bool, 
 	last, known, credit = q.acceptOnly(gen)
 	q.answerDue, q.holding = q.firstAnswers, hold
 	return last, known, credit
+}
+
+// expectConnection is startRequest while the connection before still delivers.
+func (q *queue) expectConnection(gen uint64, hold bool) (last Position, known bool) {
+	q.roomForWindow()
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	if q.generation == 0 {
+		last, known, _ = q.acceptOnly(gen)
+		q.answerDue, q.holding = q.firstAnswers, hold
+		return last, known
+	}
+	q.follows, q.followsHold = gen, hold
+	return q.receiver.Position()
+}
+
+// changeConnection follows with the first event of the connection that was expected; mu is
+// held.
+func (q *queue) changeConnection() {
+	hold := q.followsHold
+	q.acceptOnly(q.follows)
+	q.answerDue, q.holding = q.firstAnswers, hold
 }
 
 // abandonPosition makes the next connection begin the stream again, with a Reset.

@@ -274,7 +274,7 @@ func (q *queue) acceptKeyed(gen uint64, events []wire.Event, keys []string, pani
 		detected, err = q.acceptAll(gen, events[:len(keys)], keys, readAt)
 	}
 	if panicked != nil && err == nil {
-		q.fence()
+		q.fence(gen)
 		q.owner.keyPanicked(panicked)
 	}
 	return detected, err

@@ -346,7 +346,7 @@ func TestResetsOfAStoppedConsumerAreJoined(t *testing.T) {
 func TestFenceBeforeTheNextConnection(t *testing.T) {
 	q := testQueue(Delivery{Buffer: 8, Overflow: Block}, false, wire.Traits{Holes: wire.HolesFault})
 	offerAll(t, q, subscribedAt(0), dataAt(1, 0))
-	q.fence()
+	q.fence(1)
 	offerAll(t, q, dataAt(2, 1))
 	if last, _ := q.resumePosition(); last.Offset != 1 || q.received != 1 {
 		t.Errorf("position %d, %d received after the fence", last.Offset, q.received)

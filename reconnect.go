@@ -296,6 +296,7 @@ func (l *loop) suspect(open []*Subscription, f *wire.Failure, d *decision, fatal
 // outageWatch is a time without all that the client had.
 type outageWatch struct {
 	since    time.Time // zero: there is none
+	countAt  time.Time // when it counts as one, if it was planned; zero: it does
 	attempts uint64    // of the client when it began
 	waiting  int       // subscriptions that were live and are not yet again
 	unproved int       // subscriptions that are live again, and may still show a loss
@@ -308,7 +309,11 @@ func (l *loop) beginOutage() {
 	if l.outage.since.IsZero() {
 		c := &l.c.counters
 		l.outage = outageWatch{since: l.now, attempts: c.attempts.Load()}
-		c.outages.begin(l.now)
+		if l.rotation.planned {
+			l.outage.countAt = l.now.Add(plannedTime)
+		} else {
+			c.outages.begin(l.now)
+		}
 	}
 	for s := range l.registry.all() {
 		if !s.inOutage && s.state.Load().Phase == SubLive {
@@ -320,14 +325,18 @@ func (l *loop) beginOutage() {
 
 // checkOutage ends the outage when everything is live again, or the client has ended.
 func (l *loop) checkOutage() {
+	l.countOutage(false)
 	o := l.outage
 	live := l.link != nil && l.link.ready && o.waiting == 0
 	if o.since.IsZero() || !live && !l.ended {
 		return
 	}
 	c := &l.c.counters
-	took := c.outages.end()
 	l.outage = outageWatch{}
+	if !o.countAt.IsZero() {
+		return
+	}
+	took := c.outages.end()
 	if !live {
 		return
 	}

@@ -20,6 +20,7 @@ type registry struct {
 	prioritized bool            // one has, or had, another priority than 0
 	waiting     []*Subscription // those with askAgainAt, as a heap: the first is due first
 	routes      *routes
+	overlap     bool // the connection before still delivers
 }
 
 // all returns the subscriptions in order of registration. While it iterates, only
@@ -157,9 +158,9 @@ func (r *registry) startConnection(gen uint64, now time.Time) []wire.Subscribe {
 		}
 		fits := len(carried) < r.traits.StartSubs && (r.traits.StartBytes == 0 || size <= r.traits.StartBytes)
 		if fits && s.failedAsks == 0 && !s.mustWait(now) {
-			carried = append(carried, s.request(gen, false))
+			carried = append(carried, r.request(s, gen, false))
 			s.askedGeneration = gen
-		} else {
+		} else if !r.overlap {
 			s.queue.startConnection(gen)
 		}
 	}
@@ -188,10 +189,13 @@ func (r *registry) positions(now time.Time) []wire.Subscribe {
 
 // request prepares s for connection gen and returns how to ask for it: after the position that
 // it has reached, or from where the caller chose. With hold, only what follows the answer counts.
-func (s *Subscription) request(gen uint64, hold bool) wire.Subscribe {
-	last, based, credit := s.queue.startRequest(gen, hold)
+func (r *registry) request(s *Subscription, gen uint64, hold bool) wire.Subscribe {
 	s.held = hold
-	return s.wireSubscribe(last, based, credit)
+	if r.overlap {
+		last, based := s.queue.expectConnection(gen, hold)
+		return s.wireSubscribe(last, based, wire.Credit{})
+	}
+	return s.wireSubscribe(s.queue.startRequest(gen, hold))
 }
 
 func (s *Subscription) wireSubscribe(last Position, based bool, credit wire.Credit) wire.Subscribe {

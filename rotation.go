@@ -1,14 +1,37 @@
 package limpet
 
 import (
+	"context"
+	"log/slog"
 	"time"
 
 	"github.com/limpet-go/limpet/wire"
 )
 
-// quietTime is how long nothing was received at a moment that is quiet enough to leave a
-// connection.
-const quietTime = time.Second
+// rotation is the way from one connection to the next while the first one works: see
+// docs/reconnect.md, section 8.
+type rotation struct {
+	attempting bool      // the attempt in progress, or the question to Options.Resolver before it, is for this
+	next       *dialed   // upgraded: it waits until the connection in use can be left without doubt
+	nextBy     time.Time // at the latest
+	failures   int       // attempts in a row that have failed
+	askedAt    time.Time // when the server last asked for a new connection
+	planned    bool      // the loss of the connection in use is no failure
+
+	// The connection that was left, if its messages count until the subscriptions are live on
+	// the next one.
+	old        *conn
+	endOverlap time.Time // at the latest
+}
+
+const (
+	askedAgain     = time.Minute     // a server that asks for two connections within it is not obeyed at once
+	quietTime      = time.Second     // for which nothing was received at a quiet moment
+	leavePatience  = 3 * time.Second // with a connection that is not quiet, when the server asks for another one
+	movePatience   = 3 * time.Second // with what is in progress, once the next connection is there; a server waits 5 s for a HELLO
+	overlapTimeout = 5 * time.Second // for the subscriptions to be live on the next connection
+	plannedTime    = time.Second     // that a planned change may take before it counts as an outage
+)
 
 // planRenewal chooses when to leave a connection that begins now for its age. Clients that
 // began together do not leave together.
@@ -22,52 +45,263 @@ func (l *loop) planRenewal(k *link) {
 	k.renewBy = l.now.Add(age - last/4)
 }
 
-// leavePatience is how long a quiet moment is waited for when the server asks for a new
-// connection.
-const leavePatience = 3 * time.Second
-
-// planLeaving follows when the server asks for a new connection. If it names a time, it ends
-// this one by itself.
+// planLeaving follows when the server asks for a new connection: at a random moment of the
+// time that it gives all of its clients (docs/protocol.md, section 8). A server that asks on
+// each connection is a server that ends each connection.
 func (l *loop) planLeaving(k *link, ev *wire.Event) {
-	if ev.Delay <= 0 && ev.Spread <= 0 {
-		k.renewAt, k.renewBy, k.goAway = l.now, l.now.Add(leavePatience), true
+	if !k.goAway {
+		k.goAway, k.leaveAt = true, l.now
+		if asked := l.rotation.askedAt; !asked.IsZero() && l.now.Sub(asked) < askedAgain {
+			k.leaveAt = l.now.Add(l.policy.nextDelay(decision{minFailures: 6}, 0))
+		}
+		l.rotation.askedAt = l.now
 	}
+	k.renewAt = later(l.goAwayUntil.Add(uniform(min(ev.Spread, maxSpread))), k.leaveAt)
+	k.renewBy = k.renewAt.Add(leavePatience)
 }
 
 // renewInTime makes a new connection before the server ends this one for its age, or because
-// it asks for that: at once and without a failure, at a quiet moment if there is one.
+// it asks for that. This one is used until the next one is there.
 func (l *loop) renewInTime(k *link) {
+	r := &l.rotation
 	switch {
-	case !k.ready || !due(k.renewAt, l.now):
-		return
-	case l.shuttingDown || l.goAwayUntil.After(l.now):
+	case !k.ready:
+	case r.next != nil:
+		if due(r.nextBy, l.now) || l.canMove(k) {
+			l.move(k)
+		}
+	case r.attempting || !due(k.renewAt, l.now):
+	case l.shuttingDown:
 		k.renewAt = time.Time{} // it ends anyway
-		return
-	case !due(k.renewBy, l.now) && !l.isQuiet(k):
+	case !due(k.renewBy, l.now) && !l.mayRotate(k):
 		k.renewAt = l.now.Add(min(quietTime, k.renewBy.Sub(l.now)))
+	default:
+		l.rotate(k)
+	}
+}
+
+// endOverlapInTime ends the connection that was left once it is not needed.
+func (l *loop) endOverlapInTime() {
+	live := l.c.cfg.traits.Confirms && l.outage.since.IsZero()
+	if l.rotation.old != nil && (live || due(l.rotation.endOverlap, l.now)) {
+		l.finishOverlap()
+	}
+}
+
+// rotate starts an attempt to make the connection that follows k.
+func (l *loop) rotate(k *link) {
+	if at := l.earliestAttempt(); at.After(l.now) {
+		k.renewAt = at
 		return
 	}
+	l.rotation.attempting = true
+	if k.goAway && !l.endpoints.hasTurn {
+		l.endpoints.list.Avoid(k.endpoint, l.now)
+	}
+	l.endpoints.list.BeginRound()
+	if l.resolve() {
+		return
+	}
+	l.attemptRotation()
+}
+
+// attemptRotation continues rotate once the endpoints are known.
+func (l *loop) attemptRotation() {
+	k := l.link
+	if k == nil || !k.ready { // lost in the meantime
+		l.rotation.attempting = false
+		return
+	}
+	if wait := l.waitForTurn(); wait > 0 {
+		l.rotation.attempting = false
+		k.renewAt = l.endpoints.turnAt
+		return
+	}
+	l.attempt(k.whyLeft())
+}
+
+// whyLeft is why k is left although it works.
+func (k *link) whyLeft() *Error {
 	why := ErrConnectionAge
 	if k.goAway {
 		why = ErrGoAway
 	}
-	l.state.Cause = &Error{Op: "open", Class: ClassOther, Err: why}
-	code := l.c.cfg.traits.CloseCode
-	if code == 0 {
-		code = 1000
-	}
-	l.disconnect(k, code, "")
-	l.disconnectedAt = l.now
-	if k.goAway {
-		l.endpoints.list.Avoid(k.endpoint, l.now)
-		l.tryAgain(decision{Verdict: wire.Verdict{Action: wire.ActionRetryNow}}) // it may ask on each connection
+	return &Error{Op: "open", Class: ClassOther, Err: why}
+}
+
+// rotated follows when the attempt that rotate has started has ended, and k is still in use.
+func (l *loop) rotated(k *link, e *dialed) {
+	if f := e.failure; f != nil {
+		l.rotationFailed(k, f)
 		return
 	}
-	l.scheduleAttempt(0)
+	if l.shuttingDown {
+		e.conn.abandon()
+		return
+	}
+	l.rotation.next, l.rotation.nextBy = e, l.now.Add(movePatience)
 }
+
+// rotationFailed follows when there is no connection to follow k. The client keeps k for as
+// long as it works, whatever the failure: only a client without a connection ends.
+func (l *loop) rotationFailed(k *link, f *wire.Failure) {
+	f.Attempt = l.policy.failures + 1
+	d := decide(l.c.cfg.Dialect, f)
+	l.overrule(f, &d)
+	if d.Action == wire.ActionRefresh {
+		l.credentialRefusedAt, l.refreshCredential = l.now, l.c.cfg.hasCredential()
+	}
+	if d.Action == wire.ActionStop || d.Action == wire.ActionRefresh {
+		d.Action, d.atCap = wire.ActionBackOff, true
+	}
+	l.c.counters.countFailure(false, d.class)
+	l.followEndpoint(nil, f, &d)
+	l.earliestRetry = later(l.now.Add(d.After), l.endpoints.list.Earliest())
+	k.renewAt = later(l.now.Add(l.policy.nextDelay(d, l.spread)), l.earliestAttempt())
+	l.rotation.failures++
+	l.c.notify.post(RotationFailed{l.explain(f, d), l.rotation.failures, k.renewAt})
+}
+
+// mayRotate reports whether this is a good moment: with sessions any is, otherwise a quiet one.
+func (l *loop) mayRotate(k *link) bool { return l.window.sessions || l.isQuiet(k) }
+
+// canMove reports whether k can be left now: nothing is in progress that would be lost, or
+// whose outcome would be unknown.
+func (l *loop) canMove(k *link) bool {
+	switch {
+	case k.writing, k.stream != nil, k.unwritten.frames != nil:
+		return false
+	case l.window.sessions:
+		return true
+	case l.window.inFlight():
+		return false
+	}
+	return k.traits.Processed == wire.ProcessedNothing || l.isQuiet(k)
+}
+
+// holdsMessages reports whether messages wait for the next connection, because their outcome
+// on this one would be unknown.
+func (l *loop) holdsMessages() bool { return l.rotation.next != nil && !l.window.sessions }
 
 // isQuiet reports whether nothing is in progress on k.
 func (l *loop) isQuiet(k *link) bool {
 	waits := len(k.ops) + len(k.toAsk) + k.unanswered.Len() + l.window.pending
 	return waits == 0 && !k.writing && k.stream == nil && k.unwritten.frames == nil && !k.conn.Receiving() && l.now.Sub(k.conn.LastRead()) >= quietTime
+}
+
+// overlaps reports whether the messages of two connections may count at the same time: what
+// comes on both is dropped by its number or id. A server that resumes delivers what was not
+// received, so it needs no overlap, and acknowledgements belong to one connection.
+func (l *loop) overlaps() bool {
+	t := &l.c.cfg.traits
+	return !t.Resume && !t.Sessions && !t.KeepsSubs && !t.Credit && t.Processed == wire.ProcessedNothing && t.Holes != wire.HolesFault
+}
+
+// move leaves k for the connection that was made to follow it.
+func (l *loop) move(k *link) {
+	next := l.rotation.next
+	l.rotation.next, l.rotation.failures = nil, 0
+	l.state.Cause = k.whyLeft()
+	l.rotation.planned = true
+	if l.overlaps() {
+		l.finishOverlap() // of the connection before
+		l.rotation.old, l.rotation.endOverlap = k.conn, l.now.Add(overlapTimeout)
+		l.registry.overlap = true
+		l.leave(k)
+	} else {
+		l.disconnect(k, l.closeCode(), "")
+	}
+	l.rotation.planned = false
+	l.disconnectedAt = l.now
+	l.open(next.conn, next.token, next.state)
+}
+
+// finishOverlap ends the connection that was left: its messages count no more.
+func (l *loop) finishOverlap() {
+	old := l.rotation.old
+	if old == nil {
+		return
+	}
+	l.rotation.old, l.registry.overlap = nil, false
+	for s := range l.registry.all() {
+		s.queue.fence(old.gen)
+	}
+	l.closeConn(old, l.closeCode(), "")
+}
+
+// closeCode is the close code of a connection that the client does not need any more.
+func (l *loop) closeCode() uint16 {
+	if code := l.c.cfg.traits.CloseCode; code != 0 {
+		return code
+	}
+	return 1000
+}
+
+// takeNext continues with the attempt that rotate has started, after the connection in use
+// was lost. It reports false if there is none.
+func (l *loop) takeNext() bool {
+	r := &l.rotation
+	switch next := r.next; {
+	case next != nil:
+		r.next = nil
+		l.open(next.conn, next.token, next.state)
+	case r.attempting && l.cancelAttempt != nil:
+		l.enter(Connecting)
+	default:
+		return false
+	}
+	return true
+}
+
+// endRotation ends what the loop holds beside the connection in use.
+func (l *loop) endRotation() {
+	if next := l.rotation.next; next != nil {
+		l.rotation.next = nil
+		next.conn.abandon()
+	}
+	l.finishOverlap()
+}
+
+// resolve asks Options.Resolver if it is to be asked before the next attempt: resolved follows.
+func (l *loop) resolve() bool {
+	if l.c.cfg.Resolver == nil || l.endpoints.hasTurn {
+		return false
+	}
+	ctx, cancel := context.WithTimeout(context.Background(), l.policy.dialTimeout)
+	l.cancelAttempt = cancel
+	l.c.goroutines.Go(func() {
+		defer cancel()
+		l.dialer.resolve(ctx)
+	})
+	return true
+}
+
+// RotationFailed reports that the client has to leave its connection, because the server asks
+// for that or ends it at a certain age, and that an attempt to make the next one has failed.
+// The client goes on with the connection that it has, and tries again.
+type RotationFailed struct {
+	// Cause is the failure.
+	Cause *Error
+	// Attempt counts such attempts in a row, from 1.
+	Attempt int
+	// NextAttempt is when the client tries again.
+	NextAttempt time.Time
+}
+
+func (e RotationFailed) record() (slog.Level, string, []slog.Attr) {
+	level := slog.LevelWarn
+	if e.Attempt > 1 {
+		level = slog.LevelDebug
+	}
+	return level, "limpet: no connection to replace the one in use", []slog.Attr{
+		slog.Any("error", e.Cause), slog.Int("attempt", e.Attempt), slog.Time("next", e.NextAttempt)}
+}
+
+// countOutage counts a planned change as an outage once it takes long or, with failed, does
+// not succeed.
+func (l *loop) countOutage(failed bool) {
+	if o := &l.outage; !o.countAt.IsZero() && (failed || due(o.countAt, l.now)) {
+		o.countAt = time.Time{}
+		l.c.counters.outages.begin(o.since)
+	}
 }

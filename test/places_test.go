@@ -276,8 +276,8 @@ func TestConnectionsAreRenewedInTime(t *testing.T) {
 	}
 }
 
-// A connection that was left for its age and cannot be replaced is an outage, with its
-// warning: once, however many attempts fail.
+// A connection that cannot be replaced at its age is kept. That has a warning: once, however
+// many attempts fail.
 func TestFailedRenewalIsAWarning(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		g := newGauge(t, 1000)
@@ -294,15 +294,18 @@ func TestFailedRenewalIsAWarning(t *testing.T) {
 		c := g.client(t, g.language(wire.ConnectionLimits{Age: 5 * time.Minute}), limpet.Options{Logger: slog.New(slog.NewTextHandler(&log, nil))})
 		allLive(t, subscribeAll(t, c, 1), 1, time.Second)
 		time.Sleep(9 * time.Minute) // one renewal succeeds
-		if text := log.String(); strings.Contains(text, "level=WARN msg=\"limpet: waiting") || !strings.Contains(text, limpet.ErrConnectionAge.Error()) {
-			t.Errorf("a renewal:\n%s", text)
+		if text := log.String(); strings.Contains(text, "to replace") || c.Stats().Connections != 2 {
+			t.Errorf("after %d connections:\n%s", c.Stats().Connections, text)
 		}
 		down.Store(true)
 		time.Sleep(15 * time.Minute)
 		if lines := slices.DeleteFunc(strings.Split(log.String(), "\n"), func(l string) bool {
-			return !strings.Contains(l, "level=WARN") || !strings.Contains(l, "limpet: waiting")
-		}); len(lines) != 1 || !strings.Contains(lines[0], "503") {
+			return !strings.Contains(l, "level=WARN") || strings.Contains(l, "cause=unverifiable") // of the renewal that succeeded
+		}); len(lines) != 1 || !strings.Contains(lines[0], "503") || !strings.Contains(lines[0], "replace") {
 			t.Errorf("%d warnings: %s", len(lines), lines)
+		}
+		if st := c.Stats(); st.Connections != 2 || st.Attempts < 5 || st.Outages != 0 || c.State().Phase != limpet.Ready {
+			t.Errorf("%d connections, %d attempts, %d outages, %v; want 2, 5 or more, 0, Ready", st.Connections, st.Attempts, st.Outages, c.State())
 		}
 	})
 }
