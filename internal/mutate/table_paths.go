@@ -114,4 +114,32 @@ var ofPaths = []mutation{
 		replace: "\tcase false:\n",
 		test:    "-run ^TestAllow$ ./internal/endpoint",
 	},
+	{
+		name:    "drain: the last acknowledgement does not wait for what is being accepted",
+		file:    "server/write.go",
+		search:  "busy := p.busy && end != nil && time.Now().Before(end.waits)",
+		replace: "busy := p.busy && end != nil && time.Now().Before(end.waits) && false",
+		test:    "-run ^TestShutdownAcknowledgesWhatItIsAccepting$ ./server",
+	},
+	{
+		name:    "drain: the session is left before the last acknowledgement",
+		file:    "server/peer.go",
+		search:  "\tif p.end.code != 0 && !p.end.mute {\n\t\t<-p.gone",
+		replace: "\tif false {\n\t\t<-p.gone",
+		test:    "-run ^TestShutdownAcknowledgesWhatItIsAccepting$ -count=50 ./server",
+	},
+	{
+		name:    "drain: a log that hangs holds up the close frame",
+		file:    "server/options.go",
+		search:  "batchGrace    = closeGrace / 2",
+		replace: "batchGrace    = closeGrace * 2",
+		test:    "-run ^TestShutdownWaitsForNoLog$ ./server",
+	},
+	{
+		name:    "drain: a message is accepted after the last acknowledgement",
+		file:    "server/peer.go",
+		search:  "\tp.busy = p.end == nil\n",
+		replace: "\tp.busy = true\n",
+		test:    "-run ^TestShutdownAcceptsNothingMore$ ./server",
+	},
 }
