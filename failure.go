@@ -189,7 +189,7 @@ func decideByDialError(err error) decision {
 		return d
 	case errors.As(err, &proxy):
 		d := newDecision(wire.ActionBackOff, ClassProxy)
-		if proxy.Status == http.StatusProxyAuthRequired {
+		if proxy.Status == http.StatusProxyAuthRequired || proxy.Status == http.StatusUnauthorized { // tinyproxy sends the second one
 			d.Action = wire.ActionStop
 		}
 		d.After, d.namesTime = headers.RetryAfter(proxy.Header)

@@ -41,7 +41,7 @@ func newHAProxy(t *testing.T, nodes []string, oldNew ...string) *haproxy {
 // start starts HAProxy. One that runs already hands its port over and ends, as with a reload.
 func (h *haproxy) start(t *testing.T) {
 	t.Helper()
-	command := []string{"haproxy", "-db", "-f", h.file}
+	command := []string{"/usr/sbin/haproxy", "-db", "-f", h.file}
 	if h.program != nil {
 		command = append(command, "-sf", fmt.Sprint(h.cmd.Process.Pid))
 	}
@@ -97,7 +97,7 @@ func TestHAProxyReload(t *testing.T) {
 // acknowledges before it leaves.
 func TestRollingRestart(t *testing.T) {
 	t.Parallel()
-	testRestarts(t, server.NewMemoryLog(server.Retention{}), func(n *backend) { n.leave(t, true) })
+	testRestarts(t, server.NewMemoryLog(server.Retention{}), func(n *backend) { n.stop(t) })
 }
 
 // A node that is killed acknowledges nothing, and its client sends the messages again to another

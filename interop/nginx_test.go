@@ -46,7 +46,7 @@ func startNginx(t *testing.T, nodes []string, oldNew ...string) *nginx {
 		"server 10.0.0.1:8080;", servers, "server 10.0.0.2:8080;", "",
 		"server_name feed.example.com;", "", "worker_connections 20000", "worker_connections 500",
 	}, oldNew...)...)
-	n.program = startProgram(t, n.addr, "nginx", "-e", "stderr", "-p", t.TempDir(), "-c", file, "-g",
+	n.program = startProgram(t, n.addr, "/usr/sbin/nginx", "-e", "stderr", "-p", t.TempDir(), "-c", file, "-g",
 		"daemon off; worker_processes 1; pid "+filepath.Join(t.TempDir(), "pid")+";")
 	return n
 }
@@ -237,4 +237,24 @@ func TestNginxReloadAndCrash(t *testing.T) {
 	}
 	tr.more(t, 100)
 	tr.finish(t, log)
+}
+
+// A redirect by nginx is followed to a host that is listed, and to no other.
+func TestNginxRedirects(t *testing.T) {
+	t.Parallel()
+	a := startBackend(t, "", newSharedLog())
+	target := startNginx(t, []string{a.addr})
+	n := startNginx(t, nil, "proxy_pass http://limpet;", "return 307 https://"+target.addr+"$request_uri;", "upstream limpet {", "upstream limpet { server 127.0.0.1:1;")
+	both := n.config.Clone()
+	both.RootCAs = target.config.RootCAs // the certificate is the same
+	c := newClient(t, n.url+"/feed?x=1", both, limpet.Options{Redirects: limpet.Redirects{Hosts: []string{target.addr}}})
+	ready(t, c, 1)
+	if st := c.State(); st.Host != n.addr {
+		t.Errorf("%+v", st)
+	}
+	other := newClient(t, n.url+"/feed?x=1", both, limpet.Options{Redirects: limpet.Redirects{Hosts: []string{"127.0.0.1"}}})
+	st := waitFor(t, other, func(s limpet.State) bool { return s.Cause != nil })
+	if !errors.Is(st.Cause, limpet.ErrRedirect) || !strings.Contains(st.Cause.Error(), target.addr) {
+		t.Errorf("%v", st.Cause)
+	}
 }

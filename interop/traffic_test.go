@@ -6,7 +6,6 @@ import (
 	"crypto/x509"
 	"encoding/pem"
 	"fmt"
-	"net"
 	"net/http"
 	"net/http/httptest"
 	"os"
@@ -49,80 +48,6 @@ func (l *sharedLog) Append(ctx context.Context, e server.Entry) (uint64, error) 
 		l.offsets[e.ID] = offset
 	}
 	return offset, err
-}
-
-// backend is a limpet server as docs/deploying.md shows it.
-type backend struct {
-	addr    string
-	server  *server.Server
-	web     *http.Server
-	leaving atomic.Bool
-	refused atomic.Int32 // health checks that were answered 503
-	served  chan struct{}
-}
-
-// startBackend starts a node on addr, or on a free port.
-func startBackend(t *testing.T, addr string, log server.Log) *backend {
-	t.Helper()
-	limpetServer, err := server.New(&server.Options{Log: log, Heartbeat: 10 * time.Minute})
-	if err != nil {
-		t.Fatal(err)
-	}
-	if addr == "" {
-		addr = "127.0.0.1:0"
-	}
-	l, err := net.Listen("tcp", addr)
-	if err != nil {
-		t.Fatal(err)
-	}
-	n := &backend{addr: l.Addr().String(), server: limpetServer, served: make(chan struct{})}
-	mux := http.NewServeMux()
-	mux.HandleFunc("/readyz", func(w http.ResponseWriter, _ *http.Request) {
-		if n.leaving.Load() {
-			n.refused.Add(1)
-			http.Error(w, "leaving", http.StatusServiceUnavailable)
-		}
-	})
-	mux.Handle("/", limpetServer)
-	n.web = &http.Server{Handler: mux, ReadHeaderTimeout: 10 * time.Second}
-	go func() {
-		defer close(n.served)
-		_ = n.web.Serve(l)
-	}()
-	t.Cleanup(n.kill)
-	return n
-}
-
-// kill ends the node at once.
-func (n *backend) kill() {
-	n.server.Close()
-	n.web.Close()
-	<-n.served
-}
-
-// leave ends the node as docs/deploying.md recommends: first the health check fails, and only
-// when the proxy has seen that the clients are asked to go.
-func (n *backend) leave(t *testing.T, checked bool) {
-	t.Helper()
-	n.leaving.Store(true)
-	tick := time.NewTicker(5 * time.Millisecond)
-	defer tick.Stop()
-	for late := time.After(patience); checked && n.refused.Load() < 2; {
-		select {
-		case <-tick.C:
-		case <-late:
-			t.Fatal("the proxy does not check the node")
-		}
-	}
-	ctx, cancel := context.WithTimeout(context.Background(), patience)
-	defer cancel()
-	if err := n.server.Shutdown(ctx); err != nil {
-		t.Error(err)
-	}
-	if err := n.web.Shutdown(ctx); err != nil {
-		t.Error(err)
-	}
-	<-n.served
 }
 
 // certificate writes a certificate for 127.0.0.1 and example.com, and returns its file, which

@@ -142,4 +142,11 @@ var ofPaths = []mutation{
 		replace: "\tp.busy = true\n",
 		test:    "-run ^TestShutdownAcceptsNothingMore$ ./server",
 	},
+	{
+		name:    "proxy: a password that is wrong is tried for ever",
+		file:    "failure.go",
+		search:  " || proxy.Status == http.StatusUnauthorized {",
+		replace: " {",
+		test:    "-run ^TestProxyRefusals$ ./test",
+	},
 }
