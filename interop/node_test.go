@@ -58,7 +58,7 @@ func startBackend(t *testing.T, addr string, log server.Log) *backend {
 		t.Fatal(err)
 	}
 	if addr == "" {
-		addr = "127.0.0.1:0"
+		addr = freeAddr(t)
 	}
 	l, err := net.Listen("tcp", addr)
 	if err != nil {
