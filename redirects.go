@@ -105,15 +105,18 @@ func (d *dialer) upgrade(requests *socket.Requests, w *wire.Attempt, tickets url
 		if f == nil {
 			return conn, nil
 		}
+		from, err := url.Parse(step.URL)
+		if err != nil {
+			return nil, f // it cannot have been dialled
+		}
 		if f.Stage != wire.StageUpgrade || f.Status < 300 || f.Status > 399 {
 			if len(trail) > 1 && f.Stage == wire.StageUpgrade {
-				u, _ := url.Parse(step.URL)
-				f.Err = &redirected{u.Host, f.Err}
+				f.Err = &redirected{from.Host, f.Err}
 			}
 			return nil, f
 		}
 		f.Body = nil // it repeats the location
-		next, err := d.follow(step.URL, f, tickets)
+		next, err := d.follow(from, f, tickets)
 		switch {
 		case err != nil:
 		case slices.Contains(trail, next.String()):
@@ -127,7 +130,9 @@ func (d *dialer) upgrade(requests *socket.Requests, w *wire.Attempt, tickets url
 		}
 		trail = append(trail, next.String())
 		step.URL, step.Header = next.String(), step.Header.Clone()
-		step.Header.Del("Host") // that of the URL before
+		if next.Host != from.Host {
+			step.Header.Del("Host") // the dialect's, for the URL before
+		}
 		d.secrets.AddRequest(step.URL, step.Header)
 		d.addCookies(step.URL)
 	}
@@ -135,7 +140,7 @@ func (d *dialer) upgrade(requests *socket.Requests, w *wire.Attempt, tickets url
 
 // follow returns the URL of the next request, or a *redirectError. The ticket belongs to the
 // credentials, so it goes along; a parameter of the same name that the server has set counts.
-func (d *dialer) follow(from string, f *wire.Failure, tickets url.Values) (*url.URL, error) {
+func (d *dialer) follow(from *url.URL, f *wire.Failure, tickets url.Values) (*url.URL, error) {
 	switch f.Status {
 	case http.StatusMovedPermanently, http.StatusFound, http.StatusTemporaryRedirect, http.StatusPermanentRedirect:
 	default: // 303 leads to a description of the service, not to the service: RFC 9110, section 15.4.4
@@ -148,11 +153,7 @@ func (d *dialer) follow(from string, f *wire.Failure, tickets url.Values) (*url.
 	if slot, _ := headers.RetryAfter(f.Header); slot > 0 {
 		return nil, &redirectError{"and asks to wait first", useFinalURL}
 	}
-	base, err := url.Parse(from)
-	if err != nil {
-		return nil, err // it has been dialled
-	}
-	next, err := d.cfg.allowed.Target(base, locations[0])
+	next, err := d.cfg.allowed.Target(from, locations[0])
 	if err != nil {
 		why := &redirectError{err.Error(), useFinalURL}
 		if refused := (*endpoint.LocationError)(nil); errors.As(err, &refused) && refused.Refusal == endpoint.NotAllowed {

@@ -87,14 +87,19 @@ func (p *program) signal(t *testing.T, s syscall.Signal) {
 
 // end ends the process and its children.
 func (p *program) end(t *testing.T) {
-	_ = p.cmd.Process.Signal(syscall.SIGTERM)
+	select {
+	case <-p.ended:
+		return
+	default:
+		_ = p.cmd.Process.Signal(syscall.SIGTERM)
+	}
 	select {
 	case <-p.ended:
 	case <-time.After(5 * time.Second):
 		t.Errorf("%v ignores SIGTERM", p.cmd.Args)
+		_ = syscall.Kill(-p.cmd.Process.Pid, syscall.SIGKILL) // its group: it may have children
+		<-p.ended
 	}
-	_ = syscall.Kill(-p.cmd.Process.Pid, syscall.SIGKILL) // its group, which is of this process alone
-	<-p.ended
 }
 
 // children returns the processes that p has started.

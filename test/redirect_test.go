@@ -22,6 +22,7 @@ import (
 	"github.com/limpet-go/limpet/internal/assert"
 	"github.com/limpet-go/limpet/limpettest"
 	"github.com/limpet-go/limpet/server"
+	"github.com/limpet-go/limpet/wire"
 )
 
 // site is a set of hosts on one network, and what they were asked.
@@ -213,6 +214,31 @@ func TestRedirectsInARow(t *testing.T) {
 		want := []string{"a.test/x/1", "a.test/x/2", "a.test/3", "a.test/3?4", "b.test:81/5", "b.test:81/6"}
 		if got := s.requests(); !slices.Equal(got, want) {
 			t.Errorf("requests %q", got)
+		}
+	})
+}
+
+// virtualHost sends a Host of its own.
+type virtualHost struct{ rawDialect }
+
+func (virtualHost) Attempt(a *wire.Attempt) error {
+	a.Header.Set("Host", "virtual.test")
+	a.Dial = true
+	return nil
+}
+
+// The Host of a dialect is for the host of the URL, and for no other.
+func TestRedirectOfADialectWithAHost(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s := newSite(t)
+		s.host(t, "a.test:80", func(w http.ResponseWriter, r *http.Request) {
+			redirect(307, map[string]string{"/1": "/2", "/2": "http://b.test/3"}[r.URL.Path])(w, r)
+		})
+		s.host(t, "b.test:80", func(w http.ResponseWriter, r *http.Request) { w.WriteHeader(http.StatusNotFound) })
+		_, err := limpet.Dial(withinAnHour(t), "ws://a.test/1", options(&limpet.Options{Dialect: virtualHost{},
+			HTTPClient: s.network.HTTPClient(), AllowInsecure: true, Redirects: limpet.Redirects{Hosts: []string{"b.test"}}}))
+		if got := s.requests(); !slices.Equal(got, []string{"virtual.test/1", "virtual.test/2", "b.test/3"}) {
+			t.Errorf("requests %q: %v", got, err)
 		}
 	})
 }

@@ -106,7 +106,8 @@ func (a *Allowed) Target(from *url.URL, location string) (*url.URL, error) {
 	if err != nil || location == "" || len(location) > maxLocation || to.Opaque != "" {
 		return nil, &LocationError{Refusal: Malformed}
 	}
-	to.Fragment, to.RawFragment = "", "" // of a page; a WebSocket URL has none
+	to.Fragment, to.RawFragment = "", ""                      // of a page; a WebSocket URL has none
+	to.RawQuery = strings.ReplaceAll(to.RawQuery, " ", "%20") // url.Parse leaves it, and it would end the URL in the request
 	to.Scheme = webSocketScheme(to.Scheme)
 	to.Host = strings.ToLower(to.Host)
 	host := to.Host

@@ -24,6 +24,7 @@ func TestAllowedTarget(t *testing.T) {
 		{from: "wss://a.example/x/y?q=1", location: "z", want: "wss://a.example/x/z"},
 		{from: "wss://a.example/x", location: "/z?q=2", want: "wss://a.example/z?q=2"},
 		{from: "wss://a.example/x", location: "?q=2", want: "wss://a.example/x?q=2"},
+		{from: "wss://a.example/x", location: "/a b?c d", want: "wss://a.example/a%20b?c%20d"},
 		{from: "wss://a.example/x", location: "//b.example/z", want: "wss://b.example/z"},
 		{from: "wss://a.example:443/x", location: "https://a.example/z", want: "wss://a.example/z"},
 		{from: "ws://localhost:1/x", location: "wss://b.example/", want: "wss://b.example/"},
@@ -99,4 +100,39 @@ func TestAllow(t *testing.T) {
 	if _, i, err := Allow(make([]string, MaxHosts+1), false); err == nil || i != -1 {
 		t.Errorf("too many hosts: %d, %v", i, err)
 	}
+}
+
+// Whatever a server writes, the client goes only where it may.
+func FuzzAllowedTarget(f *testing.F) {
+	for _, location := range []string{"https://b.example/y?z=1", "//c.example:8443", "../z", "http://b.example", "https://u:p@b.example", "https://[2001:db8::1]/", "?", "#"} {
+		f.Add("wss://a.example/x", location)
+		f.Add("ws://localhost:1/x", location)
+	}
+	hosts := []string{"b.example", "c.example:8443", "[2001:db8::1]"}
+	a, _, err := Allow(hosts, false)
+	if err != nil {
+		f.Fatal(err)
+	}
+	f.Fuzz(func(t *testing.T, from, location string) {
+		base, err := Parse(from, false)
+		if err != nil {
+			return
+		}
+		to, err := a.Target(base, location)
+		if err != nil {
+			return
+		}
+		if _, err := Parse(to.String(), false); err != nil {
+			t.Errorf("%q leads to %q: %v", location, to, err)
+		}
+		ports := map[string]string{"b.example": "443", "c.example": "8443", "2001:db8::1": "443"}
+		port := to.Port()
+		if port == "" && to.Scheme == "wss" {
+			port = "443"
+		}
+		listed := to.Scheme == "wss" && ports[to.Hostname()] == port
+		if base.Scheme == "wss" && to.Scheme != "wss" || !listed && address(to) != address(base) {
+			t.Errorf("from %q to %q", base, to)
+		}
+	})
 }

@@ -103,9 +103,23 @@ var ofPaths = []mutation{
 	{
 		name:    "redirect: the error does not name the host that answered",
 		file:    "redirects.go",
-		search:  "\t\t\t\tf.Err = &redirected{u.Host, f.Err}\n",
-		replace: "\t\t\t\t_ = u\n",
+		search:  "\t\t\t\tf.Err = &redirected{from.Host, f.Err}\n",
+		replace: "",
 		test:    "-run ^TestAnswerAfterARedirect$ ./test",
+	},
+	{
+		name:    "redirect: another host gets the Host of the first",
+		file:    "redirects.go",
+		search:  "\t\tif next.Host != from.Host {\n",
+		replace: "\t\tif false {\n",
+		test:    "-run ^TestRedirectOfADialectWithAHost$ ./test",
+	},
+	{
+		name:    "redirect: the first host loses its Host",
+		file:    "redirects.go",
+		search:  "\t\tif next.Host != from.Host {\n",
+		replace: "\t\t{\n",
+		test:    "-run ^TestRedirectOfADialectWithAHost$ ./test",
 	},
 	{
 		name:    "redirect: a bad host is taken",
