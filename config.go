@@ -26,6 +26,8 @@ type config struct {
 	url    *url.URL   // the first of urls
 	urls   []*url.URL // of all endpoints
 	traits wire.Traits
+
+	allowed endpoint.Allowed // by Redirects
 }
 
 // Bounds that no program needs to pass and that arithmetic survives.
@@ -64,6 +66,7 @@ func newConfig(rawURL string, o *Options) (config, error) {
 	c.Endpoints = slices.Clone(c.Endpoints)
 	v.backoff(&c.Backoff)
 	v.header(c.Header)
+	v.redirects(&c)
 	v.strictURL(&c)
 	v.httpClient(c.HTTPClient)
 	v.traits(&c.traits)

@@ -172,7 +172,7 @@ func (d *dialer) dial(ctx context.Context, a attempt) dialed {
 	if err != nil {
 		return d.refused(a, &userError{optionAuth, err})
 	}
-	target, err := d.target(ctx, a, cred)
+	target, tickets, err := d.target(ctx, a, cred)
 	if err != nil {
 		return d.refused(a, &userError{optionTicket, err})
 	}
@@ -189,7 +189,7 @@ func (d *dialer) dial(ctx context.Context, a attempt) dialed {
 	w.Subprotocols = slices.Concat(spoken, cred.Subprotocols)
 	c := newConn()
 	var failure *wire.Failure
-	c.Conn, failure = requests.Upgrade(w, socket.Options{
+	c.Conn, failure = d.upgrade(requests, w, tickets, socket.Options{
 		ReadLimit: d.cfg.ReadLimit, LibraryFrames: d.cfg.PlainFrames,
 		Go: d.goroutines.Go, OnKill: c.slots.Close,
 	})
@@ -329,21 +329,25 @@ func (d *dialer) credential(ctx context.Context, a attempt) (cred Credential, er
 	return cred, cred.check()
 }
 
-// target calls Ticket and returns the URL of the endpoint with the ticket.
-func (d *dialer) target(ctx context.Context, a attempt, cred Credential) (string, error) {
+// target calls Ticket and returns the URL of the endpoint with the ticket, and the ticket.
+func (d *dialer) target(ctx context.Context, a attempt, cred Credential) (target string, values url.Values, err error) {
 	if d.cfg.Ticket == nil {
-		return a.url.String(), nil
+		return a.url.String(), nil, nil
 	}
 	info := d.info(a)
 	info.Credential = cred
-	values, err := d.ticket.ask(ctx, func() (url.Values, error) { return d.cfg.Ticket(ctx, info) })
+	values, err = d.ticket.ask(ctx, func() (url.Values, error) {
+		values, err := d.cfg.Ticket(ctx, info)
+		return url.Values(http.Header(values).Clone()), err
+	})
 	if err != nil {
-		return "", err
+		return "", nil, err
 	}
 	for _, v := range values {
 		d.secrets.Add(v...)
 	}
-	return endpoint.WithQuery(a.url, values)
+	target, err = endpoint.WithQuery(a.url, values)
+	return target, values, err
 }
 
 // TicketOptions are the options of TicketFrom. The zero value, like nil, means the

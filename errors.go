@@ -83,8 +83,9 @@ var (
 	// ErrStalled means that the peer did not read: no byte of a write was taken
 	// for 15 seconds.
 	ErrStalled = errors.New("nothing could be written to the peer for too long")
-	// ErrRedirect means that the server answered the upgrade with a redirect.
-	ErrRedirect = errors.New("server redirects and redirects are not followed; use the final URL")
+	// ErrRedirect means that the server answered the upgrade with a redirect that was not
+	// followed: see Options.Redirects.
+	ErrRedirect = errors.New("server redirects and the redirect was not followed; use the final URL")
 	// ErrMaxElapsed means that no connection was ready for Backoff.MaxElapsed. It
 	// is permanent.
 	ErrMaxElapsed = errors.New("gave up: no connection for Backoff.MaxElapsed")

@@ -189,7 +189,7 @@ func decideByDialError(err error) decision {
 		return d
 	case errors.As(err, &proxy):
 		d := newDecision(wire.ActionBackOff, ClassProxy)
-		if proxy.Status == http.StatusProxyAuthRequired {
+		if proxy.Status == http.StatusProxyAuthRequired || proxy.Status == http.StatusUnauthorized { // tinyproxy sends the second one
 			d.Action = wire.ActionStop
 		}
 		d.After, d.namesTime = headers.RetryAfter(proxy.Header)
@@ -231,7 +231,7 @@ func decideByStatus(f *wire.Failure) decision {
 		return newDecision(wire.ActionStop, ClassNotWebSocket)
 	case s >= 300 && s < 400:
 		d = newDecision(wire.ActionBackOff, ClassNotWebSocket)
-		d.atCap, d.err = true, ErrRedirect
+		d.atCap, d.err = true, redirectOf(f)
 	case s < 300:
 		d = newDecision(wire.ActionBackOff, ClassNotWebSocket) // a captive portal, or a wrong path
 		d.atCap = true
@@ -367,7 +367,7 @@ var closeCodeErrors = map[uint16]error{4006: ErrSuperseded, 4007: ErrSessionConf
 // failureError returns the error that reports a failure: what was tried, what
 // it means and what the peer said. It has no URL, which may hold a secret.
 func failureError(f *wire.Failure, d decision) *Error {
-	e := &Error{Op: f.Stage.String(), Class: d.class, Code: shownCode(f.Code, f.PeerCode), Detail: peerText(f.Reason), Err: d.err}
+	e := &Error{Op: f.Stage.String(), Field: optionOf(d.err), Class: d.class, Code: shownCode(f.Code, f.PeerCode), Detail: peerText(f.Reason), Err: d.err}
 	if f.Stage == wire.StageUpgrade {
 		e.Code, e.Detail = f.Status, peerText(strings.TrimSpace(string(f.Body)))
 	}
@@ -401,7 +401,7 @@ func withoutURL(f *wire.Failure) error {
 	case f.Stage == wire.StageUpgrade && errors.As(f.Err, &user) && user.isCredential():
 		return fmt.Errorf("%s: server answered %d %s", user.option, f.Status, http.StatusText(f.Status))
 	case f.Stage == wire.StageUpgrade:
-		return fmt.Errorf("server answered %d %s", f.Status, http.StatusText(f.Status))
+		return fmt.Errorf("%sserver answered %d %s", answeredBy(f), f.Status, http.StatusText(f.Status))
 	case errors.As(f.Err, &detected):
 		return f.Err
 	case f.Code != 0:

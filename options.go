@@ -38,7 +38,7 @@ type Options struct {
 	// Dialect is the wire protocol. Defaults to limpet.v1, binary preferred.
 	Dialect wire.Dialect
 
-	// HTTPClient dials. Redirects are never followed. Each attempt uses a copy of
+	// HTTPClient dials. Its CheckRedirect is not used: see Redirects. Each attempt uses a copy of
 	// an *http.Transport and closes what that has opened when the attempt ends: no
 	// socket is pooled, and MaxConnsPerHost bounds nothing across attempts. A
 	// Transport of another type must end its work when the context of the request
@@ -48,6 +48,9 @@ type Options struct {
 	// Defaults to a client on a shared transport that honours HTTP_PROXY,
 	// HTTPS_PROXY and NO_PROXY and requires TLS 1.2 or later.
 	HTTPClient *http.Client
+
+	// Redirects is where a server may redirect the upgrade request. Defaults to nowhere.
+	Redirects Redirects
 
 	// Header is sent with every upgrade request. What belongs to the handshake
 	// (Host, Connection, Upgrade, Sec-WebSocket-*) is refused. At most 256 KiB.

@@ -1,12 +1,16 @@
 #!/usr/bin/env bash
 # usage: interop/install.sh     what the servers of interop need, on Debian: Node.js with the packages of
-# servers/package.json, and RabbitMQ. What is installed already stays. It fails if one cannot be installed.
+# servers/package.json, RabbitMQ, and proxies: nginx, HAProxy, tinyproxy, microsocks. What is installed already
+# stays. It fails if one cannot be installed.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")"
 
 packages=()
 command -v node >/dev/null && command -v npm >/dev/null || packages+=(nodejs npm)
 [ -x /usr/lib/rabbitmq/bin/rabbitmq-server ] || packages+=(rabbitmq-server erlang-base)
+for proxy in /usr/sbin/nginx /usr/sbin/haproxy /usr/bin/tinyproxy /usr/bin/microsocks; do
+	[ -x "$proxy" ] || packages+=("${proxy##*/}")
+done
 if [ ${#packages[@]} -gt 0 ]; then
 	if [ "$(id -u)" != 0 ]; then
 		echo "interop needs ${packages[*]}, and only root may install them: apt-get install ${packages[*]}" >&2

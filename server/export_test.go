@@ -4,6 +4,7 @@ import (
 	"unsafe"
 
 	"github.com/limpet-go/limpet/wire"
+	"github.com/limpet-go/limpet/wire/native"
 )
 
 // RecordSize is the memory of an idle session with an empty window.
@@ -20,4 +21,10 @@ func (s *Server) Plant(sid string, id func(seq uint64) wire.ID, seqs ...uint64) 
 	for _, seq := range seqs {
 		t.rec.mark(seq, id(seq), 0)
 	}
+}
+
+// BeginsAfterTheEnd reports whether a peer whose connection is ending begins to apply a batch.
+func BeginsAfterTheEnd() bool {
+	p := &peer{end: &ending{code: native.CloseGoingAway}}
+	return p.beginBatch()
 }

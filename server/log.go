@@ -54,7 +54,9 @@ type Log interface {
 	// greater than all earlier ones. When it returns no error, e must be as
 	// durable as this log can make it: the acknowledgement to the publisher
 	// follows. The log owns e.Payload and e.Header. After an error the publisher
-	// sends the message again under the same ID.
+	// sends the message again under the same ID. A log that several servers share
+	// may return the offset of an entry with this ID that it has already, instead of
+	// storing it again: a server knows only the ids that it has accepted itself.
 	Append(ctx context.Context, e Entry) (uint64, error)
 
 	// Read fills dst with entries in order, beginning with the first one at or

@@ -104,6 +104,7 @@ const (
 	hookGrace     = time.Minute               // for a hook whose connection has ended
 	hookRetry     = time.Second               // before a subscription that a hook could not decide on is asked for again
 	closeGrace    = time.Second               // for the close handshake
+	batchGrace    = closeGrace / 2            // of it, for the batch that is applied when it begins
 	writeTime     = 500 * time.Millisecond    // that one batch may take; on a slow link batches are shorter
 	minBatch      = 2 << 10                   // bytes of messages in a batch on a slow link
 	minBeat       = 100 * time.Millisecond    // the shortest interval that a client can ask for

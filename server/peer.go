@@ -47,6 +47,7 @@ type peer struct {
 	queue  []order
 	naks   map[uint64]uint64 // rejections to send with the next ack: code by sequence number
 	ackDue bool              // an ack is to be sent
+	busy   bool              // read applies a batch
 	end    *ending           // nil while the connection lives
 	wake   chan struct{}     // one slot: there is something for write
 	room   chan struct{}     // one slot: write has taken a full queue
@@ -81,6 +82,7 @@ type ending struct {
 	code   uint16 // close code; 0: the connection is gone, send nothing
 	reason string
 	mute   bool        // discard queued frames and send only the close code
+	waits  time.Time   // until then write waits for the batch that read applies
 	timer  *time.Timer // aborts the connection after closeGrace
 	hooks  *time.Timer // of endHook
 }
@@ -113,6 +115,9 @@ func (p *peer) over() {
 	p.cancel()
 	p.endHooks()
 	p.end.hooks.Stop()
+	if p.end.code != 0 && !p.end.mute {
+		<-p.gone // only the owner of the session may send its last acknowledgement
+	}
 	if p.session != nil {
 		p.server.sessions.leave(p.session, p)
 	}
@@ -132,7 +137,7 @@ func (p *peer) stop(code uint16, reason string, mute bool) {
 		p.mu.Unlock()
 		return
 	}
-	p.end = &ending{code: code, reason: reason, mute: mute, hooks: time.AfterFunc(hookGrace, p.endHook)}
+	p.end = &ending{code: code, reason: reason, mute: mute, waits: time.Now().Add(batchGrace), hooks: time.AfterFunc(hookGrace, p.endHook)}
 	if code != 0 {
 		p.end.timer = time.AfterFunc(closeGrace, p.sock.abort)
 	}
@@ -170,6 +175,27 @@ func (p *peer) ended() bool {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	return p.end != nil
+}
+
+// beginBatch reports whether read may apply a batch. It may not once the connection is ending:
+// what would be accepted then could not be acknowledged any more, and the client may send it to
+// another server.
+func (p *peer) beginBatch() bool {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.busy = p.end == nil
+	return p.busy
+}
+
+// endBatch follows when a batch was applied, or has failed.
+func (p *peer) endBatch() {
+	p.mu.Lock()
+	p.busy = false
+	ending := p.end != nil
+	p.mu.Unlock()
+	if ending {
+		p.poke() // write waits for it
+	}
 }
 
 // poke wakes write.

@@ -23,6 +23,9 @@ func (p *peer) read() {
 			p.stop(0, "the connection was closed or lost", true)
 			return
 		}
+		if !p.beginBatch() {
+			return
+		}
 		if err := p.batch(typ, data, lim); err != nil {
 			p.fail(err)
 			return
@@ -36,6 +39,7 @@ func (p *peer) read() {
 // batch applies one WebSocket message. Nothing of it is applied if it cannot be
 // decoded (docs/protocol.md, section 1).
 func (p *peer) batch(typ wire.FrameType, data []byte, lim native.DecodeLimits) error {
+	defer p.endBatch()
 	if typ != p.enc.FrameType() {
 		return &fault{code: native.CloseBadFrame, reason: "wrong type of WebSocket message for the subprotocol"}
 	}

@@ -334,7 +334,8 @@ func (s *Server) append(ctx context.Context, e Entry) (offset uint64, err error)
 
 // Shutdown accepts no more connections, asks every client to leave and to return
 // within the reconnect window, acknowledges what it has accepted, and closes every
-// connection with 4300. It returns when all have ended. If ctx ends first, it does
+// connection with 4300. Messages that have arrived and are not in the Log half a second later
+// are not acknowledged. It returns when all have ended. If ctx ends first, it does
 // what Close does and returns the error of ctx. The Log stays open.
 func (s *Server) Shutdown(ctx context.Context) error {
 	spread := uint64(s.spread().Milliseconds())

@@ -92,6 +92,7 @@ func (w *writer) run() (err error) {
 		}
 		p.mu.Lock()
 		orders, end := p.queue, p.end
+		busy := p.busy && end != nil && time.Now().Before(end.waits)
 		p.queue = nil
 		p.mu.Unlock()
 		if len(orders) >= queueLimit {
@@ -115,7 +116,15 @@ func (w *writer) run() (err error) {
 			return err
 		}
 		if end != nil {
-			return w.flush()
+			if err := w.flush(); err != nil || !busy {
+				return err
+			}
+			timer.Reset(time.Until(end.waits)) // what read has accepted is acknowledged first
+			select {
+			case <-p.wake:
+			case <-timer.C:
+			}
+			continue
 		}
 		more, err := w.pump()
 		if err != nil {

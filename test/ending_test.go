@@ -83,7 +83,7 @@ var endings = []permanentRow{
 	{"status 403", atOnce, repeated, waits, []failure{{status: 403}}, limpet.ClassAuth, limpet.Options{}},
 	{"status 407, 501, 505 or another 4xx, except 401, 408, 421, 425 and 429", atOnce, repeated, waits,
 		[]failure{{status: 400}, {status: 404}, {status: 405}, {status: 410}, {status: 418}, {status: 426}, {status: 431}, {status: 451}, {status: 501}, {status: 505}}, limpet.ClassHTTP, limpet.Options{}},
-	{"a proxy that refuses with 407", atOnce, repeated, waits,
+	{"a proxy that refuses with 407, or CONNECT with 401", atOnce, repeated, waits,
 		[]failure{{status: 407}, {err: &socket.ProxyError{Status: 407}}}, limpet.ClassProxy, limpet.Options{}},
 	{"status 401 or close code 1008, without `Options.Auth` and `Options.Ticket`", atOnce, repeated, waits,
 		[]failure{{status: 401}, {code: 1008}}, limpet.ClassAuth, limpet.Options{}},

@@ -133,6 +133,7 @@ func TestProxyRefusals(t *testing.T) {
 		took   time.Duration
 	}{
 		"407":                {answers("HTTP/1.1 407 Proxy Authentication Required\r\nProxy-Authenticate: Basic realm=\"x\"\r\n\r\n"), true, "407", 0},
+		"401":                {answers("HTTP/1.1 401 Unauthorized\r\nContent-Length: 0\r\n\r\n"), true, "401", 0}, // of tinyproxy, to a wrong password
 		"502":                {answers("HTTP/1.1 502 Bad Gateway\r\nContent-Length: 0\r\n\r\n"), false, "502", 0},
 		"redirect":           {answers("HTTP/1.1 302 Found\r\nLocation: http://elsewhere/\r\n\r\n"), false, "302", 0},
 		"not HTTP":           {answers("SSH-2.0-proxy\r\n"), false, "malformed", 0},

@@ -38,7 +38,7 @@ type Options struct {
 }
 
 // upgrade makes one upgrade request and keeps the response. It lets only a 101
-// through to the library, so redirects are never followed and the body of a
+// through to the library, so the library follows no redirect and the body of a
 // refusal is bounded in size and time.
 type upgrade struct {
 	requests *Requests
