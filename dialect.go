@@ -192,6 +192,15 @@ func (l *loop) askVerdict(f wire.Failure, would wire.Verdict) (wire.Verdict, err
 	return v, err
 }
 
+// reportUnencoded reports an operation that no caller waits for and that the dialect could
+// not encode, once for each kind on a connection.
+func (l *loop) reportUnencoded(k *link, kind wire.OpKind, err error) {
+	if bit := uint32(1) << (kind % 32); k.unencodable&bit == 0 {
+		k.unencodable |= bit
+		l.c.notify.post(CallbackFailed{optionDialect, &Error{Op: "Encode", Field: optionDialect, Class: ClassUser, Detail: kind.String(), Err: err}})
+	}
+}
+
 // openFailed follows when the dialect has no codec for a connection: the peer broke the
 // protocol, or the fault is on this side.
 func (l *loop) openFailed(k *link, err error) {

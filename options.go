@@ -2,7 +2,6 @@ package limpet
 
 import (
 	"context"
-	"encoding/json"
 	"log/slog"
 	"net/http"
 	"net/url"
@@ -255,73 +254,6 @@ type Window struct {
 	// window is full.
 	FailFast bool
 }
-
-// AttemptInfo tells Auth and Ticket what the credential is for.
-type AttemptInfo struct {
-	// Number is 1 more than the losses and failed attempts since the last stable
-	// connection: 1 for the first attempt of a client.
-	Number int
-
-	// Host is the host and port of the endpoint.
-	Host string
-
-	// Refresh means that the server refused the last credential: return a new
-	// one, not a cached one.
-	Refresh bool
-
-	// Credential is what Auth has returned for this attempt. Only Ticket gets it.
-	Credential Credential
-
-	// Cause is why the last connection or attempt failed; nil before the first
-	// failure.
-	Cause error
-}
-
-// Credential is what Auth returns. It appears in no log, error or metric.
-type Credential struct {
-	// Header is sent with the upgrade request. It replaces entries of
-	// Options.Header with the same key.
-	Header http.Header
-
-	// Token is sent in the handshake of the dialect, for limpet.v1 in HELLO. It
-	// must be UTF-8 of at most 8 KiB without control characters.
-	Token Secret
-
-	// Subprotocols are offered in the upgrade request behind those of the dialect, for
-	// servers that read a credential there. Each must be a token of RFC 9110, section
-	// 5.6.2: encode what is none in base64url. The server should choose one of the
-	// dialect's.
-	Subprotocols []string
-}
-
-// Secret is a string whose content is not printed, logged or marshalled.
-type Secret string
-
-// String hides the secret.
-func (Secret) String() string { return "[secret]" }
-
-// GoString hides the secret.
-func (Secret) GoString() string { return "limpet.Secret([secret])" }
-
-// LogValue hides the secret.
-func (Secret) LogValue() slog.Value { return slog.StringValue("[secret]") }
-
-// MarshalText hides the secret.
-func (Secret) MarshalText() ([]byte, error) { return []byte("[secret]"), nil }
-
-func (s Secret) reveal() string { return string(s) }
-
-// String hides the credential.
-func (c Credential) String() string { return "[credential]" }
-
-// GoString hides the credential.
-func (c Credential) GoString() string { return "limpet.Credential([secret])" }
-
-// LogValue hides the credential.
-func (c Credential) LogValue() slog.Value { return slog.StringValue("[credential]") }
-
-// MarshalJSON hides the credential.
-func (c Credential) MarshalJSON() ([]byte, error) { return json.Marshal("[credential]") }
 
 // From is where a subscription starts.
 type From = wire.From
