@@ -20,9 +20,14 @@ type AttemptInfo struct {
 	// Host is the host and port of the endpoint.
 	Host string
 
-	// Refresh means that the server refused the last credential: return a new
-	// one, not a cached one.
+	// Refresh means that the server refused the last credential, or that it expires: return
+	// a new one, not a cached one.
 	Refresh bool
+
+	// Connected means that the credential is not for an attempt: it is sent on the
+	// connection in use, where the last one expires or the server wants a new one. Only its
+	// Token is used. Refresh is set, too.
+	Connected bool
 
 	// Credential is what Auth has returned for this attempt. Only Ticket gets it.
 	Credential Credential
@@ -85,8 +90,9 @@ func (d *dialer) info(a attempt) AttemptInfo {
 
 // credential calls Auth.
 func (d *dialer) credential(ctx context.Context, a attempt) (cred Credential, err error) {
-	if d.cfg.Auth != nil {
+	for again := d.cfg.Auth != nil; again; {
 		cred, err = d.auth.ask(ctx, func() (Credential, error) { return d.cfg.Auth(ctx, d.info(a)) })
+		again = err == errStillRuns && d.auth.settle(ctx) // it was for the connection before
 	}
 	if err != nil {
 		return cred, err

@@ -124,6 +124,7 @@ type link struct {
 	namedTopics *topicTable // nil unless the dialect routes by name
 
 	signs
+	refreshing
 	proved     bool        // a message was acknowledged on it, or received for a subscription that has ended
 	stable     bool        // it lasted long enough to forget earlier failures
 	fatalError *wire.Event // nothing is written after it
@@ -395,14 +396,10 @@ func (l *loop) end(err error) {
 	}
 	l.c.admission.Close(l.state.Cause)
 	l.c.first.arrive() // not to keep the reader
-	code := l.c.cfg.traits.CloseCode
-	if code == 0 {
-		code = 1000
-	}
 	for _, c := range l.closing {
 		time.AfterFunc(closeFrameTimeout, c.Kill)
 	}
-	l.disconnect(l.link, code, "")
+	l.disconnect(l.link, l.c.cfg.closeCode(), "")
 	l.window.close()
 	l.endStreams()
 	if err == nil {

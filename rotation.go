@@ -52,11 +52,7 @@ func (l *loop) renewInTime(k *link) {
 		why = ErrGoAway
 	}
 	l.state.Cause = &Error{Op: "open", Class: ClassOther, Err: why}
-	code := l.c.cfg.traits.CloseCode
-	if code == 0 {
-		code = 1000
-	}
-	l.disconnect(k, code, "")
+	l.disconnect(k, l.c.cfg.closeCode(), "")
 	l.disconnectedAt = l.now
 	if k.goAway {
 		l.endpoints.list.Avoid(k.endpoint, l.now)

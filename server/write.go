@@ -114,6 +114,9 @@ func (w *writer) run() (err error) {
 		if err := w.acks(); err != nil {
 			return err
 		}
+		if err := w.needs(); err != nil {
+			return err
+		}
 		if end != nil {
 			return w.flush()
 		}
@@ -169,6 +172,9 @@ func (w *writer) execute(o *order) error {
 				return err
 			}
 		}
+	case orderExpires:
+		w.expires = o.expires
+		return w.put(&o.frame)
 	case orderUnsubscribe:
 		if s := w.byCh[o.credit.Ch]; s != nil {
 			w.remove(s)

@@ -167,9 +167,9 @@ func TestEvents(t *testing.T) {
 				Rejects: []wire.Reject{{Seq: 4, Code: 4, Reason: "too_big"}, {Seq: 7, Code: math.MaxUint16}}, HasCredit: true, Credit: wire.Credit{N: 8, Bytes: 9}}}},
 		{Frame{Type: TypeAck, Ack: &Ack{To: 3, HasTo: true}}, wire.Event{Kind: wire.EventAck, Ack: &wire.Ack{To: 3}}},
 		{Frame{Type: TypeAuth, Auth: &Auth{Exp: 90}}, wire.Event{Kind: wire.EventAuth, Expires: 90 * ms}},
-		{Frame{Type: TypeAuth, Auth: &Auth{Exp: 90, Need: 60}}, wire.Event{Kind: wire.EventAuth, Expires: 60 * ms}},
-		{Frame{Type: TypeAuth, Auth: &Auth{Need: 60}}, wire.Event{Kind: wire.EventAuth, Expires: 60 * ms}},
-		{Frame{Type: TypeAuth, Auth: &Auth{Code: 15}}, wire.Event{Kind: wire.EventError, Code: 15, Reason: "bad_token"}},
+		{Frame{Type: TypeAuth, Auth: &Auth{Need: 60}}, wire.Event{Kind: wire.EventAuth, Wanted: true, Expires: 60 * ms}},
+		{Frame{Type: TypeAuth, Auth: &Auth{}}, wire.Event{Kind: wire.EventAuth}},
+		{Frame{Type: TypeAuth, Auth: &Auth{Code: 15}}, wire.Event{Kind: wire.EventAuth, Code: 15, Reason: "bad_token"}},
 		{Frame{Type: TypeGoAway, GoAway: &GoAway{Code: 4300, After: 1, Spread: math.MaxUint64}},
 			wire.Event{Kind: wire.EventGoAway, Code: 4300, Reason: "going_away", Delay: ms, Spread: math.MaxInt64}},
 		{Frame{Type: TypePing, N: 4}, wire.Event{Kind: wire.EventPing, N: 4}},
@@ -182,6 +182,17 @@ func TestEvents(t *testing.T) {
 			if err != nil || len(got) != 1 || !reflect.DeepEqual(got[0], tt.want) {
 				t.Errorf("encoding %d, %v: %v\n got %+v\nwant %+v", enc, tt.f.Type, err, got, tt.want)
 			}
+		}
+	}
+}
+
+// One auth may say both that the credential was taken and that another one is wanted.
+func TestAuthSaysTwoThings(t *testing.T) {
+	for _, enc := range encodings {
+		got, err := receive(t, welcomed(t, enc), enc, Frame{Type: TypeAuth, Auth: &Auth{Exp: 90, Need: 60}})
+		want := []wire.Event{{Kind: wire.EventAuth, Expires: 90 * time.Millisecond}, {Kind: wire.EventAuth, Expires: 60 * time.Millisecond, Wanted: true}}
+		if err != nil || !reflect.DeepEqual(got, want) {
+			t.Errorf("encoding %d: %v\n got %+v\nwant %+v", enc, err, got, want)
 		}
 	}
 }
