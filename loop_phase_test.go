@@ -64,6 +64,9 @@ var transitions = []transition{
 		}
 		return inTurn{subscribe{s, make(chan error, 1)}, e}
 	}, "", "", "", ""},
+	{"`received`: the credential lasts, a new one is wanted, or was refused", func(l *loop) event {
+		return receivedOn(l, wire.Event{Kind: wire.EventAuth, Expires: time.Hour}, wire.Event{Kind: wire.EventAuth, Wanted: true}, wire.Event{Kind: wire.EventAuth, Code: 1})
+	}, "", "", "", ""},
 	{"`received`: a ping, a notice or a goaway", func(l *loop) event {
 		return receivedOn(l, wire.Event{Kind: wire.EventPing}, wire.Event{Kind: wire.EventError}, wire.Event{Kind: wire.EventGoAway})
 	}, "", "", "", ""},
@@ -75,6 +78,12 @@ var transitions = []transition{
 		return wrote{conn: connOf(l), err: errors.New("broken pipe")}
 	}, "", "", "", ""},
 	{"`ponged`", func(l *loop) event { return ponged{connOf(l)} }, "", "", "", ""},
+	{"`refreshed`: a new credential, or none", func(l *loop) event {
+		return inTurn{refreshed{connOf(l), "token", nil}, refreshed{connOf(l), "", nil}, refreshed{connOf(l), "", errors.New("no answer")}}
+	}, "", "never", "", ""},
+	{"`refreshed`: an error made with `Permanent`", func(l *loop) event {
+		return refreshed{connOf(l), "", Permanent(errors.New("no account"))}
+	}, "", "never", "ended", ""},
 	{"`readFailed`: the connection broke", func(l *loop) event {
 		return readFailed{connOf(l), errors.New("connection reset")}
 	}, "", "waiting", "waiting", ""},
