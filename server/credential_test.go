@@ -300,4 +300,3 @@ func TestNewCredentialIsNotLogged(t *testing.T) {
 		}
 	})
 }
-
