@@ -57,7 +57,17 @@ type Options struct {
 	// may block until ctx ends: when the attempt times out or the client ends.
 	// An error or a panic fails the attempt; an error made with Permanent ends
 	// the client, and one that wraps a *wire.StatusError counts as that answer to
-	// the upgrade: its Retry-After is obeyed. Defaults to no credential.
+	// the upgrade: its Retry-After is obeyed.
+	//
+	// Where the dialect has the trait Refresh, as limpet.v1, Auth is also called for the
+	// connection in use, with AttemptInfo.Connected: when the server wants a new
+	// credential, and by itself once 80 % of the time have passed that the server gave the
+	// last one, if that had a Token. It may block until ctx ends: after DialTimeout, or
+	// when the connection ends; never two calls run at once, and they start at least a
+	// second apart. The Token is sent on that connection and on no other. After an error
+	// or a panic Auth is called again with backoff, and CredentialNotRefreshed reports it;
+	// the connection goes on until the server ends it. An error made with Permanent ends the
+	// client at once. See docs/credentials.md. Defaults to no credential.
 	Auth func(ctx context.Context, info AttemptInfo) (Credential, error)
 
 	// Ticket returns query parameters for the URL of an attempt: a ticket that can be used

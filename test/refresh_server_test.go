@@ -188,12 +188,17 @@ func TestCredentialWithoutToken(t *testing.T) {
 func TestNobodyToAsk(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		s := newAuthScript(t, newIssuer(), 1000, nil)
-		c, err := limpet.Dial(t.Context(), s.host.URL(), options(&limpet.Options{HTTPClient: s.host.HTTPClient()}))
+		notices := make(chan limpet.ServerNotice, 10)
+		c, err := limpet.Dial(t.Context(), s.host.URL(), options(&limpet.Options{HTTPClient: s.host.HTTPClient(), Observer: observer(func(e limpet.Event) {
+			if n, ok := e.(limpet.ServerNotice); ok {
+				notices <- n
+			}
+		})}))
 		assert.NoError(t, err)
 		defer closeAndWait(t, c)
 		s.current().sendFrames(authFrame(native.Auth{Need: 1}), authFrame(native.Auth{Exp: 1}), authFrame(native.Auth{Code: 15}))
-		time.Sleep(time.Hour)
-		if st := c.State(); st.Phase != limpet.Ready || st.Generation != 1 {
+		time.Sleep(50 * time.Minute)
+		if st := c.State(); st.Phase != limpet.Ready || st.Generation != 1 || len(notices) != 1 || (<-notices).Code != 15 {
 			t.Errorf("%+v", st)
 		}
 	})

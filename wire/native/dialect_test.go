@@ -186,17 +186,6 @@ func TestEvents(t *testing.T) {
 	}
 }
 
-// One auth may say both that the credential was taken and that another one is wanted.
-func TestAuthSaysTwoThings(t *testing.T) {
-	for _, enc := range encodings {
-		got, err := receive(t, welcomed(t, enc), enc, Frame{Type: TypeAuth, Auth: &Auth{Exp: 90, Need: 60}})
-		want := []wire.Event{{Kind: wire.EventAuth, Expires: 90 * time.Millisecond}, {Kind: wire.EventAuth, Expires: 60 * time.Millisecond, Wanted: true}}
-		if err != nil || !reflect.DeepEqual(got, want) {
-			t.Errorf("encoding %d: %v\n got %+v\nwant %+v", enc, err, got, want)
-		}
-	}
-}
-
 func TestReady(t *testing.T) {
 	w := &Welcome{CN: 8, SID: "s", Key: []byte("k"), SE: 2, Res: true, Ack: 5, Tag: testID, HasTag: true,
 		Sack: []wire.Range{{Lo: 7, Hi: 8}}, Out: []Reject{{6, 11}}, Cr: Credit{100, 200}, HB: 20000, TTL: 300, Dedup: 600,
