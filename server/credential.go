@@ -31,7 +31,7 @@ func (p *peer) reauthenticate(token string) (who Principal, err error) {
 // longer permitted end before the client has the answer.
 func (p *peer) refresh(token string) error {
 	p.mu.Lock()
-	p.needBy = time.Time{} // this is it
+	p.needBy, p.asking = time.Time{}, false // this is it
 	p.mu.Unlock()
 	who, err := p.reauthenticate(token)
 	switch {

@@ -273,6 +273,27 @@ func TestReauthenticateDuringTheHook(t *testing.T) {
 	})
 }
 
+// A credential that meets a request on its way counts with its own time, whichever comes first.
+func TestReauthenticateMeetsACredential(t *testing.T) {
+	both(t, func(t *testing.T, enc native.Encoding) {
+		var srv atomic.Pointer[server.Server]
+		r := newRig(t, &server.Options{Hooks: server.Hooks{Authenticate: lives(30 * time.Second),
+			OnPublish: func(context.Context, server.Principal, server.Message) error {
+				srv.Load().Reauthenticate("ann", time.Second)
+				return nil
+			}}})
+		srv.Store(r.srv)
+		c := r.connect(enc)
+		c.hello(native.Hello{CN: 1, Tok: "ann-1"})
+		start := time.Now()
+		c.send(msg(1, idOf(1), "t", "x"), auth("ann-2")) // of one batch: the request may not be sent yet
+		c.wantClose(native.CloseAuthExpired)
+		if d := time.Since(start); d != 30*time.Second {
+			t.Errorf("ended after %v", d)
+		}
+	})
+}
+
 // A token that was renewed is in no log line, and neither is what the hook says of it in words
 // to the client.
 func TestNewCredentialIsNotLogged(t *testing.T) {

@@ -84,9 +84,10 @@ type Message struct {
 type Hooks struct {
 	// Authenticate decides who the client is, from the upgrade request and the
 	// token of its HELLO, within 10 seconds. It also runs when a session is
-	// resumed. An error ends the connection with 4101, or with Error.Code if
-	// that is a close code; rate_limited, unavailable and internal (5, 7, 8) stand for
-	// 4201, 4203 and 4202, after which a client comes back with the same credential. Nil accepts every client as Principal{}: do not
+	// resumed and, without Reauthenticate, on a new credential. An error ends the
+	// connection with 4101, or with Error.Code if that is a close code; rate_limited,
+	// unavailable and internal (5, 7, 8) stand for 4201, 4203 and 4202, after which a client
+	// comes back with the same credential. Nil accepts every client as Principal{}: do not
 	// expose such a server.
 	Authenticate func(ctx context.Context, r *http.Request, token string) (Principal, error)
 
