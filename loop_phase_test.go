@@ -99,6 +99,7 @@ var transitions = []transition{
 		return inTurn{
 			received{old, []routedEvent{{Event: wire.Event{Kind: wire.EventAck, Ack: &wire.Ack{To: 1 << 40}}}}},
 			wrote{conn: old, err: errors.New("old")}, ponged{old}, readFailed{old, violation("old")},
+			refreshed{old, "token", nil}, refreshed{old, "", Permanent(errors.New("no account"))},
 		}
 	}, "", "", "", ""},
 	{"`elapsed`: nothing is due", func(*loop) event { return elapsed{} }, "", "", "", ""},

@@ -236,8 +236,8 @@ func TestRefreshOfALostConnection(t *testing.T) {
 				if strings.Contains(text, "auth ") || strings.Contains(text, "refreshed") || strings.Count(text, "attempt") != 1 || !strings.Contains(text, "hello 2 with token-3") {
 					t.Error(text)
 				}
-				if st := c.State(); st.Phase != limpet.Ready || st.Generation != 2 {
-					t.Errorf("%+v", st)
+				if st, attempts := c.State(), c.Stats().Attempts; st.Phase != limpet.Ready || st.Generation != 2 || attempts != 2 || st.Since.Sub(i.began) > 81*time.Second {
+					t.Errorf("%d attempts: %+v", attempts, st)
 				}
 			})
 		})

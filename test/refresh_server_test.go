@@ -241,13 +241,17 @@ func TestNewTokenIsNotRepeated(t *testing.T) {
 		i := newIssuer()
 		var log, events lockedBuffer
 		const many = 400 // more than internal/secrets keeps of an attempt
+		token := func(n int) string { return fmt.Sprintf("%04d-canary", n) } // none is the beginning of another
+		i.answer = func(_ context.Context, n int, _ limpet.AttemptInfo) (limpet.Credential, error) {
+			return limpet.Credential{Token: limpet.Secret(token(n))}, nil
+		}
 		s := newAuthScript(t, i, 2000, func(p *scriptedConn, n int) {
 			if n < many {
 				p.sendFrames(authFrame(native.Auth{Exp: 2000}))
 				return
 			}
-			p.sendText(fmt.Sprintf(`{"t":"err","code":1,"msg":"bad token %s"}`, tokenNumber(n+1)))
-			p.ws.Close(native.CloseAuthInvalid, "bad token "+tokenNumber(n+1))
+			p.sendText(fmt.Sprintf(`{"t":"err","code":1,"msg":"bad token %s"}`, token(n+1)))
+			p.ws.Close(native.CloseAuthInvalid, "bad token "+token(n+1))
 		})
 		c := s.client(t, limpet.Options{
 			Logger:   slog.New(slog.NewTextHandler(&log, &slog.HandlerOptions{Level: slog.LevelDebug})),

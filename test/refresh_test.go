@@ -55,7 +55,7 @@ func (i *issuer) auth(ctx context.Context, info limpet.AttemptInfo) (limpet.Cred
 	n := i.calls
 	i.mu.Unlock()
 	if i.answer != nil {
-		if cred, err := i.answer(ctx, n, info); err != nil || cred.Header != nil {
+		if cred, err := i.answer(ctx, n, info); err != nil || cred.Header != nil || cred.Token != "" {
 			return cred, err
 		}
 	}

@@ -105,7 +105,7 @@ var ofRefresh = []mutation{
 		file:    "refresh.go",
 		search:  "\tk := l.linkOf(e.conn)\n\tif k == nil {\n\t\treturn // it was for that connection\n",
 		replace: "\tk := l.link\n\tif k == nil {\n\t\treturn // it was for that connection\n",
-		test:    "-run ^TestRefreshOfALostConnection$ ./test",
+		test:    "-run ^TestEveryEventInEveryPhase$/^any_event .",
 	},
 	{
 		name:    "refresh: a call that hangs is called again",
