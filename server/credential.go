@@ -107,7 +107,7 @@ func millisUntil(at time.Time) uint64 { return uint64(max(time.Until(at).Millise
 // Reauthenticate asks the clients of a principal for a new credential, for example because what
 // they may do has changed, and returns how many connections there are. One that has sent none
 // within the given time, of at least a millisecond, is closed with 4100: its client comes back
-// with a new credential. A client that has no use for a request sends none. Reauthenticate does
+// with a new credential. A client that cannot renew its credential sends none. Reauthenticate does
 // not block.
 func (s *Server) Reauthenticate(principal string, within time.Duration) (connections int) {
 	s.mu.Lock()

@@ -59,7 +59,7 @@ const (
 	EventPing   // N, Step: Encode(OpPong) is wanted
 	EventPong   // N
 	EventGoAway // Code, Delay, Spread, Reason; with neither Delay nor Spread the client makes a new connection at once
-	EventAuth   // Expires, Wanted; or Code, PeerCode and Reason: the server refuses the last OpAuth. See Traits.Refresh
+	EventAuth   // Expires, Wanted; or Code, PeerCode, Reason and Retry: the server has not taken the last OpAuth. See Traits.Refresh
 	EventError  // Code, Reason, Retry, Fatal; Key or N if it concerns a subscription or a sequence number; see Traits.ByKey
 
 	// EventMalformed: a message that the dialect cannot read or place was skipped.
