@@ -141,7 +141,7 @@ func (e refreshed) apply(l *loop) {
 		l.disconnect(k, l.c.cfg.closeCode(), "")
 		l.fail(k, &wire.Failure{Stage: wire.StageOpen, Err: fault})
 	case e.err != nil:
-		f := l.dialer.refused(attempt{number: l.policy.failures + 1}, fault).failure
+		f := l.dialer.refused(attempt{}, fault).failure
 		d := decideByTable(f)
 		why := l.explain(f, d)
 		why.Op = "refresh"

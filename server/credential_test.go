@@ -294,6 +294,31 @@ func TestReauthenticateMeetsACredential(t *testing.T) {
 	})
 }
 
+// A connection whose HELLO waits for the old one to finish is asked after its WELCOME.
+func TestReauthenticateBeforeTheWelcome(t *testing.T) {
+	both(t, func(t *testing.T, enc native.Encoding) {
+		log := &gatedLog{Log: server.NewMemoryLog(server.Retention{})}
+		r := newRig(t, &server.Options{Log: log, Hooks: server.Hooks{Authenticate: lives(30 * time.Second)}})
+		old := r.connect(enc)
+		h := resume(old.hello(native.Hello{CN: 1, Tok: "ann-1"}), 2, 1, 1)
+		h.Tok = "ann-2"
+		log.hold()
+		old.publish(1, "t", "x")
+		synctest.Wait()
+		c := r.connect(enc)
+		c.send(native.Frame{Type: native.TypeHello, Hello: &h})
+		synctest.Wait()
+		r.srv.Reauthenticate("ann", 5*time.Second)
+		synctest.Wait()
+		log.open()
+		c.next(native.TypeWelcome)
+		if a := c.next(native.TypeAuth).Auth; *a != (native.Auth{Need: 5000}) {
+			t.Errorf("asked with %+v", *a)
+		}
+		c.wantClose(native.CloseAuthExpired)
+	})
+}
+
 // A token that was renewed is in no log line, and neither is what the hook says of it in words
 // to the client.
 func TestNewCredentialIsNotLogged(t *testing.T) {

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"log/slog"
 	"net/http"
 	"strings"
 	"testing"
@@ -263,6 +264,52 @@ func TestPermanentAfterTheLoss(t *testing.T) {
 		<-c.Done()
 		if !errors.Is(c.Err(), errClosedAccount) {
 			t.Errorf("%v", c.Err())
+		}
+	})
+}
+
+// TestWishDuringACall: a call of Auth that takes its time serves what the server asks for meanwhile.
+func TestWishDuringACall(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		i := newIssuer()
+		i.answer = func(_ context.Context, _ int, info limpet.AttemptInfo) (none limpet.Credential, err error) {
+			if info.Connected {
+				time.Sleep(5 * time.Second)
+			}
+			return none, nil
+		}
+		s := newAuthScript(t, i, 0, accepts(0))
+		s.client(t, limpet.Options{})
+		for range 3 {
+			s.current().sendFrames(authFrame(native.Auth{Need: 60_000}))
+			time.Sleep(2 * time.Second)
+		}
+		time.Sleep(10 * time.Second)
+		if got, want := i.noted(), "0s attempt; 0s hello 1 with token-1; 0s connected refresh; 5s auth 1 with token-2; 5s refreshed for 0s"; got != want {
+			t.Errorf("%s\nwant %s", got, want)
+		}
+	})
+}
+
+// TestRefreshThatPanicsIsLogged: a warning with the stack, which says where.
+func TestRefreshThatPanicsIsLogged(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		i := newIssuer()
+		var log lockedBuffer
+		i.answer = func(_ context.Context, n int, _ limpet.AttemptInfo) (none limpet.Credential, err error) {
+			if n == 2 {
+				panic("no issuer")
+			}
+			return none, nil
+		}
+		s := newAuthScript(t, i, 100_000, accepts(0))
+		s.client(t, limpet.Options{Logger: slog.New(slog.NewTextHandler(&log, nil))})
+		time.Sleep(90 * time.Second)
+		line := log.String()[strings.Index(log.String(), "level=WARN"):]
+		for _, part := range []string{`msg="limpet: credential not refreshed"`, "class=user", "no issuer", "again=1", "refresh_faults_test.go"} {
+			if !strings.Contains(line, part) {
+				t.Errorf("no %s in %s", part, line)
+			}
 		}
 	})
 }

@@ -240,7 +240,7 @@ func TestNewTokenIsNotRepeated(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		i := newIssuer()
 		var log, events lockedBuffer
-		const many = 400 // more than internal/secrets keeps of an attempt
+		const many = 400                                                     // more than internal/secrets keeps of an attempt
 		token := func(n int) string { return fmt.Sprintf("%04d-canary", n) } // none is the beginning of another
 		i.answer = func(_ context.Context, n int, _ limpet.AttemptInfo) (limpet.Credential, error) {
 			return limpet.Credential{Token: limpet.Secret(token(n))}, nil

@@ -241,6 +241,27 @@ var ofRefresh = []mutation{
 		test:    "-run ^TestFuncsRefresh$ ./wire/feed",
 	},
 	{
+		name:    "refresh: a second call while one runs",
+		file:    "refresh.go",
+		search:  "if !k.ready || k.stopAsking != nil {",
+		replace: "if !k.ready {",
+		test:    "-run ^TestWishDuringACall$ ./test",
+	},
+	{
+		name:    "refresh: a panic has no stack in the log",
+		file:    "refresh.go",
+		search:  "\t\tattrs = append(attrs, slog.String(\"stack\", string(stack)))\n",
+		replace: "",
+		test:    "-run ^TestRefreshThatPanicsIsLogged$ ./test",
+	},
+	{
+		name:    "refresh: the server asks before the welcome",
+		file:    "server/credential.go",
+		search:  "\tif w.session == nil {\n\t\treturn nil // WELCOME comes first\n\t}\n",
+		replace: "",
+		test:    "-run ^TestReauthenticateBeforeTheWelcome$ ./server",
+	},
+	{
 		name:    "wiretest: a new credential that is not sent",
 		file:    "wire/wiretest/checks_refresh.go",
 		search:  "\tif len(out.List) == 0 {\n",
