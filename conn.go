@@ -427,3 +427,26 @@ func (k *link) queueRequest(s *Subscription) {
 	}
 	k.toAsk = slices.Insert(k.toAsk, i, s)
 }
+
+// The next control frames get their turn after one write, so it should not take longer
+// than a quarter of a heartbeat interval, within these bounds.
+const (
+	minWriteTime = 50 * time.Millisecond
+	maxWriteTime = 500 * time.Millisecond
+)
+
+func (k *link) writeTime() time.Duration {
+	return min(max(k.heartbeat/4, minWriteTime), maxWriteTime)
+}
+
+// followLink adapts the size of the next writes to the time that one of n bytes took.
+func (l *loop) followLink(k *link, n int) {
+	took, limit := l.now.Sub(k.writeStarted), k.writeTime()
+	switch {
+	case took > limit:
+		fits := int(float64(n) * float64(limit) / float64(took))
+		l.writeBytes = min(l.writeBytes, max(fits, minWriteBytes))
+	case took < limit/4 && n >= l.writeBytes/2:
+		l.writeBytes = min(2*l.writeBytes, maxWriteBytes)
+	}
+}

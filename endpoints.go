@@ -2,6 +2,7 @@ package limpet
 
 import (
 	"net/http"
+	"net/url"
 	"reflect"
 	"time"
 
@@ -138,4 +139,24 @@ func (l *loop) followEndpoint(k *link, f *wire.Failure, d *decision) (another bo
 		d.After = 0
 	}
 	return !wasReady && list.HasNext(l.now)
+}
+
+// resolved is the answer of Options.Resolver.
+type resolved struct {
+	urls []*url.URL // empty: none is usable
+	err  error      // what is wrong with the answer
+}
+
+func (e resolved) apply(l *loop) {
+	l.cancelAttempt = nil
+	if l.ended {
+		return
+	}
+	if e.err != nil {
+		l.c.notify.post(CallbackFailed{"Options.Resolver", l.c.secrets.HideError(e.err)})
+	}
+	if len(e.urls) > 0 {
+		l.endpoints.list.Replace(e.urls)
+	}
+	l.dial()
 }

@@ -272,50 +272,6 @@ func (l *loop) enterSub(s *Subscription, st SubState) {
 	}
 }
 
-// outageWatch is a time without all that the client had.
-type outageWatch struct {
-	since    time.Time // zero: there is none
-	attempts uint64    // of the client when it began
-	waiting  int       // subscriptions that were live and are not yet again
-	unproved int       // subscriptions that are live again, and may still show a loss
-	gaps     uint64    // gaps and resets so far
-	missed   uint64    // messages in them, as far as known
-}
-
-// beginOutage follows when a connection that was ready is lost.
-func (l *loop) beginOutage() {
-	if l.outage.since.IsZero() {
-		c := &l.c.counters
-		l.outage = outageWatch{since: l.now, attempts: c.attempts.Load()}
-		c.outages.begin(l.now)
-	}
-	for s := range l.registry.all() {
-		if !s.inOutage && s.state.Load().Phase == SubLive {
-			s.inOutage = true
-			l.outage.waiting++
-		}
-	}
-}
-
-// checkOutage ends the outage when everything is live again, or the client has ended.
-func (l *loop) checkOutage() {
-	o := l.outage
-	live := l.link != nil && l.link.ready && o.waiting == 0
-	if o.since.IsZero() || !live && !l.ended {
-		return
-	}
-	c := &l.c.counters
-	took := c.outages.end()
-	l.outage = outageWatch{}
-	if !live {
-		return
-	}
-	if h := c.measured; h != nil {
-		h.recovery.Add(took, 1)
-	}
-	l.c.notify.post(OutageEnded{took, int(c.attempts.Load() - o.attempts), o.gaps, o.missed, o.unproved})
-}
-
 // enterLive publishes that the server serves s. proved says that nothing is missing but
 // what was reported.
 func (l *loop) enterLive(k *link, s *Subscription, proved bool) {

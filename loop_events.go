@@ -4,7 +4,6 @@ import (
 	"errors"
 	"fmt"
 	"net"
-	"net/url"
 	"slices"
 	"time"
 
@@ -56,26 +55,6 @@ func (e dialed) apply(l *loop) {
 	}
 	l.policy.dialTimeout = l.policy.firstDialTimeout
 	l.open(e.conn, e.token, e.state)
-}
-
-// resolved is the answer of Options.Resolver.
-type resolved struct {
-	urls []*url.URL // empty: none is usable
-	err  error      // what is wrong with the answer
-}
-
-func (e resolved) apply(l *loop) {
-	l.cancelAttempt = nil
-	if l.ended {
-		return
-	}
-	if e.err != nil {
-		l.c.notify.post(CallbackFailed{"Options.Resolver", l.c.secrets.HideError(e.err)})
-	}
-	if len(e.urls) > 0 {
-		l.endpoints.list.Replace(e.urls)
-	}
-	l.dial()
 }
 
 // received carries what the reader passes on to the loop.

@@ -163,61 +163,6 @@ func newQueue(topic string, o *SubscribeOptions, t wire.Traits, owner queueOwner
 	return q
 }
 
-// expectKey makes key the only one whose events are accepted.
-func (q *queue) expectKey(key uint64) {
-	q.mu.Lock()
-	q.key = key
-	q.mu.Unlock()
-}
-
-// fence rejects every event of the current connection: the position stays until
-// startConnection.
-func (q *queue) fence() {
-	q.mu.Lock()
-	q.generation = 0
-	q.mu.Unlock()
-}
-
-// resumePosition returns the position after which the stream can be resumed,
-// and whether it is known.
-func (q *queue) resumePosition() (last Position, known bool) {
-	q.mu.Lock()
-	defer q.mu.Unlock()
-	return q.receiver.Position()
-}
-
-// startConnection makes gen the only connection whose events are accepted. It
-// returns where to resume and how much the server may send.
-func (q *queue) startConnection(gen uint64) (last Position, known bool, credit wire.Credit) {
-	q.roomForWindow()
-	q.mu.Lock()
-	defer q.mu.Unlock()
-	return q.acceptOnly(gen)
-}
-
-// acceptOnly is startConnection; mu is held.
-func (q *queue) acceptOnly(gen uint64) (last Position, known bool, credit wire.Credit) {
-	q.generation = gen
-	q.receivedBefore = q.received
-	q.receiver.StartConnection()
-	q.answerDue, q.holding = false, false
-	q.used, q.roomReported, q.outstanding, q.copies = wire.Credit{}, false, 0, nil
-	if q.delivery.Overflow == Block {
-		q.openWindow()
-		defer q.holdWindow()
-	}
-	q.granted = q.allowance()
-	last, known = q.receiver.Position()
-	return last, known, q.granted
-}
-
-// assumeLive follows when the subscription counts as live without a confirmation.
-func (q *queue) assumeLive() {
-	q.mu.Lock()
-	q.receiver.AssumeLive()
-	q.mu.Unlock()
-}
-
 // offer accepts events of connection gen, read from the socket at readAt, in wire
 // order, all with one key. It does not block. It returns the losses that the server
 // did not report, and EventData for a message that stands for the answer to a request.

@@ -241,50 +241,6 @@ func (q *queue) checkStandstill() {
 	}
 }
 
-// startRequest is startConnection and expectAnswer in one step: no message comes
-// between the two.
-func (q *queue) startRequest(gen uint64, hold bool) (last Position, known bool, credit wire.Credit) {
-	q.roomForWindow()
-	q.mu.Lock()
-	defer q.mu.Unlock()
-	last, known, credit = q.acceptOnly(gen)
-	q.answerDue, q.holding = q.firstAnswers, hold
-	return last, known, credit
-}
-
-// abandonPosition makes the next connection begin the stream again, with a Reset.
-func (q *queue) abandonPosition() {
-	q.mu.Lock()
-	q.receiver.Abandon()
-	q.mu.Unlock()
-}
-
-// expectAnswer follows when the server is asked for the subscription. With hold,
-// messages before the answer belong to an earlier subscription.
-func (q *queue) expectAnswer(hold bool) {
-	q.mu.Lock()
-	q.answerDue, q.holding = q.firstAnswers, hold
-	q.mu.Unlock()
-}
-
-// holdNoLonger takes what comes for messages of this subscription.
-func (q *queue) holdNoLonger() {
-	q.mu.Lock()
-	q.holding = false
-	q.mu.Unlock()
-}
-
-// isEarlier reports whether ev belongs to an earlier subscription; mu is held.
-func (q *queue) isEarlier(ev *wire.Event) bool {
-	switch {
-	case ev.Kind == wire.EventSubscribed || ev.Kind == wire.EventUnsubscribed && ev.Code == 0:
-		q.holding = false
-	case ev.Kind == wire.EventData && q.holding:
-		q.earlier++
-	}
-	return q.holding
-}
-
 // keyedMessage is what waits with Latest: a message, or a loss without a key.
 type keyedMessage struct {
 	Message

@@ -7,20 +7,7 @@ import (
 	"time"
 
 	"github.com/limpet-go/limpet/internal/lend"
-	"github.com/limpet-go/limpet/wire"
 )
-
-// resumeProved follows when the server goes on with the stream on connection gen without
-// a new request, and without a loss.
-func (q *queue) resumeProved(gen uint64) {
-	q.mu.Lock()
-	defer q.mu.Unlock()
-	if gen == q.generation && !q.finishing {
-		last, _ := q.receiver.Position()
-		now := time.Now()
-		_ = q.acceptControl(&wire.Event{Kind: wire.EventSubscribed, Position: last, Continuity: wire.ContinuityProved}, &now) // its own position is no violation
-	}
-}
 
 // take acknowledges what was processed, waits until something can be taken, and
 // returns at most limit messages and losses: in dst if it is large enough, else
@@ -489,12 +476,4 @@ func (q *queue) endIfEmpty() {
 		q.ended = true
 		q.account.Close()
 	}
-}
-
-// hasReceivedOn reports whether a message that is not a duplicate came on
-// connection gen, which has not been fenced.
-func (q *queue) hasReceivedOn(gen uint64) bool {
-	q.mu.Lock()
-	defer q.mu.Unlock()
-	return q.generation == gen && q.received > q.receivedBefore
 }

@@ -137,7 +137,7 @@ var ofClient = []mutation{
 	},
 	{
 		name:    "resume: one message too early",
-		file:    "queue.go",
+		file:    "queue_connection.go",
 		search:  "\treturn last, known, q.granted\n",
 		replace: "\tlast.Offset -= min(last.Offset, 1)\n\treturn last, known, q.granted\n",
 		test:    soak,

@@ -97,14 +97,14 @@ var ofEndpoints = []mutation{
 	},
 	{
 		name:    "resolver: an answer that cannot be used replaces the list",
-		file:    "loop_events.go",
+		file:    "endpoints.go",
 		search:  "if len(e.urls) > 0 {\n\t\tl.endpoints",
 		replace: "if true {\n\t\tl.endpoints",
 		test:    "-run ^TestResolver$ ./test",
 	},
 	{
 		name:    "resolver: its failure is not reported",
-		file:    "loop_events.go",
+		file:    "endpoints.go",
 		search:  "if e.err != nil {\n\t\tl.c.notify.post(CallbackFailed{\"Options.Resolver\"",
 		replace: "if false {\n\t\tl.c.notify.post(CallbackFailed{\"Options.Resolver\"",
 		test:    "-run ^TestResolver$ ./test",

@@ -26,7 +26,7 @@ var ofFeed = []mutation{
 	},
 	{
 		name:    "topics: asked for again at once",
-		file:    "registry.go",
+		file:    "topics.go",
 		search:  "if u == nil || !u.leaving && !u.closing {",
 		replace: "if u == nil || !u.leaving && !u.closing || u != nil {",
 		test:    "-run ^TestTopicAgainHasALifeOfItsOwn$ ./test",
@@ -34,14 +34,14 @@ var ofFeed = []mutation{
 	},
 	{
 		name:    "topics: a late confirmation counts for the next subscription",
-		file:    "registry.go",
+		file:    "topics.go",
 		search:  "u.leaving = owed || u.awaitsEnd",
 		replace: "u.leaving = owed && u.awaitsEnd || u.awaitsEnd",
 		test:    "-run ^TestConfirmationAfterTheFirstMessage$ ./test",
 	},
 	{
 		name:    "topics: an end that is not confirmed holds one up for ever",
-		file:    "registry.go",
+		file:    "topics.go",
 		search:  "\t\t\tk.free(d.use, false)\n",
 		replace: "",
 		test:    "-run ^TestEndThatIsNotConfirmed$ ./test",
@@ -153,7 +153,7 @@ var ofFeed = []mutation{
 	},
 	{
 		name:    "refusals: of a repeated request, the subscription ends",
-		file:    "registry.go",
+		file:    "topics.go",
 		search:  "\tcase refusedAgain:\n\t\tl.c.notify",
 		replace: "\tcase refusedAgain && u == nil:\n\t\tl.c.notify",
 		test:    "-run ^TestRefusalOfARepeatedRequest$ ./test",
@@ -188,7 +188,7 @@ var ofFeed = []mutation{
 	},
 	{
 		name:    "refusals: one makes a topic free while answers are owed",
-		file:    "registry.go",
+		file:    "topics.go",
 		search:  "if ended || refused && !refusedAgain && u.owed == 0 {",
 		replace: "if ended || refused {",
 		test:    "-run ^TestAnswersToARepeatedRequestOfAClosedSubscription$ ./test",

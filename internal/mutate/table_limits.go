@@ -151,7 +151,7 @@ var ofLimits = []mutation{
 	},
 	{
 		name:    "limits: a place that is not free is taken",
-		file:    "registry.go",
+		file:    "topics.go",
 		search:  "holds := u.sub != nil || u.leaving || u.served; holds",
 		replace: "holds := u.sub != nil || u.served; holds",
 		test:    "-run ^TestNoMoreSubscriptionsThanTheServerAllows$ ./test",
@@ -285,14 +285,14 @@ var ofLimits = []mutation{
 	},
 	{
 		name:    "places: a place is never free again",
-		file:    "registry.go",
+		file:    "topics.go",
 		search:  "\t\t\tn.holding--\n",
 		replace: "",
 		test:    "-run ^TestNoMoreSubscriptionsThanTheServerAllows$ ./test",
 	},
 	{
 		name:    "topics: a process that stood still frees one at once",
-		file:    "registry.go",
+		file:    "topics.go",
 		search:  "case l.now.Sub(d.at) > answerTimeout/2:",
 		replace: "case false:",
 		test:    "-run ^TestStandstillOfTheProcessFreesNoTopic$ ./test",

@@ -54,7 +54,7 @@ var ofStream = []mutation{
 	},
 	{
 		name:    "queue: a subscription without confirmations was never live",
-		file:    "queue.go",
+		file:    "queue_connection.go",
 		search:  "\tq.receiver.AssumeLive()\n",
 		replace: "",
 		test:    "-run ^TestBreakBeforeAnyMessageIsAReset$ ./test",

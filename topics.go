@@ -1,0 +1,230 @@
+package limpet
+
+import (
+	"time"
+
+	"github.com/limpet-go/limpet/internal/fifo"
+	"github.com/limpet-go/limpet/wire"
+)
+
+// topicTable is what one connection knows of its topics, where the dialect routes by name.
+type topicTable struct {
+	topics      map[string]*topicUse
+	holding     int                    // topics that have a place at the server
+	served      map[*topicUse]struct{} // those that the server goes on with
+	left        []*topicUse            // whose subscriptions have ended: the end is to be written
+	leftInWrite []*topicUse            // the end is being written
+	freed       fifo.Queue[topicDeadline]
+
+	// A request that the server refused as a whole is made again in parts.
+	suspects [][]*Subscription // the parts that are left
+	trial    []*Subscription   // of the part that was asked for last: those not answered yet
+	mute     bool              // a request was not answered in time
+	partly   uint64            // the last write of which one topic was refused by name, plus 1
+}
+
+// usedTopic returns what k knows of a topic, nil if it knows nothing.
+func (k *link) usedTopic(name string) *topicUse {
+	if k.namedTopics == nil {
+		return nil
+	}
+	return k.namedTopics.topics[name]
+}
+
+// topicUse is what one connection knows of a topic of a dialect that routes by
+// name. The client asks for a topic again only when the server has finished with
+// the earlier subscription to it: see wire.Traits.ByKey.
+type topicUse struct {
+	topic   string
+	sub     *Subscription // that asked last, until it ends
+	waiting *Subscription // asks once the topic is free
+
+	owed      int       // answers to requests
+	owedUntil time.Time // after it they do not count; zero: the last request is not written
+	again     int       // of owed: answers to requests for what the server serves already
+
+	closing   bool      // sub was closed, and its end is to be written when consumers have finished
+	leaving   bool      // the server has not finished with the subscription that ended
+	awaitsEnd bool      // because it has to confirm the end; otherwise it owes an answer
+	tail      bool      // messages of that subscription may still come
+	recent    bool      // a refusal may concern that subscription
+	until     time.Time // all three end at the latest; zero: the end is not written
+	served    bool      // the server goes on with it: the client cannot end it
+	holds     bool      // in topicTable.holding
+}
+
+// count follows when u has changed.
+func (n *topicTable) count(u *topicUse) {
+	if holds := u.sub != nil || u.leaving || u.served; holds != u.holds {
+		if u.holds = holds; holds {
+			n.holding++
+		} else {
+			n.holding--
+		}
+	}
+	if !u.served {
+		delete(n.served, u)
+	} else if n.served == nil {
+		n.served = map[*topicUse]struct{}{u: {}}
+	} else {
+		n.served[u] = struct{}{}
+	}
+}
+
+// useTopic is usedTopic for one that is asked for.
+func (k *link) useTopic(topic string) *topicUse {
+	u := k.namedTopics.topics[topic]
+	if u == nil {
+		if k.namedTopics.topics == nil {
+			k.namedTopics.topics = make(map[string]*topicUse)
+		}
+		u = &topicUse{topic: topic}
+		k.namedTopics.topics[topic] = u
+	}
+	return u
+}
+
+// mustWaitForTopic makes s wait if the server has not finished with an earlier
+// subscription to the same topic.
+func (k *link) mustWaitForTopic(s *Subscription) bool {
+	u := k.usedTopic(s.topic)
+	if u == nil || !u.leaving && !u.closing {
+		return false
+	}
+	u.waiting = s
+	return true
+}
+
+// leaveTopic follows when s has ended. With closing, an OpUnsubscribe ends it at the server too.
+func (l *loop) leaveTopic(s *Subscription, closing bool) {
+	traits, k := &l.c.cfg.traits, l.link
+	if k == nil {
+		return
+	}
+	u := k.usedTopic(s.topic)
+	if u == nil || u.sub != s {
+		return
+	}
+	u.sub, u.tail, u.closing = nil, closing, false
+	u.served = !k.traits.Unsubscribe && s.state.Load().Phase == SubLive
+	owed := u.owed > 0 && !due(u.owedUntil, l.now) && !u.served
+	u.awaitsEnd = closing && (traits.ConfirmsEnd || !traits.Confirms)
+	u.leaving = owed || u.awaitsEnd
+	if u.leaving || u.tail {
+		u.recent, u.until = true, time.Time{}
+		k.namedTopics.left = append(k.namedTopics.left, u)
+	}
+	if !u.leaving {
+		k.askForWaiting(u)
+	}
+	k.forget(u)
+}
+
+// forget follows when a topic has changed: it drops one of which nothing needs to be known.
+func (k *link) forget(u *topicUse) {
+	k.namedTopics.count(u)
+	if u.sub == nil && u.waiting == nil && !u.leaving && !u.tail && !u.served && !u.recent {
+		delete(k.namedTopics.topics, u.topic)
+	}
+}
+
+// free follows when the server has finished with the subscription to a topic that
+// ended. With tail its messages may still come.
+func (k *link) free(u *topicUse, tail bool) {
+	u.leaving, u.tail = false, tail
+	k.askForWaiting(u)
+	k.forget(u)
+}
+
+// askForWaiting asks for the subscription that has waited for its topic.
+func (k *link) askForWaiting(u *topicUse) {
+	if u.waiting != nil {
+		k.queueRequest(u.waiting)
+		u.waiting = nil
+	}
+}
+
+// noteLeft follows when the ends of subscriptions were written: their time begins.
+func (k *link) noteLeft(now time.Time) {
+	n := k.namedTopics
+	if n == nil {
+		return
+	}
+	for _, u := range n.leftInWrite {
+		u.until = now.Add(answerTimeout)
+		n.freed.Push(topicDeadline{u, u.until})
+	}
+	n.leftInWrite = nil
+}
+
+// topicDeadline is the moment at which the time of a topicUse ends, unless that has
+// changed.
+type topicDeadline struct {
+	use *topicUse
+	at  time.Time
+}
+
+// freeTopics frees the topics whose time has ended.
+func (l *loop) freeTopics(k *link) {
+	for n := k.namedTopics; n != nil && n.freed.Len() > 0 && due(n.freed.At(0).at, l.now); {
+		d := *n.freed.At(0)
+		n.freed.Drop(1)
+		switch {
+		case !d.use.until.Equal(d.at):
+		case l.now.Sub(d.at) > answerTimeout/2: // this process stood still: what the server has sent may wait
+			d.use.until = l.now.Add(answerTimeout)
+			n.freed.Push(topicDeadline{d.use, d.use.until})
+		default:
+			d.use.recent, d.use.until = false, time.Time{}
+			k.free(d.use, false)
+		}
+	}
+}
+
+// handleNamed handles what the server says of a topic. s is the subscription to
+// which the reader has routed it, nil if there is none. Only a subscription that was
+// asked for can be meant.
+func (l *loop) handleNamed(k *link, s *Subscription, ev *wire.Event) {
+	name := ev.Name
+	if s != nil {
+		name = s.topic // losses that a queue has found have no name
+	}
+	u := k.usedTopic(name)
+	if u == nil {
+		return
+	}
+	ended := ev.Kind == wire.EventUnsubscribed && ev.Code == 0
+	answer := ev.Kind == wire.EventSubscribed || ev.Kind == wire.EventUnsubscribed
+	if answer && !ended && u.owed > 0 {
+		u.owed--
+	}
+	refused := answer && ev.Code != 0
+	refusedAgain := refused && u.again > 0
+	switch {
+	case refusedAgain:
+		u.again-- // a server answers in order: the request before was not refused
+	case ev.Kind == wire.EventSubscribed:
+		u.again = u.owed
+	case ended:
+		u.again = 0
+	}
+	switch {
+	case u.leaving:
+		if ended || refused && !refusedAgain && u.owed == 0 {
+			k.free(u, false)
+		} else if answer && u.owed == 0 && !u.awaitsEnd {
+			u.served = !k.traits.Unsubscribe
+			k.free(u, u.tail)
+		}
+	case u.sub == nil:
+		if answer {
+			u.tail, u.served = u.tail && !ended, u.served && !ended
+			k.forget(u)
+		}
+	case u.sub != s || s.state.Load().Phase == SubEnded:
+	case refusedAgain:
+		l.c.notify.post(ServerNotice{shownCode(ev.Code, ev.PeerCode), peerText(ev.Reason)})
+	default:
+		l.handleSubscription(k, s, ev)
+	}
+}
