@@ -224,6 +224,14 @@ func (v *validation) limits(own wire.ConnectionLimits, of *wire.ConnectionLimits
 	}
 }
 
+// closeCode is the code of a clean close.
+func (c *config) closeCode() uint16 {
+	if code := c.traits.CloseCode; code != 0 {
+		return code
+	}
+	return 1000
+}
+
 // traits refuses traits that mean nothing.
 func (v *validation) traits(t *wire.Traits) {
 	for _, p := range traits.Check(t) {

@@ -128,17 +128,26 @@ func (g guardedCodec) countFrames(ops []wire.Op) (n int, ok bool) {
 // asker calls one function of Options, one call at a time, each on a goroutine of its own
 // that may outlive the client.
 type asker[T any] struct {
-	busy  atomic.Bool                   // a call has not returned
-	final atomic.Pointer[permanentAuth] // of a call that outlived its context
+	running atomic.Pointer[chan struct{}] // closed when the call has returned; nil: none runs
+	final   atomic.Pointer[permanentAuth] // of a call that outlived its context
 }
 
 // ask returns what f returns. A panic and runtime.Goexit are errors. It does not wait
 // beyond the end of ctx.
 func (a *asker[T]) ask(ctx context.Context, f func() (T, error)) (none T, err error) {
-	if !a.busy.CompareAndSwap(false, true) {
-		return none, errors.New("an earlier call has not returned although its context has ended")
+	if ctx.Err() != nil {
+		return none, ctx.Err()
+	}
+	returned := make(chan struct{})
+	if !a.running.CompareAndSwap(nil, &returned) {
+		return none, errStillRuns
+	}
+	end := func() { // first: the next call may follow at once
+		a.running.Store(nil)
+		close(returned)
 	}
 	if final := a.final.Load(); final != nil {
+		end()
 		return none, final
 	}
 	type answer struct {
@@ -149,7 +158,7 @@ func (a *asker[T]) ask(ctx context.Context, f func() (T, error)) (none T, err er
 	go func() {
 		ans := answer{err: errors.New("called runtime.Goexit")}
 		defer func() {
-			a.busy.Store(false) // first: the next call may follow at once
+			end()
 			answers <- ans
 		}()
 		defer func() {
@@ -173,6 +182,26 @@ func (a *asker[T]) ask(ctx context.Context, f func() (T, error)) (none T, err er
 	}
 }
 
+var errStillRuns = errors.New("an earlier call has not returned although its context has ended")
+
+// settle waits until the call that runs has returned, for at most giveUpAfter. It reports false
+// if that was too short. The context of the call has just ended.
+func (a *asker[T]) settle(ctx context.Context) bool {
+	running := a.running.Load()
+	if running == nil {
+		return true
+	}
+	timer := time.NewTimer(giveUpAfter)
+	defer timer.Stop()
+	select {
+	case <-*running:
+		return true
+	case <-timer.C:
+	case <-ctx.Done():
+	}
+	return false
+}
+
 // askVerdict calls Options.Verdict. The loop waits for it, but neither for one that hangs
 // nor after Close.
 func (l *loop) askVerdict(f wire.Failure, would wire.Verdict) (wire.Verdict, error) {
@@ -190,6 +219,19 @@ func (l *loop) askVerdict(f wire.Failure, would wire.Verdict) (wire.Verdict, err
 		err = fmt.Errorf("returned After %v and Spread %v; use 0 to %v", v.After, v.Spread, maxDuration)
 	}
 	return v, err
+}
+
+// reportUnencoded reports an operation that no caller waits for and that the dialect could
+// not encode, once for each kind on a connection.
+func (l *loop) reportUnencoded(k *link, kind wire.OpKind, err error) {
+	if kind == wire.OpAuth {
+		l.refreshFailed(k, &Error{Op: "refresh", Field: optionDialect, Class: ClassUser, Err: err}, 0)
+		return
+	}
+	if bit := uint32(1) << (kind % 32); k.unencodable&bit == 0 {
+		k.unencodable |= bit
+		l.c.notify.post(CallbackFailed{optionDialect, &Error{Op: "Encode", Field: optionDialect, Class: ClassUser, Detail: kind.String(), Err: err}})
+	}
 }
 
 // openFailed follows when the dialect has no codec for a connection: the peer broke the
@@ -217,6 +259,7 @@ func agreed(dialect, peer *wire.Traits) *wire.Traits {
 	t.Unsubscribe = t.Unsubscribe && peer.Unsubscribe
 	t.Credit = t.Credit && peer.Credit
 	t.Fin = t.Fin && peer.Fin
+	t.Refresh = t.Refresh && peer.Refresh
 	t.Dedup = t.Dedup && peer.Dedup
 	t.Acks = t.Acks && (peer.Acks || t.Sessions)
 	if peer.Processed == wire.ProcessedNothing {

@@ -18,7 +18,6 @@ import (
 	"github.com/limpet-go/limpet/internal/secrets"
 	"github.com/limpet-go/limpet/internal/socket"
 	"github.com/limpet-go/limpet/internal/tasks"
-	"github.com/limpet-go/limpet/internal/ticket"
 	"github.com/limpet-go/limpet/wire"
 )
 
@@ -217,17 +216,6 @@ func (d *dialer) refused(a attempt, err error) dialed {
 	}}
 }
 
-// noteSecrets makes the credentials of an attempt known as secrets.
-func (d *dialer) noteSecrets(cred *Credential, a *attempt) {
-	d.secrets.Begin(a.url.String(), d.cfg.Header)
-	d.secrets.Add(cred.Token.reveal())
-	d.secrets.AddRequest("", cred.Header)
-	d.secrets.AddSubprotocols(cred.Subprotocols)
-	for i := range a.subs {
-		d.secrets.Add(a.subs[i].Token)
-	}
-}
-
 // prepare lets the dialect complete the attempt, with HTTP requests if it needs
 // them.
 func (d *dialer) prepare(requests *socket.Requests, w *wire.Attempt) (err error) {
@@ -310,95 +298,6 @@ func mergeHeaders(options, credential http.Header) http.Header {
 	h := socket.CanonicalHeader(options)
 	maps.Copy(h, socket.CanonicalHeader(credential))
 	return h
-}
-
-// info is what the caller learns about an attempt.
-func (d *dialer) info(a attempt) AttemptInfo {
-	return AttemptInfo{Number: a.number, Host: a.url.Host, Refresh: a.refresh, Cause: a.cause}
-}
-
-// credential calls Auth.
-func (d *dialer) credential(ctx context.Context, a attempt) (cred Credential, err error) {
-	if d.cfg.Auth != nil {
-		cred, err = d.auth.ask(ctx, func() (Credential, error) { return d.cfg.Auth(ctx, d.info(a)) })
-	}
-	if err != nil {
-		return cred, err
-	}
-	d.noteSecrets(&cred, &a)
-	return cred, cred.check()
-}
-
-// target calls Ticket and returns the URL of the endpoint with the ticket, and the ticket.
-func (d *dialer) target(ctx context.Context, a attempt, cred Credential) (target string, values url.Values, err error) {
-	if d.cfg.Ticket == nil {
-		return a.url.String(), nil, nil
-	}
-	info := d.info(a)
-	info.Credential = cred
-	values, err = d.ticket.ask(ctx, func() (url.Values, error) {
-		values, err := d.cfg.Ticket(ctx, info)
-		return url.Values(http.Header(values).Clone()), err
-	})
-	if err != nil {
-		return "", nil, err
-	}
-	for _, v := range values {
-		d.secrets.Add(v...)
-	}
-	target, err = endpoint.WithQuery(a.url, values)
-	return target, values, err
-}
-
-// TicketOptions are the options of TicketFrom. The zero value, like nil, means the
-// defaults.
-type TicketOptions struct {
-	// HTTPClient makes the request. Redirects are not followed. Defaults to what
-	// Options.HTTPClient defaults to.
-	HTTPClient *http.Client
-
-	// Header returns the headers of the request. Defaults to Credential.Header, what Auth
-	// has returned for the attempt.
-	Header func(ctx context.Context, info AttemptInfo) (http.Header, error)
-
-	// Member is the member of the JSON answer that holds the ticket, a string. Dots lead
-	// to inner objects: "data.token". Defaults to "ticket".
-	Member string
-
-	// Parameter is the query parameter of the URL to dial. Defaults to the last name in
-	// Member.
-	Parameter string
-
-	// AllowInsecure permits http:// to other machines than this one.
-	AllowInsecure bool
-}
-
-// TicketFrom returns a function for Options.Ticket. It makes an empty POST request to
-// endpoint, with the scheme https, or http for this machine, and takes the ticket from the
-// answer, a JSON object of at most 64 KiB. o may be nil.
-//
-// A refusal, any status but 200 to 299, counts as if the upgrade had been refused with
-// it (docs/reconnect.md, section 2): a 401 asks for a new credential at once, a
-// Retry-After is obeyed. Of its body nothing is kept. Any other error fails the attempt.
-// What is wrong with endpoint or o ends the client. The function may serve several clients.
-func TicketFrom(endpoint string, o *TicketOptions) func(context.Context, AttemptInfo) (url.Values, error) {
-	var opts TicketOptions
-	if o != nil {
-		opts = *o
-	}
-	source, wrong := ticket.New(ticket.Options{Client: opts.HTTPClient, URL: endpoint, AllowInsecure: opts.AllowInsecure, Member: opts.Member, Parameter: opts.Parameter})
-	return func(ctx context.Context, info AttemptInfo) (values url.Values, err error) {
-		if wrong != nil {
-			return nil, Permanent(wrong)
-		}
-		h := info.Credential.Header
-		if opts.Header != nil {
-			if h, err = opts.Header(ctx, info); err != nil {
-				return nil, err
-			}
-		}
-		return source.Fetch(ctx, h)
-	}
 }
 
 // resolve calls Resolver and posts its answer.

@@ -157,7 +157,7 @@ var errorClasses = [...]ErrorClass{
 // may quote from the payload.
 type Error struct {
 	// Op is what was tried: "New", "Publish", "SendStream", "Subscribe", "WaitLive", "WaitReady",
-	// "Flush", "Shutdown", "Decode", "receipt", "client", "connect", or a stage of a
+	// "Flush", "Shutdown", "Decode", "receipt", "client", "connect", "refresh", or a stage of a
 	// connection: "dial", "upgrade", "handshake", "open".
 	Op string
 	// Field is the argument or option at fault, empty if none is.

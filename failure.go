@@ -41,9 +41,7 @@ type decision struct {
 // opinion the tables of HTTP statuses and close codes decide (docs/reconnect.md,
 // sections 2 and 3).
 func decide(dialect wire.Dialect, f *wire.Failure) decision {
-	var user *userError
-	var permanent *permanentAuth
-	if errors.As(f.Err, &user) && user.isCredential() && errors.As(user.err, &permanent) {
+	if isPermanent(f.Err) {
 		d := newDecision(wire.ActionStop, ClassAuth)
 		d.fixed = true
 		return d
@@ -69,6 +67,13 @@ func decide(dialect wire.Dialect, f *wire.Failure) decision {
 	d.After = min(d.After, headers.MaxRetryAfter)
 	d.namesTime = d.namesTime || d.After > 0
 	return d
+}
+
+// isPermanent reports whether err is an error of Auth or Ticket made with Permanent.
+func isPermanent(err error) bool {
+	var user *userError
+	var permanent *permanentAuth
+	return errors.As(err, &user) && user.isCredential() && errors.As(user.err, &permanent)
 }
 
 // overrule lets Options.Verdict change d. A call that fails changes nothing.

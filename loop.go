@@ -126,6 +126,7 @@ type link struct {
 	namedTopics *topicTable // nil unless the dialect routes by name
 
 	signs
+	refreshing
 	proved     bool        // a message was acknowledged on it, or received for a subscription that has ended
 	stable     bool        // it lasted long enough to forget earlier failures
 	fatalError *wire.Event // nothing is written after it
@@ -357,7 +358,7 @@ func (l *loop) end(err error) {
 		time.AfterFunc(closeFrameTimeout, c.Kill)
 	}
 	l.endRotation()
-	l.disconnect(l.link, l.closeCode(), "")
+	l.disconnect(l.link, l.c.cfg.closeCode(), "")
 	l.window.close()
 	l.endStreams()
 	if err == nil {

@@ -59,6 +59,7 @@ func (l *loop) open(c *conn, token string, state any) {
 		traits:      &l.c.cfg.traits,
 		signs:       signs{heartbeat: l.heartbeatInterval(), silences: l.silences},
 		handshakeBy: l.now.Add(l.policy.handshakeTimeout),
+		refreshing:  refreshing{usesToken: token != ""},
 	}
 	l.planRenewal(k)
 	if !l.c.cfg.traits.ByKey {
@@ -150,6 +151,9 @@ func (l *loop) welcome(k *link, r *wire.Ready) {
 	k.pingAt = l.now.Add(uniform(k.heartbeat))
 	l.c.counters.heartbeat.Store(int64(k.heartbeat))
 	l.givenUp = 0
+	if r.Expires > 0 {
+		l.credentialLasts(k, r.Expires)
+	}
 	k.stableAt = l.now.Add(l.c.cfg.Backoff.StableAfter)
 	l.session = r.Session
 	l.c.secrets.AddKey(r.Session.Key)
@@ -358,6 +362,7 @@ func (l *loop) disconnect(k *link, code uint16, reason string) {
 func (l *loop) leave(k *link) {
 	l.checkStable(k)
 	l.link = nil
+	k.giveUpRefresh()
 	l.window.connectionLost()
 	l.loseStream(k)
 	if k.ready && !l.ended {

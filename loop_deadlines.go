@@ -61,6 +61,7 @@ func (l *loop) tick() {
 		l.checkAnswers(k)
 		l.freeTopics(k)
 		l.askAgain(k)
+		l.refreshInTime(k)
 		l.renewInTime(k)
 		l.checkStream(k)
 	}
@@ -392,6 +393,7 @@ func (l *loop) untilNextDeadline() time.Duration {
 		if len(k.steps) > 0 {
 			at(k.steps[0].at)
 		}
+		at(k.nextRefresh())
 		if k.leavingUntil.Len() > 0 {
 			at(k.leavingUntil.At(0).at)
 		}

@@ -149,6 +149,8 @@ func (l *loop) handle(k *link, ev *wire.Event) {
 		l.goAwayUntil = l.now.Add(min(ev.Delay, headers.MaxRetryAfter))
 		l.planLeaving(k, ev)
 		l.c.notify.post(ServerNotice{shownCode(ev.Code, ev.PeerCode), peerText(ev.Reason)})
+	case wire.EventAuth:
+		l.credentialNews(k, ev)
 	case wire.EventMalformed:
 		l.c.notify.post(MessageSkipped{logText(ev.Name), logText(ev.Reason)})
 	case wire.EventError:

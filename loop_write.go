@@ -385,15 +385,6 @@ func (l *loop) encode(k *link, ops []wire.Op, out *wire.Frames) (through uint64)
 	return through
 }
 
-// reportUnencoded reports an operation that no caller waits for and that the dialect could
-// not encode, once for each kind on a connection.
-func (l *loop) reportUnencoded(k *link, kind wire.OpKind, err error) {
-	if bit := uint32(1) << (kind % 32); k.unencodable&bit == 0 {
-		k.unencodable |= bit
-		l.c.notify.post(CallbackFailed{optionDialect, &Error{Op: "Encode", Field: optionDialect, Class: ClassUser, Detail: kind.String(), Err: err}})
-	}
-}
-
 // encodeOnce encodes ops. After a panic of Encode it encodes them one by one, to
 // find the operation at which Encode panics. An operation with maxEncodePanics is
 // named: it is refused, and the next connection does without it.

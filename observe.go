@@ -23,19 +23,19 @@ type Observer interface {
 
 // Event is one of the event structs of this package: StateChanged,
 // SubscriptionChanged, LossReported, MessageFailed, MessagesDropped,
-// DeliveryStopped, CursorNotSaved, MessageSkipped, OutageEnded, HeartbeatShortened, ServerNotice, CredentialInURL, CallbackFailed, EventsLost. Later
+// DeliveryStopped, CursorNotSaved, MessageSkipped, OutageEnded, HeartbeatShortened, CredentialRefreshed, CredentialNotRefreshed, ServerNotice, CredentialInURL, CallbackFailed, EventsLost. Later
 // versions may add more, so a switch over them needs a default.
 //
 // With Options.Logger each event is logged as well:
 //
 //	Debug  StateChanged between attempts, and to ready in an outage; SubscriptionChanged to pending,
-//	       and to live in an outage
+//	       and to live in an outage; CredentialRefreshed
 //	Info   StateChanged to ready and to a clean end, SubscriptionChanged to live or ended, OutageEnded,
 //	       HeartbeatShortened,
 //	       StateChanged when a connection is replaced for its age
 //	Warn   StateChanged after a lost connection or the first failed attempt, LossReported,
 //	       MessageFailed, MessagesDropped, DeliveryStopped, CursorNotSaved, MessageSkipped, ServerNotice,
-//	       a refused subscription, CredentialInURL, EventsLost
+//	       a refused subscription, CredentialNotRefreshed, CredentialInURL, EventsLost
 //	Error  StateChanged to an end that is permanent, CallbackFailed
 //
 // An outage is one Warn line, however many attempts it takes, and one Info line when everything is

@@ -2,7 +2,6 @@ package limpet
 
 import (
 	"context"
-	"encoding/json"
 	"log/slog"
 	"net/http"
 	"net/url"
@@ -61,7 +60,17 @@ type Options struct {
 	// may block until ctx ends: when the attempt times out or the client ends.
 	// An error or a panic fails the attempt; an error made with Permanent ends
 	// the client, and one that wraps a *wire.StatusError counts as that answer to
-	// the upgrade: its Retry-After is obeyed. Defaults to no credential.
+	// the upgrade: its Retry-After is obeyed.
+	//
+	// Where the dialect has the trait Refresh, as limpet.v1, Auth is also called for the
+	// connection in use, with AttemptInfo.Connected: when the server wants a new
+	// credential, and by itself once 80 % of the time have passed that the server gave the
+	// last one, if that had a Token. It may block until ctx ends: after DialTimeout, or
+	// when the connection ends; never two calls run at once, and they start at least a
+	// second apart. The Token is sent on that connection and on no other. After an error
+	// or a panic Auth is called again with backoff, and CredentialNotRefreshed reports it;
+	// the connection goes on until the server ends it. An error made with Permanent ends the
+	// client at once. See docs/credentials.md. Defaults to no credential.
 	Auth func(ctx context.Context, info AttemptInfo) (Credential, error)
 
 	// Ticket returns query parameters for the URL of an attempt: a ticket that can be used
@@ -258,73 +267,6 @@ type Window struct {
 	// window is full.
 	FailFast bool
 }
-
-// AttemptInfo tells Auth and Ticket what the credential is for.
-type AttemptInfo struct {
-	// Number is 1 more than the losses and failed attempts since the last stable
-	// connection: 1 for the first attempt of a client.
-	Number int
-
-	// Host is the host and port of the endpoint.
-	Host string
-
-	// Refresh means that the server refused the last credential: return a new
-	// one, not a cached one.
-	Refresh bool
-
-	// Credential is what Auth has returned for this attempt. Only Ticket gets it.
-	Credential Credential
-
-	// Cause is why the last connection or attempt failed; nil before the first
-	// failure.
-	Cause error
-}
-
-// Credential is what Auth returns. It appears in no log, error or metric.
-type Credential struct {
-	// Header is sent with the upgrade request. It replaces entries of
-	// Options.Header with the same key.
-	Header http.Header
-
-	// Token is sent in the handshake of the dialect, for limpet.v1 in HELLO. It
-	// must be UTF-8 of at most 8 KiB without control characters.
-	Token Secret
-
-	// Subprotocols are offered in the upgrade request behind those of the dialect, for
-	// servers that read a credential there. Each must be a token of RFC 9110, section
-	// 5.6.2: encode what is none in base64url. The server should choose one of the
-	// dialect's.
-	Subprotocols []string
-}
-
-// Secret is a string whose content is not printed, logged or marshalled.
-type Secret string
-
-// String hides the secret.
-func (Secret) String() string { return "[secret]" }
-
-// GoString hides the secret.
-func (Secret) GoString() string { return "limpet.Secret([secret])" }
-
-// LogValue hides the secret.
-func (Secret) LogValue() slog.Value { return slog.StringValue("[secret]") }
-
-// MarshalText hides the secret.
-func (Secret) MarshalText() ([]byte, error) { return []byte("[secret]"), nil }
-
-func (s Secret) reveal() string { return string(s) }
-
-// String hides the credential.
-func (c Credential) String() string { return "[credential]" }
-
-// GoString hides the credential.
-func (c Credential) GoString() string { return "limpet.Credential([secret])" }
-
-// LogValue hides the credential.
-func (c Credential) LogValue() slog.Value { return slog.StringValue("[credential]") }
-
-// MarshalJSON hides the credential.
-func (c Credential) MarshalJSON() ([]byte, error) { return json.Marshal("[credential]") }
 
 // From is where a subscription starts.
 type From = wire.From

@@ -209,7 +209,7 @@ func (l *loop) move(k *link) {
 		l.registry.overlap = true
 		l.leave(k)
 	} else {
-		l.disconnect(k, l.closeCode(), "")
+		l.disconnect(k, l.c.cfg.closeCode(), "")
 	}
 	l.rotation.planned = false
 	l.disconnectedAt = l.now
@@ -226,15 +226,7 @@ func (l *loop) finishOverlap() {
 	for s := range l.registry.all() {
 		s.queue.fence(old.gen)
 	}
-	l.closeConn(old, l.closeCode(), "")
-}
-
-// closeCode is the close code of a connection that the client does not need any more.
-func (l *loop) closeCode() uint16 {
-	if code := l.c.cfg.traits.CloseCode; code != 0 {
-		return code
-	}
-	return 1000
+	l.closeConn(old, l.c.cfg.closeCode(), "")
 }
 
 // takeNext continues with the attempt that rotate has started, after the connection in use

@@ -23,7 +23,8 @@ type Principal struct {
 	// that created it.
 	ID string
 
-	// Expires is when the connection is closed with 4100. Zero means never.
+	// Expires is when the connection is closed with 4100, unless the client has sent a new
+	// credential by then. Zero means never.
 	Expires time.Time
 
 	// Value is for the other hooks. The server does not use it.
@@ -83,14 +84,28 @@ type Message struct {
 type Hooks struct {
 	// Authenticate decides who the client is, from the upgrade request and the
 	// token of its HELLO, within 10 seconds. It also runs when a session is
-	// resumed. An error ends the connection with 4101, or with Error.Code if
-	// that is a close code; rate_limited, unavailable and internal (5, 7, 8) stand for
-	// 4201, 4203 and 4202, after which a client comes back with the same credential. Nil accepts every client as Principal{}: do not
+	// resumed and, without Reauthenticate, on a new credential. An error ends the
+	// connection with 4101, or with Error.Code if that is a close code; rate_limited,
+	// unavailable and internal (5, 7, 8) stand for 4201, 4203 and 4202, after which a client
+	// comes back with the same credential. Nil accepts every client as Principal{}: do not
 	// expose such a server.
 	Authenticate func(ctx context.Context, r *http.Request, token string) (Principal, error)
 
+	// Reauthenticate decides on a new credential that a client sends on its connection, before
+	// Principal.Expires or because Server.Reauthenticate asks for it, within 10 seconds. who
+	// is what the last decision has returned. The result replaces it, and must have the same
+	// ID: otherwise, and after an error, the connection ends with 4101, or with
+	// Error.Code if that is a close code. After an error that decides nothing, a panic and
+	// rate_limited, unavailable and internal (5, 7, 8) the connection goes on with the old
+	// credential, and the client tries again. Then Authorize is asked again about each
+	// subscription: one that it refuses ends with revoked (16). Nil means that
+	// Authenticate decides, with the upgrade request of the connection, which the server
+	// keeps for that.
+	Reauthenticate func(ctx context.Context, who Principal, token string) (Principal, error)
+
 	// Authorize decides whether who may do verb on topic, which may be a pattern
-	// if verb is VerbSubscribe. An error refuses it with forbidden (2), or
+	// if verb is VerbSubscribe. It is asked when a client subscribes or publishes, and about
+	// each subscription after a new credential. An error refuses it with forbidden (2), or
 	// Error.Code. Nil allows everything.
 	Authorize func(who Principal, verb Verb, topic string) error
 

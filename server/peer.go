@@ -19,7 +19,7 @@ type peer struct {
 	server   *Server
 	sock     *socket
 	enc      native.Encoding
-	request  *http.Request // nil after HELLO
+	request  *http.Request // nil after HELLO, unless Authenticate decides on new credentials
 	log      *slog.Logger
 	messages Log             // that of the server; reads fail once the connection is closed
 	ctx      context.Context // ends with the connection
@@ -33,21 +33,24 @@ type peer struct {
 	// Owned by read.
 	who       Principal
 	session   *session
-	live      map[uint64]struct{} // channels in use
+	live      map[uint64]string // topics by channels in use
 	frames    []native.Frame
 	errLogged bool // an err frame of the client was logged
 
-	greeted  atomic.Bool   // HELLO arrived
-	working  atomic.Bool   // read is processing a message, not waiting for one
-	received atomic.Uint64 // payload bytes
-	creditN  atomic.Uint64 // granted: highest sequence number
-	creditB  atomic.Uint64 // granted: payload bytes
+	principal atomic.Pointer[string] // ID of the principal; nil before HELLO was accepted
+	greeted   atomic.Bool            // HELLO arrived
+	working   atomic.Bool            // read is processing a message, not waiting for one
+	received  atomic.Uint64          // payload bytes
+	creditN   atomic.Uint64          // granted: highest sequence number
+	creditB   atomic.Uint64          // granted: payload bytes
 
 	mu     sync.Mutex // leaf; guards what read and whoever ends the connection pass to write
 	queue  []order
 	naks   map[uint64]uint64 // rejections to send with the next ack: code by sequence number
 	ackDue bool              // an ack is to be sent
 	busy   bool              // read applies a batch
+	needBy time.Time         // when a new credential that the program wants is due; zero: none is, or one has come
+	asking bool              // the client is to be asked for it
 	end    *ending           // nil while the connection lives
 	wake   chan struct{}     // one slot: there is something for write
 	room   chan struct{}     // one slot: write has taken a full queue
@@ -75,6 +78,7 @@ const (
 	orderSubscribe
 	orderUnsubscribe
 	orderCredit
+	orderExpires
 )
 
 // ending is why a connection ends.
@@ -93,7 +97,7 @@ func newPeer(s *Server, sock *socket, enc native.Encoding, r *http.Request) *pee
 		log:      s.opt.Logger.With("remote", r.RemoteAddr),
 		messages: readable{s.opt.Log, sock},
 		started:  time.Now(),
-		live:     map[uint64]struct{}{},
+		live:     map[uint64]string{},
 		wake:     make(chan struct{}, 1), room: make(chan struct{}, 1), gone: make(chan struct{}),
 	}
 	p.ctx, p.cancel = context.WithCancel(context.Background())

@@ -106,7 +106,7 @@ func (p *peer) apply(f *native.Frame) error {
 	case native.TypePing:
 		p.send(native.Frame{Type: native.TypePong, N: f.N})
 	case native.TypeAuth:
-		p.send(native.Frame{Type: native.TypeErr, Err: &native.Err{Code: native.CodeBadRequest, Msg: "send the new token in the HELLO of a new connection"}})
+		return p.refresh(f.Auth.Tok)
 	case native.TypeGoAway:
 		if f.GoAway.Fin {
 			p.session.forget(p)
@@ -139,7 +139,9 @@ func (p *peer) hello(h *native.Hello) error {
 		return protocolError("hello.rl is below %d", batchLimit)
 	}
 	who, err := p.authenticate(h.Tok)
-	h.Tok, p.request = "", nil // no longer needed
+	if h.Tok = ""; !p.asksAgain() {
+		p.request = nil // no longer needed
+	}
 	if err != nil {
 		p.server.stats.unauthenticated.Add(1)
 		if f := p.undecided(err); f != nil {
@@ -148,6 +150,7 @@ func (p *peer) hello(h *native.Hello) error {
 		return refusal(err)
 	}
 	p.who = who
+	p.principal.Store(&who.ID)
 
 	o := p.server.opt
 	ttl := o.SessionTTL
@@ -229,17 +232,14 @@ func (p *peer) subscribe(q *native.Sub) error {
 	if native.CheckTopic(wire.UseSubscribe, q.Topic) != nil {
 		return refuse(native.CodeBadRequest, "not a valid topic", 0)
 	}
-	if err := p.authorize(VerbSubscribe, q.Topic); err != nil {
-		if p.undecided(err) != nil {
-			return refuse(native.CodeUnavailable, "the server could not decide", hookRetry)
-		}
-		return refuse(codeOf(err, native.CodeForbidden))
+	if code, why, retry := p.maySubscribe(q.Topic, native.CodeForbidden); code != 0 {
+		return refuse(code, why, retry)
 	}
 	s, first, err := p.start(q)
 	if err != nil {
 		return &fault{code: native.CloseBackendUnavailable, reason: "the log is not available"}
 	}
-	p.live[q.Ch] = struct{}{}
+	p.live[q.Ch] = q.Topic
 	p.post(order{kind: orderSubscribe, sub: s, first: first})
 	return nil
 }

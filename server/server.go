@@ -218,7 +218,7 @@ func (s *Server) complete(w *native.Welcome, ttl time.Duration, who Principal) {
 	}
 	w.Spread = uint64(s.spread().Milliseconds())
 	if !who.Expires.IsZero() {
-		w.Exp = uint64(max(time.Until(who.Expires).Milliseconds(), 1))
+		w.Exp = millisUntil(who.Expires)
 	}
 }
 

@@ -16,7 +16,7 @@ type Stats struct {
 	RefusedBusy     uint64 // too many connections, or the server is closing
 	RefusedRequest  uint64 // no WebSocket upgrade, no subprotocol of limpet.v1, or it could not be hijacked
 	NoHello         uint64 // connections without a HELLO in time
-	Unauthenticated uint64 // HELLOs that Authenticate refused
+	Unauthenticated uint64 // HELLOs and new credentials that were refused
 	Evicted         uint64 // connections superseded by a newer one of their session
 	Dead            uint64 // connections removed because nothing was received
 	Slow            uint64 // connections removed because the peer did not read

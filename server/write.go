@@ -115,6 +115,9 @@ func (w *writer) run() (err error) {
 		if err := w.acks(); err != nil {
 			return err
 		}
+		if err := w.needs(); err != nil {
+			return err
+		}
 		if end != nil {
 			if err := w.flush(); err != nil || !busy {
 				return err
@@ -178,6 +181,9 @@ func (w *writer) execute(o *order) error {
 				return err
 			}
 		}
+	case orderExpires:
+		w.expires = o.expires
+		return w.put(&o.frame)
 	case orderUnsubscribe:
 		if s := w.byCh[o.credit.Ch]; s != nil {
 			w.remove(s)

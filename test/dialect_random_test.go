@@ -147,7 +147,7 @@ func (c wildCodec) Decode(f wire.Frame, out *wire.Events) error {
 		e := out.Append(wire.EventKind(c.int(20)))
 		e.Key, e.Name, e.N, e.Count, e.Prev, e.Head = c.number(), c.text(), c.number(), c.number(), c.number(), c.number()
 		e.Position = wire.Position{Epoch: c.text(), Offset: c.number(), Tag: c.text()}
-		e.Numbered, e.Fatal = c.int(2) == 0, c.int(8) == 0
+		e.Numbered, e.Fatal, e.Wanted = c.int(2) == 0, c.int(8) == 0, c.int(2) == 0
 		e.Continuity, e.Cause = wire.Continuity(c.int(5)), wire.Cause(c.int(20))
 		e.Code, e.PeerCode, e.Reason, e.Detail = c.code(), int64(c.number()), c.text(), c.text()
 		e.Retry, e.Delay, e.Spread, e.Expires = c.duration(), c.duration(), c.duration(), c.duration()
@@ -175,7 +175,7 @@ func (c wildCodec) Decode(f wire.Frame, out *wire.Events) error {
 func wildTraits(rng *rand.Rand) wire.Traits {
 	is := func() bool { return rng.IntN(2) == 0 }
 	t := wire.Traits{Publish: is(), Resume: is(), Credit: is(), Unsubscribe: is(), Greeting: is(), Confirms: is(), ConfirmsEnd: is(), ByKey: is(),
-		ErrorStaysOpen: is(), Fin: is(), Processed: wire.Processed(rng.IntN(3)), Ping: wire.Ping(rng.IntN(3)), StartSubs: rng.IntN(3), DedupWindow: rng.IntN(3)}
+		ErrorStaysOpen: is(), Fin: is(), Refresh: is(), Processed: wire.Processed(rng.IntN(3)), Ping: wire.Ping(rng.IntN(3)), StartSubs: rng.IntN(3), DedupWindow: rng.IntN(3)}
 	t.Acks = t.Publish && is()
 	t.Sessions = t.Acks && is()
 	t.Dedup = t.Sessions && is()

@@ -33,7 +33,7 @@ func tableDialects(t *testing.T) (columns []string, dialects map[string]wire.Dia
 	data := func(data []byte, say func(feed.Item)) error { return nil }
 	funcs, err := feed.NewFuncs(feed.Funcs{Name: "own", Read: data, Confirms: true, Numbered: true, Resume: true, Acks: true,
 		Subscribe: func(feed.Ask) ([]byte, error) { return nil, nil }, Unsubscribe: func(feed.Ask) ([]byte, error) { return nil, nil },
-		Publish: func(uint64, wire.Message) ([]byte, error) { return nil, nil }})
+		Publish: func(uint64, wire.Message) ([]byte, error) { return nil, nil }, Refresh: func(string) ([]byte, error) { return nil, nil }})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -107,6 +107,7 @@ var tableRows = []struct {
 		return "Written or Unsent"
 	}, "publishes over lost connections"},
 	{"a message of unknown size (SendStream)", func(t wire.Traits) string { return yesOrNo(t.Streams) }, "publishes"},
+	{"a new credential on the open connection", func(t wire.Traits) string { return yesOrNo(t.Refresh) }, "new credential"},
 	{"acknowledged once processed", func(t wire.Traits) string {
 		return map[wire.Processed]string{wire.ProcessedNothing: "no", wire.ProcessedEach: "each message", wire.ProcessedCumulative: "up to a message"}[t.Processed]
 	}, "processed messages"},

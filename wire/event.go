@@ -59,7 +59,7 @@ const (
 	EventPing   // N, Step: Encode(OpPong) is wanted
 	EventPong   // N
 	EventGoAway // Code, Delay, Spread, Reason; with neither Delay nor Spread the client makes a new connection at once
-	EventAuth   // Expires
+	EventAuth   // Expires, Wanted; or Code, PeerCode, Reason and Retry: the server has not taken the last OpAuth. See Traits.Refresh
 	EventError  // Code, Reason, Retry, Fatal; Key or N if it concerns a subscription or a sequence number; see Traits.ByKey
 
 	// EventMalformed: a message that the dialect cannot read or place was skipped.
@@ -123,6 +123,10 @@ type Event struct {
 	// Cause is why messages are missing.
 	Cause Cause
 
+	// Wanted means that the server wants a new credential now, within Expires if that is
+	// not zero.
+	Wanted bool
+
 	// Fatal means that the connection must be closed. Code and Reason then
 	// decide as a close code would.
 	Fatal bool
@@ -174,7 +178,7 @@ type Event struct {
 	// Spread is the width of the window in which to leave or reconnect.
 	Spread time.Duration
 
-	// Expires is how long the credential remains valid.
+	// Expires is how long the credential remains valid. Zero means without end.
 	Expires time.Duration
 }
 
@@ -251,14 +255,14 @@ type Ready struct {
 	// Spread is the window in which to reconnect after a loss.
 	Spread time.Duration
 
-	// Expires is how long the credential remains valid.
+	// Expires is how long the credential remains valid. It counts with Traits.Refresh.
 	Expires time.Duration
 
 	// Limits are the server's limits.
 	Limits Limits
 
 	// Traits is what this connection can do, where the server has agreed to less than
-	// Dialect.Traits. Nil means everything. What counts: Unsubscribe, Credit, Fin and
+	// Dialect.Traits. Nil means everything. What counts: Unsubscribe, Credit, Fin, Refresh and
 	// Dedup; Acks, if the dialect has no Sessions; Processed, if it is
 	// ProcessedNothing. A trait that the dialect lacks stays out.
 	Traits *Traits

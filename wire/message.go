@@ -196,7 +196,7 @@ const (
 	OpPing                          // N
 	OpPong                          // N, Step, from an EventPing
 	OpStep                          // Step, from an Event
-	OpAuth                          // Token
+	OpAuth                          // Token, see Traits.Refresh
 	OpBye                           // none: the session may be discarded
 	OpAck                           // Key, Name, Position: processed on this connection, see Traits.Processed
 	OpRelease                       // Key, Name, Position: not processed, see Traits.Release
@@ -235,7 +235,7 @@ type Op struct {
 	Credit    Credit     // credit granted
 	N         uint64     // number of a ping or pong
 	Step      any        // Event.Step of the event that asks for it
-	Token     string     // new credential
+	Token     string     // new credential; it must not appear in an error
 }
 
 var errPosition = errors.New("wire: not a position: want epoch.offset.tag, epoch and tag in base64url")

@@ -202,6 +202,16 @@ type Traits struct {
 	// encoded.
 	Silent bool
 
+	// Refresh means that the server takes a new credential on an open connection, by OpAuth.
+	// The client asks its user for one when an EventAuth says that it is Wanted, and by itself
+	// once 80 % of the time have passed that Ready.Expires or EventAuth.Expires gave the last
+	// one. The codec reports the answer of the server as an EventAuth: with Expires, or zero if the
+	// credential does not expire, when it has taken the credential, or with a Code. A server that
+	// gives no answer, or no time, may do without. What becomes of a connection whose
+	// credential expires is up to the server: a close code with the verdict ActionRefresh, for
+	// example. Without Refresh an EventAuth changes nothing.
+	Refresh bool
+
 	// Fin means that OpBye lets the server discard the session.
 	Fin bool
 

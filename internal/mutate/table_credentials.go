@@ -82,7 +82,7 @@ var ofCredentials = []mutation{
 	},
 	{
 		name:    "ticket: an error of the dialect repeats it",
-		file:    "dialer.go",
+		file:    "credential.go",
 		search:  "\tfor _, v := range values {\n\t\td.secrets.Add(v...)\n\t}\n",
 		replace: "",
 		test:    "-run ^TestTicketIsNotRepeated$ ./test",
@@ -110,7 +110,7 @@ var ofCredentials = []mutation{
 	},
 	{
 		name:    "ticket: it does not get the credential",
-		file:    "dialer.go",
+		file:    "credential.go",
 		search:  "\tinfo.Credential = cred\n",
 		replace: "",
 		test:    "-run ^TestEachAttemptHasItsTicket$ ./test",
@@ -173,7 +173,7 @@ var ofCredentials = []mutation{
 	},
 	{
 		name:    "credential: its subprotocols come back",
-		file:    "dialer.go",
+		file:    "credential.go",
 		search:  "\td.secrets.AddSubprotocols(cred.Subprotocols)\n",
 		replace: "",
 		test:    "-run ^TestPresentations$/^subprotocol ./test",

@@ -91,7 +91,7 @@ var ofEndpoints = []mutation{
 	{
 		name:    "resolver: a second call while one hangs",
 		file:    "dialect.go",
-		search:  "if !a.busy.CompareAndSwap(false, true) {",
+		search:  "if !a.running.CompareAndSwap(nil, &returned) {",
 		replace: "if false {",
 		test:    "-run ^TestResolverThatHangs$ ./test",
 	},

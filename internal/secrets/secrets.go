@@ -23,6 +23,7 @@ type Set struct {
 	earlier  []secret // of the attempt before
 	current  []secret // of this attempt
 	recently []secret // tokens of subscriptions since then
+	renewed  []secret // tokens for the connection since then
 }
 
 // secret is one credential. Its forms are made when a text is to be shown, which is
@@ -61,8 +62,8 @@ const (
 // the last one may still come.
 func (s *Set) Begin(rawURL string, h http.Header) {
 	s.mu.Lock()
-	s.earlier, s.current = append(s.current, s.recently...), nil
-	s.recently, s.fixed = nil, nil
+	s.earlier, s.current = slices.Concat(s.current, s.recently, s.renewed), nil
+	s.recently, s.renewed, s.fixed = nil, nil, nil
 	s.mu.Unlock()
 	s.AddRequest(rawURL, h)
 	s.mu.Lock()
@@ -165,6 +166,19 @@ func (s *Set) AddSubscription(token string) {
 	}
 }
 
+// maxRenewed is how many tokens of one connection are remembered: what a peer repeats is one
+// of the last.
+const maxRenewed = 16
+
+// AddRefreshed adds a token that is sent on an open connection.
+func (s *Set) AddRefreshed(token string) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if v := (secret{token, false}); len(token) >= minSecret && !slices.Contains(s.renewed, v) {
+		s.renewed = append(s.renewed[max(0, len(s.renewed)+1-maxRenewed):], v)
+	}
+}
+
 // Hide replaces each secret in text, and the beginning of one at its end: who
 // repeats a secret may have cut it.
 func (s *Set) Hide(text string) string {
@@ -172,7 +186,7 @@ func (s *Set) Hide(text string) string {
 		return text
 	}
 	s.mu.Lock()
-	known := slices.Concat(s.fixed, s.earlier, s.current, s.recently)
+	known := slices.Concat(s.fixed, s.earlier, s.current, s.recently, s.renewed)
 	s.mu.Unlock()
 	var all []string
 	for _, secret := range known {

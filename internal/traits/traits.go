@@ -59,6 +59,7 @@ func Check(t *wire.Traits) (problems []Problem) {
 		{t.Silent && t.Unsubscribe, "Silent", "excludes Unsubscribe"},
 		{t.Silent && t.Credit, "Silent", "excludes Credit"},
 		{t.Silent && t.Fin, "Silent", "excludes Fin"},
+		{t.Silent && t.Refresh, "Silent", "excludes Refresh"},
 		{t.Silent && t.Processed != wire.ProcessedNothing, "Silent", "excludes Processed"},
 		{t.Silent && t.Ping == wire.PingOp, "Silent", "excludes PingOp"},
 	} {

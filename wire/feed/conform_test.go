@@ -8,6 +8,7 @@ import (
 	"slices"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/limpet-go/limpet/wire"
 	"github.com/limpet-go/limpet/wire/feed"
@@ -95,6 +96,8 @@ type reefMessage struct {
 	Seq   uint64          `json:"seq,omitempty"`
 	Data  json.RawMessage `json:"data,omitempty"`
 	Error string          `json:"error,omitempty"`
+	Token string          `json:"token,omitempty"`
+	Valid int64           `json:"valid,omitempty"` // s
 }
 
 func (p *reefPeer) Open() []wire.Frame { return nil }
@@ -117,6 +120,8 @@ func (p *reefPeer) Decode(f wire.Frame) ([]wiretest.Request, error) {
 		p.requests[m.Topic], p.ending[m.Topic] = m.ID, true
 	case "publish":
 		op = wire.Op{Kind: wire.OpPublish, Cmd: m.ID, Topic: m.Topic, Message: &wire.Message{Payload: m.Data}}
+	case "login":
+		op = wire.Op{Kind: wire.OpAuth, Token: m.Token}
 	case "ping":
 		op.Kind = wire.OpPing
 	case "pong":
@@ -150,6 +155,8 @@ func (p *reefPeer) Encode(e wire.Event) []wire.Frame {
 		m = reefMessage{Op: "ping", ID: e.N}
 	case wire.EventPong:
 		m = reefMessage{Op: "pong"}
+	case wire.EventAuth:
+		m = reefMessage{Op: "login", Valid: int64(e.Expires / time.Second)}
 	default:
 		return nil
 	}
@@ -174,8 +181,9 @@ func TestConformanceOfFuncs(t *testing.T) {
 		Publish: func(cmd uint64, m wire.Message) ([]byte, error) {
 			return write(reefMessage{ID: cmd, Op: "publish", Topic: m.Topic, Data: m.Payload})
 		},
-		Ping: func() ([]byte, error) { return write(reefMessage{Op: "ping"}) },
-		Pong: func(n uint64) ([]byte, error) { return write(reefMessage{Op: "pong", ID: n}) },
+		Ping:    func() ([]byte, error) { return write(reefMessage{Op: "ping"}) },
+		Refresh: func(token string) ([]byte, error) { return write(reefMessage{Op: "login", Token: token}) },
+		Pong:    func(n uint64) ([]byte, error) { return write(reefMessage{Op: "pong", ID: n}) },
 		Read: func(data []byte, say func(feed.Item)) error {
 			var m reefMessage
 			if err := json.Unmarshal(data, &m); err != nil {
@@ -192,6 +200,8 @@ func TestConformanceOfFuncs(t *testing.T) {
 				say(feed.Item{Kind: feed.Refused, ID: m.ID, Reason: m.Error})
 			case "ping":
 				say(feed.Item{Kind: feed.Question, N: m.ID})
+			case "login":
+				say(feed.Item{Kind: feed.Credential, Valid: time.Duration(m.Valid) * time.Second})
 			case "pong":
 				say(feed.Item{Kind: feed.Alive})
 			default:

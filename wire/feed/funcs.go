@@ -34,6 +34,12 @@ type Funcs struct {
 	// Optional.
 	Hello func(token string) ([]byte, error)
 
+	// Refresh returns the message that gives the server a new token on the open connection,
+	// for one that ends a connection whose token has expired. The client sends it when the
+	// server wants one (Credential), and by itself after 80 % of Item.Valid. Optional: without
+	// it a new token is for a new connection.
+	Refresh func(token string) ([]byte, error)
+
 	// Greeting means that the server sends a Welcome, before which only Hello is sent.
 	Greeting bool
 
@@ -104,17 +110,18 @@ type ItemKind uint8
 
 // The kinds of Item, each with the fields that it uses.
 const (
-	Data     ItemKind = iota // a message: Topic, Payload, Type, Number, Prev, Time
-	Snapshot                 // a message that holds the whole state: as Data
-	Repeat                   // a message that was sent before: as Data
-	Answered                 // a request or a Publish was accepted: ID, or Topic for a Subscribe
-	Refused                  // it was refused: as Answered, and Code, Reason and Retry. With neither ID nor Topic: the oldest request
-	Ended                    // a subscription has ended: Topic, Retry
-	Welcome                  // the connection is ready, with Funcs.Greeting
-	Question                 // the server asks for a sign of life: N
-	Alive                    // a sign of life
-	Notice                   // a text for people: Code, Reason
-	GoAway                   // the server asks for a new connection, as with Table.GoAway: Reason
+	Data       ItemKind = iota // a message: Topic, Payload, Type, Number, Prev, Time
+	Snapshot                   // a message that holds the whole state: as Data
+	Repeat                     // a message that was sent before: as Data
+	Answered                   // a request or a Publish was accepted: ID, or Topic for a Subscribe
+	Refused                    // it was refused: as Answered, and Code, Reason and Retry. With neither ID nor Topic: the oldest request
+	Ended                      // a subscription has ended: Topic, Retry
+	Welcome                    // the connection is ready, with Funcs.Greeting
+	Question                   // the server asks for a sign of life: N
+	Alive                      // a sign of life
+	Notice                     // a text for people: Code, Reason
+	GoAway                     // the server asks for a new connection, as with Table.GoAway: Reason
+	Credential                 // the token is valid for Valid; zero means that the server wants a new one now. With Funcs.Refresh
 )
 
 // Item is one thing that a server has sent. Only the fields named at its kind count.
@@ -130,6 +137,9 @@ type Item struct {
 	N       uint64
 	Code    int64 // the server's own code, of Refused and Notice; zero means that there is none
 	Reason  string
+
+	// Valid is how long the token remains valid, of Credential.
+	Valid time.Duration
 
 	// Retry is when to ask again, at most 15 minutes: a refusal is not final then, and a
 	// message that was refused stays Pending. Zero means that the server does not say:

@@ -28,6 +28,7 @@ func (d *funcs) Traits() wire.Traits {
 		Greeting:    d.Greeting,
 		Confirms:    d.Confirms,
 		ConfirmsEnd: d.ConfirmsEnd,
+		Refresh:     d.Refresh != nil,
 		Connection:  d.Limits,
 	}
 	if d.Ping != nil {
@@ -148,7 +149,12 @@ func (c *funcsCodec) encode(op *wire.Op, out *wire.Frames) error {
 			return nil
 		}
 		return c.send(out)(c.Pong(op.N))
-	case wire.OpAuth, wire.OpBye:
+	case wire.OpAuth:
+		if c.Refresh != nil {
+			return c.send(out)(c.Refresh(op.Token))
+		}
+		return nil
+	case wire.OpBye:
 		return nil
 	}
 	return errOp
@@ -253,6 +259,11 @@ func (c *funcsCodec) say(it *Item, data []byte, out *wire.Events) error {
 		}
 	case Question:
 		out.Append(wire.EventPing).N = it.N
+	case Credential:
+		if c.Refresh != nil {
+			e := out.Append(wire.EventAuth)
+			e.Expires, e.Wanted = max(0, it.Valid), it.Valid <= 0
+		}
 	case Notice:
 		complain(it, out)
 	case GoAway:

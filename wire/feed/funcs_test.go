@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/limpet-go/limpet/wire"
 )
@@ -123,6 +124,41 @@ func TestFuncsItems(t *testing.T) {
 		l[1].Ack.Rejects[0] != (wire.Reject{Seq: 2, Code: wire.CodeRefused, PeerCode: -5, Reason: "full"}) ||
 		l[2].Kind != wire.EventPing || l[2].N != 8 || l[3].Kind != wire.EventReady || l[4].Kind != wire.EventGoAway {
 		t.Errorf("got %+v", l)
+	}
+}
+
+// A new token is sent in a message of its own, and what the server says of the token reaches the
+// client; without Refresh neither does.
+func TestFuncsRefresh(t *testing.T) {
+	for _, can := range []bool{true, false} {
+		f := house()
+		if can {
+			f.Refresh = func(token string) ([]byte, error) { return []byte("login " + token), nil }
+		}
+		d, err := NewFuncs(f)
+		if err != nil || d.Traits().Refresh != can {
+			t.Fatalf("trait Refresh is %v: %v", d.Traits().Refresh, err)
+		}
+		c := openFuncs(t, f)
+		sent := encode(t, c, wire.Op{Kind: wire.OpAuth, Token: "fresh"})
+		var out wire.Events
+		for _, valid := range []time.Duration{time.Minute, 0, -time.Minute} {
+			text := fmt.Sprintf(`[{"Kind":%d,"Valid":%d}]`, Credential, valid)
+			if err := c.Decode(wire.Frame{Type: wire.Binary, Data: []byte(text)}, &out); err != nil {
+				t.Fatal(err)
+			}
+		}
+		var got []string
+		for _, e := range out.List {
+			got = append(got, fmt.Sprint(e.Kind == wire.EventAuth, " ", e.Expires, " ", e.Wanted))
+		}
+		wantSent, want := "login fresh", "true 1m0s false, true 0s true, true 0s true"
+		if !can {
+			wantSent, want = "", ""
+		}
+		if strings.Join(sent, ",") != wantSent || strings.Join(got, ", ") != want {
+			t.Errorf("can %v: sent %q, events %q", can, sent, got)
+		}
 	}
 }
 

@@ -3,6 +3,7 @@ package native_test
 import (
 	"net/http"
 	"testing"
+	"time"
 
 	"github.com/limpet-go/limpet/wire"
 	"github.com/limpet-go/limpet/wire/native"
@@ -41,6 +42,8 @@ func (p *nativePeer) Decode(f wire.Frame) (requests []wiretest.Request, err erro
 				Payload: m.Payload, Void: m.Flags&native.FlagVoid != 0}}
 		case native.TypePing:
 			q.Op = wire.Op{Kind: wire.OpPing, N: f.N}
+		case native.TypeAuth:
+			q.Op = wire.Op{Kind: wire.OpAuth, Token: f.Auth.Tok}
 		case native.TypePong:
 			q.Op = wire.Op{Kind: wire.OpPong, N: f.N}
 		}
@@ -82,6 +85,12 @@ func (p *nativePeer) Encode(e wire.Event) []wire.Frame {
 		f = native.Frame{Type: native.TypeAck, Ack: a}
 	case wire.EventPing:
 		f = native.Frame{Type: native.TypePing, N: e.N}
+	case wire.EventAuth:
+		a := &native.Auth{Exp: uint64(e.Expires / time.Millisecond)}
+		if e.Wanted {
+			a.Need = 60_000
+		}
+		f = native.Frame{Type: native.TypeAuth, Auth: a}
 	case wire.EventPong:
 		f = native.Frame{Type: native.TypePong, N: e.N}
 	default:

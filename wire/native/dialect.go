@@ -38,6 +38,7 @@ func (dialect) Traits() wire.Traits {
 		Greeting:    true,
 		Confirms:    true,
 		Fin:         true,
+		Refresh:     true,
 		ByKey:       true,
 		Holes:       wire.HolesFault,
 		Ping:        wire.PingOp,

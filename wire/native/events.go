@@ -161,21 +161,22 @@ func retryable(code uint16) bool {
 	return code == CodeRateLimited || code == CodeUnavailable || code == CodeInternal
 }
 
-// auth appends the event of an auth: a refusal, or the lifetime of the
-// credential. A request for a new one within some time counts as a shorter
-// lifetime of the current one.
+// auth appends the events of an auth: a refusal, or that the credential was taken, or that
+// a new one is wanted, or both.
 func auth(a *Auth, out *wire.Events) {
 	if a.Code != 0 {
-		e := out.Append(wire.EventError)
+		e := out.Append(wire.EventAuth)
 		e.Code = code16(a.Code)
 		e.Reason = codeWord(e.Code)
 		return
 	}
-	expires := a.Exp
-	if a.Need != 0 && (expires == 0 || a.Need < expires) {
-		expires = a.Need
+	if a.Exp != 0 || a.Need == 0 {
+		out.Append(wire.EventAuth).Expires = millis(a.Exp)
 	}
-	out.Append(wire.EventAuth).Expires = millis(expires)
+	if a.Need != 0 {
+		e := out.Append(wire.EventAuth)
+		e.Expires, e.Wanted = millis(a.Need), true
+	}
 }
 
 // rejectsOf translates rejections.

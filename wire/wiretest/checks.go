@@ -13,6 +13,7 @@ var checks = []check{
 	{name: "hostile input", pure: checkHostile},
 	{name: "growth", pure: checkGrowth},
 	{name: "allocations", pure: checkAllocations},
+	{name: "new credential", pure: checkRefresh},
 	{name: "messages", faults: healthy, client: checkMessages},
 	{name: "two clients", faults: healthy, client: checkTwoClients},
 	{name: "lost connections", faults: lossOfConnections, client: checkLosses},

@@ -151,6 +151,8 @@ func (k *talk) fault(e wire.Event) string {
 		return "an EventAck has no Ack"
 	case e.Kind == wire.EventAck && e.Ack.HasCredit && !k.traits.Sessions:
 		return "an EventAck has credit, which counts only with the trait Sessions"
+	case e.Kind == wire.EventAuth && !k.traits.Refresh:
+		return "an EventAuth, which counts only with the trait Refresh"
 	case e.Retry < 0 || e.Delay < 0 || e.Spread < 0 || e.Expires < 0:
 		return "an event has a negative duration"
 	}

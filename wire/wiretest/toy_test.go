@@ -10,6 +10,7 @@ import (
 	"strings"
 	"sync"
 	"sync/atomic"
+	"time"
 	"unicode/utf8"
 
 	"github.com/limpet-go/limpet/wire"
@@ -41,7 +42,7 @@ var calls int // of Traits, for a dialect that is broken so
 
 func (d toy) Traits() wire.Traits {
 	t := wire.Traits{Publish: true, Acks: true, Resume: true, Unsubscribe: true, Greeting: true, Confirms: true,
-		ConfirmsEnd: true, Ping: wire.PingOp, ErrorStaysOpen: true}
+		ConfirmsEnd: true, Ping: wire.PingOp, ErrorStaysOpen: true, Refresh: true}
 	if d.broker {
 		t.Resume, t.Processed, t.Release = false, wire.ProcessedEach, true
 	}
@@ -192,6 +193,19 @@ func (c *toyCodec) Encode(ops []wire.Op, out *wire.Frames) error {
 			if len(c.published) < 100 {
 				c.published = append(c.published, op.Cmd)
 			}
+		case wire.OpAuth:
+			switch c.broken {
+			case "a new credential that is not sent":
+			case "another credential":
+				c.line(out, "AUTH %s", c.r.Token)
+			case "an error that repeats the credential":
+				if len(op.Token) > 1000 {
+					return &wire.OpError{Index: i, Err: errors.New(op.Token)}
+				}
+				fallthrough
+			default:
+				c.line(out, "AUTH %s", op.Token)
+			}
 		case wire.OpPing:
 			switch c.broken {
 			case "a ping that waits":
@@ -270,6 +284,12 @@ func (c *toyCodec) Decode(f wire.Frame, out *wire.Events) error {
 		}
 		ack.HasCredit = c.broken == "credit without sequence numbers"
 		out.Append(wire.EventAck).Ack = ack
+	case verb == "LASTS" && err == nil:
+		e := out.Append(wire.EventAuth)
+		e.Expires, e.Wanted = time.Duration(number)*time.Second, number == 0
+		if c.broken == "a wish that is ignored" {
+			e.Wanted = false
+		}
 	case verb == "PING" && err == nil:
 		out.Append(wire.EventPing).N = number
 	case verb == "PONG" && err == nil:
@@ -411,6 +431,8 @@ func (toyPeer) Decode(f wire.Frame) ([]Request, error) {
 		op = wire.Op{Kind: wire.OpPublish, Cmd: n, Topic: topic, Message: &wire.Message{Payload: []byte(body)}}
 	case "PING":
 		op = wire.Op{Kind: wire.OpPing, N: n}
+	case "AUTH":
+		op = wire.Op{Kind: wire.OpAuth, Token: word}
 	case "PONG":
 		op = wire.Op{Kind: wire.OpPong, N: n}
 	case "DONE", "BACK":
@@ -449,6 +471,8 @@ func (toyPeer) Encode(e wire.Event) []wire.Frame {
 		return toyLine("ACK %d", e.Ack.Cmd)
 	case wire.EventPing:
 		return toyLine("PING %d", e.N)
+	case wire.EventAuth:
+		return toyLine("LASTS %d", e.Expires/time.Second)
 	case wire.EventPong:
 		return toyLine("PONG %d", e.N)
 	}

@@ -113,6 +113,7 @@ type Peer interface {
 	//	EventAck           To, Cmd, credit; Rejects (Seq, Code, Reason)
 	//	EventPing          N: the server asks for a sign of life
 	//	EventPong          N, of the OpPing that it answers
+	//	EventAuth          Expires, or Wanted, with the trait Refresh
 	//
 	// Position.Tag of a message is its number as a text; a protocol with cursors of
 	// its own may use it. An EventAck has the Cmd of its request in either case: with
@@ -131,6 +132,7 @@ type Request struct {
 	//	OpAck          Key or Name, Position.Offset: the number of the message
 	//	OpRelease      as OpAck
 	//	OpPing, OpPong N
+	//	OpAuth         Token, with the trait Refresh
 	//
 	// Anything else is ignored. With a cursor of its own, the Peer sets
 	// Position.Offset to the number of the message that the cursor stands for.
