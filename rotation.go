@@ -2,9 +2,12 @@ package limpet
 
 import (
 	"context"
+	"errors"
 	"log/slog"
+	"net/url"
 	"time"
 
+	"github.com/limpet-go/limpet/internal/endpoint"
 	"github.com/limpet-go/limpet/wire"
 )
 
@@ -56,8 +59,35 @@ func (l *loop) planLeaving(k *link, ev *wire.Event) {
 		}
 		l.rotation.askedAt = l.now
 	}
-	k.renewAt = later(l.goAwayUntil.Add(uniform(min(ev.Spread, maxSpread))), k.leaveAt)
+	spread := min(ev.Spread, maxSpread)
+	if ev.Retry > 0 { // not just before the server ends it
+		spread = min(spread, max(0, ev.Retry*3/4-ev.Delay))
+	}
+	k.renewAt = later(l.goAwayUntil.Add(uniform(spread)), k.leaveAt)
 	k.renewBy = k.renewAt.Add(leavePatience)
+	l.endpoints.moved = nil
+	if ev.Name == "" {
+		return
+	}
+	target, err := l.c.cfg.moveTarget(k.endpoint.URL, ev.Name)
+	if err != nil {
+		l.c.notify.post(RotationFailed{err, l.rotation.failures + 1, k.renewAt})
+		return
+	}
+	l.endpoints.moved = &endpoint.Endpoint{URL: target}
+}
+
+// moveTarget returns the URL to which a server moves its clients, if Options.Redirects allows
+// that: docs/protocol.md, section 8.
+func (c *config) moveTarget(from *url.URL, location string) (*url.URL, *Error) {
+	target, err := c.allowed.Target(from, location)
+	if err == nil && c.StrictURL && len(endpoint.CredentialKeys(target)) > 0 {
+		err = errors.New("to a URL with a query parameter that looks like a credential, and Options.StrictURL forbids it")
+	}
+	if err != nil {
+		return nil, &Error{Op: "open", Field: optionRedirects, Class: ClassOther, Err: &redirectError{err.Error(), orOwnURL}}
+	}
+	return target, nil
 }
 
 // renewInTime makes a new connection before the server ends this one for its age, or because
@@ -95,7 +125,7 @@ func (l *loop) rotate(k *link) {
 		return
 	}
 	l.rotation.attempting = true
-	if k.goAway && !l.endpoints.hasTurn {
+	if k.goAway && !l.endpoints.hasTurn && l.endpoints.moved == nil {
 		l.endpoints.list.Avoid(k.endpoint, l.now)
 	}
 	l.endpoints.list.BeginRound()
@@ -256,7 +286,7 @@ func (l *loop) endRotation() {
 
 // resolve asks Options.Resolver if it is to be asked before the next attempt: resolved follows.
 func (l *loop) resolve() bool {
-	if l.c.cfg.Resolver == nil || l.endpoints.hasTurn {
+	if l.c.cfg.Resolver == nil || l.endpoints.hasTurn || l.endpoints.moved != nil {
 		return false
 	}
 	ctx, cancel := context.WithTimeout(context.Background(), l.policy.dialTimeout)
@@ -272,7 +302,8 @@ func (l *loop) resolve() bool {
 // for that or ends it at a certain age, and that an attempt to make the next one has failed.
 // The client goes on with the connection that it has, and tries again.
 type RotationFailed struct {
-	// Cause is the failure.
+	// Cause is the failure, or why the URL that the server names is not followed: then it
+	// wraps ErrRedirect.
 	Cause *Error
 	// Attempt counts such attempts in a row, from 1.
 	Attempt int
