@@ -87,9 +87,9 @@ type queue struct {
 	awaitAcks     bool // the stream is drained only when what consumers took is acknowledged
 	drainReported bool
 
-	generation uint64 // the connection whose events are accepted; 0: none
-	follows    uint64 // the connection whose first event makes it that one; 0: none
-	key        uint64 // events with another key are not accepted; 0: any
+	generation uint64          // the connection whose events are accepted; 0: none
+	next       *nextConnection // nil: none
+	key        uint64          // events with another key are not accepted; 0: any
 	receiver   sequence.Receiver
 	detected   *wire.Event // a loss that the server did not report, for offer to return
 
@@ -99,7 +99,6 @@ type queue struct {
 	answerDue    bool // and none has come yet
 	firstCame    bool // a message stood for it, for offer to return
 	holding      bool // until the answer: messages belong to an earlier subscription
-	followsHold  bool // holding, once follows is accepted
 
 	received, delivered, dropped, conflated, duplicates, earlier, gaps, resets, missed uint64
 	closed                                                                             uint64    // of dropped: not by the overflow policy
@@ -184,8 +183,14 @@ func (q *queue) offer(gen uint64, events []wire.Event, readAt *time.Time) (detec
 // acceptAll is offer, with the keys that Delivery.Key gave the messages, if it is set.
 func (q *queue) acceptAll(gen uint64, events []wire.Event, keys []string, readAt *time.Time) (detected []wire.Event, err error) {
 	q.mu.Lock()
-	if gen == q.follows && gen != 0 {
-		q.changeConnection()
+	if q.next != nil && gen == q.next.generation {
+		if events[0].Kind == wire.EventSubscribed && q.generation != 0 {
+			confirmation := events[0] // a copy: the reader uses the memory of events again
+			q.next.confirmation = &confirmation
+			q.mu.Unlock()
+			return nil, nil
+		}
+		err = q.changeConnection(readAt)
 	}
 	if kind := events[0].Kind; gen == q.generation && !q.finishing && (kind == wire.EventData || kind == wire.EventGap || kind == wire.EventReset) {
 		q.reserve(events, keys)
@@ -195,6 +200,9 @@ func (q *queue) acceptAll(gen uint64, events []wire.Event, keys []string, readAt
 		events = nil // of a request that was withdrawn
 	}
 	for i := range events {
+		if err != nil {
+			break
+		}
 		key := ""
 		if q.delivery.Overflow == Latest {
 			key = q.keyOf(&events[i], keys, i)

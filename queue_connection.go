@@ -19,8 +19,8 @@ func (q *queue) fence(gen uint64) {
 	if q.generation == gen {
 		q.generation = 0
 	}
-	if q.follows == gen {
-		q.follows = 0
+	if q.next != nil && q.next.generation == gen {
+		q.next = nil
 	}
 	q.mu.Unlock()
 }
@@ -44,7 +44,7 @@ func (q *queue) startConnection(gen uint64) (last Position, known bool, credit w
 
 // acceptOnly is startConnection; mu is held.
 func (q *queue) acceptOnly(gen uint64) (last Position, known bool, credit wire.Credit) {
-	q.generation, q.follows = gen, 0
+	q.generation, q.next = gen, nil
 	q.receivedBefore = q.received
 	q.receiver.StartConnection()
 	q.answerDue, q.holding = false, false
@@ -86,16 +86,28 @@ func (q *queue) expectConnection(gen uint64, hold bool) (last Position, known bo
 		q.answerDue, q.holding = q.firstAnswers, hold
 		return last, known
 	}
-	q.follows, q.followsHold = gen, hold
+	q.next = &nextConnection{gen, hold, nil}
 	return q.receiver.Position()
 }
 
-// changeConnection follows with the first event of the connection that was expected; mu is
-// held.
-func (q *queue) changeConnection() {
-	hold := q.followsHold
-	q.acceptOnly(q.follows)
-	q.answerDue, q.holding = q.firstAnswers, hold
+// nextConnection is the connection that a queue expects while the one before still delivers.
+// Its first event makes it the only one. Its confirmation does not: what the one before sent
+// until then may come later.
+type nextConnection struct {
+	generation   uint64
+	hold         bool
+	confirmation *wire.Event
+}
+
+// changeConnection makes the next connection the only one; mu is held.
+func (q *queue) changeConnection(readAt *time.Time) error {
+	next := q.next
+	q.acceptOnly(next.generation)
+	q.answerDue, q.holding = q.firstAnswers, next.hold
+	if next.confirmation == nil || q.finishing {
+		return nil
+	}
+	return q.accept(next.generation, next.confirmation, "", readAt)
 }
 
 // abandonPosition makes the next connection begin the stream again, with a Reset.

@@ -25,6 +25,7 @@ type rotation struct {
 	// the next one.
 	old        *conn
 	endOverlap time.Time // at the latest
+	lingering  bool      // they are, and what was on its way may still come
 }
 
 const (
@@ -33,6 +34,7 @@ const (
 	leavePatience  = 3 * time.Second // with a connection that is not quiet, when the server asks for another one
 	movePatience   = 3 * time.Second // with what is in progress, once the next connection is there; a server waits 5 s for a HELLO
 	overlapTimeout = 5 * time.Second // for the subscriptions to be live on the next connection
+	lingerTime     = time.Second     // for what was on its way when they are
 	plannedTime    = time.Second     // that a planned change may take before it counts as an outage
 )
 
@@ -112,8 +114,17 @@ func (l *loop) renewInTime(k *link) {
 
 // endOverlapInTime ends the connection that was left once it is not needed.
 func (l *loop) endOverlapInTime() {
-	live := l.c.cfg.traits.Confirms && l.outage.since.IsZero()
-	if l.rotation.old != nil && (live || due(l.rotation.endOverlap, l.now)) {
+	r := &l.rotation
+	if r.old == nil {
+		return
+	}
+	if live := l.c.cfg.traits.Confirms && l.outage.since.IsZero(); live && !r.lingering {
+		r.lingering = true
+		if linger := l.now.Add(lingerTime); linger.Before(r.endOverlap) {
+			r.endOverlap = linger
+		}
+	}
+	if due(r.endOverlap, l.now) {
 		l.finishOverlap()
 	}
 }
@@ -235,7 +246,7 @@ func (l *loop) move(k *link) {
 	l.rotation.planned = true
 	if l.overlaps() {
 		l.finishOverlap() // of the connection before
-		l.rotation.old, l.rotation.endOverlap = k.conn, l.now.Add(overlapTimeout)
+		l.rotation.old, l.rotation.endOverlap, l.rotation.lingering = k.conn, l.now.Add(overlapTimeout), false
 		l.registry.overlap = true
 		l.leave(k)
 	} else {
@@ -323,7 +334,7 @@ func (e RotationFailed) record() (slog.Level, string, []slog.Attr) {
 // countOutage counts a planned change as an outage once it takes long or, with failed, does
 // not succeed.
 func (l *loop) countOutage(failed bool) {
-	if o := &l.outage; !o.countAt.IsZero() && (failed || due(o.countAt, l.now)) {
+	if o := &l.outage; !o.countAt.IsZero() && (failed && l.rotation.old == nil || due(o.countAt, l.now)) {
 		o.countAt = time.Time{}
 		l.c.counters.outages.begin(o.since)
 	}
