@@ -33,6 +33,7 @@ type dialer struct {
 	busy       atomic.Bool // an attempt has not returned
 	resolver   asker[[]string]
 	attempting atomic.Bool  // a call of Attempt has not returned
+	path       pathMemory
 	dials      atomic.Int32 // calls of dial functions that have not returned
 }
 
@@ -172,27 +173,48 @@ func (d *dialer) dial(ctx context.Context, a attempt) dialed {
 	if err != nil {
 		return d.refused(a, &userError{optionAuth, err})
 	}
-	target, err := d.target(ctx, a, cred)
+	requests := socket.NewRequests(ctx, d.cfg.HTTPClient, d.cfg.AllowInsecure, &d.dials)
+	defer requests.End()
+	x := dialing{d, ctx, a, cred, requests}
+	if d.cfg.Fallback {
+		return x.upgradeOrFallBack()
+	}
+	return x.make((*socket.Requests).Upgrade)
+}
+
+// dialing is an attempt that has its credential.
+type dialing struct {
+	*dialer
+	ctx      context.Context
+	attempt  attempt
+	cred     Credential
+	requests *socket.Requests
+}
+
+// make asks for a ticket, if there are any, and makes a connection with connect.
+func (x *dialing) make(connect func(*socket.Requests, *wire.Attempt, socket.Options) (*socket.Conn, *wire.Failure)) dialed {
+	d, a := x.dialer, x.attempt
+	target, err := d.target(x.ctx, a, x.cred)
 	if err != nil {
 		return d.refused(a, &userError{optionTicket, err})
 	}
-	requests := socket.NewRequests(ctx, d.cfg.HTTPClient, d.cfg.AllowInsecure, &d.dials)
-	defer requests.End()
 	w := &wire.Attempt{
-		Number: a.number, Session: a.session, Token: cred.Token.reveal(), Subs: a.subs,
-		URL: target, Header: mergeHeaders(d.cfg.Header, cred.Header),
+		Number: a.number, Session: a.session, Token: x.cred.Token.reveal(), Subs: a.subs,
+		URL: target, Header: mergeHeaders(d.cfg.Header, x.cred.Header),
 	}
-	if err := d.prepare(requests, w); err != nil {
+	if err := d.prepare(x.requests, w); err != nil {
 		return d.refused(a, err)
 	}
 	spoken := w.Subprotocols // those of the credential are no language
-	w.Subprotocols = slices.Concat(spoken, cred.Subprotocols)
+	w.Subprotocols = slices.Concat(spoken, x.cred.Subprotocols)
+	o := socket.Options{ReadLimit: d.cfg.ReadLimit, LibraryFrames: d.cfg.PlainFrames, Go: d.goroutines.Go}
+	if d.cfg.Ticket != nil {
+		o.PostURL = a.url.String()
+	}
 	c := newConn()
+	o.OnKill = c.slots.Close
 	var failure *wire.Failure
-	c.Conn, failure = requests.Upgrade(w, socket.Options{
-		ReadLimit: d.cfg.ReadLimit, LibraryFrames: d.cfg.PlainFrames,
-		Go: d.goroutines.Go, OnKill: c.slots.Close,
-	})
+	c.Conn, failure = connect(x.requests, w, o)
 	if failure != nil {
 		failure.Attempt = a.number
 		failure.Body = []byte(d.secrets.Hide(string(failure.Body)))

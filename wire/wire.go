@@ -198,6 +198,10 @@ type Traits struct {
 	// nothing after a fatal EventError in either case.
 	ErrorStaysOpen bool
 
+	// Fallback means that the server speaks the fallback over plain HTTP requests of
+	// docs/protocol.md, section 12, at the URL of the upgrade. Options.Fallback needs it.
+	Fallback bool
+
 	// Silent means that the client must never send a data frame: no Op is
 	// encoded.
 	Silent bool

@@ -39,6 +39,7 @@ func (dialect) Traits() wire.Traits {
 		Confirms:    true,
 		Fin:         true,
 		ByKey:       true,
+		Fallback:    true,
 		Holes:       wire.HolesFault,
 		Ping:        wire.PingOp,
 		StartSubs:   MaxHelloSubs,
