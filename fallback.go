@@ -114,8 +114,8 @@ func (p *pathMemory) forget() {
 }
 
 // refusesUpgrade reports whether the path, and not the server or the caller, refused an
-// upgrade.
-func (p *pathMemory) refusesUpgrade(r dialed) bool {
+// upgrade. clear means that nothing is encrypted.
+func (p *pathMemory) refusesUpgrade(r dialed, clear bool) bool {
 	if r.failure == nil {
 		return false
 	}
@@ -128,7 +128,7 @@ func (p *pathMemory) refusesUpgrade(r dialed) bool {
 	case errors.As(r.failure.Err, &answer): // it was connected, and the upgrade had no answer
 		return p.died.Add(1) >= maxDied
 	}
-	return socket.RefusedByPath(r.failure)
+	return socket.RefusedByPath(r.failure, clear)
 }
 
 // upgradeOrFallBack tries WebSocket, and plain HTTP requests where the path refuses that.
@@ -137,7 +137,7 @@ func (x *dialing) upgradeOrFallBack() dialed {
 	skip := p.skipsUpgrade(host)
 	var upgraded dialed
 	if !skip {
-		if upgraded = x.make((*socket.Requests).Upgrade); !p.refusesUpgrade(upgraded) {
+		if upgraded = x.make((*socket.Requests).Upgrade); !p.refusesUpgrade(upgraded, x.attempt.url.Scheme == "ws") {
 			return upgraded
 		}
 	}

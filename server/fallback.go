@@ -39,6 +39,7 @@ type carried struct {
 
 	mu      sync.Mutex // leaf, but for deadlines of the answer, which must not be set after its end
 	ended   bool
+	writing bool // Write is in progress
 	writeBy time.Time
 	waiting []byte // taken and not read: the body of at most one POST
 	number  uint64 // of the POST that was taken last
@@ -199,6 +200,7 @@ func signal(slot chan struct{}) {
 func (c *carried) Write(p []byte) (int, error) {
 	c.mu.Lock()
 	ended, by := c.ended, c.writeBy
+	c.writing = !ended
 	c.mu.Unlock()
 	if ended {
 		return 0, net.ErrClosed
@@ -207,6 +209,9 @@ func (c *carried) Write(p []byte) (int, error) {
 	if err == nil {
 		err = c.control.Flush()
 	}
+	c.mu.Lock()
+	c.writing = false
+	c.mu.Unlock()
 	if err != nil && !by.IsZero() && !time.Now().Before(by) {
 		err = os.ErrDeadlineExceeded // HTTP/2 says only that the stream is closed
 	}
@@ -220,7 +225,11 @@ func (c *carried) Close() error {
 	if !c.ended {
 		c.ended = true
 		close(c.done)
-		c.control.SetWriteDeadline(time.Now().Add(-time.Second))
+		end := time.Now().Add(closeGrace) // for what ends the answer
+		if c.writing {
+			end = time.Now().Add(-time.Second)
+		}
+		c.control.SetWriteDeadline(end)
 	}
 	return nil
 }

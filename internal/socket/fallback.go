@@ -22,8 +22,13 @@ var ErrNoFallback = errors.New("what answers at this URL does not speak the fall
 
 // RefusedByPath reports whether f, the failure of an upgrade, is one after which the
 // fallback is worth a request: an answer of something that does not pass an upgrade on, or
-// of a filter. A server that refuses the client itself refuses the GET too.
-func RefusedByPath(f *wire.Failure) bool {
+// of a filter. A server that refuses the client itself refuses the GET too. In clear text it
+// may also be a proxy that opens no tunnels: the fallback needs none.
+func RefusedByPath(f *wire.Failure, clear bool) bool {
+	var proxy *ProxyError
+	if clear && errors.As(f.Err, &proxy) && proxy.Status/100 >= 4 && proxy.Status != http.StatusProxyAuthRequired {
+		return true
+	}
 	switch f.Status {
 	case http.StatusSwitchingProtocols: // without what makes it one; or a proxy ends it
 		return true
