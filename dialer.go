@@ -32,7 +32,7 @@ type dialer struct {
 	ticket     asker[url.Values]
 	busy       atomic.Bool // an attempt has not returned
 	resolver   asker[[]string]
-	attempting atomic.Bool  // a call of Attempt has not returned
+	attempting atomic.Bool // a call of Attempt has not returned
 	path       pathMemory
 	dials      atomic.Int32 // calls of dial functions that have not returned
 }

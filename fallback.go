@@ -114,8 +114,8 @@ func (p *pathMemory) forget() {
 }
 
 // refusesUpgrade reports whether the path, and not the server or the caller, refused an
-// upgrade. clear means that nothing is encrypted.
-func (p *pathMemory) refusesUpgrade(r dialed, clear bool) bool {
+// upgrade, and there is time for another request.
+func (x *dialing) refusesUpgrade(r dialed) bool {
 	if r.failure == nil {
 		return false
 	}
@@ -126,9 +126,9 @@ func (p *pathMemory) refusesUpgrade(r dialed, clear bool) bool {
 	case errors.As(r.failure.Err, &before), errors.As(r.failure.Err, &user):
 		return false
 	case errors.As(r.failure.Err, &answer): // it was connected, and the upgrade had no answer
-		return p.died.Add(1) >= maxDied
+		return x.path.died.Add(1) >= maxDied && x.ctx.Err() == nil
 	}
-	return socket.RefusedByPath(r.failure, clear)
+	return socket.RefusedByPath(r.failure, x.attempt.url.Scheme == "ws")
 }
 
 // upgradeOrFallBack tries WebSocket, and plain HTTP requests where the path refuses that.
@@ -137,7 +137,7 @@ func (x *dialing) upgradeOrFallBack() dialed {
 	skip := p.skipsUpgrade(host)
 	var upgraded dialed
 	if !skip {
-		if upgraded = x.make((*socket.Requests).Upgrade); !p.refusesUpgrade(upgraded, x.attempt.url.Scheme == "ws") {
+		if upgraded = x.make((*socket.Requests).Upgrade); !x.refusesUpgrade(upgraded) {
 			return upgraded
 		}
 	}

@@ -55,8 +55,8 @@ type Server struct {
 	mu      sync.Mutex // leaf
 	peers   map[*peer]struct{}
 	carried map[[16]byte]*carried // connections over plain requests, by the secret in their id
-	joining int // upgrades in progress
-	pending int // of peers and joining, those not welcomed
+	joining int                   // upgrades in progress
+	pending int                   // of peers and joining, those not welcomed
 	closed  bool
 	broken  bool          // closed by Close: no close handshakes
 	idle    chan struct{} // closed when closed is set and no connection is left

@@ -39,8 +39,8 @@ func TestFallbackBeginsWhenThePathRefuses(t *testing.T) {
 		upgrade func(http.ResponseWriter, *http.Request)
 		falls   bool
 	}{
-		"200 html": {func(w http.ResponseWriter, _ *http.Request) { fmt.Fprint(w, "<html>welcome to the hotel</html>") }, true},
-		"204":      {status(204), true},
+		"200 html":               {func(w http.ResponseWriter, _ *http.Request) { fmt.Fprint(w, "<html>welcome to the hotel</html>") }, true},
+		"204":                    {status(204), true},
 		"101 without an upgrade": {hangUpAfter("HTTP/1.1 101 Switching Protocols\r\n\r\n"), true},
 		"302":                    {func(w http.ResponseWriter, r *http.Request) { http.Redirect(w, r, "https://elsewhere.example/", 302) }, false},
 	}
@@ -104,6 +104,7 @@ func TestFallbackAfterThreeThatDie(t *testing.T) {
 	}{
 		"no answer":        {hangUpAfter(""), true},
 		"half a head":      {hangUpAfter("HTTP/1.1 101 Swit"), true},
+		"nothing at all":   {func(_ http.ResponseWriter, r *http.Request) { <-r.Context().Done() }, true},
 		"another protocol": {hangUpAfter("220 mail.example ESMTP\r\n"), true},
 		"cut after 101": {func(w http.ResponseWriter, r *http.Request) {
 			acceptThen(t, w, r, nil)
@@ -116,8 +117,8 @@ func TestFallbackAfterThreeThatDie(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
 				p := newNarrowPath(t, nil, nil)
 				p.set(func() { p.upgrade = tc.upgrade })
-				c := p.client(t, &limpet.Options{Backoff: limpet.Backoff{Max: time.Second}})
-				time.Sleep(10 * time.Second)
+				c := p.client(t, &limpet.Options{Backoff: limpet.Backoff{Max: time.Second}, DialTimeout: 2 * time.Second})
+				time.Sleep(20 * time.Second)
 				synctest.Wait()
 				upgrades, gets, _ := p.counts()
 				if tc.falls && (c.State().Transport != limpet.TransportHTTP || upgrades != 3 || gets != 1) {

@@ -55,7 +55,9 @@ func again(t testing.TB, r *http.Request) (first, second *http.Request) {
 // the next one. Each message is accepted once, in its order, on the same connection.
 func TestFallbackPostsAreTakenOnce(t *testing.T) {
 	for name, fault := range map[string]func(t *testing.T) through{
-		"lost": func(*testing.T) through { return func(http.Handler, http.ResponseWriter, *http.Request) { panic(http.ErrAbortHandler) } },
+		"lost": func(*testing.T) through {
+			return func(http.Handler, http.ResponseWriter, *http.Request) { panic(http.ErrAbortHandler) }
+		},
 		"answer lost": func(*testing.T) through {
 			return func(next http.Handler, w http.ResponseWriter, r *http.Request) {
 				next.ServeHTTP(httptest.NewRecorder(), r)

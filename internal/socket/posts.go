@@ -156,7 +156,10 @@ func (p *posts) try(body []byte) (again bool, err error) {
 	req.Header.Set(fallback.HeaderNumber, strconv.FormatUint(p.number, 10))
 	resp, err := p.do(req)
 	if err != nil {
-		return ctx.Err() == nil, traced.explain(err)
+		err = traced.explain(err)
+		var panicked *Panic
+		var fault *TransportError
+		return ctx.Err() == nil && !errors.As(err, &panicked) && !errors.As(err, &fault), err
 	}
 	defer closeBody(resp.Body)
 	_, err = io.CopyN(io.Discard, bodyReader{resp.Body}, bodyLimit)
