@@ -186,14 +186,14 @@ func (d *dialer) dial(ctx context.Context, a attempt) dialed {
 type dialing struct {
 	*dialer
 	ctx      context.Context
-	attempt  attempt
+	task     attempt
 	cred     Credential
 	requests *socket.Requests
 }
 
 // make asks for a ticket, if there are any, and makes a connection with connect.
 func (x *dialing) make(connect func(*socket.Requests, *wire.Attempt, socket.Options) (*socket.Conn, *wire.Failure)) dialed {
-	d, a := x.dialer, x.attempt
+	d, a := x.dialer, x.task
 	target, err := d.target(x.ctx, a, x.cred)
 	if err != nil {
 		return d.refused(a, &userError{optionTicket, err})

@@ -62,13 +62,13 @@ func (c *conn) transport() Transport {
 // followTransport follows when a connection is ready.
 func (l *loop) followTransport(k *link) {
 	path := &l.dialer.path
-	now, before := k.conn.transport(), path.ready
-	path.ready = now
+	now, before := k.conn.transport(), path.readyOver
+	path.readyOver = now
 	if now == TransportWebSocket {
 		path.died.Store(0)
 	}
 	if now != before && (before != "" || now == TransportHTTP) {
-		l.c.notify.post(TransportChanged{Host: l.state.Host, Transport: now, Status: k.conn.refused})
+		l.c.notify.post(TransportChanged{Host: l.state.Host, Transport: now, Status: k.conn.refusal})
 	}
 }
 
@@ -78,16 +78,16 @@ const (
 )
 
 // pathMemory is what a client knows about the path to its servers. The dialer uses it, one
-// attempt at a time; the loop counts in died, and ready is the loop's.
+// attempt at a time; the loop counts in died, and readyOver is the loop's.
 type pathMemory struct {
-	ready     Transport    // of the connection that was ready last
+	readyOver Transport    // of the connection that was ready last
 	died      atomic.Int32 // WebSocket connections in a row that died before they were ready
 	refusedAt time.Time    // when an upgrade was refused, and the fallback worked
 	host      string       // which host that was
 }
 
-// follow counts a WebSocket connection that died before it was ready, without a word of the
-// server: a close code or a violation shows that the path carries frames.
+// follow counts a WebSocket connection that died before it was ready and had received
+// nothing: a close code or a violation shows that the path carries frames.
 func (p *pathMemory) follow(k *link, f *wire.Failure) {
 	if k == nil || f.Stage != wire.StageHandshake || k.conn.Fallback {
 		return
@@ -128,12 +128,12 @@ func (x *dialing) refusesUpgrade(r dialed) bool {
 	case errors.As(r.failure.Err, &answer): // it was connected, and the upgrade had no answer
 		return x.path.died.Add(1) >= maxDied && x.ctx.Err() == nil
 	}
-	return socket.RefusedByPath(r.failure, x.attempt.url.Scheme == "ws")
+	return socket.RefusedByPath(r.failure, x.task.url.Scheme == "ws")
 }
 
 // upgradeOrFallBack tries WebSocket, and plain HTTP requests where the path refuses that.
 func (x *dialing) upgradeOrFallBack() dialed {
-	p, host := &x.path, x.attempt.url.Host
+	p, host := &x.path, x.task.url.Host
 	skip := p.skipsUpgrade(host)
 	var upgraded dialed
 	if !skip {
@@ -148,7 +148,7 @@ func (x *dialing) upgradeOrFallBack() dialed {
 			p.host, p.refusedAt = host, time.Now()
 		}
 		if !skip {
-			result.conn.refused = upgraded.failure.Status
+			result.conn.refusal = upgraded.failure.Status
 		}
 		p.died.Store(0)
 		return result

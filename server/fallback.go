@@ -6,7 +6,6 @@ import (
 	"crypto/sha256"
 	"crypto/subtle"
 	"encoding/base64"
-	"errors"
 	"fmt"
 	"io"
 	"net"
@@ -39,8 +38,7 @@ type carried struct {
 
 	mu      sync.Mutex // leaf, but for deadlines of the answer, which must not be set after its end
 	ended   bool
-	writing bool // Write is in progress
-	writeBy time.Time
+	writing bool   // Write is in progress
 	waiting []byte // taken and not read: the body of at most one POST
 	number  uint64 // of the POST that was taken last
 }
@@ -80,9 +78,9 @@ func (s *Server) carry(w http.ResponseWriter, r, up *http.Request, enc native.En
 		posts: make(chan struct{}, fallback.MaxPosts), turn: make(chan struct{}, 1),
 		more: make(chan struct{}, 1), room: make(chan struct{}, 1), done: make(chan struct{}),
 	}
-	err := c.control.SetWriteDeadline(time.Time{}) // http.Server may have set one for the whole answer
+	err := c.control.SetReadDeadline(time.Time{}) // http.Server may have set one for the whole request
 	if err == nil {
-		err = c.control.SetReadDeadline(time.Time{})
+		err = c.SetWriteDeadline(time.Now().Add(s.opt.WriteTimeout)) // instead of one for the whole answer
 	}
 	if err != nil {
 		http.Error(w, "this server cannot stream here", http.StatusInternalServerError)
@@ -94,12 +92,9 @@ func (s *Server) carry(w http.ResponseWriter, r, up *http.Request, enc native.En
 		http.Error(w, "this server cannot make connections", http.StatusInternalServerError)
 		return nil, err
 	}
-	if !s.note(c) {
-		sock.abort()
-		sock.finish()
-		unavailable(w, s.slots.next(), "too many connections over plain requests")
-		return nil, errTooMany
-	}
+	s.mu.Lock()
+	s.carried[c.id.Secret] = c // before the client learns the id
+	s.mu.Unlock()
 	h := w.Header()
 	h.Set("Content-Type", fallback.MediaType)
 	h.Set("Cache-Control", "no-store, no-transform")
@@ -107,7 +102,6 @@ func (s *Server) carry(w http.ResponseWriter, r, up *http.Request, enc native.En
 	h.Set("X-Content-Type-Options", "nosniff")
 	h.Set(fallback.HeaderConnection, c.id.String())
 	h.Set(fallback.HeaderProtocol, native.Subprotocol(enc))
-	c.SetWriteDeadline(time.Now().Add(s.opt.WriteTimeout))
 	w.WriteHeader(http.StatusOK)
 	if err := c.control.Flush(); err != nil {
 		s.dropped(c)
@@ -116,19 +110,6 @@ func (s *Server) carry(w http.ResponseWriter, r, up *http.Request, enc native.En
 		return nil, &mountError{fmt.Sprintf("the http.ResponseWriter, a %T, cannot flush: serve the fallback without middlewares that hide it (%v)", w, err)}
 	}
 	return sock, nil
-}
-
-var errTooMany = errors.New("too many connections over plain requests")
-
-// note makes c known to POSTs, unless there are too many.
-func (s *Server) note(c *carried) bool {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	if len(s.carried) >= s.opt.MaxFallback {
-		return false
-	}
-	s.carried[c.id.Secret] = c
-	return true
 }
 
 // dropped forgets a connection that has ended.
@@ -199,7 +180,7 @@ func signal(slot chan struct{}) {
 // Write writes to the answer, and on to the client.
 func (c *carried) Write(p []byte) (int, error) {
 	c.mu.Lock()
-	ended, by := c.ended, c.writeBy
+	ended := c.ended
 	c.writing = !ended
 	c.mu.Unlock()
 	if ended {
@@ -212,9 +193,6 @@ func (c *carried) Write(p []byte) (int, error) {
 	c.mu.Lock()
 	c.writing = false
 	c.mu.Unlock()
-	if err != nil && !by.IsZero() && !time.Now().Before(by) {
-		err = os.ErrDeadlineExceeded // HTTP/2 says only that the stream is closed
-	}
 	return n, err
 }
 
@@ -242,7 +220,6 @@ func (c *carried) SetWriteDeadline(t time.Time) error {
 	if c.ended {
 		return net.ErrClosed
 	}
-	c.writeBy = t
 	return c.control.SetWriteDeadline(t)
 }
 
@@ -333,7 +310,7 @@ func (c *carried) put(ctx context.Context, number uint64, body []byte) fallback.
 	case <-c.done:
 		return fallback.Gone
 	case <-ctx.Done():
-		return fallback.Malformed // nobody reads the answer
+		return fallback.Malformed // an answer that is not read
 	}
 	for {
 		c.mu.Lock()
@@ -359,7 +336,7 @@ func (c *carried) put(ctx context.Context, number uint64, body []byte) fallback.
 		case <-c.done:
 			return fallback.Gone
 		case <-ctx.Done():
-			return fallback.Malformed // nobody reads the answer
+			return fallback.Malformed // an answer that is not read
 		}
 	}
 }

@@ -55,6 +55,7 @@ type Server struct {
 	mu      sync.Mutex // leaf
 	peers   map[*peer]struct{}
 	carried map[[16]byte]*carried // connections over plain requests, by the secret in their id
+	plain   int                   // of peers and joining, those over plain requests
 	joining int                   // upgrades in progress
 	pending int                   // of peers and joining, those not welcomed
 	closed  bool
@@ -106,6 +107,9 @@ func (s *Server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	enc, ok := s.admit(w, r)
 	if !ok {
 		return
+	}
+	if wantsFallback(r) {
+		defer s.leftPlain()
 	}
 	var p *peer
 	defer func() { // even if a middleware panics in Hijack
@@ -172,10 +176,13 @@ func (s *Server) admit(w http.ResponseWriter, r *http.Request) (native.Encoding,
 		return 0, false
 	}
 	s.mu.Lock()
-	full := s.closed || len(s.peers)+s.joining >= s.opt.MaxConns || s.pending >= s.opt.MaxPending || plain && len(s.carried) >= s.opt.MaxFallback
+	full := s.closed || len(s.peers)+s.joining >= s.opt.MaxConns || s.pending >= s.opt.MaxPending || plain && s.plain >= s.opt.MaxFallback
 	if !full {
 		s.joining++
 		s.pending++
+		if plain {
+			s.plain++
+		}
 	}
 	s.mu.Unlock()
 	if full {
@@ -214,6 +221,13 @@ func (s *Server) welcomed(p *peer) {
 	defer s.mu.Unlock()
 	p.pending = false
 	s.pending--
+}
+
+// leftPlain follows when a connection over plain requests has ended, or was not made.
+func (s *Server) leftPlain() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.plain--
 }
 
 // left forgets a peer whose connection has ended.

@@ -48,7 +48,7 @@ func (s *Server) Stats() Stats {
 	c, v := &s.stats, s.opt.Log.View()
 	s.mu.Lock()
 	origin, busy, request := c.refusedOrigin.Load(), c.refusedBusy.Load(), c.refusedRequest.Load()
-	conns, carried, pending := len(s.peers)+s.joining, len(s.carried), s.pending
+	conns, carried, pending := len(s.peers)+s.joining, s.plain, s.pending
 	s.mu.Unlock()
 	return Stats{
 		Conns: conns, Fallback: carried, Pending: pending, Sessions: s.sessions.len(),

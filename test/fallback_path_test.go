@@ -132,8 +132,8 @@ func TestFallbackAfterThreeThatDie(t *testing.T) {
 	}
 }
 
-// acceptThen answers an upgrade as a server does, sends frame and ends the connection.
-func acceptThen(t testing.TB, w http.ResponseWriter, r *http.Request, frame []byte) {
+// acceptThen answers an upgrade as a server does, sends last and ends the connection.
+func acceptThen(t testing.TB, w http.ResponseWriter, r *http.Request, last []byte) {
 	conn, _, err := http.NewResponseController(w).Hijack()
 	if err != nil {
 		t.Error(err)
@@ -142,7 +142,7 @@ func acceptThen(t testing.TB, w http.ResponseWriter, r *http.Request, frame []by
 	protocol, _, _ := strings.Cut(r.Header.Get("Sec-WebSocket-Protocol"), ",")
 	head := strings.TrimSuffix(upgradeResponse(r.Header.Get("Sec-WebSocket-Key")), "\r\n")
 	fmt.Fprintf(conn, "%sSec-WebSocket-Protocol: %s\r\n\r\n", head, protocol)
-	_, _ = conn.Write(frame)
+	_, _ = conn.Write(last)
 	_ = conn.Close()
 }
 
@@ -185,8 +185,7 @@ func TestFallbackTriesWebSocketAgain(t *testing.T) {
 	})
 }
 
-// What counts is the refusal of whoever knows the fallback; where nobody does, that of the
-// upgrade.
+// What counts is the refusal of whoever knows the fallback; elsewhere that of the upgrade.
 func TestFallbackRefused(t *testing.T) {
 	refusal := func(code int, h http.Header) func(http.Handler, http.ResponseWriter, *http.Request) {
 		return func(_ http.Handler, w http.ResponseWriter, _ *http.Request) {

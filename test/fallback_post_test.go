@@ -15,6 +15,7 @@ import (
 	"time"
 
 	"github.com/limpet-go/limpet"
+	"github.com/limpet-go/limpet/limpettest"
 	"github.com/limpet-go/limpet/server"
 )
 
@@ -101,7 +102,7 @@ func TestFallbackPostsAreTakenOnce(t *testing.T) {
 		},
 		"late": func(*testing.T) through {
 			return func(next http.Handler, w http.ResponseWriter, r *http.Request) {
-				time.Sleep(time.Second)
+				<-time.After(time.Second)
 				next.ServeHTTP(w, r)
 			}
 		},
@@ -149,6 +150,11 @@ func TestFallbackHalfDead(t *testing.T) {
 		"POSTs are refused by a proxy": func(t *testing.T, p *narrowPath) {
 			lost(t, p, func(_ http.Handler, w http.ResponseWriter, r *http.Request) { http.Error(w, "blocked", 403) })
 		},
+		"POSTs are sent elsewhere": func(t *testing.T, p *narrowPath) {
+			lost(t, p, func(_ http.Handler, w http.ResponseWriter, r *http.Request) {
+				http.Redirect(w, r, "/elsewhere", http.StatusSeeOther)
+			})
+		},
 		"POSTs are lost": func(t *testing.T, p *narrowPath) {
 			lost(t, p, func(http.Handler, http.ResponseWriter, *http.Request) { panic(http.ErrAbortHandler) })
 		},
@@ -166,7 +172,7 @@ func TestFallbackHalfDead(t *testing.T) {
 		},
 		"the GET is cut": func(t *testing.T, p *narrowPath) { p.Network.CutAll() },
 		"the GET is cut in a frame": func(t *testing.T, p *narrowPath) {
-			// On the next connection, after so many bytes of the answers.
+			// On the next connection, in the middle of its answer.
 			var gets atomic.Int64
 			p.set(func() {
 				p.get = func(next http.Handler, w http.ResponseWriter, r *http.Request) {
@@ -203,6 +209,9 @@ func TestFallbackHalfDead(t *testing.T) {
 				if err := c.Flush(t.Context()); err != nil {
 					t.Fatal(err)
 				}
+				if p.strays != 0 {
+					t.Errorf("%d redirects were followed", p.strays)
+				}
 				if got, stats := p.server.Stats(), c.Stats(); stats.Acked != n || got.Accepted != n || stats.Connections < 2 || c.State().Transport != limpet.TransportHTTP {
 					t.Errorf("%d acknowledged, %d accepted, %d connections, %+v", stats.Acked, got.Accepted, stats.Connections, c.State())
 				}
@@ -211,7 +220,27 @@ func TestFallbackHalfDead(t *testing.T) {
 	}
 }
 
-// cutWriter passes on so many bytes of an answer, and then ends the connection.
+// On a link of 1 KiB a second the server must not wait for a whole POST for longer than it
+// waits for a sign of life: POSTs are shorter there, and the connection lasts.
+func TestFallbackOnASlowLink(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		p := newNarrowPath(t, nil, &limpettest.HostOptions{Network: &limpettest.NetworkOptions{Buffer: 1 << 10, Up: time.Second}})
+		c := p.client(t, nil)
+		s := subscribeLive(t, c, "big", nil)
+		began := time.Now()
+		for range 3 {
+			if _, err := c.Publish(t.Context(), "big", make([]byte, 60<<10), nil); err != nil {
+				t.Fatal(err)
+			}
+		}
+		collect(t, s, 3)
+		if took, stats := time.Since(began), c.Stats(); stats.Connections != 1 || took < 150*time.Second || took > 6*time.Minute {
+			t.Errorf("%d connections, %v", stats.Connections, took)
+		}
+	})
+}
+
+// cutWriter passes on the first bytes of an answer, and then ends the connection.
 type cutWriter struct {
 	http.ResponseWriter
 	left int

@@ -27,6 +27,7 @@ type narrowPath struct {
 	upgrades int
 	gets     int
 	posts    int
+	strays   int // requests for another path
 }
 
 func newNarrowPath(t testing.TB, o *server.Options, on *limpettest.HostOptions) *narrowPath {
@@ -48,6 +49,9 @@ func status(code int) func(http.ResponseWriter, *http.Request) {
 func (p *narrowPath) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	p.mu.Lock()
 	answer, through := func(_ http.Handler, w http.ResponseWriter, r *http.Request) { p.server.ServeHTTP(w, r) }, p.get
+	if r.URL.Path != "/" {
+		p.strays++
+	}
 	switch {
 	case r.Header.Get("Upgrade") != "":
 		p.upgrades++

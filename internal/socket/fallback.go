@@ -106,7 +106,7 @@ func (r *Requests) newCarrier(a *wire.Attempt, o Options) *carrier {
 		}
 		c.client.Transport = c.own
 	}
-	c.posts = posts{c: c, url: httpURL(cmp.Or(o.PostURL, a.URL)), spawn: o.Go, flushes: o.LibraryFrames, size: fallback.MaxPost, room: make(chan struct{}, 1)}
+	c.posts = posts{c: c, url: httpURL(cmp.Or(o.PostURL, a.URL)), spawn: o.Go, flushes: o.LibraryFrames, size: firstPost, room: make(chan struct{}, 1)}
 	if c.own == nil {
 		c.posts.spawn = func(f func()) bool { go f(); return true } // it may outlive the client, as the transport may
 	}
@@ -228,7 +228,7 @@ func (c *carrier) asUpgraded(upgrade *http.Request, resp *http.Response) *http.R
 }
 
 // Read reads from the answer to the GET. After a refused POST it first reads what the
-// server still had to say, such as a close frame.
+// server has still sent, such as a close frame.
 func (c *carrier) Read(p []byte) (n int, err error) {
 	defer recoverPanic(whereBody, &err)
 	if n, err = c.body.Read(p); err != nil && n == 0 {

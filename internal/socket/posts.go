@@ -39,10 +39,11 @@ type posts struct {
 const (
 	maxTries  = 3                      // of one POST
 	tryPause  = 250 * time.Millisecond // after the first try, then twice as long
-	postTime  = 2 * time.Second        // that one POST may take; on a slow link they are shorter
+	postTime  = 4 * time.Second        // that one POST may take; on a slow link they are shorter
 	minPost   = 4 << 10
+	firstPost = 8 << 10     // the speed of the link is not known yet
 	postStep  = 2 << 10     // of a body: one that moves is a sign of progress
-	lastWords = time.Second // for what the server still has to say after a POST has failed
+	lastWords = time.Second // for what the server still sends after a POST has failed
 )
 
 // write returns when all of p waits or was sent.

@@ -162,7 +162,7 @@ type traced struct {
 	local   bool     // only this machine may be reached
 	sockets *sockets // that take the connection in: of an upgrade by a transport of the caller's type
 
-	anyVersion bool // of HTTP will do: it is no upgrade
+	anyVersion bool // of HTTP will do: nothing is upgraded
 
 	mu       sync.Mutex
 	nc       net.Conn
