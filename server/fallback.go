@@ -95,6 +95,14 @@ func (s *Server) carry(w http.ResponseWriter, r, up *http.Request, enc native.En
 	s.mu.Lock()
 	s.carried[c.id.Secret] = c // before the client learns the id
 	s.mu.Unlock()
+	begun := false
+	defer func() { // even if a middleware panics
+		if !begun {
+			s.dropped(c)
+			sock.abort()
+			sock.finish()
+		}
+	}()
 	h := w.Header()
 	h.Set("Content-Type", fallback.MediaType)
 	h.Set("Cache-Control", "no-store, no-transform")
@@ -104,11 +112,9 @@ func (s *Server) carry(w http.ResponseWriter, r, up *http.Request, enc native.En
 	h.Set(fallback.HeaderProtocol, native.Subprotocol(enc))
 	w.WriteHeader(http.StatusOK)
 	if err := c.control.Flush(); err != nil {
-		s.dropped(c)
-		sock.abort()
-		sock.finish()
 		return nil, &mountError{fmt.Sprintf("the http.ResponseWriter, a %T, cannot flush: serve the fallback without middlewares that hide it (%v)", w, err)}
 	}
+	begun = true
 	return sock, nil
 }
 

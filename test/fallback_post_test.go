@@ -359,6 +359,41 @@ func TestFallbackCloseCodes(t *testing.T) {
 	})
 }
 
+// The last POST of a client that ends is its close frame, and nothing of the server is left.
+func TestFallbackSaysGoodbye(t *testing.T) {
+	for name, end := range map[string]func(*limpet.Client){
+		"Close":    func(c *limpet.Client) { c.Close() },
+		"Shutdown": func(c *limpet.Client) { _ = c.Shutdown(context.Background()) },
+	} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				p := newNarrowPath(t, nil, nil)
+				var last atomic.Pointer[[]byte]
+				p.set(func() {
+					p.post = func(next http.Handler, w http.ResponseWriter, r *http.Request) {
+						first, second := again(t, r)
+						body, _ := io.ReadAll(second.Body)
+						last.Store(&body)
+						next.ServeHTTP(w, first)
+					}
+				})
+				c := p.client(t, nil)
+				awaitReady(t, c, limpet.TransportHTTP)
+				time.Sleep(time.Second)
+				end(c)
+				<-c.Done()
+				synctest.Wait()
+				if body := *last.Load(); !bytes.Contains(body, []byte{0x88, 0x80}) && !bytes.Contains(body, []byte{0x88, 0x82}) && body[0] != 0x88 {
+					t.Errorf("the last POST is %x", body)
+				}
+				if st := p.server.Stats(); st.Fallback != 0 || st.Conns != 0 {
+					t.Errorf("%+v", st)
+				}
+			})
+		})
+	}
+}
+
 // Big messages go in many POSTs, and what is published while one is on its way goes in the
 // next: a round trip costs time, not requests.
 func TestFallbackBatches(t *testing.T) {

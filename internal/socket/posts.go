@@ -75,12 +75,10 @@ func (p *posts) put(b []byte) (took int, wait bool, err error) {
 	wait = took < len(b) || p.flushes && p.sending
 	p.mu.Unlock()
 	if start && !p.spawn(p.send) {
-		return took, false, p.fail(errClientEnds)
+		p.send() // the client is ending: this is the close frame
 	}
 	return took, wait, nil
 }
-
-var errClientEnds = errors.New("the client is ending")
 
 // send sends what waits, until nothing does.
 func (p *posts) send() {
