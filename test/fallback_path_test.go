@@ -285,6 +285,7 @@ func TestFallbackCredentials(t *testing.T) {
 		time.Sleep(time.Minute)
 		c.Close()
 		<-c.Done()
+		synctest.Wait() // the log has a goroutine of its own
 		mu.Lock()
 		defer mu.Unlock()
 		if tickets != 2 || len(seen) < 4 || seen[0] != "GET /?ticket=canary-2 Bearer canary canary-key" {
@@ -329,6 +330,7 @@ func TestFallbackIsReported(t *testing.T) {
 		awaitReady(t, c, limpet.TransportWebSocket)
 		c.Close()
 		<-c.Done()
+		synctest.Wait() // the log has a goroutine of its own
 		want := []limpet.TransportChanged{
 			{Host: p.Addr(), Transport: limpet.TransportHTTP, Status: 426}, {Host: p.Addr(), Transport: limpet.TransportWebSocket}}
 		mu.Lock()

@@ -131,8 +131,8 @@ var ofFallback = []mutation{
 	{
 		name:    "fallback: a refused POST does not end the connection",
 		file:    "internal/socket/posts.go",
-		search:  "\t\tp.late = time.AfterFunc(lastWords, p.c.cancel)\n",
-		replace: "\t\tp.late = time.AfterFunc(time.Hour, p.c.cancel)\n",
+		search:  "\t\tp.endLate()\n\t}\n",
+		replace: "\t}\n",
 		test:    "-run ^TestFallbackNeedsAffinity$ ./test",
 	},
 	{
@@ -267,5 +267,12 @@ var ofFallback = []mutation{
 		search:  "\tpath.readyOver = now\n",
 		replace: "",
 		test:    "-run ^TestFallbackIsReported$ ./test",
+	},
+	{
+		name:    "fallback: a client that ends sends no close frame",
+		file:    "internal/socket/posts.go",
+		search:  "\t\tp.send() // the client is ending: this is the close frame\n",
+		replace: "\t\treturn took, false, p.fail(context.Canceled)\n",
+		test:    "-run ^TestFallbackSaysGoodbye$ ./test",
 	},
 }

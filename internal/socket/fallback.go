@@ -106,7 +106,7 @@ func (r *Requests) newCarrier(a *wire.Attempt, o Options) *carrier {
 		}
 		c.client.Transport = c.own
 	}
-	c.posts = posts{c: c, url: httpURL(cmp.Or(o.PostURL, a.URL)), spawn: o.Go, flushes: o.LibraryFrames, size: firstPost, room: make(chan struct{}, 1)}
+	c.posts = posts{c: c, url: httpURL(cmp.Or(o.PostURL, a.URL)), spawn: o.Go, size: firstPost, room: make(chan struct{}, 1)}
 	if c.own == nil {
 		c.posts.spawn = func(f func()) bool { go f(); return true } // it may outlive the client, as the transport may
 	}
@@ -147,7 +147,7 @@ func (c *carrier) RoundTrip(upgrade *http.Request) (*http.Response, error) {
 	}
 	c.body = resp.Body
 	c.stream = newStream(c, nil, false)
-	c.stream.whole = true
+	c.stream.whole, c.stream.flush, c.stream.closeSoon = true, c.posts.flush, c.posts.closeSoon
 	c.library = &detachableStream{stream: c.stream}
 	c.preparePosts(get, resp, id)
 	return c.asUpgraded(upgrade, resp), nil

@@ -221,6 +221,9 @@ func (l *libraryFrames) Close(code uint16, reason string, timeout time.Duration)
 		l.ws.Close(websocket.StatusCode(code), frame.CloseReason(reason))
 		timer.Stop()
 	}
+	if l.conn.stream.flush != nil {
+		l.conn.stream.flush(timeout) // the answer to the peer's close frame
+	}
 	l.conn.Kill()
 	l.ws.CloseNow() // ends the library's goroutine
 }

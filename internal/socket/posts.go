@@ -17,16 +17,16 @@ import (
 // room for them; one goroutine at a time sends them, and none while there is nothing to
 // send. What comes while a POST is on its way goes with the next one.
 type posts struct {
-	c       *carrier
-	url     *url.URL
-	host    string
-	header  http.Header
-	spawn   func(func()) bool
-	flushes bool // write waits until everything was taken
+	c      *carrier
+	url    *url.URL
+	host   string
+	header http.Header
+	spawn  func(func()) bool
 
 	mu      sync.Mutex // leaf
 	waiting []byte     // at most fallback.MaxPost
 	sending bool       // a goroutine sends
+	closing bool       // and then closes the carrier
 	err     error      // final
 	late    *time.Timer
 	room    chan struct{} // one slot: something has changed for who writes
@@ -72,7 +72,7 @@ func (p *posts) put(b []byte) (took int, wait bool, err error) {
 	p.waiting = append(p.waiting, b[:took]...)
 	start := len(p.waiting) > 0 && !p.sending
 	p.sending = p.sending || start
-	wait = took < len(b) || p.flushes && p.sending
+	wait = took < len(b)
 	p.mu.Unlock()
 	if start && !p.spawn(p.send) {
 		p.send() // the client is ending: this is the close frame
@@ -87,8 +87,12 @@ func (p *posts) send() {
 		n := min(len(p.waiting), p.size)
 		if n == 0 || p.err != nil {
 			p.waiting, p.sending = nil, false
+			closing := p.closing
 			p.mu.Unlock()
 			p.wake()
+			if closing {
+				p.c.Close()
+			}
 			return
 		}
 		body := p.waiting[:n:n]
@@ -107,6 +111,45 @@ func (p *posts) send() {
 			p.size = max(p.size/2, minPost)
 		case took < postTime/4:
 			p.size = min(2*p.size, fallback.MaxPost)
+		}
+	}
+}
+
+// closeSoon closes the carrier once what waits is sent, or can no longer be.
+func (p *posts) closeSoon() {
+	p.mu.Lock()
+	if p.closing = p.sending && p.err == nil; p.closing {
+		p.endLate()
+		p.mu.Unlock()
+		return
+	}
+	p.mu.Unlock()
+	p.c.Close()
+}
+
+// endLate ends all requests after a while. The caller holds mu.
+func (p *posts) endLate() {
+	if p.late == nil {
+		p.late = time.AfterFunc(lastWords, p.c.cancel)
+	}
+}
+
+// flush waits until everything is sent, nothing can be any more, or the time is over. The
+// writer must have ended, and Close ends the wait.
+func (p *posts) flush(within time.Duration) {
+	timer := time.NewTimer(within)
+	defer timer.Stop()
+	for {
+		p.mu.Lock()
+		sending := p.sending && p.err == nil
+		p.mu.Unlock()
+		if !sending {
+			return
+		}
+		select {
+		case <-p.room:
+		case <-timer.C:
+			return
 		}
 	}
 }
@@ -190,7 +233,7 @@ func (p *posts) fail(err error) error {
 	p.mu.Lock()
 	if p.err == nil {
 		p.err = err
-		p.late = time.AfterFunc(lastWords, p.c.cancel)
+		p.endLate()
 	}
 	err = p.err
 	p.mu.Unlock()

@@ -28,6 +28,10 @@ type stream struct {
 	writeDeadline time.Duration // of a TCP socket, since epoch
 	writeStep     int           // bytes written at once to any other stream
 	whole         bool          // or all of them: it tells wrote itself what has gone
+
+	// Of a stream that takes bytes before they are sent; else nil.
+	flush     func(within time.Duration) // waits until they are
+	closeSoon func()                     // closes it then, and does not wait
 }
 
 // newStream returns rwc, which nc carries, as a stream. direct means that nothing
@@ -171,6 +175,10 @@ func (d *detachableStream) Write(p []byte) (int, error) {
 
 func (d *detachableStream) Close() error {
 	if d.stream == nil {
+		return nil
+	}
+	if d.stream.closeSoon != nil {
+		d.stream.closeSoon() // the library closes as soon as it has written a close frame
 		return nil
 	}
 	return d.stream.Close()
