@@ -275,4 +275,11 @@ var ofFallback = []mutation{
 		replace: "\t\treturn took, false, p.fail(context.Canceled)\n",
 		test:    "-run ^TestFallbackSaysGoodbye$ ./test",
 	},
+	{
+		name:    "fallback: frames of the library lose the answer to a close frame",
+		file:    "internal/socket/stream.go",
+		search:  "\t\td.stream.closeSoon() // the library closes as soon as it has written a close frame\n\t\treturn nil\n",
+		replace: "",
+		test:    "-run ^TestFallbackSaysGoodbye$ ./test -plain",
+	},
 }
