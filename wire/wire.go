@@ -199,7 +199,8 @@ type Traits struct {
 	ErrorStaysOpen bool
 
 	// Fallback means that the server speaks the fallback over plain HTTP requests of
-	// docs/protocol.md, section 12, at the URL of the upgrade. Options.Fallback needs it.
+	// docs/protocol.md, section 12, at the URL of the upgrade. Options.Fallback needs it. An
+	// attempt then calls Attempt once for the upgrade and once for the other transport.
 	Fallback bool
 
 	// Silent means that the client must never send a data frame: no Op is
