@@ -119,11 +119,10 @@ func (x *dialing) refusesUpgrade(r dialed) bool {
 	if r.failure == nil {
 		return false
 	}
-	var before *wire.StatusError // of Ticket or the dialect: the upgrade was not tried
-	var user *userError
+	var user *userError // of Ticket or the dialect: the upgrade was not tried
 	var answer *socket.AnswerError
 	switch {
-	case errors.As(r.failure.Err, &before), errors.As(r.failure.Err, &user):
+	case errors.As(r.failure.Err, &user):
 		return false
 	case errors.As(r.failure.Err, &answer): // it was connected, and the upgrade had no answer
 		return x.path.died.Add(1) >= maxDied && x.ctx.Err() == nil

@@ -348,12 +348,14 @@ func TestFallbackIsReported(t *testing.T) {
 func TestFallbackNotForATicketThatIsRefused(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		p := newNarrowPath(t, nil, nil)
+		asked := 0
 		c := p.client(t, &limpet.Options{Ticket: func(context.Context, limpet.AttemptInfo) (url.Values, error) {
+			asked++
 			return nil, &wire.StatusError{Status: 400}
 		}})
 		<-c.Done()
-		if upgrades, gets, posts := p.counts(); upgrades+gets+posts != 0 {
-			t.Errorf("%d upgrades, %d GETs, %d POSTs", upgrades, gets, posts)
+		if upgrades, gets, posts := p.counts(); upgrades+gets+posts != 0 || asked != 1 {
+			t.Errorf("%d tickets, %d upgrades, %d GETs, %d POSTs", asked, upgrades, gets, posts)
 		}
 	})
 }

@@ -208,8 +208,8 @@ var ofFallback = []mutation{
 	{
 		name:    "fallback: a refused ticket leads to the fallback",
 		file:    "fallback.go",
-		search:  "\tcase errors.As(r.failure.Err, &before), errors.As",
-		replace: "\tcase errors.As",
+		search:  "\tcase errors.As(r.failure.Err, &user):",
+		replace: "\tcase errors.As(r.failure.Err, &user) && r.conn != nil:",
 		test:    "-run ^TestFallbackNotForATicketThatIsRefused$ ./test",
 	},
 	{
