@@ -158,7 +158,7 @@ func (f *movingFeed) funcs(numbered bool) feed.Funcs {
 
 func (f *movingFeed) talk(conn int, say func(string), hear func() string) {
 	var writes sync.Mutex
-	send := func(text string) {
+	speak := func(text string) {
 		writes.Lock()
 		defer writes.Unlock()
 		say(text)
@@ -181,23 +181,23 @@ func (f *movingFeed) talk(conn int, say func(string), hear func() string) {
 				if conn > 1 && !wait(f.confirms) {
 					return
 				}
-				send("live 0 " + words[1])
+				speak("live 0 " + words[1])
 				for {
 					next := int(time.Since(f.began)/(100*time.Millisecond)) + 1
 					if !wait(time.Until(f.began.Add(time.Duration(next) * 100 * time.Millisecond))) {
 						return
 					}
-					send(fmt.Sprintf("%s %d", words[1], next))
+					speak(fmt.Sprintf("%s %d", words[1], next))
 				}
 			}()
 			if conn == 1 {
-				time.AfterFunc(5*time.Second, func() { send("leave 0") })
+				time.AfterFunc(5*time.Second, func() { speak("leave 0") })
 			}
 		case "pub":
 			f.mu.Lock()
 			f.pubs[words[2]] = conn
 			f.mu.Unlock()
-			time.AfterFunc(f.answers, func() { send("done " + words[1]) })
+			time.AfterFunc(f.answers, func() { speak("done " + words[1]) })
 		}
 	}
 }
