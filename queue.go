@@ -221,7 +221,7 @@ func (q *queue) acceptAll(gen uint64, events []wire.Event, keys []string, readAt
 	}
 	switch q.delivery.Overflow {
 	case Block:
-		if q.used.Bytes > q.granted.Bytes || q.account.Held() != q.window || q.waits() > q.messages {
+		if q.tight || q.used.Bytes > q.granted.Bytes || q.account.Held() != q.window || q.waits() > q.messages {
 			q.holdWindow()
 		}
 	case Latest:
