@@ -31,8 +31,8 @@ func TestMemoryBesidePayloads(t *testing.T) {
 						t.Fatal(err)
 					}
 				}
+				synctest.Wait() // the last ones come when nothing is left
 			}
-			synctest.Wait()
 			st := c.Stats()
 			waiting := int(st.Messages.Waiting)
 			if waiting != tc.subs*tc.messages || st.Memory < waiting*7000 {
