@@ -66,12 +66,12 @@ func TestFallbackPostsAreTakenOnce(t *testing.T) {
 			}
 		},
 		"a gateway error": func(*testing.T) through {
-			return func(_ http.Handler, w http.ResponseWriter, r *http.Request) { http.Error(w, "try again", 502) }
+			return func(_ http.Handler, w http.ResponseWriter, r *http.Request) { http.Error(w, "try again", http.StatusBadGateway) }
 		},
 		"a gateway error for the answer": func(*testing.T) through {
 			return func(next http.Handler, w http.ResponseWriter, r *http.Request) {
 				next.ServeHTTP(httptest.NewRecorder(), r)
-				http.Error(w, "try again", 504)
+				http.Error(w, "try again", http.StatusGatewayTimeout)
 			}
 		},
 		"twice": func(t *testing.T) through {
@@ -148,7 +148,7 @@ func TestFallbackHalfDead(t *testing.T) {
 	}
 	for name, hurt := range map[string]func(t *testing.T, p *narrowPath){
 		"POSTs are refused by a proxy": func(t *testing.T, p *narrowPath) {
-			lost(t, p, func(_ http.Handler, w http.ResponseWriter, r *http.Request) { http.Error(w, "blocked", 403) })
+			lost(t, p, func(_ http.Handler, w http.ResponseWriter, r *http.Request) { http.Error(w, "blocked", http.StatusForbidden) })
 		},
 		"POSTs are sent elsewhere": func(t *testing.T, p *narrowPath) {
 			lost(t, p, func(_ http.Handler, w http.ResponseWriter, r *http.Request) {
