@@ -42,7 +42,9 @@ func TestFallbackBeginsWhenThePathRefuses(t *testing.T) {
 		"200 html":               {func(w http.ResponseWriter, _ *http.Request) { fmt.Fprint(w, "<html>welcome to the hotel</html>") }, true},
 		"204":                    {status(204), true},
 		"101 without an upgrade": {hangUpAfter("HTTP/1.1 101 Switching Protocols\r\n\r\n"), true},
-		"http.StatusFound":                    {func(w http.ResponseWriter, r *http.Request) { http.Redirect(w, r, "https://elsewhere.example/", 302) }, false},
+		"302": {func(w http.ResponseWriter, r *http.Request) {
+			http.Redirect(w, r, "https://elsewhere.example/", http.StatusFound)
+		}, false},
 	}
 	for _, code := range []int{400, 403, 404, 405, 406, 426, 501, 505} {
 		answers[fmt.Sprint(code)] = struct {
@@ -178,7 +180,9 @@ func TestFallbackTriesWebSocketAgain(t *testing.T) {
 		// In the minute after that the fallback goes and WebSocket comes.
 		p.set(func() {
 			p.upgrade = nil
-			p.get = func(_ http.Handler, w http.ResponseWriter, _ *http.Request) { http.Error(w, "none", http.StatusUpgradeRequired) }
+			p.get = func(_ http.Handler, w http.ResponseWriter, _ *http.Request) {
+				http.Error(w, "none", http.StatusUpgradeRequired)
+			}
 		})
 		p.Network.ResetAll()
 		awaitReady(t, c, limpet.TransportWebSocket)
