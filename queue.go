@@ -93,13 +93,15 @@ type queue struct {
 	receiver   sequence.Receiver
 	detected   *wire.Event // a loss that the server did not report, for offer to return
 
-	releases     bool // of the dialect: the server delivers again what is given back
-	endsAgain    bool // of the dialect: the server may end the stream, and begin again
-	firstAnswers bool // of the dialect: the first message stands for the answer to a request
-	answerDue    bool // and none has come yet
-	firstCame    bool // a message stood for it, for offer to return
-	holding      bool // until the answer: messages belong to an earlier subscription
-	followsHold  bool // holding, once follows is accepted
+	releases     bool         // of the dialect: the server delivers again what is given back
+	endsAgain    bool         // of the dialect: the server may end the stream, and begin again
+	firstAnswers bool         // of the dialect: the first message stands for the answer to a request
+	answerDue    bool         // and none has come yet
+	firstCame    bool         // a message stood for it, for offer to return
+	holding      bool         // until the answer: messages belong to an earlier subscription
+	followsHold  bool         // holding, once follows is accepted
+	ahead        *aheadEvents // of follows; nil: none
+	askedAfter   uint64       // the number that was reached when follows was asked
 
 	received, delivered, dropped, conflated, duplicates, earlier, gaps, resets, missed uint64
 	closed                                                                             uint64    // of dropped: not by the overflow policy
@@ -185,7 +187,14 @@ func (q *queue) offer(gen uint64, events []wire.Event, readAt *time.Time) (detec
 func (q *queue) acceptAll(gen uint64, events []wire.Event, keys []string, readAt *time.Time) (detected []wire.Event, err error) {
 	q.mu.Lock()
 	if gen == q.follows && gen != 0 {
-		q.changeConnection()
+		var answered bool
+		if events, keys, answered = q.follow(events, keys); answered {
+			detected = []wire.Event{{Kind: wire.EventData, Name: q.topic}}
+		}
+	}
+	if len(events) == 0 {
+		q.mu.Unlock()
+		return detected, nil
 	}
 	if kind := events[0].Kind; gen == q.generation && !q.finishing && (kind == wire.EventData || kind == wire.EventGap || kind == wire.EventReset) {
 		q.reserve(events, keys)

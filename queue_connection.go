@@ -1,6 +1,7 @@
 package limpet
 
 import (
+	"slices"
 	"time"
 
 	"github.com/limpet-go/limpet/wire"
@@ -20,9 +21,14 @@ func (q *queue) fence(gen uint64) {
 		q.generation = 0
 	}
 	if q.follows == gen {
-		q.follows = 0
+		q.follows, q.ahead = 0, nil
 	}
+	next, waits := q.follows, q.ahead != nil && q.generation == 0
 	q.mu.Unlock()
+	if waits {
+		now := time.Now()
+		_, _ = q.acceptAll(next, nil, nil, &now) // where holes are losses, no event is a violation
+	}
 }
 
 // resumePosition returns the position after which the stream can be resumed,
@@ -44,7 +50,7 @@ func (q *queue) startConnection(gen uint64) (last Position, known bool, credit w
 
 // acceptOnly is startConnection; mu is held.
 func (q *queue) acceptOnly(gen uint64) (last Position, known bool, credit wire.Credit) {
-	q.generation, q.follows = gen, 0
+	q.generation, q.follows, q.ahead = gen, 0, nil
 	q.receivedBefore = q.received
 	q.receiver.StartConnection()
 	q.answerDue, q.holding = false, false
@@ -86,16 +92,91 @@ func (q *queue) expectConnection(gen uint64, hold bool) (last Position, known bo
 		q.answerDue, q.holding = q.firstAnswers, hold
 		return last, known
 	}
-	q.follows, q.followsHold = gen, hold
-	return q.receiver.Position()
+	q.follows, q.followsHold, q.ahead = gen, hold, nil
+	last, known = q.receiver.Position()
+	q.askedAfter = last.Offset
+	return last, known
 }
 
-// changeConnection follows with the first event of the connection that was expected; mu is
-// held.
+// aheadEvents came on the connection that is expected, before what the one in use still has to
+// deliver.
+type aheadEvents struct {
+	events   []wire.Event
+	keys     []string
+	bytes    int
+	answered bool // the loop knows that the first message stands for the answer
+}
+
+// The bounds of aheadEvents: with more, the connection in use is left, and what it has not
+// delivered is a loss.
+const (
+	maxAhead      = 4096
+	maxAheadBytes = 1 << 20
+)
+
+// follow takes events of the connection that is expected. It returns those to accept now: then
+// this connection is the one in use. Before, the one in use must have delivered what these
+// would leave out: the ways of the two are not equally long. With answered, a message stands
+// for the answer to a request. mu is held.
+func (q *queue) follow(events []wire.Event, keys []string) (now []wire.Event, nowKeys []string, answered bool) {
+	if a := q.ahead; a != nil {
+		events, keys = append(a.events, cloneEvents(events)...), append(a.keys, keys...)
+	}
+	if !q.leavesOut(events) || len(events) > maxAhead || q.ahead != nil && q.ahead.bytes > maxAheadBytes {
+		q.changeConnection()
+		return events, keys, false
+	}
+	a := q.ahead
+	if a == nil {
+		a = new(aheadEvents)
+		q.ahead, events, keys = a, cloneEvents(events), slices.Clone(keys)
+	}
+	for i := len(a.events); i < len(events); i++ {
+		a.bytes += len(events[i].Message.Payload)
+		if events[i].Kind == wire.EventData && q.firstAnswers && !a.answered {
+			a.answered, answered = true, true
+		}
+	}
+	a.events, a.keys = events, keys
+	return nil, nil, answered
+}
+
+// cloneEvents returns copies that share no memory with the reader.
+func cloneEvents(events []wire.Event) []wire.Event {
+	events = slices.Clone(events)
+	for i := range events {
+		events[i].OwnPayload()
+	}
+	return events
+}
+
+// leavesOut reports whether events of the connection that is expected are ahead of what the
+// one in use may still deliver; mu is held.
+func (q *queue) leavesOut(events []wire.Event) bool {
+	if q.generation == 0 || !q.receiver.Numbered() {
+		return false
+	}
+	for i := range events {
+		switch events[i].Kind {
+		case wire.EventSubscribed:
+		case wire.EventData:
+			return q.receiver.Leaves(&events[i])
+		default:
+			return false
+		}
+	}
+	return true
+}
+
+// changeConnection makes the connection that was expected the one in use; mu is held.
 func (q *queue) changeConnection() {
 	hold := q.followsHold
+	due := q.firstAnswers && (q.ahead == nil || !q.ahead.answered)
 	q.acceptOnly(q.follows)
-	q.answerDue, q.holding = q.firstAnswers, hold
+	q.answerDue, q.holding = due, hold
+	if q.receiver.Numbered() {
+		q.receiver.MayRepeat(q.askedAfter)
+	}
 }
 
 // abandonPosition makes the next connection begin the stream again, with a Reset.

@@ -22,6 +22,7 @@ type rotation struct {
 	// the next one.
 	old        *conn
 	endOverlap time.Time // at the latest
+	catchingUp bool      // the subscriptions are live: it delivers what is on its way
 }
 
 const (
@@ -30,6 +31,7 @@ const (
 	leavePatience  = 3 * time.Second // with a connection that is not quiet, when the server asks for another one
 	movePatience   = 3 * time.Second // with what is in progress, once the next connection is there; a server waits 5 s for a HELLO
 	overlapTimeout = 5 * time.Second // for the subscriptions to be live on the next connection
+	catchUpTime    = time.Second     // then, for what is on its way on the connection that was left
 	plannedTime    = time.Second     // that a planned change may take before it counts as an outage
 )
 
@@ -48,7 +50,13 @@ func (l *loop) planRenewal(k *link) {
 // planLeaving follows when the server asks for a new connection: at a random moment of the
 // time that it gives all of its clients (docs/protocol.md, section 8). A server that asks on
 // each connection is a server that ends each connection.
+//
+// What is planned stays when it repeats its request, or it would never come to it.
 func (l *loop) planLeaving(k *link, ev *wire.Event) {
+	spread := min(ev.Spread, maxSpread)
+	if k.goAway && ev.Delay == 0 && !l.goAwayUntil.Add(spread+leavePatience).Before(k.renewBy) {
+		return
+	}
 	if !k.goAway {
 		k.goAway, k.leaveAt = true, l.now
 		if asked := l.rotation.askedAt; !asked.IsZero() && l.now.Sub(asked) < askedAgain {
@@ -56,7 +64,7 @@ func (l *loop) planLeaving(k *link, ev *wire.Event) {
 		}
 		l.rotation.askedAt = l.now
 	}
-	k.renewAt = later(l.goAwayUntil.Add(uniform(min(ev.Spread, maxSpread))), k.leaveAt)
+	k.renewAt = later(l.goAwayUntil.Add(uniform(spread)), k.leaveAt)
 	k.renewBy = k.renewAt.Add(leavePatience)
 }
 
@@ -82,8 +90,17 @@ func (l *loop) renewInTime(k *link) {
 
 // endOverlapInTime ends the connection that was left once it is not needed.
 func (l *loop) endOverlapInTime() {
-	live := l.c.cfg.traits.Confirms && l.outage.since.IsZero()
-	if l.rotation.old != nil && (live || due(l.rotation.endOverlap, l.now)) {
+	r := &l.rotation
+	if r.old == nil {
+		return
+	}
+	if live := l.c.cfg.traits.Confirms && l.outage.since.IsZero(); live && !r.catchingUp {
+		r.catchingUp = true
+		if by := l.now.Add(catchUpTime); by.Before(r.endOverlap) {
+			r.endOverlap = by
+		}
+	}
+	if due(r.endOverlap, l.now) {
 		l.finishOverlap()
 	}
 }
@@ -205,7 +222,7 @@ func (l *loop) move(k *link) {
 	l.rotation.planned = true
 	if l.overlaps() {
 		l.finishOverlap() // of the connection before
-		l.rotation.old, l.rotation.endOverlap = k.conn, l.now.Add(overlapTimeout)
+		l.rotation.old, l.rotation.endOverlap, l.rotation.catchingUp = k.conn, l.now.Add(overlapTimeout), false
 		l.registry.overlap = true
 		l.leave(k)
 	} else {
@@ -292,7 +309,11 @@ func (e RotationFailed) record() (slog.Level, string, []slog.Attr) {
 // countOutage counts a planned change as an outage once it takes long or, with failed, does
 // not succeed.
 func (l *loop) countOutage(failed bool) {
-	if o := &l.outage; !o.countAt.IsZero() && (failed || due(o.countAt, l.now)) {
+	o := &l.outage
+	if r := &l.rotation; r.old != nil && !failed && due(o.countAt, l.now) {
+		o.countAt = r.endOverlap // until then, it still delivers
+	}
+	if !o.countAt.IsZero() && (failed || due(o.countAt, l.now)) {
 		o.countAt = time.Time{}
 		l.c.counters.outages.begin(o.since)
 	}
