@@ -2,6 +2,7 @@ package test
 
 import (
 	"runtime"
+	"strings"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -72,6 +73,70 @@ func TestConnectionsOfDifferentLength(t *testing.T) {
 			}
 		})
 	}
+}
+
+// A connection that is too far behind is left all the same: what it does not deliver in time is a
+// Gap, and what came on the next one is not held back for longer.
+func TestConnectionThatIsTooFarBehind(t *testing.T) {
+	for _, late := range []bool{false, true} { // so many that they are not kept
+		synctest.Test(t, func(t *testing.T) {
+			s := newTicker(t)
+			s.set(func() {
+				s.lags = func(dial int) time.Duration { return map[int]time.Duration{1: 7 * time.Second}[dial] }
+			})
+			c, f := s.client(t, limpet.Options{})
+			f.lossy = true
+			s.setFast(true)
+			time.Sleep(10 * time.Second)
+			s.move()
+			waitGeneration(t, c, 2)
+			if late {
+				time.Sleep(2 * time.Second)
+			} else {
+				time.Sleep(100 * time.Millisecond)
+			}
+			s.set(func() { s.paused = true })
+			time.Sleep(2 * time.Second)
+			if n, _ := f.number(); n != s.produced() {
+				t.Errorf("%d of %d", n, s.produced())
+			}
+			st := c.Stats()
+			if st.Messages.Gaps != 1 || st.Messages.Resets != 0 || st.Outages != 0 || f.wrongs() != 1 {
+				t.Errorf("%d wrong, %+v", f.wrongs(), st)
+			}
+		})
+	}
+}
+
+// Without numbers nothing proves that nothing is missing: each rotation is a Reset, and no message
+// comes twice or out of order.
+func TestRotationWithoutNumbers(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		const rotations = 5
+		s := newTicker(t)
+		s.bare = true
+		c, f := s.client(t, limpet.Options{})
+		f.lossy = true
+		for i := range rotations {
+			time.Sleep(61 * time.Second)
+			s.setFast(true)
+			s.move()
+			waitGeneration(t, c, uint64(i+2))
+			time.Sleep(200 * time.Millisecond)
+			s.setFast(false)
+		}
+		time.Sleep(time.Second)
+		f.mu.Lock()
+		defer f.mu.Unlock()
+		for _, wrong := range f.wrong {
+			if !strings.HasPrefix(wrong, "reset after") {
+				t.Error(wrong)
+			}
+		}
+		if st := c.Stats(); len(f.wrong) != rotations || st.Outages != 0 || f.count < s.produced()-rotations*2-1 {
+			t.Errorf("%d resets, %d of %d messages, %+v", len(f.wrong), f.count, s.produced(), st)
+		}
+	})
 }
 
 // Whatever ends the attempt to make the next connection, the one in use works on, and the

@@ -41,7 +41,9 @@ type ticker struct {
 	n        int // of the last message
 	dials    int
 	fast     bool
+	paused   bool
 	ended    bool
+	bare     bool // its clients do not know the numbers
 	conns    map[int]*tickConn
 	refuse   func(dial int) (status int, hang bool) // of an upgrade; nil: none
 	confirms func(dial int) time.Duration           // after which it confirms; below 0: never
@@ -150,8 +152,10 @@ func (s *ticker) run() {
 			s.mu.Unlock()
 			return
 		}
-		s.n++
-		s.tell(fmt.Sprintf(`{"t":"x","p":"a","n":%d}`, s.n))
+		if !s.paused {
+			s.n++
+			s.tell(fmt.Sprintf(`{"t":"x","p":"a","n":%d}`, s.n))
+		}
 		pause := time.Second / 2
 		if s.fast {
 			pause = time.Millisecond
@@ -193,7 +197,11 @@ func (s *ticker) produced() (n int) {
 
 // client returns a client of s, and the check of its one subscription.
 func (s *ticker) client(t *testing.T, o limpet.Options) (*limpet.Client, *inOrder) {
-	d, err := feed.New(ticks())
+	table := ticks()
+	if s.bare {
+		table.Channels[0].Number = ""
+	}
+	d, err := feed.New(table)
 	assert.NoError(t, err)
 	o.HTTPClient, o.Dialect = s.host.HTTPClient(), d
 	c, err := limpet.New(s.host.URL(), options(&o))
@@ -205,6 +213,7 @@ func (s *ticker) client(t *testing.T, o limpet.Options) (*limpet.Client, *inOrde
 // inOrder checks that messages are numbered without a hole.
 type inOrder struct {
 	mu    sync.Mutex
+	joins bool // after a Gap or a Reset
 	lossy bool // an outage leaves out messages
 	last  int
 	count int
@@ -238,12 +247,12 @@ func (f *inOrder) take(m limpet.Message) {
 	switch {
 	case m.Kind != limpet.Data:
 		f.wrong = append(f.wrong, fmt.Sprintf("%v after %d: %+v", m.Kind, f.last, m.Loss))
-		f.last = 0
+		f.joins = true
 		return
-	case f.last != 0 && n != f.last+1:
+	case f.last != 0 && (n <= f.last || n != f.last+1 && !f.joins):
 		f.wrong = append(f.wrong, fmt.Sprintf("%d after %d", n, f.last))
 	}
-	f.last, f.at = n, time.Now()
+	f.last, f.at, f.joins = n, time.Now(), false
 	f.count++
 }
 
@@ -255,6 +264,12 @@ func (f *inOrder) check(t *testing.T) {
 		t.Errorf("%d messages, of which %d are wrong: %v", f.count, len(f.wrong), f.wrong[:min(len(f.wrong), 5)])
 	}
 	f.wrong = nil
+}
+
+func (f *inOrder) wrongs() int {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	return len(f.wrong)
 }
 
 // number returns the last number and since when nothing has come.
