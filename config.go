@@ -70,6 +70,7 @@ func newConfig(rawURL string, o *Options) (config, error) {
 	v.strictURL(&c)
 	v.httpClient(c.HTTPClient)
 	v.traits(&c.traits)
+	v.fallback(&c)
 	v.limits(c.Limits, &c.traits.Connection)
 	v.duration("Options.Heartbeat.Interval", &c.Heartbeat.Interval, 20*time.Second)
 	if c.Heartbeat.Interval >= minDuration && c.Heartbeat.Interval < minHeartbeat {

@@ -24,6 +24,7 @@ type conn struct {
 	unchosen []string // the subprotocols of the dialect, if the server chose none of them
 	gen      uint64
 	slots    *tasks.Slots // batches of events that the reader has posted and the loop has not applied
+	refusal  int          // with the fallback: the status that refused the upgrade; 0: none did in this attempt
 }
 
 func newConn() *conn { return &conn{slots: tasks.NewSlots()} }

@@ -31,7 +31,8 @@ type dialer struct {
 	ticket     asker[url.Values]
 	busy       atomic.Bool // an attempt has not returned
 	resolver   asker[[]string]
-	attempting atomic.Bool  // a call of Attempt has not returned
+	attempting atomic.Bool // a call of Attempt has not returned
+	path       pathMemory
 	dials      atomic.Int32 // calls of dial functions that have not returned
 }
 
@@ -171,27 +172,51 @@ func (d *dialer) dial(ctx context.Context, a attempt) dialed {
 	if err != nil {
 		return d.refused(a, &userError{optionAuth, err})
 	}
-	target, tickets, err := d.target(ctx, a, cred)
+	requests := socket.NewRequests(ctx, d.cfg.HTTPClient, d.cfg.AllowInsecure, &d.dials)
+	defer requests.End()
+	x := dialing{d, ctx, a, cred, requests}
+	if d.cfg.Fallback {
+		return x.upgradeOrFallBack()
+	}
+	return x.make((*dialer).upgrade)
+}
+
+// dialing is an attempt that has its credential.
+type dialing struct {
+	*dialer
+	ctx      context.Context
+	task     attempt
+	cred     Credential
+	requests *socket.Requests
+}
+
+// connector makes a connection. The values are the ticket.
+type connector func(*dialer, *socket.Requests, *wire.Attempt, url.Values, socket.Options) (*socket.Conn, *wire.Failure)
+
+// make asks for a ticket, if there are any, and makes a connection with connect.
+func (x *dialing) make(connect connector) dialed {
+	d, a := x.dialer, x.task
+	target, tickets, err := d.target(x.ctx, a, x.cred)
 	if err != nil {
 		return d.refused(a, &userError{optionTicket, err})
 	}
-	requests := socket.NewRequests(ctx, d.cfg.HTTPClient, d.cfg.AllowInsecure, &d.dials)
-	defer requests.End()
 	w := &wire.Attempt{
-		Number: a.number, Session: a.session, Token: cred.Token.reveal(), Subs: a.subs,
-		URL: target, Header: mergeHeaders(d.cfg.Header, cred.Header),
+		Number: a.number, Session: a.session, Token: x.cred.Token.reveal(), Subs: a.subs,
+		URL: target, Header: mergeHeaders(d.cfg.Header, x.cred.Header),
 	}
-	if err := d.prepare(requests, w); err != nil {
+	if err := d.prepare(x.requests, w); err != nil {
 		return d.refused(a, err)
 	}
 	spoken := w.Subprotocols // those of the credential are no language
-	w.Subprotocols = slices.Concat(spoken, cred.Subprotocols)
+	w.Subprotocols = slices.Concat(spoken, x.cred.Subprotocols)
+	o := socket.Options{ReadLimit: d.cfg.ReadLimit, LibraryFrames: d.cfg.PlainFrames, Go: d.goroutines.Go}
+	if d.cfg.Ticket != nil {
+		o.PostURL = a.url.String()
+	}
 	c := newConn()
+	o.OnKill = c.slots.Close
 	var failure *wire.Failure
-	c.Conn, failure = d.upgrade(requests, w, tickets, socket.Options{
-		ReadLimit: d.cfg.ReadLimit, LibraryFrames: d.cfg.PlainFrames,
-		Go: d.goroutines.Go, OnKill: c.slots.Close,
-	})
+	c.Conn, failure = connect(d, x.requests, w, tickets, o)
 	if failure != nil {
 		failure.Attempt = a.number
 		failure.Body = []byte(d.secrets.Hide(string(failure.Body)))

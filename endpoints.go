@@ -43,6 +43,7 @@ const askGovernor = 5 * time.Second // at most between two questions whether a t
 type endpointChoice struct {
 	list     *endpoint.List
 	chosen   *endpoint.Endpoint // for the attempt in progress, or the last one, or the next if hasTurn
+	moved    *endpoint.Endpoint // for the next attempt, because the server says so; nil: one of list
 	governor *governor.Governor
 	release  func() // of the governor, once the client has ended
 	turn     governor.Turn
@@ -104,7 +105,9 @@ func (l *loop) takeTurn() bool {
 func (l *loop) waitForTurn() time.Duration {
 	e := &l.endpoints
 	if !e.hasTurn {
-		e.chosen = e.list.Next(l.now)
+		if e.chosen, e.moved = e.moved, nil; e.chosen == nil {
+			e.chosen = e.list.Next(l.now)
+		}
 		e.turn = e.governor.Reserve(e.chosen.URL.Host, l.now)
 	}
 	wait := max(0, e.governor.Wait(e.chosen.URL.Host, e.turn, l.now))

@@ -2,8 +2,11 @@ package limpet
 
 import (
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
+	"iter"
+	"slices"
 	"strconv"
 	"strings"
 
@@ -426,4 +429,37 @@ const opReceipt = "receipt"
 // outcomeError is the error of a receipt for which the server gave no code.
 func outcomeError(err error) *Error {
 	return &Error{Op: opReceipt, Class: ClassOutcome, Err: err}
+}
+
+// ClassCounts are numbers of errors by class.
+type ClassCounts [len(errorClasses)]uint64
+
+// Of returns the number of errors of one class.
+func (c ClassCounts) Of(class ErrorClass) uint64 {
+	if i := slices.Index(errorClasses[:], class); i >= 0 {
+		return c[i]
+	}
+	return 0
+}
+
+// All iterates over every class, also those with the number 0, always in the same order.
+func (c ClassCounts) All() iter.Seq2[ErrorClass, uint64] {
+	return func(yield func(ErrorClass, uint64) bool) {
+		for i, class := range errorClasses {
+			if !yield(class, c[i]) {
+				return
+			}
+		}
+	}
+}
+
+// MarshalJSON returns an object with the classes whose number is not 0.
+func (c ClassCounts) MarshalJSON() ([]byte, error) {
+	counts := map[ErrorClass]uint64{}
+	for class, n := range c.All() {
+		if n > 0 {
+			counts[class] = n
+		}
+	}
+	return json.Marshal(counts)
 }

@@ -53,6 +53,7 @@ func (l *loop) open(c *conn, token string, state any) {
 	l.state.Generation++
 	c.gen = l.state.Generation
 	l.c.counters.plainFrames.Store(c.LibraryFrames)
+	l.state.Transport = c.transport()
 	subs := l.registry.startConnection(c.gen, l.now)
 	k := &link{
 		conn: c, endpoint: l.endpoints.chosen, start: new(wire.Frames),
@@ -162,6 +163,7 @@ func (l *loop) welcome(k *link, r *wire.Ready) {
 	l.disconnectedAt = time.Time{}
 	l.credentialRefusedAt = time.Time{} // the server has taken the credential
 	l.policy.handshakeTimeout = handshakeTimeout
+	l.followTransport(k)
 	l.finality.ready(l.c.cfg.traits.Greeting && !l.finality.oversized)
 	l.endpoints.worked(k.endpoint, l.now)
 	l.c.counters.countReady(r.Resumed)
@@ -243,6 +245,7 @@ func (k *link) stage() wire.Stage {
 func (l *loop) fail(k *link, f *wire.Failure) {
 	l.checkStable(k)
 	k.applyFatalError(f, l.now)
+	l.dialer.path.follow(k, f)
 	f.Attempt = l.policy.failures + 1
 	d := decide(l.c.cfg.Dialect, f)
 	if rest := l.goAwayUntil.Sub(l.now); rest > 0 {

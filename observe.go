@@ -23,7 +23,7 @@ type Observer interface {
 
 // Event is one of the event structs of this package: StateChanged,
 // SubscriptionChanged, LossReported, MessageFailed, MessagesDropped,
-// DeliveryStopped, CursorNotSaved, MessageSkipped, OutageEnded, HeartbeatShortened, CredentialRefreshed, CredentialNotRefreshed, ServerNotice, CredentialInURL, CallbackFailed, EventsLost. Later
+// DeliveryStopped, CursorNotSaved, MessageSkipped, OutageEnded, HeartbeatShortened, RotationFailed, TransportChanged, CredentialRefreshed, CredentialNotRefreshed, ServerNotice, CredentialInURL, CallbackFailed, EventsLost. Later
 // versions may add more, so a switch over them needs a default.
 //
 // With Options.Logger each event is logged as well:
@@ -31,10 +31,10 @@ type Observer interface {
 //	Debug  StateChanged between attempts, and to ready in an outage; SubscriptionChanged to pending,
 //	       and to live in an outage; CredentialRefreshed
 //	Info   StateChanged to ready and to a clean end, SubscriptionChanged to live or ended, OutageEnded,
-//	       HeartbeatShortened,
+//	       HeartbeatShortened, TransportChanged,
 //	       StateChanged when a connection is replaced for its age
 //	Warn   StateChanged after a lost connection or the first failed attempt, LossReported,
-//	       MessageFailed, MessagesDropped, DeliveryStopped, CursorNotSaved, MessageSkipped, ServerNotice,
+//	       MessageFailed, MessagesDropped, DeliveryStopped, CursorNotSaved, MessageSkipped, RotationFailed, ServerNotice,
 //	       a refused subscription, CredentialNotRefreshed, CredentialInURL, EventsLost
 //	Error  StateChanged to an end that is permanent, CallbackFailed
 //

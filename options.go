@@ -172,6 +172,14 @@ type Options struct {
 	// are answered. Stats.PlainFrames reports which frames are in use.
 	PlainFrames bool
 
+	// Fallback continues over plain HTTP requests, a GET that streams down and POSTs up,
+	// where the path refuses to upgrade a connection, or lets three in a row die in the
+	// handshake. The session and all promises are the same; State.Transport shows which is
+	// in use, and TransportChanged is logged. Each attempt tries WebSocket first, but not
+	// within a minute of a refusal. Only dialects with wire.Traits.Fallback have it: limpet.v1.
+	// A round trip is needed for 64 KiB of what is sent. docs/fallback.md has the limits.
+	Fallback bool
+
 	// AllowInsecure permits ws:// to other machines, and through a proxy. Without
 	// it, ws:// reaches only this machine: the host is a loopback address,
 	// localhost or a name below it, no proxy is used, and nothing is sent unless

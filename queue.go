@@ -87,21 +87,18 @@ type queue struct {
 	awaitAcks     bool // the stream is drained only when what consumers took is acknowledged
 	drainReported bool
 
-	generation uint64 // the connection whose events are accepted; 0: none
-	follows    uint64 // the connection whose first event makes it that one; 0: none
-	key        uint64 // events with another key are not accepted; 0: any
+	generation uint64          // the connection whose events are accepted; 0: none
+	next       *nextConnection // nil: none
+	key        uint64          // events with another key are not accepted; 0: any
 	receiver   sequence.Receiver
 	detected   *wire.Event // a loss that the server did not report, for offer to return
 
-	releases     bool         // of the dialect: the server delivers again what is given back
-	endsAgain    bool         // of the dialect: the server may end the stream, and begin again
-	firstAnswers bool         // of the dialect: the first message stands for the answer to a request
-	answerDue    bool         // and none has come yet
-	firstCame    bool         // a message stood for it, for offer to return
-	holding      bool         // until the answer: messages belong to an earlier subscription
-	followsHold  bool         // holding, once follows is accepted
-	ahead        *aheadEvents // of follows; nil: none
-	askedAfter   uint64       // the number that was reached when follows was asked
+	releases     bool // of the dialect: the server delivers again what is given back
+	endsAgain    bool // of the dialect: the server may end the stream, and begin again
+	firstAnswers bool // of the dialect: the first message stands for the answer to a request
+	answerDue    bool // and none has come yet
+	firstCame    bool // a message stood for it, for offer to return
+	holding      bool // until the answer: messages belong to an earlier subscription
 
 	received, delivered, dropped, conflated, duplicates, earlier, gaps, resets, missed uint64
 	closed                                                                             uint64    // of dropped: not by the overflow policy
@@ -186,7 +183,7 @@ func (q *queue) offer(gen uint64, events []wire.Event, readAt *time.Time) (detec
 // acceptAll is offer, with the keys that Delivery.Key gave the messages, if it is set.
 func (q *queue) acceptAll(gen uint64, events []wire.Event, keys []string, readAt *time.Time) (detected []wire.Event, err error) {
 	q.mu.Lock()
-	if gen == q.follows && gen != 0 {
+	if q.next != nil && gen == q.next.generation {
 		var answered bool
 		if events, keys, answered = q.follow(events, keys); answered {
 			detected = []wire.Event{{Kind: wire.EventData, Name: q.topic}}
@@ -222,7 +219,7 @@ func (q *queue) acceptAll(gen uint64, events []wire.Event, keys []string, readAt
 	}
 	switch q.delivery.Overflow {
 	case Block:
-		if q.used.Bytes > q.granted.Bytes || q.account.Held() != q.window || q.waits() > q.messages {
+		if q.tight || q.used.Bytes > q.granted.Bytes || q.account.Held() != q.window || q.waits() > q.messages {
 			q.holdWindow()
 		}
 	case Latest:

@@ -1,7 +1,6 @@
 package limpet
 
 import (
-	"slices"
 	"time"
 
 	"github.com/limpet-go/limpet/wire"
@@ -20,12 +19,15 @@ func (q *queue) fence(gen uint64) {
 	if q.generation == gen {
 		q.generation = 0
 	}
-	if q.follows == gen {
-		q.follows, q.ahead = 0, nil
+	if q.next != nil && q.next.generation == gen {
+		q.next = nil
 	}
-	next, waits := q.follows, q.ahead != nil && q.generation == 0
+	var next uint64
+	if q.next != nil && q.generation == 0 {
+		next = q.next.generation
+	}
 	q.mu.Unlock()
-	if waits {
+	if next != 0 {
 		now := time.Now()
 		_, _ = q.acceptAll(next, nil, nil, &now) // where holes are losses, no event is a violation
 	}
@@ -50,7 +52,7 @@ func (q *queue) startConnection(gen uint64) (last Position, known bool, credit w
 
 // acceptOnly is startConnection; mu is held.
 func (q *queue) acceptOnly(gen uint64) (last Position, known bool, credit wire.Credit) {
-	q.generation, q.follows, q.ahead = gen, 0, nil
+	q.generation, q.next = gen, nil
 	q.receivedBefore = q.received
 	q.receiver.StartConnection()
 	q.answerDue, q.holding = false, false
@@ -92,75 +94,66 @@ func (q *queue) expectConnection(gen uint64, hold bool) (last Position, known bo
 		q.answerDue, q.holding = q.firstAnswers, hold
 		return last, known
 	}
-	q.follows, q.followsHold, q.ahead = gen, hold, nil
 	last, known = q.receiver.Position()
-	q.askedAfter = last.Offset
+	q.next = &nextConnection{generation: gen, hold: hold, askedAfter: last.Offset}
 	return last, known
 }
 
-// aheadEvents came on the connection that is expected, before what the one in use still has to
-// deliver.
-type aheadEvents struct {
-	events   []wire.Event
-	keys     []string
-	bytes    int
-	answered bool // the loop knows that the first message stands for the answer
+// nextConnection is the connection that a queue expects while the one before still delivers.
+// Its first message makes it the only one, but not as long as the one before may still deliver
+// what that would leave out: the ways of the two are not equally long.
+type nextConnection struct {
+	generation uint64
+	hold       bool
+	askedAfter uint64       // the number that was reached when it was asked
+	events     []wire.Event // of it, that wait
+	keys       []string
+	bytes      int
+	answered   bool // the loop knows that the first message stands for the answer
 }
 
-// The bounds of aheadEvents: with more, the connection in use is left, and what it has not
+// The bounds of what waits. With more, the connection before is left, and what it has not
 // delivered is a loss.
 const (
 	maxAhead      = 4096
 	maxAheadBytes = 1 << 20
 )
 
-// follow takes events of the connection that is expected. It returns those to accept now: then
-// this connection is the one in use. Before, the one in use must have delivered what these
-// would leave out: the ways of the two are not equally long. With answered, a message stands
-// for the answer to a request. mu is held.
+// follow takes events of the next connection. It returns those to accept now: then it is the
+// only one. With answered, a message stands for the answer to a request. mu is held.
 func (q *queue) follow(events []wire.Event, keys []string) (now []wire.Event, nowKeys []string, answered bool) {
-	if a := q.ahead; a != nil {
-		events, keys = append(a.events, cloneEvents(events)...), append(a.keys, keys...)
-	}
-	if !q.leavesOut(events) || len(events) > maxAhead || q.ahead != nil && q.ahead.bytes > maxAheadBytes {
-		q.changeConnection()
-		return events, keys, false
-	}
-	a := q.ahead
-	if a == nil {
-		a = new(aheadEvents)
-		q.ahead, events, keys = a, cloneEvents(events), slices.Clone(keys)
-	}
-	for i := len(a.events); i < len(events); i++ {
-		a.bytes += len(events[i].Message.Payload)
-		if events[i].Kind == wire.EventData && q.firstAnswers && !a.answered {
-			a.answered, answered = true, true
-		}
-	}
-	a.events, a.keys = events, keys
-	return nil, nil, answered
-}
-
-// cloneEvents returns copies that share no memory with the reader.
-func cloneEvents(events []wire.Event) []wire.Event {
-	events = slices.Clone(events)
+	n := q.next
 	for i := range events {
 		events[i].OwnPayload()
 	}
-	return events
+	waiting := len(n.events)
+	n.events, n.keys = append(n.events, events...), append(n.keys, keys...) // copies: the reader uses their memory again
+	for i := range n.events[waiting:] {
+		n.bytes += len(n.events[waiting+i].Message.Payload)
+	}
+	if !q.leavesOut(n.events) || len(n.events) > maxAhead || n.bytes > maxAheadBytes {
+		q.changeConnection()
+		return n.events, n.keys, false
+	}
+	for i := range events {
+		if events[i].Kind == wire.EventData && q.firstAnswers && !n.answered {
+			n.answered, answered = true, true
+		}
+	}
+	return nil, nil, answered
 }
 
-// leavesOut reports whether events of the connection that is expected are ahead of what the
-// one in use may still deliver; mu is held.
+// leavesOut reports whether events of the next connection are ahead of what the one before may
+// still deliver. A confirmation alone always is. mu is held.
 func (q *queue) leavesOut(events []wire.Event) bool {
-	if q.generation == 0 || !q.receiver.Numbered() {
+	if q.generation == 0 {
 		return false
 	}
 	for i := range events {
 		switch events[i].Kind {
 		case wire.EventSubscribed:
 		case wire.EventData:
-			return q.receiver.Leaves(&events[i])
+			return q.receiver.Numbered() && q.receiver.Leaves(&events[i])
 		default:
 			return false
 		}
@@ -168,14 +161,13 @@ func (q *queue) leavesOut(events []wire.Event) bool {
 	return true
 }
 
-// changeConnection makes the connection that was expected the one in use; mu is held.
+// changeConnection makes the next connection the only one; mu is held.
 func (q *queue) changeConnection() {
-	hold := q.followsHold
-	due := q.firstAnswers && (q.ahead == nil || !q.ahead.answered)
-	q.acceptOnly(q.follows)
-	q.answerDue, q.holding = due, hold
+	next := q.next
+	q.acceptOnly(next.generation)
+	q.answerDue, q.holding = q.firstAnswers && !next.answered, next.hold
 	if q.receiver.Numbered() {
-		q.receiver.MayRepeat(q.askedAfter)
+		q.receiver.MayRepeat(next.askedAfter)
 	}
 }
 

@@ -309,7 +309,10 @@ func (l *loop) beginOutage() {
 	if l.outage.since.IsZero() {
 		c := &l.c.counters
 		l.outage = outageWatch{since: l.now, attempts: c.attempts.Load()}
-		if l.rotation.planned {
+		if l.rotation.old != nil {
+			l.outage.since = l.rotation.endOverlap
+			l.outage.countAt = l.outage.since
+		} else if l.rotation.planned {
 			l.outage.countAt = l.now.Add(plannedTime)
 		} else {
 			c.outages.begin(l.now)

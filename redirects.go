@@ -30,6 +30,10 @@ const (
 // State.Host, AttemptInfo.Host and metrics name the host of the URL. What is not followed
 // fails the attempt with an error that wraps ErrRedirect and names the host. See
 // docs/reconnect.md, section 2.
+//
+// A server that asks for a new connection may name the URL for it (docs/protocol.md, section 8).
+// It is followed under the same rules, for one attempt: after that the client goes back to its
+// own URLs. A URL that is not followed is reported as RotationFailed.
 type Redirects struct {
 	// Hosts are host names or addresses, each with a port if it is not the usual one of the
 	// scheme: "feed-2.example.com", "10.0.0.7:8443", "[2001:db8::1]". A host gets the same
@@ -59,6 +63,7 @@ func (e *redirectError) Unwrap() error { return ErrRedirect }
 
 const (
 	useFinalURL = "; use the final URL"
+	orOwnURL    = "; the URLs of the options are used, so add the host to Hosts if it may have the credentials"
 	orListHost  = useFinalURL + ", or add the host to Hosts if it may have the credentials"
 )
 

@@ -2,9 +2,12 @@ package limpet
 
 import (
 	"context"
+	"errors"
 	"log/slog"
+	"net/url"
 	"time"
 
+	"github.com/limpet-go/limpet/internal/endpoint"
 	"github.com/limpet-go/limpet/wire"
 )
 
@@ -23,7 +26,7 @@ type rotation struct {
 	// the next one.
 	old        *conn
 	endOverlap time.Time // at the latest
-	catchingUp bool      // the subscriptions are live: it delivers what is on its way
+	lingering  bool      // they are, and what was on its way may still come
 }
 
 const (
@@ -33,7 +36,7 @@ const (
 	movePatience   = 3 * time.Second  // with what is in progress, once the next connection is there; a server waits 5 s for a HELLO
 	answerPatience = 15 * time.Second // more, with messages without an outcome, at a server that waits for nothing
 	overlapTimeout = 5 * time.Second  // for the subscriptions to be live on the next connection
-	catchUpTime    = time.Second      // then, for what is on its way on the connection that was left
+	lingerTime     = time.Second      // for what was on its way when they are
 	plannedTime    = time.Second      // that a planned change may take before it counts as an outage
 )
 
@@ -55,10 +58,7 @@ func (l *loop) planRenewal(k *link) {
 //
 // What is planned stays when it repeats its request, or it would never come to it.
 func (l *loop) planLeaving(k *link, ev *wire.Event) {
-	spread := min(ev.Spread, maxSpread)
-	if k.goAway && ev.Delay == 0 && !l.goAwayUntil.Add(spread+leavePatience).Before(k.renewBy) {
-		return
-	}
+	again := k.goAway && ev.Delay == 0
 	if !k.goAway {
 		k.goAway, k.leaveAt = true, l.now
 		if asked := l.rotation.askedAt; !asked.IsZero() && l.now.Sub(asked) < askedAgain {
@@ -66,8 +66,37 @@ func (l *loop) planLeaving(k *link, ev *wire.Event) {
 		}
 		l.rotation.askedAt = l.now
 	}
-	k.renewAt = later(l.goAwayUntil.Add(uniform(spread)), k.leaveAt)
-	k.renewBy = k.renewAt.Add(leavePatience)
+	spread := min(ev.Spread, maxSpread)
+	if ev.Retry > 0 { // not just before the server ends it
+		spread = min(spread, max(0, ev.Retry*3/4-ev.Delay))
+	}
+	if !again || l.goAwayUntil.Add(spread+leavePatience).Before(k.renewBy) {
+		k.renewAt = later(l.goAwayUntil.Add(uniform(spread)), k.leaveAt)
+		k.renewBy = k.renewAt.Add(leavePatience)
+	}
+	l.endpoints.moved = nil
+	if ev.Name == "" {
+		return
+	}
+	target, err := l.c.cfg.moveTarget(k.endpoint.URL, ev.Name)
+	if err != nil {
+		l.c.notify.post(RotationFailed{err, l.rotation.failures + 1, k.renewAt})
+		return
+	}
+	l.endpoints.moved = &endpoint.Endpoint{URL: target}
+}
+
+// moveTarget returns the URL to which a server moves its clients, if Options.Redirects allows
+// that: docs/protocol.md, section 8.
+func (c *config) moveTarget(from *url.URL, location string) (*url.URL, *Error) {
+	target, err := c.allowed.Target(from, location)
+	if err == nil && c.StrictURL && len(endpoint.CredentialKeys(target)) > 0 {
+		err = errors.New("to a URL with a query parameter that looks like a credential, and Options.StrictURL forbids it")
+	}
+	if err != nil {
+		return nil, &Error{Op: "open", Field: optionRedirects, Class: ClassOther, Err: &redirectError{err.Error(), orOwnURL}}
+	}
+	return target, nil
 }
 
 // renewInTime makes a new connection before the server ends this one for its age, or because
@@ -102,10 +131,10 @@ func (l *loop) endOverlapInTime() {
 	if r.old == nil {
 		return
 	}
-	if live := l.c.cfg.traits.Confirms && l.outage.since.IsZero(); live && !r.catchingUp {
-		r.catchingUp = true
-		if by := l.now.Add(catchUpTime); by.Before(r.endOverlap) {
-			r.endOverlap = by
+	if live := l.c.cfg.traits.Confirms && l.outage.since.IsZero(); live && !r.lingering {
+		r.lingering = true
+		if linger := l.now.Add(lingerTime); linger.Before(r.endOverlap) {
+			r.endOverlap = linger
 		}
 	}
 	if due(r.endOverlap, l.now) {
@@ -120,7 +149,7 @@ func (l *loop) rotate(k *link) {
 		return
 	}
 	l.rotation.attempting = true
-	if k.goAway && !l.endpoints.hasTurn {
+	if k.goAway && !l.endpoints.hasTurn && l.endpoints.moved == nil {
 		l.endpoints.list.Avoid(k.endpoint, l.now)
 	}
 	l.endpoints.list.BeginRound()
@@ -236,7 +265,7 @@ func (l *loop) move(k *link) {
 	l.rotation.planned = true
 	if l.overlaps() {
 		l.finishOverlap() // of the connection before
-		l.rotation.old, l.rotation.endOverlap, l.rotation.catchingUp = k.conn, l.now.Add(overlapTimeout), false
+		l.rotation.old, l.rotation.endOverlap, l.rotation.lingering = k.conn, l.now.Add(overlapTimeout), false
 		l.registry.overlap = true
 		l.leave(k)
 	} else {
@@ -287,7 +316,7 @@ func (l *loop) endRotation() {
 
 // resolve asks Options.Resolver if it is to be asked before the next attempt: resolved follows.
 func (l *loop) resolve() bool {
-	if l.c.cfg.Resolver == nil || l.endpoints.hasTurn {
+	if l.c.cfg.Resolver == nil || l.endpoints.hasTurn || l.endpoints.moved != nil {
 		return false
 	}
 	ctx, cancel := context.WithTimeout(context.Background(), l.policy.dialTimeout)
@@ -303,7 +332,8 @@ func (l *loop) resolve() bool {
 // for that or ends it at a certain age, and that an attempt to make the next one has failed.
 // The client goes on with the connection that it has, and tries again.
 type RotationFailed struct {
-	// Cause is the failure.
+	// Cause is the failure, or why the URL that the server names is not followed: then it
+	// wraps ErrRedirect.
 	Cause *Error
 	// Attempt counts such attempts in a row, from 1.
 	Attempt int
@@ -323,11 +353,7 @@ func (e RotationFailed) record() (slog.Level, string, []slog.Attr) {
 // countOutage counts a planned change as an outage once it takes long or, with failed, does
 // not succeed.
 func (l *loop) countOutage(failed bool) {
-	o := &l.outage
-	if r := &l.rotation; r.old != nil && !failed && due(o.countAt, l.now) {
-		o.countAt = r.endOverlap // until then, it still delivers
-	}
-	if !o.countAt.IsZero() && (failed || due(o.countAt, l.now)) {
+	if o := &l.outage; !o.countAt.IsZero() && (failed && l.rotation.old == nil || due(o.countAt, l.now)) {
 		o.countAt = time.Time{}
 		l.c.counters.outages.begin(o.since)
 	}

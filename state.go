@@ -1,8 +1,6 @@
 package limpet
 
 import (
-	"encoding/json"
-	"iter"
 	"math"
 	"slices"
 	"sync"
@@ -70,6 +68,9 @@ type State struct {
 
 	// Resumed is true if the server still knew the session. It is valid in the phase Ready.
 	Resumed bool
+
+	// Transport carries the current connection, or the last one; "" before the first.
+	Transport Transport
 }
 
 // Stats is what a client counts and measures: since New, except where a field says now.
@@ -149,39 +150,6 @@ type Stats struct {
 	// PlainFrames reports whether the current connection, or the last one, uses
 	// the library's frames: see Options.PlainFrames.
 	PlainFrames bool
-}
-
-// ClassCounts are numbers of errors by class.
-type ClassCounts [len(errorClasses)]uint64
-
-// Of returns the number of errors of one class.
-func (c ClassCounts) Of(class ErrorClass) uint64 {
-	if i := slices.Index(errorClasses[:], class); i >= 0 {
-		return c[i]
-	}
-	return 0
-}
-
-// All iterates over every class, also those with the number 0, always in the same order.
-func (c ClassCounts) All() iter.Seq2[ErrorClass, uint64] {
-	return func(yield func(ErrorClass, uint64) bool) {
-		for i, class := range errorClasses {
-			if !yield(class, c[i]) {
-				return
-			}
-		}
-	}
-}
-
-// MarshalJSON returns an object with the classes whose number is not 0.
-func (c ClassCounts) MarshalJSON() ([]byte, error) {
-	counts := map[ErrorClass]uint64{}
-	for class, n := range c.All() {
-		if n > 0 {
-			counts[class] = n
-		}
-	}
-	return json.Marshal(counts)
 }
 
 // Histograms are the durations that a client with Options.Histograms has measured.

@@ -61,6 +61,41 @@ func accept(w http.ResponseWriter, r *http.Request, token string, limit int64, s
 	return &socket{ws: ws, raw: h.raw}, nil
 }
 
+// adopt makes conn, which carries the bytes of a WebSocket connection that needs no upgrade,
+// a socket. r has passed all checks and has the headers of an upgrade request. It closes
+// conn if it fails.
+func adopt(conn net.Conn, r *http.Request, token string, limit int64, stall time.Duration) (*socket, error) {
+	if !canHash() {
+		conn.Close()
+		return nil, &mountError{"GODEBUG=fips140=only forbids SHA-1, which the WebSocket library needs; use fips140=on"}
+	}
+	h := &adopter{header: http.Header{}, raw: &rawConn{Conn: conn, stall: stall, start: time.Now()}}
+	ws, err := websocket.Accept(h, r, &websocket.AcceptOptions{
+		Subprotocols: []string{token}, InsecureSkipVerify: true, CompressionMode: websocket.CompressionDisabled,
+	})
+	if err != nil {
+		conn.Close()
+		return nil, err
+	}
+	ws.SetReadLimit(limit)
+	return &socket{ws: ws, raw: h.raw}, nil
+}
+
+// adopter gives the library a connection that was made otherwise. What the library answers
+// goes nowhere.
+type adopter struct {
+	header http.Header
+	raw    *rawConn
+}
+
+func (a *adopter) Header() http.Header         { return a.header }
+func (a *adopter) Write(p []byte) (int, error) { return len(p), nil }
+func (a *adopter) WriteHeader(int)             {}
+
+func (a *adopter) Hijack() (net.Conn, *bufio.ReadWriter, error) {
+	return a.raw, bufio.NewReadWriter(bufio.NewReader(a.raw), bufio.NewWriter(a.raw)), nil
+}
+
 // read returns the next message, or an error when the connection has ended. If the
 // peer broke RFC 6455 or the limit, the library has then sent it a close frame.
 func (s *socket) read() (wire.FrameType, []byte, error) {

@@ -97,10 +97,10 @@ func hasToken(values []string, token string) bool {
 	return false
 }
 
-// subprotocol chooses the first encoding in the client's list that limpet.v1 has.
+// subprotocol chooses the first encoding in offers, the client's list, that limpet.v1 has.
 // Tokens are compared exactly (docs/protocol.md, section 1).
-func subprotocol(h http.Header) (native.Encoding, bool) {
-	for _, line := range h.Values("Sec-WebSocket-Protocol") {
+func subprotocol(offers []string) (native.Encoding, bool) {
+	for _, line := range offers {
 		for token := range strings.SplitSeq(line, ",") {
 			if enc, ok := native.EncodingOf(strings.TrimSpace(token)); ok {
 				return enc, true

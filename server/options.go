@@ -71,6 +71,11 @@ type Options struct {
 	// returns. Defaults to 10,000.
 	MaxConns int
 
+	// MaxFallback bounds those connections that plain HTTP requests carry. Those beyond it
+	// are answered 503; with a negative number the server has none, and answers 426.
+	// Defaults to 1,000.
+	MaxFallback int
+
 	// MaxPending bounds the connections that have not been welcomed yet.
 	// Upgrades beyond it are answered 503. Defaults to 1,000.
 	MaxPending int
@@ -145,6 +150,7 @@ func (o *Options) withDefaults() (*Options, error) {
 	number(&c.WindowBytes, 4<<20)
 	number(&c.MaxPayload, native.MaxPayload)
 	number(&c.MaxConns, 10_000)
+	number(&c.MaxFallback, 1_000)
 	number(&c.MaxPending, 1_000)
 	number(&c.MaxSessions, 100_000)
 	number(&c.MaxSubs, native.MaxSubs)

@@ -29,6 +29,7 @@ import (
 	"unicode/utf8"
 
 	"github.com/google/uuid"
+	"github.com/limpet-go/limpet/internal/fallback"
 	"github.com/limpet-go/limpet/wire"
 	"github.com/limpet-go/limpet/wire/native"
 )
@@ -49,10 +50,14 @@ type Server struct {
 
 	mountLogged atomic.Bool // a mountError was logged
 
+	id fallback.ServerID // in the ids of connections over plain requests
+
 	mu      sync.Mutex // leaf
 	peers   map[*peer]struct{}
-	joining int // upgrades in progress
-	pending int // of peers and joining, those not welcomed
+	carried map[[16]byte]*carried // connections over plain requests, by the secret in their id
+	plain   int                   // of peers and joining, those over plain requests
+	joining int                   // upgrades in progress
+	pending int                   // of peers and joining, those not welcomed
 	closed  bool
 	broken  bool          // closed by Close: no close handshakes
 	idle    chan struct{} // closed when closed is set and no connection is left
@@ -73,6 +78,8 @@ func New(o *Options) (*Server, error) {
 		slots:    slotsFor(opt.ReconnectRate),
 		searches: make(chan struct{}, searchLimit),
 		peers:    map[*peer]struct{}{},
+		carried:  map[[16]byte]*carried{},
+		id:       fallback.NewServerID(),
 		idle:     make(chan struct{}),
 	}
 	if err := s.ids.load(opt.Log); err != nil {
@@ -87,10 +94,22 @@ func New(o *Options) (*Server, error) {
 // if it offers no subprotocol of limpet.v1, 500 and a line in the log if w cannot be
 // hijacked (http.TimeoutHandler and other middlewares hide that), and 503 with Retry-After and
 // X-Limpet-Retry-Ms if there are too many connections or the server is closing.
+//
+// Where no upgrade comes through, it serves connections over plain requests in the same way
+// (docs/protocol.md, section 12), over HTTP/1.1 and HTTP/2: see Options.MaxFallback. All
+// requests of one client must reach one Server. For http.Server.Shutdown their GETs are
+// requests in progress, so call Shutdown of the Server first.
 func (s *Server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
+	if isPost(r) {
+		s.take(w, r)
+		return
+	}
 	enc, ok := s.admit(w, r)
 	if !ok {
 		return
+	}
+	if wantsFallback(r) {
+		defer s.leftPlain()
 	}
 	var p *peer
 	defer func() { // even if a middleware panics in Hijack
@@ -99,7 +118,7 @@ func (s *Server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 			s.joined(nil)
 		}
 	}()
-	sock, err := accept(w, r, native.Subprotocol(enc), s.opt.readLimit(), s.opt.WriteTimeout)
+	sock, r, err := s.open(w, r, enc)
 	if err != nil {
 		var mounted *mountError
 		if errors.As(err, &mounted) && !s.mountLogged.Swap(true) {
@@ -109,10 +128,25 @@ func (s *Server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		}
 		return
 	}
+	if c, ok := sock.raw.Conn.(*carried); ok {
+		defer s.dropped(c)
+	}
 	p = newPeer(s, sock, enc, r)
 	s.joined(p)
 	defer s.left(p)
 	p.serve()
+}
+
+// open makes the socket for a request that was admitted. It returns the request that the
+// hooks see.
+func (s *Server) open(w http.ResponseWriter, r *http.Request, enc native.Encoding) (*socket, *http.Request, error) {
+	if wantsFallback(r) {
+		up := asUpgrade(r)
+		sock, err := s.carry(w, r, up, enc)
+		return sock, up, err
+	}
+	sock, err := accept(w, r, native.Subprotocol(enc), s.opt.readLimit(), s.opt.WriteTimeout)
+	return sock, r, err
 }
 
 // admit decides on an upgrade request. It answers a refused one and counts an
@@ -123,24 +157,32 @@ func (s *Server) admit(w http.ResponseWriter, r *http.Request) (native.Encoding,
 		http.Error(w, "host or origin not allowed", http.StatusForbidden)
 		return 0, false
 	}
-	if !hasToken(r.Header.Values("Upgrade"), "websocket") {
+	plain := wantsFallback(r) && s.opt.MaxFallback > 0
+	if !plain && !hasToken(r.Header.Values("Upgrade"), "websocket") {
 		s.stats.refusedRequest.Add(1)
 		w.Header().Set("Connection", "Upgrade")
 		w.Header().Set("Upgrade", "websocket")
 		http.Error(w, "this is a WebSocket endpoint", http.StatusUpgradeRequired)
 		return 0, false
 	}
-	enc, ok := subprotocol(r.Header)
+	offers := "Sec-WebSocket-Protocol"
+	if plain {
+		offers = fallback.HeaderProtocol
+	}
+	enc, ok := subprotocol(r.Header.Values(offers))
 	if !ok {
 		s.stats.refusedRequest.Add(1)
-		http.Error(w, "Sec-WebSocket-Protocol must offer limpet.v1.bin or limpet.v1.json", http.StatusBadRequest)
+		http.Error(w, offers+" must offer limpet.v1.bin or limpet.v1.json", http.StatusBadRequest)
 		return 0, false
 	}
 	s.mu.Lock()
-	full := s.closed || len(s.peers)+s.joining >= s.opt.MaxConns || s.pending >= s.opt.MaxPending
+	full := s.closed || len(s.peers)+s.joining >= s.opt.MaxConns || s.pending >= s.opt.MaxPending || plain && s.plain >= s.opt.MaxFallback
 	if !full {
 		s.joining++
 		s.pending++
+		if plain {
+			s.plain++
+		}
 	}
 	s.mu.Unlock()
 	if full {
@@ -179,6 +221,13 @@ func (s *Server) welcomed(p *peer) {
 	defer s.mu.Unlock()
 	p.pending = false
 	s.pending--
+}
+
+// leftPlain follows when a connection over plain requests has ended, or was not made.
+func (s *Server) leftPlain() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.plain--
 }
 
 // left forgets a peer whose connection has ended.

@@ -6,6 +6,7 @@ import "sync/atomic"
 // never decrease.
 type Stats struct {
 	Conns         int // connections, before and after WELCOME, with those being upgraded
+	Fallback      int // of Conns, those that plain HTTP requests carry
 	Pending       int // connections before WELCOME
 	Sessions      int // sessions, detached ones included
 	Subscriptions int // live subscriptions
@@ -14,7 +15,7 @@ type Stats struct {
 	Refused         uint64 // upgrades answered with an HTTP error: the sum of the next three
 	RefusedOrigin   uint64 // host or origin is not allowed
 	RefusedBusy     uint64 // too many connections, or the server is closing
-	RefusedRequest  uint64 // no WebSocket upgrade, no subprotocol of limpet.v1, or it could not be hijacked
+	RefusedRequest  uint64 // no WebSocket upgrade, no subprotocol of limpet.v1, or it could not be hijacked; a POST of the fallback
 	NoHello         uint64 // connections without a HELLO in time
 	Unauthenticated uint64 // HELLOs and new credentials that were refused
 	Evicted         uint64 // connections superseded by a newer one of their session
@@ -47,10 +48,10 @@ func (s *Server) Stats() Stats {
 	c, v := &s.stats, s.opt.Log.View()
 	s.mu.Lock()
 	origin, busy, request := c.refusedOrigin.Load(), c.refusedBusy.Load(), c.refusedRequest.Load()
-	conns, pending := len(s.peers)+s.joining, s.pending
+	conns, carried, pending := len(s.peers)+s.joining, s.plain, s.pending
 	s.mu.Unlock()
 	return Stats{
-		Conns: conns, Pending: pending, Sessions: s.sessions.len(),
+		Conns: conns, Fallback: carried, Pending: pending, Sessions: s.sessions.len(),
 		Subscriptions: int(c.subscriptions.Load()), IDs: s.ids.len(),
 		Refused: origin + busy + request, RefusedOrigin: origin, RefusedBusy: busy, RefusedRequest: request,
 		NoHello: c.noHello.Load(), Unauthenticated: c.unauthenticated.Load(), Evicted: c.evicted.Load(),

@@ -48,6 +48,7 @@ func TestGoAwayWithADelayIsFollowed(t *testing.T) {
 		})
 		c, _ := s.start(limpet.Options{Heartbeat: rareHeartbeats})
 		time.Sleep(30 * time.Minute)
+		synctest.Wait()
 		if wait := came.Sub(asked); wait < time.Minute || wait > 91*time.Second {
 			t.Errorf("the next connection was ready %v after the goaway, want 1m0s to 1m31s", wait)
 		}

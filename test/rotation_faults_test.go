@@ -108,8 +108,8 @@ func TestConnectionThatIsTooFarBehind(t *testing.T) {
 	}
 }
 
-// Without numbers nothing proves that nothing is missing: each rotation is a Reset, and no message
-// comes twice or out of order.
+// Without numbers nothing proves that nothing is missing: each rotation is a Reset. Between two of
+// them, no message is missing or comes twice.
 func TestRotationWithoutNumbers(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		const rotations = 5

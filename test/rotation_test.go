@@ -2,8 +2,10 @@ package test
 
 import (
 	"context"
+	"errors"
 	"fmt"
-	"net/http"
+	"slices"
+	"strconv"
 	"strings"
 	"sync"
 	"testing"
@@ -12,449 +14,299 @@ import (
 
 	"github.com/limpet-go/limpet"
 	"github.com/limpet-go/limpet/internal/assert"
-	"github.com/limpet-go/limpet/limpettest"
 	"github.com/limpet-go/limpet/wire"
 	"github.com/limpet-go/limpet/wire/feed"
 	"github.com/limpet-go/limpet/wire/native"
-	"nhooyr.io/websocket"
 )
 
-// Make before break, with 1,000 numbered messages a second around each rotation.
-
-// ticks is a feed with numbers. Its subscriptions are confirmed and do not resume.
-func ticks() feed.Table {
-	return feed.Table{
-		Name:      "ticks",
-		Subscribe: feed.Request{JSON: `{"op":"sub","p":"$product"}`},
-		Type:      "t", Product: "p", Ping: wire.PingNone,
-		Channels: []feed.Channel{{Name: "all", Types: []string{"x"}, Number: "n"}},
-		Confirm:  feed.Confirm{Type: "ok", Channel: "ch", Products: "p"},
-		GoAway:   "move",
+// A server moves its clients to another URL: only to a host that the user has listed, and for
+// one connection.
+func TestGoAwayNamesAURL(t *testing.T) {
+	for name, tc := range map[string]struct {
+		url    string
+		listed []string
+		want   []string // the requests
+		says   string   // why the URL is not followed
+	}{
+		"listed":      {"ws://b.test/x?node=7", []string{"b.test"}, []string{"a.test/v1", "b.test/x?node=7", "a.test/v1"}, ""},
+		"relative":    {"/v2", []string{"b.test"}, []string{"a.test/v1", "a.test/v2", "a.test/v1"}, ""},
+		"not listed":  {"ws://c.test/x?secret=canary", []string{"b.test"}, []string{"a.test/v1", "a.test/v1", "a.test/v1"}, `"c.test"`},
+		"none listed": {"ws://b.test/x?secret=canary", nil, []string{"a.test/v1", "a.test/v1", "a.test/v1"}, `"b.test"`},
+		"user":        {"ws://me:canary@b.test/x", []string{"b.test"}, []string{"a.test/v1", "a.test/v1", "a.test/v1"}, "user information"},
+		"no URL":      {"http://%zz/canary", []string{"b.test"}, []string{"a.test/v1", "a.test/v1", "a.test/v1"}, "no URL"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				s := newSite(t)
+				script := &scriptedServer{t: t, talk: func(p *scriptedConn) {
+					p.sendFrames(p.welcome())
+					if p.number == 1 {
+						p.sendFrames(native.Frame{Type: native.TypeGoAway, GoAway: &native.GoAway{Code: 4301, URL: tc.url}})
+					}
+				}}
+				for _, addr := range []string{"a.test:80", "b.test:80", "c.test:80"} {
+					s.host(t, addr, script.serve)
+				}
+				var mu sync.Mutex
+				var failed []limpet.RotationFailed
+				c, err := limpet.Dial(withinAnHour(t), "ws://a.test/v1", options(&limpet.Options{
+					HTTPClient: s.network.HTTPClient(), AllowInsecure: true, Redirects: limpet.Redirects{Hosts: tc.listed}, Heartbeat: rareHeartbeats,
+					Observer: observer(func(e limpet.Event) {
+						if f, ok := e.(limpet.RotationFailed); ok {
+							mu.Lock()
+							failed = append(failed, f)
+							mu.Unlock()
+						}
+					}),
+				}))
+				assert.NoError(t, err)
+				defer closeAndWait(t, c)
+				at := func(generation uint64) limpet.State {
+					st, err := c.WaitState(withinAnHour(t), func(s limpet.State) bool { return s.Phase == limpet.Ready && s.Generation == generation })
+					assert.NoError(t, err)
+					return st
+				}
+				if st := at(2); !strings.HasPrefix(tc.want[1], st.Host+"/") || c.Stats().Outages != 0 {
+					t.Errorf("%+v after %d outages, want the host of %s", st, c.Stats().Outages, tc.want[1])
+				}
+				s.network.CutAll()
+				at(3)
+				if got := s.requests(); !slices.Equal(got, tc.want) {
+					t.Errorf("requests %q, want %q", got, tc.want)
+				}
+				synctest.Wait()
+				mu.Lock()
+				defer mu.Unlock()
+				switch {
+				case tc.says == "" && len(failed) == 0:
+				case tc.says == "" || len(failed) != 1:
+					t.Errorf("%d times no connection: %v", len(failed), failed)
+				default:
+					text := failed[0].Cause.Error()
+					if !errors.Is(failed[0].Cause, limpet.ErrRedirect) || failed[0].Cause.Field != "Options.Redirects" ||
+						!strings.Contains(text, tc.says) || strings.Contains(text, "canary") {
+						t.Errorf("%v", failed[0].Cause)
+					}
+				}
+			})
+		})
 	}
 }
 
-// ticker sends each message to every connection that has asked for it.
-type ticker struct {
-	host *limpettest.Host
-
-	mu       sync.Mutex
-	n        int // of the last message
-	dials    int
-	fast     bool
-	paused   bool
-	ended    bool
-	bare     bool // its clients do not know the numbers
-	conns    map[int]*tickConn
-	refuse   func(dial int) (status int, hang bool) // of an upgrade; nil: none
-	confirms func(dial int) time.Duration           // after which it confirms; below 0: never
-	lags     func(dial int) time.Duration
-}
-
-type tickConn struct {
-	ws    *websocket.Conn
-	live  bool
-	lag   time.Duration    // of its way to the client
-	texts chan delayedText // with lag
-}
-
-type delayedText struct {
-	at   time.Time
-	text string
-}
-
-// deliver says what is late, in time.
-func (c *tickConn) deliver() {
-	for late := range c.texts {
-		time.Sleep(time.Until(late.at))
-		c.ws.Write(context.Background(), websocket.MessageText, []byte(late.text))
-	}
-}
-
-func (c *tickConn) say(text string) {
-	if c.lag == 0 {
-		c.ws.Write(context.Background(), websocket.MessageText, []byte(text))
-		return
-	}
-	c.texts <- delayedText{time.Now().Add(c.lag), text}
-}
-
-func newTicker(t *testing.T) *ticker {
-	s := &ticker{conns: map[int]*tickConn{}}
-	s.host = limpettest.NewHandler(t, http.HandlerFunc(s.serve), nil)
-	var producer sync.WaitGroup
-	producer.Go(s.run)
-	t.Cleanup(func() {
-		s.set(func() { s.ended = true })
-		producer.Wait()
-	})
-	return s
-}
-
-func (s *ticker) serve(w http.ResponseWriter, r *http.Request) {
-	s.mu.Lock()
-	s.dials++
-	dial := s.dials
-	refuse, confirms, lags := s.refuse, s.confirms, s.lags
-	s.mu.Unlock()
-	if refuse != nil {
-		status, hang := refuse(dial)
-		if hang {
-			<-r.Context().Done()
-			return
-		}
-		if status != 0 {
-			w.WriteHeader(status)
-			return
-		}
-	}
-	ws, err := websocket.Accept(w, r, nil)
-	if err != nil {
-		return
-	}
-	defer ws.CloseNow()
-	c := &tickConn{ws: ws, texts: make(chan delayedText, 10_000)}
-	if lags != nil {
-		c.lag = lags(dial)
-	}
-	var late sync.WaitGroup
-	late.Go(c.deliver)
-	defer late.Wait()
-	defer close(c.texts)
-	s.mu.Lock()
-	s.conns[dial] = c
-	s.mu.Unlock()
-	for {
-		if _, _, err := ws.Read(context.Background()); err != nil {
-			break
-		}
-		if confirms != nil {
-			if d := confirms(dial); d > 0 {
-				time.Sleep(d)
-			} else if d < 0 {
-				continue
+// The deadline of a goaway bounds the time in which clients leave: none is cut off.
+func TestGoAwayDeadlineBoundsTheSpread(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		for range 20 {
+			var asked, came time.Time
+			s := newScriptedServer(t, func(p *scriptedConn) {
+				p.sendFrames(p.welcome())
+				if p.number > 1 {
+					came = time.Now()
+					return
+				}
+				asked = time.Now()
+				p.sendFrames(native.Frame{Type: native.TypeGoAway, GoAway: &native.GoAway{Code: 4300, After: 2_000, Spread: 300_000, DL: 10_000}})
+				time.Sleep(10 * time.Second)
+				p.ws.CloseNow()
+			})
+			c, _ := s.start(limpet.Options{Heartbeat: rareHeartbeats})
+			_, err := c.WaitState(context.Background(), func(s limpet.State) bool { return s.Phase == limpet.Ready && s.Generation == 2 })
+			assert.NoError(t, err)
+			synctest.Wait()
+			if left := came.Sub(asked); left < 2*time.Second || left > 8*time.Second || c.Stats().Outages != 0 {
+				t.Errorf("left %v after the goaway, %d outages; want 2 s to 7.5 s and none", left, c.Stats().Outages)
 			}
 		}
-		s.mu.Lock()
-		c.live = true
-		c.say(`{"t":"ok","ch":"all","p":"a"}`)
-		s.mu.Unlock()
+	})
+}
+
+// movingFeed is a feed whose first connection asks for another one. Messages are numbered by
+// the time at which they are sent, ten a second.
+type movingFeed struct {
+	began    time.Time
+	confirms time.Duration // how long the second connection takes to confirm
+	answers  time.Duration // how long it takes to answer a message
+
+	mu   sync.Mutex
+	pubs map[string]int // connection by payload
+}
+
+func (f *movingFeed) funcs(numbered bool) feed.Funcs {
+	return feed.Funcs{
+		Name: "moving", Confirms: true, Acks: true, Numbered: numbered,
+		Subscribe: func(a feed.Ask) ([]byte, error) { return []byte("sub " + a.Topic), nil },
+		Publish: func(id uint64, m wire.Message) ([]byte, error) {
+			return fmt.Appendf(nil, "pub %d %s", id, m.Payload), nil
+		},
+		Read: func(data []byte, say func(feed.Item)) error {
+			words := strings.Fields(string(data))
+			n, _ := strconv.ParseUint(words[1], 10, 64)
+			switch words[0] {
+			case "live":
+				say(feed.Item{Kind: feed.Answered, Topic: words[2]})
+			case "done":
+				say(feed.Item{Kind: feed.Answered, ID: n})
+			case "leave":
+				say(feed.Item{Kind: feed.GoAway})
+			default:
+				say(feed.Item{Kind: feed.Data, Topic: words[0], Number: n})
+			}
+			return nil
+		},
 	}
-	s.mu.Lock()
-	delete(s.conns, dial)
-	s.mu.Unlock()
 }
 
-// run is the producer.
-func (s *ticker) run() {
-	for {
-		s.mu.Lock()
-		if s.ended {
-			s.mu.Unlock()
-			return
+func (f *movingFeed) talk(conn int, say func(string), hear func() string) {
+	var writes sync.Mutex
+	speak := func(text string) {
+		writes.Lock()
+		defer writes.Unlock()
+		say(text)
+	}
+	ended := make(chan struct{})
+	defer close(ended)
+	wait := func(d time.Duration) bool {
+		select {
+		case <-time.After(d):
+			return true
+		case <-ended:
+			return false
 		}
-		if !s.paused {
-			s.n++
-			s.tell(fmt.Sprintf(`{"t":"x","p":"a","n":%d}`, s.n))
+	}
+	for request := hear(); request != ""; request = hear() {
+		words := strings.Fields(request)
+		switch words[0] {
+		case "sub":
+			go func() {
+				if conn > 1 && !wait(f.confirms) {
+					return
+				}
+				speak("live 0 " + words[1])
+				for {
+					next := int(time.Since(f.began)/(100*time.Millisecond)) + 1
+					if !wait(time.Until(f.began.Add(time.Duration(next) * 100 * time.Millisecond))) {
+						return
+					}
+					speak(fmt.Sprintf("%s %d", words[1], next))
+				}
+			}()
+			if conn == 1 {
+				time.AfterFunc(5*time.Second, func() { speak("leave 0") })
+			}
+		case "pub":
+			f.mu.Lock()
+			f.pubs[words[2]] = conn
+			f.mu.Unlock()
+			time.AfterFunc(f.answers, func() { speak("done " + words[1]) })
 		}
-		pause := time.Second / 2
-		if s.fast {
-			pause = time.Millisecond
-		}
-		s.mu.Unlock()
-		time.Sleep(pause)
 	}
 }
 
-// tell sends text on every live connection; mu is held.
-func (s *ticker) tell(text string) {
-	for _, c := range s.conns {
-		if c.live {
-			c.say(text)
-		}
-	}
-}
-
-// move asks every client for a new connection.
-func (s *ticker) move() { s.set(func() { s.tell(`{"t":"move"}`) }) }
-
-func (s *ticker) setFast(fast bool) { s.set(func() { s.fast = fast }) }
-
-func (s *ticker) set(f func()) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	f()
-}
-
-func (s *ticker) dialled() (n int) {
-	s.set(func() { n = s.dials })
-	return n
-}
-
-func (s *ticker) produced() (n int) {
-	s.set(func() { n = s.n })
-	return n
-}
-
-// client returns a client of s, and the check of its one subscription.
-func (s *ticker) client(t *testing.T, o limpet.Options) (*limpet.Client, *inOrder) {
-	table := ticks()
-	if s.bare {
-		table.Channels[0].Number = ""
-	}
-	d, err := feed.New(table)
+func (f *movingFeed) start(t *testing.T, numbered bool) (*limpet.Client, *limpet.Subscription) {
+	f.began, f.pubs = time.Now(), map[string]int{}
+	srv := newToyServer(t, f.talk)
+	dialect, err := feed.NewFuncs(f.funcs(numbered))
 	assert.NoError(t, err)
-	o.HTTPClient, o.Dialect = s.host.HTTPClient(), d
-	c, err := limpet.New(s.host.URL(), options(&o))
+	c, err := limpet.New(srv.host.URL(), options(&limpet.Options{HTTPClient: srv.host.HTTPClient(), Dialect: dialect}))
 	assert.NoError(t, err)
 	t.Cleanup(func() { closeAndWait(t, c) })
-	return c, follow(t, subscribeLive(t, c, "all/a", nil))
+	sub, err := c.Subscribe(t.Context(), "a", nil)
+	assert.NoError(t, err)
+	return c, sub
 }
 
-// inOrder checks that messages are numbered without a hole.
-type inOrder struct {
-	mu    sync.Mutex
-	joins bool // after a Gap or a Reset
-	lossy bool // an outage leaves out messages
-	last  int
-	count int
-	at    time.Time // of the last one
-	wrong []string
-}
-
-func follow(t *testing.T, s *limpet.Subscription) *inOrder {
-	f := new(inOrder)
-	go func() {
-		for m, err := range s.Messages(context.Background()) {
-			if err != nil {
-				return
-			}
-			f.take(m)
-		}
-	}()
-	t.Cleanup(func() { f.check(t) })
-	return f
-}
-
-func (f *inOrder) take(m limpet.Message) {
-	f.mu.Lock()
-	defer f.mu.Unlock()
-	n := 0
-	text := string(m.Payload)
-	if i := strings.Index(text, `"n":`); i >= 0 {
-		text = text[i+4:]
-	}
-	fmt.Sscan(text, &n)
-	switch {
-	case m.Kind != limpet.Data:
-		f.wrong = append(f.wrong, fmt.Sprintf("%v after %d: %+v", m.Kind, f.last, m.Loss))
-		f.joins = true
-		return
-	case f.last != 0 && (n <= f.last || n != f.last+1 && !f.joins):
-		f.wrong = append(f.wrong, fmt.Sprintf("%d after %d", n, f.last))
-	}
-	f.last, f.at, f.joins = n, time.Now(), false
-	f.count++
-}
-
-func (f *inOrder) check(t *testing.T) {
-	t.Helper()
-	f.mu.Lock()
-	defer f.mu.Unlock()
-	if len(f.wrong) > 0 && !f.lossy {
-		t.Errorf("%d messages, of which %d are wrong: %v", f.count, len(f.wrong), f.wrong[:min(len(f.wrong), 5)])
-	}
-	f.wrong = nil
-}
-
-func (f *inOrder) wrongs() int {
-	f.mu.Lock()
-	defer f.mu.Unlock()
-	return len(f.wrong)
-}
-
-// number returns the last number and since when nothing has come.
-func (f *inOrder) number() (int, time.Duration) {
-	f.mu.Lock()
-	defer f.mu.Unlock()
-	return f.last, time.Since(f.at)
-}
-
-// waitGeneration waits for connection gen.
-func waitGeneration(t *testing.T, c *limpet.Client, gen uint64) {
-	t.Helper()
-	if _, err := c.WaitState(within(t, 5*time.Minute), func(s limpet.State) bool { return s.Phase == limpet.Ready && s.Generation >= gen }); err != nil {
-		t.Fatalf("no connection %d: %+v", gen, c.State())
-	}
-}
-
-// rotations follow each other, by the wish of the server or because of the age of a
-// connection. A feed without sessions delivers everything all the same.
-func TestRotationsOfAFeed(t *testing.T) {
-	rotations := manyReconnects(5, 100)
-	for _, byAge := range []bool{false, true} {
-		synctest.Test(t, func(t *testing.T) {
-			s := newTicker(t)
-			var o limpet.Options
-			if byAge {
-				o.Limits = wire.ConnectionLimits{Age: time.Minute}
-			}
-			c, f := s.client(t, o)
-			for i := range rotations {
-				if time.Sleep(53 * time.Second); !byAge {
-					time.Sleep(8 * time.Second)
+// A server that cannot resume delivers on the connection that was left until the next one does.
+// With numbers nothing is missing and nothing comes twice; without, the stream says that this
+// is not known.
+func TestOldConnectionDeliversUntilTheNextDoes(t *testing.T) {
+	for _, numbered := range []bool{true, false} {
+		t.Run(fmt.Sprintf("numbered=%v", numbered), func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				f := &movingFeed{confirms: 3 * time.Second}
+				c, sub := f.start(t, numbered)
+				ctx, cancel := context.WithTimeout(t.Context(), 30*time.Second)
+				defer cancel()
+				var last uint64
+				var losses []limpet.Message
+				messages, pause, at := 0, time.Duration(0), time.Now()
+				for m, err := range sub.Messages(ctx) {
+					if err != nil {
+						break
+					}
+					if m.Loss != nil {
+						losses = append(losses, m)
+						continue
+					}
+					if messages > 0 {
+						pause = max(pause, m.ReceivedAt.Sub(at))
+					}
+					if numbered && last != 0 && m.Position.Offset != last+1 {
+						t.Errorf("%d after %d", m.Position.Offset, last)
+					}
+					messages, at, last = messages+1, m.ReceivedAt, m.Position.Offset
 				}
-				s.setFast(true)
-				if time.Sleep(100 * time.Millisecond); !byAge {
-					s.move()
+				st := c.State()
+				if st.Generation != 2 || messages < 290 || pause > 150*time.Millisecond || c.Stats().Outages != 0 {
+					t.Errorf("%+v: %d messages, at most %v between two, %d outages", st, messages, pause, c.Stats().Outages)
 				}
-				waitGeneration(t, c, uint64(i+2))
-				time.Sleep(200 * time.Millisecond)
-				s.setFast(false)
-			}
-			time.Sleep(time.Second)
-			st := c.Stats()
-			t.Logf("by age %v: %d messages on %d connections, %d outages, %d lost", byAge, s.produced(), st.Connections, st.Outages, lostConnections(st))
-			if st.Outages != 0 || lostConnections(st) != 0 || st.Connections != uint64(rotations+1) || st.Attempts != st.Connections {
-				t.Errorf("%+v", st)
-			}
-			if n, _ := f.number(); n < s.produced()-1 {
-				t.Errorf("%d of %d came", n, s.produced())
-			}
+				if numbered && len(losses) != 0 || !numbered && len(losses) != 1 {
+					t.Errorf("losses: %v", losses)
+				}
+			})
 		})
 	}
 }
 
-func lostConnections(s limpet.Stats) (n uint64) {
-	for _, lost := range s.Lost.All() {
-		n += lost
-	}
-	return n
-}
-
-// relay stands between a client and the reference server, and can say something itself.
-type relay struct {
-	host *limpettest.Host
-	srv  *limpettest.Server
-	mu   sync.Mutex
-	open map[*websocket.Conn]bool
-}
-
-func newRelay(t *testing.T) *relay {
-	r := &relay{open: map[*websocket.Conn]bool{}, srv: limpettest.NewServer(t, nil)}
-	r.host = limpettest.NewHandler(t, http.HandlerFunc(r.serve), nil)
-	return r
-}
-
-func (r *relay) serve(w http.ResponseWriter, req *http.Request) {
-	protocols := []string{native.Subprotocol(native.JSON)}
-	client, err := websocket.Accept(w, req, &websocket.AcceptOptions{Subprotocols: protocols})
-	if err != nil {
-		return
-	}
-	defer client.CloseNow()
-	ctx, cancel := context.WithCancel(context.Background())
-	defer cancel()
-	srv, _, err := websocket.Dial(ctx, r.srv.URL(), &websocket.DialOptions{HTTPClient: r.srv.HTTPClient(), Subprotocols: protocols})
-	if err != nil {
-		return
-	}
-	defer srv.CloseNow()
-	client.SetReadLimit(-1)
-	srv.SetReadLimit(-1)
-	r.set(client, true)
-	defer r.set(client, false)
-	var pumps sync.WaitGroup
-	defer pumps.Wait()
-	pumps.Go(func() {
-		pump(ctx, srv, client)
-		client.CloseNow()
+// A next connection that takes long to serve is an outage, from the moment at which nothing
+// is delivered.
+func TestSlowChangeIsAnOutage(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		f := &movingFeed{confirms: 8 * time.Second}
+		c, _ := f.start(t, true)
+		time.Sleep(time.Minute)
+		if st := c.Stats(); st.Outages != 1 || st.OutageTime < 3*time.Second || st.OutageTime > 4*time.Second || st.Outage != 0 {
+			t.Errorf("%d outages, %v, now %v; want 1 of 3 s, behind the 5 s of the overlap", st.Outages, st.OutageTime, st.Outage)
+		}
 	})
-	pump(ctx, client, srv)
-	srv.CloseNow()
-}
-
-func (r *relay) set(c *websocket.Conn, open bool) {
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	if r.open[c] = open; !open {
-		delete(r.open, c)
-	}
-}
-
-func pump(ctx context.Context, from, to *websocket.Conn) {
-	for {
-		typ, data, err := from.Read(ctx)
-		if err != nil || to.Write(ctx, typ, data) != nil {
-			return
-		}
-	}
-}
-
-// move asks every client for a new connection within spread.
-func (r *relay) move(spread time.Duration) {
-	data, err := native.Append(nil, native.JSON, []native.Frame{{Type: native.TypeGoAway, GoAway: &native.GoAway{Code: 4300, Spread: uint64(spread.Milliseconds())}}})
-	if err != nil {
-		panic(err)
-	}
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	for c := range r.open {
-		c.Write(context.Background(), websocket.MessageText, data)
-	}
-}
-
-// The same at the reference server, which resumes: messages in both directions.
-func TestRotationsOfSessions(t *testing.T) {
-	rotations := manyReconnects(5, 100)
-	for _, byAge := range []bool{false, true} {
-		synctest.Test(t, func(t *testing.T) {
-			r := newRelay(t)
-			o := limpet.Options{HTTPClient: r.host.HTTPClient(), Dialect: native.New(&native.Options{Encoding: native.JSON})}
-			if byAge {
-				o.Limits = wire.ConnectionLimits{Age: time.Minute}
+	synctest.Test(t, func(t *testing.T) {
+		s := newScriptedServer(t, func(p *scriptedConn) {
+			if p.number > 1 {
+				time.Sleep(4 * time.Second)
 			}
-			c, err := limpet.New(r.host.URL(), options(&o))
-			assert.NoError(t, err)
-			t.Cleanup(func() { closeAndWait(t, c) })
-			down, up := follow(t, subscribeLive(t, c, "down", nil)), follow(t, subscribeLive(t, c, "up", nil))
-			sent := 0
-			var receipts []*limpet.Receipt
-			burst := func(until func() bool) {
-				for !until() {
-					sent++
-					_, err := r.srv.Server.Publish(context.Background(), "down", []byte(fmt.Sprint(sent)), nil)
-					assert.NoError(t, err)
-					receipt, err := c.Publish(context.Background(), "up", []byte(fmt.Sprint(sent)), nil)
-					assert.NoError(t, err)
-					receipts = append(receipts, receipt)
-					time.Sleep(time.Millisecond)
-				}
-			}
-			for i := range rotations {
-				if time.Sleep(53 * time.Second); !byAge {
-					time.Sleep(8 * time.Second)
-					r.move(time.Second)
-				}
-				burst(func() bool { st := c.State(); return st.Phase == limpet.Ready && st.Generation >= uint64(i+2) })
-				again := sent + 100
-				burst(func() bool { return sent == again })
-			}
-			time.Sleep(time.Second)
-			st := c.Stats()
-			t.Logf("by age %v: %d messages in each direction on %d connections, %d resumed, %d outages, %d lost", byAge, sent, st.Connections, st.Resumes, st.Outages, lostConnections(st))
-			if st.Outages != 0 || lostConnections(st) != 0 || st.Resumes != uint64(rotations) || st.Acked != uint64(sent) {
-				t.Errorf("%+v", st)
-			}
-			for _, receipt := range receipts {
-				if receipt.Outcome() != limpet.Acked {
-					t.Fatalf("%v", receipt.Outcome())
-				}
-			}
-			for _, f := range []*inOrder{down, up} {
-				if n, _ := f.number(); n != sent {
-					t.Errorf("%d of %d came", n, sent)
-				}
+			p.sendFrames(append([]native.Frame{p.welcome()}, p.confirmations()...)...)
+			if p.number == 1 {
+				time.Sleep(time.Second)
+				p.sendFrames(native.Frame{Type: native.TypeGoAway, GoAway: &native.GoAway{Code: 4300}})
 			}
 		})
-	}
+		c, _ := s.start(limpet.Options{Heartbeat: rareHeartbeats})
+		time.Sleep(time.Minute)
+		if st := c.Stats(); st.Outages != 1 || st.OutageTime < 4*time.Second || st.OutageTime > 5*time.Second || st.Outage != 0 {
+			t.Errorf("%d outages, %v, now %v; want 1 of 4 s", st.Outages, st.OutageTime, st.Outage)
+		}
+	})
+}
+
+// Without sessions the outcome of a message is that of the connection that carried it: the
+// change waits for it, and messages that follow wait for the change.
+func TestPublishWaitsForTheNextConnection(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		f := &movingFeed{answers: 2 * time.Second}
+		c, _ := f.start(t, true)
+		var all sync.WaitGroup
+		for n := range 200 { // one each 100 ms, so that one is always on its way
+			all.Go(func() {
+				if _, err := c.Send(t.Context(), "a", fmt.Append(nil, n), nil); err != nil {
+					t.Errorf("message %d: %v", n, err)
+				}
+			})
+			time.Sleep(100 * time.Millisecond)
+		}
+		all.Wait()
+		f.mu.Lock()
+		defer f.mu.Unlock()
+		if c.State().Generation != 2 || len(f.pubs) != 200 || f.pubs["0"] != 1 || f.pubs["199"] != 2 {
+			t.Errorf("%+v: %d messages, the first on connection %d, the last on %d", c.State(), len(f.pubs), f.pubs["0"], f.pubs["199"])
+		}
+	})
 }

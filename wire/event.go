@@ -58,7 +58,7 @@ const (
 	EventAck    // Ack
 	EventPing   // N, Step: Encode(OpPong) is wanted
 	EventPong   // N
-	EventGoAway // Code, Delay, Spread, Reason; with neither Delay nor Spread the client makes a new connection at once
+	EventGoAway // Code, Delay, Spread, Reason, Retry: when the server ends the connection, 0 if it does not say, Name: the URL to go to, "" for another connection to the same one; with neither Delay nor Spread the client makes a new connection at once
 	EventAuth   // Expires, Wanted; or Code, PeerCode, Reason and Retry: the server has not taken the last OpAuth. See Traits.Refresh
 	EventError  // Code, Reason, Retry, Fatal; Key or N if it concerns a subscription or a sequence number; see Traits.ByKey
 

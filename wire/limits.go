@@ -34,9 +34,9 @@ type ConnectionLimits struct {
 	// finished with it; without Traits.Unsubscribe that is when the connection ends.
 	Subscriptions int
 
-	// Age is how long a connection may last, from a minute on. The client makes a new one
-	// before: at a random moment in the last tenth of Age, or in the last hour if that is
-	// less, when nothing is in progress.
+	// Age is how long a connection may last, from a minute on. The client makes the next one
+	// before, and changes to it: at a random moment in the last tenth of Age, or in the last
+	// hour if that is less. See docs/reconnect.md, section 8.
 	Age time.Duration
 }
 

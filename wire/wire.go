@@ -198,6 +198,11 @@ type Traits struct {
 	// nothing after a fatal EventError in either case.
 	ErrorStaysOpen bool
 
+	// Fallback means that the server speaks the fallback over plain HTTP requests of
+	// docs/protocol.md, section 12, at the URL of the upgrade. Options.Fallback needs it. An
+	// attempt then calls Attempt once for the upgrade and once for the other transport.
+	Fallback bool
+
 	// Silent means that the client must never send a data frame: no Op is
 	// encoded.
 	Silent bool

@@ -54,15 +54,15 @@ var ofAnswers = []mutation{
 	{
 		name:    "feed: a new connection waits for a quiet moment for ever",
 		file:    "rotation.go",
-		search:  "l.now.Add(leavePatience), true",
-		replace: "l.now.Add(headers.MaxRetryAfter), true",
+		search:  "k.renewAt.Add(leavePatience)",
+		replace: "k.renewAt.Add(time.Hour)",
 		test:    "-run ^TestGoAwayMessage$ ./test",
 	},
 	{
 		name:    "feed: a server that asks for new connections is hammered",
 		file:    "rotation.go",
-		search:  "\tif k.goAway {\n\t\tl.endpoints.list.Avoid(k.endpoint, l.now)\n\t\tl.tryAgain(",
-		replace: "\tif k.goAway && false {\n\t\tl.endpoints.list.Avoid(k.endpoint, l.now)\n\t\tl.tryAgain(",
+		search:  "l.now.Sub(asked) < askedAgain",
+		replace: "false",
 		test:    "-run ^TestGoAwayMessage$ ./test",
 	},
 	{

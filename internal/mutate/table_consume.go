@@ -257,7 +257,7 @@ var ofConsume = []mutation{
 	{
 		name:    "latest: after a panic in Key the stream goes on",
 		file:    "queue_overflow.go",
-		search:  "\t\tq.fence()\n\t\tq.owner.keyPanicked",
+		search:  "\t\tq.fence(gen)\n\t\tq.owner.keyPanicked",
 		replace: "\t\tq.owner.keyPanicked",
 		test:    "-run ^TestKeyThatPanickedEndsTheQueue$ .",
 	},

@@ -167,7 +167,7 @@ var ofCredentials = []mutation{
 	{
 		name:    "credential: its subprotocols are not offered",
 		file:    "dialer.go",
-		search:  "slices.Concat(spoken, cred.Subprotocols)",
+		search:  "slices.Concat(spoken, x.cred.Subprotocols)",
 		replace: "slices.Concat(spoken)",
 		test:    "-run ^TestPresentations$/^subprotocol ./test",
 	},

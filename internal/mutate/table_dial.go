@@ -243,8 +243,8 @@ var ofDial = []mutation{
 	{
 		name:    "panic: a connection of the caller's type is not guarded",
 		file:    "internal/socket/sockets.go",
-		search:  "nc = guardConn(name, nc)",
-		replace: "_ = guardConn",
+		search:  "nc = s.forgetting(guardConn(name, nc))",
+		replace: "nc = s.forgetting(nc)",
 		test:    "-run ^TestPanicOfAConnection$ ./test",
 	},
 	{

@@ -97,9 +97,9 @@ var ofFrame = []mutation{
 	},
 	{
 		name:    "socket: the library's goroutine stays",
-		file:    "internal/socket/dial.go",
-		search:  "\t\tws.CloseNow()\n\t\tc.frames",
-		replace: "\t\tc.frames",
+		file:    "internal/socket/library.go",
+		search:  "\tws.CloseNow()\n\tc.frames",
+		replace: "\tc.frames",
 		test:    "-run ^TestIdleCost$ ./test",
 	},
 	{

@@ -201,8 +201,8 @@ var ofLimits = []mutation{
 	{
 		name:    "age: only in a pause",
 		file:    "rotation.go",
-		search:  "case !due(k.renewBy, l.now) && !l.isQuiet(k):",
-		replace: "case !l.isQuiet(k):",
+		search:  "case !due(k.renewBy, l.now) && !l.mayRotate(k):",
+		replace: "case !l.mayRotate(k):",
 		test:    "-run ^TestConnectionsAreRenewedInTime$ ./test",
 	},
 	{
@@ -215,16 +215,9 @@ var ofLimits = []mutation{
 	{
 		name:    "age: during Shutdown",
 		file:    "rotation.go",
-		search:  "case l.shuttingDown || l.goAwayUntil",
-		replace: "case l.goAwayUntil",
+		search:  "\tcase l.shuttingDown:\n\t\tk.renewAt = time.Time{}",
+		replace: "\tcase false:\n\t\tk.renewAt = time.Time{}",
 		test:    "-run ^TestRenewalWaitsForWhatIsInProgress$ ./test",
-	},
-	{
-		name:    "age: although the server has named a time",
-		file:    "rotation.go",
-		search:  "case l.shuttingDown || l.goAwayUntil.After(l.now):",
-		replace: "case l.shuttingDown:",
-		test:    "-run ^TestRenewalRespectsGoAway$ ./test",
 	},
 	{
 		name:    "feed: a request forgets the position",

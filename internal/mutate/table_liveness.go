@@ -208,14 +208,14 @@ var ofLiveness = []mutation{
 	{
 		name:    "leak: a socket stays open, in memory",
 		file:    "loop_connection.go",
-		search:  "k.conn.Close(code, reason, timeout) // with 0",
+		search:  "c.Close(code, reason, timeout) // with 0",
 		replace: "_, _, _ = code, reason, timeout // with 0",
 		test:    "-run ^TestManyReconnectsLeaveNothing$ ./test",
 	},
 	{
 		name:    "leak: a socket stays open",
 		file:    "loop_connection.go",
-		search:  "k.conn.Close(code, reason, timeout) // with 0",
+		search:  "c.Close(code, reason, timeout) // with 0",
 		replace: "_, _, _ = code, reason, timeout // with 0",
 		test:    "-run ^TestManyReconnectsOnSocketsLeaveNothing$ ./test",
 		says:    "descriptors after 200 connections",

@@ -26,8 +26,8 @@ var ofMeasure = []mutation{
 	{
 		name:    "measure: a connection that is being upgraded is none",
 		file:    "server/stats.go",
-		search:  "len(s.peers)+s.joining, s.pending",
-		replace: "len(s.peers), s.pending",
+		search:  "len(s.peers)+s.joining, s.plain, s.pending",
+		replace: "len(s.peers), s.plain, s.pending",
 		test:    "-run ^TestStatsDuringUpgrade$ ./server",
 	},
 	{

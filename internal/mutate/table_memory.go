@@ -3,6 +3,13 @@ package main
 // ofMemory breaks what bounds the delivery queues of a client together.
 var ofMemory = []mutation{
 	{
+		name:    "memory: what comes beyond the limit with Block does not count",
+		file:    "queue.go",
+		search:  "if q.tight || q.used.Bytes > q.granted.Bytes",
+		replace: "if q.used.Bytes > q.granted.Bytes",
+		test:    "-run ^TestMemoryBesidePayloads$ ./test",
+	},
+	{
 		name:    "memory: a queue takes what it needs",
 		file:    "queue_memory.go",
 		search:  "\tif q.account.TryTake(missing, q.memory.Limit()) {\n",

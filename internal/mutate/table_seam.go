@@ -174,8 +174,8 @@ var ofSeam = []mutation{
 	{
 		name:    "seam: a refused step has no status",
 		file:    "dialer.go",
-		search:  "\tif err := d.prepare(requests, w); err != nil {\n\t\treturn d.refused(a, err)\n",
-		replace: "\tif err := d.prepare(requests, w); err != nil {\n\t\treturn failedDial(a, err)\n",
+		search:  "\tif err := d.prepare(x.requests, w); err != nil {\n\t\treturn d.refused(a, err)\n",
+		replace: "\tif err := d.prepare(x.requests, w); err != nil {\n\t\treturn failedDial(a, err)\n",
 		test:    "-run ^TestRefusedStep$ ./test",
 	},
 	{

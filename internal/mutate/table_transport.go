@@ -104,8 +104,8 @@ var ofMiddlewares = []mutation{
 	{
 		name:    "server: an Upgrade of several is refused",
 		file:    "server/server.go",
-		search:  "if !hasToken(r.Header.Values(\"Upgrade\"), \"websocket\") {",
-		replace: "if r.Header.Get(\"Upgrade\") != \"websocket\" {",
+		search:  "if !plain && !hasToken(r.Header.Values(\"Upgrade\"), \"websocket\") {",
+		replace: "if !plain && r.Header.Get(\"Upgrade\") != \"websocket\" {",
 		test:    "-run ^TestHeadersOfAMiddleware$ ./server",
 	},
 	{

@@ -19,6 +19,7 @@ type Conn struct {
 	frames
 	Subprotocol   string
 	LibraryFrames bool // the frames are the library's
+	Fallback      bool // the stream below them is carried by plain HTTP requests
 
 	stream *stream
 	ctx    context.Context // with the library's frames; ends with Kill, so that the library never waits longer

@@ -11,7 +11,6 @@ import (
 	"strings"
 	"time"
 
-	"github.com/limpet-go/limpet/internal/frame"
 	"github.com/limpet-go/limpet/wire"
 )
 
@@ -35,6 +34,10 @@ type Options struct {
 
 	// OnKill is called by Kill before it closes the socket.
 	OnKill func()
+
+	// PostURL is where the POSTs of Fallback go: the URL of the attempt without what can
+	// be used once. Defaults to the URL of the attempt.
+	PostURL string
 }
 
 // upgrade makes one upgrade request and keeps the response. It lets only a 101
@@ -165,21 +168,5 @@ func (r *Requests) Upgrade(a *wire.Attempt, o Options) (*Conn, *wire.Failure) {
 		}
 		return nil, f
 	}
-	c := &Conn{stream: up.stream, Subprotocol: ws.Subprotocol(), LibraryFrames: o.LibraryFrames, onKill: o.OnKill}
-	if c.LibraryFrames {
-		c.ctx, c.cancel = context.WithCancel(context.Background())
-		ws.SetReadLimit(o.ReadLimit)
-		c.stream.counter = new(messageCounter)
-		up.library.upgraded = true
-		c.frames = &libraryFrames{conn: c, ws: ws, limit: o.ReadLimit}
-	} else {
-		// The library has done its part, the handshake. Its connection has read
-		// nothing yet; closing it ends its goroutine.
-		up.library.detach()
-		ws.CloseNow()
-		c.frames = frame.New(c.stream, frame.Options{
-			ReadLimit: o.ReadLimit, Kill: c.Kill, Go: o.Go, Grew: c.stream.messageGrew, Ponged: c.stream.ponged, Pinged: c.stream.pinged,
-		})
-	}
-	return c, nil
+	return newConn(up.stream, up.library, ws, o), nil
 }

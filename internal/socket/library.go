@@ -29,6 +29,28 @@ func handshake(ctx context.Context, client *http.Client, a *wire.Attempt) (*webs
 	return ws, err
 }
 
+// newConn returns a connection on stream after the handshake of ws, which has it as
+// library.
+func newConn(stream *stream, library *detachableStream, ws *websocket.Conn, o Options) *Conn {
+	c := &Conn{stream: stream, Subprotocol: ws.Subprotocol(), LibraryFrames: o.LibraryFrames, onKill: o.OnKill}
+	if c.LibraryFrames {
+		c.ctx, c.cancel = context.WithCancel(context.Background())
+		ws.SetReadLimit(o.ReadLimit)
+		c.stream.counter = new(messageCounter)
+		library.upgraded = true
+		c.frames = &libraryFrames{conn: c, ws: ws, limit: o.ReadLimit}
+		return c
+	}
+	// The library has done its part, the handshake. Its connection has read nothing yet;
+	// closing it ends its goroutine.
+	library.detach()
+	ws.CloseNow()
+	c.frames = frame.New(c.stream, frame.Options{
+		ReadLimit: o.ReadLimit, Kill: c.Kill, Go: o.Go, Grew: c.stream.messageGrew, Ponged: c.stream.ponged, Pinged: c.stream.pinged,
+	})
+	return c
+}
+
 const (
 	fragmentSize  = 4 << 10  // of a sent message: a pong must get its turn within 5 s, on a link of 8 kbit/s too
 	readStep      = 2 << 10  // of a message that is not complete yet
@@ -198,6 +220,9 @@ func (l *libraryFrames) Close(code uint16, reason string, timeout time.Duration)
 		timer := time.AfterFunc(timeout, l.conn.Kill)
 		l.ws.Close(websocket.StatusCode(code), frame.CloseReason(reason))
 		timer.Stop()
+	}
+	if l.conn.stream.flush != nil {
+		l.conn.stream.flush(timeout) // the answer to the peer's close frame
 	}
 	l.conn.Kill()
 	l.ws.CloseNow() // ends the library's goroutine

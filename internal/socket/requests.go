@@ -162,6 +162,8 @@ type traced struct {
 	local   bool     // only this machine may be reached
 	sockets *sockets // that take the connection in: of an upgrade by a transport of the caller's type
 
+	anyVersion bool // of HTTP will do: nothing is upgraded
+
 	mu       sync.Mutex
 	nc       net.Conn
 	remote   *RemoteError
@@ -174,11 +176,16 @@ type traced struct {
 // connection. What counts as this machine is the address that was dialled, and it is
 // checked before anything is sent; a name that cannot be this machine is not dialled.
 func (r *Requests) trace(rawURL string) (context.Context, *traced, error) {
+	return r.traceIn(r.ctx, rawURL)
+}
+
+// traceIn is trace for a request that does not end with the attempt but with parent.
+func (r *Requests) traceIn(parent context.Context, rawURL string) (context.Context, *traced, error) {
 	t := &traced{local: clearText(rawURL) && !r.insecure}
 	if u, err := url.Parse(rawURL); err == nil && t.local && !Loopback(u.Hostname()) {
 		return nil, nil, &RemoteError{u.Hostname()}
 	}
-	return httptrace.WithClientTrace(r.ctx, &httptrace.ClientTrace{
+	return httptrace.WithClientTrace(parent, &httptrace.ClientTrace{
 		GotConn: t.gotConn, TLSHandshakeDone: t.tlsDone, GotFirstResponseByte: t.gotByte,
 	}), t, nil
 }
@@ -223,7 +230,7 @@ func (t *traced) explain(err error) error {
 		return &ProxyError{Host: t.proxy.Host, Err: op.Err}
 	case t.tls != nil, errors.As(err, &op) && op.Op == "remote error": // an alert after the handshake, as TLS 1.3 sends it for a certificate
 		return &TLSError{withoutURL(err)}
-	case speaksHTTP2(t.nc) || strings.Contains(err.Error(), "http2: invalid Upgrade request header"): // of net/http, which has no value for it
+	case !t.anyVersion && speaksHTTP2(t.nc) || strings.Contains(err.Error(), "http2: invalid Upgrade request header"): // of net/http, which has no value for it
 		return &TransportError{"it speaks HTTP/2, where no connection can be upgraded: let its Transport, or the function that dials TLS in it, offer HTTP/1.1 alone"}
 	case t.sockets != nil && t.answered && errors.Is(err, net.ErrClosed):
 		return &TransportError{"its Transport did not return although the server had answered: it must not read the body of a 101, which is the connection"}

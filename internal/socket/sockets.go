@@ -18,6 +18,8 @@ type sockets struct {
 	ctx   context.Context // of the attempt
 	dials *atomic.Int32   // calls of the caller's dial functions in progress, of earlier attempts too
 
+	reused bool // the transport opens and closes sockets as it likes: those that it closes are forgotten
+
 	mu    sync.Mutex
 	ended bool
 	open  map[net.Conn]struct{}
@@ -58,7 +60,7 @@ func (s *sockets) dialer(name string, dial dialFunc) dialFunc {
 			cancel()
 			return nil, errors.New(name + " returned neither a connection nor an error")
 		}
-		nc = guardConn(name, nc)
+		nc = s.forgetting(guardConn(name, nc))
 		if !s.add(nc) {
 			cancel()
 			closeSocket(nc)
@@ -66,6 +68,28 @@ func (s *sockets) dialer(name string, dial dialFunc) dialFunc {
 		}
 		return nc, nil
 	}
+}
+
+// forgetting returns nc with a Close that takes it out, where sockets are reused. net/http
+// must see a *tls.Conn as what it is: such sockets stay until the end.
+func (s *sockets) forgetting(nc net.Conn) net.Conn {
+	if _, layered := nc.(interface{ NetConn() net.Conn }); !s.reused || layered {
+		return nc
+	}
+	return &forgottenConn{nc, s}
+}
+
+// forgottenConn is a connection that its sockets forget when it is closed.
+type forgottenConn struct {
+	net.Conn
+	sockets *sockets
+}
+
+func (f *forgottenConn) Close() error {
+	f.sockets.mu.Lock()
+	delete(f.sockets.open, f) // of a nil map nothing
+	f.sockets.mu.Unlock()
+	return f.Conn.Close()
 }
 
 func (s *sockets) add(nc net.Conn) bool {

@@ -27,6 +27,11 @@ type stream struct {
 	// Of whoever writes.
 	writeDeadline time.Duration // of a TCP socket, since epoch
 	writeStep     int           // bytes written at once to any other stream
+	whole         bool          // or all of them: it tells wrote itself what has gone
+
+	// Of a stream that takes bytes before they are sent; else nil.
+	flush     func(within time.Duration) // waits until they are
+	closeSoon func()                     // closes it then, and does not wait
 }
 
 // newStream returns rwc, which nc carries, as a stream. direct means that nothing
@@ -82,9 +87,9 @@ func (s *stream) Write(p []byte) (n int, err error) {
 	tcp := s.tcp
 	for first := true; (n < len(p) || first) && err == nil; first = false {
 		step, began := p[n:], time.Duration(s.sinceEpoch())
-		if tcp == nil {
+		if tcp == nil && !s.whole {
 			step = step[:min(len(step), s.writeStep)]
-		} else if began > s.writeDeadline-progressTime/2 {
+		} else if tcp != nil && began > s.writeDeadline-progressTime/2 {
 			s.writeDeadline = began + progressTime
 			tcp.SetWriteDeadline(s.epoch.Add(s.writeDeadline))
 		}
@@ -112,6 +117,9 @@ func isTimeout(err error) bool {
 	var timeout net.Error
 	return errors.As(err, &timeout) && timeout.Timeout()
 }
+
+// wrote records that bytes have gone below the stream, of one that is whole.
+func (s *stream) wrote() { s.lastWrite.Store(s.sinceEpoch()) }
 
 // messageGrew records that the payload of an incomplete message has grown or,
 // with false, that no message is incomplete any more.
@@ -167,6 +175,10 @@ func (d *detachableStream) Write(p []byte) (int, error) {
 
 func (d *detachableStream) Close() error {
 	if d.stream == nil {
+		return nil
+	}
+	if d.stream.closeSoon != nil {
+		d.stream.closeSoon() // the library closes as soon as it has written a close frame
 		return nil
 	}
 	return d.stream.Close()

@@ -40,6 +40,7 @@ func (dialect) Traits() wire.Traits {
 		Fin:         true,
 		Refresh:     true,
 		ByKey:       true,
+		Fallback:    true,
 		Holes:       wire.HolesFault,
 		Ping:        wire.PingOp,
 		StartSubs:   MaxHelloSubs,

@@ -34,7 +34,8 @@ func (c *codec) event(f *Frame, out *wire.Events) error {
 		auth(f.Auth, out)
 	case TypeGoAway:
 		e := out.Append(wire.EventGoAway)
-		e.Code, e.Delay, e.Spread = code16(f.GoAway.Code), millis(f.GoAway.After), millis(f.GoAway.Spread)
+		e.Code, e.Delay, e.Spread, e.Name = code16(f.GoAway.Code), millis(f.GoAway.After), millis(f.GoAway.Spread), f.GoAway.URL
+		e.Retry = millis(f.GoAway.DL)
 		e.Reason = codeWord(e.Code)
 	case TypePing:
 		out.Append(wire.EventPing).N = f.N
