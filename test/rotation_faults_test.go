@@ -51,11 +51,11 @@ func TestConnectionsOfDifferentLength(t *testing.T) {
 			s.set(func() { s.lags = func(dial int) time.Duration { return lags[(dial-1)%2] } })
 			c, f := s.client(t, limpet.Options{})
 			s.setFast(true)
-			for i := range 6 {
+			for i := range 4 {
 				time.Sleep(time.Second)
 				s.move()
 				waitGeneration(t, c, uint64(i+2))
-				time.Sleep(10 * time.Second)
+				time.Sleep(4 * time.Second)
 				s.setFast(false)
 				time.Sleep(time.Minute)
 				s.setFast(true)
@@ -212,7 +212,7 @@ func TestOldConnectionIsLostDuringARotation(t *testing.T) {
 
 // Close and Shutdown in each step of a rotation end the client at once, and leave nothing.
 func TestEndDuringARotation(t *testing.T) {
-	for ms := 2500; ms < 11_000; ms += 125 {
+	for ms := 2500; ms < 11_000; ms += map[bool]int{false: 125, true: 500}[raceEnabled] {
 		for _, shutdown := range []bool{false, true} {
 			synctest.Test(t, func(t *testing.T) {
 				s := newTicker(t)
@@ -238,12 +238,27 @@ func TestEndDuringARotation(t *testing.T) {
 				}
 				time.Sleep(5 * time.Second)
 				synctest.Wait()
-				if n := runtime.NumGoroutine(); n > before || s.host.Network.Conns() > 0 {
+				if n := fewestGoroutines(before); n > before || s.host.Network.Conns() > 0 {
 					t.Errorf("after %d ms, shutdown %v: %d goroutines, %d before; %d connections", ms, shutdown, n, before, s.host.Network.Conns())
 				}
 			})
 		}
 	}
+}
+
+// fewestGoroutines returns how many goroutines there are. Those outside of the bubble, such as one
+// for finalizers, come and go.
+func fewestGoroutines(want int) int {
+	n := runtime.NumGoroutine()
+	for range 1000 {
+		if n <= want {
+			break
+		}
+		runtime.GC()
+		time.Sleep(time.Second)
+		n = min(n, runtime.NumGoroutine())
+	}
+	return n
 }
 
 // A server that asks for another connection a hundred times a second gets one attempt in a few
@@ -256,14 +271,14 @@ func TestManyRequestsToMove(t *testing.T) {
 				s.set(func() { s.refuse = func(int) (int, bool) { return 503, false } })
 			}
 			before := s.dialled()
-			for range 60 * 100 {
+			for range 40 * 100 {
 				s.move()
 				time.Sleep(10 * time.Millisecond)
 			}
 			n := s.dialled() - before
-			t.Logf("refuses %v: %d attempts in a minute", refuses, n)
+			t.Logf("refuses %v: %d attempts in 40 s", refuses, n)
 			if n > 20 || n < 2 {
-				t.Errorf("refuses %v: %d attempts in a minute", refuses, n)
+				t.Errorf("refuses %v: %d attempts in 40 s", refuses, n)
 			}
 			if st := c.Stats(); st.Outages != 0 || lostConnections(st) != 0 {
 				t.Errorf("refuses %v: %+v", refuses, st)
