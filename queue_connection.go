@@ -109,11 +109,11 @@ type nextConnection struct {
 	events     []wire.Event // of it, that wait
 	keys       []string
 	bytes      int
-	answered   bool // the loop knows that the first message stands for the answer
+	announced  bool // the loop knows that the first message stands for the answer
 }
 
-// The bounds of what waits. With more, the connection before is left, and what it has not
-// delivered is a loss.
+// The bounds of what waits, which does not count for Options.Memory. With more, the connection
+// before is left, and what it has not delivered is a loss.
 const (
 	maxAhead      = 4096
 	maxAheadBytes = 1 << 20
@@ -136,8 +136,8 @@ func (q *queue) follow(events []wire.Event, keys []string) (now []wire.Event, no
 		return n.events, n.keys, false
 	}
 	for i := range events {
-		if events[i].Kind == wire.EventData && q.firstAnswers && !n.answered {
-			n.answered, answered = true, true
+		if events[i].Kind == wire.EventData && q.firstAnswers && !n.announced {
+			n.announced, answered = true, true
 		}
 	}
 	return nil, nil, answered
@@ -165,7 +165,7 @@ func (q *queue) leavesOut(events []wire.Event) bool {
 func (q *queue) changeConnection() {
 	next := q.next
 	q.acceptOnly(next.generation)
-	q.answerDue, q.holding = q.firstAnswers && !next.answered, next.hold
+	q.answerDue, q.holding = q.firstAnswers && !next.announced, next.hold
 	if q.receiver.Numbered() {
 		q.receiver.MayRepeat(next.askedAfter)
 	}

@@ -46,7 +46,7 @@ func TestADayOfFaults(t *testing.T) {
 		e := newEndurance(t, *soakSeed, nil)
 		began := time.Now()
 		for hour := 1; hour <= hours; hour++ {
-			e.part(each)
+			e.faultsAndVerdict(each)
 			m := e.marks[len(e.marks)-1]
 			t.Logf("hour %d, seed %d: %d of %d faults took effect, %d connections, %d messages, %d goroutines, heap %d bytes",
 				hour, *soakSeed, e.effective(), e.struck, m.connections, e.sent, m.goroutines, m.heap)
@@ -94,7 +94,7 @@ func TestADayOfFaultsNoticesLeaks(t *testing.T) {
 				}
 			})
 			for range 3 {
-				e.part(faultsPerHour / 3)
+				e.faultsAndVerdict(faultsPerHour / 3)
 			}
 			found := strings.Join(e.growth(), "; ")
 			t.Logf("%s: %+v", what, e.marks)
@@ -209,8 +209,8 @@ func (e *endurance) authenticate(ctx context.Context, _ *http.Request, _ string)
 	return server.Principal{}, nil
 }
 
-// part strikes n times, waits until nothing happens, and has the oracle decide.
-func (e *endurance) part(n int) {
+// faultsAndVerdict strikes n times, waits until nothing happens, and has the oracle decide.
+func (e *endurance) faultsAndVerdict(n int) {
 	view := e.log.View()
 	rec := new(limpettest.Recorder)
 	for name := range enduranceSubs {
@@ -222,10 +222,10 @@ func (e *endurance) part(n int) {
 		if len(order) == 0 {
 			order = e.rnd.Perm(len(e.faults))
 		}
-		e.strike(order[0])
+		e.strikeOnce(order[0])
 		order = order[1:]
 	}
-	e.rest()
+	e.quiesce()
 	for name, topic := range enduranceSubs {
 		rec.Record(e.log.held(name, topic))
 	}
@@ -248,8 +248,8 @@ func (e *endurance) part(n int) {
 	e.marks = append(e.marks, mark{e.c.Stats().Connections, runtime.NumGoroutine(), limpettest.HeapInUse()})
 }
 
-// strike lets a fault take effect while messages flow, for faultEvery.
-func (e *endurance) strike(number int) {
+// strikeOnce lets a fault take effect while messages flow, for faultEvery.
+func (e *endurance) strikeOnce(number int) {
 	f := e.faults[number]
 	ctx, cancel := context.WithTimeout(context.Background(), time.Hour)
 	defer cancel()
@@ -258,11 +258,11 @@ func (e *endurance) strike(number int) {
 	}
 	before := e.seen()
 	began := time.Now()
-	e.send()
+	e.publishBoth()
 	f.strike(e)
 	for time.Since(began) < faultEvery {
 		time.Sleep(time.Duration(100+e.rnd.IntN(900)) * time.Millisecond)
-		e.send()
+		e.publishBoth()
 	}
 	if err := e.c.WaitReady(ctx); err != nil {
 		e.t.Fatalf("seed %d: fault %d, %s: %v", *soakSeed, e.struck, f.name, err)
@@ -281,8 +281,8 @@ func (e *endurance) effective() (n int) {
 	return n
 }
 
-// send publishes a message at each end.
-func (e *endurance) send() {
+// publishBoth publishes a message at each end.
+func (e *endurance) publishBoth() {
 	e.sent++
 	rec := e.rec.Load()
 	payload := limpettest.Stamp("server", e.sent, make([]byte, e.rnd.IntN(300)))
@@ -308,8 +308,8 @@ func (e *endurance) send() {
 	})
 }
 
-// rest waits until nothing is in progress.
-func (e *endurance) rest() {
+// quiesce waits until nothing is in progress.
+func (e *endurance) quiesce() {
 	e.receipts.Wait()
 	time.Sleep(quietAfter)
 	synctest.Wait()

@@ -67,7 +67,7 @@ func TestConnectionsOfDifferentLength(t *testing.T) {
 			if st := c.Stats(); st.Outages != 0 || lostConnections(st) != 0 || st.Messages.Gaps+st.Messages.Resets != 0 {
 				t.Errorf("lags %v: %+v", lags, st)
 			}
-			f.check(t)
+			f.checkOrder(t)
 			if t.Failed() {
 				t.Logf("lags %v", lags)
 			}
@@ -78,7 +78,7 @@ func TestConnectionsOfDifferentLength(t *testing.T) {
 // A connection that is too far behind is left all the same: what it does not deliver in time is a
 // Gap, and what came on the next one is not held back for longer.
 func TestConnectionThatIsTooFarBehind(t *testing.T) {
-	for _, late := range []bool{false, true} { // so many that they are not kept
+	for _, late := range []bool{false, true} { // after more than the client keeps, too
 		synctest.Test(t, func(t *testing.T) {
 			s := newTicker(t)
 			s.set(func() {

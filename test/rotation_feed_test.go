@@ -62,8 +62,8 @@ type delayedText struct {
 	text string
 }
 
-// deliver says what is late, in time.
-func (c *tickConn) deliver() {
+// deliverLate says what is late, in time.
+func (c *tickConn) deliverLate() {
 	for late := range c.texts {
 		time.Sleep(time.Until(late.at))
 		c.ws.Write(context.Background(), websocket.MessageText, []byte(late.text))
@@ -80,9 +80,9 @@ func (c *tickConn) say(text string) {
 
 func newTicker(t *testing.T) *ticker {
 	s := &ticker{conns: map[int]*tickConn{}}
-	s.host = limpettest.NewHandler(t, http.HandlerFunc(s.serve), nil)
+	s.host = limpettest.NewHandler(t, http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) { s.serveTicks(w, r) }), nil)
 	var producer sync.WaitGroup
-	producer.Go(s.run)
+	producer.Go(func() { s.produce() })
 	t.Cleanup(func() {
 		s.set(func() { s.ended = true })
 		producer.Wait()
@@ -90,7 +90,7 @@ func newTicker(t *testing.T) *ticker {
 	return s
 }
 
-func (s *ticker) serve(w http.ResponseWriter, r *http.Request) {
+func (s *ticker) serveTicks(w http.ResponseWriter, r *http.Request) {
 	s.mu.Lock()
 	s.dials++
 	dial := s.dials
@@ -117,7 +117,7 @@ func (s *ticker) serve(w http.ResponseWriter, r *http.Request) {
 		c.lag = lags(dial)
 	}
 	var late sync.WaitGroup
-	late.Go(c.deliver)
+	late.Go(func() { c.deliverLate() })
 	defer late.Wait()
 	defer close(c.texts)
 	s.mu.Lock()
@@ -144,8 +144,8 @@ func (s *ticker) serve(w http.ResponseWriter, r *http.Request) {
 	s.mu.Unlock()
 }
 
-// run is the producer.
-func (s *ticker) run() {
+// produce is the producer.
+func (s *ticker) produce() {
 	for {
 		s.mu.Lock()
 		if s.ended {
@@ -207,7 +207,7 @@ func (s *ticker) client(t *testing.T, o limpet.Options) (*limpet.Client, *inOrde
 	c, err := limpet.New(s.host.URL(), options(&o))
 	assert.NoError(t, err)
 	t.Cleanup(func() { closeAndWait(t, c) })
-	return c, follow(t, subscribeLive(t, c, "all/a", nil))
+	return c, followNumbers(t, subscribeLive(t, c, "all/a", nil))
 }
 
 // inOrder checks that messages are numbered without a hole.
@@ -221,7 +221,7 @@ type inOrder struct {
 	wrong []string
 }
 
-func follow(t *testing.T, s *limpet.Subscription) *inOrder {
+func followNumbers(t *testing.T, s *limpet.Subscription) *inOrder {
 	f := new(inOrder)
 	go func() {
 		for m, err := range s.Messages(context.Background()) {
@@ -231,7 +231,7 @@ func follow(t *testing.T, s *limpet.Subscription) *inOrder {
 			f.take(m)
 		}
 	}()
-	t.Cleanup(func() { f.check(t) })
+	t.Cleanup(func() { f.checkOrder(t) })
 	return f
 }
 
@@ -256,7 +256,7 @@ func (f *inOrder) take(m limpet.Message) {
 	f.count++
 }
 
-func (f *inOrder) check(t *testing.T) {
+func (f *inOrder) checkOrder(t *testing.T) {
 	t.Helper()
 	f.mu.Lock()
 	defer f.mu.Unlock()
@@ -416,7 +416,7 @@ func TestRotationsOfSessions(t *testing.T) {
 			c, err := limpet.New(r.host.URL(), options(&o))
 			assert.NoError(t, err)
 			t.Cleanup(func() { closeAndWait(t, c) })
-			down, up := follow(t, subscribeLive(t, c, "down", nil)), follow(t, subscribeLive(t, c, "up", nil))
+			down, up := followNumbers(t, subscribeLive(t, c, "down", nil)), followNumbers(t, subscribeLive(t, c, "up", nil))
 			sent := 0
 			var receipts []*limpet.Receipt
 			burst := func(until func() bool) {

@@ -29,11 +29,11 @@ type answering struct {
 
 func newAnswering(t *testing.T, lag time.Duration) *answering {
 	s := &answering{lag: lag, heard: map[string]int{}}
-	s.host = limpettest.NewHandler(t, http.HandlerFunc(s.serve), nil)
+	s.host = limpettest.NewHandler(t, http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) { s.answerLate(w, r) }), nil)
 	return s
 }
 
-func (s *answering) serve(w http.ResponseWriter, r *http.Request) {
+func (s *answering) answerLate(w http.ResponseWriter, r *http.Request) {
 	ws, err := websocket.Accept(w, r, nil)
 	if err != nil {
 		return
