@@ -260,12 +260,6 @@ func (p *peer) acknowledge() {
 
 // farewell sends goaway and ends the connection.
 func (p *peer) farewell(spread uint64) {
-	p.mu.Lock()
-	if p.end == nil {
-		p.queue = append(p.queue, order{frame: native.Frame{Type: native.TypeGoAway, GoAway: &native.GoAway{
-			Code: native.CloseGoingAway, Spread: spread, Res: true,
-		}}})
-	}
-	p.mu.Unlock()
+	p.askToLeave(native.Frame{Type: native.TypeGoAway, GoAway: &native.GoAway{Code: native.CloseGoingAway, Spread: spread, Res: true}})
 	p.stop(native.CloseGoingAway, "going away", false)
 }
