@@ -162,7 +162,7 @@ func newEndurance(t *testing.T, seed uint64, reconnected func()) *endurance {
 				return
 			}
 			var why *limpet.Error
-			if s.State.Phase == limpet.Waiting && errors.As(s.State.Cause, &why) && why.Code == 4300 {
+			if s.State.Phase != limpet.Ready && errors.As(s.State.Cause, &why) && (why.Code == 4300 || errors.Is(why, limpet.ErrGoAway)) {
 				e.goneAway.Add(1)
 			}
 			if s.State.Phase == limpet.Ready && reconnected != nil {
