@@ -193,6 +193,10 @@ func (b *checkouts) goPairs(r *row) (list []*pair, remove func(), err error) {
 		if strings.HasPrefix(g.name, "yardstick") {
 			continue
 		}
+		if !slices.ContainsFunc(built[oldTurn].list, func(o goBenchmark) bool { return o.name == g.name }) {
+			fmt.Printf("%s  %s: only the new checkout has it\n", r.id, g.name)
+			continue
+		}
 		p := &pair{row: r, name: g.name}
 		for turn := range turns {
 			p.run[turn] = func() (outcome, error) { return built[min(turn, oldTurn)].once(g, last) }

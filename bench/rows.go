@@ -3,7 +3,7 @@ package main
 // rows are the rows of docs/performance.md, in its order.
 var rows = []row{
 	receiveRow, publishRow, waitingRow, roundTripRow, writesRow,
-	idleRow, residentRow, recoverRow, recoverDefaultRow,
+	idleRow, residentRow, recoverRow, recoverDefaultRow, rotateRow,
 	deliveryRow, codecRow, exactRow, herdRow, feedRow, observeRow, lentRow,
 	scaleClientsRow, scaleSubsRow, scaleSizesRow,
 }

@@ -118,7 +118,7 @@ func echo(w http.ResponseWriter, r *http.Request) {
 }
 
 // serveLimpet is the reference server with a feed on topic tick. POST /burst
-// publishes a burst.
+// publishes a burst, POST /drain asks clients for another connection.
 func serveLimpet() (string, error) {
 	s, err := server.New(&server.Options{Retention: server.Retention{Count: 300_000, Bytes: -1}})
 	if err != nil {
@@ -127,6 +127,7 @@ func serveLimpet() (string, error) {
 	go every(feedEvery, func() { s.Publish(context.Background(), "tick", stamp(), nil) })
 	mux := http.NewServeMux()
 	mux.Handle("/", s)
+	mux.HandleFunc("/drain", func(http.ResponseWriter, *http.Request) { s.Drain(nil) })
 	mux.HandleFunc("/burst", func(w http.ResponseWriter, r *http.Request) {
 		o := orderOf(r)
 		payload := make([]byte, o.Size)

@@ -60,6 +60,7 @@ func (s *Server) Drain(o *DrainOptions) (connections int) {
 
 // askToLeave queues a goaway, whatever else waits.
 func (p *peer) askToLeave(f native.Frame) {
+	p.leaves.Store(true)
 	p.mu.Lock()
 	if p.end == nil {
 		p.queue = append(p.queue, order{frame: f})

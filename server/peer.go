@@ -39,6 +39,7 @@ type peer struct {
 
 	principal atomic.Pointer[string] // ID of the principal; nil before HELLO was accepted
 	greeted   atomic.Bool            // HELLO arrived
+	leaves    atomic.Bool            // the client was asked to make another connection
 	working   atomic.Bool            // read is processing a message, not waiting for one
 	received  atomic.Uint64          // payload bytes
 	creditN   atomic.Uint64          // granted: highest sequence number
@@ -126,7 +127,7 @@ func (p *peer) over() {
 		p.server.sessions.leave(p.session, p)
 	}
 	<-p.gone
-	if p.session != nil && p.end.code == native.CloseSuperseded && p.end.mute && p.sock.answered.Load() {
+	if p.session != nil && p.end.code == native.CloseSuperseded && p.end.mute && p.sock.answered.Load() && !p.leaves.Load() {
 		p.session.conflicted()
 	}
 	p.log.Debug("connection ended", "code", p.end.code, "reason", p.end.reason)

@@ -353,6 +353,26 @@ func TestConflict(t *testing.T) {
 	})
 }
 
+// A client that takes over its session because it was asked to is no second owner.
+func TestAskedToLeaveIsNoConflict(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		r := newRig(t, nil)
+		c := r.connect(native.JSON)
+		w := c.hello(native.Hello{CN: 1})
+		for cn := uint64(2); cn <= 12; cn++ {
+			if n := r.srv.Drain(nil); n != 1 {
+				t.Errorf("%d connections were asked to leave", n)
+			}
+			c.next(native.TypeGoAway)
+			before := c
+			c = r.connect(native.JSON)
+			w = c.hello(resume(w, cn, 1, 0))
+			before.wantClose(native.CloseSuperseded)
+			synctest.Wait()
+		}
+	})
+}
+
 func TestRecordIsSmall(t *testing.T) {
 	if server.RecordSize > 2<<10 {
 		t.Errorf("a record has %d bytes (docs/protocol.md, I7)", server.RecordSize)

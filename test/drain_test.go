@@ -44,7 +44,7 @@ func TestDrainMovesClients(t *testing.T) {
 			if asked := srv.Server.Drain(&server.DrainOptions{After: time.Second, Spread: 10 * time.Second}); asked != len(clients) {
 				t.Errorf("%d connections were asked", asked)
 			}
-			for began := time.Now(); time.Since(began) < 2*time.Minute; time.Sleep(50 * time.Millisecond) {
+			for began := time.Now(); time.Since(began) < 2*time.Minute; time.Sleep(200 * time.Millisecond) {
 				_, err := clients[0].Send(ctx, "feed", fmt.Append(nil, n), nil)
 				assert.NoError(t, err)
 				n++
@@ -54,6 +54,22 @@ func TestDrainMovesClients(t *testing.T) {
 			st := c.Stats()
 			if st.Connections != moves+1 || st.Attempts != moves+1 || st.Outages != 0 || st.Lost != (limpet.ClassCounts{}) || int(st.Messages.Delivered) != n {
 				t.Errorf("client %d: %d connections, %d attempts, %d outages, lost %v, %d of %d messages", i, st.Connections, st.Attempts, st.Outages, st.Lost, st.Messages.Delivered, n)
+			}
+		}
+	})
+}
+
+// A server may ask again and again: the connections that take over the session are no duel of
+// two clients.
+func TestDrainIsNoDuel(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		srv := limpettest.NewServer(t, nil)
+		c := dial(t, srv, &limpet.Options{Backoff: limpet.Backoff{First: -1, Initial: time.Millisecond, Max: 10 * time.Millisecond}})
+		for n := range uint64(10) {
+			srv.Server.Drain(nil)
+			time.Sleep(time.Second)
+			if st := c.State(); st.Phase != limpet.Ready || st.Generation != n+2 {
+				t.Fatalf("after %d calls: %+v", n+1, st)
 			}
 		}
 	})
