@@ -184,13 +184,14 @@ func (q *queue) offer(gen uint64, events []wire.Event, readAt *time.Time) (detec
 func (q *queue) acceptAll(gen uint64, events []wire.Event, keys []string, readAt *time.Time) (detected []wire.Event, err error) {
 	q.mu.Lock()
 	if q.next != nil && gen == q.next.generation {
-		if events[0].Kind == wire.EventSubscribed && q.generation != 0 {
-			confirmation := events[0] // a copy: the reader uses the memory of events again
-			q.next.confirmation = &confirmation
-			q.mu.Unlock()
-			return nil, nil
+		var answered bool
+		if events, keys, answered = q.follow(events, keys); answered {
+			detected = []wire.Event{{Kind: wire.EventData, Name: q.topic}}
 		}
-		err = q.changeConnection(readAt)
+	}
+	if len(events) == 0 {
+		q.mu.Unlock()
+		return detected, nil
 	}
 	if kind := events[0].Kind; gen == q.generation && !q.finishing && (kind == wire.EventData || kind == wire.EventGap || kind == wire.EventReset) {
 		q.reserve(events, keys)
@@ -200,9 +201,6 @@ func (q *queue) acceptAll(gen uint64, events []wire.Event, keys []string, readAt
 		events = nil // of a request that was withdrawn
 	}
 	for i := range events {
-		if err != nil {
-			break
-		}
 		key := ""
 		if q.delivery.Overflow == Latest {
 			key = q.keyOf(&events[i], keys, i)

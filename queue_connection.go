@@ -22,7 +22,15 @@ func (q *queue) fence(gen uint64) {
 	if q.next != nil && q.next.generation == gen {
 		q.next = nil
 	}
+	var next uint64
+	if q.next != nil && q.generation == 0 {
+		next = q.next.generation
+	}
 	q.mu.Unlock()
+	if next != 0 {
+		now := time.Now()
+		_, _ = q.acceptAll(next, nil, nil, &now) // where holes are losses, no event is a violation
+	}
 }
 
 // resumePosition returns the position after which the stream can be resumed,
@@ -86,28 +94,81 @@ func (q *queue) expectConnection(gen uint64, hold bool) (last Position, known bo
 		q.answerDue, q.holding = q.firstAnswers, hold
 		return last, known
 	}
-	q.next = &nextConnection{gen, hold, nil}
-	return q.receiver.Position()
+	last, known = q.receiver.Position()
+	q.next = &nextConnection{generation: gen, hold: hold, askedAfter: last.Offset}
+	return last, known
 }
 
 // nextConnection is the connection that a queue expects while the one before still delivers.
-// Its first event makes it the only one. Its confirmation does not: what the one before sent
-// until then may come later.
+// Its first message makes it the only one, but not as long as the one before may still deliver
+// what that would leave out: the ways of the two are not equally long.
 type nextConnection struct {
-	generation   uint64
-	hold         bool
-	confirmation *wire.Event
+	generation uint64
+	hold       bool
+	askedAfter uint64       // the number that was reached when it was asked
+	events     []wire.Event // of it, that wait
+	keys       []string
+	bytes      int
+	announced  bool // the loop knows that the first message stands for the answer
+}
+
+// The bounds of what waits, which does not count for Options.Memory. With more, the connection
+// before is left, and what it has not delivered is a loss.
+const (
+	maxAhead      = 4096
+	maxAheadBytes = 1 << 20
+)
+
+// follow takes events of the next connection. It returns those to accept now: then it is the
+// only one. With answered, a message stands for the answer to a request. mu is held.
+func (q *queue) follow(events []wire.Event, keys []string) (now []wire.Event, nowKeys []string, answered bool) {
+	n := q.next
+	for i := range events {
+		events[i].OwnPayload()
+	}
+	waiting := len(n.events)
+	n.events, n.keys = append(n.events, events...), append(n.keys, keys...) // copies: the reader uses their memory again
+	for i := range n.events[waiting:] {
+		n.bytes += len(n.events[waiting+i].Message.Payload)
+	}
+	if !q.leavesOut(n.events) || len(n.events) > maxAhead || n.bytes > maxAheadBytes {
+		q.changeConnection()
+		return n.events, n.keys, false
+	}
+	for i := range events {
+		if events[i].Kind == wire.EventData && q.firstAnswers && !n.announced {
+			n.announced, answered = true, true
+		}
+	}
+	return nil, nil, answered
+}
+
+// leavesOut reports whether events of the next connection are ahead of what the one before may
+// still deliver. A confirmation alone always is. mu is held.
+func (q *queue) leavesOut(events []wire.Event) bool {
+	if q.generation == 0 {
+		return false
+	}
+	for i := range events {
+		switch events[i].Kind {
+		case wire.EventSubscribed:
+		case wire.EventData:
+			return q.receiver.Numbered() && q.receiver.Leaves(&events[i])
+		default:
+			return false
+		}
+	}
+	return true
 }
 
 // changeConnection makes the next connection the only one; mu is held.
-func (q *queue) changeConnection(readAt *time.Time) error {
+func (q *queue) changeConnection() {
 	next := q.next
 	q.acceptOnly(next.generation)
-	q.answerDue, q.holding = q.firstAnswers, next.hold
-	if next.confirmation == nil || q.finishing {
-		return nil
+	q.answerDue, q.holding = q.firstAnswers && !next.announced, next.hold
+	if q.receiver.Numbered() {
+		q.receiver.MayRepeat(next.askedAfter)
 	}
-	return q.accept(next.generation, next.confirmation, "", readAt)
 }
 
 // abandonPosition makes the next connection begin the stream again, with a Reset.

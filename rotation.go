@@ -17,6 +17,7 @@ type rotation struct {
 	attempting bool      // the attempt in progress, or the question to Options.Resolver before it, is for this
 	next       *dialed   // upgraded: it waits until the connection in use can be left without doubt
 	nextBy     time.Time // at the latest
+	patient    bool      // nextBy is later, for messages without an outcome
 	failures   int       // attempts in a row that have failed
 	askedAt    time.Time // when the server last asked for a new connection
 	planned    bool      // the loss of the connection in use is no failure
@@ -29,13 +30,14 @@ type rotation struct {
 }
 
 const (
-	askedAgain     = time.Minute     // a server that asks for two connections within it is not obeyed at once
-	quietTime      = time.Second     // for which nothing was received at a quiet moment
-	leavePatience  = 3 * time.Second // with a connection that is not quiet, when the server asks for another one
-	movePatience   = 3 * time.Second // with what is in progress, once the next connection is there; a server waits 5 s for a HELLO
-	overlapTimeout = 5 * time.Second // for the subscriptions to be live on the next connection
-	lingerTime     = time.Second     // for what was on its way when they are
-	plannedTime    = time.Second     // that a planned change may take before it counts as an outage
+	askedAgain     = time.Minute      // a server that asks for two connections within it is not obeyed at once
+	quietTime      = time.Second      // for which nothing was received at a quiet moment
+	leavePatience  = 3 * time.Second  // with a connection that is not quiet, when the server asks for another one
+	movePatience   = 3 * time.Second  // with what is in progress, once the next connection is there; a server waits 5 s for a HELLO
+	answerPatience = 15 * time.Second // more, with messages without an outcome, at a server that waits for nothing
+	overlapTimeout = 5 * time.Second  // for the subscriptions to be live on the next connection
+	lingerTime     = time.Second      // for what was on its way when they are
+	plannedTime    = time.Second      // that a planned change may take before it counts as an outage
 )
 
 // planRenewal chooses when to leave a connection that begins now for its age. Clients that
@@ -53,7 +55,10 @@ func (l *loop) planRenewal(k *link) {
 // planLeaving follows when the server asks for a new connection: at a random moment of the
 // time that it gives all of its clients (docs/protocol.md, section 8). A server that asks on
 // each connection is a server that ends each connection.
+//
+// What is planned stays when it repeats its request, or it would never come to it.
 func (l *loop) planLeaving(k *link, ev *wire.Event) {
+	again := k.goAway && ev.Delay == 0
 	if !k.goAway {
 		k.goAway, k.leaveAt = true, l.now
 		if asked := l.rotation.askedAt; !asked.IsZero() && l.now.Sub(asked) < askedAgain {
@@ -65,8 +70,10 @@ func (l *loop) planLeaving(k *link, ev *wire.Event) {
 	if ev.Retry > 0 { // not just before the server ends it
 		spread = min(spread, max(0, ev.Retry*3/4-ev.Delay))
 	}
-	k.renewAt = later(l.goAwayUntil.Add(uniform(spread)), k.leaveAt)
-	k.renewBy = k.renewAt.Add(leavePatience)
+	if !again || l.goAwayUntil.Add(spread+leavePatience).Before(k.renewBy) {
+		k.renewAt = later(l.goAwayUntil.Add(uniform(spread)), k.leaveAt)
+		k.renewBy = k.renewAt.Add(leavePatience)
+	}
 	l.endpoints.moved = nil
 	if ev.Name == "" {
 		return
@@ -99,7 +106,13 @@ func (l *loop) renewInTime(k *link) {
 	switch {
 	case !k.ready:
 	case r.next != nil:
-		if due(r.nextBy, l.now) || l.canMove(k) {
+		switch {
+		case l.canMove(k):
+			l.move(k)
+		case !due(r.nextBy, l.now):
+		case !r.patient && l.owesOutcomes(k):
+			r.patient, r.nextBy = true, l.now.Add(answerPatience)
+		default:
 			l.move(k)
 		}
 	case r.attempting || !due(k.renewAt, l.now):
@@ -180,7 +193,7 @@ func (l *loop) rotated(k *link, e *dialed) {
 		e.conn.abandon()
 		return
 	}
-	l.rotation.next, l.rotation.nextBy = e, l.now.Add(movePatience)
+	l.rotation.next, l.rotation.nextBy, l.rotation.patient = e, l.now.Add(movePatience), false
 }
 
 // rotationFailed follows when there is no connection to follow k. The client keeps k for as
@@ -218,6 +231,12 @@ func (l *loop) canMove(k *link) bool {
 		return false
 	}
 	return k.traits.Processed == wire.ProcessedNothing || l.isQuiet(k)
+}
+
+// owesOutcomes reports whether messages have no outcome yet that would be unknown if k ended.
+// A server that expects a first message on the next connection does not wait for them.
+func (l *loop) owesOutcomes(k *link) bool {
+	return !l.window.sessions && !l.c.cfg.traits.Greeting && (l.window.inFlight() || k.stream != nil)
 }
 
 // holdsMessages reports whether messages wait for the next connection, because their outcome

@@ -26,6 +26,8 @@ type link struct {
 
 	clientClosed, serverClosed bool
 	captured                   []Message
+
+	willVanish, willStall bool // a fault has acted whose effect shows with the next bytes
 }
 
 // half carries bytes in one direction, at most max at a time.
@@ -195,6 +197,7 @@ func (l *link) transit(h *half, p []byte) int {
 	if !h.hole && !h.gone {
 		h.put(q[:n])
 	}
+	l.noteBytes(h)
 	switch k {
 	case markHead:
 		l.headEnd(h)
@@ -209,6 +212,32 @@ func (l *link) transit(h *half, p []byte) int {
 	}
 	l.strike()
 	return n
+}
+
+// noteBytes counts the faults whose effect shows with bytes in h.
+func (l *link) noteBytes(h *half) {
+	if l.willVanish && h.hole {
+		l.willVanish = false
+		l.net.count(KindBlackHole)
+	}
+	if l.willStall && !h.hole && !h.gone {
+		l.willStall = false
+		if time.Now().Before(h.hold) {
+			l.net.count(KindStall)
+		}
+	}
+}
+
+// noteEnd counts a fault that ends the connection, unless it has ended.
+func (l *link) noteEnd(k Kind) {
+	if l.ended {
+		return
+	}
+	l.willVanish, l.willStall = false, false
+	l.net.count(k)
+	if k != KindCloseWith && (l.up.meter.midFrame() || l.down.meter.midFrame()) {
+		l.net.midFrame.Add(1)
+	}
 }
 
 // headEnd handles the end of an HTTP head: after a 101 both directions carry frames.
@@ -253,10 +282,13 @@ func (l *link) due(f Fault) bool {
 func (l *link) act(f Fault) {
 	switch f.kind {
 	case KindCut:
+		l.noteEnd(f.kind)
 		l.cut()
 	case KindReset:
+		l.noteEnd(f.kind)
 		l.reset()
 	case KindBlackHole:
+		l.willVanish = true
 		if f.dirs&Up != 0 {
 			l.up.hole = true
 		}
@@ -264,6 +296,7 @@ func (l *link) act(f Fault) {
 			l.down.hole = true
 		}
 	case KindStall:
+		l.willStall = true
 		until := time.Now().Add(f.d)
 		for _, h := range []*half{&l.up, &l.down} {
 			if until.After(h.hold) { // never earlier: bytes in flight keep their order
@@ -271,6 +304,7 @@ func (l *link) act(f Fault) {
 			}
 		}
 	case KindCloseWith:
+		l.noteEnd(f.kind)
 		l.up.hole, l.down.hole = false, false // as with a cut, both ends see the end
 		l.down.put(closeFrame(f.code, f.reason))
 		l.down.end()
@@ -279,6 +313,7 @@ func (l *link) act(f Fault) {
 		l.up.hole = true // the client's answer is lost
 		l.ended = true
 	case KindRefuseUpgrade:
+		l.net.count(f.kind)
 		l.down.put(answer(f.status, f.header))
 		l.down.end()
 		l.up.hole = true

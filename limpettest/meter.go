@@ -216,3 +216,6 @@ func (m *meter) reached(w when) bool {
 	}
 	return true
 }
+
+// midFrame reports whether a frame has begun and not ended.
+func (m *meter) midFrame() bool { return m.state == inPayload || m.state == inHeader && m.have > 0 }

@@ -32,6 +32,10 @@ type NetworkOptions struct {
 	// Down is the latency from server to client. Defaults to none.
 	Down time.Duration
 
+	// Dials is how many dials the network remembers at least: see Network.Dials.
+	// Defaults to 32,768.
+	Dials int
+
 	// Capture makes the network keep the WebSocket messages: see Network.Captured.
 	Capture bool
 }
@@ -48,6 +52,9 @@ type Network struct {
 	up, down        time.Duration
 	capture         bool
 	seq             atomic.Uint64 // of captured messages
+	effects         [KindAll]atomic.Int64
+	midFrame        atomic.Int64
+	maxDials        int
 	done            chan struct{} // closed by Close
 	once            sync.Once
 
@@ -57,7 +64,7 @@ type Network struct {
 	links     map[*link]struct{} // open, or with captured messages
 	port      int                // assigned last
 	dials     []Dial
-	count     int // dials
+	dialled   int // dials
 	script    []Fault
 	each      func(dial int) Fault
 }
@@ -68,9 +75,6 @@ type Dial struct {
 	Addr  string    // address dialled
 	Fault Fault     // the fault of this dial; Refuse(n) shows as Refuse(1)
 }
-
-// maxDials bounds the dials that are remembered.
-const maxDials = 1 << 16
 
 // NewNetwork returns a network without listeners; o may be nil.
 func NewNetwork(o *NetworkOptions) *Network {
@@ -84,6 +88,7 @@ func NewNetwork(o *NetworkOptions) *Network {
 		up:        opt.Up,
 		down:      opt.Down,
 		capture:   opt.Capture,
+		maxDials:  2 * max(cmp.Or(opt.Dials, 1<<15), 1),
 		done:      make(chan struct{}),
 		listeners: map[string]*listener{},
 		links:     map[*link]struct{}{},
@@ -154,8 +159,12 @@ func (n *Network) dial(ctx context.Context, addr string) (*conn, error) {
 	for _, f := range f.flat() {
 		switch {
 		case f.kind == KindRefuse:
+			n.count(f.kind)
 			return fail(os.NewSyscallError("connect", syscall.ECONNREFUSED))
 		case f.kind == KindStall && f.when.unit == unitNone:
+			if f.d > 0 {
+				n.count(f.kind)
+			}
 			if err := n.sleep(ctx, f.d); err != nil {
 				return fail(err)
 			}
@@ -218,16 +227,16 @@ func (n *Network) sleep(ctx context.Context, d time.Duration) error {
 // deal counts a dial and takes its fault from the script, or else from Each.
 func (n *Network) deal(addr string) (int, Fault) {
 	n.mu.Lock()
-	n.count++
-	id, each := n.count, n.each
+	n.dialled++
+	id, each := n.dialled, n.each
 	f, scripted := n.next()
 	n.mu.Unlock()
 	if !scripted && each != nil {
 		f = each(id)
 	}
 	n.mu.Lock()
-	if len(n.dials) == maxDials {
-		n.dials = slices.Delete(n.dials, 0, maxDials/2)
+	if len(n.dials) == n.maxDials {
+		n.dials = slices.Delete(n.dials, 0, n.maxDials/2)
 	}
 	n.dials = append(n.dials, Dial{time.Now(), addr, f})
 	n.mu.Unlock()
@@ -289,7 +298,7 @@ func (n *Network) Script() Script {
 }
 
 // Dials returns the dials so far, refused ones included. Of a large number it
-// returns at least the latest 32,768.
+// returns at least the latest NetworkOptions.Dials.
 func (n *Network) Dials() []Dial {
 	n.mu.Lock()
 	defer n.mu.Unlock()

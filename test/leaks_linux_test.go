@@ -38,7 +38,16 @@ func endConnection(host *limpettest.Host, nc net.Conn, number int) {
 // reconnectAtOnce reconnects without a wait, but for the 100 ms between two attempts.
 var reconnectAtOnce = limpet.Backoff{First: -1, Initial: time.Millisecond, Max: time.Millisecond}
 
-func TestTwoThousandReconnectsLeaveNothing(t *testing.T) {
+// manyReconnects is few, or many in the long run.
+func manyReconnects(few, many int) int {
+	if *enduranceFlag >= 24*time.Hour {
+		return many
+	}
+	return few
+}
+
+func TestManyReconnectsLeaveNothing(t *testing.T) {
+	many := uint64(manyReconnects(2000, 100_000))
 	for _, plain := range bothFrameLayers() {
 		synctest.Test(t, func(t *testing.T) {
 			var number atomic.Int32 // of connections
@@ -46,20 +55,26 @@ func TestTwoThousandReconnectsLeaveNothing(t *testing.T) {
 			host = limpettest.NewHandler(t, rawServer(func(nc net.Conn) {
 				time.Sleep(10 * time.Millisecond)
 				endConnection(host, nc, int(number.Add(1)))
-			}), nil)
+			}), &limpettest.HostOptions{Network: &limpettest.NetworkOptions{Dials: 16}})
 			c, err := limpet.New(host.URL(), options(&limpet.Options{HTTPClient: host.HTTPClient(), Dialect: rawDialect{}, Backoff: reconnectAtOnce, PlainFrames: plain}))
 			assert.NoError(t, err)
 			_, err = c.Subscribe(t.Context(), "x", nil)
 			assert.NoError(t, err)
 			var goroutines, conns int
-			for _, generation := range []uint64{100, 2000} {
-				_, err := c.WaitState(within(t, time.Hour), func(s limpet.State) bool { return s.Phase == limpet.Ready && s.Generation >= generation })
+			var heap int64 // timers that are left show here
+			for _, generation := range []uint64{100, many} {
+				_, err := c.WaitState(within(t, 100*time.Hour), func(s limpet.State) bool { return s.Phase == limpet.Ready && s.Generation >= generation })
 				assert.NoError(t, err)
 				time.Sleep(5 * time.Millisecond)
 				synctest.Wait()
-				n, open := runtime.NumGoroutine(), host.Network.Conns()
+				runtime.GC() // and once more: pools give up what they hold in two collections
+				n, open, bytes := runtime.NumGoroutine(), host.Network.Conns(), limpettest.HeapInUse()
 				if goroutines == 0 {
-					goroutines, conns = n, open
+					goroutines, conns, heap = n, open, bytes
+				}
+				t.Logf("plain %v: after %d reconnects %d goroutines, %d connections, heap %d bytes", plain, generation, n, open, bytes)
+				if bytes > heap+64<<10+10*int64(generation) {
+					t.Errorf("plain %v: %d bytes of heap after %d reconnects, %d after 100", plain, bytes, generation, heap)
 				}
 				if n > goroutines+5 || open > conns+2 { // what the last connection leaves is about to end
 					t.Errorf("plain %v: %d goroutines and %d connections after %d reconnects, %d and %d after 100", plain, n, open, generation, goroutines, conns)
@@ -82,16 +97,17 @@ func descriptors(t *testing.T) int {
 	return len(entries)
 }
 
-func TestTwoHundredReconnectsOnSocketsLeaveNothing(t *testing.T) {
+func TestManyReconnectsOnSocketsLeaveNothing(t *testing.T) {
+	numClients, each := manyReconnects(5, 50), uint64(manyReconnects(40, 200))
 	for _, plain := range bothFrameLayers() {
 		t.Run(fmt.Sprintf("plain %v", plain), func(t *testing.T) {
 			assert.NoLeaks(t)
 			defer debug.SetGCPercent(debug.SetGCPercent(-1)) // a collection closes sockets that were lost
-			ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+			ctx, cancel := context.WithTimeout(t.Context(), 10*time.Minute)
 			defer cancel()
 			before := descriptors(t)
 			var clients []*limpet.Client
-			for range 5 {
+			for range numClients {
 				var number atomic.Int32
 				hosts := make(chan *limpettest.Host, 1)
 				host := limpettest.NewHandler(t, rawServer(func(nc net.Conn) {
@@ -105,13 +121,15 @@ func TestTwoHundredReconnectsOnSocketsLeaveNothing(t *testing.T) {
 				clients = append(clients, c)
 			}
 			for _, c := range clients {
-				if st, err := c.WaitState(ctx, func(s limpet.State) bool { return s.Generation >= 40 || s.Phase == limpet.Ended }); err != nil || st.Phase == limpet.Ended {
+				if st, err := c.WaitState(ctx, func(s limpet.State) bool { return s.Generation >= each || s.Phase == limpet.Ended }); err != nil || st.Phase == limpet.Ended {
 					t.Fatalf("%+v: %v", st, err)
 				}
 			}
 			// Listeners, and of each client both ends of the sockets that are about to be closed.
-			if n := descriptors(t); n > before+40 {
-				t.Errorf("%d descriptors after 200 connections, %d before", n, before)
+			n := descriptors(t)
+			t.Logf("%d descriptors after %d connections of %d clients, %d before", n, numClients*int(each), numClients, before)
+			if n > before+8*numClients {
+				t.Errorf("%d descriptors after %d connections, %d before", n, numClients*int(each), before)
 			}
 			for _, c := range clients {
 				closeAndWait(t, c)

@@ -38,6 +38,20 @@ func (r *Receiver) ResumeFrom(p wire.Position) {
 // event says so: messages may come from then on, and be lost.
 func (r *Receiver) AssumeLive() { r.wasLive = true }
 
+// Numbered reports whether the stream has numbers that show what is missing.
+func (r *Receiver) Numbered() bool {
+	return r.holes == wire.HolesLoss && r.positioned && r.last.Offset > 0
+}
+
+// Leaves reports whether ev, of another connection, would leave out messages that this one may
+// still deliver.
+func (r *Receiver) Leaves(ev *wire.Event) bool {
+	return ev.Numbered && !r.otherEpoch(ev.Position.Epoch) && r.previous(ev) > r.last.Offset
+}
+
+// MayRepeat follows StartConnection if the connection may repeat the numbers above from.
+func (r *Receiver) MayRepeat(from uint64) { r.repeats, r.repeatFrom = true, from }
+
 // Abandon gives the position up: the next connection begins the stream again, with a
 // reset (CauseTooBig).
 func (r *Receiver) Abandon() { r.positioned, r.abandoned = false, true }

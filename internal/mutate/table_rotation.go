@@ -1,0 +1,80 @@
+package main
+
+// ofRotation: the next connection is made before the one in use is left.
+var ofRotation = []mutation{
+	{
+		name:    "rotation: each request to move begins its time again",
+		file:    "rotation.go",
+		search:  "again := k.goAway && ev.Delay == 0",
+		replace: "again := false",
+		test:    "-run ^TestManyRequestsToMove$ ./test",
+	},
+	{
+		name:    "rotation: what the connection before still delivers is left out",
+		file:    "queue_connection.go",
+		search:  "return q.receiver.Numbered() && q.receiver.Leaves(&events[i])",
+		replace: "return false",
+		test:    "-run ^TestConnectionsOfDifferentLength$ ./test",
+		says:    "gap after",
+	},
+	{
+		name:    "rotation: what the next connection repeats is a restart",
+		file:    "queue_connection.go",
+		search:  "q.receiver.MayRepeat(next.askedAfter)",
+		replace: "_ = next.askedAfter",
+		test:    "-run ^TestConnectionsOfDifferentLength$ ./test",
+		says:    "reset after",
+	},
+	{
+		name:    "rotation: the connection before ends once the next one is live",
+		file:    "rotation.go",
+		search:  "if linger := l.now.Add(lingerTime);",
+		replace: "if linger := l.now;",
+		test:    "-run ^TestConnectionsOfDifferentLength$ ./test",
+		says:    "gap after",
+	},
+	{
+		name:    "rotation: what came on the next connection waits for another message",
+		file:    "queue_connection.go",
+		search:  "if next != 0 {",
+		replace: "if next == 1<<63 {",
+		test:    "-run ^TestConnectionThatIsTooFarBehind$ ./test",
+	},
+	{
+		name:    "rotation: it does not wait for outcomes",
+		file:    "rotation.go",
+		search:  "case !r.patient && l.owesOutcomes(k):",
+		replace: "case false && l.owesOutcomes(k):",
+		test:    "-run ^TestRotationLeavesNoOutcomeUnknown$ ./test",
+		says:    "unknown",
+	},
+	{
+		name:    "rotation: an attempt that fails ends the connection in use",
+		file:    "rotation.go",
+		search:  "\tif f := e.failure; f != nil {\n\t\tl.rotationFailed(k, f)\n\t\treturn\n\t}\n",
+		replace: "\tif f := e.failure; f != nil {\n\t\tl.fail(k, f)\n\t\treturn\n\t}\n",
+		test:    "-run ^TestRotationThatFails$ ./test",
+	},
+	{
+		name:    "rotation: the end of the client leaves the connection before",
+		file:    "rotation.go",
+		search:  "\t\tnext.conn.abandon()\n\t}\n\tl.finishOverlap()\n",
+		replace: "\t\tnext.conn.abandon()\n\t}\n",
+		test:    "-run ^TestEndDuringARotation$ ./test",
+	},
+	{
+		name:    "limpettest: a fault counts on a connection that has ended",
+		file:    "limpettest/link.go",
+		search:  "\tif l.ended {\n\t\treturn\n\t}\n\tl.willVanish",
+		replace: "\tl.willVanish",
+		test:    "-run ^TestEffects$ ./limpettest",
+	},
+	{
+		name:    "soak: a goroutine for each loss",
+		file:    "loop_connection.go",
+		search:  "\tl.disconnect(k, 0, \"\")\n\tl.countOutage(true)\n",
+		replace: "\tl.disconnect(k, 0, \"\")\n\tgo func() { <-l.c.done }()\n\tl.countOutage(true)\n",
+		test:    "-run ^TestADayOfFaults$ ./test",
+		says:    "goroutines after",
+	},
+}
