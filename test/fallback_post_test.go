@@ -66,7 +66,9 @@ func TestFallbackPostsAreTakenOnce(t *testing.T) {
 			}
 		},
 		"a gateway error": func(*testing.T) through {
-			return func(_ http.Handler, w http.ResponseWriter, r *http.Request) { http.Error(w, "try again", http.StatusBadGateway) }
+			return func(_ http.Handler, w http.ResponseWriter, r *http.Request) {
+				http.Error(w, "try again", http.StatusBadGateway)
+			}
 		},
 		"a gateway error for the answer": func(*testing.T) through {
 			return func(next http.Handler, w http.ResponseWriter, r *http.Request) {
@@ -148,7 +150,9 @@ func TestFallbackHalfDead(t *testing.T) {
 	}
 	for name, hurt := range map[string]func(t *testing.T, p *narrowPath){
 		"POSTs are refused by a proxy": func(t *testing.T, p *narrowPath) {
-			lost(t, p, func(_ http.Handler, w http.ResponseWriter, r *http.Request) { http.Error(w, "blocked", http.StatusForbidden) })
+			lost(t, p, func(_ http.Handler, w http.ResponseWriter, r *http.Request) {
+				http.Error(w, "blocked", http.StatusForbidden)
+			})
 		},
 		"POSTs are sent elsewhere": func(t *testing.T, p *narrowPath) {
 			lost(t, p, func(_ http.Handler, w http.ResponseWriter, r *http.Request) {
