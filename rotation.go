@@ -225,10 +225,10 @@ func (l *loop) canMove(k *link) bool {
 	switch {
 	case k.writing, k.stream != nil, k.unwritten.frames != nil:
 		return false
+	case l.window.inFlight(): // the next connection may lead to a server that does not know the session
+		return false
 	case l.window.sessions:
 		return true
-	case l.window.inFlight():
-		return false
 	}
 	return k.traits.Processed == wire.ProcessedNothing || l.isQuiet(k)
 }
@@ -239,9 +239,9 @@ func (l *loop) owesOutcomes(k *link) bool {
 	return !l.window.sessions && !l.c.cfg.traits.Greeting && (l.window.inFlight() || k.stream != nil)
 }
 
-// holdsMessages reports whether messages wait for the next connection, because their outcome
-// on this one would be unknown.
-func (l *loop) holdsMessages() bool { return l.rotation.next != nil && !l.window.sessions }
+// holdsMessages reports whether messages wait for the next connection, so that those before
+// have their outcome when the client moves.
+func (l *loop) holdsMessages() bool { return l.rotation.next != nil }
 
 // isQuiet reports whether nothing is in progress on k.
 func (l *loop) isQuiet(k *link) bool {

@@ -13,8 +13,8 @@ import (
 )
 
 // serve serves feed on l until ctx ends, then leaves in order. settle is longer than the proxy needs
-// to notice what /readyz says.
-func serve(ctx context.Context, l net.Listener, feed *server.Server, settle time.Duration) error {
+// to notice what /readyz says; the clients leave within spread.
+func serve(ctx context.Context, l net.Listener, feed *server.Server, settle, spread time.Duration) error {
 	var leaving atomic.Bool
 	mux := http.NewServeMux()
 	mux.Handle("/", feed)
@@ -35,6 +35,8 @@ func serve(ctx context.Context, l net.Listener, feed *server.Server, settle time
 	}
 	leaving.Store(true)  // from now on the proxy sends new clients to other nodes
 	<-time.After(settle) // it has noticed
+	feed.Drain(&server.DrainOptions{Spread: spread})
+	<-time.After(spread + time.Second) // they have left
 	end, cancel := context.WithTimeout(context.Background(), 10*time.Second)
 	defer cancel()
 	return errors.Join(feed.Shutdown(end), web.Shutdown(end))
@@ -69,7 +71,7 @@ func startBackend(t *testing.T, addr string, log server.Log) *backend {
 	n.leave = cancel
 	go func() {
 		defer close(n.served)
-		n.err = serve(ctx, l, feed, 200*time.Millisecond) // HAProxy checks each 50 ms here
+		n.err = serve(ctx, l, feed, 200*time.Millisecond, 200*time.Millisecond) // HAProxy checks each 50 ms here
 	}()
 	t.Cleanup(n.kill)
 	return n

@@ -3,6 +3,8 @@ package test
 import (
 	"context"
 	"fmt"
+	"net/http"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -86,6 +88,70 @@ func TestDrainHasADeadline(t *testing.T) {
 		assert.NoError(t, err)
 		if left := st.Since.Sub(began); left < 10*time.Second || left > 11*time.Second {
 			t.Errorf("closed after %v, want 10 s", left)
+		}
+	})
+}
+
+// Two nodes share a log and no sessions: a message that the first one has accepted is
+// acknowledged before the client leaves, so it stands in the log once.
+func TestDrainToAnotherNodeDoublesNothing(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		log := server.NewMemoryLog(server.Retention{Count: 100_000})
+		var nodes [2]*server.Server
+		for i := range nodes {
+			node, err := server.New(&server.Options{Log: log, Hosts: []string{"*"}})
+			assert.NoError(t, err)
+			defer node.Close()
+			nodes[i] = node
+		}
+		var current atomic.Int32
+		network := limpettest.NewNetwork(&limpettest.NetworkOptions{Up: 20 * time.Millisecond, Down: 20 * time.Millisecond})
+		defer network.Close()
+		host := limpettest.NewHandler(t, http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+			nodes[current.Load()].ServeHTTP(w, r)
+		}), &limpettest.HostOptions{On: network})
+		c, err := limpet.Dial(withinAnHour(t), host.URL(), options(&limpet.Options{HTTPClient: host.HTTPClient(), AllowInsecure: true}))
+		assert.NoError(t, err)
+		defer closeAndWait(t, c)
+		const moves = 10
+		n := 0
+		for move := range moves {
+			for at := range 1000 {
+				_, err := c.Publish(t.Context(), "feed", fmt.Append(nil, n), nil)
+				assert.NoError(t, err)
+				n++
+				if at == 500 {
+					from := current.Load()
+					current.Store(1 - from)
+					nodes[from].Drain(nil)
+				}
+				time.Sleep(time.Millisecond)
+			}
+			assert.NoError(t, c.Flush(t.Context()))
+			time.Sleep(2 * time.Minute)
+			if st := c.State(); st.Generation != uint64(move)+2 {
+				t.Fatalf("after %d moves: %+v", move+1, st)
+			}
+		}
+		seen := map[string]int{}
+		sub, err := c.Subscribe(t.Context(), "feed", &limpet.SubscribeOptions{From: limpet.FromFirst})
+		assert.NoError(t, err)
+		for m, err := range sub.Messages(t.Context()) {
+			assert.NoError(t, err)
+			if m.Loss != nil {
+				t.Fatalf("%v", m.Loss)
+			}
+			seen[string(m.Payload)]++
+			if string(m.Payload) == fmt.Sprint(n-1) {
+				break
+			}
+		}
+		doubled := 0
+		for _, times := range seen {
+			doubled += times - 1
+		}
+		if len(seen) != n || doubled != 0 || c.Stats().Outages != 0 {
+			t.Errorf("%d of %d messages in the log, %d of them doubled, %d outages", len(seen), n, doubled, c.Stats().Outages)
 		}
 	})
 }
