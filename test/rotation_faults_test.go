@@ -160,7 +160,7 @@ func TestRotationThatFails(t *testing.T) {
 			})})
 			s.set(func() { fail(s) })
 			s.move()
-			for range 40 {
+			for range 30 {
 				time.Sleep(500 * time.Millisecond)
 				if n, since := f.number(); since > 10*time.Millisecond || n < s.produced()-10 {
 					t.Fatalf("%s: %d of %d, nothing for %v; %+v", name, n, s.produced(), since, c.State())
@@ -170,7 +170,7 @@ func TestRotationThatFails(t *testing.T) {
 				t.Errorf("%s: %d failures, %+v", name, len(failed), st)
 			}
 			if n := len(failed); n > 15 {
-				t.Errorf("%s: %d attempts in 20 s", name, n)
+				t.Errorf("%s: %d attempts in 15 s", name, n)
 			}
 			s.set(func() { s.refuse = nil })
 			s.host.Inject(limpettest.Clean())
