@@ -298,11 +298,16 @@ func (l *loop) takeNext() bool {
 
 // endRotation ends what the loop holds beside the connection in use.
 func (l *loop) endRotation() {
+	l.abandonNext()
+	l.finishOverlap()
+}
+
+// abandonNext closes the connection that waits, if there is one.
+func (l *loop) abandonNext() {
 	if next := l.rotation.next; next != nil {
 		l.rotation.next = nil
 		next.conn.abandon()
 	}
-	l.finishOverlap()
 }
 
 // resolve asks Options.Resolver if it is to be asked before the next attempt: resolved follows.
