@@ -2,7 +2,6 @@ package test
 
 import (
 	"context"
-	"fmt"
 	"net/http"
 	"strconv"
 	"sync"
@@ -62,15 +61,22 @@ func TestDrainOfTheFallback(t *testing.T) {
 	})
 }
 
-// Subscriptions that are closed and opened while two connections overlap. The second connection
-// may be lost in that time.
+// Subscriptions that are closed and opened while two connections overlap. The second connection,
+// or both, may be lost in that time.
 func TestSubscriptionsDuringTheOverlap(t *testing.T) {
-	for _, lost := range []bool{false, true} {
-		t.Run(fmt.Sprintf("lost=%v", lost), func(t *testing.T) {
+	for _, what := range []string{"", "both", "second"} {
+		lost := what != ""
+		t.Run("lost: "+what, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
 				f := &movingFeed{confirms: 3 * time.Second}
 				f.began, f.pubs = time.Now(), map[string]int{}
-				srv := newToyServer(t, f.talk)
+				srv := newToyServer(t, func(conn int, say func(string), hear func() string) {
+					if conn == 2 && what == "second" {
+						time.Sleep(1500 * time.Millisecond)
+						panic(http.ErrAbortHandler)
+					}
+					f.talk(conn, say, hear)
+				})
 				c := f.client(t, srv)
 				streams := map[string]*limpet.Subscription{}
 				open := func(topic string) *limpet.Subscription {
@@ -86,7 +92,7 @@ func TestSubscriptionsDuringTheOverlap(t *testing.T) {
 				gone.Close()
 				again.Close()
 				streams["again"], streams["new"] = open("again"), open("new")
-				if lost {
+				if what == "both" {
 					time.Sleep(time.Second)
 					srv.host.Network.CutAll()
 				}
