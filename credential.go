@@ -124,7 +124,7 @@ func (d *dialer) target(ctx context.Context, a attempt, cred Credential) (target
 
 // noteSecrets makes the credentials of an attempt known as secrets.
 func (d *dialer) noteSecrets(cred *Credential, a *attempt) {
-	d.secrets.Begin(a.url.String(), d.cfg.Header)
+	d.secrets.Begin(a.url.String(), d.cfg.Header, a.inUse)
 	d.secrets.Add(cred.Token.reveal())
 	d.secrets.AddRequest("", cred.Header)
 	d.secrets.AddSubprotocols(cred.Subprotocols)

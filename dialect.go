@@ -2,6 +2,7 @@ package limpet
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -128,23 +129,32 @@ func (g guardedCodec) countFrames(ops []wire.Op) (n int, ok bool) {
 // asker calls one function of Options, one call at a time, each on a goroutine of its own
 // that may outlive the client.
 type asker[T any] struct {
-	running atomic.Pointer[chan struct{}] // closed when the call has returned; nil: none runs
+	running atomic.Pointer[askedCall]     // nil: none runs
 	final   atomic.Pointer[permanentAuth] // of a call that outlived its context
 }
 
-// ask returns what f returns. A panic and runtime.Goexit are errors. It does not wait
-// beyond the end of ctx.
+// askedCall is a call in progress.
+type askedCall struct {
+	ctx      context.Context // that f got
+	returned chan struct{}   // closed when it has returned
+}
+
+// ask returns what f returns, once an earlier call in its time has returned: an attempt and a
+// refresh on the open connection may ask at once. A panic and runtime.Goexit are errors. It does
+// not wait beyond the end of ctx.
 func (a *asker[T]) ask(ctx context.Context, f func() (T, error)) (none T, err error) {
 	if ctx.Err() != nil {
 		return none, ctx.Err()
 	}
-	returned := make(chan struct{})
-	if !a.running.CompareAndSwap(nil, &returned) {
-		return none, errStillRuns
+	call := &askedCall{ctx, make(chan struct{})}
+	for !a.running.CompareAndSwap(nil, call) {
+		if earlier := a.running.Load(); earlier != nil && !earlier.inTime(ctx) {
+			return none, cmp.Or(ctx.Err(), errStillRuns)
+		}
 	}
 	end := func() { // first: the next call may follow at once
 		a.running.Store(nil)
-		close(returned)
+		close(call.returned)
 	}
 	if final := a.final.Load(); final != nil {
 		end()
@@ -182,6 +192,21 @@ func (a *asker[T]) ask(ctx context.Context, f func() (T, error)) (none T, err er
 	}
 }
 
+// inTime waits for c. It reports false if c outlives its own context, or ctx.
+func (c *askedCall) inTime(ctx context.Context) bool {
+	select {
+	case <-c.returned:
+	case <-c.ctx.Done():
+	case <-ctx.Done():
+	}
+	select {
+	case <-c.returned:
+		return true
+	default:
+		return false
+	}
+}
+
 var errStillRuns = errors.New("an earlier call has not returned although its context has ended")
 
 // settle waits until the call that runs has returned, for at most giveUpAfter. It reports false
@@ -194,7 +219,7 @@ func (a *asker[T]) settle(ctx context.Context) bool {
 	timer := time.NewTimer(giveUpAfter)
 	defer timer.Stop()
 	select {
-	case <-*running:
+	case <-running.returned:
 		return true
 	case <-timer.C:
 	case <-ctx.Done():

@@ -44,6 +44,7 @@ type attempt struct {
 	subs    []wire.Subscribe
 	refresh bool
 	cause   error
+	inUse   uint64 // the connection that it is to replace; 0: none
 }
 
 const (

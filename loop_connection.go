@@ -37,6 +37,9 @@ func (l *loop) attempt(cause error) {
 	l.lastAttempt = l.now
 	l.c.counters.attempts.Add(1)
 	a := attempt{url: l.endpoints.chosen.URL, number: l.policy.failures + 1, session: l.session, subs: l.registry.positions(l.now), refresh: l.refreshCredential, cause: cause}
+	if l.link != nil {
+		a.inUse = l.link.conn.gen
+	}
 	ctx, cancel := context.WithTimeout(context.Background(), l.policy.dialTimeout)
 	l.cancelAttempt = cancel
 	l.c.goroutines.Go(func() {
@@ -63,14 +66,14 @@ func (l *loop) open(c *conn, token string, state any) {
 		refreshing:  refreshing{usesToken: token != ""},
 	}
 	l.planRenewal(k)
+	l.endpoints.moved = nil // the server that was left named it
 	if !l.c.cfg.traits.ByKey {
 		k.namedTopics = new(topicTable)
 	}
 	l.link = k // before Open, which may end this goroutine: then the connection is closed
-	if len(c.unchosen) > 0 {
+	if f := c.speaksNothing(); f != nil {
 		l.disconnect(k, 1002, "subprotocol")
-		l.fail(nil, &wire.Failure{Stage: wire.StageUpgrade, Status: http.StatusSwitchingProtocols,
-			Err: fmt.Errorf("%w: it chose none of %s", ErrSubprotocol, strings.Join(c.unchosen, ", "))})
+		l.fail(nil, f)
 		return
 	}
 	codec, err := l.c.cfg.Dialect.Open(wire.Resume{
@@ -113,6 +116,16 @@ func (l *loop) open(c *conn, token string, state any) {
 	if !l.c.cfg.traits.Greeting {
 		l.welcome(k, &wire.Ready{Session: l.session})
 	}
+}
+
+// speaksNothing returns the failure of a connection whose server chose no language of the
+// dialect, or nil.
+func (c *conn) speaksNothing() *wire.Failure {
+	if len(c.unchosen) == 0 {
+		return nil
+	}
+	return &wire.Failure{Stage: wire.StageUpgrade, Status: http.StatusSwitchingProtocols,
+		Err: fmt.Errorf("%w: it chose none of %s", ErrSubprotocol, strings.Join(c.unchosen, ", "))}
 }
 
 // welcome completes the handshake: messages can flow.
@@ -278,7 +291,10 @@ func (l *loop) fail(k *link, f *wire.Failure) {
 		return
 	}
 	if refused {
-		l.credentialRefusedAt, l.refreshCredential = l.now, l.c.cfg.hasCredential()
+		l.refreshCredential = l.c.cfg.hasCredential()
+		if k == nil || !l.hasNext() { // that has a credential from before
+			l.credentialRefusedAt = l.now
+		}
 	}
 	if k != nil && l.takeNext() {
 		return

@@ -459,6 +459,7 @@ func (shutdown) apply(l *loop) {
 		return
 	}
 	l.shuttingDown = true
+	l.abandonNext()
 	l.c.admission.Close(errClientClosed())
 	for _, s := range slices.Collect(l.registry.all()) {
 		if l.askedOnLink(s) && l.link.traits.Processed != wire.ProcessedNothing {

@@ -193,6 +193,11 @@ func (l *loop) rotated(k *link, e *dialed) {
 		e.conn.abandon()
 		return
 	}
+	if f := e.conn.speaksNothing(); f != nil {
+		l.closeConn(e.conn, 1002, "subprotocol")
+		l.rotationFailed(k, f)
+		return
+	}
 	l.rotation.next, l.rotation.nextBy, l.rotation.patient = e, l.now.Add(movePatience), false
 }
 
@@ -289,29 +294,39 @@ func (l *loop) finishOverlap() {
 	l.closeConn(old, l.c.cfg.closeCode(), "")
 }
 
+// hasNext reports whether takeNext would have something to continue with.
+func (l *loop) hasNext() bool {
+	return l.rotation.next != nil || l.rotation.attempting && l.cancelAttempt != nil
+}
+
 // takeNext continues with the attempt that rotate has started, after the connection in use
 // was lost. It reports false if there is none.
 func (l *loop) takeNext() bool {
-	r := &l.rotation
-	switch next := r.next; {
-	case next != nil:
-		r.next = nil
-		l.open(next.conn, next.token, next.state)
-	case r.attempting && l.cancelAttempt != nil:
-		l.enter(Connecting)
-	default:
+	if !l.hasNext() {
 		return false
 	}
+	l.atOnce = false // there is no wait
+	if next := l.rotation.next; next != nil {
+		l.rotation.next = nil
+		l.open(next.conn, next.token, next.state)
+		return true
+	}
+	l.enter(Connecting)
 	return true
 }
 
 // endRotation ends what the loop holds beside the connection in use.
 func (l *loop) endRotation() {
+	l.abandonNext()
+	l.finishOverlap()
+}
+
+// abandonNext closes the connection that waits, if there is one.
+func (l *loop) abandonNext() {
 	if next := l.rotation.next; next != nil {
 		l.rotation.next = nil
 		next.conn.abandon()
 	}
-	l.finishOverlap()
 }
 
 // resolve asks Options.Resolver if it is to be asked before the next attempt: resolved follows.

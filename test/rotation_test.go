@@ -202,12 +202,16 @@ func (f *movingFeed) talk(conn int, say func(string), hear func() string) {
 	}
 }
 
+func (f *movingFeed) dialect(t *testing.T, numbered bool) wire.Dialect {
+	dialect, err := feed.NewFuncs(f.funcs(numbered))
+	assert.NoError(t, err)
+	return dialect
+}
+
 func (f *movingFeed) start(t *testing.T, numbered bool) (*limpet.Client, *limpet.Subscription) {
 	f.began, f.pubs = time.Now(), map[string]int{}
 	srv := newToyServer(t, f.talk)
-	dialect, err := feed.NewFuncs(f.funcs(numbered))
-	assert.NoError(t, err)
-	c, err := limpet.New(srv.host.URL(), options(&limpet.Options{HTTPClient: srv.host.HTTPClient(), Dialect: dialect}))
+	c, err := limpet.New(srv.host.URL(), options(&limpet.Options{HTTPClient: srv.host.HTTPClient(), Dialect: f.dialect(t, numbered)}))
 	assert.NoError(t, err)
 	t.Cleanup(func() { closeAndWait(t, c) })
 	sub, err := c.Subscribe(t.Context(), "a", nil)

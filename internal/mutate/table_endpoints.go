@@ -91,8 +91,8 @@ var ofEndpoints = []mutation{
 	{
 		name:    "resolver: a second call while one hangs",
 		file:    "dialect.go",
-		search:  "if !a.running.CompareAndSwap(nil, &returned) {",
-		replace: "if false {",
+		search:  "for !a.running.CompareAndSwap(nil, call) {",
+		replace: "for false {",
 		test:    "-run ^TestResolverThatHangs$ ./test",
 	},
 	{

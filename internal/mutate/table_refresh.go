@@ -110,8 +110,8 @@ var ofRefresh = []mutation{
 	{
 		name:    "refresh: a call that hangs is called again",
 		file:    "dialect.go",
-		search:  "if !a.running.CompareAndSwap(nil, &returned) {",
-		replace: "if a.running.Store(&returned); false {",
+		search:  "for !a.running.CompareAndSwap(nil, call) {",
+		replace: "for a.running.Store(call); false; {",
 		test:    "-run ^TestRefreshThatHangs$ ./test",
 	},
 	{

@@ -24,6 +24,8 @@ type Set struct {
 	current  []secret // of this attempt
 	recently []secret // tokens of subscriptions since then
 	renewed  []secret // tokens for the connection since then
+	inUse    uint64   // the connection that this attempt is to replace; 0: none
+	open     []secret // of the attempt that made it
 }
 
 // secret is one credential. Its forms are made when a text is to be shown, which is
@@ -58,12 +60,21 @@ const (
 	maxSecrets = 256 // that are remembered of each kind
 )
 
-// Begin forgets the credentials of the attempt before the last one. An answer to
-// the last one may still come.
-func (s *Set) Begin(rawURL string, h http.Header) {
+// Begin forgets the credentials of the attempt before the last one. An answer to the last one
+// may still come. While connection inUse is there, which is not 0, those that it has got are
+// kept.
+func (s *Set) Begin(rawURL string, h http.Header, inUse uint64) {
 	s.mu.Lock()
-	s.earlier, s.current = slices.Concat(s.current, s.recently, s.renewed), nil
-	s.recently, s.renewed, s.fixed = nil, nil, nil
+	if inUse == 0 {
+		s.earlier, s.open = slices.Concat(s.current, s.recently, s.renewed, s.open), nil
+		s.recently, s.renewed = nil, nil
+	} else {
+		if inUse != s.inUse { // the last attempt made it
+			s.open = slices.Concat(s.fixed, s.current)
+		}
+		s.earlier = s.current
+	}
+	s.inUse, s.current, s.fixed = inUse, nil, nil
 	s.mu.Unlock()
 	s.AddRequest(rawURL, h)
 	s.mu.Lock()
@@ -186,7 +197,7 @@ func (s *Set) Hide(text string) string {
 		return text
 	}
 	s.mu.Lock()
-	known := slices.Concat(s.fixed, s.earlier, s.current, s.recently, s.renewed)
+	known := slices.Concat(s.fixed, s.earlier, s.current, s.recently, s.renewed, s.open)
 	s.mu.Unlock()
 	var all []string
 	for _, secret := range known {
