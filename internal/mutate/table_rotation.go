@@ -58,8 +58,8 @@ var ofRotation = []mutation{
 	{
 		name:    "rotation: the end of the client leaves the connection before",
 		file:    "rotation.go",
-		search:  "\t\tnext.conn.abandon()\n\t}\n\tl.finishOverlap()\n",
-		replace: "\t\tnext.conn.abandon()\n\t}\n",
+		search:  "\tl.abandonNext()\n\tl.finishOverlap()\n",
+		replace: "\tl.abandonNext()\n",
 		test:    "-run ^TestEndDuringARotation$ ./test",
 	},
 	{
