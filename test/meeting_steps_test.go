@@ -268,8 +268,8 @@ func TestRotationIsRedirectedLater(t *testing.T) {
 	})
 }
 
-// The time of a credential is that of the connection in use: what the one before was told starts
-// nothing.
+
+// The expiry of a credential is that of the connection in use: no timer of the one before is left.
 func TestExpiryOfAConnectionThatWasLeft(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		i := newIssuer()
