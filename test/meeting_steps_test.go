@@ -268,7 +268,6 @@ func TestRotationIsRedirectedLater(t *testing.T) {
 	})
 }
 
-
 // The expiry of a credential is that of the connection in use: no timer of the one before is left.
 func TestExpiryOfAConnectionThatWasLeft(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
