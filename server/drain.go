@@ -2,6 +2,7 @@ package server
 
 import (
 	"time"
+	"unicode/utf8"
 
 	"github.com/limpet-go/limpet/wire/native"
 )
@@ -21,9 +22,12 @@ type DrainOptions struct {
 	Deadline time.Duration
 
 	// URL is where the clients make their next connection: only those whose Options.Redirects
-	// allow it. Defaults to their own URLs.
+	// allow it. Defaults to their own URLs. A URL of more than 8 KiB, or one that is not UTF-8,
+	// is left out: no client could read it.
 	URL string
 }
+
+const maxMoveURL = 8 << 10 // bytes
 
 // Drain asks every client that is connected to make another connection, and returns how many
 // there are. Each goes on with the connection that it has until the next one is there, so
@@ -39,6 +43,9 @@ func (s *Server) Drain(o *DrainOptions) (connections int) {
 	f := native.Frame{Type: native.TypeGoAway, GoAway: &native.GoAway{
 		Code: native.CloseGoingAway, After: millis(o.After), Spread: millis(o.Spread), DL: millis(o.Deadline), URL: o.URL, Res: true,
 	}}
+	if len(o.URL) > maxMoveURL || !utf8.ValidString(o.URL) {
+		f.GoAway.URL = ""
+	}
 	s.mu.Lock()
 	asked := make([]*peer, 0, len(s.peers))
 	for p := range s.peers {

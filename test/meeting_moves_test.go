@@ -2,8 +2,10 @@ package test
 
 import (
 	"context"
+	"errors"
 	"net/http"
 	"strconv"
+	"strings"
 	"sync"
 	"testing"
 	"testing/synctest"
@@ -234,4 +236,23 @@ func TestDrainAndShutdown(t *testing.T) {
 		srv.Server.Drain(&server.DrainOptions{Deadline: time.Second}) // of a server that has ended
 		time.Sleep(2 * time.Hour)
 	})
+}
+
+// A URL that no client can read costs no connection.
+func TestDrainWithAUselessURL(t *testing.T) {
+	for name, url := range map[string]string{
+		"not UTF-8": "ws://a\xff/", "long": "ws://a/" + strings.Repeat("x", 10<<20), "NUL": "ws://a/\x00", "no WebSocket": "mailto:x",
+	} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				srv := limpettest.NewServer(t, nil)
+				c := dial(t, srv, &limpet.Options{})
+				srv.Server.Drain(&server.DrainOptions{URL: url})
+				time.Sleep(time.Minute)
+				if st := c.State(); st.Generation != 2 || st.Phase != limpet.Ready || !errors.Is(st.Cause, limpet.ErrGoAway) || c.Stats().Outages != 0 {
+					t.Errorf("%+v, %d outages", st, c.Stats().Outages)
+				}
+			})
+		})
+	}
 }

@@ -267,3 +267,28 @@ func TestRotationIsRedirectedLater(t *testing.T) {
 		}
 	})
 }
+
+// The expiry of a credential is that of the connection in use: no timer of the one before is left.
+func TestExpiryOfAConnectionThatWasLeft(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		i := newIssuer()
+		s := newAuthScript(t, i, 100_000, nil)
+		c := s.client(t, limpet.Options{Observer: observer(i.observeAll)})
+		time.Sleep(70 * time.Second)
+		first := s.current()
+		first.sendFrames(authFrame(native.Auth{Need: 60_000})) // sent, and not answered
+		time.Sleep(time.Second)
+		i.noted()
+		first.sendFrames(askToLeave)
+		time.Sleep(10 * time.Minute)
+		want := "1m11s attempt; 1m11s close 1000 of 1; 1m11s hello 2 with token-3"
+		if got := sortedNotes(i.noted()); got != want || c.State().Generation != 2 {
+			t.Fatalf("%s\nwant %s", got, want)
+		}
+		s.current().sendFrames(authFrame(native.Auth{Exp: 100_000}))
+		time.Sleep(90 * time.Second)
+		if got := i.noted(); !strings.Contains(got, "auth 2 with token-4") || strings.Contains(got, "auth 1") {
+			t.Errorf("%s", got)
+		}
+	})
+}
