@@ -38,14 +38,6 @@ func endConnection(host *limpettest.Host, nc net.Conn, number int) {
 // reconnectAtOnce reconnects without a wait, but for the 100 ms between two attempts.
 var reconnectAtOnce = limpet.Backoff{First: -1, Initial: time.Millisecond, Max: time.Millisecond}
 
-// manyReconnects is few, or many in the long run.
-func manyReconnects(few, many int) int {
-	if *enduranceFlag >= 24*time.Hour {
-		return many
-	}
-	return few
-}
-
 func TestManyReconnectsLeaveNothing(t *testing.T) {
 	many := uint64(manyReconnects(2000, 100_000))
 	for _, plain := range bothFrameLayers() {

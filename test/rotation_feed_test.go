@@ -458,3 +458,11 @@ func TestRotationsOfSessions(t *testing.T) {
 		})
 	}
 }
+
+// manyReconnects is few, or many in the long run.
+func manyReconnects(few, many int) int {
+	if *enduranceFlag >= 24*time.Hour {
+		return many
+	}
+	return few
+}
