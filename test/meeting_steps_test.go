@@ -160,7 +160,7 @@ func TestRotationWithResolverEndpointsAndTicket(t *testing.T) {
 				if lost {
 					p.ws.CloseNow()
 				}
-				p = <-current
+				<-current
 				time.Sleep(time.Minute)
 				requests := s.requests()
 				seen := map[string]bool{}
