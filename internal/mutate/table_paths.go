@@ -24,13 +24,6 @@ var ofPaths = []mutation{
 		test:    "-run ^TestGoAwayNamesAURL$ ./test",
 	},
 	{
-		name:    "rotation: the URL of a goaway is kept",
-		file:    "endpoints.go",
-		search:  "if e.chosen, e.moved = e.moved, nil; e.chosen == nil {",
-		replace: "if e.chosen = e.moved; e.chosen == nil {",
-		test:    "-run ^TestGoAwayNamesAURL$ ./test",
-	},
-	{
 		name:    "rotation: the deadline of a goaway does not count",
 		file:    "rotation.go",
 		search:  "\tif ev.Retry > 0 {",
