@@ -23,7 +23,7 @@ import (
 func startProxy(t *testing.T, config string, command ...string) {
 	t.Helper()
 	if _, err := exec.LookPath(command[0]); err != nil {
-		t.Skipf("%s is not installed", command[0])
+		t.Fatalf("%s is not installed; run interop/install.sh", command[0])
 	}
 	dir := t.TempDir()
 	file := filepath.Join(dir, "proxy.conf")

@@ -61,7 +61,7 @@ func TestEffectsOfDials(t *testing.T) {
 		n.Inject(limpettest.Refuse(3), limpettest.RefuseUpgrade(503, nil), limpettest.RefuseUpgrade(503, nil))
 		for range 100 {
 			if c, err := n.DialContext(t.Context(), "tcp", "127.0.0.1:1"); err == nil {
-				t.Error("nobody listens")
+				t.Error("the network does not listen")
 				c.Close()
 			}
 		}

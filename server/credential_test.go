@@ -234,8 +234,8 @@ func TestReauthenticate(t *testing.T) {
 			c.send(native.Frame{Type: native.TypePing, N: 1})
 			c.next(native.TypePong)
 		}
-		if n := r.srv.Reauthenticate("nobody", -1); n != 0 {
-			t.Errorf("%d connections of nobody", n)
+		if n := r.srv.Reauthenticate("unknown", -1); n != 0 {
+			t.Errorf("%d connections of an unknown principal", n)
 		}
 	})
 }

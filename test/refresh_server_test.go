@@ -184,8 +184,8 @@ func TestCredentialWithoutToken(t *testing.T) {
 	})
 }
 
-// TestNobodyToAsk: without Auth, what a server says of credentials changes nothing.
-func TestNobodyToAsk(t *testing.T) {
+// TestRefreshWithoutAuth: without Auth, what a server says of credentials changes nothing.
+func TestRefreshWithoutAuth(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		s := newAuthScript(t, newIssuer(), 1000, nil)
 		notices := make(chan limpet.ServerNotice, 10)

@@ -5,7 +5,7 @@ package main
 var ofBounds = []mutation{
 	{
 		name:    "leaving: each round looks at all that leave",
-		file:    "leaving.go",
+		file:    "topics.go",
 		search:  "\tfor k.leavingUntil.Len() > 0 && due(k.leavingUntil.At(0).at, l.now) {\n",
 		replace: "\t_ = append([]leavingDeadline(nil), k.leavingUntil.All()...)\n\tfor k.leavingUntil.Len() > 0 && due(k.leavingUntil.At(0).at, l.now) {\n",
 		test:    "-run ^TestManyThatLeaveCostTheSame$ ./test",

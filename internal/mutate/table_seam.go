@@ -271,21 +271,21 @@ var ofSeam = []mutation{
 	},
 	{
 		name:    "seam: a closed subscription keeps what waits",
-		file:    "leaving.go",
+		file:    "topics.go",
 		search:  "\tfor _, p := range s.queue.releaseRest(k.conn.gen) {\n\t\tk.release(s, p)\n",
 		replace: "\tfor _, p := range s.queue.releaseRest(k.conn.gen) {\n\t\t_ = p\n",
 		test:    "-run ^TestCloseReleasesWhatWaits$ ./test",
 	},
 	{
 		name:    "seam: the message in hand is not acknowledged",
-		file:    "leaving.go",
+		file:    "topics.go",
 		search:  "\ts.acksOwed = true\n\tif k.leaving",
 		replace: "\tif k.leaving",
 		test:    "-run ^TestCloseReleasesWhatWaits$ ./test",
 	},
 	{
 		name:    "seam: a consumer holds up the end of its subscription for ever",
-		file:    "leaving.go",
+		file:    "topics.go",
 		search:  "\t\tdefault:\n\t\t\tl.finishLeaving(k, d.of.sub)",
 		replace: "\t\tdefault:",
 		test:    "-timeout=20s -run ^TestCloseDoesNotWaitForEver$ ./test",
@@ -299,7 +299,7 @@ var ofSeam = []mutation{
 	},
 	{
 		name:    "seam: what comes again and again is released",
-		file:    "leaving.go",
+		file:    "topics.go",
 		search:  "case closed && !(k.traits.Release && k.traits.Unsubscribe):",
 		replace: "case closed && !k.traits.Release:",
 		test:    "-timeout=10s -run ^TestWhatComesAfterCloseStarvesNothing$ ./test",
