@@ -14,6 +14,7 @@ import (
 
 	"github.com/limpet-go/limpet/cursor"
 	"github.com/limpet-go/limpet/internal/endpoint"
+	"github.com/limpet-go/limpet/internal/fault"
 	"github.com/limpet-go/limpet/internal/headers"
 	"github.com/limpet-go/limpet/internal/traits"
 	"github.com/limpet-go/limpet/wire"
@@ -55,8 +56,8 @@ func newConfig(rawURL string, o *Options) (config, error) {
 	if err == nil {
 		err = dialect.check()
 	}
-	if panicked := (*userError)(nil); errors.As(err, &panicked) {
-		v.errs = append(v.errs, &Error{Op: v.op, Field: panicked.option, Class: ClassUser, Err: panicked.err})
+	if panicked := (*fault.User)(nil); errors.As(err, &panicked) {
+		v.errs = append(v.errs, &Error{Op: v.op, Field: panicked.Option, Class: ClassUser, Err: panicked.Err})
 	} else if err != nil {
 		v.errs = append(v.errs, &Error{Op: v.op, Field: "Options.Dialect", Class: ClassInput, Err: err})
 	}
@@ -476,9 +477,9 @@ func (d *Delivery) fill(credit bool) {
 }
 
 func topicError(op string, err error) *Error {
-	var panicked *userError
+	var panicked *fault.User
 	if errors.As(err, &panicked) {
-		return &Error{Op: op, Field: panicked.option, Class: ClassUser, Err: panicked.err}
+		return &Error{Op: op, Field: panicked.Option, Class: ClassUser, Err: panicked.Err}
 	}
 	return &Error{Op: op, Field: "topic", Class: ClassInput, Err: fmt.Errorf("%w: %w", ErrTopic, err)}
 }

@@ -13,6 +13,7 @@ import (
 	"time"
 
 	"github.com/limpet-go/limpet/internal/endpoint"
+	"github.com/limpet-go/limpet/internal/fault"
 	"github.com/limpet-go/limpet/internal/headers"
 	"github.com/limpet-go/limpet/internal/ticket"
 	"github.com/limpet-go/limpet/wire"
@@ -314,19 +315,19 @@ func (e refreshed) apply(l *loop) {
 		return // it was for that connection
 	}
 	k.stopAsking = nil
-	switch fault := (&userError{optionAuth, e.err}); {
-	case isPermanent(fault):
+	switch err := (&fault.User{Option: fault.OptionAuth, Err: e.err}); {
+	case fault.IsPermanent(err):
 		l.disconnect(k, l.c.cfg.closeCode(), "")
-		l.fail(k, &wire.Failure{Stage: wire.StageOpen, Err: fault})
+		l.fail(k, &wire.Failure{Stage: wire.StageOpen, Err: err})
 	case e.err != nil:
-		f := l.dialer.refused(attempt{}, fault).failure
+		f := l.dialer.refused(attempt{}, err).failure
 		d := decideByTable(f)
 		why := l.explain(f, d)
 		why.Op = "refresh"
 		l.refreshFailed(k, why, d.After)
 	case e.token == "":
 		k.usesToken, k.refreshAt = false, time.Time{}
-		l.c.notify.post(CredentialNotRefreshed{Err: &Error{Op: "refresh", Field: optionAuth, Class: ClassUser, Err: errNoToken}})
+		l.c.notify.post(CredentialNotRefreshed{Err: &Error{Op: "refresh", Field: fault.OptionAuth, Class: ClassUser, Err: errNoToken}})
 	default:
 		l.sendCredential(k, e.token)
 	}

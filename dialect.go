@@ -13,12 +13,13 @@ import (
 	"time"
 
 	"github.com/limpet-go/limpet/cursor"
+	"github.com/limpet-go/limpet/internal/fault"
 	"github.com/limpet-go/limpet/internal/socket"
 	"github.com/limpet-go/limpet/wire"
 )
 
 // guarded is the dialect of a client. Every call into a dialect goes through it:
-// a panic becomes a *userError that wraps a *PanicError.
+// a panic becomes a *fault.User that wraps a *PanicError.
 type guarded struct {
 	dialect wire.Dialect
 	name    string
@@ -57,7 +58,7 @@ func guardCall(method string, f func() error) (err error) {
 // recoverPanic is deferred around a call of a dialect's method.
 func recoverPanic(method string, err *error) {
 	if p := recover(); p != nil {
-		*err = &userError{"Options.Dialect", fmt.Errorf("%s: %w", method, &PanicError{Value: p, Stack: debug.Stack()})}
+		*err = &fault.User{Option: "Options.Dialect", Err: fmt.Errorf("%s: %w", method, &PanicError{Value: p, Stack: debug.Stack()})}
 	}
 }
 
@@ -129,8 +130,8 @@ func (g guardedCodec) countFrames(ops []wire.Op) (n int, ok bool) {
 // asker calls one function of Options, one call at a time, each on a goroutine of its own
 // that may outlive the client.
 type asker[T any] struct {
-	running atomic.Pointer[askedCall]     // nil: none runs
-	final   atomic.Pointer[permanentAuth] // of a call that outlived its context
+	running atomic.Pointer[askedCall]       // nil: none runs
+	final   atomic.Pointer[fault.Permanent] // of a call that outlived its context
 }
 
 // askedCall is a call in progress.
@@ -179,7 +180,7 @@ func (a *asker[T]) ask(ctx context.Context, f func() (T, error)) (none T, err er
 		ans.value, ans.err = f()
 		if ans.err != nil {
 			socket.CallMethods(ans.err)
-			if final := (*permanentAuth)(nil); errors.As(ans.err, &final) {
+			if final := (*fault.Permanent)(nil); errors.As(ans.err, &final) {
 				a.final.Store(final)
 			}
 		}
@@ -250,19 +251,19 @@ func (l *loop) askVerdict(f wire.Failure, would wire.Verdict) (wire.Verdict, err
 // not encode, once for each kind on a connection.
 func (l *loop) reportUnencoded(k *link, kind wire.OpKind, err error) {
 	if kind == wire.OpAuth {
-		l.refreshFailed(k, &Error{Op: "refresh", Field: optionDialect, Class: ClassUser, Err: err}, 0)
+		l.refreshFailed(k, &Error{Op: "refresh", Field: fault.OptionDialect, Class: ClassUser, Err: err}, 0)
 		return
 	}
 	if bit := uint32(1) << (kind % 32); k.unencodable&bit == 0 {
 		k.unencodable |= bit
-		l.c.notify.post(CallbackFailed{optionDialect, &Error{Op: "Encode", Field: optionDialect, Class: ClassUser, Detail: kind.String(), Err: err}})
+		l.c.notify.post(CallbackFailed{fault.OptionDialect, &Error{Op: "Encode", Field: fault.OptionDialect, Class: ClassUser, Detail: kind.String(), Err: err}})
 	}
 }
 
 // openFailed follows when the dialect has no codec for a connection: the peer broke the
 // protocol, or the fault is on this side.
 func (l *loop) openFailed(k *link, err error) {
-	var user *userError
+	var user *fault.User
 	var violation *wire.CodeError
 	switch {
 	case errors.As(err, &user):
@@ -270,7 +271,7 @@ func (l *loop) openFailed(k *link, err error) {
 	case errors.As(err, &violation):
 		l.violated(k, err)
 	default:
-		l.dialectFailed(k, &userError{optionDialect, fmt.Errorf("Open cannot use the connection; correct the options of the dialect or the credential: %w", err)})
+		l.dialectFailed(k, &fault.User{Option: fault.OptionDialect, Err: fmt.Errorf("Open cannot use the connection; correct the options of the dialect or the credential: %w", err)})
 	}
 }
 
@@ -438,7 +439,9 @@ type callHangs struct {
 	err    *HangError
 }
 
-func (e callHangs) apply(l *loop) { l.end(&PermanentError{ClassUser, &userError{e.option, e.err}}) }
+func (e callHangs) apply(l *loop) {
+	l.end(&PermanentError{ClassUser, &fault.User{Option: e.option, Err: e.err}})
+}
 
 // newHangError returns the error for a method that was called by the function with
 // this name.

@@ -14,6 +14,7 @@ import (
 	"time"
 
 	"github.com/limpet-go/limpet/internal/endpoint"
+	"github.com/limpet-go/limpet/internal/fault"
 	"github.com/limpet-go/limpet/internal/headers"
 	"github.com/limpet-go/limpet/internal/secrets"
 	"github.com/limpet-go/limpet/internal/socket"
@@ -53,10 +54,10 @@ const (
 	giveUpAfter = 100 * time.Millisecond // after the end of its context an attempt must return within it
 )
 
-var errDoesNotReturn = &userError{"Options.HTTPClient", errors.New(
+var errDoesNotReturn = &fault.User{Option: "Options.HTTPClient", Err: errors.New(
 	"its Transport has not returned although the context of the request has ended; use an *http.Transport, or honour Request.Context")}
 
-var errAttemptRuns = &userError{"Options.Dialect", errors.New("Attempt has not returned although the attempt has timed out; it must not wait")}
+var errAttemptRuns = &fault.User{Option: "Options.Dialect", Err: errors.New("Attempt has not returned although the attempt has timed out; it must not wait")}
 
 // run makes one attempt and posts how it went. The transport is the caller's: the
 // attempt runs on a goroutine that may outlive the client.
@@ -101,7 +102,7 @@ func (d *dialer) run(ctx context.Context, a attempt) {
 // make makes one attempt. If taken is set, run has given up, and make closes the
 // connection.
 func (d *dialer) make(ctx context.Context, a attempt, results chan<- dialed, taken *atomic.Bool) {
-	result := failedDial(a, &userError{"Options", errors.New("a function called runtime.Goexit")})
+	result := failedDial(a, &fault.User{Option: "Options", Err: errors.New("a function called runtime.Goexit")})
 	defer func() {
 		d.busy.Store(false)
 		if taken.CompareAndSwap(false, true) {
@@ -133,7 +134,7 @@ func failedDial(a attempt, err error) dialed {
 func (d *dialer) dialGuarded(ctx context.Context, a attempt) (result dialed) {
 	defer func() {
 		if p := recover(); p != nil {
-			result = failedDial(a, &userError{"Options.HTTPClient", &PanicError{Value: p, Stack: debug.Stack()}})
+			result = failedDial(a, &fault.User{Option: "Options.HTTPClient", Err: &PanicError{Value: p, Stack: debug.Stack()}})
 		}
 		if result.failure != nil {
 			result.failure.Err = asCallersFault(result.failure.Err)
@@ -157,13 +158,13 @@ func asCallersFault(err error) error {
 	var transport *socket.TransportError
 	switch {
 	case errors.As(err, &hanging):
-		return &userError{"Options.HTTPClient", hanging}
+		return &fault.User{Option: "Options.HTTPClient", Err: hanging}
 	case errors.As(err, &transport):
-		return &userError{"Options.HTTPClient", transport}
+		return &fault.User{Option: "Options.HTTPClient", Err: transport}
 	case !errors.As(err, &p):
 		return err
 	}
-	return &userError{"Options.HTTPClient", fmt.Errorf("%s: %w", p.Where, &PanicError{Value: p.Value, Stack: p.Stack})}
+	return &fault.User{Option: "Options.HTTPClient", Err: fmt.Errorf("%s: %w", p.Where, &PanicError{Value: p.Value, Stack: p.Stack})}
 }
 
 // dial makes one attempt: credential, the dialect's HTTP steps, upgrade. It
@@ -171,7 +172,7 @@ func asCallersFault(err error) error {
 func (d *dialer) dial(ctx context.Context, a attempt) dialed {
 	cred, err := d.credential(ctx, a)
 	if err != nil {
-		return d.refused(a, &userError{optionAuth, err})
+		return d.refused(a, &fault.User{Option: fault.OptionAuth, Err: err})
 	}
 	requests := socket.NewRequests(ctx, d.cfg.HTTPClient, d.cfg.AllowInsecure, &d.dials)
 	defer requests.End()
@@ -199,7 +200,7 @@ func (x *dialing) make(connect connector) dialed {
 	d, a := x.dialer, x.task
 	target, tickets, err := d.target(x.ctx, a, x.cred)
 	if err != nil {
-		return d.refused(a, &userError{optionTicket, err})
+		return d.refused(a, &fault.User{Option: fault.OptionTicket, Err: err})
 	}
 	w := &wire.Attempt{
 		Number: a.number, Session: a.session, Token: x.cred.Token.reveal(), Subs: a.subs,
@@ -291,11 +292,11 @@ func (d *dialer) callAttempt(w *wire.Attempt) error {
 // asDialectsFault makes err an error of Options.Dialect, which it is already after a
 // panic.
 func asDialectsFault(err error) error {
-	var user *userError
+	var user *fault.User
 	if err == nil || errors.As(err, &user) {
 		return err
 	}
-	return &userError{"Options.Dialect", err}
+	return &fault.User{Option: "Options.Dialect", Err: err}
 }
 
 // checkRequest returns why a request that a dialect prepared cannot be made. Its text

@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"github.com/limpet-go/limpet/internal/endpoint"
+	"github.com/limpet-go/limpet/internal/fault"
 	"github.com/limpet-go/limpet/internal/governor"
 	"github.com/limpet-go/limpet/internal/headers"
 	"github.com/limpet-go/limpet/internal/socket"
@@ -225,12 +226,6 @@ func (v *validation) redirects(c *config) {
 	c.allowed = allowed
 }
 
-// redirectError is a redirect that was not followed.
-type redirectError struct{ why, instead string }
-
-func (e *redirectError) Error() string { return "server redirects " + e.why + e.instead }
-func (e *redirectError) Unwrap() error { return ErrRedirect }
-
 const (
 	useFinalURL = "; use the final URL"
 	orOwnURL    = "; the URLs of the options are used, so add the host to Hosts if it may have the credentials"
@@ -239,7 +234,7 @@ const (
 
 // redirectOf returns the error of an answer 3xx.
 func redirectOf(f *wire.Failure) error {
-	if known := (*redirectError)(nil); errors.As(f.Err, &known) {
+	if known := (*fault.Redirect)(nil); errors.As(f.Err, &known) {
 		return known
 	}
 	return ErrRedirect
@@ -247,25 +242,16 @@ func redirectOf(f *wire.Failure) error {
 
 // optionOf returns the option that err names; "" if there is none.
 func optionOf(err error) string {
-	if known := (*redirectError)(nil); errors.As(err, &known) {
+	if known := (*fault.Redirect)(nil); errors.As(err, &known) {
 		return optionRedirects
 	}
 	return ""
 }
 
-// redirected is an answer of a host to which the server has redirected.
-type redirected struct {
-	host string
-	err  error
-}
-
-func (e *redirected) Error() string { return fmt.Sprintf("after a redirect to %q: %v", e.host, e.err) }
-func (e *redirected) Unwrap() error { return e.err }
-
 // answeredBy names the host that answered, for an error, if that is not the one of the URL.
 func answeredBy(f *wire.Failure) string {
-	if from := (*redirected)(nil); errors.As(f.Err, &from) {
-		return fmt.Sprintf("after a redirect to %q: ", from.host)
+	if from := (*fault.Redirected)(nil); errors.As(f.Err, &from) {
+		return fmt.Sprintf("after a redirect to %q: ", from.Host)
 	}
 	return ""
 }
@@ -286,7 +272,7 @@ func (d *dialer) upgrade(requests *socket.Requests, w *wire.Attempt, tickets url
 		}
 		if f.Stage != wire.StageUpgrade || f.Status < 300 || f.Status > 399 {
 			if len(trail) > 1 && f.Stage == wire.StageUpgrade {
-				f.Err = &redirected{from.Host, f.Err}
+				f.Err = &fault.Redirected{Host: from.Host, Err: f.Err}
 			}
 			return nil, f
 		}
@@ -295,9 +281,9 @@ func (d *dialer) upgrade(requests *socket.Requests, w *wire.Attempt, tickets url
 		switch {
 		case err != nil:
 		case slices.Contains(trail, next.String()):
-			err = &redirectError{fmt.Sprintf("in a loop, back to the host %q", next.Host), useFinalURL}
+			err = fault.NotFollowed(fmt.Sprintf("in a loop, back to the host %q", next.Host), useFinalURL)
 		case len(trail) > maxRedirects:
-			err = &redirectError{fmt.Sprintf("more than %d times, at last to the host %q", maxRedirects, next.Host), useFinalURL}
+			err = fault.NotFollowed(fmt.Sprintf("more than %d times, at last to the host %q", maxRedirects, next.Host), useFinalURL)
 		}
 		if err != nil {
 			f.Err = err
@@ -313,31 +299,31 @@ func (d *dialer) upgrade(requests *socket.Requests, w *wire.Attempt, tickets url
 	}
 }
 
-// follow returns the URL of the next request, or a *redirectError. The ticket belongs to the
+// follow returns the URL of the next request, or a *fault.Redirect. The ticket belongs to the
 // credentials, so it goes along; a parameter of the same name that the server has set counts.
 func (d *dialer) follow(from *url.URL, f *wire.Failure, tickets url.Values) (*url.URL, error) {
 	switch f.Status {
 	case http.StatusMovedPermanently, http.StatusFound, http.StatusTemporaryRedirect, http.StatusPermanentRedirect:
 	default: // 303 leads to a description of the service, not to the service: RFC 9110, section 15.4.4
-		return nil, &redirectError{fmt.Sprintf("with the status %d, which is not followed", f.Status), useFinalURL}
+		return nil, fault.NotFollowed(fmt.Sprintf("with the status %d, which is not followed", f.Status), useFinalURL)
 	}
 	locations := slices.Compact(f.Header.Values("Location"))
 	if len(locations) != 1 {
-		return nil, &redirectError{fmt.Sprintf("to %d locations", len(locations)), useFinalURL}
+		return nil, fault.NotFollowed(fmt.Sprintf("to %d locations", len(locations)), useFinalURL)
 	}
 	if slot, _ := headers.RetryAfter(f.Header); slot > 0 {
-		return nil, &redirectError{"and asks to wait first", useFinalURL}
+		return nil, fault.NotFollowed("and asks to wait first", useFinalURL)
 	}
 	next, err := d.cfg.allowed.Target(from, locations[0])
 	if err != nil {
-		why := &redirectError{err.Error(), useFinalURL}
+		why := fault.NotFollowed(err.Error(), useFinalURL)
 		if refused := (*endpoint.LocationError)(nil); errors.As(err, &refused) && refused.Refusal == endpoint.NotAllowed {
-			why.instead = orListHost
+			why.Instead = orListHost
 		}
 		return nil, why
 	}
 	if d.cfg.StrictURL && len(endpoint.CredentialKeys(next)) > 0 {
-		return nil, &redirectError{"to a URL with a query parameter that looks like a credential, and Options.StrictURL forbids it", useFinalURL}
+		return nil, fault.NotFollowed("to a URL with a query parameter that looks like a credential, and Options.StrictURL forbids it", useFinalURL)
 	}
 	missing, set := url.Values{}, next.Query()
 	for name, values := range tickets {
@@ -350,7 +336,7 @@ func (d *dialer) follow(from *url.URL, f *wire.Failure, tickets url.Values) (*ur
 	}
 	raw, err := endpoint.WithQuery(next, missing)
 	if err != nil {
-		return nil, &redirectError{"to a URL that cannot take the ticket", useFinalURL}
+		return nil, fault.NotFollowed("to a URL that cannot take the ticket", useFinalURL)
 	}
 	return url.Parse(raw)
 }

@@ -10,6 +10,7 @@ import (
 	"strconv"
 	"strings"
 
+	"github.com/limpet-go/limpet/internal/fault"
 	"github.com/limpet-go/limpet/wire"
 )
 
@@ -53,7 +54,7 @@ var (
 	ErrPanic = errors.New("a function in Options, or a method of a dialect or codec, panicked; see PanicError.Stack")
 	// ErrSubprotocol means that the server chose none of the subprotocols that the
 	// dialect offers. It is permanent.
-	ErrSubprotocol = errors.New("server does not speak the subprotocol; check the URL and Options.Dialect")
+	ErrSubprotocol = fault.ErrSubprotocol
 	// ErrSuperseded means that a newer connection took over the session (close
 	// code 4006 of limpet.v1).
 	ErrSuperseded = errors.New("another connection took over the session; give each client its own")
@@ -82,13 +83,13 @@ var (
 	// ErrHeartbeat means that the peer was silent: for 2.5 heartbeat intervals, for 3
 	// seconds after a ping that ReconnectNow, NetworkChanged or a sleep of this machine
 	// called for, or for the 10 seconds that it has for the handshake.
-	ErrHeartbeat = errors.New("nothing received from the peer for too long")
+	ErrHeartbeat = fault.ErrHeartbeat
 	// ErrStalled means that the peer did not read: no byte of a write was taken
 	// for 15 seconds.
-	ErrStalled = errors.New("nothing could be written to the peer for too long")
+	ErrStalled = fault.ErrStalled
 	// ErrRedirect means that the server answered the upgrade with a redirect that was not
 	// followed: see Options.Redirects.
-	ErrRedirect = errors.New("server redirects and the redirect was not followed; use the final URL")
+	ErrRedirect = fault.ErrRedirect
 	// ErrMaxElapsed means that no connection was ready for Backoff.MaxElapsed. It
 	// is permanent.
 	ErrMaxElapsed = errors.New("gave up: no connection for Backoff.MaxElapsed")
@@ -231,14 +232,8 @@ func Permanent(err error) error {
 	if err == nil {
 		return nil
 	}
-	return &permanentAuth{err}
+	return &fault.Permanent{Err: err}
 }
-
-// permanentAuth is an error made with Permanent.
-type permanentAuth struct{ err error }
-
-func (e *permanentAuth) Error() string { return e.err.Error() }
-func (e *permanentAuth) Unwrap() error { return e.err }
 
 // ClassOf returns the class of err: "" if it is nil, ClassTimeout for
 // context.DeadlineExceeded, ClassCanceled for context.Canceled, ClassOther if it

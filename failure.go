@@ -14,6 +14,7 @@ import (
 	"syscall"
 	"time"
 
+	"github.com/limpet-go/limpet/internal/fault"
 	"github.com/limpet-go/limpet/internal/headers"
 	"github.com/limpet-go/limpet/internal/socket"
 	"github.com/limpet-go/limpet/wire"
@@ -41,7 +42,7 @@ type decision struct {
 // opinion the tables of HTTP statuses and close codes decide (docs/reconnect.md,
 // sections 2 and 3).
 func decide(dialect wire.Dialect, f *wire.Failure) decision {
-	if isPermanent(f.Err) {
+	if fault.IsPermanent(f.Err) {
 		d := newDecision(wire.ActionStop, ClassAuth)
 		d.fixed = true
 		return d
@@ -69,13 +70,6 @@ func decide(dialect wire.Dialect, f *wire.Failure) decision {
 	return d
 }
 
-// isPermanent reports whether err is an error of Auth or Ticket made with Permanent.
-func isPermanent(err error) bool {
-	var user *userError
-	var permanent *permanentAuth
-	return errors.As(err, &user) && user.isCredential() && errors.As(user.err, &permanent)
-}
-
 // overrule lets Options.Verdict change d. A call that fails changes nothing.
 func (l *loop) overrule(f *wire.Failure, d *decision) {
 	if l.c.cfg.Verdict == nil || d.fixed {
@@ -91,8 +85,8 @@ func (l *loop) overrule(f *wire.Failure, d *decision) {
 	case err == nil:
 		*d = d.overruled(v, would)
 	case !l.c.closed.Load():
-		d.failed = &userError{optionVerdict, err}
-		l.c.notify.post(CallbackFailed{optionVerdict, &Error{Op: f.Stage.String(), Field: optionVerdict, Class: ClassUser, Err: l.c.secrets.HideError(err)}})
+		d.failed = &fault.User{Option: fault.OptionVerdict, Err: err}
+		l.c.notify.post(CallbackFailed{fault.OptionVerdict, &Error{Op: f.Stage.String(), Field: fault.OptionVerdict, Class: ClassUser, Err: l.c.secrets.HideError(err)}})
 	}
 }
 
@@ -161,7 +155,7 @@ func decideByDialError(err error) decision {
 		record    tls.RecordHeaderError
 		alert     tls.AlertError
 		timeout   interface{ Timeout() bool }
-		user      *userError
+		user      *fault.User
 		proxy     *socket.ProxyError
 		remote    *socket.RemoteError
 		handshake *socket.TLSError
@@ -188,7 +182,7 @@ func decideByDialError(err error) decision {
 		return newDecision(wire.ActionBackOff, ClassTLS)
 	case errors.As(err, &dns):
 		return newDecision(wire.ActionBackOff, ClassDNS)
-	case slices.ContainsFunc(localFaults, func(fault error) bool { return errors.Is(err, fault) }):
+	case slices.ContainsFunc(localFaults, func(local error) bool { return errors.Is(err, local) }):
 		d := newDecision(wire.ActionBackOff, ClassLocal)
 		d.atCap = true
 		return d
@@ -260,7 +254,7 @@ func decideByStatus(f *wire.Failure) decision {
 // decideByCloseCode decides by how an upgraded connection ended.
 func decideByCloseCode(f *wire.Failure) decision {
 	var detected *wire.CodeError // a violation that this side found
-	var panicked *userError      // of the dialect
+	var panicked *fault.User     // of the dialect
 	var d decision
 	switch c := f.Code; {
 	case errors.As(f.Err, &panicked):
@@ -393,7 +387,7 @@ func withoutURL(f *wire.Failure) error {
 	var withURL *url.Error
 	var detected *wire.CodeError
 	var late *dialTimeoutError
-	var user *userError
+	var user *fault.User
 	switch {
 	case f.Stage == wire.StageDial && errors.As(f.Err, &late):
 		return &dialTimeoutError{late.after, withoutURL(&wire.Failure{Stage: f.Stage, Err: late.err})}
@@ -403,8 +397,8 @@ func withoutURL(f *wire.Failure) error {
 			err = withURL.Err
 		}
 		return fmt.Errorf("not a WebSocket handshake: %s", peerText(err.Error()))
-	case f.Stage == wire.StageUpgrade && errors.As(f.Err, &user) && user.isCredential():
-		return fmt.Errorf("%s: server answered %d %s", user.option, f.Status, http.StatusText(f.Status))
+	case f.Stage == wire.StageUpgrade && errors.As(f.Err, &user) && user.IsCredential():
+		return fmt.Errorf("%s: server answered %d %s", user.Option, f.Status, http.StatusText(f.Status))
 	case f.Stage == wire.StageUpgrade:
 		return fmt.Errorf("%sserver answered %d %s", answeredBy(f), f.Status, http.StatusText(f.Status))
 	case errors.As(f.Err, &detected):
@@ -418,25 +412,6 @@ func withoutURL(f *wire.Failure) error {
 	}
 	return f.Err
 }
-
-const (
-	optionAuth    = "Options.Auth"
-	optionTicket  = "Options.Ticket"
-	optionVerdict = "Options.Verdict"
-	optionDialect = "Options.Dialect"
-)
-
-// userError is an error of a function in Options.
-type userError struct {
-	option string // the field that holds the function
-	err    error
-}
-
-func (e *userError) Error() string { return e.option + ": " + e.err.Error() }
-func (e *userError) Unwrap() error { return e.err }
-
-// isCredential reports whether the function returns credentials.
-func (e *userError) isCredential() bool { return e.option == optionAuth || e.option == optionTicket }
 
 // failureCounters count failed attempts and, with lost, lost connections by class.
 type failureCounters struct {

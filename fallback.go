@@ -7,6 +7,7 @@ import (
 	"sync/atomic"
 	"time"
 
+	"github.com/limpet-go/limpet/internal/fault"
 	"github.com/limpet-go/limpet/internal/socket"
 	"github.com/limpet-go/limpet/wire"
 )
@@ -94,7 +95,7 @@ func (p *pathMemory) follow(k *link, f *wire.Failure) {
 		return
 	}
 	var violation *wire.CodeError
-	var user *userError
+	var user *fault.User
 	switch {
 	case f.Code != 0 || errors.As(f.Err, &violation):
 		p.died.Store(0)
@@ -120,7 +121,7 @@ func (x *dialing) refusesUpgrade(r dialed) bool {
 	if r.failure == nil {
 		return false
 	}
-	var user *userError // of Ticket or the dialect: the upgrade was not tried
+	var user *fault.User // of Ticket or the dialect: the upgrade was not tried
 	var answer *socket.AnswerError
 	switch {
 	case errors.As(r.failure.Err, &user):

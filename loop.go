@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"github.com/limpet-go/limpet/internal/endpoint"
+	"github.com/limpet-go/limpet/internal/fault"
 	"github.com/limpet-go/limpet/internal/fifo"
 	"github.com/limpet-go/limpet/wire"
 )
@@ -175,7 +176,7 @@ func (l *loop) endAfterGoexit() {
 
 // errGoexit is why a client or a connection ends when a method of the dialect has
 // ended its goroutine.
-var errGoexit = &userError{"Options.Dialect", errors.New("a method called runtime.Goexit, as t.FailNow does; return an error instead")}
+var errGoexit = &fault.User{Option: "Options.Dialect", Err: errors.New("a method called runtime.Goexit, as t.FailNow does; return an error instead")}
 
 // applyRound handles the events of this round.
 func (l *loop) applyRound() {

@@ -9,6 +9,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/limpet-go/limpet/internal/fault"
 	"github.com/limpet-go/limpet/wire"
 )
 
@@ -201,7 +202,7 @@ func (l *loop) connectionLost(k *link, code uint16, reason string, err error) {
 // violated ends a connection whose peer broke the protocol, or whose dialect
 // failed.
 func (l *loop) violated(k *link, err error) {
-	var panicked *userError
+	var panicked *fault.User
 	if errors.As(err, &panicked) {
 		l.dialectFailed(k, panicked)
 		return
@@ -240,7 +241,7 @@ func (l *loop) abandonPositions(k *link) {
 }
 
 // dialectFailed ends a connection that has no codec, or one that must not be used any more.
-func (l *loop) dialectFailed(k *link, err *userError) {
+func (l *loop) dialectFailed(k *link, err *fault.User) {
 	l.disconnect(k, 1011, "")
 	l.fail(k, &wire.Failure{Stage: k.stage(), Err: err})
 }

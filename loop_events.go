@@ -7,6 +7,7 @@ import (
 	"slices"
 	"time"
 
+	"github.com/limpet-go/limpet/internal/fault"
 	"github.com/limpet-go/limpet/internal/headers"
 	"github.com/limpet-go/limpet/internal/socket"
 	"github.com/limpet-go/limpet/wire"
@@ -45,8 +46,8 @@ func (e dialed) apply(l *loop) {
 		}
 		return
 	}
-	var user *userError
-	if e.failure == nil || !errors.As(e.failure.Err, &user) || !user.isCredential() {
+	var user *fault.User
+	if e.failure == nil || !errors.As(e.failure.Err, &user) || !user.IsCredential() {
 		l.refreshCredential = false // Auth and Ticket have answered
 	}
 	if k := l.link; k != nil && l.rotation.attempting {
@@ -305,7 +306,7 @@ func (e readFailed) apply(l *loop) {
 		return
 	}
 	var ce *wire.CodeError
-	var panicked *userError
+	var panicked *fault.User
 	if errors.As(e.err, &ce) || errors.As(e.err, &panicked) {
 		l.violated(k, e.err)
 		return

@@ -7,6 +7,7 @@ import (
 	"sync"
 	"time"
 
+	"github.com/limpet-go/limpet/internal/fault"
 	"github.com/limpet-go/limpet/wire"
 )
 
@@ -358,7 +359,7 @@ func (l *loop) encode(k *link, ops []wire.Op, out *wire.Frames) (through uint64)
 		if err == nil {
 			return through
 		}
-		var panicked *userError
+		var panicked *fault.User
 		switch bad := &ops[n]; bad.Kind {
 		case wire.OpPublish:
 			if !l.window.rejectUnencodable(bad.Message.Seq, oe.Err, l.now) || errors.As(err, &panicked) {
@@ -399,7 +400,7 @@ func (l *loop) encodeOnce(k *link, ops []wire.Op, out *wire.Frames) error {
 	for i, n := 0, 0; i < len(ops); i += n {
 		n = k.leadingOps(ops[i:], step)
 		err := k.encodeWithin(ops[i:i+n], out)
-		var panicked *userError
+		var panicked *fault.User
 		var oe *wire.OpError
 		switch {
 		case errors.As(err, &panicked):

@@ -10,6 +10,7 @@ import (
 	"sync/atomic"
 	"time"
 
+	"github.com/limpet-go/limpet/internal/fault"
 	"github.com/limpet-go/limpet/internal/secrets"
 	"github.com/limpet-go/limpet/internal/tasks"
 	"github.com/limpet-go/limpet/wire"
@@ -87,7 +88,7 @@ func (r *reader) handle(batch []wire.Frame, err error) error {
 			r.decodes.stop()
 			why := errGoexit
 			if r.inKey.Load() {
-				why = &userError{"Delivery.Key", errKeyGoexit.Err}
+				why = &fault.User{Option: "Delivery.Key", Err: errKeyGoexit.Err}
 			}
 			r.inbox.post(readFailed{r.conn, why})
 			r.goroutines.Release()
@@ -380,7 +381,7 @@ func leadingMessages(events []wire.Event) int {
 // panic.
 func asViolation(err error) error {
 	var ce *wire.CodeError
-	var panicked *userError
+	var panicked *fault.User
 	if errors.As(err, &ce) || errors.As(err, &panicked) {
 		return err
 	}

@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"github.com/limpet-go/limpet/internal/endpoint"
+	"github.com/limpet-go/limpet/internal/fault"
 	"github.com/limpet-go/limpet/wire"
 )
 
@@ -94,7 +95,7 @@ func (c *config) moveTarget(from *url.URL, location string) (*url.URL, *Error) {
 		err = errors.New("to a URL with a query parameter that looks like a credential, and Options.StrictURL forbids it")
 	}
 	if err != nil {
-		return nil, &Error{Op: "open", Field: optionRedirects, Class: ClassOther, Err: &redirectError{err.Error(), orOwnURL}}
+		return nil, &Error{Op: "open", Field: optionRedirects, Class: ClassOther, Err: fault.NotFollowed(err.Error(), orOwnURL)}
 	}
 	return target, nil
 }

@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"github.com/google/uuid"
+	"github.com/limpet-go/limpet/internal/fault"
 	"github.com/limpet-go/limpet/internal/socket"
 	"github.com/limpet-go/limpet/wire"
 )
@@ -257,7 +258,7 @@ func (l *loop) failStream(s *streamedMessage, err error) {
 		k.stream = nil
 		l.resolveStream(s, joinReason(ErrOutcomeUnknown, err))
 		l.disconnect(k, 1011, "")
-		l.fail(k, &wire.Failure{Stage: k.stage(), Err: &userError{opSendStream, err}})
+		l.fail(k, &wire.Failure{Stage: k.stage(), Err: &fault.User{Option: opSendStream, Err: err}})
 	}
 }
 
@@ -351,11 +352,11 @@ func (l *loop) beginStream(k *link, s *streamedMessage) {
 		s.resolve(Rejected, &Error{Op: opSendStream, Class: ClassOutcome, Err: joinReason(ErrRejected, l.c.secrets.HideError(refused.Err))})
 		return
 	case err != nil:
-		s.resolve(Pending, &Error{Op: opSendStream, Field: optionDialect, Class: ClassUser, Err: err})
+		s.resolve(Pending, &Error{Op: opSendStream, Field: fault.OptionDialect, Class: ClassUser, Err: err})
 		l.violated(k, asViolation(fmt.Errorf("dialect cannot encode: %w", err)))
 		return
 	case len(out.List) != 1 || len(out.List[0].Data) > 0:
-		s.resolve(Pending, &Error{Op: opSendStream, Field: optionDialect, Class: ClassUser, Err: errNotAlone})
+		s.resolve(Pending, &Error{Op: opSendStream, Field: fault.OptionDialect, Class: ClassUser, Err: errNotAlone})
 		return
 	}
 	if p := l.pacing; p != nil {

@@ -13,6 +13,7 @@ import (
 	"time"
 
 	"github.com/limpet-go/limpet/cursor"
+	"github.com/limpet-go/limpet/internal/fault"
 	"github.com/limpet-go/limpet/internal/histogram"
 	"github.com/limpet-go/limpet/internal/saver"
 	"github.com/limpet-go/limpet/internal/watch"
@@ -345,10 +346,10 @@ type loadedCursor struct {
 
 // loadInto calls Load, whatever Load does.
 func loadInto(ctx context.Context, store cursor.Store, name string, result chan<- loadedCursor) {
-	loaded := loadedCursor{err: &userError{optionCursor, errors.New("Store.Load called runtime.Goexit; return an error instead")}}
+	loaded := loadedCursor{err: &fault.User{Option: optionCursor, Err: errors.New("Store.Load called runtime.Goexit; return an error instead")}}
 	defer func() {
 		if p := recover(); p != nil {
-			loaded.err = &userError{optionCursor, &PanicError{Value: p, Stack: debug.Stack()}}
+			loaded.err = &fault.User{Option: optionCursor, Err: &PanicError{Value: p, Stack: debug.Stack()}}
 		}
 		result <- loaded
 	}()
@@ -359,10 +360,10 @@ func loadInto(ctx context.Context, store cursor.Store, name string, result chan<
 // cursorError is the error of a store.
 func cursorError(err error) *Error {
 	class := ClassOf(err)
-	var failed *userError
+	var failed *fault.User
 	switch {
 	case errors.As(err, &failed):
-		class, err = ClassUser, failed.err
+		class, err = ClassUser, failed.Err
 	case errors.Is(err, cursor.ErrOtherFeed), errors.Is(err, cursor.ErrName):
 		class = ClassInput
 	case class == ClassOther:
@@ -376,11 +377,11 @@ func (s *Subscription) cursorNotSaved(err error, retry time.Duration) {
 	var panicked *saver.Panicked
 	switch {
 	case errors.As(err, &panicked):
-		err = &userError{optionCursor, &PanicError{panicked.Value, panicked.Stack}}
+		err = &fault.User{Option: optionCursor, Err: &PanicError{panicked.Value, panicked.Stack}}
 	case errors.Is(err, saver.ErrSlow):
-		err = &userError{optionCursor, newHangError("Store.Save", "saver.(*Saver).save(")}
+		err = &fault.User{Option: optionCursor, Err: newHangError("Store.Save", "saver.(*Saver).save(")}
 	case errors.Is(err, saver.ErrGoexit):
-		err = &userError{optionCursor, err}
+		err = &fault.User{Option: optionCursor, Err: err}
 	}
 	e := cursorError(err)
 	e.Op = "save"

@@ -58,6 +58,9 @@ func mutate(dirs []string, only string, budget time.Duration, seed uint64) error
 	if err != nil {
 		return err
 	}
+	if err := checkCompiles(".", table); err != nil {
+		return err
+	}
 	var chosen []mutation
 	for _, m := range table {
 		if re.MatchString(m.name) {

@@ -106,3 +106,13 @@ func TestClassify(t *testing.T) {
 		t.Error("go test that did not start is no error")
 	}
 }
+
+// An entry that does not compile is reported, before it runs.
+func TestEntriesThatDoNotCompile(t *testing.T) {
+	unused := minus
+	unused.name, unused.replace = "unused", "sum := a; return a + b"
+	err := checkCompiles(module(t), []mutation{minus, unused})
+	if err == nil || !strings.Contains(err.Error(), "unused: does not compile") || strings.Contains(err.Error(), "minus") {
+		t.Errorf("error %v, want only the entry unused", err)
+	}
+}

@@ -117,9 +117,9 @@ var ofCredentials = []mutation{
 	},
 	{
 		name:    "ticket: an error made with Permanent passes",
-		file:    "failure.go",
-		search:  "return e.option == optionAuth || e.option == optionTicket",
-		replace: "return e.option == optionAuth",
+		file:    "internal/fault/fault.go",
+		search:  "return e.Option == OptionAuth || e.Option == OptionTicket",
+		replace: "return e.Option == OptionAuth",
 		test:    "-run ^TestTicketThatFails$ ./test",
 	},
 	{
@@ -195,8 +195,8 @@ var ofCredentials = []mutation{
 	{
 		name:    "credential: a refusal of a token server is an error of Auth",
 		file:    "dialer.go",
-		search:  "return d.refused(a, &userError{optionAuth, err})",
-		replace: "return failedDial(a, &userError{optionAuth, err})",
+		search:  "return d.refused(a, &fault.User{Option: fault.OptionAuth, Err: err})",
+		replace: "return failedDial(a, &fault.User{Option: fault.OptionAuth, Err: err})",
 		test:    "-run ^TestRefusalOfTheTokenServer$ ./test",
 	},
 	{

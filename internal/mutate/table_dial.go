@@ -286,7 +286,7 @@ var ofDial = []mutation{
 		name:    "close: a failed write decides over the close frame",
 		file:    "loop_events.go",
 		search:  "k.killBy = l.now.Add(closeFrameTimeout)",
-		replace: "l.c.goroutines.spawn(e.conn.Kill)",
+		replace: "l.c.goroutines.Go(e.conn.Kill)",
 		test:    "-run ^TestCloseFrameDecidesOverAFailedWrite$ ./test",
 	},
 	{

@@ -159,7 +159,7 @@ var ofPaths = []mutation{
 	{
 		name:    "redirect: the error does not name the host that answered",
 		file:    "endpoints.go",
-		search:  "\t\t\t\tf.Err = &redirected{from.Host, f.Err}\n",
+		search:  "\t\t\t\tf.Err = &fault.Redirected{Host: from.Host, Err: f.Err}\n",
 		replace: "",
 		test:    "-run ^TestAnswerAfterARedirect$ ./test",
 	},

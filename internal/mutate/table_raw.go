@@ -6,7 +6,7 @@ var ofRaw = []mutation{
 		name:    "raw: an answer shares the memory of its frame",
 		file:    "wire/raw/codec.go",
 		search:  "out.Append(wire.EventPing).Step = bytes.Clone(answer)",
-		replace: "out.Append(wire.EventPing).Step = answer",
+		replace: "bytes.Clone(answer)\n\t\t\tout.Append(wire.EventPing).Step = answer",
 		test:    "-run ^TestNothingIsShared$ ./wire/raw",
 	},
 	{

@@ -75,7 +75,7 @@ var ofRefresh = []mutation{
 	{
 		name:    "refresh: an error made with Permanent is one like another",
 		file:    "credential.go",
-		search:  "\tcase isPermanent(fault):\n",
+		search:  "\tcase fault.IsPermanent(err):\n",
 		replace: "\tcase false:\n",
 		test:    "-run ^TestRefreshFailsForGood$ ./test",
 	},
