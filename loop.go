@@ -11,6 +11,7 @@ import (
 	"github.com/limpet-go/limpet/internal/endpoint"
 	"github.com/limpet-go/limpet/internal/fault"
 	"github.com/limpet-go/limpet/internal/fifo"
+	"github.com/limpet-go/limpet/internal/pace"
 	"github.com/limpet-go/limpet/wire"
 )
 
@@ -44,9 +45,9 @@ type loop struct {
 	ended        bool
 	streams      []*streamedMessage // that wait for their turn
 
-	link     *link   // the connection in use; nil without one
-	closing  []*conn // earlier ones, in their close handshakes
-	pacing   *pacing // nil: the server has no limit of messages
+	link     *link       // the connection in use; nil without one
+	closing  []*conn     // earlier ones, in their close handshakes
+	pacing   *pace.Limit // nil: the server has no limit of messages
 	session  wire.Session
 	sessions uint64          // so far; its state may move, so its ID does not name it
 	kept     []*Subscription // closed, and the server keeps them in the session
@@ -146,7 +147,8 @@ func newLoop(c *Client) *loop {
 	l.window = newWindow(c.cfg.traits.Sessions, c.admission, &c.counters)
 	l.window.notify, l.window.doneCalls = c.notify, &c.doneCalls
 	l.registry = registry{traits: &c.cfg.traits, routes: &c.routes}
-	l.pacing = newPacing(&c.cfg.traits.Connection)
+	limit := &c.cfg.traits.Connection
+	l.pacing = pace.NewLimit(limit.Messages, limit.Per, limit.Burst)
 	l.state = c.state.Load()
 	l.endpoints = newEndpointChoice(&c.cfg)
 	l.timer = time.AfterFunc(forever, func() { c.inbox.post(elapsed{}) })
@@ -451,4 +453,15 @@ func (k *link) takeSteps(now time.Time) {
 		k.ops = append(k.ops, wire.Op{Kind: wire.OpStep, Step: k.steps[0].step})
 		k.steps = k.steps[1:]
 	}
+}
+
+// waitingSteps returns how many steps wait.
+func (k *link) waitingSteps() int {
+	n := len(k.steps)
+	for i := range k.ops {
+		if k.ops[i].Kind == wire.OpStep {
+			n++
+		}
+	}
+	return n
 }

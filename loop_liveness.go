@@ -115,7 +115,8 @@ func (l *loop) ping(k *link, how wire.Ping) bool {
 	if k.pinging {
 		return true
 	}
-	if !l.roomForPing(k) {
+	if at := l.pacing.TakePing(l.now); !at.IsZero() {
+		k.pingAt = at // a ping comes before everything else
 		return false
 	}
 	k.noteIdle(l.now)

@@ -3,6 +3,7 @@ package limpet
 import (
 	"errors"
 	"fmt"
+	"math"
 	"slices"
 	"sync"
 	"time"
@@ -49,8 +50,8 @@ func (l *loop) startWrite() {
 	}
 	before := len(frames.List)
 	u := unwritten{frames: frames, alone: before, through: l.encode(k, ops, frames)}
-	if p := l.pacing; p != nil {
-		u.repliesOnly = p.learnPacking(ops, len(frames.List)-before, left) && before == 0
+	if l.pacing != nil {
+		u.repliesOnly = l.learnPacking(ops, len(frames.List)-before, left) && before == 0
 	}
 	if l.link == k {
 		l.window.countResends(u.through)
@@ -134,204 +135,6 @@ func (a *encodeArgs) reset() {
 		}
 	}
 	a.ops, a.messages = a.ops[:0], a.messages[:0]
-}
-
-// askForMore appends the subscriptions to ask for, in as many frames as there is room
-// for, and returns their number.
-func (l *loop) askForMore(k *link, ops []wire.Op, room int) (more []wire.Op, frames int) {
-	if room <= 0 {
-		return ops, 0
-	}
-	if part := l.nextPart(k); len(part) > 0 {
-		n, frames := l.fittingRequests(k, part, room)
-		if topics := k.namedTopics; n < len(part) {
-			topics.suspects, topics.trial = slices.Insert(topics.suspects, 0, part[n:]), topics.trial[:n]
-		}
-		for _, s := range part[:n] {
-			l.withdraw(k, s)
-			ops = append(ops, l.askFor(k, s))
-		}
-		return ops, frames
-	}
-	chosen := l.nextToAsk(k)
-	n, frames := l.fittingRequests(k, chosen, room)
-	if n < len(chosen) {
-		k.toAsk = slices.Concat(chosen[n:], k.toAsk)
-	}
-	for _, s := range chosen[:n] {
-		if !l.askedOnLink(s) { // once, however often it was to be asked for
-			ops = append(ops, l.askFor(k, s))
-		}
-	}
-	return ops, frames
-}
-
-// nextToAsk takes the subscriptions to ask for next, at most maxAskedAtOnce of them:
-// other frames get their turn between two writes. One that was not answered before
-// has a write of its own, since a server may fail to answer a whole request because
-// of one bad topic in it, or because it is too big.
-func (l *loop) nextToAsk(k *link) (chosen []*Subscription) {
-	places := l.freePlaces(k)
-	if places > 0 && len(k.crowded) > 0 {
-		k.toAsk, k.crowded = append(k.crowded, k.toAsk...), nil
-	}
-	for len(k.toAsk) > 0 && len(chosen) < maxAskedAtOnce {
-		s := k.toAsk[0]
-		if s.isAskedAlone() && len(chosen) > 0 {
-			break
-		}
-		k.toAsk = k.toAsk[1:]
-		if l.askedOnLink(s) || s.state.Load().Phase == SubEnded || k.mustWaitForTopic(s) {
-			continue
-		}
-		if !k.hasPlace(s) {
-			if places == 0 {
-				l.waitForPlace(k, s)
-				continue
-			}
-			places--
-		}
-		if chosen = append(chosen, s); s.isAskedAlone() {
-			break
-		}
-	}
-	return chosen
-}
-
-// askFor returns the request for s on k.
-func (l *loop) askFor(k *link, s *Subscription) wire.Op {
-	traits := &l.c.cfg.traits
-	u := k.usedTopic(s.topic)
-	served := u != nil && u.served
-	l.noteReceived(s)
-	request := l.registry.request(s, k.conn.gen, u != nil && u.tail && traits.Confirms)
-	s.askedGeneration = k.conn.gen
-	l.noteAsk(k, s)
-	if !traits.Confirms || served {
-		s.queue.assumeLive()
-		l.enterLive(k, s, false)
-	}
-	l.c.first.arrive()
-	return wire.Op{Kind: wire.OpSubscribe, Key: s.key, Cmd: s.key*4 + 1, Topic: s.topic, Subscribe: &request}
-}
-
-// confirmWritten confirms the subscriptions whose requests were written and to which the
-// server gives no answer.
-func (l *loop) confirmWritten(k *link) {
-	l.forgetWritten(k)
-	for _, key := range k.confirmed {
-		s := l.c.routes.keyed(key)
-		if s == nil || l.link != k {
-			continue
-		}
-		ev := wire.Event{Kind: wire.EventSubscribed, Key: key, Continuity: wire.ContinuityByNumber}
-		losses, err := s.queue.offer(k.conn.gen, []wire.Event{ev}, &l.now)
-		if err != nil {
-			l.violated(k, err)
-			return
-		}
-		events := received{k.conn, nil}
-		for _, e := range append(losses, ev) {
-			events.events = append(events.events, routedEvent{s, e})
-		}
-		events.handle(l)
-	}
-	k.confirmed = nil
-}
-
-// requestRefused follows when the server refuses a request without naming the
-// topic. A server answers in order, so the oldest request is meant. What it asked
-// for is asked for again in parts; one topic alone is refused for now. If the server
-// says when to ask again, all of it is asked for then.
-func (l *loop) requestRefused(k *link, ev *wire.Event) {
-	open := l.oldestRequest(k)
-	err := &Error{Op: "Subscribe", Field: "topic", Class: ClassRejected, Code: shownCode(ev.Code, ev.PeerCode), Detail: peerText(ev.Reason), Err: ErrRejected}
-	switch {
-	case ev.Retry > 0:
-		for _, s := range open {
-			l.refused(s, err, ev.Retry)
-		}
-	case len(open) == 1:
-		l.askFailed(open[0], err, 0)
-	default:
-		l.askInParts(k, open)
-	}
-}
-
-// askInParts asks again for what one request named.
-func (l *loop) askInParts(k *link, subs []*Subscription) {
-	if len(subs) == 0 {
-		return
-	}
-	size := min((len(subs)+1)/2, maxAskedAtOnce)
-	k.namedTopics.suspects = append(slices.Collect(slices.Chunk(subs, size)), k.namedTopics.suspects...)
-}
-
-// oldestRequest takes an error for the refusal of the oldest request without an
-// answer, and returns those of its subscriptions that wait for one. The error may
-// mean something else, so an answer is still owed: only time makes the topics free.
-func (l *loop) oldestRequest(k *link) (open []*Subscription) {
-	var oldest *ask
-	take := func(asks []ask) {
-		for i := range asks {
-			a := &asks[i]
-			if oldest != nil && a.write != oldest.write {
-				return
-			}
-			if !l.waitsForAnswer(a) {
-				continue
-			}
-			if oldest == nil {
-				oldest = a
-			}
-			a.blamed = true
-			if a.use.sub == a.sub {
-				k.answeredUpTo, k.answeredAt = max(k.answeredUpTo, a.number), l.now
-				a.sub.askNumber = 0
-				open = append(open, a.sub)
-			}
-		}
-	}
-	take(k.unanswered.All())
-	if k.writing || k.unwritten.frames != nil || oldest != nil {
-		take(k.asked)
-	}
-	return open
-}
-
-// waitsForAnswer reports whether an answer to a is to come: for its subscription, or
-// before its topic is free.
-func (l *loop) waitsForAnswer(a *ask) bool {
-	switch {
-	case a.use == nil || a.use.owed == 0 || a.blamed:
-		return false
-	case a.use.sub == a.sub:
-		return l.isOpen(a)
-	}
-	return a.use.leaving && a.use.sub == nil && a.number == a.sub.askNumber
-}
-
-// nextPart returns the next part of a request that was refused, once the part before
-// it was answered. If that took too long, the others do not wait.
-func (l *loop) nextPart(k *link) []*Subscription {
-	waits := func(s *Subscription) bool { return s.state.Load().Phase == SubPending && l.askedOnLink(s) }
-	n := k.namedTopics
-	if n == nil {
-		return nil
-	}
-	for len(n.trial) > 0 && (n.mute || !waits(n.trial[0]) || n.trial[0].askNumber == 0 || !n.trial[0].askAgainAt.IsZero()) {
-		n.trial = n.trial[1:]
-	}
-	for len(n.trial) == 0 && len(n.suspects) > 0 {
-		part := n.suspects[0]
-		n.suspects = n.suspects[1:]
-		n.trial = slices.DeleteFunc(part, func(s *Subscription) bool { return !waits(s) || s.askNumber != 0 })
-		if len(n.trial) > 0 {
-			return slices.Clone(n.trial)
-		}
-	}
-	n.mute = n.mute && len(n.suspects) > 0
-	return nil
 }
 
 // encode encodes ops and returns the highest sequence number among them. A
@@ -470,3 +273,178 @@ func (k *link) encodeWithin(ops []wire.Op, out *wire.Frames) error {
 }
 
 const maxEncodePanics = 3 // until a connection is stable
+
+// unwritten are frames that were encoded and are not all written. The zero value is none.
+type unwritten struct {
+	frames  *wire.Frames
+	from    int    // index of the first that is not written
+	through uint64 // highest sequence number among them
+	alone   int    // of the first ones, those of Start: others may come between them
+
+	repliesOnly bool // they are pings and pongs
+}
+
+// write starts a write of what is encoded: all of it, or as much as there is room for.
+func (l *loop) write(k *link, room int) {
+	u := k.unwritten
+	n := min(len(u.frames.List)-u.from, room)
+	if n <= 0 {
+		l.waitForRoom(k, room)
+		return
+	}
+	if k.unwritten.from += n; k.unwritten.from == len(u.frames.List) {
+		k.unwritten = unwritten{}
+	}
+	l.pacing.Sent(l.now, n, u.repliesOnly)
+	k.writing, k.writeStarted = true, l.now
+	w := writer{k.conn, &l.c.inbox, &l.c.counters}
+	l.c.goroutines.Go(func() { w.write(u, n) })
+}
+
+// roomToSend returns how many frames may be written now.
+func (l *loop) roomToSend(k *link) int {
+	if l.pacing == nil {
+		return math.MaxInt
+	}
+	pings := k.conn.Pings() // whose pongs were sent already
+	pongs := min(pings-k.pingsCounted, maxReplies)
+	k.pingsCounted = pings
+	waits := len(k.ops) > 0 || len(k.toAsk) > 0 || len(l.streams) > 0 || l.window.nextToSend < l.window.slots.Len() || k.unwritten.frames != nil
+	return l.pacing.Room(l.now, int(pongs), waits)
+}
+
+// waitForRoom makes the loop look again when there is room.
+func (l *loop) waitForRoom(k *link, room int) { k.paceAt = l.pacing.NextRoom(l.now, room) }
+
+// takeReplies moves pings and pongs to ops, before the welcome steps too: all of them, or
+// as many as there is room for.
+func (l *loop) takeReplies(k *link, ops []wire.Op, room int) []wire.Op {
+	n := min(len(k.replies), max(room, 0))
+	if l.pacing.IsTurnOfOthers() {
+		n = 0
+	}
+	ops, k.replies = append(ops, k.replies[:n]...), k.replies[n:]
+	if len(k.replies) == 0 {
+		k.replies = nil
+	}
+	if !k.ready {
+		k.ops = slices.DeleteFunc(k.ops, func(op wire.Op) bool {
+			taken := op.Kind == wire.OpStep && len(ops) < room
+			if taken {
+				ops = append(ops, op)
+			}
+			return taken
+		})
+	}
+	k.pingQueued = slices.ContainsFunc(k.replies, func(op wire.Op) bool { return op.Kind == wire.OpPing })
+	return ops
+}
+
+// insertReplies puts pings and pongs before the frames of Start that wait: these can take
+// minutes. With the trait Greeting they belong together.
+func (l *loop) insertReplies(k *link, room int) {
+	u := &k.unwritten
+	if u.from >= u.alone || k.traits.Greeting {
+		return
+	}
+	n := len(u.frames.List)
+	l.encode(k, l.takeReplies(k, nil, room), u.frames)
+	if l.link == k {
+		replies := slices.Clone(u.frames.List[n:])
+		u.frames.List = slices.Insert(u.frames.List[:n], u.from, replies...)
+		u.alone += len(replies)
+		u.repliesOnly = len(replies) > 0 && len(replies) >= room
+	}
+}
+
+// fitting returns how many of ops fit into as many frames as there is room for, and how
+// many frames they take.
+func (l *loop) fitting(k *link, ops []wire.Op, room int) (n, frames int) {
+	return l.pacing.Fit(len(ops), room, func(n int) (int, bool) {
+		if g, ok := k.codec.(guardedCodec); ok {
+			return g.countFrames(ops[:n])
+		}
+		return 0, false
+	})
+}
+
+// learnPacking follows when ops were encoded as a number of frames, for which there was
+// room. It reports whether there are only pings and pongs.
+func (l *loop) learnPacking(ops []wire.Op, frames, room int) (repliesOnly bool) {
+	requests, others := 0, 0
+	for i := range ops {
+		switch ops[i].Kind {
+		case wire.OpPing, wire.OpPong, wire.OpStep, wire.OpPublish, wire.OpBye:
+			others++
+		default:
+			requests++
+		}
+	}
+	l.pacing.Learn(requests, frames-others, room-others, maxAskedAtOnce)
+	return !slices.ContainsFunc(ops, func(op wire.Op) bool { return op.Kind != wire.OpPing && op.Kind != wire.OpPong })
+}
+
+// fittingRequests is fitting for requests for subscriptions.
+func (l *loop) fittingRequests(k *link, subs []*Subscription, room int) (n, frames int) {
+	if l.pacing == nil {
+		return len(subs), 0
+	}
+	ops := make([]wire.Op, len(subs))
+	for i, s := range subs {
+		ops[i] = wire.Op{Kind: wire.OpSubscribe, Key: s.key, Topic: s.topic, Subscribe: &wire.Subscribe{Key: s.key, Topic: s.topic}}
+	}
+	return l.fitting(k, ops, room)
+}
+
+// finishesShutdown reports whether Shutdown has nothing left to write but OpBye.
+func (l *loop) finishesShutdown(k *link) bool {
+	return l.shuttingDown && l.nothingPending() && len(k.ops) == 0
+}
+
+// exceeds returns a *wire.TooBigError for a message beyond a limit that the peer has
+// announced.
+func (k *link) exceeds(m *wire.Message) error {
+	limits := &k.limits
+	if m == nil || m.Void {
+		return nil
+	}
+	if limits.Payload > 0 && len(m.Payload) > limits.Payload {
+		return &wire.TooBigError{What: "payload bytes", Size: len(m.Payload), Limit: limits.Payload}
+	}
+	if limits.Headers > 0 && len(m.Header) > limits.Headers {
+		return &wire.TooBigError{What: "header count", Size: len(m.Header), Limit: limits.Headers}
+	}
+	if limits.HeaderSize > 0 && (m.Type != "" || len(m.Header) > 0) {
+		size := len(m.Type)
+		for name, value := range m.Header {
+			size += len(name) + len(value)
+		}
+		if size > limits.HeaderSize {
+			return &wire.TooBigError{What: "header bytes", Size: size, Limit: limits.HeaderSize}
+		}
+	}
+	return nil
+}
+
+// The next control frames get their turn after one write, so it should not take longer
+// than a quarter of a heartbeat interval, within these bounds.
+const (
+	minWriteTime = 50 * time.Millisecond
+	maxWriteTime = 500 * time.Millisecond
+)
+
+func (k *link) writeTime() time.Duration {
+	return min(max(k.heartbeat/4, minWriteTime), maxWriteTime)
+}
+
+// followLink adapts the size of the next writes to the time that one of n bytes took.
+func (l *loop) followLink(k *link, n int) {
+	took, limit := l.now.Sub(k.writeStarted), k.writeTime()
+	switch {
+	case took > limit:
+		fits := int(float64(n) * float64(limit) / float64(took))
+		l.writeBytes = min(l.writeBytes, max(fits, minWriteBytes))
+	case took < limit/4 && n >= l.writeBytes/2:
+		l.writeBytes = min(2*l.writeBytes, maxWriteBytes)
+	}
+}

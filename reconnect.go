@@ -3,11 +3,9 @@ package limpet
 import (
 	"log/slog"
 	"math/rand/v2"
-	"slices"
 	"time"
 
 	"github.com/cenkalti/backoff/v4"
-	"github.com/limpet-go/limpet/wire"
 )
 
 // The fixed numbers of docs/reconnect.md.
@@ -166,131 +164,6 @@ func later(a, b time.Time) time.Time {
 		return a
 	}
 	return b
-}
-
-const maxKept = 1024 // more closed subscriptions are left to the end of the session
-
-// keepClosed remembers a closed subscription that the server keeps in the session: its
-// end is owed until the server confirms it or, if it confirms none, until it is written.
-func (l *loop) keepClosed(s *Subscription) {
-	here := s.keptIn != 0 && s.keptIn == l.sessions
-	if l.c.cfg.traits.KeepsSubs && here && len(l.kept) < maxKept {
-		l.kept = append(l.kept, s)
-	}
-}
-
-// forgetKept follows when the server has confirmed the end of a subscription.
-func (l *loop) forgetKept(ev *wire.Event) {
-	if ev.Kind == wire.EventUnsubscribed && ev.Key != 0 {
-		l.kept = slices.DeleteFunc(l.kept, func(s *Subscription) bool { return s.key == ev.Key })
-	}
-}
-
-// forgetWritten follows when the ends of subscriptions were written.
-func (l *loop) forgetWritten(k *link) {
-	if !l.c.cfg.traits.ConfirmsEnd {
-		l.kept = slices.DeleteFunc(l.kept, func(s *Subscription) bool { return slices.Contains(k.endsInWrite, s.key) })
-	}
-	k.endsInWrite = nil
-}
-
-// resumeKept ends at the server the subscriptions that it has kept in a resumed session
-// and that were closed in the meantime, and goes on with the others. Where they are a part
-// of Start, the dialect does so.
-func (l *loop) resumeKept(k *link, resumed bool) {
-	closed := l.kept
-	l.kept = nil
-	if !resumed || !k.traits.KeepsSubs {
-		return
-	}
-	for _, s := range closed {
-		if s.askedGeneration != k.conn.gen { // otherwise it was closed before the welcome
-			if s.keptIn != l.sessions || !k.traits.Unsubscribe || k.usedTopic(s.topic) != nil {
-				continue // the topic has another subscription by now
-			}
-			s.askedGeneration = k.conn.gen
-			k.unsubscribe(s)
-		}
-		l.kept = append(l.kept, s)
-	}
-	if k.traits.StartSubs > 0 {
-		return
-	}
-	for s := range l.registry.all() {
-		if s.keptIn != l.sessions || s.failedAsks > 0 {
-			continue
-		}
-		s.askedGeneration = k.conn.gen // its queue knows it from the reader
-		l.enterLive(k, s, true)
-	}
-}
-
-// suspicion is that the request for a subscription makes the server end the connection
-// instead of answering: the connections in a row that ended so, and how many of them the
-// server ended in words, with no other request open.
-type suspicion struct {
-	count, alone int
-	since        time.Time // of the first of alone
-}
-
-// isAskedAlone reports whether the request for s has a write of its own.
-func (s *Subscription) isAskedAlone() bool {
-	return s.failedAsks > 0 || s.suspicion != nil && s.suspicion.count > 1
-}
-
-// openRequests returns the subscriptions whose requests have no answer.
-func (l *loop) openRequests(k *link) (open []*Subscription) {
-	for i := range k.unanswered.Len() {
-		if a := k.unanswered.At(i); l.isOpen(a) {
-			open = append(open, a.sub)
-		}
-	}
-	for i := range k.asked {
-		if a := &k.asked[i]; k.writing && l.isOpen(a) {
-			open = append(open, a.sub)
-		}
-	}
-	return open
-}
-
-// suspect follows when a connection has ended while requests were open. A request can be why,
-// if the server ended it with a close code or a fatal error (in words) or dropped it. From
-// the second time in a row on, the third if it was dropped, which a bad network does too, such a
-// subscription is asked for later each time, at a random moment: so it does not cost the
-// others their connection, and is alone with the server sooner or later. It ends if
-// it was alone each time and the server said so, five times over ten minutes.
-func (l *loop) suspect(open []*Subscription, f *wire.Failure, d *decision, fatal bool) {
-	inWords := f.CloseCode != 0 || fatal
-	dropped := !inWords && d.byTable && d.class == ClassNetwork
-	if !inWords && !dropped || d.class == ClassOverload || d.Action == wire.ActionSpread && f.CloseCode != 1000 {
-		return
-	}
-	why := &Error{Op: "Subscribe", Field: "topic", Class: ClassRejected, Code: shownCode(f.Code, f.PeerCode), Err: ErrRejected,
-		Detail: "the server closes the connection each time it is asked for this topic"}
-	free := 1
-	if dropped {
-		free = 2
-		why.Class, why.Err, why.Detail = ClassNetwork, ErrUnanswered, "the connection is lost each time the server is asked for this topic"
-	}
-	for _, s := range open {
-		if s.suspicion == nil {
-			s.suspicion = &suspicion{}
-		}
-		p := s.suspicion
-		if len(open) == 1 && inWords {
-			if p.alone++; p.alone == 1 {
-				p.since = l.now
-			}
-		}
-		if p.alone >= finalRepeats && l.now.Sub(p.since) >= finalSpan {
-			l.endSub(s, why)
-			continue
-		}
-		if p.count++; p.count > free {
-			l.askAgainAfter(s, askPause(min(p.count-free, maxSuspicion)))
-			l.enterSub(s, SubState{Phase: SubPending, Err: why})
-		}
-	}
 }
 
 // outageWatch is a time without all that the client had.

@@ -165,46 +165,6 @@ func TestPolicyGoAwaySpreads(t *testing.T) {
 	}
 }
 
-// What a client sends fits a server that counts in windows, wherever they begin, and one
-// with a bucket. Nearly four fifths of what is allowed is used.
-func TestPacingFitsTheServer(t *testing.T) {
-	for _, limits := range []wire.ConnectionLimits{
-		{Messages: 1}, {Messages: 2}, {Messages: 3}, {Messages: 4}, {Messages: 5}, {Messages: 9}, {Messages: 10}, {Messages: 100},
-		{Messages: 480, Per: time.Hour}, {Messages: 120, Per: time.Minute}, {Messages: 7, Per: 10 * time.Millisecond},
-		{Messages: 8, Burst: 20}, {Messages: 1, Burst: 1}, {Messages: 3, Per: time.Minute, Burst: 2},
-	} {
-		p := newPacing(&limits)
-		per := limits.Per
-		if per == 0 {
-			per = time.Second
-		}
-		start := time.Now()
-		var sent []time.Time
-		for now := start; now.Sub(start) < 20*per; now = now.Add(p.bucket.Wait(now)) {
-			for n := p.bucket.Available(now); n > 0; n-- {
-				p.bucket.Take(now, 1)
-				sent = append(sent, now)
-			}
-		}
-		allowed := limits.Messages
-		if limits.Burst > 0 {
-			allowed += limits.Burst
-		}
-		for i := allowed; i < len(sent); i++ {
-			if d := sent[i].Sub(sent[i-allowed]); d < per {
-				t.Errorf("%+v: %d messages within %v", limits, allowed+1, d)
-				break
-			}
-		}
-		if want := 20 * limits.Messages * 3 / 4; len(sent) < want {
-			t.Errorf("%+v: %d messages in 20 times %v, want %d", limits, len(sent), per, want)
-		}
-	}
-	if newPacing(&wire.ConnectionLimits{Subscriptions: 3, Age: time.Hour}) != nil {
-		t.Error("a pace without a limit of messages")
-	}
-}
-
 // sleepFor makes the next look of c's loop find that this machine has slept for d: timers
 // stood still, and the wall clock went on.
 func sleepFor(c *Client, d time.Duration) {

@@ -1,8 +1,10 @@
 package limpet
 
 import (
+	"cmp"
 	"container/heap"
 	"iter"
+	"math"
 	"slices"
 	"sync"
 	"time"
@@ -278,4 +280,93 @@ func (r *routes) wasKnown(ev *wire.Event) bool {
 		return ev.Key <= r.lastKey
 	}
 	return r.byName[ev.Name] != nil || r.closed.count[ev.Name] > 0
+}
+
+// exceedsPlaces reports whether the server has no place for s, now or later on the
+// connection: what was closed and cannot be ended at the server keeps its place.
+func (l *loop) exceedsPlaces(s *Subscription) bool {
+	limit := l.c.cfg.traits.Connection.Subscriptions
+	if limit == 0 {
+		return false
+	}
+	used := len(l.registry.subs) - l.registry.removed
+	if k := l.link; k != nil {
+		used += k.abandoned
+		if n := k.namedTopics; n != nil {
+			for u := range n.served {
+				if u.topic != s.topic && l.registry.named(u.topic) == nil {
+					used++
+				}
+			}
+		}
+	}
+	return used >= limit
+}
+
+// freePlaces returns how many more subscriptions the server takes on k. One that was
+// closed has its place until the server has finished with it.
+func (l *loop) freePlaces(k *link) int {
+	limit := l.c.cfg.traits.Connection.Subscriptions
+	if limit == 0 || len(k.toAsk)+len(k.crowded) == 0 {
+		return math.MaxInt
+	}
+	if n := k.namedTopics; n != nil {
+		return max(0, limit-n.holding)
+	}
+	used := k.abandoned
+	for s := range l.registry.all() {
+		if k.hasPlace(s) {
+			used++
+		}
+	}
+	for i := range k.leaving {
+		if !k.leaving[i].ended {
+			used++
+		}
+	}
+	return max(0, limit-used)
+}
+
+// hasPlace reports whether s counts among the subscriptions of k already.
+func (k *link) hasPlace(s *Subscription) bool {
+	if k.namedTopics == nil {
+		return s.askedGeneration == k.conn.gen
+	}
+	u := k.usedTopic(s.topic)
+	return u != nil && (u.sub == s || u.served)
+}
+
+// abandon follows when the client leaves a subscription that it cannot end at the server.
+// Where topics are the names of subscriptions, topicUse knows it.
+func (k *link) abandon() {
+	if k.namedTopics == nil {
+		k.abandoned++
+	}
+}
+
+// waitForPlace makes s wait until the server has a place for it. Where none becomes free, one
+// that was not answered ends as if it was not answered again.
+func (l *loop) waitForPlace(k *link, s *Subscription) {
+	if s.failedAsks > 0 && !k.traits.Unsubscribe {
+		l.askFailed(s, &Error{Op: "Subscribe", Field: "topic", Class: ClassTimeout, Err: ErrUnanswered}, 0)
+		return
+	}
+	k.crowded = append(k.crowded, s)
+}
+
+// byPriority returns the subscriptions in the order in which the server is asked for them.
+func (r *registry) byPriority() iter.Seq[*Subscription] {
+	if !r.prioritized {
+		return r.all()
+	}
+	return slices.Values(slices.SortedStableFunc(r.all(), func(a, b *Subscription) int { return cmp.Compare(b.priority, a.priority) }))
+}
+
+// queueRequest puts s among those to ask for, before those with a lower priority.
+func (k *link) queueRequest(s *Subscription) {
+	i := len(k.toAsk)
+	for i > 0 && k.toAsk[i-1].priority < s.priority {
+		i--
+	}
+	k.toAsk = slices.Insert(k.toAsk, i, s)
 }

@@ -359,10 +359,7 @@ func (l *loop) beginStream(k *link, s *streamedMessage) {
 		s.resolve(Pending, &Error{Op: opSendStream, Field: fault.OptionDialect, Class: ClassUser, Err: errNotAlone})
 		return
 	}
-	if p := l.pacing; p != nil {
-		p.bucket.Take(l.now, 1)
-		p.starvedSince = time.Time{}
-	}
+	l.pacing.Sent(l.now, 1, false)
 	s.frame, k.stream = out.List[0].Type, s
 }
 

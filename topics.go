@@ -1,6 +1,7 @@
 package limpet
 
 import (
+	"slices"
 	"time"
 
 	"github.com/limpet-go/limpet/internal/fifo"
@@ -328,4 +329,99 @@ func (k *link) release(s *Subscription, p Position) {
 		op.Kind = wire.OpAck
 	}
 	k.ops = append(k.ops, op)
+}
+
+// requestRefused follows when the server refuses a request without naming the
+// topic. A server answers in order, so the oldest request is meant. What it asked
+// for is asked for again in parts; one topic alone is refused for now. If the server
+// says when to ask again, all of it is asked for then.
+func (l *loop) requestRefused(k *link, ev *wire.Event) {
+	open := l.oldestRequest(k)
+	err := &Error{Op: "Subscribe", Field: "topic", Class: ClassRejected, Code: shownCode(ev.Code, ev.PeerCode), Detail: peerText(ev.Reason), Err: ErrRejected}
+	switch {
+	case ev.Retry > 0:
+		for _, s := range open {
+			l.refused(s, err, ev.Retry)
+		}
+	case len(open) == 1:
+		l.askFailed(open[0], err, 0)
+	default:
+		l.askInParts(k, open)
+	}
+}
+
+// askInParts asks again for what one request named.
+func (l *loop) askInParts(k *link, subs []*Subscription) {
+	if len(subs) == 0 {
+		return
+	}
+	size := min((len(subs)+1)/2, maxAskedAtOnce)
+	k.namedTopics.suspects = append(slices.Collect(slices.Chunk(subs, size)), k.namedTopics.suspects...)
+}
+
+// oldestRequest takes an error for the refusal of the oldest request without an
+// answer, and returns those of its subscriptions that wait for one. The error may
+// mean something else, so an answer is still owed: only time makes the topics free.
+func (l *loop) oldestRequest(k *link) (open []*Subscription) {
+	var oldest *ask
+	take := func(asks []ask) {
+		for i := range asks {
+			a := &asks[i]
+			if oldest != nil && a.write != oldest.write {
+				return
+			}
+			if !l.waitsForAnswer(a) {
+				continue
+			}
+			if oldest == nil {
+				oldest = a
+			}
+			a.blamed = true
+			if a.use.sub == a.sub {
+				k.answeredUpTo, k.answeredAt = max(k.answeredUpTo, a.number), l.now
+				a.sub.askNumber = 0
+				open = append(open, a.sub)
+			}
+		}
+	}
+	take(k.unanswered.All())
+	if k.writing || k.unwritten.frames != nil || oldest != nil {
+		take(k.asked)
+	}
+	return open
+}
+
+// waitsForAnswer reports whether an answer to a is to come: for its subscription, or
+// before its topic is free.
+func (l *loop) waitsForAnswer(a *ask) bool {
+	switch {
+	case a.use == nil || a.use.owed == 0 || a.blamed:
+		return false
+	case a.use.sub == a.sub:
+		return l.isOpen(a)
+	}
+	return a.use.leaving && a.use.sub == nil && a.number == a.sub.askNumber
+}
+
+// nextPart returns the next part of a request that was refused, once the part before
+// it was answered. If that took too long, the others do not wait.
+func (l *loop) nextPart(k *link) []*Subscription {
+	waits := func(s *Subscription) bool { return s.state.Load().Phase == SubPending && l.askedOnLink(s) }
+	n := k.namedTopics
+	if n == nil {
+		return nil
+	}
+	for len(n.trial) > 0 && (n.mute || !waits(n.trial[0]) || n.trial[0].askNumber == 0 || !n.trial[0].askAgainAt.IsZero()) {
+		n.trial = n.trial[1:]
+	}
+	for len(n.trial) == 0 && len(n.suspects) > 0 {
+		part := n.suspects[0]
+		n.suspects = n.suspects[1:]
+		n.trial = slices.DeleteFunc(part, func(s *Subscription) bool { return !waits(s) || s.askNumber != 0 })
+		if len(n.trial) > 0 {
+			return slices.Clone(n.trial)
+		}
+	}
+	n.mute = n.mute && len(n.suspects) > 0
+	return nil
 }

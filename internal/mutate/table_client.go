@@ -274,7 +274,7 @@ var ofClient = []mutation{
 	},
 	{
 		name:    "subscribe: no answer is no matter",
-		file:    "loop_deadlines.go",
+		file:    "loop_requests.go",
 		search:  "\t\t\tl.askFailed(a.sub, &Error{Op: \"Subscribe\", Field: \"topic\", Class: ClassTimeout, Err: ErrUnanswered}, 0)\n",
 		replace: "",
 		test:    "-run ^TestUnansweredSubscriptionEndsAlone$ ./test",
@@ -282,7 +282,7 @@ var ofClient = []mutation{
 	},
 	{
 		name:    "subscribe: a slow server is asked again",
-		file:    "loop_deadlines.go",
+		file:    "loop_requests.go",
 		search:  "if a.number > k.answeredUpTo && k.answeredUpTo > 0 {",
 		replace: "if a.number > k.answeredUpTo+1<<40 {",
 		test:    "-run ^TestSlowServerIsNotAskedAgain$ ./test",
@@ -305,7 +305,7 @@ var ofClient = []mutation{
 	},
 	{
 		name:    "subscribe: one bad topic in a request",
-		file:    "loop_write.go",
+		file:    "loop_requests.go",
 		search:  "if s.isAskedAlone() && len(chosen) > 0 {",
 		replace: "if len(chosen) > 0 && s.failedAsks > 9 {",
 		test:    "-run ^TestUnansweredIsAskedForAlone$ .",

@@ -181,14 +181,14 @@ var ofEndpoints = []mutation{
 	},
 	{
 		name:    "priority: requests are in order of registration",
-		file:    "conn.go",
+		file:    "registry.go",
 		search:  "for i > 0 && k.toAsk[i-1].priority < s.priority {",
 		replace: "for false {",
 		test:    "-run ^TestPriority$ ./test",
 	},
 	{
 		name:    "priority: the handshake carries the oldest",
-		file:    "conn.go",
+		file:    "registry.go",
 		search:  "if !r.prioritized {\n\t\treturn r.all()\n\t}",
 		replace: "if true {\n\t\treturn r.all()\n\t}",
 		test:    "-run ^TestPriority$ ./test",

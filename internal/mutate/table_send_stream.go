@@ -61,7 +61,7 @@ var ofSendStream = []mutation{
 	{
 		name:    "send stream: it is no message for the limit",
 		file:    "stream.go",
-		search:  "\t\tp.bucket.Take(l.now, 1)\n",
+		search:  "\tl.pacing.Sent(l.now, 1, false)\n",
 		replace: "",
 		test:    "-run ^TestStreamIsOneMessage$ ./test",
 	},
@@ -74,9 +74,9 @@ var ofSendStream = []mutation{
 	},
 	{
 		name:    "send stream: pings starve it",
-		file:    "conn.go",
-		search:  "len(k.toAsk) == 0 && len(l.streams) == 0 &&",
-		replace: "len(k.toAsk) == 0 &&",
+		file:    "loop_write.go",
+		search:  "len(k.toAsk) > 0 || len(l.streams) > 0 ||",
+		replace: "len(k.toAsk) > 0 ||",
 		test:    "-run ^TestStreamHasItsTurn$ ./test",
 	},
 	{

@@ -152,7 +152,7 @@ var ofStream = []mutation{
 	},
 	{
 		name:    "loop: the server's limit of a payload is not respected",
-		file:    "conn.go",
+		file:    "loop_write.go",
 		search:  "if limits.Payload > 0 && len(m.Payload) > limits.Payload {",
 		replace: "if limits.Payload > 0 && len(m.Payload) > limits.Payload+1<<20 {",
 		test:    "-run ^TestLimitsOfTheServer$ ./test",
@@ -222,7 +222,7 @@ var ofStream = []mutation{
 	},
 	{
 		name:    "loop: what came before another request proves nothing",
-		file:    "loop_write.go",
+		file:    "loop_requests.go",
 		search:  "\tl.noteReceived(s)\n",
 		replace: "",
 		test:    "-run ^TestMessagesBeforeAnotherRequestAreProgress$ ./test",

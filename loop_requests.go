@@ -1,0 +1,500 @@
+package limpet
+
+import (
+	"slices"
+	"sync"
+	"time"
+
+	"github.com/limpet-go/limpet/internal/headers"
+	"github.com/limpet-go/limpet/wire"
+)
+
+const (
+	answerTimeout = 10 * time.Second // for a subscription, from the write of its request
+	partlyTimeout = 2 * time.Second  // from the refusal of another topic of the same request
+	maxFailedAsks = 3                // then the subscription ends
+	maxSuspicion  = 7                // pauses of askPause for a suspect: then up to 128 s
+	askBackoff    = 2 * time.Second  // before a subscription is asked for again after a failed request; it doubles
+)
+
+// ask is one request for a subscription.
+type ask struct {
+	sub      *Subscription
+	use      *topicUse // of its topic; nil if the dialect routes by key
+	number   uint64
+	write    uint64 // the number of the write that carries it
+	answerBy time.Time
+	blamed   bool   // for an error that names no topic
+	partly   bool   // another topic of the same write was refused
+	behind   uint64 // with the message of this number, which was incomplete at answerBy; 0: none
+}
+
+// askPool shares the memory of unanswered requests.
+var askPool sync.Pool
+
+// noteAsk follows when s is asked for on k, if the dialect has answers.
+func (l *loop) noteAsk(k *link, s *Subscription) {
+	traits := &l.c.cfg.traits
+	l.registry.postpone(s, time.Time{})
+	var u *topicUse
+	if !traits.ByKey {
+		u = k.useTopic(s.topic)
+		u.sub, u.again = s, 0
+		k.namedTopics.count(u)
+	}
+	if !traits.Confirms {
+		return
+	}
+	if u != nil {
+		u.owed++
+		u.owedUntil = time.Time{}
+		if u.served {
+			u.again = u.owed
+		}
+	}
+	k.asks++
+	s.askNumber = k.asks
+	s.askWrite = k.writes
+	k.asked = append(k.asked, ask{sub: s, use: u, number: k.asks, write: k.writes})
+}
+
+// noteWritten follows when the requests were written: their time begins.
+func (k *link) noteWritten(now time.Time) {
+	for _, a := range k.asked {
+		a.answerBy = now.Add(answerTimeout)
+		k.unanswered.Push(a)
+		if a.use != nil && a.number == a.sub.askNumber {
+			a.use.owedUntil = a.answerBy
+		}
+	}
+	k.asked = nil
+	k.writes++
+	k.noteLeft(now)
+}
+
+// restartAnswers begins the time of every request again.
+func (k *link) restartAnswers(now time.Time) {
+	for i := range k.unanswered.Len() {
+		k.unanswered.At(i).answerBy = now.Add(answerTimeout)
+	}
+}
+
+// answered follows when the server answers the request for s, in whatever way.
+func (k *link) answered(s *Subscription, now time.Time) {
+	s.failedAsks, s.suspicion = 0, nil
+	if s.askNumber > k.answeredUpTo {
+		k.answeredUpTo, k.answeredAt = s.askNumber, now
+	}
+}
+
+// notePartly follows when the server refuses s by name. If it took the rest of the
+// request, answers follow soon.
+func (k *link) notePartly(s *Subscription, now time.Time) {
+	if k.namedTopics == nil || s.askNumber == 0 || k.namedTopics.partly == s.askWrite+1 {
+		return
+	}
+	k.namedTopics.partly = s.askWrite + 1
+	for i := range k.unanswered.Len() {
+		if a := k.unanswered.At(i); a.write == s.askWrite {
+			a.partly, a.answerBy = true, now.Add(partlyTimeout)
+		}
+	}
+}
+
+// answerBy is when the oldest request counts as unanswered. A server that still
+// works off earlier requests gets more time.
+func (k *link) answerBy() time.Time {
+	a := k.unanswered.At(0)
+	if a.partly {
+		return later(a.answerBy, k.answeredAt.Add(partlyTimeout))
+	}
+	if a.number > k.answeredUpTo && k.answeredUpTo > 0 {
+		return later(a.answerBy, k.answeredAt.Add(answerTimeout))
+	}
+	return a.answerBy
+}
+
+// checkAnswers deals with the subscriptions whose request was not answered in
+// time. None of them holds up another.
+func (l *loop) checkAnswers(k *link) {
+	for k.ready && k.unanswered.Len() > 0 {
+		a := *k.unanswered.At(0)
+		if l.isOpen(&a) {
+			by := k.answerBy()
+			if !due(by, l.now) {
+				return
+			}
+			if l.answerMayBeBehind(k, k.unanswered.At(0)) {
+				return
+			}
+			if a.partly {
+				l.askInParts(k, l.oldestRequest(k))
+				continue
+			}
+			if n := k.namedTopics; n != nil {
+				n.mute = len(n.suspects) > 0
+			}
+			a.sub.held = false
+			a.sub.queue.holdNoLonger() // what comes now belongs to this subscription
+			l.askFailed(a.sub, &Error{Op: "Subscribe", Field: "topic", Class: ClassTimeout, Err: ErrUnanswered}, 0)
+		} else if l.waitsForAnswer(&a) && !due(a.answerBy, l.now) {
+			return
+		}
+		k.unanswered.Drop(1)
+	}
+}
+
+// answerMayBeBehind gives a request more time while the message is received that
+// was incomplete when its time ended: on a slow link that can take minutes.
+func (l *loop) answerMayBeBehind(k *link, a *ask) bool {
+	next := l.c.counters.frames.Load() + 1
+	if !k.conn.Receiving() || a.behind != 0 && a.behind != next {
+		return false
+	}
+	a.behind, a.answerBy = next, l.now.Add(answerTimeout/10)
+	return true
+}
+
+// isOpen reports whether the subscription of a waits for the answer to it.
+func (l *loop) isOpen(a *ask) bool {
+	return a.number == a.sub.askNumber && l.askedOnLink(a.sub) && a.sub.state.Load().Phase == SubPending
+}
+
+// askFailed schedules another request for s after one that was not answered, or was
+// refused in a way that another topic may have caused. It ends s after the last one.
+// Until the next request, an answer to this one still counts.
+func (l *loop) askFailed(s *Subscription, err *Error, pause time.Duration) {
+	if s.failedAsks++; s.failedAsks >= maxFailedAsks {
+		if err.Class != ClassRejected {
+			l.releaseSub(s)
+		}
+		l.endSub(s, err)
+		return
+	}
+	l.askAgainAfter(s, max(askPause(s.failedAsks), min(pause, headers.MaxRetryAfter)))
+	l.enterSub(s, SubState{Phase: SubPending, Err: err})
+}
+
+// refused ends a subscription that the server refused. If the server said when to
+// ask again, it schedules that instead, later with each refusal in a row.
+func (l *loop) refused(s *Subscription, err *Error, retry time.Duration) {
+	s.askedGeneration = 0
+	if retry <= 0 {
+		l.endSub(s, err)
+		return
+	}
+	s.refusals++
+	pause := min(retry, headers.MaxRetryAfter)
+	more := max(pause, l.c.cfg.Backoff.Initial) * time.Duration(min(s.refusals, 10))
+	l.askAgainAfter(s, pause+more/2+uniform(more/2))
+	l.enterSub(s, SubState{Phase: SubPending, Err: err})
+}
+
+// refusalInDoubt follows when a refusal may concern an earlier subscription to the
+// same topic. The server is asked again, unless it shows before that it serves s.
+func (l *loop) refusalInDoubt(s *Subscription, err *Error, retry time.Duration) {
+	s.askNumber = 0
+	if s.state.Load().Phase == SubLive {
+		s.queue.expectAnswer(false) // by a message
+	}
+	l.askFailed(s, err, retry)
+}
+
+// endedByServer asks again for a subscription that the server has ended and the
+// client has not. A server that does so again and again does not want it.
+func (l *loop) endedByServer(s *Subscription, ev *wire.Event) {
+	err := &Error{Op: "Subscribe", Field: "topic", Class: ClassRejected, Detail: "the server ended the subscription", Err: ErrRejected}
+	if ev.Reason != "" {
+		err.Detail += ": " + peerText(ev.Reason)
+	}
+	if l.now.Sub(s.state.Load().Since) >= time.Minute || s.queue.hasReceivedOn(l.link.conn.gen) {
+		s.endings = 0
+	}
+	if s.endings++; s.endings >= maxFailedAsks {
+		l.endSub(s, err)
+		return
+	}
+	s.askNumber = 0 // its request was answered
+	l.askAgainAfter(s, max(askPause(s.endings), min(ev.Retry, headers.MaxRetryAfter)))
+	l.enterSub(s, SubState{Phase: SubPending, Err: err})
+}
+
+// askPause is the pause before a subscription is asked for again after n failures in
+// a row.
+func askPause(n int) time.Duration {
+	v := askBackoff << (n - 1)
+	return v/2 + uniform(v/2)
+}
+
+// askAgainAfter postpones the next request for s, on whatever connection.
+func (l *loop) askAgainAfter(s *Subscription, d time.Duration) {
+	l.registry.postpone(s, l.now.Add(d))
+}
+
+// nextAskAt is when the next subscriptions are asked for again: few rounds for
+// many. Zero: never.
+func (l *loop) nextAskAt() time.Time {
+	at := l.registry.nextDue()
+	if at.IsZero() {
+		return at
+	}
+	return later(at, l.askedAgainAt.Add(minBetweenAttempts))
+}
+
+// mustWait reports whether s must not be asked for yet.
+func (s *Subscription) mustWait(now time.Time) bool { return s.askAgainAt.After(now) }
+
+// askAgain takes up the subscriptions that are due to be asked for again.
+func (l *loop) askAgain(k *link) {
+	if !due(l.nextAskAt(), l.now) {
+		return
+	}
+	l.askedAgainAt = l.now
+	for _, s := range l.registry.takeDue(l.now) {
+		if l.askedOnLink(s) {
+			l.withdraw(k, s)
+		}
+		k.queueRequest(s)
+	}
+}
+
+// withdraw takes back the request for s that was not answered. The next one has a
+// key of its own, so that a late answer to this one cannot count for it. A dialect
+// that routes by name has no such key: there a late answer counts.
+func (l *loop) withdraw(k *link, s *Subscription) {
+	if k.traits.Unsubscribe && k.traits.ByKey {
+		k.unsubscribe(s)
+	} else {
+		k.abandon()
+	}
+	l.registry.renewKey(s)
+	s.askedGeneration = 0
+}
+
+// askForMore appends the subscriptions to ask for, in as many frames as there is room
+// for, and returns their number.
+func (l *loop) askForMore(k *link, ops []wire.Op, room int) (more []wire.Op, frames int) {
+	if room <= 0 {
+		return ops, 0
+	}
+	if part := l.nextPart(k); len(part) > 0 {
+		n, frames := l.fittingRequests(k, part, room)
+		if topics := k.namedTopics; n < len(part) {
+			topics.suspects, topics.trial = slices.Insert(topics.suspects, 0, part[n:]), topics.trial[:n]
+		}
+		for _, s := range part[:n] {
+			l.withdraw(k, s)
+			ops = append(ops, l.askFor(k, s))
+		}
+		return ops, frames
+	}
+	chosen := l.nextToAsk(k)
+	n, frames := l.fittingRequests(k, chosen, room)
+	if n < len(chosen) {
+		k.toAsk = slices.Concat(chosen[n:], k.toAsk)
+	}
+	for _, s := range chosen[:n] {
+		if !l.askedOnLink(s) { // once, however often it was to be asked for
+			ops = append(ops, l.askFor(k, s))
+		}
+	}
+	return ops, frames
+}
+
+// nextToAsk takes the subscriptions to ask for next, at most maxAskedAtOnce of them:
+// other frames get their turn between two writes. One that was not answered before
+// has a write of its own, since a server may fail to answer a whole request because
+// of one bad topic in it, or because it is too big.
+func (l *loop) nextToAsk(k *link) (chosen []*Subscription) {
+	places := l.freePlaces(k)
+	if places > 0 && len(k.crowded) > 0 {
+		k.toAsk, k.crowded = append(k.crowded, k.toAsk...), nil
+	}
+	for len(k.toAsk) > 0 && len(chosen) < maxAskedAtOnce {
+		s := k.toAsk[0]
+		if s.isAskedAlone() && len(chosen) > 0 {
+			break
+		}
+		k.toAsk = k.toAsk[1:]
+		if l.askedOnLink(s) || s.state.Load().Phase == SubEnded || k.mustWaitForTopic(s) {
+			continue
+		}
+		if !k.hasPlace(s) {
+			if places == 0 {
+				l.waitForPlace(k, s)
+				continue
+			}
+			places--
+		}
+		if chosen = append(chosen, s); s.isAskedAlone() {
+			break
+		}
+	}
+	return chosen
+}
+
+// askFor returns the request for s on k.
+func (l *loop) askFor(k *link, s *Subscription) wire.Op {
+	traits := &l.c.cfg.traits
+	u := k.usedTopic(s.topic)
+	served := u != nil && u.served
+	l.noteReceived(s)
+	request := l.registry.request(s, k.conn.gen, u != nil && u.tail && traits.Confirms)
+	s.askedGeneration = k.conn.gen
+	l.noteAsk(k, s)
+	if !traits.Confirms || served {
+		s.queue.assumeLive()
+		l.enterLive(k, s, false)
+	}
+	l.c.first.arrive()
+	return wire.Op{Kind: wire.OpSubscribe, Key: s.key, Cmd: s.key*4 + 1, Topic: s.topic, Subscribe: &request}
+}
+
+// confirmWritten confirms the subscriptions whose requests were written and to which the
+// server gives no answer.
+func (l *loop) confirmWritten(k *link) {
+	l.forgetWritten(k)
+	for _, key := range k.confirmed {
+		s := l.c.routes.keyed(key)
+		if s == nil || l.link != k {
+			continue
+		}
+		ev := wire.Event{Kind: wire.EventSubscribed, Key: key, Continuity: wire.ContinuityByNumber}
+		losses, err := s.queue.offer(k.conn.gen, []wire.Event{ev}, &l.now)
+		if err != nil {
+			l.violated(k, err)
+			return
+		}
+		events := received{k.conn, nil}
+		for _, e := range append(losses, ev) {
+			events.events = append(events.events, routedEvent{s, e})
+		}
+		events.handle(l)
+	}
+	k.confirmed = nil
+}
+
+const maxKept = 1024 // more closed subscriptions are left to the end of the session
+
+// keepClosed remembers a closed subscription that the server keeps in the session: its
+// end is owed until the server confirms it or, if it confirms none, until it is written.
+func (l *loop) keepClosed(s *Subscription) {
+	here := s.keptIn != 0 && s.keptIn == l.sessions
+	if l.c.cfg.traits.KeepsSubs && here && len(l.kept) < maxKept {
+		l.kept = append(l.kept, s)
+	}
+}
+
+// forgetKept follows when the server has confirmed the end of a subscription.
+func (l *loop) forgetKept(ev *wire.Event) {
+	if ev.Kind == wire.EventUnsubscribed && ev.Key != 0 {
+		l.kept = slices.DeleteFunc(l.kept, func(s *Subscription) bool { return s.key == ev.Key })
+	}
+}
+
+// forgetWritten follows when the ends of subscriptions were written.
+func (l *loop) forgetWritten(k *link) {
+	if !l.c.cfg.traits.ConfirmsEnd {
+		l.kept = slices.DeleteFunc(l.kept, func(s *Subscription) bool { return slices.Contains(k.endsInWrite, s.key) })
+	}
+	k.endsInWrite = nil
+}
+
+// resumeKept ends at the server the subscriptions that it has kept in a resumed session
+// and that were closed in the meantime, and goes on with the others. Where they are a part
+// of Start, the dialect does so.
+func (l *loop) resumeKept(k *link, resumed bool) {
+	closed := l.kept
+	l.kept = nil
+	if !resumed || !k.traits.KeepsSubs {
+		return
+	}
+	for _, s := range closed {
+		if s.askedGeneration != k.conn.gen { // otherwise it was closed before the welcome
+			if s.keptIn != l.sessions || !k.traits.Unsubscribe || k.usedTopic(s.topic) != nil {
+				continue // the topic has another subscription by now
+			}
+			s.askedGeneration = k.conn.gen
+			k.unsubscribe(s)
+		}
+		l.kept = append(l.kept, s)
+	}
+	if k.traits.StartSubs > 0 {
+		return
+	}
+	for s := range l.registry.all() {
+		if s.keptIn != l.sessions || s.failedAsks > 0 {
+			continue
+		}
+		s.askedGeneration = k.conn.gen // its queue knows it from the reader
+		l.enterLive(k, s, true)
+	}
+}
+
+// suspicion is that the request for a subscription makes the server end the connection
+// instead of answering: the connections in a row that ended so, and how many of them the
+// server ended in words, with no other request open.
+type suspicion struct {
+	count, alone int
+	since        time.Time // of the first of alone
+}
+
+// isAskedAlone reports whether the request for s has a write of its own.
+func (s *Subscription) isAskedAlone() bool {
+	return s.failedAsks > 0 || s.suspicion != nil && s.suspicion.count > 1
+}
+
+// openRequests returns the subscriptions whose requests have no answer.
+func (l *loop) openRequests(k *link) (open []*Subscription) {
+	for i := range k.unanswered.Len() {
+		if a := k.unanswered.At(i); l.isOpen(a) {
+			open = append(open, a.sub)
+		}
+	}
+	for i := range k.asked {
+		if a := &k.asked[i]; k.writing && l.isOpen(a) {
+			open = append(open, a.sub)
+		}
+	}
+	return open
+}
+
+// suspect follows when a connection has ended while requests were open. A request can be why,
+// if the server ended it with a close code or a fatal error (in words) or dropped it. From
+// the second time in a row on, the third if it was dropped, which a bad network does too, such a
+// subscription is asked for later each time, at a random moment: so it does not cost the
+// others their connection, and is alone with the server sooner or later. It ends if
+// it was alone each time and the server said so, five times over ten minutes.
+func (l *loop) suspect(open []*Subscription, f *wire.Failure, d *decision, fatal bool) {
+	inWords := f.CloseCode != 0 || fatal
+	dropped := !inWords && d.byTable && d.class == ClassNetwork
+	if !inWords && !dropped || d.class == ClassOverload || d.Action == wire.ActionSpread && f.CloseCode != 1000 {
+		return
+	}
+	why := &Error{Op: "Subscribe", Field: "topic", Class: ClassRejected, Code: shownCode(f.Code, f.PeerCode), Err: ErrRejected,
+		Detail: "the server closes the connection each time it is asked for this topic"}
+	free := 1
+	if dropped {
+		free = 2
+		why.Class, why.Err, why.Detail = ClassNetwork, ErrUnanswered, "the connection is lost each time the server is asked for this topic"
+	}
+	for _, s := range open {
+		if s.suspicion == nil {
+			s.suspicion = &suspicion{}
+		}
+		p := s.suspicion
+		if len(open) == 1 && inWords {
+			if p.alone++; p.alone == 1 {
+				p.since = l.now
+			}
+		}
+		if p.alone >= finalRepeats && l.now.Sub(p.since) >= finalSpan {
+			l.endSub(s, why)
+			continue
+		}
+		if p.count++; p.count > free {
+			l.askAgainAfter(s, askPause(min(p.count-free, maxSuspicion)))
+			l.enterSub(s, SubState{Phase: SubPending, Err: why})
+		}
+	}
+}
