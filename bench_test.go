@@ -468,7 +468,7 @@ func route(b *testing.B, n int) {
 	c := &Client{}
 	c.inbox.arrived.L = &c.inbox.mu
 	traits := native.New(nil).Traits()
-	reg := registry{traits: &traits, routes: &c.routes}
+	reg := newRegistry(&traits, &c.routes)
 	o := &SubscribeOptions{Delivery: Delivery{Buffer: 1, Bytes: 1 << 30, Overflow: DropNewest}}
 	for range n {
 		s := &Subscription{c: make(chan Message), client: c}

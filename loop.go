@@ -146,7 +146,7 @@ func newLoop(c *Client) *loop {
 	l.dialer = &dialer{cfg: &c.cfg, inbox: &c.inbox, goroutines: &c.goroutines, secrets: &c.secrets}
 	l.window = newWindow(c.cfg.traits.Sessions, c.admission, &c.counters)
 	l.window.notify, l.window.doneCalls = c.notify, &c.doneCalls
-	l.registry = registry{traits: &c.cfg.traits, routes: &c.routes}
+	l.registry = newRegistry(&c.cfg.traits, &c.routes)
 	limit := &c.cfg.traits.Connection
 	l.pacing = pace.NewLimit(limit.Messages, limit.Per, limit.Burst)
 	l.state = c.state.Load()

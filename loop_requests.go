@@ -234,7 +234,7 @@ func (l *loop) askAgainAfter(s *Subscription, d time.Duration) {
 // nextAskAt is when the next subscriptions are asked for again: few rounds for
 // many. Zero: never.
 func (l *loop) nextAskAt() time.Time {
-	at := l.registry.nextDue()
+	at := l.registry.waiting.Next()
 	if at.IsZero() {
 		return at
 	}
@@ -242,7 +242,7 @@ func (l *loop) nextAskAt() time.Time {
 }
 
 // mustWait reports whether s must not be asked for yet.
-func (s *Subscription) mustWait(now time.Time) bool { return s.askAgainAt.After(now) }
+func (s *Subscription) mustWait(now time.Time) bool { return s.askAgain.At().After(now) }
 
 // askAgain takes up the subscriptions that are due to be asked for again.
 func (l *loop) askAgain(k *link) {

@@ -365,7 +365,7 @@ func TestRegistryMovesFew(t *testing.T) {
 			if moves > 2*n || longest > n/2+1 {
 				t.Errorf("%d removals moved %d others and left %d places empty", n, moves, longest)
 			}
-			if left := len(l.registry.waiting) + len(c.routes.byKey); left > 0 || !l.registry.nextDue().IsZero() {
+			if left := len(c.routes.byKey); left > 0 || !l.registry.waiting.Next().IsZero() {
 				t.Errorf("%d removed subscriptions are remembered", left)
 			}
 		}))
@@ -391,7 +391,7 @@ func TestDueInOrderOfRegistration(t *testing.T) {
 			if want := []string{"0", "1", "2", "4"}; !slices.Equal(got, want) {
 				t.Errorf("due are %v, want %v", got, want)
 			}
-			if next := l.registry.nextDue().Sub(l.now); next != 9*time.Second {
+			if next := l.registry.waiting.Next().Sub(l.now); next != 9*time.Second {
 				t.Errorf("the next one is due after %v", next)
 			}
 		}))

@@ -2,13 +2,13 @@ package limpet
 
 import (
 	"cmp"
-	"container/heap"
 	"iter"
 	"math"
 	"slices"
 	"sync"
 	"time"
 
+	"github.com/limpet-go/limpet/internal/schedule"
 	"github.com/limpet-go/limpet/wire"
 )
 
@@ -17,12 +17,16 @@ import (
 type registry struct {
 	traits      *wire.Traits
 	lastKey     uint64
-	subs        []*Subscription // nil: removed
-	removed     int             // how many of subs are nil
-	prioritized bool            // one has, or had, another priority than 0
-	waiting     []*Subscription // those with askAgainAt, as a heap: the first is due first
+	subs        []*Subscription              // nil: removed
+	removed     int                          // how many of subs are nil
+	prioritized bool                         // one has, or had, another priority than 0
+	waiting     schedule.List[*Subscription] // those that are asked for again later
 	routes      *routes
 	overlap     bool // the connection before still delivers
+}
+
+func newRegistry(t *wire.Traits, r *routes) registry {
+	return registry{traits: t, routes: r, waiting: schedule.New(func(s *Subscription) *schedule.Slot { return &s.askAgain })}
 }
 
 // all returns the subscriptions in order of registration. While it iterates, only
@@ -87,66 +91,14 @@ func (r *registry) remove(s *Subscription) {
 
 func (r *registry) named(topic string) *Subscription { return r.routes.named(topic) }
 
-// postpone sets s.askAgainAt.
-func (r *registry) postpone(s *Subscription, at time.Time) {
-	h := (*askHeap)(r)
-	s.askAgainAt = at
-	switch {
-	case at.IsZero() && s.waitPlace > 0:
-		heap.Remove(h, s.waitPlace-1)
-	case at.IsZero():
-	case s.waitPlace > 0:
-		heap.Fix(h, s.waitPlace-1)
-	default:
-		heap.Push(h, s)
-	}
-}
+// postpone makes s be asked for not before at; zero: at any time.
+func (r *registry) postpone(s *Subscription, at time.Time) { r.waiting.Set(s, at) }
 
-// nextDue returns the earliest askAgainAt, zero if there is none.
-func (r *registry) nextDue() time.Time {
-	if len(r.waiting) == 0 {
-		return time.Time{}
-	}
-	return r.waiting[0].askAgainAt
-}
-
-// takeDue returns the subscriptions whose askAgainAt has come, in order of
-// registration, and clears it.
+// takeDue returns the subscriptions that are due to be asked for, in order of registration.
 func (r *registry) takeDue(now time.Time) []*Subscription {
-	var taken []*Subscription
-	for due(r.nextDue(), now) {
-		s := r.waiting[0]
-		r.postpone(s, time.Time{})
-		taken = append(taken, s)
-	}
+	taken := r.waiting.Take(now)
 	slices.SortFunc(taken, func(a, b *Subscription) int { return a.place - b.place })
 	return taken
-}
-
-// askHeap is registry.waiting as a heap.
-type askHeap registry
-
-func (h *askHeap) Len() int           { return len(h.waiting) }
-func (h *askHeap) Less(i, j int) bool { return h.waiting[i].askAgainAt.Before(h.waiting[j].askAgainAt) }
-
-func (h *askHeap) Swap(i, j int) {
-	w := h.waiting
-	w[i], w[j] = w[j], w[i]
-	w[i].waitPlace, w[j].waitPlace = i+1, j+1
-}
-
-func (h *askHeap) Push(x any) {
-	s := x.(*Subscription)
-	h.waiting = append(h.waiting, s)
-	s.waitPlace = len(h.waiting)
-}
-
-func (h *askHeap) Pop() any {
-	last := len(h.waiting) - 1
-	s := h.waiting[last]
-	h.waiting[last] = nil
-	h.waiting, s.waitPlace = h.waiting[:last], 0
-	return s
 }
 
 // startConnection prepares every subscription for connection gen, which fences

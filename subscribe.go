@@ -16,6 +16,7 @@ import (
 	"github.com/limpet-go/limpet/internal/fault"
 	"github.com/limpet-go/limpet/internal/histogram"
 	"github.com/limpet-go/limpet/internal/saver"
+	"github.com/limpet-go/limpet/internal/schedule"
 	"github.com/limpet-go/limpet/internal/watch"
 )
 
@@ -91,20 +92,19 @@ type Subscription struct {
 	priority    int
 	wireName    string
 
-	keptIn          uint64     // the session in which it was live, if the server keeps subscriptions; see wire.Traits.KeepsSubs
-	askedGeneration uint64     // the connection on which it was asked for; 0: none
-	askNumber       uint64     // of the last request, see link.asks
-	askWrite        uint64     // that carried it, see link.writes
-	refusals        int        // in a row
-	ackOp           int        // index in link.ops of the last OpAck for it, if it has not been encoded yet
-	failedAsks      int        // requests in a row that were not answered, or refused without naming the topic
-	suspicion       *suspicion // that its request makes the server close the connection; nil: none
-	endings         int        // by the server, in a row, each soon and before a message
-	held            bool       // messages may be those of an earlier subscription to the topic
-	inOutage        bool       // it was live when the outage began, and is not yet again
-	acksOwed        bool       // in Shutdown: the server still has it, to learn what consumers process
-	askAgainAt      time.Time  // not before: after a refusal that is not final, or no answer; zero: at any time; see registry.postpone
-	waitPlace       int        // in registry.waiting, from 1; 0: not in it
+	keptIn          uint64        // the session in which it was live, if the server keeps subscriptions; see wire.Traits.KeepsSubs
+	askedGeneration uint64        // the connection on which it was asked for; 0: none
+	askNumber       uint64        // of the last request, see link.asks
+	askWrite        uint64        // that carried it, see link.writes
+	refusals        int           // in a row
+	ackOp           int           // index in link.ops of the last OpAck for it, if it has not been encoded yet
+	failedAsks      int           // requests in a row that were not answered, or refused without naming the topic
+	suspicion       *suspicion    // that its request makes the server close the connection; nil: none
+	endings         int           // by the server, in a row, each soon and before a message
+	held            bool          // messages may be those of an earlier subscription to the topic
+	inOutage        bool          // it was live when the outage began, and is not yet again
+	acksOwed        bool          // in Shutdown: the server still has it, to learn what consumers process
+	askAgain        schedule.Slot // not before: after a refusal that is not final, or no answer; see registry.postpone
 }
 
 // String names the subscription by its topic.

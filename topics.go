@@ -411,7 +411,7 @@ func (l *loop) nextPart(k *link) []*Subscription {
 	if n == nil {
 		return nil
 	}
-	for len(n.trial) > 0 && (n.mute || !waits(n.trial[0]) || n.trial[0].askNumber == 0 || !n.trial[0].askAgainAt.IsZero()) {
+	for len(n.trial) > 0 && (n.mute || !waits(n.trial[0]) || n.trial[0].askNumber == 0 || !n.trial[0].askAgain.At().IsZero()) {
 		n.trial = n.trial[1:]
 	}
 	for len(n.trial) == 0 && len(n.suspects) > 0 {
