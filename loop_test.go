@@ -423,22 +423,6 @@ func TestOnePingWaits(t *testing.T) {
 	})
 }
 
-// Patience with a silent peer grows, to what the default interval allows.
-func TestSilenceAllowed(t *testing.T) {
-	for _, tc := range []struct {
-		heartbeat time.Duration
-		silences  int
-		want      time.Duration
-	}{
-		{time.Second, 0, 2500 * time.Millisecond}, {time.Second, 1, 4 * time.Second}, {time.Second, 2, 6400 * time.Millisecond},
-		{time.Second, 9, 50 * time.Second}, {20 * time.Second, 9, 50 * time.Second}, {time.Hour, 1 << 40, 150 * time.Minute},
-	} {
-		if got := silenceAllowed(tc.heartbeat, tc.silences); got != tc.want {
-			t.Errorf("%v after %d silent connections with an interval of %v, want %v", got, tc.silences, tc.heartbeat, tc.want)
-		}
-	}
-}
-
 // Patience grows with a connection that ended in silence and carried no message, and
 // is as at first after one that did.
 func TestPatienceIsForgotten(t *testing.T) {

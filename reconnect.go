@@ -17,8 +17,6 @@ const (
 	handshakeTimeout   = 10 * time.Second // of the first handshake
 	maxHeartbeat       = time.Hour        // that a server may announce
 	refusalMemory      = time.Minute      // a second refused credential within it is permanent
-	silentIntervals    = 2.5              // heartbeat intervals without a received byte: the peer is dead
-	maxSilence         = 50 * time.Second // that this grows to: 2.5 intervals of the default
 )
 
 // policy decides when to try again (docs/reconnect.md, section 1). It belongs

@@ -80,3 +80,21 @@ func (i *Idle) Interval() time.Duration {
 	}
 	return max(i.limit/2, MinInterval)
 }
+
+const (
+	silentIntervals = 2.5              // heartbeat intervals without a sign of life: the peer is dead
+	maxSilence      = 50 * time.Second // that this grows to: 2.5 intervals of the default
+)
+
+// SilenceAllowed is how long a peer may give no sign of life with this heartbeat interval,
+// after a number of connections in a row that ended in silence.
+func SilenceAllowed(heartbeat time.Duration, silences int) time.Duration {
+	d := time.Duration(silentIntervals * float64(heartbeat))
+	longest := max(d, maxSilence)
+	for range silences {
+		if d = d * 8 / 5; d >= longest {
+			return longest
+		}
+	}
+	return d
+}

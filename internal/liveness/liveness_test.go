@@ -117,3 +117,19 @@ func TestIdleIsNotMisled(t *testing.T) {
 		t.Errorf("%d of 200 clients have learned an interval from failures at random", learned)
 	}
 }
+
+// Patience with a silent peer grows, to what the default interval allows.
+func TestSilenceAllowed(t *testing.T) {
+	for _, tc := range []struct {
+		heartbeat time.Duration
+		silences  int
+		want      time.Duration
+	}{
+		{time.Second, 0, 2500 * time.Millisecond}, {time.Second, 1, 4 * time.Second}, {time.Second, 2, 6400 * time.Millisecond},
+		{time.Second, 9, 50 * time.Second}, {20 * time.Second, 9, 50 * time.Second}, {time.Hour, 1 << 40, 150 * time.Minute},
+	} {
+		if got := SilenceAllowed(tc.heartbeat, tc.silences); got != tc.want {
+			t.Errorf("%v after %d silent connections with an interval of %v, want %v", got, tc.silences, tc.heartbeat, tc.want)
+		}
+	}
+}

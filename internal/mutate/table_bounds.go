@@ -33,7 +33,7 @@ var ofBounds = []mutation{
 	},
 	{
 		name:    "slow link: bytes that move are no life",
-		file:    "loop_liveness.go",
+		file:    "loop_deadlines.go",
 		search:  "\t\tk.moved = at\n",
 		replace: "",
 		test:    "-run ^TestSlowUplinkIsNoLoss$ ./test",
@@ -68,7 +68,7 @@ var ofBounds = []mutation{
 	},
 	{
 		name:    "slow link: every connection waits equally long",
-		file:    "loop_liveness.go",
+		file:    "loop_deadlines.go",
 		search:  "\t\tl.silences++\n",
 		replace: "",
 		test:    "-run ^TestPatienceWithSilenceGrows$ ./test",
@@ -82,7 +82,7 @@ var ofBounds = []mutation{
 	},
 	{
 		name:    "slow link: pings pile up",
-		file:    "loop_liveness.go",
+		file:    "loop_deadlines.go",
 		search:  "if !k.pingQueued {",
 		replace: "if true {",
 		test:    "-run ^TestOnePingWaits$ .",

@@ -405,7 +405,7 @@ var ofClient = []mutation{
 	},
 	{
 		name:    "breakage: no ping in the grace time",
-		file:    "loop_liveness.go",
+		file:    "loop_deadlines.go",
 		search:  "\t\tk.pingAt = l.now\n",
 		replace: "",
 		test:    "-run ^TestPingInTheGraceTime$ .",

@@ -273,7 +273,7 @@ var ofLoop = []mutation{
 	},
 	{
 		name:    "stall: a process that stood still blames the peer",
-		file:    "loop_liveness.go",
+		file:    "loop_deadlines.go",
 		search:  "\tk.writeStarted = l.now\n",
 		replace: "",
 		test:    "-run ^TestStandstillOfTheProcessIsNoStall$ ./test",

@@ -172,7 +172,7 @@ var ofMeasure = []mutation{
 	},
 	{
 		name:    "measure: an earlier pong answers a ping",
-		file:    "loop_liveness.go",
+		file:    "loop_deadlines.go",
 		search:  "\tk.conn.ExpectPong()\n",
 		replace: "",
 		test:    "-run ^TestPingIsMeasured$ ./test",
