@@ -28,7 +28,7 @@ type config struct {
 	urls   []*url.URL // of all endpoints
 	traits wire.Traits
 
-	allowed endpoint.Allowed // by Redirects
+	redirects endpoint.Redirects
 }
 
 // Bounds that no program needs to pass and that arithmetic survives.

@@ -184,10 +184,7 @@ func (e resolved) apply(l *loop) {
 	l.dial()
 }
 
-const (
-	optionRedirects = "Options.Redirects"
-	maxRedirects    = 5 // of one attempt
-)
+const optionRedirects = "Options.Redirects"
 
 // Redirects is where a server may redirect the upgrade request. The zero value means nowhere.
 //
@@ -223,14 +220,8 @@ func (v *validation) redirects(c *config) {
 	case err != nil:
 		v.refuse(fmt.Sprintf("%s.Hosts[%d]", optionRedirects, i), "%w", err)
 	}
-	c.allowed = allowed
+	c.redirects = endpoint.Redirects{Allowed: allowed, StrictURL: c.StrictURL}
 }
-
-const (
-	useFinalURL = "; use the final URL"
-	orOwnURL    = "; the URLs of the options are used, so add the host to Hosts if it may have the credentials"
-	orListHost  = useFinalURL + ", or add the host to Hosts if it may have the credentials"
-)
 
 // redirectOf returns the error of an answer 3xx.
 func redirectOf(f *wire.Failure) error {
@@ -277,14 +268,7 @@ func (d *dialer) upgrade(requests *socket.Requests, w *wire.Attempt, tickets url
 			return nil, f
 		}
 		f.Body = nil // it repeats the location
-		next, err := d.follow(from, f, tickets)
-		switch {
-		case err != nil:
-		case slices.Contains(trail, next.String()):
-			err = fault.NotFollowed(fmt.Sprintf("in a loop, back to the host %q", next.Host), useFinalURL)
-		case len(trail) > maxRedirects:
-			err = fault.NotFollowed(fmt.Sprintf("more than %d times, at last to the host %q", maxRedirects, next.Host), useFinalURL)
-		}
+		next, err := d.cfg.redirects.Next(from, trail, f.Status, f.Header, tickets)
 		if err != nil {
 			f.Err = err
 			return nil, f
@@ -297,46 +281,4 @@ func (d *dialer) upgrade(requests *socket.Requests, w *wire.Attempt, tickets url
 		d.secrets.AddRequest(step.URL, step.Header)
 		d.addCookies(step.URL)
 	}
-}
-
-// follow returns the URL of the next request, or a *fault.Redirect. The ticket belongs to the
-// credentials, so it goes along; a parameter of the same name that the server has set counts.
-func (d *dialer) follow(from *url.URL, f *wire.Failure, tickets url.Values) (*url.URL, error) {
-	switch f.Status {
-	case http.StatusMovedPermanently, http.StatusFound, http.StatusTemporaryRedirect, http.StatusPermanentRedirect:
-	default: // 303 leads to a description of the service, not to the service: RFC 9110, section 15.4.4
-		return nil, fault.NotFollowed(fmt.Sprintf("with the status %d, which is not followed", f.Status), useFinalURL)
-	}
-	locations := slices.Compact(f.Header.Values("Location"))
-	if len(locations) != 1 {
-		return nil, fault.NotFollowed(fmt.Sprintf("to %d locations", len(locations)), useFinalURL)
-	}
-	if slot, _ := headers.RetryAfter(f.Header); slot > 0 {
-		return nil, fault.NotFollowed("and asks to wait first", useFinalURL)
-	}
-	next, err := d.cfg.allowed.Target(from, locations[0])
-	if err != nil {
-		why := fault.NotFollowed(err.Error(), useFinalURL)
-		if refused := (*endpoint.LocationError)(nil); errors.As(err, &refused) && refused.Refusal == endpoint.NotAllowed {
-			why.Instead = orListHost
-		}
-		return nil, why
-	}
-	if d.cfg.StrictURL && len(endpoint.CredentialKeys(next)) > 0 {
-		return nil, fault.NotFollowed("to a URL with a query parameter that looks like a credential, and Options.StrictURL forbids it", useFinalURL)
-	}
-	missing, set := url.Values{}, next.Query()
-	for name, values := range tickets {
-		if !set.Has(name) {
-			missing[name] = values
-		}
-	}
-	if len(missing) == 0 {
-		return next, nil
-	}
-	raw, err := endpoint.WithQuery(next, missing)
-	if err != nil {
-		return nil, fault.NotFollowed("to a URL that cannot take the ticket", useFinalURL)
-	}
-	return url.Parse(raw)
 }

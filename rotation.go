@@ -2,13 +2,10 @@ package limpet
 
 import (
 	"context"
-	"errors"
 	"log/slog"
-	"net/url"
 	"time"
 
 	"github.com/limpet-go/limpet/internal/endpoint"
-	"github.com/limpet-go/limpet/internal/fault"
 	"github.com/limpet-go/limpet/wire"
 )
 
@@ -79,25 +76,13 @@ func (l *loop) planLeaving(k *link, ev *wire.Event) {
 	if ev.Name == "" {
 		return
 	}
-	target, err := l.c.cfg.moveTarget(k.endpoint.URL, ev.Name)
+	target, err := l.c.cfg.redirects.Move(k.endpoint.URL, ev.Name)
 	if err != nil {
-		l.c.notify.post(RotationFailed{err, l.rotation.failures + 1, k.renewAt})
+		why := &Error{Op: "open", Field: optionRedirects, Class: ClassOther, Err: err}
+		l.c.notify.post(RotationFailed{why, l.rotation.failures + 1, k.renewAt})
 		return
 	}
 	l.endpoints.moved = &endpoint.Endpoint{URL: target}
-}
-
-// moveTarget returns the URL to which a server moves its clients, if Options.Redirects allows
-// that: docs/protocol.md, section 8.
-func (c *config) moveTarget(from *url.URL, location string) (*url.URL, *Error) {
-	target, err := c.allowed.Target(from, location)
-	if err == nil && c.StrictURL && len(endpoint.CredentialKeys(target)) > 0 {
-		err = errors.New("to a URL with a query parameter that looks like a credential, and Options.StrictURL forbids it")
-	}
-	if err != nil {
-		return nil, &Error{Op: "open", Field: optionRedirects, Class: ClassOther, Err: fault.NotFollowed(err.Error(), orOwnURL)}
-	}
-	return target, nil
 }
 
 // renewInTime makes a new connection before the server ends this one for its age, or because
