@@ -1,6 +1,7 @@
 package limpet
 
 import (
+	"context"
 	"errors"
 	"log/slog"
 	"net/url"
@@ -63,14 +64,8 @@ func (c *conn) transport() Transport {
 
 // followTransport follows when a connection is ready.
 func (l *loop) followTransport(k *link) {
-	path := &l.dialer.path
-	now, before := k.conn.transport(), path.readyOver
-	path.readyOver = now
-	if now == TransportWebSocket {
-		path.died.Store(0)
-	}
-	if now != before && (before != "" || now == TransportHTTP) {
-		l.c.notify.post(TransportChanged{Host: l.state.Host, Transport: now, Status: k.conn.refusal})
+	if l.dialer.path.ready(k.conn.Fallback) {
+		l.c.notify.post(TransportChanged{Host: l.state.Host, Transport: k.conn.transport(), Status: k.conn.refusal})
 	}
 }
 
@@ -80,18 +75,29 @@ const (
 )
 
 // pathMemory is what a client knows about the path to its servers. The dialer uses it, one
-// attempt at a time; the loop counts in died, and readyOver is the loop's.
+// attempt at a time; the loop counts in died, and fallback is the loop's.
 type pathMemory struct {
-	readyOver Transport    // of the connection that was ready last
+	fallback  bool         // the connection that was ready last was over the fallback
 	died      atomic.Int32 // WebSocket connections in a row that died before they were ready
 	refusedAt time.Time    // when an upgrade was refused, and the fallback worked
 	host      string       // which host that was
 }
 
-// follow counts a WebSocket connection that died before it was ready and had received
+// ready follows when a connection is ready. It reports whether that is over another transport
+// than the one before it; WebSocket is before the first.
+func (p *pathMemory) ready(fallback bool) (changed bool) {
+	changed = fallback != p.fallback
+	p.fallback = fallback
+	if !fallback {
+		p.died.Store(0)
+	}
+	return changed
+}
+
+// lost counts a WebSocket connection that died before it was ready and had received
 // nothing: a close code or a violation shows that the path carries frames.
-func (p *pathMemory) follow(k *link, f *wire.Failure) {
-	if k == nil || f.Stage != wire.StageHandshake || k.conn.Fallback {
+func (p *pathMemory) lost(f *wire.Failure) {
+	if f.Stage != wire.StageHandshake {
 		return
 	}
 	var violation *wire.CodeError
@@ -110,26 +116,32 @@ func (p *pathMemory) skipsUpgrade(host string) bool {
 	return p.died.Load() >= maxDied || p.host == host && !p.refusedAt.IsZero() && time.Since(p.refusedAt) < upgradeRefusedFor
 }
 
+// forget makes the next attempt begin with an upgrade.
 func (p *pathMemory) forget() {
 	p.died.Store(0)
 	p.refusedAt = time.Time{}
 }
 
-// refusesUpgrade reports whether the path, and not the server or the caller, refused an
-// upgrade, and there is time for another request.
-func (x *dialing) refusesUpgrade(r dialed) bool {
-	if r.failure == nil {
-		return false
-	}
+// refusesUpgrade reports whether the path, and not the server or the caller, is why an
+// upgrade failed, and there is time for another request. clear is of a ws:// URL.
+func (p *pathMemory) refusesUpgrade(ctx context.Context, f *wire.Failure, clear bool) bool {
 	var user *fault.User // of Ticket or the dialect: the upgrade was not tried
 	var answer *socket.AnswerError
 	switch {
-	case errors.As(r.failure.Err, &user):
+	case errors.As(f.Err, &user):
 		return false
-	case errors.As(r.failure.Err, &answer): // it was connected, and the upgrade had no answer
-		return x.path.died.Add(1) >= maxDied && x.ctx.Err() == nil
+	case errors.As(f.Err, &answer): // it was connected, and the upgrade had no answer
+		return p.died.Add(1) >= maxDied && ctx.Err() == nil
 	}
-	return socket.RefusedByPath(r.failure, x.task.url.Scheme == "ws")
+	return socket.RefusedByPath(f, clear)
+}
+
+// fellBack follows when the fallback works. skipped is whether no upgrade was tried before it.
+func (p *pathMemory) fellBack(host string, skipped bool) {
+	if !skipped || p.died.Load() >= maxDied {
+		p.host, p.refusedAt = host, time.Now()
+	}
+	p.died.Store(0)
 }
 
 // fallBack is a connector. A redirect of its GET is not followed.
@@ -143,20 +155,17 @@ func (x *dialing) upgradeOrFallBack() dialed {
 	skip := p.skipsUpgrade(host)
 	var upgraded dialed
 	if !skip {
-		if upgraded = x.make((*dialer).upgrade); !x.refusesUpgrade(upgraded) {
+		upgraded = x.make((*dialer).upgrade)
+		if upgraded.failure == nil || !p.refusesUpgrade(x.ctx, upgraded.failure, x.task.url.Scheme == "ws") {
 			return upgraded
 		}
 	}
 	result := x.make((*dialer).fallBack)
 	switch {
 	case result.failure == nil:
-		if !skip || p.died.Load() >= maxDied {
-			p.host, p.refusedAt = host, time.Now()
-		}
-		if !skip {
+		if p.fellBack(host, skip); !skip {
 			result.conn.refusal = upgraded.failure.Status
 		}
-		p.died.Store(0)
 		return result
 	case errors.Is(result.failure.Err, socket.ErrNoFallback) && skip:
 		p.forget()

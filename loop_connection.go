@@ -259,7 +259,9 @@ func (k *link) stage() wire.Stage {
 func (l *loop) fail(k *link, f *wire.Failure) {
 	l.checkStable(k)
 	k.applyFatalError(f, l.now)
-	l.dialer.path.follow(k, f)
+	if k != nil && !k.conn.Fallback {
+		l.dialer.path.lost(f)
+	}
 	f.Attempt = l.policy.failures + 1
 	d := decide(l.c.cfg.Dialect, f)
 	if rest := l.goAwayUntil.Sub(l.now); rest > 0 {

@@ -208,8 +208,8 @@ var ofFallback = []mutation{
 	{
 		name:    "fallback: a refused ticket leads to the fallback",
 		file:    "fallback.go",
-		search:  "\tcase errors.As(r.failure.Err, &user):",
-		replace: "\tcase errors.As(r.failure.Err, &user) && r.conn != nil:",
+		search:  "\tcase errors.As(f.Err, &user):",
+		replace: "\tcase errors.As(f.Err, &user) && false:",
 		test:    "-run ^TestFallbackNotForATicketThatIsRefused$ ./test",
 	},
 	{
@@ -264,7 +264,7 @@ var ofFallback = []mutation{
 	{
 		name:    "fallback: each connection reports its transport",
 		file:    "fallback.go",
-		search:  "\tpath.readyOver = now\n",
+		search:  "\tp.fallback = fallback\n",
 		replace: "",
 		test:    "-run ^TestFallbackIsReported$ ./test",
 	},
