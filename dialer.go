@@ -33,7 +33,7 @@ type dialer struct {
 	busy       atomic.Bool // an attempt has not returned
 	resolver   asker[[]string]
 	attempting atomic.Bool // a call of Attempt has not returned
-	path       pathMemory
+	path       endpoint.Path
 	dials      atomic.Int32 // calls of dial functions that have not returned
 }
 

@@ -260,7 +260,7 @@ func (l *loop) fail(k *link, f *wire.Failure) {
 	l.checkStable(k)
 	k.applyFatalError(f, l.now)
 	if k != nil && !k.conn.Fallback {
-		l.dialer.path.lost(f)
+		l.dialer.path.Lost(f)
 	}
 	f.Attempt = l.policy.failures + 1
 	d := decide(l.c.cfg.Dialect, f)
