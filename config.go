@@ -28,16 +28,16 @@ type config struct {
 	urls   []*url.URL // of all endpoints
 	traits wire.Traits
 
+	rules     endpoint.Rules
 	redirects endpoint.Redirects
 }
 
 // Bounds that no program needs to pass and that arithmetic survives.
 const (
-	maxDuration  = 366 * 24 * time.Hour
-	minDuration  = time.Millisecond // less is a number without its unit
-	maxBuffer    = 1 << 30
-	maxEndpoints = 1024
-	maxToken     = 8 << 10 // docs/protocol.md, section 1
+	maxDuration = 366 * 24 * time.Hour
+	minDuration = time.Millisecond // less is a number without its unit
+	maxBuffer   = 1 << 30
+	maxToken    = 8 << 10 // docs/protocol.md, section 1
 )
 
 // newConfig fills in the defaults of o. The error joins one *Error for each
@@ -62,8 +62,10 @@ func newConfig(rawURL string, o *Options) (config, error) {
 		v.errs = append(v.errs, &Error{Op: v.op, Field: "Options.Dialect", Class: ClassInput, Err: err})
 	}
 	c.Dialect, c.traits = dialect, dialect.traits
-	c.url = v.checkURL("url", rawURL, c.AllowInsecure)
-	c.urls = v.checkEndpoints(c.url, c.Endpoints, c.AllowInsecure)
+	c.rules = endpoint.Rules{AllowInsecure: c.AllowInsecure, StrictURL: c.StrictURL}
+	urls, problems := c.rules.Endpoints(rawURL, c.Endpoints)
+	v.urls(problems)
+	c.url, c.urls = urls[0], urls
 	c.Endpoints = slices.Clone(c.Endpoints)
 	v.backoff(&c.Backoff)
 	v.header(c.Header)
@@ -151,62 +153,11 @@ func (v *validation) quantity(field string, n *int, def int) {
 	}
 }
 
-// checkURL returns the URL of an endpoint, or an empty one.
-func (v *validation) checkURL(field, raw string, allowInsecure bool) *url.URL {
-	u, err := endpoint.Parse(raw, allowInsecure)
-	if err != nil {
-		v.refuse(field, "%w", err)
-		return new(url.URL)
+// urls reports what is wrong with URLs.
+func (v *validation) urls(problems []endpoint.Problem) {
+	for _, p := range problems {
+		v.refuse(p.Field, "%w", p.Err)
 	}
-	return u
-}
-
-// checkEndpoints returns first and the URLs in Options.Endpoints.
-func (v *validation) checkEndpoints(first *url.URL, more []string, allowInsecure bool) []*url.URL {
-	const field = "Options.Endpoints"
-	urls := []*url.URL{first}
-	if len(more) >= maxEndpoints {
-		v.refuse(field, "has %d URLs; use %d or less", len(more), maxEndpoints-1)
-		return urls
-	}
-	for i, raw := range more {
-		name := fmt.Sprintf("%s[%d]", field, i)
-		u := v.checkURL(name, raw, allowInsecure)
-		switch {
-		case u.Scheme == "" || first.Scheme == "": // reported already
-		case u.Scheme != first.Scheme:
-			v.refuse(name, "has the scheme %s, and url has %s; use one scheme", u.Scheme, first.Scheme)
-		case slices.ContainsFunc(urls, func(other *url.URL) bool { return *other == *u }):
-			v.refuse(name, "is the same URL as an earlier one; remove it")
-		}
-		urls = append(urls, u)
-	}
-	return urls
-}
-
-// usableURLs returns those of urls that the client may use, and why not the others.
-func (c *config) usableURLs(urls []string) (usable []*url.URL, err error) {
-	var errs []error
-	for i, raw := range urls[:min(len(urls), maxEndpoints)] {
-		u, err := endpoint.Parse(raw, c.AllowInsecure)
-		switch {
-		case err != nil:
-			errs = append(errs, fmt.Errorf("URL %d: %w", i, err))
-		case u.Scheme != c.url.Scheme:
-			errs = append(errs, fmt.Errorf("URL %d has the scheme %s, and url has %s; use one scheme", i, u.Scheme, c.url.Scheme))
-		case c.StrictURL && len(endpoint.CredentialKeys(u)) > 0:
-			errs = append(errs, fmt.Errorf("URL %d has the query parameter %q, which looks like a credential, and Options.StrictURL forbids it", i, endpoint.CredentialKeys(u)[0]))
-		case !slices.ContainsFunc(usable, func(other *url.URL) bool { return *other == *u }):
-			usable = append(usable, u)
-		}
-	}
-	switch {
-	case len(urls) == 0:
-		errs = append(errs, errors.New("it returned no URL; return an error instead"))
-	case len(urls) > maxEndpoints:
-		errs = append(errs, fmt.Errorf("it returned %d URLs; use %d or less", len(urls), maxEndpoints))
-	}
-	return usable, errors.Join(errs...)
 }
 
 // limits replaces those of the dialect by those of Options.Limits.
@@ -249,19 +200,8 @@ func (v *validation) header(h http.Header) {
 
 // strictURL refuses credentials in the URL, if the caller wants that.
 func (v *validation) strictURL(c *config) {
-	if !c.StrictURL {
-		return
-	}
-	for i, u := range c.urls {
-		name := "url"
-		if i > 0 {
-			name = fmt.Sprintf("Options.Endpoints[%d]", i-1)
-		}
-		for _, key := range endpoint.CredentialKeys(u) {
-			v.refuse(name, "has the query parameter %q, which looks like a credential; use Options.Auth, or unset Options.StrictURL", key)
-		}
-	}
-	if c.Ticket != nil {
+	v.urls(c.rules.Credentials(c.urls))
+	if c.StrictURL && c.Ticket != nil {
 		v.refuse("Options.Ticket", "puts a ticket into the URL, which Options.StrictURL forbids; unset one of them")
 	}
 }

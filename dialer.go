@@ -336,7 +336,7 @@ func (d *dialer) resolve(ctx context.Context) {
 		return slices.Clone(urls), err
 	})
 	if err == nil {
-		answer.urls, err = d.cfg.usableURLs(urls)
+		answer.urls, err = d.cfg.rules.Usable(d.cfg.url.Scheme, urls)
 	}
 	answer.err = err
 }

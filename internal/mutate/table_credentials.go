@@ -145,8 +145,8 @@ var ofCredentials = []mutation{
 	},
 	{
 		name:    "url: StrictURL takes a credential",
-		file:    "config.go",
-		search:  "if !c.StrictURL {",
+		file:    "internal/endpoint/check.go",
+		search:  "if !r.StrictURL {",
 		replace: "if true {",
 		test:    "-run ^TestStrictURL$ ./test",
 	},
