@@ -4,8 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"maps"
-	"net/http"
 	"net/url"
 	"runtime/debug"
 	"slices"
@@ -15,7 +13,6 @@ import (
 
 	"github.com/limpet-go/limpet/internal/endpoint"
 	"github.com/limpet-go/limpet/internal/fault"
-	"github.com/limpet-go/limpet/internal/headers"
 	"github.com/limpet-go/limpet/internal/secrets"
 	"github.com/limpet-go/limpet/internal/socket"
 	"github.com/limpet-go/limpet/internal/tasks"
@@ -204,7 +201,7 @@ func (x *dialing) make(connect connector) dialed {
 	}
 	w := &wire.Attempt{
 		Number: a.number, Session: a.session, Token: x.cred.Token.reveal(), Subs: a.subs,
-		URL: target, Header: mergeHeaders(d.cfg.Header, x.cred.Header),
+		URL: target, Header: socket.MergeHeader(d.cfg.Header, x.cred.Header),
 	}
 	if err := d.prepare(x.requests, w); err != nil {
 		return d.refused(a, err)
@@ -248,7 +245,7 @@ func (d *dialer) refused(a attempt, err error) dialed {
 func (d *dialer) prepare(requests *socket.Requests, w *wire.Attempt) (err error) {
 	for step := 0; ; step++ {
 		if err := d.callAttempt(w); err != nil {
-			return asDialectsFault(err)
+			return fault.OfDialect(err)
 		}
 		w.Header = socket.CanonicalHeader(w.Header)
 		d.secrets.AddRequest(w.URL, w.Header)
@@ -256,17 +253,17 @@ func (d *dialer) prepare(requests *socket.Requests, w *wire.Attempt) (err error)
 		d.addCookies(w.URL)
 		switch {
 		case w.Dial && d.cfg.StrictURL && len(endpoint.CredentialKeysIn(w.URL)) > 0:
-			return asDialectsFault(fmt.Errorf("dialect %s puts the query parameter %q into the URL, which looks like a credential, and Options.StrictURL forbids it",
+			return fault.OfDialect(fmt.Errorf("dialect %s puts the query parameter %q into the URL, which looks like a credential, and Options.StrictURL forbids it",
 				d.cfg.Dialect.Name(), endpoint.CredentialKeysIn(w.URL)[0]))
 		case w.Dial:
-			return asDialectsFault(checkRequest("Attempt.URL", w.URL, w.Header, "ws", "wss", "http", "https"))
+			return fault.OfDialect(endpoint.CheckRequest("Attempt.URL", w.URL, w.Header, "ws", "wss", "http", "https"))
 		case w.Request == nil:
-			return asDialectsFault(fmt.Errorf("dialect %s neither dials nor makes an HTTP request", d.cfg.Dialect.Name()))
+			return fault.OfDialect(fmt.Errorf("dialect %s neither dials nor makes an HTTP request", d.cfg.Dialect.Name()))
 		case step == maxSteps:
-			return asDialectsFault(fmt.Errorf("dialect %s made more than %d HTTP requests without dialling", d.cfg.Dialect.Name(), maxSteps))
+			return fault.OfDialect(fmt.Errorf("dialect %s made more than %d HTTP requests without dialling", d.cfg.Dialect.Name(), maxSteps))
 		}
-		if err := checkRequest("Request.URL", w.Request.URL, w.Request.Header, "http", "https"); err != nil {
-			return asDialectsFault(err)
+		if err := endpoint.CheckRequest("Request.URL", w.Request.URL, w.Request.Header, "http", "https"); err != nil {
+			return fault.OfDialect(err)
 		}
 		w.Request.Header = socket.CanonicalHeader(w.Request.Header)
 		d.secrets.AddRequest(w.Request.URL, w.Request.Header)
@@ -289,42 +286,11 @@ func (d *dialer) callAttempt(w *wire.Attempt) error {
 	return d.cfg.Dialect.Attempt(w)
 }
 
-// asDialectsFault makes err an error of Options.Dialect, which it is already after a
-// panic.
-func asDialectsFault(err error) error {
-	var user *fault.User
-	if err == nil || errors.As(err, &user) {
-		return err
-	}
-	return &fault.User{Option: "Options.Dialect", Err: err}
-}
-
-// checkRequest returns why a request that a dialect prepared cannot be made. Its text
-// holds no value.
-func checkRequest(field, rawURL string, h http.Header, schemes ...string) error {
-	u, err := url.Parse(rawURL)
-	switch {
-	case err != nil:
-		return fmt.Errorf("%s cannot be parsed: %w", field, endpoint.WithoutQuotes(errors.Unwrap(err)))
-	case !slices.Contains(schemes, u.Scheme) || u.Host == "" || !endpoint.ValidPort(u):
-		return fmt.Errorf("%s must have one of the schemes %s, a host, and a port that exists", field, strings.Join(schemes, ", "))
-	}
-	return headers.CheckCharacters(h)
-}
-
 // addCookies adds the cookies that a request to rawURL carries to the secrets.
 func (d *dialer) addCookies(rawURL string) {
 	if d.cfg.HTTPClient != nil {
 		d.secrets.AddCookies(d.cfg.HTTPClient.Jar, rawURL)
 	}
-}
-
-// mergeHeaders returns the headers of an upgrade request. Those of the credential
-// replace others of the same name, however it is spelled.
-func mergeHeaders(options, credential http.Header) http.Header {
-	h := socket.CanonicalHeader(options)
-	maps.Copy(h, socket.CanonicalHeader(credential))
-	return h
 }
 
 // resolve calls Resolver and posts its answer.

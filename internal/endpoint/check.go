@@ -3,8 +3,12 @@ package endpoint
 import (
 	"errors"
 	"fmt"
+	"net/http"
 	"net/url"
 	"slices"
+	"strings"
+
+	"github.com/limpet-go/limpet/internal/headers"
 )
 
 // maxEndpoints bounds the URLs of one client.
@@ -98,4 +102,17 @@ func (r Rules) Usable(scheme string, raws []string) (usable []*url.URL, err erro
 		errs = append(errs, fmt.Errorf("it returned %d URLs; use %d or less", len(raws), maxEndpoints))
 	}
 	return usable, errors.Join(errs...)
+}
+
+// CheckRequest returns why a request that a dialect prepared cannot be made. Its text
+// holds no value.
+func CheckRequest(field, rawURL string, h http.Header, schemes ...string) error {
+	u, err := url.Parse(rawURL)
+	switch {
+	case err != nil:
+		return fmt.Errorf("%s cannot be parsed: %w", field, WithoutQuotes(errors.Unwrap(err)))
+	case !slices.Contains(schemes, u.Scheme) || u.Host == "" || !ValidPort(u):
+		return fmt.Errorf("%s must have one of the schemes %s, a host, and a port that exists", field, strings.Join(schemes, ", "))
+	}
+	return headers.CheckCharacters(h)
 }

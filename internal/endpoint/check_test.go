@@ -2,6 +2,7 @@ package endpoint
 
 import (
 	"fmt"
+	"net/http"
 	"slices"
 	"strings"
 	"testing"
@@ -87,6 +88,33 @@ func TestRulesUsable(t *testing.T) {
 		}
 		if (err != nil) != (tc.err != "") || err != nil && (!strings.HasPrefix(err.Error(), tc.err) || strings.Contains(err.Error(), "canary")) {
 			t.Errorf("%s: %v, want %s", name, err, tc.err)
+		}
+	}
+}
+
+func TestCheckRequest(t *testing.T) {
+	const schemes = "must have one of the schemes http, https, a host, and a port that exists"
+	for _, tc := range []struct {
+		raw    string
+		header http.Header
+		want   string // what the error begins with, after the field
+	}{
+		{raw: "https://a.example:8443/x?key=canary"},
+		{raw: "http://a.example", header: http.Header{"X": {"a\tb"}}},
+		{raw: "wss://a.example/canary", want: schemes},
+		{raw: "/canary", want: schemes},
+		{raw: "https:///canary", want: schemes},
+		{raw: "https://a.example:99999/canary", want: schemes},
+		{raw: "https://a.example/canary%zz", want: "cannot be parsed: invalid URL escape"},
+		{raw: "https://a.example", header: http.Header{"X": {"canary\n"}}, want: "a value of X has a line break"},
+		{raw: "https://a.example", header: http.Header{"canary canary": {"x"}}, want: "a name has a character that HTTP does not allow"},
+	} {
+		err := CheckRequest("Request.URL", tc.raw, tc.header, "http", "https")
+		switch {
+		case (err != nil) != (tc.want != ""):
+			t.Errorf("%s, %q: %v, want %q", tc.raw, tc.header, err, tc.want)
+		case err != nil && (!strings.HasPrefix(strings.TrimPrefix(err.Error(), "Request.URL "), tc.want) || strings.Contains(err.Error(), "canary")):
+			t.Errorf("%s, %q: %v, want %q", tc.raw, tc.header, err, tc.want)
 		}
 	}
 }

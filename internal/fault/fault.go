@@ -33,6 +33,16 @@ func (e *User) Error() string { return e.Option + ": " + e.Err.Error() }
 // Unwrap returns Err.
 func (e *User) Unwrap() error { return e.Err }
 
+// OfDialect makes err an error of Options.Dialect. One that names its option stays as it is, and
+// so does nil.
+func OfDialect(err error) error {
+	var user *User
+	if err == nil || errors.As(err, &user) {
+		return err
+	}
+	return &User{Option: OptionDialect, Err: err}
+}
+
 // IsCredential reports whether the function returns credentials.
 func (e *User) IsCredential() bool { return e.Option == OptionAuth || e.Option == OptionTicket }
 

@@ -369,7 +369,7 @@ var ofDial = []mutation{
 	{
 		name:    "class: an error of Attempt is a dial",
 		file:    "dialer.go",
-		search:  "return asDialectsFault(checkRequest(\"Attempt.URL\", w.URL, w.Header, \"ws\", \"wss\", \"http\", \"https\"))",
+		search:  "return fault.OfDialect(endpoint.CheckRequest(\"Attempt.URL\", w.URL, w.Header, \"ws\", \"wss\", \"http\", \"https\"))",
 		replace: "return nil",
 		test:    "-run ^TestAttemptIsTheDialectsFault$ ./test",
 	},

@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"maps"
 	"net"
 	"net/http"
 	"net/http/httptrace"
@@ -263,6 +264,14 @@ func CanonicalHeader(h http.Header) http.Header {
 		}
 	}
 	return own
+}
+
+// MergeHeader returns the headers of an upgrade request. Those of the credential replace
+// others of the same name, however it is spelled.
+func MergeHeader(options, credential http.Header) http.Header {
+	h := CanonicalHeader(options)
+	maps.Copy(h, CanonicalHeader(credential))
+	return h
 }
 
 // TLSError is a TLS handshake that failed.
