@@ -5,9 +5,7 @@ import (
 	"fmt"
 	"net/http"
 	"net/url"
-	"reflect"
 	"slices"
-	"time"
 
 	"github.com/limpet-go/limpet/internal/endpoint"
 	"github.com/limpet-go/limpet/internal/fault"
@@ -42,60 +40,23 @@ func NewGovernor(perSecond float64, burst int) (*Governor, error) {
 	return &Governor{governor.New(perSecond, burst)}, nil
 }
 
-const askGovernor = 5 * time.Second // at most between two questions whether a turn is due
-
-// endpointChoice is to what a client connects, and when it is its turn.
-type endpointChoice struct {
-	list     *endpoint.List
-	chosen   *endpoint.Endpoint // for the attempt in progress, or the last one, or the next if hasTurn
-	moved    *endpoint.Endpoint // for the next attempt, because the server says so; nil: one of list
-	governor *governor.Governor
-	release  func() // of the governor, once the client has ended
-	turn     governor.Turn
-	hasTurn  bool      // turn is for the next attempt
-	turnAt   time.Time // when to ask whether it is due
-}
-
-func newEndpointChoice(c *config) endpointChoice {
-	e := endpointChoice{list: endpoint.NewList(c.urls)}
-	e.chosen = e.list.First()
-	e.governor, e.release = governorOf(&c.Options)
-	return e
-}
-
-// worked follows when a connection is ready.
-func (e *endpointChoice) worked(at *endpoint.Endpoint, now time.Time) {
-	e.list.Worked(at)
-	e.list.BeginRound()
-	e.governor.Accepted(at.URL.Host, now)
-}
-
-// governorOf returns the governor of a client, and what to call when the client has ended.
-func governorOf(o *Options) (*governor.Governor, func()) {
-	if o.Governor != nil {
-		return o.Governor.turns, func() {}
+// newChoice returns the choice among the endpoints of a client.
+func newChoice(c *config) endpoint.Choice {
+	if c.Governor != nil {
+		return endpoint.NewChoice(c.urls, c.Governor.turns, func() {})
 	}
-	var transport http.RoundTripper
-	if o.HTTPClient != nil {
-		transport = o.HTTPClient.Transport
-	}
-	if transport == nil {
-		return governor.Share(nil)
-	}
-	if reflect.TypeOf(transport).Kind() != reflect.Pointer { // it may not be comparable
-		return governor.New(0, 1), func() {}
-	}
-	return governor.Share(transport)
+	turns, release := governor.Of(c.HTTPClient)
+	return endpoint.NewChoice(c.urls, turns, release)
 }
 
 // takeTurn chooses the endpoint of the next attempt. It reports false if the Governor gives
 // the attempt a later turn: then it is scheduled for that time.
 func (l *loop) takeTurn() bool {
-	wait := l.waitForTurn()
+	wait := l.endpoints.Wait(l.now)
 	if wait == 0 {
 		return true
 	}
-	l.attemptAt = l.endpoints.turnAt
+	l.attemptAt = l.endpoints.TurnAt
 	l.state.NextAttempt = l.now.Add(wait)
 	if l.state.Phase == Waiting {
 		l.c.state.Set(l.state)
@@ -105,35 +66,16 @@ func (l *loop) takeTurn() bool {
 	return false
 }
 
-// waitForTurn chooses the endpoint of the next attempt, and returns how long its turn is
-// away: turnAt is when to ask again.
-func (l *loop) waitForTurn() time.Duration {
-	e := &l.endpoints
-	if !e.hasTurn {
-		if e.chosen, e.moved = e.moved, nil; e.chosen == nil {
-			e.chosen = e.list.Next(l.now)
-		}
-		e.turn = e.governor.Reserve(e.chosen.URL.Host, l.now)
-	}
-	wait := max(0, e.governor.Wait(e.chosen.URL.Host, e.turn, l.now))
-	if e.hasTurn = wait > 0; !e.hasTurn {
-		e.turnAt = time.Time{}
-		return 0
-	}
-	e.turnAt = l.now.Add(min(wait, askGovernor)) // the turn may come earlier or later by then
-	return wait
-}
-
 // followEndpoint follows at the endpoint why an attempt failed (k is nil) or a connection
 // ended. It reports whether another endpoint is to be tried at once.
 func (l *loop) followEndpoint(k *link, f *wire.Failure, d *decision) (another bool) {
-	e, list := l.endpoints.chosen, l.endpoints.list
+	e, list := l.endpoints.Chosen, l.endpoints.List
 	if k != nil {
 		e = k.endpoint
 	}
 	overloaded := f.Status == http.StatusTooManyRequests || f.Status == http.StatusServiceUnavailable || f.Code == 1008
 	if overloaded && f.Header.Get(headers.RetryMilliseconds) == "" {
-		l.endpoints.governor.Overloaded(e.URL.Host, l.now)
+		l.endpoints.Overloaded(e, l.now)
 	}
 	wasReady := k != nil && k.ready
 	switch {
@@ -174,7 +116,7 @@ func (e resolved) apply(l *loop) {
 		l.c.notify.post(CallbackFailed{"Options.Resolver", l.c.secrets.HideError(e.err)})
 	}
 	if len(e.urls) > 0 {
-		l.endpoints.list.Replace(e.urls)
+		l.endpoints.List.Replace(e.urls)
 	}
 	if l.link != nil {
 		l.attemptRotation()

@@ -59,7 +59,7 @@ type loop struct {
 	cancelAttempt  context.CancelFunc // of the attempt in progress
 	disconnectedAt time.Time          // since when no connection is ready; zero while one is
 	earliestRetry  time.Time          // the server's slot: no attempt before it
-	endpoints      endpointChoice
+	endpoints      endpoint.Choice
 	rotation       rotation
 	spread         time.Duration // the server's reconnect window
 	goAwayUntil    time.Time     // no attempt before it after the loss that the server announced
@@ -150,7 +150,7 @@ func newLoop(c *Client) *loop {
 	limit := &c.cfg.traits.Connection
 	l.pacing = pace.NewLimit(limit.Messages, limit.Per, limit.Burst)
 	l.state = c.state.Load()
-	l.endpoints = newEndpointChoice(&c.cfg)
+	l.endpoints = newChoice(&c.cfg)
 	l.timer = time.AfterFunc(forever, func() { c.inbox.post(elapsed{}) })
 	return l
 }
@@ -409,7 +409,7 @@ func (l *loop) nothingPending() bool {
 
 // cleanUp waits for the goroutines of an ended client.
 func (l *loop) cleanUp() {
-	l.endpoints.release()
+	l.endpoints.Release()
 	l.c.goroutines.Close()
 	l.c.mu.Lock()
 	l.c.orphans = l.consumed()

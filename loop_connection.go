@@ -28,7 +28,7 @@ func (l *loop) dial() {
 	if !l.takeTurn() {
 		return
 	}
-	l.state.Host = l.endpoints.chosen.URL.Host
+	l.state.Host = l.endpoints.Chosen.URL.Host
 	l.enter(Connecting)
 	l.attempt(l.state.Cause)
 }
@@ -37,7 +37,7 @@ func (l *loop) dial() {
 func (l *loop) attempt(cause error) {
 	l.lastAttempt = l.now
 	l.c.counters.attempts.Add(1)
-	a := attempt{url: l.endpoints.chosen.URL, number: l.policy.failures + 1, session: l.session, subs: l.registry.positions(l.now), refresh: l.refreshCredential, cause: cause}
+	a := attempt{url: l.endpoints.Chosen.URL, number: l.policy.failures + 1, session: l.session, subs: l.registry.positions(l.now), refresh: l.refreshCredential, cause: cause}
 	if l.link != nil {
 		a.inUse = l.link.conn.gen
 	}
@@ -53,21 +53,21 @@ func (l *loop) attempt(cause error) {
 // the positions to resume from, unless two connections overlap.
 func (l *loop) open(c *conn, token string, state any) {
 	l.rotation.attempting = false
-	l.state.Host = l.endpoints.chosen.URL.Host
+	l.state.Host = l.endpoints.Chosen.URL.Host
 	l.state.Generation++
 	c.gen = l.state.Generation
 	l.c.counters.plainFrames.Store(c.LibraryFrames)
 	l.state.Transport = c.transport()
 	subs := l.registry.startConnection(c.gen, l.now)
 	k := &link{
-		conn: c, endpoint: l.endpoints.chosen, start: new(wire.Frames),
+		conn: c, endpoint: l.endpoints.Chosen, start: new(wire.Frames),
 		traits:      &l.c.cfg.traits,
 		signs:       signs{heartbeat: l.heartbeatInterval(), silences: l.silences},
 		handshakeBy: l.now.Add(l.policy.handshakeTimeout),
 		refreshing:  refreshing{usesToken: token != ""},
 	}
 	l.planRenewal(k)
-	l.endpoints.moved = nil // the server that was left named it
+	l.endpoints.Moved = nil // the server that was left named it
 	if !l.c.cfg.traits.ByKey {
 		k.namedTopics = new(topicTable)
 	}
@@ -179,7 +179,7 @@ func (l *loop) welcome(k *link, r *wire.Ready) {
 	l.policy.handshakeTimeout = handshakeTimeout
 	l.followTransport(k)
 	l.finality.ready(l.c.cfg.traits.Greeting && !l.finality.oversized)
-	l.endpoints.worked(k.endpoint, l.now)
+	l.endpoints.Worked(k.endpoint, l.now)
 	l.c.counters.countReady(r.Resumed)
 	l.state.Resumed = r.Resumed
 	l.state.NextAttempt = time.Time{}
@@ -307,8 +307,8 @@ func (l *loop) fail(k *link, f *wire.Failure) {
 		l.scheduleAttempt(0)
 		return
 	}
-	l.endpoints.list.BeginRound()
-	l.earliestRetry = later(l.now.Add(d.After), l.endpoints.list.Earliest())
+	l.endpoints.List.BeginRound()
+	l.earliestRetry = later(l.now.Add(d.After), l.endpoints.List.Earliest())
 	l.tryAgain(d)
 }
 
@@ -363,7 +363,7 @@ func (l *loop) scheduleAttempt(delay time.Duration) {
 
 // earliestAttempt is the time before which no attempt is made, whoever asks.
 func (l *loop) earliestAttempt() time.Time {
-	return later(later(l.lastAttempt.Add(minBetweenAttempts), l.earliestRetry), l.endpoints.turnAt)
+	return later(later(l.lastAttempt.Add(minBetweenAttempts), l.earliestRetry), l.endpoints.TurnAt)
 }
 
 // disconnect ends a connection, with a close frame if code is not 0. It does

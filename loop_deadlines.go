@@ -88,7 +88,7 @@ func (l *loop) checkStable(k *link) {
 	}
 	k.stable = true
 	l.finality.lasted()
-	l.endpoints.list.Stable(k.endpoint)
+	l.endpoints.List.Stable(k.endpoint)
 	l.policy.forgetFailures()
 	l.encodePanics = 0
 }
@@ -370,7 +370,7 @@ func (l *loop) attemptFailed(f *wire.Failure, timedOut bool) {
 	switch {
 	case timedOut && l.stoodStillAt.After(l.lastAttempt): // the time was this side's
 		l.atOnce = true
-	case timedOut && !l.endpoints.list.HasNext(l.now):
+	case timedOut && !l.endpoints.List.HasNext(l.now):
 		l.policy.extendDialTimeout()
 	case l.givingUp && f.Status == 0 && errors.Is(f.Err, context.Canceled):
 		l.atOnce, f.Err = true, givenUpAttempt{}

@@ -72,7 +72,7 @@ func (l *loop) planLeaving(k *link, ev *wire.Event) {
 		k.renewAt = later(l.goAwayUntil.Add(uniform(spread)), k.leaveAt)
 		k.renewBy = k.renewAt.Add(leavePatience)
 	}
-	l.endpoints.moved = nil
+	l.endpoints.Moved = nil
 	if ev.Name == "" {
 		return
 	}
@@ -82,7 +82,7 @@ func (l *loop) planLeaving(k *link, ev *wire.Event) {
 		l.c.notify.post(RotationFailed{why, l.rotation.failures + 1, k.renewAt})
 		return
 	}
-	l.endpoints.moved = &endpoint.Endpoint{URL: target}
+	l.endpoints.Moved = &endpoint.Endpoint{URL: target}
 }
 
 // renewInTime makes a new connection before the server ends this one for its age, or because
@@ -135,10 +135,10 @@ func (l *loop) rotate(k *link) {
 		return
 	}
 	l.rotation.attempting = true
-	if k.goAway && !l.endpoints.hasTurn && l.endpoints.moved == nil {
-		l.endpoints.list.Avoid(k.endpoint, l.now)
+	if k.goAway && !l.endpoints.HasTurn && l.endpoints.Moved == nil {
+		l.endpoints.List.Avoid(k.endpoint, l.now)
 	}
-	l.endpoints.list.BeginRound()
+	l.endpoints.List.BeginRound()
 	if l.resolve() {
 		return
 	}
@@ -152,9 +152,9 @@ func (l *loop) attemptRotation() {
 		l.rotation.attempting = false
 		return
 	}
-	if wait := l.waitForTurn(); wait > 0 {
+	if wait := l.endpoints.Wait(l.now); wait > 0 {
 		l.rotation.attempting = false
-		k.renewAt = l.endpoints.turnAt
+		k.renewAt = l.endpoints.TurnAt
 		return
 	}
 	l.attempt(k.whyLeft())
@@ -201,7 +201,7 @@ func (l *loop) rotationFailed(k *link, f *wire.Failure) {
 	}
 	l.c.counters.countFailure(false, d.class)
 	l.followEndpoint(nil, f, &d)
-	l.earliestRetry = later(l.now.Add(d.After), l.endpoints.list.Earliest())
+	l.earliestRetry = later(l.now.Add(d.After), l.endpoints.List.Earliest())
 	k.renewAt = later(l.now.Add(l.policy.nextDelay(d, l.spread)), l.earliestAttempt())
 	l.rotation.failures++
 	l.c.notify.post(RotationFailed{l.explain(f, d), l.rotation.failures, k.renewAt})
@@ -317,7 +317,7 @@ func (l *loop) abandonNext() {
 
 // resolve asks Options.Resolver if it is to be asked before the next attempt: resolved follows.
 func (l *loop) resolve() bool {
-	if l.c.cfg.Resolver == nil || l.endpoints.hasTurn || l.endpoints.moved != nil {
+	if l.c.cfg.Resolver == nil || l.endpoints.HasTurn || l.endpoints.Moved != nil {
 		return false
 	}
 	ctx, cancel := context.WithTimeout(context.Background(), l.policy.dialTimeout)

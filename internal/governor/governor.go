@@ -3,6 +3,8 @@ package governor
 
 import (
 	"math"
+	"net/http"
+	"reflect"
 	"sync"
 	"time"
 )
@@ -197,4 +199,20 @@ func Share(key any) (g *Governor, release func()) {
 			delete(shared.governors, key)
 		}
 	})
+}
+
+// Of returns what Share does for the transport of a client. A client without one has that of
+// net/http.
+func Of(client *http.Client) (g *Governor, release func()) {
+	var transport http.RoundTripper
+	if client != nil {
+		transport = client.Transport
+	}
+	if transport == nil {
+		return Share(nil)
+	}
+	if reflect.TypeOf(transport).Kind() != reflect.Pointer { // it may not be comparable
+		return New(0, 1), func() {}
+	}
+	return Share(transport)
 }

@@ -1,6 +1,7 @@
 package governor
 
 import (
+	"net/http"
 	"testing"
 	"time"
 )
@@ -151,5 +152,35 @@ func TestShare(t *testing.T) {
 	releaseOther()
 	if len(shared.governors) > 0 {
 		t.Errorf("%d governors are left", len(shared.governors))
+	}
+}
+
+// valueTransport is no pointer, and not comparable.
+type valueTransport struct {
+	http.RoundTripper
+	_ []int
+}
+
+// Clients with one transport share a governor, and so do those without one.
+func TestOf(t *testing.T) {
+	of := func(client *http.Client) *Governor {
+		g, release := Of(client)
+		t.Cleanup(release)
+		return g
+	}
+	transport, other := new(http.Transport), new(http.Transport)
+	a := of(&http.Client{Transport: transport})
+	if b := of(&http.Client{Transport: transport}); a != b {
+		t.Error("one transport has two governors")
+	}
+	if c := of(&http.Client{Transport: other}); a == c {
+		t.Error("two transports have one governor")
+	}
+	if of(nil) != of(new(http.Client)) || of(nil) == a {
+		t.Error("clients without a transport do not share a governor of their own")
+	}
+	value := valueTransport{}
+	if of(&http.Client{Transport: value}) == of(&http.Client{Transport: value}) {
+		t.Error("transports that cannot be compared have one governor")
 	}
 }

@@ -118,15 +118,15 @@ var ofEndpoints = []mutation{
 	},
 	{
 		name:    "governor: an accepted client changes nothing",
-		file:    "endpoints.go",
-		search:  "\te.governor.Accepted(at.URL.Host, now)\n",
+		file:    "internal/endpoint/choice.go",
+		search:  "\tc.governor.Accepted(at.URL.Host, now)\n",
 		replace: "",
 		test:    "-run ^TestManyClientsAreNoHerd$ ./test",
 	},
 	{
 		name:    "governor: ReconnectNow jumps the queue",
 		file:    "loop_connection.go",
-		search:  "later(l.lastAttempt.Add(minBetweenAttempts), l.earliestRetry), l.endpoints.turnAt)",
+		search:  "later(l.lastAttempt.Add(minBetweenAttempts), l.earliestRetry), l.endpoints.TurnAt)",
 		replace: "later(l.lastAttempt.Add(minBetweenAttempts), l.earliestRetry), time.Time{})",
 		test:    "-run ^TestGovernorOfOnesOwn$ ./test",
 	},

@@ -26,7 +26,7 @@ var ofMeeting = []mutation{
 	{
 		name:    "meeting: the URL that a server named outlives its connection",
 		file:    "loop_connection.go",
-		search:  "\tl.endpoints.moved = nil // the server that was left named it\n",
+		search:  "\tl.endpoints.Moved = nil // the server that was left named it\n",
 		replace: "",
 		test:    "-run ^TestURLOfAConnectionThatWasLeft$ ./test",
 	},

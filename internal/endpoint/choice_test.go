@@ -1,0 +1,74 @@
+package endpoint
+
+import (
+	"net/url"
+	"testing"
+	"time"
+
+	"github.com/limpet-go/limpet/internal/governor"
+)
+
+// choice returns one among n endpoints, without a limit of turns until a host is overloaded.
+func choice(n int) Choice {
+	var urls []*url.URL
+	for _, e := range list(n).all {
+		urls = append(urls, e.URL)
+	}
+	return NewChoice(urls, governor.New(0, 1), func() {})
+}
+
+// The URL that a server named is for one attempt.
+func TestMovedOnce(t *testing.T) {
+	c, now := choice(2), time.Now()
+	moved := &Endpoint{URL: &url.URL{Scheme: "wss", Host: "elsewhere"}}
+	c.Moved = moved
+	if wait := c.Wait(now); wait != 0 || c.Chosen != moved || c.Moved != nil || c.HasTurn {
+		t.Errorf("a wait of %v, and %+v", wait, c)
+	}
+	first := c.List.First()
+	if c.Wait(now); c.Chosen != first {
+		t.Errorf("%v is the next, want %v", c.Chosen.URL, first.URL)
+	}
+	if c.Wait(now); c.Chosen == first || c.Chosen == moved {
+		t.Errorf("%v is the one after it", c.Chosen.URL)
+	}
+}
+
+// While a turn is not due, the endpoint stays, and the question is asked every 5 seconds.
+func TestTurnIsKept(t *testing.T) {
+	c, now := choice(1), time.Now()
+	for range 6 { // down to a turn a second
+		c.Overloaded(c.Chosen, now)
+		now = now.Add(time.Second)
+	}
+	for range 10 {
+		c.governor.Reserve("0", now)
+	}
+	wait := c.Wait(now)
+	if wait < 9*time.Second || wait > 12*time.Second || !c.HasTurn || c.TurnAt.Sub(now) != askGovernor {
+		t.Fatalf("a wait of %v, to ask again after %v", wait, c.TurnAt.Sub(now))
+	}
+	due := now.Add(wait)
+	c.Moved = &Endpoint{URL: &url.URL{Scheme: "wss", Host: "elsewhere"}}
+	for asked := 1; c.HasTurn; asked++ {
+		now = c.TurnAt
+		if c.Wait(now); c.Chosen.URL.Host != "0" || asked > 3 {
+			t.Fatalf("question %d: %+v", asked, c)
+		}
+	}
+	if late := now.Sub(due); late < 0 || late > time.Microsecond || !c.TurnAt.IsZero() || c.Moved == nil {
+		t.Errorf("%v after the turn: %+v", late, c)
+	}
+}
+
+// The endpoint that worked is the first of a new round.
+func TestChoiceWorked(t *testing.T) {
+	c, now := choice(3), time.Now()
+	c.Wait(now)
+	c.Wait(now)
+	second := c.Chosen
+	c.Worked(second, now)
+	if c.Wait(now); c.Chosen != second {
+		t.Errorf("%v is the next, want %v", c.Chosen.URL, second.URL)
+	}
+}
