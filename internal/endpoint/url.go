@@ -1,4 +1,5 @@
-// Package endpoint knows the URLs that a client connects to.
+// Package endpoint knows where a client connects to: which URLs are allowed, which one is next
+// and when it is its turn, which redirects are followed, and what the path to them carries.
 package endpoint
 
 import (
