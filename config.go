@@ -28,8 +28,8 @@ type config struct {
 	urls   []*url.URL // of all endpoints
 	traits wire.Traits
 
-	rules     endpoint.Rules
-	redirects endpoint.Redirects
+	rules   endpoint.Rules
+	allowed endpoint.Redirects
 }
 
 // Bounds that no program needs to pass and that arithmetic survives.
@@ -64,7 +64,7 @@ func newConfig(rawURL string, o *Options) (config, error) {
 	c.Dialect, c.traits = dialect, dialect.traits
 	c.rules = endpoint.Rules{AllowInsecure: c.AllowInsecure, StrictURL: c.StrictURL}
 	urls, problems := c.rules.Endpoints(rawURL, c.Endpoints)
-	v.urls(problems)
+	v.problems(problems)
 	c.url, c.urls = urls[0], urls
 	c.Endpoints = slices.Clone(c.Endpoints)
 	v.backoff(&c.Backoff)
@@ -153,9 +153,9 @@ func (v *validation) quantity(field string, n *int, def int) {
 	}
 }
 
-// urls reports what is wrong with URLs.
-func (v *validation) urls(problems []endpoint.Problem) {
-	for _, p := range problems {
+// problems reports what is wrong with URLs.
+func (v *validation) problems(found []endpoint.Problem) {
+	for _, p := range found {
 		v.refuse(p.Field, "%w", p.Err)
 	}
 }
@@ -200,7 +200,7 @@ func (v *validation) header(h http.Header) {
 
 // strictURL refuses credentials in the URL, if the caller wants that.
 func (v *validation) strictURL(c *config) {
-	v.urls(c.rules.Credentials(c.urls))
+	v.problems(c.rules.Credentials(c.urls))
 	if c.StrictURL && c.Ticket != nil {
 		v.refuse("Options.Ticket", "puts a ticket into the URL, which Options.StrictURL forbids; unset one of them")
 	}

@@ -162,7 +162,7 @@ func (v *validation) redirects(c *config) {
 	case err != nil:
 		v.refuse(fmt.Sprintf("%s.Hosts[%d]", optionRedirects, i), "%w", err)
 	}
-	c.redirects = endpoint.Redirects{Allowed: allowed, StrictURL: c.StrictURL}
+	c.allowed = endpoint.Redirects{Allowed: allowed, StrictURL: c.StrictURL}
 }
 
 // redirectOf returns the error of an answer 3xx.
@@ -210,7 +210,7 @@ func (d *dialer) upgrade(requests *socket.Requests, w *wire.Attempt, tickets url
 			return nil, f
 		}
 		f.Body = nil // it repeats the location
-		next, err := d.cfg.redirects.Next(from, trail, f.Status, f.Header, tickets)
+		next, err := d.cfg.allowed.Next(from, trail, f.Status, f.Header, tickets)
 		if err != nil {
 			f.Err = err
 			return nil, f

@@ -76,7 +76,7 @@ func (l *loop) planLeaving(k *link, ev *wire.Event) {
 	if ev.Name == "" {
 		return
 	}
-	target, err := l.c.cfg.redirects.Move(k.endpoint.URL, ev.Name)
+	target, err := l.c.cfg.allowed.Move(k.endpoint.URL, ev.Name)
 	if err != nil {
 		why := &Error{Op: "open", Field: optionRedirects, Class: ClassOther, Err: err}
 		l.c.notify.post(RotationFailed{why, l.rotation.failures + 1, k.renewAt})
