@@ -83,7 +83,7 @@ type queue struct {
 	discarded   bool        // by discard: what waited was dropped
 
 	bodies        int  // loop bodies of consumers that have not finished
-	reporting     bool // a goroutine calls positionProcessed for what is in toReport
+	reporting     bool // a goroutine calls positionProcessed for what the tracker reports
 	awaitAcks     bool // the stream is drained only when what consumers took is acknowledged
 	drainReported bool
 
@@ -116,13 +116,9 @@ type queue struct {
 	granted      wire.Credit // to this connection
 	roomReported bool        // since the last grant
 
-	toReport    []takenRun // what was processed, for positionProcessed
-	unwanted    []takenRun // what nothing will process, for releaseRest
-	copies      []copyRun  // duplicates of what may not be processed yet, the oldest first
-	releasing   bool       // what comes is released at once
-	lastNumber  uint64     // of a message or loss
-	began       Position   // where the stream began, for the saver; zero: not known, or not needed
-	justBegan   bool       // the saver is to learn it
+	lastNumber  uint64   // of a message or loss
+	began       Position // where the stream began, for the saver; zero: not known, or not needed
+	justBegan   bool     // the saver is to learn it
 	tracker     ackTracker
 	heldDropped int // messages that the tracker follows although no consumer got them
 
@@ -150,16 +146,14 @@ func newQueue(topic string, o *SubscribeOptions, t wire.Traits, owner queueOwner
 	} else {
 		q.account.Open(memory, q)
 	}
-	q.tracker = ackTracker{
-		perMessage: o.ManualAck || t.Processed == wire.ProcessedEach, reports: t.Processed,
-		limit:   o.Delivery.Buffer + maxUnacked,
-		unacked: fifo.Queue[takenRun]{Pool: &runPool},
-		byMarks: o.Delivery.Overflow == Latest,
-	}
+	q.tracker = newAckTracker(ackConfig{
+		PerMessage: o.ManualAck || t.Processed == wire.ProcessedEach, Processed: t.Processed,
+		ByMarks: o.Delivery.Overflow == Latest, Limit: o.Delivery.Buffer + maxUnacked,
+	})
 	q.bucket = pace.New(o.Delivery.Rate, o.Delivery.Burst)
 	if o.From == FromResume {
 		q.receiver.ResumeFrom(o.Position)
-		q.tracker.committed = o.Position
+		q.tracker.ResumeFrom(o.Position)
 	}
 	return q
 }
@@ -232,7 +226,7 @@ func (q *queue) acceptAll(gen uint64, events []wire.Event, keys []string, readAt
 		q.holdCost()
 	}
 	room := q.delivery.Overflow != Block && q.roomToReport()
-	report := len(q.toReport)+len(q.copies) > 0 && q.reported(nil)
+	report := q.tracker.Reports()+q.tracker.Copies() > 0 && q.reported()
 	waiting := q.waits() > 0
 	began := q.justBegan
 	q.justBegan = false
@@ -267,7 +261,7 @@ func (q *queue) accept(gen uint64, ev *wire.Event, key string, readAt *time.Time
 		return nil
 	case q.finishing:
 		if ev.Kind == wire.EventData {
-			q.keepUnwanted(gen, ev.Position)
+			q.tracker.GiveUp(gen, ev.Position)
 		}
 		return nil
 	case q.holding && q.isEarlier(ev):
@@ -293,7 +287,9 @@ func (q *queue) accept(gen uint64, ev *wire.Event, key string, readAt *time.Time
 	switch step.Effect {
 	case sequence.Duplicate:
 		q.duplicates++
-		q.keepCopy(ev)
+		if q.tracker.KeepCopy(q.lastNumber, ev.Message.ID, ev.Position, q.generation) {
+			q.outstanding++
+		}
 	case sequence.Next:
 		q.received++
 		q.outstanding++
@@ -415,11 +411,11 @@ func (q *queue) discard(err error) {
 	q.dropped += uint64(q.messages)
 	q.closed += uint64(q.messages)
 	for m := range q.allWaiting() {
-		if m.Loss == nil {
-			q.keepUnwanted(m.generation, m.Position)
+		if m.Loss == nil && m.generation == q.generation {
+			q.tracker.GiveUp(m.generation, m.Position)
 		}
 	}
-	q.giveUpCopies()
+	q.tracker.GiveUpCopies(q.generation)
 	q.items.Reset()
 	q.keyed.Reset()
 	q.messages, q.bytes, q.texts = 0, 0, 0

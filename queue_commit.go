@@ -1,6 +1,7 @@
 package limpet
 
 import (
+	"math"
 	"sort"
 	"time"
 
@@ -13,7 +14,8 @@ import (
 // ackMessage acknowledges m.
 func (q *queue) ackMessage(m *Message) {
 	q.mu.Lock()
-	acked := q.reported(q.tracker.acknowledgeOne(m))
+	q.tracker.AcknowledgeOne(m.number, &m.Position, m.generation)
+	acked := q.reported()
 	room, drained := q.roomToReport(), q.drainToReport()
 	q.watchStandstill()
 	q.mu.Unlock()
@@ -33,20 +35,10 @@ func (q *queue) ackMessage(m *Message) {
 // it can; nothing more is committed.
 func (q *queue) releaseMessage(m *Message) {
 	q.mu.Lock()
-	q.tracker.expand()
-	q.tracker.abandoned = true
-	acked := q.tracker.acknowledgeOne(m)
-	for i := range acked {
-		acked[i].released = true
-		if q.releases {
-			q.receiver.Forget(wire.ID(m.ID))
-		}
-		for j := range q.copies {
-			c := &q.copies[j]
-			c.run.released = c.run.released || c.id == wire.ID(m.ID) && (c.id != wire.ID{} || c.run.position == m.Position)
-		}
+	if q.tracker.Release(m.number, wire.ID(m.ID), &m.Position, m.generation) && q.releases {
+		q.receiver.Forget(wire.ID(m.ID))
 	}
-	report := q.reported(acked)
+	report := q.reported()
 	room, drained := q.roomToReport(), q.drainToReport()
 	q.watchStandstill()
 	q.mu.Unlock()
@@ -60,50 +52,35 @@ func (q *queue) releaseMessage(m *Message) {
 	}
 }
 
-// keepUnwanted remembers a message of connection gen that no consumer will get, for a
-// server that waits for an acknowledgement; mu is held.
-func (q *queue) keepUnwanted(gen uint64, p Position) {
-	if q.tracker.reports != wire.ProcessedEach || gen != q.generation {
-		return
-	}
-	run := takenRun{generation: gen, position: p, released: true}
-	if q.releasing {
-		q.toReport = append(q.toReport, run)
-	} else if len(q.unwanted) < q.delivery.Buffer+maxUnacked {
-		q.unwanted = append(q.unwanted, run)
-	}
-}
-
 // releaseRest returns the positions of the messages of connection gen that nothing has
 // processed: those that no consumer got, and those that one got and did not acknowledge.
 // What comes after it is released at once.
 func (q *queue) releaseRest(gen uint64) []Position {
 	q.mu.Lock()
 	defer q.mu.Unlock()
-	runs := q.unwanted
-	q.unwanted, q.releasing = nil, true
-	for i := range q.tracker.unacked.All() {
-		if r := q.tracker.unacked.At(i); !r.acked {
-			r.acked = true
-			runs = append(runs, *r)
-		}
-	}
-	var all []Position
-	for i := range runs {
-		if runs[i].generation == gen {
-			all = append(all, runs[i].position)
-		}
-	}
-	return all
+	return q.tracker.ReleaseRest(gen)
 }
 
-// reported adds acked to what reportProcessed is to report, and returns whether the
-// caller must call it: one goroutine at a time does, so that the order is kept; mu is
-// held.
-func (q *queue) reported(acked []takenRun) bool {
-	q.toReport = append(q.toReport, acked...)
-	q.settleCopies()
-	if len(q.toReport) == 0 {
+// acknowledge follows what was processed, and returns whether the caller must call
+// reportProcessed; mu is held.
+func (q *queue) acknowledge(processed processedRun) bool {
+	if last := processed.last; last != nil {
+		q.tracker.Acknowledge(processed.first, last.number, &last.Position, last.generation)
+	}
+	return q.reported()
+}
+
+// reported returns whether there is something to report and the caller must call
+// reportProcessed: one goroutine at a time does, so that the order is kept; mu is held.
+func (q *queue) reported() bool {
+	if q.tracker.Copies() > 0 {
+		waiting := uint64(math.MaxUint64)
+		if q.waits() > 0 {
+			waiting = q.firstWaiting().number
+		}
+		q.tracker.SettleCopies(waiting)
+	}
+	if q.tracker.Reports() == 0 {
 		return false
 	}
 	first := !q.reporting
@@ -111,16 +88,15 @@ func (q *queue) reported(acked []takenRun) bool {
 	return first
 }
 
-// reportProcessed reports what reported has added, if report is true. The saver looks
-// itself for what was committed.
+// reportProcessed reports what the tracker has for the server, if report is true. The saver
+// looks itself for what was committed.
 func (q *queue) reportProcessed(report bool) {
 	q.saver.Notice()
 	for report {
 		q.mu.Lock()
-		acked := q.toReport
-		q.toReport = nil
+		acked := q.tracker.TakeReports()
 		for i := range acked {
-			if acked[i].generation == q.generation {
+			if acked[i].Generation == q.generation {
 				q.outstanding--
 			}
 		}
@@ -132,7 +108,7 @@ func (q *queue) reportProcessed(report bool) {
 		drained := q.drainToReport()
 		q.mu.Unlock()
 		for i := range acked {
-			q.owner.positionProcessed(acked[i].generation, acked[i].position, acked[i].released)
+			q.owner.positionProcessed(acked[i].Generation, acked[i].Position, acked[i].Released)
 		}
 		if drained {
 			q.owner.streamDrained()
@@ -152,49 +128,6 @@ func (q *queue) forgoAcks() {
 	}
 }
 
-// maxUnacked bounds, without ManualAck, how many runs are remembered behind one
-// that is never acknowledged because its loop body did not finish.
-const maxUnacked = 16 << 10
-
-// ackTracker follows the messages that consumers have taken until they are
-// acknowledged, and commits the contiguous prefix. The lock of its queue guards
-// it.
-type ackTracker struct {
-	perMessage bool           // each message is a run of its own, else those taken together are one
-	reports    wire.Processed // what the server must be sent
-	limit      int            // of unacked
-	single     numberRange    // what is unacknowledged, if that is one run without a loss: unacked is empty then
-	unacked    fifo.Queue[takenRun]
-	losses     int // how many of unacked are losses; only with perMessage
-	committed  Position
-	through    uint64 // the number of the last message that is committed
-	abandoned  bool   // limit was exceeded: nothing more is committed
-	forgotten  int    // messages that are not acknowledged and not in unacked
-
-	byMarks bool                   // with Latest: what is committed is the position of a mark
-	marks   fifo.Queue[commitMark] // in the order of their numbers
-}
-
-// commitMark is the position to commit once every message up to number is acknowledged.
-type commitMark struct {
-	number   uint64
-	position Position
-}
-
-// numberRange is a range of message numbers. The zero value is empty.
-type numberRange struct{ first, last uint64 }
-
-// takenRun is a run of messages that were taken together, or a part of one. A
-// loss is a run of its own: it is acknowledged from the start and belongs to no
-// connection.
-type takenRun struct {
-	numberRange
-	position   Position // of the last message; unknown in a run that came from single or was split
-	generation uint64   // the connection it came on; 0: none, or position is unknown
-	acked      bool
-	released   bool // it will not be processed
-}
-
 // processedRun is what a consumer has processed: everything it took at once, or
 // one message. The zero value is nothing.
 type processedRun struct {
@@ -205,33 +138,125 @@ type processedRun struct {
 	lent *lend.Batch // what it gives back and takes, with SubscribeOptions.Lend; nil: it takes copies
 }
 
-// track adds what a consumer has taken. losses is how many of ms are losses.
-func (t *ackTracker) track(ms []Message, losses int) {
-	first, last := ms[0].number, ms[len(ms)-1].number
-	if t.unacked.Len() == 0 && t.single.last == 0 && losses == 0 && !t.perMessage && !t.abandoned && last-first == uint64(len(ms)-1) {
-		t.single = numberRange{first, last}
-		return
+// maxUnacked bounds, without ManualAck, how many runs are remembered behind one
+// that is never acknowledged because its loop body did not finish.
+const maxUnacked = 16 << 10
+
+// ackConfig is what an ackTracker follows.
+type ackConfig struct {
+	PerMessage bool           // each message is a run of its own, else those taken together are one
+	ByMarks    bool           // what is committed is the position of a mark
+	Processed  wire.Processed // what the server must be sent
+	Limit      int            // of the runs, the duplicates and the unwanted messages that are remembered
+}
+
+// ackTracker follows the messages that consumers have taken until they are
+// acknowledged, and commits the contiguous prefix. It also keeps what the server is to
+// be sent. Messages have ascending numbers, above 0. Its methods are not safe for
+// concurrent use.
+type ackTracker struct {
+	ackConfig
+	single    numberRange // what is unacknowledged, if that is one run without a loss: unacked is empty then
+	unacked   fifo.Queue[takenRun]
+	losses    int // how many of unacked are losses; only with PerMessage
+	committed wire.Position
+	through   uint64                 // the number of the last message that is committed
+	abandoned bool                   // Limit was exceeded, or a message released: nothing more is committed
+	forgotten int                    // messages that are not acknowledged and not in unacked
+	marks     fifo.Queue[commitMark] // in the order of their numbers; only with ByMarks
+
+	reports   []ackReport // what the server is to be sent
+	unwanted  []ackReport // what nothing will process, for ReleaseRest
+	copies    []ackCopy   // duplicates of what may not be processed yet, the oldest first
+	releasing bool        // what is not wanted is reported at once
+}
+
+// commitMark is the position to commit once every message up to number is acknowledged.
+type commitMark struct {
+	number   uint64
+	position wire.Position
+}
+
+// numberRange is a range of message numbers. The zero value is empty.
+type numberRange struct{ first, last uint64 }
+
+// takenRun is a run of messages that were taken together, or a part of one. A
+// loss is a run of its own: it is acknowledged from the start and belongs to no
+// connection.
+type takenRun struct {
+	numberRange
+	position   wire.Position // of the last message; unknown in a run that came from single or was split
+	generation uint64        // the connection it came on; 0: none, or position is unknown
+	acked      bool
+}
+
+// ackReport is what the server is to be sent of a message, or of all up to it.
+type ackReport struct {
+	Generation uint64 // the connection it came on
+	Position   wire.Position
+	Released   bool // it will not be processed
+}
+
+// ackCopy is a duplicate of a message, at a server that waits for an acknowledgement of
+// each message that it sends.
+type ackCopy struct {
+	after uint64 // the message is this one or an earlier one
+	id    wire.ID
+	ackReport
+}
+
+func newAckTracker(c ackConfig) ackTracker {
+	return ackTracker{ackConfig: c, unacked: fifo.Queue[takenRun]{Pool: &runPool}}
+}
+
+// ResumeFrom makes p the committed position.
+func (t *ackTracker) ResumeFrom(p wire.Position) { t.committed = p }
+
+// Take follows the messages first to last, n of them and no losses, that a consumer took
+// together. It reports false if it must learn of each of them, with TakeOne.
+func (t *ackTracker) Take(first, last uint64, n int) bool {
+	if t.unacked.Len() > 0 || t.single.last != 0 || t.PerMessage || t.abandoned || last-first != uint64(n-1) {
+		return false
 	}
+	t.single = numberRange{first, last}
+	return true
+}
+
+// TakeOne follows a message that a consumer took, or a loss, which has generation 0. With
+// together it was taken with the one before.
+func (t *ackTracker) TakeOne(number uint64, p *wire.Position, generation uint64, together bool) {
 	t.expand()
-	for len(ms) > 0 {
-		if ms[0].Loss != nil && t.perMessage && t.extendLoss(&ms[0]) {
-			ms = ms[1:]
-			continue
-		}
-		if t.unacked.Len() >= t.limit {
+	loss := generation == 0
+	if !t.extend(number, p, generation, together) {
+		if t.unacked.Len() >= t.Limit {
 			t.forgetOldest()
 		}
-		n := 1
-		for !t.perMessage && n < len(ms) && ms[0].Loss == nil && ms[n].Loss == nil && ms[n].number == ms[n-1].number+1 {
-			n++ // a number that no message has would stay unacknowledged
-		}
-		last := &ms[n-1]
-		if t.perMessage && ms[0].Loss != nil {
+		t.unacked.Push(takenRun{numberRange{number, number}, *p, generation, loss})
+		if loss && t.PerMessage {
 			t.losses++
 		}
-		t.unacked.Push(takenRun{numberRange{ms[0].number, last.number}, last.Position, last.generation, ms[0].Loss != nil, false})
-		ms = ms[n:]
 	}
+	if loss {
+		t.commitPrefix() // it needs no acknowledgement
+	}
+}
+
+// extend adds a message or a loss to the run before it, if they are one.
+func (t *ackTracker) extend(number uint64, p *wire.Position, generation uint64, together bool) bool {
+	n := t.unacked.Len()
+	if n == 0 {
+		return false
+	}
+	r := t.unacked.At(n - 1)
+	if t.PerMessage {
+		if r.generation != 0 || generation != 0 {
+			return false
+		}
+	} else if !together || r.generation == 0 || generation == 0 || number != r.last+1 {
+		return false // a number that no message has would stay unacknowledged
+	}
+	r.last, r.position, r.generation = number, *p, generation
+	return true
 }
 
 // forgetOldest forgets the oldest run, which is not acknowledged: nothing more is
@@ -244,20 +269,18 @@ func (t *ackTracker) forgetOldest() {
 	t.commitPrefix()
 }
 
-// extendLoss adds a loss to the run before it, if that is a loss too.
-func (t *ackTracker) extendLoss(m *Message) bool {
-	n := t.unacked.Len()
-	if n == 0 || t.unacked.At(n-1).generation != 0 {
-		return false
-	}
-	r := t.unacked.At(n - 1)
-	r.last, r.position = m.number, m.Position
-	return true
-}
+// Window returns how many messages were taken from the oldest one on that is not
+// acknowledged; only with PerMessage.
+func (t *ackTracker) Window() int { return t.unacked.Len() - t.losses }
 
-// window returns how many messages were taken from the oldest one on that is not
-// acknowledged; only with perMessage.
-func (t *ackTracker) window() int { return t.unacked.Len() - t.losses }
+// Oldest returns the first number of the oldest run that is remembered, but for one that
+// Take followed; ok is false if there is none.
+func (t *ackTracker) Oldest() (number uint64, ok bool) {
+	if t.unacked.Len() == 0 {
+		return 0, false
+	}
+	return t.unacked.At(0).first, true
+}
 
 // expand moves single to unacked.
 func (t *ackTracker) expand() {
@@ -267,93 +290,64 @@ func (t *ackTracker) expand() {
 	}
 }
 
-// acknowledge marks what was processed, commits, and returns what to report to
-// the server.
-func (t *ackTracker) acknowledge(processed processedRun) (acked []takenRun) {
-	if processed.last == nil {
-		return nil
-	}
-	last := processed.last
-	if t.single == (numberRange{processed.first, last.number}) && !t.byMarks && t.reports != wire.ProcessedCumulative {
+// Acknowledge follows when a consumer has processed everything that it took at once, the
+// messages first to last. The last one has position p and came on connection generation.
+func (t *ackTracker) Acknowledge(first, last uint64, p *wire.Position, generation uint64) {
+	if t.single == (numberRange{first, last}) && !t.ByMarks && t.Processed != wire.ProcessedCumulative {
 		// The usual case. Field by field: see sequence.Receiver.CopyPosition.
-		t.single.last, t.through = 0, last.number
-		t.committed.Epoch, t.committed.Offset, t.committed.Tag = last.Position.Epoch, last.Position.Offset, last.Position.Tag
-		return nil
+		t.single.last, t.through = 0, last
+		t.committed.Epoch, t.committed.Offset, t.committed.Tag = p.Epoch, p.Offset, p.Tag
+		return
 	}
 	before := t.committed
-	if t.single == (numberRange{processed.first, last.number}) {
+	if t.single == (numberRange{first, last}) {
 		t.single.last = 0
-		t.commit(last.number, last.Position)
-		return t.cumulative(takenRun{position: last.Position, generation: last.generation}, before, nil)
+		t.commit(last, *p)
+		t.reportCumulative(ackReport{Generation: generation, Position: *p}, before)
+		return
 	}
-	for i := t.indexOf(processed.first); i < t.unacked.Len() && t.unacked.At(i).last <= last.number; i++ {
+	for i := t.indexOf(first); i < t.unacked.Len() && t.unacked.At(i).last <= last; i++ {
 		r := t.unacked.At(i)
 		if r.acked {
 			continue
 		}
 		r.acked = true
-		if r.last == last.number && r.generation == 0 {
+		if r.last == last && r.generation == 0 {
 			// Only if the run has no position: the caller may have changed its copy.
-			r.position, r.generation = last.Position, last.generation
+			r.position, r.generation = *p, generation
 		}
-		if t.reports == wire.ProcessedEach && r.generation != 0 {
-			acked = append(acked, *r)
+		if t.Processed == wire.ProcessedEach && r.generation != 0 {
+			t.reports = append(t.reports, ackReport{Generation: r.generation, Position: r.position})
 		}
 	}
-	return t.cumulative(t.commitPrefix(), before, acked)
+	t.reportCumulative(t.commitPrefix(), before)
 }
 
-// cumulative adds r, the last run that was committed, to acked if the server takes it for
-// all before. before is what was committed before.
-func (t *ackTracker) cumulative(r takenRun, before Position, acked []takenRun) []takenRun {
-	if t.reports != wire.ProcessedCumulative || r.generation == 0 {
-		return acked
-	}
-	if t.byMarks {
-		if t.committed == before {
-			return acked
-		}
-		r.position = t.committed
-	}
-	return append(acked, r)
-}
-
-// mark says what to commit once every message up to number is acknowledged; only with
-// byMarks.
-func (t *ackTracker) mark(number uint64, p Position) {
-	known := t.committed
-	if n := t.marks.Len(); n > 0 {
-		known = t.marks.At(n - 1).position
-	}
-	if p != known && !t.abandoned {
-		t.marks.Push(commitMark{number, p})
-	}
-}
-
-// commit follows when every message up to number is acknowledged; p is the position of
-// the last one.
-func (t *ackTracker) commit(number uint64, p Position) {
-	t.through = number
-	if !t.byMarks {
-		t.committed = p
+// reportCumulative reports r, of the last run that was committed, if the server takes it
+// for all before. before is what was committed before.
+func (t *ackTracker) reportCumulative(r ackReport, before wire.Position) {
+	if t.Processed != wire.ProcessedCumulative || r.Generation == 0 {
 		return
 	}
-	for t.marks.Len() > 0 && t.marks.At(0).number <= number {
-		t.committed = t.marks.At(0).position
-		t.marks.Drop(1)
+	if t.ByMarks {
+		if t.committed == before {
+			return
+		}
+		r.Position = t.committed
 	}
+	t.reports = append(t.reports, r)
 }
 
-// acknowledgeOne acknowledges one message. If others were taken with it, their
+// AcknowledgeOne acknowledges one message. If others were taken with it, their
 // run is split.
-func (t *ackTracker) acknowledgeOne(m *Message) (acked []takenRun) {
-	if t.single != (numberRange{m.number, m.number}) {
+func (t *ackTracker) AcknowledgeOne(number uint64, p *wire.Position, generation uint64) {
+	if t.single != (numberRange{number, number}) {
 		t.expand()
-		if i := t.indexOf(m.number); i < t.unacked.Len() && t.unacked.At(i).first <= m.number {
-			t.split(i, m.number)
+		if i := t.indexOf(number); i < t.unacked.Len() && t.unacked.At(i).first <= number {
+			t.split(i, number)
 		}
 	}
-	return t.acknowledge(processedRun{first: m.number, last: m})
+	t.Acknowledge(number, number, p, generation)
 }
 
 // indexOf returns the index of the run that contains number, or else of the
@@ -377,19 +371,45 @@ func (t *ackTracker) split(i int, number uint64) {
 	}
 }
 
-// commitPrefix commits the acknowledged prefix and returns the last run in it
-// that is not a loss. After forgetOldest it only forgets the prefix.
-func (t *ackTracker) commitPrefix() (last takenRun) {
+// Mark says what to commit once every message up to number is acknowledged; only with
+// ByMarks.
+func (t *ackTracker) Mark(number uint64, p wire.Position) {
+	known := t.committed
+	if n := t.marks.Len(); n > 0 {
+		known = t.marks.At(n - 1).position
+	}
+	if p != known && !t.abandoned {
+		t.marks.Push(commitMark{number, p})
+	}
+}
+
+// commit follows when every message up to number is acknowledged; p is the position of
+// the last one.
+func (t *ackTracker) commit(number uint64, p wire.Position) {
+	t.through = number
+	if !t.ByMarks {
+		t.committed = p
+		return
+	}
+	for t.marks.Len() > 0 && t.marks.At(0).number <= number {
+		t.committed = t.marks.At(0).position
+		t.marks.Drop(1)
+	}
+}
+
+// commitPrefix commits the acknowledged prefix and returns a report of the last run in it
+// that is not a loss. Once the tracker commits nothing more, it only forgets the prefix.
+func (t *ackTracker) commitPrefix() (last ackReport) {
 	n := 0
 	for n < t.unacked.Len() && t.unacked.At(n).acked {
 		r := t.unacked.At(n)
 		if !t.abandoned {
 			t.commit(r.last, r.position)
 		}
-		if r.generation == 0 && t.perMessage {
+		if r.generation == 0 && t.PerMessage {
 			t.losses--
 		} else if r.generation != 0 && !t.abandoned {
-			last = *r
+			last = ackReport{Generation: r.generation, Position: r.position}
 		}
 		n++
 	}
@@ -399,8 +419,8 @@ func (t *ackTracker) commitPrefix() (last takenRun) {
 	return last
 }
 
-// open returns how many messages are not acknowledged.
-func (t *ackTracker) open() int {
+// Open returns how many messages are not acknowledged.
+func (t *ackTracker) Open() int {
 	n := t.forgotten
 	if t.single.last != 0 {
 		n = int(t.single.last-t.single.first) + 1
@@ -413,15 +433,136 @@ func (t *ackTracker) open() int {
 	return n
 }
 
+// Committed returns the end of the acknowledged prefix.
+func (t *ackTracker) Committed() wire.Position { return t.committed }
+
+// Through returns the number of the last message that is committed.
+func (t *ackTracker) Through() uint64 { return t.through }
+
+// Reports returns how many reports TakeReports would return.
+func (t *ackTracker) Reports() int { return len(t.reports) }
+
+// TakeReports returns what the server is to be sent, in order, and forgets it.
+func (t *ackTracker) TakeReports() []ackReport {
+	reports := t.reports
+	t.reports = nil
+	return reports
+}
+
+// Release follows when a message will not be processed: nothing more is committed. It
+// returns whether the server learns it.
+func (t *ackTracker) Release(number uint64, id wire.ID, p *wire.Position, generation uint64) bool {
+	t.expand()
+	t.abandoned = true
+	before := len(t.reports)
+	t.AcknowledgeOne(number, p, generation)
+	for i := range t.reports[before:] {
+		t.reports[before+i].Released = true
+		for j := range t.copies {
+			c := &t.copies[j]
+			c.Released = c.Released || c.id == id && (c.id != wire.ID{} || c.Position == *p)
+		}
+	}
+	return len(t.reports) > before
+}
+
+// Drop follows when a message is dropped that no consumer took. A server that waits for
+// acknowledgements gets one.
+func (t *ackTracker) Drop(generation uint64, p wire.Position) {
+	if t.Processed == wire.ProcessedEach {
+		t.reports = append(t.reports, ackReport{Generation: generation, Position: p})
+	}
+}
+
+// GiveUp remembers a message that no consumer will get, for a server that waits for an
+// acknowledgement.
+func (t *ackTracker) GiveUp(generation uint64, p wire.Position) {
+	if t.Processed != wire.ProcessedEach {
+		return
+	}
+	r := ackReport{Generation: generation, Position: p, Released: true}
+	if t.releasing {
+		t.reports = append(t.reports, r)
+	} else if len(t.unwanted) < t.Limit {
+		t.unwanted = append(t.unwanted, r)
+	}
+}
+
+// ReleaseRest returns the positions of the messages of connection generation that nothing has
+// processed: those that were given up, and those that a consumer took and did not acknowledge.
+// What is given up after it is reported at once.
+func (t *ackTracker) ReleaseRest(generation uint64) (all []wire.Position) {
+	for i := range t.unwanted {
+		if t.unwanted[i].Generation == generation {
+			all = append(all, t.unwanted[i].Position)
+		}
+	}
+	t.unwanted, t.releasing = nil, true
+	for i := range t.unacked.All() {
+		if r := t.unacked.At(i); !r.acked {
+			r.acked = true
+			if r.generation == generation {
+				all = append(all, r.position)
+			}
+		}
+	}
+	return all
+}
+
+// KeepCopy keeps a duplicate of a message with a number of at most after until what came before
+// it is processed: the server may hold nothing else of the message, if that came on an earlier
+// connection. It reports false if the server does not wait for it, or if too many are kept.
+func (t *ackTracker) KeepCopy(after uint64, id wire.ID, p wire.Position, generation uint64) bool {
+	if t.Processed != wire.ProcessedEach || len(t.copies) >= t.Limit {
+		return false
+	}
+	t.copies = append(t.copies, ackCopy{after, id, ackReport{Generation: generation, Position: p}})
+	return true
+}
+
+// Copies returns how many duplicates are kept.
+func (t *ackTracker) Copies() int { return len(t.copies) }
+
+// SettleCopies reports the duplicates of what is processed: of the messages below waiting, the
+// number of the first one that no consumer has taken, that are acknowledged.
+func (t *ackTracker) SettleCopies(waiting uint64) {
+	if oldest, ok := t.Oldest(); ok {
+		waiting = min(waiting, oldest)
+	}
+	for len(t.copies) > 0 {
+		c := &t.copies[0]
+		if waiting <= c.after {
+			return
+		}
+		t.reports = append(t.reports, c.ackReport)
+		t.copies = t.copies[1:]
+	}
+	t.copies = nil
+}
+
+// GiveUpCopies gives up the duplicates of connection generation, as nothing more is processed,
+// and forgets the others.
+func (t *ackTracker) GiveUpCopies(generation uint64) {
+	for i := range t.copies {
+		if c := &t.copies[i]; c.Generation == generation {
+			t.GiveUp(c.Generation, c.Position)
+		}
+	}
+	t.copies = nil
+}
+
+// ForgetCopies forgets the duplicates: their connection has ended.
+func (t *ackTracker) ForgetCopies() { t.copies = nil }
+
 // notAcked returns how many messages consumers got and did not acknowledge; mu is
 // held.
-func (q *queue) notAcked() int { return max(0, q.tracker.open()-q.held-q.heldDropped) }
+func (q *queue) notAcked() int { return max(0, q.tracker.Open()-q.held-q.heldDropped) }
 
 // committedPosition returns the end of the acknowledged prefix.
 func (q *queue) committedPosition() Position {
 	q.mu.Lock()
 	defer q.mu.Unlock()
-	return q.tracker.committed
+	return q.tracker.Committed()
 }
 
 // toSave returns what the saver is to save: what is committed or, before that, where the
@@ -429,7 +570,7 @@ func (q *queue) committedPosition() Position {
 func (q *queue) toSave() saver.Committed {
 	q.mu.Lock()
 	defer q.mu.Unlock()
-	c := saver.Committed{Position: q.tracker.committed, Number: q.tracker.through, Ending: q.finishing}
+	c := saver.Committed{Position: q.tracker.Committed(), Number: q.tracker.Through(), Ending: q.finishing}
 	if c.Position.IsZero() {
 		c.Position = q.began
 	}

@@ -76,7 +76,7 @@ func TestProgressModel(t *testing.T) {
 				ms := open[i].ms
 				open = append(open[:i], open[i+1:]...)
 				q.mu.Lock()
-				processed := q.reported(q.tracker.acknowledge(processedRun{first: ms[0].number, last: &ms[len(ms)-1]}))
+				processed := q.acknowledge(processedRun{first: ms[0].number, last: &ms[len(ms)-1]})
 				q.mu.Unlock()
 				q.reportProcessed(processed)
 				for _, m := range ms {
@@ -254,7 +254,7 @@ func TestForgottenMessageCostsNoAcknowledgement(t *testing.T) {
 		if st := q.stats(); reported != want || st.Unacked != 2 || q.committedPosition().Offset != 0 {
 			t.Errorf("%v: %d reported, %d unacknowledged, committed %v; want %d, 2 and nothing", processed, reported, st.Unacked, q.committedPosition(), want)
 		}
-		if got := q.tracker.unacked.Len(); got > q.tracker.limit {
+		if got := q.tracker.unacked.Len(); got > q.tracker.Limit {
 			t.Errorf("%d runs are remembered", got)
 		}
 	}
@@ -280,8 +280,8 @@ func TestLossesBehindAMessageAreBounded(t *testing.T) {
 		t.Errorf("%d runs are remembered, committed %v", n, q.committedPosition())
 	}
 	first.Ack()
-	if got := q.committedPosition(); got != (Position{Epoch: "f", Offset: 3*98 + 4}) || q.tracker.window() != 0 || q.tracker.unacked.Len() != 0 {
-		t.Errorf("committed %v, window %d", got, q.tracker.window())
+	if got := q.committedPosition(); got != (Position{Epoch: "f", Offset: 3*98 + 4}) || q.tracker.Window() != 0 || q.tracker.unacked.Len() != 0 {
+		t.Errorf("committed %v, window %d", got, q.tracker.Window())
 	}
 }
 
@@ -422,7 +422,7 @@ func TestLatestModel(t *testing.T) {
 				q.finishDelivery(ms, true, run)
 			}
 			s, p := q.stats(), q.committedPosition().Offset
-			if n := len(reported) - 1; processed == wire.ProcessedEach && uint64(n+len(hand)+len(q.copies)) != s.Received-s.Waiting+s.Duplicates {
+			if n := len(reported) - 1; processed == wire.ProcessedEach && uint64(n+len(hand)+q.tracker.Copies()) != s.Received-s.Waiting+s.Duplicates {
 				fail("reported %d, %d in hand: %+v", n, len(hand), s)
 			}
 			if r := reported[len(reported)-1]; processed == wire.ProcessedCumulative && r > p {

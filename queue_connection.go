@@ -56,7 +56,8 @@ func (q *queue) acceptOnly(gen uint64) (last Position, known bool, credit wire.C
 	q.receivedBefore = q.received
 	q.receiver.StartConnection()
 	q.answerDue, q.holding = false, false
-	q.used, q.roomReported, q.outstanding, q.copies = wire.Credit{}, false, 0, nil
+	q.used, q.roomReported, q.outstanding = wire.Credit{}, false, 0
+	q.tracker.ForgetCopies()
 	if q.delivery.Overflow == Block {
 		q.openWindow()
 		defer q.holdWindow()

@@ -258,7 +258,7 @@ func (q *queue) GiveWay(bytes int64) {
 	if q.dropped > before && !q.finishing {
 		dropped = q.dropsToReport(q.dropped-before, now)
 	}
-	report := len(q.toReport) > 0 && q.reported(nil)
+	report := q.tracker.Reports() > 0 && q.reported()
 	q.mu.Unlock()
 	if dropped > 0 {
 		q.owner.messagesDropped(dropped)
@@ -402,7 +402,7 @@ func (q *queue) allowance() wire.Credit {
 func (q *queue) roomForMessages() int {
 	room := q.mayWait.messages - q.messages - q.held
 	if q.manualAck {
-		room = min(room, q.delivery.Buffer-q.messages-q.tracker.window())
+		room = min(room, q.delivery.Buffer-q.messages-q.tracker.Window())
 	}
 	return room
 }
@@ -454,43 +454,4 @@ func (q *queue) useCredit(size int) (exceeded bool) {
 	exceeded = q.delivery.Overflow == Block && (q.used.N > q.granted.N || size > 0 && q.used.Bytes > q.granted.Bytes)
 	q.used.Bytes += uint64(size)
 	return exceeded
-}
-
-// copyRun is a duplicate of a message, at a server that waits for an acknowledgement of
-// each message that it sends.
-type copyRun struct {
-	after uint64 // the message is this one or an earlier one
-	id    wire.ID
-	run   takenRun
-}
-
-// keepCopy keeps a duplicate until what came before it is processed: the server may hold
-// nothing else of the message, if that came on an earlier connection; mu is held.
-func (q *queue) keepCopy(ev *wire.Event) {
-	if q.tracker.reports == wire.ProcessedEach && len(q.copies) < q.delivery.Buffer+maxUnacked {
-		q.outstanding++
-		q.copies = append(q.copies, copyRun{q.lastNumber, ev.Message.ID, takenRun{generation: q.generation, position: ev.Position}})
-	}
-}
-
-// settleCopies moves to toReport the duplicates of what is processed; mu is held.
-func (q *queue) settleCopies() {
-	for len(q.copies) > 0 {
-		c := &q.copies[0]
-		if q.waits() > 0 && q.firstWaiting().number <= c.after || q.tracker.unacked.Len() > 0 && q.tracker.unacked.At(0).first <= c.after {
-			return
-		}
-		q.toReport = append(q.toReport, c.run)
-		q.copies = q.copies[1:]
-	}
-	q.copies = nil
-}
-
-// giveUpCopies follows when nothing more is processed: the server takes the duplicates back;
-// mu is held.
-func (q *queue) giveUpCopies() {
-	for _, c := range q.copies {
-		q.keepUnwanted(c.run.generation, c.run.position)
-	}
-	q.copies = nil
 }

@@ -111,8 +111,8 @@ var ofBounds = []mutation{
 	{
 		name:    "standstill: only what waits counts",
 		file:    "queue_overflow.go",
-		search:  "q.tracker.window() >= q.delivery.Buffer {\n\t\treturn true",
-		replace: "q.tracker.window() < 0 {\n\t\treturn true",
+		search:  "q.tracker.Window() >= q.delivery.Buffer {\n\t\treturn true",
+		replace: "q.tracker.Window() < 0 {\n\t\treturn true",
 		test:    "-run ^TestStandstillIsReported$ ./test",
 	},
 	{
@@ -132,8 +132,8 @@ var ofBounds = []mutation{
 	{
 		name:    "standstill: what the deliverer holds counts as taken",
 		file:    "queue_commit.go",
-		search:  "q.tracker.open()-q.held-q.heldDropped",
-		replace: "q.tracker.open()-q.heldDropped",
+		search:  "q.tracker.Open()-q.held-q.heldDropped",
+		replace: "q.tracker.Open()-q.heldDropped",
 		test:    "-run ^TestStandstillIsReported$ ./test",
 	},
 }

@@ -346,8 +346,8 @@ var ofClient = []mutation{
 	{
 		name:    "shutdown: ends before the last acknowledgement",
 		file:    "queue_take.go",
-		search:  "if q.awaitAcks && (q.bodies > 0 ||",
-		replace: "if q.awaitAcks && (false ||",
+		search:  "; q.awaitAcks && (q.bodies > 0 ||",
+		replace: "; q.awaitAcks && (false ||",
 		test:    "-run ^TestShutdownAcknowledgesWhatIsProcessed$ ./test",
 		says:    "29 messages were acknowledged, want 30",
 	},

@@ -33,7 +33,7 @@ var ofCursor = []mutation{
 	{
 		name:    "cursor: Every counts no messages",
 		file:    "queue_commit.go",
-		search:  "t.single.last, t.through = 0, last.number",
+		search:  "t.single.last, t.through = 0, last",
 		replace: "t.single.last = 0",
 		test:    "-run ^TestCursorPace$ ./test",
 	},

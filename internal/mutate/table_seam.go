@@ -293,7 +293,7 @@ var ofSeam = []mutation{
 	{
 		name:    "seam: what comes after the end starves others",
 		file:    "queue.go",
-		search:  "\t\t\tq.keepUnwanted(gen, ev.Position)\n",
+		search:  "\t\t\tq.tracker.GiveUp(gen, ev.Position)\n",
 		replace: "",
 		test:    "-run ^TestWhatComesAfterCloseStarvesNothing$ ./test",
 	},
@@ -307,21 +307,21 @@ var ofSeam = []mutation{
 	{
 		name:    "seam: Nack acknowledges",
 		file:    "queue_commit.go",
-		search:  "\t\tacked[i].released = true\n",
+		search:  "\t\tt.reports[before+i].Released = true\n",
 		replace: "\t\t_ = i\n",
 		test:    "-timeout=10s -run ^TestNack$ ./test",
 	},
 	{
 		name:    "seam: a dropped message is not acknowledged",
 		file:    "queue_overflow.go",
-		search:  "\tq.reportDropped(q.generation, to)\n",
+		search:  "\tq.tracker.Drop(q.generation, to)\n",
 		replace: "",
 		test:    "-run ^TestDroppedMessagesAreAcknowledged$ ./test",
 	},
 	{
 		name:    "seam: the oldest that was dropped is not acknowledged",
 		file:    "queue_overflow.go",
-		search:  "\tq.reportDropped(m.generation, m.Position)\n\tq.uncountDropped(&m)\n\tafter",
+		search:  "\tq.tracker.Drop(m.generation, m.Position)\n\tq.uncountDropped(&m)\n\tafter",
 		replace: "\tq.uncountDropped(&m)\n\tafter",
 		test:    "-run ^TestDroppedMessagesAreAcknowledged$ ./test",
 	},

@@ -188,8 +188,8 @@ var ofStream = []mutation{
 	{
 		name:    "queue: a forgotten message costs acknowledgements",
 		file:    "queue_commit.go",
-		search:  "\tfor len(ms) > 0 {\n",
-		replace: "\tfor len(ms) > 0 && !t.abandoned {\n",
+		search:  "\tloss := generation == 0\n",
+		replace: "\tloss := generation == 0\n\tif t.abandoned {\n\t\treturn\n\t}\n",
 		test:    "-run ^TestForgottenMessageCostsNoAcknowledgement$ .",
 	},
 	{
@@ -209,8 +209,8 @@ var ofStream = []mutation{
 	{
 		name:    "queue: each loss takes memory",
 		file:    "queue_commit.go",
-		search:  "if n == 0 || t.unacked.At(n-1).generation != 0 {",
-		replace: "if n == 0 || t.unacked.At(n-1).generation >= 0 {",
+		search:  "if r.generation != 0 || generation != 0 {",
+		replace: "if r.generation >= 0 || generation != 0 {",
 		test:    "-run ^TestLossesBehindAMessageAreBounded$ .",
 	},
 	{
@@ -258,8 +258,8 @@ var ofStream = []mutation{
 	{
 		name:    "stream: what was given back is a duplicate",
 		file:    "queue_commit.go",
-		search:  "			q.receiver.Forget(wire.ID(m.ID))\n",
-		replace: "			_ = q.receiver.Forget\n",
+		search:  "		q.receiver.Forget(wire.ID(m.ID))\n",
+		replace: "		_ = q.receiver.Forget\n",
 		test:    "-run ^TestMessageGivenBackIsNoDuplicate$ ./test",
 	},
 }
