@@ -7,6 +7,7 @@ import (
 
 	"github.com/google/uuid"
 	"github.com/limpet-go/limpet/internal/budget"
+	"github.com/limpet-go/limpet/internal/commit"
 	"github.com/limpet-go/limpet/internal/fifo"
 	"github.com/limpet-go/limpet/internal/histogram"
 	"github.com/limpet-go/limpet/internal/latest"
@@ -119,7 +120,7 @@ type queue struct {
 	lastNumber  uint64   // of a message or loss
 	began       Position // where the stream began, for the saver; zero: not known, or not needed
 	justBegan   bool     // the saver is to learn it
-	tracker     ackTracker
+	tracker     commit.Tracker
 	heldDropped int // messages that the tracker follows although no consumer got them
 
 	stillSince    time.Time   // since when the stream stands still; zero: it does not
@@ -128,7 +129,7 @@ type queue struct {
 }
 
 // Many idle queues share the memory of a few busy ones.
-var messagePool, keyedPool, runPool sync.Pool
+var messagePool, keyedPool sync.Pool
 
 func newQueue(topic string, o *SubscribeOptions, t wire.Traits, owner queueOwner, memory *budget.Budget) *queue {
 	q := &queue{
@@ -146,9 +147,9 @@ func newQueue(topic string, o *SubscribeOptions, t wire.Traits, owner queueOwner
 	} else {
 		q.account.Open(memory, q)
 	}
-	q.tracker = newAckTracker(ackConfig{
+	q.tracker = commit.New(commit.Config{
 		PerMessage: o.ManualAck || t.Processed == wire.ProcessedEach, Processed: t.Processed,
-		ByMarks: o.Delivery.Overflow == Latest, Limit: o.Delivery.Buffer + maxUnacked,
+		ByMarks: o.Delivery.Overflow == Latest, Limit: o.Delivery.Buffer + commit.MaxUnacked,
 	})
 	q.bucket = pace.New(o.Delivery.Rate, o.Delivery.Burst)
 	if o.From == FromResume {

@@ -136,4 +136,26 @@ var ofBounds = []mutation{
 		replace: "q.tracker.Open()-q.heldDropped",
 		test:    "-run ^TestStandstillIsReported$ ./test",
 	},
+	{
+		name:    "commit: runs behind a message that is never acknowledged are not bounded",
+		file:    "internal/commit/tracker.go",
+		search:  "\t\tif t.unacked.Len() >= t.Limit {\n",
+		replace: "\t\tif false {\n",
+		test:    "-run ^TestForgottenRunsAreBounded$ ./internal/commit",
+		says:    "are remembered",
+	},
+	{
+		name:    "commit: duplicates are not bounded",
+		file:    "internal/commit/report.go",
+		search:  " || len(t.copies) >= t.Limit {",
+		replace: " {",
+		test:    "-run ^TestWhatIsKeptForAServerIsBounded$ ./internal/commit",
+	},
+	{
+		name:    "commit: messages that are given up are not bounded",
+		file:    "internal/commit/report.go",
+		search:  "} else if len(t.unwanted) < t.Limit {",
+		replace: "} else {",
+		test:    "-run ^TestWhatIsKeptForAServerIsBounded$ ./internal/commit",
+	},
 }

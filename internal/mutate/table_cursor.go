@@ -32,7 +32,7 @@ var ofCursor = []mutation{
 	},
 	{
 		name:    "cursor: Every counts no messages",
-		file:    "queue_commit.go",
+		file:    "internal/commit/tracker.go",
 		search:  "t.single.last, t.through = 0, last",
 		replace: "t.single.last = 0",
 		test:    "-run ^TestCursorPace$ ./test",

@@ -137,14 +137,14 @@ var ofMemory = []mutation{
 	},
 	{
 		name:    "commit: a number that no message has is in a run",
-		file:    "queue_commit.go",
+		file:    "internal/commit/tracker.go",
 		search:  " || number != r.last+1",
 		replace: "",
 		test:    "-run ^TestBatchOfLatestAcknowledgedOneByOne$ .",
 	},
 	{
 		name:    "commit: a number that no message has is in a single run",
-		file:    "queue_commit.go",
+		file:    "internal/commit/tracker.go",
 		search:  " || last-first != uint64(n-1)",
 		replace: "",
 		test:    "-run ^TestBatchOfLatestAcknowledgedOneByOne$ .",

@@ -306,7 +306,7 @@ var ofSeam = []mutation{
 	},
 	{
 		name:    "seam: Nack acknowledges",
-		file:    "queue_commit.go",
+		file:    "internal/commit/report.go",
 		search:  "\t\tt.reports[before+i].Released = true\n",
 		replace: "\t\t_ = i\n",
 		test:    "-timeout=10s -run ^TestNack$ ./test",
