@@ -109,7 +109,7 @@ var ofMemory = []mutation{
 	},
 	{
 		name:    "memory: headers come unexpected",
-		file:    "queue_memory.go",
+		file:    "internal/budget/cost.go",
 		search:  "\t\tn += headersCost(header)\n",
 		replace: "",
 		test:    "-run ^TestMemoryBesidePayloads$ ./test",
