@@ -3,6 +3,7 @@ package limpet
 import (
 	"time"
 
+	"github.com/limpet-go/limpet/internal/sequence"
 	"github.com/limpet-go/limpet/wire"
 )
 
@@ -106,35 +107,19 @@ func (q *queue) expectConnection(gen uint64, hold bool) (last Position, known bo
 type nextConnection struct {
 	generation uint64
 	hold       bool
-	askedAfter uint64       // the number that was reached when it was asked
-	events     []wire.Event // of it, that wait
-	keys       []string
-	bytes      int
-	announced  bool // the loop knows that the first message stands for the answer
+	askedAfter uint64         // the number that was reached when it was asked
+	ahead      sequence.Ahead // does not count for Options.Memory
+	announced  bool           // the loop knows that the first message stands for the answer
 }
-
-// The bounds of what waits, which does not count for Options.Memory. With more, the connection
-// before is left, and what it has not delivered is a loss.
-const (
-	maxAhead      = 4096
-	maxAheadBytes = 1 << 20
-)
 
 // follow takes events of the next connection. It returns those to accept now: then it is the
 // only one. With answered, a message stands for the answer to a request. mu is held.
 func (q *queue) follow(events []wire.Event, keys []string) (now []wire.Event, nowKeys []string, answered bool) {
 	n := q.next
-	for i := range events {
-		events[i].OwnPayload()
-	}
-	waiting := len(n.events)
-	n.events, n.keys = append(n.events, events...), append(n.keys, keys...) // copies: the reader uses their memory again
-	for i := range n.events[waiting:] {
-		n.bytes += len(n.events[waiting+i].Message.Payload)
-	}
-	if !q.leavesOut(n.events) || len(n.events) > maxAhead || n.bytes > maxAheadBytes {
+	n.ahead.Add(events, keys)
+	if q.generation == 0 || !q.receiver.LeavesOut(n.ahead.Events) || n.ahead.Full() {
 		q.changeConnection()
-		return n.events, n.keys, false
+		return n.ahead.Events, n.ahead.Keys, false
 	}
 	for i := range events {
 		if events[i].Kind == wire.EventData && q.firstAnswers && !n.announced {
@@ -142,24 +127,6 @@ func (q *queue) follow(events []wire.Event, keys []string) (now []wire.Event, no
 		}
 	}
 	return nil, nil, answered
-}
-
-// leavesOut reports whether events of the next connection are ahead of what the one before may
-// still deliver. A confirmation alone always is. mu is held.
-func (q *queue) leavesOut(events []wire.Event) bool {
-	if q.generation == 0 {
-		return false
-	}
-	for i := range events {
-		switch events[i].Kind {
-		case wire.EventSubscribed:
-		case wire.EventData:
-			return q.receiver.Numbered() && q.receiver.Leaves(&events[i])
-		default:
-			return false
-		}
-	}
-	return true
 }
 
 // changeConnection makes the next connection the only one; mu is held.

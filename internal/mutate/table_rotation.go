@@ -11,8 +11,8 @@ var ofRotation = []mutation{
 	},
 	{
 		name:    "rotation: what the connection before still delivers is left out",
-		file:    "queue_connection.go",
-		search:  "return q.receiver.Numbered() && q.receiver.Leaves(&events[i])",
+		file:    "internal/sequence/ahead.go",
+		search:  "return r.Numbered() && r.leaves(&events[i])",
 		replace: "return false",
 		test:    "-run ^TestConnectionsOfDifferentLength$ ./test",
 		says:    "gap after",
@@ -39,6 +39,22 @@ var ofRotation = []mutation{
 		search:  "if next != 0 {",
 		replace: "if next == 1<<63 {",
 		test:    "-run ^TestConnectionThatIsTooFarBehind$ ./test",
+	},
+	{
+		name:    "rotation: the messages that wait on the next connection are not bounded",
+		file:    "internal/sequence/ahead.go",
+		search:  "len(a.Events) > maxAhead || ",
+		replace: "",
+		test:    "-run ^TestAheadIsBounded$ ./internal/sequence",
+		says:    "not full",
+	},
+	{
+		name:    "rotation: the bytes that wait on the next connection are not bounded",
+		file:    "internal/sequence/ahead.go",
+		search:  " || a.bytes > maxAheadBytes",
+		replace: "",
+		test:    "-run ^TestAheadIsBounded$ ./internal/sequence",
+		says:    "not full",
 	},
 	{
 		name:    "rotation: it does not wait for outcomes",
