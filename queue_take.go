@@ -457,24 +457,3 @@ func (s *Subscription) deliver() {
 		}
 	}
 }
-
-// drainToReport reports whether the stream is drained: it has ended, and everything
-// in it was delivered or dropped. It returns true only once; mu is held.
-func (q *queue) drainToReport() bool {
-	if q.drainReported || !q.ended || q.held > 0 || q.lossHeld || q.reporting {
-		return false
-	}
-	if _, unacked := q.tracker.Oldest(); q.awaitAcks && (q.bodies > 0 || q.manualAck && unacked) {
-		return false
-	}
-	q.drainReported = true
-	return true
-}
-
-// endIfEmpty ends a stream that finishes, once nothing waits; mu is held.
-func (q *queue) endIfEmpty() {
-	if q.finishing && q.waits() == 0 {
-		q.ended = true
-		q.account.Close()
-	}
-}

@@ -131,7 +131,7 @@ var ofBounds = []mutation{
 	},
 	{
 		name:    "standstill: what the deliverer holds counts as taken",
-		file:    "queue_commit.go",
+		file:    "queue.go",
 		search:  "q.tracker.Open()-q.held-q.heldDropped",
 		replace: "q.tracker.Open()-q.heldDropped",
 		test:    "-run ^TestStandstillIsReported$ ./test",

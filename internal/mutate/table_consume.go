@@ -347,14 +347,14 @@ var ofConsume = []mutation{
 	},
 	{
 		name:    "delivery: the time of the last message is that of any event",
-		file:    "queue.go",
+		file:    "queue_offer.go",
 		search:  "\tif q.received > receivedBefore {\n",
 		replace: "\tif q.received >= receivedBefore {\n",
 		test:    "-run ^TestWhatCloseDrops$ ./test",
 	},
 	{
 		name:    "delivery: the oldest of those that wait is the first in the queue",
-		file:    "queue_commit.go",
+		file:    "queue.go",
 		search:  "\t\tp := q.keyed.Oldest()\n",
 		replace: "\t\tp := q.keyed.First()\n",
 		test:    "-run ^TestOldestWaiting$ ./test",

@@ -4,7 +4,7 @@ package main
 var ofMemory = []mutation{
 	{
 		name:    "memory: what comes beyond the limit with Block does not count",
-		file:    "queue.go",
+		file:    "queue_offer.go",
 		search:  "if q.tight || q.used.Bytes > q.granted.Bytes",
 		replace: "if q.used.Bytes > q.granted.Bytes",
 		test:    "-run ^TestMemoryBesidePayloads$ ./test",
@@ -54,13 +54,13 @@ var ofMemory = []mutation{
 	{
 		name:    "memory: a closed queue keeps its memory",
 		file:    "queue.go",
-		search:  "\tq.account.Close()\n",
-		replace: "",
+		search:  "\tq.account.Close()\n\tq.countLag()\n",
+		replace: "\tq.countLag()\n",
 		test:    "-run ^TestMemoryOfEndedQueues$ ./test",
 	},
 	{
 		name:    "memory: a drained queue keeps its memory",
-		file:    "queue_take.go",
+		file:    "queue.go",
 		search:  "\t\tq.account.Close()\n",
 		replace: "",
 		test:    "-run ^TestMemoryOfEndedQueues$ ./test",
@@ -130,7 +130,7 @@ var ofMemory = []mutation{
 	},
 	{
 		name:    "memory: a queue that ends asks for memory",
-		file:    "queue.go",
+		file:    "queue_offer.go",
 		search:  "gen == q.generation && !q.finishing && (kind",
 		replace: "(kind",
 		test:    "-run ^TestClosedQueueTakesNoMemory$ .",
@@ -172,7 +172,7 @@ var ofMemory = []mutation{
 	},
 	{
 		name:    "memory: the gap of a message that found no memory needs none",
-		file:    "queue.go",
+		file:    "queue_offer.go",
 		search:  "\t\t\tq.dropUntilItFits(readAt) // the gap",
 		replace: "\t\t\t// the gap",
 		test:    leftMemoryTest,

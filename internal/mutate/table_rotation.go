@@ -19,7 +19,7 @@ var ofRotation = []mutation{
 	},
 	{
 		name:    "rotation: what the next connection repeats is a restart",
-		file:    "queue_connection.go",
+		file:    "queue_offer.go",
 		search:  "q.receiver.MayRepeat(next.askedAfter)",
 		replace: "_ = next.askedAfter",
 		test:    "-run ^TestConnectionsOfDifferentLength$ ./test",
@@ -35,7 +35,7 @@ var ofRotation = []mutation{
 	},
 	{
 		name:    "rotation: what came on the next connection waits for another message",
-		file:    "queue_connection.go",
+		file:    "queue_offer.go",
 		search:  "if next != 0 {",
 		replace: "if next == 1<<63 {",
 		test:    "-run ^TestConnectionThatIsTooFarBehind$ ./test",

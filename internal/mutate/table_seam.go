@@ -292,7 +292,7 @@ var ofSeam = []mutation{
 	},
 	{
 		name:    "seam: what comes after the end starves others",
-		file:    "queue.go",
+		file:    "queue_offer.go",
 		search:  "\t\t\tq.tracker.GiveUp(gen, ev.Position)\n",
 		replace: "",
 		test:    "-run ^TestWhatComesAfterCloseStarvesNothing$ ./test",

@@ -54,7 +54,7 @@ var ofStream = []mutation{
 	},
 	{
 		name:    "queue: a subscription without confirmations was never live",
-		file:    "queue_connection.go",
+		file:    "queue_offer.go",
 		search:  "\tq.receiver.AssumeLive()\n",
 		replace: "",
 		test:    "-run ^TestBreakBeforeAnyMessageIsAReset$ ./test",
@@ -180,7 +180,7 @@ var ofStream = []mutation{
 	},
 	{
 		name:    "queue: acknowledgements are reported in any order",
-		file:    "queue_commit.go",
+		file:    "queue.go",
 		search:  "\tfirst := !q.reporting\n",
 		replace: "\tfirst := true\n",
 		test:    "-run ^TestAcknowledgementsAreReportedInOrder$ .",
@@ -215,7 +215,7 @@ var ofStream = []mutation{
 	},
 	{
 		name:    "queue: a refusal is an end",
-		file:    "queue.go",
+		file:    "queue_offer.go",
 		search:  "ev.Kind == wire.EventUnsubscribed && ev.Code == 0 && q.endsAgain",
 		replace: "ev.Kind == wire.EventUnsubscribed && q.endsAgain",
 		test:    "-run ^TestRefusalOfARepeatedRequest$ ./test",
@@ -257,7 +257,7 @@ var ofStream = []mutation{
 	},
 	{
 		name:    "stream: what was given back is a duplicate",
-		file:    "queue_commit.go",
+		file:    "queue.go",
 		search:  "		q.receiver.Forget(wire.ID(m.ID))\n",
 		replace: "		_ = q.receiver.Forget\n",
 		test:    "-run ^TestMessageGivenBackIsNoDuplicate$ ./test",
