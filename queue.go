@@ -1,12 +1,13 @@
 package limpet
 
 import (
+	"math"
 	"sync"
 	"sync/atomic"
 	"time"
 
-	"github.com/google/uuid"
 	"github.com/limpet-go/limpet/internal/budget"
+	"github.com/limpet-go/limpet/internal/commit"
 	"github.com/limpet-go/limpet/internal/fifo"
 	"github.com/limpet-go/limpet/internal/histogram"
 	"github.com/limpet-go/limpet/internal/latest"
@@ -83,7 +84,7 @@ type queue struct {
 	discarded   bool        // by discard: what waited was dropped
 
 	bodies        int  // loop bodies of consumers that have not finished
-	reporting     bool // a goroutine calls positionProcessed for what is in toReport
+	reporting     bool // a goroutine calls positionProcessed for what the tracker reports
 	awaitAcks     bool // the stream is drained only when what consumers took is acknowledged
 	drainReported bool
 
@@ -116,14 +117,10 @@ type queue struct {
 	granted      wire.Credit // to this connection
 	roomReported bool        // since the last grant
 
-	toReport    []takenRun // what was processed, for positionProcessed
-	unwanted    []takenRun // what nothing will process, for releaseRest
-	copies      []copyRun  // duplicates of what may not be processed yet, the oldest first
-	releasing   bool       // what comes is released at once
-	lastNumber  uint64     // of a message or loss
-	began       Position   // where the stream began, for the saver; zero: not known, or not needed
-	justBegan   bool       // the saver is to learn it
-	tracker     ackTracker
+	lastNumber  uint64   // of a message or loss
+	began       Position // where the stream began, for the saver; zero: not known, or not needed
+	justBegan   bool     // the saver is to learn it
+	tracker     commit.Tracker
 	heldDropped int // messages that the tracker follows although no consumer got them
 
 	stillSince    time.Time   // since when the stream stands still; zero: it does not
@@ -132,7 +129,7 @@ type queue struct {
 }
 
 // Many idle queues share the memory of a few busy ones.
-var messagePool, keyedPool, runPool sync.Pool
+var messagePool, keyedPool sync.Pool
 
 func newQueue(topic string, o *SubscribeOptions, t wire.Traits, owner queueOwner, memory *budget.Budget) *queue {
 	q := &queue{
@@ -150,226 +147,16 @@ func newQueue(topic string, o *SubscribeOptions, t wire.Traits, owner queueOwner
 	} else {
 		q.account.Open(memory, q)
 	}
-	q.tracker = ackTracker{
-		perMessage: o.ManualAck || t.Processed == wire.ProcessedEach, reports: t.Processed,
-		limit:   o.Delivery.Buffer + maxUnacked,
-		unacked: fifo.Queue[takenRun]{Pool: &runPool},
-		byMarks: o.Delivery.Overflow == Latest,
-	}
+	q.tracker = commit.New(commit.Config{
+		PerMessage: o.ManualAck || t.Processed == wire.ProcessedEach, Processed: t.Processed,
+		ByMarks: o.Delivery.Overflow == Latest, Limit: o.Delivery.Buffer + commit.MaxUnacked,
+	})
 	q.bucket = pace.New(o.Delivery.Rate, o.Delivery.Burst)
 	if o.From == FromResume {
 		q.receiver.ResumeFrom(o.Position)
-		q.tracker.committed = o.Position
+		q.tracker.ResumeFrom(o.Position)
 	}
 	return q
-}
-
-// offer accepts events of connection gen, read from the socket at readAt, in wire
-// order, all with one key. It does not block. It returns the losses that the server
-// did not report, and EventData for a message that stands for the answer to a request.
-// An error is a violation by the server; the events before it were accepted.
-func (q *queue) offer(gen uint64, events []wire.Event, readAt *time.Time) (detected []wire.Event, err error) {
-	if q.lent == nil {
-		for i := range events {
-			events[i].OwnPayload()
-		}
-	}
-	if q.delivery.Key != nil && events[0].Kind == wire.EventData {
-		return q.offerKeyed(gen, events, readAt)
-	}
-	return q.acceptAll(gen, events, nil, readAt)
-}
-
-// acceptAll is offer, with the keys that Delivery.Key gave the messages, if it is set.
-func (q *queue) acceptAll(gen uint64, events []wire.Event, keys []string, readAt *time.Time) (detected []wire.Event, err error) {
-	q.mu.Lock()
-	if q.next != nil && gen == q.next.generation {
-		var answered bool
-		if events, keys, answered = q.follow(events, keys); answered {
-			detected = []wire.Event{{Kind: wire.EventData, Name: q.topic}}
-		}
-	}
-	if len(events) == 0 {
-		q.mu.Unlock()
-		return detected, nil
-	}
-	if kind := events[0].Kind; gen == q.generation && !q.finishing && (kind == wire.EventData || kind == wire.EventGap || kind == wire.EventReset) {
-		q.reserve(events, keys)
-	}
-	before, receivedBefore := q.dropped, q.received
-	if key := events[0].Key; key != q.key && key != 0 && q.key != 0 {
-		events = nil // of a request that was withdrawn
-	}
-	for i := range events {
-		key := ""
-		if q.delivery.Overflow == Latest {
-			key = q.keyOf(&events[i], keys, i)
-		}
-		if err = q.accept(gen, &events[i], key, readAt); err != nil {
-			break
-		}
-		if q.detected != nil {
-			detected = append(detected, *q.detected)
-			q.detected = nil
-		}
-	}
-	if q.firstCame {
-		detected = append(detected, wire.Event{Kind: wire.EventData, Name: q.topic})
-		q.firstCame = false
-	}
-	switch q.delivery.Overflow {
-	case Block:
-		if q.tight || q.used.Bytes > q.granted.Bytes || q.account.Held() != q.window || q.waits() > q.messages {
-			q.holdWindow()
-		}
-	case Latest:
-		q.giveBack()
-		q.holdCost()
-	default:
-		if q.tight {
-			q.giveBack()
-		}
-		q.holdCost()
-	}
-	room := q.delivery.Overflow != Block && q.roomToReport()
-	report := len(q.toReport)+len(q.copies) > 0 && q.reported(nil)
-	waiting := q.waits() > 0
-	began := q.justBegan
-	q.justBegan = false
-	q.watchStandstill()
-	if q.received > receivedBefore {
-		q.lastReceived = *readAt
-	}
-	var dropped uint64
-	if q.dropped > before && !q.finishing {
-		dropped = q.dropsToReport(q.dropped-before, time.Now())
-	}
-	q.mu.Unlock()
-	if dropped > 0 {
-		q.owner.messagesDropped(dropped)
-	}
-	if waiting {
-		q.wakeConsumer()
-	}
-	if room {
-		q.owner.roomAvailable()
-	}
-	if report || began {
-		q.reportProcessed(report)
-	}
-	return detected, err
-}
-
-// accept accepts one event; mu is held.
-func (q *queue) accept(gen uint64, ev *wire.Event, key string, readAt *time.Time) error {
-	switch {
-	case gen != q.generation:
-		return nil
-	case q.finishing:
-		if ev.Kind == wire.EventData {
-			q.keepUnwanted(gen, ev.Position)
-		}
-		return nil
-	case q.holding && q.isEarlier(ev):
-		return nil
-	case ev.Kind != wire.EventData:
-		return q.acceptControl(ev, readAt)
-	}
-	size := len(ev.Message.Payload)
-	beyondCredit := q.receiver.Open() && q.useCredit(size)
-	full := q.delivery.Overflow != Block &&
-		(q.messages >= q.delivery.Buffer || q.messages > 0 && q.bytes+size > q.delivery.Bytes || q.tight && q.neededWithOne(ev) > q.account.Held())
-	var before Position
-	if full || q.delivery.Overflow == Latest {
-		before, _ = q.receiver.Position()
-	}
-	step, err := q.receiver.Accept(ev, beyondCredit)
-	if step.Loss != nil {
-		q.recordLoss(step.Loss, readAt)
-	}
-	if q.answerDue && err == nil {
-		q.answerDue, q.firstCame = false, true
-	}
-	switch step.Effect {
-	case sequence.Duplicate:
-		q.duplicates++
-		q.keepCopy(ev)
-	case sequence.Next:
-		q.received++
-		q.outstanding++
-		switch {
-		case q.delivery.Overflow == Latest:
-			q.keepLatest(ev, key, before, step, readAt)
-		case full && q.delivery.Overflow == DropNewest:
-			q.dropNewest(before, readAt)
-			q.dropUntilItFits(readAt) // the gap may need memory too
-		default:
-			q.appendMessage(ev, step.Previous, readAt)
-			if full {
-				q.dropUntilItFits(readAt)
-			}
-		}
-	}
-	return err
-}
-
-// acceptControl accepts an event that is not a message; mu is held.
-func (q *queue) acceptControl(ev *wire.Event, readAt *time.Time) error {
-	switch {
-	case ev.Kind == wire.EventSubscribed:
-		q.answerDue = false
-	case ev.Kind == wire.EventUnsubscribed && ev.Code == 0 && q.endsAgain:
-		q.receiver.StartConnection() // what comes next may leave out messages
-	case isGapHere(ev):
-		q.used.N += ev.Count // the server has sent these messages
-	}
-	step, err := q.receiver.Accept(ev, false)
-	if step.Loss != nil {
-		q.recordLoss(step.Loss, readAt)
-	}
-	if q.saver != nil && ev.Kind == wire.EventSubscribed && q.lastNumber == 0 {
-		q.began, q.justBegan = q.receiver.Position()
-	}
-	if err != nil || step.Effect == sequence.Nothing && step.Loss == nil {
-		return err
-	}
-	return q.checkLosses()
-}
-
-func violation(reason string) error { return &wire.CodeError{Code: 4000, Reason: reason} }
-
-// appendMessage adds the message that the receiver has just accepted; mu is
-// held.
-func (q *queue) appendMessage(ev *wire.Event, previous uint64, readAt *time.Time) {
-	m := q.items.Next()
-	q.lastNumber++
-	q.fill(m, q.lastNumber, ev, previous, readAt)
-}
-
-// fill makes m the message that the receiver has just accepted, and counts it as
-// waiting; mu is held.
-func (q *queue) fill(m *Message, number uint64, ev *wire.Event, previous uint64, readAt *time.Time) {
-	m.number, m.queue, m.generation, m.previous = number, q, q.generation, previous
-	q.fillContent(m, ev, readAt)
-	if q.lent != nil {
-		m.Payload = q.keepPayload(number, ev)
-	}
-	q.receiver.CopyPosition(&m.Position)
-	q.count(m)
-}
-
-// fillContent sets what a message says of itself.
-func (q *queue) fillContent(m *Message, ev *wire.Event, readAt *time.Time) {
-	m.Kind, m.Redelivered = Data, ev.Message.Redelivered
-	if ev.Message.Snapshot {
-		m.Kind = Snapshot
-	}
-	if m.Topic = ev.Message.Topic; m.Topic == "" {
-		m.Topic = q.topic
-	}
-	m.ID = uuid.UUID(ev.Message.ID)
-	m.Payload, m.Type, m.Header = ev.Message.Payload, ev.Message.Type, ev.Message.Header
-	m.ReceivedAt, m.sourceTime = *readAt, ev.Message.Time
 }
 
 // waits returns how many messages and losses wait for a consumer; mu is held.
@@ -382,6 +169,144 @@ func (q *queue) firstWaiting() *Message {
 		return &q.keyed.At(q.keyed.First()).Message
 	}
 	return q.items.At(0)
+}
+
+// processedRun is what a consumer has processed: everything it took at once, or
+// one message. The zero value is nothing.
+type processedRun struct {
+	first  uint64 // number of the first message
+	last   *Message
+	inBody bool // the consumer comes back from a loop body
+
+	lent *lend.Batch // what it gives back and takes, with SubscribeOptions.Lend; nil: it takes copies
+}
+
+// acknowledge follows what was processed, and returns whether the caller must call
+// reportProcessed; mu is held.
+func (q *queue) acknowledge(processed processedRun) bool {
+	if last := processed.last; last != nil {
+		q.tracker.Acknowledge(processed.first, last.number, &last.Position, last.generation)
+	}
+	return q.reported()
+}
+
+// ackMessage acknowledges m.
+func (q *queue) ackMessage(m *Message) {
+	q.mu.Lock()
+	q.tracker.AcknowledgeOne(m.number, &m.Position, m.generation)
+	acked := q.reported()
+	room, drained := q.roomToReport(), q.drainToReport()
+	q.watchStandstill()
+	q.mu.Unlock()
+	q.reportProcessed(acked)
+	if q.manualAck {
+		q.wakeConsumer() // another message may be taken now
+	}
+	if room {
+		q.owner.roomAvailable()
+	}
+	if drained {
+		q.owner.streamDrained()
+	}
+}
+
+// releaseMessage follows when m will not be processed. The server delivers it again if
+// it can; nothing more is committed.
+func (q *queue) releaseMessage(m *Message) {
+	q.mu.Lock()
+	if q.tracker.Release(m.number, wire.ID(m.ID), &m.Position, m.generation) && q.releases {
+		q.receiver.Forget(wire.ID(m.ID))
+	}
+	report := q.reported()
+	room, drained := q.roomToReport(), q.drainToReport()
+	q.watchStandstill()
+	q.mu.Unlock()
+	q.reportProcessed(report)
+	q.wakeConsumer()
+	if room {
+		q.owner.roomAvailable()
+	}
+	if drained {
+		q.owner.streamDrained()
+	}
+}
+
+// releaseRest returns the positions of the messages of connection gen that nothing has
+// processed: those that no consumer got, and those that one got and did not acknowledge.
+// What comes after it is released at once.
+func (q *queue) releaseRest(gen uint64) []Position {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	return q.tracker.ReleaseRest(gen)
+}
+
+// reported returns whether there is something to report and the caller must call
+// reportProcessed: one goroutine at a time does, so that the order is kept; mu is held.
+func (q *queue) reported() bool {
+	if q.tracker.Copies() > 0 {
+		waiting := uint64(math.MaxUint64)
+		if q.waits() > 0 {
+			waiting = q.firstWaiting().number
+		}
+		q.tracker.SettleCopies(waiting)
+	}
+	if q.tracker.Reports() == 0 {
+		return false
+	}
+	first := !q.reporting
+	q.reporting = true
+	return first
+}
+
+// reportProcessed reports what the tracker has for the server, if report is true. The saver
+// looks itself for what was committed.
+func (q *queue) reportProcessed(report bool) {
+	q.saver.Notice()
+	for report {
+		q.mu.Lock()
+		acked := q.tracker.TakeReports()
+		for i := range acked {
+			if acked[i].Generation == q.generation {
+				q.outstanding--
+			}
+		}
+		if q.prefetch > 0 {
+			q.watchStandstill()
+		}
+		report = len(acked) > 0
+		q.reporting = report
+		drained := q.drainToReport()
+		q.mu.Unlock()
+		for i := range acked {
+			q.owner.positionProcessed(acked[i].Generation, acked[i].Position, acked[i].Released)
+		}
+		if drained {
+			q.owner.streamDrained()
+		}
+	}
+}
+
+// notAcked returns how many messages consumers got and did not acknowledge; mu is
+// held.
+func (q *queue) notAcked() int { return max(0, q.tracker.Open()-q.held-q.heldDropped) }
+
+// committedPosition returns the end of the acknowledged prefix.
+func (q *queue) committedPosition() Position {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	return q.tracker.Committed()
+}
+
+// toSave returns what the saver is to save: what is committed or, before that, where the
+// stream began.
+func (q *queue) toSave() saver.Committed {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	c := saver.Committed{Position: q.tracker.Committed(), Number: q.tracker.Through(), Ending: q.finishing}
+	if c.Position.IsZero() {
+		c.Position = q.began
+	}
+	return c
 }
 
 // finish ends the stream after the messages that wait. err is the last thing
@@ -415,11 +340,11 @@ func (q *queue) discard(err error) {
 	q.dropped += uint64(q.messages)
 	q.closed += uint64(q.messages)
 	for m := range q.allWaiting() {
-		if m.Loss == nil {
-			q.keepUnwanted(m.generation, m.Position)
+		if m.Loss == nil && m.generation == q.generation {
+			q.tracker.GiveUp(m.generation, m.Position)
 		}
 	}
-	q.giveUpCopies()
+	q.tracker.GiveUpCopies(q.generation)
 	q.items.Reset()
 	q.keyed.Reset()
 	q.messages, q.bytes, q.texts = 0, 0, 0
@@ -446,4 +371,95 @@ func (q *queue) discard(err error) {
 		q.owner.streamDrained()
 	}
 	q.wakeConsumer()
+}
+
+// endIfEmpty ends a stream that finishes, once nothing waits; mu is held.
+func (q *queue) endIfEmpty() {
+	if q.finishing && q.waits() == 0 {
+		q.ended = true
+		q.account.Close()
+	}
+}
+
+// drainToReport reports whether the stream is drained: it has ended, and everything
+// in it was delivered or dropped. It returns true only once; mu is held.
+func (q *queue) drainToReport() bool {
+	if q.drainReported || !q.ended || q.held > 0 || q.lossHeld || q.reporting {
+		return false
+	}
+	if _, unacked := q.tracker.Oldest(); q.awaitAcks && (q.bodies > 0 || q.manualAck && unacked) {
+		return false
+	}
+	q.drainReported = true
+	return true
+}
+
+// forgoAcks ends the wait for acknowledgements: the server cannot learn them any
+// more.
+func (q *queue) forgoAcks() {
+	q.mu.Lock()
+	q.awaitAcks = q.saver != nil
+	drained := q.drainToReport()
+	q.mu.Unlock()
+	if drained {
+		q.owner.streamDrained()
+	}
+}
+
+// measureLag measures how old messages are that a consumer gets; mu is held.
+func (q *queue) measureLag(ms []Message) {
+	if q.lag == nil {
+		return
+	}
+	for i := range ms {
+		m, news := &ms[i], int64(0)
+		if m.Loss != nil {
+			continue
+		}
+		if m.Kind == Data && !m.Redelivered {
+			news = m.sourceTime
+		}
+		q.lag.Message(&m.ReceivedAt, news)
+	}
+	q.lag.End()
+}
+
+// countLag counts what measureLag has measured; mu is held.
+func (q *queue) countLag() {
+	if q.lag != nil {
+		q.lag.Count()
+	}
+}
+
+// stats returns what the queue has counted.
+func (q *queue) stats() SubStats {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	return SubStats{
+		Received: q.received, Delivered: q.delivered, Dropped: q.dropped, DroppedByClose: q.closed, Conflated: q.conflated,
+		Waiting: uint64(q.messages + q.held), Duplicates: q.duplicates, Earlier: q.earlier, Gaps: q.gaps, Resets: q.resets,
+		Missed: q.missed, WaitingBytes: uint64(q.bytes), Unacked: uint64(q.notAcked()),
+		LastReceived: q.lastReceived, OldestWaiting: q.oldestWaiting(),
+	}
+}
+
+// oldestWaiting returns how long the oldest message that waits has waited; mu is held.
+func (q *queue) oldestWaiting() time.Duration {
+	switch {
+	case q.held > 0:
+		return time.Since(q.heldSince)
+	case q.messages == 0:
+		return 0
+	case q.delivery.Overflow == Latest:
+		p := q.keyed.Oldest()
+		for q.keyed.At(p).Loss != nil {
+			p = q.keyed.Newer(p)
+		}
+		return time.Since(q.keyed.At(p).ReceivedAt)
+	}
+	i := 0
+	for q.items.At(i).Loss != nil {
+		i++
+	}
+	return time.Since(q.items.At(i).ReceivedAt)
 }

@@ -4,6 +4,7 @@ import (
 	"time"
 	"unsafe"
 
+	"github.com/limpet-go/limpet/internal/budget"
 	"github.com/limpet-go/limpet/internal/fifo"
 	"github.com/limpet-go/limpet/internal/lend"
 	"github.com/limpet-go/limpet/wire"
@@ -21,41 +22,21 @@ const (
 	messageCost = int64(unsafe.Sizeof(Message{})) // of a waiting message, beside its content
 	blockCost   = messageCost * fifo.BlockLen
 	leastWindow = blockCost + 2*messageCost
-	headerCost  = 64                           // of an entry, beside its content
 	lossCost    = int64(unsafe.Sizeof(Loss{})) // of a gap or a reset that waits, beside its place
 )
-
-// sizeCost returns what a payload of size bytes costs: the allocator rounds up.
-func sizeCost(size int64) int64 { return size + size>>3 }
-
-// textsCost returns what the texts of a message cost, beside its payload.
-func textsCost(contentType, tag string, header map[string]string) int64 {
-	n := int64(len(contentType) + len(tag))
-	if header != nil {
-		n += headersCost(header)
-	}
-	return n
-}
-
-func headersCost(header map[string]string) (n int64) {
-	for name, value := range header {
-		n += int64(headerCost + len(name) + len(value))
-	}
-	return n
-}
 
 // count counts m as waiting; mu is held.
 func (q *queue) count(m *Message) {
 	q.messages++
 	q.bytes += len(m.Payload)
-	q.texts += textsCost(m.Type, m.Position.Tag, m.Header)
+	q.texts += budget.TextsCost(m.Type, m.Position.Tag, m.Header)
 }
 
 // uncount follows when m waits no longer; mu is held.
 func (q *queue) uncount(m *Message) {
 	q.messages--
 	q.bytes -= len(m.Payload)
-	q.texts -= textsCost(m.Type, m.Position.Tag, m.Header)
+	q.texts -= budget.TextsCost(m.Type, m.Position.Tag, m.Header)
 }
 
 // uncountDropped follows when m waits no longer, and no consumer gets it; mu is held.
@@ -90,7 +71,7 @@ func (q *queue) content() int64 {
 	if q.lent != nil {
 		return n + q.lent.Held()
 	}
-	return n + sizeCost(int64(q.bytes))
+	return n + budget.PayloadCost(int64(q.bytes))
 }
 
 // keepPayload makes the payload of ev, message number, one that may wait. It is copied once; mu
@@ -133,7 +114,7 @@ func (q *queue) reserve(events []wire.Event, keys []string) {
 		if lend.Fits(len(m.Payload)) {
 			sum.inBlocks += len(m.Payload)
 		}
-		sum.texts += textsCost(m.Type, events[i].Position.Tag, m.Header)
+		sum.texts += budget.TextsCost(m.Type, events[i].Position.Tag, m.Header)
 	}
 	q.tight = false
 	if q.delivery.Overflow == Block && sum.texts == 0 && q.used.Bytes+uint64(sum.size) <= q.granted.Bytes {
@@ -160,11 +141,11 @@ func (q *queue) reserve(events []wire.Event, keys []string) {
 // neededWithOne returns what the queue would need with the message ev; mu is held.
 func (q *queue) neededWithOne(ev *wire.Event) int64 {
 	m := &ev.Message
-	n := q.content() + textsCost(m.Type, ev.Position.Tag, m.Header) + q.items.MemoryFor(1)
+	n := q.content() + budget.TextsCost(m.Type, ev.Position.Tag, m.Header) + q.items.MemoryFor(1)
 	if q.lent != nil {
 		return n + q.lent.CostOf(len(m.Payload))
 	}
-	return n + sizeCost(int64(q.bytes+len(m.Payload))) - sizeCost(int64(q.bytes))
+	return n + budget.PayloadCost(int64(q.bytes+len(m.Payload))) - budget.PayloadCost(int64(q.bytes))
 }
 
 // contentSum is the content of several messages.
@@ -190,7 +171,7 @@ func (q *queue) neededWith(messages int, sum *contentSum) int64 {
 	if q.lent != nil {
 		n += int64(sum.size-sum.inBlocks) + q.lent.MostFor(sum.inBlocks)
 	} else {
-		n += sizeCost(int64(sum.size))
+		n += budget.PayloadCost(int64(sum.size))
 	}
 	switch q.delivery.Overflow {
 	case Block:
@@ -258,7 +239,7 @@ func (q *queue) GiveWay(bytes int64) {
 	if q.dropped > before && !q.finishing {
 		dropped = q.dropsToReport(q.dropped-before, now)
 	}
-	report := len(q.toReport) > 0 && q.reported(nil)
+	report := q.tracker.Reports() > 0 && q.reported()
 	q.mu.Unlock()
 	if dropped > 0 {
 		q.owner.messagesDropped(dropped)
@@ -317,7 +298,7 @@ func (q *queue) forsake() {
 
 // fullWindow is the window that Delivery.Buffer and Delivery.Bytes need.
 func (q *queue) fullWindow() int64 {
-	return int64(q.delivery.Buffer)*messageCost + sizeCost(int64(q.delivery.Bytes)) + blockCost
+	return int64(q.delivery.Buffer)*messageCost + budget.PayloadCost(int64(q.delivery.Bytes)) + blockCost
 }
 
 // openWindow begins a connection, with Block: with the full window while there is much
@@ -377,7 +358,9 @@ func (q *queue) unspent(messages, bytes int) wire.Credit {
 }
 
 // creditCost returns what messages for which there is credit may cost.
-func creditCost(c wire.Credit) int64 { return int64(c.N)*messageCost + sizeCost(int64(c.Bytes)) }
+func creditCost(c wire.Credit) int64 {
+	return int64(c.N)*messageCost + budget.PayloadCost(int64(c.Bytes))
+}
 
 // roomForWindow makes others give way to a window, before a connection begins; mu is not
 // held.
@@ -402,7 +385,7 @@ func (q *queue) allowance() wire.Credit {
 func (q *queue) roomForMessages() int {
 	room := q.mayWait.messages - q.messages - q.held
 	if q.manualAck {
-		room = min(room, q.delivery.Buffer-q.messages-q.tracker.window())
+		room = min(room, q.delivery.Buffer-q.messages-q.tracker.Window())
 	}
 	return room
 }
@@ -454,43 +437,4 @@ func (q *queue) useCredit(size int) (exceeded bool) {
 	exceeded = q.delivery.Overflow == Block && (q.used.N > q.granted.N || size > 0 && q.used.Bytes > q.granted.Bytes)
 	q.used.Bytes += uint64(size)
 	return exceeded
-}
-
-// copyRun is a duplicate of a message, at a server that waits for an acknowledgement of
-// each message that it sends.
-type copyRun struct {
-	after uint64 // the message is this one or an earlier one
-	id    wire.ID
-	run   takenRun
-}
-
-// keepCopy keeps a duplicate until what came before it is processed: the server may hold
-// nothing else of the message, if that came on an earlier connection; mu is held.
-func (q *queue) keepCopy(ev *wire.Event) {
-	if q.tracker.reports == wire.ProcessedEach && len(q.copies) < q.delivery.Buffer+maxUnacked {
-		q.outstanding++
-		q.copies = append(q.copies, copyRun{q.lastNumber, ev.Message.ID, takenRun{generation: q.generation, position: ev.Position}})
-	}
-}
-
-// settleCopies moves to toReport the duplicates of what is processed; mu is held.
-func (q *queue) settleCopies() {
-	for len(q.copies) > 0 {
-		c := &q.copies[0]
-		if q.waits() > 0 && q.firstWaiting().number <= c.after || q.tracker.unacked.Len() > 0 && q.tracker.unacked.At(0).first <= c.after {
-			return
-		}
-		q.toReport = append(q.toReport, c.run)
-		q.copies = q.copies[1:]
-	}
-	q.copies = nil
-}
-
-// giveUpCopies follows when nothing more is processed: the server takes the duplicates back;
-// mu is held.
-func (q *queue) giveUpCopies() {
-	for _, c := range q.copies {
-		q.keepUnwanted(c.run.generation, c.run.position)
-	}
-	q.copies = nil
 }

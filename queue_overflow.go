@@ -16,7 +16,7 @@ import (
 func (q *queue) dropNewest(before Position, readAt *time.Time) {
 	q.dropped++
 	to, _ := q.receiver.Position()
-	q.reportDropped(q.generation, to)
+	q.tracker.Drop(q.generation, to)
 	q.appendLoss(newLoss(readAt, Gap, before, to, 1, wire.CauseOverflow))
 }
 
@@ -52,7 +52,7 @@ func (q *queue) dropOne(readAt *time.Time) {
 func (q *queue) dropAt(i int, readAt *time.Time) {
 	m := *q.items.At(i)
 	q.dropped++
-	q.reportDropped(m.generation, m.Position)
+	q.tracker.Drop(m.generation, m.Position)
 	q.uncountDropped(&m)
 	after := Position{Epoch: m.Position.Epoch, Offset: m.previous}
 	g := newLoss(readAt, Gap, after, m.Position, 1, wire.CauseOverflow)
@@ -153,14 +153,6 @@ func (m *Message) firstReceived(at time.Time) {
 	}
 }
 
-// reportDropped acknowledges a message that the policy dropped, to a server that waits
-// for acknowledgements: the policy has done with it; mu is held.
-func (q *queue) reportDropped(gen uint64, p Position) {
-	if q.tracker.reports == wire.ProcessedEach {
-		q.toReport = append(q.toReport, takenRun{generation: gen, position: p})
-	}
-}
-
 // standstillTimeout is how long a stream may stand still before it is reported.
 const standstillTimeout = 30 * time.Second
 
@@ -169,7 +161,7 @@ const standstillTimeout = 30 * time.Second
 // on, or with Block the server has used its credit, gets no more and no consumer is at
 // work; mu is held.
 func (q *queue) standsStill() bool {
-	if q.manualAck && !q.ended && q.tracker.window() >= q.delivery.Buffer {
+	if q.manualAck && !q.ended && q.tracker.Window() >= q.delivery.Buffer {
 		return true
 	}
 	if q.serverWaits() {
@@ -230,7 +222,7 @@ func (q *queue) checkStandstill() {
 	report := !q.stillSince.IsZero() && !q.stillReported
 	q.stillReported = true
 	e := DeliveryStopped{Topic: q.topic, Waiting: uint64(q.messages + q.held), Unacked: uint64(q.notAcked()), Err: errNotTaken}
-	if q.manualAck && q.tracker.window() >= q.delivery.Buffer {
+	if q.manualAck && q.tracker.Window() >= q.delivery.Buffer {
 		e.Err = errNotAcknowledged
 	} else if q.messages+q.held == 0 && q.serverWaits() {
 		e.Err = errServerWaits
@@ -317,7 +309,7 @@ func (q *queue) keepLatest(ev *wire.Event, key string, before Position, step seq
 		old := q.keyed.At(place)
 		q.conflated++
 		q.uncount(&old.Message)
-		q.reportDropped(old.generation, old.Position)
+		q.tracker.Drop(old.generation, old.Position)
 		if number = old.number; number < q.lastLoss {
 			q.removeKeyed(place)
 			place = 0
@@ -356,7 +348,7 @@ func (q *queue) dropFirstKey(readAt *time.Time) {
 	}
 	m := q.keyed.At(place)
 	q.dropped++
-	q.reportDropped(m.generation, m.Position)
+	q.tracker.Drop(m.generation, m.Position)
 	q.uncount(&m.Message)
 	gap := newLoss(readAt, Gap, m.before, m.Position, 1, wire.CauseOverflow)
 	gap.Topic, gap.queue, gap.number = q.topic, q, m.number

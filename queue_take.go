@@ -28,7 +28,7 @@ func (q *queue) takeFor(src *mergeSource, ctx context.Context, dst []Message, li
 	for {
 		ctxErr := ctx.Err() // may be the caller's code: mu is not held
 		q.mu.Lock()
-		acked := q.reported(q.tracker.acknowledge(processed))
+		acked := q.acknowledge(processed)
 		if processed.inBody {
 			q.bodies--
 		}
@@ -148,9 +148,10 @@ func (q *queue) takeReady(dst []Message, limit int, hold bool, batch *lend.Batch
 		q.delivered += uint64(n)
 		q.measureLag(ms)
 	}
-	q.tracker.track(ms, losses)
-	if losses > 0 {
-		q.tracker.commitPrefix() // a loss needs no acknowledgement
+	if losses > 0 || !q.tracker.Take(ms[0].number, ms[len(ms)-1].number, len(ms)) {
+		for i := range ms {
+			q.tracker.TakeOne(ms[i].number, &ms[i].Position, ms[i].generation, i > 0)
+		}
 	}
 	return ms, 0
 }
@@ -164,7 +165,7 @@ func (q *queue) mayTake(limit int) (n int, wait time.Duration) {
 	}
 	room := n
 	if q.manualAck {
-		if room = q.delivery.Buffer - q.tracker.window(); room <= 0 {
+		if room = q.delivery.Buffer - q.tracker.Window(); room <= 0 {
 			return 0, 0
 		}
 	}
@@ -245,7 +246,7 @@ func (q *queue) heldBackUntil() time.Time {
 
 // takeKeyed takes the first n elements, with Latest; mu is held.
 func (q *queue) takeKeyed(ms []Message, n int) []Message {
-	if n == q.keyed.Len() && !q.tracker.perMessage { // all at once, which costs less
+	if n == q.keyed.Len() && !q.tracker.PerMessage { // all at once, which costs less
 		for m := range q.allWaiting() {
 			ms = append(ms, *m)
 		}
@@ -256,11 +257,11 @@ func (q *queue) takeKeyed(ms []Message, n int) []Message {
 		first := q.keyed.First()
 		ms = append(ms, q.keyed.At(first).Message)
 		q.keyed.Remove(first)
-		if q.tracker.perMessage {
-			q.tracker.mark(ms[len(ms)-1].number, q.lowWater())
+		if q.tracker.PerMessage {
+			q.tracker.Mark(ms[len(ms)-1].number, q.lowWater())
 		}
 	}
-	q.tracker.mark(ms[len(ms)-1].number, q.lowWater())
+	q.tracker.Mark(ms[len(ms)-1].number, q.lowWater())
 	return ms
 }
 
@@ -285,7 +286,7 @@ func (q *queue) finishDelivery(ms []Message, delivered bool, processed processed
 	if delivered {
 		q.measureLag(ms)
 	}
-	acked := q.reported(q.tracker.acknowledge(processed))
+	acked := q.acknowledge(processed)
 	room, drained := q.roomToReport(), q.drainToReport()
 	q.watchStandstill()
 	q.mu.Unlock()
@@ -302,7 +303,7 @@ func (q *queue) finishDelivery(ms []Message, delivered bool, processed processed
 // processed is nothing after break, return or a panic.
 func (q *queue) leaveBody(processed processedRun) {
 	q.mu.Lock()
-	acked := q.reported(q.tracker.acknowledge(processed))
+	acked := q.acknowledge(processed)
 	q.bodies--
 	q.watchStandstill()
 	drained := q.drainToReport()
@@ -454,26 +455,5 @@ func (s *Subscription) deliver() {
 		if !s.queue.manualAck {
 			before = processedRun{first: ms[0].number, last: &ms[0]}
 		}
-	}
-}
-
-// drainToReport reports whether the stream is drained: it has ended, and everything
-// in it was delivered or dropped. It returns true only once; mu is held.
-func (q *queue) drainToReport() bool {
-	if q.drainReported || !q.ended || q.held > 0 || q.lossHeld || q.reporting {
-		return false
-	}
-	if q.awaitAcks && (q.bodies > 0 || q.manualAck && q.tracker.unacked.Len() > 0) {
-		return false
-	}
-	q.drainReported = true
-	return true
-}
-
-// endIfEmpty ends a stream that finishes, once nothing waits; mu is held.
-func (q *queue) endIfEmpty() {
-	if q.finishing && q.waits() == 0 {
-		q.ended = true
-		q.account.Close()
 	}
 }

@@ -91,8 +91,8 @@ func TestLossHoldsNoPlaceUnderManualAck(t *testing.T) {
 		if want := []Kind{Gap, Reset, Gap, Reset, Data}; !slices.Equal(kinds, want) {
 			t.Errorf("got %v", kinds)
 		}
-		if q.tracker.committed != (Position{Epoch: "g", Offset: 9}) {
-			t.Errorf("committed %v, everything before message 10 is settled", q.tracker.committed)
+		if q.tracker.Committed() != (Position{Epoch: "g", Offset: 9}) {
+			t.Errorf("committed %v, everything before message 10 is settled", q.tracker.Committed())
 		}
 	})
 }
@@ -310,8 +310,8 @@ func TestQueueModel(t *testing.T) {
 			if q.bytes != bytes || q.messages != data || data > d.Buffer || d.Bytes > 0 && bytes > d.Bytes && data > 1 {
 				fail("step %d: holds %d messages (%d) of %d bytes (%d)", step, data, q.messages, bytes, q.bytes)
 			}
-			if len(hand) > 0 && manual && q.tracker.committed.Epoch == hand[0].Position.Epoch && q.tracker.committed.Offset >= hand[0].Position.Offset {
-				fail("step %d: committed %v over %v, which is open", step, q.tracker.committed, hand[0].Position)
+			if len(hand) > 0 && manual && q.tracker.Committed().Epoch == hand[0].Position.Epoch && q.tracker.Committed().Offset >= hand[0].Position.Offset {
+				fail("step %d: committed %v over %v, which is open", step, q.tracker.Committed(), hand[0].Position)
 			}
 			q.mu.Unlock()
 		}

@@ -111,8 +111,8 @@ var ofBounds = []mutation{
 	{
 		name:    "standstill: only what waits counts",
 		file:    "queue_overflow.go",
-		search:  "q.tracker.window() >= q.delivery.Buffer {\n\t\treturn true",
-		replace: "q.tracker.window() < 0 {\n\t\treturn true",
+		search:  "q.tracker.Window() >= q.delivery.Buffer {\n\t\treturn true",
+		replace: "q.tracker.Window() < 0 {\n\t\treturn true",
 		test:    "-run ^TestStandstillIsReported$ ./test",
 	},
 	{
@@ -131,9 +131,31 @@ var ofBounds = []mutation{
 	},
 	{
 		name:    "standstill: what the deliverer holds counts as taken",
-		file:    "queue_commit.go",
-		search:  "q.tracker.open()-q.held-q.heldDropped",
-		replace: "q.tracker.open()-q.heldDropped",
+		file:    "queue.go",
+		search:  "q.tracker.Open()-q.held-q.heldDropped",
+		replace: "q.tracker.Open()-q.heldDropped",
 		test:    "-run ^TestStandstillIsReported$ ./test",
+	},
+	{
+		name:    "commit: runs behind a message that is never acknowledged are not bounded",
+		file:    "internal/commit/tracker.go",
+		search:  "\t\tif t.unacked.Len() >= t.Limit {\n",
+		replace: "\t\tif false {\n",
+		test:    "-run ^TestForgottenRunsAreBounded$ ./internal/commit",
+		says:    "are remembered",
+	},
+	{
+		name:    "commit: duplicates are not bounded",
+		file:    "internal/commit/report.go",
+		search:  " || len(t.copies) >= t.Limit {",
+		replace: " {",
+		test:    "-run ^TestWhatIsKeptForAServerIsBounded$ ./internal/commit",
+	},
+	{
+		name:    "commit: messages that are given up are not bounded",
+		file:    "internal/commit/report.go",
+		search:  "} else if len(t.unwanted) < t.Limit {",
+		replace: "} else {",
+		test:    "-run ^TestWhatIsKeptForAServerIsBounded$ ./internal/commit",
 	},
 }

@@ -137,7 +137,7 @@ var ofClient = []mutation{
 	},
 	{
 		name:    "resume: one message too early",
-		file:    "queue_connection.go",
+		file:    "queue_offer.go",
 		search:  "\treturn last, known, q.granted\n",
 		replace: "\tlast.Offset -= min(last.Offset, 1)\n\treturn last, known, q.granted\n",
 		test:    soak,
@@ -153,7 +153,7 @@ var ofClient = []mutation{
 	},
 	{
 		name:    "fence: an old connection delivers",
-		file:    "queue.go",
+		file:    "queue_offer.go",
 		search:  "case gen != q.generation:\n",
 		replace: "case false:\n",
 		test:    "-run ^TestQueueModel$ .",
@@ -345,9 +345,9 @@ var ofClient = []mutation{
 	},
 	{
 		name:    "shutdown: ends before the last acknowledgement",
-		file:    "queue_take.go",
-		search:  "if q.awaitAcks && (q.bodies > 0 ||",
-		replace: "if q.awaitAcks && (false ||",
+		file:    "queue.go",
+		search:  "; q.awaitAcks && (q.bodies > 0 ||",
+		replace: "; q.awaitAcks && (false ||",
 		test:    "-run ^TestShutdownAcknowledgesWhatIsProcessed$ ./test",
 		says:    "29 messages were acknowledged, want 30",
 	},
@@ -376,7 +376,7 @@ var ofClient = []mutation{
 	},
 	{
 		name:    "breakage: no signal when the window of ManualAck opens",
-		file:    "queue_commit.go",
+		file:    "queue.go",
 		search:  "\t\tq.wakeConsumer() // another message may be taken now\n",
 		replace: "",
 		test:    "-run ^TestAckWakesAConsumer$ .",

@@ -4,21 +4,21 @@ package main
 var ofCursor = []mutation{
 	{
 		name:    "cursor: what was received is saved",
-		file:    "queue_commit.go",
+		file:    "queue.go",
 		search:  "\tif c.Position.IsZero() {\n\t\tc.Position = q.began\n\t}\n",
 		replace: "\tc.Position, _ = q.receiver.Position()\n",
 		test:    "-run ^TestCursorSurvivesKill$ ./test",
 	},
 	{
 		name:    "cursor: nothing is saved before the first message is processed",
-		file:    "queue.go",
+		file:    "queue_offer.go",
 		search:  "\t\tq.began, q.justBegan = q.receiver.Position()\n",
 		replace: "",
 		test:    "-run ^TestCursorBeginsWithTheSubscription$ ./test",
 	},
 	{
 		name:    "cursor: the reader does not wake the saver",
-		file:    "queue.go",
+		file:    "queue_offer.go",
 		search:  "\tif report || began {\n",
 		replace: "\tif report || began && false {\n",
 		test:    "-run ^TestCursorBeginsWithTheSubscription$ ./test",
@@ -32,8 +32,8 @@ var ofCursor = []mutation{
 	},
 	{
 		name:    "cursor: Every counts no messages",
-		file:    "queue_commit.go",
-		search:  "t.single.last, t.through = 0, last.number",
+		file:    "internal/commit/tracker.go",
+		search:  "t.single.last, t.through = 0, last",
 		replace: "t.single.last = 0",
 		test:    "-run ^TestCursorPace$ ./test",
 	},

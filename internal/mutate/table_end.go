@@ -90,7 +90,7 @@ var ofEnd = []mutation{
 	},
 	{
 		name:    "end: a loss in the hand of C does not count",
-		file:    "queue_take.go",
+		file:    "queue.go",
 		search:  " || q.lossHeld || ",
 		replace: " || ",
 		test:    "-run ^TestShutdownWithALossInHand$ .",
@@ -311,7 +311,7 @@ var ofEnd = []mutation{
 	},
 	{
 		name:    "events: dropped messages are silent",
-		file:    "queue.go",
+		file:    "queue_offer.go",
 		search:  "\t\tq.owner.messagesDropped(dropped)\n",
 		replace: "",
 		test:    "-run ^TestSilentLossesAreReported$ .",

@@ -48,7 +48,7 @@ var ofFeed = []mutation{
 	},
 	{
 		name:    "topics: messages of the earlier subscription",
-		file:    "queue.go",
+		file:    "queue_offer.go",
 		search:  "case q.holding && q.isEarlier(ev):",
 		replace: "case q.holding && q.isEarlier(ev) && ev == nil:",
 		test:    "-run ^TestEarlierMessagesAreCounted$ ./test",
@@ -104,7 +104,7 @@ var ofFeed = []mutation{
 	},
 	{
 		name:    "topics: what was missed before the server began again",
-		file:    "queue.go",
+		file:    "queue_offer.go",
 		search:  "q.receiver.StartConnection() // what comes next may leave out messages",
 		replace: "_ = q",
 		test:    "-run ^TestConfirmationAfterAnEndByTheServer$ ./test",

@@ -60,7 +60,7 @@ var ofLend = []mutation{
 	},
 	{
 		name:    "lend: a payload stays in its frame",
-		file:    "queue.go",
+		file:    "queue_offer.go",
 		search:  "\t\t\tevents[i].OwnPayload()\n",
 		replace: "\t\t\t_ = i\n",
 		test:    "-run ^TestPayloadsOfFramesThatFollowQuickly$ ./test",

@@ -4,7 +4,7 @@ package main
 var ofMemory = []mutation{
 	{
 		name:    "memory: what comes beyond the limit with Block does not count",
-		file:    "queue.go",
+		file:    "queue_offer.go",
 		search:  "if q.tight || q.used.Bytes > q.granted.Bytes",
 		replace: "if q.used.Bytes > q.granted.Bytes",
 		test:    "-run ^TestMemoryBesidePayloads$ ./test",
@@ -54,13 +54,13 @@ var ofMemory = []mutation{
 	{
 		name:    "memory: a closed queue keeps its memory",
 		file:    "queue.go",
-		search:  "\tq.account.Close()\n",
-		replace: "",
+		search:  "\tq.account.Close()\n\tq.countLag()\n",
+		replace: "\tq.countLag()\n",
 		test:    "-run ^TestMemoryOfEndedQueues$ ./test",
 	},
 	{
 		name:    "memory: a drained queue keeps its memory",
-		file:    "queue_take.go",
+		file:    "queue.go",
 		search:  "\t\tq.account.Close()\n",
 		replace: "",
 		test:    "-run ^TestMemoryOfEndedQueues$ ./test",
@@ -109,7 +109,7 @@ var ofMemory = []mutation{
 	},
 	{
 		name:    "memory: headers come unexpected",
-		file:    "queue_memory.go",
+		file:    "internal/budget/cost.go",
 		search:  "\t\tn += headersCost(header)\n",
 		replace: "",
 		test:    "-run ^TestMemoryBesidePayloads$ ./test",
@@ -130,22 +130,22 @@ var ofMemory = []mutation{
 	},
 	{
 		name:    "memory: a queue that ends asks for memory",
-		file:    "queue.go",
+		file:    "queue_offer.go",
 		search:  "gen == q.generation && !q.finishing && (kind",
 		replace: "(kind",
 		test:    "-run ^TestClosedQueueTakesNoMemory$ .",
 	},
 	{
 		name:    "commit: a number that no message has is in a run",
-		file:    "queue_commit.go",
-		search:  " && ms[n].number == ms[n-1].number+1",
+		file:    "internal/commit/tracker.go",
+		search:  " || number != r.last+1",
 		replace: "",
 		test:    "-run ^TestBatchOfLatestAcknowledgedOneByOne$ .",
 	},
 	{
 		name:    "commit: a number that no message has is in a single run",
-		file:    "queue_commit.go",
-		search:  " && last-first == uint64(len(ms)-1)",
+		file:    "internal/commit/tracker.go",
+		search:  " || last-first != uint64(n-1)",
 		replace: "",
 		test:    "-run ^TestBatchOfLatestAcknowledgedOneByOne$ .",
 	},
@@ -172,7 +172,7 @@ var ofMemory = []mutation{
 	},
 	{
 		name:    "memory: the gap of a message that found no memory needs none",
-		file:    "queue.go",
+		file:    "queue_offer.go",
 		search:  "\t\t\tq.dropUntilItFits(readAt) // the gap",
 		replace: "\t\t\t// the gap",
 		test:    leftMemoryTest,

@@ -130,7 +130,7 @@ var ofStomp = []mutation{
 	},
 	{
 		name:    "standstill: what was acknowledged counts",
-		file:    "queue_commit.go",
+		file:    "queue.go",
 		search:  "\t\t\t\tq.outstanding--\n",
 		replace: "",
 		test:    "-run ^TestStandstillOfABroker$ ./test",

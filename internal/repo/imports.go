@@ -79,6 +79,7 @@ var layers = []layer{
 	{"internal/assert", nil, []string{"."}},
 	{"internal/saver", []string{"wire", "cursor"}, []string{"."}},
 	{"internal/sequence", []string{"wire"}, []string{"."}},
+	{"internal/commit", []string{"wire", "internal/fifo"}, []string{"."}},
 }
 
 // matches reports whether pattern matches the import path p.

@@ -43,12 +43,6 @@ func (r *Receiver) Numbered() bool {
 	return r.holes == wire.HolesLoss && r.positioned && r.last.Offset > 0
 }
 
-// Leaves reports whether ev, of another connection, would leave out messages that this one may
-// still deliver.
-func (r *Receiver) Leaves(ev *wire.Event) bool {
-	return ev.Numbered && !r.otherEpoch(ev.Position.Epoch) && r.previous(ev) > r.last.Offset
-}
-
 // MayRepeat follows StartConnection if the connection may repeat the numbers above from.
 func (r *Receiver) MayRepeat(from uint64) { r.repeats, r.repeatFrom = true, from }
 

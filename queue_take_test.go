@@ -7,107 +7,9 @@ import (
 	"slices"
 	"testing"
 
+	"github.com/limpet-go/limpet/internal/commit"
 	"github.com/limpet-go/limpet/wire"
 )
-
-// TestProgressModel takes messages one by one and in batches, and acknowledges
-// them in any order, more than once, one by one and in batches: what is committed
-// is always the contiguous prefix.
-func TestProgressModel(t *testing.T) {
-	for seed := range uint64(500) {
-		rnd := rand.New(rand.NewPCG(seed, 1))
-		manual := seed%3 == 0
-		traits := wire.Traits{Holes: wire.HolesFault, Processed: wire.Processed(seed % 4 % 3)}
-		q := testQueue(Delivery{Buffer: 1 << 10, Overflow: DropOldest}, manual, traits)
-		reported := map[uint64]int{}
-		q.owner = testOwner{processed: func(gen uint64, p Position) {
-			if gen != 1 {
-				t.Fatalf("seed %d: reported for connection %d", seed, gen)
-			}
-			reported[p.Offset]++
-		}}
-		offerAll(t, q, subscribedAt(0))
-		offset := uint64(0)
-		type taken struct {
-			ms    []Message
-			whole bool
-		}
-		var open []taken
-		var order []Message // as taken
-		acked := map[uint64]bool{}
-		for step := range 200 {
-			switch rnd.IntN(4) {
-			case 0:
-				for range 1 + rnd.IntN(5) {
-					if offset++; rnd.IntN(8) == 0 {
-						offerAll(t, q, gapTo(offset-1, offset))
-					} else {
-						offerAll(t, q, dataAt(offset, offset-1))
-					}
-				}
-			case 1:
-				q.mu.Lock()
-				waits := q.items.Len()
-				q.mu.Unlock()
-				if waits == 0 {
-					break
-				}
-				ms, err := q.take(context.Background(), nil, 1+rnd.IntN(6), false, processedRun{})
-				if err != nil {
-					t.Fatal(err)
-				}
-				open = append(open, taken{ms, true})
-				order = append(order, ms...)
-				for _, m := range ms {
-					acked[m.Position.Offset] = m.Kind == Gap
-				}
-			case 2:
-				if len(order) == 0 {
-					break
-				}
-				m := order[rnd.IntN(len(order))]
-				m.Ack()
-				acked[m.Position.Offset] = true
-			case 3:
-				if len(open) == 0 || manual {
-					break
-				}
-				i := rnd.IntN(len(open))
-				ms := open[i].ms
-				open = append(open[:i], open[i+1:]...)
-				q.mu.Lock()
-				processed := q.reported(q.tracker.acknowledge(processedRun{first: ms[0].number, last: &ms[len(ms)-1]}))
-				q.mu.Unlock()
-				q.reportProcessed(processed)
-				for _, m := range ms {
-					acked[m.Position.Offset] = true
-				}
-			}
-			var want uint64
-			for _, m := range order {
-				if !acked[m.Position.Offset] {
-					break
-				}
-				want = m.Position.Offset
-			}
-			q.mu.Lock()
-			got := q.tracker.committed.Offset
-			q.mu.Unlock()
-			if got != want {
-				t.Fatalf("seed %d step %d: committed %d, the acknowledged prefix ends at %d", seed, step, got, want)
-			}
-		}
-		for _, m := range order {
-			n, want := reported[m.Position.Offset], 0
-			if traits.Processed == wire.ProcessedEach && m.Kind == Data && acked[m.Position.Offset] {
-				want = 1
-			}
-			if traits.Processed != wire.ProcessedCumulative && n != want {
-				t.Errorf("seed %d: message %d was reported %d times, want %d", seed, m.Position.Offset, n, want)
-			}
-		}
-	}
-}
 
 // A caller may change its copy of a message before acknowledging it.
 func TestAckOfAnAlteredMessage(t *testing.T) {
@@ -120,7 +22,7 @@ func TestAckOfAnAlteredMessage(t *testing.T) {
 	m := ms[0]
 	m.Position = Position{}
 	m.Ack()
-	if got := q.tracker.committed; got != ms[0].Position {
+	if got := q.committedPosition(); got != ms[0].Position {
 		t.Errorf("committed %+v, acknowledged was %+v", got, ms[0].Position)
 	}
 }
@@ -236,7 +138,7 @@ func TestForgottenMessageCostsNoAcknowledgement(t *testing.T) {
 		offerAll(t, q, subscribedAt(0), dataAt(1, 0))
 		var run processedRun
 		var memory [1]Message
-		const n = 2 * maxUnacked
+		const n = 2 * commit.MaxUnacked
 		for i := range uint64(n) {
 			ms, err := q.take(context.Background(), memory[:0], 1, false, run)
 			if err != nil || len(ms) != 1 {
@@ -254,34 +156,6 @@ func TestForgottenMessageCostsNoAcknowledgement(t *testing.T) {
 		if st := q.stats(); reported != want || st.Unacked != 2 || q.committedPosition().Offset != 0 {
 			t.Errorf("%v: %d reported, %d unacknowledged, committed %v; want %d, 2 and nothing", processed, reported, st.Unacked, q.committedPosition(), want)
 		}
-		if got := q.tracker.unacked.Len(); got > q.tracker.limit {
-			t.Errorf("%d runs are remembered", got)
-		}
-	}
-}
-
-// Behind a message that is not acknowledged, losses in a row are one: however many come,
-// they take no memory, and the message's acknowledgement commits them.
-func TestLossesBehindAMessageAreBounded(t *testing.T) {
-	q := testQueue(Delivery{Buffer: 2, Overflow: DropOldest}, true, wire.Traits{})
-	offerAll(t, q, subscribedAt(0), dataAt(1, 0))
-	var first Message
-	for i := range uint64(100) {
-		ms, err := q.take(context.Background(), nil, 8, false, processedRun{})
-		if err != nil {
-			t.Fatal(err)
-		}
-		if i == 0 {
-			first = ms[0]
-		}
-		offerAll(t, q, gapTo(3*i+1, 3*i+2), resetAt("f", 3*i+4))
-	}
-	if n := q.tracker.unacked.Len(); n > 2 || q.committedPosition().Offset != 0 {
-		t.Errorf("%d runs are remembered, committed %v", n, q.committedPosition())
-	}
-	first.Ack()
-	if got := q.committedPosition(); got != (Position{Epoch: "f", Offset: 3*98 + 4}) || q.tracker.window() != 0 || q.tracker.unacked.Len() != 0 {
-		t.Errorf("committed %v, window %d", got, q.tracker.window())
 	}
 }
 
@@ -422,7 +296,7 @@ func TestLatestModel(t *testing.T) {
 				q.finishDelivery(ms, true, run)
 			}
 			s, p := q.stats(), q.committedPosition().Offset
-			if n := len(reported) - 1; processed == wire.ProcessedEach && uint64(n+len(hand)+len(q.copies)) != s.Received-s.Waiting+s.Duplicates {
+			if n := len(reported) - 1; processed == wire.ProcessedEach && uint64(n+len(hand)+q.tracker.Copies()) != s.Received-s.Waiting+s.Duplicates {
 				fail("reported %d, %d in hand: %+v", n, len(hand), s)
 			}
 			if r := reported[len(reported)-1]; processed == wire.ProcessedCumulative && r > p {
