@@ -275,25 +275,6 @@ func (l *loop) openFailed(k *link, err error) {
 	}
 }
 
-// agreed returns the traits of a connection: those of the dialect, without what its
-// peer lacks. Nil means that the peer lacks nothing.
-func agreed(dialect, peer *wire.Traits) *wire.Traits {
-	if peer == nil {
-		return dialect
-	}
-	t := *dialect
-	t.Unsubscribe = t.Unsubscribe && peer.Unsubscribe
-	t.Credit = t.Credit && peer.Credit
-	t.Fin = t.Fin && peer.Fin
-	t.Refresh = t.Refresh && peer.Refresh
-	t.Dedup = t.Dedup && peer.Dedup
-	t.Acks = t.Acks && (peer.Acks || t.Sessions)
-	if peer.Processed == wire.ProcessedNothing {
-		t.Processed = wire.ProcessedNothing
-	}
-	return &t
-}
-
 // guardedStore is the store of a subscription. The methods of its errors are called here,
 // where those who call Load and Save recover a panic. Its pace is asked for once.
 type guardedStore struct {

@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"github.com/limpet-go/limpet/internal/fault"
+	"github.com/limpet-go/limpet/internal/traits"
 	"github.com/limpet-go/limpet/wire"
 )
 
@@ -142,7 +143,7 @@ func (l *loop) welcome(k *link, r *wire.Ready) {
 		l.violated(k, &wire.CodeError{Code: 4000, Reason: "resumed a session that is not ours"})
 		return
 	}
-	k.traits = agreed(k.traits, r.Traits)
+	k.traits = traits.Agreed(k.traits, r.Traits)
 	if err := l.window.resume(r, k.traits.Dedup); err != nil {
 		l.session = wire.Session{}
 		l.violated(k, err)

@@ -158,7 +158,7 @@ var ofRefresh = []mutation{
 	},
 	{
 		name:    "refresh: a server that agreed to less is sent a credential",
-		file:    "dialect.go",
+		file:    "internal/traits/traits.go",
 		search:  "\tt.Refresh = t.Refresh && peer.Refresh\n",
 		replace: "",
 		test:    "-run ^TestRefreshThatCannotBeEncoded$ ./test",
