@@ -144,7 +144,7 @@ func (l *loop) followEndpoint(k *link, f *wire.Failure, d *decision) (another bo
 			return false
 		}
 		d.Action = wire.ActionBackOff
-	case d.class == ClassLocal, d.class == ClassUser, d.Action == wire.ActionRefresh:
+	case d.Class == string(ClassLocal), d.Class == string(ClassUser), d.Action == wire.ActionRefresh:
 		return false // the endpoint is not why
 	case wasReady && d.Action == wire.ActionSpread:
 		list.Avoid(e, l.now) // it goes away

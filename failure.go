@@ -1,6 +1,7 @@
 package limpet
 
 import (
+	"cmp"
 	"crypto/tls"
 	"crypto/x509"
 	"errors"
@@ -24,7 +25,6 @@ import (
 // the client knows.
 type decision struct {
 	wire.Verdict
-	class       ErrorClass
 	err         error // the sentinel for what is wrong; nil if there is none
 	atCap       bool  // v is at least Backoff.Max (docs/reconnect.md, section 2)
 	minFailures int   // count at least this many failures in a row
@@ -38,37 +38,32 @@ type decision struct {
 	slotWindow time.Duration // spread the attempt over this time after the slot (docs/protocol.md, section 8)
 }
 
-// decide asks the caller's Auth first, then the dialect. Where they have no
-// opinion the tables of HTTP statuses and close codes decide (docs/reconnect.md,
-// sections 2 and 3).
-func decide(dialect wire.Dialect, f *wire.Failure) decision {
+// decide asks the caller's Auth first, then the dialect, which may fail. Where they
+// have no opinion the tables of HTTP statuses and close codes decide
+// (docs/reconnect.md, sections 2 and 3).
+func decide(f *wire.Failure, dialect func(wire.Failure) (wire.Verdict, error)) decision {
 	if fault.IsPermanent(f.Err) {
 		d := newDecision(wire.ActionStop, ClassAuth)
 		d.fixed = true
 		return d
 	}
-	verdict, panicked := verdictOf(dialect, *f)
+	verdict, failed := dialect(*f)
 	d := decideByTable(f)
-	d.byTable, d.failed = true, panicked
-	slot, tooBig := d.After, d.TooBig
+	d.byTable, d.failed = true, failed
+	slot, tooBig, class := d.After, d.TooBig, d.Class
 	if verdict.Action != wire.ActionDefault {
 		d.Verdict = verdict
 		d.atCap, d.isViolation, d.byTable, d.minFailures = false, false, false, 0
 		d.TooBig = verdict.TooBig || tooBig // 1009 means the same in every wire protocol: RFC 6455
 	}
-	if verdict.Class != "" {
-		d.class = ErrorClass(verdict.Class)
-	}
-	if d.After = verdict.After; d.After == 0 {
-		d.After = slot
-	}
-	if d.After == 0 {
-		d.After = f.Retry
-	}
-	d.After = min(d.After, headers.MaxRetryAfter)
+	d.Class = cmp.Or(verdict.Class, class)
+	d.After = min(cmp.Or(verdict.After, slot, f.Retry), headers.MaxRetryAfter)
 	d.namesTime = d.namesTime || d.After > 0
 	return d
 }
+
+// askDialect returns what the dialect decides, or no opinion and its panic.
+func (c *config) askDialect(f wire.Failure) (wire.Verdict, error) { return verdictOf(c.Dialect, f) }
 
 // overrule lets Options.Verdict change d. A call that fails changes nothing.
 func (l *loop) overrule(f *wire.Failure, d *decision) {
@@ -77,7 +72,7 @@ func (l *loop) overrule(f *wire.Failure, d *decision) {
 	}
 	would, trial := *d, l.finality
 	trial.weigh(&would, l.now, l.canRefresh(), l.c.cfg.Backoff.KeepTrying)
-	if would.Class = string(would.class); would.Action == wire.ActionSpread && would.Spread == 0 {
+	if would.Action == wire.ActionSpread && would.Spread == 0 {
 		would.Spread = l.spread
 	}
 	v, err := l.askVerdict(l.withoutSecrets(f, would), would.Verdict)
@@ -127,7 +122,7 @@ func (d decision) overruled(v wire.Verdict, would decision) decision {
 	if v.Action != would.Action {
 		would.atCap, would.minFailures = false, 0
 	}
-	would.Verdict, would.class, would.byTable = v, ErrorClass(v.Class), false
+	would.Verdict, would.byTable = v, false
 	return would
 }
 
@@ -142,7 +137,7 @@ func decideByTable(f *wire.Failure) decision {
 }
 
 func newDecision(a wire.Action, c ErrorClass) decision {
-	return decision{Verdict: wire.Verdict{Action: a}, class: c}
+	return decision{Verdict: wire.Verdict{Action: a, Class: string(c)}}
 }
 
 func decideByDialError(err error) decision {
@@ -324,7 +319,7 @@ func (y *finality) progressed() { y.violations, y.count = 0, 0 }
 func (y *finality) weigh(d *decision, now time.Time, canRefresh, keepTrying bool) {
 	refused := d.Action == wire.ActionRefresh && !canRefresh
 	if refused {
-		d.Action, d.class = wire.ActionStop, ClassAuth
+		d.Action, d.Class = wire.ActionStop, string(ClassAuth)
 	}
 	if !d.byTable {
 		y.count, y.violations = 0, 0
@@ -366,7 +361,7 @@ var closeCodeErrors = map[uint16]error{4006: ErrSuperseded, 4007: ErrSessionConf
 // failureError returns the error that reports a failure: what was tried, what
 // it means and what the peer said. It has no URL, which may hold a secret.
 func failureError(f *wire.Failure, d decision) *Error {
-	e := &Error{Op: f.Stage.String(), Field: optionOf(d.err), Class: d.class, Code: shownCode(f.Code, f.PeerCode), Detail: peerText(f.Reason), Err: d.err}
+	e := &Error{Op: f.Stage.String(), Field: optionOf(d.err), Class: ErrorClass(d.Class), Code: shownCode(f.Code, f.PeerCode), Detail: peerText(f.Reason), Err: d.err}
 	if f.Stage == wire.StageUpgrade {
 		e.Code, e.Detail = f.Status, peerText(strings.TrimSpace(string(f.Body)))
 	}

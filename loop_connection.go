@@ -262,7 +262,7 @@ func (l *loop) fail(k *link, f *wire.Failure) {
 	k.applyFatalError(f, l.now)
 	l.dialer.path.follow(k, f)
 	f.Attempt = l.policy.failures + 1
-	d := decide(l.c.cfg.Dialect, f)
+	d := decide(f, l.c.cfg.askDialect)
 	if rest := l.goAwayUntil.Sub(l.now); rest > 0 {
 		d.After, d.slotWindow, d.namesTime = max(d.After, rest), l.spread, true
 	}
@@ -271,14 +271,14 @@ func (l *loop) fail(k *link, f *wire.Failure) {
 	refused = refused || d.Action == wire.ActionRefresh
 	why := l.explain(f, d)
 	l.state.Cause = why
-	l.c.counters.countFailure(k != nil && k.ready, d.class)
+	l.c.counters.countFailure(k != nil && k.ready, ErrorClass(d.Class))
 	if k != nil && k.ready && l.link == k {
 		open := l.openRequests(k)
 		if d.TooBig {
 			l.window.frameTooBig(len(open) == 0)
 		}
 		l.suspect(open, f, &d, k.fatalError != nil)
-		l.learnIdle(k, f, d.class)
+		l.learnIdle(k, f, ErrorClass(d.Class))
 	}
 	l.disconnect(k, 0, "")
 	l.countOutage(true)
@@ -289,7 +289,7 @@ func (l *loop) fail(k *link, f *wire.Failure) {
 	l.finality.weigh(&d, l.now, l.canRefresh(), l.c.cfg.Backoff.KeepTrying)
 	another := l.followEndpoint(k, f, &d)
 	if d.Action == wire.ActionStop {
-		l.end(&PermanentError{d.class, why})
+		l.end(&PermanentError{ErrorClass(d.Class), why})
 		return
 	}
 	if refused {

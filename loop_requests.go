@@ -467,8 +467,8 @@ func (l *loop) openRequests(k *link) (open []*Subscription) {
 // it was alone each time and the server said so, five times over ten minutes.
 func (l *loop) suspect(open []*Subscription, f *wire.Failure, d *decision, fatal bool) {
 	inWords := f.CloseCode != 0 || fatal
-	dropped := !inWords && d.byTable && d.class == ClassNetwork
-	if !inWords && !dropped || d.class == ClassOverload || d.Action == wire.ActionSpread && f.CloseCode != 1000 {
+	dropped := !inWords && d.byTable && d.Class == string(ClassNetwork)
+	if !inWords && !dropped || d.Class == string(ClassOverload) || d.Action == wire.ActionSpread && f.CloseCode != 1000 {
 		return
 	}
 	why := &Error{Op: "Subscribe", Field: "topic", Class: ClassRejected, Code: shownCode(f.Code, f.PeerCode), Err: ErrRejected,

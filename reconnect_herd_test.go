@@ -57,7 +57,7 @@ func (o *ours) again(_ time.Duration, why *wire.Failure) time.Duration {
 	if why.Err == context.DeadlineExceeded {
 		o.extendDialTimeout()
 	}
-	d := decide(opinionated{}, why)
+	d := decide(why, func(wire.Failure) (wire.Verdict, error) { return wire.Verdict{}, nil })
 	return max(o.nextDelay(d, o.spread), d.After)
 }
 

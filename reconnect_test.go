@@ -129,18 +129,12 @@ func TestPolicyCapRespectsTheSpread(t *testing.T) {
 	}
 }
 
-type opinionated struct {
-	wire.Dialect
-	verdict wire.Verdict
-}
-
-func (d opinionated) Verdict(wire.Failure) wire.Verdict { return d.verdict }
-
 // A dialect that knows what to do about a status need not read Retry-After.
 func TestVerdictKeepsTheSlotOfTheServer(t *testing.T) {
 	f := &wire.Failure{Stage: wire.StageUpgrade, Status: 503, Header: http.Header{"Retry-After": {"90"}}}
 	for action := wire.ActionDefault; action <= wire.ActionNewSession; action++ {
-		if d := decide(opinionated{verdict: wire.Verdict{Action: action}}, f); d.After != 90*time.Second {
+		dialect := func(wire.Failure) (wire.Verdict, error) { return wire.Verdict{Action: action}, nil }
+		if d := decide(f, dialect); d.After != 90*time.Second {
 			t.Errorf("%v: waits %v, the server wants 90 s", action, d.After)
 		}
 	}

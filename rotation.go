@@ -206,7 +206,7 @@ func (l *loop) rotated(k *link, e *dialed) {
 // long as it works, whatever the failure: only a client without a connection ends.
 func (l *loop) rotationFailed(k *link, f *wire.Failure) {
 	f.Attempt = l.policy.failures + 1
-	d := decide(l.c.cfg.Dialect, f)
+	d := decide(f, l.c.cfg.askDialect)
 	l.overrule(f, &d)
 	if d.Action == wire.ActionRefresh {
 		l.credentialRefusedAt, l.refreshCredential = l.now, l.c.cfg.hasCredential()
@@ -214,7 +214,7 @@ func (l *loop) rotationFailed(k *link, f *wire.Failure) {
 	if d.Action == wire.ActionStop || d.Action == wire.ActionRefresh {
 		d.Action, d.atCap = wire.ActionBackOff, true
 	}
-	l.c.counters.countFailure(false, d.class)
+	l.c.counters.countFailure(false, ErrorClass(d.Class))
 	l.followEndpoint(nil, f, &d)
 	l.earliestRetry = later(l.now.Add(d.After), l.endpoints.list.Earliest())
 	k.renewAt = later(l.now.Add(l.policy.nextDelay(d, l.spread)), l.earliestAttempt())

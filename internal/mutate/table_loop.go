@@ -26,7 +26,7 @@ var ofLoop = []mutation{
 	{
 		name:    "loop: a dropped connection is no answer to a request",
 		file:    "loop_requests.go",
-		search:  "dropped := !inWords && d.byTable && d.class == ClassNetwork",
+		search:  "dropped := !inWords && d.byTable && d.Class == string(ClassNetwork)",
 		replace: "dropped := false",
 		test:    "-run ^TestDroppedInPlaceOfARefusal$ ./test",
 	},
