@@ -16,6 +16,7 @@ import (
 	"github.com/limpet-go/limpet/internal/fault"
 	"github.com/limpet-go/limpet/internal/headers"
 	"github.com/limpet-go/limpet/internal/ticket"
+	"github.com/limpet-go/limpet/internal/verdict"
 	"github.com/limpet-go/limpet/wire"
 )
 
@@ -321,7 +322,7 @@ func (e refreshed) apply(l *loop) {
 		l.fail(k, &wire.Failure{Stage: wire.StageOpen, Err: err})
 	case e.err != nil:
 		f := l.dialer.refused(attempt{}, err).failure
-		d := decideByTable(f)
+		d := verdict.ByTable(f)
 		why := l.explain(f, d)
 		why.Op = "refresh"
 		l.refreshFailed(k, why, d.After)

@@ -14,6 +14,7 @@ import (
 	"github.com/limpet-go/limpet/internal/governor"
 	"github.com/limpet-go/limpet/internal/headers"
 	"github.com/limpet-go/limpet/internal/socket"
+	"github.com/limpet-go/limpet/internal/verdict"
 	"github.com/limpet-go/limpet/wire"
 )
 
@@ -126,7 +127,7 @@ func (l *loop) waitForTurn() time.Duration {
 
 // followEndpoint follows at the endpoint why an attempt failed (k is nil) or a connection
 // ended. It reports whether another endpoint is to be tried at once.
-func (l *loop) followEndpoint(k *link, f *wire.Failure, d *decision) (another bool) {
+func (l *loop) followEndpoint(k *link, f *wire.Failure, d *verdict.Decision) (another bool) {
 	e, list := l.endpoints.chosen, l.endpoints.list
 	if k != nil {
 		e = k.endpoint
@@ -140,7 +141,7 @@ func (l *loop) followEndpoint(k *link, f *wire.Failure, d *decision) (another bo
 	case list.Len() == 1:
 		return false
 	case d.Action == wire.ActionStop:
-		if !d.byTable || list.Refused(e, l.now) {
+		if !d.ByTable || list.Refused(e, l.now) {
 			return false
 		}
 		d.Action = wire.ActionBackOff
@@ -153,7 +154,7 @@ func (l *loop) followEndpoint(k *link, f *wire.Failure, d *decision) (another bo
 		list.Failed(e, l.now)
 	}
 	if d.After > 0 { // a slot of this endpoint alone
-		list.Hold(e, l.now.Add(d.After+uniform(max(d.After/10, d.slotWindow))))
+		list.Hold(e, l.now.Add(d.After+uniform(max(d.After/10, d.SlotWindow))))
 		d.After = 0
 	}
 	return !wasReady && list.HasNext(l.now)
@@ -231,14 +232,6 @@ const (
 	orOwnURL    = "; the URLs of the options are used, so add the host to Hosts if it may have the credentials"
 	orListHost  = useFinalURL + ", or add the host to Hosts if it may have the credentials"
 )
-
-// redirectOf returns the error of an answer 3xx.
-func redirectOf(f *wire.Failure) error {
-	if known := (*fault.Redirect)(nil); errors.As(f.Err, &known) {
-		return known
-	}
-	return ErrRedirect
-}
 
 // optionOf returns the option that err names; "" if there is none.
 func optionOf(err error) string {

@@ -12,6 +12,7 @@ import (
 	"github.com/limpet-go/limpet/internal/fault"
 	"github.com/limpet-go/limpet/internal/fifo"
 	"github.com/limpet-go/limpet/internal/pace"
+	"github.com/limpet-go/limpet/internal/verdict"
 	"github.com/limpet-go/limpet/wire"
 )
 
@@ -73,7 +74,7 @@ type loop struct {
 	encodePanics int // of Encode since the last stable connection
 	writeBytes   int // of messages in one write; follows the speed of the link
 
-	finality finality            // what ends the client
+	finality verdict.Finality    // what ends the client
 	verdicts asker[wire.Verdict] // calls Options.Verdict
 	outage   outageWatch
 }

@@ -11,6 +11,7 @@ import (
 
 	"github.com/limpet-go/limpet/internal/fault"
 	"github.com/limpet-go/limpet/internal/traits"
+	"github.com/limpet-go/limpet/internal/verdict"
 	"github.com/limpet-go/limpet/wire"
 )
 
@@ -179,7 +180,7 @@ func (l *loop) welcome(k *link, r *wire.Ready) {
 	l.credentialRefusedAt = time.Time{} // the server has taken the credential
 	l.policy.handshakeTimeout = handshakeTimeout
 	l.followTransport(k)
-	l.finality.ready(l.c.cfg.traits.Greeting && !l.finality.oversized)
+	l.finality.Ready(l.c.cfg.traits.Greeting && !l.finality.Oversized)
 	l.endpoints.worked(k.endpoint, l.now)
 	l.c.counters.countReady(r.Resumed)
 	l.state.Resumed = r.Resumed
@@ -213,7 +214,7 @@ func (l *loop) violated(k *link, err error) {
 		ce = &wire.CodeError{Code: 1002, Reason: err.Error()}
 		err = ce
 	}
-	if l.finality.oversized = ce.Code == closeTooBig; l.finality.oversized {
+	if l.finality.Oversized = ce.Code == closeTooBig; l.finality.Oversized {
 		l.abandonPositions(k)
 	}
 	l.disconnect(k, ce.Code, ce.Reason)
@@ -262,9 +263,9 @@ func (l *loop) fail(k *link, f *wire.Failure) {
 	k.applyFatalError(f, l.now)
 	l.dialer.path.follow(k, f)
 	f.Attempt = l.policy.failures + 1
-	d := decide(f, l.c.cfg.askDialect)
+	d := verdict.Decide(f, l.c.cfg.askDialect)
 	if rest := l.goAwayUntil.Sub(l.now); rest > 0 {
-		d.After, d.slotWindow, d.namesTime = max(d.After, rest), l.spread, true
+		d.After, d.SlotWindow, d.NamesTime = max(d.After, rest), l.spread, true
 	}
 	refused := d.Action == wire.ActionRefresh
 	l.overrule(f, &d)
@@ -286,7 +287,7 @@ func (l *loop) fail(k *link, f *wire.Failure) {
 		l.disconnectedAt = l.now
 	}
 	l.goAwayUntil = time.Time{}
-	l.finality.weigh(&d, l.now, l.canRefresh(), l.c.cfg.Backoff.KeepTrying)
+	l.finality.Weigh(&d, l.now, l.canRefresh(), l.c.cfg.Backoff.KeepTrying)
 	another := l.followEndpoint(k, f, &d)
 	if d.Action == wire.ActionStop {
 		l.end(&PermanentError{ErrorClass(d.Class), why})
@@ -318,7 +319,7 @@ func (l *loop) canRefresh() bool {
 }
 
 // tryAgain starts the wait that a failure calls for.
-func (l *loop) tryAgain(d decision) {
+func (l *loop) tryAgain(d verdict.Decision) {
 	spread := l.spread
 	switch d.Action {
 	case wire.ActionRefresh:

@@ -26,7 +26,7 @@ var ofClient = []mutation{
 	{
 		name:    "policy: a slot of the server is undercut",
 		file:    "reconnect.go",
-		search:  "return d.After + uniform(max(d.After/10, d.slotWindow))",
+		search:  "return d.After + uniform(max(d.After/10, d.SlotWindow))",
 		replace: "return uniform(d.After)",
 		test:    "-run ^TestPolicySlotReplacesTheDraw$ .",
 	},

@@ -84,7 +84,7 @@ var ofEndpoints = []mutation{
 	{
 		name:    "endpoints: a permanent verdict tries the others",
 		file:    "endpoints.go",
-		search:  "if !d.byTable || list.Refused(e, l.now) {",
+		search:  "if !d.ByTable || list.Refused(e, l.now) {",
 		replace: "if list.Refused(e, l.now) {",
 		test:    "-run ^TestPermanentEndsAtTheFirstEndpoint$ ./test",
 	},

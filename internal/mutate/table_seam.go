@@ -460,7 +460,7 @@ var ofSeam = []mutation{
 	},
 	{
 		name:    "end: a refused login without a greeting never ends",
-		file:    "failure.go",
+		file:    "internal/verdict/finality.go",
 		search:  "\ty.wasReady = true\n\tif greeted {",
 		replace: "\ty.wasReady = true\n\tif greeted || y.violations == 0 {",
 		test:    "-timeout=30s -run ^TestRefusedLoginEnds$ ./test",
@@ -468,7 +468,7 @@ var ofSeam = []mutation{
 	{
 		name:    "end: a connection that lasted clears no refusal",
 		file:    "loop_deadlines.go",
-		search:  "\tl.finality.lasted()\n",
+		search:  "\tl.finality.Lasted()\n",
 		replace: "",
 		test:    "-timeout=30s -run ^TestRefusedLoginEnds$ ./test",
 	},
