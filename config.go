@@ -52,7 +52,7 @@ func newConfig(rawURL string, o *Options) (config, error) {
 		c.Dialect = native.New(nil)
 	}
 	v := &validation{op: "New"}
-	dialect, err := guard(c.Dialect)
+	dialect, err := guard(c.Dialect, newPanicError)
 	if err == nil {
 		err = dialect.check()
 	}
@@ -398,7 +398,7 @@ func (c *config) checkCursor(op string, s *SubscribeOptions) error {
 	case cursor.CheckName(s.Name) != nil:
 		return inputError(op, optionName, "%w", cursor.CheckName(s.Name))
 	}
-	store, err := guardStore(s.Cursor)
+	store, err := guardStore(s.Cursor, newPanicError)
 	if errors.Is(err, ErrPanic) {
 		return &Error{Op: op, Field: optionCursor, Class: ClassUser, Err: err}
 	} else if err != nil {

@@ -18,21 +18,29 @@ import (
 	"github.com/limpet-go/limpet/wire"
 )
 
+// report makes the error that reports a panic: of what was passed to panic, and the stack of
+// the goroutine.
+type report func(value any, stack []byte) error
+
+// newPanicError is the report as a *PanicError.
+func newPanicError(value any, stack []byte) error { return &PanicError{Value: value, Stack: stack} }
+
 // guarded is the dialect of a client. Every call into a dialect goes through it:
-// a panic becomes a *fault.User that wraps a *PanicError.
+// a panic becomes a *fault.User.
 type guarded struct {
 	dialect wire.Dialect
+	report  report
 	name    string
 	traits  wire.Traits
 }
 
 // guard returns d as the client uses it, or why its name or traits cannot be
 // had.
-func guard(d wire.Dialect) (g guarded, err error) {
-	g.dialect = d
-	err = guardCall("Name", func() error { g.name = d.Name(); return nil })
+func guard(d wire.Dialect, report report) (g guarded, err error) {
+	g.dialect, g.report = d, report
+	err = report.call("Name", func() error { g.name = d.Name(); return nil })
 	if err == nil {
-		err = guardCall("Traits", func() error { g.traits = d.Traits(); return nil })
+		err = report.call("Traits", func() error { g.traits = d.Traits(); return nil })
 	}
 	return g, err
 }
@@ -40,25 +48,25 @@ func guard(d wire.Dialect) (g guarded, err error) {
 // check returns what is wrong with the options of the dialect, if it can say so.
 func (g guarded) check() error {
 	if c, ok := g.dialect.(wire.Checker); ok {
-		return guardCall("Check", c.Check)
+		return g.report.call("Check", c.Check)
 	}
 	return nil
 }
 
-// guardCall calls f, which calls a method of a dialect, and the methods of its
+// call calls f, which calls a method of a dialect, and the methods of its
 // error, so that they can be called later.
-func guardCall(method string, f func() error) (err error) {
-	defer recoverPanic(method, &err)
+func (report report) call(method string, f func() error) (err error) {
+	defer report.recovered(method, &err)
 	if err = f(); err != nil {
 		socket.CallMethods(err)
 	}
 	return err
 }
 
-// recoverPanic is deferred around a call of a dialect's method.
-func recoverPanic(method string, err *error) {
+// recovered is deferred around a call of a dialect's method.
+func (report report) recovered(method string, err *error) {
 	if p := recover(); p != nil {
-		*err = &fault.User{Option: "Options.Dialect", Err: fmt.Errorf("%s: %w", method, &PanicError{Value: p, Stack: debug.Stack()})}
+		*err = &fault.User{Option: fault.OptionDialect, Err: fmt.Errorf("%s: %w", method, report(p, debug.Stack()))}
 	}
 }
 
@@ -66,51 +74,51 @@ func (g guarded) Name() string        { return g.name }
 func (g guarded) Traits() wire.Traits { return g.traits }
 
 func (g guarded) CheckTopic(use wire.Use, topic string) error {
-	return guardCall("CheckTopic", func() error { return g.dialect.CheckTopic(use, topic) })
+	return g.report.call("CheckTopic", func() error { return g.dialect.CheckTopic(use, topic) })
 }
 
 func (g guarded) Attempt(a *wire.Attempt) error {
-	return guardCall("Attempt", func() error { return g.dialect.Attempt(a) })
+	return g.report.call("Attempt", func() error { return g.dialect.Attempt(a) })
 }
 
 func (g guarded) Open(r wire.Resume) (wire.Codec, error) {
 	var codec wire.Codec
-	err := guardCall("Open", func() (err error) { codec, err = g.dialect.Open(r); return err })
-	return guardedCodec{codec}, err
+	err := g.report.call("Open", func() (err error) { codec, err = g.dialect.Open(r); return err })
+	return &guardedCodec{codec, g.report}, err
 }
 
 // Verdict is that of the dialect. After a panic it has no opinion.
 func (g guarded) Verdict(f wire.Failure) wire.Verdict {
-	v, _ := verdictOf(g.dialect, f)
+	v, _ := g.verdictOf(f)
 	return v
 }
 
-// verdictOf returns what d decides, or no opinion and its panic.
-func verdictOf(d wire.Dialect, f wire.Failure) (v wire.Verdict, panicked error) {
-	if g, ok := d.(guarded); ok {
-		d = g.dialect
-	}
-	panicked = guardCall("Verdict", func() error { v = d.Verdict(f); return nil })
+// verdictOf returns what the dialect decides, or no opinion and its panic.
+func (g guarded) verdictOf(f wire.Failure) (v wire.Verdict, panicked error) {
+	panicked = g.report.call("Verdict", func() error { v = g.dialect.Verdict(f); return nil })
 	return v, panicked
 }
 
 // guardedCodec is a codec whose panics become errors.
-type guardedCodec struct{ codec wire.Codec }
-
-func (g guardedCodec) Start(out *wire.Frames) error {
-	return guardCall("Start", func() error { return g.codec.Start(out) })
+type guardedCodec struct {
+	codec  wire.Codec
+	report report
 }
 
-func (g guardedCodec) Decode(f wire.Frame, out *wire.Events) (err error) {
-	defer recoverPanic("Decode", &err)
+func (g *guardedCodec) Start(out *wire.Frames) error {
+	return g.report.call("Start", func() error { return g.codec.Start(out) })
+}
+
+func (g *guardedCodec) Decode(f wire.Frame, out *wire.Events) (err error) {
+	defer g.report.recovered("Decode", &err)
 	if err = g.codec.Decode(f, out); err != nil {
 		socket.CallMethods(err)
 	}
 	return err
 }
 
-func (g guardedCodec) Encode(ops []wire.Op, out *wire.Frames) (err error) {
-	defer recoverPanic("Encode", &err)
+func (g *guardedCodec) Encode(ops []wire.Op, out *wire.Frames) (err error) {
+	defer g.report.recovered("Encode", &err)
 	if err = g.codec.Encode(ops, out); err != nil {
 		socket.CallMethods(err)
 	}
@@ -119,9 +127,9 @@ func (g guardedCodec) Encode(ops []wire.Op, out *wire.Frames) (err error) {
 
 // countFrames counts the frames that Encode makes of ops. It reports false if the dialect
 // cannot tell.
-func (g guardedCodec) countFrames(ops []wire.Op) (n int, ok bool) {
+func (g *guardedCodec) countFrames(ops []wire.Op) (n int, ok bool) {
 	packer, ok := g.codec.(wire.Packer)
-	if !ok || guardCall("CountFrames", func() error { n = packer.CountFrames(ops); return nil }) != nil {
+	if !ok || g.report.call("CountFrames", func() error { n = packer.CountFrames(ops); return nil }) != nil {
 		return 0, false
 	}
 	return max(n, 0), true
@@ -143,7 +151,7 @@ type askedCall struct {
 // ask returns what f returns, once an earlier call in its time has returned: an attempt and a
 // refresh on the open connection may ask at once. A panic and runtime.Goexit are errors. It does
 // not wait beyond the end of ctx.
-func (a *asker[T]) ask(ctx context.Context, f func() (T, error)) (none T, err error) {
+func (a *asker[T]) ask(ctx context.Context, report report, f func() (T, error)) (none T, err error) {
 	if ctx.Err() != nil {
 		return none, ctx.Err()
 	}
@@ -174,7 +182,7 @@ func (a *asker[T]) ask(ctx context.Context, f func() (T, error)) (none T, err er
 		}()
 		defer func() {
 			if p := recover(); p != nil {
-				ans.err = &PanicError{Value: p, Stack: debug.Stack()}
+				ans.err = report(p, debug.Stack())
 			}
 		}()
 		ans.value, ans.err = f()
@@ -210,14 +218,14 @@ func (c *askedCall) inTime(ctx context.Context) bool {
 
 var errStillRuns = errors.New("an earlier call has not returned although its context has ended")
 
-// settle waits until the call that runs has returned, for at most giveUpAfter. It reports false
+// settle waits until the call that runs has returned, for at most patience. It reports false
 // if that was too short. The context of the call has just ended.
-func (a *asker[T]) settle(ctx context.Context) bool {
+func (a *asker[T]) settle(ctx context.Context, patience time.Duration) bool {
 	running := a.running.Load()
 	if running == nil {
 		return true
 	}
-	timer := time.NewTimer(giveUpAfter)
+	timer := time.NewTimer(patience)
 	defer timer.Stop()
 	select {
 	case <-running.returned:
@@ -233,7 +241,7 @@ func (a *asker[T]) settle(ctx context.Context) bool {
 func (l *loop) askVerdict(f wire.Failure, would wire.Verdict) (wire.Verdict, error) {
 	ctx, cancel := context.WithTimeout(l.c.closing, maxCall)
 	defer cancel()
-	v, err := l.verdicts.ask(ctx, func() (wire.Verdict, error) { return l.c.cfg.Verdict(f, would), nil })
+	v, err := l.verdicts.ask(ctx, newPanicError, func() (wire.Verdict, error) { return l.c.cfg.Verdict(f, would), nil })
 	if errors.Is(err, context.DeadlineExceeded) {
 		err = newHangError("Verdict", "limpet.(*loop).askVerdict.func")
 	}
@@ -284,11 +292,11 @@ type guardedStore struct {
 }
 
 // guardStore returns store as the client uses it, or why its pace cannot be had.
-func guardStore(store cursor.Store) (g guardedStore, err error) {
+func guardStore(store cursor.Store, report report) (g guardedStore, err error) {
 	g.Store = store
 	defer func() {
 		if p := recover(); p != nil {
-			err = fmt.Errorf("Pace: %w", &PanicError{Value: p, Stack: debug.Stack()})
+			err = fmt.Errorf("Pace: %w", report(p, debug.Stack()))
 		}
 	}()
 	if paced, ok := store.(cursor.Paced); ok {

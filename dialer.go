@@ -331,7 +331,7 @@ func mergeHeaders(options, credential http.Header) http.Header {
 func (d *dialer) resolve(ctx context.Context) {
 	var answer resolved
 	defer func() { d.inbox.post(answer) }()
-	urls, err := d.resolver.ask(ctx, func() ([]string, error) {
+	urls, err := d.resolver.ask(ctx, newPanicError, func() ([]string, error) {
 		urls, err := d.cfg.Resolver(ctx)
 		return slices.Clone(urls), err
 	})

@@ -16,7 +16,9 @@ import (
 )
 
 // askDialect returns what the dialect decides, or no opinion and its panic.
-func (c *config) askDialect(f wire.Failure) (wire.Verdict, error) { return verdictOf(c.Dialect, f) }
+func (c *config) askDialect(f wire.Failure) (wire.Verdict, error) {
+	return c.Dialect.(guarded).verdictOf(f) // newConfig guards it
+}
 
 // overrule lets Options.Verdict change d. A call that fails changes nothing.
 func (l *loop) overrule(f *wire.Failure, d *verdict.Decision) {

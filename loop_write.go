@@ -361,7 +361,7 @@ func (l *loop) insertReplies(k *link, room int) {
 // many frames they take.
 func (l *loop) fitting(k *link, ops []wire.Op, room int) (n, frames int) {
 	return l.pacing.Fit(len(ops), room, func(n int) (int, bool) {
-		if g, ok := k.codec.(guardedCodec); ok {
+		if g, ok := k.codec.(*guardedCodec); ok {
 			return g.countFrames(ops[:n])
 		}
 		return 0, false

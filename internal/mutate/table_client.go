@@ -54,7 +54,7 @@ var ofClient = []mutation{
 	{
 		name:    "panic: of Decode ends the process",
 		file:    "dialect.go",
-		search:  "\tdefer recoverPanic(\"Decode\", &err)\n",
+		search:  "\tdefer g.report.recovered(\"Decode\", &err)\n",
 		replace: "",
 		test:    "-run ^TestPanicOfTheDialect$ ./test",
 	},

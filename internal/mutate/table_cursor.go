@@ -252,7 +252,7 @@ var ofCursor = []mutation{
 	{
 		name:    "cursor: a panic of Pace reaches the caller",
 		file:    "dialect.go",
-		search:  "			err = fmt.Errorf(\"Pace: %w\", &PanicError{Value: p, Stack: debug.Stack()})\n",
+		search:  "			err = fmt.Errorf(\"Pace: %w\", report(p, debug.Stack()))\n",
 		replace: "			panic(p)\n",
 		test:    "-run ^TestBadCursors$ ./test",
 	},

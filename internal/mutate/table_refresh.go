@@ -96,7 +96,7 @@ var ofRefresh = []mutation{
 	{
 		name:    "refresh: the next attempt trips over the call",
 		file:    "credential.go",
-		search:  "again = err == errStillRuns && d.auth.settle(ctx)",
+		search:  "again = err == errStillRuns && d.auth.settle(ctx, giveUpAfter)",
 		replace: "again = false",
 		test:    "-run ^TestRefreshOfALostConnection$ ./test",
 	},
