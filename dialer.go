@@ -15,6 +15,7 @@ import (
 
 	"github.com/limpet-go/limpet/internal/endpoint"
 	"github.com/limpet-go/limpet/internal/fault"
+	"github.com/limpet-go/limpet/internal/guard"
 	"github.com/limpet-go/limpet/internal/headers"
 	"github.com/limpet-go/limpet/internal/secrets"
 	"github.com/limpet-go/limpet/internal/socket"
@@ -28,10 +29,10 @@ type dialer struct {
 	inbox      *inbox
 	goroutines *tasks.Group
 	secrets    *secrets.Set
-	auth       asker[Credential]
-	ticket     asker[url.Values]
+	auth       guard.Asker[Credential]
+	ticket     guard.Asker[url.Values]
 	busy       atomic.Bool // an attempt has not returned
-	resolver   asker[[]string]
+	resolver   guard.Asker[[]string]
 	attempting atomic.Bool // a call of Attempt has not returned
 	path       pathMemory
 	dials      atomic.Int32 // calls of dial functions that have not returned
@@ -282,7 +283,7 @@ func (d *dialer) prepare(requests *socket.Requests, w *wire.Attempt) (err error)
 func (d *dialer) callAttempt(w *wire.Attempt) error {
 	d.attempting.Store(true)
 	defer d.attempting.Store(false)
-	timer := time.AfterFunc(maxCall, func() {
+	timer := time.AfterFunc(guard.MaxCall, func() {
 		d.inbox.post(callHangs{"Options.Dialect", newHangError("Attempt", "limpet.(*dialer).callAttempt(")})
 	})
 	defer timer.Stop()
@@ -331,7 +332,7 @@ func mergeHeaders(options, credential http.Header) http.Header {
 func (d *dialer) resolve(ctx context.Context) {
 	var answer resolved
 	defer func() { d.inbox.post(answer) }()
-	urls, err := d.resolver.ask(ctx, newPanicError, func() ([]string, error) {
+	urls, err := d.resolver.Ask(ctx, newPanicError, func() ([]string, error) {
 		urls, err := d.cfg.Resolver(ctx)
 		return slices.Clone(urls), err
 	})

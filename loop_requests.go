@@ -472,8 +472,7 @@ func (l *loop) suspect(open []*Subscription, f *wire.Failure, d *verdict.Decisio
 	if !inWords && !dropped || d.Class == string(ClassOverload) || d.Action == wire.ActionSpread && f.CloseCode != 1000 {
 		return
 	}
-	why := &Error{Op: "Subscribe", Field: "topic", Class: ClassRejected, Code: shownCode(f.Code, f.PeerCode), Err: ErrRejected,
-		Detail: "the server closes the connection each time it is asked for this topic"}
+	why := &Error{Op: "Subscribe", Field: "topic", Class: ClassRejected, Code: shownCode(f.Code, f.PeerCode), Err: ErrRejected, Detail: "the server closes the connection each time it is asked for this topic"}
 	free := 1
 	if dropped {
 		free = 2

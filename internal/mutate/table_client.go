@@ -53,7 +53,7 @@ var ofClient = []mutation{
 	},
 	{
 		name:    "panic: of Decode ends the process",
-		file:    "dialect.go",
+		file:    "internal/guard/dialect.go",
 		search:  "\tdefer g.report.recovered(\"Decode\", &err)\n",
 		replace: "",
 		test:    "-run ^TestPanicOfTheDialect$ ./test",

@@ -228,9 +228,9 @@ var ofDial = []mutation{
 	},
 	{
 		name:    "panic: methods of an error of Auth are called by the loop",
-		file:    "dialect.go",
+		file:    "internal/guard/asker.go",
 		search:  "\t\t\tsocket.CallMethods(ans.err)\n",
-		replace: "",
+		replace: "\t\t\t_ = socket.CallMethods\n",
 		test:    "-run ^TestErrorWhoseMethodsPanic$ ./test",
 	},
 	{
@@ -410,7 +410,7 @@ var ofDial = []mutation{
 	},
 	{
 		name:    "ending: Permanent after its attempt is lost",
-		file:    "dialect.go",
+		file:    "internal/guard/asker.go",
 		search:  "a.final.Store(final)",
 		replace: "_ = final",
 		test:    "-run ^TestPermanentAfterTheAttempt$ .",

@@ -34,14 +34,14 @@ var ofEnd = []mutation{
 	},
 	{
 		name:    "end: an error of Open is a violation of the server",
-		file:    "dialect.go",
+		file:    "failure.go",
 		search:  "case errors.As(err, &violation):",
 		replace: "case errors.As(err, &violation) || violation == nil:",
 		test:    "-run ^TestErrorOfOpenIsTheDialects$ ./test",
 	},
 	{
 		name:    "end: a violation that Open finds is a fault of the dialect",
-		file:    "dialect.go",
+		file:    "failure.go",
 		search:  "case errors.As(err, &violation):",
 		replace: "case errors.As(err, &violation) && violation == nil:",
 		test:    "-run ^TestViolationFoundByOpen$ ./test",

@@ -90,7 +90,7 @@ var ofEndpoints = []mutation{
 	},
 	{
 		name:    "resolver: a second call while one hangs",
-		file:    "dialect.go",
+		file:    "internal/guard/asker.go",
 		search:  "for !a.running.CompareAndSwap(nil, call) {",
 		replace: "for false {",
 		test:    "-run ^TestResolverThatHangs$ ./test",

@@ -159,8 +159,8 @@ var ofSeam = []mutation{
 	},
 	{
 		name:    "seam: a call counts from the one before",
-		file:    "dialect.go",
-		search:  "if rest := maxCall - time.Since(w.began); rest > 0 {",
+		file:    "internal/guard/watch.go",
+		search:  "if rest := MaxCall - time.Since(w.began); rest > 0 {",
 		replace: "if rest := time.Duration(0); rest > 0 {",
 		test:    "-timeout=20s -run ^TestDialectThatHangs$/^Decode ./test",
 	},

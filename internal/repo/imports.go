@@ -78,6 +78,7 @@ var layers = []layer{
 	{"internal/fallback", nil, []string{"."}},
 	{"internal/assert", nil, []string{"."}},
 	{"internal/saver", []string{"wire", "cursor"}, []string{"."}},
+	{"internal/guard", []string{"wire", "cursor", "internal/fault", "internal/socket"}, []string{"."}},
 	{"internal/sequence", []string{"wire"}, []string{"."}},
 	{"internal/verdict", []string{"wire", "internal/fault", "internal/headers", "internal/socket"}, nil}, // the tests compare with the classes of the root
 }
