@@ -12,6 +12,7 @@ import (
 
 	"github.com/google/uuid"
 	"github.com/limpet-go/limpet/internal/fifo"
+	"github.com/limpet-go/limpet/internal/guard"
 	"github.com/limpet-go/limpet/internal/headers"
 	"github.com/limpet-go/limpet/wire"
 )
@@ -288,7 +289,7 @@ func (d *doneCalls) failed(err error) {
 	d.notify.post(CallbackFailed{optionDone, &Error{Op: opReceipt, Field: optionDone, Class: ClassUser, Err: err}})
 }
 
-// finish waits until all calls have returned, or one of them has run for maxCall. No
+// finish waits until all calls have returned, or one of them has run for guard.MaxCall. No
 // outcome follows.
 func (d *doneCalls) finish() {
 	d.mu.Lock()
@@ -299,7 +300,7 @@ func (d *doneCalls) finish() {
 	idle := make(chan struct{})
 	d.idle = idle
 	d.mu.Unlock()
-	timer := time.NewTimer(maxCall)
+	timer := time.NewTimer(guard.MaxCall)
 	defer timer.Stop()
 	for {
 		select {
@@ -308,7 +309,7 @@ func (d *doneCalls) finish() {
 		case <-timer.C:
 		}
 		d.mu.Lock()
-		rest := maxCall - time.Since(d.began)
+		rest := guard.MaxCall - time.Since(d.began)
 		d.mu.Unlock()
 		if rest <= 0 {
 			d.failed(newHangError(optionDone, "limpet.(*doneCalls).call("))

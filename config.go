@@ -15,6 +15,7 @@ import (
 	"github.com/limpet-go/limpet/cursor"
 	"github.com/limpet-go/limpet/internal/endpoint"
 	"github.com/limpet-go/limpet/internal/fault"
+	"github.com/limpet-go/limpet/internal/guard"
 	"github.com/limpet-go/limpet/internal/headers"
 	"github.com/limpet-go/limpet/internal/traits"
 	"github.com/limpet-go/limpet/wire"
@@ -52,16 +53,16 @@ func newConfig(rawURL string, o *Options) (config, error) {
 		c.Dialect = native.New(nil)
 	}
 	v := &validation{op: "New"}
-	dialect, err := guard(c.Dialect)
+	dialect, err := guard.NewDialect(c.Dialect, newPanicError)
 	if err == nil {
-		err = dialect.check()
+		err = dialect.Check()
 	}
 	if panicked := (*fault.User)(nil); errors.As(err, &panicked) {
 		v.errs = append(v.errs, &Error{Op: v.op, Field: panicked.Option, Class: ClassUser, Err: panicked.Err})
 	} else if err != nil {
 		v.errs = append(v.errs, &Error{Op: v.op, Field: "Options.Dialect", Class: ClassInput, Err: err})
 	}
-	c.Dialect, c.traits = dialect, dialect.traits
+	c.Dialect, c.traits = dialect, dialect.Traits()
 	c.rules = endpoint.Rules{AllowInsecure: c.AllowInsecure, StrictURL: c.StrictURL}
 	urls, problems := c.rules.Endpoints(rawURL, c.Endpoints)
 	v.problems(problems)
@@ -338,7 +339,7 @@ func (c *config) checkCursor(op string, s *SubscribeOptions) error {
 	case cursor.CheckName(s.Name) != nil:
 		return inputError(op, optionName, "%w", cursor.CheckName(s.Name))
 	}
-	store, err := guardStore(s.Cursor)
+	store, err := guard.NewStore(s.Cursor, newPanicError)
 	if errors.Is(err, ErrPanic) {
 		return &Error{Op: op, Field: optionCursor, Class: ClassUser, Err: err}
 	} else if err != nil {

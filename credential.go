@@ -14,8 +14,10 @@ import (
 
 	"github.com/limpet-go/limpet/internal/endpoint"
 	"github.com/limpet-go/limpet/internal/fault"
+	"github.com/limpet-go/limpet/internal/guard"
 	"github.com/limpet-go/limpet/internal/headers"
 	"github.com/limpet-go/limpet/internal/ticket"
+	"github.com/limpet-go/limpet/internal/verdict"
 	"github.com/limpet-go/limpet/wire"
 )
 
@@ -99,8 +101,8 @@ func (d *dialer) info(a attempt) AttemptInfo {
 // credential calls Auth.
 func (d *dialer) credential(ctx context.Context, a attempt) (cred Credential, err error) {
 	for again := d.cfg.Auth != nil; again; {
-		cred, err = d.auth.ask(ctx, func() (Credential, error) { return d.cfg.Auth(ctx, d.info(a)) })
-		again = err == errStillRuns && d.auth.settle(ctx) // it was for the connection before
+		cred, err = d.auth.Ask(ctx, newPanicError, func() (Credential, error) { return d.cfg.Auth(ctx, d.info(a)) })
+		again = err == guard.ErrStillRuns && d.auth.Settle(ctx, giveUpAfter) // it was for the connection before
 	}
 	if err != nil {
 		return cred, err
@@ -116,7 +118,7 @@ func (d *dialer) target(ctx context.Context, a attempt, cred Credential) (target
 	}
 	info := d.info(a)
 	info.Credential = cred
-	values, err = d.ticket.ask(ctx, func() (url.Values, error) {
+	values, err = d.ticket.Ask(ctx, newPanicError, func() (url.Values, error) {
 		values, err := d.cfg.Ticket(ctx, info)
 		return url.Values(http.Header(values).Clone()), err
 	})
@@ -291,7 +293,7 @@ func (k *link) giveUpRefresh() {
 func (d *dialer) refresh(ctx context.Context, c *conn, a attempt) {
 	info := d.info(a)
 	info.Connected = true
-	cred, err := d.auth.ask(ctx, func() (Credential, error) { return d.cfg.Auth(ctx, info) })
+	cred, err := d.auth.Ask(ctx, newPanicError, func() (Credential, error) { return d.cfg.Auth(ctx, info) })
 	if err == nil {
 		d.secrets.AddRefreshed(cred.Token.reveal())
 		err = cred.check()
@@ -321,7 +323,7 @@ func (e refreshed) apply(l *loop) {
 		l.fail(k, &wire.Failure{Stage: wire.StageOpen, Err: err})
 	case e.err != nil:
 		f := l.dialer.refused(attempt{}, err).failure
-		d := decideByTable(f)
+		d := verdict.ByTable(f)
 		why := l.explain(f, d)
 		why.Op = "refresh"
 		l.refreshFailed(k, why, d.After)

@@ -14,6 +14,7 @@ import (
 
 	"github.com/limpet-go/limpet/internal/endpoint"
 	"github.com/limpet-go/limpet/internal/fault"
+	"github.com/limpet-go/limpet/internal/guard"
 	"github.com/limpet-go/limpet/internal/secrets"
 	"github.com/limpet-go/limpet/internal/socket"
 	"github.com/limpet-go/limpet/internal/tasks"
@@ -26,10 +27,10 @@ type dialer struct {
 	inbox      *inbox
 	goroutines *tasks.Group
 	secrets    *secrets.Set
-	auth       asker[Credential]
-	ticket     asker[url.Values]
+	auth       guard.Asker[Credential]
+	ticket     guard.Asker[url.Values]
 	busy       atomic.Bool // an attempt has not returned
-	resolver   asker[[]string]
+	resolver   guard.Asker[[]string]
 	attempting atomic.Bool // a call of Attempt has not returned
 	path       endpoint.Path
 	dials      atomic.Int32 // calls of dial functions that have not returned
@@ -313,7 +314,7 @@ func (d *dialer) prepare(requests *socket.Requests, w *wire.Attempt) (err error)
 func (d *dialer) callAttempt(w *wire.Attempt) error {
 	d.attempting.Store(true)
 	defer d.attempting.Store(false)
-	timer := time.AfterFunc(maxCall, func() {
+	timer := time.AfterFunc(guard.MaxCall, func() {
 		d.inbox.post(callHangs{"Options.Dialect", newHangError("Attempt", "limpet.(*dialer).callAttempt(")})
 	})
 	defer timer.Stop()
@@ -331,7 +332,7 @@ func (d *dialer) addCookies(rawURL string) {
 func (d *dialer) resolve(ctx context.Context) {
 	var answer resolved
 	defer func() { d.inbox.post(answer) }()
-	urls, err := d.resolver.ask(ctx, func() ([]string, error) {
+	urls, err := d.resolver.Ask(ctx, newPanicError, func() ([]string, error) {
 		urls, err := d.cfg.Resolver(ctx)
 		return slices.Clone(urls), err
 	})

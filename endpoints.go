@@ -12,6 +12,7 @@ import (
 	"github.com/limpet-go/limpet/internal/governor"
 	"github.com/limpet-go/limpet/internal/headers"
 	"github.com/limpet-go/limpet/internal/socket"
+	"github.com/limpet-go/limpet/internal/verdict"
 	"github.com/limpet-go/limpet/wire"
 )
 
@@ -68,7 +69,7 @@ func (l *loop) takeTurn() bool {
 
 // followEndpoint follows at the endpoint why an attempt failed (k is nil) or a connection
 // ended. It reports whether another endpoint is to be tried at once.
-func (l *loop) followEndpoint(k *link, f *wire.Failure, d *decision) (another bool) {
+func (l *loop) followEndpoint(k *link, f *wire.Failure, d *verdict.Decision) (another bool) {
 	e, list := l.endpoints.Chosen, l.endpoints.List
 	if k != nil {
 		e = k.endpoint
@@ -82,11 +83,11 @@ func (l *loop) followEndpoint(k *link, f *wire.Failure, d *decision) (another bo
 	case list.Len() == 1:
 		return false
 	case d.Action == wire.ActionStop:
-		if !d.byTable || list.Refused(e, l.now) {
+		if !d.ByTable || list.Refused(e, l.now) {
 			return false
 		}
 		d.Action = wire.ActionBackOff
-	case d.class == ClassLocal, d.class == ClassUser, d.Action == wire.ActionRefresh:
+	case d.Class == string(ClassLocal), d.Class == string(ClassUser), d.Action == wire.ActionRefresh:
 		return false // the endpoint is not why
 	case wasReady && d.Action == wire.ActionSpread:
 		list.Avoid(e, l.now) // it goes away
@@ -95,7 +96,7 @@ func (l *loop) followEndpoint(k *link, f *wire.Failure, d *decision) (another bo
 		list.Failed(e, l.now)
 	}
 	if d.After > 0 { // a slot of this endpoint alone
-		list.Hold(e, l.now.Add(d.After+uniform(max(d.After/10, d.slotWindow))))
+		list.Hold(e, l.now.Add(d.After+uniform(max(d.After/10, d.SlotWindow))))
 		d.After = 0
 	}
 	return !wasReady && list.HasNext(l.now)
@@ -163,14 +164,6 @@ func (v *validation) redirects(c *config) {
 		v.refuse(fmt.Sprintf("%s.Hosts[%d]", optionRedirects, i), "%w", err)
 	}
 	c.allowed = endpoint.Redirects{Allowed: allowed, StrictURL: c.StrictURL}
-}
-
-// redirectOf returns the error of an answer 3xx.
-func redirectOf(f *wire.Failure) error {
-	if known := (*fault.Redirect)(nil); errors.As(f.Err, &known) {
-		return known
-	}
-	return ErrRedirect
 }
 
 // optionOf returns the option that err names; "" if there is none.

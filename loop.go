@@ -11,7 +11,9 @@ import (
 	"github.com/limpet-go/limpet/internal/endpoint"
 	"github.com/limpet-go/limpet/internal/fault"
 	"github.com/limpet-go/limpet/internal/fifo"
+	"github.com/limpet-go/limpet/internal/guard"
 	"github.com/limpet-go/limpet/internal/pace"
+	"github.com/limpet-go/limpet/internal/verdict"
 	"github.com/limpet-go/limpet/wire"
 )
 
@@ -73,8 +75,8 @@ type loop struct {
 	encodePanics int // of Encode since the last stable connection
 	writeBytes   int // of messages in one write; follows the speed of the link
 
-	finality finality            // what ends the client
-	verdicts asker[wire.Verdict] // calls Options.Verdict
+	finality verdict.Finality          // what ends the client
+	verdicts guard.Asker[wire.Verdict] // calls Options.Verdict
 	outage   outageWatch
 }
 

@@ -10,6 +10,8 @@ import (
 	"time"
 
 	"github.com/limpet-go/limpet/internal/fault"
+	"github.com/limpet-go/limpet/internal/traits"
+	"github.com/limpet-go/limpet/internal/verdict"
 	"github.com/limpet-go/limpet/wire"
 )
 
@@ -142,7 +144,7 @@ func (l *loop) welcome(k *link, r *wire.Ready) {
 		l.violated(k, &wire.CodeError{Code: 4000, Reason: "resumed a session that is not ours"})
 		return
 	}
-	k.traits = agreed(k.traits, r.Traits)
+	k.traits = traits.Agreed(k.traits, r.Traits)
 	if err := l.window.resume(r, k.traits.Dedup); err != nil {
 		l.session = wire.Session{}
 		l.violated(k, err)
@@ -178,7 +180,7 @@ func (l *loop) welcome(k *link, r *wire.Ready) {
 	l.credentialRefusedAt = time.Time{} // the server has taken the credential
 	l.policy.handshakeTimeout = handshakeTimeout
 	l.followTransport(k)
-	l.finality.ready(l.c.cfg.traits.Greeting && !l.finality.oversized)
+	l.finality.Ready(l.c.cfg.traits.Greeting && !l.finality.Oversized)
 	l.endpoints.Worked(k.endpoint, l.now)
 	l.c.counters.countReady(r.Resumed)
 	l.state.Resumed = r.Resumed
@@ -212,7 +214,7 @@ func (l *loop) violated(k *link, err error) {
 		ce = &wire.CodeError{Code: 1002, Reason: err.Error()}
 		err = ce
 	}
-	if l.finality.oversized = ce.Code == closeTooBig; l.finality.oversized {
+	if l.finality.Oversized = ce.Code == closeTooBig; l.finality.Oversized {
 		l.abandonPositions(k)
 	}
 	l.disconnect(k, ce.Code, ce.Reason)
@@ -263,23 +265,23 @@ func (l *loop) fail(k *link, f *wire.Failure) {
 		l.dialer.path.Lost(f)
 	}
 	f.Attempt = l.policy.failures + 1
-	d := decide(l.c.cfg.Dialect, f)
+	d := verdict.Decide(f, l.c.cfg.askDialect)
 	if rest := l.goAwayUntil.Sub(l.now); rest > 0 {
-		d.After, d.slotWindow, d.namesTime = max(d.After, rest), l.spread, true
+		d.After, d.SlotWindow, d.NamesTime = max(d.After, rest), l.spread, true
 	}
 	refused := d.Action == wire.ActionRefresh
 	l.overrule(f, &d)
 	refused = refused || d.Action == wire.ActionRefresh
 	why := l.explain(f, d)
 	l.state.Cause = why
-	l.c.counters.countFailure(k != nil && k.ready, d.class)
+	l.c.counters.countFailure(k != nil && k.ready, ErrorClass(d.Class))
 	if k != nil && k.ready && l.link == k {
 		open := l.openRequests(k)
 		if d.TooBig {
 			l.window.frameTooBig(len(open) == 0)
 		}
 		l.suspect(open, f, &d, k.fatalError != nil)
-		l.learnIdle(k, f, d.class)
+		l.learnIdle(k, f, ErrorClass(d.Class))
 	}
 	l.disconnect(k, 0, "")
 	l.countOutage(true)
@@ -287,10 +289,10 @@ func (l *loop) fail(k *link, f *wire.Failure) {
 		l.disconnectedAt = l.now
 	}
 	l.goAwayUntil = time.Time{}
-	l.finality.weigh(&d, l.now, l.canRefresh(), l.c.cfg.Backoff.KeepTrying)
+	l.finality.Weigh(&d, l.now, l.canRefresh(), l.c.cfg.Backoff.KeepTrying)
 	another := l.followEndpoint(k, f, &d)
 	if d.Action == wire.ActionStop {
-		l.end(&PermanentError{d.class, why})
+		l.end(&PermanentError{ErrorClass(d.Class), why})
 		return
 	}
 	if refused {
@@ -319,7 +321,7 @@ func (l *loop) canRefresh() bool {
 }
 
 // tryAgain starts the wait that a failure calls for.
-func (l *loop) tryAgain(d decision) {
+func (l *loop) tryAgain(d verdict.Decision) {
 	spread := l.spread
 	switch d.Action {
 	case wire.ActionRefresh:

@@ -80,14 +80,14 @@ func (l *loop) checkStable(k *link) {
 	worked := k.proved || l.hasReceived(k)
 	if worked {
 		l.silences = 0
-		l.finality.progressed()
+		l.finality.Progressed()
 	}
 	early := k.stableAt.Add(-l.c.cfg.Backoff.StableAfter * 5 / 6)
 	if !due(k.stableAt, l.now) && !(due(early, l.now) && worked) {
 		return
 	}
 	k.stable = true
-	l.finality.lasted()
+	l.finality.Lasted()
 	l.endpoints.List.Stable(k.endpoint)
 	l.policy.forgetFailures()
 	l.encodePanics = 0

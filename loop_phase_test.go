@@ -13,6 +13,7 @@ import (
 
 	"github.com/limpet-go/limpet/internal/budget"
 	"github.com/limpet-go/limpet/internal/secrets"
+	"github.com/limpet-go/limpet/internal/verdict"
 	"github.com/limpet-go/limpet/limpettest"
 	"github.com/limpet-go/limpet/wire"
 )
@@ -91,7 +92,10 @@ var transitions = []transition{
 		return readFailed{connOf(l), violation("a test")}
 	}, "", "waiting", "waiting", ""},
 	{"`readFailed`: the third violation before the first welcome", func(l *loop) event {
-		l.finality.violations = maxViolations - 1
+		for range 2 {
+			d := verdict.ByTable(&wire.Failure{Stage: wire.StageHandshake, Err: violation("a test")})
+			l.finality.Weigh(&d, l.now, false, false)
+		}
 		return readFailed{connOf(l), violation("a test")}
 	}, "", "ended", "waiting", ""},
 	{"any event of an earlier connection", func(l *loop) event {

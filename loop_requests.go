@@ -6,6 +6,7 @@ import (
 	"time"
 
 	"github.com/limpet-go/limpet/internal/headers"
+	"github.com/limpet-go/limpet/internal/verdict"
 	"github.com/limpet-go/limpet/wire"
 )
 
@@ -465,14 +466,13 @@ func (l *loop) openRequests(k *link) (open []*Subscription) {
 // subscription is asked for later each time, at a random moment: so it does not cost the
 // others their connection, and is alone with the server sooner or later. It ends if
 // it was alone each time and the server said so, five times over ten minutes.
-func (l *loop) suspect(open []*Subscription, f *wire.Failure, d *decision, fatal bool) {
+func (l *loop) suspect(open []*Subscription, f *wire.Failure, d *verdict.Decision, fatal bool) {
 	inWords := f.CloseCode != 0 || fatal
-	dropped := !inWords && d.byTable && d.class == ClassNetwork
-	if !inWords && !dropped || d.class == ClassOverload || d.Action == wire.ActionSpread && f.CloseCode != 1000 {
+	dropped := !inWords && d.ByTable && d.Class == string(ClassNetwork)
+	if !inWords && !dropped || d.Class == string(ClassOverload) || d.Action == wire.ActionSpread && f.CloseCode != 1000 {
 		return
 	}
-	why := &Error{Op: "Subscribe", Field: "topic", Class: ClassRejected, Code: shownCode(f.Code, f.PeerCode), Err: ErrRejected,
-		Detail: "the server closes the connection each time it is asked for this topic"}
+	why := &Error{Op: "Subscribe", Field: "topic", Class: ClassRejected, Code: shownCode(f.Code, f.PeerCode), Err: ErrRejected, Detail: "the server closes the connection each time it is asked for this topic"}
 	free := 1
 	if dropped {
 		free = 2
@@ -488,7 +488,7 @@ func (l *loop) suspect(open []*Subscription, f *wire.Failure, d *decision, fatal
 				p.since = l.now
 			}
 		}
-		if p.alone >= finalRepeats && l.now.Sub(p.since) >= finalSpan {
+		if p.alone >= verdict.FinalRepeats && l.now.Sub(p.since) >= verdict.FinalSpan {
 			l.endSub(s, why)
 			continue
 		}

@@ -448,20 +448,6 @@ func TestPatienceIsForgotten(t *testing.T) {
 	})
 }
 
-// A peer lowers the traits of a connection and raises none.
-func TestAgreedTraits(t *testing.T) {
-	all := wire.Traits{Unsubscribe: true, Credit: true, Fin: true, Acks: true, Processed: wire.ProcessedEach}
-	if got := agreed(&all, &wire.Traits{}); *got != (wire.Traits{}) {
-		t.Errorf("a peer that lacks everything: %+v", *got)
-	}
-	if got := agreed(&wire.Traits{}, &all); *got != (wire.Traits{}) {
-		t.Errorf("a dialect that lacks everything: %+v", *got)
-	}
-	if got := agreed(&all, nil); *got != all {
-		t.Errorf("a peer that lacks nothing: %+v", *got)
-	}
-}
-
 // Topics that hold a place are counted: there may be thousands.
 func TestPlacesAreCounted(t *testing.T) {
 	l := &loop{c: &Client{cfg: config{traits: wire.Traits{Connection: wire.ConnectionLimits{Subscriptions: 9}}}}}

@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"github.com/limpet-go/limpet/internal/fault"
+	"github.com/limpet-go/limpet/internal/guard"
 	"github.com/limpet-go/limpet/wire"
 )
 
@@ -361,8 +362,8 @@ func (l *loop) insertReplies(k *link, room int) {
 // many frames they take.
 func (l *loop) fitting(k *link, ops []wire.Op, room int) (n, frames int) {
 	return l.pacing.Fit(len(ops), room, func(n int) (int, bool) {
-		if g, ok := k.codec.(guardedCodec); ok {
-			return g.countFrames(ops[:n])
+		if g, ok := k.codec.(*guard.Codec); ok {
+			return g.CountFrames(ops[:n])
 		}
 		return 0, false
 	})

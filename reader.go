@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"github.com/limpet-go/limpet/internal/fault"
+	"github.com/limpet-go/limpet/internal/guard"
 	"github.com/limpet-go/limpet/internal/secrets"
 	"github.com/limpet-go/limpet/internal/tasks"
 	"github.com/limpet-go/limpet/wire"
@@ -33,9 +34,9 @@ type reader struct {
 	names   serverNames
 	reports skipReports
 	wakes   wakeRate
-	decodes callWatch   // of Decode and Delivery.Key
-	inKey   atomic.Bool // Delivery.Key may run
-	readAt  time.Time   // when the frames at hand were read
+	decodes guard.CallWatch // of Decode and Delivery.Key
+	inKey   atomic.Bool     // Delivery.Key may run
+	readAt  time.Time       // when the frames at hand were read
 }
 
 // start starts the goroutine that reads. Done waits for it until it ends, unless
@@ -44,7 +45,7 @@ func (r *reader) start() {
 	if !r.goroutines.Hold() {
 		return
 	}
-	r.decodes.onHang = func() {
+	r.decodes.OnHang = func() {
 		if r.inKey.Load() {
 			r.inbox.post(callHangs{"Delivery.Key", newHangError("Delivery.Key", "limpet.(*queue).keysOf(")})
 		} else {
@@ -63,13 +64,13 @@ func (r *reader) run() {
 		batch, err := r.conn.Receive(idle)
 		now := time.Now()
 		r.readAt = now
-		r.decodes.begin(now)
+		r.decodes.Begin(now)
 		err = r.handle(batch, err)
-		if !r.decodes.end() {
+		if !r.decodes.End() {
 			return // abandoned
 		}
 		if err != nil {
-			r.decodes.stop()
+			r.decodes.Stop()
 			r.inbox.post(readFailed{r.conn, asCallersFault(err)})
 			r.goroutines.Release()
 			return
@@ -84,8 +85,8 @@ func (r *reader) run() {
 func (r *reader) handle(batch []wire.Frame, err error) error {
 	returned := false
 	defer func() {
-		if !returned && r.decodes.end() {
-			r.decodes.stop()
+		if !returned && r.decodes.End() {
+			r.decodes.Stop()
 			why := errGoexit
 			if r.inKey.Load() {
 				why = &fault.User{Option: "Delivery.Key", Err: errKeyGoexit.Err}

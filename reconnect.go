@@ -6,6 +6,7 @@ import (
 	"time"
 
 	"github.com/cenkalti/backoff/v4"
+	"github.com/limpet-go/limpet/internal/verdict"
 )
 
 // The fixed numbers of docs/reconnect.md.
@@ -87,23 +88,23 @@ func (p *policy) countFailure(floor int) (draw time.Duration) {
 // nextDelay counts one more failure and draws the wait before the next attempt.
 // A slot given by the server replaces the draw; the wait is never shorter than
 // the slot.
-func (p *policy) nextDelay(d decision, spread time.Duration) time.Duration {
-	draw := p.countFailure(d.minFailures)
+func (p *policy) nextDelay(d verdict.Decision, spread time.Duration) time.Duration {
+	draw := p.countFailure(d.MinFailures)
 	v := p.delayBound()
-	if d.atCap {
+	if d.AtCap {
 		v = max(v, p.options.Max)
 	}
 	spread = min(spread, maxSpread)
 	switch {
 	case d.After > 0:
-		return d.After + uniform(max(d.After/10, d.slotWindow))
-	case p.failures == 1 && !d.atCap && p.options.First < 0 && spread == 0:
+		return d.After + uniform(max(d.After/10, d.SlotWindow))
+	case p.failures == 1 && !d.AtCap && p.options.First < 0 && spread == 0:
 		return 0
-	case p.failures == 1 && !d.atCap:
+	case p.failures == 1 && !d.AtCap:
 		return uniform(max(p.options.First, spread))
 	case v < spread:
 		return spread/2 + uniform(spread/2)
-	case d.atCap:
+	case d.AtCap:
 		return v/2 + uniform(v/2)
 	}
 	return draw

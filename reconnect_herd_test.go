@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"github.com/cenkalti/backoff/v4"
+	"github.com/limpet-go/limpet/internal/verdict"
 	"github.com/limpet-go/limpet/wire"
 )
 
@@ -57,7 +58,7 @@ func (o *ours) again(_ time.Duration, why *wire.Failure) time.Duration {
 	if why.Err == context.DeadlineExceeded {
 		o.extendDialTimeout()
 	}
-	d := decide(opinionated{}, why)
+	d := verdict.Decide(why, func(wire.Failure) (wire.Verdict, error) { return wire.Verdict{}, nil })
 	return max(o.nextDelay(d, o.spread), d.After)
 }
 

@@ -8,8 +8,8 @@ import (
 	"time"
 
 	"github.com/limpet-go/limpet/internal/liveness"
+	"github.com/limpet-go/limpet/internal/verdict"
 	"github.com/limpet-go/limpet/limpettest"
-	"github.com/limpet-go/limpet/wire"
 )
 
 // Three ways in which backoff goes wrong elsewhere: giving up after 15 minutes,
@@ -18,7 +18,7 @@ import (
 func TestPolicyNeverGivesUp(t *testing.T) {
 	p := newPolicy(Backoff{First: 500 * time.Millisecond, Initial: 500 * time.Millisecond, Max: 15 * time.Second, Multiplier: 1.5}, 10*time.Second)
 	for k := 1; k <= 2000; k++ {
-		d := p.nextDelay(decision{}, 0)
+		d := p.nextDelay(verdict.Decision{}, 0)
 		if d < 0 {
 			t.Fatalf("failure %d: stop", k)
 		}
@@ -37,7 +37,7 @@ func TestPolicyJitterSurvivesTheCap(t *testing.T) {
 	p := newPolicy(Backoff{First: 500 * time.Millisecond, Initial: 500 * time.Millisecond, Max: 15 * time.Second, Multiplier: 1.5}, 10*time.Second)
 	seen := map[time.Duration]bool{}
 	for range 500 {
-		seen[p.nextDelay(decision{}, 0).Round(time.Millisecond)] = true
+		seen[p.nextDelay(verdict.Decision{}, 0).Round(time.Millisecond)] = true
 	}
 	if len(seen) < 400 {
 		t.Errorf("500 draws gave %d different waits", len(seen))
@@ -47,11 +47,11 @@ func TestPolicyJitterSurvivesTheCap(t *testing.T) {
 func TestPolicySpread(t *testing.T) {
 	p := newPolicy(Backoff{First: 500 * time.Millisecond, Initial: 500 * time.Millisecond, Max: 15 * time.Second, Multiplier: 1.5}, 10*time.Second)
 	const w = time.Minute
-	if d := p.nextDelay(decision{}, w); d > w {
+	if d := p.nextDelay(verdict.Decision{}, w); d > w {
 		t.Errorf("first wait %v, window %v", d, w)
 	}
 	for k := 2; k < 19; k++ {
-		if d := p.nextDelay(decision{}, w); d < w/2 || d > w {
+		if d := p.nextDelay(verdict.Decision{}, w); d < w/2 || d > w {
 			t.Errorf("failure %d: waits %v outside [%v, %v]", k, d, w/2, w)
 		}
 	}
@@ -60,7 +60,7 @@ func TestPolicySpread(t *testing.T) {
 func TestPolicySlotReplacesTheDraw(t *testing.T) {
 	p := newPolicy(Backoff{First: 500 * time.Millisecond, Initial: 500 * time.Millisecond, Max: 15 * time.Second, Multiplier: 1.5}, 10*time.Second)
 	for range 100 {
-		d := decision{}
+		d := verdict.Decision{}
 		d.After = 40 * time.Second
 		if got := p.nextDelay(d, 0); got < 40*time.Second || got > 44*time.Second {
 			t.Fatalf("slot of 40 s gave %v", got)
@@ -70,7 +70,7 @@ func TestPolicySlotReplacesTheDraw(t *testing.T) {
 
 func TestPolicyDialTimeoutGrowsOnTimeoutsOnly(t *testing.T) {
 	p := newPolicy(Backoff{First: 1, Initial: 1, Max: 1, Multiplier: 1}, 10*time.Second)
-	p.nextDelay(decision{}, 0)
+	p.nextDelay(verdict.Decision{}, 0)
 	if p.dialTimeout != 10*time.Second {
 		t.Errorf("after a refusal: %v", p.dialTimeout)
 	}
@@ -89,7 +89,7 @@ func newTestPolicy() policy {
 // However a failure is counted, the draws keep to the envelope: a refresh, an
 // immediate retry, a floor of three, the cap.
 func TestPolicyEnvelopeAfterAnyMixture(t *testing.T) {
-	capped, overloaded, plain := decision{atCap: true}, decision{minFailures: 3}, decision{}
+	capped, overloaded, plain := verdict.Decision{AtCap: true}, verdict.Decision{MinFailures: 3}, verdict.Decision{}
 	for name, mixture := range map[string][]any{
 		"skipped":             {"skip", plain, plain, plain},
 		"skipped over 20":     {"nineteen", "skip", plain, plain},
@@ -110,7 +110,7 @@ func TestPolicyEnvelopeAfterAnyMixture(t *testing.T) {
 					}
 					continue
 				}
-				got, v := p.nextDelay(step.(decision), 0), p.delayBound()
+				got, v := p.nextDelay(step.(verdict.Decision), 0), p.delayBound()
 				if p.failures > 1 && (got < v/2-time.Microsecond || got > max(v, 15*time.Second)+time.Microsecond) {
 					t.Fatalf("%s: step %d, failure %d waits %v, want [%v, %v]", name, i, p.failures, got, v/2, v)
 				}
@@ -121,27 +121,10 @@ func TestPolicyEnvelopeAfterAnyMixture(t *testing.T) {
 
 func TestPolicyCapRespectsTheSpread(t *testing.T) {
 	p := newTestPolicy()
-	p.nextDelay(decision{}, 0)
+	p.nextDelay(verdict.Decision{}, 0)
 	for range 50 {
-		if got := p.nextDelay(decision{atCap: true}, 2*time.Minute); got < time.Minute || got > 2*time.Minute {
+		if got := p.nextDelay(verdict.Decision{AtCap: true}, 2*time.Minute); got < time.Minute || got > 2*time.Minute {
 			t.Fatalf("waits %v, the window is 2 min", got)
-		}
-	}
-}
-
-type opinionated struct {
-	wire.Dialect
-	verdict wire.Verdict
-}
-
-func (d opinionated) Verdict(wire.Failure) wire.Verdict { return d.verdict }
-
-// A dialect that knows what to do about a status need not read Retry-After.
-func TestVerdictKeepsTheSlotOfTheServer(t *testing.T) {
-	f := &wire.Failure{Stage: wire.StageUpgrade, Status: 503, Header: http.Header{"Retry-After": {"90"}}}
-	for action := wire.ActionDefault; action <= wire.ActionNewSession; action++ {
-		if d := decide(opinionated{verdict: wire.Verdict{Action: action}}, f); d.After != 90*time.Second {
-			t.Errorf("%v: waits %v, the server wants 90 s", action, d.After)
 		}
 	}
 }
@@ -152,7 +135,7 @@ func TestPolicyGoAwaySpreads(t *testing.T) {
 	p := newPolicy(Backoff{First: 500 * time.Millisecond, Initial: 500 * time.Millisecond, Max: 15 * time.Second, Multiplier: 1.5}, 10*time.Second)
 	var longest time.Duration
 	for range 200 {
-		d := decision{slotWindow: 30 * time.Second}
+		d := verdict.Decision{SlotWindow: 30 * time.Second}
 		d.After = 40 * time.Second
 		wait := p.nextDelay(d, 0)
 		if wait < 40*time.Second || wait > 70*time.Second {

@@ -6,6 +6,7 @@ import (
 	"time"
 
 	"github.com/limpet-go/limpet/internal/endpoint"
+	"github.com/limpet-go/limpet/internal/verdict"
 	"github.com/limpet-go/limpet/wire"
 )
 
@@ -60,7 +61,7 @@ func (l *loop) planLeaving(k *link, ev *wire.Event) {
 	if !k.goAway {
 		k.goAway, k.leaveAt = true, l.now
 		if asked := l.rotation.askedAt; !asked.IsZero() && l.now.Sub(asked) < askedAgain {
-			k.leaveAt = l.now.Add(l.policy.nextDelay(decision{minFailures: 6}, 0))
+			k.leaveAt = l.now.Add(l.policy.nextDelay(verdict.Decision{MinFailures: 6}, 0))
 		}
 		l.rotation.askedAt = l.now
 	}
@@ -191,15 +192,15 @@ func (l *loop) rotated(k *link, e *dialed) {
 // long as it works, whatever the failure: only a client without a connection ends.
 func (l *loop) rotationFailed(k *link, f *wire.Failure) {
 	f.Attempt = l.policy.failures + 1
-	d := decide(l.c.cfg.Dialect, f)
+	d := verdict.Decide(f, l.c.cfg.askDialect)
 	l.overrule(f, &d)
 	if d.Action == wire.ActionRefresh {
 		l.credentialRefusedAt, l.refreshCredential = l.now, l.c.cfg.hasCredential()
 	}
 	if d.Action == wire.ActionStop || d.Action == wire.ActionRefresh {
-		d.Action, d.atCap = wire.ActionBackOff, true
+		d.Action, d.AtCap = wire.ActionBackOff, true
 	}
-	l.c.counters.countFailure(false, d.class)
+	l.c.counters.countFailure(false, ErrorClass(d.Class))
 	l.followEndpoint(nil, f, &d)
 	l.earliestRetry = later(l.now.Add(d.After), l.endpoints.List.Earliest())
 	k.renewAt = later(l.now.Add(l.policy.nextDelay(d, l.spread)), l.earliestAttempt())

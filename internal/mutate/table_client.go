@@ -26,7 +26,7 @@ var ofClient = []mutation{
 	{
 		name:    "policy: a slot of the server is undercut",
 		file:    "reconnect.go",
-		search:  "return d.After + uniform(max(d.After/10, d.slotWindow))",
+		search:  "return d.After + uniform(max(d.After/10, d.SlotWindow))",
 		replace: "return uniform(d.After)",
 		test:    "-run ^TestPolicySlotReplacesTheDraw$ .",
 	},
@@ -53,8 +53,8 @@ var ofClient = []mutation{
 	},
 	{
 		name:    "panic: of Decode ends the process",
-		file:    "dialect.go",
-		search:  "\tdefer recoverPanic(\"Decode\", &err)\n",
+		file:    "internal/guard/dialect.go",
+		search:  "\tdefer g.report.recovered(\"Decode\", &err)\n",
 		replace: "",
 		test:    "-run ^TestPanicOfTheDialect$ ./test",
 	},

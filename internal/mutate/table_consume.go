@@ -152,8 +152,8 @@ var ofConsume = []mutation{
 	{
 		name:    "consume: a call of Done may run as long as it likes",
 		file:    "ack.go",
-		search:  "\t\trest := maxCall - time.Since(d.began)\n",
-		replace: "\t\trest := maxCall\n",
+		search:  "\t\trest := guard.MaxCall - time.Since(d.began)\n",
+		replace: "\t\trest := guard.MaxCall\n",
 		test:    "-run ^TestDoneThatHangs$ ./test",
 	},
 	{

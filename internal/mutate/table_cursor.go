@@ -243,7 +243,7 @@ var ofCursor = []mutation{
 	},
 	{
 		name:    "cursor: methods of an error of Save end the process",
-		file:    "dialect.go",
+		file:    "internal/guard/store.go",
 		search:  "	err := g.Store.Save(ctx, name, c)\n	if err != nil {\n		socket.CallMethods(err)\n	}\n",
 		replace: "	err := g.Store.Save(ctx, name, c)\n",
 		test:    "-run ^TestCursorThatIsNotSaved$ ./test",
@@ -251,9 +251,9 @@ var ofCursor = []mutation{
 	},
 	{
 		name:    "cursor: a panic of Pace reaches the caller",
-		file:    "dialect.go",
-		search:  "			err = fmt.Errorf(\"Pace: %w\", &PanicError{Value: p, Stack: debug.Stack()})\n",
-		replace: "			panic(p)\n",
+		file:    "internal/guard/store.go",
+		search:  "			err = fmt.Errorf(\"Pace: %w\", report(p, debug.Stack()))\n",
+		replace: "			panic(report(p, debug.Stack()))\n",
 		test:    "-run ^TestBadCursors$ ./test",
 	},
 	{

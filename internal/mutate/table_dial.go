@@ -95,7 +95,7 @@ var ofDial = []mutation{
 	},
 	{
 		name:    "dial: Connection: close in the 101 is final",
-		file:    "failure.go",
+		file:    "internal/verdict/table.go",
 		search:  "case errors.Is(f.Err, socket.ErrConnectionClose):",
 		replace: "case errors.Is(f.Err, socket.ErrConnectionClose) && false:",
 		test:    "-run ^TestBad101$ ./test",
@@ -123,9 +123,9 @@ var ofDial = []mutation{
 	},
 	{
 		name:    "proxy: its Retry-After does not count",
-		file:    "failure.go",
-		search:  "d.After, d.namesTime = headers.RetryAfter(proxy.Header)",
-		replace: "d.After, d.namesTime = 0, false",
+		file:    "internal/verdict/table.go",
+		search:  "d.After, d.NamesTime = headers.RetryAfter(proxy.Header)",
+		replace: "d.After, d.NamesTime = 0, false",
 		test:    "-run ^TestProxyRefusesWSS$ ./test",
 	},
 	{
@@ -228,9 +228,9 @@ var ofDial = []mutation{
 	},
 	{
 		name:    "panic: methods of an error of Auth are called by the loop",
-		file:    "dialect.go",
+		file:    "internal/guard/asker.go",
 		search:  "\t\t\tsocket.CallMethods(ans.err)\n",
-		replace: "",
+		replace: "\t\t\t_ = socket.CallMethods\n",
 		test:    "-run ^TestErrorWhoseMethodsPanic$ ./test",
 	},
 	{
@@ -277,9 +277,9 @@ var ofDial = []mutation{
 	},
 	{
 		name:    "ending: violations need not be in a row",
-		file:    "failure.go",
-		search:  "\t\ty.violations, y.oversized = 0, false\n",
-		replace: "\t\ty.oversized = false\n",
+		file:    "internal/verdict/finality.go",
+		search:  "\t\ty.violations, y.Oversized = 0, false\n",
+		replace: "\t\ty.Oversized = false\n",
 		test:    "-run ^TestViolationsInARow$ ./test",
 	},
 	{
@@ -361,7 +361,7 @@ var ofDial = []mutation{
 	},
 	{
 		name:    "class: a firewall is not of this machine",
-		file:    "failure.go",
+		file:    "internal/verdict/table.go",
 		search:  "\tsyscall.EACCES, syscall.EPERM, // a firewall or a sandbox\n",
 		replace: "",
 		test:    "-run ^TestFaultOfThisMachine$ ./test",
@@ -410,7 +410,7 @@ var ofDial = []mutation{
 	},
 	{
 		name:    "ending: Permanent after its attempt is lost",
-		file:    "dialect.go",
+		file:    "internal/guard/asker.go",
 		search:  "a.final.Store(final)",
 		replace: "_ = final",
 		test:    "-run ^TestPermanentAfterTheAttempt$ .",

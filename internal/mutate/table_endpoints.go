@@ -84,13 +84,13 @@ var ofEndpoints = []mutation{
 	{
 		name:    "endpoints: a permanent verdict tries the others",
 		file:    "endpoints.go",
-		search:  "if !d.byTable || list.Refused(e, l.now) {",
+		search:  "if !d.ByTable || list.Refused(e, l.now) {",
 		replace: "if list.Refused(e, l.now) {",
 		test:    "-run ^TestPermanentEndsAtTheFirstEndpoint$ ./test",
 	},
 	{
 		name:    "resolver: a second call while one hangs",
-		file:    "dialect.go",
+		file:    "internal/guard/asker.go",
 		search:  "for !a.running.CompareAndSwap(nil, call) {",
 		replace: "for false {",
 		test:    "-run ^TestResolverThatHangs$ ./test",

@@ -102,7 +102,7 @@ var ofLimits = []mutation{
 	},
 	{
 		name:    "limits: requests are not packed",
-		file:    "dialect.go",
+		file:    "internal/guard/dialect.go",
 		search:  "\treturn max(n, 0), true\n",
 		replace: "\treturn len(ops), true\n",
 		test:    "-run ^TestPacedRequestsArePacked$ ./test",

@@ -19,14 +19,14 @@ var ofLoop = []mutation{
 	{
 		name:    "loop: a close in place of a refusal is final at once",
 		file:    "loop_requests.go",
-		search:  "p.alone >= finalRepeats && l.now.Sub(p.since) >= finalSpan {",
-		replace: "p.alone >= finalRepeats {",
+		search:  "p.alone >= verdict.FinalRepeats && l.now.Sub(p.since) >= verdict.FinalSpan {",
+		replace: "p.alone >= verdict.FinalRepeats {",
 		test:    "-run ^TestServerThatClosesForNineMinutes$ ./test",
 	},
 	{
 		name:    "loop: a dropped connection is no answer to a request",
 		file:    "loop_requests.go",
-		search:  "dropped := !inWords && d.byTable && d.class == ClassNetwork",
+		search:  "dropped := !inWords && d.ByTable && d.Class == string(ClassNetwork)",
 		replace: "dropped := false",
 		test:    "-run ^TestDroppedInPlaceOfARefusal$ ./test",
 	},

@@ -236,8 +236,8 @@ var ofMeasure = []mutation{
 	{
 		name:    "measure: a failed attempt is a lost connection",
 		file:    "loop_connection.go",
-		search:  "countFailure(k != nil && k.ready, d.class)",
-		replace: "countFailure(true, d.class)",
+		search:  "countFailure(k != nil && k.ready, ErrorClass(d.Class))",
+		replace: "countFailure(true, ErrorClass(d.Class))",
 		test:    "-run ^TestFailuresByClass$ ./test",
 	},
 	{

@@ -4,7 +4,7 @@ package main
 var ofMeeting = []mutation{
 	{
 		name:    "meeting: a refresh and an attempt do not wait for each other",
-		file:    "dialect.go",
+		file:    "internal/guard/asker.go",
 		search:  "earlier != nil && !earlier.inTime(ctx)",
 		replace: "earlier != nil",
 		test:    "-run ^TestRotationAndRefreshShareAuth$ ./test",

@@ -221,7 +221,7 @@ var ofPaths = []mutation{
 	},
 	{
 		name:    "proxy: a password that is wrong is tried for ever",
-		file:    "failure.go",
+		file:    "internal/verdict/table.go",
 		search:  " || proxy.Status == http.StatusUnauthorized {",
 		replace: " {",
 		test:    "-run ^TestProxyRefusals$ ./test",

@@ -123,7 +123,7 @@ var ofRaw = []mutation{
 	},
 	{
 		name:    "raw: wrong options are accepted",
-		file:    "dialect.go",
+		file:    "internal/guard/dialect.go",
 		search:  "if c, ok := g.dialect.(wire.Checker); ok {",
 		replace: "if c, ok := g.dialect.(wire.Checker); ok && false {",
 		test:    "-run ^TestRawOptionsAreChecked$ ./test",

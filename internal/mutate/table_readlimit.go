@@ -124,14 +124,14 @@ var ofReadLimit = []mutation{
 	{
 		name:    "read limit: a greeting is progress",
 		file:    "loop_connection.go",
-		search:  "l.c.cfg.traits.Greeting && !l.finality.oversized)",
+		search:  "l.c.cfg.traits.Greeting && !l.finality.Oversized)",
 		replace: "l.c.cfg.traits.Greeting)",
 		test:    "-run ^TestTooBigEachTimeEnds$ ./test",
 	},
 	{
 		name:    "read limit: a greeting is no progress ever after",
-		file:    "failure.go",
-		search:  "y.violations, y.oversized = 0, false",
+		file:    "internal/verdict/finality.go",
+		search:  "y.violations, y.Oversized = 0, false",
 		replace: "y.violations = 0",
 		test:    "-run ^TestGreetingIsProgressAgain$ ./test",
 	},

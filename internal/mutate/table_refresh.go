@@ -96,8 +96,8 @@ var ofRefresh = []mutation{
 	{
 		name:    "refresh: the next attempt trips over the call",
 		file:    "credential.go",
-		search:  "again = err == errStillRuns && d.auth.settle(ctx)",
-		replace: "again = false",
+		search:  "again = err == guard.ErrStillRuns && d.auth.Settle(ctx, giveUpAfter)",
+		replace: "again = err == guard.ErrStillRuns && false",
 		test:    "-run ^TestRefreshOfALostConnection$ ./test",
 	},
 	{
@@ -109,7 +109,7 @@ var ofRefresh = []mutation{
 	},
 	{
 		name:    "refresh: a call that hangs is called again",
-		file:    "dialect.go",
+		file:    "internal/guard/asker.go",
 		search:  "for !a.running.CompareAndSwap(nil, call) {",
 		replace: "for a.running.Store(call); false; {",
 		test:    "-run ^TestRefreshThatHangs$ ./test",
@@ -158,7 +158,7 @@ var ofRefresh = []mutation{
 	},
 	{
 		name:    "refresh: a server that agreed to less is sent a credential",
-		file:    "dialect.go",
+		file:    "internal/traits/traits.go",
 		search:  "\tt.Refresh = t.Refresh && peer.Refresh\n",
 		replace: "",
 		test:    "-run ^TestRefreshThatCannotBeEncoded$ ./test",

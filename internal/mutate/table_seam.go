@@ -159,8 +159,8 @@ var ofSeam = []mutation{
 	},
 	{
 		name:    "seam: a call counts from the one before",
-		file:    "dialect.go",
-		search:  "if rest := maxCall - time.Since(w.began); rest > 0 {",
+		file:    "internal/guard/watch.go",
+		search:  "if rest := MaxCall - time.Since(w.began); rest > 0 {",
 		replace: "if rest := time.Duration(0); rest > 0 {",
 		test:    "-timeout=20s -run ^TestDialectThatHangs$/^Decode ./test",
 	},
@@ -229,21 +229,21 @@ var ofSeam = []mutation{
 	},
 	{
 		name:    "seam: a welcome cannot lower the acknowledgements",
-		file:    "dialect.go",
+		file:    "internal/traits/traits.go",
 		search:  "t.Acks && (peer.Acks || t.Sessions)",
 		replace: "t.Acks",
 		test:    "-timeout=10s -run ^TestWelcomeLowersTraits$ ./test",
 	},
 	{
 		name:    "seam: a welcome cannot lower Unsubscribe",
-		file:    "dialect.go",
+		file:    "internal/traits/traits.go",
 		search:  "t.Unsubscribe && peer.Unsubscribe",
 		replace: "t.Unsubscribe",
 		test:    "-run ^TestWelcomeLowersTraits$ ./test",
 	},
 	{
 		name:    "seam: lowered traits stay lowered",
-		file:    "dialect.go",
+		file:    "internal/traits/traits.go",
 		search:  "\tt := *dialect\n",
 		replace: "\tt := *dialect\n\tdefer func() { *dialect = t }()\n",
 		test:    "-run ^TestWelcomeLowersTraits$ ./test",
@@ -460,7 +460,7 @@ var ofSeam = []mutation{
 	},
 	{
 		name:    "end: a refused login without a greeting never ends",
-		file:    "failure.go",
+		file:    "internal/verdict/finality.go",
 		search:  "\ty.wasReady = true\n\tif greeted {",
 		replace: "\ty.wasReady = true\n\tif greeted || y.violations == 0 {",
 		test:    "-timeout=30s -run ^TestRefusedLoginEnds$ ./test",
@@ -468,7 +468,7 @@ var ofSeam = []mutation{
 	{
 		name:    "end: a connection that lasted clears no refusal",
 		file:    "loop_deadlines.go",
-		search:  "\tl.finality.lasted()\n",
+		search:  "\tl.finality.Lasted()\n",
 		replace: "",
 		test:    "-timeout=30s -run ^TestRefusedLoginEnds$ ./test",
 	},

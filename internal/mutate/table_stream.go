@@ -124,7 +124,7 @@ var ofStream = []mutation{
 	},
 	{
 		name:    "failure: a reset is progress",
-		file:    "failure.go",
+		file:    "internal/verdict/finality.go",
 		search:  "\tif greeted {\n",
 		replace: "\tif y.wasReady {\n",
 		test:    "-run ^TestViolationsWithoutProgress$ ./test",
@@ -132,7 +132,7 @@ var ofStream = []mutation{
 	{
 		name:    "failure: a message is no progress",
 		file:    "loop_deadlines.go",
-		search:  "\t\tl.finality.progressed()\n",
+		search:  "\t\tl.finality.Progressed()\n",
 		replace: "",
 		test:    "-run ^TestViolationsWithoutProgress$ ./test",
 	},

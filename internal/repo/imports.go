@@ -78,8 +78,10 @@ var layers = []layer{
 	{"internal/fallback", nil, []string{"."}},
 	{"internal/assert", nil, []string{"."}},
 	{"internal/saver", []string{"wire", "cursor"}, []string{"."}},
+	{"internal/guard", []string{"wire", "cursor", "internal/fault", "internal/socket"}, []string{"."}},
 	{"internal/sequence", []string{"wire"}, []string{"."}},
 	{"internal/commit", []string{"wire", "internal/fifo"}, []string{"."}},
+	{"internal/verdict", []string{"wire", "internal/fault", "internal/headers", "internal/socket"}, nil}, // the tests compare with the classes of the root
 }
 
 // matches reports whether pattern matches the import path p.

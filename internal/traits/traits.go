@@ -1,4 +1,4 @@
-// Package traits checks what a dialect says about its protocol.
+// Package traits checks what a dialect says about its protocol, and lowers it to what a peer can do.
 package traits
 
 import (
@@ -74,4 +74,23 @@ func Check(t *wire.Traits) (problems []Problem) {
 		refuse("CloseCode", "is %d; use 0, 1000 or 3000 to 4999", c)
 	}
 	return problems
+}
+
+// Agreed returns the traits of a connection: those of the dialect, without what its
+// peer lacks. Nil means that the peer lacks nothing.
+func Agreed(dialect, peer *wire.Traits) *wire.Traits {
+	if peer == nil {
+		return dialect
+	}
+	t := *dialect
+	t.Unsubscribe = t.Unsubscribe && peer.Unsubscribe
+	t.Credit = t.Credit && peer.Credit
+	t.Fin = t.Fin && peer.Fin
+	t.Refresh = t.Refresh && peer.Refresh
+	t.Dedup = t.Dedup && peer.Dedup
+	t.Acks = t.Acks && (peer.Acks || t.Sessions)
+	if peer.Processed == wire.ProcessedNothing {
+		t.Processed = wire.ProcessedNothing
+	}
+	return &t
 }
