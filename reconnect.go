@@ -20,7 +20,6 @@ import (
 	"github.com/limpet-go/limpet/wire"
 )
 
-
 // The fixed numbers of docs/reconnect.md.
 const (
 	minBetweenAttempts = 100 * time.Millisecond // between the starts of two attempts
@@ -232,7 +231,6 @@ func (l *loop) checkOutage() {
 	}
 	l.c.notify.post(OutageEnded{took, int(c.attempts.Load() - o.attempts), o.gaps, o.missed, o.unproved})
 }
-
 
 // Governor gives the attempts of several clients their turns, so that many clients in one
 // process are no herd. It counts for each host and port apart. A host that refuses an attempt
