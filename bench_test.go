@@ -125,7 +125,7 @@ func uplink(b *testing.B, publish func(*Client) (int, error)) {
 	c.cfg.traits = c.cfg.Dialect.Traits()
 	c.cfg.Window = Window{Messages: 4096, Bytes: 1 << 20}
 	c.admission = admission.New(c.cfg.Window.Messages, c.cfg.Window.Bytes)
-	c.inbox.arrived.L = &c.inbox.mu
+	c.inbox.Init(func() {})
 	l := &loop{c: c, window: newWindow(true, c.admission, &c.counters), now: time.Now()}
 	l.window.credit = wire.Credit{N: math.MaxUint64, Bytes: math.MaxUint64}
 	k := &link{codec: codec}
@@ -142,7 +142,7 @@ func uplink(b *testing.B, publish func(*Client) (int, error)) {
 			n, done = n+published, done+published
 		}
 		c.ids.ExpireClock()
-		events = c.inbox.take(events[:0])
+		events = c.inbox.Take(events[:0])
 		for _, e := range events {
 			e.apply(l)
 		}
@@ -466,7 +466,7 @@ func BenchmarkRoute(b *testing.B) {
 
 func route(b *testing.B, n int) {
 	c := &Client{}
-	c.inbox.arrived.L = &c.inbox.mu
+	c.inbox.Init(func() {})
 	traits := native.New(nil).Traits()
 	reg := newRegistry(&traits, &c.routes)
 	o := &SubscribeOptions{Delivery: Delivery{Buffer: 1, Bytes: 1 << 30, Overflow: DropNewest}}

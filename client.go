@@ -46,6 +46,7 @@ import (
 	"github.com/limpet-go/limpet/internal/budget"
 	"github.com/limpet-go/limpet/internal/endpoint"
 	"github.com/limpet-go/limpet/internal/ids"
+	"github.com/limpet-go/limpet/internal/inbox"
 	"github.com/limpet-go/limpet/internal/secrets"
 	"github.com/limpet-go/limpet/internal/tasks"
 	"github.com/limpet-go/limpet/internal/watch"
@@ -56,7 +57,7 @@ import (
 // bounds that call, not the life of the client, which Shutdown or Close ends.
 type Client struct {
 	cfg       config
-	inbox     inbox
+	inbox     inbox.Inbox[event]
 	admission *admission.Gate
 	ids       *ids.Generator
 	counters  counters
@@ -106,7 +107,7 @@ func New(url string, o *Options) (*Client, error) {
 	if cfg.Histograms {
 		c.counters.measured = new(histograms)
 	}
-	c.inbox.arrived.L, c.doneCalls.notify = &c.inbox.mu, c.notify
+	c.doneCalls.notify = c.notify
 	c.admission = admission.New(cfg.Window.Messages, cfg.Window.Bytes)
 	c.state.Set(State{Phase: Connecting, Since: time.Now(), Host: cfg.url.Host})
 	if c.notify.start(); c.notify != nil {
@@ -117,9 +118,8 @@ func New(url string, o *Options) (*Client, error) {
 	if !cfg.traits.Confirms {
 		c.first = newFirstSubscription()
 	}
-	c.inbox.startLoop = newLoop(c).run
-	c.inbox.resting = true
-	c.inbox.post(started{})
+	c.inbox.Init(newLoop(c).run)
+	c.inbox.Post(started{})
 	return c, nil
 }
 
@@ -195,14 +195,14 @@ func (c *Client) WaitState(ctx context.Context, ok func(State) bool) (State, err
 //     a minute, until a connection is ready.
 //
 // The failures count as others do: see Backoff.
-func (c *Client) ReconnectNow() { c.inbox.post(reconnectNow{}) }
+func (c *Client) ReconnectNow() { c.inbox.Post(reconnectNow{}) }
 
 // NetworkChanged is ReconnectNow for a program that follows the network: call it for each
 // event of the operating system that an address, a route or an interface has changed. Such
 // events come in bursts, before the network can be used. So it differs in the phase Waiting:
 // the attempts that it brings forward start at least 10 seconds apart. The client does the
 // same by itself when this machine has slept, which it notices within 5 seconds.
-func (c *Client) NetworkChanged() { c.inbox.post(networkChanged{}) }
+func (c *Client) NetworkChanged() { c.inbox.Post(networkChanged{}) }
 
 // Stats returns what the client has counted since New and measures now. It does not
 // block; each field is exact by itself, and Stats.Messages as a whole. It costs one lock for
@@ -229,7 +229,7 @@ func (c *Client) Stats() Stats {
 // from an Observer.
 func (c *Client) Subscriptions() []*Subscription {
 	query := listOpen{make(chan []*Subscription, 1)}
-	if !c.inbox.post(query) {
+	if !c.inbox.Post(query) {
 		return nil
 	}
 	select {
@@ -284,7 +284,7 @@ func (c *Client) Shutdown(ctx context.Context) error {
 	if err := checkContext("Shutdown", ctx); err != nil {
 		return err
 	}
-	c.inbox.post(shutdown{})
+	c.inbox.Post(shutdown{})
 	select {
 	case <-c.done:
 		if err := c.Err(); !errors.Is(err, ErrClosed) {
@@ -336,7 +336,7 @@ func (c *Client) Close() error {
 		c.endWait()
 	}
 	c.admission.Close(errClientClosed())
-	if c.inbox.post(closeNow{}) {
+	if c.inbox.Post(closeNow{}) {
 		return nil
 	}
 	c.mu.Lock()
@@ -379,73 +379,3 @@ func (c *Client) endError(op string) *Error {
 func errClientClosed() *Error { return &Error{Op: "client", Class: ClassClosed, Err: ErrClosed} }
 
 const forever = time.Duration(math.MaxInt64)
-
-// inbox carries events to the loop, and starts it when it rests. Its lock is a
-// leaf.
-type inbox struct {
-	startLoop func()
-
-	mu      sync.Mutex
-	arrived sync.Cond
-	events  []event
-	resting bool // the loop has no goroutine
-	closed  bool
-}
-
-// post reports whether the loop will see e. It never blocks.
-func (b *inbox) post(e event) bool {
-	b.mu.Lock()
-	if b.closed {
-		b.mu.Unlock()
-		return false
-	}
-	b.events = append(b.events, e)
-	resting := b.resting
-	b.resting = false
-	b.mu.Unlock()
-	if resting {
-		go b.startLoop()
-	} else {
-		b.arrived.Signal()
-	}
-	return true
-}
-
-// await blocks until there are events and returns their number.
-func (b *inbox) await() int {
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	for len(b.events) == 0 {
-		b.arrived.Wait()
-	}
-	return len(b.events)
-}
-
-// take swaps the waiting events for an empty slice.
-func (b *inbox) take(empty []event) []event {
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	events := b.events
-	b.events = empty
-	return events
-}
-
-// rest reports whether no event waits. Then the goroutine of the loop must end,
-// and the next event starts a new one.
-func (b *inbox) rest() bool {
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	if len(b.events) > 0 {
-		return false
-	}
-	b.events, b.resting = nil, true
-	return true
-}
-
-// close returns the events that are still waiting. No more come.
-func (b *inbox) close() []event {
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	b.closed = true
-	return b.events
-}

@@ -3,6 +3,7 @@ package limpet
 import (
 	"time"
 
+	"github.com/limpet-go/limpet/internal/inbox"
 	"github.com/limpet-go/limpet/internal/socket"
 	"github.com/limpet-go/limpet/internal/tasks"
 )
@@ -29,7 +30,7 @@ func (c *conn) abandon() { c.Close(0, "", closeFrameTimeout) }
 // writer makes one write, on a goroutine of its own.
 type writer struct {
 	conn     *conn
-	inbox    *inbox
+	inbox    *inbox.Inbox[event]
 	counters *counters
 }
 
@@ -48,5 +49,5 @@ func (w writer) write(u unwritten, n int) {
 		u.frames.Reset()
 		framesPool.Put(u.frames)
 	}
-	w.inbox.post(wrote{w.conn, asCallersFault(err), u.through, bytes})
+	w.inbox.Post(wrote{w.conn, asCallersFault(err), u.through, bytes})
 }

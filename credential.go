@@ -301,7 +301,7 @@ func (d *dialer) refresh(ctx context.Context, c *conn, a attempt) {
 	if errors.Is(err, context.DeadlineExceeded) && ctx.Err() != nil {
 		err = fmt.Errorf("no answer within Options.DialTimeout (%v): %w", d.cfg.DialTimeout, err)
 	}
-	d.inbox.post(refreshed{c, cred.Token, err})
+	d.inbox.Post(refreshed{c, cred.Token, err})
 }
 
 // refreshed is what Auth returned for an open connection.

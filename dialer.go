@@ -15,6 +15,7 @@ import (
 	"github.com/limpet-go/limpet/internal/endpoint"
 	"github.com/limpet-go/limpet/internal/fault"
 	"github.com/limpet-go/limpet/internal/guard"
+	"github.com/limpet-go/limpet/internal/inbox"
 	"github.com/limpet-go/limpet/internal/secrets"
 	"github.com/limpet-go/limpet/internal/socket"
 	"github.com/limpet-go/limpet/internal/tasks"
@@ -24,7 +25,7 @@ import (
 // dialer makes attempts to connect, one at a time.
 type dialer struct {
 	cfg        *config
-	inbox      *inbox
+	inbox      *inbox.Inbox[event]
 	goroutines *tasks.Group
 	secrets    *secrets.Set
 	auth       guard.Asker[Credential]
@@ -70,7 +71,7 @@ func (d *dialer) run(ctx context.Context, a attempt) {
 		if result.timedOut = ctx.Err() == context.DeadlineExceeded; result.timedOut && result.failure != nil && result.failure.Err != nil {
 			result.failure.Err = &dialTimeoutError{time.Since(began), result.failure.Err}
 		}
-		if !d.inbox.post(result) && result.conn != nil {
+		if !d.inbox.Post(result) && result.conn != nil {
 			result.conn.abandon()
 		}
 	}()
@@ -315,7 +316,7 @@ func (d *dialer) callAttempt(w *wire.Attempt) error {
 	d.attempting.Store(true)
 	defer d.attempting.Store(false)
 	timer := time.AfterFunc(guard.MaxCall, func() {
-		d.inbox.post(callHangs{"Options.Dialect", newHangError("Attempt", "limpet.(*dialer).callAttempt(")})
+		d.inbox.Post(callHangs{"Options.Dialect", newHangError("Attempt", "limpet.(*dialer).callAttempt(")})
 	})
 	defer timer.Stop()
 	return d.cfg.Dialect.Attempt(w)
@@ -331,7 +332,7 @@ func (d *dialer) addCookies(rawURL string) {
 // resolve calls Resolver and posts its answer.
 func (d *dialer) resolve(ctx context.Context) {
 	var answer resolved
-	defer func() { d.inbox.post(answer) }()
+	defer func() { d.inbox.Post(answer) }()
 	urls, err := d.resolver.Ask(ctx, newPanicError, func() ([]string, error) {
 		urls, err := d.cfg.Resolver(ctx)
 		return slices.Clone(urls), err

@@ -153,7 +153,7 @@ func newLoop(c *Client) *loop {
 	l.pacing = pace.NewLimit(limit.Messages, limit.Per, limit.Burst)
 	l.state = c.state.Load()
 	l.endpoints = newChoice(&c.cfg)
-	l.timer = time.AfterFunc(forever, func() { c.inbox.post(elapsed{}) })
+	l.timer = time.AfterFunc(forever, func() { c.inbox.Post(elapsed{}) })
 	return l
 }
 
@@ -173,7 +173,7 @@ func (l *loop) run() {
 // endAfterGoexit ends the client and handles the other events of the round.
 func (l *loop) endAfterGoexit() {
 	l.end(&PermanentError{ClassUser, errGoexit})
-	l.c.inbox.post(elapsed{}) // there is a round, which ends the loop
+	l.c.inbox.Post(elapsed{}) // there is a round, which ends the loop
 	l.applyRound()
 	l.run()
 }
@@ -197,7 +197,7 @@ func (l *loop) rounds() {
 	var events []event
 	for {
 		l.gather()
-		events = l.c.inbox.take(events[:0])
+		events = l.c.inbox.Take(events[:0])
 		l.c.ids.ExpireClock()
 		l.now = time.Now()
 		l.watchClock()
@@ -217,7 +217,7 @@ func (l *loop) rounds() {
 			return
 		}
 		l.timer.Reset(l.untilNextDeadline())
-		if !l.wakes.frequent(l.now) && !l.expectsEvents() && l.c.inbox.rest() {
+		if !l.wakes.frequent(l.now) && !l.expectsEvents() && l.c.inbox.Rest() {
 			return
 		}
 	}
@@ -227,13 +227,13 @@ func (l *loop) rounds() {
 // it yields to them for at most gatherTimeout, so that what they publish next
 // leaves in one write. It does not wait for a single caller.
 func (l *loop) gather() {
-	n, woken := l.c.inbox.await(), l.window.woken
+	n, woken := l.c.inbox.Await(), l.window.woken
 	if l.window.woken = 0; woken < 2 {
 		return
 	}
 	for began := time.Now(); n < woken && time.Since(began) < gatherTimeout; {
 		runtime.Gosched()
-		more := l.c.inbox.await()
+		more := l.c.inbox.Await()
 		if more == n {
 			return
 		}
@@ -416,7 +416,7 @@ func (l *loop) cleanUp() {
 	l.c.mu.Lock()
 	l.c.orphans = l.consumed()
 	l.c.mu.Unlock()
-	for _, e := range l.c.inbox.close() {
+	for _, e := range l.c.inbox.Close() {
 		e.apply(l)
 	}
 	l.c.goroutines.WaitConnections()

@@ -420,7 +420,7 @@ func (l *loop) closeConn(c *conn, code uint16, reason string) {
 	l.closing = append(l.closing, c)
 	l.c.goroutines.Go(func() {
 		c.Close(code, reason, timeout) // with 0 it answers the peer's close frame
-		l.c.inbox.post(connectionClosed{c})
+		l.c.inbox.Post(connectionClosed{c})
 	})
 }
 

@@ -265,7 +265,7 @@ func (l *loop) ping(k *link, how wire.Ping) bool {
 	k.conn.ExpectPong()
 	l.c.goroutines.Go(func() {
 		_ = k.conn.Ping() // the reader reports its failure
-		l.c.inbox.post(ponged{k.conn})
+		l.c.inbox.Post(ponged{k.conn})
 	})
 	return true
 }

@@ -244,7 +244,7 @@ func afterTheEnd(t *testing.T, tr *transition) {
 		begin = Handshaking
 	}
 	c := phases[begin].client(t)
-	c.inbox.post(step(func(l *loop) {
+	c.inbox.Post(step(func(l *loop) {
 		e := tr.make(l)
 		l.end(nil)
 		e.apply(l)
@@ -263,7 +263,7 @@ func phaseAfter(c *Client, cause func(*loop) event) string {
 		settles bool
 	}
 	results := make(chan result, 1)
-	c.inbox.post(step(func(l *loop) {
+	c.inbox.Post(step(func(l *loop) {
 		e := cause(l)
 		e.apply(l)
 		if !l.ended {
@@ -397,7 +397,7 @@ func TestBusyLoopKeepsItsGoroutine(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		srv := limpettest.NewServer(t, nil)
 		c := startIn(t, srv.URL(), &Options{HTTPClient: srv.HTTPClient()})
-		c.inbox.post(step(func(l *loop) {
+		c.inbox.Post(step(func(l *loop) {
 			expects := func(what string, want bool) {
 				if got := l.expectsEvents(); got != want {
 					t.Errorf("%s: %v", what, got)

@@ -59,11 +59,11 @@ func TestFlushDuringTheEnd(t *testing.T) {
 		c := offline(t)
 		admitted, blocked := new(Receipt), make(chan struct{})
 		batch := make([]Receipt, 2)
-		c.inbox.post(step(func(l *loop) {
+		c.inbox.Post(step(func(l *loop) {
 			l.end(nil)
-			c.inbox.post(step(func(*loop) { <-blocked }))
-			c.inbox.post(admitted)
-			c.inbox.post(publish{batch})
+			c.inbox.Post(step(func(*loop) { <-blocked }))
+			c.inbox.Post(admitted)
+			c.inbox.Post(publish{batch})
 		}))
 		synctest.Wait()
 		flushed := make(chan error)
@@ -89,12 +89,12 @@ func TestCloseDuringTheEnd(t *testing.T) {
 				c := offline(t)
 				messages := lossy(t, c).C()
 				blocked := make(chan struct{})
-				c.inbox.post(step(func(l *loop) {
+				c.inbox.Post(step(func(l *loop) {
 					l.end(&PermanentError{ClassAuth, errors.New("no")})
 					if when == "in the round of the failure" {
 						c.Close()
 					}
-					c.inbox.post(step(func(*loop) { <-blocked }))
+					c.inbox.Post(step(func(*loop) { <-blocked }))
 				}))
 				synctest.Wait()
 				if when == "while the loop ends" {
@@ -222,7 +222,7 @@ func TestIdleClientsReadTheClock(t *testing.T) {
 func TestUnansweredIsAskedForAlone(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		c := offline(t)
-		c.inbox.post(step(func(l *loop) {
+		c.inbox.Post(step(func(l *loop) {
 			k := &link{conn: &conn{gen: 1}}
 			for i := range 6 {
 				s := plainSubscription(c, string(rune('a'+i)))
@@ -256,7 +256,7 @@ func TestDialTimeoutIsSetBack(t *testing.T) {
 		}
 		defer func() { c.Close(); <-c.Done() }()
 		timeout := func() (d time.Duration) {
-			c.inbox.post(step(func(l *loop) { d = l.policy.dialTimeout }))
+			c.inbox.Post(step(func(l *loop) { d = l.policy.dialTimeout }))
 			synctest.Wait()
 			return d
 		}
@@ -296,7 +296,7 @@ func TestEndStopsTheTimer(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		c := offline(t)
 		var timer *time.Timer
-		c.inbox.post(step(func(l *loop) { timer = l.timer }))
+		c.inbox.Post(step(func(l *loop) { timer = l.timer }))
 		synctest.Wait()
 		c.Close()
 		<-c.Done()
@@ -312,7 +312,7 @@ func TestPingInTheGraceTime(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		srv := limpettest.NewServer(t, nil)
 		c := startIn(t, srv.URL(), &Options{HTTPClient: srv.HTTPClient()})
-		c.inbox.post(step(func(l *loop) {
+		c.inbox.Post(step(func(l *loop) {
 			k := l.link
 			l.now, k.pingAt = l.now.Add(3*k.heartbeat), l.now.Add(4*k.heartbeat)
 			l.timerAt = l.now.Add(-2 * time.Second)
@@ -334,7 +334,7 @@ func TestPingInTheGraceTime(t *testing.T) {
 func TestRegistryMovesFew(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		c := offline(t)
-		c.inbox.post(step(func(l *loop) {
+		c.inbox.Post(step(func(l *loop) {
 			const n = 2000
 			var subs []*Subscription
 			for i := range n {
@@ -377,7 +377,7 @@ func TestRegistryMovesFew(t *testing.T) {
 func TestDueInOrderOfRegistration(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		c := offline(t)
-		c.inbox.post(step(func(l *loop) {
+		c.inbox.Post(step(func(l *loop) {
 			for i, after := range []int{3, 1, 2, 9, 0} {
 				s := plainSubscription(c, fmt.Sprint(i))
 				l.registry.add(s)
@@ -404,7 +404,7 @@ func TestOnePingWaits(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		srv := limpettest.NewServer(t, nil)
 		c := startIn(t, srv.URL(), &Options{HTTPClient: srv.HTTPClient()})
-		c.inbox.post(step(func(l *loop) {
+		c.inbox.Post(step(func(l *loop) {
 			k := l.link
 			for range 100 {
 				k.pingAt = l.now
@@ -429,7 +429,7 @@ func TestPatienceIsForgotten(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		srv := limpettest.NewServer(t, nil)
 		c := startIn(t, srv.URL(), &Options{HTTPClient: srv.HTTPClient()})
-		c.inbox.post(step(func(l *loop) {
+		c.inbox.Post(step(func(l *loop) {
 			k := l.link
 			l.peerWasSilent(k)
 			l.checkStable(k)

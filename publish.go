@@ -131,7 +131,7 @@ func (c *Client) PublishBatch(ctx context.Context, messages []Outgoing) ([]*Rece
 // postAdmitted posts the event of admitted messages. If the client has ended in the
 // meantime, their room is free again.
 func (c *Client) postAdmitted(e event, messages []Outgoing) error {
-	if c.inbox.post(e) {
+	if c.inbox.Post(e) {
 		return nil
 	}
 	for i := range messages {
@@ -286,7 +286,7 @@ func panickedCodec(op, field string, p any) error {
 func (c *Client) Receipts() iter.Seq[*Receipt] {
 	return func(yield func(*Receipt) bool) {
 		query := listPending{make(chan []*Receipt, 1)}
-		if !c.inbox.post(query) {
+		if !c.inbox.Post(query) {
 			return
 		}
 		var receipts []*Receipt
@@ -324,7 +324,7 @@ func (c *Client) Flush(ctx context.Context) error {
 		return err
 	}
 	reply := make(chan *flushPoint, 1)
-	c.inbox.post(flush{reply}) // if it is refused the client is ending: wait for done
+	c.inbox.Post(flush{reply}) // if it is refused the client is ending: wait for done
 	var point *flushPoint
 	select {
 	case point = <-reply: // at once: the loop never blocks
@@ -337,7 +337,7 @@ func (c *Client) Flush(ctx context.Context) error {
 	case <-c.done:
 		return nil
 	case <-ctx.Done():
-		c.inbox.post(leaveFlush{point})
+		c.inbox.Post(leaveFlush{point})
 		return contextError("Flush", "every message had its outcome", ctx.Err())
 	}
 }

@@ -12,6 +12,7 @@ import (
 
 	"github.com/limpet-go/limpet/internal/fault"
 	"github.com/limpet-go/limpet/internal/guard"
+	"github.com/limpet-go/limpet/internal/inbox"
 	"github.com/limpet-go/limpet/internal/secrets"
 	"github.com/limpet-go/limpet/internal/tasks"
 	"github.com/limpet-go/limpet/wire"
@@ -24,7 +25,7 @@ type reader struct {
 	conn       *conn
 	codec      wire.Codec
 	routes     *routes
-	inbox      *inbox
+	inbox      *inbox.Inbox[event]
 	counters   *counters
 	goroutines *tasks.Group
 	secrets    *secrets.Set
@@ -47,9 +48,9 @@ func (r *reader) start() {
 	}
 	r.decodes.OnHang = func() {
 		if r.inKey.Load() {
-			r.inbox.post(callHangs{"Delivery.Key", newHangError("Delivery.Key", "limpet.(*queue).keysOf(")})
+			r.inbox.Post(callHangs{"Delivery.Key", newHangError("Delivery.Key", "limpet.(*queue).keysOf(")})
 		} else {
-			r.inbox.post(callHangs{"Options.Dialect", newHangError("Decode", "limpet.(*reader).decode(")})
+			r.inbox.Post(callHangs{"Options.Dialect", newHangError("Decode", "limpet.(*reader).decode(")})
 		}
 		r.goroutines.Release()
 	}
@@ -71,7 +72,7 @@ func (r *reader) run() {
 		}
 		if err != nil {
 			r.decodes.Stop()
-			r.inbox.post(readFailed{r.conn, asCallersFault(err)})
+			r.inbox.Post(readFailed{r.conn, asCallersFault(err)})
 			r.goroutines.Release()
 			return
 		}
@@ -91,7 +92,7 @@ func (r *reader) handle(batch []wire.Frame, err error) error {
 			if r.inKey.Load() {
 				why = &fault.User{Option: "Delivery.Key", Err: errKeyGoexit.Err}
 			}
-			r.inbox.post(readFailed{r.conn, why})
+			r.inbox.Post(readFailed{r.conn, why})
 			r.goroutines.Release()
 		}
 	}()
@@ -221,7 +222,7 @@ func (r *reader) offer(q *queue, events []wire.Event) (losses []wire.Event, err 
 // the traits that came first.
 func (r *reader) tellLoop(events []routedEvent) []routedEvent {
 	if len(events) > 0 && r.conn.slots.Acquire() {
-		r.inbox.post(received{r.conn, events})
+		r.inbox.Post(received{r.conn, events})
 	}
 	return nil
 }

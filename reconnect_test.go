@@ -151,7 +151,7 @@ func TestPolicyGoAwaySpreads(t *testing.T) {
 // sleepFor makes the next look of c's loop find that this machine has slept for d: timers
 // stood still, and the wall clock went on.
 func sleepFor(c *Client, d time.Duration) {
-	c.inbox.post(step(func(l *loop) { l.clock.Jumped(l.now.Round(0).Add(-d), l.now.Sub(l.c.counters.origin)) }))
+	c.inbox.Post(step(func(l *loop) { l.clock.Jumped(l.now.Round(0).Add(-d), l.now.Sub(l.c.counters.origin)) }))
 }
 
 // After this machine has slept the client looks at its connection within five seconds, in
@@ -212,7 +212,7 @@ const shortSleep = liveness.MaxDrift + time.Second
 
 // standStill makes the loop of c, as if with its process, stand still for d.
 func standStill(c *Client, d time.Duration) {
-	c.inbox.post(step(func(*loop) { time.Sleep(d) }))
+	c.inbox.Post(step(func(*loop) { time.Sleep(d) }))
 	time.Sleep(d)
 	synctest.Wait()
 }
@@ -240,7 +240,7 @@ func TestStandstillIsNoVerdict(t *testing.T) {
 			c := startIn(t, "wss://limpet.test", &Options{HTTPClient: &http.Client{Transport: untilCancelled{}}})
 			standStill(c, time.Minute)
 			var timeout time.Duration
-			c.inbox.post(step(func(l *loop) { timeout = l.policy.dialTimeout }))
+			c.inbox.Post(step(func(l *loop) { timeout = l.policy.dialTimeout }))
 			if synctest.Wait(); timeout != 10*time.Second {
 				t.Errorf("the next attempt has %v, want 10 s", timeout)
 			}
@@ -277,7 +277,7 @@ func TestStandstillIsNoVerdict(t *testing.T) {
 	t.Run("on Backoff.MaxElapsed", func(t *testing.T) {
 		synctest.Test(t, func(t *testing.T) {
 			c := startIn(t, "wss://limpet.test", &Options{HTTPClient: &http.Client{Transport: nowhere{}}, Backoff: Backoff{MaxElapsed: time.Minute}})
-			c.inbox.post(step(func(l *loop) { l.c.cfg.Backoff.MaxElapsed = time.Minute }))
+			c.inbox.Post(step(func(l *loop) { l.c.cfg.Backoff.MaxElapsed = time.Minute }))
 			standStill(c, time.Hour)
 			if st := c.State(); st.Phase == Ended {
 				t.Errorf("%+v", st)

@@ -12,6 +12,7 @@ import (
 
 	"github.com/google/uuid"
 	"github.com/limpet-go/limpet/internal/fault"
+	"github.com/limpet-go/limpet/internal/inbox"
 	"github.com/limpet-go/limpet/internal/socket"
 	"github.com/limpet-go/limpet/wire"
 )
@@ -62,7 +63,7 @@ func (c *Client) SendStream(ctx context.Context, topic string, r io.Reader, o *P
 	if err != nil {
 		return Ack{}, err
 	}
-	if !c.inbox.post(openStream{s}) {
+	if !c.inbox.Post(openStream{s}) {
 		return Ack{}, c.endError(opSendStream)
 	}
 	go s.read(r, &c.inbox)
@@ -70,7 +71,7 @@ func (c *Client) SendStream(ctx context.Context, topic string, r io.Reader, o *P
 	case result := <-s.result:
 		return result.ack, result.err
 	case <-ctx.Done():
-		c.inbox.post(streamFailed{s, ctx.Err()})
+		c.inbox.Post(streamFailed{s, ctx.Err()})
 	}
 	result := <-s.result // at once: the loop has either event, or has ended
 	return result.ack, result.err
@@ -157,7 +158,7 @@ func (s *streamedMessage) resolve(o Outcome, err error) {
 }
 
 // read posts what r returns. It reads the next part while one is written.
-func (s *streamedMessage) read(r io.Reader, to *inbox) {
+func (s *streamedMessage) read(r io.Reader, to *inbox.Inbox[event]) {
 	returned := false
 	defer func() {
 		if !returned { // r ends this goroutine
@@ -178,10 +179,10 @@ func (s *streamedMessage) read(r io.Reader, to *inbox) {
 
 // post posts e once the part before is written: the next one is read into its buffer. It
 // reports false if nothing more is wanted.
-func (s *streamedMessage) post(to *inbox, e event) bool {
+func (s *streamedMessage) post(to *inbox.Inbox[event], e event) bool {
 	select {
 	case <-s.next:
-		return to.post(e)
+		return to.Post(e)
 	case <-s.stop:
 		return false
 	}
@@ -321,7 +322,7 @@ func (l *loop) writeStream(k *link) bool {
 	k.writing, k.writeStarted = true, l.now
 	l.c.goroutines.Go(func() {
 		err := k.conn.SendPart(part)
-		l.c.inbox.post(wrotePart{k.conn, s, part, asCallersFault(err)})
+		l.c.inbox.Post(wrotePart{k.conn, s, part, asCallersFault(err)})
 	})
 	return true
 }

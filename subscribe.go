@@ -180,23 +180,23 @@ func (s *Subscription) Err() error {
 func (s *Subscription) Close() error {
 	s.closed.Store(true)
 	s.queue.discard(nil)
-	s.client.inbox.post(unsubscribe{s})
+	s.client.inbox.Post(unsubscribe{s})
 	return nil
 }
 
 // roomAvailable implements queueOwner.
-func (s *Subscription) roomAvailable() { s.client.inbox.post(grantCredit{s}) }
+func (s *Subscription) roomAvailable() { s.client.inbox.Post(grantCredit{s}) }
 
 // streamDrained implements queueOwner.
 func (s *Subscription) streamDrained() {
-	if !s.client.inbox.post(consumersDone{s}) {
+	if !s.client.inbox.Post(consumersDone{s}) {
 		s.client.totals.forget(s) // the client has ended
 	}
 }
 
 // positionProcessed implements queueOwner.
 func (s *Subscription) positionProcessed(gen uint64, p Position, released bool) {
-	s.client.inbox.post(sendProcessed{s, gen, p, released})
+	s.client.inbox.Post(sendProcessed{s, gen, p, released})
 }
 
 // messagesDropped implements queueOwner.
@@ -208,7 +208,7 @@ func (s *Subscription) messagesDropped(n uint64) {
 func (s *Subscription) stoodStill(e DeliveryStopped) { s.client.notify.post(e) }
 
 // keyPanicked implements queueOwner.
-func (s *Subscription) keyPanicked(err error) { s.client.inbox.post(keyFault{s, err}) }
+func (s *Subscription) keyPanicked(err error) { s.client.inbox.Post(keyFault{s, err}) }
 
 // keyFault ends a subscription whose Delivery.Key panicked.
 type keyFault struct {
@@ -264,7 +264,7 @@ func (c *Client) Subscribe(ctx context.Context, topic string, o *SubscribeOption
 // register hands s to the loop.
 func (c *Client) register(s *Subscription) error {
 	cmd := subscribe{s, make(chan error, 1)}
-	if !c.inbox.post(cmd) {
+	if !c.inbox.Post(cmd) {
 		return c.endError("Subscribe")
 	}
 	select {

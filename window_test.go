@@ -88,7 +88,7 @@ func TestAbandonedFlushesAreBounded(t *testing.T) {
 				flushes++
 			}
 		}
-		c.inbox.post(step(func(l *loop) { points = len(l.window.flushPoints) }))
+		c.inbox.Post(step(func(l *loop) { points = len(l.window.flushPoints) }))
 		synctest.Wait()
 		if points > 0 {
 			t.Errorf("%d abandoned calls of Flush left %d flush points", flushes, points)

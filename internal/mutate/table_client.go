@@ -354,7 +354,7 @@ var ofClient = []mutation{
 	{
 		name:    "flush: an abandoned call leaves a flush point",
 		file:    "publish.go",
-		search:  "\t\tc.inbox.post(leaveFlush{point})\n",
+		search:  "\t\tc.inbox.Post(leaveFlush{point})\n",
 		replace: "",
 		test:    "-run ^TestAbandonedFlushesAreBounded$ .",
 		says:    "left 3 flush points",

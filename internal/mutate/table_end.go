@@ -105,7 +105,7 @@ var ofEnd = []mutation{
 	{
 		name:    "end: Goexit in Decode leaves a connection without a reader",
 		file:    "reader.go",
-		search:  "r.inbox.post(readFailed{r.conn, why})",
+		search:  "r.inbox.Post(readFailed{r.conn, why})",
 		replace: "_ = why",
 		test:    "-run ^TestGoexitInTheDialect$ ./test",
 	},

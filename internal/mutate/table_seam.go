@@ -146,7 +146,7 @@ var ofSeam = []mutation{
 	{
 		name:    "seam: a Decode that hangs keeps the client",
 		file:    "reader.go",
-		search:  "\t\t\tr.inbox.post(callHangs{\"Options.Dialect\", newHangError(\"Decode\"",
+		search:  "\t\t\tr.inbox.Post(callHangs{\"Options.Dialect\", newHangError(\"Decode\"",
 		replace: "\t\t\t_ = (callHangs{\"Options.Dialect\", newHangError(\"Decode\"",
 		test:    "-timeout=20s -run ^TestDialectThatHangs$/^Decode ./test",
 	},
@@ -167,7 +167,7 @@ var ofSeam = []mutation{
 	{
 		name:    "seam: an Attempt that hangs keeps the client",
 		file:    "dialer.go",
-		search:  "\t\td.inbox.post(callHangs{\"Options.Dialect\", newHangError(\"Attempt\"",
+		search:  "\t\td.inbox.Post(callHangs{\"Options.Dialect\", newHangError(\"Attempt\"",
 		replace: "\t\t_ = (callHangs{\"Options.Dialect\", newHangError(\"Attempt\"",
 		test:    "-timeout=20s -run ^TestDialectThatHangs$/^Attempt ./test",
 	},
