@@ -11,6 +11,7 @@ import (
 	"github.com/limpet-go/limpet/internal/endpoint"
 	"github.com/limpet-go/limpet/internal/fault"
 	"github.com/limpet-go/limpet/internal/fifo"
+	"github.com/limpet-go/limpet/internal/tasks"
 	"github.com/limpet-go/limpet/wire"
 )
 
@@ -30,10 +31,10 @@ type loop struct {
 	c       *Client
 	dialer  *dialer
 	timer   *time.Timer
-	timerAt time.Time // when the timer fires; zero: never
-	now     time.Time // of the current round
-	round   []event   // what is left of the current round
-	wakes   wakeRate  // of the rounds
+	timerAt time.Time      // when the timer fires; zero: never
+	now     time.Time      // of the current round
+	round   []event        // what is left of the current round
+	wakes   tasks.WakeRate // of the rounds
 	lookout
 
 	state        State
@@ -213,7 +214,7 @@ func (l *loop) rounds() {
 			return
 		}
 		l.timer.Reset(l.untilNextDeadline())
-		if !l.wakes.frequent(l.now) && !l.expectsEvents() && l.c.inbox.rest() {
+		if !l.wakes.Frequent(l.now) && !l.expectsEvents() && l.c.inbox.rest() {
 			return
 		}
 	}

@@ -31,7 +31,7 @@ type reader struct {
 
 	names    names.Table                                      // the server's
 	reported struct{ reasons, details, names names.Reported } // what was skipped
-	wakes    wakeRate
+	wakes    tasks.WakeRate
 	decodes  callWatch   // of Decode and Delivery.Key
 	inKey    atomic.Bool // Delivery.Key may run
 	readAt   time.Time   // when the frames at hand were read
@@ -73,7 +73,7 @@ func (r *reader) run() {
 			r.goroutines.Release()
 			return
 		}
-		if !r.wakes.frequent(now) {
+		if !r.wakes.Frequent(now) {
 			go r.run()
 			return
 		}
@@ -354,27 +354,3 @@ type codecError struct {
 
 func (e *codecError) Error() string   { return fmt.Sprintf("%v (close code %d)", e.err, e.code.Code) }
 func (e *codecError) Unwrap() []error { return []error{e.err, &e.code} }
-
-// wakeRate reports whether a goroutine wakes often enough to be worth keeping.
-// One that wakes rarely ends, and a new goroutine waits instead, or none: the
-// runtime never shrinks a stack back to its first size, and the memory of many
-// idle clients is mostly stacks (docs/decisions/0007).
-type wakeRate struct {
-	last  time.Time
-	count int // of wake-ups in a row, each at most maxInterval after the one before
-}
-
-const (
-	maxInterval = 100 * time.Millisecond
-	minWakes    = 32 // more than connecting takes
-)
-
-// frequent counts one more wake-up, at now.
-func (w *wakeRate) frequent(now time.Time) bool {
-	if now.Sub(w.last) > maxInterval {
-		w.count = 0
-	}
-	w.last = now
-	w.count++
-	return w.count > minWakes
-}
