@@ -192,11 +192,12 @@ func (r *Receipt) publishOutcome() bool {
 	return true
 }
 
-// doneCalls calls PublishOptions.Done, one call at a time, in the order in which the
-// outcomes became visible. Its goroutine lives while there is something to call. Its
-// lock is a leaf.
+// doneCalls calls the user's code for one value at a time, in the order in which the
+// values were posted. Its goroutine lives while there is something to call. Its lock is
+// a leaf.
 type doneCalls struct {
-	notify *notifier // of calls that failed
+	callUser func(*Receipt)
+	failed   func(error) // with *panicked, errDoneGoexit or errHangs
 
 	mu      sync.Mutex
 	waiting fifo.Queue[*Receipt]
@@ -210,24 +211,63 @@ const (
 	maxWaitingDone = 64 << 10 // calls, or twice the window: a burst of outcomes is no slow Done
 )
 
+// errDoneGoexit is reported when a call has ended its goroutine.
 var errDoneGoexit = errors.New("called runtime.Goexit, as t.FailNow does; return instead")
 
-// full reports whether no more messages with Done are admitted to a window of n
-// messages. The calls for those that the window holds are still added.
-func (d *doneCalls) full(n int) bool {
-	d.mu.Lock()
-	defer d.mu.Unlock()
-	return d.waiting.Len() >= max(maxWaitingDone, 2*n)
+// errHangs is reported when a call has not returned in time.
+var errHangs = errors.New("has not returned in time")
+
+// panicked is reported when a call has panicked.
+type panicked struct {
+	value any
+	stack []byte
 }
 
-// follow adds the call for a receipt whose outcome is visible, if it has Done.
-func (d *doneCalls) follow(r *Receipt) {
+func (*panicked) Error() string { return "panicked" }
+
+// callerName is what the stack of a call has in it.
+const callerName = "limpet.(*doneCalls).call("
+
+// doneFull reports whether no more messages with Done are admitted to the window. The
+// calls for those that it holds are still added.
+func (c *Client) doneFull() bool {
+	return c.doneCalls.len() >= max(maxWaitingDone, 2*c.cfg.Window.Messages)
+}
+
+// followOutcome makes Done be called for a receipt whose outcome is visible, if it has Done.
+func (w *window) followOutcome(r *Receipt) {
 	if r.details != nil && r.details.done != nil {
-		d.post(r)
+		w.doneCalls.post(r)
 	}
 }
 
-// post adds the call for a receipt whose outcome is visible. It never blocks.
+// callDone calls Done.
+func callDone(r *Receipt) {
+	done := r.details.done
+	r.details.done = nil // the receipt may be kept for long
+	done(r)
+}
+
+// doneFailed reports that a call of Done has failed.
+func (n *notifier) doneFailed(err error) {
+	var p *panicked
+	switch {
+	case errors.As(err, &p):
+		err = &PanicError{p.value, p.stack}
+	case errors.Is(err, errHangs):
+		err = newHangError(optionDone, callerName)
+	}
+	n.post(CallbackFailed{optionDone, &Error{Op: opReceipt, Field: optionDone, Class: ClassUser, Err: err}})
+}
+
+// len returns how many calls wait.
+func (d *doneCalls) len() int {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	return d.waiting.Len()
+}
+
+// post adds a call. It never blocks.
 func (d *doneCalls) post(r *Receipt) {
 	d.mu.Lock()
 	d.waiting.Push(r)
@@ -241,14 +281,14 @@ func (d *doneCalls) post(r *Receipt) {
 
 // run makes the calls that wait. If one of them ends the goroutine, another continues.
 func (d *doneCalls) run() {
-	for r := d.next(); r != nil; r = d.next() {
+	for r, ok := d.next(); ok; r, ok = d.next() {
 		d.call(r)
 	}
 }
 
-// next returns the receipt whose call begins, or nil if none waits: then the goroutine
-// must end.
-func (d *doneCalls) next() *Receipt {
+// next returns the receipt whose call begins. It reports false if none waits: then the
+// goroutine must end.
+func (d *doneCalls) next() (r *Receipt, ok bool) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	if d.waiting.Len() == 0 {
@@ -257,21 +297,20 @@ func (d *doneCalls) next() *Receipt {
 			close(d.idle)
 			d.idle = nil
 		}
-		return nil
+		return r, false
 	}
-	r := *d.waiting.At(0)
+	r = *d.waiting.At(0)
 	d.waiting.Drop(1)
 	d.began = time.Now()
-	return r
+	return r, true
 }
 
 func (d *doneCalls) call(r *Receipt) {
-	done, returned := r.details.done, false
-	r.details.done = nil // the receipt may be kept for long
+	returned := false
 	defer func() {
 		var err error
 		if p := recover(); p != nil {
-			err = &PanicError{Value: p, Stack: debug.Stack()}
+			err = &panicked{p, debug.Stack()}
 		} else if !returned {
 			err = errDoneGoexit
 			go d.run()
@@ -280,17 +319,13 @@ func (d *doneCalls) call(r *Receipt) {
 			d.failed(err)
 		}
 	}()
-	done(r)
+	d.callUser(r)
 	returned = true
 }
 
-func (d *doneCalls) failed(err error) {
-	d.notify.post(CallbackFailed{optionDone, &Error{Op: opReceipt, Field: optionDone, Class: ClassUser, Err: err}})
-}
-
-// finish waits until all calls have returned, or one of them has run for maxCall. No
-// outcome follows.
-func (d *doneCalls) finish() {
+// finish waits until all calls have returned, or one of them has run for limit. Nothing
+// is posted after it.
+func (d *doneCalls) finish(limit time.Duration) {
 	d.mu.Lock()
 	if !d.running {
 		d.mu.Unlock()
@@ -299,7 +334,7 @@ func (d *doneCalls) finish() {
 	idle := make(chan struct{})
 	d.idle = idle
 	d.mu.Unlock()
-	timer := time.NewTimer(maxCall)
+	timer := time.NewTimer(limit)
 	defer timer.Stop()
 	for {
 		select {
@@ -308,10 +343,10 @@ func (d *doneCalls) finish() {
 		case <-timer.C:
 		}
 		d.mu.Lock()
-		rest := maxCall - time.Since(d.began)
+		rest := limit - time.Since(d.began)
 		d.mu.Unlock()
 		if rest <= 0 {
-			d.failed(newHangError(optionDone, "limpet.(*doneCalls).call("))
+			d.failed(errHangs)
 			return
 		}
 		timer.Reset(rest)

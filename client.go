@@ -106,7 +106,8 @@ func New(url string, o *Options) (*Client, error) {
 	if cfg.Histograms {
 		c.counters.measured = new(histograms)
 	}
-	c.inbox.arrived.L, c.doneCalls.notify = &c.inbox.mu, c.notify
+	c.inbox.arrived.L = &c.inbox.mu
+	c.doneCalls.callUser, c.doneCalls.failed = callDone, c.notify.doneFailed
 	c.admission = admission.New(cfg.Window.Messages, cfg.Window.Bytes)
 	c.state.Set(State{Phase: Connecting, Since: time.Now(), Host: cfg.url.Host})
 	if c.notify.start(); c.notify != nil {

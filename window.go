@@ -133,7 +133,7 @@ func (w *window) publishOutcomes() {
 		if r.publishOutcome() {
 			w.woken++
 		}
-		w.doneCalls.follow(r)
+		w.followOutcome(r)
 		if w.notify != nil && (r.decided == Rejected || r.decided == Expired || r.decided == Unknown) {
 			w.notify.post(MessageFailed{r.topic, r.id, r.decided, r.details.err})
 		}

@@ -145,15 +145,15 @@ var ofConsume = []mutation{
 	{
 		name:    "consume: the client ends before the calls of Done",
 		file:    "loop.go",
-		search:  "\tl.c.doneCalls.finish()\n",
+		search:  "\tl.c.doneCalls.finish(maxCall)\n",
 		replace: "",
 		test:    "-run ^TestDoneIsCalledBeforeTheEnd$ ./test",
 	},
 	{
 		name:    "consume: a call of Done may run as long as it likes",
 		file:    "ack.go",
-		search:  "\t\trest := maxCall - time.Since(d.began)\n",
-		replace: "\t\trest := maxCall\n",
+		search:  "\t\trest := limit - time.Since(d.began)\n",
+		replace: "\t\trest := limit\n",
 		test:    "-run ^TestDoneThatHangs$ ./test",
 	},
 	{
@@ -182,8 +182,8 @@ var ofConsume = []mutation{
 	{
 		name:    "consume: any number of calls may wait",
 		file:    "ack.go",
-		search:  "return d.waiting.Len() >= max(maxWaitingDone, 2*n)",
-		replace: "return d.waiting.Len() >= max(maxWaitingDone, 2*n) && false",
+		search:  "return c.doneCalls.len() >= max(maxWaitingDone,",
+		replace: "return false && c.doneCalls.len() >= max(maxWaitingDone,",
 		test:    "-run ^TestDoneIsBounded$ ./test",
 	},
 	{
