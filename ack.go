@@ -4,14 +4,12 @@ import (
 	"context"
 	"errors"
 	"math"
-	"runtime/debug"
 	"slices"
-	"sync"
 	"sync/atomic"
 	"time"
 
 	"github.com/google/uuid"
-	"github.com/limpet-go/limpet/internal/fifo"
+	"github.com/limpet-go/limpet/internal/dispatch"
 	"github.com/limpet-go/limpet/internal/headers"
 	"github.com/limpet-go/limpet/wire"
 )
@@ -192,52 +190,21 @@ func (r *Receipt) publishOutcome() bool {
 	return true
 }
 
-// doneCalls calls the user's code for one value at a time, in the order in which the
-// values were posted. Its goroutine lives while there is something to call. Its lock is
-// a leaf.
-type doneCalls struct {
-	callUser func(*Receipt)
-	failed   func(error) // with *panicked, errDoneGoexit or errHangs
-
-	mu      sync.Mutex
-	waiting fifo.Queue[*Receipt]
-	running bool          // there is a goroutine
-	began   time.Time     // of the call in progress
-	idle    chan struct{} // closed when the goroutine ends; nil until finish
-}
-
 const (
 	optionDone     = "PublishOptions.Done"
 	maxWaitingDone = 64 << 10 // calls, or twice the window: a burst of outcomes is no slow Done
 )
 
-// errDoneGoexit is reported when a call has ended its goroutine.
-var errDoneGoexit = errors.New("called runtime.Goexit, as t.FailNow does; return instead")
-
-// errHangs is reported when a call has not returned in time.
-var errHangs = errors.New("has not returned in time")
-
-// panicked is reported when a call has panicked.
-type panicked struct {
-	value any
-	stack []byte
-}
-
-func (*panicked) Error() string { return "panicked" }
-
-// callerName is what the stack of a call has in it.
-const callerName = "limpet.(*doneCalls).call("
-
 // doneFull reports whether no more messages with Done are admitted to the window. The
 // calls for those that it holds are still added.
 func (c *Client) doneFull() bool {
-	return c.doneCalls.len() >= max(maxWaitingDone, 2*c.cfg.Window.Messages)
+	return c.doneCalls.Len() >= max(maxWaitingDone, 2*c.cfg.Window.Messages)
 }
 
 // followOutcome makes Done be called for a receipt whose outcome is visible, if it has Done.
 func (w *window) followOutcome(r *Receipt) {
 	if r.details != nil && r.details.done != nil {
-		w.doneCalls.post(r)
+		w.doneCalls.Post(r)
 	}
 }
 
@@ -250,107 +217,14 @@ func callDone(r *Receipt) {
 
 // doneFailed reports that a call of Done has failed.
 func (n *notifier) doneFailed(err error) {
-	var p *panicked
+	var p *dispatch.Panicked
 	switch {
 	case errors.As(err, &p):
-		err = &PanicError{p.value, p.stack}
-	case errors.Is(err, errHangs):
-		err = newHangError(optionDone, callerName)
+		err = &PanicError{p.Value, p.Stack}
+	case errors.Is(err, dispatch.ErrHangs):
+		err = newHangError(optionDone, dispatch.CallerName)
 	}
 	n.post(CallbackFailed{optionDone, &Error{Op: opReceipt, Field: optionDone, Class: ClassUser, Err: err}})
-}
-
-// len returns how many calls wait.
-func (d *doneCalls) len() int {
-	d.mu.Lock()
-	defer d.mu.Unlock()
-	return d.waiting.Len()
-}
-
-// post adds a call. It never blocks.
-func (d *doneCalls) post(r *Receipt) {
-	d.mu.Lock()
-	d.waiting.Push(r)
-	start := !d.running
-	d.running = true
-	d.mu.Unlock()
-	if start {
-		go d.run()
-	}
-}
-
-// run makes the calls that wait. If one of them ends the goroutine, another continues.
-func (d *doneCalls) run() {
-	for r, ok := d.next(); ok; r, ok = d.next() {
-		d.call(r)
-	}
-}
-
-// next returns the receipt whose call begins. It reports false if none waits: then the
-// goroutine must end.
-func (d *doneCalls) next() (r *Receipt, ok bool) {
-	d.mu.Lock()
-	defer d.mu.Unlock()
-	if d.waiting.Len() == 0 {
-		d.running = false
-		if d.idle != nil {
-			close(d.idle)
-			d.idle = nil
-		}
-		return r, false
-	}
-	r = *d.waiting.At(0)
-	d.waiting.Drop(1)
-	d.began = time.Now()
-	return r, true
-}
-
-func (d *doneCalls) call(r *Receipt) {
-	returned := false
-	defer func() {
-		var err error
-		if p := recover(); p != nil {
-			err = &panicked{p, debug.Stack()}
-		} else if !returned {
-			err = errDoneGoexit
-			go d.run()
-		}
-		if err != nil {
-			d.failed(err)
-		}
-	}()
-	d.callUser(r)
-	returned = true
-}
-
-// finish waits until all calls have returned, or one of them has run for limit. Nothing
-// is posted after it.
-func (d *doneCalls) finish(limit time.Duration) {
-	d.mu.Lock()
-	if !d.running {
-		d.mu.Unlock()
-		return
-	}
-	idle := make(chan struct{})
-	d.idle = idle
-	d.mu.Unlock()
-	timer := time.NewTimer(limit)
-	defer timer.Stop()
-	for {
-		select {
-		case <-idle:
-			return
-		case <-timer.C:
-		}
-		d.mu.Lock()
-		rest := limit - time.Since(d.began)
-		d.mu.Unlock()
-		if rest <= 0 {
-			d.failed(errHangs)
-			return
-		}
-		timer.Reset(rest)
-	}
 }
 
 // written resolves the messages up to seq as Written, for a dialect without

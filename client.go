@@ -44,6 +44,7 @@ import (
 
 	"github.com/limpet-go/limpet/internal/admission"
 	"github.com/limpet-go/limpet/internal/budget"
+	"github.com/limpet-go/limpet/internal/dispatch"
 	"github.com/limpet-go/limpet/internal/endpoint"
 	"github.com/limpet-go/limpet/internal/ids"
 	"github.com/limpet-go/limpet/internal/secrets"
@@ -67,7 +68,7 @@ type Client struct {
 	memory    *budget.Budget     // of all delivery queues
 	first     *firstSubscription // nil with the trait Confirms
 	notify    *notifier
-	doneCalls doneCalls
+	doneCalls dispatch.Calls[*Receipt] // of PublishOptions.Done
 	secrets   secrets.Set
 	done      chan struct{}
 	closed    atomic.Bool     // by Close, which the loop may not know yet
@@ -107,7 +108,7 @@ func New(url string, o *Options) (*Client, error) {
 		c.counters.measured = new(histograms)
 	}
 	c.inbox.arrived.L = &c.inbox.mu
-	c.doneCalls.callUser, c.doneCalls.failed = callDone, c.notify.doneFailed
+	c.doneCalls.Receive, c.doneCalls.Failed = callDone, c.notify.doneFailed
 	c.admission = admission.New(cfg.Window.Messages, cfg.Window.Bytes)
 	c.state.Set(State{Phase: Connecting, Since: time.Now(), Host: cfg.url.Host})
 	if c.notify.start(); c.notify != nil {

@@ -421,7 +421,7 @@ func (l *loop) cleanUp() {
 		l.c.goroutines.WaitDeliverers()
 	}
 	l.c.cursors.finish(errors.Is(l.state.Cause, ErrClosed))
-	l.c.doneCalls.finish(maxCall)
+	l.c.doneCalls.Finish(maxCall)
 	l.c.notify.end()
 	close(l.c.done)
 }
