@@ -287,8 +287,9 @@ func newSubscription(c *Client, topic string, opts *SubscribeOptions) *Subscript
 	if opts.Cursor != nil {
 		s.queue.saver = saver.New(saver.Config{
 			Store: opts.Cursor, Name: opts.Name, Feed: c.cfg.feed(topic), Current: s.queue.toSave, Failed: s.cursorNotSaved,
+			Over: s.over, Processed: s.processed,
 		}, s.queue.committedPosition())
-		c.cursors.set(opts.Name, s)
+		c.cursors.set(opts.Name, s.queue.saver)
 	}
 	if h := c.counters.measured; h != nil {
 		s.queue.lag = &histogram.Lag{Delivery: &h.delivery, Source: &h.source}
@@ -312,7 +313,7 @@ func (c *Client) loadCursor(ctx context.Context, topic string, o *SubscribeOptio
 	if before != nil {
 		bounded, cancel := context.WithTimeout(ctx, maxLastSave)
 		defer cancel()
-		if !before.queue.saver.HandOver(bounded) {
+		if !before.HandOver(bounded) {
 			return contextError("Subscribe", "the cursor of the earlier subscription was saved", bounded.Err())
 		}
 	}
@@ -391,18 +392,18 @@ func (s *Subscription) cursorNotSaved(err error, retry time.Duration) {
 // cursorNames are the names in use, see SubscribeOptions.Name. Its lock is a leaf.
 type cursorNames struct {
 	mu         sync.Mutex
-	inUse      map[string]*Subscription // nil while the cursor is loaded
-	sweepAbove int                      // that many names, they are swept
+	inUse      map[string]*saver.Saver // nil while the cursor is loaded
+	sweepAbove int                     // that many names, they are swept
 }
 
-// reserve takes name. If a subscription had it that has ended, before is that one. It
-// reports false if the name is not free.
-func (n *cursorNames) reserve(name string) (before *Subscription, free bool) {
+// reserve takes name. If a subscription had it that has ended, before saves for that one.
+// It reports false if the name is not free.
+func (n *cursorNames) reserve(name string) (before *saver.Saver, free bool) {
 	n.sweep()
 	n.mu.Lock()
 	before, used := n.inUse[name]
 	n.mu.Unlock()
-	if used && (before == nil || !before.over()) {
+	if used && (before == nil || !before.Over()) {
 		return nil, false
 	}
 	n.mu.Lock()
@@ -411,7 +412,7 @@ func (n *cursorNames) reserve(name string) (before *Subscription, free bool) {
 		return nil, false // another call was faster
 	}
 	if n.inUse == nil {
-		n.inUse = make(map[string]*Subscription)
+		n.inUse = make(map[string]*saver.Saver)
 	}
 	n.inUse[name] = nil
 	return before, true
@@ -421,7 +422,7 @@ func (n *cursorNames) reserve(name string) (before *Subscription, free bool) {
 // there are many names.
 func (n *cursorNames) sweep() {
 	n.mu.Lock()
-	var all map[string]*Subscription
+	var all map[string]*saver.Saver
 	if len(n.inUse) > n.sweepAbove {
 		all = maps.Clone(n.inUse)
 	}
@@ -429,7 +430,7 @@ func (n *cursorNames) sweep() {
 	if all == nil {
 		return
 	}
-	maps.DeleteFunc(all, func(_ string, s *Subscription) bool { return s == nil || !s.over() || !s.settled() })
+	maps.DeleteFunc(all, func(_ string, s *saver.Saver) bool { return s == nil || !s.Over() || !s.Processed() || !s.Settled() })
 	n.mu.Lock()
 	defer n.mu.Unlock()
 	for name, s := range all {
@@ -443,14 +444,14 @@ func (n *cursorNames) sweep() {
 // over reports whether s has ended or was closed.
 func (s *Subscription) over() bool { return s.closed.Load() || s.State().Phase == SubEnded }
 
-// settled reports whether nothing is left to save, now and later.
-func (s *Subscription) settled() bool {
+// processed reports whether no message waits for a consumer or for an acknowledgement.
+func (s *Subscription) processed() bool {
 	st := s.queue.stats()
-	return st.Waiting+st.Unacked == 0 && s.queue.saver.Settled()
+	return st.Waiting+st.Unacked == 0
 }
 
-// set makes s the subscription with name, or frees the name if s is nil.
-func (n *cursorNames) set(name string, s *Subscription) {
+// set makes s the one that saves with name, or frees the name if s is nil.
+func (n *cursorNames) set(name string, s *saver.Saver) {
 	n.mu.Lock()
 	defer n.mu.Unlock()
 	if s == nil {
@@ -464,18 +465,18 @@ func (n *cursorNames) set(name string, s *Subscription) {
 // after it.
 func (n *cursorNames) finish(closed bool) {
 	n.mu.Lock()
-	subs := slices.Collect(maps.Values(n.inUse))
+	savers := slices.Collect(maps.Values(n.inUse))
 	n.mu.Unlock()
 	ctx, cancel := context.WithTimeout(context.Background(), maxLastSave)
 	defer cancel()
 	var all sync.WaitGroup
-	for _, s := range subs {
-		if s != nil && (closed || !s.queue.saver.Settled()) {
+	for _, s := range savers {
+		if s != nil && (closed || !s.Settled()) {
 			all.Go(func() {
 				if closed {
-					s.queue.saver.Retire(ctx)
+					s.Retire(ctx)
 				} else {
-					s.queue.saver.Flush(ctx)
+					s.Flush(ctx)
 				}
 			})
 		}

@@ -111,7 +111,7 @@ var ofCursor = []mutation{
 	{
 		name:    "cursor: two subscriptions with one name",
 		file:    "subscribe.go",
-		search:  "\tif used && (before == nil || !before.over()) {\n\t\treturn nil, false\n\t}\n",
+		search:  "\tif used && (before == nil || !before.Over()) {\n\t\treturn nil, false\n\t}\n",
 		replace: "\t_ = used\n",
 		test:    "-run ^TestCursorNames$ ./test",
 	},

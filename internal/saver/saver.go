@@ -52,6 +52,11 @@ type Config struct {
 	// Current returns how far the subscription is now. It must not block.
 	Current func() Committed
 
+	// Over reports whether the subscription has ended or was closed, and Processed whether
+	// no message waits for a consumer or for an acknowledgement. They must not block.
+	Over      func() bool
+	Processed func() bool
+
 	// Failed reports that a save has failed, and after which time it is tried again: 0
 	// means that it is not. It must not block.
 	Failed func(err error, retry time.Duration)
