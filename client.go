@@ -47,6 +47,7 @@ import (
 	"github.com/limpet-go/limpet/internal/dispatch"
 	"github.com/limpet-go/limpet/internal/endpoint"
 	"github.com/limpet-go/limpet/internal/ids"
+	"github.com/limpet-go/limpet/internal/saver"
 	"github.com/limpet-go/limpet/internal/secrets"
 	"github.com/limpet-go/limpet/internal/tasks"
 	"github.com/limpet-go/limpet/internal/watch"
@@ -62,7 +63,7 @@ type Client struct {
 	ids       *ids.Generator
 	counters  counters
 	totals    subscriptionTotals
-	cursors   cursorNames
+	cursors   saver.Names // see SubscribeOptions.Name
 	state     watch.Value[State]
 	routes    routes
 	memory    *budget.Budget     // of all delivery queues

@@ -420,7 +420,7 @@ func (l *loop) cleanUp() {
 	if errors.Is(l.state.Cause, ErrClosed) {
 		l.c.goroutines.WaitDeliverers()
 	}
-	l.c.cursors.finish(errors.Is(l.state.Cause, ErrClosed))
+	l.c.cursors.Finish(errors.Is(l.state.Cause, ErrClosed))
 	l.c.doneCalls.Finish(maxCall)
 	l.c.notify.end()
 	close(l.c.done)

@@ -5,9 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
-	"maps"
 	"runtime/debug"
-	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -254,7 +252,7 @@ func (c *Client) Subscribe(ctx context.Context, topic string, o *SubscribeOption
 	if err := c.register(s); err != nil {
 		s.queue.forsake()
 		if s.queue.saver != nil {
-			c.cursors.set(s.queue.saver.Name, nil)
+			c.cursors.Set(s.queue.saver.Name, nil)
 		}
 		return nil, err
 	}
@@ -289,7 +287,7 @@ func newSubscription(c *Client, topic string, opts *SubscribeOptions) *Subscript
 			Store: opts.Cursor, Name: opts.Name, Feed: c.cfg.feed(topic), Current: s.queue.toSave, Failed: s.cursorNotSaved,
 			Over: s.over, Processed: s.processed,
 		}, s.queue.committedPosition())
-		c.cursors.set(opts.Name, s.queue.saver)
+		c.cursors.Set(opts.Name, s.queue.saver)
 	}
 	if h := c.counters.measured; h != nil {
 		s.queue.lag = &histogram.Lag{Delivery: &h.delivery, Source: &h.source}
@@ -301,17 +299,17 @@ func newSubscription(c *Client, topic string, opts *SubscribeOptions) *Subscript
 // loadCursor reserves the name in o and makes the subscription start after the saved
 // position, if there is one.
 func (c *Client) loadCursor(ctx context.Context, topic string, o *SubscribeOptions) (err error) {
-	before, free := c.cursors.reserve(o.Name)
+	before, free := c.cursors.Reserve(o.Name)
 	if !free {
 		return inputError("Subscribe", optionName, "%w", errNameInUse)
 	}
 	defer func() {
 		if err != nil {
-			c.cursors.set(o.Name, before)
+			c.cursors.Set(o.Name, before)
 		}
 	}()
 	if before != nil {
-		bounded, cancel := context.WithTimeout(ctx, maxLastSave)
+		bounded, cancel := context.WithTimeout(ctx, saver.MaxLastSave)
 		defer cancel()
 		if !before.HandOver(bounded) {
 			return contextError("Subscribe", "the cursor of the earlier subscription was saved", bounded.Err())
@@ -389,58 +387,6 @@ func (s *Subscription) cursorNotSaved(err error, retry time.Duration) {
 	s.client.notify.post(CursorNotSaved{Topic: s.topic, Name: s.queue.saver.Name, Retry: retry, Err: e})
 }
 
-// cursorNames are the names in use, see SubscribeOptions.Name. Its lock is a leaf.
-type cursorNames struct {
-	mu         sync.Mutex
-	inUse      map[string]*saver.Saver // nil while the cursor is loaded
-	sweepAbove int                     // that many names, they are swept
-}
-
-// reserve takes name. If a subscription had it that has ended, before saves for that one.
-// It reports false if the name is not free.
-func (n *cursorNames) reserve(name string) (before *saver.Saver, free bool) {
-	n.sweep()
-	n.mu.Lock()
-	before, used := n.inUse[name]
-	n.mu.Unlock()
-	if used && (before == nil || !before.Over()) {
-		return nil, false
-	}
-	n.mu.Lock()
-	defer n.mu.Unlock()
-	if now, still := n.inUse[name]; now != before || still != used {
-		return nil, false // another call was faster
-	}
-	if n.inUse == nil {
-		n.inUse = make(map[string]*saver.Saver)
-	}
-	n.inUse[name] = nil
-	return before, true
-}
-
-// sweep forgets the subscriptions that have ended and have nothing left to save, once
-// there are many names.
-func (n *cursorNames) sweep() {
-	n.mu.Lock()
-	var all map[string]*saver.Saver
-	if len(n.inUse) > n.sweepAbove {
-		all = maps.Clone(n.inUse)
-	}
-	n.mu.Unlock()
-	if all == nil {
-		return
-	}
-	maps.DeleteFunc(all, func(_ string, s *saver.Saver) bool { return s == nil || !s.Over() || !s.Processed() || !s.Settled() })
-	n.mu.Lock()
-	defer n.mu.Unlock()
-	for name, s := range all {
-		if n.inUse[name] == s {
-			delete(n.inUse, name)
-		}
-	}
-	n.sweepAbove = 64 + 2*len(n.inUse)
-}
-
 // over reports whether s has ended or was closed.
 func (s *Subscription) over() bool { return s.closed.Load() || s.State().Phase == SubEnded }
 
@@ -449,40 +395,3 @@ func (s *Subscription) processed() bool {
 	st := s.queue.stats()
 	return st.Waiting+st.Unacked == 0
 }
-
-// set makes s the one that saves with name, or frees the name if s is nil.
-func (n *cursorNames) set(name string, s *saver.Saver) {
-	n.mu.Lock()
-	defer n.mu.Unlock()
-	if s == nil {
-		delete(n.inUse, name)
-		return
-	}
-	n.inUse[name] = s
-}
-
-// finish saves what is not saved yet, within maxLastSave. With closed, nothing is saved
-// after it.
-func (n *cursorNames) finish(closed bool) {
-	n.mu.Lock()
-	savers := slices.Collect(maps.Values(n.inUse))
-	n.mu.Unlock()
-	ctx, cancel := context.WithTimeout(context.Background(), maxLastSave)
-	defer cancel()
-	var all sync.WaitGroup
-	for _, s := range savers {
-		if s != nil && (closed || !s.Settled()) {
-			all.Go(func() {
-				if closed {
-					s.Retire(ctx)
-				} else {
-					s.Flush(ctx)
-				}
-			})
-		}
-	}
-	all.Wait()
-}
-
-// maxLastSave bounds how long Done waits for stores. It is longer than saver.SaveTimeout.
-const maxLastSave = saver.SaveTimeout + 2*time.Second

@@ -1,5 +1,5 @@
 // Package saver saves the committed position of one subscription to a cursor.Store, on a
-// goroutine of its own.
+// goroutine of its own, and knows which names are in use.
 package saver
 
 import (
@@ -17,6 +17,9 @@ import (
 const (
 	// SaveTimeout bounds the context of one call of Store.Save.
 	SaveTimeout = 10 * time.Second
+
+	// MaxLastSave bounds how long the end of a client waits for stores.
+	MaxLastSave = SaveTimeout + 2*time.Second
 
 	firstRetry = 100 * time.Millisecond
 	maxRetry   = 30 * time.Second
