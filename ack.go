@@ -4,15 +4,12 @@ import (
 	"context"
 	"errors"
 	"math"
-	"runtime/debug"
 	"slices"
-	"sync"
 	"sync/atomic"
 	"time"
 
 	"github.com/google/uuid"
-	"github.com/limpet-go/limpet/internal/fifo"
-	"github.com/limpet-go/limpet/internal/guard"
+	"github.com/limpet-go/limpet/internal/dispatch"
 	"github.com/limpet-go/limpet/internal/headers"
 	"github.com/limpet-go/limpet/wire"
 )
@@ -193,130 +190,41 @@ func (r *Receipt) publishOutcome() bool {
 	return true
 }
 
-// doneCalls calls PublishOptions.Done, one call at a time, in the order in which the
-// outcomes became visible. Its goroutine lives while there is something to call. Its
-// lock is a leaf.
-type doneCalls struct {
-	notify *notifier // of calls that failed
-
-	mu      sync.Mutex
-	waiting fifo.Queue[*Receipt]
-	running bool          // there is a goroutine
-	began   time.Time     // of the call in progress
-	idle    chan struct{} // closed when the goroutine ends; nil until finish
-}
-
 const (
 	optionDone     = "PublishOptions.Done"
 	maxWaitingDone = 64 << 10 // calls, or twice the window: a burst of outcomes is no slow Done
 )
 
-var errDoneGoexit = errors.New("called runtime.Goexit, as t.FailNow does; return instead")
-
-// full reports whether no more messages with Done are admitted to a window of n
-// messages. The calls for those that the window holds are still added.
-func (d *doneCalls) full(n int) bool {
-	d.mu.Lock()
-	defer d.mu.Unlock()
-	return d.waiting.Len() >= max(maxWaitingDone, 2*n)
+// doneFull reports whether no more messages with Done are admitted to the window. The
+// calls for those that it holds are still added.
+func (c *Client) doneFull() bool {
+	return c.doneCalls.Len() >= max(maxWaitingDone, 2*c.cfg.Window.Messages)
 }
 
-// follow adds the call for a receipt whose outcome is visible, if it has Done.
-func (d *doneCalls) follow(r *Receipt) {
+// followOutcome makes Done be called for a receipt whose outcome is visible, if it has Done.
+func (w *window) followOutcome(r *Receipt) {
 	if r.details != nil && r.details.done != nil {
-		d.post(r)
+		w.doneCalls.Post(r)
 	}
 }
 
-// post adds the call for a receipt whose outcome is visible. It never blocks.
-func (d *doneCalls) post(r *Receipt) {
-	d.mu.Lock()
-	d.waiting.Push(r)
-	start := !d.running
-	d.running = true
-	d.mu.Unlock()
-	if start {
-		go d.run()
-	}
-}
-
-// run makes the calls that wait. If one of them ends the goroutine, another continues.
-func (d *doneCalls) run() {
-	for r := d.next(); r != nil; r = d.next() {
-		d.call(r)
-	}
-}
-
-// next returns the receipt whose call begins, or nil if none waits: then the goroutine
-// must end.
-func (d *doneCalls) next() *Receipt {
-	d.mu.Lock()
-	defer d.mu.Unlock()
-	if d.waiting.Len() == 0 {
-		d.running = false
-		if d.idle != nil {
-			close(d.idle)
-			d.idle = nil
-		}
-		return nil
-	}
-	r := *d.waiting.At(0)
-	d.waiting.Drop(1)
-	d.began = time.Now()
-	return r
-}
-
-func (d *doneCalls) call(r *Receipt) {
-	done, returned := r.details.done, false
+// callDone calls Done.
+func callDone(r *Receipt) {
+	done := r.details.done
 	r.details.done = nil // the receipt may be kept for long
-	defer func() {
-		var err error
-		if p := recover(); p != nil {
-			err = &PanicError{Value: p, Stack: debug.Stack()}
-		} else if !returned {
-			err = errDoneGoexit
-			go d.run()
-		}
-		if err != nil {
-			d.failed(err)
-		}
-	}()
 	done(r)
-	returned = true
 }
 
-func (d *doneCalls) failed(err error) {
-	d.notify.post(CallbackFailed{optionDone, &Error{Op: opReceipt, Field: optionDone, Class: ClassUser, Err: err}})
-}
-
-// finish waits until all calls have returned, or one of them has run for guard.MaxCall. No
-// outcome follows.
-func (d *doneCalls) finish() {
-	d.mu.Lock()
-	if !d.running {
-		d.mu.Unlock()
-		return
+// doneFailed reports that a call of Done has failed.
+func (n *notifier) doneFailed(err error) {
+	var p *dispatch.Panicked
+	switch {
+	case errors.As(err, &p):
+		err = &PanicError{p.Value, p.Stack}
+	case errors.Is(err, dispatch.ErrHangs):
+		err = newHangError(optionDone, dispatch.CallerName)
 	}
-	idle := make(chan struct{})
-	d.idle = idle
-	d.mu.Unlock()
-	timer := time.NewTimer(guard.MaxCall)
-	defer timer.Stop()
-	for {
-		select {
-		case <-idle:
-			return
-		case <-timer.C:
-		}
-		d.mu.Lock()
-		rest := guard.MaxCall - time.Since(d.began)
-		d.mu.Unlock()
-		if rest <= 0 {
-			d.failed(newHangError(optionDone, "limpet.(*doneCalls).call("))
-			return
-		}
-		timer.Reset(rest)
-	}
+	n.post(CallbackFailed{optionDone, &Error{Op: opReceipt, Field: optionDone, Class: ClassUser, Err: err}})
 }
 
 // written resolves the messages up to seq as Written, for a dialect without

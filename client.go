@@ -44,9 +44,11 @@ import (
 
 	"github.com/limpet-go/limpet/internal/admission"
 	"github.com/limpet-go/limpet/internal/budget"
+	"github.com/limpet-go/limpet/internal/dispatch"
 	"github.com/limpet-go/limpet/internal/endpoint"
 	"github.com/limpet-go/limpet/internal/ids"
 	"github.com/limpet-go/limpet/internal/inbox"
+	"github.com/limpet-go/limpet/internal/saver"
 	"github.com/limpet-go/limpet/internal/secrets"
 	"github.com/limpet-go/limpet/internal/tasks"
 	"github.com/limpet-go/limpet/internal/watch"
@@ -62,13 +64,13 @@ type Client struct {
 	ids       *ids.Generator
 	counters  counters
 	totals    subscriptionTotals
-	cursors   cursorNames
+	cursors   saver.Names // see SubscribeOptions.Name
 	state     watch.Value[State]
 	routes    routes
 	memory    *budget.Budget     // of all delivery queues
 	first     *firstSubscription // nil with the trait Confirms
 	notify    *notifier
-	doneCalls doneCalls
+	doneCalls dispatch.Calls[*Receipt] // of PublishOptions.Done
 	secrets   secrets.Set
 	done      chan struct{}
 	closed    atomic.Bool     // by Close, which the loop may not know yet
@@ -107,7 +109,7 @@ func New(url string, o *Options) (*Client, error) {
 	if cfg.Histograms {
 		c.counters.measured = new(histograms)
 	}
-	c.doneCalls.notify = c.notify
+	c.doneCalls.Receive, c.doneCalls.Failed = callDone, c.notify.doneFailed
 	c.admission = admission.New(cfg.Window.Messages, cfg.Window.Bytes)
 	c.state.Set(State{Phase: Connecting, Since: time.Now(), Host: cfg.url.Host})
 	if c.notify.start(); c.notify != nil {

@@ -13,6 +13,7 @@ import (
 	"github.com/limpet-go/limpet/internal/fifo"
 	"github.com/limpet-go/limpet/internal/guard"
 	"github.com/limpet-go/limpet/internal/pace"
+	"github.com/limpet-go/limpet/internal/tasks"
 	"github.com/limpet-go/limpet/internal/verdict"
 	"github.com/limpet-go/limpet/wire"
 )
@@ -33,10 +34,10 @@ type loop struct {
 	c       *Client
 	dialer  *dialer
 	timer   *time.Timer
-	timerAt time.Time // when the timer fires; zero: never
-	now     time.Time // of the current round
-	round   []event   // what is left of the current round
-	wakes   wakeRate  // of the rounds
+	timerAt time.Time      // when the timer fires; zero: never
+	now     time.Time      // of the current round
+	round   []event        // what is left of the current round
+	wakes   tasks.WakeRate // of the rounds
 	lookout
 
 	state        State
@@ -217,7 +218,7 @@ func (l *loop) rounds() {
 			return
 		}
 		l.timer.Reset(l.untilNextDeadline())
-		if !l.wakes.frequent(l.now) && !l.expectsEvents() && l.c.inbox.Rest() {
+		if !l.wakes.Frequent(l.now) && !l.expectsEvents() && l.c.inbox.Rest() {
 			return
 		}
 	}
@@ -423,8 +424,8 @@ func (l *loop) cleanUp() {
 	if errors.Is(l.state.Cause, ErrClosed) {
 		l.c.goroutines.WaitDeliverers()
 	}
-	l.c.cursors.finish(errors.Is(l.state.Cause, ErrClosed))
-	l.c.doneCalls.finish()
+	l.c.cursors.Finish(errors.Is(l.state.Cause, ErrClosed))
+	l.c.doneCalls.Finish(guard.MaxCall)
 	l.c.notify.end()
 	close(l.c.done)
 }

@@ -436,8 +436,8 @@ func TestSumsOfCountersOnlyGrow(t *testing.T) {
 				return
 			default:
 			}
-			c.outages.begin(time.Now())
-			c.outages.end()
+			c.outages.Begin(time.Now())
+			c.outages.End()
 			c.countReady(i%2 == 0)
 		}
 	}()

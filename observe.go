@@ -8,6 +8,7 @@ import (
 
 	"github.com/google/uuid"
 	"github.com/limpet-go/limpet/internal/dispatch"
+	"github.com/limpet-go/limpet/internal/pace"
 )
 
 // Observer receives the events of a client, for logs and metrics.
@@ -297,23 +298,11 @@ func (n *notifier) end() {
 // number of lines of each kind.
 type eventLog struct {
 	logger     *slog.Logger
-	downAt     time.Time // since when there is no connection; zero while one is ready
-	fails      int       // losses and failed attempts since downAt
-	connected  bool      // a connection has been ready
-	recovering bool      // an outage lasts: its end has one line
-	limits     map[string]*lineLimit
-}
-
-const (
-	maxLines   = 10 // of one message and level within lineWindow, except for the phases of the client
-	lineWindow = 10 * time.Second
-)
-
-// lineLimit counts the lines of one message and level.
-type lineLimit struct {
-	began      time.Time // of the window
-	lines      int       // in it
-	suppressed int       // since the last line
+	downAt     time.Time  // since when there is no connection; zero while one is ready
+	fails      int        // losses and failed attempts since downAt
+	connected  bool       // a connection has been ready
+	recovering bool       // an outage lasts: its end has one line
+	lines      pace.Lines // of one message and level; the phases of the client have no bound
 }
 
 func (g *eventLog) log(e Event) {
@@ -331,10 +320,10 @@ func (g *eventLog) log(e Event) {
 	}
 	if s, ok := e.(StateChanged); ok {
 		level, attrs = g.follow(s.State, level, attrs)
-		if s.State.Phase == Ended {
-			attrs = append(attrs, g.suppressed()...)
+		if n := g.lines.Suppressed(); n > 0 && s.State.Phase == Ended {
+			attrs = append(attrs, slog.Int("suppressed", n))
 		}
-	} else if ok, more := g.allow(msg+level.String(), time.Now()); !ok {
+	} else if ok, more := g.lines.Allow(msg+level.String(), time.Now()); !ok {
 		return
 	} else if more > 0 {
 		attrs = append(attrs, slog.Int("suppressed", more))
@@ -371,39 +360,4 @@ func (g *eventLog) follow(s State, level slog.Level, attrs []slog.Attr) (slog.Le
 		g.downAt, g.fails = time.Time{}, 0
 	}
 	return level, attrs
-}
-
-// allow reports whether there may be one more line of kind, and how many were
-// suppressed before it.
-func (g *eventLog) allow(kind string, now time.Time) (ok bool, suppressed int) {
-	l := g.limits[kind]
-	if l == nil {
-		if g.limits == nil {
-			g.limits = make(map[string]*lineLimit)
-		}
-		l = &lineLimit{began: now}
-		g.limits[kind] = l
-	}
-	if now.Sub(l.began) >= lineWindow {
-		l.began, l.lines = now, 0
-	}
-	if l.lines >= maxLines {
-		l.suppressed++
-		return false, 0
-	}
-	l.lines++
-	suppressed, l.suppressed = l.suppressed, 0
-	return true, suppressed
-}
-
-// suppressed returns how many lines were suppressed and not reported.
-func (g *eventLog) suppressed() []slog.Attr {
-	sum := 0
-	for _, l := range g.limits {
-		sum += l.suppressed
-	}
-	if sum == 0 {
-		return nil
-	}
-	return []slog.Attr{slog.Int("suppressed", sum)}
 }

@@ -351,7 +351,7 @@ func (c *Client) admit(ctx context.Context, messages []Outgoing) error {
 	if err != nil {
 		return err
 	}
-	if withDone && c.doneCalls.full(c.cfg.Window.Messages) {
+	if withDone && c.doneFull() {
 		return &Error{Op: opPublish, Field: "PublishOptions.Done", Class: ClassFull, Err: ErrDoneBehind}
 	}
 	full, err := c.admission.Acquire(ctx, len(messages), payloadBytes, !c.cfg.Window.FailFast)

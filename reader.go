@@ -3,9 +3,7 @@ package limpet
 import (
 	"errors"
 	"fmt"
-	"slices"
 	"strconv"
-	"strings"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -13,6 +11,7 @@ import (
 	"github.com/limpet-go/limpet/internal/fault"
 	"github.com/limpet-go/limpet/internal/guard"
 	"github.com/limpet-go/limpet/internal/inbox"
+	"github.com/limpet-go/limpet/internal/names"
 	"github.com/limpet-go/limpet/internal/secrets"
 	"github.com/limpet-go/limpet/internal/tasks"
 	"github.com/limpet-go/limpet/wire"
@@ -32,12 +31,12 @@ type reader struct {
 	first      *firstSubscription
 	kept       []*Subscription // those that the server keeps, if the session is resumed
 
-	names   serverNames
-	reports skipReports
-	wakes   wakeRate
-	decodes guard.CallWatch // of Decode and Delivery.Key
-	inKey   atomic.Bool     // Delivery.Key may run
-	readAt  time.Time       // when the frames at hand were read
+	names    names.Table                                      // the server's
+	reported struct{ reasons, details, names names.Reported } // what was skipped
+	wakes    tasks.WakeRate
+	decodes  guard.CallWatch // of Decode and Delivery.Key
+	inKey    atomic.Bool     // Delivery.Key may run
+	readAt   time.Time       // when the frames at hand were read
 }
 
 // start starts the goroutine that reads. Done waits for it until it ends, unless
@@ -76,7 +75,7 @@ func (r *reader) run() {
 			r.goroutines.Release()
 			return
 		}
-		if !r.wakes.frequent(now) {
+		if !r.wakes.Frequent(now) {
 			go r.run()
 			return
 		}
@@ -174,10 +173,10 @@ func (r *reader) route(events *wire.Events) error {
 			r.first.await()
 		}
 		if ev.Key == 0 {
-			ev.Key = r.names.keys[ev.Name]
+			ev.Key = r.names.Key(ev.Name)
 		} else if ev.Kind == wire.EventSubscribed && ev.Name != "" {
-			r.names.set(ev.Key, ev.Name)
-			r.names.forgetEnded(r.routes, ev.Key)
+			r.names.Set(ev.Key, ev.Name)
+			r.names.ForgetEnded(ev.Key, r.isOpen)
 		}
 		if sub := r.routes.find(ev); sub != nil {
 			messages = messages || ev.Kind == wire.EventData
@@ -268,6 +267,9 @@ func (f *firstSubscription) await() {
 	}
 }
 
+// isOpen reports whether a subscription has key.
+func (r *reader) isOpen(key uint64) bool { return r.routes.keyed(key) != nil }
+
 // isGapHere reports whether ev is a gap without a position, of which the queue says
 // what it means.
 func isGapHere(ev *wire.Event) bool {
@@ -280,13 +282,13 @@ func (r *reader) countMalformed(ev *wire.Event) bool {
 	r.counters.malformed.Add(max(1, ev.Count))
 	ev.Key, ev.Name = 0, ""
 	if ev.Detail == "" {
-		return firstOf(&r.reports.reasons, ev.Reason)
+		return r.reported.reasons.First(ev.Reason)
 	}
-	if len(r.reports.details) == maxSkippedReports {
+	if r.reported.details.Full() {
 		return false // before it costs memory
 	}
 	ev.Reason += ": " + ev.Detail
-	return firstOf(&r.reports.details, ev.Reason)
+	return r.reported.details.First(ev.Reason)
 }
 
 // countUnrequested counts n events that no subscription takes, if they are messages and the
@@ -304,28 +306,10 @@ func (r *reader) countUnrequested(ev *wire.Event, n int) *wire.Event {
 	if name == "" {
 		name = strconv.FormatUint(ev.Key, 10)
 	}
-	if !firstOf(&r.reports.names, name) {
+	if !r.reported.names.First(name) {
 		return nil
 	}
 	return &wire.Event{Kind: wire.EventMalformed, Name: r.secrets.Hide(name), Reason: reason}
-}
-
-// skipReports is what was reported on one connection.
-type skipReports struct{ reasons, details, names []string }
-
-const (
-	maxSkippedReports = 16  // of each sort on one connection
-	maxSkippedText    = 256 // bytes by which two reports differ
-)
-
-// firstOf reports whether text is not in list and is to be reported, and adds it.
-func firstOf(list *[]string, text string) bool {
-	text = text[:min(len(text), maxSkippedText)]
-	if len(*list) == maxSkippedReports || slices.Contains(*list, text) {
-		return false
-	}
-	*list = append(*list, strings.Clone(text))
-	return true
 }
 
 // hideSecrets removes the client's credentials from what the peer says.
@@ -337,32 +321,6 @@ func (r *reader) hideSecrets(ev *wire.Event) {
 		for i := range ev.Ack.Rejects {
 			ev.Ack.Rejects[i].Reason = r.secrets.Hide(ev.Ack.Rejects[i].Reason)
 		}
-	}
-}
-
-// recentNames are the topics of the subscriptions that ended last, of a dialect that
-// routes by name.
-type recentNames struct {
-	count  map[string]int // how often it is in order
-	order  []string
-	oldest int // index in order, once it is full
-}
-
-const maxRecentNames = 1024
-
-func (n *recentNames) add(name string) {
-	if n.count == nil {
-		n.count = make(map[string]int)
-	}
-	n.count[name]++
-	if len(n.order) < maxRecentNames {
-		n.order = append(n.order, name)
-		return
-	}
-	old := n.order[n.oldest]
-	n.order[n.oldest], n.oldest = name, (n.oldest+1)%maxRecentNames
-	if n.count[old]--; n.count[old] == 0 {
-		delete(n.count, old)
 	}
 }
 
@@ -398,66 +356,3 @@ type codecError struct {
 
 func (e *codecError) Error() string   { return fmt.Sprintf("%v (close code %d)", e.err, e.code.Code) }
 func (e *codecError) Unwrap() []error { return []error{e.err, &e.code} }
-
-// serverNames are the server's names for the subscriptions of one connection. A
-// key has one name, the latest.
-type serverNames struct {
-	keys  map[string]uint64
-	names map[uint64]string
-	kept  int // by the last forgetEnded
-}
-
-func (n *serverNames) set(key uint64, name string) {
-	if n.keys == nil {
-		n.keys, n.names = make(map[string]uint64), make(map[uint64]string)
-	}
-	n.forget(key)
-	n.keys[name], n.names[key] = key, name
-}
-
-// forget drops the name of key, which may be that of another one by now.
-func (n *serverNames) forget(key uint64) {
-	if name := n.names[key]; n.keys[name] == key {
-		delete(n.keys, name)
-	}
-	delete(n.names, key)
-}
-
-// forgetEnded forgets the names of subscriptions that have ended, once there are twice
-// as many names as the last time. newest is the latest key: the server may still send
-// for those shortly before it.
-func (n *serverNames) forgetEnded(r *routes, newest uint64) {
-	if len(n.names) < 2*max(n.kept, maxRecentNames) {
-		return
-	}
-	for key := range n.names {
-		if key+maxRecentNames <= newest && r.keyed(key) == nil {
-			n.forget(key)
-		}
-	}
-	n.kept = len(n.names)
-}
-
-// wakeRate reports whether a goroutine wakes often enough to be worth keeping.
-// One that wakes rarely ends, and a new goroutine waits instead, or none: the
-// runtime never shrinks a stack back to its first size, and the memory of many
-// idle clients is mostly stacks (docs/decisions/0007).
-type wakeRate struct {
-	last  time.Time
-	count int // of wake-ups in a row, each at most maxInterval after the one before
-}
-
-const (
-	maxInterval = 100 * time.Millisecond
-	minWakes    = 32 // more than connecting takes
-)
-
-// frequent counts one more wake-up, at now.
-func (w *wakeRate) frequent(now time.Time) bool {
-	if now.Sub(w.last) > maxInterval {
-		w.count = 0
-	}
-	w.last = now
-	w.count++
-	return w.count > minWakes
-}

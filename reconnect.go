@@ -198,7 +198,7 @@ func (l *loop) beginOutage() {
 		} else if l.rotation.planned {
 			l.outage.countAt = l.now.Add(plannedTime)
 		} else {
-			c.outages.begin(l.now)
+			c.outages.Begin(l.now)
 		}
 	}
 	for s := range l.registry.all() {
@@ -222,7 +222,7 @@ func (l *loop) checkOutage() {
 	if !o.countAt.IsZero() {
 		return
 	}
-	took := c.outages.end()
+	took := c.outages.End()
 	if !live {
 		return
 	}

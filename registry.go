@@ -8,6 +8,7 @@ import (
 	"sync"
 	"time"
 
+	"github.com/limpet-go/limpet/internal/names"
 	"github.com/limpet-go/limpet/internal/schedule"
 	"github.com/limpet-go/limpet/wire"
 )
@@ -168,8 +169,8 @@ type routes struct {
 	byKey  map[uint64]*Subscription
 	byName map[string]*Subscription // if the dialect routes by name
 
-	lastKey uint64 // that a subscription ever had
-	closed  recentNames
+	lastKey uint64       // that a subscription ever had
+	closed  names.Recent // the topics of those that ended last, of a dialect that routes by name
 }
 
 // setKey makes key stand for s, or for nothing if s is nil.
@@ -186,7 +187,7 @@ func (r *routes) setName(topic string, s *Subscription) {
 	defer r.mu.Unlock()
 	setRoute(&r.byName, topic, s)
 	if s == nil {
-		r.closed.add(topic)
+		r.closed.Add(topic)
 	}
 }
 
@@ -231,7 +232,7 @@ func (r *routes) wasKnown(ev *wire.Event) bool {
 	if ev.Key != 0 {
 		return ev.Key <= r.lastKey
 	}
-	return r.byName[ev.Name] != nil || r.closed.count[ev.Name] > 0
+	return r.byName[ev.Name] != nil || r.closed.Has(ev.Name)
 }
 
 // exceedsPlaces reports whether the server has no place for s, now or later on the

@@ -357,6 +357,6 @@ func (e RotationFailed) record() (slog.Level, string, []slog.Attr) {
 func (l *loop) countOutage(failed bool) {
 	if o := &l.outage; !o.countAt.IsZero() && (failed && l.rotation.old == nil || due(o.countAt, l.now)) {
 		o.countAt = time.Time{}
-		l.c.counters.outages.begin(o.since)
+		l.c.counters.outages.Begin(o.since)
 	}
 }

@@ -221,7 +221,7 @@ type counters struct {
 	malformed, unrequested, failed  atomic.Uint64 // failed subscriptions
 	plainFrames                     atomic.Bool
 
-	outages outageCount
+	outages histogram.Outages
 
 	pingRTT        atomic.Int64
 	heartbeat      atomic.Int64 // of the connection that became ready last, in nanoseconds
@@ -262,46 +262,8 @@ func (c *counters) countReady(resumed bool) {
 	}
 }
 
-// outageCount counts outages. Its fields are read together: their sums must not fall. Its
-// lock is a leaf.
-type outageCount struct {
-	mu    sync.Mutex
-	count uint64
-	past  time.Duration // how long those lasted that are over
-	since time.Time     // when the one that lasts now began; zero: none
-}
-
-func (o *outageCount) begin(now time.Time) {
-	o.mu.Lock()
-	defer o.mu.Unlock()
-	o.count++
-	o.since = now
-}
-
-// end ends the outage and returns how long it lasted. It reads the clock under the lock: a
-// reader may have seen the outage a moment ago.
-func (o *outageCount) end() time.Duration {
-	o.mu.Lock()
-	defer o.mu.Unlock()
-	took := time.Since(o.since)
-	o.past += took
-	o.since = time.Time{}
-	return took
-}
-
-// load returns the number of outages, how long the one that lasts now has lasted, and how
-// long all lasted together.
-func (o *outageCount) load() (count uint64, current, all time.Duration) {
-	o.mu.Lock()
-	defer o.mu.Unlock()
-	if !o.since.IsZero() {
-		current = time.Since(o.since)
-	}
-	return o.count, current, o.past + current
-}
-
 func (c *counters) stats(now time.Time) Stats {
-	outages, outage, outageTime := c.outages.load()
+	outages, outage, outageTime := c.outages.Load()
 	resumes, failures := c.resumes.Load(), c.failures.Load()
 	return Stats{
 		Attempts: c.attempts.Load(), FailedAttempts: failures.load(false),

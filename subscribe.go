@@ -5,9 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
-	"maps"
 	"runtime/debug"
-	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -254,7 +252,7 @@ func (c *Client) Subscribe(ctx context.Context, topic string, o *SubscribeOption
 	if err := c.register(s); err != nil {
 		s.queue.forsake()
 		if s.queue.saver != nil {
-			c.cursors.set(s.queue.saver.Name, nil)
+			c.cursors.Set(s.queue.saver.Name, nil)
 		}
 		return nil, err
 	}
@@ -287,8 +285,9 @@ func newSubscription(c *Client, topic string, opts *SubscribeOptions) *Subscript
 	if opts.Cursor != nil {
 		s.queue.saver = saver.New(saver.Config{
 			Store: opts.Cursor, Name: opts.Name, Feed: c.cfg.feed(topic), Current: s.queue.toSave, Failed: s.cursorNotSaved,
+			Over: s.over, Processed: s.processed,
 		}, s.queue.committedPosition())
-		c.cursors.set(opts.Name, s)
+		c.cursors.Set(opts.Name, s.queue.saver)
 	}
 	if h := c.counters.measured; h != nil {
 		s.queue.lag = &histogram.Lag{Delivery: &h.delivery, Source: &h.source}
@@ -300,19 +299,19 @@ func newSubscription(c *Client, topic string, opts *SubscribeOptions) *Subscript
 // loadCursor reserves the name in o and makes the subscription start after the saved
 // position, if there is one.
 func (c *Client) loadCursor(ctx context.Context, topic string, o *SubscribeOptions) (err error) {
-	before, free := c.cursors.reserve(o.Name)
+	before, free := c.cursors.Reserve(o.Name)
 	if !free {
 		return inputError("Subscribe", optionName, "%w", errNameInUse)
 	}
 	defer func() {
 		if err != nil {
-			c.cursors.set(o.Name, before)
+			c.cursors.Set(o.Name, before)
 		}
 	}()
 	if before != nil {
-		bounded, cancel := context.WithTimeout(ctx, maxLastSave)
+		bounded, cancel := context.WithTimeout(ctx, saver.MaxLastSave)
 		defer cancel()
-		if !before.queue.saver.HandOver(bounded) {
+		if !before.HandOver(bounded) {
 			return contextError("Subscribe", "the cursor of the earlier subscription was saved", bounded.Err())
 		}
 	}
@@ -388,100 +387,11 @@ func (s *Subscription) cursorNotSaved(err error, retry time.Duration) {
 	s.client.notify.post(CursorNotSaved{Topic: s.topic, Name: s.queue.saver.Name, Retry: retry, Err: e})
 }
 
-// cursorNames are the names in use, see SubscribeOptions.Name. Its lock is a leaf.
-type cursorNames struct {
-	mu         sync.Mutex
-	inUse      map[string]*Subscription // nil while the cursor is loaded
-	sweepAbove int                      // that many names, they are swept
-}
-
-// reserve takes name. If a subscription had it that has ended, before is that one. It
-// reports false if the name is not free.
-func (n *cursorNames) reserve(name string) (before *Subscription, free bool) {
-	n.sweep()
-	n.mu.Lock()
-	before, used := n.inUse[name]
-	n.mu.Unlock()
-	if used && (before == nil || !before.over()) {
-		return nil, false
-	}
-	n.mu.Lock()
-	defer n.mu.Unlock()
-	if now, still := n.inUse[name]; now != before || still != used {
-		return nil, false // another call was faster
-	}
-	if n.inUse == nil {
-		n.inUse = make(map[string]*Subscription)
-	}
-	n.inUse[name] = nil
-	return before, true
-}
-
-// sweep forgets the subscriptions that have ended and have nothing left to save, once
-// there are many names.
-func (n *cursorNames) sweep() {
-	n.mu.Lock()
-	var all map[string]*Subscription
-	if len(n.inUse) > n.sweepAbove {
-		all = maps.Clone(n.inUse)
-	}
-	n.mu.Unlock()
-	if all == nil {
-		return
-	}
-	maps.DeleteFunc(all, func(_ string, s *Subscription) bool { return s == nil || !s.over() || !s.settled() })
-	n.mu.Lock()
-	defer n.mu.Unlock()
-	for name, s := range all {
-		if n.inUse[name] == s {
-			delete(n.inUse, name)
-		}
-	}
-	n.sweepAbove = 64 + 2*len(n.inUse)
-}
-
 // over reports whether s has ended or was closed.
 func (s *Subscription) over() bool { return s.closed.Load() || s.State().Phase == SubEnded }
 
-// settled reports whether nothing is left to save, now and later.
-func (s *Subscription) settled() bool {
+// processed reports whether no message waits for a consumer or for an acknowledgement.
+func (s *Subscription) processed() bool {
 	st := s.queue.stats()
-	return st.Waiting+st.Unacked == 0 && s.queue.saver.Settled()
+	return st.Waiting+st.Unacked == 0
 }
-
-// set makes s the subscription with name, or frees the name if s is nil.
-func (n *cursorNames) set(name string, s *Subscription) {
-	n.mu.Lock()
-	defer n.mu.Unlock()
-	if s == nil {
-		delete(n.inUse, name)
-		return
-	}
-	n.inUse[name] = s
-}
-
-// finish saves what is not saved yet, within maxLastSave. With closed, nothing is saved
-// after it.
-func (n *cursorNames) finish(closed bool) {
-	n.mu.Lock()
-	subs := slices.Collect(maps.Values(n.inUse))
-	n.mu.Unlock()
-	ctx, cancel := context.WithTimeout(context.Background(), maxLastSave)
-	defer cancel()
-	var all sync.WaitGroup
-	for _, s := range subs {
-		if s != nil && (closed || !s.queue.saver.Settled()) {
-			all.Go(func() {
-				if closed {
-					s.queue.saver.Retire(ctx)
-				} else {
-					s.queue.saver.Flush(ctx)
-				}
-			})
-		}
-	}
-	all.Wait()
-}
-
-// maxLastSave bounds how long Done waits for stores. It is longer than saver.SaveTimeout.
-const maxLastSave = saver.SaveTimeout + 2*time.Second

@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"github.com/limpet-go/limpet/internal/admission"
+	"github.com/limpet-go/limpet/internal/dispatch"
 	"github.com/limpet-go/limpet/internal/fifo"
 	"github.com/limpet-go/limpet/wire"
 )
@@ -23,27 +24,27 @@ type window struct {
 	counters     *counters
 	origin       time.Time // origin of timestamp
 	slots        fifo.Queue[*Receipt]
-	admitted     fifo.Queue[int64] // when each slot was admitted, as counters hold a moment
-	firstSeq     uint64            // sequence number of the first slot
-	settledID    wire.ID           // id of the message numbered firstSeq-1, the uplink tag
-	nextToSend   int               // index of the first slot not sent on this connection
-	highestSent  uint64            // highest sequence number sent in this session epoch
-	bytesSent    uint64            // payload bytes sent on this connection
-	resumed      bool              // the server has said what it holds: it does not have what is not settled
-	credit       wire.Credit       // the server's, for this connection
-	pending      int               // receipts without an outcome
-	nextExpiry   time.Time         // no TTL ends before it; zero: no TTL
-	flushPoints  []*flushPoint     // by ascending seq; each has a caller of Flush that waits
-	firstPending int               // index before which every slot has its outcome
-	oneByOneUpTo uint64            // up to this sequence number a frame carries one message: a batch was too big
-	resends      []uint64          // of the last batch, until countResends
-	again        []sendAgain       // messages to be sent again, the next first
-	batch        uint32            // number of the last batch; 0 with sessions
-	resolved     [2]int            // outcomes to be published are in slots [from, to)
-	freedBytes   int               // payload bytes that they held
-	notify       *notifier         // of messages that failed
-	doneCalls    *doneCalls        // of PublishOptions.Done
-	woken        int               // outcomes that a caller waited for, since the loop last read it
+	admitted     fifo.Queue[int64]         // when each slot was admitted, as counters hold a moment
+	firstSeq     uint64                    // sequence number of the first slot
+	settledID    wire.ID                   // id of the message numbered firstSeq-1, the uplink tag
+	nextToSend   int                       // index of the first slot not sent on this connection
+	highestSent  uint64                    // highest sequence number sent in this session epoch
+	bytesSent    uint64                    // payload bytes sent on this connection
+	resumed      bool                      // the server has said what it holds: it does not have what is not settled
+	credit       wire.Credit               // the server's, for this connection
+	pending      int                       // receipts without an outcome
+	nextExpiry   time.Time                 // no TTL ends before it; zero: no TTL
+	flushPoints  []*flushPoint             // by ascending seq; each has a caller of Flush that waits
+	firstPending int                       // index before which every slot has its outcome
+	oneByOneUpTo uint64                    // up to this sequence number a frame carries one message: a batch was too big
+	resends      []uint64                  // of the last batch, until countResends
+	again        []sendAgain               // messages to be sent again, the next first
+	batch        uint32                    // number of the last batch; 0 with sessions
+	resolved     [2]int                    // outcomes to be published are in slots [from, to)
+	freedBytes   int                       // payload bytes that they held
+	notify       *notifier                 // of messages that failed
+	doneCalls    *dispatch.Calls[*Receipt] // of PublishOptions.Done
+	woken        int                       // outcomes that a caller waited for, since the loop last read it
 }
 
 // slotPool shares the memory of slots among clients: few are busy at a time.
@@ -133,7 +134,7 @@ func (w *window) publishOutcomes() {
 		if r.publishOutcome() {
 			w.woken++
 		}
-		w.doneCalls.follow(r)
+		w.followOutcome(r)
 		if w.notify != nil && (r.decided == Rejected || r.decided == Expired || r.decided == Unknown) {
 			w.notify.post(MessageFailed{r.topic, r.id, r.decided, r.details.err})
 		}

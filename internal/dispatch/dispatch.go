@@ -1,5 +1,5 @@
-// Package dispatch passes events to code of the user's, which may be slow, panic or end its
-// goroutine.
+// Package dispatch passes events and other values to code of the user's, which may be slow, panic
+// or end its goroutine.
 package dispatch
 
 import "sync"

@@ -1,4 +1,4 @@
-// Package histogram counts durations in fixed buckets.
+// Package histogram counts durations: in fixed buckets, and those of outages.
 package histogram
 
 import (

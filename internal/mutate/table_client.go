@@ -116,9 +116,9 @@ var ofClient = []mutation{
 	},
 	{
 		name:    "log: no limit of lines",
-		file:    "observe.go",
-		search:  "\tif l.lines >= maxLines {\n",
-		replace: "\tif l.lines >= 1<<30 {\n",
+		file:    "internal/pace/lines.go",
+		search:  "\tif k.lines >= maxLines {\n",
+		replace: "\tif k.lines >= 1<<30 {\n",
 		test:    "-run ^TestSilentLossesAreReported$ .",
 	},
 	{

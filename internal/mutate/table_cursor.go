@@ -90,15 +90,15 @@ var ofCursor = []mutation{
 	{
 		name:    "cursor: Done does not wait for the last save",
 		file:    "loop.go",
-		search:  "\tl.c.cursors.finish(errors.Is(l.state.Cause, ErrClosed))\n",
+		search:  "\tl.c.cursors.Finish(errors.Is(l.state.Cause, ErrClosed))\n",
 		replace: "",
 		test:    "-run ^TestCursorAtTheEnd$ ./test",
 	},
 	{
 		name:    "cursor: Done waits for ever",
-		file:    "subscribe.go",
-		search:  "const maxLastSave = saver.SaveTimeout + 2*time.Second",
-		replace: "const maxLastSave = 1000 * saver.SaveTimeout",
+		file:    "internal/saver/saver.go",
+		search:  "MaxLastSave = SaveTimeout + 2*time.Second",
+		replace: "MaxLastSave = 1000 * SaveTimeout",
 		test:    "-run ^TestCursorAtTheEnd$ ./test",
 	},
 	{
@@ -110,10 +110,24 @@ var ofCursor = []mutation{
 	},
 	{
 		name:    "cursor: two subscriptions with one name",
-		file:    "subscribe.go",
-		search:  "\tif used && (before == nil || !before.over()) {\n\t\treturn nil, false\n\t}\n",
+		file:    "internal/saver/names.go",
+		search:  "\tif used && (before == nil || !before.Over()) {\n\t\treturn nil, false\n\t}\n",
 		replace: "\t_ = used\n",
 		test:    "-run ^TestCursorNames$ ./test",
+	},
+	{
+		name:    "cursor: names of subscriptions that have ended are kept",
+		file:    "internal/saver/names.go",
+		search:  "\t\tif n.inUse[name] == s {",
+		replace: "\t\tif n.inUse[name] == s && s == nil {",
+		test:    "-run ^TestEndedNamesAreForgotten$ ./internal/saver",
+	},
+	{
+		name:    "cursor: a name is forgotten before its position is saved",
+		file:    "internal/saver/names.go",
+		search:  "!s.Processed() || !s.Settled() })",
+		replace: "!s.Processed() })",
+		test:    "-run ^TestEndedNamesAreForgotten$ ./internal/saver",
 	},
 	{
 		name:    "cursor: a closed subscription goes on saving",
@@ -125,7 +139,7 @@ var ofCursor = []mutation{
 	{
 		name:    "cursor: a name is not free after a Load that failed",
 		file:    "subscribe.go",
-		search:  "\t\t\tc.cursors.set(o.Name, before)\n",
+		search:  "\t\t\tc.cursors.Set(o.Name, before)\n",
 		replace: "",
 		test:    "-run ^TestBadCursors$ ./test",
 	},

@@ -371,7 +371,7 @@ var ofFeed = []mutation{
 	{
 		name:    "skipped: reports of what peers name have no bound",
 		file:    "reader.go",
-		search:  "return firstOf(&r.reports.details, ev.Reason)",
+		search:  "return r.reported.details.First(ev.Reason)",
 		replace: "return true",
 		test:    "-run ^TestUnnamedTypesAreReportedOnce$ ./test",
 	},

@@ -255,6 +255,13 @@ var ofMeasure = []mutation{
 		test:    "-run ^TestOtherTopicsAreSilence$ ./test",
 	},
 	{
+		name:    "measure: only the outage that lasts now counts",
+		file:    "internal/histogram/outages.go",
+		search:  "\to.past += took\n",
+		replace: "",
+		test:    "-run ^TestOutages$ ./internal/histogram",
+	},
+	{
 		name:    "measure: a silence is negative",
 		file:    "state.go",
 		search:  "Silence: max(0, now.Sub(c.origin)-time.Duration(c.lastMessage.Load())),",

@@ -1,5 +1,5 @@
 // Package saver saves the committed position of one subscription to a cursor.Store, on a
-// goroutine of its own.
+// goroutine of its own, and knows which names are in use.
 package saver
 
 import (
@@ -17,6 +17,9 @@ import (
 const (
 	// SaveTimeout bounds the context of one call of Store.Save.
 	SaveTimeout = 10 * time.Second
+
+	// MaxLastSave bounds how long the end of a client waits for stores.
+	MaxLastSave = SaveTimeout + 2*time.Second
 
 	firstRetry = 100 * time.Millisecond
 	maxRetry   = 30 * time.Second
@@ -51,6 +54,11 @@ type Config struct {
 
 	// Current returns how far the subscription is now. It must not block.
 	Current func() Committed
+
+	// Over reports whether the subscription has ended or was closed, and Processed whether
+	// no message waits for a consumer or for an acknowledgement. They must not block.
+	Over      func() bool
+	Processed func() bool
 
 	// Failed reports that a save has failed, and after which time it is tried again: 0
 	// means that it is not. It must not block.

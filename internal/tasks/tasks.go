@@ -1,4 +1,5 @@
-// Package tasks starts goroutines, waits for them and bounds their work.
+// Package tasks starts goroutines, waits for them, bounds their work and says which are worth
+// keeping.
 package tasks
 
 import "sync"
