@@ -123,7 +123,7 @@ var ofConsume = []mutation{
 	},
 	{
 		name:    "consume: the time of a message is that of the first read",
-		file:    "reader.go",
+		file:    "conn.go",
 		search:  "\t\tr.readAt = now\n",
 		replace: "\t\tif r.readAt.IsZero() {\n\t\t\tr.readAt = now\n\t\t}\n",
 		test:    "-run ^TestReceivedAtIsWhenTheBytesCame$ ./test",
@@ -145,7 +145,7 @@ var ofConsume = []mutation{
 	{
 		name:    "consume: the client ends before the calls of Done",
 		file:    "loop.go",
-		search:  "\tl.c.doneCalls.Finish(maxCall)\n",
+		search:  "\tl.c.doneCalls.Finish(guard.MaxCall)\n",
 		replace: "",
 		test:    "-run ^TestDoneIsCalledBeforeTheEnd$ ./test",
 	},
@@ -277,7 +277,7 @@ var ofConsume = []mutation{
 	},
 	{
 		name:    "latest: a Key that hangs is called Decode",
-		file:    "reader.go",
+		file:    "conn.go",
 		search:  "\tr.inKey.Store(true) // it stays so if Key ends this goroutine\n",
 		replace: "",
 		test:    "-timeout=20s -run ^TestKeyThatBlocks$ ./test",
@@ -445,7 +445,7 @@ var ofConsume = []mutation{
 	},
 	{
 		name:    "key: the dialect is blamed for a Key that ends the reader",
-		file:    "reader.go",
+		file:    "conn.go",
 		search:  "			if r.inKey.Load() {\n				why =",
 		replace: "			if false {\n				why =",
 		test:    "-run ^TestKeyThatEndsItsGoroutine$ ./test",

@@ -165,7 +165,7 @@ var ofDial = []mutation{
 	},
 	{
 		name:    "secrets: a frame repeats the token",
-		file:    "reader.go",
+		file:    "conn.go",
 		search:  "ev.Reason = r.secrets.Hide(ev.Reason)",
 		replace: "_ = ev.Reason",
 		test:    "-run ^TestFramesOfThePeerHoldNoSecret$ ./test",
@@ -221,7 +221,7 @@ var ofDial = []mutation{
 	},
 	{
 		name:    "secrets: a rejection repeats the token",
-		file:    "reader.go",
+		file:    "conn.go",
 		search:  "ev.Ack.Rejects[i].Reason = r.secrets.Hide(ev.Ack.Rejects[i].Reason)",
 		replace: "_ = i",
 		test:    "-run ^TestFramesOfThePeerHoldNoSecret$ ./test",

@@ -104,7 +104,7 @@ var ofEnd = []mutation{
 	},
 	{
 		name:    "end: Goexit in Decode leaves a connection without a reader",
-		file:    "reader.go",
+		file:    "conn.go",
 		search:  "r.inbox.Post(readFailed{r.conn, why})",
 		replace: "_ = why",
 		test:    "-run ^TestGoexitInTheDialect$ ./test",
@@ -202,7 +202,7 @@ var ofEnd = []mutation{
 	},
 	{
 		name:    "first: the error of a later frame decides",
-		file:    "reader.go",
+		file:    "conn.go",
 		search:  "if fault := r.route(events); fault != nil {",
 		replace: "if fault := r.route(events); err == nil {",
 		test:    "-run ^TestFirstFaultOfABatchDecides$ .",

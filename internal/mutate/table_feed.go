@@ -370,7 +370,7 @@ var ofFeed = []mutation{
 	},
 	{
 		name:    "skipped: reports of what peers name have no bound",
-		file:    "reader.go",
+		file:    "conn.go",
 		search:  "return r.reported.details.First(ev.Reason)",
 		replace: "return true",
 		test:    "-run ^TestUnnamedTypesAreReportedOnce$ ./test",

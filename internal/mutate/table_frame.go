@@ -111,7 +111,7 @@ var ofFrame = []mutation{
 	},
 	{
 		name:    "idle: the reader keeps its stack",
-		file:    "reader.go",
+		file:    "conn.go",
 		search:  "if !r.wakes.Frequent(now) {",
 		replace: "if !r.wakes.Frequent(now) && err != nil {",
 		test:    "-run ^TestStacksOfIdleConnections$ ./test",

@@ -242,14 +242,14 @@ var ofMeasure = []mutation{
 	},
 	{
 		name:    "measure: silence counts from New",
-		file:    "reader.go",
+		file:    "conn.go",
 		search:  "\t\tr.counters.lastMessage.Store(r.counters.moment(r.readAt))\n",
 		replace: "",
 		test:    "-run ^TestGauges$ ./test",
 	},
 	{
 		name:    "measure: messages for other topics end the silence",
-		file:    "reader.go",
+		file:    "conn.go",
 		search:  "\t\tif sub := r.routes.find(ev); sub != nil {\n\t\t\tmessages = messages || ev.Kind == wire.EventData\n",
 		replace: "\t\tmessages = messages || ev.Kind == wire.EventData\n\t\tif sub := r.routes.find(ev); sub != nil {\n",
 		test:    "-run ^TestOtherTopicsAreSilence$ ./test",

@@ -103,7 +103,7 @@ var ofStream = []mutation{
 	},
 	{
 		name:    "reader: every malformed message has a line in the log",
-		file:    "reader.go",
+		file:    "conn.go",
 		search:  "\treturn r.reported.reasons.First(ev.Reason)\n",
 		replace: "\treturn true\n",
 		test:    "-run ^TestFloodOfMalformedMessages$ ./test",
@@ -117,7 +117,7 @@ var ofStream = []mutation{
 	},
 	{
 		name:    "reader: a message for an unknown topic does not count",
-		file:    "reader.go",
+		file:    "conn.go",
 		search:  "\t\tr.counters.unrequested.Add(uint64(n))\n",
 		replace: "",
 		test:    "-run ^TestUnrequestedMessages$ ./test",
