@@ -315,10 +315,6 @@ func unsupported(op, field, why string) *Error {
 	return &Error{Op: op, Field: field, Class: ClassUnsupported, Err: fmt.Errorf("%w: %s", ErrUnsupported, why)}
 }
 
-func peerText(s string) string { return text.Quote(s) }
-func logText(s string) string  { return text.ForLog(s) }
-func unquoted(s string) string { return text.Unquote(s) }
-
 // shownCode is the code that an error or a notice reports, of those of an event: not one
 // that the dialect made.
 func shownCode(code uint16, peer int64) int {
@@ -365,7 +361,7 @@ type mergedError struct {
 }
 
 func (e *mergedError) Error() string {
-	return "limpet: topic " + peerText(e.topic) + ": " + strings.TrimPrefix(e.err.Error(), "limpet: ")
+	return "limpet: topic " + text.Quote(e.topic) + ": " + strings.TrimPrefix(e.err.Error(), "limpet: ")
 }
 
 func (e *mergedError) Unwrap() error { return e.err }

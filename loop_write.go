@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"github.com/limpet-go/limpet/internal/fault"
+	"github.com/limpet-go/limpet/internal/text"
 	"github.com/limpet-go/limpet/wire"
 )
 
@@ -245,7 +246,7 @@ func (l *loop) confirmWritten(k *link) {
 // says when to ask again, all of it is asked for then.
 func (l *loop) requestRefused(k *link, ev *wire.Event) {
 	open := l.oldestRequest(k)
-	err := &Error{Op: "Subscribe", Field: "topic", Class: ClassRejected, Code: shownCode(ev.Code, ev.PeerCode), Detail: peerText(ev.Reason), Err: ErrRejected}
+	err := &Error{Op: "Subscribe", Field: "topic", Class: ClassRejected, Code: shownCode(ev.Code, ev.PeerCode), Detail: text.Quote(ev.Reason), Err: ErrRejected}
 	switch {
 	case ev.Retry > 0:
 		for _, s := range open {

@@ -4,6 +4,7 @@ import (
 	"time"
 
 	"github.com/limpet-go/limpet/internal/fifo"
+	"github.com/limpet-go/limpet/internal/text"
 	"github.com/limpet-go/limpet/wire"
 )
 
@@ -223,7 +224,7 @@ func (l *loop) handleNamed(k *link, s *Subscription, ev *wire.Event) {
 		}
 	case u.sub != s || s.state.Load().Phase == SubEnded:
 	case refusedAgain:
-		l.c.notify.post(ServerNotice{shownCode(ev.Code, ev.PeerCode), peerText(ev.Reason)})
+		l.c.notify.post(ServerNotice{shownCode(ev.Code, ev.PeerCode), text.Quote(ev.Reason)})
 	default:
 		l.handleSubscription(k, s, ev)
 	}
