@@ -11,6 +11,7 @@ import (
 	"github.com/google/uuid"
 	"github.com/limpet-go/limpet/internal/dispatch"
 	"github.com/limpet-go/limpet/internal/headers"
+	"github.com/limpet-go/limpet/internal/text"
 	"github.com/limpet-go/limpet/wire"
 )
 
@@ -367,7 +368,7 @@ func (w *window) refusedForNow(i int, reject wire.Reject, now time.Time) {
 	})
 	w.again = slices.Insert(w.again, at, next)
 	if w.notify != nil {
-		w.notify.post(ServerNotice{shownCode(reject.Code, reject.PeerCode), peerText(reject.Reason)})
+		w.notify.post(ServerNotice{shownCode(reject.Code, reject.PeerCode), text.Quote(reject.Reason)})
 	}
 }
 

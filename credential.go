@@ -16,6 +16,7 @@ import (
 	"github.com/limpet-go/limpet/internal/fault"
 	"github.com/limpet-go/limpet/internal/guard"
 	"github.com/limpet-go/limpet/internal/headers"
+	"github.com/limpet-go/limpet/internal/text"
 	"github.com/limpet-go/limpet/internal/ticket"
 	"github.com/limpet-go/limpet/internal/verdict"
 	"github.com/limpet-go/limpet/wire"
@@ -235,9 +236,9 @@ func (l *loop) credentialNews(k *link, ev *wire.Event) {
 	answered := !k.sentAt.IsZero()
 	switch {
 	case ev.Code != 0 && !(answered && l.canRefreshOn(k)):
-		l.c.notify.post(ServerNotice{shownCode(ev.Code, ev.PeerCode), peerText(ev.Reason)})
+		l.c.notify.post(ServerNotice{shownCode(ev.Code, ev.PeerCode), text.Quote(ev.Reason)})
 	case ev.Code != 0:
-		l.refreshFailed(k, &Error{Op: "refresh", Class: ClassAuth, Code: shownCode(ev.Code, ev.PeerCode), Detail: peerText(ev.Reason), Err: errNewRefused}, ev.Retry)
+		l.refreshFailed(k, &Error{Op: "refresh", Class: ClassAuth, Code: shownCode(ev.Code, ev.PeerCode), Detail: text.Quote(ev.Reason), Err: errNewRefused}, ev.Retry)
 	case ev.Wanted && l.canRefreshOn(k):
 		at := l.now
 		if answered {

@@ -11,6 +11,7 @@ import (
 	"strings"
 
 	"github.com/limpet-go/limpet/internal/fault"
+	"github.com/limpet-go/limpet/internal/text"
 	"github.com/limpet-go/limpet/wire"
 )
 
@@ -314,43 +315,6 @@ func unsupported(op, field, why string) *Error {
 	return &Error{Op: op, Field: field, Class: ClassUnsupported, Err: fmt.Errorf("%w: %s", ErrUnsupported, why)}
 }
 
-const maxPeerText = 256 // bytes
-
-// peerText makes text from the peer fit for a log or an error: it is quoted,
-// with control characters escaped, and cut to 256 bytes.
-func peerText(s string) string {
-	if s == "" {
-		return ""
-	}
-	truncated := len(s) > maxPeerText
-	if truncated {
-		s = strings.ToValidUTF8(s[:maxPeerText], "")
-	}
-	quoted := strconv.QuoteToASCII(s)
-	if truncated {
-		quoted += "…"
-	}
-	return quoted
-}
-
-// logText is text from outside for a log: at most 256 bytes, with control
-// characters escaped. The handler quotes it if it needs to, so quotation marks and
-// backslashes stay as they are. A text that was here before comes back as it was.
-func logText(s string) string {
-	quoted := strings.TrimSuffix(peerText(s), "…")
-	return inLogs.Replace(strings.TrimSuffix(strings.TrimPrefix(quoted, `"`), `"`))
-}
-
-var inLogs = strings.NewReplacer(`\\`, `\`, `\"`, `"`)
-
-// unquoted is the text that peerText has quoted.
-func unquoted(s string) string {
-	if text, err := strconv.Unquote(strings.TrimSuffix(s, "…")); err == nil {
-		return text
-	}
-	return s
-}
-
 // shownCode is the code that an error or a notice reports, of those of an event: not one
 // that the dialect made.
 func shownCode(code uint16, peer int64) int {
@@ -384,11 +348,7 @@ type PanicError struct {
 
 // Error returns the value, at most 256 bytes of it, without the stack.
 func (e *PanicError) Error() string {
-	text := fmt.Sprintf("panic: %v", e.Value)
-	if len(text) > maxPeerText {
-		text = strings.ToValidUTF8(text[:maxPeerText], "") + "…"
-	}
-	return text
+	return text.Cut(fmt.Sprintf("panic: %v", e.Value))
 }
 
 // Is makes errors.Is(err, ErrPanic) true.
@@ -401,7 +361,7 @@ type mergedError struct {
 }
 
 func (e *mergedError) Error() string {
-	return "limpet: topic " + peerText(e.topic) + ": " + strings.TrimPrefix(e.err.Error(), "limpet: ")
+	return "limpet: topic " + text.Quote(e.topic) + ": " + strings.TrimPrefix(e.err.Error(), "limpet: ")
 }
 
 func (e *mergedError) Unwrap() error { return e.err }

@@ -15,6 +15,7 @@ import (
 
 	"github.com/limpet-go/limpet/internal/fault"
 	"github.com/limpet-go/limpet/internal/guard"
+	"github.com/limpet-go/limpet/internal/text"
 	"github.com/limpet-go/limpet/internal/verdict"
 	"github.com/limpet-go/limpet/wire"
 )
@@ -86,9 +87,9 @@ var closeCodeErrors = map[uint16]error{4006: ErrSuperseded, 4007: ErrSessionConf
 // failureError returns the error that reports a failure: what was tried, what
 // it means and what the peer said. It has no URL, which may hold a secret.
 func failureError(f *wire.Failure, d verdict.Decision) *Error {
-	e := &Error{Op: f.Stage.String(), Field: optionOf(d.Err), Class: ErrorClass(d.Class), Code: shownCode(f.Code, f.PeerCode), Detail: peerText(f.Reason), Err: d.Err}
+	e := &Error{Op: f.Stage.String(), Field: optionOf(d.Err), Class: ErrorClass(d.Class), Code: shownCode(f.Code, f.PeerCode), Detail: text.Quote(f.Reason), Err: d.Err}
 	if f.Stage == wire.StageUpgrade {
-		e.Code, e.Detail = f.Status, peerText(strings.TrimSpace(string(f.Body)))
+		e.Code, e.Detail = f.Status, text.Quote(strings.TrimSpace(string(f.Body)))
 	}
 	if sentinel := closeCodeErrors[f.Code]; sentinel != nil && e.Err == nil {
 		e.Err = sentinel
@@ -116,7 +117,7 @@ func withoutURL(f *wire.Failure) error {
 		if errors.As(err, &withURL) {
 			err = withURL.Err
 		}
-		return fmt.Errorf("not a WebSocket handshake: %s", peerText(err.Error()))
+		return fmt.Errorf("not a WebSocket handshake: %s", text.Quote(err.Error()))
 	case f.Stage == wire.StageUpgrade && errors.As(f.Err, &user) && user.IsCredential():
 		return fmt.Errorf("%s: server answered %d %s", user.Option, f.Status, http.StatusText(f.Status))
 	case f.Stage == wire.StageUpgrade:

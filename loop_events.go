@@ -10,6 +10,7 @@ import (
 	"github.com/limpet-go/limpet/internal/fault"
 	"github.com/limpet-go/limpet/internal/headers"
 	"github.com/limpet-go/limpet/internal/socket"
+	"github.com/limpet-go/limpet/internal/text"
 	"github.com/limpet-go/limpet/wire"
 )
 
@@ -149,13 +150,13 @@ func (l *loop) handle(k *link, ev *wire.Event) {
 		l.spread = min(max(l.spread, ev.Spread), maxSpread)
 		l.goAwayUntil = l.now.Add(min(ev.Delay, headers.MaxRetryAfter))
 		l.planLeaving(k, ev)
-		l.c.notify.post(ServerNotice{shownCode(ev.Code, ev.PeerCode), peerText(ev.Reason)})
+		l.c.notify.post(ServerNotice{shownCode(ev.Code, ev.PeerCode), text.Quote(ev.Reason)})
 	case wire.EventAuth:
 		l.credentialNews(k, ev)
 	case wire.EventMalformed:
-		l.c.notify.post(MessageSkipped{logText(ev.Name), logText(ev.Reason)})
+		l.c.notify.post(MessageSkipped{text.ForLog(ev.Name), text.ForLog(ev.Reason)})
 	case wire.EventError:
-		l.c.notify.post(ServerNotice{shownCode(ev.Code, ev.PeerCode), peerText(ev.Reason)})
+		l.c.notify.post(ServerNotice{shownCode(ev.Code, ev.PeerCode), text.Quote(ev.Reason)})
 		if ev.Fatal && k.fatalError == nil {
 			k.fatalError, k.fatalAt, k.closeBy = ev, l.now, l.now.Add(fatalCloseTimeout)
 			if l.c.cfg.traits.ErrorStaysOpen {
@@ -217,7 +218,7 @@ func (l *loop) confirmed(k *link, s *Subscription, ev *wire.Event) {
 // unsubscribed follows when the server has refused or ended s.
 func (l *loop) unsubscribed(k *link, s *Subscription, ev *wire.Event) {
 	pending := s.state.Load().Phase == SubPending
-	err := &Error{Op: "Subscribe", Field: "topic", Class: ClassRejected, Code: shownCode(ev.Code, ev.PeerCode), Detail: peerText(ev.Reason), Err: ErrRejected}
+	err := &Error{Op: "Subscribe", Field: "topic", Class: ClassRejected, Code: shownCode(ev.Code, ev.PeerCode), Detail: text.Quote(ev.Reason), Err: ErrRejected}
 	u := k.usedTopic(s.topic)
 	switch {
 	case ev.Code == 0 && ev.Key == 0 && pending:

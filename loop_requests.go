@@ -6,6 +6,7 @@ import (
 	"time"
 
 	"github.com/limpet-go/limpet/internal/headers"
+	"github.com/limpet-go/limpet/internal/text"
 	"github.com/limpet-go/limpet/internal/verdict"
 	"github.com/limpet-go/limpet/wire"
 )
@@ -206,7 +207,7 @@ func (l *loop) refusalInDoubt(s *Subscription, err *Error, retry time.Duration) 
 func (l *loop) endedByServer(s *Subscription, ev *wire.Event) {
 	err := &Error{Op: "Subscribe", Field: "topic", Class: ClassRejected, Detail: "the server ended the subscription", Err: ErrRejected}
 	if ev.Reason != "" {
-		err.Detail += ": " + peerText(ev.Reason)
+		err.Detail += ": " + text.Quote(ev.Reason)
 	}
 	if l.now.Sub(s.state.Load().Since) >= time.Minute || s.queue.hasReceivedOn(l.link.conn.gen) {
 		s.endings = 0

@@ -9,6 +9,7 @@ import (
 	"github.com/google/uuid"
 	"github.com/limpet-go/limpet/internal/dispatch"
 	"github.com/limpet-go/limpet/internal/pace"
+	"github.com/limpet-go/limpet/internal/text"
 )
 
 // Observer receives the events of a client, for logs and metrics.
@@ -183,7 +184,7 @@ func (e StateChanged) record() (slog.Level, string, []slog.Attr) {
 
 func (e SubscriptionChanged) record() (slog.Level, string, []slog.Attr) {
 	level := slog.LevelInfo
-	attrs := []slog.Attr{slog.String("topic", logText(e.Topic)), slog.String("phase", e.State.Phase.String())}
+	attrs := []slog.Attr{slog.String("topic", text.ForLog(e.Topic)), slog.String("phase", e.State.Phase.String())}
 	if e.State.Err != nil {
 		level = slog.LevelWarn
 		attrs = append(attrs, slog.String("cause", e.State.Err.Error()))
@@ -194,7 +195,7 @@ func (e SubscriptionChanged) record() (slog.Level, string, []slog.Attr) {
 }
 
 func (e LossReported) record() (slog.Level, string, []slog.Attr) {
-	attrs := []slog.Attr{slog.String("topic", logText(e.Topic)), slog.String("cause", e.Cause.String())}
+	attrs := []slog.Attr{slog.String("topic", text.ForLog(e.Topic)), slog.String("cause", e.Cause.String())}
 	for _, a := range []slog.Attr{slog.Uint64("after", e.After), slog.Uint64("to", e.To), slog.Uint64("count", e.Count)} {
 		if a.Value.Uint64() > 0 { // 0 is not known: in a log it would read as nothing
 			attrs = append(attrs, a)
@@ -204,7 +205,7 @@ func (e LossReported) record() (slog.Level, string, []slog.Attr) {
 }
 
 func (e MessageFailed) record() (slog.Level, string, []slog.Attr) {
-	attrs := []slog.Attr{slog.String("topic", logText(e.Topic)), slog.String("id", e.ID.String()), slog.String("outcome", e.Outcome.String())}
+	attrs := []slog.Attr{slog.String("topic", text.ForLog(e.Topic)), slog.String("id", e.ID.String()), slog.String("outcome", e.Outcome.String())}
 	if e.Err != nil {
 		attrs = append(attrs, slog.String("cause", e.Err.Error()))
 	}
@@ -213,24 +214,24 @@ func (e MessageFailed) record() (slog.Level, string, []slog.Attr) {
 
 func (e MessagesDropped) record() (slog.Level, string, []slog.Attr) {
 	return slog.LevelWarn, "limpet: consumer too slow, messages dropped", []slog.Attr{
-		slog.String("topic", logText(e.Topic)), slog.Uint64("dropped", e.Count)}
+		slog.String("topic", text.ForLog(e.Topic)), slog.Uint64("dropped", e.Count)}
 }
 
 func (e MessageSkipped) record() (slog.Level, string, []slog.Attr) {
-	attrs := []slog.Attr{slog.String("reason", logText(e.Reason))}
+	attrs := []slog.Attr{slog.String("reason", text.ForLog(e.Reason))}
 	if e.Topic != "" {
-		attrs = append(attrs, slog.String("topic", logText(e.Topic)))
+		attrs = append(attrs, slog.String("topic", text.ForLog(e.Topic)))
 	}
 	return slog.LevelWarn, "limpet: message skipped", attrs
 }
 
 func (e ServerNotice) record() (slog.Level, string, []slog.Attr) {
 	return slog.LevelWarn, "limpet: server notice", []slog.Attr{
-		slog.Int("code", e.Code), slog.String("reason", logText(unquoted(e.Reason)))}
+		slog.Int("code", e.Code), slog.String("reason", text.ForLog(text.Unquote(e.Reason)))}
 }
 
 func (e CredentialInURL) record() (slog.Level, string, []slog.Attr) {
-	return slog.LevelWarn, "limpet: credential in the URL, use Options.Auth", []slog.Attr{slog.String("key", logText(e.Key))}
+	return slog.LevelWarn, "limpet: credential in the URL, use Options.Auth", []slog.Attr{slog.String("key", text.ForLog(e.Key))}
 }
 
 func (e CallbackFailed) record() (slog.Level, string, []slog.Attr) {

@@ -13,6 +13,7 @@ import (
 	"github.com/google/uuid"
 	"github.com/limpet-go/limpet/codec"
 	"github.com/limpet-go/limpet/internal/mediatype"
+	"github.com/limpet-go/limpet/internal/text"
 	"github.com/limpet-go/limpet/wire"
 )
 
@@ -251,12 +252,12 @@ func checkContentType(op, field, typ string, types []string) error {
 		return nil
 	}
 	return inputError(op, field, "%w: it is %s, the codec has %s; use another codec, or one that lists it in ContentTypes",
-		ErrContentType, peerText(typ), peerText(types[0]))
+		ErrContentType, text.Quote(typ), text.Quote(types[0]))
 }
 
 // payloadError is the error of a call in which a method of a codec returned err.
 func payloadError(op, field string, err error) error {
-	return &Error{Op: op, Field: field, Class: ClassUser, Err: &shortError{logText(err.Error()), err}}
+	return &Error{Op: op, Field: field, Class: ClassUser, Err: &shortError{text.ForLog(err.Error()), err}}
 }
 
 // shortError is an error whose text may quote a payload: it is short and printable.

@@ -15,6 +15,7 @@ import (
 	"github.com/limpet-go/limpet/internal/histogram"
 	"github.com/limpet-go/limpet/internal/saver"
 	"github.com/limpet-go/limpet/internal/schedule"
+	"github.com/limpet-go/limpet/internal/text"
 	"github.com/limpet-go/limpet/internal/watch"
 )
 
@@ -40,7 +41,7 @@ var (
 
 func (e DeliveryStopped) record() (slog.Level, string, []slog.Attr) {
 	return slog.LevelWarn, "limpet: delivery stopped", []slog.Attr{
-		slog.String("topic", logText(e.Topic)), slog.Uint64("waiting", e.Waiting), slog.Uint64("unacked", e.Unacked),
+		slog.String("topic", text.ForLog(e.Topic)), slog.Uint64("waiting", e.Waiting), slog.Uint64("unacked", e.Unacked),
 		slog.String("cause", e.Err.Error())}
 }
 
@@ -59,7 +60,7 @@ type CursorNotSaved struct {
 }
 
 func (e CursorNotSaved) record() (slog.Level, string, []slog.Attr) {
-	attrs := []slog.Attr{slog.String("topic", logText(e.Topic)), slog.String("name", logText(e.Name)),
+	attrs := []slog.Attr{slog.String("topic", text.ForLog(e.Topic)), slog.String("name", text.ForLog(e.Name)),
 		slog.Duration("retry", e.Retry), slog.String("cause", e.Err.Error())}
 	if stack := stackOf(e.Err); stack != nil {
 		attrs = append(attrs, slog.String("stack", string(stack)))
@@ -106,7 +107,7 @@ type Subscription struct {
 }
 
 // String names the subscription by its topic.
-func (s *Subscription) String() string { return "limpet.Subscription(" + peerText(s.topic) + ")" }
+func (s *Subscription) String() string { return "limpet.Subscription(" + text.Quote(s.topic) + ")" }
 
 // GoString is String.
 func (s *Subscription) GoString() string { return s.String() }

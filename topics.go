@@ -5,6 +5,7 @@ import (
 	"time"
 
 	"github.com/limpet-go/limpet/internal/fifo"
+	"github.com/limpet-go/limpet/internal/text"
 	"github.com/limpet-go/limpet/wire"
 )
 
@@ -224,7 +225,7 @@ func (l *loop) handleNamed(k *link, s *Subscription, ev *wire.Event) {
 		}
 	case u.sub != s || s.state.Load().Phase == SubEnded:
 	case refusedAgain:
-		l.c.notify.post(ServerNotice{shownCode(ev.Code, ev.PeerCode), peerText(ev.Reason)})
+		l.c.notify.post(ServerNotice{shownCode(ev.Code, ev.PeerCode), text.Quote(ev.Reason)})
 	default:
 		l.handleSubscription(k, s, ev)
 	}
@@ -337,7 +338,7 @@ func (k *link) release(s *Subscription, p Position) {
 // says when to ask again, all of it is asked for then.
 func (l *loop) requestRefused(k *link, ev *wire.Event) {
 	open := l.oldestRequest(k)
-	err := &Error{Op: "Subscribe", Field: "topic", Class: ClassRejected, Code: shownCode(ev.Code, ev.PeerCode), Detail: peerText(ev.Reason), Err: ErrRejected}
+	err := &Error{Op: "Subscribe", Field: "topic", Class: ClassRejected, Code: shownCode(ev.Code, ev.PeerCode), Detail: text.Quote(ev.Reason), Err: ErrRejected}
 	switch {
 	case ev.Retry > 0:
 		for _, s := range open {

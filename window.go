@@ -10,6 +10,7 @@ import (
 	"github.com/limpet-go/limpet/internal/admission"
 	"github.com/limpet-go/limpet/internal/dispatch"
 	"github.com/limpet-go/limpet/internal/fifo"
+	"github.com/limpet-go/limpet/internal/text"
 	"github.com/limpet-go/limpet/wire"
 )
 
@@ -218,10 +219,10 @@ func (w *window) reject(i int, reject wire.Reject) {
 		return
 	}
 	if reject.Unknown {
-		w.settle(i, Unknown, &Error{Op: opReceipt, Class: ClassOutcome, Code: shownCode(reject.Code, reject.PeerCode), Detail: peerText(reject.Reason), Err: ErrOutcomeUnknown})
+		w.settle(i, Unknown, &Error{Op: opReceipt, Class: ClassOutcome, Code: shownCode(reject.Code, reject.PeerCode), Detail: text.Quote(reject.Reason), Err: ErrOutcomeUnknown})
 		return
 	}
-	w.settle(i, Rejected, &Error{Op: opReceipt, Class: ClassOutcome, Code: shownCode(reject.Code, reject.PeerCode), Detail: peerText(reject.Reason), Err: ErrRejected})
+	w.settle(i, Rejected, &Error{Op: opReceipt, Class: ClassOutcome, Code: shownCode(reject.Code, reject.PeerCode), Detail: text.Quote(reject.Reason), Err: ErrRejected})
 }
 
 // resume applies what the server knows of the session at the beginning of a

@@ -425,7 +425,7 @@ var ofConsume = []mutation{
 	{
 		name:    "codec: the text of an error is as long as the codec likes",
 		file:    "publish.go",
-		search:  "&shortError{logText(err.Error()), err}",
+		search:  "&shortError{text.ForLog(err.Error()), err}",
 		replace: "&shortError{err.Error(), err}",
 		test:    "-run ^TestDecodePayloads$ ./test",
 	},

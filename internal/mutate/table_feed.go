@@ -440,7 +440,7 @@ var ofFeed = []mutation{
 	},
 	{
 		name:    "logs: reasons are quoted twice",
-		file:    "errors.go",
+		file:    "internal/text/text.go",
 		search:  "return inLogs.Replace(",
 		replace: "return strings.NewReplacer().Replace(",
 		test:    "-run ^TestReasonsAreEscapedOnce$ ./test",
