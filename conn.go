@@ -401,3 +401,14 @@ type codecError struct {
 
 func (e *codecError) Error() string   { return fmt.Sprintf("%v (close code %d)", e.err, e.code.Code) }
 func (e *codecError) Unwrap() []error { return []error{e.err, &e.code} }
+
+// callHangs follows when a call of a method of the dialect, or of the function in an
+// option, was given up.
+type callHangs struct {
+	option string
+	err    *HangError
+}
+
+func (e callHangs) apply(l *loop) {
+	l.end(&PermanentError{ClassUser, &fault.User{Option: e.option, Err: e.err}})
+}

@@ -398,3 +398,42 @@ func (l *loop) followTransport(k *link) {
 		l.c.notify.post(TransportChanged{Host: l.state.Host, Transport: k.conn.transport(), Status: k.conn.refusal})
 	}
 }
+
+const optionRedirects = "Options.Redirects"
+
+// Redirects is where a server may redirect the upgrade request. The zero value means nowhere.
+//
+// A server that answers 301, 302, 307 or 308 is followed to a host in Hosts, and also to
+// another path on its own host and port if Hosts is not empty. The request is the same there:
+// it has the headers, cookies, subprotocols and ticket that the first host got. It never goes
+// from wss:// to ws://, never to a URL with user information, and Options.AllowInsecure and
+// Options.StrictURL hold for each URL. At most five redirects are followed in one attempt, and
+// none that leads back or has a Retry-After. Everything together is one attempt, within
+// Options.DialTimeout, and each attempt begins at the URL again, also after a 301 or 308.
+// State.Host, AttemptInfo.Host and metrics name the host of the URL. What is not followed
+// fails the attempt with an error that wraps ErrRedirect and names the host. See
+// docs/reconnect.md, section 2.
+//
+// A server that asks for a new connection may name the URL for it (docs/protocol.md, section 8).
+// It is followed under the same rules, for one attempt: after that the client goes back to its
+// own URLs. A URL that is not followed is reported as RotationFailed.
+type Redirects struct {
+	// Hosts are host names or addresses, each with a port if it is not the usual one of the
+	// scheme: "feed-2.example.com", "10.0.0.7:8443", "[2001:db8::1]". A host gets the same
+	// credentials as that of the URL, so list only those that may have them. There are no
+	// wildcards. At most 1,000. Defaults to none: redirects are not followed.
+	Hosts []string
+}
+
+// redirects checks Options.Redirects.
+func (v *validation) redirects(c *config) {
+	c.Redirects.Hosts = slices.Clone(c.Redirects.Hosts)
+	allowed, i, err := endpoint.Allow(c.Redirects.Hosts, c.AllowInsecure)
+	switch {
+	case err != nil && i < 0:
+		v.refuse(optionRedirects+".Hosts", "%w", err)
+	case err != nil:
+		v.refuse(fmt.Sprintf("%s.Hosts[%d]", optionRedirects, i), "%w", err)
+	}
+	c.allowed = endpoint.Redirects{Allowed: allowed, StrictURL: c.StrictURL}
+}

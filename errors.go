@@ -1,16 +1,19 @@
 package limpet
 
 import (
+	"bytes"
 	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
 	"iter"
+	"runtime"
 	"slices"
 	"strconv"
 	"strings"
 
 	"github.com/limpet-go/limpet/internal/fault"
+	"github.com/limpet-go/limpet/internal/guard"
 	"github.com/limpet-go/limpet/internal/text"
 	"github.com/limpet-go/limpet/wire"
 )
@@ -417,4 +420,40 @@ func (c ClassCounts) MarshalJSON() ([]byte, error) {
 		}
 	}
 	return json.Marshal(counts)
+}
+
+// newPanicError is the guard.Report of the client.
+func newPanicError(value any, stack []byte) error { return &PanicError{Value: value, Stack: stack} }
+
+// HangError means that a method of Options.Dialect that must not block, or Delivery.Key,
+// has not returned for 10 seconds. Its goroutine is abandoned, and the client has ended. It
+// also means that a call of Options.Verdict or, at the end of the client, of
+// PublishOptions.Done took that long, see CallbackFailed, or that Save of a store hangs,
+// see CursorNotSaved.
+type HangError struct {
+	// Method is the name of the method, or of the option that holds the function.
+	Method string
+
+	// Stack is the stack of each goroutine of the process that runs it, as text of at
+	// most 16 KiB.
+	Stack []byte
+}
+
+// Error returns the name of the method and what to do.
+func (e *HangError) Error() string {
+	return fmt.Sprintf("%s has not returned for %v; it must not wait: see HangError.Stack", e.Method, guard.MaxCall)
+}
+
+// newHangError returns the error for a method that was called by the function with
+// this name.
+func newHangError(method, caller string) *HangError {
+	all := make([]byte, 1<<20)
+	all = all[:runtime.Stack(all, true)]
+	var found []byte
+	for _, stack := range bytes.Split(all, []byte("\n\n")) {
+		if bytes.Contains(stack, []byte(caller)) && len(found)+len(stack) < 16<<10 {
+			found = append(append(found, stack...), "\n\n"...)
+		}
+	}
+	return &HangError{method, bytes.TrimSpace(found)}
 }

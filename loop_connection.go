@@ -430,3 +430,31 @@ type connectionClosed struct{ conn *conn }
 func (e connectionClosed) apply(l *loop) {
 	l.closing = slices.DeleteFunc(l.closing, func(c *conn) bool { return c == e.conn })
 }
+
+// applyFatalError lets a fatal error frame decide over whatever ended the
+// connection after it (docs/protocol.md, section 7).
+func (k *link) applyFatalError(f *wire.Failure, now time.Time) {
+	f.CloseCode = f.Code
+	if k == nil || k.fatalError == nil {
+		return
+	}
+	f.Retry = max(0, k.fatalError.Retry-now.Sub(k.fatalAt))
+	if k.fatalError.Code != 0 {
+		f.Code, f.PeerCode, f.Reason = k.fatalError.Code, k.fatalError.PeerCode, k.fatalError.Reason
+	}
+}
+
+// openFailed follows when the dialect has no codec for a connection: the peer broke the
+// protocol, or the fault is on this side.
+func (l *loop) openFailed(k *link, err error) {
+	var user *fault.User
+	var violation *wire.CodeError
+	switch {
+	case errors.As(err, &user):
+		l.dialectFailed(k, user)
+	case errors.As(err, &violation):
+		l.violated(k, err)
+	default:
+		l.dialectFailed(k, &fault.User{Option: fault.OptionDialect, Err: fmt.Errorf("Open cannot use the connection; correct the options of the dialect or the credential: %w", err)})
+	}
+}

@@ -449,3 +449,16 @@ func (l *loop) followLink(k *link, n int) {
 		l.writeBytes = min(2*l.writeBytes, maxWriteBytes)
 	}
 }
+
+// reportUnencoded reports an operation that no caller waits for and that the dialect could
+// not encode, once for each kind on a connection.
+func (l *loop) reportUnencoded(k *link, kind wire.OpKind, err error) {
+	if kind == wire.OpAuth {
+		l.refreshFailed(k, &Error{Op: "refresh", Field: fault.OptionDialect, Class: ClassUser, Err: err}, 0)
+		return
+	}
+	if bit := uint32(1) << (kind % 32); k.unencodable&bit == 0 {
+		k.unencodable |= bit
+		l.c.notify.post(CallbackFailed{fault.OptionDialect, &Error{Op: "Encode", Field: fault.OptionDialect, Class: ClassUser, Detail: kind.String(), Err: err}})
+	}
+}

@@ -362,3 +362,29 @@ func (g *eventLog) follow(s State, level slog.Level, attrs []slog.Attr) (slog.Le
 	}
 	return level, attrs
 }
+
+// OutageEnded reports that everything that was live when a connection was lost is live
+// again: the connection and each subscription that has not ended. See Stats.Outages.
+type OutageEnded struct {
+	// Duration is how long it took.
+	Duration time.Duration
+	// Attempts is the number of attempts to connect.
+	Attempts int
+	// Gaps is the number of gaps and resets that were reported by then, Missed the number of
+	// messages missing in them, as far as it is known.
+	Gaps   uint64
+	Missed uint64
+	// Unproved is the number of subscriptions for which the server has not proved that
+	// nothing else is missing: a loss may show with their next message.
+	Unproved int
+}
+
+func (e OutageEnded) record() (slog.Level, string, []slog.Attr) {
+	attrs := []slog.Attr{
+		slog.Duration("after", e.Duration.Round(time.Millisecond)), slog.Int("attempts", e.Attempts),
+		slog.Uint64("gaps", e.Gaps), slog.Uint64("missed", e.Missed)}
+	if e.Unproved > 0 {
+		attrs = append(attrs, slog.Int("unproved", e.Unproved))
+	}
+	return slog.LevelInfo, "limpet: live again", attrs
+}

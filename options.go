@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"github.com/limpet-go/limpet/cursor"
+	"github.com/limpet-go/limpet/internal/governor"
 	"github.com/limpet-go/limpet/wire"
 )
 
@@ -425,4 +426,29 @@ type Delivery struct {
 	// if it is longer, in Every; at least 1, at most 2^30. It must not be less than what
 	// Rate allows in Every.
 	Burst int
+}
+
+// Governor gives the attempts of several clients their turns, so that many clients in one
+// process are no herd. It counts for each host and port apart. A host that refuses an attempt
+// with status 429 or 503, or ends a connection with close code 1008, gets 20 attempts a second
+// from then on, and half as many after each second with further refusals, but at least one.
+// The rate doubles every 30 seconds without a refusal, until there is no limit again. A server
+// that gives each client its own time (X-Limpet-Retry-Ms) is not limited. An attempt that
+// succeeds doubles the rate as well, at most once a second.
+//
+// A Governor may be used by any number of clients. See docs/reconnect.md, section 6.
+type Governor struct{ turns *governor.Governor }
+
+// NewGovernor returns a Governor that also bounds the attempts to a host that is not
+// overloaded: to perSecond attempts a second, from 1e-6 to 1e6, and burst at once, from 1 to
+// 1e6. The errors are of type *Error, class input.
+func NewGovernor(perSecond float64, burst int) (*Governor, error) {
+	const op = "NewGovernor"
+	if !(perSecond >= 1e-6 && perSecond <= 1e6) {
+		return nil, inputError(op, "perSecond", "is %v; use 1e-6 to 1e6 attempts a second", perSecond)
+	}
+	if burst < 1 || burst > 1e6 {
+		return nil, inputError(op, "burst", "is %d; use 1 to 1e6", burst)
+	}
+	return &Governor{governor.New(perSecond, burst)}, nil
 }

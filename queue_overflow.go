@@ -1,6 +1,7 @@
 package limpet
 
 import (
+	"errors"
 	"iter"
 	"runtime/debug"
 	"sync"
@@ -432,4 +433,12 @@ func (q *queue) allWaiting() iter.Seq[*Message] {
 			}
 		}
 	}
+}
+
+// errKeyGoexit is why a stream and a connection end when Delivery.Key has ended the
+// goroutine that reads.
+var errKeyGoexit = keyError(errors.New("it called runtime.Goexit, as t.FailNow does; return a key instead"))
+
+func keyError(err error) *Error {
+	return &Error{Op: "Subscribe", Field: "Delivery.Key", Class: ClassUser, Err: err}
 }

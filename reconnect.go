@@ -1,21 +1,23 @@
 package limpet
 
 import (
+	"context"
 	"errors"
 	"fmt"
-	"log/slog"
 	"math/rand/v2"
 	"net/http"
 	"net/url"
-	"slices"
+	"strings"
 	"time"
 
 	"github.com/cenkalti/backoff/v4"
 	"github.com/limpet-go/limpet/internal/endpoint"
 	"github.com/limpet-go/limpet/internal/fault"
 	"github.com/limpet-go/limpet/internal/governor"
+	"github.com/limpet-go/limpet/internal/guard"
 	"github.com/limpet-go/limpet/internal/headers"
 	"github.com/limpet-go/limpet/internal/socket"
+	"github.com/limpet-go/limpet/internal/text"
 	"github.com/limpet-go/limpet/internal/verdict"
 	"github.com/limpet-go/limpet/wire"
 )
@@ -141,32 +143,6 @@ func uniform(d time.Duration) time.Duration {
 	return time.Duration(rand.Uint64N(uint64(d) + 1))
 }
 
-// OutageEnded reports that everything that was live when a connection was lost is live
-// again: the connection and each subscription that has not ended. See Stats.Outages.
-type OutageEnded struct {
-	// Duration is how long it took.
-	Duration time.Duration
-	// Attempts is the number of attempts to connect.
-	Attempts int
-	// Gaps is the number of gaps and resets that were reported by then, Missed the number of
-	// messages missing in them, as far as it is known.
-	Gaps   uint64
-	Missed uint64
-	// Unproved is the number of subscriptions for which the server has not proved that
-	// nothing else is missing: a loss may show with their next message.
-	Unproved int
-}
-
-func (e OutageEnded) record() (slog.Level, string, []slog.Attr) {
-	attrs := []slog.Attr{
-		slog.Duration("after", e.Duration.Round(time.Millisecond)), slog.Int("attempts", e.Attempts),
-		slog.Uint64("gaps", e.Gaps), slog.Uint64("missed", e.Missed)}
-	if e.Unproved > 0 {
-		attrs = append(attrs, slog.Int("unproved", e.Unproved))
-	}
-	return slog.LevelInfo, "limpet: live again", attrs
-}
-
 func due(at, now time.Time) bool { return !at.IsZero() && !now.Before(at) }
 
 func later(a, b time.Time) time.Time {
@@ -174,87 +150,6 @@ func later(a, b time.Time) time.Time {
 		return a
 	}
 	return b
-}
-
-// outageWatch is a time without all that the client had.
-type outageWatch struct {
-	since    time.Time // zero: there is none
-	countAt  time.Time // when it counts as one, if it was planned; zero: it does
-	attempts uint64    // of the client when it began
-	waiting  int       // subscriptions that were live and are not yet again
-	unproved int       // subscriptions that are live again, and may still show a loss
-	gaps     uint64    // gaps and resets so far
-	missed   uint64    // messages in them, as far as known
-}
-
-// beginOutage follows when a connection that was ready is lost.
-func (l *loop) beginOutage() {
-	if l.outage.since.IsZero() {
-		c := &l.c.counters
-		l.outage = outageWatch{since: l.now, attempts: c.attempts.Load()}
-		if l.rotation.old != nil {
-			l.outage.since = l.rotation.endOverlap
-			l.outage.countAt = l.outage.since
-		} else if l.rotation.planned {
-			l.outage.countAt = l.now.Add(plannedTime)
-		} else {
-			c.outages.Begin(l.now)
-		}
-	}
-	for s := range l.registry.all() {
-		if !s.inOutage && s.state.Load().Phase == SubLive {
-			s.inOutage = true
-			l.outage.waiting++
-		}
-	}
-}
-
-// checkOutage ends the outage when everything is live again, or the client has ended.
-func (l *loop) checkOutage() {
-	l.countOutage(false)
-	o := l.outage
-	live := l.link != nil && l.link.ready && o.waiting == 0
-	if o.since.IsZero() || !live && !l.ended {
-		return
-	}
-	c := &l.c.counters
-	l.outage = outageWatch{}
-	if !o.countAt.IsZero() {
-		return
-	}
-	took := c.outages.End()
-	if !live {
-		return
-	}
-	if h := c.measured; h != nil {
-		h.recovery.Add(took, 1)
-	}
-	l.c.notify.post(OutageEnded{took, int(c.attempts.Load() - o.attempts), o.gaps, o.missed, o.unproved})
-}
-
-// Governor gives the attempts of several clients their turns, so that many clients in one
-// process are no herd. It counts for each host and port apart. A host that refuses an attempt
-// with status 429 or 503, or ends a connection with close code 1008, gets 20 attempts a second
-// from then on, and half as many after each second with further refusals, but at least one.
-// The rate doubles every 30 seconds without a refusal, until there is no limit again. A server
-// that gives each client its own time (X-Limpet-Retry-Ms) is not limited. An attempt that
-// succeeds doubles the rate as well, at most once a second.
-//
-// A Governor may be used by any number of clients. See docs/reconnect.md, section 6.
-type Governor struct{ turns *governor.Governor }
-
-// NewGovernor returns a Governor that also bounds the attempts to a host that is not
-// overloaded: to perSecond attempts a second, from 1e-6 to 1e6, and burst at once, from 1 to
-// 1e6. The errors are of type *Error, class input.
-func NewGovernor(perSecond float64, burst int) (*Governor, error) {
-	const op = "NewGovernor"
-	if !(perSecond >= 1e-6 && perSecond <= 1e6) {
-		return nil, inputError(op, "perSecond", "is %v; use 1e-6 to 1e6 attempts a second", perSecond)
-	}
-	if burst < 1 || burst > 1e6 {
-		return nil, inputError(op, "burst", "is %d; use 1 to 1e6", burst)
-	}
-	return &Governor{governor.New(perSecond, burst)}, nil
 }
 
 // newChoice returns the choice among the endpoints of a client.
@@ -343,45 +238,6 @@ func (e resolved) apply(l *loop) {
 	l.dial()
 }
 
-const optionRedirects = "Options.Redirects"
-
-// Redirects is where a server may redirect the upgrade request. The zero value means nowhere.
-//
-// A server that answers 301, 302, 307 or 308 is followed to a host in Hosts, and also to
-// another path on its own host and port if Hosts is not empty. The request is the same there:
-// it has the headers, cookies, subprotocols and ticket that the first host got. It never goes
-// from wss:// to ws://, never to a URL with user information, and Options.AllowInsecure and
-// Options.StrictURL hold for each URL. At most five redirects are followed in one attempt, and
-// none that leads back or has a Retry-After. Everything together is one attempt, within
-// Options.DialTimeout, and each attempt begins at the URL again, also after a 301 or 308.
-// State.Host, AttemptInfo.Host and metrics name the host of the URL. What is not followed
-// fails the attempt with an error that wraps ErrRedirect and names the host. See
-// docs/reconnect.md, section 2.
-//
-// A server that asks for a new connection may name the URL for it (docs/protocol.md, section 8).
-// It is followed under the same rules, for one attempt: after that the client goes back to its
-// own URLs. A URL that is not followed is reported as RotationFailed.
-type Redirects struct {
-	// Hosts are host names or addresses, each with a port if it is not the usual one of the
-	// scheme: "feed-2.example.com", "10.0.0.7:8443", "[2001:db8::1]". A host gets the same
-	// credentials as that of the URL, so list only those that may have them. There are no
-	// wildcards. At most 1,000. Defaults to none: redirects are not followed.
-	Hosts []string
-}
-
-// redirects checks Options.Redirects.
-func (v *validation) redirects(c *config) {
-	c.Redirects.Hosts = slices.Clone(c.Redirects.Hosts)
-	allowed, i, err := endpoint.Allow(c.Redirects.Hosts, c.AllowInsecure)
-	switch {
-	case err != nil && i < 0:
-		v.refuse(optionRedirects+".Hosts", "%w", err)
-	case err != nil:
-		v.refuse(fmt.Sprintf("%s.Hosts[%d]", optionRedirects, i), "%w", err)
-	}
-	c.allowed = endpoint.Redirects{Allowed: allowed, StrictURL: c.StrictURL}
-}
-
 // optionOf returns the option that err names; "" if there is none.
 func optionOf(err error) string {
 	if known := (*fault.Redirect)(nil); errors.As(err, &known) {
@@ -432,4 +288,118 @@ func (d *dialer) upgrade(requests *socket.Requests, w *wire.Attempt, tickets url
 		d.secrets.AddRequest(step.URL, step.Header)
 		d.addCookies(step.URL)
 	}
+}
+
+// askDialect returns what the dialect decides, or no opinion and its panic.
+func (c *config) askDialect(f wire.Failure) (wire.Verdict, error) {
+	return c.Dialect.(guard.Dialect).AskVerdict(f) // newConfig guards it
+}
+
+// overrule lets Options.Verdict change d. A call that fails changes nothing.
+func (l *loop) overrule(f *wire.Failure, d *verdict.Decision) {
+	if l.c.cfg.Verdict == nil || d.Fixed {
+		return
+	}
+	would, trial := *d, l.finality
+	trial.Weigh(&would, l.now, l.canRefresh(), l.c.cfg.Backoff.KeepTrying)
+	if would.Action == wire.ActionSpread && would.Spread == 0 {
+		would.Spread = l.spread
+	}
+	v, err := l.askVerdict(l.withoutSecrets(f, would), would.Verdict)
+	switch {
+	case err == nil:
+		*d = d.Overruled(v, would)
+	case !l.c.closed.Load():
+		d.Failed = &fault.User{Option: fault.OptionVerdict, Err: err}
+		l.c.notify.post(CallbackFailed{fault.OptionVerdict, &Error{Op: f.Stage.String(), Field: fault.OptionVerdict, Class: ClassUser, Err: l.c.secrets.HideError(err)}})
+	}
+}
+
+// askVerdict calls Options.Verdict. The loop waits for it, but neither for one that hangs
+// nor after Close.
+func (l *loop) askVerdict(f wire.Failure, would wire.Verdict) (wire.Verdict, error) {
+	ctx, cancel := context.WithTimeout(l.c.closing, guard.MaxCall)
+	defer cancel()
+	v, err := l.verdicts.Ask(ctx, newPanicError, func() (wire.Verdict, error) { return l.c.cfg.Verdict(f, would), nil })
+	if errors.Is(err, context.DeadlineExceeded) {
+		err = newHangError("Verdict", "limpet.(*loop).askVerdict.func")
+	}
+	switch {
+	case err != nil:
+	case v.Action > wire.ActionStop:
+		err = fmt.Errorf("returned the unknown Action %d; use one of wire.ActionDefault to wire.ActionStop", v.Action)
+	case min(v.After, v.Spread) < 0 || max(v.After, v.Spread) > maxDuration:
+		err = fmt.Errorf("returned After %v and Spread %v; use 0 to %v", v.After, v.Spread, maxDuration)
+	}
+	return v, err
+}
+
+// withoutSecrets returns a copy of f for the caller. Its Err is that of State.Cause.
+func (l *loop) withoutSecrets(f *wire.Failure, d verdict.Decision) wire.Failure {
+	shown, s := *f, &l.c.secrets
+	shown.Reason, shown.Body, shown.Header = s.Hide(f.Reason), []byte(s.Hide(string(f.Body))), s.HideHeader(f.Header)
+	shown.Err = l.explain(f, d)
+	return shown
+}
+
+// explain returns the error that reports f, without secrets.
+func (l *loop) explain(f *wire.Failure, d verdict.Decision) *Error {
+	shown := *f
+	shown.Reason = l.c.secrets.Hide(f.Reason)
+	e := failureError(&shown, d)
+	e.Err = l.c.secrets.HideError(e.Err)
+	return e
+}
+
+// closeCodeErrors are the sentinels of close codes that have one.
+var closeCodeErrors = map[uint16]error{4006: ErrSuperseded, 4007: ErrSessionConflict, 4402: ErrRolledBack}
+
+// failureError returns the error that reports a failure: what was tried, what
+// it means and what the peer said. It has no URL, which may hold a secret.
+func failureError(f *wire.Failure, d verdict.Decision) *Error {
+	e := &Error{Op: f.Stage.String(), Field: optionOf(d.Err), Class: ErrorClass(d.Class), Code: shownCode(f.Code, f.PeerCode), Detail: text.Quote(f.Reason), Err: d.Err}
+	if f.Stage == wire.StageUpgrade {
+		e.Code, e.Detail = f.Status, text.Quote(strings.TrimSpace(string(f.Body)))
+	}
+	if sentinel := closeCodeErrors[f.Code]; sentinel != nil && e.Err == nil {
+		e.Err = sentinel
+	}
+	if e.Err == nil {
+		e.Err = withoutURL(f)
+	}
+	if d.Failed != nil {
+		e.Err = fmt.Errorf("%w (and %w)", e.Err, d.Failed)
+	}
+	return e
+}
+
+// withoutURL returns the error of a failure without the URL in it.
+func withoutURL(f *wire.Failure) error {
+	var withURL *url.Error
+	var detected *wire.CodeError
+	var late *dialTimeoutError
+	var user *fault.User
+	switch {
+	case f.Stage == wire.StageDial && errors.As(f.Err, &late):
+		return &dialTimeoutError{late.after, withoutURL(&wire.Failure{Stage: f.Stage, Err: late.err})}
+	case f.Stage == wire.StageUpgrade && f.Status == http.StatusSwitchingProtocols && f.Err != nil:
+		err := f.Err
+		if errors.As(err, &withURL) {
+			err = withURL.Err
+		}
+		return fmt.Errorf("not a WebSocket handshake: %s", text.Quote(err.Error()))
+	case f.Stage == wire.StageUpgrade && errors.As(f.Err, &user) && user.IsCredential():
+		return fmt.Errorf("%s: server answered %d %s", user.Option, f.Status, http.StatusText(f.Status))
+	case f.Stage == wire.StageUpgrade:
+		return fmt.Errorf("%sserver answered %d %s", answeredBy(f), f.Status, http.StatusText(f.Status))
+	case errors.As(f.Err, &detected):
+		return f.Err
+	case f.Code != 0:
+		return endedBy(f)
+	case errors.As(f.Err, &withURL):
+		return withURL.Err
+	case f.Err == nil:
+		return errors.New("connection ended")
+	}
+	return f.Err
 }

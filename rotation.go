@@ -360,3 +360,59 @@ func (l *loop) countOutage(failed bool) {
 		l.c.counters.outages.Begin(o.since)
 	}
 }
+
+// outageWatch is a time without all that the client had.
+type outageWatch struct {
+	since    time.Time // zero: there is none
+	countAt  time.Time // when it counts as one, if it was planned; zero: it does
+	attempts uint64    // of the client when it began
+	waiting  int       // subscriptions that were live and are not yet again
+	unproved int       // subscriptions that are live again, and may still show a loss
+	gaps     uint64    // gaps and resets so far
+	missed   uint64    // messages in them, as far as known
+}
+
+// beginOutage follows when a connection that was ready is lost.
+func (l *loop) beginOutage() {
+	if l.outage.since.IsZero() {
+		c := &l.c.counters
+		l.outage = outageWatch{since: l.now, attempts: c.attempts.Load()}
+		if l.rotation.old != nil {
+			l.outage.since = l.rotation.endOverlap
+			l.outage.countAt = l.outage.since
+		} else if l.rotation.planned {
+			l.outage.countAt = l.now.Add(plannedTime)
+		} else {
+			c.outages.Begin(l.now)
+		}
+	}
+	for s := range l.registry.all() {
+		if !s.inOutage && s.state.Load().Phase == SubLive {
+			s.inOutage = true
+			l.outage.waiting++
+		}
+	}
+}
+
+// checkOutage ends the outage when everything is live again, or the client has ended.
+func (l *loop) checkOutage() {
+	l.countOutage(false)
+	o := l.outage
+	live := l.link != nil && l.link.ready && o.waiting == 0
+	if o.since.IsZero() || !live && !l.ended {
+		return
+	}
+	c := &l.c.counters
+	l.outage = outageWatch{}
+	if !o.countAt.IsZero() {
+		return
+	}
+	took := c.outages.End()
+	if !live {
+		return
+	}
+	if h := c.measured; h != nil {
+		h.recovery.Add(took, 1)
+	}
+	l.c.notify.post(OutageEnded{took, int(c.attempts.Load() - o.attempts), o.gaps, o.missed, o.unproved})
+}

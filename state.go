@@ -428,3 +428,34 @@ func (s *SubStats) add(o *SubStats) {
 // addCapped adds what peers say: a sum of it stays at the highest number. A counter must not
 // fall.
 func addCapped(a, b uint64) uint64 { return a + min(b, math.MaxUint64-a) }
+
+// failureCounters count failed attempts and, with lost, lost connections by class.
+type failureCounters struct {
+	attempts, lost [len(errorClasses)]atomic.Uint64
+}
+
+func (f *failureCounters) of(lost bool) *[len(errorClasses)]atomic.Uint64 {
+	if lost {
+		return &f.lost
+	}
+	return &f.attempts
+}
+
+func (f *failureCounters) load(lost bool) (c ClassCounts) {
+	if f != nil {
+		for i := range c {
+			c[i] = f.of(lost)[i].Load()
+		}
+	}
+	return c
+}
+
+// countFailure counts a failed attempt or a lost connection. Only the loop calls it.
+func (c *counters) countFailure(lost bool, class ErrorClass) {
+	if c.failures.Load() == nil {
+		c.failures.Store(new(failureCounters))
+	}
+	if i := slices.Index(errorClasses[:], class); i >= 0 {
+		c.failures.Load().of(lost)[i].Add(1)
+	}
+}

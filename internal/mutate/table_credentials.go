@@ -5,7 +5,7 @@ package main
 var ofCredentials = []mutation{
 	{
 		name:    "verdict: the caller overrules an error made with Permanent",
-		file:    "failure.go",
+		file:    "reconnect.go",
 		search:  "if l.c.cfg.Verdict == nil || d.Fixed {",
 		replace: "if l.c.cfg.Verdict == nil {",
 		test:    "-run ^TestVerdictOverrules$/^Permanent ./test",
@@ -26,7 +26,7 @@ var ofCredentials = []mutation{
 	},
 	{
 		name:    "verdict: the caller does not learn what has become final",
-		file:    "failure.go",
+		file:    "reconnect.go",
 		search:  "\ttrial.Weigh(&would, l.now, l.canRefresh(), l.c.cfg.Backoff.KeepTrying)\n",
 		replace: "\t_ = trial\n",
 		test:    "-run ^TestVerdictLearnsWhatTheClientWouldDo$ ./test",
@@ -47,21 +47,21 @@ var ofCredentials = []mutation{
 	},
 	{
 		name:    "verdict: a call that hangs stops the client",
-		file:    "failure.go",
+		file:    "reconnect.go",
 		search:  "context.WithTimeout(l.c.closing, guard.MaxCall)",
 		replace: "context.WithTimeout(l.c.closing, 1000*guard.MaxCall)",
 		test:    "-run ^TestVerdictThatFails$ ./test",
 	},
 	{
 		name:    "verdict: Close waits for a call that hangs",
-		file:    "failure.go",
+		file:    "reconnect.go",
 		search:  "context.WithTimeout(l.c.closing, guard.MaxCall)",
 		replace: "context.WithTimeout(context.Background(), guard.MaxCall)",
 		test:    "-run ^TestVerdictThatHangsDoesNotHoldUpClose$ ./test",
 	},
 	{
 		name:    "verdict: an action that does not exist is taken",
-		file:    "failure.go",
+		file:    "reconnect.go",
 		search:  "case v.Action > wire.ActionStop:",
 		replace: "case v.Action > 100:",
 		test:    "-run ^TestVerdictThatFails$ ./test",

@@ -151,7 +151,7 @@ var ofDial = []mutation{
 	},
 	{
 		name:    "secrets: a close reason repeats the token",
-		file:    "failure.go",
+		file:    "reconnect.go",
 		search:  "shown.Reason = l.c.secrets.Hide(f.Reason)",
 		replace: "_ = f.Reason",
 		test:    "-run ^TestPeerTextHoldsNoSecret$ ./test",
@@ -172,7 +172,7 @@ var ofDial = []mutation{
 	},
 	{
 		name:    "secrets: an error repeats the token",
-		file:    "failure.go",
+		file:    "reconnect.go",
 		search:  "e.Err = l.c.secrets.HideError(e.Err)",
 		replace: "_ = e.Err",
 		test:    "-run ^TestFramesOfThePeerHoldNoSecret$ ./test",

@@ -20,7 +20,7 @@ var ofEnd = []mutation{
 	},
 	{
 		name:    "end: a close code hides the fatal error before it",
-		file:    "failure.go",
+		file:    "loop_connection.go",
 		search:  "if k.fatalError.Code != 0 {",
 		replace: "if k.fatalError.Code != 0 && f.Code == 0 {",
 		test:    "-run ^TestFatalErrorFrameDecides$ ./test",
@@ -34,14 +34,14 @@ var ofEnd = []mutation{
 	},
 	{
 		name:    "end: an error of Open is a violation of the server",
-		file:    "failure.go",
+		file:    "loop_connection.go",
 		search:  "case errors.As(err, &violation):",
 		replace: "case errors.As(err, &violation) || violation == nil:",
 		test:    "-run ^TestErrorOfOpenIsTheDialects$ ./test",
 	},
 	{
 		name:    "end: a violation that Open finds is a fault of the dialect",
-		file:    "failure.go",
+		file:    "loop_connection.go",
 		search:  "case errors.As(err, &violation):",
 		replace: "case errors.As(err, &violation) && violation == nil:",
 		test:    "-run ^TestViolationFoundByOpen$ ./test",

@@ -32,14 +32,14 @@ var ofMeasure = []mutation{
 	},
 	{
 		name:    "measure: an outage begins with each loss",
-		file:    "reconnect.go",
+		file:    "rotation.go",
 		search:  "\tif l.outage.since.IsZero() {\n\t\tc := ",
 		replace: "\tif true {\n\t\tc := ",
 		test:    "-run ^TestOutage ./test",
 	},
 	{
 		name:    "measure: an outage ends when the connection is ready",
-		file:    "reconnect.go",
+		file:    "rotation.go",
 		search:  "live := l.link != nil && l.link.ready && o.waiting == 0",
 		replace: "live := l.link != nil && l.link.ready",
 		test:    "-run ^TestOutage ./test",
@@ -53,7 +53,7 @@ var ofMeasure = []mutation{
 	},
 	{
 		name:    "measure: every pending subscription keeps an outage",
-		file:    "reconnect.go",
+		file:    "rotation.go",
 		search:  "!s.inOutage && s.state.Load().Phase == SubLive",
 		replace: "!s.inOutage",
 		test:    "-run ^TestOutage ./test",
@@ -74,7 +74,7 @@ var ofMeasure = []mutation{
 	},
 	{
 		name:    "measure: an outage goes on after the end",
-		file:    "reconnect.go",
+		file:    "rotation.go",
 		search:  "\tif o.since.IsZero() || !live && !l.ended {",
 		replace: "\tif o.since.IsZero() || !live {",
 		test:    "-run ^TestGauges$ ./test",

@@ -53,14 +53,14 @@ var ofPaths = []mutation{
 	},
 	{
 		name:    "rotation: a slow change is no outage",
-		file:    "reconnect.go",
+		file:    "rotation.go",
 		search:  "l.outage.countAt = l.now.Add(plannedTime)",
 		replace: "l.outage.countAt = l.now.Add(time.Hour)",
 		test:    "-run ^TestSlowChangeIsAnOutage$ ./test",
 	},
 	{
 		name:    "rotation: a planned change is an outage",
-		file:    "reconnect.go",
+		file:    "rotation.go",
 		search:  "} else if l.rotation.planned {",
 		replace: "} else if false {",
 		test:    "-run ^TestDrainMovesClients$ ./test",
