@@ -323,3 +323,60 @@ func (k *link) queueRequest(s *Subscription) {
 	}
 	k.toAsk = slices.Insert(k.toAsk, i, s)
 }
+
+const maxKept = 1024 // more closed subscriptions are left to the end of the session
+
+// keepClosed remembers a closed subscription that the server keeps in the session: its
+// end is owed until the server confirms it or, if it confirms none, until it is written.
+func (l *loop) keepClosed(s *Subscription) {
+	here := s.keptIn != 0 && s.keptIn == l.sessions
+	if l.c.cfg.traits.KeepsSubs && here && len(l.kept) < maxKept {
+		l.kept = append(l.kept, s)
+	}
+}
+
+// forgetKept follows when the server has confirmed the end of a subscription.
+func (l *loop) forgetKept(ev *wire.Event) {
+	if ev.Kind == wire.EventUnsubscribed && ev.Key != 0 {
+		l.kept = slices.DeleteFunc(l.kept, func(s *Subscription) bool { return s.key == ev.Key })
+	}
+}
+
+// forgetWritten follows when the ends of subscriptions were written.
+func (l *loop) forgetWritten(k *link) {
+	if !l.c.cfg.traits.ConfirmsEnd {
+		l.kept = slices.DeleteFunc(l.kept, func(s *Subscription) bool { return slices.Contains(k.endsInWrite, s.key) })
+	}
+	k.endsInWrite = nil
+}
+
+// resumeKept ends at the server the subscriptions that it has kept in a resumed session
+// and that were closed in the meantime, and goes on with the others. Where they are a part
+// of Start, the dialect does so.
+func (l *loop) resumeKept(k *link, resumed bool) {
+	closed := l.kept
+	l.kept = nil
+	if !resumed || !k.traits.KeepsSubs {
+		return
+	}
+	for _, s := range closed {
+		if s.askedGeneration != k.conn.gen { // otherwise it was closed before the welcome
+			if s.keptIn != l.sessions || !k.traits.Unsubscribe || k.usedTopic(s.topic) != nil {
+				continue // the topic has another subscription by now
+			}
+			s.askedGeneration = k.conn.gen
+			k.unsubscribe(s)
+		}
+		l.kept = append(l.kept, s)
+	}
+	if k.traits.StartSubs > 0 {
+		return
+	}
+	for s := range l.registry.all() {
+		if s.keptIn != l.sessions || s.failedAsks > 0 {
+			continue
+		}
+		s.askedGeneration = k.conn.gen // its queue knows it from the reader
+		l.enterLive(k, s, true)
+	}
+}
