@@ -35,6 +35,11 @@ func watched(t *testing.T, o Observer) *Client {
 		<-c.Done()
 	})
 	synctest.Wait()
+	c.inbox.Post(step(func(l *loop) { // not a random part of it
+		l.attemptAt = l.now.Add(time.Hour)
+		l.state.NextAttempt = l.attemptAt
+	}))
+	synctest.Wait()
 	return c
 }
 

@@ -2,7 +2,6 @@ package limpet
 
 import (
 	"context"
-	"errors"
 	"log/slog"
 	"time"
 
@@ -33,8 +32,7 @@ type Observer interface {
 //	Debug  StateChanged between attempts, and to ready in an outage; SubscriptionChanged to pending,
 //	       and to live in an outage; CredentialRefreshed
 //	Info   StateChanged to ready and to a clean end, SubscriptionChanged to live or ended, OutageEnded,
-//	       HeartbeatShortened, TransportChanged,
-//	       StateChanged when a connection is replaced for its age
+//	       HeartbeatShortened, TransportChanged
 //	Warn   StateChanged after a lost connection or the first failed attempt, LossReported,
 //	       MessageFailed, MessagesDropped, DeliveryStopped, CursorNotSaved, MessageSkipped, RotationFailed, ServerNotice,
 //	       a refused subscription, CredentialNotRefreshed, CredentialInURL, EventsLost
@@ -343,9 +341,6 @@ func (g *eventLog) follow(s State, level slog.Level, attrs []slog.Attr) (slog.Le
 		g.recovering = g.connected
 		if g.downAt.IsZero() {
 			g.downAt = s.Since
-		}
-		if errors.Is(s.Cause, ErrConnectionAge) || errors.Is(s.Cause, ErrGoAway) {
-			return slog.LevelInfo, attrs // nothing has failed yet
 		}
 		if g.fails++; g.fails == 1 {
 			return slog.LevelWarn, attrs

@@ -2,6 +2,7 @@ package test
 
 import (
 	"net/http"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -63,16 +64,28 @@ func TestGovernorOfOnesOwn(t *testing.T) {
 		}
 		began := time.Now()
 		var all []*limpet.Client
+		var waits atomic.Int64
+		count := observer(func(e limpet.Event) {
+			if s, ok := e.(limpet.StateChanged); ok && s.State.Phase == limpet.Waiting {
+				waits.Add(1)
+			}
+		})
 		for i := range 100 {
-			client, err := limpet.New(c.urls()[i%2], options(&limpet.Options{HTTPClient: c.network.HTTPClient(), Governor: g}))
+			client, err := limpet.New(c.urls()[i%2], options(&limpet.Options{HTTPClient: c.network.HTTPClient(), Governor: g, Observer: count}))
 			if err != nil {
 				t.Fatal(err)
 			}
 			defer closeAndWait(t, client)
 			all = append(all, client)
 		}
+		synctest.Wait()
+		before := waits.Load()
 		for _, client := range all {
 			client.ReconnectNow() // does not jump the queue
+		}
+		synctest.Wait()
+		if n := waits.Load() - before; n > 0 {
+			t.Errorf("ReconnectNow has changed %d states while clients wait for their turn", n)
 		}
 		for _, client := range all {
 			if err := client.WaitReady(t.Context()); err != nil {

@@ -103,7 +103,7 @@ func TestLookFindsADeadConnection(t *testing.T) {
 					s.deaf.Store(true)
 					look(c)
 					at := time.Now()
-					st, err := c.WaitState(within(t, 10*time.Minute), func(s limpet.State) bool { return s.Phase != limpet.Ready })
+					st, err := c.WaitState(within(t, 10*time.Minute), func(s limpet.State) bool { return s.Phase != limpet.Ready || s.Generation == 2 })
 					assert.NoError(t, err)
 					if took := time.Since(at); took != 3*time.Second || !errors.Is(st.Cause, limpet.ErrHeartbeat) || limpet.ClassOf(st.Cause) != limpet.ClassTimeout {
 						t.Errorf("%s, ping %v: lost after %v, want 3 s: %v", name, how, took, st.Cause)

@@ -256,13 +256,6 @@ var ofLimits = []mutation{
 		test:    "-run ^TestSignsOfLifeComeBetweenTheFirstTexts$ ./test",
 	},
 	{
-		name:    "log: an outage after a renewal has no warning",
-		file:    "observe.go",
-		search:  "			return slog.LevelInfo, attrs // nothing has failed yet\n",
-		replace: "			g.fails++\n			return slog.LevelInfo, attrs\n",
-		test:    "-run ^TestFailedRenewalIsAWarning$ ./test",
-	},
-	{
 		name:    "places: a served topic that the program has again has two",
 		file:    "registry.go",
 		search:  " && l.registry.named(u.topic) == nil {",
