@@ -1,6 +1,7 @@
 package test
 
 import (
+	"cmp"
 	"context"
 	"crypto/x509"
 	"errors"
@@ -30,6 +31,10 @@ type failure struct {
 	text   string      // sent as a frame, before the close frame if there is a code
 	err    error       // of the dial
 	auth   error       // of Options.Auth
+
+	answer  http.HandlerFunc                          // of the upgrade, in place of status and header
+	then    func(p *scriptedConn)                     // ends an upgraded connection, in place of code and text
+	through func(t *http.Transport) http.RoundTripper // carries the request in place of t
 }
 
 // A permanentRow is a row of the table in docs/ending.md.
@@ -127,7 +132,8 @@ func TestEndingsAreDocumented(t *testing.T) {
 
 // failingServer answers each attempt well or with the failure that next returns.
 type failingServer struct {
-	host *limpettest.Host
+	host  *limpettest.Host
+	front string // the URL of what stands in front of host; empty: nothing does
 
 	mu         sync.Mutex
 	next       func(attempt int) *failure // nil: the attempt succeeds
@@ -135,6 +141,8 @@ type failingServer struct {
 	attempts   []time.Time
 	current    *failure
 	open       *websocket.Conn
+	struck     int      // failures that took effect
+	sessions   []string // that each HELLO names
 }
 
 func newFailingServer(t *testing.T, next func(int) *failure) *failingServer {
@@ -158,6 +166,13 @@ func (s *failingServer) made() []time.Time {
 	return append([]time.Time(nil), s.attempts...)
 }
 
+// strike counts a failure that takes effect.
+func (s *failingServer) strike() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.struck++
+}
+
 func (s *failingServer) breakConnection() {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -169,10 +184,16 @@ func (s *failingServer) RoundTrip(r *http.Request) (*http.Response, error) {
 	s.mu.Lock()
 	f := s.current
 	s.mu.Unlock()
-	if f != nil && f.err != nil {
+	transport := s.host.HTTPClient().Transport.(*http.Transport)
+	switch {
+	case f != nil && f.err != nil:
+		s.strike()
 		return nil, f.err
+	case f != nil && f.through != nil:
+		s.strike()
+		return f.through(transport).RoundTrip(r)
 	}
-	return s.host.HTTPClient().Transport.RoundTrip(r)
+	return transport.RoundTrip(r)
 }
 
 func (s *failingServer) serve(w http.ResponseWriter, r *http.Request) {
@@ -180,6 +201,13 @@ func (s *failingServer) serve(w http.ResponseWriter, r *http.Request) {
 	f := s.current
 	afterwards := s.afterwards
 	s.mu.Unlock()
+	if f != nil && (f.answer != nil || f.status != 0) {
+		s.strike()
+	}
+	if f != nil && f.answer != nil {
+		f.answer(w, r)
+		return
+	}
 	if f != nil && f.status > 0 {
 		for k, v := range f.header {
 			w.Header()[k] = v
@@ -206,6 +234,9 @@ func (s *failingServer) serve(w http.ResponseWriter, r *http.Request) {
 	} else {
 		p.hello = fs[0].Hello
 	}
+	s.mu.Lock()
+	s.sessions = append(s.sessions, p.hello.SID)
+	s.mu.Unlock()
 	switch {
 	case f == nil:
 		s.mu.Lock()
@@ -216,6 +247,7 @@ func (s *failingServer) serve(w http.ResponseWriter, r *http.Request) {
 			afterwards(p)
 		}
 	default:
+		s.strike()
 		f.apply(p)
 	}
 	for {
@@ -227,6 +259,10 @@ func (s *failingServer) serve(w http.ResponseWriter, r *http.Request) {
 
 // apply ends an upgraded connection.
 func (f *failure) apply(p *scriptedConn) {
+	if f.then != nil {
+		f.then(p)
+		return
+	}
 	if f.text != "" {
 		p.sendText(f.text)
 	}
@@ -238,10 +274,15 @@ func (f *failure) apply(p *scriptedConn) {
 
 // start makes a client of s.
 func (s *failingServer) start(t *testing.T, o limpet.Options) *limpet.Client {
-	o.HTTPClient = &http.Client{Transport: s}
+	if o.HTTPClient == nil {
+		o.HTTPClient = &http.Client{Transport: s}
+	}
+	if o.Dialect == nil {
+		o.Dialect = native.New(nil)
+	}
 	o.Heartbeat.Interval = time.Hour // the server answers no ping
 	if auth := o.Auth; auth == nil {
-		o.Dialect = countingDialect{native.New(nil), s}
+		o.Dialect = countingDialect{o.Dialect, s}
 	} else {
 		o.Auth = func(ctx context.Context, info limpet.AttemptInfo) (limpet.Credential, error) {
 			if f := s.attempt(); f != nil && f.auth != nil {
@@ -250,7 +291,7 @@ func (s *failingServer) start(t *testing.T, o limpet.Options) *limpet.Client {
 			return auth(ctx, info)
 		}
 	}
-	c, err := limpet.New(s.host.URL(), options(&o))
+	c, err := limpet.New(cmp.Or(s.front, s.host.URL()), options(&o))
 	if err != nil {
 		t.Fatal(err)
 	}

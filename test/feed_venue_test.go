@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"net/http"
 	"slices"
-	"strings"
 	"sync"
 	"sync/atomic"
 	"testing"
@@ -33,7 +32,7 @@ type venue struct {
 	silent    atomic.Bool                       // requests are not confirmed
 	refuse    func(symbols []string) string     // the error that answers a whole subscribe; empty: it is taken
 	before    func(say func(string), r *asking) // when a request was read
-	mute      string                            // symbols that begin so have no answer
+	mute      func(symbol string) bool          // it has no answer; nil: each has one
 
 	mu       sync.Mutex
 	requests []asking
@@ -197,7 +196,7 @@ func (v *venue) work(ctx context.Context, say func(string), queue chan asking) {
 			due = time.After(time.Until(q.at.Add(v.lag)))
 		case <-due:
 			due = nil
-			q.Symbols = slices.DeleteFunc(slices.Clone(q.Symbols), func(symbol string) bool { return v.mute != "" && strings.HasPrefix(symbol, v.mute) })
+			q.Symbols = slices.DeleteFunc(slices.Clone(q.Symbols), func(symbol string) bool { return v.mute != nil && v.mute(symbol) })
 			if q.Op == "subscribe" && v.refuse != nil {
 				if text := v.refuse(q.Symbols); text != "" {
 					say(text)

@@ -327,6 +327,20 @@ func TestRedirectsShareTheTimeout(t *testing.T) {
 	})
 }
 
+// serveTLS serves HTTP through TLS until the test ends.
+func serveTLS(t *testing.T, n *limpettest.Network, addr string, h http.Handler, cfg *tls.Config) {
+	l, err := n.Listen(addr)
+	assert.NoError(t, err)
+	web := &http.Server{Handler: h, ErrorLog: slog.NewLogLogger(slog.DiscardHandler, slog.LevelDebug)}
+	cfg.NextProtos = []string{"http/1.1"}
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		web.Serve(tls.NewListener(l, cfg))
+	}()
+	t.Cleanup(func() { web.Close(); <-done })
+}
+
 // An encrypted connection never becomes clear text, whatever is listed and allowed.
 func TestRedirectKeepsTheEncryption(t *testing.T) {
 	donor := httptest.NewTLSServer(nil) // its certificate is valid for example.com
@@ -336,15 +350,7 @@ func TestRedirectKeepsTheEncryption(t *testing.T) {
 		synctest.Test(t, func(t *testing.T) {
 			s := newSite(t)
 			secure := func(addr string, h http.HandlerFunc) {
-				l, err := s.network.Listen(addr)
-				assert.NoError(t, err)
-				web := &http.Server{Handler: s.notes(h), ErrorLog: slog.NewLogLogger(slog.DiscardHandler, slog.LevelDebug)}
-				done := make(chan struct{})
-				go func() {
-					defer close(done)
-					web.Serve(tls.NewListener(l, &tls.Config{Certificates: donor.TLS.Certificates, NextProtos: []string{"http/1.1"}}))
-				}()
-				t.Cleanup(func() { web.Close(); <-done })
+				serveTLS(t, s.network, addr, s.notes(h), &tls.Config{Certificates: donor.TLS.Certificates})
 			}
 			secure("example.com:443", redirect(302, location))
 			secure("b.example.com:443", s.backend.ServeHTTP)
