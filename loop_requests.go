@@ -87,15 +87,22 @@ func (k *link) answered(s *Subscription, now time.Time) {
 	if s.askNumber > k.answeredUpTo {
 		k.answeredUpTo, k.answeredAt = s.askNumber, now
 	}
+	if n := k.namedTopics; n != nil && !n.partly[s.askWrite].IsZero() {
+		n.partly[s.askWrite] = now
+	}
 }
 
 // notePartly follows when the server refuses s by name. If it took the rest of the
 // request, answers follow soon.
 func (k *link) notePartly(s *Subscription, now time.Time) {
-	if k.namedTopics == nil || s.askNumber == 0 || k.namedTopics.partly == s.askWrite+1 {
+	n := k.namedTopics
+	if n == nil || s.askNumber == 0 || !n.partly[s.askWrite].IsZero() {
 		return
 	}
-	k.namedTopics.partly = s.askWrite + 1
+	if n.partly == nil {
+		n.partly = make(map[uint64]time.Time)
+	}
+	n.partly[s.askWrite] = now
 	for i := range k.unanswered.Len() {
 		if a := k.unanswered.At(i); a.write == s.askWrite {
 			a.partly, a.answerBy = true, now.Add(partlyTimeout)
@@ -108,7 +115,7 @@ func (k *link) notePartly(s *Subscription, now time.Time) {
 func (k *link) answerBy() time.Time {
 	a := k.unanswered.At(0)
 	if a.partly {
-		return later(a.answerBy, k.answeredAt.Add(partlyTimeout))
+		return later(a.answerBy, k.namedTopics.partly[a.write].Add(partlyTimeout))
 	}
 	if a.number > k.answeredUpTo && k.answeredUpTo > 0 {
 		return later(a.answerBy, k.answeredAt.Add(answerTimeout))

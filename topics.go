@@ -19,10 +19,10 @@ type topicTable struct {
 	freed       fifo.Queue[topicDeadline]
 
 	// A request that the server refused as a whole is made again in parts.
-	suspects [][]*Subscription // the parts that are left
-	trial    []*Subscription   // of the part that was asked for last: those not answered yet
-	mute     bool              // a request was not answered in time
-	partly   uint64            // the last write of which one topic was refused by name, plus 1
+	suspects [][]*Subscription    // the parts that are left
+	trial    []*Subscription      // of the part that was asked for last: those not answered yet
+	mute     bool                 // a request was not answered in time
+	partly   map[uint64]time.Time // when the server last answered for a topic of a write, of those writes of which it has refused one by name
 }
 
 // usedTopic returns what k knows of a topic, nil if it knows nothing.

@@ -180,6 +180,42 @@ func TestRefusalByNameOfAWholeRequest(t *testing.T) {
 	}
 }
 
+// The server refuses one topic by its name and confirms the others one by one, each within
+// two seconds of the one before: none of them is asked for again.
+func TestSlowAnswersAfterARefusalByName(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		const n = 8
+		v := newVenue(t, "each", false)
+		v.lag, v.tick = 0, time.Hour
+		v.before = func(say func(string), r *asking) {
+			for i, symbol := range r.Symbols {
+				if i == 0 {
+					say(fmt.Sprintf(`{"type":"error","text":"no","channel":"trades","symbol":%q}`, symbol))
+				} else {
+					time.Sleep(1500 * time.Millisecond)
+					say(fmt.Sprintf(`{"type":"subscribed","channel":"trades","symbols":[%q]}`, symbol))
+				}
+			}
+			r.Symbols = nil
+		}
+		v.host.Inject(limpettest.Stall(time.Second)) // so that one request names all
+		c := v.dial(t, nil)
+		var subs []*limpet.Subscription
+		for i := range n {
+			subs = append(subs, subscribe(t, c, fmt.Sprintf("trades/S%d", i)))
+		}
+		for i, s := range subs {
+			if err := s.WaitLive(within(t, time.Minute)); i == 0 != errors.Is(err, limpet.ErrRejected) || i != 0 && err != nil {
+				t.Errorf("%v: %v", s, err)
+			}
+		}
+		time.Sleep(time.Minute)
+		if got := len(v.asked("subscribe")); got != 1 {
+			t.Errorf("%d requests, want 1", got)
+		}
+	})
+}
+
 // An error while no request is open is a notice, and so is a message of a type that
 // the table does not have, whatever is open.
 func TestErrorsThatRefuseNothing(t *testing.T) {
