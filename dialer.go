@@ -57,7 +57,7 @@ const (
 var errDoesNotReturn = &fault.User{Option: "Options.HTTPClient", Err: errors.New(
 	"its Transport has not returned although the context of the request has ended; use an *http.Transport, or honour Request.Context")}
 
-var errAttemptRuns = &fault.User{Option: "Options.Dialect", Err: errors.New("Attempt has not returned although the attempt has timed out; it must not wait")}
+var errAttemptRuns = &fault.User{Option: "Options.Dialect", Err: errors.New("method Attempt has not returned although the attempt has timed out; it must not wait")}
 
 // run makes one attempt and posts how it went. The transport is the caller's: the
 // attempt runs on a goroutine that may outlive the client.

@@ -90,10 +90,24 @@ func (l *loop) open(c *conn, token string, state any) {
 		return
 	}
 	l.goAwayUntil = time.Time{}
+	l.queueRequests(k)
+	if err := codec.Start(k.start); err != nil {
+		l.violated(k, asViolation(err))
+		return
+	}
+	l.enter(Handshaking)
+	l.newReader(k).start()
+	if !l.c.cfg.traits.Greeting {
+		l.welcome(k, &wire.Ready{Session: l.session})
+	}
+}
+
+// queueRequests queues the requests for all subscriptions that the handshake does not carry.
+func (l *loop) queueRequests(k *link) {
 	k.unanswered.Pool = &askPool
 	for s := range l.registry.all() {
 		switch {
-		case s.askedGeneration == c.gen:
+		case s.askedGeneration == k.conn.gen:
 			l.noteAsk(k, s)
 			l.c.first.arrive()
 		case !s.mustWait(l.now):
@@ -101,13 +115,11 @@ func (l *loop) open(c *conn, token string, state any) {
 			k.queueRequest(s)
 		}
 	}
-	if err := codec.Start(k.start); err != nil {
-		l.violated(k, asViolation(err))
-		return
-	}
-	l.enter(Handshaking)
+}
+
+func (l *loop) newReader(k *link) *reader {
 	r := &reader{
-		conn: c, codec: codec, routes: &l.c.routes, inbox: &l.c.inbox, counters: &l.c.counters,
+		conn: k.conn, codec: k.codec, routes: &l.c.routes, inbox: &l.c.inbox, counters: &l.c.counters,
 		goroutines: &l.c.goroutines, secrets: &l.c.secrets, first: l.c.first,
 	}
 	for s := range l.registry.all() {
@@ -115,10 +127,7 @@ func (l *loop) open(c *conn, token string, state any) {
 			r.kept = append(r.kept, s)
 		}
 	}
-	r.start()
-	if !l.c.cfg.traits.Greeting {
-		l.welcome(k, &wire.Ready{Session: l.session})
-	}
+	return r
 }
 
 // speaksNothing returns the failure of a connection whose server chose no language of the
@@ -156,17 +165,7 @@ func (l *loop) welcome(k *link, r *wire.Ready) {
 	k.ready, k.readyAt, k.limits = true, l.now, r.Limits
 	k.handshakeBy = time.Time{}
 	k.restartAnswers(l.now) // no answer comes before the welcome
-	if r.Heartbeat > 0 {
-		announced := min(max(r.Heartbeat, 10*time.Millisecond), maxHeartbeat)
-		if l.c.cfg.traits.Ping != wire.PingNone {
-			announced = min(announced, k.heartbeat) // a ping brings the peer's answer
-		}
-		k.heartbeat = announced
-	}
-	// The first heartbeat is sent at a random moment: clients that reconnected
-	// together must not send their heartbeats together.
-	k.pingAt = l.now.Add(uniform(k.heartbeat))
-	l.c.counters.heartbeat.Store(int64(k.heartbeat))
+	l.beginHeartbeats(k, r.Heartbeat)
 	l.givenUp = 0
 	if r.Expires > 0 {
 		l.credentialLasts(k, r.Expires)
@@ -194,6 +193,21 @@ func (l *loop) welcome(k *link, r *wire.Ready) {
 			}
 		}
 	}
+}
+
+// beginHeartbeats begins them with the interval that the server has announced; 0: none.
+func (l *loop) beginHeartbeats(k *link, announced time.Duration) {
+	if announced > 0 {
+		announced = min(max(announced, 10*time.Millisecond), maxHeartbeat)
+		if l.c.cfg.traits.Ping != wire.PingNone {
+			announced = min(announced, k.heartbeat) // a ping brings the peer's answer
+		}
+		k.heartbeat = announced
+	}
+	// The first heartbeat is sent at a random moment: clients that reconnected
+	// together must not send their heartbeats together.
+	k.pingAt = l.now.Add(uniform(k.heartbeat))
+	l.c.counters.heartbeat.Store(int64(k.heartbeat))
 }
 
 // connectionLost ends a connection that failed or that the peer closed.
@@ -455,6 +469,6 @@ func (l *loop) openFailed(k *link, err error) {
 	case errors.As(err, &violation):
 		l.violated(k, err)
 	default:
-		l.dialectFailed(k, &fault.User{Option: fault.OptionDialect, Err: fmt.Errorf("Open cannot use the connection; correct the options of the dialect or the credential: %w", err)})
+		l.dialectFailed(k, &fault.User{Option: fault.OptionDialect, Err: fmt.Errorf("method Open cannot use the connection; correct the options of the dialect or the credential: %w", err)})
 	}
 }

@@ -122,47 +122,52 @@ func (l *loop) untilNextDeadline() time.Duration {
 	if l.rotation.old != nil {
 		at(l.rotation.endOverlap)
 	}
-	if k := l.link; k != nil {
-		if k.unencoded && !k.writing {
-			at(l.now)
-		}
-		at(k.paceAt)
-		at(k.handshakeBy)
-		at(k.closeBy)
-		at(k.killBy)
-		at(l.nextAskAt())
-		if len(k.steps) > 0 {
-			at(k.steps[0].at)
-		}
-		at(k.nextRefresh())
-		if k.leavingUntil.Len() > 0 {
-			at(k.leavingUntil.At(0).at)
-		}
-		if k.ready {
-			if k.unanswered.Len() > 0 {
-				at(k.answerBy())
-			}
-			if n := k.namedTopics; n != nil && n.freed.Len() > 0 {
-				at(n.freed.At(0).at)
-			}
-			if l.rotation.next != nil {
-				at(l.rotation.nextBy)
-				at(l.now.Add(quietTime / 4))
-			} else if !l.rotation.attempting {
-				at(k.renewAt) // not before: renewInTime waits for that
-			}
-			at(k.pingAt)
-			at(k.probeAt)
-			at(k.probeBy)
-			at(k.silentAt())
-		}
-		if k.writing {
-			at(k.stalledAt())
-		}
-		at(k.partBy())
+	if l.link != nil {
+		l.linkDeadlines(l.link, at)
 	}
 	l.timerAt = later(next, l.now)
 	return l.timerAt.Sub(l.now)
+}
+
+// linkDeadlines calls at with each time at which something is due for k.
+func (l *loop) linkDeadlines(k *link, at func(time.Time)) {
+	if k.unencoded && !k.writing {
+		at(l.now)
+	}
+	at(k.paceAt)
+	at(k.handshakeBy)
+	at(k.closeBy)
+	at(k.killBy)
+	at(l.nextAskAt())
+	if len(k.steps) > 0 {
+		at(k.steps[0].at)
+	}
+	at(k.nextRefresh())
+	if k.leavingUntil.Len() > 0 {
+		at(k.leavingUntil.At(0).at)
+	}
+	if k.ready {
+		if k.unanswered.Len() > 0 {
+			at(k.answerBy())
+		}
+		if n := k.namedTopics; n != nil && n.freed.Len() > 0 {
+			at(n.freed.At(0).at)
+		}
+		if l.rotation.next != nil {
+			at(l.rotation.nextBy)
+			at(l.now.Add(quietTime / 4))
+		} else if !l.rotation.attempting {
+			at(k.renewAt) // not before: renewInTime waits for that
+		}
+		at(k.pingAt)
+		at(k.probeAt)
+		at(k.probeBy)
+		at(k.silentAt())
+	}
+	if k.writing {
+		at(k.stalledAt())
+	}
+	at(k.partBy())
 }
 
 // signs are the signs of life of a peer: a part of link.

@@ -156,16 +156,21 @@ func (l *loop) handle(k *link, ev *wire.Event) {
 	case wire.EventMalformed:
 		l.c.notify.post(MessageSkipped{text.ForLog(ev.Name), text.ForLog(ev.Reason)})
 	case wire.EventError:
-		l.c.notify.post(ServerNotice{shownCode(ev.Code, ev.PeerCode), text.Quote(ev.Reason)})
-		if ev.Fatal && k.fatalError == nil {
-			k.fatalError, k.fatalAt, k.closeBy = ev, l.now, l.now.Add(fatalCloseTimeout)
-			if l.c.cfg.traits.ErrorStaysOpen {
-				k.closeBy = l.now
-			}
+		l.handleError(k, ev)
+	}
+}
+
+// handleError handles an error that concerns the connection, or a request without a name.
+func (l *loop) handleError(k *link, ev *wire.Event) {
+	l.c.notify.post(ServerNotice{shownCode(ev.Code, ev.PeerCode), text.Quote(ev.Reason)})
+	if ev.Fatal && k.fatalError == nil {
+		k.fatalError, k.fatalAt, k.closeBy = ev, l.now, l.now.Add(fatalCloseTimeout)
+		if l.c.cfg.traits.ErrorStaysOpen {
+			k.closeBy = l.now
 		}
-		if traits := &l.c.cfg.traits; !traits.ByKey && traits.Confirms && !ev.Fatal && ev.Code != 0 && ev.Key == 0 && ev.N == 0 {
-			l.requestRefused(k, ev)
-		}
+	}
+	if traits := &l.c.cfg.traits; !traits.ByKey && traits.Confirms && !ev.Fatal && ev.Code != 0 && ev.Key == 0 && ev.N == 0 {
+		l.requestRefused(k, ev)
 	}
 }
 

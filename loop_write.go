@@ -54,23 +54,10 @@ func (l *loop) startWrite() {
 	if l.pacing != nil {
 		u.repliesOnly = l.learnPacking(ops, len(frames.List)-before, left) && before == 0
 	}
-	if l.link == k {
-		l.window.countResends(u.through)
-	} else {
-		l.window.countResends(0)
-	}
 	args.ops = ops
 	args.reset()
 	encodeArgsPool.Put(args)
-	if l.link == k {
-		k.confirmed, frames.Confirmed = append(k.confirmed, frames.Confirmed...), nil
-	}
-	for _, p := range frames.Prefetches {
-		if s := l.c.routes.keyed(p.Key); s != nil {
-			s.queue.limitUnacked(p.Messages)
-		}
-	}
-	frames.Prefetches = nil
+	l.noteEncoded(k, &u)
 	if len(frames.List) == 0 || l.link != k {
 		frames.Reset()
 		framesPool.Put(frames)
@@ -82,6 +69,22 @@ func (l *loop) startWrite() {
 	}
 	k.unwritten = u
 	l.write(k, room)
+}
+
+// noteEncoded follows when frames were encoded, or the dialect has failed.
+func (l *loop) noteEncoded(k *link, u *unwritten) {
+	if l.link == k {
+		l.window.countResends(u.through)
+		k.confirmed, u.frames.Confirmed = append(k.confirmed, u.frames.Confirmed...), nil
+	} else {
+		l.window.countResends(0)
+	}
+	for _, p := range u.frames.Prefetches {
+		if s := l.c.routes.keyed(p.Key); s != nil {
+			s.queue.limitUnacked(p.Messages)
+		}
+	}
+	u.frames.Prefetches = nil
 }
 
 // nextOps returns the operations to encode now: those that wait, requests and messages,

@@ -198,10 +198,15 @@ func (q *queue) ackMessage(m *Message) {
 	room, drained := q.roomToReport(), q.drainToReport()
 	q.watchStandstill()
 	q.mu.Unlock()
-	q.reportProcessed(acked)
+	q.report(acked, room, drained)
 	if q.manualAck {
 		q.wakeConsumer() // another message may be taken now
 	}
+}
+
+// report reports to the owner what followed a call of a consumer: mu is not held.
+func (q *queue) report(processed, room, drained bool) {
+	q.reportProcessed(processed)
 	if room {
 		q.owner.roomAvailable()
 	}
@@ -217,18 +222,12 @@ func (q *queue) releaseMessage(m *Message) {
 	if q.tracker.Release(m.number, wire.ID(m.ID), &m.Position, m.generation) && q.releases {
 		q.receiver.Forget(wire.ID(m.ID))
 	}
-	report := q.reported()
+	released := q.reported()
 	room, drained := q.roomToReport(), q.drainToReport()
 	q.watchStandstill()
 	q.mu.Unlock()
-	q.reportProcessed(report)
+	q.report(released, room, drained)
 	q.wakeConsumer()
-	if room {
-		q.owner.roomAvailable()
-	}
-	if drained {
-		q.owner.streamDrained()
-	}
 }
 
 // releaseRest returns the positions of the messages of connection gen that nothing has

@@ -222,6 +222,24 @@ func (q *queue) holdCost() {
 	}
 }
 
+// holdAccepted takes the memory of what was accepted; mu is held.
+func (q *queue) holdAccepted() {
+	switch q.delivery.Overflow {
+	case Block:
+		if q.tight || q.used.Bytes > q.granted.Bytes || q.account.Held() != q.window || q.waits() > q.messages {
+			q.holdWindow()
+		}
+	case Latest:
+		q.giveBack()
+		q.holdCost()
+	default:
+		if q.tight {
+			q.giveBack()
+		}
+		q.holdCost()
+	}
+}
+
 // GiveWay implements budget.Giver: it drops messages as the overflow policy says.
 func (q *queue) GiveWay(bytes int64) {
 	now := time.Now()

@@ -44,37 +44,8 @@ func (q *queue) acceptAll(gen uint64, events []wire.Event, keys []string, readAt
 	if key := events[0].Key; key != q.key && key != 0 && q.key != 0 {
 		events = nil // of a request that was withdrawn
 	}
-	for i := range events {
-		key := ""
-		if q.delivery.Overflow == Latest {
-			key = q.keyOf(&events[i], keys, i)
-		}
-		if err = q.accept(gen, &events[i], key, readAt); err != nil {
-			break
-		}
-		if q.detected != nil {
-			detected = append(detected, *q.detected)
-			q.detected = nil
-		}
-	}
-	if q.firstCame {
-		detected = append(detected, wire.Event{Kind: wire.EventData, Name: q.topic})
-		q.firstCame = false
-	}
-	switch q.delivery.Overflow {
-	case Block:
-		if q.tight || q.used.Bytes > q.granted.Bytes || q.account.Held() != q.window || q.waits() > q.messages {
-			q.holdWindow()
-		}
-	case Latest:
-		q.giveBack()
-		q.holdCost()
-	default:
-		if q.tight {
-			q.giveBack()
-		}
-		q.holdCost()
-	}
+	detected, err = q.acceptEach(gen, events, keys, readAt, detected)
+	q.holdAccepted()
 	room := q.delivery.Overflow != Block && q.roomToReport()
 	report := q.tracker.Reports()+q.tracker.Copies() > 0 && q.reported()
 	waiting := q.waits() > 0
@@ -100,6 +71,28 @@ func (q *queue) acceptAll(gen uint64, events []wire.Event, keys []string, readAt
 	}
 	if report || began {
 		q.reportProcessed(report)
+	}
+	return detected, err
+}
+
+// acceptEach accepts events, up to a violation, and appends what offer is to return; mu is held.
+func (q *queue) acceptEach(gen uint64, events []wire.Event, keys []string, readAt *time.Time, detected []wire.Event) (_ []wire.Event, err error) {
+	for i := range events {
+		key := ""
+		if q.delivery.Overflow == Latest {
+			key = q.keyOf(&events[i], keys, i)
+		}
+		if err = q.accept(gen, &events[i], key, readAt); err != nil {
+			break
+		}
+		if q.detected != nil {
+			detected = append(detected, *q.detected)
+			q.detected = nil
+		}
+	}
+	if q.firstCame {
+		detected = append(detected, wire.Event{Kind: wire.EventData, Name: q.topic})
+		q.firstCame = false
 	}
 	return detected, err
 }

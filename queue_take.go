@@ -52,14 +52,8 @@ func (q *queue) takeFor(src *mergeSource, ctx context.Context, dst []Message, li
 		more := q.waits() > 0
 		ended, err := q.ended, q.endErr
 		q.mu.Unlock()
-		q.reportProcessed(acked)
+		q.report(acked, room, drained)
 		processed = processedRun{}
-		if room {
-			q.owner.roomAvailable()
-		}
-		if drained {
-			q.owner.streamDrained()
-		}
 		switch {
 		case ctxErr != nil:
 			q.wakeConsumer() // we may have received the signal for a message that we leave
@@ -290,13 +284,7 @@ func (q *queue) finishDelivery(ms []Message, delivered bool, processed processed
 	room, drained := q.roomToReport(), q.drainToReport()
 	q.watchStandstill()
 	q.mu.Unlock()
-	q.reportProcessed(acked)
-	if room {
-		q.owner.roomAvailable()
-	}
-	if drained {
-		q.owner.streamDrained()
-	}
+	q.report(acked, room, drained)
 }
 
 // leaveBody follows when a consumer leaves a loop body and takes nothing more for now.
@@ -308,10 +296,7 @@ func (q *queue) leaveBody(processed processedRun) {
 	q.watchStandstill()
 	drained := q.drainToReport()
 	q.mu.Unlock()
-	q.reportProcessed(acked)
-	if drained {
-		q.owner.streamDrained()
-	}
+	q.report(acked, false, drained)
 }
 
 // Messages iterates over the stream: messages, gaps and resets in order. The

@@ -43,9 +43,8 @@ func exact(s spec) (outcome, error) {
 	if err != nil {
 		return nil, err
 	}
-	topic := fmt.Sprintf("exact/%d", rand.Uint64())
 	o := &limpet.Options{Backoff: limpet.Backoff{First: -1, Initial: 10 * time.Millisecond, StableAfter: time.Millisecond}}
-	url := "ws://" + p.Addr().String() + "/"
+	url, topic := "ws://"+p.Addr().String()+"/", fmt.Sprintf("exact/%d", rand.Uint64())
 	to, err := limpet.Dial(ctx, url, o)
 	if err != nil {
 		return nil, err
@@ -56,35 +55,20 @@ func exact(s spec) (outcome, error) {
 		return nil, err
 	}
 	defer from.Close()
-	sub, err := to.Subscribe(ctx, topic, nil)
+	sub, err := subscribeLive(ctx, to, topic)
 	if err != nil {
 		return nil, err
 	}
-	burst, err := to.Subscribe(ctx, "burst", nil)
+	burst, err := subscribeLive(ctx, to, "burst")
 	if err != nil {
-		return nil, err
-	}
-	if err := errors.Join(sub.WaitLive(ctx), burst.WaitLive(ctx)); err != nil {
 		return nil, err
 	}
 
 	var seen atomic.Int64
-	var kills int
-	killed := make(chan struct{})
-	go func() {
-		defer close(killed)
-		each := int64(s.Messages / (s.Kills + 1))
-		for at := rand.Int64N(each); kills < s.Kills && ctx.Err() == nil; at += each/2 + rand.Int64N(each) {
-			for seen.Load() < min(at, int64(s.Messages-1)) && ctx.Err() == nil {
-				<-time.After(time.Millisecond)
-			}
-			p.kill()
-			kills++
-		}
-	}()
+	killed := make(chan int, 1)
+	go func() { killed <- killAtRandom(ctx, p, s, &seen) }()
 	const burstSize = 100_000
-	streams := make(chan tally, 2)
-	errs := make(chan error, 4)
+	streams, errs := make(chan tally, 2), make(chan error, 4)
 	count := func(sub *limpet.Subscription, n int, seen *atomic.Int64) {
 		t, err := check(ctx, sub, n, seen)
 		streams <- t
@@ -92,37 +76,59 @@ func exact(s spec) (outcome, error) {
 	}
 	go count(sub, s.Messages, &seen)
 	go count(burst, burstSize, new(atomic.Int64))
-	go func() {
-		<-time.After(100 * time.Millisecond)
-		r, err := http.Post("http://"+s.Addr+"/burst"+order{Messages: burstSize + 1, Size: 512}.query(), "", nil)
-		if err == nil {
-			_, err = io.Copy(io.Discard, r.Body)
-			r.Body.Close()
-		}
-		errs <- err
-	}()
+	go func() { errs <- askForBurst(s.Addr, burstSize+1) }()
 
 	m := startMeter(s)
 	errs <- publishNumbers(ctx, from, topic, s, &seen)
-	var all tally
-	for range 2 {
-		t := <-streams
-		all.lost, all.again, all.order, all.gaps = all.lost+t.lost, all.again+t.again, all.order+t.order, all.gaps+t.gaps
-	}
+	all := (<-streams).plus(<-streams)
 	for range 4 {
 		err = errors.Join(err, <-errs)
 	}
 	out := m.stop(s.Messages)
-	<-killed
+	kills := <-killed
 	if err != nil {
 		return nil, err
 	}
 	st := from.Stats()
-	out["lost"], out["duplicated"], out["reordered"], out["gaps"] = float64(all.lost), float64(all.again), float64(all.order), float64(all.gaps)
+	all.addTo(out)
 	out["unacked"] = float64(s.Messages+1) - float64(st.Acked)
 	out["wrong"] = out["lost"] + out["duplicated"] + out["reordered"] + out["gaps"] + out["unacked"]
 	out["kills"], out["resumes"], out["resent"] = float64(kills), float64(st.Resumes+to.Stats().Resumes), float64(st.Resent)
 	return out, nil
+}
+
+func subscribeLive(ctx context.Context, c *limpet.Client, topic string) (*limpet.Subscription, error) {
+	sub, err := c.Subscribe(ctx, topic, nil)
+	if err != nil {
+		return nil, err
+	}
+	return sub, sub.WaitLive(ctx)
+}
+
+// killAtRandom kills the connections behind p s.Kills times, spread over the messages that
+// were seen, and returns how often it did.
+func killAtRandom(ctx context.Context, p *proxy, s spec, seen *atomic.Int64) (kills int) {
+	each := int64(s.Messages / (s.Kills + 1))
+	for at := rand.Int64N(each); kills < s.Kills && ctx.Err() == nil; at += each/2 + rand.Int64N(each) {
+		for seen.Load() < min(at, int64(s.Messages-1)) && ctx.Err() == nil {
+			<-time.After(time.Millisecond)
+		}
+		p.kill()
+		kills++
+	}
+	return kills
+}
+
+// askForBurst makes the server publish n messages of 512 B, after a moment.
+func askForBurst(addr string, n int) error {
+	<-time.After(100 * time.Millisecond)
+	r, err := http.Post("http://"+addr+"/burst"+order{Messages: n, Size: 512}.query(), "", nil)
+	if err != nil {
+		return err
+	}
+	defer r.Body.Close()
+	_, err = io.Copy(io.Discard, r.Body)
+	return err
 }
 
 // putNumber makes payload message i, and numberOf reads it again.
@@ -163,6 +169,14 @@ func publishNumbers(ctx context.Context, c *limpet.Client, topic string, s spec,
 }
 
 type tally struct{ lost, again, order, gaps int }
+
+func (t tally) addTo(out outcome) {
+	out["lost"], out["duplicated"], out["reordered"], out["gaps"] = float64(t.lost), float64(t.again), float64(t.order), float64(t.gaps)
+}
+
+func (t tally) plus(other tally) tally {
+	return tally{t.lost + other.lost, t.again + other.again, t.order + other.order, t.gaps + other.gaps}
+}
 
 // check receives n numbered messages and the last one, and counts the differences from
 // what was sent.

@@ -41,39 +41,13 @@ func pauses(drained bool) func(spec) (outcome, error) {
 		if err != nil {
 			return nil, err
 		}
-		var mu sync.Mutex
-		var longest time.Duration
-		var last time.Time
-		var newest uint64
-		var wrong error
-		go func() {
-			for m, err := range sub.Messages(context.Background()) {
-				if err != nil {
-					return
-				}
-				mu.Lock()
-				switch {
-				case m.Loss != nil:
-					wrong = fmt.Errorf("a loss: %+v", *m.Loss)
-				case binary.BigEndian.Uint64(m.Payload) <= newest:
-					wrong = fmt.Errorf("a message came twice")
-				default:
-					newest = binary.BigEndian.Uint64(m.Payload)
-				}
-				if !last.IsZero() {
-					longest = max(longest, m.ReceivedAt.Sub(last))
-				}
-				last = m.ReceivedAt
-				mu.Unlock()
-			}
-		}()
+		var w pauseWatch
+		go w.follow(sub)
 		<-time.After(500 * time.Millisecond)
 		before := c.Stats().Connections
 		var all []time.Duration
 		for range s.Kills {
-			mu.Lock()
-			longest = 0
-			mu.Unlock()
+			w.take()
 			if drained {
 				resp, err := http.Post("http://"+s.Addr+"/drain", "", nil)
 				if err != nil {
@@ -82,12 +56,11 @@ func pauses(drained bool) func(spec) (outcome, error) {
 				resp.Body.Close()
 			}
 			<-time.After(250 * time.Millisecond)
-			mu.Lock()
-			all = append(all, longest)
-			mu.Unlock()
+			all = append(all, w.take())
 		}
-		mu.Lock()
-		defer mu.Unlock()
+		w.mu.Lock()
+		defer w.mu.Unlock()
+		wrong := w.wrong
 		if n := int(c.Stats().Connections - before); wrong == nil && drained != (n == s.Kills) || !drained && n != 0 {
 			wrong = fmt.Errorf("%d connections in %d windows", n, s.Kills)
 		}
@@ -95,5 +68,45 @@ func pauses(drained bool) func(spec) (outcome, error) {
 		return outcome{
 			"p50": float64(all[len(all)/2]) / 1e3, "p99": float64(all[len(all)*99/100]) / 1e3, "max": float64(all[len(all)-1]) / 1e3,
 		}, wrong
+	}
+}
+
+// pauseWatch finds the longest time between two messages, and what is wrong with them.
+type pauseWatch struct {
+	mu      sync.Mutex
+	longest time.Duration
+	last    time.Time
+	newest  uint64
+	wrong   error
+}
+
+// take returns the longest time since the last call.
+func (w *pauseWatch) take() time.Duration {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	longest := w.longest
+	w.longest = 0
+	return longest
+}
+
+func (w *pauseWatch) follow(sub *limpet.Subscription) {
+	for m, err := range sub.Messages(context.Background()) {
+		if err != nil {
+			return
+		}
+		w.mu.Lock()
+		switch {
+		case m.Loss != nil:
+			w.wrong = fmt.Errorf("a loss: %+v", *m.Loss)
+		case binary.BigEndian.Uint64(m.Payload) <= w.newest:
+			w.wrong = fmt.Errorf("a message came twice")
+		default:
+			w.newest = binary.BigEndian.Uint64(m.Payload)
+		}
+		if !w.last.IsZero() {
+			w.longest = max(w.longest, m.ReceivedAt.Sub(w.last))
+		}
+		w.last = m.ReceivedAt
+		w.mu.Unlock()
 	}
 }

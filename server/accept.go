@@ -11,15 +11,9 @@ import (
 // section 3). Between begin and finish nothing may block or run user code, except
 // the append itself.
 func (p *peer) accept(m *native.Msg) error {
-	if m.Ch != 0 {
-		return protocolError("messages from a client must use channel 0")
+	if err := p.useCredit(m); err != nil {
+		return err
 	}
-	overdrawn := len(m.Payload) > 0 && p.received.Load() > p.creditB.Load()
-	if m.S == 0 || m.S > p.creditN.Load() || overdrawn {
-		return protocolError("message %d exceeds the credit", m.S)
-	}
-	p.received.Add(uint64(len(m.Payload)))
-
 	s := p.session
 	at := s.standingOf(p, m.S)
 	switch {
@@ -32,7 +26,6 @@ func (p *peer) accept(m *native.Msg) error {
 	case m.Flags&native.FlagVoid != 0:
 		return p.consume(m, 0)
 	}
-
 	ids := p.server.ids
 	k := idKey{id: m.ID, who: p.who.ID}
 	o, known, err := ids.reserve(p.ctx, k)
@@ -63,22 +56,43 @@ func (p *peer) accept(m *native.Msg) error {
 		}
 		return p.consume(m, code)
 	}
-
 	if begun = s.begin(p); !begun {
 		return errSuperseded
 	}
-	offset, err := p.server.append(p.server.ctx, Entry{
-		Time: time.Now(), ID: m.ID, Topic: m.Topic, Payload: m.Payload,
-		Type: m.Type, Header: m.Header, TTL: milliseconds(m.TTL),
-	})
+	offset, err := p.append(m)
 	if err != nil {
-		p.log.Error("the log refused a message", "error", err)
-		return &fault{code: native.CloseBackendUnavailable, reason: "the log is not available"}
+		return err
 	}
 	ids.resolve(k, outcome{offset: offset})
 	resolved = true
 	s.finish(m.S, m.ID, 0)
 	p.server.stats.accepted.Add(1)
+	return nil
+}
+
+// append stores m.
+func (p *peer) append(m *native.Msg) (offset uint64, err error) {
+	offset, err = p.server.append(p.server.ctx, Entry{
+		Time: time.Now(), ID: m.ID, Topic: m.Topic, Payload: m.Payload,
+		Type: m.Type, Header: m.Header, TTL: milliseconds(m.TTL),
+	})
+	if err != nil {
+		p.log.Error("the log refused a message", "error", err)
+		return 0, &fault{code: native.CloseBackendUnavailable, reason: "the log is not available"}
+	}
+	return offset, nil
+}
+
+// useCredit counts m, for which the client must have credit.
+func (p *peer) useCredit(m *native.Msg) error {
+	if m.Ch != 0 {
+		return protocolError("messages from a client must use channel 0")
+	}
+	overdrawn := len(m.Payload) > 0 && p.received.Load() > p.creditB.Load()
+	if m.S == 0 || m.S > p.creditN.Load() || overdrawn {
+		return protocolError("message %d exceeds the credit", m.S)
+	}
+	p.received.Add(uint64(len(m.Payload)))
 	return nil
 }
 

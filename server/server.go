@@ -316,34 +316,9 @@ func (s *Server) Publish(ctx context.Context, topic string, payload []byte, o *P
 	if err := native.CheckTopic(wire.UsePublish, topic); err != nil {
 		return 0, fmt.Errorf("%w: %w", ErrTopic, err)
 	}
-	e := Entry{Time: time.Now(), ID: opt.ID, Topic: topic, Payload: append([]byte{}, payload...), Type: opt.Type, TTL: opt.TTL}
-	if len(opt.Header) > 0 {
-		e.Header = make(map[string]string, len(opt.Header))
-	}
-	size, fit := len(opt.Type), utf8.ValidString(opt.Type) && opt.TTL >= 0
-	for k, v := range opt.Header {
-		e.Header[k] = v
-		size += len(k) + len(v)
-		fit = fit && utf8.ValidString(k) && utf8.ValidString(v)
-	}
-	if !fit {
-		return 0, ErrMessage
-	}
-	if len(payload) > s.opt.MaxPayload || len(opt.Header) > native.MaxHeaders || size > native.MaxHeaderSize {
-		return 0, ErrTooBig
-	}
-	s.mu.Lock()
-	closed := s.closed
-	s.mu.Unlock()
-	if closed {
-		return 0, ErrClosed
-	}
-	if e.ID == (wire.ID{}) {
-		id, err := uuid.NewV7()
-		if err != nil {
-			return 0, err
-		}
-		e.ID = wire.ID(id)
+	e, err := s.newEntry(topic, payload, &opt)
+	if err != nil {
+		return 0, err
 	}
 	k := idKey{id: e.ID}
 	if deciding, ok := ctx.Value(decidingKey{}).(idKey); ok && deciding == k {
@@ -371,6 +346,40 @@ func (s *Server) Publish(ctx context.Context, topic string, payload []byte, o *P
 	stored = true
 	s.ids.resolve(k, outcome{offset: offset})
 	return offset, nil
+}
+
+// newEntry returns the entry of a message of this program, with an ID.
+func (s *Server) newEntry(topic string, payload []byte, opt *PublishOptions) (Entry, error) {
+	e := Entry{Time: time.Now(), ID: opt.ID, Topic: topic, Payload: append([]byte{}, payload...), Type: opt.Type, TTL: opt.TTL}
+	if len(opt.Header) > 0 {
+		e.Header = make(map[string]string, len(opt.Header))
+	}
+	size, fit := len(opt.Type), utf8.ValidString(opt.Type) && opt.TTL >= 0
+	for k, v := range opt.Header {
+		e.Header[k] = v
+		size += len(k) + len(v)
+		fit = fit && utf8.ValidString(k) && utf8.ValidString(v)
+	}
+	if !fit {
+		return e, ErrMessage
+	}
+	if len(payload) > s.opt.MaxPayload || len(opt.Header) > native.MaxHeaders || size > native.MaxHeaderSize {
+		return e, ErrTooBig
+	}
+	s.mu.Lock()
+	closed := s.closed
+	s.mu.Unlock()
+	if closed {
+		return e, ErrClosed
+	}
+	if e.ID == (wire.ID{}) {
+		id, err := uuid.NewV7()
+		if err != nil {
+			return e, err
+		}
+		e.ID = wire.ID(id)
+	}
+	return e, nil
 }
 
 var errDeciding = errors.New("server: OnPublish cannot publish under the id of the message on which it decides; use another PublishOptions.ID")

@@ -166,28 +166,18 @@ func (s *subscription) fill(l Log, v View, buf []*Entry, out sink) (more bool, e
 	if s.starved {
 		return false, nil
 	}
-	messages := 0
-	for scanned := 0; s.next <= v.Head || s.next < v.First; {
+	for scanned, messages := 0, 0; s.next <= v.Head || s.next < v.First; {
 		n, first, err := l.Read(s.next, buf)
 		if err != nil {
 			return false, err
 		}
-		if l.View().Epoch != s.epoch {
-			return true, nil // the entries may belong to another epoch
+		if l.View().Epoch != s.epoch { // the entries may belong to another one
+			return true, nil
 		}
 		if first > s.next {
-			// A gap uses no credit but waits for it: a stopped consumer must not be
-			// sent a gap for every message that retention removes.
-			if !s.hasCredit(1) {
-				s.starved = true
-				return false, nil
-			}
-			old := *s
 			v.First = first
-			f := s.gap(v)
-			if !out.offer(&f) {
-				*s = old
-				return true, nil
+			if offered, full := s.offerGap(v, out); !offered {
+				return full, nil
 			}
 		}
 		if n == 0 {
@@ -224,6 +214,24 @@ func (s *subscription) fill(l Log, v View, buf []*Entry, out sink) (more bool, e
 		}
 	}
 	return false, nil
+}
+
+// offerGap offers the gap before v.First. If it could not, full says that the batch is full;
+// otherwise the client has no credit.
+func (s *subscription) offerGap(v View, out sink) (offered, full bool) {
+	// A gap uses no credit but waits for it: a stopped consumer must not be
+	// sent a gap for every message that retention removes.
+	if !s.hasCredit(1) {
+		s.starved = true
+		return false, false
+	}
+	old := *s
+	f := s.gap(v)
+	if !out.offer(&f) {
+		*s = old
+		return false, true
+	}
+	return true, false
 }
 
 // rests reports whether there is nothing to send until the log changes or the client

@@ -90,17 +90,7 @@ func (w *writer) run() (err error) {
 		if len(w.subs) > 0 {
 			changed = w.log.Changed() // before the log is read, so that no entry is missed
 		}
-		p.mu.Lock()
-		orders, end := p.queue, p.end
-		busy := p.busy && end != nil && time.Now().Before(end.waits)
-		p.queue = nil
-		p.mu.Unlock()
-		if len(orders) >= queueLimit {
-			select {
-			case p.room <- struct{}{}:
-			default:
-			}
-		}
+		orders, end, busy := p.takeOrders()
 		if end != nil && end.mute {
 			return nil
 		}
@@ -109,13 +99,7 @@ func (w *writer) run() (err error) {
 				return err
 			}
 		}
-		if err := w.found(); err != nil {
-			return err
-		}
-		if err := w.acks(); err != nil {
-			return err
-		}
-		if err := w.needs(); err != nil {
+		if err := w.answer(); err != nil {
 			return err
 		}
 		if end != nil {
@@ -151,6 +135,34 @@ func (w *writer) run() (err error) {
 		case <-timer.C:
 		}
 	}
+}
+
+// answer adds the frames that answer what read has accepted or asked for.
+func (w *writer) answer() error {
+	if err := w.found(); err != nil {
+		return err
+	}
+	if err := w.acks(); err != nil {
+		return err
+	}
+	return w.needs()
+}
+
+// takeOrders returns what read has asked for since the last call, and how the connection is to
+// end, if it is. busy means that read still accepts messages that are to be acknowledged first.
+func (p *peer) takeOrders() (orders []order, end *ending, busy bool) {
+	p.mu.Lock()
+	orders, end = p.queue, p.end
+	busy = p.busy && end != nil && time.Now().Before(end.waits)
+	p.queue = nil
+	p.mu.Unlock()
+	if len(orders) >= queueLimit {
+		select {
+		case p.room <- struct{}{}:
+		default:
+		}
+	}
+	return orders, end, busy
 }
 
 // execute does what read asked for.

@@ -62,7 +62,7 @@ func TestErrorOfOpenIsTheDialects(t *testing.T) {
 		time.Sleep(time.Hour)
 		cause, attempts := c.State().Cause, c.Stats().FailedAttempts.Of(limpet.ClassUser)
 		if !errors.Is(cause, errNoAccount) || errors.Is(cause, limpet.ErrSubprotocol) || limpet.ClassOf(cause) != limpet.ClassUser ||
-			!strings.Contains(cause.Error(), "Options.Dialect: Open cannot use the connection; correct the options of the dialect or the credential: look: picky") || attempts < 60 {
+			!strings.Contains(cause.Error(), "Options.Dialect: method Open cannot use the connection; correct the options of the dialect or the credential: look: picky") || attempts < 60 {
 			t.Errorf("after %d attempts: class %q: %v", attempts, limpet.ClassOf(cause), cause)
 		}
 		err = nil

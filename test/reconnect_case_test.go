@@ -46,7 +46,6 @@ var (
 	stopsFirst = reaction{stopsAt: 1}
 	stopsEver  = reaction{stopsAt: 1, always: true}
 	stopsThird = reaction{stopsAt: 3}
-	refreshes  = reaction{stopsAt: 2, refresh: true}
 	obeys      = reaction{slot: 90 * time.Second}
 )
 

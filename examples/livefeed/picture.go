@@ -97,21 +97,7 @@ func picture(r *record, faults []mark, total int, caption string) string {
 	p(`<text x="%.0f" y="30" font-size="18" font-weight="600" fill="%s">A live feed through a bad network</text>`, picLeft, inkColour)
 	p(`<text x="%.0f" y="50" fill="%s">%s</text>`, picLeft, paleColour, escape(caption))
 
-	for _, s := range r.away {
-		to := s.to
-		if s.open {
-			to = end
-		}
-		p(`<rect x="%.1f" y="%.0f" width="%.1f" height="%.0f" fill="%s"/>`,
-			x(s.from), sumTop, max(x(to)-x(s.from), 0.5), lagBottom-sumTop, awayColour)
-	}
-
-	for _, m := range faults {
-		if m.kind == blackhole {
-			from, to := x(m.from.Sub(r.start)), x(m.at.Sub(r.start))
-			p(`<rect x="%.1f" y="%.0f" width="%.1f" height="%.0f" fill="%s"/>`, from, sumTop, to-from, lagBottom-sumTop, holeColour)
-		}
-	}
+	drawAway(p, r, faults, x, end)
 
 	maxLag := 0
 	lags := lagSteps(r.published, r.delivered)
@@ -135,18 +121,39 @@ func picture(r *record, faults []mark, total int, caption string) string {
 	for _, d := range r.acked {
 		p(`<line x1="%.1f" x2="%.1f" y1="%.0f" y2="%.0f" stroke="%s" stroke-width="1.5"/>`, x(d), x(d), ackY-5, ackY+5, ackColour)
 	}
-	var n [kinds]int
+	legend(p, drawFaults(p, faults, func(at time.Time) float64 { return x(at.Sub(r.start)) }), len(r.acked))
+	p(`</svg>`)
+	return b.String()
+}
+
+// drawAway draws when there was no connection, and when one was a black hole.
+func drawAway(p func(string, ...any), r *record, faults []mark, x func(time.Duration) float64, end time.Duration) {
+	for _, s := range r.away {
+		to := s.to
+		if s.open {
+			to = end
+		}
+		p(`<rect x="%.1f" y="%.0f" width="%.1f" height="%.0f" fill="%s"/>`,
+			x(s.from), sumTop, max(x(to)-x(s.from), 0.5), lagBottom-sumTop, awayColour)
+	}
 	for _, m := range faults {
-		at := x(m.at.Sub(r.start))
+		if m.kind == blackhole {
+			from, to := x(m.from.Sub(r.start)), x(m.at.Sub(r.start))
+			p(`<rect x="%.1f" y="%.0f" width="%.1f" height="%.0f" fill="%s"/>`, from, sumTop, to-from, lagBottom-sumTop, holeColour)
+		}
+	}
+}
+
+// drawFaults draws each fault at its time, and returns how many there are of each kind.
+func drawFaults(p func(string, ...any), faults []mark, x func(time.Time) float64) (n [kinds]int) {
+	for _, m := range faults {
+		at := x(m.at)
 		p(`<line x1="%.1f" x2="%.1f" y1="%.0f" y2="%.0f" stroke="%s" stroke-width="0.7" stroke-dasharray="2 3"/>`,
 			at, at, markY+6, lagBottom, faultColours[m.kind])
 		p(`%s`, glyph(m.kind, at, markY))
 		n[m.kind]++
 	}
-
-	legend(p, n, len(r.acked))
-	p(`</svg>`)
-	return b.String()
+	return n
 }
 
 // legend names the lines in one row and the faults in the next.

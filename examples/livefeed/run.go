@@ -74,10 +74,7 @@ func run(ctx context.Context, cfg config, quakes []quake, out io.Writer, live bo
 	r := &result{score: newScore(quakes), alerts: newTally(quakes), level: cfg.level}
 	s := &session{cfg: cfg, quakes: quakes, score: r.score, record: newRecord()}
 
-	fmt.Fprintf(out, "livefeed: %d earthquakes in about %v; faults %s, seed %d\n",
-		len(quakes), length.Round(time.Millisecond), cfg.level.name, cfg.seed)
-	fmt.Fprintf(out, "livefeed: fast time constants, for a short run: heartbeat %v, backoff %v to %v\n",
-		heartbeat, backoffMin, backoffMax)
+	introduce(out, cfg, len(quakes), length)
 	fail := func(doing string, err error) *result {
 		r.trouble = append(r.trouble, doing+": "+err.Error())
 		r.elapsed = time.Since(start)
@@ -95,11 +92,7 @@ func run(ctx context.Context, cfg config, quakes []quake, out io.Writer, live bo
 		return fail("server", err)
 	}
 	defer s.feed.close()
-	plan := schedule(cfg.level, cfg.seed)
-	for i := range plan {
-		plan[i].after = time.Duration(float64(plan[i].after) / cfg.speed)
-	}
-	if s.proxy, err = startProxy(s.feed.target(), plan); err != nil {
+	if s.proxy, err = startProxy(s.feed.target(), cfg.plan()); err != nil {
 		return fail("proxy", err)
 	}
 	defer s.proxy.close()
@@ -131,6 +124,22 @@ func run(ctx context.Context, cfg config, quakes []quake, out io.Writer, live bo
 		}
 	}
 	return r
+}
+
+func introduce(out io.Writer, cfg config, quakes int, length time.Duration) {
+	fmt.Fprintf(out, "livefeed: %d earthquakes in about %v; faults %s, seed %d\n",
+		quakes, length.Round(time.Millisecond), cfg.level.name, cfg.seed)
+	fmt.Fprintf(out, "livefeed: fast time constants, for a short run: heartbeat %v, backoff %v to %v\n",
+		heartbeat, backoffMin, backoffMax)
+}
+
+// plan returns the faults of the run, at its speed.
+func (cfg config) plan() []fault {
+	plan := schedule(cfg.level, cfg.seed)
+	for i := range plan {
+		plan[i].after = time.Duration(float64(plan[i].after) / cfg.speed)
+	}
+	return plan
 }
 
 func caption(r *result, cfg config) string {

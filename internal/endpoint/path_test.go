@@ -37,7 +37,7 @@ func TestPathRefused(t *testing.T) {
 		time.Sleep(time.Minute - 1)
 		check("a", true)
 		p.FellBack("a", true) // begins no minute: no upgrade was refused
-		time.Sleep(1)
+		time.Sleep(time.Nanosecond)
 		check("a", false)
 		p.FellBack("a", false)
 		p.FellBack("b", false)

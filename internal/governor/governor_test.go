@@ -179,8 +179,8 @@ func TestOf(t *testing.T) {
 	if of(nil) != of(new(http.Client)) || of(nil) == a {
 		t.Error("clients without a transport do not share a governor of their own")
 	}
-	value := valueTransport{}
-	if of(&http.Client{Transport: value}) == of(&http.Client{Transport: value}) {
+	value := &http.Client{Transport: valueTransport{}}
+	if first, second := of(value), of(value); first == second {
 		t.Error("transports that cannot be compared have one governor")
 	}
 }

@@ -5,8 +5,8 @@ var ofAnswers = []mutation{
 	{
 		name:    "feed: the loop spins until the welcome",
 		file:    "loop_deadlines.go",
-		search:  "\t\tat(k.handshakeBy)\n",
-		replace: "\t\tat(k.handshakeBy)\n\t\tat(k.renewAt)\n",
+		search:  "\tat(k.handshakeBy)\n",
+		replace: "\tat(k.handshakeBy)\n\tat(k.renewAt)\n",
 		test:    "-timeout 20s -run ^TestGoAwayBeforeTheWelcome$ ./test",
 	},
 	{

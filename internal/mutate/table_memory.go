@@ -4,7 +4,7 @@ package main
 var ofMemory = []mutation{
 	{
 		name:    "memory: what comes beyond the limit with Block does not count",
-		file:    "queue_offer.go",
+		file:    "queue_memory.go",
 		search:  "if q.tight || q.used.Bytes > q.granted.Bytes",
 		replace: "if q.used.Bytes > q.granted.Bytes",
 		test:    "-run ^TestMemoryBesidePayloads$ ./test",

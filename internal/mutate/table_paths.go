@@ -194,8 +194,8 @@ var ofPaths = []mutation{
 	{
 		name:    "drain: the last acknowledgement does not wait for what is being accepted",
 		file:    "server/write.go",
-		search:  "busy := p.busy && end != nil && time.Now().Before(end.waits)",
-		replace: "busy := p.busy && end != nil && time.Now().Before(end.waits) && false",
+		search:  "busy = p.busy && end != nil && time.Now().Before(end.waits)",
+		replace: "busy = p.busy && end != nil && time.Now().Before(end.waits) && false",
 		test:    "-run ^TestShutdownAcknowledgesWhatItIsAccepting$ ./server",
 	},
 	{

@@ -26,7 +26,7 @@ var ofSendStream = []mutation{
 	{
 		name:    "send stream: nothing wakes the loop for a stalled reader",
 		file:    "loop_deadlines.go",
-		search:  "\t\tat(k.partBy())\n",
+		search:  "\tat(k.partBy())\n",
 		replace: "",
 		test:    "-run ^TestReaderThatStalls$ ./test",
 	},

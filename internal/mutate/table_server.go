@@ -6,7 +6,7 @@ var ofServer = []mutation{
 		name:    "server: accepts what the log refused",
 		file:    "server/accept.go",
 		search:  "if err != nil {\n\t\tp.log.Error(\"the log refused a message\"",
-		replace: "if err != nil && begun == false {\n\t\tp.log.Error(\"the log refused a message\"",
+		replace: "if err != nil && m == nil {\n\t\tp.log.Error(\"the log refused a message\"",
 		test:    "-run ^TestLogRefuses$ ./server",
 	},
 	{
@@ -90,8 +90,8 @@ var ofServer = []mutation{
 	{
 		name:    "server: a gap is not reported",
 		file:    "server/subscription.go",
-		search:  "if !out.offer(&f) {\n\t\t\t\t*s = old",
-		replace: "if f.Gap == nil && !out.offer(&f) {\n\t\t\t\t*s = old",
+		search:  "if !out.offer(&f) {\n\t\t*s = old",
+		replace: "if f.Gap == nil && !out.offer(&f) {\n\t\t*s = old",
 		test:    "-run ^TestGapForSlowConsumer$ ./server",
 	},
 	{

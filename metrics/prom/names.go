@@ -76,7 +76,12 @@ func newNames(namespace string) names {
 	n.subReceived = n.client("subscription_received_messages", "Messages of open subscriptions received. It falls when one closes.", "subscription")
 	n.subDropped = n.client("subscription_dropped_messages", "Messages of open subscriptions dropped. It falls when one closes.", "subscription")
 	n.subMissed = n.client("subscription_missed_messages", "Messages of open subscriptions missing. It falls when one closes.", "subscription")
+	n.addServer()
+	return n
+}
 
+// addServer adds the names of package server.
+func (n *names) addServer() {
 	n.serverConnections = n.server("connections", "Connections, before and after the welcome.", "state")
 	n.serverSessions = n.server("sessions", "Sessions, those without a connection included.")
 	n.serverSubscriptions = n.server("subscriptions", "Live subscriptions.")
@@ -88,7 +93,6 @@ func newNames(namespace string) names {
 	n.serverLosses = n.server("gaps_total", "Gaps and resets sent to subscriptions.", "kind")
 	n.serverFirst = n.server("log_first_offset", "Offset of the oldest message in the log.")
 	n.serverHead = n.server("log_head_offset", "Offset of the newest message in the log.")
-	return n
 }
 
 func (n *names) client(name, help string, labels ...string) *prometheus.Desc {
