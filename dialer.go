@@ -437,3 +437,39 @@ func (v *validation) redirects(c *config) {
 	}
 	c.allowed = endpoint.Redirects{Allowed: allowed, StrictURL: c.StrictURL}
 }
+
+// upgrade makes the upgrade request of w, and follows redirects. tickets are the parameters
+// of Options.Ticket.
+func (d *dialer) upgrade(requests *socket.Requests, w *wire.Attempt, tickets url.Values, o socket.Options) (*socket.Conn, *wire.Failure) {
+	step := *w
+	trail := []string{w.URL}
+	for {
+		conn, f := requests.Upgrade(&step, o)
+		if f == nil {
+			return conn, nil
+		}
+		from, err := url.Parse(step.URL)
+		if err != nil {
+			return nil, f // it cannot have been dialled
+		}
+		if f.Stage != wire.StageUpgrade || f.Status < 300 || f.Status > 399 {
+			if len(trail) > 1 && f.Stage == wire.StageUpgrade {
+				f.Err = &fault.Redirected{Host: from.Host, Err: f.Err}
+			}
+			return nil, f
+		}
+		f.Body = nil // it repeats the location
+		next, err := d.cfg.allowed.Next(from, trail, f.Status, f.Header, tickets)
+		if err != nil {
+			f.Err = err
+			return nil, f
+		}
+		trail = append(trail, next.String())
+		step.URL, step.Header = next.String(), step.Header.Clone()
+		if next.Host != from.Host {
+			step.Header.Del("Host") // the dialect's, for the URL before
+		}
+		d.secrets.AddRequest(step.URL, step.Header)
+		d.addCookies(step.URL)
+	}
+}

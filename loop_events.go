@@ -17,9 +17,10 @@ import (
 // event is something that happened, or that a caller wants. Only apply receives
 // the loop.
 //
-// The events stand in the order in which they happen: an attempt, a connection and
+// Most events are here, in the order in which they happen: an attempt, a connection and
 // its end, the timer, then what callers and consumers ask for, and the end of the
-// client. docs/design.md, section 4 has the table of phases and events.
+// client. Others are in the file of their subject. docs/design.md, section 4 has the table
+// of phases and events.
 type event interface{ apply(*loop) }
 
 // started is the first event of all.

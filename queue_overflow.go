@@ -12,6 +12,8 @@ import (
 	"github.com/limpet-go/limpet/wire"
 )
 
+// With Block nothing is dropped: the server waits, see queue_memory.go.
+
 // dropNewest adds a gap in place of the message that the receiver has just
 // accepted after position before; mu is held.
 func (q *queue) dropNewest(before Position, readAt *time.Time) {
@@ -341,7 +343,7 @@ func (q *queue) appendKeyedLoss(m Message) {
 	}
 }
 
-// dropFirstKey is dropFirst with Latest; mu is held.
+// dropFirstKey turns the first message into a gap, with Latest; mu is held.
 func (q *queue) dropFirstKey(readAt *time.Time) {
 	place := q.keyed.First()
 	for q.keyed.At(place).Loss != nil {

@@ -16,7 +16,6 @@ import (
 	"github.com/limpet-go/limpet/internal/governor"
 	"github.com/limpet-go/limpet/internal/guard"
 	"github.com/limpet-go/limpet/internal/headers"
-	"github.com/limpet-go/limpet/internal/socket"
 	"github.com/limpet-go/limpet/internal/text"
 	"github.com/limpet-go/limpet/internal/verdict"
 	"github.com/limpet-go/limpet/wire"
@@ -34,7 +33,7 @@ const (
 )
 
 // policy decides when to try again (docs/reconnect.md, section 1). It belongs
-// to the loop.
+// to the loop. The defaults of Backoff, such as the first delay, are in config.go.
 type policy struct {
 	options          Backoff
 	firstDialTimeout time.Duration
@@ -252,42 +251,6 @@ func answeredBy(f *wire.Failure) string {
 		return fmt.Sprintf("after a redirect to %q: ", from.Host)
 	}
 	return ""
-}
-
-// upgrade makes the upgrade request of w, and follows redirects. tickets are the parameters
-// of Options.Ticket.
-func (d *dialer) upgrade(requests *socket.Requests, w *wire.Attempt, tickets url.Values, o socket.Options) (*socket.Conn, *wire.Failure) {
-	step := *w
-	trail := []string{w.URL}
-	for {
-		conn, f := requests.Upgrade(&step, o)
-		if f == nil {
-			return conn, nil
-		}
-		from, err := url.Parse(step.URL)
-		if err != nil {
-			return nil, f // it cannot have been dialled
-		}
-		if f.Stage != wire.StageUpgrade || f.Status < 300 || f.Status > 399 {
-			if len(trail) > 1 && f.Stage == wire.StageUpgrade {
-				f.Err = &fault.Redirected{Host: from.Host, Err: f.Err}
-			}
-			return nil, f
-		}
-		f.Body = nil // it repeats the location
-		next, err := d.cfg.allowed.Next(from, trail, f.Status, f.Header, tickets)
-		if err != nil {
-			f.Err = err
-			return nil, f
-		}
-		trail = append(trail, next.String())
-		step.URL, step.Header = next.String(), step.Header.Clone()
-		if next.Host != from.Host {
-			step.Header.Del("Host") // the dialect's, for the URL before
-		}
-		d.secrets.AddRequest(step.URL, step.Header)
-		d.addCookies(step.URL)
-	}
 }
 
 // askDialect returns what the dialect decides, or no opinion and its panic.

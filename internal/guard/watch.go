@@ -5,8 +5,9 @@ import (
 	"time"
 )
 
-// MaxCall is how long a call of Decode or Attempt may run. They only compute, so
-// more means that they wait for something.
+// MaxCall is how long a call of Decode or Attempt may run: they only compute, so more means
+// that they wait for something. It is also the bound of a call of Options.Verdict, and of the
+// last call of PublishOptions.Done.
 const MaxCall = 10 * time.Second
 
 // CallWatch notices a call of a method of the dialect that does not return. One

@@ -137,7 +137,7 @@ var ofPaths = []mutation{
 	},
 	{
 		name:    "redirect: the error repeats the location in the body",
-		file:    "reconnect.go",
+		file:    "dialer.go",
 		search:  "\t\tf.Body = nil // it repeats the location\n",
 		replace: "",
 		test:    "-run ^TestRedirectIsRefused$ ./test",
@@ -165,21 +165,21 @@ var ofPaths = []mutation{
 	},
 	{
 		name:    "redirect: the error does not name the host that answered",
-		file:    "reconnect.go",
+		file:    "dialer.go",
 		search:  "\t\t\t\tf.Err = &fault.Redirected{Host: from.Host, Err: f.Err}\n",
 		replace: "",
 		test:    "-run ^TestAnswerAfterARedirect$ ./test",
 	},
 	{
 		name:    "redirect: another host gets the Host of the first",
-		file:    "reconnect.go",
+		file:    "dialer.go",
 		search:  "\t\tif next.Host != from.Host {\n",
 		replace: "\t\tif false {\n",
 		test:    "-run ^TestRedirectOfADialectWithAHost$ ./test",
 	},
 	{
 		name:    "redirect: the first host loses its Host",
-		file:    "reconnect.go",
+		file:    "dialer.go",
 		search:  "\t\tif next.Host != from.Host {\n",
 		replace: "\t\t{\n",
 		test:    "-run ^TestRedirectOfADialectWithAHost$ ./test",

@@ -15,7 +15,8 @@ import (
 	"github.com/limpet-go/limpet/wire"
 )
 
-// ByTable returns what the tables decide, without the dialect.
+// ByTable returns what the tables decide, without the dialect. The close codes of limpet.v1
+// itself are in wire/native/verdict.go. Finality.Weigh says which of these failures are final.
 func ByTable(f *wire.Failure) (d Decision) {
 	switch f.Stage {
 	case wire.StageDial:

@@ -48,9 +48,10 @@ const (
 	classUser         = "user"
 )
 
-// Decide asks the caller's Auth first, then the dialect, which may fail. Where they
-// have no opinion the tables of HTTP statuses and close codes decide
-// (docs/reconnect.md, sections 2 and 3).
+// Decide returns what a failure means. An error made with limpet.Permanent comes first, then
+// the dialect, which may fail. Where the dialect has no opinion the tables of HTTP statuses
+// and close codes decide (docs/reconnect.md, sections 2 and 3). Finality says which failures
+// end the client.
 func Decide(f *wire.Failure, dialect func(wire.Failure) (wire.Verdict, error)) Decision {
 	if fault.IsPermanent(f.Err) {
 		d := newDecision(wire.ActionStop, classAuth)
