@@ -128,7 +128,9 @@ type Traits struct {
 	// Unknown, unless the caller has allowed AtLeastOnce. It counts only with Sessions.
 	Dedup bool
 
-	// Resume means that the server can resume a subscription from a Position.
+	// Resume means that the server can resume a subscription from a Position. Then callers
+	// may also ask for FromFirst and FromLast: Encode returns an error for an OpSubscribe
+	// that the server cannot serve, which ends that subscription alone.
 	Resume bool
 
 	// Credit means that the server respects the credit of each subscription, so

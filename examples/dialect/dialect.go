@@ -1,6 +1,7 @@
 package main
 
 import (
+	"errors"
 	"fmt"
 	"strconv"
 	"strings"
@@ -38,7 +39,7 @@ func (lines) CheckTopic(use wire.Use, topic string) error {
 }
 
 func (lines) Open(wire.Resume) (wire.Codec, error) {
-	return &codec{asked: wire.NewLedger[uint64, string](65536)}, nil
+	return &codec{wire.NewLedger[uint64, string](65536)}, nil
 }
 
 // codec is one connection. The client keeps the positions.
@@ -55,7 +56,9 @@ func (c *codec) Encode(ops []wire.Op, out *wire.Frames) error {
 func (c *codec) encode(op *wire.Op, out *wire.Frames) error {
 	switch op.Kind {
 	case wire.OpSubscribe:
-		if err := c.asked.Put(op.Cmd, op.Topic); err != nil {
+		if from := op.Subscribe.From; from == wire.FromFirst || from == wire.FromLast {
+			return errors.New("lines: the server begins after a number or now; use FromNew or FromResume")
+		} else if err := c.asked.Put(op.Cmd, op.Topic); err != nil {
 			return err
 		}
 		return out.AppendText(fmt.Appendf(nil, "SUB %d %s %d", op.Cmd, op.Topic, op.Subscribe.Position.Offset))

@@ -89,20 +89,6 @@ var ofFeed = []mutation{
 		test:    "-run ^TestOneRefusalForMany$ ./test",
 	},
 	{
-		name:    "feed: answers to other requests delay the rest of a refused one",
-		file:    "loop_requests.go",
-		search:  "return later(a.answerBy, k.namedTopics.partly[a.write].Add(partlyTimeout))",
-		replace: "return later(a.answerBy, k.answeredAt.Add(partlyTimeout))",
-		test:    "-run ^TestManySubscriptionsAreBackInTime$ ./test",
-	},
-	{
-		name:    "feed: answers to the rest of a refused request do not count",
-		file:    "loop_requests.go",
-		search:  "\t\tn.partly[s.askWrite] = now\n\t}\n}\n",
-		replace: "\t}\n}\n",
-		test:    "-run ^TestSlowAnswersAfterARefusalByName$ ./test",
-	},
-	{
 		name:    "refusals: by name, the rest of the request waits",
 		file:    "loop_requests.go",
 		search:  "a.partly, a.answerBy = true, now.Add(partlyTimeout)",

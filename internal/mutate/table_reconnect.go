@@ -41,4 +41,32 @@ var ofReconnect = []mutation{
 		replace: "rate, most := 0.6*float64(messages)",
 		test:    "-run ^TestManySubscriptionsAreBackInTime$ ./test",
 	},
+	{
+		name:    "feed: a confirmation without a name says nothing",
+		file:    "wire/feed/confirm.go",
+		search:  "if !named && c.dialect.confirm.namesTopics() && !c.namesNone(message) {",
+		replace: "if !named && false {",
+		test:    "-run ^TestConfirmWithoutAName$ ./wire/feed",
+	},
+	{
+		name:    "feed: several channels need no name in a confirmation",
+		file:    "wire/feed/check.go",
+		search:  "case c.Channel == \"\" && t.onlyChannel() == nil:",
+		replace: "case c.Channel == \"\" && t.Name == \"\":",
+		test:    "-run ^TestOneChannelHasNoName$ ./wire/feed",
+	},
+	{
+		name:    "feed: answers to other requests delay the rest of a refused one",
+		file:    "loop_requests.go",
+		search:  "return later(a.answerBy, k.namedTopics.partly[a.write].Add(partlyTimeout))",
+		replace: "return later(a.answerBy, k.answeredAt.Add(partlyTimeout))",
+		test:    "-run ^TestManySubscriptionsAreBackInTime$ ./test",
+	},
+	{
+		name:    "feed: answers to the rest of a refused request do not count",
+		file:    "loop_requests.go",
+		search:  "\t\tn.partly[s.askWrite] = now\n\t}\n}\n",
+		replace: "\t}\n}\n",
+		test:    "-run ^TestSlowAnswersAfterARefusalByName$ ./test",
+	},
 }

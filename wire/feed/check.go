@@ -50,7 +50,7 @@ func (t *Table) check() error {
 	if name, problem := t.Limits.Check(); name != "" {
 		return &TableError{"Limits." + name, problem}
 	}
-	for _, err := range []error{t.Confirm.check(t), t.Error.check(), t.Login.check(), t.checkSigns()} {
+	for _, err := range []error{t.Confirm.check(t), t.Error.check(t), t.Login.check(), t.checkSigns()} {
 		if err != nil {
 			return err
 		}
@@ -69,7 +69,7 @@ func isToken(s string) bool {
 func (t *Table) checkNames() error {
 	switch {
 	case t.Type == "" && t.Channel == "" && t.Stream == "":
-		return &TableError{"Type", "is empty, and so are Channel and Stream; want the path of one of them"}
+		return &TableError{"Type", `is empty, and so are Channel and Stream; want the path of one of them (if messages have no type, the name of a member that they do not have: their type is then "")`}
 	case t.Stream != "" && t.Channel != "":
 		return &TableError{"Stream", "excludes Channel"}
 	case t.Stream != "" && t.Product != "":
@@ -179,6 +179,14 @@ func (c *Channel) checkNumbers(at, entries string, members map[string]string) er
 	return nil
 }
 
+// onlyChannel returns the channel of a table that has one, without a parameter; otherwise nil.
+func (t *Table) onlyChannel() *Channel {
+	if len(t.Channels) != 1 || t.Channels[0].Param != "" || strings.Contains(t.Channels[0].Name, "*") {
+		return nil
+	}
+	return &t.Channels[0]
+}
+
 // orID says how else the topics of a confirmation are known.
 const orID = `, or Table.ID if a confirmation repeats "#id"`
 
@@ -190,6 +198,10 @@ func (c *Confirm) check(t *Table) error {
 		return nil
 	}
 	switch {
+	case c.EndedProducts != "" && (c.Ended == "" || c.Products == ""):
+		return &TableError{"Confirm.EndedProducts", "needs Confirm.Ended and Confirm.Products"}
+	case c.EndedStreams != "" && (c.Ended == "" || c.Streams == ""):
+		return &TableError{"Confirm.EndedStreams", "needs Confirm.Ended and Confirm.Streams"}
 	case c.Streams != "" && (c.Channel != "" || c.Products != ""):
 		return &TableError{"Confirm.Streams", "excludes Channel and Products"}
 	case c.Streams != "" && t.StreamName == "":
@@ -198,7 +210,7 @@ func (c *Confirm) check(t *Table) error {
 	case c.Channel == "" && c.Products == "" && t.ID != "" && c.List == "":
 	case c.Channel == "" && c.Products == "" && t.Stream != "":
 		return &TableError{"Confirm.Streams", "is empty; want the member that names the streams" + orID}
-	case c.Channel == "":
+	case c.Channel == "" && t.onlyChannel() == nil:
 		return &TableError{"Confirm.Channel", "is empty; want the member that names the channel" + orID}
 	case c.Products == "":
 		return &TableError{"Confirm.Products", "is empty; want the member that names the products"}
@@ -212,12 +224,12 @@ func (c *Confirm) check(t *Table) error {
 	return nil
 }
 
-func (e *ErrorMessage) check() error {
+func (e *ErrorMessage) check(t *Table) error {
 	if e.Type == "" && *e != (ErrorMessage{}) {
 		return &TableError{"Error.Type", "is empty, but other fields of Error are not"}
 	}
 	switch {
-	case (e.Channel == "") != (e.Product == ""):
+	case e.Channel != "" && e.Product == "", e.Product != "" && e.Channel == "" && t.onlyChannel() == nil:
 		return &TableError{"Error.Channel", "want Channel and Product, or neither"}
 	case e.RetryUnit < 0:
 		return &TableError{"Error.RetryUnit", "is negative"}

@@ -204,6 +204,45 @@ func TestConfirmFlat(t *testing.T) {
 	expect(t, c, `{"kind":"ok","ch":"book","sym":"A"}`, "subscribed book/A none")
 }
 
+// A confirmation, or the end of a subscription, that names nothing where the table says is
+// reported: otherwise a stream could stop, and the program would not notice.
+func TestConfirmWithoutAName(t *testing.T) {
+	const unnamed = "malformed 1 a confirmation, or the end of a subscription, that names no topic: it has nothing where Table.Confirm says"
+	c := open(t, mustNew(t, exchange()))
+	expect(t, c, `{"kind":"ok"}`, unnamed)
+	expect(t, c, `{"kind":"bye","place":"A"}`, unnamed)
+	expect(t, c, `{"kind":"ok","ch":"other","sym":"A"}`) // it names something else
+	expect(t, c, `{"kind":"ok","sym":[]}`)               // nothing is subscribed
+	table := exchange()
+	table.Strict = true
+	if _, err := decode(open(t, mustNew(t, table)), `{"kind":"bye"}`); err == nil {
+		t.Error("a strict table takes the end of no topic")
+	}
+}
+
+// In a table with one channel, answers need not name it.
+func TestOneChannelHasNoName(t *testing.T) {
+	table := Table{
+		Name: "weather", Type: "type", Product: "at",
+		Subscribe: Request{JSON: `{"do":"watch","place":"$product"}`},
+		Channels:  []Channel{{Name: "weather", Types: []string{"at=*"}, Number: "seq"}},
+		Confirm:   Confirm{Type: "ok=*", Ended: "bye=*", Products: "ok", EndedProducts: "bye"},
+		Error:     ErrorMessage{Type: "err=*", Text: "err", Product: "place"},
+	}
+	c := open(t, mustNew(t, table), "weather/oslo", "weather/bergen")
+	expect(t, c, `{"ok":"oslo"}`, "subscribed weather/oslo by-number")
+	expect(t, c, `{"err":"nope","place":"bergen"}`, "unsubscribed weather/bergen refused nope")
+	expect(t, c, `{"err":"busy"}`, "error refused busy")
+	expect(t, c, `{"bye":"oslo"}`, "unsubscribed weather/oslo 0 ")
+	table.Channels = append(table.Channels, Channel{Name: "wind", Types: []string{"wind=*"}})
+	for _, want := range []string{"Confirm.Channel", "Error.Channel"} {
+		if _, err := New(table); err == nil || !strings.Contains(err.Error(), want) {
+			t.Errorf("two channels, and answers that name none: %v, want %s", err, want)
+		}
+		table.Confirm.Channel = "channel"
+	}
+}
+
 func TestErrors(t *testing.T) {
 	c := open(t, mustNew(t, exchange()), "book/A")
 	expect(t, c, `{"kind":"fail","why":"no such symbol","ch":"book","sym":"A"}`, "unsubscribed book/A refused no such symbol")

@@ -87,6 +87,7 @@ func (d *dialect) addAnswers(t *Table) (err error) {
 		{"ID", t.ID, &d.id},
 		{"Confirm.List", t.Confirm.List, &d.confirm.list}, {"Confirm.Channel", t.Confirm.Channel, &d.confirm.channel},
 		{"Confirm.Products", t.Confirm.Products, &d.confirm.products}, {"Confirm.Streams", t.Confirm.Streams, &d.confirm.streams},
+		{"Confirm.EndedProducts", t.Confirm.EndedProducts, &d.confirm.endedProducts}, {"Confirm.EndedStreams", t.Confirm.EndedStreams, &d.confirm.endedStreams},
 		{"Error.Text", t.Error.Text, &d.complaint.text}, {"Error.Detail", t.Error.Detail, &d.complaint.detail}, {"Error.Code", t.Error.Code, &d.complaint.code},
 		{"Error.Retry", t.Error.Retry, &d.complaint.retry},
 		{"Error.Channel", t.Error.Channel, &d.complaint.channel}, {"Error.Product", t.Error.Product, &d.complaint.product},
@@ -224,6 +225,9 @@ func (d *dialect) addChannels(t *Table) error {
 		if err := d.addChannel(i, &t.Channels[i], len(t.Channels) > 1); err != nil {
 			return err
 		}
+	}
+	if t.onlyChannel() != nil {
+		d.only = d.channels[0]
 	}
 	hasID := func(c *channel) bool { return d.requestOf(c, false).has[wordID] }
 	if t.ID != "" && !slices.ContainsFunc(d.channels, hasID) {

@@ -16,9 +16,29 @@ import (
 type confirmation struct {
 	list                       path // nil: the message is the only entry
 	channel, products, streams path // in an entry
+
+	endedProducts, endedStreams path // in that of an end; nil: as above
 }
 
-var errNames = &wire.CodeError{Code: 1002, Reason: "a confirmation that names a channel without a product"}
+// of returns where a confirmation, or an end, names products and streams.
+func (c *confirmation) of(ended bool) (products, streams path) {
+	products, streams = c.products, c.streams
+	if ended && c.endedProducts != nil {
+		products = c.endedProducts
+	}
+	if ended && c.endedStreams != nil {
+		streams = c.endedStreams
+	}
+	return products, streams
+}
+
+// namesTopics reports whether a confirmation is to name topics, and does not only repeat an id.
+func (c *confirmation) namesTopics() bool { return c.products != nil || c.streams != nil }
+
+var (
+	errNames   = &wire.CodeError{Code: 1002, Reason: "a confirmation that names a channel without a product"}
+	errUnnamed = &wire.CodeError{Code: 1007, Reason: "a confirmation, or the end of a subscription, that names no topic: it has nothing where Table.Confirm says"}
+)
 
 // complaint says where an error holds what.
 type complaint struct {
@@ -44,11 +64,11 @@ const maxRetry = 15 * time.Minute
 // it names is confirmed, or else what the request with its id named.
 func (c *codec) confirm(k *kind, message []byte, out *wire.Events) error {
 	ended := k.role == roleEnded
-	topics, incomplete, err := c.topicsIn(message)
+	topics, named, incomplete, err := c.topicsIn(message, ended)
 	if id, p, ok := c.answered(message); ok {
 		taken := p.topics
-		if named := p.among(topics, true); len(named) > 0 || c.namesNone(message) {
-			taken = named
+		if among := p.among(topics, true); len(among) > 0 || c.namesNone(message) {
+			taken = among
 		}
 		c.keepOpen(id, p, taken)
 		for _, topic := range taken {
@@ -64,6 +84,9 @@ func (c *codec) confirm(k *kind, message []byte, out *wire.Events) error {
 	}
 	if len(topics) == 0 && incomplete && !c.dialect.complete {
 		return errNames
+	}
+	if !named && c.dialect.confirm.namesTopics() && !c.namesNone(message) {
+		return errUnnamed
 	}
 	listed := map[*sub]struct{}{}
 	for _, topic := range topics {
@@ -245,6 +268,9 @@ func (c *codec) hasID(message []byte) bool {
 func (c *codec) complaintTopic(message []byte) string {
 	channel := humanText(c.dialect.complaint.channel.of(message))
 	product := humanText(c.dialect.complaint.product.of(message))
+	if only := c.dialect.only; c.dialect.complaint.channel == nil && only != nil && product != "" {
+		return string(c.dialect.appendTopic(nil, only, "", []byte(product)))
+	}
 	if channel == "" || product == "" {
 		return ""
 	}
@@ -261,15 +287,16 @@ func (c *codec) topicOf(channel, product string) (topic string, ok bool) {
 	return string(c.dialect.appendTopic(nil, ch, param, []byte(product))), true
 }
 
-// topicsIn returns the topics that a confirmation names, and whether it names a channel
-// of the table without a product.
-func (c *codec) topicsIn(message []byte) (topics []string, incomplete bool, err error) {
+// topicsIn returns the topics that a confirmation names, whether it names anything, also
+// what is not in the table, and whether it names a channel of the table without a product.
+func (c *codec) topicsIn(message []byte, ended bool) (topics []string, named, incomplete bool, err error) {
 	shape := &c.dialect.confirm
+	atProducts, atStreams := shape.of(ended)
 	entries := []json.RawMessage{message}
 	if shape.list != nil {
 		entries = nil
 		if err := json.Unmarshal(shape.list.follow(message), &entries); err != nil {
-			return nil, false, err
+			return nil, false, false, err
 		}
 	}
 	add := func(channel, product string) {
@@ -279,12 +306,13 @@ func (c *codec) topicsIn(message []byte) (topics []string, incomplete bool, err 
 	}
 	for _, entry := range entries {
 		if len(entry) == 0 || shape.list != nil && entry[0] != '{' && entry[0] != '[' {
-			return nil, false, errObject
+			return nil, false, false, errObject
 		}
-		streams, err := oneOrMany(shape.streams.of(entry))
+		streams, err := oneOrMany(atStreams.of(entry))
 		if err != nil {
-			return nil, false, err
+			return nil, false, false, err
 		}
+		named = named || len(streams) > 0
 		for _, name := range streams {
 			if channel, product, ok := c.dialect.stream.split(name); ok {
 				add(channel, product)
@@ -292,14 +320,20 @@ func (c *codec) topicsIn(message []byte) (topics []string, incomplete bool, err 
 		}
 		channels, err := oneOrMany(shape.channel.of(entry))
 		if err != nil {
-			return nil, false, err
+			return nil, false, false, err
 		}
-		products, err := oneOrMany(shape.products.of(entry))
+		products, err := oneOrMany(atProducts.of(entry))
 		if err != nil {
-			return nil, false, err
+			return nil, false, false, err
+		}
+		named = named || len(channels)+len(products) > 0
+		if only := c.dialect.only; shape.channel == nil && only != nil {
+			for _, product := range products {
+				topics = append(topics, string(c.dialect.appendTopic(nil, only, "", []byte(product))))
+			}
 		}
 		if len(topics)+len(channels)*len(products) > maxTopics {
-			return nil, false, errTopics
+			return nil, false, false, errTopics
 		}
 		for _, channel := range channels {
 			known, _ := c.dialect.named(channel)
@@ -309,7 +343,7 @@ func (c *codec) topicsIn(message []byte) (topics []string, incomplete bool, err 
 			}
 		}
 	}
-	return topics, incomplete, nil
+	return topics, named, incomplete, nil
 }
 
 // of returns the value at p; nil if p is not set.

@@ -46,7 +46,8 @@ type dialect struct {
 	subscribe   *request
 	unsubscribe *request // nil: the server has none
 	channels    []*channel
-	rules       rules // with the kinds of channels where the type shows the channel
+	only        *channel // the one of a table that has one, without a parameter; nil: there are several
+	rules       rules    // with the kinds of channels where the type shows the channel
 	stream      stream
 
 	layout                                                 *layout

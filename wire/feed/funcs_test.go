@@ -103,8 +103,8 @@ func TestFuncsItems(t *testing.T) {
 	const refuses = "malformed 1 a message that Funcs.Read refuses"
 	for bad, why := range map[string]string{
 		"": "unexpected end of JSON input", "{": "unexpected end of JSON input", item(99, ""): "an Item of the unknown kind 99",
-		item(Data, `,"Topic":"*"`):                     `feed: topic "*": has a '*': a feed has no wildcards; want channel/product`,
-		item(Data, `,"Topic":""`):                      `feed: topic "": is empty; want channel/product`,
+		item(Data, `,"Topic":"*"`):                     `feed: topic "*": has a '*', and a feed has no wildcards: subscribe to each topic`,
+		item(Data, `,"Topic":""`):                      `feed: topic "": is empty`,
 		item(Data, `,"Topic":"a","Number":3,"Prev":4`): "an Item with Prev 4 and Number 3",
 	} {
 		want := []string{refuses + ": " + why}
@@ -281,7 +281,7 @@ func TestPartOfAMessageIsRefused(t *testing.T) {
 	}
 	c := openFuncs(t, f)
 	const refuses = "malformed 1 a message that Funcs.Read refuses: "
-	const star, numbers = `feed: topic "*": has a '*': a feed has no wildcards; want channel/product`, "an Item with Prev 4 and Number 3"
+	const star, numbers = `feed: topic "*": has a '*', and a feed has no wildcards: subscribe to each topic`, "an Item with Prev 4 and Number 3"
 	ack := fmt.Sprintf("event %d", wire.EventAck)
 	expect(t, c, "a * b ack", "data a  x", refuses+star, "data b  x", ack)
 	expect(t, c, "* * *", "malformed 3 "+strings.TrimPrefix(refuses+star, "malformed 1 "))

@@ -86,7 +86,8 @@ type Table struct {
 	ID string
 
 	// Type is the path of a message's type. Optional if Channel or Stream is set. A
-	// message without it has the empty type.
+	// message without it has the empty type: where messages have no type, name a member that
+	// they do not have.
 	Type string
 
 	// Channel is the path of the channel's name. Optional: without it the type
@@ -305,7 +306,8 @@ type Confirm struct {
 	Type string
 
 	// Ended is the match of a message of the same shape that confirms an
-	// unsubscribe. Optional; excludes Complete. Set one of the two if the server
+	// unsubscribe, or that the server ends a subscription by itself. A message that names no
+	// topic where the table says is malformed. Optional; excludes Complete. Set one of the two if the server
 	// can, unless Table.ID shows which request is confirmed: without any, the end of
 	// a subscription is not seen, and a topic that is subscribed again on one
 	// connection starts late (see wire.Traits.ByKey).
@@ -316,7 +318,7 @@ type Confirm struct {
 	List string
 
 	// Channel is the path at which an entry names one channel or a list of
-	// them.
+	// them. Optional if the table has one channel, without a parameter.
 	Channel string
 
 	// Products is the path at which an entry names one product or a list of
@@ -326,6 +328,10 @@ type Confirm struct {
 	// Streams is the path at which an entry names one stream or a list of them. It
 	// replaces Channel and Products.
 	Streams string
+
+	// EndedProducts and EndedStreams are the paths in a message that Ended matches, where
+	// they are others than Products and Streams. Optional.
+	EndedProducts, EndedStreams string
 
 	// Complete means that a confirmation lists everything that is subscribed, on
 	// the whole connection: a subscription that an earlier one listed and this one
@@ -351,7 +357,8 @@ type ErrorMessage struct {
 	Code string
 
 	// Channel and Product are the paths that name the subscription. Set both
-	// or neither.
+	// or neither; Product alone is enough if the table has one channel, without a
+	// parameter.
 	Channel, Product string
 
 	// Retry is the path of when to ask again: a number of RetryUnit, with decimals or not,

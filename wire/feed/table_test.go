@@ -104,6 +104,8 @@ func TestNewNamesTheWrongField(t *testing.T) {
 		{"Confirm.Type", func(t *Table) { t.Confirm.Type = "" }},
 		{"Confirm.Type", func(t *Table) { t.Error.Type, t.Heartbeats = "", nil; t.Confirm.Type = ""; t.Error = ErrorMessage{} }},
 		{"Confirm.Channel", func(t *Table) { t.Confirm.Channel = "" }},
+		{"Confirm.EndedProducts", func(t *Table) { t.Confirm.Ended, t.Confirm.EndedProducts = "", "a" }},
+		{"Confirm.EndedStreams", func(t *Table) { t.Confirm.EndedStreams = "a" }},
 		{"Confirm.Products", func(t *Table) { t.Confirm.Products = "" }},
 		{"Confirm.Ended", func(t *Table) { t.Confirm.Complete = true }},
 		{"Confirm.Ended", func(t *Table) { t.Confirm.Ended = "ok" }},

@@ -18,9 +18,9 @@ type TopicError struct {
 	Problem string
 }
 
-// Error returns the topic, the problem and the expected form.
+// Error returns the topic and the problem.
 func (e *TopicError) Error() string {
-	return fmt.Sprintf("feed: topic %q: %s; want channel/product", e.Topic, e.Problem)
+	return fmt.Sprintf("feed: topic %q: %s", e.Topic, e.Problem)
 }
 
 // pattern is a name in which one '*' stands for a parameter.
@@ -100,7 +100,7 @@ type place struct {
 // split splits a topic. The error is a *TopicError.
 func (d *dialect) split(topic string) (place, error) {
 	if len(topic) > maxTopic {
-		return place{}, &TopicError{topic[:32] + "...", "is longer than 255 bytes"}
+		return place{}, badTopic(topic[:32]+"...", "is longer than 255 bytes")
 	}
 	name, product, _ := strings.Cut(topic, "/")
 	p := place{topic: topic, product: product}
@@ -110,23 +110,28 @@ func (d *dialect) split(topic string) (place, error) {
 		}
 	}
 	if p.channel == nil {
-		return p, &TopicError{topic, fmt.Sprintf("the feed has no channel %q", name)}
+		return p, badTopic(topic, fmt.Sprintf("the feed has no channel %q", name))
 	}
 	if p.channel.name.param {
 		if err := checkName(p.param); err != nil {
-			return p, &TopicError{topic, "the channel's parameter " + err.Error()}
+			return p, badTopic(topic, "the channel's parameter "+err.Error())
 		}
 		if _, ok := parseCount([]byte(p.param)); p.channel.numericParam && (!ok || p.param != "0" && p.param[0] == '0') {
-			return p, &TopicError{topic, "the channel's parameter is not a whole number"}
+			return p, badTopic(topic, "the channel's parameter is not a whole number")
 		}
 	}
 	if err := checkProduct(product); err != nil {
-		return p, &TopicError{topic, "the product " + err.Error()}
+		return p, badTopic(topic, "the product "+err.Error())
 	}
 	if d.lower && strings.ToUpper(strings.ToLower(product)) != product {
-		return p, &TopicError{topic, "the product is not in upper case"}
+		return p, badTopic(topic, "the product is not in upper case")
 	}
 	return p, nil
+}
+
+// badTopic returns the error of a topic of a table.
+func badTopic(topic, problem string) *TopicError {
+	return &TopicError{topic, problem + "; want channel/product"}
 }
 
 // appendTopic appends a topic to b. product is as the server has it.
@@ -190,7 +195,7 @@ func checkName(s string) error {
 	case !utf8.ValidString(s):
 		return errors.New("is not UTF-8")
 	case strings.Contains(s, "*"):
-		return errors.New("has a '*': a feed has no wildcards")
+		return errors.New("has a '*', and a feed has no wildcards: subscribe to each topic")
 	case strings.ContainsFunc(s, unicode.IsControl):
 		return errors.New("has a control character")
 	}

@@ -16,7 +16,7 @@ func bitmex() Table {
 			{Name: "trade"}, {Name: "quote"}, {Name: "tradeBin*"}, {Name: "orderBook10", Snapshots: []string{"*"}},
 			{Name: "orderBookL2_25", Snapshots: []string{"partial"}},
 		},
-		Confirm:    Confirm{Type: "subscribe=*", Ended: "unsubscribe=*", Streams: "subscribe"},
+		Confirm:    Confirm{Type: "subscribe=*", Ended: "unsubscribe=*", Streams: "subscribe", EndedStreams: "unsubscribe"},
 		Error:      ErrorMessage{Type: "error=*", Text: "error"},
 		Ignored:    []string{"info=*"},
 		Heartbeats: []string{"=pong"},
@@ -87,7 +87,7 @@ func TestWidth(t *testing.T) {
 	}{
 		{"bitmex", bitmex(), []string{
 			"subscribed trade/XBTUSD none", "data trade/XBTUSD insert entry", "data quote/XBTUSD insert entry; data quote/XBTUSD insert entry",
-			"data tradeBin5m/ETH_USDT insert entry", "data orderBookL2_25/XBTUSD update entry", "error refused of 19 bytes",
+			"data tradeBin5m/ETH_USDT insert entry", "data orderBookL2_25/XBTUSD update entry", "error refused of 19 bytes", "unsubscribed trade/XBTUSD 0",
 		}, nil},
 		{"hyperliquid", hyperliquid(), []string{
 			"subscribed l2Book/BTC none", "data l2Book/BTC snapshot", "data trades/BTC  entry", "data bbo/HYPE", "data candle-1d/HYPE", "unsubscribed trades/BTC 0",
