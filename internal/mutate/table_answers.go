@@ -33,8 +33,8 @@ var ofAnswers = []mutation{
 	{
 		name:    "feed: an answer counts for topics that it does not name",
 		file:    "wire/feed/confirm.go",
-		search:  "len(named) > 0 || c.namesNone(message)",
-		replace: "len(named) > len(p.topics)",
+		search:  "len(among) > 0 || c.namesNone(message)",
+		replace: "len(among) > len(p.topics)",
 		test:    "-run ^TestAnswerForAPartOfARequest$ ./wire/feed",
 	},
 	{
