@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"math/rand/v2"
 	"net/http"
 	"net/url"
@@ -363,6 +364,8 @@ func withoutURL(f *wire.Failure) error {
 		return withURL.Err
 	case f.Err == nil:
 		return errors.New("connection ended")
+	case f.Stage > wire.StageUpgrade && errors.Is(f.Err, io.EOF):
+		return fmt.Errorf("peer closed the connection without a close frame: %w", f.Err)
 	}
 	return f.Err
 }

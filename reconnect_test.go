@@ -2,7 +2,9 @@ package limpet
 
 import (
 	"errors"
+	"io"
 	"net/http"
+	"strings"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -10,6 +12,7 @@ import (
 	"github.com/limpet-go/limpet/internal/liveness"
 	"github.com/limpet-go/limpet/internal/verdict"
 	"github.com/limpet-go/limpet/limpettest"
+	"github.com/limpet-go/limpet/wire"
 )
 
 // Three ways in which backoff goes wrong elsewhere: giving up after 15 minutes,
@@ -300,4 +303,13 @@ func TestStandstillsKeepNoDeadPeer(t *testing.T) {
 			t.Errorf("lost after %v", took)
 		}
 	})
+}
+
+// A connection that ends without a close frame is described in words, and errors.Is finds
+// what was read.
+func TestDroppedConnectionIsNamed(t *testing.T) {
+	e := failureError(&wire.Failure{Stage: wire.StageOpen, Err: io.EOF}, verdict.Decision{})
+	if !strings.Contains(e.Error(), "peer closed the connection without a close frame") || !errors.Is(e, io.EOF) {
+		t.Errorf("%v", e)
+	}
 }
