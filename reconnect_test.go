@@ -157,19 +157,33 @@ func sleepFor(c *Client, d time.Duration) {
 	c.inbox.Post(step(func(l *loop) { l.clock.Jumped(l.now.Round(0).Add(-d), l.now.Sub(l.c.counters.origin)) }))
 }
 
+// firstWait keeps the first state in the phase Waiting.
+type firstWait struct{ state *State }
+
+func (w firstWait) Observe(e Event) {
+	if s, ok := e.(StateChanged); ok && s.State.Phase == Waiting && w.state.Since.IsZero() {
+		*w.state = s.State
+	}
+}
+
 // After this machine has slept the client looks at its connection within five seconds, in
 // whatever phase it is.
 func TestSleepIsNoticed(t *testing.T) {
 	t.Run("ready, and the path is gone", func(t *testing.T) {
 		synctest.Test(t, func(t *testing.T) {
 			srv := limpettest.NewServer(t, nil)
-			c := startIn(t, srv.URL(), &Options{HTTPClient: srv.HTTPClient(), Heartbeat: Heartbeat{Interval: time.Hour}})
+			var lost State
+			c := startIn(t, srv.URL(), &Options{HTTPClient: srv.HTTPClient(), Heartbeat: Heartbeat{Interval: time.Hour}, Observer: firstWait{&lost}})
 			sleepFor(c, 8*time.Hour)
 			srv.Network.Strike(limpettest.BlackHole(limpettest.Both))
 			at := time.Now()
-			st, err := c.WaitState(t.Context(), func(s State) bool { return s.Generation == 2 })
-			if took := time.Since(at); err != nil || took > lookPause+probeTimeout+minBetweenAttempts || !errors.Is(st.Cause, ErrHeartbeat) {
-				t.Errorf("connected again after %v: %v", took, st.Cause)
+			_, err := c.WaitState(t.Context(), func(s State) bool { return s.Generation == 2 })
+			if took := time.Since(at); err != nil || took > lookPause+probeTimeout+minBetweenAttempts {
+				t.Errorf("connected again after %v: %v", took, err)
+			}
+			synctest.Wait()
+			if took := lost.Since.Sub(at); took <= 0 || took > lookPause+probeTimeout || !errors.Is(lost.Cause, ErrHeartbeat) {
+				t.Errorf("lost after %v: %v", took, lost.Cause)
 			}
 		})
 	})

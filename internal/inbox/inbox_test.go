@@ -60,3 +60,30 @@ func TestClose(t *testing.T) {
 		t.Error("an event was taken after the end")
 	}
 }
+
+// An event that comes after Take and before Rest is not left behind: the owner goes on.
+func TestNoRestWithAnEvent(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var box Inbox[int]
+		starts := 0
+		box.Init(func() { starts++ })
+		box.Post(1)
+		synctest.Wait()
+		box.Take(nil)
+		box.Post(2)
+		if box.Rest() {
+			t.Fatal("the owner rests while an event waits")
+		}
+		if got := box.Take(nil); !slices.Equal(got, []int{2}) {
+			t.Errorf("%v waits, want 2", got)
+		}
+		if !box.Rest() {
+			t.Error("the owner may not rest although nothing waits")
+		}
+		box.Post(3)
+		synctest.Wait()
+		if starts != 2 {
+			t.Errorf("the owner was started %d times, want 2", starts)
+		}
+	})
+}

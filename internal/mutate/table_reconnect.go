@@ -69,4 +69,25 @@ var ofReconnect = []mutation{
 		replace: "\t}\n}\n",
 		test:    "-run ^TestSlowAnswersAfterARefusalByName$ ./test",
 	},
+	{
+		name:    "inbox: the loop rests while an event waits",
+		file:    "internal/inbox/inbox.go",
+		search:  "\tif len(b.events) > 0 {\n\t\treturn false\n\t}\n",
+		replace: "",
+		test:    "-run ^TestNoRestWithAnEvent$ ./internal/inbox",
+	},
+	{
+		name:    "pace: the turn of what waits is looked for late",
+		file:    "internal/pace/limit.go",
+		search:  "until.After(now) && until.Before(at)",
+		replace: "false && until.Before(at)",
+		test:    "-run ^TestNextRoomIsATurnAtTheLatest$ ./internal/pace",
+	},
+	{
+		name:    "fault: an error of Auth is never permanent",
+		file:    "internal/fault/fault.go",
+		search:  "return e.Option == OptionAuth || e.Option == OptionTicket",
+		replace: "return e.Option == OptionTicket",
+		test:    "-run ^TestIsPermanent$ ./internal/fault",
+	},
 }

@@ -103,3 +103,22 @@ func TestOthersHaveTheirTurn(t *testing.T) {
 		t.Error("a ping passes what has its turn")
 	}
 }
+
+// What has no room is looked at again when there is room, or when its turn comes, if pongs
+// have used up the room for longer than that.
+func TestNextRoomIsATurnAtTheLatest(t *testing.T) {
+	l := NewLimit(10, time.Second, 2) // 8 a second
+	now := time.Now()
+	l.Room(now, 1000, true)
+	if l.IsTurnOfOthers() {
+		t.Fatal("the turn comes at once")
+	}
+	if at := l.NextRoom(now, 0); !at.Equal(now.Add(starving * l.interval)) {
+		t.Errorf("looked at again after %v, want %v", at.Sub(now), starving*l.interval)
+	}
+	l = NewLimit(10, time.Second, 2)
+	l.Sent(now, l.Room(now, 0, true), false)
+	if at := l.NextRoom(now, 0); !at.Equal(now.Add(l.interval)) {
+		t.Errorf("looked at again after %v, want %v", at.Sub(now), l.interval)
+	}
+}
