@@ -85,3 +85,12 @@ func (x) String() string { return "text" + "text" }
 		t.Errorf("got\n%s\nwant\n%s", strings.Join(got, "\n"), strings.Join(want, "\n"))
 	}
 }
+
+// Each pattern of sampled has files: one that was renamed would be left out silently.
+func TestSampledFilesExist(t *testing.T) {
+	for _, pattern := range sampled {
+		if files, err := filepath.Glob(filepath.Join("../..", pattern)); err != nil || len(files) == 0 {
+			t.Errorf("%s: %d files, %v", pattern, len(files), err)
+		}
+	}
+}

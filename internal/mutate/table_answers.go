@@ -33,7 +33,7 @@ var ofAnswers = []mutation{
 	{
 		name:    "feed: an answer counts for topics that it does not name",
 		file:    "wire/feed/confirm.go",
-		search:  "len(among) > 0 || c.namesNone(message)",
+		search:  "len(among) > 0 || c.namesNone(message, ended)",
 		replace: "len(among) > len(p.topics)",
 		test:    "-run ^TestAnswerForAPartOfARequest$ ./wire/feed",
 	},

@@ -44,7 +44,7 @@ var ofReconnect = []mutation{
 	{
 		name:    "feed: a confirmation without a name says nothing",
 		file:    "wire/feed/confirm.go",
-		search:  "if !named && c.dialect.confirm.namesTopics() && !c.namesNone(message) {",
+		search:  "if !named && c.dialect.confirm.namesTopics() && !c.namesNone(message, ended) {",
 		replace: "if !named && false {",
 		test:    "-run ^TestConfirmWithoutAName$ ./wire/feed",
 	},

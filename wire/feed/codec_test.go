@@ -234,6 +234,7 @@ func TestOneChannelHasNoName(t *testing.T) {
 	expect(t, c, `{"err":"nope","place":"bergen"}`, "unsubscribed weather/bergen refused nope")
 	expect(t, c, `{"err":"busy"}`, "error refused busy")
 	expect(t, c, `{"bye":"oslo"}`, "unsubscribed weather/oslo 0 ")
+	expect(t, c, `{"bye":[]}`) // nothing has ended
 	table.Channels = append(table.Channels, Channel{Name: "wind", Types: []string{"wind=*"}})
 	for _, want := range []string{"Confirm.Channel", "Error.Channel"} {
 		if _, err := New(table); err == nil || !strings.Contains(err.Error(), want) {

@@ -67,7 +67,7 @@ func (c *codec) confirm(k *kind, message []byte, out *wire.Events) error {
 	topics, named, incomplete, err := c.topicsIn(message, ended)
 	if id, p, ok := c.answered(message); ok {
 		taken := p.topics
-		if among := p.among(topics, true); len(among) > 0 || c.namesNone(message) {
+		if among := p.among(topics, true); len(among) > 0 || c.namesNone(message, ended) {
 			taken = among
 		}
 		c.keepOpen(id, p, taken)
@@ -85,7 +85,7 @@ func (c *codec) confirm(k *kind, message []byte, out *wire.Events) error {
 	if len(topics) == 0 && incomplete && !c.dialect.complete {
 		return errNames
 	}
-	if !named && c.dialect.confirm.namesTopics() && !c.namesNone(message) {
+	if !named && c.dialect.confirm.namesTopics() && !c.namesNone(message, ended) {
 		return errUnnamed
 	}
 	listed := map[*sub]struct{}{}
@@ -131,9 +131,9 @@ func (p *pendingRequest) among(names []string, in bool) (topics []string) {
 }
 
 // namesNone reports whether a confirmation has an empty list where it names topics.
-func (c *codec) namesNone(message []byte) bool {
-	shape := &c.dialect.confirm
-	return slices.ContainsFunc([]path{shape.list, shape.products, shape.streams}, func(p path) bool {
+func (c *codec) namesNone(message []byte, ended bool) bool {
+	products, streams := c.dialect.confirm.of(ended)
+	return slices.ContainsFunc([]path{c.dialect.confirm.list, products, streams}, func(p path) bool {
 		var list []json.RawMessage
 		return json.Unmarshal(p.of(message), &list) == nil && list != nil && len(list) == 0
 	})
