@@ -88,6 +88,7 @@ type link struct {
 
 	mu    sync.Mutex
 	down  bool
+	held  chan struct{} // new connections wait for it, if not nil
 	conns map[net.Conn]bool
 	made  int
 }
@@ -127,6 +128,17 @@ func (l *link) Cut(down bool) {
 	clear(l.conns)
 }
 
+// Hold makes new connections wait until release is called.
+func (l *link) Hold(t *testing.T) (release func()) {
+	held := make(chan struct{})
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.held = held
+	release = sync.OnceFunc(func() { close(held) })
+	t.Cleanup(release)
+	return release
+}
+
 // Made returns how many connections have been forwarded.
 func (l *link) Made() int {
 	l.mu.Lock()
@@ -135,6 +147,12 @@ func (l *link) Made() int {
 }
 
 func (l *link) forward(near net.Conn) {
+	l.mu.Lock()
+	held := l.held
+	l.mu.Unlock()
+	if held != nil {
+		<-held
+	}
 	far, err := net.Dial("tcp", l.target)
 	if err != nil || !l.keep(near, far) {
 		reset(near)

@@ -36,7 +36,7 @@ func sioClient(t *testing.T, l *link, o socketio.Options, co limpet.Options, top
 		co.Dialect = socketio.New(o)
 	}
 	co.Backoff = limpet.Backoff{First: -1, Initial: 20 * time.Millisecond, Max: 100 * time.Millisecond}
-	l.Cut(true) // until all topics are subscribed to: the server sends at once
+	release := l.Hold(t) // until all topics are subscribed to: the server sends at once
 	client, err := limpet.New(l.URL, &co)
 	if err != nil {
 		t.Fatal(err)
@@ -50,7 +50,7 @@ func sioClient(t *testing.T, l *link, o socketio.Options, co limpet.Options, top
 		}
 		subs = append(subs, sub)
 	}
-	l.Cut(false)
+	release()
 	return client, subs
 }
 
@@ -343,8 +343,8 @@ func TestSocketIOAdvice(t *testing.T) {
 	began := time.Now()
 	client, subs := sioClient(t, l, socketio.Options{}, limpet.Options{Dialect: rec, Auth: auth}, "hello")
 	sioWant(t, sioTake(t, subs[0], 1), `hello {"room":1}`)
-	if took := time.Since(began); took < 700*time.Millisecond || client.Stats().Attempts != 1 || l.Made() != 1 {
-		t.Errorf("ready after %v, %d connections", took, l.Made())
+	if took, st := time.Since(began), client.Stats(); took < 700*time.Millisecond || st.Attempts != 1 || l.Made() != 1 {
+		t.Errorf("ready after %v, %d attempts, %d connections", took, st.Attempts, l.Made())
 	}
 	if ack := sioSend(t, client, "echo", `1`, nil); string(ack.Reply) != "[1]" {
 		t.Errorf("the reply %s", ack.Reply)
