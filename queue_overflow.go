@@ -12,7 +12,15 @@ import (
 	"github.com/limpet-go/limpet/wire"
 )
 
-// With Block nothing is dropped: the server waits, see queue_memory.go.
+// A queue is full when Delivery.Buffer messages or Delivery.Bytes wait, or when there is no more
+// Options.Memory: accept in queue_offer.go decides it for each message. Then the policy counts:
+//
+//   - Block, the default for a dialect with the trait Credit: nothing is dropped. The server gets no
+//     more credit: see queue_memory.go. checkStandstill reports a wait that lasts.
+//   - DropOldest, the default for the others: dropOne makes a gap of the message that has waited longest.
+//   - DropNewest: dropNewest makes a gap of the message that has just come.
+//   - Latest: keepLatest replaces the waiting message of the same key, full or not. Beyond the
+//     bounds, dropFirstKey makes a gap of the message that would be taken first.
 
 // dropNewest adds a gap in place of the message that the receiver has just
 // accepted after position before; mu is held.

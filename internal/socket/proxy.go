@@ -192,7 +192,8 @@ func (t *tunnel) connect(ctx context.Context, nc net.Conn, addr string) error {
 	return nil
 }
 
-// checkConnectResponse returns an error for a refusal.
+// checkConnectResponse returns an error for a refusal. It is behind OnProxyConnectResponse of
+// every transport that ownTransport makes (transport.go).
 func checkConnectResponse(proxy *url.URL, resp *http.Response) error {
 	if resp.StatusCode/100 == 2 {
 		return nil
