@@ -34,7 +34,7 @@ type herd struct {
 	slower  float64 // by how much a full queue delays a handshake: 0.25 is a quarter
 	silent  bool    // it hangs while it is down: no answer instead of a refusal, until all connections break
 	told    float64 // the rate that its window and its slots are for, as a share of rate; 0: all of it
-	inOrder bool    // it told each client the window for those that were there when it came
+	inOrder bool    // each client has the window for those that were there when it came
 	foreign bool    // it announces no window and gives no slots
 }
 
@@ -281,7 +281,7 @@ func TestHerdSlowsItsServer(t *testing.T) {
 	}
 }
 
-// A server of somebody else tells neither window nor slots. The herd is a burden for it, about
+// A server of another protocol tells neither window nor slots. The herd is a burden for it, about
 // the same as with the library's defaults, and is back sooner.
 func TestHerdOfAForeignServer(t *testing.T) {
 	h := herdOf(10_000, 5*time.Second)
