@@ -1,8 +1,8 @@
-# Every target but bench, interop, mutate, help and tidy is a stage of ci/run, so that a check by hand and
+# Every target but bench, herd, interop, mutate, help and tidy is a stage of ci/run, so that a check by hand and
 # the gate are the same commands.
 
 .DEFAULT_GOAL := help
-.PHONY: help test race lint fuzz mutate spec vet-all bench interop metrics ci
+.PHONY: help test race lint fuzz mutate spec vet-all bench herd interop metrics ci
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-9s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -30,6 +30,9 @@ vet-all: ## go vet for linux, darwin and windows
 
 bench: ## compare with the peers, write docs/performance.md (BENCH="-rows P1,P3", or with another checkout: BENCH="-against DIR")
 	cd bench && GOWORK=off go run . $(BENCH)
+
+herd: ## simulate herds that come back, print the table, write the charts and figures of P15
+	cd bench && GOWORK=off go run . -rows P15
 
 interop: ## servers of other libraries, in a module of its own; installs them on Debian
 	interop/install.sh && cd interop && GOWORK=off go vet ./... && GOWORK=off go test -race -count=1 ./...

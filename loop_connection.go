@@ -359,7 +359,7 @@ func (l *loop) tryAgain(d verdict.Decision) {
 	case wire.ActionSpread:
 		spread = max(spread, d.Spread)
 	}
-	delay := l.policy.nextDelay(d, spread)
+	delay := l.policy.nextDelay(d, spread, l.now)
 	if l.atOnce {
 		delay = 0
 	}

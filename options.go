@@ -207,8 +207,10 @@ type Options struct {
 // U(0, max(First, W)): U is a uniform draw and W the reconnect window that the
 // server announced. After the k-th failure in a row it waits v/2 + U(0, v/2),
 // where v is Initial·Multiplier^(k-1) but at most Max, four times Max from the
-// 20th failure on, and always at least W. If the server says how long to wait,
-// that replaces the draw.
+// 20th failure on, and always at least W. Where W is the longer one, an attempt that
+// failed in the window is made again W after it, or up to a tenth of W sooner but
+// 250 ms at most, so that many clients stay spread. If the server says how long to
+// wait, that replaces the draw.
 type Backoff struct {
 	// First is the longest wait after the first failure. With a negative value
 	// the client does not wait, unless the server announced a reconnect window.

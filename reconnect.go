@@ -27,10 +27,11 @@ const (
 	minBetweenAttempts = 100 * time.Millisecond // between the starts of two attempts
 	maxSpread          = 5 * time.Minute        // of the server's reconnect window
 	maxDialTimeout     = time.Minute
-	longOutageFailures = 20               // in a row; from then on the cap is four times as high
-	handshakeTimeout   = 10 * time.Second // of the first handshake
-	maxHeartbeat       = time.Hour        // that a server may announce
-	refusalMemory      = time.Minute      // a second refused credential within it is permanent
+	longOutageFailures = 20                     // in a row; from then on the cap is four times as high
+	handshakeTimeout   = 10 * time.Second       // of the first handshake
+	maxHeartbeat       = time.Hour              // that a server may announce
+	refusalMemory      = time.Minute            // a second refused credential within it is permanent
+	maxPlaceShift      = 250 * time.Millisecond // by which a client comes before its place in the next window
 )
 
 // policy decides when to try again (docs/reconnect.md, section 1). It belongs
@@ -42,6 +43,7 @@ type policy struct {
 	handshakeTimeout time.Duration               // of the next connection, from the upgrade to Ready
 	failures         int                         // losses and failed attempts in a row
 	exponential      *backoff.ExponentialBackOff // nil before the first failure
+	place            time.Time                   // of the next attempt in the reconnect window; zero: it has none
 }
 
 func newPolicy(o Backoff, dialTimeout time.Duration) policy {
@@ -101,7 +103,9 @@ func (p *policy) countFailure(floor int) (draw time.Duration) {
 // nextDelay counts one more failure and draws the wait before the next attempt.
 // A slot given by the server replaces the draw; the wait is never shorter than
 // the slot.
-func (p *policy) nextDelay(d verdict.Decision, spread time.Duration) time.Duration {
+func (p *policy) nextDelay(d verdict.Decision, spread time.Duration, now time.Time) time.Duration {
+	place := p.place
+	p.place = time.Time{}
 	draw := p.countFailure(d.MinFailures)
 	v := p.delayBound()
 	if d.AtCap {
@@ -114,13 +118,30 @@ func (p *policy) nextDelay(d verdict.Decision, spread time.Duration) time.Durati
 	case p.failures == 1 && !d.AtCap && p.options.First < 0 && spread == 0:
 		return 0
 	case p.failures == 1 && !d.AtCap:
-		return uniform(max(p.options.First, spread))
+		return p.take(now, uniform(max(p.options.First, spread)))
 	case v < spread:
+		if wait := nextPlace(place, spread).Sub(now); !place.IsZero() && wait >= spread/2 && wait <= spread {
+			return p.take(now, wait)
+		}
 		return spread/2 + uniform(spread/2)
 	case d.AtCap:
 		return v/2 + uniform(v/2)
 	}
 	return draw
+}
+
+// take makes the end of a wait the place of this client in the reconnect window.
+func (p *policy) take(now time.Time, wait time.Duration) time.Duration {
+	p.place = now.Add(wait)
+	return wait
+}
+
+// nextPlace returns the place that follows in the next window. A herd that keeps its places
+// comes no faster than in the first window, whenever the server is there again; with another
+// draw, those of two windows would come together. The shift is for a client whose place is
+// always a bad moment.
+func nextPlace(place time.Time, window time.Duration) time.Time {
+	return place.Add(window - uniform(min(window/10, maxPlaceShift)))
 }
 
 // extendDialTimeout gives the next attempt more time. Otherwise a server whose

@@ -21,7 +21,7 @@ import (
 func TestPolicyNeverGivesUp(t *testing.T) {
 	p := newPolicy(Backoff{First: 500 * time.Millisecond, Initial: 500 * time.Millisecond, Max: 15 * time.Second, Multiplier: 1.5}, 10*time.Second)
 	for k := 1; k <= 2000; k++ {
-		d := p.nextDelay(verdict.Decision{}, 0)
+		d := p.nextDelay(verdict.Decision{}, 0, time.Now())
 		if d < 0 {
 			t.Fatalf("failure %d: stop", k)
 		}
@@ -40,7 +40,7 @@ func TestPolicyJitterSurvivesTheCap(t *testing.T) {
 	p := newPolicy(Backoff{First: 500 * time.Millisecond, Initial: 500 * time.Millisecond, Max: 15 * time.Second, Multiplier: 1.5}, 10*time.Second)
 	seen := map[time.Duration]bool{}
 	for range 500 {
-		seen[p.nextDelay(verdict.Decision{}, 0).Round(time.Millisecond)] = true
+		seen[p.nextDelay(verdict.Decision{}, 0, time.Now()).Round(time.Millisecond)] = true
 	}
 	if len(seen) < 400 {
 		t.Errorf("500 draws gave %d different waits", len(seen))
@@ -50,12 +50,78 @@ func TestPolicyJitterSurvivesTheCap(t *testing.T) {
 func TestPolicySpread(t *testing.T) {
 	p := newPolicy(Backoff{First: 500 * time.Millisecond, Initial: 500 * time.Millisecond, Max: 15 * time.Second, Multiplier: 1.5}, 10*time.Second)
 	const w = time.Minute
-	if d := p.nextDelay(verdict.Decision{}, w); d > w {
+	if d := p.nextDelay(verdict.Decision{}, w, time.Now()); d > w {
 		t.Errorf("first wait %v, window %v", d, w)
 	}
 	for k := 2; k < 19; k++ {
-		if d := p.nextDelay(verdict.Decision{}, w); d < w/2 || d > w {
+		if d := p.nextDelay(verdict.Decision{}, w, time.Now()); d < w/2 || d > w {
 			t.Errorf("failure %d: waits %v outside [%v, %v]", k, d, w/2, w)
+		}
+	}
+}
+
+// Who was refused at its place in the window comes at the same place in the next one, at most
+// 250 ms early, as long as the backoff interval is the shorter one. The place counts, not
+// how long the attempt took.
+func TestPolicyKeepsItsPlace(t *testing.T) {
+	const w = time.Minute
+	for range 100 {
+		p, lost := newTestPolicy(), time.Now()
+		place := lost.Add(p.nextDelay(verdict.Decision{}, w, lost))
+		early := false
+		for k := 2; k < longOutageFailures; k++ {
+			ended := place.Add(time.Duration(k) * time.Second)
+			next := ended.Add(p.nextDelay(verdict.Decision{}, w, ended))
+			if after := next.Sub(place); after < w-maxPlaceShift || after > w {
+				t.Fatalf("failure %d: %v after the place before, the window is %v", k, after, w)
+			}
+			early = early || next.Sub(place) < w-maxPlaceShift/2
+			place = next
+		}
+		if !early {
+			t.Fatal("the place never moves")
+		}
+	}
+	short, now := newTestPolicy(), time.Now()
+	now = now.Add(short.nextDelay(verdict.Decision{}, 2*time.Second, now))
+	if d := short.nextDelay(verdict.Decision{}, 2*time.Second, now); d < 1800*time.Millisecond || d > 2*time.Second {
+		t.Errorf("window of 2 s: the next place is in %v", d)
+	}
+}
+
+// A client that has no place, or whose place does not fit, draws from the second half of the
+// window: else those that fail at the same moment would come at the same moment.
+func TestPolicyWithoutAPlace(t *testing.T) {
+	const w = time.Minute
+	for name, before := range map[string]func(p *policy, now time.Time) time.Time{
+		"retried at once": func(p *policy, now time.Time) time.Time { p.countFailure(0); return now },
+		"slot": func(p *policy, now time.Time) time.Time {
+			now = now.Add(p.nextDelay(verdict.Decision{}, w, now))
+			return now.Add(p.nextDelay(verdict.Decision{Verdict: wire.Verdict{After: 20 * time.Second}}, w, now))
+		},
+		"brought forward": func(p *policy, now time.Time) time.Time {
+			for p.place.Sub(now) < time.Second {
+				p.forgetFailures()
+				p.nextDelay(verdict.Decision{}, w, now)
+			}
+			return now
+		},
+		"attempt of 40 s": func(p *policy, now time.Time) time.Time {
+			return now.Add(p.nextDelay(verdict.Decision{}, w, now) + 40*time.Second)
+		},
+		"window of the past": func(p *policy, now time.Time) time.Time {
+			p.nextDelay(verdict.Decision{}, w, now)
+			return now.Add(time.Hour)
+		},
+	} {
+		shortest, longest := w, time.Duration(0)
+		for range 300 {
+			p := newTestPolicy()
+			d := p.nextDelay(verdict.Decision{}, w, before(&p, time.Now()))
+			shortest, longest = min(shortest, d), max(longest, d)
+		}
+		if shortest < w/2 || shortest > w/2+w/20 || longest > w || longest < w-w/20 {
+			t.Errorf("%s: 300 waits from %v to %v, want [%v, %v]", name, shortest, longest, w/2, w)
 		}
 	}
 }
@@ -65,7 +131,7 @@ func TestPolicySlotReplacesTheDraw(t *testing.T) {
 	for range 100 {
 		d := verdict.Decision{}
 		d.After = 40 * time.Second
-		if got := p.nextDelay(d, 0); got < 40*time.Second || got > 44*time.Second {
+		if got := p.nextDelay(d, 0, time.Now()); got < 40*time.Second || got > 44*time.Second {
 			t.Fatalf("slot of 40 s gave %v", got)
 		}
 	}
@@ -73,7 +139,7 @@ func TestPolicySlotReplacesTheDraw(t *testing.T) {
 
 func TestPolicyDialTimeoutGrowsOnTimeoutsOnly(t *testing.T) {
 	p := newPolicy(Backoff{First: 1, Initial: 1, Max: 1, Multiplier: 1}, 10*time.Second)
-	p.nextDelay(verdict.Decision{}, 0)
+	p.nextDelay(verdict.Decision{}, 0, time.Now())
 	if p.dialTimeout != 10*time.Second {
 		t.Errorf("after a refusal: %v", p.dialTimeout)
 	}
@@ -109,11 +175,11 @@ func TestPolicyEnvelopeAfterAnyMixture(t *testing.T) {
 					continue
 				case "nineteen":
 					for range 19 {
-						p.nextDelay(plain, 0)
+						p.nextDelay(plain, 0, time.Now())
 					}
 					continue
 				}
-				got, v := p.nextDelay(step.(verdict.Decision), 0), p.delayBound()
+				got, v := p.nextDelay(step.(verdict.Decision), 0, time.Now()), p.delayBound()
 				if p.failures > 1 && (got < v/2-time.Microsecond || got > max(v, 15*time.Second)+time.Microsecond) {
 					t.Fatalf("%s: step %d, failure %d waits %v, want [%v, %v]", name, i, p.failures, got, v/2, v)
 				}
@@ -124,9 +190,9 @@ func TestPolicyEnvelopeAfterAnyMixture(t *testing.T) {
 
 func TestPolicyCapRespectsTheSpread(t *testing.T) {
 	p := newTestPolicy()
-	p.nextDelay(verdict.Decision{}, 0)
+	p.nextDelay(verdict.Decision{}, 0, time.Now())
 	for range 50 {
-		if got := p.nextDelay(verdict.Decision{AtCap: true}, 2*time.Minute); got < time.Minute || got > 2*time.Minute {
+		if got := p.nextDelay(verdict.Decision{AtCap: true}, 2*time.Minute, time.Now()); got < time.Minute || got > 2*time.Minute {
 			t.Fatalf("waits %v, the window is 2 min", got)
 		}
 	}
@@ -140,7 +206,7 @@ func TestPolicyGoAwaySpreads(t *testing.T) {
 	for range 200 {
 		d := verdict.Decision{SlotWindow: 30 * time.Second}
 		d.After = 40 * time.Second
-		wait := p.nextDelay(d, 0)
+		wait := p.nextDelay(d, 0, time.Now())
 		if wait < 40*time.Second || wait > 70*time.Second {
 			t.Fatalf("waits %v, want 40 s and up to 30 s more", wait)
 		}

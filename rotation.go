@@ -61,7 +61,7 @@ func (l *loop) planLeaving(k *link, ev *wire.Event) {
 	if !k.goAway {
 		k.goAway, k.leaveAt = true, l.now
 		if asked := l.rotation.askedAt; !asked.IsZero() && l.now.Sub(asked) < askedAgain {
-			k.leaveAt = l.now.Add(l.policy.nextDelay(verdict.Decision{MinFailures: 6}, 0))
+			k.leaveAt = l.now.Add(l.policy.nextDelay(verdict.Decision{MinFailures: 6}, 0, l.now))
 		}
 		l.rotation.askedAt = l.now
 	}
@@ -203,7 +203,7 @@ func (l *loop) rotationFailed(k *link, f *wire.Failure) {
 	l.c.counters.countFailure(false, ErrorClass(d.Class))
 	l.followEndpoint(nil, f, &d)
 	l.earliestRetry = later(l.now.Add(d.After), l.endpoints.List.Earliest())
-	k.renewAt = later(l.now.Add(l.policy.nextDelay(d, l.spread)), l.earliestAttempt())
+	k.renewAt = later(l.now.Add(l.policy.nextDelay(d, l.spread, l.now)), l.earliestAttempt())
 	l.rotation.failures++
 	l.c.notify.post(RotationFailed{l.explain(f, d), l.rotation.failures, k.renewAt})
 }

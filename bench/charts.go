@@ -154,12 +154,14 @@ func barsOf(id, title, metric string) string {
 	metric = cmp.Or(metric, def.metric)
 	keys := res.order(def)
 	lo, hi := math.Inf(1), 0.0
+	left := 300.0
 	for _, k := range keys {
 		variant, name, _ := strings.Cut(k, "|")
 		s := res.metric(variant, name, metric)
 		lo, hi = min(lo, s.lo), max(hi, s.hi)
+		left = max(left, 16+6.2*float64(len(k))) // room for the name
 	}
-	const left, right, top, step = 300, 830, 48, 22
+	const right, top, step = 830, 48, 22
 	c := newCanvas(900, top+step*len(keys)+44, title)
 	x := logAxis(lo/2, hi, left, right)
 	bottom := float64(top + step*len(keys) + 6)

@@ -44,14 +44,21 @@ var codecRow = row{
 var herdRow = row{
 	id: "P15", title: "a herd comes back, in virtual time (P15)", metric: "all", unit: "last client / least possible",
 	variants: []variant{
-		{name: "10,000 clients, down 0 s"}, {name: "10,000 clients, down 5 s"}, {name: "10,000 clients, down 60 s"},
-		{name: "100,000 clients, down 0 s"}, {name: "100,000 clients, down 5 s"}, {name: "100,000 clients, down 60 s"},
+		{name: "1,000 clients, down 0 s"}, {name: "1,000 clients, down 5 s"}, {name: "1,000 clients, down 20 s"}, {name: "1,000 clients, down 60 s"},
+		{name: "10,000 clients, down 0 s"}, {name: "10,000 clients, down 5 s"}, {name: "10,000 clients, down 20 s"}, {name: "10,000 clients, down 60 s"},
+		{name: "100,000 clients, down 0 s"}, {name: "100,000 clients, down 5 s"}, {name: "100,000 clients, down 20 s"}, {name: "100,000 clients, down 60 s"},
+		{name: "1,000,000 clients, down 60 s"},
+		{name: "100,000 clients, no answer for 60 s"},
 		{name: "100,000 clients, long queue"},
+		{name: "100,000 clients, slower when busy"}, {name: "100,000 clients, slower when busy, 0.9 told"},
+		{name: "100,000 clients, windows in order"},
+		{name: "10,000 clients, no window and no slots"},
 	},
 	candidates: []contender{{name: "limpet"}, {name: "backoff v4 defaults"}},
 	simulate:   herdBench,
-	compare: herdVerdicts("10,000 clients, down 5 s", "100,000 clients, down 5 s", "100,000 clients, down 60 s",
-		"100,000 clients, long queue"),
+	compare: herdVerdicts("1,000 clients, down 20 s", "10,000 clients, down 5 s", "10,000 clients, down 60 s", "100,000 clients, down 5 s", "100,000 clients, down 60 s",
+		"1,000,000 clients, down 60 s", "100,000 clients, no answer for 60 s", "100,000 clients, long queue",
+		"100,000 clients, slower when busy", "100,000 clients, slower when busy, 0.9 told", "100,000 clients, windows in order"),
 }
 
 func herdVerdicts(variants ...string) (list []comparison) {

@@ -62,7 +62,6 @@ type bench struct {
 
 func (b *bench) run(only []string) error {
 	defer b.stopServers()
-	b.results.Machine = machine(b.pinned)
 	for i := range rows {
 		r := &rows[i]
 		if len(only) == 0 && r.slow || len(only) > 0 && !slices.Contains(only, r.id) {
@@ -73,6 +72,9 @@ func (b *bench) run(only []string) error {
 			continue
 		}
 		began, load := time.Now(), loadAverage()
+		if r.simulate == nil { // a simulation says nothing about the machine of the other rows
+			b.results.Machine = machine(b.pinned)
+		}
 		var err error
 		switch {
 		case r.goBench != nil:

@@ -94,7 +94,8 @@ type Options struct {
 
 	// ReconnectRate is how many connections per second this server can accept
 	// when all clients return at once. It determines the reconnect window in
-	// WELCOME and the slots given with 503. Defaults to 1,000.
+	// WELCOME and the slots given with 503. Name a tenth less than it can do, if
+	// overload makes it slower. Defaults to 1,000.
 	ReconnectRate int
 
 	// Logger receives the log. Defaults to none.

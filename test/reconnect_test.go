@@ -268,3 +268,47 @@ func TestCreditIsNoProofOfStability(t *testing.T) {
 		}
 	})
 }
+
+// A client whose attempt fails at its place in the reconnect window comes again at the same
+// place of the next one, however long the attempt took, so that a herd stays spread. After a
+// slot it has none, and draws again.
+func TestRefusedClientKeepsItsPlace(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s := newScriptedServer(t, func(p *scriptedConn) {
+			w := p.welcome()
+			w.Welcome.Spread = 60_000
+			p.sendFrames(append([]native.Frame{w}, p.confirmations()...)...)
+		})
+		c, _ := s.start(limpet.Options{Heartbeat: rareHeartbeats})
+		if err := c.WaitReady(context.Background()); err != nil {
+			t.Fatal(err)
+		}
+		time.Sleep(time.Minute) // stable
+		net := s.host.Network
+		net.Inject(limpettest.Refuse(1), limpettest.Stall(time.Hour), limpettest.RefuseUpgrade(502, nil),
+			limpettest.RefuseUpgrade(503, http.Header{"Retry-After": {"20"}}), limpettest.Refuse(2))
+		lost := time.Now()
+		net.CutAll()
+		time.Sleep(10 * time.Minute)
+		waits := []struct{ least, most time.Duration }{
+			{0, time.Minute},                        // anywhere in the window
+			{59750 * time.Millisecond, time.Minute}, // refused
+			{59750 * time.Millisecond, time.Minute}, // no answer for 10 s
+			{59750 * time.Millisecond, time.Minute}, // 502
+			{20 * time.Second, 22 * time.Second},    // a slot
+			{30 * time.Second, time.Minute},         // refused, without a place
+			{30 * time.Second, time.Minute},
+		}
+		dials := net.Dials()[1:]
+		if len(dials) != len(waits) {
+			t.Fatalf("%d attempts, want %d", len(dials), len(waits))
+		}
+		for i, want := range waits {
+			wait := dials[i].At.Sub(lost)
+			if wait < want.least || wait > want.most {
+				t.Errorf("attempt %d: %v after the one before, want %v to %v", i+1, wait, want.least, want.most)
+			}
+			lost = dials[i].At
+		}
+	})
+}
