@@ -110,20 +110,24 @@ type Loss struct {
 func (r *Receiver) Accept(ev *wire.Event, beyondCredit bool) (step Step, err error) {
 	switch ev.Kind {
 	case wire.EventData:
-		if r.follows(ev) && !beyondCredit { // the usual case
+		if !beyondCredit && r.follows(ev) { // the usual case
 			step.Effect, step.Previous = Next, r.last.Offset
 			r.last.Offset, r.last.Tag = ev.Position.Offset, ev.Position.Tag
 			return step, nil
 		}
+		return r.message(ev, beyondCredit)
 	case wire.EventSubscribed:
 		return r.subscribed(ev)
 	case wire.EventGap:
 		return r.gap(ev)
 	case wire.EventReset:
 		return r.reset(ev), nil
-	default:
-		return step, nil
 	}
+	return step, nil
+}
+
+// message is Accept for any message.
+func (r *Receiver) message(ev *wire.Event, beyondCredit bool) (step Step, err error) {
 	if !r.Open() {
 		return step, violation("message before the subscription was confirmed, which the trait HolesFault forbids")
 	}
