@@ -443,8 +443,8 @@ func (m *merge) run(ctx context.Context, yield func(Message, error) bool) {
 			continue
 		}
 		q := src.sub.queue
-		ms, err := q.takeFor(src, ctx, memory[:0], 1, false, processed)
-		inBody, processed = nil, processedRun{}
+		ms, err := q.takeFor(src, ctx, memory[:0], 1, false, &processed)
+		inBody = nil
 		switch {
 		case ms != nil:
 			inBody = src

@@ -72,10 +72,12 @@ type queue struct {
 	account     budget.Account // of Options.Memory
 	window      int64          // of it, with Block
 	tight       bool           // there is no more of it
-	held        int            // messages that the deliverer took and no consumer has received from C
-	heldSince   time.Time      // when the one that it holds was received
-	lossHeld    bool           // the deliverer holds a gap or a reset
-	released    uint64         // Delivery.Every allows to take what has a number up to this
+	spare       int64          // at least this much of it is free, with spareBlocks for what waits; 0: not known
+	spareBlocks int64
+	held        int       // messages that the deliverer took and no consumer has received from C
+	heldSince   time.Time // when the one that it holds was received
+	lossHeld    bool      // the deliverer holds a gap or a reset
+	released    uint64    // Delivery.Every allows to take what has a number up to this
 	nextRelease time.Time
 	bucket      pace.Bucket // of Delivery.Rate
 	finishing   bool        // nothing more is accepted
@@ -92,7 +94,7 @@ type queue struct {
 	next       *nextConnection // nil: none
 	key        uint64          // events with another key are not accepted; 0: any
 	receiver   sequence.Receiver
-	detected   *wire.Event // a loss that the server did not report, for offer to return
+	detected   []wire.Event // losses that the server did not report, for offer to return
 
 	releases     bool // of the dialect: the server delivers again what is given back
 	endsAgain    bool // of the dialect: the server may end the stream, and begin again
@@ -183,7 +185,7 @@ type processedRun struct {
 
 // acknowledge follows what was processed, and returns whether the caller must call
 // reportProcessed; mu is held.
-func (q *queue) acknowledge(processed processedRun) bool {
+func (q *queue) acknowledge(processed *processedRun) bool {
 	if last := processed.last; last != nil {
 		q.tracker.Acknowledge(processed.first, last.number, &last.Position, last.generation)
 	}
@@ -206,7 +208,9 @@ func (q *queue) ackMessage(m *Message) {
 
 // report reports to the owner what followed a call of a consumer: mu is not held.
 func (q *queue) report(processed, room, drained bool) {
-	q.reportProcessed(processed)
+	if processed || q.saver != nil {
+		q.reportProcessed(processed)
+	}
 	if room {
 		q.owner.roomAvailable()
 	}
@@ -375,9 +379,14 @@ func (q *queue) discard(err error) {
 // endIfEmpty ends a stream that finishes, once nothing waits; mu is held.
 func (q *queue) endIfEmpty() {
 	if q.finishing && q.waits() == 0 {
-		q.ended = true
-		q.account.Close()
+		q.end()
 	}
+}
+
+// end ends the stream; mu is held.
+func (q *queue) end() {
+	q.ended = true
+	q.account.Close()
 }
 
 // drainToReport reports whether the stream is drained: it has ended, and everything

@@ -104,6 +104,24 @@ func (q *queue) needed() int64 {
 	return q.content() + q.items.Memory() + q.keyed.Needed()
 }
 
+// useSpare reports whether there is memory for a message that came, without a look at what waits:
+// it uses up what an earlier reserve has left; mu is held.
+func (q *queue) useSpare(events []wire.Event) bool {
+	m := &events[0].Message
+	if len(events) > 1 || q.spare == 0 || m.Header != nil || events[0].Kind != wire.EventData || q.items.MemoryFor(2) > q.spareBlocks {
+		return false
+	}
+	q.spare = max(0, q.spare-budget.PayloadCost(int64(len(m.Payload)))-1-budget.TextsCost(m.Type, events[0].Position.Tag, nil))
+	return q.spare > 0
+}
+
+// setSpare follows when an account holds free bytes more than what waits and came needs; mu is held.
+func (q *queue) setSpare(free int64, came int) {
+	if q.spare = 0; q.delivery.Overflow != Block && q.delivery.Overflow != Latest && q.lent == nil {
+		q.spare, q.spareBlocks = free, q.items.MemoryFor(came+1)
+	}
+}
+
 // reserve gets memory for messages or a loss that came; mu is held, and released meanwhile if others
 // must give way. If there is no more memory, what does not fit is dropped, but not with Block.
 func (q *queue) reserve(events []wire.Event, keys []string) {
@@ -122,12 +140,15 @@ func (q *queue) reserve(events []wire.Event, keys []string) {
 	}
 	missing := q.missingFor(events, keys, &sum)
 	if missing <= 0 {
+		q.setSpare(-missing, len(events))
 		return
 	}
-	missing += q.memory.Share() / 4 // not each time
-	if q.account.TryTake(missing, q.memory.Limit()) {
+	more := q.memory.Share() / 4 // not each time
+	if missing += more; q.account.TryTake(missing, q.memory.Limit()) {
+		q.setSpare(more, len(events))
 		return
 	}
+	q.spare = 0
 	q.mu.Unlock()
 	q.memory.MakeRoom(missing)
 	q.mu.Lock()
@@ -211,6 +232,7 @@ func (q *queue) giveBack() {
 	cost := q.cost()
 	if held := q.account.Held(); held > cost+share/2 {
 		q.account.Set(cost + share/4)
+		q.spare = 0
 	}
 }
 
@@ -219,6 +241,7 @@ func (q *queue) giveBack() {
 func (q *queue) holdCost() {
 	if cost := q.cost(); cost > q.account.Held() {
 		q.account.Set(cost)
+		q.spare = 0
 	}
 }
 
@@ -253,10 +276,8 @@ func (q *queue) GiveWay(bytes int64) {
 		q.keyed.Compact()
 	}
 	q.account.Set(q.cost())
-	var dropped uint64
-	if q.dropped > before && !q.finishing {
-		dropped = q.dropsToReport(q.dropped-before, now)
-	}
+	q.spare = 0
+	dropped := q.dropsSince(before)
 	report := q.tracker.Reports() > 0 && q.reported()
 	q.mu.Unlock()
 	if dropped > 0 {
@@ -272,6 +293,14 @@ type dropReports struct {
 	messages uint64
 	last     time.Time   // report
 	timer    *time.Timer // of reportDrops; nil: not running
+}
+
+// dropsSince returns how many drops to report, when q.dropped was before; mu is held.
+func (q *queue) dropsSince(before uint64) uint64 {
+	if q.dropped == before || q.finishing {
+		return 0
+	}
+	return q.dropsToReport(q.dropped-before, time.Now())
 }
 
 // dropsToReport counts n messages that the overflow policy dropped, and returns how many to

@@ -38,14 +38,25 @@ func (q *queue) acceptAll(gen uint64, events []wire.Event, keys []string, readAt
 		return detected, nil
 	}
 	if kind := events[0].Kind; gen == q.generation && !q.finishing && (kind == wire.EventData || kind == wire.EventGap || kind == wire.EventReset) {
-		q.reserve(events, keys)
+		if !q.useSpare(events) {
+			q.reserve(events, keys)
+		}
 	}
-	before, receivedBefore := q.dropped, q.received
+	before, receivedBefore, losses := q.dropped, q.received, q.waits()-q.messages
 	if key := events[0].Key; key != q.key && key != 0 && q.key != 0 {
 		events = nil // of a request that was withdrawn
 	}
-	detected, err = q.acceptEach(gen, events, keys, readAt, detected)
-	q.holdAccepted()
+	if len(events) == 1 && q.delivery.Overflow != Latest { // the usual case
+		err = q.accept(gen, &events[0], "", readAt)
+	} else {
+		err = q.acceptEach(gen, events, keys, readAt)
+	}
+	if q.detected != nil || q.firstCame {
+		detected = q.takeDetected(detected)
+	}
+	if q.tight || q.delivery.Overflow == Latest || q.delivery.Overflow == Block || q.waits()-q.messages > losses+1 {
+		q.holdAccepted() // otherwise reserve has taken enough
+	}
 	room := q.delivery.Overflow != Block && q.roomToReport()
 	report := q.tracker.Reports()+q.tracker.Copies() > 0 && q.reported()
 	waiting := q.waits() > 0
@@ -55,10 +66,7 @@ func (q *queue) acceptAll(gen uint64, events []wire.Event, keys []string, readAt
 	if q.received > receivedBefore {
 		q.lastReceived = *readAt
 	}
-	var dropped uint64
-	if q.dropped > before && !q.finishing {
-		dropped = q.dropsToReport(q.dropped-before, time.Now())
-	}
+	dropped := q.dropsSince(before)
 	q.mu.Unlock()
 	if dropped > 0 {
 		q.owner.messagesDropped(dropped)
@@ -75,26 +83,27 @@ func (q *queue) acceptAll(gen uint64, events []wire.Event, keys []string, readAt
 	return detected, err
 }
 
-// acceptEach accepts events, up to a violation, and appends what offer is to return; mu is held.
-func (q *queue) acceptEach(gen uint64, events []wire.Event, keys []string, readAt *time.Time, detected []wire.Event) (_ []wire.Event, err error) {
+// takeDetected appends what offer is to return; mu is held.
+func (q *queue) takeDetected(detected []wire.Event) []wire.Event {
+	detected, q.detected = append(detected, q.detected...), nil
+	if q.firstCame {
+		detected, q.firstCame = append(detected, wire.Event{Kind: wire.EventData, Name: q.topic}), false
+	}
+	return detected
+}
+
+// acceptEach accepts events, up to a violation; mu is held.
+func (q *queue) acceptEach(gen uint64, events []wire.Event, keys []string, readAt *time.Time) error {
 	for i := range events {
 		key := ""
 		if q.delivery.Overflow == Latest {
 			key = q.keyOf(&events[i], keys, i)
 		}
-		if err = q.accept(gen, &events[i], key, readAt); err != nil {
-			break
-		}
-		if q.detected != nil {
-			detected = append(detected, *q.detected)
-			q.detected = nil
+		if err := q.accept(gen, &events[i], key, readAt); err != nil {
+			return err
 		}
 	}
-	if q.firstCame {
-		detected = append(detected, wire.Event{Kind: wire.EventData, Name: q.topic})
-		q.firstCame = false
-	}
-	return detected, err
+	return nil
 }
 
 // accept accepts one event; mu is held.
@@ -180,9 +189,8 @@ func violation(reason string) error { return &wire.CodeError{Code: 4000, Reason:
 // appendMessage adds the message that the receiver has just accepted; mu is
 // held.
 func (q *queue) appendMessage(ev *wire.Event, previous uint64, readAt *time.Time) {
-	m := q.items.Next()
 	q.lastNumber++
-	q.fill(m, q.lastNumber, ev, previous, readAt)
+	q.fill(q.items.Next(), q.lastNumber, ev, previous, readAt)
 }
 
 // fill makes m the message that the receiver has just accepted, and counts it as

@@ -63,6 +63,7 @@ func (q *queue) dropOne(readAt *time.Time) {
 func (q *queue) dropAt(i int, readAt *time.Time) {
 	m := *q.items.At(i)
 	q.dropped++
+	q.spare = 0
 	q.tracker.Drop(m.generation, m.Position)
 	q.uncountDropped(&m)
 	after := Position{Epoch: m.Position.Epoch, Offset: m.previous}
@@ -100,13 +101,14 @@ func (q *queue) recordLoss(loss *sequence.Loss, readAt *time.Time) {
 	q.missed = addCapped(q.missed, loss.Count)
 	q.appendLoss(newLoss(readAt, kind, loss.After, loss.To, loss.Count, loss.Cause))
 	if loss.Detected {
-		q.detected = &wire.Event{Kind: loss.Kind, Cause: loss.Cause, Prev: loss.After.Offset, Position: loss.To, Count: loss.Count}
+		q.detected = append(q.detected, wire.Event{Kind: loss.Kind, Cause: loss.Cause, Prev: loss.After.Offset, Position: loss.To, Count: loss.Count})
 	}
 }
 
 // appendLoss adds a loss, or extends the one before it; mu is held.
 func (q *queue) appendLoss(m Message) {
 	q.lastNumber++
+	q.spare = 0
 	m.Topic, m.queue, m.number = q.topic, q, q.lastNumber
 	if q.delivery.Overflow == Latest {
 		q.appendKeyedLoss(m)
@@ -197,13 +199,20 @@ func (q *queue) serverWaits() bool {
 func (q *queue) limitUnacked(n int) {
 	q.mu.Lock()
 	q.prefetch = n
-	q.watchStandstill()
+	q.followStandstill()
 	q.mu.Unlock()
 }
 
 // watchStandstill follows when standsStill may have changed. The timer is set
 // only once in standstillTimeout, however often that happens; mu is held.
 func (q *queue) watchStandstill() {
+	if q.manualAck || q.delivery.Overflow == Block || q.prefetch > 0 { // nothing else holds it up
+		q.followStandstill()
+	}
+}
+
+// followStandstill is watchStandstill for a stream that consumers can hold up; mu is held.
+func (q *queue) followStandstill() {
 	if !q.standsStill() {
 		q.stillSince = time.Time{}
 		return

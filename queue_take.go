@@ -15,12 +15,12 @@ import (
 // until finishDelivery is called. When the stream has ended take returns nil and
 // the stream's error; when ctx ends, nil and ctx's error.
 func (q *queue) take(ctx context.Context, dst []Message, limit int, hold bool, processed processedRun) ([]Message, error) {
-	return q.takeFor(nil, ctx, dst, limit, hold, processed)
+	return q.takeFor(nil, ctx, dst, limit, hold, &processed)
 }
 
-// takeFor is take. With a source it does not wait: it returns errNothingYet, and the
-// source becomes ready when there may be something.
-func (q *queue) takeFor(src *mergeSource, ctx context.Context, dst []Message, limit int, hold bool, processed processedRun) ([]Message, error) {
+// takeFor is take, which leaves nothing in processed. With a source it does not wait: it returns
+// errNothingYet, and the source becomes ready when there may be something.
+func (q *queue) takeFor(src *mergeSource, ctx context.Context, dst []Message, limit int, hold bool, processed *processedRun) ([]Message, error) {
 	if err := checkContext("Messages", ctx); err != nil {
 		return nil, err
 	}
@@ -48,12 +48,12 @@ func (q *queue) takeFor(src *mergeSource, ctx context.Context, dst []Message, li
 			}
 		}
 		q.watchStandstill()
-		drained := q.drainToReport()
+		drained := q.ended && q.drainToReport()
 		more := q.waits() > 0
 		ended, err := q.ended, q.endErr
 		q.mu.Unlock()
 		q.report(acked, room, drained)
-		processed = processedRun{}
+		*processed = processedRun{}
 		switch {
 		case ctxErr != nil:
 			q.wakeConsumer() // we may have received the signal for a message that we leave
@@ -106,6 +106,9 @@ func (q *queue) wakeConsumer() {
 			src.becomeReady()
 		}
 	}
+	if len(q.available) > 0 {
+		return // costs less than to try
+	}
 	select {
 	case q.available <- struct{}{}:
 	default:
@@ -126,15 +129,16 @@ func (q *queue) takeReady(dst []Message, limit int, hold bool, batch *lend.Batch
 	if q.delivery.Overflow == Latest {
 		ms = q.takeKeyed(dst[:0], n)
 	} else {
-		ms = q.items.AppendFirst(dst[:0], n)
-		q.items.Drop(n)
+		ms = q.items.Take(dst[:0], n)
 	}
 	if q.lent != nil {
 		q.lendTo(batch, ms)
 	}
 	losses := q.uncountTaken(ms)
 	n -= losses
-	q.giveBack()
+	if q.tight || q.delivery.Overflow == Latest || q.items.Aligned() {
+		q.giveBack()
+	}
 	if hold {
 		q.held, q.heldSince = q.held+n, ms[0].ReceivedAt
 		q.lossHeld = losses > 0
@@ -280,7 +284,7 @@ func (q *queue) finishDelivery(ms []Message, delivered bool, processed processed
 	if delivered {
 		q.measureLag(ms)
 	}
-	acked := q.acknowledge(processed)
+	acked := q.acknowledge(&processed)
 	room, drained := q.roomToReport(), q.drainToReport()
 	q.watchStandstill()
 	q.mu.Unlock()
@@ -291,7 +295,7 @@ func (q *queue) finishDelivery(ms []Message, delivered bool, processed processed
 // processed is nothing after break, return or a panic.
 func (q *queue) leaveBody(processed processedRun) {
 	q.mu.Lock()
-	acked := q.acknowledge(processed)
+	acked := q.acknowledge(&processed)
 	q.bodies--
 	q.watchStandstill()
 	drained := q.drainToReport()
@@ -323,8 +327,8 @@ func (s *Subscription) Messages(ctx context.Context) iter.Seq2[Message, error] {
 			}
 		}()
 		for {
-			ms, err := s.queue.take(ctx, memory[:0], 1, false, processed)
-			processed = processedRun{inBody: ms != nil}
+			ms, err := s.queue.takeFor(nil, ctx, memory[:0], 1, false, &processed)
+			processed.inBody = ms != nil
 			if ms == nil {
 				if err != nil {
 					yield(Message{}, err)
@@ -369,8 +373,8 @@ func (s *Subscription) Batches(ctx context.Context) iter.Seq2[[]Message, error] 
 		}()
 		for {
 			processed.lent = batch
-			ms, err := s.queue.take(ctx, nil, maxBatch, false, processed)
-			processed = processedRun{inBody: ms != nil}
+			ms, err := s.queue.takeFor(nil, ctx, nil, maxBatch, false, &processed)
+			processed.inBody = ms != nil
 			if ms == nil {
 				if err != nil {
 					yield(nil, err)

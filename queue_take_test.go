@@ -7,6 +7,7 @@ import (
 	"slices"
 	"testing"
 
+	"github.com/limpet-go/limpet/internal/budget"
 	"github.com/limpet-go/limpet/internal/commit"
 	"github.com/limpet-go/limpet/wire"
 )
@@ -361,5 +362,58 @@ func TestClosedQueueTakesNoMemory(t *testing.T) {
 	closed.finish(nil, false)
 	if offerAll(t, closed, dataAt(1, 0)); q.memory.Used() < q.memory.Limit() {
 		t.Error("a queue gave way for nothing")
+	}
+}
+
+// The account of a queue never holds less than what waits costs, unless there is no more memory:
+// what an earlier message left over is not used twice.
+func TestQueueHoldsWhatItCosts(t *testing.T) {
+	seed := rand.Uint64()
+	t.Logf("seed %d", seed)
+	rnd := rand.New(rand.NewPCG(seed, 0))
+	used := 0
+	for range 300 {
+		o := SubscribeOptions{Delivery: Delivery{Buffer: 1 + rnd.IntN(60*[]int{1, 10}[rnd.IntN(2)]), Bytes: 1 << 20, Overflow: DropOldest + Overflow(rnd.IntN(2))}}
+		memory := budget.New(1 << (16 + rnd.IntN(5)))
+		q := newQueue("t", &o, wire.Traits{Holes: wire.HolesLoss}, testOwner{}, memory)
+		q.startConnection(1)
+		most, losses := []int{30, 300, 3000}[rnd.IntN(3)], 1+rnd.IntN(3)
+		for last := uint64(1); last < 500; last++ {
+			ev := dataAt(last, last-1)
+			ev.Message.Payload = make([]byte, rnd.IntN(1+rnd.IntN(most)))
+			switch rnd.IntN(30 / losses) {
+			case 0:
+				last += 2
+				ev = gapTo(last-3, last)
+			case 1:
+				last++
+				ev.Position.Offset = last // a gap before it
+			case 2:
+				ev.Message.Header = map[string]string{"k": string(make([]byte, rnd.IntN(3000)))}
+			case 3:
+				ev.Message.Type, ev.Position.Tag = string(make([]byte, rnd.IntN(3000))), string(make([]byte, rnd.IntN(3000)))
+			case 4:
+				q.GiveWay(int64(rnd.IntN(5000)))
+			case 5:
+				if q.waits() > 0 {
+					_, _ = q.take(t.Context(), nil, 1+rnd.IntN(maxBatch)*rnd.IntN(2), false, processedRun{})
+					q.leaveBody(processedRun{})
+				}
+			}
+			spare := q.spare
+			offerAll(t, q, ev)
+			if spare > 0 && q.spare > 0 && q.spare < spare {
+				used++
+			}
+			if held, cost := q.account.Held(), q.cost(); held < cost && !q.tight {
+				t.Fatalf("%d bytes held, %d needed by %d messages and %d losses, %d spare", held, cost, q.messages, q.waits()-q.messages, q.spare)
+			}
+		}
+		if q.discard(nil); memory.Used() != 0 {
+			t.Fatalf("%d bytes are held at the end", memory.Used())
+		}
+	}
+	if used < 10_000 {
+		t.Errorf("%d messages used what was spare", used)
 	}
 }

@@ -190,7 +190,7 @@ func TestOverflowGapBeginsAtTheLastElement(t *testing.T) {
 		q := testQueue(Delivery{Buffer: 1, Overflow: overflow}, false, wire.Traits{Holes: wire.HolesFault})
 		offerAll(t, q, subscribedAt(100), dataAt(105, 90), dataAt(110, 105), dataAt(120, 110))
 		q.mu.Lock()
-		for _, m := range q.items.AppendFirst(nil, q.items.Len()) {
+		for m := range q.allWaiting() {
 			if m.Kind == Gap && m.Loss.After.Offset < 100 {
 				t.Errorf("%v: gap after %d, delivery began at 100", overflow, m.Loss.After.Offset)
 			}
@@ -298,7 +298,7 @@ func TestQueueModel(t *testing.T) {
 			}
 			q.mu.Lock()
 			waiting, bytes, data := uint64(q.messages+q.held), 0, 0
-			for _, m := range q.items.AppendFirst(nil, q.items.Len()) {
+			for m := range q.allWaiting() {
 				bytes += len(m.Payload)
 				if m.Kind == Data {
 					data++

@@ -38,6 +38,9 @@ func (q *Blocks[T]) MemoryFor(more int) int64 {
 	return int64(blocks) * int64(unsafe.Sizeof([BlockLen]T{}))
 }
 
+// Aligned reports whether the first element is the first of its block, or none is left.
+func (q *Blocks[T]) Aligned() bool { return q.head == 0 }
+
 // At returns the element i places behind the head. The pointer is valid until the element
 // is moved or removed.
 func (q *Blocks[T]) At(i int) *T {
@@ -74,14 +77,24 @@ func (q *Blocks[T]) addBlock() {
 	q.list = append(q.list, b)
 }
 
-// AppendFirst appends copies of the first n elements to list.
-func (q *Blocks[T]) AppendFirst(list []T, n int) []T {
-	for i := 0; i < n; {
-		at := uint(q.head + i)
-		b := q.list[uint(q.first)+at/BlockLen][at%BlockLen:]
-		b = b[:min(len(b), n-i)]
+// Take moves the first n elements to the end of list.
+func (q *Blocks[T]) Take(list []T, n int) []T {
+	if end := len(list); n == 1 && q.head < BlockLen-1 && q.len > 1 && end < cap(list) { // the block stays
+		p := &q.list[q.first][q.head]
+		list = list[:end+1]
+		list[end] = *p
+		var none T
+		*p = none
+		q.head++
+		q.len--
+		return list
+	}
+	for left := n; left > 0; {
+		b := q.list[q.first][q.head:]
+		b = b[:min(len(b), left)]
 		list = append(list, b...)
-		i += len(b)
+		left -= len(b)
+		q.Drop(len(b))
 	}
 	return list
 }

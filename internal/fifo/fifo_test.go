@@ -82,7 +82,13 @@ func TestBlocks(t *testing.T) {
 			n := 1 + rnd.IntN(min(len(model), 20))
 			f.Drop(n)
 			model = model[n:]
-		case k < 17:
+		case k < 16:
+			n := 1 + rnd.IntN(min(len(model), 20))*rnd.IntN(2)
+			if got := f.Take(make([]int, 1, 1+rnd.IntN(40)), n); !slices.Equal(got[1:], model[:n]) {
+				t.Fatalf("step %d: took %v, want %v", i, got[1:], model[:n])
+			}
+			model = model[n:]
+		case k < 18:
 			n := rnd.IntN(len(model))
 			f.Remove(n)
 			model = slices.Delete(slices.Clone(model), n, n+1)
@@ -93,8 +99,13 @@ func TestBlocks(t *testing.T) {
 			f.Reset()
 			model = nil
 		}
-		if got := f.AppendFirst(nil, f.Len()); !slices.Equal(got, model) {
-			t.Fatalf("step %d: %v, want %v", i, got, model)
+		if f.Len() != len(model) {
+			t.Fatalf("step %d: %d elements, want %d", i, f.Len(), len(model))
+		}
+		for j, want := range model {
+			if got := *f.At(j); got != want {
+				t.Fatalf("step %d: element %d is %d, want %d", i, j, got, want)
+			}
 		}
 		if n := len(model); n > 0 && *f.At(n - 1) != model[n-1] {
 			t.Fatalf("step %d: the last is %d", i, *f.At(n - 1))

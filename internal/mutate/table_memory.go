@@ -12,8 +12,8 @@ var ofMemory = []mutation{
 	{
 		name:    "memory: a queue takes what it needs",
 		file:    "queue_memory.go",
-		search:  "\tif q.account.TryTake(missing, q.memory.Limit()) {\n",
-		replace: "\tif q.account.TryTake(missing, 1<<60) {\n",
+		search:  "if missing += more; q.account.TryTake(missing, q.memory.Limit()) {\n",
+		replace: "if missing += more; q.account.TryTake(missing, 1<<60) {\n",
 		test:    "-run ^TestTheLargestQueueGivesWay$ ./test",
 	},
 	{
@@ -61,8 +61,8 @@ var ofMemory = []mutation{
 	{
 		name:    "memory: a drained queue keeps its memory",
 		file:    "queue.go",
-		search:  "\t\tq.account.Close()\n",
-		replace: "",
+		search:  "\tq.ended = true\n\tq.account.Close()\n}",
+		replace: "\tq.ended = true\n}",
 		test:    "-run ^TestMemoryOfEndedQueues$ ./test",
 	},
 	{
@@ -168,7 +168,7 @@ var ofMemory = []mutation{
 		file:    "queue_memory.go",
 		search:  "\tmissing = max(missing, q.missingFor(events, keys, &sum))",
 		replace: "\t_ = missing",
-		test:    leftMemoryTest,
+		test:    "-run ^TestQueueHoldsWhatItCosts$ .",
 	},
 	{
 		name:    "memory: the gap of a message that found no memory needs none",
@@ -197,5 +197,61 @@ var ofMemory = []mutation{
 		search:  "\tctxErr := ctx.Err() // may be the caller's code: mu is not held\n\tg.mu.Lock()\n",
 		replace: "\tg.mu.Lock()\n\tctxErr := ctx.Err()\n",
 		test:    "-run ^TestContextThatCallsTheClient$ ./test",
+	},
+	{
+		name:    "memory: what is spare is not used up",
+		file:    "queue_memory.go",
+		search:  "q.spare = max(0, q.spare-budget.PayloadCost(int64(len(m.Payload)))-1-budget",
+		replace: "q.spare = max(0, q.spare-0*budget.PayloadCost(int64(len(m.Payload)))-1-budget",
+		test:    "-run ^TestQueueHoldsWhatItCosts$ .",
+	},
+	{
+		name:    "memory: a block is spare",
+		file:    "queue_memory.go",
+		search:  " || q.items.MemoryFor(2) > q.spareBlocks {",
+		replace: " {",
+		test:    "-run ^TestQueueHoldsWhatItCosts$ .",
+	},
+	{
+		name:    "memory: a loss costs nothing of what is spare",
+		file:    "queue_overflow.go",
+		search:  "\tq.lastNumber++\n\tq.spare = 0\n",
+		replace: "\tq.lastNumber++\n",
+		test:    "-run ^TestQueueHoldsWhatItCosts$ .",
+	},
+	{
+		name:    "memory: a queue that gave way has something spare",
+		file:    "queue_memory.go",
+		search:  "\tq.account.Set(q.cost())\n\tq.spare = 0\n",
+		replace: "\tq.account.Set(q.cost())\n",
+		test:    "-run ^TestQueueHoldsWhatItCosts$ .",
+	},
+	{
+		name:    "queue: the block of the last element is kept",
+		file:    "internal/fifo/blocks.go",
+		search:  "n == 1 && q.head < BlockLen-1 && q.len > 1 && ",
+		replace: "n == 1 && q.head < BlockLen-1 && ",
+		test:    "-run ^TestBlocks$ ./internal/fifo",
+	},
+	{
+		name:    "sequence: the short way forgets a malformed message",
+		file:    "internal/sequence/receiver.go",
+		search:  " && !r.repeats && !r.malformed &&",
+		replace: " && !r.repeats &&",
+		test:    "-run ^TestShortWay$ ./internal/sequence",
+	},
+	{
+		name:    "sequence: the short way proves continuity",
+		file:    "internal/sequence/receiver.go",
+		search:  "return byNumber && ev.Numbered && r.confirmed && !r.unproved && ",
+		replace: "return byNumber && ev.Numbered && r.confirmed && ",
+		test:    "-run ^TestShortWay$ ./internal/sequence",
+	},
+	{
+		name:    "sequence: the short way leads into another epoch",
+		file:    "internal/sequence/receiver.go",
+		search:  "(ev.Position.Epoch == \"\" || ev.Position.Epoch == r.last.Epoch)",
+		replace: "(ev.Position.Epoch == \"\" || ev.Position.Epoch != \"\")",
+		test:    "-run ^TestShortWay$ ./internal/sequence",
 	},
 }

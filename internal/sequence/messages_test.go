@@ -1,6 +1,12 @@
 package sequence
 
-import "github.com/limpet-go/limpet/wire"
+import (
+	"math/rand/v2"
+	"reflect"
+	"testing"
+
+	"github.com/limpet-go/limpet/wire"
+)
 
 // messageRows are the rules of messages, credit and ids.
 var messageRows = []row{
@@ -236,4 +242,71 @@ var messageRows = []row{
 	// Other events.
 	{rule: "an event of another kind", before: live, event: wire.Event{Kind: wire.EventUnsubscribed}},
 	{rule: "an event of the connection", before: live, event: wire.Event{Kind: wire.EventReady}},
+}
+
+// The short way of a message that follows the last one leads to the same place as the long one.
+func TestShortWay(t *testing.T) {
+	seed := rand.Uint64()
+	t.Logf("seed %d", seed)
+	rnd := rand.New(rand.NewPCG(seed, 0))
+	short := 0
+	for range 5000 {
+		traits := wire.Traits{Holes: []wire.Holes{wire.HolesLoss, wire.HolesFault}[rnd.IntN(2)], LookBack: uint64(rnd.IntN(3)), DedupWindow: rnd.IntN(2) * 4}
+		quick, slow := New(traits), New(traits)
+		both := func(change func(r *Receiver)) { change(&quick); change(&slow) }
+		last := uint64(rnd.IntN(3))
+		for range 30 {
+			ev := numbered(last, last+1)
+			ev.Message.ID = wire.ID{byte(rnd.IntN(3)), byte(rnd.IntN(3))}
+			ev.Position.Epoch = []string{"", "", "e", "f"}[rnd.IntN(4)*rnd.IntN(2)]
+			ev.Position.Tag = []string{"", "t", "u"}[rnd.IntN(3)]
+			credit := false
+			switch rnd.IntN(24) {
+			case 0:
+				both((*Receiver).StartConnection)
+				continue
+			case 1:
+				both((*Receiver).Abandon)
+				continue
+			case 2:
+				from := last
+				both(func(r *Receiver) { r.MayRepeat(from) })
+				continue
+			case 3:
+				ev = malformed(rnd.IntN(2) == 0)
+			case 4:
+				ev = gapOf(last, last+2)
+			case 5, 6:
+				ev = confirmed(wire.Continuity(rnd.IntN(3)), at("e", last, "t"))
+			case 7:
+				ev.Prev, ev.Position.Offset = last+uint64(rnd.IntN(3)), last+uint64(rnd.IntN(4))
+			case 8:
+				ev.Prev, ev.Position.Offset = uint64(rnd.IntN(3)), uint64(rnd.IntN(4))
+			case 9:
+				ev.Numbered = false
+			case 10:
+				credit = true
+			case 11, 12, 13:
+				ev.Prev = 0
+			}
+			if ev.Kind == wire.EventData && quick.follows(&ev) && !credit {
+				short++
+			}
+			got, err := quick.Accept(&ev, credit)
+			var want Step
+			var wantErr error
+			if ev.Kind == wire.EventData {
+				want, wantErr = slow.message(&ev, credit)
+			} else {
+				want, wantErr = slow.Accept(&ev, credit)
+			}
+			if !reflect.DeepEqual(got, want) || (err == nil) != (wantErr == nil) || !reflect.DeepEqual(quick, slow) {
+				t.Fatalf("%+v: %+v, %v, want %+v, %v; %+v, want %+v", ev, got, err, want, wantErr, quick, slow)
+			}
+			last = quick.last.Offset
+		}
+	}
+	if short < 15_000 {
+		t.Errorf("%d messages went the short way", short)
+	}
 }

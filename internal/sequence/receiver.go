@@ -110,16 +110,24 @@ type Loss struct {
 func (r *Receiver) Accept(ev *wire.Event, beyondCredit bool) (step Step, err error) {
 	switch ev.Kind {
 	case wire.EventData:
-		// The common case is handled below, without another call.
+		if !beyondCredit && r.follows(ev) { // the usual case
+			step.Effect, step.Previous = Next, r.last.Offset
+			r.last.Offset, r.last.Tag = ev.Position.Offset, ev.Position.Tag
+			return step, nil
+		}
+		return r.message(ev, beyondCredit)
 	case wire.EventSubscribed:
 		return r.subscribed(ev)
 	case wire.EventGap:
 		return r.gap(ev)
 	case wire.EventReset:
 		return r.reset(ev), nil
-	default:
-		return step, nil
 	}
+	return step, nil
+}
+
+// message is Accept for any message.
+func (r *Receiver) message(ev *wire.Event, beyondCredit bool) (step Step, err error) {
 	if !r.Open() {
 		return step, violation("message before the subscription was confirmed, which the trait HolesFault forbids")
 	}
@@ -164,6 +172,15 @@ func (r *Receiver) Accept(ev *wire.Event, beyondCredit bool) (step Step, err err
 	}
 	step.Effect, step.Previous = Next, r.advance(ev)
 	return step, nil
+}
+
+// follows reports whether a message is the next one by its number alone, in the epoch of the
+// stream, and nothing else is to be seen to.
+func (r *Receiver) follows(ev *wire.Event) bool {
+	byNumber := ev.Prev == r.last.Offset && ev.Prev != 0 && ev.Position.Offset > ev.Prev ||
+		ev.Prev == 0 && ev.Position.Offset == r.last.Offset+1 && r.holes == wire.HolesLoss
+	return byNumber && ev.Numbered && r.confirmed && !r.unproved && r.positioned && r.recent.limit == 0 && !r.repeats && !r.malformed &&
+		(ev.Position.Epoch == "" || ev.Position.Epoch == r.last.Epoch)
 }
 
 // replaced reports whether the first message of a connection has the number of the last one
