@@ -111,6 +111,7 @@ func (s *Server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	if wantsFallback(r) {
 		defer s.leftPlain()
 	}
+	r, early := takeHello(r, enc)
 	var p *peer
 	defer func() { // even if a middleware panics in Hijack
 		if p == nil {
@@ -131,7 +132,7 @@ func (s *Server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	if c, ok := sock.raw.Conn.(*carried); ok {
 		defer s.dropped(c)
 	}
-	p = newPeer(s, sock, enc, r)
+	p = newPeer(s, sock, enc, r, early)
 	s.joined(p)
 	defer s.left(p)
 	p.serve()
@@ -147,6 +148,22 @@ func (s *Server) open(w http.ResponseWriter, r *http.Request, enc native.Encodin
 	}
 	sock, err := accept(w, r, native.Subprotocol(enc), s.opt.readLimit(), s.opt.WriteTimeout)
 	return sock, r, err
+}
+
+// takeHello returns the HELLO that an upgrade request has in a header, nil if there is none,
+// and the request without it: it is a credential, and hooks may log headers.
+func takeHello(r *http.Request, enc native.Encoding) (*http.Request, *native.Hello) {
+	if len(r.Header[native.HelloHeader]) == 0 {
+		return r, nil
+	}
+	var early *native.Hello
+	if !wantsFallback(r) {
+		early = native.HelloOf(r.Header, enc)
+	}
+	r = r.WithContext(r.Context())
+	r.Header = r.Header.Clone()
+	r.Header.Del(native.HelloHeader)
+	return r, early
 }
 
 // admit decides on an upgrade request. It answers a refused one and counts an
