@@ -1,9 +1,13 @@
 package server_test
 
 import (
+	"bufio"
 	"context"
 	"encoding/base64"
+	"net"
 	"net/http"
+	"strings"
+	"sync"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -219,7 +223,75 @@ func TestAnnouncedConflict(t *testing.T) {
 			if code := <-closed; code != native.CloseSuperseded {
 				t.Fatalf("connection %d was closed with %d", cn-1, code)
 			}
+			synctest.Wait() // it is counted
 		}
 		r.close()
 	})
+}
+
+// countedWrites is what a server wrote to a hijacked connection, one string for each write.
+type countedWrites struct {
+	net.Conn
+	mu     sync.Mutex
+	writes []string
+}
+
+func (c *countedWrites) Write(p []byte) (int, error) {
+	c.mu.Lock()
+	c.writes = append(c.writes, string(p))
+	c.mu.Unlock()
+	return c.Conn.Write(p)
+}
+
+// hijackCounted is an http.ResponseWriter whose connection counts writes.
+type hijackCounted struct {
+	http.ResponseWriter
+	counted *countedWrites
+}
+
+func (h hijackCounted) Hijack() (net.Conn, *bufio.ReadWriter, error) {
+	conn, rw, err := http.NewResponseController(h.ResponseWriter).Hijack()
+	h.counted.Conn = conn
+	return h.counted, rw, err
+}
+
+// The 101 leaves with the answer to the HELLO of the upgrade request, unless a hook decides about it:
+// the client does not wait for that before it is connected.
+func TestAnswerLeavesWithTheUpgrade(t *testing.T) {
+	accepts := func(context.Context, *http.Request, string) (server.Principal, error) { return server.Principal{}, nil }
+	for name, tc := range map[string]struct {
+		o         *server.Options
+		cn        uint64
+		announced bool
+		together  bool
+	}{
+		"announced":          {nil, 1, true, true},
+		"announced, refused": {nil, 0, true, true},
+		"not announced":      {nil, 1, false, false},
+		"a hook":             {&server.Options{Hooks: server.Hooks{Authenticate: accepts}}, 1, true, false},
+	} {
+		t.Run(name, func(t *testing.T) {
+			counted := &countedWrites{}
+			r := newRigBehind(t, tc.o, func(next http.Handler) http.Handler {
+				return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) { next.ServeHTTP(hijackCounted{w, counted}, r) })
+			})
+			var c *client
+			if tc.announced {
+				c = r.announce(native.Binary, native.Hello{CN: tc.cn})
+			} else {
+				c = r.connect(native.Binary)
+				c.send(frameOf(native.Hello{CN: tc.cn}))
+			}
+			if tc.cn == 0 {
+				c.wantClose(native.CloseProtocolError)
+			} else {
+				c.next(native.TypeWelcome)
+			}
+			counted.mu.Lock()
+			defer counted.mu.Unlock()
+			if head, rest, _ := strings.Cut(counted.writes[0], "\r\n\r\n"); !strings.HasPrefix(head, "HTTP/1.1 101 ") || (rest != "") != tc.together {
+				t.Errorf("the first write is %q", counted.writes[0])
+			}
+		})
+	}
 }
