@@ -278,7 +278,7 @@ func TestAnnouncedInVain(t *testing.T) {
 func TestPathThatRefusesTheAnnouncement(t *testing.T) {
 	for name, refuse := range map[string]http.HandlerFunc{
 		"431": func(w http.ResponseWriter, r *http.Request) {
-			http.Error(w, "your header: "+r.Header.Get(native.HelloHeader)[:200], http.StatusRequestHeaderFieldsTooLarge)
+			http.Error(w, "not allowed: "+r.Header.Get(native.HelloHeader), http.StatusRequestHeaderFieldsTooLarge)
 		},
 		"no answer": func(w http.ResponseWriter, _ *http.Request) {
 			if nc, _, err := w.(http.Hijacker).Hijack(); err == nil {
@@ -296,7 +296,12 @@ func TestPathThatRefusesTheAnnouncement(t *testing.T) {
 					return refused
 				})
 				var events lockedBuffer
-				c := f.client(t, limpet.Options{Observer: observer(func(e limpet.Event) { fmt.Fprintf(&events, "%+v\n", e) })})
+				c := f.client(t, limpet.Options{
+					Observer: observer(func(e limpet.Event) { fmt.Fprintf(&events, "%+v\n", e) }),
+					Auth: func(context.Context, limpet.AttemptInfo) (limpet.Credential, error) { // a header that is longer than what is read of a body
+						return limpet.Credential{Token: limpet.Secret(strings.Repeat("x", 1<<10))}, nil
+					},
+				})
 				s := subscribeLive(t, c, "a", nil)
 				for generation := range uint64(5) {
 					f.Network.CutAll()
@@ -305,6 +310,9 @@ func TestPathThatRefusesTheAnnouncement(t *testing.T) {
 					assert.Equal(t, payloads(collect(t, s, 1)), "m")
 				}
 				assert.Equal(t, f.announced(), "-+-+-+---")
+				if name == "431" && !strings.Contains(events.String(), "not allowed: [secret]") {
+					t.Errorf("events: %s", events.String())
+				}
 				for _, h := range f.hellos {
 					if h != "" && strings.Contains(events.String(), h[:20]) {
 						t.Error("a value of the header is in an event")
@@ -313,6 +321,38 @@ func TestPathThatRefusesTheAnnouncement(t *testing.T) {
 			})
 		})
 	}
+}
+
+// A subscription that an attempt has announced in vain, and that finds no place in the next HELLO, is
+// asked for as any other.
+func TestNotAnnouncedAgain(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		f := newFront(t, 0, nil, func(_ *front, n int, w http.ResponseWriter, _ *http.Request) bool {
+			if n == 2 {
+				w.WriteHeader(http.StatusServiceUnavailable)
+			}
+			return n == 2
+		})
+		c := f.client(t, limpet.Options{})
+		s := subscribeLive(t, c, "a", nil)
+		f.Network.CutAll()
+		_, err := c.WaitState(t.Context(), func(s limpet.State) bool { return s.Phase == limpet.Waiting && s.Attempt == 2 })
+		assert.NoError(t, err)
+		for i := range 40 {
+			_, err := c.Subscribe(t.Context(), strings.Repeat("x", 240)+fmt.Sprint("/", i), &limpet.SubscribeOptions{Priority: 1})
+			assert.NoError(t, err)
+		}
+		waitConnection(t, c, 2)
+		ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+		defer cancel()
+		assert.NoError(t, s.WaitLive(ctx))
+		f.publish(t, "a", "1")
+		assert.Equal(t, payloads(collect(t, s, 1)), "1")
+		synctest.Wait()
+		if n := len(f.frames(t, native.Binary)[0].Hello.Subs); n == 0 || n >= 40 {
+			t.Errorf("HELLO has %d subscriptions", n)
+		}
+	})
 }
 
 // A proxy may send a request twice. The server knows the number of the second one already; the
