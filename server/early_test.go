@@ -96,7 +96,7 @@ func TestAnnouncedHelloFollows(t *testing.T) {
 	}
 }
 
-// What is no HELLO is as if it was not there: the frame decides.
+// A header that cannot be read counts for nothing: the frame decides.
 func TestHelloThatCannotBeRead(t *testing.T) {
 	hello := frameOf(native.Hello{CN: 7})
 	good := helloHeader(t, native.Binary, hello)

@@ -33,8 +33,8 @@ func helloHeader(enc Encoding, r wire.Resume) http.Header {
 }
 
 // HelloOf returns the HELLO in the headers of an upgrade request on which the server selects
-// enc; nil if there is none. What is no HELLO in this encoding, or is too long, is none: the
-// HELLO that follows on the connection decides.
+// enc; nil if there is none. A header in another encoding, or one that is too long, counts for
+// nothing: the HELLO that follows on the connection decides.
 func HelloOf(h http.Header, enc Encoding) *Hello {
 	values := h[HelloHeader]
 	if len(values) != 1 || len(values[0]) > MaxHelloHeader {

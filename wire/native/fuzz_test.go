@@ -3,7 +3,6 @@ package native
 import (
 	"bytes"
 	"encoding/json"
-	"net/http"
 	"reflect"
 	"testing"
 
@@ -189,28 +188,6 @@ func FuzzScan(f *testing.F) {
 		whole := len(b) > 0 && !isSpace(b[0]) && !isSpace(b[len(b)-1]) && bytes.Count(b, []byte("["))+bytes.Count(b, []byte("{")) <= deepest
 		if whole && (scan(b, 0, deepest) == len(b)) != json.Valid(b) {
 			t.Fatalf("%q: scan %d, valid %t", b, scan(b, 0, deepest), json.Valid(b))
-		}
-	})
-}
-
-// Whatever the header holds, it is no HELLO, or one that is as long as a value may be.
-func FuzzHelloOf(f *testing.F) {
-	for _, seed := range []string{"", "CgQKAggB", "eyJ0IjoiaGVsbG8iLCJjbiI6MX0", "====", "////"} {
-		f.Add(seed)
-	}
-	f.Fuzz(func(t *testing.T, value string) {
-		for _, enc := range encodings {
-			h := HelloOf(http.Header{HelloHeader: {value}}, enc)
-			if h == nil {
-				continue
-			}
-			frames := []Frame{{Type: TypeHello, Hello: h}}
-			if limit := 160*len(value) + 1024; len(value) > MaxHelloHeader || footprint(frames) > limit {
-				t.Fatalf("%d bytes of a hello from %d", footprint(frames), len(value))
-			}
-			if _, err := Append(nil, enc, frames); err != nil {
-				t.Fatal(err)
-			}
 		}
 	})
 }
