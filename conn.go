@@ -26,8 +26,9 @@ const (
 // conn is one connection as the loop sees it.
 type conn struct {
 	*socket.Conn
-	unchosen []string // the subprotocols of the dialect, if the server chose none of them
-	gen      uint64
+	unchosen []string     // the subprotocols of the dialect, if the server chose none of them
+	gen      uint64       // State.Generation
+	number   uint64       // wire.Resume.Conn
 	slots    *tasks.Slots // batches of events that the reader has posted and the loop has not applied
 	refusal  int          // with the fallback: the status that refused the upgrade; 0: none did in this attempt
 }

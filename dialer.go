@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"maps"
 	"net/url"
 	"runtime/debug"
 	"slices"
@@ -46,6 +47,8 @@ type attempt struct {
 	refresh bool
 	cause   error
 	inUse   uint64 // the connection that it is to replace; 0: none
+
+	resume *wire.Resume // what the connection begins with, if the upgrade may announce it
 }
 
 const (
@@ -180,7 +183,7 @@ func (d *dialer) dial(ctx context.Context, a attempt) dialed {
 	if d.cfg.Fallback {
 		return x.upgradeOrFallBack()
 	}
-	return x.make((*dialer).upgrade)
+	return x.make((*dialer).upgrade, a.resume)
 }
 
 // dialing is an attempt that has its credential.
@@ -195,8 +198,9 @@ type dialing struct {
 // connector makes a connection. The values are the ticket.
 type connector func(*dialer, *socket.Requests, *wire.Attempt, url.Values, socket.Options) (*socket.Conn, *wire.Failure)
 
-// make asks for a ticket, if there are any, and makes a connection with connect.
-func (x *dialing) make(connect connector) dialed {
+// make asks for a ticket, if there are any, and makes a connection with connect. resume is what
+// the request may announce; nil: nothing.
+func (x *dialing) make(connect connector, resume *wire.Resume) dialed {
 	d, a := x.dialer, x.task
 	target, tickets, err := d.target(x.ctx, a, x.cred)
 	if err != nil {
@@ -204,7 +208,7 @@ func (x *dialing) make(connect connector) dialed {
 	}
 	w := &wire.Attempt{
 		Number: a.number, Session: a.session, Token: x.cred.Token.reveal(), Subs: a.subs,
-		URL: target, Header: socket.MergeHeader(d.cfg.Header, x.cred.Header),
+		URL: target, Header: socket.MergeHeader(d.cfg.Header, x.cred.Header), Resume: resume,
 	}
 	if err := d.prepare(x.requests, w); err != nil {
 		return d.refused(a, err)
@@ -241,12 +245,12 @@ func (x *dialing) upgradeOrFallBack() dialed {
 	skip := p.SkipsUpgrade(host)
 	var upgraded dialed
 	if !skip {
-		upgraded = x.make((*dialer).upgrade)
+		upgraded = x.make((*dialer).upgrade, x.task.resume)
 		if upgraded.failure == nil || !p.RefusesUpgrade(x.ctx, upgraded.failure, x.task.url.Scheme == "ws") {
 			return upgraded
 		}
 	}
-	result := x.make((*dialer).fallBack)
+	result := x.make((*dialer).fallBack, nil)
 	switch {
 	case result.failure == nil:
 		if p.FellBack(host, skip); !skip {
@@ -255,7 +259,7 @@ func (x *dialing) upgradeOrFallBack() dialed {
 		return result
 	case errors.Is(result.failure.Err, socket.ErrNoFallback) && skip:
 		p.Forget()
-		return x.make((*dialer).upgrade)
+		return x.make((*dialer).upgrade, x.task.resume)
 	case errors.Is(result.failure.Err, socket.ErrNoFallback):
 		return upgraded
 	}
@@ -284,6 +288,9 @@ func (d *dialer) prepare(requests *socket.Requests, w *wire.Attempt) (err error)
 			return fault.OfDialect(err)
 		}
 		w.Header = socket.CanonicalHeader(w.Header)
+		if w.Early = socket.CanonicalHeader(w.Early); w.Dial && w.Resume != nil {
+			maps.Copy(w.Header, w.Early)
+		}
 		d.secrets.AddRequest(w.URL, w.Header)
 		d.secrets.Add(w.Token)
 		d.addCookies(w.URL)
@@ -405,7 +412,8 @@ const optionRedirects = "Options.Redirects"
 //
 // A server that answers 301, 302, 307 or 308 is followed to a host in Hosts, and also to
 // another path on its own host and port if Hosts is not empty. The request is the same there:
-// it has the headers, cookies, subprotocols and ticket that the first host got. It never goes
+// it has the headers, cookies, subprotocols and ticket that the first host got, but not what
+// wire.Traits.EarlyStart announces to the first host. It never goes
 // from wss:// to ws://, never to a URL with user information, and Options.AllowInsecure and
 // Options.StrictURL hold for each URL. At most five redirects are followed in one attempt, and
 // none that leads back or has a Retry-After. Everything together is one attempt, within
@@ -468,6 +476,9 @@ func (d *dialer) upgrade(requests *socket.Requests, w *wire.Attempt, tickets url
 		step.URL, step.Header = next.String(), step.Header.Clone()
 		if next.Host != from.Host {
 			step.Header.Del("Host") // the dialect's, for the URL before
+			for name := range w.Early {
+				step.Header.Del(name)
+			}
 		}
 		d.secrets.AddRequest(step.URL, step.Header)
 		d.addCookies(step.URL)

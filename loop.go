@@ -48,7 +48,10 @@ type loop struct {
 	ended        bool
 	streams      []*streamedMessage // that wait for their turn
 
-	link     *link       // the connection in use; nil without one
+	link     *link      // the connection in use; nil without one
+	upcoming *beginning // what the attempt in progress announces; nil: nothing
+	number   uint64     // the highest wire.Resume.Conn so far
+	early    endpoint.Early
 	closing  []*conn     // earlier ones, in their close handshakes
 	pacing   *pace.Limit // nil: the server has no limit of messages
 	session  wire.Session
@@ -87,8 +90,11 @@ type link struct {
 	conn     *conn
 	endpoint *endpoint.Endpoint
 	codec    wire.Codec
-	ready    bool      // the handshake is complete
-	readyAt  time.Time // since when
+
+	announced   bool      // its attempt said what it begins with
+	outnumbered bool      // the server refuses its number
+	ready       bool      // the handshake is complete
+	readyAt     time.Time // since when
 
 	limits wire.Limits  // of the peer, from the welcome
 	traits *wire.Traits // of the dialect, as far as the peer has agreed

@@ -43,6 +43,7 @@ func (l *loop) attempt(cause error) {
 	if l.link != nil {
 		a.inUse = l.link.conn.gen
 	}
+	a.resume = l.announce()
 	ctx, cancel := context.WithTimeout(context.Background(), l.policy.dialTimeout)
 	l.cancelAttempt = cancel
 	l.c.goroutines.Go(func() {
@@ -51,8 +52,7 @@ func (l *loop) attempt(cause error) {
 	})
 }
 
-// open begins a connection. It fences every earlier connection before it reads
-// the positions to resume from, unless two connections overlap.
+// open begins a connection, with what its attempt has announced or else with what is so now.
 func (l *loop) open(c *conn, token string, state any) {
 	l.rotation.attempting = false
 	l.state.Host = l.endpoints.Chosen.URL.Host
@@ -60,11 +60,16 @@ func (l *loop) open(c *conn, token string, state any) {
 	c.gen = l.state.Generation
 	l.c.counters.plainFrames.Store(c.LibraryFrames)
 	l.state.Transport = c.transport()
-	subs := l.registry.startConnection(c.gen, l.now)
+	b, announced := l.upcoming, l.upcoming != nil
+	if l.upcoming = nil; !announced {
+		b = l.begin(c.gen)
+	}
+	r := b.resume
+	c.number = r.Conn
 	k := &link{
-		conn: c, endpoint: l.endpoints.Chosen, start: new(wire.Frames),
+		conn: c, endpoint: l.endpoints.Chosen, start: new(wire.Frames), announced: announced,
 		traits:      &l.c.cfg.traits,
-		signs:       signs{heartbeat: l.heartbeatInterval(), silences: l.silences},
+		signs:       signs{heartbeat: r.Heartbeat, silences: l.silences},
 		handshakeBy: l.now.Add(l.policy.handshakeTimeout),
 		refreshing:  refreshing{usesToken: token != ""},
 	}
@@ -79,11 +84,8 @@ func (l *loop) open(c *conn, token string, state any) {
 		l.fail(nil, f)
 		return
 	}
-	codec, err := l.c.cfg.Dialect.Open(wire.Resume{
-		Conn: c.gen, Subprotocol: c.Subprotocol, Session: l.session, Token: token,
-		Uplink: l.window.uplink(), Subs: subs, TTL: l.c.cfg.SessionTTL, ReadLimit: l.c.cfg.ReadLimit,
-		Heartbeat: k.heartbeat, State: state,
-	})
+	r.Subprotocol, r.Token, r.State = c.Subprotocol, token, state
+	codec, err := l.c.cfg.Dialect.Open(r)
 	k.codec = codec
 	if err != nil {
 		l.openFailed(k, err)
@@ -91,6 +93,9 @@ func (l *loop) open(c *conn, token string, state any) {
 	}
 	l.goAwayUntil = time.Time{}
 	l.queueRequests(k)
+	if announced {
+		l.catchUp(k, r.Subs)
+	}
 	if err := codec.Start(k.start); err != nil {
 		l.violated(k, asViolation(err))
 		return
@@ -146,7 +151,7 @@ func (l *loop) welcome(k *link, r *wire.Ready) {
 	case k.ready:
 		l.violated(k, &wire.CodeError{Code: 4000, Reason: "second welcome on one connection"})
 		return
-	case r.Conn != 0 && r.Conn != k.conn.gen:
+	case r.Conn != 0 && r.Conn != k.conn.number:
 		l.violated(k, &wire.CodeError{Code: 4000, Reason: "welcome for another connection"})
 		return
 	case r.Resumed && r.Session.ID != l.session.ID:
@@ -167,6 +172,7 @@ func (l *loop) welcome(k *link, r *wire.Ready) {
 	k.restartAnswers(l.now) // no answer comes before the welcome
 	l.beginHeartbeats(k, r.Heartbeat)
 	l.givenUp = 0
+	l.early.Ready(k.announced)
 	if r.Expires > 0 {
 		l.credentialLasts(k, r.Expires)
 	}
@@ -279,10 +285,8 @@ func (l *loop) fail(k *link, f *wire.Failure) {
 		l.dialer.path.Lost(f)
 	}
 	f.Attempt = l.policy.failures + 1
-	d := verdict.Decide(f, l.c.cfg.askDialect)
-	if rest := l.goAwayUntil.Sub(l.now); rest > 0 {
-		d.After, d.SlotWindow, d.NamesTime = max(d.After, rest), l.spread, true
-	}
+	l.announceFailed(k, f)
+	d := l.decide(k, f)
 	refused := d.Action == wire.ActionRefresh
 	l.overrule(f, &d)
 	refused = refused || d.Action == wire.ActionRefresh

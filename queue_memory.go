@@ -462,6 +462,13 @@ func (q *queue) roomToReport() bool {
 	return true
 }
 
+// owesGrant reports whether consumers have made room, and the server has not got credit for it.
+func (q *queue) owesGrant() bool {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	return q.roomReported
+}
+
 // grant returns the credit that the server should have now.
 func (q *queue) grant() wire.Credit {
 	q.mu.Lock()

@@ -115,7 +115,10 @@ func (r *registry) startConnection(gen uint64, now time.Time) []wire.Subscribe {
 		if fits && s.failedAsks == 0 && !s.mustWait(now) {
 			carried = append(carried, r.request(s, gen, false))
 			s.askedGeneration = gen
-		} else if !r.overlap {
+			continue
+		}
+		s.askedGeneration = 0 // an attempt that has failed may have carried it
+		if !r.overlap {
 			s.queue.startConnection(gen)
 		}
 	}

@@ -49,7 +49,8 @@ type State struct {
 	// Host is the host and port of the endpoint that is or was in use: see Options.Endpoints.
 	Host string
 
-	// Generation is the number of the current connection, or of the last one, from 1 on.
+	// Generation is the number of the current connection, or of the last one, from 1 on. Attempts
+	// without a connection do not count.
 	Generation uint64
 
 	// Since is when the phase began.

@@ -21,9 +21,10 @@ import (
 //     stands for one id.
 //   - I13: nothing is sent without credit, in either direction.
 //
-// A connection whose first message is not a HELLO of limpet.v1 is ignored, and so
-// is the rest of a connection after a compressed message. That control frames pass
-// without credit (I13) is not checked.
+// What a server sends before the HELLO of a connection, because it has read that in the
+// upgrade request, is checked when the HELLO has come. A connection whose first message is
+// not a HELLO of limpet.v1 is ignored, and so is the rest of a connection after a compressed
+// message. That control frames pass without credit (I13) is not checked.
 func CheckFrames(captured []Message) []Violation {
 	c := &frameChecker{conns: map[int]*wireConn{}, cns: map[string]uint64{}, sessions: map[sessionKey]*wireSession{}}
 	for i, m := range captured {
@@ -59,6 +60,13 @@ type wireConn struct {
 	credit   native.Credit // uplink
 	bytes    uint64        // uplink: payload sent
 	channels map[uint64]*wireChannel
+	before   []heldMessage // what the server has sent before hello
+}
+
+// heldMessage is a message with its place.
+type heldMessage struct {
+	index   int
+	message Message
 }
 
 // wireChannel is one subscription on one connection.
@@ -97,6 +105,10 @@ func (c *frameChecker) message(m Message) {
 		conn.ignored = true
 		return
 	}
+	if conn.hello == nil && m.Direction == Down {
+		conn.before = append(conn.before, heldMessage{c.index, m})
+		return
+	}
 	enc, dir := native.Binary, native.FromServer
 	if m.Text {
 		enc = native.JSON
@@ -105,7 +117,7 @@ func (c *frameChecker) message(m Message) {
 		dir = native.FromClient
 	}
 	frames, err := native.Decode(c.frames[:0], enc, dir, m.Data, native.DecodeLimits{})
-	if conn.hello == nil && dir == native.FromClient && (err != nil || len(frames) == 0 || frames[0].Type != native.TypeHello) {
+	if conn.hello == nil && (err != nil || len(frames) == 0 || frames[0].Type != native.TypeHello) {
 		conn.ignored = true
 		return
 	}
@@ -123,6 +135,12 @@ func (c *frameChecker) message(m Message) {
 		}
 	}
 	clear(frames)
+	held := conn.before
+	conn.before = nil
+	for _, h := range held {
+		c.index = h.index
+		c.message(h.message)
+	}
 }
 
 func (c *frameChecker) up(conn *wireConn, f *native.Frame) {
@@ -253,10 +271,6 @@ func (c *frameChecker) chain(conn *wireConn, ch *wireChannel, m *native.Msg) {
 }
 
 func (c *frameChecker) welcome(conn *wireConn, w *native.Welcome) {
-	if conn.hello == nil {
-		c.fail(conn, "wire", "WELCOME without HELLO")
-		return
-	}
 	if w.CN != conn.hello.CN {
 		c.fail(conn, "I9", "WELCOME for connection number %d, HELLO had %d", w.CN, conn.hello.CN)
 	}

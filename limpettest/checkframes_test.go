@@ -187,6 +187,18 @@ func TestCheckFramesChains(t *testing.T) {
 	}
 }
 
+// What a server sends before HELLO, because it was in the upgrade request, is checked like the rest.
+func TestCheckFramesAnnounced(t *testing.T) {
+	w := append(goodWire()[:11], down(2, welcome(8, 1, true)), subok(2, 2), down(2, chained(3, 2)), up(2, hello(8, "sid")), up(2, uplink(2)))
+	for _, v := range limpettest.CheckFrames(messages(t, native.JSON, w)) {
+		t.Error(v)
+	}
+	w[13] = down(2, chained(4, 3))
+	if found := limpettest.CheckFrames(messages(t, native.JSON, w)); len(found) != 1 || found[0].Invariant != "I4" || found[0].Index != 13 {
+		t.Errorf("a hole before HELLO: %v", found)
+	}
+}
+
 // Neither a rejected message nor an accepted one is sent again.
 func TestCheckFramesRejected(t *testing.T) {
 	w := goodWire()

@@ -35,13 +35,14 @@ type socket struct {
 }
 
 // accept upgrades a request that has passed all checks of the server. limit bounds
-// a received message, in bytes; stall is Options.WriteTimeout.
-func accept(w http.ResponseWriter, r *http.Request, token string, limit int64, stall time.Duration) (*socket, error) {
+// a received message, in bytes; stall is Options.WriteTimeout. With hold the 101 leaves together
+// with what is written first, which must follow soon.
+func accept(w http.ResponseWriter, r *http.Request, token string, limit int64, stall time.Duration, hold bool) (*socket, error) {
 	if !canHash() {
 		http.Error(w, "this server cannot upgrade connections", http.StatusInternalServerError)
 		return nil, &mountError{"GODEBUG=fips140=only forbids SHA-1, which every WebSocket handshake needs; use fips140=on"}
 	}
-	h := &hijacker{ResponseWriter: w, stall: stall}
+	h := &hijacker{ResponseWriter: w, stall: stall, hold: hold}
 	upgraded := false
 	defer func() { // even if a middleware panics: net/http does not close what was hijacked
 		if !upgraded && h.raw != nil {
@@ -189,6 +190,7 @@ func cut(s string, n int) string {
 type hijacker struct {
 	http.ResponseWriter
 	stall time.Duration
+	hold  bool
 	raw   *rawConn
 }
 
@@ -217,7 +219,9 @@ func (h *hijacker) Hijack() (net.Conn, *bufio.ReadWriter, error) {
 	head.WriteString("HTTP/1.1 101 Switching Protocols\r\n")
 	h.Header().WriteSubset(&head, notIn101(h.Header()))
 	head.WriteString("\r\n")
-	if _, err := h.raw.Write(head.Bytes()); err != nil {
+	if h.hold {
+		h.raw.held = head.Bytes()
+	} else if _, err := h.raw.Write(head.Bytes()); err != nil {
 		return nil, nil, err
 	}
 	if rw == nil || rw.Reader == nil {
@@ -264,6 +268,7 @@ type rawConn struct {
 	start  time.Time
 	heard  atomic.Int64 // time.Duration since start
 	failed atomic.Bool  // a read failed
+	held   []byte       // to be written before anything else; the library lets one goroutine write at a time
 }
 
 // writePiece is how many bytes must be written within Options.WriteTimeout.
@@ -282,6 +287,11 @@ func (c *rawConn) Read(p []byte) (int, error) {
 }
 
 func (c *rawConn) Write(p []byte) (written int, err error) {
+	if held := len(c.held); held > 0 {
+		p = append(c.held, p...)
+		c.held = nil
+		defer func() { written = max(0, written-held) }()
+	}
 	for len(p) > 0 && err == nil {
 		n := min(len(p), writePiece)
 		c.Conn.SetWriteDeadline(time.Now().Add(c.stall))

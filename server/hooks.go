@@ -83,7 +83,8 @@ type Message struct {
 // The text of any other error is not sent.
 type Hooks struct {
 	// Authenticate decides who the client is, from the upgrade request and the
-	// token of its HELLO, within 10 seconds. It also runs when a session is
+	// token of its HELLO, within 10 seconds. The request is without the header that may hold
+	// HELLO. It also runs when a session is
 	// resumed and, without Reauthenticate, on a new credential. An error ends the
 	// connection with 4101, or with Error.Code if that is a close code; rate_limited,
 	// unavailable and internal (5, 7, 8) stand for 4201, 4203 and 4202, after which a client

@@ -35,7 +35,10 @@ type peer struct {
 	session   *session
 	live      map[uint64]string // topics by channels in use
 	frames    []native.Frame
-	errLogged bool // an err frame of the client was logged
+	errLogged bool          // an err frame of the client was logged
+	early     *native.Hello // of the upgrade request; nil once it was applied
+	number    uint64        // hello.cn
+	repeats   bool          // the client still has to send the HELLO that was taken from the upgrade request
 
 	principal atomic.Pointer[string] // ID of the principal; nil before HELLO was accepted
 	greeted   atomic.Bool            // HELLO arrived
@@ -92,9 +95,9 @@ type ending struct {
 	hooks  *time.Timer // of endHook
 }
 
-func newPeer(s *Server, sock *socket, enc native.Encoding, r *http.Request) *peer {
+func newPeer(s *Server, sock *socket, enc native.Encoding, r *http.Request, early *native.Hello) *peer {
 	p := &peer{
-		server: s, sock: sock, enc: enc, request: r,
+		server: s, sock: sock, enc: enc, request: r, early: early,
 		log:      s.opt.Logger.With("remote", r.RemoteAddr),
 		messages: readable{s.opt.Log, sock},
 		started:  time.Now(),
@@ -110,7 +113,9 @@ func newPeer(s *Server, sock *socket, enc native.Encoding, r *http.Request) *pee
 func (p *peer) serve() {
 	go p.write()
 	defer p.over()
-	p.read()
+	if p.early == nil || p.greet() {
+		p.read()
+	}
 }
 
 // over waits for write and detaches the session. The connection has been ended

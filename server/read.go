@@ -36,6 +36,37 @@ func (p *peer) read() {
 	}
 }
 
+// greet applies the HELLO of the upgrade request. It reports whether the connection goes on.
+func (p *peer) greet() bool {
+	p.working.Store(true)
+	if !p.beginBatch() {
+		return false
+	}
+	defer p.endBatch()
+	h := p.early
+	p.early, p.repeats = nil, true
+	if err := p.hello(h); err != nil {
+		p.fail(err)
+		return false
+	}
+	return !p.ended()
+}
+
+// withoutHello takes the HELLO that the client sends again out of the first batch. It proves
+// nothing about the resume key: the client may have written it before WELCOME came.
+func (p *peer) withoutHello(frames []native.Frame) ([]native.Frame, error) {
+	switch first := &frames[0]; {
+	case first.Type != native.TypeHello:
+		return nil, errNoHello
+	case first.Hello.CN != p.number:
+		return nil, protocolError("hello is not that of the upgrade request")
+	}
+	p.repeats = false
+	return frames[1:], nil
+}
+
+var errNoHello = protocolError("the first frame is not hello")
+
 // batch applies one WebSocket message. Nothing of it is applied if it cannot be
 // decoded (docs/protocol.md, section 1).
 func (p *peer) batch(typ wire.FrameType, data []byte, lim native.DecodeLimits) error {
@@ -52,6 +83,12 @@ func (p *peer) batch(typ wire.FrameType, data []byte, lim native.DecodeLimits) e
 		return &fault{code: native.CloseBadFrame, reason: "not a batch"}
 	}
 	p.frames = frames
+	defer p.forgetFrames()
+	if p.repeats && len(frames) > 0 {
+		if frames, err = p.withoutHello(frames); err != nil {
+			return err
+		}
+	}
 	if p.session != nil && len(frames) > 0 {
 		p.session.proved(p)
 	}
@@ -61,7 +98,7 @@ func (p *peer) batch(typ wire.FrameType, data []byte, lim native.DecodeLimits) e
 			break // the connection ended long ago: a slow hook must not see all of the batch
 		}
 		if p.session == nil && frames[i].Type != native.TypeHello {
-			err = protocolError("the first frame is not hello")
+			err = errNoHello
 		} else {
 			err = p.apply(&frames[i])
 		}
@@ -70,14 +107,18 @@ func (p *peer) batch(typ wire.FrameType, data []byte, lim native.DecodeLimits) e
 		}
 		published = published || frames[i].Type == native.TypeMsg
 	}
-	clear(p.frames) // the payloads now belong to the log
-	if cap(p.frames) > 256 {
-		p.frames = nil
-	}
 	if published {
 		p.acknowledge()
 	}
 	return err
+}
+
+// forgetFrames follows when a batch was applied.
+func (p *peer) forgetFrames() {
+	clear(p.frames) // the payloads now belong to the log
+	if cap(p.frames) > 256 {
+		p.frames = nil
+	}
 }
 
 // apply applies one frame. An error ends the connection.
@@ -149,7 +190,7 @@ func (p *peer) hello(h *native.Hello) error {
 		}
 		return refusal(err)
 	}
-	p.who = who
+	p.who, p.number = who, h.CN
 	p.principal.Store(&who.ID)
 
 	o := p.server.opt

@@ -95,6 +95,9 @@ func New(o *Options) (*Server, error) {
 // hijacked (http.TimeoutHandler and other middlewares hide that), and 503 with Retry-After and
 // X-Limpet-Retry-Ms if there are too many connections or the server is closing.
 //
+// A HELLO in the header Limpet-Hello counts as if it was the first frame (docs/protocol.md,
+// section 1). It is a credential: what logs request headers must leave it out.
+//
 // Where no upgrade comes through, it serves connections over plain requests in the same way
 // (docs/protocol.md, section 12), over HTTP/1.1 and HTTP/2: see Options.MaxFallback. All
 // requests of one client must reach one Server. For http.Server.Shutdown their GETs are
@@ -111,6 +114,7 @@ func (s *Server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	if wantsFallback(r) {
 		defer s.leftPlain()
 	}
+	r, early := takeHello(r, enc)
 	var p *peer
 	defer func() { // even if a middleware panics in Hijack
 		if p == nil {
@@ -118,7 +122,7 @@ func (s *Server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 			s.joined(nil)
 		}
 	}()
-	sock, r, err := s.open(w, r, enc)
+	sock, r, err := s.open(w, r, enc, early != nil && s.opt.Hooks.Authenticate == nil)
 	if err != nil {
 		var mounted *mountError
 		if errors.As(err, &mounted) && !s.mountLogged.Swap(true) {
@@ -131,22 +135,39 @@ func (s *Server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	if c, ok := sock.raw.Conn.(*carried); ok {
 		defer s.dropped(c)
 	}
-	p = newPeer(s, sock, enc, r)
+	p = newPeer(s, sock, enc, r, early)
 	s.joined(p)
 	defer s.left(p)
 	p.serve()
 }
 
 // open makes the socket for a request that was admitted. It returns the request that the
-// hooks see.
-func (s *Server) open(w http.ResponseWriter, r *http.Request, enc native.Encoding) (*socket, *http.Request, error) {
+// hooks see. With hold the 101 leaves together with WELCOME, or what refuses the HELLO: no hook
+// decides about it.
+func (s *Server) open(w http.ResponseWriter, r *http.Request, enc native.Encoding, hold bool) (*socket, *http.Request, error) {
 	if wantsFallback(r) {
 		up := asUpgrade(r)
 		sock, err := s.carry(w, r, up, enc)
 		return sock, up, err
 	}
-	sock, err := accept(w, r, native.Subprotocol(enc), s.opt.readLimit(), s.opt.WriteTimeout)
+	sock, err := accept(w, r, native.Subprotocol(enc), s.opt.readLimit(), s.opt.WriteTimeout, hold)
 	return sock, r, err
+}
+
+// takeHello returns the HELLO that an upgrade request has in a header, nil if there is none,
+// and the request without it: it is a credential, and hooks may log headers.
+func takeHello(r *http.Request, enc native.Encoding) (*http.Request, *native.Hello) {
+	if len(r.Header[native.HelloHeader]) == 0 {
+		return r, nil
+	}
+	var early *native.Hello
+	if !wantsFallback(r) {
+		early = native.HelloOf(r.Header, enc)
+	}
+	r = r.WithContext(r.Context())
+	r.Header = r.Header.Clone()
+	r.Header.Del(native.HelloHeader)
+	return r, early
 }
 
 // admit decides on an upgrade request. It answers a refused one and counts an

@@ -28,6 +28,12 @@ type Attempt struct {
 	// Response is the answer to the last Request; nil at the first call.
 	Response *Response
 
+	// Resume is what Open will get on the connection, but for Subprotocol, State and Token,
+	// which is Attempt.Token. The client sets it with Traits.EarlyStart, on an attempt that
+	// resumes a session while no other connection is in use; otherwise it is nil. Do not
+	// change what it points to.
+	Resume *Resume
+
 	// URL is the endpoint at the first call, with the ticket of Options.Ticket in its
 	// query. The dialect changes it to the URL to dial.
 	URL string
@@ -35,6 +41,12 @@ type Attempt struct {
 	// Header holds Options.Header and Credential.Header of the client. The dialect
 	// completes it to the headers of the upgrade request; Token is not in it.
 	Header http.Header
+
+	// Early are headers of the upgrade request that say what Codec.Start will say, so that the
+	// server can answer with the upgrade: see Traits.EarlyStart. They count only with Resume,
+	// replace those of the same name in Header, and are not sent to a host that a redirect
+	// leads to. Their values are credentials: the client shows them nowhere.
+	Early http.Header
 
 	// Subprotocols are the subprotocols to offer; the client offers those of the credential
 	// behind them. The server must choose one of all: otherwise the attempt fails with

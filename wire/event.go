@@ -70,6 +70,12 @@ const (
 	// EventSession: the state of the session has changed. Ready, of which only Session
 	// counts: what the next Open gets as Resume.Session.
 	EventSession
+
+	// EventOutnumbered: before EventReady, the server refuses the connection because it knows a
+	// connection of this session with the number N or higher, which the client may not know of: a
+	// request may have reached the server twice. The client comes back with a higher
+	// Resume.Conn.
+	EventOutnumbered
 )
 
 // An EventGap with neither Prev nor Position says that a message is missing whose
@@ -156,7 +162,7 @@ type Event struct {
 	// EventPing. At most 1024 of them wait for a peer that does not read.
 	Step any
 
-	// N is the number of a ping or pong, or a sequence number.
+	// N is the number of a ping or pong, a sequence number, or the number of a connection.
 	N uint64
 
 	// Reason is a text for people.

@@ -194,6 +194,15 @@ type Traits struct {
 	// with code 0 is a notice.
 	ByKey bool
 
+	// EarlyStart means that Attempt puts what Start says into Attempt.Early when it has
+	// Attempt.Resume. Start says the same again on the connection: a server that has read the
+	// headers skips it, any other one, or one behind a proxy that removes them, reads
+	// it. What changes between the attempt and the connection follows as ops. The client
+	// gives each such attempt a Resume.Conn of its own, whether it succeeds or not. It does not
+	// set Resume once such an attempt has reached a server in vain, until a connection is ready.
+	// EarlyStart needs Greeting and ByKey, and excludes KeepsSubs.
+	EarlyStart bool
+
 	// ErrorStaysOpen means that the server leaves the connection open after a fatal
 	// EventError: the client closes it at once. Without it the client waits for the
 	// close frame, for one second; Failure.CloseCode has its code. The client writes

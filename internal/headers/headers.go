@@ -14,9 +14,9 @@ import (
 // maxSize bounds the names and values of Check, in bytes.
 const maxSize = 256 << 10
 
-// handshakeHeaders belong to the WebSocket handshake: another value would break
-// it or have no effect.
-var handshakeHeaders = regexp.MustCompile(`(?i)^(host|connection|upgrade|content-length|transfer-encoding|te|trailer|sec-websocket-.*)$`)
+// handshakeHeaders belong to the WebSocket handshake, or to that of limpet.v1: another
+// value would break it or have no effect.
+var handshakeHeaders = regexp.MustCompile(`(?i)^(host|connection|upgrade|content-length|transfer-encoding|te|trailer|limpet-hello|sec-websocket-.*)$`)
 
 // headerName is the form of a header's name (RFC 9110, section 5.6.2).
 var headerName = regexp.MustCompile("^[!#$%&'*+.^_`|~0-9A-Za-z-]+$")

@@ -55,7 +55,7 @@ var ofEnd = []mutation{
 	},
 	{
 		name:    "time: the delay of a goaway counts from the loss",
-		file:    "loop_connection.go",
+		file:    "reconnect.go",
 		search:  "if rest := l.goAwayUntil.Sub(l.now); rest > 0 {",
 		replace: "if rest := time.Minute; !l.goAwayUntil.IsZero() {",
 		test:    "-run ^TestGoAwayCountsFromItsArrival$ ./test",

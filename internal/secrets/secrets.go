@@ -56,6 +56,7 @@ func (s secret) appendForms(forms []string) []string {
 
 const (
 	minSecret  = 4   // bytes: to hide less would make texts unreadable
+	minHead    = 16  // bytes at the beginning of a secret of twice the length that are not shown alone
 	minTicket  = 16  // bytes of a part of a path: a shorter one is a word
 	maxSecrets = 256 // that are remembered of each kind
 )
@@ -191,7 +192,7 @@ func (s *Set) AddRefreshed(token string) {
 }
 
 // Hide replaces each secret in text, and the beginning of one at its end: who
-// repeats a secret may have cut it.
+// repeats a secret may have cut it. Of a long one the beginning is replaced wherever it is.
 func (s *Set) Hide(text string) string {
 	if len(text) < minSecret {
 		return text
@@ -203,23 +204,57 @@ func (s *Set) Hide(text string) string {
 	for _, secret := range known {
 		all = secret.appendForms(all)
 	}
-	slices.SortFunc(all, func(a, b string) int { return len(b) - len(a) }) // one may hold another
-	for _, secret := range all {
-		text = strings.ReplaceAll(text, secret, hidden)
+	secret := make([]bool, len(text))
+	markEscaped(text, all, secret)
+	for _, s := range all {
+		mark(text, s, secret)
 	}
-	text = hideEscaped(text, all)
-	longest := 0
-	for _, secret := range all {
-		for n := min(len(secret)-1, len(text)); n >= max(minSecret, longest+1); n-- {
-			if strings.HasSuffix(text, secret[:n]) {
-				longest = n
+	return replaceMarked(text, secret)
+}
+
+// mark marks the bytes of text that repeat s: all of it, its beginning at the end of text, and
+// the beginning of a long one anywhere.
+func mark(text, s string, secret []bool) {
+	head := s
+	if len(s) >= 2*minHead {
+		head = s[:minHead]
+	}
+	for from := 0; ; from++ {
+		i := strings.Index(text[from:], head)
+		if i < 0 {
+			break
+		}
+		from += i
+		n := 0
+		for ; n < len(s) && from+n < len(text) && text[from+n] == s[n]; n++ {
+			secret[from+n] = true
+		}
+		from += n - len(head) // not once for each byte of a text that repeats itself
+	}
+	for n := min(len(s)-1, len(text)); n >= minSecret; n-- {
+		if strings.HasSuffix(text, s[:n]) {
+			for i := range n {
+				secret[len(text)-1-i] = true
 			}
+			return
 		}
 	}
-	if longest > 0 {
-		return text[:len(text)-longest] + hidden
+}
+
+// replaceMarked returns text with each run of marked bytes replaced.
+func replaceMarked(text string, secret []bool) string {
+	if !slices.Contains(secret, true) {
+		return text
 	}
-	return text
+	var b strings.Builder
+	for i := range len(text) {
+		if !secret[i] {
+			b.WriteByte(text[i])
+		} else if i == 0 || !secret[i-1] {
+			b.WriteString(hidden)
+		}
+	}
+	return b.String()
 }
 
 // HideHeader returns a copy of h, which the peer sent, without secrets in its values and
@@ -240,12 +275,11 @@ const hidden = "[secret]"
 // escapes are how JSON, HTML and URLs write a character: \\/, \\u003d, &#43;, &amp;, %2f.
 var escapes = regexp.MustCompile(`\\u[0-9a-fA-F]{4}|\\x[0-9a-fA-F]{2}|\\[/"'\\]|&#[0-9]{1,7};|&#[xX][0-9a-fA-F]{1,6};|&[a-z]{2,6};|%[0-9a-fA-F]{2}`)
 
-// hideEscaped replaces each secret that text holds with some of its characters
-// escaped.
-func hideEscaped(text string, all []string) string {
+// markEscaped marks each secret that text holds with some of its characters escaped.
+func markEscaped(text string, all []string, secret []bool) {
 	found := escapes.FindAllStringIndex(text, -1)
 	if len(found) == 0 {
-		return text
+		return
 	}
 	var plain []byte
 	var origin []int // of each byte of plain, in text
@@ -260,7 +294,6 @@ func hideEscaped(text string, all []string) string {
 		at = f[1]
 	}
 	origin = append(origin, len(text))
-	secret := make([]bool, len(text))
 	for _, s := range all {
 		for from := 0; ; from++ {
 			i := bytes.Index(plain[from:], []byte(s))
@@ -274,15 +307,6 @@ func hideEscaped(text string, all []string) string {
 			}
 		}
 	}
-	var b strings.Builder
-	for i := range len(text) {
-		if !secret[i] {
-			b.WriteByte(text[i])
-		} else if i == 0 || !secret[i-1] {
-			b.WriteString(hidden)
-		}
-	}
-	return b.String()
 }
 
 // unescape returns the character that an escape stands for.

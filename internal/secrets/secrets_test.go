@@ -18,3 +18,28 @@ func FuzzHide(f *testing.F) {
 		}
 	})
 }
+
+// A secret that was cut, with another secret in it, shows nothing of itself.
+func TestHideCut(t *testing.T) {
+	const key = "key-of-the-session" // its base64 is "a2V5LW9mLXRoZS1zZXNzaW9u"
+	const header = "eyJ0IjoiaGVsbG8i" + "a2V5LW9mLXRoZS1zZXNzaW9u" + "LCJ0b2siOiJjYW5hcnkifQ"
+	var s Set
+	s.AddKey([]byte(key))
+	s.Add(header, "short")
+	for text, want := range map[string]string{
+		header:                          "[secret]",
+		"said " + header + " twice":     "said [secret] twice",
+		"said " + header[:50] + "\n":    "said [secret]\n",
+		"said " + header[:20] + "... ":  "said [secret]... ",
+		"said " + header[:12]:           "said [secret]",
+		"said " + header[:12] + "...":   "said " + header[:12] + "...",
+		"said " + header[16:40] + "...": "said [secret]...",
+		"a short word, shor":            "a [secret] word, [secret]",
+		"a shor word":                   "a shor word",
+		"nothing":                       "nothing",
+	} {
+		if got := s.Hide(text); got != want {
+			t.Errorf("%q: %q, want %q", text, got, want)
+		}
+	}
+}

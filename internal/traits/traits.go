@@ -50,6 +50,8 @@ func Check(t *wire.Traits) (problems []Problem) {
 		{t.Dedup && !t.Sessions, "Dedup", "needs Sessions"},
 		{t.KeepsSubs && !t.Greeting, "KeepsSubs", "needs Greeting"},
 		{t.KeepsSubs && !t.ByKey && (t.StartSubs == 0 || t.ConfirmsEnd), "KeepsSubs", "needs ByKey, or StartSubs without ConfirmsEnd"},
+		{t.EarlyStart && (!t.Greeting || !t.ByKey), "EarlyStart", "needs Greeting and ByKey"},
+		{t.EarlyStart && t.KeepsSubs, "EarlyStart", "excludes KeepsSubs"},
 		{t.Release && t.Processed != wire.ProcessedEach, "Release", "needs ProcessedEach"},
 		{t.MaxPayload > 0 && !t.Publish, "MaxPayload", "needs Publish"},
 		{t.StartBytes > 0 && t.StartSubs == 0, "StartBytes", "needs StartSubs"},

@@ -41,6 +41,7 @@ func (dialect) Traits() wire.Traits {
 		Refresh:     true,
 		ByKey:       true,
 		Fallback:    true,
+		EarlyStart:  true,
 		Holes:       wire.HolesFault,
 		Ping:        wire.PingOp,
 		StartSubs:   MaxHelloSubs,
@@ -53,8 +54,8 @@ func (dialect) Traits() wire.Traits {
 
 func (dialect) CheckTopic(use wire.Use, topic string) error { return CheckTopic(use, topic) }
 
-// Attempt offers the subprotocols. The credential travels in HELLO, never in
-// the URL.
+// Attempt offers the subprotocols, and has HELLO in a header where the client knows it
+// already. The credential travels in HELLO, never in the URL.
 func (d dialect) Attempt(a *wire.Attempt) error {
 	switch d.only {
 	case 0:
@@ -65,6 +66,11 @@ func (d dialect) Attempt(a *wire.Attempt) error {
 		return fmt.Errorf("native: Options.Encoding is %d; use JSON, Binary or zero", d.only)
 	}
 	a.Dial = true
+	if enc, ok := EncodingOf(a.Subprotocols[0]); ok && a.Resume != nil {
+		r := *a.Resume
+		r.Token = a.Token
+		a.Early = helloHeader(enc, r)
+	}
 	return nil
 }
 

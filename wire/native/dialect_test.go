@@ -237,8 +237,11 @@ func TestViolations(t *testing.T) {
 	for _, enc := range encodings {
 		c := open(t, enc, wire.Resume{Conn: 1})
 		if got, err := receive(t, c, enc, Frame{Type: TypeErr, Err: &Err{Code: 12, S: 4, HasS: true}},
-			Frame{Type: TypeGoAway, GoAway: &GoAway{}}); err != nil || len(got) != 2 {
-			t.Errorf("err and goaway before welcome: %d events, %v", len(got), err)
+			Frame{Type: TypeGoAway, GoAway: &GoAway{}}); err != nil || len(got) != 3 || got[1].Kind != wire.EventOutnumbered || got[1].N != 4 {
+			t.Errorf("err and goaway before welcome: %+v, %v", got, err)
+		}
+		if got, err := receive(t, welcomed(t, enc), enc, Frame{Type: TypeErr, Err: &Err{Code: 12, S: 4, HasS: true}}); err != nil || len(got) != 1 {
+			t.Errorf("the same err after welcome: %+v, %v", got, err)
 		}
 		wrong := wire.Frame{Type: wire.Text + wire.Binary - enc.FrameType(), Data: []byte(`{"t":"ping"}`)}
 		if err := c.Decode(wrong, new(wire.Events)); closeCode(err) != 4001 {

@@ -48,6 +48,9 @@ func (c *codec) event(f *Frame, out *wire.Events) error {
 		if e.Reason == "" {
 			e.Reason = codeWord(e.Code)
 		}
+		if f.Err.Code == CodeConflict && f.Err.HasS && !c.welcomed { // a refused hello: docs/protocol.md, section 4
+			out.Append(wire.EventOutnumbered).N = f.Err.S
+		}
 	}
 	return nil
 }
