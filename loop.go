@@ -266,18 +266,31 @@ func (l *loop) enter(p Phase) {
 	l.c.notify.post(StateChanged{l.state.Host, l.state})
 }
 
-// enterSub publishes a change of a subscription's phase.
+// enterSub publishes a change of a subscription's state.
 func (l *loop) enterSub(s *Subscription, st SubState) {
 	st.Since = l.now
+	if before := s.state.Load(); before.Phase == st.Phase {
+		st.Since = before.Since
+	}
 	s.state.Set(st)
 	l.c.notify.post(SubscriptionChanged{s.topic, st})
 	if st.Phase == SubEnded && st.Err != nil && !l.ended {
 		l.c.counters.failed.Add(1)
 	}
-	if s.inOutage && st.Phase != SubPending {
+	if s.inOutage && !st.Phase.waits() {
 		s.inOutage = false
 		l.outage.waiting--
 	}
+}
+
+// enterWaiting publishes why s is not live: it was confirmed last on connection gen, which was
+// lost, or the server does not want it now.
+func (l *loop) enterWaiting(s *Subscription, gen uint64, why error) {
+	phase := SubPending
+	if s.state.Load().Phase != SubPending {
+		phase = SubRecovering
+	}
+	l.enterSub(s, SubState{Phase: phase, Generation: gen, Err: why})
 }
 
 // enterLive publishes that the server serves s. proved says that nothing is missing but

@@ -299,6 +299,9 @@ func (l *loop) fail(k *link, f *wire.Failure) {
 	}
 	l.disconnect(k, 0, "")
 	l.countOutage(true)
+	if k != nil {
+		l.loseLive(why)
+	}
 	if l.disconnectedAt.IsZero() {
 		l.disconnectedAt = l.now
 	}
@@ -409,11 +412,6 @@ func (l *loop) leave(k *link) {
 	if h := l.c.counters.measured; h != nil && k.ready {
 		h.connection.Add(l.now.Sub(k.readyAt), 1)
 	}
-	for s := range l.registry.all() {
-		if st := s.state.Load(); st.Phase == SubLive {
-			l.enterSub(s, SubState{Phase: SubPending, Generation: st.Generation})
-		}
-	}
 	for s := range k.leaving {
 		l.c.routes.setKey(s.key, nil)
 	}
@@ -421,6 +419,15 @@ func (l *loop) leave(k *link) {
 		if s.acksOwed {
 			s.acksOwed = false
 			s.queue.forgoAcks()
+		}
+	}
+}
+
+// loseLive follows leave, once it is known why: nothing is live.
+func (l *loop) loseLive(why error) {
+	for s := range l.registry.all() {
+		if st := s.state.Load(); st.Phase == SubLive {
+			l.enterWaiting(s, st.Generation, why)
 		}
 	}
 }

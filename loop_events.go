@@ -206,7 +206,7 @@ func (l *loop) handleSubscription(k *link, s *Subscription, ev *wire.Event) {
 
 // confirmed makes s live: the server serves it.
 func (l *loop) confirmed(k *link, s *Subscription, ev *wire.Event) {
-	if s.state.Load().Phase != SubPending {
+	if !s.state.Load().Phase.waits() {
 		return
 	}
 	if !l.c.cfg.traits.ByKey {
@@ -223,7 +223,7 @@ func (l *loop) confirmed(k *link, s *Subscription, ev *wire.Event) {
 
 // unsubscribed follows when the server has refused or ended s.
 func (l *loop) unsubscribed(k *link, s *Subscription, ev *wire.Event) {
-	pending := s.state.Load().Phase == SubPending
+	pending := s.state.Load().Phase.waits()
 	err := &Error{Op: "Subscribe", Field: "topic", Class: ClassRejected, Code: shownCode(ev.Code, ev.PeerCode), Detail: text.Quote(ev.Reason), Err: ErrRejected}
 	u := k.usedTopic(s.topic)
 	switch {

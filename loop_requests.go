@@ -166,7 +166,7 @@ func (l *loop) answerMayBeBehind(k *link, a *ask) bool {
 
 // isOpen reports whether the subscription of a waits for the answer to it.
 func (l *loop) isOpen(a *ask) bool {
-	return a.number == a.sub.askNumber && l.askedOnLink(a.sub) && a.sub.state.Load().Phase == SubPending
+	return a.number == a.sub.askNumber && l.askedOnLink(a.sub) && a.sub.state.Load().Phase.waits()
 }
 
 // askFailed schedules another request for s after one that was not answered, or was
@@ -181,7 +181,7 @@ func (l *loop) askFailed(s *Subscription, err *Error, pause time.Duration) {
 		return
 	}
 	l.askAgainAfter(s, max(askPause(s.failedAsks), min(pause, headers.MaxRetryAfter)))
-	l.enterSub(s, SubState{Phase: SubPending, Err: err})
+	l.enterWaiting(s, 0, err)
 }
 
 // refused ends a subscription that the server refused. If the server said when to
@@ -196,7 +196,7 @@ func (l *loop) refused(s *Subscription, err *Error, retry time.Duration) {
 	pause := min(retry, headers.MaxRetryAfter)
 	more := max(pause, l.c.cfg.Backoff.Initial) * time.Duration(min(s.refusals, 10))
 	l.askAgainAfter(s, pause+more/2+uniform(more/2))
-	l.enterSub(s, SubState{Phase: SubPending, Err: err})
+	l.enterWaiting(s, 0, err)
 }
 
 // refusalInDoubt follows when a refusal may concern an earlier subscription to the
@@ -225,7 +225,7 @@ func (l *loop) endedByServer(s *Subscription, ev *wire.Event) {
 	}
 	s.askNumber = 0 // its request was answered
 	l.askAgainAfter(s, max(askPause(s.endings), min(ev.Retry, headers.MaxRetryAfter)))
-	l.enterSub(s, SubState{Phase: SubPending, Err: err})
+	l.enterWaiting(s, 0, err)
 }
 
 // askPause is the pause before a subscription is asked for again after n failures in
@@ -445,7 +445,7 @@ func (l *loop) suspect(open []*Subscription, f *wire.Failure, d *verdict.Decisio
 		}
 		if p.count++; p.count > free {
 			l.askAgainAfter(s, askPause(min(p.count-free, maxSuspicion)))
-			l.enterSub(s, SubState{Phase: SubPending, Err: why})
+			l.enterWaiting(s, 0, why)
 		}
 	}
 }

@@ -29,8 +29,8 @@ type Observer interface {
 //
 // With Options.Logger each event is logged as well:
 //
-//	Debug  StateChanged between attempts, and to ready in an outage; SubscriptionChanged to pending,
-//	       and to live in an outage; CredentialRefreshed
+//	Debug  StateChanged between attempts, and to ready in an outage; SubscriptionChanged to recovering with
+//	       the connection, and to live in an outage; CredentialRefreshed
 //	Info   StateChanged to ready and to a clean end, SubscriptionChanged to live or ended, OutageEnded,
 //	       HeartbeatShortened, TransportChanged
 //	Warn   StateChanged after a lost connection or the first failed attempt, LossReported,
@@ -55,7 +55,8 @@ type StateChanged struct {
 	State State
 }
 
-// SubscriptionChanged reports that the phase of a subscription has changed.
+// SubscriptionChanged reports that the phase of a subscription has changed, or within a phase
+// why it is not live.
 type SubscriptionChanged struct {
 	// Topic is the topic of the subscription.
 	Topic string
@@ -186,8 +187,9 @@ func (e SubscriptionChanged) record() (slog.Level, string, []slog.Attr) {
 	if e.State.Err != nil {
 		level = slog.LevelWarn
 		attrs = append(attrs, slog.String("cause", e.State.Err.Error()))
-	} else if e.State.Phase == SubPending {
-		level = slog.LevelDebug
+	}
+	if e.State.Phase == SubRecovering && e.State.Generation > 0 {
+		level = slog.LevelDebug // the connection was lost: StateChanged says so
 	}
 	return level, "limpet: subscription", attrs
 }

@@ -264,6 +264,7 @@ func (l *loop) move(k *link) {
 		l.disconnect(k, l.c.cfg.closeCode(), "")
 	}
 	l.rotation.planned = false
+	l.loseLive(l.state.Cause)
 	l.disconnectedAt = l.now
 	l.open(next.conn, next.token, next.state)
 }

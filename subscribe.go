@@ -128,10 +128,10 @@ func (s *Subscription) WaitLive(ctx context.Context) error {
 	if err := checkContext("WaitLive", ctx); err != nil {
 		return err
 	}
-	st, err := s.state.Wait(ctx, func(st SubState) bool { return st.Phase != SubPending || s.closed.Load() })
+	st, err := s.state.Wait(ctx, func(st SubState) bool { return !st.Phase.waits() || s.closed.Load() })
 	if err != nil && st.Err != nil {
 		return &Error{Op: "WaitLive", Class: ClassOf(err),
-			Err: fmt.Errorf("the caller's context ended before the subscription was live (%w); the server refused it for now: %w", err, st.Err)}
+			Err: fmt.Errorf("the caller's context ended before the subscription was live (%w); the reason so far: %w", err, st.Err)}
 	}
 	if err != nil {
 		return contextError("WaitLive", "the subscription was live", err)

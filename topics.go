@@ -407,7 +407,7 @@ func (l *loop) waitsForAnswer(a *ask) bool {
 // nextPart returns the next part of a request that was refused, once the part before
 // it was answered. If that took too long, the others do not wait.
 func (l *loop) nextPart(k *link) []*Subscription {
-	waits := func(s *Subscription) bool { return s.state.Load().Phase == SubPending && l.askedOnLink(s) }
+	waits := func(s *Subscription) bool { return s.state.Load().Phase.waits() && l.askedOnLink(s) }
 	n := k.namedTopics
 	if n == nil {
 		return nil
