@@ -3,6 +3,7 @@ package limpet
 import (
 	"errors"
 	"fmt"
+	"maps"
 	"strconv"
 	"sync"
 	"sync/atomic"
@@ -82,6 +83,7 @@ type reader struct {
 	decodes  guard.CallWatch // of Decode and Delivery.Key
 	inKey    atomic.Bool     // Delivery.Key may run
 	readAt   time.Time       // when the frames at hand were read
+	copies   []wire.Event    // of offerAll
 }
 
 // start starts the goroutine that reads. Done waits for it until it ends, unless
@@ -212,7 +214,7 @@ func (r *reader) route(events *wire.Events) error {
 			rest = rest[1:]
 			continue
 		}
-		n := leadingMessages(rest)
+		n, snapshot := leadingMessages(rest)
 		if ev.Kind == wire.EventData {
 			forLoop = r.tellLoop(forLoop)
 			r.first.await()
@@ -223,10 +225,14 @@ func (r *reader) route(events *wire.Events) error {
 			r.names.Set(ev.Key, ev.Name)
 			r.names.ForgetEnded(ev.Key, r.isOpen)
 		}
-		if sub := r.routes.find(ev); sub != nil {
+		if sub, others := r.routes.find(ev, snapshot); sub != nil {
 			messages = messages || ev.Kind == wire.EventData
 			var losses []wire.Event
-			losses, fault = r.offer(sub.queue, rest[:n])
+			if len(others) == 0 {
+				losses, fault = r.offer(sub.queue, rest[:n])
+			} else {
+				losses, fault = r.offerAll(append(others[:len(others):len(others)], sub.queue), rest[:n])
+			}
 			for i := range losses {
 				forLoop = append(forLoop, routedEvent{sub, losses[i]})
 			}
@@ -258,6 +264,29 @@ func (r *reader) offer(q *queue, events []wire.Event) (losses []wire.Event, err 
 	r.inKey.Store(true) // it stays so if Key ends this goroutine
 	losses, err = q.offer(r.conn.gen, events, &r.readAt)
 	r.inKey.Store(false)
+	return losses, err
+}
+
+// offerAll offers events to the queues of those that share a topic. A consumer owns the payloads
+// that it gets, so each queue but the last makes copies.
+func (r *reader) offerAll(queues []*queue, events []wire.Event) (losses []wire.Event, err error) {
+	for i, q := range queues {
+		own := events
+		if i < len(queues)-1 {
+			r.copies = append(r.copies[:0], events...)
+			for j := range r.copies {
+				r.copies[j].Borrowed = true
+				r.copies[j].Message.Header = maps.Clone(r.copies[j].Message.Header)
+			}
+			own = r.copies
+		}
+		more, fault := r.offer(q, own)
+		losses = append(losses, more...)
+		if err == nil {
+			err = fault
+		}
+	}
+	clear(r.copies)
 	return losses, err
 }
 
@@ -370,16 +399,18 @@ func (r *reader) hideSecrets(ev *wire.Event) {
 }
 
 // leadingMessages returns how many events at the head are messages of one
-// subscription, or 1 if the first event is no message.
-func leadingMessages(events []wire.Event) int {
-	n := 1
+// subscription, or 1 if the first event is no message, and whether a part of a snapshot is among
+// them.
+func leadingMessages(events []wire.Event) (n int, snapshot bool) {
+	n, snapshot = 1, events[0].Message.Snapshot
 	if events[0].Kind != wire.EventData {
-		return n
+		return n, snapshot
 	}
 	for n < len(events) && events[n].Kind == wire.EventData && events[n].Key == events[0].Key && events[n].Name == events[0].Name {
+		snapshot = snapshot || events[n].Message.Snapshot
 		n++
 	}
-	return n
+	return n, snapshot
 }
 
 // asViolation gives an error of a codec a close code, unless it has one or is a

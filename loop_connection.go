@@ -188,7 +188,7 @@ func (l *loop) welcome(k *link, r *wire.Ready) {
 	if !l.c.cfg.traits.Confirms {
 		for s := range l.registry.all() {
 			if l.askedOnLink(s) {
-				s.queue.assumeLive()
+				s.assumeLive()
 				l.enterLive(k, s, false)
 			}
 		}
@@ -246,7 +246,7 @@ func (l *loop) abandonPositions(k *link) {
 		return
 	}
 	for s := range l.registry.all() {
-		if l.askedOnLink(s) && s.state.Load().Phase == SubLive {
+		if l.askedOnLink(s) && s.wireState().Phase == SubLive {
 			s.from = FromNew
 			s.queue.abandonPosition()
 		}
@@ -393,7 +393,9 @@ func (l *loop) disconnect(k *link, code uint16, reason string) {
 	}
 	l.leave(k)
 	for s := range l.registry.all() {
-		s.queue.fence(k.conn.gen)
+		for q := range s.queues {
+			q.fence(k.conn.gen)
+		}
 	}
 	l.closeConn(k.conn, code, reason)
 }
@@ -426,7 +428,7 @@ func (l *loop) leave(k *link) {
 // loseLive follows leave, once it is known why: nothing is live.
 func (l *loop) loseLive(why error) {
 	for s := range l.registry.all() {
-		if st := s.state.Load(); st.Phase == SubLive {
+		if st := s.wireState(); st.Phase == SubLive {
 			l.enterWaiting(s, st.Generation, why)
 		}
 	}

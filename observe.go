@@ -2,6 +2,7 @@ package limpet
 
 import (
 	"context"
+	"errors"
 	"log/slog"
 	"time"
 
@@ -384,4 +385,53 @@ func (e OutageEnded) record() (slog.Level, string, []slog.Attr) {
 		attrs = append(attrs, slog.Int("unproved", e.Unproved))
 	}
 	return slog.LevelInfo, "limpet: live again", attrs
+}
+
+// DeliveryStopped is an event: for 30 seconds a stream has stood still because with
+// ManualAck the oldest messages were not acknowledged, because with Block no
+// consumer took what was waiting, or because the server waits for acknowledgements
+// (wire.Frames.Prefetch). It comes once, and again if that happens again. A
+// loop body that works for long is no standstill; work between two receives from C is.
+type DeliveryStopped struct {
+	// Topic is the topic of the subscription.
+	Topic string
+	// Waiting and Unacked are as in SubStats.
+	Waiting, Unacked uint64
+	// Err says what is missing and what to do.
+	Err error
+}
+
+var (
+	errNotAcknowledged = errors.New("ManualAck is set and the oldest messages are not acknowledged; call Message.Ack for each message, or raise Delivery.Buffer")
+	errServerWaits     = errors.New("the server waits for acknowledgements before it sends more; call Message.Ack for each message that no loop body has finished, or let the dialect ask for more at once")
+	errNotTaken        = errors.New("no consumer takes what is waiting; take it with Messages, Batches or C, close the subscription, or set another Delivery.Overflow")
+)
+
+func (e DeliveryStopped) record() (slog.Level, string, []slog.Attr) {
+	return slog.LevelWarn, "limpet: delivery stopped", []slog.Attr{
+		slog.String("topic", text.ForLog(e.Topic)), slog.Uint64("waiting", e.Waiting), slog.Uint64("unacked", e.Unacked),
+		slog.String("cause", e.Err.Error())}
+}
+
+// CursorNotSaved is an event: the store in SubscribeOptions.Cursor has not saved the
+// position of a subscription. The stream goes on.
+type CursorNotSaved struct {
+	// Topic is the topic of the subscription.
+	Topic string
+	// Name is SubscribeOptions.Name.
+	Name string
+	// Retry is after how long the newest position is saved again; 0: it is not, since the
+	// call of Save has not returned or the client has ended.
+	Retry time.Duration
+	// Err is an *Error that wraps what Save returned, or a *PanicError or a *HangError.
+	Err error
+}
+
+func (e CursorNotSaved) record() (slog.Level, string, []slog.Attr) {
+	attrs := []slog.Attr{slog.String("topic", text.ForLog(e.Topic)), slog.String("name", text.ForLog(e.Name)),
+		slog.Duration("retry", e.Retry), slog.String("cause", e.Err.Error())}
+	if stack := stackOf(e.Err); stack != nil {
+		attrs = append(attrs, slog.String("stack", string(stack)))
+	}
+	return slog.LevelWarn, "limpet: cursor not saved", attrs
 }

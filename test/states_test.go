@@ -21,39 +21,36 @@ import (
 type stateRow struct {
 	event                     string
 	do                        func(*stateScene)
+	then                      time.Duration // how long it takes
 	pending, live, recovering string
 }
 
 var stateRows = []stateRow{
-	{"a confirmation", func(s *stateScene) { s.say(wire.Event{Kind: wire.EventSubscribed, Name: "a"}) }, "live", "-", "live"},
+	{"a confirmation", func(s *stateScene) { s.say(wire.Event{Kind: wire.EventSubscribed, Name: "a"}) }, 0, "live", "-", "live"},
 	{"a message", func(s *stateScene) {
 		s.say(wire.Event{Kind: wire.EventData, Name: "a", Message: wire.Message{Payload: []byte("x")}})
-	}, "live", "-", "live"},
-	{"the end, by the server", func(s *stateScene) { s.say(wire.Event{Kind: wire.EventUnsubscribed, Name: "a"}) }, "-", "recovering rejected", "-"},
+	}, 0, "live", "-", "live"},
+	{"the end, by the server", func(s *stateScene) { s.say(wire.Event{Kind: wire.EventUnsubscribed, Name: "a"}) }, 0, "-", "recovering rejected", "-"},
 	{"a refusal for now", func(s *stateScene) {
 		s.say(wire.Event{Kind: wire.EventUnsubscribed, Name: "a", Code: 7, Retry: time.Hour})
-	}, "pending rejected", "recovering rejected", "recovering rejected"},
+	}, 0, "pending rejected", "recovering rejected", "recovering rejected"},
 	{"a refusal", func(s *stateScene) {
 		s.say(wire.Event{Kind: wire.EventUnsubscribed, Name: "a", Code: 7})
-	}, "ended rejected", "ended rejected", "ended rejected"},
-	{"no answer for 10 s", func(*stateScene) { time.Sleep(12 * time.Second) }, "pending unanswered", "-", "recovering unanswered"},
-	{"the connection is lost", func(s *stateScene) { s.srv.host.Network.CutAll() }, "-", "recovering lost", "-"},
+	}, 0, "ended rejected", "ended rejected", "ended rejected"},
+	{"no answer for 10 s", func(*stateScene) {}, 12 * time.Second, "pending unanswered", "-", "recovering unanswered"},
+	{"the connection is lost", func(s *stateScene) { s.srv.host.Network.CutAll() }, 0, "-", "recovering lost", "-"},
 	{"it is lost, and the server cannot be reached", func(s *stateScene) {
 		s.srv.host.Inject(limpettest.Refuse(3))
 		s.srv.host.Network.CutAll()
-		time.Sleep(2 * time.Second)
-	}, "-", "recovering lost", "-"},
-	{"another connection takes its place", func(s *stateScene) {
-		s.say(wire.Event{Kind: wire.EventGoAway})
-		time.Sleep(6 * time.Second)
-	}, "-", "recovering moved", "-"},
-	{"Close", func(s *stateScene) { assert.NoError(s.t, s.sub.Close()) }, "ended", "ended", "ended"},
-	{"Shutdown", func(s *stateScene) { assert.NoError(s.t, s.c.Shutdown(s.t.Context())) }, "ended", "ended", "ended"},
-	{"Close of the client", func(s *stateScene) { closeAndWait(s.t, s.c) }, "ended", "ended", "ended"},
+	}, 2 * time.Second, "-", "recovering lost", "-"},
+	{"another connection takes its place", func(s *stateScene) { s.say(wire.Event{Kind: wire.EventGoAway}) }, 6 * time.Second, "-", "recovering moved", "-"},
+	{"Close", func(s *stateScene) { assert.NoError(s.t, s.sub.Close()) }, 0, "ended", "ended", "ended"},
+	{"Shutdown", func(s *stateScene) { assert.NoError(s.t, s.c.Shutdown(s.t.Context())) }, 0, "ended", "ended", "ended"},
+	{"Close of the client", func(s *stateScene) { closeAndWait(s.t, s.c) }, 0, "ended", "ended", "ended"},
 	{"a failure that is final", func(s *stateScene) {
 		s.final.Store(true)
 		s.srv.host.Network.CutAll()
-	}, "ended lost for good", "ended lost for good", "ended lost for good"},
+	}, 0, "ended lost for good", "ended lost for good", "ended lost for good"},
 }
 
 // causeOf is how a row names a cause.
@@ -89,7 +86,10 @@ type stateScene struct {
 	events []limpet.SubState
 }
 
-func newStateScene(t *testing.T) *stateScene {
+func newStateScene(t *testing.T) *stateScene { return newScene(t, byName, nil) }
+
+// newScene is newStateScene with other traits and options.
+func newScene(t *testing.T, traits wire.Traits, o *limpet.SubscribeOptions) *stateScene {
 	s := &stateScene{t: t}
 	s.srv = newToyServer(t, func(_ int, say func(string), hear func() string) {
 		s.mu.Lock()
@@ -97,7 +97,7 @@ func newStateScene(t *testing.T) *stateScene {
 		s.mu.Unlock()
 	})
 	c, err := limpet.New(s.srv.host.URL(), options(&limpet.Options{
-		HTTPClient: s.srv.host.HTTPClient(), Dialect: flexDialect{traits: wire.Traits{Confirms: true, ConfirmsEnd: true, Unsubscribe: true}},
+		HTTPClient: s.srv.host.HTTPClient(), Dialect: flexDialect{traits: traits},
 		Verdict: func(wire.Failure, wire.Verdict) (v wire.Verdict) {
 			if s.final.Load() {
 				v.Action = wire.ActionStop
@@ -114,17 +114,21 @@ func newStateScene(t *testing.T) *stateScene {
 	assert.NoError(t, err)
 	t.Cleanup(func() { closeAndWait(t, c) })
 	s.c = c
-	assert.NoError(t, c.WaitReady(t.Context()))
-	s.sub, err = c.Subscribe(t.Context(), "a", nil)
+	if !traits.Greeting {
+		assert.NoError(t, c.WaitReady(t.Context()))
+	}
+	s.sub, err = c.Subscribe(t.Context(), "a", o)
 	assert.NoError(t, err)
 	return s
 }
 
-func (s *stateScene) say(e wire.Event) {
+func (s *stateScene) say(e wire.Event) { s.newest()(eventText(e)) }
+
+// newest says something on the newest connection, also when there is a newer one.
+func (s *stateScene) newest() (say func(string)) {
 	s.mu.Lock()
-	say := s.sayNow
-	s.mu.Unlock()
-	say(eventText(e))
+	defer s.mu.Unlock()
+	return s.sayNow
 }
 
 // reach brings the subscription into a phase, in which it has been for 3 seconds.
@@ -156,6 +160,7 @@ func TestStatesOfASubscription(t *testing.T) {
 						t.Fatalf("it is %v", before)
 					}
 					row.do(s)
+					time.Sleep(row.then)
 					synctest.Wait()
 					after := s.sub.State()
 					if want == "-" {
