@@ -91,7 +91,7 @@ func (s *crier) delay() time.Duration {
 	return s.answers
 }
 
-// ends is how often the server was told that nothing more is wanted.
+// ends is how many ends the server has heard.
 func (s *crier) ends() int {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -344,7 +344,7 @@ func shareAtRandom(t *testing.T, seed uint64, numbered bool) {
 		leave(0)
 		time.Sleep(time.Second)
 		if n := s.ends() - before; (n == 1) != (len(open) == 0) || n > 1 {
-			t.Errorf("%d are left, and the server was told %d times", len(open), n)
+			t.Errorf("%d are left, and the server heard %d ends", len(open), n)
 		}
 	}
 	synctest.Wait()

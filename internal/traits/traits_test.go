@@ -21,7 +21,7 @@ func TestAgreedTraits(t *testing.T) {
 	}
 }
 
-// What the server is told by one of several subscriptions, or goes on from, cannot be shared.
+// What the server learns from one of several subscriptions, or goes on from, cannot be shared.
 func TestSharing(t *testing.T) {
 	for name, tc := range map[string]struct {
 		traits wire.Traits
