@@ -225,13 +225,13 @@ func (r *reader) route(events *wire.Events) error {
 			r.names.Set(ev.Key, ev.Name)
 			r.names.ForgetEnded(ev.Key, r.isOpen)
 		}
-		if sub, others := r.routes.find(ev, snapshot); sub != nil {
+		if sub, shared := r.routes.find(ev, snapshot); sub != nil {
 			messages = messages || ev.Kind == wire.EventData
 			var losses []wire.Event
-			if len(others) == 0 {
+			if len(shared) == 0 {
 				losses, fault = r.offer(sub.queue, rest[:n])
 			} else {
-				losses, fault = r.offerAll(append(others[:len(others):len(others)], sub.queue), rest[:n])
+				losses, fault = r.offerAll(shared, rest[:n])
 			}
 			for i := range losses {
 				forLoop = append(forLoop, routedEvent{sub, losses[i]})

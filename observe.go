@@ -66,7 +66,7 @@ type SubscriptionChanged struct {
 }
 
 // LossReported reports a gap or a reset that the server reported or the client
-// detected. The consumer finds it in the stream as well. What the overflow policy
+// detected, once for each subscription that has it. The consumer finds it in the stream as well. What the overflow policy
 // drops is in SubStats instead.
 type LossReported struct {
 	// Topic is the topic of the subscription.

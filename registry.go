@@ -93,7 +93,7 @@ func (r *registry) remove(s *Subscription) {
 	r.routes.setKey(s.key, nil)
 	if !r.traits.ByKey {
 		r.routes.setName(s.topic, nil)
-		r.routes.share(s, nil)
+		r.routes.share(s, nil, false)
 	}
 	if r.removed <= len(r.subs)/2 {
 		return
@@ -197,7 +197,7 @@ type routes struct {
 	mu     sync.Mutex
 	byKey  map[uint64]*Subscription
 	byName map[string]*Subscription   // if the dialect routes by name
-	shared map[*Subscription][]*queue // the queues beside its own, of one that shares its topic; replaced
+	shared map[*Subscription][]*queue // those that get what comes for one on the wire, if it shares its topic; replaced
 
 	lastKey uint64       // that a subscription ever had
 	closed  names.Recent // the topics of those that ended last, of a dialect that routes by name
@@ -232,10 +232,10 @@ func setRoute[K comparable](m *map[K]*Subscription, k K, s *Subscription) {
 	}
 }
 
-// find returns the subscription that an event belongs to, nil if it has ended, and the
-// queues beside its own that get the event too. snapshot says that the events at hand have a part
-// of a snapshot.
-func (r *routes) find(ev *wire.Event, snapshot bool) (s *Subscription, others []*queue) {
+// find returns the subscription that an event belongs to, nil if it has ended, and the queues that
+// get the event if the topic is shared. snapshot says that the events at hand have a part of a
+// snapshot.
+func (r *routes) find(ev *wire.Event, snapshot bool) (s *Subscription, shared []*queue) {
 	r.mu.Lock()
 	if ev.Key == 0 {
 		s = r.byName[ev.Name]
@@ -246,45 +246,29 @@ func (r *routes) find(ev *wire.Event, snapshot bool) (s *Subscription, others []
 		s.snapshots = true
 	}
 	if len(r.shared) > 0 {
-		others = r.shared[s]
+		shared = r.shared[s]
 	}
 	r.mu.Unlock()
-	return s, others
+	return s, shared
 }
 
-// share makes the queues of others get what s gets.
-func (r *routes) share(s *Subscription, others []*Subscription) {
+// share makes queues get what comes for s; without any, its own does. The reader may have the list
+// before, so this one is new. With joins there is one more than before: share changes nothing and reports
+// false once a snapshot has begun, which that one would not see.
+func (r *routes) share(s *Subscription, queues []*queue, joins bool) bool {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	r.setShared(s, others)
-}
-
-// shareUnlessBegun is share for one more, which changes nothing and reports false once a
-// snapshot has begun that the new one would not see.
-func (r *routes) shareUnlessBegun(s *Subscription, others []*Subscription) bool {
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	if s.snapshots {
+	switch {
+	case joins && s.snapshots:
 		return false
-	}
-	r.setShared(s, others)
-	return true
-}
-
-// setShared is share; mu is held.
-func (r *routes) setShared(s *Subscription, others []*Subscription) {
-	if len(others) == 0 {
+	case len(queues) == 0, len(queues) == 1 && queues[0] == s.queue:
 		delete(r.shared, s)
-		return
+	case r.shared == nil:
+		r.shared = map[*Subscription][]*queue{s: queues}
+	default:
+		r.shared[s] = queues
 	}
-	if r.shared == nil {
-		r.shared = make(map[*Subscription][]*queue)
-	}
-	var queues []*queue // a new list: the reader may have the one before
-	for _, o := range others {
-		queues = append(queues, o.queue)
-	}
-	r.shared[s] = queues
+	return true
 }
 
 func (r *routes) keyed(key uint64) *Subscription {

@@ -399,11 +399,10 @@ func (l *loop) share(w, s *Subscription) error {
 		g = &sharing{wire: w}
 	}
 	l.joinQueue(w, s.queue)
-	others := append(slices.Clone(g.others), s)
-	if !l.c.routes.shareUnlessBegun(w, others) {
+	if !l.c.routes.share(w, append(g.receiving(), s.queue), true) {
 		return refuse("topic", "its messages begin with a snapshot, which was received before and would be missing; subscribe before it comes, close the other subscription, or use another Client")
 	}
-	w.sharing, s.sharing, g.others = g, g, others
+	w.sharing, s.sharing, g.others = g, g, append(g.others, s)
 	w.priority = max(w.priority, s.priority)
 	l.registry.prioritized = l.registry.prioritized || w.priority != 0
 	l.c.totals.add(s)
@@ -445,10 +444,10 @@ func (l *loop) leaveSharing(s *Subscription, err error) bool {
 	if g.wire == s {
 		g.left, g.state = true, s.state.Load()
 	} else {
-		g.others = slices.DeleteFunc(slices.Clone(g.others), func(o *Subscription) bool { return o == s })
+		g.others = slices.DeleteFunc(g.others, func(o *Subscription) bool { return o == s })
 		s.sharing = nil
-		l.c.routes.share(g.wire, g.others)
 	}
+	l.c.routes.share(g.wire, g.receiving(), false)
 	l.publishSub(s, SubState{Phase: SubEnded, Err: err})
 	if g.left && len(g.others) == 0 && l.releaseSub(g.wire) {
 		l.enterSub(g.wire, SubState{Phase: SubEnded})

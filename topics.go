@@ -436,6 +436,14 @@ type sharing struct {
 	state  SubState        // of wire at the server, if left
 }
 
+// receiving returns the queues that get what comes for the topic.
+func (g *sharing) receiving() (queues []*queue) {
+	for s := range g.wire.users {
+		queues = append(queues, s.queue)
+	}
+	return queues
+}
+
 // isShared reports whether s is on the wire for others.
 func (s *Subscription) isShared() bool { return s.sharing != nil && s.sharing.wire == s }
 
@@ -463,7 +471,7 @@ func (s *Subscription) users(yield func(*Subscription) bool) {
 	}
 }
 
-// queues iterates over the queues that get what comes for s, its own first.
+// queues iterates over the queues that follow the requests for s, its own first.
 func (s *Subscription) queues(yield func(*queue) bool) {
 	if !yield(s.queue) || !s.isShared() {
 		return

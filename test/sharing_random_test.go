@@ -310,6 +310,8 @@ func shareAtRandom(t *testing.T, seed uint64, numbered bool) {
 		case k == 5:
 			s.srv.host.Network.CutAll()
 		case k == 6:
+			s.cry() // or the client gives up a server that ends the topic again and again
+			synctest.Wait()
 			s.each(true, wire.Event{Kind: wire.EventUnsubscribed, Name: "a"})
 		case k == 7 && numbered:
 			s.each(false, wire.Event{Kind: wire.EventGoAway})

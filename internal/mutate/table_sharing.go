@@ -6,7 +6,7 @@ var ofSharing = []mutation{
 	{
 		name:    "sharing: only the one on the wire gets messages",
 		file:    "conn.go",
-		search:  "\t\t\tif len(others) == 0 {\n",
+		search:  "\t\t\tif len(shared) == 0 {\n",
 		replace: "\t\t\tif true {\n",
 		test:    "-run ^TestSharedTopicIsOneOnTheWire$ ./test",
 	},
@@ -62,7 +62,7 @@ var ofSharing = []mutation{
 	{
 		name:    "sharing: a snapshot is missing",
 		file:    "registry.go",
-		search:  "\tif s.snapshots {\n\t\treturn false\n\t}\n",
+		search:  "\tcase joins && s.snapshots:\n\t\treturn false\n",
 		replace: "",
 		test:    "-run ^TestWhoMayShare$ ./test",
 	},
@@ -98,7 +98,7 @@ var ofSharing = []mutation{
 		name:    "sharing: who was never live recovers",
 		file:    "subscribe.go",
 		search:  "\tcase before.Phase != SubPending:\n\t\tst.Phase = SubRecovering\n",
-		replace: "\tcase true:\n\t\tst.Phase = SubRecovering\n",
+		replace: "\tcase before.Phase != SubEnded:\n\t\tst.Phase = SubRecovering\n",
 		test:    "-run ^TestSharersFollowTheServer$ ./test",
 	},
 	{
