@@ -76,6 +76,7 @@ type reader struct {
 	secrets    *secrets.Set
 	first      *firstSubscription
 	kept       []*Subscription // those that the server keeps, if the session is resumed
+	byName     bool            // subscriptions to a topic may share it: see wire.Traits.ByKey
 
 	names    names.Table                                      // the server's
 	reported struct{ reasons, details, names names.Reported } // what was skipped
@@ -214,7 +215,7 @@ func (r *reader) route(events *wire.Events) error {
 			rest = rest[1:]
 			continue
 		}
-		n, snapshot := leadingMessages(rest)
+		n := leadingMessages(rest)
 		if ev.Kind == wire.EventData {
 			forLoop = r.tellLoop(forLoop)
 			r.first.await()
@@ -225,14 +226,10 @@ func (r *reader) route(events *wire.Events) error {
 			r.names.Set(ev.Key, ev.Name)
 			r.names.ForgetEnded(ev.Key, r.isOpen)
 		}
-		if sub, shared := r.routes.find(ev, snapshot); sub != nil {
+		if sub, shared := r.routes.find(ev, r.byName && hasSnapshot(rest[:n])); sub != nil {
 			messages = messages || ev.Kind == wire.EventData
 			var losses []wire.Event
-			if len(shared) == 0 {
-				losses, fault = r.offer(sub.queue, rest[:n])
-			} else {
-				losses, fault = r.offerAll(shared, rest[:n])
-			}
+			losses, fault = r.offerShared(sub.queue, shared, rest[:n])
 			for i := range losses {
 				forLoop = append(forLoop, routedEvent{sub, losses[i]})
 			}
@@ -265,6 +262,14 @@ func (r *reader) offer(q *queue, events []wire.Event) (losses []wire.Event, err 
 	losses, err = q.offer(r.conn.gen, events, &r.readAt)
 	r.inKey.Store(false)
 	return losses, err
+}
+
+// offerShared offers events to q, or to the queues of those that share its topic, if there are any.
+func (r *reader) offerShared(q *queue, shared []*queue, events []wire.Event) (losses []wire.Event, err error) {
+	if len(shared) == 0 {
+		return r.offer(q, events)
+	}
+	return r.offerAll(shared, events)
 }
 
 // offerAll offers events to the queues of those that share a topic. A consumer owns the payloads
@@ -399,18 +404,26 @@ func (r *reader) hideSecrets(ev *wire.Event) {
 }
 
 // leadingMessages returns how many events at the head are messages of one
-// subscription, or 1 if the first event is no message, and whether a part of a snapshot is among
-// them.
-func leadingMessages(events []wire.Event) (n int, snapshot bool) {
-	n, snapshot = 1, events[0].Message.Snapshot
+// subscription, or 1 if the first event is no message.
+func leadingMessages(events []wire.Event) int {
+	n := 1
 	if events[0].Kind != wire.EventData {
-		return n, snapshot
+		return n
 	}
 	for n < len(events) && events[n].Kind == wire.EventData && events[n].Key == events[0].Key && events[n].Name == events[0].Name {
-		snapshot = snapshot || events[n].Message.Snapshot
 		n++
 	}
-	return n, snapshot
+	return n
+}
+
+// hasSnapshot reports whether a part of a snapshot is among events.
+func hasSnapshot(events []wire.Event) bool {
+	for i := range events {
+		if events[i].Message.Snapshot {
+			return true
+		}
+	}
+	return false
 }
 
 // asViolation gives an error of a codec a close code, unless it has one or is a

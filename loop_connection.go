@@ -120,7 +120,7 @@ func (l *loop) queueRequests(k *link) {
 func (l *loop) newReader(k *link) *reader {
 	r := &reader{
 		conn: k.conn, codec: k.codec, routes: &l.c.routes, inbox: &l.c.inbox, counters: &l.c.counters,
-		goroutines: &l.c.goroutines, secrets: &l.c.secrets, first: l.c.first,
+		goroutines: &l.c.goroutines, secrets: &l.c.secrets, first: l.c.first, byName: !l.c.cfg.traits.ByKey,
 	}
 	for s := range l.registry.all() {
 		if l.c.cfg.traits.StartSubs == 0 && s.keptIn != 0 && s.keptIn == l.sessions {

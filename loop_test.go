@@ -476,7 +476,8 @@ func TestSnapshotAmongMessages(t *testing.T) {
 	for n := range 4 {
 		events := []wire.Event{{Kind: wire.EventData}, {Kind: wire.EventData}, {Kind: wire.EventData}, {Kind: wire.EventData, Name: "b"}}
 		events[n].Message.Snapshot = true
-		if count, snapshot := leadingMessages(events); count != 3 || snapshot != (n < 3) {
+		count := leadingMessages(events)
+		if snapshot := hasSnapshot(events[:count]); count != 3 || snapshot != (n < 3) {
 			t.Errorf("message %d is one: %d messages, %v", n, count, snapshot)
 		}
 	}

@@ -412,8 +412,8 @@ func TestClientEndsWithSharers(t *testing.T) {
 					want := uint64(1)
 					if graceful {
 						want = 0
-						if got := nextOf(t, u, 1); got != "1" {
-							t.Errorf("number %d got %q", i, got)
+						if got, err := nextOf(t, u, 1), endOf(t, u); got != "1" || err != nil {
+							t.Errorf("number %d got %q, then %v", i, got, err)
 						}
 					}
 					if st := u.Stats(); st.DroppedByClose != want || u.State().Phase != limpet.SubEnded || !errors.Is(u.WaitLive(t.Context()), limpet.ErrClosed) {

@@ -306,8 +306,8 @@ var ofMeasure = []mutation{
 	{
 		name:    "measure: messages for other topics end the silence",
 		file:    "conn.go",
-		search:  "\t\tif sub, shared := r.routes.find(ev, snapshot); sub != nil {\n\t\t\tmessages = messages || ev.Kind == wire.EventData\n",
-		replace: "\t\tmessages = messages || ev.Kind == wire.EventData\n\t\tif sub, shared := r.routes.find(ev, snapshot); sub != nil {\n",
+		search:  "\t\tif sub, shared := r.routes.find(ev, r.byName && hasSnapshot(rest[:n])); sub != nil {\n\t\t\tmessages = messages || ev.Kind == wire.EventData\n",
+		replace: "\t\tmessages = messages || ev.Kind == wire.EventData\n\t\tif sub, shared := r.routes.find(ev, r.byName && hasSnapshot(rest[:n])); sub != nil {\n",
 		test:    "-run ^TestOtherTopicsAreSilence$ ./test",
 	},
 	{

@@ -6,8 +6,8 @@ var ofSharing = []mutation{
 	{
 		name:    "sharing: only the one on the wire gets messages",
 		file:    "conn.go",
-		search:  "\t\t\tif len(shared) == 0 {\n",
-		replace: "\t\t\tif true {\n",
+		search:  "\tif len(shared) == 0 {\n\t\treturn r.offer(q, events)\n\t}\n\treturn r.offerAll(shared, events)\n",
+		replace: "\treturn r.offer(q, events)\n",
 		test:    "-run ^TestSharedTopicIsOneOnTheWire$ ./test",
 	},
 	{
@@ -69,8 +69,8 @@ var ofSharing = []mutation{
 	{
 		name:    "sharing: only the first message of a read may be a snapshot",
 		file:    "conn.go",
-		search:  "\t\tsnapshot = snapshot || events[n].Message.Snapshot\n",
-		replace: "",
+		search:  "\t\tif events[i].Message.Snapshot {\n\t\t\treturn true\n\t\t}\n",
+		replace: "\t\treturn events[i].Message.Snapshot\n",
 		test:    "-run ^TestSnapshotAmongMessages$ .",
 	},
 	{
