@@ -250,7 +250,7 @@ func (e listOpen) apply(l *loop) {
 		e.reply <- nil
 		return
 	}
-	e.reply <- slices.Collect(l.registry.all())
+	e.reply <- slices.Collect(l.registry.users())
 }
 
 // Histograms returns the durations measured since New. They are empty without

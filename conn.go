@@ -3,6 +3,7 @@ package limpet
 import (
 	"errors"
 	"fmt"
+	"maps"
 	"strconv"
 	"sync"
 	"sync/atomic"
@@ -76,6 +77,7 @@ type reader struct {
 	secrets    *secrets.Set
 	first      *firstSubscription
 	kept       []*Subscription // those that the server keeps, if the session is resumed
+	byName     bool            // subscriptions to a topic may share it: see wire.Traits.ByKey
 
 	names    names.Table                                      // the server's
 	reported struct{ reasons, details, names names.Reported } // what was skipped
@@ -83,6 +85,7 @@ type reader struct {
 	decodes  guard.CallWatch // of Decode and Delivery.Key
 	inKey    atomic.Bool     // Delivery.Key may run
 	readAt   time.Time       // when the frames at hand were read
+	copies   []wire.Event    // of offerAll
 }
 
 // start starts the goroutine that reads. Done waits for it until it ends, unless
@@ -224,10 +227,10 @@ func (r *reader) route(events *wire.Events) error {
 			r.names.Set(ev.Key, ev.Name)
 			r.names.ForgetEnded(ev.Key, r.isOpen)
 		}
-		if sub := r.routes.find(ev); sub != nil {
+		if sub, shared := r.routes.find(ev, r.byName && hasSnapshot(rest[:n])); sub != nil {
 			messages = messages || ev.Kind == wire.EventData
 			var losses []wire.Event
-			losses, fault = r.offer(sub.queue, rest[:n])
+			losses, fault = r.offerShared(sub.queue, shared, rest[:n])
 			for i := range losses {
 				forLoop = append(forLoop, routedEvent{sub, losses[i]})
 			}
@@ -259,6 +262,37 @@ func (r *reader) offer(q *queue, events []wire.Event) (losses []wire.Event, err 
 	r.inKey.Store(true) // it stays so if Key ends this goroutine
 	losses, err = q.offer(r.conn.gen, events, &r.readAt)
 	r.inKey.Store(false)
+	return losses, err
+}
+
+// offerShared offers events to q, or to the queues of those that share its topic, if there are any.
+func (r *reader) offerShared(q *queue, shared []*queue, events []wire.Event) (losses []wire.Event, err error) {
+	if len(shared) == 0 {
+		return r.offer(q, events)
+	}
+	return r.offerAll(shared, events)
+}
+
+// offerAll offers events to the queues of those that share a topic. A consumer owns the payloads
+// that it gets, so each queue but the last makes copies.
+func (r *reader) offerAll(queues []*queue, events []wire.Event) (losses []wire.Event, err error) {
+	for i, q := range queues {
+		own := events
+		if i < len(queues)-1 {
+			r.copies = append(r.copies[:0], events...)
+			for j := range r.copies {
+				r.copies[j].Borrowed = true
+				r.copies[j].Message.Header = maps.Clone(r.copies[j].Message.Header)
+			}
+			own = r.copies
+		}
+		more, fault := r.offer(q, own)
+		losses = append(losses, more...)
+		if err == nil {
+			err = fault
+		}
+	}
+	clear(r.copies)
 	return losses, err
 }
 
@@ -381,6 +415,16 @@ func leadingMessages(events []wire.Event) int {
 		n++
 	}
 	return n
+}
+
+// hasSnapshot reports whether a part of a snapshot is among events.
+func hasSnapshot(events []wire.Event) bool {
+	for i := range events {
+		if events[i].Message.Snapshot {
+			return true
+		}
+	}
+	return false
 }
 
 // asViolation gives an error of a codec a close code, unless it has one or is a

@@ -68,9 +68,10 @@ var (
 	// ErrRolledBack means that the client or the server has an old copy of the
 	// session, or has lost part of it (close code 4402 of limpet.v1).
 	ErrRolledBack = errors.New("session state of one side is older than the other's; it was restored from an old copy or lost")
-	// ErrDuplicate means that there is a subscription to the topic already and
-	// that the dialect allows only one.
-	ErrDuplicate = errors.New("already subscribed to this topic; the dialect allows one subscription per topic, so share it")
+	// ErrDuplicate means that there is a subscription to the topic already, that the server
+	// knows one to a topic, and that another one cannot share it: the error says why. Or it means that
+	// SubscribeOptions.Name is in use.
+	ErrDuplicate = errors.New("another subscription of this client has the same topic or name")
 	// ErrTooManySubscriptions means that the server allows no more subscriptions on one
 	// connection: see wire.ConnectionLimits.
 	ErrTooManySubscriptions = errors.New("too many subscriptions for one connection to this server; close one that is not needed, or subscribe with another Client")

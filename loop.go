@@ -272,18 +272,27 @@ func (l *loop) enter(p Phase) {
 	l.c.notify.post(StateChanged{l.state.Host, l.state})
 }
 
-// enterSub publishes a change of a subscription's phase.
+// enterSub follows a change of the state of a subscription at the server.
 func (l *loop) enterSub(s *Subscription, st SubState) {
-	st.Since = l.now
-	s.state.Set(st)
-	l.c.notify.post(SubscriptionChanged{s.topic, st})
-	if st.Phase == SubEnded && st.Err != nil && !l.ended {
-		l.c.counters.failed.Add(1)
+	if s.sharing == nil {
+		l.publishSub(s, st)
+	} else {
+		l.enterShared(s.sharing, st)
 	}
-	if s.inOutage && st.Phase != SubPending {
+	if s.inOutage && !st.Phase.waits() {
 		s.inOutage = false
 		l.outage.waiting--
 	}
+}
+
+// enterWaiting publishes why s is not live: it was confirmed last on connection gen, which was
+// lost, or the server does not want it now.
+func (l *loop) enterWaiting(s *Subscription, gen uint64, why error) {
+	phase := SubPending
+	if s.wireState().Phase != SubPending {
+		phase = SubRecovering
+	}
+	l.enterSub(s, SubState{Phase: phase, Generation: gen, Err: why})
 }
 
 // enterLive publishes that the server serves s. proved says that nothing is missing but
@@ -304,13 +313,15 @@ func (l *loop) endSub(s *Subscription, err error) {
 	l.registry.remove(s)
 	l.leaveTopic(s, false)
 	l.enterSub(s, SubState{Phase: SubEnded, Err: err}) // before the stream ends: its consumer asks for Err then
-	l.drain(s, err)
+	for u := range s.users {
+		l.drain(u, err)
+	}
 }
 
 // releaseSub takes s out of the registry and unsubscribes at the server. It
 // reports false if s has ended already.
 func (l *loop) releaseSub(s *Subscription) bool {
-	if s.state.Load().Phase == SubEnded {
+	if s.wireState().Phase == SubEnded {
 		return false
 	}
 	l.noteReceived(s)
@@ -329,7 +340,7 @@ func (l *loop) releaseSub(s *Subscription) bool {
 // noteReceived keeps what a subscription that ends, or that is asked for again, has
 // proved about the connection.
 func (l *loop) noteReceived(s *Subscription) {
-	if k := l.link; k != nil && s.queue.hasReceivedOn(k.conn.gen) {
+	if k := l.link; k != nil && s.hasReceivedOn(k.conn.gen) {
 		k.proved = true
 	}
 }
@@ -377,9 +388,13 @@ func (l *loop) end(err error) {
 		l.discardWaiting()
 	}
 	for s := range l.registry.all() {
-		s.endedByClient.Store(true)
+		for u := range s.users {
+			u.endedByClient.Store(true)
+		}
 		l.enterSub(s, SubState{Phase: SubEnded, Err: err})
-		s.queue.finish(err, false)
+		for u := range s.users {
+			u.queue.finish(err, false)
+		}
 	}
 	if l.cancelAttempt != nil {
 		l.cancelAttempt()
@@ -396,7 +411,7 @@ func (l *loop) discardWaiting() {
 
 // consumed returns the subscriptions whose consumers may still be taking.
 func (l *loop) consumed() []*Subscription {
-	return slices.AppendSeq(slices.Collect(l.registry.all()), maps.Keys(l.draining))
+	return slices.AppendSeq(slices.Collect(l.registry.users()), maps.Keys(l.draining))
 }
 
 // drain ends the stream of s once its consumers have taken what is waiting;

@@ -125,7 +125,7 @@ func (l *loop) queueRequests(k *link) {
 func (l *loop) newReader(k *link) *reader {
 	r := &reader{
 		conn: k.conn, codec: k.codec, routes: &l.c.routes, inbox: &l.c.inbox, counters: &l.c.counters,
-		goroutines: &l.c.goroutines, secrets: &l.c.secrets, first: l.c.first,
+		goroutines: &l.c.goroutines, secrets: &l.c.secrets, first: l.c.first, byName: !l.c.cfg.traits.ByKey,
 	}
 	for s := range l.registry.all() {
 		if l.c.cfg.traits.StartSubs == 0 && s.keptIn != 0 && s.keptIn == l.sessions {
@@ -194,7 +194,7 @@ func (l *loop) welcome(k *link, r *wire.Ready) {
 	if !l.c.cfg.traits.Confirms {
 		for s := range l.registry.all() {
 			if l.askedOnLink(s) {
-				s.queue.assumeLive()
+				s.assumeLive()
 				l.enterLive(k, s, false)
 			}
 		}
@@ -252,7 +252,7 @@ func (l *loop) abandonPositions(k *link) {
 		return
 	}
 	for s := range l.registry.all() {
-		if l.askedOnLink(s) && s.state.Load().Phase == SubLive {
+		if l.askedOnLink(s) && s.wireState().Phase == SubLive {
 			s.from = FromNew
 			s.queue.abandonPosition()
 		}
@@ -303,6 +303,9 @@ func (l *loop) fail(k *link, f *wire.Failure) {
 	}
 	l.disconnect(k, 0, "")
 	l.countOutage(true)
+	if k != nil {
+		l.loseLive(why)
+	}
 	if l.disconnectedAt.IsZero() {
 		l.disconnectedAt = l.now
 	}
@@ -394,7 +397,9 @@ func (l *loop) disconnect(k *link, code uint16, reason string) {
 	}
 	l.leave(k)
 	for s := range l.registry.all() {
-		s.queue.fence(k.conn.gen)
+		for q := range s.queues {
+			q.fence(k.conn.gen)
+		}
 	}
 	l.closeConn(k.conn, code, reason)
 }
@@ -413,11 +418,6 @@ func (l *loop) leave(k *link) {
 	if h := l.c.counters.measured; h != nil && k.ready {
 		h.connection.Add(l.now.Sub(k.readyAt), 1)
 	}
-	for s := range l.registry.all() {
-		if st := s.state.Load(); st.Phase == SubLive {
-			l.enterSub(s, SubState{Phase: SubPending, Generation: st.Generation})
-		}
-	}
 	for s := range k.leaving {
 		l.c.routes.setKey(s.key, nil)
 	}
@@ -425,6 +425,15 @@ func (l *loop) leave(k *link) {
 		if s.acksOwed {
 			s.acksOwed = false
 			s.queue.forgoAcks()
+		}
+	}
+}
+
+// loseLive follows leave, once it is known why: nothing is live.
+func (l *loop) loseLive(why error) {
+	for s := range l.registry.all() {
+		if st := s.wireState(); st.Phase == SubLive {
+			l.enterWaiting(s, st.Generation, why)
 		}
 	}
 }

@@ -89,7 +89,7 @@ func (e received) handle(l *loop) {
 		case ev.sub == nil:
 			l.forgetKept(&ev.Event)
 			l.handle(k, &ev.Event)
-		case ev.sub.state.Load().Phase != SubEnded:
+		case ev.sub.wireState().Phase != SubEnded:
 			l.handleSubscription(k, ev.sub, &ev.Event)
 		}
 	}
@@ -190,7 +190,7 @@ func (l *loop) handleSubscription(k *link, s *Subscription, ev *wire.Event) {
 	case wire.EventData: // the first message, which stands for the answer
 		l.confirmed(k, s, ev)
 	case wire.EventSubscribed:
-		s.held = false
+		s.holdNoLonger()
 		l.confirmed(k, s, ev)
 	case wire.EventReset:
 		if !s.held {
@@ -208,7 +208,7 @@ func (l *loop) handleSubscription(k *link, s *Subscription, ev *wire.Event) {
 
 // confirmed makes s live: the server serves it.
 func (l *loop) confirmed(k *link, s *Subscription, ev *wire.Event) {
-	if s.state.Load().Phase != SubPending {
+	if !s.wireState().Phase.waits() {
 		return
 	}
 	if !l.c.cfg.traits.ByKey {
@@ -225,7 +225,7 @@ func (l *loop) confirmed(k *link, s *Subscription, ev *wire.Event) {
 
 // unsubscribed follows when the server has refused or ended s.
 func (l *loop) unsubscribed(k *link, s *Subscription, ev *wire.Event) {
-	pending := s.state.Load().Phase == SubPending
+	pending := s.wireState().Phase.waits()
 	err := &Error{Op: "Subscribe", Field: "topic", Class: ClassRejected, Code: shownCode(ev.Code, ev.PeerCode), Detail: text.Quote(ev.Reason), Err: ErrRejected}
 	u := k.usedTopic(s.topic)
 	switch {
@@ -367,7 +367,7 @@ func (e subscribe) apply(l *loop) {
 	case l.ended || l.shuttingDown:
 		e.reply <- l.c.endError("Subscribe")
 	case !l.c.cfg.traits.ByKey && l.registry.named(s.topic) != nil:
-		e.reply <- &Error{Op: "Subscribe", Field: "topic", Class: ClassInput, Err: ErrDuplicate}
+		e.reply <- l.share(l.registry.named(s.topic), s)
 	case l.exceedsPlaces(s):
 		e.reply <- l.placesError()
 	default:
@@ -384,7 +384,7 @@ func (e subscribe) apply(l *loop) {
 type unsubscribe struct{ s *Subscription }
 
 func (e unsubscribe) apply(l *loop) {
-	if l.ended || l.leaveInOrder(e.s) || !l.releaseSub(e.s) {
+	if l.ended || l.leaveSharing(e.s, nil) || l.leaveInOrder(e.s) || !l.releaseSub(e.s) {
 		return
 	}
 	l.enterSub(e.s, SubState{Phase: SubEnded})
@@ -395,7 +395,7 @@ type grantCredit struct{ s *Subscription }
 
 func (e grantCredit) apply(l *loop) {
 	s := e.s
-	if !l.askedOnLink(s) || !l.link.traits.Credit || s.state.Load().Phase == SubEnded {
+	if !l.askedOnLink(s) || !l.link.traits.Credit || s.wireState().Phase == SubEnded {
 		return
 	}
 	l.link.ops = append(l.link.ops, wire.Op{Kind: wire.OpCredit, Key: s.key, Name: s.wireName, Credit: s.queue.grant()})
@@ -412,7 +412,7 @@ type sendProcessed struct {
 
 func (e sendProcessed) apply(l *loop) {
 	s := e.s
-	if !l.askedOnLink(s) || l.link.conn.gen != e.gen || s.state.Load().Phase == SubEnded && !s.acksOwed && !e.released {
+	if !l.askedOnLink(s) || l.link.conn.gen != e.gen || s.wireState().Phase == SubEnded && !s.acksOwed && !e.released {
 		return
 	}
 	k := l.link
@@ -478,8 +478,10 @@ func (shutdown) apply(l *loop) {
 		} else {
 			l.releaseSub(s)
 		}
-		l.drain(s, nil)
-		s.endedByClient.Store(true)
+		for u := range s.users {
+			l.drain(u, nil)
+			u.endedByClient.Store(true)
+		}
 		l.enterSub(s, SubState{Phase: SubEnded})
 	}
 	l.state.Draining = true

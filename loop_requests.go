@@ -143,8 +143,7 @@ func (l *loop) checkAnswers(k *link) {
 			if n := k.namedTopics; n != nil {
 				n.mute = len(n.suspects) > 0
 			}
-			a.sub.held = false
-			a.sub.queue.holdNoLonger() // what comes now belongs to this subscription
+			a.sub.holdNoLonger() // what comes now belongs to this subscription
 			l.askFailed(a.sub, &Error{Op: "Subscribe", Field: "topic", Class: ClassTimeout, Err: ErrUnanswered}, 0)
 		} else if l.waitsForAnswer(&a) && !due(a.answerBy, l.now) {
 			return
@@ -166,7 +165,7 @@ func (l *loop) answerMayBeBehind(k *link, a *ask) bool {
 
 // isOpen reports whether the subscription of a waits for the answer to it.
 func (l *loop) isOpen(a *ask) bool {
-	return a.number == a.sub.askNumber && l.askedOnLink(a.sub) && a.sub.state.Load().Phase == SubPending
+	return a.number == a.sub.askNumber && l.askedOnLink(a.sub) && a.sub.wireState().Phase.waits()
 }
 
 // askFailed schedules another request for s after one that was not answered, or was
@@ -181,7 +180,7 @@ func (l *loop) askFailed(s *Subscription, err *Error, pause time.Duration) {
 		return
 	}
 	l.askAgainAfter(s, max(askPause(s.failedAsks), min(pause, headers.MaxRetryAfter)))
-	l.enterSub(s, SubState{Phase: SubPending, Err: err})
+	l.enterWaiting(s, 0, err)
 }
 
 // refused ends a subscription that the server refused. If the server said when to
@@ -196,15 +195,17 @@ func (l *loop) refused(s *Subscription, err *Error, retry time.Duration) {
 	pause := min(retry, headers.MaxRetryAfter)
 	more := max(pause, l.c.cfg.Backoff.Initial) * time.Duration(min(s.refusals, 10))
 	l.askAgainAfter(s, pause+more/2+uniform(more/2))
-	l.enterSub(s, SubState{Phase: SubPending, Err: err})
+	l.enterWaiting(s, 0, err)
 }
 
 // refusalInDoubt follows when a refusal may concern an earlier subscription to the
 // same topic. The server is asked again, unless it shows before that it serves s.
 func (l *loop) refusalInDoubt(s *Subscription, err *Error, retry time.Duration) {
 	s.askNumber = 0
-	if s.state.Load().Phase == SubLive {
-		s.queue.expectAnswer(false) // by a message
+	if s.wireState().Phase == SubLive {
+		for q := range s.queues {
+			q.expectAnswer(false) // by a message
+		}
 	}
 	l.askFailed(s, err, retry)
 }
@@ -216,7 +217,7 @@ func (l *loop) endedByServer(s *Subscription, ev *wire.Event) {
 	if ev.Reason != "" {
 		err.Detail += ": " + text.Quote(ev.Reason)
 	}
-	if l.now.Sub(s.state.Load().Since) >= time.Minute || s.queue.hasReceivedOn(l.link.conn.gen) {
+	if l.now.Sub(s.wireState().Since) >= time.Minute || s.hasReceivedOn(l.link.conn.gen) {
 		s.endings = 0
 	}
 	if s.endings++; s.endings >= maxFailedAsks {
@@ -225,7 +226,7 @@ func (l *loop) endedByServer(s *Subscription, ev *wire.Event) {
 	}
 	s.askNumber = 0 // its request was answered
 	l.askAgainAfter(s, max(askPause(s.endings), min(ev.Retry, headers.MaxRetryAfter)))
-	l.enterSub(s, SubState{Phase: SubPending, Err: err})
+	l.enterWaiting(s, 0, err)
 }
 
 // askPause is the pause before a subscription is asked for again after n failures in
@@ -325,7 +326,7 @@ func (l *loop) nextToAsk(k *link) (chosen []*Subscription) {
 			break
 		}
 		k.toAsk = k.toAsk[1:]
-		if l.askedOnLink(s) || s.state.Load().Phase == SubEnded || k.mustWaitForTopic(s) {
+		if l.askedOnLink(s) || s.wireState().Phase == SubEnded || k.mustWaitForTopic(s) {
 			continue
 		}
 		if !k.hasPlace(s) {
@@ -352,7 +353,7 @@ func (l *loop) askFor(k *link, s *Subscription) wire.Op {
 	s.askedGeneration = k.conn.gen
 	l.noteAsk(k, s)
 	if !traits.Confirms || served {
-		s.queue.assumeLive()
+		s.assumeLive()
 		l.enterLive(k, s, false)
 	}
 	l.c.first.arrive()
@@ -369,15 +370,18 @@ func (l *loop) confirmWritten(k *link) {
 			continue
 		}
 		ev := wire.Event{Kind: wire.EventSubscribed, Key: key, Continuity: wire.ContinuityByNumber}
-		losses, err := s.queue.offer(k.conn.gen, []wire.Event{ev}, &l.now)
-		if err != nil {
-			l.violated(k, err)
-			return
-		}
 		events := received{k.conn, nil}
-		for _, e := range append(losses, ev) {
-			events.events = append(events.events, routedEvent{s, e})
+		for q := range s.queues {
+			losses, err := q.offer(k.conn.gen, []wire.Event{ev}, &l.now)
+			if err != nil {
+				l.violated(k, err)
+				return
+			}
+			for _, e := range losses {
+				events.events = append(events.events, routedEvent{s, e})
+			}
 		}
+		events.events = append(events.events, routedEvent{s, ev})
 		events.handle(l)
 	}
 	k.confirmed = nil
@@ -445,7 +449,7 @@ func (l *loop) suspect(open []*Subscription, f *wire.Failure, d *verdict.Decisio
 		}
 		if p.count++; p.count > free {
 			l.askAgainAfter(s, askPause(min(p.count-free, maxSuspicion)))
-			l.enterSub(s, SubState{Phase: SubPending, Err: why})
+			l.enterWaiting(s, 0, why)
 		}
 	}
 }

@@ -470,3 +470,15 @@ func plainSubscription(c *Client, topic string) *Subscription {
 	}
 	return newSubscription(c, topic, &o)
 }
+
+// A part of a snapshot counts wherever it is among the messages of one read.
+func TestSnapshotAmongMessages(t *testing.T) {
+	for n := range 4 {
+		events := []wire.Event{{Kind: wire.EventData}, {Kind: wire.EventData}, {Kind: wire.EventData}, {Kind: wire.EventData, Name: "b"}}
+		events[n].Message.Snapshot = true
+		count := leadingMessages(events)
+		if snapshot := hasSnapshot(events[:count]); count != 3 || snapshot != (n < 3) {
+			t.Errorf("message %d is one: %d messages, %v", n, count, snapshot)
+		}
+	}
+}

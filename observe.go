@@ -2,6 +2,7 @@ package limpet
 
 import (
 	"context"
+	"errors"
 	"log/slog"
 	"time"
 
@@ -29,8 +30,8 @@ type Observer interface {
 //
 // With Options.Logger each event is logged as well:
 //
-//	Debug  StateChanged between attempts, and to ready in an outage; SubscriptionChanged to pending,
-//	       and to live in an outage; CredentialRefreshed
+//	Debug  StateChanged between attempts, and to ready in an outage; SubscriptionChanged to recovering with
+//	       the connection, and to live in an outage; CredentialRefreshed
 //	Info   StateChanged to ready and to a clean end, SubscriptionChanged to live or ended, OutageEnded,
 //	       HeartbeatShortened, TransportChanged
 //	Warn   StateChanged after a lost connection or the first failed attempt, LossReported,
@@ -55,7 +56,8 @@ type StateChanged struct {
 	State State
 }
 
-// SubscriptionChanged reports that the phase of a subscription has changed.
+// SubscriptionChanged reports that the phase of a subscription has changed, or within a phase
+// why it is not live.
 type SubscriptionChanged struct {
 	// Topic is the topic of the subscription.
 	Topic string
@@ -64,7 +66,7 @@ type SubscriptionChanged struct {
 }
 
 // LossReported reports a gap or a reset that the server reported or the client
-// detected. The consumer finds it in the stream as well. What the overflow policy
+// detected, once for each subscription that has it. The consumer finds it in the stream as well. What the overflow policy
 // drops is in SubStats instead.
 type LossReported struct {
 	// Topic is the topic of the subscription.
@@ -186,8 +188,9 @@ func (e SubscriptionChanged) record() (slog.Level, string, []slog.Attr) {
 	if e.State.Err != nil {
 		level = slog.LevelWarn
 		attrs = append(attrs, slog.String("cause", e.State.Err.Error()))
-	} else if e.State.Phase == SubPending {
-		level = slog.LevelDebug
+	}
+	if e.State.Phase == SubRecovering && e.State.Generation > 0 {
+		level = slog.LevelDebug // the connection was lost: StateChanged says so
 	}
 	return level, "limpet: subscription", attrs
 }
@@ -382,4 +385,53 @@ func (e OutageEnded) record() (slog.Level, string, []slog.Attr) {
 		attrs = append(attrs, slog.Int("unproved", e.Unproved))
 	}
 	return slog.LevelInfo, "limpet: live again", attrs
+}
+
+// DeliveryStopped is an event: for 30 seconds a stream has stood still because with
+// ManualAck the oldest messages were not acknowledged, because with Block no
+// consumer took what was waiting, or because the server waits for acknowledgements
+// (wire.Frames.Prefetch). It comes once, and again if that happens again. A
+// loop body that works for long is no standstill; work between two receives from C is.
+type DeliveryStopped struct {
+	// Topic is the topic of the subscription.
+	Topic string
+	// Waiting and Unacked are as in SubStats.
+	Waiting, Unacked uint64
+	// Err says what is missing and what to do.
+	Err error
+}
+
+var (
+	errNotAcknowledged = errors.New("ManualAck is set and the oldest messages are not acknowledged; call Message.Ack for each message, or raise Delivery.Buffer")
+	errServerWaits     = errors.New("the server waits for acknowledgements before it sends more; call Message.Ack for each message that no loop body has finished, or let the dialect ask for more at once")
+	errNotTaken        = errors.New("no consumer takes what is waiting; take it with Messages, Batches or C, close the subscription, or set another Delivery.Overflow")
+)
+
+func (e DeliveryStopped) record() (slog.Level, string, []slog.Attr) {
+	return slog.LevelWarn, "limpet: delivery stopped", []slog.Attr{
+		slog.String("topic", text.ForLog(e.Topic)), slog.Uint64("waiting", e.Waiting), slog.Uint64("unacked", e.Unacked),
+		slog.String("cause", e.Err.Error())}
+}
+
+// CursorNotSaved is an event: the store in SubscribeOptions.Cursor has not saved the
+// position of a subscription. The stream goes on.
+type CursorNotSaved struct {
+	// Topic is the topic of the subscription.
+	Topic string
+	// Name is SubscribeOptions.Name.
+	Name string
+	// Retry is after how long the newest position is saved again; 0: it is not, since the
+	// call of Save has not returned or the client has ended.
+	Retry time.Duration
+	// Err is an *Error that wraps what Save returned, or a *PanicError or a *HangError.
+	Err error
+}
+
+func (e CursorNotSaved) record() (slog.Level, string, []slog.Attr) {
+	attrs := []slog.Attr{slog.String("topic", text.ForLog(e.Topic)), slog.String("name", text.ForLog(e.Name)),
+		slog.Duration("retry", e.Retry), slog.String("cause", e.Err.Error())}
+	if stack := stackOf(e.Err); stack != nil {
+		attrs = append(attrs, slog.String("stack", string(stack)))
+	}
+	return slog.LevelWarn, "limpet: cursor not saved", attrs
 }

@@ -84,6 +84,35 @@ func TestShutdownInTheLog(t *testing.T) {
 	})
 }
 
+// A lost connection has one warning, not one for each subscription: these have debug lines, with
+// the reason.
+func TestRecoveringIsNoWarning(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var out lockedBuffer
+		srv := limpettest.NewServer(t, nil)
+		c := dial(t, srv, &limpet.Options{Logger: slog.New(slog.NewTextHandler(&out, &slog.HandlerOptions{Level: slog.LevelDebug}))})
+		for _, topic := range []string{"a", "b", "c"} {
+			subscribeLive(t, c, topic, nil)
+		}
+		srv.Network.CutAll()
+		_, err := c.WaitState(t.Context(), func(s limpet.State) bool { return s.Phase == limpet.Ready && s.Generation == 2 })
+		assert.NoError(t, err)
+		synctest.Wait()
+		recovering := 0
+		for line := range strings.Lines(out.String()) {
+			if strings.Contains(line, "phase=recovering") {
+				recovering++
+				if !strings.HasPrefix(line[strings.Index(line, "level="):], "level=DEBUG") || !strings.Contains(line, "cause=") {
+					t.Error(line)
+				}
+			}
+		}
+		if recovering != 3 || strings.Count(out.String(), "level=WARN") != 1 {
+			t.Errorf("%d lines of subscriptions that recover:\n%s", recovering, out.String())
+		}
+	})
+}
+
 type lockedBuffer struct {
 	mu sync.Mutex
 	b  bytes.Buffer

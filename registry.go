@@ -42,6 +42,19 @@ func (r *registry) all() iter.Seq[*Subscription] {
 	}
 }
 
+// users returns those with a user: each of a shared topic, and not one that is only on the wire.
+func (r *registry) users() iter.Seq[*Subscription] {
+	return func(yield func(*Subscription) bool) {
+		for s := range r.all() {
+			for u := range s.users {
+				if !yield(u) {
+					return
+				}
+			}
+		}
+	}
+}
+
 func (r *registry) add(s *Subscription) {
 	r.subs = append(r.subs, s)
 	s.place, r.prioritized = len(r.subs), r.prioritized || s.priority != 0
@@ -63,7 +76,9 @@ func (r *registry) giveKey(s *Subscription) {
 	if s.wireName = ""; !r.traits.ByKey { // with ByKey the server may give one
 		s.wireName = s.topic
 	}
-	s.queue.expectKey(s.key)
+	for q := range s.queues {
+		q.expectKey(s.key)
+	}
 	r.routes.setKey(s.key, s)
 }
 
@@ -78,6 +93,7 @@ func (r *registry) remove(s *Subscription) {
 	r.routes.setKey(s.key, nil)
 	if !r.traits.ByKey {
 		r.routes.setName(s.topic, nil)
+		r.routes.share(s, nil, false)
 	}
 	if r.removed <= len(r.subs)/2 {
 		return
@@ -119,7 +135,9 @@ func (r *registry) startConnection(gen uint64, now time.Time) []wire.Subscribe {
 		}
 		s.askedGeneration = 0 // an attempt that has failed may have carried it
 		if !r.overlap {
-			s.queue.startConnection(gen)
+			for q := range s.queues {
+				q.startConnection(gen)
+			}
 		}
 	}
 	return carried
@@ -127,7 +145,7 @@ func (r *registry) startConnection(gen uint64, now time.Time) []wire.Subscribe {
 
 // startSize is what s counts for wire.Traits.StartBytes.
 func (s *Subscription) startSize() int {
-	last, _ := s.queue.resumePosition()
+	last, _ := s.resumePosition()
 	return 96 + len(s.topic) + len(s.token.reveal()) + len(last.Epoch) + len(last.Tag)
 }
 
@@ -139,7 +157,7 @@ func (r *registry) positions(now time.Time) []wire.Subscribe {
 		if s.mustWait(now) {
 			continue
 		}
-		last, based := s.queue.resumePosition()
+		last, based := s.resumePosition()
 		subs = append(subs, s.wireSubscribe(last, based, wire.Credit{}))
 	}
 	return subs
@@ -149,11 +167,22 @@ func (r *registry) positions(now time.Time) []wire.Subscribe {
 // it has reached, or from where the caller chose. With hold, only what follows the answer counts.
 func (r *registry) request(s *Subscription, gen uint64, hold bool) wire.Subscribe {
 	s.held = hold
-	if r.overlap {
-		last, based := s.queue.expectConnection(gen, hold)
-		return s.wireSubscribe(last, based, wire.Credit{})
+	var last Position
+	var credit wire.Credit
+	based := false
+	for q := range s.queues {
+		var p Position
+		var known bool
+		if r.overlap {
+			p, known = q.expectConnection(gen, hold)
+		} else {
+			p, known, credit = q.startRequest(gen, hold)
+		}
+		if known {
+			last, based = p, true
+		}
 	}
-	return s.wireSubscribe(s.queue.startRequest(gen, hold))
+	return s.wireSubscribe(last, based, credit)
 }
 
 func (s *Subscription) wireSubscribe(last Position, based bool, credit wire.Credit) wire.Subscribe {
@@ -170,7 +199,8 @@ func (s *Subscription) wireSubscribe(last Position, based bool, credit wire.Cred
 type routes struct {
 	mu     sync.Mutex
 	byKey  map[uint64]*Subscription
-	byName map[string]*Subscription // if the dialect routes by name
+	byName map[string]*Subscription   // if the dialect routes by name
+	shared map[*Subscription][]*queue // those that get what comes for one on the wire, if it shares its topic; replaced
 
 	lastKey uint64       // that a subscription ever had
 	closed  names.Recent // the topics of those that ended last, of a dialect that routes by name
@@ -205,12 +235,43 @@ func setRoute[K comparable](m *map[K]*Subscription, k K, s *Subscription) {
 	}
 }
 
-// find returns the subscription that an event belongs to, nil if it has ended.
-func (r *routes) find(ev *wire.Event) *Subscription {
+// find returns the subscription that an event belongs to, nil if it has ended, and the queues that
+// get the event if the topic is shared. snapshot says that the events at hand have a part of a
+// snapshot.
+func (r *routes) find(ev *wire.Event, snapshot bool) (s *Subscription, shared []*queue) {
+	r.mu.Lock()
 	if ev.Key == 0 {
-		return r.named(ev.Name)
+		s = r.byName[ev.Name]
+	} else {
+		s = r.byKey[ev.Key]
 	}
-	return r.keyed(ev.Key)
+	if snapshot && s != nil {
+		s.snapshots = true
+	}
+	if len(r.shared) > 0 {
+		shared = r.shared[s]
+	}
+	r.mu.Unlock()
+	return s, shared
+}
+
+// share makes queues get what comes for s; without any, its own does. The reader may have the list
+// before, so this one is new. With joins there is one more than before: share changes nothing and reports
+// false once a snapshot has begun, which that one would not see.
+func (r *routes) share(s *Subscription, queues []*queue, joins bool) bool {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	switch {
+	case joins && s.snapshots:
+		return false
+	case len(queues) == 0, len(queues) == 1 && queues[0] == s.queue:
+		delete(r.shared, s)
+	case r.shared == nil:
+		r.shared = map[*Subscription][]*queue{s: queues}
+	default:
+		r.shared[s] = queues
+	}
+	return true
 }
 
 func (r *routes) keyed(key uint64) *Subscription {
@@ -381,5 +442,40 @@ func (l *loop) resumeKept(k *link, resumed bool) {
 		}
 		s.askedGeneration = k.conn.gen // its queue knows it from the reader
 		l.enterLive(k, s, true)
+	}
+}
+
+// resumePosition returns how far what comes for s has been received.
+func (s *Subscription) resumePosition() (last Position, known bool) {
+	for q := range s.queues { // its own falls behind when its user has closed it
+		if p, ok := q.resumePosition(); ok {
+			last, known = p, true
+		}
+	}
+	return last, known
+}
+
+// hasReceivedOn reports whether a message for s came on connection gen.
+func (s *Subscription) hasReceivedOn(gen uint64) bool {
+	for q := range s.queues {
+		if q.hasReceivedOn(gen) {
+			return true
+		}
+	}
+	return false
+}
+
+// assumeLive follows when s counts as live without a confirmation.
+func (s *Subscription) assumeLive() {
+	for q := range s.queues {
+		q.assumeLive()
+	}
+}
+
+// holdNoLonger takes what comes for messages of s.
+func (s *Subscription) holdNoLonger() {
+	s.held = false
+	for q := range s.queues {
+		q.holdNoLonger()
 	}
 }

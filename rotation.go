@@ -264,6 +264,7 @@ func (l *loop) move(k *link) {
 		l.disconnect(k, l.c.cfg.closeCode(), "")
 	}
 	l.rotation.planned = false
+	l.loseLive(l.state.Cause)
 	l.disconnectedAt = l.now
 	l.open(next.conn, next.token, next.state)
 }
@@ -276,7 +277,9 @@ func (l *loop) finishOverlap() {
 	}
 	l.rotation.old, l.registry.overlap = nil, false
 	for s := range l.registry.all() {
-		s.queue.fence(old.gen)
+		for q := range s.queues {
+			q.fence(old.gen)
+		}
 	}
 	l.closeConn(old, l.c.cfg.closeCode(), "")
 }
@@ -387,7 +390,7 @@ func (l *loop) beginOutage() {
 		}
 	}
 	for s := range l.registry.all() {
-		if !s.inOutage && s.state.Load().Phase == SubLive {
+		if !s.inOutage && s.wireState().Phase == SubLive {
 			s.inOutage = true
 			l.outage.waiting++
 		}

@@ -1,6 +1,7 @@
 package limpet
 
 import (
+	"iter"
 	"math"
 	"slices"
 	"sync"
@@ -108,11 +109,13 @@ type Stats struct {
 	// Received = Delivered + Dropped + Conflated + Waiting. Unacked is the sum over Subscriptions.
 	Messages SubStats
 	// Subscriptions is the number of subscriptions now, those included that have ended and
-	// whose consumers still take messages; Live is how many of them are live.
+	// whose consumers still take messages; Live is how many of them are live, and SubPhases
+	// how many are in each phase.
 	// FailedSubscriptions is the number of those that ended with an error while the client
 	// went on: see Subscription.Err.
 	Subscriptions       int
 	Live                int
+	SubPhases           SubCounts
 	FailedSubscriptions uint64
 
 	// Published is the number of messages that Publish and PublishBatch admitted, and
@@ -326,11 +329,9 @@ func (t *subscriptionTotals) fill(st *Stats) {
 	for _, s := range open {
 		one := s.queue.stats()
 		st.Messages.add(&one)
-		if s.state.Load().Phase == SubLive {
-			st.Live++
-		}
+		st.SubPhases[s.state.Load().Phase]++
 	}
-	st.Subscriptions = len(open)
+	st.Subscriptions, st.Live = len(open), st.SubPhases.Of(SubLive)
 }
 
 // SubPhase is what a subscription is doing.
@@ -338,10 +339,13 @@ type SubPhase uint8
 
 // The phases of a subscription.
 const (
-	SubPending SubPhase = iota // not confirmed on the current connection
-	SubLive                    // messages flow
-	SubEnded                   // closed, refused by the server, or ended with the client: see Err
+	SubPending    SubPhase = iota // the server has never confirmed it
+	SubLive                       // messages flow
+	SubRecovering                 // it was live, and is not confirmed again on the current connection
+	SubEnded                      // closed, refused by the server, or ended with the client: see Err
 )
+
+const subPhases = int(SubEnded) + 1
 
 // String returns the phase as one lower-case word.
 func (p SubPhase) String() string {
@@ -350,27 +354,59 @@ func (p SubPhase) String() string {
 		return "pending"
 	case SubLive:
 		return "live"
+	case SubRecovering:
+		return "recovering"
 	case SubEnded:
 		return "ended"
 	}
 	return "phase ?"
 }
 
+// SubCounts are numbers of subscriptions by phase.
+type SubCounts [subPhases]int
+
+// Of returns the number of subscriptions in one phase; 0 for a phase that does not exist.
+func (c SubCounts) Of(p SubPhase) int {
+	if int(p) < len(c) {
+		return c[p]
+	}
+	return 0
+}
+
+// All iterates over every phase, also those with the number 0, in the order of the constants.
+func (c SubCounts) All() iter.Seq2[SubPhase, int] {
+	return func(yield func(SubPhase, int) bool) {
+		for p, n := range c {
+			if !yield(SubPhase(p), n) {
+				return
+			}
+		}
+	}
+}
+
+// waits reports whether the subscription has not ended and is not live.
+func (p SubPhase) waits() bool { return p == SubPending || p == SubRecovering }
+
 // SubState is the state of a subscription at one moment.
 type SubState struct {
 	Phase SubPhase
 
 	// Generation is the number, as in State.Generation, of the connection on
-	// which the subscription was last confirmed. It is 0 before that, after a
-	// refusal and in the phase SubEnded.
+	// which the subscription was last confirmed. In the phase SubRecovering that
+	// connection was lost. It is 0 before that, in the phase SubEnded, and when the server
+	// has refused or ended the subscription or has not answered.
 	Generation uint64
 
-	// Since is when the phase began.
+	// Since is when the phase began. What changes within a phase does not change it.
 	Since time.Time
 
-	// Err is why the subscription ended, in the phase SubEnded; nil for a clean
-	// end. In the phase SubPending it is why the server refused or ended the
-	// subscription for now, or that it did not answer.
+	// Err is why the subscription is not live; nil in the phase SubLive. In the phase
+	// SubEnded it is why it ended; nil for a clean end. In the phase SubPending it is why the
+	// server refused it for now, or that it did not answer; nil until then: why there is no
+	// connection is in State.Cause. In the phase SubRecovering it is never nil: why the
+	// connection was lost or replaced (ErrConnectionAge, ErrGoAway) or, if that came later,
+	// why the server refused or ended the subscription, or that it did not answer. A failed
+	// attempt to connect does not change it.
 	Err error
 }
 

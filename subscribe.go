@@ -4,8 +4,8 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"log/slog"
 	"runtime/debug"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -16,57 +16,9 @@ import (
 	"github.com/limpet-go/limpet/internal/saver"
 	"github.com/limpet-go/limpet/internal/schedule"
 	"github.com/limpet-go/limpet/internal/text"
+	"github.com/limpet-go/limpet/internal/traits"
 	"github.com/limpet-go/limpet/internal/watch"
 )
-
-// DeliveryStopped is an event: for 30 seconds a stream has stood still because with
-// ManualAck the oldest messages were not acknowledged, because with Block no
-// consumer took what was waiting, or because the server waits for acknowledgements
-// (wire.Frames.Prefetch). It comes once, and again if that happens again. A
-// loop body that works for long is no standstill; work between two receives from C is.
-type DeliveryStopped struct {
-	// Topic is the topic of the subscription.
-	Topic string
-	// Waiting and Unacked are as in SubStats.
-	Waiting, Unacked uint64
-	// Err says what is missing and what to do.
-	Err error
-}
-
-var (
-	errNotAcknowledged = errors.New("ManualAck is set and the oldest messages are not acknowledged; call Message.Ack for each message, or raise Delivery.Buffer")
-	errServerWaits     = errors.New("the server waits for acknowledgements before it sends more; call Message.Ack for each message that no loop body has finished, or let the dialect ask for more at once")
-	errNotTaken        = errors.New("no consumer takes what is waiting; take it with Messages, Batches or C, close the subscription, or set another Delivery.Overflow")
-)
-
-func (e DeliveryStopped) record() (slog.Level, string, []slog.Attr) {
-	return slog.LevelWarn, "limpet: delivery stopped", []slog.Attr{
-		slog.String("topic", text.ForLog(e.Topic)), slog.Uint64("waiting", e.Waiting), slog.Uint64("unacked", e.Unacked),
-		slog.String("cause", e.Err.Error())}
-}
-
-// CursorNotSaved is an event: the store in SubscribeOptions.Cursor has not saved the
-// position of a subscription. The stream goes on.
-type CursorNotSaved struct {
-	// Topic is the topic of the subscription.
-	Topic string
-	// Name is SubscribeOptions.Name.
-	Name string
-	// Retry is after how long the newest position is saved again; 0: it is not, since the
-	// call of Save has not returned or the client has ended.
-	Retry time.Duration
-	// Err is an *Error that wraps what Save returned, or a *PanicError or a *HangError.
-	Err error
-}
-
-func (e CursorNotSaved) record() (slog.Level, string, []slog.Attr) {
-	attrs := []slog.Attr{slog.String("topic", text.ForLog(e.Topic)), slog.String("name", text.ForLog(e.Name)),
-		slog.Duration("retry", e.Retry), slog.String("cause", e.Err.Error())}
-	if stack := stackOf(e.Err); stack != nil {
-		attrs = append(attrs, slog.String("stack", string(stack)))
-	}
-	return slog.LevelWarn, "limpet: cursor not saved", attrs
-}
 
 // Subscription is a stream of messages that survives its connections. It is
 // safe for concurrent use.
@@ -90,6 +42,8 @@ type Subscription struct {
 	token       Secret
 	priority    int
 	wireName    string
+	sharing     *sharing // the topic has, or had, several subscriptions; nil: it never had
+	snapshots   bool     // a part of a snapshot has come; under the lock of routes
 
 	keptIn          uint64        // the session in which it was live, if the server keeps subscriptions; see wire.Traits.KeepsSubs
 	askedGeneration uint64        // the connection on which it was asked for; 0: none
@@ -128,10 +82,10 @@ func (s *Subscription) WaitLive(ctx context.Context) error {
 	if err := checkContext("WaitLive", ctx); err != nil {
 		return err
 	}
-	st, err := s.state.Wait(ctx, func(st SubState) bool { return st.Phase != SubPending || s.closed.Load() })
+	st, err := s.state.Wait(ctx, func(st SubState) bool { return !st.Phase.waits() || s.closed.Load() })
 	if err != nil && st.Err != nil {
 		return &Error{Op: "WaitLive", Class: ClassOf(err),
-			Err: fmt.Errorf("the caller's context ended before the subscription was live (%w); the server refused it for now: %w", err, st.Err)}
+			Err: fmt.Errorf("the caller's context ended before the subscription was live (%w); the reason so far: %w", err, st.Err)}
 	}
 	if err != nil {
 		return contextError("WaitLive", "the subscription was live", err)
@@ -216,7 +170,11 @@ type keyFault struct {
 }
 
 func (e keyFault) apply(l *loop) {
-	if !l.ended && l.releaseSub(e.s) {
+	switch {
+	case l.ended:
+	case l.leaveSharing(e.s, e.err):
+		l.drain(e.s, e.err)
+	case l.releaseSub(e.s):
 		l.endSub(e.s, e.err)
 	}
 }
@@ -227,6 +185,14 @@ func (e keyFault) apply(l *loop) {
 // at fault, or that wraps ErrTopic, ErrUnsupported, ErrDuplicate, ErrTooManySubscriptions, ErrClosed, or the
 // *PermanentError that ended the client, or ctx's error if ctx has already ended. ctx has no effect on the subscription; o
 // may be nil.
+//
+// Where the server knows one subscription to a topic (wire.Traits.ByKey), several subscriptions of the
+// client share it. Each has its own queue, options, consumers and state, and gets copies; the server is asked
+// once, and learns the end when the last one has ended. What one gets begins with what
+// comes after Subscribe. ErrDuplicate means that this one cannot share: it has another
+// Token, a message marked as a snapshot has come that it would lack, the server waits for acknowledgements or
+// credit, or it resumes subscriptions from positions. What a server sends
+// once at the beginning without such a mark goes to those that have subscribed by then.
 //
 // With SubscribeOptions.Cursor it waits for Load of the store. An error then names
 // SubscribeOptions.Cursor and wraps that of the store, for example cursor.ErrLocked,
@@ -337,7 +303,7 @@ func (c *Client) loadCursor(ctx context.Context, topic string, o *SubscribeOptio
 }
 
 // errNameInUse is the error of a second subscription with the same name.
-var errNameInUse = fmt.Errorf("another subscription of this client has it; close that one or use another name: %w", ErrDuplicate)
+var errNameInUse = fmt.Errorf("%w; close that one or use another name", ErrDuplicate)
 
 type loadedCursor struct {
 	cursor cursor.Cursor
@@ -395,4 +361,127 @@ func (s *Subscription) over() bool { return s.closed.Load() || s.State().Phase =
 func (s *Subscription) processed() bool {
 	st := s.queue.stats()
 	return st.Waiting+st.Unacked == 0
+}
+
+// publishSub shows a change of a subscription's state to its user.
+func (l *loop) publishSub(s *Subscription, st SubState) {
+	st.Since = l.since(s.state.Load(), st.Phase)
+	s.state.Set(st)
+	l.c.notify.post(SubscriptionChanged{s.topic, st})
+	if st.Phase == SubEnded && st.Err != nil && !l.ended {
+		l.c.counters.failed.Add(1)
+	}
+}
+
+// since is since when a subscription is in a phase that it enters now, or was in before.
+func (l *loop) since(before SubState, p SubPhase) time.Time {
+	if before.Phase == p {
+		return before.Since
+	}
+	return l.now
+}
+
+// share makes s one of those that share the topic of w, which is on the wire. What s gets begins
+// with what comes next. Where that would leave something out, or what consumers say of s would
+// count for others, it is refused.
+func (l *loop) share(w, s *Subscription) error {
+	refuse := func(field, why string) error {
+		return &Error{Op: "Subscribe", Field: field, Class: ClassInput, Err: fmt.Errorf("%w, and this one cannot share it: %s", ErrDuplicate, why)}
+	}
+	if why := traits.Sharing(&l.c.cfg.traits); why != "" {
+		return refuse("topic", why)
+	}
+	if s.token != w.token {
+		return refuse("SubscribeOptions.Token", "it has another token, and the server knows one of them; use the same one, or another Client")
+	}
+	g := w.sharing
+	if g == nil {
+		g = &sharing{wire: w}
+	}
+	l.joinQueue(w, s.queue)
+	if !l.c.routes.share(w, append(g.receiving(), s.queue), true) {
+		return refuse("topic", "its messages begin with a snapshot, which was received before and would be missing; subscribe before it comes, close the other subscription, or use another Client")
+	}
+	w.sharing, s.sharing, g.others = g, g, append(g.others, s)
+	w.priority = max(w.priority, s.priority)
+	l.registry.prioritized = l.registry.prioritized || w.priority != 0
+	l.c.totals.add(s)
+	l.follow(s, w.wireState())
+	return nil
+}
+
+// joinQueue makes q accept what comes next for w.
+func (l *loop) joinQueue(w *Subscription, q *queue) {
+	q.expectKey(w.key)
+	phase, asked := w.wireState().Phase, l.askedOnLink(w)
+	switch {
+	case l.registry.overlap:
+		q.startConnection(l.rotation.old.gen)
+		if asked {
+			q.expectConnection(l.link.conn.gen, w.held)
+		}
+	case asked && phase == SubLive:
+		q.startConnection(l.link.conn.gen)
+	case asked:
+		q.startRequest(l.link.conn.gen, w.held)
+	}
+	if phase == SubRecovering && l.registry.overlap {
+		q.assumeLive() // the connection before delivers
+	}
+}
+
+// leaveSharing ends s for its user if others share its topic: then the server learns
+// nothing, or that the last one has ended. It reports false if s shares nothing.
+func (l *loop) leaveSharing(s *Subscription, err error) bool {
+	g := s.sharing
+	if g == nil || g.wire == s && len(g.others) == 0 || g.wire.wireState().Phase == SubEnded {
+		return false
+	}
+	if g.wire == s && g.left {
+		return true // closed twice
+	}
+	l.noteReceived(s)
+	if g.wire == s {
+		g.left, g.state = true, s.state.Load()
+	} else {
+		g.others = slices.DeleteFunc(g.others, func(o *Subscription) bool { return o == s })
+		s.sharing = nil
+	}
+	l.c.routes.share(g.wire, g.receiving(), false)
+	l.publishSub(s, SubState{Phase: SubEnded, Err: err})
+	if g.left && len(g.others) == 0 && l.releaseSub(g.wire) {
+		l.enterSub(g.wire, SubState{Phase: SubEnded})
+	}
+	return true
+}
+
+// enterShared is enterSub for a topic that several share.
+func (l *loop) enterShared(g *sharing, st SubState) {
+	if g.left {
+		st.Since = l.since(g.state, st.Phase)
+		g.state = st
+	} else {
+		l.publishSub(g.wire, st)
+	}
+	for _, s := range g.others {
+		l.follow(s, st)
+	}
+}
+
+// follow shows st, the state of the subscription on the wire, to the user of s. What was never live
+// stays pending.
+func (l *loop) follow(s *Subscription, st SubState) {
+	switch before := s.state.Load(); {
+	case st.Phase == SubLive:
+		s.queue.assumeLive() // what is lost from now on is a loss of s
+	case st.Phase == SubEnded:
+		s.sharing = nil
+	case before.Phase != SubPending:
+		st.Phase = SubRecovering
+	case st.Err == nil || st.Generation > 0:
+		return // the connection was lost
+	default:
+		st.Phase = SubPending
+	}
+	l.publishSub(s, st)
 }

@@ -108,7 +108,7 @@ func (l *loop) leaveTopic(s *Subscription, closing bool) {
 		return
 	}
 	u.sub, u.tail, u.closing = nil, closing, false
-	u.served = !k.traits.Unsubscribe && s.state.Load().Phase == SubLive
+	u.served = !k.traits.Unsubscribe && s.wireState().Phase == SubLive
 	owed := u.owed > 0 && !due(u.owedUntil, l.now) && !u.served
 	u.awaitsEnd = closing && (traits.ConfirmsEnd || !traits.Confirms)
 	u.leaving = owed || u.awaitsEnd
@@ -223,7 +223,7 @@ func (l *loop) handleNamed(k *link, s *Subscription, ev *wire.Event) {
 			u.tail, u.served = u.tail && !ended, u.served && !ended
 			k.forget(u)
 		}
-	case u.sub != s || s.state.Load().Phase == SubEnded:
+	case u.sub != s || s.wireState().Phase == SubEnded:
 	case refusedAgain:
 		l.c.notify.post(ServerNotice{shownCode(ev.Code, ev.PeerCode), text.Quote(ev.Reason)})
 	default:
@@ -260,7 +260,7 @@ func (k *link) goOnAfter(v *leavingSub, now time.Time) {
 // waits for acknowledgements. It reports false if that end is the usual one.
 func (l *loop) leaveInOrder(s *Subscription) bool {
 	k := l.link
-	if s.state.Load().Phase == SubEnded || !l.askedOnLink(s) || k.traits.Processed != wire.ProcessedEach {
+	if s.wireState().Phase == SubEnded || !l.askedOnLink(s) || k.traits.Processed != wire.ProcessedEach {
 		return false
 	}
 	l.noteReceived(s)
@@ -323,7 +323,7 @@ func (l *loop) leaveInTime(k *link) {
 // acknowledgement, like one that takes nothing back, once the subscription is closed.
 func (k *link) release(s *Subscription, p Position) {
 	op := wire.Op{Kind: wire.OpRelease, Key: s.key, Name: s.wireName, Position: p}
-	switch closed := s.state.Load().Phase == SubEnded; {
+	switch closed := s.wireState().Phase == SubEnded; {
 	case !closed && !k.traits.Release:
 		return // a Nack: it stays unacknowledged
 	case closed && !(k.traits.Release && k.traits.Unsubscribe):
@@ -407,7 +407,7 @@ func (l *loop) waitsForAnswer(a *ask) bool {
 // nextPart returns the next part of a request that was refused, once the part before
 // it was answered. If that took too long, the others do not wait.
 func (l *loop) nextPart(k *link) []*Subscription {
-	waits := func(s *Subscription) bool { return s.state.Load().Phase == SubPending && l.askedOnLink(s) }
+	waits := func(s *Subscription) bool { return s.wireState().Phase.waits() && l.askedOnLink(s) }
 	n := k.namedTopics
 	if n == nil {
 		return nil
@@ -425,4 +425,60 @@ func (l *loop) nextPart(k *link) []*Subscription {
 	}
 	n.mute = n.mute && len(n.suspects) > 0
 	return nil
+}
+
+// sharing is a topic that several subscriptions share: the server knows one of them. That one
+// stays on the wire when its user has closed it, until the last of the others ends.
+type sharing struct {
+	wire   *Subscription   // it has the requests, the key and the place at the server
+	others []*Subscription // have a user each, and a queue that gets what that of wire gets
+	left   bool            // wire has no user any more
+	state  SubState        // of wire at the server, if left
+}
+
+// receiving returns the queues that get what comes for the topic.
+func (g *sharing) receiving() (queues []*queue) {
+	for s := range g.wire.users {
+		queues = append(queues, s.queue)
+	}
+	return queues
+}
+
+// isShared reports whether s is on the wire for others.
+func (s *Subscription) isShared() bool { return s.sharing != nil && s.sharing.wire == s }
+
+// wireState is the state of s at the server. Its user may see another one.
+func (s *Subscription) wireState() SubState {
+	if s.isShared() && s.sharing.left {
+		return s.sharing.state
+	}
+	return s.state.Load()
+}
+
+// users iterates over the subscriptions that see what becomes of s, which is on the wire.
+func (s *Subscription) users(yield func(*Subscription) bool) {
+	if !s.isShared() {
+		yield(s)
+		return
+	}
+	if !s.sharing.left && !yield(s) {
+		return
+	}
+	for _, u := range s.sharing.others {
+		if !yield(u) {
+			return
+		}
+	}
+}
+
+// queues iterates over the queues that follow the requests for s, its own first.
+func (s *Subscription) queues(yield func(*queue) bool) {
+	if !yield(s.queue) || !s.isShared() {
+		return
+	}
+	for _, u := range s.sharing.others {
+		if !yield(u.queue) {
+			return
+		}
+	}
 }

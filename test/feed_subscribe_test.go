@@ -66,9 +66,6 @@ func TestFeedTopicAgainOnOneConnection(t *testing.T) {
 			t.Cleanup(func() { closeAndWait(t, c) })
 			for round := range 3 {
 				s := subscribeLive(t, c, "ticker/A", nil)
-				if _, err := c.Subscribe(context.Background(), "ticker/A", nil); !errors.Is(err, limpet.ErrDuplicate) {
-					t.Errorf("a second subscription to the topic: %v, want ErrDuplicate", err)
-				}
 				if got, want := payloads(collect(t, s, 1)), fmt.Sprintf(`{"type":"ticker","product_id":"A","request":%d}`, 2*round+1); got != want {
 					t.Errorf("round %d: got %s, want %s and no reset", round, got, want)
 				}

@@ -214,7 +214,7 @@ func TestSubscriptionEndedByTheServer(t *testing.T) {
 				v.drop = []string{"A"}
 				v.mu.Unlock()
 				time.Sleep(20 * time.Millisecond)
-				if st := s.State(); st.Phase != limpet.SubPending || !errors.Is(st.Err, limpet.ErrRejected) {
+				if st := s.State(); st.Phase != limpet.SubRecovering || !errors.Is(st.Err, limpet.ErrRejected) {
 					t.Errorf("%s: ended by the server: %+v", kind, st)
 				}
 				if err := s.WaitLive(within(t, 5*time.Second)); err != nil {

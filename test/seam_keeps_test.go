@@ -166,7 +166,7 @@ func TestDialectSaysWhatGoesOn(t *testing.T) {
 		assert.NoError(t, err)
 		assert.NoError(t, two.WaitLive(t.Context()))
 		synctest.Wait()
-		if one.State().Phase != limpet.SubPending || !c.State().Resumed {
+		if one.State().Phase != limpet.SubRecovering || !c.State().Resumed {
 			t.Errorf("one is %v, resumed %v", one.State().Phase, c.State().Resumed)
 		}
 	})

@@ -169,8 +169,10 @@ type Traits struct {
 
 	// ByKey means that every event of a subscription has its Event.Key: the server
 	// repeats an identifier that the client chose. Without it Event.Name, the
-	// topic, says which subscription is meant, and there is one subscription to a
-	// topic at a time.
+	// topic, says which subscription is meant, and the server knows one subscription to a
+	// topic at a time. Subscriptions of one client to the same topic share it, but with
+	// Processed, Credit, KeepsSubs, Resume and HolesFault, and not after a message with
+	// Message.Snapshot, which one that begins later would lack.
 	//
 	// A name does not say which of two subscriptions to one topic is meant, so the
 	// client asks for a topic again on one connection only when the server has

@@ -13,6 +13,6 @@ import "slices"
 // table_feed.go, the answers of a feed in table_answers.go, what ends a client and which failure decides in table_end.go, single statements
 // that keep state in table_loop.go, what a dialect owes the client in table_seam.go, what consumers and
 // publishers get in table_consume.go, stores of positions in table_cursor.go, messages that are too big in table_readlimit.go, credentials and Options.Verdict in table_credentials.go, new ones on an open connection in table_refresh.go, those of unknown size in table_send_stream.go, redirects and what lies between client and server in table_paths.go, the next connection before the last one ends in table_rotation.go, servers without a protocol in table_raw.go, the conformance
-// suite in table_wiretest.go, the rows of docs/reconnect.md in table_reconnect.go, HELLO in the upgrade request in table_early.go, and the other dialects each in a file of its name.
+// suite in table_wiretest.go, the rows of docs/reconnect.md in table_reconnect.go, HELLO in the upgrade request in table_early.go, topics that several share in table_sharing.go, and the other dialects each in a file of its name.
 var table = slices.Concat(ofRepo, ofOracle, ofWire, ofClient, ofServer, ofFrame, ofDial, ofTransports, ofMiddlewares, ofClosing, ofStream, ofBounds, ofLimits, ofFeed, ofAnswers, ofEnd, ofLoop, ofLiveness, ofSeam, ofMeasure, ofConsume, ofCursor, ofMemory, ofLend, ofEndpoints, ofReadLimit, ofSendStream, ofRaw, ofCredentials, ofRefresh, ofMeeting, ofPaths, ofRotation,
-	ofEarly, ofWiretest, ofGraphQLWS, ofJSONRPC, ofSocketIO, ofStomp, ofFallback, ofReconnect)
+	ofEarly, ofWiretest, ofGraphQLWS, ofJSONRPC, ofSocketIO, ofStomp, ofFallback, ofReconnect, ofSharing)

@@ -75,7 +75,7 @@ var ofReadLimit = []mutation{
 	{
 		name:    "read limit: what was not confirmed begins again too",
 		file:    "loop_connection.go",
-		search:  "if l.askedOnLink(s) && s.state.Load().Phase == SubLive {\n\t\t\ts.from",
+		search:  "if l.askedOnLink(s) && s.wireState().Phase == SubLive {\n\t\t\ts.from",
 		replace: "if l.askedOnLink(s) {\n\t\t\ts.from",
 		test:    "-run ^TestTooBigBeforeAnything$ ./test",
 	},

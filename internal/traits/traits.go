@@ -78,6 +78,23 @@ func Check(t *wire.Traits) (problems []Problem) {
 	return problems
 }
 
+// Sharing returns why subscriptions to one topic cannot share one at a server that knows one to a
+// topic; "" if they can.
+func Sharing(t *wire.Traits) (why string) {
+	const alone = "; let one subscription have several consumers, or hand on what it gets"
+	switch {
+	case t.Processed != wire.ProcessedNothing:
+		return "the server waits for acknowledgements, which can come from one subscription only" + alone
+	case t.Credit:
+		return "the server sends what one subscription has room for" + alone
+	case t.KeepsSubs, t.Resume:
+		return "the server goes on after the last message that one subscription has received, which may be another one for each" + alone
+	case t.Holes == wire.HolesFault:
+		return "the server promises that no message of one subscription is missing, which one that begins later cannot check" + alone
+	}
+	return ""
+}
+
 // Agreed returns the traits of a connection: those of the dialect, without what its
 // peer lacks. Nil means that the peer lacks nothing.
 func Agreed(dialect, peer *wire.Traits) *wire.Traits {

@@ -13,7 +13,7 @@ type instruments struct {
 	received, delivered, dropped, conflated, waiting, waitingSize, unacked metric.Int64Observable
 	memory, memoryLimit                                                    metric.Int64Observable
 	discarded, losses, missed, subscriptions, live, failed                 metric.Int64Observable
-	malformed, unrequested, io                                             metric.Int64Observable
+	subStates, malformed, unrequested, io                                  metric.Int64Observable
 	published, resent, outcomes, window, windowSize                        metric.Int64Observable
 	uptime, nextAttempt, unavailable, outage, pingRTT, silence             metric.Float64Observable
 	oldestPending                                                          metric.Float64Observable
@@ -52,6 +52,7 @@ func newInstruments(meter metric.Meter) (*instruments, []metric.Observable, erro
 		missed:        f.counter("limpet.missed.messages", "{message}", "Messages missing in gaps and resets, as far as known."),
 		subscriptions: f.upDown("limpet.subscription.count", "{subscription}", "Subscriptions."),
 		live:          f.upDown("limpet.subscription.live", "{subscription}", "Subscriptions that the server serves."),
+		subStates:     f.upDown("limpet.subscription.states", "{subscription}", "Subscriptions in each state: pending, live, recovering, and ended with messages that wait for a consumer."),
 		failed:        f.counter("limpet.subscription.failures", "{subscription}", "Subscriptions that ended with an error while the client went on."),
 		malformed:     f.counter("limpet.malformed.messages", "{message}", "Received messages that the dialect could not read or place."),
 		unrequested:   f.counter("limpet.unrequested.messages", "{message}", "Received messages for topics that the client never subscribed to."),

@@ -79,6 +79,9 @@ func (o observer) client(c *client) {
 	o.count(o.memoryLimit, uint64(st.MemoryLimit))
 	o.count(o.subscriptions, uint64(st.Subscriptions))
 	o.count(o.live, uint64(st.Live))
+	for phase, count := range st.SubPhases.All() {
+		o.count(o.subStates, uint64(count), attribute.String("state", phase.String()))
+	}
 	o.count(o.failed, st.FailedSubscriptions)
 	o.count(o.malformed, st.Malformed)
 	o.count(o.unrequested, st.Unrequested)

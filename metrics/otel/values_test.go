@@ -58,6 +58,9 @@ func TestConnectionValues(t *testing.T) {
 			"limpet.unavailable.time limpet.client=orders":               lasted,
 			"limpet.subscription.count limpet.client=orders":             1,
 			"limpet.subscription.live limpet.client=orders":              0,
+
+			"limpet.subscription.states limpet.client=orders state=live":       0,
+			"limpet.subscription.states limpet.client=orders state=recovering": 1,
 		})
 
 		srv.Start()

@@ -211,6 +211,9 @@ func (c *Collector) collectClient(ch chan<- prometheus.Metric, name string, cl *
 	w.gauge(n.memoryLimit, float64(st.MemoryLimit))
 	w.gauge(n.subscriptions, float64(st.Subscriptions))
 	w.gauge(n.live, float64(st.Live))
+	for phase, count := range st.SubPhases.All() {
+		w.gauge(n.subStates, float64(count), phase.String())
+	}
 	w.counter(n.failed, float64(st.FailedSubscriptions))
 	w.counter(n.malformed, float64(st.Malformed))
 	w.counter(n.unrequested, float64(st.Unrequested))

@@ -113,6 +113,11 @@ func TestValues(t *testing.T) {
 			`limpet_unavailable_seconds_total client="orders"`:        lasted,
 			`limpet_outage_seconds_count client="orders"`:             0,
 			`limpet_live_subscriptions client="orders"`:               0,
+
+			`limpet_subscription_states client="orders" state="recovering"`: 2,
+			`limpet_subscription_states client="orders" state="live"`:       0,
+			`limpet_subscription_states client="feed" state="live"`:         1,
+
 			`limpet_live_subscriptions client="feed"`:                 1,
 			`limpet_window_messages client="orders"`:                  2, // the expired one until the server knows
 			`limpet_window_bytes client="orders"`:                     2,

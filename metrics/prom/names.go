@@ -12,6 +12,7 @@ type names struct {
 	received, delivered, dropped, conflated, waiting, waitingBytes    *prometheus.Desc
 	memory, memoryLimit                                               *prometheus.Desc
 	unacked, discarded, losses, missed, subscriptions, live, failed   *prometheus.Desc
+	subStates                                                         *prometheus.Desc
 	malformed, unrequested, bytesRead, bytesWritten                   *prometheus.Desc
 	published, resent, outcomes, window, windowBytes, oldestPending   *prometheus.Desc
 	delivery, source, publish, ping, connection, outageDuration       *prometheus.Desc
@@ -50,6 +51,7 @@ func newNames(namespace string) names {
 	n.missed = n.client("missed_messages_total", "Messages missing in gaps and resets, as far as known.")
 	n.subscriptions = n.client("subscriptions", "Subscriptions.")
 	n.live = n.client("live_subscriptions", "Subscriptions that the server serves.")
+	n.subStates = n.client("subscription_states", "Subscriptions in each state: pending, live, recovering, and ended with messages that wait for a consumer.", "state")
 	n.failed = n.client("failed_subscriptions_total", "Subscriptions that ended with an error while the client went on.")
 	n.malformed = n.client("malformed_messages_total", "Received messages that the dialect could not read or place.")
 	n.unrequested = n.client("unrequested_messages_total", "Received messages for topics that the client never subscribed to.")
