@@ -237,13 +237,9 @@ func otherTLS() (cases []rowCase) {
 			return nil
 		},
 	} {
-		c := inTLS(name, backsOff, "", func(_ *testing.T, _ tls.Certificate, hello *tls.ClientHelloInfo, good *tls.Config) (*tls.Config, error) {
+		cases = append(cases, inTLS(name, backsOff, "", func(_ *testing.T, _ tls.Certificate, hello *tls.ClientHelloInfo, good *tls.Config) (*tls.Config, error) {
 			return good, decide(hello, good)
-		})
-		if strings.HasSuffix(name, "1.3") {
-			c.orClass = limpet.ClassNetwork // the client writes before it learns of the refusal
-		}
-		cases = append(cases, c)
+		}))
 	}
 	return cases
 }
