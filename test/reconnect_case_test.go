@@ -56,8 +56,8 @@ type rowCase struct {
 	failure failure
 	next    reaction
 	class   limpet.ErrorClass
-	is      error             // the sentinel
-	text    string            // in the error
+	is      error  // the sentinel
+	text    string // in the error
 	options limpet.Options
 	setUp   func(t *testing.T, s *failingServer, c *rowCase)
 	hello   clientHello        // in TLS, of each attempt that fails
