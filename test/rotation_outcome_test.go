@@ -143,7 +143,10 @@ func TestRotationWithAGreetingAndWithoutOutcomes(t *testing.T) {
 		assert.NoError(t, c.WaitReady(t.Context()))
 		lost, err := c.Publish(context.Background(), "/queue/a", []byte("lost"), nil)
 		assert.NoError(t, err)
-		_, err = lost.Wait(t.Context())
+		ctx, cancel := context.WithTimeout(t.Context(), 30*time.Minute)
+		defer cancel()
+		_, err = lost.Wait(ctx)
+		assert.NoError(t, c.WaitReady(t.Context()))
 		if st := c.Stats(); lost.Outcome() != limpet.Unknown || st.Connections != 2 || st.Attempts != 3 || st.Outages != 0 {
 			t.Errorf("%v, %v: %+v", lost.Outcome(), err, st)
 		}
@@ -194,7 +197,16 @@ func (s *impatientBroker) obey(ctx context.Context, ws *websocket.Conn, receipts
 	lag := time.Duration(0)
 	switch command, lines, _ := strings.Cut(head, "\n"); command {
 	case "CONNECT":
-		answer = "CONNECTED\nversion:1.2\nheart-beat:0,0\n\n\x00"
+		answer = "CONNECTED\nversion:1.2\nheart-beat:5000,0\n\n\x00"
+		receipts.Go(func() {
+			for ctx.Err() == nil {
+				ws.Write(ctx, websocket.MessageText, []byte("\n"))
+				select {
+				case <-time.After(5 * time.Second):
+				case <-ctx.Done():
+				}
+			}
+		})
 	case "SEND":
 		s.mu.Lock()
 		s.heard[body]++

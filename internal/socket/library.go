@@ -103,7 +103,7 @@ func (l *libraryFrames) classify(err error) error {
 	switch {
 	case err == nil, errors.As(err, &closed), errors.As(err, &detected):
 		return err
-	case stream.readFailed.Load(), stream.writeFailed.Load(), l.conn.killed.Load(), errors.Is(err, net.ErrClosed),
+	case stream.readFailed.Load(), stream.isOfWrite(err), l.conn.killed.Load(), errors.Is(err, net.ErrClosed),
 		errors.Is(err, context.Canceled), errors.Is(err, context.DeadlineExceeded): // of a pong that waited for a write
 		return err
 	}
