@@ -24,7 +24,7 @@ type Observer interface {
 
 // Event is one of the event structs of this package: StateChanged,
 // SubscriptionChanged, LossReported, MessageFailed, MessagesDropped,
-// DeliveryStopped, CursorNotSaved, MessageSkipped, OutageEnded, HeartbeatShortened, RotationFailed, TransportChanged, CredentialRefreshed, CredentialNotRefreshed, ServerNotice, CredentialInURL, CallbackFailed, EventsLost. Later
+// DeliveryStopped, CursorNotSaved, MessageSkipped, OutageEnded, HeartbeatShortened, RotationFailed, TransportChanged, CredentialRefreshed, CredentialNotRefreshed, CredentialsEnded, ServerNotice, CredentialInURL, CallbackFailed, EventsLost. Later
 // versions may add more, so a switch over them needs a default.
 //
 // With Options.Logger each event is logged as well:
@@ -36,7 +36,7 @@ type Observer interface {
 //	Warn   StateChanged after a lost connection or the first failed attempt, LossReported,
 //	       MessageFailed, MessagesDropped, DeliveryStopped, CursorNotSaved, MessageSkipped, RotationFailed, ServerNotice,
 //	       a refused subscription, CredentialNotRefreshed, CredentialInURL, EventsLost
-//	Error  StateChanged to an end that is permanent, CallbackFailed
+//	Error  StateChanged to an end that is permanent, CredentialsEnded, CallbackFailed
 //
 // An outage is one Warn line, however many attempts it takes, and one Info line when everything is
 // live again, with its duration, attempts, gaps and missed messages. Before the first

@@ -216,7 +216,11 @@ func (l *loop) rotationFailed(k *link, f *wire.Failure) {
 	k.renewAt = later(l.now.Add(l.policy.nextDelay(d, l.spread)), l.earliestAttempt())
 	l.rotation.failures++
 	l.rotation.patient, l.rotation.settling = false, false
-	l.c.notify.post(RotationFailed{l.explain(f, d), l.rotation.failures, k.renewAt})
+	why := l.explain(f, d)
+	if d.Fixed {
+		l.credentialsEnded(k, why)
+	}
+	l.c.notify.post(RotationFailed{why, l.rotation.failures, k.renewAt})
 }
 
 // mayRotate reports whether this is a good moment: with sessions any is, otherwise a quiet one.
@@ -350,7 +354,7 @@ type RotationFailed struct {
 	Cause *Error
 	// Attempt counts such attempts in a row, from 1.
 	Attempt int
-	// NextAttempt is when the client tries again.
+	// NextAttempt is when the client tries again; zero if it does not: see CredentialsEnded.
 	NextAttempt time.Time
 }
 
@@ -359,8 +363,11 @@ func (e RotationFailed) record() (slog.Level, string, []slog.Attr) {
 	if e.Attempt > 1 {
 		level = slog.LevelDebug
 	}
-	return level, "limpet: no connection to replace the one in use", []slog.Attr{
-		slog.Any("error", e.Cause), slog.Int("attempt", e.Attempt), slog.Time("next", e.NextAttempt)}
+	attrs := []slog.Attr{slog.Any("error", e.Cause), slog.Int("attempt", e.Attempt)}
+	if !e.NextAttempt.IsZero() {
+		attrs = append(attrs, slog.Time("next", e.NextAttempt))
+	}
+	return level, "limpet: no connection to replace the one in use", attrs
 }
 
 // countOutage counts a planned change as an outage once it takes long or, with failed, does

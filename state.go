@@ -71,6 +71,11 @@ type State struct {
 
 	// Transport carries the current connection, or the last one; "" before the first.
 	Transport Transport
+
+	// NoCredential is the *Error for an error made with Permanent that Auth or Ticket has
+	// returned although a connection was in use. The client uses that for as long as it lasts,
+	// and ends at the attempt that follows. Nil as long as there is none.
+	NoCredential error
 }
 
 // Stats is what a client counts and measures: since New, except where a field says now.
