@@ -91,7 +91,9 @@ type Stats struct {
 	Resumes     uint64
 	Lost        ClassCounts
 	// ConnectedSince is since when the connection has been ready; zero if none is now.
+	// Transport carries it; "" if none is now.
 	ConnectedSince time.Time
+	Transport      Transport
 	// Outages is the number of outages. An outage begins with the loss of a connection and
 	// ends when all subscriptions that were live are live again or have ended. OutageTime is
 	// how long they lasted together, Outage how long the one that lasts now has lasted; 0

@@ -183,11 +183,16 @@ var classes = []limpet.ErrorClass{
 	limpet.ClassUser, limpet.ClassOther,
 }
 
+var transports = []limpet.Transport{limpet.TransportWebSocket, limpet.TransportHTTP}
+
 func (c *Collector) collectClient(ch chan<- prometheus.Metric, name string, cl *client) {
 	n, st, state := &c.names, cl.Stats(), cl.State()
 	w := writer{ch, []string{name}}
 	for _, p := range phases {
 		w.gauge(n.state, one(p == state.Phase), p.String())
+	}
+	for _, t := range transports {
+		w.gauge(n.transport, one(t == st.Transport), string(t))
 	}
 	w.counter(n.attempts, float64(st.Connections), "ok")
 	w.classes(n.attempts, st.FailedAttempts)
