@@ -170,7 +170,7 @@ func (e StateChanged) record() (slog.Level, string, []slog.Attr) {
 		level = slog.LevelInfo
 		attrs = append(attrs, slog.Bool("resumed", s.Resumed))
 	case Waiting:
-		attrs = append(attrs, slog.Int("attempt", s.Attempt), slog.Time("next", s.NextAttempt))
+		attrs = append(attrs, slog.Int("failures", s.Attempt), slog.Time("next", s.NextAttempt))
 	case Ended:
 		level = slog.LevelInfo
 		if ClassOf(s.Cause) != ClassClosed {

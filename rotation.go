@@ -363,7 +363,7 @@ func (e RotationFailed) record() (slog.Level, string, []slog.Attr) {
 	if e.Attempt > 1 {
 		level = slog.LevelDebug
 	}
-	attrs := []slog.Attr{slog.Any("error", e.Cause), slog.Int("attempt", e.Attempt)}
+	attrs := []slog.Attr{slog.Any("error", e.Cause), slog.Int("failures", e.Attempt)}
 	if !e.NextAttempt.IsZero() {
 		attrs = append(attrs, slog.Time("next", e.NextAttempt))
 	}
