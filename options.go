@@ -229,8 +229,11 @@ type Backoff struct {
 
 	// StableAfter is how long a connection must stay ready before earlier
 	// failures are forgotten. A sixth of it is enough once a message was
-	// acknowledged or received. Defaults to 30 seconds; from 1 millisecond to 366
-	// days.
+	// acknowledged or received. A server that ends each connection sooner, after 3
+	// seconds for example, is met by waits that grow to the longest ones: the client is
+	// connected for a small part of the time. Where that is normal, set it to less than
+	// six times what a connection lasts. Defaults to 30 seconds; from 1 millisecond to
+	// 366 days.
 	StableAfter time.Duration
 
 	// MaxElapsed ends the client with a PermanentError that wraps ErrMaxElapsed
