@@ -146,7 +146,8 @@ func TestRotationWithAGreetingAndWithoutOutcomes(t *testing.T) {
 		ctx, cancel := context.WithTimeout(t.Context(), 30*time.Minute)
 		defer cancel()
 		_, err = lost.Wait(ctx)
-		assert.NoError(t, c.WaitReady(t.Context()))
+		_, moved := c.WaitState(ctx, func(s limpet.State) bool { return s.Phase == limpet.Ready && s.Generation == 2 })
+		assert.NoError(t, moved)
 		if st := c.Stats(); lost.Outcome() != limpet.Unknown || st.Connections != 2 || st.Attempts != 3 || st.Outages != 0 {
 			t.Errorf("%v, %v: %+v", lost.Outcome(), err, st)
 		}
