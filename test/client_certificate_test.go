@@ -58,7 +58,7 @@ func TestRefusedClientCertificate(t *testing.T) {
 			assert.NoLeaks(t)
 			s := &refusingServer{refusal: tc.refusal, sent: make(chan struct{}), closed: make(chan struct{}), ended: t.Context().Done()}
 			s.tls = &tls.Config{Certificates: donor.TLS.Certificates, ClientAuth: tls.RequireAnyClientCert, MaxVersion: tc.version, VerifyPeerCertificate: s.verify}
-			l := listen(t, s.serve)
+			l := listen(t, s.accept)
 			own := &tls.Config{InsecureSkipVerify: true, Certificates: donor.TLS.Certificates}
 			says := "asked for a client certificate and got one"
 			if tc.none {
@@ -132,7 +132,7 @@ func (s *refusingServer) verify([][]byte, [][]*x509.Certificate) error {
 	return errors.New("refused")
 }
 
-func (s *refusingServer) serve(_ int, nc net.Conn) {
+func (s *refusingServer) accept(_ int, nc net.Conn) {
 	defer s.once.Do(func() { close(s.closed) })
 	tls.Server(mutedConn{nc, &s.muted}, s.tls).Handshake()
 	switch {

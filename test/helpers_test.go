@@ -24,6 +24,9 @@ func options(o *limpet.Options) *limpet.Options {
 		o = new(limpet.Options)
 	}
 	o.PlainFrames = o.PlainFrames || *plainFlag
+	if *fallbackFlag {
+		onFallback(o)
+	}
 	return o
 }
 

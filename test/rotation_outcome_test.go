@@ -101,7 +101,7 @@ func TestRotationWithAGreetingLeavesNoOutcomeUnknown(t *testing.T) {
 	for _, lag := range []time.Duration{0, time.Second, 2900 * time.Millisecond, 5 * time.Second, 14 * time.Second} {
 		synctest.Test(t, func(t *testing.T) {
 			s := &impatientBroker{t: t, lag: lag, heard: map[string]int{}}
-			s.host = limpettest.NewHandler(t, http.HandlerFunc(s.serve), nil)
+			s.host = limpettest.NewHandler(t, http.HandlerFunc(s.serveImpatiently), nil)
 			c, err := limpet.New(s.host.URL(), options(&limpet.Options{
 				HTTPClient: s.host.HTTPClient(), Dialect: stomp.New(stomp.Options{}), Limits: wire.ConnectionLimits{Age: 5 * time.Minute}}))
 			assert.NoError(t, err)
@@ -135,7 +135,7 @@ func TestRotationWithAGreetingLeavesNoOutcomeUnknown(t *testing.T) {
 func TestRotationWithAGreetingAndWithoutOutcomes(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		s := &impatientBroker{t: t, lag: time.Hour, heard: map[string]int{}}
-		s.host = limpettest.NewHandler(t, http.HandlerFunc(s.serve), nil)
+		s.host = limpettest.NewHandler(t, http.HandlerFunc(s.serveImpatiently), nil)
 		c, err := limpet.New(s.host.URL(), options(&limpet.Options{
 			HTTPClient: s.host.HTTPClient(), Dialect: stomp.New(stomp.Options{}), Limits: wire.ConnectionLimits{Age: 10 * time.Minute}}))
 		assert.NoError(t, err)
@@ -164,7 +164,7 @@ type impatientBroker struct {
 	waited time.Duration // the longest time for a CONNECT, or for the end before it
 }
 
-func (s *impatientBroker) serve(w http.ResponseWriter, r *http.Request) {
+func (s *impatientBroker) serveImpatiently(w http.ResponseWriter, r *http.Request) {
 	ws, err := websocket.Accept(w, r, &websocket.AcceptOptions{Subprotocols: []string{"v12.stomp"}})
 	if err != nil {
 		return
