@@ -24,9 +24,6 @@ func options(o *limpet.Options) *limpet.Options {
 		o = new(limpet.Options)
 	}
 	o.PlainFrames = o.PlainFrames || *plainFlag
-	if *fallbackFlag {
-		onFallback(o)
-	}
 	return o
 }
 
@@ -55,6 +52,9 @@ func dial(t testing.TB, srv *limpettest.Server, o *limpet.Options) *limpet.Clien
 		opts = *o
 	}
 	opts.HTTPClient = srv.HTTPClient()
+	if *fallbackFlag {
+		onFallback(t, &opts)
+	}
 	c, err := limpet.Dial(context.Background(), srv.URL(), options(&opts))
 	if err != nil {
 		t.Fatal(err)

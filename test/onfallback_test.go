@@ -9,12 +9,13 @@ import (
 	"net"
 	"net/http"
 	"os"
-	"runtime"
 	"strings"
 	"sync"
 	"testing"
+	"testing/synctest"
 
 	"github.com/limpet-go/limpet"
+	"github.com/limpet-go/limpet/limpettest"
 )
 
 var fallbackFlag = flag.Bool("fallback", false, "run the tests of limpet.v1 that can over plain HTTP requests: see refusedUpgrades")
@@ -26,20 +27,13 @@ var refusedUpgrades struct {
 	tests map[string]bool
 }
 
-// onFallback makes a client of limpet.v1 on a network in memory begin with an upgrade that the
-// path refuses. Other clients stay as they are.
-func onFallback(o *limpet.Options) {
-	if o.Dialect != nil || o.HTTPClient == nil || o.Fallback {
+// onFallback gives a client of the reference server a path that refuses its upgrades.
+func onFallback(t testing.TB, o *limpet.Options) {
+	test, _, _ := strings.Cut(t.Name(), "/")
+	if o.Dialect != nil || notOnFallback[test] != "" {
 		return
 	}
-	transport, ok := o.HTTPClient.Transport.(*http.Transport)
-	if !ok || transport == nil || transport.DialContext == nil {
-		return
-	}
-	test := callingTest()
-	if reason := notOnFallback[test]; reason != "" {
-		return
-	}
+	transport := o.HTTPClient.Transport.(*http.Transport)
 	own := transport.Clone()
 	dial := transport.DialContext
 	own.DialContext = func(ctx context.Context, network, addr string) (net.Conn, error) {
@@ -59,22 +53,6 @@ func onFallback(o *limpet.Options) {
 	client := *o.HTTPClient
 	client.Transport = own
 	o.HTTPClient, o.Fallback = &client, true
-}
-
-// callingTest is the name of the test function that calls.
-func callingTest() string {
-	pcs := make([]uintptr, 64)
-	frames := runtime.CallersFrames(pcs[:runtime.Callers(2, pcs)])
-	for {
-		f, more := frames.Next()
-		_, name, _ := strings.Cut(f.Function, "/test.")
-		if name, _, _ = strings.Cut(name, "."); strings.HasPrefix(name, "Test") {
-			return name
-		}
-		if !more {
-			return ""
-		}
-	}
 }
 
 // narrowConn answers an upgrade request itself, with a refusal.
@@ -109,7 +87,31 @@ func (c *narrowConn) Read(p []byte) (int, error) {
 }
 
 // notOnFallback are the tests that do not run with the flag -fallback, each with its reason.
-var notOnFallback = map[string]string{}
+var notOnFallback = map[string]string{
+	"TestControlFramesBeforeABacklog": slowOnRequests, // a subscription was live after 5 to 7 s
+	"TestProbeDuringASlowWrite":       slowOnRequests, // the probe had no answer within 3 s
+	"TestSlowDownlinkIsNoLoss":        slowOnRequests, // one connection more
+	"TestSlowUplinkIsNoLoss":          slowOnRequests, // 78 s for bytes that need 10 s
+
+	"TestFailedHandshakeIsNoOutage": countsUpgrades,
+	"TestFailuresByClass":           countsUpgrades,
+	"TestOldestOutlivesItsSession":  countsUpgrades,
+	"TestVerdictThatFails":          countsUpgrades,
+
+	"TestADayOfFaults":                   takesLong,
+	"TestADayOfFaultsNoticesLeaks":       takesLong,
+	"TestDrainAndShutdown":               takesLong,
+	"TestEndDuringARotation":             takesLong,
+	"TestManySubscriptionsAreBackInTime": takesLong,
+	"TestNothingElseEndsAClient":         takesLong,
+	"TestPeerTextHoldsNoSecret":          takesLong,
+}
+
+const (
+	slowOnRequests = "on a slow link requests take longer than the frames of a WebSocket, or lose a connection"
+	countsUpgrades = "it counts attempts that fail, or says how the upgrade fails"
+	takesLong      = "it takes long"
+)
 
 // TestMain says at the end how many tests ran over plain requests.
 func TestMain(m *testing.M) {
@@ -121,4 +123,14 @@ func TestMain(m *testing.M) {
 		refusedUpgrades.Unlock()
 	}
 	os.Exit(code)
+}
+
+// If the helper ignored -fallback, the run would test WebSocket connections again.
+func TestFallbackFlagIsObeyed(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		c := dial(t, limpettest.NewServer(t, nil), nil)
+		if got := c.State().Transport; (got == limpet.TransportHTTP) != *fallbackFlag {
+			t.Errorf("the transport is %s with -fallback=%v", got, *fallbackFlag)
+		}
+	})
 }
