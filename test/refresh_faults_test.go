@@ -12,7 +12,6 @@ import (
 	"time"
 
 	"github.com/limpet-go/limpet"
-	"github.com/limpet-go/limpet/internal/assert"
 	"github.com/limpet-go/limpet/server"
 	"github.com/limpet-go/limpet/wire"
 	"github.com/limpet-go/limpet/wire/native"
@@ -205,12 +204,6 @@ func TestRefreshFailsForGood(t *testing.T) {
 			}
 		})
 	}
-}
-
-func subscribeFor(t *testing.T, c *limpet.Client) *limpet.Subscription {
-	s, err := c.Subscribe(t.Context(), "a", nil)
-	assert.NoError(t, err)
-	return s
 }
 
 // TestRefreshOfALostConnection: what Auth returns after the connection was lost is not sent on the
