@@ -216,7 +216,7 @@ func (c *Client) NetworkChanged() { c.inbox.Post(networkChanged{}) }
 func (c *Client) Stats() Stats {
 	st := c.counters.stats(time.Now())
 	if s := c.state.Load(); s.Phase == Ready {
-		st.ConnectedSince = s.Since
+		st.ConnectedSince, st.Transport = s.Since, s.Transport
 	}
 	st.Memory, st.MemoryLimit = int(c.memory.Used()), c.cfg.Memory
 	messages, bytes := c.admission.Free()

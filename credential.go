@@ -320,8 +320,10 @@ func (e refreshed) apply(l *loop) {
 	k.stopAsking = nil
 	switch err := (&fault.User{Option: fault.OptionAuth, Err: e.err}); {
 	case fault.IsPermanent(err):
-		l.disconnect(k, l.c.cfg.closeCode(), "")
-		l.fail(k, &wire.Failure{Stage: wire.StageOpen, Err: err})
+		f := &wire.Failure{Stage: wire.StageOpen, Err: err}
+		why := l.explain(f, verdict.Decide(f, l.c.cfg.askDialect))
+		why.Op = "refresh"
+		l.credentialsEnded(k, why)
 	case e.err != nil:
 		f := l.dialer.refused(attempt{}, err).failure
 		d := verdict.ByTable(f)
@@ -360,6 +362,31 @@ func (l *loop) refreshFailed(k *link, why *Error, after time.Duration) {
 	k.notBefore = later(k.notBefore, l.now.Add(max(v/2+uniform(v/2), min(after, headers.MaxRetryAfter))))
 	k.refreshAt = k.notBefore
 	l.c.notify.post(CredentialNotRefreshed{Err: why, Again: k.notBefore.Sub(l.now)})
+}
+
+// credentialsEnded follows when Auth or Ticket has said that there will be no other credential,
+// while k works. It is not asked again: no attempt is made before k has ended, and the one that
+// follows ends the client.
+func (l *loop) credentialsEnded(k *link, why *Error) {
+	k.refreshAt, k.renewAt = time.Time{}, time.Time{}
+	if l.state.NoCredential != nil {
+		return
+	}
+	l.state.NoCredential = why
+	l.c.state.Set(l.state)
+	l.c.notify.post(CredentialsEnded{Err: why})
+}
+
+// CredentialsEnded reports that Auth or Ticket has returned an error made with Permanent
+// although a connection works: State.NoCredential. It comes at most once.
+type CredentialsEnded struct {
+	// Err is an *Error that wraps that error.
+	Err error
+}
+
+func (e CredentialsEnded) record() (slog.Level, string, []slog.Attr) {
+	return slog.LevelError, "limpet: no other credential, so the client ends when it loses its connection", []slog.Attr{
+		slog.String("class", string(ClassOf(e.Err))), slog.String("cause", e.Err.Error())}
 }
 
 // CredentialRefreshed reports that the server has taken a new credential on the open

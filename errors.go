@@ -229,8 +229,9 @@ func (e *PermanentError) Error() string {
 // Unwrap returns Err.
 func (e *PermanentError) Unwrap() error { return e.Err }
 
-// Permanent marks an error of Options.Auth or Options.Ticket as final: the client ends with a
-// PermanentError of ClassAuth that wraps err, and asks no more. Use it when no
+// Permanent marks an error of Options.Auth or Options.Ticket as final: the client asks no more
+// and ends with a PermanentError of ClassAuth that wraps err, at once or, if a connection works,
+// when that is lost: CredentialsEnded. Use it when no
 // later call can return a credential that the server takes, for example because
 // the account was closed. It returns nil if err is nil.
 func Permanent(err error) error {

@@ -1,6 +1,7 @@
 package limpet
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -10,6 +11,7 @@ import (
 	"time"
 
 	"github.com/limpet-go/limpet/internal/fault"
+	"github.com/limpet-go/limpet/internal/socket"
 	"github.com/limpet-go/limpet/internal/traits"
 	"github.com/limpet-go/limpet/internal/verdict"
 	"github.com/limpet-go/limpet/wire"
@@ -238,7 +240,8 @@ func (l *loop) violated(k *link, err error) {
 		l.abandonPositions(k)
 	}
 	l.disconnect(k, ce.Code, ce.Reason)
-	l.fail(k, &wire.Failure{Stage: k.stage(), Err: err})
+	code, reason, _ := socket.UnusualCode(err)
+	l.fail(k, &wire.Failure{Stage: k.stage(), CloseCode: code, Reason: reason, Err: err})
 }
 
 const closeTooBig = 1009 // RFC 6455, section 7.4.1
@@ -461,7 +464,7 @@ func (e connectionClosed) apply(l *loop) {
 // applyFatalError lets a fatal error frame decide over whatever ended the
 // connection after it (docs/protocol.md, section 7).
 func (k *link) applyFatalError(f *wire.Failure, now time.Time) {
-	f.CloseCode = f.Code
+	f.CloseCode = cmp.Or(f.Code, f.CloseCode)
 	if k == nil || k.fatalError == nil {
 		return
 	}

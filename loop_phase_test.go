@@ -84,7 +84,7 @@ var transitions = []transition{
 	}, "", "never", "", ""},
 	{"`refreshed`: an error made with `Permanent`", func(l *loop) event {
 		return refreshed{connOf(l), "", Permanent(errors.New("no account"))}
-	}, "", "never", "ended", ""},
+	}, "", "never", "", ""},
 	{"`readFailed`: the connection broke", func(l *loop) event {
 		return readFailed{connOf(l), errors.New("connection reset")}
 	}, "", "waiting", "waiting", ""},

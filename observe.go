@@ -25,7 +25,7 @@ type Observer interface {
 
 // Event is one of the event structs of this package: StateChanged,
 // SubscriptionChanged, LossReported, MessageFailed, MessagesDropped,
-// DeliveryStopped, CursorNotSaved, MessageSkipped, OutageEnded, HeartbeatShortened, RotationFailed, TransportChanged, CredentialRefreshed, CredentialNotRefreshed, ServerNotice, CredentialInURL, CallbackFailed, EventsLost. Later
+// DeliveryStopped, CursorNotSaved, MessageSkipped, OutageEnded, HeartbeatShortened, RotationFailed, TransportChanged, CredentialRefreshed, CredentialNotRefreshed, CredentialsEnded, ServerNotice, CredentialInURL, CallbackFailed, EventsLost. Later
 // versions may add more, so a switch over them needs a default.
 //
 // With Options.Logger each event is logged as well:
@@ -37,7 +37,7 @@ type Observer interface {
 //	Warn   StateChanged after a lost connection or the first failed attempt, LossReported,
 //	       MessageFailed, MessagesDropped, DeliveryStopped, CursorNotSaved, MessageSkipped, RotationFailed, ServerNotice,
 //	       a refused subscription, CredentialNotRefreshed, CredentialInURL, EventsLost
-//	Error  StateChanged to an end that is permanent, CallbackFailed
+//	Error  StateChanged to an end that is permanent, CredentialsEnded, CallbackFailed
 //
 // An outage is one Warn line, however many attempts it takes, and one Info line when everything is
 // live again, with its duration, attempts, gaps and missed messages. Before the first
@@ -172,7 +172,7 @@ func (e StateChanged) record() (slog.Level, string, []slog.Attr) {
 		level = slog.LevelInfo
 		attrs = append(attrs, slog.Bool("resumed", s.Resumed))
 	case Waiting:
-		attrs = append(attrs, slog.Int("attempt", s.Attempt), slog.Time("next", s.NextAttempt))
+		attrs = append(attrs, slog.Int("failures", s.Attempt), slog.Time("next", s.NextAttempt))
 	case Ended:
 		level = slog.LevelInfo
 		if ClassOf(s.Cause) != ClassClosed {

@@ -215,6 +215,9 @@ func TestOutageIsOneWarning(t *testing.T) {
 		if n := strings.Count(text, `"limpet: ready"`); n != 1 {
 			t.Errorf("%d lines say ready, want the first only:\n%s", n, text)
 		}
+		if strings.Contains(text, " attempt=") || strings.Count(text, ` failures=`) != 5 { // attempts are dials, failures are in a row
+			t.Errorf("two meanings of one word:\n%s", text)
+		}
 		summed := 0
 		for line := range strings.Lines(text) {
 			if strings.Contains(line, `level=INFO msg="limpet: live again" after=1m`) && strings.Contains(line, "gaps=0 missed=0") && !strings.Contains(line, "attempts=0") {

@@ -70,8 +70,9 @@ type Options struct {
 	// when the connection ends; never two calls run at once, and they start at least a
 	// second apart. The Token is sent on that connection and on no other. After an error
 	// or a panic Auth is called again with backoff, and CredentialNotRefreshed reports it;
-	// the connection goes on until the server ends it. An error made with Permanent ends the
-	// client at once. See docs/credentials.md. Defaults to no credential.
+	// the connection goes on until the server ends it. After an error made with Permanent
+	// Auth is not called again, the connection is used for as long as it lasts, and then the
+	// client ends: CredentialsEnded. See docs/credentials.md. Defaults to no credential.
 	Auth func(ctx context.Context, info AttemptInfo) (Credential, error)
 
 	// Ticket returns query parameters for the URL of an attempt: a ticket that can be used
@@ -230,8 +231,11 @@ type Backoff struct {
 
 	// StableAfter is how long a connection must stay ready before earlier
 	// failures are forgotten. A sixth of it is enough once a message was
-	// acknowledged or received. Defaults to 30 seconds; from 1 millisecond to 366
-	// days.
+	// acknowledged or received. A server that ends each connection sooner, after 3
+	// seconds for example, is met by waits that grow to the longest ones: the client is
+	// connected for a small part of the time. Where that is normal, set it to less than
+	// six times what a connection lasts. Defaults to 30 seconds; from 1 millisecond to
+	// 366 days.
 	StableAfter time.Duration
 
 	// MaxElapsed ends the client with a PermanentError that wraps ErrMaxElapsed

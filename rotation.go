@@ -17,6 +17,7 @@ type rotation struct {
 	next       *dialed   // upgraded: it waits until the connection in use can be left without doubt
 	nextBy     time.Time // at the latest
 	patient    bool      // nextBy is later, for messages without an outcome
+	settling   bool      // until then there is no next connection: its server would not wait for a first message
 	failures   int       // attempts in a row that have failed
 	askedAt    time.Time // when the server last asked for a new connection
 	planned    bool      // the loss of the connection in use is no failure
@@ -33,7 +34,7 @@ const (
 	quietTime      = time.Second      // for which nothing was received at a quiet moment
 	leavePatience  = 3 * time.Second  // with a connection that is not quiet, when the server asks for another one
 	movePatience   = 3 * time.Second  // with what is in progress, once the next connection is there; a server waits 5 s for a HELLO
-	answerPatience = 15 * time.Second // more, with messages without an outcome, at a server that waits for nothing
+	answerPatience = 15 * time.Second // more, with messages without an outcome, if there is no session
 	overlapTimeout = 5 * time.Second  // for the subscriptions to be live on the next connection
 	lingerTime     = time.Second      // for what was on its way when they are
 	plannedTime    = time.Second      // that a planned change may take before it counts as an outage
@@ -42,6 +43,7 @@ const (
 // planRenewal chooses when to leave a connection that begins now for its age. Clients that
 // began together do not leave together.
 func (l *loop) planRenewal(k *link) {
+	l.rotation.patient, l.rotation.settling = false, false
 	age := l.c.cfg.traits.Connection.Age
 	if age == 0 {
 		return
@@ -72,6 +74,7 @@ func (l *loop) planLeaving(k *link, ev *wire.Event) {
 	if !again || l.goAwayUntil.Add(spread+leavePatience).Before(k.renewBy) {
 		k.renewAt = later(l.goAwayUntil.Add(uniform(spread)), k.leaveAt)
 		k.renewBy = k.renewAt.Add(leavePatience)
+		l.rotation.settling = false
 	}
 	l.endpoints.Moved = nil
 	if ev.Name == "" {
@@ -98,6 +101,10 @@ func (l *loop) renewInTime(k *link) {
 			l.move(k)
 		case !due(r.nextBy, l.now):
 		case !r.patient && l.owesOutcomes(k):
+			if l.c.cfg.traits.Greeting {
+				l.abandonNext()
+				r.settling, k.renewAt = true, l.now
+			}
 			r.patient, r.nextBy = true, l.now.Add(answerPatience)
 		default:
 			l.move(k)
@@ -105,7 +112,9 @@ func (l *loop) renewInTime(k *link) {
 	case r.attempting || !due(k.renewAt, l.now):
 	case l.shuttingDown:
 		k.renewAt = time.Time{} // it ends anyway
-	case !due(k.renewBy, l.now) && !l.mayRotate(k):
+	case r.settling && l.owesOutcomes(k) && !due(r.nextBy, l.now):
+		k.renewAt = l.now.Add(quietTime / 4)
+	case !r.settling && !due(k.renewBy, l.now) && !l.mayRotate(k):
 		k.renewAt = l.now.Add(min(quietTime, k.renewBy.Sub(l.now)))
 	default:
 		l.rotate(k)
@@ -133,6 +142,7 @@ func (l *loop) endOverlapInTime() {
 func (l *loop) rotate(k *link) {
 	if at := l.earliestAttempt(); at.After(l.now) {
 		k.renewAt = at
+		l.rotation.settling = false
 		return
 	}
 	l.rotation.attempting = true
@@ -154,7 +164,7 @@ func (l *loop) attemptRotation() {
 		return
 	}
 	if wait := l.endpoints.Wait(l.now); wait > 0 {
-		l.rotation.attempting = false
+		l.rotation.attempting, l.rotation.settling = false, false
 		k.renewAt = l.endpoints.TurnAt
 		return
 	}
@@ -185,7 +195,7 @@ func (l *loop) rotated(k *link, e *dialed) {
 		l.rotationFailed(k, f)
 		return
 	}
-	l.rotation.next, l.rotation.nextBy, l.rotation.patient = e, l.now.Add(movePatience), false
+	l.rotation.next, l.rotation.nextBy, l.rotation.settling = e, l.now.Add(movePatience), false
 }
 
 // rotationFailed follows when there is no connection to follow k. The client keeps k for as
@@ -205,7 +215,12 @@ func (l *loop) rotationFailed(k *link, f *wire.Failure) {
 	l.earliestRetry = later(l.now.Add(d.After), l.endpoints.List.Earliest())
 	k.renewAt = later(l.now.Add(l.policy.nextDelay(d, l.spread, l.now)), l.earliestAttempt())
 	l.rotation.failures++
-	l.c.notify.post(RotationFailed{l.explain(f, d), l.rotation.failures, k.renewAt})
+	l.rotation.patient, l.rotation.settling = false, false
+	why := l.explain(f, d)
+	if d.Fixed {
+		l.credentialsEnded(k, why)
+	}
+	l.c.notify.post(RotationFailed{why, l.rotation.failures, k.renewAt})
 }
 
 // mayRotate reports whether this is a good moment: with sessions any is, otherwise a quiet one.
@@ -226,14 +241,13 @@ func (l *loop) canMove(k *link) bool {
 }
 
 // owesOutcomes reports whether messages have no outcome yet that would be unknown if k ended.
-// A server that expects a first message on the next connection does not wait for them.
 func (l *loop) owesOutcomes(k *link) bool {
-	return !l.window.sessions && !l.c.cfg.traits.Greeting && (l.window.inFlight() || k.stream != nil)
+	return !l.window.sessions && (l.window.inFlight() || k.stream != nil)
 }
 
 // holdsMessages reports whether messages wait for the next connection, so that those before
 // have their outcome when the client moves.
-func (l *loop) holdsMessages() bool { return l.rotation.next != nil }
+func (l *loop) holdsMessages() bool { return l.rotation.next != nil || l.rotation.settling }
 
 // isQuiet reports whether nothing is in progress on k.
 func (l *loop) isQuiet(k *link) bool {
@@ -313,6 +327,7 @@ func (l *loop) endRotation() {
 
 // abandonNext closes the connection that waits, if there is one.
 func (l *loop) abandonNext() {
+	l.rotation.settling = false
 	if next := l.rotation.next; next != nil {
 		l.rotation.next = nil
 		next.conn.abandon()
@@ -342,7 +357,7 @@ type RotationFailed struct {
 	Cause *Error
 	// Attempt counts such attempts in a row, from 1.
 	Attempt int
-	// NextAttempt is when the client tries again.
+	// NextAttempt is when the client tries again; zero if it does not: see CredentialsEnded.
 	NextAttempt time.Time
 }
 
@@ -351,8 +366,11 @@ func (e RotationFailed) record() (slog.Level, string, []slog.Attr) {
 	if e.Attempt > 1 {
 		level = slog.LevelDebug
 	}
-	return level, "limpet: no connection to replace the one in use", []slog.Attr{
-		slog.Any("error", e.Cause), slog.Int("attempt", e.Attempt), slog.Time("next", e.NextAttempt)}
+	attrs := []slog.Attr{slog.Any("error", e.Cause), slog.Int("failures", e.Attempt)}
+	if !e.NextAttempt.IsZero() {
+		attrs = append(attrs, slog.Time("next", e.NextAttempt))
+	}
+	return level, "limpet: no connection to replace the one in use", attrs
 }
 
 // countOutage counts a planned change as an outage once it takes long or, with failed, does

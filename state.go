@@ -73,6 +73,11 @@ type State struct {
 
 	// Transport carries the current connection, or the last one; "" before the first.
 	Transport Transport
+
+	// NoCredential is the *Error for an error made with Permanent that Auth or Ticket has
+	// returned although a connection was in use. The client uses that for as long as it lasts,
+	// and ends at the attempt that follows. Nil as long as there is none.
+	NoCredential error
 }
 
 // Stats is what a client counts and measures: since New, except where a field says now.
@@ -88,7 +93,9 @@ type Stats struct {
 	Resumes     uint64
 	Lost        ClassCounts
 	// ConnectedSince is since when the connection has been ready; zero if none is now.
+	// Transport carries it; "" if none is now.
 	ConnectedSince time.Time
+	Transport      Transport
 	// Outages is the number of outages. An outage begins with the loss of a connection and
 	// ends when all subscriptions that were live are live again or have ended. OutageTime is
 	// how long they lasted together, Outage how long the one that lasts now has lasted; 0

@@ -73,7 +73,7 @@ var errClosedAccount = errors.New("account closed")
 
 // endings is everything that ends a client, but for Close and Shutdown.
 var endings = []permanentRow{
-	{"an error of `Options.Auth` or `Options.Ticket` made with `Permanent`", atOnce, atOnce, ends,
+	{"an error of `Options.Auth` or `Options.Ticket` made with `Permanent`, for an attempt", atOnce, atOnce, ends,
 		[]failure{{auth: limpet.Permanent(errClosedAccount)}, {auth: fmt.Errorf("token: %w", limpet.Permanent(errClosedAccount))}}, limpet.ClassAuth, withAuth},
 	{"the verdict of `Options.Verdict` is to stop", atOnce, atOnce, ends,
 		[]failure{{status: 503}, {status: 401}, {code: 4300}, {err: errors.New("refused")}}, limpet.ClassRejected, limpet.Options{Verdict: stopAttempts}},

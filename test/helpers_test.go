@@ -52,6 +52,9 @@ func dial(t testing.TB, srv *limpettest.Server, o *limpet.Options) *limpet.Clien
 		opts = *o
 	}
 	opts.HTTPClient = srv.HTTPClient()
+	if *fallbackFlag {
+		onFallback(t, &opts)
+	}
 	c, err := limpet.Dial(context.Background(), srv.URL(), options(&opts))
 	if err != nil {
 		t.Fatal(err)

@@ -44,7 +44,6 @@ func cut(messages ...string) outcome { return outcome{messages: messages, class:
 
 // The reasons why the library's frames differ (docs/decisions/0001).
 const (
-	untyped    = "the library names no cause that could be told from a broken connection"
 	lenient    = "the library accepts it; the decoder of a real language refuses what comes out, if it is wrong"
 	unbounded  = "the library answers for ever; the silence rule and the socket's own pace are the bound"
 	lateText   = "the library does not check; we do, when the message is whole"
@@ -59,13 +58,9 @@ func frameOK(name string, in []byte, messages ...string) frameCase {
 	return frameCase{name: name, in: join(in, leave), want: fine(messages...)}
 }
 
-// violation is a frame that must be refused with 1002. The library sends 1002
-// as well, and its error has no type.
+// violation is a frame that must be refused with 1002.
 func violation(name string, in []byte, messages ...string) frameCase {
-	want := refused(1002, messages...)
-	plain := want
-	plain.class = limpet.ClassNetwork
-	return frameCase{name: name, in: in, want: want, plain: &plain, why: untyped}
+	return frameCase{name: name, in: in, want: refused(1002, messages...)}
 }
 
 func (c frameCase) onPlain(o outcome, why string) frameCase {
@@ -269,7 +264,7 @@ func limitCases() []frameCase {
 		{name: "one byte too long", in: bin(most + "m"), want: refused(1009)},
 		{name: "one byte too long in fragments", in: join(rawFrame(0x02, most), rawFrame(0x80, "m")), want: refused(1009)},
 		frameCase{name: "claims 2^62", in: claim(0x82, 1<<62), end: hangUp, want: refused(1009)}.onPlain(cut(), "the library reads up to the limit before it refuses"),
-		frameCase{name: "claims 2^63", in: claim(0x82, 1<<63), want: refused(1002)}.onPlain(cut(), "the library gives up without a close frame"),
+		frameCase{name: "claims 2^63", in: claim(0x82, 1<<63), want: refused(1002)}.onPlain(outcome{class: limpet.ClassProtocol}, "the library gives up without a close frame"),
 		frameCase{name: "claims 2^63-1 in the second fragment", in: join(rawFrame(0x02, "xx"), claim(0x80, 1<<63-1)), end: hangUp, want: refused(1009)}.
 			onPlain(cut(), "the library reads up to the limit before it refuses"),
 		{name: "after messages, one too long", in: join(txt("a"), bin(most+"m")), want: refused(1009, "t:a")},

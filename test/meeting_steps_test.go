@@ -36,8 +36,15 @@ func TestPermanentDuringRotation(t *testing.T) {
 		time.Sleep(time.Second)
 		s.current().sendFrames(askToLeave)
 		time.Sleep(time.Minute)
-		if st := c.State(); st.Phase != limpet.Ready || st.Generation != 1 || !strings.Contains(i.noted(), "no next connection") {
-			t.Errorf("%+v", st)
+		st, text := c.State(), i.noted()
+		if st.Phase != limpet.Ready || st.Generation != 1 || limpet.ClassOf(st.NoCredential) != limpet.ClassAuth ||
+			strings.Count(text, "no next connection") != 1 || strings.Count(text, "ended: ") != 1 {
+			t.Errorf("%+v\n%s", st, text)
+		}
+		s.current().sendFrames(authFrame(native.Auth{Need: 60_000})) // what was said for the next connection counts for this one
+		time.Sleep(time.Minute)
+		if st, text := c.State(), i.noted(); st.Phase != limpet.Ready || strings.Contains(text, "ended") {
+			t.Errorf("%+v\n%s", st, text)
 		}
 		s.current().ws.CloseNow()
 		time.Sleep(time.Minute)

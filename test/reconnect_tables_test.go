@@ -237,13 +237,9 @@ func otherTLS() (cases []rowCase) {
 			return nil
 		},
 	} {
-		c := inTLS(name, backsOff, "", func(_ *testing.T, _ tls.Certificate, hello *tls.ClientHelloInfo, good *tls.Config) (*tls.Config, error) {
+		cases = append(cases, inTLS(name, backsOff, "", func(_ *testing.T, _ tls.Certificate, hello *tls.ClientHelloInfo, good *tls.Config) (*tls.Config, error) {
 			return good, decide(hello, good)
-		})
-		if strings.HasSuffix(name, "1.3") {
-			c.orClass = limpet.ClassNetwork // the client writes before it learns of the refusal
-		}
-		cases = append(cases, c)
+		}))
 	}
 	return cases
 }
@@ -311,7 +307,7 @@ func closeRows() map[string][]rowCase {
 			refusals(failure{code: 4100}, "4100", true), refusals(failure{code: 4199}, "4199", true),
 			codes(backsOff, limpet.ClassOverload, nil, "4200", "4299"), codes(backsOff, limpet.ClassProtocol, nil, "4207"), codes(backsOff, "going_away", nil, "4300", "4399"), []rowCase{inWindow(4302)},
 			codes(session, limpet.ClassSession, nil, "4400", "4499 in limpet.v1"), codes(session, limpet.ClassSession, limpet.ErrRolledBack, "4402")),
-		"any other": {unsendable(1004), unsendable(1015), unsendable(1016), unsendable(2999), unsendable(5000), unsendable(999)},
+		"any other": unsendable(0, 999, 1004, 1005, 1006, 1015, 1016, 2999, 5000, 65535),
 	}
 }
 
@@ -325,15 +321,24 @@ func codes(next reaction, class limpet.ErrorClass, is error, names ...string) (c
 	return cases
 }
 
-// unsendable is a close frame with a code that no peer may send. The library does not say why
-// it failed.
-func unsendable(code uint16) rowCase {
-	return rowCase{name: fmt.Sprint("any other: ", code), next: stopsThird, class: limpet.ClassProtocol, setUp: func(_ *testing.T, s *failingServer, c *rowCase) {
-		if *plainFlag {
-			c.next, c.class = backsOff, limpet.ClassNetwork
+// unsendable are close frames with codes that no peer may send. They end no client by themselves,
+// but Options.Verdict can.
+func unsendable(codes ...uint16) (cases []rowCase) {
+	for _, code := range codes {
+		strikes := func(_ *testing.T, s *failingServer, c *rowCase) {
+			c.failure.then = func(*scriptedConn) { s.host.Network.Strike(limpettest.CloseWith(code, "why", 0)) }
 		}
-		c.failure.then = func(*scriptedConn) { s.host.Network.Strike(limpettest.CloseWith(code, "", 0)) }
-	}}
+		decides := limpet.Options{Verdict: func(f wire.Failure, would wire.Verdict) wire.Verdict {
+			if f.CloseCode == code && f.Code == 0 && f.Reason == "why" && would.Action == wire.ActionBackOff {
+				would.Action = wire.ActionStop
+			}
+			return would
+		}}
+		cases = append(cases,
+			rowCase{name: fmt.Sprint("any other: ", code), next: backsOff, class: limpet.ClassProtocol, text: fmt.Sprint("closed with ", code), setUp: strikes},
+			rowCase{name: fmt.Sprint("any other, and a verdict: ", code), next: stopsEver, class: limpet.ClassProtocol, setUp: strikes, options: decides})
+	}
+	return cases
 }
 
 // knowing is a dialect with a table of its own.

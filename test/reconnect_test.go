@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"github.com/limpet-go/limpet"
+	"github.com/limpet-go/limpet/internal/assert"
 	"github.com/limpet-go/limpet/limpettest"
 	"github.com/limpet-go/limpet/wire"
 	"github.com/limpet-go/limpet/wire/native"
@@ -59,6 +60,46 @@ func TestAcceptThenDropForAnHour(t *testing.T) {
 			t.Errorf("client gave up: %v", c.Err())
 		}
 	})
+}
+
+// Connections of 3 s are not stable by default, so the waits grow to those of an outage. Where
+// such a server is normal, a shorter StableAfter keeps the client connected.
+func TestConnectionsOfThreeSeconds(t *testing.T) {
+	for _, tc := range []struct {
+		stableAfter time.Duration
+		least, most float64 // share of time that it is ready
+	}{{0, 0.04, 0.12}, {12 * time.Second, 0.8, 1}} {
+		synctest.Test(t, func(t *testing.T) {
+			srv := limpettest.NewServer(t, nil)
+			c, err := limpet.New(srv.URL(), options(&limpet.Options{HTTPClient: srv.HTTPClient(), Backoff: limpet.Backoff{StableAfter: tc.stableAfter},
+				Observer: observer(func(e limpet.Event) {
+					if s, ok := e.(limpet.StateChanged); ok && s.State.Phase == limpet.Ready {
+						time.AfterFunc(3*time.Second, srv.Network.CutAll)
+					}
+				})}))
+			assert.NoError(t, err)
+			defer closeAndWait(t, c)
+			s, err := c.Subscribe(t.Context(), "a", nil)
+			assert.NoError(t, err)
+			go func() {
+				for range s.Messages(t.Context()) {
+				}
+			}()
+			ready, all := 0, 0
+			for range 2 * 3600 * 2 {
+				publish(t, srv, "a", "1")
+				time.Sleep(500 * time.Millisecond)
+				if all++; c.State().Phase == limpet.Ready {
+					ready++
+				}
+			}
+			share := float64(ready) / float64(all)
+			t.Logf("StableAfter %v: ready for %.3f of two hours", tc.stableAfter, share)
+			if share < tc.least || share > tc.most {
+				t.Errorf("StableAfter %v: ready for %.3f of two hours, want %v to %v", tc.stableAfter, share, tc.least, tc.most)
+			}
+		})
+	}
 }
 
 func TestOutageOfThirtyMinutes(t *testing.T) {

@@ -12,7 +12,6 @@ import (
 	"time"
 
 	"github.com/limpet-go/limpet"
-	"github.com/limpet-go/limpet/internal/assert"
 	"github.com/limpet-go/limpet/server"
 	"github.com/limpet-go/limpet/wire"
 	"github.com/limpet-go/limpet/wire/native"
@@ -162,8 +161,8 @@ func TestRefreshThatHangs(t *testing.T) {
 	})
 }
 
-// TestRefreshFailsForGood: an error made with Permanent ends the client at once, although the
-// connection works.
+// TestRefreshFailsForGood: an error made with Permanent is reported at once, and Auth is not called
+// again. The connection works until the server ends it, and then the client ends.
 func TestRefreshFailsForGood(t *testing.T) {
 	for _, keep := range []bool{false, true} {
 		synctest.Test(t, func(t *testing.T) {
@@ -175,32 +174,36 @@ func TestRefreshFailsForGood(t *testing.T) {
 				return none, nil
 			}
 			s := newAuthScript(t, i, 100_000, nil)
-			asked := false
-			c := s.client(t, limpet.Options{Backoff: limpet.Backoff{KeepTrying: keep},
-				Verdict: func(_ wire.Failure, would wire.Verdict) wire.Verdict { asked = true; return would }})
-			sub := subscribeFor(t, c)
+			var log lockedBuffer
+			asked := 0
+			c := s.client(t, limpet.Options{Backoff: limpet.Backoff{KeepTrying: keep}, Logger: slog.New(slog.NewTextHandler(&log, nil)), Observer: observer(i.observe),
+				Verdict: func(_ wire.Failure, would wire.Verdict) wire.Verdict { asked++; return would }})
 			time.Sleep(80 * time.Second)
+			synctest.Wait()
+			st := c.State()
+			if st.Phase != limpet.Ready || !errors.Is(st.NoCredential, errClosedAccount) || limpet.ClassOf(st.NoCredential) != limpet.ClassAuth || strings.Contains(st.NoCredential.Error(), "canary") {
+				t.Errorf("%+v", st)
+			}
+			if text := log.String(); strings.Count(text, "level=ERROR") != 1 || !strings.Contains(text, "no other credential") || strings.Contains(text, "canary") {
+				t.Error(text)
+			}
+			s.current().sendFrames(authFrame(native.Auth{Need: 60_000})) // the server wants one: there is none
+			time.Sleep(30 * time.Minute)
+			if st := c.State(); st.Phase != limpet.Ready || st.Generation != 1 || asked != 0 {
+				t.Errorf("%+v, verdict asked %d times", st, asked)
+			}
+			s.current().ws.CloseNow()
 			<-c.Done()
 			var p *limpet.PermanentError
 			if err := c.Err(); !errors.As(err, &p) || p.Class != limpet.ClassAuth || !errors.Is(err, errClosedAccount) || strings.Contains(err.Error(), "canary") {
 				t.Errorf("%v", err)
 			}
-			if st := sub.State(); st.Phase != limpet.SubEnded || asked {
-				t.Errorf("%+v, verdict asked: %v", st, asked)
-			}
 			synctest.Wait()
-			time.Sleep(time.Minute)
-			if got, want := i.noted(), "0s attempt; 0s hello 1 with token-1; 1m20s connected refresh; 1m20s close 1000 of 1"; got != want {
-				t.Errorf("%s\nwant %s", got, want)
+			if got, want := i.noted(), "0s attempt; 0s hello 1 with token-1; 1m20s connected refresh; 1m20s ended: limpet: refresh: Options.Auth: [secret]: account closed"; got != want || asked != 1 {
+				t.Errorf("%s\nwant %s; verdict asked %d times", got, want, asked)
 			}
 		})
 	}
-}
-
-func subscribeFor(t *testing.T, c *limpet.Client) *limpet.Subscription {
-	s, err := c.Subscribe(t.Context(), "a", nil)
-	assert.NoError(t, err)
-	return s
 }
 
 // TestRefreshOfALostConnection: what Auth returns after the connection was lost is not sent on the

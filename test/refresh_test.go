@@ -88,6 +88,8 @@ func (i *issuer) observe(e limpet.Event) {
 		i.note("refreshed for %v", e.Expires)
 	case limpet.CredentialNotRefreshed:
 		i.note("not refreshed, again=%v: %v", e.Again > 0, e.Err)
+	case limpet.CredentialsEnded:
+		i.note("ended: %v", e.Err)
 	}
 }
 

@@ -148,7 +148,8 @@ type Failure struct {
 	PeerCode int64
 
 	// CloseCode is the close code received, even if a fatal error frame came
-	// before it. Zero means that there was none.
+	// before it, and even if no close frame may carry it (RFC 6455, section 7.4):
+	// Code does not have it then. Zero means that there was none.
 	CloseCode uint16
 
 	// Reason is the text that came with Code.

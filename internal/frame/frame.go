@@ -75,6 +75,21 @@ func (e *CloseError) Error() string {
 	return fmt.Sprintf("peer closed with %d %q", e.Code, e.Reason)
 }
 
+// CloseCodeError is the close frame of the peer if its code is one that no close frame may
+// carry. It wraps a *wire.CodeError, which has the code of the answer.
+type CloseCodeError struct {
+	Code   uint16
+	Reason string
+}
+
+// Error returns the code.
+func (e *CloseCodeError) Error() string {
+	return fmt.Sprintf("peer closed with %d, a code that no close frame may carry (RFC 6455, section 7.4)", e.Code)
+}
+
+// Unwrap returns the violation.
+func (e *CloseCodeError) Unwrap() error { return refuse(codeProtocol, "close code not allowed") }
+
 // ErrClosing is returned by Receive and Send once this side closes.
 var ErrClosing = errors.New("connection is closing")
 
@@ -132,9 +147,10 @@ func refuse(code uint16, reason string) error {
 	return &wire.CodeError{Code: code, Reason: reason}
 }
 
-// parseClose reads the payload of a close frame (RFC 6455, section 5.5.1). Its error
-// is a *CloseError if the payload is valid.
-func parseClose(p []byte) error {
+// ParseClose reads the payload of a close frame (RFC 6455, section 5.5.1). Its error is a
+// *CloseError if the payload is valid, a *CloseCodeError if only the code is not, or else a
+// *wire.CodeError.
+func ParseClose(p []byte) error {
 	switch {
 	case len(p) == 0:
 		return &CloseError{Code: codeNoStatus}
@@ -143,7 +159,7 @@ func parseClose(p []byte) error {
 	}
 	code, reason := binary.BigEndian.Uint16(p), p[2:]
 	if !onWire(code) {
-		return refuse(codeProtocol, "close code not allowed")
+		return &CloseCodeError{code, string(reason)}
 	}
 	if !utf8.Valid(reason) {
 		return refuse(codeInvalid, "close reason is not UTF-8")

@@ -233,7 +233,7 @@ func (in *input) reserve(n int, limit int64) {
 func (c *Conn) control(op byte, p []byte) error {
 	switch op {
 	case opClose:
-		err := parseClose(p)
+		err := ParseClose(p)
 		if ce, ok := err.(*CloseError); ok {
 			c.echo(ce)
 		}

@@ -149,7 +149,7 @@ func TestRead(t *testing.T) {
 func TestCloseCodes(t *testing.T) {
 	for code := range 1 << 16 {
 		valid := code >= 1000 && code <= 1014 && code != 1004 && code != 1005 && code != 1006 || code >= 3000 && code <= 4999
-		err := parseClose([]byte(closing(uint16(code), "")))
+		err := ParseClose([]byte(closing(uint16(code), "")))
 		var closed *CloseError
 		if errors.As(err, &closed) != valid {
 			t.Errorf("code %d: %v", code, err)

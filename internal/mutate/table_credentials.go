@@ -190,7 +190,8 @@ var ofCredentials = []mutation{
 		file:    "internal/socket/requests.go",
 		search:  "errors.As(err, &op) && op.Op == \"remote error\":",
 		replace: "false:",
-		test:    "-run ^TestCertificateIsReplaced$ ./test",
+		test:    "-run ^TestRefusedClientCertificate$ ./test",
+		says:    "in_DialTLSContext",
 	},
 	{
 		name:    "credential: a refusal of a token server is an error of Auth",

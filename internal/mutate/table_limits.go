@@ -201,8 +201,8 @@ var ofLimits = []mutation{
 	{
 		name:    "age: only in a pause",
 		file:    "rotation.go",
-		search:  "case !due(k.renewBy, l.now) && !l.mayRotate(k):",
-		replace: "case !l.mayRotate(k):",
+		search:  "case !r.settling && !due(k.renewBy, l.now) && !l.mayRotate(k):",
+		replace: "case !r.settling && !l.mayRotate(k):",
 		test:    "-run ^TestConnectionsAreRenewedInTime$ ./test",
 	},
 	{

@@ -80,11 +80,25 @@ var ofRefresh = []mutation{
 		test:    "-run ^TestRefreshFailsForGood$ ./test",
 	},
 	{
-		name:    "refresh: the end is not said to the server",
+		name:    "refresh: that there is no other credential is not in the state",
 		file:    "credential.go",
-		search:  "\t\tl.disconnect(k, l.c.cfg.closeCode(), \"\")\n",
+		search:  "\tl.state.NoCredential = why\n",
 		replace: "",
 		test:    "-run ^TestRefreshFailsForGood$ ./test",
+	},
+	{
+		name:    "refresh: that there is no other credential is reported each time",
+		file:    "credential.go",
+		search:  "\tif l.state.NoCredential != nil {\n\t\treturn\n\t}\n",
+		replace: "",
+		test:    "-run ^TestRefreshFailsForGood$ ./test",
+	},
+	{
+		name:    "rotation: that there is no other credential is a failure like another",
+		file:    "rotation.go",
+		search:  "\tif d.Fixed {\n\t\tl.credentialsEnded(k, why)\n\t}\n",
+		replace: "",
+		test:    "-run ^TestPermanentDuringRotation$ ./test",
 	},
 	{
 		name:    "refresh: the call outlives the connection",

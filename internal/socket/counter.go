@@ -16,6 +16,8 @@ type messageCounter struct {
 	payloadBytes uint64 // still to come
 	final        bool   // the frame ends a message
 	data         bool   // the frame is part of a message
+	closing      bool   // the frame is a close frame
+	closed       []byte // payload of the close frame
 }
 
 // count follows the bytes that have passed, and reports whether payload of a message
@@ -24,6 +26,9 @@ func (c *messageCounter) count(b []byte, pinged func()) (grew bool) {
 	for {
 		if n := min(c.payloadBytes, uint64(len(b))); n > 0 {
 			c.payloadBytes -= n
+			if c.closing {
+				c.closed = append(c.closed, b[:n]...)
+			}
 			grew = grew || c.data
 			b = b[n:]
 		}
@@ -51,9 +56,11 @@ func (c *messageCounter) count(b []byte, pinged func()) (grew bool) {
 			c.payloadBytes = uint64(n)
 		}
 		const fin, control, opcode, ping = 0x80, 0x08, 0x0f, 0x09
+		const closeFrame, masked, maxControl = 0x88, 0x80, 125
 		if c.header[0]&opcode == ping {
 			pinged()
 		}
+		c.closing = c.header[0] == closeFrame && c.header[1] < masked && c.payloadBytes <= maxControl && c.closed == nil
 		c.data = c.header[0]&control == 0
 		c.final = c.data && c.header[0]&fin != 0
 		c.headerBytes = 0

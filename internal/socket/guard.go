@@ -165,16 +165,6 @@ func guardTLS(cfg *tls.Config) {
 			return checked(f(state))
 		}
 	}
-	if f := cfg.GetClientCertificate; f != nil {
-		cfg.GetClientCertificate = func(info *tls.CertificateRequestInfo) (c *tls.Certificate, err error) {
-			defer recoverPanic("TLSClientConfig.GetClientCertificate", &err)
-			if c, err = f(info); c != nil {
-				own := guardKey(*c)
-				c = &own
-			}
-			return c, checked(err)
-		}
-	}
 	certificates := make([]tls.Certificate, len(cfg.Certificates))
 	for i, c := range cfg.Certificates {
 		certificates[i] = guardKey(c)
@@ -182,6 +172,7 @@ func guardTLS(cfg *tls.Config) {
 	if cfg.Certificates != nil {
 		cfg.Certificates = certificates
 	}
+	guardCertificate(cfg)
 	if cfg.Rand != nil {
 		cfg.Rand = guardedReader{cfg.Rand}
 	}
@@ -197,6 +188,36 @@ func guardTLS(cfg *tls.Config) {
 			return f()
 		}
 	}
+}
+
+// guardCertificate makes the choice of a client certificate known to the request that needs
+// it.
+func guardCertificate(cfg *tls.Config) {
+	f := cfg.GetClientCertificate
+	cfg.GetClientCertificate = func(info *tls.CertificateRequestInfo) (*tls.Certificate, error) {
+		return chooseCertificate(info, func() (c *tls.Certificate, err error) {
+			defer recoverPanic("TLSClientConfig.GetClientCertificate", &err)
+			if f == nil {
+				return supported(cfg.Certificates, info), nil
+			}
+			if c, err = f(info); c != nil {
+				own := guardKey(*c)
+				c = &own
+			}
+			return c, checked(err)
+		})
+	}
+}
+
+// supported returns the first certificate that the server supports, as crypto/tls chooses
+// where there is no function for it.
+func supported(certificates []tls.Certificate, info *tls.CertificateRequestInfo) *tls.Certificate {
+	for i := range certificates {
+		if info.SupportsCertificate(&certificates[i]) == nil {
+			return &certificates[i]
+		}
+	}
+	return new(tls.Certificate)
 }
 
 // checked returns err, an error of the caller's code, after its methods were called.

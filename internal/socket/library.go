@@ -5,8 +5,10 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"net"
 	"net/http"
 	"slices"
+	"sync/atomic"
 	"time"
 	"unicode/utf8"
 
@@ -68,6 +70,8 @@ type libraryFrames struct {
 	taken uint64         // messages read from the library
 	part  io.WriteCloser // of the message that SendPart writes
 	err   error          // returned after the batch that came before it
+
+	refused atomic.Bool // the library has refused what the peer sent, with a close frame
 }
 
 // Receive returns as many messages as the library has complete.
@@ -82,12 +86,33 @@ func (l *libraryFrames) Receive(idle bool) ([]wire.Frame, error) {
 		if len(l.batch) > 0 && (!complete || len(l.batch) == batchMessages || len(l.buf) >= batchSize) {
 			return l.batch, nil
 		}
-		l.err = l.readMessage(complete)
+		l.err = l.classify(l.readMessage(complete))
 	}
 	if len(l.batch) > 0 {
 		return l.batch, nil
 	}
 	return nil, l.err
+}
+
+// classify makes a violation by the peer a *wire.CodeError, as with our own frames. The
+// errors of the library have no type, but while the stream works nothing else ends a read.
+func (l *libraryFrames) classify(err error) error {
+	var closed websocket.CloseError
+	var detected *wire.CodeError
+	stream := l.conn.stream
+	switch {
+	case err == nil, errors.As(err, &closed), errors.As(err, &detected):
+		return err
+	case stream.readFailed.Load(), stream.isOfWrite(err), l.conn.killed.Load(), errors.Is(err, net.ErrClosed),
+		errors.Is(err, context.Canceled), errors.Is(err, context.DeadlineExceeded): // of a pong that waited for a write
+		return err
+	}
+	l.refused.Store(true)
+	var code *frame.CloseCodeError
+	if errors.As(frame.ParseClose(stream.counter.closed), &code) {
+		return code
+	}
+	return &wire.CodeError{Code: 1002, Reason: err.Error()}
 }
 
 // readMessage appends one message to buf and to the batch. While the message is
@@ -216,7 +241,7 @@ func (l *libraryFrames) Ping() error {
 }
 
 func (l *libraryFrames) Close(code uint16, reason string, timeout time.Duration) {
-	if code != 0 {
+	if code != 0 && !l.refused.Load() {
 		timer := time.AfterFunc(timeout, l.conn.Kill)
 		l.ws.Close(websocket.StatusCode(code), frame.CloseReason(reason))
 		timer.Stop()
@@ -228,8 +253,18 @@ func (l *libraryFrames) Close(code uint16, reason string, timeout time.Duration)
 	l.ws.CloseNow() // ends the library's goroutine
 }
 
+// UnusualCode returns the code and the reason of the peer's close frame, and true if err is
+// one with a code that no close frame may carry.
+func UnusualCode(err error) (code uint16, reason string, unusual bool) {
+	var e *frame.CloseCodeError
+	if errors.As(err, &e) {
+		return e.Code, e.Reason, true
+	}
+	return 0, "", false
+}
+
 // CloseCode returns the code and the reason of the peer's close frame, if err
-// is one. The code is 0 if it is not.
+// is one with a code that a close frame may carry. The code is 0 if it is not.
 func CloseCode(err error) (code uint16, reason string) {
 	var ours *frame.CloseError
 	var library websocket.CloseError

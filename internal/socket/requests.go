@@ -171,6 +171,8 @@ type traced struct {
 	tls      error    // why the TLS handshake failed
 	proxy    *url.URL // that net/http uses
 	answered bool     // the first byte of an answer has come
+
+	certificate string // what the server got that asked for a certificate of the client
 }
 
 // trace returns a context for a request to rawURL and what becomes known of its
@@ -186,9 +188,27 @@ func (r *Requests) traceIn(parent context.Context, rawURL string) (context.Conte
 	if u, err := url.Parse(rawURL); err == nil && t.local && !Loopback(u.Hostname()) {
 		return nil, nil, &RemoteError{u.Hostname()}
 	}
-	return httptrace.WithClientTrace(parent, &httptrace.ClientTrace{
+	return httptrace.WithClientTrace(context.WithValue(parent, tracedKey{}, t), &httptrace.ClientTrace{
 		GotConn: t.gotConn, TLSHandshakeDone: t.tlsDone, GotFirstResponseByte: t.gotByte,
 	}), t, nil
+}
+
+type tracedKey struct{} // of a *traced in the context of its request
+
+// chooseCertificate answers the server's request for a certificate with what choose returns.
+func chooseCertificate(info *tls.CertificateRequestInfo, choose func() (*tls.Certificate, error)) (*tls.Certificate, error) {
+	c, err := choose()
+	t, ok := info.Context().Value(tracedKey{}).(*traced)
+	if !ok { // of a proxy
+		return c, err
+	}
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	t.certificate = "the server asked for a client certificate and got one, which it may have refused"
+	if c == nil || len(c.Certificate) == 0 {
+		t.certificate = "the server asked for a client certificate and got none; set TLSClientConfig of the Transport in Options.HTTPClient"
+	}
+	return c, err
 }
 
 func (t *traced) gotByte() {
@@ -229,14 +249,20 @@ func (t *traced) explain(err error) error {
 		return err
 	case t.proxy != nil && errors.As(err, &op) && (op.Op == "proxyconnect" || op.Op == "socks connect"):
 		return &ProxyError{Host: t.proxy.Host, Err: op.Err}
-	case t.tls != nil, errors.As(err, &op) && op.Op == "remote error": // an alert after the handshake, as TLS 1.3 sends it for a certificate
-		return &TLSError{withoutURL(err)}
+	case t.tls != nil:
+		return &TLSError{withoutURL(err), t.certificate}
+	case errors.As(err, &op) && op.Op == "remote error": // an alert after the handshake, as TLS 1.3 sends it for a certificate
+		return &TLSError{op, t.certificate}
 	case !t.anyVersion && speaksHTTP2(t.nc) || strings.Contains(err.Error(), "http2: invalid Upgrade request header"): // of net/http, which has no value for it
 		return &TransportError{"it speaks HTTP/2, where no connection can be upgraded: let its Transport, or the function that dials TLS in it, offer HTTP/1.1 alone"}
 	case t.sockets != nil && t.answered && errors.Is(err, net.ErrClosed):
 		return &TransportError{"its Transport did not return although the server had answered: it must not read the body of a 101, which is the connection"}
 	case t.nc != nil:
-		return &AnswerError{withoutURL(err)}
+		broken := &AnswerError{withoutURL(err)}
+		if t.certificate != "" && !t.answered && broken.ended() {
+			return &TLSError{broken, t.certificate} // a reset overtakes the alert
+		}
+		return broken
 	}
 	return err
 }
@@ -274,10 +300,20 @@ func MergeHeader(options, credential http.Header) http.Header {
 	return h
 }
 
-// TLSError is a TLS handshake that failed.
-type TLSError struct{ Err error }
+// TLSError is a TLS handshake that failed. With TLS 1.3 the client has already begun to send
+// the request when the server refuses its certificate.
+type TLSError struct {
+	Err         error
+	Certificate string // what the server got that asked for one; empty if it did not ask
+}
 
-func (e *TLSError) Error() string { return "TLS handshake: " + e.Err.Error() }
+func (e *TLSError) Error() string {
+	text := "TLS handshake: " + e.Err.Error()
+	if e.Certificate != "" {
+		text += " (" + e.Certificate + ")"
+	}
+	return text
+}
 func (e *TLSError) Unwrap() error { return e.Err }
 
 // AnswerError means that a connection was made, and no HTTP answer came.
@@ -297,6 +333,11 @@ func (e *AnswerError) Broken() bool {
 	var network net.Error
 	return errors.Is(e.Err, io.EOF) || errors.Is(e.Err, io.ErrUnexpectedEOF) || errors.Is(e.Err, context.Canceled) || errors.Is(e.Err, net.ErrClosed) ||
 		errors.As(e.Err, &network) || strings.Contains(e.Err.Error(), "server closed idle connection") // net/http has no value for it
+}
+
+// ended reports whether the connection broke before its time was over.
+func (e *AnswerError) ended() bool {
+	return e.Broken() && !errors.Is(e.Err, context.Canceled) && !errors.Is(e.Err, context.DeadlineExceeded) && !isTimeout(e.Err)
 }
 
 // withoutURL returns the error in a *url.Error, which is itself a net.Error.

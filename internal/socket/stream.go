@@ -16,13 +16,14 @@ type stream struct {
 	socket     net.Conn     // below all TLS; nil if the transport did not report it
 	tcp        *net.TCPConn // whose writes deadlines may interrupt; nil if there is none
 	epoch      time.Time
-	lastRead   atomic.Int64    // when bytes were last received, in ns since epoch
-	lastWrite  atomic.Int64    // when the socket last accepted bytes
-	firstPong  atomic.Int64    // when the first pong since ExpectPong came; 0: none
-	pings      atomic.Uint64   // of the peer, so far
-	lastGrowth atomic.Int64    // while a message is incomplete: when its payload last grew; else 0
-	readFailed atomic.Bool     // nothing more will come
-	counter    *messageCounter // with the library's frames only
+	lastRead   atomic.Int64          // when bytes were last received, in ns since epoch
+	lastWrite  atomic.Int64          // when the socket last accepted bytes
+	firstPong  atomic.Int64          // when the first pong since ExpectPong came; 0: none
+	pings      atomic.Uint64         // of the peer, so far
+	lastGrowth atomic.Int64          // while a message is incomplete: when its payload last grew; else 0
+	readFailed atomic.Bool           // nothing more will come
+	writeError atomic.Pointer[error] // why nothing more can be sent
+	counter    *messageCounter       // with the library's frames only
 
 	// Of whoever writes.
 	writeDeadline time.Duration // of a TCP socket, since epoch
@@ -110,7 +111,16 @@ func (s *stream) Write(p []byte) (n int, err error) {
 			err, s.writeDeadline = nil, 0
 		}
 	}
+	if err != nil {
+		s.writeError.Store(&err)
+	}
 	return n, err
+}
+
+// isOfWrite reports whether err comes from a write that has failed.
+func (s *stream) isOfWrite(err error) bool {
+	failed := s.writeError.Load()
+	return failed != nil && errors.Is(err, *failed)
 }
 
 func isTimeout(err error) bool {

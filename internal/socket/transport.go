@@ -70,9 +70,10 @@ func (s *sockets) ownTransport(t *http.Transport) *http.Transport {
 		}
 		return checkConnectResponse(proxy, resp)
 	}
-	if own.TLSClientConfig != nil {
-		guardTLS(own.TLSClientConfig)
+	if own.TLSClientConfig == nil {
+		own.TLSClientConfig = new(tls.Config)
 	}
+	guardTLS(own.TLSClientConfig)
 	return own
 }
 

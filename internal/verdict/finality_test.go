@@ -4,6 +4,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/limpet-go/limpet/internal/frame"
 	"github.com/limpet-go/limpet/wire"
 )
 
@@ -22,6 +23,7 @@ var (
 	refused   = &wire.Failure{Stage: wire.StageUpgrade, Status: 403}
 	violation = &wire.Failure{Stage: wire.StageHandshake, Code: 1002}
 	forGood   = &wire.Failure{Stage: wire.StageOpen, Code: 1003}
+	unusual   = &wire.Failure{Stage: wire.StageHandshake, CloseCode: 999, Err: &frame.CloseCodeError{Code: 999}}
 	lost      = &wire.Failure{Stage: wire.StageOpen}
 )
 
@@ -47,6 +49,7 @@ func TestFinality(t *testing.T) {
 		{"and KeepTrying", true, 5, minutes, refused, true, wire.ActionBackOff, true},
 		{"two violations before Ready", false, 2, 0, violation, false, wire.ActionBackOff, false},
 		{"three violations before Ready", false, 3, 0, violation, false, wire.ActionStop, false},
+		{"a close code that no peer may send, before Ready", false, 9, minutes, unusual, false, wire.ActionBackOff, false},
 		{"three violations after Ready", true, 3, 0, violation, false, wire.ActionBackOff, false},
 		{"five violations over twelve minutes", true, 5, minutes, violation, false, wire.ActionStop, false},
 		{"what no proxy can cause", true, 1, 0, forGood, false, wire.ActionStop, false},

@@ -144,10 +144,13 @@ func decideByStatus(f *wire.Failure) Decision {
 func decideByCloseCode(f *wire.Failure) Decision {
 	var detected *wire.CodeError // a violation that this side found
 	var panicked *fault.User     // of the dialect
+	_, _, unusual := socket.UnusualCode(f.Err)
 	var d Decision
 	switch c := f.Code; {
 	case errors.As(f.Err, &panicked):
 		d = newDecision(wire.ActionBackOff, classUser)
+	case c == 0 && unusual: // the server closes, with a wrong number
+		d = newDecision(wire.ActionBackOff, classProtocol)
 	case c == 0 && errors.As(f.Err, &detected):
 		d = newDecision(wire.ActionBackOff, classProtocol)
 		d.isViolation = true

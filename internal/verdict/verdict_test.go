@@ -16,6 +16,7 @@ import (
 
 	"github.com/limpet-go/limpet"
 	"github.com/limpet-go/limpet/internal/fault"
+	"github.com/limpet-go/limpet/internal/frame"
 	"github.com/limpet-go/limpet/internal/socket"
 	"github.com/limpet-go/limpet/internal/verdict"
 	"github.com/limpet-go/limpet/wire"
@@ -105,6 +106,7 @@ func TestCloseCodes(t *testing.T) {
 	}{
 		{1002, &fault.User{Option: fault.OptionDialect, Err: io.EOF}, limpet.ClassUser, wire.ActionBackOff},
 		{0, &wire.CodeError{Code: 1002}, limpet.ClassProtocol, wire.ActionBackOff},
+		{0, &frame.CloseCodeError{Code: 999}, limpet.ClassProtocol, wire.ActionBackOff},
 		{0, limpet.ErrHeartbeat, limpet.ClassTimeout, wire.ActionBackOff},
 		{0, limpet.ErrStalled, limpet.ClassTimeout, wire.ActionBackOff},
 		{0, io.EOF, limpet.ClassNetwork, wire.ActionBackOff},

@@ -9,7 +9,7 @@ import (
 // instruments are the counters and gauges. What means something as a sum over clients is an
 // up-down counter, and what does not is a gauge.
 type instruments struct {
-	state, attempts, disconnects, resumes, outages                         metric.Int64Observable
+	state, transport, attempts, disconnects, resumes, outages              metric.Int64Observable
 	received, delivered, dropped, conflated, waiting, waitingSize, unacked metric.Int64Observable
 	memory, memoryLimit                                                    metric.Int64Observable
 	discarded, losses, missed, subscriptions, live, failed                 metric.Int64Observable
@@ -27,6 +27,7 @@ func newInstruments(meter metric.Meter) (*instruments, []metric.Observable, erro
 	f := &factory{meter: meter}
 	i := &instruments{
 		state:       f.upDown("limpet.connection.state", "{client}", "1 for the phase that the client is in, 0 for the others."),
+		transport:   f.upDown("limpet.connection.transport", "{client}", "1 for what carries the connection that is ready, 0 for the others; http is plain requests."),
 		attempts:    f.counter("limpet.connect.attempts", "{attempt}", "Finished attempts to connect: ok, or the class of the error."),
 		disconnects: f.counter("limpet.disconnects", "{disconnect}", "Lost connections, by the class of the error."),
 		resumes:     f.counter("limpet.resumes", "{connection}", "Connections that became ready, by whether the server still knew the session."),

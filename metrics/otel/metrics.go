@@ -21,7 +21,7 @@
 //
 // Names begin with limpet. and follow the semantic conventions; units are those of UCUM. The
 // attribute limpet.client or limpet.server is the name that you add a client or a server
-// under. The other attributes have a fixed set of values: state, result, verdict, reason,
+// under. The other attributes have a fixed set of values: state, transport, result, verdict, reason,
 // kind, outcome, error.type and network.io.direction. No topic, URL or text of a peer becomes
 // an attribute. All but the last two are also labels of metrics/prom.
 //

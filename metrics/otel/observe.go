@@ -13,6 +13,8 @@ import (
 
 var phases = []limpet.Phase{limpet.Connecting, limpet.Handshaking, limpet.Ready, limpet.Waiting, limpet.Ended}
 
+var transports = []limpet.Transport{limpet.TransportWebSocket, limpet.TransportHTTP}
+
 // classes are the classes that a lost connection or a failed attempt has. They have
 // a value from the beginning, so that the first failure shows as an increase.
 var classes = []limpet.ErrorClass{
@@ -53,6 +55,13 @@ func (o observer) client(c *client) {
 			n = 1
 		}
 		o.count(o.state, n, attribute.String("state", p.String()))
+	}
+	for _, t := range transports {
+		n := uint64(0)
+		if t == st.Transport {
+			n = 1
+		}
+		o.count(o.transport, n, attribute.String("transport", string(t)))
 	}
 	o.count(o.attempts, st.Connections, attribute.String("result", "ok"))
 	o.classes(o.attempts, "result", st.FailedAttempts)

@@ -232,3 +232,21 @@ func TestPublishValues(t *testing.T) {
 		}
 	})
 }
+
+// A client on the fallback counts as one over plain requests.
+func TestTransport(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		m, reader := newReader(t)
+		client, end := scene.OnFallback(t)
+		assert.NoError(t, m.AddClient("a", client))
+		collect(t, reader).check(t, page{
+			"limpet.connection.transport limpet.client=a transport=websocket": 0,
+			"limpet.connection.transport limpet.client=a transport=http":      1,
+		})
+		end()
+		collect(t, reader).check(t, page{
+			"limpet.connection.transport limpet.client=a transport=websocket": 0,
+			"limpet.connection.transport limpet.client=a transport=http":      0,
+		})
+	})
+}

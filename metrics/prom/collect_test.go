@@ -297,3 +297,22 @@ func TestConflated(t *testing.T) {
 		})
 	})
 }
+
+// A client on the fallback counts as one over plain requests.
+func TestTransport(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		client, end := scene.OnFallback(t)
+		c := prom.NewCollector(nil)
+		assert.NoError(t, c.AddClient("a", client))
+		registry := newRegistry(t, c)
+		check(t, gather(t, registry), map[string]float64{
+			`limpet_connection_transport client="a" transport="websocket"`: 0,
+			`limpet_connection_transport client="a" transport="http"`:      1,
+		})
+		end()
+		check(t, gather(t, registry), map[string]float64{
+			`limpet_connection_transport client="a" transport="websocket"`: 0,
+			`limpet_connection_transport client="a" transport="http"`:      0,
+		})
+	})
+}

@@ -183,12 +183,22 @@ var classes = []limpet.ErrorClass{
 	limpet.ClassUser, limpet.ClassOther,
 }
 
+var transports = []limpet.Transport{limpet.TransportWebSocket, limpet.TransportHTTP}
+
+// phase writes the states of a client that exclude each other.
+func (w writer) phase(n *names, now limpet.Phase, over limpet.Transport) {
+	for _, p := range phases {
+		w.gauge(n.state, one(p == now), p.String())
+	}
+	for _, t := range transports {
+		w.gauge(n.transport, one(t == over), string(t))
+	}
+}
+
 func (c *Collector) collectClient(ch chan<- prometheus.Metric, name string, cl *client) {
 	n, st, state := &c.names, cl.Stats(), cl.State()
 	w := writer{ch, []string{name}}
-	for _, p := range phases {
-		w.gauge(n.state, one(p == state.Phase), p.String())
-	}
+	w.phase(n, state.Phase, st.Transport)
 	w.counter(n.attempts, float64(st.Connections), "ok")
 	w.classes(n.attempts, st.FailedAttempts)
 	w.classes(n.disconnects, st.Lost)

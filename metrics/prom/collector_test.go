@@ -125,6 +125,9 @@ func TestValues(t *testing.T) {
 			`limpet_server_connections server="orders" state="ready"`: 0,
 			`limpet_server_sessions server="orders"`:                  1,
 			`limpet_server_subscriptions server="orders"`:             0,
+
+			`limpet_connection_transport client="orders" transport="websocket"`: 0,
+			`limpet_connection_transport client="feed" transport="websocket"`:   1,
 		})
 		if st.Outage.Seconds() != lasted || o.client.State().NextAttempt.IsZero() {
 			t.Errorf("the outage has lasted %v s, and is %v", lasted, st.Outage)
@@ -147,24 +150,26 @@ func TestValues(t *testing.T) {
 		st, got := o.client.Stats(), o.srv.Server.Stats()
 		h := o.client.Histograms()
 		check(t, up, map[string]float64{
-			`limpet_connection_state client="orders" state="connecting"`:  0,
-			`limpet_connection_state client="orders" state="handshaking"`: 0,
-			`limpet_connection_state client="orders" state="ready"`:       1,
-			`limpet_connection_state client="orders" state="waiting"`:     0,
-			`limpet_connection_state client="orders" state="ended"`:       0,
-			`limpet_connect_attempts_total client="orders" result="ok"`:   4,
-			`limpet_connect_attempts_total client="orders" result="auth"`: 1,
-			`limpet_connect_attempts_total client="orders" result="dial"`: float64(st.Attempts - 5), // 1 before, the others in the outage
-			`limpet_disconnects_total class="network" client="orders"`:    3,
-			`limpet_resumes_total client="orders" verdict="resumed"`:      3,
-			`limpet_resumes_total client="orders" verdict="fresh"`:        1,
-			`limpet_connected_seconds client="orders"`:                    time.Since(ready).Seconds(),
-			`limpet_next_attempt_seconds client="orders"`:                 0,
-			`limpet_outages_total client="orders"`:                        3,
-			`limpet_unavailable_seconds_total client="orders"`:            st.OutageTime.Seconds(),
-			`limpet_outage_current_seconds client="orders"`:               0,
-			`limpet_heartbeat_rtt_last_seconds client="orders"`:           0.04,
-			`limpet_silence_seconds client="orders"`:                      st.Silence.Seconds(),
+			`limpet_connection_state client="orders" state="connecting"`:        0,
+			`limpet_connection_state client="orders" state="handshaking"`:       0,
+			`limpet_connection_state client="orders" state="ready"`:             1,
+			`limpet_connection_state client="orders" state="waiting"`:           0,
+			`limpet_connection_state client="orders" state="ended"`:             0,
+			`limpet_connection_transport client="orders" transport="websocket"`: 1,
+			`limpet_connection_transport client="orders" transport="http"`:      0,
+			`limpet_connect_attempts_total client="orders" result="ok"`:         4,
+			`limpet_connect_attempts_total client="orders" result="auth"`:       1,
+			`limpet_connect_attempts_total client="orders" result="dial"`:       float64(st.Attempts - 5), // 1 before, the others in the outage
+			`limpet_disconnects_total class="network" client="orders"`:          3,
+			`limpet_resumes_total client="orders" verdict="resumed"`:            3,
+			`limpet_resumes_total client="orders" verdict="fresh"`:              1,
+			`limpet_connected_seconds client="orders"`:                          time.Since(ready).Seconds(),
+			`limpet_next_attempt_seconds client="orders"`:                       0,
+			`limpet_outages_total client="orders"`:                              3,
+			`limpet_unavailable_seconds_total client="orders"`:                  st.OutageTime.Seconds(),
+			`limpet_outage_current_seconds client="orders"`:                     0,
+			`limpet_heartbeat_rtt_last_seconds client="orders"`:                 0.04,
+			`limpet_silence_seconds client="orders"`:                            st.Silence.Seconds(),
 
 			`limpet_received_messages_total client="orders"`:                              10 + 2 + 15,
 			`limpet_delivered_messages_total client="orders"`:                             3,

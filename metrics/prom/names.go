@@ -7,25 +7,26 @@ type names struct {
 	all       []*prometheus.Desc
 	namespace string
 
-	state, attempts, disconnects, resumes, connected, nextAttempt     *prometheus.Desc
-	outages, unavailable, outage, pingRTT, silence                    *prometheus.Desc
-	received, delivered, dropped, conflated, waiting, waitingBytes    *prometheus.Desc
-	memory, memoryLimit                                               *prometheus.Desc
-	unacked, discarded, losses, missed, subscriptions, live, failed   *prometheus.Desc
-	subStates                                                         *prometheus.Desc
-	malformed, unrequested, bytesRead, bytesWritten                   *prometheus.Desc
-	published, resent, outcomes, window, windowBytes, oldestPending   *prometheus.Desc
-	delivery, source, publish, ping, connection, outageDuration       *prometheus.Desc
-	subOpen, subLive, subWaiting, subReceived, subDropped, subMissed  *prometheus.Desc
-	serverConnections, serverSessions, serverSubscriptions, serverIDs *prometheus.Desc
-	serverRefused, serverClosed, serverUplink, serverDelivered        *prometheus.Desc
-	serverLosses, serverFirst, serverHead                             *prometheus.Desc
+	state, transport, attempts, disconnects, resumes, connected, nextAttempt *prometheus.Desc
+	outages, unavailable, outage, pingRTT, silence                           *prometheus.Desc
+	received, delivered, dropped, conflated, waiting, waitingBytes           *prometheus.Desc
+	memory, memoryLimit                                                      *prometheus.Desc
+	unacked, discarded, losses, missed, subscriptions, live, failed          *prometheus.Desc
+	subStates                                                                *prometheus.Desc
+	malformed, unrequested, bytesRead, bytesWritten                          *prometheus.Desc
+	published, resent, outcomes, window, windowBytes, oldestPending          *prometheus.Desc
+	delivery, source, publish, ping, connection, outageDuration              *prometheus.Desc
+	subOpen, subLive, subWaiting, subReceived, subDropped, subMissed         *prometheus.Desc
+	serverConnections, serverSessions, serverSubscriptions, serverIDs        *prometheus.Desc
+	serverRefused, serverClosed, serverUplink, serverDelivered               *prometheus.Desc
+	serverLosses, serverFirst, serverHead                                    *prometheus.Desc
 }
 
 func newNames(namespace string) names {
 	n := names{namespace: namespace}
 
 	n.state = n.client("connection_state", "1 for the phase that the client is in, 0 for the others.", "state")
+	n.transport = n.client("connection_transport", "1 for what carries the connection that is ready, 0 for the others; http is plain requests.", "transport")
 	n.attempts = n.client("connect_attempts_total", "Finished attempts to connect: ok, or the class of the error.", "result")
 	n.disconnects = n.client("disconnects_total", "Lost connections, by the class of the error.", "class")
 	n.resumes = n.client("resumes_total", "Connections that became ready, by whether the server still knew the session.", "verdict")

@@ -170,8 +170,11 @@ func TestConformanceOfFuncs(t *testing.T) {
 		Name: "reef", Confirms: true, ConfirmsEnd: true, Numbered: true, Resume: true, Acks: true,
 		Subscribe: func(a feed.Ask) ([]byte, error) {
 			m := reefMessage{ID: a.ID, Op: "subscribe", Topic: a.Topic}
-			if a.From == wire.FromResume {
+			switch a.From {
+			case wire.FromResume:
 				m.After = &a.After.Offset
+			case wire.FromFirst, wire.FromLast:
+				return nil, errors.New("reef: begins after a number or now")
 			}
 			return write(m)
 		},

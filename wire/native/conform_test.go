@@ -128,6 +128,7 @@ func TestConformance(t *testing.T) {
 				Topics:  [2]string{"a", "b"},
 				Refusal: &wiretest.Refusal{Frames: refused, Code: 4100},
 				Allocs:  16,
+				Strict:  true, // docs/protocol.md, section 7
 			})
 		})
 	}

@@ -10,6 +10,7 @@ var checks = []check{
 	{name: "memory", pure: checkMemory},
 	{name: "frames", pure: checkFrames},
 	{name: "values", pure: checkValues},
+	{name: "beginnings", pure: checkFrom},
 	{name: "hostile input", pure: checkHostile},
 	{name: "growth", pure: checkGrowth},
 	{name: "allocations", pure: checkAllocations},

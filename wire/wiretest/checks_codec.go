@@ -178,7 +178,7 @@ func checkHostile(s *Subject, r *report) {
 	random := rand.New(rand.NewPCG(hostileSeed, 1))
 	for i := range first.down {
 		for _, f := range hostile(random, first.down[i]) {
-			s.tryFrame(r, first.down[:i], f, reasons)
+			s.tryFrame(r, first.down[:i], f, reasons, i < len(first.hasMsg) && first.hasMsg[i] && f.Type == first.down[i].Type)
 		}
 	}
 	if len(reasons) > maxReasons {
@@ -187,8 +187,9 @@ func checkHostile(s *Subject, r *report) {
 	}
 }
 
-// tryFrame decodes f on a connection that has decoded earlier frames.
-func (s *Subject) tryFrame(r *report, earlier []wire.Frame, f wire.Frame, reasons map[string]bool) {
+// tryFrame decodes f on a connection that has decoded earlier frames. damaged means that it
+// was made from one with a message.
+func (s *Subject) tryFrame(r *report, earlier []wire.Frame, f wire.Frame, reasons map[string]bool, damaged bool) {
 	shown := cut(bytes.Clone(f.Data))
 	defer func() {
 		switch v := recover().(type) {
@@ -213,8 +214,13 @@ func (s *Subject) tryFrame(r *report, earlier []wire.Frame, f wire.Frame, reason
 	if big {
 		runtime.ReadMemStats(&before)
 	}
-	if err := k.codec.Decode(f, &events); err != nil && strings.Contains(err.Error(), marker) {
+	err = k.codec.Decode(f, &events)
+	if err != nil && strings.Contains(err.Error(), marker) {
 		r.add("the error of Decode repeats what the peer sent, and goes into logs and close frames: %.200q", err.Error())
+	}
+	if readable := f.Type == wire.Binary || utf8.Valid(f.Data); err != nil && damaged && readable && !s.Strict {
+		r.once("a damaged message", "Decode of %q, a damaged message, returns an error, which ends the connection, and the client if it comes each time: report an EventMalformed, which the client "+
+			"skips and counts, or set Subject.Strict if the protocol demands that: %v", shown, err)
 	}
 	if big {
 		runtime.ReadMemStats(&after)

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"runtime"
+	"slices"
 	"strings"
 	"testing/synctest"
 
@@ -36,6 +37,7 @@ func checkValues(s *Subject, r *report) {
 	if k == nil || !s.numbered() {
 		return
 	}
+	k.receiveUnnumbered(r)
 	e := k.data(1, s.Topics[0], exactNumber)
 	from := len(k.events)
 	if said, err := k.say(e); !said || err != nil {
@@ -44,6 +46,76 @@ func checkValues(s *Subject, r *report) {
 	for _, got := range k.events[from:] {
 		if got.Kind == wire.EventData && got.Numbered && got.Position.Offset != exactNumber {
 			r.add("the server sends a message with number %d, and Decode reports number %d", uint64(exactNumber), got.Position.Offset)
+		}
+	}
+}
+
+// receiveUnnumbered makes the server send a message without a number, where the protocol has
+// such messages beside others.
+func (k *talk) receiveUnnumbered(r *report) {
+	numbered, plain := k.data(1, k.s.Topics[0], 3), k.data(1, k.s.Topics[0], 3)
+	plain.Numbered, plain.Prev, plain.Position = false, 0, wire.Position{}
+	numbered.Prev, numbered.Position = 0, wire.Position{}
+	frames := k.peer.Encode(plain)
+	if slices.EqualFunc(frames, k.peer.Encode(numbered), func(a, b wire.Frame) bool { return bytes.Equal(a.Data, b.Data) }) {
+		return // every message has a number
+	}
+	from := len(k.events)
+	if err := k.receive(frames); err != nil {
+		r.add("the server sends a message without a number: %v", err)
+		return
+	}
+	for _, got := range k.events[from:] {
+		if got.Kind == wire.EventData && got.Numbered {
+			r.add("the server sends a message without a number, and Decode reports number %d: leave Numbered out, or the client takes what follows for lost or for a duplicate", got.Position.Offset)
+		}
+	}
+}
+
+// checkFrom: a subscription begins where the client says, or is refused. Lost connections show
+// whether it begins after a position.
+func checkFrom(s *Subject, r *report) {
+	traits := s.Dialect.Traits()
+	if !traits.Resume || s.Pushes {
+		r.skip("a subscription begins with what comes next")
+		return
+	}
+	for from, name := range map[wire.From]string{wire.FromFirst: "FromFirst", wire.FromLast: "FromLast"} {
+		k, err := s.open()
+		if errors.Is(err, errHTTP) {
+			r.skip("%v", err)
+			return
+		} else if err != nil {
+			return // checkMemory reports it
+		}
+		k.beginFrom(r, from, name)
+	}
+}
+
+func (k *talk) beginFrom(r *report, from wire.From, name string) {
+	op := k.subscribeOp(1, k.s.Topics[0])
+	op.Subscribe.From = from
+	var out wire.Frames
+	var refused *wire.OpError
+	err := k.codec.Encode([]wire.Op{op}, &out)
+	switch {
+	case errors.As(err, &refused):
+		return
+	case err != nil:
+		r.add("Encode of a subscription with %s: %v; want a frame, or a *wire.OpError for what the server cannot do", name, err)
+		return
+	}
+	for _, f := range out.List {
+		requests, err := k.peer.Decode(f)
+		if err != nil {
+			r.add("the peer cannot read a subscription with %s: %v", name, err)
+			return
+		}
+		for _, q := range requests {
+			if q.Kind == wire.OpSubscribe && q.Subscribe != nil && q.Subscribe.From != from {
+				r.add("Encode of a subscription with %s makes a frame in which the peer reads From %d: the subscription begins elsewhere, and nobody learns it; "+
+					"send where to begin, or refuse with a *wire.OpError what the server cannot do", name, q.Subscribe.From)
+			}
 		}
 	}
 }

@@ -18,6 +18,7 @@ const maxFindings = 8
 type report struct {
 	mu       sync.Mutex
 	findings []string
+	keys     map[string]bool // of once
 	skipped  string
 	hangs    bool // the trial was abandoned
 }
@@ -43,6 +44,20 @@ func (r *report) add(format string, args ...any) {
 	text := fmt.Sprintf(format, args...)
 	if len(r.findings) < maxFindings && !slices.Contains(r.findings, text) {
 		r.findings = append(r.findings, text)
+	}
+}
+
+// once adds a finding, one for each key.
+func (r *report) once(key, format string, args ...any) {
+	r.mu.Lock()
+	known := r.keys[key]
+	if r.keys == nil {
+		r.keys = map[string]bool{}
+	}
+	r.keys[key] = true
+	r.mu.Unlock()
+	if !known {
+		r.add(format, args...)
 	}
 }
 

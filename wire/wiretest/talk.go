@@ -20,6 +20,7 @@ type talk struct {
 	peer   Peer
 	traits wire.Traits
 	down   []wire.Frame // that the codec has decoded
+	hasMsg []bool       // of each of them: it has a message
 	up     []wire.Frame // that it has encoded
 	events []wire.Event // of down
 	kept   []string     // what is wrong with the memory of events
@@ -87,6 +88,7 @@ func (k *talk) receive(frames []wire.Frame) error {
 		}
 		k.reuse(lent, &events)
 		k.events = append(k.events, events.List...)
+		k.hasMsg = append(k.hasMsg, slices.ContainsFunc(events.List, func(e wire.Event) bool { return e.Kind == wire.EventData }))
 		for _, e := range events.List {
 			var op wire.Op
 			switch e.Kind {

@@ -23,7 +23,7 @@ import (
 //	client  UNSUB topic          server  END topic
 //	client  PUB cmd topic body   server  ACK cmd, or REJ cmd
 //	client  PING n, PONG n       server  PONG n, PING n
-//	client  DONE topic n         server  MSG topic n body, or AGAIN topic n body
+//	client  DONE topic n         server  MSG topic n body, or AGAIN topic n body; - in place of n: no number
 //	client  BACK topic n         server  DENIED
 type toy struct {
 	broken string
@@ -151,6 +151,9 @@ func (c *toyCodec) Encode(ops []wire.Op, out *wire.Frames) error {
 				continue
 			case c.broken == "a resume that is no resume":
 				after = 0
+			}
+			if from := op.Subscribe.From; (from == wire.FromFirst || from == wire.FromLast) && c.broken != "a beginning that is ignored" {
+				return &wire.OpError{Index: i, Err: errors.New("toy: begins after a number or now")}
 			}
 			from := "new"
 			if op.Subscribe.From == wire.FromResume {
@@ -301,6 +304,9 @@ func (c *toyCodec) Decode(f wire.Frame, out *wire.Events) error {
 	case verb == "MSG" || verb == "AGAIN":
 		c.message(verb, word, rest, f, out)
 	default:
+		if c.broken == "an error for a line that is not known" {
+			return errors.New("toy: an unknown line")
+		}
 		if c.broken == "an error that repeats the line" {
 			return &wire.CodeError{Code: 1002, Reason: string(f.Data)}
 		}
@@ -326,6 +332,10 @@ func (c *toyCodec) Decode(f wire.Frame, out *wire.Events) error {
 
 func (c *toyCodec) message(verb, topic, rest string, f wire.Frame, out *wire.Events) {
 	number, body, _ := strings.Cut(rest, " ")
+	plain := number == "-"
+	if plain {
+		number = "0"
+	}
 	n, err := strconv.ParseUint(number, 10, 64)
 	if err != nil {
 		out.Append(wire.EventMalformed).Reason = "a message without a number"
@@ -335,6 +345,9 @@ func (c *toyCodec) message(verb, topic, rest string, f wire.Frame, out *wire.Eve
 	e := out.Append(wire.EventData)
 	e.Name, e.Message.Payload, e.Message.Redelivered = topic, []byte(body), verb == "AGAIN"
 	e.Position.Offset, e.Numbered = n, true
+	if plain && c.broken != "a number of its own" {
+		e.Numbered = false
+	}
 	if c.broker {
 		e.Position, e.Numbered = wire.Position{Tag: number}, false
 	}
@@ -462,6 +475,9 @@ func (toyPeer) Encode(e wire.Event) []wire.Frame {
 		verb := "MSG"
 		if e.Message.Redelivered {
 			verb = "AGAIN"
+		}
+		if !e.Numbered && e.Position.Tag == "" {
+			return toyLine("%s %s - %s", verb, e.Name, e.Message.Payload)
 		}
 		return toyLine("%s %s %d %s", verb, e.Name, e.Position.Offset, e.Message.Payload)
 	case wire.EventAck:

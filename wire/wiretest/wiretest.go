@@ -71,6 +71,11 @@ type Subject struct {
 	// something.
 	Beat time.Duration
 
+	// Strict means that the protocol demands the end of the connection after a message that
+	// cannot be read, as limpet.v1 does. Otherwise Decode must report it as EventMalformed, and
+	// go on.
+	Strict bool
+
 	// Refusal is how the server refuses a credential. Nil means that it has none.
 	Refusal *Refusal
 
@@ -115,6 +120,7 @@ type Peer interface {
 	//	EventPong          N, of the OpPing that it answers
 	//	EventAuth          Expires, or Wanted, with the trait Refresh
 	//
+	// A message that is not Numbered has no number, if the protocol has such messages beside others.
 	// Position.Tag of a message is its number as a text; a protocol with cursors of
 	// its own may use it. An EventAck has the Cmd of its request in either case: with
 	// Rejects it refuses the message, without it accepts. Rejects[0].Seq is that Cmd

@@ -15,6 +15,7 @@ import (
 	"github.com/limpet-go/limpet"
 	"github.com/limpet-go/limpet/internal/assert"
 	"github.com/limpet-go/limpet/limpettest"
+	"github.com/limpet-go/limpet/server"
 	"github.com/limpet-go/limpet/wire"
 	"github.com/limpet-go/limpet/wire/raw"
 )
@@ -33,6 +34,21 @@ func Start(t testing.TB, url string, o limpet.Options) *limpet.Client {
 	assert.NoError(t, err)
 	t.Cleanup(func() { End(c) })
 	return c
+}
+
+// OnFallback returns a client that is ready over plain requests, and what ends it.
+func OnFallback(t testing.TB) (c *limpet.Client, end func()) {
+	t.Helper()
+	srv, err := server.New(nil)
+	assert.NoError(t, err)
+	t.Cleanup(func() { srv.Close() })
+	host := limpettest.NewHandler(t, http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		r.Header.Del("Upgrade")
+		r.Header.Del("Connection")
+		srv.ServeHTTP(w, r)
+	}), nil)
+	c = Start(t, host.URL(), limpet.Options{HTTPClient: host.HTTPClient(), Fallback: true})
+	return c, func() { End(c) }
 }
 
 // End closes c and waits for its goroutines.
