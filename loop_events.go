@@ -161,20 +161,6 @@ func (l *loop) handle(k *link, ev *wire.Event) {
 	}
 }
 
-// handleError handles an error that concerns the connection, or a request without a name.
-func (l *loop) handleError(k *link, ev *wire.Event) {
-	l.c.notify.post(ServerNotice{shownCode(ev.Code, ev.PeerCode), text.Quote(ev.Reason)})
-	if ev.Fatal && k.fatalError == nil {
-		k.fatalError, k.fatalAt, k.closeBy = ev, l.now, l.now.Add(fatalCloseTimeout)
-		if l.c.cfg.traits.ErrorStaysOpen {
-			k.closeBy = l.now
-		}
-	}
-	if traits := &l.c.cfg.traits; !traits.ByKey && traits.Confirms && !ev.Fatal && ev.Code != 0 && ev.Key == 0 && ev.N == 0 {
-		l.requestRefused(k, ev)
-	}
-}
-
 // maxReplies bounds the replies that wait for a peer that requests them and does
 // not read.
 const maxReplies = 1024

@@ -383,6 +383,20 @@ func (l *loop) confirmWritten(k *link) {
 	k.confirmed = nil
 }
 
+// handleError handles an error that concerns the connection, or a request without a name.
+func (l *loop) handleError(k *link, ev *wire.Event) {
+	l.c.notify.post(ServerNotice{shownCode(ev.Code, ev.PeerCode), text.Quote(ev.Reason)})
+	if ev.Fatal && k.fatalError == nil {
+		k.fatalError, k.fatalAt, k.closeBy = ev, l.now, l.now.Add(fatalCloseTimeout)
+		if l.c.cfg.traits.ErrorStaysOpen {
+			k.closeBy = l.now
+		}
+	}
+	if traits := &l.c.cfg.traits; !traits.ByKey && traits.Confirms && !ev.Fatal && ev.Code != 0 && ev.Key == 0 && ev.N == 0 {
+		l.requestRefused(k, ev)
+	}
+}
+
 // suspicion is that the request for a subscription makes the server end the connection
 // instead of answering: the connections in a row that ended so, and how many of them the
 // server ended in words, with no other request open.
