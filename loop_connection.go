@@ -289,12 +289,15 @@ func (l *loop) fail(k *link, f *wire.Failure) {
 	why := l.explain(f, d)
 	l.state.Cause = why
 	l.c.counters.countFailure(k != nil && k.ready, ErrorClass(d.Class))
+	slowed := k != nil && l.link == k && l.closedForPace(k, f)
 	if k != nil && k.ready && l.link == k {
 		open := l.openRequests(k)
 		if d.TooBig {
 			l.window.frameTooBig(len(open) == 0)
 		}
-		l.suspect(open, f, &d, k.fatalError != nil)
+		if !slowed { // the requests are not why
+			l.suspect(open, f, &d, k.fatalError != nil)
+		}
 		l.learnIdle(k, f, ErrorClass(d.Class))
 	}
 	l.disconnect(k, 0, "")

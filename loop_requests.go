@@ -392,7 +392,11 @@ func (l *loop) handleError(k *link, ev *wire.Event) {
 			k.closeBy = l.now
 		}
 	}
+	slow := l.refusedForPace(k, ev.PeerCode, ev.Reason)
 	if traits := &l.c.cfg.traits; !traits.ByKey && traits.Confirms && !ev.Fatal && ev.Code != 0 && ev.Key == 0 && ev.N == 0 {
+		if slow {
+			ev.Retry = max(ev.Retry, pacePause)
+		}
 		l.requestRefused(k, ev)
 	}
 }

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"math"
 	"math/rand/v2"
 	"net/http"
 	"net/url"
@@ -17,6 +18,7 @@ import (
 	"github.com/limpet-go/limpet/internal/governor"
 	"github.com/limpet-go/limpet/internal/guard"
 	"github.com/limpet-go/limpet/internal/headers"
+	"github.com/limpet-go/limpet/internal/pace"
 	"github.com/limpet-go/limpet/internal/text"
 	"github.com/limpet-go/limpet/internal/verdict"
 	"github.com/limpet-go/limpet/wire"
@@ -211,6 +213,90 @@ func (l *loop) followEndpoint(k *link, f *wire.Failure, d *verdict.Decision) (an
 		d.After = 0
 	}
 	return !wasReady && list.HasNext(l.now)
+}
+
+// slowed is when the pace was lowered last, and on which connection.
+type slowed struct {
+	at  time.Time
+	gen uint64
+}
+
+const (
+	enoughSent = 5               // messages: who has sent fewer in the last ten seconds has not sent too much
+	onItsWay   = 2 * time.Second // for which a connection still has refusals of what was sent before
+	pacePause  = time.Second     // before a subscription is asked for again that was refused for the pace
+)
+
+// noteSent counts n frames that are sent now. repliesOnly says that they are pings and pongs.
+func (l *loop) noteSent(n int, repliesOnly bool) {
+	l.sent.Add(l.now, n)
+	l.pacing.Sent(l.now, n, repliesOnly)
+}
+
+// takePing counts a ping that is sent now and returns the zero time, or returns when there is
+// room for it.
+func (l *loop) takePing() (at time.Time) {
+	if at = l.pacing.TakePing(l.now); at.IsZero() {
+		l.sent.Add(l.now, 1)
+	}
+	return at
+}
+
+// refusedForPace reports whether the server has refused something because the client sends too
+// much, and says so. Then the client sends less.
+func (l *loop) refusedForPace(k *link, code int64, reason string) bool {
+	if code != http.StatusTooManyRequests && verdict.ComplaintIn(reason) != verdict.SentMuch {
+		return false
+	}
+	l.slowDown(k, true, reason)
+	return true
+}
+
+// closedForPace reports whether k has ended because the client sends too much: the server says
+// so, or it may mean that. Then the client sends less.
+func (l *loop) closedForPace(k *link, f *wire.Failure) bool {
+	complaint := verdict.ComplaintIn(f.Reason)
+	said := complaint == verdict.SentMuch || f.PeerCode == http.StatusTooManyRequests ||
+		f.Code == closeRateLimited && l.c.cfg.Dialect.Name() == nameOfLimpet
+	switch {
+	case f.Code == 0, !said && (f.Code != closePolicy || complaint == verdict.Other):
+		return false
+	}
+	return l.slowDown(k, said, f.Reason)
+}
+
+const (
+	closePolicy      = 1008 // RFC 6455, section 7.4.1
+	closeRateLimited = 4201 // docs/protocol.md, section 7
+	nameOfLimpet     = "limpet"
+)
+
+// slowDown halves the pace, unless the client has hardly sent anything. It reports whether what
+// was sent is why k has ended.
+func (l *loop) slowDown(k *link, said bool, reason string) bool {
+	sent, busiest := l.sent.Recent(l.now)
+	switch {
+	case l.slowed.gen == k.conn.gen && l.now.Sub(l.slowed.at) < onItsWay:
+		return true
+	case sent < enoughSent:
+		return false
+	}
+	limit, lowered := l.pacing.Lower(l.now, busiest, said)
+	if l.pacing == nil {
+		k.pingsCounted = k.conn.Pings()
+	}
+	l.pacing, l.sent, l.slowed = limit, pace.Meter{}, slowed{l.now, k.conn.gen}
+	if lowered {
+		l.paceChanged(PaceChanged{Lowered: true, Said: said, Reason: text.Quote(l.c.secrets.Hide(reason))})
+	}
+	return lowered
+}
+
+// paceChanged publishes that the client sends at another pace.
+func (l *loop) paceChanged(e PaceChanged) {
+	e.Host, e.PerSecond = l.state.Host, l.pacing.PerSecond()
+	l.c.counters.pace.Store(math.Float64bits(e.PerSecond))
+	l.c.notify.post(e)
 }
 
 // resolved is the answer of Options.Resolver.

@@ -2,6 +2,7 @@ package test
 
 import (
 	"bufio"
+	"cmp"
 	"encoding/binary"
 	"fmt"
 	"io"
@@ -30,6 +31,7 @@ type gauge struct {
 	lag    time.Duration // before the end of a subscription is confirmed
 	mute   string        // a topic without answers
 	greet  func(say func(op byte, text string))
+	reason string // of its close frames; "-": none. Defaults to "too many messages"
 
 	mu      sync.Mutex
 	lines   []line
@@ -82,7 +84,8 @@ func (g *gauge) talk(nc net.Conn) {
 			return
 		}
 		if !g.admit(line{conn, op, text, time.Now()}) {
-			say(8, closePayload(1008, "too many messages"))
+			reason := cmp.Or(g.reason, "too many messages")
+			say(8, closePayload(1008, strings.TrimPrefix(reason, "-")))
 			return
 		}
 		if op == opPing {
