@@ -46,6 +46,9 @@ type attempt struct {
 	refresh bool
 	cause   error
 	inUse   uint64 // the connection that it is to replace; 0: none
+
+	dials      func()                                 // follows when it dials
+	dialsAgain func(host string) (wait time.Duration) // asks for another turn, of a host; at once or not at all
 }
 
 const (
@@ -180,7 +183,7 @@ func (d *dialer) dial(ctx context.Context, a attempt) dialed {
 	if d.cfg.Fallback {
 		return x.upgradeOrFallBack()
 	}
-	return x.make((*dialer).upgrade)
+	return x.make((*dialing).upgrade)
 }
 
 // dialing is an attempt that has its credential.
@@ -193,7 +196,7 @@ type dialing struct {
 }
 
 // connector makes a connection. The values are the ticket.
-type connector func(*dialer, *socket.Requests, *wire.Attempt, url.Values, socket.Options) (*socket.Conn, *wire.Failure)
+type connector func(*dialing, *wire.Attempt, url.Values, socket.Options) (*socket.Conn, *wire.Failure)
 
 // make asks for a ticket, if there are any, and makes a connection with connect.
 func (x *dialing) make(connect connector) dialed {
@@ -218,7 +221,8 @@ func (x *dialing) make(connect connector) dialed {
 	c := newConn()
 	o.OnKill = c.slots.Close
 	var failure *wire.Failure
-	c.Conn, failure = connect(d, x.requests, w, tickets, o)
+	a.dials()
+	c.Conn, failure = connect(x, w, tickets, o)
 	if failure != nil {
 		failure.Attempt = a.number
 		failure.Body = []byte(d.secrets.Hide(string(failure.Body)))
@@ -231,8 +235,8 @@ func (x *dialing) make(connect connector) dialed {
 }
 
 // fallBack is a connector. A redirect of its GET is not followed.
-func (*dialer) fallBack(requests *socket.Requests, w *wire.Attempt, _ url.Values, o socket.Options) (*socket.Conn, *wire.Failure) {
-	return requests.Fallback(w, o)
+func (x *dialing) fallBack(w *wire.Attempt, _ url.Values, o socket.Options) (*socket.Conn, *wire.Failure) {
+	return x.requests.Fallback(w, o)
 }
 
 // upgradeOrFallBack tries WebSocket, and plain HTTP requests where the path refuses that.
@@ -241,12 +245,18 @@ func (x *dialing) upgradeOrFallBack() dialed {
 	skip := p.SkipsUpgrade(host)
 	var upgraded dialed
 	if !skip {
-		upgraded = x.make((*dialer).upgrade)
+		upgraded = x.make((*dialing).upgrade)
 		if upgraded.failure == nil || !p.RefusesUpgrade(x.ctx, upgraded.failure, x.task.url.Scheme == "ws") {
 			return upgraded
 		}
 	}
-	result := x.make((*dialer).fallBack)
+	if !skip {
+		if f := x.noTurn(host); f != nil {
+			f.Attempt = x.task.number
+			return dialed{failure: f}
+		}
+	}
+	result := x.make((*dialing).fallBack)
 	switch {
 	case result.failure == nil:
 		if p.FellBack(host, skip); !skip {
@@ -255,12 +265,22 @@ func (x *dialing) upgradeOrFallBack() dialed {
 		return result
 	case errors.Is(result.failure.Err, socket.ErrNoFallback) && skip:
 		p.Forget()
-		return x.make((*dialer).upgrade)
+		return x.make((*dialing).upgrade)
 	case errors.Is(result.failure.Err, socket.ErrNoFallback):
 		return upgraded
 	}
 	p.Forget() // the next attempt tries both
 	return result
+}
+
+// noTurn takes another turn of a host for the attempt. Without one it returns a failure, with the
+// time until there is one.
+func (x *dialing) noTurn(host string) *wire.Failure {
+	wait := x.task.dialsAgain(host)
+	if wait == 0 {
+		return nil
+	}
+	return &wire.Failure{Stage: wire.StageDial, Retry: wait, Err: fmt.Errorf("there were as many attempts to connect to %q as Options.Limits.Dials allows, so this one waits", host)}
 }
 
 // refused is an attempt that failed before the dial. A *wire.StatusError counts as an
@@ -440,11 +460,11 @@ func (v *validation) redirects(c *config) {
 
 // upgrade makes the upgrade request of w, and follows redirects. tickets are the parameters
 // of Options.Ticket.
-func (d *dialer) upgrade(requests *socket.Requests, w *wire.Attempt, tickets url.Values, o socket.Options) (*socket.Conn, *wire.Failure) {
-	step := *w
+func (x *dialing) upgrade(w *wire.Attempt, tickets url.Values, o socket.Options) (*socket.Conn, *wire.Failure) {
+	d, step := x.dialer, *w
 	trail := []string{w.URL}
 	for {
-		conn, f := requests.Upgrade(&step, o)
+		conn, f := x.requests.Upgrade(&step, o)
 		if f == nil {
 			return conn, nil
 		}
@@ -462,6 +482,9 @@ func (d *dialer) upgrade(requests *socket.Requests, w *wire.Attempt, tickets url
 		next, err := d.cfg.allowed.Next(from, trail, f.Status, f.Header, tickets)
 		if err != nil {
 			f.Err = err
+			return nil, f
+		}
+		if f := x.noTurn(next.Host); f != nil {
 			return nil, f
 		}
 		trail = append(trail, next.String())

@@ -39,7 +39,7 @@ func (l *loop) dial() {
 func (l *loop) attempt(cause error) {
 	l.lastAttempt = l.now
 	l.c.counters.attempts.Add(1)
-	a := attempt{url: l.endpoints.Chosen.URL, number: l.policy.failures + 1, session: l.session, subs: l.registry.positions(l.now), refresh: l.refreshCredential, cause: cause}
+	a := attempt{url: l.endpoints.Chosen.URL, number: l.policy.failures + 1, session: l.session, subs: l.registry.positions(l.now), refresh: l.refreshCredential, cause: cause, dials: l.endpoints.Dial(), dialsAgain: l.endpoints.DialAgain()}
 	if l.link != nil {
 		a.inUse = l.link.conn.gen
 	}
@@ -376,7 +376,7 @@ func (l *loop) scheduleAttempt(delay time.Duration) {
 		return
 	}
 	l.attemptAt = later(l.now.Add(delay), l.earliestAttempt())
-	l.state.NextAttempt = l.attemptAt
+	l.state.NextAttempt = l.endpoints.Expect(l.attemptAt, l.now)
 	l.enter(Waiting)
 }
 

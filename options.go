@@ -133,8 +133,9 @@ type Options struct {
 
 	// Limits are what the server allows one connection, such as five messages a second or an
 	// age of 24 hours: the client keeps to them by itself. They replace those of the dialect:
-	// Messages, Per and Burst together if Messages is not zero, Subscriptions and Age each if
-	// it is not zero. Defaults to those of the dialect, if it knows any.
+	// Messages, Per and Burst together if Messages is not zero, Dials and DialsPer together if
+	// Dials is not zero, Subscriptions and Age each if it is not zero. Defaults to those of the
+	// dialect, if it knows any. What is not known is learned: see PaceChanged.
 	Limits wire.ConnectionLimits
 
 	// ReadLimit bounds one received WebSocket message, in bytes. Defaults to 4 MiB;

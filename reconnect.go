@@ -1,6 +1,7 @@
 package limpet
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -156,11 +157,13 @@ func later(a, b time.Time) time.Time {
 
 // newChoice returns the choice among the endpoints of a client.
 func newChoice(c *config) endpoint.Choice {
+	limits := &c.traits.Connection
+	w := governor.Window{Dials: limits.Dials, Per: cmp.Or(limits.DialsPer, time.Minute)}
 	if c.Governor != nil {
-		return endpoint.NewChoice(c.urls, c.Governor.turns, func() {})
+		return endpoint.NewChoice(c.urls, c.Governor.turns, w, func() {})
 	}
 	turns, release := governor.Of(c.HTTPClient)
-	return endpoint.NewChoice(c.urls, turns, release)
+	return endpoint.NewChoice(c.urls, turns, w, release)
 }
 
 // takeTurn chooses the endpoint of the next attempt. It reports false if the Governor gives

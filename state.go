@@ -63,7 +63,9 @@ type State struct {
 	// when the phase began. With several endpoints a round of attempts counts as one.
 	Attempt int
 
-	// NextAttempt is when the next attempt starts. It is valid in the phase Waiting.
+	// NextAttempt is when the next attempt starts. It is valid in the phase Waiting. The turn
+	// that Options.Governor gives is included as far as it is known: while other clients wait
+	// for the same host, it may move.
 	NextAttempt time.Time
 
 	// Resumed is true if the server still knew the session. It is valid in the phase Ready.

@@ -14,7 +14,7 @@ func choice(n int) Choice {
 	for _, e := range list(n).all {
 		urls = append(urls, e.URL)
 	}
-	return NewChoice(urls, governor.New(0, 1), func() {})
+	return NewChoice(urls, governor.New(0, 1), governor.Window{}, func() {})
 }
 
 // The URL that a server named is for one attempt.
@@ -42,7 +42,7 @@ func TestTurnIsKept(t *testing.T) {
 		now = now.Add(time.Second)
 	}
 	for range 10 {
-		c.governor.Reserve("0", now)
+		c.governor.Reserve("0", governor.Window{}, now)
 	}
 	wait := c.Wait(now)
 	if wait < 9*time.Second || wait > 12*time.Second || !c.HasTurn || c.TurnAt.Sub(now) != askGovernor {
