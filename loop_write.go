@@ -311,7 +311,7 @@ func (l *loop) roomToSend(k *link) int {
 		return math.MaxInt
 	}
 	if l.pacing.Raise(l.now) {
-		l.paceChanged(PaceChanged{})
+		l.paceChanged(SendPaceChanged{})
 	}
 	pings := k.conn.Pings() // whose pongs were sent already
 	pongs := min(pings-k.pingsCounted, maxReplies)

@@ -24,7 +24,7 @@ type Observer interface {
 
 // Event is one of the event structs of this package: StateChanged,
 // SubscriptionChanged, LossReported, MessageFailed, MessagesDropped,
-// DeliveryStopped, CursorNotSaved, MessageSkipped, OutageEnded, HeartbeatShortened, PaceChanged, RotationFailed, TransportChanged, CredentialRefreshed, CredentialNotRefreshed, ServerNotice, CredentialInURL, CallbackFailed, EventsLost. Later
+// DeliveryStopped, CursorNotSaved, MessageSkipped, OutageEnded, HeartbeatShortened, SendPaceChanged, RotationFailed, TransportChanged, CredentialRefreshed, CredentialNotRefreshed, ServerNotice, CredentialInURL, CallbackFailed, EventsLost. Later
 // versions may add more, so a switch over them needs a default.
 //
 // With Options.Logger each event is logged as well:
@@ -32,10 +32,10 @@ type Observer interface {
 //	Debug  StateChanged between attempts, and to ready in an outage; SubscriptionChanged to pending,
 //	       and to live in an outage; CredentialRefreshed
 //	Info   StateChanged to ready and to a clean end, SubscriptionChanged to live or ended, OutageEnded,
-//	       HeartbeatShortened, TransportChanged, PaceChanged to a higher pace
+//	       HeartbeatShortened, TransportChanged, SendPaceChanged to a higher pace
 //	Warn   StateChanged after a lost connection or the first failed attempt, LossReported,
 //	       MessageFailed, MessagesDropped, DeliveryStopped, CursorNotSaved, MessageSkipped, RotationFailed, ServerNotice,
-//	       a refused subscription, CredentialNotRefreshed, CredentialInURL, PaceChanged to a lower pace, EventsLost
+//	       a refused subscription, CredentialNotRefreshed, CredentialInURL, SendPaceChanged to a lower pace, EventsLost
 //	Error  StateChanged to an end that is permanent, CallbackFailed
 //
 // An outage is one Warn line, however many attempts it takes, and one Info line when everything is
@@ -129,14 +129,14 @@ type ServerNotice struct {
 	Reason string
 }
 
-// PaceChanged reports that the client sends fewer messages in a second from now on, because the
+// SendPaceChanged reports that the client sends fewer messages in a second from now on, because the
 // server has refused what it sent, or more, because the server has refused nothing for long.
 // Say in Options.Limits what the server allows: then nothing is refused, and nothing is
 // guessed. See docs/reconnect.md, section 9.
-type PaceChanged struct {
+type SendPaceChanged struct {
 	// Host is the host and port of the endpoint: State.Host.
 	Host string
-	// PerSecond is Stats.Pace from now on: how many WebSocket messages a second the server
+	// PerSecond is Stats.SendPace from now on: how many WebSocket messages a second the server
 	// takes, as far as is known. The client uses four fifths. 0 means that no limit is known.
 	PerSecond float64
 	// Lowered is false if the client sends more again.
@@ -248,7 +248,7 @@ func (e ServerNotice) record() (slog.Level, string, []slog.Attr) {
 		slog.Int("code", e.Code), slog.String("reason", text.ForLog(text.Unquote(e.Reason)))}
 }
 
-func (e PaceChanged) record() (slog.Level, string, []slog.Attr) {
+func (e SendPaceChanged) record() (slog.Level, string, []slog.Attr) {
 	attrs := []slog.Attr{slog.String("host", e.Host), slog.Float64("per_second", e.PerSecond)}
 	if !e.Lowered {
 		return slog.LevelInfo, "limpet: more messages are sent in a second again", attrs

@@ -135,7 +135,7 @@ type Options struct {
 	// age of 24 hours: the client keeps to them by itself. They replace those of the dialect:
 	// Messages, Per and Burst together if Messages is not zero, Dials and DialsPer together if
 	// Dials is not zero, Subscriptions and Age each if it is not zero. Defaults to those of the
-	// dialect, if it knows any. What is not known is learned: see PaceChanged.
+	// dialect, if it knows any. What is not known is learned: see SendPaceChanged.
 	Limits wire.ConnectionLimits
 
 	// ReadLimit bounds one received WebSocket message, in bytes. Defaults to 4 MiB;

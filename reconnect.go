@@ -290,13 +290,13 @@ func (l *loop) slowDown(k *link, said bool, reason string) bool {
 	}
 	l.pacing, l.sent, l.slowed = limit, pace.Meter{}, slowed{l.now, k.conn.gen}
 	if lowered {
-		l.paceChanged(PaceChanged{Lowered: true, Said: said, Reason: text.Quote(l.c.secrets.Hide(reason))})
+		l.paceChanged(SendPaceChanged{Lowered: true, Said: said, Reason: text.Quote(l.c.secrets.Hide(reason))})
 	}
 	return lowered
 }
 
 // paceChanged publishes that the client sends at another pace.
-func (l *loop) paceChanged(e PaceChanged) {
+func (l *loop) paceChanged(e SendPaceChanged) {
 	e.Host, e.PerSecond = l.state.Host, l.pacing.PerSecond()
 	l.c.counters.pace.Store(math.Float64bits(e.PerSecond))
 	l.c.notify.post(e)

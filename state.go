@@ -101,10 +101,10 @@ type Stats struct {
 	PingRTT time.Duration
 	// Heartbeat is the interval of the current connection, or of the last one: see Options.
 	Heartbeat time.Duration
-	// Pace is how many WebSocket messages a second the server takes, as far as the client
-	// knows from Options.Limits or the dialect, or has learned: see PaceChanged. The client
+	// SendPace is how many WebSocket messages a second the server takes, as far as the client
+	// knows from Options.Limits or the dialect, or has learned: see SendPaceChanged. The client
 	// uses four fifths. 0 means that no limit is known.
-	Pace float64
+	SendPace float64
 	// Silence is for how long no message has been received, of any subscription; before
 	// the first one since New.
 	Silence time.Duration
@@ -231,7 +231,7 @@ type counters struct {
 
 	pingRTT        atomic.Int64
 	heartbeat      atomic.Int64  // of the connection that became ready last, in nanoseconds
-	pace           atomic.Uint64 // the bits of Stats.Pace
+	pace           atomic.Uint64 // the bits of Stats.SendPace
 	lastMessage    atomic.Int64  // the moment when one was received last
 	oldestAdmitted atomic.Int64  // the moment of the admission of the oldest message without an outcome; 0: none
 }
@@ -276,7 +276,7 @@ func (c *counters) stats(now time.Time) Stats {
 		Attempts: c.attempts.Load(), FailedAttempts: failures.load(false),
 		Connections: c.fresh.Load() + resumes, Resumes: resumes, Lost: failures.load(true),
 		Outages: outages, OutageTime: outageTime, Outage: outage,
-		PingRTT: time.Duration(c.pingRTT.Load()), Heartbeat: time.Duration(c.heartbeat.Load()), Pace: math.Float64frombits(c.pace.Load()), Silence: max(0, now.Sub(c.origin)-time.Duration(c.lastMessage.Load())),
+		PingRTT: time.Duration(c.pingRTT.Load()), Heartbeat: time.Duration(c.heartbeat.Load()), SendPace: math.Float64frombits(c.pace.Load()), Silence: max(0, now.Sub(c.origin)-time.Duration(c.lastMessage.Load())),
 		Published: c.published.Load(), Resent: c.resent.Load(),
 		Acked: c.outcomes[Acked].Load(), Written: c.outcomes[Written].Load(),
 		Rejected: c.outcomes[Rejected].Load(), Expired: c.outcomes[Expired].Load(),

@@ -5,6 +5,7 @@ import (
 	"math/rand/v2"
 	"net/http"
 	"slices"
+	"strings"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -171,4 +172,37 @@ func TestNextAttemptHasTheTurn(t *testing.T) {
 			}
 		})
 	}
+}
+
+// A redirect to a host without room fails the attempt, with the time as its slot.
+func TestRedirectWithoutATurn(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		c := newCluster(t, 2)
+		o := limpet.Options{HTTPClient: c.network.HTTPClient(), Limits: wire.ConnectionLimits{Dials: 2, DialsPer: time.Minute}}
+		o.Redirects.Hosts = []string{c.nodes[1].Host.Addr()}
+		c.nodes[0].header.Set("Location", c.urls()[1])
+		c.nodes[0].status.Store(http.StatusTemporaryRedirect)
+		began := time.Now()
+		var all []*limpet.Client
+		for range 2 { // the room of the second host
+			client, err := limpet.New(c.urls()[1], options(&o))
+			if err != nil {
+				t.Fatal(err)
+			}
+			t.Cleanup(func() { closeAndWait(t, client) })
+			all = append(all, client)
+		}
+		allReady(t, all)
+		redirected := c.startMany(t, 1, o)
+		synctest.Wait()
+		st := redirected[0].State()
+		if after := st.NextAttempt.Sub(began); st.Phase != limpet.Waiting || after < 63*time.Second || after > 70*time.Second || !strings.Contains(st.Cause.Error(), "Options.Limits.Dials") {
+			t.Errorf("%v, the next attempt after %v: %v", st.Phase, after, st.Cause)
+		}
+		allReady(t, redirected)
+		if n := len(c.network.Dials()); n != 5 {
+			t.Errorf("%d dials, want 5", n)
+		}
+		c.checkDials(t, 2, time.Minute)
+	})
 }

@@ -14,29 +14,30 @@ import (
 	"time"
 
 	"github.com/limpet-go/limpet"
+	"github.com/limpet-go/limpet/internal/assert"
 	"github.com/limpet-go/limpet/limpettest"
 	"github.com/limpet-go/limpet/wire"
 	"github.com/limpet-go/limpet/wire/feed"
 )
 
-// paceChanges are the PaceChanged of a client.
+// paceChanges are the SendPaceChanged of a client.
 type paceChanges struct {
 	mu  sync.Mutex
-	all []limpet.PaceChanged
+	all []limpet.SendPaceChanged
 }
 
 func (p *paceChanges) Observe(e limpet.Event) {
-	if e, ok := e.(limpet.PaceChanged); ok {
+	if e, ok := e.(limpet.SendPaceChanged); ok {
 		p.mu.Lock()
 		defer p.mu.Unlock()
 		p.all = append(p.all, e)
 	}
 }
 
-func (p *paceChanges) get() []limpet.PaceChanged {
+func (p *paceChanges) get() []limpet.SendPaceChanged {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	return append([]limpet.PaceChanged(nil), p.all...)
+	return append([]limpet.SendPaceChanged(nil), p.all...)
 }
 
 // allLiveAtLast waits until all of subs are live, on whatever connection.
@@ -76,7 +77,7 @@ func TestPaceIsLearned(t *testing.T) {
 				c := g.client(t, g.language(wire.ConnectionLimits{}), limpet.Options{PlainFrames: plain, Observer: seen, Logger: slog.New(slog.NewTextHandler(log, nil))})
 				subs := subscribeAll(t, c, 2000)
 				allLiveAtLast(t, subs, 15*time.Minute)
-				refused, pace := g.refusals(), c.Stats().Pace
+				refused, pace := g.refusals(), c.Stats().SendPace
 				if pace < 2.5 || pace > 12.5 || refused < 1 || refused > 12 {
 					t.Errorf("%q: live at %v a second after %d refusals", reason, pace, refused)
 				}
@@ -84,7 +85,7 @@ func TestPaceIsLearned(t *testing.T) {
 				g.host.Network.CutAll()
 				time.Sleep(time.Second)
 				allLiveAtLast(t, subs, 15*time.Minute)
-				if n := g.refusals(); n != refused || c.Stats().Pace != pace {
+				if n := g.refusals(); n != refused || c.Stats().SendPace != pace {
 					t.Errorf("%q: %d refusals after the pace was learned", reason, n-refused)
 				}
 				changes := seen.get()
@@ -129,8 +130,8 @@ func TestPaceStays(t *testing.T) {
 			allLive(t, subs, 1, time.Second)
 			g.close(1008, strings.TrimPrefix(test.reason, "-"))
 			allLive(t, subs, 2, time.Minute)
-			if all := seen.get(); len(all) > 0 || c.Stats().Pace != 0 {
-				t.Errorf("%s: %v a second, %+v", test.name, c.Stats().Pace, all)
+			if all := seen.get(); len(all) > 0 || c.Stats().SendPace != 0 {
+				t.Errorf("%s: %v a second, %+v", test.name, c.Stats().SendPace, all)
 			}
 		})
 	}
@@ -147,7 +148,7 @@ func TestQuietClientKeepsItsPace(t *testing.T) {
 		time.Sleep(10 * time.Minute)
 		g.close(1008, "")
 		allLive(t, subs, 2, time.Minute)
-		if pace := c.Stats().Pace; pace != 0 {
+		if pace := c.Stats().SendPace; pace != 0 {
 			t.Errorf("%v a second", pace)
 		}
 	})
@@ -169,23 +170,23 @@ func TestLimitThatIsTooHigh(t *testing.T) {
 		g, seen := newGauge(t, 30), &paceChanges{}
 		g.reason = "-"
 		c := g.client(t, g.language(wire.ConnectionLimits{}), limpet.Options{Observer: seen, Limits: wire.ConnectionLimits{Messages: 100}})
-		if pace := c.Stats().Pace; pace != 100 {
+		if pace := c.Stats().SendPace; pace != 100 {
 			t.Errorf("%v a second before a refusal", pace)
 		}
 		subs := subscribeAll(t, c, 300)
 		allLiveAtLast(t, subs, 5*time.Minute)
-		pace := c.Stats().Pace
+		pace := c.Stats().SendPace
 		if pace < 7 || pace > 30 {
 			t.Errorf("live at %v a second", pace)
 		}
 		time.Sleep(59 * time.Minute)
-		if got := c.Stats().Pace; got != pace {
+		if got := c.Stats().SendPace; got != pace {
 			t.Errorf("%v a second within an hour, want %v", got, pace)
 		}
 		time.Sleep(2 * time.Minute)
 		all := seen.get()
-		if last := all[len(all)-1]; last.Lowered || last.PerSecond != min(2*pace, 100) || c.Stats().Pace != last.PerSecond {
-			t.Errorf("%v a second after an hour, from %v: %+v", c.Stats().Pace, pace, last)
+		if last := all[len(all)-1]; last.Lowered || last.PerSecond != min(2*pace, 100) || c.Stats().SendPace != last.PerSecond {
+			t.Errorf("%v a second after an hour, from %v: %+v", c.Stats().SendPace, pace, last)
 		}
 	})
 }
@@ -276,7 +277,7 @@ func TestPaceIsLearnedFromErrors(t *testing.T) {
 			allLiveAtLast(t, subs, 20*time.Minute)
 			r.mu.Lock()
 			defer r.mu.Unlock()
-			pace, changes := c.Stats().Pace, seen.get()
+			pace, changes := c.Stats().SendPace, seen.get()
 			if last := r.lastFail.Sub(began); pace < 2.5 || pace > 12.5 || r.refused == 0 || last > time.Minute || r.opened != 1 {
 				t.Errorf("named %v: at %v a second, %d refusals until %v, %d connections", named, pace, r.refused, last, r.opened)
 			}
@@ -285,4 +286,108 @@ func TestPaceIsLearnedFromErrors(t *testing.T) {
 			}
 		})
 	}
+}
+
+// Requests that were open when the server closed for the pace are not suspected: each is asked
+// for at once on the next connection.
+func TestRequestsAreNotWhy(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		g, seen := newGauge(t, 1000), &paceChanges{}
+		conns := 0
+		g.greet = func(say func(op byte, text string)) {
+			if conns++; conns <= 3 {
+				time.AfterFunc(time.Second, func() { say(8, closePayload(1008, "")) })
+			}
+		}
+		g.hook = func(string, func(byte, string)) bool { return conns <= 3 }
+		c := g.client(t, g.language(wire.ConnectionLimits{}), limpet.Options{Observer: seen})
+		subs := subscribeAll(t, c, 30)
+		for c.State().Generation < 4 {
+			time.Sleep(100 * time.Millisecond)
+			for _, s := range subs {
+				if err := s.State().Err; err != nil {
+					t.Fatalf("%v is suspected: %v", s, err)
+				}
+			}
+		}
+		allLive(t, subs, 4, 15*time.Second)
+		if n := len(seen.get()); n != 3 {
+			t.Errorf("%d changes of the pace, want 3", n)
+		}
+	})
+}
+
+// A message that is refused for the pace lowers it, on the open connection. What counts from
+// then on is what is sent: not the pongs before.
+func TestPaceIsLearnedFromRejects(t *testing.T) {
+	for _, plain := range bothFrameLayers() {
+		synctest.Test(t, func(t *testing.T) {
+			g := newGauge(t, 1e6)
+			g.greet = func(say func(op byte, text string)) {
+				go func() {
+					for range 900 {
+						say(opPing, "")
+					}
+				}()
+			}
+			refuse := true
+			g.hook = func(text string, say func(op byte, text string)) bool {
+				id, isMessage := strings.CutPrefix(text, "pub ")
+				if isMessage && refuse {
+					say(opText, "refused "+id)
+				} else if isMessage {
+					say(opText, "taken "+id)
+				}
+				return isMessage
+			}
+			f := g.language(wire.ConnectionLimits{})
+			read := f.Read
+			f.Acks = true
+			f.Publish = func(cmd uint64, _ wire.Message) ([]byte, error) { return fmt.Appendf(nil, "pub %d", cmd), nil }
+			f.Read = func(data []byte, say func(feed.Item)) error {
+				var id uint64
+				if n, _ := fmt.Sscanf(string(data), "taken %d", &id); n == 1 {
+					say(feed.Item{Kind: feed.Answered, ID: id})
+					return nil
+				}
+				return read(data, say)
+			}
+			c := g.client(t, f, limpet.Options{PlainFrames: plain})
+			assert.NoError(t, c.WaitReady(t.Context()))
+			time.Sleep(30 * time.Second)
+			for range 40 {
+				_, err := c.Publish(t.Context(), "t0", []byte("x"), nil)
+				assert.NoError(t, err)
+			}
+			time.Sleep(time.Second)
+			if pace := c.Stats().SendPace; pace < 5 || pace > 20 {
+				t.Errorf("%v a second after 40 messages were refused", pace)
+			}
+			refuse = false
+			time.Sleep(3 * time.Second)
+			if _, err := c.Send(within(t, 2*time.Second), "t0", []byte("x"), nil); err != nil {
+				t.Error(err)
+			}
+			if n := c.State().Generation; n != 1 {
+				t.Errorf("%d connections", n)
+			}
+		})
+	}
+}
+
+// Pings are sent too: a server that counts them may close for them.
+func TestPingsAreSentToo(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		g := newGauge(t, 1000)
+		f := g.language(wire.ConnectionLimits{})
+		f.Ping = nil
+		c := g.client(t, f, limpet.Options{Heartbeat: limpet.Heartbeat{Interval: 250 * time.Millisecond}})
+		assert.NoError(t, c.WaitReady(t.Context()))
+		time.Sleep(5 * time.Second)
+		g.close(1008, "")
+		time.Sleep(time.Second)
+		if pace := c.Stats().SendPace; pace < 1.5 || pace > 2.5 {
+			t.Errorf("%v a second after four pings a second", pace)
+		}
+	})
 }

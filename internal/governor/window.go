@@ -58,12 +58,12 @@ func (d *dials) reserve(now time.Time) (number uint64) {
 	return number
 }
 
-// earliest is the time before which the turn with a number is not due.
+// earliest is the time before which the turn with a number is not due; long ago if there is none.
 func (d *dials) earliest(number uint64) time.Duration {
 	if before := number - uint64(d.window.Dials); number >= uint64(d.window.Dials) && before >= d.first {
 		return d.times[before-d.first] + d.per
 	}
-	return 0
+	return math.MinInt64 / 2
 }
 
 // wait returns how long it is until the turn with a number.

@@ -36,7 +36,7 @@ func newInstruments(meter metric.Meter) (*instruments, []metric.Observable, erro
 		unavailable: f.secondsCounter("limpet.unavailable.time", "How long outages lasted together, with the one that lasts."),
 		outage:      f.seconds("limpet.outage.current_duration", "How long the outage that lasts now has lasted; 0 without one."),
 		pingRTT:     f.seconds("limpet.heartbeat.last_rtt", "How long the last ping took."),
-		pace:        f.floatGauge("limpet.pace", "{message}/s", "How many messages a second the client takes the server to allow; it sends four fifths at most. 0 without a limit."),
+		pace:        f.floatGauge("limpet.send.pace", "{message}/s", "How many messages a second the client takes the server to allow; it sends four fifths at most. 0 without a limit."),
 		silence:     f.seconds("limpet.silence", "Time since the last received message."),
 
 		received:      f.counter("limpet.received.messages", "{message}", "Messages from the server, without duplicates. It is the sum of delivered, dropped, conflated and waiting."),

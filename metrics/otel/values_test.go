@@ -85,7 +85,7 @@ func TestConnectionValues(t *testing.T) {
 			"limpet.heartbeat.last_rtt limpet.client=orders":                       0.04,
 			"limpet.heartbeat.rtt.n limpet.client=orders":                          float64(c.Histograms().Ping.Count),
 			"limpet.heartbeat.rtt.sum limpet.client=orders":                        float64(c.Histograms().Ping.Count) * 0.04,
-			"limpet.pace limpet.client=orders":                                     1000,
+			"limpet.send.pace limpet.client=orders":                                1000,
 			"limpet.silence limpet.client=orders":                                  st.Silence.Seconds(),
 			"limpet.network.io limpet.client=orders network.io.direction=receive":  float64(st.BytesRead),
 			"limpet.network.io limpet.client=orders network.io.direction=transmit": float64(st.BytesWritten),

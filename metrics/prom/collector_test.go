@@ -160,7 +160,7 @@ func TestValues(t *testing.T) {
 			`limpet_unavailable_seconds_total client="orders"`:            st.OutageTime.Seconds(),
 			`limpet_outage_current_seconds client="orders"`:               0,
 			`limpet_heartbeat_rtt_last_seconds client="orders"`:           0.04,
-			`limpet_pace_messages_per_second client="orders"`:             1000,
+			`limpet_send_pace_messages_per_second client="orders"`:        1000,
 			`limpet_silence_seconds client="orders"`:                      st.Silence.Seconds(),
 
 			`limpet_received_messages_total client="orders"`:                              10 + 2 + 15,
