@@ -192,6 +192,12 @@ func (l *loop) refused(s *Subscription, err *Error, retry time.Duration) {
 		l.endSub(s, err)
 		return
 	}
+	l.askLater(s, err, retry)
+}
+
+// askLater schedules another request for s after the time that the server has named, later with
+// each refusal in a row.
+func (l *loop) askLater(s *Subscription, err *Error, retry time.Duration) {
 	s.refusals++
 	pause := min(retry, headers.MaxRetryAfter)
 	more := max(pause, l.c.cfg.Backoff.Initial) * time.Duration(min(s.refusals, 10))
@@ -394,10 +400,7 @@ func (l *loop) handleError(k *link, ev *wire.Event) {
 	}
 	slow := l.refusedForPace(k, ev.PeerCode, ev.Reason)
 	if traits := &l.c.cfg.traits; !traits.ByKey && traits.Confirms && !ev.Fatal && ev.Code != 0 && ev.Key == 0 && ev.N == 0 {
-		if slow {
-			ev.Retry = max(ev.Retry, pacePause)
-		}
-		l.requestRefused(k, ev)
+		l.requestRefused(k, ev, slow)
 	}
 }
 

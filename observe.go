@@ -253,7 +253,7 @@ func (e SendPaceChanged) record() (slog.Level, string, []slog.Attr) {
 	if !e.Lowered {
 		return slog.LevelInfo, "limpet: more messages are sent in a second again", attrs
 	}
-	return slog.LevelWarn, "limpet: fewer messages are sent in a second, because the server refuses so many; set Options.Limits to what it allows",
+	return slog.LevelWarn, "limpet: fewer messages are sent in a second, because the server refuses more; set Options.Limits to what it allows",
 		append(attrs, slog.String("reason", text.ForLog(text.Unquote(e.Reason))))
 }
 

@@ -91,13 +91,9 @@ func TestDialsKeepTheLimit(t *testing.T) {
 // Whatever dials counts: attempts whose Auth takes its time, rotations for an age, redirects,
 // several endpoints, and clients of the same host that state no limit or a higher one.
 func TestEveryDialKeepsTheLimit(t *testing.T) {
-	slowAuth := func(ctx context.Context, _ limpet.AttemptInfo) (limpet.Credential, error) {
-		time.Sleep(rand.N(8 * time.Second))
-		return limpet.Credential{}, nil
-	}
 	limits := wire.ConnectionLimits{Dials: 10}
 	for name, options := range map[string]limpet.Options{
-		"slow Auth":         {Limits: limits, Auth: slowAuth},
+		"slow Auth":         {Limits: limits},
 		"an age":            {Limits: wire.ConnectionLimits{Dials: 10, Age: 2 * time.Minute}},
 		"several endpoints": {Limits: limits},
 		"redirects":         {Limits: limits},
@@ -107,6 +103,11 @@ func TestEveryDialKeepsTheLimit(t *testing.T) {
 		synctest.Test(t, func(t *testing.T) {
 			c := newCluster(t, 2)
 			switch name {
+			case "slow Auth":
+				options.Auth = func(context.Context, limpet.AttemptInfo) (limpet.Credential, error) {
+					time.Sleep(rand.N(8 * time.Second))
+					return limpet.Credential{}, nil
+				}
 			case "several endpoints":
 				options.Endpoints = c.urls()[1:]
 			case "redirects":

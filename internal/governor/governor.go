@@ -161,7 +161,7 @@ func (g *Governor) find(name string, now time.Time) *host {
 	return h
 }
 
-// isAnotherClock reports whether now is so long before at that it is from another clock: that of a
+// isAnotherClock reports whether now is far before at, because it is from another clock: that of a
 // test in virtual time. The rounds of two clients of one clock begin at about the same time.
 func isAnotherClock(now, at time.Time) bool { return at.Sub(now) > time.Minute }
 

@@ -46,9 +46,9 @@ var ofPace = []mutation{
 	},
 	{
 		name:    "learn: a refusal without a name is one of the topic",
-		file:    "loop_requests.go",
-		search:  "\t\tif slow {\n",
-		replace: "\t\tif false {\n",
+		file:    "topics.go",
+		search:  "\tcase slow:\n",
+		replace: "\tcase false:\n",
 		test:    "-run ^TestPaceIsLearnedFromErrors$ ./test",
 	},
 	{
