@@ -336,7 +336,7 @@ func (k *link) release(s *Subscription, p Position) {
 // topic. A server answers in order, so the oldest request is meant. What it asked
 // for is asked for again in parts; one topic alone is refused for now. If the server
 // says when to ask again, all of it is asked for then. slow says that it was refused for the
-// pace, which is no fault of a topic: the answer to some of it may still come.
+// pace, so no topic is to blame, and the answer to some of it may still come.
 func (l *loop) requestRefused(k *link, ev *wire.Event, slow bool) {
 	open := l.oldestRequest(k)
 	err := &Error{Op: "Subscribe", Field: "topic", Class: ClassRejected, Code: shownCode(ev.Code, ev.PeerCode), Detail: text.Quote(ev.Reason), Err: ErrRejected}

@@ -76,15 +76,17 @@ func TestPaceIsLearned(t *testing.T) {
 				g.reason = reason
 				c := g.client(t, g.language(wire.ConnectionLimits{}), limpet.Options{PlainFrames: plain, Observer: seen, Logger: slog.New(slog.NewTextHandler(log, nil))})
 				subs := subscribeAll(t, c, 2000)
-				allLiveAtLast(t, subs, 15*time.Minute)
+				began := time.Now()
+				allLiveAtLast(t, subs, 20*time.Minute)
 				refused, pace := g.refusals(), c.Stats().SendPace
+				t.Logf("%q: live after %v, at %v a second, after %d refusals", reason, time.Since(began), pace, refused)
 				if pace < 2.5 || pace > 12.5 || refused < 1 || refused > 12 {
 					t.Errorf("%q: live at %v a second after %d refusals", reason, pace, refused)
 				}
 				time.Sleep(time.Minute)
 				g.host.Network.CutAll()
 				time.Sleep(time.Second)
-				allLiveAtLast(t, subs, 15*time.Minute)
+				allLiveAtLast(t, subs, 20*time.Minute)
 				if n := g.refusals(); n != refused || c.Stats().SendPace != pace {
 					t.Errorf("%q: %d refusals after the pace was learned", reason, n-refused)
 				}
@@ -278,6 +280,7 @@ func TestPaceIsLearnedFromErrors(t *testing.T) {
 			r.mu.Lock()
 			defer r.mu.Unlock()
 			pace, changes := c.Stats().SendPace, seen.get()
+			t.Logf("named %v: live after %v, at %v a second, after %d refusals", named, time.Since(began), pace, r.refused)
 			if last := r.lastFail.Sub(began); pace < 2.5 || pace > 12.5 || r.refused == 0 || last > time.Minute || r.opened != 1 {
 				t.Errorf("named %v: at %v a second, %d refusals until %v, %d connections", named, pace, r.refused, last, r.opened)
 			}

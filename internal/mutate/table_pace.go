@@ -6,7 +6,7 @@ var ofPace = []mutation{
 		name:    "learn: a refusal teaches nothing",
 		file:    "reconnect.go",
 		search:  "\tl.pacing, l.sent, l.slowed = limit, pace.Meter{}, slowed{l.now, k.conn.gen}\n",
-		replace: "\t_ = limit\n",
+		replace: "\t_, l.sent = limit, pace.Meter{}\n",
 		test:    "-run ^TestLimitThatIsTooHigh$ ./test",
 	},
 	{
@@ -167,7 +167,7 @@ var ofPace = []mutation{
 		name:    "dials: one that comes late counts from its turn",
 		file:    "internal/endpoint/choice.go",
 		search:  "return func() { g.Use(turn, time.Now()) }",
-		replace: "return func() {}",
+		replace: "return func() { _, _ = g, turn }",
 		test:    "-run ^TestEveryDialKeepsTheLimit$ ./test",
 	},
 	{
@@ -181,7 +181,7 @@ var ofPace = []mutation{
 		name:    "dials: a limit counts from the first dial of who states it",
 		file:    "internal/endpoint/choice.go",
 		search:  "\t\tg.State(u.Host, w, time.Now())\n",
-		replace: "",
+		replace: "\t\t_ = u\n",
 		test:    "-run ^TestStatedWindow$ ./internal/endpoint",
 	},
 	{

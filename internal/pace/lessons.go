@@ -22,16 +22,15 @@ const (
 )
 
 // Lower follows when the server has refused what was sent, of which busiest is the number in
-// the busiest second. The pace halves: from what was sent, if that is less than what was
-// allowed. said means that the server says so in words. Lower returns the limit from now on,
+// the busiest second. The pace halves or, if the client has not used it, what was sent. said means that the server says so in words. Lower returns the limit from now on,
 // also of a nil l, and false if it is as low as it gets.
 func (l *Limit) Lower(now time.Time, busiest int, said bool) (limit *Limit, lowered bool) {
 	if l == nil {
 		l = &Limit{perFrame: 2}
 	}
 	from := float64(busiest)
-	if l.perSecond > 0 {
-		from = min(from, l.perSecond)
+	if l.perSecond > 0 && (2*float64(l.bucket.Available(now)) <= l.bucket.burst || from > l.perSecond) { // it has used the pace
+		from = l.perSecond
 	}
 	lowest := lowestPerSecond
 	if l.own.perSecond > 0 {

@@ -10,18 +10,24 @@ func TestLower(t *testing.T) {
 	for _, test := range []struct {
 		name    string
 		limit   *Limit
-		busiest []int
+		busiest []int // negative: the pace was not used
 		want    []float64
 	}{
-		{"no limit", nil, []int{500, 400, 200, 3, 1, 1}, []float64{250, 125, 62.5, 1.5, 0.5, 0.5}},
+		{"no limit", nil, []int{500, 400, 7, -3, 1, 1}, []float64{250, 125, 62.5, 1.5, 0.75, 0.5}},
 		{"little was sent", nil, []int{1}, []float64{0.5}},
-		{"a limit that was set", NewLimit(100, 0, 0), []int{100, 100, 10, 10, 10, 10, 10}, []float64{50, 25, 5, 2.5, 1.25, 0.625, 0.5}},
+		{"a limit that was set", NewLimit(100, 0, 0), []int{100, 20, 5, 10, 10, 10, 10, 10, 10}, []float64{50, 25, 12.5, 6.25, 3.125, 1.5625, 0.78125, 0.5, 0.5}},
+		{"a limit that was set and is not used", NewLimit(100, 0, 0), []int{-19, -4}, []float64{9.5, 2}},
 		{"a low limit", NewLimit(480, time.Hour, 0), []int{96, 9, 9, 9}, []float64{1.0 / 15, 1.0 / 30, 1.0 / 60, 1.0 / 60}},
 	} {
 		l, now, before := test.limit, time.Now(), test.limit.PerSecond()
 		for i, busiest := range test.busiest {
+			now = now.Add(time.Minute)
+			if busiest > 0 {
+				l.Sent(now, 1000, false)
+			}
 			var lowered bool
-			l, lowered = l.Lower(now, busiest, true)
+			l, lowered = l.Lower(now, max(busiest, -busiest), true)
+			l.Sent(now, -10_000, false) // it is full again
 			if got := l.PerSecond(); got < test.want[i]*0.999 || got > test.want[i]*1.001 || lowered != (got != before) {
 				t.Errorf("%s: %v a second after refusal %d, lowered %v; want %v", test.name, got, i, lowered, test.want[i])
 			}
