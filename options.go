@@ -437,6 +437,9 @@ type Delivery struct {
 // that gives each client its own time (X-Limpet-Retry-Ms) is not limited. An attempt that
 // succeeds doubles the rate as well, at most once a second.
 //
+// Where a client states wire.ConnectionLimits.Dials, no host gets more attempts than that from the
+// clients of the Governor, in any time DialsPer. The lowest limit that was stated for a host counts.
+//
 // A Governor may be used by any number of clients. See docs/reconnect.md, section 6.
 type Governor struct{ turns *governor.Governor }
 
