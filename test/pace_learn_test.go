@@ -90,6 +90,7 @@ func TestPaceIsLearned(t *testing.T) {
 				if n := g.refusals(); n != refused || c.Stats().SendPace != pace {
 					t.Errorf("%q: %d refusals after the pace was learned", reason, n-refused)
 				}
+				synctest.Wait() // the log
 				changes := seen.get()
 				if len(changes) < 1 || len(changes) > refused { // the next connection may have the rest of the second before
 					t.Errorf("%q: %d changes for %d refusals", reason, len(changes), refused)

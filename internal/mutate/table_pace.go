@@ -7,7 +7,7 @@ var ofPace = []mutation{
 		file:    "reconnect.go",
 		search:  "\tl.pacing, l.sent, l.slowed = limit, pace.Meter{}, slowed{l.now, k.conn.gen}\n",
 		replace: "\t_, l.sent = limit, pace.Meter{}\n",
-		test:    "-run ^TestLimitThatIsTooHigh$ ./test",
+		test:    "-run ^TestPingsAreSentToo$ ./test",
 	},
 	{
 		name:    "learn: hardly anything is too much",
