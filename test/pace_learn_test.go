@@ -364,7 +364,7 @@ func TestPaceIsLearnedFromRejects(t *testing.T) {
 				assert.NoError(t, err)
 			}
 			time.Sleep(time.Second)
-			if pace := c.Stats().SendPace; pace < 5 || pace > 20 {
+			if pace := c.Stats().SendPace; pace < 5 || pace > 21 { // a ping may be among them
 				t.Errorf("%v a second after 40 messages were refused", pace)
 			}
 			refuse = false
