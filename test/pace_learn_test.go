@@ -395,3 +395,58 @@ func TestPingsAreSentToo(t *testing.T) {
 		}
 	})
 }
+
+// The refusals of what was sent at the pace before come one after the other, while the client
+// sends on: they lower the pace once.
+func TestRefusalsOfOneExcess(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		g, seen, messages := newGauge(t, 1e6), &paceChanges{}, 0
+		g.hook = func(text string, say func(op byte, text string)) bool {
+			id, isMessage := strings.CutPrefix(text, "pub ")
+			if isMessage {
+				if messages++; messages <= 40 {
+					time.AfterFunc(time.Duration(messages)*40*time.Millisecond, func() { say(opText, "refused "+id) })
+				}
+			}
+			return isMessage
+		}
+		f := g.language(wire.ConnectionLimits{})
+		f.Acks = true
+		f.Publish = func(cmd uint64, _ wire.Message) ([]byte, error) { return fmt.Appendf(nil, "pub %d", cmd), nil }
+		c := g.client(t, f, limpet.Options{Observer: seen})
+		assert.NoError(t, c.WaitReady(t.Context()))
+		for i := range 80 {
+			if i == 40 {
+				time.Sleep(100 * time.Millisecond) // the first refusal is there
+			}
+			_, err := c.Publish(t.Context(), "t0", []byte("x"), nil)
+			assert.NoError(t, err)
+		}
+		time.Sleep(3 * time.Second)
+		if pace := c.Stats().SendPace; pace < 18 || pace > 21 || len(seen.get()) != 1 || len(g.sent("pub")) < 70 {
+			t.Errorf("%v a second, %d messages, %+v", pace, len(g.sent("pub")), seen.get())
+		}
+	})
+}
+
+// A subscription that is refused for the pace again and again, in an error that names none, does
+// not end: it is asked for later each time.
+func TestRefusalForThePaceIsNotFinal(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		g, asked := newGauge(t, 1e6), 0
+		g.hook = func(text string, say func(op byte, text string)) bool {
+			if !strings.HasPrefix(text, "sub ") {
+				return false
+			}
+			if asked++; asked <= 5 {
+				say(opText, "refused 0")
+			}
+			return asked <= 5
+		}
+		c := g.client(t, g.language(wire.ConnectionLimits{}), limpet.Options{})
+		s := subscribe(t, c, "t0")
+		if err := s.WaitLive(within(t, time.Minute)); err != nil || asked != 6 {
+			t.Errorf("%v, asked for %d times", err, asked)
+		}
+	})
+}

@@ -35,7 +35,7 @@ var ofPace = []mutation{
 		file:    "reconnect.go",
 		search:  "l.now.Sub(l.slowed.at) < onItsWay:",
 		replace: "false:",
-		test:    "-run ^TestPaceIsLearnedFromErrors$ ./test",
+		test:    "-run ^TestRefusalsOfOneExcess$ ./test",
 	},
 	{
 		name:    "learn: a refusal by name ends the subscription",
@@ -49,7 +49,7 @@ var ofPace = []mutation{
 		file:    "topics.go",
 		search:  "\tcase slow:\n",
 		replace: "\tcase false:\n",
-		test:    "-run ^TestPaceIsLearnedFromErrors$ ./test",
+		test:    "-run ^TestRefusalForThePaceIsNotFinal$ ./test",
 	},
 	{
 		name:    "learn: requests are suspected instead of the pace",
