@@ -369,7 +369,7 @@ func TestPaceIsLearnedFromRejects(t *testing.T) {
 			}
 			refuse = false
 			time.Sleep(3 * time.Second)
-			if _, err := c.Send(within(t, 2*time.Second), "t0", []byte("x"), nil); err != nil {
+			if _, err := c.Send(within(t, 200*time.Millisecond), "t0", []byte("x"), nil); err != nil {
 				t.Error(err)
 			}
 			if n := c.State().Generation; n != 1 {
