@@ -381,3 +381,52 @@ func (c *Client) endError(op string) *Error {
 func errClientClosed() *Error { return &Error{Op: "client", Class: ClassClosed, Err: ErrClosed} }
 
 const forever = time.Duration(math.MaxInt64)
+
+// subscriptionTotals adds up the subscriptions of a client. Its lock is a leaf.
+type subscriptionTotals struct {
+	mu    sync.Mutex
+	open  []*Subscription // that were not forgotten
+	ended *SubStats       // of those that were; nil: none was. Replaced, not changed
+}
+
+func (t *subscriptionTotals) add(s *Subscription) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	t.open = append(t.open, s)
+	s.totalsPlace = len(t.open)
+}
+
+// forget keeps what s has counted: its consumers are done, so it counts no more.
+func (t *subscriptionTotals) forget(s *Subscription) {
+	last := s.queue.stats()
+	last.Unacked = 0 // no acknowledgement counts any more
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if s.totalsPlace == 0 {
+		return
+	}
+	moved := t.open[len(t.open)-1]
+	t.open[s.totalsPlace-1], moved.totalsPlace = moved, s.totalsPlace
+	t.open[len(t.open)-1] = nil
+	t.open, s.totalsPlace = t.open[:len(t.open)-1], 0
+	if t.ended != nil {
+		last.add(t.ended)
+	}
+	t.ended = &last
+}
+
+func (t *subscriptionTotals) fill(st *Stats) {
+	t.mu.Lock()
+	open := slices.Clone(t.open)
+	ended := t.ended
+	t.mu.Unlock()
+	if ended != nil {
+		st.Messages = *ended
+	}
+	for _, s := range open {
+		one := s.queue.stats()
+		st.Messages.add(&one)
+		st.SubPhases[s.state.Load().Phase]++
+	}
+	st.Subscriptions, st.Live = len(open), st.SubPhases.Of(SubLive)
+}

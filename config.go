@@ -173,6 +173,9 @@ func (v *validation) limits(own wire.ConnectionLimits, of *wire.ConnectionLimits
 	if own.Subscriptions > 0 {
 		of.Subscriptions = own.Subscriptions
 	}
+	if own.Dials > 0 {
+		of.Dials, of.DialsPer = own.Dials, own.DialsPer
+	}
 	if own.Age > 0 {
 		of.Age = own.Age
 	}

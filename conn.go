@@ -3,6 +3,7 @@ package limpet
 import (
 	"errors"
 	"fmt"
+	"log/slog"
 	"maps"
 	"strconv"
 	"sync"
@@ -456,4 +457,35 @@ type callHangs struct {
 
 func (e callHangs) apply(l *loop) {
 	l.end(&PermanentError{ClassUser, &fault.User{Option: e.option, Err: e.err}})
+}
+
+// Transport is what carries a connection: see State.Transport.
+type Transport string
+
+// The transports.
+const (
+	TransportWebSocket Transport = "websocket"
+	TransportHTTP      Transport = "http" // plain requests: see Options.Fallback
+)
+
+// TransportChanged reports that a connection is ready over another transport than the one
+// before it, or that the first one is over plain HTTP requests.
+type TransportChanged struct {
+	// Host is the host and port of the endpoint: State.Host.
+	Host string
+	// Transport carries the connection.
+	Transport Transport
+	// Status is the HTTP status that refused the upgrade; 0 if nothing did in this attempt.
+	Status int
+}
+
+func (e TransportChanged) record() (slog.Level, string, []slog.Attr) {
+	attrs := []slog.Attr{slog.String("host", e.Host), slog.String("transport", string(e.Transport))}
+	if e.Transport != TransportHTTP {
+		return slog.LevelInfo, "limpet: fallback ends", attrs
+	}
+	if e.Status != 0 {
+		attrs = append(attrs, slog.Int("status", e.Status))
+	}
+	return slog.LevelInfo, "limpet: fallback begins", attrs
 }

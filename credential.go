@@ -424,3 +424,60 @@ func (e CredentialNotRefreshed) record() (slog.Level, string, []slog.Attr) {
 	}
 	return slog.LevelWarn, "limpet: credential not refreshed", attrs
 }
+
+// beginning is what the handshake of a connection says, but for what the attempt brings.
+type beginning struct{ resume wire.Resume }
+
+// begin prepares every subscription for connection gen. It fences every earlier connection
+// before it reads the positions to resume from, unless two connections overlap.
+func (l *loop) begin(gen uint64) *beginning {
+	l.number++
+	subs := l.registry.startConnection(gen, l.now)
+	return &beginning{wire.Resume{
+		Conn: l.number, Session: l.session, Uplink: l.window.uplink(), Subs: subs,
+		TTL: l.c.cfg.SessionTTL, ReadLimit: l.c.cfg.ReadLimit, Heartbeat: l.heartbeatInterval(),
+	}}
+}
+
+// announce returns what the attempt that begins may say in the upgrade request, nil if nothing:
+// only without another connection the positions stay as they are until it is there.
+func (l *loop) announce() *wire.Resume {
+	l.upcoming = nil
+	if l.link != nil || l.registry.overlap || !l.c.cfg.traits.EarlyStart || l.session.ID == "" || !l.early.May() {
+		return nil
+	}
+	l.upcoming = l.begin(l.state.Generation + 1)
+	return &l.upcoming.resume
+}
+
+// announceFailed follows when an attempt, if k is nil, or a connection fails.
+func (l *loop) announceFailed(k *link, f *wire.Failure) {
+	if k == nil && l.upcoming != nil || k != nil && k.announced && !k.ready {
+		l.early.Failed(f)
+	}
+	l.upcoming = nil
+}
+
+// catchUp queues what has changed since the attempt has announced subs.
+func (l *loop) catchUp(k *link, subs []wire.Subscribe) {
+	for i := range subs {
+		switch s := l.c.routes.keyed(subs[i].Key); {
+		case s == nil && k.traits.Unsubscribe: // closed
+			k.ops = append(k.ops, wire.Op{Kind: wire.OpUnsubscribe, Key: subs[i].Key, Cmd: subs[i].Key*4 + 2, Topic: subs[i].Topic})
+		case s == nil:
+			k.abandon()
+		case s.queue.owesGrant():
+			grantCredit{s}.apply(l)
+		}
+	}
+}
+
+// outnumbered follows when the server refuses k because it knows connection n of the session: an
+// upgrade request that has arrived twice, for example. The next one has a higher number.
+func (l *loop) outnumbered(k *link, n uint64) {
+	if k.ready || n < k.conn.number || n >= maxNumber {
+		return
+	}
+	l.number = max(l.number, n)
+	k.outnumbered = true
+}

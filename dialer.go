@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"log/slog"
 	"maps"
 	"net/url"
 	"runtime/debug"
@@ -48,7 +47,9 @@ type attempt struct {
 	cause   error
 	inUse   uint64 // the connection that it is to replace; 0: none
 
-	resume *wire.Resume // what the connection begins with, if the upgrade may announce it
+	resume     *wire.Resume                           // what the connection begins with, if the upgrade may announce it
+	dials      func()                                 // follows when it dials
+	dialsAgain func(host string) (wait time.Duration) // asks for another turn, of a host; at once or not at all
 }
 
 const (
@@ -183,7 +184,7 @@ func (d *dialer) dial(ctx context.Context, a attempt) dialed {
 	if d.cfg.Fallback {
 		return x.upgradeOrFallBack()
 	}
-	return x.make((*dialer).upgrade, a.resume)
+	return x.make((*dialing).upgrade, a.resume)
 }
 
 // dialing is an attempt that has its credential.
@@ -196,7 +197,7 @@ type dialing struct {
 }
 
 // connector makes a connection. The values are the ticket.
-type connector func(*dialer, *socket.Requests, *wire.Attempt, url.Values, socket.Options) (*socket.Conn, *wire.Failure)
+type connector func(*dialing, *wire.Attempt, url.Values, socket.Options) (*socket.Conn, *wire.Failure)
 
 // make asks for a ticket, if there are any, and makes a connection with connect. resume is what
 // the request may announce; nil: nothing.
@@ -222,7 +223,8 @@ func (x *dialing) make(connect connector, resume *wire.Resume) dialed {
 	c := newConn()
 	o.OnKill = c.slots.Close
 	var failure *wire.Failure
-	c.Conn, failure = connect(d, x.requests, w, tickets, o)
+	a.dials()
+	c.Conn, failure = connect(x, w, tickets, o)
 	if failure != nil {
 		failure.Attempt = a.number
 		failure.Body = []byte(d.secrets.Hide(string(failure.Body)))
@@ -235,8 +237,8 @@ func (x *dialing) make(connect connector, resume *wire.Resume) dialed {
 }
 
 // fallBack is a connector. A redirect of its GET is not followed.
-func (*dialer) fallBack(requests *socket.Requests, w *wire.Attempt, _ url.Values, o socket.Options) (*socket.Conn, *wire.Failure) {
-	return requests.Fallback(w, o)
+func (x *dialing) fallBack(w *wire.Attempt, _ url.Values, o socket.Options) (*socket.Conn, *wire.Failure) {
+	return x.requests.Fallback(w, o)
 }
 
 // upgradeOrFallBack tries WebSocket, and plain HTTP requests where the path refuses that.
@@ -245,12 +247,18 @@ func (x *dialing) upgradeOrFallBack() dialed {
 	skip := p.SkipsUpgrade(host)
 	var upgraded dialed
 	if !skip {
-		upgraded = x.make((*dialer).upgrade, x.task.resume)
+		upgraded = x.make((*dialing).upgrade, x.task.resume)
 		if upgraded.failure == nil || !p.RefusesUpgrade(x.ctx, upgraded.failure, x.task.url.Scheme == "ws") {
 			return upgraded
 		}
 	}
-	result := x.make((*dialer).fallBack, nil)
+	if !skip {
+		if f := x.noTurn(host); f != nil {
+			f.Attempt = x.task.number
+			return dialed{failure: f}
+		}
+	}
+	result := x.make((*dialing).fallBack, nil)
 	switch {
 	case result.failure == nil:
 		if p.FellBack(host, skip); !skip {
@@ -259,12 +267,22 @@ func (x *dialing) upgradeOrFallBack() dialed {
 		return result
 	case errors.Is(result.failure.Err, socket.ErrNoFallback) && skip:
 		p.Forget()
-		return x.make((*dialer).upgrade, x.task.resume)
+		return x.make((*dialing).upgrade, x.task.resume)
 	case errors.Is(result.failure.Err, socket.ErrNoFallback):
 		return upgraded
 	}
 	p.Forget() // the next attempt tries both
 	return result
+}
+
+// noTurn takes another turn of a host for the attempt. Without one it returns a failure, with the
+// time until there is one.
+func (x *dialing) noTurn(host string) *wire.Failure {
+	wait := x.task.dialsAgain(host)
+	if wait == 0 {
+		return nil
+	}
+	return &wire.Failure{Stage: wire.StageDial, Retry: wait, Err: fmt.Errorf("there were as many attempts to connect to %q as Options.Limits.Dials allows, so this one waits", host)}
 }
 
 // refused is an attempt that failed before the dial. A *wire.StatusError counts as an
@@ -350,41 +368,10 @@ func (d *dialer) resolve(ctx context.Context) {
 	answer.err = err
 }
 
-// Transport is what carries a connection: see State.Transport.
-type Transport string
-
-// The transports.
-const (
-	TransportWebSocket Transport = "websocket"
-	TransportHTTP      Transport = "http" // plain requests: see Options.Fallback
-)
-
 // ErrAffinity means that a POST of the fallback has reached another server than its GET. A
 // balancer must send all requests of a client to one server, by its address or by a cookie:
 // see docs/fallback.md. The client backs off and tries again.
 var ErrAffinity = socket.ErrOtherServer
-
-// TransportChanged reports that a connection is ready over another transport than the one
-// before it, or that the first one is over plain HTTP requests.
-type TransportChanged struct {
-	// Host is the host and port of the endpoint: State.Host.
-	Host string
-	// Transport carries the connection.
-	Transport Transport
-	// Status is the HTTP status that refused the upgrade; 0 if nothing did in this attempt.
-	Status int
-}
-
-func (e TransportChanged) record() (slog.Level, string, []slog.Attr) {
-	attrs := []slog.Attr{slog.String("host", e.Host), slog.String("transport", string(e.Transport))}
-	if e.Transport != TransportHTTP {
-		return slog.LevelInfo, "limpet: fallback ends", attrs
-	}
-	if e.Status != 0 {
-		attrs = append(attrs, slog.Int("status", e.Status))
-	}
-	return slog.LevelInfo, "limpet: fallback begins", attrs
-}
 
 func (v *validation) fallback(c *config) {
 	if c.Fallback && !c.traits.Fallback {
@@ -448,11 +435,11 @@ func (v *validation) redirects(c *config) {
 
 // upgrade makes the upgrade request of w, and follows redirects. tickets are the parameters
 // of Options.Ticket.
-func (d *dialer) upgrade(requests *socket.Requests, w *wire.Attempt, tickets url.Values, o socket.Options) (*socket.Conn, *wire.Failure) {
-	step := *w
+func (x *dialing) upgrade(w *wire.Attempt, tickets url.Values, o socket.Options) (*socket.Conn, *wire.Failure) {
+	d, step := x.dialer, *w
 	trail := []string{w.URL}
 	for {
-		conn, f := requests.Upgrade(&step, o)
+		conn, f := x.requests.Upgrade(&step, o)
 		if f == nil {
 			return conn, nil
 		}
@@ -470,6 +457,9 @@ func (d *dialer) upgrade(requests *socket.Requests, w *wire.Attempt, tickets url
 		next, err := d.cfg.allowed.Next(from, trail, f.Status, f.Header, tickets)
 		if err != nil {
 			f.Err = err
+			return nil, f
+		}
+		if f := x.noTurn(next.Host); f != nil {
 			return nil, f
 		}
 		trail = append(trail, next.String())

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"maps"
+	"math"
 	"runtime"
 	"slices"
 	"time"
@@ -53,7 +54,9 @@ type loop struct {
 	number   uint64     // the highest wire.Resume.Conn so far
 	early    endpoint.Early
 	closing  []*conn     // earlier ones, in their close handshakes
-	pacing   *pace.Limit // nil: the server has no limit of messages
+	pacing   *pace.Limit // nil: the server has no limit of messages, as far as is known
+	sent     pace.Meter  // of messages
+	slowed   slowed
 	session  wire.Session
 	sessions uint64          // so far; its state may move, so its ID does not name it
 	kept     []*Subscription // closed, and the server keeps them in the session
@@ -158,6 +161,7 @@ func newLoop(c *Client) *loop {
 	l.registry = newRegistry(&c.cfg.traits, &c.routes)
 	limit := &c.cfg.traits.Connection
 	l.pacing = pace.NewLimit(limit.Messages, limit.Per, limit.Burst)
+	l.c.counters.pace.Store(math.Float64bits(l.pacing.PerSecond()))
 	l.state = c.state.Load()
 	l.endpoints = newChoice(&c.cfg)
 	l.timer = time.AfterFunc(forever, func() { c.inbox.Post(elapsed{}) })

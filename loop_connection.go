@@ -41,7 +41,7 @@ func (l *loop) dial() {
 func (l *loop) attempt(cause error) {
 	l.lastAttempt = l.now
 	l.c.counters.attempts.Add(1)
-	a := attempt{url: l.endpoints.Chosen.URL, number: l.policy.failures + 1, session: l.session, subs: l.registry.positions(l.now), refresh: l.refreshCredential, cause: cause}
+	a := attempt{url: l.endpoints.Chosen.URL, number: l.policy.failures + 1, session: l.session, subs: l.registry.positions(l.now), refresh: l.refreshCredential, cause: cause, dials: l.endpoints.Dial(), dialsAgain: l.endpoints.DialAgain()}
 	if l.link != nil {
 		a.inUse = l.link.conn.gen
 	}
@@ -296,12 +296,15 @@ func (l *loop) fail(k *link, f *wire.Failure) {
 	why := l.explain(f, d)
 	l.state.Cause = why
 	l.c.counters.countFailure(k != nil && k.ready, ErrorClass(d.Class))
+	slowed := k != nil && l.link == k && l.closedForPace(k, f)
 	if k != nil && k.ready && l.link == k {
 		open := l.openRequests(k)
 		if d.TooBig {
 			l.window.frameTooBig(len(open) == 0)
 		}
-		l.suspect(open, f, &d, k.fatalError != nil)
+		if !slowed { // the requests are not why
+			l.suspect(open, f, &d, k.fatalError != nil)
+		}
 		l.learnIdle(k, f, ErrorClass(d.Class))
 	}
 	l.disconnect(k, 0, "")
@@ -383,7 +386,7 @@ func (l *loop) scheduleAttempt(delay time.Duration) {
 		return
 	}
 	l.attemptAt = later(l.now.Add(delay), l.earliestAttempt())
-	l.state.NextAttempt = l.attemptAt
+	l.state.NextAttempt = l.endpoints.Expect(l.attemptAt, l.now)
 	l.enter(Waiting)
 }
 

@@ -261,7 +261,7 @@ func (l *loop) ping(k *link, how wire.Ping) bool {
 	if k.pinging {
 		return true
 	}
-	if at := l.pacing.TakePing(l.now); !at.IsZero() {
+	if at := l.takePing(); !at.IsZero() {
 		k.pingAt = at // a ping comes before everything else
 		return false
 	}

@@ -131,6 +131,9 @@ func (l *loop) handle(k *link, ev *wire.Event) {
 			return
 		}
 		k.proved = k.proved || l.window.pending < open // an ack may bring credit only
+		for _, r := range ev.Ack.Rejects {
+			l.refusedForPace(k, r.PeerCode, r.Reason)
+		}
 	case wire.EventStep:
 		if k.waitingSteps() >= maxReplies {
 			l.violated(k, violation("too many handshake steps"))
@@ -160,20 +163,6 @@ func (l *loop) handle(k *link, ev *wire.Event) {
 		l.handleError(k, ev)
 	case wire.EventOutnumbered:
 		l.outnumbered(k, ev.N)
-	}
-}
-
-// handleError handles an error that concerns the connection, or a request without a name.
-func (l *loop) handleError(k *link, ev *wire.Event) {
-	l.c.notify.post(ServerNotice{shownCode(ev.Code, ev.PeerCode), text.Quote(ev.Reason)})
-	if ev.Fatal && k.fatalError == nil {
-		k.fatalError, k.fatalAt, k.closeBy = ev, l.now, l.now.Add(fatalCloseTimeout)
-		if l.c.cfg.traits.ErrorStaysOpen {
-			k.closeBy = l.now
-		}
-	}
-	if traits := &l.c.cfg.traits; !traits.ByKey && traits.Confirms && !ev.Fatal && ev.Code != 0 && ev.Key == 0 && ev.N == 0 {
-		l.requestRefused(k, ev)
 	}
 }
 
@@ -229,6 +218,11 @@ func (l *loop) unsubscribed(k *link, s *Subscription, ev *wire.Event) {
 	err := &Error{Op: "Subscribe", Field: "topic", Class: ClassRejected, Code: shownCode(ev.Code, ev.PeerCode), Detail: text.Quote(ev.Reason), Err: ErrRejected}
 	u := k.usedTopic(s.topic)
 	switch {
+	case ev.Code != 0 && l.refusedForPace(k, ev.PeerCode, ev.Reason):
+		if pending {
+			k.answered(s, l.now)
+		}
+		l.refused(s, err, max(ev.Retry, pacePause))
 	case ev.Code == 0 && ev.Key == 0 && pending:
 		s.held = false // the end of an earlier subscription to the same topic
 	case ev.Code == 0 && ev.Key == 0 && l.c.cfg.traits.ConfirmsEnd:

@@ -191,6 +191,12 @@ func (l *loop) refused(s *Subscription, err *Error, retry time.Duration) {
 		l.endSub(s, err)
 		return
 	}
+	l.askLater(s, err, retry)
+}
+
+// askLater schedules another request for s after the time that the server has named, later with
+// each refusal in a row.
+func (l *loop) askLater(s *Subscription, err *Error, retry time.Duration) {
 	s.refusals++
 	pause := min(retry, headers.MaxRetryAfter)
 	more := max(pause, l.c.cfg.Backoff.Initial) * time.Duration(min(s.refusals, 10))
@@ -385,6 +391,21 @@ func (l *loop) confirmWritten(k *link) {
 		events.handle(l)
 	}
 	k.confirmed = nil
+}
+
+// handleError handles an error that concerns the connection, or a request without a name.
+func (l *loop) handleError(k *link, ev *wire.Event) {
+	l.c.notify.post(ServerNotice{shownCode(ev.Code, ev.PeerCode), text.Quote(ev.Reason)})
+	if ev.Fatal && k.fatalError == nil {
+		k.fatalError, k.fatalAt, k.closeBy = ev, l.now, l.now.Add(fatalCloseTimeout)
+		if l.c.cfg.traits.ErrorStaysOpen {
+			k.closeBy = l.now
+		}
+	}
+	slow := l.refusedForPace(k, ev.PeerCode, ev.Reason)
+	if traits := &l.c.cfg.traits; !traits.ByKey && traits.Confirms && !ev.Fatal && ev.Code != 0 && ev.Key == 0 && ev.N == 0 {
+		l.requestRefused(k, ev, slow)
+	}
 }
 
 // suspicion is that the request for a subscription makes the server end the connection

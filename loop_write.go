@@ -299,7 +299,7 @@ func (l *loop) write(k *link, room int) {
 	if k.unwritten.from += n; k.unwritten.from == len(u.frames.List) {
 		k.unwritten = unwritten{}
 	}
-	l.pacing.Sent(l.now, n, u.repliesOnly)
+	l.noteSent(n, u.repliesOnly)
 	k.writing, k.writeStarted = true, l.now
 	w := writer{k.conn, &l.c.inbox, &l.c.counters}
 	l.c.goroutines.Go(func() { w.write(u, n) })
@@ -309,6 +309,9 @@ func (l *loop) write(k *link, room int) {
 func (l *loop) roomToSend(k *link) int {
 	if l.pacing == nil {
 		return math.MaxInt
+	}
+	if l.pacing.Raise(l.now) {
+		l.paceChanged(SendPaceChanged{})
 	}
 	pings := k.conn.Pings() // whose pongs were sent already
 	pongs := min(pings-k.pingsCounted, maxReplies)

@@ -25,7 +25,7 @@ type Observer interface {
 
 // Event is one of the event structs of this package: StateChanged,
 // SubscriptionChanged, LossReported, MessageFailed, MessagesDropped,
-// DeliveryStopped, CursorNotSaved, MessageSkipped, OutageEnded, HeartbeatShortened, RotationFailed, TransportChanged, CredentialRefreshed, CredentialNotRefreshed, CredentialsEnded, ServerNotice, CredentialInURL, CallbackFailed, EventsLost. Later
+// DeliveryStopped, CursorNotSaved, MessageSkipped, OutageEnded, HeartbeatShortened, SendPaceChanged, RotationFailed, TransportChanged, CredentialRefreshed, CredentialNotRefreshed, CredentialsEnded, ServerNotice, CredentialInURL, CallbackFailed, EventsLost. Later
 // versions may add more, so a switch over them needs a default.
 //
 // With Options.Logger each event is logged as well:
@@ -33,10 +33,10 @@ type Observer interface {
 //	Debug  StateChanged between attempts, and to ready in an outage; SubscriptionChanged to recovering with
 //	       the connection, and to live in an outage; CredentialRefreshed
 //	Info   StateChanged to ready and to a clean end, SubscriptionChanged to live or ended, OutageEnded,
-//	       HeartbeatShortened, TransportChanged
+//	       HeartbeatShortened, TransportChanged, SendPaceChanged to a higher pace
 //	Warn   StateChanged after a lost connection or the first failed attempt, LossReported,
 //	       MessageFailed, MessagesDropped, DeliveryStopped, CursorNotSaved, MessageSkipped, RotationFailed, ServerNotice,
-//	       a refused subscription, CredentialNotRefreshed, CredentialInURL, EventsLost
+//	       a refused subscription, CredentialNotRefreshed, CredentialInURL, SendPaceChanged to a lower pace, EventsLost
 //	Error  StateChanged to an end that is permanent, CredentialsEnded, CallbackFailed
 //
 // An outage is one Warn line, however many attempts it takes, and one Info line when everything is
@@ -127,6 +127,26 @@ type MessageSkipped struct {
 type ServerNotice struct {
 	// Code is the server's own code.
 	Code int
+	// Reason is the server's explanation, quoted, at most 256 bytes of it.
+	Reason string
+}
+
+// SendPaceChanged reports that the client sends fewer messages in a second from now on, because the
+// server has refused what it sent, or more, because the server has refused nothing for long.
+// Say in Options.Limits what the server allows: then nothing is refused, and nothing is
+// guessed. See docs/reconnect.md, section 10.
+type SendPaceChanged struct {
+	// Host is the host and port of the endpoint: State.Host.
+	Host string
+	// PerSecond is Stats.SendPace from now on: how many WebSocket messages a second the server
+	// takes, as far as is known. The client uses four fifths. 0 means that no limit is known.
+	PerSecond float64
+	// Lowered is false if the client sends more again.
+	Lowered bool
+	// Said means that the server says in words that the client sends too much. Then the pace is lower for
+	// the life of the client. Otherwise the server has closed the connection with 1008 and
+	// without a reason, and the pace doubles after each hour without a refusal.
+	Said bool
 	// Reason is the server's explanation, quoted, at most 256 bytes of it.
 	Reason string
 }
@@ -229,6 +249,15 @@ func (e MessageSkipped) record() (slog.Level, string, []slog.Attr) {
 func (e ServerNotice) record() (slog.Level, string, []slog.Attr) {
 	return slog.LevelWarn, "limpet: server notice", []slog.Attr{
 		slog.Int("code", e.Code), slog.String("reason", text.ForLog(text.Unquote(e.Reason)))}
+}
+
+func (e SendPaceChanged) record() (slog.Level, string, []slog.Attr) {
+	attrs := []slog.Attr{slog.String("host", e.Host), slog.Float64("per_second", e.PerSecond)}
+	if !e.Lowered {
+		return slog.LevelInfo, "limpet: more messages are sent in a second again", attrs
+	}
+	return slog.LevelWarn, "limpet: fewer messages are sent in a second, because the server refuses more; set Options.Limits to what it allows",
+		append(attrs, slog.String("reason", text.ForLog(text.Unquote(e.Reason))))
 }
 
 func (e CredentialInURL) record() (slog.Level, string, []slog.Attr) {

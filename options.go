@@ -134,8 +134,9 @@ type Options struct {
 
 	// Limits are what the server allows one connection, such as five messages a second or an
 	// age of 24 hours: the client keeps to them by itself. They replace those of the dialect:
-	// Messages, Per and Burst together if Messages is not zero, Subscriptions and Age each if
-	// it is not zero. Defaults to those of the dialect, if it knows any.
+	// Messages, Per and Burst together if Messages is not zero, Dials and DialsPer together if
+	// Dials is not zero, Subscriptions and Age each if it is not zero. Defaults to those of the
+	// dialect, if it knows any. What is not known is learned: see SendPaceChanged.
 	Limits wire.ConnectionLimits
 
 	// ReadLimit bounds one received WebSocket message, in bytes. Defaults to 4 MiB;
@@ -441,6 +442,9 @@ type Delivery struct {
 // The rate doubles every 30 seconds without a refusal, until there is no limit again. A server
 // that gives each client its own time (X-Limpet-Retry-Ms) is not limited. An attempt that
 // succeeds doubles the rate as well, at most once a second.
+//
+// Where a client states wire.ConnectionLimits.Dials, no host gets more attempts than that from the
+// clients of the Governor, in any time DialsPer. The lowest limit that was stated for a host counts.
 //
 // A Governor may be used by any number of clients. See docs/reconnect.md, section 6.
 type Governor struct{ turns *governor.Governor }

@@ -1,10 +1,12 @@
 package limpet
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
 	"io"
+	"math"
 	"math/rand/v2"
 	"net/http"
 	"net/url"
@@ -17,6 +19,7 @@ import (
 	"github.com/limpet-go/limpet/internal/governor"
 	"github.com/limpet-go/limpet/internal/guard"
 	"github.com/limpet-go/limpet/internal/headers"
+	"github.com/limpet-go/limpet/internal/pace"
 	"github.com/limpet-go/limpet/internal/text"
 	"github.com/limpet-go/limpet/internal/verdict"
 	"github.com/limpet-go/limpet/wire"
@@ -175,11 +178,13 @@ func later(a, b time.Time) time.Time {
 
 // newChoice returns the choice among the endpoints of a client.
 func newChoice(c *config) endpoint.Choice {
+	limits := &c.traits.Connection
+	w := governor.Window{Dials: limits.Dials, Per: cmp.Or(limits.DialsPer, time.Minute)}
 	if c.Governor != nil {
-		return endpoint.NewChoice(c.urls, c.Governor.turns, func() {})
+		return endpoint.NewChoice(c.urls, c.Governor.turns, w, func() {})
 	}
 	turns, release := governor.Of(c.HTTPClient)
-	return endpoint.NewChoice(c.urls, turns, release)
+	return endpoint.NewChoice(c.urls, turns, w, release)
 }
 
 // takeTurn chooses the endpoint of the next attempt. It reports false if the Governor gives
@@ -232,6 +237,90 @@ func (l *loop) followEndpoint(k *link, f *wire.Failure, d *verdict.Decision) (an
 		d.After = 0
 	}
 	return !wasReady && list.HasNext(l.now)
+}
+
+// slowed is when the pace was lowered last, and on which connection.
+type slowed struct {
+	at  time.Time
+	gen uint64
+}
+
+const (
+	enoughSent = 5               // messages: who has sent fewer in the last ten seconds has not sent too much
+	onItsWay   = 2 * time.Second // for which a connection still has refusals of what was sent before
+	pacePause  = time.Second     // before a subscription is asked for again that was refused for the pace
+)
+
+// noteSent counts n frames that are sent now. repliesOnly says that they are pings and pongs.
+func (l *loop) noteSent(n int, repliesOnly bool) {
+	l.sent.Add(l.now, n)
+	l.pacing.Sent(l.now, n, repliesOnly)
+}
+
+// takePing counts a ping that is sent now and returns the zero time, or returns when there is
+// room for it.
+func (l *loop) takePing() (at time.Time) {
+	if at = l.pacing.TakePing(l.now); at.IsZero() {
+		l.sent.Add(l.now, 1)
+	}
+	return at
+}
+
+// refusedForPace reports whether the server has refused something because the client sends too
+// much, and says so. Then the client sends less.
+func (l *loop) refusedForPace(k *link, code int64, reason string) bool {
+	if code != http.StatusTooManyRequests && verdict.ComplaintIn(reason) != verdict.SentMuch {
+		return false
+	}
+	l.slowDown(k, true, reason)
+	return true
+}
+
+// closedForPace reports whether k has ended because the client sends too much: the server says
+// so, or it may mean that. Then the client sends less.
+func (l *loop) closedForPace(k *link, f *wire.Failure) bool {
+	complaint := verdict.ComplaintIn(f.Reason)
+	said := complaint == verdict.SentMuch || f.PeerCode == http.StatusTooManyRequests ||
+		f.Code == closeRateLimited && l.c.cfg.Dialect.Name() == nameOfLimpet
+	switch {
+	case f.Code == 0, !said && (f.Code != closePolicy || complaint == verdict.Other):
+		return false
+	}
+	return l.slowDown(k, said, f.Reason)
+}
+
+const (
+	closePolicy      = 1008 // RFC 6455, section 7.4.1
+	closeRateLimited = 4201 // docs/protocol.md, section 7
+	nameOfLimpet     = "limpet"
+)
+
+// slowDown halves the pace, unless the client has hardly sent anything. It reports whether what
+// was sent is why k has ended.
+func (l *loop) slowDown(k *link, said bool, reason string) bool {
+	sent, busiest := l.sent.Recent(l.now)
+	switch {
+	case l.slowed.gen == k.conn.gen && l.now.Sub(l.slowed.at) < onItsWay:
+		return true
+	case sent < enoughSent:
+		return false
+	}
+	limit, lowered := l.pacing.Lower(l.now, busiest, said)
+	if l.pacing == nil {
+		k.pingsCounted = k.conn.Pings()
+	}
+	l.pacing, l.sent, l.slowed = limit, pace.Meter{}, slowed{l.now, k.conn.gen}
+	if lowered {
+		l.paceChanged(SendPaceChanged{Lowered: true, Said: said, Reason: text.Quote(l.c.secrets.Hide(reason))})
+	}
+	return lowered
+}
+
+// paceChanged publishes that the client sends at another pace.
+func (l *loop) paceChanged(e SendPaceChanged) {
+	e.Host, e.PerSecond = l.state.Host, l.pacing.PerSecond()
+	l.c.counters.pace.Store(math.Float64bits(e.PerSecond))
+	l.c.notify.post(e)
 }
 
 // resolved is the answer of Options.Resolver.
@@ -389,63 +478,6 @@ func withoutURL(f *wire.Failure) error {
 		return fmt.Errorf("peer closed the connection without a close frame: %w", f.Err)
 	}
 	return f.Err
-}
-
-// beginning is what the handshake of a connection says, but for what the attempt brings.
-type beginning struct{ resume wire.Resume }
-
-// begin prepares every subscription for connection gen. It fences every earlier connection
-// before it reads the positions to resume from, unless two connections overlap.
-func (l *loop) begin(gen uint64) *beginning {
-	l.number++
-	subs := l.registry.startConnection(gen, l.now)
-	return &beginning{wire.Resume{
-		Conn: l.number, Session: l.session, Uplink: l.window.uplink(), Subs: subs,
-		TTL: l.c.cfg.SessionTTL, ReadLimit: l.c.cfg.ReadLimit, Heartbeat: l.heartbeatInterval(),
-	}}
-}
-
-// announce returns what the attempt that begins may say in the upgrade request, nil if nothing:
-// only without another connection the positions stay as they are until it is there.
-func (l *loop) announce() *wire.Resume {
-	l.upcoming = nil
-	if l.link != nil || l.registry.overlap || !l.c.cfg.traits.EarlyStart || l.session.ID == "" || !l.early.May() {
-		return nil
-	}
-	l.upcoming = l.begin(l.state.Generation + 1)
-	return &l.upcoming.resume
-}
-
-// announceFailed follows when an attempt, if k is nil, or a connection fails.
-func (l *loop) announceFailed(k *link, f *wire.Failure) {
-	if k == nil && l.upcoming != nil || k != nil && k.announced && !k.ready {
-		l.early.Failed(f)
-	}
-	l.upcoming = nil
-}
-
-// catchUp queues what has changed since the attempt has announced subs.
-func (l *loop) catchUp(k *link, subs []wire.Subscribe) {
-	for i := range subs {
-		switch s := l.c.routes.keyed(subs[i].Key); {
-		case s == nil && k.traits.Unsubscribe: // closed
-			k.ops = append(k.ops, wire.Op{Kind: wire.OpUnsubscribe, Key: subs[i].Key, Cmd: subs[i].Key*4 + 2, Topic: subs[i].Topic})
-		case s == nil:
-			k.abandon()
-		case s.queue.owesGrant():
-			grantCredit{s}.apply(l)
-		}
-	}
-}
-
-// outnumbered follows when the server refuses k because it knows connection n of the session: an
-// upgrade request that has arrived twice, for example. The next one has a higher number.
-func (l *loop) outnumbered(k *link, n uint64) {
-	if k.ready || n < k.conn.number || n >= maxNumber {
-		return
-	}
-	l.number = max(l.number, n)
-	k.outnumbered = true
 }
 
 const maxNumber = 1 << 62 // of a connection that a server may name

@@ -4,7 +4,6 @@ import (
 	"iter"
 	"math"
 	"slices"
-	"sync"
 	"sync/atomic"
 	"time"
 
@@ -65,7 +64,9 @@ type State struct {
 	// when the phase began. With several endpoints a round of attempts counts as one.
 	Attempt int
 
-	// NextAttempt is when the next attempt starts. It is valid in the phase Waiting.
+	// NextAttempt is when the next attempt starts. It is valid in the phase Waiting. The turn
+	// that Options.Governor gives is included as far as it is known: while other clients wait
+	// for the same host, it may move.
 	NextAttempt time.Time
 
 	// Resumed is true if the server still knew the session. It is valid in the phase Ready.
@@ -108,6 +109,10 @@ type Stats struct {
 	PingRTT time.Duration
 	// Heartbeat is the interval of the current connection, or of the last one: see Options.
 	Heartbeat time.Duration
+	// SendPace is how many WebSocket messages a second the server takes, as far as the client
+	// knows from Options.Limits or the dialect, or has learned: see SendPaceChanged. The client
+	// uses four fifths. 0 means that no limit is known.
+	SendPace float64
 	// Silence is for how long no message has been received, of any subscription; before
 	// the first one since New.
 	Silence time.Duration
@@ -235,9 +240,10 @@ type counters struct {
 	outages histogram.Outages
 
 	pingRTT        atomic.Int64
-	heartbeat      atomic.Int64 // of the connection that became ready last, in nanoseconds
-	lastMessage    atomic.Int64 // the moment when one was received last
-	oldestAdmitted atomic.Int64 // the moment of the admission of the oldest message without an outcome; 0: none
+	heartbeat      atomic.Int64  // of the connection that became ready last, in nanoseconds
+	pace           atomic.Uint64 // the bits of Stats.SendPace
+	lastMessage    atomic.Int64  // the moment when one was received last
+	oldestAdmitted atomic.Int64  // the moment of the admission of the oldest message without an outcome; 0: none
 }
 
 // moment is t as counters hold it.
@@ -280,7 +286,7 @@ func (c *counters) stats(now time.Time) Stats {
 		Attempts: c.attempts.Load(), FailedAttempts: failures.load(false),
 		Connections: c.fresh.Load() + resumes, Resumes: resumes, Lost: failures.load(true),
 		Outages: outages, OutageTime: outageTime, Outage: outage,
-		PingRTT: time.Duration(c.pingRTT.Load()), Heartbeat: time.Duration(c.heartbeat.Load()), Silence: max(0, now.Sub(c.origin)-time.Duration(c.lastMessage.Load())),
+		PingRTT: time.Duration(c.pingRTT.Load()), Heartbeat: time.Duration(c.heartbeat.Load()), SendPace: math.Float64frombits(c.pace.Load()), Silence: max(0, now.Sub(c.origin)-time.Duration(c.lastMessage.Load())),
 		Published: c.published.Load(), Resent: c.resent.Load(),
 		Acked: c.outcomes[Acked].Load(), Written: c.outcomes[Written].Load(),
 		Rejected: c.outcomes[Rejected].Load(), Expired: c.outcomes[Expired].Load(),
@@ -290,55 +296,6 @@ func (c *counters) stats(now time.Time) Stats {
 		Malformed: c.malformed.Load(), Unrequested: c.unrequested.Load(), FailedSubscriptions: c.failed.Load(),
 		PlainFrames: c.plainFrames.Load(),
 	}
-}
-
-// subscriptionTotals adds up the subscriptions of a client. Its lock is a leaf.
-type subscriptionTotals struct {
-	mu    sync.Mutex
-	open  []*Subscription // that were not forgotten
-	ended *SubStats       // of those that were; nil: none was. Replaced, not changed
-}
-
-func (t *subscriptionTotals) add(s *Subscription) {
-	t.mu.Lock()
-	defer t.mu.Unlock()
-	t.open = append(t.open, s)
-	s.totalsPlace = len(t.open)
-}
-
-// forget keeps what s has counted: its consumers are done, so it counts no more.
-func (t *subscriptionTotals) forget(s *Subscription) {
-	last := s.queue.stats()
-	last.Unacked = 0 // no acknowledgement counts any more
-	t.mu.Lock()
-	defer t.mu.Unlock()
-	if s.totalsPlace == 0 {
-		return
-	}
-	moved := t.open[len(t.open)-1]
-	t.open[s.totalsPlace-1], moved.totalsPlace = moved, s.totalsPlace
-	t.open[len(t.open)-1] = nil
-	t.open, s.totalsPlace = t.open[:len(t.open)-1], 0
-	if t.ended != nil {
-		last.add(t.ended)
-	}
-	t.ended = &last
-}
-
-func (t *subscriptionTotals) fill(st *Stats) {
-	t.mu.Lock()
-	open := slices.Clone(t.open)
-	ended := t.ended
-	t.mu.Unlock()
-	if ended != nil {
-		st.Messages = *ended
-	}
-	for _, s := range open {
-		one := s.queue.stats()
-		st.Messages.add(&one)
-		st.SubPhases[s.state.Load().Phase]++
-	}
-	st.Subscriptions, st.Live = len(open), st.SubPhases.Of(SubLive)
 }
 
 // SubPhase is what a subscription is doing.

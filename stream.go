@@ -360,7 +360,7 @@ func (l *loop) beginStream(k *link, s *streamedMessage) {
 		s.resolve(Pending, &Error{Op: opSendStream, Field: fault.OptionDialect, Class: ClassUser, Err: errNotAlone})
 		return
 	}
-	l.pacing.Sent(l.now, 1, false)
+	l.noteSent(1, false)
 	s.frame, k.stream = out.List[0].Type, s
 }
 

@@ -335,14 +335,19 @@ func (k *link) release(s *Subscription, p Position) {
 // requestRefused follows when the server refuses a request without naming the
 // topic. A server answers in order, so the oldest request is meant. What it asked
 // for is asked for again in parts; one topic alone is refused for now. If the server
-// says when to ask again, all of it is asked for then.
-func (l *loop) requestRefused(k *link, ev *wire.Event) {
+// says when to ask again, all of it is asked for then. slow says that it was refused for the
+// pace, so no topic is to blame, and the answer to some of it may still come.
+func (l *loop) requestRefused(k *link, ev *wire.Event, slow bool) {
 	open := l.oldestRequest(k)
 	err := &Error{Op: "Subscribe", Field: "topic", Class: ClassRejected, Code: shownCode(ev.Code, ev.PeerCode), Detail: text.Quote(ev.Reason), Err: ErrRejected}
 	switch {
 	case ev.Retry > 0:
 		for _, s := range open {
 			l.refused(s, err, ev.Retry)
+		}
+	case slow:
+		for _, s := range open {
+			l.askLater(s, err, pacePause)
 		}
 	case len(open) == 1:
 		l.askFailed(open[0], err, 0)

@@ -31,7 +31,7 @@ func TestErrorThatNamesATime(t *testing.T) {
 						return
 					}
 					if asked++; asked == 1 {
-						say(`{"event":"error",` + names + again + `,"text":"slow down"}`)
+						say(`{"event":"error",` + names + again + `,"text":"not now"}`)
 						return
 					}
 					say(`{"event":"subscribed","channel":"trades","symbols":["A"]}`)

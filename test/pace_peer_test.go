@@ -2,11 +2,13 @@ package test
 
 import (
 	"bufio"
+	"cmp"
 	"encoding/binary"
 	"fmt"
 	"io"
 	"net"
 	"slices"
+	"strconv"
 	"strings"
 	"sync"
 	"testing"
@@ -30,6 +32,9 @@ type gauge struct {
 	lag    time.Duration // before the end of a subscription is confirmed
 	mute   string        // a topic without answers
 	greet  func(say func(op byte, text string))
+	reason string // of its close frames; "-": none. Defaults to "too many messages"
+
+	hook func(text string, say func(op byte, text string)) (handled bool) // of each text, first
 
 	mu      sync.Mutex
 	lines   []line
@@ -82,7 +87,8 @@ func (g *gauge) talk(nc net.Conn) {
 			return
 		}
 		if !g.admit(line{conn, op, text, time.Now()}) {
-			say(8, closePayload(1008, "too many messages"))
+			reason := cmp.Or(g.reason, "too many messages")
+			say(8, closePayload(1008, strings.TrimPrefix(reason, "-")))
 			return
 		}
 		if op == opPing {
@@ -105,6 +111,9 @@ func (g *gauge) admit(l line) bool {
 }
 
 func (g *gauge) answer(subs map[string]bool, text string, say func(op byte, text string)) {
+	if g.hook != nil && g.hook(text, say) {
+		return
+	}
 	verb, rest, _ := strings.Cut(text, " ")
 	switch verb {
 	case "ping":
@@ -197,6 +206,9 @@ func (g *gauge) language(limits wire.ConnectionLimits) feed.Funcs {
 				say(feed.Item{Kind: feed.Answered, Topic: words[2]})
 			case len(words) == 3 && words[1] == "unsub":
 				say(feed.Item{Kind: feed.Ended, Topic: words[2]})
+			case words[0] == "refused":
+				id, _ := strconv.ParseUint(words[1], 10, 64)
+				say(feed.Item{Kind: feed.Refused, ID: id, Reason: "rate limit exceeded"})
 			case words[0] == "question":
 				say(feed.Item{Kind: feed.Question, N: uint64(len(data))})
 			case words[0] == "pong":

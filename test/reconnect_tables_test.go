@@ -292,7 +292,10 @@ func closeRows() map[string][]rowCase {
 			{name: "no code (1005)", failure: failure{code: 1005}, class: limpet.ClassNetwork},
 			{name: "no code (1006)", failure: failure{then: func(p *scriptedConn) { p.ws.CloseNow() }}, class: limpet.ClassNetwork},
 		},
-		"1008 policy violation":                 refusals(failure{code: 1008}, "1008 policy violation", false),
+		"1008 policy violation": refusals(failure{code: 1008}, "1008 policy violation", false),
+		"1008 with a text that the client sends too much": {
+			{name: "1008 with a text that the client sends too much", failure: failure{then: func(p *scriptedConn) { p.ws.Close(1008, "Too many requests") }}, class: limpet.ClassOverload},
+		},
 		"1009 too big":                          append(codes(backsOff, limpet.ClassProtocol, nil, "1009 too big"), rowCase{name: "1009 for a message", run: inBubble(func(t *testing.T) { messageTooBig(t) })}, rowCase{name: "1009 for a request", run: inBubble(func(t *testing.T) { requestTooBig(t) })}),
 		"1011 internal error, 1014 bad gateway": codes(backsOff, limpet.ClassNetwork, nil, "1011 internal error", "1014 bad gateway"),
 		"1013 try again later":                  codes(reaction{floor: 3}, limpet.ClassOverload, nil, "1013 try again later"),

@@ -49,7 +49,7 @@ func busyServer(t *testing.T, answer func(payload string, times int) *wire.Ack) 
 }
 
 func later(d time.Duration) *wire.Ack {
-	return &wire.Ack{Rejects: []wire.Reject{{Code: 429, Reason: "slow down", Retry: d}}}
+	return &wire.Ack{Rejects: []wire.Reject{{Code: 429, Reason: "busy", Retry: d}}}
 }
 
 // published returns the texts of what a server has heard, and of which connection.

@@ -9,8 +9,9 @@ import (
 // effect: the server has no such limit, or it is not known. Unlike Limits they are known
 // before the server says anything. The client stays within them by itself.
 //
-// They are about one connection of one client. Where the server counts all connections
-// from one address, each client of a process has its own share: divide by their number.
+// They are about one connection of one client, but for Dials. Where the server counts the
+// messages of all connections from one address, each client of a process has its own share:
+// divide by their number.
 type ConnectionLimits struct {
 	// Messages is how many WebSocket messages the client may send in the time Per. The
 	// client uses four fifths of it, since a network can press messages closer together.
@@ -34,6 +35,18 @@ type ConnectionLimits struct {
 	// finished with it; without Traits.Unsubscribe that is when the connection ends.
 	Subscriptions int
 
+	// Dials is how many connections the server takes from one address in the time DialsPer.
+	// All clients of a process that share an Options.Governor, as those with the same
+	// transport do, keep to it together, for each host and port: the lowest limit that one of
+	// them states counts for all. Every attempt counts, also one that fails, that replaces a
+	// connection or that follows a redirect. What is too much waits for its turn, however it
+	// was caused: State.NextAttempt says until when. The client reckons with a twentieth more
+	// than DialsPer. At most 100,000.
+	Dials int
+
+	// DialsPer is the time of Dials, from a millisecond to a day. Zero means a minute.
+	DialsPer time.Duration
+
 	// Age is how long a connection may last, from a minute on. The client makes the next one
 	// before, and changes to it: at a random moment in the last tenth of Age, or in the last
 	// hour if that is less. See docs/reconnect.md, section 8.
@@ -43,6 +56,7 @@ type ConnectionLimits struct {
 // The bounds of ConnectionLimits.
 const (
 	maxCount = 1_000_000_000
+	maxDials = 100_000
 	minPer   = time.Millisecond
 	maxPer   = 24 * time.Hour
 	minAge   = time.Minute
@@ -61,6 +75,12 @@ func (c ConnectionLimits) Check() (field, problem string) {
 		}
 	}
 	switch {
+	case c.Dials < 0 || c.Dials > maxDials:
+		return "Dials", fmt.Sprintf("is %d; use 0 to %d", c.Dials, maxDials)
+	case c.DialsPer != 0 && (c.DialsPer < minPer || c.DialsPer > maxPer):
+		return "DialsPer", fmt.Sprintf("is %v; use 0, or %v to %v", c.DialsPer, minPer, maxPer)
+	case c.DialsPer != 0 && c.Dials == 0:
+		return "DialsPer", "needs Dials"
 	case c.Per != 0 && (c.Per < minPer || c.Per > maxPer):
 		return "Per", fmt.Sprintf("is %v; use 0, or %v to %v", c.Per, minPer, maxPer)
 	case c.Per != 0 && c.Messages == 0:

@@ -20,13 +20,17 @@ type Choice struct {
 	Release func()    // of the governor, once the client has ended
 
 	governor *governor.Governor
+	window   governor.Window // of the server, for all clients of a host
 	turn     governor.Turn
 }
 
-// NewChoice returns the choice among urls, with turns of g. release becomes Release.
-func NewChoice(urls []*url.URL, g *governor.Governor, release func()) Choice {
+// NewChoice returns the choice among urls, with turns of g that keep to w. release becomes Release.
+func NewChoice(urls []*url.URL, g *governor.Governor, w governor.Window, release func()) Choice {
 	list := NewList(urls)
-	return Choice{List: list, Chosen: list.First(), Release: release, governor: g}
+	for _, u := range urls {
+		g.State(u.Host, w, time.Now())
+	}
+	return Choice{List: list, Chosen: list.First(), Release: release, governor: g, window: w}
 }
 
 // Wait chooses the endpoint of the next attempt, and returns how long its turn is away: TurnAt
@@ -36,7 +40,7 @@ func (c *Choice) Wait(now time.Time) time.Duration {
 		if c.Chosen, c.Moved = c.Moved, nil; c.Chosen == nil {
 			c.Chosen = c.List.Next(now)
 		}
-		c.turn = c.governor.Reserve(c.Chosen.URL.Host, now)
+		c.turn = c.governor.Reserve(c.Chosen.URL.Host, c.window, now)
 	}
 	wait := max(0, c.governor.Wait(c.Chosen.URL.Host, c.turn, now))
 	if c.HasTurn = wait > 0; !c.HasTurn {
@@ -45,6 +49,34 @@ func (c *Choice) Wait(now time.Time) time.Duration {
 	}
 	c.TurnAt = now.Add(min(wait, askGovernor)) // the turn may come earlier or later by then
 	return wait
+}
+
+// Expect returns when an attempt that is due at a time from now on will start, as far as is known:
+// others may come before its turn, and the rate of the turns may change.
+func (c *Choice) Expect(at, now time.Time) time.Time {
+	if c.HasTurn {
+		return c.governor.Expect(c.Chosen.URL.Host, c.turn, at, now)
+	}
+	next := c.Moved
+	if next == nil {
+		next, _ = c.List.peek(at)
+	}
+	return c.governor.Expect(next.URL.Host, governor.Turn{}, at, now)
+}
+
+// Dial follows when the attempt whose turn has come dials: it may have asked for a credential
+// first. It returns a function for that, which may be called on another goroutine.
+func (c *Choice) Dial() func() {
+	g, turn := c.governor, c.turn
+	return func() { g.Use(turn, time.Now()) }
+}
+
+// DialAgain returns a function for an attempt that dials a host beside its turn, after a redirect
+// for example: it takes a turn of that host or returns how long it is until there is one. It may
+// be called on another goroutine.
+func (c *Choice) DialAgain() func(host string) time.Duration {
+	g, w := c.governor, c.window
+	return func(host string) time.Duration { return g.Take(host, w, time.Now()) }
 }
 
 // Worked follows when a connection to an endpoint is ready.

@@ -14,7 +14,7 @@ func choice(n int) Choice {
 	for _, e := range list(n).all {
 		urls = append(urls, e.URL)
 	}
-	return NewChoice(urls, governor.New(0, 1), func() {})
+	return NewChoice(urls, governor.New(0, 1), governor.Window{}, func() {})
 }
 
 // The URL that a server named is for one attempt.
@@ -42,7 +42,7 @@ func TestTurnIsKept(t *testing.T) {
 		now = now.Add(time.Second)
 	}
 	for range 10 {
-		c.governor.Reserve("0", now)
+		c.governor.Reserve("0", governor.Window{}, now)
 	}
 	wait := c.Wait(now)
 	if wait < 9*time.Second || wait > 12*time.Second || !c.HasTurn || c.TurnAt.Sub(now) != askGovernor {
@@ -70,5 +70,44 @@ func TestChoiceWorked(t *testing.T) {
 	c.Worked(second, now)
 	if c.Wait(now); c.Chosen != second {
 		t.Errorf("%v is the next, want %v", c.Chosen.URL, second.URL)
+	}
+}
+
+// A window counts from when a client is made, not from its first attempt.
+func TestStatedWindow(t *testing.T) {
+	now := time.Now()
+	u := &url.URL{Scheme: "wss", Host: "a"}
+	g := governor.New(0, 1)
+	NewChoice([]*url.URL{u}, g, governor.Window{Dials: 1, Per: time.Minute}, func() {})
+	other := NewChoice([]*url.URL{u}, g, governor.Window{}, func() {})
+	if first, second := other.Wait(now), other.Wait(now); first != 0 || second != 63*time.Second {
+		t.Errorf("waits of %v and %v", first, second)
+	}
+}
+
+// What is expected is what comes, for the endpoint that is next, and nothing changes by the question.
+func TestExpectedAttempt(t *testing.T) {
+	c, now := choice(2), time.Now()
+	c.window = governor.Window{Dials: 1, Per: time.Minute}
+	moved := &Endpoint{URL: &url.URL{Scheme: "wss", Host: "elsewhere"}}
+	for range 2 { // of the endpoints in turn, each once
+		if at := c.Expect(now, now); !at.Equal(now) {
+			t.Errorf("expected after %v", at.Sub(now))
+		}
+		if wait := c.Wait(now); wait != 0 {
+			t.Errorf("a wait of %v", wait)
+		}
+	}
+	if at := c.Expect(now.Add(time.Second), now); at.Sub(now) != 63*time.Second {
+		t.Errorf("expected after %v", at.Sub(now))
+	}
+	c.Moved = moved
+	if at := c.Expect(now.Add(time.Second), now); at.Sub(now) != time.Second || c.Moved != moved || c.HasTurn {
+		t.Errorf("expected after %v where the server has named a URL: %+v", at.Sub(now), c)
+	}
+	c.Moved = nil
+	c.Wait(now)
+	if at := c.Expect(now, now); !c.HasTurn || at.Sub(now) != 63*time.Second {
+		t.Errorf("expected after %v with a turn", at.Sub(now))
 	}
 }

@@ -82,10 +82,18 @@ func (l *List) choose(now time.Time) (avoided *Endpoint, best *Endpoint) {
 // Next returns the endpoint for an attempt. If all were tried in this round, a new one
 // begins; if none may be tried yet, it is the one that may be first.
 func (l *List) Next(now time.Time) *Endpoint {
+	e, round := l.peek(now)
+	l.round = round
+	e.round = l.round
+	return e
+}
+
+// peek returns what Next would, and its round, and changes nothing.
+func (l *List) peek(now time.Time) (e *Endpoint, round uint64) {
 	avoided, e := l.choose(now)
-	if e == nil && avoided == nil {
-		l.BeginRound()
-		avoided, e = l.choose(now)
+	if round = l.round; e == nil && avoided == nil {
+		round++
+		avoided, e = (&List{all: l.all, round: round}).choose(now)
 	}
 	if e == nil {
 		e = avoided
@@ -93,8 +101,7 @@ func (l *List) Next(now time.Time) *Endpoint {
 	if e == nil {
 		e = slices.MinFunc(l.all, func(a, b *Endpoint) int { return a.slot.Compare(b.slot) })
 	}
-	e.round = l.round
-	return e
+	return e, round
 }
 
 // HasNext reports whether another endpoint can be tried at once in this round. One that is

@@ -6,6 +6,7 @@ import (
 	"net/http"
 	"reflect"
 	"sync"
+	"sync/atomic"
 	"time"
 )
 
@@ -28,9 +29,11 @@ type Governor struct {
 
 	mu    sync.Mutex
 	hosts map[string]*host
+	dials map[string]*dials         // of hosts with a Window
+	until atomic.Pointer[time.Time] // when the last window is over, if each turn is used when it is due; nil: there is none
 }
 
-// host is what is known of one host. One without a limit is not kept.
+// host is what is known of the rate of one host. One without a limit is not kept.
 type host struct {
 	rate    float64   // turns a second
 	changed time.Time // since when
@@ -43,36 +46,46 @@ type host struct {
 type Turn struct {
 	host   *host
 	number float64
+	dials  *dials
+	place  uint64 // in dials
 }
 
 // New returns a governor that allows rate attempts a second to a host, and burst at once. With
 // a rate of 0 it has no limit until a host is overloaded.
 func New(rate float64, burst int) *Governor {
-	return &Governor{rate: rate, burst: float64(burst), hosts: make(map[string]*host)}
+	return &Governor{rate: rate, burst: float64(burst), hosts: make(map[string]*host), dials: make(map[string]*dials)}
 }
 
-// Reserve returns the next turn of a host.
-func (g *Governor) Reserve(name string, now time.Time) Turn {
+// Reserve returns the next turn of a host. w is the window that the client states: the lowest
+// that was stated for the host counts for all.
+func (g *Governor) Reserve(name string, w Window, now time.Time) (t Turn) {
 	g.mu.Lock()
 	defer g.mu.Unlock()
-	h := g.find(name, now)
-	if h == nil {
-		return Turn{}
+	if h := g.find(name, now); h != nil {
+		h.given++
+		t.host, t.number = h, h.given
 	}
-	h.given++
-	return Turn{h, h.given}
+	if d := g.dialsOf(name, w, now); d != nil {
+		t.dials, t.place = d, g.reserve(d, now)
+	}
+	return t
 }
 
-// Wait returns how long it is until a turn of a host. The rate may change in the meantime, so
-// it is to be asked again now and then.
-func (g *Governor) Wait(name string, t Turn, now time.Time) time.Duration {
+// Wait returns how long it is until a turn of a host. With 0 the turn is used. What it depends on
+// may change in the meantime, so it is to be asked again now and then.
+func (g *Governor) Wait(name string, t Turn, now time.Time) (wait time.Duration) {
 	g.mu.Lock()
 	defer g.mu.Unlock()
-	h := g.find(name, now)
-	if h == nil || h != t.host || t.number <= h.due+tolerance {
-		return 0
+	if h := g.find(name, now); h != nil && h == t.host && t.number > h.due+tolerance {
+		wait = time.Duration(math.Ceil((t.number - h.due) / h.rate * float64(time.Second)))
 	}
-	return time.Duration(math.Ceil((t.number - h.due) / h.rate * float64(time.Second)))
+	if t.dials == nil {
+		return wait
+	}
+	if wait = max(wait, t.dials.wait(t.place, now)); wait == 0 {
+		t.dials.use(t.place, now)
+	}
+	return wait
 }
 
 // tolerance is the part of a turn that rounding may lose.
@@ -126,7 +139,7 @@ func (h *host) setRate(rate float64, now time.Time) { h.rate, h.changed = rate, 
 func (g *Governor) find(name string, now time.Time) *host {
 	h := g.hosts[name]
 	switch {
-	case h != nil && now.Before(h.at): // another clock: a test in virtual time
+	case h != nil && isAnotherClock(now, h.at):
 		delete(g.hosts, name)
 		h = nil
 	case h != nil:
@@ -147,6 +160,10 @@ func (g *Governor) find(name string, now time.Time) *host {
 	}
 	return h
 }
+
+// isAnotherClock reports whether now is far before at, because it is from another clock: that of a
+// test in virtual time. The rounds of two clients of one clock begin at about the same time.
+func isAnotherClock(now, at time.Time) bool { return at.Sub(now) > time.Minute }
 
 // pass makes turns of h due as time passes. Unused ones are kept, as many as the burst.
 func (g *Governor) pass(h *host, now time.Time) {
@@ -182,10 +199,13 @@ type sharedGovernor struct {
 }
 
 // Share returns the governor without a rate that all users of the same key share until they
-// have called release.
+// have called release, and until the windows of its hosts are over.
 func Share(key any) (g *Governor, release func()) {
 	shared.Lock()
 	defer shared.Unlock()
+	for key, s := range shared.governors {
+		s.dropUnused(key)
+	}
 	s := shared.governors[key]
 	if s == nil {
 		s = &sharedGovernor{Governor: New(0, 1)}
@@ -195,10 +215,17 @@ func Share(key any) (g *Governor, release func()) {
 	return s.Governor, sync.OnceFunc(func() {
 		shared.Lock()
 		defer shared.Unlock()
-		if s.users--; s.users == 0 {
-			delete(shared.governors, key)
-		}
+		s.users--
+		s.dropUnused(key)
 	})
+}
+
+// dropUnused forgets the governor of key if it has no users and nothing to remember. The lock of
+// shared is held.
+func (s *sharedGovernor) dropUnused(key any) {
+	if s.users == 0 && !s.remembers(time.Now()) {
+		delete(shared.governors, key)
+	}
 }
 
 // Of returns what Share does for the transport of a client. A client without one has that of

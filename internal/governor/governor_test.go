@@ -9,7 +9,7 @@ import (
 // turns returns when n turns are that are asked for at once.
 func turns(g *Governor, name string, now time.Time, n int) (waits []time.Duration) {
 	for range n {
-		waits = append(waits, g.Wait(name, g.Reserve(name, now), now))
+		waits = append(waits, g.Wait(name, g.Reserve(name, Window{}, now), now))
 	}
 	return waits
 }
@@ -42,7 +42,7 @@ func TestOverload(t *testing.T) {
 		g.Overloaded("a", now)
 		check(0, want)
 	}
-	if wait := g.Wait("b", g.Reserve("b", now), now); wait != 0 {
+	if wait := g.Wait("b", g.Reserve("b", Window{}, now), now); wait != 0 {
 		t.Errorf("another host waits %v", wait)
 	}
 	check(30*time.Second, 2)
@@ -65,7 +65,7 @@ func TestTurnsFollowTheRate(t *testing.T) {
 	g.Overloaded("a", now)
 	var queue []Turn
 	for range 201 {
-		queue = append(queue, g.Reserve("a", now))
+		queue = append(queue, g.Reserve("a", Window{}, now))
 	}
 	wait := func(i int) time.Duration { return g.Wait("a", queue[i], now).Round(time.Millisecond) }
 	now = now.Add(time.Second) // twenty are due
@@ -121,12 +121,28 @@ func TestClockGoesBack(t *testing.T) {
 	}
 }
 
+// A client whose round began a little before that of another one changes nothing.
+func TestClocksOfTwoClients(t *testing.T) {
+	g, now := New(0, 1), time.Now()
+	w := Window{1, time.Minute}
+	g.Overloaded("a", now)
+	turns(g, "a", now, 100)
+	g.Take("b", w, now)
+	earlier := now.Add(-time.Millisecond)
+	if wait := turns(g, "a", earlier, 1)[0]; wait < 4*time.Second {
+		t.Errorf("a wait of %v behind a hundred clients", wait)
+	}
+	if wait := g.Take("b", Window{}, earlier); wait < time.Minute {
+		t.Errorf("a wait of %v at a host with a window", wait)
+	}
+}
+
 // Many hosts do not fill the memory.
 func TestHostsAreForgotten(t *testing.T) {
 	g, now := New(1, 1), time.Now()
 	for i := range 10_000 {
 		now = now.Add(time.Second)
-		g.Reserve(string(rune('a'+i%26))+time.Duration(i).String(), now)
+		g.Reserve(string(rune('a'+i%26))+time.Duration(i).String(), Window{}, now)
 	}
 	if n := len(g.hosts); n > maxHosts {
 		t.Errorf("%d hosts", n)

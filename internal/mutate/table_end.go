@@ -194,7 +194,7 @@ var ofEnd = []mutation{
 	},
 	{
 		name:    "first: another fatal error frame decides",
-		file:    "loop_events.go",
+		file:    "loop_requests.go",
 		search:  "if ev.Fatal && k.fatalError == nil {",
 		replace: "if ev.Fatal {",
 		test:    "-run ^TestFatalErrorFrameDecides$ ./test",

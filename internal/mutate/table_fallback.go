@@ -243,7 +243,7 @@ var ofFallback = []mutation{
 	{
 		name:    "fallback: a fallback that is gone ends the client",
 		file:    "dialer.go",
-		search:  "\tcase errors.Is(result.failure.Err, socket.ErrNoFallback) && skip:\n\t\tp.Forget()\n\t\treturn x.make((*dialer).upgrade, x.task.resume)\n",
+		search:  "\tcase errors.Is(result.failure.Err, socket.ErrNoFallback) && skip:\n\t\tp.Forget()\n\t\treturn x.make((*dialing).upgrade, x.task.resume)\n",
 		replace: "",
 		test:    "-run ^TestFallbackTriesWebSocketAgain$ ./test",
 	},

@@ -125,7 +125,7 @@ var ofFeed = []mutation{
 	},
 	{
 		name:    "refusals: a notice refuses",
-		file:    "loop_events.go",
+		file:    "loop_requests.go",
 		search:  "!ev.Fatal && ev.Code != 0 && ev.Key == 0",
 		replace: "!ev.Fatal && ev.Key == 0",
 		test:    "-run ^TestErrorsThatRefuseNothing$ ./test",

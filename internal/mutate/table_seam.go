@@ -194,7 +194,7 @@ var ofSeam = []mutation{
 	},
 	{
 		name:    "seam: a server that stays open costs a second",
-		file:    "loop_events.go",
+		file:    "loop_requests.go",
 		search:  "if l.c.cfg.traits.ErrorStaysOpen {",
 		replace: "if false {",
 		test:    "-run ^TestErrorStaysOpen$ ./test",

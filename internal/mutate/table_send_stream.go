@@ -61,7 +61,7 @@ var ofSendStream = []mutation{
 	{
 		name:    "send stream: it is no message for the limit",
 		file:    "stream.go",
-		search:  "\tl.pacing.Sent(l.now, 1, false)\n",
+		search:  "\tl.noteSent(1, false)\n",
 		replace: "",
 		test:    "-run ^TestStreamIsOneMessage$ ./test",
 	},

@@ -17,6 +17,16 @@ type Limit struct {
 	starvedSince time.Time     // since when there is no room for what waits; zero: there is, or nothing waits
 	turn         bool          // there is no room for pings and pongs before the next Sent
 	perFrame     int           // operations in a frame that are tried next, if the codec cannot count
+
+	perSecond float64  // messages that the server allows, as far as is known; four fifths are used. 0: any number
+	own       allowed  // what the server is said to allow; zero: nothing is known
+	lessons   *lessons // nil until the server has refused what was sent
+}
+
+// allowed is how many messages a server allows: of perSecond four fifths are used, of atOnce all.
+type allowed struct {
+	perSecond float64
+	atOnce    int
 }
 
 const starving = 16 // intervals
@@ -35,7 +45,20 @@ func NewLimit(messages int, per time.Duration, burst int) *Limit {
 	if burst == 0 {
 		most = messages / 5 // with four fifths in the time that follows these are all
 	}
-	return &Limit{bucket: New(rate, most), interval: time.Duration(float64(time.Second) / rate), perFrame: 2}
+	perSecond := float64(messages) / per.Seconds()
+	return &Limit{
+		bucket: New(rate, most), interval: time.Duration(float64(time.Second) / rate), perFrame: 2,
+		perSecond: perSecond, own: allowed{perSecond, most},
+	}
+}
+
+// PerSecond returns how many messages a second the server allows, as far as is known; 0 if
+// there is no limit.
+func (l *Limit) PerSecond() float64 {
+	if l == nil {
+		return 0
+	}
+	return l.perSecond
 }
 
 // Room counts pongs that were sent already, and returns how many frames may be sent now.

@@ -56,6 +56,21 @@ func (b *Bucket) Take(now time.Time, n int) {
 	b.tokens -= float64(n)
 }
 
+// Change changes the rate and the burst, as New takes them. What b holds stays, at most the
+// burst, and a debt too. A bucket that had no limit is empty then.
+func (b *Bucket) Change(now time.Time, rate float64, burst int) {
+	before := *b
+	*b = New(rate, burst)
+	if !b.limited() {
+		return
+	}
+	b.at, b.tokens = now, 0
+	if before.limited() {
+		before.fill(now)
+		b.at, b.tokens = before.at, min(before.tokens, b.burst)
+	}
+}
+
 // Wait returns how long it takes until there is a token; 0 if there is one, and at most
 // a year.
 func (b *Bucket) Wait(now time.Time) time.Duration {

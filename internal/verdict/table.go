@@ -164,6 +164,8 @@ func decideByCloseCode(f *wire.Failure) Decision {
 	case c == 1003, c == 1010:
 		d = newDecision(wire.ActionStop, classProtocol)
 		d.lasting = true
+	case c == 1008 && ComplaintIn(f.Reason) == SentMuch:
+		d = newDecision(wire.ActionBackOff, classOverload)
 	case c == 1008:
 		d = newDecision(wire.ActionRefresh, classAuth)
 	case c == 1009:

@@ -16,7 +16,7 @@ type instruments struct {
 	subStates, malformed, unrequested, io                                  metric.Int64Observable
 	published, resent, outcomes, window, windowSize                        metric.Int64Observable
 	uptime, nextAttempt, unavailable, outage, pingRTT, silence             metric.Float64Observable
-	oldestPending                                                          metric.Float64Observable
+	oldestPending, pace                                                    metric.Float64Observable
 	serverConnections, serverSessions, serverSubscriptions                 metric.Int64Observable
 	serverIDs, serverRefused, serverClosed, serverUplink                   metric.Int64Observable
 	serverDelivered, serverLosses, serverFirst, serverHead                 metric.Int64Observable
@@ -37,6 +37,7 @@ func newInstruments(meter metric.Meter) (*instruments, []metric.Observable, erro
 		unavailable: f.secondsCounter("limpet.unavailable.time", "How long outages lasted together, with the one that lasts."),
 		outage:      f.seconds("limpet.outage.current_duration", "How long the outage that lasts now has lasted; 0 without one."),
 		pingRTT:     f.seconds("limpet.heartbeat.last_rtt", "How long the last ping took."),
+		pace:        f.floatGauge("limpet.send.pace", "{message}/s", "How many messages a second the client takes the server to allow; it sends four fifths at most. 0 without a limit."),
 		silence:     f.seconds("limpet.silence", "Time since the last received message."),
 
 		received:      f.counter("limpet.received.messages", "{message}", "Messages from the server, without duplicates. It is the sum of delivered, dropped, conflated and waiting."),
@@ -107,7 +108,11 @@ func (f *factory) gauge(name, unit, help string) metric.Int64Observable {
 }
 
 func (f *factory) seconds(name, help string) metric.Float64Observable {
-	i, err := f.meter.Float64ObservableGauge(name, metric.WithUnit("s"), metric.WithDescription(help))
+	return f.floatGauge(name, "s", help)
+}
+
+func (f *factory) floatGauge(name, unit, help string) metric.Float64Observable {
+	i, err := f.meter.Float64ObservableGauge(name, metric.WithUnit(unit), metric.WithDescription(help))
 	f.add(i, err)
 	return i
 }

@@ -217,7 +217,7 @@ var attributes = map[string]int{
 
 var (
 	metricName = regexp.MustCompile(`^limpet(\.[a-z]+(_[a-z]+)*)+$`)
-	unit       = regexp.MustCompile(`^(s|By|\{[a-z]+\})$`)
+	unit       = regexp.MustCompile(`^(s|By|\{[a-z]+\}(/s)?)$`)
 	word       = regexp.MustCompile(`^[a-z0-9_]+$`)
 )
 

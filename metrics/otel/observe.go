@@ -73,6 +73,7 @@ func (o observer) client(c *client) {
 	o.seconds(o.outage, st.Outage)
 	o.seconds(o.pingRTT, st.PingRTT)
 	o.seconds(o.silence, st.Silence)
+	o.ObserveFloat64(o.pace, st.SendPace, o.nameOnly)
 	var uptime, nextAttempt time.Duration
 	if !st.ConnectedSince.IsZero() {
 		uptime = time.Since(st.ConnectedSince)

@@ -8,13 +8,14 @@ import (
 	"github.com/limpet-go/limpet"
 	"github.com/limpet-go/limpet/internal/assert"
 	"github.com/limpet-go/limpet/metrics/internal/scene"
+	"github.com/limpet-go/limpet/wire"
 )
 
 // Attempts, outages and what depends on the connection.
 func TestConnectionValues(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		m, reader := newReader(t)
-		srv, c := newOrders(t, limpet.Options{Histograms: true})
+		srv, c := newOrders(t, limpet.Options{Histograms: true, Limits: wire.ConnectionLimits{Messages: 1000}})
 		assert.NoError(t, m.AddClient("orders", c))
 		scene.Subscribe(t, c, "prices", nil)
 		time.Sleep(3 * time.Second)
@@ -87,6 +88,7 @@ func TestConnectionValues(t *testing.T) {
 			"limpet.heartbeat.last_rtt limpet.client=orders":                       0.04,
 			"limpet.heartbeat.rtt.n limpet.client=orders":                          float64(c.Histograms().Ping.Count),
 			"limpet.heartbeat.rtt.sum limpet.client=orders":                        float64(c.Histograms().Ping.Count) * 0.04,
+			"limpet.send.pace limpet.client=orders":                                1000,
 			"limpet.silence limpet.client=orders":                                  st.Silence.Seconds(),
 			"limpet.network.io limpet.client=orders network.io.direction=receive":  float64(st.BytesRead),
 			"limpet.network.io limpet.client=orders network.io.direction=transmit": float64(st.BytesWritten),

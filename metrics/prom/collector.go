@@ -214,6 +214,7 @@ func (c *Collector) collectClient(ch chan<- prometheus.Metric, name string, cl *
 	w.counter(n.unavailable, st.OutageTime.Seconds())
 	w.gauge(n.outage, st.Outage.Seconds())
 	w.gauge(n.pingRTT, st.PingRTT.Seconds())
+	w.gauge(n.pace, st.SendPace)
 	w.gauge(n.silence, st.Silence.Seconds())
 
 	w.messages(n, &st.Messages)

@@ -14,6 +14,7 @@ import (
 	"github.com/limpet-go/limpet/metrics/internal/scene"
 	"github.com/limpet-go/limpet/metrics/prom"
 	"github.com/limpet-go/limpet/server"
+	"github.com/limpet-go/limpet/wire"
 	"github.com/prometheus/client_golang/prometheus/testutil"
 )
 
@@ -48,7 +49,7 @@ func newOrders(t *testing.T) *orders {
 	srv.Inject(limpettest.Refuse(1))
 	o := &orders{srv: srv}
 	token := limpet.Secret("bad")
-	o.client = scene.Dial(t, srv, limpet.Options{Histograms: true, Auth: func(_ context.Context, a limpet.AttemptInfo) (limpet.Credential, error) {
+	o.client = scene.Dial(t, srv, limpet.Options{Limits: wire.ConnectionLimits{Messages: 1000}, Histograms: true, Auth: func(_ context.Context, a limpet.AttemptInfo) (limpet.Credential, error) {
 		if a.Refresh {
 			token = "good"
 		}
@@ -169,6 +170,7 @@ func TestValues(t *testing.T) {
 			`limpet_unavailable_seconds_total client="orders"`:                  st.OutageTime.Seconds(),
 			`limpet_outage_current_seconds client="orders"`:                     0,
 			`limpet_heartbeat_rtt_last_seconds client="orders"`:                 0.04,
+			`limpet_send_pace_messages_per_second client="orders"`:              1000,
 			`limpet_silence_seconds client="orders"`:                            st.Silence.Seconds(),
 
 			`limpet_received_messages_total client="orders"`:                              10 + 2 + 15,

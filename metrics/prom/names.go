@@ -8,7 +8,7 @@ type names struct {
 	namespace string
 
 	state, transport, attempts, disconnects, resumes, connected, nextAttempt *prometheus.Desc
-	outages, unavailable, outage, pingRTT, silence                           *prometheus.Desc
+	outages, unavailable, outage, pingRTT, pace, silence                     *prometheus.Desc
 	received, delivered, dropped, conflated, waiting, waitingBytes           *prometheus.Desc
 	memory, memoryLimit                                                      *prometheus.Desc
 	unacked, discarded, losses, missed, subscriptions, live, failed          *prometheus.Desc
@@ -36,6 +36,7 @@ func newNames(namespace string) names {
 	n.unavailable = n.client("unavailable_seconds_total", "How long outages lasted together, with the one that lasts.")
 	n.outage = n.client("outage_current_seconds", "How long the present outage has lasted; 0 without one.")
 	n.pingRTT = n.client("heartbeat_rtt_last_seconds", "How long the last ping took.")
+	n.pace = n.client("send_pace_messages_per_second", "How many messages a second the client takes the server to allow; it sends four fifths at most. 0 without a limit.")
 	n.silence = n.client("silence_seconds", "Time since the last received message.")
 
 	n.received = n.client("received_messages_total", "Messages from the server, without duplicates. It is the sum of delivered, dropped, conflated and waiting.")

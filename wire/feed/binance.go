@@ -48,16 +48,19 @@ func binanceStreams() []Channel {
 // and "kline_*". * is the server's parameter, as in
 // "depth@100ms/BTCUSDT", "depth5/BTCUSDT" and "kline_1m/BTCUSDT". Products are in upper
 // case. The server takes 5 messages a second, pings and pongs included, and 1,024 streams
-// on a connection, which it ends after 24 hours: see Table.Limits.
+// on a connection, which it ends after 24 hours, and 300 connections in 5 minutes from one
+// address: see Table.Limits.
 //
 // The table was made from recorded and documented messages. It was not tried against
 // the venue.
 func Binance() Table {
-	return binance("binance", 5, append(binanceStreams(),
+	t := binance("binance", 5, append(binanceStreams(),
 		Channel{Name: "depth", Number: "data.u", First: "data.U"},
 		Channel{Name: "depth@*", Number: "data.u", First: "data.U"},
 		Channel{Name: "depth*", Snapshots: []string{"*"}},
 	)...)
+	t.Limits.Dials, t.Limits.DialsPer = 300, 5*time.Minute
+	return t
 }
 
 // BinanceFutures returns the table of Binance's futures market data in combined

@@ -1,12 +1,18 @@
 package feed
 
+import (
+	"time"
+
+	"github.com/limpet-go/limpet/wire"
+)
+
 // Bybit returns the table of Bybit's public data in version 5
 // (wss://stream.bybit.com/v5/public/spot and /linear), with the channels "orderbook.*"
 // (a snapshot, then numbered changes; * is the depth), "publicTrade" (without
 // numbers), "tickers" and "kline.*", where * is the interval: "kline.5/BTCUSDT".
 // Payloads are whole messages, but for trades: there each is a message of its own. The
-// server takes 10 topics in a request. What else it allows one connection is not known, so
-// Table.Limits is zero.
+// server takes 10 topics in a request, and 500 connections in 5 minutes from one address: see
+// Table.Limits. How many messages it takes on a connection is not known.
 //
 // The table was made from recorded and documented messages. It was not tried against
 // the venue.
@@ -36,5 +42,6 @@ func Bybit() Table {
 		Heartbeats: []string{"op=pong", "op=ping"},
 		Ignored:    []string{"COMMAND_RESP"},
 		PingText:   `{"op":"ping"}`,
+		Limits:     wire.ConnectionLimits{Dials: 500, DialsPer: 5 * time.Minute},
 	}
 }

@@ -1,11 +1,17 @@
 package feed
 
+import (
+	"time"
+
+	"github.com/limpet-go/limpet/wire"
+)
+
 // Kraken returns the table of Kraken's spot market data in version 2
 // (wss://ws.kraken.com/v2), with the channels "trade" (numbered by trade_id; the last 50
 // trades come first, of type "snapshot"), "book" (ten levels: a snapshot, then changes
 // without numbers), "ticker" and "ohlc-*", where * is the interval in minutes:
-// "ohlc-5/BTC/USD". A payload is one entry of data. What the server allows one connection is
-// not known, so Table.Limits is zero.
+// "ohlc-5/BTC/USD". A payload is one entry of data. The server takes about 150 connections in 10
+// minutes from one address: see Table.Limits. How many messages it takes on one is not known.
 //
 // The table was made from recorded and documented messages. It was not tried against
 // the venue.
@@ -38,6 +44,7 @@ func Kraken() Table {
 		Confirm:    Confirm{Type: "method=subscribe", Ended: "method=unsubscribe"},
 		Error:      ErrorMessage{Type: "success=false", Text: "error"},
 		Heartbeats: []string{"channel=heartbeat", "method=pong"},
+		Limits:     wire.ConnectionLimits{Dials: 150, DialsPer: 10 * time.Minute},
 		Ignored:    []string{"channel=status"},
 		PingText:   `{"method":"ping"}`,
 	}

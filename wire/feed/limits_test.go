@@ -19,12 +19,12 @@ func TestLimitsOfTheTables(t *testing.T) {
 		table Table
 		want  wire.ConnectionLimits
 	}{
-		{Binance(), wire.ConnectionLimits{Messages: 5, Subscriptions: 1024, Age: day}},
+		{Binance(), wire.ConnectionLimits{Messages: 5, Subscriptions: 1024, Age: day, Dials: 300, DialsPer: 5 * time.Minute}},
 		{BinanceFutures(), wire.ConnectionLimits{Messages: 10, Subscriptions: 1024, Age: day}},
 		{Coinbase(), wire.ConnectionLimits{Messages: 8, Burst: 20}},
-		{OKX(), wire.ConnectionLimits{Messages: 480, Per: time.Hour}},
-		{Kraken(), wire.ConnectionLimits{}},
-		{Bybit(), wire.ConnectionLimits{}},
+		{OKX(), wire.ConnectionLimits{Messages: 480, Per: time.Hour, Dials: 3, DialsPer: time.Second}},
+		{Kraken(), wire.ConnectionLimits{Dials: 150, DialsPer: 10 * time.Minute}},
+		{Bybit(), wire.ConnectionLimits{Dials: 500, DialsPer: 5 * time.Minute}},
 		{Bitstamp(), wire.ConnectionLimits{}},
 	} {
 		d, err := New(test.table)
