@@ -4,14 +4,14 @@ package main
 var ofEarly = []mutation{
 	{
 		name:    "early: credit for what was taken during an attempt is not granted",
-		file:    "reconnect.go",
+		file:    "credential.go",
 		search:  "case s.queue.owesGrant():",
 		replace: "case s.queue.owesGrant() && false:",
 		test:    "-run ^TestChangesAfterTheAnnouncement$ ./test",
 	},
 	{
 		name:    "early: a subscription closed during an attempt is not ended",
-		file:    "reconnect.go",
+		file:    "credential.go",
 		search:  "case s == nil && k.traits.Unsubscribe: // closed",
 		replace: "case s == nil && !k.traits.Unsubscribe:",
 		test:    "-run ^TestChangesAfterTheAnnouncement$ ./test",
@@ -25,14 +25,14 @@ var ofEarly = []mutation{
 	},
 	{
 		name:    "early: a connection that replaces one in use announces",
-		file:    "reconnect.go",
+		file:    "credential.go",
 		search:  "if l.link != nil || l.registry.overlap || !",
 		replace: "if l.registry.overlap || !",
 		test:    "-run ^TestNothingIsAnnounced$ ./test",
 	},
 	{
 		name:    "early: a client without a session announces",
-		file:    "reconnect.go",
+		file:    "credential.go",
 		search:  "|| l.session.ID == \"\" ||",
 		replace: "||",
 		test:    "-run ^TestNothingIsAnnounced$ ./test",
@@ -60,14 +60,14 @@ var ofEarly = []mutation{
 	},
 	{
 		name:    "early: an attempt in vain gives its number back",
-		file:    "reconnect.go",
+		file:    "credential.go",
 		search:  "\tif k == nil && l.upcoming != nil ||",
 		replace: "\tif l.upcoming != nil {\n\t\tl.number--\n\t}\n\tif k == nil && l.upcoming != nil ||",
 		test:    "-run ^TestAnnouncedInVain$ ./test",
 	},
 	{
 		name:    "early: the number that the server knows is not learned",
-		file:    "reconnect.go",
+		file:    "credential.go",
 		search:  "\tl.number = max(l.number, n)\n",
 		replace: "",
 		test:    "-run ^TestRequestThatArrivesTwice$ ./test",
@@ -89,8 +89,8 @@ var ofEarly = []mutation{
 	{
 		name:    "early: plain requests have it",
 		file:    "dialer.go",
-		search:  "result := x.make((*dialer).fallBack, nil)",
-		replace: "result := x.make((*dialer).fallBack, x.task.resume)",
+		search:  "result := x.make((*dialing).fallBack, nil)",
+		replace: "result := x.make((*dialing).fallBack, x.task.resume)",
 		test:    "-run ^TestFallbackAnnouncesNothing$ ./test",
 	},
 	{

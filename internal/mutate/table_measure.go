@@ -102,7 +102,7 @@ var ofMeasure = []mutation{
 	},
 	{
 		name:    "states: phases are not counted",
-		file:    "state.go",
+		file:    "client.go",
 		search:  "\t\tst.SubPhases[s.state.Load().Phase]++\n",
 		replace: "\t\tst.SubPhases[SubLive]++\n",
 		test:    "-run ^TestRecoveringSaysWhySinceWhen$ ./test",
@@ -137,7 +137,7 @@ var ofMeasure = []mutation{
 	},
 	{
 		name:    "measure: a closed subscription is forgotten",
-		file:    "state.go",
+		file:    "client.go",
 		search:  "\t\tst.Messages = *ended\n",
 		replace: "",
 		test:    "-run ^TestMessagesAreAccountedFor$ ./test",
@@ -151,7 +151,7 @@ var ofMeasure = []mutation{
 	},
 	{
 		name:    "measure: what was never acknowledged is counted for ever",
-		file:    "state.go",
+		file:    "client.go",
 		search:  "\tlast.Unacked = 0 // no acknowledgement counts any more\n",
 		replace: "",
 		test:    "-run ^TestGaugesOfEndedSubscriptionsFall$ ./test",
@@ -186,7 +186,7 @@ var ofMeasure = []mutation{
 	},
 	{
 		name:    "measure: the totals lose the earlier ones",
-		file:    "state.go",
+		file:    "client.go",
 		search:  "\t\tlast.add(t.ended)\n",
 		replace: "",
 		test:    "-run ^TestMessagesAreAccountedFor$ ./test",
