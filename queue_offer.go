@@ -27,7 +27,7 @@ func (q *queue) offer(gen uint64, events []wire.Event, readAt *time.Time) (detec
 // acceptAll is offer, with the keys that Delivery.Key gave the messages, if it is set.
 func (q *queue) acceptAll(gen uint64, events []wire.Event, keys []string, readAt *time.Time) (detected []wire.Event, err error) {
 	q.mu.Lock()
-	if q.next != nil && gen == q.next.generation {
+	if q.next != nil && gen == q.next.generation && !q.next.ended {
 		var answered bool
 		if events, keys, answered = q.follow(events, keys); answered {
 			detected = []wire.Event{{Kind: wire.EventData, Name: q.topic}}
@@ -222,6 +222,7 @@ func (q *queue) fillContent(m *Message, ev *wire.Event, readAt *time.Time) {
 // startConnection makes gen the only connection whose events are accepted. It
 // returns where to resume and how much the server may send.
 func (q *queue) startConnection(gen uint64) (last Position, known bool, credit wire.Credit) {
+	q.acceptAhead()
 	q.roomForWindow()
 	q.mu.Lock()
 	defer q.mu.Unlock()
@@ -231,6 +232,7 @@ func (q *queue) startConnection(gen uint64) (last Position, known bool, credit w
 // startRequest is startConnection and expectAnswer in one step: no message comes
 // between the two.
 func (q *queue) startRequest(gen uint64, hold bool) (last Position, known bool, credit wire.Credit) {
+	q.acceptAhead()
 	q.roomForWindow()
 	q.mu.Lock()
 	defer q.mu.Unlock()
@@ -291,28 +293,37 @@ func (q *queue) isEarlier(ev *wire.Event) bool {
 
 // expectKey makes key the only one whose events are accepted.
 func (q *queue) expectKey(key uint64) {
+	q.acceptAhead()
 	q.mu.Lock()
 	q.key = key
 	q.mu.Unlock()
 }
 
-// fence rejects every further event of connection gen: the position stays.
+// fence rejects every further event of connection gen: the position stays. What the next
+// connection has delivered counts once the one before is fenced, also if it has ended itself.
 func (q *queue) fence(gen uint64) {
 	q.mu.Lock()
 	if q.generation == gen {
 		q.generation = 0
 	}
-	if q.next != nil && q.next.generation == gen {
-		q.next = nil
-	}
-	var next uint64
-	if q.next != nil && q.generation == 0 {
-		next = q.next.generation
+	next, accept, ended := q.next, false, false
+	if next != nil {
+		next.ended = next.ended || next.generation == gen
+		ended = next.ended
+		switch accept = q.generation == 0; {
+		case ended && len(next.ahead.Events) == 0:
+			q.next, accept = nil, false
+		case accept:
+			next.ended = false
+		}
 	}
 	q.mu.Unlock()
-	if next != 0 {
+	if accept {
 		now := time.Now()
-		_, _ = q.acceptAll(next, nil, nil, &now) // where holes are losses, no event is a violation
+		_, _ = q.acceptAll(next.generation, nil, nil, &now) // where holes are losses, no event is a violation
+	}
+	if accept && ended {
+		q.fence(next.generation)
 	}
 }
 
@@ -366,6 +377,17 @@ func (q *queue) expectConnection(gen uint64, hold bool) (last Position, known bo
 	return last, known
 }
 
+// acceptAhead accepts what waits for the connection before, which is asked no more: a new request
+// follows.
+func (q *queue) acceptAhead() {
+	q.mu.Lock()
+	gen, ahead := q.generation, q.next != nil && len(q.next.ahead.Events) > 0
+	q.mu.Unlock()
+	if ahead {
+		q.fence(gen)
+	}
+}
+
 // nextConnection is the connection that a queue expects while the one before still delivers.
 // Its first message makes it the only one, but not as long as the one before may still deliver
 // what that would leave out: the ways of the two are not equally long.
@@ -375,6 +397,7 @@ type nextConnection struct {
 	askedAfter uint64         // the number that was reached when it was asked
 	ahead      sequence.Ahead // does not count for Options.Memory
 	announced  bool           // the loop knows that the first message stands for the answer
+	ended      bool           // it was fenced before the one before it
 }
 
 // follow takes events of the next connection. It returns those to accept now: then it is the

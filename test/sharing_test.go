@@ -264,7 +264,8 @@ func TestSharingWhileTheConnectionIsReplaced(t *testing.T) {
 		s.say(wire.Event{Kind: wire.EventSubscribed, Name: "a", Continuity: wire.ContinuityByNumber})
 		s.say(tick("2"))
 		for _, u := range []*limpet.Subscription{s.sub, second} {
-			if got := nextOf(t, u, 3); got != "1 (unverifiable) 2" || u.State().Phase != limpet.SubLive {
+			got := nextOf(t, u, 3)
+			if synctest.Wait(); got != "1 (unverifiable) 2" || u.State().Phase != limpet.SubLive {
 				t.Errorf("%q, %v", got, u.State())
 			}
 		}
