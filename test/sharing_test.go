@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"slices"
+	"strconv"
 	"strings"
 	"testing"
 	"testing/synctest"
@@ -267,6 +268,31 @@ func TestSharingWhileTheConnectionIsReplaced(t *testing.T) {
 			got := nextOf(t, u, 3)
 			if synctest.Wait(); got != "1 (unverifiable) 2" || u.State().Phase != limpet.SubLive {
 				t.Errorf("%q, %v", got, u.State())
+			}
+		}
+	})
+}
+
+// A payload that is lent to one is not the one that another owns or is lent.
+func TestSharersThatBorrow(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s := newScene(t, byName, nil)
+		s.reach(limpet.SubLive)
+		var subs []*limpet.Subscription
+		for range 2 {
+			subs = append(subs, subscribeLive(t, s.c, "a", &limpet.SubscribeOptions{Lend: true}))
+		}
+		for i := range 5 {
+			want := strings.Repeat(strconv.Itoa(i), 1+i*1500)
+			s.say(tick(want))
+			for _, u := range append(subs, s.sub) {
+				for ms, err := range u.Batches(t.Context()) {
+					if assert.NoError(t, err); len(ms) != 1 || string(ms[0].Payload) != want {
+						t.Fatalf("%d messages, the first has %d bytes", len(ms), len(ms[0].Payload))
+					}
+					clear(ms[0].Payload)
+					break
+				}
 			}
 		}
 	})
