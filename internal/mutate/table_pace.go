@@ -117,7 +117,7 @@ var ofPace = []mutation{
 	{
 		name:    "learn: what was sent long ago counts",
 		file:    "internal/pace/meter.go",
-		search:  "\tcase passed >= 2*tenSeconds:\n\t\treturn 0, 0\n",
+		search:  "\tcase passed >= 2*recently:\n\t\treturn 0, 0\n",
 		replace: "",
 		test:    "-run ^TestMeter$ ./internal/pace",
 	},
