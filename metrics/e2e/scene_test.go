@@ -28,11 +28,12 @@ type scene struct {
 	target    string // host and port of /metrics
 	work      sync.WaitGroup
 	ctx       context.Context // until the end of the test
+	cancel    func()          // ends it, before clients and servers are closed
 }
 
 func newScene(t *testing.T) *scene {
 	ctx, cancel := context.WithCancel(context.Background())
-	s := &scene{t: t, ctx: ctx}
+	s := &scene{t: t, ctx: ctx, cancel: cancel}
 	s.collector = prom.NewCollector(&prom.Options{Subscription: func(topic string) string {
 		first, _, _ := strings.Cut(topic, "/")
 		return first
@@ -53,7 +54,7 @@ func (s *scene) server(name string, o *server.Options) *server.Server {
 	if err != nil {
 		s.t.Fatal(err)
 	}
-	s.t.Cleanup(func() { srv.Close() })
+	s.t.Cleanup(func() { s.cancel(); srv.Close() })
 	if err := s.collector.AddServer(name, srv); err != nil {
 		s.t.Fatal(err)
 	}
@@ -102,7 +103,7 @@ func (s *scene) clientWith(name string, link *limpettest.Host, memory int) *limp
 	if err != nil {
 		s.t.Fatal(err)
 	}
-	s.t.Cleanup(func() { c.Close() })
+	s.t.Cleanup(func() { s.cancel(); c.Close() })
 	if err := s.collector.AddClient(name, c); err != nil {
 		s.t.Fatal(err)
 	}
