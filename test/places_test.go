@@ -14,6 +14,7 @@ import (
 	"time"
 
 	"github.com/limpet-go/limpet"
+	"github.com/limpet-go/limpet/internal/assert"
 	"github.com/limpet-go/limpet/limpettest"
 	"github.com/limpet-go/limpet/wire"
 	"github.com/limpet-go/limpet/wire/native"
@@ -178,7 +179,15 @@ func TestServedTopicHasOnePlace(t *testing.T) {
 func TestUnansweredWithoutAPlace(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		d := flexDialect{traits: wire.Traits{ByKey: true, Confirms: true, Connection: wire.ConnectionLimits{Subscriptions: 2}}}
-		srv, c := flexServer(t, d, []wire.Event{{Kind: wire.EventSubscribed, Key: 1}})
+		srv := newToyServer(t, func(_ int, say func(string), hear func() string) {
+			for line := hear(); line != "" && !strings.Contains(line, "subscribe good"); {
+				line = hear()
+			}
+			say(eventText(wire.Event{Kind: wire.EventSubscribed, Key: 1}))
+		})
+		c, err := limpet.New(srv.host.URL(), options(&limpet.Options{HTTPClient: srv.host.HTTPClient(), Dialect: d}))
+		assert.NoError(t, err)
+		t.Cleanup(func() { closeAndWait(t, c) })
 		good, mute := subscribe(t, c, "good"), subscribe(t, c, "mute")
 		time.Sleep(time.Minute)
 		if err := mute.Err(); !errors.Is(err, limpet.ErrUnanswered) {
