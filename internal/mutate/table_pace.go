@@ -73,6 +73,13 @@ var ofPace = []mutation{
 		test:    "-run ^TestPingsAreSentToo$ ./test",
 	},
 	{
+		name:    "learn: a new limit begins with the pongs of an hour",
+		file:    "reconnect.go",
+		search:  "\t\tk.pingsCounted = k.conn.Pings()\n",
+		replace: "",
+		test:    "-run ^TestPaceIsLearnedFromRejects$ ./test",
+	},
+	{
 		name:    "learn: a guess is never tested",
 		file:    "loop_write.go",
 		search:  "\tif l.pacing.Raise(l.now) {\n",

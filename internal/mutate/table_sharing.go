@@ -25,7 +25,7 @@ var ofSharing = []mutation{
 		test:    "-run ^TestSharedTopicIsOneOnTheWire$ ./test",
 	},
 	{
-		name:    "sharing: the server is told of each end",
+		name:    "sharing: each end is sent to the server",
 		file:    "subscribe.go",
 		search:  "\tif g.left && len(g.others) == 0 && l.releaseSub(g.wire) {",
 		replace: "\tif len(g.others) == 0 && l.releaseSub(g.wire) {",

@@ -113,7 +113,7 @@ func (k *talk) beginFrom(r *report, from wire.From, name string) {
 		}
 		for _, q := range requests {
 			if q.Kind == wire.OpSubscribe && q.Subscribe != nil && q.Subscribe.From != from {
-				r.add("Encode of a subscription with %s makes a frame in which the peer reads From %d: the subscription begins elsewhere, and nobody learns it; "+
+				r.add("Encode of a subscription with %s makes a frame in which the peer reads From %d: the subscription begins elsewhere, without an error; "+
 					"send where to begin, or refuse with a *wire.OpError what the server cannot do", name, q.Subscribe.From)
 			}
 		}
