@@ -6,6 +6,7 @@ import (
 	"math/rand/v2"
 	"slices"
 	"testing"
+	"time"
 
 	"github.com/limpet-go/limpet/internal/budget"
 	"github.com/limpet-go/limpet/internal/commit"
@@ -415,5 +416,39 @@ func TestQueueHoldsWhatItCosts(t *testing.T) {
 	}
 	if used < 10_000 {
 		t.Errorf("%d messages used what was spare", used)
+	}
+}
+
+// What the next connection has delivered, and waits for the one before it, counts when that is
+// fenced, also if the next one has ended first, and when the server is asked again.
+func TestNextConnectionEndsFirst(t *testing.T) {
+	for name, end := range map[string]func(q *queue){
+		"the next one first":     func(q *queue) { q.fence(2); q.fence(1) },
+		"the one before first":   func(q *queue) { q.fence(1); q.fence(2) },
+		"a new key":              func(q *queue) { q.expectKey(7) },
+		"another request":        func(q *queue) { q.startRequest(3, false) },
+		"another connection":     func(q *queue) { q.startConnection(3) },
+		"the next one, and more": func(q *queue) { q.fence(2); offerOn(t, q, 2, dataAt(6, 5)); q.fence(1) },
+	} {
+		q := testQueue(Delivery{Buffer: 8, Overflow: DropOldest}, false, wire.Traits{Holes: wire.HolesLoss})
+		offerOn(t, q, 1, subscribedAt(1), dataAt(2, 1))
+		q.expectConnection(2, false)
+		offerOn(t, q, 2, dataAt(5, 4)) // 3 and 4 may still come
+		if n := q.stats().Received; n != 1 {
+			t.Fatalf("%s: %d received before the end", name, n)
+		}
+		end(q)
+		if st := q.stats(); st.Received != 2 || st.Gaps != 1 || st.Missed != 2 {
+			t.Errorf("%s: %+v", name, st)
+		}
+	}
+}
+
+func offerOn(t *testing.T, q *queue, gen uint64, evs ...*wire.Event) {
+	t.Helper()
+	for _, ev := range evs {
+		if _, err := q.offer(gen, []wire.Event{*ev}, new(time.Time)); err != nil {
+			t.Fatal(err)
+		}
 	}
 }

@@ -41,6 +41,27 @@ var ofRotation = []mutation{
 		test:    "-run ^TestConnectionThatIsTooFarBehind$ ./test",
 	},
 	{
+		name:    "rotation: what the next connection has delivered ends with it",
+		file:    "queue_offer.go",
+		search:  "case ended && len(next.ahead.Events) == 0:",
+		replace: "case ended:",
+		test:    "-run ^TestNextConnectionEndsFirst$ .",
+	},
+	{
+		name:    "rotation: a connection that has ended delivers more",
+		file:    "queue_offer.go",
+		search:  "gen == q.next.generation && !q.next.ended {",
+		replace: "gen == q.next.generation {",
+		test:    "-run ^TestNextConnectionEndsFirst$ .",
+	},
+	{
+		name:    "rotation: a new key drops what waits",
+		file:    "queue_offer.go",
+		search:  "\tq.acceptAhead()\n\tq.mu.Lock()\n\tq.key = key",
+		replace: "\tq.mu.Lock()\n\tq.key = key",
+		test:    "-run ^TestNextConnectionEndsFirst$ .",
+	},
+	{
 		name:    "rotation: the messages that wait on the next connection are not bounded",
 		file:    "internal/sequence/ahead.go",
 		search:  "len(a.Events) > maxAhead || ",
