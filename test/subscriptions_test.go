@@ -69,6 +69,7 @@ func TestSubscriptionsAreTheOpenOnes(t *testing.T) {
 			t.Errorf("after a refusal: %s", got)
 		}
 		subs["a"].Close()
+		synctest.Wait() // the Observer has seen it
 		if got := topicsOf(c); got != "z m b" {
 			t.Errorf("after Close of one: %s", got)
 		}
