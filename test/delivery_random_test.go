@@ -24,7 +24,7 @@ func TestDeliveryAtRandom(t *testing.T) {
 	t.Parallel()
 	seeds := []uint64{*deliverySeed}
 	if *deliverySeed == 0 {
-		for range 60 {
+		for range reduced(60, 20) {
 			seeds = append(seeds, rand.Uint64N(1<<32)+1)
 		}
 		seeds = seeds[1:]

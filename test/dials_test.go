@@ -119,7 +119,7 @@ func TestEveryDialKeepsTheLimit(t *testing.T) {
 			all := c.startMany(t, 1, limpet.Options{Limits: limits, HTTPClient: options.HTTPClient, Redirects: options.Redirects})
 			all = append(all, c.startMany(t, 39, options)...)
 			allReady(t, all)
-			for range 3 {
+			for range reduced(3, 1) {
 				time.Sleep(3 * time.Minute)
 				c.network.CutAll()
 				synctest.Wait()

@@ -40,7 +40,7 @@ func TestDrainMovesClients(t *testing.T) {
 				}
 			}()
 		}
-		const moves = 10
+		moves := reduced(10, 3)
 		n := 0
 		for range moves {
 			if asked := srv.Server.Drain(&server.DrainOptions{After: time.Second, Spread: 10 * time.Second}); asked != len(clients) {
@@ -54,7 +54,7 @@ func TestDrainMovesClients(t *testing.T) {
 		}
 		for i, c := range clients {
 			st := c.Stats()
-			if st.Connections != moves+1 || st.Attempts != moves+1 || st.Outages != 0 || st.Lost != (limpet.ClassCounts{}) || int(st.Messages.Delivered) != n {
+			if st.Connections != uint64(moves)+1 || st.Attempts != uint64(moves)+1 || st.Outages != 0 || st.Lost != (limpet.ClassCounts{}) || int(st.Messages.Delivered) != n {
 				t.Errorf("client %d: %d connections, %d attempts, %d outages, lost %v, %d of %d messages", i, st.Connections, st.Attempts, st.Outages, st.Lost, st.Messages.Delivered, n)
 			}
 		}

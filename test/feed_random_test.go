@@ -129,7 +129,7 @@ func (g *generator) lose() (made int) {
 // at random, some in the middle of a frame: what is delivered and what is
 // reported as lost must make up exactly what the feed made.
 func TestRandomFeed(t *testing.T) {
-	total := 100_000
+	total := reduced(100_000, 20_000)
 	if testing.Short() {
 		total = 20_000
 	}

@@ -36,6 +36,15 @@ func bothFrameLayers() []bool {
 	return []bool{false, true}
 }
 
+// reduced is full, or less with the race detector: a trial takes several times as long then, and
+// a race shows in a smaller one too.
+func reduced[T any](full, less T) T {
+	if raceEnabled {
+		return less
+	}
+	return full
+}
+
 // closeAndWait ends c and waits for its goroutines, which a synctest bubble must
 // not outlive.
 func closeAndWait(t testing.TB, c *limpet.Client) {

@@ -30,7 +30,7 @@ func TestMessagesAreOwned(t *testing.T) {
 }
 
 func messagesAreOwned(t *testing.T, o *limpet.Options, batches bool) {
-	const n = 3000
+	n := reduced(3000, 1000)
 	srv := limpettest.NewServer(t, nil)
 	from, to := dial(t, srv, o), dial(t, srv, o)
 	sub := subscribeLive(t, to, "own/*", nil)

@@ -75,7 +75,7 @@ func TestPaceIsLearned(t *testing.T) {
 				g, seen, log := newGauge(t, 10), &paceChanges{}, &bytes.Buffer{}
 				g.reason = reason
 				c := g.client(t, g.language(wire.ConnectionLimits{}), limpet.Options{PlainFrames: plain, Observer: seen, Logger: slog.New(slog.NewTextHandler(log, nil))})
-				n := 2000
+				n := reduced(2000, 500)
 				if plain || reason == "-" {
 					n = 500 // which takes less
 				}
@@ -278,7 +278,7 @@ func TestPaceIsLearnedFromErrors(t *testing.T) {
 			defer closeAndWait(t, c)
 			began := time.Now()
 			var subs []*limpet.Subscription
-			n := 2000
+			n := reduced(2000, 500)
 			if named {
 				n = 500 // which takes less
 			}

@@ -218,7 +218,7 @@ func TestConnectionsAreRenewedInTime(t *testing.T) {
 					first := connections == 1
 					mu.Unlock()
 					go func() {
-						for began := time.Now(); time.Since(began) < age; time.Sleep(300 * time.Millisecond) {
+						for began := time.Now(); time.Since(began) < age; time.Sleep(reduced(300*time.Millisecond, 900*time.Millisecond)) {
 							if !busy && time.Now().Second() >= 50 {
 								continue // a pause of ten seconds a minute
 							}

@@ -45,7 +45,7 @@ func TestOldConnectionDeliversUntilTheNextOneIsLive(t *testing.T) {
 // The ways of two connections to the client are not equally long: what the one before still has
 // to deliver comes before what the next one has delivered already, and nothing twice.
 func TestConnectionsOfDifferentLength(t *testing.T) {
-	for _, lags := range [][2]time.Duration{{100 * time.Millisecond, 0}, {0, 100 * time.Millisecond}, {700 * time.Millisecond, 20 * time.Millisecond}, {3 * time.Millisecond, 700 * time.Millisecond}} {
+	for _, lags := range [][2]time.Duration{{700 * time.Millisecond, 20 * time.Millisecond}, {3 * time.Millisecond, 700 * time.Millisecond}, {100 * time.Millisecond, 0}, {0, 100 * time.Millisecond}}[:reduced(4, 2)] {
 		synctest.Test(t, func(t *testing.T) {
 			s := newTicker(t)
 			s.set(func() { s.lags = func(dial int) time.Duration { return lags[(dial-1)%2] } })
@@ -212,7 +212,7 @@ func TestOldConnectionIsLostDuringARotation(t *testing.T) {
 
 // Close and Shutdown in each step of a rotation end the client at once, and leave nothing.
 func TestEndDuringARotation(t *testing.T) {
-	for ms := 2500; ms < 11_000; ms += map[bool]int{false: 125, true: 500}[raceEnabled] {
+	for ms := 2500; ms < 11_000; ms += reduced(125, 2000) {
 		for _, shutdown := range []bool{false, true} {
 			synctest.Test(t, func(t *testing.T) {
 				s := newTicker(t)
@@ -264,6 +264,7 @@ func fewestGoroutines(want int) int {
 // A server that asks for another connection a hundred times a second gets one attempt in a few
 // seconds, whether it then accepts the connection or not.
 func TestManyRequestsToMove(t *testing.T) {
+	seconds := reduced(40, 20)
 	for _, refuses := range []bool{false, true} {
 		synctest.Test(t, func(t *testing.T) {
 			s, c, _ := rotating(t, limpet.Options{})
@@ -271,14 +272,14 @@ func TestManyRequestsToMove(t *testing.T) {
 				s.set(func() { s.refuse = func(int) (int, bool) { return 503, false } })
 			}
 			before := s.dialled()
-			for range 40 * 100 {
+			for range 100 * seconds {
 				s.move()
 				time.Sleep(10 * time.Millisecond)
 			}
 			n := s.dialled() - before
-			t.Logf("refuses %v: %d attempts in 40 s", refuses, n)
+			t.Logf("refuses %v: %d attempts in %d s", refuses, n, seconds)
 			if n > 20 || n < 2 {
-				t.Errorf("refuses %v: %d attempts in 40 s", refuses, n)
+				t.Errorf("refuses %v: %d attempts in %d s", refuses, n, seconds)
 			}
 			if st := c.Stats(); st.Outages != 0 || lostConnections(st) != 0 {
 				t.Errorf("refuses %v: %+v", refuses, st)

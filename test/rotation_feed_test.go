@@ -405,7 +405,7 @@ func (r *relay) move(spread time.Duration) {
 
 // The same at the reference server, which resumes: messages in both directions.
 func TestRotationsOfSessions(t *testing.T) {
-	rotations := manyReconnects(5, 100)
+	rotations := manyReconnects(reduced(5, 2), 100)
 	for _, byAge := range []bool{false, true} {
 		synctest.Test(t, func(t *testing.T) {
 			r := newRelay(t)

@@ -19,7 +19,7 @@ import (
 
 var (
 	soakSeed  = flag.Uint64("seed", 1, "first seed of the soak")
-	soakSeeds = flag.Uint64("seeds", 16, "how many seeds the soak tries")
+	soakSeeds = flag.Uint64("seeds", uint64(reduced(16, 8)), "how many seeds the soak tries")
 )
 
 // TestSoak runs publishers and subscribers through random faults, in both

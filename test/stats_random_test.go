@@ -34,7 +34,7 @@ func (d *dice) milliseconds(n int) time.Duration { return time.Duration(d.below(
 // negative and no counter falls. In the end gauges are 0, and events, counters and histograms
 // agree.
 func TestStatsOfARandomClient(t *testing.T) {
-	for seed := range uint64(3) {
+	for seed := range uint64(reduced(3, 1)) {
 		synctest.Test(t, func(t *testing.T) {
 			d := &dice{rnd: rand.New(rand.NewPCG(seed, 10))}
 			var seen outages
