@@ -83,7 +83,7 @@ func (l *loop) planLeaving(k *link, ev *wire.Event) {
 	target, err := l.c.cfg.allowed.Move(k.endpoint.URL, ev.Name)
 	if err != nil {
 		why := &Error{Op: "open", Field: optionRedirects, Class: ClassOther, Err: err}
-		l.c.notify.post(RotationFailed{why, l.rotation.failures + 1, k.renewAt})
+		l.c.notify.post(RotationFailed{why, l.rotation.failures + 1, l.nextRotation(k)})
 		return
 	}
 	l.endpoints.Moved = &endpoint.Endpoint{URL: target}
@@ -220,7 +220,15 @@ func (l *loop) rotationFailed(k *link, f *wire.Failure) {
 	if d.Fixed {
 		l.credentialsEnded(k, why)
 	}
-	l.c.notify.post(RotationFailed{why, l.rotation.failures, k.renewAt})
+	l.c.notify.post(RotationFailed{why, l.rotation.failures, l.nextRotation(k)})
+}
+
+// nextRotation is when the next attempt to replace k will start, as far as is known; zero: never.
+func (l *loop) nextRotation(k *link) time.Time {
+	if k.renewAt.IsZero() {
+		return time.Time{}
+	}
+	return l.endpoints.Expect(k.renewAt, l.now)
 }
 
 // mayRotate reports whether this is a good moment: with sessions any is, otherwise a quiet one.

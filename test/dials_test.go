@@ -175,6 +175,30 @@ func TestNextAttemptHasTheTurn(t *testing.T) {
 	}
 }
 
+// RotationFailed.NextAttempt has the turn, too.
+func TestNextRotationHasTheTurn(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		c := newCluster(t, 1)
+		failed := make(chan limpet.RotationFailed, 100)
+		c.startMany(t, 1, limpet.Options{HTTPClient: c.network.HTTPClient(), Limits: wire.ConnectionLimits{Dials: 1, Age: 10 * time.Minute},
+			Observer: observer(func(e limpet.Event) {
+				if e, ok := e.(limpet.RotationFailed); ok {
+					failed <- e
+				}
+			})})
+		time.Sleep(time.Second)
+		c.nodes[0].status.Store(http.StatusServiceUnavailable)
+		for n := range 3 {
+			said := (<-failed).NextAttempt
+			time.Sleep(time.Until(said) + 100*time.Millisecond)
+			dials := c.network.Dials()
+			if last := dials[len(dials)-1].At; len(dials) != n+3 || last.Sub(said).Abs() > 100*time.Millisecond {
+				t.Errorf("failure %d: %d dials, the last %v after the time that was said", n+1, len(dials), last.Sub(said))
+			}
+		}
+	})
+}
+
 // A redirect to a host without room fails the attempt, with the time as its slot.
 func TestRedirectWithoutATurn(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {

@@ -124,7 +124,7 @@ var ofPace = []mutation{
 	{
 		name:    "learn: what was sent long ago counts",
 		file:    "internal/pace/meter.go",
-		search:  "\tcase passed >= 2*recently:\n\t\treturn 0, 0\n",
+		search:  "\tcase passed >= 2*period:\n\t\treturn 0, 0\n",
 		replace: "",
 		test:    "-run ^TestMeter$ ./internal/pace",
 	},
@@ -204,6 +204,13 @@ var ofPace = []mutation{
 		search:  "l.endpoints.Expect(l.attemptAt, l.now)",
 		replace: "l.attemptAt",
 		test:    "-run ^TestNextAttemptHasTheTurn$ ./test",
+	},
+	{
+		name:    "governor: the next rotation is said without the turn",
+		file:    "rotation.go",
+		search:  "return l.endpoints.Expect(k.renewAt, l.now)",
+		replace: "return k.renewAt",
+		test:    "-run ^TestNextRotationHasTheTurn$ ./test",
 	},
 	{
 		name:    "governor: a client whose round began before has another clock",

@@ -18,16 +18,16 @@ type span struct {
 	sent  int
 }
 
-const recently = 10 * time.Second
+const period = 10 * time.Second // what is counted is forgotten after one or two of them
 
 // Add counts what is sent now.
 func (m *Meter) Add(now time.Time, n int) {
 	if now.Sub(m.second.since) >= time.Second {
 		m.second = span{since: now}
 	}
-	if passed := now.Sub(m.ten.since); passed >= recently {
+	if passed := now.Sub(m.ten.since); passed >= period {
 		m.tenBefore, m.busiestThere = 0, 0
-		if passed < 2*recently {
+		if passed < 2*period {
 			m.tenBefore, m.busiestThere = m.ten.sent, m.busiest
 		}
 		m.ten, m.busiest = span{since: now}, 0
@@ -40,9 +40,9 @@ func (m *Meter) Add(now time.Time, n int) {
 // Recent returns what was sent lately, and how much of it in the busiest second.
 func (m *Meter) Recent(now time.Time) (sent, busiest int) {
 	switch passed := now.Sub(m.ten.since); {
-	case passed >= 2*recently:
+	case passed >= 2*period:
 		return 0, 0
-	case passed >= recently:
+	case passed >= period:
 		return m.ten.sent, m.busiest
 	}
 	return m.tenBefore + m.ten.sent, max(m.busiestThere, m.busiest)

@@ -20,9 +20,9 @@ func TestMeter(t *testing.T) {
 		{"at once", []step{{0, 300, 300, 300}}},
 		{"a second that begins when something is sent", []step{
 			{0, 10, 10, 10}, {900 * time.Millisecond, 10, 20, 20}, {200 * time.Millisecond, 10, 30, 20}, {500 * time.Millisecond, 15, 45, 25}}},
-		{"ten seconds later it counts", []step{{0, 7, 7, 7}, {recently, 0, 7, 7}, {0, 1, 8, 7}}},
-		{"twenty seconds later it does not", []step{{0, 7, 7, 7}, {2 * recently, 0, 0, 0}, {0, 1, 1, 1}}},
-		{"the ten before the last do not", []step{{0, 7, 7, 7}, {recently, 2, 9, 7}, {recently, 1, 3, 2}}},
+		{"ten seconds later it counts", []step{{0, 7, 7, 7}, {period, 0, 7, 7}, {0, 1, 8, 7}}},
+		{"twenty seconds later it does not", []step{{0, 7, 7, 7}, {2 * period, 0, 0, 0}, {0, 1, 1, 1}}},
+		{"the ten before the last do not", []step{{0, 7, 7, 7}, {period, 2, 9, 7}, {period, 1, 3, 2}}},
 	} {
 		var m Meter
 		now := time.Now()
