@@ -22,6 +22,29 @@ holds uplink.pml -DEXACT -DN=3 -DG=2 -DNODEDUPE
 for m in NOFENCE STALEWELCOME ACKEARLY NOPERSISTCN LATESEQ; do
 	finds uplink.pml -DEXACT -DN=3 -DG=3 -D"$m"
 done
+finds uplink.pml -DEXACT -DN=3 -DG=2 -DTWOSTEP
+holds uplink.pml -DEXACT -DN=3 -DG=2 -DPUB
+for m in EARLYSEND LOSTSYNC; do
+	finds uplink.pml -DEXACT -DN=3 -DG=2 -DPUB -D"$m"
+done
+holds uplink.pml -DEXACT -DN=3 -DG=2 -DEX=1
+for m in EXPIRESENT EARLYMOVE NOSENTMARK; do
+	finds uplink.pml -DEXACT -DN=3 -DG=2 -DEX=1 -D"$m"
+done
+holds uplink.pml -DEXACT -DN=3 -DG=3 -DCC=0 -DDRAIN
+finds uplink.pml -DEXACT -DN=3 -DG=3 -DCC=0 -DDRAIN -DNORESEND
+holds uplink.pml -DEXACT -DN=3 -DG=2 -DCREDIT
+finds uplink.pml -DEXACT -DN=3 -DG=2 -DCREDIT -DNOGRANT
+echo "keys"
+holds keys.pml
+for m in NOPREV LATEKEY LATEHELLO FENCELATE; do
+	finds keys.pml -D"$m"
+done
+echo "horizon"
+holds horizon.pml
+for m in NOAGE NOMARGIN LASTAGE CRASHAGE; do
+	finds horizon.pml -D"$m"
+done
 echo "downlink"
 holds downlink.pml -DG=2
 holds downlink.pml -DG=2 -DTX
