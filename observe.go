@@ -159,15 +159,18 @@ type CredentialInURL struct {
 }
 
 // CallbackFailed reports that a function that you passed in panicked, called
-// runtime.Goexit, or held up the client or its end for 10 seconds, and that Options.Verdict
-// returned a verdict that makes no sense. It cost that call alone. It also reports that the dialect could not encode what no caller waits for, such as
+// runtime.Goexit, or held up the client or its end for 10 seconds, that Options.Verdict
+// returned a verdict that makes no sense, and that Options.Resolver returned an error, or URLs
+// that cannot be used: then the last list is used. It cost that call alone. It also reports that the dialect could not
+// encode what no caller waits for, such as
 // a ping or the end of a subscription: once for each kind on a connection.
 type CallbackFailed struct {
-	// Option is the option at fault: PublishOptions.Done, Options.Verdict or Options.Dialect.
+	// Option is the option at fault: PublishOptions.Done, Options.Verdict, Options.Resolver or
+	// Options.Dialect.
 	Option string
 	// Err is an *Error of ClassUser. It wraps a *PanicError or a *HangError, with the
-	// stack, unless the function called runtime.Goexit or returned a bad value, or it is
-	// from the dialect.
+	// stack, unless the function called runtime.Goexit or returned an error or a bad value,
+	// or it is from the dialect.
 	Err error
 }
 
@@ -269,7 +272,11 @@ func (e CallbackFailed) record() (slog.Level, string, []slog.Attr) {
 	if stack := stackOf(e.Err); stack != nil {
 		attrs = append(attrs, slog.String("stack", string(stack)))
 	}
-	return slog.LevelError, "limpet: a function of the caller failed", attrs
+	level := slog.LevelError
+	if e.Option == optionResolver && stackOf(e.Err) == nil {
+		level = slog.LevelWarn // no defect of the program: the last list is used
+	}
+	return level, "limpet: a function of the caller failed", attrs
 }
 
 func (e EventsLost) record() (slog.Level, string, []slog.Attr) {

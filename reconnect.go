@@ -335,7 +335,7 @@ func (e resolved) apply(l *loop) {
 		return
 	}
 	if e.err != nil {
-		l.c.notify.post(CallbackFailed{"Options.Resolver", l.c.secrets.HideError(e.err)})
+		l.c.notify.post(CallbackFailed{optionResolver, &Error{Op: "dial", Field: optionResolver, Class: ClassUser, Err: l.c.secrets.HideError(e.err)}})
 	}
 	if len(e.urls) > 0 {
 		l.endpoints.List.Replace(e.urls)

@@ -105,8 +105,8 @@ var ofEndpoints = []mutation{
 	{
 		name:    "resolver: its failure is not reported",
 		file:    "reconnect.go",
-		search:  "if e.err != nil {\n\t\tl.c.notify.post(CallbackFailed{\"Options.Resolver\"",
-		replace: "if false {\n\t\tl.c.notify.post(CallbackFailed{\"Options.Resolver\"",
+		search:  "if e.err != nil {\n\t\tl.c.notify.post(CallbackFailed{optionResolver",
+		replace: "if false {\n\t\tl.c.notify.post(CallbackFailed{optionResolver",
 		test:    "-run ^TestResolver$ ./test",
 	},
 	{
