@@ -31,12 +31,13 @@ type Observer interface {
 // With Options.Logger each event is logged as well:
 //
 //	Debug  StateChanged between attempts, and to ready in an outage; SubscriptionChanged to recovering with
-//	       the connection, and to live in an outage; CredentialRefreshed
+//	       the connection, and to live in an outage or on the next connection of a planned change; CredentialRefreshed
 //	Info   StateChanged to ready and to a clean end, SubscriptionChanged to live or ended, OutageEnded,
-//	       HeartbeatShortened, TransportChanged, SendPaceChanged to a higher pace
+//	       HeartbeatShortened, TransportChanged, SendPaceChanged to a higher pace, ServerNotice with Next
 //	Warn   StateChanged after a lost connection or the first failed attempt, LossReported,
 //	       MessageFailed, MessagesDropped, DeliveryStopped, CursorNotSaved, MessageSkipped, RotationFailed, ServerNotice,
-//	       a refused subscription, CredentialNotRefreshed, CredentialInURL, SendPaceChanged to a lower pace, EventsLost
+//	       a refused subscription, CredentialNotRefreshed, CredentialInURL, SendPaceChanged to a lower pace,
+//	       CallbackFailed for an error of Resolver, EventsLost
 //	Error  StateChanged to an end that is permanent, CredentialsEnded, CallbackFailed
 //
 // An outage is one Warn line, however many attempts it takes, and one Info line when everything is
@@ -129,6 +130,9 @@ type ServerNotice struct {
 	Code int
 	// Reason is the server's explanation, quoted, at most 256 bytes of it.
 	Reason string
+	// Next is when the client makes its next connection, because the server asks for one
+	// (docs/reconnect.md, section 8): nothing has failed. Zero for any other notice.
+	Next time.Time
 }
 
 // SendPaceChanged reports that the client sends fewer messages in a second from now on, because the
@@ -250,8 +254,11 @@ func (e MessageSkipped) record() (slog.Level, string, []slog.Attr) {
 }
 
 func (e ServerNotice) record() (slog.Level, string, []slog.Attr) {
-	return slog.LevelWarn, "limpet: server notice", []slog.Attr{
-		slog.Int("code", e.Code), slog.String("reason", text.ForLog(text.Unquote(e.Reason)))}
+	attrs := []slog.Attr{slog.Int("code", e.Code), slog.String("reason", text.ForLog(text.Unquote(e.Reason)))}
+	if !e.Next.IsZero() {
+		return slog.LevelInfo, "limpet: the server asks for a new connection", append(attrs, slog.Time("next", e.Next))
+	}
+	return slog.LevelWarn, "limpet: server notice", attrs
 }
 
 func (e SendPaceChanged) record() (slog.Level, string, []slog.Attr) {
@@ -259,7 +266,11 @@ func (e SendPaceChanged) record() (slog.Level, string, []slog.Attr) {
 	if !e.Lowered {
 		return slog.LevelInfo, "limpet: more messages are sent in a second again", attrs
 	}
-	return slog.LevelWarn, "limpet: fewer messages are sent in a second, because the server refuses more; set Options.Limits to what it allows",
+	why := "because the server refuses more"
+	if !e.Said {
+		why = "since the server has closed with 1008, which may mean too many"
+	}
+	return slog.LevelWarn, "limpet: fewer messages are sent in a second, " + why + "; set Options.Limits to what it allows",
 		append(attrs, slog.String("reason", text.ForLog(text.Unquote(e.Reason))))
 }
 
@@ -340,21 +351,20 @@ type eventLog struct {
 	fails      int        // losses and failed attempts since downAt
 	connected  bool       // a connection has been ready
 	recovering bool       // an outage lasts: its end has one line
+	moving     int        // subscriptions that are not live yet on the connection of a planned change
 	lines      pace.Lines // of one message and level; the phases of the client have no bound
 }
 
 func (g *eventLog) log(e Event) {
 	level, msg, attrs := e.record()
 	if _, ok := e.(EventsLost); ok {
-		g.downAt, g.fails, g.recovering = time.Time{}, 0, false // the event that ended the outage may be among them
+		g.downAt, g.fails, g.recovering, g.moving = time.Time{}, 0, false, 0 // the event that ended the outage may be among them
 	}
 	switch e := e.(type) {
 	case OutageEnded:
 		g.recovering = false
 	case SubscriptionChanged:
-		if g.recovering && e.State.Phase == SubLive {
-			level = slog.LevelDebug
-		}
+		level = g.followSubscription(e.State, level)
 	}
 	if s, ok := e.(StateChanged); ok {
 		level, attrs = g.follow(s.State, level, attrs)
@@ -369,6 +379,23 @@ func (g *eventLog) log(e Event) {
 	g.logger.LogAttrs(context.Background(), level, msg, attrs...)
 }
 
+// followSubscription follows the phases of subscriptions: one that is live again after an outage or
+// a planned change is no news.
+func (g *eventLog) followSubscription(s SubState, level slog.Level) slog.Level {
+	switch s.Phase {
+	case SubRecovering:
+		if errors.Is(s.Err, ErrGoAway) || errors.Is(s.Err, ErrConnectionAge) {
+			g.moving++
+		}
+	case SubLive:
+		if g.recovering || g.moving > 0 {
+			level = slog.LevelDebug
+		}
+		g.moving = max(0, g.moving-1)
+	}
+	return level
+}
+
 // follow follows the phases: an outage begins with a warning, has debug lines
 // for its attempts, and ends with a line that sums it up.
 func (g *eventLog) follow(s State, level slog.Level, attrs []slog.Attr) (slog.Level, []slog.Attr) {
@@ -377,7 +404,7 @@ func (g *eventLog) follow(s State, level slog.Level, attrs []slog.Attr) (slog.Le
 		if s.Cause == nil {
 			return level, attrs // for the turn that Options.Governor gives
 		}
-		g.recovering = g.connected
+		g.recovering, g.moving = g.connected, 0
 		if g.downAt.IsZero() {
 			g.downAt = s.Since
 		}
