@@ -465,7 +465,11 @@ func withoutURL(f *wire.Failure) error {
 	case f.Stage == wire.StageUpgrade && errors.As(f.Err, &user) && user.IsCredential():
 		return fmt.Errorf("%s: server answered %d %s", user.Option, f.Status, http.StatusText(f.Status))
 	case f.Stage == wire.StageUpgrade:
-		return fmt.Errorf("%sserver answered %d %s", answeredBy(f), f.Status, http.StatusText(f.Status))
+		hint := "" // 426 says that no upgrade has arrived
+		if f.Status == http.StatusUpgradeRequired {
+			hint = "; if a proxy removes the upgrade, see docs/fallback.md"
+		}
+		return fmt.Errorf("%sserver answered %d %s%s", answeredBy(f), f.Status, http.StatusText(f.Status), hint)
 	case errors.As(f.Err, &detected):
 		return f.Err
 	case f.Code != 0:
