@@ -380,7 +380,7 @@ func (g *eventLog) log(e Event) {
 }
 
 // followSubscription follows the phases of subscriptions: one that is live again after an outage or
-// a planned change is no news.
+// a planned change has a line at Debug.
 func (g *eventLog) followSubscription(s SubState, level slog.Level) slog.Level {
 	switch s.Phase {
 	case SubRecovering:

@@ -193,4 +193,18 @@ var ofEndpoints = []mutation{
 		replace: "if true {\n\t\treturn r.all()\n\t}",
 		test:    "-run ^TestPriority$ ./test",
 	},
+	{
+		name:    "log: a Resolver that fails is a defect",
+		file:    "observe.go",
+		search:  "if e.Option == optionResolver && stackOf(e.Err) == nil {",
+		replace: "if false {",
+		test:    "-run ^TestResolver$ ./test",
+	},
+	{
+		name:    "log: a Resolver that panics is no defect",
+		file:    "observe.go",
+		search:  "if e.Option == optionResolver && stackOf(e.Err) == nil {",
+		replace: "if e.Option == optionResolver {",
+		test:    "-run ^TestResolver$ ./test",
+	},
 }
