@@ -116,7 +116,7 @@ func TestRecoveringIsNoWarning(t *testing.T) {
 }
 
 // A change of the connection that is planned, because the server asks for it or at an age, is no
-// fault, and no line for each subscription: one line says that it comes, and one that it is made.
+// fault, and there is no line for each subscription: one line says that it comes, and one that it is made.
 func TestPlannedChangeIsNoWarning(t *testing.T) {
 	for name, test := range map[string]struct {
 		limits wire.ConnectionLimits
