@@ -371,15 +371,15 @@ func TestClosedAtNight(t *testing.T) {
 			night[i] = limpettest.RefuseUpgrade(http.StatusForbidden, nil)
 		}
 		srv.Inject(append(night, limpettest.Clean(), limpettest.RefuseUpgrade(http.StatusNotFound, nil))...)
-		options := options(&limpet.Options{HTTPClient: srv.HTTPClient(), Verdict: closedAtNight})
-		c, err := limpet.New(srv.URL(), options)
+		o := &limpet.Options{HTTPClient: srv.HTTPClient(), Verdict: closedAtNight}
+		c, err := limpet.New(srv.URL(), options(o))
 		assert.NoError(t, err)
 		defer closeAndWait(t, c)
 		assert.NoError(t, c.WaitReady(t.Context()))
 		if n := c.Stats().FailedAttempts.Of(limpet.ClassAuth); n != 20 {
 			t.Errorf("%d attempts failed, want 20", n)
 		}
-		other, err := limpet.New(srv.URL(), options)
+		other, err := limpet.New(srv.URL(), options(o))
 		assert.NoError(t, err)
 		defer closeAndWait(t, other)
 		if err := other.WaitReady(t.Context()); limpet.ClassOf(err) != limpet.ClassHTTP {
