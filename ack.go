@@ -368,7 +368,7 @@ func (w *window) refusedForNow(i int, reject wire.Reject, now time.Time) {
 	})
 	w.again = slices.Insert(w.again, at, next)
 	if w.notify != nil {
-		w.notify.post(ServerNotice{shownCode(reject.Code, reject.PeerCode), text.Quote(reject.Reason)})
+		w.notify.post(ServerNotice{Code: shownCode(reject.Code, reject.PeerCode), Reason: text.Quote(reject.Reason)})
 	}
 }
 

@@ -330,7 +330,8 @@ func (s *Stats) unfinished() string {
 
 // Close ends the client at once. It does not wait: Done is closed when everything
 // has stopped. Messages that wait for a consumer are dropped and counted. Every
-// receipt without an outcome ends as Unsent or Unknown. Close may be called from
+// receipt without an outcome ends as Unsent or Unknown. Until Done is closed, State and
+// Stats may still show what was before. Close may be called from
 // a consumer, and more than once. It always returns nil.
 func (c *Client) Close() error {
 	c.closed.Store(true)

@@ -236,7 +236,7 @@ func (l *loop) credentialNews(k *link, ev *wire.Event) {
 	answered := !k.sentAt.IsZero()
 	switch {
 	case ev.Code != 0 && !(answered && l.canRefreshOn(k)):
-		l.c.notify.post(ServerNotice{shownCode(ev.Code, ev.PeerCode), text.Quote(ev.Reason)})
+		l.c.notify.post(ServerNotice{Code: shownCode(ev.Code, ev.PeerCode), Reason: text.Quote(ev.Reason)})
 	case ev.Code != 0:
 		l.refreshFailed(k, &Error{Op: "refresh", Class: ClassAuth, Code: shownCode(ev.Code, ev.PeerCode), Detail: text.Quote(ev.Reason), Err: errNewRefused}, ev.Retry)
 	case ev.Wanted && l.canRefreshOn(k):

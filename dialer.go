@@ -354,6 +354,8 @@ func (d *dialer) addCookies(rawURL string) {
 	}
 }
 
+const optionResolver = "Options.Resolver"
+
 // resolve calls Resolver and posts its answer.
 func (d *dialer) resolve(ctx context.Context) {
 	var answer resolved

@@ -88,6 +88,9 @@ func TestStatusVerdicts(t *testing.T) {
 				if !errors.As(s.Cause, &e) || e.Code != tc.status {
 					t.Errorf("cause does not name the status: %v", s.Cause)
 				}
+				if hint := strings.Contains(s.Cause.Error(), "docs/fallback.md"); hint != (tc.status == http.StatusUpgradeRequired) {
+					t.Errorf("the fallback is named: %v: %v", hint, s.Cause) // 426 says that no upgrade has arrived
+				}
 				err = c.WaitReady(context.Background())
 				var p *limpet.PermanentError
 				if final := errors.As(err, &p); final != tc.final {

@@ -154,7 +154,7 @@ func (l *loop) handle(k *link, ev *wire.Event) {
 		l.spread = min(max(l.spread, ev.Spread), maxSpread)
 		l.goAwayUntil = l.now.Add(min(ev.Delay, headers.MaxRetryAfter))
 		l.planLeaving(k, ev)
-		l.c.notify.post(ServerNotice{shownCode(ev.Code, ev.PeerCode), text.Quote(ev.Reason)})
+		l.c.notify.post(ServerNotice{Code: shownCode(ev.Code, ev.PeerCode), Reason: text.Quote(ev.Reason), Next: k.renewAt})
 	case wire.EventAuth:
 		l.credentialNews(k, ev)
 	case wire.EventMalformed:

@@ -395,7 +395,7 @@ func (l *loop) confirmWritten(k *link) {
 
 // handleError handles an error that concerns the connection, or a request without a name.
 func (l *loop) handleError(k *link, ev *wire.Event) {
-	l.c.notify.post(ServerNotice{shownCode(ev.Code, ev.PeerCode), text.Quote(ev.Reason)})
+	l.c.notify.post(ServerNotice{Code: shownCode(ev.Code, ev.PeerCode), Reason: text.Quote(ev.Reason)})
 	if ev.Fatal && k.fatalError == nil {
 		k.fatalError, k.fatalAt, k.closeBy = ev, l.now, l.now.Add(fatalCloseTimeout)
 		if l.c.cfg.traits.ErrorStaysOpen {

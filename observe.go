@@ -31,12 +31,13 @@ type Observer interface {
 // With Options.Logger each event is logged as well:
 //
 //	Debug  StateChanged between attempts, and to ready in an outage; SubscriptionChanged to recovering with
-//	       the connection, and to live in an outage; CredentialRefreshed
+//	       the connection, and to live in an outage or on the next connection of a planned change; CredentialRefreshed
 //	Info   StateChanged to ready and to a clean end, SubscriptionChanged to live or ended, OutageEnded,
-//	       HeartbeatShortened, TransportChanged, SendPaceChanged to a higher pace
+//	       HeartbeatShortened, TransportChanged, SendPaceChanged to a higher pace, ServerNotice with Next
 //	Warn   StateChanged after a lost connection or the first failed attempt, LossReported,
 //	       MessageFailed, MessagesDropped, DeliveryStopped, CursorNotSaved, MessageSkipped, RotationFailed, ServerNotice,
-//	       a refused subscription, CredentialNotRefreshed, CredentialInURL, SendPaceChanged to a lower pace, EventsLost
+//	       a refused subscription, CredentialNotRefreshed, CredentialInURL, SendPaceChanged to a lower pace,
+//	       CallbackFailed for an error of Resolver, EventsLost
 //	Error  StateChanged to an end that is permanent, CredentialsEnded, CallbackFailed
 //
 // An outage is one Warn line, however many attempts it takes, and one Info line when everything is
@@ -129,6 +130,9 @@ type ServerNotice struct {
 	Code int
 	// Reason is the server's explanation, quoted, at most 256 bytes of it.
 	Reason string
+	// Next is when the client makes its next connection, because the server asks for one
+	// (docs/reconnect.md, section 8): nothing has failed. Zero for any other notice.
+	Next time.Time
 }
 
 // SendPaceChanged reports that the client sends fewer messages in a second from now on, because the
@@ -159,15 +163,18 @@ type CredentialInURL struct {
 }
 
 // CallbackFailed reports that a function that you passed in panicked, called
-// runtime.Goexit, or held up the client or its end for 10 seconds, and that Options.Verdict
-// returned a verdict that makes no sense. It cost that call alone. It also reports that the dialect could not encode what no caller waits for, such as
+// runtime.Goexit, or held up the client or its end for 10 seconds, that Options.Verdict
+// returned a verdict that makes no sense, and that Options.Resolver returned an error, or URLs
+// that cannot be used: then the last list is used. It cost that call alone. It also reports that the dialect could not
+// encode what no caller waits for, such as
 // a ping or the end of a subscription: once for each kind on a connection.
 type CallbackFailed struct {
-	// Option is the option at fault: PublishOptions.Done, Options.Verdict or Options.Dialect.
+	// Option is the option at fault: PublishOptions.Done, Options.Verdict, Options.Resolver or
+	// Options.Dialect.
 	Option string
 	// Err is an *Error of ClassUser. It wraps a *PanicError or a *HangError, with the
-	// stack, unless the function called runtime.Goexit or returned a bad value, or it is
-	// from the dialect.
+	// stack, unless the function called runtime.Goexit or returned an error or a bad value,
+	// or it is from the dialect.
 	Err error
 }
 
@@ -247,8 +254,11 @@ func (e MessageSkipped) record() (slog.Level, string, []slog.Attr) {
 }
 
 func (e ServerNotice) record() (slog.Level, string, []slog.Attr) {
-	return slog.LevelWarn, "limpet: server notice", []slog.Attr{
-		slog.Int("code", e.Code), slog.String("reason", text.ForLog(text.Unquote(e.Reason)))}
+	attrs := []slog.Attr{slog.Int("code", e.Code), slog.String("reason", text.ForLog(text.Unquote(e.Reason)))}
+	if !e.Next.IsZero() {
+		return slog.LevelInfo, "limpet: the server asks for a new connection", append(attrs, slog.Time("next", e.Next))
+	}
+	return slog.LevelWarn, "limpet: server notice", attrs
 }
 
 func (e SendPaceChanged) record() (slog.Level, string, []slog.Attr) {
@@ -256,7 +266,11 @@ func (e SendPaceChanged) record() (slog.Level, string, []slog.Attr) {
 	if !e.Lowered {
 		return slog.LevelInfo, "limpet: more messages are sent in a second again", attrs
 	}
-	return slog.LevelWarn, "limpet: fewer messages are sent in a second, because the server refuses more; set Options.Limits to what it allows",
+	why := "because the server refuses more"
+	if !e.Said {
+		why = "since the server has closed with 1008, which may mean too many"
+	}
+	return slog.LevelWarn, "limpet: fewer messages are sent in a second, " + why + "; set Options.Limits to what it allows",
 		append(attrs, slog.String("reason", text.ForLog(text.Unquote(e.Reason))))
 }
 
@@ -269,7 +283,11 @@ func (e CallbackFailed) record() (slog.Level, string, []slog.Attr) {
 	if stack := stackOf(e.Err); stack != nil {
 		attrs = append(attrs, slog.String("stack", string(stack)))
 	}
-	return slog.LevelError, "limpet: a function of the caller failed", attrs
+	level := slog.LevelError
+	if e.Option == optionResolver && stackOf(e.Err) == nil {
+		level = slog.LevelWarn // no defect of the program: the last list is used
+	}
+	return level, "limpet: a function of the caller failed", attrs
 }
 
 func (e EventsLost) record() (slog.Level, string, []slog.Attr) {
@@ -333,21 +351,20 @@ type eventLog struct {
 	fails      int        // losses and failed attempts since downAt
 	connected  bool       // a connection has been ready
 	recovering bool       // an outage lasts: its end has one line
+	moving     int        // subscriptions that are not live yet on the connection of a planned change
 	lines      pace.Lines // of one message and level; the phases of the client have no bound
 }
 
 func (g *eventLog) log(e Event) {
 	level, msg, attrs := e.record()
 	if _, ok := e.(EventsLost); ok {
-		g.downAt, g.fails, g.recovering = time.Time{}, 0, false // the event that ended the outage may be among them
+		g.downAt, g.fails, g.recovering, g.moving = time.Time{}, 0, false, 0 // the event that ended the outage may be among them
 	}
 	switch e := e.(type) {
 	case OutageEnded:
 		g.recovering = false
 	case SubscriptionChanged:
-		if g.recovering && e.State.Phase == SubLive {
-			level = slog.LevelDebug
-		}
+		level = g.followSubscription(e.State, level)
 	}
 	if s, ok := e.(StateChanged); ok {
 		level, attrs = g.follow(s.State, level, attrs)
@@ -362,6 +379,23 @@ func (g *eventLog) log(e Event) {
 	g.logger.LogAttrs(context.Background(), level, msg, attrs...)
 }
 
+// followSubscription follows the phases of subscriptions: one that is live again after an outage or
+// a planned change has a line at Debug.
+func (g *eventLog) followSubscription(s SubState, level slog.Level) slog.Level {
+	switch s.Phase {
+	case SubRecovering:
+		if errors.Is(s.Err, ErrGoAway) || errors.Is(s.Err, ErrConnectionAge) {
+			g.moving++
+		}
+	case SubLive:
+		if g.recovering || g.moving > 0 {
+			level = slog.LevelDebug
+		}
+		g.moving = max(0, g.moving-1)
+	}
+	return level
+}
+
 // follow follows the phases: an outage begins with a warning, has debug lines
 // for its attempts, and ends with a line that sums it up.
 func (g *eventLog) follow(s State, level slog.Level, attrs []slog.Attr) (slog.Level, []slog.Attr) {
@@ -370,7 +404,7 @@ func (g *eventLog) follow(s State, level slog.Level, attrs []slog.Attr) (slog.Le
 		if s.Cause == nil {
 			return level, attrs // for the turn that Options.Governor gives
 		}
-		g.recovering = g.connected
+		g.recovering, g.moving = g.connected, 0
 		if g.downAt.IsZero() {
 			g.downAt = s.Since
 		}

@@ -19,6 +19,8 @@ import (
 	"github.com/limpet-go/limpet"
 	"github.com/limpet-go/limpet/internal/assert"
 	"github.com/limpet-go/limpet/limpettest"
+	"github.com/limpet-go/limpet/server"
+	"github.com/limpet-go/limpet/wire"
 )
 
 // Everything above, in the log: what happened at its level, and no secret.
@@ -111,6 +113,53 @@ func TestRecoveringIsNoWarning(t *testing.T) {
 			t.Errorf("%d lines of subscriptions that recover:\n%s", recovering, out.String())
 		}
 	})
+}
+
+// A change of the connection that is planned, because the server asks for it or at an age, is no
+// fault, and there is no line for each subscription: one line says that it comes, and one that it is made.
+func TestPlannedChangeIsNoWarning(t *testing.T) {
+	for name, test := range map[string]struct {
+		limits wire.ConnectionLimits
+		begin  func(*limpettest.Server)
+		lines  []string
+	}{
+		"goaway": {begin: func(s *limpettest.Server) { s.Server.Drain(&server.DrainOptions{Spread: time.Second}) },
+			lines: []string{`"limpet: the server asks for a new connection" code=4300 reason=going_away next=`, `"limpet: ready"`}},
+		"age": {limits: wire.ConnectionLimits{Age: time.Hour}, lines: []string{`"limpet: ready"`}},
+	} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				var out lockedBuffer
+				srv := limpettest.NewServer(t, nil)
+				c := dial(t, srv, &limpet.Options{Limits: test.limits, Logger: slog.New(slog.NewTextHandler(&out, nil))})
+				for _, topic := range []string{"a", "b", "c"} {
+					subscribeLive(t, c, topic, nil)
+				}
+				synctest.Wait()
+				before := len(out.String())
+				if test.begin != nil {
+					test.begin(srv)
+				}
+				_, err := c.WaitState(t.Context(), func(s limpet.State) bool { return s.Phase == limpet.Ready && s.Generation == 2 })
+				assert.NoError(t, err)
+				for _, s := range c.Subscriptions() {
+					assert.NoError(t, s.WaitLive(t.Context()))
+				}
+				subscribeLive(t, c, "new", nil)
+				synctest.Wait()
+				text := out.String()[before:]
+				lines := append(test.lines, `"limpet: subscription" topic=new phase=live`)
+				for i, line := range slices.Collect(strings.Lines(text)) {
+					if i >= len(lines) || !strings.Contains(line, "level=INFO msg="+lines[i]) {
+						t.Fatalf("line %d, want %q:\n%s", i, lines, text)
+					}
+				}
+				if n := strings.Count(text, "\n"); n != len(lines) {
+					t.Errorf("%d lines, want %q:\n%s", n, lines, text)
+				}
+			})
+		})
+	}
 }
 
 type lockedBuffer struct {

@@ -26,7 +26,9 @@ type Options struct {
 	// goroutine of its own, one call at a time; it may block until ctx ends, after
 	// DialTimeout. Its answer replaces the first argument of New and Endpoints. The same
 	// rules hold for its URLs: those that break them are not used. If it fails, panics or
-	// returns no usable URL, the last list is used, and CallbackFailed reports that.
+	// returns no usable URL, the last list is used, and CallbackFailed reports that; before
+	// the first answer that is the first argument of New with Endpoints. New needs that URL
+	// in any case, for the scheme.
 	// Defaults to none.
 	Resolver func(ctx context.Context) ([]string, error)
 

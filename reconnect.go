@@ -335,7 +335,7 @@ func (e resolved) apply(l *loop) {
 		return
 	}
 	if e.err != nil {
-		l.c.notify.post(CallbackFailed{"Options.Resolver", l.c.secrets.HideError(e.err)})
+		l.c.notify.post(CallbackFailed{optionResolver, &Error{Op: "dial", Field: optionResolver, Class: ClassUser, Err: l.c.secrets.HideError(e.err)}})
 	}
 	if len(e.urls) > 0 {
 		l.endpoints.List.Replace(e.urls)
@@ -465,7 +465,11 @@ func withoutURL(f *wire.Failure) error {
 	case f.Stage == wire.StageUpgrade && errors.As(f.Err, &user) && user.IsCredential():
 		return fmt.Errorf("%s: server answered %d %s", user.Option, f.Status, http.StatusText(f.Status))
 	case f.Stage == wire.StageUpgrade:
-		return fmt.Errorf("%sserver answered %d %s", answeredBy(f), f.Status, http.StatusText(f.Status))
+		hint := "" // 426 says that no upgrade has arrived
+		if f.Status == http.StatusUpgradeRequired {
+			hint = "; if a proxy removes the upgrade, see docs/fallback.md"
+		}
+		return fmt.Errorf("%sserver answered %d %s%s", answeredBy(f), f.Status, http.StatusText(f.Status), hint)
 	case errors.As(f.Err, &detected):
 		return f.Err
 	case f.Code != 0:

@@ -1,6 +1,7 @@
 package limpet
 
 import (
+	"encoding/json"
 	"iter"
 	"math"
 	"slices"
@@ -346,6 +347,15 @@ func (c SubCounts) All() iter.Seq2[SubPhase, int] {
 			}
 		}
 	}
+}
+
+// MarshalJSON returns an object with every phase.
+func (c SubCounts) MarshalJSON() ([]byte, error) {
+	counts := map[string]int{}
+	for p, n := range c.All() {
+		counts[p.String()] = n
+	}
+	return json.Marshal(counts)
 }
 
 // waits reports whether the subscription has not ended and is not live.

@@ -75,20 +75,24 @@ func (s *Subscription) State() SubState { return s.state.Load() }
 // WaitLive blocks until the server has confirmed the subscription on the current
 // connection. In a dialect that routes by name, the first message may stand for the
 // confirmation (see wire.Traits.ByKey). A dialect without the trait Confirms has no confirmations: then
-// asking is enough. WaitLive returns an error if ctx ends (ctx's error) or the subscription
-// has ended: the error of Err, or after a clean end one that wraps ErrClosed if
+// asking is enough. WaitLive returns an error if ctx ends (ctx's error, wrapped together with
+// why the subscription is not live, where that is known) or the subscription has ended: the error of Err, or after a clean end one that wraps ErrClosed if
 // the client was closed and ErrSubscriptionClosed if only the subscription was.
 func (s *Subscription) WaitLive(ctx context.Context) error {
 	if err := checkContext("WaitLive", ctx); err != nil {
 		return err
 	}
 	st, err := s.state.Wait(ctx, func(st SubState) bool { return !st.Phase.waits() || s.closed.Load() })
-	if err != nil && st.Err != nil {
-		return &Error{Op: "WaitLive", Class: ClassOf(err),
-			Err: fmt.Errorf("the caller's context ended before the subscription was live (%w); the reason so far: %w", err, st.Err)}
-	}
 	if err != nil {
-		return contextError("WaitLive", "the subscription was live", err)
+		why := st.Err
+		if c := s.client.State(); why == nil && c.Phase != Ready {
+			why = c.Cause // there is no connection
+		}
+		if why == nil {
+			return contextError("WaitLive", "the subscription was live", err)
+		}
+		return &Error{Op: "WaitLive", Class: ClassOf(err),
+			Err: fmt.Errorf("the caller's context ended before the subscription was live (%w); the reason so far: %w", err, why)}
 	}
 	switch {
 	case st.Phase == SubEnded && st.Err != nil:

@@ -225,7 +225,7 @@ func (l *loop) handleNamed(k *link, s *Subscription, ev *wire.Event) {
 		}
 	case u.sub != s || s.wireState().Phase == SubEnded:
 	case refusedAgain:
-		l.c.notify.post(ServerNotice{shownCode(ev.Code, ev.PeerCode), text.Quote(ev.Reason)})
+		l.c.notify.post(ServerNotice{Code: shownCode(ev.Code, ev.PeerCode), Reason: text.Quote(ev.Reason)})
 	default:
 		l.handleSubscription(k, s, ev)
 	}

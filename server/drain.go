@@ -52,6 +52,7 @@ func (s *Server) Drain(o *DrainOptions) (connections int) {
 		asked = append(asked, p)
 	}
 	s.mu.Unlock()
+	s.opt.Logger.Info("drain", "connections", len(asked), "after", max(o.After, 0), "spread", max(o.Spread, 0), "deadline", max(o.Deadline, 0))
 	for _, p := range asked {
 		p.askToLeave(f)
 	}

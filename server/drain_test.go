@@ -1,7 +1,10 @@
 package server_test
 
 import (
+	"bytes"
 	"context"
+	"log/slog"
+	"strings"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -67,4 +70,19 @@ func TestShutdownAcceptsNothingMore(t *testing.T) {
 	if server.BeginsAfterTheEnd() {
 		t.Error("a batch is applied although the connection is ending")
 	}
+}
+
+// An operator sees in the log that the clients are asked to leave, how many, and in which time.
+func TestDrainInTheLog(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var out bytes.Buffer
+		r := newRig(t, &server.Options{Logger: slog.New(slog.NewTextHandler(&out, nil))})
+		c := r.connect(native.JSON)
+		c.hello(native.Hello{CN: 1})
+		r.srv.Drain(&server.DrainOptions{Spread: 2 * time.Second, URL: "ws://127.0.0.1/?ticket=canary"})
+		c.next(native.TypeGoAway)
+		if text := out.String(); !strings.Contains(text, "level=INFO msg=drain connections=1 after=0s spread=2s deadline=0s") || strings.Contains(text, "canary") {
+			t.Errorf("%s", text)
+		}
+	})
 }

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"log/slog"
 	"net/http"
 	"slices"
 	"strings"
@@ -336,9 +337,10 @@ func TestResolver(t *testing.T) {
 		}
 		want := []int{1, 1, 1, 2, 2}
 		var reports []string
+		log := &lockedBuffer{}
 		calls := 0
 		client, err := limpet.New(urls[0], options(&limpet.Options{
-			HTTPClient: c.network.HTTPClient(),
+			HTTPClient: c.network.HTTPClient(), Logger: slog.New(slog.NewTextHandler(log, nil)),
 			Resolver: func(ctx context.Context) ([]string, error) {
 				if deadline, ok := ctx.Deadline(); !ok || time.Until(deadline) != 10*time.Second {
 					t.Errorf("deadline %v", deadline)
@@ -348,7 +350,10 @@ func TestResolver(t *testing.T) {
 			},
 			Observer: observer(func(e limpet.Event) {
 				if failed, ok := e.(limpet.CallbackFailed); ok {
-					reports = append(reports, failed.Option+": "+failed.Err.Error())
+					reports = append(reports, failed.Err.Error())
+					if known := (*limpet.Error)(nil); !errors.As(failed.Err, &known) || known.Field != failed.Option || limpet.ClassOf(failed.Err) != limpet.ClassUser {
+						t.Errorf("%s: %#v, want an *Error of ClassUser", failed.Option, failed.Err)
+					}
 				}
 			}),
 		}))
@@ -365,8 +370,14 @@ func TestResolver(t *testing.T) {
 			}
 		}
 		synctest.Wait()
-		if len(reports) != 4 || !strings.Contains(reports[1], "panic: of the resolver") || !strings.Contains(reports[2], "URL 0: scheme must be ws") {
+		if len(reports) != 4 || reports[0] != "limpet: dial: Options.Resolver: no such name" ||
+			!strings.Contains(reports[1], "panic: of the resolver") || !strings.Contains(reports[2], "Options.Resolver: answer[0]: scheme must be ws") {
 			t.Errorf("reports %q", reports)
+		}
+		// An answer that is missing passes: the last list is used. A panic is a defect of this program.
+		text, failed := log.String(), `msg="limpet: a function of the caller failed" option=Options.Resolver`
+		if warned, defects := strings.Count(text, "level=WARN "+failed), strings.Count(text, "level=ERROR "+failed); warned != 3 || defects != 1 {
+			t.Errorf("%d warnings and %d errors, want 3 and 1:\n%s", warned, defects, text)
 		}
 	})
 }

@@ -104,7 +104,8 @@ func TestPaceIsLearned(t *testing.T) {
 						t.Errorf("%q: change %d: %+v", reason, i, e)
 					}
 				}
-				if last := changes[len(changes)-1]; last.PerSecond != pace || !strings.Contains(log.String(), "Options.Limits") {
+				why := map[bool]string{true: "because the server refuses more", false: "1008, which may mean too many"}[reason != "-"]
+				if last := changes[len(changes)-1]; last.PerSecond != pace || !strings.Contains(log.String(), why+"; set Options.Limits") {
 					t.Errorf("%q: %+v\n%s", reason, last, log)
 				}
 			})

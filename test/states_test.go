@@ -1,6 +1,7 @@
 package test
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"strings"
@@ -236,5 +237,33 @@ func TestRecoveringSaysWhySinceWhen(t *testing.T) {
 		if st := s.sub.State(); st.Err != nil || st.Generation != 2 || !st.Since.Equal(time.Now()) {
 			t.Errorf("live again: %+v", st)
 		}
+	})
+}
+
+// A subscription that is not live because there is no connection says why there is none, before
+// the first connection and after a later one.
+func TestWaitLiveSaysWhyThereIsNoConnection(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		srv := limpettest.NewServer(t, nil)
+		waits := func(c *limpet.Client, topic string) {
+			t.Helper()
+			sub, err := c.Subscribe(t.Context(), topic, nil)
+			assert.NoError(t, err)
+			err = sub.WaitLive(within(t, 5*time.Second))
+			if cause := c.State().Cause; cause == nil || !errors.Is(err, cause) || !errors.Is(err, context.DeadlineExceeded) || limpet.ClassOf(err) != limpet.ClassTimeout {
+				t.Errorf("%v, want the cause %v", err, cause)
+			}
+		}
+		srv.Inject(limpettest.Refuse(1000))
+		c, err := limpet.New(srv.URL(), options(&limpet.Options{HTTPClient: srv.HTTPClient()}))
+		assert.NoError(t, err)
+		defer closeAndWait(t, c)
+		waits(c, "a")
+		srv.Inject(limpettest.Clean())
+		assert.NoError(t, c.WaitReady(t.Context()))
+		srv.Inject(limpettest.Refuse(1000))
+		srv.Network.CutAll()
+		synctest.Wait()
+		waits(c, "b")
 	})
 }

@@ -248,7 +248,7 @@ func TestFailuresByClass(t *testing.T) {
 		}
 		text, err := json.Marshal(st)
 		assert.NoError(t, err)
-		if !strings.Contains(string(text), `"FailedAttempts":{"dial":2,"overload":1}`) {
+		if !strings.Contains(string(text), `"FailedAttempts":{"dial":2,"overload":1}`) || !strings.Contains(string(text), `"SubPhases":{"ended":0,"live":0,"pending":0,"recovering":0}`) {
 			t.Errorf("%s", text)
 		}
 	})

@@ -14,6 +14,7 @@ import (
 	"time"
 
 	"github.com/limpet-go/limpet"
+	"github.com/limpet-go/limpet/internal/assert"
 	"github.com/limpet-go/limpet/limpettest"
 	"github.com/limpet-go/limpet/wire"
 )
@@ -348,6 +349,41 @@ func TestVerdictGetsNoSecret(t *testing.T) {
 		text := fmt.Sprintf("%+v %s %s", failures, f.Body, f.Header)
 		if f.Status != 403 || strings.Contains(text, "canary") || string(f.Body) != "not [secret] /?[secret]" || f.Header.Get("X-Echo") != "[secret] /?[secret]" {
 			t.Errorf("%s", text)
+		}
+	})
+}
+
+// closedAtNight goes on where a gateway answers 403 for hours, which would end the client.
+func closedAtNight(f wire.Failure, would wire.Verdict) wire.Verdict {
+	if f.Status == http.StatusForbidden {
+		return wire.Verdict{Action: wire.ActionBackOff} // wait as after any other failure
+	}
+	return wire.Verdict{} // do what the client would do
+}
+
+// The function that docs/ending.md shows: the client goes on after any number of 403, and ends at
+// a 404 as ever.
+func TestClosedAtNight(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		srv := limpettest.NewServer(t, nil)
+		night := make([]limpettest.Fault, 20)
+		for i := range night {
+			night[i] = limpettest.RefuseUpgrade(http.StatusForbidden, nil)
+		}
+		srv.Inject(append(night, limpettest.Clean(), limpettest.RefuseUpgrade(http.StatusNotFound, nil))...)
+		o := &limpet.Options{HTTPClient: srv.HTTPClient(), Verdict: closedAtNight}
+		c, err := limpet.New(srv.URL(), options(o))
+		assert.NoError(t, err)
+		defer closeAndWait(t, c)
+		assert.NoError(t, c.WaitReady(t.Context()))
+		if n := c.Stats().FailedAttempts.Of(limpet.ClassAuth); n != 20 {
+			t.Errorf("%d attempts failed, want 20", n)
+		}
+		other, err := limpet.New(srv.URL(), options(o))
+		assert.NoError(t, err)
+		defer closeAndWait(t, other)
+		if err := other.WaitReady(t.Context()); limpet.ClassOf(err) != limpet.ClassHTTP {
+			t.Errorf("404: %v", err)
 		}
 	})
 }

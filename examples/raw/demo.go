@@ -13,7 +13,9 @@ import (
 
 // init adds the flag -demo, so that main.go is a whole program without it.
 func init() {
-	pause := flag.Duration("pause", 500*time.Millisecond, "between two prices of -demo")
+	// Five prices take six seconds, so a connection is stable before it breaks, and the client is back at once each
+	// time. With shorter ones it would wait longer and longer (docs/reconnect.md, section 1).
+	pause := flag.Duration("pause", 1200*time.Millisecond, "between two prices of -demo")
 	var sent atomic.Int64
 	demo.Flag("connect to a small server in this program; it breaks every connection after five prices", func(c *demo.Conn) {
 		text, err := c.Read()

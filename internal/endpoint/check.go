@@ -86,20 +86,20 @@ func (r Rules) Usable(scheme string, raws []string) (usable []*url.URL, err erro
 		u, err := Parse(raw, r.AllowInsecure)
 		switch {
 		case err != nil:
-			errs = append(errs, fmt.Errorf("URL %d: %w", i, err))
+			errs = append(errs, fmt.Errorf("answer[%d]: %w", i, err))
 		case u.Scheme != scheme:
-			errs = append(errs, fmt.Errorf("URL %d has the scheme %s, and url has %s; use one scheme", i, u.Scheme, scheme))
+			errs = append(errs, fmt.Errorf("answer[%d] has the scheme %s, and url has %s; use one scheme", i, u.Scheme, scheme))
 		case r.StrictURL && len(CredentialKeys(u)) > 0:
-			errs = append(errs, fmt.Errorf("URL %d has the query parameter %q, which looks like a credential, and Options.StrictURL forbids it", i, CredentialKeys(u)[0]))
+			errs = append(errs, fmt.Errorf("answer[%d] has the query parameter %q, which looks like a credential, and Options.StrictURL forbids it", i, CredentialKeys(u)[0]))
 		case !slices.ContainsFunc(usable, func(other *url.URL) bool { return *other == *u }):
 			usable = append(usable, u)
 		}
 	}
 	switch {
 	case len(raws) == 0:
-		errs = append(errs, errors.New("it returned no URL; return an error instead"))
+		errs = append(errs, errors.New("returned no URL; return an error instead"))
 	case len(raws) > maxEndpoints:
-		errs = append(errs, fmt.Errorf("it returned %d URLs; use %d or less", len(raws), maxEndpoints))
+		errs = append(errs, fmt.Errorf("returned %d URLs; use %d or less", len(raws), maxEndpoints))
 	}
 	return usable, errors.Join(errs...)
 }

@@ -71,12 +71,12 @@ func TestRulesUsable(t *testing.T) {
 	}{
 		"all":        {raws: []string{b, a}, want: []string{b, a}},
 		"each once":  {raws: []string{a, b, a}, want: []string{a, b}},
-		"none":       {err: "it returned no URL; return an error instead"},
-		"strict":     {rules: Rules{StrictURL: true}, raws: []string{b, a}, want: []string{a}, err: `URL 0 has the query parameter "key", which looks like a credential, and Options.StrictURL forbids it`},
-		"one is bad": {raws: []string{a, "x"}, want: []string{a}, err: "URL 1: no scheme"},
-		"clear text": {raws: []string{"ws://a.example"}, err: "URL 0: ws:// to a.example would be sent unencrypted"},
-		"a scheme":   {raws: []string{"ws://localhost", a}, want: []string{a}, err: "URL 0 has the scheme ws, and url has wss; use one scheme"},
-		"many":       {raws: append(slices.Repeat([]string{a}, maxEndpoints), b), want: []string{a}, err: "it returned 1025 URLs; use 1024 or less"},
+		"none":       {err: "returned no URL; return an error instead"},
+		"strict":     {rules: Rules{StrictURL: true}, raws: []string{b, a}, want: []string{a}, err: `answer[0] has the query parameter "key", which looks like a credential, and Options.StrictURL forbids it`},
+		"one is bad": {raws: []string{a, "x"}, want: []string{a}, err: "answer[1]: no scheme"},
+		"clear text": {raws: []string{"ws://a.example"}, err: "answer[0]: ws:// to a.example would be sent unencrypted"},
+		"a scheme":   {raws: []string{"ws://localhost", a}, want: []string{a}, err: "answer[0] has the scheme ws, and url has wss; use one scheme"},
+		"many":       {raws: append(slices.Repeat([]string{a}, maxEndpoints), b), want: []string{a}, err: "returned 1025 URLs; use 1024 or less"},
 	} {
 		urls, err := tc.rules.Usable("wss", tc.raws)
 		var got []string

@@ -105,8 +105,8 @@ var ofEndpoints = []mutation{
 	{
 		name:    "resolver: its failure is not reported",
 		file:    "reconnect.go",
-		search:  "if e.err != nil {\n\t\tl.c.notify.post(CallbackFailed{\"Options.Resolver\"",
-		replace: "if false {\n\t\tl.c.notify.post(CallbackFailed{\"Options.Resolver\"",
+		search:  "if e.err != nil {\n\t\tl.c.notify.post(CallbackFailed{optionResolver",
+		replace: "if false {\n\t\tl.c.notify.post(CallbackFailed{optionResolver",
 		test:    "-run ^TestResolver$ ./test",
 	},
 	{
@@ -192,5 +192,19 @@ var ofEndpoints = []mutation{
 		search:  "if !r.prioritized {\n\t\treturn r.all()\n\t}",
 		replace: "if true {\n\t\treturn r.all()\n\t}",
 		test:    "-run ^TestPriority$ ./test",
+	},
+	{
+		name:    "log: a Resolver that fails is a defect",
+		file:    "observe.go",
+		search:  "if e.Option == optionResolver && stackOf(e.Err) == nil {",
+		replace: "if false {",
+		test:    "-run ^TestResolver$ ./test",
+	},
+	{
+		name:    "log: a Resolver that panics is no defect",
+		file:    "observe.go",
+		search:  "if e.Option == optionResolver && stackOf(e.Err) == nil {",
+		replace: "if e.Option == optionResolver {",
+		test:    "-run ^TestResolver$ ./test",
 	},
 }

@@ -2,9 +2,11 @@ package e2e
 
 import (
 	"expvar"
+	"fmt"
 	"io"
 	"net/http"
 	"net/http/httptest"
+	"regexp"
 	"strings"
 	"sync/atomic"
 	"testing"
@@ -39,6 +41,29 @@ func readyz(client *limpet.Client, patience time.Duration) http.HandlerFunc {
 			return
 		}
 		io.WriteString(w, "ok\n")
+	}
+}
+
+// statusz shows what the client does and, for each subscription, whether it is live, since when, and why not.
+func statusz(client *limpet.Client) http.HandlerFunc {
+	return func(w http.ResponseWriter, _ *http.Request) {
+		state := client.State()
+		fmt.Fprintf(w, "client %s for %s", state.Phase, time.Since(state.Since).Round(time.Second))
+		if state.Phase != limpet.Ready { // the cause of a connection that is ready is that of the one before
+			fmt.Fprintf(w, ": %v", state.Cause)
+		}
+		if state.Phase == limpet.Waiting {
+			fmt.Fprintf(w, "; next attempt in %s", time.Until(state.NextAttempt).Round(time.Second))
+		}
+		fmt.Fprintln(w)
+		for _, sub := range client.Subscriptions() { // without those that have ended
+			now := sub.State()
+			fmt.Fprintf(w, "%s %s for %s", sub.Topic(), now.Phase, time.Since(now.Since).Round(time.Second))
+			if now.Err != nil {
+				fmt.Fprintf(w, ": %v", now.Err)
+			}
+			fmt.Fprintln(w)
+		}
 	}
 }
 
@@ -78,6 +103,11 @@ func TestHealthRecipes(t *testing.T) {
 		}
 	}
 	becomes("outage", 200, 503)
+	status := httptest.NewRecorder()
+	statusz(client)(status, nil)
+	if !regexp.MustCompile(`^client \w+ for \ds: .+\na recovering for \ds: limpet: open: .+\n$`).MatchString(status.Body.String()) {
+		t.Errorf("/statusz shows in an outage\n%s", status.Body)
+	}
 	link.Start()
 	becomes("live again", 200, 200)
 	held, err := client.Subscribe(t.Context(), "b", nil)
@@ -104,7 +134,7 @@ func TestHealthRecipes(t *testing.T) {
 
 	publishExpvar(client)
 	text := expvar.Get("limpet").String()
-	for _, want := range []string{`"Connections":0`, `"Memory":0`, `"MemoryLimit":67108864`} {
+	for _, want := range []string{`"Connections":0`, `"SubPhases":{"ended":0,"live":0,"pending":0,"recovering":0}`, `"Memory":0`, `"MemoryLimit":67108864`} {
 		if !strings.Contains(text, want) {
 			t.Errorf("expvar shows %s, without %s", text, want)
 		}

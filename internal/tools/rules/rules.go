@@ -229,22 +229,31 @@ func proof(t *tree) (out []finding) {
 	return out
 }
 
-var linkRE = regexp.MustCompile(`\]\(([^)#\s]+)(#[^)]*)?\)`)
+var linkRE = regexp.MustCompile(`\]\(([^)#\s]*)(#[^)\s]*)?\)`)
 
-// link finds relative links in documents to files that do not exist.
+// link finds relative links in documents to files and headings that do not exist.
 func link(t *tree) (out []finding) {
 	for _, name := range t.names {
 		if path.Ext(name) != ".md" {
 			continue
 		}
 		out = append(out, match(t, name, linkRE, func(m string) string {
-			to := linkRE.FindStringSubmatch(m)[1]
-			if strings.Contains(to, ":") {
+			parts := linkRE.FindStringSubmatch(m)
+			to, heading := path.Join(path.Dir(name), parts[1]), strings.TrimPrefix(parts[2], "#")
+			if parts[1] == "" {
+				to = name
+			}
+			if strings.Contains(parts[1], ":") {
 				return ""
 			}
-			to = path.Join(path.Dir(name), to)
+			if text, ok := t.text[to]; ok {
+				if heading != "" && path.Ext(to) == ".md" && !anchors(text)[heading] {
+					return "links to #" + heading + ", and " + to + " has no such heading"
+				}
+				return ""
+			}
 			for _, n := range t.names {
-				if n == to || strings.HasPrefix(n, to+"/") {
+				if strings.HasPrefix(n, to+"/") {
 					return ""
 				}
 			}
@@ -255,6 +264,36 @@ func link(t *tree) (out []finding) {
 		})...)
 	}
 	return out
+}
+
+var (
+	anchorRE   = regexp.MustCompile(`<a (?:id|name)="([^"]+)"`)
+	notSlugRE  = regexp.MustCompile(`[^\pL\pN\-_ ]`)
+	linkTextRE = regexp.MustCompile(`\[([^\]]*)\]\([^)]*\)`)
+)
+
+// anchors returns the anchors of a document: what GitHub makes of its headings, and those that it sets itself.
+func anchors(text string) map[string]bool {
+	found, code := map[string]bool{}, false
+	for line := range strings.Lines(text) {
+		if strings.HasPrefix(strings.TrimSpace(line), "```") {
+			code = !code
+		}
+		for _, m := range anchorRE.FindAllStringSubmatch(line, -1) {
+			found[m[1]] = true
+		}
+		title := strings.TrimLeft(line, "#")
+		if code || title == line || title[0] != ' ' {
+			continue
+		}
+		slug := linkTextRE.ReplaceAllString(strings.TrimSpace(title), "$1")
+		slug = strings.ReplaceAll(notSlugRE.ReplaceAllString(strings.ToLower(slug), ""), " ", "-")
+		for base, i := slug, 1; found[slug]; i++ {
+			slug = fmt.Sprintf("%s-%d", base, i)
+		}
+		found[slug] = true
+	}
+	return found
 }
 
 // match applies say to every match of re in a file; a non-empty answer is a finding.

@@ -34,6 +34,9 @@ var breaches = []struct {
 	{"phrases", "a.md", "a batch that is no list\n", "a batch that is no longer a list, and there is no list\n"},
 	{"most-names", "a.go", "package a\n\nconst mostBuffer = 1\n", "package a\n\nconst maxBuffer, most, mostly = 1, 2, 3\n"},
 	{"most-names", "a.go", "package a\n\nfunc f(mostBytes int) int { return mostBytes + mostBytes }\n", "package a\n\nfunc f(maxBytes int) int { return maxBytes }\n"},
+	{"link", "docs/a.md", "[x](protocol.md#3-frames)\n", "[x](protocol.md#2-frames)\n"},
+	{"link", "docs/a.md", "# A `B`-c, d\n\n[x](#a-b-c)\n", "# A `B`-c, d\n# A b-c d\n\n[x](#a-b-c-d) [y](#a-b-c-d-1)\n"},
+	{"link", "docs/a.md", "```sh\n# x\n```\n[x](#x)\n", "```sh\n# x\n```\n<a name=\"x\"></a>[x](#x)\n"},
 	{"link", "docs/a.md", "[x](missing.md)\n", "[x](../docs/protocol.md#1-connection) [y](https://example.org/z.md)\n"},
 }
 
