@@ -31,7 +31,7 @@ const (
 	hasResend
 )
 
-func flag(is bool, bit byte) byte {
+func bitIf(is bool, bit byte) byte {
 	if is {
 		return bit
 	}
@@ -40,8 +40,8 @@ func flag(is bool, bit byte) byte {
 
 // appendChange appends a change, but for Lazy.
 func appendChange(b []byte, c *outbox.Change) []byte {
-	b = append(b, hasChange|flag(c.Reset, hasReset)|flag(len(c.Messages) > 0, hasMessages)|flag(c.Sent != outbox.Sent{}, hasSent)|
-		flag(len(c.Void) > 0, hasVoid)|flag(len(c.Settled) > 0, hasSettled)|flag(c.State != nil, hasState))
+	b = append(b, hasChange|bitIf(c.Reset, hasReset)|bitIf(len(c.Messages) > 0, hasMessages)|bitIf(c.Sent != outbox.Sent{}, hasSent)|
+		bitIf(len(c.Void) > 0, hasVoid)|bitIf(len(c.Settled) > 0, hasSettled)|bitIf(c.State != nil, hasState))
 	if len(c.Messages) > 0 {
 		b = binary.AppendUvarint(b, uint64(len(c.Messages)))
 		b = binary.AppendUvarint(b, c.Messages[0].Seq)
@@ -61,8 +61,8 @@ func appendChange(b []byte, c *outbox.Change) []byte {
 }
 
 func appendMessage(b []byte, m *outbox.Message) []byte {
-	b = append(b, flag(!m.Sent.IsZero(), isSent)|flag(m.Void, isVoid)|flag(m.Settled, isSettled)|flag(m.Type != "", hasType)|
-		flag(len(m.Header) > 0, hasHeader)|flag(!m.Added.IsZero(), hasAdded)|flag(m.TTL != 0, hasTTL)|flag(m.Resend != 0, hasResend))
+	b = append(b, bitIf(!m.Sent.IsZero(), isSent)|bitIf(m.Void, isVoid)|bitIf(m.Settled, isSettled)|bitIf(m.Type != "", hasType)|
+		bitIf(len(m.Header) > 0, hasHeader)|bitIf(!m.Added.IsZero(), hasAdded)|bitIf(m.TTL != 0, hasTTL)|bitIf(m.Resend != 0, hasResend))
 	b = append(b, m.ID[:]...)
 	b = appendBytes(b, m.Topic)
 	b = appendBytes(b, m.Payload)

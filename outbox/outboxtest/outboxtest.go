@@ -103,7 +103,7 @@ func Compare(got, want *outbox.Content) error {
 	}
 	for i := range got.Messages {
 		if a, b := &got.Messages[i], &want.Messages[i]; !equalMessage(a, b) {
-			return fmt.Errorf("message %d of %d is %.300q, want %.300q", i, len(got.Messages), fmt.Sprintf("%+v", *a), fmt.Sprintf("%+v", *b))
+			return fmt.Errorf("message %d of %d is %s, want %s", i, len(got.Messages), show(*a), show(*b))
 		}
 	}
 	return nil
@@ -114,4 +114,9 @@ func equalMessage(a, b *outbox.Message) bool {
 	same := bytes.Equal(x.Payload, y.Payload) && maps.Equal(x.Header, y.Header) && x.Added.Equal(y.Added) && x.Sent.Equal(y.Sent)
 	return same && x.Seq == y.Seq && x.ID == y.ID && x.Topic == y.Topic && x.Type == y.Type && x.TTL == y.TTL &&
 		x.Resend == y.Resend && x.Void == y.Void && x.Settled == y.Settled
+}
+
+func show(m outbox.Message) string {
+	m.Payload = m.Payload[:min(len(m.Payload), 40)]
+	return fmt.Sprintf("%.300q", fmt.Sprintf("%+v", m))
 }
