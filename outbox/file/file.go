@@ -46,6 +46,7 @@ type Store struct {
 	segmentSize int64
 	ledger      ledger
 	current     *segment
+	spoilt      uint64 // no segment up to this number is used again: a sync failed
 	record      []byte // the changes that are not synced yet, after room for their frame
 	refused     error  // why the store does nothing more
 }
@@ -229,21 +230,28 @@ func (s *Store) sync(size int64) error {
 
 var errRemoved = errors.New("the directory, or a file in it, was removed or replaced while it was in use")
 
-// undo takes back a write of which n bytes were written.
+// undo takes back a write of which n bytes were written, and keeps the lazy changes before it, over which it
+// was written.
 func (s *Store) undo(n int, cause error) error {
 	if n == 0 {
 		return cause
 	}
 	at := s.current
-	_, err := at.file.WriteAt(make([]byte, frameSize), at.end)
+	var kept []byte
+	if len(s.record) > frameSize {
+		kept = at.finish(s.record, changes, at.end)
+	}
+	_, err := at.file.WriteAt(append(kept, make([]byte, frameSize)...), at.end)
 	if err == nil {
 		err = at.file.sync()
 	}
-	if err == nil {
-		return cause
+	if err != nil {
+		at.failed = true
+		return s.cutOff(cause)
 	}
-	at.failed = true
-	return s.cutOff(cause)
+	at.end += int64(len(kept))
+	s.record = s.record[:frameSize]
+	return cause
 }
 
 // cutOff leaves a segment whose last record may be durable or not, and returns why.

@@ -51,8 +51,11 @@ func (s *Store) rotate(snapshot bool, record int64) error {
 	if !old.failed && next.first <= old.number {
 		// If this fails, only the loss of the files after this one is not noticed.
 		if _, err := old.file.WriteAt(old.finish(make([]byte, frameSize), sealed, old.end), old.end); err == nil {
-			_ = old.file.sync()
+			old.failed = old.file.sync() != nil
 		}
+	}
+	if old.failed {
+		s.spoilt = old.number
 	}
 	_ = old.file.Close()
 	s.drop(old, next.first)
@@ -63,7 +66,7 @@ func (s *Store) rotate(snapshot bool, record int64) error {
 func (s *Store) drop(old *segment, first uint64) {
 	recycled := false
 	for n := old.first; n < first; n++ {
-		if !recycled && (n != old.number || !old.failed) {
+		if !recycled && n > s.spoilt {
 			// Blocks that were written before are faster than new ones, and are there when the disk is full.
 			recycled = s.system.rename(segmentName(n), spareName) == nil
 			if recycled {
