@@ -32,6 +32,9 @@ func (s *Store) recover() error {
 	if s.current.header, err = readHeader(name, f); err != nil {
 		return err
 	}
+	if n := s.current.number; n != newest {
+		return copied(newest, n)
+	}
 	s.ledger.bounds = s.current.bounds
 	s.ledger.last = s.ledger.through
 	r := replay{s: s, newest: s.current, open: true}
@@ -155,11 +158,15 @@ func (r *replay) header(number uint64) (h header, err error) {
 	case err != nil:
 		return h, err
 	case h.number != number:
-		return h, corrupt(name, 16, fmt.Sprintf("it is a copy of %s", segmentName(h.number)))
+		return h, copied(number, h.number)
 	case h.size != size:
 		return h, corrupt(name, size, fmt.Sprintf("it has %d bytes, and had %d", size, h.size))
 	}
 	return h, nil
+}
+
+func copied(number, of uint64) error {
+	return corrupt(segmentName(number), 16, "it is a copy of "+segmentName(of))
 }
 
 // readHeader reads a header without trust in its length.
