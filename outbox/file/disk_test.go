@@ -25,6 +25,7 @@ type disk struct {
 	misuse   []string       // what the store must not do
 	replaced bool           // the directory
 	full     bool
+	creates  int
 }
 
 type inode struct {
@@ -105,6 +106,7 @@ func (d *disk) names() ([]string, error) {
 
 func (d *disk) create(name string, size int64) (handle, error) {
 	err := d.fails("create")
+	d.creates++
 	if d.names_[name] != nil {
 		return nil, fs.ErrExist
 	}

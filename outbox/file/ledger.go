@@ -13,8 +13,13 @@ import (
 type ledger struct {
 	bounds
 	entries []entry // of the messages through+1 and so on
-	live    int64   // bytes of the messages that are not settled, about
+	live    int64   // bytes of these messages, about
 }
+
+const (
+	overhead    = 64 // bytes of a message besides its payload, about
+	settledSize = 20 // bytes of a message that is settled
+)
 
 type entry struct {
 	id      outbox.ID
@@ -46,15 +51,17 @@ func (l *ledger) apply(c *outbox.Change, segment uint64) {
 	}
 	for i := range c.Messages {
 		m := &c.Messages[i]
-		const overhead = 64 // bytes of a message besides its payload, about
-		e := entry{id: m.ID, segment: segment, size: int64(len(m.Payload) + overhead), settled: m.Settled}
-		l.entries = append(l.entries, e)
+		e := entry{id: m.ID, segment: segment, size: int64(len(m.Payload) + overhead)}
 		l.live += e.size
+		if m.Settled {
+			l.settle(&e)
+		}
+		l.entries = append(l.entries, e)
 		l.last++
 	}
 	for _, r := range c.Settled {
 		for i, end := within(r, l.through, len(l.entries)); i < end; i++ {
-			l.entries[i].settled = true
+			l.settle(&l.entries[i])
 		}
 	}
 	n := 0
@@ -66,6 +73,14 @@ func (l *ledger) apply(c *outbox.Change, segment uint64) {
 	l.entries = l.entries[n:]
 	if c.State != nil {
 		l.state = slices.Clone(c.State)
+	}
+}
+
+// settle marks an entry of which only the ID is needed.
+func (l *ledger) settle(e *entry) {
+	if !e.settled {
+		l.live -= e.size - settledSize
+		e.size, e.settled = settledSize, true
 	}
 }
 
