@@ -15,7 +15,7 @@ import (
 	"github.com/limpet-go/limpet/outbox/outboxtest"
 )
 
-var rounds = flag.Int("rounds", 150, "rounds of the tests of crashes at random")
+var rounds = flag.Int("rounds", 0, "rounds of TestCrashesAtRandom; 0: 100, or 25 with the race detector")
 
 // history is what was committed, and what the content was after each change.
 type history struct {
@@ -167,8 +167,15 @@ func (x *trial) close() {
 // Whatever fails and whenever the process or the machine ends: what was committed is there, what failed is
 // not, and a change whose fate is unknown is there whole or not at all.
 func TestCrashesAtRandom(t *testing.T) {
-	used, recycled := map[string]int{}, uint64(0)
-	for seed := range uint64(*rounds) {
+	used, segments := map[string]int{}, uint64(0)
+	n := *rounds
+	if n == 0 {
+		n = 100
+		if raceEnabled {
+			n = 25
+		}
+	}
+	for seed := range uint64(n) {
 		d := newDisk(rand.New(rand.NewPCG(seed, 0)))
 		x := &trial{t: t, d: d, h: newHistory(), steps: []string{fmt.Sprint("seed ", seed)}}
 		if err := x.open(); err != nil {
@@ -183,12 +190,12 @@ func TestCrashesAtRandom(t *testing.T) {
 		for op, n := range d.used {
 			used[op] += n
 		}
-		recycled += x.s.current.number
+		segments += x.s.current.number
 	}
 	kinds := slices.Sorted(maps.Keys(used))
 	want := []string{"create", "names", "open", "read", "remove", "rename", "size", "sync", "sync of names", "write"}
-	if *rounds >= 100 && !slices.Equal(kinds, want) {
+	if n >= 100 && !slices.Equal(kinds, want) {
 		t.Errorf("faults of %q, want %q", kinds, want)
 	}
-	t.Logf("faults %v, %d segments", used, recycled)
+	t.Logf("faults %v, %d segments", used, segments)
 }

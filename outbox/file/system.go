@@ -84,7 +84,7 @@ func (f folder) create(name string, size int64) (handle, error) {
 	if err := reserve(h, size); err != nil {
 		return nil, errors.Join(err, h.Close())
 	}
-	return file{h}, nil
+	return fileOf(h)
 }
 
 func (f folder) open(name string) (handle, error) {
@@ -95,10 +95,14 @@ func (f folder) open(name string) (handle, error) {
 	if err != nil {
 		return nil, err
 	}
-	if !f.present(name, file{h}) { // a link took its place
+	opened, err := fileOf(h)
+	if err != nil {
+		return nil, err
+	}
+	if !f.present(name, opened) { // a link took its place
 		return nil, errors.Join(directory.ErrKind, h.Close())
 	}
-	return file{h}, nil
+	return opened, nil
 }
 
 func (f folder) rename(from, to string) error { return f.Rename(from, to) }
@@ -108,18 +112,25 @@ func (f folder) sync() error                  { return f.Sync() }
 func (f folder) close() error                 { return f.Close() }
 
 func (f folder) present(name string, h handle) bool {
-	opened, err := h.(file).Stat()
-	if err != nil {
-		return false
-	}
 	now, err := os.Lstat(f.path + string(os.PathSeparator) + name)
 	if err != nil {
 		return !errors.Is(err, fs.ErrNotExist)
 	}
-	return os.SameFile(opened, now)
+	return os.SameFile(h.(file).opened, now)
 }
 
-type file struct{ *os.File }
+type file struct {
+	*os.File
+	opened os.FileInfo
+}
+
+func fileOf(h *os.File) (handle, error) {
+	info, err := h.Stat()
+	if err != nil {
+		return nil, errors.Join(err, h.Close())
+	}
+	return file{h, info}, nil
+}
 
 func (f file) sync() error { return syncData(f.File) }
 
