@@ -20,8 +20,8 @@ var rounds = flag.Int("rounds", 0, "rounds of TestCrashesAtRandom; 0: 100, or 25
 // history is what was committed, and what the content was after each change.
 type history struct {
 	changes  []*outbox.Change
-	contents []*outbox.Content // after so many changes
-	durable  int               // so many changes must be there after a loss of power
+	contents []*outbox.Content // contents[n] is that after n changes
+	durable  int               // the number of changes that must be there after a loss of power
 	doubtful *outbox.Change    // it may be there or not
 }
 

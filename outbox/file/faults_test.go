@@ -152,7 +152,7 @@ func TestRecordThatIsNotOnDisk(t *testing.T) {
 	commit(t, s, &outbox.Change{Messages: messages(1, 3)})
 	n := d.names_[segmentName(1)]
 	commit(t, s, &outbox.Change{Messages: messages(4, 4)})
-	clear(n.disk[sector:]) // the sync of this change failed, and nobody knows
+	clear(n.disk[sector:]) // the sync of this change failed, and no one knows
 	clear(n.disk[s.current.end-40 : sector])
 	d.restart(false)
 	s = again(t, d)
@@ -163,6 +163,22 @@ func TestRecordThatIsNotOnDisk(t *testing.T) {
 	commit(t, s, &outbox.Change{Messages: messages(5, 5)})
 	want.Messages = messages(1, 5)
 	expect(t, d, s, want)
+}
+
+// If the mark at the end of a segment cannot be synced, the commit succeeds, and the file is not used again.
+func TestSealThatFails(t *testing.T) {
+	d, s := onDisk(t)
+	for seq := uint64(1); s.current.number < 6; seq++ {
+		if s.current.number == 1 && s.current.end > 3<<10 {
+			d.after, d.fault = 7, syscall.EIO // to the sync of the mark, once the next segment has its name
+		}
+		c := &outbox.Change{Messages: messages(seq, seq), Settled: []outbox.Range{{Lo: 1, Hi: seq - 1}}}
+		c.Messages[0].Payload = make([]byte, 1<<10)
+		commit(t, s, c)
+	}
+	if d.used["sync"] != 1 || len(d.misuse) > 0 {
+		t.Errorf("failed operations %v, misuse %v", d.used, d.misuse)
+	}
 }
 
 // One old message does not keep all files since, and files are used again.

@@ -6,7 +6,7 @@ import (
 	"syscall"
 )
 
-// syncData leaves out the times of the file, which nobody needs. fdatasync writes whatever is needed to
+// syncData leaves out the times of the file, which are not needed. fdatasync writes whatever is needed to
 // read the data, the conversion of reserved blocks included.
 func syncData(f *os.File) error { return control(f, syscall.Fdatasync) }
 
