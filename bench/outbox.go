@@ -19,7 +19,7 @@ import (
 // TMPDIR names the file system.
 var outboxRow = row{
 	id: "P13", title: "durable outbox, 200 B a message, a sync for each batch (P13)", metric: "wall", unit: "wall ns a message", slow: true,
-	variants: []variant{{name: "batches of 1", with: batched(1, 6_000)}, {name: "batches of 16", with: batched(16, 100_000)}, {name: "batches of 256", with: batched(256, 1_000_000)}},
+	variants: []variant{{name: "batches of 1", with: batched(1, 2_000)}, {name: "batches of 16", with: batched(16, 32_000)}, {name: "batches of 256", with: batched(256, 400_000)}},
 	candidates: []contender{
 		{"limpet outbox/file", "", inFolder(fileOutbox)},
 		{"bare write and fdatasync", "", inFolder(bareLog)},

@@ -91,11 +91,11 @@ func (x *trial) restart(power bool) {
 	x.d.restart(power)
 	x.d.full = false
 	if x.d.r.IntN(4) == 0 {
-		x.d.after, x.d.fault = x.d.r.IntN(20), syscall.EIO
-		if err := x.open(); err != nil && !errors.Is(err, syscall.EIO) {
+		x.d.after, x.d.fault = x.d.r.IntN(20), []error{syscall.EIO, nil}[x.d.r.IntN(2)]
+		if err := x.open(); err != nil && !errors.Is(err, syscall.EIO) && !errors.Is(err, errPower) {
 			x.fatal(err)
 		}
-		again := x.d.r.IntN(2) == 0
+		again := x.d.dead || x.d.r.IntN(2) == 0
 		x.d.restart(again)
 		power = power || again
 	}
