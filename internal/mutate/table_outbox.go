@@ -139,7 +139,7 @@ var ofOutbox = []mutation{
 		name:    "outbox: one old message keeps all files",
 		file:    "outbox/file/rotate.go",
 		search:  "garbage > 4*s.segmentSize; snapshot {",
-		replace: "false; snapshot {",
+		replace: "garbage > 4000*s.segmentSize; snapshot {",
 		test:    "-run ^TestFilesAreBounded$ ./outbox/file",
 	},
 	{
