@@ -115,13 +115,6 @@ var ofOutbox = []mutation{
 		test:    "-run ^TestCrashesAtRandom$ ./outbox/file",
 	},
 	{
-		name:    "outbox: lazy messages are written twice",
-		file:    "outbox/file/file.go",
-		search:  "c.Lazy && !c.Reset && len(c.Messages) == 0 &&",
-		replace: "c.Lazy && !c.Reset &&",
-		test:    "-run ^TestCrashesAtRandom$ ./outbox/file",
-	},
-	{
 		name:    "outbox: others can read the files",
 		file:    "outbox/file/system.go",
 		search:  "os.O_RDWR|os.O_CREATE|os.O_EXCL, 0o600)",

@@ -126,7 +126,7 @@ func (s *Store) Load(ctx context.Context) (*outbox.Content, error) {
 	return k, nil
 }
 
-// Commit implements outbox.Store. A change that is Lazy is written, but not synced: a crash of the process
+// Commit implements outbox.Store. A change that is Lazy is written, but not synced, unless 16 KiB wait: a crash of the process
 // does not lose it, one of the machine may. ctx does not end a write that has begun.
 //
 // An error that wraps outbox.ErrFull, or any other that does not wrap ErrUncertain, left nothing of the
@@ -173,8 +173,6 @@ func (s *Store) Close() error {
 
 // commit writes a change. After an error nothing of it is kept, unless the store refuses all further calls.
 func (s *Store) commit(c *outbox.Change) error {
-	// What is lazy can be applied twice: see snapshot.
-	lazy := c.Lazy && !c.Reset && len(c.Messages) == 0 && len(s.record) < maxLazy
 	record := appendChange(s.record, c)
 	if len(record) > maxRecord {
 		return fmt.Errorf("outbox: a change of %d bytes, at most %d", len(record), maxRecord)
@@ -191,7 +189,7 @@ func (s *Store) commit(c *outbox.Change) error {
 	if n, err := at.file.WriteAt(whole, at.end); err != nil {
 		return s.undo(n, err)
 	}
-	if lazy {
+	if c.Lazy && len(record) < maxLazy { // the next record repeats it
 		s.record = record
 		return nil
 	}
