@@ -61,7 +61,7 @@ func versions() (list []string) {
 		return nil
 	}
 	compared := []string{"nhooyr.io/websocket", "github.com/coder/websocket", "github.com/gorilla/websocket", "github.com/lxzan/gws", "github.com/goccy/go-json",
-		"github.com/nats-io/nats.go", "github.com/nats-io/nats-server/v2", "github.com/eclipse/paho.golang", "github.com/mochi-mqtt/server/v2"}
+		"github.com/nats-io/nats.go", "github.com/nats-io/nats-server/v2", "github.com/eclipse/paho.golang", "github.com/mochi-mqtt/server/v2", "go.etcd.io/bbolt"}
 	for _, m := range info.Deps {
 		if slices.Contains(compared, m.Path) {
 			list = append(list, m.Path+" "+m.Version)

@@ -2,75 +2,29 @@ package cursor
 
 import (
 	"errors"
-	"fmt"
 	"io"
-	"io/fs"
 	"os"
-	"path/filepath"
+
+	"github.com/limpet-go/limpet/internal/directory"
 )
 
-// directory is a disk in a real directory, whose lock it holds.
-type directory struct {
-	root *os.Root
-	lock io.Closer
-	path string // absolute
-}
+// folder is a disk in a real directory.
+type folder struct{ *directory.Directory }
 
-const lockFile = "lock"
-
-// openDirectory creates path, which is absolute or empty, if it does not exist, and locks it.
-func openDirectory(path string) (disk, error) {
-	if path == "" {
-		return nil, fmt.Errorf("%w (its path is empty)", ErrDirectory)
-	}
-	info, err := os.Lstat(path)
-	if errors.Is(err, fs.ErrNotExist) {
-		if err = os.MkdirAll(path, 0o700); err == nil {
-			err = syncParent(path)
-		}
-		if err == nil {
-			info, err = os.Lstat(path)
-		}
-	}
+// openFolder creates path, which is absolute or empty, if it does not exist, and locks it.
+func openFolder(path string) (disk, error) {
+	d, err := directory.Open(path)
 	if err != nil {
 		return nil, err
 	}
-	if !info.IsDir() {
-		return nil, ErrDirectory
-	}
-	root, err := os.OpenRoot(path)
-	if err != nil {
-		return nil, err
-	}
-	if err := refuseSpecial(root, lockFile); err != nil {
-		return nil, errors.Join(err, root.Close())
-	}
-	lock, err := lockDirectory(root)
-	if err != nil {
-		return nil, errors.Join(err, root.Close())
-	}
-	return &directory{root, lock, path}, nil
+	return folder{d}, nil
 }
 
-// refuseSpecial returns an error if file is there and is no regular file.
-func refuseSpecial(root *os.Root, file string) error {
-	info, err := root.Lstat(file)
-	switch {
-	case errors.Is(err, fs.ErrNotExist):
-		return nil
-	case err != nil:
-		return err
-	case !info.Mode().IsRegular():
-		return fmt.Errorf("%w (%s is no regular file)", ErrDirectory, file)
-	}
-	return nil
-}
-
-func (d *directory) read(file string, limit int) ([]byte, error) {
-	if err := refuseSpecial(d.root, file); err != nil {
+func (d folder) read(file string, limit int) ([]byte, error) {
+	if err := d.RefuseSpecial(file); err != nil {
 		return nil, err
 	}
-	f, err := d.root.Open(file)
+	f, err := d.Open(file)
 	if err != nil {
 		return nil, err
 	}
@@ -78,8 +32,8 @@ func (d *directory) read(file string, limit int) ([]byte, error) {
 	return io.ReadAll(io.LimitReader(f, int64(limit)))
 }
 
-func (d *directory) write(file string, data []byte) error {
-	f, err := d.root.OpenFile(file, os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o600)
+func (d folder) write(file string, data []byte) error {
+	f, err := d.OpenFile(file, os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o600)
 	if err != nil {
 		return err
 	}
@@ -90,38 +44,14 @@ func (d *directory) write(file string, data []byte) error {
 	return errors.Join(err, f.Close())
 }
 
-func (d *directory) rename(from, to string) error {
-	if err := refuseSpecial(d.root, to); err != nil {
+func (d folder) rename(from, to string) error {
+	if err := d.RefuseSpecial(to); err != nil {
 		return err
 	}
-	return d.root.Rename(from, to)
+	return d.Rename(from, to)
 }
 
-func (d *directory) replaced() bool {
-	now, err := os.Lstat(d.path)
-	if err != nil {
-		return errors.Is(err, fs.ErrNotExist)
-	}
-	opened, err := d.root.Stat(".")
-	return err == nil && !os.SameFile(now, opened)
-}
-
-func (d *directory) remove(file string) error { return d.root.Remove(file) }
-func (d *directory) close() error             { return errors.Join(d.lock.Close(), d.root.Close()) }
-
-func (d *directory) sync() error {
-	f, err := d.root.Open(".") // the process may have changed its directory
-	if err != nil {
-		return err
-	}
-	return errors.Join(syncDirectory(f), f.Close())
-}
-
-// syncParent makes the name of a new directory durable.
-func syncParent(path string) error {
-	f, err := os.Open(filepath.Dir(path))
-	if err != nil {
-		return err
-	}
-	return errors.Join(syncDirectory(f), f.Close())
-}
+func (d folder) remove(file string) error { return d.Remove(file) }
+func (d folder) sync() error              { return d.Sync() }
+func (d folder) close() error             { return d.Close() }
+func (d folder) replaced() bool           { return d.Replaced() }

@@ -12,6 +12,8 @@ import (
 	"strings"
 	"sync"
 	"syscall"
+
+	"github.com/limpet-go/limpet/internal/directory"
 )
 
 // FileStore keeps each cursor in a file of its own. Create one with File. It is safe for
@@ -130,7 +132,7 @@ func (s *FileStore) with(ctx context.Context, op, name string, do func(disk) err
 		if path, err := filepath.Abs(s.dir); err == nil && s.dir != "" {
 			s.dir = path // the process may change its directory later
 		}
-		d, err := openDirectory(s.dir)
+		d, err := openFolder(s.dir)
 		if err != nil {
 			return failure(op, name, err)
 		}
@@ -146,11 +148,13 @@ func failure(op, name string, err error) error {
 	}
 	sentinel := error(nil)
 	switch {
-	case isFull(err):
+	case errors.Is(err, directory.ErrInUse):
+		sentinel = ErrLocked
+	case directory.IsFull(err):
 		sentinel = ErrFull
 	case errors.Is(err, fs.ErrPermission), errors.Is(err, syscall.EROFS):
 		sentinel = ErrReadOnly
-	case errors.Is(err, syscall.ENOTDIR):
+	case errors.Is(err, directory.ErrKind), errors.Is(err, syscall.ENOTDIR):
 		sentinel = ErrDirectory
 	}
 	if sentinel != nil {

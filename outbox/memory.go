@@ -63,7 +63,7 @@ func (m *memory) Commit(ctx context.Context, c *Change) error {
 func (k *Content) apply(c *Change) {
 	for i := range k.Messages {
 		m := &k.Messages[i]
-		if m.Seq <= c.Sent.Seq && m.Sent.IsZero() {
+		if m.Seq <= c.Sent.Seq && m.Sent.IsZero() && !m.Void {
 			m.Sent = c.Sent.Time
 		}
 		switch {

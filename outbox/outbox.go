@@ -109,6 +109,13 @@ var (
 	// ErrForeign means that it holds something that limpet has not written.
 	ErrForeign = errors.New("outbox: not an outbox of limpet")
 
+	// ErrFull means that the file system has no room left. A change that fails with it is not kept, and
+	// a later one may succeed.
+	ErrFull = errors.New("outbox: its file system is full; make room")
+
+	// ErrReadOnly means that this process may not write it, or not read it.
+	ErrReadOnly = errors.New("outbox: not accessible; make it writable for this user")
+
 	// ErrClosed means that the store was closed.
 	ErrClosed = errors.New("outbox: closed")
 )

@@ -173,7 +173,7 @@ var ofCursor = []mutation{
 	},
 	{
 		name:    "cursor: a directory for two stores",
-		file:    "cursor/system_unix.go",
+		file:    "internal/directory/system_unix.go",
 		search:  "\terr = syscall.Flock(int(f.Fd()), syscall.LOCK_EX|syscall.LOCK_NB)\n",
 		replace: "",
 		test:    "-run ^TestFileIsLocked$ ./cursor",
@@ -194,7 +194,7 @@ var ofCursor = []mutation{
 	},
 	{
 		name:    "cursor: links are followed",
-		file:    "cursor/directory.go",
+		file:    "internal/directory/directory.go",
 		search:  "\tcase !info.Mode().IsRegular():\n",
 		replace: "\tcase !info.Mode().IsRegular() && false:\n",
 		test:    "-run ^TestFileRefusesLinks$ ./cursor",
@@ -209,7 +209,7 @@ var ofCursor = []mutation{
 	{
 		name:    "cursor: a full disk is any error",
 		file:    "cursor/file.go",
-		search:  "\tcase isFull(err):\n",
+		search:  "\tcase directory.IsFull(err):\n",
 		replace: "\tcase false:\n",
 		test:    "-run ^TestDiskFaults$ ./cursor",
 	},

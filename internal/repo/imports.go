@@ -72,8 +72,12 @@ var layers = []layer{
 	{"wire/...", []string{"wire", "wire/internal/..."}, []string{"."}},     // no dialect imports another
 	{"server/...", []string{"wire", "wire/native", "server/...", "internal/...", websocket, uuid}, []string{"."}},
 	{"limpettest/...", []string{"wire", "wire/native", "server", "limpettest/...", uuid}, []string{"."}},
-	{"cursor", []string{"wire"}, []string{"."}},
+	{"cursor", []string{"wire", "internal/directory"}, []string{"."}},
 	{"cursor/...", []string{"wire", "cursor"}, []string{"."}},
+	{"outbox", nil, []string{"."}},
+	{"outbox/file", []string{"outbox", "internal/directory"}, []string{"."}},
+	{"outbox/...", []string{"outbox"}, []string{"."}},
+	{"internal/directory", nil, []string{"."}},
 	{"internal/socket", []string{"wire", "internal/fallback", "internal/frame", websocket}, []string{"."}},
 	{"internal/fallback", nil, []string{"."}},
 	{"internal/assert", nil, []string{"."}},

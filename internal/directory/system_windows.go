@@ -1,4 +1,4 @@
-package cursor
+package directory
 
 import (
 	"errors"
@@ -8,10 +8,10 @@ import (
 	"syscall"
 )
 
-// lockDirectory takes the lock, which the end of the process releases: no other handle to
-// the file can be opened.
-func lockDirectory(root *os.Root) (io.Closer, error) {
-	path, err := syscall.UTF16PtrFromString(filepath.Join(root.Name(), lockFile))
+// lock takes the lock, which the end of the process releases: no other handle to the file can be
+// opened.
+func lock(root *os.Root) (io.Closer, error) {
+	path, err := syscall.UTF16PtrFromString(filepath.Join(root.Name(), LockFile))
 	if err != nil {
 		return nil, err
 	}
@@ -19,12 +19,12 @@ func lockDirectory(root *os.Root) (io.Closer, error) {
 	h, err := syscall.CreateFile(path, syscall.GENERIC_READ|syscall.GENERIC_WRITE, shared, nil,
 		syscall.OPEN_ALWAYS, syscall.FILE_ATTRIBUTE_NORMAL|syscall.FILE_FLAG_OPEN_REPARSE_POINT, 0)
 	if errors.Is(err, errSharingViolation) {
-		return nil, ErrLocked
+		return nil, ErrInUse
 	}
 	if err != nil {
 		return nil, err
 	}
-	return os.NewFile(uintptr(h), lockFile), nil
+	return os.NewFile(uintptr(h), LockFile), nil
 }
 
 const (
@@ -33,8 +33,9 @@ const (
 	errDiskFull         = syscall.Errno(112)
 )
 
-func syncDirectory(*os.File) error { return nil }
+func syncNames(*os.File) error { return nil }
 
-func isFull(err error) bool {
+// IsFull reports whether err says that there is no room left.
+func IsFull(err error) bool {
 	return errors.Is(err, errDiskFull) || errors.Is(err, errHandleDiskFull) || errors.Is(err, syscall.ENOSPC)
 }

@@ -1,6 +1,6 @@
 //go:build linux || darwin || freebsd || netbsd || openbsd || dragonfly
 
-package cursor
+package directory
 
 import (
 	"errors"
@@ -9,15 +9,15 @@ import (
 	"syscall"
 )
 
-// lockDirectory takes the lock, which the end of the process releases.
-func lockDirectory(root *os.Root) (io.Closer, error) {
-	f, err := root.OpenFile(lockFile, os.O_RDWR|os.O_CREATE, 0o600)
+// lock takes the lock, which the end of the process releases.
+func lock(root *os.Root) (io.Closer, error) {
+	f, err := root.OpenFile(LockFile, os.O_RDWR|os.O_CREATE, 0o600)
 	if err != nil {
 		return nil, err
 	}
 	err = syscall.Flock(int(f.Fd()), syscall.LOCK_EX|syscall.LOCK_NB)
 	if errors.Is(err, syscall.EWOULDBLOCK) {
-		err = ErrLocked
+		err = ErrInUse
 	}
 	if err != nil {
 		return nil, errors.Join(err, f.Close())
@@ -25,8 +25,9 @@ func lockDirectory(root *os.Root) (io.Closer, error) {
 	return f, nil
 }
 
-func syncDirectory(d *os.File) error { return d.Sync() }
+func syncNames(d *os.File) error { return d.Sync() }
 
-func isFull(err error) bool {
+// IsFull reports whether err says that there is no room left.
+func IsFull(err error) bool {
 	return errors.Is(err, syscall.ENOSPC) || errors.Is(err, syscall.EDQUOT)
 }

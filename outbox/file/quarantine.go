@@ -1,0 +1,157 @@
+package file
+
+import (
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"maps"
+	"path/filepath"
+	"slices"
+	"strings"
+
+	"github.com/limpet-go/limpet/outbox"
+)
+
+const quarantinePrefix = "quarantine-"
+
+func isQuarantine(name string) bool { return strings.HasPrefix(name, quarantinePrefix) }
+
+// Quarantine moves the files of an outbox that Open refuses into a new folder in its directory, so that Open
+// begins a new outbox, with a new session. It changes nothing in the files, and deletes none. It returns the
+// path of the folder, and the messages without an outcome that it could read: a program may publish them
+// again. Messages in damaged records are missing. One whose outcome was in a damaged record is among them, so
+// that it may be sent twice.
+//
+// If there is no file to move, folder is empty. It takes the lock, and its errors are those of Open, but for
+// outbox.ErrCorrupt. Files that limpet has not written stay where they are.
+func Quarantine(dir string) (folder string, messages []outbox.Message, err error) {
+	path, err := filepath.Abs(dir)
+	if err != nil || dir == "" {
+		return "", nil, failure("quarantine", dir, errors.Join(err, fs.ErrInvalid))
+	}
+	system, err := openFolder(path)
+	if err != nil {
+		return "", nil, failure("quarantine", path, err)
+	}
+	name, messages, err := quarantine(system)
+	if err = errors.Join(err, system.close()); err != nil {
+		return "", nil, failure("quarantine", path, err)
+	}
+	if name == "" {
+		return "", nil, nil
+	}
+	return filepath.Join(path, name), messages, nil
+}
+
+func quarantine(system system) (name string, messages []outbox.Message, err error) {
+	s := &Store{system: system}
+	numbers, err := s.numbers()
+	if err != nil && !errors.Is(err, outbox.ErrForeign) {
+		return "", nil, err
+	}
+	if len(numbers) == 0 {
+		return "", nil, nil
+	}
+	found := salvage{messages: map[uint64]outbox.Message{}}
+	for _, n := range numbers {
+		if err := found.segment(system, segmentName(n)); err != nil {
+			return "", nil, err
+		}
+	}
+	for i := 1; name == "" || errors.Is(err, fs.ErrExist); i++ {
+		name = fmt.Sprintf("%s%d", quarantinePrefix, i)
+		err = system.mkdir(name)
+	}
+	for _, n := range numbers {
+		if err == nil {
+			err = system.rename(segmentName(n), name+"/"+segmentName(n))
+		}
+	}
+	if err == nil {
+		err = system.sync()
+	}
+	for _, seq := range slices.Sorted(maps.Keys(found.messages)) {
+		messages = append(messages, found.messages[seq])
+	}
+	return name, messages, err
+}
+
+// salvage collects the messages without an outcome in records that are whole.
+type salvage struct {
+	epoch    uint64
+	messages map[uint64]outbox.Message
+}
+
+func (v *salvage) segment(system system, name string) error {
+	f, err := system.open(name)
+	if err != nil {
+		return err
+	}
+	defer f.Close()
+	size, err := f.size()
+	if err != nil {
+		return err
+	}
+	data := make([]byte, min(size, maxSegment))
+	if n, err := f.ReadAt(data, 0); err != nil && !errors.Is(err, io.EOF) {
+		data = data[:n] // a sector that cannot be read
+	}
+	h, err := decodeHeader(name, data)
+	if err != nil {
+		return nil // without its header, records of an earlier use of the file would count as well
+	}
+	if h.epoch != v.epoch {
+		v.epoch = h.epoch
+		clear(v.messages)
+	}
+	maps.DeleteFunc(v.messages, func(seq uint64, _ outbox.Message) bool { return seq <= h.through })
+	for offset := int64(h.length()); offset < int64(len(data)); {
+		kind, body := h.recordAt(data, offset)
+		if kind == changes {
+			_ = decodeChanges(body, func(c *outbox.Change) error { v.change(c); return nil })
+			offset += int64(len(body))
+		}
+		offset += frameSize
+	}
+	return nil
+}
+
+func (v *salvage) change(c *outbox.Change) {
+	if c.Reset {
+		v.epoch++
+		clear(v.messages)
+	}
+	for i := range c.Messages {
+		m := cloneOf(&c.Messages[i])
+		if !m.Void && !m.Settled {
+			v.messages[m.Seq] = m
+		}
+	}
+	v.within(outbox.Range{Lo: 1, Hi: c.Sent.Seq}, func(m outbox.Message) {
+		if m.Sent.IsZero() {
+			m.Sent = c.Sent.Time
+			v.messages[m.Seq] = m
+		}
+	})
+	for _, r := range slices.Concat(c.Void, c.Settled) {
+		v.within(r, func(m outbox.Message) { delete(v.messages, m.Seq) })
+	}
+}
+
+// within calls each for the messages in a range.
+func (v *salvage) within(r outbox.Range, each func(outbox.Message)) {
+	if r.Hi-r.Lo > uint64(len(v.messages)) {
+		for seq, m := range v.messages {
+			if r.Lo <= seq && seq <= r.Hi {
+				each(m)
+			}
+		}
+		return
+	}
+	for seq := r.Lo; seq <= r.Hi; seq++ {
+		if m, ok := v.messages[seq]; ok {
+			each(m)
+		}
+	}
+}
