@@ -1,0 +1,178 @@
+package server
+
+import (
+	"encoding/binary"
+	"errors"
+	"time"
+
+	"github.com/limpet-go/limpet/wire"
+	"github.com/limpet-go/limpet/wire/native"
+)
+
+// recordVersion is the first byte of a record in a store.
+const recordVersion = 1
+
+// errRecord means that a record in a store is not one of this version.
+var errRecord = errors.New("server: the store holds a record that this version cannot read")
+
+const (
+	recordBound = 1 << iota
+	recordTag
+	recordPrev
+)
+
+// append appends what a store keeps of r. The window and the session id are not part of it.
+func (r *record) append(b []byte) []byte {
+	flags := byte(0)
+	if r.bound {
+		flags |= recordBound
+	}
+	if r.hasTag {
+		flags |= recordTag
+	}
+	if r.prev != (keyHash{}) {
+		flags |= recordPrev
+	}
+	b = append(b, recordVersion, flags)
+	b = binary.AppendUvarint(b, uint64(len(r.principal)))
+	b = append(b, r.principal...)
+	b = append(b, r.key[:]...)
+	if flags&recordPrev != 0 {
+		b = append(b, r.prev[:]...)
+	}
+	for _, n := range [...]uint64{r.cn, r.se, r.carried, r.ack, uint64(r.ttl)} {
+		b = binary.AppendUvarint(b, n)
+	}
+	for _, at := range r.conflicts {
+		b = binary.AppendUvarint(b, uint64(at))
+	}
+	if r.hasTag {
+		b = append(b, r.tag[:]...)
+	}
+	b = binary.AppendUvarint(b, uint64(len(r.rejected)))
+	for _, n := range r.rejected {
+		b = binary.AppendUvarint(binary.AppendUvarint(b, n.S), n.Code)
+	}
+	b = binary.AppendUvarint(b, uint64(len(r.bitmap)))
+	for _, w := range r.bitmap {
+		b = binary.BigEndian.AppendUint64(b, w)
+	}
+	return r.appendRecent(b)
+}
+
+// appendRecent appends the ids of the newest messages: the highest sequence number, a bit
+// for each one that is known, and the ids from the highest on.
+func (r *record) appendRecent(b []byte) []byte {
+	highest := uint64(0)
+	for i := range r.recent {
+		highest = max(highest, r.recent[i].seq)
+	}
+	b = binary.AppendUvarint(b, highest)
+	at := len(b)
+	b = append(b, make([]byte, 8)...)
+	known := uint64(0)
+	for i := uint64(0); i < recentIDs && i < highest; i++ {
+		if e := &r.recent[(highest-i)%recentIDs]; e.seq == highest-i {
+			known |= 1 << i
+			b = append(b, e.id[:]...)
+		}
+	}
+	binary.BigEndian.PutUint64(b[at:], known)
+	return b
+}
+
+// recordReader reads a record. After the first error it returns zeros.
+type recordReader struct {
+	b   []byte
+	bad bool
+}
+
+func (r *recordReader) bytes(n uint64) []byte {
+	if n > uint64(len(r.b)) {
+		r.bad, r.b = true, nil
+		return make([]byte, min(n, 64))
+	}
+	b := r.b[:n]
+	r.b = r.b[n:]
+	return b
+}
+
+func (r *recordReader) number() uint64 {
+	n, size := binary.Uvarint(r.b)
+	if size <= 0 {
+		r.bad, r.b = true, nil
+		return 0
+	}
+	r.b = r.b[size:]
+	return n
+}
+
+// count reads how many items follow, each at least size bytes long.
+func (r *recordReader) count(size int) uint64 {
+	n := r.number()
+	if n > uint64(len(r.b)/size) {
+		r.bad = true
+		return 0
+	}
+	return n
+}
+
+// decodeRecord reads a record of a store.
+func decodeRecord(sid string, window uint64, data []byte) (record, error) {
+	r := record{sid: sid, window: window}
+	in := &recordReader{b: data}
+	if head := in.bytes(2); in.bad || head[0] != recordVersion {
+		return r, errRecord
+	} else {
+		flags := head[1]
+		r.principal = string(in.bytes(in.count(1)))
+		copy(r.key[:], in.bytes(uint64(len(r.key))))
+		if flags&recordPrev != 0 {
+			copy(r.prev[:], in.bytes(uint64(len(r.prev))))
+		}
+		r.bound, r.hasTag = flags&recordBound != 0, flags&recordTag != 0
+	}
+	r.cn, r.se, r.carried, r.ack, r.ttl = in.number(), in.number(), in.number(), in.number(), time.Duration(in.number())
+	for i := range r.conflicts {
+		r.conflicts[i] = int64(in.number())
+	}
+	if r.hasTag {
+		r.tag = wire.ID(in.bytes(16))
+	}
+	for n := in.count(2); n > 0; n-- {
+		r.rejected = append(r.rejected, native.Reject{S: in.number(), Code: in.number()})
+	}
+	if n := in.count(8); n == window/64 {
+		for ; n > 0; n-- {
+			r.bitmap = append(r.bitmap, binary.BigEndian.Uint64(in.bytes(8)))
+		}
+	} else if n != 0 {
+		in.bad = true // of a server with another window
+	}
+	highest, known := in.number(), binary.BigEndian.Uint64(in.bytes(8))
+	for i := uint64(0); i < recentIDs; i++ {
+		if known&(1<<i) != 0 && i < highest {
+			r.recent[(highest-i)%recentIDs] = recentID{highest - i, wire.ID(in.bytes(16))}
+		}
+	}
+	if in.bad || len(in.b) > 0 {
+		return r, errRecord
+	}
+	return r, nil
+}
+
+// size returns how many bytes append needs at most.
+func (r *record) size() int {
+	return 256 + len(r.principal) + 20*len(r.rejected) + 8*len(r.bitmap) + 16*recentIDs
+}
+
+// copy makes r a copy of other that shares nothing with it, in the memory that r has.
+func (r *record) copy(other *record) {
+	rejected, bitmap := r.rejected[:0], r.bitmap[:0]
+	*r = *other
+	r.rejected = append(rejected, other.rejected...)
+	r.bitmap = nil
+	if other.bitmap != nil {
+		r.bitmap = append(bitmap, other.bitmap...)
+	}
+}
