@@ -23,7 +23,7 @@ type decision struct {
 	doubt    bool   // it may have been accepted before, in another session
 }
 
-// run is a number of consecutive messages that are committed together.
+// run is a number of consecutive messages that are committed together. It is an amendment.
 type run struct {
 	p         *peer
 	messages  []native.Frame // the whole of it
@@ -32,6 +32,7 @@ type run struct {
 	began     time.Time      // when the first of them was looked at
 	known     []KnownID      // those of messages that have an outcome, if asked is set
 	asked     bool
+	part      []decision // what update commits
 }
 
 // accept gives consecutive messages of one batch their outcomes, each exactly once
@@ -39,10 +40,11 @@ type run struct {
 // that true. While it waits for that the connection is not read: one Commit at a
 // time keeps the order, and holds up a client that is too fast.
 func (p *peer) accept(messages []native.Frame) error {
-	r := &run{p: p, messages: messages, decisions: p.decisions[:0]}
+	r := &p.run
+	r.p, r.messages, r.last = p, messages, 0
 	defer func() {
 		clear(r.decisions[:cap(r.decisions)])
-		p.decisions = r.decisions[:0]
+		*r = run{decisions: r.decisions[:0]}
 	}()
 	var failure error
 	for i := range messages {
@@ -69,7 +71,9 @@ func (p *peer) accept(messages []native.Frame) error {
 func (r *run) mustCommitBefore(m *native.Msg) bool {
 	switch n := len(r.decisions); {
 	case n == 0:
-		r.began = time.Now()
+		if r.p.server.opt.Hooks.OnPublish != nil {
+			r.began = time.Now()
+		}
 		return false
 	case n >= r.p.server.runLimit || m.S <= r.last:
 		return true
@@ -167,13 +171,8 @@ func (r *run) commit() error {
 
 func (r *run) commitAll(all []decision) error {
 	for len(all) > 0 {
-		err := r.p.session.update(r.p.server.ctx, func(next *record, c *Change) { build(all, next, c) }, func() {
-			for i := range all {
-				if d := &all[i]; d.told {
-					r.p.reject(d.m.S, d.code)
-				}
-			}
-		})
+		r.part = all
+		err := r.p.session.update(r.p.server.ctx, r)
 		var known *KnownError
 		switch {
 		case err == nil:
@@ -200,11 +199,19 @@ func (r *run) commitAll(all []decision) error {
 	return nil
 }
 
-// build makes the decisions a part of the record and of the change.
-func build(all []decision, next *record, c *Change) {
-	now := time.Now()
-	for i := range all {
-		d := &all[i]
+// told queues what the client is told besides the acknowledgement.
+func (r *run) told() {
+	for i := range r.part {
+		if d := &r.part[i]; d.told {
+			r.p.reject(d.m.S, d.code)
+		}
+	}
+}
+
+// amend makes the decisions a part of the record and of the change.
+func (r *run) amend(next *record, c *Change, now time.Time) {
+	for i := range r.part {
+		d := &r.part[i]
 		m := d.m
 		next.mark(m.S, m.ID, d.code, d.told)
 		switch {
@@ -212,7 +219,7 @@ func build(all []decision, next *record, c *Change) {
 			c.Refused = append(c.Refused, Refusal{ID: m.ID, Hash: d.hash, Code: d.code})
 		case d.remember:
 			if c.Entries == nil {
-				c.Entries = make([]Entry, 0, len(all)-i)
+				c.Entries = make([]Entry, 0, len(r.part)-i)
 			}
 			c.Entries = append(c.Entries, Entry{
 				Time: now, ID: m.ID, Topic: m.Topic, Payload: m.Payload,

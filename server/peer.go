@@ -35,7 +35,7 @@ type peer struct {
 	session   *session
 	live      map[uint64]string // topics by channels in use
 	frames    []native.Frame
-	decisions []decision    // memory of accept
+	run       run           // in progress
 	errLogged bool          // an err frame of the client was logged
 	early     *native.Hello // of the upgrade request; nil once it was applied
 	number    uint64        // hello.cn

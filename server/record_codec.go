@@ -60,24 +60,30 @@ func (r *record) append(b []byte) []byte {
 	return r.appendRecent(b)
 }
 
+// storedIDs is for how many of the newest messages a store has the id. The others are known
+// for as long as the connection lives.
+const storedIDs = 16
+
 // appendRecent appends the ids of the newest messages: the highest sequence number, a bit
 // for each one that is known, and the ids from the highest on.
 func (r *record) appendRecent(b []byte) []byte {
-	highest := uint64(0)
-	for i := range r.recent {
-		highest = max(highest, r.recent[i].seq)
+	highest := r.ack
+	if r.bitmap != nil {
+		for i := range r.recent {
+			highest = max(highest, r.recent[i].seq)
+		}
 	}
 	b = binary.AppendUvarint(b, highest)
 	at := len(b)
-	b = append(b, make([]byte, 8)...)
-	known := uint64(0)
-	for i := uint64(0); i < recentIDs && i < highest; i++ {
+	b = append(b, 0, 0)
+	known := uint16(0)
+	for i := uint64(0); i < storedIDs && i < highest; i++ {
 		if e := &r.recent[(highest-i)%recentIDs]; e.seq == highest-i {
 			known |= 1 << i
 			b = append(b, e.id[:]...)
 		}
 	}
-	binary.BigEndian.PutUint64(b[at:], known)
+	binary.BigEndian.PutUint16(b[at:], known)
 	return b
 }
 
@@ -149,8 +155,8 @@ func decodeRecord(sid string, window uint64, data []byte) (record, error) {
 	} else if n != 0 {
 		in.bad = true // of a server with another window
 	}
-	highest, known := in.number(), binary.BigEndian.Uint64(in.bytes(8))
-	for i := uint64(0); i < recentIDs; i++ {
+	highest, known := in.number(), binary.BigEndian.Uint16(in.bytes(2))
+	for i := uint64(0); i < storedIDs; i++ {
 		if known&(1<<i) != 0 && i < highest {
 			r.recent[(highest-i)%recentIDs] = recentID{highest - i, wire.ID(in.bytes(16))}
 		}
@@ -159,11 +165,6 @@ func decodeRecord(sid string, window uint64, data []byte) (record, error) {
 		return r, errRecord
 	}
 	return r, nil
-}
-
-// size returns how many bytes append needs at most.
-func (r *record) size() int {
-	return 256 + len(r.principal) + 20*len(r.rejected) + 8*len(r.bitmap) + 16*recentIDs
 }
 
 // copy makes r a copy of other that shares nothing with it, in the memory that r has.

@@ -28,11 +28,13 @@ const (
 // The version of the record is the fence: once another connection has written it, here or
 // at another server, no Commit of this one succeeds.
 type session struct {
-	server *Server
-	sid    string
-	peer   *peer
-	cn     uint64
-	slot   chan struct{} // holds a value during a Commit: there is one at a time
+	server  *Server
+	sid     string
+	peer    *peer
+	cn      uint64
+	slot    chan struct{} // holds a value during a Commit: there is one at a time
+	change  Change        // the one in progress; belongs to the holder of slot
+	encoded []byte        // its record
 
 	mu       sync.Mutex // leaf
 	rec      *record    // as it is in the store
@@ -123,9 +125,28 @@ func (s *session) standingOf(seq, last uint64) (st standing) {
 	return st
 }
 
-// update commits what build makes of the record and of the change. It may call build more
-// than once. tell is called before the new record can be seen by others.
-func (s *session) update(ctx context.Context, build func(*record, *Change), tell func()) error {
+// amendment is what an update does.
+type amendment interface {
+	// amend changes the record, and the change that commits it. It may be called again.
+	amend(next *record, c *Change, now time.Time)
+
+	// told follows the Commit, before others can see the record.
+	told()
+}
+
+// rewritten writes the record as it is.
+type rewritten struct{}
+
+func (rewritten) amend(*record, *Change, time.Time) {}
+func (rewritten) told()                             {}
+
+// detached lets go of the session.
+type detached struct{ rewritten }
+
+func (detached) amend(next *record, _ *Change, _ time.Time) { next.bound = false }
+
+// update commits an amended record. Only one update runs at a time.
+func (s *session) update(ctx context.Context, a amendment) error {
 	select {
 	case s.slot <- struct{}{}:
 		defer func() { <-s.slot }()
@@ -133,24 +154,24 @@ func (s *session) update(ctx context.Context, build func(*record, *Change), tell
 		return ctx.Err()
 	}
 	for range writeAttempts {
+		now := time.Now()
 		c, next, err := s.next()
 		if err != nil {
 			return err
 		}
-		build(next, c)
+		a.amend(next, c, now)
 		if c.Bound = next.bound; c.Bound {
 			c.TTL = next.ttl + boundTTL
 		}
 		if !s.discards(c) {
-			c.Record = next.append(make([]byte, 0, next.size()))
+			s.encoded = next.append(s.encoded[:0])
+			c.Record = s.encoded
 		}
 		done, err := s.server.store.Commit(ctx, c)
 		switch {
 		case err == nil:
-			if tell != nil {
-				tell()
-			}
-			s.wrote(next, done.Version)
+			a.told()
+			s.wrote(next, done.Version, now)
 			return nil
 		case !errors.Is(err, ErrConflict):
 			return err
@@ -174,7 +195,8 @@ func (s *session) next() (*Change, *record, error) {
 	if !s.proven.IsZero() {
 		next.prev = keyHash{}
 	}
-	return &Change{Session: s.sid, Version: s.version, TTL: next.ttl, Who: next.principal, Keep: s.server.opt.Dedup + idMargin}, next, nil
+	s.change = Change{Session: s.sid, Version: s.version, TTL: next.ttl, Who: next.principal, Keep: s.server.opt.Dedup + idMargin}
+	return &s.change, next, nil
 }
 
 // discards reports whether c ends the session of a client that does not return.
@@ -185,11 +207,11 @@ func (s *session) discards(c *Change) bool {
 }
 
 // wrote follows a Commit.
-func (s *session) wrote(next *record, version uint64) {
+func (s *session) wrote(next *record, version uint64, now time.Time) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.rec, s.spare = next, s.rec
-	s.version, s.written = version, time.Now()
+	s.version, s.written = version, now
 }
 
 // reload finds out why a Commit met another version: a newer connection has the session, or one
@@ -301,7 +323,7 @@ func (s *session) rewrite() {
 		}
 		s.peer.poke()
 	}()
-	err = s.update(ctx, func(*record, *Change) {}, nil)
+	err = s.update(ctx, rewritten{})
 }
 
 // conflicted records at the newer connection's record that this one, which it has evicted, was

@@ -165,7 +165,7 @@ func (t *sessions) leave(s *session) {
 	ctx, cancel := context.WithTimeout(t.server.ctx, leaveTimeout)
 	defer cancel()
 	defer t.forget(s)
-	err := s.update(ctx, func(next *record, _ *Change) { next.bound = false }, nil)
+	err := s.update(ctx, detached{})
 	if err != nil && !errors.Is(err, errSuperseded) {
 		s.peer.log.Debug("the session could not be detached in the store", "error", quote(err.Error()))
 	}

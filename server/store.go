@@ -2,10 +2,9 @@ package server
 
 import (
 	"context"
-	"crypto/sha256"
-	"encoding/binary"
 	"errors"
 	"fmt"
+	"hash/crc64"
 	"log/slog"
 	"time"
 	"unicode/utf8"
@@ -28,8 +27,8 @@ type Store interface {
 	// must not be changed.
 	Load(ctx context.Context, session string) (record []byte, version uint64, err error)
 
-	// Commit does all of c or nothing of it: see Change. It owns c.Record and c.Entries
-	// from then on, but not c itself. When it returns no error, all must be as durable
+	// Commit does all of c or nothing of it: see Change. It owns c.Entries from then on;
+	// c and c.Record are the caller's again when it returns, so it keeps copies. When it returns no error, all must be as durable
 	// as the store can make it: acknowledgements follow.
 	//
 	// The errors that mean that nothing was done, in this order: ErrConflict; ErrFull;
@@ -146,14 +145,16 @@ var (
 	ErrForgotten = errors.New("server: the store no longer knows all ids of that time")
 )
 
-// HashOf returns Entry.Hash for a topic and a payload: the first eight bytes of the
-// SHA-256 of both, never 0.
+// HashOf returns Entry.Hash for a topic and a payload, never 0. It tells a mistake from a
+// repetition: who makes two messages with the same hash on purpose deceives only themselves,
+// because ids are known for each principal by itself.
 func HashOf(topic string, payload []byte) uint64 {
 	var buf [256]byte
-	b := append(append(append(buf[:0], topic...), 0), payload...) // no topic has a zero byte
-	sum := sha256.Sum256(b)
-	return max(binary.BigEndian.Uint64(sum[:]), 1)
+	sum := crc64.Update(uint64(len(topic)), hashTable, append(buf[:0], topic...))
+	return max(crc64.Update(sum, hashTable, payload), 1)
 }
+
+var hashTable = crc64.MakeTable(crc64.ECMA)
 
 // checkView returns what is wrong with the constant parts of a view.
 func checkView(v View) error {

@@ -1,6 +1,7 @@
 package server
 
 import (
+	"bytes"
 	"container/heap"
 	"container/list"
 	"context"
@@ -149,7 +150,7 @@ func (m *memory) load(session string, now time.Time) ([]byte, uint64) {
 	if k == nil {
 		return nil, 0
 	}
-	return k.data, k.version
+	return bytes.Clone(k.data), k.version
 }
 
 // check returns why c cannot be done, or nil.
@@ -230,7 +231,7 @@ func (m *memory) record(c *Change, now time.Time) uint64 {
 		k.looked = expires
 		heap.Fix(&m.due, k.index)
 	}
-	k.data, k.version, k.expires, k.bound = c.Record, m.newest, expires, c.Bound
+	k.data, k.version, k.expires, k.bound = append(k.data[:0], c.Record...), m.newest, expires, c.Bound
 	switch {
 	case k.bound && k.place != nil:
 		m.parked.Remove(k.place)
