@@ -14,7 +14,7 @@ import (
 )
 
 // recentIDs is for how many of the newest messages a record knows the id.
-const recentIDs = 64
+const recentIDs = 16
 
 // record is what the server knows about a session (docs/protocol.md, section 3). It
 // is independent of connections, locks and clocks.

@@ -41,10 +41,13 @@ func (r *record) append(b []byte) []byte {
 		b = append(b, r.prev[:]...)
 	}
 	for _, n := range [...]uint64{r.cn, r.se, r.carried, r.ack, uint64(r.ttl)} {
-		b = binary.AppendUvarint(b, n)
+		b = binary.BigEndian.AppendUint64(b, n)
 	}
 	for _, at := range r.conflicts {
-		b = binary.AppendUvarint(b, uint64(at))
+		b = binary.BigEndian.AppendUint64(b, uint64(at))
+	}
+	for i := range r.recent {
+		b = append(binary.BigEndian.AppendUint64(b, r.recent[i].seq), r.recent[i].id[:]...)
 	}
 	if r.hasTag {
 		b = append(b, r.tag[:]...)
@@ -57,33 +60,6 @@ func (r *record) append(b []byte) []byte {
 	for _, w := range r.bitmap {
 		b = binary.BigEndian.AppendUint64(b, w)
 	}
-	return r.appendRecent(b)
-}
-
-// storedIDs is for how many of the newest messages a store has the id. The others are known
-// for as long as the connection lives.
-const storedIDs = 16
-
-// appendRecent appends the ids of the newest messages: the highest sequence number, a bit
-// for each one that is known, and the ids from the highest on.
-func (r *record) appendRecent(b []byte) []byte {
-	highest := r.ack
-	if r.bitmap != nil {
-		for i := range r.recent {
-			highest = max(highest, r.recent[i].seq)
-		}
-	}
-	b = binary.AppendUvarint(b, highest)
-	at := len(b)
-	b = append(b, 0, 0)
-	known := uint16(0)
-	for i := uint64(0); i < storedIDs && i < highest; i++ {
-		if e := &r.recent[(highest-i)%recentIDs]; e.seq == highest-i {
-			known |= 1 << i
-			b = append(b, e.id[:]...)
-		}
-	}
-	binary.BigEndian.PutUint16(b[at:], known)
 	return b
 }
 
@@ -113,6 +89,8 @@ func (r *recordReader) number() uint64 {
 	return n
 }
 
+func (r *recordReader) fixed() uint64 { return binary.BigEndian.Uint64(r.bytes(8)) }
+
 // count reads how many items follow, each at least size bytes long.
 func (r *recordReader) count(size int) uint64 {
 	n := r.number()
@@ -138,9 +116,12 @@ func decodeRecord(sid string, window uint64, data []byte) (record, error) {
 		}
 		r.bound, r.hasTag = flags&recordBound != 0, flags&recordTag != 0
 	}
-	r.cn, r.se, r.carried, r.ack, r.ttl = in.number(), in.number(), in.number(), in.number(), time.Duration(in.number())
+	r.cn, r.se, r.carried, r.ack, r.ttl = in.fixed(), in.fixed(), in.fixed(), in.fixed(), time.Duration(in.fixed())
 	for i := range r.conflicts {
-		r.conflicts[i] = int64(in.number())
+		r.conflicts[i] = int64(in.fixed())
+	}
+	for i := range r.recent {
+		r.recent[i] = recentID{in.fixed(), wire.ID(in.bytes(16))}
 	}
 	if r.hasTag {
 		r.tag = wire.ID(in.bytes(16))
@@ -150,16 +131,10 @@ func decodeRecord(sid string, window uint64, data []byte) (record, error) {
 	}
 	if n := in.count(8); n == window/64 {
 		for ; n > 0; n-- {
-			r.bitmap = append(r.bitmap, binary.BigEndian.Uint64(in.bytes(8)))
+			r.bitmap = append(r.bitmap, in.fixed())
 		}
 	} else if n != 0 {
 		in.bad = true // of a server with another window
-	}
-	highest, known := in.number(), binary.BigEndian.Uint16(in.bytes(2))
-	for i := uint64(0); i < storedIDs; i++ {
-		if known&(1<<i) != 0 && i < highest {
-			r.recent[(highest-i)%recentIDs] = recentID{highest - i, wire.ID(in.bytes(16))}
-		}
 	}
 	if in.bad || len(in.b) > 0 {
 		return r, errRecord

@@ -149,10 +149,14 @@ func (detached) amend(next *record, _ *Change, _ time.Time) { next.bound = false
 func (s *session) update(ctx context.Context, a amendment) error {
 	select {
 	case s.slot <- struct{}{}:
-		defer func() { <-s.slot }()
-	case <-ctx.Done():
-		return ctx.Err()
+	default:
+		select {
+		case s.slot <- struct{}{}:
+		case <-ctx.Done():
+			return ctx.Err()
+		}
 	}
+	defer func() { <-s.slot }()
 	for range writeAttempts {
 		now := time.Now()
 		c, next, err := s.next()

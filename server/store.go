@@ -2,10 +2,11 @@ package server
 
 import (
 	"context"
+	"encoding/binary"
 	"errors"
 	"fmt"
-	"hash/crc64"
 	"log/slog"
+	"math/bits"
 	"time"
 	"unicode/utf8"
 
@@ -145,16 +146,27 @@ var (
 	ErrForgotten = errors.New("server: the store no longer knows all ids of that time")
 )
 
-// HashOf returns Entry.Hash for a topic and a payload, never 0. It tells a mistake from a
-// repetition: who makes two messages with the same hash on purpose deceives only themselves,
-// because ids are known for each principal by itself.
+// HashOf returns Entry.Hash for a topic and a payload, never 0. It never changes, so a store may
+// keep it. It tells a mistake from a repetition: who makes two messages with the same hash on
+// purpose deceives only themselves, because ids are known for each principal by itself.
 func HashOf(topic string, payload []byte) uint64 {
 	var buf [256]byte
-	sum := crc64.Update(uint64(len(topic)), hashTable, append(buf[:0], topic...))
-	return max(crc64.Update(sum, hashTable, payload), 1)
+	return max(mix(mix(uint64(len(topic)), append(buf[:0], topic...)), payload), 1)
 }
 
-var hashTable = crc64.MakeTable(crc64.ECMA)
+// mix adds data to a hash: each eight bytes with a multiplication of which both halves count.
+func mix(h uint64, data []byte) uint64 {
+	const a, b = 0x9e3779b97f4a7c15, 0xd6e8feb86659fd93
+	n := uint64(len(data))
+	for ; len(data) >= 8; data = data[8:] {
+		hi, lo := bits.Mul64(h^binary.LittleEndian.Uint64(data)^a, b)
+		h = hi ^ lo
+	}
+	var rest [8]byte
+	copy(rest[:], data)
+	hi, lo := bits.Mul64(h^binary.LittleEndian.Uint64(rest[:])^a, n^b)
+	return hi ^ lo
+}
 
 // checkView returns what is wrong with the constant parts of a view.
 func checkView(v View) error {

@@ -56,7 +56,7 @@ func (s *logStore) Commit(ctx context.Context, c *Change) (Committed, error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.release(c)
-	return s.memory.apply(c, first, time.Now()), nil
+	return s.memory.apply(c, s.memory.records[c.Session], first, time.Now()), nil
 }
 
 // begin does a change without an entry, and reserves the session and the id of one that has
@@ -82,11 +82,12 @@ func (s *logStore) begin(ctx context.Context, c *Change) (Committed, error) {
 		}
 	}
 	now := time.Now()
-	if err := s.memory.check(c, now); err != nil {
+	k, err := s.memory.check(c, now)
+	if err != nil {
 		return Committed{}, err
 	}
 	if len(c.Entries) == 0 {
-		return s.memory.apply(c, 0, now), nil
+		return s.memory.apply(c, k, 0, now), nil
 	}
 	if c.Session != "" {
 		s.busy[c.Session] = struct{}{}

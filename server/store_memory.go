@@ -63,7 +63,8 @@ func (s *MemoryStore) Commit(_ context.Context, c *Change) (Committed, error) {
 	now := time.Now()
 	s.log.mu.Lock()
 	defer s.log.mu.Unlock()
-	if err := s.check(c, now); err != nil {
+	k, err := s.check(c, now)
+	if err != nil {
 		return Committed{}, err
 	}
 	var first uint64
@@ -74,7 +75,7 @@ func (s *MemoryStore) Commit(_ context.Context, c *Change) (Committed, error) {
 		}
 		s.log.added(now)
 	}
-	return s.apply(c, first, now), nil
+	return s.apply(c, k, first, now), nil
 }
 
 // Known implements Store.
@@ -153,17 +154,17 @@ func (m *memory) load(session string, now time.Time) ([]byte, uint64) {
 	return bytes.Clone(k.data), k.version
 }
 
-// check returns why c cannot be done, or nil.
-func (m *memory) check(c *Change, now time.Time) error {
+// check returns why c cannot be done, and the record that it replaces.
+func (m *memory) check(c *Change, now time.Time) (k *kept, err error) {
 	m.ids.expire(now.Sub(m.ids.start))
 	if c.Session != "" {
 		m.expire(now)
-		k := m.records[c.Session]
+		k = m.records[c.Session]
 		switch {
 		case k == nil && c.Version != 0, k != nil && k.version != c.Version:
-			return ErrConflict
+			return nil, ErrConflict
 		case k == nil && c.Record != nil && len(m.records) >= m.max && m.parked.Len() == 0:
-			return ErrFull
+			return nil, ErrFull
 		}
 	}
 	var known []KnownID
@@ -178,17 +179,17 @@ func (m *memory) check(c *Change, now time.Time) error {
 		}
 	}
 	if known != nil {
-		return &KnownError{known}
+		return nil, &KnownError{known}
 	}
 	if !c.Oldest.IsZero() && !m.ids.remembers(c.Oldest) {
-		return ErrForgotten
+		return nil, ErrForgotten
 	}
-	return nil
+	return k, nil
 }
 
-// apply does c, whose entries are in the log from the offset first on.
-func (m *memory) apply(c *Change, first uint64, now time.Time) Committed {
-	done := Committed{Version: m.record(c, now)}
+// apply does c, which replaces k and whose entries are in the log from the offset first on.
+func (m *memory) apply(c *Change, k *kept, first uint64, now time.Time) Committed {
+	done := Committed{Version: m.record(c, k, now)}
 	n := len(c.Entries)
 	if n+len(c.Refused) == 0 {
 		return done
@@ -206,12 +207,11 @@ func (m *memory) apply(c *Change, first uint64, now time.Time) Committed {
 	return done
 }
 
-// record stores the record of c and returns its version.
-func (m *memory) record(c *Change, now time.Time) uint64 {
+// record stores the record of c in the place of k and returns its version.
+func (m *memory) record(c *Change, k *kept, now time.Time) uint64 {
 	if c.Session == "" {
 		return 0
 	}
-	k := m.records[c.Session]
 	if c.Record == nil {
 		if k != nil {
 			m.drop(k)
