@@ -88,11 +88,7 @@ func (r *record) refuse(h *native.Hello, principal string, now time.Time, rewind
 func (r *record) welcome(key []byte, resumed bool) *native.Welcome {
 	w := &native.Welcome{CN: r.cn, SID: r.sid, Key: key, SE: r.se, Res: resumed, Ack: r.ack, Sack: r.sack(maxSack)}
 	w.Tag, w.HasTag = r.tag, r.hasTag
-	for _, n := range r.rejected {
-		if n.Code != 0 {
-			w.Out = append(w.Out, n)
-		}
-	}
+	w.Out, w.Dup = split(r.rejected)
 	w.Cr.N = r.ack + r.window
 	return w
 }

@@ -1,9 +1,7 @@
 package server
 
 import (
-	"cmp"
 	"errors"
-	"slices"
 	"sync"
 	"time"
 
@@ -238,47 +236,6 @@ func (w *writer) broken(err error) error {
 	w.p.log.Error("the log cannot be read", "error", err)
 	w.p.stop(native.CloseBackendUnavailable, "the log is not available", true)
 	return nil
-}
-
-// acks acknowledges what was accepted since the last ack and grants new credit.
-func (w *writer) acks() error {
-	p := w.p
-	p.mu.Lock()
-	due := p.ackDue
-	p.ackDue = false
-	p.mu.Unlock()
-	if !due || w.session == nil {
-		return nil
-	}
-	ack, sack, ok := w.session.acked()
-	if !ok {
-		return nil
-	}
-	p.mu.Lock()
-	rejected := p.naks // after the record was read: see peer.consume
-	p.naks = nil
-	p.mu.Unlock()
-	naks := make([]native.Reject, 0, len(rejected))
-	for seq, code := range rejected {
-		if code != 0 {
-			naks = append(naks, native.Reject{S: seq, Code: code})
-		}
-	}
-	slices.SortFunc(naks, func(a, b native.Reject) int { return cmp.Compare(a.S, b.S) })
-	const chunk = 512 // rejections in one ack, so that it fits into a batch
-	for len(naks) > chunk {
-		if err := w.put(&native.Frame{Type: native.TypeAck, Ack: &native.Ack{Nak: naks[:chunk]}}); err != nil {
-			return err
-		}
-		naks = naks[chunk:]
-	}
-	cr := native.Credit{
-		N: max(ack+uint64(p.server.opt.Window), p.creditN.Load()),
-		B: p.received.Load() + uint64(p.server.opt.WindowBytes),
-	}
-	p.creditN.Store(cr.N)
-	p.creditB.Store(cr.B)
-	return w.put(&native.Frame{Type: native.TypeAck, Ack: &native.Ack{To: ack, HasTo: true, X: sack, Nak: naks, Cr: &cr}})
 }
 
 // remove removes s. The last one takes its place, so that it costs the same however
