@@ -17,7 +17,7 @@ type decision struct {
 	m        *native.Msg
 	code     uint64 // of a rejection; 0: accepted, now or before
 	known    bool   // its id had an outcome: this one
-	told     bool   // a rejection or a duplicate: the client is told in ack and in WELCOME
+	told     bool   // a rejection or a duplicate: reported in ack and in WELCOME
 	remember bool   // under its id: append the message, or keep the rejection
 	hash     uint64 // HashOf the message, if remember
 	doubt    bool   // it may have been accepted before, in another session
@@ -199,7 +199,7 @@ func (r *run) commitAll(all []decision) error {
 	return nil
 }
 
-// told queues what the client is told besides the acknowledgement.
+// told queues what is reported besides the acknowledgement.
 func (r *run) told() {
 	for i := range r.part {
 		if d := &r.part[i]; d.told {

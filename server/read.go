@@ -123,7 +123,7 @@ func (p *peer) forgetFrames() {
 	}
 }
 
-// apply applies one frame that is no message. An error ends the connection.
+// apply applies one frame other than a message. An error ends the connection.
 func (p *peer) apply(f *native.Frame) error {
 	switch f.Type {
 	case native.TypeAck:

@@ -70,8 +70,7 @@ func (r *record) after(seq uint64) uint64 {
 }
 
 // mark records the outcome of seq, which must be in the window and have none. Code 0
-// means accepted: now, or before under the same id if told is set. What is told is
-// repeated in WELCOME.
+// means accepted: now, or before under the same id if told is set. Then WELCOME repeats it.
 func (r *record) mark(seq uint64, id wire.ID, code uint64, told bool) {
 	r.recent[seq%recentIDs] = recentID{seq, id}
 	if told {

@@ -139,22 +139,22 @@ func (n *storeNode) Commit(ctx context.Context, change *server.Change) (server.C
 	change = &copied
 	switch kind {
 	case 0, 1: // late
-		time.Sleep(wait)
+		<-time.After(wait)
 		return n.do(change)
 	case 2: // lost before
 		n.count("lost before")
-		time.Sleep(wait)
+		<-time.After(wait)
 		return server.Committed{}, errUnknown
 	case 3: // lost after
 		_, err := n.do(change)
 		if err == nil {
 			n.count("lost after")
 		}
-		time.Sleep(wait)
+		<-time.After(wait)
 		return server.Committed{}, errUnknown
 	case 4: // done, if ever, after the answer
 		n.late.Go(func() {
-			time.Sleep(wait)
+			<-time.After(wait)
 			if _, err := n.do(change); err == nil {
 				n.count("late")
 			}
@@ -179,7 +179,7 @@ func (n *storeNode) Commit(ctx context.Context, change *server.Change) (server.C
 // Load may return the record before the newest one, but not after Sync.
 func (n *storeNode) Load(ctx context.Context, sid string) ([]byte, uint64, error) {
 	kind, wait := n.draw(8)
-	time.Sleep(wait / 10)
+	<-time.After(wait / 10)
 	data, version, err := n.MemoryStore.Load(ctx, sid)
 	n.mu.Lock()
 	fresh := time.Since(n.synced) < time.Second
@@ -196,7 +196,7 @@ func (n *storeNode) Load(ctx context.Context, sid string) ([]byte, uint64, error
 
 func (n *storeNode) Sync(ctx context.Context) error {
 	_, wait := n.draw(2)
-	time.Sleep(wait / 10)
+	<-time.After(wait / 10)
 	n.see()
 	n.mu.Lock()
 	n.synced = time.Now()

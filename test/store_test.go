@@ -18,7 +18,7 @@ import (
 )
 
 // Two servers share a store that fails in every way that it may, and clients are moved from
-// one to the other at random: nothing is lost, doubled or out of order, nobody is told of a loss that did
+// one to the other at random: nothing is lost, doubled or out of order, no loss is reported that did
 // not happen, and no client ends.
 func TestTwoServersOnAFaultyStore(t *testing.T) {
 	faults := map[string]int{}
@@ -77,7 +77,7 @@ func shareAStore(t *testing.T, seed uint64, faults map[string]int) {
 		Dialect: native.New(&native.Options{Encoding: encoding}), HTTPClient: s.host.HTTPClient(), Heartbeat: limpet.Heartbeat{Interval: time.Second},
 		Backoff: limpet.Backoff{First: 50 * time.Millisecond, Initial: 50 * time.Millisecond, Max: 500 * time.Millisecond}, Window: limpet.Window{Messages: 64},
 	}
-	s.run()
+	s.useTheStore()
 	for fault, n := range s.store.faults {
 		faults[fault] += n
 	}
@@ -91,7 +91,7 @@ func (s *shared) client() *limpet.Client {
 	return c
 }
 
-func (s *shared) run() {
+func (s *shared) useTheStore() {
 	ctx, cancel := context.WithTimeout(context.Background(), time.Hour)
 	defer cancel()
 	subscriber, last := s.client(), make(chan struct{})
@@ -118,12 +118,12 @@ func (s *shared) run() {
 			}
 		})
 	}
-	publishing.Go(s.strike)
+	publishing.Go(func() { s.breakTheStore() })
 	clients := []*limpet.Client{subscriber}
 	for p := range 3 {
 		c := s.client()
 		clients = append(clients, c)
-		publishing.Go(func() { s.publish(ctx, c, p) })
+		publishing.Go(func() { s.publishThrough(ctx, c, p) })
 	}
 	publishing.Wait()
 	s.store.settle()
@@ -150,8 +150,8 @@ func (s *shared) run() {
 	s.check()
 }
 
-// strike breaks connections, and takes the records of sessions away.
-func (s *shared) strike() {
+// breakTheStore breaks connections, and takes the records of sessions away.
+func (s *shared) breakTheStore() {
 	strikes := []limpettest.Fault{limpettest.CutAfterBytes(limpettest.Both, 0), limpettest.BlackHole(limpettest.Both),
 		limpettest.BlackHole(limpettest.Up), limpettest.BlackHole(limpettest.Down), limpettest.Stall(time.Second).AfterBytes(limpettest.Both, 0)}
 	for i := range 12 {
@@ -165,7 +165,7 @@ func (s *shared) strike() {
 	}
 }
 
-func (s *shared) publish(ctx context.Context, c *limpet.Client, p int) {
+func (s *shared) publishThrough(ctx context.Context, c *limpet.Client, p int) {
 	var receipts sync.WaitGroup
 	for i := range 80 {
 		id := uuid.Must(uuid.NewV7())
