@@ -61,6 +61,30 @@ type Ack struct {
 	// result of a GraphQL mutation; nil if the dialect has no replies. The receipt keeps
 	// it: do not change it.
 	Reply []byte
+	// Duplicate means that the server had accepted a message with this id already when this
+	// one came, and has not accepted it again: an earlier Publish with the same
+	// PublishOptions.ID, or this message itself, in a session that the server has forgotten
+	// since. It is false where the server does not say so.
+	Duplicate bool
+}
+
+// noteDuplicates marks messages that the server had under their ids before.
+func (w *window) noteDuplicates(all []wire.Range) {
+	for _, rg := range all {
+		for seq := max(rg.Lo, w.firstSeq); seq <= min(rg.Hi, w.lastSeq()); seq++ {
+			if _, r := w.lookup(seq); r.unpublished() || r.decided == Pending {
+				r.duplicate = true
+			}
+		}
+	}
+}
+
+// rejectedFor returns the error of a message that the server rejected.
+func rejectedFor(reject wire.Reject) error {
+	if reject.Reused {
+		return joinReason(ErrRejected, ErrIDReused)
+	}
+	return ErrRejected
 }
 
 // Receipt follows one published message to its outcome. It is safe for
@@ -76,6 +100,7 @@ type Receipt struct {
 	decided     Outcome // the outcome, before publishOutcome makes it visible
 	settled     bool    // the server needs to learn nothing more about the message
 	atLeastOnce bool
+	duplicate   bool   // set before the outcome is published
 	sentIn      uint32 // the batch on this connection, without sessions; waitsAgain: see sendAgain; 0: none
 
 	outcome    atomic.Uint32 // the Outcome that callers see, or awaited
@@ -159,7 +184,7 @@ func (r *Receipt) Wait(ctx context.Context) (Ack, error) {
 			}
 		}
 	}
-	a := Ack{ID: r.id, Outcome: r.Outcome()}
+	a := Ack{ID: r.id, Duplicate: r.duplicate, Outcome: r.Outcome()}
 	if r.details != nil {
 		a.Reply = r.details.reply
 		return a, r.details.err

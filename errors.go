@@ -44,6 +44,9 @@ var (
 	// ErrRejected means that the server or the dialect rejected a message or
 	// refused a subscription. Error.Code and Error.Detail are what the server sent.
 	ErrRejected = errors.New("rejected by the server or the dialect")
+	// ErrIDReused is, beside ErrRejected, the error of a message whose PublishOptions.ID another
+	// message with another topic or payload has had before.
+	ErrIDReused = errors.New("the id was used for another message; use a new one, or publish the same message again")
 	// ErrExpired is the error of a message with the outcome Expired.
 	ErrExpired = errors.New("message expired before it was sent; raise PublishOptions.TTL or publish it again")
 	// ErrUnsent is the error of a message with the outcome Unsent.

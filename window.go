@@ -177,6 +177,9 @@ func (w *window) acknowledge(a *wire.Ack) error {
 		for _, r := range a.Rejects {
 			top = max(top, r.Seq)
 		}
+		for _, r := range a.Duplicates {
+			top = max(top, r.Hi)
+		}
 	}
 	if top > w.highestSent {
 		return &wire.CodeError{Code: 4000, Reason: "acknowledged a message that was never sent"}
@@ -186,6 +189,7 @@ func (w *window) acknowledge(a *wire.Ack) error {
 			w.reject(i, reject)
 		}
 	}
+	w.noteDuplicates(a.Duplicates)
 	w.settleThrough(a.To, Acked)
 	for _, rg := range a.Ranges {
 		for seq := max(rg.Lo, w.firstSeq); seq <= rg.Hi; seq++ {
@@ -222,7 +226,7 @@ func (w *window) reject(i int, reject wire.Reject) {
 		w.settle(i, Unknown, &Error{Op: opReceipt, Class: ClassOutcome, Code: shownCode(reject.Code, reject.PeerCode), Detail: text.Quote(reject.Reason), Err: ErrOutcomeUnknown})
 		return
 	}
-	w.settle(i, Rejected, &Error{Op: opReceipt, Class: ClassOutcome, Code: shownCode(reject.Code, reject.PeerCode), Detail: text.Quote(reject.Reason), Err: ErrRejected})
+	w.settle(i, Rejected, &Error{Op: opReceipt, Class: ClassOutcome, Code: shownCode(reject.Code, reject.PeerCode), Detail: text.Quote(reject.Reason), Err: rejectedFor(reject)})
 }
 
 // resume applies what the server knows of the session at the beginning of a

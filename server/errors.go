@@ -21,6 +21,9 @@ var (
 	// ErrTooBig: the payload or the headers exceed a limit.
 	ErrTooBig = errors.New("server: message exceeds Options.MaxPayload or the limits of headers")
 
+	// ErrIDReused: another message, with another topic or payload, has had this ID.
+	ErrIDReused = errors.New("server: the id was used for another message; use a new one")
+
 	// ErrMessage: content type or a header is not UTF-8, or TTL is negative.
 	ErrMessage = errors.New("server: content type and headers must be UTF-8, TTL must not be negative")
 )

@@ -1,6 +1,7 @@
 package server
 
 import (
+	"context"
 	"unsafe"
 
 	"github.com/limpet-go/limpet/wire"
@@ -13,13 +14,15 @@ const RecordSize = unsafe.Sizeof(record{})
 // Plant marks seqs as accepted in the record of a session, as if a store had
 // accepted them in another order.
 func (s *Server) Plant(sid string, id func(seq uint64) wire.ID, seqs ...uint64) {
-	s.sessions.mu.Lock()
-	t := s.sessions.m[sid]
-	s.sessions.mu.Unlock()
-	t.mu.Lock()
-	defer t.mu.Unlock()
+	r, version, err := s.load(context.Background(), sid)
+	if err != nil {
+		panic(err)
+	}
 	for _, seq := range seqs {
-		t.rec.mark(seq, id(seq), 0)
+		r.mark(seq, id(seq), 0, false)
+	}
+	if _, err := s.store.Commit(context.Background(), &Change{Session: sid, Version: version, Record: r.append(nil), TTL: r.ttl, Bound: r.bound}); err != nil {
+		panic(err)
 	}
 }
 

@@ -110,8 +110,9 @@ type Hooks struct {
 	// Error.Code. Nil allows everything.
 	Authorize func(who Principal, verb Verb, topic string) error
 
-	// OnPublish is called for every message of a client before it is accepted,
-	// but not for one whose id is known. An error refuses the message with
+	// OnPublish is called for every message of a client before it is accepted, and before
+	// other messages of the same batch are in the log, but not for one whose id is known.
+	// If two messages with one id come at the same time, it may be called for both. An error refuses the message with
 	// bad_request (1), or Error.Code; the refusal is final. Nil accepts every
 	// message. OnPublish may call Server.Publish, but not with ctx and the ID of m.
 	OnPublish func(ctx context.Context, who Principal, m Message) error

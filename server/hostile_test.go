@@ -280,12 +280,12 @@ func TestRejectionsNotRead(t *testing.T) {
 		c := r.connect(native.Binary)
 		c.hello(native.Hello{CN: 1})
 		var batch []native.Frame
-		for s := uint64(1); s <= 60; s++ {
+		for s := uint64(1); s <= 15; s++ {
 			batch = append(batch, msg(s, idOf(s), "t", ""))
 		}
 		c.send(batch...)
-		for range 10 { // the same 60 again
-			batch = append(batch, batch[:60]...)
+		for range 40 { // the same 15 again
+			batch = append(batch, batch[:15]...)
 		}
 		synctest.Wait()
 		before := limpettest.HeapInUse()

@@ -1,8 +1,6 @@
 package server
 
 import (
-	"context"
-	"sync"
 	"time"
 
 	"github.com/limpet-go/limpet/wire"
@@ -12,19 +10,19 @@ import (
 type outcome struct {
 	code   uint64 // 0: accepted
 	offset uint64
+	hash   uint64 // of the message; 0: not known
 }
 
 // ids remembers the outcome of every message id for the horizon dedup
-// (docs/protocol.md, sections 3 and 4), and at most max of them.
+// (docs/protocol.md, sections 3 and 4), and at most max of them. Its owner has the lock.
 type ids struct {
-	keep  time.Duration // how long an id is remembered
 	max   int
 	start time.Time
 
-	mu    sync.Mutex // leaf
-	known map[idKey]*idEntry
-	order []*idEntry // by time, from head on
-	head  int
+	known   map[idKey]*idEntry
+	order   []*idEntry // by time, from head on
+	head    int
+	adopted int // of known, those from the log
 
 	// forgotten is when the newest of the ids was accepted that were forgotten
 	// early, since start. A message first sent before it may have been accepted.
@@ -49,115 +47,72 @@ type idKey struct {
 type idEntry struct {
 	key     idKey
 	at      time.Duration // time of the outcome, since start
+	until   time.Duration // when it is forgotten, since start
 	outcome outcome
-	pending bool          // reserved, without an outcome
-	wait    chan struct{} // closed when pending ends; nil unless reserve waits for it
-}
-
-// settle ends pending.
-func (e *idEntry) settle() {
-	e.pending = false
-	if e.wait != nil {
-		close(e.wait)
-		e.wait = nil
-	}
 }
 
 // idMargin is how much longer than the announced horizon an id is remembered: the
 // age of a message was exact when it was written, not when it arrived.
 const idMargin = time.Minute
 
-func newIDs(horizon time.Duration, maximum int) *ids {
-	return &ids{keep: horizon + idMargin, max: maximum, start: time.Now(), forgotten: -1 << 62, known: map[idKey]*idEntry{}}
+func newIDs(maximum int) *ids {
+	return &ids{max: maximum, start: time.Now(), forgotten: -1 << 62, known: map[idKey]*idEntry{}}
 }
 
-// reserve returns the outcome of k if it is known. Otherwise it reserves the id for
-// the caller, who must call resolve or release. It blocks while another caller
-// has reserved the id, until ctx ends.
-func (s *ids) reserve(ctx context.Context, k idKey) (o outcome, known bool, err error) {
-	for {
-		now := time.Since(s.start)
-		s.mu.Lock()
-		s.expire(now)
-		e := s.known[k]
-		if e == nil {
-			e = s.known[idKey{id: k.id, adopted: true}]
-		}
-		if e == nil {
-			s.known[k] = &idEntry{key: k, pending: true}
-			s.mu.Unlock()
-			return outcome{}, false, nil
-		}
-		if !e.pending {
-			o = e.outcome
-			s.mu.Unlock()
-			return o, true, nil
-		}
-		if e.wait == nil {
-			e.wait = make(chan struct{})
-		}
-		wait := e.wait
-		s.mu.Unlock()
-		select {
-		case <-wait:
-		case <-ctx.Done():
-			return outcome{}, false, ctx.Err()
-		}
+// lookup returns the outcome of an id.
+func (s *ids) lookup(who string, id wire.ID) (outcome, bool) {
+	e := s.known[idKey{id: id, who: who}]
+	if e == nil && s.adopted > 0 {
+		e = s.known[idKey{id: id, adopted: true}]
 	}
+	if e == nil {
+		return outcome{}, false
+	}
+	return e.outcome, true
 }
 
-// resolve stores the outcome of a reserved id.
-func (s *ids) resolve(k idKey, o outcome) {
-	now := time.Since(s.start)
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	e := s.known[k]
-	e.outcome, e.at = o, now
-	e.settle()
-	s.order = append(s.order, e)
-	s.expire(now)
+// find returns what is known of an id, for a caller of the store.
+func (s *ids) find(who string, id wire.ID) (KnownID, bool) {
+	o, known := s.lookup(who, id)
+	return KnownID{ID: id, Hash: o.hash, Code: o.code, Offset: o.offset}, known
 }
 
-// release ends a reservation without an outcome.
-func (s *ids) release(k idKey) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	s.known[k].settle()
-	delete(s.known, k)
+// remember stores outcomes, which it keeps.
+func (s *ids) remember(entries []idEntry, now time.Time, keep time.Duration) {
+	at := now.Sub(s.start)
+	for i := range entries {
+		e := &entries[i]
+		e.at, e.until = at, at+keep
+		s.known[e.key] = e
+		s.order = append(s.order, e)
+	}
+	s.expire(at)
 }
 
-// remembers reports whether an id that was accepted age ago would still be known,
-// with idMargin for the time in which the message was in transit.
-func (s *ids) remembers(age time.Duration) bool {
-	now := time.Since(s.start)
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	return now-age-idMargin > s.forgotten
-}
+// remembers reports whether all ids that were accepted since then are known.
+func (s *ids) remembers(since time.Time) bool { return since.Sub(s.start) > s.forgotten }
 
-// certain reports whether an unknown id that was first sent age ago, and would still
-// be remembered, was certainly not accepted by an earlier server.
-func (s *ids) certain(age time.Duration) bool {
-	return s.complete || time.Since(s.start)-age-idMargin > 0
-}
-
-func (s *ids) len() int {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	return len(s.known)
+// since returns View.Since.
+func (s *ids) since() time.Time {
+	if s.complete {
+		return time.Time{}
+	}
+	return s.start
 }
 
 // expire forgets the oldest ids: those beyond their horizon, and those beyond max.
-// The caller holds mu.
 func (s *ids) expire(now time.Duration) {
 	for s.head < len(s.order) {
 		e := s.order[s.head]
-		old := now-e.at >= s.keep
+		old := now >= e.until
 		if !old && len(s.order)-s.head <= s.max {
 			break
 		}
 		if !old {
 			s.forgotten = max(s.forgotten, e.at)
+		}
+		if e.key.adopted {
+			s.adopted--
 		}
 		delete(s.known, e.key)
 		s.order[s.head] = nil
@@ -170,9 +125,9 @@ func (s *ids) expire(now time.Duration) {
 	}
 }
 
-// load remembers the ids in a log, so that a message that an earlier server on the
+// load remembers the ids in a log for keep, so that a message that an earlier server on the
 // same log accepted is not accepted again.
-func (s *ids) load(l Log) error {
+func (s *ids) load(l Log, keep time.Duration) error {
 	v := l.View()
 	s.complete = v.Head > 0 && v.NoRewind // an empty log may be one that was lost
 	if v.First > 1 {
@@ -189,18 +144,18 @@ func (s *ids) load(l Log) error {
 		}
 		for i, e := range buf[:n] {
 			if i == 0 && from == v.First && v.First > 1 {
-				s.forgotten = s.since(e)
+				s.forgotten = s.age(e)
 			}
-			s.adopt(e)
+			s.adopt(e, keep)
 		}
 		from = buf[n-1].Offset + 1
 	}
 }
 
-// since returns when an entry of an earlier server was accepted, since start: before it. A
+// age returns when an entry of an earlier server was accepted, since start: before it. A
 // log that does not keep the time, or whose clock was ahead, must cost neither the ids nor
 // the outcomes of the messages after it.
-func (s *ids) since(entry *Entry) time.Duration {
+func (s *ids) age(entry *Entry) time.Duration {
 	if entry.Time.IsZero() {
 		return 0
 	}
@@ -208,15 +163,30 @@ func (s *ids) since(entry *Entry) time.Duration {
 }
 
 // adopt remembers the id of a log entry.
-func (s *ids) adopt(entry *Entry) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
+func (s *ids) adopt(entry *Entry, keep time.Duration) {
 	k := idKey{id: entry.ID, adopted: true}
 	if s.known[k] != nil {
 		return
 	}
-	e := &idEntry{key: k, at: s.since(entry), outcome: outcome{offset: entry.Offset}}
+	hash := entry.Hash
+	if hash == 0 {
+		hash = HashOf(entry.Topic, entry.Payload)
+	}
+	at := s.age(entry)
+	e := &idEntry{key: k, at: at, until: at + keep, outcome: outcome{offset: entry.Offset, hash: hash}}
 	s.known[k] = e
+	s.adopted++
 	s.order = append(s.order, e)
 	s.expire(time.Since(s.start))
+}
+
+// knownAmong is Store.Known. The caller holds the lock.
+func (s *ids) knownAmong(who string, all []wire.ID) (known []KnownID) {
+	s.expire(time.Since(s.start))
+	for _, id := range all {
+		if k, ok := s.find(who, id); ok {
+			known = append(known, k)
+		}
+	}
+	return known
 }

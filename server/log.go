@@ -21,6 +21,7 @@ type Entry struct {
 	Type    string            // content type
 	Header  map[string]string // application headers
 	TTL     time.Duration     // lifetime given by the publisher; 0: no end
+	Hash    uint64            // HashOf topic and payload, set by the server; 0: not known
 }
 
 // View is a consistent snapshot of the bounds of a log.
@@ -44,9 +45,14 @@ type View struct {
 	// NoRewind means that the log cannot lose its newest entries within an
 	// epoch, so that a position older than First is known to have existed.
 	NoRewind bool
+
+	// Since is when the memory of a Store begins: of what was accepted before, it may
+	// know nothing. Zero means that it knows all. A Log leaves it out.
+	Since time.Time
 }
 
-// Log holds the messages of a server in one order. Topics are filters on it. An
+// Log holds the messages of a server in one order, for a server that keeps its sessions
+// in its own memory: Store is what outlives a server. Topics are filters on it. An
 // implementation must be safe for concurrent use. To change a single method, embed
 // one Log in another.
 type Log interface {
@@ -124,17 +130,27 @@ func (l *MemoryLog) Append(_ context.Context, e Entry) (uint64, error) {
 	now := time.Now()
 	l.mu.Lock()
 	defer l.mu.Unlock()
+	l.add(&e, now)
+	l.added(now)
+	return e.Offset, nil
+}
+
+// add appends e. The caller holds mu and calls added then.
+func (l *MemoryLog) add(e *Entry, now time.Time) {
 	l.head++
 	e.Offset = l.head
 	e.Time = now
-	l.entries = append(l.entries, &e)
+	l.entries = append(l.entries, e)
 	l.bytes += e.size()
+}
+
+// added follows when entries were added. The caller holds mu.
+func (l *MemoryLog) added(now time.Time) {
 	l.trim(now)
 	if l.changed != nil {
 		close(l.changed)
 		l.changed = nil
 	}
-	return e.Offset, nil
 }
 
 // Read implements Log.

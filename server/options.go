@@ -14,10 +14,15 @@ import (
 // names that accepts every client. New copies the options. Durations must be from
 // 1 ms to ten years, numbers positive; a zero field means its default.
 type Options struct {
-	// Log holds the messages. Defaults to NewMemoryLog(Retention).
+	// Store keeps sessions, messages and ids where they outlive the server, or where
+	// several servers share them. Defaults to memory. It excludes Log.
+	Store Store
+
+	// Log holds the messages of a server that keeps sessions and ids in its own memory.
+	// Defaults to NewMemoryLog(Retention).
 	Log Log
 
-	// Retention bounds the default Log. It is ignored if Log is set.
+	// Retention bounds the default Log. It is ignored if Log or Store is set.
 	Retention Retention
 
 	// Hooks are the decisions of the surrounding program.
@@ -82,14 +87,14 @@ type Options struct {
 
 	// MaxSessions bounds the sessions. Beyond it the session that has been
 	// detached for longest is dropped; if none is detached, new ones are
-	// refused. Defaults to 100,000.
+	// refused. It is ignored if Store is set. Defaults to 100,000.
 	MaxSessions int
 
 	// MaxSubs bounds the subscriptions of one session. Defaults to 10,000.
 	MaxSubs int
 
 	// MaxIDs bounds the message ids that are remembered. Beyond it the oldest
-	// are forgotten before Dedup has passed. Defaults to 262,144.
+	// are forgotten before Dedup has passed. It is ignored if Store is set. Defaults to 262,144.
 	MaxIDs int
 
 	// ReconnectRate is how many connections per second this server can accept
@@ -119,11 +124,15 @@ const (
 	scanLimit     = 4096                      // log entries read in one turn of a subscription
 	pumpTime      = 10 * time.Millisecond     // after which reading of the log pauses for acks and answers
 	searchLimit   = 8                         // searches of the log at a time
+	runLimit      = 500                       // messages in one Commit
 	turnLimit     = 64                        // messages sent in one turn of a subscription
 	writeFragment = 32 << 10                  // bytes of one WebSocket fragment
 	maxSeq        = 1 << 62                   // of a HELLO: sums with it must not overflow
 	maxDuration   = 10 * 365 * 24 * time.Hour // of an option
 	maxPayload    = 1 << 30                   // of an option
+
+	defaultSessions = 100_000
+	defaultIDs      = 1 << 18
 )
 
 // withDefaults returns a copy with all defaults set, and what is wrong with it.
@@ -153,14 +162,14 @@ func (o *Options) withDefaults() (*Options, error) {
 	number(&c.MaxConns, 10_000)
 	number(&c.MaxFallback, 1_000)
 	number(&c.MaxPending, 1_000)
-	number(&c.MaxSessions, 100_000)
+	number(&c.MaxSessions, defaultSessions)
 	number(&c.MaxSubs, native.MaxSubs)
-	number(&c.MaxIDs, 1<<18)
+	number(&c.MaxIDs, defaultIDs)
 	number(&c.ReconnectRate, 1_000)
 	if c.Logger == nil {
 		c.Logger = slog.New(slog.DiscardHandler)
 	}
-	if c.Log == nil {
+	if c.Log == nil && c.Store == nil {
 		c.Log = NewMemoryLog(c.Retention)
 	}
 	c.Hosts = append([]string(nil), c.Hosts...)
@@ -171,6 +180,9 @@ func (o *Options) withDefaults() (*Options, error) {
 // validate names every option that is out of its bounds.
 func (o *Options) validate() error {
 	var errs []error
+	if o.Store != nil && o.Log != nil {
+		errs = append(errs, errors.New("server: Options.Store and Options.Log are both set; the store has the log"))
+	}
 	for _, d := range []struct {
 		name string
 		v    time.Duration

@@ -21,7 +21,7 @@ type peer struct {
 	enc      native.Encoding
 	request  *http.Request // nil after HELLO, unless Authenticate decides on new credentials
 	log      *slog.Logger
-	messages Log             // that of the server; reads fail once the connection is closed
+	messages readable        // the log of the server; reads fail once the connection has ended
 	ctx      context.Context // ends with the connection
 	cancel   context.CancelFunc
 	hooks    context.Context // of the hooks; has the values of the request, but outlives it and the connection
@@ -35,6 +35,7 @@ type peer struct {
 	session   *session
 	live      map[uint64]string // topics by channels in use
 	frames    []native.Frame
+	run       run           // in progress
 	errLogged bool          // an err frame of the client was logged
 	early     *native.Hello // of the upgrade request; nil once it was applied
 	number    uint64        // hello.cn
@@ -50,7 +51,7 @@ type peer struct {
 
 	mu     sync.Mutex // leaf; guards what read and whoever ends the connection pass to write
 	queue  []order
-	naks   map[uint64]uint64 // rejections to send with the next ack: code by sequence number
+	naks   map[uint64]uint64 // rejections to send with the next ack: code by sequence number; 0: a duplicate
 	ackDue bool              // an ack is to be sent
 	busy   bool              // read applies a batch
 	needBy time.Time         // when a new credential that the program wants is due; zero: none is, or one has come
@@ -98,13 +99,13 @@ type ending struct {
 func newPeer(s *Server, sock *socket, enc native.Encoding, r *http.Request, early *native.Hello) *peer {
 	p := &peer{
 		server: s, sock: sock, enc: enc, request: r, early: early,
-		log:      s.opt.Logger.With("remote", r.RemoteAddr),
-		messages: readable{s.opt.Log, sock},
-		started:  time.Now(),
-		live:     map[uint64]string{},
-		wake:     make(chan struct{}, 1), room: make(chan struct{}, 1), gone: make(chan struct{}),
+		log:     s.opt.Logger.With("remote", r.RemoteAddr),
+		started: time.Now(),
+		live:    map[uint64]string{},
+		wake:    make(chan struct{}, 1), room: make(chan struct{}, 1), gone: make(chan struct{}),
 	}
 	p.ctx, p.cancel = context.WithCancel(context.Background())
+	p.messages = readable{p.ctx, s.store}
 	p.hooks, p.endHooks = context.WithCancel(context.WithoutCancel(r.Context()))
 	return p
 }
@@ -129,7 +130,7 @@ func (p *peer) over() {
 		<-p.gone // only the owner of the session may send its last acknowledgement
 	}
 	if p.session != nil {
-		p.server.sessions.leave(p.session, p)
+		p.server.sessions.leave(p.session)
 	}
 	<-p.gone
 	if p.session != nil && p.end.code == native.CloseSuperseded && p.end.mute && p.sock.answered.Load() && !p.leaves.Load() {
@@ -243,7 +244,8 @@ func (p *peer) post(o order) {
 // send queues a frame: see post.
 func (p *peer) send(f native.Frame) { p.post(order{frame: f}) }
 
-// reject queues a rejection, once for each sequence number. There are at most as many
+// reject queues a rejection, or with code 0 that the message was accepted before, once for
+// each sequence number. There are at most as many
 // new ones as the window holds, because credit is granted with the acknowledgement
 // that carries them; a client that repeats its messages adds none, but those of which
 // the record has the id.

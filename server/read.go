@@ -90,22 +90,24 @@ func (p *peer) batch(typ wire.FrameType, data []byte, lim native.DecodeLimits) e
 		}
 	}
 	if p.session != nil && len(frames) > 0 {
-		p.session.proved(p)
+		p.session.proved()
 	}
 	published := false
-	for i := range frames {
-		if p.hooks.Err() != nil {
-			break // the connection ended long ago: a slow hook must not see all of the batch
-		}
-		if p.session == nil && frames[i].Type != native.TypeHello {
+	for i := 0; i < len(frames) && err == nil && p.hooks.Err() == nil; { // see accept
+		n := 1
+		switch {
+		case p.session == nil && frames[i].Type != native.TypeHello:
 			err = errNoHello
-		} else {
+		case frames[i].Type == native.TypeMsg:
+			published = true
+			for i+n < len(frames) && frames[i+n].Type == native.TypeMsg {
+				n++
+			}
+			err = p.accept(frames[i : i+n])
+		default:
 			err = p.apply(&frames[i])
 		}
-		if err != nil {
-			break
-		}
-		published = published || frames[i].Type == native.TypeMsg
+		i += n
 	}
 	if published {
 		p.acknowledge()
@@ -121,11 +123,9 @@ func (p *peer) forgetFrames() {
 	}
 }
 
-// apply applies one frame. An error ends the connection.
+// apply applies one frame other than a message. An error ends the connection.
 func (p *peer) apply(f *native.Frame) error {
 	switch f.Type {
-	case native.TypeMsg:
-		return p.accept(&f.Msg)
 	case native.TypeAck:
 		for _, c := range f.Ack.Dcr {
 			if _, ok := p.live[c.Ch]; ok {
@@ -150,7 +150,7 @@ func (p *peer) apply(f *native.Frame) error {
 		return p.refresh(f.Auth.Tok)
 	case native.TypeGoAway:
 		if f.GoAway.Fin {
-			p.session.forget(p)
+			p.session.forget()
 		}
 	case native.TypeErr:
 		if !p.errLogged { // once per connection: a peer must not fill the log
@@ -278,7 +278,7 @@ func (p *peer) subscribe(q *native.Sub) error {
 	}
 	s, first, err := p.start(q)
 	if err != nil {
-		return &fault{code: native.CloseBackendUnavailable, reason: "the log is not available"}
+		return p.storeFailed(err)
 	}
 	p.live[q.Ch] = q.Topic
 	p.post(order{kind: orderSubscribe, sub: s, first: first})
@@ -288,8 +288,7 @@ func (p *peer) subscribe(q *native.Sub) error {
 // start is the function start on the log. A panic of the log becomes an error.
 func (p *peer) start(q *native.Sub) (s *subscription, first []native.Frame, err error) {
 	defer recovered(p.log, &err)
-	s, first = start(p.messages, q)
-	return s, first, nil
+	return start(p.messages, q)
 }
 
 // fail ends the connection because of an error of read.

@@ -7,13 +7,14 @@ import (
 	"crypto/subtle"
 	"math/bits"
 	"slices"
+	"time"
 
 	"github.com/limpet-go/limpet/wire"
 	"github.com/limpet-go/limpet/wire/native"
 )
 
 // recentIDs is for how many of the newest messages a record knows the id.
-const recentIDs = 64
+const recentIDs = 16
 
 // record is what the server knows about a session (docs/protocol.md, section 3). It
 // is independent of connections, locks and clocks.
@@ -25,13 +26,16 @@ type record struct {
 	cn        uint64  // number of the newest connection
 	se        uint64  // session epoch
 	carried   uint64  // sequence numbers up to it may hold messages first sent in an earlier epoch
+	ttl       time.Duration
+	bound     bool                 // a connection has the session
+	conflicts [conflictCount]int64 // last evictions of a live connection, the oldest first: ms since 1970; 0: none
 
 	ack      uint64              // every sequence number up to it has an outcome
 	tag      wire.ID             // id of message ack
 	hasTag   bool                // false at 0 and after messages that the client gave up
 	bitmap   []uint64            // outcomes above ack: bit (s mod window) of sequence number s; nil while there are none
 	window   uint64              // a multiple of 64
-	rejected []native.Reject     // by sequence number
+	rejected []native.Reject     // by sequence number; code 0: accepted before, under the same id
 	recent   [recentIDs]recentID // by sequence number mod recentIDs
 }
 
@@ -66,10 +70,10 @@ func (r *record) after(seq uint64) uint64 {
 }
 
 // mark records the outcome of seq, which must be in the window and have none. Code 0
-// means accepted.
-func (r *record) mark(seq uint64, id wire.ID, code uint64) {
+// means accepted: now, or before under the same id if told is set. Then WELCOME repeats it.
+func (r *record) mark(seq uint64, id wire.ID, code uint64, told bool) {
 	r.recent[seq%recentIDs] = recentID{seq, id}
-	if code != 0 {
+	if told {
 		i, _ := r.findRejection(seq)
 		r.rejected = slices.Insert(r.rejected, i, native.Reject{S: seq, Code: code})
 	}
@@ -94,7 +98,7 @@ func (r *record) mark(seq uint64, id wire.ID, code uint64) {
 	r.prune()
 }
 
-// prune forgets rejections that the client has received for certain: it could send
+// prune forgets outcomes that the client has received for certain: it could send
 // seq s only after the credit that travels with all outcomes up to s-window.
 func (r *record) prune() {
 	n := 0

@@ -1,25 +1,40 @@
 package server
 
 import (
-	"net"
+	"context"
 	"slices"
 	"sync"
 
 	"github.com/limpet-go/limpet/wire/native"
 )
 
-// readable is the log as one connection reads it: reads fail once the connection is
-// closed, so that a long search ends.
+// readable is the log as one connection reads it: reads fail once the connection has
+// ended, so that a long search ends.
 type readable struct {
-	Log
-	sock *socket
+	ctx   context.Context // of the connection
+	store Store
 }
 
 func (r readable) Read(from uint64, dst []*Entry) (int, uint64, error) {
-	if r.sock.aborted.Load() {
-		return 0, 0, net.ErrClosed
+	if err := r.ctx.Err(); err != nil {
+		return 0, 0, err
 	}
-	return r.Log.Read(from, dst)
+	return r.store.Read(r.ctx, from, dst)
+}
+
+func (r readable) View() View { return r.store.View() }
+
+func (r readable) Sync() error { return r.store.Sync(r.ctx) }
+
+func (r readable) Changed() <-chan struct{} { return r.store.Changed() }
+
+// tagAt returns the tag with which a client can prove offset later.
+func (r readable) tagAt(v View, offset uint64) ([]byte, error) {
+	tag, held, err := r.store.Tag(r.ctx, offset)
+	if err == nil && !held {
+		tag = v.Base
+	}
+	return tag, err
 }
 
 // search finds the position before the newest entries of a topic.
@@ -156,7 +171,9 @@ func (s *searcher) walk(batch []*search) (err error) {
 		end = from
 	}
 	for _, q := range batch {
-		q.tag = tagAt(log, q.view, q.at())
+		if q.tag, err = log.tagAt(q.view, q.at()); err != nil {
+			return err
+		}
 	}
 	return nil
 }

@@ -14,11 +14,10 @@
 //	client ----> decode, hooks, accept --> orders, acks ----> client
 //	                       |                  ^
 //	                       v append           | read
-//	                     [ Log ] -------------+
+//	                    [ Store ] ------------+
 package server
 
 import (
-	"container/list"
 	"context"
 	"errors"
 	"fmt"
@@ -40,12 +39,13 @@ import (
 // ReadHeaderTimeout.
 type Server struct {
 	opt      *Options
+	store    Store // opt.Store, or one on opt.Log; its panics are errors
+	runLimit int   // of messages in one Commit
 	sessions *sessions
-	ids      *ids
 	slots    slots
 	searches chan struct{} // holds one value for each search of the log in progress
 	stats    counters
-	ctx      context.Context // of appends; ends with Close
+	ctx      context.Context // of Commits; ends with Close
 	cancel   context.CancelFunc
 
 	mountLogged atomic.Bool // a mountError was logged
@@ -63,7 +63,7 @@ type Server struct {
 	idle    chan struct{} // closed when closed is set and no connection is left
 }
 
-// New returns a server; o may be nil. If the log already holds messages, New first
+// New returns a server; o may be nil. If Options.Log already holds messages, New first
 // reads them all to learn their ids. The error names every option that is wrong,
 // or is that of the log.
 func New(o *Options) (*Server, error) {
@@ -73,8 +73,6 @@ func New(o *Options) (*Server, error) {
 	}
 	s := &Server{
 		opt:      opt,
-		sessions: &sessions{max: opt.MaxSessions, window: uint64(opt.Window), m: map[string]*session{}, at: map[*session]*list.Element{}},
-		ids:      newIDs(opt.Dedup, opt.MaxIDs),
 		slots:    slotsFor(opt.ReconnectRate),
 		searches: make(chan struct{}, searchLimit),
 		peers:    map[*peer]struct{}{},
@@ -82,11 +80,32 @@ func New(o *Options) (*Server, error) {
 		id:       fallback.NewServerID(),
 		idle:     make(chan struct{}),
 	}
-	if err := s.ids.load(opt.Log); err != nil {
-		return nil, fmt.Errorf("server: reading the log: %w", err)
+	s.sessions = &sessions{server: s, m: map[string]*session{}}
+	if err := s.openStore(); err != nil {
+		return nil, err
 	}
 	s.ctx, s.cancel = context.WithCancel(context.Background())
 	return s, nil
+}
+
+// openStore sets the store.
+func (s *Server) openStore() error {
+	opt, keep := s.opt, s.opt.Dedup+idMargin
+	store, err := opt.Store, error(nil)
+	s.runLimit = runLimit
+	if store == nil {
+		if log, ok := opt.Log.(*MemoryLog); ok {
+			store, err = storeOn(log, opt.MaxSessions, opt.MaxIDs, keep)
+		} else {
+			s.runLimit = 1 // Append is one entry
+			store, err = newLogStore(opt.Log, opt.MaxSessions, opt.MaxIDs, keep)
+		}
+		if err != nil {
+			return fmt.Errorf("server: reading the log: %w", err)
+		}
+	}
+	s.store = safely{store, opt.Logger}
+	return checkView(store.View())
 }
 
 // ServeHTTP upgrades a request and serves the connection until it ends. It answers
@@ -322,12 +341,12 @@ type PublishOptions struct {
 // copies payload. A message with a known ID is not appended again: Publish then
 // returns the offset of the first one.
 //
-// ctx bounds the wait for the log and for another publisher of the same ID. If it
-// ends during an append, it is unknown whether the message was appended; it is
-// safe to publish it again under its ID if the log handles a repeated ID.
+// ctx bounds the wait for the store. If it ends during a Commit, it is unknown whether the
+// message was appended; it is safe to publish it again under its ID. With Options.Log that
+// is so only if the log handles a repeated ID.
 //
-// The error is ErrClosed, ErrTopic, ErrTooBig, ErrMessage, an *Error if the ID was
-// refused before, or that of the log. IDs of this program are shared with clients
+// The error is ErrClosed, ErrTopic, ErrTooBig, ErrMessage, ErrIDReused, an *Error if the ID was
+// refused before, or that of the store. IDs of this program are shared with clients
 // whose Principal has no ID, and with no others.
 func (s *Server) Publish(ctx context.Context, topic string, payload []byte, o *PublishOptions) (uint64, error) {
 	var opt PublishOptions
@@ -341,37 +360,27 @@ func (s *Server) Publish(ctx context.Context, topic string, payload []byte, o *P
 	if err != nil {
 		return 0, err
 	}
-	k := idKey{id: e.ID}
-	if deciding, ok := ctx.Value(decidingKey{}).(idKey); ok && deciding == k {
-		return 0, errDeciding // it would wait for itself
+	if deciding, ok := ctx.Value(decidingKey{}).(idKey); ok && deciding == (idKey{id: e.ID}) {
+		return 0, errDeciding // which of the two is the message would be left to chance
 	}
-	was, known, err := s.ids.reserve(ctx, k)
-	switch {
-	case err != nil:
-		return 0, err
-	case known && was.code != 0:
-		return 0, &Error{Code: was.code, Reason: "a message with this id was refused before"}
-	case known:
-		return was.offset, nil
+	done, err := s.store.Commit(ctx, &Change{Entries: []Entry{e}, Keep: s.opt.Dedup + idMargin})
+	var known *KnownError
+	if !errors.As(err, &known) || len(known.IDs) == 0 {
+		return done.Offset, err
 	}
-	stored := false
-	defer func() {
-		if !stored {
-			s.ids.release(k)
-		}
-	}()
-	offset, err := s.append(ctx, e)
-	if err != nil {
-		return 0, err
+	switch was := known.IDs[0]; {
+	case was.Hash != 0 && was.Hash != e.Hash:
+		return 0, ErrIDReused
+	case was.Code != 0:
+		return 0, &Error{Code: was.Code, Reason: "a message with this id was refused before"}
+	default:
+		return was.Offset, nil
 	}
-	stored = true
-	s.ids.resolve(k, outcome{offset: offset})
-	return offset, nil
 }
 
 // newEntry returns the entry of a message of this program, with an ID.
 func (s *Server) newEntry(topic string, payload []byte, opt *PublishOptions) (Entry, error) {
-	e := Entry{Time: time.Now(), ID: opt.ID, Topic: topic, Payload: append([]byte{}, payload...), Type: opt.Type, TTL: opt.TTL}
+	e := Entry{Time: time.Now(), ID: opt.ID, Topic: topic, Payload: append([]byte{}, payload...), Type: opt.Type, TTL: opt.TTL, Hash: HashOf(topic, payload)}
 	if len(opt.Header) > 0 {
 		e.Header = make(map[string]string, len(opt.Header))
 	}
@@ -404,12 +413,6 @@ func (s *Server) newEntry(topic string, payload []byte, opt *PublishOptions) (En
 }
 
 var errDeciding = errors.New("server: OnPublish cannot publish under the id of the message on which it decides; use another PublishOptions.ID")
-
-// append stores e. A panic of the log becomes an error.
-func (s *Server) append(ctx context.Context, e Entry) (offset uint64, err error) {
-	defer recovered(s.opt.Logger, &err)
-	return s.opt.Log.Append(ctx, e)
-}
 
 // Shutdown accepts no more connections, asks every client to leave and to return
 // within the reconnect window, acknowledges what it has accepted, and closes every
@@ -465,11 +468,8 @@ func (s *Server) shut(broken bool) []*peer {
 	return all
 }
 
-// release ends appends and the timers of sessions.
-func (s *Server) release() {
-	s.cancel()
-	s.sessions.close()
-}
+// release ends Commits.
+func (s *Server) release() { s.cancel() }
 
 // quote makes a text from outside safe for a log line: quoted, at most 256 bytes.
 func quote(text string) string { return fmt.Sprintf("%+q", cut(text, 256)) }

@@ -1,7 +1,6 @@
 package server
 
 import (
-	"container/list"
 	"context"
 	"crypto/rand"
 	"encoding/base64"
@@ -14,147 +13,84 @@ import (
 )
 
 const (
-	conflictCount  = 3           // evictions of a live peer within conflictWindow are answered 4007
-	conflictWindow = time.Minute // docs/protocol.md, section 4
-	maxSack        = 32          // ranges in sack and ack.x
+	conflictCount  = 3            // evictions of a live peer within conflictWindow are answered 4007
+	conflictWindow = time.Minute  // docs/protocol.md, section 4
+	maxSack        = 32           // ranges in sack and ack.x
+	boundTTL       = time.Hour    // how much longer a record is kept while a connection has its session
+	touchAfter     = boundTTL / 2 // when a record that was not written since is written again
+	touchRetry     = time.Minute  // after that failed
+	lazyWrite      = time.Second  // after which a key that is no longer valid is removed from the store
+	writeAttempts  = 8            // of a Commit that others come before
+	leaveTimeout   = closeGrace   // for the last write of a connection
 )
 
-// session is a record and the connection that owns it.
+// session is what one connection has of a session: the record as it has read and written it.
+// The version of the record is the fence: once another connection has written it, here or
+// at another server, no Commit of this one succeeds.
 type session struct {
-	ttl time.Duration
+	server  *Server
+	sid     string
+	peer    *peer
+	cn      uint64
+	slot    chan struct{} // holds a value during a Commit: there is one at a time
+	change  Change        // the one in progress; belongs to the holder of slot
+	encoded []byte        // its record
 
-	mu        sync.Mutex // leaf
-	rec       record
-	owner     *peer                    // nil: detached
-	busy      bool                     // the owner is between begin and finish
-	idle      chan struct{}            // closed when busy ends; nil unless a fence waits for it
-	gone      bool                     // no longer in the table
-	discard   bool                     // the client sent goaway{fin}: drop the session when it detaches
-	expiry    *time.Timer              // of a detached session
-	conflicts [conflictCount]time.Time // last evictions of a live peer, the oldest first
+	mu       sync.Mutex // leaf
+	rec      *record    // as it is in the store
+	spare    *record    // for the next one; belongs to the holder of slot
+	version  uint64
+	fenced   bool      // a newer connection has the session
+	discard  bool      // the client sent goaway{fin}: remove the record in the end
+	proven   time.Time // when the client proved that it has the newest key; zero: not yet
+	written  time.Time // of the last Commit
+	touching bool      // touch runs
+	notUntil time.Time // when touch may run again after a failure
 }
 
 var errGone = errors.New("session is gone")
 
-// fence makes p the owner, shuts out the old owner and returns WELCOME from the
-// record, as one atomic step for all other connections (docs/protocol.md, D5 and
-// section 4). It holds the lock twice, to change the owner and to read the
-// record. In between at most the old owner's last acceptance ends, which began
-// before the first.
-func (s *session) fence(ctx context.Context, p *peer, h *native.Hello, principal string) (*native.Welcome, error) {
-	s.mu.Lock()
-	r := &s.rec
-	if err := s.refuse(h, principal); err != nil {
-		s.mu.Unlock()
-		return nil, err
-	}
-	r.cn = h.CN
-	old := s.owner
-	s.owner, s.discard = p, false
-	if s.expiry != nil {
-		s.expiry.Stop()
-		s.expiry = nil
-	}
-	var idle chan struct{}
-	if s.busy {
-		if s.idle == nil {
-			s.idle = make(chan struct{})
-		}
-		idle = s.idle
-	}
-	s.mu.Unlock()
-
-	if old != nil {
-		old.supersede()
-	}
-	if idle != nil {
-		select {
-		case <-idle:
-		case <-ctx.Done():
-			return nil, ctx.Err()
-		}
-	}
-
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	if s.owner != p {
-		return nil, &fault{code: native.CloseSuperseded, reason: "superseded by a newer connection"}
-	}
-	if r.rolledBack(h.Up) {
-		return nil, errRolledBack
-	}
-	if up := h.Up; up != nil {
-		if up.Lo > r.ack+1 {
-			p.server.stats.uplinkGaps.Add(up.Lo - 1 - r.ack)
-			p.log.Warn("client gave up messages", "from", r.ack+1, "to", up.Lo-1)
-			r.giveUp(up.Lo, up)
-		}
-		r.settled(up.Lo)
-	}
-	return s.welcome(r.rotate(h.Key), true), nil
-}
-
 var errRolledBack = &fault{code: native.CloseRolledBack, reason: "the client's state is older than the session's"}
 
-// refuse returns why a HELLO may not have this session, or nil.
-func (s *session) refuse(h *native.Hello, principal string) error {
-	r := &s.rec
+// errLost ends the connection if the store no longer has what it said it had. The client
+// comes back, and the record that is there decides. It must not be 4006, which ends a client.
+var errLost = &fault{code: native.CloseBackendUnavailable, reason: "the record of the session is not what was written"}
+
+// notNewest refuses a connection number that is not above cn.
+func notNewest(cn uint64) *fault {
+	return &fault{code: native.CloseSuperseded, reason: "connection number is not the newest",
+		say: &native.Err{Code: native.CodeConflict, Msg: "connection number is not the newest", S: cn, HasS: true}}
+}
+
+// refuse returns why a HELLO may not have this session, or nil. With rewinds the store may
+// have an older record than it had, with an older key.
+func (r *record) refuse(h *native.Hello, principal string, now time.Time, rewinds bool) error {
 	switch {
-	case s.gone || h.SE != 0 && h.SE != r.se:
+	case h.SE != 0 && h.SE != r.se:
+		return errGone
+	case r.principal == principal && rewinds && h.CN > r.cn && !r.matches(h.Key):
 		return errGone
 	case !r.matches(h.Key) || r.principal != principal:
 		return &fault{code: native.CloseForbidden, reason: "not the owner of this session"}
 	case h.CN <= r.cn && r.rolledBack(h.Up):
 		return errRolledBack
 	case h.CN <= r.cn:
-		return &fault{code: native.CloseSuperseded, reason: "connection number is not the newest",
-			say: &native.Err{Code: native.CodeConflict, Msg: "connection number is not the newest", S: r.cn, HasS: true}}
-	case s.owner != nil && time.Since(s.conflicts[0]) < conflictWindow:
+		return notNewest(r.cn)
+	case r.bound && now.UnixMilli()-r.conflicts[0] < conflictWindow.Milliseconds():
 		return &fault{code: native.CloseSessionConflict, reason: "two connections of one session keep superseding each other"}
+	case r.rolledBack(h.Up):
+		return errRolledBack
 	}
 	return nil
 }
 
 // welcome returns WELCOME as far as the record determines it.
-func (s *session) welcome(key []byte, resumed bool) *native.Welcome {
-	r := &s.rec
+func (r *record) welcome(key []byte, resumed bool) *native.Welcome {
 	w := &native.Welcome{CN: r.cn, SID: r.sid, Key: key, SE: r.se, Res: resumed, Ack: r.ack, Sack: r.sack(maxSack)}
 	w.Tag, w.HasTag = r.tag, r.hasTag
-	w.Out = append(w.Out, r.rejected...)
+	w.Out, w.Dup = split(r.rejected)
 	w.Cr.N = r.ack + r.window
 	return w
-}
-
-// conflicted records that an evicted owner was alive.
-func (s *session) conflicted() {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	copy(s.conflicts[:], s.conflicts[1:])
-	s.conflicts[conflictCount-1] = time.Now()
-}
-
-// proved records that the client has the newest resume key, so that the one before
-// it is no longer valid.
-func (s *session) proved(p *peer) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	if s.owner == p {
-		s.rec.prev = keyHash{}
-	}
-}
-
-// standingOf returns what the record knows about seq.
-func (s *session) standingOf(p *peer, seq uint64) (st standing) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	r := &s.rec
-	st.current = s.owner == p
-	st.known = r.has(seq)
-	st.next = seq == r.next()
-	st.id, st.hasID = r.idOf(seq)
-	st.code = r.outcomeOf(seq)
-	st.carried = seq <= r.carried
-	return st
 }
 
 // standing is what a record knows about a sequence number.
@@ -168,207 +104,258 @@ type standing struct {
 	code    uint64 // code of a rejection; 0: accepted
 }
 
-// begin starts an acceptance. Until finish or giveBack no other connection can read
-// the record. It returns false if p is not the owner.
-func (s *session) begin(p *peer) bool {
+// standingOf returns what the record knows about seq, if the run in progress has given
+// all numbers up to last an outcome.
+func (s *session) standingOf(seq, last uint64) (st standing) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if s.owner != p {
-		return false
+	r := s.rec
+	st.current = !s.fenced
+	st.known = r.has(seq)
+	st.next = seq == r.after(max(last, r.ack))
+	if st.known {
+		st.id, st.hasID = r.idOf(seq)
+		st.code = r.outcomeOf(seq)
 	}
-	s.busy = true
-	return true
+	st.carried = seq <= r.carried
+	return st
 }
 
-// finish ends an acceptance with the outcome of seq.
-func (s *session) finish(seq uint64, id wire.ID, code uint64) {
+// amendment is what an update does.
+type amendment interface {
+	// amend changes the record, and the change that commits it. It may be called again.
+	amend(next *record, c *Change, now time.Time)
+
+	// told follows the Commit, before others can see the record.
+	told()
+}
+
+// rewritten writes the record as it is.
+type rewritten struct{}
+
+func (rewritten) amend(*record, *Change, time.Time) {}
+func (rewritten) told()                             {}
+
+// detached lets go of the session.
+type detached struct{ rewritten }
+
+func (detached) amend(next *record, _ *Change, _ time.Time) { next.bound = false }
+
+// update commits an amended record. Only one update runs at a time.
+func (s *session) update(ctx context.Context, a amendment) error {
+	select {
+	case s.slot <- struct{}{}:
+	default:
+		select {
+		case s.slot <- struct{}{}:
+		case <-ctx.Done():
+			return ctx.Err()
+		}
+	}
+	defer func() { <-s.slot }()
+	for range writeAttempts {
+		now := time.Now()
+		c, next, err := s.next()
+		if err != nil {
+			return err
+		}
+		a.amend(next, c, now)
+		if c.Bound = next.bound; c.Bound {
+			c.TTL = next.ttl + boundTTL
+		}
+		if !s.discards(c) {
+			s.encoded = next.append(s.encoded[:0])
+			c.Record = s.encoded
+		}
+		done, err := s.server.store.Commit(ctx, c)
+		switch {
+		case err == nil:
+			a.told()
+			s.wrote(next, done.Version, now)
+			return nil
+		case !errors.Is(err, ErrConflict):
+			return err
+		}
+		if err := s.reload(ctx); err != nil {
+			return err
+		}
+	}
+	return ErrConflict
+}
+
+// next returns a copy of the record to be changed, and the change without it.
+func (s *session) next() (*Change, *record, error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	s.rec.mark(seq, id, code)
-	s.release()
+	if s.fenced {
+		return nil, nil, errSuperseded
+	}
+	next := s.spare
+	next.copy(s.rec)
+	if !s.proven.IsZero() {
+		next.prev = keyHash{}
+	}
+	s.change = Change{Session: s.sid, Version: s.version, TTL: next.ttl, Who: next.principal, Keep: s.server.opt.Dedup + idMargin}
+	return &s.change, next, nil
 }
 
-// giveBack ends an acceptance without an outcome.
-func (s *session) giveBack() {
+// discards reports whether c ends the session of a client that does not return.
+func (s *session) discards(c *Change) bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	s.release()
+	return s.discard && !c.Bound
 }
 
-// release ends an acceptance. The caller holds mu.
-func (s *session) release() {
-	s.busy = false
-	if s.idle != nil {
-		close(s.idle)
-		s.idle = nil
+// wrote follows a Commit.
+func (s *session) wrote(next *record, version uint64, now time.Time) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.rec, s.spare = next, s.rec
+	s.version, s.written = version, now
+}
+
+// reload finds out why a Commit met another version: a newer connection has the session, or one
+// that it has evicted has added to the record (conflicted), or the store has lost a Commit.
+func (s *session) reload(ctx context.Context) error {
+	stored, version, err := s.server.load(ctx, s.sid)
+	if err == nil && version != 0 && stored.cn <= s.cn {
+		if err = s.server.store.Sync(ctx); err == nil { // it may have been old
+			stored, version, err = s.server.load(ctx, s.sid)
+		}
+	}
+	if err != nil {
+		return err
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	switch {
+	case version != 0 && stored.cn > s.cn:
+		s.fenced = true
+		return errSuperseded
+	case version == 0 || stored.cn < s.cn || stored.ack != s.rec.ack || stored.key != s.rec.key:
+		return errLost
+	}
+	s.version = version
+	s.rec.conflicts = stored.conflicts
+	return nil
+}
+
+// fence takes the session from the connection, because a newer one has it.
+func (s *session) fence() {
+	s.mu.Lock()
+	s.fenced = true
+	s.mu.Unlock()
+	s.peer.supersede()
+}
+
+// proved records that the client has the newest resume key, so that the one before
+// it is no longer valid.
+func (s *session) proved() {
+	s.mu.Lock()
+	first := s.proven.IsZero()
+	if first {
+		s.proven = time.Now()
+	}
+	s.mu.Unlock()
+	if first {
+		s.peer.poke()
 	}
 }
 
-// acked returns the ack and the ranges above it. It returns false if p is not the
-// owner: then p must not send them.
-func (s *session) acked(p *peer) (ack uint64, sack []wire.Range, ok bool) {
+// acked returns the ack and the ranges above it. It returns false if the connection no longer
+// owns the session: then it must not send them.
+func (s *session) acked() (ack uint64, sack []wire.Range, ok bool) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if s.owner != p {
+	if s.fenced {
 		return 0, nil, false
 	}
 	return s.rec.ack, s.rec.sack(maxSack), true
 }
 
 // forget makes the session end when its connection ends.
-func (s *session) forget(p *peer) {
+func (s *session) forget() {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if s.owner == p {
-		s.discard = true
-	}
+	s.discard = true
 }
 
-// sessions is the table of all sessions.
-type sessions struct {
-	max    int
-	window uint64
-
-	mu     sync.Mutex                 // leaf; never held together with that of a session
-	m      map[string]*session        // by session id
-	parked list.List                  // *session: detached for longest first; includes every detached one, and some that are bound again
-	at     map[*session]*list.Element // place in parked
-	closed bool
-}
-
-// bind finds or creates the session of a HELLO and makes p its owner.
-func (t *sessions) bind(ctx context.Context, p *peer, h *native.Hello, principal string, ttl time.Duration) (*session, *native.Welcome, error) {
-	if h.SID != "" {
-		t.mu.Lock()
-		s := t.m[h.SID]
-		t.mu.Unlock()
-		if s != nil {
-			w, err := s.fence(ctx, p, h, principal)
-			if !errors.Is(err, errGone) {
-				return s, w, err
-			}
-		}
-	}
-	return t.create(p, h, principal, ttl)
-}
-
-// create makes a new session. If the table is full, the session that has been
-// detached for longest is dropped.
-func (t *sessions) create(p *peer, h *native.Hello, principal string, ttl time.Duration) (*session, *native.Welcome, error) {
-	s := &session{ttl: ttl, owner: p, rec: record{
-		sid: newSID(), principal: principal, cn: h.CN, se: h.SE + 1, window: t.window, carried: ^uint64(0),
-	}}
-	if h.Up != nil {
-		s.rec.carried = h.Up.Hi - h.Up.Lo + 1
-	}
-	w := s.welcome(s.rec.rotate(nil), false)
-	for {
-		t.mu.Lock()
-		if len(t.m) < t.max {
-			t.m[s.rec.sid] = s
-			t.mu.Unlock()
-			return s, w, nil
-		}
-		front := t.parked.Front()
-		if front == nil {
-			t.mu.Unlock()
-			return nil, nil, &fault{code: native.CloseOverloaded, reason: "too many sessions",
-				say: &native.Err{Code: native.CodeUnavailable, Msg: "too many sessions", Retry: uint64(p.server.slots.next().Milliseconds())}}
-		}
-		oldest := t.parked.Remove(front).(*session)
-		delete(t.at, oldest)
-		t.mu.Unlock()
-		if oldest.drop() {
-			t.remove(oldest)
-		}
-	}
-}
-
-// leave detaches p from its session, which expires after its TTL.
-func (t *sessions) leave(s *session, p *peer) {
-	s.mu.Lock()
-	if s.owner != p {
-		s.mu.Unlock()
-		return
-	}
-	s.owner = nil
-	if s.discard {
-		s.gone = true
-		s.mu.Unlock()
-		t.remove(s)
-		return
-	}
-	s.expiry = time.AfterFunc(s.ttl, func() {
-		if s.drop() {
-			t.remove(s)
-		}
-	})
-	s.mu.Unlock()
-	t.park(s)
-}
-
-// drop ends a detached session. It returns false if the session is bound or already
-// gone.
-func (s *session) drop() bool {
+// touch writes the record if it was not written for long, or must be because of the key, aside
+// from the writer that calls it, and returns when to call it again.
+func (s *session) touch(now time.Time) time.Duration {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if s.owner != nil || s.gone {
-		return false
+	if s.fenced || s.touching {
+		return boundTTL
 	}
-	s.gone = true
-	if s.expiry != nil {
-		s.expiry.Stop()
+	at := s.written.Add(touchAfter)
+	if !s.proven.IsZero() && s.rec.prev != (keyHash{}) && s.proven.Add(lazyWrite).Before(at) {
+		at = s.proven.Add(lazyWrite)
 	}
-	return true
+	if at.Before(s.notUntil) {
+		at = s.notUntil
+	}
+	if left := at.Sub(now); left > 0 {
+		return left
+	}
+	s.touching = true
+	go s.rewrite()
+	return boundTTL
 }
 
-// park lists a detached session as the one detached last. It stays listed until it is
-// dropped, even while it is bound: by the time that bind could take it from the list,
-// a newer connection may have taken it over and detached it again, and then nothing
-// would list it (spec/sessions.pml). drop decides by the owner.
-func (t *sessions) park(s *session) {
-	t.mu.Lock()
-	closed := t.closed
-	if e := t.at[s]; e != nil {
-		t.parked.MoveToBack(e)
-	} else if t.m[s.rec.sid] == s { // sid never changes
-		t.at[s] = t.parked.PushBack(s)
-	}
-	t.mu.Unlock()
-	if closed {
-		s.drop()
+// rewrite writes the record as it is.
+func (s *session) rewrite() {
+	ctx, cancel := context.WithTimeout(s.peer.ctx, authTimeout)
+	defer cancel()
+	err := errGoexit
+	defer func() {
+		s.mu.Lock()
+		s.touching = false
+		if err != nil {
+			s.notUntil = time.Now().Add(touchRetry)
+		}
+		s.mu.Unlock()
+		switch {
+		case errors.Is(err, errSuperseded):
+			s.peer.supersede()
+		case errors.Is(err, errLost):
+			s.peer.stop(errLost.code, errLost.reason, true)
+		}
+		s.peer.poke()
+	}()
+	err = s.update(ctx, rewritten{})
+}
+
+// conflicted records at the newer connection's record that this one, which it has evicted, was
+// alive. It waits for the store, but not long.
+func (s *session) conflicted() {
+	ctx, cancel := context.WithTimeout(s.server.ctx, leaveTimeout)
+	defer cancel()
+	for range writeAttempts {
+		r, version, err := s.server.load(ctx, s.sid)
+		if err != nil || version == 0 || r.cn <= s.cn {
+			return
+		}
+		copy(r.conflicts[:], r.conflicts[1:])
+		r.conflicts[conflictCount-1] = time.Now().UnixMilli()
+		c := &Change{Session: s.sid, Version: version, TTL: r.ttl, Bound: r.bound, Record: r.append(nil)}
+		if r.bound {
+			c.TTL += boundTTL
+		}
+		if _, err := s.server.store.Commit(ctx, c); !errors.Is(err, ErrConflict) {
+			return
+		}
 	}
 }
 
-// remove removes a session from the table.
-func (t *sessions) remove(s *session) {
-	t.mu.Lock()
-	defer t.mu.Unlock()
-	if e := t.at[s]; e != nil {
-		t.parked.Remove(e)
-		delete(t.at, s)
+// load returns the record of a session.
+func (s *Server) load(ctx context.Context, sid string) (record, uint64, error) {
+	data, version, err := s.store.Load(ctx, sid)
+	if err != nil || version == 0 {
+		return record{}, 0, err
 	}
-	delete(t.m, s.rec.sid)
-}
-
-// close ends the timers of all sessions, including those that are detached later.
-func (t *sessions) close() {
-	t.mu.Lock()
-	t.closed = true
-	all := make([]*session, 0, len(t.m))
-	for _, s := range t.m {
-		all = append(all, s)
-	}
-	t.mu.Unlock()
-	for _, s := range all {
-		s.drop()
-	}
-}
-
-func (t *sessions) len() int {
-	t.mu.Lock()
-	defer t.mu.Unlock()
-	return len(t.m)
+	r, err := decodeRecord(sid, uint64(s.opt.Window), data)
+	return r, version, err
 }
 
 // newSID returns 128 random bits. A session id is a name, not a credential.

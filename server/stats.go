@@ -8,9 +8,9 @@ type Stats struct {
 	Conns         int // connections, before and after WELCOME, with those being upgraded
 	Fallback      int // of Conns, those that plain HTTP requests carry
 	Pending       int // connections before WELCOME
-	Sessions      int // sessions, detached ones included
+	Sessions      int // sessions, detached ones included; with Options.Store those that have a connection here, unless it is a *MemoryStore
 	Subscriptions int // live subscriptions
-	IDs           int // message ids remembered
+	IDs           int // message ids remembered; 0 with Options.Store, unless it is a *MemoryStore
 
 	Refused         uint64 // upgrades answered with an HTTP error: the sum of the next three
 	RefusedOrigin   uint64 // host or origin is not allowed
@@ -43,16 +43,23 @@ type counters struct {
 	subscriptions                                 atomic.Int64
 }
 
+// counter is a store that knows how many sessions and ids it has.
+type counter interface{ counts() (sessions, ids int) }
+
 // Stats returns a snapshot. It does not block.
 func (s *Server) Stats() Stats {
-	c, v := &s.stats, s.opt.Log.View()
+	c, v := &s.stats, s.store.View()
+	sessions, ids := s.sessions.len(), 0
+	if store, ok := s.store.(safely).Store.(counter); ok {
+		sessions, ids = store.counts()
+	}
 	s.mu.Lock()
 	origin, busy, request := c.refusedOrigin.Load(), c.refusedBusy.Load(), c.refusedRequest.Load()
 	conns, carried, pending := len(s.peers)+s.joining, s.plain, s.pending
 	s.mu.Unlock()
 	return Stats{
-		Conns: conns, Fallback: carried, Pending: pending, Sessions: s.sessions.len(),
-		Subscriptions: int(c.subscriptions.Load()), IDs: s.ids.len(),
+		Conns: conns, Fallback: carried, Pending: pending, Sessions: sessions,
+		Subscriptions: int(c.subscriptions.Load()), IDs: ids,
 		Refused: origin + busy + request, RefusedOrigin: origin, RefusedBusy: busy, RefusedRequest: request,
 		NoHello: c.noHello.Load(), Unauthenticated: c.unauthenticated.Load(), Evicted: c.evicted.Load(),
 		Dead: c.dead.Load(), Slow: c.slow.Load(),

@@ -28,8 +28,15 @@ type subscription struct {
 // first (docs/protocol.md, section 4). It belongs to the goroutine that reads the
 // connection: what follows in the same batch must not change the decision. If it
 // takes a search, s.search is set, and the writer sends the answer later.
-func start(l Log, q *native.Sub) (s *subscription, first []native.Frame) {
+func start(l readable, q *native.Sub) (s *subscription, first []native.Frame, err error) {
 	v := l.View()
+	if q.From != native.FromResume || q.O > v.Head || q.Epoch != v.Epoch {
+		// Another server may have more, and the client may have seen it there.
+		if err := l.Sync(); err != nil {
+			return nil, nil, err
+		}
+		v = l.View()
+	}
 	s = &subscription{
 		ch: q.Ch, pattern: q.Topic, wild: strings.Contains(q.Topic, "*"),
 		epoch: v.Epoch, credit: q.Cr,
@@ -37,28 +44,33 @@ func start(l Log, q *native.Sub) (s *subscription, first []native.Frame) {
 	resumed := false
 	switch q.From {
 	case native.FromResume:
-		why, ok := continuity(l, v, q)
+		why, ok, err := continuity(l, v, q)
+		if err != nil {
+			return nil, nil, err
+		}
 		if !ok {
-			return s, []native.Frame{s.restart(v, why)}
+			return s, []native.Frame{s.restart(v, why)}, nil
 		}
 		s.last, resumed = q.O, true
 	case native.FromFirst:
 		s.last = v.First - 1
 	case native.FromLast:
 		s.search = &search{sub: s, view: v, left: max(q.N, 1)}
-		return s, nil
+		return s, nil, nil
 	default:
 		s.last = v.Head
 	}
 	tag := q.Tag
 	if !resumed {
-		tag = tagAt(l, v, s.last)
+		if tag, err = l.tagAt(v, s.last); err != nil {
+			return nil, nil, err
+		}
 	}
 	first = append(first, s.begin(v, s.last, tag, resumed))
 	if s.next < v.First {
 		first = append(first, s.gap(v))
 	}
-	return s, first
+	return s, first, nil
 }
 
 // begin starts delivery after the offset at and returns the subok.
@@ -71,35 +83,29 @@ func (s *subscription) begin(v View, at uint64, tag []byte, resumed bool) native
 
 // continuity applies the resume rule (docs/protocol.md, section 4): whether it is
 // proved that the client has everything up to q.O, and if not, why.
-func continuity(l Log, v View, q *native.Sub) (native.ResetWhy, bool) {
+func continuity(l readable, v View, q *native.Sub) (why native.ResetWhy, ok bool, err error) {
 	switch {
 	case q.Epoch == "" || q.Epoch != v.Epoch:
-		return native.ResetEpoch, false
+		return native.ResetEpoch, false, nil
 	case q.O > v.Head:
-		return native.ResetAhead, false
+		return native.ResetAhead, false, nil
 	case q.O == 0 || len(q.Tag) > 0 && bytes.Equal(q.Tag, v.Base): // no tag proves nothing, whatever Base is
-		return 0, true
+		return 0, true, nil
 	}
 	if q.O >= v.First {
-		if tag, held := l.Tag(q.O); held {
-			switch {
-			case len(q.Tag) == 0:
-				return native.ResetUnverifiable, false
-			case !bytes.Equal(tag, q.Tag):
-				return native.ResetDiverged, false
-			}
-			return 0, true
+		tag, held, err := l.store.Tag(l.ctx, q.O)
+		switch {
+		case err != nil:
+			return 0, false, err // not "not held": the position may be good
+		case held && len(q.Tag) == 0:
+			return native.ResetUnverifiable, false, nil
+		case held && !bytes.Equal(tag, q.Tag):
+			return native.ResetDiverged, false, nil
+		case held:
+			return 0, true, nil
 		}
 	}
-	return native.ResetUnverifiable, v.NoRewind
-}
-
-// tagAt returns the tag with which a client can prove offset later.
-func tagAt(l Log, v View, offset uint64) []byte {
-	if tag, ok := l.Tag(offset); ok {
-		return tag
-	}
-	return v.Base
+	return native.ResetUnverifiable, v.NoRewind, nil
 }
 
 // restart moves to the oldest entry and returns the reset.
@@ -155,7 +161,7 @@ type sink interface {
 
 // fill offers out what may be sent on the subscription, at most one turn. It returns
 // true if there is more to send at once: the batch is full or the turn is over.
-func (s *subscription) fill(l Log, v View, buf []*Entry, out sink) (more bool, err error) {
+func (s *subscription) fill(l readable, v View, buf []*Entry, out sink) (more bool, err error) {
 	if v.Epoch != s.epoch {
 		f := s.restart(v, native.ResetEpoch)
 		if !out.offer(&f) {

@@ -46,17 +46,17 @@ func TestDedupeByID(t *testing.T) {
 
 		d := r.connect(enc)
 		d.hello(native.Hello{CN: 1})
-		d.send(aged(1, idOf(100), 5), aged(2, idOf(200), 5))
+		d.send(msg(1, idOf(100), "t", "yes"), msg(2, idOf(200), "t", "no"))
 		nak, _ = d.acked(2)
 		if len(nak) != 1 || nak[0] != (native.Reject{S: 2, Code: native.CodeBadRequest}) {
 			t.Fatalf("stored rejections %v", nak)
 		}
-		offset, err := r.srv.Publish(context.Background(), "t", nil, &server.PublishOptions{ID: idOf(100)})
+		offset, err := r.srv.Publish(context.Background(), "t", []byte("yes"), &server.PublishOptions{ID: idOf(100)})
 		if err != nil || offset != 1 {
 			t.Fatalf("publish: %d, %v", offset, err)
 		}
 		var refused *server.Error
-		if _, err := r.srv.Publish(context.Background(), "t", nil, &server.PublishOptions{ID: idOf(200)}); !errors.As(err, &refused) {
+		if _, err := r.srv.Publish(context.Background(), "t", []byte("no"), &server.PublishOptions{ID: idOf(200)}); !errors.As(err, &refused) {
 			t.Fatalf("publish of a refused id: %v", err)
 		}
 		if st := r.srv.Stats(); st.Head != 1 || st.Accepted != 1 || calls != 2 {

@@ -1,10 +1,7 @@
 package server
 
 import (
-	"cmp"
 	"errors"
-	"net"
-	"slices"
 	"sync"
 	"time"
 
@@ -15,7 +12,7 @@ import (
 // writer is the state of the goroutine that writes to a connection.
 type writer struct {
 	p       *peer
-	log     Log
+	log     readable
 	search  searcher
 	session *session // nil before WELCOME
 	subs    []*subscription
@@ -230,54 +227,15 @@ func (w *writer) found() error {
 	return nil
 }
 
-// broken ends the connection because the log cannot be read. It returns err if the
-// connection is already closed.
+// broken ends the connection because the log cannot be read, unless it has ended: then
+// that is why.
 func (w *writer) broken(err error) error {
-	if errors.Is(err, net.ErrClosed) && w.p.sock.aborted.Load() {
-		return err
+	if w.p.ctx.Err() != nil {
+		return nil
 	}
 	w.p.log.Error("the log cannot be read", "error", err)
 	w.p.stop(native.CloseBackendUnavailable, "the log is not available", true)
 	return nil
-}
-
-// acks acknowledges what was accepted since the last ack and grants new credit.
-func (w *writer) acks() error {
-	p := w.p
-	p.mu.Lock()
-	due := p.ackDue
-	p.ackDue = false
-	p.mu.Unlock()
-	if !due || w.session == nil {
-		return nil
-	}
-	ack, sack, ok := w.session.acked(p)
-	if !ok {
-		return nil
-	}
-	p.mu.Lock()
-	rejected := p.naks // after the record was read: see peer.consume
-	p.naks = nil
-	p.mu.Unlock()
-	naks := make([]native.Reject, 0, len(rejected))
-	for seq, code := range rejected {
-		naks = append(naks, native.Reject{S: seq, Code: code})
-	}
-	slices.SortFunc(naks, func(a, b native.Reject) int { return cmp.Compare(a.S, b.S) })
-	const chunk = 512 // rejections in one ack, so that it fits into a batch
-	for len(naks) > chunk {
-		if err := w.put(&native.Frame{Type: native.TypeAck, Ack: &native.Ack{Nak: naks[:chunk]}}); err != nil {
-			return err
-		}
-		naks = naks[chunk:]
-	}
-	cr := native.Credit{
-		N: max(ack+uint64(p.server.opt.Window), p.creditN.Load()),
-		B: p.received.Load() + uint64(p.server.opt.WindowBytes),
-	}
-	p.creditN.Store(cr.N)
-	p.creditB.Store(cr.B)
-	return w.put(&native.Frame{Type: native.TypeAck, Ack: &native.Ack{To: ack, HasTo: true, X: sack, Nak: naks, Cr: &cr}})
 }
 
 // remove removes s. The last one takes its place, so that it costs the same however
@@ -321,7 +279,7 @@ func (w *writer) pump() (more bool, err error) {
 			}
 			sent := len(w.frames)
 			if more, err = s.fill(w.log, v, w.entries, w); err != nil {
-				return false, w.broken(err)
+				return true, w.broken(err)
 			}
 			if w.full && len(w.frames) == sent {
 				break // its turn is the first one of the next batch
@@ -393,6 +351,7 @@ func (w *writer) flush() error {
 	}
 	data, err := native.Append((*w.buf)[:0], w.p.enc, w.frames)
 	if err != nil {
+		w.p.log.Error("frames could not be encoded", "error", quote(err.Error()))
 		return err
 	}
 	*w.buf = data
@@ -476,7 +435,7 @@ func (w *writer) watch() time.Duration {
 		p.stop(native.CloseHeartbeatTimeout, "nothing received for 2.5 heartbeats", true)
 		return 0
 	}
-	wait = min(wait, left)
+	wait = min(wait, left, w.session.touch(now))
 	if !w.expires.IsZero() {
 		left := w.expires.Sub(now)
 		if left <= 0 {

@@ -54,8 +54,3 @@ finds downlink.pml -DG=2 -DTX -DBIG=2 -DBIGSKIP
 for m in NOTAG WEAKTAG NOGAP NOEPOCH ACKRCV NOCREDIT; do
 	finds downlink.pml -DG=2 -DTX -D"$m"
 done
-echo "sessions"
-holds sessions.pml
-for m in LATEUNPARK BLINDDROP; do
-	finds sessions.pml -D"$m"
-done

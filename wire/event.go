@@ -285,6 +285,11 @@ type Ack struct {
 	// Rejects are the settled messages that the server refused.
 	Rejects []Reject
 
+	// Duplicates are those of the messages above that the server did not accept a second
+	// time, because it had accepted one with the same id before. They settle nothing by
+	// themselves.
+	Duplicates []Range
+
 	// Cmd settles the one message that was sent under this command id, for
 	// protocols without sequence numbers. An id that is not of an OpPublish settles none.
 	Cmd uint64
@@ -314,6 +319,9 @@ type Reject struct {
 	// Unknown means that the server cannot tell whether it accepted the message
 	// earlier.
 	Unknown bool
+
+	// Reused means that the id of the message was used for another message before.
+	Reused bool
 
 	// Retry, if it is not zero, means that the server has not taken the message, and may
 	// be sent it again after that time, at most 15 minutes. The message stays Pending and

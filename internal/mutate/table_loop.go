@@ -167,8 +167,8 @@ var ofLoop = []mutation{
 	},
 	{
 		name:    "server: a refused id keeps the next one waiting",
-		file:    "server/ids.go",
-		search:  "\ts.known[k].settle()\n",
+		file:    "server/store_log.go",
+		search:  "\tdelete(s.pending, idKey{id: c.Entries[0].ID, who: c.Who})\n",
 		replace: "",
 		test:    "-run ^TestSameIDAfterTheLogRefused$ ./server",
 	},
@@ -231,8 +231,8 @@ var ofLoop = []mutation{
 	{
 		name:    "server: a log without readers grows",
 		file:    "server/log.go",
-		search:  "\tl.bytes += e.size()\n\tl.trim(now)\n",
-		replace: "\tl.bytes += e.size()\n",
+		search:  "\tl.trim(now)\n\tif l.changed",
+		replace: "\tif l.changed",
 		test:    "-run ^TestMemoryLogRetention$ ./server",
 	},
 	{

@@ -37,10 +37,10 @@ var every = []struct {
 		`{"t":"welcome","cn":7,"sid":"s","key":"Aw","se":1,"res":true,"ack":5,"tag":"AZgPDgECcwSFBgcICQoLDA",` +
 			`"sack":[[7,8],[10,10]],"out":[{"s":4,"code":2}],"cr":{"n":"1152921504606846976","b":9007199254740991},` +
 			`"hb":20000,"ttl":300,"dedup":600,"lim":{"batch":1,"payload":2,"headers":3,"hsize":4,"subs":5,"hsubs":6,"depth":7,"token":8},` +
-			`"spread":1000,"feat":["z"],"exp":90}`,
+			`"spread":1000,"feat":["z"],"exp":90,"dup":[[3,3]]}`,
 		Frame{Type: TypeWelcome, Welcome: &Welcome{CN: 7, SID: "s", Key: []byte{3}, SE: 1, Res: true, Ack: 5, Tag: testID, HasTag: true,
 			Sack: []wire.Range{{Lo: 7, Hi: 8}, {Lo: 10, Hi: 10}}, Out: []Reject{{4, 2}}, Cr: Credit{big, 1<<53 - 1}, HB: 20000, TTL: 300, Dedup: 600,
-			Lim: &Limits{1, 2, 3, 4, 5, 6, 7, 8}, Spread: 1000, Feat: []string{"z"}, Exp: 90}}},
+			Lim: &Limits{1, 2, 3, 4, 5, 6, 7, 8}, Spread: 1000, Feat: []string{"z"}, Exp: 90, Dup: []wire.Range{{Lo: 3, Hi: 3}}}}},
 	{"msg up", FromClient, `{"t":"msg","s":41,"id":"01980f0e-0102-7304-8506-0708090a0b0c","tp":"orders","d":{"q":1}}`,
 		Frame{Type: TypeMsg, Msg: Msg{S: 41, ID: testID, Topic: "orders", Payload: []byte(`{"q":1}`)}}},
 	{"msg up, void", FromClient, `{"t":"msg","s":42,"id":"01980f0e-0102-7304-8506-0708090a0b0c","fl":4}`,
@@ -52,6 +52,8 @@ var every = []struct {
 		Frame{Type: TypeMsg, Msg: Msg{Ch: 3, S: 12, HasP: true, ID: testID, Tag: []byte{9}, HasAge: true, Flags: 3}}},
 	{"ack down", FromServer, `{"t":"ack","to":9,"x":[[11,12]],"n":[{"s":10,"code":4}],"cr":{"n":5,"b":6}}`,
 		Frame{Type: TypeAck, Ack: &Ack{To: 9, HasTo: true, X: []wire.Range{{Lo: 11, Hi: 12}}, Nak: []Reject{{10, 4}}, Cr: &Credit{5, 6}}}},
+	{"ack down, duplicates", FromServer, `{"t":"ack","to":9,"dup":[[1,2],[4,4]]}`,
+		Frame{Type: TypeAck, Ack: &Ack{To: 9, HasTo: true, Dup: []wire.Range{{Lo: 1, Hi: 2}, {Lo: 4, Hi: 4}}}}},
 	{"ack down, zero", FromServer, `{"t":"ack","to":0}`, Frame{Type: TypeAck, Ack: &Ack{HasTo: true}}},
 	{"ack up", FromClient, `{"t":"ack","dcr":[{"ch":3,"n":640,"b":1048576},{"ch":4,"n":0,"b":0}]}`,
 		Frame{Type: TypeAck, Ack: &Ack{Dcr: []ChCredit{{3, 640, 1 << 20}, {4, 0, 0}}}}},

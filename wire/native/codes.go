@@ -54,4 +54,5 @@ const (
 	CodeBadToken       = 15
 	CodeRevoked        = 16
 	CodeGone           = 17
+	CodeIDReused       = 18
 )

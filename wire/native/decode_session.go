@@ -17,7 +17,7 @@ func (r *reader) ack(o *object) *Ack {
 		case 1:
 			a.To, a.HasTo = r.uint(), true
 		case 2:
-			a.X = r.ranges(a.X)
+			a.X = r.ranges(a.X, r.lim.Ranges)
 		case 3:
 			a.Nak = r.rejects(a.Nak)
 		case 4:
@@ -30,6 +30,8 @@ func (r *reader) ack(o *object) *Ack {
 				}
 				a.Dcr = append(a.Dcr, r.chCredit())
 			}
+		case 6:
+			a.Dup = r.ranges(a.Dup, r.lim.Rejects)
 		default:
 			r.skip()
 		}
@@ -56,9 +58,9 @@ func (r *reader) chCredit() (c ChCredit) {
 	return c
 }
 
-func (r *reader) ranges(list []wire.Range) []wire.Range {
+func (r *reader) ranges(list []wire.Range, limit int) []wire.Range {
 	for n := 0; r.item(n); n++ {
-		if len(list) >= r.lim.Ranges {
+		if len(list) >= limit {
 			r.bad("a list is too long")
 		}
 		list = append(list, r.rangeOf())
@@ -206,7 +208,7 @@ func (r *reader) welcome(o *object) *Welcome {
 		case 5:
 			h.Ack = r.uint()
 		case 6:
-			h.Sack = r.ranges(h.Sack)
+			h.Sack = r.ranges(h.Sack, r.lim.Ranges)
 		case 7:
 			h.Out = r.rejects(h.Out)
 		case 8:
@@ -230,6 +232,8 @@ func (r *reader) welcome(o *object) *Welcome {
 			h.HasTag = true
 		case 20:
 			h.CN = r.uint()
+		case 21:
+			h.Dup = r.ranges(h.Dup, r.lim.Rejects)
 		default:
 			r.skip()
 		}

@@ -162,9 +162,9 @@ func TestEvents(t *testing.T) {
 			wire.Event{Kind: wire.EventGap, Key: 1, Prev: 2, Position: wire.Position{Offset: 3, Tag: "\x01"}, Count: 1, Cause: wire.CauseTooBig}},
 		{Frame{Type: TypeReset, Reset: &Reset{Ch: 1, Epoch: "e2", O: 5, Why: ResetUnverifiable}},
 			wire.Event{Kind: wire.EventReset, Key: 1, Position: wire.Position{Epoch: "e2", Offset: 5}, Cause: wire.CauseUnverifiable}},
-		{Frame{Type: TypeAck, Ack: &Ack{To: 3, HasTo: true, X: []wire.Range{{Lo: 5, Hi: 6}}, Nak: []Reject{{4, 4}, {7, 1 << 20}}, Cr: &Credit{8, 9}}},
+		{Frame{Type: TypeAck, Ack: &Ack{To: 3, HasTo: true, X: []wire.Range{{Lo: 5, Hi: 6}}, Nak: []Reject{{4, 4}, {7, 1 << 20}, {2, 18}}, Cr: &Credit{8, 9}, Dup: []wire.Range{{Lo: 1, Hi: 1}}}},
 			wire.Event{Kind: wire.EventAck, Ack: &wire.Ack{To: 3, Ranges: []wire.Range{{Lo: 5, Hi: 6}},
-				Rejects: []wire.Reject{{Seq: 4, Code: 4, Reason: "too_big"}, {Seq: 7, Code: math.MaxUint16}}, HasCredit: true, Credit: wire.Credit{N: 8, Bytes: 9}}}},
+				Rejects: []wire.Reject{{Seq: 4, Code: 4, Reason: "too_big"}, {Seq: 7, Code: math.MaxUint16}, {Seq: 2, Code: 18, Reason: "id_reused", Reused: true}}, Duplicates: []wire.Range{{Lo: 1, Hi: 1}}, HasCredit: true, Credit: wire.Credit{N: 8, Bytes: 9}}}},
 		{Frame{Type: TypeAck, Ack: &Ack{To: 3, HasTo: true}}, wire.Event{Kind: wire.EventAck, Ack: &wire.Ack{To: 3}}},
 		{Frame{Type: TypeAuth, Auth: &Auth{Exp: 90}}, wire.Event{Kind: wire.EventAuth, Expires: 90 * ms}},
 		{Frame{Type: TypeAuth, Auth: &Auth{Need: 60}}, wire.Event{Kind: wire.EventAuth, Wanted: true, Expires: 60 * ms}},
@@ -190,9 +190,9 @@ func TestReady(t *testing.T) {
 	w := &Welcome{CN: 8, SID: "s", Key: []byte("k"), SE: 2, Res: true, Ack: 5, Tag: testID, HasTag: true,
 		Sack: []wire.Range{{Lo: 7, Hi: 8}}, Out: []Reject{{6, 11}}, Cr: Credit{100, 200}, HB: 20000, TTL: 300, Dedup: 600,
 		Lim:    &Limits{Batch: 1, Payload: 2, Headers: 3, HeaderSize: math.MaxUint64, Subs: 5, HelloSubs: 6},
-		Spread: 30, Exp: 40}
+		Spread: 30, Exp: 40, Dup: []wire.Range{{Lo: 2, Hi: 3}}}
 	want := &wire.Ready{Conn: 8, Session: wire.Session{ID: "s", Key: []byte("k"), Epoch: 2}, Resumed: true,
-		Ack: wire.Ack{To: 5, Ranges: []wire.Range{{Lo: 7, Hi: 8}}, Rejects: []wire.Reject{{Seq: 6, Code: 11, Reason: "id_conflict"}},
+		Ack: wire.Ack{To: 5, Ranges: []wire.Range{{Lo: 7, Hi: 8}}, Rejects: []wire.Reject{{Seq: 6, Code: 11, Reason: "id_conflict"}}, Duplicates: []wire.Range{{Lo: 2, Hi: 3}},
 			HasCredit: true, Credit: wire.Credit{N: 100, Bytes: 200}},
 		Tag: testID, Heartbeat: 20 * time.Second, Spread: 30 * time.Millisecond, Expires: 40 * time.Millisecond,
 		Limits: wire.Limits{Batch: 1, Payload: 2, Headers: 3, HeaderSize: math.MaxInt}}

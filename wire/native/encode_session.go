@@ -27,6 +27,7 @@ func (w *writer) ack(a *Ack) {
 		}
 		w.endList()
 	}
+	w.ranges(s, 6, a.Dup)
 }
 
 func (w *writer) ranges(s *schema, num int, list []wire.Range) {
@@ -147,6 +148,7 @@ func (w *writer) welcome(h *Welcome) {
 	w.uintOpt(s, 14, h.Spread)
 	w.strings(s, 15, h.Feat)
 	w.uintOpt(s, 18, h.Exp)
+	w.ranges(s, 21, h.Dup)
 }
 
 // list returns the members of l in the order of their field numbers, from 1.

@@ -23,7 +23,7 @@ func (c *codec) event(f *Frame, out *wire.Events) error {
 	case TypeWelcome:
 		return c.welcome(f.Welcome, out)
 	case TypeAck:
-		a := &wire.Ack{To: f.Ack.To, Ranges: f.Ack.X, Rejects: rejectsOf(f.Ack.Nak)}
+		a := &wire.Ack{To: f.Ack.To, Ranges: f.Ack.X, Rejects: rejectsOf(f.Ack.Nak), Duplicates: f.Ack.Dup}
 		if cr := f.Ack.Cr; cr != nil {
 			a.HasCredit, a.Credit = true, wire.Credit{N: cr.N, Bytes: cr.B}
 		}
@@ -102,7 +102,7 @@ func (c *codec) welcome(h *Welcome, out *wire.Events) error {
 		Conn:    h.CN,
 		Session: wire.Session{ID: h.SID, Key: h.Key, Epoch: h.SE},
 		Resumed: h.Res,
-		Ack: wire.Ack{To: h.Ack, Ranges: h.Sack, Rejects: rejectsOf(h.Out),
+		Ack: wire.Ack{To: h.Ack, Ranges: h.Sack, Rejects: rejectsOf(h.Out), Duplicates: h.Dup,
 			HasCredit: true, Credit: wire.Credit{N: h.Cr.N, Bytes: h.Cr.B}},
 		Tag:       h.Tag,
 		Heartbeat: millis(h.HB),
@@ -191,7 +191,7 @@ func rejectsOf(list []Reject) []wire.Reject {
 	rs := make([]wire.Reject, len(list))
 	for i, r := range list {
 		code := code16(r.Code)
-		rs[i] = wire.Reject{Seq: r.S, Code: code, Reason: codeWord(code), Unknown: code == CodeUnknownOutcome}
+		rs[i] = wire.Reject{Seq: r.S, Code: code, Reason: codeWord(code), Unknown: code == CodeUnknownOutcome, Reused: code == CodeIDReused}
 	}
 	return rs
 }

@@ -155,9 +155,10 @@ type Welcome struct {
 	Spread uint64       // window in which to reconnect after a loss, ms
 	Feat   []string     // features
 	Exp    uint64       // time until the credential expires, ms
+	Dup    []wire.Range // settled messages of which the server knew the id, and that the client may not have seen
 }
 
-// Ack acknowledges and grants credit. The server sends To, X, Nak and Cr; the
+// Ack acknowledges and grants credit. The server sends To, X, Nak, Cr and Dup; the
 // client sends Dcr.
 type Ack struct {
 	To    uint64       // every sequence number up to it is settled
@@ -166,6 +167,7 @@ type Ack struct {
 	Nak   []Reject     // n, rejections
 	Cr    *Credit      // uplink credit
 	Dcr   []ChCredit   // credit of subscriptions
+	Dup   []wire.Range // settled messages of which the server knew the id
 }
 
 // From is sub.from, where a subscription starts: in JSON a word, in binary the

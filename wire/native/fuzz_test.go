@@ -152,7 +152,7 @@ func build(kind uint8, a, b, c uint64, s1, s2 string, payload, tag []byte) (Fram
 			sender = FromClient
 		}
 	case TypeAck:
-		f.Ack = &Ack{To: a, HasTo: bit(0), X: []wire.Range{{Lo: a, Hi: b}}, Nak: []Reject{{a, c}}, Dcr: []ChCredit{{a, b, c}}}
+		f.Ack = &Ack{To: a, HasTo: bit(0), X: []wire.Range{{Lo: a, Hi: b}}, Nak: []Reject{{a, c}}, Dcr: []ChCredit{{a, b, c}}, Dup: []wire.Range{{Lo: b, Hi: c}}}
 		if bit(1) {
 			f.Ack.Cr = &Credit{b, c}
 		}

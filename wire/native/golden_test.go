@@ -62,7 +62,7 @@ var transcripts = []struct {
 		[]step{
 			says(Frame{Type: TypeErr, Err: &Err{Code: CodeRateLimited, Msg: "slow down", Retry: 5}}),
 			says(Frame{Type: TypeWelcome, Welcome: &Welcome{CN: 1 << 60, SID: "sid-1", Key: []byte("key2"), SE: 1, Res: true, Ack: 3, Tag: testID, HasTag: true,
-				Sack: []wire.Range{{Lo: 5, Hi: 5}}, Out: []Reject{{2, CodeForbidden}}, Cr: Credit{4099, 4 << 20}, Exp: 3600000}}),
+				Sack: []wire.Range{{Lo: 5, Hi: 5}}, Out: []Reject{{2, CodeForbidden}}, Cr: Credit{4099, 4 << 20}, Exp: 3600000, Dup: []wire.Range{{Lo: 1, Hi: 1}}}}),
 			says(Frame{Type: TypeSubOK, SubOK: &SubOK{Ch: 2, Epoch: "e1", O: 41, Tag: testID[:], Head: 99, Rec: true}},
 				Frame{Type: TypeUnsub, Unsub: &Unsub{Ch: 3, Code: CodeUnavailable, Msg: "later", Retry: 250}}),
 			does(wire.Op{Kind: wire.OpPublish, Message: &wire.Message{Seq: 4, ID: testID, Topic: "a", Payload: []byte(`1`), Resent: true, Age: 1500 * time.Millisecond}},

@@ -30,13 +30,13 @@ var (
 		6: "up", 8: "subs", 12: "feat", 14: "ttl", 15: "hb", 16: "rl"}, repeated: mask(8, 12)}, 1)
 	welcomeSchema = both(schema{keys: []string{1: "sid", 2: "key", 3: "se", 4: "res", 5: "ack",
 		6: "sack", 7: "out", 8: "cr", 10: "hb", 11: "ttl", 12: "dedup", 13: "lim", 14: "spread",
-		15: "feat", 18: "exp", 19: "tag", 20: "cn"}, repeated: mask(6, 7, 15)}, 1, 2, 3, 4, 5, 8, 20)
+		15: "feat", 18: "exp", 19: "tag", 20: "cn", 21: "dup"}, repeated: mask(6, 7, 15, 21)}, 1, 2, 3, 4, 5, 8, 20)
 	// The reader requires a topic in a client's message that is not void.
 	msgSchema = schema{keys: []string{1: "ch", 2: "s", 3: "p", 4: "id", 5: "tp", 6: "d", 7: "ct",
 		8: "h", 10: "tag", 11: "age", 12: "ttl", 13: "fl"}, repeated: mask(8),
 		up: mask(2, 4), down: mask(2, 3, 4)}
-	ackSchema = schema{keys: []string{1: "to", 2: "x", 3: "n", 4: "cr", 5: "dcr"},
-		repeated: mask(2, 3, 5)}
+	ackSchema = schema{keys: []string{1: "to", 2: "x", 3: "n", 4: "cr", 5: "dcr", 6: "dup"},
+		repeated: mask(2, 3, 5, 6)}
 	subSchema = both(schema{keys: []string{1: "ch", 2: "tp", 3: "from", 4: "ep", 5: "o", 6: "tag",
 		7: "n", 11: "cr", 13: "tok"}}, 1, 2, 11)
 	subokSchema = both(schema{keys: []string{1: "ch", 2: "ep", 3: "o", 4: "tag", 5: "head",

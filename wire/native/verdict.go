@@ -76,7 +76,7 @@ func verdict(code uint16) wire.Verdict {
 		return wire.Verdict{Action: wire.ActionRefresh, Class: classAuth}
 	case CodeRateLimited, CodeUnavailable, CodeInternal:
 		return wire.Verdict{Action: wire.ActionBackOff, Class: classOverload}
-	case CodeExpired, CodeUnknownOutcome, CodeIDConflict:
+	case CodeExpired, CodeUnknownOutcome, CodeIDConflict, CodeIDReused:
 		return wire.Verdict{Action: wire.ActionNewSession, Class: classSession}
 	}
 	return wire.Verdict{}
@@ -112,6 +112,7 @@ var codeNames = map[uint16]string{
 	CodeRateLimited: "rate_limited", CodeQuota: "quota", CodeUnavailable: "unavailable", CodeInternal: "internal",
 	CodeExpired: "expired", CodeUnknownOutcome: "unknown_outcome", CodeIDConflict: "id_conflict", CodeConflict: "conflict",
 	CodeAckOutOfRange: "ack_out_of_range", CodeBadToken: "bad_token", CodeRevoked: "revoked", CodeGone: "gone",
+	CodeIDReused: "id_reused",
 }
 
 // CodeWord returns the name of a close code or of a code inside frames

@@ -192,7 +192,7 @@ func TestAcknowledgement(t *testing.T) {
 		{"taken", Options{}, `437[]`, "ack 7"},
 		{"a reply", Options{}, `437[{"n":9007199254740993}, 2 ]`, `ack 7 reply [{"n":9007199254740993},2]`},
 		{"a reply that nothing reads as a refusal", Options{}, `437[{"error":"full"}]`, `ack 7 reply [{"error":"full"}]`},
-		{"refused", rejected, `437[{"error":"full"}]`, "rejected [{Seq:1 Code:430 Reason:full PeerCode:0 Unknown:false Retry:0s}]"},
+		{"refused", rejected, `437[{"error":"full"}]`, "rejected [{Seq:1 Code:430 Reason:full PeerCode:0 Unknown:false Reused:false Retry:0s}]"},
 		{"not refused", rejected, `437[{"ok":1}]`, `ack 7 reply [{"ok":1}]`},
 		{"once", Options{}, `437[] | 437[]`, "malformed " + badAck},
 		{"another id", Options{}, `4311[]`, "malformed " + badAck},
