@@ -204,6 +204,17 @@ func (l *loop) takeTurn() bool {
 	return false
 }
 
+// holdFor makes the server's slot hold from now on. A slot that was given before holds too, for
+// the connection in use or for the attempt to make the next one.
+func (l *loop) holdFor(slot time.Duration) {
+	l.earliestRetry = later(l.earliestRetry, l.now.Add(slot))
+}
+
+// earliestAttempt is the time before which no attempt is made, whoever asks.
+func (l *loop) earliestAttempt() time.Time {
+	return later(later(l.lastAttempt.Add(minBetweenAttempts), l.earliestRetry), later(l.endpoints.TurnAt, l.endpoints.Earliest()))
+}
+
 // followEndpoint follows at the endpoint why an attempt failed (k is nil) or a connection
 // ended. It reports whether another endpoint is to be tried at once.
 func (l *loop) followEndpoint(k *link, f *wire.Failure, d *verdict.Decision) (another bool) {
@@ -211,8 +222,10 @@ func (l *loop) followEndpoint(k *link, f *wire.Failure, d *verdict.Decision) (an
 	if k != nil {
 		e = k.endpoint
 	}
+	var user *fault.User
+	elsewhere := errors.As(f.Err, &user) && user.IsCredential() // the server of the credentials has answered
 	overloaded := f.Status == http.StatusTooManyRequests || f.Status == http.StatusServiceUnavailable || f.Code == 1008
-	if overloaded && f.Header.Get(headers.RetryMilliseconds) == "" {
+	if overloaded && !elsewhere && f.Header.Get(headers.RetryMilliseconds) == "" {
 		l.endpoints.Overloaded(e, l.now)
 	}
 	wasReady := k != nil && k.ready
@@ -224,7 +237,7 @@ func (l *loop) followEndpoint(k *link, f *wire.Failure, d *verdict.Decision) (an
 			return false
 		}
 		d.Action = wire.ActionBackOff
-	case d.Class == string(ClassLocal), d.Class == string(ClassUser), d.Action == wire.ActionRefresh:
+	case d.Class == string(ClassLocal), d.Class == string(ClassUser), d.Action == wire.ActionRefresh, elsewhere:
 		return false // the endpoint is not why
 	case wasReady && d.Action == wire.ActionSpread:
 		list.Avoid(e, l.now) // it goes away
@@ -321,31 +334,6 @@ func (l *loop) paceChanged(e SendPaceChanged) {
 	e.Host, e.PerSecond = l.state.Host, l.pacing.PerSecond()
 	l.c.counters.pace.Store(math.Float64bits(e.PerSecond))
 	l.c.notify.post(e)
-}
-
-// resolved is the answer of Options.Resolver.
-type resolved struct {
-	urls []*url.URL // empty: none is usable
-	err  error      // what is wrong with the answer
-}
-
-func (e resolved) apply(l *loop) {
-	l.cancelAttempt = nil
-	if l.ended {
-		return
-	}
-	if e.err != nil {
-		l.c.notify.post(CallbackFailed{"Options.Resolver", l.c.secrets.HideError(e.err)})
-	}
-	if len(e.urls) > 0 {
-		l.endpoints.List.Replace(e.urls)
-	}
-	if l.link != nil {
-		l.attemptRotation()
-		return
-	}
-	l.rotation.attempting = false
-	l.dial()
 }
 
 // optionOf returns the option that err names; "" if there is none.

@@ -3,6 +3,7 @@ package limpet
 import (
 	"context"
 	"log/slog"
+	"net/url"
 	"time"
 
 	"github.com/limpet-go/limpet/internal/endpoint"
@@ -163,9 +164,13 @@ func (l *loop) attemptRotation() {
 		l.rotation.attempting = false
 		return
 	}
-	if wait := l.endpoints.Wait(l.now); wait > 0 {
+	at := l.earliestAttempt() // Options.Resolver may have left only endpoints with a slot
+	if !at.After(l.now) && l.endpoints.Wait(l.now) > 0 {
+		at = l.endpoints.TurnAt
+	}
+	if at.After(l.now) {
 		l.rotation.attempting, l.rotation.settling = false, false
-		k.renewAt = l.endpoints.TurnAt
+		k.renewAt = at
 		return
 	}
 	l.attempt(k.whyLeft())
@@ -212,7 +217,7 @@ func (l *loop) rotationFailed(k *link, f *wire.Failure) {
 	}
 	l.c.counters.countFailure(false, ErrorClass(d.Class))
 	l.followEndpoint(nil, f, &d)
-	l.earliestRetry = later(l.now.Add(d.After), l.endpoints.List.Earliest())
+	l.holdFor(d.After)
 	k.renewAt = later(l.now.Add(l.policy.nextDelay(d, l.spread, l.now)), l.earliestAttempt())
 	l.rotation.failures++
 	l.rotation.patient, l.rotation.settling = false, false
@@ -346,6 +351,31 @@ func (l *loop) resolve() bool {
 		l.dialer.resolve(ctx)
 	})
 	return true
+}
+
+// resolved is the answer of Options.Resolver.
+type resolved struct {
+	urls []*url.URL // empty: none is usable
+	err  error      // what is wrong with the answer
+}
+
+func (e resolved) apply(l *loop) {
+	l.cancelAttempt = nil
+	if l.ended {
+		return
+	}
+	if e.err != nil {
+		l.c.notify.post(CallbackFailed{"Options.Resolver", l.c.secrets.HideError(e.err)})
+	}
+	if len(e.urls) > 0 {
+		l.endpoints.List.Replace(e.urls, l.now)
+	}
+	if l.link != nil {
+		l.attemptRotation()
+		return
+	}
+	l.rotation.attempting = false
+	l.dial()
 }
 
 // RotationFailed reports that the client has to leave its connection, because the server asks

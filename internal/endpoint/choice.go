@@ -51,6 +51,15 @@ func (c *Choice) Wait(now time.Time) time.Duration {
 	return wait
 }
 
+// Earliest returns the time before which no endpoint may be tried, because of slots; long ago if
+// there is none, or the endpoint of the next attempt is chosen.
+func (c *Choice) Earliest() time.Time {
+	if c.HasTurn || c.Moved != nil {
+		return time.Time{}
+	}
+	return c.List.Earliest()
+}
+
 // Expect returns when an attempt that is due at a time from now on will start, as far as is known:
 // others may come before its turn, and the rate of the turns may change.
 func (c *Choice) Expect(at, now time.Time) time.Time {

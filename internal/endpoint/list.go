@@ -28,6 +28,7 @@ const (
 // rounds: each at most once in a round. A List is not safe for concurrent use.
 type List struct {
 	all   []*Endpoint
+	gone  []*Endpoint // not in the list any more, and they may come back: their slots hold
 	round uint64
 }
 
@@ -35,25 +36,38 @@ type List struct {
 // begin with the same endpoint.
 func NewList(urls []*url.URL) *List {
 	l := &List{round: 1}
-	l.Replace(urls)
+	l.Replace(urls, time.Time{})
 	return l
 }
 
 // Replace makes urls, which are not empty, the endpoints. What is known of those that stay is
 // kept, and their order. New ones come at random places, but not before the first that stays:
 // it was the last to work.
-func (l *List) Replace(urls []*url.URL) {
-	l.all = slices.DeleteFunc(l.all, func(e *Endpoint) bool {
-		return !slices.ContainsFunc(urls, func(u *url.URL) bool { return *u == *e.URL })
-	})
+//
+// The slot of one that goes is kept until it is over: it may come back before.
+func (l *List) Replace(urls []*url.URL, now time.Time) {
+	before := slices.Concat(l.gone, l.all)
+	l.gone = nil
+	for _, e := range before {
+		if e.slot.After(now) && !slices.ContainsFunc(urls, e.isAt) {
+			l.gone = append(l.gone[max(0, len(l.gone)+1-maxEndpoints):], e)
+		}
+	}
+	l.all = slices.DeleteFunc(l.all, func(e *Endpoint) bool { return !slices.ContainsFunc(urls, e.isAt) })
 	first := min(len(l.all), 1)
 	for _, u := range urls {
-		if !slices.ContainsFunc(l.all, func(e *Endpoint) bool { return *u == *e.URL }) {
+		if !slices.ContainsFunc(l.all, func(e *Endpoint) bool { return e.isAt(u) }) {
+			added := &Endpoint{URL: u}
+			if i := slices.IndexFunc(before, func(e *Endpoint) bool { return e.isAt(u) }); i >= 0 {
+				added.slot = before[i].slot
+			}
 			at := first + rand.IntN(len(l.all)-first+1)
-			l.all = slices.Insert(l.all, at, &Endpoint{URL: u})
+			l.all = slices.Insert(l.all, at, added)
 		}
 	}
 }
+
+func (e *Endpoint) isAt(u *url.URL) bool { return *u == *e.URL }
 
 // Len returns the number of endpoints.
 func (l *List) Len() int { return len(l.all) }

@@ -146,14 +146,25 @@ func TestReplace(t *testing.T) {
 		first := l.all[0]
 		last := l.all[2]
 		l.Hold(last, now.Add(time.Hour))
-		l.Replace([]*url.URL{{Scheme: "wss", Host: "x"}, first.URL, last.URL, {Scheme: "wss", Host: "y"}})
+		l.Replace([]*url.URL{{Scheme: "wss", Host: "x"}, first.URL, last.URL, {Scheme: "wss", Host: "y"}}, now)
 		if l.Len() != 4 || l.all[0] != first || !last.slot.After(now) {
 			t.Fatalf("%d endpoints, the first is %s", l.Len(), l.all[0].URL.Host)
 		}
 		seen[l.all[1].URL.Host] = true
-		l.Replace([]*url.URL{{Scheme: "wss", Host: "z"}})
+		l.Replace([]*url.URL{{Scheme: "wss", Host: "z"}}, now)
 		if l.Len() != 1 || l.Next(now).URL.Host != "z" {
 			t.Fatal("not the only one")
+		}
+		if l.Replace([]*url.URL{first.URL}, now.Add(time.Minute)); len(l.gone) != 1 {
+			t.Fatalf("%d slots are kept", len(l.gone))
+		}
+		l.Replace([]*url.URL{first.URL, last.URL}, now.Add(2*time.Minute))
+		if e := l.all[1]; e.URL.Host != last.URL.Host || !e.slot.Equal(now.Add(time.Hour)) || len(l.gone) != 0 {
+			t.Fatal("the slot of one that comes back is lost")
+		}
+		l.Replace([]*url.URL{first.URL}, now.Add(2*time.Hour))
+		if len(l.gone) != 0 {
+			t.Fatal("a slot is kept that is over")
 		}
 	}
 	if !seen["x"] || !seen["y"] || !seen["0"] && !seen["1"] && !seen["2"] {
