@@ -132,7 +132,8 @@ func (l *List) Earliest() time.Time {
 
 // Worked follows when a connection to e is ready: the next attempt begins with e.
 func (l *List) Worked(e *Endpoint) {
-	e.avoid, e.slot, e.refuses = time.Time{}, time.Time{}, false
+	e.avoid, e.slot = time.Time{}, time.Time{}
+	l.forgetRefusals()
 	if i := slices.Index(l.all, e); i > 0 {
 		l.all = slices.Insert(slices.Delete(l.all, i, i+1), 0, e)
 	}
@@ -144,7 +145,7 @@ func (l *List) Stable(e *Endpoint) { e.failures = 0 }
 // Failed follows when an attempt or a connection to e failed for a reason that may pass.
 // After some in a row, others come first for a while.
 func (l *List) Failed(e *Endpoint, now time.Time) {
-	e.refuses = false
+	l.forgetRefusals()
 	if e.failures++; e.failures >= breakAfter {
 		l.Avoid(e, now)
 	}
@@ -156,6 +157,14 @@ func (l *List) Refused(e *Endpoint, now time.Time) (all bool) {
 	e.refuses = true
 	l.Avoid(e, now)
 	return !slices.ContainsFunc(l.all, func(e *Endpoint) bool { return !e.refuses })
+}
+
+// forgetRefusals makes only refusals count that follow: those of every endpoint, with nothing else
+// in between.
+func (l *List) forgetRefusals() {
+	for _, e := range l.all {
+		e.refuses = false
+	}
 }
 
 // Avoid makes others come before e for a while.

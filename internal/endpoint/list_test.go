@@ -132,7 +132,10 @@ func TestRefused(t *testing.T) {
 	if l.Refused(a, now) {
 		t.Error("all, although one worked")
 	}
-	if !l.Refused(b, now) {
+	if l.Refused(b, now) {
+		t.Error("all, although one refused before another one worked")
+	}
+	if !l.Refused(c, now) {
 		t.Error("not all, after every one")
 	}
 }

@@ -49,9 +49,16 @@ var ofEndpoints = []mutation{
 	{
 		name:    "endpoints: a failure that passes leaves a refusal",
 		file:    "internal/endpoint/list.go",
-		search:  "\te.refuses = false\n\tif e.failures++",
+		search:  "\tl.forgetRefusals()\n\tif e.failures++",
 		replace: "\tif e.failures++",
 		test:    endpointTests,
+	},
+	{
+		name:    "endpoints: a ready connection leaves the refusals of others",
+		file:    "internal/endpoint/list.go",
+		search:  "time.Time{}, time.Time{}\n\tl.forgetRefusals()\n",
+		replace: "time.Time{}, time.Time{}\n\te.refuses = false\n",
+		test:    "-run ^TestRefusalBeforeAReadyConnectionIsForgotten$ ./test",
 	},
 	{
 		name:    "endpoints: each attempt costs a wait",
