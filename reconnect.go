@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"iter"
 	"math"
 	"math/rand/v2"
 	"net/http"
@@ -280,23 +281,32 @@ func (l *loop) takePing() (at time.Time) {
 }
 
 // refusedForPace reports whether the server has refused something because the client sends too
-// much, and says so. Then the client sends less.
-func (l *loop) refusedForPace(k *link, code int64, reason string) bool {
-	if code != http.StatusTooManyRequests && verdict.ComplaintIn(reason) != verdict.SentMuch {
+// much, and says so. Then the client sends less. topics are those that the reason may name.
+func (l *loop) refusedForPace(k *link, code int64, reason string, topics iter.Seq[string]) bool {
+	if code != http.StatusTooManyRequests && !verdict.SaysSentMuch(reason, topics) {
 		return false
 	}
 	l.slowDown(k, true, reason)
 	return true
 }
 
+// topicOf returns the topic of a message that is in the window.
+func (l *loop) topicOf(seq uint64) iter.Seq[string] {
+	return func(yield func(string) bool) {
+		if _, r := l.window.lookup(seq); r != nil {
+			yield(r.topic)
+		}
+	}
+}
+
 // closedForPace reports whether k has ended because the client sends too much: the server says
 // so, or it may mean that. Then the client sends less.
 func (l *loop) closedForPace(k *link, f *wire.Failure) bool {
 	complaint := verdict.ComplaintIn(f.Reason)
-	said := complaint == verdict.SentMuch || f.PeerCode == http.StatusTooManyRequests ||
+	said := verdict.SaysSentMuch(f.Reason, l.registry.topics()) || f.PeerCode == http.StatusTooManyRequests ||
 		f.Code == closeRateLimited && l.c.cfg.Dialect.Name() == nameOfLimpet
 	switch {
-	case f.Code == 0, !said && (f.Code != closePolicy || complaint == verdict.Other):
+	case f.Code == 0, !said && (f.Code != closePolicy || complaint != verdict.Unclear):
 		return false
 	}
 	return l.slowDown(k, said, f.Reason)
