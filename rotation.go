@@ -50,8 +50,8 @@ func (l *loop) planRenewal(k *link) {
 		return
 	}
 	last := min(age/10, time.Hour)
-	k.renewAt = l.now.Add(age - last + uniform(last/2))
-	k.renewBy = l.now.Add(age - last/4)
+	k.renewAt = k.conn.upgraded.Add(age - last + uniform(last/2))
+	k.renewBy = k.conn.upgraded.Add(age - last/4)
 }
 
 // planLeaving follows when the server asks for a new connection: at a random moment of the
@@ -188,9 +188,13 @@ func (k *link) whyLeft() *Error {
 // rotated follows when the attempt that rotate has started has ended, and k is still in use.
 func (l *loop) rotated(k *link, e *dialed) {
 	if f := e.failure; f != nil {
+		if e.timedOut && !l.stoodStillAt.After(l.lastAttempt) {
+			l.policy.extendDialTimeout()
+		}
 		l.rotationFailed(k, f)
 		return
 	}
+	l.policy.dialTimeout = l.policy.firstDialTimeout
 	if l.shuttingDown {
 		e.conn.abandon()
 		return
