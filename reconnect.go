@@ -213,7 +213,7 @@ func (l *loop) holdFor(slot time.Duration) {
 
 // earliestAttempt is the time before which no attempt is made, whoever asks.
 func (l *loop) earliestAttempt() time.Time {
-	return later(later(l.lastAttempt.Add(minBetweenAttempts), l.earliestRetry), later(l.endpoints.TurnAt, l.endpoints.Earliest()))
+	return later(later(l.lastAttempt.Add(minBetweenAttempts), l.earliestRetry), later(l.endpoints.TurnAt, l.endpoints.Earliest(l.now)))
 }
 
 // followEndpoint follows at the endpoint why an attempt failed (k is nil) or a connection

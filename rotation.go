@@ -6,7 +6,6 @@ import (
 	"net/url"
 	"time"
 
-	"github.com/limpet-go/limpet/internal/endpoint"
 	"github.com/limpet-go/limpet/internal/verdict"
 	"github.com/limpet-go/limpet/wire"
 )
@@ -87,7 +86,7 @@ func (l *loop) planLeaving(k *link, ev *wire.Event) {
 		l.c.notify.post(RotationFailed{why, l.rotation.failures + 1, k.renewAt})
 		return
 	}
-	l.endpoints.Moved = &endpoint.Endpoint{URL: target}
+	l.endpoints.Moved = l.endpoints.List.At(target)
 }
 
 // renewInTime makes a new connection before the server ends this one for its age, or because
@@ -372,7 +371,7 @@ func (e resolved) apply(l *loop) {
 		l.c.notify.post(CallbackFailed{"Options.Resolver", l.c.secrets.HideError(e.err)})
 	}
 	if len(e.urls) > 0 {
-		l.endpoints.List.Replace(e.urls, l.now)
+		l.endpoints.List.Replace(e.urls)
 	}
 	if l.link != nil {
 		l.attemptRotation()

@@ -144,30 +144,28 @@ func TestRefused(t *testing.T) {
 func TestReplace(t *testing.T) {
 	now := time.Now()
 	seen := make(map[string]bool)
-	for range 100 {
+	for range 30 {
 		l := list(3)
 		first := l.all[0]
 		last := l.all[2]
 		l.Hold(last, now.Add(time.Hour))
-		l.Replace([]*url.URL{{Scheme: "wss", Host: "x"}, first.URL, last.URL, {Scheme: "wss", Host: "y"}}, now)
+		l.Replace([]*url.URL{{Scheme: "wss", Host: "x"}, first.URL, last.URL, {Scheme: "wss", Host: "y"}})
 		if l.Len() != 4 || l.all[0] != first || !last.slot.After(now) {
 			t.Fatalf("%d endpoints, the first is %s", l.Len(), l.all[0].URL.Host)
 		}
 		seen[l.all[1].URL.Host] = true
-		l.Replace([]*url.URL{{Scheme: "wss", Host: "z"}}, now)
+		l.Replace([]*url.URL{{Scheme: "wss", Host: "z"}})
 		if l.Len() != 1 || l.Next(now).URL.Host != "z" {
 			t.Fatal("not the only one")
 		}
-		if l.Replace([]*url.URL{first.URL}, now.Add(time.Minute)); len(l.gone) != 1 {
-			t.Fatalf("%d slots are kept", len(l.gone))
-		}
-		l.Replace([]*url.URL{first.URL, last.URL}, now.Add(2*time.Minute))
-		if e := l.all[1]; e.URL.Host != last.URL.Host || !e.slot.Equal(now.Add(time.Hour)) || len(l.gone) != 0 {
+		l.Replace([]*url.URL{first.URL})
+		l.Hold(last, now.Add(2*time.Hour))
+		l.Hold(last, now.Add(time.Hour))
+		l.Hold(&Endpoint{URL: &url.URL{Scheme: "wss", Host: "z"}}, now.Add(3*time.Hour))
+		l.Hold(&Endpoint{URL: &url.URL{Scheme: "wss", Host: "new"}}, now.Add(time.Hour))
+		l.Replace([]*url.URL{{Scheme: "wss", Host: "new"}, {Scheme: "wss", Host: "z"}, last.URL})
+		if l.At(last.URL) != last || !last.slot.Equal(now.Add(2*time.Hour)) || !l.Earliest().Equal(now.Add(time.Hour)) || l.Next(now.Add(2*time.Hour)).URL.Host == "z" {
 			t.Fatal("the slot of one that comes back is lost")
-		}
-		l.Replace([]*url.URL{first.URL}, now.Add(2*time.Hour))
-		if len(l.gone) != 0 {
-			t.Fatal("a slot is kept that is over")
 		}
 	}
 	if !seen["x"] || !seen["y"] || !seen["0"] && !seen["1"] && !seen["2"] {
@@ -208,5 +206,16 @@ func TestAnyOrder(t *testing.T) {
 				}
 			}
 		}
+	}
+}
+
+// An endless number of endpoints that come and go takes no memory.
+func TestFewAreRemembered(t *testing.T) {
+	l := list(1)
+	for n := range maxEndpoints + 100 {
+		l.Replace([]*url.URL{{Scheme: "wss", Host: strconv.Itoa(n + 1)}})
+	}
+	if len(l.gone) != maxEndpoints {
+		t.Errorf("%d endpoints are remembered", len(l.gone))
 	}
 }

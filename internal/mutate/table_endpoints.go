@@ -1,14 +1,14 @@
 package main
 
-const endpointTests = "-run ^Test(Round|Breaker|Slots|Refused|Replace|WorkedComesFirst|AnyOrder)$ ./internal/endpoint"
+const endpointTests = "-run ^Test(Round|Breaker|Slots|Refused|Replace|WorkedComesFirst|AnyOrder|FewAreRemembered)$ ./internal/endpoint"
 
 // ofEndpoints breaks the choice of the endpoint and the turns of many clients.
 var ofEndpoints = []mutation{
 	{
 		name:    "endpoints: the order is that of the options",
 		file:    "internal/endpoint/list.go",
-		search:  "at := first + rand.IntN(len(l.all)-first+1)",
-		replace: "at := first + rand.IntN(len(l.all)-first+1)*0 + len(l.all) - first",
+		search:  "first+rand.IntN(len(l.all)-first+1), added)",
+		replace: "first+rand.IntN(len(l.all)-first+1)*0+len(l.all)-first, added)",
 		test:    "-run ^TestNextEndpointFollowsAtOnce$ ./test",
 	},
 	{
@@ -56,8 +56,8 @@ var ofEndpoints = []mutation{
 	{
 		name:    "endpoints: a ready connection leaves the refusals of others",
 		file:    "internal/endpoint/list.go",
-		search:  "time.Time{}, time.Time{}\n\tl.forgetRefusals()\n",
-		replace: "time.Time{}, time.Time{}\n\te.refuses = false\n",
+		search:  "while the attempt was in progress holds\n\tl.forgetRefusals()\n",
+		replace: "while the attempt was in progress holds\n\te.refuses = false\n",
 		test:    "-run ^TestRefusalBeforeAReadyConnectionIsForgotten$ ./test",
 	},
 	{
@@ -154,16 +154,44 @@ var ofEndpoints = []mutation{
 	{
 		name:    "slots: an endpoint that comes back has none",
 		file:    "internal/endpoint/list.go",
-		search:  "added.slot = before[i].slot",
-		replace: "_ = i",
+		search:  "added := find(known, u)",
+		replace: "added := find(nil, u)",
 		test:    endpointTests,
 	},
 	{
-		name:    "slots: one that is over is kept",
+		name:    "slots: endpoints without number are remembered",
 		file:    "internal/endpoint/list.go",
-		search:  "e.slot.After(now) && !slices.ContainsFunc",
-		replace: "!slices.ContainsFunc",
+		search:  "append(l.gone[max(0, len(l.gone)+1-maxEndpoints):], e)",
+		replace: "append(l.gone, e)",
 		test:    endpointTests,
+	},
+	{
+		name:    "slots: a shorter one replaces a longer one",
+		file:    "internal/endpoint/list.go",
+		search:  "if until.After(known.slot) {",
+		replace: "if true {",
+		test:    endpointTests,
+	},
+	{
+		name:    "slots: that of an endpoint that is not in the list is lost",
+		file:    "internal/endpoint/list.go",
+		search:  "\t\tknown = e\n\t\tl.keep(e)\n",
+		replace: "\t\tknown = e\n",
+		test:    endpointTests,
+	},
+	{
+		name:    "slots: a URL that the server names has none",
+		file:    "internal/endpoint/choice.go",
+		search:  "c.Chosen == nil || c.Chosen.slot.After(now) {",
+		replace: "c.Chosen == nil {",
+		test:    "-run ^TestMovedRespectsASlot$ ./internal/endpoint",
+	},
+	{
+		name:    "slots: a URL that the server names makes those of the list void",
+		file:    "internal/endpoint/choice.go",
+		search:  "c.Moved != nil && !c.Moved.slot.After(now) {",
+		replace: "c.Moved != nil {",
+		test:    "-run ^TestMovedRespectsASlot$ ./internal/endpoint",
 	},
 	{
 		name:    "slots: that of a token server is one of the endpoint",
@@ -196,8 +224,8 @@ var ofEndpoints = []mutation{
 	{
 		name:    "governor: ReconnectNow jumps the queue",
 		file:    "reconnect.go",
-		search:  "later(l.lastAttempt.Add(minBetweenAttempts), l.earliestRetry), later(l.endpoints.TurnAt, l.endpoints.Earliest()))",
-		replace: "later(l.lastAttempt.Add(minBetweenAttempts), l.earliestRetry), l.endpoints.Earliest())",
+		search:  "later(l.lastAttempt.Add(minBetweenAttempts), l.earliestRetry), later(l.endpoints.TurnAt, l.endpoints.Earliest(l.now)))",
+		replace: "later(l.lastAttempt.Add(minBetweenAttempts), l.earliestRetry), l.endpoints.Earliest(l.now))",
 		test:    "-run ^TestGovernorOfOnesOwn$ ./test",
 	},
 	{

@@ -20,7 +20,7 @@ var ofPace = []mutation{
 		name:    "learn: a late pong is too much",
 		file:    "reconnect.go",
 		search:  "!said && (f.Code != closePolicy || complaint != verdict.Unclear):",
-		replace: "!said && f.Code != closePolicy:",
+		replace: "!said && (f.Code != closePolicy || complaint > verdict.Other):",
 		test:    "-run ^TestPaceStays$ ./test",
 	},
 	{
