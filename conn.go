@@ -32,6 +32,7 @@ type conn struct {
 	gen      uint64       // State.Generation
 	number   uint64       // wire.Resume.Conn
 	slots    *tasks.Slots // batches of events that the reader has posted and the loop has not applied
+	upgraded time.Time    // when
 	refusal  int          // with the fallback: the status that refused the upgrade; 0: none did in this attempt
 }
 

@@ -139,8 +139,8 @@ func (d *dialer) noteSecrets(cred *Credential, a *attempt) {
 	d.secrets.Add(cred.Token.reveal())
 	d.secrets.AddRequest("", cred.Header)
 	d.secrets.AddSubprotocols(cred.Subprotocols)
-	for i := range a.subs {
-		d.secrets.Add(a.subs[i].Token)
+	for i := range a.subs { // there may be more than what Add takes, and a ticket is to come
+		d.secrets.AddSubscription(a.subs[i].Token)
 	}
 }
 

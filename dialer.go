@@ -230,6 +230,7 @@ func (x *dialing) make(connect connector, resume *wire.Resume) dialed {
 		failure.Body = []byte(d.secrets.Hide(string(failure.Body)))
 		return dialed{failure: failure}
 	}
+	c.upgraded = time.Now()
 	if !slices.ContainsFunc(spoken, func(name string) bool { return strings.EqualFold(name, c.Subprotocol) }) {
 		c.unchosen = spoken
 	}

@@ -27,8 +27,13 @@ func (l *loop) connect() {
 	l.dial()
 }
 
-// dial starts an attempt, unless its turn comes later.
+// dial starts an attempt, unless its turn comes later, or there is no endpoint without a slot
+// since Options.Resolver was asked.
 func (l *loop) dial() {
+	if l.earliestAttempt().After(l.now) {
+		l.scheduleAttempt(0)
+		return
+	}
 	if !l.takeTurn() {
 		return
 	}
@@ -328,16 +333,15 @@ func (l *loop) fail(k *link, f *wire.Failure) {
 			l.credentialRefusedAt = l.now
 		}
 	}
+	l.holdFor(d.After)
 	if k != nil && l.takeNext() {
 		return
 	}
 	if another {
-		l.earliestRetry = time.Time{}
 		l.scheduleAttempt(0)
 		return
 	}
 	l.endpoints.List.BeginRound()
-	l.earliestRetry = later(l.now.Add(d.After), l.endpoints.List.Earliest())
 	l.tryAgain(d)
 }
 
@@ -388,11 +392,6 @@ func (l *loop) scheduleAttempt(delay time.Duration) {
 	l.attemptAt = later(l.now.Add(delay), l.earliestAttempt())
 	l.state.NextAttempt = l.endpoints.Expect(l.attemptAt, l.now)
 	l.enter(Waiting)
-}
-
-// earliestAttempt is the time before which no attempt is made, whoever asks.
-func (l *loop) earliestAttempt() time.Time {
-	return later(later(l.lastAttempt.Add(minBetweenAttempts), l.earliestRetry), l.endpoints.TurnAt)
 }
 
 // disconnect ends a connection, with a close frame if code is not 0. It does

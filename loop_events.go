@@ -126,14 +126,14 @@ func (l *loop) handle(k *link, ev *wire.Event) {
 			return
 		}
 		open := l.window.pending
+		for _, r := range ev.Ack.Rejects { // before their messages have left the window
+			l.refusedForPace(k, r.PeerCode, r.Reason, l.topicOf(r.Seq))
+		}
 		if err := l.window.acknowledge(ev.Ack); err != nil {
 			l.violated(k, err)
 			return
 		}
 		k.proved = k.proved || l.window.pending < open // an ack may bring credit only
-		for _, r := range ev.Ack.Rejects {
-			l.refusedForPace(k, r.PeerCode, r.Reason)
-		}
 	case wire.EventStep:
 		if k.waitingSteps() >= maxReplies {
 			l.violated(k, violation("too many handshake steps"))
@@ -218,7 +218,7 @@ func (l *loop) unsubscribed(k *link, s *Subscription, ev *wire.Event) {
 	err := &Error{Op: "Subscribe", Field: "topic", Class: ClassRejected, Code: shownCode(ev.Code, ev.PeerCode), Detail: text.Quote(ev.Reason), Err: ErrRejected}
 	u := k.usedTopic(s.topic)
 	switch {
-	case ev.Code != 0 && l.refusedForPace(k, ev.PeerCode, ev.Reason):
+	case ev.Code != 0 && l.refusedForPace(k, ev.PeerCode, ev.Reason, slices.Values([]string{s.topic, s.wireName})):
 		if pending {
 			k.answered(s, l.now)
 		}

@@ -402,7 +402,7 @@ func (l *loop) handleError(k *link, ev *wire.Event) {
 			k.closeBy = l.now
 		}
 	}
-	slow := l.refusedForPace(k, ev.PeerCode, ev.Reason)
+	slow := l.refusedForPace(k, ev.PeerCode, ev.Reason, l.registry.topics())
 	if traits := &l.c.cfg.traits; !traits.ByKey && traits.Confirms && !ev.Fatal && ev.Code != 0 && ev.Key == 0 && ev.N == 0 {
 		l.requestRefused(k, ev, slow)
 	}

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"iter"
 	"math"
 	"math/rand/v2"
 	"net/http"
@@ -204,6 +205,17 @@ func (l *loop) takeTurn() bool {
 	return false
 }
 
+// holdFor makes the server's slot hold from now on. A slot that was given before holds too, for
+// the connection in use or for the attempt to make the next one.
+func (l *loop) holdFor(slot time.Duration) {
+	l.earliestRetry = later(l.earliestRetry, l.now.Add(slot))
+}
+
+// earliestAttempt is the time before which no attempt is made, whoever asks.
+func (l *loop) earliestAttempt() time.Time {
+	return later(later(l.lastAttempt.Add(minBetweenAttempts), l.earliestRetry), later(l.endpoints.TurnAt, l.endpoints.Earliest(l.now)))
+}
+
 // followEndpoint follows at the endpoint why an attempt failed (k is nil) or a connection
 // ended. It reports whether another endpoint is to be tried at once.
 func (l *loop) followEndpoint(k *link, f *wire.Failure, d *verdict.Decision) (another bool) {
@@ -211,8 +223,10 @@ func (l *loop) followEndpoint(k *link, f *wire.Failure, d *verdict.Decision) (an
 	if k != nil {
 		e = k.endpoint
 	}
+	var user *fault.User
+	elsewhere := errors.As(f.Err, &user) && user.IsCredential() // the server of the credentials has answered
 	overloaded := f.Status == http.StatusTooManyRequests || f.Status == http.StatusServiceUnavailable || f.Code == 1008
-	if overloaded && f.Header.Get(headers.RetryMilliseconds) == "" {
+	if overloaded && !elsewhere && f.Header.Get(headers.RetryMilliseconds) == "" {
 		l.endpoints.Overloaded(e, l.now)
 	}
 	wasReady := k != nil && k.ready
@@ -224,7 +238,7 @@ func (l *loop) followEndpoint(k *link, f *wire.Failure, d *verdict.Decision) (an
 			return false
 		}
 		d.Action = wire.ActionBackOff
-	case d.Class == string(ClassLocal), d.Class == string(ClassUser), d.Action == wire.ActionRefresh:
+	case d.Class == string(ClassLocal), d.Class == string(ClassUser), d.Action == wire.ActionRefresh, elsewhere:
 		return false // the endpoint is not why
 	case wasReady && d.Action == wire.ActionSpread:
 		list.Avoid(e, l.now) // it goes away
@@ -267,23 +281,32 @@ func (l *loop) takePing() (at time.Time) {
 }
 
 // refusedForPace reports whether the server has refused something because the client sends too
-// much, and says so. Then the client sends less.
-func (l *loop) refusedForPace(k *link, code int64, reason string) bool {
-	if code != http.StatusTooManyRequests && verdict.ComplaintIn(reason) != verdict.SentMuch {
+// much, and says so. Then the client sends less. topics are those that the reason may name.
+func (l *loop) refusedForPace(k *link, code int64, reason string, topics iter.Seq[string]) bool {
+	if code != http.StatusTooManyRequests && !verdict.SaysSentMuch(reason, topics) {
 		return false
 	}
 	l.slowDown(k, true, reason)
 	return true
 }
 
+// topicOf returns the topic of a message that is in the window.
+func (l *loop) topicOf(seq uint64) iter.Seq[string] {
+	return func(yield func(string) bool) {
+		if _, r := l.window.lookup(seq); r != nil {
+			yield(r.topic)
+		}
+	}
+}
+
 // closedForPace reports whether k has ended because the client sends too much: the server says
 // so, or it may mean that. Then the client sends less.
 func (l *loop) closedForPace(k *link, f *wire.Failure) bool {
 	complaint := verdict.ComplaintIn(f.Reason)
-	said := complaint == verdict.SentMuch || f.PeerCode == http.StatusTooManyRequests ||
+	said := verdict.SaysSentMuch(f.Reason, l.registry.topics()) || f.PeerCode == http.StatusTooManyRequests ||
 		f.Code == closeRateLimited && l.c.cfg.Dialect.Name() == nameOfLimpet
 	switch {
-	case f.Code == 0, !said && (f.Code != closePolicy || complaint == verdict.Other):
+	case f.Code == 0, !said && (f.Code != closePolicy || complaint != verdict.Unclear):
 		return false
 	}
 	return l.slowDown(k, said, f.Reason)
@@ -321,31 +344,6 @@ func (l *loop) paceChanged(e SendPaceChanged) {
 	e.Host, e.PerSecond = l.state.Host, l.pacing.PerSecond()
 	l.c.counters.pace.Store(math.Float64bits(e.PerSecond))
 	l.c.notify.post(e)
-}
-
-// resolved is the answer of Options.Resolver.
-type resolved struct {
-	urls []*url.URL // empty: none is usable
-	err  error      // what is wrong with the answer
-}
-
-func (e resolved) apply(l *loop) {
-	l.cancelAttempt = nil
-	if l.ended {
-		return
-	}
-	if e.err != nil {
-		l.c.notify.post(CallbackFailed{optionResolver, &Error{Op: "dial", Field: optionResolver, Class: ClassUser, Err: l.c.secrets.HideError(e.err)}})
-	}
-	if len(e.urls) > 0 {
-		l.endpoints.List.Replace(e.urls)
-	}
-	if l.link != nil {
-		l.attemptRotation()
-		return
-	}
-	l.rotation.attempting = false
-	l.dial()
 }
 
 // optionOf returns the option that err names; "" if there is none.

@@ -42,6 +42,17 @@ func (r *registry) all() iter.Seq[*Subscription] {
 	}
 }
 
+// topics returns the topics of those that are on the wire.
+func (r *registry) topics() iter.Seq[string] {
+	return func(yield func(string) bool) {
+		for s := range r.all() {
+			if !yield(s.topic) {
+				return
+			}
+		}
+	}
+}
+
 // users returns those with a user: each of a shared topic, and not one that is only on the wire.
 func (r *registry) users() iter.Seq[*Subscription] {
 	return func(yield func(*Subscription) bool) {

@@ -3,9 +3,9 @@ package limpet
 import (
 	"context"
 	"log/slog"
+	"net/url"
 	"time"
 
-	"github.com/limpet-go/limpet/internal/endpoint"
 	"github.com/limpet-go/limpet/internal/verdict"
 	"github.com/limpet-go/limpet/wire"
 )
@@ -49,8 +49,8 @@ func (l *loop) planRenewal(k *link) {
 		return
 	}
 	last := min(age/10, time.Hour)
-	k.renewAt = l.now.Add(age - last + uniform(last/2))
-	k.renewBy = l.now.Add(age - last/4)
+	k.renewAt = k.conn.upgraded.Add(age - last + uniform(last/2))
+	k.renewBy = k.conn.upgraded.Add(age - last/4)
 }
 
 // planLeaving follows when the server asks for a new connection: at a random moment of the
@@ -86,7 +86,7 @@ func (l *loop) planLeaving(k *link, ev *wire.Event) {
 		l.c.notify.post(RotationFailed{why, l.rotation.failures + 1, l.nextRotation(k)})
 		return
 	}
-	l.endpoints.Moved = &endpoint.Endpoint{URL: target}
+	l.endpoints.Moved = l.endpoints.List.At(target)
 }
 
 // renewInTime makes a new connection before the server ends this one for its age, or because
@@ -163,9 +163,13 @@ func (l *loop) attemptRotation() {
 		l.rotation.attempting = false
 		return
 	}
-	if wait := l.endpoints.Wait(l.now); wait > 0 {
+	at := l.earliestAttempt() // Options.Resolver may have left only endpoints with a slot
+	if !at.After(l.now) && l.endpoints.Wait(l.now) > 0 {
+		at = l.endpoints.TurnAt
+	}
+	if at.After(l.now) {
 		l.rotation.attempting, l.rotation.settling = false, false
-		k.renewAt = l.endpoints.TurnAt
+		k.renewAt = at
 		return
 	}
 	l.attempt(k.whyLeft())
@@ -183,9 +187,13 @@ func (k *link) whyLeft() *Error {
 // rotated follows when the attempt that rotate has started has ended, and k is still in use.
 func (l *loop) rotated(k *link, e *dialed) {
 	if f := e.failure; f != nil {
+		if e.timedOut && !l.stoodStillAt.After(l.lastAttempt) {
+			l.policy.extendDialTimeout()
+		}
 		l.rotationFailed(k, f)
 		return
 	}
+	l.policy.dialTimeout = l.policy.firstDialTimeout
 	if l.shuttingDown {
 		e.conn.abandon()
 		return
@@ -212,7 +220,7 @@ func (l *loop) rotationFailed(k *link, f *wire.Failure) {
 	}
 	l.c.counters.countFailure(false, ErrorClass(d.Class))
 	l.followEndpoint(nil, f, &d)
-	l.earliestRetry = later(l.now.Add(d.After), l.endpoints.List.Earliest())
+	l.holdFor(d.After)
 	k.renewAt = later(l.now.Add(l.policy.nextDelay(d, l.spread, l.now)), l.earliestAttempt())
 	l.rotation.failures++
 	l.rotation.patient, l.rotation.settling = false, false
@@ -354,6 +362,31 @@ func (l *loop) resolve() bool {
 		l.dialer.resolve(ctx)
 	})
 	return true
+}
+
+// resolved is the answer of Options.Resolver.
+type resolved struct {
+	urls []*url.URL // empty: none is usable
+	err  error      // what is wrong with the answer
+}
+
+func (e resolved) apply(l *loop) {
+	l.cancelAttempt = nil
+	if l.ended {
+		return
+	}
+	if e.err != nil {
+		l.c.notify.post(CallbackFailed{optionResolver, &Error{Op: "dial", Field: optionResolver, Class: ClassUser, Err: l.c.secrets.HideError(e.err)}})
+	}
+	if len(e.urls) > 0 {
+		l.endpoints.List.Replace(e.urls)
+	}
+	if l.link != nil {
+		l.attemptRotation()
+		return
+	}
+	l.rotation.attempting = false
+	l.dial()
 }
 
 // RotationFailed reports that the client has to leave its connection, because the server asks

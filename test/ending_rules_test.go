@@ -143,3 +143,32 @@ func TestFatalErrorFrameDecides(t *testing.T) {
 		})
 	}
 }
+
+// What one endpoint refused before a connection was ready elsewhere does not count when that one
+// refuses the client later.
+func TestRefusalBeforeAReadyConnectionIsForgotten(t *testing.T) {
+	for tried := false; !tried; { // until the client begins with the one that refuses
+		synctest.Test(t, func(t *testing.T) {
+			a := newGate(t, nil, func(p *scriptedConn) { p.sendFrames(p.welcome()) }, func(n int, w http.ResponseWriter) bool {
+				if n == 1 {
+					w.WriteHeader(http.StatusForbidden)
+				}
+				return n == 1
+			})
+			b := newGate(t, a, func(p *scriptedConn) {
+				p.sendFrames(p.welcome())
+				time.Sleep(time.Hour)
+				p.ws.Close(1003, "")
+			}, func(int, http.ResponseWriter) bool { return false })
+			c, _ := a.start(limpet.Options{Heartbeat: rareHeartbeats, Endpoints: []string{b.host.URL()}})
+			waitFor(t, c, 1)
+			if tried = len(a.asked()) == 1; !tried {
+				return
+			}
+			time.Sleep(time.Hour + time.Minute)
+			if st := c.State(); st.Phase != limpet.Ready || len(a.asked()) != 2 {
+				t.Errorf("%s after %d requests at the one that refused: %v", st.Phase, len(a.asked()), st.Cause)
+			}
+		})
+	}
+}

@@ -2,13 +2,17 @@ package test
 
 import (
 	"context"
+	"encoding/json"
+	"errors"
 	"fmt"
+	"strings"
 	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
 
 	"github.com/limpet-go/limpet"
+	"github.com/limpet-go/limpet/internal/assert"
 	"github.com/limpet-go/limpet/wire"
 	"github.com/limpet-go/limpet/wire/raw"
 )
@@ -138,5 +142,72 @@ func TestSignsOfLifeComeBetweenTheFirstTexts(t *testing.T) {
 				}
 			})
 		})
+	}
+}
+
+// named is a dialect whose server refuses a subscription with the rest of a text after "refuse ".
+type named struct{ wire.Dialect }
+
+func (d named) Open(r wire.Resume) (wire.Codec, error) {
+	c, err := d.Dialect.Open(r)
+	return namedCodec{c}, err
+}
+
+type namedCodec struct{ wire.Codec }
+
+func (c namedCodec) Decode(f wire.Frame, out *wire.Events) error {
+	how, text, _ := strings.Cut(string(f.Data), " ")
+	switch how {
+	case "named":
+		e := out.Append(wire.EventUnsubscribed)
+		e.Name, _, _ = strings.Cut(text, " ")
+		e.Code, e.Reason = 404, text
+	case "nameless":
+		e := out.Append(wire.EventError)
+		e.Code, e.Reason = 404, text
+	default:
+		return c.Codec.Decode(f, out)
+	}
+	return nil
+}
+
+// The name of a topic is no complaint of the server that the client sends too much.
+func TestTopicIsNoComplaint(t *testing.T) {
+	for _, how := range []string{"named", "nameless"} {
+		for _, topic := range []string{"flood-warnings", "Throttle/7", "rate_limit"} {
+			t.Run(how+" "+topic, func(t *testing.T) {
+				synctest.Test(t, func(t *testing.T) {
+					srv := newToyServer(t, func(_ int, say func(string), hear func() string) {
+						for text := hear(); text != ""; text = hear() {
+							var n note
+							json.Unmarshal([]byte(text), &n)
+							switch {
+							case n.Op == "sub":
+								say(how + " " + topic + " is unknown")
+							case n.Op == "pub" && n.Topic == topic:
+								say(noteText(note{ID: n.ID, OK: &no, Text: topic + " is unknown"}))
+							}
+						}
+					})
+					c, err := limpet.New(srv.host.URL(), options(&limpet.Options{HTTPClient: srv.host.HTTPClient(), Dialect: named{ownDialect(t, nil)}}))
+					assert.NoError(t, err)
+					defer closeAndWait(t, c)
+					for range 10 {
+						_, err := c.Publish(t.Context(), "x", nil, nil)
+						assert.NoError(t, err)
+					}
+					if _, err := c.Send(t.Context(), topic, nil, nil); !errors.Is(err, limpet.ErrRejected) {
+						t.Errorf("%v", err)
+					}
+					s := subscribe(t, c, topic)
+					if err := s.WaitLive(within(t, time.Minute)); !errors.Is(err, limpet.ErrRejected) {
+						t.Errorf("%v", err)
+					}
+					if p := c.Stats().SendPace; p != 0 {
+						t.Errorf("the pace is %v", p)
+					}
+				})
+			})
+		}
 	}
 }

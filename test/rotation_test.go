@@ -4,10 +4,12 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"net/http"
 	"slices"
 	"strconv"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -311,6 +313,62 @@ func TestPublishWaitsForTheNextConnection(t *testing.T) {
 		defer f.mu.Unlock()
 		if c.State().Generation != 2 || len(f.pubs) != 200 || f.pubs["0"] != 1 || f.pubs["199"] != 2 {
 			t.Errorf("%+v: %d messages, the first on connection %d, the last on %d", c.State(), len(f.pubs), f.pubs["0"], f.pubs["199"])
+		}
+	})
+}
+
+// A connection is renewed before its age is over, which counts from its upgrade: also if it had to
+// wait until the one before could be left.
+func TestAgeCountsFromTheUpgrade(t *testing.T) {
+	for range 10 {
+		synctest.Test(t, func(t *testing.T) {
+			g := newGate(t, nil, func(p *scriptedConn) { p.sendFrames(p.welcome()) }, func(int, http.ResponseWriter) bool { return false })
+			c, _ := g.start(limpet.Options{Heartbeat: rareHeartbeats, Limits: wire.ConnectionLimits{Age: time.Minute}})
+			waitFor(t, c, 1)
+			for range 3 { // without an outcome, so that each change waits for 3 s
+				_, err := c.Publish(t.Context(), "a", nil, nil)
+				assert.NoError(t, err)
+			}
+			waitFor(t, c, 4)
+			at := g.asked()
+			for i, t1 := range at[1:] {
+				if age := t1.Sub(at[i]); age > 59*time.Second {
+					t.Errorf("connection %d was renewed after %v", i+1, age)
+				}
+			}
+		})
+	}
+}
+
+// The attempt to make the next connection gets as much time as any other: its timeout grows.
+func TestDialTimeoutOfTheNextConnectionGrows(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var slow atomic.Bool
+		slow.Store(true)
+		g := newGate(t, nil, func(p *scriptedConn) {
+			p.sendFrames(p.welcome())
+			if p.number == 1 {
+				p.sendFrames(goAway)
+			}
+		}, func(n int, w http.ResponseWriter) bool {
+			if n > 1 && slow.Load() {
+				time.Sleep(15 * time.Second) // longer than Options.DialTimeout
+			}
+			return false
+		})
+		c, _ := g.start(limpet.Options{Heartbeat: rareHeartbeats})
+		waitFor(t, c, 1)
+		ctx, cancel := context.WithTimeout(t.Context(), 3*time.Minute)
+		defer cancel()
+		_, err := c.WaitState(ctx, func(s limpet.State) bool { return s.Phase == limpet.Ready && s.Generation == 2 })
+		if n := len(g.asked()); err != nil || n != 3 {
+			t.Fatalf("%d attempts: %v", n, err)
+		}
+		began := time.Now()
+		g.host.Network.CutAll() // the next attempt has the first timeout again
+		st, err := c.WaitState(withinAnHour(t), func(s limpet.State) bool { return limpet.ClassOf(s.Cause) == limpet.ClassTimeout })
+		if took := time.Since(began); err != nil || took > 11*time.Second {
+			t.Errorf("an attempt ended after %v: %v", took, st.Cause)
 		}
 	})
 }

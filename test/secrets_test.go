@@ -10,6 +10,7 @@ import (
 	"net"
 	"net/http"
 	"net/http/cookiejar"
+	"net/url"
 	"strings"
 	"sync"
 	"testing"
@@ -297,6 +298,40 @@ func TestErrorOfEncodeHoldsNoSecret(t *testing.T) {
 		assert.NoError(t, err)
 		if text := fmt.Sprint(s.WaitLive(t.Context())); !strings.Contains(text, "cannot spell [secret]") {
 			t.Errorf("%s", text)
+		}
+	})
+}
+
+// However many subscriptions have tokens, the credentials of the connection are not shown.
+func TestManyTokensHideNoTicketLess(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var ticket string
+		g := newGate(t, nil, func(p *scriptedConn) {
+			p.sendFrames(p.welcome())
+			p.sendFrames(p.confirmations()...)
+		}, func(n int, w http.ResponseWriter) bool {
+			if n == 1 {
+				return false
+			}
+			w.WriteHeader(http.StatusBadGateway)
+			fmt.Fprintf(w, "no node for %s", ticket)
+			return true
+		})
+		tickets := 0
+		c, _ := g.start(limpet.Options{Heartbeat: rareHeartbeats, Ticket: func(context.Context, limpet.AttemptInfo) (url.Values, error) {
+			tickets++
+			ticket = fmt.Sprintf("canary-%d", tickets)
+			return url.Values{"t": {ticket}}, nil
+		}})
+		waitFor(t, c, 1)
+		for i := range 300 {
+			_, err := c.Subscribe(t.Context(), fmt.Sprint("topic", i), &limpet.SubscribeOptions{Token: limpet.Secret(fmt.Sprintf("own-token-%d", i))})
+			assert.NoError(t, err)
+		}
+		g.host.Network.CutAll()
+		st, err := c.WaitState(withinAnHour(t), func(s limpet.State) bool { return limpet.ClassOf(s.Cause) == limpet.ClassHTTP })
+		if text := fmt.Sprint(st.Cause); err != nil || !strings.Contains(text, "no node") || strings.Contains(text, "canary") {
+			t.Errorf("%v, %v", st.Cause, err)
 		}
 	})
 }

@@ -25,6 +25,8 @@ func TestStrictURL(t *testing.T) {
 		"?Ticket=c":          true,
 		"?X-Amz-Signature=c": true,
 		"?pass%77ord=c":      true,
+		"?token=c;d":         true, // url.Values does not have these two
+		"?token=%zz":         true,
 	} {
 		_, err := limpet.New("wss://h.example/"+query, options(&limpet.Options{StrictURL: true, HTTPClient: &http.Client{}, Backoff: limpet.Backoff{First: time.Hour}}))
 		var e *limpet.Error

@@ -37,7 +37,7 @@ func NewChoice(urls []*url.URL, g *governor.Governor, w governor.Window, release
 // is when to ask again.
 func (c *Choice) Wait(now time.Time) time.Duration {
 	if !c.HasTurn {
-		if c.Chosen, c.Moved = c.Moved, nil; c.Chosen == nil {
+		if c.Chosen, c.Moved = c.Moved, nil; c.Chosen == nil || c.Chosen.slot.After(now) {
 			c.Chosen = c.List.Next(now)
 		}
 		c.turn = c.governor.Reserve(c.Chosen.URL.Host, c.window, now)
@@ -49,6 +49,15 @@ func (c *Choice) Wait(now time.Time) time.Duration {
 	}
 	c.TurnAt = now.Add(min(wait, askGovernor)) // the turn may come earlier or later by then
 	return wait
+}
+
+// Earliest returns the time before which no endpoint may be tried, because of slots; long ago if
+// there is none, or the endpoint of the next attempt is chosen.
+func (c *Choice) Earliest(now time.Time) time.Time {
+	if c.HasTurn || c.Moved != nil && !c.Moved.slot.After(now) {
+		return time.Time{}
+	}
+	return c.List.Earliest()
 }
 
 // Expect returns when an attempt that is due at a time from now on will start, as far as is known:

@@ -34,6 +34,24 @@ func TestMovedOnce(t *testing.T) {
 	}
 }
 
+// A URL that a server names is not tried in a slot of its server, and makes no other slot void.
+func TestMovedRespectsASlot(t *testing.T) {
+	c, now := choice(1), time.Now()
+	own, elsewhere := c.List.First(), &url.URL{Scheme: "wss", Host: "elsewhere"}
+	c.List.Hold(own, now.Add(time.Minute))
+	if c.Moved = c.List.At(elsewhere); !c.Earliest(now).IsZero() {
+		t.Error("it waits for another endpoint")
+	}
+	c.List.Hold(c.Moved, now.Add(2*time.Minute))
+	c.Moved = c.List.At(elsewhere)
+	if got := c.Earliest(now); !got.Equal(now.Add(time.Minute)) {
+		t.Errorf("the earliest attempt is in %v", got.Sub(now))
+	}
+	if wait := c.Wait(now.Add(time.Minute)); wait != 0 || c.Chosen != own || c.Moved != nil {
+		t.Errorf("a wait of %v, and %v is the next", wait, c.Chosen.URL)
+	}
+}
+
 // While a turn is not due, the endpoint stays, and the question is asked every 5 seconds.
 func TestTurnIsKept(t *testing.T) {
 	c, now := choice(1), time.Now()

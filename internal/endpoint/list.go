@@ -28,6 +28,7 @@ const (
 // rounds: each at most once in a round. A List is not safe for concurrent use.
 type List struct {
 	all   []*Endpoint
+	gone  []*Endpoint // not in the list, and they may come to it: the last maxEndpoints, the last one at the end
 	round uint64
 }
 
@@ -40,20 +41,46 @@ func NewList(urls []*url.URL) *List {
 }
 
 // Replace makes urls, which are not empty, the endpoints. What is known of those that stay is
-// kept, and their order. New ones come at random places, but not before the first that stays:
-// it was the last to work.
+// kept, and their order. The others come at random places, but not before the first that stays:
+// it was the last to work. What is known of those that go is kept for when they come back: their
+// slots hold, and one may be in use.
 func (l *List) Replace(urls []*url.URL) {
-	l.all = slices.DeleteFunc(l.all, func(e *Endpoint) bool {
-		return !slices.ContainsFunc(urls, func(u *url.URL) bool { return *u == *e.URL })
-	})
+	known := slices.Concat(l.gone, l.all)
+	l.all = slices.DeleteFunc(l.all, func(e *Endpoint) bool { return !slices.ContainsFunc(urls, e.isAt) })
 	first := min(len(l.all), 1)
 	for _, u := range urls {
-		if !slices.ContainsFunc(l.all, func(e *Endpoint) bool { return *u == *e.URL }) {
-			at := first + rand.IntN(len(l.all)-first+1)
-			l.all = slices.Insert(l.all, at, &Endpoint{URL: u})
+		if slices.ContainsFunc(l.all, func(e *Endpoint) bool { return e.isAt(u) }) {
+			continue
+		}
+		added := find(known, u)
+		if added == nil {
+			added = &Endpoint{URL: u}
+		}
+		l.all = slices.Insert(l.all, first+rand.IntN(len(l.all)-first+1), added)
+	}
+	l.gone = nil
+	for _, e := range known {
+		if !slices.Contains(l.all, e) {
+			e.refuses = false
+			l.keep(e)
 		}
 	}
 }
+
+// keep remembers e, which is not in the list.
+func (l *List) keep(e *Endpoint) {
+	l.gone = append(l.gone[max(0, len(l.gone)+1-maxEndpoints):], e)
+}
+
+// find returns the one of known that is at u; nil if there is none.
+func find(known []*Endpoint, u *url.URL) *Endpoint {
+	if i := slices.IndexFunc(known, func(e *Endpoint) bool { return e.isAt(u) }); i >= 0 {
+		return known[i]
+	}
+	return nil
+}
+
+func (e *Endpoint) isAt(u *url.URL) bool { return *u == *e.URL }
 
 // Len returns the number of endpoints.
 func (l *List) Len() int { return len(l.all) }
@@ -118,7 +145,8 @@ func (l *List) Earliest() time.Time {
 
 // Worked follows when a connection to e is ready: the next attempt begins with e.
 func (l *List) Worked(e *Endpoint) {
-	e.avoid, e.slot, e.refuses = time.Time{}, time.Time{}, false
+	e.avoid = time.Time{} // a slot that came while the attempt was in progress holds
+	l.forgetRefusals()
 	if i := slices.Index(l.all, e); i > 0 {
 		l.all = slices.Insert(slices.Delete(l.all, i, i+1), 0, e)
 	}
@@ -130,7 +158,7 @@ func (l *List) Stable(e *Endpoint) { e.failures = 0 }
 // Failed follows when an attempt or a connection to e failed for a reason that may pass.
 // After some in a row, others come first for a while.
 func (l *List) Failed(e *Endpoint, now time.Time) {
-	e.refuses = false
+	l.forgetRefusals()
 	if e.failures++; e.failures >= breakAfter {
 		l.Avoid(e, now)
 	}
@@ -144,10 +172,38 @@ func (l *List) Refused(e *Endpoint, now time.Time) (all bool) {
 	return !slices.ContainsFunc(l.all, func(e *Endpoint) bool { return !e.refuses })
 }
 
+// forgetRefusals makes only refusals count that follow: those of every endpoint, with nothing else
+// in between.
+func (l *List) forgetRefusals() {
+	for _, e := range l.all {
+		e.refuses = false
+	}
+}
+
 // Avoid makes others come before e for a while.
 func (l *List) Avoid(e *Endpoint, now time.Time) {
 	e.avoid = now.Add(coolDown/2 + rand.N(coolDown))
 }
 
-// Hold keeps e from being tried before a time that its server gave.
-func (l *List) Hold(e *Endpoint, until time.Time) { e.slot = until }
+// Hold keeps e from being tried before a time that its server gave. One that was given before holds
+// too.
+func (l *List) Hold(e *Endpoint, until time.Time) {
+	known := find(slices.Concat(l.all, l.gone), e.URL)
+	if known == nil {
+		known = e
+		l.keep(e)
+	}
+	if until.After(known.slot) {
+		known.slot = until
+	}
+}
+
+// At returns the endpoint at u, which need not be one of the list.
+func (l *List) At(u *url.URL) *Endpoint {
+	for _, known := range [][]*Endpoint{l.all, l.gone} {
+		if e := find(known, u); e != nil {
+			return e
+		}
+	}
+	return &Endpoint{URL: u}
+}

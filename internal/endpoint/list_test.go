@@ -132,7 +132,10 @@ func TestRefused(t *testing.T) {
 	if l.Refused(a, now) {
 		t.Error("all, although one worked")
 	}
-	if !l.Refused(b, now) {
+	if l.Refused(b, now) {
+		t.Error("all, although one refused before another one worked")
+	}
+	if !l.Refused(c, now) {
 		t.Error("not all, after every one")
 	}
 }
@@ -141,7 +144,7 @@ func TestRefused(t *testing.T) {
 func TestReplace(t *testing.T) {
 	now := time.Now()
 	seen := make(map[string]bool)
-	for range 100 {
+	for range 30 {
 		l := list(3)
 		first := l.all[0]
 		last := l.all[2]
@@ -154,6 +157,15 @@ func TestReplace(t *testing.T) {
 		l.Replace([]*url.URL{{Scheme: "wss", Host: "z"}})
 		if l.Len() != 1 || l.Next(now).URL.Host != "z" {
 			t.Fatal("not the only one")
+		}
+		l.Replace([]*url.URL{first.URL})
+		l.Hold(last, now.Add(2*time.Hour))
+		l.Hold(last, now.Add(time.Hour))
+		l.Hold(&Endpoint{URL: &url.URL{Scheme: "wss", Host: "z"}}, now.Add(3*time.Hour))
+		l.Hold(&Endpoint{URL: &url.URL{Scheme: "wss", Host: "new"}}, now.Add(time.Hour))
+		l.Replace([]*url.URL{{Scheme: "wss", Host: "new"}, {Scheme: "wss", Host: "z"}, last.URL})
+		if l.At(last.URL) != last || !last.slot.Equal(now.Add(2*time.Hour)) || !l.Earliest().Equal(now.Add(time.Hour)) || l.Next(now.Add(2*time.Hour)).URL.Host == "z" {
+			t.Fatal("the slot of one that comes back is lost")
 		}
 	}
 	if !seen["x"] || !seen["y"] || !seen["0"] && !seen["1"] && !seen["2"] {
@@ -194,5 +206,16 @@ func TestAnyOrder(t *testing.T) {
 				}
 			}
 		}
+	}
+}
+
+// An endless number of endpoints that come and go takes no memory.
+func TestFewAreRemembered(t *testing.T) {
+	l := list(1)
+	for n := range maxEndpoints + 100 {
+		l.Replace([]*url.URL{{Scheme: "wss", Host: strconv.Itoa(n + 1)}})
+	}
+	if len(l.gone) != maxEndpoints {
+		t.Errorf("%d endpoints are remembered", len(l.gone))
 	}
 }

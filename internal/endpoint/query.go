@@ -17,8 +17,9 @@ var credentialKey = regexp.MustCompile(`(?i)token|key|auth|secret|password|sig|t
 func CredentialKeys(urls ...*url.URL) []string {
 	var found []string
 	for _, u := range urls {
-		for key := range u.Query() {
-			if credentialKey.MatchString(key) {
+		// Not u.Query, which lacks what it cannot read: a server may read it.
+		for pair := range strings.FieldsFuncSeq(u.RawQuery, func(r rune) bool { return r == '&' || r == ';' }) {
+			if key := nameOf(pair); credentialKey.MatchString(key) {
 				found = append(found, key)
 			}
 		}
@@ -36,6 +37,15 @@ func CredentialKeysIn(raw string) []string {
 	return CredentialKeys(u)
 }
 
+// nameOf returns the name of a query parameter.
+func nameOf(pair string) string {
+	name, _, _ := strings.Cut(pair, "=")
+	if plain, err := url.QueryUnescape(name); err == nil {
+		return plain
+	}
+	return name
+}
+
 // maxQuery bounds what WithQuery adds, in bytes: servers refuse much longer URLs.
 const maxQuery = 8 << 10
 
@@ -51,11 +61,7 @@ func WithQuery(u *url.URL, values url.Values) (string, error) {
 	}
 	var pairs []string
 	for pair := range strings.SplitSeq(u.RawQuery, "&") {
-		name, _, _ := strings.Cut(pair, "=")
-		if plain, err := url.QueryUnescape(name); err == nil {
-			name = plain
-		}
-		if _, replaced := values[name]; !replaced && pair != "" {
+		if _, replaced := values[nameOf(pair)]; !replaced && pair != "" {
 			pairs = append(pairs, pair)
 		}
 	}

@@ -4,6 +4,41 @@ package main
 // Options.Verdict may decide.
 var ofCredentials = []mutation{
 	{
+		name:    "secrets: tokens of subscriptions push out a ticket",
+		file:    "credential.go",
+		search:  "d.secrets.AddSubscription(a.subs[i].Token)",
+		replace: "d.secrets.Add(a.subs[i].Token)",
+		test:    "-run ^TestManyTokensHideNoTicketLess$ ./test",
+	},
+	{
+		name:    "secrets: the key of a session is forgotten after two attempts",
+		file:    "internal/secrets/secrets.go",
+		search:  "s.keys = remember(s.keys, secret{string(key), true}, maxKeys)",
+		replace: "s.add(secret{string(key), true})",
+		test:    "-run ^TestKeyOutlivesAttempts$ ./internal/secrets",
+	},
+	{
+		name:    "secrets: a value that url.Values lacks is shown",
+		file:    "internal/secrets/secrets.go",
+		search:  "s.Add(value, plain)",
+		replace: "s.Add(plain)",
+		test:    "-run ^TestQueryThatCannotBeRead$ ./internal/secrets",
+	},
+	{
+		name:    "strict URL: a name beside what cannot be read is not seen",
+		file:    "internal/endpoint/query.go",
+		search:  "for pair := range strings.FieldsFuncSeq(u.RawQuery, func(r rune) bool { return r == '&' || r == ';' }) {",
+		replace: "for pair := range u.Query() {",
+		test:    "-run ^TestStrictURL$ ./test",
+	},
+	{
+		name:    "verdict: that of a dialect makes a slot shorter",
+		file:    "internal/verdict/verdict.go",
+		search:  "max(opinion.After, slot, f.Retry)",
+		replace: "cmp.Or(opinion.After, slot, f.Retry)",
+		test:    "-run ^TestDialectShortensNoSlot$ ./internal/verdict",
+	},
+	{
 		name:    "verdict: the caller overrules an error made with Permanent",
 		file:    "reconnect.go",
 		search:  "if l.c.cfg.Verdict == nil || d.Fixed {",

@@ -1,14 +1,14 @@
 package main
 
-const endpointTests = "-run ^Test(Round|Breaker|Slots|Refused|Replace|WorkedComesFirst|AnyOrder)$ ./internal/endpoint"
+const endpointTests = "-run ^Test(Round|Breaker|Slots|Refused|Replace|WorkedComesFirst|AnyOrder|FewAreRemembered)$ ./internal/endpoint"
 
 // ofEndpoints breaks the choice of the endpoint and the turns of many clients.
 var ofEndpoints = []mutation{
 	{
 		name:    "endpoints: the order is that of the options",
 		file:    "internal/endpoint/list.go",
-		search:  "at := first + rand.IntN(len(l.all)-first+1)",
-		replace: "at := first + rand.IntN(len(l.all)-first+1)*0 + len(l.all) - first",
+		search:  "first+rand.IntN(len(l.all)-first+1), added)",
+		replace: "first+rand.IntN(len(l.all)-first+1)*0+len(l.all)-first, added)",
 		test:    "-run ^TestNextEndpointFollowsAtOnce$ ./test",
 	},
 	{
@@ -49,9 +49,16 @@ var ofEndpoints = []mutation{
 	{
 		name:    "endpoints: a failure that passes leaves a refusal",
 		file:    "internal/endpoint/list.go",
-		search:  "\te.refuses = false\n\tif e.failures++",
+		search:  "\tl.forgetRefusals()\n\tif e.failures++",
 		replace: "\tif e.failures++",
 		test:    endpointTests,
+	},
+	{
+		name:    "endpoints: a ready connection leaves the refusals of others",
+		file:    "internal/endpoint/list.go",
+		search:  "while the attempt was in progress holds\n\tl.forgetRefusals()\n",
+		replace: "while the attempt was in progress holds\n\te.refuses = false\n",
+		test:    "-run ^TestRefusalBeforeAReadyConnectionIsForgotten$ ./test",
 	},
 	{
 		name:    "endpoints: each attempt costs a wait",
@@ -97,23 +104,114 @@ var ofEndpoints = []mutation{
 	},
 	{
 		name:    "resolver: an answer that cannot be used replaces the list",
-		file:    "reconnect.go",
+		file:    "rotation.go",
 		search:  "if len(e.urls) > 0 {\n\t\tl.endpoints",
 		replace: "if true {\n\t\tl.endpoints",
 		test:    "-run ^TestResolver$ ./test",
 	},
 	{
 		name:    "resolver: its failure is not reported",
-		file:    "reconnect.go",
+		file:    "rotation.go",
 		search:  "if e.err != nil {\n\t\tl.c.notify.post(CallbackFailed{optionResolver",
 		replace: "if false {\n\t\tl.c.notify.post(CallbackFailed{optionResolver",
 		test:    "-run ^TestResolver$ ./test",
 	},
 	{
+		name:    "slots: that of the next connection ends with the one in use",
+		file:    "reconnect.go",
+		search:  "l.earliestRetry = later(l.earliestRetry, l.now.Add(slot))",
+		replace: "l.earliestRetry = l.now.Add(slot)",
+		test:    "-run ^TestSlotOutlivesTheConnectionInUse$ ./test",
+	},
+	{
+		name:    "slots: an attempt in progress forgets that of the connection in use",
+		file:    "loop_connection.go",
+		search:  "l.holdFor(d.After)\n\tif k != nil && l.takeNext() {\n\t\treturn\n\t}",
+		replace: "if k != nil && l.takeNext() {\n\t\treturn\n\t}\n\tl.holdFor(d.After)",
+		test:    "-run ^TestSlotOfTheConnectionInUseHolds$ ./test",
+	},
+	{
+		name:    "slots: the answer of a Resolver begins an attempt at once",
+		file:    "loop_connection.go",
+		search:  "if l.earliestAttempt().After(l.now) {",
+		replace: "if false {",
+		test:    "-run ^TestSlot(OfTheConnectionInUseHolds|OutlivesTheAnswersOfTheResolver)$ ./test",
+	},
+	{
+		name:    "slots: the answer of a Resolver begins the next connection at once",
+		file:    "rotation.go",
+		search:  "at := l.earliestAttempt() // Options.Resolver may have left only endpoints with a slot",
+		replace: "at := time.Time{}",
+		test:    "-run ^TestSlotHoldsForTheNextConnection$ ./test",
+	},
+	{
+		name:    "slots: those of all endpoints together are none",
+		file:    "internal/endpoint/choice.go",
+		search:  "return c.List.Earliest()",
+		replace: "return time.Time{}",
+		test:    "-run ^TestSlotOutlivesTheAnswersOfTheResolver$ ./test",
+	},
+	{
+		name:    "slots: an endpoint that comes back has none",
+		file:    "internal/endpoint/list.go",
+		search:  "added := find(known, u)",
+		replace: "added := find(nil, u)",
+		test:    endpointTests,
+	},
+	{
+		name:    "slots: endpoints without number are remembered",
+		file:    "internal/endpoint/list.go",
+		search:  "append(l.gone[max(0, len(l.gone)+1-maxEndpoints):], e)",
+		replace: "append(l.gone, e)",
+		test:    endpointTests,
+	},
+	{
+		name:    "slots: a shorter one replaces a longer one",
+		file:    "internal/endpoint/list.go",
+		search:  "if until.After(known.slot) {",
+		replace: "if true {",
+		test:    endpointTests,
+	},
+	{
+		name:    "slots: that of an endpoint that is not in the list is lost",
+		file:    "internal/endpoint/list.go",
+		search:  "\t\tknown = e\n\t\tl.keep(e)\n",
+		replace: "\t\tknown = e\n",
+		test:    endpointTests,
+	},
+	{
+		name:    "slots: a URL that the server names has none",
+		file:    "internal/endpoint/choice.go",
+		search:  "c.Chosen == nil || c.Chosen.slot.After(now) {",
+		replace: "c.Chosen == nil {",
+		test:    "-run ^TestMovedRespectsASlot$ ./internal/endpoint",
+	},
+	{
+		name:    "slots: a URL that the server names makes those of the list void",
+		file:    "internal/endpoint/choice.go",
+		search:  "c.Moved != nil && !c.Moved.slot.After(now) {",
+		replace: "c.Moved != nil {",
+		test:    "-run ^TestMovedRespectsASlot$ ./internal/endpoint",
+	},
+	{
+		name:    "slots: that of a token server is one of the endpoint",
+		file:    "reconnect.go",
+		search:  "d.Action == wire.ActionRefresh, elsewhere:",
+		replace: "d.Action == wire.ActionRefresh:",
+		test:    "-run ^TestSlotOfTheTokenServerHoldsForEveryEndpoint$ ./test",
+	},
+	{
+		name:    "governor: a token server that is overloaded slows down the host",
+		file:    "reconnect.go",
+		search:  "if overloaded && !elsewhere && f.Header",
+		replace: "if overloaded && f.Header",
+		test:    "-run ^TestTokenServerIsNotTheHost$ ./test",
+	},
+	{
 		name:    "governor: a refusal changes nothing",
 		file:    "reconnect.go",
-		search:  "if overloaded && f.Header.Get(headers.RetryMilliseconds) == \"\" {",
-		replace: "if overloaded && f.Header.Get(headers.RetryMilliseconds) == \"\" && false {",
+		search:  "if overloaded && !elsewhere && f.Header.Get(headers.RetryMilliseconds) == \"\" {",
+		replace: "if overloaded && !elsewhere && f.Header.Get(headers.RetryMilliseconds) == \"\" && false {",
 		test:    "-run ^TestManyClientsAreNoHerd$ ./test",
 	},
 	{
@@ -125,9 +223,9 @@ var ofEndpoints = []mutation{
 	},
 	{
 		name:    "governor: ReconnectNow jumps the queue",
-		file:    "loop_connection.go",
-		search:  "later(l.lastAttempt.Add(minBetweenAttempts), l.earliestRetry), l.endpoints.TurnAt)",
-		replace: "later(l.lastAttempt.Add(minBetweenAttempts), l.earliestRetry), time.Time{})",
+		file:    "reconnect.go",
+		search:  "later(l.lastAttempt.Add(minBetweenAttempts), l.earliestRetry), later(l.endpoints.TurnAt, l.endpoints.Earliest(l.now)))",
+		replace: "later(l.lastAttempt.Add(minBetweenAttempts), l.earliestRetry), l.endpoints.Earliest(l.now))",
 		test:    "-run ^TestGovernorOfOnesOwn$ ./test",
 	},
 	{

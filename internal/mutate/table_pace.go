@@ -19,8 +19,8 @@ var ofPace = []mutation{
 	{
 		name:    "learn: a late pong is too much",
 		file:    "reconnect.go",
-		search:  "!said && (f.Code != closePolicy || complaint == verdict.Other):",
-		replace: "!said && f.Code != closePolicy:",
+		search:  "!said && (f.Code != closePolicy || complaint != verdict.Unclear):",
+		replace: "!said && (f.Code != closePolicy || complaint > verdict.Other):",
 		test:    "-run ^TestPaceStays$ ./test",
 	},
 	{
@@ -61,9 +61,37 @@ var ofPace = []mutation{
 	{
 		name:    "learn: a refused message teaches nothing",
 		file:    "loop_events.go",
-		search:  "\t\t\tl.refusedForPace(k, r.PeerCode, r.Reason)\n",
+		search:  "\t\t\tl.refusedForPace(k, r.PeerCode, r.Reason, l.topicOf(r.Seq))\n",
 		replace: "\t\t\t_ = r\n",
 		test:    "-run ^TestPaceIsLearnedFromRejects$ ./test",
+	},
+	{
+		name:    "learn: a topic in a refusal is a complaint",
+		file:    "internal/verdict/complaint.go",
+		search:  "return ComplaintIn(text) == SentMuch",
+		replace: "return true",
+		test:    "-run ^TestTopicIsNoComplaint$ ./test",
+	},
+	{
+		name:    "learn: a topic in the refusal of a message is a complaint",
+		file:    "reconnect.go",
+		search:  "yield(r.topic)",
+		replace: "yield(r.topic[:0])",
+		test:    "-run ^TestTopicIsNoComplaint$ ./test",
+	},
+	{
+		name:    "learn: a part of a topic is a complaint",
+		file:    "internal/verdict/complaint.go",
+		search:  "append(strings.FieldsFunc(name, separates), name)",
+		replace: "[]string{name}",
+		test:    "-run ^TestNamesAreNoComplaints$ ./internal/verdict",
+	},
+	{
+		name:    "learn: the name of a topic hides a complaint",
+		file:    "internal/verdict/complaint.go",
+		search:  "strings.Contains(text, word) && ComplaintIn(word) == SentMuch",
+		replace: "strings.Contains(text, word)",
+		test:    "-run ^TestNamesAreNoComplaints$ ./internal/verdict",
 	},
 	{
 		name:    "learn: pings are not counted",

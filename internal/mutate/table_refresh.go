@@ -145,8 +145,8 @@ var ofRefresh = []mutation{
 	{
 		name:    "refresh: the first tokens fill the memory of secrets",
 		file:    "internal/secrets/secrets.go",
-		search:  "s.renewed = append(s.renewed[max(0, len(s.renewed)+1-maxRenewed):], v)",
-		replace: "s.renewed = append(s.renewed, v)[:min(maxRenewed, len(s.renewed)+1)]",
+		search:  "return append(known[max(0, len(known)+1-most):], v)",
+		replace: "return append(known, v)[:min(most, len(known)+1)]",
 		test:    "-run ^TestNewTokenIsNotRepeated$ ./test",
 	},
 	{

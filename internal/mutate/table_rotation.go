@@ -117,9 +117,30 @@ var ofRotation = []mutation{
 	{
 		name:    "rotation: an attempt that fails ends the connection in use",
 		file:    "rotation.go",
-		search:  "\tif f := e.failure; f != nil {\n\t\tl.rotationFailed(k, f)\n\t\treturn\n\t}\n",
-		replace: "\tif f := e.failure; f != nil {\n\t\tl.fail(k, f)\n\t\treturn\n\t}\n",
+		search:  "\t\t}\n\t\tl.rotationFailed(k, f)\n",
+		replace: "\t\t}\n\t\tl.fail(k, f)\n",
 		test:    "-run ^TestRotationThatFails$ ./test",
+	},
+	{
+		name:    "rotation: the time for an attempt does not grow",
+		file:    "rotation.go",
+		search:  "if e.timedOut && !l.stoodStillAt.After(l.lastAttempt) {",
+		replace: "if false {",
+		test:    "-run ^TestDialTimeoutOfTheNextConnectionGrows$ ./test",
+	},
+	{
+		name:    "rotation: the time for an attempt stays long",
+		file:    "rotation.go",
+		search:  "\tl.policy.dialTimeout = l.policy.firstDialTimeout\n",
+		replace: "",
+		test:    "-run ^TestDialTimeoutOfTheNextConnectionGrows$ ./test",
+	},
+	{
+		name:    "rotation: an age counts from the change",
+		file:    "rotation.go",
+		search:  "k.renewAt = k.conn.upgraded.Add(",
+		replace: "k.renewAt = l.now.Add(",
+		test:    "-run ^TestAgeCountsFromTheUpgrade$ ./test",
 	},
 	{
 		name:    "rotation: the end of the client leaves the connection before",

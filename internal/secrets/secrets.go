@@ -23,6 +23,7 @@ type Set struct {
 	earlier  []secret // of the attempt before
 	current  []secret // of this attempt
 	recently []secret // tokens of subscriptions since then
+	keys     []secret // of the session
 	renewed  []secret // tokens for the connection since then
 	inUse    uint64   // the connection that this attempt is to replace; 0: none
 	open     []secret // of the attempt that made it
@@ -59,6 +60,7 @@ const (
 	minHead    = 16  // bytes at the beginning of a secret of twice the length that are not shown alone
 	minTicket  = 16  // bytes of a part of a path: a shorter one is a word
 	maxSecrets = 256 // that are remembered of each kind
+	maxKeys    = 16  // of sessions
 )
 
 // Begin forgets the credentials of the attempt before the last one. An answer to the last one
@@ -83,11 +85,19 @@ func (s *Set) Begin(rawURL string, h http.Header, inUse uint64) {
 	s.mu.Unlock()
 }
 
-// AddKey adds the key of a session.
+// AddKey adds the key of a session, which may outlive many attempts.
 func (s *Set) AddKey(key []byte) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	s.add(secret{string(key), true})
+	s.keys = remember(s.keys, secret{string(key), true}, maxKeys)
+}
+
+// remember appends v to known, of which it keeps the last ones, at most most.
+func remember(known []secret, v secret, most int) []secret {
+	if len(v.value) < minSecret || slices.Contains(known, v) {
+		return known
+	}
+	return append(known[max(0, len(known)+1-most):], v)
 }
 
 // AddRequest adds what is secret in a request: the values of its headers and of its
@@ -114,8 +124,10 @@ func (s *Set) AddRequest(rawURL string, h http.Header) {
 		return
 	}
 	s.Add(u.RawQuery)
-	for _, values := range u.Query() {
-		s.Add(values...)
+	for pair := range strings.SplitSeq(u.RawQuery, "&") { // not u.Query, which lacks what it cannot read
+		_, value, _ := strings.Cut(pair, "=")
+		plain, _ := url.QueryUnescape(value)
+		s.Add(value, plain)
 	}
 	if password, ok := u.User.Password(); ok { // of a dialect's URL; net/http sends it as Basic
 		s.Add(password, base64.StdEncoding.EncodeToString([]byte(u.User.Username()+":"+password)))
@@ -173,9 +185,7 @@ func (s *Set) add(v secret) {
 func (s *Set) AddSubscription(token string) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if v := (secret{token, false}); len(token) >= minSecret && !slices.Contains(s.recently, v) {
-		s.recently = append(s.recently[max(0, len(s.recently)+1-maxSecrets):], v)
-	}
+	s.recently = remember(s.recently, secret{token, false}, maxSecrets)
 }
 
 // maxRenewed is how many tokens of one connection are remembered: what a peer repeats is one
@@ -186,9 +196,7 @@ const maxRenewed = 16
 func (s *Set) AddRefreshed(token string) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if v := (secret{token, false}); len(token) >= minSecret && !slices.Contains(s.renewed, v) {
-		s.renewed = append(s.renewed[max(0, len(s.renewed)+1-maxRenewed):], v)
-	}
+	s.renewed = remember(s.renewed, secret{token, false}, maxRenewed)
 }
 
 // Hide replaces each secret in text, and the beginning of one at its end: who
@@ -198,7 +206,7 @@ func (s *Set) Hide(text string) string {
 		return text
 	}
 	s.mu.Lock()
-	known := slices.Concat(s.fixed, s.earlier, s.current, s.recently, s.renewed, s.open)
+	known := slices.Concat(s.fixed, s.keys, s.earlier, s.current, s.recently, s.renewed, s.open)
 	s.mu.Unlock()
 	var all []string
 	for _, secret := range known {

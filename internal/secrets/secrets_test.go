@@ -43,3 +43,37 @@ func TestHideCut(t *testing.T) {
 		}
 	}
 }
+
+// A session lasts longer than an attempt, and so does what is known of its key.
+func TestKeyOutlivesAttempts(t *testing.T) {
+	var s Set
+	for n := range 10 {
+		s.Begin("wss://h/", nil, 0)
+		for i := range 300 { // more than what is remembered of an attempt
+			s.Add("value-" + strings.Repeat("x", i))
+		}
+		if n == 0 {
+			s.AddKey([]byte("canary-key"))
+		}
+		if got := s.Hide("said canary-key"); got != "said [secret]" {
+			t.Fatalf("attempt %d: %q", n, got)
+		}
+	}
+	for i := range 100 {
+		s.AddKey([]byte("key-of-session-" + strings.Repeat("y", i)))
+	}
+	if len(s.keys) != maxKeys {
+		t.Errorf("%d keys are remembered", len(s.keys))
+	}
+}
+
+// What a URL holds beside what url.Values can read is secret as well.
+func TestQueryThatCannotBeRead(t *testing.T) {
+	for query, value := range map[string]string{"a=b&token=canary;x": "canary;x", "token=canary%zz&a=b": "canary%zz", "token=can%61ry": "canary"} {
+		var s Set
+		s.AddRequest("wss://h/?"+query, nil)
+		if got := s.Hide("no node for " + value + " here"); strings.Contains(got, "canary") {
+			t.Errorf("%s: %q", query, got)
+		}
+	}
+}

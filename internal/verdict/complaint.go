@@ -1,6 +1,7 @@
 package verdict
 
 import (
+	"iter"
 	"slices"
 	"strings"
 )
@@ -30,6 +31,27 @@ func ComplaintIn(text string) Complaint {
 	}
 	return Unclear
 }
+
+// SaysSentMuch reports whether a text of a server says that the client sends too much in a time. The
+// text may repeat names that the client has given: what only they say is no complaint.
+func SaysSentMuch(text string, names iter.Seq[string]) bool {
+	if ComplaintIn(text) != SentMuch {
+		return false
+	}
+	text = strings.ToLower(text)
+	for name := range names {
+		name = strings.ToLower(name)
+		for _, word := range append(strings.FieldsFunc(name, separates), name) {
+			if strings.Contains(text, word) && ComplaintIn(word) == SentMuch {
+				text = strings.ReplaceAll(text, word, "")
+			}
+		}
+	}
+	return ComplaintIn(text) == SentMuch
+}
+
+// separates reports whether r stands between the words of a topic that servers name alone.
+func separates(r rune) bool { return strings.ContainsRune("/:.,| ", r) }
 
 var complaintSigns = strings.NewReplacer("_", " ", "-", " ", "  ", " ")
 

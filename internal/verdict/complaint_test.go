@@ -1,6 +1,9 @@
 package verdict
 
-import "testing"
+import (
+	"slices"
+	"testing"
+)
 
 // The texts of servers, and what they complain about.
 func TestComplaints(t *testing.T) {
@@ -36,6 +39,18 @@ func TestComplaints(t *testing.T) {
 			if got := ComplaintIn(text); got != want {
 				t.Errorf("%q: %d, want %d", text, got, want)
 			}
+		}
+	}
+}
+
+// A name that the client has given is no complaint of the server, and hides none.
+func TestNamesAreNoComplaints(t *testing.T) {
+	for text, want := range map[string]bool{
+		"FLOOD-WARNINGS is unknown": false, "no topic eu/flood-warnings": false, "message flood": true,
+		"flood-warnings: too many requests": true, "too many requests": true, "is unknown": false,
+	} {
+		if got := SaysSentMuch(text, slices.Values([]string{"", "requests", "eu/flood-warnings"})); got != want {
+			t.Errorf("%q: %v", text, got)
 		}
 	}
 }

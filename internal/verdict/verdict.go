@@ -68,7 +68,7 @@ func Decide(f *wire.Failure, dialect func(wire.Failure) (wire.Verdict, error)) D
 		d.TooBig = opinion.TooBig || tooBig // 1009 means the same in every wire protocol: RFC 6455
 	}
 	d.Class = cmp.Or(opinion.Class, class)
-	d.After = min(cmp.Or(opinion.After, slot, f.Retry), headers.MaxRetryAfter)
+	d.After = min(max(opinion.After, slot, f.Retry), headers.MaxRetryAfter) // no verdict makes a slot shorter
 	d.NamesTime = d.NamesTime || d.After > 0
 	return d
 }

@@ -208,3 +208,16 @@ func TestOverruled(t *testing.T) {
 		t.Errorf("with another action: %+v", got)
 	}
 }
+
+// A dialect makes no slot shorter that the server has named.
+func TestDialectShortensNoSlot(t *testing.T) {
+	f := &wire.Failure{Stage: wire.StageUpgrade, Status: 503, Header: http.Header{"Retry-After": {"60"}}}
+	for after, want := range map[time.Duration]time.Duration{0: time.Minute, time.Second: time.Minute, 2 * time.Minute: 2 * time.Minute, time.Hour: 15 * time.Minute} {
+		d := verdict.Decide(f, func(wire.Failure) (wire.Verdict, error) {
+			return wire.Verdict{Action: wire.ActionBackOff, After: after}, nil
+		})
+		if d.After != want {
+			t.Errorf("%v of the dialect: %v, want %v", after, d.After, want)
+		}
+	}
+}
