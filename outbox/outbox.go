@@ -13,7 +13,9 @@ import (
 // client continues its session. One client uses a Store at a time, and calls one method at a
 // time. A Store must not change, nor keep after a call has returned, what it is given.
 type Store interface {
-	// Load returns what is kept. A client calls it once, in limpet.New, before anything else.
+	// Load returns what is kept. A client calls it once, in limpet.New, before anything else. It may be
+	// called again, as outboxtest does, and then returns what is kept by then. The caller may change
+	// what it gets.
 	Load(ctx context.Context) (*Content, error)
 
 	// Commit makes a change, all of it or nothing. When it returns nil, a crash of the process or
@@ -21,7 +23,9 @@ type Store interface {
 	// may still be lost until a later one that is not.
 	//
 	// After an error nothing of the change is kept, now or after a restart, and the client may go
-	// on with other changes, unless the error wraps ErrUncertain. ctx ends with the client.
+	// on with other changes, unless the error wraps ErrUncertain. It is an error if the numbers of
+	// the messages do not follow those that are there. ctx ends with the client; a call whose ctx has
+	// ended before it begins keeps nothing.
 	Commit(ctx context.Context, c *Change) error
 }
 
@@ -53,7 +57,7 @@ type Change struct {
 	// and Settled is set.
 	Settled []Range
 
-	// State replaces the state, unless it is nil. It has a few hundred bytes, and holds the key
+	// State replaces the state, unless it is nil; an empty one counts. It has a few hundred bytes, and holds the key
 	// of the session: whoever can read it can take over the session.
 	State []byte
 

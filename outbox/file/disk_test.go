@@ -73,8 +73,9 @@ func (d *disk) restart(power bool) {
 	}
 	d.journal = nil
 	d.names_ = map[string]*inode{}
-	for name, n := range d.durable {
-		for s := range n.dirty {
+	for _, name := range slices.Sorted(maps.Keys(d.durable)) {
+		n := d.durable[name]
+		for _, s := range slices.Sorted(maps.Keys(n.dirty)) {
 			if d.r.IntN(2) == 0 {
 				n.flush(s)
 			}
@@ -101,7 +102,7 @@ func (d *disk) names() ([]string, error) {
 	if err := d.fails("names"); err != nil {
 		return nil, err
 	}
-	return slices.Collect(maps.Keys(d.names_)), nil
+	return slices.Sorted(maps.Keys(d.names_)), nil
 }
 
 func (d *disk) create(name string, size int64) (handle, error) {
@@ -207,7 +208,7 @@ func (f *diskFile) inodeSync(keep func() bool) {
 	if len(f.inode.disk) < len(f.data) {
 		f.inode.disk = append(f.inode.disk, make([]byte, len(f.data)-len(f.inode.disk))...)
 	}
-	for s := range f.dirty {
+	for _, s := range slices.Sorted(maps.Keys(f.dirty)) {
 		if keep() {
 			f.flush(s)
 		}

@@ -71,7 +71,7 @@ func TestInUse(t *testing.T) {
 	}
 }
 
-// A directory with something else is not touched. Links and special files are neither followed nor opened.
+// A directory with something else is refused. Links and special files are neither followed nor opened.
 func TestForeign(t *testing.T) {
 	segment := "0000000000000001.log"
 	outside := filepath.Join(t.TempDir(), "outside")
