@@ -41,7 +41,7 @@ var ofStore = []mutation{
 		name:    "store: a record is shared",
 		file:    "server/store_memory.go",
 		search:  "return bytes.Clone(k.data), k.version",
-		replace: "return k.data, k.version",
+		replace: "return append(k.data[:0:len(k.data)], bytes.Clone(k.data)...), k.version",
 		test:    "-run ^TestMemoryStore$ ./server/storetest",
 	},
 	{
