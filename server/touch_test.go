@@ -1,6 +1,8 @@
 package server_test
 
 import (
+	"context"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -30,4 +32,54 @@ func TestSessionInUseDoesNotExpire(t *testing.T) {
 			t.Fatalf("welcome %+v", w)
 		}
 	})
+}
+
+// A server whose view of the store lags finds the session of a client that comes from
+// another server: no record, and an old one, are looked at again after Sync.
+func TestRecordIsJudgedAfterSync(t *testing.T) {
+	for name, old := range map[string]bool{"no record": false, "an old record": true} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				store := &laggingStore{Store: server.NewMemoryStore(nil)}
+				r := newRig(t, &server.Options{Store: store})
+				c := r.connect(native.JSON)
+				w := c.hello(native.Hello{CN: 1})
+				c.ws.CloseNow()
+				synctest.Wait()
+				if old {
+					store.record, store.version, _ = store.Store.Load(t.Context(), w.SID)
+				}
+				c = r.connect(native.JSON)
+				w = c.hello(resume(w, 2, 1, 0))
+				c.send(native.Frame{Type: native.TypePing, N: 1}) // the key before is over
+				c.next(native.TypePong)
+				c.ws.CloseNow()
+				synctest.Wait()
+				store.lags.Store(true)
+				if w = r.connect(native.JSON).hello(resume(w, 3, 1, 0)); !w.Res {
+					t.Fatal("not resumed")
+				}
+			})
+		})
+	}
+}
+
+// laggingStore shows an old record, or none, until Sync.
+type laggingStore struct {
+	server.Store
+	lags    atomic.Bool
+	record  []byte
+	version uint64
+}
+
+func (s *laggingStore) Load(ctx context.Context, session string) ([]byte, uint64, error) {
+	if s.lags.Load() {
+		return s.record, s.version, nil
+	}
+	return s.Store.Load(ctx, session)
+}
+
+func (s *laggingStore) Sync(ctx context.Context) error {
+	s.lags.Store(false)
+	return s.Store.Sync(ctx)
 }

@@ -98,7 +98,7 @@ var ofStore = []mutation{
 		file:    "server/sessions.go",
 		search:  "if err != nil && !synced {",
 		replace: "if err != nil && !synced && h.CN == 0 {",
-		test:    "-run ^TestTwoServersOnAFaultyStore$ ./test",
+		test:    "-run ^TestRecordIsJudgedAfterSync$ ./server",
 	},
 	{
 		name:    "server: a tag that cannot be read is not held",
