@@ -91,7 +91,7 @@ var ofStore = []mutation{
 		file:    "server/subscription.go",
 		search:  "if q.From != native.FromResume || q.O > v.Head ||",
 		replace: "if q.From != native.FromResume && q.O > v.Head ||",
-		test:    "-run ^TestTwoServersOnAFaultyStore$ ./test",
+		test:    "-run ^TestPositionIsJudgedAfterSync$ ./server",
 	},
 	{
 		name:    "server: a record is judged without Sync",
@@ -112,7 +112,7 @@ var ofStore = []mutation{
 		file:    "server/accept.go",
 		search:  "\tfor i := range r.part {\n\t\td := &r.part[i]\n\t\tm := d.m",
 		replace: "\tfor n := range r.part {\n\t\ti := len(r.part) - 1 - n\n\t\td := &r.part[i]\n\t\tm := d.m",
-		test:    "-run ^TestChains$ ./server",
+		test:    "-run ^TestPositionIsJudgedAfterSync$ ./server",
 	},
 	{
 		name:    "server: another message under a known id",

@@ -83,3 +83,37 @@ func (s *laggingStore) Sync(ctx context.Context) error {
 	s.lags.Store(false)
 	return s.Store.Sync(ctx)
 }
+
+func (s *laggingStore) View() server.View {
+	v := s.Store.View()
+	if s.lags.Load() {
+		v.Head = 0
+	}
+	return v
+}
+
+// Messages of one batch are in the log in their order. A position that a server does not see yet
+// is looked at again after Sync, and so is the newest one.
+func TestPositionIsJudgedAfterSync(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		store := &laggingStore{Store: server.NewMemoryStore(nil)}
+		r := newRig(t, &server.Options{Store: store})
+		c := r.connect(native.JSON)
+		c.hello(native.Hello{CN: 1})
+		c.send(msg(1, idOf(1), "t", "1"), msg(2, idOf(2), "t", "2"), msg(3, idOf(3), "t", "3"))
+		c.acked(3)
+		var held [4]*server.Entry
+		if n, _, err := store.Read(t.Context(), 1, held[:]); n != 3 || err != nil || held[0].ID != idOf(1) || held[1].ID != idOf(2) || held[2].ID != idOf(3) {
+			t.Fatalf("%d entries, %v", n, err)
+		}
+		v := store.View()
+		for ch, from := range map[uint64]native.From{1: native.FromResume, 2: native.FromNew} {
+			store.lags.Store(true)
+			tag := idOf(3)
+			c.send(native.Frame{Type: native.TypeSub, Sub: &native.Sub{Ch: ch, Topic: "t", From: from, Epoch: v.Epoch, O: 3, Tag: tag[:], Cr: native.Credit{N: 9, B: 9}}})
+			if ok := c.next(native.TypeSubOK).SubOK; ok.O != 3 || ok.Rec != (from == native.FromResume) {
+				t.Fatalf("subok %+v", ok)
+			}
+		}
+	})
+}
