@@ -15,7 +15,7 @@ import (
 // with its default options on a new in-memory network.
 type ServerOptions struct {
 	// Server is the configuration of the reference server, which is copied. A
-	// nil Log becomes a memory log.
+	// nil Log becomes a memory log, unless there is a Store.
 	Server *server.Options
 
 	// On is an existing network, which the Server does not close. Defaults to a
@@ -42,7 +42,7 @@ type Server struct {
 	// Server is the running reference server. Reboot replaces it.
 	Server *server.Server
 
-	// Log is the log of Server. Reboot may replace it.
+	// Log is the log of Server; nil with Options.Store. Reboot may replace it.
 	Log server.Log
 
 	tb      testing.TB
@@ -62,7 +62,7 @@ func NewServer(tb testing.TB, o *ServerOptions) *Server {
 	if opt.Server != nil {
 		s.opt = *opt.Server
 	}
-	if s.opt.Log == nil {
+	if s.opt.Log == nil && s.opt.Store == nil {
 		s.opt.Log = server.NewMemoryLog(s.opt.Retention)
 	}
 	s.boot()
@@ -90,7 +90,8 @@ func (s *Server) boot() {
 func (s *Server) Restart() { s.Host.Restart() }
 
 // Reboot crashes the server: its sessions and the ids that are not in the log are
-// lost. It continues with log, or if that is nil with the old log.
+// lost; with Options.Store nothing is lost. It continues with log, or if that is nil with the
+// old log.
 func (s *Server) Reboot(log server.Log) {
 	s.tb.Helper()
 	s.Stop()
@@ -106,10 +107,18 @@ func (s *Server) Reboot(log server.Log) {
 // Recorder. sub is the subscription to compare them with.
 func (s *Server) Held(sub, pattern string) Held {
 	s.tb.Helper()
-	h := Held{Sub: sub, Epoch: s.Log.View().Epoch}
+	view, read := server.View{}, func(from uint64, dst []*server.Entry) (int, uint64, error) {
+		return s.opt.Store.Read(s.tb.Context(), from, dst)
+	}
+	if s.Log != nil {
+		view, read = s.Log.View(), s.Log.Read
+	} else {
+		view = s.opt.Store.View()
+	}
+	h := Held{Sub: sub, Epoch: view.Epoch}
 	buf := make([]*server.Entry, 256)
 	for from := uint64(1); ; {
-		n, _, err := s.Log.Read(from, buf)
+		n, _, err := read(from, buf)
 		if err != nil {
 			s.tb.Errorf("limpettest: read the log: %v", err)
 			return h

@@ -1,8 +1,8 @@
 package server
 
 import (
+	"bytes"
 	"errors"
-	"slices"
 	"time"
 
 	"github.com/limpet-go/limpet/wire"
@@ -29,6 +29,7 @@ type run struct {
 	messages  []native.Frame // the whole of it
 	decisions []decision     // on those that are not committed yet
 	last      uint64         // sequence number of the newest one with a decision
+	highest   wire.ID        // of their ids: most rise, and then no two are the same
 	began     time.Time      // when the first of them was looked at
 	known     []KnownID      // those of messages that have an outcome, if asked is set
 	asked     bool
@@ -80,7 +81,15 @@ func (r *run) mustCommitBefore(m *native.Msg) bool {
 	case r.p.server.opt.Hooks.OnPublish != nil && time.Since(r.began) > runTime:
 		return true
 	}
-	return slices.ContainsFunc(r.decisions, func(d decision) bool { return d.m.ID == m.ID })
+	if bytes.Compare(m.ID[:], r.highest[:]) > 0 {
+		return false
+	}
+	for i := range r.decisions {
+		if r.decisions[i].m.ID == m.ID {
+			return true
+		}
+	}
+	return false
 }
 
 // decide decides on m. An error means that there is no decision, and that the connection ends.
@@ -124,6 +133,9 @@ func (r *run) decide(m *native.Msg) error {
 func (r *run) add(d decision) {
 	r.decisions = append(r.decisions, d)
 	r.last = d.m.S
+	if bytes.Compare(d.m.ID[:], r.highest[:]) > 0 {
+		r.highest = d.m.ID
+	}
 }
 
 // hasHooks reports whether the program decides on messages.

@@ -1,6 +1,7 @@
 package server
 
 import (
+	"crypto/sha256"
 	"encoding/binary"
 	"errors"
 	"time"
@@ -72,7 +73,7 @@ type recordReader struct {
 func (r *recordReader) bytes(n uint64) []byte {
 	if n > uint64(len(r.b)) {
 		r.bad, r.b = true, nil
-		return make([]byte, min(n, 64))
+		return make([]byte, min(n, sha256.Size)) // as long as the longest that is taken apart
 	}
 	b := r.b[:n]
 	r.b = r.b[n:]
@@ -105,17 +106,17 @@ func (r *recordReader) count(size int) uint64 {
 func decodeRecord(sid string, window uint64, data []byte) (record, error) {
 	r := record{sid: sid, window: window}
 	in := &recordReader{b: data}
-	if head := in.bytes(2); in.bad || head[0] != recordVersion {
+	head := in.bytes(2)
+	if in.bad || head[0] != recordVersion {
 		return r, errRecord
-	} else {
-		flags := head[1]
-		r.principal = string(in.bytes(in.count(1)))
-		copy(r.key[:], in.bytes(uint64(len(r.key))))
-		if flags&recordPrev != 0 {
-			copy(r.prev[:], in.bytes(uint64(len(r.prev))))
-		}
-		r.bound, r.hasTag = flags&recordBound != 0, flags&recordTag != 0
 	}
+	flags := head[1]
+	r.principal = string(in.bytes(in.count(1)))
+	copy(r.key[:], in.bytes(uint64(len(r.key))))
+	if flags&recordPrev != 0 {
+		copy(r.prev[:], in.bytes(uint64(len(r.prev))))
+	}
+	r.bound, r.hasTag = flags&recordBound != 0, flags&recordTag != 0
 	r.cn, r.se, r.carried, r.ack, r.ttl = in.fixed(), in.fixed(), in.fixed(), in.fixed(), time.Duration(in.fixed())
 	for i := range r.conflicts {
 		r.conflicts[i] = int64(in.fixed())

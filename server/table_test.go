@@ -41,7 +41,7 @@ func TestDetachedSessionsCanBeDropped(t *testing.T) {
 	table.leave(s)
 	var cn, bound atomic.Uint64
 	cn.Store(1)
-	const rounds, connections = 5_000, 3
+	const rounds, connections = 2_000, 3
 	for round := range rounds {
 		var all sync.WaitGroup
 		for range connections {

@@ -60,6 +60,7 @@ func TestDuplicateIsToldAfterReconnect(t *testing.T) {
 		c := dial(t, srv, &limpet.Options{Heartbeat: limpet.Heartbeat{Interval: time.Second}})
 		srv.Network.Strike(limpettest.BlackHole(limpettest.Down))
 		ack, err := c.Send(ctx, "t", []byte("x"), &limpet.PublishOptions{ID: id})
+		synctest.Wait() // the resume is counted after the outcomes
 		if err != nil || !ack.Duplicate || c.Stats().Resumes == 0 {
 			t.Fatalf("%+v, %v, %d resumes", ack, err, c.Stats().Resumes)
 		}

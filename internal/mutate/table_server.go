@@ -10,13 +10,6 @@ var ofServer = []mutation{
 		test:    "-run ^TestLogRefuses$ ./server",
 	},
 	{
-		name:    "server: no fence",
-		file:    "server/session.go",
-		search:  "if s.fenced {\n\t\treturn nil, nil, errSuperseded",
-		replace: "if s.fenced && s.version == 0 {\n\t\treturn nil, nil, errSuperseded",
-		test:    "-run ^TestZombie$ ./server",
-	},
-	{
 		name:    "server: the fence does not wait",
 		file:    "server/store_log.go",
 		search:  "_, busy := s.busy[c.Session]",
@@ -41,7 +34,7 @@ var ofServer = []mutation{
 		name:    "server: a known id is accepted again",
 		file:    "server/store_memory.go",
 		search:  "known = append(known, k)\n\t\t}\n\t}\n\tfor i := range c.Refused",
-		replace: "known = append(known[:0:0], known...)\n\t\t}\n\t}\n\tfor i := range c.Refused",
+		replace: "known = append(known[:0:0], k)[:0]\n\t\t}\n\t}\n\tfor i := range c.Refused",
 		test:    "-run ^TestDedupeByID$ ./server",
 	},
 	{
@@ -270,11 +263,11 @@ var ofServer = []mutation{
 		test:    "-run ^TestRestartWithoutTheLog$ ./server",
 	},
 	{
-		name:    "server: the place in the list is that of the first detachment",
+		name:    "store: a session that is in use again is dropped",
 		file:    "server/store_memory.go",
 		search:  "case k.bound && k.place != nil:",
 		replace: "case k.bound && k.place != nil && false:",
-		test:    "-run ^TestOldestDetachedIsDropped$ ./server",
+		test:    "-run ^TestMaxSessions$ ./server",
 	},
 	{
 		name:    "hooks: a failure of the network is a decision",
