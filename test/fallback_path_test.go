@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"log/slog"
 	"net/http"
+	"net/http/cookiejar"
 	"net/url"
 	"strings"
 	"sync"
@@ -360,6 +361,37 @@ func TestFallbackNotForATicketThatIsRefused(t *testing.T) {
 		<-c.Done()
 		if upgrades, gets, posts := p.counts(); upgrades+gets+posts != 0 || asked != 1 {
 			t.Errorf("%d tickets, %d upgrades, %d GETs, %d POSTs", asked, upgrades, gets, posts)
+		}
+	})
+}
+
+// A cookie that a refused GET sets is sent with the next attempt, as after a refused upgrade.
+func TestFallbackKeepsCookiesOfARefusal(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		p := newNarrowPath(t, nil, nil)
+		var mu sync.Mutex
+		var cookies []string
+		p.set(func() {
+			p.get = func(next http.Handler, w http.ResponseWriter, r *http.Request) {
+				mu.Lock()
+				cookies = append(cookies, r.Header.Get("Cookie"))
+				first := len(cookies) == 1
+				mu.Unlock()
+				if first {
+					http.SetCookie(w, &http.Cookie{Name: "node", Value: "seven"})
+					w.WriteHeader(http.StatusServiceUnavailable)
+					return
+				}
+				next.ServeHTTP(w, r)
+			}
+		})
+		client := p.HTTPClient()
+		client.Jar, _ = cookiejar.New(nil)
+		awaitReady(t, p.client(t, &limpet.Options{HTTPClient: client}), limpet.TransportHTTP)
+		mu.Lock()
+		defer mu.Unlock()
+		if len(cookies) != 2 || cookies[1] != "node=seven" {
+			t.Errorf("the cookies of the GETs: %q", cookies)
 		}
 	})
 }

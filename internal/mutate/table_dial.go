@@ -75,8 +75,8 @@ var ofDial = []mutation{
 	{
 		name:    "dial: cookies of a refusal are lost",
 		file:    "internal/socket/dial.go",
-		search:  "u.jar.SetCookies(req.URL, cookies)",
-		replace: "_ = cookies",
+		search:  "\t\tkeepCookies(u.jar, req.URL, resp)\n",
+		replace: "",
 		test:    "-run ^TestRefusedUpgrade$ ./test",
 	},
 	{

@@ -3,6 +3,13 @@ package main
 // ofFallback: when plain HTTP requests take the place of a WebSocket, and what both ends owe there.
 var ofFallback = []mutation{
 	{
+		name:    "fallback: cookies of a refused GET are lost",
+		file:    "internal/socket/fallback.go",
+		search:  "\tkeepCookies(c.client.Jar, httpURL(c.attempt.URL), resp)\n",
+		replace: "",
+		test:    "-run ^TestFallbackKeepsCookiesOfARefusal$ ./test",
+	},
+	{
 		name:    "fallback: a POST that was taken is taken again",
 		file:    "server/fallback.go",
 		search:  "case number <= c.number:",

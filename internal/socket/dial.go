@@ -8,6 +8,7 @@ import (
 	"io"
 	"net"
 	"net/http"
+	"net/url"
 	"strings"
 	"time"
 
@@ -76,9 +77,7 @@ func (u *upgrade) RoundTrip(req *http.Request) (*http.Response, error) {
 	}
 	u.status, u.header = resp.StatusCode, resp.Header
 	if resp.StatusCode != http.StatusSwitchingProtocols {
-		if cookies := resp.Cookies(); u.jar != nil && len(cookies) > 0 {
-			u.jar.SetCookies(req.URL, cookies)
-		}
+		keepCookies(u.jar, req.URL, resp)
 		u.body = readBounded(resp.Body, bodyLimit)
 		u.traced.close() // the caller's pool may keep it, to the same instance that refused
 		return nil, errNot101
@@ -112,6 +111,13 @@ func (u *upgrade) RoundTrip(req *http.Request) (*http.Response, error) {
 	u.library = &detachableStream{stream: u.stream}
 	resp.Body = u.library
 	return resp, nil
+}
+
+// keepCookies keeps the cookies of a refusal, which net/http does not see.
+func keepCookies(jar http.CookieJar, u *url.URL, resp *http.Response) {
+	if cookies := resp.Cookies(); jar != nil && len(cookies) > 0 {
+		jar.SetCookies(u, cookies)
+	}
 }
 
 // switches reports whether a 101 with these headers hands its connection over.

@@ -178,6 +178,7 @@ func (c *carrier) asGet(h http.Header) {
 // refuse keeps the answer to a GET that was refused.
 func (c *carrier) refuse(resp *http.Response) {
 	c.answer.status, c.answer.header = resp.StatusCode, resp.Header
+	keepCookies(c.client.Jar, httpURL(c.attempt.URL), resp)
 	c.answer.body = readBounded(resp.Body, bodyLimit)
 }
 

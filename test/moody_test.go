@@ -61,7 +61,7 @@ func (m *moody) arrived(g *gate) {
 	}
 }
 
-func (m *moody) answer(g *gate, w http.ResponseWriter) bool {
+func (m *moody) answerAtRandom(g *gate, w http.ResponseWriter) bool {
 	m.arrived(g)
 	if m.isCalm() || m.draw(2) == 0 {
 		return false
@@ -80,7 +80,7 @@ func (m *moody) answer(g *gate, w http.ResponseWriter) bool {
 	return true
 }
 
-func (m *moody) talk(g *gate, p *scriptedConn) {
+func (m *moody) talkAtRandom(g *gate, p *scriptedConn) {
 	var gone atomic.Bool // the client has it no more
 	read := make(chan struct{})
 	defer func() { <-read }()
@@ -149,7 +149,7 @@ func moodyServers(t *testing.T, seed uint64) {
 	var first *gate
 	for range 1 + m.draw(3) {
 		var g *gate
-		g = newGate(t, first, func(p *scriptedConn) { m.talk(g, p) }, func(_ int, w http.ResponseWriter) bool { return m.answer(g, w) })
+		g = newGate(t, first, func(p *scriptedConn) { m.talkAtRandom(g, p) }, func(_ int, w http.ResponseWriter) bool { return m.answerAtRandom(g, w) })
 		if m.gates = append(m.gates, g); first == nil {
 			first = g
 		}
