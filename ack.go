@@ -10,6 +10,7 @@ import (
 
 	"github.com/google/uuid"
 	"github.com/limpet-go/limpet/internal/dispatch"
+	"github.com/limpet-go/limpet/internal/flush"
 	"github.com/limpet-go/limpet/internal/headers"
 	"github.com/limpet-go/limpet/internal/text"
 	"github.com/limpet-go/limpet/wire"
@@ -235,48 +236,19 @@ func (w *window) written(seq uint64) {
 	w.publishOutcomes()
 }
 
-// flushPoint is what calls of Flush wait for: that the messages up to seq have
-// their outcomes. Calls without a message between them share one.
-type flushPoint struct {
-	seq       uint64
-	waiters   int
-	completed chan struct{}
-}
-
 // addFlushPoint returns the point that is completed when every message admitted so
 // far has its outcome.
-func (w *window) addFlushPoint() *flushPoint {
-	if n := len(w.flushPoints); n == 0 || w.flushPoints[n-1].seq != w.lastSeq() {
-		w.flushPoints = append(w.flushPoints, &flushPoint{seq: w.lastSeq(), completed: make(chan struct{})})
-	}
-	point := w.flushPoints[len(w.flushPoints)-1]
-	point.waiters++
+func (w *window) addFlushPoint() *flush.Point {
+	point := w.flushes.Add(w.lastSeq())
 	w.completeFlushes()
 	return point
-}
-
-// leaveFlushPoint removes a point for which nothing waits any more: the outcomes
-// may take long.
-func (w *window) leaveFlushPoint(point *flushPoint) {
-	if point.waiters--; point.waiters > 0 {
-		return
-	}
-	if i := slices.Index(w.flushPoints, point); i >= 0 {
-		w.flushPoints = slices.Delete(w.flushPoints, i, i+1)
-	}
 }
 
 func (w *window) completeFlushes() {
 	for w.firstPending < w.slots.Len() && (*w.slots.At(w.firstPending)).decided != Pending {
 		w.firstPending++
 	}
-	for len(w.flushPoints) > 0 && w.flushPoints[0].seq < w.firstSeq+uint64(w.firstPending) {
-		close(w.flushPoints[0].completed)
-		w.flushPoints = w.flushPoints[1:]
-	}
-	if len(w.flushPoints) == 0 {
-		w.flushPoints = nil
-	}
+	w.flushes.Complete(w.firstSeq + uint64(w.firstPending))
 }
 
 // oldestPending returns the moment of the admission of the oldest message without an

@@ -427,3 +427,43 @@ func topicError(op string, err error) *Error {
 	}
 	return &Error{Op: op, Field: "topic", Class: ClassInput, Err: fmt.Errorf("%w: %w", ErrTopic, err)}
 }
+
+const (
+	maxHeaderEntries = 32
+	maxHeaderBytes   = 8 << 10 // keys, values and the content type
+)
+
+// checkMessage checks everything but the topic.
+func (c *config) checkMessage(m *Outgoing) *Error {
+	if m.TTL < 0 {
+		return inputError(opPublish, "PublishOptions.TTL", "must not be negative, is %v; 0 means that it does not expire", m.TTL)
+	}
+	if m.TTL > maxDuration {
+		return inputError(opPublish, "PublishOptions.TTL", "is %v; use %v or less, or 0 if it does not expire", m.TTL, maxDuration)
+	}
+	if m.TTL > 0 && m.TTL < minDuration {
+		return inputError(opPublish, "PublishOptions.TTL", "%s", withoutUnit(m.TTL))
+	}
+	if limit := c.traits.MaxPayload; limit > 0 && len(m.Payload) > limit {
+		return &Error{Op: opPublish, Field: "payload", Class: ClassInput,
+			Err: fmt.Errorf("%w: it has %d bytes, the dialect allows %d", ErrTooBig, len(m.Payload), limit)}
+	}
+	if m.Type == "" && len(m.Header) == 0 {
+		return nil
+	}
+	if !utf8.ValidString(m.Type) {
+		return inputError(opPublish, "PublishOptions.Type", "is not valid UTF-8; use a content type such as application/json")
+	}
+	size := len(m.Type)
+	for k, v := range m.Header {
+		if !utf8.ValidString(k) || !utf8.ValidString(v) {
+			return inputError(opPublish, "PublishOptions.Header", "a key or value must be valid UTF-8; encode it, for example in base64")
+		}
+		size += len(k) + len(v)
+	}
+	if len(m.Header) > maxHeaderEntries || size > maxHeaderBytes {
+		return inputError(opPublish, "PublishOptions.Header",
+			"has %d entries of %d bytes, the content type included; use at most 32 and 8 KiB", len(m.Header), size)
+	}
+	return nil
+}

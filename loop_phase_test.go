@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"github.com/limpet-go/limpet/internal/budget"
+	"github.com/limpet-go/limpet/internal/flush"
 	"github.com/limpet-go/limpet/internal/secrets"
 	"github.com/limpet-go/limpet/internal/verdict"
 	"github.com/limpet-go/limpet/limpettest"
@@ -137,7 +138,7 @@ var transitions = []transition{
 		return after(2)
 	}, "ended", "ended", "", "ended"},
 	{"`publish`, a `Receipt`, `flush`, `listPending`, `listOpen`", func(*loop) event {
-		return inTurn{publish{make([]Receipt, 2)}, new(Receipt), flush{make(chan *flushPoint, 1)}, leaveFlush{new(flushPoint)}, listPending{make(chan []*Receipt, 1)}, listOpen{make(chan []*Subscription, 1)}}
+		return inTurn{publish{make([]Receipt, 2)}, new(Receipt), flushAll{make(chan *flush.Point, 1)}, leaveFlush{new(flush.Point)}, listPending{make(chan []*Receipt, 1)}, listOpen{make(chan []*Subscription, 1)}}
 	}, "", "", "", ""},
 	{"`openStream`, `streamPart`, `wrotePart`, `streamFailed`", func(l *loop) event {
 		s := newStreamedMessage()

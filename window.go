@@ -10,6 +10,7 @@ import (
 	"github.com/limpet-go/limpet/internal/admission"
 	"github.com/limpet-go/limpet/internal/dispatch"
 	"github.com/limpet-go/limpet/internal/fifo"
+	"github.com/limpet-go/limpet/internal/flush"
 	"github.com/limpet-go/limpet/internal/text"
 	"github.com/limpet-go/limpet/wire"
 )
@@ -35,7 +36,7 @@ type window struct {
 	credit       wire.Credit               // the server's, for this connection
 	pending      int                       // receipts without an outcome
 	nextExpiry   time.Time                 // no TTL ends before it; zero: no TTL
-	flushPoints  []*flushPoint             // by ascending seq; each has a caller of Flush that waits
+	flushes      flush.Points              // what calls of Flush wait for
 	firstPending int                       // index before which every slot has its outcome
 	oneByOneUpTo uint64                    // up to this sequence number a frame carries one message: a batch was too big
 	resends      []uint64                  // of the last batch, until countResends
@@ -281,10 +282,7 @@ func (w *window) renumber() {
 			kept.Push(r)
 			admitted.Push(*w.admitted.At(i))
 		}
-		for nextFlush < len(w.flushPoints) && w.flushPoints[nextFlush].seq == w.firstSeq+uint64(i) {
-			w.flushPoints[nextFlush].seq = uint64(kept.Len())
-			nextFlush++
-		}
+		nextFlush = w.flushes.Renumber(nextFlush, w.firstSeq+uint64(i), uint64(kept.Len()))
 	}
 	w.firstPending = 0
 	dropped := w.slots.Len() - kept.Len()

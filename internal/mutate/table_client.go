@@ -415,9 +415,9 @@ var ofClient = []mutation{
 	},
 	{
 		name:    "flush: a new session loses count",
-		file:    "window.go",
-		search:  "w.flushPoints[nextFlush].seq = uint64(kept.Len())",
-		replace: "w.flushPoints[nextFlush].seq = uint64(kept.Len()) + 1",
+		file:    "internal/flush/flush.go",
+		search:  "p.list[next].seq = to",
+		replace: "p.list[next].seq = to + 1",
 		test:    "-run ^TestFlushModel$ .",
 		says:    "not complete",
 	},
