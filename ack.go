@@ -2,17 +2,17 @@ package limpet
 
 import (
 	"context"
-	"errors"
 	"math"
 	"slices"
 	"sync/atomic"
 	"time"
 
 	"github.com/google/uuid"
-	"github.com/limpet-go/limpet/internal/dispatch"
 	"github.com/limpet-go/limpet/internal/flush"
 	"github.com/limpet-go/limpet/internal/headers"
+	"github.com/limpet-go/limpet/internal/keeper"
 	"github.com/limpet-go/limpet/internal/text"
+	"github.com/limpet-go/limpet/outbox"
 	"github.com/limpet-go/limpet/wire"
 )
 
@@ -39,9 +39,12 @@ const (
 	// Unknown means that the message was sent and may or may not have been
 	// accepted.
 	Unknown
+	// Stored means that the client ended before the outcome was known, and that the message
+	// is in Options.Outbox: the next client on it goes on with the message.
+	Stored
 )
 
-var outcomeNames = [...]string{"pending", "acked", "written", "rejected", "expired", "unsent", "unknown"}
+var outcomeNames = [...]string{"pending", "acked", "written", "rejected", "expired", "unsent", "unknown", "stored"}
 
 // String returns the outcome as one lower-case word.
 func (o Outcome) String() string {
@@ -76,6 +79,7 @@ type Receipt struct {
 	firstSent   int64   // when the message was first handed to the network, as window.timestamp; 0: never
 	decided     Outcome // the outcome, before publishOutcome makes it visible
 	settled     bool    // the server needs to learn nothing more about the message
+	held        bool    // the outcome is not published before it is durable
 	atLeastOnce bool
 	sentIn      uint32 // the batch on this connection, without sessions; waitsAgain: see sendAgain; 0: none
 
@@ -142,7 +146,7 @@ func (r *Receipt) Outcome() Outcome {
 
 // Wait blocks until the outcome is known or ctx ends. The error is nil for
 // Acked and Written, and otherwise an *Error that wraps ErrRejected,
-// ErrExpired, ErrUnsent or ErrOutcomeUnknown. If ctx ends first, the *Error wraps
+// ErrExpired, ErrUnsent, ErrStored or ErrOutcomeUnknown. If ctx ends first, the *Error wraps
 // ctx's error: the client still sends the message, and Wait may be called again.
 // Every outcome is known once the client has ended.
 func (r *Receipt) Wait(ctx context.Context) (Ack, error) {
@@ -179,8 +183,22 @@ func (r *Receipt) keepReply(reply []byte) {
 	r.details.reply = reply
 }
 
+// contentType returns PublishOptions.Type.
+func (r *Receipt) contentType() string {
+	if r.details == nil {
+		return ""
+	}
+	return r.details.contentType
+}
+
 // unpublished reports whether the outcome is decided but not yet visible.
-func (r *Receipt) unpublished() bool { return r.decided != Pending && r.Outcome() == Pending }
+func (r *Receipt) unpublished() bool { return r.isDecided() && r.Outcome() == Pending }
+
+// isDecided reports whether the outcome is decided and may be published.
+func (r *Receipt) isDecided() bool { return r.decided != Pending && !r.held }
+
+// isDone reports whether neither the server nor a caller needs the slot any more.
+func (r *Receipt) isDone() bool { return r.settled && !r.held }
 
 // publishOutcome makes the outcome visible and reports whether a caller waited
 // for it.
@@ -217,16 +235,15 @@ func callDone(r *Receipt) {
 	done(r)
 }
 
-// doneFailed reports that a call of Done has failed.
-func (n *notifier) doneFailed(err error) {
-	var p *dispatch.Panicked
-	switch {
-	case errors.As(err, &p):
-		err = &PanicError{p.Value, p.Stack}
-	case errors.Is(err, dispatch.ErrHangs):
-		err = newHangError(optionDone, dispatch.CallerName)
+// show publishes the outcome of r.
+func (w *window) show(r *Receipt) {
+	if r.publishOutcome() {
+		w.woken++
 	}
-	n.post(CallbackFailed{optionDone, &Error{Op: opReceipt, Field: optionDone, Class: ClassUser, Err: err}})
+	w.followOutcome(r)
+	if w.notify != nil && (r.decided == Rejected || r.decided == Expired || r.decided == Unknown) {
+		w.notify.post(MessageFailed{r.topic, r.id, r.decided, r.details.err})
+	}
 }
 
 // written resolves the messages up to seq as Written, for a dialect without
@@ -245,31 +262,145 @@ func (w *window) addFlushPoint() *flush.Point {
 }
 
 func (w *window) completeFlushes() {
-	for w.firstPending < w.slots.Len() && (*w.slots.At(w.firstPending)).decided != Pending {
+	for w.firstPending < w.slots.Len() && (*w.slots.At(w.firstPending)).isDecided() {
 		w.firstPending++
 	}
 	w.flushes.Complete(w.firstSeq + uint64(w.firstPending))
 }
 
-// oldestPending returns the moment of the admission of the oldest message without an
-// outcome, as counters hold it; 0 without one.
-func (w *window) oldestPending() int64 {
-	if w.pending == 0 || w.firstPending >= w.admitted.Len() {
-		return 0
-	}
-	return *w.admitted.At(w.firstPending)
+// outboxWindow is what the window knows of Options.Outbox.
+type outboxWindow struct {
+	journal *keeper.Keeper[*Receipt] // nil without one
+	ids     *keeper.IDs[*Receipt]    // of the messages that it holds; nil without one
 }
 
-// measure measures how long the messages that were resolved, [from, to), waited for their outcome.
-func (w *window) measure(resolved []*Receipt) {
-	h := w.counters.measured
-	if h == nil {
+// keepOutcome records that slot i gets the outcome o, and is settled unless the server has still
+// to learn of it as a void message.
+func (w *window) keepOutcome(i int, o Outcome, void bool) {
+	if w.journal != nil {
+		w.recordOutcome(i, o, void)
+	}
+}
+
+func (w *window) recordOutcome(i int, o Outcome, void bool) {
+	r := *w.slots.At(i)
+	seq := w.firstSeq + uint64(i)
+	switch {
+	case r.settled || void && r.decided != Pending:
+	case r.decided == Pending && (o == Rejected || o == Expired || o == Unknown):
+		r.held = true
+		w.journal.Hold(seq, r, void)
+	default:
+		w.journal.Settle(seq)
+	}
+}
+
+// reveal publishes outcomes that were held.
+func (w *window) reveal(held []*Receipt) {
+	if len(held) == 0 {
 		return
 	}
-	now := w.counters.moment(time.Now())
-	for i, r := range resolved {
+	for _, r := range held {
+		r.held = false
+	}
+	w.resolved = [2]int{0, w.slots.Len()}
+	w.publishOutcomes()
+	for _, r := range held { // a new session has no slot for it
 		if r.unpublished() {
-			h.outcome.Add(time.Duration(now-*w.admitted.At(w.resolved[0] + i)), 1)
+			w.counters.outcomes[r.decided].Add(1)
+			w.show(r)
+		}
+	}
+}
+
+// restore fills the window with what an outbox holds.
+func (w *window) restore(c *outbox.Content, clock keeper.Clock, now time.Time) {
+	w.ids = keeper.NewIDs[*Receipt]()
+	w.firstSeq, w.settledID, w.highestSent = c.Through+1, wire.ID(c.Tag), c.Through
+	for i := range c.Messages {
+		m := &c.Messages[i]
+		r := &Receipt{id: m.ID, topic: m.Topic, payload: m.Payload, settled: m.Settled, atLeastOnce: m.Resend == resendAtLeastOnce}
+		if m.Void || m.Settled { // its outcome was published by an earlier client
+			r.decided = Acked
+			r.outcome.Store(uint32(Acked))
+		}
+		if m.Type != "" || len(m.Header) > 0 || m.TTL > 0 {
+			r.details = &receiptDetails{contentType: m.Type, header: m.Header, ttl: m.TTL}
+		}
+		if m.TTL > 0 {
+			age, _ := clock.Since(m.Added)
+			r.details.expires = now.Add(m.TTL - age)
+		}
+		if !m.Sent.IsZero() {
+			r.firstSent = ageUnknown
+			if age, known := clock.Since(m.Sent); known {
+				r.firstSent = min(w.timestamp(now.Add(-age)), -1)
+			}
+		}
+		if !m.Sent.IsZero() || r.decided != Pending {
+			w.highestSent = m.Seq
+		}
+		w.add(r, now)
+		w.admission.Take(1, len(m.Payload))
+		if r.decided != Pending {
+			w.pending--
+			continue
+		}
+		w.counters.published.Add(1)
+		w.ids.Add(r.id, r, r.topic, r.contentType(), r.payload)
+	}
+}
+
+const (
+	ageUnknown        = math.MaxInt64 // as Receipt.firstSent: the age is negative, which wire.Message takes for unknown
+	resendAtLeastOnce = 1             // as outbox.Message.Resend
+)
+
+// keptMessages returns all slots as the outbox holds them, from message 1 on.
+func (w *window) keptMessages(now time.Time) []outbox.Message {
+	messages := make([]outbox.Message, w.slots.Len())
+	for i, r := range w.slots.All() {
+		messages[i] = w.keptMessage(r, w.counters.origin.Add(time.Duration(*w.admitted.At(i))))
+		messages[i].Seq = w.firstSeq + uint64(i)
+		switch r.firstSent {
+		case 0:
+		case ageUnknown:
+			messages[i].Sent = time.Unix(1, 0) // so long ago that no server remembers
+		default:
+			messages[i].Sent = now.Add(-time.Duration(w.timestamp(now) - r.firstSent)).Round(0)
+		}
+	}
+	return messages
+}
+
+// keptMessage returns r as the outbox holds it, without Seq and Sent.
+func (w *window) keptMessage(r *Receipt, added time.Time) outbox.Message {
+	m := outbox.Message{ID: r.id, Topic: r.topic, Payload: r.payload, Added: added.Round(0)}
+	if r.atLeastOnce {
+		m.Resend = resendAtLeastOnce
+	}
+	if d := r.details; d != nil {
+		m.Type, m.Header, m.TTL = d.contentType, d.header, d.ttl
+		if d.ttl > 0 {
+			m.Added = d.expires.Add(-d.ttl).Round(0)
+		}
+	}
+	return m
+}
+
+// giveBack returns the room of messages that are not kept.
+func (w *window) giveBack(rs []*Receipt) {
+	for _, r := range rs {
+		w.admission.Release(1, len(r.payload))
+	}
+	w.forgetIDs(rs)
+}
+
+// forgetIDs follows when the outbox no longer holds rs.
+func (w *window) forgetIDs(rs []*Receipt) {
+	if w.ids != nil {
+		for _, r := range rs {
+			w.ids.Remove(r.id, r)
 		}
 	}
 }
@@ -364,14 +495,4 @@ func (w *window) nextAgain() (at time.Time) {
 		at = w.again[0].at
 	}
 	return at
-}
-
-// appendReused extends s by one element. The element is zero, or as
-// encodeArgs.reset left it.
-func appendReused[T any](s []T) ([]T, *T) {
-	if len(s) == cap(s) {
-		s = slices.Grow(s, 1)
-	}
-	s = s[:len(s)+1]
-	return s, &s[len(s)-1]
 }

@@ -17,6 +17,7 @@ import (
 	"github.com/limpet-go/limpet/internal/fault"
 	"github.com/limpet-go/limpet/internal/guard"
 	"github.com/limpet-go/limpet/internal/headers"
+	"github.com/limpet-go/limpet/internal/keeper"
 	"github.com/limpet-go/limpet/internal/traits"
 	"github.com/limpet-go/limpet/wire"
 	"github.com/limpet-go/limpet/wire/native"
@@ -95,6 +96,9 @@ func newConfig(rawURL string, o *Options) (config, error) {
 		v.refuse("Options.ReadLimit", "is %d bytes; use %d or less", c.ReadLimit, maxBuffer)
 	case c.ReadLimit < c.traits.MinReadLimit:
 		v.refuse("Options.ReadLimit", "must be at least %d for %s, whose servers put messages together up to that size; is %d", c.traits.MinReadLimit, c.Dialect.Name(), c.ReadLimit)
+	}
+	if c.Outbox != nil && !c.traits.Publish {
+		v.errs = append(v.errs, unsupported(v.op, optionOutbox, "dialect "+c.Dialect.Name()+" does not accept messages; remove the outbox"))
 	}
 	v.memoryLimit(&c.Memory, int(min(max(c.ReadLimit, 0), maxBuffer)))
 	return c, errors.Join(v.errs...)
@@ -326,6 +330,7 @@ func (c *config) subscribeOptions(topic string, o *SubscribeOptions) (SubscribeO
 }
 
 const (
+	optionOutbox = "Options.Outbox"
 	optionCursor = "SubscribeOptions.Cursor"
 	optionName   = "SubscribeOptions.Name"
 )
@@ -466,4 +471,19 @@ func (c *config) checkMessage(m *Outgoing) *Error {
 			"has %d entries of %d bytes, the content type included; use at most 32 and 8 KiB", len(m.Header), size)
 	}
 	return nil
+}
+
+// openOutbox opens Options.Outbox, if there is one.
+func (c *config) openOutbox() (o keeper.Opened[*Receipt], err error) {
+	if c.Outbox == nil {
+		return o, nil
+	}
+	if o, err = keeper.Open[*Receipt](c.Outbox, c.Dialect.Name(), time.Now(), newPanicError); err != nil {
+		class := ClassLocal
+		if errors.Is(err, ErrPanic) {
+			class = ClassUser
+		}
+		err = &Error{Op: "New", Field: optionOutbox, Class: class, Err: joinReason(ErrOutbox, err)}
+	}
+	return o, err
 }

@@ -120,6 +120,7 @@ func (l *loop) handle(k *link, ev *wire.Event) {
 			return
 		}
 		l.session = ev.Ready.Session
+		l.keepSession()
 		l.c.secrets.AddKey(l.session.Key)
 	case wire.EventAck:
 		if ev.Ack == nil {

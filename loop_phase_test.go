@@ -13,8 +13,10 @@ import (
 
 	"github.com/limpet-go/limpet/internal/budget"
 	"github.com/limpet-go/limpet/internal/flush"
+	"github.com/limpet-go/limpet/internal/keeper"
 	"github.com/limpet-go/limpet/internal/secrets"
 	"github.com/limpet-go/limpet/internal/verdict"
+	"github.com/limpet-go/limpet/outbox"
 	"github.com/limpet-go/limpet/limpettest"
 	"github.com/limpet-go/limpet/wire"
 )
@@ -137,7 +139,15 @@ var transitions = []transition{
 		l.c.cfg.Backoff.MaxElapsed = 1
 		return after(2)
 	}, "ended", "ended", "", "ended"},
-	{"`publish`, a `Receipt`, `flush`, `listPending`, `listOpen`", func(*loop) event {
+	{"`keepRecord`, `commitDue`, `commitEnded`", func(l *loop) event {
+		o, err := keeper.Open[*Receipt](outbox.Memory(), "", l.now, newPanicError)
+		if err != nil {
+			panic(err)
+		}
+		l.restore(o)
+		return inTurn{keepRecord{keeper.NewRecord([]*Receipt{new(Receipt)})}, commitDue{}, commitEnded{}}
+	}, "", "", "", ""},
+	{"`publish`, a `Receipt`, `flushAll`, `listPending`, `listOpen`", func(*loop) event {
 		return inTurn{publish{make([]Receipt, 2)}, new(Receipt), flushAll{make(chan *flush.Point, 1)}, leaveFlush{new(flush.Point)}, listPending{make(chan []*Receipt, 1)}, listOpen{make(chan []*Subscription, 1)}}
 	}, "", "", "", ""},
 	{"`openStream`, `streamPart`, `wrotePart`, `streamFailed`", func(l *loop) event {

@@ -464,3 +464,15 @@ func (e CursorNotSaved) record() (slog.Level, string, []slog.Attr) {
 	}
 	return slog.LevelWarn, "limpet: cursor not saved", attrs
 }
+
+// doneFailed reports that a call of Done has failed.
+func (n *notifier) doneFailed(err error) {
+	var p *dispatch.Panicked
+	switch {
+	case errors.As(err, &p):
+		err = &PanicError{p.Value, p.Stack}
+	case errors.Is(err, dispatch.ErrHangs):
+		err = newHangError(optionDone, dispatch.CallerName)
+	}
+	n.post(CallbackFailed{optionDone, &Error{Op: opReceipt, Field: optionDone, Class: ClassUser, Err: err}})
+}

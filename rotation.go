@@ -2,10 +2,13 @@ package limpet
 
 import (
 	"context"
+	"errors"
 	"log/slog"
 	"time"
 
 	"github.com/limpet-go/limpet/internal/endpoint"
+	"github.com/limpet-go/limpet/internal/fault"
+	"github.com/limpet-go/limpet/internal/keeper"
 	"github.com/limpet-go/limpet/internal/verdict"
 	"github.com/limpet-go/limpet/wire"
 )
@@ -230,7 +233,7 @@ func (l *loop) mayRotate(k *link) bool { return l.window.sessions || l.isQuiet(k
 // whose outcome would be unknown.
 func (l *loop) canMove(k *link) bool {
 	switch {
-	case k.writing, k.stream != nil, k.unwritten.frames != nil:
+	case k.writing, k.stream != nil, k.unwritten.frames != nil, l.holdsFrames(k):
 		return false
 	case l.window.inFlight(): // the next connection may lead to a server that does not know the session
 		return false
@@ -245,9 +248,58 @@ func (l *loop) owesOutcomes(k *link) bool {
 	return !l.window.sessions && (l.window.inFlight() || k.stream != nil)
 }
 
-// holdsMessages reports whether messages wait for the next connection, so that those before
-// have their outcome when the client moves.
-func (l *loop) holdsMessages() bool { return l.rotation.next != nil || l.rotation.settling }
+// holdsMessages reports whether messages wait: for the next connection, so that those before
+// have their outcome when the client moves, or for the outbox.
+func (l *loop) holdsMessages() bool {
+	return l.rotation.next != nil || l.rotation.settling || l.journal != nil && !l.journal.MaySend()
+}
+
+// outboxed is what the loop knows of Options.Outbox.
+type outboxed struct {
+	journal *keeper.Keeper[*Receipt] // nil without one
+	waits   bool                     // the next attempt waits for a commit
+}
+
+const outboxPause = time.Second // until an attempt that waits for a commit is made again, at most
+
+// keepSession records the session of the connection that is ready.
+func (l *loop) keepSession() {
+	if l.journal == nil {
+		return
+	}
+	var s wire.Session // with KeepsSubs, the server would go on with streams that the next client does not have
+	if t := &l.c.cfg.traits; t.Sessions && !t.KeepsSubs {
+		s = l.session
+	}
+	l.journal.Welcome(s, l.number)
+}
+
+// holdsFrames reports whether nothing may be written on k yet: the first frame after the welcome makes the
+// server forget the earlier key of the session, so the new one must be durable.
+func (l *loop) holdsFrames(k *link) bool {
+	return l.journal != nil && k.ready && l.window.sessions && !l.journal.Durable()
+}
+
+// mayBegin reports whether another connection may be announced: its number and the key that it shows are
+// durable.
+func (l *loop) mayBegin() bool { return l.journal == nil || l.journal.MayBegin(l.number) }
+
+// mayAttempt is mayBegin for an attempt. If the result is false, the attempt follows later.
+func (l *loop) mayAttempt() bool {
+	l.waits = !l.mayBegin()
+	if l.waits {
+		l.scheduleAttempt(outboxPause)
+	}
+	return !l.waits
+}
+
+// refuseConn closes a connection that may not begin.
+func (l *loop) refuseConn(c *conn) {
+	l.closeConn(c, l.c.cfg.closeCode(), "")
+	l.fail(nil, &wire.Failure{Stage: wire.StageUpgrade, Err: &fault.User{Option: optionOutbox, Err: errNotKept}})
+}
+
+var errNotKept = errors.New("the state of the session is not durable yet")
 
 // isQuiet reports whether nothing is in progress on k.
 func (l *loop) isQuiet(k *link) bool {

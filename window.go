@@ -47,6 +47,7 @@ type window struct {
 	notify       *notifier                 // of messages that failed
 	doneCalls    *dispatch.Calls[*Receipt] // of PublishOptions.Done
 	woken        int                       // outcomes that a caller waited for, since the loop last read it
+	outboxWindow
 }
 
 // slotPool shares the memory of slots among clients: few are busy at a time.
@@ -103,6 +104,7 @@ func (w *window) resolve(i int, o Outcome, err error) {
 
 // settle resolves slot i when the server needs to learn nothing more about it.
 func (w *window) settle(i int, o Outcome, err error) {
+	w.keepOutcome(i, o, false)
 	(*w.slots.At(i)).settled = true
 	w.resolve(i, o, err)
 }
@@ -125,7 +127,7 @@ func (w *window) publishOutcomes() {
 		}
 	}
 	head := 0
-	for head < w.slots.Len() && (*w.slots.At(head)).settled {
+	for head < w.slots.Len() && (*w.slots.At(head)).isDone() {
 		head++
 	}
 	w.admission.Release(head, w.freedBytes)
@@ -133,16 +135,11 @@ func (w *window) publishOutcomes() {
 		if !r.unpublished() {
 			continue
 		}
-		if r.publishOutcome() {
-			w.woken++
-		}
-		w.followOutcome(r)
-		if w.notify != nil && (r.decided == Rejected || r.decided == Expired || r.decided == Unknown) {
-			w.notify.post(MessageFailed{r.topic, r.id, r.decided, r.details.err})
-		}
+		w.show(r)
 	}
 	w.resolved, w.freedBytes = [2]int{}, 0
 	if head > 0 {
+		w.forgetIDs(w.slots.All()[:head])
 		w.settledID = wire.ID((*w.slots.At(head - 1)).id)
 		w.slots.Drop(head)
 		w.admitted.Drop(head)
@@ -281,6 +278,8 @@ func (w *window) renumber() {
 		if r.decided == Pending {
 			kept.Push(r)
 			admitted.Push(*w.admitted.At(i))
+		} else {
+			w.forgetIDs([]*Receipt{r})
 		}
 		nextFlush = w.flushes.Renumber(nextFlush, w.firstSeq+uint64(i), uint64(kept.Len()))
 	}
@@ -291,6 +290,7 @@ func (w *window) renumber() {
 	w.slots, w.admitted, w.firstSeq = kept, admitted, 1
 	w.nextToSend, w.highestSent, w.settledID, w.oneByOneUpTo = 0, 0, wire.ID{}, 0
 	w.admission.Release(dropped, 0)
+	w.journal.Renumber()
 }
 
 // doubtSent ends the messages that were sent, for a server that may have accepted them
@@ -308,6 +308,7 @@ func (w *window) doubtSent() {
 // cannot learn what became of the messages in flight: they end as Unknown,
 // except that those with AtLeastOnce are sent again.
 func (w *window) connectionLost() {
+	w.journal.Lost()
 	if w.sessions {
 		return
 	}
@@ -430,6 +431,7 @@ func (w *window) rejectUnencodable(seq uint64, cause error, now time.Time) bool 
 // sessions the server still has to learn about it, since numbers are dense.
 func (w *window) resolveUnsettled(i int, o Outcome, err error) {
 	if w.sessions {
+		w.keepOutcome(i, o, true)
 		w.resolve(i, o, err)
 	} else {
 		w.settle(i, o, err)
@@ -480,7 +482,9 @@ func (w *window) expire(now time.Time) {
 // close resolves every message that has no outcome: the client has ended.
 func (w *window) close() {
 	for i, r := range w.slots.All() {
-		if r.firstSent == 0 {
+		if w.journal != nil {
+			w.resolve(i, Stored, outcomeError(ErrStored))
+		} else if r.firstSent == 0 {
 			w.resolve(i, Unsent, outcomeError(ErrUnsent))
 		} else {
 			w.resolve(i, Unknown, outcomeError(ErrOutcomeUnknown))
