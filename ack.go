@@ -270,8 +270,9 @@ func (w *window) completeFlushes() {
 
 // outboxWindow is what the window knows of Options.Outbox.
 type outboxWindow struct {
-	journal *keeper.Keeper[*Receipt] // nil without one
-	ids     *keeper.IDs[*Receipt]    // of the messages that it holds; nil without one
+	journal  *keeper.Keeper[*Receipt] // nil without one
+	ids      *keeper.IDs[*Receipt]    // of the messages that it holds; nil without one
+	restored []*Receipt               // that it held at first, until Client.Receipts has listed them
 }
 
 // keepOutcome records that slot i gets the outcome o, and is settled unless the server has still
@@ -346,6 +347,7 @@ func (w *window) restore(c *outbox.Content, clock keeper.Clock, now time.Time) {
 			w.pending--
 			continue
 		}
+		w.restored = append(w.restored, r)
 		w.counters.published.Add(1)
 		w.ids.Add(r.id, r, r.topic, r.contentType(), r.payload)
 	}

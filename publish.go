@@ -342,8 +342,8 @@ func (c *Client) Send(ctx context.Context, topic string, payload []byte, o *Publ
 
 // Receipts iterates over the receipts of messages without an outcome, oldest
 // first. It is a snapshot, taken when the iteration begins: a receipt may have
-// its outcome by the time it is yielded. After the client has ended there are
-// none.
+// its outcome by the time it is yielded. The first call also has those of all messages that
+// Options.Outbox held, with and without outcome. After the client has ended there are none.
 func (c *Client) Receipts() iter.Seq[*Receipt] {
 	return func(yield func(*Receipt) bool) {
 		query := listPending{make(chan []*Receipt, 1)}
@@ -367,12 +367,17 @@ func (c *Client) Receipts() iter.Seq[*Receipt] {
 type listPending struct{ reply chan []*Receipt }
 
 func (e listPending) apply(l *loop) {
-	var rs []*Receipt
+	rs := l.window.restored
+	listed := make(map[*Receipt]bool, len(rs))
+	for _, r := range rs {
+		listed[r] = true
+	}
 	for _, r := range l.window.slots.All() {
-		if !r.isDecided() {
+		if !r.isDecided() && !listed[r] {
 			rs = append(rs, r)
 		}
 	}
+	l.window.restored = nil
 	e.reply <- rs
 }
 

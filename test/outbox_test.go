@@ -56,12 +56,12 @@ func TestOutboxSurvivesACrash(t *testing.T) {
 	}
 }
 
-// settled fails unless nothing is left to be sent.
+// settled fails unless every message has its outcome.
 func (s *faultyStore) settled(t testing.TB) {
 	t.Helper()
 	time.Sleep(time.Second) // what may be lost is kept a little later
 	for _, m := range s.content(t).Messages {
-		if !m.Settled {
+		if !m.Settled && !m.Void { // the server has still to learn of a void one
 			t.Errorf("the outbox holds message %d", m.Seq)
 		}
 	}
