@@ -76,12 +76,12 @@ type Receipt struct {
 	details *receiptDetails // nil for most messages
 
 	// Owned by the loop.
-	firstSent   int64   // when the message was first handed to the network, as window.timestamp; 0: never
-	decided     Outcome // the outcome, before publishOutcome makes it visible
-	settled     bool    // the server needs to learn nothing more about the message
-	held        bool    // the outcome is not published before it is durable
-	atLeastOnce bool
-	sentIn      uint32 // the batch on this connection, without sessions; waitsAgain: see sendAgain; 0: none
+	firstSent int64   // when the message was first handed to the network, as window.timestamp; 0: never
+	decided   Outcome // the outcome, before publishOutcome makes it visible
+	settled   bool    // the server needs to learn nothing more about the message
+	held      bool    // the outcome is not published before it is durable
+	resend    Resend
+	sentIn    uint32 // the batch on this connection, without sessions; waitsAgain: see sendAgain; 0: none
 
 	outcome    atomic.Uint32 // the Outcome that callers see, or awaited
 	doneSignal atomic.Pointer[outcomeSignal]
@@ -320,7 +320,7 @@ func (w *window) restore(c *outbox.Content, clock keeper.Clock, now time.Time) {
 	w.firstSeq, w.settledID, w.highestSent = c.Through+1, wire.ID(c.Tag), c.Through
 	for i := range c.Messages {
 		m := &c.Messages[i]
-		r := &Receipt{id: m.ID, topic: m.Topic, payload: m.Payload, settled: m.Settled, atLeastOnce: m.Resend == resendAtLeastOnce}
+		r := &Receipt{id: m.ID, topic: m.Topic, payload: m.Payload, settled: m.Settled, resend: Resend(m.Resend)}
 		if m.Void || m.Settled { // its outcome was published by an earlier client
 			r.decided = Acked
 			r.outcome.Store(uint32(Acked))
@@ -353,10 +353,7 @@ func (w *window) restore(c *outbox.Content, clock keeper.Clock, now time.Time) {
 	}
 }
 
-const (
-	ageUnknown        = math.MaxInt64 // as Receipt.firstSent: the age is negative, which wire.Message takes for unknown
-	resendAtLeastOnce = 1             // as outbox.Message.Resend
-)
+const ageUnknown = math.MaxInt64 // as Receipt.firstSent: the age is negative, which wire.Message takes for unknown
 
 // keptMessages returns all slots as the outbox holds them, from message 1 on.
 func (w *window) keptMessages(now time.Time) []outbox.Message {
@@ -377,10 +374,7 @@ func (w *window) keptMessages(now time.Time) []outbox.Message {
 
 // keptMessage returns r as the outbox holds it, without Seq and Sent.
 func (w *window) keptMessage(r *Receipt, added time.Time) outbox.Message {
-	m := outbox.Message{ID: r.id, Topic: r.topic, Payload: r.payload, Added: added.Round(0)}
-	if r.atLeastOnce {
-		m.Resend = resendAtLeastOnce
-	}
+	m := outbox.Message{ID: r.id, Topic: r.topic, Payload: r.payload, Added: added.Round(0), Resend: uint8(r.resend)}
 	if d := r.details; d != nil {
 		m.Type, m.Header, m.TTL = d.contentType, d.header, d.ttl
 		if d.ttl > 0 {
@@ -458,7 +452,7 @@ func (w *window) refusedForNow(i int, reject wire.Reject, now time.Time) {
 		return
 	}
 	r.sentIn = waitsAgain
-	if !r.atLeastOnce {
+	if r.resend != AtLeastOnce {
 		r.firstSent = 0
 	}
 	if d := r.details; d != nil && !d.expires.IsZero() && (w.nextExpiry.IsZero() || d.expires.Before(w.nextExpiry)) {

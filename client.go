@@ -400,7 +400,7 @@ func (l *loop) restore(o keeper.Opened[*Receipt]) {
 	l.window.journal = o.Keeper
 	l.window.restore(o.Content, keeper.NewClock(l.now, &o.State, o.Content), l.now)
 	if !l.window.sessions {
-		l.window.doubtSent()
+		l.window.doubtSent(false)
 	}
 }
 

@@ -443,6 +443,9 @@ func (c *config) checkMessage(m *Outgoing) *Error {
 	if m.TTL < 0 {
 		return inputError(opPublish, "PublishOptions.TTL", "must not be negative, is %v; 0 means that it does not expire", m.TTL)
 	}
+	if m.Resend > Never {
+		return inputError(opPublish, "PublishOptions.Resend", "unknown value %d; use Exact, AtLeastOnce or Never", m.Resend)
+	}
 	if m.TTL > maxDuration {
 		return inputError(opPublish, "PublishOptions.TTL", "is %v; use %v or less, or 0 if it does not expire", m.TTL, maxDuration)
 	}

@@ -32,9 +32,9 @@ type PublishOptions struct {
 	// take at most 8 KiB.
 	Header map[string]string
 
-	// AtLeastOnce prefers a possible duplicate to an unknown outcome: the
-	// message is resent even if the server may have forgotten its ID.
-	AtLeastOnce bool
+	// Resend is what happens to a message that may have left when its connection is lost.
+	// Defaults to Exact. docs/guarantees.md has a table.
+	Resend Resend
 
 	// Done is called once with the receipt of the message when it has its outcome,
 	// if Publish returned no error. Calls come one at a time, in the order of the
@@ -49,6 +49,22 @@ type PublishOptions struct {
 	// when the process ends are lost. Defaults to none.
 	Done func(*Receipt)
 }
+
+// Resend says whether a message is sent again.
+type Resend uint8
+
+const (
+	// Exact sends a message again only if that cannot make a duplicate: by the session, where
+	// there is one; in another session by the id, if the server recognises it (the trait Dedup).
+	// Otherwise the outcome is Unknown.
+	Exact Resend = iota
+	// AtLeastOnce prefers a possible duplicate to an unknown outcome: the message is sent again
+	// even if the server may have forgotten it.
+	AtLeastOnce
+	// Never sends no message twice, whatever the server knows. What may have left has the outcome
+	// Unknown after a lost connection, unless the server has it.
+	Never
+)
 
 // Outgoing is one message of a PublishBatch, with the arguments of Publish.
 type Outgoing struct {
@@ -484,7 +500,7 @@ func newReceipt(m *Outgoing) *Receipt {
 
 // fill makes r the receipt of m. It keeps payload and copies the header.
 func (r *Receipt) fill(m *Outgoing, payload []byte) {
-	r.id, r.topic, r.payload, r.atLeastOnce = m.ID, m.Topic, payload, m.AtLeastOnce
+	r.id, r.topic, r.payload, r.resend = m.ID, m.Topic, payload, m.Resend
 	if m.Type == "" && len(m.Header) == 0 && m.TTL == 0 && m.Done == nil {
 		return
 	}

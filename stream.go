@@ -98,8 +98,8 @@ func (c *Client) newStream(ctx context.Context, topic string, r io.Reader, o *Pu
 		return nil, inputError(opSendStream, "r", "must not be nil; use strings.NewReader(\"\") for an empty message")
 	case m.TTL != 0:
 		return nil, unsupported(opSendStream, "PublishOptions.TTL", "use ctx to limit how long a stream may take")
-	case m.AtLeastOnce:
-		return nil, unsupported(opSendStream, "PublishOptions.AtLeastOnce", "what a reader has returned cannot be sent again")
+	case m.Resend == AtLeastOnce:
+		return nil, unsupported(opSendStream, "PublishOptions.Resend", "what a reader has returned cannot be sent again")
 	case m.Done != nil:
 		return nil, unsupported(opSendStream, optionDone, "SendStream itself returns the outcome")
 	case ctx.Err() != nil:

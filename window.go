@@ -236,9 +236,7 @@ func (w *window) resume(ready *wire.Ready, dedup bool) error {
 	a := ready.Ack
 	w.resumed = ready.Resumed
 	if !ready.Resumed {
-		if !dedup {
-			w.doubtSent()
-		}
+		w.doubtSent(dedup)
 		w.renumber()
 		a = wire.Ack{HasCredit: a.HasCredit, Credit: a.Credit}
 	} else {
@@ -252,6 +250,7 @@ func (w *window) resume(ready *wire.Ready, dedup bool) error {
 	if err := w.acknowledge(&a); err != nil {
 		return err
 	}
+	w.doubtSent(true)
 	w.nextToSend = 0
 	return nil
 }
@@ -293,12 +292,13 @@ func (w *window) renumber() {
 	w.journal.Renumber()
 }
 
-// doubtSent ends the messages that were sent, for a server that may have accepted them
-// and does not recognise their ids. Those with AtLeastOnce are sent again.
-func (w *window) doubtSent() {
+// doubtSent ends the messages that were sent and must not be sent again: the server may have accepted
+// them. With known it recognises those that it has, so only those with Never end; otherwise only those
+// with AtLeastOnce do not.
+func (w *window) doubtSent(known bool) {
 	for i, r := range w.slots.All() {
-		if r.firstSent != 0 && !r.settled && !r.atLeastOnce {
-			w.settle(i, Unknown, outcomeError(ErrOutcomeUnknown))
+		if r.firstSent != 0 && !r.settled && (r.resend == Never || r.resend == Exact && !known) {
+			w.resolveUnsettled(i, Unknown, outcomeError(ErrOutcomeUnknown))
 		}
 	}
 	w.publishOutcomes()
@@ -312,7 +312,7 @@ func (w *window) connectionLost() {
 	if w.sessions {
 		return
 	}
-	w.doubtSent()
+	w.doubtSent(false)
 	w.rewind()
 }
 
@@ -353,7 +353,7 @@ func (w *window) nextBatch(ops []wire.Op, messages []wire.Message, now time.Time
 			r.firstSent = timestamp
 		} else {
 			w.resends = append(w.resends, seq)
-			if m.Resent = !r.atLeastOnce; m.Resent {
+			if m.Resent = r.resend != AtLeastOnce; m.Resent {
 				m.Age = time.Duration(timestamp - r.firstSent)
 			}
 		}

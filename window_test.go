@@ -296,7 +296,7 @@ func TestConnectionIsLostBeforeSendingAgain(t *testing.T) {
 	now := time.Now()
 	var receipts [3]Receipt
 	for i := range receipts {
-		receipts[i].atLeastOnce = true
+		receipts[i].resend = AtLeastOnce
 		w.add(&receipts[i], now)
 	}
 	w.nextBatch(nil, nil, now, 1000, 100)

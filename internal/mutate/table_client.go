@@ -259,7 +259,7 @@ var ofClient = []mutation{
 	{
 		name:    "window: a retransmission has no age",
 		file:    "window.go",
-		search:  "if m.Resent = !r.atLeastOnce; m.Resent {",
+		search:  "if m.Resent = r.resend != AtLeastOnce; m.Resent {",
 		replace: "if m.Resent = false; m.Resent {",
 		test:    windowTests,
 		says:    "without an age",

@@ -377,7 +377,7 @@ var ofSeam = []mutation{
 	{
 		name:    "again: what was not taken has an unknown outcome",
 		file:    "ack.go",
-		search:  "\tif !r.atLeastOnce {\n\t\tr.firstSent = 0\n\t}\n",
+		search:  "\tif r.resend != AtLeastOnce {\n\t\tr.firstSent = 0\n\t}\n",
 		replace: "",
 		test:    "-run ^TestNotTakenOverALostConnection$ ./test",
 	},

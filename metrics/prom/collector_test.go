@@ -316,7 +316,7 @@ func TestBlackHole(t *testing.T) {
 			`limpet_server_closed_connections_total reason="superseded" server="a"`: 1,
 		})
 		srv.Network.Strike(limpettest.BlackHole(limpettest.Down))
-		receipt, err := client.Publish(t.Context(), "orders", nil, &limpet.PublishOptions{AtLeastOnce: true})
+		receipt, err := client.Publish(t.Context(), "orders", nil, &limpet.PublishOptions{Resend: limpet.AtLeastOnce})
 		assert.NoError(t, err)
 		synctest.Wait()
 		srv.Reboot(nil)
