@@ -59,7 +59,8 @@ var (
 // ErrRejected, ErrClosed, the *PermanentError that ended the client, the error of r, a
 // *PanicError, or ctx's error.
 //
-// Of o, ID, Type and Header have an effect. TTL, AtLeastOnce and Done are refused. If the
+// Of o, ID, Type and Header have an effect. TTL, Done and AtLeastOnce are refused, and so is the
+// call with Options.Outbox. If the
 // message is a text, it must be UTF-8.
 func (c *Client) SendStream(ctx context.Context, topic string, r io.Reader, o *PublishOptions) (Ack, error) {
 	s, err := c.newStream(ctx, topic, r, o)

@@ -218,3 +218,34 @@ func TestOutboxThroughKilledConnections(t *testing.T) {
 		}
 	})
 }
+
+// A client that was restored from an old copy of its outbox uses numbers again that its predecessor has
+// used for other messages. The server sees that, and takes none of them for a repetition.
+func TestOutboxRestoredFromACopy(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		srv := limpettest.NewServer(t, nil)
+		store := newFaultyStore()
+		c := start(t, srv, store, limpet.Options{})
+		publishAll(t, c, "a", numbers(1, 3)...)
+		flushed(t, c)
+		time.Sleep(time.Second)
+		copied := outbox.Memory()
+		assert.NoError(t, fillStore(copied, store.content(t)))
+		publishAll(t, c, "a", numbers(4, 6)...)
+		flushed(t, c)
+		closeAndWait(t, c)
+		srv.Stop()
+		c = start(t, srv, copied, limpet.Options{})
+		rs := publishAll(t, c, "a", "x", "y", "z")
+		srv.Start()
+		flushed(t, c)
+		for _, r := range rs {
+			if o := r.Outcome(); o != limpet.Acked {
+				t.Errorf("outcome %v", o)
+			}
+		}
+		if got := strings.Join(logged(t, srv), " "); got != "1 2 3 4 5 6 x y z" || c.Stats().Resumes > 0 {
+			t.Errorf("%d connections resumed, the server has %s", c.Stats().Resumes, got)
+		}
+	})
+}

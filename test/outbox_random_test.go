@@ -28,9 +28,9 @@ func TestOutboxAtRandom(t *testing.T) {
 		synctest.Test(t, func(t *testing.T) {
 			l := newOutboxLife(t, seed)
 			for range 60 {
-				l.step()
+				l.liveOn()
 			}
-			l.finish()
+			l.comeToAnEnd()
 			if t.Failed() {
 				t.Fatalf("seed %d:\n%s", seed, strings.Join(l.trace, "\n"))
 			}
@@ -112,11 +112,11 @@ func (l *outboxLife) end() {
 	clear(l.receipts)
 }
 
-// step does something.
-func (l *outboxLife) step() {
+// liveOn does something.
+func (l *outboxLife) liveOn() {
 	switch n := l.rnd.IntN(20); {
 	case n < 9:
-		l.publish(1 + l.rnd.IntN(10))
+		l.publishSome(1 + l.rnd.IntN(10))
 	case n < 12:
 		d := time.Duration(l.rnd.IntN(2000)) * time.Millisecond
 		l.say("wait %v", d)
@@ -140,7 +140,7 @@ func (l *outboxLife) step() {
 		l.say("the server forgets")
 		l.srv.Reboot(nil)
 	default:
-		l.commits()
+		l.changeCommits()
 	}
 }
 
@@ -165,8 +165,8 @@ func (l *outboxLife) breakConnection() {
 	}
 }
 
-// commits changes how the commits go.
-func (l *outboxLife) commits() {
+// changeCommits changes how the commits go.
+func (l *outboxLife) changeCommits() {
 	pause, fails := time.Duration(l.rnd.IntN(100))*time.Millisecond, l.rnd.IntN(4)
 	l.say("commits take %v, one of %d fails", pause, fails)
 	rnd := rand.New(rand.NewPCG(l.rnd.Uint64(), 1))
@@ -179,8 +179,8 @@ func (l *outboxLife) commits() {
 	})
 }
 
-// publish publishes n messages, one after the other, and waits for a part of the calls.
-func (l *outboxLife) publish(n int) {
+// publishSome publishes n messages, one after the other, and waits for a part of the calls.
+func (l *outboxLife) publishSome(n int) {
 	first := l.number + 1
 	l.number += n
 	l.say("publish %d to %d", first, l.number)
@@ -214,8 +214,8 @@ func (l *outboxLife) publish(n int) {
 	}
 }
 
-// finish lets everything come to an end and compares.
-func (l *outboxLife) finish() {
+// comeToAnEnd lets everything come to an end and compares.
+func (l *outboxLife) comeToAnEnd() {
 	l.store.fault(nil)
 	l.calls.Wait()
 	l.say("the end")

@@ -103,6 +103,12 @@ func TestOneChange(t *testing.T) {
 		if _, ok := r.commit(); ok {
 			t.Error("a commit of nothing")
 		}
+		if r.k.Hold(4, "4", false); r.k.MaySend() {
+			t.Error("messages may be sent before an outcome is durable")
+		}
+		if r.commit(); !r.k.MaySend() {
+			t.Error("messages may not be sent although the outcome is durable")
+		}
 		r.k.Lost()
 		if r.k.MaySend() {
 			t.Error("messages may be sent without a connection")

@@ -188,8 +188,8 @@ var ofSeam = []mutation{
 	{
 		name:    "seam: a fatal error does not stop the writer",
 		file:    "loop_write.go",
-		search:  "k.writeErr != nil || k.fatalError != nil || l.writeStream(k) {",
-		replace: "k.writeErr != nil || l.writeStream(k) {",
+		search:  "k.writeErr != nil || k.fatalError != nil || l.holdsFrames(k) ||",
+		replace: "k.writeErr != nil || l.holdsFrames(k) ||",
 		test:    "-run ^TestNothingFollowsAFatalError$ ./test",
 	},
 	{
@@ -258,8 +258,8 @@ var ofSeam = []mutation{
 	{
 		name:    "seam: messages of a lost session are sent again",
 		file:    "window.go",
-		search:  "\t\tif !dedup {\n",
-		replace: "\t\tif false {\n",
+		search:  "w.doubtSent(dedup)",
+		replace: "w.doubtSent(true)",
 		test:    "-run ^TestSessionIsLost$ ./test",
 	},
 	{

@@ -65,7 +65,7 @@ type layer struct {
 // without a layer, such as a program or an example, may import any package of the
 // module.
 var layers = []layer{
-	{".", []string{"wire", "wire/native", "codec", "cursor", "internal/...", backoff, uuid}, nil},
+	{".", []string{"wire", "wire/native", "codec", "cursor", "outbox", "internal/...", backoff, uuid}, nil},
 	{"codec", nil, []string{"."}},
 	{"wire", nil, []string{"."}},
 	{"wire/wiretest", []string{".", "wire", "limpettest", websocket}, nil}, // a client of the dialect, against a model
@@ -73,11 +73,13 @@ var layers = []layer{
 	{"server/...", []string{"wire", "wire/native", "server/...", "internal/...", websocket, uuid}, []string{"."}},
 	{"limpettest/...", []string{"wire", "wire/native", "server", "limpettest/...", uuid}, []string{"."}},
 	{"cursor", []string{"wire"}, []string{"."}},
+	{"outbox", nil, []string{"."}},
 	{"cursor/...", []string{"wire", "cursor"}, []string{"."}},
 	{"internal/socket", []string{"wire", "internal/fallback", "internal/frame", websocket}, []string{"."}},
 	{"internal/fallback", nil, []string{"."}},
 	{"internal/assert", nil, []string{"."}},
 	{"internal/saver", []string{"wire", "cursor"}, []string{"."}},
+	{"internal/keeper", []string{"wire", "outbox", "internal/socket"}, []string{"."}},
 	{"internal/guard", []string{"wire", "cursor", "internal/fault", "internal/socket"}, []string{"."}},
 	{"internal/sequence", []string{"wire"}, []string{"."}},
 	{"internal/commit", []string{"wire", "internal/fifo"}, []string{"."}},
