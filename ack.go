@@ -364,7 +364,7 @@ func (w *window) keptMessages(now time.Time) []outbox.Message {
 		switch r.firstSent {
 		case 0:
 		case ageUnknown:
-			messages[i].Sent = time.Unix(1, 0) // so long ago that no server remembers
+			messages[i].Sent = time.Unix(1, 0) // longer ago than any server remembers
 		default:
 			messages[i].Sent = now.Add(-time.Duration(w.timestamp(now) - r.firstSent)).Round(0)
 		}

@@ -16,8 +16,8 @@ import (
 	"github.com/limpet-go/limpet/internal/keeper"
 	"github.com/limpet-go/limpet/internal/secrets"
 	"github.com/limpet-go/limpet/internal/verdict"
-	"github.com/limpet-go/limpet/outbox"
 	"github.com/limpet-go/limpet/limpettest"
+	"github.com/limpet-go/limpet/outbox"
 	"github.com/limpet-go/limpet/wire"
 )
 

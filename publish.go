@@ -50,22 +50,6 @@ type PublishOptions struct {
 	Done func(*Receipt)
 }
 
-// Resend says whether a message is sent again.
-type Resend uint8
-
-const (
-	// Exact sends a message again only if that cannot make a duplicate: by the session, where
-	// there is one; in another session by the id, if the server recognises it (the trait Dedup).
-	// Otherwise the outcome is Unknown.
-	Exact Resend = iota
-	// AtLeastOnce prefers a possible duplicate to an unknown outcome: the message is sent again
-	// even if the server may have forgotten it.
-	AtLeastOnce
-	// Never sends no message twice, whatever the server knows. What may have left has the outcome
-	// Unknown after a lost connection, unless the server has it.
-	Never
-)
-
 // Outgoing is one message of a PublishBatch, with the arguments of Publish.
 type Outgoing struct {
 	Topic   string

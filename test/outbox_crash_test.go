@@ -20,8 +20,8 @@ import (
 	"github.com/limpet-go/limpet/wire"
 )
 
-// A process that crashes in any of its commits, which takes longer than its heartbeats, has told the
-// server nothing that the next one does not know: it resumes the session at its first attempt, with a
+// A process that crashes in any of its commits, which takes longer than its heartbeats, has sent
+// nothing that the next one does not know: that one resumes the session at its first attempt, with a
 // key and a number that the server accepts, and no message is lost or sent twice.
 func TestOutboxCrashInEachCommit(t *testing.T) {
 	for n, more := 1, true; more; n++ {

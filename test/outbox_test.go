@@ -333,7 +333,7 @@ func (l loading) Load(context.Context) (*outbox.Content, error) {
 
 func (l loading) Commit(context.Context, *outbox.Change) error { return nil }
 
-// An outcome that says no is durable before anybody learns it, and nothing is sent before that.
+// An outcome that says no is durable before it is reported, and nothing is sent before that.
 func TestOutboxRejectionIsDurableFirst(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		srv := limpettest.NewServer(t, &limpettest.ServerOptions{Server: &server.Options{Hooks: server.Hooks{

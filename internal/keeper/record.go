@@ -29,7 +29,7 @@ func (r *Record[R]) Finish(err error) {
 }
 
 // Wait waits for Finish and returns its error. If ctx ends before r is in a commit, it reports
-// that r is withdrawn: nobody will finish it.
+// that r is withdrawn: then there is no Finish.
 func (r *Record[R]) Wait(ctx context.Context) (withdrawn bool, err error) {
 	select {
 	case <-r.done:

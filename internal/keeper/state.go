@@ -35,7 +35,7 @@ func (s *State) encode() []byte {
 }
 
 // decode reads what encode has written; nothing is the zero State. The error wraps
-// outbox.ErrFormat for a later version, and outbox.ErrCorrupt for what is no State.
+// outbox.ErrFormat for a later version, and outbox.ErrCorrupt for anything else.
 func decode(b []byte) (s State, err error) {
 	if len(b) == 0 {
 		return s, nil
