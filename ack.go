@@ -2,21 +2,22 @@ package limpet
 
 import (
 	"context"
-	"errors"
 	"math"
 	"slices"
 	"sync/atomic"
 	"time"
 
 	"github.com/google/uuid"
-	"github.com/limpet-go/limpet/internal/dispatch"
+	"github.com/limpet-go/limpet/internal/flush"
 	"github.com/limpet-go/limpet/internal/headers"
+	"github.com/limpet-go/limpet/internal/keeper"
 	"github.com/limpet-go/limpet/internal/text"
+	"github.com/limpet-go/limpet/outbox"
 	"github.com/limpet-go/limpet/wire"
 )
 
-// Outcome is what became of a published message: Pending at first, then exactly
-// one of the others, which never changes (docs/protocol.md, section 5).
+// Outcome is what became of a published message: Pending at first, then exactly one of the others, which never
+// changes (docs/protocol.md, section 5).
 type Outcome uint32
 
 const (
@@ -24,23 +25,24 @@ const (
 	Pending Outcome = iota
 	// Acked means that the server has accepted the message.
 	Acked
-	// Written means that the message was handed to the network and that the
-	// dialect has no acknowledgements: nothing more will be known.
+	// Written means that the message was handed to the network and that the dialect has no acknowledgements:
+	// nothing more will be known.
 	Written
-	// Rejected means that the server rejected the message, that the dialect
-	// cannot encode it, or that it is too big for the server.
+	// Rejected means that the server rejected the message, that the dialect cannot encode it, or that it is too
+	// big for the server.
 	Rejected
 	// Expired means that PublishOptions.TTL passed before the message was sent.
 	Expired
-	// Unsent means that the client ended before the message was sent. It is
-	// safe to publish it again.
+	// Unsent means that the client ended before the message was sent. It is safe to publish it again.
 	Unsent
-	// Unknown means that the message was sent and may or may not have been
-	// accepted.
+	// Unknown means that the message was sent and may or may not have been accepted.
 	Unknown
+	// Stored means that the client ended before the outcome was known, and that the message is in
+	// Options.Outbox: the next client on it goes on with the message.
+	Stored
 )
 
-var outcomeNames = [...]string{"pending", "acked", "written", "rejected", "expired", "unsent", "unknown"}
+var outcomeNames = [...]string{"pending", "acked", "written", "rejected", "expired", "unsent", "unknown", "stored"}
 
 // String returns the outcome as one lower-case word.
 func (o Outcome) String() string {
@@ -54,17 +56,15 @@ func (o Outcome) String() string {
 type Ack struct {
 	// ID is the id of the message, as in Receipt.ID.
 	ID uuid.UUID
-	// Outcome is Acked or Written if the error is nil, Pending if the outcome is
-	// not known yet, and otherwise what the error describes.
+	// Outcome is Acked or Written if the error is nil, Pending if the outcome is not known yet, and otherwise
+	// what the error describes.
 	Outcome Outcome
-	// Reply is what the server replied to a message that it accepted, for example the
-	// result of a GraphQL mutation; nil if the dialect has no replies. The receipt keeps
-	// it: do not change it.
+	// Reply is what the server replied to a message that it accepted, for example the result of a GraphQL
+	// mutation; nil if the dialect has no replies. The receipt keeps it: do not change it.
 	Reply []byte
-	// Duplicate means that the server had accepted a message with this id already when this
-	// one came, and has not accepted it again: an earlier Publish with the same
-	// PublishOptions.ID, or this message itself, in a session that the server has forgotten
-	// since. It is false where the server does not say so.
+	// Duplicate means that the server had accepted a message with this id already when this one came, and has
+	// not accepted it again: an earlier Publish with the same PublishOptions.ID, or this message itself, in a
+	// session that the server has forgotten since. It is false where the server does not say so.
 	Duplicate bool
 }
 
@@ -87,8 +87,8 @@ func rejectedFor(reject wire.Reject) error {
 	return ErrRejected
 }
 
-// Receipt follows one published message to its outcome. It is safe for
-// concurrent use and remains valid after the client has ended.
+// Receipt follows one published message to its outcome. It is safe for concurrent use and remains valid after
+// the client has ended.
 type Receipt struct {
 	id      uuid.UUID
 	topic   string
@@ -96,19 +96,20 @@ type Receipt struct {
 	details *receiptDetails // nil for most messages
 
 	// Owned by the loop.
-	firstSent   int64   // when the message was first handed to the network, as window.timestamp; 0: never
-	decided     Outcome // the outcome, before publishOutcome makes it visible
-	settled     bool    // the server needs to learn nothing more about the message
-	atLeastOnce bool
-	duplicate   bool   // set before the outcome is published
-	sentIn      uint32 // the batch on this connection, without sessions; waitsAgain: see sendAgain; 0: none
+	firstSent int64   // when the message was first handed to the network, as window.timestamp; 0: never
+	decided   Outcome // the outcome, before publishOutcome makes it visible
+	settled   bool    // the server needs to learn nothing more about the message
+	held      bool    // the outcome is not published before it is durable
+	duplicate bool    // set before the outcome is published
+	resend    Resend
+	sentIn    uint32 // the batch on this connection, without sessions; waitsAgain: see sendAgain; 0: none
 
 	outcome    atomic.Uint32 // the Outcome that callers see, or awaited
 	doneSignal atomic.Pointer[outcomeSignal]
 }
 
-// inlineReceipt is a Receipt together with its payload, in one allocation. The
-// bytes live as long as the receipt does.
+// inlineReceipt is a Receipt together with its payload, in one allocation. The bytes live as long as the
+// receipt does.
 type inlineReceipt struct {
 	Receipt
 	inline [maxInlinePayload]byte
@@ -130,16 +131,13 @@ type receiptDetails struct {
 // outcomeSignal is closed with the outcome. Done makes it for its first caller.
 type outcomeSignal struct{ closed chan struct{} }
 
-// awaited is the value of Receipt.outcome while the outcome is Pending and
-// doneSignal has to be closed.
+// awaited is the value of Receipt.outcome while the outcome is Pending and doneSignal has to be closed.
 const awaited = uint32(Pending) | 1<<31
 
-// ID returns the id of the message: PublishOptions.ID, or the UUIDv7 that the
-// client made.
+// ID returns the id of the message: PublishOptions.ID, or the UUIDv7 that the client made.
 func (r *Receipt) ID() uuid.UUID { return r.id }
 
-// Done returns a channel that is closed when the outcome is known: at the
-// latest when the client ends.
+// Done returns a channel that is closed when the outcome is known: at the latest when the client ends.
 func (r *Receipt) Done() <-chan struct{} {
 	if s := r.doneSignal.Load(); s != nil {
 		return s.closed
@@ -154,8 +152,7 @@ func (r *Receipt) Done() <-chan struct{} {
 	return s.closed
 }
 
-// Outcome returns what is known now. It does not block. The outcome changes only
-// once, from Pending.
+// Outcome returns what is known now. It does not block. The outcome changes only once, from Pending.
 func (r *Receipt) Outcome() Outcome {
 	o := r.outcome.Load()
 	if o == awaited {
@@ -164,11 +161,10 @@ func (r *Receipt) Outcome() Outcome {
 	return Outcome(o)
 }
 
-// Wait blocks until the outcome is known or ctx ends. The error is nil for
-// Acked and Written, and otherwise an *Error that wraps ErrRejected,
-// ErrExpired, ErrUnsent or ErrOutcomeUnknown. If ctx ends first, the *Error wraps
-// ctx's error: the client still sends the message, and Wait may be called again.
-// Every outcome is known once the client has ended.
+// Wait blocks until the outcome is known or ctx ends. The error is nil for Acked and Written, and otherwise an
+// *Error that wraps ErrRejected, ErrExpired, ErrUnsent, ErrStored or ErrOutcomeUnknown. If ctx ends first, the
+// *Error wraps ctx's error: the client still sends the message, and Wait may be called again. Every outcome is
+// known once the client has ended.
 func (r *Receipt) Wait(ctx context.Context) (Ack, error) {
 	if err := checkContext(opReceipt, ctx); err != nil {
 		return Ack{ID: r.id}, err
@@ -204,10 +200,15 @@ func (r *Receipt) keepReply(reply []byte) {
 }
 
 // unpublished reports whether the outcome is decided but not yet visible.
-func (r *Receipt) unpublished() bool { return r.decided != Pending && r.Outcome() == Pending }
+func (r *Receipt) unpublished() bool { return r.isDecided() && r.Outcome() == Pending }
 
-// publishOutcome makes the outcome visible and reports whether a caller waited
-// for it.
+// isDecided reports whether the outcome is decided and may be published.
+func (r *Receipt) isDecided() bool { return r.decided != Pending && !r.held }
+
+// isDone reports whether neither the server nor a caller needs the slot any more.
+func (r *Receipt) isDone() bool { return r.settled && !r.held }
+
+// publishOutcome makes the outcome visible and reports whether a caller waited for it.
 func (r *Receipt) publishOutcome() bool {
 	if r.outcome.Swap(uint32(r.decided)) != awaited {
 		return false
@@ -221,8 +222,8 @@ const (
 	maxWaitingDone = 64 << 10 // calls, or twice the window: a burst of outcomes is no slow Done
 )
 
-// doneFull reports whether no more messages with Done are admitted to the window. The
-// calls for those that it holds are still added.
+// doneFull reports whether no more messages with Done are admitted to the window. The calls for those that it
+// holds are still added.
 func (c *Client) doneFull() bool {
 	return c.doneCalls.Len() >= max(maxWaitingDone, 2*c.cfg.Window.Messages)
 }
@@ -241,94 +242,172 @@ func callDone(r *Receipt) {
 	done(r)
 }
 
-// doneFailed reports that a call of Done has failed.
-func (n *notifier) doneFailed(err error) {
-	var p *dispatch.Panicked
-	switch {
-	case errors.As(err, &p):
-		err = &PanicError{p.Value, p.Stack}
-	case errors.Is(err, dispatch.ErrHangs):
-		err = newHangError(optionDone, dispatch.CallerName)
+// show publishes the outcome of r.
+func (w *window) show(r *Receipt) {
+	if r.publishOutcome() {
+		w.woken++
 	}
-	n.post(CallbackFailed{optionDone, &Error{Op: opReceipt, Field: optionDone, Class: ClassUser, Err: err}})
+	w.followOutcome(r)
+	if w.notify != nil && (r.decided == Rejected || r.decided == Expired || r.decided == Unknown) {
+		w.notify.post(MessageFailed{r.topic, r.id, r.decided, r.details.err})
+	}
 }
 
-// written resolves the messages up to seq as Written, for a dialect without
-// acknowledgements.
+// written resolves the messages up to seq as Written, for a dialect without acknowledgements.
 func (w *window) written(seq uint64) {
 	w.settleThrough(min(seq, w.lastSeq()), Written)
 	w.publishOutcomes()
 }
 
-// flushPoint is what calls of Flush wait for: that the messages up to seq have
-// their outcomes. Calls without a message between them share one.
-type flushPoint struct {
-	seq       uint64
-	waiters   int
-	completed chan struct{}
-}
-
-// addFlushPoint returns the point that is completed when every message admitted so
-// far has its outcome.
-func (w *window) addFlushPoint() *flushPoint {
-	if n := len(w.flushPoints); n == 0 || w.flushPoints[n-1].seq != w.lastSeq() {
-		w.flushPoints = append(w.flushPoints, &flushPoint{seq: w.lastSeq(), completed: make(chan struct{})})
-	}
-	point := w.flushPoints[len(w.flushPoints)-1]
-	point.waiters++
+// addFlushPoint returns the point that is completed when every message admitted so far has its outcome.
+func (w *window) addFlushPoint() *flush.Point {
+	point := w.flushes.Add(w.lastSeq())
 	w.completeFlushes()
 	return point
 }
 
-// leaveFlushPoint removes a point for which nothing waits any more: the outcomes
-// may take long.
-func (w *window) leaveFlushPoint(point *flushPoint) {
-	if point.waiters--; point.waiters > 0 {
-		return
-	}
-	if i := slices.Index(w.flushPoints, point); i >= 0 {
-		w.flushPoints = slices.Delete(w.flushPoints, i, i+1)
-	}
-}
-
 func (w *window) completeFlushes() {
-	for w.firstPending < w.slots.Len() && (*w.slots.At(w.firstPending)).decided != Pending {
+	for w.firstPending < w.slots.Len() && (*w.slots.At(w.firstPending)).isDecided() {
 		w.firstPending++
 	}
-	for len(w.flushPoints) > 0 && w.flushPoints[0].seq < w.firstSeq+uint64(w.firstPending) {
-		close(w.flushPoints[0].completed)
-		w.flushPoints = w.flushPoints[1:]
-	}
-	if len(w.flushPoints) == 0 {
-		w.flushPoints = nil
+	w.flushes.Complete(w.firstSeq + uint64(w.firstPending))
+}
+
+// outboxWindow is what the window knows of Options.Outbox.
+type outboxWindow struct {
+	journal  *keeper.Keeper[*Receipt] // nil without one
+	ids      *keeper.IDs[*Receipt]    // of the messages that it holds; nil without one
+	restored []*Receipt               // that it held at first, until Client.Receipts has listed them
+}
+
+// keepOutcome records that slot i gets the outcome o, and is settled unless the server has still to learn of it
+// as a void message.
+func (w *window) keepOutcome(i int, o Outcome, void bool) {
+	if w.journal != nil {
+		w.recordOutcome(i, o, void)
 	}
 }
 
-// oldestPending returns the moment of the admission of the oldest message without an
-// outcome, as counters hold it; 0 without one.
-func (w *window) oldestPending() int64 {
-	if w.pending == 0 || w.firstPending >= w.admitted.Len() {
-		return 0
+func (w *window) recordOutcome(i int, o Outcome, void bool) {
+	r := *w.slots.At(i)
+	seq := w.firstSeq + uint64(i)
+	switch {
+	case r.settled || void && r.decided != Pending:
+	case r.decided == Pending && (o == Rejected || o == Expired || o == Unknown):
+		r.held = true
+		w.journal.Hold(seq, r, void)
+	default:
+		w.journal.Settle(seq)
 	}
-	return *w.admitted.At(w.firstPending)
 }
 
-// measure measures how long the messages that were resolved, [from, to), waited for their outcome.
-func (w *window) measure(resolved []*Receipt) {
-	h := w.counters.measured
-	if h == nil {
+// reveal publishes outcomes that were held.
+func (w *window) reveal(held []*Receipt) {
+	if len(held) == 0 {
 		return
 	}
-	now := w.counters.moment(time.Now())
-	for i, r := range resolved {
+	for _, r := range held {
+		r.held = false
+	}
+	w.resolved = [2]int{0, w.slots.Len()}
+	w.publishOutcomes()
+	for _, r := range held { // a new session has no slot for it
 		if r.unpublished() {
-			h.outcome.Add(time.Duration(now-*w.admitted.At(w.resolved[0] + i)), 1)
+			w.counters.outcomes[r.decided].Add(1)
+			w.show(r)
 		}
 	}
 }
 
-// sendAgain is a message that the server has not taken and that is to be sent again, for a
-// dialect without sessions.
+// restore fills the window with what an outbox holds.
+func (w *window) restore(c *outbox.Content, clock keeper.Clock, now time.Time) {
+	w.ids = keeper.NewIDs[*Receipt]()
+	w.firstSeq, w.settledID, w.highestSent = c.Through+1, wire.ID(c.Tag), c.Through
+	for i := range c.Messages {
+		m := &c.Messages[i]
+		r := &Receipt{id: m.ID, topic: m.Topic, payload: m.Payload, settled: m.Settled, resend: Resend(m.Resend)}
+		if m.Void || m.Settled { // its outcome was published by an earlier client
+			r.decided = Acked
+			r.outcome.Store(uint32(Acked))
+		}
+		if m.Type != "" || len(m.Header) > 0 || m.TTL > 0 {
+			r.details = &receiptDetails{contentType: m.Type, header: m.Header, ttl: m.TTL}
+		}
+		if m.TTL > 0 {
+			age, _ := clock.Since(m.Added)
+			r.details.expires = now.Add(m.TTL - age)
+		}
+		if !m.Sent.IsZero() {
+			r.firstSent = ageUnknown
+			if age, known := clock.Since(m.Sent); known {
+				r.firstSent = min(w.timestamp(now.Add(-age)), -1)
+			}
+		}
+		if !m.Sent.IsZero() || r.decided != Pending {
+			w.highestSent = m.Seq
+		}
+		w.add(r, now)
+		w.admission.Take(1, len(m.Payload))
+		if r.decided != Pending {
+			w.pending--
+			continue
+		}
+		w.restored = append(w.restored, r)
+		w.counters.published.Add(1)
+		w.ids.Add(r.id, r, r.topic, r.payload)
+	}
+}
+
+const ageUnknown = math.MaxInt64 // as Receipt.firstSent: the age is negative, which wire.Message takes for unknown
+
+// keptMessages returns all slots as the outbox holds them, from message 1 on.
+func (w *window) keptMessages(now time.Time) []outbox.Message {
+	messages := make([]outbox.Message, w.slots.Len())
+	for i, r := range w.slots.All() {
+		messages[i] = w.keptMessage(r, w.counters.origin.Add(time.Duration(*w.admitted.At(i))))
+		messages[i].Seq = w.firstSeq + uint64(i)
+		switch r.firstSent {
+		case 0:
+		case ageUnknown:
+			messages[i].Sent = time.Unix(1, 0) // longer ago than any server remembers
+		default:
+			messages[i].Sent = now.Add(-time.Duration(w.timestamp(now) - r.firstSent)).Round(0)
+		}
+	}
+	return messages
+}
+
+// keptMessage returns r as the outbox holds it, without Seq and Sent.
+func (w *window) keptMessage(r *Receipt, added time.Time) outbox.Message {
+	m := outbox.Message{ID: r.id, Topic: r.topic, Payload: r.payload, Added: added.Round(0), Resend: uint8(r.resend)}
+	if d := r.details; d != nil {
+		m.Type, m.Header, m.TTL = d.contentType, d.header, d.ttl
+		if d.ttl > 0 {
+			m.Added = d.expires.Add(-d.ttl).Round(0)
+		}
+	}
+	return m
+}
+
+// giveBack returns the room of messages that are not kept.
+func (w *window) giveBack(rs []*Receipt) {
+	for _, r := range rs {
+		w.admission.Release(1, len(r.payload))
+	}
+	w.forgetIDs(rs)
+}
+
+// forgetIDs follows when the outbox no longer holds rs.
+func (w *window) forgetIDs(rs []*Receipt) {
+	if w.ids != nil {
+		for _, r := range rs {
+			w.ids.Remove(r.id, r)
+		}
+	}
+}
+
+// sendAgain is a message that the server has not taken and that is to be sent again, for a dialect without
+// sessions.
 type sendAgain struct {
 	seq uint64
 	at  time.Time
@@ -354,8 +433,8 @@ func (w *window) rewind() {
 	w.nextToSend = 0
 }
 
-// sentSlots returns the slots that hold everything that was sent on this connection. One
-// that is to be sent again takes nextToSend back.
+// sentSlots returns the slots that hold everything that was sent on this connection. One that is to be sent
+// again takes nextToSend back.
 func (w *window) sentSlots() []*Receipt {
 	n := w.nextToSend
 	if !w.sessions {
@@ -364,21 +443,20 @@ func (w *window) sentSlots() []*Receipt {
 	return w.slots.All()[:n]
 }
 
-// isInFlight reports whether r, one of sentSlots, was sent on this connection and is not
-// settled.
+// isInFlight reports whether r, one of sentSlots, was sent on this connection and is not settled.
 func (w *window) isInFlight(r *Receipt) bool {
 	return !r.settled && (w.sessions || r.sentIn != 0 && r.sentIn != waitsAgain)
 }
 
-// refusedForNow makes slot i wait until it may be sent again. It counts as never sent, unless
-// an earlier connection may have carried it.
+// refusedForNow makes slot i wait until it may be sent again. It counts as never sent, unless an earlier
+// connection may have carried it.
 func (w *window) refusedForNow(i int, reject wire.Reject, now time.Time) {
 	r := *w.slots.At(i)
 	if r.settled || r.sentIn == 0 || r.sentIn == waitsAgain {
 		return
 	}
 	r.sentIn = waitsAgain
-	if !r.atLeastOnce {
+	if r.resend != AtLeastOnce {
 		r.firstSent = 0
 	}
 	if d := r.details; d != nil && !d.expires.IsZero() && (w.nextExpiry.IsZero() || d.expires.Before(w.nextExpiry)) {
@@ -417,14 +495,4 @@ func (w *window) nextAgain() (at time.Time) {
 		at = w.again[0].at
 	}
 	return at
-}
-
-// appendReused extends s by one element. The element is zero, or as
-// encodeArgs.reset left it.
-func appendReused[T any](s []T) ([]T, *T) {
-	if len(s) == cap(s) {
-		s = slices.Grow(s, 1)
-	}
-	s = s[:len(s)+1]
-	return s, &s[len(s)-1]
 }

@@ -46,8 +46,10 @@ import (
 	"github.com/limpet-go/limpet/internal/budget"
 	"github.com/limpet-go/limpet/internal/dispatch"
 	"github.com/limpet-go/limpet/internal/endpoint"
+	"github.com/limpet-go/limpet/internal/guard"
 	"github.com/limpet-go/limpet/internal/ids"
 	"github.com/limpet-go/limpet/internal/inbox"
+	"github.com/limpet-go/limpet/internal/keeper"
 	"github.com/limpet-go/limpet/internal/saver"
 	"github.com/limpet-go/limpet/internal/secrets"
 	"github.com/limpet-go/limpet/internal/tasks"
@@ -67,8 +69,8 @@ type Client struct {
 	cursors   saver.Names // see SubscribeOptions.Name
 	state     watch.Value[State]
 	routes    routes
-	memory    *budget.Budget     // of all delivery queues
-	first     *firstSubscription // nil with the trait Confirms
+	memory    *budget.Budget // of all delivery queues
+	first     *tasks.First   // nil with the trait Confirms
 	notify    *notifier
 	doneCalls dispatch.Calls[*Receipt] // of PublishOptions.Done
 	secrets   secrets.Set
@@ -89,14 +91,19 @@ func (c *Client) String() string { return "limpet.Client(" + c.cfg.url.Host + ")
 // GoString is String.
 func (c *Client) GoString() string { return c.String() }
 
-// New returns a client that connects in the background. It does not block. url
-// has the scheme ws or wss; o may be nil. Errors concern only url and o: *Error
-// values of ClassInput, one for each field at fault, joined with errors.Join.
+// New returns a client that connects in the background. It does not block, but to load
+// Options.Outbox. url has the scheme ws or wss; o may be nil. Errors concern only url and o: *Error
+// values of ClassInput, one for each field at fault, joined with errors.Join, or the *Error of an Outbox
+// that cannot be loaded, which wraps ErrOutbox and the error of the store.
 //
 // A server of a dialect without the trait Confirms may send messages before it is asked.
 // Such a message waits for the first Subscribe, at most until one second after New.
 func New(url string, o *Options) (*Client, error) {
 	cfg, err := newConfig(url, o)
+	if err != nil {
+		return nil, err
+	}
+	kept, err := cfg.openOutbox()
 	if err != nil {
 		return nil, err
 	}
@@ -118,9 +125,11 @@ func New(url string, o *Options) (*Client, error) {
 		}
 	}
 	if !cfg.traits.Confirms {
-		c.first = newFirstSubscription()
+		c.first = tasks.NewFirst()
 	}
-	c.inbox.Init(newLoop(c).run)
+	l := newLoop(c)
+	l.restore(kept)
+	c.inbox.Init(l.run)
 	c.inbox.Post(started{})
 	return c, nil
 }
@@ -308,7 +317,7 @@ func (c *Client) Shutdown(ctx context.Context) error {
 
 // unfinished says what a Shutdown can have waited for; it is empty if there is nothing.
 func (s *Stats) unfinished() string {
-	settled := s.Acked + s.Written + s.Rejected + s.Expired + s.Unsent + s.Unknown
+	settled := s.Acked + s.Written + s.Rejected + s.Expired + s.Unsent + s.Unknown + s.Stored
 	var list []string
 	for _, kind := range []struct {
 		n    uint64
@@ -330,8 +339,8 @@ func (s *Stats) unfinished() string {
 
 // Close ends the client at once. It does not wait: Done is closed when everything
 // has stopped. Messages that wait for a consumer are dropped and counted. Every
-// receipt without an outcome ends as Unsent or Unknown. Until Done is closed, State and
-// Stats may still show what was before. Close may be called from
+// receipt without an outcome ends as Unsent or Unknown, with Options.Outbox as Stored. Until Done
+// is closed, State and Stats may still show what was before. Close may be called from
 // a consumer, and more than once. It always returns nil.
 func (c *Client) Close() error {
 	c.closed.Store(true)
@@ -380,6 +389,58 @@ func (c *Client) endError(op string) *Error {
 }
 
 func errClientClosed() *Error { return &Error{Op: "client", Class: ClassClosed, Err: ErrClosed} }
+
+// restore makes the loop continue with what an outbox holds.
+func (l *loop) restore(o keeper.Opened[*Receipt]) {
+	if o.Keeper == nil {
+		return
+	}
+	l.now = time.Now()
+	l.journal, l.number, l.session = o.Keeper, o.State.Conn, o.State.Session
+	l.c.secrets.AddKey(l.session.Key)
+	l.window.journal = o.Keeper
+	l.window.restore(o.Content, keeper.NewClock(l.now, &o.State, o.Content), l.now)
+	if !l.window.sessions {
+		l.window.doubtSent(false)
+	}
+}
+
+// refuseUnkept ends the calls of Publish whose messages are in no commit: the client has ended.
+func (l *loop) refuseUnkept() {
+	if l.journal == nil {
+		return
+	}
+	for _, rec := range l.journal.RefuseWaiting() {
+		l.window.giveBack(rec.Items)
+		rec.Finish(admissionError(l.state.Cause))
+	}
+}
+
+// finishOutbox makes the last commit of a client that has ended.
+func (l *loop) finishOutbox() {
+	if l.journal == nil {
+		return
+	}
+	unkept := l.journal.Finish(l.keeping(), guard.MaxCall, l.committed)
+	for _, r := range unkept { // the next client learns the outcome
+		r.decided, r.details.err = Stored, outcomeError(ErrStored)
+	}
+	l.window.reveal(unkept)
+}
+
+// commitDue follows when what is to be kept has waited for long enough.
+type commitDue struct{}
+
+func (commitDue) apply(l *loop) { l.journal.Due() }
+
+// commitEnded follows when a commit has ended.
+type commitEnded struct{}
+
+func (commitEnded) apply(l *loop) {
+	if r, ok := l.journal.End(); ok {
+		l.committed(r)
+	}
+}
 
 const forever = time.Duration(math.MaxInt64)
 

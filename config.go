@@ -17,6 +17,7 @@ import (
 	"github.com/limpet-go/limpet/internal/fault"
 	"github.com/limpet-go/limpet/internal/guard"
 	"github.com/limpet-go/limpet/internal/headers"
+	"github.com/limpet-go/limpet/internal/keeper"
 	"github.com/limpet-go/limpet/internal/traits"
 	"github.com/limpet-go/limpet/wire"
 	"github.com/limpet-go/limpet/wire/native"
@@ -95,6 +96,9 @@ func newConfig(rawURL string, o *Options) (config, error) {
 		v.refuse("Options.ReadLimit", "is %d bytes; use %d or less", c.ReadLimit, maxBuffer)
 	case c.ReadLimit < c.traits.MinReadLimit:
 		v.refuse("Options.ReadLimit", "must be at least %d for %s, whose servers put messages together up to that size; is %d", c.traits.MinReadLimit, c.Dialect.Name(), c.ReadLimit)
+	}
+	if c.Outbox != nil && !c.traits.Publish {
+		v.errs = append(v.errs, unsupported(v.op, optionOutbox, "dialect "+c.Dialect.Name()+" does not accept messages; remove the outbox"))
 	}
 	v.memoryLimit(&c.Memory, int(min(max(c.ReadLimit, 0), maxBuffer)))
 	return c, errors.Join(v.errs...)
@@ -326,6 +330,7 @@ func (c *config) subscribeOptions(topic string, o *SubscribeOptions) (SubscribeO
 }
 
 const (
+	optionOutbox = "Options.Outbox"
 	optionCursor = "SubscribeOptions.Cursor"
 	optionName   = "SubscribeOptions.Name"
 )
@@ -426,4 +431,62 @@ func topicError(op string, err error) *Error {
 		return &Error{Op: op, Field: panicked.Option, Class: ClassUser, Err: panicked.Err}
 	}
 	return &Error{Op: op, Field: "topic", Class: ClassInput, Err: fmt.Errorf("%w: %w", ErrTopic, err)}
+}
+
+const (
+	maxHeaderEntries = 32
+	maxHeaderBytes   = 8 << 10 // keys, values and the content type
+)
+
+// checkMessage checks everything but the topic.
+func (c *config) checkMessage(m *Outgoing) *Error {
+	if m.TTL < 0 {
+		return inputError(opPublish, "PublishOptions.TTL", "must not be negative, is %v; 0 means that it does not expire", m.TTL)
+	}
+	if m.Resend > Never {
+		return inputError(opPublish, "PublishOptions.Resend", "unknown value %d; use Exact, AtLeastOnce or Never", m.Resend)
+	}
+	if m.TTL > maxDuration {
+		return inputError(opPublish, "PublishOptions.TTL", "is %v; use %v or less, or 0 if it does not expire", m.TTL, maxDuration)
+	}
+	if m.TTL > 0 && m.TTL < minDuration {
+		return inputError(opPublish, "PublishOptions.TTL", "%s", withoutUnit(m.TTL))
+	}
+	if limit := c.traits.MaxPayload; limit > 0 && len(m.Payload) > limit {
+		return &Error{Op: opPublish, Field: "payload", Class: ClassInput,
+			Err: fmt.Errorf("%w: it has %d bytes, the dialect allows %d", ErrTooBig, len(m.Payload), limit)}
+	}
+	if m.Type == "" && len(m.Header) == 0 {
+		return nil
+	}
+	if !utf8.ValidString(m.Type) {
+		return inputError(opPublish, "PublishOptions.Type", "is not valid UTF-8; use a content type such as application/json")
+	}
+	size := len(m.Type)
+	for k, v := range m.Header {
+		if !utf8.ValidString(k) || !utf8.ValidString(v) {
+			return inputError(opPublish, "PublishOptions.Header", "a key or value must be valid UTF-8; encode it, for example in base64")
+		}
+		size += len(k) + len(v)
+	}
+	if len(m.Header) > maxHeaderEntries || size > maxHeaderBytes {
+		return inputError(opPublish, "PublishOptions.Header",
+			"has %d entries of %d bytes, the content type included; use at most 32 and 8 KiB", len(m.Header), size)
+	}
+	return nil
+}
+
+// openOutbox opens Options.Outbox, if there is one.
+func (c *config) openOutbox() (o keeper.Opened[*Receipt], err error) {
+	if c.Outbox == nil {
+		return o, nil
+	}
+	if o, err = keeper.Open[*Receipt](c.Outbox, c.Dialect.Name(), time.Now(), newPanicError); err != nil {
+		class := ClassLocal
+		if errors.Is(err, ErrPanic) {
+			class = ClassUser
+		}
+		err = &Error{Op: "New", Field: optionOutbox, Class: class, Err: joinReason(ErrOutbox, err)}
+	}
+	return o, err
 }

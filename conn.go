@@ -77,7 +77,7 @@ type reader struct {
 	counters   *counters
 	goroutines *tasks.Group
 	secrets    *secrets.Set
-	first      *firstSubscription
+	first      *tasks.First
 	kept       []*Subscription // those that the server keeps, if the session is resumed
 	byName     bool            // subscriptions to a topic may share it: see wire.Traits.ByKey
 
@@ -221,7 +221,7 @@ func (r *reader) route(events *wire.Events) error {
 		n := leadingMessages(rest)
 		if ev.Kind == wire.EventData {
 			forLoop = r.tellLoop(forLoop)
-			r.first.await()
+			r.first.Await()
 		}
 		if ev.Key == 0 {
 			ev.Key = r.names.Key(ev.Name)
@@ -306,47 +306,6 @@ func (r *reader) tellLoop(events []routedEvent) []routedEvent {
 		r.inbox.Post(received{r.conn, events})
 	}
 	return nil
-}
-
-// firstSubscription is what the messages of a server that sends before it is asked wait for:
-// a Subscribe that follows New receives the first message, however busy the machine is.
-type firstSubscription struct {
-	by      time.Time // later they do not wait
-	arrived chan struct{}
-	once    sync.Once
-}
-
-const firstSubscriptionTimeout = time.Second // after New
-
-func newFirstSubscription() *firstSubscription {
-	return &firstSubscription{by: time.Now().Add(firstSubscriptionTimeout), arrived: make(chan struct{})}
-}
-
-// arrive ends the wait.
-func (f *firstSubscription) arrive() {
-	if f != nil {
-		f.once.Do(func() { close(f.arrived) })
-	}
-}
-
-// await waits until the first subscription has been requested. It waits once: after the
-// time is over nothing waits.
-func (f *firstSubscription) await() {
-	if f == nil {
-		return
-	}
-	select {
-	case <-f.arrived:
-		return
-	default:
-	}
-	timeout := time.NewTimer(time.Until(f.by))
-	defer timeout.Stop()
-	select {
-	case <-f.arrived:
-	case <-timeout.C:
-		f.arrive()
-	}
 }
 
 // isOpen reports whether a subscription has key.
@@ -489,4 +448,18 @@ func (e TransportChanged) record() (slog.Level, string, []slog.Attr) {
 		attrs = append(attrs, slog.Int("status", e.Status))
 	}
 	return slog.LevelInfo, "limpet: fallback begins", attrs
+}
+
+func (c *conn) transport() Transport {
+	if c.Fallback {
+		return TransportHTTP
+	}
+	return TransportWebSocket
+}
+
+// followTransport follows when a connection is ready.
+func (l *loop) followTransport(k *link) {
+	if l.dialer.path.Ready(k.conn.Fallback) {
+		l.c.notify.post(TransportChanged{Host: l.state.Host, Transport: k.conn.transport(), Status: k.conn.refusal})
+	}
 }

@@ -443,7 +443,7 @@ func (l *loop) begin(gen uint64) *beginning {
 // only without another connection the positions stay as they are until it is there.
 func (l *loop) announce() *wire.Resume {
 	l.upcoming = nil
-	if l.link != nil || l.registry.overlap || !l.c.cfg.traits.EarlyStart || l.session.ID == "" || !l.early.May() {
+	if l.link != nil || l.registry.overlap || !l.c.cfg.traits.EarlyStart || l.session.ID == "" || !l.early.May() || !l.mayBegin() {
 		return nil
 	}
 	l.upcoming = l.begin(l.state.Generation + 1)

@@ -63,8 +63,8 @@ var errDoesNotReturn = &fault.User{Option: "Options.HTTPClient", Err: errors.New
 
 var errAttemptRuns = &fault.User{Option: "Options.Dialect", Err: errors.New("method Attempt has not returned although the attempt has timed out; it must not wait")}
 
-// run makes one attempt and posts how it went. The transport is the caller's: the
-// attempt runs on a goroutine that may outlive the client.
+// run makes one attempt and posts how it went. The transport is the caller's: the attempt runs on a goroutine
+// that may outlive the client.
 func (d *dialer) run(ctx context.Context, a attempt) {
 	began := time.Now()
 	result := failedDial(a, errDoesNotReturn)
@@ -103,8 +103,7 @@ func (d *dialer) run(ctx context.Context, a attempt) {
 	}
 }
 
-// make makes one attempt. If taken is set, run has given up, and make closes the
-// connection.
+// make makes one attempt. If taken is set, run has given up, and make closes the connection.
 func (d *dialer) make(ctx context.Context, a attempt, results chan<- dialed, taken *atomic.Bool) {
 	result := failedDial(a, &fault.User{Option: "Options", Err: errors.New("a function called runtime.Goexit")})
 	defer func() {
@@ -133,8 +132,8 @@ func failedDial(a attempt, err error) dialed {
 	return dialed{failure: &wire.Failure{Stage: wire.StageDial, Attempt: a.number, Err: err}}
 }
 
-// dialGuarded is dial. What panics in it is the transport, or what the transport
-// calls: the dialect and Auth are guarded by themselves.
+// dialGuarded is dial. What panics in it is the transport, or what the transport calls: the dialect and Auth
+// are guarded by themselves.
 func (d *dialer) dialGuarded(ctx context.Context, a attempt) (result dialed) {
 	defer func() {
 		if p := recover(); p != nil {
@@ -151,8 +150,8 @@ func (d *dialer) dialGuarded(ctx context.Context, a attempt) (result dialed) {
 	return result
 }
 
-// asCallersFault makes what internal/socket reports about the caller's code an error
-// that names the option; it returns any other err as it is.
+// asCallersFault makes what internal/socket reports about the caller's code an error that names the option; it
+// returns any other err as it is.
 func asCallersFault(err error) error {
 	if err == nil {
 		return nil // without an allocation: it is called for each write
@@ -171,8 +170,8 @@ func asCallersFault(err error) error {
 	return &fault.User{Option: "Options.HTTPClient", Err: fmt.Errorf("%s: %w", p.Where, &PanicError{Value: p.Value, Stack: p.Stack})}
 }
 
-// dial makes one attempt: credential, the dialect's HTTP steps, upgrade. It
-// ends when ctx does, even if the caller's Auth does not.
+// dial makes one attempt: credential, the dialect's HTTP steps, upgrade. It ends when ctx does, even if the
+// caller's Auth does not.
 func (d *dialer) dial(ctx context.Context, a attempt) dialed {
 	cred, err := d.credential(ctx, a)
 	if err != nil {
@@ -199,8 +198,8 @@ type dialing struct {
 // connector makes a connection. The values are the ticket.
 type connector func(*dialing, *wire.Attempt, url.Values, socket.Options) (*socket.Conn, *wire.Failure)
 
-// make asks for a ticket, if there are any, and makes a connection with connect. resume is what
-// the request may announce; nil: nothing.
+// make asks for a ticket, if there are any, and makes a connection with connect. resume is what the request may
+// announce; nil: nothing.
 func (x *dialing) make(connect connector, resume *wire.Resume) dialed {
 	d, a := x.dialer, x.task
 	target, tickets, err := d.target(x.ctx, a, x.cred)
@@ -276,8 +275,8 @@ func (x *dialing) upgradeOrFallBack() dialed {
 	return result
 }
 
-// noTurn takes another turn of a host for the attempt. Without one it returns a failure, with the
-// time until there is one.
+// noTurn takes another turn of a host for the attempt. Without one it returns a failure, with the time until
+// there is one.
 func (x *dialing) noTurn(host string) *wire.Failure {
 	wait := x.task.dialsAgain(host)
 	if wait == 0 {
@@ -286,8 +285,7 @@ func (x *dialing) noTurn(host string) *wire.Failure {
 	return &wire.Failure{Stage: wire.StageDial, Retry: wait, Err: fmt.Errorf("there were as many attempts to connect to %q as Options.Limits.Dials allows, so this one waits", host)}
 }
 
-// refused is an attempt that failed before the dial. A *wire.StatusError counts as an
-// answer to the upgrade.
+// refused is an attempt that failed before the dial. A *wire.StatusError counts as an answer to the upgrade.
 func (d *dialer) refused(a attempt, err error) dialed {
 	var refused *wire.StatusError
 	if !errors.As(err, &refused) {
@@ -299,8 +297,7 @@ func (d *dialer) refused(a attempt, err error) dialed {
 	}}
 }
 
-// prepare lets the dialect complete the attempt, with HTTP requests if it needs
-// them.
+// prepare lets the dialect complete the attempt, with HTTP requests if it needs them.
 func (d *dialer) prepare(requests *socket.Requests, w *wire.Attempt) (err error) {
 	for step := 0; ; step++ {
 		if err := d.callAttempt(w); err != nil {
@@ -371,9 +368,9 @@ func (d *dialer) resolve(ctx context.Context) {
 	answer.err = err
 }
 
-// ErrAffinity means that a POST of the fallback has reached another server than its GET. A
-// balancer must send all requests of a client to one server, by its address or by a cookie:
-// see docs/fallback.md. The client backs off and tries again.
+// ErrAffinity means that a POST of the fallback has reached another server than its GET. A balancer must send
+// all requests of a client to one server, by its address or by a cookie: see docs/fallback.md. The client backs
+// off and tries again.
 var ErrAffinity = socket.ErrOtherServer
 
 func (v *validation) fallback(c *config) {
@@ -382,44 +379,28 @@ func (v *validation) fallback(c *config) {
 	}
 }
 
-func (c *conn) transport() Transport {
-	if c.Fallback {
-		return TransportHTTP
-	}
-	return TransportWebSocket
-}
-
-// followTransport follows when a connection is ready.
-func (l *loop) followTransport(k *link) {
-	if l.dialer.path.Ready(k.conn.Fallback) {
-		l.c.notify.post(TransportChanged{Host: l.state.Host, Transport: k.conn.transport(), Status: k.conn.refusal})
-	}
-}
-
 const optionRedirects = "Options.Redirects"
 
 // Redirects is where a server may redirect the upgrade request. The zero value means nowhere.
 //
-// A server that answers 301, 302, 307 or 308 is followed to a host in Hosts, and also to
-// another path on its own host and port if Hosts is not empty. The request is the same there:
-// it has the headers, cookies, subprotocols and ticket that the first host got, but not what
-// wire.Traits.EarlyStart announces to the first host. It never goes
-// from wss:// to ws://, never to a URL with user information, and Options.AllowInsecure and
-// Options.StrictURL hold for each URL. At most five redirects are followed in one attempt, and
-// none that leads back or has a Retry-After. Everything together is one attempt, within
-// Options.DialTimeout, and each attempt begins at the URL again, also after a 301 or 308.
-// State.Host, AttemptInfo.Host and metrics name the host of the URL. What is not followed
-// fails the attempt with an error that wraps ErrRedirect and names the host. See
+// A server that answers 301, 302, 307 or 308 is followed to a host in Hosts, and also to another path on its
+// own host and port if Hosts is not empty. The request is the same there: it has the headers, cookies,
+// subprotocols and ticket that the first host got, but not what wire.Traits.EarlyStart announces to the first
+// host. It never goes from wss:// to ws://, never to a URL with user information, and Options.AllowInsecure and
+// Options.StrictURL hold for each URL. At most five redirects are followed in one attempt, and none that leads
+// back or has a Retry-After. Everything together is one attempt, within Options.DialTimeout, and each attempt
+// begins at the URL again, also after a 301 or 308. State.Host, AttemptInfo.Host and metrics name the host of
+// the URL. What is not followed fails the attempt with an error that wraps ErrRedirect and names the host. See
 // docs/reconnect.md, section 2.
 //
-// A server that asks for a new connection may name the URL for it (docs/protocol.md, section 8).
-// It is followed under the same rules, for one attempt: after that the client goes back to its
-// own URLs. A URL that is not followed is reported as RotationFailed.
+// A server that asks for a new connection may name the URL for it (docs/protocol.md, section 8). It is followed
+// under the same rules, for one attempt: after that the client goes back to its own URLs. A URL that is not
+// followed is reported as RotationFailed.
 type Redirects struct {
-	// Hosts are host names or addresses, each with a port if it is not the usual one of the
-	// scheme: "feed-2.example.com", "10.0.0.7:8443", "[2001:db8::1]". A host gets the same
-	// credentials as that of the URL, so list only those that may have them. There are no
-	// wildcards. At most 1,000. Defaults to none: redirects are not followed.
+	// Hosts are host names or addresses, each with a port if it is not the usual one of the scheme:
+	// "feed-2.example.com", "10.0.0.7:8443", "[2001:db8::1]". A host gets the same credentials as that of the
+	// URL, so list only those that may have them. There are no wildcards. At most 1,000. Defaults to none:
+	// redirects are not followed.
 	Hosts []string
 }
 
@@ -436,8 +417,7 @@ func (v *validation) redirects(c *config) {
 	c.allowed = endpoint.Redirects{Allowed: allowed, StrictURL: c.StrictURL}
 }
 
-// upgrade makes the upgrade request of w, and follows redirects. tickets are the parameters
-// of Options.Ticket.
+// upgrade makes the upgrade request of w, and follows redirects. tickets are the parameters of Options.Ticket.
 func (x *dialing) upgrade(w *wire.Attempt, tickets url.Values, o socket.Options) (*socket.Conn, *wire.Failure) {
 	d, step := x.dialer, *w
 	trail := []string{w.URL}
@@ -476,4 +456,43 @@ func (x *dialing) upgrade(w *wire.Attempt, tickets url.Values, o socket.Options)
 		d.secrets.AddRequest(step.URL, step.Header)
 		d.addCookies(step.URL)
 	}
+}
+
+// resolve asks Options.Resolver if it is to be asked before the next attempt: resolved follows.
+func (l *loop) resolve() bool {
+	if l.c.cfg.Resolver == nil || l.endpoints.HasTurn || l.endpoints.Moved != nil {
+		return false
+	}
+	ctx, cancel := context.WithTimeout(context.Background(), l.policy.dialTimeout)
+	l.cancelAttempt = cancel
+	l.c.goroutines.Go(func() {
+		defer cancel()
+		l.dialer.resolve(ctx)
+	})
+	return true
+}
+
+// resolved is the answer of Options.Resolver.
+type resolved struct {
+	urls []*url.URL // empty: none is usable
+	err  error      // what is wrong with the answer
+}
+
+func (e resolved) apply(l *loop) {
+	l.cancelAttempt = nil
+	if l.ended {
+		return
+	}
+	if e.err != nil {
+		l.c.notify.post(CallbackFailed{optionResolver, &Error{Op: "dial", Field: optionResolver, Class: ClassUser, Err: l.c.secrets.HideError(e.err)}})
+	}
+	if len(e.urls) > 0 {
+		l.endpoints.List.Replace(e.urls)
+	}
+	if l.link != nil {
+		l.attemptRotation()
+		return
+	}
+	l.rotation.attempting = false
+	l.dial()
 }

@@ -15,6 +15,7 @@ import (
 	"github.com/limpet-go/limpet/internal/fault"
 	"github.com/limpet-go/limpet/internal/guard"
 	"github.com/limpet-go/limpet/internal/text"
+	"github.com/limpet-go/limpet/outbox"
 	"github.com/limpet-go/limpet/wire"
 )
 
@@ -44,8 +45,8 @@ var (
 	// ErrRejected means that the server or the dialect rejected a message or
 	// refused a subscription. Error.Code and Error.Detail are what the server sent.
 	ErrRejected = errors.New("rejected by the server or the dialect")
-	// ErrIDReused is, beside ErrRejected, the error of a message whose PublishOptions.ID another
-	// message with another topic or payload has had before.
+	// ErrIDReused means that another message, with another topic or payload, has the same
+	// PublishOptions.ID: Options.Outbox holds it, or, beside ErrRejected, the server knows it.
 	ErrIDReused = errors.New("the id was used for another message; use a new one, or publish the same message again")
 	// ErrExpired is the error of a message with the outcome Expired.
 	ErrExpired = errors.New("message expired before it was sent; raise PublishOptions.TTL or publish it again")
@@ -53,6 +54,11 @@ var (
 	ErrUnsent = errors.New("message was never sent; it is safe to publish it again")
 	// ErrOutcomeUnknown is the error of a message with the outcome Unknown.
 	ErrOutcomeUnknown = errors.New("message may or may not have been accepted; check with the receiver before publishing it again")
+	// ErrStored is the error of a message with the outcome Stored.
+	ErrStored = errors.New("message is in the outbox; the next client on it goes on with it, so do not publish it again")
+	// ErrOutbox means that Options.Outbox failed: its error is wrapped too. The message was not
+	// admitted, unless that is outbox.ErrUncertain: then it may be in the outbox.
+	ErrOutbox = errors.New("outbox failed; see the error that it wraps")
 	// ErrContentType means that a message has another content type than the codec of
 	// Decode or Encode.
 	ErrContentType = errors.New("content type is not one of the codec's")
@@ -148,7 +154,7 @@ const (
 	// ClassRejected is a subscription that the server refused: see Error.Code and
 	// Error.Detail.
 	ClassRejected ErrorClass = "rejected"
-	// ClassOutcome is the outcome of a message: Rejected, Expired, Unsent or
+	// ClassOutcome is the outcome of a message: Rejected, Expired, Unsent, Stored or
 	// Unknown.
 	ClassOutcome ErrorClass = "outcome"
 	// ClassUser is a function in Options, or a method of Options.Dialect or of a codec,
@@ -261,7 +267,7 @@ func ClassOf(err error) ErrorClass {
 		return ClassClosed
 	case errors.Is(err, ErrWindowFull), errors.Is(err, ErrDoneBehind):
 		return ClassFull
-	case errors.Is(err, ErrRejected), errors.Is(err, ErrExpired), errors.Is(err, ErrUnsent), errors.Is(err, ErrOutcomeUnknown):
+	case errors.Is(err, ErrRejected), errors.Is(err, ErrExpired), errors.Is(err, ErrUnsent), errors.Is(err, ErrStored), errors.Is(err, ErrOutcomeUnknown):
 		return ClassOutcome
 	case errors.Is(err, context.DeadlineExceeded):
 		return ClassTimeout
@@ -274,7 +280,8 @@ func ClassOf(err error) ErrorClass {
 // SafeToRetry reports whether a message can be published again without the risk
 // of a duplicate. It is true only if the message was never handed to the network.
 // err is an error of Publish, PublishBatch, Send, SendStream or Receipt.Wait. If ctx ended
-// after the admission it is false, since the client still sends the message.
+// after the admission it is false, since the client still sends the message; so it is for
+// Stored, since the next client on the outbox does, and if an outbox cannot say whether it has the message.
 //
 // It does not say that another try can succeed: Retryable does.
 func SafeToRetry(err error) bool {
@@ -282,7 +289,7 @@ func SafeToRetry(err error) bool {
 		return true
 	}
 	var e *Error
-	return errors.As(err, &e) && (e.Op == opPublish || e.Op == opSendStream)
+	return errors.As(err, &e) && (e.Op == opPublish || e.Op == opSendStream) && !errors.Is(err, outbox.ErrUncertain)
 }
 
 // Retryable reports whether publishing the same message again can succeed and
@@ -461,4 +468,28 @@ func newHangError(method, caller string) *HangError {
 		}
 	}
 	return &HangError{method, bytes.TrimSpace(found)}
+}
+
+// payloadError is the error of a call in which a method of a codec returned err.
+func payloadError(op, field string, err error) error {
+	return &Error{Op: op, Field: field, Class: ClassUser, Err: &shortError{text.ForLog(err.Error()), err}}
+}
+
+// shortError is an error whose text may quote a payload: it is short and printable.
+type shortError struct {
+	text string
+	err  error
+}
+
+func (e *shortError) Error() string { return e.text }
+func (e *shortError) Unwrap() error { return e.err }
+
+func admissionError(err error) *Error {
+	if permanent := (*PermanentError)(nil); errors.As(err, &permanent) {
+		return &Error{Op: opPublish, Class: ClassOf(err), Err: err}
+	}
+	if errors.Is(err, context.Canceled) || errors.Is(err, context.DeadlineExceeded) {
+		return contextError(opPublish, "the message was admitted", err)
+	}
+	return &Error{Op: opPublish, Class: ClassOf(err), Err: err}
 }

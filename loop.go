@@ -41,8 +41,9 @@ type loop struct {
 	wakes   tasks.WakeRate // of the rounds
 	lookout
 
-	state        State
-	window       *window
+	state  State
+	window *window
+	outboxed
 	registry     registry
 	draining     map[*Subscription]struct{} // ended, their consumers not done
 	shuttingDown bool
@@ -217,7 +218,7 @@ func (l *loop) rounds() {
 		if !l.ended {
 			l.tick()
 		}
-		if !l.ended {
+		if l.keep(); !l.ended {
 			l.startWrite()
 		}
 		l.checkOutage()
@@ -380,12 +381,13 @@ func (l *loop) end(err error) {
 		l.state.Cause = errClientClosed()
 	}
 	l.c.admission.Close(l.state.Cause)
-	l.c.first.arrive() // not to keep the reader
+	l.c.first.Arrive() // not to keep the reader
 	for _, c := range l.closing {
 		time.AfterFunc(closeFrameTimeout, c.Kill)
 	}
 	l.endRotation()
 	l.disconnect(l.link, l.c.cfg.closeCode(), "")
+	l.refuseUnkept()
 	l.window.close()
 	l.endStreams()
 	if err == nil {
@@ -445,6 +447,7 @@ func (l *loop) cleanUp() {
 	for _, e := range l.c.inbox.Close() {
 		e.apply(l)
 	}
+	l.finishOutbox()
 	l.c.goroutines.WaitConnections()
 	if errors.Is(l.state.Cause, ErrClosed) {
 		l.c.goroutines.WaitDeliverers()

@@ -20,6 +20,9 @@ import (
 // connect starts an attempt, once the endpoints are known.
 func (l *loop) connect() {
 	l.attemptAt, l.atOnce = time.Time{}, false
+	if !l.mayAttempt() {
+		return
+	}
 	if l.resolve() {
 		l.enter(Connecting)
 		return
@@ -69,6 +72,10 @@ func (l *loop) open(c *conn, token string, state any) {
 	l.state.Transport = c.transport()
 	b, announced := l.upcoming, l.upcoming != nil
 	if l.upcoming = nil; !announced {
+		if !l.mayBegin() {
+			l.refuseConn(c)
+			return
+		}
 		b = l.begin(c.gen)
 	}
 	r := b.resume
@@ -121,7 +128,7 @@ func (l *loop) queueRequests(k *link) {
 		switch {
 		case s.askedGeneration == k.conn.gen:
 			l.noteAsk(k, s)
-			l.c.first.arrive()
+			l.c.first.Arrive()
 		case !s.mustWait(l.now):
 			l.registry.postpone(s, time.Time{})
 			k.queueRequest(s)
@@ -185,6 +192,7 @@ func (l *loop) welcome(k *link, r *wire.Ready) {
 	}
 	k.stableAt = l.now.Add(l.c.cfg.Backoff.StableAfter)
 	l.session = r.Session
+	l.keepSession()
 	l.c.secrets.AddKey(r.Session.Key)
 	l.resumeKept(k, r.Resumed)
 	l.spread = min(r.Spread, maxSpread)
@@ -195,8 +203,7 @@ func (l *loop) welcome(k *link, r *wire.Ready) {
 	l.finality.Ready(l.c.cfg.traits.Greeting && !l.finality.Oversized)
 	l.endpoints.Worked(k.endpoint, l.now)
 	l.c.counters.countReady(r.Resumed)
-	l.state.Resumed = r.Resumed
-	l.state.NextAttempt = time.Time{}
+	l.state.Resumed, l.state.NextAttempt = r.Resumed, time.Time{}
 	l.enter(Ready)
 	if !l.c.cfg.traits.Confirms {
 		for s := range l.registry.all() {

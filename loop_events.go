@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"github.com/limpet-go/limpet/internal/fault"
+	"github.com/limpet-go/limpet/internal/flush"
 	"github.com/limpet-go/limpet/internal/headers"
 	"github.com/limpet-go/limpet/internal/socket"
 	"github.com/limpet-go/limpet/internal/text"
@@ -119,6 +120,7 @@ func (l *loop) handle(k *link, ev *wire.Event) {
 			return
 		}
 		l.session = ev.Ready.Session
+		l.keepSession()
 		l.c.secrets.AddKey(l.session.Key)
 	case wire.EventAck:
 		if ev.Ack == nil {
@@ -339,16 +341,16 @@ type elapsed struct{}
 
 func (elapsed) apply(*loop) {}
 
-// flush replies with a point that is completed when every message admitted before
+// flushAll replies with a point that is completed when every message admitted before
 // has its outcome.
-type flush struct{ reply chan<- *flushPoint }
+type flushAll struct{ reply chan<- *flush.Point }
 
-func (e flush) apply(l *loop) { e.reply <- l.window.addFlushPoint() }
+func (e flushAll) apply(l *loop) { e.reply <- l.window.addFlushPoint() }
 
 // leaveFlush follows when a caller waits no more for a point that it was given.
-type leaveFlush struct{ point *flushPoint }
+type leaveFlush struct{ point *flush.Point }
 
-func (e leaveFlush) apply(l *loop) { l.window.leaveFlushPoint(e.point) }
+func (e leaveFlush) apply(l *loop) { l.window.flushes.Leave(e.point) }
 
 // subscribe registers a subscription and replies with a local error or nil.
 type subscribe struct {

@@ -12,9 +12,12 @@ import (
 	"time"
 
 	"github.com/limpet-go/limpet/internal/budget"
+	"github.com/limpet-go/limpet/internal/flush"
+	"github.com/limpet-go/limpet/internal/keeper"
 	"github.com/limpet-go/limpet/internal/secrets"
 	"github.com/limpet-go/limpet/internal/verdict"
 	"github.com/limpet-go/limpet/limpettest"
+	"github.com/limpet-go/limpet/outbox"
 	"github.com/limpet-go/limpet/wire"
 )
 
@@ -136,8 +139,16 @@ var transitions = []transition{
 		l.c.cfg.Backoff.MaxElapsed = 1
 		return after(2)
 	}, "ended", "ended", "", "ended"},
-	{"`publish`, a `Receipt`, `flush`, `listPending`, `listOpen`", func(*loop) event {
-		return inTurn{publish{make([]Receipt, 2)}, new(Receipt), flush{make(chan *flushPoint, 1)}, leaveFlush{new(flushPoint)}, listPending{make(chan []*Receipt, 1)}, listOpen{make(chan []*Subscription, 1)}}
+	{"`keepRecord`, `commitDue`, `commitEnded`", func(l *loop) event {
+		o, err := keeper.Open[*Receipt](outbox.Memory(), "", l.now, newPanicError)
+		if err != nil {
+			panic(err)
+		}
+		l.restore(o)
+		return inTurn{keepRecord{keeper.NewRecord([]*Receipt{new(Receipt)})}, commitDue{}, commitEnded{}}
+	}, "", "", "", ""},
+	{"`publish`, a `Receipt`, `flushAll`, `listPending`, `listOpen`", func(*loop) event {
+		return inTurn{publish{make([]Receipt, 2)}, new(Receipt), flushAll{make(chan *flush.Point, 1)}, leaveFlush{new(flush.Point)}, listPending{make(chan []*Receipt, 1)}, listOpen{make(chan []*Subscription, 1)}}
 	}, "", "", "", ""},
 	{"`openStream`, `streamPart`, `wrotePart`, `streamFailed`", func(l *loop) event {
 		s := newStreamedMessage()

@@ -362,7 +362,7 @@ func (l *loop) askFor(k *link, s *Subscription) wire.Op {
 		s.assumeLive()
 		l.enterLive(k, s, false)
 	}
-	l.c.first.arrive()
+	l.c.first.Arrive()
 	return wire.Op{Kind: wire.OpSubscribe, Key: s.key, Cmd: s.key*4 + 1, Topic: s.topic, Subscribe: &request}
 }
 

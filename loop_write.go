@@ -21,7 +21,7 @@ func (l *loop) startWrite() {
 		return
 	}
 	k.unencoded, k.paceAt = false, time.Time{}
-	if k.writing || k.writeErr != nil || k.fatalError != nil || l.writeStream(k) {
+	if k.writing || k.writeErr != nil || k.fatalError != nil || l.holdsFrames(k) || l.writeStream(k) {
 		return
 	}
 	room := l.roomToSend(k)
@@ -467,4 +467,14 @@ func (l *loop) reportUnencoded(k *link, kind wire.OpKind, err error) {
 		k.unencodable |= bit
 		l.c.notify.post(CallbackFailed{fault.OptionDialect, &Error{Op: "Encode", Field: fault.OptionDialect, Class: ClassUser, Detail: kind.String(), Err: err}})
 	}
+}
+
+// appendReused extends s by one element. The element is zero, or as
+// encodeArgs.reset left it.
+func appendReused[T any](s []T) ([]T, *T) {
+	if len(s) == cap(s) {
+		s = slices.Grow(s, 1)
+	}
+	s = s[:len(s)+1]
+	return s, &s[len(s)-1]
 }

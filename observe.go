@@ -14,18 +14,17 @@ import (
 
 // Observer receives the events of a client, for logs and metrics.
 type Observer interface {
-	// Observe is called for one event at a time, in order, on a goroutine of its
-	// own. The client does not wait for it: at most 1,024 events are kept for a
-	// slow Observer, then the oldest are dropped and EventsLost reports how many.
-	// A panic in Observe is recovered and ignored, and costs that event alone; so
-	// does runtime.Goexit. The Logger has a goroutine and a queue of its own. State
-	// and Stats are always complete.
+	// Observe is called for one event at a time, in order, on a goroutine of its own. The client does not wait
+	// for it: at most 1,024 events are kept for a slow Observer, then the oldest are dropped and EventsLost
+	// reports how many. A panic in Observe is recovered and ignored, and costs that event alone; so does
+	// runtime.Goexit. The Logger has a goroutine and a queue of its own. State and Stats are always complete.
 	Observe(Event)
 }
 
-// Event is one of the event structs of this package: StateChanged,
-// SubscriptionChanged, LossReported, MessageFailed, MessagesDropped,
-// DeliveryStopped, CursorNotSaved, MessageSkipped, OutageEnded, HeartbeatShortened, SendPaceChanged, RotationFailed, TransportChanged, CredentialRefreshed, CredentialNotRefreshed, CredentialsEnded, ServerNotice, CredentialInURL, CallbackFailed, EventsLost. Later
+// Event is one of the event structs of this package: StateChanged, SubscriptionChanged, LossReported,
+// MessageFailed, MessagesDropped, DeliveryStopped, CursorNotSaved, MessageSkipped, OutageEnded,
+// HeartbeatShortened, SendPaceChanged, RotationFailed, TransportChanged, CredentialRefreshed,
+// CredentialNotRefreshed, CredentialsEnded, ServerNotice, CredentialInURL, CallbackFailed, EventsLost. Later
 // versions may add more, so a switch over them needs a default.
 //
 // With Options.Logger each event is logged as well:
@@ -40,11 +39,10 @@ type Observer interface {
 //	       CallbackFailed for an error of Resolver, EventsLost
 //	Error  StateChanged to an end that is permanent, CredentialsEnded, CallbackFailed
 //
-// An outage is one Warn line, however many attempts it takes, and one Info line when everything is
-// live again, with its duration, attempts, gaps and missed messages. Before the first
-// connection, the line of ready has the duration and the number of failures. Of other events
-// there are at most 10 lines of one kind and level within 10 seconds; a later line
-// has the number of those suppressed.
+// An outage is one Warn line, however many attempts it takes, and one Info line when everything is live again,
+// with its duration, attempts, gaps and missed messages. Before the first connection, the line of ready has the
+// duration and the number of failures. Of other events there are at most 10 lines of one kind and level within
+// 10 seconds; a later line has the number of those suppressed.
 type Event interface {
 	record() (slog.Level, string, []slog.Attr)
 }
@@ -57,8 +55,8 @@ type StateChanged struct {
 	State State
 }
 
-// SubscriptionChanged reports that the phase of a subscription has changed, or within a phase
-// why it is not live.
+// SubscriptionChanged reports that the phase of a subscription has changed, or within a phase why it is not
+// live.
 type SubscriptionChanged struct {
 	// Topic is the topic of the subscription.
 	Topic string
@@ -66,9 +64,9 @@ type SubscriptionChanged struct {
 	State SubState
 }
 
-// LossReported reports a gap or a reset that the server reported or the client
-// detected, once for each subscription that has it. The consumer finds it in the stream as well. What the overflow policy
-// drops is in SubStats instead.
+// LossReported reports a gap or a reset that the server reported or the client detected, once for each
+// subscription that has it. The consumer finds it in the stream as well. What the overflow policy drops is in
+// SubStats instead.
 type LossReported struct {
 	// Topic is the topic of the subscription.
 	Topic string
@@ -76,15 +74,14 @@ type LossReported struct {
 	Kind Kind
 	// Cause is why messages are missing.
 	Cause Cause
-	// After and To are the offsets between which messages are missing, as in Loss;
-	// 0 if they are not known.
+	// After and To are the offsets between which messages are missing, as in Loss; 0 if they are not known.
 	After, To uint64
 	// Count is the number of missing messages, 0 if it is not known.
 	Count uint64
 }
 
-// MessageFailed reports that a published message ended as Rejected, Expired or
-// Unknown. Its receipt says the same.
+// MessageFailed reports that a published message ended as Rejected, Expired or Unknown. Its receipt says the
+// same.
 type MessageFailed struct {
 	// Topic is the topic of the message.
 	Topic string
@@ -96,10 +93,9 @@ type MessageFailed struct {
 	Err error
 }
 
-// MessagesDropped reports that a consumer is too slow: its overflow policy dropped
-// messages. It comes with the first drop and then at most once a second for each
-// subscription: what was dropped in between is reported after that second, or when the
-// stream ends. What waits when a subscription is closed is not reported: see
+// MessagesDropped reports that a consumer is too slow: its overflow policy dropped messages. It comes with the
+// first drop and then at most once a second for each subscription: what was dropped in between is reported
+// after that second, or when the stream ends. What waits when a subscription is closed is not reported: see
 // SubStats.DroppedByClose.
 type MessagesDropped struct {
 	// Topic is the topic of the subscription.
@@ -108,73 +104,67 @@ type MessagesDropped struct {
 	Count uint64
 }
 
-// MessageSkipped reports that the server sent what the client cannot use: a message
-// that the dialect cannot read or place, or something for a topic that this client has
-// never subscribed to. It comes once on each connection for each Reason and each
-// Topic: at most 16 times for a Topic, 16 times for a Reason that quotes the message,
-// and 16 times for one that does not. Stats.Malformed and Stats.Unrequested have the
-// numbers.
+// MessageSkipped reports that the server sent what the client cannot use: a message that the dialect cannot
+// read or place, or something for a topic that this client has never subscribed to. It comes once on each
+// connection for each Reason and each Topic: at most 16 times for a Topic, 16 times for a Reason that quotes
+// the message, and 16 times for one that does not. Stats.Malformed and Stats.Unrequested have the numbers.
 type MessageSkipped struct {
-	// Topic is the topic, or the key as a number, that this client has never
-	// subscribed to; empty for a message that cannot be read or placed.
+	// Topic is the topic, or the key as a number, that this client has never subscribed to; empty for a message
+	// that cannot be read or placed.
 	Topic string
-	// Reason says what is wrong with the message, in at most 256 bytes. It may name what
-	// the server sent, for example a type that a feed.Table does not name.
+	// Reason says what is wrong with the message, in at most 256 bytes. It may name what the server sent, for
+	// example a type that a feed.Table does not name.
 	Reason string
 }
 
-// ServerNotice reports an error or a notice from the server, for example that it
-// is going away. If the connection ends as well, State.Cause says why.
+// ServerNotice reports an error or a notice from the server, for example that it is going away. If the
+// connection ends as well, State.Cause says why.
 type ServerNotice struct {
 	// Code is the server's own code.
 	Code int
 	// Reason is the server's explanation, quoted, at most 256 bytes of it.
 	Reason string
-	// Next is when the client makes its next connection, because the server asks for one
-	// (docs/reconnect.md, section 8): nothing has failed. Zero for any other notice.
+	// Next is when the client makes its next connection, because the server asks for one (docs/reconnect.md,
+	// section 8): nothing has failed. Zero for any other notice.
 	Next time.Time
 }
 
-// SendPaceChanged reports that the client sends fewer messages in a second from now on, because the
-// server has refused what it sent, or more, because the server has refused nothing for long.
-// Say in Options.Limits what the server allows: then nothing is refused, and nothing is
-// guessed. See docs/reconnect.md, section 10.
+// SendPaceChanged reports that the client sends fewer messages in a second from now on, because the server has
+// refused what it sent, or more, because the server has refused nothing for long. Say in Options.Limits what
+// the server allows: then nothing is refused, and nothing is guessed. See docs/reconnect.md, section 10.
 type SendPaceChanged struct {
 	// Host is the host and port of the endpoint: State.Host.
 	Host string
-	// PerSecond is Stats.SendPace from now on: how many WebSocket messages a second the server
-	// takes, as far as is known. The client uses four fifths. 0 means that no limit is known.
+	// PerSecond is Stats.SendPace from now on: how many WebSocket messages a second the server takes, as far as
+	// is known. The client uses four fifths. 0 means that no limit is known.
 	PerSecond float64
 	// Lowered is false if the client sends more again.
 	Lowered bool
-	// Said means that the server says in words that the client sends too much. Then the pace is lower for
-	// the life of the client. Otherwise the server has closed the connection with 1008 and
-	// without a reason, and the pace doubles after each hour without a refusal.
+	// Said means that the server says in words that the client sends too much. Then the pace is lower for the
+	// life of the client. Otherwise the server has closed the connection with 1008 and without a reason, and
+	// the pace doubles after each hour without a refusal.
 	Said bool
 	// Reason is the server's explanation, quoted, at most 256 bytes of it.
 	Reason string
 }
 
-// CredentialInURL warns once for each query parameter of the URL whose name
-// suggests a credential. Proxies and servers log URLs: use Options.Auth.
+// CredentialInURL warns once for each query parameter of the URL whose name suggests a credential. Proxies and
+// servers log URLs: use Options.Auth.
 type CredentialInURL struct {
 	// Key is the name of the query parameter.
 	Key string
 }
 
-// CallbackFailed reports that a function that you passed in panicked, called
-// runtime.Goexit, or held up the client or its end for 10 seconds, that Options.Verdict
-// returned a verdict that makes no sense, and that Options.Resolver returned an error, or URLs
-// that cannot be used: then the last list is used. It cost that call alone. It also reports that the dialect could not
-// encode what no caller waits for, such as
-// a ping or the end of a subscription: once for each kind on a connection.
+// CallbackFailed reports that a function that you passed in panicked, called runtime.Goexit, or held up the
+// client or its end for 10 seconds, that Options.Verdict returned a verdict that makes no sense, and that
+// Options.Resolver returned an error, or URLs that cannot be used: then the last list is used. It cost that
+// call alone. It also reports that the dialect could not encode what no caller waits for, such as a ping or the
+// end of a subscription: once for each kind on a connection.
 type CallbackFailed struct {
-	// Option is the option at fault: PublishOptions.Done, Options.Verdict, Options.Resolver or
-	// Options.Dialect.
+	// Option is the option at fault: PublishOptions.Done, Options.Verdict, Options.Resolver or Options.Dialect.
 	Option string
-	// Err is an *Error of ClassUser. It wraps a *PanicError or a *HangError, with the
-	// stack, unless the function called runtime.Goexit or returned an error or a bad value,
-	// or it is from the dialect.
+	// Err is an *Error of ClassUser. It wraps a *PanicError or a *HangError, with the stack, unless the
+	// function called runtime.Goexit or returned an error or a bad value, or it is from the dialect.
 	Err error
 }
 
@@ -294,9 +284,9 @@ func (e EventsLost) record() (slog.Level, string, []slog.Attr) {
 	return slog.LevelWarn, "limpet: observer too slow", []slog.Attr{slog.Uint64("lost", e.Count)}
 }
 
-// notifier passes events to the logger and to the observer. Each has a queue and
-// a goroutine of its own, so that one that is slow, panics or ends its goroutine
-// does not keep events from the other. A nil notifier drops everything.
+// notifier passes events to the logger and to the observer. Each has a queue and a goroutine of its own, so
+// that one that is slow, panics or ends its goroutine does not keep events from the other. A nil notifier drops
+// everything.
 type notifier struct{ receivers []*dispatch.Queue[Event] }
 
 func newNotifier(o *Options) *notifier {
@@ -315,8 +305,7 @@ func newNotifier(o *Options) *notifier {
 
 func lostEvents(n uint64) Event { return EventsLost{n} }
 
-// start starts the goroutines. They run user code, so Done does not wait for
-// them.
+// start starts the goroutines. They run user code, so Done does not wait for them.
 func (n *notifier) start() {
 	if n != nil {
 		for _, q := range n.receivers {
@@ -343,8 +332,7 @@ func (n *notifier) end() {
 	}
 }
 
-// eventLog writes events to a logger: one warning for each outage, and a bounded
-// number of lines of each kind.
+// eventLog writes events to a logger: one warning for each outage, and a bounded number of lines of each kind.
 type eventLog struct {
 	logger     *slog.Logger
 	downAt     time.Time  // since when there is no connection; zero while one is ready
@@ -379,8 +367,8 @@ func (g *eventLog) log(e Event) {
 	g.logger.LogAttrs(context.Background(), level, msg, attrs...)
 }
 
-// followSubscription follows the phases of subscriptions: one that is live again after an outage or
-// a planned change has a line at Debug.
+// followSubscription follows the phases of subscriptions: one that is live again after an outage or a planned
+// change has a line at Debug.
 func (g *eventLog) followSubscription(s SubState, level slog.Level) slog.Level {
 	switch s.Phase {
 	case SubRecovering:
@@ -396,8 +384,8 @@ func (g *eventLog) followSubscription(s SubState, level slog.Level) slog.Level {
 	return level
 }
 
-// follow follows the phases: an outage begins with a warning, has debug lines
-// for its attempts, and ends with a line that sums it up.
+// follow follows the phases: an outage begins with a warning, has debug lines for its attempts, and ends with a
+// line that sums it up.
 func (g *eventLog) follow(s State, level slog.Level, attrs []slog.Attr) (slog.Level, []slog.Attr) {
 	switch s.Phase {
 	case Waiting:
@@ -424,19 +412,19 @@ func (g *eventLog) follow(s State, level slog.Level, attrs []slog.Attr) (slog.Le
 	return level, attrs
 }
 
-// OutageEnded reports that everything that was live when a connection was lost is live
-// again: the connection and each subscription that has not ended. See Stats.Outages.
+// OutageEnded reports that everything that was live when a connection was lost is live again: the connection
+// and each subscription that has not ended. See Stats.Outages.
 type OutageEnded struct {
 	// Duration is how long it took.
 	Duration time.Duration
 	// Attempts is the number of attempts to connect.
 	Attempts int
-	// Gaps is the number of gaps and resets that were reported by then, Missed the number of
-	// messages missing in them, as far as it is known.
+	// Gaps is the number of gaps and resets that were reported by then, Missed the number of messages missing
+	// in them, as far as it is known.
 	Gaps   uint64
 	Missed uint64
-	// Unproved is the number of subscriptions for which the server has not proved that
-	// nothing else is missing: a loss may show with their next message.
+	// Unproved is the number of subscriptions for which the server has not proved that nothing else is missing:
+	// a loss may show with their next message.
 	Unproved int
 }
 
@@ -450,11 +438,10 @@ func (e OutageEnded) record() (slog.Level, string, []slog.Attr) {
 	return slog.LevelInfo, "limpet: live again", attrs
 }
 
-// DeliveryStopped is an event: for 30 seconds a stream has stood still because with
-// ManualAck the oldest messages were not acknowledged, because with Block no
-// consumer took what was waiting, or because the server waits for acknowledgements
-// (wire.Frames.Prefetch). It comes once, and again if that happens again. A
-// loop body that works for long is no standstill; work between two receives from C is.
+// DeliveryStopped is an event: for 30 seconds a stream has stood still because with ManualAck the oldest
+// messages were not acknowledged, because with Block no consumer took what was waiting, or because the server
+// waits for acknowledgements (wire.Frames.Prefetch). It comes once, and again if that happens again. A loop
+// body that works for long is no standstill; work between two receives from C is.
 type DeliveryStopped struct {
 	// Topic is the topic of the subscription.
 	Topic string
@@ -476,15 +463,15 @@ func (e DeliveryStopped) record() (slog.Level, string, []slog.Attr) {
 		slog.String("cause", e.Err.Error())}
 }
 
-// CursorNotSaved is an event: the store in SubscribeOptions.Cursor has not saved the
-// position of a subscription. The stream goes on.
+// CursorNotSaved is an event: the store in SubscribeOptions.Cursor has not saved the position of a
+// subscription. The stream goes on.
 type CursorNotSaved struct {
 	// Topic is the topic of the subscription.
 	Topic string
 	// Name is SubscribeOptions.Name.
 	Name string
-	// Retry is after how long the newest position is saved again; 0: it is not, since the
-	// call of Save has not returned or the client has ended.
+	// Retry is after how long the newest position is saved again; 0: it is not, since the call of Save has not
+	// returned or the client has ended.
 	Retry time.Duration
 	// Err is an *Error that wraps what Save returned, or a *PanicError or a *HangError.
 	Err error
@@ -497,4 +484,16 @@ func (e CursorNotSaved) record() (slog.Level, string, []slog.Attr) {
 		attrs = append(attrs, slog.String("stack", string(stack)))
 	}
 	return slog.LevelWarn, "limpet: cursor not saved", attrs
+}
+
+// doneFailed reports that a call of Done has failed.
+func (n *notifier) doneFailed(err error) {
+	var p *dispatch.Panicked
+	switch {
+	case errors.As(err, &p):
+		err = &PanicError{p.Value, p.Stack}
+	case errors.Is(err, dispatch.ErrHangs):
+		err = newHangError(optionDone, dispatch.CallerName)
+	}
+	n.post(CallbackFailed{optionDone, &Error{Op: opReceipt, Field: optionDone, Class: ClassUser, Err: err}})
 }

@@ -9,6 +9,7 @@ import (
 
 	"github.com/limpet-go/limpet/cursor"
 	"github.com/limpet-go/limpet/internal/governor"
+	"github.com/limpet-go/limpet/outbox"
 	"github.com/limpet-go/limpet/wire"
 )
 
@@ -121,6 +122,22 @@ type Options struct {
 	Backoff   Backoff
 	Heartbeat Heartbeat
 	Window    Window
+
+	// Outbox keeps what is published, so that it outlives the process: Publish returns once the
+	// message is durable, and the next client with the same Outbox sends what has no outcome yet, in
+	// order; Client.Receipts has it. Many calls share one commit. It also keeps the session, where
+	// the dialect has sessions. New loads it, and blocks until it has. The messages count for Window,
+	// which they may exceed at first. When the client ends they are Stored.
+	//
+	// A crash of the process or of the machine loses no message whose Publish has returned, and
+	// makes no duplicate that a lost connection would not make. Rejected, Expired and Unknown are durable
+	// before they are reported. PublishOptions.Done is not kept. SendStream is refused.
+	//
+	// An Outbox belongs to one client, one dialect and one service at a time. An error of it that
+	// passes, such as a full disk, fails the calls of Publish and is tried again; meanwhile the client sends
+	// nothing that it could not answer for after a crash. One that does not pass ends the client
+	// (docs/ending.md). It needs the trait Publish. Defaults to none: what has no outcome is lost with the process.
+	Outbox outbox.Store
 
 	// DialTimeout bounds one attempt, from the call of Auth to the end of the
 	// upgrade. It grows by a factor of 1.6, up to a minute, with each attempt
@@ -285,6 +302,22 @@ type Window struct {
 	// window is full.
 	FailFast bool
 }
+
+// Resend says whether a message is sent again.
+type Resend uint8
+
+const (
+	// Exact sends a message again only if that cannot make a duplicate: by the session, where
+	// there is one; in another session by the id, if the server recognises it (the trait Dedup).
+	// Otherwise the outcome is Unknown.
+	Exact Resend = iota
+	// AtLeastOnce prefers a possible duplicate to an unknown outcome: the message is sent again
+	// even if the server may have forgotten it.
+	AtLeastOnce
+	// Never sends no message twice, whatever the server knows. What may have left has the outcome
+	// Unknown after a lost connection, unless the server has it.
+	Never
+)
 
 // From is where a subscription starts.
 type From = wire.From

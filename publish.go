@@ -2,18 +2,15 @@ package limpet
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"iter"
 	"maps"
-	"runtime/debug"
 	"time"
-	"unicode/utf8"
 
 	"github.com/google/uuid"
-	"github.com/limpet-go/limpet/codec"
-	"github.com/limpet-go/limpet/internal/mediatype"
-	"github.com/limpet-go/limpet/internal/text"
+	"github.com/limpet-go/limpet/internal/flush"
+	"github.com/limpet-go/limpet/internal/keeper"
+	"github.com/limpet-go/limpet/outbox"
 	"github.com/limpet-go/limpet/wire"
 )
 
@@ -35,9 +32,9 @@ type PublishOptions struct {
 	// take at most 8 KiB.
 	Header map[string]string
 
-	// AtLeastOnce prefers a possible duplicate to an unknown outcome: the
-	// message is resent even if the server may have forgotten its ID.
-	AtLeastOnce bool
+	// Resend is what happens to a message that may have left when its connection is lost.
+	// Defaults to Exact. docs/guarantees.md has a table.
+	Resend Resend
 
 	// Done is called once with the receipt of the message when it has its outcome,
 	// if Publish returned no error. Calls come one at a time, in the order of the
@@ -70,11 +67,16 @@ type Outgoing struct {
 // After the admission ctx has no effect on the message. Publish may be called
 // inside a loop over Messages.
 //
+// With Options.Outbox, Publish also blocks until the message is durable. Once it is in a commit, ctx
+// has no effect, and Publish returns when the commit does. While the outbox holds a message with
+// the same PublishOptions.ID, Publish returns the receipt of that one, and publishes nothing; if topic
+// or payload differ, the error wraps ErrIDReused.
+//
 // The error is an *Error that names the argument at fault, or that wraps
-// ErrTopic, ErrTooBig, ErrUnsupported, ErrWindowFull, ErrDoneBehind, ErrClosed, the
+// ErrTopic, ErrTooBig, ErrUnsupported, ErrWindowFull, ErrDoneBehind, ErrClosed, ErrOutbox, the
 // *PermanentError that ended the client, or ctx's error, together with
-// ErrWindowFull if it waited for room. In each of these cases the message was not
-// admitted: SafeToRetry is true. Retryable says whether trying again can help.
+// ErrWindowFull if it waited for room. In each of these cases, but for outbox.ErrUncertain, the
+// message was not admitted: SafeToRetry is true. Retryable says whether trying again can help.
 func (c *Client) Publish(ctx context.Context, topic string, payload []byte, o *PublishOptions) (*Receipt, error) {
 	messages := [1]Outgoing{{Topic: topic, Payload: payload}}
 	if o != nil {
@@ -87,6 +89,13 @@ func (c *Client) Publish(ctx context.Context, topic string, payload []byte, o *P
 	if r.id == uuid.Nil {
 		r.id = c.ids.ID(c.ids.Reserve(1))
 	}
+	if c.cfg.Outbox != nil {
+		kept, err := c.keep(ctx, []*Receipt{r})
+		if err != nil {
+			return nil, err
+		}
+		return kept[0], nil
+	}
 	if err := c.postAdmitted(r, messages[:]); err != nil {
 		return nil, err
 	}
@@ -94,7 +103,7 @@ func (c *Client) Publish(ctx context.Context, topic string, payload []byte, o *P
 }
 
 // PublishBatch admits all messages or none and returns one receipt for each, in
-// order. Otherwise it is like Publish, and costs less for each message. A batch
+// order. With Options.Outbox it is one commit. Otherwise it is like Publish, and costs less for each message. A batch
 // that exceeds Window.Messages or Window.Bytes is refused with ErrTooBig. The
 // text of an error about one message has its index. An empty batch is no error.
 func (c *Client) PublishBatch(ctx context.Context, messages []Outgoing) ([]*Receipt, error) {
@@ -123,6 +132,9 @@ func (c *Client) PublishBatch(ctx context.Context, messages []Outgoing) ([]*Rece
 		}
 		receipts[i] = r
 	}
+	if c.cfg.Outbox != nil {
+		return c.keep(ctx, receipts)
+	}
 	if err := c.postAdmitted(blocks, messages); err != nil {
 		return nil, err
 	}
@@ -139,6 +151,136 @@ func (c *Client) postAdmitted(e event, messages []Outgoing) error {
 		c.admission.Release(1, len(messages[i].Payload))
 	}
 	return admissionError(c.admission.ClosedBy())
+}
+
+// keep makes the outbox keep messages that are admitted. It returns their receipts once that is
+// durable.
+func (c *Client) keep(ctx context.Context, receipts []*Receipt) ([]*Receipt, error) {
+	rec := keeper.NewRecord(receipts)
+	if !c.inbox.Post(keepRecord{rec}) {
+		c.releaseRoom(receipts)
+		return nil, admissionError(c.admission.ClosedBy())
+	}
+	withdrawn, err := rec.Wait(ctx)
+	switch {
+	case withdrawn:
+		c.releaseRoom(receipts)
+		return nil, contextError(opPublish, "the outbox had the message", err)
+	case err != nil:
+		return nil, err
+	}
+	return rec.Items, nil
+}
+
+func (c *Client) releaseRoom(receipts []*Receipt) {
+	for _, r := range receipts {
+		c.admission.Release(1, len(r.payload))
+	}
+}
+
+// keepRecord is what one call publishes with an outbox. Their order is the order of the inbox.
+type keepRecord struct{ *keeper.Record[*Receipt] }
+
+func (e keepRecord) apply(l *loop) {
+	if l.journal.Add(e.Record); l.ended {
+		l.refuseUnkept()
+	}
+}
+
+// keep begins the next commit, if one is due and none is in progress.
+func (l *loop) keep() {
+	if l.journal != nil && !l.ended && !l.journal.Busy() {
+		l.journal.Begin(l.keeping(), func() { l.c.inbox.Post(commitEnded{}) }, func() { l.c.inbox.Post(commitDue{}) })
+	}
+}
+
+func (l *loop) keeping() keeper.View[*Receipt] {
+	return keeper.View[*Receipt]{
+		Now: l.now.Round(0), LastSeq: l.window.lastSeq(), Prepare: l.prepare,
+		Kept:    func() []outbox.Message { return l.window.keptMessages(l.now) },
+		Message: func(r *Receipt) outbox.Message { return l.window.keptMessage(r, l.now) },
+	}
+}
+
+// prepare returns the messages of rec that the outbox does not hold yet. The receipts of the
+// others take the place of those that repeat them.
+func (l *loop) prepare(rec *keeper.Record[*Receipt]) (fresh []*Receipt, err error) {
+	for i, r := range rec.Items {
+		first, held, same := l.window.ids.Find(r.id, r.topic, r.payload)
+		switch {
+		case !held:
+			l.window.ids.Add(r.id, r, r.topic, r.payload)
+			fresh = append(fresh, r)
+		case !same:
+			l.window.forgetIDs(fresh)
+			l.c.releaseRoom(rec.Items)
+			return nil, inBatch(&Error{Op: opPublish, Field: "PublishOptions.ID", Class: ClassInput, Err: ErrIDReused}, i, len(rec.Items))
+		default:
+			defer func() { // not before it is clear that nothing is in conflict
+				if err == nil {
+					l.window.admission.Release(1, len(r.payload))
+					rec.Items[i] = l.window.repeat(first, r)
+				}
+			}()
+		}
+	}
+	return fresh, nil
+}
+
+// repeat returns the receipt of a message that was published again as r, so that its Done is called too.
+func (w *window) repeat(first, r *Receipt) *Receipt {
+	if r.details == nil || r.details.done == nil {
+		return first
+	}
+	again := r.details.done
+	if first.Outcome() != Pending { // its own Done may be running
+		r.decided, r.payload = first.decided, nil
+		if first.details != nil {
+			r.details.err, r.details.reply = first.details.err, first.details.reply
+		}
+		w.show(r)
+		return r
+	}
+	if first.details == nil {
+		first.details = new(receiptDetails)
+	}
+	before := first.details.done
+	first.details.done = func(r *Receipt) {
+		if before != nil {
+			before(r)
+		}
+		again(r)
+	}
+	return first
+}
+
+// committed follows when it is known what became of a commit.
+func (l *loop) committed(r keeper.Result[*Receipt]) {
+	var err error
+	if r.Err != nil {
+		l.window.giveBack(r.Items)
+		err = &Error{Op: opPublish, Field: optionOutbox, Class: ClassLocal, Err: joinReason(ErrOutbox, r.Err)}
+	} else {
+		for _, receipt := range r.Items {
+			l.window.add(receipt, l.now)
+		}
+		l.c.counters.published.Add(uint64(len(r.Items)))
+	}
+	for _, rec := range r.Records {
+		rec.Finish(err)
+	}
+	l.window.reveal(r.Held)
+	if r.First {
+		l.c.notify.post(CallbackFailed{optionOutbox, err})
+	}
+	switch {
+	case l.ended:
+		l.window.close()
+	case r.Final:
+		l.end(&PermanentError{ClassLocal, err})
+	case l.waits && l.state.Phase == Waiting:
+		l.attemptAt = later(l.now, l.earliestAttempt())
+	}
 }
 
 // publish admits messages. Their order is the order of the inbox.
@@ -198,92 +340,10 @@ func (c *Client) Send(ctx context.Context, topic string, payload []byte, o *Publ
 	return r.Wait(ctx)
 }
 
-// Encode returns publish for values of type T instead of payloads. publish is
-// Client.Publish, Client.Send, or a function of yours with the same arguments, such as
-// one that collects an Outgoing for PublishBatch:
-//
-//	send := limpet.Encode(client.Send, codec.JSON[Order]())
-//	ack, err := send(ctx, "orders/eu", order, nil)
-//
-// The returned function has the options and the errors of publish. It sets
-// PublishOptions.Type to the first content type of c if it is empty, and does not change
-// *o. It returns an *Error, without a call of publish, if the codec fails or panics
-// (ClassUser; Field is "value"), if PublishOptions.Type names a content type that c does
-// not list (it wraps ErrContentType), or if publish or c is nil; SafeToRetry is then
-// true. It may be used by several goroutines at the same time if publish may.
-func Encode[T, R any](publish func(context.Context, string, []byte, *PublishOptions) (R, error), c codec.Codec[T]) func(ctx context.Context, topic string, value T, o *PublishOptions) (R, error) {
-	return func(ctx context.Context, topic string, value T, o *PublishOptions) (none R, err error) {
-		if publish == nil || c == nil {
-			return none, inputError(opPublish, "Encode", "publish and c must not be nil; pass Client.Publish and a codec such as codec.JSON")
-		}
-		var typed PublishOptions
-		if o != nil {
-			typed = *o
-		}
-		payload, err := encodePayload(c, value, &typed.Type)
-		if err != nil {
-			return none, err
-		}
-		return publish(ctx, topic, payload, &typed)
-	}
-}
-
-// encodePayload encodes value. It checks typ, the content type, or sets it if it is empty.
-func encodePayload[T any](c codec.Codec[T], value T, typ *string) (payload []byte, err error) {
-	defer recoverCodec(opPublish, "value", &err)
-	types := c.ContentTypes()
-	if err := checkContentType(opPublish, "PublishOptions.Type", *typ, types); err != nil {
-		return nil, err
-	}
-	if *typ == "" && len(types) > 0 {
-		*typ = types[0]
-	}
-	payload, err = c.Encode(value)
-	if err != nil {
-		return nil, payloadError(opPublish, "value", err)
-	}
-	return payload, nil
-}
-
-// checkContentType returns an error if field, with the value typ, names another content
-// type than those of a codec, of which there may be none.
-func checkContentType(op, field, typ string, types []string) error {
-	if len(types) == 0 || mediatype.Names(typ, types) {
-		return nil
-	}
-	return inputError(op, field, "%w: it is %s, the codec has %s; use another codec, or one that lists it in ContentTypes",
-		ErrContentType, text.Quote(typ), text.Quote(types[0]))
-}
-
-// payloadError is the error of a call in which a method of a codec returned err.
-func payloadError(op, field string, err error) error {
-	return &Error{Op: op, Field: field, Class: ClassUser, Err: &shortError{text.ForLog(err.Error()), err}}
-}
-
-// shortError is an error whose text may quote a payload: it is short and printable.
-type shortError struct {
-	text string
-	err  error
-}
-
-func (e *shortError) Error() string { return e.text }
-func (e *shortError) Unwrap() error { return e.err }
-
-// recoverCodec is deferred around calls of a codec's methods.
-func recoverCodec(op, field string, err *error) {
-	if p := recover(); p != nil {
-		*err = panickedCodec(op, field, p)
-	}
-}
-
-func panickedCodec(op, field string, p any) error {
-	return &Error{Op: op, Field: field, Class: ClassUser, Err: fmt.Errorf("the codec: %w", &PanicError{Value: p, Stack: debug.Stack()})}
-}
-
 // Receipts iterates over the receipts of messages without an outcome, oldest
 // first. It is a snapshot, taken when the iteration begins: a receipt may have
-// its outcome by the time it is yielded. After the client has ended there are
-// none.
+// its outcome by the time it is yielded. The first call also has those of all messages that
+// Options.Outbox held, with and without outcome. After the client has ended there are none.
 func (c *Client) Receipts() iter.Seq[*Receipt] {
 	return func(yield func(*Receipt) bool) {
 		query := listPending{make(chan []*Receipt, 1)}
@@ -307,12 +367,17 @@ func (c *Client) Receipts() iter.Seq[*Receipt] {
 type listPending struct{ reply chan []*Receipt }
 
 func (e listPending) apply(l *loop) {
-	var rs []*Receipt
+	rs := l.window.restored
+	listed := make(map[*Receipt]bool, len(rs))
+	for _, r := range rs {
+		listed[r] = true
+	}
 	for _, r := range l.window.slots.All() {
-		if r.decided == Pending {
+		if !r.isDecided() && !listed[r] {
 			rs = append(rs, r)
 		}
 	}
+	l.window.restored = nil
 	e.reply <- rs
 }
 
@@ -324,16 +389,16 @@ func (c *Client) Flush(ctx context.Context) error {
 	if err := checkContext("Flush", ctx); err != nil {
 		return err
 	}
-	reply := make(chan *flushPoint, 1)
-	c.inbox.Post(flush{reply}) // if it is refused the client is ending: wait for done
-	var point *flushPoint
+	reply := make(chan *flush.Point, 1)
+	c.inbox.Post(flushAll{reply}) // if it is refused the client is ending: wait for done
+	var point *flush.Point
 	select {
 	case point = <-reply: // at once: the loop never blocks
 	case <-c.done:
 		return nil
 	}
 	select {
-	case <-point.completed:
+	case <-point.Completed():
 		return nil
 	case <-c.done:
 		return nil
@@ -365,16 +430,6 @@ func (c *Client) admit(ctx context.Context, messages []Outgoing) error {
 		return admissionError(err)
 	}
 	return nil
-}
-
-func admissionError(err error) *Error {
-	if permanent := (*PermanentError)(nil); errors.As(err, &permanent) {
-		return &Error{Op: opPublish, Class: ClassOf(err), Err: err}
-	}
-	if errors.Is(err, context.Canceled) || errors.Is(err, context.DeadlineExceeded) {
-		return contextError(opPublish, "the message was admitted", err)
-	}
-	return &Error{Op: opPublish, Class: ClassOf(err), Err: err}
 }
 
 // checkMessages checks what does not depend on the free room of the window. It
@@ -414,46 +469,6 @@ func inBatch(err *Error, i, n int) *Error {
 	return err
 }
 
-const (
-	maxHeaderEntries = 32
-	maxHeaderBytes   = 8 << 10 // keys, values and the content type
-)
-
-// checkMessage checks everything but the topic.
-func (c *config) checkMessage(m *Outgoing) *Error {
-	if m.TTL < 0 {
-		return inputError(opPublish, "PublishOptions.TTL", "must not be negative, is %v; 0 means that it does not expire", m.TTL)
-	}
-	if m.TTL > maxDuration {
-		return inputError(opPublish, "PublishOptions.TTL", "is %v; use %v or less, or 0 if it does not expire", m.TTL, maxDuration)
-	}
-	if m.TTL > 0 && m.TTL < minDuration {
-		return inputError(opPublish, "PublishOptions.TTL", "%s", withoutUnit(m.TTL))
-	}
-	if limit := c.traits.MaxPayload; limit > 0 && len(m.Payload) > limit {
-		return &Error{Op: opPublish, Field: "payload", Class: ClassInput,
-			Err: fmt.Errorf("%w: it has %d bytes, the dialect allows %d", ErrTooBig, len(m.Payload), limit)}
-	}
-	if m.Type == "" && len(m.Header) == 0 {
-		return nil
-	}
-	if !utf8.ValidString(m.Type) {
-		return inputError(opPublish, "PublishOptions.Type", "is not valid UTF-8; use a content type such as application/json")
-	}
-	size := len(m.Type)
-	for k, v := range m.Header {
-		if !utf8.ValidString(k) || !utf8.ValidString(v) {
-			return inputError(opPublish, "PublishOptions.Header", "a key or value must be valid UTF-8; encode it, for example in base64")
-		}
-		size += len(k) + len(v)
-	}
-	if len(m.Header) > maxHeaderEntries || size > maxHeaderBytes {
-		return inputError(opPublish, "PublishOptions.Header",
-			"has %d entries of %d bytes, the content type included; use at most 32 and 8 KiB", len(m.Header), size)
-	}
-	return nil
-}
-
 // newReceipt makes the receipt of m with a copy of the payload. A short payload
 // shares the allocation of the receipt.
 func newReceipt(m *Outgoing) *Receipt {
@@ -469,7 +484,7 @@ func newReceipt(m *Outgoing) *Receipt {
 
 // fill makes r the receipt of m. It keeps payload and copies the header.
 func (r *Receipt) fill(m *Outgoing, payload []byte) {
-	r.id, r.topic, r.payload, r.atLeastOnce = m.ID, m.Topic, payload, m.AtLeastOnce
+	r.id, r.topic, r.payload, r.resend = m.ID, m.Topic, payload, m.Resend
 	if m.Type == "" && len(m.Header) == 0 && m.TTL == 0 && m.Done == nil {
 		return
 	}

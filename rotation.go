@@ -1,17 +1,18 @@
 package limpet
 
 import (
-	"context"
+	"errors"
 	"log/slog"
-	"net/url"
 	"time"
 
+	"github.com/limpet-go/limpet/internal/fault"
+	"github.com/limpet-go/limpet/internal/keeper"
 	"github.com/limpet-go/limpet/internal/verdict"
 	"github.com/limpet-go/limpet/wire"
 )
 
-// rotation is the way from one connection to the next while the first one works: see
-// docs/reconnect.md, section 8.
+// rotation is the way from one connection to the next while the first one works: see docs/reconnect.md, section
+// 8.
 type rotation struct {
 	attempting bool      // the attempt in progress, or the question to Options.Resolver before it, is for this
 	next       *dialed   // upgraded: it waits until the connection in use can be left without doubt
@@ -22,8 +23,7 @@ type rotation struct {
 	askedAt    time.Time // when the server last asked for a new connection
 	planned    bool      // the loss of the connection in use is no failure
 
-	// The connection that was left, if its messages count until the subscriptions are live on
-	// the next one.
+	// The connection that was left, if its messages count until the subscriptions are live on the next one.
 	old        *conn
 	endOverlap time.Time // at the latest
 	lingering  bool      // they are, and what was on its way may still come
@@ -40,8 +40,8 @@ const (
 	plannedTime    = time.Second      // that a planned change may take before it counts as an outage
 )
 
-// planRenewal chooses when to leave a connection that begins now for its age. Clients that
-// began together do not leave together.
+// planRenewal chooses when to leave a connection that begins now for its age. Clients that began together do
+// not leave together.
 func (l *loop) planRenewal(k *link) {
 	l.rotation.patient, l.rotation.settling = false, false
 	age := l.c.cfg.traits.Connection.Age
@@ -53,9 +53,9 @@ func (l *loop) planRenewal(k *link) {
 	k.renewBy = k.conn.upgraded.Add(age - last/4)
 }
 
-// planLeaving follows when the server asks for a new connection: at a random moment of the
-// time that it gives all of its clients (docs/protocol.md, section 8). A server that asks on
-// each connection is a server that ends each connection.
+// planLeaving follows when the server asks for a new connection: at a random moment of the time that it gives
+// all of its clients (docs/protocol.md, section 8). A server that asks on each connection is a server that ends
+// each connection.
 //
 // What is planned stays when it repeats its request, or it would never come to it.
 func (l *loop) planLeaving(k *link, ev *wire.Event) {
@@ -89,8 +89,8 @@ func (l *loop) planLeaving(k *link, ev *wire.Event) {
 	l.endpoints.Moved = l.endpoints.List.At(target)
 }
 
-// renewInTime makes a new connection before the server ends this one for its age, or because
-// it asks for that. This one is used until the next one is there.
+// renewInTime makes a new connection before the server ends this one for its age, or because it asks for that.
+// This one is used until the next one is there.
 func (l *loop) renewInTime(k *link) {
 	r := &l.rotation
 	switch {
@@ -206,8 +206,8 @@ func (l *loop) rotated(k *link, e *dialed) {
 	l.rotation.next, l.rotation.nextBy, l.rotation.settling = e, l.now.Add(movePatience), false
 }
 
-// rotationFailed follows when there is no connection to follow k. The client keeps k for as
-// long as it works, whatever the failure: only a client without a connection ends.
+// rotationFailed follows when there is no connection to follow k. The client keeps k for as long as it works,
+// whatever the failure: only a client without a connection ends.
 func (l *loop) rotationFailed(k *link, f *wire.Failure) {
 	f.Attempt = l.policy.failures + 1
 	d := verdict.Decide(f, l.c.cfg.askDialect)
@@ -242,11 +242,11 @@ func (l *loop) nextRotation(k *link) time.Time {
 // mayRotate reports whether this is a good moment: with sessions any is, otherwise a quiet one.
 func (l *loop) mayRotate(k *link) bool { return l.window.sessions || l.isQuiet(k) }
 
-// canMove reports whether k can be left now: nothing is in progress that would be lost, or
-// whose outcome would be unknown.
+// canMove reports whether k can be left now: nothing is in progress that would be lost, or whose outcome would
+// be unknown.
 func (l *loop) canMove(k *link) bool {
 	switch {
-	case k.writing, k.stream != nil, k.unwritten.frames != nil:
+	case k.writing, k.stream != nil, k.unwritten.frames != nil, l.holdsFrames(k):
 		return false
 	case l.window.inFlight(): // the next connection may lead to a server that does not know the session
 		return false
@@ -261,9 +261,58 @@ func (l *loop) owesOutcomes(k *link) bool {
 	return !l.window.sessions && (l.window.inFlight() || k.stream != nil)
 }
 
-// holdsMessages reports whether messages wait for the next connection, so that those before
-// have their outcome when the client moves.
-func (l *loop) holdsMessages() bool { return l.rotation.next != nil || l.rotation.settling }
+// holdsMessages reports whether messages wait: for the next connection, so that those before have their outcome
+// when the client moves, or for the outbox.
+func (l *loop) holdsMessages() bool {
+	return l.rotation.next != nil || l.rotation.settling || l.journal != nil && !l.journal.MaySend()
+}
+
+// outboxed is what the loop knows of Options.Outbox.
+type outboxed struct {
+	journal *keeper.Keeper[*Receipt] // nil without one
+	waits   bool                     // the next attempt waits for a commit
+}
+
+const outboxPause = time.Second // until an attempt that waits for a commit is made again, at most
+
+// keepSession records the session of the connection that is ready.
+func (l *loop) keepSession() {
+	if l.journal == nil {
+		return
+	}
+	var s wire.Session // with KeepsSubs, the server would go on with streams that the next client does not have
+	if t := &l.c.cfg.traits; t.Sessions && !t.KeepsSubs {
+		s = l.session
+	}
+	l.journal.Welcome(s, l.number)
+}
+
+// holdsFrames reports whether nothing may be written on k yet: the first frame after the welcome makes the
+// server forget the earlier key of the session, so the new one must be durable.
+func (l *loop) holdsFrames(k *link) bool {
+	return l.journal != nil && k.ready && l.window.sessions && !l.journal.Durable()
+}
+
+// mayBegin reports whether another connection may be announced: its number and the key that it shows are
+// durable.
+func (l *loop) mayBegin() bool { return l.journal == nil || l.journal.MayBegin(l.number) }
+
+// mayAttempt is mayBegin for an attempt. If the result is false, the attempt follows later.
+func (l *loop) mayAttempt() bool {
+	l.waits = !l.mayBegin()
+	if l.waits {
+		l.scheduleAttempt(outboxPause)
+	}
+	return !l.waits
+}
+
+// refuseConn closes a connection that may not begin.
+func (l *loop) refuseConn(c *conn) {
+	l.closeConn(c, l.c.cfg.closeCode(), "")
+	l.fail(nil, &wire.Failure{Stage: wire.StageUpgrade, Err: &fault.User{Option: optionOutbox, Err: errNotKept}})
+}
+
+var errNotKept = errors.New("the state of the session is not durable yet")
 
 // isQuiet reports whether nothing is in progress on k.
 func (l *loop) isQuiet(k *link) bool {
@@ -271,9 +320,9 @@ func (l *loop) isQuiet(k *link) bool {
 	return waits == 0 && !k.writing && k.stream == nil && k.unwritten.frames == nil && !k.conn.Receiving() && l.now.Sub(k.conn.LastRead()) >= quietTime
 }
 
-// overlaps reports whether the messages of two connections may count at the same time: what
-// comes on both is dropped by its number or id. A server that resumes delivers what was not
-// received, so it needs no overlap, and acknowledgements belong to one connection.
+// overlaps reports whether the messages of two connections may count at the same time: what comes on both is
+// dropped by its number or id. A server that resumes delivers what was not received, so it needs no overlap,
+// and acknowledgements belong to one connection.
 func (l *loop) overlaps() bool {
 	t := &l.c.cfg.traits
 	return !t.Resume && !t.Sessions && !t.KeepsSubs && !t.Credit && t.Processed == wire.ProcessedNothing && t.Holes != wire.HolesFault
@@ -319,8 +368,8 @@ func (l *loop) hasNext() bool {
 	return l.rotation.next != nil || l.rotation.attempting && l.cancelAttempt != nil
 }
 
-// takeNext continues with the attempt that rotate has started, after the connection in use
-// was lost. It reports false if there is none.
+// takeNext continues with the attempt that rotate has started, after the connection in use was lost. It reports
+// false if there is none.
 func (l *loop) takeNext() bool {
 	if !l.hasNext() {
 		return false
@@ -350,51 +399,11 @@ func (l *loop) abandonNext() {
 	}
 }
 
-// resolve asks Options.Resolver if it is to be asked before the next attempt: resolved follows.
-func (l *loop) resolve() bool {
-	if l.c.cfg.Resolver == nil || l.endpoints.HasTurn || l.endpoints.Moved != nil {
-		return false
-	}
-	ctx, cancel := context.WithTimeout(context.Background(), l.policy.dialTimeout)
-	l.cancelAttempt = cancel
-	l.c.goroutines.Go(func() {
-		defer cancel()
-		l.dialer.resolve(ctx)
-	})
-	return true
-}
-
-// resolved is the answer of Options.Resolver.
-type resolved struct {
-	urls []*url.URL // empty: none is usable
-	err  error      // what is wrong with the answer
-}
-
-func (e resolved) apply(l *loop) {
-	l.cancelAttempt = nil
-	if l.ended {
-		return
-	}
-	if e.err != nil {
-		l.c.notify.post(CallbackFailed{optionResolver, &Error{Op: "dial", Field: optionResolver, Class: ClassUser, Err: l.c.secrets.HideError(e.err)}})
-	}
-	if len(e.urls) > 0 {
-		l.endpoints.List.Replace(e.urls)
-	}
-	if l.link != nil {
-		l.attemptRotation()
-		return
-	}
-	l.rotation.attempting = false
-	l.dial()
-}
-
-// RotationFailed reports that the client has to leave its connection, because the server asks
-// for that or ends it at a certain age, and that an attempt to make the next one has failed.
-// The client goes on with the connection that it has, and tries again.
+// RotationFailed reports that the client has to leave its connection, because the server asks for that or ends
+// it at a certain age, and that an attempt to make the next one has failed. The client goes on with the
+// connection that it has, and tries again.
 type RotationFailed struct {
-	// Cause is the failure, or why the URL that the server names is not followed: then it
-	// wraps ErrRedirect.
+	// Cause is the failure, or why the URL that the server names is not followed: then it wraps ErrRedirect.
 	Cause *Error
 	// Attempt counts such attempts in a row, from 1.
 	Attempt int
@@ -414,8 +423,7 @@ func (e RotationFailed) record() (slog.Level, string, []slog.Attr) {
 	return level, "limpet: no connection to replace the one in use", attrs
 }
 
-// countOutage counts a planned change as an outage once it takes long or, with failed, does
-// not succeed.
+// countOutage counts a planned change as an outage once it takes long or, with failed, does not succeed.
 func (l *loop) countOutage(failed bool) {
 	if o := &l.outage; !o.countAt.IsZero() && (failed && l.rotation.old == nil || due(o.countAt, l.now)) {
 		o.countAt = time.Time{}

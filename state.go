@@ -131,12 +131,12 @@ type Stats struct {
 	SubPhases           SubCounts
 	FailedSubscriptions uint64
 
-	// Published is the number of messages that Publish and PublishBatch admitted, and
-	// of those that SendStream began and ended.
+	// Published is the number of messages that Publish and PublishBatch admitted, of those
+	// that Options.Outbox held, and of those that SendStream began and ended.
 	Published uint64
 	// Resent is the number of times that a message was sent again.
 	Resent uint64
-	// Acked to Unknown are the numbers of messages with each outcome. Their sum is
+	// Acked to Stored are the numbers of messages with each outcome. Their sum is
 	// Published once every message has its outcome.
 	Acked    uint64
 	Written  uint64
@@ -144,6 +144,7 @@ type Stats struct {
 	Expired  uint64
 	Unsent   uint64
 	Unknown  uint64
+	Stored   uint64
 	// Window is the number of messages in the window now, WindowBytes their payloads.
 	// OldestPending is how long the oldest of those without an outcome has waited for it.
 	Window        int
@@ -291,7 +292,7 @@ func (c *counters) stats(now time.Time) Stats {
 		Published: c.published.Load(), Resent: c.resent.Load(),
 		Acked: c.outcomes[Acked].Load(), Written: c.outcomes[Written].Load(),
 		Rejected: c.outcomes[Rejected].Load(), Expired: c.outcomes[Expired].Load(),
-		Unsent: c.outcomes[Unsent].Load(), Unknown: c.outcomes[Unknown].Load(),
+		Unsent: c.outcomes[Unsent].Load(), Unknown: c.outcomes[Unknown].Load(), Stored: c.outcomes[Stored].Load(),
 		OldestPending: c.since(c.oldestAdmitted.Load(), now),
 		BytesWritten:  c.bytesWritten.Load(), BytesRead: c.bytesRead.Load(), Frames: c.frames.Load(),
 		Malformed: c.malformed.Load(), Unrequested: c.unrequested.Load(), FailedSubscriptions: c.failed.Load(),
@@ -468,5 +469,28 @@ func (c *counters) countFailure(lost bool, class ErrorClass) {
 	}
 	if i := slices.Index(errorClasses[:], class); i >= 0 {
 		c.failures.Load().of(lost)[i].Add(1)
+	}
+}
+
+// oldestPending returns the moment of the admission of the oldest message without an
+// outcome, as counters hold it; 0 without one.
+func (w *window) oldestPending() int64 {
+	if w.pending == 0 || w.firstPending >= w.admitted.Len() {
+		return 0
+	}
+	return *w.admitted.At(w.firstPending)
+}
+
+// measure measures how long the messages that were resolved, [from, to), waited for their outcome.
+func (w *window) measure(resolved []*Receipt) {
+	h := w.counters.measured
+	if h == nil {
+		return
+	}
+	now := w.counters.moment(time.Now())
+	for i, r := range resolved {
+		if r.unpublished() {
+			h.outcome.Add(time.Duration(now-*w.admitted.At(w.resolved[0] + i)), 1)
+		}
 	}
 }

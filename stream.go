@@ -11,9 +11,12 @@ import (
 	"time"
 
 	"github.com/google/uuid"
+	"github.com/limpet-go/limpet/codec"
 	"github.com/limpet-go/limpet/internal/fault"
 	"github.com/limpet-go/limpet/internal/inbox"
+	"github.com/limpet-go/limpet/internal/mediatype"
 	"github.com/limpet-go/limpet/internal/socket"
+	"github.com/limpet-go/limpet/internal/text"
 	"github.com/limpet-go/limpet/wire"
 )
 
@@ -56,7 +59,8 @@ var (
 // ErrRejected, ErrClosed, the *PermanentError that ended the client, the error of r, a
 // *PanicError, or ctx's error.
 //
-// Of o, ID, Type and Header have an effect. TTL, AtLeastOnce and Done are refused. If the
+// Of o, ID, Type and Header have an effect. TTL, Done and AtLeastOnce are refused, and so is the
+// call with Options.Outbox. If the
 // message is a text, it must be UTF-8.
 func (c *Client) SendStream(ctx context.Context, topic string, r io.Reader, o *PublishOptions) (Ack, error) {
 	s, err := c.newStream(ctx, topic, r, o)
@@ -89,12 +93,14 @@ func (c *Client) newStream(ctx context.Context, topic string, r io.Reader, o *Pu
 	switch {
 	case !c.cfg.traits.Streams:
 		return nil, unsupported(opSendStream, "", "dialect "+c.cfg.Dialect.Name()+" has no messages of unknown size (trait Streams); use Send with the whole payload")
+	case c.cfg.Outbox != nil:
+		return nil, unsupported(opSendStream, optionOutbox, "what a reader returns cannot be kept in an outbox; use a client without one, or Send with the whole payload")
 	case r == nil:
 		return nil, inputError(opSendStream, "r", "must not be nil; use strings.NewReader(\"\") for an empty message")
 	case m.TTL != 0:
 		return nil, unsupported(opSendStream, "PublishOptions.TTL", "use ctx to limit how long a stream may take")
-	case m.AtLeastOnce:
-		return nil, unsupported(opSendStream, "PublishOptions.AtLeastOnce", "what a reader has returned cannot be sent again")
+	case m.Resend == AtLeastOnce:
+		return nil, unsupported(opSendStream, "PublishOptions.Resend", "what a reader has returned cannot be sent again")
 	case m.Done != nil:
 		return nil, unsupported(opSendStream, optionDone, "SendStream itself returns the outcome")
 	case ctx.Err() != nil:
@@ -423,4 +429,72 @@ func (l *loop) checkStream(k *link) {
 	if due(k.partBy(), l.now) {
 		l.failStream(k.stream, errStreamStalled)
 	}
+}
+
+// Encode returns publish for values of type T instead of payloads. publish is
+// Client.Publish, Client.Send, or a function of yours with the same arguments, such as
+// one that collects an Outgoing for PublishBatch:
+//
+//	send := limpet.Encode(client.Send, codec.JSON[Order]())
+//	ack, err := send(ctx, "orders/eu", order, nil)
+//
+// The returned function has the options and the errors of publish. It sets
+// PublishOptions.Type to the first content type of c if it is empty, and does not change
+// *o. It returns an *Error, without a call of publish, if the codec fails or panics
+// (ClassUser; Field is "value"), if PublishOptions.Type names a content type that c does
+// not list (it wraps ErrContentType), or if publish or c is nil; SafeToRetry is then
+// true. It may be used by several goroutines at the same time if publish may.
+func Encode[T, R any](publish func(context.Context, string, []byte, *PublishOptions) (R, error), c codec.Codec[T]) func(ctx context.Context, topic string, value T, o *PublishOptions) (R, error) {
+	return func(ctx context.Context, topic string, value T, o *PublishOptions) (none R, err error) {
+		if publish == nil || c == nil {
+			return none, inputError(opPublish, "Encode", "publish and c must not be nil; pass Client.Publish and a codec such as codec.JSON")
+		}
+		var typed PublishOptions
+		if o != nil {
+			typed = *o
+		}
+		payload, err := encodePayload(c, value, &typed.Type)
+		if err != nil {
+			return none, err
+		}
+		return publish(ctx, topic, payload, &typed)
+	}
+}
+
+// encodePayload encodes value. It checks typ, the content type, or sets it if it is empty.
+func encodePayload[T any](c codec.Codec[T], value T, typ *string) (payload []byte, err error) {
+	defer recoverCodec(opPublish, "value", &err)
+	types := c.ContentTypes()
+	if err := checkContentType(opPublish, "PublishOptions.Type", *typ, types); err != nil {
+		return nil, err
+	}
+	if *typ == "" && len(types) > 0 {
+		*typ = types[0]
+	}
+	payload, err = c.Encode(value)
+	if err != nil {
+		return nil, payloadError(opPublish, "value", err)
+	}
+	return payload, nil
+}
+
+// checkContentType returns an error if field, with the value typ, names another content
+// type than those of a codec, of which there may be none.
+func checkContentType(op, field, typ string, types []string) error {
+	if len(types) == 0 || mediatype.Names(typ, types) {
+		return nil
+	}
+	return inputError(op, field, "%w: it is %s, the codec has %s; use another codec, or one that lists it in ContentTypes",
+		ErrContentType, text.Quote(typ), text.Quote(types[0]))
+}
+
+// recoverCodec is deferred around calls of a codec's methods.
+func recoverCodec(op, field string, err *error) {
+	if p := recover(); p != nil {
+		*err = panickedCodec(op, field, p)
+	}
+}
+
+func panickedCodec(op, field string, p any) error {
+	return &Error{Op: op, Field: field, Class: ClassUser, Err: fmt.Errorf("the codec: %w", &PanicError{Value: p, Stack: debug.Stack()})}
 }

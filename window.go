@@ -10,15 +10,14 @@ import (
 	"github.com/limpet-go/limpet/internal/admission"
 	"github.com/limpet-go/limpet/internal/dispatch"
 	"github.com/limpet-go/limpet/internal/fifo"
+	"github.com/limpet-go/limpet/internal/flush"
 	"github.com/limpet-go/limpet/internal/text"
 	"github.com/limpet-go/limpet/wire"
 )
 
-// window holds the published messages that are not settled, in order of
-// sequence number. It belongs to the loop. A message gets its number on
-// admission, not when it is sent. Numbers are dense: a message that has its
-// outcome before it was sent leaves a slot, which is sent as a void message
-// (docs/protocol.md, section 0, D2).
+// window holds the published messages that are not settled, in order of sequence number. It belongs to the
+// loop. A message gets its number on admission, not when it is sent. Numbers are dense: a message that has its
+// outcome before it was sent leaves a slot, which is sent as a void message (docs/protocol.md, section 0, D2).
 type window struct {
 	sessions     bool // the dialect has sessions: slots are numbered and resent
 	admission    *admission.Gate
@@ -35,7 +34,7 @@ type window struct {
 	credit       wire.Credit               // the server's, for this connection
 	pending      int                       // receipts without an outcome
 	nextExpiry   time.Time                 // no TTL ends before it; zero: no TTL
-	flushPoints  []*flushPoint             // by ascending seq; each has a caller of Flush that waits
+	flushes      flush.Points              // what calls of Flush wait for
 	firstPending int                       // index before which every slot has its outcome
 	oneByOneUpTo uint64                    // up to this sequence number a frame carries one message: a batch was too big
 	resends      []uint64                  // of the last batch, until countResends
@@ -46,6 +45,7 @@ type window struct {
 	notify       *notifier                 // of messages that failed
 	doneCalls    *dispatch.Calls[*Receipt] // of PublishOptions.Done
 	woken        int                       // outcomes that a caller waited for, since the loop last read it
+	outboxWindow
 }
 
 // slotPool shares the memory of slots among clients: few are busy at a time.
@@ -76,9 +76,8 @@ func (w *window) add(r *Receipt, now time.Time) {
 	}
 }
 
-// resolve decides the outcome of slot i, which stays in the window until the
-// server settles it. The caller calls publishOutcomes when it has resolved all
-// that it can.
+// resolve decides the outcome of slot i, which stays in the window until the server settles it. The caller
+// calls publishOutcomes when it has resolved all that it can.
 func (w *window) resolve(i int, o Outcome, err error) {
 	r := *w.slots.At(i)
 	if r.decided != Pending {
@@ -102,13 +101,14 @@ func (w *window) resolve(i int, o Outcome, err error) {
 
 // settle resolves slot i when the server needs to learn nothing more about it.
 func (w *window) settle(i int, o Outcome, err error) {
+	w.keepOutcome(i, o, false)
 	(*w.slots.At(i)).settled = true
 	w.resolve(i, o, err)
 }
 
-// publishOutcomes counts what was resolved, returns its room, makes the
-// outcomes visible and drops the settled head. The order matters: a caller that
-// learns of the first outcome finds all of them counted and their room free.
+// publishOutcomes counts what was resolved, returns its room, makes the outcomes visible and drops the settled
+// head. The order matters: a caller that learns of the first outcome finds all of them counted and their room
+// free.
 func (w *window) publishOutcomes() {
 	resolved := w.slots.All()[w.resolved[0]:w.resolved[1]]
 	var count [len(outcomeNames)]uint64
@@ -124,7 +124,7 @@ func (w *window) publishOutcomes() {
 		}
 	}
 	head := 0
-	for head < w.slots.Len() && (*w.slots.At(head)).settled {
+	for head < w.slots.Len() && (*w.slots.At(head)).isDone() {
 		head++
 	}
 	w.admission.Release(head, w.freedBytes)
@@ -132,16 +132,11 @@ func (w *window) publishOutcomes() {
 		if !r.unpublished() {
 			continue
 		}
-		if r.publishOutcome() {
-			w.woken++
-		}
-		w.followOutcome(r)
-		if w.notify != nil && (r.decided == Rejected || r.decided == Expired || r.decided == Unknown) {
-			w.notify.post(MessageFailed{r.topic, r.id, r.decided, r.details.err})
-		}
+		w.show(r)
 	}
 	w.resolved, w.freedBytes = [2]int{}, 0
 	if head > 0 {
+		w.forgetIDs(w.slots.All()[:head])
 		w.settledID = wire.ID((*w.slots.At(head - 1)).id)
 		w.slots.Drop(head)
 		w.admitted.Drop(head)
@@ -152,8 +147,7 @@ func (w *window) publishOutcomes() {
 	w.completeFlushes()
 }
 
-// lookup returns the index and the receipt of seq, nil if it is not in the
-// window.
+// lookup returns the index and the receipt of seq, nil if it is not in the window.
 func (w *window) lookup(seq uint64) (int, *Receipt) {
 	if seq < w.firstSeq || seq > w.lastSeq() {
 		return 0, nil
@@ -162,9 +156,8 @@ func (w *window) lookup(seq uint64) (int, *Receipt) {
 	return i, *w.slots.At(i)
 }
 
-// acknowledge settles what the server has accepted or rejected. An
-// acknowledgement of a message that was never sent is a violation, and nothing
-// of it is applied (docs/protocol.md, section 6, I5).
+// acknowledge settles what the server has accepted or rejected. An acknowledgement of a message that was never
+// sent is a violation, and nothing of it is applied (docs/protocol.md, section 6, I5).
 func (w *window) acknowledge(a *wire.Ack) error {
 	top := a.To
 	for _, r := range a.Ranges {
@@ -229,9 +222,8 @@ func (w *window) reject(i int, reject wire.Reject) {
 	w.settle(i, Rejected, &Error{Op: opReceipt, Class: ClassOutcome, Code: shownCode(reject.Code, reject.PeerCode), Detail: text.Quote(reject.Reason), Err: rejectedFor(reject)})
 }
 
-// resume applies what the server knows of the session at the beginning of a
-// connection. Exactly what the server does not have is sent again, in order
-// (docs/protocol.md, section 4; section 6, I10 and I19).
+// resume applies what the server knows of the session at the beginning of a connection. Exactly what the server
+// does not have is sent again, in order (docs/protocol.md, section 4; section 6, I10 and I19).
 func (w *window) resume(ready *wire.Ready, dedup bool) error {
 	w.bytesSent, w.credit = 0, wire.Credit{}
 	if !w.sessions {
@@ -242,9 +234,7 @@ func (w *window) resume(ready *wire.Ready, dedup bool) error {
 	a := ready.Ack
 	w.resumed = ready.Resumed
 	if !ready.Resumed {
-		if !dedup {
-			w.doubtSent()
-		}
+		w.doubtSent(dedup)
 		w.renumber()
 		a = wire.Ack{HasCredit: a.HasCredit, Credit: a.Credit}
 	} else {
@@ -258,6 +248,7 @@ func (w *window) resume(ready *wire.Ready, dedup bool) error {
 	if err := w.acknowledge(&a); err != nil {
 		return err
 	}
+	w.doubtSent(true)
 	w.nextToSend = 0
 	return nil
 }
@@ -273,9 +264,8 @@ func (w *window) idOf(seq uint64) (wire.ID, bool) {
 	return wire.ID{}, false
 }
 
-// renumber starts a session epoch. Messages that have an outcome leave; the
-// others are numbered from 1 and keep their ids, by which the server recognises
-// those that it has accepted before (docs/protocol.md, section 4).
+// renumber starts a session epoch. Messages that have an outcome leave; the others are numbered from 1 and keep
+// their ids, by which the server recognises those that it has accepted before (docs/protocol.md, section 4).
 func (w *window) renumber() {
 	kept := fifo.Queue[*Receipt]{Pool: &slotPool}
 	admitted := fifo.Queue[int64]{Pool: &admittedPool}
@@ -284,11 +274,10 @@ func (w *window) renumber() {
 		if r.decided == Pending {
 			kept.Push(r)
 			admitted.Push(*w.admitted.At(i))
+		} else {
+			w.forgetIDs([]*Receipt{r})
 		}
-		for nextFlush < len(w.flushPoints) && w.flushPoints[nextFlush].seq == w.firstSeq+uint64(i) {
-			w.flushPoints[nextFlush].seq = uint64(kept.Len())
-			nextFlush++
-		}
+		nextFlush = w.flushes.Renumber(nextFlush, w.firstSeq+uint64(i), uint64(kept.Len()))
 	}
 	w.firstPending = 0
 	dropped := w.slots.Len() - kept.Len()
@@ -297,33 +286,34 @@ func (w *window) renumber() {
 	w.slots, w.admitted, w.firstSeq = kept, admitted, 1
 	w.nextToSend, w.highestSent, w.settledID, w.oneByOneUpTo = 0, 0, wire.ID{}, 0
 	w.admission.Release(dropped, 0)
+	w.journal.Renumber()
 }
 
-// doubtSent ends the messages that were sent, for a server that may have accepted them
-// and does not recognise their ids. Those with AtLeastOnce are sent again.
-func (w *window) doubtSent() {
+// doubtSent ends the messages that were sent and must not be sent again: the server may have accepted them.
+// With known it recognises those that it has, so only those with Never end; otherwise only those with
+// AtLeastOnce do not.
+func (w *window) doubtSent(known bool) {
 	for i, r := range w.slots.All() {
-		if r.firstSent != 0 && !r.settled && !r.atLeastOnce {
-			w.settle(i, Unknown, outcomeError(ErrOutcomeUnknown))
+		if r.firstSent != 0 && !r.settled && (r.resend == Never || r.resend == Exact && !known) {
+			w.resolveUnsettled(i, Unknown, outcomeError(ErrOutcomeUnknown))
 		}
 	}
 	w.publishOutcomes()
 }
 
-// connectionLost handles the end of a connection. Without sessions the client
-// cannot learn what became of the messages in flight: they end as Unknown,
-// except that those with AtLeastOnce are sent again.
+// connectionLost handles the end of a connection. Without sessions the client cannot learn what became of the
+// messages in flight: they end as Unknown, except that those with AtLeastOnce are sent again.
 func (w *window) connectionLost() {
+	w.journal.Lost()
 	if w.sessions {
 		return
 	}
-	w.doubtSent()
+	w.doubtSent(false)
 	w.rewind()
 }
 
-// nextBatch appends the messages to send now to messages and the operations
-// that send them to ops: in order, as many as the server's credit, maxBytes and most
-// allow.
+// nextBatch appends the messages to send now to messages and the operations that send them to ops: in order, as
+// many as the server's credit, maxBytes and most allow.
 func (w *window) nextBatch(ops []wire.Op, messages []wire.Message, now time.Time, maxBytes, most int) ([]wire.Op, []wire.Message) {
 	timestamp := w.timestamp(now)
 	w.countBatch()
@@ -358,7 +348,7 @@ func (w *window) nextBatch(ops []wire.Op, messages []wire.Message, now time.Time
 			r.firstSent = timestamp
 		} else {
 			w.resends = append(w.resends, seq)
-			if m.Resent = !r.atLeastOnce; m.Resent {
+			if m.Resent = r.resend != AtLeastOnce; m.Resent {
 				m.Age = time.Duration(timestamp - r.firstSent)
 			}
 		}
@@ -378,8 +368,8 @@ func (w *window) nextBatch(ops []wire.Op, messages []wire.Message, now time.Time
 	return ops, messages
 }
 
-// countResends counts the messages of the last batch that are sent again: those that
-// were encoded, up to through.
+// countResends counts the messages of the last batch that are sent again: those that were encoded, up to
+// through.
 func (w *window) countResends(through uint64) {
 	for _, seq := range w.resends {
 		if seq <= through {
@@ -394,12 +384,10 @@ func (w *window) inFlight() bool {
 	return slices.ContainsFunc(w.sentSlots(), w.isInFlight)
 }
 
-// rejectUnencodable rejects the message seq, which the codec could not encode,
-// and takes back what followed it in the batch made at now, which was not sent.
-// The slot is sent as a void message, so that the numbering stays dense. The
-// result is false if there is no such message, or if even the void message
-// could not be encoded. A message that was sent before, and of which the server has
-// not said whether it holds it, ends as Unknown.
+// rejectUnencodable rejects the message seq, which the codec could not encode, and takes back what followed it
+// in the batch made at now, which was not sent. The slot is sent as a void message, so that the numbering stays
+// dense. The result is false if there is no such message, or if even the void message could not be encoded. A
+// message that was sent before, and of which the server has not said whether it holds it, ends as Unknown.
 func (w *window) rejectUnencodable(seq uint64, cause error, now time.Time) bool {
 	first, r := w.lookup(seq)
 	if r == nil || r.decided != Pending {
@@ -432,19 +420,19 @@ func (w *window) rejectUnencodable(seq uint64, cause error, now time.Time) bool 
 	return true
 }
 
-// resolveUnsettled resolves a slot that the server has not settled. With
-// sessions the server still has to learn about it, since numbers are dense.
+// resolveUnsettled resolves a slot that the server has not settled. With sessions the server still has to learn
+// about it, since numbers are dense.
 func (w *window) resolveUnsettled(i int, o Outcome, err error) {
 	if w.sessions {
+		w.keepOutcome(i, o, true)
 		w.resolve(i, o, err)
 	} else {
 		w.settle(i, o, err)
 	}
 }
 
-// frameTooBig handles a frame that was too big for the peer. The messages in
-// flight are sent again one by one; if there was only one, and nothing else that the
-// frame can have held, it is rejected.
+// frameTooBig handles a frame that was too big for the peer. The messages in flight are sent again one by one;
+// if there was only one, and nothing else that the frame can have held, it is rejected.
 func (w *window) frameTooBig(alone bool) {
 	count, last := 0, 0
 	sent := w.sentSlots()
@@ -460,8 +448,7 @@ func (w *window) frameTooBig(alone bool) {
 	}
 }
 
-// expire ends the messages whose TTL passed before they were sent, and sets
-// nextExpiry.
+// expire ends the messages whose TTL passed before they were sent, and sets nextExpiry.
 func (w *window) expire(now time.Time) {
 	if w.nextExpiry.IsZero() || now.Before(w.nextExpiry) {
 		return
@@ -486,7 +473,9 @@ func (w *window) expire(now time.Time) {
 // close resolves every message that has no outcome: the client has ended.
 func (w *window) close() {
 	for i, r := range w.slots.All() {
-		if r.firstSent == 0 {
+		if w.journal != nil {
+			w.resolve(i, Stored, outcomeError(ErrStored))
+		} else if r.firstSent == 0 {
 			w.resolve(i, Unsent, outcomeError(ErrUnsent))
 		} else {
 			w.resolve(i, Unknown, outcomeError(ErrOutcomeUnknown))

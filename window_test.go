@@ -87,7 +87,7 @@ func TestAbandonedFlushesAreBounded(t *testing.T) {
 				flushes++
 			}
 		}
-		c.inbox.Post(step(func(l *loop) { points = len(l.window.flushPoints) }))
+		c.inbox.Post(step(func(l *loop) { points = l.window.flushes.Len() }))
 		synctest.Wait()
 		if points > 0 {
 			t.Errorf("%d abandoned calls of Flush left %d flush points", flushes, points)
@@ -114,7 +114,7 @@ func TestFlushModel(t *testing.T) {
 				admitted = append(admitted, r)
 				w.add(r, time.Now())
 			case 2:
-				flushes = append(flushes, pending{w.addFlushPoint().completed, len(admitted)})
+				flushes = append(flushes, pending{w.addFlushPoint().Completed(), len(admitted)})
 			case 3:
 				if n := w.slots.Len(); n > 0 {
 					if i := rnd.IntN(n); rnd.IntN(2) == 0 {
@@ -296,7 +296,7 @@ func TestConnectionIsLostBeforeSendingAgain(t *testing.T) {
 	now := time.Now()
 	var receipts [3]Receipt
 	for i := range receipts {
-		receipts[i].atLeastOnce = true
+		receipts[i].resend = AtLeastOnce
 		w.add(&receipts[i], now)
 	}
 	w.nextBatch(nil, nil, now, 1000, 100)

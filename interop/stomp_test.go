@@ -160,7 +160,7 @@ func stompDelivery(t *testing.T, broker *peer) {
 	r.write(t)
 	// A publish that is cut: with AtLeastOnce it arrives, otherwise its outcome is true.
 	link.Cut(true)
-	sure, err := c.Publish(ctx, "/queue/cut", []byte("sure"), &limpet.PublishOptions{AtLeastOnce: true})
+	sure, err := c.Publish(ctx, "/queue/cut", []byte("sure"), &limpet.PublishOptions{Resend: limpet.AtLeastOnce})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -256,7 +256,7 @@ func stompRefusals(t *testing.T, broker *peer) {
 	if err := good.WaitLive(ctx); err != nil {
 		t.Error(err)
 	}
-	ack, err := c.Send(ctx, "/nonsense/px", []byte("x"), &limpet.PublishOptions{AtLeastOnce: true})
+	ack, err := c.Send(ctx, "/nonsense/px", []byte("x"), &limpet.PublishOptions{Resend: limpet.AtLeastOnce})
 	if ack.Outcome != limpet.Rejected {
 		t.Errorf("%v, %v", ack.Outcome, err)
 	}

@@ -232,7 +232,7 @@ func wildTrial(t *testing.T, rng *rand.Rand) {
 	}
 	for n := range 60 {
 		if d.traits.Publish && ctx.Err() == nil {
-			c.Publish(ctx, "a", fmt.Appendf(nil, "m%d", n), &limpet.PublishOptions{AtLeastOnce: n%2 == 0})
+			c.Publish(ctx, "a", fmt.Appendf(nil, "m%d", n), &limpet.PublishOptions{Resend: limpet.Resend(n % 3)})
 		}
 		time.Sleep(time.Second)
 	}

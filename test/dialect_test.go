@@ -259,7 +259,7 @@ func TestAckHasTheNameOfItsConnection(t *testing.T) {
 // A language without sessions cannot say what became of a message that was
 // under way when the connection broke.
 func TestOutcomeWithoutSessions(t *testing.T) {
-	for _, atLeastOnce := range []bool{false, true} {
+	for resend := range limpet.Never + 1 {
 		synctest.Test(t, func(t *testing.T) {
 			srv := newToyServer(t, func(conn int, say func(string), hear func() string) { say("ready") })
 			d := newToyDialect()
@@ -269,7 +269,7 @@ func TestOutcomeWithoutSessions(t *testing.T) {
 				t.Fatal(err)
 			}
 			defer closeAndWait(t, c)
-			r, err := c.Publish(context.Background(), "x", []byte("hello"), &limpet.PublishOptions{AtLeastOnce: atLeastOnce})
+			r, err := c.Publish(context.Background(), "x", []byte("hello"), &limpet.PublishOptions{Resend: resend})
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -280,11 +280,11 @@ func TestOutcomeWithoutSessions(t *testing.T) {
 			}
 			synctest.Wait()
 			want, sent := limpet.Unknown, 1
-			if atLeastOnce {
+			if resend == limpet.AtLeastOnce {
 				want, sent = limpet.Pending, 2
 			}
 			if r.Outcome() != want || strings.Count(srv.all(), "pub hello") != sent {
-				t.Errorf("AtLeastOnce %v: %v, heard\n%s", atLeastOnce, r.Outcome(), srv.all())
+				t.Errorf("Resend %v: %v, heard\n%s", resend, r.Outcome(), srv.all())
 			}
 		})
 	}

@@ -115,7 +115,11 @@ func TestOutcomesByID(t *testing.T) {
 		})
 		receipts := map[string]*limpet.Receipt{}
 		for _, text := range []string{"good", "bad", "lost", "again", "late"} {
-			r, err := c.Publish(context.Background(), "t", []byte(text), &limpet.PublishOptions{AtLeastOnce: text == "again"})
+			o := limpet.PublishOptions{}
+			if text == "again" {
+				o.Resend = limpet.AtLeastOnce
+			}
+			r, err := c.Publish(context.Background(), "t", []byte(text), &o)
 			if err != nil {
 				t.Fatal(err)
 			}

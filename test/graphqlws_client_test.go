@@ -90,19 +90,19 @@ func TestGraphQLPublishCut(t *testing.T) {
 			p.complete(ask.ID)
 		})
 		c := srv.client(t, graphQLStreams, limpet.Options{})
-		publish := func(n int, again bool) *limpet.Receipt {
-			r, err := c.Publish(t.Context(), "buy", fmt.Appendf(nil, `{"n":%d}`, n), &limpet.PublishOptions{AtLeastOnce: again})
+		publish := func(n int, again limpet.Resend) *limpet.Receipt {
+			r, err := c.Publish(t.Context(), "buy", fmt.Appendf(nil, `{"n":%d}`, n), &limpet.PublishOptions{Resend: again})
 			assert.NoError(t, err)
 			return r
 		}
-		receipts := []*limpet.Receipt{publish(1, false), publish(2, false), publish(3, false), publish(4, true)}
+		receipts := []*limpet.Receipt{publish(1, limpet.Exact), publish(2, limpet.Never), publish(3, limpet.Exact), publish(4, limpet.AtLeastOnce)}
 		time.Sleep(time.Second)
 		if n := len(srv.asked(`"subscribe"`)); n != 4 || receipts[1].Outcome() != limpet.Pending || receipts[2].Outcome() != limpet.Pending {
 			t.Fatalf("%d were sent, %v, %v", n, receipts[1].Outcome(), receipts[2].Outcome())
 		}
 		srv.host.Network.CutAll()
 		synctest.Wait()
-		receipts = append(receipts, publish(5, false))
+		receipts = append(receipts, publish(5, limpet.Exact))
 		assert.NoError(t, c.Flush(t.Context()))
 		var got []string
 		for _, r := range receipts {

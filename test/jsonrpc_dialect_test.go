@@ -182,7 +182,7 @@ func TestJSONRPCPublish(t *testing.T) {
 		}
 		unknown, err := c.Publish(t.Context(), "mute", []byte(`[1]`), nil)
 		assert.NoError(t, err)
-		twice, err := c.Publish(t.Context(), "mute", []byte(`[2]`), &limpet.PublishOptions{AtLeastOnce: true})
+		twice, err := c.Publish(t.Context(), "mute", []byte(`[2]`), &limpet.PublishOptions{Resend: limpet.AtLeastOnce})
 		assert.NoError(t, err)
 		synctest.Wait()
 		if unknown.Outcome() != limpet.Pending {

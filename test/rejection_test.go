@@ -171,7 +171,7 @@ func TestTooBigHandshakeBlamesNoMessage(t *testing.T) {
 // A language without sessions gives a message up that is too big, even one
 // that would rather be sent twice.
 func TestTooBigWithoutSessions(t *testing.T) {
-	for _, atLeastOnce := range []bool{false, true} {
+	for resend := range limpet.Never + 1 {
 		synctest.Test(t, func(t *testing.T) {
 			srv := newToyServer(t, func(conn int, say func(string), hear func() string) { say("ready") })
 			srv.host.Network.Each(func(int) limpettest.Fault { return limpettest.CloseWith(1009, "", 1).AfterFrames(limpettest.Up, 1) })
@@ -182,14 +182,14 @@ func TestTooBigWithoutSessions(t *testing.T) {
 				t.Fatal(err)
 			}
 			defer closeAndWait(t, c)
-			r, err := c.Publish(context.Background(), "x", []byte("hello"), &limpet.PublishOptions{AtLeastOnce: atLeastOnce})
+			r, err := c.Publish(context.Background(), "x", []byte("hello"), &limpet.PublishOptions{Resend: resend})
 			if err != nil {
 				t.Fatal(err)
 			}
 			ctx, cancel := context.WithTimeout(context.Background(), 5*time.Minute)
 			defer cancel()
 			if _, err := r.Wait(ctx); r.Outcome() != limpet.Rejected && r.Outcome() != limpet.Unknown {
-				t.Errorf("AtLeastOnce %v: %v after %d connections, %v", atLeastOnce, r.Outcome(), c.State().Generation, err)
+				t.Errorf("Resend %v: %v after %d connections, %v", resend, r.Outcome(), c.State().Generation, err)
 			}
 		})
 	}

@@ -288,7 +288,7 @@ func TestSessionIsLost(t *testing.T) {
 					[]wire.Event{readyEvent(wire.Ready{Session: wire.Session{ID: "s2"}, Ack: credit, Traits: row.lowered})})
 				once, err := c.Publish(t.Context(), "a", []byte("once"), nil)
 				assert.NoError(t, err)
-				twice, err := c.Publish(t.Context(), "a", []byte("twice"), &limpet.PublishOptions{AtLeastOnce: true})
+				twice, err := c.Publish(t.Context(), "a", []byte("twice"), &limpet.PublishOptions{Resend: limpet.AtLeastOnce})
 				assert.NoError(t, err)
 				time.Sleep(time.Second)
 				srv.host.Network.Strike(limpettest.CutAfterBytes(limpettest.Down, 0))

@@ -86,7 +86,7 @@ func TestSocketIOPublishCut(t *testing.T) {
 			assert.NoError(t, err)
 			return r
 		}
-		first, unsure, twice := publish("first", nil), publish("unsure", nil), publish("twice", &limpet.PublishOptions{AtLeastOnce: true})
+		first, unsure, twice := publish("first", nil), publish("unsure", nil), publish("twice", &limpet.PublishOptions{Resend: limpet.AtLeastOnce})
 		synctest.Wait()
 		srv.host.Network.CutAll()
 		synctest.Wait()

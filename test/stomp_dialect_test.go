@@ -77,7 +77,7 @@ func TestStompPublishCut(t *testing.T) {
 		assert.NoError(t, c.WaitReady(t.Context()))
 		once, err := c.Publish(t.Context(), "/queue/a", []byte("once"), nil)
 		assert.NoError(t, err)
-		again, err := c.Publish(t.Context(), "/queue/a", []byte("again"), &limpet.PublishOptions{AtLeastOnce: true})
+		again, err := c.Publish(t.Context(), "/queue/a", []byte("again"), &limpet.PublishOptions{Resend: limpet.AtLeastOnce})
 		assert.NoError(t, err)
 		synctest.Wait()
 		if once.Outcome() != limpet.Pending || b.count("SEND") != 2 {
@@ -155,7 +155,7 @@ func TestStompRefusedPublish(t *testing.T) {
 		c := b.client(t, stomp.Options{}, limpet.Options{})
 		assert.NoError(t, c.WaitReady(t.Context()))
 		var receipts []*limpet.Receipt
-		for _, o := range []*limpet.PublishOptions{{AtLeastOnce: true}, nil, {AtLeastOnce: true}} {
+		for _, o := range []*limpet.PublishOptions{{Resend: limpet.AtLeastOnce}, nil, {Resend: limpet.AtLeastOnce}} {
 			r, err := c.Publish(t.Context(), "/queue/a", []byte("x"), o)
 			assert.NoError(t, err)
 			receipts = append(receipts, r)

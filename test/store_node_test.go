@@ -12,8 +12,8 @@ import (
 	"github.com/limpet-go/limpet/server"
 )
 
-// faultyStore is a store that servers share, over a network that fails.
-type faultyStore struct {
+// sharedStore is a store that servers share, over a network that fails.
+type sharedStore struct {
 	*server.MemoryStore
 	t *testing.T
 
@@ -25,15 +25,15 @@ type faultyStore struct {
 	faults  map[string]int      // that took effect
 }
 
-func newFaultyStore(t *testing.T, seed uint64) *faultyStore {
-	return &faultyStore{
+func newSharedStore(t *testing.T, seed uint64) *sharedStore {
+	return &sharedStore{
 		MemoryStore: server.NewMemoryStore(nil), t: t, rnd: rand.New(rand.NewPCG(seed, 3)),
 		records: map[string][][]byte{}, faults: map[string]int{},
 	}
 }
 
 // draw returns one of n numbers, and when to go on.
-func (c *faultyStore) draw(n int) (int, time.Duration) {
+func (c *sharedStore) draw(n int) (int, time.Duration) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	if c.calm {
@@ -43,14 +43,14 @@ func (c *faultyStore) draw(n int) (int, time.Duration) {
 }
 
 // count counts a fault.
-func (c *faultyStore) count(fault string) {
+func (c *sharedStore) count(fault string) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	c.faults[fault]++
 }
 
 // do commits.
-func (c *faultyStore) do(change *server.Change) (server.Committed, error) {
+func (c *sharedStore) do(change *server.Change) (server.Committed, error) {
 	copied := *change
 	copied.Entries = slices.Clone(change.Entries)
 	done, err := c.MemoryStore.Commit(context.Background(), &copied)
@@ -63,7 +63,7 @@ func (c *faultyStore) do(change *server.Change) (server.Committed, error) {
 }
 
 // settle ends the faults.
-func (c *faultyStore) settle() {
+func (c *sharedStore) settle() {
 	c.mu.Lock()
 	c.calm = true
 	c.mu.Unlock()
@@ -71,7 +71,7 @@ func (c *faultyStore) settle() {
 }
 
 // purge removes the records of all sessions, or makes older ones of them.
-func (c *faultyStore) purge(older bool) {
+func (c *sharedStore) purge(older bool) {
 	c.mu.Lock()
 	all := map[string][]byte{}
 	for sid, records := range c.records {
@@ -93,7 +93,7 @@ var errUnknown = errors.New("no answer from the store")
 
 // storeNode is the store as one server has it. What it reads lags behind.
 type storeNode struct {
-	*faultyStore
+	*sharedStore
 	stop chan struct{}
 
 	mu      sync.Mutex
@@ -102,8 +102,8 @@ type storeNode struct {
 	synced  time.Time
 }
 
-func newStoreNode(c *faultyStore) *storeNode {
-	n := &storeNode{faultyStore: c, changed: make(chan struct{}), stop: make(chan struct{})}
+func newStoreNode(c *sharedStore) *storeNode {
+	n := &storeNode{sharedStore: c, changed: make(chan struct{}), stop: make(chan struct{})}
 	go func() {
 		tick := time.NewTicker(70 * time.Millisecond)
 		defer tick.Stop()
@@ -184,9 +184,9 @@ func (n *storeNode) Load(ctx context.Context, sid string) ([]byte, uint64, error
 	n.mu.Lock()
 	fresh := time.Since(n.synced) < time.Second
 	n.mu.Unlock()
-	n.faultyStore.mu.Lock()
+	n.sharedStore.mu.Lock()
 	all := n.records[sid]
-	n.faultyStore.mu.Unlock()
+	n.sharedStore.mu.Unlock()
 	if kind < 4 && !fresh && len(all) > 1 && version != 0 {
 		n.count("stale")
 		return all[len(all)-2], version - 1, nil

@@ -37,7 +37,7 @@ func TestTwoServersOnAFaultyStore(t *testing.T) {
 // shared are two servers on one store.
 type shared struct {
 	t     *testing.T
-	store *faultyStore
+	store *sharedStore
 	host  *limpettest.Host
 	rec   limpettest.Recorder
 	rnd   *rand.Rand
@@ -49,7 +49,7 @@ type shared struct {
 }
 
 func shareAStore(t *testing.T, seed uint64, faults map[string]int) {
-	s := &shared{t: t, rewinds: seed%4 == 3, store: newFaultyStore(t, seed), rnd: rand.New(rand.NewPCG(seed, 5))}
+	s := &shared{t: t, rewinds: seed%4 == 3, store: newSharedStore(t, seed), rnd: rand.New(rand.NewPCG(seed, 5))}
 	var servers []*server.Server
 	for range 2 {
 		n := newStoreNode(s.store)

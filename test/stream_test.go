@@ -296,7 +296,7 @@ func TestStreamIsRefused(t *testing.T) {
 		}{
 			{nil, nil, limpet.ClassInput, "r"},
 			{unread, &limpet.PublishOptions{TTL: time.Second}, limpet.ClassUnsupported, "PublishOptions.TTL"},
-			{unread, &limpet.PublishOptions{AtLeastOnce: true}, limpet.ClassUnsupported, "PublishOptions.AtLeastOnce"},
+			{unread, &limpet.PublishOptions{Resend: limpet.AtLeastOnce}, limpet.ClassUnsupported, "PublishOptions.Resend"},
 			{unread, &limpet.PublishOptions{Done: func(*limpet.Receipt) {}}, limpet.ClassUnsupported, "PublishOptions.Done"},
 			{unread, &limpet.PublishOptions{Type: "\xff"}, limpet.ClassInput, "PublishOptions.Type"},
 		} {

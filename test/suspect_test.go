@@ -321,7 +321,7 @@ func TestRequestTooBig(t *testing.T) {
 			assert.NoError(t, err)
 			subs = append(subs, s)
 		}
-		r, err := c.Publish(t.Context(), "eth_call", []byte("[]"), &limpet.PublishOptions{AtLeastOnce: true})
+		r, err := c.Publish(t.Context(), "eth_call", []byte("[]"), &limpet.PublishOptions{Resend: limpet.AtLeastOnce})
 		assert.NoError(t, err)
 		time.Sleep(20 * time.Second)
 		synctest.Wait()

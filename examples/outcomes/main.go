@@ -50,7 +50,10 @@ func main() {
 	var receipts []*limpet.Receipt
 	for n := 1; n <= 6; n++ {
 		// An order that may be placed twice is sent again after a loss: the server knows its id.
-		o := &limpet.PublishOptions{AtLeastOnce: n == 4}
+		o := new(limpet.PublishOptions)
+		if n == 4 {
+			o.Resend = limpet.AtLeastOnce
+		}
 		r, err := client.Publish(context.Background(), "orders", fmt.Appendf(nil, `{"pearls":%d}`, n), o)
 		if err != nil {
 			log.Fatal(err)

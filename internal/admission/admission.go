@@ -86,6 +86,15 @@ func (g *Gate) Acquire(ctx context.Context, messages, bytes int, wait bool) (ful
 	return true, ctxErr
 }
 
+// Take takes room for a number of messages and their bytes, whether or not there is enough:
+// nothing is admitted until they have left so much.
+func (g *Gate) Take(messages, bytes int) {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	g.freeMessages -= messages
+	g.freeBytes -= bytes
+}
+
 // Release returns room to the window and admits those who wait for it.
 func (g *Gate) Release(messages, bytes int) {
 	if messages == 0 && bytes == 0 {

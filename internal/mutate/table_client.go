@@ -259,7 +259,7 @@ var ofClient = []mutation{
 	{
 		name:    "window: a retransmission has no age",
 		file:    "window.go",
-		search:  "if m.Resent = !r.atLeastOnce; m.Resent {",
+		search:  "if m.Resent = r.resend != AtLeastOnce; m.Resent {",
 		replace: "if m.Resent = false; m.Resent {",
 		test:    windowTests,
 		says:    "without an age",
@@ -415,9 +415,9 @@ var ofClient = []mutation{
 	},
 	{
 		name:    "flush: a new session loses count",
-		file:    "window.go",
-		search:  "w.flushPoints[nextFlush].seq = uint64(kept.Len())",
-		replace: "w.flushPoints[nextFlush].seq = uint64(kept.Len()) + 1",
+		file:    "internal/flush/flush.go",
+		search:  "p.list[next].seq = to",
+		replace: "p.list[next].seq = to + 1",
 		test:    "-run ^TestFlushModel$ .",
 		says:    "not complete",
 	},

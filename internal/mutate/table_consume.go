@@ -389,7 +389,7 @@ var ofConsume = []mutation{
 	},
 	{
 		name:    "codec: a panic in Encode ends the program",
-		file:    "publish.go",
+		file:    "stream.go",
 		search:  "\tdefer recoverCodec(opPublish, \"value\", &err)\n",
 		replace: "",
 		test:    "-run ^TestEncodeTypes$ ./test",
@@ -417,14 +417,14 @@ var ofConsume = []mutation{
 	},
 	{
 		name:    "codec: a content type is not checked before it is sent",
-		file:    "publish.go",
+		file:    "stream.go",
 		search:  "\tif err := checkContentType(opPublish, \"PublishOptions.Type\", *typ, types); err != nil {\n\t\treturn nil, err\n\t}\n",
 		replace: "",
 		test:    "-run ^TestEncodeTypes$ ./test",
 	},
 	{
 		name:    "codec: the text of an error is as long as the codec likes",
-		file:    "publish.go",
+		file:    "errors.go",
 		search:  "&shortError{text.ForLog(err.Error()), err}",
 		replace: "&shortError{err.Error(), err}",
 		test:    "-run ^TestDecodePayloads$ ./test",

@@ -104,14 +104,14 @@ var ofEndpoints = []mutation{
 	},
 	{
 		name:    "resolver: an answer that cannot be used replaces the list",
-		file:    "rotation.go",
+		file:    "dialer.go",
 		search:  "if len(e.urls) > 0 {\n\t\tl.endpoints",
 		replace: "if true {\n\t\tl.endpoints",
 		test:    "-run ^TestResolver$ ./test",
 	},
 	{
 		name:    "resolver: its failure is not reported",
-		file:    "rotation.go",
+		file:    "dialer.go",
 		search:  "if e.err != nil {\n\t\tl.c.notify.post(CallbackFailed{optionResolver",
 		replace: "if false {\n\t\tl.c.notify.post(CallbackFailed{optionResolver",
 		test:    "-run ^TestResolver$ ./test",

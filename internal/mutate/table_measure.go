@@ -207,7 +207,7 @@ var ofMeasure = []mutation{
 	},
 	{
 		name:    "measure: the oldest message is the newest",
-		file:    "ack.go",
+		file:    "state.go",
 		search:  "w.admitted.At(w.firstPending)",
 		replace: "w.admitted.At(w.admitted.Len() - 1)",
 		test:    "-run ^TestGauges$ ./test",

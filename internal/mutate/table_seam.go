@@ -111,13 +111,13 @@ var ofSeam = []mutation{
 	{
 		name:    "seam: the first message waits for no subscription",
 		file:    "conn.go",
-		search:  "\t\t\tr.first.await()\n",
+		search:  "\t\t\tr.first.Await()\n",
 		replace: "",
 		test:    "-run ^TestFirstMessageWaits$ ./test",
 	},
 	{
 		name:    "seam: the first message waits for ever",
-		file:    "conn.go",
+		file:    "internal/tasks/first.go",
 		search:  "time.NewTimer(time.Until(f.by))",
 		replace: "time.NewTimer(time.Hour)",
 		test:    "-run ^TestFirstMessageWaits$ ./test",
@@ -125,21 +125,21 @@ var ofSeam = []mutation{
 	{
 		name:    "seam: the end waits for a subscription",
 		file:    "loop.go",
-		search:  "\tl.c.first.arrive() // not to keep the reader\n",
+		search:  "\tl.c.first.Arrive() // not to keep the reader\n",
 		replace: "",
 		test:    "-run ^TestEndDoesNotWaitForTheFirstSubscription$ ./test",
 	},
 	{
 		name:    "seam: a subscription of the handshake does not end the wait",
 		file:    "loop_connection.go",
-		search:  "\t\t\tl.c.first.arrive()\n",
+		search:  "\t\t\tl.c.first.Arrive()\n",
 		replace: "",
 		test:    "-run ^TestFirstMessageWaits$ ./test",
 	},
 	{
 		name:    "seam: a subscription does not end the wait",
 		file:    "loop_requests.go",
-		search:  "\tl.c.first.arrive()\n",
+		search:  "\tl.c.first.Arrive()\n",
 		replace: "",
 		test:    "-run ^TestFirstMessageWaits$ ./test",
 	},
@@ -188,8 +188,8 @@ var ofSeam = []mutation{
 	{
 		name:    "seam: a fatal error does not stop the writer",
 		file:    "loop_write.go",
-		search:  "k.writeErr != nil || k.fatalError != nil || l.writeStream(k) {",
-		replace: "k.writeErr != nil || l.writeStream(k) {",
+		search:  "k.writeErr != nil || k.fatalError != nil || l.holdsFrames(k) ||",
+		replace: "k.writeErr != nil || l.holdsFrames(k) ||",
 		test:    "-run ^TestNothingFollowsAFatalError$ ./test",
 	},
 	{
@@ -258,8 +258,8 @@ var ofSeam = []mutation{
 	{
 		name:    "seam: messages of a lost session are sent again",
 		file:    "window.go",
-		search:  "\t\tif !dedup {\n",
-		replace: "\t\tif false {\n",
+		search:  "w.doubtSent(dedup)",
+		replace: "w.doubtSent(true)",
 		test:    "-run ^TestSessionIsLost$ ./test",
 	},
 	{
@@ -377,7 +377,7 @@ var ofSeam = []mutation{
 	{
 		name:    "again: what was not taken has an unknown outcome",
 		file:    "ack.go",
-		search:  "\tif !r.atLeastOnce {\n\t\tr.firstSent = 0\n\t}\n",
+		search:  "\tif r.resend != AtLeastOnce {\n\t\tr.firstSent = 0\n\t}\n",
 		replace: "",
 		test:    "-run ^TestNotTakenOverALostConnection$ ./test",
 	},

@@ -65,7 +65,7 @@ type layer struct {
 // without a layer, such as a program or an example, may import any package of the
 // module.
 var layers = []layer{
-	{".", []string{"wire", "wire/native", "codec", "cursor", "internal/...", backoff, uuid}, nil},
+	{".", []string{"wire", "wire/native", "codec", "cursor", "outbox", "internal/...", backoff, uuid}, nil},
 	{"codec", nil, []string{"."}},
 	{"wire", nil, []string{"."}},
 	{"wire/wiretest", []string{".", "wire", "limpettest", websocket}, nil}, // a client of the dialect, against a model
@@ -82,6 +82,7 @@ var layers = []layer{
 	{"internal/fallback", nil, []string{"."}},
 	{"internal/assert", nil, []string{"."}},
 	{"internal/saver", []string{"wire", "cursor"}, []string{"."}},
+	{"internal/keeper", []string{"wire", "outbox", "internal/socket"}, []string{"."}},
 	{"internal/guard", []string{"wire", "cursor", "internal/fault", "internal/socket"}, []string{"."}},
 	{"internal/sequence", []string{"wire"}, []string{"."}},
 	{"internal/commit", []string{"wire", "internal/fifo"}, []string{"."}},

@@ -40,7 +40,7 @@ func TestBlackHoleValues(t *testing.T) {
 
 		// The server crashes after it has taken a message and before the client knows.
 		srv.Network.Strike(limpettest.BlackHole(limpettest.Down))
-		receipt, err := c.Publish(t.Context(), "orders", nil, &limpet.PublishOptions{AtLeastOnce: true})
+		receipt, err := c.Publish(t.Context(), "orders", nil, &limpet.PublishOptions{Resend: limpet.AtLeastOnce})
 		assert.NoError(t, err)
 		synctest.Wait()
 		srv.Reboot(nil)

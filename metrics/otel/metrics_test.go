@@ -212,7 +212,7 @@ func TestGlobalProvider(t *testing.T) {
 
 // attributes are the keys of attributes besides the name and the number of their values.
 var attributes = map[string]int{
-	"state": 8, "transport": 2, "result": 1 + 4 + 22, "error.type": 22, "verdict": 2, "reason": 12, "kind": 2, "outcome": 6, "network.io.direction": 2,
+	"state": 8, "transport": 2, "result": 1 + 4 + 22, "error.type": 22, "verdict": 2, "reason": 12, "kind": 2, "outcome": 7, "network.io.direction": 2,
 }
 
 var (

@@ -103,7 +103,7 @@ func (o observer) client(c *client) {
 	for _, outcome := range []struct {
 		name  string
 		count uint64
-	}{{"acked", st.Acked}, {"written", st.Written}, {"rejected", st.Rejected}, {"expired", st.Expired}, {"unsent", st.Unsent}, {"unknown", st.Unknown}} {
+	}{{"acked", st.Acked}, {"written", st.Written}, {"rejected", st.Rejected}, {"expired", st.Expired}, {"unsent", st.Unsent}, {"unknown", st.Unknown}, {"stored", st.Stored}} {
 		o.count(o.outcomes, outcome.count, attribute.String("outcome", outcome.name))
 	}
 	o.count(o.window, uint64(st.Window))

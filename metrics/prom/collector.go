@@ -236,7 +236,7 @@ func (c *Collector) collectClient(ch chan<- prometheus.Metric, name string, cl *
 	for _, o := range []struct {
 		name  string
 		count uint64
-	}{{"acked", st.Acked}, {"written", st.Written}, {"rejected", st.Rejected}, {"expired", st.Expired}, {"unsent", st.Unsent}, {"unknown", st.Unknown}} {
+	}{{"acked", st.Acked}, {"written", st.Written}, {"rejected", st.Rejected}, {"expired", st.Expired}, {"unsent", st.Unsent}, {"unknown", st.Unknown}, {"stored", st.Stored}} {
 		w.counter(n.outcomes, float64(o.count), o.name)
 	}
 	w.gauge(n.window, float64(st.Window))

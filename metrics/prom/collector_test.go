@@ -218,6 +218,7 @@ func TestValues(t *testing.T) {
 			`limpet_publish_outcomes_total client="orders" outcome="expired"`:   1,
 			`limpet_publish_outcomes_total client="orders" outcome="unsent"`:    0,
 			`limpet_publish_outcomes_total client="orders" outcome="unknown"`:   0,
+			`limpet_publish_outcomes_total client="orders" outcome="stored"`:    0,
 			`limpet_window_messages client="orders"`:                            0,
 			`limpet_oldest_pending_seconds client="orders"`:                     0,
 			`limpet_publish_duration_seconds_count client="orders"`:             7,
@@ -316,7 +317,7 @@ func TestBlackHole(t *testing.T) {
 			`limpet_server_closed_connections_total reason="superseded" server="a"`: 1,
 		})
 		srv.Network.Strike(limpettest.BlackHole(limpettest.Down))
-		receipt, err := client.Publish(t.Context(), "orders", nil, &limpet.PublishOptions{AtLeastOnce: true})
+		receipt, err := client.Publish(t.Context(), "orders", nil, &limpet.PublishOptions{Resend: limpet.AtLeastOnce})
 		assert.NoError(t, err)
 		synctest.Wait()
 		srv.Reboot(nil)

@@ -68,7 +68,7 @@ type Funcs struct {
 	// has taken the message, or with Refused. Without it a receipt ends as Written.
 	//
 	// When a connection is lost, every message without an answer ends as Unknown;
-	// limpet.Options.Window bounds how many. With PublishOptions.AtLeastOnce it is sent
+	// limpet.Options.Window bounds how many. With PublishOptions.Resend AtLeastOnce it is sent
 	// again with the same cmd instead. cmd begins again in each client: m.ID is the key
 	// for a server that recognises duplicates; uuid.UUID(m.ID).String() is that of
 	// Receipt.ID as a text. A message that the server never answers

@@ -83,7 +83,7 @@
 // then the end of the operation have come. An error message, or a result with errors
 // and no data, is Rejected. A result that has both is Unknown: a part was executed. A
 // mutation that was on its way when the connection was lost is Unknown; with
-// PublishOptions.AtLeastOnce it is sent again, and may be executed twice. The result of
+// PublishOptions.Resend AtLeastOnce it is sent again, and may be executed twice. The result of
 // one that is Acked is limpet.Ack.Reply; Unmarshal decodes it.
 //
 // # Protocol

@@ -62,7 +62,7 @@
 // has it. PublishOptions.Header become headers of the frame, such as "persistent":"true",
 // and PublishOptions.Type its content-type. The id goes as the header amqp-message-id.
 // STOMP has no sessions: a message without an answer when the connection ends is Unknown,
-// or with PublishOptions.AtLeastOnce sent again.
+// or with PublishOptions.Resend AtLeastOnce sent again.
 //
 // # Errors
 //
