@@ -57,9 +57,6 @@ func (r *record) has(seq uint64) bool {
 	return r.bitmap[i/64]&(1<<(i%64)) != 0
 }
 
-// next returns the lowest seq without an outcome.
-func (r *record) next() uint64 { return r.after(r.ack) }
-
 // after returns the lowest seq above the given one without an outcome.
 func (r *record) after(seq uint64) uint64 {
 	seq++

@@ -57,11 +57,11 @@ func (c *caller) load(store outbox.Store) (*outbox.Content, error) {
 	}
 	result := make(chan answer, 1)
 	go func() {
-		a := answer{err: fmt.Errorf("Load %w", errGoexit)}
+		a := answer{err: fmt.Errorf("method Load %w", errGoexit)}
 		defer func() { result <- a }()
 		defer func() {
 			if p := recover(); p != nil {
-				a.err = fmt.Errorf("Load: %w", c.report(p, debug.Stack()))
+				a.err = fmt.Errorf("method Load: %w", c.report(p, debug.Stack()))
 			}
 		}()
 		a.content, a.err = store.Load(c.ctx)

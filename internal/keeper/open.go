@@ -49,7 +49,7 @@ type Opened[R any] struct {
 // check returns why c is not what a Store may return.
 func check(c *outbox.Content) error {
 	if c == nil {
-		return errors.New("Load returned neither a Content nor an error; correct the store")
+		return errors.New("method Load returned neither a Content nor an error; correct the store")
 	}
 	for i := range c.Messages {
 		if want := c.Through + 1 + uint64(i); c.Messages[i].Seq != want {
