@@ -123,7 +123,7 @@ type Options struct {
 	Heartbeat Heartbeat
 	Window    Window
 
-	// Outbox keeps what is published, so that it outlives the process: Publish returns once the
+	// Outbox keeps what is published, so that it outlives the process (outbox/file.Open): Publish returns once the
 	// message is durable, and the next client with the same Outbox sends what has no outcome yet, in
 	// order; Client.Receipts has it. Many calls share one commit. It also keeps the session, where
 	// the dialect has sessions. New loads it, and blocks until it has. The messages count for Window,
