@@ -72,7 +72,7 @@ func publish(ctx context.Context, url, dir string, last int, pause time.Duration
 			return err
 		}
 		// The order is on disk now, whatever happens. After a crash before the next line it is
-		// published once more under the same id, which is no second order.
+		// published again under the same id, and the server takes it once.
 		if err := writeNext(dir, next+1); err != nil {
 			return err
 		}
