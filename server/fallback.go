@@ -38,9 +38,10 @@ type carried struct {
 
 	mu      sync.Mutex // leaf, but for deadlines of the answer, which must not be set after its end
 	ended   bool
-	writing bool   // Write is in progress
-	waiting []byte // taken and not read: the body of at most one POST
-	number  uint64 // of the POST that was taken last
+	writing bool      // Write is in progress
+	writeBy time.Time // of Write; zero: no limit
+	waiting []byte    // taken and not read: the body of at most one POST
+	number  uint64    // of the POST that was taken last
 }
 
 // wantsFallback reports whether r asks for a connection over plain requests.
@@ -198,6 +199,12 @@ func (c *carried) Write(p []byte) (int, error) {
 	}
 	c.mu.Lock()
 	c.writing = false
+	if err != nil && !c.writeBy.IsZero() && !time.Now().Before(c.writeBy) {
+		err = os.ErrDeadlineExceeded // HTTP/2 may say only that the stream is closed
+	}
+	if c.writeBy = (time.Time{}); !c.ended {
+		c.control.SetWriteDeadline(c.writeBy) // HTTP/2 would end the stream even if nothing is being written
+	}
 	c.mu.Unlock()
 	return n, err
 }
@@ -226,6 +233,7 @@ func (c *carried) SetWriteDeadline(t time.Time) error {
 	if c.ended {
 		return net.ErrClosed
 	}
+	c.writeBy = t
 	return c.control.SetWriteDeadline(t)
 }
 

@@ -1,6 +1,7 @@
 package server_test
 
 import (
+	"bufio"
 	"bytes"
 	"context"
 	"errors"
@@ -182,35 +183,7 @@ func TestFallbackSlowReader(t *testing.T) {
 
 // The same over HTTP/2, where a stalled write does not show as a timeout of the socket.
 func TestFallbackSlowReaderOverHTTP2(t *testing.T) {
-	srv, err := server.New(&server.Options{WriteTimeout: 100 * time.Millisecond})
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer srv.Close()
-	gone := make(chan struct{})
-	web := httptest.NewUnstartedServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		srv.ServeHTTP(w, r)
-		if r.Method == http.MethodGet {
-			close(gone)
-		}
-	}))
-	web.EnableHTTP2 = true
-	web.StartTLS()
-	defer web.Close()
-	s := &stream{r: &rig{t: t}, http: web.Client()}
-	target, _ := url.Parse(web.URL)
-	get := getRequest(nil)
-	get.URL, get.Host = target, ""
-	if s.resp, err = s.http.Do(get); err != nil {
-		t.Fatal(err)
-	}
-	defer s.resp.Body.Close()
-	s.id = s.resp.Header.Get(fallback.HeaderConnection)
-	post := s.postRequest(1, bytes.NewReader(masked(helloFrame(), sub(1, "a", native.FromNew, 1<<20))))
-	post.URL, post.Host = target, ""
-	if status, code := s.do(post); status != 204 || s.resp.ProtoMajor != 2 {
-		t.Fatalf("%s: %d %s", s.resp.Proto, status, code)
-	}
+	srv, s, gone := overHTTP2(t, time.Second)
 	for range 400 { // more than the window of HTTP/2
 		if _, err := srv.Publish(t.Context(), "a", make([]byte, 32<<10), nil); err != nil {
 			t.Fatal(err)
@@ -220,6 +193,61 @@ func TestFallbackSlowReaderOverHTTP2(t *testing.T) {
 	if st := srv.Stats(); st.Slow != 1 || st.Conns != 0 {
 		t.Errorf("%+v", st)
 	}
+	s.resp.Body.Close()
+}
+
+// Options.WriteTimeout is for writes: a connection may be idle for longer.
+func TestFallbackIsIdleOverHTTP2(t *testing.T) {
+	srv, s, gone := overHTTP2(t, 500*time.Millisecond)
+	select {
+	case <-gone:
+		t.Fatal("the answer has ended")
+	case <-time.After(1500 * time.Millisecond):
+	}
+	if _, err := srv.Publish(t.Context(), "a", []byte(`"later"`), nil); err != nil {
+		t.Fatal(err)
+	}
+	if first, _, err := s.next(); err != nil || first == 0x88 {
+		t.Errorf("%x, %v", first, err)
+	}
+	if st := srv.Stats(); st.Slow != 0 || st.Conns != 1 {
+		t.Errorf("%+v", st)
+	}
+	s.resp.Body.Close()
+}
+
+// overHTTP2 begins a connection over HTTP/2, with a subscription to a. gone is closed when its
+// GET has ended.
+func overHTTP2(t *testing.T, writeTimeout time.Duration) (srv *server.Server, s *stream, gone chan struct{}) {
+	srv, err := server.New(&server.Options{WriteTimeout: writeTimeout})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { srv.Close() })
+	gone = make(chan struct{})
+	web := httptest.NewUnstartedServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		srv.ServeHTTP(w, r)
+		if r.Method == http.MethodGet {
+			close(gone)
+		}
+	}))
+	web.EnableHTTP2 = true
+	web.StartTLS()
+	t.Cleanup(web.Close)
+	s = &stream{r: &rig{t: t}, http: web.Client()}
+	target, _ := url.Parse(web.URL)
+	get := getRequest(nil)
+	get.URL, get.Host = target, ""
+	if s.resp, err = s.http.Do(get); err != nil {
+		t.Fatal(err)
+	}
+	s.id, s.br = s.resp.Header.Get(fallback.HeaderConnection), bufio.NewReader(s.resp.Body)
+	post := s.postRequest(1, bytes.NewReader(masked(helloFrame(), sub(1, "a", native.FromNew, 1<<20))))
+	post.URL, post.Host = target, ""
+	if status, code := s.do(post); status != 204 || s.resp.ProtoMajor != 2 {
+		t.Fatalf("%s: %d %s", s.resp.Proto, status, code)
+	}
+	return srv, s, gone
 }
 
 // Middlewares see the requests. One that hides what a stream needs makes an answer of its own,
