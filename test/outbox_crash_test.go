@@ -40,6 +40,7 @@ func crashInCommit(t *testing.T, n int, lost bool) (crashed bool) {
 	store := newFaultyStore()
 	c := start(t, srv, store, limpet.Options{})
 	assert.NoError(t, c.WaitReady(context.Background()))
+	synctest.Wait() // the session is durable
 	commits := 0
 	store.fault(func(*outbox.Change) error {
 		if commits++; commits < n {
@@ -100,15 +101,15 @@ func TestOutboxConnectionNumbers(t *testing.T) {
 		store := newFaultyStore()
 		o := limpet.Options{HTTPClient: srv.host.HTTPClient(), Dialect: d, Outbox: store, Backoff: limpet.Backoff{Max: 500 * time.Millisecond}}
 		for range reduced(2, 1) { // the second one starts on what the first one has left
+			before := len(seen) // no client runs
 			c, err := limpet.New(srv.host.URL(), options(&o))
 			assert.NoError(t, err)
-			before := len(seen)
 			time.Sleep(30 * time.Minute)
+			next := store.crash(true)
+			closeAndWait(t, c)
 			if n := len(seen) - before; n < 1050 {
 				t.Errorf("%d connections: this proves nothing", n)
 			}
-			next := store.crash(true)
-			closeAndWait(t, c)
 			store, o.Outbox = next, next
 		}
 		for i := range seen[1:] {
