@@ -3,6 +3,13 @@ package main
 // ofFallback: when plain HTTP requests take the place of a WebSocket, and what both ends owe there.
 var ofFallback = []mutation{
 	{
+		name:    "fallback: the deadline of a write stays set",
+		file:    "server/fallback.go",
+		search:  "if c.writeBy = (time.Time{}); !c.ended {",
+		replace: "if false {",
+		test:    "-run ^TestFallbackIsIdleOverHTTP2$ ./server",
+	},
+	{
 		name:    "fallback: cookies of a refused GET are lost",
 		file:    "internal/socket/fallback.go",
 		search:  "\tkeepCookies(c.client.Jar, httpURL(c.attempt.URL), resp)\n",
