@@ -50,6 +50,7 @@ const (
 	skipsPlain    = "package m\n\nimport \"testing\"\n\nfunc TestM(t *testing.T) {\n\tt.Run(\"\", func(t *testing.T) {\n\t\tif *plain {\n\t\t\tt.Skip()\n\t\t}\n\t})\n}\n"
 	failingMemory = "package test\n\nimport (\n\t\"flag\"\n\t\"testing\"\n)\n\nvar memory = flag.Int(\"memory\", 0, \"\")\n\nfunc TestManyGigabytes(t *testing.T) { t.Fatal(*memory) }\n"
 	greenTest     = "package m\n\nimport \"testing\"\n\nfunc TestM(t *testing.T) {}\n"
+	noEnd         = "package test\n\nimport (\n\t\"os\"\n\t\"testing\"\n)\n\nfunc TestM(t *testing.T) { os.Stdout.WriteString(\"no end of line \") }\n"
 	windowsBug    = "package m\n\nvar x int = \"\"\n"
 )
 
@@ -73,6 +74,7 @@ func TestStagesFail(t *testing.T) {
 		{"a test fails on the library's frames", "race", map[string]string{"plain_test.go": strings.Replace(plainFlag, "t.Log(", "t.Fatal(", 1)}, false, "FAIL: TestPlain"},
 		{"fewer tests on the library's frames", "race", map[string]string{"m_test.go": skipsPlain}, false, "3 tests and subtests passed on the library's frames, fewer than 4"},
 		{"a package ignores -plain", "race", map[string]string{"test/plain_test.go": strings.Replace(ofTest(plainFlag), "if *plain", "if !*plain", 1)}, false, "-plain is ignored"},
+		{"a test that does not show", "race", map[string]string{"test/m_test.go": noEnd}, false, "not all of the 2 tests of ./test ran"},
 		{"data exists and is not found", "race", map[string]string{"m_test.go": noData}, true, "did not find its data"},
 		{"no fuzz target", "fuzz", map[string]string{"m_test.go": redTest}, false, "no fuzz target"},
 		{"a fuzz target fails", "fuzz", map[string]string{"m_test.go": crashFuzz}, false, "FAIL"},
