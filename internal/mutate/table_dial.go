@@ -248,6 +248,13 @@ var ofDial = []mutation{
 		test:    "-run ^TestPanicOfAConnection$ ./test",
 	},
 	{
+		name:    "panic: the read beside it hides the reason",
+		file:    "internal/socket/guard.go",
+		search:  "g.panicked.CompareAndSwap(nil, first)",
+		replace: "_ = first",
+		test:    "-run ^TestPanicOfAConnectionIsItsReason$ ./internal/socket",
+	},
+	{
 		name:    "panic: a private key of the caller is not guarded",
 		file:    "internal/socket/guard.go",
 		search:  "c.PrivateKey = guardedSigner{s}",

@@ -61,7 +61,21 @@ const maxDepth = 16 // of errors in an error
 // whatever that type is.
 type guardedConn struct {
 	net.Conn
-	where string // the function that made it
+	where    string // the function that made it
+	panicked atomic.Pointer[Panic]
+}
+
+// recovered must be deferred. After a panic every error is that panic: net/http closes
+// the connection, and the read in progress would say only that it is closed.
+func (g *guardedConn) recovered(err *error) {
+	if p := recover(); p != nil {
+		first := &Panic{g.where, p, debug.Stack()}
+		g.panicked.CompareAndSwap(nil, first)
+		*err = first
+	}
+	if first := g.panicked.Load(); first != nil && *err != nil {
+		*err = first
+	}
 }
 
 // guardConn guards nc, unless its type is one of the standard library. net/http must
@@ -71,11 +85,11 @@ func guardConn(where string, nc net.Conn) net.Conn {
 	case *net.TCPConn, *net.UnixConn, *tls.Conn, *guardedConn:
 		return nc
 	}
-	return &guardedConn{nc, "the connection of " + where}
+	return &guardedConn{Conn: nc, where: "the connection of " + where}
 }
 
 func (g *guardedConn) Read(p []byte) (n int, err error) {
-	defer recoverPanic(g.where, &err)
+	defer g.recovered(&err)
 	if n, err = g.Conn.Read(p); err != nil {
 		CallMethods(err)
 	}
@@ -83,7 +97,7 @@ func (g *guardedConn) Read(p []byte) (n int, err error) {
 }
 
 func (g *guardedConn) Write(p []byte) (n int, err error) {
-	defer recoverPanic(g.where, &err)
+	defer g.recovered(&err)
 	if n, err = g.Conn.Write(p); err != nil {
 		CallMethods(err)
 	}
@@ -91,22 +105,22 @@ func (g *guardedConn) Write(p []byte) (n int, err error) {
 }
 
 func (g *guardedConn) Close() (err error) {
-	defer recoverPanic(g.where, &err)
+	defer g.recovered(&err)
 	return g.Conn.Close()
 }
 
 func (g *guardedConn) SetDeadline(t time.Time) (err error) {
-	defer recoverPanic(g.where, &err)
+	defer g.recovered(&err)
 	return g.Conn.SetDeadline(t)
 }
 
 func (g *guardedConn) SetReadDeadline(t time.Time) (err error) {
-	defer recoverPanic(g.where, &err)
+	defer g.recovered(&err)
 	return g.Conn.SetReadDeadline(t)
 }
 
 func (g *guardedConn) SetWriteDeadline(t time.Time) (err error) {
-	defer recoverPanic(g.where, &err)
+	defer g.recovered(&err)
 	return g.Conn.SetWriteDeadline(t)
 }
 
@@ -115,7 +129,7 @@ func (g *guardedConn) NetConn() net.Conn {
 	var err error
 	defer recoverPanic(g.where, &err)
 	if nc := below(g.Conn); nc != nil {
-		return &guardedConn{nc, g.where}
+		return &guardedConn{Conn: nc, where: g.where}
 	}
 	return nil
 }
