@@ -255,6 +255,13 @@ var ofDial = []mutation{
 		test:    "-run ^TestPanicOfAConnectionIsItsReason$ ./internal/socket",
 	},
 	{
+		name:    "secrets: a short beginning at the end is not looked for",
+		file:    "internal/secrets/secrets.go",
+		search:  "strings.Contains(text, form[:minSecret])",
+		replace: "strings.Contains(text, form)",
+		test:    "-run ^TestHideLooksForAllThatMayBeThere$ ./internal/secrets",
+	},
+	{
 		name:    "panic: a private key of the caller is not guarded",
 		file:    "internal/socket/guard.go",
 		search:  "c.PrivateKey = guardedSigner{s}",
@@ -327,7 +334,7 @@ var ofDial = []mutation{
 	{
 		name:    "secrets: an escaped token is repeated",
 		file:    "internal/secrets/secrets.go",
-		search:  "\tmarkEscaped(text, all, secret)\n",
+		search:  "\t\tmarkEscaped(text, all, secret)\n",
 		replace: "\t_ = markEscaped\n",
 		test:    "-run ^TestEscapedSecretIsNotRepeated$ ./test",
 	},

@@ -55,6 +55,24 @@ func (s secret) appendForms(forms []string) []string {
 	return forms
 }
 
+// mayBeIn reports whether text may hold the secret, or the beginning of one of its forms at
+// its end. It is far cheaper than the forms, and false for nearly every text: each of them
+// begins with the same bytes as the form of the beginning of the secret.
+func (s secret) mayBeIn(text string) bool {
+	start := secret{s.value[:min(len(s.value), maxStart)], s.key}
+	var buf [16]string
+	for _, form := range start.appendForms(buf[:0]) {
+		if strings.Contains(text, form[:minSecret]) {
+			return true
+		}
+	}
+	return false
+}
+
+// maxStart is a length of which base64 has no padding, and a form at least minSecret bytes
+// even if it ends within a character.
+const maxStart = 9
+
 const (
 	minSecret  = 4   // bytes: to hide less would make texts unreadable
 	minHead    = 16  // bytes at the beginning of a secret of twice the length that are not shown alone
@@ -208,12 +226,20 @@ func (s *Set) Hide(text string) string {
 	s.mu.Lock()
 	known := slices.Concat(s.fixed, s.keys, s.earlier, s.current, s.recently, s.renewed, s.open)
 	s.mu.Unlock()
+	escaped := strings.ContainsAny(text, `\&%`)
 	var all []string
 	for _, secret := range known {
-		all = secret.appendForms(all)
+		if escaped || secret.mayBeIn(text) {
+			all = secret.appendForms(all)
+		}
+	}
+	if len(all) == 0 {
+		return text
 	}
 	secret := make([]bool, len(text))
-	markEscaped(text, all, secret)
+	if escaped {
+		markEscaped(text, all, secret)
+	}
 	for _, s := range all {
 		mark(text, s, secret)
 	}

@@ -1,6 +1,7 @@
 package secrets
 
 import (
+	"math/rand/v2"
 	"strings"
 	"testing"
 )
@@ -75,5 +76,63 @@ func TestQueryThatCannotBeRead(t *testing.T) {
 		if got := s.Hide("no node for " + value + " here"); strings.Contains(got, "canary") {
 			t.Errorf("%s: %q", query, got)
 		}
+	}
+}
+
+// What cannot be in a text is left out before its forms are made: the result is the same.
+func TestHideLooksForAllThatMayBeThere(t *testing.T) {
+	const seed = 20261130
+	t.Log("seed", seed)
+	r := rand.New(rand.NewPCG(seed, 0))
+	const letters = "aab\"/+ é\xff\x00"
+	word := func(n int) string {
+		var b strings.Builder
+		for range n {
+			b.WriteByte(letters[r.IntN(len(letters))])
+		}
+		return b.String()
+	}
+	hidden := 0
+	for range 20000 {
+		var s Set
+		value := word(4 + r.IntN(40))
+		key := r.IntN(2) == 0
+		if key {
+			s.AddKey([]byte(value))
+		} else {
+			s.Add(value)
+		}
+		forms := secret{value, key}.appendForms(nil)
+		form := forms[r.IntN(len(forms))]
+		text := word(r.IntN(10)) + form[:r.IntN(len(form)+1)] + word(r.IntN(3))
+		if strings.ContainsAny(text, `\&%`) { // nothing is left out
+			continue
+		}
+		marked := make([]bool, len(text))
+		for _, form := range forms {
+			mark(text, form, marked)
+		}
+		want := replaceMarked(text, marked)
+		if want != text {
+			hidden++
+		}
+		if got := s.Hide(text); got != want {
+			t.Fatalf("secret %q in %q: %q, want %q", value, text, got, want)
+		}
+	}
+	if hidden < 1000 {
+		t.Errorf("only %d texts held a secret", hidden)
+	}
+}
+
+func BenchmarkHide(b *testing.B) {
+	var s Set
+	for i := range byte(maxKeys) {
+		s.AddKey([]byte{i, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15, 16, 17, 18, 19, 20, 21, 22, 23, 24, 25, 26, 27, 28, 29, 30, 31})
+	}
+	s.Add("the token of the connection", "another one")
+	b.ReportAllocs()
+	for b.Loop() {
+		s.Hide("read tcp 127.0.0.1:40002->127.0.0.1:40001: use of closed network connection")
 	}
 }
