@@ -185,30 +185,41 @@ func (r *run) commitAll(all []decision) error {
 	for len(all) > 0 {
 		r.part = all
 		err := r.p.session.update(r.p.server.ctx, r)
-		var known *KnownError
-		switch {
-		case err == nil:
+		if err == nil {
 			r.p.countOutcomes(all)
 			return nil
-		case errors.As(err, &known):
-			if !repeatKnown(all, known.IDs) {
-				return r.p.storeFailed(err)
-			}
-		case errors.Is(err, ErrForgotten) && len(all) > 1:
-			for i := range all { // which of them is it
-				if err := r.commitAll(all[i : i+1]); err != nil {
-					return err
-				}
-			}
-			return nil
-		case errors.Is(err, ErrForgotten) && all[0].doubt:
-			d := &all[0]
-			d.code, d.told, d.remember, d.doubt = native.CodeUnknownOutcome, true, false, false
-		default:
-			return r.p.storeFailed(err)
+		}
+		again, err := r.decideAgain(all, err)
+		if !again || err != nil {
+			return err
 		}
 	}
 	return nil
+}
+
+// decideAgain follows a Commit of all that has done nothing because of ids. It reports whether
+// the decisions have changed, so that they are to be committed again.
+func (r *run) decideAgain(all []decision, err error) (bool, error) {
+	var known *KnownError
+	switch {
+	case errors.As(err, &known):
+		if !repeatKnown(all, known.IDs) {
+			return false, r.p.storeFailed(err)
+		}
+	case errors.Is(err, ErrForgotten) && len(all) > 1:
+		for i := range all { // which of them is it
+			if err := r.commitAll(all[i : i+1]); err != nil {
+				return false, err
+			}
+		}
+		return false, nil
+	case errors.Is(err, ErrForgotten) && all[0].doubt:
+		d := &all[0]
+		d.code, d.told, d.remember, d.doubt = native.CodeUnknownOutcome, true, false, false
+	default:
+		return false, r.p.storeFailed(err)
+	}
+	return true, nil
 }
 
 // told queues what is reported besides the acknowledgement.

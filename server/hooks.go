@@ -145,12 +145,12 @@ func (p *peer) onPublish(m Message) (err error) {
 		return nil
 	}
 	defer recovered(p.log, &err)
-	ctx := context.WithValue(p.hooks, decidingKey{}, idKey{id: m.ID, who: p.who.ID})
+	ctx := context.WithValue(p.hooks, decidingKey{}, messageKey{id: m.ID, who: p.who.ID})
 	return usable(hook(ctx, p.who, m))
 }
 
 // decidingKey is the key of the value that names the message on which OnPublish
-// decides, as an idKey.
+// decides, as a messageKey.
 type decidingKey struct{}
 
 // usable returns err after it has called the methods that are called later, so that

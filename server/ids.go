@@ -22,7 +22,10 @@ type ids struct {
 	known   map[idKey]*idEntry
 	order   []*idEntry // by time, from head on
 	head    int
-	adopted int // of known, those from the log
+	owners  map[string]*owner // by principal
+	numbers uint64            // the last one of an owner
+	last    *owner            // that was asked for
+	adopted owner             // of the ids from the log
 
 	// forgotten is when the newest of the ids was accepted that were forgotten
 	// early, since start. A message first sent before it may have been accepted.
@@ -36,16 +39,30 @@ type ids struct {
 
 // idKey is an id of one principal. Ids can be guessed, because they rise in small
 // steps or are derived from the caller's data; messages of another principal must
-// not be taken for repetitions.
+// not be taken for repetitions. It is flat: the hash of a string costs more than all of it.
 type idKey struct {
-	id      wire.ID
-	who     string // the principal's ID
-	adopted bool   // from the log, which does not name a principal: matches all of them
+	id    wire.ID
+	owner uint64
+}
+
+// messageKey is an id together with the name of its principal.
+type messageKey struct {
+	id  wire.ID
+	who string
+}
+
+// owner is a principal with ids. The log does not name one: its ids are those of the
+// owner with number 0, and match all others.
+type owner struct {
+	name   string
+	number uint64
+	ids    int // in known; with the last one an owner is forgotten
 }
 
 // idEntry is what is known about an id.
 type idEntry struct {
-	key     idKey
+	id      wire.ID
+	owner   *owner
 	at      time.Duration // time of the outcome, since start
 	until   time.Duration // when it is forgotten, since start
 	outcome outcome
@@ -56,37 +73,61 @@ type idEntry struct {
 const idMargin = time.Minute
 
 func newIDs(maximum int) *ids {
-	return &ids{max: maximum, start: time.Now(), forgotten: -1 << 62, known: map[idKey]*idEntry{}}
+	return &ids{max: maximum, start: time.Now(), forgotten: -1 << 62, known: map[idKey]*idEntry{}, owners: map[string]*owner{}}
 }
 
-// lookup returns the outcome of an id.
-func (s *ids) lookup(who string, id wire.ID) (outcome, bool) {
-	e := s.known[idKey{id: id, who: who}]
-	if e == nil && s.adopted > 0 {
-		e = s.known[idKey{id: id, adopted: true}]
+// owner returns the owner with a name; nil if it has no id.
+func (s *ids) owner(who string) *owner {
+	if s.last == nil || s.last.ids == 0 || s.last.name != who {
+		s.last = s.owners[who]
+	}
+	return s.last
+}
+
+// find returns what is known of an id of owner, which may be nil.
+func (s *ids) find(o *owner, id wire.ID) (KnownID, bool) {
+	var e *idEntry
+	if o != nil {
+		e = s.known[idKey{id, o.number}]
+	}
+	if e == nil && s.adopted.ids > 0 {
+		e = s.known[idKey{id: id}]
 	}
 	if e == nil {
-		return outcome{}, false
+		return KnownID{}, false
 	}
-	return e.outcome, true
+	return KnownID{ID: id, Hash: e.outcome.hash, Code: e.outcome.code, Offset: e.outcome.offset}, true
 }
 
-// find returns what is known of an id, for a caller of the store.
-func (s *ids) find(who string, id wire.ID) (KnownID, bool) {
-	o, known := s.lookup(who, id)
-	return KnownID{ID: id, Hash: o.hash, Code: o.code, Offset: o.offset}, known
-}
-
-// remember stores outcomes, which it keeps.
-func (s *ids) remember(entries []idEntry, now time.Time, keep time.Duration) {
+// remember stores outcomes of ids of the principal who. It keeps entries.
+func (s *ids) remember(who string, entries []idEntry, now time.Time, keep time.Duration) {
+	o := s.owner(who)
+	if o == nil {
+		s.numbers++
+		o = &owner{name: who, number: s.numbers}
+		s.owners[who] = o
+	}
 	at := now.Sub(s.start)
 	for i := range entries {
 		e := &entries[i]
-		e.at, e.until = at, at+keep
-		s.known[e.key] = e
-		s.order = append(s.order, e)
+		e.owner, e.at, e.until = o, at, at+keep
+		s.add(e)
 	}
 	s.expire(at)
+}
+
+func (s *ids) add(e *idEntry) {
+	s.known[idKey{e.id, e.owner.number}] = e
+	s.order = append(s.order, e)
+	e.owner.ids++
+}
+
+// remove forgets an id, and its owner with the last one.
+func (s *ids) remove(e *idEntry) {
+	delete(s.known, idKey{e.id, e.owner.number})
+	if e.owner.ids--; e.owner.ids == 0 && e.owner != &s.adopted {
+		delete(s.owners, e.owner.name)
+	}
 }
 
 // remembers reports whether all ids that were accepted since then are known.
@@ -111,10 +152,7 @@ func (s *ids) expire(now time.Duration) {
 		if !old {
 			s.forgotten = max(s.forgotten, e.at)
 		}
-		if e.key.adopted {
-			s.adopted--
-		}
-		delete(s.known, e.key)
+		s.remove(e)
 		s.order[s.head] = nil
 		s.head++
 	}
@@ -164,8 +202,7 @@ func (s *ids) age(entry *Entry) time.Duration {
 
 // adopt remembers the id of a log entry.
 func (s *ids) adopt(entry *Entry, keep time.Duration) {
-	k := idKey{id: entry.ID, adopted: true}
-	if s.known[k] != nil {
+	if s.known[idKey{id: entry.ID}] != nil {
 		return
 	}
 	hash := entry.Hash
@@ -173,18 +210,16 @@ func (s *ids) adopt(entry *Entry, keep time.Duration) {
 		hash = HashOf(entry.Topic, entry.Payload)
 	}
 	at := s.age(entry)
-	e := &idEntry{key: k, at: at, until: at + keep, outcome: outcome{offset: entry.Offset, hash: hash}}
-	s.known[k] = e
-	s.adopted++
-	s.order = append(s.order, e)
+	s.add(&idEntry{id: entry.ID, owner: &s.adopted, at: at, until: at + keep, outcome: outcome{offset: entry.Offset, hash: hash}})
 	s.expire(time.Since(s.start))
 }
 
 // knownAmong is Store.Known. The caller holds the lock.
 func (s *ids) knownAmong(who string, all []wire.ID) (known []KnownID) {
 	s.expire(time.Since(s.start))
+	o := s.owner(who)
 	for _, id := range all {
-		if k, ok := s.find(who, id); ok {
+		if k, ok := s.find(o, id); ok {
 			known = append(known, k)
 		}
 	}

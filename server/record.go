@@ -5,6 +5,7 @@ import (
 	"crypto/rand"
 	"crypto/sha256"
 	"crypto/subtle"
+	"encoding/binary"
 	"math/bits"
 	"slices"
 	"time"
@@ -30,19 +31,32 @@ type record struct {
 	bound     bool                 // a connection has the session
 	conflicts [conflictCount]int64 // last evictions of a live connection, the oldest first: ms since 1970; 0: none
 
-	ack      uint64              // every sequence number up to it has an outcome
-	tag      wire.ID             // id of message ack
-	hasTag   bool                // false at 0 and after messages that the client gave up
-	bitmap   []uint64            // outcomes above ack: bit (s mod window) of sequence number s; nil while there are none
-	window   uint64              // a multiple of 64
-	rejected []native.Reject     // by sequence number; code 0: accepted before, under the same id
-	recent   [recentIDs]recentID // by sequence number mod recentIDs
+	ack      uint64          // every sequence number up to it has an outcome
+	tag      wire.ID         // id of message ack
+	hasTag   bool            // false at 0 and after messages that the client gave up
+	bitmap   []uint64        // outcomes above ack: bit (s mod window) of sequence number s; nil while there are none
+	window   uint64          // a multiple of 64
+	rejected []native.Reject // by sequence number; code 0: accepted before, under the same id
+	recent   recentMessages  // the newest ones
 }
 
-// recentID is the id of a message.
-type recentID struct {
-	seq uint64
-	id  wire.ID
+// recentMessages are the ids of messages as they are stored: at the place sequence number mod
+// recentIDs, the number (big-endian) and the id.
+type recentMessages [recentIDs * recentSize]byte
+
+const recentSize = 8 + 16
+
+func (r *recentMessages) set(seq uint64, id wire.ID) {
+	place := r[seq%recentIDs*recentSize:][:recentSize]
+	binary.BigEndian.PutUint64(place, seq)
+	copy(place[8:], id[:])
+}
+
+// idOf returns the id of message seq, if that is one of them.
+func (r *recentMessages) idOf(seq uint64) (id wire.ID, found bool) {
+	place := r[seq%recentIDs*recentSize:][:recentSize]
+	copy(id[:], place[8:])
+	return id, seq != 0 && binary.BigEndian.Uint64(place) == seq
 }
 
 // has reports whether seq has an outcome.
@@ -69,7 +83,7 @@ func (r *record) after(seq uint64) uint64 {
 // mark records the outcome of seq, which must be in the window and have none. Code 0
 // means accepted: now, or before under the same id if told is set. Then WELCOME repeats it.
 func (r *record) mark(seq uint64, id wire.ID, code uint64, told bool) {
-	r.recent[seq%recentIDs] = recentID{seq, id}
+	r.recent.set(seq, id)
 	if told {
 		i, _ := r.findRejection(seq)
 		r.rejected = slices.Insert(r.rejected, i, native.Reject{S: seq, Code: code})
@@ -107,14 +121,11 @@ func (r *record) prune() {
 
 // idOf returns the id of message seq if the record still knows it.
 func (r *record) idOf(seq uint64) (wire.ID, bool) {
-	if seq == r.ack && r.hasTag {
-		if e := r.recent[seq%recentIDs]; e.seq == seq {
-			return e.id, true
-		}
-		return r.tag, true
+	if id, found := r.recent.idOf(seq); found {
+		return id, true
 	}
-	if e := r.recent[seq%recentIDs]; e.seq == seq && seq != 0 {
-		return e.id, true
+	if seq == r.ack && r.hasTag {
+		return r.tag, true
 	}
 	return wire.ID{}, false
 }

@@ -47,9 +47,7 @@ func (r *record) append(b []byte) []byte {
 	for _, at := range r.conflicts {
 		b = binary.BigEndian.AppendUint64(b, uint64(at))
 	}
-	for i := range r.recent {
-		b = append(binary.BigEndian.AppendUint64(b, r.recent[i].seq), r.recent[i].id[:]...)
-	}
+	b = append(b, r.recent[:]...)
 	if r.hasTag {
 		b = append(b, r.tag[:]...)
 	}
@@ -121,9 +119,7 @@ func decodeRecord(sid string, window uint64, data []byte) (record, error) {
 	for i := range r.conflicts {
 		r.conflicts[i] = int64(in.fixed())
 	}
-	for i := range r.recent {
-		r.recent[i] = recentID{in.fixed(), wire.ID(in.bytes(16))}
-	}
+	copy(r.recent[:], in.bytes(uint64(len(r.recent))))
 	if r.hasTag {
 		r.tag = wire.ID(in.bytes(16))
 	}

@@ -360,7 +360,7 @@ func (s *Server) Publish(ctx context.Context, topic string, payload []byte, o *P
 	if err != nil {
 		return 0, err
 	}
-	if deciding, ok := ctx.Value(decidingKey{}).(idKey); ok && deciding == (idKey{id: e.ID}) {
+	if deciding, ok := ctx.Value(decidingKey{}).(messageKey); ok && deciding == (messageKey{id: e.ID}) {
 		return 0, errDeciding // which of the two is the message would be left to chance
 	}
 	done, err := s.store.Commit(ctx, &Change{Entries: []Entry{e}, Keep: s.opt.Dedup + idMargin})

@@ -155,7 +155,7 @@ func (s *session) update(ctx context.Context, a amendment) error {
 	defer func() { <-s.slot }()
 	for range writeAttempts {
 		now := time.Now()
-		c, next, err := s.next()
+		c, next, discard, err := s.next()
 		if err != nil {
 			return err
 		}
@@ -163,7 +163,7 @@ func (s *session) update(ctx context.Context, a amendment) error {
 		if c.Bound = next.bound; c.Bound {
 			c.TTL = next.ttl + boundTTL
 		}
-		if !s.discards(c) {
+		if c.Bound || !discard {
 			s.encoded = next.append(s.encoded[:0])
 			c.Record = s.encoded
 		}
@@ -183,27 +183,21 @@ func (s *session) update(ctx context.Context, a amendment) error {
 	return ErrConflict
 }
 
-// next returns a copy of the record to be changed, and the change without it.
-func (s *session) next() (*Change, *record, error) {
+// next returns a copy of the record to be changed, and the change without it. If discard is set,
+// the client does not return: its session ends with the connection.
+func (s *session) next() (c *Change, next *record, discard bool, err error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if s.fenced {
-		return nil, nil, errSuperseded
+		return nil, nil, false, errSuperseded
 	}
-	next := s.spare
+	next = s.spare
 	next.copy(s.rec)
 	if !s.proven.IsZero() {
 		next.prev = keyHash{}
 	}
 	s.change = Change{Session: s.sid, Version: s.version, TTL: next.ttl, Who: next.principal, Keep: s.server.opt.Dedup + idMargin}
-	return &s.change, next, nil
-}
-
-// discards reports whether c ends the session of a client that does not return.
-func (s *session) discards(c *Change) bool {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	return s.discard && !c.Bound
+	return &s.change, next, s.discard, nil
 }
 
 // wrote follows a Commit.

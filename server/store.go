@@ -2,7 +2,6 @@ package server
 
 import (
 	"context"
-	"encoding/binary"
 	"errors"
 	"fmt"
 	"log/slog"
@@ -150,21 +149,25 @@ var (
 // keep it. It tells a mistake from a repetition: who makes two messages with the same hash on
 // purpose deceives only themselves, because ids are known for each principal by itself.
 func HashOf(topic string, payload []byte) uint64 {
-	var buf [256]byte
-	return max(mix(mix(uint64(len(topic)), append(buf[:0], topic...)), payload), 1)
+	return max(mix(mix(uint64(len(topic)), topic), payload), 1)
 }
 
 // mix adds data to a hash: each eight bytes with a multiplication of which both halves count.
-func mix(h uint64, data []byte) uint64 {
+func mix[T string | []byte](h uint64, data T) uint64 {
 	const a, b = 0x9e3779b97f4a7c15, 0xd6e8feb86659fd93
 	n := uint64(len(data))
 	for ; len(data) >= 8; data = data[8:] {
-		hi, lo := bits.Mul64(h^binary.LittleEndian.Uint64(data)^a, b)
+		_ = data[7] // one load for the eight
+		word := uint64(data[0]) | uint64(data[1])<<8 | uint64(data[2])<<16 | uint64(data[3])<<24 |
+			uint64(data[4])<<32 | uint64(data[5])<<40 | uint64(data[6])<<48 | uint64(data[7])<<56
+		hi, lo := bits.Mul64(h^word^a, b)
 		h = hi ^ lo
 	}
-	var rest [8]byte
-	copy(rest[:], data)
-	hi, lo := bits.Mul64(h^binary.LittleEndian.Uint64(rest[:])^a, n^b)
+	rest := uint64(0)
+	for i := range len(data) {
+		rest |= uint64(data[i]) << (8 * i)
+	}
+	hi, lo := bits.Mul64(h^rest^a, n^b)
 	return hi ^ lo
 }
 

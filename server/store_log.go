@@ -15,14 +15,14 @@ type logStore struct {
 
 	mu      sync.Mutex // leaf: never held during Append
 	memory  memory
-	busy    map[string]struct{} // sessions with an Append in progress
-	pending map[idKey]struct{}  // ids with an Append in progress
-	wait    chan struct{}       // closed when an Append ends; nil unless a Commit waits for it
+	busy    map[string]struct{}     // sessions with an Append in progress
+	pending map[messageKey]struct{} // ids with an Append in progress
+	wait    chan struct{}           // closed when an Append ends; nil unless a Commit waits for it
 }
 
 // newLogStore returns a store on l, of which it learns the ids.
 func newLogStore(l Log, maxSessions, maxIDs int, keep time.Duration) (*logStore, error) {
-	s := &logStore{log: l, memory: newMemory(maxSessions, maxIDs), busy: map[string]struct{}{}, pending: map[idKey]struct{}{}}
+	s := &logStore{log: l, memory: newMemory(maxSessions, maxIDs), busy: map[string]struct{}{}, pending: map[messageKey]struct{}{}}
 	return s, s.memory.ids.load(l, keep)
 }
 
@@ -92,7 +92,7 @@ func (s *logStore) begin(ctx context.Context, c *Change) (Committed, error) {
 	if c.Session != "" {
 		s.busy[c.Session] = struct{}{}
 	}
-	s.pending[idKey{id: c.Entries[0].ID, who: c.Who}] = struct{}{}
+	s.pending[messageKey{id: c.Entries[0].ID, who: c.Who}] = struct{}{}
 	return Committed{}, nil
 }
 
@@ -100,11 +100,11 @@ func (s *logStore) begin(ctx context.Context, c *Change) (Committed, error) {
 func (s *logStore) inUse(c *Change) bool {
 	_, busy := s.busy[c.Session]
 	for i := range c.Entries {
-		_, pending := s.pending[idKey{id: c.Entries[i].ID, who: c.Who}]
+		_, pending := s.pending[messageKey{id: c.Entries[i].ID, who: c.Who}]
 		busy = busy || pending
 	}
 	for _, r := range c.Refused {
-		_, pending := s.pending[idKey{id: r.ID, who: c.Who}]
+		_, pending := s.pending[messageKey{id: r.ID, who: c.Who}]
 		busy = busy || pending
 	}
 	return busy
@@ -113,7 +113,7 @@ func (s *logStore) inUse(c *Change) bool {
 // release ends what begin has reserved. The caller holds mu.
 func (s *logStore) release(c *Change) {
 	delete(s.busy, c.Session)
-	delete(s.pending, idKey{id: c.Entries[0].ID, who: c.Who})
+	delete(s.pending, messageKey{id: c.Entries[0].ID, who: c.Who})
 	if s.wait != nil {
 		close(s.wait)
 		s.wait = nil

@@ -168,13 +168,14 @@ func (m *memory) check(c *Change, now time.Time) (k *kept, err error) {
 		}
 	}
 	var known []KnownID
+	o := m.ids.owner(c.Who)
 	for i := range c.Entries {
-		if k, ok := m.ids.find(c.Who, c.Entries[i].ID); ok {
+		if k, ok := m.ids.find(o, c.Entries[i].ID); ok {
 			known = append(known, k)
 		}
 	}
 	for i := range c.Refused {
-		if k, ok := m.ids.find(c.Who, c.Refused[i].ID); ok {
+		if k, ok := m.ids.find(o, c.Refused[i].ID); ok {
 			known = append(known, k)
 		}
 	}
@@ -198,12 +199,12 @@ func (m *memory) apply(c *Change, k *kept, first uint64, now time.Time) Committe
 	for i := range c.Entries {
 		e := &c.Entries[i]
 		done.Offset = first + uint64(i)
-		out[i] = idEntry{key: idKey{id: e.ID, who: c.Who}, outcome: outcome{offset: done.Offset, hash: e.Hash}}
+		out[i] = idEntry{id: e.ID, outcome: outcome{offset: done.Offset, hash: e.Hash}}
 	}
 	for _, r := range c.Refused {
-		out = append(out, idEntry{key: idKey{id: r.ID, who: c.Who}, outcome: outcome{code: r.Code, hash: r.Hash}})
+		out = append(out, idEntry{id: r.ID, outcome: outcome{code: r.Code, hash: r.Hash}})
 	}
-	m.ids.remember(out, now, c.Keep)
+	m.ids.remember(c.Who, out, now, c.Keep)
 	return done
 }
 

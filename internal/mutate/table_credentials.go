@@ -242,4 +242,11 @@ var ofCredentials = []mutation{
 		replace: "if c.Subprotocol == \"\" && !slices.ContainsFunc(spoken, func",
 		test:    "-run ^TestRawServerWithoutTheSubprotocol$ ./test",
 	},
+	{
+		name:    "secrets: a short beginning at the end is not looked for",
+		file:    "internal/secrets/secrets.go",
+		search:  "strings.Contains(text, form[:minSecret])",
+		replace: "strings.Contains(text, form)",
+		test:    "-run ^TestHideLooksForAllThatMayBeThere$ ./internal/secrets",
+	},
 }

@@ -255,13 +255,6 @@ var ofDial = []mutation{
 		test:    "-run ^TestPanicOfAConnectionIsItsReason$ ./internal/socket",
 	},
 	{
-		name:    "secrets: a short beginning at the end is not looked for",
-		file:    "internal/secrets/secrets.go",
-		search:  "strings.Contains(text, form[:minSecret])",
-		replace: "strings.Contains(text, form)",
-		test:    "-run ^TestHideLooksForAllThatMayBeThere$ ./internal/secrets",
-	},
-	{
 		name:    "panic: a private key of the caller is not guarded",
 		file:    "internal/socket/guard.go",
 		search:  "c.PrivateKey = guardedSigner{s}",

@@ -168,7 +168,7 @@ var ofLoop = []mutation{
 	{
 		name:    "server: a refused id keeps the next one waiting",
 		file:    "server/store_log.go",
-		search:  "\tdelete(s.pending, idKey{id: c.Entries[0].ID, who: c.Who})\n",
+		search:  "\tdelete(s.pending, messageKey{id: c.Entries[0].ID, who: c.Who})\n",
 		replace: "",
 		test:    "-run ^TestSameIDAfterTheLogRefused$ ./server",
 	},

@@ -328,8 +328,8 @@ var ofServer = []mutation{
 	{
 		name:    "hooks: a message waits for itself",
 		file:    "server/server.go",
-		search:  "ok && deciding == (idKey{id: e.ID}) {",
-		replace: "ok && deciding == (idKey{id: e.ID}) && false {",
+		search:  "ok && deciding == (messageKey{id: e.ID}) {",
+		replace: "ok && deciding == (messageKey{id: e.ID}) && false {",
 		test:    "-run ^TestHookPublishesUnderItsOwnID$ ./server",
 	},
 	{
