@@ -29,11 +29,39 @@ type Set struct {
 	open     []secret // of the attempt that made it
 }
 
-// secret is one credential. Its forms are made when a text is to be shown, which is
+// secret is one credential. Its forms are made when a text may hold one of them, which is
 // rare: a process may have many clients.
 type secret struct {
-	value string
-	key   bool // of a session: bytes, which are sent in base64
+	value  string
+	key    bool   // of a session: bytes, which are sent in base64
+	starts string // the first minSecret bytes of each form, one after the other
+}
+
+func newSecret(value string, key bool) secret {
+	s := secret{value: value[:min(len(value), maxStart)], key: key}
+	var buf [16]string
+	for _, form := range s.appendForms(buf[:0]) {
+		if len(form) >= minSecret && !s.mayBeIn(form[:minSecret]) {
+			s.starts += form[:minSecret]
+		}
+	}
+	s.value = value
+	return s
+}
+
+// maxStart is a length of which base64 has no padding, and a form at least minSecret bytes
+// even if it ends within a character.
+const maxStart = 9
+
+// mayBeIn reports whether text may hold a form of the secret, or the beginning of one at
+// its end.
+func (s secret) mayBeIn(text string) bool {
+	for i := 0; i < len(s.starts); i += minSecret {
+		if strings.Contains(text, s.starts[i:i+minSecret]) {
+			return true
+		}
+	}
+	return false
 }
 
 // appendForms appends the secret as it is and as net/http would quote or escape it.
@@ -54,24 +82,6 @@ func (s secret) appendForms(forms []string) []string {
 	}
 	return forms
 }
-
-// mayBeIn reports whether text may hold the secret, or the beginning of one of its forms at
-// its end. It is far cheaper than the forms, and false for nearly every text: each of them
-// begins with the same bytes as the form of the beginning of the secret.
-func (s secret) mayBeIn(text string) bool {
-	start := secret{s.value[:min(len(s.value), maxStart)], s.key}
-	var buf [16]string
-	for _, form := range start.appendForms(buf[:0]) {
-		if strings.Contains(text, form[:minSecret]) {
-			return true
-		}
-	}
-	return false
-}
-
-// maxStart is a length of which base64 has no padding, and a form at least minSecret bytes
-// even if it ends within a character.
-const maxStart = 9
 
 const (
 	minSecret  = 4   // bytes: to hide less would make texts unreadable
@@ -107,7 +117,7 @@ func (s *Set) Begin(rawURL string, h http.Header, inUse uint64) {
 func (s *Set) AddKey(key []byte) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	s.keys = remember(s.keys, secret{string(key), true}, maxKeys)
+	s.keys = remember(s.keys, newSecret(string(key), true), maxKeys)
 }
 
 // remember appends v to known, of which it keeps the last ones, at most most.
@@ -188,7 +198,7 @@ func (s *Set) Add(values ...string) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	for _, v := range values {
-		s.add(secret{v, false})
+		s.add(newSecret(v, false))
 	}
 }
 
@@ -203,7 +213,7 @@ func (s *Set) add(v secret) {
 func (s *Set) AddSubscription(token string) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	s.recently = remember(s.recently, secret{token, false}, maxSecrets)
+	s.recently = remember(s.recently, newSecret(token, false), maxSecrets)
 }
 
 // maxRenewed is how many tokens of one connection are remembered: what a peer repeats is one
@@ -214,7 +224,7 @@ const maxRenewed = 16
 func (s *Set) AddRefreshed(token string) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	s.renewed = remember(s.renewed, secret{token, false}, maxRenewed)
+	s.renewed = remember(s.renewed, newSecret(token, false), maxRenewed)
 }
 
 // Hide replaces each secret in text, and the beginning of one at its end: who

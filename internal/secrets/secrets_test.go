@@ -102,7 +102,7 @@ func TestHideLooksForAllThatMayBeThere(t *testing.T) {
 		} else {
 			s.Add(value)
 		}
-		forms := secret{value, key}.appendForms(nil)
+		forms := newSecret(value, key).appendForms(nil)
 		form := forms[r.IntN(len(forms))]
 		text := word(r.IntN(10)) + form[:r.IntN(len(form)+1)] + word(r.IntN(3))
 		if strings.ContainsAny(text, `\&%`) { // nothing is left out
