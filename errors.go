@@ -200,11 +200,14 @@ func (e *Error) Error() string {
 		b.WriteString(": ")
 		b.WriteString(e.Field)
 	}
+	said := false // "server answered 403 Forbidden"
 	if e.Err != nil {
+		text := strings.TrimPrefix(e.Err.Error(), "limpet: ")
+		said = strings.Contains(text, " "+strconv.Itoa(e.Code)+" ")
 		b.WriteString(": ")
-		b.WriteString(strings.TrimPrefix(e.Err.Error(), "limpet: "))
+		b.WriteString(text)
 	}
-	if e.Code != 0 {
+	if e.Code != 0 && !said {
 		b.WriteString(" (code ")
 		b.WriteString(strconv.Itoa(e.Code))
 		b.WriteByte(')')

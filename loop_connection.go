@@ -296,7 +296,7 @@ func (k *link) stage() wire.Stage {
 func (l *loop) fail(k *link, f *wire.Failure) {
 	l.checkStable(k)
 	k.applyFatalError(f, l.now)
-	if k != nil && !k.conn.Fallback {
+	if k != nil && !k.conn.Fallback && !errors.Is(f.Err, errGivenUp) {
 		l.dialer.path.Lost(f)
 	}
 	f.Attempt = l.policy.failures + 1

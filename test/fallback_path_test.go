@@ -5,7 +5,9 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"log/slog"
+	"net"
 	"net/http"
 	"net/http/cookiejar"
 	"net/url"
@@ -135,18 +137,53 @@ func TestFallbackAfterThreeThatDie(t *testing.T) {
 	}
 }
 
+// An attempt or a handshake that the program has given up, because the server is slow, says
+// nothing about the path.
+func TestReconnectNowIsNoReasonToFallBack(t *testing.T) {
+	for name, upgrade := range map[string]func(http.ResponseWriter, *http.Request){
+		"attempt": func(_ http.ResponseWriter, r *http.Request) { <-r.Context().Done() },
+		"handshake": func(w http.ResponseWriter, r *http.Request) {
+			conn := accept(t, w, r)
+			_, _ = io.Copy(io.Discard, conn)
+			_ = conn.Close()
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				p := newNarrowPath(t, nil, nil)
+				p.set(func() { p.upgrade = upgrade })
+				c := p.client(t, &limpet.Options{DialTimeout: 30 * time.Second})
+				for range 6 {
+					time.Sleep(6 * time.Second)
+					c.ReconnectNow()
+				}
+				time.Sleep(6 * time.Second)
+				if upgrades, gets, _ := p.counts(); upgrades < 5 || gets != 0 {
+					t.Errorf("%d upgrades, %d GETs: %+v", upgrades, gets, c.State())
+				}
+			})
+		})
+	}
+}
+
 // acceptThen answers an upgrade as a server does, sends last and ends the connection.
 func acceptThen(t testing.TB, w http.ResponseWriter, r *http.Request, last []byte) {
+	conn := accept(t, w, r)
+	_, _ = conn.Write(last)
+	_ = conn.Close()
+}
+
+// accept answers an upgrade as a server does.
+func accept(t testing.TB, w http.ResponseWriter, r *http.Request) net.Conn {
 	conn, _, err := http.NewResponseController(w).Hijack()
 	if err != nil {
 		t.Error(err)
-		return
+		panic(http.ErrAbortHandler)
 	}
 	protocol, _, _ := strings.Cut(r.Header.Get("Sec-WebSocket-Protocol"), ",")
 	head := strings.TrimSuffix(upgradeResponse(r.Header.Get("Sec-WebSocket-Key")), "\r\n")
 	fmt.Fprintf(conn, "%sSec-WebSocket-Protocol: %s\r\n\r\n", head, protocol)
-	_, _ = conn.Write(last)
-	_ = conn.Close()
+	return conn
 }
 
 // Each attempt begins with WebSocket, but not within a minute of a refused upgrade: a path

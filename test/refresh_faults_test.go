@@ -39,7 +39,7 @@ func TestRefreshFails(t *testing.T) {
 			"limpet: refresh: Options.Auth: a token must not hold a line break or another control character; use strings.TrimSpace"},
 		"refused by the issuer": {func(context.Context) (limpet.Credential, error) {
 			return limpet.Credential{}, &wire.StatusError{Status: 403, Body: []byte("canary-token-1")}
-		}, `limpet: refresh: Options.Auth: server answered 403 Forbidden (code 403): "[secret]"`},
+		}, `limpet: refresh: Options.Auth: server answered 403 Forbidden: "[secret]"`},
 	} {
 		t.Run(name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {

@@ -66,12 +66,12 @@ func (p *Path) Forget() {
 }
 
 // RefusesUpgrade reports whether the path, and not the server or the caller, is why an
-// upgrade failed, and there is time for another request. clearText is of a ws:// URL.
+// upgrade failed, and there is time for another request. ctx is that of the attempt. clearText is of a ws:// URL.
 func (p *Path) RefusesUpgrade(ctx context.Context, f *wire.Failure, clearText bool) bool {
 	var user *fault.User // of Ticket or the dialect: the upgrade was not tried
 	var answer *socket.AnswerError
 	switch {
-	case errors.As(f.Err, &user):
+	case errors.As(f.Err, &user), errors.Is(ctx.Err(), context.Canceled): // or it was given up
 		return false
 	case errors.As(f.Err, &answer): // it was connected, and the upgrade had no answer
 		return p.died.Add(1) >= maxDied && ctx.Err() == nil

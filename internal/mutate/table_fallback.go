@@ -296,4 +296,18 @@ var ofFallback = []mutation{
 		replace: "",
 		test:    "-run ^TestFallbackSaysGoodbye$ ./test -plain",
 	},
+	{
+		name:    "fallback: an attempt that was given up counts",
+		file:    "internal/endpoint/path.go",
+		search:  ", errors.Is(ctx.Err(), context.Canceled):",
+		replace: ":",
+		test:    "-run ^TestReconnectNowIsNoReasonToFallBack$ ./test",
+	},
+	{
+		name:    "fallback: a handshake that was given up counts",
+		file:    "loop_connection.go",
+		search:  " && !errors.Is(f.Err, errGivenUp) {",
+		replace: " {",
+		test:    "-run ^TestReconnectNowIsNoReasonToFallBack$ ./test",
+	},
 }
