@@ -243,22 +243,46 @@ func try(dir string, m mutation) (verdict, output string, err error) {
 }
 
 // buildFlags returns the flags for the tests of pkg. There is no debugging information, which
-// takes longer to link than most guards run. The scenario tests are compiled again for every
-// mutation of the root, and that takes a third less time without optimization.
+// takes longer to link than most guards run. What the scenario tests guard is compiled again for
+// every mutation, and that takes a third less time without optimization.
 func buildFlags(pkg string) []string {
 	flags := []string{"-vet=off", "-trimpath", "-ldflags=-w"}
 	if pkg == "./test" {
-		flags = append(flags, "-gcflags=-N -l")
+		flags = append(flags, "-gcflags=github.com/limpet-go/limpet/...=-N -l")
 	}
 	return flags
 }
 
-// goTest runs one guard. The compiler and the linker do not collect garbage, which saves a third
-// of their time; the test does. A minute is enough for it, and ends a mutation that makes a test
-// hang.
+// goTest runs one guard: with the tests that it needs, or with all if that does not compile. The
+// compiler and the linker do not collect garbage, which saves a third of their time; the test
+// does. A minute is enough for it, and ends a mutation that makes a test hang.
 func goTest(dir, args string) (result, string, error) {
 	guard := strings.Fields(args)
-	run := slices.Concat([]string{"test", "-json", "-count=1", "-timeout=60s", "-exec=env -u GOGC"}, buildFlags(guard[len(guard)-1]), guard)
+	if len(guard) == 3 && guard[0] == "-run" && strings.HasPrefix(guard[2], ".") {
+		to, err := os.MkdirTemp("", "stripped")
+		if err != nil {
+			return 0, "", err
+		}
+		defer os.RemoveAll(to)
+		all, err := readTests(filepath.Join(dir, filepath.FromSlash(guard[2])))
+		if err != nil {
+			return 0, "", err
+		}
+		overlay, err := all.strip(guard[1], to)
+		if err != nil {
+			return 0, "", err
+		}
+		if overlay != "" {
+			if r, output, err := goTestWith(dir, guard, "-overlay="+overlay); err != nil || r != unbuilt {
+				return r, output, err
+			}
+		}
+	}
+	return goTestWith(dir, guard)
+}
+
+func goTestWith(dir string, guard []string, flags ...string) (result, string, error) {
+	run := slices.Concat([]string{"test", "-json", "-count=1", "-timeout=60s", "-exec=env -u GOGC"}, flags, buildFlags(guard[len(guard)-1]), guard)
 	cmd := exec.Command("go", run...)
 	cmd.Dir = dir
 	cmd.Env = append(os.Environ(), "GOWORK=off", "GOGC=off")

@@ -222,8 +222,8 @@ var ofFallback = []mutation{
 	{
 		name:    "fallback: a refused ticket leads to the fallback",
 		file:    "internal/endpoint/path.go",
-		search:  "\tcase errors.As(f.Err, &user):",
-		replace: "\tcase errors.As(f.Err, &user) && false:",
+		search:  "\tcase errors.As(f.Err, &user), errors.Is",
+		replace: "\tcase errors.As(f.Err, &user) && false, errors.Is",
 		test:    "-run ^TestFallbackNotForATicketThatIsRefused$ ./test",
 	},
 	{
