@@ -472,8 +472,7 @@ func (c *counters) countFailure(lost bool, class ErrorClass) {
 	}
 }
 
-// oldestPending returns the moment of the admission of the oldest message without an
-// outcome, as counters hold it; 0 without one.
+// oldestPending returns when the oldest message without an outcome was admitted, as counters hold it; 0 without one.
 func (w *window) oldestPending() int64 {
 	if w.pending == 0 || w.firstPending >= w.admitted.Len() {
 		return 0
