@@ -175,10 +175,7 @@ func TestExpiringWindowModel(t *testing.T) {
 // Many messages that expire one by one cost a number of steps that grows as they do, offline and while the
 // server grants no credit.
 func TestExpiryIsLinear(t *testing.T) {
-	n := 100_000
-	if testing.Short() {
-		n = 20_000
-	}
+	const n = 20_000
 	for _, connected := range []bool{false, true} {
 		w := newWindow(true, admission.New(0, 0), new(counters))
 		now := time.Now()

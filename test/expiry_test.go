@@ -1,0 +1,233 @@
+package test
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+	"strings"
+	"sync"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/limpet-go/limpet"
+	"github.com/limpet-go/limpet/internal/assert"
+	"github.com/limpet-go/limpet/limpettest"
+	"github.com/limpet-go/limpet/server"
+	"github.com/limpet-go/limpet/wire"
+	"github.com/limpet-go/limpet/wire/raw"
+)
+
+// publishTTL publishes a message that lives for ttl; 0: for ever.
+func publishTTL(t testing.TB, c *limpet.Client, payload string, ttl time.Duration) *limpet.Receipt {
+	t.Helper()
+	r, err := c.Publish(context.Background(), "a", []byte(payload), &limpet.PublishOptions{TTL: ttl})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return r
+}
+
+// outcomesOf returns the outcomes of receipts, in order.
+func outcomesOf(rs []*limpet.Receipt) string {
+	var all []string
+	for _, r := range rs {
+		all = append(all, r.Outcome().String())
+	}
+	return strings.Join(all, " ")
+}
+
+// An outage that is longer than the TTL blocks no publisher for ever, also if messages that do not expire, or
+// that were sent, are before those that do. When the server is back everything goes on, in order.
+func TestExpiredMessagesLeaveTheWindow(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		srv := limpettest.NewServer(t, &limpettest.ServerOptions{Server: &server.Options{SessionTTL: 2 * time.Hour}})
+		c := dial(t, srv, &limpet.Options{Window: limpet.Window{Messages: 10}, Backoff: limpet.Backoff{Max: 10 * time.Second}})
+		assert.NoError(t, c.WaitReady(t.Context()))
+		srv.Network.Strike(limpettest.BlackHole(limpettest.Down))
+		sent := []*limpet.Receipt{publishTTL(t, c, "1", 0), publishTTL(t, c, "2", time.Second)}
+		synctest.Wait()
+		srv.Stop()
+		srv.Network.ResetAll()
+		synctest.Wait()
+		waits := []*limpet.Receipt{publishTTL(t, c, "3", 0), publishTTL(t, c, "4", 0)}
+		var publishers sync.WaitGroup
+		var mu sync.Mutex
+		var expired []*limpet.Receipt
+		for range 100 {
+			publishers.Go(func() {
+				for range 5 {
+					r := publishTTL(t, c, "late", time.Second)
+					mu.Lock()
+					expired = append(expired, r)
+					mu.Unlock()
+				}
+			})
+		}
+		began := time.Now()
+		publishers.Wait()
+		if took := time.Since(began); took > 100*time.Second { // 500 messages, 6 places, 1 s
+			t.Errorf("the last call of Publish returned after %v", took)
+		}
+		time.Sleep(time.Hour - time.Since(began))
+		for _, r := range expired {
+			if _, err := r.Wait(t.Context()); r.Outcome() != limpet.Expired || !errors.Is(err, limpet.ErrExpired) {
+				t.Fatalf("%v, %v", r.Outcome(), err)
+			}
+		}
+		if st := c.Stats(); st.Window != 4 || st.Expired != 500 || st.Published != 504 {
+			t.Errorf("%+v", st)
+		}
+		waits = append(waits, publishTTL(t, c, "5", 0), publishTTL(t, c, "6", 2*time.Hour))
+		srv.Start()
+		waits = append(waits, publishTTL(t, c, "7", 0))
+		flushed(t, c)
+		if got := strings.Join(logged(t, srv), " "); got != "1 2 3 4 5 6 7" {
+			t.Errorf("the server has %s", got)
+		}
+		if got := outcomesOf(append(sent, waits...)); got != strings.TrimSpace(strings.Repeat("acked ", 7)) {
+			t.Errorf("the outcomes are %s", got)
+		}
+		if st := c.Stats(); st.Window != 0 || st.Resumes != 1 {
+			t.Errorf("%+v", st)
+		}
+	})
+}
+
+// A batch of which a part expires: those that stay are sent in their order, whatever is around them.
+func TestBatchExpiresInPart(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		srv := limpettest.NewServer(t, nil)
+		c := dial(t, srv, &limpet.Options{Window: limpet.Window{Messages: 8, FailFast: true}, Backoff: limpet.Backoff{Max: time.Second}})
+		srv.Stop()
+		synctest.Wait()
+		batch := make([]limpet.Outgoing, 8)
+		for i := range batch {
+			batch[i] = limpet.Outgoing{Topic: "a", Payload: fmt.Append(nil, i)}
+			if i%3 != 1 {
+				batch[i].TTL = time.Duration(9-i) * 10 * time.Second
+			}
+			if i == 5 {
+				batch[i].Resend = limpet.Never
+			}
+		}
+		rs, err := c.PublishBatch(t.Context(), batch)
+		assert.NoError(t, err)
+		time.Sleep(65 * time.Second)
+		if got := outcomesOf(rs); got != "pending pending pending expired pending expired expired pending" {
+			t.Errorf("%s", got)
+		}
+		again, err := c.PublishBatch(t.Context(), []limpet.Outgoing{{Topic: "a", Payload: []byte("8")}, {Topic: "a", Payload: []byte("9")}, {Topic: "a", Payload: []byte("10")}})
+		assert.NoError(t, err)
+		if _, err := c.Publish(t.Context(), "a", nil, nil); !errors.Is(err, limpet.ErrWindowFull) {
+			t.Errorf("a place too many: %v", err)
+		}
+		srv.Start()
+		flushed(t, c)
+		if got := strings.Join(logged(t, srv), " "); got != "0 1 2 4 7 8 9 10" {
+			t.Errorf("the server has %s", got)
+		}
+		if got := outcomesOf(append(rs, again...)); got != "acked acked acked expired acked expired expired acked acked acked acked" {
+			t.Errorf("%s", got)
+		}
+	})
+}
+
+// Flush and Close know nothing of messages that have left.
+func TestFlushWhileMessagesExpire(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		srv := limpettest.NewServer(t, nil)
+		c := dial(t, srv, nil)
+		srv.Stop()
+		synctest.Wait()
+		flush := func() chan error {
+			done := make(chan error, 1)
+			go func() { done <- c.Flush(context.Background()) }()
+			synctest.Wait()
+			return done
+		}
+		first := publishTTL(t, c, "1", 3*time.Second)
+		one := flush()
+		publishTTL(t, c, "2", time.Second)
+		two := flush()
+		stays := publishTTL(t, c, "3", 0)
+		three := flush()
+		publishTTL(t, c, "4", time.Second)
+		for _, at := range []struct {
+			after time.Duration
+			done  [3]bool
+		}{{2 * time.Second, [3]bool{}}, {2 * time.Second, [3]bool{true, true, false}}} {
+			time.Sleep(at.after)
+			synctest.Wait()
+			if got := [3]bool{len(one) > 0, len(two) > 0, len(three) > 0}; got != at.done {
+				t.Errorf("complete: %v, want %v", got, at.done)
+			}
+		}
+		closeAndWait(t, c)
+		if err := <-three; err != nil || stays.Outcome() != limpet.Unsent || first.Outcome() != limpet.Expired {
+			t.Errorf("%v, %v, %v", err, stays.Outcome(), first.Outcome())
+		}
+		if st := c.Stats(); st.Expired != 3 || st.Unsent != 1 || st.Window != 0 {
+			t.Errorf("%+v", st)
+		}
+	})
+}
+
+// A stream that comes behind messages that expire waits for those that stay, and for no other.
+func TestStreamBehindMessagesThatExpire(t *testing.T) {
+	for _, stays := range []bool{false, true} {
+		synctest.Test(t, func(t *testing.T) {
+			p := newStreamPeer(t)
+			p.host.Stop()
+			c, err := limpet.New(p.host.URL(), options(&limpet.Options{HTTPClient: p.host.HTTPClient(), Dialect: raw.New(raw.Options{})}))
+			assert.NoError(t, err)
+			defer closeAndWait(t, c)
+			var want []string
+			for i := range 6 {
+				o := &limpet.PublishOptions{TTL: time.Second}
+				if stays && i%2 == 0 {
+					o, want = nil, append(want, fmt.Sprint("text ", i))
+				}
+				_, err := c.Publish(t.Context(), "*", fmt.Append(nil, i), o)
+				assert.NoError(t, err)
+			}
+			s := sendStream(t.Context(), c, strings.NewReader("stream"), nil)
+			synctest.Wait()
+			_, err = c.Publish(t.Context(), "*", []byte("gone"), &limpet.PublishOptions{TTL: time.Second})
+			assert.NoError(t, err)
+			time.Sleep(time.Minute)
+			p.host.Start()
+			<-s.done
+			synctest.Wait()
+			if _, messages := p.seen(); s.err != nil || !slices.Equal(messages, append(want, "text stream")) {
+				t.Errorf("%v: the server has %q", s.err, messages)
+			}
+		})
+	}
+}
+
+// Without sessions a message that the server has not taken, and that waits to be sent again, keeps its number
+// when it expires: an answer to it counts for no other.
+func TestExpiredAfterARefusalKeepsItsNumber(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		srv, c := busyServer(t, func(payload string, times int) *wire.Ack {
+			if payload == "busy" {
+				return later(time.Minute)
+			}
+			return nil
+		})
+		busy := publishTTL(t, c, "busy", time.Second)
+		synctest.Wait()
+		done := publishTTL(t, c, "2", time.Hour)
+		time.Sleep(2 * time.Second)
+		last := publishTTL(t, c, "3", time.Hour)
+		flushed(t, c)
+		if got := published(srv); got != "1:busy 1:2 1:3" || busy.Outcome() != limpet.Expired || done.Outcome() != limpet.Acked || last.Outcome() != limpet.Acked {
+			t.Errorf("the server heard %s; %v, %v, %v", got, busy.Outcome(), done.Outcome(), last.Outcome())
+		}
+		if st := c.Stats(); st.Window != 0 {
+			t.Errorf("%d places are taken", st.Window)
+		}
+	})
+}
