@@ -56,9 +56,9 @@ func (m *uplinkModel) publish() {
 
 // connect begins a connection, sometimes in a new session.
 func (m *uplinkModel) connect() {
-	up, resumed := m.w.uplink(), m.rnd.IntN(6) > 0
-	if up.Hi < m.taken || up.Hi+1-up.Lo != uint64(m.w.slots.Len()) {
-		m.t.Fatalf("%+v, the server has taken %d", up, m.taken)
+	waits, resumed := m.w.slots.Len()-m.w.left, m.rnd.IntN(6) > 0
+	if up := m.w.uplink(); up.Hi < m.taken || up.Hi+1-up.Lo != uint64(waits) {
+		m.t.Fatalf("%+v in the handshake, for %d messages; the server has taken %d", up, waits, m.taken)
 	}
 	if !resumed {
 		m.taken = 0

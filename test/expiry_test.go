@@ -174,6 +174,35 @@ func TestFlushWhileMessagesExpire(t *testing.T) {
 	})
 }
 
+// Messages of which the TTL ends at one time expire in the order in which they were published.
+func TestExpiryInOrder(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		srv := limpettest.NewServer(t, nil)
+		c := dial(t, srv, nil)
+		srv.Stop()
+		synctest.Wait()
+		const n = 50
+		ended := make(chan string, n)
+		var want []string
+		for i := range n {
+			payload := fmt.Sprint(i)
+			want = append(want, payload)
+			_, err := c.Publish(t.Context(), "a", nil, &limpet.PublishOptions{TTL: time.Second, Done: func(*limpet.Receipt) { ended <- payload }})
+			assert.NoError(t, err)
+		}
+		time.Sleep(2 * time.Second)
+		synctest.Wait()
+		close(ended)
+		var got []string
+		for payload := range ended {
+			got = append(got, payload)
+		}
+		if !slices.Equal(got, want) {
+			t.Errorf("%v", got)
+		}
+	})
+}
+
 // A stream that comes behind messages that expire waits for those that stay, and for no other.
 func TestStreamBehindMessagesThatExpire(t *testing.T) {
 	for _, stays := range []bool{false, true} {
@@ -211,9 +240,13 @@ func TestStreamBehindMessagesThatExpire(t *testing.T) {
 // when it expires: an answer to it counts for no other.
 func TestExpiredAfterARefusalKeepsItsNumber(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
+		slow := make(chan struct{})
 		srv, c := busyServer(t, func(payload string, times int) *wire.Ack {
-			if payload == "busy" {
+			switch payload {
+			case "busy":
 				return later(time.Minute)
+			case "2":
+				<-slow
 			}
 			return nil
 		})
@@ -222,6 +255,8 @@ func TestExpiredAfterARefusalKeepsItsNumber(t *testing.T) {
 		done := publishTTL(t, c, "2", time.Hour)
 		time.Sleep(2 * time.Second)
 		last := publishTTL(t, c, "3", time.Hour)
+		synctest.Wait()
+		close(slow)
 		flushed(t, c)
 		if got := published(srv); got != "1:busy 1:2 1:3" || busy.Outcome() != limpet.Expired || done.Outcome() != limpet.Acked || last.Outcome() != limpet.Acked {
 			t.Errorf("the server heard %s; %v, %v, %v", got, busy.Outcome(), done.Outcome(), last.Outcome())

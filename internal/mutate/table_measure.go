@@ -214,9 +214,9 @@ var ofMeasure = []mutation{
 	},
 	{
 		name:    "measure: a lost session forgets when messages were admitted",
-		file:    "window.go",
-		search:  "\t\t\tadmitted.Push(*w.admitted.At(i))\n",
-		replace: "\t\t\tadmitted.Push(w.counters.moment(time.Now()))\n",
+		file:    "internal/fifo/fifo.go",
+		search:  "as[i-removed], bs[i-removed] = as[i], bs[i]\n",
+		replace: "as[i-removed] = as[i]\n",
 		test:    "-run ^TestOldestOutlivesItsSession$ ./test",
 	},
 	{
