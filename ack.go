@@ -3,6 +3,7 @@ package limpet
 import (
 	"context"
 	"math"
+	"slices"
 	"sync/atomic"
 	"time"
 
@@ -16,8 +17,7 @@ import (
 	"github.com/limpet-go/limpet/wire"
 )
 
-// Outcome is what became of a published message: Pending at first, then exactly one of the others, which never
-// changes (docs/protocol.md, section 5).
+// Outcome is what became of a published message: Pending at first, then exactly one of the others, which never changes (docs/protocol.md, section 5).
 type Outcome uint32
 
 const (
@@ -251,16 +251,13 @@ func (w *window) show(r *Receipt) {
 	if r.publishOutcome() {
 		w.woken++
 	}
+	if h := w.counters.measured; h != nil && r.hasLeft() {
+		h.outcome.Add(time.Since(r.details.expires)+r.details.ttl, 1)
+	}
 	w.followOutcome(r)
 	if w.notify != nil && (r.decided == Rejected || r.decided == Expired || r.decided == Unknown) {
 		w.notify.post(MessageFailed{r.topic, r.id, r.decided, r.details.err})
 	}
-}
-
-// written resolves the messages up to seq as Written, for a dialect without acknowledgements.
-func (w *window) written(seq uint64) {
-	w.settleThrough(min(seq, w.lastSeq()), Written)
-	w.publishOutcomes()
 }
 
 // addFlushPoint returns the point that is completed when every message admitted so far has its outcome.
@@ -304,22 +301,33 @@ func (w *window) recordOutcome(i int, o Outcome, void bool) {
 	}
 }
 
-// reveal publishes outcomes that were held.
-func (w *window) reveal(held []*Receipt) {
-	if len(held) == 0 {
+// reveal publishes outcomes that were held, and those of messages that leave.
+func (w *window) reveal(rs []*Receipt) {
+	if len(rs) == 0 {
 		return
 	}
-	for _, r := range held {
-		r.held = false
-	}
-	w.resolved = [2]int{0, w.slots.Len()}
-	w.publishOutcomes()
-	for _, r := range held { // a new session has no slot for it
-		if r.unpublished() {
-			w.counters.outcomes[r.decided].Add(1)
-			w.show(r)
+	for _, r := range rs {
+		if r.held = false; r.hasLeft() {
+			w.left++
 		}
 	}
+	places := len(rs)
+	if w.journal != nil { // some have no slot: a new session has begun
+		places, w.resolved = w.compact(), [2]int{0, w.slots.Len()}
+	}
+	w.admission.Release(places, 0)
+	w.publishOutcomes()
+	rest := slices.DeleteFunc(rs, func(r *Receipt) bool { return !r.unpublished() })
+	for _, r := range rest {
+		w.counters.outcomes[r.decided].Add(1)
+	}
+	for _, r := range rest {
+		w.show(r)
+	}
+	if 2*w.left > w.slots.Len() {
+		w.compact()
+	}
+	w.completeFlushes()
 }
 
 // restore fills the window with what an outbox holds.
@@ -409,8 +417,7 @@ func (w *window) forgetIDs(rs []*Receipt) {
 	}
 }
 
-// waitsAgain is the Receipt.sentIn of a message that the server has not taken, and that waits to be sent again, for
-// a dialect without sessions.
+// waitsAgain is the Receipt.sentIn of a message that waits to be sent again, for a dialect without sessions.
 const waitsAgain = math.MaxUint32
 
 // countBatch begins another batch.

@@ -198,6 +198,7 @@ func (l *loop) keeping() keeper.View[*Receipt] {
 	return keeper.View[*Receipt]{
 		Now: l.now.Round(0), LastSeq: l.window.lastSeq(), Prepare: l.prepare,
 		Kept:    func() []outbox.Message { return l.window.keptMessages(l.now) },
+		Leaving: l.window.leaving,
 		Message: func(r *Receipt) outbox.Message { return l.window.keptMessage(r, l.now) },
 	}
 }

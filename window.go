@@ -205,6 +205,12 @@ func (w *window) settleThrough(seq uint64, o Outcome) {
 	}
 }
 
+// written resolves the messages up to seq as Written, for a dialect without acknowledgements.
+func (w *window) written(seq uint64) {
+	w.settleThrough(min(seq, w.lastSeq()), Written)
+	w.publishOutcomes()
+}
+
 func (w *window) reject(i int, reject wire.Reject) {
 	if reject.Retry > 0 && !reject.Unknown && !w.sessions {
 		w.refusedForNow(i, reject, time.Now())
@@ -465,7 +471,7 @@ func (w *window) expire(now time.Time) {
 	for _, r := range due {
 		switch {
 		case r.firstSent != 0:
-		case r.details.refused || w.journal != nil:
+		case r.details.refused:
 			w.resolveUnsettled(slices.Index(w.slots.All(), r), Expired, outcomeError(ErrExpired))
 		default:
 			leave = append(leave, r)
@@ -475,24 +481,17 @@ func (w *window) expire(now time.Time) {
 	w.leave(leave)
 }
 
-// leave ends messages whose numbers were never sent. They give back their places at once.
+// leave ends messages whose numbers were never sent. They give back their bytes at once, and their places with the outcome.
 func (w *window) leave(rs []*Receipt) {
 	freed := 0
 	for _, r := range rs {
 		freed += len(r.payload)
-		r.decided, r.payload, r.details.err, r.details.left = Expired, nil, outcomeError(ErrExpired), true
+		r.decided, r.payload, r.held, r.details.err, r.details.left = Expired, nil, w.journal != nil, outcomeError(ErrExpired), true
+		w.journal.Leave(r)
 	}
 	w.pending -= len(rs)
-	w.counters.outcomes[Expired].Add(uint64(len(rs)))
-	w.admission.Release(len(rs), freed)
-	for _, r := range rs {
-		if h := w.counters.measured; h != nil {
-			h.outcome.Add(time.Since(r.details.expires)+r.details.ttl, 1)
-		}
-		w.show(r)
+	w.admission.Release(0, freed)
+	if w.journal == nil {
+		w.reveal(rs)
 	}
-	if w.left += len(rs); 2*w.left > w.slots.Len() {
-		w.compact()
-	}
-	w.completeFlushes()
 }

@@ -11,9 +11,11 @@ import (
 	"testing/synctest"
 	"time"
 
+	"github.com/google/uuid"
 	"github.com/limpet-go/limpet"
 	"github.com/limpet-go/limpet/internal/assert"
 	"github.com/limpet-go/limpet/limpettest"
+	"github.com/limpet-go/limpet/outbox"
 	"github.com/limpet-go/limpet/server"
 	"github.com/limpet-go/limpet/wire"
 	"github.com/limpet-go/limpet/wire/raw"
@@ -41,9 +43,15 @@ func outcomesOf(rs []*limpet.Receipt) string {
 // An outage that is longer than the TTL blocks no publisher for ever, also if messages that do not expire, or
 // that were sent, are before those that do. When the server is back everything goes on, in order.
 func TestExpiredMessagesLeaveTheWindow(t *testing.T) {
+	for _, store := range []outbox.Store{nil, newFaultyStore()} {
+		outlastOutage(t, store)
+	}
+}
+
+func outlastOutage(t *testing.T, store outbox.Store) {
 	synctest.Test(t, func(t *testing.T) {
 		srv := limpettest.NewServer(t, &limpettest.ServerOptions{Server: &server.Options{SessionTTL: 2 * time.Hour}})
-		c := dial(t, srv, &limpet.Options{Window: limpet.Window{Messages: 10}, Backoff: limpet.Backoff{Max: 10 * time.Second}})
+		c := start(t, srv, store, limpet.Options{Window: limpet.Window{Messages: 10}, Backoff: limpet.Backoff{Max: 10 * time.Second}})
 		assert.NoError(t, c.WaitReady(t.Context()))
 		srv.Network.Strike(limpettest.BlackHole(limpettest.Down))
 		sent := []*limpet.Receipt{publishTTL(t, c, "1", 0), publishTTL(t, c, "2", time.Second)}
@@ -263,6 +271,117 @@ func TestExpiredAfterARefusalKeepsItsNumber(t *testing.T) {
 		}
 		if st := c.Stats(); st.Window != 0 {
 			t.Errorf("%d places are taken", st.Window)
+		}
+	})
+}
+
+// A process that ends before or after a message has left, and before those behind it are sent, leaves an outbox with
+// which the next one sends each message once, in order.
+func TestCrashWhileMessagesLeave(t *testing.T) {
+	for _, row := range []struct {
+		name   string
+		fault  error // of the commit that removes
+		crash  bool
+		first  limpet.Outcome // of the message that expires, for the first client
+		second string         // what the next client restores
+	}{
+		{"durable, then Close", nil, false, limpet.Expired, "1 3 4"},
+		{"durable, then a crash", nil, true, limpet.Expired, "1 3 4"},
+		{"not durable, then Close", errDisk, false, limpet.Stored, "1 2 3 4"},
+		{"not durable, then a crash", errDisk, true, limpet.Stored, "1 2 3 4"},
+		{"not known, then Close", fmt.Errorf("%w", outbox.ErrUncertain), false, limpet.Stored, "1 2 3 4"},
+	} {
+		synctest.Test(t, func(t *testing.T) {
+			srv := limpettest.NewServer(t, nil)
+			store := newFaultyStore()
+			c := start(t, srv, store, limpet.Options{})
+			assert.NoError(t, c.WaitReady(t.Context()))
+			srv.Network.Strike(limpettest.BlackHole(limpettest.Down))
+			publishAll(t, c, "a", "1") // the server has it
+			synctest.Wait()
+			srv.Stop()
+			srv.Network.ResetAll()
+			synctest.Wait()
+			expires := publishTTL(t, c, "2", time.Second)
+			publishAll(t, c, "a", "3", "4")
+			removals := 0
+			store.fault(func(change *outbox.Change) error {
+				if len(change.Removed) == 0 {
+					return nil
+				}
+				removals++
+				return row.fault
+			})
+			time.Sleep(1500 * time.Millisecond)
+			if row.crash {
+				store = store.crash(true)
+			} else {
+				store.fault(nil)
+			}
+			closeAndWait(t, c)
+			if removals == 0 || expires.Outcome() != row.first {
+				t.Errorf("%s: %d commits; the outcome is %v", row.name, removals, expires.Outcome())
+			}
+			again := start(t, srv, store, limpet.Options{})
+			var restored []string
+			for _, m := range store.content(t).Messages {
+				restored = append(restored, string(m.Payload))
+			}
+			if got := strings.Join(restored, " "); got != row.second {
+				t.Errorf("%s: the next client has %q", row.name, got)
+			}
+			srv.Start()
+			publishAll(t, again, "a", "5")
+			flushed(t, again)
+			if got := strings.Join(logged(t, srv), " "); got != "1 3 4 5" {
+				t.Errorf("%s: the server has %s", row.name, got)
+			}
+			if st := again.Stats(); st.Resumes != 1 || st.Window != 0 {
+				t.Errorf("%s: %d resumed, %d places are taken", row.name, st.Resumes, st.Window)
+			}
+			store.settled(t)
+		})
+	}
+}
+
+// With an outbox nothing is sent under a number that has moved before that is durable, and an id that has left is new.
+func TestMovedNumbersAreDurableFirst(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		srv := limpettest.NewServer(t, nil)
+		srv.Stop()
+		store := newFaultyStore()
+		c := start(t, srv, store, limpet.Options{})
+		id := uuid.New()
+		publish := func(payload string, ttl time.Duration) *limpet.Receipt {
+			r, err := c.Publish(t.Context(), "a", []byte(payload), &limpet.PublishOptions{ID: id, TTL: ttl})
+			assert.NoError(t, err)
+			return r
+		}
+		first := publish("1", time.Second)
+		publishAll(t, c, "a", "2")
+		hang := make(chan struct{})
+		store.fault(func(change *outbox.Change) error {
+			if len(change.Removed) > 0 {
+				<-hang
+			}
+			return nil
+		})
+		srv.Start()
+		time.Sleep(10 * time.Second)
+		if got := logged(t, srv); len(got) > 0 || first.Outcome() != limpet.Pending {
+			t.Errorf("before the commit has ended the server has %v, and the outcome is %v", got, first.Outcome())
+		}
+		close(hang)
+		flushed(t, c)
+		if got := logged(t, srv); !slices.Equal(got, []string{"2"}) || first.Outcome() != limpet.Expired {
+			t.Errorf("the server has %v, the first message is %v", got, first.Outcome())
+		}
+		if again := publish("1", 0); again == first {
+			t.Error("a message that has left is still held under its id")
+		}
+		flushed(t, c)
+		if got := logged(t, srv); !slices.Equal(got, []string{"2", "1"}) {
+			t.Errorf("the server has %v", got)
 		}
 	})
 }

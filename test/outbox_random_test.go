@@ -192,8 +192,12 @@ func (l *outboxLife) publishSome(n int) {
 			switch kind {
 			case 0:
 				payload += " no"
-			case 1:
+			case 1, 2:
 				o.TTL = time.Duration(100+10*i) * time.Millisecond
+			case 3:
+				if i%2 == 0 {
+					o.TTL = time.Duration(1+l.number%7) * 50 * time.Millisecond
+				}
 			}
 			ctx, cancel := context.WithTimeout(context.Background(), timeout)
 			r, err := c.Publish(ctx, "a", []byte(payload), &o)
