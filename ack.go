@@ -124,11 +124,10 @@ type receiptDetails struct {
 	err         error  // set before the outcome is published
 	reply       []byte // likewise
 	done        func(*Receipt)
-
-	expiry  schedule.Slot
-	order   uint64 // of admission
-	refused bool   // for now: its number was sent, even if firstSent is 0
-	left    bool   // no number stands for the message: see window.compact
+	expiry      schedule.Slot
+	order       uint64 // of admission
+	refused     bool   // for now: its number was sent, even if firstSent is 0
+	left        bool   // no number stands for the message: see window.compact
 }
 
 // outcomeSignal is closed with the outcome. Done makes it for its first caller.

@@ -366,6 +366,7 @@ func TestMovedNumbersAreDurableFirst(t *testing.T) {
 			}
 			return nil
 		})
+		time.Sleep(1500 * time.Millisecond)
 		srv.Start()
 		time.Sleep(10 * time.Second)
 		if got := logged(t, srv); len(got) > 0 || first.Outcome() != limpet.Pending {

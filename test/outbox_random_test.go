@@ -229,6 +229,9 @@ func (l *outboxLife) comeToAnEnd() {
 	if n := pendingOf(l.c); n > 0 {
 		l.t.Errorf("%d messages have no outcome", n)
 	}
+	if st := l.c.Stats(); st.Window != 0 || st.WindowBytes != 0 {
+		l.t.Errorf("%d messages and %d bytes are taken in the window", st.Window, st.WindowBytes)
+	}
 	l.end()
 	l.store.settled(l.t)
 	has, last := map[string]bool{}, 0

@@ -3,6 +3,7 @@ package file
 import (
 	"encoding/binary"
 	"path/filepath"
+	"slices"
 	"testing"
 
 	"github.com/limpet-go/limpet/outbox"
@@ -69,5 +70,35 @@ func TestRemovedMessagesLeaveNothing(t *testing.T) {
 	}
 	if s.current.number < 5 || most > 1000 || files > 1 {
 		t.Errorf("%d files, of which %d were needed, %d entries", s.current.number, files, most)
+	}
+}
+
+// Quarantine returns what was not removed, once, also where a file that is no longer needed is still there.
+func TestQuarantineAfterRemovals(t *testing.T) {
+	dir := t.TempDir()
+	s, err := Open(dir, &Options{SegmentSize: minSegment})
+	if err != nil {
+		t.Fatal(err)
+	}
+	commit(t, s, &outbox.Change{Messages: messages(1, 4)}, &outbox.Change{Removed: []outbox.Range{{Lo: 1, Hi: 2}}})
+	old := read(t, filepath.Join(dir, segmentName(1)))
+	for s.current.number == 1 {
+		m := messages(3, 5)
+		m[0].Payload = make([]byte, 5000)
+		commit(t, s, &outbox.Change{Messages: m}, &outbox.Change{Removed: []outbox.Range{{Lo: 3, Hi: 5}}})
+	}
+	commit(t, s, &outbox.Change{Messages: messages(3, 5)}, &outbox.Change{Removed: []outbox.Range{{Lo: 4, Hi: 4}}})
+	if s.current.first != 2 {
+		t.Fatalf("file %d is needed: this proves nothing", s.current.first)
+	}
+	crash(t, s)
+	write(t, filepath.Join(dir, segmentName(1)), old)
+	_, found, err := Quarantine(dir)
+	var got []string
+	for i := range found {
+		got = append(got, string(found[i].Payload))
+	}
+	if want := []string{"payload 3", "payload 4", "payload 3", "payload 5"}; err != nil || !slices.Equal(got, want) {
+		t.Errorf("%q, %v; want %q", got, err, want)
 	}
 }
