@@ -20,8 +20,8 @@ type PublishOptions struct {
 	ID uuid.UUID
 
 	// TTL is the lifetime of the message, counted from the admission. A message
-	// that was not sent within it gets the outcome Expired. The server gets the
-	// TTL, too. Defaults to 0: the message does not expire. From 1 millisecond to
+	// that was not sent within it gets the outcome Expired, and its place in the
+	// window is free again. The server gets the TTL, too. Defaults to 0: the message does not expire. From 1 millisecond to
 	// 366 days.
 	TTL time.Duration
 

@@ -321,7 +321,7 @@ var ofClient = []mutation{
 	},
 	{
 		name:    "close: unknown is called unsent",
-		file:    "window.go",
+		file:    "ack.go",
 		search:  "if r.firstSent == 0 {\n\t\t\tw.resolve(i, Unsent",
 		replace: "if r.firstSent >= 0 {\n\t\t\tw.resolve(i, Unsent",
 		test:    "-run ^TestCloseGivesEveryMessageItsOutcome$ .",

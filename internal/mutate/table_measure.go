@@ -340,7 +340,7 @@ var ofMeasure = []mutation{
 	},
 	{
 		name:    "measure: the window of an ended client is full",
-		file:    "window.go",
+		file:    "ack.go",
 		search:  "\tw.admission.Release(w.slots.Len(), 0)\n",
 		replace: "",
 		test:    "-run ^TestGauges$ ./test",
