@@ -94,7 +94,7 @@ var ofExpiry = []mutation{
 		name:    "expiry: the outbox keeps what has left",
 		file:    "rotation.go",
 		search:  "if r.details != nil && r.details.left {",
-		replace: "if false {",
+		replace: "if r.details != nil && r.details.left && false {",
 		test:    "-timeout=60s -run ^TestCrashWhileMessagesLeave$ ./test",
 	},
 	{
@@ -122,7 +122,7 @@ var ofExpiry = []mutation{
 		name:    "expiry: memory keeps the numbers of what was removed",
 		file:    "outbox/memory.go",
 		search:  "\t\tk.Messages[i].Seq = k.Through + 1 + uint64(i)\n",
-		replace: "",
+		replace: "\t\tk.Messages[i].Seq += 0\n",
 		test:    "-run ^TestMemory$ ./outbox/outboxtest",
 	},
 	{

@@ -105,7 +105,7 @@ func (v *salvage) segment(system system, name string) error {
 		v.epoch = h.epoch
 		clear(v.messages)
 	}
-	if h.first == h.number { // it needs none before it, and may number the messages anew
+	if h.first == h.number { // it needs none before it, and may give the messages other numbers
 		clear(v.messages)
 	}
 	maps.DeleteFunc(v.messages, func(seq uint64, _ outbox.Message) bool { return seq <= h.through })
