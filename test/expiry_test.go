@@ -322,11 +322,11 @@ func TestCrashWhileMessagesLeave(t *testing.T) {
 			if removals == 0 || expires.Outcome() != row.first {
 				t.Errorf("%s: %d commits; the outcome is %v", row.name, removals, expires.Outcome())
 			}
-			again := start(t, srv, store, limpet.Options{})
 			var restored []string
 			for _, m := range store.content(t).Messages {
 				restored = append(restored, string(m.Payload))
 			}
+			again := start(t, srv, store, limpet.Options{}) // which lets what has expired leave
 			if got := strings.Join(restored, " "); got != row.second {
 				t.Errorf("%s: the next client has %q", row.name, got)
 			}

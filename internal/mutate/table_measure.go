@@ -217,7 +217,7 @@ var ofMeasure = []mutation{
 		file:    "internal/fifo/fifo.go",
 		search:  "as[i-removed], bs[i-removed] = as[i], bs[i]\n",
 		replace: "as[i-removed] = as[i]\n",
-		test:    "-run ^TestOldestOutlivesItsSession$ ./test",
+		test:    "-run ^TestFilter$ ./internal/fifo",
 	},
 	{
 		name:    "measure: settled messages keep the place of others",
