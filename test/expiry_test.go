@@ -358,6 +358,9 @@ func TestMovedNumbersAreDurableFirst(t *testing.T) {
 			return r
 		}
 		first := publish("1", time.Second)
+		flush := make(chan error, 1)
+		go func() { flush <- c.Flush(context.Background()) }()
+		synctest.Wait()
 		publishAll(t, c, "a", "2")
 		hang := make(chan struct{})
 		store.fault(func(change *outbox.Change) error {
@@ -369,10 +372,11 @@ func TestMovedNumbersAreDurableFirst(t *testing.T) {
 		time.Sleep(1500 * time.Millisecond)
 		srv.Start()
 		time.Sleep(10 * time.Second)
-		if got := logged(t, srv); len(got) > 0 || first.Outcome() != limpet.Pending {
-			t.Errorf("before the commit has ended the server has %v, and the outcome is %v", got, first.Outcome())
+		if got := logged(t, srv); len(got) > 0 || first.Outcome() != limpet.Pending || len(flush) > 0 {
+			t.Errorf("before the commit has ended the server has %v, the outcome is %v, and %d calls of Flush have returned", got, first.Outcome(), len(flush))
 		}
 		close(hang)
+		assert.NoError(t, <-flush)
 		flushed(t, c)
 		if got := logged(t, srv); !slices.Equal(got, []string{"2"}) || first.Outcome() != limpet.Expired {
 			t.Errorf("the server has %v, the first message is %v", got, first.Outcome())

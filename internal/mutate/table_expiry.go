@@ -142,8 +142,8 @@ var ofExpiry = []mutation{
 	{
 		name:    "expiry: an outbox of version 1 does not open",
 		file:    "outbox/file/segment.go",
-		search:  "for h.version = version; h.version > 0 && ",
-		replace: "for h.version = version; h.version > 1 && ",
+		search:  "\t\t\t\th.version--\n",
+		replace: "\t\t\t\th.version = 0\n",
 		test:    "-run ^TestLogOfVersion1$ ./outbox/file",
 	},
 	{

@@ -80,7 +80,7 @@ func TestQuarantineAfterRemovals(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	commit(t, s, &outbox.Change{Messages: messages(1, 4)}, &outbox.Change{Removed: []outbox.Range{{Lo: 1, Hi: 2}}})
+	commit(t, s, &outbox.Change{Messages: messages(1, 40)}, &outbox.Change{Removed: []outbox.Range{{Lo: 1, Hi: 38}}})
 	old := read(t, filepath.Join(dir, segmentName(1)))
 	for s.current.number == 1 {
 		m := messages(3, 5)
@@ -98,7 +98,7 @@ func TestQuarantineAfterRemovals(t *testing.T) {
 	for i := range found {
 		got = append(got, string(found[i].Payload))
 	}
-	if want := []string{"payload 3", "payload 4", "payload 3", "payload 5"}; err != nil || !slices.Equal(got, want) {
+	if want := []string{"payload 39", "payload 40", "payload 3", "payload 5"}; err != nil || !slices.Equal(got, want) {
 		t.Errorf("%q, %v; want %q", got, err, want)
 	}
 }
