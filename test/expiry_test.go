@@ -348,9 +348,11 @@ func TestCrashWhileMessagesLeave(t *testing.T) {
 func TestMovedNumbersAreDurableFirst(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		srv := limpettest.NewServer(t, nil)
-		srv.Stop()
 		store := newFaultyStore()
 		c := start(t, srv, store, limpet.Options{})
+		assert.NoError(t, c.WaitReady(t.Context()))
+		srv.Stop()
+		synctest.Wait()
 		id := uuid.New()
 		publish := func(payload string, ttl time.Duration) *limpet.Receipt {
 			r, err := c.Publish(t.Context(), "a", []byte(payload), &limpet.PublishOptions{ID: id, TTL: ttl})
