@@ -196,7 +196,7 @@ func (l *outboxLife) publishSome(n int) {
 				o.TTL = time.Duration(100+10*i) * time.Millisecond
 			case 3:
 				if i%2 == 0 {
-					o.TTL = time.Duration(1+l.number%7) * 50 * time.Millisecond
+					o.TTL = time.Duration(1+i%7) * 50 * time.Millisecond
 				}
 			}
 			ctx, cancel := context.WithTimeout(context.Background(), timeout)
