@@ -11,13 +11,13 @@ import (
 	"github.com/limpet-go/limpet/internal/flush"
 	"github.com/limpet-go/limpet/internal/headers"
 	"github.com/limpet-go/limpet/internal/keeper"
+	"github.com/limpet-go/limpet/internal/schedule"
 	"github.com/limpet-go/limpet/internal/text"
 	"github.com/limpet-go/limpet/outbox"
 	"github.com/limpet-go/limpet/wire"
 )
 
-// Outcome is what became of a published message: Pending at first, then exactly one of the others, which never
-// changes (docs/protocol.md, section 5).
+// Outcome is what became of a published message: Pending at first, then exactly one of the others, which never changes (docs/protocol.md, section 5).
 type Outcome uint32
 
 const (
@@ -87,8 +87,7 @@ func rejectedFor(reject wire.Reject) error {
 	return ErrRejected
 }
 
-// Receipt follows one published message to its outcome. It is safe for concurrent use and remains valid after
-// the client has ended.
+// Receipt follows one published message to its outcome. It is safe for concurrent use and remains valid after the client has ended.
 type Receipt struct {
 	id      uuid.UUID
 	topic   string
@@ -108,8 +107,7 @@ type Receipt struct {
 	doneSignal atomic.Pointer[outcomeSignal]
 }
 
-// inlineReceipt is a Receipt together with its payload, in one allocation. The bytes live as long as the
-// receipt does.
+// inlineReceipt is a Receipt together with its payload, in one allocation. The bytes live as long as the receipt does.
 type inlineReceipt struct {
 	Receipt
 	inline [maxInlinePayload]byte
@@ -126,6 +124,10 @@ type receiptDetails struct {
 	err         error  // set before the outcome is published
 	reply       []byte // likewise
 	done        func(*Receipt)
+	expiry      schedule.Slot
+	order       uint64 // of admission
+	refused     bool   // for now: its number was sent, even if firstSent is 0
+	left        bool   // no number stands for the message: see window.compact
 }
 
 // outcomeSignal is closed with the outcome. Done makes it for its first caller.
@@ -161,10 +163,9 @@ func (r *Receipt) Outcome() Outcome {
 	return Outcome(o)
 }
 
-// Wait blocks until the outcome is known or ctx ends. The error is nil for Acked and Written, and otherwise an
-// *Error that wraps ErrRejected, ErrExpired, ErrUnsent, ErrStored or ErrOutcomeUnknown. If ctx ends first, the
-// *Error wraps ctx's error: the client still sends the message, and Wait may be called again. Every outcome is
-// known once the client has ended.
+// Wait blocks until the outcome is known or ctx ends. The error is nil for Acked and Written, and otherwise an *Error that wraps
+// ErrRejected, ErrExpired, ErrUnsent, ErrStored or ErrOutcomeUnknown. If ctx ends first, the *Error wraps ctx's error: the client still
+// sends the message, and Wait may be called again. Every outcome is known once the client has ended.
 func (r *Receipt) Wait(ctx context.Context) (Ack, error) {
 	if err := checkContext(opReceipt, ctx); err != nil {
 		return Ack{ID: r.id}, err
@@ -205,6 +206,9 @@ func (r *Receipt) unpublished() bool { return r.isDecided() && r.Outcome() == Pe
 // isDecided reports whether the outcome is decided and may be published.
 func (r *Receipt) isDecided() bool { return r.decided != Pending && !r.held }
 
+// hasLeft reports whether the slot of r is to be removed.
+func (r *Receipt) hasLeft() bool { return r.details != nil && r.details.left && !r.held }
+
 // isDone reports whether neither the server nor a caller needs the slot any more.
 func (r *Receipt) isDone() bool { return r.settled && !r.held }
 
@@ -222,8 +226,7 @@ const (
 	maxWaitingDone = 64 << 10 // calls, or twice the window: a burst of outcomes is no slow Done
 )
 
-// doneFull reports whether no more messages with Done are admitted to the window. The calls for those that it
-// holds are still added.
+// doneFull reports whether no more messages with Done are admitted to the window. The calls for those that it holds are still added.
 func (c *Client) doneFull() bool {
 	return c.doneCalls.Len() >= max(maxWaitingDone, 2*c.cfg.Window.Messages)
 }
@@ -247,16 +250,13 @@ func (w *window) show(r *Receipt) {
 	if r.publishOutcome() {
 		w.woken++
 	}
+	if h := w.counters.measured; h != nil && r.hasLeft() {
+		h.outcome.Add(time.Since(r.details.expires)+r.details.ttl, 1)
+	}
 	w.followOutcome(r)
 	if w.notify != nil && (r.decided == Rejected || r.decided == Expired || r.decided == Unknown) {
 		w.notify.post(MessageFailed{r.topic, r.id, r.decided, r.details.err})
 	}
-}
-
-// written resolves the messages up to seq as Written, for a dialect without acknowledgements.
-func (w *window) written(seq uint64) {
-	w.settleThrough(min(seq, w.lastSeq()), Written)
-	w.publishOutcomes()
 }
 
 // addFlushPoint returns the point that is completed when every message admitted so far has its outcome.
@@ -280,8 +280,7 @@ type outboxWindow struct {
 	restored []*Receipt               // that it held at first, until Client.Receipts has listed them
 }
 
-// keepOutcome records that slot i gets the outcome o, and is settled unless the server has still to learn of it
-// as a void message.
+// keepOutcome records that slot i gets the outcome o, and is settled unless the server has still to learn of it as a void message.
 func (w *window) keepOutcome(i int, o Outcome, void bool) {
 	if w.journal != nil {
 		w.recordOutcome(i, o, void)
@@ -301,22 +300,33 @@ func (w *window) recordOutcome(i int, o Outcome, void bool) {
 	}
 }
 
-// reveal publishes outcomes that were held.
-func (w *window) reveal(held []*Receipt) {
-	if len(held) == 0 {
+// reveal publishes outcomes that were held, and those of messages that leave.
+func (w *window) reveal(rs []*Receipt) {
+	if len(rs) == 0 {
 		return
 	}
-	for _, r := range held {
-		r.held = false
-	}
-	w.resolved = [2]int{0, w.slots.Len()}
-	w.publishOutcomes()
-	for _, r := range held { // a new session has no slot for it
-		if r.unpublished() {
-			w.counters.outcomes[r.decided].Add(1)
-			w.show(r)
+	for _, r := range rs {
+		if r.held = false; r.hasLeft() {
+			w.left++
 		}
 	}
+	places := len(rs)
+	if w.journal != nil { // some have no slot: a new session has begun
+		places, w.resolved = w.compact(), [2]int{0, w.slots.Len()}
+	}
+	w.admission.Release(places, 0)
+	w.publishOutcomes()
+	rest := slices.DeleteFunc(rs, func(r *Receipt) bool { return !r.unpublished() })
+	for _, r := range rest {
+		w.counters.outcomes[r.decided].Add(1)
+	}
+	for _, r := range rest {
+		w.show(r)
+	}
+	if 2*w.left > w.slots.Len() {
+		w.compact()
+	}
+	w.completeFlushes()
 }
 
 // restore fills the window with what an outbox holds.
@@ -406,14 +416,7 @@ func (w *window) forgetIDs(rs []*Receipt) {
 	}
 }
 
-// sendAgain is a message that the server has not taken and that is to be sent again, for a dialect without
-// sessions.
-type sendAgain struct {
-	seq uint64
-	at  time.Time
-}
-
-// waitsAgain is the Receipt.sentIn of a message that waits for its time.
+// waitsAgain is the Receipt.sentIn of a message that waits to be sent again, for a dialect without sessions.
 const waitsAgain = math.MaxUint32
 
 // countBatch begins another batch.
@@ -433,8 +436,7 @@ func (w *window) rewind() {
 	w.nextToSend = 0
 }
 
-// sentSlots returns the slots that hold everything that was sent on this connection. One that is to be sent
-// again takes nextToSend back.
+// sentSlots returns the slots that hold everything that was sent on this connection. One that is to be sent again takes nextToSend back.
 func (w *window) sentSlots() []*Receipt {
 	n := w.nextToSend
 	if !w.sessions {
@@ -448,8 +450,7 @@ func (w *window) isInFlight(r *Receipt) bool {
 	return !r.settled && (w.sessions || r.sentIn != 0 && r.sentIn != waitsAgain)
 }
 
-// refusedForNow makes slot i wait until it may be sent again. It counts as never sent, unless an earlier
-// connection may have carried it.
+// refusedForNow makes slot i wait until it may be sent again. It counts as never sent, unless an earlier connection may have carried it.
 func (w *window) refusedForNow(i int, reject wire.Reject, now time.Time) {
 	r := *w.slots.At(i)
 	if r.settled || r.sentIn == 0 || r.sentIn == waitsAgain {
@@ -459,17 +460,11 @@ func (w *window) refusedForNow(i int, reject wire.Reject, now time.Time) {
 	if r.resend != AtLeastOnce {
 		r.firstSent = 0
 	}
-	if d := r.details; d != nil && !d.expires.IsZero() && (w.nextExpiry.IsZero() || d.expires.Before(w.nextExpiry)) {
-		w.nextExpiry = d.expires
+	if d := r.details; d != nil {
+		d.refused = true
+		w.expiries.Set(r, d.expires)
 	}
-	next := sendAgain{reject.Seq, now.Add(min(reject.Retry, headers.MaxRetryAfter))}
-	at, _ := slices.BinarySearchFunc(w.again, next, func(a, b sendAgain) int {
-		if a.at.After(b.at) {
-			return 1
-		}
-		return -1 // behind those of the same time
-	})
-	w.again = slices.Insert(w.again, at, next)
+	w.again.Add(reject.Seq, now.Add(min(reject.Retry, headers.MaxRetryAfter)))
 	if w.notify != nil {
 		w.notify.post(ServerNotice{Code: shownCode(reject.Code, reject.PeerCode), Reason: text.Quote(reject.Reason)})
 	}
@@ -477,22 +472,29 @@ func (w *window) refusedForNow(i int, reject wire.Reject, now time.Time) {
 
 // takeAgain makes the messages be sent whose time has come.
 func (w *window) takeAgain(now time.Time) {
-	for len(w.again) > 0 && due(w.again[0].at, now) {
-		if i, r := w.lookup(w.again[0].seq); r != nil && r.sentIn == waitsAgain {
+	for seq, ok := w.again.Take(now); ok; seq, ok = w.again.Take(now) {
+		if i, r := w.lookup(seq); r != nil && r.sentIn == waitsAgain {
 			r.sentIn = 0
 			w.nextToSend = min(w.nextToSend, i)
 		}
-		w.again = w.again[1:]
-	}
-	if len(w.again) == 0 {
-		w.again = nil
 	}
 }
 
-// nextAgain is when the next message is to be sent again; zero: none.
-func (w *window) nextAgain() (at time.Time) {
-	if len(w.again) > 0 {
-		at = w.again[0].at
+// close resolves every message that has no outcome: the client has ended.
+func (w *window) close() {
+	w.compact()
+	for i, r := range w.slots.All() {
+		if w.journal != nil {
+			w.resolve(i, Stored, outcomeError(ErrStored))
+		} else if r.firstSent == 0 {
+			w.resolve(i, Unsent, outcomeError(ErrUnsent))
+		} else {
+			w.resolve(i, Unknown, outcomeError(ErrOutcomeUnknown))
+		}
 	}
-	return at
+	w.publishOutcomes()
+	w.admission.Release(w.slots.Len(), 0)
+	w.slots.Reset()
+	w.admitted.Reset()
+	w.firstPending = 0
 }

@@ -108,8 +108,8 @@ func (l *loop) untilNextDeadline() time.Duration {
 			next = t
 		}
 	}
-	at(l.window.nextExpiry)
-	at(l.window.nextAgain())
+	at(l.window.expiries.Next())
+	at(l.window.again.Next())
 	if limit := l.c.cfg.Backoff.MaxElapsed; limit > 0 && !l.disconnectedAt.IsZero() {
 		at(l.disconnectedAt.Add(limit))
 	}

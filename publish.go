@@ -20,8 +20,8 @@ type PublishOptions struct {
 	ID uuid.UUID
 
 	// TTL is the lifetime of the message, counted from the admission. A message
-	// that was not sent within it gets the outcome Expired. The server gets the
-	// TTL, too. Defaults to 0: the message does not expire. From 1 millisecond to
+	// that was not sent within it gets the outcome Expired, and its place in the
+	// window is free again. The server gets the TTL, too. Defaults to 0: the message does not expire. From 1 millisecond to
 	// 366 days.
 	TTL time.Duration
 
@@ -198,6 +198,7 @@ func (l *loop) keeping() keeper.View[*Receipt] {
 	return keeper.View[*Receipt]{
 		Now: l.now.Round(0), LastSeq: l.window.lastSeq(), Prepare: l.prepare,
 		Kept:    func() []outbox.Message { return l.window.keptMessages(l.now) },
+		Leaving: l.window.leaving,
 		Message: func(r *Receipt) outbox.Message { return l.window.keptMessage(r, l.now) },
 	}
 }

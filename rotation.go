@@ -8,6 +8,7 @@ import (
 	"github.com/limpet-go/limpet/internal/fault"
 	"github.com/limpet-go/limpet/internal/keeper"
 	"github.com/limpet-go/limpet/internal/verdict"
+	"github.com/limpet-go/limpet/outbox"
 	"github.com/limpet-go/limpet/wire"
 )
 
@@ -271,6 +272,16 @@ func (l *loop) holdsMessages() bool {
 type outboxed struct {
 	journal *keeper.Keeper[*Receipt] // nil without one
 	waits   bool                     // the next attempt waits for a commit
+}
+
+// leaving returns the numbers of the messages that leave when that is durable.
+func (w *window) leaving() (numbers []outbox.Range) {
+	for i, r := range w.slots.All() {
+		if r.details != nil && r.details.left {
+			numbers = keeper.AddTo(numbers, w.firstSeq+uint64(i))
+		}
+	}
+	return numbers
 }
 
 const outboxPause = time.Second // until an attempt that waits for a commit is made again, at most

@@ -225,8 +225,7 @@ type histograms struct {
 	delivery, source, outcome, ping, connection, recovery histogram.Histogram
 }
 
-// counters are written by whoever does what they count, and read by Stats. A moment is in
-// nanoseconds since origin.
+// counters are written by whoever does what they count, and read by Stats. A moment is in nanoseconds since origin.
 type counters struct {
 	origin   time.Time
 	measured *histograms // nil without Options.Histograms
@@ -385,8 +384,7 @@ type SubState struct {
 	Err error
 }
 
-// SubStats counts the messages of a subscription. At every moment
-// Received = Delivered + Dropped + Conflated + Waiting.
+// SubStats counts the messages of a subscription. At every moment Received = Delivered + Dropped + Conflated + Waiting.
 type SubStats struct {
 	Received   uint64 // from the server, without duplicates
 	Delivered  uint64 // handed to a consumer
@@ -437,8 +435,7 @@ func (s *SubStats) add(o *SubStats) {
 	s.OldestWaiting = max(s.OldestWaiting, o.OldestWaiting)
 }
 
-// addCapped adds what peers say: a sum of it stays at the highest number. A counter must not
-// fall.
+// addCapped adds what peers say: a sum of it stays at the highest number. A counter must not fall.
 func addCapped(a, b uint64) uint64 { return a + min(b, math.MaxUint64-a) }
 
 // failureCounters count failed attempts and, with lost, lost connections by class.
@@ -472,8 +469,7 @@ func (c *counters) countFailure(lost bool, class ErrorClass) {
 	}
 }
 
-// oldestPending returns the moment of the admission of the oldest message without an
-// outcome, as counters hold it; 0 without one.
+// oldestPending returns when the oldest message without an outcome was admitted, as counters hold it; 0 without one.
 func (w *window) oldestPending() int64 {
 	if w.pending == 0 || w.firstPending >= w.admitted.Len() {
 		return 0

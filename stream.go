@@ -13,6 +13,7 @@ import (
 	"github.com/google/uuid"
 	"github.com/limpet-go/limpet/codec"
 	"github.com/limpet-go/limpet/internal/fault"
+	"github.com/limpet-go/limpet/internal/flush"
 	"github.com/limpet-go/limpet/internal/inbox"
 	"github.com/limpet-go/limpet/internal/mediatype"
 	"github.com/limpet-go/limpet/internal/socket"
@@ -125,8 +126,7 @@ func (c *Client) newStream(ctx context.Context, topic string, r io.Reader, o *Pu
 	return s, nil
 }
 
-// streamedMessage is a message that SendStream sends. The fields above message belong to both
-// goroutines and do not change, the others to the loop.
+// streamedMessage is a message that SendStream sends. The fields above message do not change, the others belong to the loop.
 type streamedMessage struct {
 	id     uuid.UUID
 	next   chan struct{}     // one slot: the reader may post a part
@@ -134,7 +134,7 @@ type streamedMessage struct {
 	result chan streamResult // one slot
 
 	message  wire.Message // without its payload
-	after    uint64       // the sequence number of the last message before it
+	after    *flush.Point // the last message before it
 	frame    wire.FrameType
 	part     []byte // what was read and is not written
 	hasPart  bool
@@ -226,7 +226,7 @@ func (e openStream) apply(l *loop) {
 		e.s.resolve(Pending, l.c.endError(opSendStream))
 		return
 	}
-	e.s.after = l.window.lastSeq()
+	e.s.after = l.window.addFlushPoint()
 	l.streams = append(l.streams, e.s)
 }
 
@@ -341,7 +341,7 @@ func (l *loop) nextStream(k *link) *streamedMessage {
 		return nil
 	}
 	sent := l.window.firstSeq + uint64(l.window.nextToSend) - 1
-	i := slices.IndexFunc(l.streams, func(s *streamedMessage) bool { return s.hasPart && s.after <= sent })
+	i := slices.IndexFunc(l.streams, func(s *streamedMessage) bool { return s.hasPart && s.after.Reached(sent) })
 	if i < 0 || l.roomToSend(k) == 0 {
 		return nil
 	}

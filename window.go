@@ -1,6 +1,7 @@
 package limpet
 
 import (
+	"cmp"
 	"errors"
 	"math"
 	"slices"
@@ -11,13 +12,14 @@ import (
 	"github.com/limpet-go/limpet/internal/dispatch"
 	"github.com/limpet-go/limpet/internal/fifo"
 	"github.com/limpet-go/limpet/internal/flush"
+	"github.com/limpet-go/limpet/internal/published"
+	"github.com/limpet-go/limpet/internal/schedule"
 	"github.com/limpet-go/limpet/internal/text"
 	"github.com/limpet-go/limpet/wire"
 )
 
-// window holds the published messages that are not settled, in order of sequence number. It belongs to the
-// loop. A message gets its number on admission, not when it is sent. Numbers are dense: a message that has its
-// outcome before it was sent leaves a slot, which is sent as a void message (docs/protocol.md, section 0, D2).
+// window holds the published messages that are not settled, in order of sequence number. It belongs to the loop. A message gets its number on
+// admission. Numbers are dense (docs/protocol.md, section 0, D2): a message that was never sent may get a lower one when one before it leaves.
 type window struct {
 	sessions     bool // the dialect has sessions: slots are numbered and resent
 	admission    *admission.Gate
@@ -33,12 +35,14 @@ type window struct {
 	resumed      bool                      // the server has said what it holds: it does not have what is not settled
 	credit       wire.Credit               // the server's, for this connection
 	pending      int                       // receipts without an outcome
-	nextExpiry   time.Time                 // no TTL ends before it; zero: no TTL
+	expiries     schedule.List[*Receipt]   // when the TTL of each ends
+	added        uint64                    // messages with details so far
+	left         int                       // slots of messages that have left: compact removes them
 	flushes      flush.Points              // what calls of Flush wait for
 	firstPending int                       // index before which every slot has its outcome
 	oneByOneUpTo uint64                    // up to this sequence number a frame carries one message: a batch was too big
 	resends      []uint64                  // of the last batch, until countResends
-	again        []sendAgain               // messages to be sent again, the next first
+	again        published.Again           // messages to be sent again
 	batch        uint32                    // number of the last batch; 0 with sessions
 	resolved     [2]int                    // outcomes to be published are in slots [from, to)
 	freedBytes   int                       // payload bytes that they held
@@ -54,6 +58,7 @@ var slotPool, admittedPool sync.Pool
 func newWindow(sessions bool, a *admission.Gate, c *counters) *window {
 	w := &window{sessions: sessions, admission: a, counters: c, origin: time.Now(), firstSeq: 1}
 	w.slots.Pool, w.admitted.Pool = &slotPool, &admittedPool
+	w.expiries = schedule.New(func(r *Receipt) *schedule.Slot { return &r.details.expiry })
 	return w
 }
 
@@ -64,6 +69,7 @@ func (w *window) lastSeq() uint64 { return w.firstSeq + uint64(w.slots.Len()) - 
 
 // uplink is what the handshake states about the window.
 func (w *window) uplink() wire.Uplink {
+	w.compact()
 	return wire.Uplink{Lo: w.firstSeq, Hi: w.lastSeq(), Tag: w.settledID}
 }
 
@@ -71,8 +77,10 @@ func (w *window) add(r *Receipt, now time.Time) {
 	w.slots.Push(r)
 	w.admitted.Push(w.counters.moment(now))
 	w.pending++
-	if d := r.details; d != nil && !d.expires.IsZero() && (w.nextExpiry.IsZero() || d.expires.Before(w.nextExpiry)) {
-		w.nextExpiry = d.expires
+	if d := r.details; d != nil && r.decided == Pending {
+		w.added++
+		d.order = w.added
+		w.expiries.Set(r, d.expires)
 	}
 }
 
@@ -90,6 +98,9 @@ func (w *window) resolve(i int, o Outcome, err error) {
 		}
 		r.details.err = err
 	}
+	if r.details != nil {
+		w.expiries.Set(r, time.Time{})
+	}
 	w.pending--
 	w.freedBytes += len(r.payload)
 	r.payload = nil
@@ -106,9 +117,8 @@ func (w *window) settle(i int, o Outcome, err error) {
 	w.resolve(i, o, err)
 }
 
-// publishOutcomes counts what was resolved, returns its room, makes the outcomes visible and drops the settled
-// head. The order matters: a caller that learns of the first outcome finds all of them counted and their room
-// free.
+// publishOutcomes counts what was resolved, returns its room, makes the outcomes visible and drops the settled head. The order matters: a
+// caller that learns of the first outcome finds all of them counted and their room free.
 func (w *window) publishOutcomes() {
 	resolved := w.slots.All()[w.resolved[0]:w.resolved[1]]
 	var count [len(outcomeNames)]uint64
@@ -159,23 +169,8 @@ func (w *window) lookup(seq uint64) (int, *Receipt) {
 // acknowledge settles what the server has accepted or rejected. An acknowledgement of a message that was never
 // sent is a violation, and nothing of it is applied (docs/protocol.md, section 6, I5).
 func (w *window) acknowledge(a *wire.Ack) error {
-	top := a.To
-	for _, r := range a.Ranges {
-		if r.Lo > r.Hi {
-			return &wire.CodeError{Code: 4000, Reason: "acknowledged range has Lo > Hi"}
-		}
-		top = max(top, r.Hi)
-	}
-	if w.sessions { // elsewhere a server may answer to anything
-		for _, r := range a.Rejects {
-			top = max(top, r.Seq)
-		}
-		for _, r := range a.Duplicates {
-			top = max(top, r.Hi)
-		}
-	}
-	if top > w.highestSent {
-		return &wire.CodeError{Code: 4000, Reason: "acknowledged a message that was never sent"}
+	if err := published.Check(a, w.sessions, w.highestSent); err != nil { // without sessions a server may answer to anything
+		return err
 	}
 	for _, reject := range a.Rejects {
 		if i, r := w.lookup(reject.Seq); r != nil && (w.sessions || r.firstSent != 0) {
@@ -208,6 +203,12 @@ func (w *window) settleThrough(seq uint64, o Outcome) {
 	for i := range int(max(seq+1, w.firstSeq) - w.firstSeq) {
 		w.settle(i, o, nil)
 	}
+}
+
+// written resolves the messages up to seq as Written, for a dialect without acknowledgements.
+func (w *window) written(seq uint64) {
+	w.settleThrough(min(seq, w.lastSeq()), Written)
+	w.publishOutcomes()
 }
 
 func (w *window) reject(i int, reject wire.Reject) {
@@ -267,31 +268,41 @@ func (w *window) idOf(seq uint64) (wire.ID, bool) {
 // renumber starts a session epoch. Messages that have an outcome leave; the others are numbered from 1 and keep
 // their ids, by which the server recognises those that it has accepted before (docs/protocol.md, section 4).
 func (w *window) renumber() {
-	kept := fifo.Queue[*Receipt]{Pool: &slotPool}
-	admitted := fifo.Queue[int64]{Pool: &admittedPool}
-	nextFlush := 0
-	for i, r := range w.slots.All() {
-		if r.decided == Pending {
-			kept.Push(r)
-			admitted.Push(*w.admitted.At(i))
-		} else {
-			w.forgetIDs([]*Receipt{r})
-		}
-		nextFlush = w.flushes.Renumber(nextFlush, w.firstSeq+uint64(i), uint64(kept.Len()))
-	}
-	w.firstPending = 0
-	dropped := w.slots.Len() - kept.Len()
-	w.slots.Reset()
-	w.admitted.Reset()
-	w.slots, w.admitted, w.firstSeq = kept, admitted, 1
+	w.compact()
+	dropped := w.dropSlots(1, func(r *Receipt) bool { return r.decided != Pending })
 	w.nextToSend, w.highestSent, w.settledID, w.oneByOneUpTo = 0, 0, wire.ID{}, 0
 	w.admission.Release(dropped, 0)
 	w.journal.Renumber()
 }
 
-// doubtSent ends the messages that were sent and must not be sent again: the server may have accepted them.
-// With known it recognises those that it has, so only those with Never end; otherwise only those with
-// AtLeastOnce do not.
+// compact removes the slots of messages that have left. Those behind them were never sent: they move up, so that the numbers stay dense.
+func (w *window) compact() (removed int) {
+	if w.left == 0 {
+		return 0
+	}
+	w.left = 0
+	removed = w.dropSlots(w.firstSeq, (*Receipt).hasLeft)
+	w.completeFlushes()
+	return removed
+}
+
+// dropSlots removes slots. The first of those that stay gets the number first.
+func (w *window) dropSlots(first uint64, goes func(*Receipt) bool) (dropped int) {
+	nextFlush := 0
+	dropped = fifo.Filter(&w.slots, &w.admitted, func(i, dropped int, r *Receipt) (stays bool) {
+		if stays = !goes(r); !stays {
+			w.forgetIDs([]*Receipt{r})
+			dropped++
+		}
+		nextFlush = w.flushes.Renumber(nextFlush, w.firstSeq+uint64(i), first+uint64(i-dropped))
+		return stays
+	})
+	w.firstSeq, w.firstPending = first, 0
+	return dropped
+}
+
+// doubtSent ends the messages that were sent and must not be sent again: the server may have accepted them. With known it recognises those
+// that it has, so only those with Never end; otherwise only those with AtLeastOnce do not.
 func (w *window) doubtSent(known bool) {
 	for i, r := range w.slots.All() {
 		if r.firstSent != 0 && !r.settled && (r.resend == Never || r.resend == Exact && !known) {
@@ -327,6 +338,10 @@ func (w *window) nextBatch(ops []wire.Op, messages []wire.Message, now time.Time
 		}
 		if seq > w.credit.N || w.bytesSent >= w.credit.Bytes && len(r.payload) > 0 {
 			break
+		}
+		if w.left > 0 && r.hasLeft() {
+			w.compact()
+			continue
 		}
 		if count > 0 && size+len(r.payload)+64 > maxBytes {
 			break // it would hold up what the link carries in time
@@ -368,8 +383,7 @@ func (w *window) nextBatch(ops []wire.Op, messages []wire.Message, now time.Time
 	return ops, messages
 }
 
-// countResends counts the messages of the last batch that are sent again: those that were encoded, up to
-// through.
+// countResends counts the messages of the last batch that are sent again: those that were encoded, up to through.
 func (w *window) countResends(through uint64) {
 	for _, seq := range w.resends {
 		if seq <= through {
@@ -384,10 +398,9 @@ func (w *window) inFlight() bool {
 	return slices.ContainsFunc(w.sentSlots(), w.isInFlight)
 }
 
-// rejectUnencodable rejects the message seq, which the codec could not encode, and takes back what followed it
-// in the batch made at now, which was not sent. The slot is sent as a void message, so that the numbering stays
-// dense. The result is false if there is no such message, or if even the void message could not be encoded. A
-// message that was sent before, and of which the server has not said whether it holds it, ends as Unknown.
+// rejectUnencodable rejects the message seq, which the codec could not encode, and takes back what followed it in the batch made at now, which was
+// not sent. The slot is sent as a void message, so that the numbering stays dense. The result is false if there is no such message, or if even the
+// void message could not be encoded. A message that was sent before, and of which the server has not said whether it holds it, ends as Unknown.
 func (w *window) rejectUnencodable(seq uint64, cause error, now time.Time) bool {
 	first, r := w.lookup(seq)
 	if r == nil || r.decided != Pending {
@@ -420,8 +433,7 @@ func (w *window) rejectUnencodable(seq uint64, cause error, now time.Time) bool 
 	return true
 }
 
-// resolveUnsettled resolves a slot that the server has not settled. With sessions the server still has to learn
-// about it, since numbers are dense.
+// resolveUnsettled resolves a slot that the server has not settled. With sessions the server still has to learn about it, since numbers are dense.
 func (w *window) resolveUnsettled(i int, o Outcome, err error) {
 	if w.sessions {
 		w.keepOutcome(i, o, true)
@@ -448,42 +460,38 @@ func (w *window) frameTooBig(alone bool) {
 	}
 }
 
-// expire ends the messages whose TTL passed before they were sent, and sets nextExpiry.
+// expire ends the messages whose TTL passed before they were sent.
 func (w *window) expire(now time.Time) {
-	if w.nextExpiry.IsZero() || now.Before(w.nextExpiry) {
+	due := w.expiries.Take(now)
+	if len(due) == 0 {
 		return
 	}
-	w.nextExpiry = time.Time{}
-	for i, r := range w.slots.All() {
-		d := r.details
-		if d == nil || d.expires.IsZero() || r.decided != Pending || r.firstSent != 0 {
-			continue
+	slices.SortFunc(due, func(a, b *Receipt) int { return cmp.Compare(a.details.order, b.details.order) })
+	leave := due[:0]
+	for _, r := range due {
+		switch {
+		case r.firstSent != 0:
+		case r.details.refused:
+			w.resolveUnsettled(slices.Index(w.slots.All(), r), Expired, outcomeError(ErrExpired))
+		default:
+			leave = append(leave, r)
 		}
-		if d.expires.After(now) {
-			if w.nextExpiry.IsZero() || d.expires.Before(w.nextExpiry) {
-				w.nextExpiry = d.expires
-			}
-			continue
-		}
-		w.resolveUnsettled(i, Expired, outcomeError(ErrExpired))
 	}
 	w.publishOutcomes()
+	w.leave(leave)
 }
 
-// close resolves every message that has no outcome: the client has ended.
-func (w *window) close() {
-	for i, r := range w.slots.All() {
-		if w.journal != nil {
-			w.resolve(i, Stored, outcomeError(ErrStored))
-		} else if r.firstSent == 0 {
-			w.resolve(i, Unsent, outcomeError(ErrUnsent))
-		} else {
-			w.resolve(i, Unknown, outcomeError(ErrOutcomeUnknown))
-		}
+// leave ends messages whose numbers were never sent. They give back their bytes at once, and their places with the outcome.
+func (w *window) leave(rs []*Receipt) {
+	freed := 0
+	for _, r := range rs {
+		freed += len(r.payload)
+		r.decided, r.payload, r.held, r.details.err, r.details.left = Expired, nil, w.journal != nil, outcomeError(ErrExpired), true
+		w.journal.Leave(r)
 	}
-	w.publishOutcomes()
-	w.admission.Release(w.slots.Len(), 0)
-	w.slots.Reset()
-	w.admitted.Reset()
-	w.firstPending = 0
+	w.pending -= len(rs)
+	w.admission.Release(0, freed)
+	if w.journal == nil {
+		w.reveal(rs)
+	}
 }

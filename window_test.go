@@ -278,7 +278,7 @@ func TestWaitingToBeSentAgainIsNotInFlight(t *testing.T) {
 	}
 	w.acknowledge(&wire.Ack{Cmd: 3*4 + 3})
 	w.takeAgain(now.Add(2 * time.Minute))
-	if ops, _ := w.nextBatch(nil, nil, now.Add(2*time.Minute), 1000, 100); len(ops) != 1 || ops[0].Message.Seq != 1 || !w.nextAgain().IsZero() {
+	if ops, _ := w.nextBatch(nil, nil, now.Add(2*time.Minute), 1000, 100); len(ops) != 1 || ops[0].Message.Seq != 1 || !w.again.Next().IsZero() {
 		t.Errorf("%d messages are sent again", len(ops))
 	}
 }

@@ -50,9 +50,10 @@ func (m *memory) Commit(ctx context.Context, c *Change) error {
 	if c.Reset {
 		m.content = Content{State: m.content.State}
 	}
-	m.last = last
 	m.content.Messages = append(m.content.Messages, cloneMessages(c.Messages)...)
 	m.content.apply(c)
+	m.content.remove(c.Removed)
+	m.last = m.content.Through + uint64(len(m.content.Messages))
 	if c.State != nil {
 		m.content.State = slices.Clone(c.State)
 	}
@@ -73,6 +74,23 @@ func (k *Content) apply(c *Change) {
 			*m = Message{Seq: m.Seq, ID: m.ID, Void: true}
 		}
 	}
+	k.dropSettled()
+}
+
+// remove applies Removed.
+func (k *Content) remove(ranges []Range) {
+	if len(ranges) == 0 {
+		return
+	}
+	k.Messages = slices.DeleteFunc(k.Messages, func(m Message) bool { return contains(ranges, m.Seq) })
+	for i := range k.Messages {
+		k.Messages[i].Seq = k.Through + 1 + uint64(i)
+	}
+	k.dropSettled()
+}
+
+// dropSettled drops the messages that are settled from the beginning.
+func (k *Content) dropSettled() {
 	n := 0
 	for n < len(k.Messages) && k.Messages[n].Settled {
 		k.Through, k.Tag = k.Messages[n].Seq, k.Messages[n].ID

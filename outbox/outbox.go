@@ -57,6 +57,11 @@ type Change struct {
 	// and Settled is set.
 	Settled []Range
 
+	// Removed are messages that were never sent and are no longer needed: nothing is kept of them, and the
+	// numbers of the messages behind them go down, so that there is no gap. All numbers in a change are those before that.
+	// Numbers up to Through, and those that there are not, count for nothing.
+	Removed []Range
+
 	// State replaces the state, unless it is nil; an empty one counts. It has a few hundred bytes, and holds the key
 	// of the session: whoever can read it can take over the session.
 	State []byte

@@ -192,8 +192,12 @@ func (l *outboxLife) publishSome(n int) {
 			switch kind {
 			case 0:
 				payload += " no"
-			case 1:
+			case 1, 2:
 				o.TTL = time.Duration(100+10*i) * time.Millisecond
+			case 3:
+				if i%2 == 0 {
+					o.TTL = time.Duration(1+i%7) * 50 * time.Millisecond
+				}
 			}
 			ctx, cancel := context.WithTimeout(context.Background(), timeout)
 			r, err := c.Publish(ctx, "a", []byte(payload), &o)
@@ -224,6 +228,9 @@ func (l *outboxLife) comeToAnEnd() {
 	time.Sleep(15 * time.Second) // for a commit that waits because others have failed
 	if n := pendingOf(l.c); n > 0 {
 		l.t.Errorf("%d messages have no outcome", n)
+	}
+	if st := l.c.Stats(); st.Window != 0 || st.WindowBytes != 0 {
+		l.t.Errorf("%d messages and %d bytes are taken in the window", st.Window, st.WindowBytes)
 	}
 	l.end()
 	l.store.settled(l.t)

@@ -77,6 +77,30 @@ func (q *Queue[T]) Drop(n int) {
 	}
 }
 
+// Filter removes the elements of a for which stays returns false, and what is in their places in b, which has as
+// many. stays gets the place of an element, and how many before it are removed.
+func Filter[A, B any](a *Queue[A], b *Queue[B], stays func(i, removed int, v A) bool) (removed int) {
+	as, bs := a.All(), b.All()
+	for i := range as {
+		if stays(i, removed, as[i]) {
+			as[i-removed], bs[i-removed] = as[i], bs[i]
+		} else {
+			removed++
+		}
+	}
+	a.truncate(len(as) - removed)
+	b.truncate(len(bs) - removed)
+	return removed
+}
+
+// truncate removes all elements behind the first n.
+func (q *Queue[T]) truncate(n int) {
+	clear(q.s[q.head+n:])
+	if q.s = q.s[:q.head+n]; n == 0 {
+		q.Reset()
+	}
+}
+
 // Remove removes the element i places behind the head. It moves i elements.
 func (q *Queue[T]) Remove(i int) {
 	copy(q.s[q.head+1:q.head+i+1], q.s[q.head:q.head+i])

@@ -115,3 +115,39 @@ func TestBlocks(t *testing.T) {
 		}
 	}
 }
+
+// Filter removes the same places from both queues, wherever their heads are, and keeps nothing of what it removed.
+func TestFilter(t *testing.T) {
+	for _, n := range []int{0, 1, 7, 100} {
+		for _, divisor := range []int{1, 2, 3, 1000} {
+			var a, b Queue[int]
+			b.Push(-1)
+			b.Drop(1) // its head is elsewhere
+			var want []int
+			for i := range n {
+				a.Push(i)
+				b.Push(i * i)
+				if i%divisor != 0 {
+					want = append(want, i)
+				}
+			}
+			removed := Filter(&a, &b, func(i, removed, v int) bool {
+				if v != i || removed != (i+divisor-1)/divisor {
+					t.Errorf("place %d has %d, %d removed before it", i, v, removed)
+				}
+				return v%divisor != 0
+			})
+			if removed != n-len(want) || !slices.Equal(a.All(), want) || b.Len() != len(want) {
+				t.Errorf("%d of %d removed: %v, %v", removed, n, a.All(), b.All())
+			}
+			for i, v := range want {
+				if *b.At(i) != v*v {
+					t.Errorf("%v beside %v", b.All(), a.All())
+				}
+			}
+			if a.s != nil && slices.ContainsFunc(a.s[len(a.s):cap(a.s)], func(v int) bool { return v != 0 }) {
+				t.Errorf("what was removed is still held: %v", a.s[:cap(a.s)])
+			}
+		}
+	}
+}

@@ -1,11 +1,11 @@
-// Package flush knows what calls of Flush wait for.
+// Package flush knows what calls of Flush, and streams, wait for.
 package flush
 
 import "slices"
 
 // Points are what calls of Flush wait for. They belong to one goroutine. The zero value has none.
 type Points struct {
-	list []*Point // by ascending seq; each has a caller that waits
+	list []*Point // by ascending seq
 }
 
 // Point stands for the messages up to a number. Calls without a message between them share one.
@@ -17,6 +17,16 @@ type Point struct {
 
 // Completed is closed when all of the messages have their outcomes.
 func (p *Point) Completed() <-chan struct{} { return p.completed }
+
+// Reached reports whether the messages are complete, or none of them is behind seq.
+func (p *Point) Reached(seq uint64) bool {
+	select {
+	case <-p.completed:
+		return true
+	default:
+		return p.seq <= seq
+	}
+}
 
 // Len returns how many there are.
 func (p *Points) Len() int { return len(p.list) }

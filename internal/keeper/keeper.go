@@ -35,6 +35,7 @@ type Keeper[R any] struct {
 	settled []outbox.Range // ascending
 	void    []outbox.Range
 	held    []R // whose outcomes wait for a commit
+	leaving []R // the same, of messages that are removed with it
 	reset   bool
 
 	flight   *flight[R] // the commit in progress
@@ -42,6 +43,7 @@ type Keeper[R any] struct {
 	timer    *time.Timer
 	due      bool // what may wait has waited
 	closed   bool
+	ending   bool // nothing is removed any more
 }
 
 // flight is a commit in progress.
@@ -51,6 +53,7 @@ type flight[R any] struct {
 	records []*Record[R]
 	items   []R // of the records
 	held    []R
+	leaving []R
 	stale   bool // the numbers in it count no more
 	result  <-chan error
 }
@@ -67,6 +70,9 @@ type View[R any] struct {
 	// finished with it, and nothing of it is kept.
 	Prepare func(*Record[R]) (items []R, err error)
 
+	// Leaving returns the numbers of all messages for which Leave was called and that are kept.
+	Leaving func() []outbox.Range
+
 	// Message returns an item as it is kept, without Seq and Sent.
 	Message func(R) outbox.Message
 }
@@ -75,7 +81,7 @@ type View[R any] struct {
 type Result[R any] struct {
 	Records []*Record[R] // to be finished, with Err
 	Items   []R          // that they added: durable, unless there is Err
-	Held    []R          // whose outcomes may be published
+	Held    []R          // whose outcomes may be published; those of Leave are no longer kept
 	Err     error        // nothing is kept
 	First   bool         // Err is the first error in a row
 	Final   bool         // after Err the store is of no more use
@@ -85,21 +91,29 @@ type Result[R any] struct {
 func (k *Keeper[R]) Add(r *Record[R]) { k.waiting = append(k.waiting, r) }
 
 // Settle records that a message is not needed any more. A crash may forget that.
-func (k *Keeper[R]) Settle(seq uint64) { k.settled = addTo(k.settled, seq) }
+func (k *Keeper[R]) Settle(seq uint64) { k.settled = AddTo(k.settled, seq) }
 
 // Hold records that a message has an outcome that must be durable before it is published: the
 // server needs to learn nothing about it any more, or it still has to with void.
 func (k *Keeper[R]) Hold(seq uint64, r R, void bool) {
 	k.held = append(k.held, r)
 	if void {
-		k.void = addTo(k.void, seq)
+		k.void = AddTo(k.void, seq)
 	} else {
 		k.Settle(seq)
 	}
 }
 
-// addTo adds seq to ranges, which mostly end just below it.
-func addTo(ranges []outbox.Range, seq uint64) []outbox.Range {
+// Leave records that a message that was never sent has an outcome, which must be durable before it is published: then
+// the message is not kept any more, and the numbers of those behind it are lower.
+func (k *Keeper[R]) Leave(r R) {
+	if k != nil {
+		k.leaving = append(k.leaving, r)
+	}
+}
+
+// AddTo adds seq to ranges, which mostly end just below it.
+func AddTo(ranges []outbox.Range, seq uint64) []outbox.Range {
 	if n := len(ranges); n > 0 && ranges[n-1].Hi+1 == seq {
 		ranges[n-1].Hi = seq
 		return ranges
@@ -154,8 +168,11 @@ func (k *Keeper[R]) Durable() bool { return k.durable == k.version }
 // as if it knew it, and takes a void message for the one whose number it has: so nothing is sent
 // before these outcomes are durable.
 func (k *Keeper[R]) MaySend() bool {
-	return k.ready && k.Durable() && len(k.held) == 0 && (k.flight == nil || len(k.flight.held) == 0)
+	return k.ready && k.Durable() && k.holds() == 0 && (k.flight == nil || len(k.flight.held)+len(k.flight.leaving) == 0)
 }
+
+// holds returns how many outcomes wait for the next commit.
+func (k *Keeper[R]) holds() int { return len(k.held) + len(k.leaving) }
 
 // Begin begins a commit if one is due. Its end is announced with ended, from another goroutine.
 // later is called, from another goroutine too, when Begin should be called again.
@@ -180,7 +197,7 @@ func (k *Keeper[R]) Begin(v View[R], ended, later func()) {
 func (k *Keeper[R]) Busy() bool { return k.flight != nil }
 
 // urgent reports whether something must become durable, besides records.
-func (k *Keeper[R]) urgent() bool { return !k.Durable() || k.reset || len(k.held) > 0 }
+func (k *Keeper[R]) urgent() bool { return !k.Durable() || k.reset || k.holds() > 0 }
 
 // wait makes later be called when what is to be kept has waited for long enough.
 func (k *Keeper[R]) wait(later func()) {
@@ -240,6 +257,9 @@ func (k *Keeper[R]) next(v View[R]) *flight[R] {
 	}
 	c.Settled, c.Void, f.held = k.settled, k.void, k.held
 	k.settled, k.void, k.held, k.reset = nil, nil, nil, false
+	if len(k.leaving) > 0 && !k.ending {
+		c.Removed, f.leaving, k.leaving = v.Leaving(), k.leaving, nil
+	}
 	return f
 }
 
@@ -287,14 +307,14 @@ func (k *Keeper[R]) end(err error) (r Result[R]) {
 		if f.change.State != nil {
 			k.durable = f.version
 		}
-		r.Held = f.held
+		r.Held = append(f.held, f.leaving...)
 		return r
 	}
 	k.failures++
 	r.Err, r.First = err, k.failures == 1
 	r.Final = errors.Is(err, outbox.ErrUncertain) || errors.Is(err, outbox.ErrClosed)
 	k.closed = k.closed || r.Final
-	k.held = append(f.held, k.held...)
+	k.held, k.leaving = append(f.held, k.held...), append(f.leaving, k.leaving...)
 	if !f.stale {
 		k.settled, k.void = append(f.change.Settled, k.settled...), append(f.change.Void, k.void...)
 		k.reset = k.reset || f.change.Reset
@@ -313,8 +333,9 @@ func (k *Keeper[R]) RefuseWaiting() (refused []*Record[R]) {
 // of what is not kept yet, unless the store has the numbers of an earlier session. The context of
 // the calls ends after a fifth of limit; a commit that takes longer than limit has the error
 // outbox.ErrUncertain. each is called with what follows from the end of a commit. unkept
-// are held: their outcomes are not durable.
+// are held: their outcomes are not durable. What is leaving stays: its numbers may not be known any more.
 func (k *Keeper[R]) Finish(v View[R], limit time.Duration, each func(Result[R])) (unkept []R) {
+	k.ending = true
 	timer, patience := time.NewTimer(limit), time.AfterFunc(limit/5, k.calls.cancel)
 	defer timer.Stop()
 	defer patience.Stop()
@@ -338,5 +359,5 @@ func (k *Keeper[R]) Finish(v View[R], limit time.Duration, each func(Result[R]))
 	k.closed = true
 	k.stopTimer()
 	k.calls.cancel()
-	return k.held
+	return append(k.held, k.leaving...)
 }

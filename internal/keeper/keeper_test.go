@@ -23,6 +23,7 @@ type rig struct {
 	err     error
 	later   atomic.Int32
 	hang    chan struct{} // nil: commits end at once
+	leaving []outbox.Range
 }
 
 func (r *rig) Load(context.Context) (*outbox.Content, error) { return new(outbox.Content), nil }
@@ -48,6 +49,7 @@ func newRig(t *testing.T) *rig {
 func (r *rig) view() View[string] {
 	return View[string]{
 		Now: time.Now(), LastSeq: r.last,
+		Leaving: func() []outbox.Range { return r.leaving },
 		Kept:    func() []outbox.Message { return make([]outbox.Message, r.last) },
 		Prepare: func(rec *Record[string]) ([]string, error) { return rec.Items, nil },
 		Message: func(s string) outbox.Message { return outbox.Message{Topic: s} },
@@ -160,6 +162,53 @@ func TestFailure(t *testing.T) {
 		res, _ = r.commit()
 		if c := r.newest(); res.Err != nil || len(res.Held) != 1 || len(res.Items) > 0 || !reflect.DeepEqual(c.Settled, []outbox.Range{{Lo: 5, Hi: 6}}) || !r.k.MaySend() {
 			t.Errorf("%+v, %+v", res, c)
+		}
+	})
+}
+
+// A message that leaves is removed in a commit that must be made, together with its outcome, and nothing is sent before.
+// The numbers are those of the moment at which the commit begins. At the end of the client nothing is removed any more.
+func TestLeave(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		r := newRig(t)
+		r.last = 5
+		r.k.Welcome(wire.Session{ID: "s"}, 1)
+		r.commit()
+		r.k.Leave("3")
+		r.k.Leave("4")
+		r.k.Add(NewRecord([]string{"6"}))
+		r.leaving, r.err = []outbox.Range{{Lo: 3, Hi: 4}}, errors.New("full")
+		if r.k.MaySend() {
+			t.Error("messages may be sent before the outcomes are durable")
+		}
+		res, ok := r.commit()
+		if c := r.newest(); !ok || c.Lazy || !reflect.DeepEqual(c.Removed, r.leaving) || c.Messages[0].Seq != 6 || len(res.Held) > 0 || r.k.MaySend() {
+			t.Errorf("%+v, %+v", c, res)
+		}
+		r.err, r.hang, r.leaving = nil, make(chan struct{}), []outbox.Range{{Lo: 1, Hi: 1}, {Lo: 3, Hi: 4}}
+		r.k.Leave("1")
+		r.k.Due()
+		r.begin()
+		if r.k.MaySend() {
+			t.Error("messages may be sent during the commit")
+		}
+		r.k.Leave("2")
+		close(r.hang)
+		synctest.Wait()
+		res, _ = r.k.End()
+		if c := r.newest(); !reflect.DeepEqual(c.Removed, r.leaving) || !reflect.DeepEqual(res.Held, []string{"3", "4", "1"}) || r.k.MaySend() {
+			t.Errorf("%+v, %+v", c, res)
+		}
+		commits := len(r.changes)
+		r.hang = nil
+		r.k.Settle(1)
+		unkept := r.k.Finish(r.view(), time.Second, func(res Result[string]) {
+			if len(res.Held) > 0 {
+				t.Errorf("at the end: %+v", res)
+			}
+		})
+		if len(r.changes) != commits+1 || r.newest().Removed != nil || !reflect.DeepEqual(unkept, []string{"2"}) {
+			t.Errorf("%v is not kept, the last change is %+v", unkept, r.newest())
 		}
 	})
 }

@@ -275,8 +275,8 @@ var ofClient = []mutation{
 	{
 		name:    "window: a new session keeps the numbers",
 		file:    "window.go",
-		search:  "w.slots, w.admitted, w.firstSeq = kept, admitted, 1\n",
-		replace: "w.slots, w.admitted, w.firstSeq = kept, admitted, w.firstSeq\n",
+		search:  "w.firstSeq, w.firstPending = first, 0\n",
+		replace: "w.firstPending = 0\n",
 		test:    windowTests,
 		says:    "FAIL: TestLostSessionRenumbers",
 	},
@@ -321,7 +321,7 @@ var ofClient = []mutation{
 	},
 	{
 		name:    "close: unknown is called unsent",
-		file:    "window.go",
+		file:    "ack.go",
 		search:  "if r.firstSent == 0 {\n\t\t\tw.resolve(i, Unsent",
 		replace: "if r.firstSent >= 0 {\n\t\t\tw.resolve(i, Unsent",
 		test:    "-run ^TestCloseGivesEveryMessageItsOutcome$ .",

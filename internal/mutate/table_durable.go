@@ -5,7 +5,7 @@ var ofDurable = []mutation{
 	{
 		name:    "outbox: a message is sent before an outcome is durable",
 		file:    "internal/keeper/keeper.go",
-		search:  "&& len(k.held) == 0 && (k.flight == nil || len(k.flight.held) == 0)",
+		search:  "&& k.holds() == 0 && (k.flight == nil || len(k.flight.held)+len(k.flight.leaving) == 0)",
 		replace: "",
 		test:    "-run ^TestOneChange$ ./internal/keeper",
 	},
@@ -69,7 +69,7 @@ var ofDurable = []mutation{
 	{
 		name:    "outbox: what a commit did not keep is forgotten",
 		file:    "internal/keeper/keeper.go",
-		search:  "k.held = append(f.held, k.held...)",
+		search:  "k.held, k.leaving = append(f.held, k.held...), append(f.leaving, k.leaving...)",
 		replace: "_ = f.held",
 		test:    "-run ^TestFailure$ ./internal/keeper",
 	},

@@ -214,10 +214,10 @@ var ofMeasure = []mutation{
 	},
 	{
 		name:    "measure: a lost session forgets when messages were admitted",
-		file:    "window.go",
-		search:  "\t\t\tadmitted.Push(*w.admitted.At(i))\n",
-		replace: "\t\t\tadmitted.Push(w.counters.moment(time.Now()))\n",
-		test:    "-run ^TestOldestOutlivesItsSession$ ./test",
+		file:    "internal/fifo/fifo.go",
+		search:  "as[i-removed], bs[i-removed] = as[i], bs[i]\n",
+		replace: "as[i-removed] = as[i]\n",
+		test:    "-run ^TestFilter$ ./internal/fifo",
 	},
 	{
 		name:    "measure: settled messages keep the place of others",
@@ -340,7 +340,7 @@ var ofMeasure = []mutation{
 	},
 	{
 		name:    "measure: the window of an ended client is full",
-		file:    "window.go",
+		file:    "ack.go",
 		search:  "\tw.admission.Release(w.slots.Len(), 0)\n",
 		replace: "",
 		test:    "-run ^TestGauges$ ./test",

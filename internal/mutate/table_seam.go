@@ -6,8 +6,8 @@ var ofSeam = []mutation{
 	{
 		name:    "seam: a refusal of what was never sent ends the connection",
 		file:    "window.go",
-		search:  "if w.sessions { // elsewhere a server",
-		replace: "if true { // elsewhere a server",
+		search:  "published.Check(a, w.sessions, w.highestSent)",
+		replace: "published.Check(a, true, w.highestSent)",
 		test:    "-run ^TestAnswersToNothing$ ./test",
 	},
 	{
@@ -362,9 +362,9 @@ var ofSeam = []mutation{
 	},
 	{
 		name:    "again: a message is sent again at once",
-		file:    "ack.go",
-		search:  "len(w.again) > 0 && due(w.again[0].at, now) {",
-		replace: "len(w.again) > 0 {",
+		file:    "internal/published/published.go",
+		search:  "len(x.list) == 0 || now.Before(x.list[0].at) {",
+		replace: "len(x.list) == 0 {",
 		test:    "-timeout=20s -run ^TestNotTakenIsSentAgain$ ./test",
 	},
 	{
@@ -397,15 +397,15 @@ var ofSeam = []mutation{
 	},
 	{
 		name:    "again: the order of the times does not count",
-		file:    "ack.go",
-		search:  "\t\tif a.at.After(b.at) {",
-		replace: "\t\tif a.at.Before(b.at) {",
+		file:    "internal/published/published.go",
+		search:  "\t\tif a.at.After(at) {",
+		replace: "\t\tif a.at.Before(at) {",
 		test:    "-run ^TestNotTakenInOrderOfTime$ ./test",
 	},
 	{
 		name:    "again: what was not taken does not expire",
 		file:    "ack.go",
-		search:  "\t\tw.nextExpiry = d.expires\n",
+		search:  "\t\tw.expiries.Set(r, d.expires)\n",
 		replace: "",
 		test:    "-run ^TestNotTakenInOrderOfTime$ ./test",
 	},

@@ -40,8 +40,8 @@ var ofSendStream = []mutation{
 	{
 		name:    "send stream: messages published before do not come first",
 		file:    "stream.go",
-		search:  "s.hasPart && s.after <= sent",
-		replace: "s.hasPart && s.after <= sent+1<<40",
+		search:  "s.hasPart && s.after.Reached(sent)",
+		replace: "s.hasPart && s.after.Reached(sent+1<<40)",
 		test:    "-run ^TestStreamTakesItsTurn$ ./test",
 	},
 	{
@@ -54,8 +54,8 @@ var ofSendStream = []mutation{
 	{
 		name:    "send stream: one that has nothing to send holds up the next",
 		file:    "stream.go",
-		search:  "return s.hasPart && s.after <= sent",
-		replace: "return s.after <= sent",
+		search:  "return s.hasPart && s.after.Reached(sent)",
+		replace: "return s.after.Reached(sent)",
 		test:    "-run ^TestReaderThatStalls$ ./test",
 	},
 	{

@@ -288,7 +288,7 @@ func TestFormats(t *testing.T) {
 	path, _, _, _, after := smallLog(t, true)
 	whole := read(t, path)
 	newer := slices.Clone(whole)
-	binary.LittleEndian.PutUint32(newer[8:], 2)
+	binary.LittleEndian.PutUint32(newer[8:], version+1)
 	newer[20]++ // what follows may have another form
 	for name, row := range map[string]struct {
 		data []byte

@@ -17,6 +17,7 @@ const (
 	hasVoid
 	hasSettled
 	hasState
+	hasRemoved // from version 2 on
 )
 
 // What a message has.
@@ -41,7 +42,7 @@ func bitIf(is bool, bit byte) byte {
 // appendChange appends a change, but for Lazy.
 func appendChange(b []byte, c *outbox.Change) []byte {
 	b = append(b, hasChange|bitIf(c.Reset, hasReset)|bitIf(len(c.Messages) > 0, hasMessages)|bitIf(c.Sent != outbox.Sent{}, hasSent)|
-		bitIf(len(c.Void) > 0, hasVoid)|bitIf(len(c.Settled) > 0, hasSettled)|bitIf(c.State != nil, hasState))
+		bitIf(len(c.Void) > 0, hasVoid)|bitIf(len(c.Settled) > 0, hasSettled)|bitIf(c.State != nil, hasState)|bitIf(len(c.Removed) > 0, hasRemoved))
 	if len(c.Messages) > 0 {
 		b = binary.AppendUvarint(b, uint64(len(c.Messages)))
 		b = binary.AppendUvarint(b, c.Messages[0].Seq)
@@ -54,6 +55,7 @@ func appendChange(b []byte, c *outbox.Change) []byte {
 	}
 	b = appendRanges(b, c.Void)
 	b = appendRanges(b, c.Settled)
+	b = appendRanges(b, c.Removed)
 	if c.State != nil {
 		b = appendBytes(b, c.State)
 	}
@@ -143,7 +145,7 @@ type decoder struct {
 
 func (d *decoder) change() *outbox.Change {
 	c, has := &outbox.Change{}, d.byte()
-	d.bad = d.bad || has&hasChange == 0 || has&^(hasState<<1-1) != 0
+	d.bad = d.bad || has&hasChange == 0
 	c.Reset = has&hasReset != 0
 	if has&hasMessages != 0 {
 		const least = 19 // bytes of a message: its flags, its ID, and two lengths
@@ -162,6 +164,9 @@ func (d *decoder) change() *outbox.Change {
 	}
 	if has&hasSettled != 0 {
 		c.Settled = d.ranges()
+	}
+	if has&hasRemoved != 0 {
+		c.Removed = d.ranges()
 	}
 	if has&hasState != 0 {
 		c.State = append([]byte{}, d.bytes()...)

@@ -145,7 +145,13 @@ func (s *Store) Commit(ctx context.Context, c *outbox.Change) error {
 	if err := s.ledger.check(c); err != nil {
 		return err
 	}
-	if err := s.commit(c); err != nil {
+	if len(c.Removed) > 0 && s.current.version < 2 { // a version of limpet that cannot read it must not take it for damage
+		if err := s.rotate(false, 0); err != nil {
+			return failure("commit", s.path, err)
+		}
+	}
+	c, err := s.commit(c)
+	if err != nil {
 		return failure("commit", s.path, err)
 	}
 	s.ledger.apply(c, s.current.number)
@@ -171,29 +177,32 @@ func (s *Store) Close() error {
 	return nil
 }
 
-// commit writes a change. After an error nothing of it is kept, unless the store refuses all further calls.
-func (s *Store) commit(c *outbox.Change) error {
-	record := appendChange(s.record, c)
+// commit writes a change, and returns it with its numbers in the log. After an error nothing of it is kept, unless the store
+// refuses all further calls.
+func (s *Store) commit(c *outbox.Change) (inLog *outbox.Change, err error) {
+	inLog = s.ledger.inLog(c)
+	record := appendChange(s.record, inLog)
 	if len(record) > maxRecord {
-		return fmt.Errorf("outbox: a change of %d bytes, at most %d", len(record), maxRecord)
+		return nil, fmt.Errorf("outbox: a change of %d bytes, at most %d", len(record), maxRecord)
 	}
 	if size := int64(padded(len(record))); s.current.end+size+frameSize > s.current.size {
 		if err := s.rotate(false, size); err != nil {
-			return err
+			return nil, err
 		}
-		record = appendChange(s.record, c)
+		inLog = s.ledger.inLog(c)
+		record = appendChange(s.record, inLog)
 	}
 	s.record = record[:len(s.record)]
 	at := s.current
 	whole := at.finish(record, changes, at.end)
 	if n, err := at.file.WriteAt(whole, at.end); err != nil {
-		return s.undo(n, err)
+		return nil, s.undo(n, err)
 	}
 	if c.Lazy && len(record) < maxLazy { // the next record repeats it
 		s.record = record
-		return nil
+		return inLog, nil
 	}
-	return s.sync(int64(len(whole)))
+	return inLog, s.sync(int64(len(whole)))
 }
 
 // flush makes lazy changes durable.

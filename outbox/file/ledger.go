@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"fmt"
 	"maps"
+	"math"
 	"slices"
 
 	"github.com/limpet-go/limpet/outbox"
@@ -13,6 +14,7 @@ import (
 type ledger struct {
 	bounds
 	entries []entry // of the messages through+1 and so on
+	gone    uint64  // of these, how many are removed
 	live    int64   // bytes of these messages, about
 }
 
@@ -25,12 +27,13 @@ type entry struct {
 	id      outbox.ID
 	segment uint64
 	size    int64
-	settled bool
+	settled bool // or removed
+	removed bool
 }
 
 // check returns an error if c cannot be applied.
 func (l *ledger) check(c *outbox.Change) error {
-	last := l.last
+	last := l.last - l.removed - l.gone
 	if c.Reset {
 		last = 0
 	}
@@ -42,12 +45,49 @@ func (l *ledger) check(c *outbox.Change) error {
 	return nil
 }
 
-// apply applies a change that check allows, and that is in a segment.
+// inLog returns a change with the numbers that the messages have in the log.
+func (l *ledger) inLog(c *outbox.Change) *outbox.Change {
+	if c.Reset || l.removed+l.gone == 0 {
+		return c
+	}
+	first := l.through - l.removed + 1 // as the client numbers the messages
+	var stay []uint64
+	for i := range l.entries {
+		if !l.entries[i].removed {
+			stay = append(stay, l.through+1+uint64(i))
+		}
+	}
+	number := func(n uint64) uint64 {
+		switch {
+		case n < first:
+			return min(n, l.through)
+		case n-first < uint64(len(stay)):
+			return stay[n-first]
+		}
+		return n + min(l.removed+l.gone, math.MaxUint64-n)
+	}
+	ranges := func(list []outbox.Range) (in []outbox.Range) {
+		for _, r := range list {
+			in = append(in, outbox.Range{Lo: number(r.Lo), Hi: number(r.Hi)})
+		}
+		return in
+	}
+	in := *c
+	in.Messages = slices.Clone(c.Messages)
+	for i := range in.Messages {
+		in.Messages[i].Seq = number(in.Messages[i].Seq)
+	}
+	in.Sent.Seq = number(in.Sent.Seq)
+	in.Void, in.Settled, in.Removed = ranges(c.Void), ranges(c.Settled), ranges(c.Removed)
+	return &in
+}
+
+// apply applies a change that check allows, and that is in a segment, with the numbers of the log.
 func (l *ledger) apply(c *outbox.Change, segment uint64) {
 	if c.Reset {
 		l.epoch++
-		l.through, l.last, l.tag, l.live = 0, 0, outbox.ID{}, 0
-		l.entries = nil
+		l.through, l.last, l.removed, l.tag, l.live = 0, 0, 0, outbox.ID{}, 0
+		l.entries, l.gone = nil, 0
 	}
 	for i := range c.Messages {
 		m := &c.Messages[i]
@@ -64,16 +104,47 @@ func (l *ledger) apply(c *outbox.Change, segment uint64) {
 			l.settle(&l.entries[i])
 		}
 	}
-	n := 0
-	for ; n < len(l.entries) && l.entries[n].settled; n++ {
-		l.live -= l.entries[n].size
-		l.tag = l.entries[n].id
+	l.dropSettled()
+	for _, r := range c.Removed {
+		for i, end := within(r, l.through, len(l.entries)); i < end; i++ {
+			if e := &l.entries[i]; !e.removed {
+				l.settle(e)
+				e.removed = true
+				l.gone++
+			}
+		}
 	}
-	l.through += uint64(n)
-	l.entries = l.entries[n:]
+	l.dropSettled()
 	if c.State != nil {
 		l.state = slices.Clone(c.State)
 	}
+}
+
+// dropSettled drops what is settled or removed from the beginning.
+func (l *ledger) dropSettled() {
+	n := 0
+	for ; n < len(l.entries) && l.entries[n].settled; n++ {
+		l.live -= l.entries[n].size
+		if l.entries[n].removed {
+			l.removed++
+			l.gone--
+		} else {
+			l.tag = l.entries[n].id
+		}
+	}
+	l.through += uint64(n)
+	l.entries = l.entries[n:]
+}
+
+// renumber gives the messages the numbers that the client knows: a segment begins that needs none before it.
+func (l *ledger) renumber(segment uint64) {
+	l.entries = slices.DeleteFunc(l.entries, func(e entry) bool { return e.removed })
+	for i := range l.entries {
+		l.entries[i].segment = segment
+	}
+	l.through -= l.removed
+	l.last -= l.removed + l.gone
+	l.removed, l.gone = 0, 0
 }
 
 // settle marks an entry of which only the ID is needed.
@@ -102,13 +173,17 @@ func within(r outbox.Range, through uint64, n int) (begin, end int) {
 	return int(lo - through - 1), int(hi - through)
 }
 
-// content is the content of a store while its log is read.
-type content struct{ outbox.Content }
+// content is the content of a store while its log is read, with the numbers of the log.
+type content struct {
+	outbox.Content
+	before  uint64          // how many were removed up to Through
+	removed map[uint64]bool // of Messages: they are Settled as well
+}
 
 // apply applies a change that ledger.check allows. It keeps nothing of the memory of c.
 func (k *content) apply(c *outbox.Change) {
 	if c.Reset {
-		k.Content = outbox.Content{State: k.State}
+		*k = content{Content: outbox.Content{State: k.State}}
 	}
 	for i := range c.Messages {
 		k.Messages = append(k.Messages, cloneOf(&c.Messages[i]))
@@ -136,15 +211,46 @@ func (k *content) apply(c *outbox.Change) {
 			k.settle(i)
 		}
 	}
-	n := 0
-	for ; n < len(k.Messages) && k.Messages[n].Settled; n++ {
-		k.Tag = k.Messages[n].ID
+	k.dropSettled()
+	for _, r := range c.Removed {
+		for i, end := within(r, k.Through, len(k.Messages)); i < end; i++ {
+			k.settle(i)
+			if k.removed == nil {
+				k.removed = map[uint64]bool{}
+			}
+			k.removed[k.Messages[i].Seq] = true
+		}
 	}
-	k.Through += uint64(n)
-	k.Messages = k.Messages[n:]
+	k.dropSettled()
 	if c.State != nil {
 		k.State = bytes.Clone(c.State)
 	}
+}
+
+func (k *content) dropSettled() {
+	n := 0
+	for ; n < len(k.Messages) && k.Messages[n].Settled; n++ {
+		if seq := k.Messages[n].Seq; k.removed[seq] {
+			delete(k.removed, seq)
+			k.before++
+		} else {
+			k.Tag = k.Messages[n].ID
+		}
+	}
+	k.Through += uint64(n)
+	k.Messages = k.Messages[n:]
+}
+
+// renumbered returns the content with the numbers that the client knows.
+func (k *content) renumbered() *outbox.Content {
+	if len(k.removed) > 0 {
+		k.Messages = slices.DeleteFunc(k.Messages, func(m outbox.Message) bool { return k.removed[m.Seq] })
+	}
+	k.Through -= k.before
+	for i := range k.Messages {
+		k.Messages[i].Seq = k.Through + 1 + uint64(i)
+	}
+	return &k.Content
 }
 
 func (k *content) settle(i int) {

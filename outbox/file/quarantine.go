@@ -105,6 +105,9 @@ func (v *salvage) segment(system system, name string) error {
 		v.epoch = h.epoch
 		clear(v.messages)
 	}
+	if h.first == h.number { // it needs none before it, and may give the messages other numbers
+		clear(v.messages)
+	}
 	maps.DeleteFunc(v.messages, func(seq uint64, _ outbox.Message) bool { return seq <= h.through })
 	for offset := int64(h.length()); offset < int64(len(data)); {
 		kind, body := h.recordAt(data, offset)
@@ -134,7 +137,7 @@ func (v *salvage) change(c *outbox.Change) {
 			v.messages[m.Seq] = m
 		}
 	})
-	for _, r := range slices.Concat(c.Void, c.Settled) {
+	for _, r := range slices.Concat(c.Void, c.Settled, c.Removed) {
 		v.within(r, func(m outbox.Message) { delete(v.messages, m.Seq) })
 	}
 }

@@ -88,13 +88,13 @@ func (s *Store) numbers() (numbers []uint64, err error) {
 // content returns what is kept.
 func (s *Store) content() (*outbox.Content, error) {
 	at := s.current
-	k := content{outbox.Content{State: bytes.Clone(at.state), Through: at.through, Tag: at.tag}}
+	k := content{Content: outbox.Content{State: bytes.Clone(at.state), Through: at.through, Tag: at.tag}, before: at.removed}
 	r := replay{s: s, newest: at}
 	if err := r.run(func(c *outbox.Change, _ uint64) { k.apply(c) }); err != nil {
 		return nil, err
 	}
 	err := decodeChanges(s.record[frameSize:], func(c *outbox.Change) error { k.apply(c); return nil })
-	return &k.Content, err
+	return k.renumbered(), err
 }
 
 // replay reads the changes in all segments that are needed. It passes on only what the header of the newest

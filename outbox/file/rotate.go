@@ -30,13 +30,15 @@ func (s *Store) rotate(snapshot bool, record int64) error {
 	// Few messages that are old would otherwise keep all segments since.
 	garbage := int64(next.number-next.first)*s.segmentSize - 2*s.ledger.live
 	var records [][]byte
-	if snapshot = snapshot || garbage > 4*s.segmentSize; snapshot {
+	removed := s.ledger.gone > uint64(len(s.ledger.entries))/2 // else their entries would stay behind one old message
+	if snapshot = snapshot || removed || garbage > 4*s.segmentSize; snapshot {
 		k, err := s.content()
 		if err != nil {
 			return err
 		}
 		records = snapshotOf(k)
-		next.first, next.last = next.number, next.through
+		next.first, next.through, next.removed = next.number, k.Through, 0
+		next.last = next.through
 	}
 	begun, err := s.begin(next, records, record)
 	if err != nil {
@@ -44,9 +46,7 @@ func (s *Store) rotate(snapshot bool, record int64) error {
 	}
 	s.current, s.record = begun, s.record[:frameSize]
 	if snapshot {
-		for i := range s.ledger.entries {
-			s.ledger.entries[i].segment = begun.number
-		}
+		s.ledger.renumber(begun.number)
 	}
 	if !old.failed && next.first <= old.number {
 		// If this fails, only the loss of the files after this one is not noticed.
@@ -98,7 +98,7 @@ func snapshotOf(k *outbox.Content) (records [][]byte) {
 func (s *Store) begin(h header, records [][]byte, room int64) (*segment, error) {
 	var seed [8]byte
 	_, _ = rand.Read(seed[:]) // never fails
-	h.seed = binary.LittleEndian.Uint64(seed[:])
+	h.version, h.seed = version, binary.LittleEndian.Uint64(seed[:])
 	length := int64(h.length())
 	for _, r := range records {
 		length += int64(padded(len(r)))

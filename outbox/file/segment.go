@@ -14,9 +14,10 @@ import (
 // 16 bytes, so that the frame of a record is never in two sectors of a disk.
 const (
 	magic      = "limpetob"
-	version    = 1
+	version    = 2 // 1 has no Removed
 	alignment  = 16
 	fixedSize  = 112 // bytes of the header before the state
+	removedAt  = 100 // where the header has how many were removed; 0 in version 1
 	frameSize  = 16
 	sumAt      = 108 // where the header has its checksum
 	noState    = math.MaxUint32
@@ -36,6 +37,7 @@ var castagnoli = crc32.MakeTable(crc32.Castagnoli)
 // header is what a segment begins with. It has all that is needed of the segments before first, so
 // that they can be removed.
 type header struct {
+	version uint32
 	number  uint64
 	first   uint64 // the oldest segment that is needed; its own number: none before it
 	prevEnd int64  // where the records of the segment before it end
@@ -44,11 +46,13 @@ type header struct {
 	bounds
 }
 
-// bounds are what is kept, but for the messages.
+// bounds are what is kept, but for the messages. A message that is removed keeps its number in the log: the number that
+// the client knows is lower by those that were removed before it.
 type bounds struct {
 	epoch   uint64 // how often the messages were forgotten
-	through uint64
+	through uint64 // up to it they are settled or removed
 	last    uint64 // the highest number so far
+	removed uint64 // how many were, up to through
 	tag     outbox.ID
 	state   []byte
 }
@@ -61,7 +65,7 @@ func (h *header) encode() []byte {
 	b := make([]byte, h.length())
 	le := binary.LittleEndian
 	copy(b, magic)
-	le.PutUint32(b[8:], version)
+	le.PutUint32(b[8:], h.version)
 	le.PutUint32(b[12:], uint32(len(b)))
 	for i, v := range []uint64{h.number, h.first, uint64(h.prevEnd), uint64(h.size), h.seed, h.epoch, h.through, h.last} {
 		le.PutUint64(b[16+8*i:], v)
@@ -71,14 +75,15 @@ func (h *header) encode() []byte {
 	if h.state == nil {
 		le.PutUint32(b[96:], noState)
 	}
+	le.PutUint64(b[removedAt:], h.removed)
 	copy(b[fixedSize:], h.state)
-	le.PutUint32(b[sumAt:], headerSum(b))
+	le.PutUint32(b[sumAt:], headerSum(b, h.version))
 	return b
 }
 
-// headerSum is the checksum of a header with the right magic and version, whatever it has there.
-func headerSum(b []byte) uint32 {
-	sum := crc32.Checksum([]byte(magic+"\x01\x00\x00\x00"), castagnoli)
+// headerSum is the checksum of a header with the right magic and a version, whatever it has there.
+func headerSum(b []byte, version uint32) uint32 {
+	sum := crc32.Checksum(binary.LittleEndian.AppendUint32([]byte(magic), version), castagnoli)
 	sum = crc32.Update(sum, castagnoli, b[12:sumAt])
 	return crc32.Update(sum, castagnoli, b[sumAt+4:])
 }
@@ -93,7 +98,10 @@ func decodeHeader(name string, b []byte) (h header, err error) {
 		whole = n >= fixedSize && uint64(n) <= uint64(len(b)) && n%alignment == 0
 		if whole {
 			b = b[:n]
-			whole = headerSum(b) == le.Uint32(b[sumAt:])
+			for h.version = version; h.version > 0 && headerSum(b, h.version) != le.Uint32(b[sumAt:]); {
+				h.version--
+			}
+			whole = h.version > 0
 		}
 	}
 	switch {
@@ -103,12 +111,12 @@ func decodeHeader(name string, b []byte) (h header, err error) {
 		return h, fmt.Errorf("%w (%s)", outbox.ErrForeign, name)
 	case !whole && le.Uint32(b[8:]) > version:
 		return h, fmt.Errorf("%w (%s has version %d)", outbox.ErrFormat, name, le.Uint32(b[8:]))
-	case !whole || !known || le.Uint32(b[8:]) != version:
+	case !whole || !known || le.Uint32(b[8:]) != h.version:
 		return h, corrupt(name, 0, "its header is damaged")
 	}
 	number := func(i int) uint64 { return le.Uint64(b[16+8*i:]) }
-	h = header{number: number(0), first: number(1), prevEnd: int64(number(2)), size: int64(number(3)), seed: number(4)}
-	h.epoch, h.through, h.last = number(5), number(6), number(7)
+	h.number, h.first, h.prevEnd, h.size, h.seed = number(0), number(1), int64(number(2)), int64(number(3)), number(4)
+	h.epoch, h.through, h.last, h.removed = number(5), number(6), number(7), le.Uint64(b[removedAt:])
 	copy(h.tag[:], b[80:])
 	if n := le.Uint32(b[96:]); n != noState {
 		if uint64(n) > uint64(len(b)-fixedSize) {
@@ -116,7 +124,7 @@ func decodeHeader(name string, b []byte) (h header, err error) {
 		}
 		h.state = append([]byte{}, b[fixedSize:fixedSize+int(n)]...)
 	}
-	if h.number == 0 || h.first == 0 || h.first > h.number || h.through > h.last || h.prevEnd < 0 {
+	if h.number == 0 || h.first == 0 || h.first > h.number || h.through > h.last || h.removed > h.through || h.prevEnd < 0 {
 		return h, corrupt(name, 16, "its header makes no sense")
 	}
 	return h, nil

@@ -28,6 +28,9 @@ var cases = []struct {
 	{"Void", void},
 	{"Settled at the beginning", settledFirst},
 	{"Settled in the middle", settledMiddle},
+	{"Removed", removed},
+	{"Removed between settled messages", removedAmongSettled},
+	{"Removed many times", removedManyTimes},
 	{"Reset", reset},
 	{"parts apply in the order of the fields", fieldOrder},
 	{"all or nothing", allOrNothing},
@@ -153,6 +156,70 @@ func settledMiddle(s *subject) {
 	s.expect(&outbox.Content{Through: 6, Tag: message(6).ID, Messages: messages(7, 7)})
 }
 
+func remove(ranges ...outbox.Range) *outbox.Change { return &outbox.Change{Removed: ranges} }
+
+// renumbered returns messages under the numbers from first on.
+func renumbered(first uint64, list ...outbox.Message) []outbox.Message {
+	for i := range list {
+		list[i].Seq = first + uint64(i)
+	}
+	return list
+}
+
+func removed(s *subject) {
+	s.commit(add(1, 6), remove(outbox.Range{Lo: 5, Hi: 5}, outbox.Range{Lo: 2, Hi: 3}))
+	s.expect(&outbox.Content{Messages: renumbered(1, message(1), message(4), message(6))})
+	s.refused("a number of before", add(7, 7))
+	s.commit(&outbox.Change{Messages: renumbered(4, message(7)), Sent: outbox.Sent{Seq: 1, Time: now}, Void: []outbox.Range{{Lo: 3, Hi: 3}}})
+	want := renumbered(1, message(1), message(4), message(6), message(7))
+	want[0].Sent, want[2] = now, outbox.Message{Seq: 3, ID: want[2].ID, Void: true}
+	s.expect(&outbox.Content{Messages: want})
+	s.commit(settle(outbox.Range{Lo: 1, Hi: 2}))
+	s.expect(&outbox.Content{Through: 2, Tag: message(4).ID, Messages: want[2:]})
+	// What is not there counts for nothing.
+	s.commit(remove(outbox.Range{Lo: 1, Hi: 2}, outbox.Range{Lo: 5, Hi: 9}))
+	s.expect(&outbox.Content{Through: 2, Tag: message(4).ID, Messages: want[2:]})
+	s.commit(remove(outbox.Range{Lo: 1, Hi: 9}))
+	s.expect(&outbox.Content{Through: 2, Tag: message(4).ID})
+	s.commit(&outbox.Change{Messages: renumbered(3, message(8), message(9), message(10)), Removed: []outbox.Range{{Lo: 4, Hi: 4}}})
+	s.expect(&outbox.Content{Through: 2, Tag: message(4).ID, Messages: renumbered(3, message(8), message(10))})
+	s.commit(&outbox.Change{Reset: true, Messages: messages(1, 3), Removed: []outbox.Range{{Lo: 1, Hi: 1}}})
+	s.expect(&outbox.Content{Messages: renumbered(1, message(2), message(3))})
+}
+
+func removedAmongSettled(s *subject) {
+	s.commit(add(1, 5), settle(outbox.Range{Lo: 2, Hi: 3}, outbox.Range{Lo: 5, Hi: 5}))
+	s.commit(remove(outbox.Range{Lo: 1, Hi: 1})) // what is settled comes to the beginning
+	s.expect(&outbox.Content{Through: 2, Tag: message(3).ID, Messages: append(renumbered(3, message(4)), outbox.Message{Seq: 4, ID: message(5).ID, Settled: true})})
+	s.commit(&outbox.Change{Settled: []outbox.Range{{Lo: 3, Hi: 3}}, Removed: []outbox.Range{{Lo: 3, Hi: 4}}}) // both are settled first
+	s.expect(&outbox.Content{Through: 4, Tag: message(5).ID})
+	s.commit(&outbox.Change{Messages: renumbered(5, message(6), message(7), message(8)), Settled: []outbox.Range{{Lo: 6, Hi: 6}}, Removed: []outbox.Range{{Lo: 6, Hi: 6}}})
+	s.expect(&outbox.Content{Through: 4, Tag: message(5).ID, Messages: renumbered(5, message(6), message(8))})
+}
+
+// removedManyTimes removes far more messages than stay, behind one that stays.
+func removedManyTimes(s *subject) {
+	stays := message(1)
+	stays.Payload = bytes.Repeat([]byte("x"), 5000)
+	s.commit(&outbox.Change{Messages: []outbox.Message{stays}})
+	for i := range uint64(200) {
+		m := renumbered(2, message(2*i+2), message(2*i+3))
+		m[0].Payload = bytes.Repeat([]byte("y"), 5000)
+		s.commit(&outbox.Change{Messages: m}, remove(outbox.Range{Lo: 2, Hi: 2 + i%2}))
+		want := &outbox.Content{Messages: []outbox.Message{stays}}
+		if i%2 == 0 {
+			want.Messages = append(want.Messages, renumbered(2, message(2*i+3))...)
+		}
+		if i%25 < 2 {
+			s.expect(want)
+		}
+		if i%2 == 0 {
+			s.commit(remove(outbox.Range{Lo: 2, Hi: 2}))
+		}
+	}
+	s.expect(&outbox.Content{Messages: []outbox.Message{stays}})
+}
+
 func reset(s *subject) {
 	s.commit(&outbox.Change{Messages: messages(1, 5), State: []byte("kept")}, settle(outbox.Range{Lo: 1, Hi: 2}, outbox.Range{Lo: 4, Hi: 4}))
 	s.commit(&outbox.Change{Reset: true})
@@ -168,9 +235,9 @@ func fieldOrder(s *subject) {
 	s.commit(add(1, 3))
 	s.commit(&outbox.Change{
 		Reset: true, Messages: messages(1, 6), Sent: outbox.Sent{Seq: 5, Time: now}, Void: []outbox.Range{{Lo: 2, Hi: 4}},
-		Settled: []outbox.Range{{Lo: 3, Hi: 3}}, State: []byte("s"),
+		Settled: []outbox.Range{{Lo: 3, Hi: 3}}, Removed: []outbox.Range{{Lo: 6, Hi: 6}}, State: []byte("s"),
 	})
-	want := messages(1, 6)
+	want := messages(1, 5)
 	want[0].Sent, want[4].Sent = now, now
 	want[1] = outbox.Message{Seq: 2, ID: want[1].ID, Void: true}
 	want[2] = outbox.Message{Seq: 3, ID: want[2].ID, Settled: true}
@@ -182,7 +249,7 @@ func allOrNothing(s *subject) {
 	s.commit(&outbox.Change{Messages: messages(1, 3), State: []byte("before")})
 	bad := &outbox.Change{
 		Messages: []outbox.Message{message(4), message(6)}, Sent: outbox.Sent{Seq: 3, Time: now},
-		Void: []outbox.Range{{Lo: 1, Hi: 1}}, Settled: []outbox.Range{{Lo: 1, Hi: 2}}, State: []byte("after"),
+		Void: []outbox.Range{{Lo: 1, Hi: 1}}, Settled: []outbox.Range{{Lo: 1, Hi: 2}}, Removed: []outbox.Range{{Lo: 3, Hi: 3}}, State: []byte("after"),
 	}
 	s.refused("a number is wrong", bad)
 	bad.Reset = true

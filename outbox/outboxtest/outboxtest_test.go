@@ -73,6 +73,9 @@ func faults() map[string]broken {
 		"Void is ignored":                 with(func(c *outbox.Change) { c.Void = nil }),
 		"one range of Settled counts":     with(func(c *outbox.Change) { c.Settled = c.Settled[:min(1, len(c.Settled))] }),
 		"Settled is Void":                 with(func(c *outbox.Change) { c.Void, c.Settled = append(c.Void, c.Settled...), nil }),
+		"Removed is ignored":              with(func(c *outbox.Change) { c.Removed = nil }),
+		"one range of Removed counts":     with(func(c *outbox.Change) { c.Removed = c.Removed[:min(1, len(c.Removed))] }),
+		"Removed is Settled":              with(func(c *outbox.Change) { c.Settled, c.Removed = append(c.Settled, c.Removed...), nil }),
 		"the state is ignored":            with(func(c *outbox.Change) { c.State = nil }),
 		"an empty state is none":          with(func(c *outbox.Change) { c.State = orNil(c.State) }),
 		"what is lazy is lost":            with(func(c *outbox.Change) { lose(c) }),
@@ -104,7 +107,7 @@ func faults() map[string]broken {
 		}},
 		"Commit keeps the memory of the caller": {
 			commit: func(c *outbox.Change, next func(*outbox.Change) error) error {
-				if len(c.Void)+len(c.Settled) == 0 && c.Sent == (outbox.Sent{}) {
+				if len(c.Void)+len(c.Settled)+len(c.Removed) == 0 && c.Sent == (outbox.Sent{}) {
 					kept = append(kept, c)
 				}
 				return next(c)

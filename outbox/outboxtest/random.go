@@ -40,6 +40,10 @@ func Random(r *rand.Rand, k *outbox.Content) *outbox.Change {
 		}
 		c.Settled = append(c.Settled, outbox.Range{Lo: lo, Hi: min(lo+uint64(r.IntN(30)), last)})
 	}
+	for span > 0 && r.IntN(6) == 0 {
+		lo := pick()
+		c.Removed = append(c.Removed, outbox.Range{Lo: lo, Hi: min(lo+uint64(r.IntN(4)), last)})
+	}
 	if r.IntN(8) == 0 {
 		c.State = randomBytes(r, 300)
 	}
@@ -80,7 +84,7 @@ func randomBytes(r *rand.Rand, n int) []byte {
 func cloneChange(c *outbox.Change) *outbox.Change {
 	cloned := *c
 	cloned.State = slices.Clone(c.State)
-	cloned.Void, cloned.Settled = slices.Clone(c.Void), slices.Clone(c.Settled)
+	cloned.Void, cloned.Settled, cloned.Removed = slices.Clone(c.Void), slices.Clone(c.Settled), slices.Clone(c.Removed)
 	cloned.Messages = slices.Clone(c.Messages)
 	for i := range cloned.Messages {
 		m := &cloned.Messages[i]
@@ -91,6 +95,6 @@ func cloneChange(c *outbox.Change) *outbox.Change {
 
 func equalChange(a, b *outbox.Change) bool {
 	return a.Reset == b.Reset && a.Lazy == b.Lazy && a.Sent == b.Sent && bytes.Equal(a.State, b.State) &&
-		slices.Equal(a.Void, b.Void) && slices.Equal(a.Settled, b.Settled) &&
+		slices.Equal(a.Void, b.Void) && slices.Equal(a.Settled, b.Settled) && slices.Equal(a.Removed, b.Removed) &&
 		slices.EqualFunc(a.Messages, b.Messages, func(x, y outbox.Message) bool { return equalMessage(&x, &y) })
 }
