@@ -25,8 +25,7 @@ const (
 	Pending Outcome = iota
 	// Acked means that the server has accepted the message.
 	Acked
-	// Written means that the message was handed to the network and that the dialect has no acknowledgements:
-	// nothing more will be known.
+	// Written means that the message was handed to the network and that the dialect has no acknowledgements: nothing more will be known.
 	Written
 	// Rejected means that the server rejected the message, that the dialect cannot encode it, or that it is too
 	// big for the server.
@@ -100,6 +99,7 @@ type Receipt struct {
 	settled   bool    // the server needs to learn nothing more about the message
 	held      bool    // the outcome is not published before it is durable
 	duplicate bool    // set before the outcome is published
+	earlier   bool    // the message may have been accepted in an earlier session
 	resend    Resend
 	sentIn    uint32 // the batch on this connection, without sessions; waitsAgain: see sendAgain; 0: none
 
@@ -348,7 +348,7 @@ func (w *window) restore(c *outbox.Content, clock keeper.Clock, now time.Time) {
 			r.details.expires = now.Add(m.TTL - age)
 		}
 		if !m.Sent.IsZero() {
-			r.firstSent = ageUnknown
+			r.firstSent, r.earlier = ageUnknown, true
 			if age, known := clock.Since(m.Sent); known {
 				r.firstSent = min(w.timestamp(now.Add(-age)), -1)
 			}

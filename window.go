@@ -269,7 +269,10 @@ func (w *window) idOf(seq uint64) (wire.ID, bool) {
 // their ids, by which the server recognises those that it has accepted before (docs/protocol.md, section 4).
 func (w *window) renumber() {
 	w.compact()
-	dropped := w.dropSlots(1, func(r *Receipt) bool { return r.decided != Pending })
+	dropped := w.dropSlots(1, func(r *Receipt) bool {
+		r.earlier = r.earlier || r.firstSent != 0
+		return r.decided != Pending
+	})
 	w.nextToSend, w.highestSent, w.settledID, w.oneByOneUpTo = 0, 0, wire.ID{}, 0
 	w.admission.Release(dropped, 0)
 	w.journal.Renumber()
@@ -424,7 +427,7 @@ func (w *window) rejectUnencodable(seq uint64, cause error, now time.Time) bool 
 	if tooBig := (*wire.TooBigError)(nil); errors.As(cause, &tooBig) {
 		cause = joinReason(ErrTooBig, cause)
 	}
-	if r.firstSent != 0 && !w.resumed { // it was sent before, and the server may hold it
+	if r.earlier || r.firstSent != 0 && !w.resumed { // it was sent before, and the server may hold it
 		w.resolveUnsettled(first, Unknown, outcomeError(joinReason(ErrOutcomeUnknown, cause)))
 	} else {
 		w.resolveUnsettled(first, Rejected, outcomeError(joinReason(ErrRejected, cause)))

@@ -71,13 +71,14 @@ func (m *uplinkModel) connect() {
 	m.ready = true
 }
 
-// send sends a batch. Sometimes a message cannot be encoded, and what is behind it is not sent.
+// send sends a batch, later than the one before it. Sometimes a message cannot be encoded, and what is behind it is not sent.
 func (m *uplinkModel) send() {
+	m.now = m.now.Add(1)
 	ops, _ := m.w.nextBatch(nil, nil, m.now, 1000, 1+m.rnd.IntN(10))
 	bad := len(ops)
 	if len(ops) > 0 && m.rnd.IntN(8) == 0 {
 		i := m.rnd.IntN(len(ops))
-		if !ops[i].Message.Resent && m.w.rejectUnencodable(ops[i].Message.Seq, errors.New("no"), m.now) {
+		if m.w.rejectUnencodable(ops[i].Message.Seq, errors.New("no"), m.now) {
 			bad = i
 		}
 	}

@@ -181,4 +181,11 @@ var ofExpiry = []mutation{
 		replace: "slices.Concat(c.Void, c.Settled)",
 		test:    "-run ^TestQuarantineAfterRemovals$ ./outbox/file",
 	},
+	{
+		name:    "expiry: rejected, although an earlier session may have accepted it",
+		file:    "window.go",
+		search:  "if r.earlier || r.firstSent",
+		replace: "if r.firstSent",
+		test:    "-run ^TestExpiringWindowModel$ .",
+	},
 }
