@@ -79,6 +79,28 @@ func TestUnknownIsReconciled(t *testing.T) {
 	}
 }
 
+// The server crashes after a payment is in its ledger, and the program is killed before it knows. The next run of the
+// program does not pay again.
+func TestProgramIsKilled(t *testing.T) {
+	dir := t.TempDir()
+	ledger, box := filepath.Join(dir, "ledger"), filepath.Join(dir, "outbox")
+	server, url := bank(t, "127.0.0.1:0", ledger, "after")
+	client := program.Command(t, "-url", url, "-dir", box, "7=4200")
+	if err := client.Start(); err != nil {
+		t.Fatal(err)
+	}
+	if err := server.Wait(); err == nil {
+		t.Fatal("the server did not crash")
+	}
+	client.Process.Kill()
+	client.Wait()
+	bank(t, strings.TrimPrefix(url, "ws://"), ledger, "")
+	out, err := program.Command(t, "-url", url, "-dir", box, "7=4200").CombinedOutput()
+	if err != nil || !strings.Contains(string(out), "paid") || paidIn(t, ledger, "7") != 1 {
+		t.Errorf("%v: %s; it was paid %d times", err, out, paidIn(t, ledger, "7"))
+	}
+}
+
 // An invoice is paid once however often the program runs, with the server that knows the id and with one
 // that has only the ledger, and another amount is refused by both.
 func TestPaidOnce(t *testing.T) {
