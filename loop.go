@@ -14,6 +14,7 @@ import (
 	"github.com/limpet-go/limpet/internal/fifo"
 	"github.com/limpet-go/limpet/internal/guard"
 	"github.com/limpet-go/limpet/internal/pace"
+	"github.com/limpet-go/limpet/internal/policy"
 	"github.com/limpet-go/limpet/internal/tasks"
 	"github.com/limpet-go/limpet/internal/verdict"
 	"github.com/limpet-go/limpet/wire"
@@ -63,7 +64,7 @@ type loop struct {
 	kept     []*Subscription // closed, and the server keeps them in the session
 
 	// When to try again.
-	policy         policy
+	policy         policy.Policy
 	attemptAt      time.Time          // Waiting: when the next attempt is due
 	lastAttempt    time.Time          // when the last attempt started
 	cancelAttempt  context.CancelFunc // of the attempt in progress
@@ -155,7 +156,7 @@ type link struct {
 }
 
 func newLoop(c *Client) *loop {
-	l := &loop{c: c, policy: newPolicy(c.cfg.Backoff, c.cfg.DialTimeout), writeBytes: maxWriteBytes}
+	l := &loop{c: c, policy: newPolicy(&c.cfg), writeBytes: maxWriteBytes}
 	l.dialer = &dialer{cfg: &c.cfg, inbox: &c.inbox, goroutines: &c.goroutines, secrets: &c.secrets}
 	l.window = newWindow(c.cfg.traits.Sessions, c.admission, &c.counters)
 	l.window.notify, l.window.doneCalls = c.notify, &c.doneCalls
@@ -271,7 +272,7 @@ func (l *loop) expectsEvents() bool {
 func (l *loop) enter(p Phase) {
 	l.state.Phase, l.state.Since = p, l.now
 	l.state.Draining = l.shuttingDown
-	l.state.Attempt = l.policy.failures
+	l.state.Attempt = l.policy.Failures
 	l.giveUpAt, l.givingUp = time.Time{}, false
 	l.c.state.Set(l.state)
 	l.c.notify.post(StateChanged{l.state.Host, l.state})

@@ -6,8 +6,8 @@ import (
 	"time"
 
 	"github.com/limpet-go/limpet/internal/headers"
+	"github.com/limpet-go/limpet/internal/policy"
 	"github.com/limpet-go/limpet/internal/text"
-	"github.com/limpet-go/limpet/internal/verdict"
 	"github.com/limpet-go/limpet/wire"
 )
 
@@ -15,7 +15,6 @@ const (
 	answerTimeout = 10 * time.Second // for a subscription, from the write of its request
 	partlyTimeout = 2 * time.Second  // from the refusal of another topic of the same request
 	maxFailedAsks = 3                // then the subscription ends
-	maxSuspicion  = 7                // pauses of askPause for a suspect: then up to 128 s
 	askBackoff    = 2 * time.Second  // before a subscription is asked for again after a failed request; it doubles
 )
 
@@ -200,7 +199,7 @@ func (l *loop) askLater(s *Subscription, err *Error, retry time.Duration) {
 	s.refusals++
 	pause := min(retry, headers.MaxRetryAfter)
 	more := max(pause, l.c.cfg.Backoff.Initial) * time.Duration(min(s.refusals, 10))
-	l.askAgainAfter(s, pause+more/2+uniform(more/2))
+	l.askAgainAfter(s, pause+more/2+policy.Uniform(more/2))
 	l.enterWaiting(s, 0, err)
 }
 
@@ -239,7 +238,7 @@ func (l *loop) endedByServer(s *Subscription, ev *wire.Event) {
 // a row.
 func askPause(n int) time.Duration {
 	v := askBackoff << (n - 1)
-	return v/2 + uniform(v/2)
+	return v/2 + policy.Uniform(v/2)
 }
 
 // askAgainAfter postpones the next request for s, on whatever connection.
@@ -405,72 +404,5 @@ func (l *loop) handleError(k *link, ev *wire.Event) {
 	slow := l.refusedForPace(k, ev.PeerCode, ev.Reason, l.registry.topics())
 	if traits := &l.c.cfg.traits; !traits.ByKey && traits.Confirms && !ev.Fatal && ev.Code != 0 && ev.Key == 0 && ev.N == 0 {
 		l.requestRefused(k, ev, slow)
-	}
-}
-
-// suspicion is that the request for a subscription makes the server end the connection
-// instead of answering: the connections in a row that ended so, and how many of them the
-// server ended in words, with no other request open.
-type suspicion struct {
-	count, alone int
-	since        time.Time // of the first of alone
-}
-
-// isAskedAlone reports whether the request for s has a write of its own.
-func (s *Subscription) isAskedAlone() bool {
-	return s.failedAsks > 0 || s.suspicion != nil && s.suspicion.count > 1
-}
-
-// openRequests returns the subscriptions whose requests have no answer.
-func (l *loop) openRequests(k *link) (open []*Subscription) {
-	for i := range k.unanswered.Len() {
-		if a := k.unanswered.At(i); l.isOpen(a) {
-			open = append(open, a.sub)
-		}
-	}
-	for i := range k.asked {
-		if a := &k.asked[i]; k.writing && l.isOpen(a) {
-			open = append(open, a.sub)
-		}
-	}
-	return open
-}
-
-// suspect follows when a connection has ended while requests were open. A request can be why,
-// if the server ended it with a close code or a fatal error (in words) or dropped it. From
-// the second time in a row on, the third if it was dropped, which a bad network does too, such a
-// subscription is asked for later each time, at a random moment: so it does not cost the
-// others their connection, and is alone with the server sooner or later. It ends if
-// it was alone each time and the server said so, five times over ten minutes.
-func (l *loop) suspect(open []*Subscription, f *wire.Failure, d *verdict.Decision, fatal bool) {
-	inWords := f.CloseCode != 0 || fatal
-	dropped := !inWords && d.ByTable && d.Class == string(ClassNetwork)
-	if !inWords && !dropped || d.Class == string(ClassOverload) || d.Action == wire.ActionSpread && f.CloseCode != 1000 {
-		return
-	}
-	why := &Error{Op: "Subscribe", Field: "topic", Class: ClassRejected, Code: shownCode(f.Code, f.PeerCode), Err: ErrRejected, Detail: "the server closes the connection each time it is asked for this topic"}
-	free := 1
-	if dropped {
-		free = 2
-		why.Class, why.Err, why.Detail = ClassNetwork, ErrUnanswered, "the connection is lost each time the server is asked for this topic"
-	}
-	for _, s := range open {
-		if s.suspicion == nil {
-			s.suspicion = &suspicion{}
-		}
-		p := s.suspicion
-		if len(open) == 1 && inWords {
-			if p.alone++; p.alone == 1 {
-				p.since = l.now
-			}
-		}
-		if p.alone >= verdict.FinalRepeats && l.now.Sub(p.since) >= verdict.FinalSpan {
-			l.endSub(s, why)
-			continue
-		}
-		if p.count++; p.count > free {
-			l.askAgainAfter(s, askPause(min(p.count-free, maxSuspicion)))
-			l.enterWaiting(s, 0, why)
-		}
 	}
 }
