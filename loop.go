@@ -9,6 +9,7 @@ import (
 	"slices"
 	"time"
 
+	"github.com/limpet-go/limpet/internal/calls"
 	"github.com/limpet-go/limpet/internal/endpoint"
 	"github.com/limpet-go/limpet/internal/fault"
 	"github.com/limpet-go/limpet/internal/fifo"
@@ -50,6 +51,7 @@ type loop struct {
 	shuttingDown bool
 	ended        bool
 	streams      []*streamedMessage // that wait for their turn
+	calls        calls.Table
 
 	link     *link      // the connection in use; nil without one
 	upcoming *beginning // what the attempt in progress announces; nil: nothing
@@ -390,7 +392,7 @@ func (l *loop) end(err error) {
 	l.disconnect(l.link, l.c.cfg.closeCode(), "")
 	l.refuseUnkept()
 	l.window.close()
-	l.endStreams()
+	l.endRequests()
 	if err == nil {
 		l.discardWaiting()
 	}
@@ -431,11 +433,11 @@ func (l *loop) drain(s *Subscription, err error) {
 	s.queue.finish(err, s.acksOwed)
 }
 
-// nothingPending reports whether every message has its outcome and the consumers
+// nothingPending reports whether every message and call has its outcome and the consumers
 // of ended subscriptions are done: Shutdown may end the client.
 func (l *loop) nothingPending() bool {
 	streams := len(l.streams) > 0 || l.link != nil && l.link.stream != nil
-	return l.window.pending == 0 && len(l.draining) == 0 && !streams
+	return l.window.pending == 0 && len(l.draining) == 0 && !streams && l.calls.Len() == 0
 }
 
 // cleanUp waits for the goroutines of an ended client.
@@ -485,15 +487,4 @@ func (k *link) takeSteps(now time.Time) {
 		k.ops = append(k.ops, wire.Op{Kind: wire.OpStep, Step: k.steps[0].step})
 		k.steps = k.steps[1:]
 	}
-}
-
-// waitingSteps returns how many steps wait.
-func (k *link) waitingSteps() int {
-	n := len(k.steps)
-	for i := range k.ops {
-		if k.ops[i].Kind == wire.OpStep {
-			n++
-		}
-	}
-	return n
 }

@@ -424,7 +424,7 @@ func (l *loop) leave(k *link) {
 	l.link = nil
 	k.giveUpRefresh()
 	l.window.connectionLost()
-	l.loseStream(k)
+	l.loseRequests(k)
 	if k.ready && !l.ended {
 		l.beginOutage()
 	}

@@ -164,6 +164,8 @@ func (l *loop) handle(k *link, ev *wire.Event) {
 		l.c.notify.post(MessageSkipped{text.ForLog(ev.Name), text.ForLog(ev.Reason)})
 	case wire.EventError:
 		l.handleError(k, ev)
+	case wire.EventReply:
+		l.replied(k, ev)
 	case wire.EventOutnumbered:
 		l.outnumbered(k, ev.N)
 	}

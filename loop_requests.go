@@ -1,15 +1,22 @@
 package limpet
 
 import (
+	"context"
+	"errors"
+	"maps"
 	"slices"
+	"strings"
 	"sync"
 	"time"
 
+	"github.com/limpet-go/limpet/internal/calls"
 	"github.com/limpet-go/limpet/internal/headers"
 	"github.com/limpet-go/limpet/internal/policy"
 	"github.com/limpet-go/limpet/internal/text"
 	"github.com/limpet-go/limpet/wire"
 )
+
+const opCall = "Call"
 
 const (
 	answerTimeout = 10 * time.Second // for a subscription, from the write of its request
@@ -179,58 +186,6 @@ func (l *loop) askFailed(s *Subscription, err *Error, pause time.Duration) {
 		return
 	}
 	l.askAgainAfter(s, max(askPause(s.failedAsks), min(pause, headers.MaxRetryAfter)))
-	l.enterWaiting(s, 0, err)
-}
-
-// refused ends a subscription that the server refused. If the server said when to
-// ask again, it schedules that instead, later with each refusal in a row.
-func (l *loop) refused(s *Subscription, err *Error, retry time.Duration) {
-	s.askedGeneration = 0
-	if retry <= 0 {
-		l.endSub(s, err)
-		return
-	}
-	l.askLater(s, err, retry)
-}
-
-// askLater schedules another request for s after the time that the server has named, later with
-// each refusal in a row.
-func (l *loop) askLater(s *Subscription, err *Error, retry time.Duration) {
-	s.refusals++
-	pause := min(retry, headers.MaxRetryAfter)
-	more := max(pause, l.c.cfg.Backoff.Initial) * time.Duration(min(s.refusals, 10))
-	l.askAgainAfter(s, pause+more/2+policy.Uniform(more/2))
-	l.enterWaiting(s, 0, err)
-}
-
-// refusalInDoubt follows when a refusal may concern an earlier subscription to the
-// same topic. The server is asked again, unless it shows before that it serves s.
-func (l *loop) refusalInDoubt(s *Subscription, err *Error, retry time.Duration) {
-	s.askNumber = 0
-	if s.wireState().Phase == SubLive {
-		for q := range s.queues {
-			q.expectAnswer(false) // by a message
-		}
-	}
-	l.askFailed(s, err, retry)
-}
-
-// endedByServer asks again for a subscription that the server has ended and the
-// client has not. A server that does so again and again does not want it.
-func (l *loop) endedByServer(s *Subscription, ev *wire.Event) {
-	err := &Error{Op: "Subscribe", Field: "topic", Class: ClassRejected, Detail: "the server ended the subscription", Err: ErrRejected}
-	if ev.Reason != "" {
-		err.Detail += ": " + text.Quote(ev.Reason)
-	}
-	if l.now.Sub(s.wireState().Since) >= time.Minute || s.hasReceivedOn(l.link.conn.gen) {
-		s.endings = 0
-	}
-	if s.endings++; s.endings >= maxFailedAsks {
-		l.endSub(s, err)
-		return
-	}
-	s.askNumber = 0 // its request was answered
-	l.askAgainAfter(s, max(askPause(s.endings), min(ev.Retry, headers.MaxRetryAfter)))
 	l.enterWaiting(s, 0, err)
 }
 
@@ -405,4 +360,140 @@ func (l *loop) handleError(k *link, ev *wire.Event) {
 	if traits := &l.c.cfg.traits; !traits.ByKey && traits.Confirms && !ev.Fatal && ev.Code != 0 && ev.Key == 0 && ev.N == 0 {
 		l.requestRefused(k, ev, slow)
 	}
+}
+
+// CallOptions are the options of one call.
+type CallOptions struct {
+	// Type is the content type. It must be UTF-8.
+	Type string
+
+	// Header holds at most 32 entries. They must be UTF-8, and together with Type
+	// take at most 8 KiB.
+	Header map[string]string
+
+	// Resend is what happens to a call that may have left when its connection is lost. With
+	// AtLeastOnce it is sent again on the next one, until ctx ends: the server may serve it
+	// twice. Otherwise the error is ErrOutcomeUnknown, because no server recognises a call.
+	Resend Resend
+}
+
+// Call sends a request and returns the reply of the server, of which Payload and Type are set, and
+// Topic. It needs the trait Calls. Calls are served in any order; up to 64 of them wait for their reply at a time, and others
+// for their turn. Call waits until the reply comes, the server refuses, ctx ends or the client ends, and
+// before that for a connection. The server is told how long ctx lasts. Call copies payload and the header.
+//
+// The error is an *Error that names the argument at fault, or that wraps ErrTopic, ErrTooBig or
+// ErrUnsupported; ErrRejected, if the server refuses the call, with its Code and Detail, or the dialect; ErrUnsent,
+// if the call has not left and will not; or ErrOutcomeUnknown, if the server may have served it. The
+// last two also wrap ctx's error, if ctx has ended: after that a reply changes nothing.
+func (c *Client) Call(ctx context.Context, topic string, payload []byte, o *CallOptions) (Message, error) {
+	if o == nil {
+		o = new(CallOptions)
+	}
+	if err := c.checkCall(ctx, topic, payload, o); err != nil {
+		return Message{}, err
+	}
+	deadline, _ := ctx.Deadline()
+	x := calls.New(wire.Message{Topic: topic, Payload: slices.Clone(payload), Type: o.Type, Header: maps.Clone(o.Header)}, deadline, o.Resend == AtLeastOnce)
+	if !c.inbox.Post(callMade{x}) {
+		x.End(c.admission.ClosedBy())
+	}
+	r := x.Wait(ctx, func() { c.inbox.Post(callLeft{x}) })
+	return replyOf(x, &r)
+}
+
+func (c *Client) checkCall(ctx context.Context, topic string, payload []byte, o *CallOptions) error {
+	if err := checkContext(opCall, ctx); err != nil {
+		return err
+	}
+	if !c.cfg.traits.Calls {
+		return unsupported(opCall, "", "dialect "+c.cfg.Dialect.Name()+" has no request with a reply (trait Calls)")
+	}
+	if err := c.cfg.Dialect.CheckTopic(wire.UsePublish, topic); err != nil {
+		return topicError(opCall, err)
+	}
+	if err := c.cfg.checkMessage(&Outgoing{Payload: payload, PublishOptions: PublishOptions{Type: o.Type, Header: o.Header, Resend: o.Resend}}); err != nil {
+		err.Op, err.Field = opCall, strings.Replace(err.Field, "PublishOptions", "CallOptions", 1)
+		return err
+	}
+	return nil
+}
+
+// replyOf returns what Call returns.
+func replyOf(x *calls.Call, r *calls.Result) (Message, error) {
+	e := &Error{Op: opCall, Class: ClassOutcome, Err: ErrUnsent}
+	switch ev := &r.Reply; r.Fate {
+	case calls.Replied:
+		return Message{Kind: Data, Topic: x.Topic(), Payload: ev.Message.Payload, Type: ev.Message.Type, ReceivedAt: r.At}, nil
+	case calls.Refused:
+		e.Class, e.Code, e.Err = ClassRejected, shownCode(ev.Code, ev.PeerCode), ErrRejected
+		e.Detail = text.Quote(ev.Reason)
+		return Message{}, e
+	case calls.Unencodable:
+		e.Class, e.Err = ClassInput, joinReason(ErrRejected, r.Err)
+		if big := (*wire.TooBigError)(nil); errors.As(r.Err, &big) {
+			e.Err = joinReason(ErrTooBig, r.Err)
+		}
+		return Message{}, e
+	case calls.Unsupported:
+		return Message{}, unsupported(opCall, "", "the server takes no calls")
+	case calls.Unknown:
+		e.Err = ErrOutcomeUnknown
+	}
+	if r.Err != nil {
+		e.Err = joinReason(e.Err, r.Err)
+	}
+	return Message{}, e
+}
+
+// callMade is a call that waits for its turn.
+type callMade struct{ *calls.Call }
+
+func (e callMade) apply(l *loop) {
+	switch {
+	case l.ended:
+		e.End(l.state.Cause)
+	case l.shuttingDown:
+		e.End(errClientClosed())
+	default:
+		l.calls.Add(e.Call)
+	}
+}
+
+// callLeft follows when the caller waits no longer.
+type callLeft struct{ *calls.Call }
+
+func (e callLeft) apply(l *loop) { l.calls.Left(e.Call) }
+
+// nextCalls appends the calls to send now, or refuses them at a server that takes none.
+func (l *loop) nextCalls(k *link, ops []wire.Op, room int) []wire.Op {
+	if !k.traits.Calls {
+		l.calls.Refuse()
+		return ops
+	}
+	return l.calls.Next(ops, l.now, room, l.writeBytes)
+}
+
+// replied follows when the server answers a call.
+func (l *loop) replied(k *link, ev *wire.Event) {
+	x := l.calls.Answer(ev, l.now)
+	if x == nil {
+		return
+	}
+	k.proved = true
+	if ev.Code != 0 {
+		l.refusedForPace(k, ev.PeerCode, ev.Reason, slices.Values([]string{x.Topic()}))
+	}
+}
+
+// loseRequests follows when k is no longer in use.
+func (l *loop) loseRequests(k *link) {
+	l.loseStream(k)
+	l.calls.Lost()
+}
+
+// endRequests follows when the client ends.
+func (l *loop) endRequests() {
+	l.endStreams()
+	l.calls.End(l.state.Cause)
 }

@@ -366,6 +366,58 @@ func (l *loop) decide(k *link, f *wire.Failure) verdict.Decision {
 	return d
 }
 
+// refused ends a subscription that the server refused. If the server said when to
+// ask again, it schedules that instead, later with each refusal in a row.
+func (l *loop) refused(s *Subscription, err *Error, retry time.Duration) {
+	s.askedGeneration = 0
+	if retry <= 0 {
+		l.endSub(s, err)
+		return
+	}
+	l.askLater(s, err, retry)
+}
+
+// askLater schedules another request for s after the time that the server has named, later with
+// each refusal in a row.
+func (l *loop) askLater(s *Subscription, err *Error, retry time.Duration) {
+	s.refusals++
+	pause := min(retry, headers.MaxRetryAfter)
+	more := max(pause, l.c.cfg.Backoff.Initial) * time.Duration(min(s.refusals, 10))
+	l.askAgainAfter(s, pause+more/2+policy.Uniform(more/2))
+	l.enterWaiting(s, 0, err)
+}
+
+// refusalInDoubt follows when a refusal may concern an earlier subscription to the
+// same topic. The server is asked again, unless it shows before that it serves s.
+func (l *loop) refusalInDoubt(s *Subscription, err *Error, retry time.Duration) {
+	s.askNumber = 0
+	if s.wireState().Phase == SubLive {
+		for q := range s.queues {
+			q.expectAnswer(false) // by a message
+		}
+	}
+	l.askFailed(s, err, retry)
+}
+
+// endedByServer asks again for a subscription that the server has ended and the
+// client has not. A server that does so again and again does not want it.
+func (l *loop) endedByServer(s *Subscription, ev *wire.Event) {
+	err := &Error{Op: "Subscribe", Field: "topic", Class: ClassRejected, Detail: "the server ended the subscription", Err: ErrRejected}
+	if ev.Reason != "" {
+		err.Detail += ": " + text.Quote(ev.Reason)
+	}
+	if l.now.Sub(s.wireState().Since) >= time.Minute || s.hasReceivedOn(l.link.conn.gen) {
+		s.endings = 0
+	}
+	if s.endings++; s.endings >= maxFailedAsks {
+		l.endSub(s, err)
+		return
+	}
+	s.askNumber = 0 // its request was answered
+	l.askAgainAfter(s, max(askPause(s.endings), min(ev.Retry, headers.MaxRetryAfter)))
+	l.enterWaiting(s, 0, err)
+}
+
 // suspicion is that the request for a subscription makes the server end the connection
 // instead of answering: the connections in a row that ended so, and how many of them the
 // server ended in words, with no other request open.

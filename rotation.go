@@ -249,7 +249,7 @@ func (l *loop) canMove(k *link) bool {
 	switch {
 	case k.writing, k.stream != nil, k.unwritten.frames != nil, l.holdsFrames(k):
 		return false
-	case l.window.inFlight(): // the next connection may lead to a server that does not know the session
+	case l.window.inFlight(), l.calls.Open() > 0: // the next connection may lead to a server that does not know the session
 		return false
 	case l.window.sessions:
 		return true
@@ -257,9 +257,9 @@ func (l *loop) canMove(k *link) bool {
 	return k.traits.Processed == wire.ProcessedNothing || l.isQuiet(k)
 }
 
-// owesOutcomes reports whether messages have no outcome yet that would be unknown if k ended.
+// owesOutcomes reports whether messages or calls have no outcome yet that would be unknown if k ended.
 func (l *loop) owesOutcomes(k *link) bool {
-	return !l.window.sessions && (l.window.inFlight() || k.stream != nil)
+	return l.calls.Open() > 0 || !l.window.sessions && (l.window.inFlight() || k.stream != nil)
 }
 
 // holdsMessages reports whether messages wait: for the next connection, so that those before have their outcome
@@ -317,7 +317,7 @@ var errNotKept = errors.New("the state of the session is not durable yet")
 
 // isQuiet reports whether nothing is in progress on k.
 func (l *loop) isQuiet(k *link) bool {
-	waits := len(k.ops) + len(k.toAsk) + k.unanswered.Len() + l.window.pending
+	waits := len(k.ops) + len(k.toAsk) + k.unanswered.Len() + l.calls.Open() + l.window.pending
 	return waits == 0 && !k.writing && k.stream == nil && k.unwritten.frames == nil && !k.conn.Receiving() && l.now.Sub(k.conn.LastRead()) >= quietTime
 }
 
