@@ -38,10 +38,9 @@ func (p *peer) call(c *native.Call) error {
 	p.calls.Add(1)
 	p.callBytes.Add(size)
 	p.calling.Go(func() {
-		reply := p.onCall(who, c)
+		p.reply(p.onCall(who, c)) // which waits while the client does not read
 		p.calls.Add(-1)
 		p.callBytes.Add(-size)
-		p.reply(reply)
 	})
 	return nil
 }
