@@ -15,9 +15,9 @@ import (
 	"github.com/limpet-go/limpet/internal/assert"
 	"github.com/limpet-go/limpet/limpettest"
 	"github.com/limpet-go/limpet/server"
+	"github.com/limpet-go/limpet/wire"
 	"github.com/limpet-go/limpet/wire/jsonrpc"
 	"github.com/limpet-go/limpet/wire/native"
-	"github.com/limpet-go/limpet/wire/raw"
 )
 
 // callServer runs a server whose OnCall is hook.
@@ -263,11 +263,17 @@ func TestCallUnsupported(t *testing.T) {
 		if n := c.Stats().Connections; n != 1 {
 			t.Errorf("%d connections", n)
 		}
-		other, err := limpet.New(srv.URL(), options(&limpet.Options{HTTPClient: srv.HTTPClient(), Dialect: raw.New(raw.Options{})}))
-		assert.NoError(t, err)
-		defer closeAndWait(t, other)
-		_, err = other.Call(t.Context(), "a", nil, nil)
-		checkCall(t, "raw", err, []error{limpet.ErrUnsupported}, true)
+		_, dialects, _ := tableDialects(t)
+		for name, dialect := range dialects {
+			if dialect.Traits().Calls {
+				continue
+			}
+			other, err := limpet.New(srv.URL(), options(&limpet.Options{HTTPClient: srv.HTTPClient(), Dialect: dialect}))
+			assert.NoError(t, err)
+			_, err = other.Call(t.Context(), "a", nil, nil)
+			checkCall(t, name, err, []error{limpet.ErrUnsupported}, true)
+			closeAndWait(t, other)
+		}
 	})
 }
 
@@ -275,7 +281,7 @@ func TestCallUnsupported(t *testing.T) {
 func TestCallBeforeTheEnd(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		srv := callServer(t, func(ctx context.Context, m server.Message) (server.Reply, error) {
-			time.Sleep(2 * time.Second)
+			time.Sleep(12 * time.Second)
 			return echo(ctx, m)
 		})
 		c := dial(t, srv, nil)
@@ -283,12 +289,18 @@ func TestCallBeforeTheEnd(t *testing.T) {
 		calls.Go(func() { call(t, c, "on the old one") })
 		time.Sleep(time.Second)
 		srv.Server.Drain(nil)
+		time.Sleep(time.Second)
+		calls.Go(func() { call(t, c, "on the old one or the next one") })
 		calls.Wait()
-		time.Sleep(10 * time.Second)
-		if n := c.Stats().Connections; n != 2 {
-			t.Errorf("%d connections", n)
+		time.Sleep(20 * time.Second)
+		if st := c.Stats(); st.Outages != 0 || c.State().Generation < 2 {
+			t.Errorf("%d outages, connection %d", st.Outages, c.State().Generation)
 		}
 		calls.Go(func() { call(t, c, "before the end") })
+		time.AfterFunc(2*time.Second, func() {
+			_, err := c.Call(t.Context(), "a", nil, nil)
+			checkCall(t, "after Shutdown", err, []error{limpet.ErrUnsent, limpet.ErrClosed}, true)
+		})
 		time.Sleep(time.Second)
 		assert.NoError(t, c.Shutdown(t.Context()))
 		calls.Wait()
@@ -322,7 +334,7 @@ func TestCallOfJSONRPC(t *testing.T) {
 					return nil
 				}
 				return []string{waiting[1], waiting[0]}
-			case "never":
+			case "never0", "never1", "never2":
 				return nil
 			}
 			return []string{rpcError(r.ID, -32601, "no such method")}
@@ -349,15 +361,45 @@ func TestCallOfJSONRPC(t *testing.T) {
 		calls.Wait()
 		_, err = c.Call(t.Context(), "a", []byte("1"), nil)
 		checkCall(t, "params that are a number", err, []error{limpet.ErrRejected}, false)
-		calls.Go(func() {
-			_, err := c.Call(t.Context(), "never", nil, nil)
-			checkCall(t, "lost", err, []error{limpet.ErrOutcomeUnknown}, false)
-		})
-		synctest.Wait()
-		s.cut(t, c)
+		for resend, sent := range map[limpet.Resend]int{limpet.Exact: 1, limpet.Never: 1, limpet.AtLeastOnce: 2} {
+			ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+			method, before := fmt.Sprint("never", resend), c.State().Generation
+			calls.Go(func() {
+				_, err := c.Call(ctx, method, nil, &limpet.CallOptions{Resend: resend})
+				checkCall(t, "lost", err, []error{limpet.ErrOutcomeUnknown}, false)
+				if errors.Is(err, context.DeadlineExceeded) != (resend == limpet.AtLeastOnce) {
+					t.Errorf("%v: %v", resend, err)
+				}
+			})
+			synctest.Wait()
+			s.cut(t, c)
+			calls.Wait()
+			cancel()
+			if first, second := s.count(fmt.Sprint(before, " ", method)), s.count(fmt.Sprint(before+1, " ", method)); first != 1 || first+second != sent {
+				t.Errorf("%v: sent %d and %d times", resend, first, second)
+			}
+		}
+	})
+}
+
+// Calls count for the limit of the server on messages.
+func TestCallsKeepTheLimit(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s := newRPCServer(t, func(_ int, r rpcRequest) []string { return []string{rpcResult(r.ID, "1")} })
+		c := s.client(t, jsonrpc.Options{}, limpet.Options{Limits: wire.ConnectionLimits{Messages: 5}})
+		_, err := c.WaitState(t.Context(), func(st limpet.State) bool { return st.Phase == limpet.Ready })
+		assert.NoError(t, err)
+		began := time.Now()
+		var calls sync.WaitGroup
+		for range 40 {
+			calls.Go(func() {
+				_, err := c.Call(t.Context(), "a", nil, nil)
+				assert.NoError(t, err)
+			})
+		}
 		calls.Wait()
-		if n := s.count("1 never"); n != 1 || s.count("2 never") != 0 {
-			t.Errorf("never was sent %d times", n)
+		if d := time.Since(began); d < 6*time.Second || d > 12*time.Second {
+			t.Errorf("40 calls took %v at 5 a second", d)
 		}
 	})
 }
