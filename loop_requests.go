@@ -380,7 +380,7 @@ type CallOptions struct {
 // Call sends a request and returns the reply of the server, of which Payload and Type are set, and
 // Topic. It needs the trait Calls. Calls are served in any order; up to 64 of them wait for their reply at a time, and others
 // for their turn. Call waits until the reply comes, the server refuses, ctx ends or the client ends, and
-// before that for a connection. The server is told how long ctx lasts. Call copies payload and the header.
+// before that for a connection. The server learns how long ctx lasts. Call copies payload and the header.
 //
 // The error is an *Error that names the argument at fault, or that wraps ErrTopic, ErrTooBig or
 // ErrUnsupported; ErrRejected, if the server refuses the call, with its Code and Detail, or the dialect; ErrUnsent,
@@ -395,10 +395,11 @@ func (c *Client) Call(ctx context.Context, topic string, payload []byte, o *Call
 	}
 	deadline, _ := ctx.Deadline()
 	x := calls.New(wire.Message{Topic: topic, Payload: slices.Clone(payload), Type: o.Type, Header: maps.Clone(o.Header)}, deadline, o.Resend == AtLeastOnce)
-	if !c.inbox.Post(callMade{x}) {
-		x.End(c.admission.ClosedBy())
-	}
-	r := x.Wait(ctx, func() { c.inbox.Post(callLeft{x}) })
+	r := x.Wait(ctx, func() {
+		if !c.inbox.Post(callMade{x}) {
+			x.End(c.admission.ClosedBy())
+		}
+	}, func() { c.inbox.Post(callLeft{x}) })
 	return replyOf(x, &r)
 }
 

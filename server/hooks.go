@@ -124,7 +124,7 @@ type Hooks struct {
 	// OnCall answers a call of a client. Each runs on a goroutine of its own, at most 256 of them for one
 	// connection, with Options.WindowBytes of payloads; a call beyond that is refused with
 	// rate_limited (5). ctx ends when the client waits no longer, as far as it has said when, and with the
-	// connection: the reply would reach nobody. An error refuses the call with bad_request (1), or
+	// connection. An error refuses the call with bad_request (1), or
 	// Error.Code; one that decides nothing refuses it with unavailable (7), and one after the
 	// client's time with expired (9). Nothing is kept: a client that calls again after a lost
 	// connection is served again. Nil means that the server takes no calls.

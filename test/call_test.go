@@ -321,7 +321,7 @@ func TestCallBeforeTheEnd(t *testing.T) {
 }
 
 // A call to a JSON-RPC server is a request: its result or error comes back, and after a lost
-// connection nobody knows.
+// connection the outcome is unknown.
 func TestCallOfJSONRPC(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		var waiting []string

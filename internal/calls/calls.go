@@ -65,9 +65,13 @@ func New(m wire.Message, deadline time.Time, again bool) *Call {
 // Topic returns the topic of c.
 func (c *Call) Topic() string { return c.message.Topic }
 
-// Wait returns the result, or how the call has ended when ctx did: then it calls leave, after which
-// Table.Left must follow.
-func (c *Call) Wait(ctx context.Context, leave func()) Result {
+// Wait calls make, after which Table.Add must follow, and returns the result, or how the call has ended when
+// ctx did: then it calls leave, after which Table.Left must follow. If ctx has ended before, it calls neither.
+func (c *Call) Wait(ctx context.Context, make, leave func()) Result {
+	if ctx.Err() != nil {
+		return Result{Fate: Unsent, Err: ctx.Err()}
+	}
+	make()
 	select {
 	case r := <-c.result:
 		return r

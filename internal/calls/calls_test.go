@@ -28,8 +28,6 @@ func (c *Call) fate() Fate {
 
 // Every end that a call can have, by what happened before it.
 func TestFates(t *testing.T) {
-	gone, cancel := context.WithCancel(context.Background())
-	cancel()
 	answer := func(n uint64, code uint16) func(*Table, *Call) {
 		return func(t *Table, _ *Call) { t.Answer(&wire.Event{Kind: wire.EventReply, N: n, Code: code}, now) }
 	}
@@ -79,7 +77,8 @@ func TestFates(t *testing.T) {
 			continue
 		}
 		sent := len(tc.steps) > 0 && table.last > 0
-		r := c.Wait(gone, func() { table.Left(c) })
+		ctx, cancel := context.WithCancel(context.Background())
+		r := c.Wait(ctx, cancel, func() { table.Left(c) })
 		if want := map[bool]Fate{true: Unknown, false: Unsent}[sent]; r.Fate != want || !errors.Is(r.Err, context.Canceled) {
 			t.Errorf("%s: %d after its caller has left, want %d", tc.name, r.Fate, want)
 		}
@@ -96,9 +95,12 @@ func TestNextLeavesOut(t *testing.T) {
 	for _, c := range []*Call{left, late, next} {
 		table.Add(c)
 	}
-	gone, cancel := context.WithCancel(context.Background())
-	cancel()
-	left.Wait(gone, func() {})
+	ctx, cancel := context.WithCancel(context.Background())
+	left.Wait(ctx, cancel, func() {})
+	never := newCall(false)
+	if r := never.Wait(ctx, func() { t.Error("a call after the end of its context") }, func() {}); r.Fate != Unsent {
+		t.Errorf("after the end of its context: %d", r.Fate)
+	}
 	ops := table.Next(nil, now, 9, 9)
 	if len(ops) != 1 || ops[0].N != 1 || ops[0].Cmd != 4 || ops[0].Message.TTL != time.Second || late.fate() != Unsent || table.Len() != 1 {
 		t.Errorf("%+v, %d", ops, table.Len())

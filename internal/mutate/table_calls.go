@@ -17,6 +17,13 @@ var ofCalls = []mutation{
 		test:    "-run ^TestNextLeavesOut$ ./internal/calls",
 	},
 	{
+		name:    "calls: made after the end of the context",
+		file:    "internal/calls/calls.go",
+		search:  "\tif ctx.Err() != nil {\n",
+		replace: "\tif false {\n",
+		test:    "-run ^TestNextLeavesOut$ ./internal/calls",
+	},
+	{
 		name:    "calls: numbers begin again",
 		file:    "internal/calls/calls.go",
 		search:  "\tclear(t.open)\n\tt.queue = append(again",
@@ -90,7 +97,7 @@ var ofCalls = []mutation{
 		name:    "calls: a feature that is not listed",
 		file:    "wire/native/events.go",
 		search:  "if !slices.Contains(h.Feat, FeatureCall) {",
-		replace: "if false {",
+		replace: "if !slices.Contains(h.Feat, FeatureCall) && false {",
 		test:    "-run ^TestCallUnsupported$ ./test",
 	},
 	{
