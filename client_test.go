@@ -2,6 +2,7 @@ package limpet_test
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"log"
 	"net"
@@ -199,4 +200,43 @@ func ExampleOptions_unixSocket() {
 	ack, err := client.Send(context.Background(), "prices", []byte("42"), nil)
 	fmt.Println(ack.Outcome, err)
 	// Output: acked <nil>
+}
+
+// A request and its reply. With AtLeastOnce the server may serve it twice after a lost connection, which
+// a question allows and an order does not.
+func ExampleClient_Call() {
+	_, url, stop := startServer(&server.Options{Hooks: server.Hooks{
+		OnCall: func(_ context.Context, _ server.Principal, m server.Message) (server.Reply, error) {
+			if m.Topic != "price" {
+				return server.Reply{}, &server.Error{Code: 3, Reason: "there is no " + m.Topic}
+			}
+			return server.Reply{Payload: []byte(`{"price":42}`), Type: "application/json"}, nil
+		},
+	}})
+	defer stop()
+	client, err := limpet.New(url, nil)
+	if err != nil {
+		log.Fatal(err)
+	}
+	defer client.Close()
+	ctx, cancel := context.WithTimeout(context.Background(), 10*time.Second)
+	defer cancel()
+	reply, err := client.Call(ctx, "price", []byte(`{"of":"tea"}`), &limpet.CallOptions{Resend: limpet.AtLeastOnce})
+	if err != nil {
+		log.Fatal(err)
+	}
+	fmt.Printf("%s\n", reply.Payload)
+	_, err = client.Call(ctx, "weather", nil, nil)
+	switch {
+	case err == nil:
+	case limpet.SafeToRetry(err):
+		fmt.Println("nothing has left:", err)
+	case errors.Is(err, limpet.ErrOutcomeUnknown):
+		fmt.Println("it may have been served:", err)
+	default:
+		fmt.Println("refused:", errors.Is(err, limpet.ErrRejected))
+	}
+	// Output:
+	// {"price":42}
+	// refused: true
 }

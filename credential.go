@@ -16,6 +16,7 @@ import (
 	"github.com/limpet-go/limpet/internal/fault"
 	"github.com/limpet-go/limpet/internal/guard"
 	"github.com/limpet-go/limpet/internal/headers"
+	"github.com/limpet-go/limpet/internal/policy"
 	"github.com/limpet-go/limpet/internal/text"
 	"github.com/limpet-go/limpet/internal/ticket"
 	"github.com/limpet-go/limpet/internal/verdict"
@@ -266,8 +267,8 @@ func (l *loop) refreshInTime(k *link) {
 		return
 	}
 	k.refreshAt, k.notBefore = time.Time{}, l.now.Add(betweenRefreshes)
-	ctx, cancel := context.WithTimeout(context.Background(), l.policy.firstDialTimeout)
-	a := attempt{url: k.endpoint.URL, number: l.policy.failures + 1, refresh: true, cause: l.state.Cause}
+	ctx, cancel := context.WithTimeout(context.Background(), l.policy.FirstDialTimeout)
+	a := attempt{url: k.endpoint.URL, number: l.policy.Failures + 1, refresh: true, cause: l.state.Cause}
 	k.stopAsking = cancel
 	l.c.goroutines.Go(func() {
 		defer cancel()
@@ -359,7 +360,7 @@ func (l *loop) refreshFailed(k *link, why *Error, after time.Duration) {
 	v := time.Duration(min(float64(b.Max), float64(b.Initial)*math.Pow(b.Multiplier, float64(k.failedInARow))))
 	k.failedInARow++
 	k.sentAt = time.Time{}
-	k.notBefore = later(k.notBefore, l.now.Add(max(v/2+uniform(v/2), min(after, headers.MaxRetryAfter))))
+	k.notBefore = later(k.notBefore, l.now.Add(max(v/2+policy.Uniform(v/2), min(after, headers.MaxRetryAfter))))
 	k.refreshAt = k.notBefore
 	l.c.notify.post(CredentialNotRefreshed{Err: why, Again: k.notBefore.Sub(l.now)})
 }

@@ -463,7 +463,7 @@ func (l *loop) resolve() bool {
 	if l.c.cfg.Resolver == nil || l.endpoints.HasTurn || l.endpoints.Moved != nil {
 		return false
 	}
-	ctx, cancel := context.WithTimeout(context.Background(), l.policy.dialTimeout)
+	ctx, cancel := context.WithTimeout(context.Background(), l.policy.DialTimeout)
 	l.cancelAttempt = cancel
 	l.c.goroutines.Go(func() {
 		defer cancel()

@@ -151,7 +151,7 @@ const (
 	ClassSession ErrorClass = "session"
 	// ClassNetwork is a connection that broke, perhaps before the server had answered.
 	ClassNetwork ErrorClass = "network"
-	// ClassRejected is a subscription that the server refused: see Error.Code and
+	// ClassRejected is a subscription or a call that the server refused: see Error.Code and
 	// Error.Detail.
 	ClassRejected ErrorClass = "rejected"
 	// ClassOutcome is the outcome of a message: Rejected, Expired, Unsent, Stored or
@@ -174,7 +174,7 @@ var errorClasses = [...]ErrorClass{
 // wrap one. Its text contains no URL, payload or credential, but an error of a codec
 // may quote from the payload.
 type Error struct {
-	// Op is what was tried: "New", "Publish", "SendStream", "Subscribe", "WaitLive", "WaitReady",
+	// Op is what was tried: "New", "Publish", "SendStream", "Call", "Subscribe", "WaitLive", "WaitReady",
 	// "Flush", "Shutdown", "Decode", "receipt", "client", "connect", "refresh", or a stage of a
 	// connection: "dial", "upgrade", "handshake", "open".
 	Op string
@@ -200,17 +200,13 @@ func (e *Error) Error() string {
 		b.WriteString(": ")
 		b.WriteString(e.Field)
 	}
-	said := false // "server answered 403 Forbidden"
 	if e.Err != nil {
-		text := strings.TrimPrefix(e.Err.Error(), "limpet: ")
-		said = strings.Contains(text, " "+strconv.Itoa(e.Code)+" ")
 		b.WriteString(": ")
-		b.WriteString(text)
+		b.WriteString(strings.TrimPrefix(e.Err.Error(), "limpet: "))
 	}
-	if e.Code != 0 && !said {
-		b.WriteString(" (code ")
-		b.WriteString(strconv.Itoa(e.Code))
-		b.WriteByte(')')
+	code := strconv.Itoa(e.Code)
+	if e.Code != 0 && !strings.Contains(b.String(), " "+code+" ") { // as in "server answered 403 Forbidden"
+		b.WriteString(" (code " + code + ")")
 	}
 	if e.Detail != "" {
 		b.WriteString(": ")
@@ -282,7 +278,7 @@ func ClassOf(err error) ErrorClass {
 
 // SafeToRetry reports whether a message can be published again without the risk
 // of a duplicate. It is true only if the message was never handed to the network.
-// err is an error of Publish, PublishBatch, Send, SendStream or Receipt.Wait. If ctx ended
+// err is an error of Publish, PublishBatch, Send, SendStream, Call or Receipt.Wait. If ctx ended
 // after the admission it is false, since the client still sends the message; so it is for
 // Stored, since the next client on the outbox does, and if an outbox cannot say whether it has the message.
 //
@@ -292,7 +288,11 @@ func SafeToRetry(err error) bool {
 		return true
 	}
 	var e *Error
-	return errors.As(err, &e) && (e.Op == opPublish || e.Op == opSendStream) && !errors.Is(err, outbox.ErrUncertain)
+	if !errors.As(err, &e) {
+		return false
+	}
+	never := e.Op == opCall && !errors.Is(err, ErrOutcomeUnknown) && !errors.Is(err, ErrRejected)
+	return never || (e.Op == opPublish || e.Op == opSendStream) && !errors.Is(err, outbox.ErrUncertain)
 }
 
 // Retryable reports whether publishing the same message again can succeed and

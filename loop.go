@@ -9,11 +9,13 @@ import (
 	"slices"
 	"time"
 
+	"github.com/limpet-go/limpet/internal/calls"
 	"github.com/limpet-go/limpet/internal/endpoint"
 	"github.com/limpet-go/limpet/internal/fault"
 	"github.com/limpet-go/limpet/internal/fifo"
 	"github.com/limpet-go/limpet/internal/guard"
 	"github.com/limpet-go/limpet/internal/pace"
+	"github.com/limpet-go/limpet/internal/policy"
 	"github.com/limpet-go/limpet/internal/tasks"
 	"github.com/limpet-go/limpet/internal/verdict"
 	"github.com/limpet-go/limpet/wire"
@@ -49,6 +51,7 @@ type loop struct {
 	shuttingDown bool
 	ended        bool
 	streams      []*streamedMessage // that wait for their turn
+	calls        calls.Table
 
 	link     *link      // the connection in use; nil without one
 	upcoming *beginning // what the attempt in progress announces; nil: nothing
@@ -63,7 +66,7 @@ type loop struct {
 	kept     []*Subscription // closed, and the server keeps them in the session
 
 	// When to try again.
-	policy         policy
+	policy         policy.Policy
 	attemptAt      time.Time          // Waiting: when the next attempt is due
 	lastAttempt    time.Time          // when the last attempt started
 	cancelAttempt  context.CancelFunc // of the attempt in progress
@@ -155,7 +158,7 @@ type link struct {
 }
 
 func newLoop(c *Client) *loop {
-	l := &loop{c: c, policy: newPolicy(c.cfg.Backoff, c.cfg.DialTimeout), writeBytes: maxWriteBytes}
+	l := &loop{c: c, policy: newPolicy(&c.cfg), writeBytes: maxWriteBytes}
 	l.dialer = &dialer{cfg: &c.cfg, inbox: &c.inbox, goroutines: &c.goroutines, secrets: &c.secrets}
 	l.window = newWindow(c.cfg.traits.Sessions, c.admission, &c.counters)
 	l.window.notify, l.window.doneCalls = c.notify, &c.doneCalls
@@ -271,7 +274,7 @@ func (l *loop) expectsEvents() bool {
 func (l *loop) enter(p Phase) {
 	l.state.Phase, l.state.Since = p, l.now
 	l.state.Draining = l.shuttingDown
-	l.state.Attempt = l.policy.failures
+	l.state.Attempt = l.policy.Failures
 	l.giveUpAt, l.givingUp = time.Time{}, false
 	l.c.state.Set(l.state)
 	l.c.notify.post(StateChanged{l.state.Host, l.state})
@@ -389,7 +392,7 @@ func (l *loop) end(err error) {
 	l.disconnect(l.link, l.c.cfg.closeCode(), "")
 	l.refuseUnkept()
 	l.window.close()
-	l.endStreams()
+	l.endRequests()
 	if err == nil {
 		l.discardWaiting()
 	}
@@ -430,11 +433,11 @@ func (l *loop) drain(s *Subscription, err error) {
 	s.queue.finish(err, s.acksOwed)
 }
 
-// nothingPending reports whether every message has its outcome and the consumers
+// nothingPending reports whether every message and call has its outcome and the consumers
 // of ended subscriptions are done: Shutdown may end the client.
 func (l *loop) nothingPending() bool {
 	streams := len(l.streams) > 0 || l.link != nil && l.link.stream != nil
-	return l.window.pending == 0 && len(l.draining) == 0 && !streams
+	return l.window.pending == 0 && len(l.draining) == 0 && !streams && l.calls.Len() == 0
 }
 
 // cleanUp waits for the goroutines of an ended client.
@@ -484,15 +487,4 @@ func (k *link) takeSteps(now time.Time) {
 		k.ops = append(k.ops, wire.Op{Kind: wire.OpStep, Step: k.steps[0].step})
 		k.steps = k.steps[1:]
 	}
-}
-
-// waitingSteps returns how many steps wait.
-func (k *link) waitingSteps() int {
-	n := len(k.steps)
-	for i := range k.ops {
-		if k.ops[i].Kind == wire.OpStep {
-			n++
-		}
-	}
-	return n
 }

@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"github.com/limpet-go/limpet/internal/fault"
+	"github.com/limpet-go/limpet/internal/policy"
 	"github.com/limpet-go/limpet/internal/socket"
 	"github.com/limpet-go/limpet/internal/traits"
 	"github.com/limpet-go/limpet/internal/verdict"
@@ -49,12 +50,12 @@ func (l *loop) dial() {
 func (l *loop) attempt(cause error) {
 	l.lastAttempt = l.now
 	l.c.counters.attempts.Add(1)
-	a := attempt{url: l.endpoints.Chosen.URL, number: l.policy.failures + 1, session: l.session, subs: l.registry.positions(l.now), refresh: l.refreshCredential, cause: cause, dials: l.endpoints.Dial(), dialsAgain: l.endpoints.DialAgain()}
+	a := attempt{url: l.endpoints.Chosen.URL, number: l.policy.Failures + 1, session: l.session, subs: l.registry.positions(l.now), refresh: l.refreshCredential, cause: cause, dials: l.endpoints.Dial(), dialsAgain: l.endpoints.DialAgain()}
 	if l.link != nil {
 		a.inUse = l.link.conn.gen
 	}
 	a.resume = l.announce()
-	ctx, cancel := context.WithTimeout(context.Background(), l.policy.dialTimeout)
+	ctx, cancel := context.WithTimeout(context.Background(), l.policy.DialTimeout)
 	l.cancelAttempt = cancel
 	l.c.goroutines.Go(func() {
 		defer cancel()
@@ -84,7 +85,7 @@ func (l *loop) open(c *conn, token string, state any) {
 		conn: c, endpoint: l.endpoints.Chosen, start: new(wire.Frames), announced: announced,
 		traits:      &l.c.cfg.traits,
 		signs:       signs{heartbeat: r.Heartbeat, silences: l.silences},
-		handshakeBy: l.now.Add(l.policy.handshakeTimeout),
+		handshakeBy: l.now.Add(l.policy.HandshakeTimeout),
 		refreshing:  refreshing{usesToken: token != ""},
 	}
 	l.planRenewal(k)
@@ -195,10 +196,10 @@ func (l *loop) welcome(k *link, r *wire.Ready) {
 	l.keepSession()
 	l.c.secrets.AddKey(r.Session.Key)
 	l.resumeKept(k, r.Resumed)
-	l.spread = min(r.Spread, maxSpread)
+	l.spread = min(r.Spread, policy.MaxSpread)
 	l.disconnectedAt = time.Time{}
 	l.credentialRefusedAt = time.Time{} // the server has taken the credential
-	l.policy.handshakeTimeout = handshakeTimeout
+	l.policy.HandshakeTimeout = policy.HandshakeTimeout
 	l.followTransport(k)
 	l.finality.Ready(l.c.cfg.traits.Greeting && !l.finality.Oversized)
 	l.endpoints.Worked(k.endpoint, l.now)
@@ -226,7 +227,7 @@ func (l *loop) beginHeartbeats(k *link, announced time.Duration) {
 	}
 	// The first heartbeat is sent at a random moment: clients that reconnected
 	// together must not send their heartbeats together.
-	k.pingAt = l.now.Add(uniform(k.heartbeat))
+	k.pingAt = l.now.Add(policy.Uniform(k.heartbeat))
 	l.c.counters.heartbeat.Store(int64(k.heartbeat))
 }
 
@@ -299,7 +300,7 @@ func (l *loop) fail(k *link, f *wire.Failure) {
 	if k != nil && !k.conn.Fallback && !errors.Is(f.Err, errGivenUp) {
 		l.dialer.path.Lost(f)
 	}
-	f.Attempt = l.policy.failures + 1
+	f.Attempt = l.policy.Failures + 1
 	l.announceFailed(k, f)
 	d := l.decide(k, f)
 	refused := d.Action == wire.ActionRefresh
@@ -367,14 +368,14 @@ func (l *loop) tryAgain(d verdict.Decision) {
 		// and then refuses it.
 		if l.refreshedAt.IsZero() || l.now.Sub(l.refreshedAt) >= refusalMemory {
 			l.refreshedAt = l.now
-			l.policy.countFailure(0)
+			l.policy.CountFailure(0)
 			l.scheduleAttempt(d.After)
 			return
 		}
 	case wire.ActionRetryNow:
 		// Only once, so as not to hammer a peer that ends every connection.
-		if l.policy.failures == 0 {
-			l.policy.countFailure(0)
+		if l.policy.Failures == 0 {
+			l.policy.CountFailure(0)
 			l.scheduleAttempt(d.After)
 			return
 		}
@@ -383,7 +384,7 @@ func (l *loop) tryAgain(d verdict.Decision) {
 	case wire.ActionSpread:
 		spread = max(spread, d.Spread)
 	}
-	delay := l.policy.nextDelay(d, spread, l.now)
+	delay := l.policy.NextDelay(d, spread, l.now)
 	if l.atOnce {
 		delay = 0
 	}
@@ -423,7 +424,7 @@ func (l *loop) leave(k *link) {
 	l.link = nil
 	k.giveUpRefresh()
 	l.window.connectionLost()
-	l.loseStream(k)
+	l.loseRequests(k)
 	if k.ready && !l.ended {
 		l.beginOutage()
 	}

@@ -43,7 +43,7 @@ func (l *loop) tick() {
 	}
 	switch {
 	case due(k.handshakeBy, l.now):
-		l.policy.extendHandshakeTimeout()
+		l.policy.ExtendHandshakeTimeout()
 		l.fail(k, &wire.Failure{Stage: wire.StageHandshake, Err: ErrHeartbeat})
 	case due(k.closeBy, l.now):
 		l.connectionLost(k, 0, "", nil)
@@ -89,7 +89,7 @@ func (l *loop) checkStable(k *link) {
 	k.stable = true
 	l.finality.Lasted()
 	l.endpoints.List.Stable(k.endpoint)
-	l.policy.forgetFailures()
+	l.policy.ForgetFailures()
 	l.encodePanics = 0
 }
 
@@ -376,7 +376,7 @@ func (l *loop) attemptFailed(f *wire.Failure, timedOut bool) {
 	case timedOut && l.stoodStillAt.After(l.lastAttempt): // the time was this side's
 		l.atOnce = true
 	case timedOut && !l.endpoints.List.HasNext(l.now):
-		l.policy.extendDialTimeout()
+		l.policy.ExtendDialTimeout()
 	case l.givingUp && f.Status == 0 && errors.Is(f.Err, context.Canceled):
 		l.atOnce, f.Err = true, givenUpAttempt{}
 	}
@@ -422,7 +422,7 @@ func (l *loop) stoodStill(late time.Duration) {
 			*deadline = l.now.Add(d)
 		}
 	}
-	again(&k.handshakeBy, l.policy.handshakeTimeout)
+	again(&k.handshakeBy, l.policy.HandshakeTimeout)
 	again(&k.closeBy, fatalCloseTimeout)
 	again(&k.killBy, closeFrameTimeout)
 	again(&k.probeBy, probeTimeout)

@@ -10,6 +10,7 @@ import (
 	"github.com/limpet-go/limpet/internal/fault"
 	"github.com/limpet-go/limpet/internal/flush"
 	"github.com/limpet-go/limpet/internal/headers"
+	"github.com/limpet-go/limpet/internal/policy"
 	"github.com/limpet-go/limpet/internal/socket"
 	"github.com/limpet-go/limpet/internal/text"
 	"github.com/limpet-go/limpet/wire"
@@ -63,7 +64,7 @@ func (e dialed) apply(l *loop) {
 		l.attemptFailed(e.failure, e.timedOut)
 		return
 	}
-	l.policy.dialTimeout = l.policy.firstDialTimeout
+	l.policy.DialTimeout = l.policy.FirstDialTimeout
 	l.open(e.conn, e.token, e.state)
 }
 
@@ -153,7 +154,7 @@ func (l *loop) handle(k *link, ev *wire.Event) {
 	case wire.EventPong:
 		l.c.counters.pinged(&k.pingSent, l.now)
 	case wire.EventGoAway:
-		l.spread = min(max(l.spread, ev.Spread), maxSpread)
+		l.spread = min(max(l.spread, ev.Spread), policy.MaxSpread)
 		l.goAwayUntil = l.now.Add(min(ev.Delay, headers.MaxRetryAfter))
 		l.planLeaving(k, ev)
 		l.c.notify.post(ServerNotice{Code: shownCode(ev.Code, ev.PeerCode), Reason: text.Quote(ev.Reason), Next: k.renewAt})
@@ -163,6 +164,8 @@ func (l *loop) handle(k *link, ev *wire.Event) {
 		l.c.notify.post(MessageSkipped{text.ForLog(ev.Name), text.ForLog(ev.Reason)})
 	case wire.EventError:
 		l.handleError(k, ev)
+	case wire.EventReply:
+		l.replied(k, ev)
 	case wire.EventOutnumbered:
 		l.outnumbered(k, ev.N)
 	}

@@ -1,21 +1,27 @@
 package limpet
 
 import (
+	"context"
+	"errors"
+	"maps"
 	"slices"
+	"strings"
 	"sync"
 	"time"
 
+	"github.com/limpet-go/limpet/internal/calls"
 	"github.com/limpet-go/limpet/internal/headers"
+	"github.com/limpet-go/limpet/internal/policy"
 	"github.com/limpet-go/limpet/internal/text"
-	"github.com/limpet-go/limpet/internal/verdict"
 	"github.com/limpet-go/limpet/wire"
 )
+
+const opCall = "Call"
 
 const (
 	answerTimeout = 10 * time.Second // for a subscription, from the write of its request
 	partlyTimeout = 2 * time.Second  // from the refusal of another topic of the same request
 	maxFailedAsks = 3                // then the subscription ends
-	maxSuspicion  = 7                // pauses of askPause for a suspect: then up to 128 s
 	askBackoff    = 2 * time.Second  // before a subscription is asked for again after a failed request; it doubles
 )
 
@@ -183,63 +189,11 @@ func (l *loop) askFailed(s *Subscription, err *Error, pause time.Duration) {
 	l.enterWaiting(s, 0, err)
 }
 
-// refused ends a subscription that the server refused. If the server said when to
-// ask again, it schedules that instead, later with each refusal in a row.
-func (l *loop) refused(s *Subscription, err *Error, retry time.Duration) {
-	s.askedGeneration = 0
-	if retry <= 0 {
-		l.endSub(s, err)
-		return
-	}
-	l.askLater(s, err, retry)
-}
-
-// askLater schedules another request for s after the time that the server has named, later with
-// each refusal in a row.
-func (l *loop) askLater(s *Subscription, err *Error, retry time.Duration) {
-	s.refusals++
-	pause := min(retry, headers.MaxRetryAfter)
-	more := max(pause, l.c.cfg.Backoff.Initial) * time.Duration(min(s.refusals, 10))
-	l.askAgainAfter(s, pause+more/2+uniform(more/2))
-	l.enterWaiting(s, 0, err)
-}
-
-// refusalInDoubt follows when a refusal may concern an earlier subscription to the
-// same topic. The server is asked again, unless it shows before that it serves s.
-func (l *loop) refusalInDoubt(s *Subscription, err *Error, retry time.Duration) {
-	s.askNumber = 0
-	if s.wireState().Phase == SubLive {
-		for q := range s.queues {
-			q.expectAnswer(false) // by a message
-		}
-	}
-	l.askFailed(s, err, retry)
-}
-
-// endedByServer asks again for a subscription that the server has ended and the
-// client has not. A server that does so again and again does not want it.
-func (l *loop) endedByServer(s *Subscription, ev *wire.Event) {
-	err := &Error{Op: "Subscribe", Field: "topic", Class: ClassRejected, Detail: "the server ended the subscription", Err: ErrRejected}
-	if ev.Reason != "" {
-		err.Detail += ": " + text.Quote(ev.Reason)
-	}
-	if l.now.Sub(s.wireState().Since) >= time.Minute || s.hasReceivedOn(l.link.conn.gen) {
-		s.endings = 0
-	}
-	if s.endings++; s.endings >= maxFailedAsks {
-		l.endSub(s, err)
-		return
-	}
-	s.askNumber = 0 // its request was answered
-	l.askAgainAfter(s, max(askPause(s.endings), min(ev.Retry, headers.MaxRetryAfter)))
-	l.enterWaiting(s, 0, err)
-}
-
 // askPause is the pause before a subscription is asked for again after n failures in
 // a row.
 func askPause(n int) time.Duration {
 	v := askBackoff << (n - 1)
-	return v/2 + uniform(v/2)
+	return v/2 + policy.Uniform(v/2)
 }
 
 // askAgainAfter postpones the next request for s, on whatever connection.
@@ -408,69 +362,139 @@ func (l *loop) handleError(k *link, ev *wire.Event) {
 	}
 }
 
-// suspicion is that the request for a subscription makes the server end the connection
-// instead of answering: the connections in a row that ended so, and how many of them the
-// server ended in words, with no other request open.
-type suspicion struct {
-	count, alone int
-	since        time.Time // of the first of alone
+// CallOptions are the options of one call.
+type CallOptions struct {
+	// Type is the content type. It must be UTF-8.
+	Type string
+
+	// Header holds at most 32 entries. They must be UTF-8, and together with Type
+	// take at most 8 KiB.
+	Header map[string]string
+
+	// Resend is what happens to a call that may have left when its connection is lost. With
+	// AtLeastOnce it is sent again on the next one, until ctx ends: the server may serve it
+	// twice. Otherwise the error is ErrOutcomeUnknown, because no server recognises a call.
+	Resend Resend
 }
 
-// isAskedAlone reports whether the request for s has a write of its own.
-func (s *Subscription) isAskedAlone() bool {
-	return s.failedAsks > 0 || s.suspicion != nil && s.suspicion.count > 1
-}
-
-// openRequests returns the subscriptions whose requests have no answer.
-func (l *loop) openRequests(k *link) (open []*Subscription) {
-	for i := range k.unanswered.Len() {
-		if a := k.unanswered.At(i); l.isOpen(a) {
-			open = append(open, a.sub)
-		}
+// Call sends a request and returns the reply of the server, of which Payload and Type are set, and
+// Topic. It needs the trait Calls. Calls are served in any order; up to 64 of them wait for their reply at a time, and others
+// for their turn. Call waits until the reply comes, the server refuses, ctx ends or the client ends, and
+// before that for a connection. The server learns how long ctx lasts. Call copies payload and the header.
+//
+// The error is an *Error that names the argument at fault, or that wraps ErrTopic, ErrTooBig or
+// ErrUnsupported; ErrRejected, if the server refuses the call, with its Code and Detail, or the dialect; ErrUnsent,
+// if the call has not left and will not; or ErrOutcomeUnknown, if the server may have served it. The
+// last two also wrap ctx's error, if ctx has ended: after that a reply changes nothing.
+func (c *Client) Call(ctx context.Context, topic string, payload []byte, o *CallOptions) (Message, error) {
+	if o == nil {
+		o = new(CallOptions)
 	}
-	for i := range k.asked {
-		if a := &k.asked[i]; k.writing && l.isOpen(a) {
-			open = append(open, a.sub)
-		}
+	if err := c.checkCall(ctx, topic, payload, o); err != nil {
+		return Message{}, err
 	}
-	return open
+	deadline, _ := ctx.Deadline()
+	x := calls.New(wire.Message{Topic: topic, Payload: slices.Clone(payload), Type: o.Type, Header: maps.Clone(o.Header)}, deadline, o.Resend == AtLeastOnce)
+	r := x.Wait(ctx, func() {
+		if !c.inbox.Post(callMade{x}) {
+			x.End(c.admission.ClosedBy())
+		}
+	}, func() { c.inbox.Post(callLeft{x}) })
+	return replyOf(x, &r)
 }
 
-// suspect follows when a connection has ended while requests were open. A request can be why,
-// if the server ended it with a close code or a fatal error (in words) or dropped it. From
-// the second time in a row on, the third if it was dropped, which a bad network does too, such a
-// subscription is asked for later each time, at a random moment: so it does not cost the
-// others their connection, and is alone with the server sooner or later. It ends if
-// it was alone each time and the server said so, five times over ten minutes.
-func (l *loop) suspect(open []*Subscription, f *wire.Failure, d *verdict.Decision, fatal bool) {
-	inWords := f.CloseCode != 0 || fatal
-	dropped := !inWords && d.ByTable && d.Class == string(ClassNetwork)
-	if !inWords && !dropped || d.Class == string(ClassOverload) || d.Action == wire.ActionSpread && f.CloseCode != 1000 {
+func (c *Client) checkCall(ctx context.Context, topic string, payload []byte, o *CallOptions) error {
+	if err := checkContext(opCall, ctx); err != nil {
+		return err
+	}
+	if !c.cfg.traits.Calls {
+		return unsupported(opCall, "", "dialect "+c.cfg.Dialect.Name()+" has no request with a reply (trait Calls)")
+	}
+	if err := c.cfg.Dialect.CheckTopic(wire.UsePublish, topic); err != nil {
+		return topicError(opCall, err)
+	}
+	if err := c.cfg.checkMessage(&Outgoing{Payload: payload, PublishOptions: PublishOptions{Type: o.Type, Header: o.Header, Resend: o.Resend}}); err != nil {
+		err.Op, err.Field = opCall, strings.Replace(err.Field, "PublishOptions", "CallOptions", 1)
+		return err
+	}
+	return nil
+}
+
+// replyOf returns what Call returns.
+func replyOf(x *calls.Call, r *calls.Result) (Message, error) {
+	e := &Error{Op: opCall, Class: ClassOutcome, Err: ErrUnsent}
+	switch ev := &r.Reply; r.Fate {
+	case calls.Replied:
+		return Message{Kind: Data, Topic: x.Topic(), Payload: ev.Message.Payload, Type: ev.Message.Type, ReceivedAt: r.At}, nil
+	case calls.Refused:
+		e.Class, e.Code, e.Err = ClassRejected, shownCode(ev.Code, ev.PeerCode), ErrRejected
+		e.Detail = text.Quote(ev.Reason)
+		return Message{}, e
+	case calls.Unencodable:
+		e.Class, e.Err = ClassInput, joinReason(ErrRejected, r.Err)
+		if big := (*wire.TooBigError)(nil); errors.As(r.Err, &big) {
+			e.Err = joinReason(ErrTooBig, r.Err)
+		}
+		return Message{}, e
+	case calls.Unsupported:
+		return Message{}, unsupported(opCall, "", "the server takes no calls")
+	case calls.Unknown:
+		e.Err = ErrOutcomeUnknown
+	}
+	if r.Err != nil {
+		e.Err = joinReason(e.Err, r.Err)
+	}
+	return Message{}, e
+}
+
+// callMade is a call that waits for its turn.
+type callMade struct{ *calls.Call }
+
+func (e callMade) apply(l *loop) {
+	switch {
+	case l.ended:
+		e.End(l.state.Cause)
+	case l.shuttingDown:
+		e.End(errClientClosed())
+	default:
+		l.calls.Add(e.Call)
+	}
+}
+
+// callLeft follows when the caller waits no longer.
+type callLeft struct{ *calls.Call }
+
+func (e callLeft) apply(l *loop) { l.calls.Left(e.Call) }
+
+// nextCalls appends the calls to send now, or refuses them at a server that takes none.
+func (l *loop) nextCalls(k *link, ops []wire.Op, room int) []wire.Op {
+	if !k.traits.Calls {
+		l.calls.Refuse()
+		return ops
+	}
+	return l.calls.Next(ops, l.now, room, l.writeBytes)
+}
+
+// replied follows when the server answers a call.
+func (l *loop) replied(k *link, ev *wire.Event) {
+	x := l.calls.Answer(ev, l.now)
+	if x == nil {
 		return
 	}
-	why := &Error{Op: "Subscribe", Field: "topic", Class: ClassRejected, Code: shownCode(f.Code, f.PeerCode), Err: ErrRejected, Detail: "the server closes the connection each time it is asked for this topic"}
-	free := 1
-	if dropped {
-		free = 2
-		why.Class, why.Err, why.Detail = ClassNetwork, ErrUnanswered, "the connection is lost each time the server is asked for this topic"
+	k.proved = true
+	if ev.Code != 0 {
+		l.refusedForPace(k, ev.PeerCode, ev.Reason, slices.Values([]string{x.Topic()}))
 	}
-	for _, s := range open {
-		if s.suspicion == nil {
-			s.suspicion = &suspicion{}
-		}
-		p := s.suspicion
-		if len(open) == 1 && inWords {
-			if p.alone++; p.alone == 1 {
-				p.since = l.now
-			}
-		}
-		if p.alone >= verdict.FinalRepeats && l.now.Sub(p.since) >= verdict.FinalSpan {
-			l.endSub(s, why)
-			continue
-		}
-		if p.count++; p.count > free {
-			l.askAgainAfter(s, askPause(min(p.count-free, maxSuspicion)))
-			l.enterWaiting(s, 0, why)
-		}
-	}
+}
+
+// loseRequests follows when k is no longer in use.
+func (l *loop) loseRequests(k *link) {
+	l.loseStream(k)
+	l.calls.Lost()
+}
+
+// endRequests follows when the client ends.
+func (l *loop) endRequests() {
+	l.endStreams()
+	l.calls.End(l.state.Cause)
 }

@@ -261,7 +261,7 @@ func TestDialTimeoutIsSetBack(t *testing.T) {
 		}
 		defer func() { c.Close(); <-c.Done() }()
 		timeout := func() (d time.Duration) {
-			c.inbox.Post(step(func(l *loop) { d = l.policy.dialTimeout }))
+			c.inbox.Post(step(func(l *loop) { d = l.policy.DialTimeout }))
 			synctest.Wait()
 			return d
 		}

@@ -105,6 +105,11 @@ func (l *loop) nextOps(k *link, args *encodeArgs, room int) []wire.Op {
 	if l.holdsMessages() {
 		return ops
 	}
+	if l.calls.Len() > 0 {
+		before := len(ops)
+		ops = l.nextCalls(k, ops, room-used)
+		used += len(ops) - before
+	}
 	ops, args.messages = l.window.nextBatch(ops, args.messages, l.now, l.writeBytes, room-used)
 	return ops
 }
@@ -181,6 +186,9 @@ func (l *loop) encode(k *link, ops []wire.Op, out *wire.Frames) (through uint64)
 				}
 				l.endSub(s, &Error{Op: "Subscribe", Class: ClassInput, Err: joinReason(ErrRejected, oe.Err)})
 			}
+		case wire.OpCall:
+			l.calls.Reject(bad.N, oe.Err)
+			k.unencoded = true
 		default:
 			l.reportUnencoded(k, bad.Kind, oe.Err)
 		}
@@ -316,7 +324,7 @@ func (l *loop) roomToSend(k *link) int {
 	pings := k.conn.Pings() // whose pongs were sent already
 	pongs := min(pings-k.pingsCounted, maxReplies)
 	k.pingsCounted = pings
-	waits := len(k.ops) > 0 || len(k.toAsk) > 0 || len(l.streams) > 0 || l.window.nextToSend < l.window.slots.Len() || k.unwritten.frames != nil
+	waits := len(k.ops) > 0 || len(k.toAsk) > 0 || len(l.streams) > 0 || l.calls.Sendable() || l.window.nextToSend < l.window.slots.Len() || k.unwritten.frames != nil
 	return l.pacing.Room(l.now, int(pongs), waits)
 }
 
@@ -381,7 +389,7 @@ func (l *loop) learnPacking(ops []wire.Op, frames, room int) (repliesOnly bool) 
 	requests, others := 0, 0
 	for i := range ops {
 		switch ops[i].Kind {
-		case wire.OpPing, wire.OpPong, wire.OpStep, wire.OpPublish, wire.OpBye:
+		case wire.OpPing, wire.OpPong, wire.OpStep, wire.OpPublish, wire.OpCall, wire.OpBye:
 			others++
 		default:
 			requests++
@@ -477,4 +485,15 @@ func appendReused[T any](s []T) ([]T, *T) {
 	}
 	s = s[:len(s)+1]
 	return s, &s[len(s)-1]
+}
+
+// waitingSteps returns how many steps wait.
+func (k *link) waitingSteps() int {
+	n := len(k.steps)
+	for i := range k.ops {
+		if k.ops[i].Kind == wire.OpStep {
+			n++
+		}
+	}
+	return n
 }

@@ -8,19 +8,18 @@ import (
 	"io"
 	"iter"
 	"math"
-	"math/rand/v2"
 	"net/http"
 	"net/url"
 	"strings"
 	"time"
 
-	"github.com/cenkalti/backoff/v4"
 	"github.com/limpet-go/limpet/internal/endpoint"
 	"github.com/limpet-go/limpet/internal/fault"
 	"github.com/limpet-go/limpet/internal/governor"
 	"github.com/limpet-go/limpet/internal/guard"
 	"github.com/limpet-go/limpet/internal/headers"
 	"github.com/limpet-go/limpet/internal/pace"
+	"github.com/limpet-go/limpet/internal/policy"
 	"github.com/limpet-go/limpet/internal/text"
 	"github.com/limpet-go/limpet/internal/verdict"
 	"github.com/limpet-go/limpet/wire"
@@ -29,143 +28,14 @@ import (
 // The fixed numbers of docs/reconnect.md.
 const (
 	minBetweenAttempts = 100 * time.Millisecond // between the starts of two attempts
-	maxSpread          = 5 * time.Minute        // of the server's reconnect window
-	maxDialTimeout     = time.Minute
-	longOutageFailures = 20                     // in a row; from then on the cap is four times as high
-	handshakeTimeout   = 10 * time.Second       // of the first handshake
 	maxHeartbeat       = time.Hour              // that a server may announce
 	refusalMemory      = time.Minute            // a second refused credential within it is permanent
-	maxPlaceShift      = 250 * time.Millisecond // by which a client comes before its place in the next window
+	maxSuspicion       = 7                      // pauses of askPause for a suspect: then up to 128 s
 )
 
-// policy decides when to try again (docs/reconnect.md, section 1). It belongs
-// to the loop. The defaults of Backoff, such as the first delay, are in config.go.
-type policy struct {
-	options          Backoff
-	firstDialTimeout time.Duration
-	dialTimeout      time.Duration               // of the next attempt
-	handshakeTimeout time.Duration               // of the next connection, from the upgrade to Ready
-	failures         int                         // losses and failed attempts in a row
-	exponential      *backoff.ExponentialBackOff // nil before the first failure
-	place            time.Time                   // of the next attempt in the reconnect window; zero: it has none
-}
-
-func newPolicy(o Backoff, dialTimeout time.Duration) policy {
-	p := policy{options: o, firstDialTimeout: dialTimeout, handshakeTimeout: handshakeTimeout}
-	p.forgetFailures()
-	return p
-}
-
-// forgetFailures resets the policy, once a connection is stable.
-func (p *policy) forgetFailures() {
-	p.failures = 0
-	p.dialTimeout = p.firstDialTimeout
-	p.exponential = nil
-}
-
-// newExponential draws U(v/2, v), where v grows from initial to limit. The
-// library caps the interval before it randomises, so its interval is 3/4 v. It
-// must never give up on its own (MaxElapsedTime 0).
-func newExponential(initial, limit time.Duration, multiplier float64) *backoff.ExponentialBackOff {
-	return backoff.NewExponentialBackOff(
-		backoff.WithInitialInterval(initial*3/4),
-		backoff.WithMaxInterval(limit*3/4),
-		backoff.WithMultiplier(multiplier),
-		backoff.WithRandomizationFactor(1.0/3),
-		backoff.WithMaxElapsedTime(0),
-	)
-}
-
-// delayBound returns v for the current number of failures, before any reconnect
-// window.
-func (p *policy) delayBound() time.Duration {
-	if p.failures >= longOutageFailures {
-		return 4 * p.options.Max
-	}
-	v := float64(p.options.Initial)
-	for i := 1; i < p.failures && v < float64(p.options.Max); i++ {
-		v *= p.options.Multiplier
-	}
-	return min(p.options.Max, time.Duration(v))
-}
-
-// countFailure counts one more failure, or as many as it takes to reach floor.
-// The library's interval grows with the count, whether its draw is used or not.
-func (p *policy) countFailure(floor int) (draw time.Duration) {
-	for more := max(1, floor-p.failures); more > 0; more-- {
-		switch p.failures++; {
-		case p.failures == longOutageFailures:
-			p.exponential = newExponential(4*p.options.Max, 4*p.options.Max, p.options.Multiplier)
-		case p.exponential == nil:
-			p.exponential = newExponential(p.options.Initial, p.options.Max, p.options.Multiplier)
-		}
-		draw = p.exponential.NextBackOff()
-	}
-	return draw
-}
-
-// nextDelay counts one more failure and draws the wait before the next attempt.
-// A slot given by the server replaces the draw; the wait is never shorter than
-// the slot.
-func (p *policy) nextDelay(d verdict.Decision, spread time.Duration, now time.Time) time.Duration {
-	place := p.place
-	p.place = time.Time{}
-	draw := p.countFailure(d.MinFailures)
-	v := p.delayBound()
-	if d.AtCap {
-		v = max(v, p.options.Max)
-	}
-	spread = min(spread, maxSpread)
-	switch {
-	case d.After > 0:
-		return d.After + uniform(max(d.After/10, d.SlotWindow))
-	case p.failures == 1 && !d.AtCap && p.options.First < 0 && spread == 0:
-		return 0
-	case p.failures == 1 && !d.AtCap:
-		return p.take(now, uniform(max(p.options.First, spread)))
-	case v < spread:
-		if wait := nextPlace(place, spread).Sub(now); !place.IsZero() && wait >= spread/2 && wait <= spread {
-			return p.take(now, wait)
-		}
-		return spread/2 + uniform(spread/2)
-	case d.AtCap:
-		return v/2 + uniform(v/2)
-	}
-	return draw
-}
-
-// take makes the end of a wait the place of this client in the reconnect window.
-func (p *policy) take(now time.Time, wait time.Duration) time.Duration {
-	p.place = now.Add(wait)
-	return wait
-}
-
-// nextPlace returns the place that follows in the next window. A herd that keeps its places
-// comes no faster than in the first window, whenever the server is there again; with another
-// draw, those of two windows would come together. The shift is for a client whose place is
-// always a bad moment.
-func nextPlace(place time.Time, window time.Duration) time.Time {
-	return place.Add(window - uniform(min(window/10, maxPlaceShift)))
-}
-
-// extendDialTimeout gives the next attempt more time. Otherwise a server whose
-// accept queue is longer than the timeout would never serve any client.
-func (p *policy) extendDialTimeout() {
-	p.dialTimeout = max(p.firstDialTimeout, min(maxDialTimeout, p.dialTimeout*16/10))
-}
-
-// extendHandshakeTimeout does the same for a server that is slow to complete the
-// handshake.
-func (p *policy) extendHandshakeTimeout() {
-	p.handshakeTimeout = min(maxDialTimeout, p.handshakeTimeout*16/10)
-}
-
-// uniform draws from [0, d].
-func uniform(d time.Duration) time.Duration {
-	if d <= 0 {
-		return 0
-	}
-	return time.Duration(rand.Uint64N(uint64(d) + 1))
+func newPolicy(c *config) policy.Policy {
+	b := &c.Backoff
+	return policy.New(policy.Backoff{First: b.First, Initial: b.Initial, Max: b.Max, Multiplier: b.Multiplier}, c.DialTimeout)
 }
 
 func due(at, now time.Time) bool { return !at.IsZero() && !now.Before(at) }
@@ -247,7 +117,7 @@ func (l *loop) followEndpoint(k *link, f *wire.Failure, d *verdict.Decision) (an
 		list.Failed(e, l.now)
 	}
 	if d.After > 0 { // a slot of this endpoint alone
-		list.Hold(e, l.now.Add(d.After+uniform(max(d.After/10, d.SlotWindow))))
+		list.Hold(e, l.now.Add(d.After+policy.Uniform(max(d.After/10, d.SlotWindow))))
 		d.After = 0
 	}
 	return !wasReady && list.HasNext(l.now)
@@ -494,4 +364,123 @@ func (l *loop) decide(k *link, f *wire.Failure) verdict.Decision {
 		d.Action = wire.ActionRetryNow
 	}
 	return d
+}
+
+// refused ends a subscription that the server refused. If the server said when to
+// ask again, it schedules that instead, later with each refusal in a row.
+func (l *loop) refused(s *Subscription, err *Error, retry time.Duration) {
+	s.askedGeneration = 0
+	if retry <= 0 {
+		l.endSub(s, err)
+		return
+	}
+	l.askLater(s, err, retry)
+}
+
+// askLater schedules another request for s after the time that the server has named, later with
+// each refusal in a row.
+func (l *loop) askLater(s *Subscription, err *Error, retry time.Duration) {
+	s.refusals++
+	pause := min(retry, headers.MaxRetryAfter)
+	more := max(pause, l.c.cfg.Backoff.Initial) * time.Duration(min(s.refusals, 10))
+	l.askAgainAfter(s, pause+more/2+policy.Uniform(more/2))
+	l.enterWaiting(s, 0, err)
+}
+
+// refusalInDoubt follows when a refusal may concern an earlier subscription to the
+// same topic. The server is asked again, unless it shows before that it serves s.
+func (l *loop) refusalInDoubt(s *Subscription, err *Error, retry time.Duration) {
+	s.askNumber = 0
+	if s.wireState().Phase == SubLive {
+		for q := range s.queues {
+			q.expectAnswer(false) // by a message
+		}
+	}
+	l.askFailed(s, err, retry)
+}
+
+// endedByServer asks again for a subscription that the server has ended and the
+// client has not. A server that does so again and again does not want it.
+func (l *loop) endedByServer(s *Subscription, ev *wire.Event) {
+	err := &Error{Op: "Subscribe", Field: "topic", Class: ClassRejected, Detail: "the server ended the subscription", Err: ErrRejected}
+	if ev.Reason != "" {
+		err.Detail += ": " + text.Quote(ev.Reason)
+	}
+	if l.now.Sub(s.wireState().Since) >= time.Minute || s.hasReceivedOn(l.link.conn.gen) {
+		s.endings = 0
+	}
+	if s.endings++; s.endings >= maxFailedAsks {
+		l.endSub(s, err)
+		return
+	}
+	s.askNumber = 0 // its request was answered
+	l.askAgainAfter(s, max(askPause(s.endings), min(ev.Retry, headers.MaxRetryAfter)))
+	l.enterWaiting(s, 0, err)
+}
+
+// suspicion is that the request for a subscription makes the server end the connection
+// instead of answering: the connections in a row that ended so, and how many of them the
+// server ended in words, with no other request open.
+type suspicion struct {
+	count, alone int
+	since        time.Time // of the first of alone
+}
+
+// isAskedAlone reports whether the request for s has a write of its own.
+func (s *Subscription) isAskedAlone() bool {
+	return s.failedAsks > 0 || s.suspicion != nil && s.suspicion.count > 1
+}
+
+// openRequests returns the subscriptions whose requests have no answer.
+func (l *loop) openRequests(k *link) (open []*Subscription) {
+	for i := range k.unanswered.Len() {
+		if a := k.unanswered.At(i); l.isOpen(a) {
+			open = append(open, a.sub)
+		}
+	}
+	for i := range k.asked {
+		if a := &k.asked[i]; k.writing && l.isOpen(a) {
+			open = append(open, a.sub)
+		}
+	}
+	return open
+}
+
+// suspect follows when a connection has ended while requests were open. A request can be why,
+// if the server ended it with a close code or a fatal error (in words) or dropped it. From
+// the second time in a row on, the third if it was dropped, which a bad network does too, such a
+// subscription is asked for later each time, at a random moment: so it does not cost the
+// others their connection, and is alone with the server sooner or later. It ends if
+// it was alone each time and the server said so, five times over ten minutes.
+func (l *loop) suspect(open []*Subscription, f *wire.Failure, d *verdict.Decision, fatal bool) {
+	inWords := f.CloseCode != 0 || fatal
+	dropped := !inWords && d.ByTable && d.Class == string(ClassNetwork)
+	if !inWords && !dropped || d.Class == string(ClassOverload) || d.Action == wire.ActionSpread && f.CloseCode != 1000 {
+		return
+	}
+	why := &Error{Op: "Subscribe", Field: "topic", Class: ClassRejected, Code: shownCode(f.Code, f.PeerCode), Err: ErrRejected, Detail: "the server closes the connection each time it is asked for this topic"}
+	free := 1
+	if dropped {
+		free = 2
+		why.Class, why.Err, why.Detail = ClassNetwork, ErrUnanswered, "the connection is lost each time the server is asked for this topic"
+	}
+	for _, s := range open {
+		if s.suspicion == nil {
+			s.suspicion = &suspicion{}
+		}
+		p := s.suspicion
+		if len(open) == 1 && inWords {
+			if p.alone++; p.alone == 1 {
+				p.since = l.now
+			}
+		}
+		if p.alone >= verdict.FinalRepeats && l.now.Sub(p.since) >= verdict.FinalSpan {
+			l.endSub(s, why)
+			continue
+		}
+		if p.count++; p.count > free {
+			l.askAgainAfter(s, askPause(min(p.count-free, maxSuspicion)))
+			l.enterWaiting(s, 0, why)
+		}
+	}
 }

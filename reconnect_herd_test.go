@@ -14,6 +14,7 @@ import (
 
 	"github.com/cenkalti/backoff/v4"
 	"github.com/limpet-go/limpet/internal/headers"
+	"github.com/limpet-go/limpet/internal/policy"
 	"github.com/limpet-go/limpet/internal/verdict"
 	"github.com/limpet-go/limpet/wire"
 )
@@ -53,30 +54,30 @@ type herdClient interface {
 
 // ours is what the loop does between connections.
 type ours struct {
-	policy
+	policy.Policy
 	spread time.Duration
 }
 
 func newOurs(h *herd, _ *time.Duration) herdClient {
 	if h.foreign {
-		return &ours{policy: newTestPolicy()}
+		return &ours{Policy: newTestPolicy()}
 	}
 	window := time.Duration(h.n-1) * h.toldStep() // as the reference server tells it
 	if h.inOrder {
-		window = uniform(window)
+		window = policy.Uniform(window)
 	}
-	return &ours{newTestPolicy(), min(window, maxSpread)}
+	return &ours{newTestPolicy(), min(window, policy.MaxSpread)}
 }
 
 func (o *ours) again(now time.Duration, why *wire.Failure) time.Duration {
 	if why.Err == context.DeadlineExceeded {
-		o.extendDialTimeout()
+		o.ExtendDialTimeout()
 	}
 	d := verdict.Decide(why, func(wire.Failure) (wire.Verdict, error) { return wire.Verdict{}, nil })
-	return max(o.nextDelay(d, o.spread, time.Unix(0, 0).Add(now)), d.After)
+	return max(o.NextDelay(d, o.spread, time.Unix(0, 0).Add(now)), d.After)
 }
 
-func (o *ours) patience() time.Duration { return o.dialTimeout }
+func (o *ours) patience() time.Duration { return o.DialTimeout }
 
 // library is backoff/v4 as it comes, and a client that reads no Retry-After.
 type library struct{ *backoff.ExponentialBackOff }
@@ -201,7 +202,7 @@ func (s *herdServer) answer(h *herd, began, patience time.Duration) (why *wire.F
 		s.busyUntil += time.Duration(h.shed * float64(handshake))
 		why = &wire.Failure{Stage: wire.StageUpgrade, Status: 503}
 		if !h.foreign {
-			s.slot = min(max(s.slot+h.toldStep()*4/3, began+500*time.Millisecond), began+maxSpread) // as the reference server gives them
+			s.slot = min(max(s.slot+h.toldStep()*4/3, began+500*time.Millisecond), began+policy.MaxSpread) // as the reference server gives them
 			why.Header = http.Header{headers.RetryMilliseconds: {strconv.FormatInt((s.slot - began).Milliseconds(), 10)}}
 		}
 		return why, began + herdRTT
@@ -331,4 +332,8 @@ func BenchmarkHerd(b *testing.B) {
 			})
 		}
 	}
+}
+
+func newTestPolicy() policy.Policy {
+	return policy.New(policy.Backoff{First: 500 * time.Millisecond, Initial: 500 * time.Millisecond, Max: 15 * time.Second, Multiplier: 1.5}, 10*time.Second)
 }

@@ -7,6 +7,7 @@ import (
 
 	"github.com/limpet-go/limpet/internal/fault"
 	"github.com/limpet-go/limpet/internal/keeper"
+	"github.com/limpet-go/limpet/internal/policy"
 	"github.com/limpet-go/limpet/internal/verdict"
 	"github.com/limpet-go/limpet/outbox"
 	"github.com/limpet-go/limpet/wire"
@@ -50,7 +51,7 @@ func (l *loop) planRenewal(k *link) {
 		return
 	}
 	last := min(age/10, time.Hour)
-	k.renewAt = k.conn.upgraded.Add(age - last + uniform(last/2))
+	k.renewAt = k.conn.upgraded.Add(age - last + policy.Uniform(last/2))
 	k.renewBy = k.conn.upgraded.Add(age - last/4)
 }
 
@@ -64,16 +65,16 @@ func (l *loop) planLeaving(k *link, ev *wire.Event) {
 	if !k.goAway {
 		k.goAway, k.leaveAt = true, l.now
 		if asked := l.rotation.askedAt; !asked.IsZero() && l.now.Sub(asked) < askedAgain {
-			k.leaveAt = l.now.Add(l.policy.nextDelay(verdict.Decision{MinFailures: 6}, 0, l.now))
+			k.leaveAt = l.now.Add(l.policy.NextDelay(verdict.Decision{MinFailures: 6}, 0, l.now))
 		}
 		l.rotation.askedAt = l.now
 	}
-	spread := min(ev.Spread, maxSpread)
+	spread := min(ev.Spread, policy.MaxSpread)
 	if ev.Retry > 0 { // not just before the server ends it
 		spread = min(spread, max(0, ev.Retry*3/4-ev.Delay))
 	}
 	if !again || l.goAwayUntil.Add(spread+leavePatience).Before(k.renewBy) {
-		k.renewAt = later(l.goAwayUntil.Add(uniform(spread)), k.leaveAt)
+		k.renewAt = later(l.goAwayUntil.Add(policy.Uniform(spread)), k.leaveAt)
 		k.renewBy = k.renewAt.Add(leavePatience)
 		l.rotation.settling = false
 	}
@@ -189,12 +190,12 @@ func (k *link) whyLeft() *Error {
 func (l *loop) rotated(k *link, e *dialed) {
 	if f := e.failure; f != nil {
 		if e.timedOut && !l.stoodStillAt.After(l.lastAttempt) {
-			l.policy.extendDialTimeout()
+			l.policy.ExtendDialTimeout()
 		}
 		l.rotationFailed(k, f)
 		return
 	}
-	l.policy.dialTimeout = l.policy.firstDialTimeout
+	l.policy.DialTimeout = l.policy.FirstDialTimeout
 	if l.shuttingDown {
 		e.conn.abandon()
 		return
@@ -210,7 +211,7 @@ func (l *loop) rotated(k *link, e *dialed) {
 // rotationFailed follows when there is no connection to follow k. The client keeps k for as long as it works,
 // whatever the failure: only a client without a connection ends.
 func (l *loop) rotationFailed(k *link, f *wire.Failure) {
-	f.Attempt = l.policy.failures + 1
+	f.Attempt = l.policy.Failures + 1
 	d := verdict.Decide(f, l.c.cfg.askDialect)
 	l.overrule(f, &d)
 	if d.Action == wire.ActionRefresh {
@@ -222,7 +223,7 @@ func (l *loop) rotationFailed(k *link, f *wire.Failure) {
 	l.c.counters.countFailure(false, ErrorClass(d.Class))
 	l.followEndpoint(nil, f, &d)
 	l.holdFor(d.After)
-	k.renewAt = later(l.now.Add(l.policy.nextDelay(d, l.spread, l.now)), l.earliestAttempt())
+	k.renewAt = later(l.now.Add(l.policy.NextDelay(d, l.spread, l.now)), l.earliestAttempt())
 	l.rotation.failures++
 	l.rotation.patient, l.rotation.settling = false, false
 	why := l.explain(f, d)
@@ -249,7 +250,7 @@ func (l *loop) canMove(k *link) bool {
 	switch {
 	case k.writing, k.stream != nil, k.unwritten.frames != nil, l.holdsFrames(k):
 		return false
-	case l.window.inFlight(): // the next connection may lead to a server that does not know the session
+	case l.window.inFlight(), l.calls.Open() > 0: // the next connection may lead to a server that does not know the session
 		return false
 	case l.window.sessions:
 		return true
@@ -257,9 +258,9 @@ func (l *loop) canMove(k *link) bool {
 	return k.traits.Processed == wire.ProcessedNothing || l.isQuiet(k)
 }
 
-// owesOutcomes reports whether messages have no outcome yet that would be unknown if k ended.
+// owesOutcomes reports whether messages or calls have no outcome yet that would be unknown if k ended.
 func (l *loop) owesOutcomes(k *link) bool {
-	return !l.window.sessions && (l.window.inFlight() || k.stream != nil)
+	return l.calls.Open() > 0 || !l.window.sessions && (l.window.inFlight() || k.stream != nil)
 }
 
 // holdsMessages reports whether messages wait: for the next connection, so that those before have their outcome
@@ -327,7 +328,7 @@ var errNotKept = errors.New("the state of the session is not durable yet")
 
 // isQuiet reports whether nothing is in progress on k.
 func (l *loop) isQuiet(k *link) bool {
-	waits := len(k.ops) + len(k.toAsk) + k.unanswered.Len() + l.window.pending
+	waits := len(k.ops) + len(k.toAsk) + k.unanswered.Len() + l.calls.Open() + l.window.pending
 	return waits == 0 && !k.writing && k.stream == nil && k.unwritten.frames == nil && !k.conn.Receiving() && l.now.Sub(k.conn.LastRead()) >= quietTime
 }
 

@@ -38,6 +38,7 @@ type Verb uint8
 const (
 	VerbPublish Verb = iota + 1
 	VerbSubscribe
+	VerbCall
 )
 
 // String returns the verb as one lower-case word.
@@ -47,11 +48,14 @@ func (v Verb) String() string {
 		return "publish"
 	case VerbSubscribe:
 		return "subscribe"
+	case VerbCall:
+		return "call"
 	}
 	return fmt.Sprintf("verb %d", uint8(v))
 }
 
-// Message is what a client published, before it is accepted. A hook must not
+// Message is what a client published, before it is accepted, or what it calls with: then ID is
+// zero, and TTL is how long the client waits. A hook must not
 // change or keep Payload and Header.
 type Message struct {
 	ID      wire.ID           // message id, chosen by the client
@@ -105,7 +109,7 @@ type Hooks struct {
 	Reauthenticate func(ctx context.Context, who Principal, token string) (Principal, error)
 
 	// Authorize decides whether who may do verb on topic, which may be a pattern
-	// if verb is VerbSubscribe. It is asked when a client subscribes or publishes, and about
+	// if verb is VerbSubscribe. It is asked when a client subscribes, publishes or calls, and about
 	// each subscription after a new credential. An error refuses it with forbidden (2), or
 	// Error.Code. Nil allows everything.
 	Authorize func(who Principal, verb Verb, topic string) error
@@ -116,6 +120,15 @@ type Hooks struct {
 	// bad_request (1), or Error.Code; the refusal is final. Nil accepts every
 	// message. OnPublish may call Server.Publish, but not with ctx and the ID of m.
 	OnPublish func(ctx context.Context, who Principal, m Message) error
+
+	// OnCall answers a call of a client. Each runs on a goroutine of its own, at most 256 of them for one
+	// connection, with Options.WindowBytes of payloads; a call beyond that is refused with
+	// rate_limited (5). ctx ends when the client waits no longer, as far as it has said when, and with the
+	// connection. An error refuses the call with bad_request (1), or
+	// Error.Code; one that decides nothing refuses it with unavailable (7), and one after the
+	// client's time with expired (9). Nothing is kept: a client that calls again after a lost
+	// connection is served again. Nil means that the server takes no calls.
+	OnCall func(ctx context.Context, who Principal, m Message) (Reply, error)
 }
 
 func (p *peer) authenticate(token string) (who Principal, err error) {

@@ -44,6 +44,9 @@ type peer struct {
 	principal atomic.Pointer[string] // ID of the principal; nil before HELLO was accepted
 	greeted   atomic.Bool            // HELLO arrived
 	leaves    atomic.Bool            // the client was asked to make another connection
+	calls     atomic.Int64           // that OnCall serves
+	callBytes atomic.Int64           // of their payloads
+	calling   sync.WaitGroup         // for those calls of OnCall
 	working   atomic.Bool            // read is processing a message, not waiting for one
 	received  atomic.Uint64          // payload bytes
 	creditN   atomic.Uint64          // granted: highest sequence number
@@ -133,6 +136,7 @@ func (p *peer) over() {
 		p.server.sessions.leave(p.session)
 	}
 	<-p.gone
+	p.calling.Wait()
 	if p.session != nil && p.end.code == native.CloseSuperseded && p.end.mute && p.sock.answered.Load() && !p.leaves.Load() {
 		p.session.conflicted()
 	}

@@ -148,6 +148,8 @@ func (p *peer) apply(f *native.Frame) error {
 		p.send(native.Frame{Type: native.TypePong, N: f.N})
 	case native.TypeAuth:
 		return p.refresh(f.Auth.Tok)
+	case native.TypeCall:
+		return p.call(f.Call)
 	case native.TypeGoAway:
 		if f.GoAway.Fin {
 			p.session.forget()

@@ -305,6 +305,9 @@ func (s *Server) complete(w *native.Welcome, ttl time.Duration, who Principal) {
 		Headers: native.MaxHeaders, HeaderSize: native.MaxHeaderSize,
 		Subs: uint64(s.opt.MaxSubs), HelloSubs: helloSubs, Depth: native.MaxDepth, Token: native.MaxToken,
 	}
+	if s.opt.Hooks.OnCall != nil {
+		w.Feat = []string{native.FeatureCall}
+	}
 	w.Spread = uint64(s.spread().Milliseconds())
 	if !who.Expires.IsZero() {
 		w.Exp = millisUntil(who.Expires)

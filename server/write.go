@@ -167,7 +167,7 @@ func (w *writer) execute(o *order) error {
 	p := w.p
 	switch o.kind {
 	case orderSend:
-		return w.put(&o.frame)
+		return w.put(w.readable(&o.frame))
 	case orderWelcome:
 		w.session, w.expires, w.beat, w.reads = o.session, o.expires, o.beat, o.limit
 		if err := w.put(&o.frame); err != nil {

@@ -107,6 +107,7 @@ var tableRows = []struct {
 		return "Written or Unsent"
 	}, "publishes over lost connections"},
 	{"a message of unknown size (SendStream)", func(t wire.Traits) string { return yesOrNo(t.Streams) }, "publishes"},
+	{"a request with its reply (Call)", func(t wire.Traits) string { return yesOrNo(t.Calls) }, "calls"},
 	{"a new credential on the open connection", func(t wire.Traits) string { return yesOrNo(t.Refresh) }, "new credential"},
 	{"acknowledged once processed", func(t wire.Traits) string {
 		return map[wire.Processed]string{wire.ProcessedNothing: "no", wire.ProcessedEach: "each message", wire.ProcessedCumulative: "up to a message"}[t.Processed]

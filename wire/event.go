@@ -17,6 +17,7 @@ import (
 //	                   nothing has closed is requested again after 1 to 4 seconds. It ends if the
 //	                   server ends it three times in a row without a message
 //	EventAck           with Acks, for each message
+//	EventReply         with Calls, for each call
 //	EventPong          with PingOp, for each OpPing, unless anything else comes in time
 //	EventData          a Key with ByKey, otherwise a Name; everything else is optional
 //
@@ -76,6 +77,11 @@ const (
 	// request may have reached the server twice. The client comes back with a higher
 	// Resume.Conn.
 	EventOutnumbered
+
+	// EventReply answers the call with the number N: see Traits.Calls. Message, of which Payload and
+	// Type count, in memory of its own; or Code, PeerCode and Reason: the server has refused it.
+	// Once for each call; the client ignores a number that it does not wait for.
+	EventReply
 )
 
 // An EventGap with neither Prev nor Position says that a message is missing whose
@@ -268,8 +274,8 @@ type Ready struct {
 	Limits Limits
 
 	// Traits is what this connection can do, where the server has agreed to less than
-	// Dialect.Traits. Nil means everything. What counts: Unsubscribe, Credit, Fin, Refresh and
-	// Dedup; Acks, if the dialect has no Sessions; Processed, if it is
+	// Dialect.Traits. Nil means everything. What counts: Unsubscribe, Credit, Fin, Refresh, Dedup
+	// and Calls; Acks, if the dialect has no Sessions; Processed, if it is
 	// ProcessedNothing. A trait that the dialect lacks stays out.
 	Traits *Traits
 }

@@ -200,6 +200,7 @@ const (
 	OpBye                           // none: the session may be discarded
 	OpAck                           // Key, Name, Position: processed on this connection, see Traits.Processed
 	OpRelease                       // Key, Name, Position: not processed, see Traits.Release
+	OpCall                          // N, Message: Topic, Payload, Type, Header, and TTL, how long the caller waits; see Traits.Calls
 )
 
 // String returns the kind as one lower-case word.
@@ -210,14 +211,14 @@ func (k OpKind) String() string {
 	return "op " + strconv.Itoa(int(k))
 }
 
-var opKinds = [...]string{"op 0", "subscribe", "unsubscribe", "publish", "credit", "ping", "pong", "step", "auth", "bye", "ack", "release"}
+var opKinds = [...]string{"op 0", "subscribe", "unsubscribe", "publish", "credit", "ping", "pong", "step", "auth", "bye", "ack", "release", "call"}
 
 // Op is one thing to send to the peer. Which fields are set depends on Kind.
 //
 // Cmd is a command id for protocols whose replies carry only an id. Cmd mod 4
 // gives the kind (1 subscribe, 2 unsubscribe, 3 publish, 0 anything else), so
 // that the reader can classify a reply without shared state. Cmd/4 is the Key of a
-// subscription, and Message.Seq of a message. Where tokens are smaller or the
+// subscription, Message.Seq of a message, and N of a call, whose Cmd mod 4 is 0. Where tokens are smaller or the
 // server's own, a Ledger says what they stand for.
 //
 // With Sessions, sequence numbers are dense: a message that ends before it is sent
@@ -233,7 +234,7 @@ type Op struct {
 	Message   *Message   // message to publish
 	Position  Position   // position processed
 	Credit    Credit     // credit granted
-	N         uint64     // number of a ping or pong
+	N         uint64     // number of a ping, a pong or a call
 	Step      any        // Event.Step of the event that asks for it
 	Token     string     // new credential; it must not appear in an error
 }

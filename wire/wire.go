@@ -113,6 +113,12 @@ type Traits struct {
 	// receipt ends as Written.
 	Acks bool
 
+	// Calls means that the client may send requests that get a reply on the same connection, by OpCall:
+	// Decode reports an EventReply with the number of each, in any order. The client never uses the
+	// number of a call again on a connection, and sends at most 64 whose caller waits. Without a greeting every
+	// server of the dialect takes calls; with one, Ready.Traits can say that this one does not.
+	Calls bool
+
 	// Streams means that a message can be sent without its size: Encode makes one frame of
 	// an OpPublish that holds the payload and nothing else. The client then encodes the
 	// message without a payload, for the type of the frame, and writes the payload as it

@@ -62,9 +62,9 @@ var ofEnd = []mutation{
 	},
 	{
 		name:    "time: the bound of the handshake does not grow",
-		file:    "reconnect.go",
-		search:  "p.handshakeTimeout*16/10",
-		replace: "p.handshakeTimeout",
+		file:    "internal/policy/policy.go",
+		search:  "p.HandshakeTimeout*16/10",
+		replace: "p.HandshakeTimeout",
 		test:    "-run ^TestPatienceWithTheHandshakeGrows$ ./test",
 	},
 	{

@@ -12,14 +12,14 @@ var ofFeed = []mutation{
 	},
 	{
 		name:    "topics: the time with which a server ends a subscription is forgotten",
-		file:    "loop_requests.go",
+		file:    "reconnect.go",
 		search:  "max(askPause(s.endings), min(ev.Retry, headers.MaxRetryAfter))",
 		replace: "askPause(s.endings)",
 		test:    "-run ^TestTimeOfARefusalWithoutATopic$ ./test",
 	},
 	{
 		name:    "topics: a subscription that was ended counts as unanswered",
-		file:    "loop_requests.go",
+		file:    "reconnect.go",
 		search:  "\ts.askNumber = 0 // its request was answered\n",
 		replace: "",
 		test:    "-run ^TestTimeOfARefusalWithoutATopic$ ./test",
@@ -69,7 +69,7 @@ var ofFeed = []mutation{
 	},
 	{
 		name:    "topics: one that the server ends each time is asked for without end",
-		file:    "loop_requests.go",
+		file:    "reconnect.go",
 		search:  "if s.endings++; s.endings >= maxFailedAsks {",
 		replace: "if s.endings++; s.endings < 0 {",
 		test:    "-run ^TestSubscriptionEndedEachTime$ ./test",

@@ -138,7 +138,7 @@ var ofLiveness = []mutation{
 	{
 		name:    "standstill: a handshake is blamed",
 		file:    "loop_deadlines.go",
-		search:  "\tagain(&k.handshakeBy, l.policy.handshakeTimeout)\n",
+		search:  "\tagain(&k.handshakeBy, l.policy.HandshakeTimeout)\n",
 		replace: "",
 		test:    "-run ^TestStandstillIsNoVerdict$ .",
 	},

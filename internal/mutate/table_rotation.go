@@ -131,7 +131,7 @@ var ofRotation = []mutation{
 	{
 		name:    "rotation: the time for an attempt stays long",
 		file:    "rotation.go",
-		search:  "\tl.policy.dialTimeout = l.policy.firstDialTimeout\n",
+		search:  "\tl.policy.DialTimeout = l.policy.FirstDialTimeout\n",
 		replace: "",
 		test:    "-run ^TestDialTimeoutOfTheNextConnectionGrows$ ./test",
 	},

@@ -123,7 +123,7 @@ var ofSendStream = []mutation{
 	},
 	{
 		name:    "send stream: the loss of the connection is not noticed",
-		file:    "loop_connection.go",
+		file:    "loop_requests.go",
 		search:  "\tl.loseStream(k)\n",
 		replace: "",
 		test:    "-run ^TestStreamOverALostConnection$ ./test",
@@ -151,7 +151,7 @@ var ofSendStream = []mutation{
 	},
 	{
 		name:    "send stream: the end of the client is not noticed",
-		file:    "loop.go",
+		file:    "loop_requests.go",
 		search:  "\tl.endStreams()\n",
 		replace: "",
 		test:    "-run ^TestStreamAtTheEnd$ ./test",

@@ -58,6 +58,7 @@ func Check(t *wire.Traits) (problems []Problem) {
 		{t.Holes == wire.HolesFault && !t.Confirms, "Holes", "is HolesFault, which needs Confirms"},
 		{t.Holes == wire.HolesFault && t.LookBack > 0, "LookBack", "has no meaning with HolesFault"},
 		{t.Silent && t.Publish, "Silent", "excludes Publish"},
+		{t.Silent && t.Calls, "Silent", "excludes Calls"},
 		{t.Silent && t.Unsubscribe, "Silent", "excludes Unsubscribe"},
 		{t.Silent && t.Credit, "Silent", "excludes Credit"},
 		{t.Silent && t.Fin, "Silent", "excludes Fin"},
@@ -107,6 +108,7 @@ func Agreed(dialect, peer *wire.Traits) *wire.Traits {
 	t.Fin = t.Fin && peer.Fin
 	t.Refresh = t.Refresh && peer.Refresh
 	t.Dedup = t.Dedup && peer.Dedup
+	t.Calls = t.Calls && peer.Calls
 	t.Acks = t.Acks && (peer.Acks || t.Sessions)
 	if peer.Processed == wire.ProcessedNothing {
 		t.Processed = wire.ProcessedNothing

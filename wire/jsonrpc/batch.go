@@ -76,6 +76,10 @@ func (c *codec) refuseBatch(b batch, e Error, out *wire.Events) {
 		case !ok:
 		case r.kind == wire.OpPublish:
 			out.Append(wire.EventAck).Ack = &wire.Ack{Rejects: []wire.Reject{c.rejectOf(r.seq, e)}}
+		case r.kind == wire.OpCall:
+			reply := out.Append(wire.EventReply)
+			reply.N, reply.Reason = r.seq, e.reason()
+			reply.Code, reply.PeerCode = e.wireCodes()
 		case r.kind == wire.OpPing:
 			out.Append(wire.EventPong).N = r.cmd
 		default:

@@ -58,6 +58,8 @@ func (p *nodePeer) Decode(f wire.Frame) ([]wiretest.Request, error) {
 			continue
 		case r.Method == "net_version":
 			op = wire.Op{Kind: wire.OpPing, N: r.ID}
+		case r.Method == "eth_blockNumber":
+			op = wire.Op{Kind: wire.OpCall, N: r.ID, Message: &wire.Message{Payload: r.Params}}
 		case r.Method == "" && r.Error != nil:
 			op = wire.Op{Kind: wire.OpPong, N: r.ID}
 		case r.ID != 0 != p.notify:
@@ -101,6 +103,10 @@ func (p *nodePeer) Encode(e wire.Event) []wire.Frame {
 		return text(`{"jsonrpc":"2.0","id":%d,"error":{"code":-32000,"message":%q}}`, p.request(e.Ack.Rejects[0].Seq), e.Ack.Rejects[0].Reason)
 	case e.Kind == wire.EventAck && e.Ack.Cmd != 0:
 		return text(`{"jsonrpc":"2.0","id":%d,"result":"0x1"}`, p.request(e.Ack.Cmd/4))
+	case e.Kind == wire.EventReply && e.Code != 0:
+		return text(`{"jsonrpc":"2.0","id":%d,"error":{"code":-32000,"message":%q}}`, e.N, e.Reason)
+	case e.Kind == wire.EventReply:
+		return text(`{"jsonrpc":"2.0","id":%d,"result":%s}`, e.N, e.Message.Payload)
 	case e.Kind == wire.EventPing:
 		return text(`{"jsonrpc":"2.0","id":%d,"method":"whoami"}`, e.N)
 	case e.Kind == wire.EventPong:
@@ -131,6 +137,7 @@ func TestConformance(t *testing.T) {
 				Peer:    func(*http.Request) wiretest.Peer { p := row.peer; return &p },
 				Topics:  [2]string{"logs", "newPendingTransactions"},
 				Publish: "eth_call",
+				Call:    "eth_blockNumber",
 				Pushes:  row.pushes,
 				Allocs:  40,
 			})

@@ -168,12 +168,29 @@ func (c *codec) answer(id, result, failure []byte, out *wire.Events) {
 		if route := c.routes[r.name]; route != nil && route.key == r.key {
 			delete(c.routes, r.name)
 		}
+	case r.kind == wire.OpCall:
+		c.reply(r.seq, result, failure, out)
 	case failure != nil:
 		out.Append(wire.EventAck).Ack = &wire.Ack{Rejects: []wire.Reject{c.rejectOf(r.seq, readError(failure))}}
 	case result == nil:
 		out.Append(wire.EventAck).Ack = &wire.Ack{Rejects: []wire.Reject{{Seq: r.seq, Reason: reasonTexts[badAnswer], Unknown: true}}}
 	default:
 		out.Append(wire.EventAck).Ack = &wire.Ack{Cmd: r.cmd, Reply: bytes.Clone(result)}
+	}
+}
+
+// reply appends the reply to a call.
+func (c *codec) reply(number uint64, result, failure []byte, out *wire.Events) {
+	e := out.Append(wire.EventReply)
+	switch e.N = number; {
+	case failure != nil:
+		refusal := readError(failure)
+		e.Code, e.PeerCode = refusal.wireCodes()
+		e.Reason = refusal.reason()
+	case result == nil:
+		e.Code, e.Reason = wire.CodeRefused, reasonTexts[badAnswer]
+	default:
+		e.Message = wire.Message{Payload: bytes.Clone(result), Type: TypeJSON}
 	}
 }
 

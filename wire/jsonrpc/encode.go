@@ -41,9 +41,9 @@ type ask struct {
 
 // request is another request, from Encode to Decode.
 type request struct {
-	kind wire.OpKind // OpPublish, OpPing or OpUnsubscribe
+	kind wire.OpKind // OpPublish, OpCall, OpPing or OpUnsubscribe
 	cmd  uint64
-	seq  uint64
+	seq  uint64 // number of the message or call
 	key  uint64 // of the subscription to end
 	name string // of its id: see idName
 
@@ -110,6 +110,12 @@ func (c *codec) encode(op *wire.Op, out *wire.Frames) error {
 		return c.subscribe(op, out)
 	case wire.OpUnsubscribe:
 		return c.unsubscribe(op, out)
+	case wire.OpCall:
+		call, err := callOf(op.Message)
+		if err != nil {
+			return err
+		}
+		return c.send(&call, &request{kind: wire.OpCall, seq: op.N}, out)
 	case wire.OpPublish:
 		return c.publish(op, out)
 	case wire.OpPing:
@@ -197,19 +203,27 @@ func (c *codec) end(key uint64, topic, id string, out *wire.Frames) error {
 
 func (c *codec) publish(op *wire.Op, out *wire.Frames) error {
 	m := op.Message
-	switch {
-	case m == nil:
-		return errOp
-	case len(m.Header) > 0:
-		return errHeader
-	case m.Type != "" && m.Type != TypeJSON:
-		return errType
+	call, err := callOf(m)
+	if err != nil {
+		return err
 	}
-	call := Call{m.Topic, m.Payload}
 	if c.options.Notify {
 		return c.send(&call, nil, out)
 	}
 	return c.send(&call, &request{kind: wire.OpPublish, cmd: op.Cmd, seq: m.Seq}, out)
+}
+
+// callOf returns the call that a message is.
+func callOf(m *wire.Message) (Call, error) {
+	switch {
+	case m == nil:
+		return Call{}, errOp
+	case len(m.Header) > 0:
+		return Call{}, errHeader
+	case m.Type != "" && m.Type != TypeJSON:
+		return Call{}, errType
+	}
+	return Call{m.Topic, m.Payload}, nil
 }
 
 // send sends a call: a request, or without r a notification.

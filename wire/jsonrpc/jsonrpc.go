@@ -69,6 +69,15 @@
 // until the connection ends. With Options.Notify a message is a notification (section
 // 4.1) instead and ends as Written.
 //
+// # Calls
+//
+// Client.Call makes a request like a published message, with Notify too, and returns the result:
+//
+//	block, err := client.Call(ctx, "eth_blockNumber", nil, nil)
+//
+// An error of the server is a limpet.ErrRejected with the code, as above. Options.Again is not asked:
+// the caller decides.
+//
 // # Hostile servers
 //
 // What is not JSON, and what belongs to no request and to no subscription, is skipped and
@@ -240,7 +249,7 @@ func (d *dialect) Name() string { return "jsonrpc" }
 func (d *dialect) Traits() wire.Traits {
 	o := &d.options
 	t := wire.Traits{
-		ByKey: true, Confirms: true, Unsubscribe: true, Publish: true, Acks: !o.Notify, LookBack: o.LookBack,
+		ByKey: true, Confirms: true, Unsubscribe: true, Publish: true, Acks: !o.Notify, Calls: true, LookBack: o.LookBack,
 	}
 	if o.Ping != "" {
 		t.Ping = wire.PingOp

@@ -146,11 +146,11 @@ func (enc Encoding) FrameType() wire.FrameType {
 
 // typeNames are the JSON names of the frame types, by number.
 var typeNames = [...]string{"", "hello", "welcome", "msg", "ack", "sub", "subok", "unsub",
-	"gap", "reset", "auth", "goaway", "ping", "pong", "err"}
+	"gap", "reset", "auth", "goaway", "ping", "pong", "err", "call", "reply"}
 
 // String returns the name of t in JSON.
 func (t Type) String() string {
-	if t >= TypeHello && t <= TypeErr {
+	if t >= TypeHello && t <= TypeReply {
 		return typeNames[t]
 	}
 	return fmt.Sprintf("type %d", uint8(t))
@@ -158,7 +158,7 @@ func (t Type) String() string {
 
 // typeNamed finds the type called name.
 func typeNamed(name []byte) (Type, bool) {
-	for t := TypeHello; t <= TypeErr; t++ {
+	for t := TypeHello; t <= TypeReply; t++ {
 		if string(name) == typeNames[t] {
 			return t, true
 		}
@@ -170,9 +170,9 @@ func typeNamed(name []byte) (Type, bool) {
 // frame table.
 func (t Type) sentBy(s Sender) bool {
 	switch t {
-	case TypeHello, TypeSub:
+	case TypeHello, TypeSub, TypeCall:
 		return s == FromClient
-	case TypeWelcome, TypeSubOK, TypeGap, TypeReset:
+	case TypeWelcome, TypeSubOK, TypeGap, TypeReset, TypeReply:
 		return s == FromServer
 	}
 	return true

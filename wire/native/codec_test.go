@@ -81,6 +81,13 @@ var every = []struct {
 	{"pong", FromClient, `{"t":"pong","n":6}`, Frame{Type: TypePong, N: 6}},
 	{"err", FromServer, `{"t":"err","code":12,"msg":"m","ch":1,"s":0,"retry":2,"fatal":true}`,
 		Frame{Type: TypeErr, Err: &Err{Code: 12, Msg: "m", Ch: 1, HasS: true, Retry: 2, Fatal: true}}},
+	{"call", FromClient, `{"t":"call","n":7,"tp":"a/b","d":[1],"ct":"x","h":{"k":"v"},"dl":30}`,
+		Frame{Type: TypeCall, Call: &Call{N: 7, Topic: "a/b", Payload: []byte("[1]"), Type: "x", Header: map[string]string{"k": "v"}, DL: 30}}},
+	{"call, least", FromClient, `{"t":"call","n":0,"tp":""}`, Frame{Type: TypeCall, Call: &Call{}}},
+	{"call, bytes", FromClient, `{"t":"call","n":1,"tp":"a","b":"_w"}`, Frame{Type: TypeCall, Call: &Call{N: 1, Topic: "a", Payload: []byte{255}}}},
+	{"reply", FromServer, `{"t":"reply","n":7,"d":{},"ct":"x"}`, Frame{Type: TypeReply, Reply: &Reply{N: 7, Payload: []byte("{}"), Type: "x"}}},
+	{"reply, refused", FromServer, `{"t":"reply","n":7,"code":2,"msg":"no","b":"_w"}`,
+		Frame{Type: TypeReply, Reply: &Reply{N: 7, Code: 2, Msg: "no", Payload: []byte{255}}}},
 }
 
 var encodings = []Encoding{JSON, Binary}
@@ -233,7 +240,7 @@ func TestPayloads(t *testing.T) {
 // Append refuses a frame that no peer could read, and returns dst unchanged.
 func TestAppendFails(t *testing.T) {
 	for _, f := range []Frame{
-		{}, {Type: 15}, {Type: TypeAck}, {Type: TypeHello}, {Type: TypeErr},
+		{}, {Type: TypeReply + 1}, {Type: TypeCall}, {Type: TypeReply}, {Type: TypeAck}, {Type: TypeHello}, {Type: TypeErr},
 		{Type: TypeMsg, Msg: Msg{Topic: "\xff"}},
 		{Type: TypeMsg, Msg: Msg{Header: map[string]string{"a": "\xff"}}},
 		{Type: TypeMsg, Msg: Msg{Tag: make([]byte, MaxTag+1)}},

@@ -44,6 +44,8 @@ func (p *nativePeer) Decode(f wire.Frame) (requests []wiretest.Request, err erro
 			q.Op = wire.Op{Kind: wire.OpPing, N: f.N}
 		case native.TypeAuth:
 			q.Op = wire.Op{Kind: wire.OpAuth, Token: f.Auth.Tok}
+		case native.TypeCall:
+			q.Op = wire.Op{Kind: wire.OpCall, N: f.Call.N, Topic: f.Call.Topic, Message: &wire.Message{Topic: f.Call.Topic, Payload: f.Call.Payload}}
 		case native.TypePong:
 			q.Op = wire.Op{Kind: wire.OpPong, N: f.N}
 		}
@@ -65,7 +67,8 @@ func (p *nativePeer) Encode(e wire.Event) []wire.Frame {
 		r := e.Ready
 		f = native.Frame{Type: native.TypeWelcome, Welcome: &native.Welcome{CN: r.Conn, SID: r.Session.ID, Key: r.Session.Key,
 			SE: r.Session.Epoch, Res: r.Resumed, Ack: r.Ack.To, Tag: r.Tag, HasTag: r.Tag != wire.ID{},
-			Cr: native.Credit{N: r.Ack.Credit.N, B: r.Ack.Credit.Bytes}, HB: 2000}}
+			Cr: native.Credit{N: r.Ack.Credit.N, B: r.Ack.Credit.Bytes}, HB: 2000,
+			Feat: []string{native.FeatureCall}}}
 	case wire.EventSubscribed:
 		f = native.Frame{Type: native.TypeSubOK, SubOK: &native.SubOK{Ch: e.Key, Epoch: e.Position.Epoch, O: e.Position.Offset,
 			Tag: tagOf(e.Position), Head: e.Head, Rec: e.Continuity == wire.ContinuityProved}}
@@ -91,6 +94,8 @@ func (p *nativePeer) Encode(e wire.Event) []wire.Frame {
 			a.Need = 60_000
 		}
 		f = native.Frame{Type: native.TypeAuth, Auth: a}
+	case wire.EventReply:
+		f = native.Frame{Type: native.TypeReply, Reply: &native.Reply{N: e.N, Code: uint64(e.Code), Msg: e.Reason, Payload: e.Message.Payload}}
 	case wire.EventPong:
 		f = native.Frame{Type: native.TypePong, N: e.N}
 	default:

@@ -27,7 +27,7 @@ func (r *reader) frameBinary(dst []Frame) []Frame {
 	if r.code != 0 {
 		return dst
 	}
-	if num > uint64(TypeErr) {
+	if num > uint64(TypeReply) {
 		if num < reservedTypes {
 			r.fail(CloseProtocolError, "a frame has an unknown type")
 		}
@@ -120,6 +120,10 @@ func (r *reader) frame(dst []Frame, t Type, o object) []Frame {
 		f.N = r.ping(&o)
 	case TypeErr:
 		f.Err = r.err(&o)
+	case TypeCall:
+		f.Call = r.call(&o)
+	case TypeReply:
+		f.Reply = r.reply(&o)
 	}
 	return dst
 }
@@ -155,12 +159,7 @@ func (r *reader) msg(o *object, m *Msg) {
 		case 13:
 			m.Flags = r.uint()
 		default:
-			if !r.bin && len(o.name) == 1 && o.name[0] == 'b' {
-				r.once(o, 6)
-				m.Payload = r.bytes(r.lim.Payload, CloseFrameTooBig, payloadTooBig)
-				continue
-			}
-			r.skip()
+			r.otherPayload(o, m)
 		}
 	}
 	r.require(o)
@@ -172,6 +171,16 @@ func (r *reader) msg(o *object, m *Msg) {
 	if r.sender == FromClient && !void && m.Topic == "" && r.code == 0 {
 		r.bad("a required field is missing")
 	}
+}
+
+// otherPayload reads the payload in its other form in JSON, or skips a field.
+func (r *reader) otherPayload(o *object, m *Msg) {
+	if r.bin || len(o.name) != 1 || o.name[0] != 'b' {
+		r.skip()
+		return
+	}
+	r.once(o, 6)
+	m.Payload = r.bytes(r.lim.Payload, CloseFrameTooBig, payloadTooBig)
 }
 
 const payloadTooBig = "a payload is longer than its limit"

@@ -318,6 +318,60 @@ func (r *reader) ping(o *object) (n uint64) {
 	return n
 }
 
+func (r *reader) call(o *object) *Call {
+	c := new(Call)
+	var m Msg
+	r.header = 0
+	for r.next(o) {
+		switch o.num {
+		case 1:
+			c.N = r.uint()
+		case 5:
+			c.Topic = r.topic()
+		case 6:
+			r.payload(&m)
+		case 7:
+			c.Type = r.string()
+			r.headerRoom(len(c.Type))
+		case 8:
+			r.headers(&m)
+		case 12:
+			c.DL = r.uint()
+		default:
+			r.otherPayload(o, &m)
+		}
+	}
+	r.require(o)
+	c.Payload, c.Header = m.Payload, m.Header
+	return c
+}
+
+func (r *reader) reply(o *object) *Reply {
+	a := new(Reply)
+	var m Msg
+	r.header = 0
+	for r.next(o) {
+		switch o.num {
+		case 1:
+			a.N = r.uint()
+		case 2:
+			a.Code = r.uint()
+		case 3:
+			a.Msg = r.humanText()
+		case 6:
+			r.payload(&m)
+		case 7:
+			a.Type = r.string()
+			r.headerRoom(len(a.Type))
+		default:
+			r.otherPayload(o, &m)
+		}
+	}
+	r.require(o)
+	a.Payload = m.Payload
+	return a
+}
+
 func (r *reader) err(o *object) *Err {
 	e := new(Err)
 	for r.next(o) {

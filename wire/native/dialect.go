@@ -30,6 +30,7 @@ func (dialect) Traits() wire.Traits {
 	return wire.Traits{
 		Publish:     true,
 		Acks:        true,
+		Calls:       true,
 		Sessions:    true,
 		Dedup:       true,
 		Resume:      true,

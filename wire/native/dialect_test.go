@@ -190,7 +190,7 @@ func TestReady(t *testing.T) {
 	w := &Welcome{CN: 8, SID: "s", Key: []byte("k"), SE: 2, Res: true, Ack: 5, Tag: testID, HasTag: true,
 		Sack: []wire.Range{{Lo: 7, Hi: 8}}, Out: []Reject{{6, 11}}, Cr: Credit{100, 200}, HB: 20000, TTL: 300, Dedup: 600,
 		Lim:    &Limits{Batch: 1, Payload: 2, Headers: 3, HeaderSize: math.MaxUint64, Subs: 5, HelloSubs: 6},
-		Spread: 30, Exp: 40, Dup: []wire.Range{{Lo: 2, Hi: 3}}}
+		Spread: 30, Feat: []string{FeatureCall}, Exp: 40, Dup: []wire.Range{{Lo: 2, Hi: 3}}}
 	want := &wire.Ready{Conn: 8, Session: wire.Session{ID: "s", Key: []byte("k"), Epoch: 2}, Resumed: true,
 		Ack: wire.Ack{To: 5, Ranges: []wire.Range{{Lo: 7, Hi: 8}}, Rejects: []wire.Reject{{Seq: 6, Code: 11, Reason: "id_conflict"}}, Duplicates: []wire.Range{{Lo: 2, Hi: 3}},
 			HasCredit: true, Credit: wire.Credit{N: 100, Bytes: 200}},

@@ -10,7 +10,7 @@ import (
 // frame writes one frame: in JSON an object; in binary its length and an
 // envelope, whose one field has the number of the type.
 func (w *writer) frame(f *Frame) {
-	if f.Type < TypeHello || f.Type > TypeErr {
+	if f.Type < TypeHello || f.Type > TypeReply {
 		w.fail("a frame has no type")
 		return
 	}
@@ -73,6 +73,10 @@ func (w *writer) body(f *Frame) {
 		w.goaway(f.GoAway)
 	case f.Type == TypeErr && f.Err != nil:
 		w.err(f.Err)
+	case f.Type == TypeCall && f.Call != nil:
+		w.call(f.Call)
+	case f.Type == TypeReply && f.Reply != nil:
+		w.reply(f.Reply)
 	default:
 		w.fail("a frame of type " + f.Type.String() + " has no content")
 	}

@@ -226,6 +226,36 @@ func (w *writer) goaway(g *GoAway) {
 	w.boolOpt(s, 7, g.Fin)
 }
 
+func (w *writer) call(c *Call) {
+	s := &callSchema
+	w.uint(s, 1, c.N)
+	w.string(s, 5, c.Topic)
+	w.content(c.Payload)
+	w.stringOpt(s, 7, c.Type)
+	if len(c.Header) != 0 {
+		w.header(c.Header)
+	}
+	w.uintOpt(s, 12, c.DL)
+}
+
+func (w *writer) reply(r *Reply) {
+	s := &replySchema
+	w.uint(s, 1, r.N)
+	w.uintOpt(s, 2, r.Code)
+	w.stringOpt(s, 3, clip(r.Msg, MaxReason))
+	w.content(r.Payload)
+	w.stringOpt(s, 7, r.Type)
+}
+
+// content writes the payload of a frame other than msg.
+func (w *writer) content(p []byte) {
+	if w.bin {
+		w.bytesOpt(&msgSchema, 6, p)
+		return
+	}
+	w.payload(p)
+}
+
 func (w *writer) err(e *Err) {
 	s := &errSchema
 	w.uint(s, 1, e.Code)

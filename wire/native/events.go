@@ -1,6 +1,7 @@
 package native
 
 import (
+	"slices"
 	"time"
 
 	"github.com/limpet-go/limpet/wire"
@@ -50,6 +51,13 @@ func (c *codec) event(f *Frame, out *wire.Events) error {
 		}
 		if f.Err.Code == CodeConflict && f.Err.HasS && !c.welcomed { // a refused hello: docs/protocol.md, section 4
 			out.Append(wire.EventOutnumbered).N = f.Err.S
+		}
+	case TypeReply:
+		e := out.Append(wire.EventReply)
+		e.N, e.Code, e.Reason = f.Reply.N, code16(f.Reply.Code), f.Reply.Msg
+		e.Message = wire.Message{Payload: f.Reply.Payload, Type: f.Reply.Type}
+		if e.Reason == "" {
+			e.Reason = codeWord(e.Code)
 		}
 	}
 	return nil
@@ -112,9 +120,19 @@ func (c *codec) welcome(h *Welcome, out *wire.Events) error {
 	if l := h.Lim; l != nil {
 		ready.Limits = wire.Limits{Batch: clamp(l.Batch), Payload: clamp(l.Payload), Headers: clamp(l.Headers), HeaderSize: clamp(l.HeaderSize)}
 	}
+	if !slices.Contains(h.Feat, FeatureCall) {
+		ready.Traits = &withoutCalls
+	}
 	out.Append(wire.EventReady).Ready = ready
 	return nil
 }
+
+// withoutCalls are the traits of a connection to a server that does not take calls.
+var withoutCalls = func() wire.Traits {
+	t := dialect{}.Traits()
+	t.Calls = false
+	return t
+}()
 
 // Causes by the numbers of gap.why and reset.why.
 var (

@@ -24,6 +24,8 @@ const (
 	TypePing
 	TypePong
 	TypeErr
+	TypeCall
+	TypeReply
 )
 
 // Frame is one frame. The member named by Type is set and no other. Frames of
@@ -47,6 +49,8 @@ type Frame struct {
 	Auth    *Auth
 	GoAway  *GoAway
 	Err     *Err
+	Call    *Call
+	Reply   *Reply
 	N       uint64 // number of a ping or pong
 }
 
@@ -285,6 +289,28 @@ type Err struct {
 	Retry uint64 // when to try again, ms
 	Fatal bool   // the sender closes the connection
 }
+
+// Call asks for a Reply on the same connection. It is outside the window of messages.
+type Call struct {
+	N       uint64            // number of the call, each once on a connection
+	Topic   string            // tp
+	Payload []byte            // d or b; owned by whoever holds the frame
+	Type    string            // ct, content type
+	Header  map[string]string // h
+	DL      uint64            // ms after which the client no longer waits; 0: no end
+}
+
+// Reply answers a Call. With a Code it is a refusal, which has no payload.
+type Reply struct {
+	N       uint64 // number of the call
+	Code    uint64 // code inside frames; 0: the call was served
+	Msg     string // text for people
+	Payload []byte // d or b; owned by whoever holds the frame
+	Type    string // ct, content type
+}
+
+// FeatureCall is the feature of a server that takes calls (docs/protocol.md, section 1).
+const FeatureCall = "call"
 
 // Encoding is one of the two encodings of limpet.v1.
 type Encoding uint8

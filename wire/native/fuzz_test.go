@@ -83,7 +83,7 @@ func FuzzDifferential(f *testing.F) {
 	f.Add(uint8(3), uint64(1)<<53, uint64(0), ^uint64(0), "ü", "\u2028\x00", []byte(`{"a" : [1e5, "\ud800"]}`), []byte{})
 	f.Add(uint8(3), uint64(0), uint64(4), uint64(8), "a", "", []byte("null"), []byte("0123456789abcdef"))
 	f.Add(uint8(3), uint64(1), uint64(5), uint64(8), "a", "x", []byte("\xff"), []byte("0123456789abcdefg"))
-	for n := range uint8(16) {
+	for n := range uint8(18) {
 		f.Add(n, uint64(n), uint64(n)*7, uint64(1)<<60, "topic", "s\"\\\n", []byte("[1,2]"), []byte{0})
 	}
 	f.Fuzz(func(t *testing.T, kind uint8, a, b, c uint64, s1, s2 string, payload, tag []byte) {
@@ -175,6 +175,14 @@ func build(kind uint8, a, b, c uint64, s1, s2 string, payload, tag []byte) (Fram
 		f.N = a
 	case TypeErr:
 		f.Err = &Err{Code: a, Msg: s1, Ch: b, S: c, HasS: bit(0), Retry: b, Fatal: bit(1)}
+	case TypeCall:
+		sender = FromClient
+		f.Call = &Call{N: a, Topic: s1, Payload: payload, Type: s2, DL: b}
+		if bit(0) {
+			f.Call.Header = map[string]string{s1: s2}
+		}
+	case TypeReply:
+		f.Reply = &Reply{N: a, Code: b, Msg: s1, Payload: payload, Type: s2}
 	}
 	return f, sender
 }

@@ -183,7 +183,7 @@ func TestProtoFile(t *testing.T) {
 	schemas := map[string]*schema{"Hello": &helloSchema, "Welcome": &welcomeSchema, "Msg": &msgSchema, "Ack": &ackSchema,
 		"Sub": &subSchema, "SubOK": &subokSchema, "Unsub": &unsubSchema, "Gap": &gapSchema, "Reset": &resetSchema,
 		"Auth": &authSchema, "GoAway": &goawaySchema, "Ping": &pingSchema, "Err": &errSchema, "Uplink": &uplinkSchema,
-		"Credit": &creditSchema, "Reject": &rejectSchema, "ChCredit": &chCreditSchema, "Range": &rangeSchema, "Limits": &limitsSchema,
+		"Credit": &creditSchema, "Reject": &rejectSchema, "ChCredit": &chCreditSchema, "Range": &rangeSchema, "Limits": &limitsSchema, "Call": &callSchema, "Reply": &replySchema,
 		"Frame": {keys: typeNames[:]}}
 	message := regexp.MustCompile(`(?ms)^message (\w+) \{(.*?)^\}`)
 	enum := regexp.MustCompile(`(?s)enum \w+ \{.*?\}`)

@@ -222,7 +222,7 @@ func TestRefusedBinary(t *testing.T) {
 		{"a body longer than its frame", FromClient, 4001, []byte{3, 12<<3 | 2, 2, 8, 1}},
 		{"a body that is no message", FromClient, 4001, batch(num(12, 1))},
 		{"type 0", FromClient, 4001, batch([]byte{2, 0})},
-		{"type 15", FromClient, 4000, batch(raw(15, nil))},
+		{"type 17", FromClient, 4000, batch(raw(17, nil))},
 		{"type 63", FromClient, 4000, batch(raw(63, nil))},
 		{"type 64, malformed", FromClient, 4001, batch(append(binary.AppendUvarint(nil, 64<<3|2), 9))},
 		{"type 64 and more", FromClient, 4001, batch(cat(raw(64, nil), ping))},

@@ -183,6 +183,12 @@ func (p *packer) op(op *wire.Op) error {
 		f.Type, f.Auth = TypeAuth, &Auth{Tok: op.Token}
 	case wire.OpBye:
 		f.Type, f.GoAway = TypeGoAway, &GoAway{Fin: true}
+	case wire.OpCall:
+		m := op.Message
+		if err := checkMessage(m); err != nil {
+			return err
+		}
+		f.Type, f.Call = TypeCall, &Call{N: op.N, Topic: m.Topic, Payload: m.Payload, Type: m.Type, Header: m.Header, DL: ticks(m.TTL, time.Millisecond)}
 	default:
 		return fmt.Errorf("native: limpet.v1 has no frame for op kind %d", op.Kind)
 	}
@@ -207,6 +213,19 @@ func (p *packer) publish(m *wire.Message) error {
 		to.Flags = FlagVoid
 		return p.addMsg(&to)
 	}
+	if err := checkMessage(m); err != nil {
+		return err
+	}
+	to.Topic, to.Payload, to.Type, to.Header = m.Topic, m.Payload, m.Type, m.Header
+	to.TTL = ticks(m.TTL, time.Millisecond)
+	return p.addMsg(&to)
+}
+
+// checkMessage returns an error for a message that exceeds a limit, or for none.
+func checkMessage(m *wire.Message) error {
+	if m == nil {
+		return errEmptyOp
+	}
 	if n := len(m.Payload); n > MaxPayload {
 		return &wire.TooBigError{What: "payload bytes", Size: n, Limit: MaxPayload}
 	}
@@ -222,7 +241,5 @@ func (p *packer) publish(m *wire.Message) error {
 	if size > MaxHeaderSize {
 		return &wire.TooBigError{What: "header bytes", Size: size, Limit: MaxHeaderSize}
 	}
-	to.Topic, to.Payload, to.Type, to.Header = m.Topic, m.Payload, m.Type, m.Header
-	to.TTL = ticks(m.TTL, time.Millisecond)
-	return p.addMsg(&to)
+	return nil
 }

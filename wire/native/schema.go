@@ -53,6 +53,10 @@ var (
 	errSchema  = both(schema{keys: []string{1: "code", 2: "msg", 3: "ch", 4: "s", 5: "retry",
 		6: "fatal"}}, 1)
 
+	// The numbers of what a message has too are those of a message.
+	callSchema  = both(schema{keys: []string{1: "n", 5: "tp", 6: "d", 7: "ct", 8: "h", 12: "dl"}, repeated: mask(8)}, 1, 5)
+	replySchema = both(schema{keys: []string{1: "n", 2: "code", 3: "msg", 6: "d", 7: "ct"}}, 1)
+
 	uplinkSchema   = both(schema{keys: []string{1: "lo", 2: "hi", 3: "tag"}}, 1, 2)
 	creditSchema   = schema{keys: []string{1: "n", 2: "b"}}
 	rejectSchema   = both(schema{keys: []string{1: "s", 2: "code"}}, 1, 2)
@@ -76,7 +80,8 @@ func init() {
 var schemas = [...]*schema{TypeHello: &helloSchema, TypeWelcome: &welcomeSchema, TypeMsg: &msgSchema,
 	TypeAck: &ackSchema, TypeSub: &subSchema, TypeSubOK: &subokSchema, TypeUnsub: &unsubSchema,
 	TypeGap: &gapSchema, TypeReset: &resetSchema, TypeAuth: &authSchema, TypeGoAway: &goawaySchema,
-	TypePing: &pingSchema, TypePong: &pingSchema, TypeErr: &errSchema}
+	TypePing: &pingSchema, TypePong: &pingSchema, TypeErr: &errSchema,
+	TypeCall: &callSchema, TypeReply: &replySchema}
 
 // The JSON words of the enumerations, by number.
 var (

@@ -15,6 +15,7 @@ var checks = []check{
 	{name: "growth", pure: checkGrowth},
 	{name: "allocations", pure: checkAllocations},
 	{name: "new credential", pure: checkRefresh},
+	{name: "calls", pure: checkCalls},
 	{name: "messages", faults: healthy, client: checkMessages},
 	{name: "two clients", faults: healthy, client: checkTwoClients},
 	{name: "lost connections", faults: lossOfConnections, client: checkLosses},

@@ -139,7 +139,7 @@ func (k *talk) check(r *report) {
 // fault says what is wrong with an event, or nothing.
 func (k *talk) fault(e wire.Event) string {
 	switch {
-	case e.Kind == 0 || e.Kind > wire.EventOutnumbered:
+	case e.Kind == 0 || e.Kind > wire.EventReply:
 		return "an event of no kind"
 	case e.Kind.OfSubscription() && k.traits.ByKey && e.Key == 0 && e.Name == "":
 		return "an event of a subscription has neither Key nor Name"

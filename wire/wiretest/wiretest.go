@@ -48,6 +48,9 @@ type Subject struct {
 	// Publish is a topic to publish to. It defaults to Topics[0].
 	Publish string
 
+	// Call is a topic to call, with the trait Calls. It defaults to Publish.
+	Call string
+
 	// Pushes means that the server sends the messages of all topics on each
 	// connection from its beginning, or from the greeting on: the client does not ask
 	// for them.
@@ -119,6 +122,7 @@ type Peer interface {
 	//	EventPing          N: the server asks for a sign of life
 	//	EventPong          N, of the OpPing that it answers
 	//	EventAuth          Expires, or Wanted, with the trait Refresh
+	//	EventReply         with the trait Calls: N of the request; Message.Payload, or Code 1 and Reason
 	//
 	// A message that is not Numbered has no number, if the protocol has such messages beside others.
 	// Position.Tag of a message is its number as a text; a protocol with cursors of
@@ -139,6 +143,7 @@ type Request struct {
 	//	OpRelease      as OpAck
 	//	OpPing, OpPong N
 	//	OpAuth         Token, with the trait Refresh
+	//	OpCall         N, as the server knows it, and Message.Payload, with the trait Calls
 	//
 	// Anything else is ignored. With a cursor of its own, the Peer sets
 	// Position.Offset to the number of the message that the cursor stands for.
