@@ -5,6 +5,7 @@ import (
 	"errors"
 	"time"
 
+	"github.com/limpet-go/limpet/internal/segment"
 	"github.com/limpet-go/limpet/outbox"
 )
 
@@ -124,7 +125,7 @@ func decodeChanges(body []byte, each func(*outbox.Change) error) error {
 			return err
 		}
 	}
-	if len(d.b) >= alignment { // more than padding
+	if len(d.b) >= segment.Alignment { // more than padding
 		return errEncoding
 	}
 	for _, zero := range d.b {
