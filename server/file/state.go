@@ -119,7 +119,7 @@ func (s *state) sweep(now time.Time) {
 	}
 }
 
-// put keeps a record in the place of another one, and returns one that had to go for it.
+// put keeps a record in the place of another one.
 func (s *state) put(r *record) {
 	if old := s.records[r.session]; old != nil {
 		s.drop(old)
@@ -204,9 +204,8 @@ func sizeOf(e *server.Entry) int {
 	return n
 }
 
-// sort brings what was read from segments into the order of messages and of times, and reports whether
-// no message is missing.
-func (s *state) sort() bool {
+// sort brings what was read from segments into the order of messages and of times. Messages before a gap were not needed any more.
+func (s *state) sort() {
 	slices.SortStableFunc(s.order, func(a, b *id) int { return a.at.Compare(b.at) })
 	slices.SortFunc(s.entries, func(a, b held) int {
 		if a.Offset < b.Offset {
@@ -214,10 +213,12 @@ func (s *state) sort() bool {
 		}
 		return 1
 	})
-	for i := range s.entries {
-		if s.entries[i].Offset != s.head-uint64(len(s.entries)-1-i) {
-			return false
-		}
+	n := len(s.entries)
+	for n > 0 && s.entries[n-1].Offset == s.head-uint64(len(s.entries)-n) {
+		n--
 	}
-	return true
+	for _, e := range s.entries[:n] {
+		s.bytes -= sizeOf(e.Entry)
+	}
+	s.entries = s.entries[n:]
 }
