@@ -6,8 +6,10 @@ import (
 	"fmt"
 	"math/rand/v2"
 	"slices"
+	"sync"
 	"syscall"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"github.com/limpet-go/limpet/internal/segment"
@@ -335,5 +337,70 @@ func TestFlippedBits(t *testing.T) {
 				t.Errorf("torn at %d: %v", end, err)
 			}
 		}
+	}
+}
+
+// Commits that come during a sync share the next one.
+func TestCommitsShareASync(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		d := newDisk(5)
+		s := mustOpen(t, d)
+		d.After = -1
+		s.turn <- struct{}{}
+		var all sync.WaitGroup
+		for n := range uint64(8) {
+			all.Go(func() {
+				c := &server.Change{Entries: []server.Entry{{ID: number(n), Topic: "t"}}, Keep: time.Hour}
+				if _, err := s.Commit(t.Context(), c); err != nil {
+					t.Error(err)
+				}
+			})
+		}
+		synctest.Wait()
+		if v := s.View(); v.Head != 0 {
+			t.Errorf("head %d before the sync", v.Head)
+		}
+		<-s.turn
+		all.Wait()
+		if v := s.View(); v.Head != 8 || d.After != -3 { // a write and a sync
+			t.Errorf("head %d after %d operations", v.Head, -1-d.After)
+		}
+	})
+}
+
+// A segment that is missing or is another one is noticed, and so is a directory that was removed.
+func TestSegmentsThatDoNotFit(t *testing.T) {
+	for name, damage := range map[string]func(d *faultdisk.Disk, first, last uint64){
+		"the first is missing":         func(d *faultdisk.Disk, first, _ uint64) { delete(d.Files, segment.Name(first)) },
+		"one in the middle is missing": func(d *faultdisk.Disk, first, _ uint64) { delete(d.Files, segment.Name(first+1)) },
+		"the last is missing":          func(d *faultdisk.Disk, _, last uint64) { delete(d.Files, segment.Name(last)) },
+		"the last is there twice":      func(d *faultdisk.Disk, _, last uint64) { d.Files[segment.Name(last+1)] = d.Files[segment.Name(last)] },
+		"one is a copy of another": func(d *faultdisk.Disk, first, _ uint64) {
+			d.Files[segment.Name(first+1)] = d.Files[segment.Name(first)]
+		},
+		"one is shorter": func(d *faultdisk.Disk, first, _ uint64) {
+			n := d.Files[segment.Name(first+1)]
+			n.Data = n.Data[:len(n.Data)-1]
+		},
+	} {
+		d := newDisk(6)
+		s := mustOpen(t, d)
+		for n := uint64(0); s.current.Number-s.current.First < 3; n++ {
+			c := &server.Change{Who: "who", Entries: []server.Entry{{ID: number(n), Topic: "t", Payload: make([]byte, 600)}}, Keep: time.Hour}
+			if _, err := s.Commit(t.Context(), c); err != nil {
+				t.Fatal(err)
+			}
+		}
+		damage(d, s.current.First, s.current.Number)
+		if _, err := onDisk(d); !errors.Is(err, ErrCorrupt) {
+			t.Errorf("%s: %v", name, err)
+		}
+	}
+	d := newDisk(7)
+	s := mustOpen(t, d)
+	d.Replaced = true
+	c := &server.Change{Entries: []server.Entry{{ID: number(1), Topic: "t"}}, Keep: time.Hour}
+	if _, err := s.Commit(t.Context(), c); !errors.Is(err, ErrUncertain) || s.View().Head != 0 {
+		t.Error(err)
 	}
 }

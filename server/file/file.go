@@ -3,7 +3,7 @@
 //	store, err := file.Open("/var/lib/feed", nil)
 //	...
 //	defer store.Close() // after the server: once Server.Close has returned
-//	s, err := server.New(server.Options{Store: store})
+//	s, err := server.New(&server.Options{Store: store})
 //
 // A directory belongs to one process. When Commit returns nil, the change is on the disk: fdatasync
 // on Linux, F_FULLFSYNC on macOS, FlushFileBuffers on Windows. Changes that are committed at the same
