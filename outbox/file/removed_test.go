@@ -1,11 +1,12 @@
 package file
 
 import (
-	"encoding/binary"
+	"errors"
 	"path/filepath"
 	"slices"
 	"testing"
 
+	"github.com/limpet-go/limpet/internal/segment"
 	"github.com/limpet-go/limpet/outbox"
 	"github.com/limpet-go/limpet/outbox/outboxtest"
 )
@@ -15,12 +16,12 @@ import (
 func TestLogOfVersion1(t *testing.T) {
 	path, _, _, _, after := smallLog(t, false)
 	data := read(t, path)
-	h, err := decodeHeader("", data)
+	h, err := format.Decode("", data)
 	if err != nil {
 		t.Fatal(err)
 	}
-	h.version = 1
-	copy(data, h.encode())
+	h.Version = 1
+	copy(data, format.Encode(&h))
 	write(t, path, data)
 	dir := filepath.Dir(path)
 	s, err := Open(dir, nil)
@@ -31,8 +32,8 @@ func TestLogOfVersion1(t *testing.T) {
 		t.Error(err)
 	}
 	commit(t, s, &outbox.Change{Messages: messages(5, 6)})
-	if s.current.number != 1 || s.current.version != 1 {
-		t.Errorf("file %d has version %d", s.current.number, s.current.version)
+	if s.current.Number != 1 || s.current.Version != 1 {
+		t.Errorf("file %d has version %d", s.current.Number, s.current.Version)
 	}
 	commit(t, s, &outbox.Change{Removed: []outbox.Range{{Lo: 4, Hi: 5}}})
 	want := load(t, s)
@@ -40,9 +41,11 @@ func TestLogOfVersion1(t *testing.T) {
 		t.Errorf("%+v", want.Messages)
 	}
 	crash(t, s)
-	second := read(t, filepath.Join(dir, segmentName(2)))
-	if sum := binary.LittleEndian.Uint32(second[sumAt:]); binary.LittleEndian.Uint32(second[8:]) != 2 || headerSum(second[:h.length()], 1) == sum {
-		t.Errorf("the new file has version %d, and a sum of version 1", binary.LittleEndian.Uint32(second[8:]))
+	second := read(t, filepath.Join(dir, segment.Name(2)))
+	before := format
+	before.Version = 1
+	if _, err := before.Decode("", second); !errors.Is(err, outbox.ErrFormat) {
+		t.Errorf("the new file, read by an earlier version: %v", err)
 	}
 	if s, err = Open(dir, nil); err != nil {
 		t.Fatal(err)
@@ -66,10 +69,10 @@ func TestRemovedMessagesLeaveNothing(t *testing.T) {
 		m := messages(2, 3)
 		m[0].Payload, m[1].Payload = make([]byte, 100), make([]byte, 100)
 		commit(t, s, &outbox.Change{Messages: m, Lazy: true}, &outbox.Change{Removed: []outbox.Range{{Lo: 2, Hi: 3}}, Lazy: true})
-		most, files = max(most, len(s.ledger.entries)), max(files, s.current.number-s.current.first)
+		most, files = max(most, len(s.ledger.entries)), max(files, s.current.Number-s.current.First)
 	}
-	if s.current.number < 5 || most > 1000 || files > 1 {
-		t.Errorf("%d files, of which %d were needed, %d entries", s.current.number, files, most)
+	if s.current.Number < 5 || most > 1000 || files > 1 {
+		t.Errorf("%d files, of which %d were needed, %d entries", s.current.Number, files, most)
 	}
 }
 
@@ -81,18 +84,18 @@ func TestQuarantineAfterRemovals(t *testing.T) {
 		t.Fatal(err)
 	}
 	commit(t, s, &outbox.Change{Messages: messages(1, 40)}, &outbox.Change{Removed: []outbox.Range{{Lo: 1, Hi: 38}}})
-	old := read(t, filepath.Join(dir, segmentName(1)))
-	for s.current.number == 1 {
+	old := read(t, filepath.Join(dir, segment.Name(1)))
+	for s.current.Number == 1 {
 		m := messages(3, 5)
 		m[0].Payload = make([]byte, 5000)
 		commit(t, s, &outbox.Change{Messages: m}, &outbox.Change{Removed: []outbox.Range{{Lo: 3, Hi: 5}}})
 	}
 	commit(t, s, &outbox.Change{Messages: messages(3, 5)}, &outbox.Change{Removed: []outbox.Range{{Lo: 4, Hi: 4}}})
-	if s.current.first != 2 {
-		t.Fatalf("file %d is needed: this proves nothing", s.current.first)
+	if s.current.First != 2 {
+		t.Fatalf("file %d is needed: this proves nothing", s.current.First)
 	}
 	crash(t, s)
-	write(t, filepath.Join(dir, segmentName(1)), old)
+	write(t, filepath.Join(dir, segment.Name(1)), old)
 	_, found, err := Quarantine(dir)
 	var got []string
 	for i := range found {
