@@ -35,7 +35,7 @@ func (s *Store) last() *batch {
 }
 
 // settle waits until a batch is durable; nil is none. Whoever has the turn writes for all. If ctx ends before, the batch is written
-// nevertheless: nobody else may come for it.
+// nevertheless: there may be no other caller to do it.
 func (s *Store) settle(ctx context.Context, b *batch) error {
 	if b == nil {
 		return nil
