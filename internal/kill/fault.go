@@ -33,7 +33,7 @@ func plant(fault string, store outbox.Store) outbox.Store {
 // commitLate makes changes durable long after Commit has said that they are.
 func (f *faulty) commitLate() {
 	for c := range f.late {
-		time.Sleep(20 * time.Millisecond)
+		<-time.After(20 * time.Millisecond)
 		if err := f.Store.Commit(context.Background(), c); err != nil {
 			fmt.Println("late:", err)
 		}

@@ -205,3 +205,10 @@ func (s *seenStore) set(moment func(before bool)) {
 	defer s.mu.Unlock()
 	s.moment = moment
 }
+
+// messages returns how many messages the server has.
+func (t *trace) messages() int {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	return len(t.log)
+}

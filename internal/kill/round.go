@@ -82,7 +82,7 @@ func run(base, fault string, number int, seed uint64, kills int, step func(resul
 		step(r.result)
 	}
 	err = r.drain()
-	r.result.Messages = len(t.log)
+	r.result.Messages = t.messages()
 	return r.result, err
 }
 
@@ -188,7 +188,7 @@ func (r *round) start(o orders) error {
 		r.trace.line(what, n)
 		if what == "at" {
 			if o.Aim == unsynced {
-				time.Sleep(pause)
+				<-time.After(pause)
 			}
 			p.kill()
 		}

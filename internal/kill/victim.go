@@ -102,7 +102,7 @@ type watched struct {
 // Commit implements outbox.Store.
 func (w *watched) Commit(ctx context.Context, c *outbox.Change) error {
 	if w.orders.Aim == untrimmed && len(c.Settled) > 0 {
-		time.Sleep(time.Millisecond) // for the lines of what is acknowledged
+		<-time.After(time.Millisecond) // for the lines of what is acknowledged
 		w.reached()
 	}
 	if len(c.Messages) == 0 {
@@ -136,7 +136,7 @@ func (w *watched) Commit(ctx context.Context, c *outbox.Change) error {
 func (w *watched) reached() {
 	if w.commits >= w.orders.After {
 		say("at", 0)
-		time.Sleep(2 * patience)
+		<-time.After(2 * patience)
 	}
 }
 
