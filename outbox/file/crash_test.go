@@ -11,6 +11,7 @@ import (
 	"syscall"
 	"testing"
 
+	"github.com/limpet-go/limpet/internal/segment/faultdisk"
 	"github.com/limpet-go/limpet/outbox"
 	"github.com/limpet-go/limpet/outbox/outboxtest"
 )
@@ -66,7 +67,7 @@ func (h *history) found(k *outbox.Content, power bool) error {
 // trial is a store on a disk with faults.
 type trial struct {
 	t     *testing.T
-	d     *disk
+	d     *faultdisk.Disk
 	s     *Store
 	h     *history
 	steps []string
@@ -88,15 +89,15 @@ func (x *trial) open() error {
 // restart ends the process or the machine and starts again, sometimes with a fault.
 func (x *trial) restart(power bool) {
 	x.steps = append(x.steps, fmt.Sprintf("restart %v", power))
-	x.d.restart(power)
-	x.d.full = false
-	if x.d.r.IntN(4) == 0 {
-		x.d.after, x.d.fault = x.d.r.IntN(20), []error{syscall.EIO, nil}[x.d.r.IntN(2)]
-		if err := x.open(); err != nil && !errors.Is(err, syscall.EIO) && !errors.Is(err, errPower) {
+	x.d.Restart(power)
+	x.d.Full = false
+	if x.d.Rand.IntN(4) == 0 {
+		x.d.After, x.d.Fault = x.d.Rand.IntN(20), []error{syscall.EIO, nil}[x.d.Rand.IntN(2)]
+		if err := x.open(); err != nil && !errors.Is(err, syscall.EIO) && !errors.Is(err, faultdisk.ErrPower) {
 			x.fatal(err)
 		}
-		again := x.d.dead || x.d.r.IntN(2) == 0
-		x.d.restart(again)
+		again := x.d.Dead || x.d.Rand.IntN(2) == 0
+		x.d.Restart(again)
 		power = power || again
 	}
 	if err := x.open(); err != nil {
@@ -113,17 +114,17 @@ func (x *trial) restart(power bool) {
 
 // commit makes a change with a fault, or without one.
 func (x *trial) commit() {
-	r := x.d.r
+	r := x.d.Rand
 	c := outboxtest.Random(r, x.h.now())
 	faulty := r.IntN(3) == 0
 	if faulty {
-		x.d.after = r.IntN(12)
-		x.d.fault = []error{syscall.EIO, syscall.ENOSPC, nil}[r.IntN(3)]
+		x.d.After = r.IntN(12)
+		x.d.Fault = []error{syscall.EIO, syscall.ENOSPC, nil}[r.IntN(3)]
 	}
-	x.d.full = r.IntN(10) == 0
+	x.d.Full = r.IntN(10) == 0
 	err := x.s.Commit(x.t.Context(), c)
-	x.steps = append(x.steps, fmt.Sprintf("lazy %v reset %v %d messages: %v, dead %v, segment %d end %d", c.Lazy, c.Reset, len(c.Messages), err, x.d.dead, x.s.current.number, x.s.current.end))
-	x.d.after = -1
+	x.steps = append(x.steps, fmt.Sprintf("lazy %v reset %v %d messages: %v, dead %v, segment %d end %d", c.Lazy, c.Reset, len(c.Messages), err, x.d.Dead, x.s.current.Number, x.s.current.end))
+	x.d.After = -1
 	switch {
 	case err == nil:
 		x.h.add(c)
@@ -135,15 +136,15 @@ func (x *trial) commit() {
 		if err := x.s.Commit(x.t.Context(), &outbox.Change{}); !errors.Is(err, outbox.ErrUncertain) {
 			x.fatal(fmt.Errorf("then %w", err))
 		}
-		x.restart(x.d.dead || r.IntN(2) == 0)
+		x.restart(x.d.Dead || r.IntN(2) == 0)
 		return
-	case !faulty && !x.d.full:
+	case !faulty && !x.d.Full:
 		x.fatal(err)
 	case errors.Is(err, syscall.ENOSPC) != errors.Is(err, outbox.ErrFull):
 		x.fatal(fmt.Errorf("not the sentinel: %w", err))
 	}
-	if x.d.dead || r.IntN(12) == 0 {
-		x.restart(x.d.dead || r.IntN(2) == 0)
+	if x.d.Dead || r.IntN(12) == 0 {
+		x.restart(x.d.Dead || r.IntN(2) == 0)
 	}
 	if k, err := x.s.Load(x.t.Context()); err != nil {
 		x.fatal(err)
@@ -161,7 +162,7 @@ func (x *trial) close() {
 		x.fatal(err)
 	}
 	x.h.durable = len(x.h.changes)
-	x.restart(x.d.r.IntN(2) == 0)
+	x.restart(x.d.Rand.IntN(2) == 0)
 }
 
 // Whatever fails and whenever the process or the machine ends: what was committed is there, what failed is
@@ -176,7 +177,7 @@ func TestCrashesAtRandom(t *testing.T) {
 		}
 	}
 	for seed := range uint64(n) {
-		d := newDisk(rand.New(rand.NewPCG(seed, 0)))
+		d := faultdisk.New(rand.New(rand.NewPCG(seed, 0)))
 		x := &trial{t: t, d: d, h: newHistory(), steps: []string{fmt.Sprint("seed ", seed)}}
 		if err := x.open(); err != nil {
 			t.Fatal(err)
@@ -184,13 +185,13 @@ func TestCrashesAtRandom(t *testing.T) {
 		for range 40 {
 			x.commit()
 		}
-		if len(d.misuse) > 0 {
-			x.fatal(fmt.Errorf("misuse: %q", d.misuse))
+		if len(d.Misuse) > 0 {
+			x.fatal(fmt.Errorf("misuse: %q", d.Misuse))
 		}
-		for op, n := range d.used {
+		for op, n := range d.Used {
 			used[op] += n
 		}
-		segments += x.s.current.number
+		segments += x.s.current.Number
 	}
 	kinds := slices.Sorted(maps.Keys(used))
 	want := []string{"create", "names", "open", "read", "remove", "rename", "size", "sync", "sync of names", "write"}

@@ -13,6 +13,8 @@ import (
 	"testing"
 	"time"
 
+	"github.com/limpet-go/limpet/internal/segment"
+	"github.com/limpet-go/limpet/internal/segment/faultdisk"
 	"github.com/limpet-go/limpet/outbox"
 	"github.com/limpet-go/limpet/outbox/outboxtest"
 )
@@ -46,7 +48,7 @@ func load(t *testing.T, s *Store) *outbox.Content {
 func crash(t *testing.T, s *Store) {
 	t.Helper()
 	s.refused = outbox.ErrClosed
-	if err := errors.Join(s.current.file.Close(), s.system.close()); err != nil {
+	if err := errors.Join(s.current.file.Close(), s.files.Close()); err != nil {
 		t.Fatal(err)
 	}
 }
@@ -68,7 +70,7 @@ func smallLog(t *testing.T, orderly bool) (path string, last, end int64, before,
 	} else {
 		crash(t, s)
 	}
-	return filepath.Join(dir, segmentName(1)), last, end, before, after
+	return filepath.Join(dir, segment.Name(1)), last, end, before, after
 }
 
 // fill makes some changes in a new store, and returns where the last one is, and the contents before and after it.
@@ -154,7 +156,7 @@ func judge(at, last, end int64, orderly bool, got, before, after *outbox.Content
 // changed.
 func TestFlippedBits(t *testing.T) {
 	for _, orderly := range []bool{false, true} {
-		d := newDisk(rand.New(rand.NewPCG(1, 1)))
+		d := faultdisk.New(rand.New(rand.NewPCG(1, 1)))
 		s, err := openOn(d, "disk", 1<<10)
 		if err != nil {
 			t.Fatal(err)
@@ -163,20 +165,20 @@ func TestFlippedBits(t *testing.T) {
 		if orderly && s.Close() != nil {
 			t.Fatal("Close failed")
 		}
-		n := d.names_[segmentName(1)]
-		whole := n.data
+		n := d.Files[segment.Name(1)]
+		whole := n.Data
 		step := int64(1)
 		if raceEnabled {
 			step = 5
 		}
 		for i := int64(0); i < 8*(end+40); i += step {
-			n.data = flippedBit(whole, int(i))
-			damaged := slices.Clone(n.data)
+			n.Data = flippedBit(whole, int(i))
+			damaged := slices.Clone(n.Data)
 			s, err := openOn(d, "disk", 1<<10)
 			var got *outbox.Content
 			if err == nil {
 				got = load(t, s)
-			} else if !bytes.Equal(n.data, damaged) {
+			} else if !bytes.Equal(n.Data, damaged) {
 				t.Fatalf("the damaged file was changed (bit %d)", i)
 			}
 			if err := judge(i/8, last, end, orderly, got, before, after, err); err != nil {
@@ -243,7 +245,7 @@ func TestSegmentsThatDoNotFit(t *testing.T) {
 		saved[f] = read(t, f)
 	}
 	n := len(files)
-	next := filepath.Join(dir, segmentName(uint64(n)+1))
+	next := filepath.Join(dir, segment.Name(uint64(n)+1))
 	rows := map[string]func(){
 		"the first is missing":        func() { os.Remove(files[0]) },
 		"one in the middle":           func() { os.Remove(files[2]) },
@@ -253,7 +255,7 @@ func TestSegmentsThatDoNotFit(t *testing.T) {
 		"the first again at the end":  func() { write(t, next, saved[files[0]]) },
 		"one in the place of another": func() { write(t, files[1], saved[files[2]]) },
 		"two exchanged":               func() { write(t, files[1], saved[files[2]]); write(t, files[2], saved[files[1]]) },
-		"cut at a record":             func() { write(t, files[n-1], saved[files[n-1]][:fixedSize]) },
+		"cut at a record":             func() { write(t, files[n-1], saved[files[n-1]][:segment.FixedSize]) },
 		"cut in the header":           func() { write(t, files[n-1], saved[files[n-1]][:50]) },
 		"one in the middle is cut":    func() { write(t, files[1], saved[files[1]][:minSegment/2]) },
 		"longer":                      func() { write(t, files[n-1], append(slices.Clone(saved[files[n-1]]), 0)) },
@@ -317,7 +319,7 @@ func TestFormats(t *testing.T) {
 func TestQuarantine(t *testing.T) {
 	dir, files, want := longLog(t)
 	second := read(t, files[1])
-	second[fixedSize+frameSize+100] ^= 1 // in the record with message 2
+	second[segment.FixedSize+segment.FrameSize+100] ^= 1 // in the record with message 2
 	write(t, files[1], second)
 	if _, err := Open(dir, nil); !errors.Is(err, outbox.ErrCorrupt) {
 		t.Fatal(err)
@@ -366,20 +368,20 @@ func FuzzSegment(f *testing.F) {
 	} {
 		f.Add(appendChange(nil, c), true)
 	}
-	h := header{number: 1, first: 1, size: 8 << 10}
-	f.Add(h.encode(), false)
+	h := segment.Header{Number: 1, First: 1, Size: 8 << 10}
+	f.Add(format.Encode(&h), false)
 	f.Fuzz(func(t *testing.T, data []byte, framed bool) {
 		if len(data) > 4<<10 {
 			return
 		}
-		file := make([]byte, h.size)
+		file := make([]byte, h.Size)
 		copy(file, data)
 		if framed { // the bytes are a record, not the file
-			n := copy(file, h.encode())
-			copy(file[n:], h.finish(append(make([]byte, frameSize), data...), changes, int64(n)))
+			n := copy(file, format.Encode(&h))
+			copy(file[n:], h.Finish(append(make([]byte, segment.FrameSize), data...), segment.Changes, int64(n)))
 		}
-		d := newDisk(rand.New(rand.NewPCG(1, 1)))
-		d.names_[segmentName(1)] = &inode{data: file, disk: file, dirty: map[int]bool{}}
+		d := faultdisk.New(rand.New(rand.NewPCG(1, 1)))
+		d.Files[segment.Name(1)] = faultdisk.File(file)
 		s, err := openOn(d, "disk", 4<<10)
 		if err != nil {
 			if !errors.Is(err, outbox.ErrCorrupt) && !errors.Is(err, outbox.ErrForeign) && !errors.Is(err, outbox.ErrFormat) {

@@ -8,23 +8,25 @@ import (
 	"syscall"
 	"testing"
 
+	"github.com/limpet-go/limpet/internal/segment"
+	"github.com/limpet-go/limpet/internal/segment/faultdisk"
 	"github.com/limpet-go/limpet/outbox"
 	"github.com/limpet-go/limpet/outbox/outboxtest"
 )
 
 // onDisk opens a store with segments of 4 KiB on a disk in memory.
-func onDisk(t *testing.T) (*disk, *Store) {
+func onDisk(t *testing.T) (*faultdisk.Disk, *Store) {
 	t.Helper()
 	return onDiskOf(t, 2)
 }
 
-func onDiskOf(t *testing.T, seed uint64) (*disk, *Store) {
+func onDiskOf(t *testing.T, seed uint64) (*faultdisk.Disk, *Store) {
 	t.Helper()
-	d := newDisk(rand.New(rand.NewPCG(1, seed)))
+	d := faultdisk.New(rand.New(rand.NewPCG(1, seed)))
 	return d, again(t, d)
 }
 
-func again(t *testing.T, d *disk) *Store {
+func again(t *testing.T, d *faultdisk.Disk) *Store {
 	t.Helper()
 	s, err := openOn(d, "disk", 4<<10)
 	if err != nil {
@@ -34,13 +36,13 @@ func again(t *testing.T, d *disk) *Store {
 }
 
 // expect compares the content with what it should be, now, after the end of the process, and without power.
-func expect(t *testing.T, d *disk, s *Store, want *outbox.Content) *Store {
+func expect(t *testing.T, d *faultdisk.Disk, s *Store, want *outbox.Content) *Store {
 	t.Helper()
 	for _, power := range []bool{false, true} {
 		if err := outboxtest.Compare(load(t, s), want); err != nil {
 			t.Error(err)
 		}
-		d.restart(power)
+		d.Restart(power)
 		s = again(t, d)
 	}
 	if err := outboxtest.Compare(load(t, s), want); err != nil {
@@ -52,7 +54,7 @@ func expect(t *testing.T, d *disk, s *Store, want *outbox.Content) *Store {
 // A full disk refuses what needs a new file, and nothing else. Once there is room, the store goes on.
 func TestFullDisk(t *testing.T) {
 	d, s := onDisk(t)
-	d.full = true
+	d.Full = true
 	seq, err := uint64(0), error(nil)
 	for err == nil {
 		seq++
@@ -61,14 +63,14 @@ func TestFullDisk(t *testing.T) {
 	if !errors.Is(err, outbox.ErrFull) || !errors.Is(err, syscall.ENOSPC) || errors.Is(err, outbox.ErrUncertain) {
 		t.Fatal(err)
 	}
-	if d.names_[spareName] != nil {
+	if d.Files[segment.SpareName] != nil {
 		t.Error("a file that is not complete was left")
 	}
 	want := &outbox.Content{Messages: messages(1, seq-1)}
 	if err := outboxtest.Compare(load(t, s), want); err != nil {
 		t.Error(err)
 	}
-	d.full = false
+	d.Full = false
 	commit(t, s, &outbox.Change{Messages: messages(seq, seq)})
 	want.Messages = messages(1, seq)
 	expect(t, d, s, want)
@@ -79,19 +81,19 @@ func TestFullDisk(t *testing.T) {
 func TestFailedSync(t *testing.T) {
 	d, s := onDisk(t)
 	commit(t, s, &outbox.Change{Messages: messages(1, 3)}, &outbox.Change{State: []byte("lazy"), Lazy: true})
-	d.after, d.fault = 1, syscall.EIO // the write, then the sync
+	d.After, d.Fault = 1, syscall.EIO // the write, then the sync
 	err := s.Commit(t.Context(), &outbox.Change{Messages: messages(4, 4)})
-	if !errors.Is(err, syscall.EIO) || errors.Is(err, outbox.ErrUncertain) || d.used["sync"] != 1 {
-		t.Fatal(err, d.used)
+	if !errors.Is(err, syscall.EIO) || errors.Is(err, outbox.ErrUncertain) || d.Used["sync"] != 1 {
+		t.Fatal(err, d.Used)
 	}
-	if s.current.number != 2 || d.names_[segmentName(1)] != nil || d.names_[spareName] != nil {
-		t.Errorf("segment %d, files %v", s.current.number, d.names_)
+	if s.current.Number != 2 || d.Files[segment.Name(1)] != nil || d.Files[segment.SpareName] != nil {
+		t.Errorf("segment %d, files %v", s.current.Number, d.Files)
 	}
 	s = expect(t, d, s, &outbox.Content{State: []byte("lazy"), Messages: messages(1, 3)})
 	commit(t, s, &outbox.Change{Messages: messages(4, 4)})
 	expect(t, d, s, &outbox.Content{State: []byte("lazy"), Messages: messages(1, 4)})
-	if len(d.misuse) > 0 {
-		t.Error(d.misuse)
+	if len(d.Misuse) > 0 {
+		t.Error(d.Misuse)
 	}
 }
 
@@ -103,18 +105,18 @@ func TestShortWrite(t *testing.T) {
 		lazy := &outbox.Change{Settled: []outbox.Range{{Lo: 1, Hi: 1}}, Lazy: true}
 		commit(t, s, &outbox.Change{Messages: messages(1, 3)}, lazy)
 		want, before := load(t, s), s.current.end
-		d.after, d.fault = 0, syscall.ENOSPC
+		d.After, d.Fault = 0, syscall.ENOSPC
 		if err := s.Commit(t.Context(), &outbox.Change{Messages: messages(4, 9)}); !errors.Is(err, outbox.ErrFull) {
 			t.Fatal(err)
 		}
-		d.after = -1
+		d.After = -1
 		if s.current.end > before {
 			parts++ // what was lazy was written again
 		}
-		if s.current.number != 1 {
-			t.Fatalf("segment %d", s.current.number)
+		if s.current.Number != 1 {
+			t.Fatalf("segment %d", s.current.Number)
 		}
-		d.restart(false)
+		d.Restart(false)
 		s = again(t, d)
 		expect(t, d, s, want)
 	}
@@ -128,10 +130,10 @@ func TestUncertain(t *testing.T) {
 	for _, replaced := range []bool{false, true} {
 		d, s := onDisk(t)
 		commit(t, s, &outbox.Change{Messages: messages(1, 3)})
-		d.replaced = replaced
+		d.Replaced = replaced
 		if !replaced {
-			d.after, d.fault = 1, syscall.EIO
-			d.full = true
+			d.After, d.Fault = 1, syscall.EIO
+			d.Full = true
 		}
 		err := s.Commit(t.Context(), &outbox.Change{Messages: messages(4, 4)})
 		for range 2 {
@@ -149,8 +151,8 @@ func TestUncertain(t *testing.T) {
 		if err := s.Commit(t.Context(), &outbox.Change{}); !errors.Is(err, outbox.ErrClosed) {
 			t.Error(err)
 		}
-		d.restart(false)
-		d.full, d.replaced = false, false
+		d.Restart(false)
+		d.Full, d.Replaced = false, false
 		n := len(load(t, again(t, d)).Messages)
 		if n != 3 && n != 4 {
 			t.Errorf("%d messages", n)
@@ -163,12 +165,12 @@ func TestUncertain(t *testing.T) {
 func TestRecordThatIsNotOnDisk(t *testing.T) {
 	d, s := onDisk(t)
 	commit(t, s, &outbox.Change{Messages: messages(1, 3)})
-	n := d.names_[segmentName(1)]
+	n := d.Files[segment.Name(1)]
 	big := &outbox.Change{Messages: messages(4, 4)}
-	big.Messages[0].Payload = bytes.Repeat([]byte("x"), 5*sector)
+	big.Messages[0].Payload = bytes.Repeat([]byte("x"), 5*faultdisk.Sector)
 	commit(t, s, big)
-	clear(n.disk[2*sector : 4*sector]) // the sync of this change failed, and no one knows
-	d.restart(false)
+	clear(n.Disk[2*faultdisk.Sector : 4*faultdisk.Sector]) // the sync of this change failed, and no one knows
+	d.Restart(false)
 	s = again(t, d)
 	want := &outbox.Content{Messages: append(messages(1, 3), big.Messages...)}
 	if err := outboxtest.Compare(load(t, s), want); err != nil {
@@ -182,16 +184,16 @@ func TestRecordThatIsNotOnDisk(t *testing.T) {
 // If the mark at the end of a segment cannot be synced, the commit succeeds, and the file is not used again.
 func TestSealThatFails(t *testing.T) {
 	d, s := onDisk(t)
-	for seq := uint64(1); s.current.number < 6; seq++ {
-		if s.current.number == 1 && s.current.end > 3<<10 {
-			d.after, d.fault = 7, syscall.EIO // to the sync of the mark, once the next segment has its name
+	for seq := uint64(1); s.current.Number < 6; seq++ {
+		if s.current.Number == 1 && s.current.end > 3<<10 {
+			d.After, d.Fault = 7, syscall.EIO // to the sync of the mark, once the next segment has its name
 		}
 		c := &outbox.Change{Messages: messages(seq, seq), Settled: []outbox.Range{{Lo: 1, Hi: seq - 1}}}
 		c.Messages[0].Payload = make([]byte, 1<<10)
 		commit(t, s, c)
 	}
-	if d.used["sync"] != 1 || len(d.misuse) > 0 {
-		t.Errorf("failed operations %v, misuse %v", d.used, d.misuse)
+	if d.Used["sync"] != 1 || len(d.Misuse) > 0 {
+		t.Errorf("failed operations %v, misuse %v", d.Used, d.Misuse)
 	}
 }
 
@@ -207,12 +209,12 @@ func TestFilesAreBounded(t *testing.T) {
 				c.Settled = []outbox.Range{{Lo: 1 + old, Hi: seq - 10}}
 			}
 			commit(t, s, c)
-			most = max(most, len(d.names_))
+			most = max(most, len(d.Files))
 		}
-		if s.current.number < 25 || most > 8+6*int(old) {
-			t.Errorf("old %d: %d segments, %d files at a time", old, s.current.number, most)
+		if s.current.Number < 25 || most > 8+6*int(old) {
+			t.Errorf("old %d: %d segments, %d files at a time", old, s.current.Number, most)
 		}
-		if n := d.creates; old == 0 && n > 4 {
+		if n := d.Creates; old == 0 && n > 4 {
 			t.Errorf("%d files were created", n)
 		}
 		want := &outbox.Content{State: fmt.Appendf(nil, "%0100d", 599), Through: 589, Tag: messages(589, 589)[0].ID, Messages: messages(590, 599)}
@@ -229,16 +231,16 @@ func TestFilesAreBounded(t *testing.T) {
 
 // A payload that holds a copy of a record is a payload.
 func TestRecordInAPayload(t *testing.T) {
-	for pad := range alignment { // one of them puts the copy where frames are
+	for pad := range segment.Alignment { // one of them puts the copy where frames are
 		d, s := onDisk(t)
 		commit(t, s, &outbox.Change{Messages: messages(1, 2)}, &outbox.Change{Messages: messages(3, 3)})
 		c := &outbox.Change{Messages: messages(4, 4)}
-		n := d.names_[segmentName(1)]
-		c.Messages[0].Payload = append(make([]byte, pad), n.data[fixedSize:s.current.end]...)
+		n := d.Files[segment.Name(1)]
+		c.Messages[0].Payload = append(make([]byte, pad), n.Data[segment.FixedSize:s.current.end]...)
 		last := s.current.end
 		commit(t, s, c)
-		n.data[last+frameSize] ^= 0xff // the last record is torn, and what it contains does not follow it
-		d.restart(false)
+		n.Data[last+segment.FrameSize] ^= 0xff // the last record is torn, and what it contains does not follow it
+		d.Restart(false)
 		if err := outboxtest.Compare(load(t, again(t, d)), &outbox.Content{Messages: messages(1, 3)}); err != nil {
 			t.Error(err)
 		}

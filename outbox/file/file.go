@@ -19,6 +19,7 @@ import (
 	"syscall"
 
 	"github.com/limpet-go/limpet/internal/directory"
+	"github.com/limpet-go/limpet/internal/segment"
 	"github.com/limpet-go/limpet/outbox"
 )
 
@@ -40,21 +41,19 @@ const (
 // Store is an outbox.Store in a directory. Create one with Open. It is safe for concurrent use; calls
 // wait for each other.
 type Store struct {
-	mu          sync.Mutex // held during a call, also while it reads and writes files: only calls take it
-	path        string
-	system      system
-	segmentSize int64
-	ledger      ledger
-	current     *segment
-	spoilt      uint64 // no segment up to this number is used again: a sync failed
-	record      []byte // the changes that are not synced yet, after room for their frame
-	refused     error  // why the store does nothing more
+	mu      sync.Mutex // held during a call, also while it reads and writes files: only calls take it
+	path    string
+	files   segment.Files
+	ledger  ledger
+	current *newest
+	record  []byte // the changes that are not synced yet, after room for their frame
+	refused error  // why the store does nothing more
 }
 
-// segment is the file to which records are added.
-type segment struct {
-	header
-	file   handle
+// newest is the segment to which records are added.
+type newest struct {
+	segment.Header
+	file   segment.Handle
 	end    int64 // of the records that are durable
 	failed bool  // a sync failed: it is not synced again
 }
@@ -76,8 +75,8 @@ func Open(dir string, o *Options) (*Store, error) {
 	if size == 0 {
 		size = defaultSegment
 	}
-	if size < minSegment || size > maxRecord {
-		return nil, fmt.Errorf("outbox: Options.SegmentSize is %d; use 0, or %d to %d", size, minSegment, maxRecord)
+	if size < minSegment || size > segment.MaxRecord {
+		return nil, fmt.Errorf("outbox: Options.SegmentSize is %d; use 0, or %d to %d", size, minSegment, segment.MaxRecord)
 	}
 	path := dir
 	if dir != "" {
@@ -86,20 +85,20 @@ func Open(dir string, o *Options) (*Store, error) {
 			return nil, failure("open", dir, err)
 		}
 	}
-	system, err := openFolder(path)
+	system, err := segment.OpenFolder(path)
 	if err != nil {
 		return nil, failure("open", path, err)
 	}
-	s, err := openOn(system, path, int64(padded(int(size))))
+	s, err := openOn(system, path, int64(segment.Padded(int(size))))
 	if err != nil {
-		return nil, failure("open", path, errors.Join(err, system.close()))
+		return nil, failure("open", path, errors.Join(err, system.Close()))
 	}
 	return s, nil
 }
 
 // openOn opens the outbox on a system, which the caller closes after an error.
-func openOn(system system, path string, size int64) (*Store, error) {
-	s := &Store{path: path, system: system, segmentSize: size, record: make([]byte, frameSize)}
+func openOn(system segment.System, path string, size int64) (*Store, error) {
+	s := &Store{path: path, files: filesOn(system, size), record: make([]byte, segment.FrameSize)}
 	if err := s.recover(); err != nil {
 		if s.current != nil {
 			err = errors.Join(err, s.current.file.Close())
@@ -148,7 +147,7 @@ func (s *Store) Commit(ctx context.Context, c *outbox.Change) error {
 	if err := s.commit(c); err != nil {
 		return failure("commit", s.path, err)
 	}
-	s.ledger.apply(c, s.current.number)
+	s.ledger.apply(c, s.current.Number)
 	return nil
 }
 
@@ -165,7 +164,7 @@ func (s *Store) Close() error {
 		err = s.end()
 	}
 	s.refused = outbox.ErrClosed
-	if err = errors.Join(err, s.current.file.Close(), s.system.close()); err != nil {
+	if err = errors.Join(err, s.current.file.Close(), s.files.Close()); err != nil {
 		return failure("close", s.path, err)
 	}
 	return nil
@@ -174,10 +173,10 @@ func (s *Store) Close() error {
 // commit writes a change. After an error nothing of it is kept, unless the store refuses all further calls.
 func (s *Store) commit(c *outbox.Change) error {
 	record := appendChange(s.record, c)
-	if len(record) > maxRecord {
-		return fmt.Errorf("outbox: a change of %d bytes, at most %d", len(record), maxRecord)
+	if len(record) > segment.MaxRecord {
+		return fmt.Errorf("outbox: a change of %d bytes, at most %d", len(record), segment.MaxRecord)
 	}
-	if size := int64(padded(len(record))); s.current.end+size+frameSize > s.current.size {
+	if size := int64(segment.Padded(len(record))); s.current.end+size+segment.FrameSize > s.current.Size {
 		if err := s.rotate(false, size); err != nil {
 			return err
 		}
@@ -185,7 +184,7 @@ func (s *Store) commit(c *outbox.Change) error {
 	}
 	s.record = record[:len(s.record)]
 	at := s.current
-	whole := at.finish(record, changes, at.end)
+	whole := at.Finish(record, segment.Changes, at.end)
 	if n, err := at.file.WriteAt(whole, at.end); err != nil {
 		return s.undo(n, err)
 	}
@@ -198,10 +197,10 @@ func (s *Store) commit(c *outbox.Change) error {
 
 // flush makes lazy changes durable.
 func (s *Store) flush() error {
-	if len(s.record) == frameSize {
+	if len(s.record) == segment.FrameSize {
 		return nil
 	}
-	whole := s.current.finish(s.record, changes, s.current.end)
+	whole := s.current.Finish(s.record, segment.Changes, s.current.end)
 	if n, err := s.current.file.WriteAt(whole, s.current.end); err != nil {
 		return s.undo(n, err)
 	}
@@ -211,17 +210,17 @@ func (s *Store) flush() error {
 // sync makes the record at the end of the segment durable.
 func (s *Store) sync(size int64) error {
 	at := s.current
-	if err := at.file.sync(); err != nil {
+	if err := at.file.Sync(); err != nil {
 		at.failed = true
 		return s.cutOff(err)
 	}
-	if !s.system.present(segmentName(at.number), at.file) {
+	if !s.files.Present(segment.Name(at.Number), at.file) {
 		return s.refuse(errRemoved)
 	}
 	at.end += size
-	s.record = s.record[:frameSize]
+	s.record = s.record[:segment.FrameSize]
 	if cap(s.record) > maxBuffer {
-		s.record = make([]byte, frameSize)
+		s.record = make([]byte, segment.FrameSize)
 	}
 	return nil
 }
@@ -236,19 +235,19 @@ func (s *Store) undo(n int, cause error) error {
 	}
 	at := s.current
 	var kept []byte
-	if len(s.record) > frameSize {
-		kept = at.finish(s.record, changes, at.end)
+	if len(s.record) > segment.FrameSize {
+		kept = at.Finish(s.record, segment.Changes, at.end)
 	}
-	_, err := at.file.WriteAt(append(kept, make([]byte, frameSize)...), at.end)
+	_, err := at.file.WriteAt(append(kept, make([]byte, segment.FrameSize)...), at.end)
 	if err == nil {
-		err = at.file.sync()
+		err = at.file.Sync()
 	}
 	if err != nil {
 		at.failed = true
 		return s.cutOff(cause)
 	}
 	at.end += int64(len(kept))
-	s.record = s.record[:frameSize]
+	s.record = s.record[:segment.FrameSize]
 	return cause
 }
 
@@ -275,14 +274,14 @@ func (s *Store) end() error {
 		return nil
 	}
 	var b []byte
-	if len(s.record) > frameSize {
-		b = at.finish(s.record, changes, at.end)
+	if len(s.record) > segment.FrameSize {
+		b = at.Finish(s.record, segment.Changes, at.end)
 	}
-	mark := at.finish(make([]byte, frameSize), closed, at.end+int64(len(b)))
+	mark := at.Finish(make([]byte, segment.FrameSize), segment.Closed, at.end+int64(len(b)))
 	if _, err := at.file.WriteAt(append(b, mark...), at.end); err != nil {
 		return err
 	}
-	return at.file.sync()
+	return at.file.Sync()
 }
 
 // failure says what failed, and wraps the sentinel of a fault of the file system.

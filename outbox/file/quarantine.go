@@ -8,14 +8,10 @@ import (
 	"maps"
 	"path/filepath"
 	"slices"
-	"strings"
 
+	"github.com/limpet-go/limpet/internal/segment"
 	"github.com/limpet-go/limpet/outbox"
 )
-
-const quarantinePrefix = "quarantine-"
-
-func isQuarantine(name string) bool { return strings.HasPrefix(name, quarantinePrefix) }
 
 // Quarantine moves the files of an outbox that Open refuses into a new folder in its directory, so that Open
 // begins a new outbox, with a new session. It changes nothing in the files, and deletes none. It returns the
@@ -30,12 +26,12 @@ func Quarantine(dir string) (folder string, messages []outbox.Message, err error
 	if err != nil || dir == "" {
 		return "", nil, failure("quarantine", dir, errors.Join(err, fs.ErrInvalid))
 	}
-	system, err := openFolder(path)
+	system, err := segment.OpenFolder(path)
 	if err != nil {
 		return "", nil, failure("quarantine", path, err)
 	}
 	name, messages, err := quarantine(system)
-	if err = errors.Join(err, system.close()); err != nil {
+	if err = errors.Join(err, system.Close()); err != nil {
 		return "", nil, failure("quarantine", path, err)
 	}
 	if name == "" {
@@ -44,9 +40,9 @@ func Quarantine(dir string) (folder string, messages []outbox.Message, err error
 	return filepath.Join(path, name), messages, nil
 }
 
-func quarantine(system system) (name string, messages []outbox.Message, err error) {
-	s := &Store{system: system}
-	numbers, err := s.numbers()
+func quarantine(system segment.System) (name string, messages []outbox.Message, err error) {
+	files := filesOn(system, 0)
+	numbers, err := files.Numbers()
 	if err != nil && !errors.Is(err, outbox.ErrForeign) {
 		return "", nil, err
 	}
@@ -55,21 +51,21 @@ func quarantine(system system) (name string, messages []outbox.Message, err erro
 	}
 	found := salvage{messages: map[uint64]outbox.Message{}}
 	for _, n := range numbers {
-		if err := found.segment(system, segmentName(n)); err != nil {
+		if err := found.segment(system, segment.Name(n)); err != nil {
 			return "", nil, err
 		}
 	}
 	for i := 1; name == "" || errors.Is(err, fs.ErrExist); i++ {
-		name = fmt.Sprintf("%s%d", quarantinePrefix, i)
-		err = system.mkdir(name)
+		name = fmt.Sprintf("%s%d", segment.QuarantinePrefix, i)
+		err = system.Mkdir(name)
 	}
 	for _, n := range numbers {
 		if err == nil {
-			err = system.rename(segmentName(n), name+"/"+segmentName(n))
+			err = system.Rename(segment.Name(n), name+"/"+segment.Name(n))
 		}
 	}
 	if err == nil {
-		err = system.sync()
+		err = system.Sync()
 	}
 	for _, seq := range slices.Sorted(maps.Keys(found.messages)) {
 		messages = append(messages, found.messages[seq])
@@ -83,36 +79,37 @@ type salvage struct {
 	messages map[uint64]outbox.Message
 }
 
-func (v *salvage) segment(system system, name string) error {
-	f, err := system.open(name)
+func (v *salvage) segment(system segment.System, name string) error {
+	f, err := system.OpenFile(name)
 	if err != nil {
 		return err
 	}
 	defer f.Close()
-	size, err := f.size()
+	size, err := f.Size()
 	if err != nil {
 		return err
 	}
-	data := make([]byte, min(size, maxSegment))
+	data := make([]byte, min(size, segment.MaxSegment))
 	if n, err := f.ReadAt(data, 0); err != nil && !errors.Is(err, io.EOF) {
 		data = data[:n] // a sector that cannot be read
 	}
-	h, err := decodeHeader(name, data)
-	if err != nil {
+	h, err := format.Decode(name, data)
+	b, boundsErr := boundsOf(name, &h)
+	if errors.Join(err, boundsErr) != nil {
 		return nil // without its header, records of an earlier use of the file would count as well
 	}
-	if h.epoch != v.epoch {
-		v.epoch = h.epoch
+	if b.epoch != v.epoch {
+		v.epoch = b.epoch
 		clear(v.messages)
 	}
-	maps.DeleteFunc(v.messages, func(seq uint64, _ outbox.Message) bool { return seq <= h.through })
-	for offset := int64(h.length()); offset < int64(len(data)); {
-		kind, body := h.recordAt(data, offset)
-		if kind == changes {
+	maps.DeleteFunc(v.messages, func(seq uint64, _ outbox.Message) bool { return seq <= b.through })
+	for offset := int64(h.Length()); offset < int64(len(data)); {
+		kind, body := h.RecordAt(data, offset)
+		if kind == segment.Changes {
 			_ = decodeChanges(body, func(c *outbox.Change) error { v.change(c); return nil })
 			offset += int64(len(body))
 		}
-		offset += frameSize
+		offset += segment.FrameSize
 	}
 	return nil
 }

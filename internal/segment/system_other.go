@@ -1,6 +1,6 @@
 //go:build !linux && !windows
 
-package file
+package segment
 
 import "os"
 
