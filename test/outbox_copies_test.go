@@ -15,7 +15,6 @@ import (
 	"github.com/limpet-go/limpet/limpettest"
 	"github.com/limpet-go/limpet/outbox"
 	"github.com/limpet-go/limpet/outbox/file"
-	"github.com/limpet-go/limpet/wire"
 )
 
 // openDir opens an outbox on disk.
@@ -101,7 +100,7 @@ func TestOutboxBackupIsOlderThanTheKey(t *testing.T) {
 		kept := publishAll(t, second, "a", "x")[0]
 		<-second.Done()
 		var permanent *limpet.PermanentError
-		var code *wire.CodeError
+		var code *limpet.Error
 		if err := second.Err(); !errors.As(err, &permanent) || !errors.As(err, &code) || code.Code != 4003 {
 			t.Errorf("the client ended with %v", err)
 		}
