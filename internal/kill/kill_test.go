@@ -123,7 +123,7 @@ func TestJournal(t *testing.T) {
 	if len(rounds) != 2 || rounds[1].Round != 1 || rounds[1].Seed != 9 {
 		t.Errorf("%+v", rounds)
 	}
-	assert.NoError(t, runAll(200, 1, journal, "", "")) // there is nothing left to do
+	assert.NoError(t, runAll(run, 200, 1, journal, "", "")) // there is nothing left to do
 	assert.NoError(t, os.WriteFile(journal, []byte("x\n"), 0o600))
 	if _, err := read(journal); err == nil {
 		t.Error("a damaged journal was read")

@@ -25,21 +25,29 @@ const (
 	leastKills = 5 // in each phase
 )
 
+// rounds is run or runServers.
+type rounds = func(base, fault string, number int, seed uint64, kills int, step func(result)) (result, error)
+
 func main() {
 	kills := flag.Int("kills", 300, "kills that count")
 	seed := flag.Uint64("seed", rand.Uint64N(1<<32), "of the aims and the times")
 	journal := flag.String("journal", "", "go on with the run of this file, and note rounds in it")
 	fault := flag.String("fault", "", "plant one of "+strings.Join(faults, ", "))
 	dir := flag.String("dir", "", "where directories of outboxes are made; empty: the default of the system")
+	servers := flag.Bool("servers", false, "kill servers on a file store, not publishers; -fault early is the one fault")
 	flag.Parse()
-	if err := runAll(*kills, *seed, *journal, *fault, *dir); err != nil {
+	lives := run
+	if *servers {
+		lives = runServers
+	}
+	if err := runAll(lives, *kills, *seed, *journal, *fault, *dir); err != nil {
 		fmt.Println("FAIL:", err)
 		os.Exit(1)
 	}
 }
 
 // runAll makes all rounds that the journal does not have.
-func runAll(kills int, seed uint64, journal, fault, dir string) error {
+func runAll(run rounds, kills int, seed uint64, journal, fault, dir string) error {
 	done, err := read(journal)
 	if err != nil {
 		return err

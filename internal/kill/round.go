@@ -38,6 +38,7 @@ type result struct {
 // round is one outbox and one server, and victims that are killed one after the other.
 type round struct {
 	dir, url, fault string
+	address         string // of the servers, if they are killed
 	random          *rand.Rand
 	trace           *trace
 	store           *seenStore
@@ -71,7 +72,7 @@ func run(base, fault string, number int, seed uint64, kills int, step func(resul
 	web := &http.Server{Handler: backend, ReadHeaderTimeout: patience}
 	go func() { _ = web.Serve(listener) }()
 	defer web.Close()
-	r := &round{dir, "ws://" + listener.Addr().String(), fault, rand.New(rand.NewPCG(seed, uint64(number))), t, store, result{Round: number, Seed: seed}}
+	r := &round{dir: dir, url: "ws://" + listener.Addr().String(), fault: fault, random: rand.New(rand.NewPCG(seed, uint64(number))), trace: t, store: store, result: result{Round: number, Seed: seed}}
 	for r.result.Kills < kills {
 		if r.result.Idle > 10*kills+10 {
 			return r.result, errors.New("hardly any kill finds a message without an outcome: this proves nothing")

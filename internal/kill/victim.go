@@ -23,6 +23,7 @@ const segmentSize = 64 << 10
 // orders are what a victim has to do.
 type orders struct {
 	URL, Dir string
+	Serve    string // be a server at this address
 	First    int    // the number of the first message it publishes
 	Drain    bool   // publish nothing, and end when the server has all messages
 	Fault    string // of plant
@@ -36,6 +37,9 @@ func victim(text string) error {
 	var o orders
 	if err := json.Unmarshal([]byte(text), &o); err != nil {
 		return err
+	}
+	if o.Serve != "" {
+		return serve(o)
 	}
 	store, err := file.Open(o.Dir, &file.Options{SegmentSize: segmentSize})
 	if err != nil {
