@@ -40,11 +40,12 @@ interop: ## servers of other libraries, in a module of its own; installs them on
 metrics: ## the modules in metrics/ and the example that uses one
 	ci/run metrics
 
-kill: ## 300 kills of a publisher with an outbox, and a planted fault
+kill: ## 300 kills of a publisher with an outbox, 60 of a server with a file store, and a planted fault
 	ci/run kill
 
-soak-kill: ## 10,000 kills; what is done stays in soak-kill.out, and a second call goes on there (KILL="-kills 1000 -seed 7")
+soak-kill: ## 10,000 kills of each; what is done stays in soak-kill*.out, and a second call goes on there (KILL="-kills 1000 -seed 7")
 	go run ./internal/kill -kills 10000 -journal soak-kill.out $(KILL)
+	go run ./internal/kill -servers -kills 10000 -journal soak-kill-servers.out $(KILL)
 
 ci: ## everything, in the order of ci/run
 	ci/run

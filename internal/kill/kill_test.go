@@ -38,6 +38,18 @@ func TestPlantedFaults(t *testing.T) {
 	}
 }
 
+// Kills of a server cost nothing, and a server that acknowledges before the message is durable is noticed.
+func TestServerKills(t *testing.T) {
+	r, err := runServers(t.TempDir(), "", 0, 1, 5, func(result) {})
+	assert.NoError(t, err)
+	if r.Kills != 5 || r.Messages == 0 {
+		t.Errorf("%+v", r)
+	}
+	if r, err := runServers(t.TempDir(), "early", 0, 1, 50, func(result) {}); err == nil || !strings.Contains(err.Error(), "is lost") {
+		t.Errorf("%d kills have not shown the fault: %v", r.Kills, err)
+	}
+}
+
 // change is a change of a server with messages of a session.
 func change(session string) *server.Change { return &server.Change{Session: session} }
 
@@ -123,7 +135,7 @@ func TestJournal(t *testing.T) {
 	if len(rounds) != 2 || rounds[1].Round != 1 || rounds[1].Seed != 9 {
 		t.Errorf("%+v", rounds)
 	}
-	assert.NoError(t, runAll(run, 200, 1, journal, "", "")) // there is nothing left to do
+	assert.NoError(t, runAll(false, 200, 1, journal, "", "")) // there is nothing left to do
 	assert.NoError(t, os.WriteFile(journal, []byte("x\n"), 0o600))
 	if _, err := read(journal); err == nil {
 		t.Error("a damaged journal was read")
@@ -133,9 +145,9 @@ func TestJournal(t *testing.T) {
 // A run that has hardly reached a phase has failed.
 func TestReport(t *testing.T) {
 	r := result{Kills: 104, Phases: [phases]int{25, 25, 25, 25, 4}}
-	if err := r.report(time.Second); err == nil || !strings.Contains(err.Error(), phaseNames[untrimmed]) {
+	if err := r.report(time.Second, false); err == nil || !strings.Contains(err.Error(), phaseNames[untrimmed]) {
 		t.Error(err)
 	}
 	r.Phases[untrimmed] = leastKills
-	assert.NoError(t, r.report(time.Second))
+	assert.NoError(t, r.report(time.Second, false))
 }
