@@ -40,7 +40,7 @@ interop: ## servers of other libraries, in a module of its own; installs them on
 metrics: ## the modules in metrics/ and the example that uses one
 	ci/run metrics
 
-kill: ## 300 kills of a publisher with an outbox, 60 of a server with a file store, and a planted fault
+kill: ## 300 kills of a publisher with an outbox, 100 of a server with a file store, and a planted fault
 	ci/run kill
 
 soak-kill: ## 10,000 kills of each; what is done stays in soak-kill*.out, and a second call goes on there (KILL="-kills 1000 -seed 7")

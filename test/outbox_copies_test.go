@@ -41,7 +41,7 @@ func copiedOutbox(t *testing.T, srv *limpettest.Server) (c *limpet.Client, copie
 	return c, openDir(t, filepath.Join(dir, "second"))
 }
 
-// A second client on a copy of a directory whose owner has gone on since: it is told that it is older
+// A second client on a copy of a directory whose owner has gone on since: it learns that it is older
 // than its session, and publishes in a session of its own. The first one goes on.
 func TestOutboxCopyIsOlder(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {

@@ -43,7 +43,7 @@ const (
 	cursorTest     = "examples/sqlcursor/m_test.go"
 	killer         = "internal/kill/main.go"
 	kills          = "package main\n\nimport (\n\t\"fmt\"\n\t\"os\"\n\t\"slices\"\n)\n\nfunc main() {\n\tif slices.Contains(os.Args, \"-fault\") {\n" +
-		"\t\tfmt.Println(\"FAIL: message 1 is lost\")\n\t\tos.Exit(1)\n\t}\n\tif slices.Contains(os.Args, \"-servers\") {\n\t\tfmt.Println(\"60 kills in 9s\")\n\t\treturn\n\t}\n\tfmt.Println(\"300 kills in 9s\")\n}\n"
+		"\t\tfmt.Println(\"FAIL: message 1 is lost\")\n\t\tos.Exit(1)\n\t}\n\tif slices.Contains(os.Args, \"-servers\") {\n\t\tfmt.Println(\"100 kills in 9s\")\n\t\treturn\n\t}\n\tfmt.Println(\"300 kills in 9s\")\n}\n"
 	emptyMain     = "package main\n\nfunc main() {}\n"
 	failing       = "package main\n\nimport \"os\"\n\nfunc main() { os.Exit(1) }\n"
 	demonstration = "package main\n\nimport (\n\t\"fmt\"\n\t\"os\"\n\t\"slices\"\n)\n\nfunc main() {\n\tif slices.Contains(os.Args, \"-sabotage\") {\n" +
@@ -101,7 +101,7 @@ func TestStagesFail(t *testing.T) {
 		{"the recipe has no test", "cursor", map[string]string{cursorTest: "package m\n"}, false, "no test of examples/sqlcursor ran"},
 		{"a kill loses a message", "kill", map[string]string{killer: failing}, false, ""},
 		{"there are no kills", "kill", map[string]string{killer: emptyMain}, false, "300 kills were not made"},
-		{"there are no kills of servers", "kill", map[string]string{killer: strings.Replace(kills, "60 kills", "59 kills", 1)}, false, "60 kills of a server were not made"},
+		{"there are no kills of servers", "kill", map[string]string{killer: strings.Replace(kills, "100 kills", "99 kills", 1)}, false, "100 kills of a server were not made"},
 		{"the harness does not notice", "kill", map[string]string{killer: strings.Replace(kills, "Exit(1)", "Exit(0)", 1)}, false, "exited 0, not 1"},
 		{"the harness finds something else", "kill", map[string]string{killer: strings.Replace(kills, "is lost", "is late", 1)}, false, "did not say what is lost"},
 		{"a mutation survives", "mutate", map[string]string{"internal/mutate/main.go": failing}, false, ""},
