@@ -1,11 +1,11 @@
-# Every target but bench, herd, interop, mutate, help and tidy is a stage of ci/run, so that a check by hand and
+# Every target but bench, herd, interop, mutate, soak-kill, help and tidy is a stage of ci/run, so that a check by hand and
 # the gate are the same commands.
 
 .DEFAULT_GOAL := help
-.PHONY: help test race lint fuzz mutate spec vet-all bench herd interop metrics ci
+.PHONY: help test race lint fuzz mutate spec vet-all bench herd interop metrics kill soak-kill ci
 
 help: ## this list
-	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-9s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 test: ## the tests, as README.md runs them
 	go test ./...
@@ -39,6 +39,13 @@ interop: ## servers of other libraries, in a module of its own; installs them on
 
 metrics: ## the modules in metrics/ and the example that uses one
 	ci/run metrics
+
+kill: ## 300 kills of a publisher with an outbox, 100 of a server with a file store, and a planted fault
+	ci/run kill
+
+soak-kill: ## 10,000 kills of each; what is done stays in soak-kill*.out, and a second call goes on there (KILL="-kills 1000 -seed 7")
+	go run ./internal/kill -kills 10000 -journal soak-kill.out $(KILL)
+	go run ./internal/kill -servers -kills 10000 -journal soak-kill-servers.out $(KILL)
 
 ci: ## everything, in the order of ci/run
 	ci/run

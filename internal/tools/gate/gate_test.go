@@ -27,6 +27,7 @@ var sound = map[string]string{
 	metricsExample:            greenTest,
 	"codec/x/go.mod":          "module example.org/m/codec/x\n\ngo 1.25\n",
 	codecTest:                 greenTest,
+	killer:                    kills,
 
 	"examples/sqlcursor/go.mod": "module example.org/m/examples/sqlcursor\n\ngo 1.25\n",
 	cursorTest:                  greenTest,
@@ -40,9 +41,12 @@ const (
 	metricsExample = "examples/metrics/m_test.go"
 	codecTest      = "codec/x/m_test.go"
 	cursorTest     = "examples/sqlcursor/m_test.go"
-	emptyMain      = "package main\n\nfunc main() {}\n"
-	failing        = "package main\n\nimport \"os\"\n\nfunc main() { os.Exit(1) }\n"
-	demonstration  = "package main\n\nimport (\n\t\"fmt\"\n\t\"os\"\n\t\"slices\"\n)\n\nfunc main() {\n\tif slices.Contains(os.Args, \"-sabotage\") {\n" +
+	killer         = "internal/kill/main.go"
+	kills          = "package main\n\nimport (\n\t\"fmt\"\n\t\"os\"\n\t\"slices\"\n)\n\nfunc main() {\n\tif slices.Contains(os.Args, \"-fault\") {\n" +
+		"\t\tfmt.Println(\"FAIL: message 1 is lost\")\n\t\tos.Exit(1)\n\t}\n\tif slices.Contains(os.Args, \"-servers\") {\n\t\tfmt.Println(\"100 kills in 9s\")\n\t\treturn\n\t}\n\tfmt.Println(\"300 kills in 9s\")\n}\n"
+	emptyMain     = "package main\n\nfunc main() {}\n"
+	failing       = "package main\n\nimport \"os\"\n\nfunc main() { os.Exit(1) }\n"
+	demonstration = "package main\n\nimport (\n\t\"fmt\"\n\t\"os\"\n\t\"slices\"\n)\n\nfunc main() {\n\tif slices.Contains(os.Args, \"-sabotage\") {\n" +
 		"\t\tfmt.Println(\"livefeed: lost=1 duplicated=1 reordered=1 end\")\n\t\tos.Exit(1)\n\t}\n}\n"
 	crashFuzz     = "package m\n\nimport \"testing\"\n\nfunc FuzzM(f *testing.F) {\n\tf.Add([]byte{1})\n\tf.Fuzz(func(t *testing.T, _ []byte) { t.Fatal(1) })\n}\n"
 	redTest       = "package m\n\nimport \"testing\"\n\nfunc TestM(t *testing.T) { t.Fatal(1) }\n"
@@ -95,6 +99,11 @@ func TestStagesFail(t *testing.T) {
 		{"a codec has no test", "codec", map[string]string{codecTest: "package m\n"}, false, "no test of codec/x ran"},
 		{"the test of the recipe fails", "cursor", map[string]string{cursorTest: redTest}, false, "--- FAIL"},
 		{"the recipe has no test", "cursor", map[string]string{cursorTest: "package m\n"}, false, "no test of examples/sqlcursor ran"},
+		{"a kill loses a message", "kill", map[string]string{killer: failing}, false, ""},
+		{"there are no kills", "kill", map[string]string{killer: emptyMain}, false, "300 kills were not made"},
+		{"there are no kills of servers", "kill", map[string]string{killer: strings.Replace(kills, "100 kills", "99 kills", 1)}, false, "100 kills of a server were not made"},
+		{"the harness does not notice", "kill", map[string]string{killer: strings.Replace(kills, "Exit(1)", "Exit(0)", 1)}, false, "exited 0, not 1"},
+		{"the harness finds something else", "kill", map[string]string{killer: strings.Replace(kills, "is lost", "is late", 1)}, false, "did not say what is lost"},
 		{"a mutation survives", "mutate", map[string]string{"internal/mutate/main.go": failing}, false, ""},
 		{"a test fails now and then", "repeat", map[string]string{"m_test.go": redTest}, false, "FAIL"},
 		{"there is no such stage", "tets", nil, false, "no stage tets"},
@@ -112,7 +121,7 @@ func TestStagesFail(t *testing.T) {
 }
 
 func TestStagesPass(t *testing.T) {
-	for _, s := range []string{"codec", "cursor", "readme", "fmt", "fuzz", "livefeed", "metrics", "mutate", "race", "repeat", "spec"} {
+	for _, s := range []string{"codec", "cursor", "readme", "fmt", "fuzz", "kill", "livefeed", "metrics", "mutate", "race", "repeat", "spec"} {
 		t.Run(s, func(t *testing.T) {
 			if out, err := stage(t, s, nil, true); err != nil {
 				t.Errorf("%v\n%s", err, out)
