@@ -222,7 +222,7 @@ func (n *storeNode) Read(ctx context.Context, from uint64, dst []*server.Entry) 
 }
 
 func (n *storeNode) Tag(ctx context.Context, offset uint64) ([]byte, bool, error) {
-	if kind, _ := n.draw(6); kind == 0 {
+	if kind, _ := n.draw(3); kind == 0 {
 		n.count("tag")
 		return nil, false, errUnknown
 	}
