@@ -11,29 +11,48 @@ import (
 
 	"github.com/limpet-go/limpet"
 	"github.com/limpet-go/limpet/server"
+	"github.com/limpet-go/limpet/server/file"
 )
 
 // localFeed is a feed with a server in this process, on a real port.
 type localFeed struct {
 	server *server.Server
-	log    server.Log
+	store  *file.Store // nil: the messages are in memory
+	read   func(from uint64, dst []*server.Entry) (n int, first uint64, err error)
+	first  uint64 // where the messages of this run begin
 	http   *http.Server
 	addr   string
 	ended  chan struct{} // the HTTP server has returned
 }
 
-func startServer(plan sabotage) (*localFeed, error) {
-	f := &localFeed{log: server.NewMemoryLog(server.Retention{}), ended: make(chan struct{})}
-	if plan.what != "" {
-		f.log = &saboteur{Log: f.log, plan: plan}
-	}
+// startServer starts a server. With a directory it keeps sessions, messages and ids there.
+func startServer(plan sabotage, durable string) (*localFeed, error) {
+	f := &localFeed{first: 1, ended: make(chan struct{})}
+	opt := &server.Options{Heartbeat: heartbeat}
 	var err error
-	if f.server, err = server.New(&server.Options{Log: f.log, Heartbeat: heartbeat}); err != nil {
+	if durable != "" {
+		if f.store, err = file.Open(durable, nil); err != nil {
+			return nil, err
+		}
+		opt.Store, f.first = f.store, f.store.View().Head+1
+		f.read = func(from uint64, dst []*server.Entry) (int, uint64, error) {
+			return f.store.Read(context.Background(), from, dst)
+		}
+	} else {
+		opt.Log = server.NewMemoryLog(server.Retention{})
+		if plan.what != "" {
+			opt.Log = &saboteur{Log: opt.Log, plan: plan}
+		}
+		f.read = opt.Log.Read
+	}
+	if f.server, err = server.New(opt); err != nil {
+		f.closeStore()
 		return nil, err
 	}
 	ln, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
 		f.server.Close()
+		f.closeStore()
 		return nil, err
 	}
 	f.addr = ln.Addr().String()
@@ -56,8 +75,8 @@ func (f *localFeed) publish(ctx context.Context, topic string, b []byte) error {
 // alerts reads the log itself, not what a subscription received.
 func (f *localFeed) alerts(_ context.Context, t *tally) error {
 	buf := make([]*server.Entry, 256)
-	for from := uint64(1); ; {
-		n, _, err := f.log.Read(from, buf)
+	for from := f.first; ; {
+		n, _, err := f.read(from, buf)
 		if err != nil || n == 0 {
 			return err
 		}
@@ -76,6 +95,14 @@ func (f *localFeed) close() {
 	_ = f.server.Shutdown(ctx)
 	f.http.Close()
 	<-f.ended
+	f.server.Close()
+	f.closeStore()
+}
+
+func (f *localFeed) closeStore() {
+	if f.store != nil {
+		_ = f.store.Close()
+	}
 }
 
 // remoteFeed is a feed with a server that runs elsewhere. A second client, connected

@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"github.com/limpet-go/limpet/server"
+	"github.com/limpet-go/limpet/server/file"
 )
 
 var lastLine = regexp.MustCompile(`^livefeed: events=1707 delivered=(\d+) lost=(\d+) duplicated=(\d+) reordered=(\d+) alerts=(\d+) acked=(\d+) ` +
@@ -98,6 +99,26 @@ func TestRunningServer(t *testing.T) {
 		if code != 0 || strings.Join(f[:6], " ") != strings.Join(exactly, " ") {
 			t.Errorf("exit %d\n%s", code, out)
 		}
+	}
+}
+
+// The second run goes on with the log of the first one.
+func TestDurable(t *testing.T) {
+	t.Parallel()
+	dir := filepath.Join(t.TempDir(), "server")
+	for range 2 {
+		code, out, f := start(t.Context(), t, "-speed", "20", "-durable", dir)
+		if code != 0 || strings.Join(f[:6], " ") != strings.Join(exactly, " ") {
+			t.Errorf("exit %d\n%s", code, out)
+		}
+	}
+	store, err := file.Open(dir, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer store.Close()
+	if head := store.View().Head; head < 2*1707 {
+		t.Errorf("the log ends at %d", head)
 	}
 }
 

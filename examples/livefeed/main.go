@@ -66,6 +66,7 @@ type config struct {
 	level    level
 	addr     *url.URL // nil: a server in this process
 	sabotage sabotage
+	durable  string // directory of the server; "": in memory
 	picture  string
 }
 
@@ -78,6 +79,7 @@ func parseFlags(args []string, errOut io.Writer, quakes int) (config, error) {
 	faults := f.String("faults", "harsh", "none, mild (cut, refuse) or harsh (cut, reset, blackhole, refuse)")
 	addr := f.String("addr", "", "`URL` (ws://host:port/path) of a running limpet.v1 server; default: one in this process")
 	broken := f.String("sabotage", "", "break the server's log at quake n: `lose:n`, dup:n or swap:n. The run must fail")
+	f.StringVar(&cfg.durable, "durable", "", "`directory` in which the server keeps sessions, messages and ids; default: in memory")
 	f.StringVar(&cfg.picture, "picture", "", "`file` for a picture of the run, SVG")
 	if err := f.Parse(args); err != nil {
 		return cfg, err
@@ -94,6 +96,9 @@ func parseFlags(args []string, errOut io.Writer, quakes int) (config, error) {
 	}
 	if cfg.sabotage, err = parseSabotage(*broken, quakes); err != nil {
 		return cfg, err
+	}
+	if cfg.durable != "" && (*broken != "" || *addr != "") {
+		return cfg, errors.New("-durable is for a server in this process with its log unbroken: leave -addr and -sabotage out")
 	}
 	if *addr == "" {
 		return cfg, nil

@@ -74,7 +74,7 @@ func TestFlags(t *testing.T) {
 	}
 	for _, args := range []string{
 		"-faults gentle", "-speed 0", "-speed NaN", "-speed -1", "-seed -1", "extra", "-sabotage swap:1707",
-		"-addr wss://host", "-addr host:1", "-addr ws://127.0.0.1:9 -sabotage lose:1", "-nonsense",
+		"-addr wss://host", "-addr host:1", "-addr ws://127.0.0.1:9 -sabotage lose:1", "-durable d -sabotage lose:1", "-durable d -addr ws://127.0.0.1:9", "-nonsense",
 	} {
 		if cfg, err := parseFlags(strings.Fields(args), io.Discard, 1707); err == nil {
 			t.Errorf("%q was taken as %+v", args, cfg)

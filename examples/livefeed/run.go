@@ -83,7 +83,7 @@ func run(ctx context.Context, cfg config, quakes []quake, out io.Writer, live bo
 
 	var err error
 	if cfg.addr == nil {
-		s.feed, err = startServer(cfg.sabotage)
+		s.feed, err = startServer(cfg.sabotage, cfg.durable)
 	} else {
 		fmt.Fprintln(out, "livefeed: with -addr alerts are counted by a second client's subscription, from the beginning of this run")
 		s.feed, err = useServer(ctx, cfg.addr)
