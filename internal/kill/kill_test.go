@@ -29,7 +29,7 @@ func TestPlantedFaults(t *testing.T) {
 	}
 	for _, fault := range faults {
 		t.Run(fault, func(t *testing.T) {
-			r, err := run(t.TempDir(), fault, 0, 1, 50, func(result) {})
+			r, err := run(t.TempDir(), fault, 0, 1, 300, func(result) {})
 			if err == nil {
 				t.Fatalf("%d kills have not shown it", r.Kills)
 			}
@@ -45,7 +45,7 @@ func TestServerKills(t *testing.T) {
 	if r.Kills != 5 || r.Messages == 0 {
 		t.Errorf("%+v", r)
 	}
-	if r, err := runServers(t.TempDir(), "early", 0, 1, 50, func(result) {}); err == nil || !strings.Contains(err.Error(), "is lost") {
+	if r, err := runServers(t.TempDir(), "early", 0, 1, 300, func(result) {}); err == nil || !strings.Contains(err.Error(), "is lost") {
 		t.Errorf("%d kills have not shown the fault: %v", r.Kills, err)
 	}
 }
