@@ -315,7 +315,7 @@ func (w *window) reveal(rs []*Receipt) {
 		places, w.resolved = w.compact(), [2]int{0, w.slots.Len()}
 	}
 	w.admission.Release(places, 0)
-	w.publishOutcomes()
+	w.publishResolved() // no Flush returns before all are shown
 	rest := slices.DeleteFunc(rs, func(r *Receipt) bool { return !r.unpublished() })
 	for _, r := range rest {
 		w.counters.outcomes[r.decided].Add(1)

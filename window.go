@@ -117,9 +117,13 @@ func (w *window) settle(i int, o Outcome, err error) {
 	w.resolve(i, o, err)
 }
 
-// publishOutcomes counts what was resolved, returns its room, makes the outcomes visible and drops the settled head. The order matters: a
-// caller that learns of the first outcome finds all of them counted and their room free.
+// publishOutcomes counts what was resolved, returns its room, makes the outcomes visible and drops the settled head. The order matters: a caller that learns of the first outcome finds all of them counted and their room free.
 func (w *window) publishOutcomes() {
+	w.publishResolved()
+	w.completeFlushes()
+}
+
+func (w *window) publishResolved() {
 	resolved := w.slots.All()[w.resolved[0]:w.resolved[1]]
 	var count [len(outcomeNames)]uint64
 	for _, r := range resolved {
@@ -154,7 +158,6 @@ func (w *window) publishOutcomes() {
 		w.nextToSend = max(0, w.nextToSend-head)
 		w.firstPending = max(0, w.firstPending-head)
 	}
-	w.completeFlushes()
 }
 
 // lookup returns the index and the receipt of seq, nil if it is not in the window.
@@ -284,9 +287,7 @@ func (w *window) compact() (removed int) {
 		return 0
 	}
 	w.left = 0
-	removed = w.dropSlots(w.firstSeq, (*Receipt).hasLeft)
-	w.completeFlushes()
-	return removed
+	return w.dropSlots(w.firstSeq, (*Receipt).hasLeft)
 }
 
 // dropSlots removes slots. The first of those that stay gets the number first.
@@ -315,8 +316,7 @@ func (w *window) doubtSent(known bool) {
 	w.publishOutcomes()
 }
 
-// connectionLost handles the end of a connection. Without sessions the client cannot learn what became of the
-// messages in flight: they end as Unknown, except that those with AtLeastOnce are sent again.
+// connectionLost handles the end of a connection. Without sessions the client cannot learn what became of the messages in flight: they end as Unknown, except that those with AtLeastOnce are sent again.
 func (w *window) connectionLost() {
 	w.journal.Lost()
 	if w.sessions {

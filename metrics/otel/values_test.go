@@ -187,7 +187,7 @@ func TestPublishValues(t *testing.T) {
 			"limpet.publish.outcomes limpet.client=orders outcome=unsent":                   0,
 			"limpet.publish.outcomes limpet.client=orders outcome=unknown":                  0,
 			"limpet.publish.outcomes limpet.client=orders outcome=stored":                   0,
-			"limpet.window.messages limpet.client=orders":                                   2, // the expired one until the server knows
+			"limpet.window.messages limpet.client=orders":                                   1,
 			"limpet.window.size limpet.client=orders":                                       2,
 			"limpet.publish.oldest_pending limpet.client=orders":                            2,
 			"limpet.publish.duration.n limpet.client=orders":                                6,

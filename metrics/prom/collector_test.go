@@ -120,7 +120,7 @@ func TestValues(t *testing.T) {
 			`limpet_subscription_states client="feed" state="live"`:         1,
 
 			`limpet_live_subscriptions client="feed"`:                 1,
-			`limpet_window_messages client="orders"`:                  2, // the expired one until the server knows
+			`limpet_window_messages client="orders"`:                  1,
 			`limpet_window_bytes client="orders"`:                     2,
 			`limpet_oldest_pending_seconds client="orders"`:           lasted - 3,
 			`limpet_server_connections server="orders" state="ready"`: 0,
