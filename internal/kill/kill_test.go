@@ -80,7 +80,7 @@ func TestOracle(t *testing.T) {
 		{"message 1 is doubled", func(tr *trace) { tr.committed(change("a"), []int{1}); tr.committed(change("a"), []int{1}) }},
 		{"message 1 comes after 2", func(tr *trace) { tr.committed(change("a"), []int{2, 1}) }},
 		{"second session", func(tr *trace) { tr.committed(change("a"), []int{1}); tr.committed(change("b"), []int{2}) }},
-		{"was told to be acked", func(tr *trace) { tr.line("acked", 1) }},
+		{"was reported as acked", func(tr *trace) { tr.line("acked", 1) }},
 		{"has the outcome Unknown", func(tr *trace) { tr.line("Unknown", 1) }},
 	} {
 		tr := newTrace()

@@ -67,7 +67,7 @@ func (t *trace) line(what string, n int) {
 		t.returned[n] = true
 	case "acked":
 		if t.acked[n] = true; !t.logged[n] {
-			t.failed("message %d was told to be acked, but the server does not have it", n)
+			t.failed("message %d was reported as acked, but the server does not have it", n)
 		}
 	case "at":
 	default:

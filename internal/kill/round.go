@@ -178,9 +178,24 @@ func (r *round) start(o orders) error {
 	if o.Aim == anywhere && !o.Drain {
 		defer time.AfterFunc(time.Duration(r.random.IntN(60))*time.Millisecond, p.kill).Stop()
 	}
+	late := r.watch(p, bufio.NewScanner(out), o.Aim, pause)
+	err = p.cmd.Wait()
+	close(p.dead)
+	switch {
+	case late:
+		return fmt.Errorf("a victim with the aim %d made no progress for %v: %s", o.Aim, patience, errText)
+	case o.Drain && err == nil, !o.Drain && p.killed.Load():
+		return nil
+	}
+	return fmt.Errorf("the client ended by itself: %v: %s", err, strings.TrimSpace(errText.String()))
+}
+
+// watch takes what a process says until it is dead, and kills it where it says that it is at its aim. It is
+// late if that took longer than patience.
+func (r *round) watch(p *process, lines *bufio.Scanner, aim phase, pause time.Duration) bool {
 	var late atomic.Bool
 	defer time.AfterFunc(patience, func() { late.Store(true); p.kill() }).Stop()
-	for lines := bufio.NewScanner(out); lines.Scan(); {
+	for lines.Scan() {
 		var what string
 		var n int
 		if _, err := fmt.Sscan(lines.Text(), &what, &n); err != nil {
@@ -188,21 +203,13 @@ func (r *round) start(o orders) error {
 		}
 		r.trace.line(what, n)
 		if what == "at" {
-			if o.Aim == unsynced {
+			if aim == unsynced {
 				<-time.After(pause)
 			}
 			p.kill()
 		}
 	}
-	err = p.cmd.Wait()
-	close(p.dead)
-	switch {
-	case late.Load():
-		return fmt.Errorf("a victim with the aim %d made no progress for %v: %s", o.Aim, patience, errText)
-	case o.Drain && err == nil, !o.Drain && p.killed.Load():
-		return nil
-	}
-	return fmt.Errorf("the client ended by itself: %v: %s", err, strings.TrimSpace(errText.String()))
+	return late.Load()
 }
 
 // left returns what the outbox holds. It opens a copy: the next victim gets the directory as the kill has

@@ -14,7 +14,6 @@ import (
 	"path/filepath"
 	"strconv"
 	"strings"
-	"sync/atomic"
 	"time"
 
 	"github.com/limpet-go/limpet"
@@ -181,24 +180,9 @@ func (r *round) serverLife() error {
 	if o.Aim == anywhere {
 		defer time.AfterFunc(time.Duration(r.random.IntN(100))*time.Millisecond, p.kill).Stop()
 	}
-	var late atomic.Bool
-	defer time.AfterFunc(patience, func() { late.Store(true); p.kill() }).Stop()
-	for lines.Scan() {
-		var what string
-		var n int
-		if _, err := fmt.Sscan(lines.Text(), &what, &n); err != nil {
-			what = lines.Text()
-		}
-		r.trace.line(what, n)
-		if what == "at" {
-			if o.Aim == unsynced {
-				<-time.After(pause)
-			}
-			p.kill()
-		}
-	}
+	late := r.watch(p, lines, o.Aim, pause)
 	err = p.cmd.Wait()
-	if late.Load() || !p.killed.Load() {
+	if late || !p.killed.Load() {
 		return fmt.Errorf("a server with the aim %d ended by itself or made no progress: %v: %s", o.Aim, err, p.cmd.Stderr)
 	}
 	log, err := r.log()

@@ -51,9 +51,7 @@ func run(dirs []string, table []mutation, budget time.Duration, out io.Writer) e
 		return errors.New("no mutation to try")
 	}
 	start := time.Now()
-	if err := checkGreen(dirs, table); err != nil {
-		return err
-	}
+	unbroken := guards{known: map[string]error{}}
 	var mu sync.Mutex // guards out, missed and left
 	var missed []string
 	left := 0
@@ -65,7 +63,10 @@ func run(dirs []string, table []mutation, budget time.Duration, out io.Writer) e
 			mu.Unlock()
 			return nil
 		}
-		verdict, output, err := try(dir, m)
+		verdict, output, err := "", "", unbroken.check(dir, m.test)
+		if err == nil {
+			verdict, output, err = try(dir, m)
+		}
 		if err != nil {
 			return fmt.Errorf("%s: %w", m.name, err)
 		}
@@ -97,84 +98,28 @@ func run(dirs []string, table []mutation, budget time.Duration, out io.Writer) e
 	return nil
 }
 
-// checkGreen runs every guard on the unchanged tree: a failure says something about a mutation
-// only if the guard passes without it.
-func checkGreen(dirs []string, table []mutation) error {
-	seen := map[string]bool{}
-	var guards []mutation
-	for _, m := range table {
-		if !seen[m.test] {
-			seen[m.test] = true
-			guards = append(guards, m)
-		}
-	}
-	binaries, err := os.MkdirTemp("", "guards")
-	if err != nil {
+// guards runs guards on the unchanged tree, each once and as they run on a broken one: a failure
+// says something about a mutation only if the guard passes without it.
+type guards struct {
+	mu    sync.Mutex
+	known map[string]error // by guard
+}
+
+func (g *guards) check(dir, guard string) error {
+	g.mu.Lock()
+	err, known := g.known[guard]
+	g.mu.Unlock()
+	if known {
 		return err
 	}
-	defer os.RemoveAll(binaries)
-	linked := linkedTests{in: binaries, names: map[string]string{}}
-	return forEach(dirs, guards, func(dir string, m mutation) error {
-		r, output, err := linked.test(dir, m.test)
-		if err != nil {
-			return fmt.Errorf("%s: %w", m.name, err)
-		}
-		if r != green {
-			return fmt.Errorf("go test %s on the unchanged tree: %v\n%s", m.test, r, tail(output))
-		}
-		return nil
-	})
-}
-
-// linkedTests runs guards on the unchanged tree. It links the tests of a package once: that takes
-// longer than most guards.
-type linkedTests struct {
-	in    string // the folder of the programs
-	mu    sync.Mutex
-	names map[string]string // by package
-}
-
-// test is goTest.
-func (l *linkedTests) test(dir, args string) (result, string, error) {
-	f := strings.Fields(args)
-	if len(f) != 3 || f[0] != "-run" || !strings.HasPrefix(f[2], ".") {
-		return goTest(dir, args)
+	r, output, err := goTest(dir, guard)
+	if err == nil && r != green {
+		err = fmt.Errorf("go test %s on the unchanged tree: %v\n%s", guard, r, tail(output))
 	}
-	name, err := l.link(dir, f[2])
-	if err != nil {
-		return 0, "", err
-	}
-	cmd := exec.Command(name, "-test.run", f[1], "-test.v", "-test.timeout=60s")
-	cmd.Dir = filepath.Join(dir, filepath.FromSlash(f[2]))
-	output, err := cmd.CombinedOutput()
-	var exit *exec.ExitError
-	switch {
-	case errors.As(err, &exit):
-		return red, string(output), nil
-	case err != nil:
-		return 0, "", err
-	case !bytes.Contains(output, []byte("=== RUN")):
-		return untested, string(output), nil
-	}
-	return green, string(output), nil
-}
-
-// link returns the program with the tests of a package, made from the tree in dir.
-func (l *linkedTests) link(dir, pkg string) (string, error) {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	if name := l.names[pkg]; name != "" {
-		return name, nil
-	}
-	name := filepath.Join(l.in, fmt.Sprintf("%d.test", len(l.names)))
-	args := slices.Concat([]string{"test", "-c", "-o", name}, buildFlags(pkg), []string{pkg})
-	cmd := exec.Command("go", args...)
-	cmd.Dir, cmd.Env = dir, append(os.Environ(), "GOWORK=off", "GOGC=off")
-	if output, err := cmd.CombinedOutput(); err != nil {
-		return "", fmt.Errorf("go test -c %s: %w\n%s", pkg, err, output)
-	}
-	l.names[pkg] = name
-	return name, nil
+	g.mu.Lock()
+	g.known[guard] = err
+	g.mu.Unlock()
+	return err
 }
 
 // forEach calls f for each mutation, in one goroutine for each directory. The first error ends it.

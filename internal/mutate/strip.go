@@ -152,6 +152,7 @@ func receiver(t ast.Expr) string {
 
 // needed returns the declarations that the tests which match run need; nil if they may need all.
 func (t *tests) needed(run string) (map[*declaration]bool, error) {
+	run, _, _ = strings.Cut(run, "/") // what follows are names of subtests
 	re, err := regexp.Compile(run)
 	if err != nil {
 		return nil, err

@@ -123,6 +123,7 @@ func TestStrippedGuard(t *testing.T) {
 		}
 	}
 	check("-run ^TestA$ .", green)
+	check("-run ^TestA$/^sub$ .", green)
 	check("-run ^TestNone$ .", untested)
 	check("-run ^TestProgram$ .", green)
 	if err := os.WriteFile(filepath.Join(dir, "m.go"), []byte("package m\n\nfunc sum(a, b int) int { return a - b }\n"), 0o644); err != nil {

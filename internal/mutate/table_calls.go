@@ -164,7 +164,7 @@ var ofCalls = []mutation{
 		test:    "-run ^TestCallsAreBounded$ ./server",
 	},
 	{
-		name:    "calls: the server asks nobody",
+		name:    "calls: the server does not ask Authorize",
 		file:    "server/call.go",
 		search:  "\terr := p.authorize(VerbCall, c.Topic)\n",
 		replace: "\tvar err error\n",

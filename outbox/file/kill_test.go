@@ -1,17 +1,15 @@
 package file_test
 
 import (
-	"bufio"
 	"context"
 	"encoding/binary"
 	"errors"
 	"flag"
 	"fmt"
 	"os"
-	"os/exec"
 	"testing"
-	"time"
 
+	"github.com/limpet-go/limpet/internal/segment/killtest"
 	"github.com/limpet-go/limpet/outbox"
 	"github.com/limpet-go/limpet/outbox/file"
 )
@@ -73,38 +71,9 @@ func TestKill(t *testing.T) {
 		t.Skip("starts processes")
 	}
 	dir := t.TempDir()
-	confirmed := uint64(0)
-	for i := range *kills {
-		cmd := exec.CommandContext(t.Context(), os.Args[0])
-		cmd.Env = append(os.Environ(), childDir+"="+dir)
-		cmd.Stderr = os.Stderr
-		out, err := cmd.StdoutPipe()
-		if err != nil {
-			t.Fatal(err)
-		}
-		if err := cmd.Start(); err != nil {
-			t.Fatal(err)
-		}
-		lines := bufio.NewScanner(out)
-		if !lines.Scan() { // it has opened the outbox
-			t.Fatalf("the child ended: %v", cmd.Wait())
-		}
-		if i == 0 {
-			refused(t, dir, outbox.ErrInUse) // by another process
-		}
-		kill := time.AfterFunc(time.Duration(i*i*37%50)*time.Millisecond, func() { _ = cmd.Process.Kill() })
-		for more := true; more; more = lines.Scan() {
-			if _, err := fmt.Sscan(lines.Text(), &confirmed); err != nil {
-				t.Fatal(err)
-			}
-		}
-		kill.Stop()
-		_ = cmd.Wait()
-		if err := afterKill(dir, confirmed); err != nil {
-			t.Fatalf("after kill %d, %d confirmed: %v", i, confirmed, err)
-		}
-	}
-	t.Logf("%d messages were confirmed", confirmed)
+	killtest.Run(t, *kills, childDir, dir, func() { refused(t, dir, outbox.ErrInUse) }, func(confirmed uint64) error {
+		return afterKill(dir, confirmed)
+	})
 }
 
 // afterKill compares what is there with what was confirmed.

@@ -1,17 +1,16 @@
 package file_test
 
 import (
-	"bufio"
 	"context"
 	"encoding/binary"
 	"errors"
 	"flag"
 	"fmt"
 	"os"
-	"os/exec"
 	"testing"
 	"time"
 
+	"github.com/limpet-go/limpet/internal/segment/killtest"
 	"github.com/limpet-go/limpet/server"
 	"github.com/limpet-go/limpet/server/file"
 	"github.com/limpet-go/limpet/wire"
@@ -65,41 +64,15 @@ func TestKill(t *testing.T) {
 	if testing.Short() {
 		t.Skip("starts processes")
 	}
-	dir := t.TempDir()
-	confirmed, epoch := uint64(0), ""
-	for i := range *kills {
-		cmd := exec.CommandContext(t.Context(), os.Args[0])
-		cmd.Env = append(os.Environ(), childDir+"="+dir)
-		cmd.Stderr = os.Stderr
-		out, err := cmd.StdoutPipe()
-		if err != nil {
-			t.Fatal(err)
+	dir, epoch := t.TempDir(), ""
+	killtest.Run(t, *kills, childDir, dir, func() {
+		if _, err := file.Open(dir, nil); !errors.Is(err, file.ErrInUse) {
+			t.Errorf("a directory of another process: %v", err)
 		}
-		if err := cmd.Start(); err != nil {
-			t.Fatal(err)
-		}
-		lines := bufio.NewScanner(out)
-		if !lines.Scan() { // it has opened the directory
-			t.Fatalf("the child ended: %v", cmd.Wait())
-		}
-		if i == 0 {
-			if _, err := file.Open(dir, nil); !errors.Is(err, file.ErrInUse) {
-				t.Errorf("a directory of another process: %v", err)
-			}
-		}
-		kill := time.AfterFunc(time.Duration(i*i*37%50)*time.Millisecond, func() { _ = cmd.Process.Kill() })
-		for more := true; more; more = lines.Scan() {
-			if _, err := fmt.Sscan(lines.Text(), &confirmed); err != nil {
-				t.Fatal(err)
-			}
-		}
-		kill.Stop()
-		_ = cmd.Wait()
-		if epoch, err = afterKill(dir, confirmed, epoch); err != nil {
-			t.Fatalf("after kill %d, %d confirmed: %v", i, confirmed, err)
-		}
-	}
-	t.Logf("%d messages were confirmed", confirmed)
+	}, func(confirmed uint64) (err error) {
+		epoch, err = afterKill(dir, confirmed, epoch)
+		return err
+	})
 }
 
 // afterKill compares what is there with what was confirmed.
