@@ -52,15 +52,17 @@ type Server struct {
 
 	id fallback.ServerID // in the ids of connections over plain requests
 
-	mu      sync.Mutex // leaf
-	peers   map[*peer]struct{}
-	carried map[[16]byte]*carried // connections over plain requests, by the secret in their id
-	plain   int                   // of peers and joining, those over plain requests
-	joining int                   // upgrades in progress
-	pending int                   // of peers and joining, those not welcomed
-	closed  bool
-	broken  bool          // closed by Close: no close handshakes
-	idle    chan struct{} // closed when closed is set and no connection is left
+	mu        sync.Mutex // leaf
+	peers     map[*peer]struct{}
+	carried   map[[16]byte]*carried // connections over plain requests, by the secret in their id
+	plain     int                   // of peers and joining, those over plain requests
+	joining   int                   // upgrades in progress
+	pending   int                   // of peers and joining, those not welcomed
+	follower  *follower             // of the log, for all connections; nil: none is needed
+	following int                   // followers that have not ended
+	closed    bool
+	broken    bool          // closed by Close: no close handshakes
+	idle      chan struct{} // closed when closed is set and no connection or follower is left
 }
 
 // New returns a server; o may be nil. If Options.Log already holds messages, New first
@@ -281,10 +283,10 @@ func (s *Server) left(p *peer) {
 	s.settle()
 }
 
-// settle closes idle if the last connection of a closed server has ended. The
-// caller holds mu.
+// settle closes idle if the last connection of a closed server has ended, with its follower.
+// The caller holds mu.
 func (s *Server) settle() {
-	if !s.closed || len(s.peers)+s.joining > 0 {
+	if !s.closed || len(s.peers)+s.joining+s.following > 0 {
 		return
 	}
 	select {
