@@ -12,12 +12,14 @@ import (
 	"github.com/limpet-go/limpet/wire"
 )
 
-// Bounds of what the feeds of a server hold, all together. A subscription that needs an older
-// entry reads the log.
-const (
-	fanoutEntries = 8192    // an entry counts once for each pattern that it matches
-	fanoutBytes   = 8 << 20 // as in Retention.Bytes
-)
+// feedLimit bounds what the feeds of a server hold, all together. A subscription that needs an
+// older entry reads the log.
+type feedLimit struct {
+	entries int // one counts once for each pattern that it matches
+	bytes   int // as in Retention.Bytes
+}
+
+var defaultFeedLimit = feedLimit{8192, 8 << 20}
 
 // follower reads the log for all connections of a server. It puts each entry into the feeds
 // that it matches, and wakes the connections that have nothing else to read. It begins with
@@ -50,8 +52,6 @@ type follower struct {
 	found     []*feed         // buffer
 	woken     []*listener     // buffer
 	wakes     uint64          // how often a connection was woken
-
-	maxEntries, maxBytes int
 }
 
 // shared is one entry in a feed: in order, it is the oldest one that the feed has.
@@ -93,7 +93,7 @@ func (s *Server) listen(p *peer) *listener {
 		s.mu.Lock()
 		f := s.follower
 		if f == nil {
-			f = &follower{server: s, listeners: map[*listener]struct{}{}, began: time.Now(), maxEntries: fanoutEntries, maxBytes: fanoutBytes}
+			f = &follower{server: s, listeners: map[*listener]struct{}{}, began: time.Now()}
 			f.ctx, f.cancel = context.WithCancel(context.Background())
 			s.follower = f
 			s.following++
@@ -346,7 +346,7 @@ func (f *follower) spread(entries []*Entry, first uint64) {
 func (f *follower) trim(first uint64) {
 	for f.order.Len() > 0 {
 		h := *f.order.At(0)
-		if f.order.Len() <= f.maxEntries && f.bytes <= f.maxBytes && h.offset >= first {
+		if limit := f.server.feedLimit; f.order.Len() <= limit.entries && f.bytes <= limit.bytes && h.offset >= first {
 			return
 		}
 		f.order.Drop(1)

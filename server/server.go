@@ -38,15 +38,16 @@ import (
 // connections once they are upgraded. Until then it does, so give it a
 // ReadHeaderTimeout.
 type Server struct {
-	opt      *Options
-	store    Store // opt.Store, or one on opt.Log; its panics are errors
-	runLimit int   // of messages in one Commit
-	sessions *sessions
-	slots    slots
-	searches chan struct{} // holds one value for each search of the log in progress
-	stats    counters
-	ctx      context.Context // of Commits; ends with Close
-	cancel   context.CancelFunc
+	opt       *Options
+	store     Store // opt.Store, or one on opt.Log; its panics are errors
+	runLimit  int   // of messages in one Commit
+	sessions  *sessions
+	slots     slots
+	feedLimit feedLimit
+	searches  chan struct{} // holds one value for each search of the log in progress
+	stats     counters
+	ctx       context.Context // of Commits; ends with Close
+	cancel    context.CancelFunc
 
 	mountLogged atomic.Bool // a mountError was logged
 
@@ -74,13 +75,14 @@ func New(o *Options) (*Server, error) {
 		return nil, err
 	}
 	s := &Server{
-		opt:      opt,
-		slots:    slotsFor(opt.ReconnectRate),
-		searches: make(chan struct{}, searchLimit),
-		peers:    map[*peer]struct{}{},
-		carried:  map[[16]byte]*carried{},
-		id:       fallback.NewServerID(),
-		idle:     make(chan struct{}),
+		opt:       opt,
+		slots:     slotsFor(opt.ReconnectRate),
+		feedLimit: defaultFeedLimit,
+		searches:  make(chan struct{}, searchLimit),
+		peers:     map[*peer]struct{}{},
+		carried:   map[[16]byte]*carried{},
+		id:        fallback.NewServerID(),
+		idle:      make(chan struct{}),
 	}
 	s.sessions = &sessions{server: s, m: map[string]*session{}}
 	if err := s.openStore(); err != nil {
