@@ -268,6 +268,35 @@ func TestQuietSubscriptionOverATrim(t *testing.T) {
 	}
 }
 
+// What lies before the entry that waits for credit does not match, so it is no gap once the log
+// no longer has it.
+func TestNoGapBeforeAnEntryThatWaits(t *testing.T) {
+	both(t, func(t *testing.T, enc native.Encoding) {
+		r := newRig(t, &server.Options{Retention: server.Retention{Count: 20}})
+		r.srv.LimitFeeds(3, 1<<20)
+		c, other := r.live(enc, 0, "t"), r.live(enc, 1<<20, "loud")
+		synctest.Wait()
+		pub := r.connect(enc)
+		pub.hello(native.Hello{CN: 1})
+		batch := []native.Frame{msg(1, idOf(1), "t", "x")}
+		for i := uint64(2); i <= 11; i++ {
+			batch = append(batch, msg(i, idOf(i), "none", "x"))
+		}
+		pub.send(append(batch, msg(12, idOf(12), "t", "x"))...) // one Commit
+		pub.acked(12)
+		synctest.Wait()
+		c.send(credit(1, 1, 1<<20))
+		c.wantMsg(1, 0, 1)
+		for o := uint64(13); o <= 30; o++ { // the log holds 11 to 30 then, the feeds only these
+			r.publish("loud")
+			other.next(native.TypeMsg)
+		}
+		c.send(credit(1, 9, 1<<20))
+		c.wantMsg(1, 1, 12)
+		c.quiet()
+	})
+}
+
 // An entry that retention has removed is not sent although a feed still has it.
 func TestFeedsKeepNothingBeyondTheLog(t *testing.T) {
 	both(t, func(t *testing.T, enc native.Encoding) {
@@ -325,6 +354,15 @@ func TestManyPatterns(t *testing.T) {
 		}
 		c.quiet()
 		check(8)
+		for i := range patterns[8:] {
+			c.send(native.Frame{Type: native.TypeUnsub, Unsub: &native.Unsub{Ch: uint64(i + 9)}})
+		}
+		c.quiet()
+		wakes := r.srv.Wakes()
+		r.publish("a", "a/b", "a/b/c")
+		if c.quiet(); r.srv.Wakes() != wakes {
+			t.Error("a connection without subscriptions was woken")
+		}
 	})
 }
 
