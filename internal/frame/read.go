@@ -4,6 +4,7 @@ import (
 	"encoding/binary"
 	"fmt"
 	"io"
+	"math/bits"
 	"sync"
 	"time"
 	"unicode/utf8"
@@ -34,6 +35,7 @@ type input struct {
 	msg        []byte
 	checked    int    // msg[:checked] is valid UTF-8
 	left       uint64 // payload bytes of the current frame still to come
+	key        uint32 // masks its next byte with the lowest eight bits; 0: it is not masked
 	unfinished bool   // the message has not ended
 	text       bool   // it is a text message
 	inFrame    bool   // the payload of a frame is arriving
@@ -120,7 +122,7 @@ func (c *Conn) parse() (more bool, err error) {
 		}
 		b := in.buf[in.r:in.w]
 		// The fast path: nearly every frame is a complete message below 64 KiB.
-		if len(b) >= 4 && !in.unfinished {
+		if len(b) >= 4 && !in.unfinished && !c.o.Server {
 			n, h := int(b[1]), 2
 			if n == length16 {
 				n, h = int(binary.BigEndian.Uint16(b[2:])), 4
@@ -136,7 +138,7 @@ func (c *Conn) parse() (more bool, err error) {
 				continue
 			}
 		}
-		h, err := parseHeader(b, in.unfinished)
+		h, err := parseHeader(b, in.unfinished, c.o.Server)
 		if err != nil || h.size == 0 {
 			return true, err
 		}
@@ -145,9 +147,20 @@ func (c *Conn) parse() (more bool, err error) {
 				return true, nil
 			}
 			in.r += h.size + int(h.length)
-			if err := c.control(h.op(), b[h.size:h.size+int(h.length)]); err != nil {
+			p := b[h.size : h.size+int(h.length)]
+			mask(p, h.key)
+			if err := c.control(h.op(), p); err != nil {
 				return false, err
 			}
+			continue
+		}
+		if whole := len(b) - h.size; c.o.Server && !in.unfinished && h.fin() && h.length <= uint64(whole) && h.length <= uint64(c.o.ReadLimit) {
+			f := wire.Frame{Type: wire.FrameType(h.op()), Data: b[h.size : h.size+int(h.length) : h.size+int(h.length)]}
+			if mask(f.Data, h.key); f.Type == wire.Text && !utf8.Valid(f.Data) {
+				return false, refuse(codeInvalid, "text message is not UTF-8")
+			}
+			in.batch = append(in.batch, f)
+			in.r += h.size + int(h.length)
 			continue
 		}
 		if in.handed {
@@ -166,6 +179,9 @@ func (c *Conn) begin(h header) error {
 	in := &c.in
 	if h.length > uint64(c.o.ReadLimit) || uint64(len(in.msg))+h.length > uint64(c.o.ReadLimit) {
 		size := uint64(len(in.msg)) + h.length
+		if c.o.Server {
+			return refuse(codeTooBig, fmt.Sprintf("message of %d bytes or more; at most %d", size, c.o.ReadLimit))
+		}
 		return refuse(codeTooBig, fmt.Sprintf("message of %d bytes or more exceeds Options.ReadLimit, %d bytes; raise it or send less", size, c.o.ReadLimit))
 	}
 	if h.op() != opContinuation {
@@ -177,7 +193,7 @@ func (c *Conn) begin(h header) error {
 			return err
 		}
 	}
-	in.inFrame, in.left, in.final = true, h.length, h.fin()
+	in.inFrame, in.left, in.key, in.final = true, h.length, h.key, h.fin()
 	return nil
 }
 
@@ -188,6 +204,7 @@ func (in *input) payload(limit int64) (done bool, err error) {
 	if n > 0 {
 		in.reserve(n, limit)
 		in.msg = append(in.msg, in.buf[in.r:in.r+n]...)
+		in.unmask(n)
 		in.r += n
 		in.left -= uint64(n)
 		in.grew = true
@@ -213,6 +230,14 @@ func (in *input) payload(limit int64) (done bool, err error) {
 	return true, nil
 }
 
+// unmask unmasks the last n bytes of msg, which have just come.
+func (in *input) unmask(n int) {
+	if in.key != 0 {
+		mask(in.msg[len(in.msg)-n:], in.key)
+		in.key = bits.RotateLeft32(in.key, -8*(n%4))
+	}
+}
+
 // reserve makes room for n more bytes of msg. The memory depends on what has
 // arrived, not on the length that the peer claims: a peer must send at least a
 // quarter of what it makes the client allocate.
@@ -235,6 +260,7 @@ func (c *Conn) control(op byte, p []byte) error {
 	case opClose:
 		err := ParseClose(p)
 		if ce, ok := err.(*CloseError); ok {
+			c.closed.Store(true)
 			c.echo(ce)
 		}
 		return err
@@ -310,6 +336,7 @@ func (c *Conn) fillMessage() error {
 	at := len(in.msg)
 	n, err := c.readSome(in.msg[at:min(uint64(cap(in.msg)), uint64(at)+in.left)])
 	in.msg = in.msg[:at+n]
+	in.unmask(n)
 	in.left -= uint64(n)
 	in.grew = in.grew || n > 0
 	in.countRead(n, parkedSize)
@@ -388,6 +415,7 @@ type header struct {
 	first  byte   // FIN, RSV, opcode
 	size   int    // bytes of the header
 	length uint64 // bytes of the payload
+	key    uint32 // of the mask; 0: none
 }
 
 func (h header) fin() bool { return h.first&finBit != 0 }
@@ -396,7 +424,7 @@ func (h header) op() byte  { return h.first & 0xf }
 // parseHeader reads the header at the beginning of b. An invalid header is refused
 // as soon as the bytes that show it are present. Size 0 means that more bytes are
 // needed.
-func parseHeader(b []byte, unfinished bool) (h header, err error) {
+func parseHeader(b []byte, unfinished, masked bool) (h header, err error) {
 	if len(b) == 0 {
 		return h, nil
 	}
@@ -407,10 +435,13 @@ func parseHeader(b []byte, unfinished bool) (h header, err error) {
 	if len(b) < 2 {
 		return h, nil
 	}
-	if b[1]&maskBit != 0 {
+	switch {
+	case b[1]&maskBit != 0 && !masked:
 		return h, refuse(codeProtocol, "masked frame")
+	case b[1]&maskBit == 0 && masked:
+		return h, refuse(codeProtocol, "frame without a mask")
 	}
-	n := b[1]
+	n := b[1] &^ maskBit
 	if h.op()&control != 0 && n > maxControl {
 		return h, refuse(codeProtocol, "control frame longer than 125 bytes")
 	}
@@ -430,6 +461,14 @@ func parseHeader(b []byte, unfinished bool) (h header, err error) {
 		if h.length < 1<<16 {
 			return h, refuse(codeProtocol, "length not in its shortest form")
 		}
+	}
+	if masked && h.size > 0 {
+		at := h.size
+		if h.size += 4; len(b) < h.size {
+			h.size = 0
+			return h, nil
+		}
+		h.key = binary.LittleEndian.Uint32(b[at:])
 	}
 	return h, nil
 }
