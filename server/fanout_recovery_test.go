@@ -14,6 +14,7 @@ import (
 
 	"github.com/limpet-go/limpet/server"
 	"github.com/limpet-go/limpet/wire/native"
+	"nhooyr.io/websocket"
 )
 
 // faultyStore does at each call what the test wants.
@@ -188,7 +189,7 @@ func TestFollowerIsStuck(t *testing.T) {
 			case <-ended:
 				alive = false
 			case <-time.After(time.Second):
-				c.send(native.Frame{Type: native.TypePing})
+				c.ws.Write(context.Background(), websocket.MessageText, []byte(`{"t":"ping"}`)) // it may have ended
 			}
 		}
 		if took := time.Since(began); took < 2500*time.Millisecond || took > 4*time.Second {

@@ -234,7 +234,10 @@ func (s *subscription) read(l readable, v *View, buf []*Entry) (n int, to uint64
 		return n, to, true, nil
 	}
 	if s.next > v.Head && s.next >= v.First {
-		return 0, 0, false, nil // the follower wakes it
+		// From now on the follower wakes it for what the log shows later.
+		if *v = l.View(); s.next > v.Head && s.next >= v.First {
+			return 0, 0, false, nil
+		}
 	}
 	n, first, err := l.Read(s.next, buf)
 	v.First = first

@@ -78,7 +78,6 @@ func (w *writer) close(err error) {
 	if end.timer != nil {
 		end.timer.Stop()
 	}
-	p.sock.finish()
 	if w.feeds != nil {
 		w.feeds.end(w.subs)
 	}
@@ -274,8 +273,8 @@ func (w *writer) pump() (more bool, err error) {
 	if len(w.subs) == 0 && w.due.Len() == 0 {
 		return false, nil
 	}
-	v := w.log.View()
-	if err := w.concerned(v); err != nil {
+	v, err := w.concerned()
+	if err != nil {
 		return true, w.broken(err)
 	}
 	w.until, w.full = time.Now().Add(pumpTime), false
@@ -302,22 +301,26 @@ func (w *writer) pump() (more bool, err error) {
 	return w.due.Len() > 0, nil
 }
 
-// concerned makes the subscriptions due that have something to read. It returns why the
-// follower of the log has ended, if it has.
-func (w *writer) concerned(v View) error {
+// concerned makes the subscriptions due that have something to read, and returns the view in
+// which they read it. The error is why the follower of the log has ended, if it has.
+func (w *writer) concerned() (View, error) {
 	ready, all, err := w.feeds.take(w.room.ready[:0])
-	if err == nil && w.feeds.f.stuck(5*w.p.server.opt.Heartbeat/2) {
-		err = errStuck
-		w.feeds.f.fail(err)
-	}
 	w.room.ready = ready
+	if f := w.feeds.f; err == nil && f.stuck(5*w.p.server.opt.Heartbeat/2) {
+		err = errStuck
+		f.fail(err)
+	}
+	if err != nil {
+		return View{}, err
+	}
+	v := w.log.View()
 	if all || v.Epoch != w.epoch {
 		w.epoch, ready = v.Epoch, w.subs
 	}
 	for _, s := range ready {
 		w.serve(s)
 	}
-	return err
+	return v, nil
 }
 
 // late reports whether pump has read the log for as long as it may.

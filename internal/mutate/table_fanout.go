@@ -173,8 +173,8 @@ var ofFanout = []mutation{
 	{
 		name:    "fan-out: a store that does not return is waited for",
 		file:    "server/write.go",
-		search:  "if err == nil && w.feeds.f.stuck(",
-		replace: "if err != nil && w.feeds.f.stuck(",
+		search:  "err == nil && f.stuck(",
+		replace: "err != nil && f.stuck(",
 		test:    "-run ^TestFollowerIsStuck$ ./server",
 	},
 	{
