@@ -96,7 +96,8 @@ var ErrClosing = errors.New("connection is closing")
 // Options configure a Conn.
 type Options struct {
 	// Server makes this the server's side: it reads masked frames, writes frames without a
-	// mask, and is the one that closes the connection after the close frames.
+	// mask, does not check that text is UTF-8, which is left to the protocol above, and is the
+	// one that closes the connection after the close frames.
 	Server bool
 
 	// ReadLimit bounds one received message, its fragments together, in bytes.
@@ -141,7 +142,7 @@ func New(stream io.ReadWriter, o Options) *Conn {
 	}
 	c := &Conn{stream: stream, o: o}
 	c.out.cond.L = &c.out.mu
-	c.out.unit, c.out.masks = writeSize, !o.Server
+	c.out.unit, c.out.masks, c.in.server = writeSize, !o.Server, o.Server
 	c.in.park()
 	c.in.smallReads = parkAfter
 	return c

@@ -44,6 +44,7 @@ type input struct {
 	reported   bool   // Options.Grew was called with true
 	handed     bool   // msg is in batch and must not be written to
 
+	server bool      // Options.Server
 	own    bool      // detached: buf does not change any more
 	budget int       // frames without data that may still come
 	since  time.Time // when the budget was renewed
@@ -156,9 +157,7 @@ func (c *Conn) parse() (more bool, err error) {
 		}
 		if whole := len(b) - h.size; c.o.Server && !in.unfinished && h.fin() && h.length <= uint64(whole) && h.length <= uint64(c.o.ReadLimit) {
 			f := wire.Frame{Type: wire.FrameType(h.op()), Data: b[h.size : h.size+int(h.length) : h.size+int(h.length)]}
-			if mask(f.Data, h.key); f.Type == wire.Text && !utf8.Valid(f.Data) {
-				return false, refuse(codeInvalid, "text message is not UTF-8")
-			}
+			mask(f.Data, h.key)
 			in.batch = append(in.batch, f)
 			in.r += h.size + int(h.length)
 			continue
@@ -209,7 +208,7 @@ func (in *input) payload(limit int64) (done bool, err error) {
 		in.left -= uint64(n)
 		in.grew = true
 	}
-	if in.text {
+	if in.text && !in.server {
 		var ok bool
 		if in.checked, ok = checkText(in.msg, in.checked, in.left == 0 && in.final); !ok {
 			return false, refuse(codeInvalid, "text message is not UTF-8")

@@ -205,4 +205,32 @@ var ofFanout = []mutation{
 		replace: " > 0 {",
 		test:    "-run ^TestCloseEndsTheFollower$ ./server",
 	},
+	{
+		name:    "server frames: a mask begins again in each part of a payload",
+		file:    "internal/frame/read.go",
+		search:  "\t\tin.key = bits.RotateLeft32(in.key, -8*(n%4))\n",
+		replace: "\t\tin.key = bits.RotateLeft32(in.key, 0)\n",
+		test:    "-run ^TestServerReadsMaskedFrames$ ./internal/frame",
+	},
+	{
+		name:    "server frames: a frame needs no mask",
+		file:    "internal/frame/read.go",
+		search:  "case b[1]&maskBit == 0 && masked:",
+		replace: "case b[1]&maskBit == 0 && masked && unfinished:",
+		test:    "-run ^TestServerRefuses$ ./internal/frame",
+	},
+	{
+		name:    "server frames: the server waits for the client to close",
+		file:    "internal/frame/close.go",
+		search:  "case closed != nil && c.o.Server:",
+		replace: "case closed != nil && c.o.Server && refused != nil:",
+		test:    "-run ^TestServerClosesFirst$ ./internal/frame",
+	},
+	{
+		name:    "server: what came with the upgrade request is lost",
+		file:    "server/conn.go",
+		search:  "\t\th.raw.early = bytes.Clone(early)\n",
+		replace: "\t\th.raw.early = bytes.Clone(early)[:0]\n",
+		test:    "-run ^TestFramesBehindTheUpgradeRequest$ ./server",
+	},
 }
