@@ -5,16 +5,18 @@
 // A session is a small record that outlives its connections. A HELLO with a
 // higher connection number takes it over, and from then on the older connection
 // has no effect. What clients publish is appended to the log once, then
-// acknowledged. A subscription is a filter with its own sequential read of the
-// log, so the server buffers nothing for a slow consumer: it continues to read
-// when there is credit. What retention removes in the meantime is reported as a
-// gap.
+// acknowledged. One goroutine follows the log for all connections. It keeps the
+// newest entries that a subscription wants, in at most 8 MiB, and wakes the
+// connections that an entry concerns. A subscription is a filter with a position
+// of its own, so the server buffers nothing for a slow consumer: it continues
+// when there is credit, in the log if what it needs is older. What retention
+// removes in the meantime is reported as a gap.
 //
 //	        read (HTTP handler)            write
 //	client ----> decode, hooks, accept --> orders, acks ----> client
-//	                       |                  ^
-//	                       v append           | read
-//	                    [ Store ] ------------+
+//	                       |                  ^     ^
+//	                       v append           | read | wake, newest entries
+//	                    [ Store ] ------------+-> follower
 package server
 
 import (
