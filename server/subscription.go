@@ -185,9 +185,6 @@ func (s *subscription) fill(l readable, v View, buf []*Entry, out sink) (more bo
 			if offered, full := s.offerGap(v, out); !offered {
 				return full, nil
 			}
-			if fed {
-				continue
-			}
 		}
 		for _, e := range buf[:n] {
 			if e.Offset < s.next {

@@ -214,7 +214,7 @@ var ofFanout = []mutation{
 	},
 	{
 		name:    "server frames: a frame needs no mask",
-		file:    "internal/frame/read.go",
+		file:    "internal/frame/header.go",
 		search:  "case b[1]&maskBit == 0 && masked:",
 		replace: "case b[1]&maskBit == 0 && masked && unfinished:",
 		test:    "-run ^TestServerRefuses$ ./internal/frame",

@@ -4,14 +4,14 @@ package main
 var ofFrame = []mutation{
 	{
 		name:    "frame: masked frames of a server",
-		file:    "internal/frame/read.go",
+		file:    "internal/frame/header.go",
 		search:  "case b[1]&maskBit != 0 && !masked:",
 		replace: "case b[1]&maskBit != 0 && !masked && len(b) == 0:",
 		test:    "-run ^TestRead$ ./internal/frame",
 	},
 	{
 		name:    "frame: a length not in its shortest form",
-		file:    "internal/frame/read.go",
+		file:    "internal/frame/header.go",
 		search:  "if h.length < length16 {",
 		replace: "if h.length < 0 {",
 		test:    "-run ^TestRead$ ./internal/frame",
