@@ -229,7 +229,7 @@ func (s *replaceable) current() (server.Store, string) {
 	return s.log, s.epoch
 }
 
-// lag puts log in the place of what there is, and nobody sees that.
+// lag puts log in the place of what there is, and wakes no reader.
 func (s *replaceable) lag(log server.Store) {
 	s.mu.Lock()
 	defer s.mu.Unlock()

@@ -268,7 +268,7 @@ func TestQuietSubscriptionOverATrim(t *testing.T) {
 	}
 }
 
-// What lies before the entry that waits for credit does not match, so it is no gap once the log
+// What lies before the entry that waits for credit does not match: there is no gap once the log
 // no longer has it.
 func TestNoGapBeforeAnEntryThatWaits(t *testing.T) {
 	both(t, func(t *testing.T, enc native.Encoding) {

@@ -250,10 +250,10 @@ func (s *subscription) offerGap(v View, out sink) (offered, full bool) {
 		s.starved = true
 		return false, false
 	}
-	old := *s
+	last, next := s.last, s.next
 	f := s.gap(v)
 	if !out.offer(&f) {
-		*s = old
+		s.last, s.next = last, next
 		return false, true
 	}
 	return true, false

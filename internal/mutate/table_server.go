@@ -83,8 +83,8 @@ var ofServer = []mutation{
 	{
 		name:    "server: a gap is not reported",
 		file:    "server/subscription.go",
-		search:  "if !out.offer(&f) {\n\t\t*s = old",
-		replace: "if f.Gap == nil && !out.offer(&f) {\n\t\t*s = old",
+		search:  "if !out.offer(&f) {\n\t\ts.last, s.next = last, next",
+		replace: "if f.Gap == nil && !out.offer(&f) {\n\t\ts.last, s.next = last, next",
 		test:    "-run ^TestGapForSlowConsumer$ ./server",
 	},
 	{
