@@ -78,6 +78,9 @@ func TestServersInOneDirectory(t *testing.T) {
 		if n := c.Stats().Resumes; n != 5 {
 			t.Errorf("%d resumes of 5", n)
 		}
+		if st := srv.Server.Stats(); st.IDs != 20 || st.Sessions != 1 {
+			t.Errorf("%d ids, %d sessions", st.IDs, st.Sessions)
+		}
 		closeAndWait(t, c)
 		srv.Stop()
 		_ = srv.Server.Close()
