@@ -132,7 +132,7 @@ var ofSegment = []mutation{
 		name:    "server/file: what may not be written has no name",
 		file:    "server/file/file.go",
 		search:  "case errors.Is(err, fs.ErrPermission), errors.Is(err, syscall.EROFS):",
-		replace: "case errors.Is(err, syscall.EROFS):",
+		replace: "case errors.Is(err, fs.ErrPermission) && err == nil, errors.Is(err, syscall.EROFS):",
 		test:    "-run ^TestReadOnly$ ./server/file",
 	},
 	{
