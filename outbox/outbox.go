@@ -109,7 +109,8 @@ var (
 	// ErrCorrupt means that what is kept was damaged, and not by a crash.
 	ErrCorrupt = errors.New("outbox: damaged; move it away with file.Quarantine, which returns what can be read, or repair it")
 
-	// ErrInUse means that another process or another Store uses this one.
+	// ErrInUse means that another process or another Store uses this one. Commit returns it if two clients use one Store
+	// at a time: the numbers of the messages do not follow those that are there.
 	ErrInUse = errors.New("outbox: in use by another client; end that one, or give each client a directory of its own")
 
 	// ErrFormat means that a newer version of limpet has written it.
