@@ -213,24 +213,3 @@ func TestOutboxCopiedAgainAndAgain(t *testing.T) {
 		end()
 	})
 }
-
-// Two clients that use one outbox at a time are a mistake, which has a name: what one has published, the other cannot follow.
-func TestTwoClientsOnOneOutbox(t *testing.T) {
-	kept, err := file.Open(t.TempDir(), nil)
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer kept.Close()
-	for name, store := range map[string]outbox.Store{"memory": outbox.Memory(), "files": kept} {
-		t.Run(name, inBubble(func(t *testing.T) {
-			srv := limpettest.NewServer(t, nil)
-			a, b := start(t, srv, store, limpet.Options{}), start(t, srv, store, limpet.Options{})
-			if _, err := a.Publish(t.Context(), "a", []byte("1"), nil); err != nil && !errors.Is(err, limpet.ErrSuperseded) {
-				t.Fatal(err)
-			}
-			if _, err := b.Publish(t.Context(), "a", []byte("2"), nil); !errors.Is(err, outbox.ErrInUse) || !errors.Is(err, limpet.ErrOutbox) {
-				t.Errorf("the second client: %v", err)
-			}
-		}))
-	}
-}
