@@ -26,15 +26,15 @@ func TestErrorsOfSessions(t *testing.T) {
 		is   error
 	}{
 		"forbidden without a session":  {[]func(*scriptedConn){closing(4003)}, nil},
-		"forbidden while it is in use": {[]func(*scriptedConn){func(p *scriptedConn) { open(p); time.Sleep(time.Second); closing(4003)(p) }}, nil},
-		"forbidden as it is resumed":   {[]func(*scriptedConn){func(p *scriptedConn) { open(p); time.Sleep(time.Second); closing(1012)(p) }, closing(4003)}, limpet.ErrNotOwner},
-		"taken over":                   {[]func(*scriptedConn){func(p *scriptedConn) { open(p); time.Sleep(time.Second); closing(4006)(p) }}, limpet.ErrSuperseded},
+		"forbidden while it is in use": {[]func(*scriptedConn){func(p *scriptedConn) { open(p); <-time.After(time.Second); closing(4003)(p) }}, nil},
+		"forbidden as it is resumed":   {[]func(*scriptedConn){func(p *scriptedConn) { open(p); <-time.After(time.Second); closing(1012)(p) }, closing(4003)}, limpet.ErrNotOwner},
+		"taken over":                   {[]func(*scriptedConn){func(p *scriptedConn) { open(p); <-time.After(time.Second); closing(4006)(p) }}, limpet.ErrSuperseded},
 		"taken over again and again":   {[]func(*scriptedConn){closing(4007)}, limpet.ErrSessionConflict},
 		"the server is old": {[]func(*scriptedConn){func(p *scriptedConn) {
 			open(p)
 			p.readMessages(1)
 			p.sendFrames(native.Frame{Type: native.TypeAck, Ack: &native.Ack{To: 1, HasTo: true}})
-			time.Sleep(time.Second)
+			<-time.After(time.Second)
 			closing(1012)(p)
 		}, func(p *scriptedConn) {
 			w := p.welcome()
