@@ -8,9 +8,9 @@ type Stats struct {
 	Conns         int // connections, before and after WELCOME, with those being upgraded
 	Fallback      int // of Conns, those that plain HTTP requests carry
 	Pending       int // connections before WELCOME
-	Sessions      int // sessions, detached ones included; with an Options.Store that is no Counter, those that have a connection here
+	Sessions      int // sessions, detached ones included; with an Options.Store that does not implement Counter, those that have a connection here
 	Subscriptions int // live subscriptions
-	IDs           int // message ids remembered; 0 with an Options.Store that is no Counter
+	IDs           int // message ids remembered; 0 with an Options.Store that does not implement Counter
 
 	Refused         uint64 // upgrades answered with an HTTP error: the sum of the next three
 	RefusedOrigin   uint64 // host or origin is not allowed

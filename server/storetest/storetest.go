@@ -352,7 +352,7 @@ func expiry(t *tried) {
 func counting(t *tried) {
 	counter, ok := t.s.(server.Counter)
 	if !ok {
-		t.Skip("NOT TESTED: the store is no server.Counter")
+		t.Skip("NOT TESTED: the store does not implement server.Counter")
 	}
 	t.must(change(0, "a", entries(1, 3)...))
 	c := change(0, "b")
