@@ -193,11 +193,13 @@ func TestEndpointThatRefusesForGood(t *testing.T) {
 func TestPermanentEndsAtTheFirstEndpoint(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		c := newCluster(t, 3)
+		asked := 0
 		client := c.start(t, limpet.Options{Auth: func(context.Context, limpet.AttemptInfo) (limpet.Credential, error) {
+			asked++
 			return limpet.Credential{}, limpet.Permanent(errors.New("no licence"))
 		}})
-		if err := client.WaitReady(t.Context()); limpet.ClassOf(err) != limpet.ClassAuth {
-			t.Errorf("%v", err)
+		if err := client.WaitReady(t.Context()); limpet.ClassOf(err) != limpet.ClassAuth || asked != 1 {
+			t.Errorf("after %d calls of Auth: %v", asked, err)
 		}
 	})
 }
