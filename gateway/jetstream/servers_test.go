@@ -18,7 +18,7 @@ import (
 	"github.com/limpet-go/limpet/gateway/jetstream"
 )
 
-const binary = "../servers/bin/nats-server"
+const program = "../servers/bin/nats-server"
 
 // process is a nats-server.
 type process struct {
@@ -49,7 +49,7 @@ func freePorts(t *testing.T, n int) (ports []int) {
 // newProcess writes the configuration of a server that has the lines of extra, too.
 func newProcess(t *testing.T, name string, port int, extra string) *process {
 	t.Helper()
-	if _, err := os.Stat(binary); err != nil {
+	if _, err := os.Stat(program); err != nil {
 		t.Fatal("nats-server is missing: run gateway/install.sh")
 	}
 	dir := t.TempDir()
@@ -66,7 +66,7 @@ func newProcess(t *testing.T, name string, port int, extra string) *process {
 // start starts the server, and waits until it accepts connections.
 func (p *process) start() *process {
 	p.t.Helper()
-	cmd, out, ended := exec.Command(binary, "-c", p.config), &bytes.Buffer{}, make(chan struct{})
+	cmd, out, ended := exec.Command(program, "-c", p.config), &bytes.Buffer{}, make(chan struct{})
 	cmd.Stdout, cmd.Stderr = out, out
 	if err := cmd.Start(); err != nil {
 		p.t.Fatal(err)

@@ -55,3 +55,10 @@ func TestStore(t *testing.T) {
 	}
 	storetest.Run(t, openNew, o)
 }
+
+func TestStoreOnThreeServers(t *testing.T) {
+	_, urls := cluster(t)
+	openNew, o := tries(urls, jetstream.Options{})
+	o.Rounds = 50
+	storetest.Run(t, openNew, o)
+}
