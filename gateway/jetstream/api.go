@@ -16,29 +16,29 @@ import (
 
 // Error codes of JetStream, which say what happened to a message or a request.
 const (
-	codeWrongLast    = 10071 // another sequence is the last one of the subject
-	codeWrongLastNow = 10164 // a message of the subject is in process: no answer about the sequence
-	codeNotReady     = 10163 // as codeWrongLastNow
-	codeIDInProcess  = 10158
-	codeKnownID      = 10201
-	codeManyBatches  = 10210
-	codeIncomplete   = 10176
-	codeNoResources  = 10023
-	codeNoMemory     = 10028
-	codeNoStorage    = 10047
-	codeAccountFull  = 10002
-	codeStoreFailed  = 10077
-	codeMessageSize  = 10054
-	codeBatchSize    = 10199
-	codeNoBatches    = 10174
-	codeNoStream     = 10059
-	codeNoMessage    = 10037
-	codeStreamExists = 10058
-	codeUnavailable  = 10008
-	codeNoPeers      = 10005
-	codeNoCluster    = 10074
-	codeNotEnabled   = 10076
-	codeNotForAccout = 10039
+	codeWrongLast     = 10071 // another sequence is the last one of the subject
+	codeWrongLastNow  = 10164 // a message of the subject is in process: no answer about the sequence
+	codeNotReady      = 10163 // as codeWrongLastNow
+	codeIDInProcess   = 10158
+	codeKnownID       = 10201
+	codeManyBatches   = 10210
+	codeIncomplete    = 10176
+	codeNoResources   = 10023
+	codeNoMemory      = 10028
+	codeNoStorage     = 10047
+	codeAccountFull   = 10002
+	codeStoreFailed   = 10077
+	codeMessageSize   = 10054
+	codeBatchSize     = 10199
+	codeNoBatches     = 10174
+	codeNoStream      = 10059
+	codeNoMessage     = 10037
+	codeStreamExists  = 10058
+	codeUnavailable   = 10008
+	codeNoPeers       = 10005
+	codeNoCluster     = 10074
+	codeNotEnabled    = 10076
+	codeNotForAccount = 10039
 )
 
 const (
@@ -66,10 +66,10 @@ func typed(e *jetstream.APIError) error {
 		return ErrGone
 	case codeNoMessage:
 		return errNotFound
-	case codeNotEnabled, codeNotForAccout:
+	case codeNotEnabled, codeNotForAccount:
 		return fmt.Errorf("%w (%s)", ErrJetStream, e.Description)
-	case codeNoCluster:
-		return fmt.Errorf("%w: Options.Replicas needs a cluster (%s)", ErrConfig, e.Description)
+	case codeNoCluster, codeNoPeers:
+		return fmt.Errorf("%w: Options.Replicas needs a cluster of as many servers (%s)", ErrConfig, e.Description)
 	}
 	return fmt.Errorf("gateway/jetstream: error %d of the servers: %w", e.ErrorCode, e)
 }

@@ -84,7 +84,7 @@ func (s *Store) allows(c *server.Change) error {
 		return fmt.Errorf("gateway/jetstream: a session id of %d bytes; use %d at most", len(c.Session), maxSession)
 	case c.Session != "" && c.Record != nil && c.TTL > s.opt.Retention.Age:
 		return fmt.Errorf("gateway/jetstream: a record must be kept for %v, and Options.Retention.Age is %v; raise it", c.TTL, s.opt.Retention.Age)
-	case c.Keep > s.opt.Dedup:
+	case c.Keep > s.opt.Dedup+keepMargin:
 		return fmt.Errorf("gateway/jetstream: ids must be remembered for %v, and Options.Dedup is %v; raise it", c.Keep, s.opt.Dedup)
 	}
 	return nil

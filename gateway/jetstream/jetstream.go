@@ -32,7 +32,7 @@ type Options struct {
 	// of any Commit, and Count and Bytes are for emergencies.
 	Retention server.Retention
 
-	// Dedup is how long message ids are remembered, from 1 second to Retention.Age. It must be at least
+	// Dedup is how long message ids are remembered, from 1 second to Retention.Age less 2 minutes. It must be at least
 	// server.Options.Dedup. The servers of JetStream keep each id in memory, about 200 bytes. Defaults to 1 hour.
 	Dedup time.Duration
 
@@ -104,7 +104,8 @@ const (
 	defaultIDs     = 1 << 18
 	defaultTimeout = 15 * time.Second
 	minTimeout     = 100 * time.Millisecond
-	dedupMargin    = time.Minute // by which the stream remembers ids longer than Options.Dedup
+	keepMargin     = time.Minute // by which a server asks for more than its Options.Dedup
+	clockMargin    = time.Minute // by which the clocks of servers may differ
 )
 
 var logName = regexp.MustCompile(`^[A-Za-z0-9_-]{1,32}$`)
@@ -151,8 +152,8 @@ func (o *Options) wrong() error {
 		return bad("Log is %q; use 1 to 32 letters, digits, _ and -", o.Log)
 	case o.Retention.Age < 0:
 		return bad("Retention.Age has no bound, so records of sessions would stay for ever; give one")
-	case o.Dedup < time.Second || o.Dedup > o.Retention.Age:
-		return bad("Dedup is %v; use 1s to Retention.Age, which is %v", o.Dedup, o.Retention.Age)
+	case o.Dedup < time.Second || o.Dedup > o.Retention.Age-keepMargin-clockMargin:
+		return bad("Dedup is %v; use 1s to Retention.Age less 2 minutes, and that is %v", o.Dedup, o.Retention.Age)
 	case o.Memory && o.Replicas != 1:
 		return bad("Replicas is %d; with Memory use 0 or 1", o.Replicas)
 	case !o.Memory && o.Replicas == 1:

@@ -128,7 +128,7 @@ func (s *Store) config() jetstream.StreamConfig {
 	c := jetstream.StreamConfig{
 		Name: o.Log, Subjects: []string{o.Log + ".m.>", o.Log + ".s.*", o.Log + ".r.*", check(o.Log)},
 		MaxMsgs: -1, MaxBytes: -1, MaxAge: o.Retention.Age, MaxMsgsPerSubject: -1, MaxConsumers: -1, Replicas: o.Replicas,
-		Duplicates: min(o.Dedup+dedupMargin, o.Retention.Age), AllowDirect: true, AllowAtomicPublish: true,
+		Duplicates: o.Dedup + keepMargin + clockMargin, AllowDirect: true, AllowAtomicPublish: true,
 		Metadata: newEpoch(0),
 	}
 	if o.Retention.Count > 0 {
@@ -207,7 +207,7 @@ func (s *Store) fits(c *jetstream.StreamConfig) error {
 	case c.MaxAge != 0 && c.MaxAge < want.MaxAge:
 		return bad("max_age", c.MaxAge, fmt.Sprintf("%v or more (Options.Retention.Age)", want.MaxAge))
 	case c.Duplicates < want.Duplicates:
-		return bad("duplicate_window", c.Duplicates, fmt.Sprintf("%v or more (Options.Dedup and a minute)", want.Duplicates))
+		return bad("duplicate_window", c.Duplicates, fmt.Sprintf("%v or more (Options.Dedup and two minutes)", want.Duplicates))
 	case c.Metadata[metaEpoch] == "":
 		return bad("metadata", "without "+metaEpoch, "that of a stream which Open has created")
 	}

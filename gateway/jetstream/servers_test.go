@@ -101,11 +101,25 @@ func (p *process) kill() {
 	p.cmd = nil
 }
 
+// signal sends a signal, and waits until SIGSTOP has stopped all threads.
 func (p *process) signal(s syscall.Signal) {
 	p.t.Helper()
 	if err := p.cmd.Process.Signal(s); err != nil {
 		p.t.Fatal(err)
 	}
+	if s != syscall.SIGSTOP {
+		return
+	}
+	eventually(p.t, 5*time.Second, "a process stops", func() bool {
+		threads, err := filepath.Glob(fmt.Sprintf("/proc/%d/task/*/stat", p.cmd.Process.Pid))
+		for _, name := range threads {
+			text, failed := os.ReadFile(name)
+			if _, state, _ := strings.Cut(string(text), ") "); failed == nil && !strings.HasPrefix(state, "T") {
+				return false
+			}
+		}
+		return err == nil
+	})
 }
 
 // eventually waits until ok returns true.

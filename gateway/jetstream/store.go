@@ -63,7 +63,7 @@ func newStore(opt Options) *Store {
 	ctx, cancel := context.WithCancelCause(context.Background())
 	return &Store{
 		opt: opt, ctx: ctx, cancel: cancel, reads: make(chan struct{}, maxReads), moved: make(chan struct{}, 1),
-		ring: ring{limit: opt.RingBytes}, older: runs{limit: opt.RingBytes / 4}, ids: newIDMemory(opt.MaxIDs, opt.Dedup),
+		ring: ring{limit: opt.RingBytes}, older: runs{limit: opt.RingBytes / 4}, ids: newIDMemory(opt.MaxIDs, opt.Dedup+keepMargin),
 		heard: time.Now(),
 	}
 }
@@ -185,7 +185,7 @@ func (s *Store) Known(_ context.Context, who string, ids []wire.ID) (known []ser
 func (s *Store) remembers(t time.Time) bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if t.Before(s.made) || time.Since(t) > s.opt.Dedup {
+	if t.Before(s.made) || time.Since(t) > s.opt.Dedup+keepMargin {
 		return false
 	}
 	// A server that starts learns the ids from the messages.
