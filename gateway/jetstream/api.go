@@ -152,8 +152,8 @@ func (s *Store) noAnswer(ctx context.Context, err error) error {
 	case s.ctx.Err() != nil:
 		return s.ended()
 	case errors.Is(context.Cause(ctx), errTimeUp) || ctx.Err() == nil && silent(err):
-		if denied := s.denied.Load(); denied != nil {
-			return fmt.Errorf("%w (%s)", ErrDenied, *denied)
+		if denied := s.denied.Load(); denied != nil && time.Since(denied.at) < 2*tryTime {
+			return fmt.Errorf("%w (%s)", ErrDenied, denied.text)
 		}
 		return ErrUnreachable
 	case ctx.Err() != nil:

@@ -244,7 +244,7 @@ func TestServersAway(t *testing.T) {
 func TestOpenErrors(t *testing.T) {
 	const secret = "very-secret"
 	plain := single(t)
-	users := newProcess(t, "users", freePorts(t, 1)[0], `jetstream { store_dir: "DIR", max_mem: 64MB }
+	users := newProcess(t, "users", freePorts(t, 1)[0], `jetstream { store_dir: "FILES", max_mem: 64MB }
 authorization { users = [ { user: some, password: `+secret+`, permissions: { publish: [ "$JS.API.INFO", "$JS.API.STREAM.INFO.>" ], subscribe: "_INBOX.>" } } ] }`).start()
 	without := newProcess(t, "none", freePorts(t, 1)[0], "").start()
 	at := func(p *process, who string) string { return strings.Replace(p.url, "nats://", "nats://"+who, 1) }
@@ -328,7 +328,7 @@ func oldServer(t *testing.T) (url string) {
 
 // A server without room says so, and takes nothing.
 func TestFull(t *testing.T) {
-	p := newProcess(t, "small", freePorts(t, 1)[0], "jetstream { store_dir: \"DIR\", max_mem: 1MB }").start()
+	p := newProcess(t, "small", freePorts(t, 1)[0], "jetstream { store_dir: \"FILES\", max_mem: 1MB }").start()
 	s := open(t, p.url, &jetstream.Options{Log: "small", Memory: true, Timeout: 3 * time.Second})
 	commit := func(n uint64, size int) error {
 		_, err := s.Commit(t.Context(), &server.Change{Entries: []server.Entry{{ID: messageID(1, n), Topic: "t", Payload: make([]byte, size)}}, Keep: time.Minute})

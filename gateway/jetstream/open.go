@@ -77,8 +77,7 @@ func (s *Store) connect(ctx context.Context, urls string) error {
 	all = append(all, nats.MaxReconnects(-1), nats.ReconnectWait(maxPause), nats.ReconnectBufSize(-1), nats.RetryOnFailedConnect(false),
 		nats.ErrorHandler(func(_ *nats.Conn, _ *nats.Subscription, err error) {
 			if errors.Is(err, nats.ErrPermissionViolation) {
-				text := err.Error() // names the subject
-				s.denied.Store(&text)
+				s.denied.Store(&denial{text: err.Error(), at: time.Now()})
 			}
 		}))
 	for try := 0; ; try++ {

@@ -55,7 +55,7 @@ func newProcess(t *testing.T, name string, port int, extra string) *process {
 	dir := t.TempDir()
 	p := &process{t: t, name: name, dir: filepath.Join(dir, "files"), config: filepath.Join(dir, "conf"), url: fmt.Sprintf("nats://127.0.0.1:%d", port)}
 	text := fmt.Sprintf("server_name: %s\nlisten: \"127.0.0.1:%d\"\n%s\n", name, port, extra)
-	text = strings.ReplaceAll(text, "DIR", p.dir)
+	text = strings.ReplaceAll(text, "FILES", p.dir)
 	if err := os.WriteFile(p.config, []byte(text), 0o600); err != nil {
 		t.Fatal(err)
 	}
@@ -141,7 +141,7 @@ const limits = "limits { batch { max_inflight_per_stream: 1000, max_inflight_tot
 // single starts a server with memory only.
 func single(t *testing.T) *process {
 	t.Helper()
-	return newProcess(t, "a", freePorts(t, 1)[0], "jetstream { store_dir: \"DIR\", max_mem: 256MB, "+limits+" }").start()
+	return newProcess(t, "a", freePorts(t, 1)[0], "jetstream { store_dir: \"FILES\", max_mem: 256MB, "+limits+" }").start()
 }
 
 // cluster starts three servers, and returns them with the URLs of all.
@@ -153,7 +153,7 @@ func cluster(t *testing.T) (all []*process, urls string) {
 		routes = append(routes, fmt.Sprintf("\"nats://127.0.0.1:%d\"", port))
 	}
 	for i, name := range []string{"a", "b", "c"} {
-		extra := fmt.Sprintf("jetstream { store_dir: \"DIR\", max_file: 1GB, %s }\ncluster { name: test, listen: \"127.0.0.1:%d\", routes: [%s] }",
+		extra := fmt.Sprintf("jetstream { store_dir: \"FILES\", max_file: 1GB, %s }\ncluster { name: test, listen: \"127.0.0.1:%d\", routes: [%s] }",
 			limits, ports[3+i], strings.Join(routes, ", "))
 		all = append(all, newProcess(t, name, ports[i], extra))
 		list = append(list, all[i].url)

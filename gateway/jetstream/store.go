@@ -24,7 +24,7 @@ type Store struct {
 	ctx    context.Context // of the store; its cause says why it ended
 	cancel context.CancelCauseFunc
 	work   sync.WaitGroup
-	denied atomic.Pointer[string] // the newest subject that the servers refuse
+	denied atomic.Pointer[denial] // the newest
 	reads  chan struct{}          // has a place for each read of older messages
 	moved  chan struct{}          // tells the tail that the epoch has changed
 	counts counters
@@ -48,6 +48,12 @@ type Store struct {
 	flying  bool          // a goroutine runs them
 }
 
+// denial is that the servers refuse a subject.
+type denial struct {
+	text string // names the subject
+	at   time.Time
+}
+
 // limits are what the newest look at the stream has shown.
 type limits struct {
 	first     uint64    // sequence of the oldest message, of any kind
@@ -64,7 +70,7 @@ func newStore(opt Options) *Store {
 	return &Store{
 		opt: opt, ctx: ctx, cancel: cancel, reads: make(chan struct{}, maxReads), moved: make(chan struct{}, 1),
 		ring: ring{limit: opt.RingBytes}, older: runs{limit: opt.RingBytes / 4}, ids: newIDMemory(opt.MaxIDs, opt.Dedup+keepMargin),
-		heard: time.Now(),
+		heard: time.Now(), limits: limits{first: 1},
 	}
 }
 

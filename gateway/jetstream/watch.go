@@ -40,7 +40,6 @@ func (s *Store) watch() {
 		s.mu.Lock()
 		s.failed = err
 		if at := s.at; err == nil {
-			s.denied.Store(nil)
 			s.counts.lag.Store(0)
 			if now.newest != nil && now.newest.seq > at {
 				s.counts.lag.Store(now.newest.seq - at)
