@@ -18,11 +18,23 @@ import (
 	"github.com/limpet-go/limpet/gateway/jetstream"
 )
 
-const program = "../servers/bin/nats-server"
+// program returns where nats-server is: where gateway/install.sh builds it, or on the PATH.
+func program(t testing.TB) string {
+	t.Helper()
+	const built = "../servers/bin/nats-server"
+	if _, err := os.Stat(built); err == nil {
+		return built
+	}
+	path, err := exec.LookPath("nats-server")
+	if err != nil {
+		t.Fatal("nats-server is missing: run gateway/install.sh")
+	}
+	return path
+}
 
 // process is a nats-server.
 type process struct {
-	t      *testing.T
+	t      testing.TB
 	name   string
 	dir    string // of its files
 	config string
@@ -33,7 +45,7 @@ type process struct {
 }
 
 // freePorts returns ports of the loopback that are free now.
-func freePorts(t *testing.T, n int) (ports []int) {
+func freePorts(t testing.TB, n int) (ports []int) {
 	t.Helper()
 	for range n {
 		l, err := net.Listen("tcp", "127.0.0.1:0")
@@ -47,11 +59,8 @@ func freePorts(t *testing.T, n int) (ports []int) {
 }
 
 // newProcess writes the configuration of a server that has the lines of extra, too.
-func newProcess(t *testing.T, name string, port int, extra string) *process {
+func newProcess(t testing.TB, name string, port int, extra string) *process {
 	t.Helper()
-	if _, err := os.Stat(program); err != nil {
-		t.Fatal("nats-server is missing: run gateway/install.sh")
-	}
 	dir := t.TempDir()
 	p := &process{t: t, name: name, dir: filepath.Join(dir, "files"), config: filepath.Join(dir, "conf"), url: fmt.Sprintf("nats://127.0.0.1:%d", port)}
 	text := fmt.Sprintf("server_name: %s\nlisten: \"127.0.0.1:%d\"\n%s\n", name, port, extra)
@@ -66,7 +75,7 @@ func newProcess(t *testing.T, name string, port int, extra string) *process {
 // start starts the server, and waits until it accepts connections.
 func (p *process) start() *process {
 	p.t.Helper()
-	cmd, out, ended := exec.Command(program, "-c", p.config), &bytes.Buffer{}, make(chan struct{})
+	cmd, out, ended := exec.Command(program(p.t), "-c", p.config), &bytes.Buffer{}, make(chan struct{})
 	cmd.Stdout, cmd.Stderr = out, out
 	if err := cmd.Start(); err != nil {
 		p.t.Fatal(err)
@@ -123,7 +132,7 @@ func (p *process) signal(s syscall.Signal) {
 }
 
 // eventually waits until ok returns true.
-func eventually(t *testing.T, within time.Duration, what string, ok func() bool) {
+func eventually(t testing.TB, within time.Duration, what string, ok func() bool) {
 	t.Helper()
 	end, tick := time.After(within), time.NewTicker(20*time.Millisecond)
 	defer tick.Stop()
@@ -139,13 +148,13 @@ func eventually(t *testing.T, within time.Duration, what string, ok func() bool)
 const limits = "limits { batch { max_inflight_per_stream: 1000, max_inflight_total: 5000 } }"
 
 // single starts a server with memory only.
-func single(t *testing.T) *process {
+func single(t testing.TB) *process {
 	t.Helper()
 	return newProcess(t, "a", freePorts(t, 1)[0], "jetstream { store_dir: \"FILES\", max_mem: 256MB, "+limits+" }").start()
 }
 
 // cluster starts three servers, and returns them with the URLs of all.
-func cluster(t *testing.T) (all []*process, urls string) {
+func cluster(t testing.TB) (all []*process, urls string) {
 	t.Helper()
 	ports := freePorts(t, 6)
 	var routes, list []string
@@ -165,7 +174,7 @@ func cluster(t *testing.T) (all []*process, urls string) {
 }
 
 // open opens a store, which the end of the test closes.
-func open(t *testing.T, urls string, o *jetstream.Options) *jetstream.Store {
+func open(t testing.TB, urls string, o *jetstream.Options) *jetstream.Store {
 	t.Helper()
 	ctx, cancel := context.WithTimeout(t.Context(), 30*time.Second)
 	defer cancel()
