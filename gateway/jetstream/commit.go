@@ -138,7 +138,7 @@ func (s *Store) decide(ctx context.Context, a *attempt) (uint64, error) {
 			}
 		case errors.Is(err, ErrTooBig):
 			return 0, s.gaveUp(ctx, a, err)
-		case errors.Is(err, nats.ErrReconnectBufExceeded), errors.Is(err, nats.ErrNoResponders): // nobody has it
+		case errors.Is(err, nats.ErrReconnectBufExceeded), errors.Is(err, nats.ErrNoResponders): // no server has it
 			err = errAgain
 		case silent(err) && ctx.Err() == nil:
 			a.doubt, err = true, errAgain

@@ -41,7 +41,7 @@ func leader(t *testing.T, c *nats.Conn, stream string, all []*process) (found *p
 	return found
 }
 
-// Whichever server dies, and if all die: what was acknowledged is there once and in order, and nobody but the owner of a session
+// Whichever server dies, and if all die: what was acknowledged is there once and in order, and only the owner of a session
 // writes.
 func TestKilledServers(t *testing.T) {
 	all, urls := cluster(t)

@@ -66,7 +66,7 @@ func (s *Store) readOlder(ctx context.Context, from uint64, epoch string) error 
 		return ctx.Err()
 	}
 	s.mu.Lock()
-	there := s.older.find(from) != nil // somebody else has read it
+	there := s.older.find(from) != nil // another reader has read it
 	s.mu.Unlock()
 	if there {
 		return nil
@@ -86,7 +86,7 @@ func (s *Store) readOlder(ctx context.Context, from uint64, epoch string) error 
 		r.bytes += sizeOf(e)
 	}
 	// The server may be behind, and it may have messages that were lost with another leader. If the leader has the last one, it has
-	// those before it. The bounds are asked for after the read: what was trimmed before it is no hole.
+	// those before it. The bounds are asked for after the read: trimmed messages are not missing.
 	if n := len(r.entries); n > 0 {
 		last := r.entries[n-1]
 		r.to = last.Offset
