@@ -229,7 +229,7 @@ func TestServersAway(t *testing.T) {
 	eventually(t, 15*time.Second, "Health is an error", func() bool { return s.Health() != nil })
 	p.signal(syscall.SIGCONT)
 	stopped = false
-	eventually(t, 20*time.Second, "Health is nil again", func() bool { return s.Health() == nil })
+	eventually(t, time.Minute, "Health is nil again", func() bool { return s.Health() == nil })
 	for name, call := range calls {
 		if name == "Commit" {
 			continue // it may have been done

@@ -23,7 +23,7 @@ func pass(t *testing.T, d time.Duration) {
 // leader returns the server that leads the stream.
 func leader(t *testing.T, c *nats.Conn, stream string, all []*process) (found *process) {
 	t.Helper()
-	eventually(t, 20*time.Second, "the stream has a leader", func() bool {
+	eventually(t, time.Minute, "the stream has a leader", func() bool {
 		var i struct {
 			Cluster struct{ Leader string }
 		}
@@ -69,7 +69,7 @@ func TestKilledServers(t *testing.T) {
 	l.stop()
 	for _, s := range []*jetstream.Store{a, b} {
 		t.Logf("%+v", s.Stats())
-		eventually(t, 20*time.Second, "a store is healthy again", func() bool { return s.Health() == nil })
+		eventually(t, time.Minute, "a store is healthy again", func() bool { return s.Health() == nil })
 		if n := s.Stats(); n.Epochs != 0 || n.Rewinds != 0 {
 			t.Errorf("%d epochs, %d rewinds: nothing was lost", n.Epochs, n.Rewinds)
 		}

@@ -155,7 +155,7 @@ func TestRewind(t *testing.T) {
 	}
 	b.start()
 	leader(t, conn, o.Log, all)
-	eventually(t, 30*time.Second, "two of three servers take a message", func() bool {
+	eventually(t, time.Minute, "two of three servers take a message", func() bool {
 		_, err := stores[0].Commit(t.Context(), &server.Change{Entries: []server.Entry{{ID: messageID(1, 1), Topic: "t"}}, Keep: time.Minute})
 		return err == nil || strings.Contains(err.Error(), "known")
 	})
@@ -180,13 +180,13 @@ func TestRewind(t *testing.T) {
 	b.start()
 	c.start()
 	for i, s := range stores {
-		eventually(t, 60*time.Second, fmt.Sprintf("store %d shows another epoch", i), func() bool { return s.View().Epoch != epoch })
+		eventually(t, time.Minute, fmt.Sprintf("store %d shows another epoch", i), func() bool { return s.View().Epoch != epoch })
 	}
-	eventually(t, 30*time.Second, "both stores show the same epoch", func() bool { return stores[0].View().Epoch == stores[1].View().Epoch })
+	eventually(t, time.Minute, "both stores show the same epoch", func() bool { return stores[0].View().Epoch == stores[1].View().Epoch })
 	t.Logf("%+v", stores[0].Stats())
 	publish(300, 310)
 	a.start()
-	eventually(t, 30*time.Second, "each subscriber gets a Reset", func() bool { return resets.Load() >= subscribers })
+	eventually(t, time.Minute, "each subscriber gets a Reset", func() bool { return resets.Load() >= subscribers })
 	held := readAll(t, open(t, urls, o))
 	if n := len(held); n >= 311 || held[n-1].Offset >= head {
 		t.Fatalf("%d messages, the newest at %d: nothing was lost, so the test has tried nothing", n, held[n-1].Offset)

@@ -2,7 +2,6 @@ package jetstream_test
 
 import (
 	"bytes"
-	"context"
 	"fmt"
 	"net"
 	"os"
@@ -85,7 +84,7 @@ func (p *process) start() *process {
 		_ = cmd.Wait() // killed
 		close(ended)
 	}()
-	eventually(p.t, 20*time.Second, "a server accepts connections", func() bool {
+	eventually(p.t, time.Minute, "a server accepts connections", func() bool {
 		select {
 		case <-ended:
 			p.t.Fatalf("%s has ended:\n%s", p.name, out)
@@ -173,15 +172,16 @@ func cluster(t testing.TB) (all []*process, urls string) {
 	return all, strings.Join(list, ",")
 }
 
-// open opens a store, which the end of the test closes.
-func open(t testing.TB, urls string, o *jetstream.Options) *jetstream.Store {
+// open opens a store, which the end of the test closes. A cluster that has just started may need longer than Options.Timeout.
+func open(t testing.TB, urls string, o *jetstream.Options) (s *jetstream.Store) {
 	t.Helper()
-	ctx, cancel := context.WithTimeout(t.Context(), 30*time.Second)
-	defer cancel()
-	s, err := jetstream.Open(ctx, urls, o)
-	if err != nil {
-		t.Fatalf("Open: %v", err)
-	}
+	eventually(t, time.Minute, "Open", func() bool {
+		var err error
+		if s, err = jetstream.Open(t.Context(), urls, o); err != nil && !is(err, jetstream.ErrUnreachable) {
+			t.Fatalf("Open: %v", err)
+		}
+		return err == nil
+	})
 	t.Cleanup(func() { _ = s.Close() })
 	return s
 }
