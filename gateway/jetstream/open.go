@@ -248,7 +248,9 @@ func epochOf(i *jetstream.StreamInfo) string {
 // Close ends the goroutines of the store and its connection. All calls return ErrClosed from then on. Close may be called more than
 // once. Call it after Server.Close.
 func (s *Store) Close() error {
+	s.mu.Lock() // for Sync
 	s.cancel(ErrClosed)
+	s.mu.Unlock()
 	s.work.Wait()
 	s.conn.Close()
 	return nil

@@ -198,11 +198,12 @@ type flight struct {
 // Sync implements server.Store. It asks the leader of the stream, and waits until the newest message has arrived. Those that are called
 // while one runs share the next one.
 func (s *Store) Sync(ctx context.Context) error {
-	if s.ctx.Err() != nil {
-		return s.ended()
-	}
 	began := time.Now()
 	s.mu.Lock()
+	if s.ctx.Err() != nil { // Close waits for no goroutine that begins later
+		s.mu.Unlock()
+		return s.ended()
+	}
 	f := s.waiting
 	if f == nil {
 		f = &flight{done: make(chan struct{})}
