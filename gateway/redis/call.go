@@ -50,7 +50,8 @@ var answers = []struct {
 	{"NOAUTH", ErrDenied, final},
 	{"WRONGPASS", ErrDenied, final},
 	{"NOPERM", ErrDenied, final},
-	{"ERR ACL failure", ErrDenied, final},
+	{"ERR ACL failure", ErrDenied, final},                   // in a script, since 7.2
+	{"ERR The user executing the script", ErrDenied, final}, // before
 	{"ERR AUTH", ErrDenied, final},
 	{"ERR invalid password", ErrDenied, final},
 	{"ERR unknown command", ErrDenied, final},

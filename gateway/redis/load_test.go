@@ -90,9 +90,7 @@ func (l *load) work(session int, rnd *rand.Rand) {
 		l.failures.Add(1)
 		found, now := l.load(s, name)
 		switch {
-		case found == next && !l.lossy: // the answer was lost
-			l.acked[session].Store(found)
-			l.total.Add(uint64(len(c.Entries)))
+		case found == next && !l.lossy: // the answer was lost: acknowledged with the next Commit
 		case l.lossy:
 			if found < have {
 				l.rewound.Add(1)
@@ -146,7 +144,7 @@ func (l *load) move(s **redis.Store, name string, have, version *uint64, rnd *ra
 	fence := l.change(session, found, now, 0)
 	done, err := (*s).Commit(context.Background(), fence)
 	if err != nil {
-		_, *version = l.load(*s, name)
+		*have, *version = l.load(*s, name)
 		return
 	}
 	if found < *have && !l.lossy {

@@ -8,7 +8,7 @@ if held then
 	first = math.max(first, tonumber(string.match(held[1], '^%d+')))
 else
 	first = tonumber(meta[2]) + 1
-	if first > 1 then -- an empty log that exists
+	if first > 1 and redis.call('EXISTS', KEYS[2]) == 0 then -- an empty log that exists
 		redis.call('XADD', KEYS[2], string.format('%.0f-0', first - 1), 'm', '', 't', '')
 		redis.call('XTRIM', KEYS[2], 'MAXLEN', '=', 0)
 	end

@@ -25,7 +25,7 @@ if meta[1] then
 	redis.call('XRANGE', KEYS[2], '-', '-') -- its type
 	return meta[1]
 end
-if redis.call('EXISTS', KEYS[1], KEYS[2]) > 0 then return redis.error_reply('LIMPETFOREIGN') end
+if redis.call('EXISTS', KEYS[1], KEYS[2]) > 0 then return redis.error_reply('LIMPETFOREIGN there is no ' .. KEYS[1]) end
 redis.call('HSET', KEYS[1], 'epoch', ARGV[1], 'n', '0', 'f', '1', 'last', '', 'format', ARGV[2],
 	'since', string.format('%.0f', time[1] * 1000 + math.floor(time[2] / 1000)))
 return ARGV[1]

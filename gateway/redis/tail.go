@@ -137,7 +137,7 @@ func (s *Store) follow() {
 			looked = time.Now()
 		}
 		if err != nil {
-			wait = retryAfter
+			wait = 0
 			looked = time.Time{} // it may be another server next time
 			s.lost(err)
 		}
