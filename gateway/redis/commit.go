@@ -102,7 +102,7 @@ func (s *Store) request(c *server.Change) (*request, error) {
 	return q, nil
 }
 
-// nextVersion returns a version after v that nobody can guess. So it recognises the change, and a server that has
+// nextVersion returns a version after v that cannot be guessed. So it recognises the change, and a server that has
 // a version which Redis has lost in a crash cannot meet the same version again.
 func nextVersion(v uint64) uint64 {
 	var b [8]byte

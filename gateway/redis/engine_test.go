@@ -21,7 +21,7 @@ type engine struct {
 	t    *testing.T
 	dir  string
 	port int
-	args []string
+	args []string // a first one without a dash is a file
 	cmd  *exec.Cmd
 	out  bytes.Buffer // of a process that has ended
 }
@@ -64,7 +64,13 @@ func (e *engine) run() bool {
 		e.t.Fatal(err)
 	}
 	defer log.Close()
-	e.cmd = exec.Command(binary, append([]string{"--port", fmt.Sprint(e.port), "--bind", "127.0.0.1", "--dir", e.dir, "--save", "", "--daemonize", "no"}, e.args...)...)
+	args := []string{"--port", fmt.Sprint(e.port), "--bind", "127.0.0.1", "--dir", e.dir, "--daemonize", "no"}
+	if len(e.args) > 0 && e.args[0][0] != '-' {
+		args = append(e.args[:1:1], append(args, e.args[1:]...)...)
+	} else {
+		args = append(append(args, "--save", ""), e.args...)
+	}
+	e.cmd = exec.Command(binary, args...)
 	e.cmd.Stdout, e.cmd.Stderr = log, log
 	e.cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
 	if err := e.cmd.Start(); err != nil {

@@ -52,7 +52,7 @@ func (l *load) end() {
 	l.workers.Wait()
 }
 
-// waitFor waits until so many messages more were acknowledged.
+// waitFor waits until n more messages were acknowledged.
 func (l *load) waitFor(n uint64) {
 	l.t.Helper()
 	n += l.total.Load()

@@ -29,7 +29,7 @@ type Options struct {
 	Log string
 
 	// MaxLen bounds the messages that are kept. Defaults to 100,000; negative means no bound. Redis
-	// may hold a hundred more, which nobody sees. All servers should have the same bounds: the least one counts.
+	// may hold a hundred more, which are not read. All servers should have the same bounds: the least one counts.
 	MaxLen int
 
 	// MaxAge bounds the age of a message. It is looked at once a second, by the clock of Redis.
@@ -61,7 +61,7 @@ var (
 	// ErrUnreachable means that Redis does not answer.
 	ErrUnreachable = errors.New("gateway/redis: no answer; see that Redis runs at this address and has loaded its data")
 
-	// ErrBusy means that a script that somebody else runs has blocked Redis for long.
+	// ErrBusy means that a script of another program has blocked Redis for long.
 	ErrBusy = errors.New("gateway/redis: blocked by a slow script; end it with SCRIPT KILL")
 
 	// ErrFull means that Redis has reached maxmemory. Nothing was done.

@@ -131,7 +131,7 @@ func TestForeignKeys(t *testing.T) {
 	if done, err = commit(s, done.Version, l, 3, 1); err != nil || done.Offset != 4 {
 		t.Errorf("%+v, %v", done, err)
 	}
-	e.do("XADD", "{load}:log", "9-0", "a", "b") // somebody else writes to the stream
+	e.do("XADD", "{load}:log", "9-0", "a", "b") // another program writes to the stream
 	if _, err := commit(s, done.Version, l, 4, 1); !errors.Is(err, redis.ErrForeign) {
 		t.Errorf("a stream with the entry of another program: %v", err)
 	}
@@ -140,7 +140,7 @@ func TestForeignKeys(t *testing.T) {
 	}
 }
 
-// SCRIPT FLUSH takes the scripts away, which nobody notices.
+// SCRIPT FLUSH takes the scripts away, and no call fails.
 func TestScriptFlush(t *testing.T) {
 	for _, o := range []*redis.Options{all, {Log: "load", MaxLen: -1, Replicas: 0}} {
 		e, l := start(t), &load{t: t, sessions: 1}

@@ -18,7 +18,7 @@ type Stats struct {
 	Conflicts     uint64        // Commits that met another version
 	KnownIDs      uint64        // message ids that Commits met again
 	Unknown       uint64        // Commits whose answer was lost at least once
-	Resolved      uint64        // of them, those that were found to be done
+	Resolved      uint64        // of them, those that a later try has found done, or has done
 	Failed        uint64        // Commits that failed for a reason of Redis
 
 	RingHits    uint64 // reads of messages that were in memory, the newest
