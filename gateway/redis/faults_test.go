@@ -1,11 +1,15 @@
 package redis_test
 
 import (
+	"context"
+	"errors"
+	"sync/atomic"
 	"syscall"
 	"testing"
 	"time"
 
 	"github.com/limpet-go/limpet/gateway/redis"
+	"github.com/limpet-go/limpet/server"
 )
 
 var all = &redis.Options{MaxLen: -1, Log: "load"}
@@ -89,5 +93,47 @@ func TestStoppedRedis(t *testing.T) {
 	}
 	if resolved == 0 || failed != 0 || l.failures.Load() != 0 {
 		t.Errorf("%d resolved, %d failed", resolved, failed)
+	}
+}
+
+// A Commit whose answer is lost is found to be done, once. If another server has built on it since, nothing can be said for
+// sure: that is not a conflict, which would mean that nothing was done.
+func TestLostAnswer(t *testing.T) {
+	e, l := start(t), &load{t: t, sessions: 1, acked: make([]atomic.Uint64, 1)}
+	p := newProxy(t, e.addr())
+	near, far := open(t, e.url(), all), open(t, "redis://"+p.addr(), all)
+	version := uint64(0)
+	for n, builds := range []bool{false, true} {
+		have := uint64(n) * 2
+		p.silence(true)
+		type result struct {
+			version uint64
+			err     error
+		}
+		results := make(chan result)
+		go func() {
+			done, err := far.Commit(context.Background(), l.change(0, have, version, 2))
+			results <- result{done.Version, err}
+		}()
+		eventually(t, "it is done", 10*time.Second, func() bool { now, _ := l.load(near, "session 0"); return now == have+2 })
+		_, now := l.load(near, "session 0")
+		if builds {
+			if _, err := near.Commit(t.Context(), l.change(0, have+2, now, 0)); err != nil {
+				t.Fatal(err)
+			}
+		}
+		p.silence(false)
+		r := <-results
+		switch {
+		case builds && (!errors.Is(r.err, redis.ErrUncertain) || errors.Is(r.err, server.ErrConflict)):
+			t.Errorf("another server has built on it: %v", r.err)
+		case !builds && (r.err != nil || r.version != now):
+			t.Errorf("version %d, the record has %d, %v", r.version, now, r.err)
+		}
+		version = now
+	}
+	l.check(near)
+	if st := far.Stats(); st.Unknown != 2 || st.Resolved != 1 {
+		t.Errorf("%+v", st)
 	}
 }

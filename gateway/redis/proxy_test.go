@@ -13,7 +13,8 @@ type proxy struct {
 
 	mu     sync.Mutex
 	to     string
-	frozen bool
+	frozen bool   // everything is lost
+	silent bool   // answers are lost
 	from   []byte // replaced by into in what the engine sends
 	into   []byte
 	conns  map[net.Conn]bool
@@ -62,7 +63,7 @@ func (p *proxy) copy(from, to net.Conn, answers bool) {
 	for {
 		n, err := from.Read(buf)
 		p.mu.Lock()
-		frozen, data := p.frozen, buf[:n]
+		frozen, data := p.frozen || p.silent && answers, buf[:n]
 		if answers && p.from != nil {
 			data = bytes.ReplaceAll(data, p.from, p.into)
 		}
@@ -96,4 +97,11 @@ func (p *proxy) freeze() {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	p.frozen = true
+}
+
+// silence loses answers, or no longer does.
+func (p *proxy) silence(on bool) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.silent = on
 }
