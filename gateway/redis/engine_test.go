@@ -8,6 +8,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"sync"
 	"syscall"
 	"testing"
 	"time"
@@ -18,16 +19,19 @@ import (
 
 // engine is a process of redis-server.
 type engine struct {
-	t    *testing.T
+	t    testing.TB
 	dir  string
 	port int
 	args []string // a first one without a dash is a file
 	cmd  *exec.Cmd
 	out  bytes.Buffer // of a process that has ended
+
+	once   sync.Once
+	client *client.Client
 }
 
 // start starts a Redis on a free port of loopback. It ends with the test.
-func start(t *testing.T, args ...string) *engine {
+func start(t testing.TB, args ...string) *engine {
 	t.Helper()
 	e := &engine{t: t, dir: t.TempDir(), args: args}
 	for range 5 {
@@ -41,7 +45,7 @@ func start(t *testing.T, args ...string) *engine {
 	return nil
 }
 
-func freePort(t *testing.T) int {
+func freePort(t testing.TB) int {
 	t.Helper()
 	l, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
@@ -128,11 +132,13 @@ func (e *engine) again() {
 func (e *engine) addr() string { return fmt.Sprintf("127.0.0.1:%d", e.port) }
 func (e *engine) url() string  { return "redis://" + e.addr() }
 
-// admin returns a client of its own.
+// admin returns a client that no Store uses.
 func (e *engine) admin() *client.Client {
-	c := client.NewClient(&client.Options{Addr: e.addr(), Protocol: 2, DisableIdentity: true, MaxRetries: -1, ReadTimeout: 30 * time.Second})
-	e.t.Cleanup(func() { _ = c.Close() })
-	return c
+	e.once.Do(func() {
+		e.client = client.NewClient(&client.Options{Addr: e.addr(), Protocol: 2, DisableIdentity: true, ReadTimeout: 30 * time.Second})
+		e.t.Cleanup(func() { _ = e.client.Close() })
+	})
+	return e.client
 }
 
 // do runs a command.

@@ -87,12 +87,12 @@ func TestStoppedRedis(t *testing.T) {
 	l.waitFor(500)
 	l.end()
 	l.check(open(t, e.url(), all))
-	resolved, failed := uint64(0), uint64(0)
+	resolved := uint64(0)
 	for _, s := range l.stores {
-		resolved, failed = resolved+s.Stats().Resolved, failed+s.Stats().Failed
+		resolved += s.Stats().Resolved
 	}
-	if resolved == 0 || failed != 0 || l.failures.Load() != 0 {
-		t.Errorf("%d resolved, %d failed", resolved, failed)
+	if resolved == 0 || l.failures.Load() != 0 {
+		t.Errorf("%d resolved, %d Commits of the one who had the session have failed", resolved, l.failures.Load())
 	}
 }
 
