@@ -105,7 +105,7 @@ func TestLostAnswer(t *testing.T) {
 	version := uint64(0)
 	for n, builds := range []bool{false, true} {
 		have := uint64(n) * 2
-		p.silence(true)
+		p.loseAnswers("\ndone\r")
 		type result struct {
 			version uint64
 			err     error
@@ -115,14 +115,14 @@ func TestLostAnswer(t *testing.T) {
 			done, err := far.Commit(context.Background(), l.change(0, have, version, 2))
 			results <- result{done.Version, err}
 		}()
-		eventually(t, "it is done", 10*time.Second, func() bool { now, _ := l.load(near, "session 0"); return now == have+2 })
+		eventually(t, "it is done", 30*time.Second, func() bool { now, _ := l.load(near, "session 0"); return now == have+2 })
 		_, now := l.load(near, "session 0")
 		if builds {
 			if _, err := near.Commit(t.Context(), l.change(0, have+2, now, 0)); err != nil {
 				t.Fatal(err)
 			}
 		}
-		p.silence(false)
+		p.loseAnswers("")
 		r := <-results
 		switch {
 		case builds && (!errors.Is(r.err, redis.ErrUncertain) || errors.Is(r.err, server.ErrConflict)):

@@ -14,7 +14,7 @@ type proxy struct {
 	mu     sync.Mutex
 	to     string
 	frozen bool   // everything is lost
-	silent bool   // answers are lost
+	lose   []byte // answers with this text are lost
 	from   []byte // replaced by into in what the engine sends
 	into   []byte
 	conns  map[net.Conn]bool
@@ -63,7 +63,7 @@ func (p *proxy) copy(from, to net.Conn, answers bool) {
 	for {
 		n, err := from.Read(buf)
 		p.mu.Lock()
-		frozen, data := p.frozen || p.silent && answers, buf[:n]
+		frozen, data := p.frozen || answers && p.lose != nil && bytes.Contains(buf[:n], p.lose), buf[:n]
 		if answers && p.from != nil {
 			data = bytes.ReplaceAll(data, p.from, p.into)
 		}
@@ -99,9 +99,12 @@ func (p *proxy) freeze() {
 	p.frozen = true
 }
 
-// silence loses answers, or no longer does.
-func (p *proxy) silence(on bool) {
+// loseAnswers loses answers with a text, or none.
+func (p *proxy) loseAnswers(text string) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	p.silent = on
+	p.lose = nil
+	if text != "" {
+		p.lose = []byte(text)
+	}
 }
