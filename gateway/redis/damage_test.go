@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"runtime"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"syscall"
@@ -205,6 +206,37 @@ func TestHistoryIsShared(t *testing.T) {
 	readers.Wait()
 	if st := s.Stats(); st.Reads > 30 || st.HistoryHits == 0 || st.RingHits == 0 || st.Waiting != 0 {
 		t.Errorf("%+v", st)
+	}
+}
+
+// Calls of Sync that wait at the same time share a read.
+func TestSyncsShareReads(t *testing.T) {
+	e := start(t)
+	s := open(t, e.url(), all)
+	reads := func() float64 {
+		for line := range strings.Lines(fmt.Sprint(e.do("INFO", "commandstats"))) {
+			var calls float64
+			if n, _ := fmt.Sscanf(line, "cmdstat_evalsha:calls=%g,", &calls); n == 1 {
+				return calls
+			}
+		}
+		return 0
+	}
+	before := reads()
+	_ = e.cmd.Process.Signal(syscall.SIGSTOP)
+	var all sync.WaitGroup
+	for range 300 {
+		all.Go(func() {
+			if err := s.Sync(t.Context()); err != nil {
+				t.Error(err)
+			}
+		})
+	}
+	<-time.After(300 * time.Millisecond)
+	_ = e.cmd.Process.Signal(syscall.SIGCONT)
+	all.Wait()
+	if n := reads() - before; n > 100 || s.Stats().Syncs != 300 {
+		t.Errorf("%v reads, %+v", n, s.Stats())
 	}
 }
 

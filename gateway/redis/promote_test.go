@@ -81,6 +81,11 @@ func TestReplicasThatHaveEverything(t *testing.T) {
 	if !errors.Is(err, redis.ErrUncertain) || !errors.Is(err, redis.ErrReplicas) {
 		t.Errorf("a Commit that no replica has: %v", err)
 	}
+	again := l.change(0, 0, 0, 1)
+	again.Session = ""
+	if _, err = probe.Commit(t.Context(), again); !errors.Is(err, redis.ErrReplicas) {
+		t.Errorf("an id that may be known to the primary only: %v", err) // it must not be acknowledged as a repetition
+	}
 	acked := l.total.Load()
 	<-time.After(200 * time.Millisecond)
 	if now := l.total.Load(); now != acked {

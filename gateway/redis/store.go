@@ -213,7 +213,7 @@ func (s *Store) Health() error {
 }
 
 // Close ends the goroutines and the connections of the store. What is in progress fails with ErrClosed. Close may be called more than
-// once, and takes a second at most. Call it after Server.Close.
+// once. A command that cannot be interrupted is waited for, two seconds at most. Call it after Server.Close.
 func (s *Store) Close() error {
 	s.mu.Lock()
 	again := s.closed
