@@ -189,7 +189,7 @@ func (c *Config) checkNumbers(f *faults) {
 	}{
 		{"retention-age", c.MaxAge, 0}, {"session-ttl", c.SessionTTL, time.Second}, {"dedup", c.Dedup, time.Second},
 		{"auth-timeout", c.AuthTimeout, time.Millisecond}, {"heartbeat", c.Heartbeat, 100 * time.Millisecond},
-		{"drain-wait", c.DrainWait, 0}, {"drain-spread", c.DrainSpread, 0}, {"drain-timeout", c.DrainTimeout, 0},
+		{"drain-wait", c.DrainWait, 0}, {"drain-spread", c.DrainSpread, 0},
 	} {
 		if d.value < d.min || d.value > decade {
 			f.add(d.key, "is %v; use %v to %v", d.value, d.min, decade)

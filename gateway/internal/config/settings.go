@@ -52,9 +52,8 @@ type Config struct {
 	MaxPayload   int           `name:"max-payload" default:"262144" help:"Bytes of one payload." group:"Limits"`
 	Heartbeat    time.Duration `name:"heartbeat" default:"20s" help:"Interval in which each connection carries something." group:"Limits"`
 
-	DrainWait    time.Duration `name:"drain-wait" default:"2s" help:"After SIGTERM, how long /healthz fails before clients are asked to leave: longer than the proxy needs to notice." group:"Shutdown"`
-	DrainSpread  time.Duration `name:"drain-spread" default:"10s" help:"The time over which clients leave." group:"Shutdown"`
-	DrainTimeout time.Duration `name:"drain-timeout" default:"30s" help:"When what is left is closed, counted from SIGTERM." group:"Shutdown"`
+	DrainWait   time.Duration `name:"drain-wait" default:"2s" help:"After SIGTERM, how long /healthz fails before clients are asked to leave: longer than the proxy needs to notice." group:"Shutdown"`
+	DrainSpread time.Duration `name:"drain-spread" default:"10s" help:"The time over which clients leave. Half as long again later, what is left is closed." group:"Shutdown"`
 
 	LogLevel  string `name:"log-level" default:"info" enum:"debug,info,warn,error" help:"debug, info, warn or error." group:"Log"`
 	LogFormat string `name:"log-format" default:"text" enum:"text,json" help:"text or json." group:"Log"`

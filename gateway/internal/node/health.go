@@ -16,6 +16,9 @@ const (
 	filesEvery  = 5 * time.Second        // how often the files of the certificate are looked at
 	engineGrace = 3 * time.Second        // for which an engine may be away before the clients are sent elsewhere
 	awaySpread  = 3 * time.Second        // over which they leave then
+
+	leaveGrace   = time.Second     // for the last clients to leave, after half of their time more
+	closeTimeout = 5 * time.Second // for connections that are closed
 )
 
 // errDraining is why a gateway that is about to end is not healthy.
@@ -121,37 +124,22 @@ func (n *Node) healthz(w http.ResponseWriter, _ *http.Request) {
 // livez answers whether the process works.
 func livez(w http.ResponseWriter, _ *http.Request) { fmt.Fprintln(w, "ok") }
 
-// leave ends the service in order.
+// leave ends the service in order: clients get time to go elsewhere, and what is left is closed then.
 func (n *Node) leave() error {
 	began := time.Now()
 	n.health.drain()
 	n.log.Info("shutting down: /healthz fails now", "wait", n.cfg.DrainWait)
-	deadline, cancel := context.WithDeadline(context.Background(), began.Add(n.cfg.DrainTimeout))
-	defer cancel()
-	sleep(deadline, n.cfg.DrainWait)
+	time.Sleep(n.cfg.DrainWait)
 	if clients := n.server.Drain(&server.DrainOptions{Spread: n.cfg.DrainSpread}); clients > 0 {
 		n.log.Info("clients are asked to leave", "clients", clients, "spread", n.cfg.DrainSpread)
 	}
-	for n.server.Stats().Conns > 0 && deadline.Err() == nil {
-		sleep(deadline, watchEvery/10)
+	for end := time.Now().Add(n.cfg.DrainSpread + n.cfg.DrainSpread/2 + leaveGrace); n.server.Stats().Conns > 0 && time.Now().Before(end); {
+		time.Sleep(watchEvery / 10)
 	}
 	left := n.server.Stats().Conns
-	closing, stop := context.WithTimeout(context.Background(), 5*time.Second)
+	closing, stop := context.WithTimeout(context.Background(), closeTimeout)
 	defer stop()
 	err := n.server.Shutdown(closing)
-	if left > 0 {
-		n.log.Warn("connections were closed at the end of drain-timeout", "connections", left)
-	}
-	n.log.Info("shut down", "took", time.Since(began).Round(time.Millisecond))
+	n.log.Info("shut down", "closed", left, "took", time.Since(began).Round(time.Millisecond))
 	return err
-}
-
-// sleep waits for d, or until ctx ends.
-func sleep(ctx context.Context, d time.Duration) {
-	t := time.NewTimer(d)
-	defer t.Stop()
-	select {
-	case <-t.C:
-	case <-ctx.Done():
-	}
 }
