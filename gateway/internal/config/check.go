@@ -6,7 +6,6 @@ import (
 	"net"
 	"net/netip"
 	"net/url"
-	"slices"
 	"strings"
 	"time"
 
@@ -173,7 +172,7 @@ func (c *Config) checkNumbers(f *faults) {
 		value, min int
 		max        int
 	}{
-		{"retention-count", c.MaxCount, 1, 1 << 40}, {"retention-bytes", c.MaxBytes, 1, 1 << 50},
+		{"retention-count", c.MaxCount, 0, 1 << 40}, {"retention-bytes", c.MaxBytes, 0, 1 << 50},
 		{"max-connections", c.MaxConns, 1, 10_000_000}, {"max-connections-per-address", c.MaxPerAddr, 0, 10_000_000},
 		{"max-connections-per-client", c.MaxPerClient, 0, 10_000_000}, {"connect-rate", c.ConnectRate, 1, 1_000_000},
 		{"publish-rate", c.PublishRate, 0, 10_000_000}, {"max-payload", c.MaxPayload, 1, 1 << 30},
@@ -195,7 +194,10 @@ func (c *Config) checkNumbers(f *faults) {
 			f.add(d.key, "is %v; use %v to %v", d.value, d.min, decade)
 		}
 	}
-	if c.MaxAge > 0 && c.MaxAge < 2*c.SessionTTL && slices.Contains([]string{EngineJetStream, EngineRedis}, c.Engine) {
+	if c.Engine == EngineJetStream && c.MaxAge > 0 && c.MaxAge < 2*c.SessionTTL {
 		f.add("retention-age", "is %v; the records of sessions age with the messages, so use at least twice session-ttl, %v", c.MaxAge, 2*c.SessionTTL)
+	}
+	if c.Engine == EngineRedis && c.MaxBytes > 0 {
+		f.add("retention-bytes", "is set, but Redis counts no bytes; use retention-count or retention-age")
 	}
 }

@@ -28,9 +28,9 @@ type Config struct {
 	NATSCreds  string        `name:"nats-creds" help:"File with the credentials for NATS." placeholder:"FILE" group:"Engine"`
 	RedisURL   string        `name:"redis-url" help:"URL of Redis, such as redis://host:6379/0." group:"Engine"`
 	RedisWait  int           `name:"redis-wait" help:"Replicas that must have a message before it is acknowledged (WAIT)." group:"Engine"`
-	MaxCount   int           `name:"retention-count" default:"100000" help:"Messages that are kept." group:"Engine"`
-	MaxBytes   int           `name:"retention-bytes" default:"67108864" help:"Bytes of messages that are kept." group:"Engine"`
-	MaxAge     time.Duration `name:"retention-age" default:"0s" help:"How long a message is kept; 0s: no bound." group:"Engine"`
+	MaxCount   int           `name:"retention-count" default:"0" help:"Messages that are kept; 0: 100,000, and no bound with jetstream." group:"Engine"`
+	MaxBytes   int           `name:"retention-bytes" default:"0" help:"Bytes of messages that are kept, not with redis; 0: 64 MiB, and no bound with jetstream." group:"Engine"`
+	MaxAge     time.Duration `name:"retention-age" default:"0s" help:"How long a message is kept; 0s: no bound, and a day with jetstream." group:"Engine"`
 	SessionTTL time.Duration `name:"session-ttl" default:"15m" help:"How long a session without a connection is kept." group:"Engine"`
 	Dedup      time.Duration `name:"dedup" default:"1h" help:"How long message ids are remembered." group:"Engine"`
 

@@ -2,9 +2,12 @@ package node
 
 import (
 	"context"
-	"fmt"
+
+	"github.com/nats-io/nats.go"
 
 	"github.com/limpet-go/limpet/gateway/internal/config"
+	"github.com/limpet-go/limpet/gateway/jetstream"
+	"github.com/limpet-go/limpet/gateway/redis"
 	"github.com/limpet-go/limpet/server"
 	"github.com/limpet-go/limpet/server/file"
 )
@@ -32,7 +35,30 @@ func openEngine(ctx context.Context, c *config.Config) (engine, error) {
 		}
 		return local{store}, nil
 	}
-	return nil, &config.Error{Key: "engine", Reason: fmt.Sprintf("%s is not built yet", c.Engine)}
+	if c.Engine == config.EngineJetStream {
+		return openJetStream(ctx, c, retention)
+	}
+	return openRedis(ctx, c)
+}
+
+func openJetStream(ctx context.Context, c *config.Config, retention server.Retention) (engine, error) {
+	o := &jetstream.Options{Log: c.Log, Retention: retention, Dedup: c.Dedup}
+	if c.NATSCreds != "" {
+		o.NATS = append(o.NATS, nats.UserCredentials(c.NATSCreds))
+	}
+	store, err := jetstream.Open(ctx, c.NATSURL, o)
+	if err != nil {
+		return nil, &config.Error{Key: "nats-url", Reason: err.Error()}
+	}
+	return store, nil
+}
+
+func openRedis(ctx context.Context, c *config.Config) (engine, error) {
+	store, err := redis.Open(ctx, c.RedisURL, &redis.Options{Log: c.Log, MaxLen: c.MaxCount, MaxAge: c.MaxAge, Replicas: c.RedisWait})
+	if err != nil {
+		return nil, &config.Error{Key: "redis-url", Reason: err.Error()}
+	}
+	return store, nil
 }
 
 // memory is an engine that cannot fail.
