@@ -68,15 +68,16 @@ var (
 	// ErrSubprotocol means that the server chose none of the subprotocols that the
 	// dialect offers. It is permanent.
 	ErrSubprotocol = fault.ErrSubprotocol
-	// ErrSuperseded means that a newer connection took over the session (close
-	// code 4006 of limpet.v1).
+	// ErrSuperseded means that a newer connection took over the session (close code 4006 of limpet.v1).
 	ErrSuperseded = errors.New("another connection took over the session; give each client its own")
-	// ErrSessionConflict means that two clients keep taking over one session from
-	// each other (close code 4007 of limpet.v1).
+	// ErrSessionConflict means that two clients keep taking over one session from each other (close code 4007 of limpet.v1).
 	ErrSessionConflict = errors.New("two clients keep taking over the same session; give each its own")
-	// ErrRolledBack means that the client or the server has an old copy of the
-	// session, or has lost part of it (close code 4402 of limpet.v1).
-	ErrRolledBack = errors.New("session state of one side is older than the other's; it was restored from an old copy or lost")
+	// ErrRolledBack means that the client or the server has an old copy of the session, or has lost part of it (close
+	// code 4402 of limpet.v1). If the server has found it, the client begins a new session.
+	ErrRolledBack = errors.New("session state of one side is older than the other's, restored from an old copy or lost; see docs/outbox.md")
+	// ErrNotOwner means that the server does not give the session to this client: the key has changed since this copy of
+	// the outbox was made, or the principal is another one (close code 4003 of limpet.v1 while a session is resumed).
+	ErrNotOwner = errors.New("session belongs to another client, or this copy of its outbox is old; use the newest copy, or start again once the session has expired at the server: the messages stay in the outbox")
 	// ErrDuplicate means that there is a subscription to the topic already, that the server
 	// knows one to a topic, and that another one cannot share it: the error says why. Or it means that
 	// SubscribeOptions.Name is in use.

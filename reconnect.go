@@ -289,12 +289,27 @@ func (l *loop) explain(f *wire.Failure, d verdict.Decision) *Error {
 	shown := *f
 	shown.Reason = l.c.secrets.Hide(f.Reason)
 	e := failureError(&shown, d)
+	if is := l.sessionError(f); is != nil {
+		e.Err = joinReason(is, e.Err)
+	}
 	e.Err = l.c.secrets.HideError(e.Err)
 	return e
 }
 
-// closeCodeErrors are the sentinels of close codes that have one.
-var closeCodeErrors = map[uint16]error{4006: ErrSuperseded, 4007: ErrSessionConflict, 4402: ErrRolledBack}
+// sessionErrors are the sentinels of the close codes of limpet.v1 that are about a session.
+var sessionErrors = map[uint16]error{4003: ErrNotOwner, 4006: ErrSuperseded, 4007: ErrSessionConflict, 4402: ErrRolledBack}
+
+// sessionError returns the sentinel for f, or nil. Wire protocols without sessions have other meanings for these codes.
+func (l *loop) sessionError(f *wire.Failure) error {
+	code := f.Code
+	if detected := (*wire.CodeError)(nil); errors.As(f.Err, &detected) {
+		code = detected.Code
+	}
+	if !l.c.cfg.traits.Sessions || code == 4003 && (f.Stage != wire.StageHandshake || l.session.ID == "") {
+		return nil
+	}
+	return sessionErrors[code]
+}
 
 // failureError returns the error that reports a failure: what was tried, what
 // it means and what the peer said. It has no URL, which may hold a secret.
@@ -302,9 +317,6 @@ func failureError(f *wire.Failure, d verdict.Decision) *Error {
 	e := &Error{Op: f.Stage.String(), Field: optionOf(d.Err), Class: ErrorClass(d.Class), Code: shownCode(f.Code, f.PeerCode), Detail: text.Quote(f.Reason), Err: d.Err}
 	if f.Stage == wire.StageUpgrade {
 		e.Code, e.Detail = f.Status, text.Quote(strings.TrimSpace(string(f.Body)))
-	}
-	if sentinel := closeCodeErrors[f.Code]; sentinel != nil && e.Err == nil {
-		e.Err = sentinel
 	}
 	if e.Err == nil {
 		e.Err = withoutURL(f)

@@ -44,7 +44,7 @@ func (m *memory) Commit(ctx context.Context, c *Change) error {
 	}
 	for i := range c.Messages {
 		if last++; c.Messages[i].Seq != last {
-			return fmt.Errorf("outbox: message %d follows %d", c.Messages[i].Seq, last-1)
+			return fmt.Errorf("%w (message %d follows %d)", ErrInUse, c.Messages[i].Seq, last-1)
 		}
 	}
 	if c.Reset {

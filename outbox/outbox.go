@@ -107,16 +107,17 @@ var (
 	ErrUncertain = errors.New("outbox: it is not known whether the change was kept; restart the client on this outbox")
 
 	// ErrCorrupt means that what is kept was damaged, and not by a crash.
-	ErrCorrupt = errors.New("outbox: damaged")
+	ErrCorrupt = errors.New("outbox: damaged; move it away with file.Quarantine, which returns what can be read, or repair it")
 
-	// ErrInUse means that another process or another Store uses this one.
-	ErrInUse = errors.New("outbox: in use by another client")
+	// ErrInUse means that another process or another Store uses this one. Commit returns it if two clients use one Store
+	// at a time: the numbers of the messages do not follow those that are there.
+	ErrInUse = errors.New("outbox: in use by another client; end that one, or give each client a directory of its own")
 
 	// ErrFormat means that a newer version of limpet has written it.
 	ErrFormat = errors.New("outbox: written in a newer format; use the version of limpet that wrote it, or a later one")
 
 	// ErrForeign means that it holds something that limpet has not written.
-	ErrForeign = errors.New("outbox: not an outbox of limpet")
+	ErrForeign = errors.New("outbox: not an outbox of limpet; use a directory that holds nothing else")
 
 	// ErrFull means that the file system has no room left. A change that fails with it is not kept, and
 	// a later one may succeed.
@@ -126,5 +127,5 @@ var (
 	ErrReadOnly = errors.New("outbox: not accessible; make it writable for this user")
 
 	// ErrClosed means that the store was closed.
-	ErrClosed = errors.New("outbox: closed")
+	ErrClosed = errors.New("outbox: closed; open it again")
 )

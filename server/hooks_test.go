@@ -97,6 +97,36 @@ func TestSupersededDuringHook(t *testing.T) {
 	})
 }
 
+// What a hook says after the end of its context, here a minute after its connection, decides nothing: the message is not
+// refused for good, and is accepted when it comes again.
+func TestHookAfterItsTimeDecidesNothing(t *testing.T) {
+	both(t, func(t *testing.T, enc native.Encoding) {
+		var calls atomic.Int64
+		r := newRig(t, &server.Options{Hooks: server.Hooks{OnPublish: func(ctx context.Context, _ server.Principal, _ server.Message) error {
+			if calls.Add(1) > 1 {
+				return nil
+			}
+			<-ctx.Done()
+			return &server.Error{Code: native.CodeForbidden, Reason: "the caller is gone"}
+		}}})
+		c := r.connect(enc)
+		w := c.hello(native.Hello{CN: 1})
+		c.publish(1, "t", "x")
+		synctest.Wait()
+		r.network.CutAll()
+		time.Sleep(2 * time.Minute)
+		d := r.connect(enc)
+		w = d.hello(resume(w, 2, 1, 1))
+		if len(w.Out) != 0 || w.Ack != 0 {
+			t.Fatalf("ack %d, rejections %v", w.Ack, w.Out)
+		}
+		d.send(aged(1, idOf(1), 1000))
+		if nak, _ := d.acked(1); len(nak) != 0 || calls.Load() != 2 {
+			t.Fatalf("rejections %v after %d calls", nak, calls.Load())
+		}
+	})
+}
+
 // lockedText is a log that is read while it is written.
 type lockedText struct {
 	mu   sync.Mutex

@@ -8,9 +8,9 @@ type Stats struct {
 	Conns         int // connections, before and after WELCOME, with those being upgraded
 	Fallback      int // of Conns, those that plain HTTP requests carry
 	Pending       int // connections before WELCOME
-	Sessions      int // sessions, detached ones included; with Options.Store those that have a connection here, unless it is a *MemoryStore
+	Sessions      int // sessions, detached ones included; with an Options.Store that does not implement Counter, those that have a connection here
 	Subscriptions int // live subscriptions
-	IDs           int // message ids remembered; 0 with Options.Store, unless it is a *MemoryStore
+	IDs           int // message ids remembered; 0 with an Options.Store that does not implement Counter
 
 	Refused         uint64 // upgrades answered with an HTTP error: the sum of the next three
 	RefusedOrigin   uint64 // host or origin is not allowed
@@ -43,15 +43,19 @@ type counters struct {
 	subscriptions                                 atomic.Int64
 }
 
-// counter is a store that knows how many sessions and ids it has.
-type counter interface{ counts() (sessions, ids int) }
+// Counter is what a Store implements if it can count without asking elsewhere: Stats has what it returns. *MemoryStore and
+// the Store of package server/file do.
+type Counter interface {
+	// Counts returns how many sessions and message ids are kept, of all servers on the store. It must not block.
+	Counts() (sessions, ids int)
+}
 
 // Stats returns a snapshot. It does not block.
 func (s *Server) Stats() Stats {
 	c, v := &s.stats, s.store.View()
 	sessions, ids := s.sessions.len(), 0
-	if store, ok := s.store.(safely).Store.(counter); ok {
-		sessions, ids = store.counts()
+	if store, ok := s.store.(safely).Store.(Counter); ok {
+		sessions, ids = store.Counts()
 	}
 	s.mu.Lock()
 	origin, busy, request := c.refusedOrigin.Load(), c.refusedBusy.Load(), c.refusedRequest.Load()

@@ -151,8 +151,8 @@ func (s *logStore) Tag(_ context.Context, offset uint64) ([]byte, bool, error) {
 // Changed implements Store.
 func (s *logStore) Changed() <-chan struct{} { return s.log.Changed() }
 
-// counts implements counter.
-func (s *logStore) counts() (sessions, ids int) {
+// Counts implements Counter.
+func (s *logStore) Counts() (sessions, ids int) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.memory.expire(time.Now())

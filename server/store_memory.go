@@ -109,8 +109,8 @@ func (s *MemoryStore) Tag(_ context.Context, offset uint64) ([]byte, bool, error
 // Changed implements Store.
 func (s *MemoryStore) Changed() <-chan struct{} { return s.log.Changed() }
 
-// counts implements counter.
-func (s *MemoryStore) counts() (sessions, ids int) {
+// Counts implements Counter.
+func (s *MemoryStore) Counts() (sessions, ids int) {
 	s.log.mu.Lock()
 	defer s.log.mu.Unlock()
 	s.expire(time.Now())

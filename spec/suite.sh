@@ -45,6 +45,11 @@ holds horizon.pml
 for m in NOAGE NOMARGIN LASTAGE CRASHAGE; do
 	finds horizon.pml -D"$m"
 done
+echo "calls"
+holds calls.pml
+for m in LATEMARK NOSKIP NUMBERAGAIN KEEPOPEN SENDAGAIN LOSTUNSENT NOOUTCOME ENDANDAGAIN; do
+	finds calls.pml -D"$m"
+done
 echo "downlink"
 holds downlink.pml -DG=2
 holds downlink.pml -DG=2 -DTX

@@ -284,7 +284,7 @@ func (e *elsewhere) Write(p []byte) (int, error) {
 // A refusal sets its cookies, and the next attempt has a socket of its own: the
 // instance that refused may be on its way out.
 func TestRefusedUpgrade(t *testing.T) {
-	for _, wrapped := range []bool{false, true} {
+	for _, kind := range []string{"a Transport", "another RoundTripper", "another RoundTripper with connections that cannot be compared"} {
 		assert.NoLeaks(t)
 		var mu sync.Mutex
 		var cookies, remotes []string
@@ -300,8 +300,14 @@ func TestRefusedUpgrade(t *testing.T) {
 		assert.NoError(t, err)
 		transport := &http.Transport{}
 		client := &http.Client{Jar: jar, Transport: transport}
-		if wrapped {
+		if kind != "a Transport" {
 			client.Transport = roundTripper(transport.RoundTrip)
+		}
+		if strings.HasSuffix(kind, "compared") {
+			transport.DialContext = func(ctx context.Context, network, address string) (net.Conn, error) {
+				nc, err := new(net.Dialer).DialContext(ctx, network, address)
+				return uncomparable{Conn: nc}, err
+			}
 		}
 		c, err := limpet.New("ws"+strings.TrimPrefix(web.URL, "http"), options(&limpet.Options{Dialect: rawDialect{}, HTTPClient: client, Backoff: inAHurry}))
 		assert.NoError(t, err)
@@ -309,9 +315,15 @@ func TestRefusedUpgrade(t *testing.T) {
 		closeAndWait(t, c)
 		web.Close()
 		if cookies[0] != "" || cookies[1] != "route=b" || remotes[0] == remotes[1] || remotes[1] == remotes[2] {
-			t.Errorf("wrapped=%v: cookies %q from %q", wrapped, cookies, remotes)
+			t.Errorf("%s: cookies %q from %q", kind, cookies, remotes)
 		}
 	}
+}
+
+// uncomparable is a connection that cannot be the key of a map.
+type uncomparable struct {
+	net.Conn
+	_ []int
 }
 
 // A dialect may set the Host of its requests.

@@ -132,6 +132,26 @@ func TestEveryDialKeepsTheLimit(t *testing.T) {
 	}
 }
 
+// A dial counts from when it is made, not from the turn of its attempt, which asked for a credential first.
+func TestDialAfterASlowAuthCountsLater(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		c := newCluster(t, 1)
+		o := limpet.Options{HTTPClient: c.network.HTTPClient(), Limits: wire.ConnectionLimits{Dials: 1}}
+		slow := o
+		slow.Auth = func(context.Context, limpet.AttemptInfo) (limpet.Credential, error) {
+			time.Sleep(8 * time.Second)
+			return limpet.Credential{}, nil
+		}
+		all := c.startMany(t, 1, slow)
+		allReady(t, all)
+		all = append(all, c.startMany(t, 1, o)...)
+		allReady(t, all)
+		if dials := c.network.Dials(); len(dials) != 2 || dials[1].At.Sub(dials[0].At) < time.Minute {
+			t.Errorf("dials %v, want a minute between them", dials)
+		}
+	})
+}
+
 // State.NextAttempt is when the attempt starts, with the turn that the governor gives.
 func TestNextAttemptHasTheTurn(t *testing.T) {
 	for _, limited := range []bool{false, true} {

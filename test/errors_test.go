@@ -72,6 +72,9 @@ func TestDeadlinesSayWhose(t *testing.T) {
 			t.Fatal(err)
 		}
 		defer closeAndWait(t, c)
+		if err := c.WaitReady(expiredContext()); !errors.Is(err, context.DeadlineExceeded) || !strings.Contains(err.Error(), "caller's context ended before the client was ready") {
+			t.Errorf("WaitReady: %v", err)
+		}
 		ctx, cancel := context.WithTimeout(context.Background(), 1400*time.Millisecond)
 		defer cancel()
 		err = c.WaitReady(ctx)

@@ -2,14 +2,18 @@ package test
 
 import (
 	"context"
+	"errors"
 	"os"
 	"path/filepath"
 	"slices"
+	"strings"
 	"testing"
 	"testing/synctest"
+	"time"
 
 	"github.com/limpet-go/limpet"
 	"github.com/limpet-go/limpet/limpettest"
+	outboxfile "github.com/limpet-go/limpet/outbox/file"
 	"github.com/limpet-go/limpet/server"
 	"github.com/limpet-go/limpet/server/file"
 )
@@ -74,6 +78,9 @@ func TestServersInOneDirectory(t *testing.T) {
 		if n := c.Stats().Resumes; n != 5 {
 			t.Errorf("%d resumes of 5", n)
 		}
+		if st := srv.Server.Stats(); st.IDs != 20 || st.Sessions != 1 {
+			t.Errorf("%d ids, %d sessions", st.IDs, st.Sessions)
+		}
 		closeAndWait(t, c)
 		srv.Stop()
 		_ = srv.Server.Close()
@@ -124,6 +131,47 @@ func TestRestoredDirectory(t *testing.T) {
 		srv.Stop()
 		_ = srv.Server.Close()
 		if err := store.Close(); err != nil {
+			t.Error(err)
+		}
+	})
+}
+
+// A server is restored from a snapshot that was made while the client was connected: it has lost messages that it had
+// acknowledged. It counts them as missing, and accepts what the client has sent and not sent since.
+func TestRestoredSnapshot(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		store, dir, snapshot := &fileStore{}, filepath.Join(t.TempDir(), "a"), filepath.Join(t.TempDir(), "b")
+		store.open(t, dir)
+		srv := limpettest.NewServer(t, &limpettest.ServerOptions{Server: &server.Options{Store: store}})
+		kept, err := outboxfile.Open(t.TempDir(), nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		c := start(t, srv, kept, limpet.Options{})
+		publishAll(t, c, "a", numbers(1, 3)...)
+		flushed(t, c)
+		time.Sleep(2 * time.Second)
+		if err := os.CopyFS(snapshot, os.DirFS(dir)); err != nil {
+			t.Fatal(err)
+		}
+		publishAll(t, c, "a", numbers(4, 6)...)
+		flushed(t, c)
+		srv.Stop()
+		publishAll(t, c, "a", "next")
+		store.restart(t, srv, snapshot, nil)
+		flushed(t, c)
+		entries, has := make([]*server.Entry, 10), []string(nil)
+		n, _, err := store.Read(t.Context(), 1, entries)
+		for _, e := range entries[:n] {
+			has = append(has, string(e.Payload))
+		}
+		if got := strings.Join(has, " "); got != "1 2 3 next" || err != nil || srv.Server.Stats().UplinkGaps != 3 {
+			t.Errorf("the server has %s, %v; %d messages are missing", got, err, srv.Server.Stats().UplinkGaps)
+		}
+		closeAndWait(t, c)
+		srv.Stop()
+		_ = srv.Server.Close()
+		if err := errors.Join(store.Close(), kept.Close()); err != nil {
 			t.Error(err)
 		}
 	})

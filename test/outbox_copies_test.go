@@ -117,7 +117,7 @@ func TestOutboxCopiedWithMessages(t *testing.T) {
 		a, endA = openDirectory(t, srv, dir, &stopped)
 		<-a.Done()
 		var failure *limpet.Error
-		if err := a.Err(); !errors.As(err, &failure) || failure.Code != 4003 || stopped.Load() != 4003 {
+		if err := a.Err(); !errors.Is(err, limpet.ErrNotOwner) || !errors.As(err, &failure) || failure.Code != 4003 || stopped.Load() != 4003 {
 			t.Errorf("the client with the old key: %v", err)
 		}
 		endA()
@@ -167,5 +167,49 @@ func TestOutboxOldBackup(t *testing.T) {
 		}
 		end()
 		wantEach(t, srv, "o1", "o2", "o3", "o4", "o5", "o6", "x1", "x2", "x3")
+	})
+}
+
+// Clients that are started again and again on fresh copies of a directory in use keep taking over one session: the
+// server ends that with 4007, and the messages are still there.
+func TestOutboxCopiedAgainAndAgain(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		srv, dir := limpettest.NewServer(t, nil), t.TempDir()
+		c, end := openDirectory(t, srv, dir, nil)
+		publishAll(t, c, "a", "o1")
+		flushed(t, c)
+		var refused *limpet.Client
+		for range 6 {
+			copied := copyDirectory(t, dir)
+			next, endNext := openDirectory(t, srv, copied, nil)
+			publishAll(t, next, "a", "late")
+			time.Sleep(time.Second)
+			if next.Err() != nil {
+				refused = next
+				endNext()
+				dir = copied
+				break
+			}
+			<-c.Done()
+			if err := c.Err(); !errors.Is(err, limpet.ErrSuperseded) {
+				t.Errorf("the client before: %v", err)
+			}
+			end()
+			c, end, dir = next, endNext, copied
+		}
+		if refused == nil || !errors.Is(refused.Err(), limpet.ErrSessionConflict) {
+			t.Fatal("no client was refused with ErrSessionConflict")
+		}
+		end()
+		time.Sleep(2 * time.Minute) // the conflict is over
+		c, end = openDirectory(t, srv, dir, nil)
+		kept := slices.Collect(c.Receipts())
+		if len(kept) != 1 {
+			t.Fatalf("%d messages are in the outbox of the client that was refused", len(kept))
+		}
+		if ack, err := kept[0].Wait(t.Context()); ack.Outcome != limpet.Acked {
+			t.Errorf("%v, %v", ack.Outcome, err)
+		}
+		end()
 	})
 }

@@ -3,11 +3,9 @@ package test
 import (
 	"context"
 	"errors"
-	"flag"
 	"fmt"
 	"slices"
 	"strings"
-	"sync"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -161,61 +159,6 @@ func TestOutboxRefusals(t *testing.T) {
 		o.Dialect = d
 		if _, err := limpet.New(srv.host.URL(), options(&o)); !errors.Is(err, limpet.ErrUnsupported) || !strings.Contains(err.Error(), "Options.Outbox") {
 			t.Errorf("New: %v", err)
-		}
-	})
-}
-
-var outboxMessages = flag.Int("outboxmessages", 3000, "how many messages to publish through connections that are killed")
-
-// Durable messages pass a hundred connections, or one for each thirty messages, and two crashes: what
-// arrives is what was published, in order, and what waits stays within the window. The whole size is
-// -outboxmessages 1000000.
-func TestOutboxThroughKilledConnections(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
-		srv := limpettest.NewServer(t, &limpettest.ServerOptions{Server: &server.Options{Retention: server.Retention{Count: *outboxMessages}}})
-		kills := min(100, *outboxMessages/30)
-		store := newFaultyStore()
-		window := limpet.Window{Messages: 256}
-		c := start(t, srv, store, limpet.Options{Window: window, Backoff: limpet.Backoff{First: -1, Initial: time.Millisecond, Max: time.Millisecond}})
-		const publishers = 8
-		number, most := 0, 0
-		for killed := range kills {
-			until := *outboxMessages * (killed + 1) / kills
-			for number < until {
-				var calls sync.WaitGroup
-				n := min(publishers*32, until-number)
-				batch := make([]limpet.Outgoing, n)
-				for i := range batch {
-					number++
-					batch[i] = limpet.Outgoing{Topic: "a", Payload: fmt.Appendf(nil, "%d", number)}
-				}
-				calls.Go(func() {
-					if _, err := c.PublishBatch(context.Background(), batch); err != nil {
-						t.Error(err)
-					}
-				})
-				if number == until {
-					srv.Network.ResetAll()
-				}
-				calls.Wait()
-				most = max(most, c.Stats().Window)
-			}
-			if killed%(kills/3) == 1 {
-				next := store.crash(true)
-				srv.Network.ResetAll()
-				closeAndWait(t, c)
-				store = next
-				c = start(t, srv, store, limpet.Options{Window: window, Backoff: limpet.Backoff{First: -1, Initial: time.Millisecond, Max: time.Millisecond}})
-			}
-		}
-		flushed(t, c)
-		for i, payload := range logged(t, srv) {
-			if payload != fmt.Sprint(i+1) {
-				t.Fatalf("message %d is %s", i+1, payload)
-			}
-		}
-		if n := len(logged(t, srv)); n != *outboxMessages || most > window.Messages {
-			t.Errorf("the server has %d of %d messages; %d in the window", n, *outboxMessages, most)
 		}
 	})
 }

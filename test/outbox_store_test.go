@@ -112,17 +112,22 @@ func (s *faultyStore) crash(lost bool) *faultyStore {
 
 // fillStore makes an empty store hold c.
 func fillStore(to outbox.Store, c *outbox.Content) error {
-	change := &outbox.Change{State: c.State}
-	for seq := uint64(1); seq <= c.Through; seq++ {
-		m := outbox.Message{Seq: seq}
-		if seq == c.Through {
-			m.ID = c.Tag
+	const atOnce = 256 // memory that a store then keeps
+	for lo := uint64(1); lo <= c.Through; lo += atOnce {
+		hi := min(c.Through, lo+atOnce-1)
+		change := &outbox.Change{Settled: []outbox.Range{{Lo: lo, Hi: hi}}}
+		for seq := lo; seq <= hi; seq++ {
+			m := outbox.Message{Seq: seq}
+			if seq == c.Through {
+				m.ID = c.Tag
+			}
+			change.Messages = append(change.Messages, m)
 		}
-		change.Messages = append(change.Messages, m)
+		if err := to.Commit(context.Background(), change); err != nil {
+			return err
+		}
 	}
-	if c.Through > 0 {
-		change.Settled = append(change.Settled, outbox.Range{Lo: 1, Hi: c.Through})
-	}
+	change := &outbox.Change{State: c.State}
 	for _, m := range c.Messages {
 		one := []outbox.Range{{Lo: m.Seq, Hi: m.Seq}}
 		switch {

@@ -227,9 +227,14 @@ func goTest(dir, args string) (result, string, error) {
 }
 
 func goTestWith(dir string, guard []string, flags ...string) (result, string, error) {
-	run := slices.Concat([]string{"test", "-json", "-count=1", "-timeout=60s", "-exec=env -u GOGC"}, flags, buildFlags(guard[len(guard)-1]), guard)
+	last := len(guard) - 1
+	module, pkg, err := moduleOf(dir, guard[last])
+	if err != nil {
+		return 0, "", err
+	}
+	run := slices.Concat([]string{"test", "-json", "-count=1", "-timeout=60s", "-exec=env -u GOGC"}, flags, buildFlags(guard[last]), guard[:last], []string{pkg})
 	cmd := exec.Command("go", run...)
-	cmd.Dir = dir
+	cmd.Dir = module
 	cmd.Env = append(os.Environ(), "GOWORK=off", "GOGC=off")
 	raw, err := cmd.Output()
 	var exit *exec.ExitError
@@ -237,6 +242,21 @@ func goTestWith(dir string, guard []string, flags ...string) (result, string, er
 		return 0, "", err
 	}
 	return classify(raw, err == nil, exit)
+}
+
+// moduleOf returns the folder of the module that a package below dir is in, and the package as that module names it.
+func moduleOf(dir, pkg string) (module, name string, err error) {
+	if !strings.HasPrefix(pkg, ".") {
+		return dir, pkg, nil
+	}
+	folder := filepath.Join(dir, filepath.FromSlash(pkg))
+	for module = folder; module != dir && !exists(filepath.Join(module, "go.mod")); {
+		if module = filepath.Dir(module); len(module) < len(dir) {
+			return dir, pkg, nil // a pattern above dir
+		}
+	}
+	relative, err := filepath.Rel(module, folder)
+	return module, "./" + filepath.ToSlash(relative), err
 }
 
 // classify reads the events of test2json. A package whose build failed has FailedBuild in its

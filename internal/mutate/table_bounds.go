@@ -71,7 +71,7 @@ var ofBounds = []mutation{
 		file:    "loop_deadlines.go",
 		search:  "\t\tl.silences++\n",
 		replace: "",
-		test:    "-run ^TestPatienceWithSilenceGrows$ ./test",
+		test:    "-run ^TestPatienceIsForgotten$ .",
 	},
 	{
 		name:    "slow link: patience is never forgotten",

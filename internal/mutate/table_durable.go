@@ -108,4 +108,12 @@ var ofDurable = []mutation{
 		replace: " && (!errors.Is(err, outbox.ErrUncertain) || e != nil)",
 		test:    "-run ^TestOutboxUncertain$ ./test",
 	},
+	{
+		name:    "client: what has an outcome is kept for ever",
+		file:    "window.go",
+		search:  "\t(*w.slots.At(i)).settled = true\n\tw.resolve(i, o, err)\n}\n",
+		replace: "\t(*w.slots.At(i)).settled = true\n\tw.resolve(i, o, err)\n\tleaked = append(leaked, *w.slots.At(i))\n}\n\nvar leaked []*Receipt\n",
+		test:    "-run ^TestOutboxThroughKilledConnections$ ./test",
+		says:    "more than messages in the window are kept",
+	},
 }

@@ -283,7 +283,7 @@ var ofEnd = []mutation{
 		search:  "Err: fmt.Errorf(\"the caller's context ended before %s: %w\", done, err)}",
 		replace: "Err: fmt.Errorf(\"%.0s%w\", done, err)}",
 		test:    "-run ^TestDeadlinesSayWhose$ ./test",
-		says:    "WaitLive:",
+		says:    "WaitReady:",
 	},
 	{
 		name:    "errors: the caller's deadline reads like that of an attempt",

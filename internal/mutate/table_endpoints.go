@@ -93,7 +93,7 @@ var ofEndpoints = []mutation{
 		file:    "reconnect.go",
 		search:  "if !d.ByTable || list.Refused(e, l.now) {",
 		replace: "if list.Refused(e, l.now) {",
-		test:    "-run ^TestPermanentEndsAtTheFirstEndpoint$ ./test",
+		test:    "-run ^TestAVerdictEndsAtTheFirstEndpoint$ ./test",
 	},
 	{
 		name:    "resolver: a second call while one hangs",

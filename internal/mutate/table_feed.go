@@ -317,7 +317,7 @@ var ofFeed = []mutation{
 		file:    "wire/feed/funcs_codec.go",
 		search:  "\tout.List = out.List[:from]\n",
 		replace: "\t_ = from\n",
-		test:    "-run ^TestFuncsItems$ ./wire/feed",
+		test:    "-run ^TestFuncsReadRefusesLate$ ./wire/feed",
 	},
 	{
 		name:    "feed: a refused message counts as taken",

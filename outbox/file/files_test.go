@@ -71,6 +71,22 @@ func TestInUse(t *testing.T) {
 	}
 }
 
+// Two clients on one store publish the same number: the second one learns that it is in use, and the first goes on.
+func TestTwoClientsOnOneStore(t *testing.T) {
+	for name, s := range map[string]outbox.Store{"memory": outbox.Memory(), "files": open(t, t.TempDir(), nil)} {
+		add(t, s, 1)
+		for _, seq := range []uint64{1, 3} {
+			if err := s.Commit(t.Context(), &outbox.Change{Messages: []outbox.Message{{Seq: seq}}}); !errors.Is(err, outbox.ErrInUse) {
+				t.Errorf("%s: message %d: %v", name, seq, err)
+			}
+		}
+		add(t, s, 2)
+		if k, err := s.Load(t.Context()); err != nil || len(k.Messages) != 2 {
+			t.Errorf("%s: %+v, %v", name, k, err)
+		}
+	}
+}
+
 // A directory with something else is refused. Links and special files are neither followed nor opened.
 func TestForeign(t *testing.T) {
 	segment := "0000000000000001.log"

@@ -39,7 +39,7 @@ func (l *ledger) check(c *outbox.Change) error {
 	}
 	for i := range c.Messages {
 		if last++; c.Messages[i].Seq != last {
-			return fmt.Errorf("outbox: message %d follows %d", c.Messages[i].Seq, last-1)
+			return fmt.Errorf("%w (message %d follows %d)", outbox.ErrInUse, c.Messages[i].Seq, last-1)
 		}
 	}
 	return nil

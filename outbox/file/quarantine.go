@@ -2,9 +2,8 @@ package file
 
 import (
 	"errors"
-	"fmt"
-	"io"
 	"io/fs"
+	"iter"
 	"maps"
 	"path/filepath"
 	"slices"
@@ -42,31 +41,8 @@ func Quarantine(dir string) (folder string, messages []outbox.Message, err error
 
 func quarantine(system segment.System) (name string, messages []outbox.Message, err error) {
 	files := filesOn(system, 0)
-	numbers, err := files.Numbers()
-	if err != nil && !errors.Is(err, outbox.ErrForeign) {
-		return "", nil, err
-	}
-	if len(numbers) == 0 {
-		return "", nil, nil
-	}
 	found := salvage{messages: map[uint64]outbox.Message{}}
-	for _, n := range numbers {
-		if err := found.segment(system, segment.Name(n)); err != nil {
-			return "", nil, err
-		}
-	}
-	for i := 1; name == "" || errors.Is(err, fs.ErrExist); i++ {
-		name = fmt.Sprintf("%s%d", segment.QuarantinePrefix, i)
-		err = system.Mkdir(name)
-	}
-	for _, n := range numbers {
-		if err == nil {
-			err = system.Rename(segment.Name(n), name+"/"+segment.Name(n))
-		}
-	}
-	if err == nil {
-		err = system.Sync()
-	}
+	name, err = files.Quarantine(found.segment)
 	for _, seq := range slices.Sorted(maps.Keys(found.messages)) {
 		messages = append(messages, found.messages[seq])
 	}
@@ -79,24 +55,10 @@ type salvage struct {
 	messages map[uint64]outbox.Message
 }
 
-func (v *salvage) segment(system segment.System, name string) error {
-	f, err := system.OpenFile(name)
+func (v *salvage) segment(h *segment.Header, records iter.Seq[[]byte]) {
+	b, err := boundsOf(segment.Name(h.Number), h)
 	if err != nil {
-		return err
-	}
-	defer f.Close()
-	size, err := f.Size()
-	if err != nil {
-		return err
-	}
-	data := make([]byte, min(size, segment.MaxSegment))
-	if n, err := f.ReadAt(data, 0); err != nil && !errors.Is(err, io.EOF) {
-		data = data[:n] // a sector that cannot be read
-	}
-	h, err := format.Decode(name, data)
-	b, boundsErr := boundsOf(name, &h)
-	if errors.Join(err, boundsErr) != nil {
-		return nil // without its header, records of an earlier use of the file would count as well
+		return
 	}
 	if b.epoch != v.epoch {
 		v.epoch = b.epoch
@@ -106,15 +68,9 @@ func (v *salvage) segment(system segment.System, name string) error {
 		clear(v.messages)
 	}
 	maps.DeleteFunc(v.messages, func(seq uint64, _ outbox.Message) bool { return seq <= b.through })
-	for offset := int64(h.Length()); offset < int64(len(data)); {
-		kind, body := h.RecordAt(data, offset)
-		if kind == segment.Changes {
-			_ = decodeChanges(body, func(c *outbox.Change) error { v.change(c); return nil })
-			offset += int64(len(body))
-		}
-		offset += segment.FrameSize
+	for body := range records {
+		_ = decodeChanges(body, func(c *outbox.Change) error { v.change(c); return nil })
 	}
-	return nil
 }
 
 func (v *salvage) change(c *outbox.Change) {

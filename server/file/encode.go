@@ -60,15 +60,28 @@ var errEncoding = errors.New("its content makes no sense")
 
 // decode adds what a record of a segment has to a state. It keeps copies.
 func (s *state) decode(body []byte, number uint64) error {
+	return s.decodeWith(body, number, func(kind byte, e *server.Entry) error {
+		if (kind == isMessage) != (e.Offset == s.head+1) {
+			return errEncoding
+		}
+		s.add(e, number)
+		return nil
+	})
+}
+
+// decodeWith does what decode does, but calls message with the messages.
+func (s *state) decodeWith(body []byte, number uint64, message func(kind byte, e *server.Entry) error) error {
 	d := segment.Decoder{B: body}
 	for len(d.B) > 0 && d.B[0] != 0 {
 		switch kind := d.Byte(); kind {
 		case isMessage, isEntry:
 			e := decodeEntry(&d)
-			if !d.Bad && (kind == isMessage) != (e.Offset == s.head+1) {
+			if d.Bad {
 				return errEncoding
 			}
-			s.add(e, number)
+			if err := message(kind, e); err != nil {
+				return err
+			}
 		case isID:
 			s.remember(decodeID(&d, number))
 		case isRecord:

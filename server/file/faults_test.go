@@ -297,6 +297,22 @@ func TestFullDisk(t *testing.T) {
 	}
 }
 
+// What may not be written is ErrReadOnly, from Open and from Commit.
+func TestReadOnly(t *testing.T) {
+	for _, fault := range []error{syscall.EROFS, syscall.EACCES, syscall.EPERM} {
+		d := newDisk(8)
+		d.After, d.Fault = 1, fault // the list of names, then the file
+		if _, err := onDisk(d); !errors.Is(failure("open", "disk", err), ErrReadOnly) {
+			t.Errorf("Open: %v", err)
+		}
+		s := mustOpen(t, d)
+		d.After, d.Fault = 0, fault
+		if _, err := s.Commit(t.Context(), &server.Change{Entries: []server.Entry{{ID: number(1), Topic: "t"}}, Keep: time.Hour}); !errors.Is(err, ErrReadOnly) {
+			t.Errorf("Commit: %v", err)
+		}
+	}
+}
+
 // A damaged record is an error, unless it is the last one and the process did not close the store. Then it is gone.
 func TestFlippedBits(t *testing.T) {
 	for _, orderly := range []bool{false, true} {

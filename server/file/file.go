@@ -51,16 +51,16 @@ var (
 	ErrUncertain = errors.New("server/file: it is not known what was kept; restart the server on this directory")
 
 	// ErrCorrupt means that a file was damaged, and not by a crash.
-	ErrCorrupt = errors.New("server/file: damaged; restore a backup, or move the files away")
+	ErrCorrupt = errors.New("server/file: damaged; restore a backup, or move the files away with Quarantine, which returns what can be read")
 
 	// ErrInUse means that another process or another Store uses the directory.
-	ErrInUse = errors.New("server/file: in use by another server")
+	ErrInUse = errors.New("server/file: in use by another server; end that one, or give each server a directory of its own")
 
 	// ErrFormat means that a newer version of limpet has written the files.
 	ErrFormat = errors.New("server/file: written in a newer format; use the version of limpet that wrote it, or a later one")
 
 	// ErrForeign means that the directory holds something that limpet has not written.
-	ErrForeign = errors.New("server/file: not a directory of a server of limpet")
+	ErrForeign = errors.New("server/file: not a directory of a server of limpet; use one that holds nothing else")
 
 	// ErrFull means that the file system has no room left. The Commit that fails with it is done once there is
 	// room, before any later one, unless the process ends before: then it is not done.
@@ -70,7 +70,7 @@ var (
 	ErrReadOnly = errors.New("server/file: not accessible; make it writable for this user")
 
 	// ErrClosed means that the store was closed.
-	ErrClosed = errors.New("server/file: closed")
+	ErrClosed = errors.New("server/file: closed; open it again")
 )
 
 var format = segment.Format{Magic: "limpetsv", Version: 1, Corrupt: ErrCorrupt, Foreign: ErrForeign, Newer: ErrFormat}

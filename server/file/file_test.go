@@ -10,10 +10,9 @@ import (
 	"github.com/limpet-go/limpet/wire"
 )
 
-// On a disk in memory, since a record of 20 ms may expire during a slow sync.
 func TestStore(t *testing.T) {
 	seed := uint64(0)
-	openWith := func(o *Options) func(*testing.T) server.Store {
+	inMemory := func(o *Options) func(*testing.T) server.Store {
 		return func(t *testing.T) server.Store {
 			opt, err := o.checked()
 			if err != nil {
@@ -27,9 +26,27 @@ func TestStore(t *testing.T) {
 			return s
 		}
 	}
-	storetest.Run(t, openWith(&Options{SegmentSize: 64 << 10}), &storetest.Options{
-		Rounds: 200, Small: openWith(&Options{SegmentSize: 64 << 10, Retention: server.Retention{Count: 5}}),
-	})
+	inFiles := func(o *Options) func(*testing.T) server.Store {
+		return func(t *testing.T) server.Store {
+			s, err := Open(t.TempDir(), o)
+			if err != nil {
+				t.Fatal(err)
+			}
+			t.Cleanup(func() {
+				if err := s.Close(); err != nil {
+					t.Error(err)
+				}
+			})
+			return s
+		}
+	}
+	for name, open := range map[string]func(*Options) func(*testing.T) server.Store{"a disk in memory": inMemory, "files": inFiles} {
+		t.Run(name, func(t *testing.T) {
+			storetest.Run(t, open(&Options{SegmentSize: 64 << 10}), &storetest.Options{
+				Rounds: 200, Small: open(&Options{SegmentSize: 64 << 10, Retention: server.Retention{Count: 5}}),
+			})
+		})
+	}
 }
 
 // A record and an id that are old do not keep all files since, and do not go with their file.

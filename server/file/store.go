@@ -254,6 +254,18 @@ func (s *Store) Tag(_ context.Context, offset uint64) ([]byte, bool, error) {
 	return id[:], true, nil
 }
 
+// Counts implements server.Counter. A session whose time is over may count for a second more.
+func (s *Store) Counts() (sessions, ids int) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	now := time.Now()
+	if now.Sub(s.state.swept) >= time.Second {
+		s.state.sweep(now)
+	}
+	s.state.forget(now)
+	return len(s.state.records), len(s.state.known)
+}
+
 // Changed implements server.Store.
 func (s *Store) Changed() <-chan struct{} {
 	s.mu.Lock()

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"sync/atomic"
 	"testing"
+	"time"
 
 	"github.com/limpet-go/limpet/server"
 	"github.com/limpet-go/limpet/server/storetest"
@@ -26,6 +27,15 @@ func TestMemoryStore(t *testing.T) {
 type remote struct {
 	server.Store
 	cut atomic.Bool
+}
+
+// Commit takes longer than the shortest life of a record that is tried.
+func (s *remote) Commit(ctx context.Context, c *server.Change) (server.Committed, error) {
+	done, err := s.Store.Commit(ctx, c)
+	if c.TTL > 0 && c.TTL <= 20*time.Millisecond {
+		<-time.After(c.TTL)
+	}
+	return done, err
 }
 
 var errCut = errors.New("out of reach")

@@ -127,6 +127,21 @@ func TestFuncsItems(t *testing.T) {
 	}
 }
 
+// Of a message that Read refuses after it has said something, nothing counts: its messages are a gap.
+func TestFuncsReadRefusesLate(t *testing.T) {
+	f := house()
+	read := f.Read
+	f.Read = func(data []byte, say func(Item)) error {
+		if err := read(data, say); err != nil {
+			return err
+		}
+		return errors.New("something follows")
+	}
+	c := openFuncs(t, f)
+	expect(t, c, fmt.Sprintf(`[{"Kind":%d,"Topic":"a","Payload":"eA=="},{"Kind":%d,"Topic":"b"},{"Kind":%d,"Topic":"a","Payload":"eA=="}]`, Data, Alive, Data),
+		"malformed 1 a message that Funcs.Read refuses: something follows", "gap a malformed 2")
+}
+
 // A new token is sent in a message of its own, and what the server says of the token reaches the
 // client; without Refresh neither does.
 func TestFuncsRefresh(t *testing.T) {

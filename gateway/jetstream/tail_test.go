@@ -1,0 +1,128 @@
+package jetstream
+
+import (
+	"errors"
+	"fmt"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/nats-io/nats.go"
+
+	"github.com/limpet-go/limpet/server"
+	"github.com/limpet-go/limpet/wire"
+)
+
+// delivered returns a message as a consumer delivers it.
+func delivered(number, seq uint64) *nats.Msg {
+	m := encodeEntry("log", "who", &server.Entry{ID: wire.ID{byte(seq)}, Topic: "t", Hash: 1})
+	m.Reply = fmt.Sprintf("$JS.ACK.log.consumer.1.%d.%d.1796098812488147211.0", seq, number)
+	return m
+}
+
+func beat(last string) *nats.Msg {
+	m := nats.NewMsg("inbox")
+	m.Header.Set("Status", "100")
+	if last != "" {
+		m.Header.Set("Nats-Last-Consumer", last)
+	}
+	return m
+}
+
+// The tail ends as soon as a message may be missing, and shows nothing after it.
+func TestReceive(t *testing.T) {
+	for _, c := range []struct {
+		name string
+		all  []*nats.Msg
+		want error
+		head uint64
+	}{
+		{"a message is missing", []*nats.Msg{delivered(1, 1), delivered(2, 3), delivered(4, 7)}, errHole, 3},
+		{"a message comes twice", []*nats.Msg{delivered(1, 1), delivered(1, 1)}, errHole, 1},
+		{"the first ones are missing", []*nats.Msg{delivered(3, 9)}, errHole, 0},
+		{"the newest one is missing", []*nats.Msg{delivered(1, 1), beat("1"), beat("2")}, errHole, 1},
+		{"nothing comes", []*nats.Msg{delivered(1, 1), beat("1")}, errSilent, 1},
+		{"not from a consumer", []*nats.Msg{delivered(1, 1), encodeEntry("log", "who", &server.Entry{})}, errDamaged, 1},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				s := newStore(Options{Log: "log", RingBytes: 1 << 20, MaxIDs: 10, Dedup: time.Hour})
+				s.epoch = "epoch"
+				arriving := make(chan *nats.Msg, len(c.all))
+				for _, m := range c.all {
+					arriving <- m
+				}
+				began := time.Now()
+				if _, err := s.receive(arriving, "epoch"); !errors.Is(err, c.want) {
+					t.Errorf("%v, want %v", err, c.want)
+				}
+				if c.want == errSilent && time.Since(began) != waitTime {
+					t.Errorf("it has waited %v", time.Since(began))
+				}
+				if head := s.View().Head; head != c.head {
+					t.Errorf("head %d, want %d", head, c.head)
+				}
+			})
+		})
+	}
+}
+
+// What an old consumer delivers does not get into a new epoch.
+func TestReceiveInAnotherEpoch(t *testing.T) {
+	s := newStore(Options{Log: "log", RingBytes: 1 << 20, MaxIDs: 10, Dedup: time.Hour})
+	s.epoch = "new"
+	arriving := make(chan *nats.Msg, 1)
+	arriving <- delivered(1, 1)
+	if _, err := s.receive(arriving, "old"); !errors.Is(err, errMoved) || s.View().Head != 0 {
+		t.Errorf("%v, head %d", err, s.View().Head)
+	}
+}
+
+// Subjects and names are the same after both ways.
+func TestNames(t *testing.T) {
+	for _, topic := range []string{"t", "a/b", "ä/b c/%", "a//b", "", "*/>", "a.b", "\x00\n", "%/%41"} {
+		subject := subjectOf("log", topic)
+		back, err := topicOf("log", subject)
+		if err != nil || back != topic {
+			t.Errorf("%q is %q, and back %q, %v", topic, subject, back, err)
+		}
+	}
+	seen := map[string]string{}
+	for _, id := range []string{"a", "A", "%41", "a.b", "a%2Eb", "*", ">", "", "%"} {
+		subject := session("log", id)
+		if other, ok := seen[subject]; ok {
+			t.Errorf("%q and %q have the subject %q", id, other, subject)
+		}
+		seen[subject] = id
+	}
+}
+
+// FuzzOutcome: whatever others publish to the subjects, decoding it ends with an error or a value.
+func FuzzOutcome(f *testing.F) {
+	good := encodeEntry("log", "who", &server.Entry{ID: wire.ID{1}, Topic: "t/a", Hash: 1, Type: "x", Header: map[string]string{"k": "v"}})
+	f.Add(good.Subject, good.Header.Get(headerID), good.Header.Get(headerEntry), []byte("data"))
+	f.Add("log.r.x", good.Header.Get(headerID), "", []byte{1, 2})
+	f.Add("log.m.%4", "x:y", "####", []byte{})
+	f.Fuzz(func(t *testing.T, subject, id, entry string, data []byte) {
+		h := nats.Header{}
+		h.Set(headerID, id)
+		h.Set(headerEntry, entry)
+		h.Set(headerRecord, entry)
+		m := &stored{subject: subject, header: h, data: data}
+		if _, _, e, err := m.outcome("log"); err == nil && e != nil && len(e.Header) > len(entry) {
+			t.Errorf("%d headers", len(e.Header))
+		}
+		_, _ = m.record(time.Now())
+	})
+}
+
+// A version of a time before the stream has lost something fits no record, even if a record has that sequence again.
+func TestVersionOfAnotherEpoch(t *testing.T) {
+	s := newStore(Options{Log: "log", RingBytes: 1 << 20, MaxIDs: 10, Dedup: time.Hour, Retention: server.Retention{Age: time.Hour}, Timeout: time.Second})
+	s.version = 2 << generationShift
+	for _, version := range []uint64{5, 1<<generationShift | 5, 3<<generationShift | 5} {
+		if _, err := s.Commit(t.Context(), &server.Change{Session: "s", Version: version, Record: []byte("r")}); !errors.Is(err, server.ErrConflict) {
+			t.Errorf("version %x: %v", version, err)
+		}
+	}
+}
