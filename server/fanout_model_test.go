@@ -135,7 +135,7 @@ func (m *fanoutModel) step() {
 	case 5:
 		synctest.Wait()
 	case 6:
-		time.Sleep(time.Millisecond)
+		<-time.After(time.Millisecond)
 	default:
 		m.publish(1 + m.rnd.IntN(8))
 	}
