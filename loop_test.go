@@ -428,6 +428,23 @@ func TestOnePingWaits(t *testing.T) {
 	})
 }
 
+// A credential that was asked for on an earlier connection is neither sent on this one, nor does its error count.
+func TestCredentialOfAnEarlierConnection(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		srv := limpettest.NewServer(t, nil)
+		c := startIn(t, srv.URL(), &Options{HTTPClient: srv.HTTPClient()})
+		c.inbox.Post(step(func(l *loop) {
+			old, ops := newConn(), len(l.link.ops)
+			refreshed{old, "token", nil}.apply(l)
+			refreshed{old, "", Permanent(errors.New("no account"))}.apply(l)
+			if len(l.link.ops) != ops || l.state.NoCredential != nil {
+				t.Errorf("%d more requests, %v", len(l.link.ops)-ops, l.state.NoCredential)
+			}
+		}))
+		synctest.Wait()
+	})
+}
+
 // Patience grows with a connection that ended in silence and carried no message, and
 // is as at first after one that did.
 func TestPatienceIsForgotten(t *testing.T) {

@@ -16,7 +16,6 @@ import (
 	"github.com/limpet-go/limpet"
 	"github.com/limpet-go/limpet/limpettest"
 	"github.com/limpet-go/limpet/server"
-	"github.com/limpet-go/limpet/wire"
 )
 
 // cluster is one server behind several hosts of one network.
@@ -201,23 +200,6 @@ func TestPermanentEndsAtTheFirstEndpoint(t *testing.T) {
 		}})
 		if err := client.WaitReady(t.Context()); limpet.ClassOf(err) != limpet.ClassAuth || asked != 1 {
 			t.Errorf("after %d calls of Auth: %v", asked, err)
-		}
-	})
-}
-
-// What the program or the dialect calls final is final at all endpoints.
-func TestAVerdictEndsAtTheFirstEndpoint(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
-		c := newCluster(t, 3)
-		for _, n := range c.nodes {
-			n.status.Store(http.StatusBadGateway)
-		}
-		client := c.start(t, limpet.Options{Verdict: func(f wire.Failure, v wire.Verdict) wire.Verdict {
-			v.Action = wire.ActionStop
-			return v
-		}})
-		if err := client.WaitReady(t.Context()); err == nil || len(c.network.Dials()) != 1 {
-			t.Errorf("after %d dials: %v", len(c.network.Dials()), err)
 		}
 	})
 }

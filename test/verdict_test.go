@@ -387,3 +387,20 @@ func TestClosedAtNight(t *testing.T) {
 		}
 	})
 }
+
+// What the program or the dialect calls final is final at all endpoints.
+func TestAVerdictEndsAtTheFirstEndpoint(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		c := newCluster(t, 3)
+		for _, n := range c.nodes {
+			n.status.Store(http.StatusBadGateway)
+		}
+		client := c.start(t, limpet.Options{Verdict: func(f wire.Failure, v wire.Verdict) wire.Verdict {
+			v.Action = wire.ActionStop
+			return v
+		}})
+		if err := client.WaitReady(t.Context()); err == nil || len(c.network.Dials()) != 1 {
+			t.Errorf("after %d dials: %v", len(c.network.Dials()), err)
+		}
+	})
+}

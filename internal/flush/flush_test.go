@@ -34,6 +34,16 @@ func TestPoints(t *testing.T) {
 	}
 }
 
+// A point that is complete is reached, also by messages before its number: those behind it have moved up.
+func TestCompleteIsReached(t *testing.T) {
+	var ps Points
+	a, b := ps.Add(7), ps.Add(9)
+	ps.Complete(8)
+	if !a.Reached(3) || b.Reached(8) || !b.Reached(9) {
+		t.Errorf("%v %v %v, want true, false, true", a.Reached(3), b.Reached(8), b.Reached(9))
+	}
+}
+
 // A point moves with its message.
 func TestRenumber(t *testing.T) {
 	var ps Points

@@ -52,7 +52,7 @@ var ofExpiry = []mutation{
 		file:    "internal/flush/flush.go",
 		search:  "\tcase <-p.completed:\n\t\treturn true\n",
 		replace: "",
-		test:    "-timeout=30s -run ^TestStreamBehindMessagesThatExpire$ ./test",
+		test:    "-run ^TestCompleteIsReached$ ./internal/flush",
 	},
 	{
 		name:    "expiry: each message that expires costs a search of the window",

@@ -119,7 +119,7 @@ var ofRefresh = []mutation{
 		file:    "credential.go",
 		search:  "\tk := l.linkOf(e.conn)\n\tif k == nil {\n\t\treturn // it was for that connection\n",
 		replace: "\tk := l.link\n\tif k == nil {\n\t\treturn // it was for that connection\n",
-		test:    "-run ^TestEveryEventInEveryPhase$/^any_event .",
+		test:    "-run ^TestCredentialOfAnEarlierConnection$ .",
 	},
 	{
 		name:    "refresh: a call that hangs is called again",

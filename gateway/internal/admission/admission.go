@@ -1,5 +1,5 @@
-// Package admission decides which connections a gateway takes: so many in a second, so many from
-// one address, so many of one client.
+// Package admission limits the connections that a gateway takes: in a second, from one address, and
+// of one client.
 package admission
 
 import (
@@ -72,7 +72,7 @@ type connection struct {
 
 type contextKey struct{}
 
-// maxWait bounds the time after which a refused client is told to come back.
+// maxWait bounds the time in Retry-After.
 const maxWait = 5 * time.Minute
 
 // Wrap returns a handler that calls next for the connections that are admitted. next must return

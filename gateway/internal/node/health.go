@@ -129,12 +129,14 @@ func (n *Node) leave() error {
 	began := time.Now()
 	n.health.drain()
 	n.log.Info("shutting down: /healthz fails now", "wait", n.cfg.DrainWait)
-	time.Sleep(n.cfg.DrainWait)
+	<-time.After(n.cfg.DrainWait)
 	if clients := n.server.Drain(&server.DrainOptions{Spread: n.cfg.DrainSpread}); clients > 0 {
 		n.log.Info("clients are asked to leave", "clients", clients, "spread", n.cfg.DrainSpread)
 	}
+	tick := time.NewTicker(watchEvery / 10)
+	defer tick.Stop()
 	for end := time.Now().Add(n.cfg.DrainSpread + n.cfg.DrainSpread/2 + leaveGrace); n.server.Stats().Conns > 0 && time.Now().Before(end); {
-		time.Sleep(watchEvery / 10)
+		<-tick.C
 	}
 	left := n.server.Stats().Conns
 	closing, stop := context.WithTimeout(context.Background(), closeTimeout)
