@@ -129,9 +129,6 @@ func (p *peer) over() {
 	p.cancel()
 	p.endHooks()
 	p.end.hooks.Stop()
-	if p.end.code != 0 && !p.end.mute {
-		<-p.gone // only the owner of the session may send its last acknowledgement
-	}
 	if p.session != nil {
 		p.server.sessions.leave(p.session)
 	}

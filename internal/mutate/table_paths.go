@@ -199,13 +199,6 @@ var ofPaths = []mutation{
 		test:    "-run ^TestShutdownAcknowledgesWhatItIsAccepting$ ./server",
 	},
 	{
-		name:    "drain: the session is left before the last acknowledgement",
-		file:    "server/peer.go",
-		search:  "\tif p.end.code != 0 && !p.end.mute {\n\t\t<-p.gone",
-		replace: "\tif false {\n\t\t<-p.gone",
-		test:    "-run ^TestShutdownAcknowledgesWhatItIsAccepting$ -count=50 ./server",
-	},
-	{
 		name:    "drain: a log that hangs holds up the close frame",
 		file:    "server/options.go",
 		search:  "batchGrace    = closeGrace / 2",
