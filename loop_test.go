@@ -435,8 +435,7 @@ func TestCredentialOfAnEarlierConnection(t *testing.T) {
 		c := startIn(t, srv.URL(), &Options{HTTPClient: srv.HTTPClient()})
 		c.inbox.Post(step(func(l *loop) {
 			old, ops := newConn(), len(l.link.ops)
-			refreshed{old, "token", nil}.apply(l)
-			refreshed{old, "", Permanent(errors.New("no account"))}.apply(l)
+			inTurn{refreshed{old, "token", nil}, refreshed{old, "", Permanent(errors.New("no account"))}}.apply(l)
 			if len(l.link.ops) != ops || l.state.NoCredential != nil {
 				t.Errorf("%d more requests, %v", len(l.link.ops)-ops, l.state.NoCredential)
 			}

@@ -59,25 +59,11 @@ var ofFanout = []mutation{
 		test:    "-run ^TestFeedsAreBounded$ ./server",
 	},
 	{
-		name:    "fan-out: what was before the follower is not read in the log",
-		file:    "server/fanout.go",
-		search:  "s.next <= max(m.feed.after, f.floor) {",
-		replace: "s.next <= m.feed.after {",
-		test:    "-run ^TestNewEpochAndFeeds$ ./server",
-	},
-	{
 		name:    "fan-out: a feed does not know what it has dropped",
 		file:    "server/fanout.go",
 		search:  "\t\t\th.feed.after = h.offset\n",
 		replace: "",
 		test:    "-run ^TestFeedsAreBounded$ ./server",
-	},
-	{
-		name:    "fan-out: a new feed has all of the log",
-		file:    "server/fanout.go",
-		search:  "\t\td.after = f.seen\n",
-		replace: "",
-		test:    "-run ^TestHandOver$ ./server",
 	},
 	{
 		name:    "fan-out: entries that the follower missed do not count",
@@ -92,13 +78,6 @@ var ofFanout = []mutation{
 		search:  "\t\twoken = append(woken, f.everyone()...)\n",
 		replace: "",
 		test:    "-run ^TestFollowerMissesEntries$ ./server",
-	},
-	{
-		name:    "fan-out: nobody is woken for a new epoch",
-		file:    "server/fanout.go",
-		search:  "\tf.raise(v.Head)\n\twoken := f.everyone()\n",
-		replace: "\tf.raise(v.Head)\n\tvar woken []*listener\n",
-		test:    "-run ^TestNewEpochAndFeeds$ ./server",
 	},
 	{
 		name:    "fan-out: who has read a view that lags is not woken",
@@ -122,32 +101,11 @@ var ofFanout = []mutation{
 		test:    "-run ^TestFeedsAreBounded$ ./server",
 	},
 	{
-		name:    "fan-out: feeds keep what the log has removed",
-		file:    "server/fanout.go",
-		search:  " && h.offset >= first {",
-		replace: " && first > 0 {",
-		test:    "-run ^TestFeedsKeepNothingBeyondTheLog$ ./server",
-	},
-	{
-		name:    "fan-out: what the log has removed is sent",
-		file:    "server/subscription.go",
-		search:  "(!fed || n > 0 && buf[0].Offset < v.First)",
-		replace: "!fed",
-		test:    "-run ^TestFeedsKeepNothingBeyondTheLog$ ./server",
-	},
-	{
 		name:    "fan-out: a gap before an entry that waits for credit",
 		file:    "server/subscription.go",
 		search:  "\t\t\t\ts.next = e.Offset // what is before it does not match\n",
 		replace: "",
 		test:    "-run ^TestNoGapBeforeAnEntryThatWaits$ ./server",
-	},
-	{
-		name:    "fan-out: a log that is shorter goes unnoticed",
-		file:    "server/fanout.go",
-		search:  "if v.Head < f.seen {",
-		replace: "if v.Head < f.seen && v.Head > v.First+v.Head {",
-		test:    "-run ^TestFollowerFindsARewind$ ./server",
 	},
 	{
 		name:    "fan-out: another entry at the same offset goes unnoticed",

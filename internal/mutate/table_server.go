@@ -109,13 +109,6 @@ var ofServer = []mutation{
 		test:    "-run ^TestCredit$ ./server",
 	},
 	{
-		name:    "server: a new epoch under old numbers",
-		file:    "server/subscription.go",
-		search:  "if !fed && l.View().Epoch != s.epoch {",
-		replace: "if l.View().Epoch == \"\" {",
-		test:    "-run ^TestEpochChangesWithinARead$ ./server",
-	},
-	{
 		name:    "server: any Host",
 		file:    "server/server.go",
 		search:  "if !s.opt.hostAllowed(r.Host) || !s.opt.originAllowed(r) {",
