@@ -154,15 +154,16 @@ func TestFollowerBeginsAndEnds(t *testing.T) {
 // A subscription that reads the log catches up with its feed: nothing is lost, doubled or out
 // of order, whatever the feeds hold.
 func TestHandOver(t *testing.T) {
-	for _, limit := range []int{0, 1, 3, 1000} {
+	for i, limit := range []int{0, 1, 3, 1000, 0, 1, 3, 1000} {
 		both(t, func(t *testing.T, enc native.Encoding) {
 			r := newRig(t, nil)
 			r.srv.LimitFeeds(limit, 1<<20)
 			early := r.live(enc, 1<<30, "t/*")
+			pattern := []string{"t/*", "t/**"}[i/4] // with the feed that is there, or a new one
 			for range 300 {
 				r.publish("t/a", "none")
 			}
-			first := sub(1, "t/*", native.FromFirst, 1<<30)
+			first := sub(1, pattern, native.FromFirst, 1<<30)
 			late := r.connect(enc)
 			late.hello(native.Hello{CN: 1, Subs: []native.Sub{*first.Sub}})
 			late.next(native.TypeSubOK)

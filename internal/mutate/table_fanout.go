@@ -191,4 +191,11 @@ var ofFanout = []mutation{
 		replace: "\t\th.raw.early = bytes.Clone(early)[:0]\n",
 		test:    "-run ^TestFramesBehindTheUpgradeRequest$ ./server",
 	},
+	{
+		name:    "fan-out: a new feed has all of the log",
+		file:    "server/fanout.go",
+		search:  "\t\td.after = f.seen\n",
+		replace: "",
+		test:    "-run ^TestHandOver$ ./server",
+	},
 }
