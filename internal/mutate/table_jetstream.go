@@ -116,13 +116,6 @@ var ofJetStream = []mutation{
 		test:    "-run ^TestSyncsShareOne$ ./gateway/jetstream",
 	},
 	{
-		name:    "gateway/jetstream: those who read the same do not share it",
-		file:    "gateway/jetstream/read.go",
-		search:  "\tif there {\n\t\treturn nil\n\t}\n",
-		replace: "\tif there = false; there {\n\t\treturn nil\n\t}\n",
-		test:    "-run ^TestOlderMessages$ ./gateway/jetstream",
-	},
-	{
 		name:    "gateway/jetstream: what was trimmed is read",
 		file:    "gateway/jetstream/store.go",
 		search:  "func (s *Store) first() uint64 { return min(s.limits.first, s.ring.head+1) }",
