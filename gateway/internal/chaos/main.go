@@ -86,17 +86,41 @@ func list(s string) []string {
 
 // wrong says which name is none.
 func (c *choice) wrong(names []string) string {
-	for _, one := range []struct {
+	for _, f := range []struct {
 		flag        string
 		given, some []string
 	}{{"run", c.runs, names}, {"engine", c.engines, bothEngines}, {"proxy", c.proxies, bothProxies}, {"sabotage", list(c.sabotage), sabotages}} {
-		for _, name := range one.given {
-			if !slices.Contains(one.some, name) {
-				return fmt.Sprintf("-%s: there is no %q; use %s", one.flag, name, strings.Join(one.some, ", "))
+		for _, name := range f.given {
+			if !slices.Contains(f.some, name) {
+				return fmt.Sprintf("-%s: there is no %q; use %s", f.flag, name, strings.Join(f.some, ", "))
 			}
 		}
 	}
+	if len(c.chosen()) == 0 {
+		return "no run has this engine and this proxy; see -h"
+	}
 	return ""
+}
+
+// one is a run with an engine and a proxy.
+type one struct {
+	*run
+	engine, proxy string
+}
+
+// chosen returns the runs that the flags choose.
+func (c *choice) chosen() (list []one) {
+	for i := range runs {
+		r := &runs[i]
+		for _, engine := range r.engines {
+			for _, proxy := range r.proxies {
+				if c.has(r, engine, proxy) {
+					list = append(list, one{r, engine, proxy})
+				}
+			}
+		}
+	}
+	return list
 }
 
 // has reports whether a run with an engine and a proxy was chosen.
@@ -116,28 +140,19 @@ func (c *choice) all(ctx context.Context, dir string, out io.Writer) bool {
 		return false
 	}
 	table, ok := []string{tableHead}, true
-	for i := range runs {
-		r := &runs[i]
-		for _, engine := range r.engines {
-			for _, proxy := range r.proxies {
-				if !c.has(r, engine, proxy) || ctx.Err() != nil {
-					continue
-				}
-				res := r.make(ctx, at, engine, proxy, c.short, c.seed, c.sabotage)
-				fmt.Fprintln(out, res)
-				wrong := res.failures()
-				for _, what := range wrong[:min(len(wrong), 20)] {
-					fmt.Fprintln(out, "     ", what)
-				}
-				ok = ok && len(wrong) == 0
-				table = append(table, res.row())
-			}
+	for _, r := range c.chosen() {
+		res := r.make(ctx, at, r.engine, r.proxy, c.short, c.seed, c.sabotage)
+		wrong := res.failures()
+		fmt.Fprintln(out, res)
+		for _, what := range wrong[:min(len(wrong), 20)] {
+			fmt.Fprintln(out, "     ", what)
+		}
+		ok = ok && len(wrong) == 0
+		table = append(table, res.row())
+		if ctx.Err() != nil {
+			return false
 		}
 	}
-	if len(table) == 1 {
-		fmt.Fprintln(out, "FAIL: no run has this engine and this proxy")
-		return false
-	}
 	fmt.Fprintln(out, "\n"+strings.Join(table, "\n"))
-	return ok && ctx.Err() == nil
+	return ok
 }
