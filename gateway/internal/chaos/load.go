@@ -181,7 +181,7 @@ func (l *load) publish(p *publisher, random *rand.Rand) {
 			}
 			n++
 		}
-		wait := time.NewTimer(time.Duration(100+random.IntN(200)) * time.Millisecond)
+		wait := time.NewTimer(time.Duration(200+random.IntN(600)) * time.Millisecond)
 		select {
 		case <-l.stopped:
 			wait.Stop()

@@ -54,9 +54,9 @@ type scale struct{ publishers, subscribers int }
 
 func scaleOf(short bool) scale {
 	if short {
-		return scale{30, 4}
+		return scale{30, 2}
 	}
-	return scale{60, 8}
+	return scale{60, 4}
 }
 
 // runTimeout bounds a run.
@@ -180,8 +180,8 @@ func killNodes(ctx context.Context, s *scene) error {
 	return nil
 }
 
-// superseded is the metric of connections that another gateway has fenced.
-var superseded = []string{"limpet_server_closed_connections_total{", `reason="superseded"`}
+// conflicts is the metric of changes that the engine refused because another gateway has the session.
+const conflicts = "limpet_gateway_conflicts_total"
 
 // stopNodes stops gateways for 2.5 seconds with SIGSTOP. What they go on with then is fenced.
 func stopNodes(ctx context.Context, s *scene) error {
@@ -191,7 +191,7 @@ func stopNodes(ctx context.Context, s *scene) error {
 		if err != nil {
 			return err
 		}
-		before, err := g.metric(superseded...)
+		before, err := g.metric(conflicts)
 		if err != nil {
 			return err
 		}
@@ -202,14 +202,14 @@ func stopNodes(ctx context.Context, s *scene) error {
 		if err := pass(ctx, time.Second); err != nil { // what it has read is committed by then
 			return err
 		}
-		after, err := g.metric(superseded...)
+		after, err := g.metric(conflicts)
 		if err != nil {
 			return err
 		}
 		fenced += after - before
 	}
 	s.counted("stops of 2.5 s", stops, stops)
-	s.counted("sessions fenced", fenced, s.times(50, 10))
+	s.counted("commits fenced", fenced, s.times(50, 10))
 	return nil
 }
 
