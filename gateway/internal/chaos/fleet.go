@@ -59,7 +59,7 @@ func startFleet(ctx context.Context, at *places, dir, proxy string, e engine) (_
 		}
 		name := fmt.Sprint("gateway ", n+1)
 		g := &gateway{clients: clients, admin: admin, process: &process{name: name, log: filepath.Join(dir, fmt.Sprintf("gateway%d.log", n+1)),
-			command: append([]string{at.gateway, "-listen", clients, "-admin-listen", admin, "-log", logName, "-heartbeat", "2s",
+			command: append([]string{at.gateway, "-listen", clients, "-admin-listen", admin, "-log", logName, "-log-level", "debug",
 				"-drain-wait", "1500ms", "-drain-spread", "1s"}, e.flags()...)}}
 		f.gateways = append(f.gateways, g)
 		if err := g.again(ctx); err != nil {

@@ -148,24 +148,25 @@ func (r *result) String() string {
 	if len(r.failures()) > 0 {
 		state = "FAIL"
 	}
+	return fmt.Sprintf("%s %-7s %-9s %-7s %s; %d acknowledged, %d unknown, %d in the log, %d delivered; worst %v, p99 %v, settled %v; %d violations; %v", state, r.run, r.engine,
+		r.proxy, r.faults(), r.outcomes[limpet.Acked], r.outcomes[limpet.Unknown], r.verdict.logged, r.delivered, round(r.worst), round(r.p99), round(r.settled),
+		len(r.verdict.wrong), r.took.Round(time.Second))
+}
+
+// faults returns what has happened, and how often.
+func (r *result) faults() string {
 	var faults []string
 	for _, c := range r.counts {
 		faults = append(faults, fmt.Sprint(c.n, " ", c.what))
 	}
-	return fmt.Sprintf("%s %-7s %-9s %-7s %s; %d acknowledged, %d unknown, %d in the log, %d delivered; worst %v, p99 %v, settled %v; %d violations; %v", state, r.run, r.engine,
-		r.proxy, strings.Join(faults, ", "), r.outcomes[limpet.Acked], r.outcomes[limpet.Unknown], r.verdict.logged, r.delivered, round(r.worst), round(r.p99), round(r.settled),
-		len(r.verdict.wrong), r.took.Round(time.Second))
+	return strings.Join(faults, ", ")
 }
 
 func round(d time.Duration) time.Duration { return d.Round(time.Millisecond) }
 
 // row is the row of the run in the table.
 func (r *result) row() string {
-	var faults []string
-	for _, c := range r.counts {
-		faults = append(faults, fmt.Sprint(c.n, " ", c.what))
-	}
-	return fmt.Sprintf("| %s | %s | %s | %s | %d | %d | %d | %.2f s | %d ms | %.2f s | %d |", r.run, r.engine, r.proxy, strings.Join(faults, ", "), r.outcomes[limpet.Acked],
+	return fmt.Sprintf("| %s | %s | %s | %s | %d | %d | %d | %.2f s | %d ms | %.2f s | %d |", r.run, r.engine, r.proxy, r.faults(), r.outcomes[limpet.Acked],
 		r.delivered, r.recovered, r.worst.Seconds(), r.p99.Milliseconds(), r.settled.Seconds(), len(r.verdict.wrong))
 }
 

@@ -332,3 +332,12 @@ func (l *load) recovered() (n uint64) {
 	}
 	return n
 }
+
+// sessions returns how many sessions the clients have had.
+func (l *load) sessions() (n int) {
+	for _, c := range l.clients {
+		st := c.Stats()
+		n += int(st.Connections - st.Resumes)
+	}
+	return n
+}
