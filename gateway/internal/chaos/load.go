@@ -266,24 +266,12 @@ func (l *load) finish() {
 		}
 		return stuck
 	})
-	last := &publisher{name: "last", client: l.clients[0]}
-	for n, topic := range topics {
-		id, payload := uuid.Must(uuid.NewV7()), limpettest.Stamp(last.name, uint64(n)+1, nil)
-		l.rec.Record(limpettest.NewSent(id, payload))
-		ctx, cancel := context.WithTimeout(l.ctx, patience)
-		r, err := last.client.Publish(ctx, topic, payload, &limpet.PublishOptions{ID: id, Type: lastType})
-		if err == nil {
-			_, err = r.Wait(ctx)
+	counter := uint64(0)
+	for _, topic := range topics {
+		for again := true; again; {
+			counter++
+			again = l.last(counter, topic) == limpet.Unknown // so it may be missing
 		}
-		if err != nil {
-			l.fail("the last message of %s: %w", topic, err)
-		}
-		cancel()
-		kind := limpet.Unknown
-		if r != nil && r.Outcome() != limpet.Pending {
-			kind = r.Outcome()
-		}
-		l.rec.Record(limpettest.Outcome{ID: id, Kind: kind.String()})
 	}
 	l.await("after the last message", func() (stuck []string) {
 		for _, s := range l.subs {
@@ -296,6 +284,31 @@ func (l *load) finish() {
 		return stuck
 	})
 	l.end()
+}
+
+// last publishes the last message of a topic and returns its outcome.
+func (l *load) last(n uint64, topic string) limpet.Outcome {
+	id, payload := uuid.Must(uuid.NewV7()), limpettest.Stamp("last", n, nil)
+	l.rec.Record(limpettest.NewSent(id, payload))
+	ctx, cancel := context.WithTimeout(l.ctx, patience)
+	defer cancel()
+	outcome := limpet.Rejected
+	r, err := l.clients[0].Publish(ctx, topic, payload, &limpet.PublishOptions{ID: id, Type: lastType})
+	if err == nil {
+		_, err = r.Wait(ctx)
+		outcome = r.Outcome()
+	}
+	if ctx.Err() != nil || outcome == limpet.Rejected {
+		l.fail("the last message of %s: %w", topic, err)
+	}
+	if outcome == limpet.Pending {
+		outcome = limpet.Unsent // the client is closed, and the run has failed
+	}
+	l.rec.Record(limpettest.Outcome{ID: id, Kind: outcome.String()})
+	l.mu.Lock()
+	l.outcomes[outcome]++
+	l.mu.Unlock()
+	return outcome
 }
 
 // end ends all clients. It may be called again.

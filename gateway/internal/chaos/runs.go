@@ -222,7 +222,7 @@ func stopNodes(ctx context.Context, s *scene) error {
 	}
 	s.counted("stops of 2.5 s", stops, stops)
 	s.counted("commits fenced", refused, s.times(50, 10))
-	s.counted("connections fenced with messages", connections, 1)
+	s.counted("of them with messages", connections, s.times(50, 5))
 	s.counted("sessions recovered", int(s.load.recovered()), 1)
 	return nil
 }
