@@ -213,7 +213,7 @@ func (l *load) one(p *publisher, n uint64, topic string) bool {
 		l.rec.Record(limpettest.Outcome{ID: id, Kind: limpet.Rejected.String()})
 		l.fail("%s cannot publish: %w", p.name, err)
 	}
-	if l.sabotage == "double" && p == l.pubs[0] && n == 1 { // once more, under another id
+	if l.sabotage == "double" && p.name == "p0" && n == 1 { // once more, under another id
 		_, err = p.client.Publish(l.ctx, topic, payload, nil)
 	}
 	return err == nil
