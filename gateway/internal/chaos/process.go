@@ -133,7 +133,7 @@ func freeAddr() (string, error) {
 	return "", fmt.Errorf("no port is free: %w", err)
 }
 
-// listens returns what tells whether somebody listens at addr.
+// listens returns what tells whether addr accepts connections.
 func listens(addr string) func() error {
 	return func() error {
 		c, err := net.DialTimeout("tcp", addr, time.Second)
