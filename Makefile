@@ -1,8 +1,8 @@
-# Every target but bench, herd, interop, mutate, soak-kill, help and tidy is a stage of ci/run, so that a check by hand and
+# Every target but bench, chaos, herd, interop, mutate, soak-kill, help and tidy is a stage of ci/run, so that a check by hand and
 # the gate are the same commands.
 
 .DEFAULT_GOAL := help
-.PHONY: help test race lint fuzz mutate spec vet-all bench herd interop metrics kill soak-kill ci
+.PHONY: help test race lint fuzz mutate spec vet-all bench herd interop chaos metrics kill soak-kill ci
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -36,6 +36,9 @@ herd: ## simulate herds that come back, print the table, write the charts and fi
 
 interop: ## servers of other libraries, in a module of its own; installs them on Debian
 	interop/install.sh && cd interop && GOWORK=off go vet ./... && GOWORK=off go test -race -count=1 ./...
+
+chaos: ## gateways, engines and proxies that are killed, stopped and replaced under load; installs them on Debian (CHAOS="-run nodes -seed 7")
+	gateway/install.sh && cd gateway && GOWORK=off go run ./internal/chaos $(CHAOS)
 
 metrics: ## the modules in metrics/ and the example that uses one
 	ci/run metrics

@@ -22,6 +22,17 @@ type engine interface {
 	Close() error
 }
 
+// conflictsOf returns how many Commits of an engine that gateways share found another version; false if the engine is not shared.
+func conflictsOf(e engine) (n uint64, known bool) {
+	switch e := e.(type) {
+	case *jetstream.Store:
+		return e.Stats().Conflicts, true
+	case *redis.Store:
+		return e.Stats().Conflicts, true
+	}
+	return 0, false
+}
+
 // openEngine opens the engine of the settings. ctx bounds the wait for servers of it.
 func openEngine(ctx context.Context, c *config.Config) (engine, error) {
 	retention := server.Retention{Count: c.MaxCount, Bytes: c.MaxBytes, Age: c.MaxAge}
