@@ -181,11 +181,14 @@ func (l *slyLog) Tag(o uint64) ([]byte, bool) { return l.now().Tag(o) }
 
 // Entries of a new epoch are never delivered under the numbers of the old one.
 func TestEpochChangesWithinARead(t *testing.T) {
-	for _, reads := range []int64{1, 2} { // by the follower, by the subscription
+	for _, x := range []struct{ reads, feeds int }{
+		{1, 0}, {1, 1000}, // within a read of the follower
+		{2, 0}, // of the subscription
+	} {
 		synctest.Test(t, func(t *testing.T) {
 			log := &slyLog{Log: server.NewMemoryLog(server.Retention{}), later: server.NewMemoryLog(server.Retention{})}
 			r := newRig(t, &server.Options{Log: log})
-			r.srv.LimitFeeds(0, 0)
+			r.srv.LimitFeeds(x.feeds, 1<<20)
 			c := r.connect(native.JSON)
 			c.hello(native.Hello{CN: 1})
 			c.send(sub(1, "t", native.FromNew, 10))
@@ -193,10 +196,11 @@ func TestEpochChangesWithinARead(t *testing.T) {
 			for n := range uint64(3) {
 				log.later.Append(context.Background(), server.Entry{ID: idOf(n + 1), Topic: "t"})
 			}
-			log.arm.Store(reads)
+			log.arm.Store(int64(x.reads))
 			log.Log.Append(context.Background(), server.Entry{ID: idOf(9), Topic: "t"}) // wakes
-			if f := c.next(native.TypeReset).Reset; f.Epoch != log.later.View().Epoch || f.O != 0 {
-				t.Fatalf("reset %+v", f)
+			began := time.Now()
+			if f := c.next(native.TypeReset).Reset; f.Epoch != log.later.View().Epoch || f.O != 0 || time.Since(began) > time.Second {
+				t.Fatalf("after %v, reset %+v", time.Since(began), f)
 			}
 			for n := range uint64(3) {
 				if m := c.next(native.TypeMsg).Msg; m.S != n+1 || m.P != n || m.ID != idOf(n+1) {

@@ -198,4 +198,11 @@ var ofFanout = []mutation{
 		replace: "",
 		test:    "-run ^TestHandOver$ ./server",
 	},
+	{
+		name:    "fan-out: what was before the follower is not read in the log",
+		file:    "server/fanout.go",
+		search:  "s.next <= max(m.feed.after, f.floor) {",
+		replace: "s.next <= m.feed.after {",
+		test:    "-run ^TestEpochChangesWithinARead$ ./server",
+	},
 }
