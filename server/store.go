@@ -51,9 +51,7 @@ type Store interface {
 	Read(ctx context.Context, from uint64, dst []*Entry) (n int, first uint64, err error)
 
 	// View returns the bounds of the log as far as Read can read it. It must not
-	// block: it is called before every write to a client. Within an epoch Head does
-	// not fall and an entry stays the same, unless the log has lost its newest
-	// entries: connections with subscriptions then end with 4203, and resume.
+	// block: it is called before every write to a client.
 	View() View
 
 	// Tag returns the tag of the entry at offset, and false if it is certain that no
