@@ -265,7 +265,7 @@ authorization { users = [ { user: some, password: `+secret+`, permissions: { pub
 		{"no JetStream", without.url, memory(jetstream.Options{}), jetstream.ErrJetStream, "enable it"},
 		{"wrong password", at(users, "some:wrong-"+secret+"@"), memory(jetstream.Options{}), jetstream.ErrDenied, "credentials"},
 		{"no rights", at(users, "some:"+secret+"@"), memory(jetstream.Options{}), jetstream.ErrDenied, "STREAM.CREATE"},
-		{"nobody there", fmt.Sprintf("nats://some:%s@127.0.0.1:%d", secret, freePorts(t, 1)[0]), memory(jetstream.Options{}), jetstream.ErrUnreachable, "check"},
+		{"no server", fmt.Sprintf("nats://some:%s@127.0.0.1:%d", secret, freePorts(t, 1)[0]), memory(jetstream.Options{}), jetstream.ErrUnreachable, "check"},
 		{"a bad URL", "nats://some:" + secret + "@[::1", memory(jetstream.Options{}), nil, "URL 1"},
 		{"an old server", oldServer(t), memory(jetstream.Options{}), jetstream.ErrVersion, "2.11.9"},
 	} {

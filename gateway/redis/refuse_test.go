@@ -54,7 +54,7 @@ func TestOpenRefuses(t *testing.T) {
 		"a stream of others":   {e.url(), "stream", redis.ErrForeign},
 		"a list":               {e.url(), "list", redis.ErrForeign},
 		"newer":                {e.url(), "newer", redis.ErrFormat},
-		"nobody":               {"redis://user:" + secret + "@127.0.0.1:1", "", redis.ErrUnreachable},
+		"no server":            {"redis://user:" + secret + "@127.0.0.1:1", "", redis.ErrUnreachable},
 	} {
 		t.Run(name, func(t *testing.T) {
 			began := time.Now()

@@ -14,8 +14,8 @@ import (
 const (
 	watchEvery  = 500 * time.Millisecond // how often the engine is asked for its health
 	filesEvery  = 5 * time.Second        // how often the files of the certificate are looked at
-	engineGrace = 3 * time.Second        // for which an engine may be away before the clients are sent elsewhere
-	awaySpread  = 3 * time.Second        // over which they leave then
+	engineGrace = 2 * time.Second        // for which an engine may be away before the clients are sent elsewhere
+	awaySpread  = 2 * time.Second        // over which they leave then
 
 	leaveGrace   = time.Second     // for the last clients to leave, after half of their time more
 	closeTimeout = 5 * time.Second // for connections that are closed
