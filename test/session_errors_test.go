@@ -17,8 +17,8 @@ import (
 
 // What is said of a session has an error of its own, and what is not about a session has not.
 func TestErrorsOfSessions(t *testing.T) {
-	closing := func(code websocket.StatusCode) func(*scriptedConn) {
-		return func(p *scriptedConn) { p.ws.Close(code, "") }
+	closing := func(code websocket.StatusCode) func(*scriptedConn) { // after Publish below
+		return func(p *scriptedConn) { <-time.After(time.Second); p.ws.Close(code, "") }
 	}
 	open := func(p *scriptedConn) { p.sendFrames(p.welcome()) }
 	for name, row := range map[string]struct {
@@ -26,15 +26,14 @@ func TestErrorsOfSessions(t *testing.T) {
 		is   error
 	}{
 		"forbidden without a session":  {[]func(*scriptedConn){closing(4003)}, nil},
-		"forbidden while it is in use": {[]func(*scriptedConn){func(p *scriptedConn) { open(p); <-time.After(time.Second); closing(4003)(p) }}, nil},
-		"forbidden as it is resumed":   {[]func(*scriptedConn){func(p *scriptedConn) { open(p); <-time.After(time.Second); closing(1012)(p) }, closing(4003)}, limpet.ErrNotOwner},
-		"taken over":                   {[]func(*scriptedConn){func(p *scriptedConn) { open(p); <-time.After(time.Second); closing(4006)(p) }}, limpet.ErrSuperseded},
+		"forbidden while it is in use": {[]func(*scriptedConn){func(p *scriptedConn) { open(p); closing(4003)(p) }}, nil},
+		"forbidden as it is resumed":   {[]func(*scriptedConn){func(p *scriptedConn) { open(p); closing(1012)(p) }, closing(4003)}, limpet.ErrNotOwner},
+		"taken over":                   {[]func(*scriptedConn){func(p *scriptedConn) { open(p); closing(4006)(p) }}, limpet.ErrSuperseded},
 		"taken over again and again":   {[]func(*scriptedConn){closing(4007)}, limpet.ErrSessionConflict},
 		"the server is old": {[]func(*scriptedConn){func(p *scriptedConn) {
 			open(p)
 			p.readMessages(1)
 			p.sendFrames(native.Frame{Type: native.TypeAck, Ack: &native.Ack{To: 1, HasTo: true}})
-			<-time.After(time.Second)
 			closing(1012)(p)
 		}, func(p *scriptedConn) {
 			w := p.welcome()
