@@ -3,12 +3,10 @@ package server
 import (
 	"bufio"
 	"bytes"
-	"context"
 	"crypto/sha1"
 	"crypto/tls"
 	"errors"
 	"fmt"
-	"io"
 	"net"
 	"net/http"
 	"os"
@@ -16,22 +14,27 @@ import (
 	"time"
 	"unicode/utf8"
 
+	"github.com/limpet-go/limpet/internal/frame"
 	"github.com/limpet-go/limpet/wire"
 	"nhooyr.io/websocket"
 )
 
-// socket is one WebSocket connection. This file is the only one that uses the
-// library. One goroutine reads, another writes and closes; abort may be called
-// from any goroutine.
-//
-// The library's Close may block for ever when the peer stalls within a frame, and
-// its CloseNow waits for Close. Both return at once when the raw connection is
-// closed. So hijacker keeps that, and whoever closes sets a timer to abort.
+// socket is one WebSocket connection. This file is the only one that uses the library, which
+// does the handshake; package frame does the rest. One goroutine reads, another writes and
+// closes; abort may be called from any goroutine.
 type socket struct {
-	ws       *websocket.Conn
+	frames   *frame.Conn
 	raw      *rawConn
-	answered atomic.Bool // the peer sent a close frame
-	aborted  atomic.Bool // abort was called
+	in       []wire.Frame  // received, and valid until the next read of frames
+	out      [1]wire.Frame // in the write in progress
+	answered atomic.Bool   // the peer sent a close frame
+	aborted  atomic.Bool   // abort was called
+}
+
+func newSocket(raw *rawConn, limit int64) *socket {
+	s := &socket{raw: raw}
+	s.frames = frame.New(raw, frame.Options{Server: true, ReadLimit: limit, Kill: func() { raw.abort() }})
+	return s
 }
 
 // accept upgrades a request that has passed all checks of the server. limit bounds
@@ -58,103 +61,52 @@ func accept(w http.ResponseWriter, r *http.Request, token string, limit int64, s
 		return nil, err
 	}
 	upgraded = true
-	ws.SetReadLimit(limit)
-	return &socket{ws: ws, raw: h.raw}, nil
+	ws.CloseNow() // ends its goroutine: see handshaken
+	return newSocket(h.raw, limit), nil
 }
 
-// adopt makes conn, which carries the bytes of a WebSocket connection that needs no upgrade,
-// a socket. r has passed all checks and has the headers of an upgrade request. It closes
-// conn if it fails.
-func adopt(conn net.Conn, r *http.Request, token string, limit int64, stall time.Duration) (*socket, error) {
-	if !canHash() {
-		conn.Close()
-		return nil, &mountError{"GODEBUG=fips140=only forbids SHA-1, which the WebSocket library needs; use fips140=on"}
-	}
-	h := &adopter{header: http.Header{}, raw: &rawConn{Conn: conn, stall: stall, start: time.Now()}}
-	ws, err := websocket.Accept(h, r, &websocket.AcceptOptions{
-		Subprotocols: []string{token}, InsecureSkipVerify: true, CompressionMode: websocket.CompressionDisabled,
-	})
-	if err != nil {
-		conn.Close()
-		return nil, err
-	}
-	ws.SetReadLimit(limit)
-	return &socket{ws: ws, raw: h.raw}, nil
-}
-
-// adopter gives the library a connection that was made otherwise. What the library answers
-// goes nowhere.
-type adopter struct {
-	header http.Header
-	raw    *rawConn
-}
-
-func (a *adopter) Header() http.Header         { return a.header }
-func (a *adopter) Write(p []byte) (int, error) { return len(p), nil }
-func (a *adopter) WriteHeader(int)             {}
-
-func (a *adopter) Hijack() (net.Conn, *bufio.ReadWriter, error) {
-	return a.raw, bufio.NewReadWriter(bufio.NewReader(a.raw), bufio.NewWriter(a.raw)), nil
-}
-
-// read returns the next message, or an error when the connection has ended. If the
-// peer broke RFC 6455 or the limit, the library has then sent it a close frame.
+// read returns the next message, which is valid until the next call, or an error when the
+// connection has ended. If the peer broke RFC 6455 or the limit, it was sent a close frame.
 func (s *socket) read() (wire.FrameType, []byte, error) {
-	typ, data, err := s.ws.Read(context.Background())
-	if err == nil && s.raw.failed.Load() {
-		err = io.ErrUnexpectedEOF // the library takes EOF for the end of the message
-	}
-	if err != nil { // data may be set: the beginning of a message beyond the limit
-		if websocket.CloseStatus(err) != -1 {
-			s.answered.Store(true)
-		} else if !s.raw.failed.Load() {
-			s.drain()
+	for len(s.in) == 0 {
+		in, err := s.frames.Receive(true)
+		if err != nil {
+			s.end(err)
+			return 0, nil, err
 		}
-		return 0, nil, err
+		s.in = in
 	}
-	if typ == websocket.MessageBinary {
-		return wire.Binary, data, nil
-	}
-	return wire.Text, data, nil
+	f := s.in[0]
+	s.in = s.in[1:]
+	return f.Type, f.Data, nil
 }
 
-// drain continues to read for a moment. Closing with unread bytes would cause a
-// reset, in which the close frame that the library has just written could be
-// lost.
-func (s *socket) drain() {
-	s.raw.Conn.SetReadDeadline(time.Now().Add(closeGrace))
-	io.CopyN(io.Discard, s.raw.Conn, 1<<20)
+// end ends a connection from which nothing more can be read.
+func (s *socket) end(err error) {
+	var refused *wire.CodeError
+	switch {
+	case s.frames.Closed():
+		s.answered.Store(true)
+		s.frames.Close(0, "", closeGrace)
+	case errors.As(err, &refused):
+		s.frames.Close(refused.Code, refused.Reason, closeGrace)
+	}
 }
 
 // write sends one message. A long one is sent in fragments, so that a ping that
 // arrives in between can be answered (docs/protocol.md, section 1).
 func (s *socket) write(t wire.FrameType, data []byte) error {
-	typ := websocket.MessageText
-	if t == wire.Binary {
-		typ = websocket.MessageBinary
-	}
-	if len(data) <= writeFragment {
-		return s.ws.Write(context.Background(), typ, data)
-	}
-	w, err := s.ws.Writer(context.Background(), typ)
-	if err != nil {
-		return err
-	}
-	for len(data) > 0 {
-		n := min(len(data), writeFragment)
-		if _, err := w.Write(data[:n]); err != nil {
-			return err
-		}
-		data = data[n:]
-	}
-	return w.Close()
+	s.out[0] = wire.Frame{Type: t, Data: data}
+	err := s.frames.Send(s.out[:])
+	s.out[0] = wire.Frame{}
+	return err
 }
 
 // close performs the close handshake, then closes the connection. It reports
-// whether the peer sent a close frame. The caller must bound it with abort.
+// whether the peer sent a close frame. It takes closeGrace at the longest.
 func (s *socket) close(code uint16, reason string) bool {
-	err := s.ws.Close(websocket.StatusCode(code), cut(reason, 123))
-	if err == nil && !s.aborted.Load() && !s.raw.failed.Load() {
+	s.frames.Close(code, reason, closeGrace)
+	if s.frames.Closed() && !s.aborted.Load() {
 		s.answered.Store(true)
 	}
 	s.abort()
@@ -166,9 +118,6 @@ func (s *socket) abort() {
 	s.aborted.Store(true)
 	s.raw.abort()
 }
-
-// finish ends the library's goroutine. The connection must be closed already.
-func (s *socket) finish() { s.ws.CloseNow() }
 
 // stalled reports whether a write failed because the peer accepted no bytes.
 func stalled(err error) bool { return errors.Is(err, os.ErrDeadlineExceeded) }
@@ -224,11 +173,20 @@ func (h *hijacker) Hijack() (net.Conn, *bufio.ReadWriter, error) {
 	} else if _, err := h.raw.Write(head.Bytes()); err != nil {
 		return nil, nil, err
 	}
-	if rw == nil || rw.Reader == nil {
-		rw = &bufio.ReadWriter{Reader: bufio.NewReader(h.raw)}
+	if rw != nil && rw.Reader != nil {
+		early, _ := rw.Reader.Peek(rw.Reader.Buffered())
+		h.raw.early = bytes.Clone(early)
+		*rw.Reader = bufio.Reader{} // net/http keeps it, with its buffer, until the handler returns
 	}
-	return h.raw, bufio.NewReadWriter(rw.Reader, bufio.NewWriter(h.raw)), nil
+	c := handshaken{h.raw}
+	return c, bufio.NewReadWriter(bufio.NewReaderSize(c, 16), bufio.NewWriterSize(c, 16)), nil
 }
+
+// handshaken is what the library gets of a connection. It reads and writes nothing, and
+// does not close the connection when it is closed itself.
+type handshaken struct{ net.Conn }
+
+func (handshaken) Close() error { return nil }
 
 // notIn101 returns the names in h that a 101 must not have: those of a body, an extension
 // that the server does not speak, and what a middleware says about the connection beside
@@ -259,29 +217,32 @@ func canHash() (ok bool) {
 	return true
 }
 
-// rawConn is the connection below the library. It records when bytes arrive and
+// rawConn is the connection below the frames. It records when bytes arrive and
 // gives every writePiece of output a deadline of its own, so that a slow peer
 // survives and a stalled one does not.
 type rawConn struct {
 	net.Conn
-	stall  time.Duration
-	start  time.Time
-	heard  atomic.Int64 // time.Duration since start
-	failed atomic.Bool  // a read failed
-	held   []byte       // to be written before anything else; the library lets one goroutine write at a time
+	stall time.Duration
+	start time.Time
+	heard atomic.Int64 // time.Duration since start
+	early []byte       // came with the upgrade request: read before anything else
+	held  []byte       // to be written before anything else; one goroutine writes at a time
 }
 
 // writePiece is how many bytes must be written within Options.WriteTimeout.
 const writePiece = 4 << 10
 
 func (c *rawConn) Read(p []byte) (int, error) {
+	if len(c.early) > 0 {
+		n := copy(p, c.early)
+		if c.early = c.early[n:]; len(c.early) == 0 {
+			c.early = nil
+		}
+		return n, nil
+	}
 	n, err := c.Conn.Read(p)
 	if n > 0 {
 		c.touch()
-		return n, nil // an error is returned again by the next Read
-	}
-	if err != nil {
-		c.failed.Store(true)
 	}
 	return n, err
 }
@@ -301,9 +262,6 @@ func (c *rawConn) Write(p []byte) (written int, err error) {
 	}
 	return written, err
 }
-
-// Close is called by the library and must not block.
-func (c *rawConn) Close() error { return c.abort() }
 
 // abort closes the connection below TLS, whose own Close may block for 5 s.
 func (c *rawConn) abort() error {

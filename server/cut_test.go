@@ -53,3 +53,32 @@ func TestCutBetweenFragments(t *testing.T) {
 		}
 	})
 }
+
+// What a client sends together with its upgrade request is read.
+func TestFramesBehindTheUpgradeRequest(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		srv := limpettest.NewServer(t, nil)
+		nc, err := srv.Network.DialContext(context.Background(), "tcp", srv.Addr())
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer nc.Close()
+		data, err := native.Append(nil, native.Binary, []native.Frame{{Type: native.TypeHello, Hello: &native.Hello{CN: 1}}})
+		if err != nil {
+			t.Fatal(err)
+		}
+		request := fmt.Sprintf("GET / HTTP/1.1\r\nHost: %s\r\nConnection: Upgrade\r\nUpgrade: websocket\r\nSec-WebSocket-Version: 13\r\n"+
+			"Sec-WebSocket-Key: AAAAAAAAAAAAAAAAAAAAAA==\r\nSec-WebSocket-Protocol: %s\r\n\r\n", srv.Addr(), native.Subprotocol(native.Binary))
+		nc.Write(append(append([]byte(request), 0x82, 0x80|byte(len(data)), 0, 0, 0, 0), data...)) // masked with zeros
+		br := bufio.NewReader(nc)
+		if resp, err := http.ReadResponse(br, nil); err != nil || resp.StatusCode != http.StatusSwitchingProtocols {
+			t.Fatal(resp, err)
+		}
+		if first, err := br.Peek(1); err != nil || first[0] != 0x82 {
+			t.Fatalf("%x instead of WELCOME: %v", first, err)
+		}
+		if n := srv.Server.Stats().Sessions; n != 1 {
+			t.Errorf("%d sessions", n)
+		}
+	})
+}

@@ -88,11 +88,7 @@ func (s *Server) carry(w http.ResponseWriter, r, up *http.Request, enc native.En
 		return nil, &mountError{fmt.Sprintf("the http.ResponseWriter, a %T, has no deadlines: serve the fallback without middlewares that "+
 			"hide them, such as http.TimeoutHandler (%v)", w, err)}
 	}
-	sock, err := adopt(c, up, native.Subprotocol(enc), s.opt.readLimit(), s.opt.WriteTimeout)
-	if err != nil {
-		http.Error(w, "this server cannot make connections", http.StatusInternalServerError)
-		return nil, err
-	}
+	sock := newSocket(&rawConn{Conn: c, stall: s.opt.WriteTimeout, start: time.Now()}, s.opt.readLimit())
 	s.mu.Lock()
 	s.carried[c.id.Secret] = c // before the client learns the id
 	s.mu.Unlock()
@@ -101,7 +97,6 @@ func (s *Server) carry(w http.ResponseWriter, r, up *http.Request, enc native.En
 		if !begun {
 			s.dropped(c)
 			sock.abort()
-			sock.finish()
 		}
 	}()
 	h := w.Header()

@@ -111,8 +111,13 @@ func masked(frames ...native.Frame) []byte {
 
 // maskedBytes returns a WebSocket frame with the mask 0.
 func maskedBytes(first byte, data []byte) []byte {
-	b := []byte{first, 0x80 | 127}
-	b = binary.BigEndian.AppendUint64(b, uint64(len(data)))
+	b := []byte{first, 0x80 | byte(min(len(data), 127))}
+	switch {
+	case len(data) >= 1<<16:
+		b = binary.BigEndian.AppendUint64(b, uint64(len(data)))
+	case len(data) >= 126:
+		b = binary.BigEndian.AppendUint16([]byte{first, 0x80 | 126}, uint16(len(data)))
+	}
 	return append(append(b, 0, 0, 0, 0), data...)
 }
 
@@ -324,14 +329,14 @@ func TestFallbackHostileFrames(t *testing.T) {
 		body []byte
 		code uint16
 	}{
-		"not masked":              {[]byte("\x81\x02[]"), 0}, // the library sends no close frame, on a WebSocket too
+		"not masked":              {[]byte("\x81\x02[]"), 1002},
 		"a reserved bit":          {maskedBytes(0xc1, []byte("[]")), 1002},
 		"an unknown opcode":       {maskedBytes(0x83, []byte("[]")), 1002},
 		"a continuation":          {maskedBytes(0x80, []byte("[]")), 1002},
 		"binary":                  {maskedBytes(0x82, []byte("[]")), native.CloseBadFrame},
 		"no JSON":                 {maskedBytes(0x81, []byte("]")), native.CloseBadFrame},
 		"no hello":                {masked(msg(1, idOf(1), "a", "b")), native.CloseProtocolError},
-		"a size that never comes": {append([]byte("\x81\xff\x7f"), make([]byte, 100)...), native.CloseHelloTimeout},
+		"a size that never comes": {append([]byte("\x81\xff\x7f"), make([]byte, 100)...), 1009},
 		"a message too long":      {maskedBytes(0x81, make([]byte, 1<<20)), 1009},
 		"a big control frame":     {maskedBytes(0x89, make([]byte, 126)), 1002},
 		"a fragmented control":    {maskedBytes(0x09, nil), 1002},

@@ -161,7 +161,7 @@ type slyLog struct {
 	server.Log
 	later   server.Log
 	changed atomic.Bool
-	arm     atomic.Bool // the next Read comes from later
+	arm     atomic.Int64 // the number of the call of Read, from now on, that comes from later
 }
 
 func (l *slyLog) now() server.Log {
@@ -172,7 +172,7 @@ func (l *slyLog) now() server.Log {
 }
 func (l *slyLog) View() server.View { return l.now().View() }
 func (l *slyLog) Read(from uint64, dst []*server.Entry) (int, uint64, error) {
-	if l.arm.Load() {
+	if l.arm.Add(-1) == 0 {
 		l.changed.Store(true)
 	}
 	return l.now().Read(from, dst)
@@ -181,27 +181,34 @@ func (l *slyLog) Tag(o uint64) ([]byte, bool) { return l.now().Tag(o) }
 
 // Entries of a new epoch are never delivered under the numbers of the old one.
 func TestEpochChangesWithinARead(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
-		log := &slyLog{Log: server.NewMemoryLog(server.Retention{}), later: server.NewMemoryLog(server.Retention{})}
-		r := newRig(t, &server.Options{Log: log})
-		c := r.connect(native.JSON)
-		c.hello(native.Hello{CN: 1})
-		c.send(sub(1, "t", native.FromNew, 10))
-		c.next(native.TypeSubOK)
-		for n := range uint64(3) {
-			log.later.Append(context.Background(), server.Entry{ID: idOf(n + 1), Topic: "t"})
-		}
-		log.arm.Store(true)
-		log.Log.Append(context.Background(), server.Entry{ID: idOf(9), Topic: "t"}) // wakes
-		if f := c.next(native.TypeReset).Reset; f.Epoch != log.later.View().Epoch || f.O != 0 {
-			t.Fatalf("reset %+v", f)
-		}
-		for n := range uint64(3) {
-			if m := c.next(native.TypeMsg).Msg; m.S != n+1 || m.P != n || m.ID != idOf(n+1) {
-				t.Fatalf("msg %+v", m)
+	for _, x := range []struct{ reads, feeds int }{
+		{1, 0}, {1, 1000}, // within a read of the follower
+		{2, 0}, // of the subscription
+	} {
+		synctest.Test(t, func(t *testing.T) {
+			log := &slyLog{Log: server.NewMemoryLog(server.Retention{}), later: server.NewMemoryLog(server.Retention{})}
+			r := newRig(t, &server.Options{Log: log})
+			r.srv.LimitFeeds(x.feeds, 1<<20)
+			c := r.connect(native.JSON)
+			c.hello(native.Hello{CN: 1})
+			c.send(sub(1, "t", native.FromNew, 10))
+			c.next(native.TypeSubOK)
+			for n := range uint64(3) {
+				log.later.Append(context.Background(), server.Entry{ID: idOf(n + 1), Topic: "t"})
 			}
-		}
-	})
+			log.arm.Store(int64(x.reads))
+			log.Log.Append(context.Background(), server.Entry{ID: idOf(9), Topic: "t"}) // wakes
+			began := time.Now()
+			if f := c.next(native.TypeReset).Reset; f.Epoch != log.later.View().Epoch || f.O != 0 || time.Since(began) > time.Second {
+				t.Fatalf("after %v, reset %+v", time.Since(began), f)
+			}
+			for n := range uint64(3) {
+				if m := c.next(native.TypeMsg).Msg; m.S != n+1 || m.P != n || m.ID != idOf(n+1) {
+					t.Fatalf("msg %+v", m)
+				}
+			}
+		})
+	}
 }
 
 // Over TLS a page of the same host must have come over TLS too: a page over plain

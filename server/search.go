@@ -26,8 +26,6 @@ func (r readable) View() View { return r.store.View() }
 
 func (r readable) Sync() error { return r.store.Sync(r.ctx) }
 
-func (r readable) Changed() <-chan struct{} { return r.store.Changed() }
-
 // tagAt returns the tag with which a client can prove offset later.
 func (r readable) tagAt(v View, offset uint64) ([]byte, error) {
 	tag, held, err := r.store.Tag(r.ctx, offset)

@@ -5,16 +5,18 @@
 // A session is a small record that outlives its connections. A HELLO with a
 // higher connection number takes it over, and from then on the older connection
 // has no effect. What clients publish is appended to the log once, then
-// acknowledged. A subscription is a filter with its own sequential read of the
-// log, so the server buffers nothing for a slow consumer: it continues to read
-// when there is credit. What retention removes in the meantime is reported as a
-// gap.
+// acknowledged. One goroutine follows the log for all connections. It keeps the
+// newest entries that a subscription wants, in at most 8 MiB, and wakes the
+// connections that an entry concerns. A subscription is a filter with a position
+// of its own, so the server buffers nothing for a slow consumer: it continues
+// when there is credit, in the log if what it needs is older. What retention
+// removes in the meantime is reported as a gap.
 //
 //	        read (HTTP handler)            write
 //	client ----> decode, hooks, accept --> orders, acks ----> client
-//	                       |                  ^
-//	                       v append           | read
-//	                    [ Store ] ------------+
+//	                       |                  ^     ^
+//	                       v append           | read | wake, newest entries
+//	                    [ Store ] ------------+-> follower
 package server
 
 import (
@@ -38,29 +40,32 @@ import (
 // connections once they are upgraded. Until then it does, so give it a
 // ReadHeaderTimeout.
 type Server struct {
-	opt      *Options
-	store    Store // opt.Store, or one on opt.Log; its panics are errors
-	runLimit int   // of messages in one Commit
-	sessions *sessions
-	slots    slots
-	searches chan struct{} // holds one value for each search of the log in progress
-	stats    counters
-	ctx      context.Context // of Commits; ends with Close
-	cancel   context.CancelFunc
+	opt       *Options
+	store     Store // opt.Store, or one on opt.Log; its panics are errors
+	runLimit  int   // of messages in one Commit
+	sessions  *sessions
+	slots     slots
+	feedLimit feedLimit
+	searches  chan struct{} // holds one value for each search of the log in progress
+	stats     counters
+	ctx       context.Context // of Commits; ends with Close
+	cancel    context.CancelFunc
 
 	mountLogged atomic.Bool // a mountError was logged
 
 	id fallback.ServerID // in the ids of connections over plain requests
 
-	mu      sync.Mutex // leaf
-	peers   map[*peer]struct{}
-	carried map[[16]byte]*carried // connections over plain requests, by the secret in their id
-	plain   int                   // of peers and joining, those over plain requests
-	joining int                   // upgrades in progress
-	pending int                   // of peers and joining, those not welcomed
-	closed  bool
-	broken  bool          // closed by Close: no close handshakes
-	idle    chan struct{} // closed when closed is set and no connection is left
+	mu        sync.Mutex // leaf
+	peers     map[*peer]struct{}
+	carried   map[[16]byte]*carried // connections over plain requests, by the secret in their id
+	plain     int                   // of peers and joining, those over plain requests
+	joining   int                   // upgrades in progress
+	pending   int                   // of peers and joining, those not welcomed
+	follower  *follower             // of the log, for all connections; nil: none is needed
+	following int                   // followers that have not ended
+	closed    bool
+	broken    bool          // closed by Close: no close handshakes
+	idle      chan struct{} // closed when closed is set and no connection or follower is left
 }
 
 // New returns a server; o may be nil. If Options.Log already holds messages, New first
@@ -72,13 +77,14 @@ func New(o *Options) (*Server, error) {
 		return nil, err
 	}
 	s := &Server{
-		opt:      opt,
-		slots:    slotsFor(opt.ReconnectRate),
-		searches: make(chan struct{}, searchLimit),
-		peers:    map[*peer]struct{}{},
-		carried:  map[[16]byte]*carried{},
-		id:       fallback.NewServerID(),
-		idle:     make(chan struct{}),
+		opt:       opt,
+		slots:     slotsFor(opt.ReconnectRate),
+		feedLimit: defaultFeedLimit,
+		searches:  make(chan struct{}, searchLimit),
+		peers:     map[*peer]struct{}{},
+		carried:   map[[16]byte]*carried{},
+		id:        fallback.NewServerID(),
+		idle:      make(chan struct{}),
 	}
 	s.sessions = &sessions{server: s, m: map[string]*session{}}
 	if err := s.openStore(); err != nil {
@@ -281,10 +287,10 @@ func (s *Server) left(p *peer) {
 	s.settle()
 }
 
-// settle closes idle if the last connection of a closed server has ended. The
-// caller holds mu.
+// settle closes idle if the last connection of a closed server has ended, with its follower.
+// The caller holds mu.
 func (s *Server) settle() {
-	if !s.closed || len(s.peers)+s.joining > 0 {
+	if !s.closed || len(s.peers)+s.joining+s.following > 0 {
 		return
 	}
 	select {

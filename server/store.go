@@ -47,11 +47,14 @@ type Store interface {
 	// Read fills dst with entries in order, beginning with the first one at or
 	// after from, and returns how many it has read. It also returns the offset of
 	// the oldest entry held at that moment; if that is greater than from, the
-	// entries in between are gone. Read does not wait for new entries.
+	// entries in between are gone. Read does not wait for new entries. It may return fewer
+	// entries than there are, but at least one if View shows one at or after from.
 	Read(ctx context.Context, from uint64, dst []*Entry) (n int, first uint64, err error)
 
 	// View returns the bounds of the log as far as Read can read it. It must not
-	// block: it is called before every write to a client.
+	// block: it is called before every write to a client. Within an epoch Head does
+	// not fall and an entry stays the same, unless the log has lost its newest
+	// entries: connections with subscriptions then end with 4203, and resume.
 	View() View
 
 	// Tag returns the tag of the entry at offset, and false if it is certain that no

@@ -22,6 +22,7 @@ type subscription struct {
 	search  *search       // it finds last; nil if last is known
 	place   int           // in writer.subs
 	due     bool          // in writer.due
+	at      at            // in the feed of the pattern
 }
 
 // start decides where a subscription starts and which frames the client is sent
@@ -172,28 +173,25 @@ func (s *subscription) fill(l readable, v View, buf []*Entry, out sink) (more bo
 	if s.starved {
 		return false, nil
 	}
-	for scanned, messages := 0, 0; s.next <= v.Head || s.next < v.First; {
-		n, first, err := l.Read(s.next, buf)
+	for scanned, messages := 0, 0; ; {
+		n, to, fed, err := s.read(l, &v, buf)
 		if err != nil {
 			return false, err
 		}
-		if l.View().Epoch != s.epoch { // the entries may belong to another one
+		if !fed && l.View().Epoch != s.epoch { // the entries may belong to another one
 			return true, nil
 		}
-		if first > s.next {
-			v.First = first
+		if v.First > s.next && (!fed || n > 0 && buf[0].Offset < v.First) {
 			if offered, full := s.offerGap(v, out); !offered {
 				return full, nil
 			}
-		}
-		if n == 0 {
-			return false, nil
 		}
 		for _, e := range buf[:n] {
 			if e.Offset < s.next {
 				continue
 			}
-			if native.Match(s.pattern, e.Topic) {
+			if fed || native.Match(s.pattern, e.Topic) {
+				s.next = e.Offset // what is before it does not match
 				if !s.hasCredit(len(e.Payload)) {
 					s.starved = true
 					return false, nil
@@ -215,11 +213,32 @@ func (s *subscription) fill(l readable, v View, buf []*Entry, out sink) (more bo
 			}
 			s.next = e.Offset + 1
 		}
+		s.next = max(s.next, to+1)
+		if n == 0 || fed && n < len(buf) {
+			return false, nil
+		}
 		if scanned += n; scanned >= scanLimit || out.late() {
 			return true, nil
 		}
 	}
-	return false, nil
+}
+
+// read reads the next entries: those of the feed, or of the log if the feed does not have
+// all. Up to the offset to, nothing else matches. If the log no longer has what would be
+// read, v.First is behind s.next.
+func (s *subscription) read(l readable, v *View, buf []*Entry) (n int, to uint64, fed bool, err error) {
+	if n, to, fed = s.take(buf); fed {
+		return n, to, true, nil
+	}
+	if s.next > v.Head && s.next >= v.First {
+		// From now on the follower wakes it for what the log shows later.
+		if *v = l.View(); s.next > v.Head && s.next >= v.First {
+			return 0, 0, false, nil
+		}
+	}
+	n, first, err := l.Read(s.next, buf)
+	v.First = first
+	return n, 0, false, err
 }
 
 // offerGap offers the gap before v.First. If it could not, full says that the batch is full;
@@ -231,19 +250,13 @@ func (s *subscription) offerGap(v View, out sink) (offered, full bool) {
 		s.starved = true
 		return false, false
 	}
-	old := *s
+	last, next := s.last, s.next
 	f := s.gap(v)
 	if !out.offer(&f) {
-		*s = old
+		s.last, s.next = last, next
 		return false, true
 	}
 	return true, false
-}
-
-// rests reports whether there is nothing to send until the log changes or the client
-// grants credit.
-func (s *subscription) rests(v View) bool {
-	return s.epoch == v.Epoch && (s.starved || s.next > v.Head && s.next >= v.First)
 }
 
 // message returns the frame for e. It carries the topic only for a pattern.

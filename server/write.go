@@ -18,15 +18,15 @@ type writer struct {
 	subs    []*subscription
 	byCh    map[uint64]*subscription  // subs by channel
 	due     fifo.Queue[*subscription] // may have something to send, in order of their turns
-	seen    View                      // of the log when all were made due
+	epoch   string                    // of the log when all were made due
+	feeds   *listener                 // nil before the first subscription
 	limit   int                       // of messages in a batch, in bytes: it follows the speed of the link
 	full    bool                      // the batch had no room for what pump offered
 	until   time.Time                 // when pump pauses
-	entries []*Entry                  // buffer for reads of the log
 
 	frames []native.Frame // the current batch
 	size   int            // upper bound of its encoded size
-	buf    *[]byte        // nil between batches
+	room   *room          // nil while the writer waits
 
 	wrote   time.Time     // time of the last write
 	expires time.Time     // of the principal; zero: never
@@ -34,8 +34,15 @@ type writer struct {
 	reads   uint64        // bytes of the longest message that the client reads; 0: not known
 }
 
-// buffers holds buffers for encoded batches.
-var buffers = sync.Pool{New: func() any { return new([]byte) }}
+// room is the memory that a writer needs only while it writes.
+type room struct {
+	data    []byte            // the encoded batch
+	frames  []native.Frame    // empty
+	entries [readChunk]*Entry // read of the log
+	ready   []*subscription
+}
+
+var rooms = sync.Pool{New: func() any { return new(room) }}
 
 // write sends what is due until the connection ends, then closes it.
 func (p *peer) write() {
@@ -71,7 +78,9 @@ func (w *writer) close(err error) {
 	if end.timer != nil {
 		end.timer.Stop()
 	}
-	p.sock.finish()
+	if w.feeds != nil {
+		w.feeds.end(w.subs)
+	}
 	p.server.stats.subscriptions.Add(-int64(len(w.subs)))
 }
 
@@ -83,10 +92,7 @@ func (w *writer) run() (err error) {
 	timer := time.NewTimer(p.server.opt.HelloTimeout)
 	defer timer.Stop()
 	for {
-		var changed <-chan struct{}
-		if len(w.subs) > 0 {
-			changed = w.log.Changed() // before the log is read, so that no entry is missed
-		}
+		w.grow()
 		orders, end, busy := p.takeOrders()
 		if end != nil && end.mute {
 			return nil
@@ -128,7 +134,6 @@ func (w *writer) run() (err error) {
 		timer.Reset(wait)
 		select {
 		case <-p.wake:
-		case <-changed:
 		case <-timer.C:
 		}
 	}
@@ -179,6 +184,10 @@ func (w *writer) execute(o *order) error {
 		s.place = len(w.subs)
 		w.subs = append(w.subs, s)
 		w.byCh[s.ch] = s
+		if w.feeds == nil {
+			w.feeds = p.server.listen(p)
+		}
+		w.feeds.join(s)
 		w.serve(s)
 		p.server.stats.subscriptions.Add(1)
 		if s.search != nil {
@@ -241,6 +250,7 @@ func (w *writer) broken(err error) error {
 // remove removes s. The last one takes its place, so that it costs the same however
 // many there are.
 func (w *writer) remove(s *subscription) {
+	w.feeds.leave(s)
 	delete(w.byCh, s.ch)
 	last := len(w.subs) - 1
 	w.subs[s.place] = w.subs[last]
@@ -263,22 +273,16 @@ func (w *writer) pump() (more bool, err error) {
 	if len(w.subs) == 0 && w.due.Len() == 0 {
 		return false, nil
 	}
-	v := w.log.View()
-	if v.Epoch != w.seen.Epoch || v.Head != w.seen.Head || v.First != w.seen.First {
-		w.seen = v
-		for _, s := range w.subs {
-			w.serve(s)
-		}
+	v, err := w.concerned()
+	if err != nil {
+		return true, w.broken(err)
 	}
 	w.until, w.full = time.Now().Add(pumpTime), false
 	for n := w.due.Len(); n > 0 && !w.full; n-- {
 		s, more := *w.due.At(0), false
-		if w.byCh[s.ch] == s && s.search == nil && !s.rests(v) {
-			if w.entries == nil {
-				w.entries = make([]*Entry, readChunk)
-			}
+		if w.byCh[s.ch] == s && s.search == nil {
 			sent := len(w.frames)
-			if more, err = s.fill(w.log, v, w.entries, w); err != nil {
+			if more, err = s.fill(w.log, v, w.room.entries[:], w); err != nil {
 				return true, w.broken(err)
 			}
 			if w.full && len(w.frames) == sent {
@@ -295,6 +299,28 @@ func (w *writer) pump() (more bool, err error) {
 		}
 	}
 	return w.due.Len() > 0, nil
+}
+
+// concerned makes the subscriptions due that have something to read, and returns the view in
+// which they read it. The error is why the follower of the log has ended, if it has.
+func (w *writer) concerned() (View, error) {
+	ready, all, err := w.feeds.take(w.room.ready[:0])
+	w.room.ready = ready
+	if f := w.feeds.f; err == nil && f.stuck(5*w.p.server.opt.Heartbeat/2) {
+		err = errStuck
+		f.fail(err)
+	}
+	if err != nil {
+		return View{}, err
+	}
+	v := w.log.View()
+	if all || v.Epoch != w.epoch {
+		w.epoch, ready = v.Epoch, w.subs
+	}
+	for _, s := range ready {
+		w.serve(s)
+	}
+	return v, nil
 }
 
 // late reports whether pump has read the log for as long as it may.
@@ -346,15 +372,12 @@ func (w *writer) flush() error {
 	if len(w.frames) == 0 {
 		return nil
 	}
-	if w.buf == nil {
-		w.buf = buffers.Get().(*[]byte)
-	}
-	data, err := native.Append((*w.buf)[:0], w.p.enc, w.frames)
+	data, err := native.Append(w.room.data[:0], w.p.enc, w.frames)
 	if err != nil {
 		w.p.log.Error("frames could not be encoded", "error", quote(err.Error()))
 		return err
 	}
-	*w.buf = data
+	w.room.data = data
 	clear(w.frames)
 	w.frames, w.size = w.frames[:0], 0
 	began := time.Now()
@@ -372,16 +395,29 @@ func (w *writer) flush() error {
 	return nil
 }
 
+// grow gets the memory that shrink has released.
+func (w *writer) grow() {
+	if w.room == nil {
+		w.room = rooms.Get().(*room)
+		w.frames = w.room.frames
+	}
+}
+
 // shrink releases memory before a wait.
 func (w *writer) shrink() {
-	if cap(w.frames) > 16 {
-		w.frames = nil
+	r := w.room
+	if r == nil {
+		return
 	}
-	w.entries = nil
-	if w.buf != nil {
-		buffers.Put(w.buf)
-		w.buf = nil
+	clear(w.frames)
+	r.frames, w.frames, w.room = w.frames[:0], nil, nil
+	if cap(r.frames) > 256 {
+		r.frames = nil
 	}
+	clear(r.entries[:])
+	clear(r.ready)
+	r.ready = r.ready[:0]
+	rooms.Put(r)
 }
 
 // count counts a frame in the statistics.

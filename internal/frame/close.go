@@ -10,7 +10,8 @@ import (
 // Close ends the connection within the given time, whatever the peer does. It sends
 // a close frame with code and reason, which is cut to fit, then waits for the
 // peer's close frame and for the end of the stream, discards what arrives, and
-// kills the connection. With code 0 it sends no close frame, except as the answer
+// kills the connection. A server does not wait for the end of the stream once both have
+// sent a close frame (RFC 6455, section 7.1.1). With code 0 it sends no close frame, except as the answer
 // to one that the peer has already sent. A second call returns at once.
 //
 // A Receive in progress continues and sees the peer's close frame. A later Receive
@@ -53,8 +54,11 @@ func (c *Conn) drain() {
 	}
 	var closed *CloseError
 	var refused *wire.CodeError
-	if !errors.As(err, &closed) && !errors.As(err, &refused) {
+	switch {
+	case !errors.As(err, &closed) && !errors.As(err, &refused):
 		return // the stream has ended
+	case closed != nil && c.o.Server:
+		return
 	}
 	for err = nil; err == nil; {
 		_, err = c.stream.Read(c.in.buf)

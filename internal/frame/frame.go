@@ -1,6 +1,6 @@
-// Package frame implements the client's side of RFC 6455 frames over a byte stream
-// that has already been upgraded: strict in what it accepts, masked in what it
-// writes, bounded in memory and time whatever the peer does.
+// Package frame implements RFC 6455 frames over a byte stream that has already been
+// upgraded, for the client's side or the server's: strict in what it accepts, bounded in
+// memory and time whatever the peer does. What a client writes is masked.
 //
 // One goroutine reads and one writes messages; Ping and Close may be called from
 // any goroutine. The reader never writes: the pongs that it owes wait in a bounded
@@ -95,6 +95,11 @@ var ErrClosing = errors.New("connection is closing")
 
 // Options configure a Conn.
 type Options struct {
+	// Server makes this the server's side: it reads masked frames, writes frames without a
+	// mask, does not check that text is UTF-8, which is left to the protocol above, and is the
+	// one that closes the connection after the close frames.
+	Server bool
+
 	// ReadLimit bounds one received message, its fragments together, in bytes.
 	ReadLimit int64
 
@@ -117,7 +122,7 @@ type Options struct {
 	Ponged, Pinged func()
 }
 
-// Conn is the client's side of a WebSocket connection. Receive may be called by one
+// Conn is one side of a WebSocket connection. Receive may be called by one
 // goroutine at a time, Send by one at a time; Ping and Close may be called by any.
 type Conn struct {
 	stream io.ReadWriter
@@ -125,6 +130,7 @@ type Conn struct {
 
 	reading atomic.Bool // a goroutine is inside read, or is Close
 	closing atomic.Bool // Close was called
+	closed  atomic.Bool // the close frame of the peer has come
 	in      input
 	out     output
 }
@@ -136,11 +142,14 @@ func New(stream io.ReadWriter, o Options) *Conn {
 	}
 	c := &Conn{stream: stream, o: o}
 	c.out.cond.L = &c.out.mu
-	c.out.unit = writeSize
+	c.out.unit, c.out.masks, c.in.server = writeSize, !o.Server, o.Server
 	c.in.park()
 	c.in.smallReads = parkAfter
 	return c
 }
+
+// Closed reports whether a valid close frame of the peer has come.
+func (c *Conn) Closed() bool { return c.closed.Load() }
 
 // refuse returns the error for a violation by the peer.
 func refuse(code uint16, reason string) error {

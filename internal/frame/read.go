@@ -4,6 +4,7 @@ import (
 	"encoding/binary"
 	"fmt"
 	"io"
+	"math/bits"
 	"sync"
 	"time"
 	"unicode/utf8"
@@ -34,6 +35,7 @@ type input struct {
 	msg        []byte
 	checked    int    // msg[:checked] is valid UTF-8
 	left       uint64 // payload bytes of the current frame still to come
+	key        uint32 // masks its next byte with the lowest eight bits; 0: it is not masked
 	unfinished bool   // the message has not ended
 	text       bool   // it is a text message
 	inFrame    bool   // the payload of a frame is arriving
@@ -42,6 +44,7 @@ type input struct {
 	reported   bool   // Options.Grew was called with true
 	handed     bool   // msg is in batch and must not be written to
 
+	server bool      // Options.Server
 	own    bool      // detached: buf does not change any more
 	budget int       // frames without data that may still come
 	since  time.Time // when the budget was renewed
@@ -120,7 +123,7 @@ func (c *Conn) parse() (more bool, err error) {
 		}
 		b := in.buf[in.r:in.w]
 		// The fast path: nearly every frame is a complete message below 64 KiB.
-		if len(b) >= 4 && !in.unfinished {
+		if len(b) >= 4 && !in.unfinished && !c.o.Server {
 			n, h := int(b[1]), 2
 			if n == length16 {
 				n, h = int(binary.BigEndian.Uint16(b[2:])), 4
@@ -136,7 +139,7 @@ func (c *Conn) parse() (more bool, err error) {
 				continue
 			}
 		}
-		h, err := parseHeader(b, in.unfinished)
+		h, err := parseHeader(b, in.unfinished, c.o.Server)
 		if err != nil || h.size == 0 {
 			return true, err
 		}
@@ -145,9 +148,14 @@ func (c *Conn) parse() (more bool, err error) {
 				return true, nil
 			}
 			in.r += h.size + int(h.length)
-			if err := c.control(h.op(), b[h.size:h.size+int(h.length)]); err != nil {
+			p := b[h.size : h.size+int(h.length)]
+			mask(p, h.key)
+			if err := c.control(h.op(), p); err != nil {
 				return false, err
 			}
+			continue
+		}
+		if c.o.Server && in.whole(h, b[h.size:], c.o.ReadLimit) {
 			continue
 		}
 		if in.handed {
@@ -161,11 +169,26 @@ func (c *Conn) parse() (more bool, err error) {
 	return false, nil
 }
 
+// whole adds a frame of a client to the batch if it is a whole message and b has all of it.
+func (in *input) whole(h header, b []byte, limit int64) bool {
+	if in.unfinished || !h.fin() || h.length > uint64(len(b)) || h.length > uint64(limit) {
+		return false
+	}
+	f := wire.Frame{Type: wire.FrameType(h.op()), Data: b[:h.length:h.length]}
+	mask(f.Data, h.key)
+	in.batch = append(in.batch, f)
+	in.r += h.size + int(h.length)
+	return true
+}
+
 // begin begins a data frame whose payload goes to msg.
 func (c *Conn) begin(h header) error {
 	in := &c.in
 	if h.length > uint64(c.o.ReadLimit) || uint64(len(in.msg))+h.length > uint64(c.o.ReadLimit) {
 		size := uint64(len(in.msg)) + h.length
+		if c.o.Server {
+			return refuse(codeTooBig, fmt.Sprintf("message of %d bytes or more; at most %d", size, c.o.ReadLimit))
+		}
 		return refuse(codeTooBig, fmt.Sprintf("message of %d bytes or more exceeds Options.ReadLimit, %d bytes; raise it or send less", size, c.o.ReadLimit))
 	}
 	if h.op() != opContinuation {
@@ -177,7 +200,7 @@ func (c *Conn) begin(h header) error {
 			return err
 		}
 	}
-	in.inFrame, in.left, in.final = true, h.length, h.fin()
+	in.inFrame, in.left, in.key, in.final = true, h.length, h.key, h.fin()
 	return nil
 }
 
@@ -188,11 +211,12 @@ func (in *input) payload(limit int64) (done bool, err error) {
 	if n > 0 {
 		in.reserve(n, limit)
 		in.msg = append(in.msg, in.buf[in.r:in.r+n]...)
+		in.unmask(n)
 		in.r += n
 		in.left -= uint64(n)
 		in.grew = true
 	}
-	if in.text {
+	if in.text && !in.server {
 		var ok bool
 		if in.checked, ok = checkText(in.msg, in.checked, in.left == 0 && in.final); !ok {
 			return false, refuse(codeInvalid, "text message is not UTF-8")
@@ -211,6 +235,14 @@ func (in *input) payload(limit int64) (done bool, err error) {
 		in.unfinished, in.handed = false, true
 	}
 	return true, nil
+}
+
+// unmask unmasks the last n bytes of msg, which have just come.
+func (in *input) unmask(n int) {
+	if in.key != 0 {
+		mask(in.msg[len(in.msg)-n:], in.key)
+		in.key = bits.RotateLeft32(in.key, -8*(n%4))
+	}
 }
 
 // reserve makes room for n more bytes of msg. The memory depends on what has
@@ -235,6 +267,7 @@ func (c *Conn) control(op byte, p []byte) error {
 	case opClose:
 		err := ParseClose(p)
 		if ce, ok := err.(*CloseError); ok {
+			c.closed.Store(true)
 			c.echo(ce)
 		}
 		return err
@@ -310,6 +343,7 @@ func (c *Conn) fillMessage() error {
 	at := len(in.msg)
 	n, err := c.readSome(in.msg[at:min(uint64(cap(in.msg)), uint64(at)+in.left)])
 	in.msg = in.msg[:at+n]
+	in.unmask(n)
 	in.left -= uint64(n)
 	in.grew = in.grew || n > 0
 	in.countRead(n, parkedSize)
@@ -381,80 +415,4 @@ func (in *input) park() {
 	if len(in.msg) == 0 && cap(in.msg) > parkedSize {
 		in.msg = nil
 	}
-}
-
-// header is the header of a frame.
-type header struct {
-	first  byte   // FIN, RSV, opcode
-	size   int    // bytes of the header
-	length uint64 // bytes of the payload
-}
-
-func (h header) fin() bool { return h.first&finBit != 0 }
-func (h header) op() byte  { return h.first & 0xf }
-
-// parseHeader reads the header at the beginning of b. An invalid header is refused
-// as soon as the bytes that show it are present. Size 0 means that more bytes are
-// needed.
-func parseHeader(b []byte, unfinished bool) (h header, err error) {
-	if len(b) == 0 {
-		return h, nil
-	}
-	h.first = b[0]
-	if err := checkFirst(b[0], unfinished); err != nil {
-		return h, err
-	}
-	if len(b) < 2 {
-		return h, nil
-	}
-	if b[1]&maskBit != 0 {
-		return h, refuse(codeProtocol, "masked frame")
-	}
-	n := b[1]
-	if h.op()&control != 0 && n > maxControl {
-		return h, refuse(codeProtocol, "control frame longer than 125 bytes")
-	}
-	switch {
-	case n < length16:
-		h.size, h.length = 2, uint64(n)
-	case n == length16 && len(b) >= 4:
-		h.size, h.length = 4, uint64(binary.BigEndian.Uint16(b[2:]))
-		if h.length < length16 {
-			return h, refuse(codeProtocol, "length not in its shortest form")
-		}
-	case n == length64 && len(b) >= 10:
-		h.size, h.length = 10, binary.BigEndian.Uint64(b[2:])
-		if h.length>>63 != 0 {
-			return h, refuse(codeProtocol, "length exceeds 2^63-1")
-		}
-		if h.length < 1<<16 {
-			return h, refuse(codeProtocol, "length not in its shortest form")
-		}
-	}
-	return h, nil
-}
-
-// checkFirst checks the first byte of a frame; unfinished says whether a message has
-// not ended yet.
-func checkFirst(first byte, unfinished bool) error {
-	if first&rsvBits != 0 {
-		return refuse(codeProtocol, "reserved bit set")
-	}
-	switch op := first & 0xf; op {
-	case opContinuation:
-		if !unfinished {
-			return refuse(codeProtocol, "continuation frame without a message")
-		}
-	case opText, opBinary:
-		if unfinished {
-			return refuse(codeProtocol, "new message before the last one ended")
-		}
-	case opClose, opPing, opPong:
-		if first&finBit == 0 {
-			return refuse(codeProtocol, "fragmented control frame")
-		}
-	default:
-		return refuse(codeProtocol, "reserved opcode")
-	}
-	return nil
 }

@@ -23,6 +23,8 @@ type output struct {
 	shut    bool   // the close frame was passed to the stream
 	err     error  // of the stream; final
 
+	masks bool // frames are masked
+
 	// Of the active writer.
 	unit int // bytes passed to the stream at a time
 }
@@ -301,15 +303,22 @@ func (o *output) wake() {
 	o.mu.Unlock()
 }
 
-// append appends a masked frame.
+// append appends a frame.
 func (o *output) append(b []byte, first byte, payload []byte) []byte {
+	masked := byte(0)
+	if o.masks {
+		masked = maskBit
+	}
 	switch n := len(payload); {
 	case n < length16:
-		b = append(b, first, maskBit|byte(n))
+		b = append(b, first, masked|byte(n))
 	case n < 1<<16:
-		b = append(b, first, maskBit|length16, byte(n>>8), byte(n))
+		b = append(b, first, masked|length16, byte(n>>8), byte(n))
 	default:
-		b = binary.BigEndian.AppendUint64(append(b, first, maskBit|length64), uint64(n))
+		b = binary.BigEndian.AppendUint64(append(b, first, masked|length64), uint64(n))
+	}
+	if !o.masks {
+		return append(b, payload...)
 	}
 	key := rand.Uint32() // from ChaCha8, which the runtime seeds from the system: RFC 6455, section 10.3
 	b = binary.LittleEndian.AppendUint32(b, key)

@@ -1,7 +1,6 @@
 package frame
 
 import (
-	"context"
 	"errors"
 	"fmt"
 	"io"
@@ -15,7 +14,6 @@ import (
 	"time"
 
 	"github.com/limpet-go/limpet/internal/assert"
-	"github.com/limpet-go/limpet/limpettest"
 	"github.com/limpet-go/limpet/wire"
 )
 
@@ -98,16 +96,12 @@ func TestWritesAreJoined(t *testing.T) {
 // pipe returns both ends of a connection in a bubble's network.
 func pipe(t *testing.T, buffer int) (client, server net.Conn) {
 	t.Helper()
-	n := limpettest.NewNetwork(&limpettest.NetworkOptions{Buffer: buffer})
-	l, err := n.Listen("peer:1")
-	assert.NoError(t, err)
-	client, err = n.DialContext(context.Background(), "tcp", "peer:1")
-	assert.NoError(t, err)
-	server, err = l.Accept()
-	assert.NoError(t, err)
-	t.Cleanup(func() { client.Close(); server.Close(); l.Close() })
-	return client, server
+	return Pipe(t, buffer)
 }
+
+// Pipe is set by the external tests: the network in memory imports the server, which imports
+// this package.
+var Pipe func(t *testing.T, buffer int) (client, server net.Conn)
 
 func over(nc net.Conn) *Conn {
 	return New(nc, Options{ReadLimit: testLimit, Kill: func() { nc.Close() }})

@@ -4,14 +4,14 @@ package main
 var ofFrame = []mutation{
 	{
 		name:    "frame: masked frames of a server",
-		file:    "internal/frame/read.go",
-		search:  "if b[1]&maskBit != 0 {",
-		replace: "if b[1]&maskBit != 0 && len(b) == 0 {",
+		file:    "internal/frame/header.go",
+		search:  "case b[1]&maskBit != 0 && !masked:",
+		replace: "case b[1]&maskBit != 0 && !masked && len(b) == 0:",
 		test:    "-run ^TestRead$ ./internal/frame",
 	},
 	{
 		name:    "frame: a length not in its shortest form",
-		file:    "internal/frame/read.go",
+		file:    "internal/frame/header.go",
 		search:  "if h.length < length16 {",
 		replace: "if h.length < 0 {",
 		test:    "-run ^TestRead$ ./internal/frame",
@@ -77,8 +77,8 @@ var ofFrame = []mutation{
 	{
 		name:    "frame: a refusal is not drained",
 		file:    "internal/frame/close.go",
-		search:  "if !errors.As(err, &closed) && !errors.As(err, &refused) {",
-		replace: "if errors.As(err, &refused) || !errors.As(err, &closed) {",
+		search:  "case !errors.As(err, &closed) && !errors.As(err, &refused):",
+		replace: "case errors.As(err, &refused) || !errors.As(err, &closed):",
 		test:    "-run ^TestRefusalArrives$ ./internal/frame",
 	},
 	{

@@ -252,8 +252,8 @@ var ofLoop = []mutation{
 	{
 		name:    "server: an answer during a hook does not count",
 		file:    "server/conn.go",
-		search:  "if err == nil && !s.aborted.Load()",
-		replace: "if err != nil && !s.aborted.Load()",
+		search:  "if s.frames.Closed() && !s.aborted.Load() {",
+		replace: "if !s.frames.Closed() && !s.aborted.Load() {",
 		test:    "-run ^TestConflictDuringHooks$ ./server",
 	},
 	{

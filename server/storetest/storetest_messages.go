@@ -358,6 +358,11 @@ func positions(t *tried) {
 		}
 	}
 	var buf [2]*server.Entry
+	for from := uint64(1); from <= head; from++ { // also those that an earlier read did not reach
+		if n, _, err := t.s.Read(t.Context(), from, buf[:]); err != nil || n == 0 {
+			t.Fatalf("read from %d, head %d: %d entries, %v", from, head, n, err)
+		}
+	}
 	if n, _, err := t.s.Read(t.Context(), head+1, buf[:]); n != 0 || err != nil {
 		t.Fatalf("read beyond the end: %d entries, %v", n, err)
 	}
