@@ -51,7 +51,7 @@ func (r *rig) publish(topics ...string) {
 	}
 }
 
-// live is a client with one subscription to each of topics, with channels from 1 on.
+// live is a client with one subscription to each of topics, with channels from 1 on. The log is followed when it returns.
 func (r *rig) live(enc native.Encoding, credit uint64, topics ...string) *client {
 	r.t.Helper()
 	c := r.connect(enc)
@@ -60,6 +60,7 @@ func (r *rig) live(enc native.Encoding, credit uint64, topics ...string) *client
 		c.send(sub(uint64(i+1), topic, native.FromNew, credit))
 		c.next(native.TypeSubOK)
 	}
+	synctest.Wait()
 	return c
 }
 
