@@ -7,6 +7,7 @@ import (
 	"net/url"
 	"strconv"
 	"sync"
+	"time"
 
 	"github.com/limpet-go/limpet/wire/native"
 )
@@ -16,10 +17,11 @@ type order struct {
 	Messages, Size, Pack, Subs int
 	Recording                  string
 	Run                        int
+	Every                      time.Duration // between two messages
 }
 
 func (s spec) order() order {
-	return order{s.Messages, s.Size, max(1, s.Pack), max(1, s.Subs), s.Recording, s.Run}
+	return order{Messages: s.Messages, Size: s.Size, Pack: max(1, s.Pack), Subs: max(1, s.Subs), Recording: s.Recording, Run: s.Run}
 }
 
 func (o order) query() string {

@@ -3,16 +3,15 @@ package main
 import (
 	"bufio"
 	"context"
+	"errors"
 	"fmt"
 	"io"
 	"net"
 	"net/http"
-	"strings"
 	"sync"
 	"time"
 
 	"github.com/limpet-go/limpet/server"
-	"github.com/limpet-go/limpet/wire/native"
 )
 
 // What the reference server costs with many connections. Its clients are raw sockets of the
@@ -75,43 +74,33 @@ func (g *gateway) close() {
 
 // connect adds a client with one subscription, which is live when it returns.
 func (g *gateway) connect(topic string) error {
-	c, err := net.Dial("tcp", g.addr)
-	if err != nil {
-		return err
+	c, _, err := dialLimpet(g.addr, topic)
+	if err == nil {
+		g.clients = append(g.clients, c)
 	}
-	g.clients = append(g.clients, c)
+	return err
+}
+
+// dialRaw opens a WebSocket and sends one binary message.
+func dialRaw(addr, subprotocol string, first []byte) (net.Conn, *bufio.Reader, error) {
+	c, err := net.Dial("tcp", addr)
+	if err != nil {
+		return nil, nil, err
+	}
 	fmt.Fprintf(c, "GET / HTTP/1.1\r\nHost: %s\r\nConnection: Upgrade\r\nUpgrade: websocket\r\nSec-WebSocket-Version: 13\r\n"+
-		"Sec-WebSocket-Key: AAAAAAAAAAAAAAAAAAAAAA==\r\nSec-WebSocket-Protocol: %s\r\n\r\n", g.addr, native.Subprotocol(native.Binary))
-	hello := &native.Hello{CN: 1, Subs: []native.Sub{{Ch: 1, Topic: topic, From: native.FromNew, Cr: native.Credit{N: 1 << 40, B: 1 << 50}}}}
-	data, err := native.Append(nil, native.Binary, []native.Frame{{Type: native.TypeHello, Hello: hello}})
-	if err != nil {
-		return err
-	}
-	frame := appendHeader(nil, opBinary, len(data))
-	frame[1] |= 0x80 // masked, with zeros
-	if _, err := c.Write(append(append(frame, 0, 0, 0, 0), data...)); err != nil {
-		return err
-	}
+		"Sec-WebSocket-Key: AAAAAAAAAAAAAAAAAAAAAA==\r\nSec-WebSocket-Protocol: %s\r\n\r\n", addr, subprotocol)
 	br := bufio.NewReaderSize(c, 2048)
-	for line := "-"; line != ""; {
-		if line, err = br.ReadString('\n'); err != nil {
-			return err
-		}
-		line = strings.TrimSpace(line)
+	resp, err := http.ReadResponse(br, nil)
+	if err == nil && resp.StatusCode != http.StatusSwitchingProtocols {
+		err = errors.New(resp.Status)
 	}
-	for {
-		_, data, err := message(br)
-		if err != nil {
-			return err
-		}
-		frames, err := native.Decode(nil, native.Binary, native.FromServer, data, native.DefaultLimits)
-		if err != nil {
-			return err
-		}
-		if frames[len(frames)-1].Type == native.TypeSubOK {
-			return nil
-		}
+	if err != nil {
+		return nil, nil, err
 	}
+	frame := appendHeader(nil, opBinary, len(first))
+	frame[1] |= 0x80 // masked, with zeros
+	_, err = c.Write(append(append(frame, 0, 0, 0, 0), first...))
+	return c, br, err
 }
 
 // message reads one unmasked message.

@@ -237,11 +237,11 @@ var metricWords = map[string]string{
 	"perwrite": "messages per write", "memory": "heap + stack", "heap": "heap", "stack": "stack", "rss": "resident", "goroutines": "goroutines",
 	"connect": "CPU ns to connect", "wrong": "wrong", "lost": "lost", "duplicated": "duplicated", "reordered": "reordered", "gaps": "gaps",
 	"unacked": "not acknowledged", "kills": "kills", "resumes": "resumes", "resent": "resent", "all": "last client / minimum", "peak": "worst second / rate", "tries": "attempts per client", "back": "share reconnected", "idlecpu": "CPU ns in 0.5 s idle", "plain": "library frames",
-	"rate": "messages per CPU s",
+	"rate": "messages per CPU s", "busy": "share of the server's core", "reader": "share of the client's core",
 }
 
 var metricOrder = []string{"wrong", "lost", "duplicated", "reordered", "gaps", "unacked", "kills", "resumes", "resent", "all", "peak", "tries", "back", "p50", "p99", "min", "max", "perwrite",
-	"cpu", "wall", "rate", "allocs", "bytes", "memory", "heap", "stack", "rss", "goroutines", "connect", "idlecpu", "plain"}
+	"cpu", "wall", "rate", "busy", "reader", "allocs", "bytes", "memory", "heap", "stack", "rss", "goroutines", "connect", "idlecpu", "plain"}
 
 func (r rowResult) metrics(k string) (list []string) {
 	for _, m := range metricOrder {

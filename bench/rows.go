@@ -5,5 +5,5 @@ var rows = []row{
 	receiveRow, publishRow, waitingRow, roundTripRow, writesRow,
 	idleRow, residentRow, recoverRow, recoverDefaultRow, rotateRow,
 	deliveryRow, codecRow, exactRow, herdRow, feedRow, observeRow, lentRow,
-	outboxRow, quietRow, fanoutRow, heldRow, scaleClientsRow, scaleSubsRow, scaleSizesRow,
+	outboxRow, quietRow, fanoutRow, heldRow, broadcastRow, scaleClientsRow, scaleSubsRow, scaleSizesRow,
 }

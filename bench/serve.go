@@ -26,6 +26,7 @@ import (
 func serve(kind string) error {
 	start, ok := map[string]func() (string, error){
 		"blast": serveBlast, "limpet": serveLimpet, "nats": serveNATS, "mqtt": serveMQTT,
+		"limpet broadcast": serveLimpetBroadcast, "centrifuge": serveCentrifuge(false), "centrifuge history": serveCentrifuge(true),
 	}[kind]
 	if !ok {
 		return fmt.Errorf("no server %q", kind)
