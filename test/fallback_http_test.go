@@ -128,7 +128,8 @@ func TestFallbackThroughAReverseProxy(t *testing.T) {
 	defer proxy.Close()
 	echoOver(t, proxy.URL, limpet.Options{})
 	proxy.Close()
-	if got := out.String(); got != "" {
+	// At the end the client may leave before the server has ended the GET.
+	if got := strings.ReplaceAll(out.String(), "http: proxy error: context canceled\n", ""); got != "" {
 		t.Errorf("the proxy reports %s", got)
 	}
 }
