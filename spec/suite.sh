@@ -45,6 +45,12 @@ holds horizon.pml
 for m in NOAGE NOMARGIN LASTAGE CRASHAGE; do
 	finds horizon.pml -D"$m"
 done
+echo "rewind"
+holds rewind.pml
+holds rewind.pml -DRW=2
+for m in WRONGKEY OLDRECORD NOIDS PARTS VERSIONAGAIN; do
+	finds rewind.pml -D"$m"
+done
 echo "calls"
 holds calls.pml
 for m in LATEMARK NOSKIP NUMBERAGAIN KEEPOPEN SENDAGAIN LOSTUNSENT NOOUTCOME ENDANDAGAIN; do
