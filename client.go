@@ -179,9 +179,9 @@ func (c *Client) WaitReady(ctx context.Context) error {
 func (c *Client) State() State { return c.state.Load() }
 
 // WaitState blocks until ok returns true for the current state, and returns that
-// state. If ctx ends first it returns the last state seen and ctx's error. It is
-// level-triggered: ok does not see every state, only the latest one. ok runs on
-// the caller's goroutine.
+// state. Otherwise it returns the last state seen, with ctx's error if ctx has ended, and
+// with the error of Err if the client has. It is level-triggered: ok does not see every
+// state, only the latest one. ok runs on the caller's goroutine.
 func (c *Client) WaitState(ctx context.Context, ok func(State) bool) (State, error) {
 	if err := checkContext("WaitState", ctx); err != nil {
 		return c.state.Load(), err
@@ -189,7 +189,12 @@ func (c *Client) WaitState(ctx context.Context, ok func(State) bool) (State, err
 	if ok == nil {
 		return c.state.Load(), inputError("WaitState", "ok", "must not be nil; pass a function that returns true for the states to wait for")
 	}
-	return c.state.Wait(ctx, ok)
+	matches := false
+	s, err := c.state.Wait(ctx, func(s State) bool { matches = ok(s); return matches || s.Phase == Ended })
+	if err == nil && !matches {
+		err = s.Cause
+	}
+	return s, err
 }
 
 // ReconnectNow makes the client find out now whether its connection works, or make one. Call

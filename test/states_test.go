@@ -267,3 +267,41 @@ func TestWaitLiveSaysWhyThereIsNoConnection(t *testing.T) {
 		waits(c, "b")
 	})
 }
+
+// WaitState does not wait for a state that an ended client can no longer have.
+func TestWaitStateOfAnEndedClient(t *testing.T) {
+	for _, test := range []struct {
+		name string
+		end  func(t *testing.T, c *limpet.Client)
+		want func(err error) bool
+	}{
+		{"closed", func(t *testing.T, c *limpet.Client) { closeAndWait(t, c) }, func(err error) bool { return errors.Is(err, limpet.ErrClosed) }},
+		{"forbidden", func(*testing.T, *limpet.Client) {}, func(err error) bool { return errors.As(err, new(*limpet.PermanentError)) }},
+	} {
+		t.Run(test.name, inBubble(func(t *testing.T) {
+			s := newScriptedServer(t, func(p *scriptedConn) { <-time.After(time.Second); p.ws.Close(4003, "") })
+			c, err := limpet.New(s.host.URL(), options(&limpet.Options{HTTPClient: s.host.HTTPClient()}))
+			assert.NoError(t, err)
+			defer closeAndWait(t, c)
+			waited := make(chan error)
+			never := func(limpet.State) bool { return false }
+			go func() {
+				_, err := c.WaitState(context.Background(), never)
+				waited <- err
+			}()
+			test.end(t, c)
+			if err := <-waited; !test.want(err) {
+				t.Errorf("waiting for a state that never comes: %v", err)
+			}
+			st, err := c.WaitState(context.Background(), func(st limpet.State) bool { return st.Phase == limpet.Ended })
+			if err != nil || st.Phase != limpet.Ended {
+				t.Errorf("waiting for the end: %v, %v", st.Phase, err)
+			}
+			ctx, cancel := context.WithCancel(context.Background())
+			cancel()
+			if _, err = c.WaitState(ctx, never); !test.want(err) {
+				t.Errorf("with a context that has ended: %v", err)
+			}
+		}))
+	}
+}

@@ -376,4 +376,18 @@ var ofEnd = []mutation{
 		test:    "-run ^TestLossInTheLog$ ./test",
 		says:    "the log lacks",
 	},
+	{
+		name:    "end: WaitState waits for a client that has ended",
+		file:    "client.go",
+		search:  "return matches || s.Phase == Ended })",
+		replace: "return matches })",
+		test:    "-timeout 30s -run ^TestWaitStateOfAnEndedClient$ ./test",
+	},
+	{
+		name:    "end: WaitState returns no error for a client that has ended",
+		file:    "client.go",
+		search:  "if err == nil && !matches {",
+		replace: "if err == nil && matches {",
+		test:    "-run ^TestWaitStateOfAnEndedClient$ ./test",
+	},
 }

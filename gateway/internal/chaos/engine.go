@@ -31,6 +31,9 @@ type engine interface {
 	// rewind makes the engine lose messages that were acknowledged during the time.
 	rewind(ctx context.Context, during time.Duration) error
 
+	// pids returns its processes, of those that run.
+	pids() []int
+
 	close()
 }
 
@@ -154,6 +157,8 @@ func (e *redisEngine) rewind(ctx context.Context, during time.Duration) error {
 	e.entry.lead(e.replicaAddr)
 	return nil
 }
+
+func (e *redisEngine) pids() []int { return pidsOf(e.primary, e.replica) }
 
 func (e *redisEngine) close() {
 	for _, p := range []*process{e.primary, e.replica} {

@@ -49,18 +49,11 @@ func startFleet(ctx context.Context, at *places, dir, proxy string, e engine) (_
 		}
 	}()
 	for n := range gateways {
-		clients, err := freeAddr()
+		g, err := newGateway(at, dir, fmt.Sprint("gateway ", n+1), append([]string{"-log", logName, "-log-level", "debug",
+			"-drain-wait", "1500ms", "-drain-spread", "1s"}, e.flags()...))
 		if err != nil {
 			return nil, err
 		}
-		admin, err := freeAddr()
-		if err != nil {
-			return nil, err
-		}
-		name := fmt.Sprint("gateway ", n+1)
-		g := &gateway{clients: clients, admin: admin, process: &process{name: name, log: filepath.Join(dir, fmt.Sprintf("gateway%d.log", n+1)),
-			command: append([]string{at.gateway, "-listen", clients, "-admin-listen", admin, "-log", logName, "-log-level", "debug",
-				"-drain-wait", "1500ms", "-drain-spread", "1s"}, e.flags()...)}}
 		f.gateways = append(f.gateways, g)
 		if err := g.again(ctx); err != nil {
 			return nil, err
@@ -77,6 +70,20 @@ func startFleet(ctx context.Context, at *places, dir, proxy string, e engine) (_
 		err = f.startHAProxy(ctx, at, dir, addr)
 	}
 	return f, err
+}
+
+// newGateway returns a gateway that is yet to be started.
+func newGateway(at *places, dir, name string, flags []string) (*gateway, error) {
+	clients, err := freeAddr()
+	if err != nil {
+		return nil, err
+	}
+	admin, err := freeAddr()
+	if err != nil {
+		return nil, err
+	}
+	return &gateway{clients: clients, admin: admin, process: &process{name: name, log: filepath.Join(dir, strings.ReplaceAll(name, " ", "")+".log"),
+		command: append([]string{at.gateway, "-listen", clients, "-admin-listen", admin}, flags...)}}, nil
 }
 
 // again starts the gateway, and waits until it takes clients.

@@ -124,6 +124,7 @@ type result struct {
 	delivered          int64
 	recovered          uint64
 	worst, p99         time.Duration // until an acknowledgement
+	resumed            time.Duration // from a client's first attempt until its session was resumed, 99th percentile
 	settled            time.Duration // the longest time after a fault until everything moved again
 	took               time.Duration
 	err                error // the run could not be made
@@ -148,8 +149,8 @@ func (r *result) String() string {
 	if len(r.failures()) > 0 {
 		state = "FAIL"
 	}
-	return fmt.Sprintf("%s %-7s %-9s %-7s %s; %d acknowledged, %d unknown, %d in the log, %d delivered; worst %v, p99 %v, settled %v; %d violations; %v", state, r.run, r.engine,
-		r.proxy, r.faults(), r.outcomes[limpet.Acked], r.outcomes[limpet.Unknown], r.verdict.logged, r.delivered, round(r.worst), round(r.p99), round(r.settled),
+	return fmt.Sprintf("%s %-7s %-9s %-7s %s; %d acknowledged, %d unknown, %d in the log, %d delivered; worst %v, p99 %v, resumed %v, settled %v; %d violations; %v", state, r.run, r.engine,
+		r.proxy, r.faults(), r.outcomes[limpet.Acked], r.outcomes[limpet.Unknown], r.verdict.logged, r.delivered, round(r.worst), round(r.p99), round(r.resumed), round(r.settled),
 		len(r.verdict.wrong), r.took.Round(time.Second))
 }
 
@@ -166,9 +167,9 @@ func round(d time.Duration) time.Duration { return d.Round(time.Millisecond) }
 
 // row is the row of the run in the table.
 func (r *result) row() string {
-	return fmt.Sprintf("| %s | %s | %s | %s | %d | %d | %d | %.2f s | %d ms | %.2f s | %d |", r.run, r.engine, r.proxy, r.faults(), r.outcomes[limpet.Acked],
-		r.delivered, r.recovered, r.worst.Seconds(), r.p99.Milliseconds(), r.settled.Seconds(), len(r.verdict.wrong))
+	return fmt.Sprintf("| %s | %s | %s | %s | %d | %d | %d | %.2f s | %d ms | %d ms | %.2f s | %d |", r.run, r.engine, r.proxy, r.faults(), r.outcomes[limpet.Acked],
+		r.delivered, r.recovered, r.worst.Seconds(), r.p99.Milliseconds(), r.resumed.Milliseconds(), r.settled.Seconds(), len(r.verdict.wrong))
 }
 
-const tableHead = `| run | engine | proxy | faults | acknowledged | delivered | sessions recovered | worst wait | p99 | settled | violations |
-|---|---|---|---|---|---|---|---|---|---|---|`
+const tableHead = `| run | engine | proxy | faults | acknowledged | delivered | sessions recovered | worst wait | p99 | resumed, p99 | settled | violations |
+|---|---|---|---|---|---|---|---|---|---|---|---|`

@@ -4,6 +4,8 @@ import (
 	"context"
 	"fmt"
 	"math/rand/v2"
+	"net"
+	"net/http"
 	"slices"
 	"sync"
 	"sync/atomic"
@@ -41,10 +43,12 @@ type load struct {
 	cancel            context.CancelFunc
 	stopped           chan struct{} // publishers stop
 	publishing, taken sync.WaitGroup
+	noting            sync.WaitGroup // of resumes, until the clients have ended
 
 	mu        sync.Mutex // leaf
 	published map[uuid.UUID]time.Time
 	waits     []time.Duration // until an acknowledgement
+	resumed   []time.Duration // from the first attempt after a loss until the session was resumed
 	outcomes  map[limpet.Outcome]int
 	errs      []error
 }
@@ -106,14 +110,36 @@ func (l *load) client(url string, n int) (*limpet.Client, error) {
 	if n%2 == 1 {
 		encoding = native.JSON
 	}
+	var dialled atomic.Int64 // the first time since it was ready; ns since 1970, 0: not yet
+	through := &http.Transport{DialContext: func(ctx context.Context, network, addr string) (net.Conn, error) {
+		dialled.CompareAndSwap(0, time.Now().UnixNano())
+		return new(net.Dialer).DialContext(ctx, network, addr)
+	}}
 	c, err := limpet.New(url, &limpet.Options{
-		Dialect: native.New(&native.Options{Encoding: encoding}),
+		HTTPClient: &http.Client{Transport: through}, Dialect: native.New(&native.Options{Encoding: encoding}),
 		Backoff: limpet.Backoff{First: 50 * time.Millisecond, Initial: 100 * time.Millisecond, Max: time.Second},
 	})
 	if err == nil {
 		l.clients = append(l.clients, c)
+		l.noting.Go(func() { l.noteResumes(c, &dialled) })
 	}
 	return c, err
+}
+
+// noteResumes notes how long it takes to resume the session of c, until c ends.
+func (l *load) noteResumes(c *limpet.Client, dialled *atomic.Int64) {
+	for last := uint64(0); ; {
+		st, err := c.WaitState(context.Background(), func(st limpet.State) bool { return st.Phase == limpet.Ready && st.Generation > last })
+		if err != nil {
+			return
+		}
+		last = st.Generation
+		if began := dialled.Swap(0); st.Resumed && began != 0 {
+			l.mu.Lock()
+			l.resumed = append(l.resumed, st.Since.Sub(time.Unix(0, began)))
+			l.mu.Unlock()
+		}
+	}
 }
 
 func (l *load) subscribe(c *limpet.Client, name, pattern string) error {
@@ -325,17 +351,18 @@ func (l *load) end() {
 	}
 	l.publishing.Wait()
 	l.taken.Wait()
+	l.noting.Wait()
 }
 
-// quantile returns a quantile of the times until an acknowledgement.
-func (l *load) quantile(q float64) time.Duration {
+// quantile returns a quantile of the times of one kind.
+func (l *load) quantile(of *[]time.Duration, q float64) time.Duration {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	if len(l.waits) == 0 {
+	if len(*of) == 0 {
 		return 0
 	}
-	slices.Sort(l.waits)
-	return l.waits[int(q*float64(len(l.waits)-1))]
+	slices.Sort(*of)
+	return (*of)[int(q*float64(len(*of)-1))]
 }
 
 // recovered returns how many times a session was resumed.

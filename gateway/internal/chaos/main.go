@@ -50,6 +50,7 @@ func chaos(ctx context.Context, args []string, out io.Writer) int {
 	flags.BoolVar(&c.short, "short", false, "smaller, and without -run and -proxy only nodes, zombies and deploy with haproxy")
 	flags.Uint64Var(&c.seed, "seed", rand.Uint64N(1<<32), "of the load and the times of faults")
 	flags.StringVar(&c.sabotage, "sabotage", "", "plant a fault that must be noticed, one of "+strings.Join(sabotages, ", "))
+	connections := flags.Int("sizing", 0, "instead: measure what that many connections to one gateway cost")
 	keep := flags.Bool("keep", false, "keep the files of the processes also if all is well")
 	if flags.Parse(args) != nil {
 		return 2
@@ -64,7 +65,15 @@ func chaos(ctx context.Context, args []string, out io.Writer) int {
 		fmt.Fprintln(out, "FAIL:", err)
 		return 1
 	}
-	ok := c.all(ctx, dir, out)
+	ok := true
+	if *connections > 0 {
+		if err := size(ctx, dir, append([]string{"memory"}, bothEngines...), *connections, out); err != nil {
+			fmt.Fprintln(out, "FAIL:", err)
+			ok = false
+		}
+	} else {
+		ok = c.all(ctx, dir, out)
+	}
 	if *keep || !ok {
 		fmt.Fprintln(out, "logs of the processes:", dir)
 	} else {

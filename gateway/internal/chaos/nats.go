@@ -162,6 +162,10 @@ func (e *natsEngine) rewind(ctx context.Context, during time.Duration) error {
 	return errors.Join(pass(ctx, time.Second), a.again(ctx))
 }
 
+func (e *natsEngine) pids() []int {
+	return pidsOf(e.servers[0].process, e.servers[1].process, e.servers[2].process)
+}
+
 func (e *natsEngine) close() {
 	if e.conn != nil {
 		e.conn.Close()

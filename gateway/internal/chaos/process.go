@@ -108,6 +108,16 @@ func (p *process) leave(within time.Duration) error {
 	return nil
 }
 
+// pidsOf returns the pids of those that run.
+func pidsOf(all ...*process) (pids []int) {
+	for _, p := range all {
+		if p != nil && p.cmd != nil {
+			pids = append(pids, p.cmd.Process.Pid)
+		}
+	}
+	return pids
+}
+
 // pass waits. It returns an error if ctx ends first.
 func pass(ctx context.Context, d time.Duration) error {
 	t := time.NewTimer(d)

@@ -114,7 +114,7 @@ func (r *run) judge(ctx context.Context, s *scene, res *result) *result {
 		return res
 	}
 	res.counts, res.outcomes, res.recovered, res.settled = s.counts, s.load.outcomes, s.load.recovered(), s.settled
-	res.worst, res.p99 = s.load.quantile(1), s.load.quantile(0.99)
+	res.worst, res.p99, res.resumed = s.load.quantile(&s.load.waits, 1), s.load.quantile(&s.load.waits, 0.99), s.load.quantile(&s.load.resumed, 0.99)
 	for _, sub := range s.load.subs {
 		res.delivered += sub.delivered.Load()
 	}
