@@ -111,6 +111,7 @@ func (a *attempts) Pop() any {
 // herdResult is how it went; the times are shares of the least possible.
 type herdResult struct {
 	all   float64 // until the last client was back; herdHorizon if it was not
+	half  float64 // until half of them were
 	back  float64 // share of the clients
 	peak  float64 // attempts in the worst second, in handshakes that the server can make in it
 	tries float64 // attempts of a client
@@ -124,10 +125,10 @@ var (
 )
 
 func (h *herd) run(client func(*herd, *time.Duration) herdClient) herdResult {
-	var now, last time.Duration
+	var now, half, last time.Duration
 	var at herdServer
 	optimum := h.down + time.Duration(h.n)*h.handshake() + herdRTT
-	horizon := herdHorizon * optimum
+	horizon := herdHorizon * max(optimum, time.Duration(h.n)*h.toldStep())
 	waiting := make(attempts, h.n)
 	for i := range waiting {
 		c := client(h, &now)
@@ -149,7 +150,9 @@ func (h *herd) run(client func(*herd, *time.Duration) herdClient) herdResult {
 		peak = max(peak, len(recent))
 		why, told := at.answer(h, began, a.c.patience())
 		if why == nil {
-			back++
+			if back++; back == h.n/2 {
+				half = told
+			}
 			last = max(last, told)
 			heap.Pop(&waiting)
 			continue
@@ -165,7 +168,7 @@ func (h *herd) run(client func(*herd, *time.Duration) herdClient) herdResult {
 	}
 	r := herdResult{
 		all: herdHorizon, back: float64(back) / float64(h.n),
-		peak: float64(peak) / float64(h.rate), tries: float64(tries) / float64(h.n),
+		half: float64(half) / float64(optimum), peak: float64(peak) / float64(h.rate), tries: float64(tries) / float64(h.n),
 	}
 	if back == h.n {
 		r.all = float64(last) / float64(optimum)
@@ -279,6 +282,24 @@ func TestHerdSlowsItsServer(t *testing.T) {
 	h.told = 0.9
 	if r := h.run(newOurs); r.back < 1 || r.all > 1.2 || r.peak > 1.5 {
 		t.Errorf("told nine tenths of the rate: %+v", r)
+	}
+}
+
+// The clients of a node that dies come to the 49 that are left. They have its window: where the
+// nodes share out what the engine can take, it is long, and there is no storm. Where each node
+// announces all of it, they are back about as soon as the engine can take them.
+func TestHerdOfADeadNode(t *testing.T) {
+	h := herd{n: 20_000, rate: 4_900, queue: time.Second, shed: 0.1}
+	r := h.run(newOurs)
+	t.Logf("each node announces the rate of all: %+v", r)
+	if r.back < 1 || r.all > 1.1 || r.peak > 1.3 {
+		t.Errorf("%+v", r)
+	}
+	h.told = 100.0 / 4_900
+	r = h.run(newOurs)
+	t.Logf("each node announces its share: %+v", r)
+	if window := 20_000.0 / 100 / 4.13; r.back < 1 || r.all > 1.05*window || r.half > 0.6*window || r.peak > 0.05 {
+		t.Errorf("%+v", r)
 	}
 }
 
