@@ -388,7 +388,10 @@ func (s *Store) outcomeAt(ctx context.Context, key idKey, seq uint64) (k server.
 		return k, "", true, nil
 	}
 	if err == nil {
-		_, k, _, err = m.outcome(s.opt.Log)
+		var of idKey
+		if of, k, _, err = m.outcome(&s.opt); err == nil && of != key {
+			err = errDamaged // a plain publisher has used what stores know an id by
+		}
 	}
 	if err != nil {
 		return k, "", false, err

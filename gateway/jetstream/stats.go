@@ -25,7 +25,9 @@ type Stats struct {
 	Heard    time.Duration // since the tail has last heard of its consumer
 	Tails    uint64        // consumers of the tail that ended: connection lost, holes, silence
 	Holes    uint64        // of them because a message was missing
-	Foreign  uint64        // messages in the subjects of the log that no store has written
+	Plain    uint64        // messages of plain publishers that are entries
+	Refused  uint64        // messages of plain publishers that were left out: their topic, payload or headers are not valid
+	Foreign  uint64        // messages in the subjects of the log that neither a store nor a plain publisher has written
 	Rewinds  uint64        // times that this store found that the stream has lost its newest messages
 	Epochs   uint64        // changes of View.Epoch
 	Hits     uint64        // calls of Read that were answered from memory
@@ -39,8 +41,8 @@ type Stats struct {
 type counters struct {
 	commits, commitTime, called, messages, bytes, conflicts, inProcess, unknown, resolved, knownIDs atomic.Int64
 
-	lag                                                                           atomic.Uint64
-	tails, holes, foreign, rewinds, epochs, hits, reads, syncs, flights, syncTime atomic.Int64
+	lag                                                                                           atomic.Uint64
+	tails, holes, plain, refused, foreign, rewinds, epochs, hits, reads, syncs, flights, syncTime atomic.Int64
 }
 
 // commit counts a Commit that has returned err.
@@ -72,7 +74,14 @@ func (s *Store) Stats() Stats {
 		Commits: of(&n.commits), CommitTime: time.Duration(n.commitTime.Load()), Called: of(&n.called), Messages: of(&n.messages),
 		Bytes: of(&n.bytes), Conflicts: of(&n.conflicts), InProcess: of(&n.inProcess), Unknown: of(&n.unknown),
 		Resolved: of(&n.resolved), KnownIDs: of(&n.knownIDs), Lag: n.lag.Load(), Heard: time.Since(heard), Tails: of(&n.tails),
-		Holes: of(&n.holes), Foreign: of(&n.foreign), Rewinds: of(&n.rewinds), Epochs: of(&n.epochs), Hits: of(&n.hits),
+		Holes: of(&n.holes), Plain: of(&n.plain), Refused: of(&n.refused), Foreign: of(&n.foreign), Rewinds: of(&n.rewinds), Epochs: of(&n.epochs), Hits: of(&n.hits),
 		Reads: of(&n.reads), Syncs: of(&n.syncs), Flights: of(&n.flights), SyncTime: time.Duration(n.syncTime.Load()),
 	}
+}
+
+// LastRefused returns why the newest of Stats.Refused was left out, with its sequence; nil if there was none. It does not block.
+func (s *Store) LastRefused() error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.refused
 }
