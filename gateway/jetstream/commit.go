@@ -39,6 +39,7 @@ type attempt struct {
 // ErrFull, ErrTooBig and an error about Change.TTL or Change.Keep mean that nothing was done.
 func (s *Store) Commit(ctx context.Context, c *server.Change) (done server.Committed, err error) {
 	began := time.Now()
+	defer s.counts.pending.Begin(began)()
 	defer func() { s.counts.commit(c, time.Since(began), err) }()
 	if err := s.allows(c); err != nil || len(c.Entries)+len(c.Refused) == 0 && c.Session == "" {
 		return server.Committed{}, err

@@ -70,6 +70,8 @@ var errBehind = errors.New("the server that answered is behind")
 
 // readOlder reads messages from the stream into memory.
 func (s *Store) readOlder(ctx context.Context, from uint64, epoch string) error {
+	s.counts.waiting.Add(1)
+	defer s.counts.waiting.Add(-1)
 	select {
 	case s.reads <- struct{}{}:
 		defer func() { <-s.reads }()

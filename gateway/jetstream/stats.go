@@ -5,6 +5,7 @@ import (
 	"sync/atomic"
 	"time"
 
+	"github.com/limpet-go/limpet/gateway/internal/pending"
 	"github.com/limpet-go/limpet/server"
 )
 
@@ -20,6 +21,7 @@ type Stats struct {
 	Unknown    uint64        // Commits that ended with ErrUnknown
 	Resolved   uint64        // Commits without an answer that were found done
 	KnownIDs   uint64        // ids that had an outcome
+	Failed     uint64        // Commits that ended with another error
 
 	Lag      uint64        // sequences between the newest entry of the stream and that of the store, at the last look
 	Heard    time.Duration // since the tail has last heard of its consumer
@@ -35,10 +37,17 @@ type Stats struct {
 	Syncs    uint64        // calls of Sync that have ended
 	Flights  uint64        // runs that served them
 	SyncTime time.Duration // of all calls of Sync
+
+	Waiting     int           // reads of older messages in progress, or waiting for their turn
+	Pending     int           // calls of Commit and Sync in progress
+	PendingTime time.Duration // for how long they have been, on average
 }
 
 // counters are what Stats are made of.
 type counters struct {
+	pending         pending.Calls // of Commit and Sync
+	failed, waiting atomic.Int64
+
 	commits, commitTime, called, messages, bytes, conflicts, inProcess, unknown, resolved, knownIDs atomic.Int64
 
 	lag                                                                                           atomic.Uint64
@@ -49,6 +58,7 @@ type counters struct {
 func (n *counters) commit(c *server.Change, took time.Duration, err error) {
 	n.called.Add(1)
 	n.commitTime.Add(int64(took))
+	var known *server.KnownError
 	switch {
 	case errors.Is(err, server.ErrConflict):
 		n.conflicts.Add(1)
@@ -60,6 +70,8 @@ func (n *counters) commit(c *server.Change, took time.Duration, err error) {
 		n.commits.Add(1)
 		n.messages.Add(int64(len(c.Entries)))
 		n.bytes.Add(int64(size))
+	case !errors.As(err, &known) && !errors.Is(err, server.ErrForgotten):
+		n.failed.Add(1)
 	}
 }
 
@@ -69,11 +81,13 @@ func (s *Store) Stats() Stats {
 	s.mu.Lock()
 	heard := s.heard
 	s.mu.Unlock()
+	pending, age := n.pending.Now(time.Now())
 	of := func(v *atomic.Int64) uint64 { return uint64(v.Load()) }
 	return Stats{
 		Commits: of(&n.commits), CommitTime: time.Duration(n.commitTime.Load()), Called: of(&n.called), Messages: of(&n.messages),
 		Bytes: of(&n.bytes), Conflicts: of(&n.conflicts), InProcess: of(&n.inProcess), Unknown: of(&n.unknown),
-		Resolved: of(&n.resolved), KnownIDs: of(&n.knownIDs), Lag: n.lag.Load(), Heard: time.Since(heard), Tails: of(&n.tails),
+		Resolved: of(&n.resolved), KnownIDs: of(&n.knownIDs), Failed: of(&n.failed), Waiting: int(n.waiting.Load()),
+		Pending: pending, PendingTime: age, Lag: n.lag.Load(), Heard: time.Since(heard), Tails: of(&n.tails),
 		Holes: of(&n.holes), Plain: of(&n.plain), Refused: of(&n.refused), Foreign: of(&n.foreign), Rewinds: of(&n.rewinds), Epochs: of(&n.epochs), Hits: of(&n.hits),
 		Reads: of(&n.reads), Syncs: of(&n.syncs), Flights: of(&n.flights), SyncTime: time.Duration(n.syncTime.Load()),
 	}

@@ -214,6 +214,7 @@ func (s *Store) Sync(ctx context.Context) error {
 		s.work.Go(s.fly)
 	}
 	s.mu.Unlock()
+	defer s.counts.pending.Begin(began)()
 	defer func() { s.counts.syncTime.Add(int64(time.Since(began))); s.counts.syncs.Add(1) }()
 	select {
 	case <-f.done:

@@ -111,6 +111,7 @@ func TestWrongSettings(t *testing.T) {
 		"no connections":        {args: []string{"-max-connections", "0"}, key: "max-connections", text: "use 1 to"},
 		"heartbeat":             {args: []string{"-heartbeat", "1ms"}, key: "heartbeat", text: "use 100ms to"},
 		"negative time":         {args: []string{"-drain-wait=-1s"}, key: "drain-wait", text: "use 0s to"},
+		"budget":                {args: []string{"-engine-budget", "1ms"}, key: "engine-budget", text: "use 10ms or more"},
 		"level":                 {args: []string{"-log-level", "loud"}, text: "log-level"},
 		"records age":           {args: []string{"-engine", "jetstream", "-nats-url", "nats://a", "-retention-age", "20m"}, key: "retention-age", text: "30m0s"},
 		"bytes in Redis":        {args: []string{"-engine", "redis", "-redis-url", "redis://a", "-retention-bytes", "1"}, key: "retention-bytes", text: "retention-count"},

@@ -48,6 +48,7 @@ type Config struct {
 	MaxPerAddr   int           `name:"max-connections-per-address" default:"0" help:"Connections from one address, or one IPv6 network of 64 bits; 0: no bound." group:"Limits"`
 	MaxPerClient int           `name:"max-connections-per-client" default:"0" help:"Connections of one client, by its id; 0: no bound." group:"Limits"`
 	ConnectRate  int           `name:"connect-rate" default:"1000" help:"Connections that are taken in a second. Share out what the engine can take among the gateways." group:"Limits"`
+	EngineBudget time.Duration `name:"engine-budget" default:"5s" help:"How long jetstream or redis may take for a call, on average, before new connections are refused until it is faster; 0s: no bound." group:"Limits"`
 	PublishRate  int           `name:"publish-rate" default:"0" help:"Messages that one connection may publish in a second; more have to wait. 0: no bound." group:"Limits"`
 	MaxPayload   int           `name:"max-payload" default:"262144" help:"Bytes of one payload." group:"Limits"`
 	Heartbeat    time.Duration `name:"heartbeat" default:"20s" help:"Interval in which each connection carries something." group:"Limits"`

@@ -22,17 +22,6 @@ type engine interface {
 	Close() error
 }
 
-// conflictsOf returns how many Commits of an engine that gateways share found another version; false if the engine is not shared.
-func conflictsOf(e engine) (n uint64, known bool) {
-	switch e := e.(type) {
-	case *jetstream.Store:
-		return e.Stats().Conflicts, true
-	case *redis.Store:
-		return e.Stats().Conflicts, true
-	}
-	return 0, false
-}
-
 // openEngine opens the engine of the settings. ctx bounds the wait for servers of it.
 func openEngine(ctx context.Context, c *config.Config) (engine, error) {
 	retention := server.Retention{Count: c.MaxCount, Bytes: c.MaxBytes, Age: c.MaxAge}
@@ -53,7 +42,7 @@ func openEngine(ctx context.Context, c *config.Config) (engine, error) {
 }
 
 func openJetStream(ctx context.Context, c *config.Config, retention server.Retention) (engine, error) {
-	o := &jetstream.Options{Log: c.Log, Retention: retention, Dedup: c.Dedup}
+	o := &jetstream.Options{Log: c.Log, Retention: retention, Dedup: c.Dedup, MaxPayload: c.MaxPayload}
 	if c.NATSCreds != "" {
 		o.NATS = append(o.NATS, nats.UserCredentials(c.NATSCreds))
 	}
@@ -61,7 +50,7 @@ func openJetStream(ctx context.Context, c *config.Config, retention server.Reten
 	if err != nil {
 		return nil, &config.Error{Key: "nats-url", Reason: err.Error()}
 	}
-	return store, nil
+	return onNATS{store}, nil
 }
 
 func openRedis(ctx context.Context, c *config.Config) (engine, error) {
@@ -69,7 +58,7 @@ func openRedis(ctx context.Context, c *config.Config) (engine, error) {
 	if err != nil {
 		return nil, &config.Error{Key: "redis-url", Reason: err.Error()}
 	}
-	return store, nil
+	return onRedis{store}, nil
 }
 
 // memory is an engine that cannot fail.
