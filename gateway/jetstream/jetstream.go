@@ -81,6 +81,9 @@ var (
 	// ErrDenied means that the user may not do what a Store does. docs/engines.md lists the rights.
 	ErrDenied = errors.New("gateway/jetstream: not permitted; give the user the rights that docs/engines.md lists")
 
+	// ErrTLS means that TLS with a server is not possible; it wraps the reason. For the options see Options.NATS: nats.Secure, for example.
+	ErrTLS = errors.New("gateway/jetstream: no TLS with the server; check its certificate and name, the CA, and the certificate of this program")
+
 	// ErrConfig means that the stream is not as the options say, or cannot be.
 	ErrConfig = errors.New("gateway/jetstream: the stream does not fit; change it, or the option")
 

@@ -5,6 +5,7 @@ import (
 	"crypto/rand"
 	"encoding/hex"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/limpet-go/limpet/server"
@@ -25,6 +26,7 @@ type Store struct {
 	kick    chan struct{} // the tail reads at once
 	history history
 	stats   counters
+	opened  atomic.Bool // Open has returned it
 
 	mu     sync.Mutex // leaf
 	closed bool

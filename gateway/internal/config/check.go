@@ -106,6 +106,7 @@ func (c *Config) checkEngine(f *faults) {
 			}
 		}
 	}
+	c.checkEngineTLS(f)
 	if c.RedisWait < 0 {
 		f.add("redis-wait", "is %d; use 0 or more", c.RedisWait)
 	}

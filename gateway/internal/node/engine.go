@@ -2,6 +2,9 @@ package node
 
 import (
 	"context"
+	"crypto/x509"
+	"errors"
+	"net"
 
 	"github.com/nats-io/nats.go"
 
@@ -46,19 +49,46 @@ func openJetStream(ctx context.Context, c *config.Config, retention server.Reten
 	if c.NATSCreds != "" {
 		o.NATS = append(o.NATS, nats.UserCredentials(c.NATSCreds))
 	}
+	secure, err := c.EngineTLS()
+	if err != nil {
+		return nil, err
+	}
+	if secure != nil {
+		o.NATS = append(o.NATS, nats.Secure(secure))
+	}
 	store, err := jetstream.Open(ctx, c.NATSURL, o)
 	if err != nil {
-		return nil, &config.Error{Key: "nats-url", Reason: err.Error()}
+		return nil, &config.Error{Key: keyOf(err, "nats-url"), Reason: err.Error()}
 	}
 	return onNATS{store}, nil
 }
 
 func openRedis(ctx context.Context, c *config.Config) (engine, error) {
-	store, err := redis.Open(ctx, c.RedisURL, &redis.Options{Log: c.Log, MaxLen: c.MaxCount, MaxAge: c.MaxAge, Replicas: c.RedisWait})
+	secure, err := c.EngineTLS()
 	if err != nil {
-		return nil, &config.Error{Key: "redis-url", Reason: err.Error()}
+		return nil, err
+	}
+	store, err := redis.Open(ctx, c.RedisURL, &redis.Options{Log: c.Log, MaxLen: c.MaxCount, MaxAge: c.MaxAge, Replicas: c.RedisWait, TLS: secure})
+	if err != nil {
+		return nil, &config.Error{Key: keyOf(err, "redis-url"), Reason: err.Error()}
 	}
 	return onRedis{store}, nil
+}
+
+// keyOf returns the key of the setting that an error of Open is about; url is that of the URL.
+func keyOf(err error, url string) string {
+	var name x509.HostnameError
+	var signer x509.UnknownAuthorityError
+	var alert *net.OpError
+	switch {
+	case errors.As(err, &name):
+		return "engine-name"
+	case errors.As(err, &signer):
+		return "engine-ca"
+	case errors.As(err, &alert) && alert.Op == "remote error": // the server does not take the certificate of this gateway
+		return "engine-cert"
+	}
+	return url
 }
 
 // memory is an engine that cannot fail.
