@@ -105,6 +105,7 @@ func TestPlainEntries(t *testing.T) {
 	// Whatever the servers themselves say in headers, a publisher can say as well.
 	publish(server.Entry{Topic: "t", Header: map[string]string{"Status": "503"}}, plainMsg("plain.m.@in.t", "", "Status", "503"))
 	publish(server.Entry{Topic: "t", Header: map[string]string{"Status": "100"}}, plainMsg("plain.m.@in.t", "", "Status", "100", "Nats-Last-Consumer", "77"))
+	publish(server.Entry{Topic: "t"}, plainMsg("plain.m.@in.t", "", "Nats-Sequence", "1", "Nats-Subject", "plain.m.@in.u"))
 	publish(server.Entry{Topic: "t"}, plainMsg("plain.m.@in.t", "", "Nats-Sequence", "4", "Nats-Subject", "plain.m.x", "Nats-Stream", "other", "Nats-Time-Stamp", "x",
 		"Limpet-Entry", "AAAAAA", "Limpet-Nonce", "n"))
 	for _, header := range []string{"NATS/1.0\r\n\r\n", "NATS/1.0\r\nA\r\n\r\n", "NATS/1.0\r\nA: b\r\n", "NATS/1.0\r\n", "NATS/1.0\r\nA: b", "NATS/1.0 404\r\n\r\n"} {

@@ -26,7 +26,12 @@ func TestCalls(t *testing.T) {
 		check(2, 1500*time.Millisecond)
 		first()
 		check(1, time.Second)
+		third := c.Begin(time.Now())
+		time.Sleep(2 * time.Second)
+		check(2, 2500*time.Millisecond)
 		second()
+		check(1, 2*time.Second)
+		third()
 		check(0, 0)
 	})
 }
