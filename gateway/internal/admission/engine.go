@@ -86,7 +86,7 @@ func (b *budget) longest(w Work, now time.Time) (longest time.Duration, why stri
 	switch passed := now.Sub(b.looked); {
 	case w.Lag == 0:
 	case b.seen && w.Head > b.before.Head:
-		// At this rate it takes so long to have the newest message.
+		// The time until the newest message is there, at this rate.
 		rate := float64(w.Head-b.before.Head) / passed.Seconds()
 		most(time.Duration(min(float64(w.Lag)/rate, maxWait.Seconds())*float64(time.Second)), "messages to catch up with")
 	default:
