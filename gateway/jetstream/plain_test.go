@@ -249,7 +249,8 @@ func TestPlainPublisherWithAnIDOfTheStores(t *testing.T) {
 }
 
 // Backends publish with NATS, by core publish and with an id, while clients are subscribed at two gateways. One gateway ends and another
-// takes its place; its clients resume. Each message comes once and in order, and what is refused between them is no gap.
+// takes its place; its clients resume, and so does one that has only its position. Each message comes once and in order, and what is refused
+// between them is no gap.
 func TestPlainPublishers(t *testing.T) {
 	p := single(t)
 	o := &jetstream.Options{Log: "backend", Memory: true}
@@ -272,8 +273,9 @@ func TestPlainPublishers(t *testing.T) {
 	defer cancel()
 	const count = 600
 	type result struct {
-		name string
-		got  []string
+		name  string
+		got   []string
+		place limpet.Position // before the last messages
 	}
 	results := make(chan result, 3)
 	for name, urls := range map[string][2]string{"moves from the one that ends": {a, b}, "stays": {b, c}, "moves, with a wildcard": {a, b}} {
@@ -284,6 +286,7 @@ func TestPlainPublishers(t *testing.T) {
 		}
 		go func() {
 			var got []string
+			var place limpet.Position
 			for m, err := range s.Messages(ctx) {
 				if err != nil || m.Kind != limpet.Data {
 					got = append(got, fmt.Sprintf("%v %v", m.Kind, err))
@@ -292,8 +295,11 @@ func TestPlainPublishers(t *testing.T) {
 				if got = append(got, string(m.Payload)+m.Header["H"]); string(m.Payload) == "last" {
 					break
 				}
+				if string(m.Payload) == fmt.Sprint(count/2+2) { // what follows is refused
+					place = m.Position
+				}
 			}
-			results <- result{name, got}
+			results <- result{name, got, place}
 		}()
 	}
 	want := []string{}
@@ -325,9 +331,25 @@ func TestPlainPublishers(t *testing.T) {
 	}
 	ask(t, conn, plainMsg("backend.m.@in.orders.eu", "last"))
 	want = append(want, "last")
+	d, _ := start() // knows nothing but the stream
 	for range 3 {
-		if r := <-results; !slices.Equal(r.got, want) {
+		r := <-results
+		if !slices.Equal(r.got, want) {
 			t.Errorf("%s: %d messages, want %d: %q", r.name, len(r.got), len(want), r.got)
+			continue
+		}
+		s, err := dial(t, d).Subscribe(ctx, "orders/*", &limpet.SubscribeOptions{From: limpet.FromResume, Position: r.place})
+		if err != nil {
+			t.Fatal(err)
+		}
+		rest := want[slices.Index(want, fmt.Sprint(count/2+2))+1:]
+		for m, err := range s.Messages(ctx) {
+			if err != nil || m.Kind != limpet.Data || string(m.Payload)+m.Header["H"] != rest[0] {
+				t.Fatalf("%s: %v %q after the position, want %q: %v", r.name, m.Kind, m.Payload, rest[0], err)
+			}
+			if rest = rest[1:]; len(rest) == 0 {
+				break
+			}
 		}
 	}
 }
