@@ -13,11 +13,13 @@ import (
 	"maps"
 	"math/big"
 	"net"
+	"net/http"
 	"os"
 	"os/exec"
 	"path/filepath"
 	"regexp"
 	"strings"
+	"syscall"
 	"testing"
 	"time"
 
@@ -96,7 +98,7 @@ func ports(t *testing.T, n int) (all []int) {
 }
 
 // launch starts a program, which ends with the test, and waits until it listens on a port.
-func launch(t *testing.T, port int, program string, args ...string) {
+func launch(t *testing.T, port int, program string, args ...string) *os.Process {
 	t.Helper()
 	path, err := exec.LookPath("servers/bin/" + program)
 	if err != nil {
@@ -123,7 +125,7 @@ func launch(t *testing.T, port int, program string, args ...string) {
 		c, err := net.DialTimeout("tcp", fmt.Sprintf("127.0.0.1:%d", port), time.Second)
 		if err == nil {
 			c.Close()
-			return
+			return cmd.Process
 		}
 		select {
 		case <-tick.C:
@@ -282,5 +284,53 @@ func checkEngineMetrics(t *testing.T, engine string, g *gateway, some ...string)
 		if !strings.Contains(metrics, "limpet_gateway_engine_"+none+" 0\n") {
 			t.Errorf("%s is not 0", none)
 		}
+	}
+}
+
+// While Redis stands still, new connections are refused with a time to come back. Those that are there stay, and go on after it.
+func TestStoppedEngine(t *testing.T) {
+	port := ports(t, 1)[0]
+	redis := launch(t, port, "redis-server", "--port", fmt.Sprint(port), "--bind", "127.0.0.1", "--save", "")
+	g := start(t, "-engine", "redis", "-redis-url", fmt.Sprintf("redis://127.0.0.1:%d", port), "-engine-budget", "500ms")
+	c := g.client(t, "")
+	if _, err := c.Send(within(t, 30*time.Second), "a", nil, nil); err != nil {
+		t.Fatal(err)
+	}
+	connections := c.Stats().Connections
+	if err := redis.Signal(syscall.SIGSTOP); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { redis.Signal(syscall.SIGCONT) })
+	receipt, err := c.Publish(within(t, 30*time.Second), "a", []byte("x"), nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	upgrade := func() *http.Response {
+		r, err := http.Get("http://" + g.clients + "/")
+		if err != nil {
+			t.Fatal(err)
+		}
+		r.Body.Close()
+		return r
+	}
+	g.await(t, "new connections are refused")
+	if r := upgrade(); r.StatusCode != http.StatusServiceUnavailable || r.Header.Get("Retry-After") == "" || r.Header.Get("X-Limpet-Retry-Ms") == "" {
+		t.Errorf("%d %v", r.StatusCode, r.Header)
+	}
+	if err := redis.Signal(syscall.SIGCONT); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := receipt.Wait(within(t, 30*time.Second)); err != nil {
+		t.Error(err)
+	}
+	g.await(t, "new connections are taken again")
+	if r := upgrade(); r.StatusCode == http.StatusServiceUnavailable {
+		t.Errorf("%d after it works again", r.StatusCode)
+	}
+	if n := c.Stats().Connections; n != connections {
+		t.Errorf("%d connections of a client that was there", n)
+	}
+	if _, metrics := get(t, "http://"+g.admin+"/metrics"); !strings.Contains(metrics, `limpet_gateway_refused_total{limit="engine"} 1`) {
+		t.Error("the refusal is not counted")
 	}
 }

@@ -39,13 +39,13 @@ type Stats struct {
 	SyncTime time.Duration // of all calls of Sync
 
 	Waiting     int           // reads of older messages in progress, or waiting for their turn
-	Pending     int           // calls of Commit and Sync in progress
+	Pending     int           // calls of Load, Commit and Sync in progress
 	PendingTime time.Duration // for how long they have been, on average
 }
 
 // counters are what Stats are made of.
 type counters struct {
-	pending         pending.Calls // of Commit and Sync
+	pending         pending.Calls // of Load, Commit and Sync
 	failed, waiting atomic.Int64
 
 	commits, commitTime, called, messages, bytes, conflicts, inProcess, unknown, resolved, knownIDs atomic.Int64

@@ -145,6 +145,7 @@ func (s *Store) first() uint64 { return min(s.limits.first, s.ring.head+1) }
 
 // Load implements server.Store. It asks the leader of the stream.
 func (s *Store) Load(ctx context.Context, id string) ([]byte, uint64, error) {
+	defer s.counts.pending.Begin(time.Now())()
 	ctx, cancel := s.bounded(ctx)
 	defer cancel()
 	s.mu.Lock()

@@ -30,7 +30,7 @@ type Stats struct {
 	Syncs    uint64        // calls of Sync
 	SyncTime time.Duration // of all of them
 
-	Pending     int           // calls of Commit and Sync in progress
+	Pending     int           // calls of Load, Known, Commit and Sync in progress
 	PendingTime time.Duration // for how long they have been, on average
 
 	Divergences uint64 // damages of the log that this Store was the first to see: each has changed the epoch
@@ -42,7 +42,7 @@ type Stats struct {
 }
 
 type counters struct {
-	pending pending.Calls // of Commit and Sync
+	pending pending.Calls // of Load, Known, Commit and Sync
 
 	commits, commitEntries, commitBytes, commitCalls         atomic.Uint64
 	conflicts, knownIDs, unknown, resolved, failed           atomic.Uint64

@@ -62,7 +62,7 @@ var (
 	mSync      = newMetric(summary, "sync_duration_seconds", "How long the gateway took to have all that was in the engine.")
 	mReads     = newMetric(prometheus.CounterValue, "reads_total", "Reads of messages, by where they were: memory or engine.", "from")
 	mWaiting   = newMetric(prometheus.GaugeValue, "waiting_reads", "Reads of messages from the engine that are in progress or wait for their turn.")
-	mPending   = newMetric(prometheus.GaugeValue, "pending_calls", "Changes and syncs in progress.")
+	mPending   = newMetric(prometheus.GaugeValue, "pending_calls", "Calls of the engine in progress: changes, syncs, look-ups of sessions and ids.")
 	mAge       = newMetric(prometheus.GaugeValue, "pending_seconds", "For how long those in progress have been, on average.")
 	mLag       = newMetric(prometheus.GaugeValue, "tail_lag_messages", "By how much the newest offset of the engine is greater than that of the gateway.")
 	mSilence   = newMetric(prometheus.GaugeValue, "tail_silence_seconds", "Time since the gateway last heard of the engine.")
