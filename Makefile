@@ -1,4 +1,4 @@
-# Every target but bench, chaos, herd, interop, mutate, soak-kill, help and tidy is a stage of ci/run, so that a check by hand and
+# Every target but bench, chaos (of which ci/run has a short form), herd, interop, mutate, soak-kill, help and tidy is a stage of ci/run, so that a check by hand and
 # the gate are the same commands.
 
 .DEFAULT_GOAL := help

@@ -209,10 +209,7 @@ func (s *Store) get(ctx context.Context, w wanted) (*stored, error) {
 	}
 	m := &stored{subject: r.Message.Subject, seq: r.Message.Seq, at: r.Message.Time, data: r.Message.Data}
 	if len(r.Message.Header) > 0 {
-		var err error
-		if m.header, err = nats.DecodeHeadersMsg(r.Message.Header); err != nil {
-			return nil, errDamaged
-		}
+		m.header, _ = nats.DecodeHeadersMsg(r.Message.Header) // damaged ones count as none, as in what a consumer delivers
 	}
 	return m, nil
 }
@@ -231,8 +228,8 @@ func (s *Store) info(ctx context.Context) (*jetstream.StreamInfo, error) {
 func (s *Store) direct(ctx context.Context, from uint64, count, size int) ([]*stored, error) {
 	try, cancel := context.WithTimeout(ctx, tryTime)
 	defer cancel()
-	inbox := s.conn.NewInbox()
-	sub, err := s.conn.SubscribeSync(inbox)
+	inbox, arriving := s.conn.NewInbox(), make(chan *nats.Msg, count+1)
+	sub, err := s.conn.ChanSubscribe(inbox, arriving)
 	if err != nil {
 		return nil, err
 	}
@@ -246,26 +243,51 @@ func (s *Store) direct(ctx context.Context, from uint64, count, size int) ([]*st
 	}
 	var all []*stored
 	for {
-		m, err := sub.NextMsgWithContext(try)
-		if err != nil {
-			return nil, err
+		var m *nats.Msg
+		select {
+		case m = <-arriving:
+		case <-try.Done():
+			return nil, try.Err()
 		}
-		switch status := m.Header.Get("Status"); status {
-		case "":
-		case "204", "404":
+		one, status, err := answered(m, s.opt.Log)
+		switch {
+		case one != nil:
+			all = append(all, one)
+		case err != nil && len(all) > 0:
 			return all, nil
-		case "503":
+		case err != nil: // the header of the next message is damaged
+			one, err := s.get(ctx, wanted{Seq: from, Next: messages(s.opt.Log) + ">"})
+			return []*stored{one}, err
+		case status == "204", status == "404":
+			return all, nil
+		case status == "503":
 			return nil, nats.ErrNoResponders
 		default:
 			return nil, fmt.Errorf("gateway/jetstream: status %s of a read", status)
 		}
-		one := &stored{subject: m.Header.Get("Nats-Subject"), header: m.Header, data: m.Data}
-		if one.seq, err = strconv.ParseUint(m.Header.Get("Nats-Sequence"), 10, 64); err == nil {
-			one.at, err = time.Parse(time.RFC3339Nano, m.Header.Get("Nats-Time-Stamp"))
-		}
-		if err != nil {
-			return nil, errDamaged
-		}
-		all = append(all, one)
 	}
+}
+
+// answered returns the message of an answer to a direct read, or the status if it is none. The servers add their headers at the end, and
+// a plain publisher may have set the same ones and a status: so the last value counts, and a message is what has a sequence.
+func answered(m *nats.Msg, log string) (one *stored, status string, err error) {
+	last := func(key string) string {
+		if all := m.Header[key]; len(all) > 0 {
+			return all[len(all)-1]
+		}
+		return ""
+	}
+	if last("Nats-Sequence") == "" && len(m.Data) == 0 {
+		if status = last("Status"); status != "" {
+			return nil, status, nil
+		}
+	}
+	one = &stored{subject: last("Nats-Subject"), header: m.Header, data: m.Data}
+	if one.seq, err = strconv.ParseUint(last("Nats-Sequence"), 10, 64); err == nil {
+		one.at, err = time.Parse(time.RFC3339Nano, last("Nats-Time-Stamp"))
+	}
+	if err != nil || last("Nats-Stream") != log {
+		return nil, "", errDamaged
+	}
+	return one, "", nil
 }

@@ -39,6 +39,7 @@ type attempt struct {
 // ErrFull, ErrTooBig and an error about Change.TTL or Change.Keep mean that nothing was done.
 func (s *Store) Commit(ctx context.Context, c *server.Change) (done server.Committed, err error) {
 	began := time.Now()
+	defer s.counts.pending.Begin(began)()
 	defer func() { s.counts.commit(c, time.Since(began), err) }()
 	if err := s.allows(c); err != nil || len(c.Entries)+len(c.Refused) == 0 && c.Session == "" {
 		return server.Committed{}, err
@@ -388,7 +389,10 @@ func (s *Store) outcomeAt(ctx context.Context, key idKey, seq uint64) (k server.
 		return k, "", true, nil
 	}
 	if err == nil {
-		_, k, _, err = m.outcome(s.opt.Log)
+		var of idKey
+		if of, k, _, err = m.outcome(&s.opt); err == nil && of != key {
+			err = errDamaged // a plain publisher has used what stores know an id by
+		}
 	}
 	if err != nil {
 		return k, "", false, err

@@ -160,13 +160,20 @@ type stored struct {
 	data    []byte
 }
 
-// entry returns the entry that m is.
-func (m *stored) entry(log string) (*server.Entry, idKey, error) {
+// entry returns the entry that m is. One of a plain publisher has the key of no principal.
+func (m *stored) entry(o *Options) (*server.Entry, idKey, error) {
+	if m.plain(o.Log) {
+		e, err := m.plainEntry(o.Log, o.MaxPayload)
+		if err != nil {
+			return nil, idKey{}, err
+		}
+		return e, idKey{id: e.ID}, nil
+	}
 	k, err := parseKey(m.header.Get(headerID))
 	if err != nil {
 		return nil, k, err
 	}
-	topic, err := topicOf(log, m.subject)
+	topic, err := topicOf(o.Log, m.subject)
 	if err != nil {
 		return nil, k, err
 	}
@@ -236,9 +243,9 @@ func encodeRefusal(log, who string, f *server.Refusal) *nats.Msg {
 }
 
 // outcome returns what is known of the id of m, which is an entry or a refusal. e is nil for a refusal.
-func (m *stored) outcome(log string) (k idKey, known server.KnownID, e *server.Entry, err error) {
-	if strings.HasPrefix(m.subject, messages(log)) {
-		if e, k, err = m.entry(log); err == nil {
+func (m *stored) outcome(o *Options) (k idKey, known server.KnownID, e *server.Entry, err error) {
+	if strings.HasPrefix(m.subject, messages(o.Log)) {
+		if e, k, err = m.entry(o); err == nil {
 			known = server.KnownID{ID: e.ID, Hash: e.Hash, Offset: e.Offset}
 		}
 		return k, known, e, err

@@ -50,6 +50,10 @@ type Options struct {
 	// MaxIDs bounds the ids in the memory of the Store, which Known looks up. Defaults to 262,144.
 	MaxIDs int
 
+	// MaxPayload bounds the payloads of plain publishers (docs/engines.md): a longer one is left out. It should be
+	// server.Options.MaxPayload. Defaults to 256 KiB.
+	MaxPayload int
+
 	// Timeout bounds each call, and Open. A stream that loses its leader has another one after up to 9 seconds.
 	// Defaults to 15 seconds; at least 100 ms.
 	Timeout time.Duration
@@ -77,6 +81,9 @@ var (
 	// ErrDenied means that the user may not do what a Store does. docs/engines.md lists the rights.
 	ErrDenied = errors.New("gateway/jetstream: not permitted; give the user the rights that docs/engines.md lists")
 
+	// ErrTLS means that TLS with a server is not possible; it wraps the reason. For the options see Options.NATS: nats.Secure, for example.
+	ErrTLS = errors.New("gateway/jetstream: no TLS with the server; check its certificate and name, the CA, and the certificate of this program")
+
 	// ErrConfig means that the stream is not as the options say, or cannot be.
 	ErrConfig = errors.New("gateway/jetstream: the stream does not fit; change it, or the option")
 
@@ -102,6 +109,7 @@ const (
 	defaultRing    = 64 << 20
 	minRing        = 64 << 10
 	defaultIDs     = 1 << 18
+	defaultPayload = 256 << 10
 	defaultTimeout = 15 * time.Second
 	minTimeout     = 100 * time.Millisecond
 	keepMargin     = time.Minute // by which a server asks for more than its Options.Dedup
@@ -135,6 +143,9 @@ func (o *Options) checked() (opt Options, err error) {
 	}
 	if opt.MaxIDs <= 0 {
 		opt.MaxIDs = defaultIDs
+	}
+	if opt.MaxPayload <= 0 {
+		opt.MaxPayload = defaultPayload
 	}
 	if opt.Timeout == 0 {
 		opt.Timeout = defaultTimeout

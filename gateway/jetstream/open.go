@@ -3,10 +3,12 @@ package jetstream
 import (
 	"context"
 	"crypto/rand"
+	"crypto/tls"
 	"encoding/hex"
 	"encoding/json"
 	"errors"
 	"fmt"
+	"net"
 	"net/url"
 	"slices"
 	"strconv"
@@ -88,11 +90,22 @@ func (s *Store) connect(ctx context.Context, urls string) error {
 			return nil
 		case errors.Is(err, nats.ErrAuthorization), errors.Is(err, nats.ErrAuthExpired), errors.Is(err, nats.ErrAccountAuthExpired):
 			return fmt.Errorf("%w (the credentials of the connection are refused)", ErrDenied)
+		case refusesTLS(err):
+			return fmt.Errorf("%w (%w)", ErrTLS, err)
 		}
 		if pause(ctx, 5+try) != nil {
 			return s.noAnswer(ctx, nats.ErrTimeout)
 		}
 	}
+}
+
+// refusesTLS reports whether err is that of a TLS handshake, which another try does not change.
+func refusesTLS(err error) bool {
+	var verify *tls.CertificateVerificationError
+	var alert *net.OpError // of the server: package crypto/tls has no exported type for it
+	var record tls.RecordHeaderError
+	return errors.As(err, &verify) || errors.As(err, &alert) && alert.Op == "remote error" || errors.As(err, &record) ||
+		errors.Is(err, nats.ErrSecureConnWanted) || errors.Is(err, nats.ErrSecureConnRequired)
 }
 
 // checkServer returns why the servers cannot hold a log.

@@ -1,8 +1,10 @@
 package jetstream
 
 import (
+	"bytes"
 	"context"
 	"errors"
+	"slices"
 
 	"github.com/limpet-go/limpet/server"
 )
@@ -18,16 +20,22 @@ const (
 func (s *Store) Read(ctx context.Context, from uint64, dst []*server.Entry) (n int, first uint64, err error) {
 	ctx, cancel := s.bounded(ctx)
 	defer cancel()
+	at, before := from, ""
 	for try := 0; ; try++ {
-		n, first, epoch, done := s.readMemory(from, dst)
+		n, first, next, epoch, done := s.readMemory(at, dst)
+		if at != from && epoch != before {
+			at = from
+			continue
+		}
 		if done {
 			if try == 0 {
 				s.counts.hits.Add(1)
 			}
 			return n, first, nil
 		}
-		err := s.readOlder(ctx, max(from, first), epoch)
+		err := s.readOlder(ctx, next, epoch)
 		if err == nil {
+			at, before = next, epoch
 			continue
 		}
 		if !silent(err) && !errors.Is(err, errBehind) || ctx.Err() != nil {
@@ -39,19 +47,22 @@ func (s *Store) Read(ctx context.Context, from uint64, dst []*server.Entry) (n i
 	}
 }
 
-// readMemory reads what is in memory. done is false if the messages at from are not.
-func (s *Store) readMemory(from uint64, dst []*server.Entry) (n int, first uint64, epoch string, done bool) {
+// readMemory reads what is in memory. done is false if the messages at next are not, and there is nothing to read between from and next.
+func (s *Store) readMemory(from uint64, dst []*server.Entry) (n int, first, next uint64, epoch string, done bool) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	first = s.first()
-	from = max(from, first)
-	if from > s.ring.head || from >= s.ring.from {
-		return copy(dst, since(s.ring.entries, from)), first, s.epoch, true
+	for next = max(from, first); next <= s.ring.head && next < s.ring.from; {
+		r := s.older.find(next)
+		if r == nil {
+			return 0, first, next, s.epoch, false
+		}
+		if n = copy(dst, since(r.entries, next)); n > 0 || len(dst) == 0 {
+			return n, first, next, s.epoch, true
+		}
+		next = r.to + 1 // the rest of it was left out
 	}
-	if r := s.older.find(from); r != nil {
-		n = copy(dst, since(r.entries, from))
-	}
-	return n, first, s.epoch, n > 0
+	return copy(dst, since(s.ring.entries, next)), first, next, s.epoch, true
 }
 
 // errBehind means that a server has not yet, or no longer, what was read.
@@ -59,6 +70,8 @@ var errBehind = errors.New("the server that answered is behind")
 
 // readOlder reads messages from the stream into memory.
 func (s *Store) readOlder(ctx context.Context, from uint64, epoch string) error {
+	s.counts.waiting.Add(1)
+	defer s.counts.waiting.Add(-1)
 	select {
 	case s.reads <- struct{}{}:
 		defer func() { <-s.reads }()
@@ -76,22 +89,22 @@ func (s *Store) readOlder(ctx context.Context, from uint64, epoch string) error 
 	if err != nil {
 		return err
 	}
-	r := &run{from: from}
+	r := &run{from: from, bytes: 1 << 10} // without entries it takes room, too
 	for _, m := range all {
-		e, _, err := m.entry(s.opt.Log)
+		e, _, err := m.entry(&s.opt)
 		if err != nil {
-			continue // no store has written it
+			continue // it is left out
 		}
 		r.entries = append(r.entries, e)
 		r.bytes += sizeOf(e)
 	}
 	// The server may be behind, and it may have messages that were lost with another leader. If the leader has the last one, it has
 	// those before it. The bounds are asked for after the read: trimmed messages are not missing.
-	if n := len(r.entries); n > 0 {
-		last := r.entries[n-1]
-		r.to = last.Offset
-		m, err := s.get(ctx, wanted{Seq: last.Offset})
-		if err == nil && !m.is(last, s.opt.Log) || errors.Is(err, errNotFound) {
+	if n := len(all); n > 0 {
+		last := all[n-1]
+		r.to = last.seq
+		m, err := s.get(ctx, wanted{Seq: last.seq})
+		if err == nil && !m.same(last) || errors.Is(err, errNotFound) {
 			return errBehind
 		}
 		if err != nil {
@@ -106,7 +119,7 @@ func (s *Store) readOlder(ctx context.Context, from uint64, epoch string) error 
 	switch {
 	case s.epoch != epoch || s.limits.first > from: // read again, from where there is something
 		return nil
-	case len(r.entries) == 0:
+	case len(all) == 0:
 		return errBehind
 	}
 	s.older.add(r)
@@ -140,7 +153,7 @@ func (s *Store) Tag(ctx context.Context, offset uint64) ([]byte, bool, error) {
 	if err != nil {
 		return nil, false, err
 	}
-	if _, _, e, err := m.outcome(s.opt.Log); err == nil && e != nil {
+	if _, _, e, err := m.outcome(&s.opt); err == nil && e != nil {
 		return e.ID[:], true, nil
 	}
 	return nil, false, nil
@@ -151,6 +164,11 @@ type runs struct {
 	limit int
 	bytes int
 	all   []*run
+}
+
+// same reports whether two reads have found the same message.
+func (m *stored) same(other *stored) bool {
+	return m.seq == other.seq && m.subject == other.subject && m.at.Equal(other.at) && bytes.Equal(m.data, other.data)
 }
 
 // run has all entries with offsets from from up to to.
@@ -172,7 +190,16 @@ func (r *runs) find(offset uint64) *run {
 	return nil
 }
 
+// add keeps one. Runs without entries that follow each other become one: there may be many, and a reader must get over all of them.
 func (r *runs) add(one *run) {
+	for i, other := range r.all {
+		if len(one.entries)+len(other.entries) == 0 && other.to+1 == one.from {
+			one.from = other.from
+			r.bytes -= other.bytes
+			r.all = slices.Delete(r.all, i, i+1)
+			break
+		}
+	}
 	r.all = append(r.all, one)
 	r.bytes += one.bytes
 	for r.bytes > r.limit && len(r.all) > 1 {

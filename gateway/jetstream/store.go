@@ -41,6 +41,7 @@ type Store struct {
 	ids     idMemory
 	at      uint64    // sequence of the newest message that the tail has delivered
 	heard   time.Time // when the tail has last heard of its consumer
+	refused error     // why the newest message of a plain publisher that was left out was; nil: there was none
 	failed  error     // of the newest look at the stream; nil: it was answered
 	changed chan struct{}
 	arrived chan struct{} // closed when at rises; nil unless a Sync waits
@@ -144,6 +145,7 @@ func (s *Store) first() uint64 { return min(s.limits.first, s.ring.head+1) }
 
 // Load implements server.Store. It asks the leader of the stream.
 func (s *Store) Load(ctx context.Context, id string) ([]byte, uint64, error) {
+	defer s.counts.pending.Begin(time.Now())()
 	ctx, cancel := s.bounded(ctx)
 	defer cancel()
 	s.mu.Lock()

@@ -14,6 +14,7 @@ import (
 
 const (
 	tailDepth   = 20_000 // messages of the stream that a new tail begins before the newest one
+	ackPrefix   = "$JS.ACK."
 	tailPending = 32_768 // messages that may wait for the tail; more are found missing and read again
 )
 
@@ -54,6 +55,10 @@ func (s *Store) follow() (delivered bool, err error) {
 	case <-s.moved:
 	default:
 	}
+	newest, err := s.newestEntry(ctx, seen)
+	if err != nil {
+		return false, err
+	}
 	s.mu.Lock()
 	if s.epoch != seen.epoch {
 		s.mu.Unlock()
@@ -62,8 +67,8 @@ func (s *Store) follow() (delivered bool, err error) {
 	from := s.at + 1
 	if s.at == 0 { // a new epoch
 		from = seen.last + 1 - min(seen.last, tailDepth)
-		if seen.newest != nil {
-			from = min(from, seen.newest.seq)
+		if newest != 0 {
+			from = min(from, newest)
 		}
 		from = max(from, seen.first)
 		s.ring.from = from
@@ -94,6 +99,44 @@ func (s *Store) follow() (delivered bool, err error) {
 	return s.receive(arriving, seen.epoch)
 }
 
+// newestEntry returns the sequence of the newest entry that seen has shown, if the tail has delivered nothing in this epoch yet: without
+// it the log would look empty. 0: there is none, or it is not needed. What is left out may follow the newest entry.
+func (s *Store) newestEntry(ctx context.Context, seen *seen) (uint64, error) {
+	s.mu.Lock()
+	begun := s.at != 0
+	s.mu.Unlock()
+	if begun || seen.newest == nil {
+		return 0, nil
+	}
+	end := seen.newest.seq
+	if _, _, e, err := seen.newest.outcome(&s.opt); err == nil && e != nil {
+		return end, nil
+	}
+	for width := uint64(readCount); end > seen.first; width *= 2 {
+		begin, found := end-min(width, end-seen.first), uint64(0)
+		for from := begin; from < end; {
+			all, err := s.direct(ctx, from, readCount, readSize)
+			if err != nil {
+				return 0, err
+			}
+			if len(all) == 0 {
+				break
+			}
+			for _, m := range all {
+				if _, _, e, err := m.outcome(&s.opt); err == nil && e != nil && m.seq < end {
+					found = m.seq
+				}
+			}
+			from = all[len(all)-1].seq + 1
+		}
+		if found != 0 {
+			return found, nil
+		}
+		end = begin
+	}
+	return 0, nil
+}
+
 // forget removes a consumer, which the servers do later if this fails.
 func (s *Store) forget(name string) {
 	ctx, cancel := context.WithTimeout(context.Background(), tryTime/4)
@@ -118,7 +161,8 @@ func (s *Store) receive(arriving <-chan *nats.Msg, epoch string) (delivered bool
 			return delivered, s.ended()
 		}
 		silence.Reset(waitTime)
-		if len(m.Data) == 0 && m.Header.Get("Status") == "100" {
+		// A plain publisher may set any header, so that one alone makes no heartbeat.
+		if len(m.Data) == 0 && m.Header.Get("Status") == "100" && !strings.HasPrefix(m.Reply, ackPrefix) {
 			s.mu.Lock()
 			s.heard = time.Now()
 			s.mu.Unlock()
@@ -174,10 +218,10 @@ func parse(m *nats.Msg) (number uint64, one *stored, err error) {
 	return number, one, nil
 }
 
-// deliver adds a message to what the store shows, and returns false if the store has another epoch. A message that no store has
-// written is left out.
+// deliver adds a message to what the store shows, and returns false if the store has another epoch. A message that neither a store nor
+// a plain publisher has written, and one that cannot be an entry, is left out: the store goes on after it.
 func (s *Store) deliver(m *stored, epoch string) bool {
-	k, known, e, err := m.outcome(s.opt.Log)
+	k, known, e, err := m.outcome(&s.opt)
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if s.epoch != epoch {
@@ -190,12 +234,20 @@ func (s *Store) deliver(m *stored, epoch string) bool {
 	s.at, s.known = m.seq, max(s.known, m.seq)
 	s.reached()
 	switch {
+	case errors.Is(err, errRefused):
+		s.counts.refused.Add(1)
+		s.refused = err
+		return true
 	case err != nil:
 		s.counts.foreign.Add(1)
 		return true
 	case e != nil:
 		s.ring.add(e)
 		s.wake()
+	}
+	if e != nil && m.plain(s.opt.Log) {
+		s.counts.plain.Add(1) // the ids of plain publishers are the stream's business
+		return true
 	}
 	s.ids.add(k, known, m.at)
 	return true

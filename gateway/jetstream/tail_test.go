@@ -3,6 +3,7 @@ package jetstream
 import (
 	"errors"
 	"fmt"
+	"reflect"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -11,6 +12,7 @@ import (
 
 	"github.com/limpet-go/limpet/server"
 	"github.com/limpet-go/limpet/wire"
+	"github.com/limpet-go/limpet/wire/native"
 )
 
 // delivered returns a message as a consumer delivers it.
@@ -103,17 +105,54 @@ func FuzzOutcome(f *testing.F) {
 	f.Add(good.Subject, good.Header.Get(headerID), good.Header.Get(headerEntry), []byte("data"))
 	f.Add("log.r.x", good.Header.Get(headerID), "", []byte{1, 2})
 	f.Add("log.m.%4", "x:y", "####", []byte{})
+	f.Add("log.m.@in.t.%4F", "id", "text/plain", []byte("data"))
+	f.Add("log.m.@in.%", "", "", []byte{})
 	f.Fuzz(func(t *testing.T, subject, id, entry string, data []byte) {
 		h := nats.Header{}
 		h.Set(headerID, id)
 		h.Set(headerEntry, entry)
 		h.Set(headerRecord, entry)
+		h.Set(headerType, entry)
+		h.Set(id, entry)
 		m := &stored{subject: subject, header: h, data: data}
-		if _, _, e, err := m.outcome("log"); err == nil && e != nil && len(e.Header) > len(entry) {
+		o := &Options{Log: "log", MaxPayload: 9}
+		key, _, e, err := m.outcome(o)
+		if err == nil && e != nil && len(e.Header) > len(entry)+1 {
 			t.Errorf("%d headers", len(e.Header))
+		}
+		if !m.plain("log") {
+			return
+		}
+		again, _, other, failed := m.outcome(o)
+		if key != again || !reflect.DeepEqual(e, other) || fmt.Sprint(err) != fmt.Sprint(failed) {
+			t.Errorf("%v, %+v, %v, and then %v, %+v, %v", key, e, err, again, other, failed)
+		}
+		if err == nil && (native.CheckTopic(wire.UsePublish, e.Topic) != nil || len(e.Payload) > o.MaxPayload || e.ID == wire.ID{}) {
+			t.Errorf("%+v", e)
 		}
 		_, _ = m.record(time.Now())
 	})
+}
+
+// What has the same place in another history of the stream has another id, so that its tag differs. Its Nats-Msg-Id is the same message.
+func TestPlainIDs(t *testing.T) {
+	at := time.Unix(1, 2)
+	one := &stored{subject: "log.m.@in.t", seq: 7, at: at, data: []byte("x")}
+	for name, other := range map[string]*stored{
+		"place":   {subject: one.subject, seq: 8, at: at, data: one.data},
+		"time":    {subject: one.subject, seq: 7, at: at.Add(1), data: one.data},
+		"subject": {subject: "log.m.@in.u", seq: 7, at: at, data: one.data},
+		"payload": {subject: one.subject, seq: 7, at: at, data: []byte("y")},
+	} {
+		if one.plainID() == other.plainID() {
+			t.Errorf("another %s, and the same id", name)
+		}
+		one.header, other.header = nats.Header{headerID: {"k"}}, nats.Header{headerID: {"k"}}
+		if one.plainID() != other.plainID() {
+			t.Errorf("another %s, and another id although Nats-Msg-Id is the same", name)
+		}
+		one.header = nil
+	}
 }
 
 // A version of a time before the stream has lost something fits no record, even if a record has that sequence again.

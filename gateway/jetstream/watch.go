@@ -89,7 +89,7 @@ func (s *Store) look(ctx context.Context, deep bool) (*seen, error) {
 		if held != nil && !suspect {
 			switch {
 			case newest != nil && newest.seq == held.Offset:
-				suspect = !newest.is(held, s.opt.Log)
+				suspect = !newest.is(held, &s.opt)
 			case deep || newest == nil || newest.seq < held.Offset:
 				if suspect, err = s.lost(ctx, held); err != nil {
 					return nil, err
@@ -131,8 +131,8 @@ func (s *Store) note(now *seen) {
 }
 
 // is reports whether m is the entry e.
-func (m *stored) is(e *server.Entry, log string) bool {
-	k, _, other, err := m.outcome(log)
+func (m *stored) is(e *server.Entry, o *Options) bool {
+	k, _, other, err := m.outcome(o)
 	return err == nil && other != nil && k.id == e.ID
 }
 
@@ -142,7 +142,7 @@ func (s *Store) lost(ctx context.Context, e *server.Entry) (bool, error) {
 	if errors.Is(err, errNotFound) {
 		return false, nil
 	}
-	return err == nil && !m.is(e, s.opt.Log), err
+	return err == nil && !m.is(e, &s.opt), err
 }
 
 // prove reports whether the stream has certainly lost something: a leader that was replaced and does not know it shows less, too. So it
@@ -214,6 +214,7 @@ func (s *Store) Sync(ctx context.Context) error {
 		s.work.Go(s.fly)
 	}
 	s.mu.Unlock()
+	defer s.counts.pending.Begin(began)()
 	defer func() { s.counts.syncTime.Add(int64(time.Since(began))); s.counts.syncs.Add(1) }()
 	select {
 	case <-f.done:

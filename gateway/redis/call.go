@@ -2,6 +2,7 @@ package redis
 
 import (
 	"context"
+	"crypto/tls"
 	"errors"
 	"fmt"
 	"math/rand/v2"
@@ -74,14 +75,23 @@ var answers = []struct {
 	{"ERR max number of clients", ErrUnreachable, again},
 }
 
+// remoteAlert is the operation of a net.OpError that package crypto/tls makes of an alert of the server.
+const remoteAlert = "remote error"
+
 // failed returns err as a failure, and an error of this package as it is.
 func (s *Store) failed(err error) *failure {
 	var f *failure
 	var answer redis.Error
-	var dial *net.OpError
+	var op *net.OpError
+	var verify *tls.CertificateVerificationError
+	var record tls.RecordHeaderError
 	switch {
 	case errors.As(err, &f):
 		return f
+	case errors.As(err, &verify), errors.As(err, &record): // before anything was sent
+		return s.withoutTLS(again, err)
+	case errors.As(err, &op) && op.Op == remoteAlert: // it may come at any time
+		return s.withoutTLS(unknown, err)
 	case errors.As(err, &answer):
 		text := s.clean(answer.Error())
 		for _, a := range answers {
@@ -93,13 +103,21 @@ func (s *Store) failed(err error) *failure {
 			return &failure{again, ErrBusy, text}
 		}
 		return &failure{final, nil, text}
-	case errors.As(err, &dial) && dial.Op == "dial", errors.Is(err, redis.ErrPoolTimeout), errors.Is(err, redis.ErrPoolExhausted):
+	case errors.As(err, &op) && op.Op == "dial", errors.Is(err, redis.ErrPoolTimeout), errors.Is(err, redis.ErrPoolExhausted):
 		return &failure{again, ErrUnreachable, s.clean(err.Error())}
 	case isOurs(err):
 		return &failure{final, err, ""}
 	default:
 		return &failure{unknown, ErrUnreachable, s.clean(err.Error())}
 	}
+}
+
+// withoutTLS returns the failure of a handshake. Only Open does not try again: later, certificates may be in the middle of a change.
+func (s *Store) withoutTLS(f fate, err error) *failure {
+	if !s.opened.Load() {
+		f = final
+	}
+	return &failure{f, fmt.Errorf("%w (%w)", ErrTLS, err), ""}
 }
 
 func isOurs(err error) bool {

@@ -49,6 +49,7 @@ func (s *Store) Commit(ctx context.Context, c *server.Change) (server.Committed,
 		return server.Committed{}, err
 	}
 	began := time.Now()
+	defer s.stats.pending.Begin(began)()
 	done, err := s.commit(ctx, q)
 	s.stats.committed(c, q.size, time.Since(began), err)
 	return done, err

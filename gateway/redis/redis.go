@@ -12,6 +12,7 @@ package redis
 
 import (
 	"context"
+	"crypto/tls"
 	"errors"
 	"fmt"
 	"net/url"
@@ -42,6 +43,10 @@ type Options struct {
 
 	// ReplicaTimeout is how long one try waits for Replicas. Defaults to a second, at most 30 s.
 	ReplicaTimeout time.Duration
+
+	// TLS is for a URL with rediss: its CA, a certificate of this program, or the name in the certificate of the server. nil is the default of
+	// crypto/tls, with the host of the URL as the name.
+	TLS *tls.Config
 
 	// Timeout bounds each call, with all its tries. Defaults to 10 s.
 	Timeout time.Duration
@@ -75,6 +80,9 @@ var (
 
 	// ErrDenied means that the password is wrong, or that this user may not do what is needed.
 	ErrDenied = errors.New("gateway/redis: denied; check the user and the password, and grant the commands, keys and channel of docs/engines.md")
+
+	// ErrTLS means that TLS with Redis is not possible; it wraps the reason.
+	ErrTLS = errors.New("gateway/redis: no TLS with the server; check that it has TLS, its certificate and name, the CA, and the certificate of this program")
 
 	// ErrVersion means that the server is older than Redis 7.
 	ErrVersion = errors.New("gateway/redis: older than version 7; upgrade Redis")
@@ -130,6 +138,7 @@ func Open(ctx context.Context, address string, o *Options) (*Store, error) {
 		s.Close()
 		return nil, fmt.Errorf("%w (open)", err)
 	}
+	s.opened.Store(true)
 	return s, nil
 }
 
@@ -170,6 +179,18 @@ func (o *Options) checked() (opt Options, err error) {
 	return opt, nil
 }
 
+// secured returns the settings of TLS for a URL whose own are given: nil for one without TLS.
+func (o *Options) secured(own *tls.Config) *tls.Config {
+	if own == nil || o.TLS == nil {
+		return own
+	}
+	t := o.TLS.Clone()
+	if t.ServerName == "" {
+		t.ServerName = own.ServerName
+	}
+	return t
+}
+
 // connect returns a client for a URL, which has made no connection yet, and the password. The text of a URL
 // that cannot be parsed must not be in the error.
 func connect(address string, opt Options) (redis.UniversalClient, string, error) {
@@ -179,6 +200,9 @@ func connect(address string, opt Options) (redis.UniversalClient, string, error)
 	}
 	query := u.Query()
 	secret, _ := u.User.Password()
+	if opt.TLS != nil && u.Scheme != "rediss" {
+		return nil, "", errors.New("gateway/redis: Options.TLS is set, and the URL is one without TLS; use rediss://")
+	}
 	wait := tryTimeout
 	if opt.Replicas > 0 {
 		wait += opt.ReplicaTimeout
@@ -190,6 +214,7 @@ func connect(address string, opt Options) (redis.UniversalClient, string, error)
 		if f, err = redis.ParseFailoverURL(address); err == nil {
 			f.MaxRetries, f.DialerRetries, f.DialTimeout, f.ReadTimeout, f.WriteTimeout = -1, 1, tryTimeout, wait, wait
 			f.ContextTimeoutEnabled, f.Protocol, f.DisableIdentity = true, 2, true
+			f.TLSConfig = opt.secured(f.TLSConfig)
 			client = redis.NewFailoverClient(f)
 		}
 	case query.Has("addr"):
@@ -198,6 +223,7 @@ func connect(address string, opt Options) (redis.UniversalClient, string, error)
 			c.MaxRetries, c.DialerRetries, c.DialTimeout, c.ReadTimeout, c.WriteTimeout = -1, 1, tryTimeout, wait, wait
 			c.ContextTimeoutEnabled, c.Protocol, c.DisableIdentity = true, 2, true
 			c.MaintNotificationsConfig = &maintnotifications.Config{Mode: maintnotifications.ModeDisabled}
+			c.TLSConfig = opt.secured(c.TLSConfig)
 			client = redis.NewClusterClient(c)
 		}
 	default:
@@ -206,6 +232,7 @@ func connect(address string, opt Options) (redis.UniversalClient, string, error)
 			one.MaxRetries, one.DialerRetries, one.DialTimeout, one.ReadTimeout, one.WriteTimeout = -1, 1, tryTimeout, wait, wait
 			one.ContextTimeoutEnabled, one.Protocol, one.DisableIdentity = true, 2, true
 			one.MaintNotificationsConfig = &maintnotifications.Config{Mode: maintnotifications.ModeDisabled}
+			one.TLSConfig = opt.secured(one.TLSConfig)
 			client = redis.NewClient(one)
 		}
 	}

@@ -5,6 +5,7 @@ import (
 	"sync/atomic"
 	"time"
 
+	"github.com/limpet-go/limpet/gateway/internal/pending"
 	"github.com/limpet-go/limpet/server"
 )
 
@@ -29,6 +30,9 @@ type Stats struct {
 	Syncs    uint64        // calls of Sync
 	SyncTime time.Duration // of all of them
 
+	Pending     int           // calls of Load, Known, Commit and Sync in progress
+	PendingTime time.Duration // for how long they have been, on average
+
 	Divergences uint64 // damages of the log that this Store was the first to see: each has changed the epoch
 	Epochs      uint64 // changes of the epoch that this Store has seen
 
@@ -38,6 +42,8 @@ type Stats struct {
 }
 
 type counters struct {
+	pending pending.Calls // of Load, Known, Commit and Sync
+
 	commits, commitEntries, commitBytes, commitCalls         atomic.Uint64
 	conflicts, knownIDs, unknown, resolved, failed           atomic.Uint64
 	ringHits, historyHits, reads, syncs, divergences, epochs atomic.Uint64
@@ -69,12 +75,13 @@ func (s *Store) Stats() Stats {
 	s.mu.Lock()
 	head, engine, heard := s.tail.head, s.tail.engine, s.tail.heard
 	s.mu.Unlock()
+	pending, age := n.pending.Now(time.Now())
 	return Stats{
 		Commits: n.commits.Load(), CommitEntries: n.commitEntries.Load(), CommitBytes: n.commitBytes.Load(),
 		CommitTime: time.Duration(n.commitTime.Load()), CommitCalls: n.commitCalls.Load(),
 		Conflicts: n.conflicts.Load(), KnownIDs: n.knownIDs.Load(), Unknown: n.unknown.Load(), Resolved: n.resolved.Load(), Failed: n.failed.Load(),
 		RingHits: n.ringHits.Load(), HistoryHits: n.historyHits.Load(), Reads: n.reads.Load(), Waiting: int(n.waiting.Load()),
-		Syncs: n.syncs.Load(), SyncTime: time.Duration(n.syncTime.Load()),
+		Syncs: n.syncs.Load(), SyncTime: time.Duration(n.syncTime.Load()), Pending: pending, PendingTime: age,
 		Divergences: n.divergences.Load(), Epochs: n.epochs.Load(),
 		Head: head, Behind: max(engine, head) - head, Silent: time.Since(heard),
 	}

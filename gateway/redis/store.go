@@ -5,6 +5,7 @@ import (
 	"crypto/rand"
 	"encoding/hex"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/limpet-go/limpet/server"
@@ -25,6 +26,7 @@ type Store struct {
 	kick    chan struct{} // the tail reads at once
 	history history
 	stats   counters
+	opened  atomic.Bool // Open has returned it
 
 	mu     sync.Mutex // leaf
 	closed bool
@@ -88,6 +90,7 @@ func (s *Store) start(ctx context.Context) error {
 
 // Load implements server.Store.
 func (s *Store) Load(ctx context.Context, session string) ([]byte, uint64, error) {
+	defer s.stats.pending.Begin(time.Now())()
 	text, err := call(ctx, s, func(ctx context.Context) (string, error) {
 		text, err := loadScript.Run(ctx, s.client, []string{s.keys.session(session)}).Text()
 		if err == redis.Nil {
@@ -106,6 +109,7 @@ func (s *Store) Known(ctx context.Context, who string, ids []wire.ID) (known []s
 	if len(ids) == 0 {
 		return nil, nil
 	}
+	defer s.stats.pending.Begin(time.Now())()
 	names := make([]string, len(ids))
 	for i, id := range ids {
 		names[i] = s.keys.id(id, who)

@@ -61,6 +61,7 @@ type round struct {
 // Sync implements server.Store. All who call it while a read is in progress share the next one.
 func (s *Store) Sync(ctx context.Context) error {
 	began := time.Now()
+	defer s.stats.pending.Begin(began)()
 	defer func() { s.stats.syncs.Add(1); s.stats.syncTime.Add(int64(time.Since(began))) }()
 	p := s.newPause(ctx)
 	defer p.cancel()

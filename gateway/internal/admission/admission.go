@@ -26,6 +26,9 @@ type Limits struct {
 	PerClient  int // connections
 	Publish    int // messages in a second, of one connection
 
+	// EngineBudget is how long the engine may take for a call: see Look.
+	EngineBudget time.Duration
+
 	// Proxies are networks whose X-Forwarded-For is believed.
 	Proxies []netip.Prefix
 }
@@ -35,6 +38,7 @@ type Admission struct {
 	limits Limits
 	rate   *rate.Limiter
 	slots  *rate.Limiter // of those that have to come back
+	budget budget
 
 	mu        sync.Mutex // leaf
 	addresses map[netip.Prefix]int
@@ -43,7 +47,7 @@ type Admission struct {
 }
 
 // Refused counts upgrades and clients that were refused.
-type Refused struct{ Rate, Address, Client uint64 }
+type Refused struct{ Rate, Engine, Address, Client uint64 }
 
 // New returns an Admission.
 func New(l Limits) *Admission {
@@ -52,6 +56,7 @@ func New(l Limits) *Admission {
 		// Three quarters: the rest is for clients that come by themselves.
 		slots:     rate.NewLimiter(rate.Limit(float64(l.Rate)*3/4), 1),
 		addresses: map[netip.Prefix]int{}, clients: map[string]int{},
+		budget: budget{limit: l.EngineBudget},
 	}
 }
 
@@ -81,6 +86,11 @@ func (a *Admission) Wrap(next http.Handler) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		if r.Method != http.MethodGet {
 			next.ServeHTTP(w, r)
+			return
+		}
+		if a.Busy() {
+			a.count(&a.refused.Engine)
+			refuse(w, http.StatusServiceUnavailable, a.later(), "the engine of this gateway is too slow to take more clients at the moment")
 			return
 		}
 		if !a.rate.Allow() {

@@ -182,7 +182,7 @@ func killNodes(ctx context.Context, s *scene) error {
 }
 
 // conflicts is the metric of changes that the engine refused because another gateway has the session.
-const conflicts = "limpet_gateway_conflicts_total"
+const conflicts = `limpet_gateway_engine_commits_total{result="conflict"}`
 
 // fenced is what a gateway logs of a connection whose messages were refused, because another gateway has the session.
 const fenced = `reason="superseded by a newer connection"`

@@ -25,6 +25,9 @@ const (
 	AuthHTTP = "http"
 )
 
+// minBudget is the least engine-budget: engines that work take some milliseconds.
+const minBudget = 10 * time.Millisecond
+
 // faults collects what is wrong.
 type faults []error
 
@@ -103,6 +106,7 @@ func (c *Config) checkEngine(f *faults) {
 			}
 		}
 	}
+	c.checkEngineTLS(f)
 	if c.RedisWait < 0 {
 		f.add("redis-wait", "is %d; use 0 or more", c.RedisWait)
 	}
@@ -188,7 +192,7 @@ func (c *Config) checkNumbers(f *faults) {
 	}{
 		{"retention-age", c.MaxAge, 0}, {"session-ttl", c.SessionTTL, time.Second}, {"dedup", c.Dedup, time.Second},
 		{"auth-timeout", c.AuthTimeout, time.Millisecond}, {"heartbeat", c.Heartbeat, 100 * time.Millisecond},
-		{"drain-wait", c.DrainWait, 0}, {"drain-spread", c.DrainSpread, 0},
+		{"engine-budget", c.EngineBudget, 0}, {"drain-wait", c.DrainWait, 0}, {"drain-spread", c.DrainSpread, 0},
 	} {
 		if d.value < d.min || d.value > decade {
 			f.add(d.key, "is %v; use %v to %v", d.value, d.min, decade)
@@ -196,6 +200,9 @@ func (c *Config) checkNumbers(f *faults) {
 	}
 	if c.Engine == EngineJetStream && c.MaxAge > 0 && c.MaxAge < 2*c.SessionTTL {
 		f.add("retention-age", "is %v; the records of sessions age with the messages, so use at least twice session-ttl, %v", c.MaxAge, 2*c.SessionTTL)
+	}
+	if c.EngineBudget > 0 && c.EngineBudget < minBudget {
+		f.add("engine-budget", "is %v; use %v or more, or 0s for no bound", c.EngineBudget, minBudget)
 	}
 	if c.Engine == EngineRedis && c.MaxBytes > 0 {
 		f.add("retention-bytes", "is set, but Redis counts no bytes; use retention-count or retention-age")

@@ -27,6 +27,10 @@ type Config struct {
 	NATSURL    string        `name:"nats-url" help:"URLs of the NATS servers, comma-separated." group:"Engine"`
 	NATSCreds  string        `name:"nats-creds" help:"File with the credentials for NATS." placeholder:"FILE" group:"Engine"`
 	RedisURL   string        `name:"redis-url" help:"URL of Redis, such as redis://host:6379/0." group:"Engine"`
+	EngineCA   string        `name:"engine-ca" help:"Certificates, in PEM, of those who sign the certificate of NATS or Redis; without it, those of the system. Needs tls:// or rediss://." placeholder:"FILE" group:"Engine"`
+	EngineCert string        `name:"engine-cert" help:"Certificate in PEM with which this gateway shows who it is. Read again for each connection." placeholder:"FILE" group:"Engine"`
+	EngineKey  string        `name:"engine-key" help:"Private key of engine-cert, in PEM." placeholder:"FILE" group:"Engine"`
+	EngineName string        `name:"engine-name" help:"Name that the certificate of NATS or Redis must have, if it is not that of the URL." group:"Engine"`
 	RedisWait  int           `name:"redis-wait" help:"Replicas that must have a message before it is acknowledged (WAIT)." group:"Engine"`
 	MaxCount   int           `name:"retention-count" default:"0" help:"Messages that are kept; 0: 100,000, and no bound with jetstream." group:"Engine"`
 	MaxBytes   int           `name:"retention-bytes" default:"0" help:"Bytes of messages that are kept, not with redis; 0: 64 MiB, and no bound with jetstream." group:"Engine"`
@@ -48,6 +52,7 @@ type Config struct {
 	MaxPerAddr   int           `name:"max-connections-per-address" default:"0" help:"Connections from one address, or one IPv6 network of 64 bits; 0: no bound." group:"Limits"`
 	MaxPerClient int           `name:"max-connections-per-client" default:"0" help:"Connections of one client, by its id; 0: no bound." group:"Limits"`
 	ConnectRate  int           `name:"connect-rate" default:"1000" help:"Connections that are taken in a second. Share out what the engine can take among the gateways." group:"Limits"`
+	EngineBudget time.Duration `name:"engine-budget" default:"5s" help:"How long jetstream or redis may take for a call, on average, before new connections are refused until it is faster; 0s: no bound." group:"Limits"`
 	PublishRate  int           `name:"publish-rate" default:"0" help:"Messages that one connection may publish in a second; more have to wait. 0: no bound." group:"Limits"`
 	MaxPayload   int           `name:"max-payload" default:"262144" help:"Bytes of one payload." group:"Limits"`
 	Heartbeat    time.Duration `name:"heartbeat" default:"20s" help:"Interval in which each connection carries something." group:"Limits"`

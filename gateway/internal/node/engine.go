@@ -2,6 +2,9 @@ package node
 
 import (
 	"context"
+	"crypto/x509"
+	"errors"
+	"net"
 
 	"github.com/nats-io/nats.go"
 
@@ -20,17 +23,6 @@ type engine interface {
 	Health() error
 
 	Close() error
-}
-
-// conflictsOf returns how many Commits of an engine that gateways share found another version; false if the engine is not shared.
-func conflictsOf(e engine) (n uint64, known bool) {
-	switch e := e.(type) {
-	case *jetstream.Store:
-		return e.Stats().Conflicts, true
-	case *redis.Store:
-		return e.Stats().Conflicts, true
-	}
-	return 0, false
 }
 
 // openEngine opens the engine of the settings. ctx bounds the wait for servers of it.
@@ -53,23 +45,50 @@ func openEngine(ctx context.Context, c *config.Config) (engine, error) {
 }
 
 func openJetStream(ctx context.Context, c *config.Config, retention server.Retention) (engine, error) {
-	o := &jetstream.Options{Log: c.Log, Retention: retention, Dedup: c.Dedup}
+	o := &jetstream.Options{Log: c.Log, Retention: retention, Dedup: c.Dedup, MaxPayload: c.MaxPayload}
 	if c.NATSCreds != "" {
 		o.NATS = append(o.NATS, nats.UserCredentials(c.NATSCreds))
 	}
+	secure, err := c.EngineTLS()
+	if err != nil {
+		return nil, err
+	}
+	if secure != nil {
+		o.NATS = append(o.NATS, nats.Secure(secure))
+	}
 	store, err := jetstream.Open(ctx, c.NATSURL, o)
 	if err != nil {
-		return nil, &config.Error{Key: "nats-url", Reason: err.Error()}
+		return nil, &config.Error{Key: keyOf(err, "nats-url"), Reason: err.Error()}
 	}
-	return store, nil
+	return onNATS{store}, nil
 }
 
 func openRedis(ctx context.Context, c *config.Config) (engine, error) {
-	store, err := redis.Open(ctx, c.RedisURL, &redis.Options{Log: c.Log, MaxLen: c.MaxCount, MaxAge: c.MaxAge, Replicas: c.RedisWait})
+	secure, err := c.EngineTLS()
 	if err != nil {
-		return nil, &config.Error{Key: "redis-url", Reason: err.Error()}
+		return nil, err
 	}
-	return store, nil
+	store, err := redis.Open(ctx, c.RedisURL, &redis.Options{Log: c.Log, MaxLen: c.MaxCount, MaxAge: c.MaxAge, Replicas: c.RedisWait, TLS: secure})
+	if err != nil {
+		return nil, &config.Error{Key: keyOf(err, "redis-url"), Reason: err.Error()}
+	}
+	return onRedis{store}, nil
+}
+
+// keyOf returns the key of the setting that an error of Open is about; url is that of the URL.
+func keyOf(err error, url string) string {
+	var name x509.HostnameError
+	var signer x509.UnknownAuthorityError
+	var alert *net.OpError
+	switch {
+	case errors.As(err, &name):
+		return "engine-name"
+	case errors.As(err, &signer):
+		return "engine-ca"
+	case errors.As(err, &alert) && alert.Op == "remote error": // the server does not take the certificate of this gateway
+		return "engine-cert"
+	}
+	return url
 }
 
 // memory is an engine that cannot fail.

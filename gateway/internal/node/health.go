@@ -79,6 +79,7 @@ func (n *Node) watch(ctx context.Context) {
 			return
 		case now := <-tick.C:
 			n.lookAtEngine(now)
+			n.lookAtWork(now)
 		case <-files.C:
 			n.lookAtFiles()
 		}
@@ -98,6 +99,43 @@ func (n *Node) lookAtEngine(now time.Time) {
 		clients := n.server.Drain(&server.DrainOptions{Spread: awaySpread})
 		n.log.Warn("clients are asked to go elsewhere, because the engine cannot be used", "clients", clients)
 	}
+}
+
+// lookAtWork looks at whether the engine is over its budget, and at what NATS publishers have sent in vain.
+func (n *Node) lookAtWork(now time.Time) {
+	e, ok := n.engine.(shared)
+	if !ok {
+		return
+	}
+	switch changed, busy, why := n.admitted.Look(e.work(), now); {
+	case changed && busy:
+		n.log.Warn("new connections are refused: the engine is over engine-budget", "engine", n.cfg.Engine, "budget", n.cfg.EngineBudget, "reason", why)
+	case changed:
+		n.log.Info("new connections are taken again", "engine", n.cfg.Engine)
+	}
+	count, last := e.leftOut()
+	if more := n.leftOut.note(count, now); more > 0 {
+		n.log.Warn("messages of NATS publishers were left out", "messages", more, "last", last)
+	}
+}
+
+// leftOut is what was said of messages that were left out: it is said once in logEvery at most.
+type leftOut struct {
+	said uint64
+	at   time.Time
+}
+
+// logEvery bounds how often something that others can cause is logged.
+const logEvery = time.Minute
+
+// note returns how many messages are to be reported; 0: nothing is to be said now.
+func (l *leftOut) note(count uint64, now time.Time) (more uint64) {
+	if count == l.said || !l.at.IsZero() && now.Sub(l.at) < logEvery {
+		return 0
+	}
+	more = count - l.said
+	l.said, l.at = count, now
+	return more
 }
 
 func (n *Node) lookAtFiles() {

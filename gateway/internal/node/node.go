@@ -31,6 +31,7 @@ type Node struct {
 	server   *server.Server
 	admitted *admission.Admission
 	health   *health
+	leftOut  leftOut
 	registry *prometheus.Registry
 	token    []byte // of /publish; nil: there is none
 
@@ -88,7 +89,7 @@ func listen(key, address string) (net.Listener, error) {
 
 // limits returns those of the settings, which have been checked.
 func limits(cfg *config.Config) admission.Limits {
-	l := admission.Limits{Rate: cfg.ConnectRate, PerAddress: cfg.MaxPerAddr, PerClient: cfg.MaxPerClient, Publish: cfg.PublishRate}
+	l := admission.Limits{Rate: cfg.ConnectRate, PerAddress: cfg.MaxPerAddr, PerClient: cfg.MaxPerClient, Publish: cfg.PublishRate, EngineBudget: cfg.EngineBudget}
 	for _, s := range cfg.Proxies {
 		l.Proxies = append(l.Proxies, netip.MustParsePrefix(s).Masked())
 	}
@@ -155,7 +156,11 @@ func (n *Node) measure() error {
 	if err := collector.AddServer("gateway", n.server); err != nil {
 		return err
 	}
-	return errors.Join(n.registry.Register(collector), n.registry.Register(&gauges{n}))
+	all := []error{n.registry.Register(collector), n.registry.Register(&gauges{n})}
+	if e, ok := n.engine.(shared); ok {
+		all = append(all, n.registry.Register(engineMetrics{e}))
+	}
+	return errors.Join(all...)
 }
 
 // Addresses returns those that the gateway listens on; admin is "" if there is none.

@@ -88,15 +88,15 @@ func modified(path string) time.Time {
 type gauges struct{ node *Node }
 
 var (
-	healthyDesc   = prometheus.NewDesc("limpet_gateway_healthy", "1 if the gateway takes new connections, else 0.", nil, nil)
-	conflictsDesc = prometheus.NewDesc("limpet_gateway_conflicts_total", "Changes that the engine refused because another gateway has the session.", nil, nil)
-	refusedDesc   = prometheus.NewDesc("limpet_gateway_refused_total", "Connections that were refused, by the limit: rate, address or client.", []string{"limit"}, nil)
+	healthyDesc = prometheus.NewDesc("limpet_gateway_healthy", "1 if the gateway takes new connections, else 0.", nil, nil)
+	busyDesc    = prometheus.NewDesc("limpet_gateway_engine_over_budget", "1 if new connections are refused because the engine is over engine-budget, else 0.", nil, nil)
+	refusedDesc = prometheus.NewDesc("limpet_gateway_refused_total", "Connections that were refused, by the limit: rate, engine, address or client.", []string{"limit"}, nil)
 )
 
 // Describe implements prometheus.Collector.
 func (g *gauges) Describe(ch chan<- *prometheus.Desc) {
 	ch <- healthyDesc
-	ch <- conflictsDesc
+	ch <- busyDesc
 	ch <- refusedDesc
 }
 
@@ -107,11 +107,13 @@ func (g *gauges) Collect(ch chan<- prometheus.Metric) {
 		healthy = 1
 	}
 	ch <- prometheus.MustNewConstMetric(healthyDesc, prometheus.GaugeValue, healthy)
-	if conflicts, known := conflictsOf(g.node.engine); known {
-		ch <- prometheus.MustNewConstMetric(conflictsDesc, prometheus.CounterValue, float64(conflicts))
+	busy := 0.0
+	if g.node.admitted.Busy() {
+		busy = 1
 	}
+	ch <- prometheus.MustNewConstMetric(busyDesc, prometheus.GaugeValue, busy)
 	refused := g.node.admitted.Refused()
-	for limit, n := range map[string]uint64{"rate": refused.Rate, "address": refused.Address, "client": refused.Client} {
+	for limit, n := range map[string]uint64{"rate": refused.Rate, "engine": refused.Engine, "address": refused.Address, "client": refused.Client} {
 		ch <- prometheus.MustNewConstMetric(refusedDesc, prometheus.CounterValue, float64(n), limit)
 	}
 }
