@@ -96,6 +96,13 @@ var ofEndpoints = []mutation{
 		test:    "-run ^TestAVerdictEndsAtTheFirstEndpoint$ ./test",
 	},
 	{
+		name:    "endpoints: each asks the token server that has refused",
+		file:    "reconnect.go",
+		search:  "case list.Len() == 1, elsewhere:",
+		replace: "case list.Len() == 1, elsewhere && d.Action != wire.ActionStop:",
+		test:    "-run ^TestRefusedCredentialCountsForAllEndpoints$ ./test",
+	},
+	{
 		name:    "resolver: a second call while one hangs",
 		file:    "internal/guard/asker.go",
 		search:  "for !a.running.CompareAndSwap(nil, call) {",
