@@ -203,8 +203,8 @@ var ofEndpoints = []mutation{
 	{
 		name:    "slots: that of a token server is one of the endpoint",
 		file:    "reconnect.go",
-		search:  "d.Action == wire.ActionRefresh, elsewhere:",
-		replace: "d.Action == wire.ActionRefresh:",
+		search:  "case list.Len() == 1, elsewhere:",
+		replace: "case list.Len() == 1:",
 		test:    "-run ^TestSlotOfTheTokenServerHoldsForEveryEndpoint$ ./test",
 	},
 	{
