@@ -9,6 +9,7 @@ import (
 	"net"
 	"net/http"
 	"os"
+	"runtime"
 	"strings"
 	"sync"
 	"testing"
@@ -27,15 +28,50 @@ var refusedUpgrades struct {
 	tests map[string]bool
 }
 
-// onFallback gives a client of the reference server a path that refuses its upgrades.
-func onFallback(t testing.TB, o *limpet.Options) {
-	test, _, _ := strings.Cut(t.Name(), "/")
-	if o.Dialect != nil || notOnFallback[test] != "" {
+// onFallback gives a client whose server may speak the fallback a path that refuses its upgrades.
+// A test that wants the fallback itself has a path of its own.
+func onFallback(o *limpet.Options) {
+	test := callingTest()
+	if o.Fallback || o.HTTPClient == nil || notOnFallback[test] != "" || o.Dialect != nil && !o.Dialect.Traits().Fallback {
 		return
 	}
-	transport := o.HTTPClient.Transport.(*http.Transport)
-	own := transport.Clone()
-	dial := transport.DialContext
+	transport, ok := o.HTTPClient.Transport.(*http.Transport)
+	if !ok || transport == nil {
+		return
+	}
+	client := *o.HTTPClient
+	client.Transport = refusingUpgrades(transport, test)
+	o.HTTPClient, o.Fallback = &client, true
+}
+
+// callingTest returns the name of the test that runs on this goroutine.
+func callingTest() string {
+	callers := make([]uintptr, 64)
+	frames := runtime.CallersFrames(callers[:runtime.Callers(1, callers)])
+	for more := true; more; {
+		var f runtime.Frame
+		f, more = frames.Next()
+		name, _, _ := strings.Cut(f.Function[strings.LastIndex(f.Function, "/")+1:], "[")
+		if parts := strings.Split(name, "."); len(parts) > 1 && strings.HasPrefix(parts[1], "Test") {
+			return parts[1]
+		}
+	}
+	return ""
+}
+
+// withRefusals has the transports that refusingUpgrades has returned, by what they were made of:
+// clients that share a transport share a governor.
+var withRefusals sync.Map
+
+// refusingUpgrades returns a transport like t on whose connections upgrades are refused.
+func refusingUpgrades(t *http.Transport, test string) *http.Transport {
+	if known, ok := withRefusals.Load(t); ok {
+		return known.(*http.Transport)
+	}
+	own, dial := t.Clone(), t.DialContext
+	if dial == nil {
+		dial = (&net.Dialer{}).DialContext
+	}
 	own.DialContext = func(ctx context.Context, network, addr string) (net.Conn, error) {
 		nc, err := dial(ctx, network, addr)
 		if err != nil {
@@ -50,9 +86,9 @@ func onFallback(t testing.TB, o *limpet.Options) {
 			refusedUpgrades.tests[test] = true
 		}}, nil
 	}
-	client := *o.HTTPClient
-	client.Transport = own
-	o.HTTPClient, o.Fallback = &client, true
+	withRefusals.Store(t, own)
+	withRefusals.Store(own, own)
+	return own
 }
 
 // narrowConn answers an upgrade request itself, with a refusal.
