@@ -9,6 +9,7 @@ import (
 	"net"
 	"net/http"
 	"os"
+	"path/filepath"
 	"runtime"
 	"strings"
 	"sync"
@@ -16,10 +17,14 @@ import (
 	"testing/synctest"
 
 	"github.com/limpet-go/limpet"
+	"github.com/limpet-go/limpet/internal/assert"
 	"github.com/limpet-go/limpet/limpettest"
 )
 
-var fallbackFlag = flag.Bool("fallback", false, "run the tests of limpet.v1 that can over plain HTTP requests: see refusedUpgrades")
+var (
+	fallbackFlag = flag.Bool("fallback", false, "run the tests of limpet.v1 that can over plain HTTP requests, and skip those of leftOut")
+	wholeFlag    = flag.Bool("whole", false, "with -fallback: also those that take long")
+)
 
 // refusedUpgrades are the tests whose upgrades were refused because of the flag -fallback, so
 // that their clients went on with plain requests.
@@ -31,8 +36,7 @@ var refusedUpgrades struct {
 // onFallback gives a client whose server may speak the fallback a path that refuses its upgrades.
 // A test that wants the fallback itself has a path of its own.
 func onFallback(o *limpet.Options) {
-	test := callingTest()
-	if o.Fallback || o.HTTPClient == nil || notOnFallback[test] != "" || o.Dialect != nil && !o.Dialect.Traits().Fallback {
+	if o.Fallback || o.HTTPClient == nil || o.Dialect != nil && !o.Dialect.Traits().Fallback {
 		return
 	}
 	transport, ok := o.HTTPClient.Transport.(*http.Transport)
@@ -40,7 +44,7 @@ func onFallback(o *limpet.Options) {
 		return
 	}
 	client := *o.HTTPClient
-	client.Transport = refusingUpgrades(transport, test)
+	client.Transport = refusingUpgrades(transport, callingTest())
 	o.HTTPClient, o.Fallback = &client, true
 }
 
@@ -122,40 +126,90 @@ func (c *narrowConn) Read(p []byte) (int, error) {
 	return n, err
 }
 
-// notOnFallback are the tests that do not run with the flag -fallback, each with its reason.
-var notOnFallback = map[string]string{
-	"TestControlFramesBeforeABacklog": slowOnRequests, // a subscription was live after 5 to 7 s
-	"TestProbeDuringASlowWrite":       slowOnRequests, // the probe had no answer within 3 s
-	"TestSlowDownlinkIsNoLoss":        slowOnRequests, // one connection more
-	"TestSlowUplinkIsNoLoss":          slowOnRequests, // 78 s for bytes that need 10 s
-
-	"TestFailedHandshakeIsNoOutage": countsUpgrades,
-	"TestFailuresByClass":           countsUpgrades,
-	"TestOldestOutlivesItsSession":  countsUpgrades,
-	"TestVerdictThatFails":          countsUpgrades,
-
-	"TestADayOfFaults":                   takesLong,
-	"TestADayOfFaultsNoticesLeaks":       takesLong,
-	"TestDrainAndShutdown":               takesLong,
-	"TestEndDuringARotation":             takesLong,
-	"TestManySubscriptionsAreBackInTime": takesLong,
-	"TestNothingElseEndsAClient":         takesLong,
-	"TestPeerTextHoldsNoSecret":          takesLong,
+// leftOut are the tests that do not run with the flag -fallback, by the reason.
+var leftOut = []struct{ reason, tests string }{
+	{"its server is a script of the test, which speaks WebSocket only", `
+		TestAbsurdRetryOfAConnection TestAbsurdRetryOfASubscription TestAgeCountsFromTheUpgrade TestAnswerForgetsRefusals
+		TestAnswerTimeBeginsWithTheWelcome TestCallsDuringShutdown TestCloseFrameDecidesOverAFailedWrite TestClosedAtNight
+		TestCredentialIsSecretDuringRotation TestCredentialRefusedDuringRotation TestCredentialWithoutToken TestCreditIsNoProofOfStability
+		TestDialTimeoutOfTheNextConnectionGrows TestErrorsOfSessions TestExpiryOfAConnectionThatWasLeft TestFatalErrorFrameDecides
+		TestGoAwayCountsFromItsArrival TestGoAwayDeadlineBoundsTheSpread TestGoAwayIsNeverUndercut TestGoAwayNamesAURL
+		TestGoAwayWithADelayIsFollowed TestHandshakeViolations TestLateAnswerDoesNotCount TestLimitsOfTheServer TestLookPingsInTheProtocol
+		TestLostSessionRenumbers TestManyTokensHideNoTicketLess TestManyWishesAreOneCall TestMoodyServers TestNewTokenIsNotRepeated
+		TestNextConnectionSpeaksNothing TestNoSubprotocolIsFinal TestPatienceWithTheHandshakeGrows TestPatienceWithTheHandshakeStartsAgain
+		TestPermanentAfterTheLoss TestPermanentDuringRotation TestPermanentEndKeepsWhatWaits TestPongsOwedAreBounded TestProbeFailsDuringRotation
+		TestReceivedMessagesProveAConnection TestRefreshFails TestRefreshFailsForGood TestRefreshKeepsTheLimit TestRefreshOfALostConnection
+		TestRefreshThatPanicsIsLogged TestRefreshWithoutAuth TestRefusalBeforeAReadyConnectionIsForgotten TestRefusalOnTheConnection
+		TestRefusalOutlivesTheConnection TestRefusedClientKeepsItsPlace TestRefusedSubscriptionHasAClass TestRefusedSubscriptions
+		TestRenewalRespectsGoAway TestRepeatsAreDropped TestRetryAfterOfTheIssuer TestRetryOfAFatalError TestRotationAndRefreshShareAuth
+		TestRotationIsRedirectedLater TestRotationWithResolverEndpointsAndTicket TestRotationsOfSessions TestSelectiveAckIsNotSentAgain
+		TestServerThatCannotRefresh TestServerWithoutAnswer TestSessionKeyIsNotRepeated TestSilentAfterUpgrade TestSlotHoldsForTheNextConnection
+		TestSlotOfTheConnectionInUseHolds TestSlotOutlivesTheConnectionInUse TestSlowChangeIsAnOutage TestSlowServerIsNotAskedAgain
+		TestTimesOfCredentials TestTooBigBeforeAnything TestTooBigBlamesTheRightMessage TestTooBigEachTimeEnds TestTooBigHandshakeBlamesNoMessage
+		TestTooBigIsOneReset TestURLOfAConnectionThatWasLeft TestUnansweredSubscriptionEndsAlone TestViolations TestViolationsAfterReadyEndNothing
+		TestWishDuringACall`},
+	{"it counts connections or attempts, or injects faults by their number, and over requests there are three for each client; or it says how an upgrade fails", `
+		TestAVerdictEndsAtTheFirstEndpoint TestAcceptThenDropForAnHour TestClientsDoNotShareRefusals TestDialAfterASlowAuthCountsLater
+		TestDialFunctionThatHangs TestDialsKeepTheLimit TestEndpointIsNamed TestEndpointThatGoesAway TestEndpointThatRefusesForGood
+		TestEveryDialKeepsTheLimit TestFailedHandshakeIsNoOutage TestFailedWriteIsTheCause TestFailuresByClass TestGoexitInTheDialect
+		TestLookGivesUpAHandshakeThatHangs TestLookGivesUpAnAttemptThatHangs TestLookRespectsTheSlot TestManyClientsAreNoHerd
+		TestNextAttemptHasTheTurn TestNextRotationHasTheTurn TestOldestOutlivesItsSession TestPanicOfTheDialect TestPanicOfTheTransport
+		TestReconnectTables TestRetry TestRetryAfterIsNeverUndercut TestRoundCostsOneWait TestSlotOutlivesTheAnswersOfTheResolver
+		TestTokenServerIsNotTheHost TestVerdictKeepsTheRefusalInMind TestVerdictThatFails`},
+	{"it is about HELLO in the upgrade request, which the GET does not have", `
+		TestAnnouncedCredentials TestAnnouncedInVain TestChangesAfterTheAnnouncement TestHelloIsBounded TestNotAnnouncedAgain TestNothingIsAnnounced
+		TestPathThatRefusesTheAnnouncement TestRedirectedAnnouncement TestRequestThatArrivesTwice TestResumeInTheFirstFlight`},
+	{"it is about a redirect, a tunnel, or a way to another server for each request: docs/fallback.md says what becomes of the GET there", `
+		TestAnswerAfterARedirect TestDrainToAnotherNodeDoublesNothing TestFallbackIsAsked TestProxyRefusals TestProxyRefusesWSS TestProxyTLS
+		TestProxyTunnel TestRedirectIsFollowed TestRedirectIsRefused TestRedirectThroughAProxy TestRedirectToAnotherMachine TestRedirectWithATime
+		TestRedirectWithoutATurn TestRedirectsInARow`},
+	{"on a slow link, or one that loses answers, requests take longer than the frames of a WebSocket, or lose a connection", `
+		TestControlFramesBeforeABacklog TestOutboxResumesTheSession TestPatienceWithSilenceGrows TestProbeDuringASlowWrite TestSlowDownlinkIsNoLoss
+		TestSlowUplinkIsNoLoss`},
+	{takesLong, `
+		TestADayOfFaults TestADayOfFaultsNoticesLeaks TestDrainAndShutdown TestEndDuringARotation TestManySubscriptionsAreBackInTime TestNothingElseEndsAClient
+		TestPeerTextHoldsNoSecret`},
+	{noClient, `
+		TestCursorSurvivesKill TestEndings TestManyReconnectsOnSocketsLeaveNothing TestPaceIsLearnedFromErrors TestStalledDialLeavesNothing TestStoppedProcessKeepsItsConnection
+		TestWildDialects TestWrappedBodySurvivesASlowPeer`},
 }
 
 const (
-	slowOnRequests = "on a slow link requests take longer than the frames of a WebSocket, or lose a connection"
-	countsUpgrades = "it counts attempts that fail, or says how the upgrade fails"
-	takesLong      = "it takes long"
+	takesLong = "it takes long: -whole runs it"
+	noClient  = "it takes long, and has no client that would use requests"
 )
 
-// TestMain says at the end how many tests ran over plain requests.
+// skipLeftOut makes go test skip the tests that are left out, says so, and returns how many there are.
+func skipLeftOut() (n int) {
+	skip := flag.Lookup("test.skip")
+	var names []string
+	for _, group := range leftOut {
+		if tests := strings.Fields(group.tests); group.reason != takesLong || !*wholeFlag {
+			names = append(names, tests...)
+			fmt.Printf("not over plain requests, because %s: %s\n", group.reason, strings.Join(tests, ", "))
+		}
+	}
+	pattern := "^(" + strings.Join(names, "|") + ")$"
+	if own := skip.Value.String(); own != "" {
+		pattern += "|" + own
+	}
+	if err := skip.Value.Set(pattern); err != nil {
+		panic(err)
+	}
+	return len(names)
+}
+
+// TestMain says with -fallback how many tests ran over plain requests.
 func TestMain(m *testing.M) {
 	flag.Parse()
+	n := 0
+	if *fallbackFlag {
+		n = skipLeftOut()
+	}
 	code := m.Run()
 	if *fallbackFlag {
 		refusedUpgrades.Lock()
-		fmt.Printf("over plain requests: %d tests; %d are left out\n", len(refusedUpgrades.tests), len(notOnFallback))
+		fmt.Printf("over plain requests: %d tests; %d are left out\n", len(refusedUpgrades.tests), n)
 		refusedUpgrades.Unlock()
 	}
 	os.Exit(code)
@@ -169,4 +223,23 @@ func TestFallbackFlagIsObeyed(t *testing.T) {
 			t.Errorf("the transport is %s with -fallback=%v", got, *fallbackFlag)
 		}
 	})
+}
+
+// A test that has another name now would run with -fallback without a reason not to.
+func TestWhatIsLeftOutExists(t *testing.T) {
+	files, err := filepath.Glob("*_test.go")
+	assert.NoError(t, err)
+	var all []byte
+	for _, name := range files {
+		text, err := os.ReadFile(name)
+		assert.NoError(t, err)
+		all = append(all, text...)
+	}
+	for _, group := range leftOut {
+		for _, name := range strings.Fields(group.tests) {
+			if !bytes.Contains(all, []byte("\nfunc "+name+"(")) {
+				t.Errorf("there is no test %s", name)
+			}
+		}
+	}
 }
