@@ -148,8 +148,8 @@ var leftOut = []struct{ reason, tests string }{
 		TestTimesOfCredentials TestTooBigBeforeAnything TestTooBigBlamesTheRightMessage TestTooBigEachTimeEnds TestTooBigHandshakeBlamesNoMessage
 		TestTooBigIsOneReset TestURLOfAConnectionThatWasLeft TestUnansweredSubscriptionEndsAlone TestViolations TestViolationsAfterReadyEndNothing
 		TestWishDuringACall`},
-	{"it counts connections or attempts, or injects faults by their number, and over requests there are three for each client; or it says how an upgrade fails", `
-		TestAVerdictEndsAtTheFirstEndpoint TestAcceptThenDropForAnHour TestClientsDoNotShareRefusals TestDialAfterASlowAuthCountsLater
+	{"it counts connections or attempts, or injects faults by their number, and over requests there are three for each client; or its faults need frames of a WebSocket, or it says how an upgrade fails", `
+		TestADayOfFaults TestAVerdictEndsAtTheFirstEndpoint TestAcceptThenDropForAnHour TestClientsDoNotShareRefusals TestDialAfterASlowAuthCountsLater
 		TestDialFunctionThatHangs TestDialsKeepTheLimit TestEndpointIsNamed TestEndpointThatGoesAway TestEndpointThatRefusesForGood
 		TestEveryDialKeepsTheLimit TestFailedHandshakeIsNoOutage TestFailedWriteIsTheCause TestFailuresByClass TestGoexitInTheDialect
 		TestLookGivesUpAHandshakeThatHangs TestLookGivesUpAnAttemptThatHangs TestLookRespectsTheSlot TestManyClientsAreNoHerd
@@ -167,7 +167,7 @@ var leftOut = []struct{ reason, tests string }{
 		TestControlFramesBeforeABacklog TestOutboxResumesTheSession TestPatienceWithSilenceGrows TestProbeDuringASlowWrite TestSlowDownlinkIsNoLoss
 		TestSlowUplinkIsNoLoss`},
 	{takesLong, `
-		TestADayOfFaults TestADayOfFaultsNoticesLeaks TestDrainAndShutdown TestEndDuringARotation TestManySubscriptionsAreBackInTime TestNothingElseEndsAClient
+		TestADayOfFaultsNoticesLeaks TestDrainAndShutdown TestEndDuringARotation TestManySubscriptionsAreBackInTime TestNothingElseEndsAClient
 		TestPeerTextHoldsNoSecret`},
 	{noClient, `
 		TestCursorSurvivesKill TestEndings TestManyReconnectsOnSocketsLeaveNothing TestPaceIsLearnedFromErrors TestStalledDialLeavesNothing TestStoppedProcessKeepsItsConnection
