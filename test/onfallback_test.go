@@ -170,13 +170,16 @@ var leftOut = []struct{ reason, tests string }{
 		TestADayOfFaultsNoticesLeaks TestDrainAndShutdown TestEndDuringARotation TestManySubscriptionsAreBackInTime TestNothingElseEndsAClient
 		TestPeerTextHoldsNoSecret`},
 	{noClient, `
-		TestCursorSurvivesKill TestEndings TestManyReconnectsOnSocketsLeaveNothing TestPaceIsLearnedFromErrors TestStalledDialLeavesNothing TestStoppedProcessKeepsItsConnection
-		TestWildDialects TestWrappedBodySurvivesASlowPeer`},
+		TestCloseUnderTLSIsBounded TestConnectionThatIsTooFarBehind TestConnectionsAreRenewedInTime TestConnectionsOfDifferentLength
+		TestCursorSurvivesKill TestEndings TestFormsOfA101 TestManyReconnectsLeaveNothing TestManyReconnectsOnSocketsLeaveNothing
+		TestManyRequestsToMove TestPaceIsLearned TestPaceIsLearnedFromErrors TestRefusedUpgrade TestRotationThatFails TestStalledDialHoldsUpNoOther
+		TestStalledDialLeavesNothing TestStoppedProcessKeepsItsConnection TestSubscriptionEndedByTheServer TestTopicAgainHasALifeOfItsOwn
+		TestTopicsAtRandom TestWildDialects TestWrappedBodySurvivesASlowPeer`},
 }
 
 const (
 	takesLong = "it takes long: -whole runs it"
-	noClient  = "it takes long, and has no client that would use requests"
+	noClient  = "it takes half a second or more, and has no client that would use requests"
 )
 
 // skipLeftOut makes go test skip the tests that are left out, says so, and returns how many there are.
