@@ -244,35 +244,36 @@ func (x *dialing) fallBack(w *wire.Attempt, _ url.Values, o socket.Options) (*so
 // upgradeOrFallBack tries WebSocket, and plain HTTP requests where the path refuses that.
 func (x *dialing) upgradeOrFallBack() dialed {
 	p, host := &x.path, x.task.url.Host
-	skip := p.SkipsUpgrade(host)
-	var upgraded dialed
+	skip, refusal := p.SkipsUpgrade(host), p.TakeRefusal(host)
 	if !skip {
-		upgraded = x.make((*dialing).upgrade, x.task.resume)
+		upgraded := x.make((*dialing).upgrade, x.task.resume)
 		if upgraded.failure == nil || !p.RefusesUpgrade(x.ctx, upgraded.failure, x.task.url.Scheme == "ws") {
 			return upgraded
 		}
-	}
-	if !skip {
+		refusal = upgraded.failure
 		if f := x.noTurn(host); f != nil {
-			f.Attempt = x.task.number
+			p.KeepRefusal(host, refusal)
 			return dialed{failure: f}
 		}
 	}
 	result := x.make((*dialing).fallBack, nil)
 	switch {
 	case result.failure == nil:
-		if p.FellBack(host, skip); !skip {
-			result.conn.refusal = upgraded.failure.Status
+		if p.FellBack(host, refusal == nil); refusal != nil {
+			result.conn.refusal = refusal.Status
 		}
 		return result
-	case errors.Is(result.failure.Err, socket.ErrNoFallback) && skip:
-		p.Forget()
-		return x.make((*dialing).upgrade, x.task.resume)
-	case errors.Is(result.failure.Err, socket.ErrNoFallback):
-		return upgraded
+	case !errors.Is(result.failure.Err, socket.ErrNoFallback):
+		p.Forget() // the next attempt tries both
+		return result
+	case refusal != nil:
+		return dialed{failure: refusal}
 	}
-	p.Forget() // the next attempt tries both
-	return result
+	p.Forget()
+	if f := x.noTurn(host); f != nil {
+		return dialed{failure: f}
+	}
+	return x.make((*dialing).upgrade, x.task.resume)
 }
 
 // noTurn takes another turn of a host for the attempt. Without one it returns a failure, with the time until
@@ -282,7 +283,7 @@ func (x *dialing) noTurn(host string) *wire.Failure {
 	if wait == 0 {
 		return nil
 	}
-	return &wire.Failure{Stage: wire.StageDial, Retry: wait, Err: fmt.Errorf("there were as many attempts to connect to %q as Options.Limits.Dials allows, so this one waits", host)}
+	return &wire.Failure{Stage: wire.StageDial, Attempt: x.task.number, Retry: wait, Err: fmt.Errorf("there were as many attempts to connect to %q as Options.Limits.Dials allows, so this one waits", host)}
 }
 
 // refused is an attempt that failed before the dial. A *wire.StatusError counts as an answer to the upgrade.

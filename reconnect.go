@@ -94,21 +94,21 @@ func (l *loop) followEndpoint(k *link, f *wire.Failure, d *verdict.Decision) (an
 		e = k.endpoint
 	}
 	var user *fault.User
-	elsewhere := errors.As(f.Err, &user) && user.IsCredential() // the server of the credentials has answered
+	elsewhere := errors.As(f.Err, &user) && user.IsCredential() // what gives the credentials has failed: it is one for all endpoints
 	overloaded := f.Status == http.StatusTooManyRequests || f.Status == http.StatusServiceUnavailable || f.Code == 1008
 	if overloaded && !elsewhere && f.Header.Get(headers.RetryMilliseconds) == "" {
 		l.endpoints.Overloaded(e, l.now)
 	}
 	wasReady := k != nil && k.ready
 	switch {
-	case list.Len() == 1:
+	case list.Len() == 1, elsewhere:
 		return false
 	case d.Action == wire.ActionStop:
 		if !d.ByTable || list.Refused(e, l.now) {
 			return false
 		}
 		d.Action = wire.ActionBackOff
-	case d.Class == string(ClassLocal), d.Class == string(ClassUser), d.Action == wire.ActionRefresh, elsewhere:
+	case d.Class == string(ClassLocal), d.Class == string(ClassUser), d.Action == wire.ActionRefresh:
 		return false // the endpoint is not why
 	case wasReady && d.Action == wire.ActionSpread:
 		list.Avoid(e, l.now) // it goes away

@@ -248,10 +248,10 @@ func (r *run) amend(next *record, c *Change, now time.Time) {
 				Time: now, ID: m.ID, Topic: m.Topic, Payload: m.Payload,
 				Type: m.Type, Header: m.Header, TTL: milliseconds(m.TTL), Hash: d.hash,
 			})
-			// The margin is for the time in which the message was in transit.
-			if sent := now.Add(-milliseconds(m.Age) - idMargin); d.doubt && (c.Oldest.IsZero() || sent.Before(c.Oldest)) {
-				c.Oldest = sent
-			}
+		}
+		// The margin is for the time in which the message was in transit.
+		if sent := now.Add(-milliseconds(m.Age) - idMargin); d.doubt && (c.Oldest.IsZero() || sent.Before(c.Oldest)) {
+			c.Oldest = sent
 		}
 	}
 }

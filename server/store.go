@@ -101,8 +101,9 @@ type Change struct {
 	// Keep is how long the ids must be remembered.
 	Keep time.Duration
 
-	// Oldest is when the first of Entries may have been accepted before, in a session
-	// that is gone; zero: none of them was. If the store no longer knows all ids of
+	// Oldest is when the first of the messages may have been accepted before, in a session
+	// that is gone; zero: none of them was. Those that are refused count too, also where
+	// Refused does not have them: "rejected" would be untrue. If the store no longer knows all ids of
 	// messages that were accepted since, it returns ErrForgotten.
 	Oldest time.Time
 }

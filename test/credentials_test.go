@@ -387,3 +387,28 @@ func TestRawServerWithoutTheSubprotocol(t *testing.T) {
 		})
 	}
 }
+
+// A refusal by the server of the credentials is one of all endpoints: they get the same ones.
+func TestRefusedCredentialCountsForAllEndpoints(t *testing.T) {
+	refusal := fmt.Errorf("tokens: %w", &wire.StatusError{Status: http.StatusForbidden})
+	for _, option := range []string{"Options.Auth", "Options.Ticket"} {
+		synctest.Test(t, func(t *testing.T) {
+			c, asked := newCluster(t, 3), 0
+			o := limpet.Options{Auth: func(context.Context, limpet.AttemptInfo) (limpet.Credential, error) {
+				asked++
+				return limpet.Credential{}, refusal
+			}}
+			if option == "Options.Ticket" {
+				o = limpet.Options{Ticket: func(context.Context, limpet.AttemptInfo) (url.Values, error) {
+					asked++
+					return nil, refusal
+				}}
+			}
+			err := c.start(t, o).WaitReady(t.Context())
+			var permanent *limpet.PermanentError
+			if !errors.As(err, &permanent) || !strings.Contains(err.Error(), option) || asked != 1 {
+				t.Errorf("%s was asked %d times: %v", option, asked, err)
+			}
+		})
+	}
+}

@@ -86,11 +86,14 @@ func TestFallbackOverEachHTTP(t *testing.T) {
 	for name, secure := range map[string]struct{ tls, two bool }{"HTTP/1.1": {}, "HTTP/1.1 with TLS": {tls: true}, "HTTP/2": {true, true}} {
 		t.Run(name, func(t *testing.T) {
 			var mu sync.Mutex
-			versions := map[string]bool{}
+			versions, sockets := map[string]bool{}, map[string]bool{}
 			srv := newReference(t, nil)
 			host := httptest.NewUnstartedServer(withoutUpgrade(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 				mu.Lock()
 				versions[r.Method+" "+r.Proto] = true
+				if r.Header.Get("Sec-Websocket-Key") == "" {
+					sockets[r.RemoteAddr] = true
+				}
 				mu.Unlock()
 				srv.ServeHTTP(w, r)
 			})))
@@ -107,6 +110,9 @@ func TestFallbackOverEachHTTP(t *testing.T) {
 			defer mu.Unlock()
 			if secure.two != versions["POST HTTP/2.0"] || secure.two == versions["POST HTTP/1.1"] {
 				t.Errorf("requests: %v", versions)
+			}
+			if want := map[bool]int{false: 2, true: 1}[secure.two]; len(sockets) != want {
+				t.Errorf("the GET and the POSTs came over %d sockets, want %d", len(sockets), want)
 			}
 		})
 	}

@@ -2,8 +2,10 @@ package test
 
 import (
 	"context"
+	"errors"
 	"net/http"
 	"strconv"
+	"strings"
 	"sync"
 	"testing"
 	"testing/synctest"
@@ -12,6 +14,7 @@ import (
 	"github.com/limpet-go/limpet"
 	"github.com/limpet-go/limpet/limpettest"
 	"github.com/limpet-go/limpet/server"
+	"github.com/limpet-go/limpet/wire"
 )
 
 // narrowPath is a server of limpet.v1 behind something that does with requests what a test
@@ -177,4 +180,93 @@ func TestFallbackKeepsTheSession(t *testing.T) {
 			t.Errorf("the server has accepted %d of %d", got.Accepted, next)
 		}
 	})
+}
+
+// Upgrade and GET take a turn each at a server that counts connections. A client that gets its second
+// turn later goes on with the GET, or it would spend each turn on an upgrade that the path refuses.
+func TestFallbackWaitsForItsTurn(t *testing.T) {
+	for _, tc := range []struct{ clients, dials int }{{1, 1}, {8, 1}, {8, 3}} {
+		synctest.Test(t, func(t *testing.T) {
+			p := newNarrowPath(t, nil, nil)
+			transport, began := p.HTTPClient(), time.Now()
+			var all []*limpet.Client
+			for range tc.clients {
+				all = append(all, p.client(t, &limpet.Options{HTTPClient: transport, Limits: wire.ConnectionLimits{Dials: tc.dials}}))
+			}
+			for _, c := range all {
+				if err := c.WaitReady(withinAnHour(t)); err != nil || c.State().Transport != limpet.TransportHTTP {
+					t.Fatalf("%v: %+v", err, c.State())
+				}
+			}
+			windows := time.Duration((2*tc.clients - 1) / tc.dials)
+			if took := time.Since(began); took < windows*time.Minute || took > (windows+1)*66*time.Second {
+				t.Errorf("%d clients, %d dials a minute: ready after %v", tc.clients, tc.dials, took)
+			}
+			if upgrades, gets, _ := p.counts(); upgrades != tc.clients || gets != tc.clients {
+				t.Errorf("%d upgrades and %d GETs of %d clients", upgrades, gets, tc.clients)
+			}
+		})
+	}
+}
+
+// After an attempt that waited for the turn of its GET, the upgrade's answer decides if the server does not
+// speak the fallback. A fallback that is gone costs another turn before the upgrade.
+func TestFallbackThatIsGoneWaitsForItsTurn(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		p := newNarrowPath(t, nil, nil)
+		p.upgrade, p.get = status(http.StatusForbidden), func(_ http.Handler, w http.ResponseWriter, r *http.Request) { http.NotFound(w, r) }
+		c := p.client(t, &limpet.Options{Limits: wire.ConnectionLimits{Dials: 1}})
+		err := c.WaitReady(withinAnHour(t))
+		var permanent *limpet.PermanentError
+		if upgrades, gets, _ := p.counts(); !errors.As(err, &permanent) || !strings.Contains(err.Error(), "403") || upgrades != 1 || gets != 1 {
+			t.Errorf("%d upgrades, %d GETs: %v", upgrades, gets, err)
+		}
+	})
+	synctest.Test(t, func(t *testing.T) {
+		p := newNarrowPath(t, nil, nil)
+		c := p.client(t, &limpet.Options{Limits: wire.ConnectionLimits{Dials: 3, DialsPer: 20 * time.Second}})
+		awaitReady(t, c, limpet.TransportHTTP)
+		p.set(func() {
+			p.upgrade, p.get = nil, func(_ http.Handler, w http.ResponseWriter, r *http.Request) { http.NotFound(w, r) }
+		})
+		began := time.Now()
+		p.Network.CutAll()
+		synctest.Wait()
+		awaitReady(t, c, limpet.TransportWebSocket)
+		if took := time.Since(began); took < 18*time.Second { // upgrade, GET, GET, and no turn for the upgrade
+			t.Errorf("four dials within %v", took)
+		}
+	})
+}
+
+// An attempt takes a turn for the upgrade and one for the GET. The connection for the POSTs is not counted: there is
+// one, for as long as the path keeps it.
+func TestFallbackPostsShareAConnection(t *testing.T) {
+	for _, closes := range []bool{false, true} {
+		synctest.Test(t, func(t *testing.T) {
+			p := newNarrowPath(t, nil, nil)
+			if closes {
+				p.post = func(next http.Handler, w http.ResponseWriter, r *http.Request) {
+					w.Header().Set("Connection", "close")
+					next.ServeHTTP(w, r)
+				}
+			}
+			c := p.client(t, &limpet.Options{Limits: wire.ConnectionLimits{Dials: 2}})
+			awaitReady(t, c, limpet.TransportHTTP)
+			for range 50 {
+				if _, err := c.Publish(t.Context(), "t", nil, nil); err != nil {
+					t.Fatal(err)
+				}
+				time.Sleep(7 * time.Second)
+			}
+			_, _, posts := p.counts()
+			want := 3 // upgrade, GET, POSTs
+			if closes {
+				want = 2 + posts
+			}
+			if dials := len(p.Network.Dials()); posts < 50 || dials != want || c.State().Generation != 1 {
+				t.Errorf("closes %v: %d dials for %d POSTs, want %d: %+v", closes, dials, posts, want, c.State())
+			}
+		})
+	}
 }

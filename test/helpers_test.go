@@ -17,13 +17,16 @@ import (
 
 var plainFlag = flag.Bool("plain", false, "run every test on the frames of the WebSocket library")
 
-// options makes a client of a test obey the flag -plain. Every call of limpet.New
+// options makes a client of a test obey the flags -plain and -fallback. Every call of limpet.New
 // and limpet.Dial in a test passes its options through here; internal/repo checks it.
 func options(o *limpet.Options) *limpet.Options {
 	if o == nil {
 		o = new(limpet.Options)
 	}
 	o.PlainFrames = o.PlainFrames || *plainFlag
+	if *fallbackFlag {
+		onFallback(o)
+	}
 	return o
 }
 
@@ -61,9 +64,6 @@ func dial(t testing.TB, srv *limpettest.Server, o *limpet.Options) *limpet.Clien
 		opts = *o
 	}
 	opts.HTTPClient = srv.HTTPClient()
-	if *fallbackFlag {
-		onFallback(t, &opts)
-	}
 	c, err := limpet.Dial(context.Background(), srv.URL(), options(&opts))
 	if err != nil {
 		t.Fatal(err)

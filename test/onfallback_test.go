@@ -9,16 +9,22 @@ import (
 	"net"
 	"net/http"
 	"os"
+	"path/filepath"
+	"runtime"
 	"strings"
 	"sync"
 	"testing"
 	"testing/synctest"
 
 	"github.com/limpet-go/limpet"
+	"github.com/limpet-go/limpet/internal/assert"
 	"github.com/limpet-go/limpet/limpettest"
 )
 
-var fallbackFlag = flag.Bool("fallback", false, "run the tests of limpet.v1 that can over plain HTTP requests: see refusedUpgrades")
+var (
+	fallbackFlag = flag.Bool("fallback", false, "run the tests of limpet.v1 that can over plain HTTP requests, and skip those of leftOut")
+	wholeFlag    = flag.Bool("whole", false, "with -fallback: also those that take long")
+)
 
 // refusedUpgrades are the tests whose upgrades were refused because of the flag -fallback, so
 // that their clients went on with plain requests.
@@ -27,15 +33,49 @@ var refusedUpgrades struct {
 	tests map[string]bool
 }
 
-// onFallback gives a client of the reference server a path that refuses its upgrades.
-func onFallback(t testing.TB, o *limpet.Options) {
-	test, _, _ := strings.Cut(t.Name(), "/")
-	if o.Dialect != nil || notOnFallback[test] != "" {
+// onFallback gives a client whose server may speak the fallback a path that refuses its upgrades.
+// A test that wants the fallback itself has a path of its own.
+func onFallback(o *limpet.Options) {
+	if o.Fallback || o.HTTPClient == nil || o.Dialect != nil && !o.Dialect.Traits().Fallback {
 		return
 	}
-	transport := o.HTTPClient.Transport.(*http.Transport)
-	own := transport.Clone()
-	dial := transport.DialContext
+	transport, ok := o.HTTPClient.Transport.(*http.Transport)
+	if !ok || transport == nil {
+		return
+	}
+	client := *o.HTTPClient
+	client.Transport = refusingUpgrades(transport, callingTest())
+	o.HTTPClient, o.Fallback = &client, true
+}
+
+// callingTest returns the name of the test that runs on this goroutine.
+func callingTest() string {
+	callers := make([]uintptr, 64)
+	frames := runtime.CallersFrames(callers[:runtime.Callers(1, callers)])
+	for more := true; more; {
+		var f runtime.Frame
+		f, more = frames.Next()
+		name, _, _ := strings.Cut(f.Function[strings.LastIndex(f.Function, "/")+1:], "[")
+		if parts := strings.Split(name, "."); len(parts) > 1 && strings.HasPrefix(parts[1], "Test") {
+			return parts[1]
+		}
+	}
+	return ""
+}
+
+// withRefusals has the transports that refusingUpgrades has returned, by what they were made of:
+// clients that share a transport share a governor.
+var withRefusals sync.Map
+
+// refusingUpgrades returns a transport like t on whose connections upgrades are refused.
+func refusingUpgrades(t *http.Transport, test string) *http.Transport {
+	if known, ok := withRefusals.Load(t); ok {
+		return known.(*http.Transport)
+	}
+	own, dial := t.Clone(), t.DialContext
+	if dial == nil {
+		dial = (&net.Dialer{}).DialContext
+	}
 	own.DialContext = func(ctx context.Context, network, addr string) (net.Conn, error) {
 		nc, err := dial(ctx, network, addr)
 		if err != nil {
@@ -50,9 +90,9 @@ func onFallback(t testing.TB, o *limpet.Options) {
 			refusedUpgrades.tests[test] = true
 		}}, nil
 	}
-	client := *o.HTTPClient
-	client.Transport = own
-	o.HTTPClient, o.Fallback = &client, true
+	withRefusals.Store(t, own)
+	withRefusals.Store(own, own)
+	return own
 }
 
 // narrowConn answers an upgrade request itself, with a refusal.
@@ -86,40 +126,93 @@ func (c *narrowConn) Read(p []byte) (int, error) {
 	return n, err
 }
 
-// notOnFallback are the tests that do not run with the flag -fallback, each with its reason.
-var notOnFallback = map[string]string{
-	"TestControlFramesBeforeABacklog": slowOnRequests, // a subscription was live after 5 to 7 s
-	"TestProbeDuringASlowWrite":       slowOnRequests, // the probe had no answer within 3 s
-	"TestSlowDownlinkIsNoLoss":        slowOnRequests, // one connection more
-	"TestSlowUplinkIsNoLoss":          slowOnRequests, // 78 s for bytes that need 10 s
-
-	"TestFailedHandshakeIsNoOutage": countsUpgrades,
-	"TestFailuresByClass":           countsUpgrades,
-	"TestOldestOutlivesItsSession":  countsUpgrades,
-	"TestVerdictThatFails":          countsUpgrades,
-
-	"TestADayOfFaults":                   takesLong,
-	"TestADayOfFaultsNoticesLeaks":       takesLong,
-	"TestDrainAndShutdown":               takesLong,
-	"TestEndDuringARotation":             takesLong,
-	"TestManySubscriptionsAreBackInTime": takesLong,
-	"TestNothingElseEndsAClient":         takesLong,
-	"TestPeerTextHoldsNoSecret":          takesLong,
+// leftOut are the tests that do not run with the flag -fallback, by the reason.
+var leftOut = []struct{ reason, tests string }{
+	{"its server is a script of the test, which speaks WebSocket only", `
+		TestAbsurdRetryOfAConnection TestAbsurdRetryOfASubscription TestAgeCountsFromTheUpgrade TestAnswerForgetsRefusals
+		TestAnswerTimeBeginsWithTheWelcome TestCallsDuringShutdown TestCloseFrameDecidesOverAFailedWrite TestClosedAtNight
+		TestCredentialIsSecretDuringRotation TestCredentialRefusedDuringRotation TestCredentialWithoutToken TestCreditIsNoProofOfStability
+		TestDialTimeoutOfTheNextConnectionGrows TestErrorsOfSessions TestExpiryOfAConnectionThatWasLeft TestFatalErrorFrameDecides
+		TestGoAwayCountsFromItsArrival TestGoAwayDeadlineBoundsTheSpread TestGoAwayIsNeverUndercut TestGoAwayNamesAURL
+		TestGoAwayWithADelayIsFollowed TestHandshakeViolations TestLateAnswerDoesNotCount TestLimitsOfTheServer TestLookPingsInTheProtocol
+		TestLostSessionRenumbers TestManyTokensHideNoTicketLess TestManyWishesAreOneCall TestMoodyServers TestNewTokenIsNotRepeated
+		TestNextConnectionSpeaksNothing TestNoSubprotocolIsFinal TestPatienceWithTheHandshakeGrows TestPatienceWithTheHandshakeStartsAgain
+		TestPermanentAfterTheLoss TestPermanentDuringRotation TestPermanentEndKeepsWhatWaits TestPongsOwedAreBounded TestProbeFailsDuringRotation
+		TestReceivedMessagesProveAConnection TestRefreshFails TestRefreshFailsForGood TestRefreshKeepsTheLimit TestRefreshOfALostConnection
+		TestRefreshThatPanicsIsLogged TestRefreshWithoutAuth TestRefusalBeforeAReadyConnectionIsForgotten TestRefusalOnTheConnection
+		TestRefusalOutlivesTheConnection TestRefusedClientKeepsItsPlace TestRefusedSubscriptionHasAClass TestRefusedSubscriptions
+		TestRenewalRespectsGoAway TestRepeatsAreDropped TestRetryAfterOfTheIssuer TestRetryOfAFatalError TestRotationAndRefreshShareAuth
+		TestRotationIsRedirectedLater TestRotationWithResolverEndpointsAndTicket TestRotationsOfSessions TestSelectiveAckIsNotSentAgain
+		TestServerThatCannotRefresh TestServerWithoutAnswer TestSessionKeyIsNotRepeated TestSilentAfterUpgrade TestSlotHoldsForTheNextConnection
+		TestSlotOfTheConnectionInUseHolds TestSlotOutlivesTheConnectionInUse TestSlowChangeIsAnOutage TestSlowServerIsNotAskedAgain
+		TestTimesOfCredentials TestTooBigBeforeAnything TestTooBigBlamesTheRightMessage TestTooBigEachTimeEnds TestTooBigHandshakeBlamesNoMessage
+		TestTooBigIsOneReset TestURLOfAConnectionThatWasLeft TestUnansweredSubscriptionEndsAlone TestViolations TestViolationsAfterReadyEndNothing
+		TestWishDuringACall`},
+	{"it counts connections or attempts, or injects faults by their number, and over requests there are three for each client; or its faults need frames of a WebSocket, or it says how an upgrade fails", `
+		TestADayOfFaults TestAVerdictEndsAtTheFirstEndpoint TestAcceptThenDropForAnHour TestClientsDoNotShareRefusals TestDialAfterASlowAuthCountsLater
+		TestDialFunctionThatHangs TestDialsKeepTheLimit TestEndpointIsNamed TestEndpointThatGoesAway TestEndpointThatRefusesForGood
+		TestEveryDialKeepsTheLimit TestFailedHandshakeIsNoOutage TestFailedWriteIsTheCause TestFailuresByClass TestGoexitInTheDialect
+		TestLookGivesUpAHandshakeThatHangs TestLookGivesUpAnAttemptThatHangs TestLookRespectsTheSlot TestManyClientsAreNoHerd
+		TestNextAttemptHasTheTurn TestNextRotationHasTheTurn TestOldestOutlivesItsSession TestPanicOfTheDialect TestPanicOfTheTransport
+		TestReconnectTables TestRetry TestRetryAfterIsNeverUndercut TestRoundCostsOneWait TestSlotOutlivesTheAnswersOfTheResolver
+		TestTokenServerIsNotTheHost TestVerdictKeepsTheRefusalInMind TestVerdictThatFails`},
+	{"it is about HELLO in the upgrade request, which the GET does not have", `
+		TestAnnouncedCredentials TestAnnouncedInVain TestChangesAfterTheAnnouncement TestHelloIsBounded TestNotAnnouncedAgain TestNothingIsAnnounced
+		TestPathThatRefusesTheAnnouncement TestRedirectedAnnouncement TestRequestThatArrivesTwice TestResumeInTheFirstFlight`},
+	{"it is about a redirect, a tunnel, or a way to another server for each request: docs/fallback.md says what becomes of the GET there", `
+		TestAnswerAfterARedirect TestDrainToAnotherNodeDoublesNothing TestFallbackIsAsked TestProxyRefusals TestProxyRefusesWSS TestProxyTLS
+		TestProxyTunnel TestRedirectIsFollowed TestRedirectIsRefused TestRedirectThroughAProxy TestRedirectToAnotherMachine TestRedirectWithATime
+		TestRedirectWithoutATurn TestRedirectsInARow`},
+	{"on a slow link, or one that loses answers, requests take longer than the frames of a WebSocket, or lose a connection", `
+		TestControlFramesBeforeABacklog TestOutboxResumesTheSession TestPatienceWithSilenceGrows TestProbeDuringASlowWrite TestSlowDownlinkIsNoLoss
+		TestSlowUplinkIsNoLoss`},
+	{takesLong, `
+		TestADayOfFaultsNoticesLeaks TestDrainAndShutdown TestEndDuringARotation TestManySubscriptionsAreBackInTime TestNothingElseEndsAClient
+		TestPeerTextHoldsNoSecret`},
+	{noClient, `
+		TestCloseUnderTLSIsBounded TestConnectionThatIsTooFarBehind TestConnectionsAreRenewedInTime TestConnectionsOfDifferentLength
+		TestCursorSurvivesKill TestEndings TestFormsOfA101 TestManyReconnectsLeaveNothing TestManyReconnectsOnSocketsLeaveNothing
+		TestManyRequestsToMove TestPaceIsLearned TestPaceIsLearnedFromErrors TestRefusedUpgrade TestRotationThatFails TestStalledDialHoldsUpNoOther
+		TestStalledDialLeavesNothing TestStoppedProcessKeepsItsConnection TestSubscriptionEndedByTheServer TestTopicAgainHasALifeOfItsOwn
+		TestTopicsAtRandom TestWildDialects TestWrappedBodySurvivesASlowPeer`},
 }
 
 const (
-	slowOnRequests = "on a slow link requests take longer than the frames of a WebSocket, or lose a connection"
-	countsUpgrades = "it counts attempts that fail, or says how the upgrade fails"
-	takesLong      = "it takes long"
+	takesLong = "it takes long: -whole runs it"
+	noClient  = "it takes half a second or more, and has no client that would use requests"
 )
 
-// TestMain says at the end how many tests ran over plain requests.
+// skipLeftOut makes go test skip the tests that are left out, says so, and returns how many there are.
+func skipLeftOut() (n int) {
+	skip := flag.Lookup("test.skip")
+	var names []string
+	for _, group := range leftOut {
+		if tests := strings.Fields(group.tests); group.reason != takesLong || !*wholeFlag {
+			names = append(names, tests...)
+			fmt.Printf("not over plain requests, because %s: %s\n", group.reason, strings.Join(tests, ", "))
+		}
+	}
+	pattern := "^(" + strings.Join(names, "|") + ")$"
+	if own := skip.Value.String(); own != "" {
+		pattern += "|" + own
+	}
+	if err := skip.Value.Set(pattern); err != nil {
+		panic(err)
+	}
+	return len(names)
+}
+
+// TestMain says with -fallback how many tests ran over plain requests.
 func TestMain(m *testing.M) {
 	flag.Parse()
+	n := 0
+	if *fallbackFlag {
+		n = skipLeftOut()
+	}
 	code := m.Run()
 	if *fallbackFlag {
 		refusedUpgrades.Lock()
-		fmt.Printf("over plain requests: %d tests; %d are left out\n", len(refusedUpgrades.tests), len(notOnFallback))
+		fmt.Printf("over plain requests: %d tests; %d are left out\n", len(refusedUpgrades.tests), n)
 		refusedUpgrades.Unlock()
 	}
 	os.Exit(code)
@@ -133,4 +226,23 @@ func TestFallbackFlagIsObeyed(t *testing.T) {
 			t.Errorf("the transport is %s with -fallback=%v", got, *fallbackFlag)
 		}
 	})
+}
+
+// A test that has another name now would run with -fallback without a reason not to.
+func TestWhatIsLeftOutExists(t *testing.T) {
+	files, err := filepath.Glob("*_test.go")
+	assert.NoError(t, err)
+	var all []byte
+	for _, name := range files {
+		text, err := os.ReadFile(name)
+		assert.NoError(t, err)
+		all = append(all, text...)
+	}
+	for _, group := range leftOut {
+		for _, name := range strings.Fields(group.tests) {
+			if !bytes.Contains(all, []byte("\nfunc "+name+"(")) {
+				t.Errorf("there is no test %s", name)
+			}
+		}
+	}
 }

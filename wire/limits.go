@@ -42,6 +42,9 @@ type ConnectionLimits struct {
 	// connection or that follows a redirect. What is too much waits for its turn, however it
 	// was caused: State.NextAttempt says until when. The client reckons with a twentieth more
 	// than DialsPer. At most 100,000.
+	//
+	// With Options.Fallback a refused upgrade and its GET are two attempts. The connection over
+	// which the POSTs go is not counted: docs/fallback.md says how many there are.
 	Dials int
 
 	// DialsPer is the time of Dials, from a millisecond to a day. Zero means a minute.

@@ -24,6 +24,8 @@ type Path struct {
 	died      atomic.Int32 // WebSocket connections in a row that died before they were ready
 	refusedAt time.Time    // when an upgrade was refused, and the fallback worked
 	host      string       // which host that was
+
+	refusals map[string]*wire.Failure // by host: of upgrades whose fallback is still to be tried
 }
 
 // Ready follows when a connection is ready. It reports whether that is over another transport
@@ -56,7 +58,23 @@ func (p *Path) Lost(f *wire.Failure) {
 // SkipsUpgrade reports whether an attempt to connect to host should not begin with an
 // upgrade.
 func (p *Path) SkipsUpgrade(host string) bool {
-	return p.died.Load() >= maxDied || p.host == host && !p.refusedAt.IsZero() && time.Since(p.refusedAt) < upgradeRefusedFor
+	return p.died.Load() >= maxDied || p.refusals[host] != nil || p.host == host && !p.refusedAt.IsZero() && time.Since(p.refusedAt) < upgradeRefusedFor
+}
+
+// KeepRefusal follows when an upgrade to host was refused with f, and the attempt has no turn for
+// the fallback: the next one begins with that.
+func (p *Path) KeepRefusal(host string, f *wire.Failure) {
+	if p.refusals == nil || len(p.refusals) >= maxEndpoints {
+		p.refusals = make(map[string]*wire.Failure)
+	}
+	p.refusals[host] = f
+}
+
+// TakeRefusal returns what KeepRefusal has kept for host, once.
+func (p *Path) TakeRefusal(host string) *wire.Failure {
+	f := p.refusals[host]
+	delete(p.refusals, host)
+	return f
 }
 
 // Forget makes the next attempt begin with an upgrade.
@@ -79,7 +97,7 @@ func (p *Path) RefusesUpgrade(ctx context.Context, f *wire.Failure, clearText bo
 	return socket.RefusedByPath(f, clearText)
 }
 
-// FellBack follows when the fallback works. skipped is whether no upgrade was tried before it.
+// FellBack follows when the fallback works. skipped is whether no upgrade was refused before it.
 func (p *Path) FellBack(host string, skipped bool) {
 	if !skipped || p.died.Load() >= maxDied {
 		p.host, p.refusedAt = host, time.Now()

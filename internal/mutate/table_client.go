@@ -99,6 +99,20 @@ var ofClient = []mutation{
 		test:    "-run ^TestRefusedClientKeepsItsPlace$ ./test",
 	},
 	{
+		name:    "policy: a small herd waits for longer than it has to",
+		file:    "internal/policy/policy.go",
+		search:  "case spread > 0:",
+		replace: "case spread < 0:",
+		test:    "-run ^TestHerd$ .",
+	},
+	{
+		name:    "policy: clients with a tiny window come together",
+		file:    "internal/policy/policy.go",
+		search:  "max(spread, minSpreadOfWait)",
+		replace: "spread",
+		test:    "-run ^TestPolicyWaitOfASmallHerd$ ./internal/policy",
+	},
+	{
 		name:    "policy: the dial timeout does not grow",
 		file:    "internal/policy/policy.go",
 		search:  "p.DialTimeout*16/10",

@@ -96,6 +96,13 @@ var ofEndpoints = []mutation{
 		test:    "-run ^TestAVerdictEndsAtTheFirstEndpoint$ ./test",
 	},
 	{
+		name:    "endpoints: each asks the token server that has refused",
+		file:    "reconnect.go",
+		search:  "case list.Len() == 1, elsewhere:",
+		replace: "case list.Len() == 1, elsewhere && d.Action != wire.ActionStop:",
+		test:    "-run ^TestRefusedCredentialCountsForAllEndpoints$ ./test",
+	},
+	{
 		name:    "resolver: a second call while one hangs",
 		file:    "internal/guard/asker.go",
 		search:  "for !a.running.CompareAndSwap(nil, call) {",
@@ -196,8 +203,8 @@ var ofEndpoints = []mutation{
 	{
 		name:    "slots: that of a token server is one of the endpoint",
 		file:    "reconnect.go",
-		search:  "d.Action == wire.ActionRefresh, elsewhere:",
-		replace: "d.Action == wire.ActionRefresh:",
+		search:  "case list.Len() == 1, elsewhere:",
+		replace: "case list.Len() == 1:",
 		test:    "-run ^TestSlotOfTheTokenServerHoldsForEveryEndpoint$ ./test",
 	},
 	{

@@ -310,4 +310,32 @@ var ofFallback = []mutation{
 		replace: " {",
 		test:    "-run ^TestReconnectNowIsNoReasonToFallBack$ ./test",
 	},
+	{
+		name:    "fallback: an upgrade whose GET has no turn is made again",
+		file:    "dialer.go",
+		search:  "\t\t\tp.KeepRefusal(host, refusal)\n",
+		replace: "",
+		test:    "-timeout=20s -run ^TestFallbackWaitsForItsTurn$ ./test",
+	},
+	{
+		name:    "fallback: what answered an upgrade whose GET had no turn is forgotten",
+		file:    "dialer.go",
+		search:  "case refusal != nil:\n",
+		replace: "case !skip:\n",
+		test:    "-timeout=20s -run ^TestFallbackThatIsGoneWaitsForItsTurn$ ./test",
+	},
+	{
+		name:    "fallback: an upgrade after a GET takes no turn",
+		file:    "dialer.go",
+		search:  "\tp.Forget()\n\tif f := x.noTurn(host); f != nil {",
+		replace: "\tp.Forget()\n\tif f := x.noTurn(host); f != nil && false {",
+		test:    "-run ^TestFallbackThatIsGoneWaitsForItsTurn$ ./test",
+	},
+	{
+		name:    "fallback: each POST has a connection of its own",
+		file:    "internal/socket/fallback.go",
+		search:  "c.own.DisableKeepAlives = false",
+		replace: "c.own.DisableKeepAlives = true",
+		test:    "-run ^TestFallbackPostsShareAConnection$ ./test",
+	},
 }

@@ -367,4 +367,11 @@ var ofServer = []mutation{
 		replace: "if l.View().Epoch == \"\" {",
 		test:    "-run ^TestEpochChangesWithinARead$ ./server",
 	},
+	{
+		name:    "server: a refusal in doubt is not checked against what the store has forgotten",
+		file:    "server/accept.go",
+		search:  "d.doubt && (c.Oldest.IsZero() || sent.Before(c.Oldest))",
+		replace: "d.doubt && d.code == 0 && (c.Oldest.IsZero() || sent.Before(c.Oldest))",
+		test:    "-run ^TestRestartOnATrimmedLog$ ./server",
+	},
 }

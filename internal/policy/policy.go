@@ -17,6 +17,7 @@ const (
 	maxDialTimeout     = time.Minute
 	longOutageFailures = 20                     // in a row; from then on the cap is four times as high
 	maxPlaceShift      = 250 * time.Millisecond // by which a client comes before its place in the next window
+	minSpreadOfWait    = 500 * time.Millisecond // over which the wait of a herd is drawn, at least
 )
 
 // Backoff is what limpet.Backoff says of the waits.
@@ -119,6 +120,8 @@ func (p *Policy) NextDelay(d verdict.Decision, spread time.Duration, now time.Ti
 		return spread/2 + Uniform(spread/2)
 	case d.AtCap:
 		return v/2 + Uniform(v/2)
+	case spread > 0:
+		return v/2 + Uniform(min(v/2, max(spread, minSpreadOfWait)))
 	}
 	return draw
 }

@@ -82,6 +82,36 @@ func TestPolicyKeepsItsPlace(t *testing.T) {
 	}
 }
 
+// A client that waits for longer than its window spreads the wait over no more than the window, or half
+// a second: more does not help the server, and the last client comes later.
+func TestPolicyWaitOfASmallHerd(t *testing.T) {
+	for _, tc := range []struct{ window, over time.Duration }{
+		{time.Nanosecond, minSpreadOfWait}, {time.Second, time.Second}, {3 * time.Second, 3 * time.Second}, {10 * time.Second, 7500 * time.Millisecond}, {0, 7500 * time.Millisecond},
+	} {
+		shortest, longest := time.Hour, time.Duration(0)
+		for range 1000 {
+			p := newTestPolicy()
+			p.CountFailure(15)
+			d := p.NextDelay(verdict.Decision{}, tc.window, time.Now())
+			shortest, longest = min(shortest, d), max(longest, d)
+		}
+		from := 7500 * time.Millisecond
+		if shortest < from || shortest > from+tc.over/10 || longest > from+tc.over || longest < from+tc.over*9/10 {
+			t.Errorf("window of %v: waits from %v to %v, want %v over %v", tc.window, shortest, longest, from, tc.over)
+		}
+	}
+	p := newTestPolicy()
+	p.CountFailure(15)
+	for range 1000 {
+		if p.NextDelay(verdict.Decision{AtCap: true}, time.Second, time.Now()) > 10*time.Second {
+			return
+		}
+		p = newTestPolicy()
+		p.CountFailure(15)
+	}
+	t.Error("a wait at the cap is spread over the window of a herd that it has nothing to do with")
+}
+
 // A client that has no place, or whose place does not fit, draws from the second half of the
 // window: else those that fail at the same moment would come at the same moment.
 func TestPolicyWithoutAPlace(t *testing.T) {
