@@ -221,3 +221,34 @@ func TestCallsWithinCallbacks(t *testing.T) {
 		}
 	})
 }
+
+// A client that is asked to leave waits 21 s for its replies, and not longer. Then the call has no known outcome, or is made
+// again on the next connection, if its caller allows that.
+func TestCallOutlastsTheDrain(t *testing.T) {
+	for _, resend := range []limpet.Resend{limpet.Exact, limpet.AtLeastOnce} {
+		synctest.Test(t, func(t *testing.T) {
+			srv := callServer(t, func(ctx context.Context, m server.Message) (server.Reply, error) {
+				select {
+				case <-time.After(25 * time.Second):
+					return echo(ctx, m)
+				case <-ctx.Done():
+					return server.Reply{}, ctx.Err()
+				}
+			})
+			c := dial(t, srv, nil)
+			began := time.Now()
+			time.AfterFunc(time.Second, func() { srv.Server.Drain(nil) })
+			_, err := c.Call(t.Context(), "a", nil, &limpet.CallOptions{Resend: resend})
+			took := time.Since(began).Round(time.Second)
+			switch {
+			case resend == limpet.AtLeastOnce && (err != nil || took != 47*time.Second):
+				t.Errorf("with AtLeastOnce: %v after %v", err, took)
+			case resend == limpet.Exact && (!errors.Is(err, limpet.ErrOutcomeUnknown) || took != 22*time.Second):
+				t.Errorf("%v after %v", err, took)
+			}
+			if st := c.Stats(); st.Outages != 0 {
+				t.Errorf("%d outages", st.Outages)
+			}
+		})
+	}
+}
