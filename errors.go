@@ -50,10 +50,10 @@ var (
 	ErrIDReused = errors.New("the id was used for another message; use a new one, or publish the same message again")
 	// ErrExpired is the error of a message with the outcome Expired.
 	ErrExpired = errors.New("message expired before it was sent; raise PublishOptions.TTL or publish it again")
-	// ErrUnsent is the error of a message with the outcome Unsent.
-	ErrUnsent = errors.New("message was never sent; it is safe to publish it again")
-	// ErrOutcomeUnknown is the error of a message with the outcome Unknown.
-	ErrOutcomeUnknown = errors.New("message may or may not have been accepted; check with the receiver before publishing it again")
+	// ErrUnsent is the error of a message with the outcome Unsent, and of a call that has not left.
+	ErrUnsent = errors.New("message or call was never sent; it is safe to try again")
+	// ErrOutcomeUnknown is the error of a message with the outcome Unknown, and of a call that may have been served.
+	ErrOutcomeUnknown = errors.New("message or call may have been accepted or not; check with the receiver before trying again")
 	// ErrStored is the error of a message with the outcome Stored.
 	ErrStored = errors.New("message is in the outbox; the next client on it goes on with it, so do not publish it again")
 	// ErrOutbox means that Options.Outbox failed: its error is wrapped too. The message was not

@@ -133,7 +133,7 @@ type Options struct {
 	// makes no duplicate that a lost connection would not make. Rejected, Expired and Unknown are durable
 	// before they are reported. PublishOptions.Done is not kept. SendStream is refused.
 	//
-	// An Outbox belongs to one client, one dialect and one service at a time. An error of it that
+	// An Outbox belongs to one client, one dialect and one service at a time: until Done is closed. An error of it that
 	// passes, such as a full disk, fails the calls of Publish and is tried again; meanwhile the client sends
 	// nothing that it could not answer for after a crash. One that does not pass ends the client
 	// (docs/ending.md). It needs the trait Publish. Defaults to none: what has no outcome is lost with the process.

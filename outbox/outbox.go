@@ -11,7 +11,8 @@ import (
 
 // Store keeps the messages of one client that have no outcome yet, and the state with which the
 // client continues its session. One client uses a Store at a time, and calls one method at a
-// time. A Store must not change, nor keep after a call has returned, what it is given.
+// time: limpet.New refuses a Store that another client of the process has, with ErrInUse, if it is equal (==) to it.
+// A Store must not change, nor keep after a call has returned, what it is given.
 type Store interface {
 	// Load returns what is kept. A client calls it once, in limpet.New, before anything else. It may be
 	// called again, as outboxtest does, and then returns what is kept by then. The caller may change
@@ -109,8 +110,8 @@ var (
 	// ErrCorrupt means that what is kept was damaged, and not by a crash.
 	ErrCorrupt = errors.New("outbox: damaged; move it away with file.Quarantine, which returns what can be read, or repair it")
 
-	// ErrInUse means that another process or another Store uses this one. Commit returns it if two clients use one Store
-	// at a time: the numbers of the messages do not follow those that are there.
+	// ErrInUse means that another process, another Store or another client uses this one: a client has it until its Done is
+	// closed. Commit returns it if the numbers of the messages do not follow those that are there.
 	ErrInUse = errors.New("outbox: in use by another client; end that one, or give each client a directory of its own")
 
 	// ErrFormat means that a newer version of limpet has written it.

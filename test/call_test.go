@@ -56,6 +56,9 @@ func checkCall(t *testing.T, what string, err error, want []error, safe bool) {
 			t.Errorf("%s: %v, want %v", what, err, e)
 		}
 	}
+	if err != nil && strings.Contains(err.Error(), "publish") {
+		t.Errorf("%s: %v: a call is not published", what, err)
+	}
 	var e *limpet.Error
 	if !errors.As(err, &e) || e.Op != "Call" || limpet.SafeToRetry(err) != safe {
 		t.Errorf("%s: %v: safe to retry %v", what, err, limpet.SafeToRetry(err))

@@ -213,3 +213,35 @@ func TestOutboxCopiedAgainAndAgain(t *testing.T) {
 		end()
 	})
 }
+
+// A copy that is older than what the server has, because the client went on with it: the client on the copy gets a new
+// session, the first one is not disturbed, and the server has each message once.
+func TestOutboxCopyOfAClientThatGoesOn(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		srv, dir := limpettest.NewServer(t, nil), t.TempDir()
+		a, endA := openDirectory(t, srv, dir, nil)
+		publishAll(t, a, "a", "o1", "o2")
+		copied := copyDirectory(t, dir) // in which no message is settled
+		flushed(t, a)
+		publishAll(t, a, "a", "o3")
+		flushed(t, a)
+		var code atomic.Uint32
+		b, endB := openDirectory(t, srv, copied, &code)
+		kept := slices.Collect(b.Receipts())
+		publishAll(t, b, "a", "b1")
+		flushed(t, b)
+		for _, r := range kept {
+			if ack, err := r.Wait(t.Context()); ack.Outcome != limpet.Acked || !ack.Duplicate {
+				t.Errorf("a message that both have: %+v, %v", ack, err)
+			}
+		}
+		publishAll(t, a, "a", "o4")
+		flushed(t, a)
+		if len(kept) != 2 || code.Load() != 4402 || a.Err() != nil || b.Err() != nil {
+			t.Errorf("%d messages in the copy, close code %d; the clients ended with %v and %v", len(kept), code.Load(), a.Err(), b.Err())
+		}
+		endA()
+		endB()
+		wantEach(t, srv, "b1", "o1", "o2", "o3", "o4")
+	})
+}

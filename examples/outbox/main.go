@@ -55,8 +55,9 @@ func publish(ctx context.Context, url, dir string, last int, pause time.Duration
 		<-client.Done() // before the store is closed
 	}()
 	waiting := 0
-	for range client.Receipts() {
+	for r := range client.Receipts() {
 		waiting++
+		go report(r)
 	}
 	next, err := readNext(dir)
 	if err != nil {
@@ -64,7 +65,7 @@ func publish(ctx context.Context, url, dir string, last int, pause time.Duration
 	}
 	fmt.Printf("kill -9 %d and start me again: %d orders are in the outbox, the next one is %d\n", os.Getpid(), waiting, next)
 	for ; (last == 0 || next <= last) && ctx.Err() == nil; next++ {
-		_, err := client.Publish(ctx, "orders", []byte(strconv.Itoa(next)), &limpet.PublishOptions{ID: idOf(next)})
+		_, err := client.Publish(ctx, "orders", []byte(strconv.Itoa(next)), &limpet.PublishOptions{ID: idOf(next), Done: report})
 		if errors.Is(err, context.Canceled) {
 			break
 		}
@@ -87,8 +88,21 @@ func publish(ctx context.Context, url, dir string, last int, pause time.Duration
 	if err := client.Flush(ctx); err != nil {
 		return err
 	}
+	if err := client.Err(); err != nil { // Flush waits for outcomes, not for success
+		return err
+	}
+	if s := client.Stats(); s.Acked < s.Published {
+		return fmt.Errorf("the server has not accepted %d of the last %d orders", s.Published-s.Acked, s.Published)
+	}
 	fmt.Printf("the server has all orders up to %d\n", next-1)
 	return nil
+}
+
+// report prints why the server has not accepted an order. One that is Stored goes on with the next start.
+func report(r *limpet.Receipt) {
+	if _, err := r.Wait(context.Background()); err != nil && !errors.Is(err, limpet.ErrStored) {
+		log.Printf("an order was not accepted: %v", err)
+	}
 }
 
 // idOf makes the id of a message from that of the order: the same order has the same one.
@@ -96,9 +110,12 @@ func idOf(order int) uuid.UUID {
 	return uuid.NewSHA1(uuid.NameSpaceURL, []byte("https://example.com/orders/"+strconv.Itoa(order)))
 }
 
+// nextFile is the name of the file with the number of the next order.
+func nextFile(dir string) string { return filepath.Clean(dir) + ".next" }
+
 // readNext returns the number of the next order.
 func readNext(dir string) (int, error) {
-	text, err := os.ReadFile(dir + ".next")
+	text, err := os.ReadFile(nextFile(dir))
 	if errors.Is(err, os.ErrNotExist) {
 		return 1, nil
 	}
@@ -110,7 +127,7 @@ func readNext(dir string) (int, error) {
 
 // writeNext replaces the number, at once.
 func writeNext(dir string, next int) error {
-	name := filepath.Clean(dir) + ".next"
+	name := nextFile(dir)
 	if err := os.WriteFile(name+".new", []byte(strconv.Itoa(next)), 0o600); err != nil {
 		return err
 	}

@@ -2,8 +2,10 @@ package main
 
 import (
 	"bufio"
+	"context"
 	"fmt"
 	"math/rand/v2"
+	"net/http/httptest"
 	"os/exec"
 	"path/filepath"
 	"strconv"
@@ -11,6 +13,8 @@ import (
 	"testing"
 
 	"github.com/limpet-go/limpet/examples/internal/program"
+	"github.com/limpet-go/limpet/server"
+	"github.com/limpet-go/limpet/wire/native"
 )
 
 func TestMain(m *testing.M) { program.Main(m, main) }
@@ -95,5 +99,42 @@ func TestVerifyFinds(t *testing.T) {
 	publishOrders(7, 8)
 	if out, err := program.Command(t, "-url", url, "-dir", dir, "-verify").CombinedOutput(); err == nil || !strings.Contains(string(out), "order 7 is where 6 should be") {
 		t.Errorf("%v: %s", err, out)
+	}
+}
+
+// A directory that is written with a slash at its end is the same one: numbers go on, and -verify looks at them.
+func TestSlash(t *testing.T) {
+	dir := filepath.Join(t.TempDir(), "outbox") + string(filepath.Separator)
+	_, lines, _ := start(t, "-serve", "127.0.0.1:0")
+	args := []string{"-url", lines.Text(), "-dir", dir, "-pause", "0"}
+	for _, last := range []string{"3", "5"} {
+		if out, err := program.Command(t, append(args, "-last", last)...).CombinedOutput(); err != nil || last == "5" && !strings.Contains(string(out), "the next one is 4") {
+			t.Errorf("%v: %s", err, out)
+		}
+	}
+	if out, err := program.Command(t, append(args, "-verify")...).CombinedOutput(); err != nil || !strings.Contains(string(out), "orders 1 to 5, each") {
+		t.Errorf("%v: %s", err, out)
+	}
+}
+
+// An order that the server has refused is not reported as one that it has, whatever its order.
+func TestRefusedOrder(t *testing.T) {
+	for _, refused := range []string{"2", "3"} {
+		backend, err := server.New(&server.Options{Hooks: server.Hooks{OnPublish: func(_ context.Context, _ server.Principal, m server.Message) error {
+			if string(m.Payload) == refused {
+				return &server.Error{Code: native.CodeConflict, Reason: "sold out"}
+			}
+			return nil
+		}}})
+		if err != nil {
+			t.Fatal(err)
+		}
+		web := httptest.NewServer(backend)
+		t.Cleanup(web.Close)
+		dir := filepath.Join(t.TempDir(), "outbox")
+		out, err := program.Command(t, "-url", strings.Replace(web.URL, "http", "ws", 1), "-dir", dir, "-pause", "0", "-last", "3").CombinedOutput()
+		if err == nil || strings.Contains(string(out), "the server has all") || !strings.Contains(string(out), "conflict") {
+			t.Errorf("order %s: %v: %s", refused, err, out)
+		}
 	}
 }

@@ -46,6 +46,7 @@ type Call struct {
 	message  wire.Message
 	deadline time.Time // zero: none
 	again    bool
+	queued   bool   // it waits to be sent
 	number   uint64 // 0: not sent on this connection
 }
 
@@ -108,22 +109,26 @@ func (c *Call) resolve(r Result) {
 
 // Table holds the calls without a result. The zero value is empty.
 type Table struct {
-	queue []*Call          // to be sent, the next first
+	queue []*Call          // to be sent, the next first, and some that are not queued any more
+	gone  int              // how many those are: fewer than half
 	open  map[uint64]*Call // sent on this connection, by number
 	last  uint64           // number so far; none is used twice, on whatever connection
 }
 
 // Add queues c.
-func (t *Table) Add(c *Call) { t.queue = append(t.queue, c) }
+func (t *Table) Add(c *Call) {
+	c.queued = true
+	t.queue = append(t.queue, c)
+}
 
 // Len returns how many calls have no result.
-func (t *Table) Len() int { return len(t.queue) + len(t.open) }
+func (t *Table) Len() int { return len(t.queue) - t.gone + len(t.open) }
 
 // Open returns how many calls may have left on this connection and wait for their reply.
 func (t *Table) Open() int { return len(t.open) }
 
 // Sendable reports whether Next has something to send.
-func (t *Table) Sendable() bool { return len(t.queue) > 0 && len(t.open) < MaxOpen }
+func (t *Table) Sendable() bool { return len(t.queue) > t.gone && len(t.open) < MaxOpen }
 
 // Next appends the operations for the calls to send now: at most room of them, of at most about bytes
 // together. From then on they may have left.
@@ -131,6 +136,11 @@ func (t *Table) Next(ops []wire.Op, now time.Time, room, bytes int) []wire.Op {
 	for ; room > 0 && bytes > 0 && t.Sendable(); t.queue = t.queue[1:] {
 		c := t.queue[0]
 		t.queue[0] = nil
+		if !c.queued {
+			t.gone--
+			continue
+		}
+		c.queued = false
 		if !c.deadline.IsZero() && !now.Before(c.deadline) {
 			c.End(context.DeadlineExceeded)
 			continue
@@ -150,9 +160,7 @@ func (t *Table) Next(ops []wire.Op, now time.Time, room, bytes int) []wire.Op {
 		ops = append(ops, wire.Op{Kind: wire.OpCall, Cmd: c.number * 4, N: c.number, Topic: c.message.Topic, Message: &c.message})
 		room, bytes = room-1, bytes-len(c.message.Payload)
 	}
-	if len(t.queue) == 0 {
-		t.queue = nil
-	}
+	t.compact()
 	return ops
 }
 
@@ -191,7 +199,21 @@ func (t *Table) Left(c *Call) {
 		delete(t.open, c.number)
 		return
 	}
-	t.queue = slices.DeleteFunc(t.queue, func(other *Call) bool { return other == c })
+	if c.queued { // many may leave at a time: each costs a constant number of steps, on average
+		c.queued = false
+		t.gone++
+		t.compact()
+	}
+}
+
+// compact removes the calls that are not queued any more, once they are half of the queue.
+func (t *Table) compact() {
+	switch {
+	case t.gone == len(t.queue):
+		t.queue, t.gone = nil, 0
+	case 2*t.gone >= len(t.queue):
+		t.queue, t.gone = slices.DeleteFunc(t.queue, func(c *Call) bool { return !c.queued }), 0
+	}
 }
 
 // Lost follows when the connection is lost: what may have left on it is queued again, before the
@@ -200,7 +222,7 @@ func (t *Table) Lost() {
 	var again []*Call
 	for _, c := range t.sent() {
 		if c.again {
-			c.number = 0
+			c.number, c.queued = 0, true
 			again = append(again, c)
 		} else {
 			c.End(nil)
@@ -224,7 +246,7 @@ func (t *Table) Refuse() {
 			c.End(nil)
 		}
 	}
-	t.queue = nil
+	t.queue, t.gone = nil, 0
 }
 
 // End ends all calls because of err.
@@ -232,5 +254,5 @@ func (t *Table) End(err error) {
 	for _, c := range append(t.sent(), t.queue...) {
 		c.End(err)
 	}
-	t.open, t.queue = nil, nil
+	t.open, t.queue, t.gone = nil, nil, 0
 }

@@ -124,6 +124,46 @@ func TestBounds(t *testing.T) {
 	}
 }
 
+// Calls whose callers leave while they wait cost a constant number of steps each, and no memory: the queue is searched
+// only when half of it has gone. The others keep their order.
+func TestManyLeave(t *testing.T) {
+	const n = 20_000
+	var table Table
+	all := make([]*Call, n)
+	for i := range all {
+		all[i] = newCall(false)
+		table.Add(all[i])
+	}
+	searched, length := 0, n
+	for i, c := range all {
+		if i%1000 == 7 {
+			continue
+		}
+		if table.Left(c); len(table.queue) != length {
+			searched += length
+			length = len(table.queue)
+		}
+		if want := n - i - 1 + (i+992)/1000; table.Len() != want || length > 2*want {
+			t.Fatalf("after %d: %d of %d wait, want %d", i, table.Len(), length, want)
+		}
+	}
+	if searched > 2*n {
+		t.Errorf("%d calls were looked at for %d that have left", searched, n)
+	}
+	if table.Left(all[0]); table.Len() != n/1000 {
+		t.Errorf("one has left twice: %d wait", table.Len())
+	}
+	ops := table.Next(nil, now, n, n)
+	for i, op := range ops {
+		if op.Message != &all[1000*i+7].message {
+			t.Fatalf("number %d is not the next one", i)
+		}
+	}
+	if len(ops) != n/1000 || table.Sendable() || table.queue != nil {
+		t.Errorf("%d sent, %d in the queue", len(ops), len(table.queue))
+	}
+}
+
 // After any steps each call has at most one result, its own, and what is sent again keeps its order.
 func TestRandomSteps(t *testing.T) {
 	for seed := range uint64(300) {
@@ -132,7 +172,7 @@ func TestRandomSteps(t *testing.T) {
 		var all []*Call
 		sent := map[uint64]string{} // topics by number
 		for range 200 {
-			switch random.IntN(7) {
+			switch random.IntN(8) {
 			case 0, 1:
 				c := New(wire.Message{Topic: fmt.Sprint(len(all))}, time.Time{}, random.IntN(2) == 0)
 				all = append(all, c)
@@ -149,10 +189,19 @@ func TestRandomSteps(t *testing.T) {
 				if c := table.Answer(&wire.Event{N: n, Reason: sent[n]}, now); c != nil && c.Topic() != sent[n] {
 					t.Fatalf("seed %d: the reply to %s for %s", seed, sent[n], c.Topic())
 				}
+			case 7:
+				if len(all) > 0 {
+					c := all[random.IntN(len(all))]
+					c.state.Store(left)
+					table.Left(c)
+				}
 			case 6:
 				table.Lost()
 				var order []string
 				for _, c := range table.queue {
+					if !c.queued {
+						continue
+					}
 					order = append(order, fmt.Sprintf("%04s", c.Topic()))
 				}
 				if s := strings.Join(order, " "); s != sorted(order) {
@@ -160,9 +209,19 @@ func TestRandomSteps(t *testing.T) {
 				}
 			}
 		}
+		queued := 0
+		for _, c := range table.queue {
+			if c.queued {
+				queued++
+			}
+		}
+		if table.Len() != queued+len(table.open) || table.gone != len(table.queue)-queued {
+			t.Fatalf("seed %d: %d wait, want %d and %d", seed, table.Len(), queued, len(table.open))
+		}
 		table.End(nil)
 		for _, c := range all {
-			if c.fate() == 0 || c.fate() != 0 {
+			first, second := c.fate(), c.fate()
+			if second != 0 || first == 0 && c.state.Load() != left {
 				t.Fatalf("seed %d: call %s has no result, or two", seed, c.Topic())
 			}
 		}
@@ -179,4 +238,24 @@ func sorted(s []string) string {
 		}
 	}
 	return strings.Join(s, " ")
+}
+
+// BenchmarkLeft has calls that wait for a connection and leave, as when ctx of all of them ends.
+func BenchmarkLeft(b *testing.B) {
+	for _, n := range []int{100, 10_000, 100_000} {
+		b.Run(fmt.Sprint(n), func(b *testing.B) {
+			for range b.N {
+				var table Table
+				all := make([]*Call, n)
+				for i := range all {
+					all[i] = newCall(false)
+					table.Add(all[i])
+				}
+				for _, i := range rand.Perm(n) {
+					table.Left(all[i])
+				}
+			}
+			b.ReportMetric(float64(b.Elapsed().Nanoseconds())/float64(b.N*n), "ns/call")
+		})
+	}
 }

@@ -31,9 +31,11 @@ var errGoexit = errors.New("called runtime.Goexit, as t.FailNow does; return an 
 // after a panic or a Goexit.
 func (c *caller) commit(store outbox.Store, change *outbox.Change, ended func()) <-chan error {
 	result := make(chan error, 1)
+	use(store)
 	go func() {
 		err := fmt.Errorf("%w: Commit %w", outbox.ErrUncertain, errGoexit)
 		defer func() {
+			release(store) // first: who has the result may end, and another client begin
 			result <- err
 			ended()
 		}()

@@ -359,5 +359,6 @@ func (k *Keeper[R]) Finish(v View[R], limit time.Duration, each func(Result[R]))
 	k.closed = true
 	k.stopTimer()
 	k.calls.cancel()
+	release(k.store)
 	return append(k.held, k.leaving...)
 }

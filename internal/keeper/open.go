@@ -9,11 +9,16 @@ import (
 )
 
 // Open loads what store keeps, and makes the first commit, with which this client takes the
-// outbox over. It blocks until the store has returned. report makes an error of a panic.
+// outbox over. It blocks until the store has returned. While another client uses store the error is outbox.ErrInUse.
+// report makes an error of a panic.
 func Open[R any](store outbox.Store, dialect string, now time.Time, report Report) (o Opened[R], err error) {
+	if !claim(store) {
+		return o, fmt.Errorf("%w (another client of this process has the same Store; a client has it until its Done is closed)", outbox.ErrInUse)
+	}
 	k := &Keeper[R]{store: store, calls: newCaller(report)}
 	defer func() {
 		if err != nil {
+			release(store)
 			k.calls.cancel()
 		}
 	}()

@@ -219,4 +219,25 @@ var ofCalls = []mutation{
 		replace: "e.Code != 0",
 		test:    "-run ^TestBrokenCalls$ ./wire/wiretest",
 	},
+	{
+		name:    "calls: the whole queue is searched for each that leaves",
+		file:    "internal/calls/calls.go",
+		search:  "case 2*t.gone >= len(t.queue):",
+		replace: "case true:",
+		test:    "-run ^TestManyLeave$ ./internal/calls",
+	},
+	{
+		name:    "calls: one that has left counts as waiting",
+		file:    "internal/calls/calls.go",
+		search:  "return len(t.queue) - t.gone + len(t.open) }",
+		replace: "return len(t.queue) + len(t.open) }",
+		test:    "-run ^TestManyLeave$ ./internal/calls",
+	},
+	{
+		name:    "calls: one that has left stays in the queue for ever",
+		file:    "internal/calls/calls.go",
+		search:  "\t\tt.gone++\n\t\tt.compact()\n",
+		replace: "\t\tt.gone++\n",
+		test:    "-run ^TestManyLeave$ ./internal/calls",
+	},
 }

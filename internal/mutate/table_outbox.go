@@ -212,4 +212,11 @@ var ofOutbox = []mutation{
 		replace: "func (s *subject) restart() {}",
 		test:    "-run ^TestFindsALossyRestart$ ./outbox/outboxtest",
 	},
+	{
+		name:    "outbox: what may not be written is any error",
+		file:    "outbox/file/file.go",
+		search:  "\t\tsentinel = outbox.ErrReadOnly\n",
+		replace: "",
+		test:    "-run ^TestReadOnly$ ./outbox/file",
+	},
 }

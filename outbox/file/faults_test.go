@@ -246,3 +246,21 @@ func TestRecordInAPayload(t *testing.T) {
 		}
 	}
 }
+
+// What may not be written is outbox.ErrReadOnly, from Open and from Commit, and nothing of the change is kept.
+func TestReadOnly(t *testing.T) {
+	for _, fault := range []error{syscall.EROFS, syscall.EACCES, syscall.EPERM} {
+		d, s := onDisk(t)
+		commit(t, s, &outbox.Change{Messages: messages(1, 1)})
+		d.After, d.Fault = 0, fault
+		if err := s.Commit(t.Context(), &outbox.Change{Messages: messages(2, 2)}); !errors.Is(err, outbox.ErrReadOnly) || !errors.Is(err, fault) || errors.Is(err, outbox.ErrUncertain) {
+			t.Errorf("%v: Commit: %v", fault, err)
+		}
+		expect(t, d, s, &outbox.Content{Messages: messages(1, 1)})
+		d = faultdisk.New(rand.New(rand.NewPCG(1, 3)))
+		d.After, d.Fault = 0, fault
+		if _, err := openOn(d, "disk", 4<<10); !errors.Is(failure("open", "disk", err), outbox.ErrReadOnly) {
+			t.Errorf("%v: Open: %v", fault, err)
+		}
+	}
+}

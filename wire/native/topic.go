@@ -94,7 +94,7 @@ func levelFault(use wire.Use, level string, last bool) string {
 	case level != "*" && level != "**":
 		return ""
 	case use == wire.UsePublish:
-		return "a wildcard cannot be published to; use the name of one topic"
+		return "a wildcard is only for subscriptions; use the name of one topic"
 	case level == "**" && !last:
 		return "** must be the last level"
 	}
