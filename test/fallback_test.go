@@ -239,6 +239,27 @@ func TestFallbackThatIsGoneWaitsForItsTurn(t *testing.T) {
 	})
 }
 
+// Without a limit, the upgrade follows in the same attempt.
+func TestFallbackThatIsGoneCostsOneAttempt(t *testing.T) {
+	for range 20 {
+		synctest.Test(t, func(t *testing.T) {
+			p := newNarrowPath(t, nil, nil)
+			c := p.client(t, nil)
+			awaitReady(t, c, limpet.TransportHTTP)
+			p.set(func() {
+				p.upgrade, p.get = nil, func(_ http.Handler, w http.ResponseWriter, r *http.Request) { http.NotFound(w, r) }
+			})
+			began := time.Now()
+			p.Network.CutAll()
+			synctest.Wait()
+			awaitReady(t, c, limpet.TransportWebSocket)
+			if upgrades, gets, _ := p.counts(); upgrades != 2 || gets != 2 || time.Since(began) > 700*time.Millisecond {
+				t.Errorf("ready after %v, %d upgrades and %d GETs", time.Since(began), upgrades, gets)
+			}
+		})
+	}
+}
+
 // An attempt takes a turn for the upgrade and one for the GET. The connection for the POSTs is not counted: there is
 // one, for as long as the path keeps it.
 func TestFallbackPostsShareAConnection(t *testing.T) {

@@ -229,8 +229,8 @@ var ofFallback = []mutation{
 	{
 		name:    "fallback: a path that kills upgrades is never noticed",
 		file:    "internal/endpoint/path.go",
-		search:  "p.died.Load() >= maxDied || p.host",
-		replace: "p.died.Load() > 1000 || p.host",
+		search:  "p.died.Load() >= maxDied || p.refusals",
+		replace: "p.died.Load() > 1000 || p.refusals",
 		test:    "-run ^TestFallbackAfterThreeThatDie$ ./test",
 	},
 	{
@@ -255,17 +255,17 @@ var ofFallback = []mutation{
 		test:    "-run ^TestFallbackTriesWebSocketAgain$ ./test",
 	},
 	{
-		name:    "fallback: a fallback that is gone ends the client",
+		name:    "fallback: a fallback that is gone costs an attempt",
 		file:    "dialer.go",
-		search:  "\tcase errors.Is(result.failure.Err, socket.ErrNoFallback) && skip:\n\t\tp.Forget()\n\t\treturn x.make((*dialing).upgrade, x.task.resume)\n",
-		replace: "",
-		test:    "-run ^TestFallbackTriesWebSocketAgain$ ./test",
+		search:  "return x.make((*dialing).upgrade, x.task.resume)",
+		replace: "return result",
+		test:    "-run ^TestFallbackThatIsGoneCostsOneAttempt$ ./test",
 	},
 	{
 		name:    "fallback: the refusal of the GET hides that of the upgrade",
 		file:    "dialer.go",
-		search:  "\tcase errors.Is(result.failure.Err, socket.ErrNoFallback):\n\t\treturn upgraded\n",
-		replace: "",
+		search:  "return dialed{failure: refusal}",
+		replace: "return result",
 		test:    "-run ^TestFallbackRefused$ ./test",
 	},
 	{

@@ -144,6 +144,11 @@ func forgetting(t *tried) {
 	_, err := t.s.Commit(t.Context(), c)
 	switch {
 	case errors.Is(err, server.ErrForgotten): // a store that knows nothing of the time before it
+		refuses := change(0, "a")
+		refuses.Refused, refuses.Oldest = []server.Refusal{{ID: id(2), Code: 9}}, long
+		if _, err := t.s.Commit(t.Context(), refuses); !errors.Is(err, server.ErrForgotten) {
+			t.Fatalf("a change that only refuses: %v, want ErrForgotten", err)
+		}
 		t.expect("session", "", 0)
 		t.known("who", 1, nil)
 		c = change(0, "a", entry(1))
