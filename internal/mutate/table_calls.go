@@ -240,4 +240,11 @@ var ofCalls = []mutation{
 		replace: "\t\tt.gone++\n",
 		test:    "-run ^TestManyLeave$ ./internal/calls",
 	},
+	{
+		name:    "calls: a connection is left after 3 s although replies are missing",
+		file:    "rotation.go",
+		search:  "return l.calls.Open() > 0 || !l.window.sessions",
+		replace: "return !l.window.sessions",
+		test:    "-run ^TestCallOutlastsTheDrain$ ./test",
+	},
 }

@@ -151,4 +151,18 @@ var ofDurable = []mutation{
 		replace: "return reflect.ValueOf(store).IsValid()",
 		test:    "-run ^TestOutboxStoresThatDiffer$ ./test",
 	},
+	{
+		name:    "examples/outbox: a refused order counts as accepted",
+		file:    "examples/outbox/main.go",
+		search:  "s.Acked < s.Published",
+		replace: "s.Acked > s.Published",
+		test:    "-run ^TestRefusedOrder$ ./examples/outbox",
+	},
+	{
+		name:    "examples/outbox: a slash hides the next number",
+		file:    "examples/outbox/main.go",
+		search:  "os.ReadFile(nextFile(dir))",
+		replace: "os.ReadFile(dir + \".next\")",
+		test:    "-run ^TestSlash$ ./examples/outbox",
+	},
 }
