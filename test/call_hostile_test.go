@@ -206,6 +206,7 @@ func TestCallsWithinCallbacks(t *testing.T) {
 			within("Messages")
 			break
 		}
+		time.Sleep(time.Second) // those calls have their reply
 		srv.Network.CutAll()
 		time.Sleep(10 * time.Second)
 		call(t, client, "still there")

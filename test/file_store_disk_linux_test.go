@@ -84,6 +84,9 @@ func TestServerOnAFullDisk(t *testing.T) {
 				t.Error("there was room")
 			}
 			for i, c := range all {
+				if c.Stats().Acked == 40 {
+					continue // it was early enough
+				}
 				st := c.State()
 				var e *limpet.Error
 				if c.Err() != nil || st.Cause == nil || !errors.As(st.Cause, &e) || e.Code != 4203 {

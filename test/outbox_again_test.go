@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"math/rand/v2"
 	"strings"
+	"sync"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -30,9 +31,12 @@ func TestOutboxSameIDAtRandom(t *testing.T) {
 
 func testSameID(t *testing.T, seed uint64, durable bool) {
 	rnd := rand.New(rand.NewPCG(seed, 32))
-	decide := rand.New(rand.NewPCG(seed, 33)) // of the server's hook, one call at a time
+	var mu sync.Mutex
+	decide := rand.New(rand.NewPCG(seed, 33)) // of the server's hook
 	srv := limpettest.NewServer(t, &limpettest.ServerOptions{Server: &server.Options{SessionTTL: 20 * time.Second, Hooks: server.Hooks{
 		OnPublish: func(context.Context, server.Principal, server.Message) error {
+			mu.Lock()
+			defer mu.Unlock()
 			if decide.IntN(3) == 0 {
 				return &server.Error{Code: native.CodeForbidden}
 			}
