@@ -167,8 +167,6 @@ var leftOut = []struct{ reason, tests string }{
 	{"on a slow link, or one that loses answers, requests take longer than the frames of a WebSocket, or lose a connection", `
 		TestControlFramesBeforeABacklog TestExpiredMessagesLeaveTheWindow TestOutboxResumesTheSession TestPatienceWithSilenceGrows TestProbeDuringASlowWrite TestSlowDownlinkIsNoLoss
 		TestSlowUplinkIsNoLoss`},
-	{"two clients of one session take it from each other, which lasts for longer over three connections each, and then they count as a duel", `
-		TestOutboxCopiedAgainAndAgain`},
 	{takesLong, `
 		TestADayOfFaultsNoticesLeaks TestDrainAndShutdown TestEndDuringARotation TestManySubscriptionsAreBackInTime TestNothingElseEndsAClient
 		TestPeerTextHoldsNoSecret`},

@@ -3,6 +3,7 @@ package test
 import (
 	"context"
 	"errors"
+	"net/http"
 	"os"
 	"path/filepath"
 	"slices"
@@ -16,6 +17,7 @@ import (
 	"github.com/limpet-go/limpet/limpettest"
 	"github.com/limpet-go/limpet/outbox"
 	"github.com/limpet-go/limpet/outbox/file"
+	"github.com/limpet-go/limpet/server"
 	"github.com/limpet-go/limpet/wire"
 )
 
@@ -174,7 +176,12 @@ func TestOutboxOldBackup(t *testing.T) {
 // server ends that with 4007, and the messages are still there.
 func TestOutboxCopiedAgainAndAgain(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		srv, dir := limpettest.NewServer(t, nil), t.TempDir()
+		dir := t.TempDir()
+		srv := limpettest.NewServer(t, &limpettest.ServerOptions{Server: &server.Options{Hooks: server.Hooks{
+			Authenticate: func(context.Context, *http.Request, string) (server.Principal, error) {
+				<-time.After(100 * time.Millisecond) // "late" is in the outbox by then
+				return server.Principal{}, nil
+			}}}})
 		c, end := openDirectory(t, srv, dir, nil)
 		publishAll(t, c, "a", "o1")
 		flushed(t, c)
