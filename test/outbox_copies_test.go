@@ -14,6 +14,7 @@ import (
 	"time"
 
 	"github.com/limpet-go/limpet"
+	"github.com/limpet-go/limpet/internal/assert"
 	"github.com/limpet-go/limpet/limpettest"
 	"github.com/limpet-go/limpet/outbox"
 	"github.com/limpet-go/limpet/outbox/file"
@@ -225,8 +226,14 @@ func TestOutboxCopiedAgainAndAgain(t *testing.T) {
 // session, the first one is not disturbed, and the server has each message once.
 func TestOutboxCopyOfAClientThatGoesOn(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		srv, dir := limpettest.NewServer(t, nil), t.TempDir()
+		dir := t.TempDir()
+		srv := limpettest.NewServer(t, &limpettest.ServerOptions{Server: &server.Options{Hooks: server.Hooks{
+			OnPublish: func(context.Context, server.Principal, server.Message) error {
+				<-time.After(time.Second) // the directory is copied by then
+				return nil
+			}}}})
 		a, endA := openDirectory(t, srv, dir, nil)
+		assert.NoError(t, a.WaitReady(t.Context()))
 		publishAll(t, a, "a", "o1", "o2")
 		copied := copyDirectory(t, dir) // in which no message is settled
 		flushed(t, a)
