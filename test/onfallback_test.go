@@ -130,7 +130,7 @@ func (c *narrowConn) Read(p []byte) (int, error) {
 // leftOut are the tests that do not run with the flag -fallback, by the reason.
 var leftOut = []struct{ reason, tests string }{
 	{"its server is a script of the test, which speaks WebSocket only", `
-		TestAbsurdRetryOfAConnection TestAbsurdRetryOfASubscription TestAgeCountsFromTheUpgrade TestAnswerForgetsRefusals
+		TestHostileReplies TestAbsurdRetryOfAConnection TestAbsurdRetryOfASubscription TestAgeCountsFromTheUpgrade TestAnswerForgetsRefusals
 		TestAnswerTimeBeginsWithTheWelcome TestCallsDuringShutdown TestCloseFrameDecidesOverAFailedWrite TestClosedAtNight
 		TestCredentialIsSecretDuringRotation TestCredentialRefusedDuringRotation TestCredentialWithoutToken TestCreditIsNoProofOfStability
 		TestDialTimeoutOfTheNextConnectionGrows TestErrorsOfSessions TestExpiryOfAConnectionThatWasLeft TestFatalErrorFrameDecides
