@@ -176,7 +176,7 @@ func TestPlainRefused(t *testing.T) {
 		{plainMsg("bad.m.@in.t.%", ""), "must not be empty"},
 		{plainMsg("bad.m.@in.t.%4", ""), "two hexadecimal digits"},
 		{plainMsg("bad.m.@in.t.%xx", ""), "two hexadecimal digits"},
-		{plainMsg("bad.m.@in.t.%2A", ""), "a wildcard cannot be published to"},
+		{plainMsg("bad.m.@in.t.%2A", ""), "a wildcard is only for subscriptions"},
 		{plainMsg("bad.m.@in.%FF", ""), "UTF-8"},
 		{plainMsg("bad.m.@in."+strings.Repeat("x", 256), ""), "256 bytes"},
 		{plainMsg("bad.m.@in.t", "", tooMany...), "33 headers"},
