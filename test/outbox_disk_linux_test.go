@@ -19,8 +19,8 @@ import (
 	"github.com/limpet-go/limpet/outbox/file"
 )
 
-// asNobody calls f on a thread that may do with files what a user without rights may.
-func asNobody(f func()) {
+// withoutPrivileges calls f on a thread with the file permissions of an ordinary user.
+func withoutPrivileges(f func()) {
 	done := make(chan struct{})
 	go func() {
 		defer close(done)
@@ -58,7 +58,7 @@ func TestOutboxWithoutPermission(t *testing.T) {
 		if err := forbid(dir); err != nil {
 			t.Fatal(err)
 		}
-		asNobody(func() {
+		withoutPrivileges(func() {
 			if err := put(2); !errors.Is(err, outbox.ErrReadOnly) {
 				t.Errorf("%s: %v", name, err)
 			}

@@ -3,7 +3,7 @@ package main
 // ofFanout: what the follower of the log and the feeds of the server must not do.
 var ofFanout = []mutation{
 	{
-		name:    "fan-out: nobody is woken for a new epoch",
+		name:    "fan-out: a new epoch wakes no connection",
 		file:    "server/fanout.go",
 		search:  "f.raise(v.Head)\n\twoken := f.everyone()",
 		replace: "f.raise(v.Head)\n\tvar woken []*listener",
@@ -115,7 +115,7 @@ var ofFanout = []mutation{
 		test:    "-run ^TestFollowerMissesEntries$ ./server",
 	},
 	{
-		name:    "fan-out: nobody is woken for entries that the follower missed",
+		name:    "fan-out: entries that the follower missed wake no connection",
 		file:    "server/fanout.go",
 		search:  "\t\twoken = append(woken, f.everyone()...)\n",
 		replace: "",
@@ -157,7 +157,7 @@ var ofFanout = []mutation{
 		test:    "-run ^TestFollowerFindsARewind$ ./server",
 	},
 	{
-		name:    "fan-out: nobody is woken when the log cannot be followed",
+		name:    "fan-out: a log that cannot be followed wakes no connection",
 		file:    "server/fanout.go",
 		search:  "\t\tf.err = err\n\t}\n\twoken := f.everyone()\n",
 		replace: "\t\tf.err = err\n\t}\n\tvar woken []*listener\n",
@@ -178,7 +178,7 @@ var ofFanout = []mutation{
 		test:    "-run ^TestFollowerIsStuck$ ./server",
 	},
 	{
-		name:    "fan-out: a follower that nobody needs goes on",
+		name:    "fan-out: a follower without listeners goes on",
 		file:    "server/fanout.go",
 		search:  "last := len(f.listeners) == 0 && f.err == nil\n",
 		replace: "last := len(f.listeners) < 0 && f.err == nil\n",
