@@ -1,6 +1,7 @@
 package test
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"strings"
@@ -82,10 +83,14 @@ func TestGraphQLSubscriptions(t *testing.T) {
 				p.complete(id)
 			}
 		})
-		c := srv.client(t, graphQLStreams, limpet.Options{})
+		c := srv.client(t, graphQLStreams, limpet.Options{Resolver: func(context.Context) ([]string, error) {
+			<-time.After(time.Second) // there is no connection before
+			return []string{srv.host.URL()}, nil
+		}})
 		plain, err := c.Subscribe(t.Context(), "plain", nil)
 		assert.NoError(t, err)
-		if phase := plain.State().Phase; phase != limpet.SubPending && c.State().Phase != limpet.Ready {
+		synctest.Wait()
+		if plain.State().Phase != limpet.SubPending {
 			t.Error("live before there is a connection")
 		}
 		quiet := subscribeLive(t, c, "subscription { quiet }", nil) // it is never answered
