@@ -195,6 +195,34 @@ func TestFile(t *testing.T) {
 	}
 }
 
+// After a write that has failed, so that it is not known what was kept, the gateway says that it must be restarted.
+func TestFileThatIsLost(t *testing.T) {
+	dir := filepath.Join(t.TempDir(), "data")
+	g := start(t, "-engine", "file", "-dir", dir)
+	c := g.client(t, "")
+	if _, err := c.Send(within(t, 30*time.Second), "a", []byte("kept"), nil); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.RemoveAll(dir); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := c.Publish(within(t, 30*time.Second), "a", []byte("lost"), nil); err != nil {
+		t.Fatal(err)
+	}
+	tooLong := within(t, time.Minute)
+	for _, page := range []string{"/livez", "/healthz"} {
+		for code := http.StatusOK; code == http.StatusOK; {
+			var body string
+			if code, body = get(t, "http://"+g.admin+page); code != http.StatusOK && !strings.Contains(body, "restart the server") {
+				t.Errorf("%s: %d %s", page, code, body)
+			}
+			if tooLong.Err() != nil {
+				t.Fatalf("%s: %d", page, code)
+			}
+		}
+	}
+}
+
 // A gateway that ends is unhealthy first, and its clients leave before it closes connections.
 func TestShutdown(t *testing.T) {
 	g := start(t, "-drain-wait", "300ms")

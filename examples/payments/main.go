@@ -15,6 +15,7 @@ import (
 	"strconv"
 	"strings"
 	"syscall"
+	"time"
 
 	"github.com/google/uuid"
 	"github.com/limpet-go/limpet"
@@ -107,8 +108,13 @@ func idOf(invoice string) uuid.UUID {
 	return uuid.NewSHA1(uuid.NameSpaceURL, []byte("https://example.com/invoices/"+invoice))
 }
 
+// askTime bounds a question, which may be asked again.
+const askTime = 10 * time.Second
+
 // ask returns the payment that the server has under the id, or nil if it has none.
 func ask(ctx context.Context, url string, id uuid.UUID) (*payment, error) {
+	ctx, cancel := context.WithTimeout(ctx, askTime)
+	defer cancel()
 	url = strings.Replace(url, "ws", "http", 1) + "/payments/" + id.String()
 	request, err := http.NewRequestWithContext(ctx, http.MethodGet, url, nil)
 	if err != nil {

@@ -266,6 +266,15 @@ func (s *Store) Counts() (sessions, ids int) {
 	return len(s.state.records), len(s.state.known)
 }
 
+// Health returns why nothing is committed any more: an error that wraps ErrUncertain or ErrClosed. Restart the process then. It does not
+// block, and it does not look at the disk: what is wrong there shows in the next Commit. ErrFull is no reason, because the next Commit
+// tries again.
+func (s *Store) Health() error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.refused
+}
+
 // Changed implements server.Store.
 func (s *Store) Changed() <-chan struct{} {
 	s.mu.Lock()

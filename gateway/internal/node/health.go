@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"github.com/limpet-go/limpet/server"
+	"github.com/limpet-go/limpet/server/file"
 )
 
 const (
@@ -159,8 +160,14 @@ func (n *Node) healthz(w http.ResponseWriter, _ *http.Request) {
 	fmt.Fprintln(w, "ok")
 }
 
-// livez answers whether the process works.
-func livez(w http.ResponseWriter, _ *http.Request) { fmt.Fprintln(w, "ok") }
+// livez answers whether the process works: with the engine file not, after an error that only a restart can end.
+func (n *Node) livez(w http.ResponseWriter, _ *http.Request) {
+	if err := n.engine.Health(); errors.Is(err, file.ErrUncertain) {
+		http.Error(w, err.Error(), http.StatusServiceUnavailable)
+		return
+	}
+	fmt.Fprintln(w, "ok")
+}
 
 // leave ends the service in order: clients get time to go elsewhere, and what is left is closed then.
 func (n *Node) leave() error {

@@ -18,7 +18,7 @@ import (
 func (n *Node) serveClients() error {
 	mux := http.NewServeMux()
 	mux.HandleFunc("GET /healthz", n.healthz)
-	mux.HandleFunc("GET /livez", livez)
+	mux.HandleFunc("GET /livez", n.livez)
 	mux.Handle("/", n.admitted.Wrap(n.server))
 	n.web = n.httpServer(mux)
 	if n.cfg.TLSCert == "" {
@@ -40,7 +40,7 @@ func (n *Node) httpServer(h http.Handler) *http.Server {
 func (n *Node) adminHandler() http.Handler {
 	mux := http.NewServeMux()
 	mux.HandleFunc("GET /healthz", n.healthz)
-	mux.HandleFunc("GET /livez", livez)
+	mux.HandleFunc("GET /livez", n.livez)
 	mux.Handle("GET /metrics", promhttp.HandlerFor(n.registry, promhttp.HandlerOpts{}))
 	if n.token != nil {
 		mux.HandleFunc("POST /publish", n.publishBatch)
