@@ -21,7 +21,7 @@ type fanoutModel struct {
 	rnd   *rand.Rand
 	rig   *rig
 	store *server.MemoryStore
-	calm  bool     // the follower has read what was published before more is
+	calm  bool     // everything that was asked for and published is done before more is published
 	log   []string // topics; the first one has the offset 1
 	conns []*modelConn
 }
@@ -103,6 +103,9 @@ func (m *fanoutModel) subscribe(mc *modelConn) {
 
 func (m *fanoutModel) publish(n int) {
 	for range n {
+		if m.calm {
+			synctest.Wait()
+		}
 		topic := modelTopics[m.rnd.IntN(len(modelTopics))]
 		m.log = append(m.log, topic)
 		o := uint64(len(m.log))

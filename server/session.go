@@ -321,15 +321,25 @@ func (s *session) rewrite() {
 }
 
 // conflicted records at the newer connection's record that this one, which it has evicted, was
-// alive. It waits for the store, but not long.
+// alive. It waits for the store, and for the newer one to be there, but not long.
 func (s *session) conflicted() {
 	ctx, cancel := context.WithTimeout(s.server.ctx, leaveTimeout)
 	defer cancel()
-	for range writeAttempts {
+	for attempt, wait := 0, time.Millisecond; attempt < writeAttempts; {
 		r, version, err := s.server.load(ctx, s.sid)
-		if err != nil || version == 0 || r.cn <= s.cn {
+		if err != nil || version == 0 {
 			return
 		}
+		if r.cn <= s.cn { // the newer one is not in the store yet
+			select {
+			case <-time.After(wait):
+				wait *= 2
+				continue
+			case <-ctx.Done():
+				return
+			}
+		}
+		attempt++
 		copy(r.conflicts[:], r.conflicts[1:])
 		r.conflicts[conflictCount-1] = time.Now().UnixMilli()
 		c := &Change{Session: s.sid, Version: version, TTL: r.ttl, Bound: r.bound, Record: r.append(nil)}

@@ -146,26 +146,12 @@ func (s *subscription) hasCredit(size int) bool {
 	return s.sent.N < s.credit.N && (s.sent.B < s.credit.B || size == 0)
 }
 
-// sink collects the frames of a batch.
-type sink interface {
-	// offer returns false if there is no room for f.
-	offer(f *native.Frame) bool
-
-	// exceeds reports whether the client cannot read the message f: it is sent a gap
-	// in its place.
-	exceeds(f *native.Frame) bool
-
-	// late reports whether the log was read for long enough: something else may
-	// be waiting to be sent.
-	late() bool
-}
-
-// fill offers out what may be sent on the subscription, at most one turn. It returns
+// fill offers w what may be sent on the subscription, at most one turn. It returns
 // true if there is more to send at once: the batch is full or the turn is over.
-func (s *subscription) fill(l readable, v View, buf []*Entry, out sink) (more bool, err error) {
+func (s *subscription) fill(l readable, v View, buf []*Entry, w *writer) (more bool, err error) {
 	if v.Epoch != s.epoch {
 		f := s.restart(v, native.ResetEpoch)
-		if !out.offer(&f) {
+		if !w.offer(&f) {
 			s.epoch = "" // offer the reset again with the next batch
 			return true, nil
 		}
@@ -182,7 +168,7 @@ func (s *subscription) fill(l readable, v View, buf []*Entry, out sink) (more bo
 			return true, nil
 		}
 		if v.First > s.next && (!fed || n > 0 && buf[0].Offset < v.First) {
-			if offered, full := s.offerGap(v, out); !offered {
+			if offered, full := s.offerGap(v, w); !offered {
 				return full, nil
 			}
 		}
@@ -197,11 +183,11 @@ func (s *subscription) fill(l readable, v View, buf []*Entry, out sink) (more bo
 					return false, nil
 				}
 				f := s.message(e)
-				tooBig := out.exceeds(&f)
+				tooBig := w.exceeds(&f)
 				if tooBig {
 					f = s.gapFor(e)
 				}
-				if messages == turnLimit || !out.offer(&f) {
+				if messages == turnLimit || !w.offer(&f) {
 					return true, nil
 				}
 				messages++
@@ -217,7 +203,7 @@ func (s *subscription) fill(l readable, v View, buf []*Entry, out sink) (more bo
 		if n == 0 || fed && n < len(buf) {
 			return false, nil
 		}
-		if scanned += n; scanned >= scanLimit || out.late() {
+		if scanned += n; scanned >= scanLimit || w.late() {
 			return true, nil
 		}
 	}
@@ -243,7 +229,7 @@ func (s *subscription) read(l readable, v *View, buf []*Entry) (n int, to uint64
 
 // offerGap offers the gap before v.First. If it could not, full says that the batch is full;
 // otherwise the client has no credit.
-func (s *subscription) offerGap(v View, out sink) (offered, full bool) {
+func (s *subscription) offerGap(v View, w *writer) (offered, full bool) {
 	// A gap uses no credit but waits for it: a stopped consumer must not be
 	// sent a gap for every message that retention removes.
 	if !s.hasCredit(1) {
@@ -252,7 +238,7 @@ func (s *subscription) offerGap(v View, out sink) (offered, full bool) {
 	}
 	last, next := s.last, s.next
 	f := s.gap(v)
-	if !out.offer(&f) {
+	if !w.offer(&f) {
 		s.last, s.next = last, next
 		return false, true
 	}

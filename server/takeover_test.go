@@ -124,6 +124,40 @@ func TestGivenUpKeepsWhatIsBehind(t *testing.T) {
 	}
 }
 
+// slowStore takes a moment for each Commit.
+type slowStore struct{ *server.MemoryStore }
+
+func (s slowStore) Commit(ctx context.Context, c *server.Change) (server.Committed, error) {
+	time.Sleep(100 * time.Millisecond)
+	return s.MemoryStore.Commit(ctx, c)
+}
+
+// A connection that is superseded counts as one that was alive, also if it has ended before the newer one is in the store.
+func TestConflictBeforeTheTakeover(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		r := newRig(t, &server.Options{Store: slowStore{server.NewMemoryStore(nil)}})
+		c := r.connect(native.JSON)
+		w := c.hello(native.Hello{CN: 1})
+		for cn := uint64(2); cn <= 4; cn++ {
+			before := c
+			ended := make(chan struct{})
+			go func() {
+				defer close(ended)
+				before.wantClose(native.CloseSuperseded)
+			}()
+			c = r.connect(native.JSON)
+			w = c.hello(resume(w, cn, 1, 1))
+			<-ended
+			time.Sleep(2 * time.Second)
+		}
+		late := r.connect(native.JSON)
+		h := resume(w, 5, 1, 1)
+		late.send(native.Frame{Type: native.TypeHello, Hello: &h})
+		late.wantClose(native.CloseSessionConflict)
+		r.close()
+	})
+}
+
 // A connection that is superseded while a hook runs counts as one that was alive: its
 // client answers the close frame.
 func TestConflictDuringHooks(t *testing.T) {

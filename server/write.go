@@ -29,6 +29,7 @@ type writer struct {
 	room   *room          // nil while the writer waits
 
 	wrote   time.Time     // time of the last write
+	looked  time.Time     // when watch was called last
 	expires time.Time     // of the principal; zero: never
 	beat    time.Duration // something is sent at least as often
 	reads   uint64        // bytes of the longest message that the client reads; 0: not known
@@ -89,7 +90,8 @@ func (w *writer) close(err error) {
 func (w *writer) run() (err error) {
 	defer recovered(w.p.log, &err)
 	p := w.p
-	timer := time.NewTimer(p.server.opt.HelloTimeout)
+	var rings time.Time // when timer wakes this goroutine
+	timer := time.AfterFunc(p.server.opt.HelloTimeout, p.poke)
 	defer timer.Stop()
 	for {
 		w.grow()
@@ -110,32 +112,30 @@ func (w *writer) run() (err error) {
 				return err
 			}
 			timer.Reset(time.Until(end.waits)) // what read has accepted is acknowledged first
-			select {
-			case <-p.wake:
-			case <-timer.C:
-			}
+			<-p.wake
 			continue
 		}
 		more, err := w.pump()
 		if err != nil {
 			return err
 		}
-		wait := w.watch()
-		if len(w.frames) > 0 {
-			if err := w.flush(); err != nil {
-				return err
-			}
-			continue
+		if err := w.flush(); err != nil {
+			return err
+		}
+		next := w.watch()
+		if err := w.flush(); err != nil { // of a ping
+			return err
 		}
 		if more {
 			continue
 		}
 		w.shrink()
-		timer.Reset(wait)
-		select {
-		case <-p.wake:
-		case <-timer.C:
+		// A timer that fires too early costs less than to set it for each message.
+		if !rings.After(w.looked) || next.Before(rings) {
+			timer.Reset(time.Until(next))
+			rings = next
 		}
+		<-p.wake // whatever has come since takeOrders has left a token
 	}
 }
 
@@ -294,7 +294,7 @@ func (w *writer) pump() (more bool, err error) {
 		if more {
 			w.serve(s)
 		}
-		if w.late() {
+		if n > 1 && w.late() {
 			break
 		}
 	}
@@ -434,25 +434,25 @@ func (w *writer) count(f *native.Frame) {
 }
 
 // watch handles the timeouts: HELLO, heartbeat, silence of the client and expiry of
-// the token. It returns the time until the next one is due.
-func (w *writer) watch() time.Duration {
+// the token. It returns when the next one is due.
+func (w *writer) watch() time.Time {
 	p, o := w.p, w.p.server.opt
 	now := time.Now()
+	w.looked = now
 	if w.session == nil {
-		left := p.started.Add(o.HelloTimeout).Sub(now)
-		if left > 0 {
-			return left
+		if by := p.started.Add(o.HelloTimeout); by.After(now) {
+			return by
 		}
 		if !p.greeted.Load() {
 			p.server.stats.noHello.Add(1)
 			p.stop(native.CloseHelloTimeout, "no hello", false)
-			return 0
+			return now
 		}
-		if left = p.started.Add(o.HelloTimeout + authTimeout).Sub(now); left <= 0 {
+		by := p.started.Add(o.HelloTimeout + authTimeout)
+		if !by.After(now) {
 			p.stop(native.CloseInternal, "hello was not decided in time", true)
-			return 0
 		}
-		return left
+		return by
 	}
 	wait := w.beat - now.Sub(w.wrote)
 	if wait <= 0 {
@@ -469,16 +469,16 @@ func (w *writer) watch() time.Duration {
 	if left <= 0 {
 		p.server.stats.dead.Add(1)
 		p.stop(native.CloseHeartbeatTimeout, "nothing received for 2.5 heartbeats", true)
-		return 0
+		return now
 	}
 	wait = min(wait, left, w.session.touch(now))
 	if !w.expires.IsZero() {
 		left := w.expires.Sub(now)
 		if left <= 0 {
 			p.stop(native.CloseAuthExpired, "the token has expired", false)
-			return 0
+			return now
 		}
 		wait = min(wait, left)
 	}
-	return wait
+	return now.Add(wait)
 }

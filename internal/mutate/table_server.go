@@ -83,8 +83,8 @@ var ofServer = []mutation{
 	{
 		name:    "server: a gap is not reported",
 		file:    "server/subscription.go",
-		search:  "if !out.offer(&f) {\n\t\ts.last, s.next = last, next",
-		replace: "if f.Gap == nil && !out.offer(&f) {\n\t\ts.last, s.next = last, next",
+		search:  "if !w.offer(&f) {\n\t\ts.last, s.next = last, next",
+		replace: "if f.Gap == nil && !w.offer(&f) {\n\t\ts.last, s.next = last, next",
 		test:    "-run ^TestGapForSlowConsumer$ ./server",
 	},
 	{
@@ -97,9 +97,30 @@ var ofServer = []mutation{
 	{
 		name:    "server: a full batch loses a message",
 		file:    "server/subscription.go",
-		search:  "if messages == turnLimit || !out.offer(&f) {\n",
-		replace: "if messages == turnLimit || !out.offer(&f) {\n\t\t\t\t\ts.next = e.Offset + 1\n",
+		search:  "if messages == turnLimit || !w.offer(&f) {\n",
+		replace: "if messages == turnLimit || !w.offer(&f) {\n\t\t\t\t\ts.next = e.Offset + 1\n",
 		test:    "-run ^TestBatches$ ./server",
+	},
+	{
+		name:    "server: each delivery leaves garbage",
+		file:    "server/write.go",
+		search:  "w.frames = append(w.frames, *f)\n\tw.size += n\n\tw.count(f)",
+		replace: "f = &[]native.Frame{*f}[0]\n\tw.frames = append(w.frames, *f)\n\tw.size += n\n\tgo w.count(f)",
+		test:    "-run ^TestDeliveriesAllocateNothing$ ./server",
+	},
+	{
+		name:    "server: the timer is not brought forward",
+		file:    "server/write.go",
+		search:  "|| next.Before(rings) {",
+		replace: "{",
+		test:    "-run ^TestHeartbeatOfTheClient$ ./server",
+	},
+	{
+		name:    "server: a conflict does not wait for the newer connection",
+		file:    "server/session.go",
+		search:  "wait *= 2\n\t\t\t\tcontinue",
+		replace: "return",
+		test:    "-run ^TestConflictBeforeTheTakeover$ ./server",
 	},
 	{
 		name:    "server: credit is not kept",
