@@ -11,6 +11,7 @@ import (
 	"strconv"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"golang.org/x/time/rate"
@@ -39,6 +40,7 @@ type Admission struct {
 	rate   *rate.Limiter
 	slots  *rate.Limiter // of those that have to come back
 	budget budget
+	away   atomic.Bool // the engine
 
 	mu        sync.Mutex // leaf
 	addresses map[netip.Prefix]int
@@ -80,12 +82,20 @@ type contextKey struct{}
 // maxWait bounds the time in Retry-After.
 const maxWait = 5 * time.Minute
 
+// EngineAway says whether the engine can be used: while it cannot, Wrap refuses new connections.
+func (a *Admission) EngineAway(away bool) { a.away.Store(away) }
+
 // Wrap returns a handler that calls next for the connections that are admitted. next must return
 // when the connection has ended. Requests of a connection over plain requests count once: by their GET.
 func (a *Admission) Wrap(next http.Handler) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		if r.Method != http.MethodGet {
 			next.ServeHTTP(w, r)
+			return
+		}
+		if a.away.Load() {
+			a.count(&a.refused.Engine)
+			refuse(w, http.StatusServiceUnavailable, a.later(), "this gateway cannot use its engine at the moment")
 			return
 		}
 		if a.Busy() {

@@ -56,6 +56,24 @@ func connect(h http.Handler, remote, forwarded string) *httptest.ResponseRecorde
 	return w
 }
 
+// While the engine is away, new connections are refused with a time, and afterwards not.
+func TestEngineAway(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		a := admission.New(admission.Limits{Rate: 10})
+		h := &held{admission: a, release: make(chan struct{})}
+		close(h.release)
+		wrapped := a.Wrap(h)
+		a.EngineAway(true)
+		if w := connect(wrapped, "192.0.2.1:1", ""); w.Code != http.StatusServiceUnavailable || w.Header().Get("Retry-After") == "" || a.Refused().Engine != 1 {
+			t.Errorf("%d, %v, %+v", w.Code, w.Header(), a.Refused())
+		}
+		a.EngineAway(false)
+		if w := connect(wrapped, "192.0.2.1:1", ""); w.Code != http.StatusOK {
+			t.Errorf("when it is back: %d", w.Code)
+		}
+	})
+}
+
 func TestRate(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		a := admission.New(admission.Limits{Rate: 10})

@@ -19,8 +19,8 @@ const logName = "chaos"
 
 // engine is what the gateways share.
 type engine interface {
-	// flags returns those with which a gateway uses the engine.
-	flags() []string
+	// flags returns those with which a gateway uses the engine. via makes another address of each one.
+	flags(via func(addr string) string) []string
 
 	// open returns a store of its own.
 	open(ctx context.Context) (store, error)
@@ -36,6 +36,9 @@ type engine interface {
 
 	close()
 }
+
+// direct is the address itself.
+func direct(addr string) string { return addr }
 
 // store is a Store that can be closed.
 type store interface {
@@ -117,17 +120,19 @@ func (e *redisEngine) do(ctx context.Context, addr string, args ...any) (any, er
 	return v, nil
 }
 
-func (e *redisEngine) url() string {
+func (e *redisEngine) addr() string {
 	if e.entry != nil {
-		return "redis://" + e.entry.addr()
+		return e.entry.addr()
 	}
-	return "redis://" + e.primaryAddr
+	return e.primaryAddr
 }
 
-func (e *redisEngine) flags() []string { return []string{"-engine", "redis", "-redis-url", e.url()} }
+func (e *redisEngine) flags(via func(string) string) []string {
+	return []string{"-engine", "redis", "-redis-url", "redis://" + via(e.addr())}
+}
 
 func (e *redisEngine) open(ctx context.Context) (store, error) {
-	return redis.Open(ctx, e.url(), &redis.Options{Log: logName})
+	return redis.Open(ctx, "redis://"+e.addr(), &redis.Options{Log: logName})
 }
 
 func (e *redisEngine) purge(ctx context.Context) (int, error) {

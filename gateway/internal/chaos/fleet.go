@@ -30,7 +30,8 @@ type places struct {
 // gateway is one in a process.
 type gateway struct {
 	*process
-	clients, admin string // addresses
+	clients, admin string   // addresses
+	links          []*relay // to the engine, if it can be cut off
 }
 
 // fleet is gateways behind a proxy.
@@ -40,8 +41,9 @@ type fleet struct {
 	url      string // for clients
 }
 
-// startFleet starts gateways on an engine, and a proxy before them: haproxy or nginx.
-func startFleet(ctx context.Context, at *places, dir, proxy string, e engine) (_ *fleet, err error) {
+// startFleet starts gateways on an engine, and a proxy before them: haproxy or nginx. linked means that each gateway has
+// a way to the engine of its own.
+func startFleet(ctx context.Context, at *places, dir, proxy string, e engine, linked bool) (_ *fleet, err error) {
 	f := &fleet{}
 	defer func() {
 		if err != nil {
@@ -49,11 +51,29 @@ func startFleet(ctx context.Context, at *places, dir, proxy string, e engine) (_
 		}
 	}()
 	for n := range gateways {
-		g, err := newGateway(at, dir, fmt.Sprint("gateway ", n+1), append([]string{"-log", logName, "-log-level", "debug",
-			"-drain-wait", "1500ms", "-drain-spread", "1s"}, e.flags()...))
+		var links []*relay
+		via := func(addr string) string {
+			if !linked {
+				return addr
+			}
+			link, failed := newRelay(addr)
+			if failed != nil {
+				err = failed
+				return addr
+			}
+			links = append(links, link)
+			return link.addr()
+		}
+		flags := e.flags(via)
 		if err != nil {
 			return nil, err
 		}
+		g, err := newGateway(at, dir, fmt.Sprint("gateway ", n+1), append([]string{"-log", logName, "-log-level", "debug",
+			"-drain-wait", "1500ms", "-drain-spread", "1s"}, flags...))
+		if err != nil {
+			return nil, err
+		}
+		g.links = links
 		f.gateways = append(f.gateways, g)
 		if err := g.again(ctx); err != nil {
 			return nil, err
@@ -92,6 +112,21 @@ func (g *gateway) again(ctx context.Context) error {
 		_, err := get("http://" + g.clients + "/healthz")
 		return err
 	})
+}
+
+// healthy waits until the gateway takes clients again.
+func (g *gateway) healthy(ctx context.Context) error {
+	ctx, cancel := context.WithTimeout(ctx, 30*time.Second)
+	defer cancel()
+	for {
+		_, err := get("http://" + g.clients + "/healthz")
+		if err == nil {
+			return nil
+		}
+		if err := errors.Join(err, pass(ctx, 50*time.Millisecond)); ctx.Err() != nil {
+			return fmt.Errorf("%s does not become healthy again: %w", g.name, err)
+		}
+	}
 }
 
 // startHAProxy runs docs/deploying/haproxy.cfg with other addresses and times, without TLS, and without the limit for
@@ -139,6 +174,9 @@ func (f *fleet) close() {
 	}
 	for _, g := range f.gateways {
 		g.kill()
+		for _, link := range g.links {
+			link.close()
+		}
 	}
 }
 

@@ -47,7 +47,7 @@ func chaos(ctx context.Context, args []string, out io.Writer) int {
 	only := flags.String("run", "", "comma-separated: only these of "+strings.Join(names, ", "))
 	engines := flags.String("engine", "", "comma-separated: only these of redis, jetstream")
 	proxies := flags.String("proxy", "", "comma-separated: only these of haproxy, nginx")
-	flags.BoolVar(&c.short, "short", false, "smaller, and without -run and -proxy only nodes, zombies and deploy with haproxy")
+	flags.BoolVar(&c.short, "short", false, "smaller, and without -run and -proxy only nodes, zombies, cut and deploy with haproxy")
 	flags.Uint64Var(&c.seed, "seed", rand.Uint64N(1<<32), "of the load and the times of faults")
 	flags.StringVar(&c.sabotage, "sabotage", "", "plant a fault that must be noticed, one of "+strings.Join(sabotages, ", "))
 	connections := flags.Int("sizing", 0, "instead: measure what that many connections to one gateway cost")

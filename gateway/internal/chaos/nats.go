@@ -32,7 +32,7 @@ type natsServer struct {
 const natsConfig = `server_name: %[1]s
 listen: "%[2]s"
 jetstream { store_dir: "%[3]s", max_file: 1GB, limits { batch { max_inflight_per_stream: 1000, max_inflight_total: 5000 } } }
-cluster { name: chaos, listen: "%[4]s", routes: [%[5]s] }
+cluster { name: chaos, listen: "%[4]s", routes: [%[5]s], no_advertise: true }
 `
 
 // startNATS starts a cluster with its files in dir.
@@ -78,7 +78,13 @@ func startNATS(ctx context.Context, at *places, dir string) (_ *natsEngine, err 
 
 func (s *natsServer) again(ctx context.Context) error { return s.start(ctx, listens(s.addr)) }
 
-func (e *natsEngine) flags() []string { return []string{"-engine", "jetstream", "-nats-url", e.urls} }
+func (e *natsEngine) flags(via func(string) string) []string {
+	var urls []string
+	for _, s := range e.servers {
+		urls = append(urls, "nats://"+via(s.addr))
+	}
+	return []string{"-engine", "jetstream", "-nats-url", strings.Join(urls, ",")}
+}
 
 func (e *natsEngine) open(ctx context.Context) (store, error) {
 	ctx, cancel := context.WithTimeout(ctx, 30*time.Second)

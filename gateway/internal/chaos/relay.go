@@ -77,6 +77,15 @@ func (r *relay) freeze() {
 	r.frozen = true
 }
 
+// mend breaks all connections, and nothing is lost any more.
+func (r *relay) mend() {
+	r.mu.Lock()
+	to := r.to
+	r.frozen = false
+	r.mu.Unlock()
+	r.lead(to)
+}
+
 // lead breaks all connections; new ones lead to an address.
 func (r *relay) lead(to string) {
 	r.mu.Lock()

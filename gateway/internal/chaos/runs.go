@@ -21,6 +21,7 @@ type run struct {
 	proxies []string
 	lossy   bool // the engine loses messages that were acknowledged, and a replica is needed
 	unknown bool // outcomes may be unknown
+	linked  bool // gateways can be cut off from the engine
 	short   bool // a part of -short
 	faults  func(ctx context.Context, s *scene) error
 }
@@ -33,6 +34,7 @@ var (
 var runs = []run{
 	{name: "nodes", engines: bothEngines, proxies: bothProxies, short: true, faults: killNodes},
 	{name: "zombies", engines: bothEngines, proxies: bothProxies[:1], short: true, faults: stopNodes},
+	{name: "cut", engines: bothEngines, proxies: bothProxies, linked: true, short: true, faults: cutOff},
 	{name: "leader", engines: bothEngines[1:], proxies: bothProxies[:1], faults: killLeaders},
 	{name: "deploy", engines: bothEngines, proxies: bothProxies, short: true, faults: deploy},
 	{name: "purge", engines: bothEngines, proxies: bothProxies[:1], faults: purge},
@@ -83,7 +85,7 @@ func (r *run) make(ctx context.Context, at *places, engine, proxy string, short 
 	if epoch, res.err = epochOf(ctx, s.engine); res.err != nil {
 		return res
 	}
-	if s.fleet, res.err = startFleet(ctx, at, dir, proxy, s.engine); res.err != nil {
+	if s.fleet, res.err = startFleet(ctx, at, dir, proxy, s.engine, r.linked); res.err != nil {
 		return res
 	}
 	defer s.fleet.close()
@@ -225,6 +227,62 @@ func stopNodes(ctx context.Context, s *scene) error {
 	s.counted("of them with messages", connections, s.times(50, 5))
 	s.counted("sessions recovered", int(s.load.recovered()), 1)
 	return nil
+}
+
+// elsewhereWithin is how long the clients of a gateway may stay that is cut off from its engine.
+const elsewhereWithin = 10 * time.Second
+
+// cutOff cuts gateways off from the engine: what they send is lost. Nothing tells them but silence.
+func cutOff(ctx context.Context, s *scene) error {
+	cuts, moved, longest := s.times(3, 1), 0, time.Duration(0)
+	for range cuts {
+		g, clients, err := s.fleet.busiest()
+		if err != nil {
+			return err
+		}
+		for _, link := range g.links {
+			link.freeze()
+		}
+		for began, left := time.Now(), clients; left > 0; {
+			if err := pass(ctx, 50*time.Millisecond); err != nil {
+				return err
+			}
+			if left, err = s.notAtOthers(g); err != nil {
+				return err
+			}
+			if longest = max(longest, time.Since(began)); longest > elsewhereWithin {
+				return fmt.Errorf("%d of %d clients of a gateway without its engine are not at another one after %v", left, clients, longest)
+			}
+		}
+		moved += clients
+		s.settle()
+		for _, link := range g.links {
+			link.mend()
+		}
+		if err := g.healthy(ctx); err != nil {
+			return err
+		}
+	}
+	s.counted("cuts", cuts, cuts)
+	s.counted("connections moved", moved, 5*cuts)
+	s.counted("ms until the last one was elsewhere", int(longest.Milliseconds()), 1)
+	return nil
+}
+
+// notAtOthers returns how many clients have no connection to another gateway than g.
+func (s *scene) notAtOthers(g *gateway) (int, error) {
+	left := len(s.load.clients)
+	for _, other := range s.fleet.gateways {
+		if other == g {
+			continue
+		}
+		n, err := other.metric("limpet_server_connections{", `state="ready"`)
+		if err != nil {
+			return 0, err
+		}
+		left -= n
+	}
+	return max(0, left), nil
 }
 
 // killLeaders kills the server that leads the stream.

@@ -139,7 +139,7 @@ func (s *sizing) start(ctx context.Context, at *places, dir, name string) error 
 		if err != nil {
 			return err
 		}
-		s.engine, flags = e, e.flags()
+		s.engine, flags = e, e.flags(direct)
 	}
 	g, err := newGateway(at, dir, "gateway", flags)
 	if err != nil {

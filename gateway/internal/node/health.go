@@ -13,10 +13,10 @@ import (
 )
 
 const (
-	watchEvery  = 500 * time.Millisecond // how often the engine is asked for its health
-	filesEvery  = 5 * time.Second        // how often the files of the certificate are looked at
-	engineGrace = 2 * time.Second        // for which an engine may be away before the clients are sent elsewhere
-	awaySpread  = 2 * time.Second        // over which they leave then
+	watchEvery  = 500 * time.Millisecond  // how often the engine is asked for its health
+	filesEvery  = 5 * time.Second         // how often the files of the certificate are looked at
+	engineGrace = time.Second             // for which an engine may be away before the clients are sent elsewhere
+	awaySpread  = 1500 * time.Millisecond // over which they leave then; one that waits for an answer of the engine is closed at the end
 
 	leaveGrace   = time.Second     // for the last clients to leave, after half of their time more
 	closeTimeout = 5 * time.Second // for connections that are closed
@@ -89,6 +89,7 @@ func (n *Node) watch(ctx context.Context) {
 
 func (n *Node) lookAtEngine(now time.Time) {
 	err := n.engine.Health()
+	n.admitted.EngineAway(err != nil) // a proxy that asks nothing learns it from the answer to an upgrade
 	changed, leave := n.health.note(err, now)
 	switch {
 	case changed && err != nil:
@@ -97,7 +98,7 @@ func (n *Node) lookAtEngine(now time.Time) {
 		n.log.Info("the engine can be used again", "engine", n.cfg.Engine)
 	}
 	if leave {
-		clients := n.server.Drain(&server.DrainOptions{Spread: awaySpread})
+		clients := n.server.Drain(&server.DrainOptions{Spread: awaySpread, Deadline: awaySpread})
 		n.log.Warn("clients are asked to go elsewhere, because the engine cannot be used", "clients", clients)
 	}
 }
