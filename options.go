@@ -290,7 +290,7 @@ type Heartbeat struct {
 
 // Window bounds the published messages that are not settled. A message frees its
 // bytes with its outcome, and its slot once it and all earlier ones are settled.
-// An expired message is settled when the server has acknowledged its empty slot.
+// A message that expires before it may have been sent gives back both at once.
 type Window struct {
 	// Messages is the number of messages. Defaults to 4,096; at most 2^30.
 	Messages int

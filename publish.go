@@ -235,7 +235,7 @@ func (w *window) repeat(first, r *Receipt) *Receipt {
 	}
 	again := r.details.done
 	if first.Outcome() != Pending { // its own Done may be running
-		r.decided, r.payload = first.decided, nil
+		r.decided, r.duplicate, r.payload = first.decided, first.duplicate, nil
 		if first.details != nil {
 			r.details.err, r.details.reply = first.details.err, first.details.reply
 		}

@@ -18,8 +18,7 @@ import (
 	"github.com/limpet-go/limpet/wire"
 )
 
-// window holds the published messages that are not settled, in order of sequence number. It belongs to the loop. A message gets its number on
-// admission. Numbers are dense (docs/protocol.md, section 0, D2): a message that was never sent may get a lower one when one before it leaves.
+// window holds the published messages that are not settled, in order of sequence number. It belongs to the loop. A message gets its number on admission. Numbers are dense (docs/protocol.md, section 0, D2): a message that was never sent may get a lower one when one before it leaves.
 type window struct {
 	sessions     bool // the dialect has sessions: slots are numbered and resent
 	admission    *admission.Gate
@@ -219,15 +218,14 @@ func (w *window) reject(i int, reject wire.Reject) {
 		w.refusedForNow(i, reject, time.Now())
 		return
 	}
-	if reject.Unknown {
-		w.settle(i, Unknown, &Error{Op: opReceipt, Class: ClassOutcome, Code: shownCode(reject.Code, reject.PeerCode), Detail: text.Quote(reject.Reason), Err: ErrOutcomeUnknown})
-		return
+	o, err := Rejected, rejectedFor(reject)
+	if r := *w.slots.At(i); reject.Unknown || r.earlier && r.resend == AtLeastOnce { // the server may have taken it the first time, and does not compare
+		o, err = Unknown, ErrOutcomeUnknown
 	}
-	w.settle(i, Rejected, &Error{Op: opReceipt, Class: ClassOutcome, Code: shownCode(reject.Code, reject.PeerCode), Detail: text.Quote(reject.Reason), Err: rejectedFor(reject)})
+	w.settle(i, o, &Error{Op: opReceipt, Class: ClassOutcome, Code: shownCode(reject.Code, reject.PeerCode), Detail: text.Quote(reject.Reason), Err: err})
 }
 
-// resume applies what the server knows of the session at the beginning of a connection. Exactly what the server
-// does not have is sent again, in order (docs/protocol.md, section 4; section 6, I10 and I19).
+// resume applies what the server knows of the session at the beginning of a connection. Exactly what the server does not have is sent again, in order (docs/protocol.md, section 4; section 6, I10 and I19).
 func (w *window) resume(ready *wire.Ready, dedup bool) error {
 	w.bytesSent, w.credit = 0, wire.Credit{}
 	if !w.sessions {
@@ -268,8 +266,7 @@ func (w *window) idOf(seq uint64) (wire.ID, bool) {
 	return wire.ID{}, false
 }
 
-// renumber starts a session epoch. Messages that have an outcome leave; the others are numbered from 1 and keep
-// their ids, by which the server recognises those that it has accepted before (docs/protocol.md, section 4).
+// renumber starts a session epoch. Messages that have an outcome leave; the others are numbered from 1 and keep their ids, by which the server recognises those that it has accepted before (docs/protocol.md, section 4).
 func (w *window) renumber() {
 	w.compact()
 	dropped := w.dropSlots(1, func(r *Receipt) bool {
@@ -309,6 +306,7 @@ func (w *window) dropSlots(first uint64, goes func(*Receipt) bool) (dropped int)
 // that it has, so only those with Never end; otherwise only those with AtLeastOnce do not.
 func (w *window) doubtSent(known bool) {
 	for i, r := range w.slots.All() {
+		r.earlier = r.earlier || !known && r.firstSent != 0
 		if r.firstSent != 0 && !r.settled && (r.resend == Never || r.resend == Exact && !known) {
 			w.resolveUnsettled(i, Unknown, outcomeError(ErrOutcomeUnknown))
 		}
@@ -326,8 +324,7 @@ func (w *window) connectionLost() {
 	w.rewind()
 }
 
-// nextBatch appends the messages to send now to messages and the operations that send them to ops: in order, as
-// many as the server's credit, maxBytes and most allow.
+// nextBatch appends the messages to send now to messages and the operations that send them to ops: in order, as many as the server's credit, maxBytes and most allow.
 func (w *window) nextBatch(ops []wire.Op, messages []wire.Message, now time.Time, maxBytes, most int) ([]wire.Op, []wire.Message) {
 	timestamp := w.timestamp(now)
 	w.countBatch()
@@ -427,13 +424,18 @@ func (w *window) rejectUnencodable(seq uint64, cause error, now time.Time) bool 
 	if tooBig := (*wire.TooBigError)(nil); errors.As(cause, &tooBig) {
 		cause = joinReason(ErrTooBig, cause)
 	}
-	if r.earlier || r.firstSent != 0 && !w.resumed { // it was sent before, and the server may hold it
-		w.resolveUnsettled(first, Unknown, outcomeError(joinReason(ErrOutcomeUnknown, cause)))
-	} else {
-		w.resolveUnsettled(first, Rejected, outcomeError(joinReason(ErrRejected, cause)))
-	}
-	w.publishOutcomes()
+	w.rejectUnsettled(first, r.earlier || r.firstSent != 0 && !w.resumed, cause)
 	return true
+}
+
+// rejectUnsettled ends a message that cannot be sent. held says that the server may hold it, since it was sent before.
+func (w *window) rejectUnsettled(i int, held bool, cause error) {
+	o, err := Rejected, ErrRejected
+	if held {
+		o, err = Unknown, ErrOutcomeUnknown
+	}
+	w.resolveUnsettled(i, o, outcomeError(joinReason(err, cause)))
+	w.publishOutcomes()
 }
 
 // resolveUnsettled resolves a slot that the server has not settled. With sessions the server still has to learn about it, since numbers are dense.
@@ -446,8 +448,7 @@ func (w *window) resolveUnsettled(i int, o Outcome, err error) {
 	}
 }
 
-// frameTooBig handles a frame that was too big for the peer. The messages in flight are sent again one by one;
-// if there was only one, and nothing else that the frame can have held, it is rejected.
+// frameTooBig handles a frame that was too big for the peer. The messages in flight are sent again one by one; if there was only one, and nothing else that the frame can have held, it is rejected.
 func (w *window) frameTooBig(alone bool) {
 	count, last := 0, 0
 	sent := w.sentSlots()
@@ -458,8 +459,7 @@ func (w *window) frameTooBig(alone bool) {
 	}
 	w.oneByOneUpTo = max(w.oneByOneUpTo, w.firstSeq+uint64(len(sent))-1)
 	if count == 1 && alone {
-		w.resolveUnsettled(last, Rejected, outcomeError(joinReason(ErrRejected, ErrTooBig)))
-		w.publishOutcomes()
+		w.rejectUnsettled(last, sent[last].earlier, ErrTooBig)
 	}
 }
 

@@ -317,6 +317,32 @@ func TestConnectionIsLostBeforeSendingAgain(t *testing.T) {
 	}
 }
 
+// A message that may be sent twice was sent on two connections. That it was refused on the second, or is too big for it, says
+// nothing of the first.
+func TestRefusedTheSecondTime(t *testing.T) {
+	for name, refuse := range map[string]func(*window) error{
+		"refused": func(w *window) error { return w.acknowledge(&wire.Ack{Rejects: []wire.Reject{{Seq: 1, Code: 1}}}) },
+		"too big": func(w *window) error { w.frameTooBig(true); return nil },
+	} {
+		for _, again := range []bool{false, true} {
+			w := newWindow(false, admission.New(0, 0), new(counters))
+			receipt := Receipt{resend: AtLeastOnce}
+			err := w.resume(&wire.Ready{}, false)
+			w.add(&receipt, time.Now())
+			w.nextBatch(nil, nil, time.Now(), 1000, 100)
+			if again {
+				w.connectionLost()
+				err = errors.Join(err, w.resume(&wire.Ready{}, false))
+				w.nextBatch(nil, nil, time.Now(), 1000, 100)
+			}
+			err = errors.Join(err, refuse(w))
+			if want := map[bool]Outcome{false: Rejected, true: Unknown}[again]; err != nil || receipt.decided != want {
+				t.Errorf("%s, again %v: %v, %v; want %v", name, again, receipt.decided, err, want)
+			}
+		}
+	}
+}
+
 // A command id names a message only if it is that of a publish: a server that answers a
 // request for a subscription twice accepts and refuses nothing by it.
 func TestAnswerByCommand(t *testing.T) {

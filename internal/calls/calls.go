@@ -5,6 +5,7 @@ package calls
 import (
 	"cmp"
 	"context"
+	"errors"
 	"maps"
 	"slices"
 	"sync/atomic"
@@ -46,9 +47,13 @@ type Call struct {
 	message  wire.Message
 	deadline time.Time // zero: none
 	again    bool
+	earlier  bool   // it was sent on an earlier connection
 	queued   bool   // it waits to be sent
 	number   uint64 // 0: not sent on this connection
 }
+
+// ErrRefusedAgain is why a refusal leaves the outcome open.
+var ErrRefusedAgain = errors.New("it was sent again after a connection was lost, and then refused; the server may have taken it the first time")
 
 // The states of a call, as its caller sees it.
 const (
@@ -171,18 +176,26 @@ func (t *Table) Answer(ev *wire.Event, now time.Time) *Call {
 	if c == nil {
 		return nil
 	}
-	fate := Replied
-	if ev.Code != 0 {
-		fate = Refused
-	}
 	ev.OwnPayload()
-	c.resolve(Result{Fate: fate, Reply: *ev, At: now})
+	r := Result{Fate: Replied, Reply: *ev, At: now}
+	switch {
+	case ev.Code != 0 && c.earlier:
+		r.Fate, r.Err = Unknown, ErrRefusedAgain
+	case ev.Code != 0:
+		r.Fate = Refused
+	}
+	c.resolve(r)
 	return c
 }
 
 // Reject ends a call that the dialect cannot encode.
 func (t *Table) Reject(number uint64, err error) {
-	if c := t.take(number); c != nil {
+	c := t.take(number)
+	switch {
+	case c == nil:
+	case c.earlier:
+		c.resolve(Result{Fate: Unknown, Err: err})
+	default:
 		c.resolve(Result{Fate: Unencodable, Err: err})
 	}
 }
@@ -222,7 +235,7 @@ func (t *Table) Lost() {
 	var again []*Call
 	for _, c := range t.sent() {
 		if c.again {
-			c.number, c.queued = 0, true
+			c.number, c.queued, c.earlier = 0, true, true
 			again = append(again, c)
 		} else {
 			c.End(nil)

@@ -36,6 +36,7 @@ func TestFates(t *testing.T) {
 	refuse := func(t *Table, _ *Call) { t.Refuse() }
 	end := func(t *Table, _ *Call) { t.End(errors.New("end")) }
 	reject := func(t *Table, _ *Call) { t.Reject(1, errors.New("no")) }
+	rejectSecond := func(t *Table, _ *Call) { t.Reject(2, errors.New("no")) }
 	for _, tc := range []struct {
 		name  string
 		again bool
@@ -55,6 +56,8 @@ func TestFates(t *testing.T) {
 		{"lost, again", true, []func(*Table, *Call){send, lost}, 0, 1},
 		{"lost, again, the answer to the first", true, []func(*Table, *Call){send, lost, send, answer(1, 0)}, 0, 1},
 		{"lost, again, answered", true, []func(*Table, *Call){send, lost, send, answer(2, 0)}, Replied, 0},
+		{"lost, again, refused", true, []func(*Table, *Call){send, lost, send, answer(2, 2)}, Unknown, 0},
+		{"lost, again, not encodable", true, []func(*Table, *Call){send, lost, send, rejectSecond}, Unknown, 0},
 		{"lost, again, not supported", true, []func(*Table, *Call){send, lost, refuse}, Unknown, 0},
 		{"lost, again, the end", true, []func(*Table, *Call){send, lost, end}, Unknown, 0},
 		{"not supported", false, []func(*Table, *Call){refuse}, Unsupported, 0},

@@ -297,8 +297,8 @@ var ofClient = []mutation{
 	{
 		name:    "window: rejected is acknowledged",
 		file:    "window.go",
-		search:  "w.settle(i, Rejected, &Error{Op: opReceipt, Class: ClassOutcome, Code: shownCode(reject.Code",
-		replace: "w.settle(i, Acked, &Error{Op: opReceipt, Class: ClassOutcome, Code: shownCode(reject.Code",
+		search:  "o, err := Rejected, rejectedFor(reject)",
+		replace: "o, err := Acked, rejectedFor(reject)",
 		test:    windowTests,
 		says:    "FAIL: TestRejectionsAreReported",
 	},

@@ -145,9 +145,23 @@ var ofOutbox = []mutation{
 	{
 		name:    "outbox: no mark after the last record",
 		file:    "outbox/file/file.go",
-		search:  "append(b, mark...)",
-		replace: "append(b, mark[:0]...)",
+		search:  "return add(at.Finish(make([]byte, segment.FrameSize), segment.Closed, end))",
+		replace: "return nil",
 		test:    "-run ^TestFlippedBits$ ./outbox/file",
+	},
+	{
+		name:    "outbox: the mark is written before the changes are durable",
+		file:    "outbox/file/file.go",
+		search:  "\t\tend += int64(len(b))\n\t\treturn at.file.Sync()\n",
+		replace: "\t\tend += int64(len(b))\n\t\tif len(b) > segment.FrameSize+16 {\n\t\t\treturn nil\n\t\t}\n\t\treturn at.file.Sync()\n",
+		test:    "-run ^TestCrashesAtRandom$ ./outbox/file",
+	},
+	{
+		name:    "outbox: a salvage counts beyond the greatest number",
+		file:    "outbox/file/quarantine.go",
+		search:  "if seq == r.Hi {",
+		replace: "if seq > r.Hi {",
+		test:    "-run ^TestQuarantine$ -timeout 10s ./outbox/file",
 	},
 	{
 		name:    "outbox: a newer format is damage",

@@ -265,7 +265,7 @@ var ofSeam = []mutation{
 	{
 		name:    "seam: a message that was sent is rejected",
 		file:    "window.go",
-		search:  "if r.earlier || r.firstSent != 0 && !w.resumed {",
+		search:  "if held {",
 		replace: "if false {",
 		test:    "-run ^TestRefusalToSendAgain$ ./test",
 	},

@@ -16,7 +16,7 @@ import (
 	"github.com/limpet-go/limpet/outbox/outboxtest"
 )
 
-var rounds = flag.Int("rounds", 0, "rounds of TestCrashesAtRandom; 0: 100, or 25 with the race detector")
+var rounds = flag.Int("rounds", 0, "rounds of TestCrashesAtRandom; 0: 400, or 25 with the race detector")
 
 // history is what was committed, and what the content was after each change.
 type history struct {
@@ -156,13 +156,23 @@ func (x *trial) commit() {
 	}
 }
 
-// close closes the store in an orderly way, after which nothing is lost, not even without power.
+// close closes the store in an orderly way, after which nothing is lost, not even without power. In half of all cases the power
+// goes meanwhile.
 func (x *trial) close() {
-	if err := x.s.Close(); err != nil {
+	faulty := x.d.Rand.IntN(2) == 0
+	if faulty {
+		x.d.After, x.d.Fault = x.d.Rand.IntN(4), nil
+	}
+	err := x.s.Close()
+	x.d.After = -1
+	x.steps = append(x.steps, fmt.Sprintf("close: %v, dead %v", err, x.d.Dead))
+	switch {
+	case err == nil:
+		x.h.durable = len(x.h.changes)
+	case !faulty:
 		x.fatal(err)
 	}
-	x.h.durable = len(x.h.changes)
-	x.restart(x.d.Rand.IntN(2) == 0)
+	x.restart(x.d.Dead || x.d.Rand.IntN(2) == 0)
 }
 
 // Whatever fails and whenever the process or the machine ends: what was committed is there, what failed is
@@ -171,7 +181,7 @@ func TestCrashesAtRandom(t *testing.T) {
 	used, segments := map[string]int{}, uint64(0)
 	n := *rounds
 	if n == 0 {
-		n = 100
+		n = 400
 		if raceEnabled {
 			n = 25
 		}

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"maps"
+	"math"
 	"math/rand/v2"
 	"os"
 	"path/filepath"
@@ -349,7 +350,7 @@ func TestQuarantine(t *testing.T) {
 		if err := outboxtest.Compare(load(t, s), &outbox.Content{}); err != nil {
 			t.Error(err)
 		}
-		commit(t, s, &outbox.Change{Messages: messages(1, 4)}, &outbox.Change{Void: []outbox.Range{{Lo: 2, Hi: 2}}, Settled: []outbox.Range{{Lo: 1, Hi: 1}}})
+		commit(t, s, &outbox.Change{Messages: messages(1, 4)}, &outbox.Change{Void: []outbox.Range{{Lo: 2, Hi: 2}, {Lo: math.MaxUint64 - 1, Hi: math.MaxUint64}}, Settled: []outbox.Range{{Lo: 1, Hi: 1}}})
 		if err := s.Close(); err != nil {
 			t.Fatal(err)
 		}

@@ -276,21 +276,27 @@ func (s *Store) refuse(cause error) error {
 	return s.refused
 }
 
-// end writes the lazy changes and a mark after them, so that damage to the last record is noticed.
+// end writes the lazy changes and a mark after them, so that damage to the last record is noticed. The mark is not written before the
+// changes are durable: a loss of power may keep what was written last, and a mark behind a torn record would be damage.
 func (s *Store) end() error {
 	at := s.current
 	if at.failed {
 		return nil
 	}
-	var b []byte
+	end := at.end
+	add := func(b []byte) error {
+		if _, err := at.file.WriteAt(b, end); err != nil {
+			return err
+		}
+		end += int64(len(b))
+		return at.file.Sync()
+	}
 	if len(s.record) > segment.FrameSize {
-		b = at.Finish(s.record, segment.Changes, at.end)
+		if err := add(at.Finish(s.record, segment.Changes, end)); err != nil {
+			return err
+		}
 	}
-	mark := at.Finish(make([]byte, segment.FrameSize), segment.Closed, at.end+int64(len(b)))
-	if _, err := at.file.WriteAt(append(b, mark...), at.end); err != nil {
-		return err
-	}
-	return at.file.Sync()
+	return add(at.Finish(make([]byte, segment.FrameSize), segment.Closed, end))
 }
 
 // failure says what failed, and wraps the sentinel of a fault of the file system.

@@ -105,9 +105,12 @@ func (v *salvage) within(r outbox.Range, each func(outbox.Message)) {
 		}
 		return
 	}
-	for seq := r.Lo; seq <= r.Hi; seq++ {
+	for seq := r.Lo; ; seq++ {
 		if m, ok := v.messages[seq]; ok {
 			each(m)
+		}
+		if seq == r.Hi { // which may be the greatest number
+			return
 		}
 	}
 }

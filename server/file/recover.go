@@ -41,7 +41,7 @@ func openOn(system segment.System, path string, opt Options) (*Store, error) {
 // begin creates the first segment.
 func (s *Store) begin() (err error) {
 	s.current = segment.Header{Number: 1, First: 1}
-	s.put(&s.current, 1)
+	s.put(&s.current, 1, s.written.forgotten)
 	s.file, s.end, _, err = s.files.Begin(&s.current, nil, 0)
 	return err
 }

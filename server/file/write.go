@@ -238,7 +238,7 @@ func (s *Store) moved(b *batch, c *carried) {
 // done, and it may be tried again.
 func (s *Store) rotate(b *batch, c *carried) (full bool, err error) {
 	next := segment.Header{Number: s.current.Number + 1, First: c.first, PrevEnd: s.end}
-	s.put(&next, c.offset)
+	s.put(&next, c.offset, b.forgotten)
 	records := append(c.records, b.record)
 	f, end, uncertain, err := s.files.Begin(&next, records, 0)
 	if err != nil {
@@ -265,9 +265,10 @@ func (s *Store) rotate(b *batch, c *carried) (full bool, err error) {
 	return false, nil
 }
 
-// put writes what the header of a new segment needs, with the offset of the oldest message that is needed.
-func (s *Store) put(h *segment.Header, first uint64) {
-	h.Tag, h.Numbers = s.tag, [4]uint64{s.written.head, s.written.newest, uint64(s.written.forgotten)}
+// put writes what the header of a new segment needs, with the offset of the oldest message that is needed. Segments with the ids that
+// the first batch in it makes the store forget may be gone: so forgotten is what it is after that batch.
+func (s *Store) put(h *segment.Header, first uint64, forgotten int64) {
+	h.Tag, h.Numbers = s.tag, [4]uint64{s.written.head, s.written.newest, uint64(forgotten)}
 	h.State = binary.LittleEndian.AppendUint64(nil, uint64(s.made.UnixNano()))
 	h.State = binary.LittleEndian.AppendUint64(h.State, first)
 }
