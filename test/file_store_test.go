@@ -72,6 +72,7 @@ func TestServersInOneDirectory(t *testing.T) {
 		if !slices.Equal(got, want) {
 			t.Errorf("got %q", got)
 		}
+		synctest.Wait() // the client has noticed the last restart
 		if err := c.WaitReady(context.Background()); err != nil {
 			t.Fatal(err)
 		}
