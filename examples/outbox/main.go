@@ -23,7 +23,7 @@ import (
 
 func main() {
 	url := flag.String("url", "ws://127.0.0.1:8092", "the server, one that speaks limpet.v1")
-	dir := flag.String("dir", "outbox", "where orders are kept until the server has them; the next number is in DIR.next")
+	dir := flag.String("dir", "orders.outbox", "where orders are kept until the server has them; the next number is in DIR.next")
 	last := flag.Int("last", 0, "end after this order, when the server has it; 0: go on")
 	pause := flag.Duration("pause", 10*time.Millisecond, "between two orders")
 	verify := flag.Bool("verify", false, "publish nothing: has the server each order exactly once?")
