@@ -21,7 +21,7 @@ type fanoutModel struct {
 	rnd   *rand.Rand
 	rig   *rig
 	store *server.MemoryStore
-	calm  bool     // everything that was asked for and published is done before more is published
+	calm  bool     // everything that was asked for and published is done before more is published at once
 	log   []string // topics; the first one has the offset 1
 	conns []*modelConn
 }
@@ -102,10 +102,10 @@ func (m *fanoutModel) subscribe(mc *modelConn) {
 }
 
 func (m *fanoutModel) publish(n int) {
+	if m.calm {
+		synctest.Wait()
+	}
 	for range n {
-		if m.calm {
-			synctest.Wait()
-		}
 		topic := modelTopics[m.rnd.IntN(len(modelTopics))]
 		m.log = append(m.log, topic)
 		o := uint64(len(m.log))
